@@ -1,0 +1,2 @@
+//! The autoscaler's command line.
+fn main() {}

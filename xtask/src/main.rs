@@ -1,0 +1,2 @@
+//! Builds this repository's container images.
+fn main() {}
