@@ -1,0 +1,285 @@
+//! The one way a program is run: an argument list, never a shell's text.
+//!
+//! Short calls whose output is wanted go through xshell ([`Command::output`]); long ones stream their lines through duct
+//! ([`Command::stream`]) in a process group of their own, which Ctrl-C and SIGTERM reach whole.
+
+use crate::fault::{Exit, Fault};
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::io::BufRead as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Output};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+/// A program with its arguments, environment and folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Command {
+    program: PathBuf,
+    args: Vec<OsString>,
+    env: BTreeMap<OsString, OsString>,
+    removed: Vec<OsString>,
+    cwd: Option<PathBuf>,
+}
+
+impl Command {
+    /// A call of `program` without arguments.
+    pub fn new(program: impl Into<PathBuf>) -> Self {
+        Self { program: program.into(), args: Vec::new(), env: BTreeMap::new(), removed: Vec::new(), cwd: None }
+    }
+
+    /// Adds one argument.
+    #[must_use]
+    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.args.push(arg.as_ref().to_owned());
+        self
+    }
+
+    /// Adds arguments.
+    #[must_use]
+    pub fn args<A: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
+        self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+        self
+    }
+
+    /// Sets a variable. Values are never shown: a secret may stand here, and never in an argument.
+    #[must_use]
+    pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.env.insert(name.as_ref().to_owned(), value.as_ref().to_owned());
+        self
+    }
+
+    /// Keeps a variable of ours from the program.
+    #[must_use]
+    pub fn env_remove(mut self, name: impl AsRef<OsStr>) -> Self {
+        self.removed.push(name.as_ref().to_owned());
+        self
+    }
+
+    /// Runs in this folder.
+    #[must_use]
+    pub fn current_dir(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.cwd = Some(folder.into());
+        self
+    }
+
+    /// The program and its arguments, as they are passed.
+    pub fn argv(&self) -> Vec<String> {
+        std::iter::once(self.program.as_os_str())
+            .chain(self.args.iter().map(OsString::as_os_str))
+            .map(|part| part.to_string_lossy().into_owned())
+            .collect()
+    }
+
+    /// The program's file name, for messages.
+    pub fn name(&self) -> String {
+        self.program.file_name().unwrap_or(self.program.as_os_str()).to_string_lossy().into_owned()
+    }
+
+    /// Runs to the end and keeps what was printed; a non-zero exit is the caller's to judge.
+    pub fn output(&self) -> Result<Output, Fault> {
+        let cannot = |cause: &dyn fmt::Display| Fault::missing(format!("cannot run `{}`", self.name())).cause(cause);
+        let shell = xshell::Shell::new().map_err(|error| cannot(&error))?;
+        if let Some(cwd) = &self.cwd {
+            shell.change_dir(cwd);
+        }
+        let mut call = shell.cmd(&self.program).args(&self.args).envs(&self.env).quiet().ignore_status();
+        for name in &self.removed {
+            call = call.env_remove(name);
+        }
+        let output = call.output().map_err(|error| cannot(&error))?;
+        interrupted()?;
+        Ok(output)
+    }
+
+    /// Runs to the end; a non-zero exit is a fault that carries the program's own words. Returns stdout, trimmed.
+    pub fn read(&self, exit: Exit) -> Result<String, Fault> {
+        let output = self.output()?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            let said = if said.trim().is_empty() { String::from_utf8_lossy(&output.stdout) } else { said };
+            return Err(self.failed(exit, output.status).cause(said.trim()));
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
+    }
+
+    /// Runs to the end, giving each line of stdout and stderr to `on_line` as it comes.
+    pub fn stream(&self, mut on_line: impl FnMut(&str)) -> Result<ExitStatus, Fault> {
+        interrupted()?;
+        let cannot = |cause: &dyn fmt::Display| Fault::missing(format!("cannot run `{}`", self.name())).cause(cause);
+        let mut expression =
+            duct::cmd(self.program.as_os_str(), &self.args).stdin_null().stderr_to_stdout().unchecked().before_spawn(
+                |command| {
+                    command.process_group(0);
+                    Ok(())
+                },
+            );
+        if let Some(cwd) = &self.cwd {
+            expression = expression.dir(cwd);
+        }
+        for (name, value) in &self.env {
+            expression = expression.env(name, value);
+        }
+        for name in &self.removed {
+            expression = expression.env_remove(name);
+        }
+        let reader = expression.reader().map_err(|error| cannot(&error))?;
+        let group = Group::enter(&reader.pids());
+        let mut lines = std::io::BufReader::new(&reader);
+        let mut line = Vec::new();
+        // `lines()` on a duct reader repeats its last error for ever; reading by hand ends at the first.
+        while lines.read_until(b'\n', &mut line).map_err(|error| cannot(&error))? > 0 {
+            on_line(String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r']));
+            line.clear();
+        }
+        drop(group);
+        interrupted()?;
+        match reader.try_wait().map_err(|error| cannot(&error))? {
+            Some(output) => Ok(output.status),
+            None => Err(cannot(&"it closed its output and went on")),
+        }
+    }
+
+    /// The fault for a call that ended badly; the caller adds cause and hint.
+    pub fn failed(&self, exit: Exit, status: ExitStatus) -> Fault {
+        let subcommand = self.args.iter().find(|arg| !arg.to_string_lossy().starts_with('-'));
+        let call = subcommand.map_or_else(|| self.name(), |sub| format!("{} {}", self.name(), sub.to_string_lossy()));
+        Fault::new(exit, format!("`{call}` failed ({status})"))
+    }
+}
+
+/// The call as a person would type it, quoted for a POSIX shell; environment values are not shown.
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, part) in self.argv().iter().enumerate() {
+            let plain =
+                !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_./:=@,+%~^".contains(&b));
+            let space = if index == 0 { "" } else { " " };
+            if plain {
+                write!(f, "{space}{part}")?;
+            } else {
+                write!(f, "{space}'{}'", part.replace('\'', r"'\''"))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where a program is, as the system would find it, or a fault with what to install.
+pub fn find(program: &str, needed_by: &str, hint: &str) -> Result<PathBuf, Fault> {
+    which::which(program).map_err(|error| {
+        Fault::missing(format!("`{program}` is not on the PATH")).needed_by(needed_by).cause(error).hint(hint)
+    })
+}
+
+/// Whether `program` is on the PATH.
+pub fn found(program: impl AsRef<Path>) -> Option<PathBuf> {
+    which::which(program.as_ref()).ok()
+}
+
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+static GROUPS: OnceLock<Mutex<Vec<u32>>> = OnceLock::new();
+
+fn groups() -> std::sync::MutexGuard<'static, Vec<u32>> {
+    // A poisoned list of numbers is still a list of numbers.
+    GROUPS.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A running child's process group, known to the signal thread while it lasts.
+struct Group(Vec<u32>);
+
+impl Group {
+    fn enter(pids: &[u32]) -> Self {
+        groups().extend(pids);
+        if INTERRUPTED.load(Ordering::SeqCst) {
+            signal_groups();
+        }
+        Self(pids.to_vec())
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        groups().retain(|pid| !self.0.contains(pid));
+    }
+}
+
+fn signal_groups() {
+    for pid in groups().iter() {
+        if let Some(pid) = i32::try_from(*pid).ok().and_then(rustix::process::Pid::from_raw) {
+            // A group that has just ended is no error.
+            let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::INT);
+        }
+    }
+}
+
+/// Makes Ctrl-C and SIGTERM end running children first; a second signal ends this process at once.
+pub fn forward_signals() -> anyhow::Result<()> {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        for _ in signals.forever() {
+            if INTERRUPTED.swap(true, Ordering::SeqCst) {
+                std::process::exit(Exit::Interrupted as i32);
+            }
+            signal_groups();
+        }
+    })?;
+    Ok(())
+}
+
+/// An error once Ctrl-C or SIGTERM has come: called between steps, so that nothing new begins.
+pub fn interrupted() -> Result<(), Fault> {
+    if INTERRUPTED.load(Ordering::SeqCst) {
+        return Err(Fault::new(Exit::Interrupted, "interrupted; nothing was published that is not whole"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_never_split_or_expanded() {
+        let odd = ["a b", "-x", "$HOME", "`id`", "é'\"", "*"];
+        let output = Command::new("printf").arg("%s\n").args(odd).read(Exit::Build).unwrap();
+        assert_eq!(output.lines().collect::<Vec<_>>(), odd);
+    }
+
+    #[test]
+    fn shown_commands_can_be_pasted() {
+        let command =
+            Command::new("/usr/bin/printf").arg("%s,").args(["a b", "it's", "", "x=y"]).env("TOKEN", "secret");
+        assert_eq!(command.to_string(), r"/usr/bin/printf %s, 'a b' 'it'\''s' '' x=y");
+        let shown = Command::new("sh").arg("-c").arg(command.to_string()).read(Exit::Build).unwrap();
+        assert_eq!(shown, "a b,it's,,x=y,");
+    }
+
+    #[test]
+    fn lines_come_from_both_streams_and_the_exit_is_kept() {
+        let mut lines = Vec::new();
+        let status = Command::new("sh")
+            .args(["-c", "echo one; echo two >&2; printf three; exit 7"])
+            .stream(|line| lines.push(line.to_owned()))
+            .unwrap();
+        assert_eq!(lines, ["one", "two", "three"]);
+        assert_eq!(status.code(), Some(7));
+    }
+
+    #[test]
+    fn a_missing_program_is_a_missing_tool() {
+        let fault = Command::new("no-such-program-here").read(Exit::Build).unwrap_err();
+        assert_eq!(fault.exit, Exit::Missing);
+        let fault = Command::new("no-such-program-here").stream(|_| {}).unwrap_err();
+        assert_eq!(fault.exit, Exit::Missing);
+    }
+
+    #[test]
+    fn a_failed_call_carries_the_programs_own_words() {
+        let fault = Command::new("sh").args(["-c", "echo broken >&2; exit 3"]).read(Exit::Network).unwrap_err();
+        assert_eq!((fault.exit, fault.causes), (Exit::Network, vec!["broken".to_owned()]));
+    }
+}
