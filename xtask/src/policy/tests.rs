@@ -1,0 +1,148 @@
+use super::*;
+use expect_test::{Expect, expect};
+
+const GOOD: &str = include_str!("../../../images.toml");
+
+#[track_caller]
+fn refuses(text: &str, expected: Expect) {
+    let fault = parse(text, &|path| path.as_str() != "dockerfiles/Missing").unwrap_err();
+    assert_eq!(fault.exit, crate::fault::Exit::Usage);
+    expected.assert_eq(&fault.what);
+}
+
+#[test]
+fn this_repositorys_policy_holds() {
+    let policy = parse(GOOD, &|_| true).unwrap();
+    assert_eq!(policy.project.registry.repository(&policy.base.repository).to_string(), "ghcr.io/acme/autoscaler-base");
+    assert_eq!(policy.base.tag_length, 12);
+    assert_eq!(policy.steps.len(), 2);
+}
+
+#[test]
+fn every_problem_is_told_at_once() {
+    let text = r#"
+[project]
+name = ""
+registery = "ghcr.io/acme"
+platforms = ["linux/amd64", "linux/x86"]
+
+[root]
+image = "docker.io/Library/python:3.12"
+python = "3"
+
+[base]
+dockerfile = "../Dockerfile"
+requirements = "dockerfiles/Missing"
+
+[app]
+dockerfile = "/etc/passwd"
+enhanced = "dockerfiles/Missing"
+"#;
+    refuses(
+        text,
+        expect![[r#"
+            the policy does not hold: 11 problems
+            images.toml:2:1: `project.registry` is missing
+            images.toml:3:8: `project.name` is empty
+              hint: write a value, or remove the key
+            images.toml:4:1: unknown key `registery` in `[project]`
+              hint: did you mean `registry`?
+            images.toml:5:29: `project.platforms`: `linux/x86` is not a platform like `linux/amd64` or `linux/arm64`
+            images.toml:7:1: `root.image` is missing or wrong
+              hint: write `image = "docker.io/library/python:3.12-slim"`
+            images.toml:8:9: `root.image`: `Library` cannot be part of a repository name (repository names are lowercase)
+            images.toml:9:10: `root.python` is `3`, not a version like `3.12`
+            images.toml:12:14: `base.dockerfile`: path `../Dockerfile` is outside the repository (it holds `..`)
+            images.toml:13:16: `dockerfiles/Missing` is not a file of the repository
+              hint: create it, or name another file with `requirements`
+            images.toml:16:14: `app.dockerfile`: path `/etc/passwd` is outside the repository (it is absolute)
+            images.toml:17:12: `dockerfiles/Missing` is not a file of the repository
+              hint: create it, or name another file with `enhanced`"#]],
+    );
+}
+
+#[test]
+fn a_document_that_is_no_toml_says_where() {
+    refuses(
+        "[project\nname = 1",
+        expect![[r#"
+            the policy does not hold
+            images.toml:1:9: unclosed table, expected `]`"#]],
+    );
+}
+
+#[test]
+fn an_empty_policy_names_what_is_missing() {
+    refuses(
+        "",
+        expect![[r#"
+            the policy does not hold: 4 problems
+            images.toml:1:1: `[project]` is missing
+            images.toml:1:1: `[root]` is missing
+            images.toml:1:1: `[base]` is missing
+            images.toml:1:1: `[app]` is missing"#]],
+    );
+}
+
+#[test]
+fn steps_are_checked() {
+    let text = GOOD.to_owned()
+        + r#"
+[[step]]
+name = "a b"
+run = []
+[[step]]
+name = "x"
+uses = "smok"
+after = "pushed"
+images = ["apps"]
+[[step]]
+name = "size"
+uses = "size-budget"
+"#;
+    refuses(
+        &text,
+        expect![[r#"
+            the policy does not hold: 6 problems
+            images.toml:66:1: `step.run` names no program
+              hint: write a list: `run = ["program", "argument"]`
+            images.toml:67:8: `step.name` `a b` holds more than letters, digits, `.`, `_` and `-`
+            images.toml:71:8: `smok` is not a known step: `smoke` and `size-budget` are
+              hint: did you mean `smoke`?
+            images.toml:72:9: `step.after` is `pushed`, not one of `build`, `push`
+            images.toml:73:11: `step.images` holds `apps`, not `base`, `app` or `enhanced`
+              hint: did you mean `app`?
+            images.toml:76:8: a `size-budget` step needs `max`
+              hint: write `max = "400 MB"` (compressed)"#]],
+    );
+}
+
+#[test]
+fn a_secret_is_no_build_argument() {
+    let text = GOOD.replace("[app.binary]", "args = { NPM_TOKEN = \"x\" }\n[app.binary]");
+    let fault = parse(&text, &|_| true).unwrap_err();
+    assert!(fault.what.contains("build argument `NPM_TOKEN` looks like a secret"), "{fault}");
+}
+
+#[test]
+fn sizes() {
+    for (text, bytes) in
+        [("900 MB", Some(900_000_000)), ("1.5GB", Some(1_500_000_000)), ("12", None), ("-1 MB", None), ("1 MiB", None)]
+    {
+        assert_eq!(size(text), bytes, "{text}");
+    }
+}
+
+#[test]
+fn registries() {
+    for (text, good) in [
+        ("ghcr.io/acme", true),
+        ("127.0.0.1:5000", true),
+        ("localhost", true),
+        ("acme", false),
+        ("ghcr.io/", true),
+        ("ghcr.io/A", false),
+    ] {
+        assert_eq!(text.parse::<Registry>().is_ok(), good, "{text}");
+    }
+}

@@ -1,0 +1,285 @@
+//! Reads a TOML document key by key, remembers where each stood, and collects every problem instead of ending at the first.
+//!
+//! The keys that the reading code asks for *are* the schema: [`Section::finish`] calls every other key unknown and names
+//! the nearest one that was asked for.
+
+use std::fmt::Display;
+use std::ops::Range;
+use toml_edit::{Item, Table, TableLike, Value};
+
+/// Something wrong, where it stands, and what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Problem {
+    at: usize,
+    what: String,
+    hint: Option<String>,
+}
+
+/// A value with its place in the text.
+#[derive(Clone, Debug)]
+pub(crate) struct Spanned<T> {
+    /// The value.
+    pub value: T,
+    /// Its bytes in the document.
+    pub at: Range<usize>,
+}
+
+/// The document's problems, as they are found.
+pub(crate) struct Problems<'a> {
+    file: &'a str,
+    text: &'a str,
+    found: Vec<Problem>,
+}
+
+impl<'a> Problems<'a> {
+    pub(crate) fn new(file: &'a str, text: &'a str) -> Self {
+        Self { file, text, found: Vec::new() }
+    }
+
+    pub(crate) fn add(&mut self, at: &Range<usize>, what: impl Into<String>, hint: Option<String>) {
+        self.found.push(Problem { at: at.start, what: what.into(), hint });
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.found.is_empty()
+    }
+
+    /// All problems in the order of the text, each as `file:line:column: what` with its hint beneath.
+    pub(crate) fn listed(mut self) -> Vec<String> {
+        self.found.sort_by_key(|problem| problem.at);
+        self.found
+            .iter()
+            .map(|problem| {
+                let before = &self.text[..problem.at.min(self.text.len())];
+                let line = before.matches('\n').count() + 1;
+                let column = before.chars().rev().take_while(|&c| c != '\n').count() + 1;
+                let hint = problem.hint.as_ref().map(|hint| format!("\n  hint: {hint}")).unwrap_or_default();
+                format!("{}:{line}:{column}: {}{hint}", self.file, problem.what)
+            })
+            .collect()
+    }
+}
+
+/// A table that is being read.
+pub(crate) struct Section<'t> {
+    name: String,
+    table: &'t dyn TableLike,
+    at: Range<usize>,
+    asked: Vec<&'static str>,
+}
+
+impl<'t> Section<'t> {
+    /// The whole document.
+    pub(crate) fn document(table: &'t Table) -> Self {
+        Self { name: String::new(), table, at: 0..0, asked: Vec::new() }
+    }
+
+    fn get(&mut self, key: &'static str) -> Option<(&'t Item, Range<usize>)> {
+        self.asked.push(key);
+        let (key, item) = self.table.get_key_value(key)?;
+        Some((item, item.span().or_else(|| key.span()).unwrap_or_else(|| self.at.clone())))
+    }
+
+    fn full(&self, key: &str) -> String {
+        if self.name.is_empty() { key.to_owned() } else { format!("{}.{key}", self.name) }
+    }
+
+    /// Where the section stands.
+    pub(crate) fn at(&self) -> &Range<usize> {
+        &self.at
+    }
+
+    /// A table beneath this one, if it is there.
+    pub(crate) fn section(&mut self, key: &'static str, problems: &mut Problems<'_>) -> Option<Section<'t>> {
+        let (item, at) = self.get(key)?;
+        let name = self.full(key);
+        match item.as_table_like() {
+            Some(table) => Some(Section { name, table, at, asked: Vec::new() }),
+            None => {
+                problems.add(&at, format!("`{name}` is a {}, not a table", item.type_name()), None);
+                None
+            }
+        }
+    }
+
+    /// The tables of `[[key]]`.
+    pub(crate) fn sections(&mut self, key: &'static str, problems: &mut Problems<'_>) -> Vec<Section<'t>> {
+        let Some((item, at)) = self.get(key) else { return Vec::new() };
+        let name = self.full(key);
+        let section = |table: &'t dyn TableLike, at| Section { name: name.clone(), table, at, asked: Vec::new() };
+        match item {
+            Item::ArrayOfTables(tables) => {
+                tables.iter().map(|table| section(table, table.span().unwrap_or_else(|| at.clone()))).collect()
+            }
+            _ => {
+                problems.add(&at, format!("`{name}` is written `[[{name}]]`, once for each"), None);
+                Vec::new()
+            }
+        }
+    }
+
+    /// A text that must not be empty.
+    pub(crate) fn text(&mut self, key: &'static str, problems: &mut Problems<'_>) -> Option<Spanned<String>> {
+        let (item, at) = self.get(key)?;
+        match item.as_str() {
+            Some("") => {
+                problems.add(
+                    &at,
+                    format!("`{}` is empty", self.full(key)),
+                    Some("write a value, or remove the key".into()),
+                );
+                None
+            }
+            Some(text) => Some(Spanned { value: text.to_owned(), at }),
+            None => {
+                problems.add(&at, format!("`{}` is a {}, not a text", self.full(key), item.type_name()), None);
+                None
+            }
+        }
+    }
+
+    /// A text that has to be there.
+    pub(crate) fn required(&mut self, key: &'static str, problems: &mut Problems<'_>) -> Option<Spanned<String>> {
+        if !self.table.contains_key(key) {
+            self.asked.push(key);
+            problems.add(&self.at.clone(), format!("`{}` is missing", self.full(key)), None);
+            return None;
+        }
+        self.text(key, problems)
+    }
+
+    /// A text that parses into `T`.
+    pub(crate) fn parsed<T: std::str::FromStr<Err: Display>>(
+        &mut self,
+        key: &'static str,
+        problems: &mut Problems<'_>,
+    ) -> Option<Spanned<T>> {
+        let text = self.text(key, problems)?;
+        self.parse(key, text, problems)
+    }
+
+    fn parse<T: std::str::FromStr<Err: Display>>(
+        &self,
+        key: &str,
+        text: Spanned<String>,
+        problems: &mut Problems<'_>,
+    ) -> Option<Spanned<T>> {
+        match text.value.parse() {
+            Ok(value) => Some(Spanned { value, at: text.at }),
+            Err(error) => {
+                problems.add(&text.at, format!("`{}`: {error}", self.full(key)), None);
+                None
+            }
+        }
+    }
+
+    /// One of a few words.
+    pub(crate) fn choice<T: Copy>(
+        &mut self,
+        key: &'static str,
+        choices: &[(&str, T)],
+        problems: &mut Problems<'_>,
+    ) -> Option<T> {
+        let text = self.text(key, problems)?;
+        let found = choices.iter().find(|(name, _)| *name == text.value).map(|(_, value)| *value);
+        if found.is_none() {
+            let names: Vec<_> = choices.iter().map(|(name, _)| format!("`{name}`")).collect();
+            let what = format!("`{}` is `{}`, not one of {}", self.full(key), text.value, names.join(", "));
+            problems.add(&text.at, what, nearest(&text.value, choices.iter().map(|(name, _)| *name)));
+        }
+        found
+    }
+
+    /// A whole number in a range.
+    pub(crate) fn number(&mut self, key: &'static str, range: Range<i64>, problems: &mut Problems<'_>) -> Option<i64> {
+        let (item, at) = self.get(key)?;
+        match item.as_integer() {
+            Some(number) if range.contains(&number) => Some(number),
+            _ => {
+                let what =
+                    format!("`{}` is not a whole number from {} to {}", self.full(key), range.start, range.end - 1);
+                problems.add(&at, what, None);
+                None
+            }
+        }
+    }
+
+    /// A list of texts.
+    pub(crate) fn texts(&mut self, key: &'static str, problems: &mut Problems<'_>) -> Option<Vec<Spanned<String>>> {
+        let (item, at) = self.get(key)?;
+        let Some(array) = item.as_array() else {
+            problems.add(&at, format!("`{}` is a {}, not a list", self.full(key), item.type_name()), None);
+            return None;
+        };
+        let mut texts = Vec::new();
+        for value in array {
+            let at = value.span().unwrap_or_else(|| at.clone());
+            match value.as_str() {
+                Some(text) => texts.push(Spanned { value: text.to_owned(), at }),
+                None => {
+                    problems.add(&at, format!("`{}` holds a {}, not a text", self.full(key), value.type_name()), None)
+                }
+            }
+        }
+        Some(texts)
+    }
+
+    /// A list of texts, each of which parses into `T`.
+    pub(crate) fn list<T: std::str::FromStr<Err: Display>>(
+        &mut self,
+        key: &'static str,
+        problems: &mut Problems<'_>,
+    ) -> Option<Vec<T>> {
+        let texts = self.texts(key, problems)?;
+        Some(texts.into_iter().filter_map(|text| Some(self.parse(key, text, problems)?.value)).collect())
+    }
+
+    /// A table of texts: `args = { NAME = "value" }`.
+    pub(crate) fn map(&mut self, key: &'static str, problems: &mut Problems<'_>) -> Vec<(String, String)> {
+        let Some((item, at)) = self.get(key) else { return Vec::new() };
+        let Some(table) = item.as_table_like() else {
+            problems.add(&at, format!("`{}` is a {}, not a table", self.full(key), item.type_name()), None);
+            return Vec::new();
+        };
+        let mut pairs = Vec::new();
+        for (name, item) in table.iter() {
+            match item.as_value() {
+                Some(Value::String(text)) => pairs.push((name.to_owned(), text.value().clone())),
+                _ => problems.add(
+                    &item.span().unwrap_or(at.clone()),
+                    format!("`{}.{name}` is not a text", self.full(key)),
+                    None,
+                ),
+            }
+        }
+        pairs.sort();
+        pairs
+    }
+
+    /// Calls every key that was not asked for unknown.
+    pub(crate) fn finish(self, problems: &mut Problems<'_>) {
+        for (key, item) in self.table.iter() {
+            if self.asked.contains(&key) {
+                continue;
+            }
+            let at = self.table.get_key_value(key).and_then(|(key, _)| key.span()).or_else(|| item.span());
+            let place = if self.name.is_empty() { String::new() } else { format!(" in `[{}]`", self.name) };
+            let hint = nearest(key, self.asked.iter().copied()).or_else(|| {
+                Some(format!(
+                    "known here: {}",
+                    self.asked.iter().map(|k| format!("`{k}`")).collect::<Vec<_>>().join(", ")
+                ))
+            });
+            problems.add(&at.unwrap_or(self.at.clone()), format!("unknown key `{key}`{place}"), hint);
+        }
+    }
+}
+
+/// "did you mean …?" for the nearest of the known words, where one is near.
+pub(crate) fn nearest<'w>(word: &str, known: impl Iterator<Item = &'w str>) -> Option<String> {
+    known
+        .map(|candidate| (strsim::damerau_levenshtein(word, candidate), candidate))
+        .filter(|(distance, candidate)| *distance <= candidate.len().max(3) / 3)
+        .min()
+        .map(|(_, candidate)| format!("did you mean `{candidate}`?"))
+}
