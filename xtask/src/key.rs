@@ -3,7 +3,6 @@
 //! Pure. A key serialises to JSON, travels with the image (label and annotation) and so explains itself later. The
 //! encoding is versioned: changing what a key holds means raising [`SCHEMA`], and a golden test watches the bytes.
 
-use crate::policy::Compression;
 use crate::reference::{Digest, Malformed, Platform, Tag};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -107,15 +106,7 @@ pub struct BaseKey {
     /// Files that the Dockerfile reads, but for the lock, which counts by its meaning. Sorted.
     pub files: Vec<File>,
     /// Layer compression.
-    pub compression: CompressionKey,
-}
-
-/// The compression as it stands in keys.
-pub type CompressionKey = String;
-
-/// What a compression is called in keys.
-pub fn compression(compression: Compression) -> CompressionKey {
-    compression.as_str().to_owned()
+    pub compression: String,
 }
 
 /// What determines the program that cargo compiles.
@@ -209,7 +200,7 @@ pub fn base_changes(old: &BaseKey, new: &BaseKey, names: &Names<'_>) -> Vec<Stri
         changes.push(format!("python {} -> {}", old.python, new.python));
     }
     package_changes(&old.packages, &new.packages, names.lock, &mut changes);
-    line_changes(&old.dockerfile, &new.dockerfile, names.dockerfile, &mut changes);
+    line_changes(&old.dockerfile, &new.dockerfile, names, &mut changes);
     map_changes("build argument", &old.args, &new.args, &mut changes);
     file_changes(&old.files, &new.files, &mut changes);
     if old.compression != new.compression {
@@ -233,7 +224,7 @@ pub fn app_changes(old: &AppKey, new: &AppKey, names: &Names<'_>) -> Vec<String>
     if let (Some(before), Some(after)) = (&old.scratch, &new.scratch) {
         changes.extend(base_changes(before, after, names));
     }
-    line_changes(&old.dockerfile, &new.dockerfile, names.dockerfile, &mut changes);
+    line_changes(&old.dockerfile, &new.dockerfile, names, &mut changes);
     map_changes("build argument", &old.args, &new.args, &mut changes);
     file_changes(&old.files, &new.files, &mut changes);
     if let (Some(before), Some(after)) = (&old.binary, &new.binary) {
@@ -264,6 +255,8 @@ pub struct Names<'a> {
     pub lock: &'a str,
     /// The Dockerfile.
     pub dockerfile: &'a str,
+    /// The line of each instruction of the newer Dockerfile.
+    pub lines: &'a [usize],
 }
 
 fn short(digest: &Digest) -> String {
@@ -303,14 +296,18 @@ fn package_changes(old: &[Package], new: &[Package], lock: &str, changes: &mut V
     }
 }
 
-fn line_changes(old: &[String], new: &[String], file: &str, changes: &mut Vec<String>) {
+fn line_changes(old: &[String], new: &[String], names: &Names<'_>, changes: &mut Vec<String>) {
     if old == new {
         return;
     }
     let same = old.iter().zip(new).take_while(|(before, after)| before == after).count();
     let shown = new.get(same).or_else(|| old.get(same)).map_or("", String::as_str);
     let shown: String = shown.chars().take(60).collect();
-    changes.push(format!("{file}: instruction {} (`{shown}`)", same + 1));
+    let place = match names.lines.get(same) {
+        Some(line) => format!("{} line {line}", names.dockerfile),
+        None => format!("{} instruction {}", names.dockerfile, same + 1),
+    };
+    changes.push(format!("{place} (`{shown}`)"));
 }
 
 fn map_changes(what: &str, old: &BTreeMap<String, String>, new: &BTreeMap<String, String>, changes: &mut Vec<String>) {
@@ -345,8 +342,12 @@ pub(crate) mod tests {
     use super::*;
     use expect_test::expect;
 
-    const NAMES: Names<'_> =
-        Names { policy: "images.toml", lock: "requirements-enhanced.lock", dockerfile: "dockerfiles/Dockerfile.base" };
+    const NAMES: Names<'_> = Names {
+        policy: "images.toml",
+        lock: "requirements-enhanced.lock",
+        dockerfile: "dockerfiles/Dockerfile.base",
+        lines: &[3, 4, 9],
+    };
 
     pub(crate) fn base_key() -> BaseKey {
         BaseKey {
@@ -380,7 +381,8 @@ pub(crate) mod tests {
         // A change here rebuilds every image of every repository: raise `SCHEMA` and say so in the changelog.
         expect![[r#"{"schema":1,"epoch":0,"root":{"image":"docker.io/library/python:3.12-slim","digests":{"linux/amd64":"sha256:4813494d137e1631bba301d5acab6e7bb7aa74ce1185d456565ef51d737677b2"}},"python":"3.12","packages":[{"name":"scipy","version":"1.16.3","hashes":"sha256:3a4278f83ecea3815f068ff7e014dd671bc7d790661f139315b2952888356a72"}],"dockerfile":["ARG ROOT_IMAGE","FROM ${ROOT_IMAGE}"],"args":{},"files":[{"path":"dockerfiles/check-imports.py","mode":"100644","digest":"sha256:3b9c358f36f0a31b6ad3e14f309c7cf198ac9246e8316f9ce543d5b19ac02b80"}],"compression":"gzip"}"#]]
         .assert_eq(&base_key().json());
-        expect!["15f65172dfdbb660c4bde1b89cf0ee56956d09ee6f800128b7ba7c99013fa591"].assert_eq(&base_key().fingerprint().to_string());
+        expect!["15f65172dfdbb660c4bde1b89cf0ee56956d09ee6f800128b7ba7c99013fa591"]
+            .assert_eq(&base_key().fingerprint().to_string());
     }
 
     #[test]
@@ -414,7 +416,7 @@ pub(crate) mod tests {
             "scipy 1.16.3: markers or extras changed (requirements-enhanced.lock)",
         );
         change(|key| key.packages.clear(), "scipy 1.16.3 is gone (requirements-enhanced.lock)");
-        change(|key| key.dockerfile.push("USER 1".to_owned()), "dockerfiles/Dockerfile.base: instruction 3 (`USER 1`)");
+        change(|key| key.dockerfile.push("USER 1".to_owned()), "dockerfiles/Dockerfile.base line 9 (`USER 1`)");
         change(|key| key.files[0].digest = Digest::of(b"x"), "dockerfiles/check-imports.py was edited");
         change(|key| key.files[0].mode = "100755".to_owned(), "dockerfiles/check-imports.py: mode 100644 -> 100755");
         change(|key| key.files.clear(), "dockerfiles/check-imports.py is gone");
@@ -425,7 +427,9 @@ pub(crate) mod tests {
             "root docker.io/library/python:3.12-slim -> debian:trixie",
         );
         change(
-            |key| drop(key.root.digests.insert("linux/arm64".parse().unwrap(), Digest::of(b"x"))),
+            |key| {
+                key.root.digests.insert("linux/arm64".parse().unwrap(), Digest::of(b"x"));
+            },
             "root docker.io/library/python:3.12-slim: platform linux/arm64 is new",
         );
     }

@@ -1,6 +1,7 @@
 //! Builds this repository's container images: facts → plan → execution.
 
 pub mod fault;
+pub mod git;
 pub mod key;
 pub mod policy;
 pub mod process;
