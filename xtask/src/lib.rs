@@ -1,5 +1,6 @@
 //! Builds this repository's container images: facts → plan → execution.
 
+pub mod binary;
 pub mod fault;
 pub mod git;
 pub mod key;

@@ -1,0 +1,425 @@
+//! The program in the app image: what determines it, and cargo's compiling of it on the host.
+//!
+//! The recipe's key is read from files alone, so that a build which needs no new binary starts no compiler.
+
+use crate::fault::{Exit, Fault};
+use crate::key::BinaryKey;
+use crate::policy::{Binary, RelPath, Version};
+use crate::process::{self, Command};
+use crate::reference::{Digest, Platform};
+use crate::ui;
+use object::read::elf::FileHeader as _;
+use serde::Deserialize;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Where a staged binary stands, within the repository and so within the build context.
+pub fn staged(platform: &Platform, binary: &Binary) -> RelPath {
+    format!("target/image/{}/{}", platform.dashed(), binary.name).parse().expect("a platform and a checked name")
+}
+
+/// The key of the binary's recipe, from the repository's files.
+pub fn key(root: &Path, binary: &Binary) -> Result<BinaryKey, Fault> {
+    let lock = read_lock(root)?;
+    let reached = reach(&lock, &binary.package)
+        .ok_or_else(|| Fault::usage(format!("`Cargo.lock` holds no package `{}`", binary.package)).hint(LOCK_HINT))?;
+    let crates: Vec<String> =
+        reached.iter().map(|p| format!("{} {} {}", p.name, p.version, p.checksum.as_deref().unwrap_or("-"))).collect();
+    // Packages of the workspace have no source; their files count instead of a checksum.
+    let own: BTreeSet<&str> = reached.iter().filter(|p| p.source.is_none()).map(|p| p.name.as_str()).collect();
+    let mut files = Vec::new();
+    for (name, folder) in members(root)? {
+        if own.contains(name.as_str()) {
+            collect(root, &folder, &mut files)?;
+        }
+    }
+    for name in ["Cargo.toml", ".cargo/config.toml"] {
+        if root.join(name).is_file() {
+            files.push(PathBuf::from(name));
+        }
+    }
+    files.sort();
+    let mut sources = String::new();
+    for file in files {
+        let bytes = fs::read(root.join(&file)).map_err(|error| cannot_read(&file, error))?;
+        let name = file.to_string_lossy();
+        sources += &format!("{} {name} {}\n", name.len(), Digest::of(&bytes));
+    }
+    Ok(BinaryKey {
+        name: format!("{}/{}", binary.package, binary.name),
+        profile: binary.profile.clone(),
+        toolchain: toolchain(root)?,
+        crates: Digest::of(crates.join("\n").as_bytes()),
+        sources: Digest::of(sources.as_bytes()),
+    })
+}
+
+const LOCK_HINT: &str = "`cargo generate-lockfile` writes it";
+
+fn cannot_read(path: &Path, error: impl std::fmt::Display) -> Fault {
+    Fault::usage(format!("cannot read `{}`", path.display())).cause(error)
+}
+
+#[derive(Deserialize)]
+struct CargoLock {
+    #[serde(default)]
+    package: Vec<Locked>,
+}
+
+#[derive(Deserialize)]
+struct Locked {
+    name: String,
+    version: String,
+    source: Option<String>,
+    checksum: Option<String>,
+    #[serde(default)]
+    dependencies: Vec<String>,
+}
+
+fn read_lock(root: &Path) -> Result<CargoLock, Fault> {
+    let path = Path::new("Cargo.lock");
+    let text = fs::read_to_string(root.join(path)).map_err(|error| cannot_read(path, error).hint(LOCK_HINT))?;
+    toml::from_str(&text).map_err(|error| cannot_read(path, error.message()).hint(LOCK_HINT))
+}
+
+/// Every locked package that `name` reaches, itself included, sorted. Other members' crates do not count.
+fn reach<'l>(lock: &'l CargoLock, name: &str) -> Option<Vec<&'l Locked>> {
+    let mut by_name: BTreeMap<&str, Vec<&Locked>> = BTreeMap::new();
+    for package in &lock.package {
+        by_name.entry(&package.name).or_default().push(package);
+    }
+    let start = by_name.get(name)?.iter().find(|package| package.source.is_none())?;
+    let mut queue = VecDeque::from([*start]);
+    let mut reached = BTreeMap::new();
+    while let Some(package) = queue.pop_front() {
+        if reached.insert((&package.name, &package.version, &package.source), package).is_some() {
+            continue;
+        }
+        for dependency in &package.dependencies {
+            // `name`, `name version` where there are several, `name version (source)` where that is not enough.
+            let mut words = dependency.split(' ');
+            let (name, version) = (words.next().unwrap_or_default(), words.next());
+            for candidate in by_name.get(name).into_iter().flatten() {
+                if version.is_none_or(|version| version == candidate.version) {
+                    queue.push_back(candidate);
+                }
+            }
+        }
+    }
+    Some(reached.into_values().collect())
+}
+
+/// The packages of the workspace, by name, with their folders.
+fn members(root: &Path) -> Result<Vec<(String, PathBuf)>, Fault> {
+    #[derive(Deserialize)]
+    struct Manifest {
+        workspace: Option<Workspace>,
+        package: Option<Package>,
+    }
+    #[derive(Deserialize)]
+    struct Workspace {
+        #[serde(default)]
+        members: Vec<String>,
+    }
+    #[derive(Deserialize)]
+    struct Package {
+        name: String,
+    }
+    let manifest = |folder: &Path| -> Result<Manifest, Fault> {
+        let path = folder.join("Cargo.toml");
+        let text = fs::read_to_string(root.join(&path)).map_err(|error| cannot_read(&path, error))?;
+        toml::from_str(&text).map_err(|error| cannot_read(&path, error.message()))
+    };
+    let top = manifest(Path::new(""))?;
+    let mut found: Vec<_> = top.package.map(|package| (package.name, PathBuf::new())).into_iter().collect();
+    let mut folders = Vec::new();
+    for member in top.workspace.map(|workspace| workspace.members).unwrap_or_default() {
+        match member.strip_suffix("/*") {
+            // The one form of glob that workspaces are written with.
+            Some(parent) => {
+                let entries = fs::read_dir(root.join(parent)).map_err(|error| cannot_read(Path::new(parent), error))?;
+                for entry in entries.flatten().filter(|entry| entry.path().join("Cargo.toml").is_file()) {
+                    folders.push(Path::new(parent).join(entry.file_name()));
+                }
+            }
+            None => folders.push(PathBuf::from(member)),
+        }
+    }
+    for folder in folders {
+        if let Some(package) = manifest(&folder)?.package {
+            found.push((package.name, folder));
+        }
+    }
+    Ok(found)
+}
+
+/// The files of a package that can reach its binary: all but tests, documents and what other languages leave behind.
+fn collect(root: &Path, folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), Fault> {
+    const NOT_COMPILED: [&str; 7] =
+        ["tests", "benches", "examples", "target", "__pycache__", ".pytest_cache", "node_modules"];
+    let entries = fs::read_dir(root.join(folder)).map_err(|error| cannot_read(folder, error))?;
+    for entry in entries {
+        let entry = entry.map_err(|error| cannot_read(folder, error))?;
+        let name = entry.file_name();
+        let text = name.to_string_lossy();
+        let path = folder.join(&name);
+        let kind = entry.file_type().map_err(|error| cannot_read(&path, error))?;
+        if kind.is_dir() {
+            if !NOT_COMPILED.contains(&text.as_ref()) && !text.starts_with('.') {
+                collect(root, &path, files)?;
+            }
+        } else if root.join(&path).is_file() && !text.ends_with(".md") && !text.ends_with(".pyc") {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
+
+fn toolchain(root: &Path) -> Result<String, Fault> {
+    #[derive(Deserialize)]
+    struct File {
+        toolchain: Toolchain,
+    }
+    #[derive(Deserialize)]
+    struct Toolchain {
+        channel: String,
+    }
+    if let Ok(text) = fs::read_to_string(root.join("rust-toolchain.toml")) {
+        if let Ok(file) = toml::from_str::<File>(&text) {
+            // `stable` moves under its name; a number does not.
+            if file.toolchain.channel.starts_with(|c: char| c.is_ascii_digit()) {
+                return Ok(file.toolchain.channel);
+            }
+        }
+    }
+    Command::new("rustc").arg("-V").current_dir(root).read(Exit::Missing)
+}
+
+/// Compiles the binary for a platform and stages it in the build context. Says how long it took.
+pub fn compile(root: &Path, binary: &Binary, platform: &Platform) -> Result<Duration, Fault> {
+    let cargo = process::find("cargo", "compiling the app's binary", "install Rust: https://rustup.rs")?;
+    let triple = triple(platform)?;
+    let foreign = *platform != Platform::host();
+    let mut call = Command::new(cargo).current_dir(root);
+    // The alias that started us passes its own choices on; the binary is to be built by the repository's alone.
+    call = ["CARGO_BUILD_TARGET", "RUSTFLAGS", "CARGO_MANIFEST_DIR", "CARGO_PKG_NAME"]
+        .iter()
+        .fold(call, |call, name| call.env_remove(name));
+    call = if foreign && process::found("cargo-zigbuild").is_some() { call.arg("zigbuild") } else { call.arg("build") };
+    call = call.args(["--locked", "--package", &binary.package, "--bin", &binary.name, "--profile", &binary.profile]);
+    call = call.args(["--message-format", "json-render-diagnostics"]);
+    if foreign {
+        call = call.args(["--target", triple]);
+    }
+    let mut progress = ui::Progress::begin("compiling", &format!("{} for {platform}", binary.name));
+    let mut executable = None;
+    let mut said = VecDeque::new();
+    let status = call.stream(|line| match artifact(line, &binary.name) {
+        Some(path) => executable = Some(path),
+        None if line.starts_with('{') => {}
+        None => {
+            progress.line(line);
+            if said.len() == 30 {
+                said.pop_front();
+            }
+            said.push_back(line.to_owned());
+        }
+    });
+    let took = progress.end();
+    let status = status?;
+    if !status.success() {
+        let fault = Fault::build(format!("cannot compile `{}` for {platform}", binary.name))
+            .needed_by("the app image")
+            .cause(said.make_contiguous().join("\n"));
+        let missing_target = said
+            .iter()
+            .any(|line| line.contains("can't find crate for `core`") || line.contains("can't find crate for `std`"));
+        return Err(if missing_target {
+            fault.hint(format!("`rustup target add {triple}`, and `cargo install cargo-zigbuild` for its linker; or build on that platform"))
+        } else {
+            fault
+        });
+    }
+    let executable = executable.ok_or_else(|| {
+        Fault::usage(format!("package `{}` has no binary `{}`", binary.package, binary.name))
+            .hint("name it in `[app.binary] name`")
+    })?;
+    check_glibc(&executable, binary)?;
+    stage(&executable, &root.join(staged(platform, binary)))?;
+    Ok(took)
+}
+
+fn triple(platform: &Platform) -> Result<&'static str, Fault> {
+    match (platform.architecture.as_str(), platform.variant.as_deref()) {
+        ("amd64", None) => Ok("x86_64-unknown-linux-gnu"),
+        ("arm64", None) => Ok("aarch64-unknown-linux-gnu"),
+        ("arm", Some("v7")) => Ok("armv7-unknown-linux-gnueabihf"),
+        ("ppc64le", None) => Ok("powerpc64le-unknown-linux-gnu"),
+        ("s390x", None) => Ok("s390x-unknown-linux-gnu"),
+        ("riscv64", None) => Ok("riscv64gc-unknown-linux-gnu"),
+        _ => Err(Fault::usage(format!("cannot compile for {platform}: no Rust target is known for it"))),
+    }
+}
+
+/// The executable that one of cargo's JSON messages reports.
+fn artifact(line: &str, name: &str) -> Option<PathBuf> {
+    #[derive(Deserialize)]
+    struct Message {
+        reason: String,
+        executable: Option<PathBuf>,
+        target: Option<Target>,
+    }
+    #[derive(Deserialize)]
+    struct Target {
+        name: String,
+    }
+    let message: Message = serde_json::from_str(line.strip_prefix('{').map(|_| line)?).ok()?;
+    let ours = message.reason == "compiler-artifact" && message.target?.name == name;
+    message.executable.filter(|_| ours)
+}
+
+/// Copies by way of a new file and a rename, so that a build never reads half a binary; leaves an equal one alone.
+fn stage(from: &Path, to: &Path) -> Result<(), Fault> {
+    let cannot = |error: std::io::Error| Fault::build(format!("cannot stage `{}`", to.display())).cause(error);
+    let folder = to.parent().expect("a staged binary stands in a folder");
+    fs::create_dir_all(folder).map_err(cannot)?;
+    if let (Ok(new), Ok(old)) = (fs::metadata(from), fs::metadata(to)) {
+        if new.len() == old.len() && matches!((new.modified(), old.modified()), (Ok(new), Ok(old)) if new <= old) {
+            return Ok(());
+        }
+    }
+    let new = tempfile::NamedTempFile::new_in(folder).map_err(cannot)?;
+    fs::copy(from, new.path()).map_err(cannot)?;
+    new.persist(to).map_err(|error| cannot(error.error))?;
+    Ok(())
+}
+
+/// Refuses a binary that asks for a newer glibc than the root has.
+fn check_glibc(executable: &Path, binary: &Binary) -> Result<(), Fault> {
+    let Some(limit) = &binary.glibc else { return Ok(()) };
+    let bytes = fs::read(executable).map_err(|error| cannot_read(executable, error))?;
+    let newest = newest_glibc(&bytes).map_err(|error| cannot_read(executable, error))?;
+    match newest {
+        Some(newest) if newest > *limit => Err(Fault::build(format!("`{}` needs glibc {newest}, the root has {limit}", binary.name))
+            .needed_by("the app image")
+            .cause("it was linked on a newer system than the image's")
+            .hint("compile on the root's system, or for a static target; `[app.binary] glibc` in `images.toml` says what the root has")),
+        _ => Ok(()),
+    }
+}
+
+/// The newest `GLIBC_x.y` among an ELF file's needed symbol versions; none for a static program.
+fn newest_glibc(bytes: &[u8]) -> object::read::Result<Option<Version>> {
+    let header = object::elf::FileHeader64::<object::Endianness>::parse(bytes)?;
+    let endian = header.endian()?;
+    let sections = header.sections(endian, bytes)?;
+    let mut newest = None;
+    let Some((mut needed, link)) = sections.gnu_verneed(endian, bytes)? else { return Ok(None) };
+    let strings = sections.strings(endian, bytes, link)?;
+    while let Some((_, mut versions)) = needed.next()? {
+        while let Some(version) = versions.next()? {
+            let name = String::from_utf8_lossy(version.name(endian, strings)?).into_owned();
+            if let Some(version) = name.strip_prefix("GLIBC_").and_then(|text| text.parse::<Version>().ok()) {
+                newest = newest.max(Some(version));
+            }
+        }
+    }
+    Ok(newest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn workspace(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        for (path, text) in files {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        root
+    }
+
+    const FILES: [(&str, &str); 8] = [
+        ("Cargo.toml", "[workspace]\nmembers = [\"app\", \"tool\"]\n"),
+        ("rust-toolchain.toml", "[toolchain]\nchannel = \"1.95.0\"\n"),
+        ("app/Cargo.toml", "[package]\nname = \"app\"\n"),
+        ("app/src/main.rs", "fn main() {}"),
+        ("app/tests/a.rs", ""),
+        ("app/README.md", ""),
+        ("tool/Cargo.toml", "[package]\nname = \"tool\"\n"),
+        (
+            "Cargo.lock",
+            "version = 4\n\
+             [[package]]\nname = \"app\"\nversion = \"0.1.0\"\ndependencies = [\"a\", \"b 2.0.0\"]\n\
+             [[package]]\nname = \"tool\"\nversion = \"0.1.0\"\ndependencies = [\"b 1.0.0\"]\n\
+             [[package]]\nname = \"a\"\nversion = \"1.0.0\"\nsource = \"r\"\nchecksum = \"aa\"\n\
+             [[package]]\nname = \"b\"\nversion = \"1.0.0\"\nsource = \"r\"\nchecksum = \"b1\"\n\
+             [[package]]\nname = \"b\"\nversion = \"2.0.0\"\nsource = \"r\"\nchecksum = \"b2\"\n",
+        ),
+    ];
+
+    fn binary() -> Binary {
+        Binary {
+            package: "app".to_owned(),
+            name: "app".to_owned(),
+            profile: "release".to_owned(),
+            glibc: Some("2.36".parse().unwrap()),
+            rust_image: None,
+        }
+    }
+
+    #[track_caller]
+    fn edit(path: &str, from: &str, to: &str, counts: bool) {
+        let root = workspace(&FILES);
+        let before = key(root.path(), &binary()).unwrap();
+        let file = root.path().join(path);
+        let text = fs::read_to_string(&file).unwrap_or_default();
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(&file, if from.is_empty() { to.to_owned() } else { text.replace(from, to) }).unwrap();
+        assert_eq!(key(root.path(), &binary()).unwrap() != before, counts, "{path}");
+    }
+
+    #[test]
+    fn what_reaches_the_binary_counts() {
+        edit("app/src/main.rs", "{}", "{ }", true);
+        edit("app/src/new.rs", "", "x", true);
+        edit("app/build.rs", "", "x", true);
+        edit("Cargo.toml", "", "[workspace]\nmembers = [\"app\", \"tool\"]\n[profile.release]\n", true);
+        edit("Cargo.lock", "b2", "b3", true);
+        edit("Cargo.lock", "aa", "ab", true);
+        edit("rust-toolchain.toml", "1.95.0", "1.96.0", true);
+        edit("app/tests/a.rs", "", "x", false);
+        edit("app/README.md", "", "x", false);
+        edit("tool/Cargo.toml", "tool", "tools", false);
+        edit("Cargo.lock", "b1", "b3", false);
+    }
+
+    #[test]
+    fn a_package_that_is_not_locked_is_named() {
+        let root = workspace(&FILES);
+        let fault = key(root.path(), &Binary { package: "x".to_owned(), ..binary() }).unwrap_err();
+        assert_eq!(fault.what, "`Cargo.lock` holds no package `x`");
+    }
+
+    #[test]
+    fn glibc_versions_are_read_from_a_real_program() {
+        let newest = newest_glibc(&fs::read(std::env::current_exe().unwrap()).unwrap()).unwrap().unwrap();
+        assert!(newest > "2.2".parse().unwrap() && newest < "3".parse().unwrap(), "{newest}");
+        let old = Binary { glibc: Some("2.3".parse().unwrap()), ..binary() };
+        let fault = check_glibc(&std::env::current_exe().unwrap(), &old).unwrap_err();
+        assert!(fault.what.contains("the root has 2.3"), "{fault}");
+        assert!(newest_glibc(b"#!/bin/sh").is_err());
+    }
+
+    #[test]
+    fn cargo_reports_the_executable() {
+        let line = r#"{"reason":"compiler-artifact","target":{"name":"app"},"executable":"/t/app"}"#;
+        assert_eq!(artifact(line, "app"), Some("/t/app".into()));
+        assert_eq!(artifact(line, "lib"), None);
+        assert_eq!(artifact("   Compiling app", "app"), None);
+    }
+}

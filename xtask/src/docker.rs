@@ -1,0 +1,465 @@
+//! The docker and buildx command lines: the only place that calls them.
+//!
+//! A [`Build`] is turned into an argument list by a pure function ([`Docker::build_command`]), so what `--dry-run` prints is
+//! what runs. Failures are read from the tool's own words and told with their cause.
+
+use crate::engine;
+use crate::fault::{Exit, Fault};
+use crate::policy::{Compression, RelPath};
+use crate::process::{self, Command};
+use crate::reference::{Digest, Platform};
+use crate::ui;
+use serde::Deserialize;
+use std::collections::{BTreeMap, VecDeque};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// A docker client and the engine that it reaches.
+#[derive(Clone, Debug)]
+pub struct Docker {
+    call: Command,
+    /// Builds and runs that need a network ask for the host's: the engine has no bridge.
+    pub network_host: bool,
+    /// Whether it is the private engine of `cargo xtask engine up`.
+    pub private: bool,
+}
+
+/// Where a build's result goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Into the engine's image store.
+    Store,
+    /// Into the registry, under the names of the build.
+    Push,
+    /// Into an OCI layout folder.
+    Layout(PathBuf),
+}
+
+/// One call of `docker buildx build`, for one platform.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Build {
+    /// The repository, which is the build context.
+    pub context: PathBuf,
+    /// The Dockerfile in it.
+    pub dockerfile: RelPath,
+    /// What is built for.
+    pub platform: Platform,
+    /// Build arguments.
+    pub args: BTreeMap<String, String>,
+    /// Predefined arguments whose values docker takes from the environment (proxies): never shown.
+    pub inherited_args: Vec<&'static str>,
+    /// Images that stand for names in `FROM`.
+    pub contexts: BTreeMap<String, String>,
+    /// Labels of the image.
+    pub labels: BTreeMap<String, String>,
+    /// Files mounted as secrets, by id.
+    pub secrets: BTreeMap<&'static str, PathBuf>,
+    /// Names of the result.
+    pub names: Vec<String>,
+    /// Where it goes.
+    pub outputs: Vec<Output>,
+    /// How new layers are compressed.
+    pub compression: Compression,
+    /// Creation time in seconds since 1970.
+    pub source_date_epoch: Option<i64>,
+    /// Builder instance or context.
+    pub builder: Option<String>,
+    /// Whether the build needs the network (and so `--network=host` on an engine without a bridge).
+    pub network: bool,
+    /// Build again what the cache has.
+    pub no_cache: bool,
+}
+
+/// What a finished build is.
+#[derive(Clone, Debug)]
+pub struct Built {
+    /// Digest of its manifest, or of its index where there are attestations.
+    pub digest: Digest,
+    /// How long it took.
+    pub took: Duration,
+    /// How many steps there were, and how many came from the cache.
+    pub steps: Steps,
+}
+
+/// How much of a build was work.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Steps {
+    /// All steps of the Dockerfile that the target needs.
+    pub all: usize,
+    /// Those that BuildKit had already.
+    pub cached: usize,
+}
+
+/// An image in the engine's store.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Stored {
+    /// The manifest's digest in the containerd store, the config's in the classic one.
+    #[serde(rename = "Id")]
+    pub id: String,
+    /// Names with tags.
+    #[serde(rename = "RepoTags", default)]
+    pub tags: Vec<String>,
+    /// Bytes.
+    #[serde(rename = "Size", default)]
+    pub size: u64,
+    #[serde(rename = "Config", default)]
+    config: Option<StoredConfig>,
+    #[serde(rename = "Architecture", default)]
+    architecture: String,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+struct StoredConfig {
+    #[serde(rename = "Labels", default)]
+    labels: Option<BTreeMap<String, String>>,
+}
+
+impl Stored {
+    /// A label's value.
+    pub fn label(&self, name: &str) -> Option<&str> {
+        self.config.as_ref()?.labels.as_ref()?.get(name).map(String::as_str)
+    }
+
+    /// Whether it is for this platform's architecture.
+    pub fn is_for(&self, platform: &Platform) -> bool {
+        self.architecture == platform.architecture
+    }
+}
+
+impl Docker {
+    /// The docker of this machine: the one that `DOCKER_HOST` or a context names; else the private engine, while it runs;
+    /// else whatever `docker` reaches. Nothing is started, and nothing asked before it is needed.
+    pub fn find(root: &Path) -> Result<Self, Fault> {
+        let chosen = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        if !chosen("DOCKER_HOST") && !chosen("DOCKER_CONTEXT") {
+            if let engine::Status::Running(state) = engine::status(root, None)? {
+                return Ok(Self { call: state.command(), network_host: state.network_host(), private: true });
+            }
+        }
+        let hint = "install Docker, or start a private engine here: `cargo xtask engine up`";
+        let docker = process::find("docker", "building images", hint)?;
+        Ok(Self { call: Command::new(docker), network_host: false, private: false })
+    }
+
+    /// A call of the docker client.
+    pub fn command(&self) -> Command {
+        self.call.clone()
+    }
+
+    /// Whether an engine answers, and its version.
+    pub fn version(&self) -> Result<String, Fault> {
+        let command = self.command().args(["version", "--format", "{{.Server.Version}}"]);
+        let output = command.output()?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
+        }
+        Err(unreachable_engine(&String::from_utf8_lossy(&output.stderr)))
+    }
+
+    /// The call that realises `build`, its metadata going to `metadata`.
+    pub fn build_command(&self, build: &Build, metadata: &Path) -> Command {
+        let mut call = self.command().args(["buildx", "build", "--progress=plain", "--provenance=false"]);
+        if let Some(builder) = &build.builder {
+            call = call.arg(format!("--builder={builder}"));
+        }
+        call = call.arg(format!("--platform={}", build.platform));
+        call = call.arg(joined("--file=", &build.context.join(&build.dockerfile)));
+        if build.network && self.network_host {
+            call = call.arg("--network=host");
+        }
+        if build.no_cache {
+            call = call.arg("--no-cache");
+        }
+        for (name, value) in &build.args {
+            call = call.arg("--build-arg").arg(format!("{name}={value}"));
+        }
+        for name in &build.inherited_args {
+            call = call.arg("--build-arg").arg(name);
+        }
+        if let Some(epoch) = build.source_date_epoch {
+            call = call.arg("--build-arg").arg(format!("SOURCE_DATE_EPOCH={epoch}"));
+        }
+        for (name, target) in &build.contexts {
+            call = call.arg("--build-context").arg(format!("{name}={target}"));
+        }
+        for (name, value) in &build.labels {
+            call = call.arg("--label").arg(format!("{name}={value}"));
+        }
+        for (id, path) in &build.secrets {
+            let source = path.to_string_lossy();
+            call = call.arg("--secret").arg(csv(&[format!("id={id}"), format!("src={source}")]));
+        }
+        for output in &build.outputs {
+            let mut attributes = match output {
+                Output::Store => vec!["type=image".to_owned()],
+                Output::Push => vec!["type=image".to_owned(), "push=true".to_owned()],
+                Output::Layout(folder) => {
+                    vec!["type=oci".to_owned(), "tar=false".to_owned(), format!("dest={}", folder.to_string_lossy())]
+                }
+            };
+            if !matches!(output, Output::Layout(_)) {
+                attributes.push(format!("name={}", build.names.join(",")));
+            }
+            attributes.push("oci-mediatypes=true".to_owned());
+            attributes.push(format!("compression={}", build.compression.as_str()));
+            call = call.arg("--output").arg(csv(&attributes));
+        }
+        // A context that begins with a dash is still a folder.
+        call.arg(joined("--metadata-file=", metadata)).arg("--").arg(&build.context)
+    }
+
+    /// Runs a build, telling its lines to `ui`, and returns the digest that BuildKit gives.
+    pub fn build(&self, build: &Build, what: &str) -> Result<Built, Fault> {
+        let folder = tempfile::tempdir().map_err(|error| Fault::build("cannot make a temporary folder").cause(error))?;
+        let metadata = folder.path().join("metadata.json");
+        let command = self.build_command(build, &metadata);
+        let mut progress = ui::Progress::begin("building", what);
+        let mut log = Log::default();
+        let status = command.stream(|line| {
+            progress.line(line);
+            log.add(line);
+        });
+        let took = progress.end();
+        let status = status?;
+        if !status.success() {
+            return Err(log.fault(what, &build.dockerfile, status));
+        }
+        #[derive(Deserialize)]
+        struct Metadata {
+            #[serde(rename = "containerimage.digest")]
+            digest: Digest,
+        }
+        let cannot = |cause: &dyn std::fmt::Display| {
+            Fault::build(format!("cannot learn the digest of {what} from `docker buildx build`")).cause(cause)
+        };
+        let text = std::fs::read(&metadata).map_err(|error| cannot(&error))?;
+        let digest = serde_json::from_slice::<Metadata>(&text).map_err(|error| cannot(&error))?.digest;
+        Ok(Built { digest, took, steps: log.steps })
+    }
+
+    /// An image of the store by name, `None` where there is none.
+    pub fn stored(&self, name: &str) -> Result<Option<Stored>, Fault> {
+        let output = self.command().args(["image", "inspect", "--format", "{{json .}}", "--", name]).output()?;
+        if output.status.success() {
+            return serde_json::from_slice(&output.stdout)
+                .map(Some)
+                .map_err(|error| Fault::build(format!("cannot read what docker says of `{name}`")).cause(error));
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        if said.to_ascii_lowercase().contains("no such image") { Ok(None) } else { Err(unreachable_engine(&said)) }
+    }
+
+    /// Gives a stored image one more name.
+    pub fn tag(&self, image: &str, name: &str) -> Result<(), Fault> {
+        self.command().args(["image", "tag", "--", image, name]).read(Exit::Build).map(drop)
+    }
+}
+
+/// `--flag=` and a path, whatever bytes the path has.
+fn joined(flag: &str, path: &Path) -> OsString {
+    let mut text = OsString::from(flag);
+    text.push(path);
+    text
+}
+
+/// A list as buildx reads it: comma-separated values, quoted as RFC 4180 says.
+fn csv(fields: &[String]) -> String {
+    let field = |text: &String| {
+        if text.contains([',', '"', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.clone() }
+    };
+    fields.iter().map(field).collect::<Vec<_>>().join(",")
+}
+
+/// The fault where docker's client works and no engine answers.
+fn unreachable_engine(said: &str) -> Fault {
+    let fault = Fault::missing("no Docker engine answers").cause(said.trim());
+    if said.contains("permission denied") {
+        return fault.hint("join the group `docker`, or run as root");
+    }
+    fault.hint("start Docker, or a private engine here: `cargo xtask engine up`")
+}
+
+/// What a build printed: its end, and what BuildKit says of each step.
+#[derive(Default)]
+struct Log {
+    tail: VecDeque<String>,
+    steps: Steps,
+}
+
+impl Log {
+    fn add(&mut self, line: &str) {
+        // `#12 CACHED` and `#12 DONE 0.4s`, after `#12 [packages 4/8] RUN …`; transfers and exports are no steps.
+        if let Some((number, state)) = line.strip_prefix('#').and_then(|rest| rest.split_once(' ')) {
+            if number.bytes().all(|b| b.is_ascii_digit()) {
+                if state == "CACHED" {
+                    self.steps.cached += 1;
+                } else if state.starts_with('[') && state.contains('/') && !state.starts_with("[internal]") {
+                    self.steps.all += 1;
+                }
+            }
+        }
+        if self.tail.len() == 60 {
+            self.tail.pop_front();
+        }
+        self.tail.push_back(line.to_owned());
+    }
+
+    fn fault(&self, what: &str, dockerfile: &RelPath, status: std::process::ExitStatus) -> Fault {
+        let lines: Vec<&str> = self.tail.iter().map(String::as_str).collect();
+        let all = lines.join("\n");
+        if all.contains("Cannot connect to the Docker daemon") || all.contains("permission denied while trying to connect") {
+            return unreachable_engine(lines.last().unwrap_or(&""));
+        }
+        let error = lines.iter().rev().find_map(|line| line.strip_prefix("ERROR: ")).unwrap_or("no reason was given");
+        // BuildKit repeats the failing step's output between two rules; without it, the end of the log.
+        let rule = |line: &&&str| line.starts_with("------");
+        let block: Vec<&str> = match lines.iter().position(|line| rule(&line)) {
+            Some(begin) => lines[begin + 1..].iter().take_while(|line| !rule(line)).copied().collect(),
+            None => lines[lines.len().saturating_sub(12)..].to_vec(),
+        };
+        if all.contains("buildx") && all.contains("is not a docker command") || all.contains("unknown flag: --progress") {
+            return Fault::missing("docker has no buildx plugin")
+                .cause(error)
+                .hint("install docker-buildx, or start a private engine here: `cargo xtask engine up`");
+        }
+        let fault = if all.contains("failed to push") || all.contains("pushing") && !all.contains("executor failed") && is_network(&all) {
+            Fault::network(format!("cannot push {what}")).hint("`cargo xtask doctor` checks the registry and its credentials")
+        } else if is_network(error) {
+            Fault::network(format!("cannot build {what}: a registry or index does not answer"))
+                .hint("`cargo xtask doctor` checks what can be reached")
+        } else {
+            Fault::build(format!("cannot build {what} ({status})"))
+        };
+        let fault = fault.needed_by(format!("`{dockerfile}`")).cause(shorten(error));
+        let fault = if block.is_empty() { fault } else { fault.cause(block.join("\n")) };
+        if all.contains("no space left on device") {
+            return fault.hint("the engine's disk is full: free space with `docker builder prune`, and run this again");
+        }
+        if all.contains("exporter is not supported for the docker driver") || all.contains("exporter \"oci\" could not be found") {
+            return fault.hint(
+                "the engine keeps images in its classic store: switch on `containerd-snapshotter` in its `features`, \
+                 use another builder with `--builder NAME`, or start a private engine: `cargo xtask engine up`",
+            );
+        }
+        if all.contains("exec format error") {
+            return fault.hint("this machine cannot run that platform's programs: build it there, or install QEMU's binfmt handlers");
+        }
+        if volume_is_normal() { fault.hint("`-v` shows every line of the build") } else { fault }
+    }
+}
+
+fn volume_is_normal() -> bool {
+    ui::volume() < ui::Volume::Verbose
+}
+
+fn is_network(said: &str) -> bool {
+    ["dial tcp", "no such host", "connection refused", "i/o timeout", "unexpected status from", "TLS handshake", "401 Unauthorized", "403 Forbidden", "EOF"]
+        .iter()
+        .any(|sign| said.contains(sign))
+}
+
+/// An error of BuildKit repeats the whole command: its beginning and its end say enough.
+fn shorten(error: &str) -> String {
+    const LIMIT: usize = 400;
+    if error.chars().count() <= LIMIT {
+        return error.to_owned();
+    }
+    let begin: String = error.chars().take(LIMIT / 2).collect();
+    let end: Vec<char> = error.chars().rev().take(LIMIT / 2).collect();
+    format!("{begin} … {}", end.into_iter().rev().collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use expect_test::expect;
+
+    fn docker() -> Docker {
+        Docker { call: Command::new("docker"), network_host: true, private: false }
+    }
+
+    fn build() -> Build {
+        Build {
+            context: "/re po/-ü".into(),
+            dockerfile: "dockerfiles/Dockerfile.base".parse().unwrap(),
+            platform: "linux/amd64".parse().unwrap(),
+            args: BTreeMap::from([("ROOT_IMAGE".to_owned(), "a b".to_owned())]),
+            inherited_args: vec!["HTTPS_PROXY"],
+            contexts: BTreeMap::new(),
+            labels: BTreeMap::from([("l".to_owned(), "{\"a\":1}".to_owned())]),
+            secrets: BTreeMap::from([("ca", PathBuf::from("/etc/c,a"))]),
+            names: vec!["r/a:1".to_owned(), "r/a:2".to_owned()],
+            outputs: vec![Output::Push, Output::Layout("/out".into())],
+            compression: Compression::Zstd,
+            source_date_epoch: Some(7),
+            builder: Some("far".to_owned()),
+            network: true,
+            no_cache: false,
+        }
+    }
+
+    #[test]
+    fn the_argument_list_is_the_plan() {
+        let argv = docker().build_command(&build(), Path::new("/m")).argv();
+        expect![[r#"
+            docker
+            buildx
+            build
+            --progress=plain
+            --provenance=false
+            --builder=far
+            --platform=linux/amd64
+            --file=/re po/-ü/dockerfiles/Dockerfile.base
+            --network=host
+            --build-arg
+            ROOT_IMAGE=a b
+            --build-arg
+            HTTPS_PROXY
+            --build-arg
+            SOURCE_DATE_EPOCH=7
+            --label
+            l={"a":1}
+            --secret
+            id=ca,"src=/etc/c,a"
+            --output
+            type=image,push=true,"name=r/a:1,r/a:2",oci-mediatypes=true,compression=zstd
+            --output
+            type=oci,tar=false,dest=/out,oci-mediatypes=true,compression=zstd
+            --metadata-file=/m
+            --
+            /re po/-ü"#]]
+        .assert_eq(&argv.join("\n"));
+    }
+
+    fn failed(lines: &[&str]) -> Fault {
+        use std::os::unix::process::ExitStatusExt as _;
+        let mut log = Log::default();
+        lines.iter().for_each(|line| log.add(line));
+        log.fault("base image", &"Dockerfile".parse().unwrap(), std::process::ExitStatus::from_raw(256))
+    }
+
+    #[test]
+    fn failures_are_told_by_their_cause() {
+        let fault = failed(&["#9 0.2 broken", "------", " > [2/2] RUN x:", "0.2 broken", "------", "ERROR: failed to solve: exit code: 2"]);
+        assert_eq!(fault.exit, Exit::Build);
+        assert_eq!(fault.causes, ["failed to solve: exit code: 2", " > [2/2] RUN x:\n0.2 broken"]);
+        let fault = failed(&["ERROR: failed to solve: write /x: no space left on device"]);
+        assert!(fault.hints[0].contains("disk is full"), "{fault}");
+        let fault = failed(&["ERROR: Cannot connect to the Docker daemon at unix:///x. Is the docker daemon running?"]);
+        assert_eq!(fault.exit, Exit::Missing);
+        let fault = failed(&["ERROR: failed to solve: dial tcp: lookup r.example: no such host"]);
+        assert_eq!(fault.exit, Exit::Network);
+        let fault = failed(&["ERROR: failed to push 127.0.0.1:1/a:b: unexpected status: 500"]);
+        assert_eq!((fault.exit, fault.what.as_str()), (Exit::Network, "cannot push base image"));
+    }
+
+    #[test]
+    fn steps_are_counted() {
+        let mut log = Log::default();
+        for line in ["#1 [internal] load build definition", "#5 [packages 1/8] WORKDIR /build", "#5 CACHED", "#6 [2/2] COPY a b", "#6 DONE 0.1s", "#7 exporting to image"] {
+            log.add(line);
+        }
+        assert_eq!(log.steps, Steps { all: 2, cached: 1 });
+    }
+}
