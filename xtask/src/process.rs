@@ -142,6 +142,25 @@ impl Command {
         }
     }
 
+    /// Starts a program that outlives this one, in a process group of its own, with both streams appended to `log`.
+    /// Returns its process id.
+    pub fn spawn(&self, log: &Path) -> Result<u32, Fault> {
+        interrupted()?;
+        let cannot = |cause: &dyn fmt::Display| Fault::missing(format!("cannot run `{}`", self.name())).cause(cause);
+        let out = std::fs::File::options().create(true).append(true).open(log).map_err(|error| cannot(&error))?;
+        let err = out.try_clone().map_err(|error| cannot(&error))?;
+        let mut command = std::process::Command::new(&self.program);
+        command.args(&self.args).envs(&self.env).process_group(0);
+        command.stdin(std::process::Stdio::null()).stdout(out).stderr(err);
+        for name in &self.removed {
+            command.env_remove(name);
+        }
+        if let Some(cwd) = &self.cwd {
+            command.current_dir(cwd);
+        }
+        Ok(command.spawn().map_err(|error| cannot(&error))?.id())
+    }
+
     /// The fault for a call that ended badly; the caller adds cause and hint.
     pub fn failed(&self, exit: Exit, status: ExitStatus) -> Fault {
         let subcommand = self.args.iter().find(|arg| !arg.to_string_lossy().starts_with('-'));
@@ -267,6 +286,19 @@ mod tests {
             .unwrap();
         assert_eq!(lines, ["one", "two", "three"]);
         assert_eq!(status.code(), Some(7));
+    }
+
+    #[test]
+    fn a_spawned_program_writes_to_its_log() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("log");
+        let pid = Command::new("sh").args(["-c", "echo out; echo err >&2"]).spawn(&log).unwrap();
+        assert!(pid > 1);
+        let limit = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while std::fs::read_to_string(&log).unwrap() != "out\nerr\n" {
+            assert!(std::time::Instant::now() < limit, "nothing came");
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
     }
 
     #[test]
