@@ -1,5 +1,6 @@
 //! Builds this repository's container images: facts → plan → execution.
 
+pub mod debian;
 pub mod fault;
 pub mod process;
 pub mod reference;
