@@ -1,6 +1,7 @@
 //! Builds this repository's container images: facts → plan → execution.
 
 pub mod debian;
+pub mod engine;
 pub mod fault;
 pub mod process;
 pub mod reference;
