@@ -3,6 +3,8 @@
 pub mod debian;
 pub mod engine;
 pub mod fault;
+pub mod layout;
+pub mod oci;
 pub mod process;
 pub mod reference;
 pub mod ui;
