@@ -1,10 +1,17 @@
 //! Builds this repository's container images: facts → plan → execution.
 
 pub mod binary;
+pub mod debian;
+pub mod docker;
+pub mod engine;
 pub mod fault;
+pub mod flags;
 pub mod git;
 pub mod key;
+pub mod layout;
+pub mod oci;
 pub mod policy;
 pub mod process;
 pub mod reference;
+pub mod smoke;
 pub mod ui;
