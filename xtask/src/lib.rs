@@ -13,5 +13,6 @@ pub mod oci;
 pub mod policy;
 pub mod process;
 pub mod reference;
+pub mod requirements;
 pub mod smoke;
 pub mod ui;

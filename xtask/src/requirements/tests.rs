@@ -1,0 +1,243 @@
+//! Whole files: what counts, what does not, what is refused and how.
+
+use super::*;
+use expect_test::expect;
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+
+fn read_files(files: &[(&str, &str)]) -> Result<Requirements, Fault> {
+    let files: BTreeMap<&Path, &str> = files.iter().map(|(name, text)| (Path::new(*name), *text)).collect();
+    let mut load = |path: &Path| {
+        let text = files.get(path).map(|text| (*text).to_owned());
+        text.ok_or_else(|| Fault::usage(format!("cannot read `{}`", path.display())))
+    };
+    read(Path::new("requirements.txt"), &mut load)
+}
+
+fn read_text(text: &str) -> Requirements {
+    read_files(&[("requirements.txt", text)]).unwrap_or_else(|fault| panic!("{fault}"))
+}
+
+#[track_caller]
+fn same(left: &str, right: &str) {
+    let (left, right) = (read_text(left), read_text(right));
+    assert_eq!(left.meaning(), right.meaning());
+    assert_eq!(left.fingerprint(), right.fingerprint());
+}
+
+#[track_caller]
+fn different(left: &str, right: &str) {
+    assert_ne!(read_text(left).fingerprint(), read_text(right).fingerprint());
+}
+
+const HASH: &str = "--hash=sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+#[test]
+fn how_it_is_written_does_not_count() {
+    same("numpy>=2.2,<3", "NumPy <3, >=2.2");
+    same("a\nb", "# why\r\n\r\nb # because\r\na\r\n");
+    same("a==1", "\u{feff}a==1.0.0\n");
+    same("a>=1", "a \\\n  >=1");
+    same("a ; os_name=='x'", "a;(os_name == \"x\")");
+    same("a[x,y]", "A[Y, x]");
+    same("a\na", "a");
+    same(
+        &format!("a==1 {HASH}"),
+        &format!("a==1 \\\n    {} # x", HASH.replace('=', " ").replacen("--hash ", "--hash=", 1)),
+    );
+    same("--index-url https://me:secret@h/simple\na", "-i https://h/simple/\na");
+    same("--no-binary=a,b", "--no-binary b\n--no-binary a");
+}
+
+#[test]
+fn what_is_asked_for_counts() {
+    different("a", "b");
+    different("a>=1", "a>=2");
+    different("a>=1", "a>1");
+    different("a~=1.0", "a~=1.0.0");
+    different("a==1.*", "a==1.0.*");
+    different("a", "a[x]");
+    different("a", "a ; os_name == 'x'");
+    different("a ; os_name == 'x'", "a ; os_name == 'y'");
+    different("a==1", &format!("a==1 {HASH}"));
+    different("a", "a @ https://h/a-1.zip");
+    different("a @ https://h/a-1.zip", "a @ https://h/a-2.zip");
+    different("a", "--pre\na");
+    different("a", "--index-url https://h/simple\na");
+    different("a", "--no-binary a\na");
+    different("--trusted-host h\na", "a");
+}
+
+#[test]
+fn constraints_and_requirements_are_two_things() {
+    let files = |line: &'static str| [("requirements.txt", line), ("b.txt", "b>=1")];
+    let required = read_files(&files("a\n-r b.txt")).unwrap();
+    let constrained = read_files(&files("a\n-c b.txt")).unwrap();
+    assert_eq!(required.names(), BTreeSet::from(["a", "b"]));
+    assert_eq!(constrained.names(), BTreeSet::from(["a"]));
+    assert_ne!(required.fingerprint(), constrained.fingerprint());
+    assert_eq!(required.fingerprint(), read_text("b>=1\na").fingerprint());
+}
+
+#[test]
+fn files_are_found_beside_the_one_that_names_them() {
+    let found = read_files(&[
+        ("requirements.txt", "-r deps/a.txt\n--requirement=./deps/../b.txt\n"),
+        ("deps/a.txt", "a\n-c limits/c.txt\n-r ../b.txt"),
+        ("deps/limits/c.txt", "c<2\n"),
+        ("b.txt", "b"),
+    ])
+    .unwrap();
+    let files: Vec<_> = found.files().iter().map(|file| file.display().to_string()).collect();
+    assert_eq!(files, ["requirements.txt", "deps/a.txt", "deps/limits/c.txt", "b.txt"]);
+    assert_eq!((found.names(), found.constraints().len()), (BTreeSet::from(["a", "b"]), 1));
+    assert_eq!((found.requirements()[0].file.as_path(), found.requirements()[0].line), (Path::new("deps/a.txt"), 1));
+}
+
+#[test]
+fn a_missing_file_names_the_one_that_wanted_it() {
+    let fault = read_files(&[("requirements.txt", "-r gone.txt")]).unwrap_err();
+    assert_eq!(fault.needed_by.as_deref(), Some("`requirements.txt`"));
+}
+
+#[test]
+fn every_bad_line_is_reported_at_its_place() {
+    let fault = read_files(&[
+        ("requirements.txt", "numpy>=2\r\nscipy=>1\n\t -r more.txt\npandas \\\n   >=x \\\n --hash=sha256:00\n-e .\n"),
+        ("more.txt", "# fine\n--index-ulr x\né @ x\nloop\n-r requirements.txt"),
+    ])
+    .unwrap_err();
+    assert_eq!(fault.exit, crate::fault::Exit::Usage);
+    expect![[r#"
+        cannot read 6 lines of the requirements
+
+        requirements.txt:2:6: expected `==`, not `=`
+            scipy=>1
+                 ^
+
+        more.txt:2:1: `--index-ulr` is not an option of requirement files; did you mean `--index-url`?
+            --index-ulr x
+            ^
+
+        more.txt:3:1: expected the name of a distribution
+            é @ x
+            ^
+
+        more.txt:5:4: this file names itself: `requirements.txt` -> `more.txt` -> `requirements.txt`
+            -r requirements.txt
+               ^
+
+        requirements.txt:5:6: `x` is not a version of PEP 440, like `1.2.3` or `2.0rc1`
+               >=x \
+                 ^
+
+        requirements.txt:7:1: an editable install is a path of this machine and cannot be part of a locked build
+            -e .
+            ^
+          needed by: `requirements.txt`"#]]
+    .assert_eq(&fault.to_string());
+}
+
+#[track_caller]
+fn refused(text: &str, why: &str) {
+    let fault = read_files(&[("requirements.txt", text)]).unwrap_err().to_string();
+    assert!(fault.contains(why), "{fault}");
+}
+
+#[test]
+fn what_a_locked_build_cannot_use_is_refused_with_its_reason() {
+    refused("-e git+https://h/x", ":1:1: an editable install");
+    refused("./dist/a.whl", ":1:1: a path of this machine");
+    refused("a @ git+https://h/a", ":1:5: a version control checkout");
+    refused("-r https://h/r.txt", ":1:4: a file from the network");
+    refused("-r ${DIR}/r.txt", ":1:4: the name of a file");
+    refused("a --config-settings x=y", ":1:3: `--config-settings` is for building");
+    refused("a --pre", ":1:3: `--pre` stands on a line of its own");
+    refused("--hash=sha256:00", ":1:1: expected a requirement before `--hash`");
+    refused("a --hash=sha256:00", ":1:10: expected 64 hex digits");
+    refused("a # x \\\nb", ":1:3: a comment that ends in a backslash");
+    let constraint = [("requirements.txt", "-c c.txt"), ("c.txt", "a[x]")];
+    assert!(read_files(&constraint).unwrap_err().to_string().contains("c.txt:1:2: a constraint cannot have extras"));
+}
+
+#[test]
+fn a_password_is_never_shown() {
+    for line in [
+        "--index-url https://u:secret@h/ --oops",
+        "--index-url https://u:secret@h/ oops",
+        "--pre=https://u:secret@h/",
+        "a @ https://u:secret@h/a.whl oops",
+        "https://u:secret@h/",
+        "--oops=https://u:secret@h/",
+        "a @ ftp://u:secret@h/",
+    ] {
+        let fault = read_files(&[("requirements.txt", line)]).unwrap_err().to_string();
+        assert!(!fault.contains("secret"), "{fault}");
+        assert!(fault.contains("***"), "{fault}");
+    }
+    let meaning =
+        serde_json::to_string(&read_text("--find-links https://u:secret@h/\na @ https://u:secret@h/a-1.zip").meaning());
+    assert!(!meaning.unwrap().contains("secret"));
+}
+
+#[test]
+fn the_encoding_is_golden() {
+    let read = read_text(&format!(
+        "--extra-index-url https://h/x\nNumPy[B,a]<3,>=2.2; os_name=='x' {HASH}\nz @ https://h/z-1.zip"
+    ));
+    expect![[r#"{"schema":1,"requirements":[{"name":"numpy","extras":["a","b"],"specifiers":["<3",">=2.2"],"url":null,"marker":"os_name == 'x'","hashes":["sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"]},{"name":"z","extras":[],"specifiers":[],"url":"https://h/z-1.zip","marker":null,"hashes":[]}],"constraints":[],"options":{"extra_index_urls":["https://h/x"]}}"#]]
+        .assert_eq(&serde_json::to_string(&read.meaning()).unwrap());
+    expect!["sha256:856b331c8b467db8ff3566fc5cfc185d6a37c28b02006f91f428fec3b54bf5b9"].assert_eq(&read.fingerprint().to_string());
+    let back: Meaning = serde_json::from_str(&serde_json::to_string(&read.meaning()).unwrap()).unwrap();
+    assert_eq!(back, read.meaning());
+}
+
+fn line() -> impl Strategy<Value = String> {
+    ("[a-d]{1,2}", "(|\\[x\\]|\\[x,y\\])", 0..4u8, 0..4u8, "(|  ; os_name == 'posix'|;extra=='z')", any::<bool>())
+        .prop_map(|(name, extras, low, high, marker, hash)| {
+            format!("{name}{extras}>={low},<1{high}{marker}{}", if hash { format!(" {HASH}") } else { String::new() })
+        })
+}
+
+/// The same requirement in other letters, quotes and blanks.
+fn disguised(line: &str) -> String {
+    let (requirement, rest) = line.split_once(';').unwrap_or((line, ""));
+    let (requirement, hash) = requirement.split_once(" --").unwrap_or((requirement, ""));
+    let rest = if hash.is_empty() { rest.replace('\'', "\"") } else { format!(" --{hash}") };
+    let middle = if line.contains(';') { ";" } else { "" };
+    format!("{} {middle}{}", requirement.to_uppercase().replace(',', " , "), rest.replace("==", " \\\n =="))
+}
+
+proptest! {
+    #[test]
+    fn order_comments_and_blank_lines_do_not_count(
+        (lines, shuffled) in prop::collection::vec(line(), 1..8).prop_flat_map(|l| (Just(l.clone()), Just(l).prop_shuffle())),
+        noise in prop::collection::vec("(|  |[ \t]?# [ -\\[\\]-~é]{0,9})", 8),
+    ) {
+        let noisy: Vec<String> =
+            shuffled.iter().zip(&noise).map(|(line, noise)| format!("{noise}\n  {} # x{noise}", disguised(line))).collect();
+        prop_assert_eq!(read_text(&noisy.join("\n")).fingerprint(), read_text(&lines.join("\n")).fingerprint());
+    }
+
+    #[test]
+    fn any_change_of_a_line_counts(lines in prop::collection::vec(line(), 1..6), which in any::<prop::sample::Index>(), how in 0..4u8) {
+        let before = read_text(&lines.join("\n"));
+        let mut after = lines.clone();
+        let line = which.get(&lines);
+        after.retain(|other| other != line);
+        after.push(match how {
+            0 => line.replace(",<1", ",<2"),
+            1 => line.replace(">=", "[w]>=").replace("][", ","),
+            2 if line.contains(HASH) => line.replace("e3b0", "e3b1"),
+            2 => format!("{line} {}", HASH.replace("e3b0", "e3b1")),
+            _ if line.contains(';') => line.replace("=='z'", "!='z'").replace("== 'posix'", "!= 'posix'"),
+            _ => line.replacen(HASH, "", 1) + " ; python_version >= '3'",
+        });
+        prop_assert_ne!(read_text(&after.join("\n")).fingerprint(), before.fingerprint());
+    }
+
+    #[test]
+    fn no_text_ends_the_reader(text in "[ a-c\\[\\]<>=;0-9.\\\\\n\r#'\"@:/-]{0,80}") {
+        let _ = read_files(&[("requirements.txt", &text)]);
+    }
+}
