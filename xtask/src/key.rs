@@ -3,6 +3,8 @@
 //! Pure. A key serialises to JSON, travels with the image (label and annotation) and so explains itself later. The
 //! encoding is versioned: changing what a key holds means raising [`SCHEMA`], and a golden test watches the bytes.
 
+use crate::context::Entry;
+use crate::lock;
 use crate::reference::{Digest, Malformed, Platform, Tag};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -49,34 +51,6 @@ impl Serialize for Fingerprint {
     }
 }
 
-/// One locked Python package. Its hashes count by their digest, so that a key stays short enough for a label.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Package {
-    /// Normalised name.
-    pub name: String,
-    /// Version, or the URL it comes from.
-    pub version: String,
-    /// Extras, sorted.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub extras: Vec<String>,
-    /// Normalised marker.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub marker: Option<String>,
-    /// Digest over the sorted hashes.
-    pub hashes: Digest,
-}
-
-/// A file that a Dockerfile reads from its context.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct File {
-    /// Path in the repository.
-    pub path: String,
-    /// Octal type and permission bits, as git writes them: `100755`.
-    pub mode: String,
-    /// Digest of the contents, or of a link's target.
-    pub digest: Digest,
-}
-
 /// The root under the base.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RootKey {
@@ -98,13 +72,13 @@ pub struct BaseKey {
     /// The Python that the lock was resolved for.
     pub python: String,
     /// The meaning of the lock.
-    pub packages: Vec<Package>,
+    pub lock: lock::Meaning,
     /// The Dockerfile's instructions, without comments and blank lines.
     pub dockerfile: Vec<String>,
     /// Build arguments of the policy.
     pub args: BTreeMap<String, String>,
     /// Files that the Dockerfile reads, but for the lock, which counts by its meaning. Sorted.
-    pub files: Vec<File>,
+    pub files: Vec<Entry>,
     /// Layer compression.
     pub compression: String,
 }
@@ -140,7 +114,7 @@ pub struct AppKey {
     /// Build arguments of the policy.
     pub args: BTreeMap<String, String>,
     /// Files that the Dockerfile reads, but for the binary, which counts by its recipe. Sorted.
-    pub files: Vec<File>,
+    pub files: Vec<Entry>,
     /// The binary's recipe.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub binary: Option<BinaryKey>,
@@ -199,7 +173,7 @@ pub fn base_changes(old: &BaseKey, new: &BaseKey, names: &Names<'_>) -> Vec<Stri
     if old.python != new.python {
         changes.push(format!("python {} -> {}", old.python, new.python));
     }
-    package_changes(&old.packages, &new.packages, names.lock, &mut changes);
+    changes.extend(lock::diff(&old.lock, &new.lock).iter().map(|change| format!("{change} ({})", names.lock)));
     line_changes(&old.dockerfile, &new.dockerfile, names, &mut changes);
     map_changes("build argument", &old.args, &new.args, &mut changes);
     file_changes(&old.files, &new.files, &mut changes);
@@ -263,39 +237,6 @@ fn short(digest: &Digest) -> String {
     digest.hex()[..12].to_owned()
 }
 
-fn package_changes(old: &[Package], new: &[Package], lock: &str, changes: &mut Vec<String>) {
-    // One name may stand several times, each under another marker.
-    let group = |packages: &[Package]| {
-        let mut by_name: BTreeMap<String, Vec<Package>> = BTreeMap::new();
-        for package in packages {
-            by_name.entry(package.name.clone()).or_default().push(package.clone());
-        }
-        by_name
-    };
-    let (old, new) = (group(old), group(new));
-    let versions = |packages: &[Package]| packages.iter().map(|p| p.version.as_str()).collect::<Vec<_>>().join(" and ");
-    for (name, after) in &new {
-        match old.get(name) {
-            None => changes.push(format!("{name} {} is new ({lock})", versions(after))),
-            Some(before) if versions(before) != versions(after) => {
-                changes.push(format!("{name} {} -> {} ({lock})", versions(before), versions(after)));
-            }
-            Some(before) if before != after => {
-                let what = if before.iter().map(|p| &p.hashes).eq(after.iter().map(|p| &p.hashes)) {
-                    "markers or extras"
-                } else {
-                    "hashes"
-                };
-                changes.push(format!("{name} {}: {what} changed ({lock})", versions(after)));
-            }
-            Some(_) => {}
-        }
-    }
-    for (name, before) in old.iter().filter(|(name, _)| !new.contains_key(*name)) {
-        changes.push(format!("{name} {} is gone ({lock})", versions(before)));
-    }
-}
-
 fn line_changes(old: &[String], new: &[String], names: &Names<'_>, changes: &mut Vec<String>) {
     if old == new {
         return;
@@ -321,15 +262,16 @@ fn map_changes(what: &str, old: &BTreeMap<String, String>, new: &BTreeMap<String
     changes.extend(old.keys().filter(|name| !new.contains_key(*name)).map(|name| format!("{what} {name} is gone")));
 }
 
-fn file_changes(old: &[File], new: &[File], changes: &mut Vec<String>) {
-    let index = |files: &[File]| files.iter().map(|file| (file.path.clone(), file.clone())).collect::<BTreeMap<_, _>>();
+fn file_changes(old: &[Entry], new: &[Entry], changes: &mut Vec<String>) {
+    let index = |files: &[Entry]| files.iter().map(|file| (file.path.clone(), file.clone())).collect::<BTreeMap<_, _>>();
     let (old, new) = (index(old), index(new));
     for (path, after) in &new {
         match old.get(path) {
             None => changes.push(format!("{path} is new")),
+            Some(before) if before.kind != after.kind => changes.push(format!("{path} became another kind of file")),
             Some(before) if before.digest != after.digest => changes.push(format!("{path} was edited")),
             Some(before) if before.mode != after.mode => {
-                changes.push(format!("{path}: mode {} -> {}", before.mode, after.mode));
+                changes.push(format!("{path}: mode {:o} -> {:o}", before.mode, after.mode));
             }
             Some(_) => {}
         }
@@ -340,7 +282,9 @@ fn file_changes(old: &[File], new: &[File], changes: &mut Vec<String>) {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::context::Kind;
     use expect_test::expect;
+    use std::collections::BTreeSet;
 
     const NAMES: Names<'_> = Names {
         policy: "images.toml",
@@ -358,19 +302,26 @@ pub(crate) mod tests {
                 digests: BTreeMap::from([("linux/amd64".parse().unwrap(), Digest::of(b"root"))]),
             },
             python: "3.12".to_owned(),
-            packages: vec![Package {
-                name: "scipy".to_owned(),
-                version: "1.16.3".to_owned(),
-                extras: Vec::new(),
-                marker: None,
-                hashes: Digest::of(b"hashes"),
-            }],
+            lock: lock::Meaning {
+                schema: lock::SCHEMA,
+                packages: vec![lock::Pin {
+                    name: "scipy".to_owned(),
+                    version: "1.16.3".to_owned(),
+                    extras: BTreeSet::new(),
+                    marker: None,
+                    url: None,
+                    hashes: Digest::of(b"hashes"),
+                }],
+                no_binary: BTreeSet::new(),
+                only_binary: BTreeSet::new(),
+            },
             dockerfile: vec!["ARG ROOT_IMAGE".to_owned(), "FROM ${ROOT_IMAGE}".to_owned()],
             args: BTreeMap::new(),
-            files: vec![File {
-                path: "dockerfiles/check-imports.py".to_owned(),
-                mode: "100644".to_owned(),
-                digest: Digest::of(b"file"),
+            files: vec![Entry {
+                path: "dockerfiles/check-imports.py".into(),
+                kind: Kind::File,
+                mode: 0o644,
+                digest: Some(Digest::of(b"file")),
             }],
             compression: "gzip".to_owned(),
         }
@@ -404,21 +355,21 @@ pub(crate) mod tests {
         change(|key| key.epoch = 1, "epoch 0 -> 1 (images.toml)");
         change(|key| key.python = "3.13".to_owned(), "python 3.12 -> 3.13");
         change(
-            |key| key.packages[0].version = "1.17.0".to_owned(),
+            |key| key.lock.packages[0].version = "1.17.0".to_owned(),
             "scipy 1.16.3 -> 1.17.0 (requirements-enhanced.lock)",
         );
         change(
-            |key| key.packages[0].hashes = Digest::of(b"x"),
+            |key| key.lock.packages[0].hashes = Digest::of(b"x"),
             "scipy 1.16.3: hashes changed (requirements-enhanced.lock)",
         );
         change(
-            |key| key.packages[0].marker = Some("x".to_owned()),
+            |key| key.lock.packages[0].marker = Some("x".to_owned()),
             "scipy 1.16.3: markers or extras changed (requirements-enhanced.lock)",
         );
-        change(|key| key.packages.clear(), "scipy 1.16.3 is gone (requirements-enhanced.lock)");
+        change(|key| key.lock.packages.clear(), "scipy 1.16.3 is gone (requirements-enhanced.lock)");
         change(|key| key.dockerfile.push("USER 1".to_owned()), "dockerfiles/Dockerfile.base line 9 (`USER 1`)");
-        change(|key| key.files[0].digest = Digest::of(b"x"), "dockerfiles/check-imports.py was edited");
-        change(|key| key.files[0].mode = "100755".to_owned(), "dockerfiles/check-imports.py: mode 100644 -> 100755");
+        change(|key| key.files[0].digest = Some(Digest::of(b"x")), "dockerfiles/check-imports.py was edited");
+        change(|key| key.files[0].mode = 0o755, "dockerfiles/check-imports.py: mode 644 -> 755");
         change(|key| key.files.clear(), "dockerfiles/check-imports.py is gone");
         change(|key| drop(key.args.insert("A".to_owned(), "1".to_owned())), "build argument A is new");
         change(|key| key.compression = "zstd".to_owned(), "compression gzip -> zstd");

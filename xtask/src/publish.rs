@@ -1,0 +1,319 @@
+//! Images in a registry: what stands under a tag, and how an image comes to stand there.
+//!
+//! The order is always blobs, manifest, index, fingerprint tag, other tags, `latest`: whatever ends a build early, no tag
+//! names something that is not whole. A tag is read again right before it is written, so the loser of a race adopts the
+//! winner's digest.
+
+use crate::fault::Fault;
+use crate::key::{FINGERPRINT_LABEL, Fingerprint, KEY_LABEL};
+use crate::oci::{self, Config, Descriptor, DescriptorPlatform, Index, Manifest, annotation, media_type};
+use crate::process;
+use crate::reference::{Digest, Platform, Reference, Repository, Tag};
+use crate::registry::{Answer, Client, Name};
+use std::collections::BTreeMap;
+
+/// The annotation with the commit that an image was built from.
+pub const REVISION: &str = "org.opencontainers.image.revision";
+
+/// The annotation with the commit's time.
+pub const CREATED: &str = "org.opencontainers.image.created";
+
+/// An image as it stands under a tag or digest.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Published {
+    /// Digest of the index, or of the manifest where there is no index.
+    pub digest: Digest,
+    /// The manifest of each platform.
+    pub platforms: BTreeMap<Platform, Descriptor>,
+    /// Annotations of the index, with the image's labels beneath them.
+    pub notes: BTreeMap<String, String>,
+    index: Option<Index>,
+}
+
+impl Published {
+    /// The full fingerprint that the image carries.
+    pub fn fingerprint(&self) -> Option<Fingerprint> {
+        self.notes.get(FINGERPRINT_LABEL)?.parse().ok()
+    }
+
+    /// The key that the image carries, as JSON.
+    pub fn key(&self) -> Option<&str> {
+        self.notes.get(KEY_LABEL).map(String::as_str)
+    }
+
+    /// The commit that it was built from.
+    pub fn revision(&self) -> Option<&str> {
+        self.notes.get(REVISION).map(String::as_str)
+    }
+
+    /// Those of `wanted` that it lacks.
+    pub fn missing(&self, wanted: &[Platform]) -> Vec<Platform> {
+        wanted.iter().filter(|platform| !self.platforms.contains_key(*platform)).cloned().collect()
+    }
+}
+
+/// Reads what stands under a name. A thing that is there and cannot be read is an error, not an absence.
+pub fn read(client: &Client, repository: &Repository, name: impl Into<Name>) -> Result<Answer<Published>, Fault> {
+    let Answer::Present(found) = client.manifest(repository, name)? else { return Ok(Answer::Absent) };
+    if media_type::is_index(&found.media_type) {
+        let index: Index = document(&found.bytes, &repository.digest(found.digest))?;
+        let mut platforms = BTreeMap::new();
+        for descriptor in &index.manifests {
+            if let Some(platform) = descriptor.platform.as_ref().and_then(DescriptorPlatform::platform) {
+                platforms.entry(platform).or_insert_with(|| descriptor.clone());
+            }
+        }
+        let mut notes = index.annotations.clone();
+        if !notes.contains_key(FINGERPRINT_LABEL) {
+            // Not ours, or pushed by a plain docker: the image itself may still say what it is.
+            if let Some(descriptor) = platforms.values().next() {
+                for (name, value) in manifest_notes(client, repository, descriptor)? {
+                    notes.entry(name).or_insert(value);
+                }
+            }
+        }
+        return Ok(Answer::Present(Published { digest: found.digest, platforms, notes, index: Some(index) }));
+    }
+    let manifest: Manifest = document(&found.bytes, &repository.digest(found.digest))?;
+    let config = read_config(client, repository, &manifest)?;
+    let mut descriptor = Descriptor::new(found.media_type, found.digest, found.bytes.len() as u64);
+    let platform = config_platform(&config, &repository.digest(found.digest))?;
+    descriptor = descriptor.with_platform(&platform);
+    let mut notes = config.config.labels;
+    notes.extend(manifest.annotations);
+    let platforms = BTreeMap::from([(platform, descriptor)]);
+    Ok(Answer::Present(Published { digest: found.digest, platforms, notes, index: None }))
+}
+
+fn document<T: serde::de::DeserializeOwned>(bytes: &[u8], what: &Reference) -> Result<T, Fault> {
+    serde_json::from_slice(bytes).map_err(|error| Fault::network(format!("cannot read `{what}`")).cause(error))
+}
+
+/// Reads the manifest that a descriptor points at.
+pub fn read_manifest(client: &Client, repository: &Repository, digest: Digest) -> Result<Manifest, Fault> {
+    match client.manifest(repository, digest)? {
+        Answer::Present(found) => document(&found.bytes, &repository.digest(digest)),
+        Answer::Absent => Err(Fault::network(format!("`{}` is listed and not there", repository.digest(digest)))
+            .hint("the registry lost it: build again with `--force`")),
+    }
+}
+
+fn read_config(client: &Client, repository: &Repository, manifest: &Manifest) -> Result<Config, Fault> {
+    // Keys make configs large; what is larger than this is no config.
+    const LIMIT: u64 = 8 << 20;
+    let digest = manifest.config.digest;
+    match client.blob_bytes(repository, &digest, LIMIT)? {
+        Answer::Present(bytes) => document(&bytes, &repository.digest(digest)),
+        Answer::Absent => Err(Fault::network(format!("config `{digest}` is not in `{repository}`"))
+            .hint("the registry lost it: build again with `--force`")),
+    }
+}
+
+fn manifest_notes(
+    client: &Client,
+    repository: &Repository,
+    descriptor: &Descriptor,
+) -> Result<BTreeMap<String, String>, Fault> {
+    let manifest = read_manifest(client, repository, descriptor.digest)?;
+    let mut notes = read_config(client, repository, &manifest)?.config.labels;
+    notes.extend(manifest.annotations);
+    Ok(notes)
+}
+
+fn config_platform(config: &Config, what: &Reference) -> Result<Platform, Fault> {
+    let variant = config.variant.as_ref().map(|variant| format!("/{variant}")).unwrap_or_default();
+    format!("{}/{}{variant}", config.os, config.architecture)
+        .parse()
+        .map_err(|error| Fault::network(format!("cannot read the platform of `{what}`")).cause(error))
+}
+
+/// The bytes that a client pulls for one platform: layers and config, compressed.
+pub fn size(client: &Client, repository: &Repository, descriptor: &Descriptor) -> Result<u64, Fault> {
+    let manifest = read_manifest(client, repository, descriptor.digest)?;
+    Ok(manifest.config.size + manifest.layers.iter().map(|layer| layer.size).sum::<u64>())
+}
+
+/// The tag under which an engine pushes one platform's manifest, before it is part of an index.
+pub fn platform_tag(fingerprint: &Tag, platform: &Platform) -> Tag {
+    Tag::from_name(&format!("{fingerprint}-{}", platform.dashed())).expect("a tag with a suffix is a tag")
+}
+
+/// Refuses an image that stands under our fingerprint's tag and is not of our key.
+pub fn check_owner(found: &Published, fingerprint: &Fingerprint, reference: &Reference) -> Result<(), Fault> {
+    match found.fingerprint() {
+        Some(theirs) if theirs == *fingerprint => Ok(()),
+        theirs => {
+            let cause = match theirs {
+                Some(theirs) => format!("its fingerprint is {theirs}, this tree's is {fingerprint}"),
+                None => format!("it carries no label `{FINGERPRINT_LABEL}`: something else put it there"),
+            };
+            Err(Fault::drift(format!("`{reference}` holds another image")).cause(cause).hint(
+                "remove that tag from the registry, or raise `[base] tag-length` in `images.toml`",
+            ))
+        }
+    }
+}
+
+/// What is to stand under the fingerprint's tag.
+pub struct Publication<'a> {
+    /// The repository.
+    pub repository: &'a Repository,
+    /// The image's fingerprint.
+    pub fingerprint: Fingerprint,
+    /// The fingerprint's tag.
+    pub tag: Tag,
+    /// Manifests (or indexes with attestations) that are in the repository already, by platform.
+    pub built: BTreeMap<Platform, Digest>,
+    /// Annotations of the index.
+    pub notes: BTreeMap<String, String>,
+    /// Ours replaces what is there (`--force`).
+    pub replace: bool,
+}
+
+/// What came of publishing.
+pub struct Outcome {
+    /// What stands under the tag now.
+    pub published: Published,
+    /// Platforms for which another job's image was there first and was taken.
+    pub adopted: Vec<Platform>,
+}
+
+/// Puts manifests into the index under the fingerprint's tag, beside what is there.
+pub fn publish(client: &Client, publication: &Publication<'_>) -> Result<Outcome, Fault> {
+    let Publication { repository, fingerprint, tag, built, .. } = publication;
+    let reference = repository.tag(tag);
+    let mut ours = BTreeMap::new();
+    for (platform, digest) in built {
+        ours.insert(platform.clone(), descriptors(client, repository, platform, *digest)?);
+    }
+    // A registry cannot compare and swap. Two jobs that add different platforms at one moment may each write an index
+    // without the other's: so each reads back what it wrote, and adds itself again until it is there.
+    const ROUNDS: usize = 5;
+    for _ in 0..ROUNDS {
+        process::interrupted()?;
+        let standing = read(client, repository, tag.clone())?.present();
+        if let Some(found) = &standing {
+            check_owner(found, fingerprint, &reference)?;
+        }
+        let (index, adopted) = merge(standing.as_ref(), &ours, publication);
+        if let (Some(found), true) = (&standing, adopted.len() == ours.len()) {
+            return Ok(Outcome { published: found.clone(), adopted });
+        }
+        let bytes = serde_json::to_vec(&index).expect("an index is JSON");
+        client.put_manifest(repository, tag.clone(), media_type::INDEX, &bytes)?;
+        let Answer::Present(written) = read(client, repository, tag.clone())? else { continue };
+        let whole = ours.keys().all(|platform| written.platforms.contains_key(platform));
+        if whole {
+            return Ok(Outcome { published: written, adopted });
+        }
+    }
+    Err(Fault::network(format!("cannot publish `{reference}`"))
+        .cause("other jobs kept writing the same tag")
+        .hint("run this again"))
+}
+
+/// The descriptors that one platform's result brings: its manifest, and its attestations if there are any.
+fn descriptors(
+    client: &Client,
+    repository: &Repository,
+    platform: &Platform,
+    digest: Digest,
+) -> Result<Vec<Descriptor>, Fault> {
+    let Answer::Present(found) = client.manifest(repository, digest)? else {
+        return Err(Fault::network(format!("`{}` was pushed and is not there", repository.digest(digest)))
+            .hint("run this again; if it stays so, the registry loses manifests"));
+    };
+    if media_type::is_index(&found.media_type) {
+        return Ok(document::<Index>(&found.bytes, &repository.digest(digest))?.manifests);
+    }
+    Ok(vec![Descriptor::new(found.media_type, found.digest, found.bytes.len() as u64).with_platform(platform)])
+}
+
+/// The index of both, and the platforms of ours that were there already.
+fn merge(
+    standing: Option<&Published>,
+    ours: &BTreeMap<Platform, Vec<Descriptor>>,
+    publication: &Publication<'_>,
+) -> (Index, Vec<Platform>) {
+    let mut manifests = Vec::new();
+    let mut adopted = Vec::new();
+    let mut notes = publication.notes.clone();
+    if let Some(found) = standing {
+        let listed = match &found.index {
+            Some(index) => index.manifests.clone(),
+            None => found.platforms.values().cloned().collect(),
+        };
+        let replaced: Vec<Digest> = if publication.replace {
+            ours.keys().filter_map(|platform| Some(found.platforms.get(platform)?.digest)).collect()
+        } else {
+            Vec::new()
+        };
+        // An attestation goes with the manifest it is about.
+        let about = |d: &Descriptor| d.annotations.get("vnd.docker.reference.digest").and_then(|t| t.parse().ok());
+        manifests.extend(
+            listed
+                .into_iter()
+                .filter(|d| !replaced.contains(&d.digest) && about(d).is_none_or(|subject| !replaced.contains(&subject))),
+        );
+        if !publication.replace {
+            // The first to publish says what it was built from.
+            notes.extend(found.index.as_ref().map(|index| index.annotations.clone()).unwrap_or_default());
+            adopted = ours.keys().filter(|platform| found.platforms.contains_key(*platform)).cloned().collect();
+        }
+    }
+    for (platform, descriptors) in ours {
+        if !adopted.contains(platform) {
+            manifests.extend(descriptors.iter().cloned());
+        }
+    }
+    let mut index = Index::new(manifests);
+    index.annotations = notes;
+    (index, adopted)
+}
+
+/// Puts a manifest that is there under another tag, unless it stands there already. Returns whether it moved.
+pub fn tag(client: &Client, repository: &Repository, digest: Digest, tag: &Tag) -> Result<bool, Fault> {
+    if let Answer::Present(head) = client.head(repository, tag.clone())? {
+        if head.digest == digest {
+            return Ok(false);
+        }
+    }
+    let Answer::Present(found) = client.manifest(repository, digest)? else {
+        return Err(Fault::network(format!("`{}` is not there", repository.digest(digest))));
+    };
+    client.put_manifest(repository, tag.clone(), &found.media_type, &found.bytes)?;
+    Ok(true)
+}
+
+/// The annotations of an index, as the image specification names them.
+pub fn notes(fingerprint: &Fingerprint, key: String, labels: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let mut notes = labels.clone();
+    notes.insert(FINGERPRINT_LABEL.to_owned(), fingerprint.to_string());
+    notes.insert(KEY_LABEL.to_owned(), key);
+    notes
+}
+
+/// Sends an image of a layout to a repository under a tag: blobs first, then the manifest. Blobs that are there are not sent.
+pub fn send(
+    client: &Client,
+    layout: &crate::layout::Layout,
+    image: &Descriptor,
+    repository: &Repository,
+    tag: &Tag,
+) -> Result<(), Fault> {
+    let manifest: oci::Manifest = layout.read_json(image)?;
+    for blob in manifest.layers.iter().chain([&manifest.config]) {
+        process::interrupted()?;
+        if !client.has_blob(repository, &blob.digest)? {
+            client.upload(repository, &blob.digest, blob.size, &layout.blob_path(&blob.digest))?;
+        }
+    }
+    client.put_manifest(repository, tag.clone(), &image.media_type, &layout.read_bytes(image)?)?;
+    Ok(())
+}
+
+/// The labels that name an image's base, as the image specification spells them.
+pub fn base_labels(labels: &mut BTreeMap<String, String>, name: &str, digest: &Digest) {
+    labels.insert(annotation::BASE_NAME.to_owned(), name.to_owned());
+    labels.insert(annotation::BASE_DIGEST.to_owned(), digest.to_string());
+}
