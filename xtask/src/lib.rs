@@ -1,12 +1,15 @@
 //! Builds this repository's container images: facts → plan → execution.
 
 pub mod binary;
+pub mod context;
 pub mod debian;
 pub mod docker;
+pub mod dockerfile;
 pub mod engine;
 pub mod fault;
 pub mod flags;
 pub mod git;
+pub mod ignore;
 pub mod key;
 pub mod layout;
 pub mod oci;

@@ -1,0 +1,183 @@
+//! The files of the build context that a Dockerfile reads, as BuildKit's cache sees them.
+//!
+//! Reads folders and files; runs no process. Which paths count is decided by [`select`], which is pure, so that a git
+//! revision can be read by the same rules. Owners and times are no part of an entry: BuildKit gives files of a local context
+//! to root, and looks at no time.
+
+mod path;
+mod selection;
+#[cfg(test)]
+mod tests;
+mod walk;
+
+pub use path::ContextPath;
+pub use selection::{Found, Selection, Tree, select};
+
+use crate::dockerfile::{Dockerfile, Source};
+use crate::fault::Fault;
+use crate::ignore::Ignore;
+use crate::reference::{Digest, Platform};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// What stands at a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// A folder.
+    Dir,
+    /// A regular file.
+    File,
+    /// A symbolic link.
+    Symlink,
+}
+
+/// One path of the context that a Dockerfile reads.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Entry {
+    /// Where it is, below the context's root.
+    pub path: ContextPath,
+    /// What it is.
+    pub kind: Kind,
+    /// Permission bits with set-id and sticky, as `COPY` keeps them; 0o777 for links.
+    pub mode: u32,
+    /// Digest of a file's contents or of a link's target; none for folders.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub digest: Option<Digest>,
+}
+
+/// The ignore file that BuildKit takes for a Dockerfile (`path` below `root`): the one beside it, else `.dockerignore`.
+/// Returns its path too, where there is one.
+pub fn ignore_file(root: &Path, dockerfile: &str) -> Result<(Option<String>, Ignore), Fault> {
+    for candidate in [format!("{dockerfile}.dockerignore"), ".dockerignore".to_owned()] {
+        match std::fs::read(root.join(&candidate)) {
+            Ok(text) => return Ok((Some(candidate.clone()), Ignore::parse(&candidate, &text)?)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(Fault::usage(format!("cannot read `{candidate}`")).cause(error)),
+        }
+    }
+    Ok((None, Ignore::none()))
+}
+
+/// Everything that the Dockerfile's target reads from the context at `root`, by path.
+pub fn read(
+    root: &Path,
+    dockerfile: &Dockerfile,
+    ignore: &Ignore,
+    args: &BTreeMap<String, String>,
+    platform: &Platform,
+) -> Result<Vec<Entry>, Fault> {
+    read_sources(root, &dockerfile.sources(args, platform)?, ignore)
+}
+
+/// The same for sources that are already known.
+pub fn read_sources(root: &Path, sources: &[Source], ignore: &Ignore) -> Result<Vec<Entry>, Fault> {
+    // A link leads to paths that no source names; each round learns of more, and the last learns of none.
+    let mut linked = BTreeSet::new();
+    loop {
+        let tree = walk::walk(root, sources, &linked, ignore)?;
+        let selection = select(&tree, sources, ignore)?;
+        let before = linked.len();
+        linked.extend(selection.linked());
+        if linked.len() == before {
+            let paths = selection.complete(sources, ignore)?;
+            return entries(root, &tree, paths);
+        }
+    }
+}
+
+/// One digest over all entries. Typed, versioned and length-delimited: no two lists have one encoding.
+pub fn fingerprint(entries: &[Entry]) -> Digest {
+    let mut hash = Sha256::new();
+    hash.update(b"context 1\0");
+    for entry in entries {
+        let path = entry.path.as_bytes();
+        hash.update([entry.kind as u8]);
+        hash.update(entry.mode.to_be_bytes());
+        hash.update((path.len() as u64).to_be_bytes());
+        hash.update(path);
+        let digest = entry.digest.map_or(String::new(), |digest| digest.hex());
+        hash.update((digest.len() as u64).to_be_bytes());
+        hash.update(digest);
+    }
+    Digest::from_bytes(hash.finalize().into())
+}
+
+/// The entries as a git checkout records them: a file is executable or not, a folder has no mode of its own. For keys that
+/// machines with different umasks are to share.
+pub fn as_in_git(entries: &[Entry]) -> Vec<Entry> {
+    let mode = |entry: &Entry| match entry.kind {
+        Kind::File if entry.mode & 0o100 == 0 => 0o644,
+        Kind::File | Kind::Dir => 0o755,
+        Kind::Symlink => 0o777,
+    };
+    entries.iter().map(|entry| Entry { mode: mode(entry), ..entry.clone() }).collect()
+}
+
+fn entries(root: &Path, tree: &Tree, paths: BTreeSet<ContextPath>) -> Result<Vec<Entry>, Fault> {
+    let mut entries = Vec::with_capacity(paths.len());
+    let (mut files, mut bytes) = (Vec::new(), 0);
+    for path in paths {
+        let Some(found) = tree.get(&path) else { continue };
+        if found.kind == Kind::File {
+            files.push(entries.len());
+            bytes += found.size;
+        }
+        let digest = found.link.as_deref().map(Digest::of);
+        entries.push(Entry { path, kind: found.kind, mode: found.mode, digest });
+    }
+    let locations: Vec<PathBuf> = files.iter().map(|&index| root.join(entries[index].path.to_path())).collect();
+    for (index, digest) in files.iter().zip(digests(&locations, bytes)?) {
+        entries[*index].digest = Some(digest);
+    }
+    Ok(entries)
+}
+
+/// Bytes and files beyond which a second thread is worth its start.
+const MUCH: (u64, usize) = (4 << 20, 128);
+
+/// Digests of files, in order.
+fn digests(files: &[PathBuf], bytes: u64) -> Result<Vec<Digest>, Fault> {
+    if bytes < MUCH.0 && files.len() < MUCH.1 {
+        return files.iter().map(|file| digest(file)).collect();
+    }
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut done = Vec::new();
+        while let Some((index, file)) =
+            Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|i| Some((i, files.get(i)?)))
+        {
+            done.push((index, digest(file)));
+        }
+        done
+    };
+    let mut done = std::thread::scope(|scope| {
+        let other = scope.spawn(work);
+        let mut done = work();
+        match other.join() {
+            Ok(more) => done.extend(more),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+        done
+    });
+    done.sort_by_key(|(index, _)| *index);
+    done.into_iter().map(|(_, digest)| digest).collect()
+}
+
+fn digest(path: &Path) -> Result<Digest, Fault> {
+    let cannot = |error: std::io::Error| Fault::usage(format!("cannot read `{}`", path.display())).cause(error);
+    let mut file = std::fs::File::open(path).map_err(cannot)?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        let count = file.read(&mut buffer).map_err(cannot)?;
+        if count == 0 {
+            return Ok(Digest::from_bytes(hash.finalize().into()));
+        }
+        hash.update(&buffer[..count]);
+    }
+}

@@ -1,0 +1,261 @@
+//! Which paths of a tree the sources of a Dockerfile name, with the ignore file in force.
+//!
+//! Pure: the tree may come from a working folder or from a git revision. Follows BuildKit's rules: a link that a source names
+//! is followed within the context, links below a folder are copied as links, a glob may match nothing, a plain path may not.
+
+use super::{ContextPath, Kind};
+use crate::dockerfile::{Reads, Source};
+use crate::fault::Fault;
+use crate::ignore::{Ignore, Verdict, glob};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What was seen at a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// What it is.
+    pub kind: Kind,
+    /// Permission bits.
+    pub mode: u32,
+    /// Bytes of a file; 0 for others.
+    pub size: u64,
+    /// A link's target.
+    pub link: Option<Vec<u8>>,
+}
+
+/// Paths and what stands there. Folders may be left out where they have something in them.
+pub type Tree = BTreeMap<ContextPath, Found>;
+
+/// The paths that were selected, and those that a source names and the tree lacks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selection {
+    paths: BTreeSet<ContextPath>,
+    missing: Vec<Missing>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Missing {
+    source: usize,
+    path: ContextPath,
+    through_link: bool,
+}
+
+impl Selection {
+    /// Paths that links lead to and the tree lacks: perhaps only because nobody looked there yet.
+    pub fn linked(&self) -> impl Iterator<Item = ContextPath> {
+        self.missing.iter().filter(|missing| missing.through_link).map(|missing| missing.path.clone())
+    }
+
+    /// The paths, or the fault of the first source that names nothing.
+    pub fn complete(self, sources: &[Source], ignore: &Ignore) -> Result<BTreeSet<ContextPath>, Fault> {
+        let Some(missing) = self.missing.first() else { return Ok(self.paths) };
+        let source = &sources[missing.source];
+        let fault = Fault::usage(format!("{}: `{}` is not in the build context", source.place, named(source)));
+        let fault =
+            if missing.through_link { fault.cause(format!("a link leads to `{}`", missing.path)) } else { fault };
+        Err(if ignore.ignores(missing.path.as_bytes()) {
+            fault.cause("the ignore file leaves it out").hint(format!("take it back with a line `!{}`", missing.path))
+        } else {
+            fault.hint("paths are relative to the context's root, not to the Dockerfile")
+        })
+    }
+}
+
+fn named(source: &Source) -> String {
+    match &source.reads {
+        Reads::Glob(path) | Reads::Path(path) => path.clone(),
+        Reads::Parents { pivot, pattern } if pivot.is_empty() => pattern.clone(),
+        Reads::Parents { pivot, pattern } => format!("{pivot}/./{pattern}"),
+    }
+}
+
+/// Selects what the sources name among the paths of a tree that the ignore file leaves in.
+pub fn select(tree: &Tree, sources: &[Source], ignore: &Ignore) -> Result<Selection, Fault> {
+    let view = View { tree: visible(tree, ignore) };
+    let mut selection = Selection::default();
+    for (index, source) in sources.iter().enumerate() {
+        let wrong = |why: String| Fault::usage(format!("{}: {why}", source.place));
+        let excludes = Ignore::from_patterns(source.excludes.iter().map(String::as_str)).map_err(wrong)?;
+        let mut pick = Pick { view: &view, selection: &mut selection, source: index, excludes };
+        match &source.reads {
+            Reads::Path(path) => pick.path(&ContextPath::new(path.as_bytes())),
+            Reads::Glob(text) => pick.glob(text).map_err(wrong)?,
+            Reads::Parents { pivot, pattern } => pick.parents(pivot, pattern).map_err(wrong)?,
+        }
+    }
+    Ok(selection)
+}
+
+/// The paths that the ignore file leaves in, with the folders they are in.
+fn visible<'t>(tree: &'t Tree, ignore: &Ignore) -> BTreeMap<&'t ContextPath, &'t Found> {
+    let mut verdicts: BTreeMap<ContextPath, Verdict> = BTreeMap::new();
+    let mut kept: BTreeMap<&ContextPath, &Found> = BTreeMap::new();
+    for (path, found) in tree {
+        let folder = path.parent().filter(|folder| !folder.as_bytes().is_empty());
+        let verdict = match folder {
+            None => ignore.judge(path.as_bytes(), None),
+            Some(folder) => {
+                let known = verdicts.entry(folder).or_insert_with_key(|folder| ignore.verdict(folder.as_bytes()));
+                ignore.judge(path.as_bytes(), Some(known))
+            }
+        };
+        if !verdict.matched {
+            kept.insert(path, found);
+        }
+        if found.kind == Kind::Dir {
+            verdicts.insert(path.clone(), verdict);
+        }
+    }
+    // An ignored folder comes along for what was taken back in it.
+    let leaves: Vec<&ContextPath> = kept.keys().copied().collect();
+    for leaf in leaves {
+        let mut folder = leaf.parent();
+        while let Some(path) = folder.filter(|path| !path.as_bytes().is_empty()) {
+            match tree.get_key_value(&path) {
+                Some((key, found)) if kept.insert(key, found).is_none() => folder = path.parent(),
+                Some(_) => break,
+                None => folder = path.parent(),
+            }
+        }
+    }
+    kept
+}
+
+/// The context as BuildKit sees it.
+struct View<'t> {
+    tree: BTreeMap<&'t ContextPath, &'t Found>,
+}
+
+/// Where a path leads.
+struct Resolved {
+    path: ContextPath,
+    links: Vec<ContextPath>,
+}
+
+impl View<'_> {
+    fn exists(&self, path: &ContextPath) -> bool {
+        path.as_bytes().is_empty() || self.tree.contains_key(path) || self.below(path).next().is_some()
+    }
+
+    /// Everything below a folder, with its path from there.
+    fn below<'s>(&'s self, folder: &'s ContextPath) -> impl Iterator<Item = (&'s ContextPath, &'s [u8])> {
+        let first = if folder.as_bytes().is_empty() { folder.clone() } else { folder.join(b"") };
+        let range = self.tree.range(first..).map(|(path, _)| *path);
+        range.map_while(move |path| Some((path, path.below(folder)?)))
+    }
+
+    /// Follows every link on the way, within the context. A circle ends as a path that is not there.
+    fn resolve(&self, path: &ContextPath) -> Resolved {
+        const MOST: usize = 255;
+        let mut links = Vec::new();
+        let mut todo: Vec<Vec<u8>> = path.parts().map(<[u8]>::to_vec).rev().collect();
+        let mut at = ContextPath::default();
+        while let Some(part) = todo.pop() {
+            if part == b"." {
+                continue;
+            }
+            if part == b".." {
+                at = at.parent().unwrap_or_default();
+                continue;
+            }
+            let next = at.join(&part);
+            match self.tree.get(&next).and_then(|found| found.link.as_ref()) {
+                Some(target) if links.len() < MOST => {
+                    if target.starts_with(b"/") {
+                        at = ContextPath::default();
+                    }
+                    todo.extend(ContextPath::new(target.clone()).parts().map(<[u8]>::to_vec).rev());
+                    links.push(next);
+                }
+                _ => at = next,
+            }
+        }
+        Resolved { path: at, links }
+    }
+}
+
+/// One source at work.
+struct Pick<'v, 't> {
+    view: &'v View<'t>,
+    selection: &'v mut Selection,
+    source: usize,
+    excludes: Ignore,
+}
+
+impl Pick<'_, '_> {
+    /// A plain path; whether it is there.
+    fn find(&mut self, path: &ContextPath) -> Option<ContextPath> {
+        let resolved = self.view.resolve(path);
+        let through_link = !resolved.links.is_empty();
+        self.selection.paths.extend(resolved.links);
+        if self.view.exists(&resolved.path) {
+            return Some(resolved.path);
+        }
+        self.selection.missing.push(Missing { source: self.source, path: resolved.path, through_link });
+        None
+    }
+
+    /// A plain path and, where it is a folder, all that is below.
+    fn path(&mut self, path: &ContextPath) {
+        let Some(found) = self.find(path) else { return };
+        let everything = Ignore::none();
+        self.all_below(&found, |path, folder| !everything.judge(path, folder).matched);
+        if !found.as_bytes().is_empty() {
+            self.selection.paths.insert(found);
+        }
+    }
+
+    fn glob(&mut self, text: &str) -> Result<(), String> {
+        let Some((folder, pattern)) = glob::split(text) else {
+            self.path(&ContextPath::new(text.as_bytes()));
+            return Ok(());
+        };
+        let pattern = glob::parse(pattern)?;
+        // A folder in front of the wildcard that is not there is as good as a glob that matches nothing.
+        let resolved = self.view.resolve(&ContextPath::new(folder.as_bytes()));
+        if !self.view.exists(&resolved.path) && !resolved.links.is_empty() {
+            let missing = Missing { source: self.source, path: resolved.path.clone(), through_link: true };
+            self.selection.missing.push(missing);
+        }
+        self.selection.paths.extend(resolved.links);
+        let hits: Vec<ContextPath> = self
+            .view
+            .below(&resolved.path)
+            .filter(|(_, rest)| pattern.matches(rest))
+            .map(|(path, _)| path.clone())
+            .collect();
+        hits.iter().for_each(|path| self.path(path));
+        Ok(())
+    }
+
+    fn parents(&mut self, pivot: &str, pattern: &str) -> Result<(), String> {
+        let includes = Ignore::from_patterns([pattern])?;
+        let Some(pivot) = self.find(&ContextPath::new(pivot.as_bytes())) else { return Ok(()) };
+        // An empty pattern is the pivot itself with all that is below.
+        let any = self.all_below(&pivot, |path, _| pattern.is_empty() || includes.ignores(path));
+        if !any && glob::split(pattern).is_none() && !pattern.is_empty() {
+            let path = pivot.join(pattern.as_bytes());
+            self.selection.missing.push(Missing { source: self.source, path, through_link: false });
+        }
+        Ok(())
+    }
+
+    /// Selects what is below a folder, is wanted and not excluded, with the folders between; whether anything was wanted.
+    fn all_below(&mut self, folder: &ContextPath, wanted: impl Fn(&[u8], Option<&Verdict>) -> bool) -> bool {
+        let mut any = false;
+        for (path, rest) in self.view.below(folder) {
+            if !wanted(rest, None) {
+                continue;
+            }
+            any = true;
+            if self.excludes.ignores(rest) {
+                continue;
+            }
+            self.selection.paths.insert(path.clone());
+            let mut parent = path.parent();
+            while let Some(between) = parent.filter(|between| between.below(folder).is_some()) {
+                parent = if self.selection.paths.insert(between.clone()) { between.parent() } else { None };
+            }
+        }
+        any
+    }
+}

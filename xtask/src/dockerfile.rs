@@ -1,0 +1,217 @@
+//! What a Dockerfile says: stages and typed instructions, with the line of each.
+//!
+//! Pure: text in, values out. Where it disagrees with BuildKit it is wrong, whatever the documentation says.
+//! Reference: <https://docs.docker.com/reference/dockerfile/>.
+
+mod expansion;
+mod instruction;
+mod lines;
+mod lint;
+mod sources;
+#[cfg(test)]
+mod tests;
+mod words;
+
+pub use expansion::Expanded;
+pub use instruction::{Command, Healthcheck, Instruction, Kind, Mount, Run, Transfer};
+pub use lines::Heredoc;
+pub use lint::{Finding, Rule};
+pub use sources::{Reads, Source};
+
+use crate::fault::Fault;
+use instruction::{Parsed, parse};
+use lines::Problem;
+
+/// A `FROM` and what follows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stage {
+    /// 1-based line of its `FROM`.
+    pub line: usize,
+    /// Its number, from 0.
+    pub index: usize,
+    /// Its name in lower case.
+    pub name: Option<String>,
+    /// What it builds on: a stage, an image, `scratch`; as it is written.
+    pub base: String,
+    /// `--platform`, as it is written.
+    pub platform: Option<String>,
+    /// Its instructions.
+    pub instructions: Vec<Instruction>,
+}
+
+/// A Dockerfile that parses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dockerfile {
+    path: String,
+    lines: Vec<String>,
+    escape: char,
+    syntax: Option<(usize, String)>,
+    globals: Vec<Instruction>,
+    stages: Vec<Stage>,
+    target: usize,
+    meaning: Vec<(usize, String)>,
+}
+
+impl Dockerfile {
+    /// Reads a Dockerfile; `path` is how messages name it.
+    pub fn parse(path: &str, text: &str) -> Result<Self, Fault> {
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let mut file = Self {
+            path: path.to_owned(),
+            lines: text.lines().map(str::to_owned).collect(),
+            escape: '\\',
+            syntax: None,
+            globals: Vec::new(),
+            stages: Vec::new(),
+            target: 0,
+            meaning: Vec::new(),
+        };
+        match file.fill(text) {
+            Ok(()) => Ok(file),
+            Err(problem) => Err(file.fault(&problem)),
+        }
+    }
+
+    fn fill(&mut self, text: &str) -> Result<(), Problem> {
+        let (directives, logical) = lines::split(text)?;
+        self.escape = directives.escape;
+        self.syntax = directives.syntax;
+        for line in logical {
+            self.meaning.push((line.line, normal(&line)));
+            match parse(&line, self.escape)? {
+                Parsed::From(from) => self.begin_stage(&line, from)?,
+                Parsed::Other(kind) => {
+                    let instruction = Instruction { line: line.line, kind, unset: Vec::new() };
+                    match (self.stages.last_mut(), &instruction.kind) {
+                        (Some(stage), _) => stage.instructions.push(instruction),
+                        (None, Kind::Arg(_)) => self.globals.push(instruction),
+                        (None, kind) => {
+                            let what = format!("`{}` stands before the first `FROM`", kind.keyword());
+                            return Err(Problem::new(line.line, line.column, what));
+                        }
+                    }
+                }
+            }
+        }
+        if self.stages.is_empty() {
+            return Err(Problem::new(1, 1, "there is no `FROM`").hint("begin with `FROM image`"));
+        }
+        self.target = self.stages.len() - 1;
+        Ok(())
+    }
+
+    fn begin_stage(&mut self, line: &lines::Logical, from: instruction::From) -> Result<(), Problem> {
+        let twin = self.stages.iter().find(|stage| from.name.is_some() && stage.name == from.name);
+        if let (Some(twin), Some(name)) = (twin, &from.name) {
+            let what = format!("two stages are named `{name}` (the other is on line {})", twin.line);
+            return Err(Problem::new(line.line, line.column, what));
+        }
+        self.stages.push(Stage {
+            line: line.line,
+            index: self.stages.len(),
+            name: from.name,
+            base: from.base,
+            platform: from.platform,
+            instructions: Vec::new(),
+        });
+        Ok(())
+    }
+
+    /// The same file with another stage as its target (`--target`), by name or number; the default is the last.
+    pub fn with_target(mut self, stage: &str) -> Result<Self, Fault> {
+        let Some(found) = self.find_stage(stage, self.stages.len()) else {
+            let names: Vec<&str> = self.stages.iter().filter_map(|stage| stage.name.as_deref()).collect();
+            let fault = Fault::usage(format!("`{}` has no stage `{stage}`", self.path));
+            return Err(match nearest(stage, names.iter().copied()) {
+                Some(near) => fault.hint(format!("did you mean `{near}`?")),
+                None => fault.hint(format!("its stages are: {}", names.join(", "))),
+            });
+        };
+        self.target = found;
+        Ok(self)
+    }
+
+    /// A stage before `before`, by name or number.
+    fn find_stage(&self, name: &str, before: usize) -> Option<usize> {
+        let named = self.stages.iter().position(|stage| stage.name.as_deref() == Some(&name.to_ascii_lowercase()));
+        named.or_else(|| name.parse().ok()).filter(|&index| index < before)
+    }
+
+    /// How messages name the file.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// The frontend image that a `# syntax=` line asks for, with its line.
+    pub fn syntax(&self) -> Option<(usize, &str)> {
+        self.syntax.as_ref().map(|(line, image)| (*line, image.as_str()))
+    }
+
+    /// `ARG`s before the first `FROM`.
+    pub fn globals(&self) -> &[Instruction] {
+        &self.globals
+    }
+
+    /// All stages, with nothing replaced.
+    pub fn stages(&self) -> &[Stage] {
+        &self.stages
+    }
+
+    /// The stage that is built.
+    pub fn target(&self) -> &Stage {
+        &self.stages[self.target]
+    }
+
+    /// What can change what is built: directives that matter and each instruction on one line, in order, without
+    /// comments, blank lines and continuations. Goes into keys: a comment or a moved line changes nothing in it.
+    pub fn meaning(&self) -> Vec<String> {
+        self.directives().into_iter().chain(self.meaning.iter().cloned()).map(|(_, text)| text).collect()
+    }
+
+    /// The 1-based lines of [`Self::meaning`], apart from it, for `explain`.
+    pub fn meaning_lines(&self) -> Vec<usize> {
+        self.directives().into_iter().chain(self.meaning.iter().cloned()).map(|(line, _)| line).collect()
+    }
+
+    fn directives(&self) -> Vec<(usize, String)> {
+        let syntax = self.syntax.iter().map(|(line, image)| (*line, format!("# syntax={image}")));
+        let escape = (self.escape != '\\').then(|| (1, format!("# escape={}", self.escape)));
+        syntax.chain(escape).collect()
+    }
+
+    /// A problem as a person reads it: place, line, caret, hint.
+    fn fault(&self, problem: &Problem) -> Fault {
+        let Problem { line, column, what, hint } = problem;
+        let gutter = " ".repeat(line.to_string().len());
+        let text = self.lines.get(line - 1).map_or("", |text| text.trim_end());
+        // Tabs stay, so that the caret stands under its column at any tab width.
+        let indent: String = text.chars().take(column - 1).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
+        let fault = Fault::usage(format!(
+            "{}:{line}:{column}: {what}\n{gutter} |\n{line} | {text}\n{gutter} | {indent}^",
+            self.path
+        ));
+        hint.iter().fold(fault, |fault, hint| fault.hint(hint.clone()))
+    }
+}
+
+/// The keyword in upper case, the rest as it is joined, here-documents with their delimiter's meaning.
+fn normal(line: &lines::Logical) -> String {
+    let (keyword, rest) = lines::split_word(&line.text);
+    let mut text = keyword.to_ascii_uppercase();
+    if !rest.is_empty() {
+        text.push(' ');
+        text.push_str(rest);
+    }
+    for heredoc in &line.heredocs {
+        text.push('\n');
+        text.push_str(&heredoc.content);
+        text.push_str(&heredoc.name);
+    }
+    text
+}
+
+/// The nearest of the known words, if it is near enough to be meant.
+fn nearest<'w>(word: &str, known: impl IntoIterator<Item = &'w str>) -> Option<&'w str> {
+    let best = known.into_iter().map(|known| (strsim::damerau_levenshtein(word, known), known)).min()?;
+    (best.0 <= 2.max(word.len() / 3) && best.0 < word.len()).then_some(best.1)
+}

@@ -1,0 +1,298 @@
+//! Variables: which `ARG` and `ENV` hold where, and instructions with their values in place.
+//!
+//! Pure. Only stages that the target reaches are expanded, as BuildKit does: an error in another stage is no error.
+
+use super::instruction::{Instruction, Kind, Transfer};
+use super::lines::{Heredoc, Problem};
+use super::words::{self, Quoting};
+use super::{Dockerfile, Stage};
+use crate::fault::Fault;
+use crate::reference::Platform;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The stages that the target reaches, in order, with values in place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expanded {
+    /// The stages, the target last. `ONBUILD` triggers of a stage stand where they run: at the start of those built on it.
+    pub stages: Vec<Stage>,
+}
+
+impl Expanded {
+    /// The stage that is built.
+    pub fn target(&self) -> Option<&Stage> {
+        self.stages.last()
+    }
+}
+
+/// What the variables hold at one point of a stage.
+#[derive(Clone, Debug, Default)]
+struct Scope {
+    env: BTreeMap<String, String>,
+    args: BTreeMap<String, String>,
+    triggers: Vec<Instruction>,
+    /// Whether everything it builds on is in this file, so that no variable can come from elsewhere.
+    closed: bool,
+}
+
+impl Scope {
+    /// `ENV` stands above `ARG`.
+    fn get(&self, name: &str) -> Option<String> {
+        self.env.get(name).or_else(|| self.args.get(name)).cloned()
+    }
+}
+
+impl Dockerfile {
+    /// The stages that the target reaches, with the values of `args` (`--build-arg`) in place.
+    pub fn expand(&self, args: &BTreeMap<String, String>, platform: &Platform) -> Result<Expanded, Fault> {
+        self.expanded(args, platform).map_err(|problem| self.fault(&problem))
+    }
+
+    fn expanded(&self, args: &BTreeMap<String, String>, platform: &Platform) -> Result<Expanded, Problem> {
+        let globals = self.globals_with(args, platform)?;
+        let headers = self.headers(&globals)?;
+        let reached = self.reached(&headers)?;
+        let mut scopes: BTreeMap<usize, Scope> = BTreeMap::new();
+        let mut stages = Vec::new();
+        for index in reached {
+            let mut stage = headers[index].clone();
+            let mut scope = match self.find_stage(&stage.base, index) {
+                Some(base) => scopes.get(&base).cloned().unwrap_or_default(),
+                None => Scope { closed: stage.base == "scratch", ..Scope::default() },
+            };
+            let triggers = std::mem::take(&mut scope.triggers);
+            for instruction in triggers.iter().chain(&self.stages[index].instructions) {
+                let work = Work { escape: self.escape, given: args, globals: &globals };
+                stage.instructions.push(work.step(instruction, &mut scope)?);
+            }
+            scopes.insert(index, scope);
+            stages.push(stage);
+        }
+        Ok(Expanded { stages })
+    }
+
+    /// Global arguments: the platform's, then those of the file, each overridden by what is given.
+    fn globals_with(
+        &self,
+        given: &BTreeMap<String, String>,
+        platform: &Platform,
+    ) -> Result<BTreeMap<String, String>, Problem> {
+        let mut globals = predefined(platform, self.stages[self.target].name.as_deref());
+        for (name, value) in &mut globals {
+            if let Some(given) = given.get(name) {
+                value.clone_from(given);
+            }
+        }
+        for instruction in &self.globals {
+            let Kind::Arg(pairs) = &instruction.kind else { continue };
+            for (name, default) in pairs {
+                let value = match (given.get(name), default) {
+                    (Some(given), _) => Some(given.clone()),
+                    (None, Some(default)) => Some(word(default, self.escape, instruction.line, &globals)?),
+                    (None, None) => None,
+                };
+                globals.extend(value.map(|value| (name.clone(), value)));
+            }
+        }
+        Ok(globals)
+    }
+
+    /// The stages without their instructions, `FROM` expanded.
+    fn headers(&self, globals: &BTreeMap<String, String>) -> Result<Vec<Stage>, Problem> {
+        let header = |stage: &Stage| {
+            let base = word(&stage.base, self.escape, stage.line, globals)?;
+            if base.is_empty() {
+                let what = format!("`FROM {}` names no image", stage.base);
+                return Err(
+                    Problem::new(stage.line, 1, what).hint("give the argument a default before the first `FROM`")
+                );
+            }
+            let platform =
+                stage.platform.as_ref().map(|text| word(text, self.escape, stage.line, globals)).transpose()?;
+            Ok(Stage { base, platform, instructions: Vec::new(), ..stage.clone() })
+        };
+        self.stages.iter().map(header).collect()
+    }
+
+    /// Stages that the target needs, itself included, in order.
+    fn reached(&self, headers: &[Stage]) -> Result<BTreeSet<usize>, Problem> {
+        let mut reached = BTreeSet::new();
+        let mut open = vec![self.target];
+        while let Some(index) = open.pop() {
+            if !reached.insert(index) {
+                continue;
+            }
+            let base = self.find_stage(&headers[index].base, index);
+            open.extend(base);
+            let mut instructions: Vec<&Instruction> = self.stages[index].instructions.iter().collect();
+            // Triggers of the base run here, and may name stages of their own.
+            instructions.extend(base.into_iter().flat_map(|base| triggers(&self.stages[base])));
+            for instruction in instructions {
+                for name in stages_named(&instruction.kind) {
+                    if name.contains('$') {
+                        let what = "`--from` replaces no variables";
+                        return Err(Problem::new(instruction.line, 1, what).hint("name a stage: `FROM $image AS name`"));
+                    }
+                    open.extend(self.find_stage(name, index));
+                }
+            }
+        }
+        Ok(reached)
+    }
+}
+
+fn triggers(stage: &Stage) -> impl Iterator<Item = &Instruction> {
+    stage.instructions.iter().filter_map(|instruction| match &instruction.kind {
+        Kind::Onbuild(inner) => Some(&**inner),
+        _ => None,
+    })
+}
+
+fn stages_named(kind: &Kind) -> Vec<&str> {
+    match kind {
+        Kind::Copy(transfer) => transfer.from.as_deref().into_iter().collect(),
+        Kind::Run(run) => run.mounts.iter().filter_map(|mount| mount.from.as_deref()).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// Arguments that exist without being declared: before the first `FROM`, and in a stage once `ARG` names them.
+fn predefined(target: &Platform, stage: Option<&str>) -> BTreeMap<String, String> {
+    let mut args = BTreeMap::new();
+    for (prefix, platform) in [("TARGET", target), ("BUILD", &Platform::host())] {
+        args.insert(format!("{prefix}PLATFORM"), platform.to_string());
+        args.insert(format!("{prefix}OS"), platform.os.clone());
+        args.insert(format!("{prefix}ARCH"), platform.architecture.clone());
+        args.insert(format!("{prefix}VARIANT"), platform.variant.clone().unwrap_or_default());
+    }
+    args.insert("TARGETSTAGE".to_owned(), stage.unwrap_or("default").to_owned());
+    args
+}
+
+fn word(text: &str, escape: char, line: usize, values: &BTreeMap<String, String>) -> Result<String, Problem> {
+    let expanded = words::expand(text, escape, Quoting::default(), &|name| values.get(name).cloned());
+    expanded.map(|expanded| expanded.text).map_err(|why| Problem::new(line, 1, why))
+}
+
+/// What the steps of a stage share.
+struct Work<'a> {
+    escape: char,
+    given: &'a BTreeMap<String, String>,
+    globals: &'a BTreeMap<String, String>,
+}
+
+/// The words of one instruction, as they are replaced.
+struct Words<'a> {
+    escape: char,
+    line: usize,
+    scope: &'a Scope,
+    unset: BTreeSet<String>,
+}
+
+impl Words<'_> {
+    fn expand(&self, text: &str, quoting: Quoting) -> Result<words::Expanded, Problem> {
+        words::expand(text, self.escape, quoting, &|name| self.scope.get(name))
+            .map_err(|why| Problem::new(self.line, 1, why))
+    }
+
+    fn one(&self, text: &mut String) -> Result<(), Problem> {
+        *text = self.expand(text, Quoting::default())?.text;
+        Ok(())
+    }
+
+    fn all(&self, texts: &mut [String]) -> Result<(), Problem> {
+        texts.iter_mut().try_for_each(|text| self.one(text))
+    }
+
+    fn maybe(&self, text: &mut Option<String>) -> Result<(), Problem> {
+        text.as_mut().map_or(Ok(()), |text| self.one(text))
+    }
+
+    /// A path that is read: what is not set is remembered.
+    fn read(&mut self, text: &mut String) -> Result<(), Problem> {
+        let expanded = self.expand(text, Quoting::default())?;
+        *text = expanded.text;
+        if !self.scope.closed {
+            self.unset.extend(expanded.unset);
+        }
+        Ok(())
+    }
+
+    fn pairs(&self, pairs: &mut [(String, String)]) -> Result<(), Problem> {
+        pairs.iter_mut().try_for_each(|(name, value)| self.one(name).and_then(|()| self.one(value)))
+    }
+
+    fn transfer(&mut self, transfer: &mut Transfer) -> Result<(), Problem> {
+        for path in transfer.sources.iter_mut().chain(&mut transfer.excludes) {
+            self.read(path)?;
+        }
+        for field in [&mut transfer.chown, &mut transfer.chmod, &mut transfer.checksum] {
+            self.maybe(field)?;
+        }
+        for Heredoc { expand, content, .. } in &mut transfer.heredocs {
+            if *expand {
+                *content = self.expand(content, Quoting { no_quotes: true, ..Quoting::default() })?.text;
+            }
+        }
+        self.one(&mut transfer.destination)
+    }
+}
+
+impl Work<'_> {
+    /// The instruction with values in place; the scope moves on.
+    fn step(&self, instruction: &Instruction, scope: &mut Scope) -> Result<Instruction, Problem> {
+        let mut done = instruction.clone();
+        let mut words = Words { escape: self.escape, line: instruction.line, scope, unset: BTreeSet::new() };
+        match &mut done.kind {
+            Kind::Env(pairs) | Kind::Label(pairs) => words.pairs(pairs)?,
+            Kind::Copy(transfer) | Kind::Add(transfer) => words.transfer(transfer)?,
+            Kind::Run(run) => {
+                for mount in &mut run.mounts {
+                    mount.source.as_mut().map_or(Ok(()), |source| words.read(source))?;
+                    words.maybe(&mut mount.target)?;
+                    words.maybe(&mut mount.id)?;
+                    mount.others.iter_mut().try_for_each(|(_, value)| words.one(value))?;
+                }
+            }
+            Kind::Workdir(text) | Kind::User(text) | Kind::Stopsignal(text) => words.one(text)?,
+            Kind::Volume(texts) => words.all(texts)?,
+            Kind::Expose(texts) => {
+                let mut ports = Vec::new();
+                for text in texts.iter() {
+                    ports.extend(words.expand(text, Quoting::default())?.words);
+                }
+                *texts = ports;
+            }
+            Kind::Arg(pairs) => {
+                for (name, value) in pairs {
+                    words.one(name)?;
+                    words.maybe(value)?;
+                }
+            }
+            // BuildKit replaces nothing in these; a shell may, when they run.
+            Kind::Shell(_) | Kind::Healthcheck(_) | Kind::Entrypoint(_) | Kind::Cmd(_) => {}
+            Kind::Onbuild(_) | Kind::Maintainer(_) => {}
+        }
+        done.unset = words.unset.into_iter().collect();
+        self.remember(&mut done.kind, scope);
+        Ok(done)
+    }
+
+    /// What the instruction sets, for those that follow.
+    fn remember(&self, kind: &mut Kind, scope: &mut Scope) {
+        match kind {
+            Kind::Env(pairs) => scope.env.extend(pairs.iter().cloned()),
+            Kind::Arg(pairs) => {
+                for (name, value) in pairs {
+                    if let Some(given) = self.given.get(name) {
+                        *value = Some(given.clone());
+                    } else if value.is_none() {
+                        *value = self.globals.get(name).cloned();
+                    }
+                    scope.args.extend(value.clone().map(|value| (name.clone(), value)));
+                }
+            }
+            Kind::Onbuild(inner) => scope.triggers.push((**inner).clone()),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! From text to logical lines: directives, comments, continuations and here-documents, as BuildKit's parser reads them.
+//!
+//! Pure. Knows no instruction but by whether here-documents may follow it; the meaning of a line is read elsewhere.
+
+use super::words::{self, Quoting};
+
+/// A problem at a place in the file: 1-based line, 1-based column in characters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Problem {
+    pub(super) line: usize,
+    pub(super) column: usize,
+    pub(super) what: String,
+    pub(super) hint: Option<String>,
+}
+
+impl Problem {
+    pub(super) fn new(line: usize, column: usize, what: impl Into<String>) -> Self {
+        Self { line, column, what: what.into(), hint: None }
+    }
+
+    pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+/// A here-document: what stands between `<<NAME` and `NAME`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Heredoc {
+    /// The delimiter without quotes; for `COPY` also the file's name.
+    pub name: String,
+    /// Whether variables in it are replaced (false where the delimiter is quoted).
+    pub expand: bool,
+    /// Whether leading tabs are stripped (`<<-`).
+    pub chomp: bool,
+    /// The content as it is written, each line with its newline.
+    pub content: String,
+}
+
+/// One instruction's text with continuations joined and comments gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Logical {
+    /// 1-based line on which it begins.
+    pub(super) line: usize,
+    /// 1-based column on which it begins.
+    pub(super) column: usize,
+    pub(super) text: String,
+    pub(super) heredocs: Vec<Heredoc>,
+}
+
+/// What the lines say before the first instruction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Directives {
+    pub(super) escape: char,
+    /// Line and value of `# syntax=`.
+    pub(super) syntax: Option<(usize, String)>,
+}
+
+/// Splits a Dockerfile into directives and logical lines.
+pub(super) fn split(text: &str) -> Result<(Directives, Vec<Logical>), Problem> {
+    let raw: Vec<&str> = text.split_inclusive('\n').collect();
+    let directives = directives(&raw)?;
+    let mut logical = Vec::new();
+    let mut next = 0;
+    while next < raw.len() {
+        let line = trim_newline(raw[next]);
+        let start = next;
+        next += 1;
+        if is_comment(line) {
+            continue;
+        }
+        let body = line.trim_start();
+        let (part, mut continued) = continuation(body, directives.escape);
+        if !continued && part.is_empty() {
+            continue;
+        }
+        let mut joined = part.to_owned();
+        while continued && next < raw.len() {
+            let line = trim_newline(raw[next]);
+            next += 1;
+            if is_comment(line) || line.trim_start().is_empty() {
+                continue;
+            }
+            let (part, more) = continuation(line, directives.escape);
+            joined.push_str(part);
+            continued = more;
+        }
+        if joined.trim().is_empty() {
+            continue;
+        }
+        let column = line.chars().count() - body.chars().count() + 1;
+        let mut instruction = Logical { line: start + 1, column, text: joined.trim().to_owned(), heredocs: Vec::new() };
+        for mut heredoc in heredocs_announced(&instruction.text, directives.escape) {
+            next = read_heredoc(&raw, next, &mut heredoc, &instruction)?;
+            instruction.heredocs.push(heredoc);
+        }
+        logical.push(instruction);
+    }
+    Ok((directives, logical))
+}
+
+fn trim_newline(line: &str) -> &str {
+    line.trim_end_matches(['\r', '\n'])
+}
+
+fn is_comment(line: &str) -> bool {
+    line.trim_start().starts_with('#')
+}
+
+/// The line without its continuation character, and whether it had one: a single escape before trailing blanks.
+fn continuation(line: &str, escape: char) -> (&str, bool) {
+    match line.trim_end_matches([' ', '\t']).strip_suffix(escape) {
+        Some(rest) if !rest.ends_with(escape) => (rest, true),
+        _ => (line, false),
+    }
+}
+
+/// `# name=value` lines at the very top; anything else, another comment too, ends them.
+fn directives(raw: &[&str]) -> Result<Directives, Problem> {
+    let mut found = Directives { escape: '\\', syntax: None };
+    let mut seen = Vec::new();
+    for (index, line) in raw.iter().enumerate() {
+        let Some((name, value)) = directive(trim_newline(line)) else { break };
+        if seen.contains(&name) {
+            return Err(Problem::new(index + 1, 1, format!("only one `{name}` directive can be used")));
+        }
+        match (name.as_str(), value) {
+            ("escape", "\\" | "`") => found.escape = if value == "`" { '`' } else { '\\' },
+            ("escape", _) => {
+                return Err(Problem::new(index + 1, 1, format!("cannot use `{value}` as the escape character"))
+                    .hint("write `# escape=\\` or ``# escape=` ``"));
+            }
+            ("syntax", _) => found.syntax = Some((index + 1, value.to_owned())),
+            _ => {}
+        }
+        seen.push(name);
+    }
+    Ok(found)
+}
+
+fn directive(line: &str) -> Option<(String, &str)> {
+    let (name, value) = line.trim_start().strip_prefix('#')?.split_once('=')?;
+    let name = name.trim().to_ascii_lowercase();
+    let value = value.trim();
+    (["syntax", "escape", "check"].contains(&name.as_str()) && !value.is_empty()).then_some((name, value))
+}
+
+/// Whether here-documents may follow this instruction: `RUN`, `COPY`, `ADD`, or one of them behind `ONBUILD`.
+fn heredocs_announced(text: &str, escape: char) -> Vec<Heredoc> {
+    let (keyword, mut rest) = split_word(text);
+    let mut keyword = keyword.to_ascii_uppercase();
+    if keyword == "ONBUILD" {
+        let (inner, after) = split_word(rest);
+        keyword = inner.to_ascii_uppercase();
+        rest = after;
+    }
+    if !["RUN", "COPY", "ADD"].contains(&keyword.as_str()) || !rest.contains("<<") || is_json(rest) {
+        return Vec::new();
+    }
+    let raw = Quoting { raw_quotes: true, raw_escapes: true, keep_unset: true, ..Quoting::default() };
+    let Ok(expanded) = words::expand(rest, escape, raw, &|_| None) else { return Vec::new() };
+    expanded.words.iter().filter_map(|word| heredoc(word)).collect()
+}
+
+fn is_json(rest: &str) -> bool {
+    let mut rest = rest.trim_start();
+    while rest.starts_with("--") {
+        rest = split_word(rest).1;
+    }
+    serde_json::from_str::<Vec<String>>(rest).is_ok()
+}
+
+/// A word `3<<-"NAME"` as the here-document it announces.
+pub(super) fn heredoc(word: &str) -> Option<Heredoc> {
+    let rest = word.trim_start_matches(|c: char| c.is_ascii_digit()).strip_prefix("<<")?;
+    let (chomp, rest) = rest.strip_prefix('-').map_or((false, rest), |rest| (true, rest));
+    if rest.is_empty() || rest.contains('<') {
+        return None;
+    }
+    // A delimiter's escape is always the backslash, whatever the directive says.
+    let raw = Quoting { raw_quotes: false, keep_unset: true, ..Quoting::default() };
+    let name = words::expand(rest, '\\', raw, &|_| None).ok()?;
+    if name.words.len() != 1 {
+        return None;
+    }
+    let expand = !rest.contains(['"', '\'', '\\']);
+    Some(Heredoc { name: name.words.into_iter().next()?, expand, chomp, content: String::new() })
+}
+
+fn read_heredoc(raw: &[&str], mut next: usize, doc: &mut Heredoc, at: &Logical) -> Result<usize, Problem> {
+    while next < raw.len() {
+        let line = raw[next];
+        next += 1;
+        let end = trim_newline(line);
+        let end = if doc.chomp { end.trim_start_matches('\t') } else { end };
+        if end == doc.name {
+            return Ok(next);
+        }
+        doc.content.push_str(if doc.chomp { line.trim_start_matches('\t') } else { line });
+    }
+    Err(Problem::new(at.line, at.column, format!("here-document `{}` has no end", doc.name))
+        .hint(format!("put `{}` on a line of its own after it", doc.name)))
+}
+
+/// The first word and what follows the blanks behind it.
+pub(super) fn split_word(text: &str) -> (&str, &str) {
+    let text = text.trim_start();
+    match text.find(char::is_whitespace) {
+        Some(at) => (&text[..at], text[at..].trim_start()),
+        None => (text, ""),
+    }
+}

@@ -1,0 +1,102 @@
+//! What is allowed by BuildKit and not by this project, for `doctor` and `tidy`.
+//!
+//! Pure. Decides nothing about a build: a finding is told, never acted upon.
+
+use super::{Dockerfile, Kind};
+
+/// A rule of this project.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rule {
+    /// No `# syntax=` line: it makes the engine pull a frontend image.
+    Syntax,
+    /// No `FROM …:latest`, and no `FROM` without tag or digest.
+    Latest,
+    /// No secret as `ARG` or `ENV`: both are in the image's history.
+    Secret,
+    /// The last stage only copies and describes, so that both engines can build it.
+    LastStage,
+}
+
+/// Where a rule does not hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// The rule.
+    pub rule: Rule,
+    /// 1-based line.
+    pub line: usize,
+    /// `file:line: ` and a lowercase sentence.
+    pub what: String,
+    /// What to do.
+    pub hint: String,
+}
+
+impl Dockerfile {
+    /// Every finding, by line.
+    pub fn lint(&self) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        let mut found = |rule, line: usize, what: String, hint: &str| {
+            let what = format!("{}:{line}: {what}", self.path());
+            findings.push(Finding { rule, line, what, hint: hint.to_owned() });
+        };
+        if let Some((line, image)) = self.syntax() {
+            found(
+                Rule::Syntax,
+                line,
+                format!("`# syntax={image}` pulls a frontend before anything is built"),
+                "remove the line",
+            );
+        }
+        for stage in self.stages() {
+            if self.find_stage(&stage.base, stage.index).is_none() && is_latest(&stage.base) {
+                let what = format!("`FROM {}` can change from one build to the next", stage.base);
+                found(Rule::Latest, stage.line, what, "name a version, or pin a digest");
+            }
+        }
+        let instructions = self.globals().iter().chain(self.stages().iter().flat_map(|stage| &stage.instructions));
+        for instruction in instructions {
+            for name in named(&instruction.kind).into_iter().filter(|name| is_secret(name)) {
+                let what = format!("`{}` `{name}` stays readable in the image's history", instruction.kind.keyword());
+                found(Rule::Secret, instruction.line, what, "use `RUN --mount=type=secret`");
+            }
+        }
+        for instruction in
+            self.target().instructions.iter().filter(|instruction| !copies_or_describes(&instruction.kind))
+        {
+            let what = format!("`{}` in the last stage: it may only copy and describe", instruction.kind.keyword());
+            found(Rule::LastStage, instruction.line, what, "move it to a stage with a name and copy its result");
+        }
+        findings.sort_by_key(|finding| (finding.line, finding.rule));
+        findings
+    }
+}
+
+fn is_latest(base: &str) -> bool {
+    if base == "scratch" || base.contains('$') || base.contains('@') {
+        return false;
+    }
+    let name = base.rsplit('/').next().unwrap_or(base);
+    name.split_once(':').is_none_or(|(_, tag)| tag == "latest")
+}
+
+fn named(kind: &Kind) -> Vec<&str> {
+    match kind {
+        Kind::Arg(pairs) => pairs.iter().map(|(name, _)| name.as_str()).collect(),
+        Kind::Env(pairs) => pairs.iter().map(|(name, _)| name.as_str()).collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn is_secret(name: &str) -> bool {
+    const WORDS: [&str; 9] =
+        ["APIKEY", "AUTH", "CREDENTIAL", "CREDENTIALS", "KEY", "PASSWD", "PASSWORD", "SECRET", "TOKEN"];
+    let upper = name.to_ascii_uppercase();
+    let mut parts = upper.split(['_', '-']);
+    // A file's place or a public half is no secret.
+    let harmless = upper.contains("PUBLIC") || upper.ends_with("_FILE") || upper.ends_with("_PATH");
+    !harmless && parts.any(|part| WORDS.contains(&part))
+}
+
+/// The instructions that the native engine carries out itself.
+fn copies_or_describes(kind: &Kind) -> bool {
+    !matches!(kind, Kind::Add(_) | Kind::Run(_) | Kind::Shell(_) | Kind::Onbuild(_) | Kind::Maintainer(_))
+}

@@ -1,0 +1,158 @@
+//! `.dockerignore` as BuildKit reads it: which paths of the context it never sees.
+//!
+//! Pure. Patterns are anchored at the context's root, `**` crosses folders, `!` takes back, and a folder's verdict is carried
+//! down to what is in it exactly as BuildKit's walker carries it (its `patternmatcher`), which is not always "the last line
+//! that matches wins". Paths are bytes, so that names which are not UTF-8 have a verdict too.
+//! Reference: <https://docs.docker.com/build/concepts/context/#dockerignore-files>.
+
+pub(crate) mod glob;
+mod pattern;
+#[cfg(test)]
+mod tests;
+
+use crate::fault::Fault;
+use pattern::Pattern;
+
+/// A list of patterns.
+#[derive(Clone, Debug, Default)]
+pub struct Ignore {
+    rules: Vec<Rule>,
+}
+
+#[derive(Clone, Debug)]
+struct Rule {
+    pattern: Pattern,
+    /// `!`: takes back what earlier lines took away.
+    takes_back: bool,
+}
+
+/// What the patterns say of one path, and what those below it need to know.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// Whether a pattern matches, and no later one takes it back.
+    pub matched: bool,
+    rules: Vec<bool>,
+}
+
+impl Ignore {
+    /// No patterns: nothing is ignored.
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// Reads an ignore file; `path` is how messages name it.
+    pub fn parse(path: &str, text: &[u8]) -> Result<Self, Fault> {
+        let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+        let text = String::from_utf8_lossy(text);
+        let mut rules = Vec::new();
+        for (index, line) in text.lines().enumerate() {
+            // Only a `#` in the first column is a comment.
+            if line.starts_with('#') || line.trim().is_empty() {
+                continue;
+            }
+            let line_text = line.trim();
+            let (takes_back, rest) = line_text.strip_prefix('!').map_or((false, line_text), |rest| (true, rest.trim()));
+            let cleaned = rooted(rest);
+            let rule = rule(&format!("{}{cleaned}", if takes_back { "!" } else { "" }));
+            rules.push(rule.map_err(|why| {
+                Fault::usage(format!("{path}:{}:1: {why}\n  | {line}", index + 1))
+                    .hint("put `\\` before a character to take it as it is")
+            })?);
+        }
+        Ok(Self { rules })
+    }
+
+    /// Patterns that stand elsewhere (`--exclude`, `--parents`); the error is one lowercase phrase.
+    pub fn from_patterns<'p>(patterns: impl IntoIterator<Item = &'p str>) -> Result<Self, String> {
+        let rules = patterns.into_iter().filter(|p| !p.trim().is_empty()).map(rule).collect::<Result<_, _>>()?;
+        Ok(Self { rules })
+    }
+
+    /// The verdict on `path`, given that on the folder it is in (`None` at the root).
+    pub fn judge(&self, path: &[u8], folder: Option<&Verdict>) -> Verdict {
+        let mut verdict = Verdict { matched: false, rules: vec![false; self.rules.len()] };
+        for (index, rule) in self.rules.iter().enumerate() {
+            let mut hit = folder.is_some_and(|folder| folder.rules[index]);
+            if !hit {
+                // BuildKit does not ask a line that could change nothing here, and so does not learn that it matches:
+                // what is below then asks again, with its own path only.
+                if rule.takes_back != verdict.matched {
+                    continue;
+                }
+                hit = rule.pattern.matches(path);
+            }
+            verdict.rules[index] = hit;
+            if hit {
+                verdict.matched = !rule.takes_back;
+            }
+        }
+        verdict
+    }
+
+    /// The verdict on a path, folder by folder from the root.
+    pub fn verdict(&self, path: &[u8]) -> Verdict {
+        let mut folder: Option<Verdict> = None;
+        let ends = path.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| at).chain([path.len()]);
+        for end in ends {
+            folder = Some(self.judge(&path[..end], folder.as_ref()));
+        }
+        folder.unwrap_or_default()
+    }
+
+    /// Whether BuildKit leaves this path out (as a folder it may still come along for something below it).
+    pub fn ignores(&self, path: &[u8]) -> bool {
+        self.verdict(path).matched
+    }
+
+    /// Whether something below an ignored folder could be taken back, so that it must be looked into.
+    pub fn may_take_back_below(&self, folder: &[u8]) -> bool {
+        self.rules.iter().any(|rule| rule.takes_back && rule.pattern.may_match_below(folder))
+    }
+
+    /// Whether something below a folder could match (for patterns that select).
+    pub fn may_match_below(&self, folder: &[u8]) -> bool {
+        self.rules.iter().any(|rule| !rule.takes_back && rule.pattern.may_match_below(folder))
+    }
+}
+
+/// One pattern with its `!`.
+fn rule(text: &str) -> Result<Rule, String> {
+    let cleaned = clean(text.trim());
+    match cleaned.strip_prefix('!') {
+        Some("") => Err("`!` takes nothing back".to_owned()),
+        Some(rest) => Ok(Rule { pattern: Pattern::new(rest)?, takes_back: true }),
+        None => Ok(Rule { pattern: Pattern::new(&cleaned)?, takes_back: false }),
+    }
+}
+
+/// A line's pattern, clean and without the slash that anchors it anyway.
+fn rooted(text: &str) -> String {
+    if text.is_empty() {
+        return String::new();
+    }
+    let cleaned = clean(text);
+    match cleaned.strip_prefix('/') {
+        Some(rest) if !rest.is_empty() => rest.to_owned(),
+        _ => cleaned,
+    }
+}
+
+/// The shortest path that means the same: no `.`, no `x/..`, no double or trailing slash; `.` where nothing is left.
+fn clean(path: &str) -> String {
+    let absolute = path.starts_with('/');
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." if parts.last().is_some_and(|last| *last != "..") => drop(parts.pop()),
+            ".." if absolute => {}
+            part => parts.push(part),
+        }
+    }
+    let joined = parts.join("/");
+    match (absolute, joined.is_empty()) {
+        (true, _) => format!("/{joined}"),
+        (false, true) => ".".to_owned(),
+        (false, false) => joined,
+    }
+}

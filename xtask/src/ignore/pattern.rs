@@ -1,0 +1,239 @@
+//! One pattern of an ignore file, or one glob of a `COPY`, against one path.
+//!
+//! Pure. Matching takes time bounded by pattern × path: no pattern can make it explode.
+
+/// One piece of a pattern.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Piece {
+    Literal(char),
+    /// `?`: one character, not a slash.
+    Any,
+    /// `*`: characters, not slashes.
+    Many,
+    /// `**` at the end: everything.
+    Everything,
+    /// `**/` within: nothing, or everything up to a slash.
+    Folders,
+    /// `[…]`; a negated one matches a slash too.
+    Class {
+        negated: bool,
+        ranges: Vec<(char, char)>,
+    },
+    /// A bare `^` beside a wildcard, which BuildKit's regular expression takes for an anchor.
+    Never,
+}
+
+/// How a pattern compares, as BuildKit chooses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum How {
+    Exact(Vec<u8>),
+    /// `dir/**`.
+    Prefix(Vec<u8>),
+    /// `**/name`, `**name`.
+    Suffix(Vec<u8>),
+    Pieces(Vec<Piece>),
+}
+
+/// A cleaned pattern.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Pattern {
+    how: How,
+    /// What every match begins with, up to the first character with a meaning.
+    literal: Vec<u8>,
+}
+
+impl Pattern {
+    /// Reads a cleaned pattern of an ignore file; the error is one lowercase phrase.
+    pub(super) fn new(text: &str) -> Result<Self, String> {
+        let pieces = pieces(text, true)?;
+        let plain = |text: &str| !text.contains(['*', '?', '[', ']', '\\']);
+        let how = if plain(text) {
+            How::Exact(text.into())
+        } else if let Some(suffix) = text.strip_prefix("**").filter(|suffix| plain(suffix)) {
+            How::Suffix(suffix.into())
+        } else if let Some(prefix) = text.strip_suffix("**").filter(|prefix| plain(prefix)) {
+            How::Prefix(prefix.into())
+        } else {
+            How::Pieces(pieces)
+        };
+        Ok(Self { how, literal: literal(text) })
+    }
+
+    /// Reads a glob of `COPY`: no `**`, every wildcard stays within a folder.
+    pub(crate) fn glob(text: &str) -> Result<Self, String> {
+        Ok(Self { how: How::Pieces(pieces(text, false)?), literal: literal(text) })
+    }
+
+    /// Whether the pattern is the path.
+    pub(crate) fn matches(&self, path: &[u8]) -> bool {
+        match &self.how {
+            How::Exact(text) => path == text,
+            How::Prefix(prefix) => path.starts_with(prefix),
+            How::Suffix(suffix) => path.ends_with(suffix) || suffix.strip_prefix(b"/") == Some(path),
+            How::Pieces(pieces) => path.starts_with(&self.literal) && matches(pieces, path),
+        }
+    }
+
+    /// Whether something below the folder could match. May say yes too often, never no.
+    pub(crate) fn may_match_below(&self, folder: &[u8]) -> bool {
+        let inside = [folder, b"/"].concat();
+        match &self.how {
+            How::Exact(text) => text.starts_with(&inside),
+            How::Suffix(_) => true,
+            How::Prefix(_) | How::Pieces(_) => self.literal.starts_with(&inside) || inside.starts_with(&self.literal),
+        }
+    }
+}
+
+fn literal(text: &str) -> Vec<u8> {
+    text.split(['*', '?', '[', ']', '\\', '^']).next().unwrap_or_default().into()
+}
+
+fn pieces(text: &str, double_star: bool) -> Result<Vec<Piece>, String> {
+    let mut pieces = Vec::new();
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        pieces.push(match c {
+            '*' if double_star && chars.peek() == Some(&'*') => {
+                chars.next();
+                chars.next_if_eq(&'/');
+                if chars.peek().is_none() { Piece::Everything } else { Piece::Folders }
+            }
+            '*' => Piece::Many,
+            '?' => Piece::Any,
+            '[' => class(&mut chars, double_star)?,
+            '\\' => Piece::Literal(escaped(&mut chars, double_star)?),
+            '^' if double_star => Piece::Never,
+            c => Piece::Literal(c),
+        });
+    }
+    Ok(pieces)
+}
+
+type Chars<'a> = std::iter::Peekable<std::str::Chars<'a>>;
+
+/// The character behind a backslash. In an ignore file BuildKit hands it to a regular expression, where a letter would mean
+/// something else or nothing: that is refused.
+fn escaped(chars: &mut Chars<'_>, strict: bool) -> Result<char, String> {
+    match chars.next() {
+        None => Err("the pattern ends with an escape".to_owned()),
+        Some(c) if strict && (c.is_ascii_alphanumeric() || !c.is_ascii()) => Err(format!("`\\{c}` cannot be escaped")),
+        Some(c) => Ok(c),
+    }
+}
+
+fn class(chars: &mut Chars<'_>, strict: bool) -> Result<Piece, String> {
+    let open = || "a character class has no end".to_owned();
+    let negated = chars.next_if_eq(&'^').is_some();
+    let mut ranges = Vec::new();
+    loop {
+        match chars.peek().copied() {
+            None => return Err(open()),
+            Some(']') if !ranges.is_empty() => {
+                chars.next();
+                return Ok(Piece::Class { negated, ranges });
+            }
+            Some('[') if strict && chars.clone().nth(1) == Some(':') => {
+                return Err("a named character class cannot be used".to_owned());
+            }
+            Some(_) => {}
+        }
+        let low = member(chars, strict)?;
+        let high = match chars.next_if_eq(&'-') {
+            Some(_) => member(chars, strict)?,
+            None => low,
+        };
+        if strict && low > high {
+            return Err(format!("`{low}-{high}` is a range that runs backwards"));
+        }
+        ranges.push((low, high));
+    }
+}
+
+fn member(chars: &mut Chars<'_>, strict: bool) -> Result<char, String> {
+    match chars.next() {
+        None => Err("a character class has no end".to_owned()),
+        Some(c @ ('-' | ']')) => Err(format!("`{c}` in a character class needs a `\\`")),
+        Some('\\') => escaped(chars, strict),
+        Some(c) => Ok(c),
+    }
+}
+
+/// The first character and its length; a byte that is not UTF-8 counts as one replacement character.
+fn first(path: &[u8]) -> Option<(char, usize)> {
+    let head = &path[..path.len().min(4)];
+    let valid = match std::str::from_utf8(head) {
+        Ok(text) => text,
+        Err(error) => std::str::from_utf8(&head[..error.valid_up_to()]).unwrap_or_default(),
+    };
+    match valid.chars().next() {
+        Some(c) => Some((c, c.len_utf8())),
+        None if path.is_empty() => None,
+        None => Some((char::REPLACEMENT_CHARACTER, 1)),
+    }
+}
+
+/// `*` never stops within a character: what follows it would see half of one.
+fn begins_character(path: &[u8], at: usize) -> bool {
+    path.get(at).is_none_or(|byte| byte & 0b1100_0000 != 0b1000_0000)
+}
+
+/// Set of reached positions, moved on piece by piece.
+fn matches(pieces: &[Piece], path: &[u8]) -> bool {
+    let mut reached = vec![false; path.len() + 1];
+    reached[0] = true;
+    for piece in pieces {
+        let mut after = vec![false; path.len() + 1];
+        for at in (0..=path.len()).filter(|&at| reached[at]).collect::<Vec<_>>() {
+            step(piece, path, at, &mut after);
+        }
+        if !after.contains(&true) {
+            return false;
+        }
+        reached = after;
+    }
+    reached[path.len()]
+}
+
+fn step(piece: &Piece, path: &[u8], at: usize, after: &mut [bool]) {
+    let rest = &path[at..];
+    match piece {
+        Piece::Literal(c) => {
+            let mut buffer = [0; 4];
+            let text = c.encode_utf8(&mut buffer).as_bytes();
+            if rest.starts_with(text) {
+                after[at + text.len()] = true;
+            }
+        }
+        Piece::Any => {
+            if let Some((_, length)) = first(rest).filter(|(c, _)| *c != '/') {
+                after[at + length] = true;
+            }
+        }
+        Piece::Class { negated, ranges } => {
+            if let Some((c, length)) = first(rest)
+                && ranges.iter().any(|(low, high)| (*low..=*high).contains(&c)) != *negated
+            {
+                after[at + length] = true;
+            }
+        }
+        Piece::Many => {
+            let end = rest.iter().position(|b| *b == b'/').unwrap_or(rest.len());
+            for end in (at..=at + end).filter(|&end| begins_character(path, end)) {
+                after[end] = true;
+            }
+        }
+        Piece::Everything => {
+            let end = rest.iter().position(|b| *b == b'\n').unwrap_or(rest.len());
+            after[at..=at + end].fill(true);
+        }
+        Piece::Folders => {
+            after[at] = true;
+            let end = rest.iter().position(|b| *b == b'\n').unwrap_or(rest.len());
+            for slash in (0..end).filter(|&index| rest[index] == b'/') {
+                after[at + slash + 1] = true;
+            }
+        }
+        Piece::Never => {}
+    }
+}
