@@ -15,6 +15,7 @@ pub mod layout;
 pub mod oci;
 pub mod policy;
 pub mod process;
+pub mod publish;
 pub mod reference;
 pub mod requirements;
 pub mod smoke;
