@@ -3,4 +3,5 @@
 pub mod fault;
 pub mod process;
 pub mod reference;
+pub mod registry;
 pub mod ui;

@@ -28,7 +28,14 @@ pub struct Command {
 impl Command {
     /// A call of `program` without arguments.
     pub fn new(program: impl Into<PathBuf>) -> Self {
-        Self { program: program.into(), args: Vec::new(), env: BTreeMap::new(), removed: Vec::new(), cwd: None, stdin: None }
+        Self {
+            program: program.into(),
+            args: Vec::new(),
+            env: BTreeMap::new(),
+            removed: Vec::new(),
+            cwd: None,
+            stdin: None,
+        }
     }
 
     /// Adds one argument.
