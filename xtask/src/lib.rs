@@ -17,6 +17,7 @@ pub mod policy;
 pub mod process;
 pub mod publish;
 pub mod reference;
+pub mod registry;
 pub mod requirements;
 pub mod smoke;
 pub mod ui;

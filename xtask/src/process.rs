@@ -22,12 +22,20 @@ pub struct Command {
     env: BTreeMap<OsString, OsString>,
     removed: Vec<OsString>,
     cwd: Option<PathBuf>,
+    stdin: Option<Vec<u8>>,
 }
 
 impl Command {
     /// A call of `program` without arguments.
     pub fn new(program: impl Into<PathBuf>) -> Self {
-        Self { program: program.into(), args: Vec::new(), env: BTreeMap::new(), removed: Vec::new(), cwd: None }
+        Self {
+            program: program.into(),
+            args: Vec::new(),
+            env: BTreeMap::new(),
+            removed: Vec::new(),
+            cwd: None,
+            stdin: None,
+        }
     }
 
     /// Adds one argument.
@@ -65,6 +73,13 @@ impl Command {
         self
     }
 
+    /// Gives [`Command::output`] and [`Command::read`] something to read on stdin, which is empty otherwise.
+    #[must_use]
+    pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.stdin = Some(bytes.into());
+        self
+    }
+
     /// The program and its arguments, as they are passed.
     pub fn argv(&self) -> Vec<String> {
         std::iter::once(self.program.as_os_str())
@@ -88,6 +103,9 @@ impl Command {
         let mut call = shell.cmd(&self.program).args(&self.args).envs(&self.env).quiet().ignore_status();
         for name in &self.removed {
             call = call.env_remove(name);
+        }
+        if let Some(bytes) = &self.stdin {
+            call = call.stdin(bytes);
         }
         let output = call.output().map_err(|error| cannot(&error))?;
         interrupted()?;
@@ -266,6 +284,12 @@ mod tests {
         let odd = ["a b", "-x", "$HOME", "`id`", "é'\"", "*"];
         let output = Command::new("printf").arg("%s\n").args(odd).read(Exit::Build).unwrap();
         assert_eq!(output.lines().collect::<Vec<_>>(), odd);
+    }
+
+    #[test]
+    fn stdin_is_given_whole() {
+        assert_eq!(Command::new("cat").stdin("one\ntwo").read(Exit::Build).unwrap(), "one\ntwo");
+        assert_eq!(Command::new("cat").read(Exit::Build).unwrap(), "");
     }
 
     #[test]
