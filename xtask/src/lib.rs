@@ -12,6 +12,7 @@ pub mod git;
 pub mod ignore;
 pub mod key;
 pub mod layout;
+pub mod lock;
 pub mod oci;
 pub mod policy;
 pub mod process;

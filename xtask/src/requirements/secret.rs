@@ -65,6 +65,14 @@ pub(crate) fn without_user(url: &str) -> String {
     text + &url[from..]
 }
 
+/// Whether a URL of the text has user information that is written out, rather than `${NAME}` of the environment.
+pub(crate) fn holds_one(text: &str) -> bool {
+    user_infos(text).into_iter().any(|range| {
+        let parts = text[range].split(':');
+        !parts.into_iter().all(|part| part.is_empty() || (part.starts_with("${") && part.ends_with('}')))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,6 +93,19 @@ mod tests {
         check("https://h:80/a:b@c", "https://h:80/a:b@c", "https://h:80/a:b@c");
         check("a https://u:p@h b https://v@i", "a https://***@h b https://***@i", "a https://h b https://i");
         check("", "", "");
+    }
+
+    #[test]
+    fn a_password_is_told_from_a_variable() {
+        for (text, yes) in [
+            ("https://u:p@h/", true),
+            ("https://${U}:${P}@h/", false),
+            ("https://${T}@h", false),
+            ("https://h/", false),
+            ("https://${U}:p@h/", true),
+        ] {
+            assert_eq!(holds_one(text), yes, "{text}");
+        }
     }
 
     #[test]

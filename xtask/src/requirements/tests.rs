@@ -187,7 +187,8 @@ fn the_encoding_is_golden() {
     ));
     expect![[r#"{"schema":1,"requirements":[{"name":"numpy","extras":["a","b"],"specifiers":["<3",">=2.2"],"url":null,"marker":"os_name == 'x'","hashes":["sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"]},{"name":"z","extras":[],"specifiers":[],"url":"https://h/z-1.zip","marker":null,"hashes":[]}],"constraints":[],"options":{"extra_index_urls":["https://h/x"]}}"#]]
         .assert_eq(&serde_json::to_string(&read.meaning()).unwrap());
-    expect!["sha256:856b331c8b467db8ff3566fc5cfc185d6a37c28b02006f91f428fec3b54bf5b9"].assert_eq(&read.fingerprint().to_string());
+    expect!["sha256:856b331c8b467db8ff3566fc5cfc185d6a37c28b02006f91f428fec3b54bf5b9"]
+        .assert_eq(&read.fingerprint().to_string());
     let back: Meaning = serde_json::from_str(&serde_json::to_string(&read.meaning()).unwrap()).unwrap();
     assert_eq!(back, read.meaning());
 }

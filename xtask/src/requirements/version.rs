@@ -222,13 +222,16 @@ pub struct Specifier {
     operator: &'static str,
     /// Normalised where it is a version; `===` takes any text.
     text: String,
+    /// The same without trailing zeros, where they do not count: how it is printed.
+    canonical: String,
 }
 
 impl Specifier {
     /// A specifier of an operator of PEP 440 and what follows it, or why it is none.
     pub(crate) fn new(operator: &'static str, text: &str) -> Result<Self, String> {
         if operator == "===" {
-            return Ok(Self { operator, text: text.to_ascii_lowercase() });
+            let text = text.to_ascii_lowercase();
+            return Ok(Self { operator, canonical: text.clone(), text });
         }
         let (base, wild) = text.strip_suffix(".*").map_or((text, false), |base| (base, true));
         let version: Version = base.parse()?;
@@ -239,7 +242,8 @@ impl Specifier {
             if version.dev.is_some() || !version.local.is_empty() {
                 return Err("`.*` cannot follow a dev release or a local version".to_owned());
             }
-            return Ok(Self { operator, text: format!("{version}.*") });
+            let text = format!("{version}.*");
+            return Ok(Self { operator, canonical: text.clone(), text });
         }
         if operator == "~=" && version.release.len() < 2 {
             return Err(format!("`~=` needs two numbers at least, as in `~={version}.0`"));
@@ -247,13 +251,18 @@ impl Specifier {
         if !version.local.is_empty() && !matches!(operator, "==" | "!=") {
             return Err(format!("a local version (`+…`) goes only with `==` and `!=`, not with `{operator}`"));
         }
-        let text = if operator == "~=" { version.to_string() } else { version.canonical() };
-        Ok(Self { operator, text })
+        let canonical = if operator == "~=" { version.to_string() } else { version.canonical() };
+        Ok(Self { operator, text: version.to_string(), canonical })
     }
 
-    /// The version of an exact pin, as it was written but normalised.
+    /// Whether it names one version and no other.
     pub(crate) fn is_pin(&self) -> bool {
         (self.operator == "==" && !self.text.ends_with(".*")) || self.operator == "==="
+    }
+
+    /// What stands after the operator, trailing zeros and all.
+    pub(crate) fn version(&self) -> &str {
+        &self.text
     }
 
     /// Whether the version fits, by PEP 440. Pre-releases are judged by their order alone: the resolver has decided on them.
@@ -291,7 +300,7 @@ fn equal(version: &Version, wanted: &Version, wild: bool) -> bool {
 
 impl fmt::Display for Specifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}", self.operator, self.text)
+        write!(f, "{}{}", self.operator, self.canonical)
     }
 }
 

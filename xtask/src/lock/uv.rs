@@ -1,0 +1,364 @@
+//! uv: the program that resolves, found or fetched, and told how this machine reaches its index.
+//!
+//! Runs programs and reads files; the lock that comes out is returned as a text and written by nobody here. Deterministic:
+//! variables that would change *what* is chosen are kept from uv, those about *how to get it* are not.
+
+use super::pip::Settings;
+use super::{Header, Lock};
+use crate::fault::{Exit, Fault};
+use crate::process::{self, Command};
+use crate::requirements::{self, Options, Requirements, normalised, secret};
+use std::path::{Path, PathBuf};
+
+/// Where tools of ours are put, from the root of a repository.
+const TOOLS: &str = "target/tools";
+
+/// The lock of uv itself, from the root: the Docker build and [`install`] take it from there.
+pub const INSTALLER_LOCK: &str = "dockerfiles/installer.lock";
+
+/// Variables that would make one machine choose other versions than the next.
+const CHOICES: [&str; 21] = [
+    "UV_BUILD_CONSTRAINT",
+    "UV_CONSTRAINT",
+    "UV_CUSTOM_COMPILE_COMMAND",
+    "UV_EXCLUDE",
+    "UV_FORK_STRATEGY",
+    "UV_NO_BINARY",
+    "UV_NO_BINARY_PACKAGE",
+    "UV_NO_BUILD",
+    "UV_NO_BUILD_PACKAGE",
+    "UV_NO_SOURCES",
+    "UV_ONLY_BINARY",
+    "UV_OVERRIDE",
+    "UV_PRERELEASE",
+    "UV_PROJECT",
+    "UV_PYTHON",
+    "UV_REQUIRE_HASHES",
+    "UV_RESOLUTION",
+    "UV_SYSTEM_PYTHON",
+    "UV_TORCH_BACKEND",
+    "UV_UPGRADE",
+    "UV_WORKING_DIR",
+];
+
+/// Bundles of certificates that say the system has a store of its own.
+const STORES: [&str; 3] =
+    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
+
+/// A uv that answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Uv {
+    program: PathBuf,
+    version: String,
+}
+
+/// Which pins may move.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Upgrade {
+    /// None that still fits.
+    #[default]
+    Keep,
+    /// All of them.
+    All,
+    /// These distributions.
+    Only(Vec<String>),
+}
+
+/// What is to be resolved; paths are relative to the root.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// The repository.
+    pub root: &'a Path,
+    /// Its requirement file.
+    pub requirements: &'a Path,
+    /// The lock whose pins are kept, where there is one.
+    pub lock: &'a Path,
+    /// The oldest Python that must be served: `3.12`.
+    pub python: &'a str,
+    /// Which pins may move.
+    pub upgrade: &'a Upgrade,
+}
+
+/// Finds uv: in `extra` places (programs or folders), on the PATH, among the tools of the root.
+pub fn find(root: &Path, extra: &[PathBuf]) -> Result<Uv, Fault> {
+    let extra = extra.iter().map(|place| if place.is_dir() { place.join("uv") } else { place.clone() });
+    let places = extra.chain([PathBuf::from("uv"), root.join(TOOLS).join("bin/uv")]);
+    let program = places.into_iter().find_map(process::found).ok_or_else(|| {
+        Fault::missing("`uv` is neither on the PATH nor in `target/tools/bin`")
+            .hint("install it: `python3 -m pip install uv`, or let `cargo xtask quickstart` do it")
+    })?;
+    Uv::at(program)
+}
+
+/// The requirements of a repository, read from its files; paths are relative to the root.
+pub fn requirements(root: &Path, path: &Path) -> Result<Requirements, Fault> {
+    requirements::read(path, &mut |file| {
+        std::fs::read_to_string(root.join(file))
+            .map_err(|error| Fault::usage(format!("cannot read `{}`", file.display())).cause(error))
+    })
+}
+
+impl Uv {
+    /// The uv at this place, asked for its version.
+    pub fn at(program: PathBuf) -> Result<Self, Fault> {
+        let said = Command::new(&program).arg("--version").read(Exit::Missing)?;
+        let version = said.strip_prefix("uv ").and_then(|rest| rest.split_whitespace().next());
+        let version = version.ok_or_else(|| {
+            Fault::missing(format!("`{}` is not uv", program.display())).cause(format!("`--version` says `{said}`"))
+        })?;
+        Ok(Self { version: version.to_owned(), program })
+    }
+
+    /// Where it is.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
+    /// `0.13.9`.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// A call of uv that reaches the index as pip would on this machine; secrets are in its environment only.
+    /// `options` are those of the requirement files it will read.
+    pub fn command(&self, options: &Options) -> Command {
+        let variable = |name: &str| std::env::var(name).ok();
+        let settings = Settings::read(&variable, &mut |path| std::fs::read_to_string(path).ok());
+        let told = settings.for_uv(&variable, options, uv_names_indexes(&variable));
+        let certificates = ["SSL_CERT_FILE", "SSL_CERT_DIR", "UV_SYSTEM_CERTS", "UV_NATIVE_TLS"];
+        let mut command = Command::new(&self.program).env("UV_PYTHON_DOWNLOADS", "never").env("UV_NO_PROGRESS", "1");
+        // uv brings certificates of its own; pip has trusted the system's since 24.2, where a proxy's stands.
+        let untold = !told.contains_key("SSL_CERT_FILE") && certificates.iter().all(|name| variable(name).is_none());
+        if untold && (cfg!(target_os = "macos") || STORES.iter().any(|store| Path::new(store).exists())) {
+            command = command.env("UV_SYSTEM_CERTS", "true");
+        }
+        for (name, value) in told {
+            command = command.env(name, value);
+        }
+        CHOICES.into_iter().fold(command, Command::env_remove)
+    }
+
+    /// Resolves requirements into the text of a lock, header and all. Twice gives the same bytes.
+    ///
+    /// # Errors
+    /// Requirements that cannot be read or fulfilled (usage), an index that cannot be reached (network).
+    pub fn resolve(&self, request: &Request<'_>) -> Result<String, Fault> {
+        let found = requirements(request.root, request.requirements)?;
+        let folder =
+            tempfile::tempdir().map_err(|error| Fault::build("cannot make a temporary folder").cause(error))?;
+        let out = folder.path().join("uv.lock");
+        let before = before(request);
+        if let Some((text, lock)) = &before {
+            known(request, lock)?;
+            save(&out, text)?;
+        }
+        let command =
+            upgrades(self.compile(found.options(), request.python).arg("--output-file").arg(&out), request.upgrade);
+        let command = command.arg("--").arg(request.requirements).current_dir(request.root);
+        run(&command, &request.requirements.display().to_string())?;
+        let body = std::fs::read_to_string(&out).map_err(|error| Fault::build("uv wrote no lock").cause(error))?;
+        let python = format!(">={}", request.python);
+        let header = Header { requirements: found.fingerprint(), python, resolver: format!("uv {}", self.version) };
+        let text = format!("{}{}\n", header.print(request.requirements), body.trim_end());
+        no_password(&text, request)?;
+        Lock::parse(request.lock, &text)?;
+        Ok(text)
+    }
+
+    /// A lock of uv itself in this version: what the Docker build installs with `pip install --require-hashes`.
+    pub fn installer_lock(&self, version: &str, python: &str) -> Result<String, Fault> {
+        let wanted: requirements::Version =
+            version.parse().map_err(|why| Fault::usage(format!("cannot lock uv: {why}")))?;
+        let folder =
+            tempfile::tempdir().map_err(|error| Fault::build("cannot make a temporary folder").cause(error))?;
+        let source = folder.path().join("installer.txt");
+        save(&source, &format!("uv=={wanted}\n"))?;
+        let command = self.compile(&Options::default(), python).arg("--no-annotate").arg("--").arg(&source);
+        // Settings of a project around the current folder are not about uv itself.
+        let body = run(&command.current_dir(folder.path()), "uv")?;
+        Ok(format!("# Written by `cargo xtask lock`; do not edit.\n{}\n", body.trim_end()))
+    }
+
+    fn compile(&self, options: &Options, python: &str) -> Command {
+        let variable = |name: &str| std::env::var(name).ok();
+        let no_index = Settings::read(&variable, &mut |path| std::fs::read_to_string(path).ok()).no_index();
+        let mut command = self
+            .command(options)
+            .args(["pip", "compile", "--quiet", "--universal", "--generate-hashes", "--no-header", "--no-strip-extras"])
+            .args(["--python-version", python]);
+        if options.pre {
+            // uv reads no `--pre` in a file.
+            command = command.arg("--prerelease=allow");
+        }
+        if !options.no_binary.is_empty() || !options.only_binary.is_empty() {
+            command = command.arg("--emit-build-options");
+        }
+        if no_index { command.arg("--no-index") } else { command }
+    }
+}
+
+fn save(path: &Path, text: &str) -> Result<(), Fault> {
+    std::fs::write(path, text).map_err(|error| Fault::build("cannot write a temporary file").cause(error))
+}
+
+/// The lock that stands there, where it is one: uv keeps its pins.
+fn before(request: &Request<'_>) -> Option<(String, Lock)> {
+    let text = std::fs::read_to_string(request.root.join(request.lock)).ok()?;
+    Lock::parse(request.lock, &text).ok().map(|lock| (text, lock))
+}
+
+/// Names to upgrade must be in the lock: uv ignores a misspelt one without a word.
+fn known(request: &Request<'_>, lock: &Lock) -> Result<(), Fault> {
+    let Upgrade::Only(names) = request.upgrade else { return Ok(()) };
+    let locked = |name: &str| lock.packages.iter().any(|package| package.name == normalised(name));
+    let Some(name) = names.iter().find(|name| !locked(name)) else { return Ok(()) };
+    let near = lock.packages.iter().map(|package| package.name.as_str());
+    let near = near.max_by(|a, b| strsim::jaro_winkler(a, name).total_cmp(&strsim::jaro_winkler(b, name)));
+    let fault = Fault::usage(format!("`{name}` is not in `{}`", request.lock.display()));
+    Err(match near.filter(|near| strsim::jaro_winkler(near, name) > 0.8) {
+        Some(near) => fault.hint(format!("did you mean `{near}`?")),
+        None => fault.hint("a new requirement is added by `cargo xtask lock` without options"),
+    })
+}
+
+fn upgrades(command: Command, upgrade: &Upgrade) -> Command {
+    match upgrade {
+        Upgrade::Keep => command,
+        Upgrade::All => command.arg("--upgrade"),
+        Upgrade::Only(names) => names.iter().fold(command, |command, name| command.arg("--upgrade-package").arg(name)),
+    }
+}
+
+/// A lock is committed: a password that is written out in a URL would be published with it.
+fn no_password(text: &str, request: &Request<'_>) -> Result<(), Fault> {
+    let line = text.lines().find(|line| secret::holds_one(line));
+    line.map_or(Ok(()), |line| {
+        Err(Fault::usage(format!(
+            "the lock would hold a password: `{}`",
+            secret::hidden(line.trim_end_matches([' ', '\\']))
+        ))
+        .needed_by(format!("`{}`", request.requirements.display()))
+        .hint("take it from the environment, as in `https://${USER}:${TOKEN}@…`"))
+    })
+}
+
+fn run(command: &Command, needed_by: &str) -> Result<String, Fault> {
+    let output = command.output()?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let said = secret::hidden(String::from_utf8_lossy(&output.stderr).trim());
+    let (exit, what, hint) = judged(&said);
+    Err(Fault::new(exit, what).needed_by(format!("`{needed_by}`")).cause(said).hint(hint))
+}
+
+/// What uv's own words are about: exit code, sentence and next step.
+fn judged(said: &str) -> (Exit, &'static str, &'static str) {
+    let says = |words: &[&str]| words.iter().any(|word| said.contains(word));
+    if says(&["No interpreter found", "No virtual environment or system Python"]) {
+        return (Exit::Missing, "uv finds no Python to work with", "install Python 3, with its `venv`");
+    }
+    if says(&["UnknownIssuer", "invalid peer certificate", "certificate"]) {
+        let hint = "name the certificates of your network: `SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt`";
+        return (Exit::Network, "cannot trust the package index", hint);
+    }
+    if says(&["401 Unauthorized", "403 Forbidden", "Missing credentials"]) {
+        let hint = "give a user and password in `UV_DEFAULT_INDEX`, pip's configuration or `~/.netrc`";
+        return (Exit::Network, "the package index refuses us", hint);
+    }
+    if says(&[
+        "Failed to fetch",
+        "error sending request",
+        "Request failed",
+        "HTTP status",
+        "network connectivity is disabled",
+    ]) {
+        let hint = "check the network and `UV_DEFAULT_INDEX` or pip's `index-url`";
+        return (Exit::Network, "cannot reach the package index", hint);
+    }
+    if says(&["No solution found", "unsatisfiable"]) {
+        let hint = "loosen a specifier, or let pins move: `cargo xtask lock --upgrade`";
+        return (Exit::Usage, "the requirements cannot all be fulfilled", hint);
+    }
+    (Exit::Usage, "uv cannot resolve the requirements", "see uv's own words above")
+}
+
+/// Whether a `uv.toml` of the user's or the machine's names indexes: then pip's are not wanted.
+fn uv_names_indexes(variable: super::pip::Variables<'_>) -> bool {
+    let named = variable("UV_CONFIG_FILE").map(PathBuf::from);
+    let user = variable("XDG_CONFIG_HOME").or_else(|| variable("HOME").map(|home| format!("{home}/.config")));
+    let user = user.map(|folder| Path::new(&folder).join("uv/uv.toml"));
+    let files = [named, user, Some(PathBuf::from("/etc/uv/uv.toml"))];
+    files.into_iter().flatten().filter_map(|file| std::fs::read_to_string(file).ok()).any(|text| {
+        text.lines().map(str::trim).any(|line| {
+            ["[[index]]", "index-url", "extra-index-url", "index ", "index="].iter().any(|key| line.starts_with(key))
+        })
+    })
+}
+
+/// Puts uv under `target/tools` of the root, from the index that pip uses: in the version of `dockerfiles/installer.lock`
+/// where there is one, checked by hash.
+///
+/// # Errors
+/// No `python3`, no `venv` and no `pip` (missing); pip's own words when it cannot install.
+pub fn install(root: &Path) -> Result<Uv, Fault> {
+    let python = process::find(
+        "python3",
+        "uv",
+        "install Python 3 with venv and pip: `apt-get install python3-venv python3-pip`",
+    )?;
+    let tools = root.join(TOOLS);
+    let home = tools.join("uv");
+    let wanted = wanted(root);
+    let venv = Command::new(&python).args(["-m", "venv"]).arg(&home).read(Exit::Missing);
+    let pip = match &venv {
+        Ok(_) => Command::new(home.join("bin/python3")).args(["-m", "pip", "install"]),
+        // Debian's python3 comes without ensurepip; a pip may be there all the same.
+        Err(_) => Command::new(&python).args(["-m", "pip", "install", "--upgrade", "--target"]).arg(&home),
+    };
+    pip.args(["--quiet", "--disable-pip-version-check", "--no-input"])
+        .args(&wanted)
+        .current_dir(root)
+        .read(Exit::Network)
+        .map_err(|fault| {
+            let fault = venv.err().map_or(fault.clone(), |venv| without_pip(&fault, &venv));
+            fault
+                .needed_by("uv")
+                .hint("install uv by hand: `python3 -m pip install uv`, then again `cargo xtask quickstart`")
+        })?;
+    link(&home, &tools)?;
+    Uv::at(tools.join("bin/uv"))
+}
+
+fn wanted(root: &Path) -> Vec<String> {
+    if root.join(INSTALLER_LOCK).is_file() {
+        return ["--require-hashes", "-r", INSTALLER_LOCK].map(str::to_owned).into();
+    }
+    vec!["uv".to_owned()]
+}
+
+/// Neither venv nor pip: say both, as a missing tool where pip is not there at all.
+fn without_pip(pip: &Fault, venv: &Fault) -> Fault {
+    let missing = pip.causes.iter().any(|cause| cause.contains("No module named pip"));
+    let exit = if missing { Exit::Missing } else { pip.exit };
+    let fault = Fault::new(exit, "cannot install `uv`: python3 has neither a working venv nor pip for it");
+    let fault = venv.causes.iter().chain(&pip.causes).fold(fault, Fault::cause);
+    fault.hint("install them: `apt-get install python3-venv python3-pip`")
+}
+
+fn link(home: &Path, tools: &Path) -> Result<(), Fault> {
+    let bin = tools.join("bin");
+    let cannot = |error: std::io::Error| Fault::build(format!("cannot write `{}`", bin.display())).cause(error);
+    let program = home.join("bin/uv");
+    if !program.exists() {
+        return Err(Fault::build(format!("`{}` is not there after its installation", program.display())));
+    }
+    std::fs::create_dir_all(&bin).map_err(cannot)?;
+    let new = bin.join(".uv.new");
+    let _ = std::fs::remove_file(&new);
+    std::os::unix::fs::symlink("../uv/bin/uv", &new).map_err(cannot)?;
+    std::fs::rename(&new, bin.join("uv")).map_err(cannot)
+}
+
+#[cfg(test)]
+mod tests;
