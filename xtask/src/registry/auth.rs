@@ -80,7 +80,9 @@ impl Auth {
         }
     }
 
-    /// Takes in a 401 that answered a request with the header `sent`. False when another try would change nothing.
+    /// Takes in a 401 that answered a request with the header `sent`, the `count`th in a row. The scopes that the
+    /// registry names itself are added when a fresh token with ours alone was refused. False when another try would
+    /// change nothing.
     pub(super) fn challenged(
         &self,
         means: &Means<'_>,
@@ -88,6 +90,7 @@ impl Auth {
         scopes: &mut Scopes,
         reply: &Reply,
         sent: Option<&str>,
+        count: u32,
     ) -> Result<bool, Fault> {
         let values = reply.headers.get_all("www-authenticate").iter().filter_map(|value| value.to_str().ok());
         let Some(challenge) = choose(values) else { return Ok(false) };
@@ -102,7 +105,10 @@ impl Auth {
             Challenge::Bearer { scopes: wanted, .. } => {
                 // Another thread may have fetched a new one already.
                 known.tokens.retain(|_, token| Some(token.header.as_str()) != sent);
-                scopes.extend(wanted);
+                if count > 1 {
+                    scopes.extend(wanted);
+                    known.tokens.remove(scopes);
+                }
                 Ok(true)
             }
         }

@@ -224,7 +224,6 @@ fn host_of(key: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt as _;
 
     /// Credentials over a folder with this `config.json` and these helpers (name, shell script).
     fn with(config: &str, helpers: &[(&str, &str)]) -> (tempfile::TempDir, Credentials) {
@@ -232,8 +231,9 @@ mod tests {
         std::fs::write(folder.path().join("config.json"), config).unwrap();
         for (name, script) in helpers {
             let file = folder.path().join(format!("docker-credential-{name}"));
-            std::fs::write(&file, format!("#!/bin/sh\nread server\n{script}\n")).unwrap();
-            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+            // Written by another process: a file that a fork of ours still holds open cannot be run.
+            let write = Command::new("sh").args(["-c", r#"cat >"$1" && chmod 755 "$1""#, "sh"]).arg(file);
+            write.stdin(format!("#!/bin/sh\nread server\n{script}\n")).read(crate::fault::Exit::Build).unwrap();
         }
         let path = Some(folder.path().as_os_str().to_owned());
         let credentials = Credentials { folder: Some(folder.path().to_owned()), path };

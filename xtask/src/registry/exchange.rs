@@ -64,7 +64,7 @@ impl Client {
             Means { transport: &self.transport, credentials: &self.options.credentials, options: &self.options };
         let mut scopes = ask.scopes.clone();
         let mut url = ask.url.clone();
-        let (mut challenges, mut redirects) = (0, 0);
+        let (mut challenges, mut redirects) = (0_u32, 0);
         loop {
             process::interrupted()?;
             let ours = url.same_origin(&endpoint.base);
@@ -82,7 +82,7 @@ impl Client {
             // One answer to learn the challenge, one because a token was spent; a third would change nothing.
             if reply.status == 401 && ours && challenges < 2 {
                 challenges += 1;
-                if self.auth.challenged(&means, endpoint, &mut scopes, &reply, authorization.as_deref())? {
+                if self.auth.challenged(&means, endpoint, &mut scopes, &reply, authorization.as_deref(), challenges)? {
                     continue;
                 }
             }

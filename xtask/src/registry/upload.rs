@@ -1,7 +1,9 @@
 //! Blobs on their way up: in one request, or in pieces that go on where a cut connection left them; and mounts.
 //!
 //! A blob counts as there only when the registry has said so for its digest. A session that the registry has forgotten
-//! is begun again, a bounded number of times.
+//! is begun again, a bounded number of times. (distribution 2.8 forgets every session that was cut within a piece:
+//! <https://github.com/distribution/distribution/blob/v2.8.3/registry/handlers/blobupload.go>, its `_state` names the old
+//! offset.)
 
 use super::exchange::{Ask, pull, push};
 use super::manifests::said_digest;
@@ -16,7 +18,7 @@ use std::time::Duration;
 use ureq::http::Method;
 
 /// How often an upload is begun at most.
-const SESSIONS: u32 = 4;
+const SESSIONS: u32 = 5;
 
 /// What a mount came to.
 pub enum Mount {
@@ -92,7 +94,6 @@ impl Client {
             if begun >= SESSIONS {
                 return Err(broken.fault(&what).cause(format!("the upload was begun {begun} times")));
             }
-            self.again(&what, Broken { again: true, ..broken }, None, &mut patience)?;
             session = self.begin(&repository, &what)?;
         }
         unreachable!("the loop returns")
@@ -204,7 +205,9 @@ impl Client {
         match reply.status {
             202 | 201 | 204 => {
                 session.follow(&reply);
-                Ok(Step::At(range_end(&reply).unwrap_or(at + length)))
+                let end = at + length;
+                // `0-0` spells one byte as well as none.
+                Ok(Step::At(range_end(&reply).filter(|_| end > 1).unwrap_or(end)))
             }
             _ => self.judge(session, blob, reply),
         }
@@ -241,14 +244,15 @@ impl Client {
         let (status, after) = (reply.status, reply.retry_after());
         let refusal = Refusal::read(reply);
         let broken = Broken { cause: refusal.cause.clone(), again: true, hint: None };
-        if status == 404 || refusal.has("BLOB_UPLOAD_UNKNOWN") || refusal.has("BLOB_UPLOAD_INVALID") {
+        // A wrong range says that the registry and its own last word disagree.
+        if matches!(status, 404 | 416) || refusal.has("BLOB_UPLOAD_UNKNOWN") || refusal.has("BLOB_UPLOAD_INVALID") {
             return Ok(Step::Lost(broken));
         }
         if refusal.has("DIGEST_INVALID") {
             // Pieces that were put together wrongly come right when sent anew; a wrong source does not, and ends.
             return Ok(Step::Lost(Broken { hint: Some("did the file change while it was sent?"), ..broken }));
         }
-        if status == 416 || worth_another_try(status) {
+        if worth_another_try(status) {
             return Ok(Step::Unsure(broken, after));
         }
         Err(self.refused(&session.endpoint, blob.what, &refusal))
