@@ -34,6 +34,8 @@ pub enum Kind {
     File,
     /// A symbolic link.
     Symlink,
+    /// A pipe, socket or device. Seen in a tree, never in an [`Entry`]: BuildKit would copy it, a socket as an empty file.
+    Special,
 }
 
 /// One path of the context that a Dockerfile reads.
@@ -113,7 +115,7 @@ pub fn as_in_git(entries: &[Entry]) -> Vec<Entry> {
     let mode = |entry: &Entry| match entry.kind {
         Kind::File if entry.mode & 0o100 == 0 => 0o644,
         Kind::File | Kind::Dir => 0o755,
-        Kind::Symlink => 0o777,
+        Kind::Symlink | Kind::Special => 0o777,
     };
     entries.iter().map(|entry| Entry { mode: mode(entry), ..entry.clone() }).collect()
 }
@@ -123,6 +125,12 @@ fn entries(root: &Path, tree: &Tree, paths: BTreeSet<ContextPath>) -> Result<Vec
     let (mut files, mut bytes) = (Vec::new(), 0);
     for path in paths {
         let Some(found) = tree.get(&path) else { continue };
+        if found.kind == Kind::Special {
+            let what = format!("`{path}` in the build context is neither a file nor a folder nor a link");
+            return Err(
+                Fault::usage(what).hint(format!("remove it, or leave it out with a line `{path}` in the ignore file"))
+            );
+        }
         if found.kind == Kind::File {
             files.push(entries.len());
             bytes += found.size;

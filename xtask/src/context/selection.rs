@@ -129,6 +129,8 @@ struct View<'t> {
 struct Resolved {
     path: ContextPath,
     links: Vec<ContextPath>,
+    /// Whether it never ends.
+    circle: bool,
 }
 
 impl View<'_> {
@@ -143,7 +145,7 @@ impl View<'_> {
         range.map_while(move |path| Some((path, path.below(folder)?)))
     }
 
-    /// Follows every link on the way, within the context. A circle ends as a path that is not there.
+    /// Follows every link on the way, within the context.
     fn resolve(&self, path: &ContextPath) -> Resolved {
         const MOST: usize = 255;
         let mut links = Vec::new();
@@ -159,17 +161,18 @@ impl View<'_> {
             }
             let next = at.join(&part);
             match self.tree.get(&next).and_then(|found| found.link.as_ref()) {
-                Some(target) if links.len() < MOST => {
+                Some(_) if links.len() == MOST => return Resolved { path: next, links, circle: true },
+                Some(target) => {
                     if target.starts_with(b"/") {
                         at = ContextPath::default();
                     }
                     todo.extend(ContextPath::new(target.clone()).parts().map(<[u8]>::to_vec).rev());
                     links.push(next);
                 }
-                _ => at = next,
+                None => at = next,
             }
         }
-        Resolved { path: at, links }
+        Resolved { path: at, links, circle: false }
     }
 }
 
@@ -187,7 +190,7 @@ impl Pick<'_, '_> {
         let resolved = self.view.resolve(path);
         let through_link = !resolved.links.is_empty();
         self.selection.paths.extend(resolved.links);
-        if self.view.exists(&resolved.path) {
+        if !resolved.circle && self.view.exists(&resolved.path) {
             return Some(resolved.path);
         }
         self.selection.missing.push(Missing { source: self.source, path: resolved.path, through_link });
@@ -210,19 +213,10 @@ impl Pick<'_, '_> {
             return Ok(());
         };
         let pattern = glob::parse(pattern)?;
-        // A folder in front of the wildcard that is not there is as good as a glob that matches nothing.
-        let resolved = self.view.resolve(&ContextPath::new(folder.as_bytes()));
-        if !self.view.exists(&resolved.path) && !resolved.links.is_empty() {
-            let missing = Missing { source: self.source, path: resolved.path.clone(), through_link: true };
-            self.selection.missing.push(missing);
-        }
-        self.selection.paths.extend(resolved.links);
-        let hits: Vec<ContextPath> = self
-            .view
-            .below(&resolved.path)
-            .filter(|(_, rest)| pattern.matches(rest))
-            .map(|(path, _)| path.clone())
-            .collect();
+        // A glob may match nothing, but the folder in front of its first wildcard has to be there.
+        let Some(folder) = self.find(&ContextPath::new(folder.as_bytes())) else { return Ok(()) };
+        let hits: Vec<ContextPath> =
+            self.view.below(&folder).filter(|(_, rest)| pattern.matches(rest)).map(|(path, _)| path.clone()).collect();
         hits.iter().for_each(|path| self.path(path));
         Ok(())
     }

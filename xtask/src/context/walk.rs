@@ -111,7 +111,7 @@ impl Walk<'_> {
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(cannot(error)),
             };
-            let Some(found) = self.found(&path, &metadata)? else { continue };
+            let found = self.found(&path, &metadata)?;
             self.tree.insert(path.clone(), found);
             if is_dir {
                 self.folder(&path, Some(&judged))?;
@@ -120,21 +120,21 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn found(&self, path: &ContextPath, metadata: &Metadata) -> Result<Option<Found>, Fault> {
+    fn found(&self, path: &ContextPath, metadata: &Metadata) -> Result<Found, Fault> {
         let mode = metadata.permissions().mode() & 0o7777;
         let file_type = metadata.file_type();
-        if file_type.is_dir() {
-            return Ok(Some(Found { kind: Kind::Dir, mode, size: 0, link: None }));
+        if file_type.is_symlink() {
+            let location = self.root.join(path.to_path());
+            let target = std::fs::read_link(&location)
+                .map_err(|error| Fault::usage(format!("cannot read link `{}`", location.display())).cause(error))?;
+            let link = Some(target.into_os_string().into_vec());
+            return Ok(Found { kind: Kind::Symlink, mode: 0o777, size: 0, link });
         }
-        if file_type.is_file() {
-            return Ok(Some(Found { kind: Kind::File, mode, size: metadata.len(), link: None }));
-        }
-        if !file_type.is_symlink() {
-            return Ok(None);
-        }
-        let location = self.root.join(path.to_path());
-        let target = std::fs::read_link(&location)
-            .map_err(|error| Fault::usage(format!("cannot read link `{}`", location.display())).cause(error))?;
-        Ok(Some(Found { kind: Kind::Symlink, mode: 0o777, size: 0, link: Some(target.into_os_string().into_vec()) }))
+        let (kind, size) = match (file_type.is_dir(), file_type.is_file()) {
+            (true, _) => (Kind::Dir, 0),
+            (_, true) => (Kind::File, metadata.len()),
+            _ => (Kind::Special, 0),
+        };
+        Ok(Found { kind, mode, size, link: None })
     }
 }

@@ -80,9 +80,31 @@ impl Pattern {
         match &self.how {
             How::Exact(text) => text.starts_with(&inside),
             How::Suffix(_) => true,
-            How::Prefix(_) | How::Pieces(_) => self.literal.starts_with(&inside) || inside.starts_with(&self.literal),
+            How::Prefix(_) => self.may_lead(&inside),
+            How::Pieces(pieces) => {
+                self.may_lead(&inside) && deepest(pieces).is_none_or(|most| slashes(&inside) <= most)
+            }
         }
     }
+}
+
+impl Pattern {
+    fn may_lead(&self, inside: &[u8]) -> bool {
+        self.literal.starts_with(inside) || inside.starts_with(&self.literal)
+    }
+}
+
+fn slashes(path: &[u8]) -> usize {
+    path.iter().filter(|b| **b == b'/').count()
+}
+
+/// How many slashes a match can have; `None` where a piece stands for any number.
+fn deepest(pieces: &[Piece]) -> Option<usize> {
+    pieces.iter().try_fold(0, |count, piece| match piece {
+        Piece::Everything | Piece::Folders | Piece::Class { .. } => None,
+        Piece::Literal('/') => Some(count + 1),
+        _ => Some(count),
+    })
 }
 
 fn literal(text: &str) -> Vec<u8> {
