@@ -121,6 +121,11 @@ impl Stored {
         self.config.as_ref()?.labels.as_ref()?.get(name).map(String::as_str)
     }
 
+    /// All labels.
+    pub fn labels(&self) -> BTreeMap<String, String> {
+        self.config.as_ref().and_then(|config| config.labels.clone()).unwrap_or_default()
+    }
+
     /// Whether it is for this platform's architecture.
     pub fn is_for(&self, platform: &Platform) -> bool {
         self.architecture == platform.architecture
@@ -211,7 +216,8 @@ impl Docker {
 
     /// Runs a build, telling its lines to `ui`, and returns the digest that BuildKit gives.
     pub fn build(&self, build: &Build, what: &str) -> Result<Built, Fault> {
-        let folder = tempfile::tempdir().map_err(|error| Fault::build("cannot make a temporary folder").cause(error))?;
+        let folder =
+            tempfile::tempdir().map_err(|error| Fault::build("cannot make a temporary folder").cause(error))?;
         let metadata = folder.path().join("metadata.json");
         let command = self.build_command(build, &metadata);
         let mut progress = ui::Progress::begin("building", what);
@@ -308,7 +314,9 @@ impl Log {
     fn fault(&self, what: &str, dockerfile: &RelPath, status: std::process::ExitStatus) -> Fault {
         let lines: Vec<&str> = self.tail.iter().map(String::as_str).collect();
         let all = lines.join("\n");
-        if all.contains("Cannot connect to the Docker daemon") || all.contains("permission denied while trying to connect") {
+        if all.contains("Cannot connect to the Docker daemon")
+            || all.contains("permission denied while trying to connect")
+        {
             return unreachable_engine(lines.last().unwrap_or(&""));
         }
         let error = lines.iter().rev().find_map(|line| line.strip_prefix("ERROR: ")).unwrap_or("no reason was given");
@@ -318,13 +326,17 @@ impl Log {
             Some(begin) => lines[begin + 1..].iter().take_while(|line| !rule(line)).copied().collect(),
             None => lines[lines.len().saturating_sub(12)..].to_vec(),
         };
-        if all.contains("buildx") && all.contains("is not a docker command") || all.contains("unknown flag: --progress") {
+        if all.contains("buildx") && all.contains("is not a docker command") || all.contains("unknown flag: --progress")
+        {
             return Fault::missing("docker has no buildx plugin")
                 .cause(error)
                 .hint("install docker-buildx, or start a private engine here: `cargo xtask engine up`");
         }
-        let fault = if all.contains("failed to push") || all.contains("pushing") && !all.contains("executor failed") && is_network(&all) {
-            Fault::network(format!("cannot push {what}")).hint("`cargo xtask doctor` checks the registry and its credentials")
+        let fault = if all.contains("failed to push")
+            || all.contains("pushing") && !all.contains("executor failed") && is_network(&all)
+        {
+            Fault::network(format!("cannot push {what}"))
+                .hint("`cargo xtask doctor` checks the registry and its credentials")
         } else if is_network(error) {
             Fault::network(format!("cannot build {what}: a registry or index does not answer"))
                 .hint("`cargo xtask doctor` checks what can be reached")
@@ -336,14 +348,18 @@ impl Log {
         if all.contains("no space left on device") {
             return fault.hint("the engine's disk is full: free space with `docker builder prune`, and run this again");
         }
-        if all.contains("exporter is not supported for the docker driver") || all.contains("exporter \"oci\" could not be found") {
+        if all.contains("exporter is not supported for the docker driver")
+            || all.contains("exporter \"oci\" could not be found")
+        {
             return fault.hint(
                 "the engine keeps images in its classic store: switch on `containerd-snapshotter` in its `features`, \
                  use another builder with `--builder NAME`, or start a private engine: `cargo xtask engine up`",
             );
         }
         if all.contains("exec format error") {
-            return fault.hint("this machine cannot run that platform's programs: build it there, or install QEMU's binfmt handlers");
+            return fault.hint(
+                "this machine cannot run that platform's programs: build it there, or install QEMU's binfmt handlers",
+            );
         }
         if volume_is_normal() { fault.hint("`-v` shows every line of the build") } else { fault }
     }
@@ -354,9 +370,19 @@ fn volume_is_normal() -> bool {
 }
 
 fn is_network(said: &str) -> bool {
-    ["dial tcp", "no such host", "connection refused", "i/o timeout", "unexpected status from", "TLS handshake", "401 Unauthorized", "403 Forbidden", "EOF"]
-        .iter()
-        .any(|sign| said.contains(sign))
+    [
+        "dial tcp",
+        "no such host",
+        "connection refused",
+        "i/o timeout",
+        "unexpected status from",
+        "TLS handshake",
+        "401 Unauthorized",
+        "403 Forbidden",
+        "EOF",
+    ]
+    .iter()
+    .any(|sign| said.contains(sign))
 }
 
 /// An error of BuildKit repeats the whole command: its beginning and its end say enough.
@@ -441,7 +467,14 @@ mod tests {
 
     #[test]
     fn failures_are_told_by_their_cause() {
-        let fault = failed(&["#9 0.2 broken", "------", " > [2/2] RUN x:", "0.2 broken", "------", "ERROR: failed to solve: exit code: 2"]);
+        let fault = failed(&[
+            "#9 0.2 broken",
+            "------",
+            " > [2/2] RUN x:",
+            "0.2 broken",
+            "------",
+            "ERROR: failed to solve: exit code: 2",
+        ]);
         assert_eq!(fault.exit, Exit::Build);
         assert_eq!(fault.causes, ["failed to solve: exit code: 2", " > [2/2] RUN x:\n0.2 broken"]);
         let fault = failed(&["ERROR: failed to solve: write /x: no space left on device"]);
@@ -457,7 +490,14 @@ mod tests {
     #[test]
     fn steps_are_counted() {
         let mut log = Log::default();
-        for line in ["#1 [internal] load build definition", "#5 [packages 1/8] WORKDIR /build", "#5 CACHED", "#6 [2/2] COPY a b", "#6 DONE 0.1s", "#7 exporting to image"] {
+        for line in [
+            "#1 [internal] load build definition",
+            "#5 [packages 1/8] WORKDIR /build",
+            "#5 CACHED",
+            "#6 [2/2] COPY a b",
+            "#6 DONE 0.1s",
+            "#7 exporting to image",
+        ] {
             log.add(line);
         }
         assert_eq!(log.steps, Steps { all: 2, cached: 1 });

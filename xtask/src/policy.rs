@@ -64,6 +64,8 @@ pub struct Root {
 pub struct DebianRoot {
     /// Debian's release by name: `trixie`.
     pub suite: String,
+    /// The Python of that release: `3.13`. Not older than the root's, for which the lock was resolved.
+    pub python: String,
     /// Packages beyond the Python set.
     pub packages: Vec<String>,
 }
@@ -468,6 +470,14 @@ fn read_root(mut section: Section<'_>, problems: &mut Problems<'_>) -> Option<Ro
     let debian = section.section("debian", problems);
     let debian = debian.map(|mut debian| {
         let suite = debian.text("suite", problems).map(|suite| suite.value);
+        let debian_python = debian.parsed::<Version>("python", problems);
+        let locked_for = python.as_ref().and_then(|python| python.value.parse::<Version>().ok());
+        if let (Some(debian), Some(locked)) = (&debian_python, locked_for) {
+            if debian.value < locked {
+                let what = format!("`root.debian.python` {} is older than `root.python` {locked}", debian.value);
+                problems.add(&debian.at, what, Some("the lock is resolved for the older of both".into()));
+            }
+        }
         let packages = debian.texts("packages", problems).unwrap_or_default();
         for package in &packages {
             let good =
@@ -477,12 +487,13 @@ fn read_root(mut section: Section<'_>, problems: &mut Problems<'_>) -> Option<Ro
             }
         }
         debian.finish(problems);
-        (suite, packages.into_iter().map(|package| package.value).collect::<Vec<_>>())
+        (suite, debian_python, packages.into_iter().map(|package| package.value).collect::<Vec<_>>())
     });
     section.finish(problems);
     let fallback = fallback.map(|()| {
-        let (suite, packages) = debian.unwrap_or_default();
-        DebianRoot { suite: suite.unwrap_or_else(|| "trixie".to_owned()), packages }
+        let (suite, python, packages) = debian.unwrap_or_default();
+        let python = python.map_or_else(|| "3.13".to_owned(), |version| version.value.to_string());
+        DebianRoot { suite: suite.unwrap_or_else(|| "trixie".to_owned()), python, packages }
     });
     Some(Root { image: image?.value, python: python?.value, fallback })
 }

@@ -46,6 +46,12 @@ impl Published {
         self.notes.get(REVISION).map(String::as_str)
     }
 
+    /// An image with these manifests and nothing else.
+    #[cfg(test)]
+    pub(crate) fn for_tests(platforms: BTreeMap<Platform, Descriptor>) -> Self {
+        Self { digest: Digest::of(b"index"), platforms, notes: BTreeMap::new(), index: None }
+    }
+
     /// Those of `wanted` that it lacks.
     pub fn missing(&self, wanted: &[Platform]) -> Vec<Platform> {
         wanted.iter().filter(|platform| !self.platforms.contains_key(*platform)).cloned().collect()
@@ -147,9 +153,9 @@ pub fn check_owner(found: &Published, fingerprint: &Fingerprint, reference: &Ref
                 Some(theirs) => format!("its fingerprint is {theirs}, this tree's is {fingerprint}"),
                 None => format!("it carries no label `{FINGERPRINT_LABEL}`: something else put it there"),
             };
-            Err(Fault::drift(format!("`{reference}` holds another image")).cause(cause).hint(
-                "remove that tag from the registry, or raise `[base] tag-length` in `images.toml`",
-            ))
+            Err(Fault::drift(format!("`{reference}` holds another image"))
+                .cause(cause)
+                .hint("remove that tag from the registry, or raise `[base] tag-length` in `images.toml`"))
         }
     }
 }
@@ -251,9 +257,9 @@ fn merge(
         // An attestation goes with the manifest it is about.
         let about = |d: &Descriptor| d.annotations.get("vnd.docker.reference.digest").and_then(|t| t.parse().ok());
         manifests.extend(
-            listed
-                .into_iter()
-                .filter(|d| !replaced.contains(&d.digest) && about(d).is_none_or(|subject| !replaced.contains(&subject))),
+            listed.into_iter().filter(|d| {
+                !replaced.contains(&d.digest) && about(d).is_none_or(|subject| !replaced.contains(&subject))
+            }),
         );
         if !publication.replace {
             // The first to publish says what it was built from.

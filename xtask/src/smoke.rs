@@ -11,8 +11,15 @@ use crate::ui;
 use std::process::Output;
 use std::time::{Duration, Instant};
 
-const CONFINED: [&str; 7] =
-    ["run", "--network=none", "--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--pull=missing", "--init=false"];
+const CONFINED: [&str; 7] = [
+    "run",
+    "--network=none",
+    "--read-only",
+    "--cap-drop=ALL",
+    "--security-opt=no-new-privileges",
+    "--pull=missing",
+    "--init=false",
+];
 
 /// One thing that an image showed.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -104,7 +111,8 @@ fn served(docker: &Docker, image: &str, serve: &SmokeServe) -> Result<(), Fault>
         if expect(&answer, &serve.contains, &serve.url).is_ok() {
             return Ok(());
         }
-        let state = docker.command().args(["inspect", "--format={{.State.Running}}", &container.id]).read(Exit::Build)?;
+        let state =
+            docker.command().args(["inspect", "--format={{.State.Running}}", &container.id]).read(Exit::Build)?;
         if state != "true" || Instant::now() > deadline {
             let logs = docker.command().args(["logs", "--tail=20", &container.id]).output()?;
             let said = format!("{}{}", String::from_utf8_lossy(&logs.stdout), String::from_utf8_lossy(&logs.stderr));

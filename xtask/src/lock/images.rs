@@ -226,7 +226,8 @@ mod tests {
                 digest = 3
                          ^
 
-            hint: write it anew: `cargo xtask lock`"#]].assert_eq(&parse(text).unwrap_err().to_string());
+            hint: write it anew: `cargo xtask lock`"#]]
+        .assert_eq(&parse(text).unwrap_err().to_string());
         expect![[r#"
             cannot read `images.lock`
 
@@ -234,7 +235,8 @@ mod tests {
                 [root
                      ^
 
-            hint: write it anew: `cargo xtask lock`"#]].assert_eq(&parse("[root\n").unwrap_err().to_string());
+            hint: write it anew: `cargo xtask lock`"#]]
+        .assert_eq(&parse("[root\n").unwrap_err().to_string());
         expect![[r#"
             cannot read `images.lock`
 
@@ -242,6 +244,7 @@ mod tests {
     
                 ^
 
-            hint: write it anew: `cargo xtask lock`"#]].assert_eq(&parse("").unwrap_err().to_string());
+            hint: write it anew: `cargo xtask lock`"#]]
+        .assert_eq(&parse("").unwrap_err().to_string());
     }
 }

@@ -1,0 +1,363 @@
+//! What is seen: the working tree, its commit, the root image and what stands in the registry and on this machine.
+//!
+//! Reads files, git, the registry and docker's store, and changes nothing. Ends in values from which `plan` decides alone.
+
+use crate::context::{self, Entry};
+use crate::docker::Docker;
+use crate::dockerfile::Dockerfile;
+use crate::fault::{Exit, Fault};
+use crate::flags::Global;
+use crate::git::{Commit, Git};
+use crate::key::{AppKey, BaseKey, FINGERPRINT_LABEL, Fingerprint, Names, RootKey, SCHEMA};
+use crate::layout::Layout;
+use crate::lock::{self, ImagesLock, Lock, uv};
+use crate::oci::{Config, Descriptor, Manifest};
+use crate::policy::{self, ImageKind, Policy, Registry, RelPath};
+use crate::reference::{Digest, Platform, Reference, Repository, Tag};
+use crate::registry::{Client, Options};
+use crate::{binary, publish};
+use serde::Deserialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+/// A repository with a policy, opened.
+pub struct Tree {
+    /// Its folder, absolute.
+    pub root: PathBuf,
+    /// What is wanted.
+    pub policy: Policy,
+    /// The registry in force.
+    pub registry: Registry,
+    /// The commit that is checked out.
+    pub commit: Option<Commit>,
+}
+
+impl Tree {
+    /// Finds the repository and reads its policy.
+    pub fn open(global: &Global) -> Result<Self, Fault> {
+        let root = find_root(global.root.as_deref())?;
+        let text = std::fs::read_to_string(root.join(policy::FILE)).map_err(|error| {
+            Fault::usage(format!("cannot read `{}`", root.join(policy::FILE).display())).cause(error)
+        })?;
+        let policy = policy::parse(&text, &|path: &RelPath| root.join(path).is_file())?;
+        let registry = global.registry.clone().unwrap_or_else(|| policy.project.registry.clone());
+        let commit = Git::at(&root).commit(&|name| std::env::var(name).ok())?;
+        Ok(Self { root, policy, registry, commit })
+    }
+
+    /// The repository of an image.
+    pub fn repository(&self, kind: ImageKind) -> Repository {
+        self.registry.repository(match kind {
+            ImageKind::Base => &self.policy.base.repository,
+            ImageKind::App | ImageKind::Enhanced => &self.policy.app.repository,
+        })
+    }
+
+    /// The Dockerfile of an image.
+    pub fn dockerfile(&self, kind: ImageKind) -> Result<RelPath, Fault> {
+        match kind {
+            ImageKind::Base => Ok(self.policy.base.dockerfile.clone()),
+            ImageKind::App => Ok(self.policy.app.dockerfile.clone()),
+            ImageKind::Enhanced => self.policy.app.enhanced.clone().ok_or_else(|| {
+                Fault::usage("the policy names no Dockerfile that builds from scratch")
+                    .hint("`enhanced = \"dockerfiles/Dockerfile.enhanced\"` in `[app]` of `images.toml`")
+            }),
+        }
+    }
+
+    /// The package's version, from its manifest or the workspace's.
+    pub fn version(&self) -> Option<String> {
+        #[derive(Deserialize)]
+        struct Manifest {
+            package: Option<Package>,
+            workspace: Option<Workspace>,
+        }
+        #[derive(Deserialize)]
+        struct Workspace {
+            package: Option<Package>,
+        }
+        #[derive(Deserialize)]
+        struct Package {
+            version: Option<toml::Value>,
+        }
+        let read = |path: &Path| toml::from_str::<Manifest>(&std::fs::read_to_string(path).ok()?).ok();
+        let text = |package: Option<Package>| package?.version?.as_str().map(str::to_owned);
+        let package = &self.policy.app.binary.as_ref()?.package;
+        let member = read(&self.root.join(package).join("Cargo.toml")).and_then(|manifest| text(manifest.package));
+        member.or_else(|| {
+            let manifest = read(&self.root.join("Cargo.toml"))?;
+            text(manifest.package).or_else(|| text(manifest.workspace?.package))
+        })
+    }
+
+    /// A registry client as the policy wants it.
+    pub fn client(&self) -> Result<Client, Fault> {
+        let plain_http = self.policy.project.insecure_registries.iter().cloned().collect::<BTreeSet<_>>();
+        Client::new(Options { plain_http, ..Options::from_env() })
+    }
+
+    /// Where images live when there is no registry.
+    pub fn images(&self) -> PathBuf {
+        self.root.join("target/images")
+    }
+
+    /// What the differences between keys call files.
+    pub fn names<'a>(&'a self, parsed: &'a Parsed) -> Names<'a> {
+        Names {
+            policy: policy::FILE,
+            lock: self.policy.base.lock.as_str(),
+            dockerfile: parsed.path.as_str(),
+            lines: &parsed.lines,
+        }
+    }
+}
+
+/// The repository's folder: the one that is named, else the nearest above with a policy.
+fn find_root(named: Option<&Path>) -> Result<PathBuf, Fault> {
+    let cannot = |path: &Path, error: std::io::Error| {
+        Fault::usage(format!("cannot open the repository `{}`", path.display())).cause(error)
+    };
+    if let Some(named) = named {
+        let root = named.canonicalize().map_err(|error| cannot(named, error))?;
+        if !root.join(policy::FILE).is_file() {
+            return Err(Fault::usage(format!("`{}` has no `{}`", named.display(), policy::FILE))
+                .hint("`--root` names the folder in which it stands"));
+        }
+        return Ok(root);
+    }
+    let here = std::env::current_dir().map_err(|error| cannot(Path::new("."), error))?;
+    here.ancestors().find(|folder| folder.join(policy::FILE).is_file()).map(Path::to_owned).ok_or_else(|| {
+        Fault::usage(format!("neither this folder nor one above it has an `{}`", policy::FILE))
+            .hint("go to the repository, or name it: `--root DIR`")
+    })
+}
+
+/// A Dockerfile as it counts.
+pub struct Parsed {
+    /// Its path.
+    pub path: RelPath,
+    /// Its instructions, normalised.
+    pub meaning: Vec<String>,
+    /// The line of each.
+    pub lines: Vec<usize>,
+    /// The files that it reads, but for those that count by their meaning.
+    pub files: Vec<Entry>,
+}
+
+/// Reads a Dockerfile and the files that it copies, for every platform of the policy.
+pub fn parse(tree: &Tree, kind: ImageKind, args: &BTreeMap<String, String>) -> Result<Parsed, Fault> {
+    let path = tree.dockerfile(kind)?;
+    let text = std::fs::read_to_string(tree.root.join(&path))
+        .map_err(|error| Fault::usage(format!("cannot read `{path}`")).cause(error))?;
+    let dockerfile = Dockerfile::parse(path.as_str(), &text)?;
+    let (_, ignore) = context::ignore_file(&tree.root, path.as_str())?;
+    let staged = |platform: &Platform| Some(binary::staged(platform, tree.policy.app.binary.as_ref()?));
+    let mut files = BTreeSet::new();
+    for platform in &tree.policy.project.platforms {
+        let mut args = args.clone();
+        if kind == ImageKind::App {
+            args.extend(staged(platform).map(|path| ("BINARY".to_owned(), path.to_string())));
+        }
+        let mut sources = dockerfile.sources(&args, platform)?;
+        // The binary counts by its recipe, and need not have been compiled.
+        if let Some(staged) = staged(platform) {
+            sources.retain(|source| source.reads != crate::dockerfile::Reads::Glob(staged.to_string()));
+        }
+        files.extend(context::as_in_git(&context::read_sources(&tree.root, &sources, &ignore)?));
+    }
+    // The lock counts by its meaning: its comments and order change no image.
+    let lock = tree.policy.base.lock.as_str();
+    files.retain(|entry| entry.path.as_bytes() != lock.as_bytes());
+    Ok(Parsed {
+        meaning: dockerfile.meaning(),
+        lines: dockerfile.meaning_lines(),
+        files: files.into_iter().collect(),
+        path,
+    })
+}
+
+/// Reads the lock, which has to answer to the requirements.
+pub fn lock(tree: &Tree) -> Result<Lock, Fault> {
+    let base = &tree.policy.base;
+    let text = std::fs::read_to_string(tree.root.join(&base.lock)).map_err(|error| {
+        Fault::usage(format!("cannot read the lock `{}`", base.lock))
+            .needed_by("the base image's fingerprint")
+            .cause(error)
+            .hint("write it: `cargo xtask lock`")
+    })?;
+    let lock = Lock::parse(base.lock.as_ref(), &text)?;
+    let requirements = uv::requirements(&tree.root, base.requirements.as_ref())?;
+    // Drift is what a check finds; a build on a stale lock is wrong use.
+    lock::check(&requirements, &tree.policy.root.python, &lock)
+        .map_err(|fault| Fault { exit: Exit::Usage, ..fault })?;
+    Ok(lock)
+}
+
+/// What `images.lock` pins.
+pub fn images_lock(tree: &Tree) -> Result<Option<ImagesLock>, Fault> {
+    let path = Path::new(lock::images::PATH);
+    match std::fs::read_to_string(tree.root.join(path)) {
+        Ok(text) => ImagesLock::parse(path, &text).map(Some),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Fault::usage(format!("cannot read `{}`", path.display())).cause(error)),
+    }
+}
+
+/// The image under the base, with its digest for each platform.
+#[derive(Clone, Debug)]
+pub struct RootImage {
+    /// What it is called in keys and labels.
+    pub name: String,
+    /// Its manifest for each platform.
+    pub digests: BTreeMap<Platform, Digest>,
+    /// Where `FROM` finds it.
+    pub place: RootPlace,
+}
+
+/// Where a root image is.
+#[derive(Clone, Debug)]
+pub enum RootPlace {
+    /// In a registry, by digest.
+    Registry(Repository),
+    /// In an OCI layout on this machine: built from Debian's packages.
+    Layout(PathBuf),
+}
+
+/// The base's key.
+pub fn base_key(tree: &Tree, root: &RootImage, lock: &Lock, parsed: &Parsed) -> BaseKey {
+    BaseKey {
+        schema: SCHEMA,
+        epoch: tree.policy.base.epoch,
+        root: RootKey { image: root.name.clone(), digests: root.digests.clone() },
+        python: tree.policy.root.python.clone(),
+        lock: lock.meaning(),
+        dockerfile: parsed.meaning.clone(),
+        args: tree.policy.base.args.clone(),
+        files: parsed.files.clone(),
+        compression: tree.policy.base.compression.as_str().to_owned(),
+    }
+}
+
+/// The app's key on a base.
+pub fn app_key(tree: &Tree, base: Fingerprint, parsed: &Parsed) -> Result<AppKey, Fault> {
+    Ok(AppKey {
+        schema: SCHEMA,
+        base: Some(base.to_string()),
+        scratch: None,
+        dockerfile: parsed.meaning.clone(),
+        args: tree.policy.app.args.clone(),
+        files: parsed.files.clone(),
+        binary: tree.policy.app.binary.as_ref().map(|binary| binary::key(&tree.root, binary)).transpose()?,
+    })
+}
+
+/// The key of the app from scratch: what the base's holds, but for the base's own Dockerfile and files.
+pub fn enhanced_key(tree: &Tree, base: BaseKey, parsed: &Parsed) -> Result<AppKey, Fault> {
+    let scratch = BaseKey { dockerfile: Vec::new(), files: Vec::new(), ..base };
+    Ok(AppKey { base: None, scratch: Some(Box::new(scratch)), ..app_key(tree, scratch_base(), parsed)? })
+}
+
+fn scratch_base() -> Fingerprint {
+    "0".repeat(64).parse().expect("64 hex digits")
+}
+
+/// Where an image was found.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Standing {
+    /// Nowhere.
+    Absent,
+    /// In the registry, with these platforms.
+    Registry(Box<publish::Published>),
+    /// On this machine, for one platform.
+    Local(Local),
+}
+
+/// An image on this machine.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Local {
+    /// Its manifest's digest.
+    pub digest: Digest,
+    /// The layout in which it is, where there is one.
+    pub layout: Option<PathBuf>,
+    /// Compressed bytes, where they are known.
+    pub size: Option<u64>,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// The layout of a local base. One folder an image, so that removing one removes nothing else.
+pub fn local_layout(tree: &Tree, kind: ImageKind, tag: &Tag, platform: &Platform) -> PathBuf {
+    tree.images().join(format!("{kind}-{tag}-{}", platform.dashed()))
+}
+
+/// A base in its layout, when it is whole and its label says that it is the one.
+pub fn local_base(
+    tree: &Tree,
+    fingerprint: &Fingerprint,
+    tag: &Tag,
+    platform: &Platform,
+) -> Result<Option<Local>, Fault> {
+    let folder = local_layout(tree, ImageKind::Base, tag, platform);
+    if !folder.join("index.json").is_file() {
+        return Ok(None);
+    }
+    let layout = Layout::open_or_create(&folder)?;
+    let Some((_, descriptor)) = layout.list()?.into_iter().next() else { return Ok(None) };
+    let Some(local) = read_local(&layout, &descriptor) else { return Ok(None) };
+    let ours = local.labels.get(FINGERPRINT_LABEL).is_some_and(|theirs| *theirs == fingerprint.to_string());
+    Ok(ours.then_some(local))
+}
+
+/// A layout's image whose blobs are all there in full length; a half-written one is no image.
+fn read_local(layout: &Layout, descriptor: &Descriptor) -> Option<Local> {
+    let manifest: Manifest = layout.read_json(descriptor).ok()?;
+    let config: Config = layout.read_json(&manifest.config).ok()?;
+    let blobs = || manifest.layers.iter().chain([&manifest.config]);
+    let whole = blobs().all(|blob| layout.blob_size(&blob.digest) == Some(blob.size));
+    whole.then(|| Local {
+        digest: descriptor.digest,
+        layout: Some(layout.folder().to_owned()),
+        size: Some(blobs().map(|blob| blob.size).sum()),
+        labels: config.config.labels,
+    })
+}
+
+/// An image in docker's store under this name, when its label says that it is the one.
+pub fn local_store(
+    docker: &Docker,
+    name: &Reference,
+    fingerprint: &Fingerprint,
+    platform: &Platform,
+) -> Result<Option<Local>, Fault> {
+    let Some(stored) = docker.stored(&name.to_string())? else { return Ok(None) };
+    let ours = stored.label(FINGERPRINT_LABEL).is_some_and(|theirs| theirs == fingerprint.to_string());
+    if !ours || !stored.is_for(platform) {
+        return Ok(None);
+    }
+    let labels = stored.labels();
+    Ok(stored.id.parse().ok().map(|digest| Local { digest, layout: None, size: None, labels }))
+}
+
+/// The difference between what `latest` says of itself and a key, where `latest` is ours: why there is something to build.
+pub fn base_changes(published: &publish::Published, key: &BaseKey, names: &Names<'_>) -> Vec<String> {
+    published
+        .key()
+        .and_then(|json| serde_json::from_str::<BaseKey>(json).ok())
+        .map(|old| crate::key::base_changes(&old, key, names))
+        .unwrap_or_default()
+}
+
+/// The same for an app.
+pub fn app_changes(published: &publish::Published, key: &AppKey, names: &Names<'_>) -> Vec<String> {
+    published
+        .key()
+        .and_then(|json| serde_json::from_str::<AppKey>(json).ok())
+        .map(|old| crate::key::app_changes(&old, key, names))
+        .unwrap_or_default()
+}
+
+/// A key's fingerprint and tag.
+pub fn tagged(tree: &Tree, key: &impl crate::key::Key) -> (Fingerprint, Tag) {
+    let fingerprint = key.fingerprint();
+    (fingerprint, fingerprint.tag(tree.policy.base.tag_length))
+}

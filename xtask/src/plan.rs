@@ -1,0 +1,283 @@
+//! What will be done, and why: a pure function of policy and facts.
+//!
+//! What a plan says is what execution does; `--dry-run` prints it and stops.
+
+use crate::facts::{Local, Standing};
+use crate::fault::Fault;
+use crate::git::Commit;
+use crate::key::Fingerprint;
+use crate::policy::{ImageKind, Policy};
+use crate::publish::Published;
+use crate::reference::{Digest, Platform, Reference, Repository, Tag};
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// What was asked for.
+#[derive(Clone, Debug)]
+pub struct Wish {
+    /// Publish to the registry.
+    pub push: bool,
+    /// Exactly these platforms.
+    pub platforms: Vec<Platform>,
+    /// Build what exists.
+    pub force: bool,
+    /// Leave `latest`.
+    pub no_latest: bool,
+}
+
+/// One image's part of the plan.
+#[derive(Clone, Debug, Serialize)]
+pub struct ImagePlan {
+    /// Which image.
+    pub kind: ImageKind,
+    /// Its repository.
+    pub repository: Repository,
+    /// Its key's hash.
+    pub fingerprint: Fingerprint,
+    /// The tag made of it.
+    pub tag: Tag,
+    /// What happens.
+    pub decision: Decision,
+    /// Tags beside the fingerprint's, in the order in which they are put.
+    pub tags: Vec<Tag>,
+    /// `latest`, or why it stays.
+    pub latest: Latest,
+}
+
+/// Whether an image is built.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "action")]
+pub enum Decision {
+    /// It exists.
+    Reuse {
+        /// The whole image's digest.
+        digest: Digest,
+        /// The manifest of each platform.
+        platforms: BTreeMap<Platform, Digest>,
+        /// Where it is.
+        place: Place,
+    },
+    /// It is built.
+    Build {
+        /// For these platforms.
+        platforms: Vec<Platform>,
+        /// Why.
+        reasons: Vec<String>,
+    },
+}
+
+/// Where an image is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Place {
+    /// In the registry.
+    Registry,
+    /// On this machine.
+    Local,
+}
+
+/// Whether `latest` moves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "move", content = "because")]
+pub enum Latest {
+    /// It moves.
+    Moves,
+    /// It stays, for this reason.
+    Stays(String),
+}
+
+/// What decides over `latest`.
+pub struct LatestFacts<'a> {
+    /// The commit of this tree.
+    pub commit: Option<&'a Commit>,
+    /// The image that `latest` names now was built from a commit that follows ours.
+    pub published_is_newer: bool,
+    /// The platforms that will stand under the fingerprint's tag.
+    pub platforms: &'a [Platform],
+}
+
+/// Decides over `latest`. It moves only for a clean tree of the default branch, to a complete image, and never backwards. In the
+/// local store, which nobody shares, it always moves.
+pub fn latest(policy: &Policy, wish: &Wish, facts: &LatestFacts<'_>) -> Latest {
+    let stays = |why: String| Latest::Stays(why);
+    if wish.no_latest {
+        return stays("`--no-latest`".to_owned());
+    }
+    if !wish.push {
+        return Latest::Moves;
+    }
+    let Some(commit) = facts.commit else {
+        return stays("this tree is no git commit".to_owned());
+    };
+    let default = &policy.project.default_branch;
+    match &commit.branch {
+        Some(branch) if branch == default => {}
+        Some(branch) => return stays(format!("`{branch}` is not the default branch `{default}`")),
+        None => return stays("no branch is checked out".to_owned()),
+    }
+    if commit.dirty {
+        return stays("the tree differs from its commit".to_owned());
+    }
+    let missing: Vec<String> =
+        policy.project.platforms.iter().filter(|p| !facts.platforms.contains(p)).map(ToString::to_string).collect();
+    if !missing.is_empty() {
+        return stays(format!("the image lacks {}", missing.join(", ")));
+    }
+    if facts.published_is_newer {
+        return stays("it names the image of a later commit".to_owned());
+    }
+    Latest::Moves
+}
+
+/// The tags of an app beside its fingerprint's: short commit, branch, versions. A tree that differs from its commit must not
+/// carry the commit's names.
+pub fn app_tags(commit: Option<&Commit>) -> Vec<Tag> {
+    let Some(commit) = commit.filter(|commit| !commit.dirty) else { return Vec::new() };
+    let mut tags: Vec<Tag> = Tag::from_name(commit.short()).into_iter().collect();
+    tags.extend(commit.branch.as_deref().and_then(Tag::from_name).filter(|tag| *tag != Tag::latest()));
+    tags.extend(commit.versions.iter().filter_map(|version| Tag::from_name(version)));
+    tags
+}
+
+/// Decides whether an image is built. `changes` are its differences to what `latest` names.
+pub fn decide(wish: &Wish, standing: &Standing, changes: &[String]) -> Decision {
+    let build = |platforms: Vec<Platform>, reason: String| {
+        let mut reasons = vec![reason];
+        reasons.extend(changes.iter().cloned());
+        Decision::Build { platforms, reasons }
+    };
+    if wish.force {
+        return build(wish.platforms.clone(), "`--force`".to_owned());
+    }
+    match standing {
+        Standing::Absent => {
+            let place = if wish.push { "in the registry" } else { "on this machine" };
+            build(wish.platforms.clone(), format!("nothing of this fingerprint is {place}"))
+        }
+        Standing::Registry(published) => {
+            let missing = published.missing(&wish.platforms);
+            if missing.is_empty() {
+                return reuse(published);
+            }
+            let names: Vec<String> = missing.iter().map(ToString::to_string).collect();
+            build(missing, format!("{} is not in the registry's index", names.join(", ")))
+        }
+        Standing::Local(Local { digest, .. }) => Decision::Reuse {
+            digest: *digest,
+            platforms: wish.platforms.iter().map(|platform| (platform.clone(), *digest)).collect(),
+            place: Place::Local,
+        },
+    }
+}
+
+fn reuse(published: &Published) -> Decision {
+    Decision::Reuse {
+        digest: published.digest,
+        platforms: published.platforms.iter().map(|(platform, found)| (platform.clone(), found.digest)).collect(),
+        place: Place::Registry,
+    }
+}
+
+/// The error of `build-fast` where there is no base to build on.
+pub fn missing_base(reference: &Reference, push: bool, dockerfile: &str, changes: &[String]) -> Fault {
+    let place = if push { "is not in the registry" } else { "is neither on this machine nor in the registry" };
+    let mut fault = Fault::usage(format!("base image `{reference}` {place}")).needed_by(format!("`{dockerfile}`"));
+    fault = match changes {
+        [] => fault.cause("it was never built, or it was removed; nothing says that anything of yours changed"),
+        changes => fault.cause(format!("changed since `latest`: {}", changes.join("; "))),
+    };
+    let flag = if push { " --push" } else { "" };
+    fault.hint(format!("build it: `cargo xtask build-base{flag}`, or let `cargo xtask build{flag}` do both"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use expect_test::expect;
+
+    fn policy() -> Policy {
+        crate::policy::parse(include_str!("../../images.toml"), &|_| true).unwrap()
+    }
+
+    fn wish() -> Wish {
+        Wish { push: true, platforms: vec!["linux/amd64".parse().unwrap()], force: false, no_latest: false }
+    }
+
+    fn commit() -> Commit {
+        Commit {
+            id: "0123456789abcdef0123456789abcdef01234567".to_owned(),
+            time: 0,
+            branch: Some("main".to_owned()),
+            versions: vec!["1.2.3".to_owned()],
+            dirty: false,
+        }
+    }
+
+    #[track_caller]
+    fn stays(edit: impl FnOnce(&mut Commit, &mut Wish), newer: bool, why: &str) {
+        let (mut commit, mut wish) = (commit(), wish());
+        edit(&mut commit, &mut wish);
+        let platforms = wish.platforms.clone();
+        let facts = LatestFacts { commit: Some(&commit), published_is_newer: newer, platforms: &platforms };
+        let expected = if why.is_empty() { Latest::Moves } else { Latest::Stays(why.to_owned()) };
+        assert_eq!(latest(&policy(), &wish, &facts), expected);
+    }
+
+    #[test]
+    fn latest_moves_only_forwards_and_only_from_the_default_branch() {
+        stays(|_, _| {}, false, "");
+        stays(|_, wish| wish.no_latest = true, false, "`--no-latest`");
+        stays(|commit, _| commit.dirty = true, false, "the tree differs from its commit");
+        stays(|commit, _| commit.branch = None, false, "no branch is checked out");
+        stays(|commit, _| commit.branch = Some("x".to_owned()), false, "`x` is not the default branch `main`");
+        stays(|_, _| {}, true, "it names the image of a later commit");
+    }
+
+    #[test]
+    fn fault_2_a_single_platform_image_is_not_taken_for_the_complete_one() {
+        let arm: Platform = "linux/arm64".parse().unwrap();
+        let amd: Platform = "linux/amd64".parse().unwrap();
+        let descriptor = crate::oci::Descriptor::new("m", Digest::of(b"m"), 1);
+        let published: Published = Published::for_tests(BTreeMap::from([(amd.clone(), descriptor)]));
+        let standing = Standing::Registry(Box::new(published));
+        let both = Wish { platforms: vec![amd.clone(), arm.clone()], ..wish() };
+        match decide(&both, &standing, &[]) {
+            Decision::Build { platforms, reasons } => {
+                assert_eq!(platforms, std::slice::from_ref(&arm));
+                assert_eq!(reasons, ["linux/arm64 is not in the registry's index"]);
+            }
+            reuse @ Decision::Reuse { .. } => panic!("{reuse:?}"),
+        }
+        // Nor does `latest` move to it.
+        let mut policy = policy();
+        policy.project.platforms = vec![amd.clone(), arm];
+        let commit = commit();
+        let facts = LatestFacts { commit: Some(&commit), published_is_newer: false, platforms: &[amd] };
+        assert_eq!(latest(&policy, &wish(), &facts), Latest::Stays("the image lacks linux/arm64".to_owned()));
+    }
+
+    #[test]
+    fn tags_follow_the_commit_only_when_the_tree_is_the_commit() {
+        let texts = |commit: &Commit| app_tags(Some(commit)).iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(texts(&commit()), ["0123456789ab", "main", "1.2.3"]);
+        assert_eq!(
+            texts(&Commit { branch: Some("a/ü".to_owned()), versions: Vec::new(), ..commit() }),
+            ["0123456789ab", "a--"]
+        );
+        assert!(texts(&Commit { dirty: true, ..commit() }).is_empty());
+        assert!(app_tags(None).is_empty());
+    }
+
+    #[test]
+    fn a_missing_base_names_the_cause_and_the_next_command() {
+        let reference = "ghcr.io/acme/autoscaler-base:3f9c02d1a7b4".parse().unwrap();
+        let changes = ["scipy 1.16.3 -> 1.17.0 (requirements-enhanced.lock)".to_owned()];
+        expect![[r#"
+            base image `ghcr.io/acme/autoscaler-base:3f9c02d1a7b4` is not in the registry
+              needed by: `dockerfiles/Dockerfile.fast`
+              cause: changed since `latest`: scipy 1.16.3 -> 1.17.0 (requirements-enhanced.lock)
+
+            hint: build it: `cargo xtask build-base --push`, or let `cargo xtask build --push` do both"#]]
+        .assert_eq(&missing_base(&reference, true, "dockerfiles/Dockerfile.fast", &changes).to_string());
+    }
+}

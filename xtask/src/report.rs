@@ -1,0 +1,116 @@
+//! What was done: references, tags, sizes, seconds and reasons, for people and as JSON. Decides nothing.
+
+use crate::plan::{Decision, ImagePlan, Latest, Place};
+use crate::policy::ImageKind;
+use crate::reference::{Digest, Platform, Reference, Tag};
+use crate::ui;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// The report of one command.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// The images, base first.
+    pub images: Vec<ImageReport>,
+    /// Wall-clock seconds of the whole command.
+    pub seconds: f64,
+}
+
+/// One image's part.
+#[derive(Clone, Debug, Serialize)]
+pub struct ImageReport {
+    /// Which image.
+    pub kind: ImageKind,
+    /// Its name by digest.
+    pub reference: Reference,
+    /// The digest of what the reference names.
+    pub digest: Digest,
+    /// The manifest of each platform.
+    pub platforms: BTreeMap<Platform, Digest>,
+    /// Its key's hash, hex.
+    pub fingerprint: String,
+    /// The tags that it carries now.
+    pub tags: Vec<Tag>,
+    /// Why `latest` stayed, if it did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latest_stays: Option<String>,
+    /// `built`, `reused`, or `adopted` where another job was first.
+    pub action: &'static str,
+    /// Why.
+    pub reasons: Vec<String>,
+    /// Compressed bytes of one platform, where they are known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
+    /// Steps of the Dockerfile, and how many came from the cache.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub steps: Option<[usize; 2]>,
+    /// Seconds by phase, in order.
+    pub seconds: Vec<(String, f64)>,
+}
+
+impl ImageReport {
+    /// Adds a phase's time.
+    pub fn took(&mut self, phase: impl Into<String>, duration: Duration) {
+        self.seconds.push((phase.into(), duration.as_secs_f64()));
+    }
+}
+
+/// The plan as a person reads it, on stderr: what happens to an image, and why.
+pub fn announce(plan: &ImagePlan) {
+    let reference = plan.repository.tag(&plan.tag);
+    match &plan.decision {
+        Decision::Reuse { place, .. } => {
+            let place = match place {
+                Place::Registry => "in the registry",
+                Place::Local => "on this machine",
+            };
+            ui::step("reusing", &format!("{} `{reference}`: it is {place}", plan.kind));
+        }
+        Decision::Build { platforms, reasons } => {
+            let platforms: Vec<String> = platforms.iter().map(ToString::to_string).collect();
+            ui::step("planned", &format!("{} `{reference}` for {}", plan.kind, platforms.join(", ")));
+            for reason in reasons {
+                ui::step("because", reason);
+            }
+        }
+    }
+}
+
+/// The end of a command on stderr: a line for each image.
+pub fn conclude(report: &Report) {
+    for image in &report.images {
+        let mut line = format!("{} {}", image.kind, image.action);
+        if let Some(size) = image.size {
+            line += &format!(", {}", ui::bytes(size));
+        }
+        if let Some([all, cached]) = image.steps {
+            line += &format!(", {cached} of {all} steps from the cache");
+        }
+        let phases: Vec<String> = image
+            .seconds
+            .iter()
+            .map(|(phase, seconds)| format!("{phase} {}", ui::seconds(Duration::from_secs_f64(*seconds))))
+            .collect();
+        if !phases.is_empty() {
+            line += &format!(" ({})", phases.join(", "));
+        }
+        ui::step("image", &line);
+        let tags: Vec<String> = image.tags.iter().map(ToString::to_string).collect();
+        ui::step("tags", &tags.join(", "));
+        if let Some(why) = &image.latest_stays {
+            ui::step("latest", &format!("stays: {why}"));
+        }
+    }
+    let built = report.images.iter().filter(|image| image.action == "built").count();
+    let what = if built == 0 { "nothing to build" } else { "done" };
+    ui::step("finished", &format!("{what} in {}", ui::seconds(Duration::from_secs_f64(report.seconds))));
+}
+
+/// Why `latest` stayed, for a report.
+pub fn stays(latest: &Latest) -> Option<String> {
+    match latest {
+        Latest::Moves => None,
+        Latest::Stays(why) => Some(why.clone()),
+    }
+}
