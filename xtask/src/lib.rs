@@ -7,4 +7,5 @@ pub mod layout;
 pub mod oci;
 pub mod process;
 pub mod reference;
+pub mod root;
 pub mod ui;
