@@ -75,11 +75,47 @@ pub struct Package {
     pub file: PathBuf,
 }
 
+/// Where the host takes Debian from. None of it may reach an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// The address of the archive's mirror.
+    pub mirror: String,
+    /// The address of the security archive, where the host has one.
+    pub security: Option<String>,
+    /// The keys that sign the archive.
+    pub keyring: PathBuf,
+    /// The host's `Acquire` settings for apt, in apt.conf(5)'s form: proxies, certificates, retries. May hold a password.
+    pub acquire: String,
+}
+
+impl Source {
+    /// Asks the host's apt.
+    pub fn of_host() -> Result<Self, Fault> {
+        for program in ["apt-get", "dpkg"] {
+            let hint = "this needs a Debian host; elsewhere install Docker, or build with `--engine native`";
+            process::find(program, "fetching Debian packages", hint)?;
+        }
+        let format = "$(ORIGIN)\t$(LABEL)\t$(CREATED_BY)\t$(COMPONENT)\t$(RELEASE)\t$(REPO_URI)";
+        let targets = Command::new("apt-get").args(["indextargets", "--format", format]).read(Exit::Missing)?;
+        let (mirror, security) = choose_mirror(&targets).ok_or_else(|| {
+            Fault::missing("no mirror of the Debian archive is configured")
+                .cause("`apt-get indextargets` names no source of Debian's `main`")
+                .hint("add one to `/etc/apt/sources.list.d/debian.sources`, then run this again")
+        })?;
+        let dump = Command::new("apt-config").arg("dump").read(Exit::Missing)?;
+        let acquire = dump
+            .lines()
+            .filter(|line| line.starts_with("Acquire::") && !line.starts_with("Acquire::IndexTargets"))
+            .flat_map(|line| [line, "\n"])
+            .collect();
+        Ok(Self { mirror, security, keyring: keyring()?, acquire })
+    }
+}
+
 /// One suite of the Debian archive, with lists of its own.
 pub struct Archive {
     suite: String,
-    mirror: String,
-    keyring: PathBuf,
+    source: Source,
     folder: PathBuf,
     debs: PathBuf,
     /// Held as long as this lives: apt itself fails, rather than waits, where two use one folder.
@@ -89,11 +125,7 @@ pub struct Archive {
 impl Archive {
     /// Opens `suite` with its state in `cache`, and fetches its lists where they are missing or a day old.
     pub fn open(cache: &Path, suite: &str) -> Result<Self, Fault> {
-        for program in ["apt-get", "dpkg"] {
-            let hint = "this needs a Debian host; elsewhere install Docker, or build with `--engine native`";
-            process::find(program, "fetching Debian packages", hint)?;
-        }
-        let (mirror, keyring) = (mirror()?, keyring()?);
+        let source = Source::of_host()?;
         let folder = cache.join(suite);
         let debs = cache.join("archives");
         for folder in [&debs, &folder.join("partial"), &folder.join("lists/partial"), &folder.join("empty")] {
@@ -102,7 +134,7 @@ impl Archive {
         let lock = folder.join("lock");
         let lock =
             File::create(&lock).and_then(|file| file.lock().map(|()| file)).map_err(|e| cannot_write(&lock, &e))?;
-        let archive = Self { suite: suite.to_owned(), mirror, keyring, folder, debs, _lock: lock };
+        let archive = Self { suite: suite.to_owned(), source, folder, debs, _lock: lock };
         archive.configure()?;
         archive.update()?;
         Ok(archive)
@@ -113,34 +145,12 @@ impl Archive {
         &self.suite
     }
 
-    /// The address of the mirror that the host uses. It must not reach an image.
-    pub fn mirror(&self) -> &str {
-        &self.mirror
-    }
-
-    /// The keys that sign the archive.
-    pub fn keyring(&self) -> &Path {
-        &self.keyring
-    }
-
-    /// A file with the host's own `Acquire` settings for apt: proxies, certificates, retries. It must not reach an image.
-    pub fn acquire(&self) -> PathBuf {
-        self.folder.join("acquire.conf")
-    }
-
     fn configure(&self) -> Result<(), Fault> {
-        let dump = Command::new("apt-config").arg("dump").read(Exit::Missing)?;
-        let acquire: String = dump
-            .lines()
-            .filter(|line| line.starts_with("Acquire::") && !line.starts_with("Acquire::IndexTargets"))
-            .flat_map(|line| [line, "\n"])
-            .collect();
-        write_private(&self.acquire(), &acquire)?;
         let source = format!(
             "Types: deb\nURIs: {}\nSuites: {}\nComponents: main\nSigned-By: {}\n",
-            self.mirror,
+            self.source.mirror,
             self.suite,
-            self.keyring.display()
+            self.source.keyring.display()
         );
         let parts = self.folder.join("sources");
         fs::create_dir_all(&parts).map_err(|error| cannot_write(&parts, &error))?;
@@ -154,6 +164,7 @@ impl Archive {
              Dir::Etc::parts \"{empty}\";\nDir::Etc::main \"/dev/null\";\nDir::Etc::sourcelist \"/dev/null\";\n\
              Dir::Etc::sourceparts \"{parts}\";\nDir::Etc::preferences \"/dev/null\";\n\
              Dir::Etc::preferencesparts \"{empty}\";\nAcquire::Languages \"none\";\nAPT::Sandbox::User \"root\";\n",
+            acquire = self.source.acquire,
             state = at(""),
             lists = at("lists"),
             status = at("status"),
@@ -172,7 +183,7 @@ impl Archive {
 
     fn update(&self) -> Result<(), Fault> {
         let stamp = self.folder.join("updated");
-        let wanted = format!("{} {}\n", self.mirror, self.suite);
+        let wanted = format!("{} {}\n", self.source.mirror, self.suite);
         let young = fs::metadata(&stamp)
             .and_then(|meta| meta.modified())
             .is_ok_and(|time| time.elapsed().is_ok_and(|age| age < LISTS_LAST));
@@ -302,32 +313,22 @@ impl Offer {
     }
 }
 
-/// The site of the Debian archive in the host's own sources.
-fn mirror() -> Result<String, Fault> {
-    let format = "$(ORIGIN)\t$(CREATED_BY)\t$(COMPONENT)\t$(RELEASE)\t$(REPO_URI)";
-    let targets = Command::new("apt-get").args(["indextargets", "--format", format]).read(Exit::Missing)?;
-    choose_mirror(&targets).ok_or_else(|| {
-        Fault::missing("no mirror of the Debian archive is configured")
-            .cause("`apt-get indextargets` names no source of Debian's `main`")
-            .hint("add one to `/etc/apt/sources.list.d/debian.sources`, then run this again")
-    })
-}
-
-/// Prefers what calls itself Debian; before the first `apt-get update` nothing does, and the address must tell.
-fn choose_mirror(targets: &str) -> Option<String> {
+/// The archive and its security archive in apt's index targets. Prefers what calls itself Debian; before the first
+/// `apt-get update` nothing does, and the address must tell.
+fn choose_mirror(targets: &str) -> Option<(String, Option<String>)> {
     let rows = || {
         targets.lines().filter_map(|line| {
-            let mut fields = line.split('\t');
-            let (origin, created, component) = (fields.next()?, fields.next()?, fields.next()?);
-            let (release, uri) = (fields.next()?, fields.next()?.trim_end_matches('/'));
-            let whole = created == "Packages" && component == "main" && !release.contains(['-', '/']);
-            whole.then_some((origin, uri))
+            let fields: Vec<&str> = line.split('\t').collect();
+            let [origin, label, "Packages", "main", release, uri] = fields[..] else { return None };
+            Some((origin, label, release, uri.trim_end_matches('/')))
         })
     };
-    rows()
-        .find(|(origin, _)| *origin == "Debian")
-        .or_else(|| rows().find(|(_, uri)| uri.ends_with("/debian")))
-        .map(|(_, uri)| uri.to_owned())
+    let main = || rows().filter(|(_, _, release, _)| !release.contains(['-', '/']));
+    let (.., mirror) = main()
+        .find(|(origin, ..)| *origin == "Debian")
+        .or_else(|| main().find(|(.., uri)| uri.ends_with("/debian")))?;
+    let security = rows().find(|(_, label, _, uri)| *label == "Debian-Security" || uri.ends_with("/debian-security"));
+    Some((mirror.to_owned(), security.map(|(.., uri)| uri.to_owned())))
 }
 
 fn keyring() -> Result<PathBuf, Fault> {
@@ -366,7 +367,7 @@ fn cannot_write(path: &Path, error: &std::io::Error) -> Fault {
 }
 
 /// Apt's settings may hold a proxy's password: no one else reads them.
-fn write_private(path: &Path, text: &str) -> Result<(), Fault> {
+pub(crate) fn write_private(path: &Path, text: &str) -> Result<(), Fault> {
     use std::io::Write as _;
     use std::os::unix::fs::OpenOptionsExt as _;
     let mut options = File::options();
@@ -398,18 +399,21 @@ mod tests {
     }
 
     #[track_caller]
-    fn mirror_of(targets: &str, expected: Option<&str>) {
-        assert_eq!(choose_mirror(targets).as_deref(), expected);
+    fn mirror_of(targets: &str, expected: Option<(&str, Option<&str>)>) {
+        let expected = expected.map(|(mirror, security)| (mirror.to_owned(), security.map(str::to_owned)));
+        assert_eq!(choose_mirror(targets), expected);
     }
 
     #[test]
     fn the_mirror_is_the_hosts_own_debian() {
-        let other = "NodeSource\tPackages\tmain\tnodistro\thttps://node.example/x/\n";
-        let security = "Debian\tPackages\tmain\tbookworm-security\thttp://mirror.example/debian-security/\n";
-        let main = "Debian\tPackages\tmain\tbookworm\thttp://mirror.example/debian/\n";
-        mirror_of(&format!("{other}{security}{main}"), Some("http://mirror.example/debian"));
-        mirror_of(&main.replace("Debian\t", "\t"), Some("http://mirror.example/debian"));
+        let other = "NodeSource\t\tPackages\tmain\tnodistro\thttps://node.example/x/\n";
+        let security = "Debian\tDebian-Security\tPackages\tmain\tbookworm-security\thttp://mirror.example/s/\n";
+        let main = "Debian\tDebian\tPackages\tmain\tbookworm\thttp://mirror.example/debian/\n";
+        let found = "http://mirror.example/debian";
+        mirror_of(&format!("{other}{security}{main}"), Some((found, Some("http://mirror.example/s"))));
+        mirror_of(&main.replace("Debian\t", "\t"), Some((found, None)));
         mirror_of(&main.replace("Packages", "DEP-11"), None);
+        mirror_of(security, None);
         mirror_of(other, None);
         mirror_of("", None);
     }

@@ -22,5 +22,6 @@ pub mod publish;
 pub mod reference;
 pub mod registry;
 pub mod requirements;
+pub mod root;
 pub mod smoke;
 pub mod ui;
