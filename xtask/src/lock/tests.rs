@@ -63,7 +63,8 @@ fn only_the_pins_have_a_meaning() {
 fn the_encoding_is_golden() {
     let found = lock(&format!("b==2 ; os_name=='x' --hash={A}\na[y]==1.0 --hash={A} --hash={B}\n"));
     expect![[r#"{"schema":1,"packages":[{"name":"a","version":"1.0","extras":["y"],"hashes":"sha256:b4012b109cf4b3d8b12aa4b3c2552843e39c3a62f6593b72a12addd5dc57e728"},{"name":"b","version":"2","marker":"os_name == 'x'","hashes":"sha256:084c549b4d987bb58c6ede291356dd0b6dd357d9661d8f31f8acaaa0665c90fe"}],"no_binary":[],"only_binary":[]}"#]].assert_eq(&serde_json::to_string(&found.meaning()).unwrap());
-    expect!["sha256:cc9db4bcd677ed508e36253925e2f38d9c3f7529658ad210060a3c53acec5c8c"].assert_eq(&found.fingerprint().to_string());
+    expect!["sha256:cc9db4bcd677ed508e36253925e2f38d9c3f7529658ad210060a3c53acec5c8c"]
+        .assert_eq(&found.fingerprint().to_string());
     let json = serde_json::to_string(&found.meaning()).unwrap();
     assert_eq!(serde_json::from_str::<Meaning>(&json).unwrap(), found.meaning());
 }
@@ -126,7 +127,8 @@ fn constraints_are_answered_too() {
         the lock no longer answers to `r.txt`
           cause: b 2 is locked, but `b<2` is asked for
 
-        hint: write it anew: `cargo xtask lock`"#]].assert_eq(&fault.to_string());
+        hint: write it anew: `cargo xtask lock`"#]]
+    .assert_eq(&fault.to_string());
 }
 
 #[test]
