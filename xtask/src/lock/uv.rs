@@ -321,6 +321,7 @@ pub fn install(root: &Path) -> Result<Uv, Fault> {
         .current_dir(root)
         .read(Exit::Network)
         .map_err(|fault| {
+            let fault = Fault { causes: fault.causes.iter().map(|cause| secret::hidden(cause)).collect(), ..fault };
             let fault = venv.err().map_or(fault.clone(), |venv| without_pip(&fault, &venv));
             fault
                 .needed_by("uv")

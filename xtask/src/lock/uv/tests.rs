@@ -158,8 +158,12 @@ fn uv_is_fetched_where_there_is_none() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
+    let locked = fs::read_to_string(root().join(INSTALLER_LOCK)).unwrap();
+    fs::create_dir(folder.path().join("dockerfiles")).unwrap();
+    fs::write(folder.path().join(INSTALLER_LOCK), &locked).unwrap();
     let uv = install(folder.path()).unwrap();
     assert_eq!(uv.program(), folder.path().join("target/tools/bin/uv"));
+    assert!(locked.contains(&format!("\nuv=={} \\\n", uv.version())), "the locked version, by its hash");
     assert_eq!(uv, install(folder.path()).unwrap(), "twice is no error");
     assert_eq!(find(folder.path(), &[folder.path().join("target/tools/bin")]).unwrap(), uv);
 }
