@@ -1,5 +1,6 @@
 //! The real uv against the real index, where there are such; else a line says what was skipped.
 
+use super::install::without_pip;
 use super::*;
 use std::fs;
 use std::sync::OnceLock;
