@@ -14,7 +14,7 @@ pub use images::ImagesLock;
 
 use crate::fault::Fault;
 use crate::reference::Digest;
-use crate::requirements::{self, Entry, Requirement, Requirements, Source, Specifier, Version, lines};
+use crate::requirements::{self, Entry, Options, Requirement, Requirements, Source, Specifier, Version, lines};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -113,7 +113,8 @@ impl Lock {
     /// A text that is no lock of ours: without its header, with a line that is no exact pin, with a pin without a hash.
     pub fn parse(path: &Path, text: &str) -> Result<Self, Fault> {
         let header = Header::parse(path, text)?;
-        let found = requirements::read(path, &mut |asked| nested(path, asked, text))
+        let mut first = Some(text.to_owned());
+        let found = requirements::read(path, &mut |asked| first.take().ok_or_else(|| nested(path, asked)))
             .map_err(|fault| fault.hint("write it anew: `cargo xtask lock`"))?;
         let mut packages = Vec::new();
         for requirement in found.requirements() {
@@ -121,6 +122,7 @@ impl Lock {
         }
         packages.sort();
         let options = found.options();
+        no_places(path, options)?;
         let (no_binary, only_binary) = (options.no_binary.clone(), options.only_binary.clone());
         let Header { requirements, python, resolver } = header;
         Ok(Self { requirements, python, resolver, packages, no_binary, only_binary })
@@ -183,12 +185,21 @@ impl Header {
     }
 }
 
-/// A lock names no other file; only itself is loaded.
-fn nested(path: &Path, asked: &Path, text: &str) -> Result<String, Fault> {
-    if asked.file_name() == path.file_name() {
-        return Ok(text.to_owned());
+/// A lock names no other file: what it pins stands in it.
+fn nested(path: &Path, asked: &Path) -> Fault {
+    Fault::usage(format!("`{}` is not a lock of ours: it names the file `{}`", path.display(), asked.display()))
+}
+
+/// A lock says what to install, not where this machine gets it.
+fn no_places(path: &Path, options: &Options) -> Result<(), Fault> {
+    let others =
+        Options { no_binary: BTreeSet::new(), only_binary: BTreeSet::new(), require_hashes: false, ..options.clone() };
+    if others == Options::default() {
+        return Ok(());
     }
-    Err(Fault::usage(format!("`{}` is not a lock of ours: it names the file `{}`", path.display(), asked.display())))
+    Err(Fault::usage(format!("`{}` is not a lock of ours: it has options about indexes", path.display()))
+        .cause("only `--no-binary`, `--only-binary` and `--require-hashes` can stand in a lock")
+        .hint("write it anew: `cargo xtask lock`"))
 }
 
 fn bad_line(path: &Path, text: &str, line: usize, why: &str) -> Fault {

@@ -265,4 +265,6 @@ fn options_begin(text: &str) -> usize {
 }
 
 #[cfg(test)]
+mod oracle;
+#[cfg(test)]
 mod tests;

@@ -163,6 +163,9 @@ fn place(path: &Path, text: &str, at: usize, why: &str) -> String {
     let line = text[begin..].lines().next().unwrap_or_default();
     let column = before[begin..].chars().count();
     let number = before.matches('\n').count() + 1;
+    if line.is_empty() {
+        return format!("{}:{number}:{}: {why}", path.display(), column + 1);
+    }
     format!("{}:{number}:{}: {why}\n    {line}\n    {}^", path.display(), column + 1, " ".repeat(column))
 }
 
@@ -241,8 +244,6 @@ mod tests {
             cannot read `images.lock`
 
             images.lock:1:1: expected a table `root`
-    
-                ^
 
             hint: write it anew: `cargo xtask lock`"#]]
         .assert_eq(&parse("").unwrap_err().to_string());

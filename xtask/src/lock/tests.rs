@@ -88,6 +88,8 @@ fn what_is_no_lock_says_why() {
     refused(&format!("{}a==1.* --hash={A}\n", head("a")), "one exact version");
     refused(&format!("{}<<<<<<< HEAD\n", head("a")), "r.lock:5:1: expected the name of a distribution");
     refused(&format!("{}-r other.txt\n", head("a")), "names the file `other.txt`");
+    refused(&format!("{}-r deep/r.lock\n", head("a")), "names the file `deep/r.lock`");
+    refused(&format!("{}--index-url https://h/simple\n", head("a")), "options about indexes");
 }
 
 #[track_caller]

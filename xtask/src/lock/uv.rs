@@ -1,7 +1,11 @@
-//! uv: the program that resolves, found or fetched, and told how this machine reaches its index.
+//! uv, the program that resolves: where it is, how it is called.
 //!
 //! Runs programs and reads files; the lock that comes out is returned as a text and written by nobody here. Deterministic:
 //! variables that would change *what* is chosen are kept from uv, those about *how to get it* are not.
+
+mod install;
+
+pub use install::install;
 
 use super::pip::Settings;
 use super::{Header, Lock};
@@ -294,70 +298,6 @@ fn uv_names_indexes(variable: super::pip::Variables<'_>) -> bool {
             ["[[index]]", "index-url", "extra-index-url", "index ", "index="].iter().any(|key| line.starts_with(key))
         })
     })
-}
-
-/// Puts uv under `target/tools` of the root, from the index that pip uses: in the version of `dockerfiles/installer.lock`
-/// where there is one, checked by hash.
-///
-/// # Errors
-/// No `python3`, no `venv` and no `pip` (missing); pip's own words when it cannot install.
-pub fn install(root: &Path) -> Result<Uv, Fault> {
-    let python = process::find(
-        "python3",
-        "uv",
-        "install Python 3 with venv and pip: `apt-get install python3-venv python3-pip`",
-    )?;
-    let tools = root.join(TOOLS);
-    let home = tools.join("uv");
-    let wanted = wanted(root);
-    let venv = Command::new(&python).args(["-m", "venv"]).arg(&home).read(Exit::Missing);
-    let pip = match &venv {
-        Ok(_) => Command::new(home.join("bin/python3")).args(["-m", "pip", "install"]),
-        // Debian's python3 comes without ensurepip; a pip may be there all the same.
-        Err(_) => Command::new(&python).args(["-m", "pip", "install", "--upgrade", "--target"]).arg(&home),
-    };
-    pip.args(["--quiet", "--disable-pip-version-check", "--no-input"])
-        .args(&wanted)
-        .current_dir(root)
-        .read(Exit::Network)
-        .map_err(|fault| {
-            let fault = venv.err().map_or(fault.clone(), |venv| without_pip(&fault, &venv));
-            fault
-                .needed_by("uv")
-                .hint("install uv by hand: `python3 -m pip install uv`, then again `cargo xtask quickstart`")
-        })?;
-    link(&home, &tools)?;
-    Uv::at(tools.join("bin/uv"))
-}
-
-fn wanted(root: &Path) -> Vec<String> {
-    if root.join(INSTALLER_LOCK).is_file() {
-        return ["--require-hashes", "-r", INSTALLER_LOCK].map(str::to_owned).into();
-    }
-    vec!["uv".to_owned()]
-}
-
-/// Neither venv nor pip: say both, as a missing tool where pip is not there at all.
-fn without_pip(pip: &Fault, venv: &Fault) -> Fault {
-    let missing = pip.causes.iter().any(|cause| cause.contains("No module named pip"));
-    let exit = if missing { Exit::Missing } else { pip.exit };
-    let fault = Fault::new(exit, "cannot install `uv`: python3 has neither a working venv nor pip for it");
-    let fault = venv.causes.iter().chain(&pip.causes).fold(fault, Fault::cause);
-    fault.hint("install them: `apt-get install python3-venv python3-pip`")
-}
-
-fn link(home: &Path, tools: &Path) -> Result<(), Fault> {
-    let bin = tools.join("bin");
-    let cannot = |error: std::io::Error| Fault::build(format!("cannot write `{}`", bin.display())).cause(error);
-    let program = home.join("bin/uv");
-    if !program.exists() {
-        return Err(Fault::build(format!("`{}` is not there after its installation", program.display())));
-    }
-    std::fs::create_dir_all(&bin).map_err(cannot)?;
-    let new = bin.join(".uv.new");
-    let _ = std::fs::remove_file(&new);
-    std::os::unix::fs::symlink("../uv/bin/uv", &new).map_err(cannot)?;
-    std::fs::rename(&new, bin.join("uv")).map_err(cannot)
 }
 
 #[cfg(test)]

@@ -134,7 +134,8 @@ fn known(word: &str) -> Result<(&'static str, bool, Option<&str>), String> {
 /// Words as a POSIX shell splits them (pip's reader does), with their places. Quotes and backslashes join.
 fn words(text: &str) -> Result<Vec<(usize, String)>, Bad> {
     let mut words: Vec<(usize, String)> = Vec::new();
-    let (mut open, mut quote): (Option<(usize, String)>, Option<(usize, char)>) = (None, None);
+    let mut open: Option<(usize, String)> = None;
+    let mut quote: Option<(usize, char)> = None;
     let mut chars = text.char_indices();
     while let Some((at, c)) = chars.next() {
         match quote {

@@ -8,27 +8,33 @@ fn user_infos(text: &str) -> Vec<std::ops::Range<usize>> {
     let mut from = 0;
     while let Some(slashes) = text[from..].find("://") {
         let begin = from + slashes + 3;
-        let end =
-            text[begin..].find(|c: char| c.is_whitespace() || "/?#'\"`".contains(c)).map_or(text.len(), |n| begin + n);
-        // A password may hold a raw `/` or `?`; up to the end of the word, the last `@` before a host decides.
-        let word =
-            text[begin..].find(|c: char| c.is_whitespace() || "'\"`".contains(c)).map_or(text.len(), |n| begin + n);
-        if let Some(at) = text[begin..end].rfind('@') {
-            found.push(begin..begin + at);
-        } else if let Some(at) =
-            text[begin..word].rfind('@').filter(|at| text[begin..begin + at].contains(':') && end < begin + at)
-            && port_is_no_port(&text[begin..end])
-        {
-            found.push(begin..begin + at);
-        }
-        from = end.max(found.last().map_or(0, |range: &std::ops::Range<usize>| range.end));
+        let word = upto(&text[begin..], |c| c.is_whitespace() || "'\"`".contains(c));
+        let length = user_info(word);
+        found.extend(length.map(|length| begin..begin + length));
+        from = begin + length.unwrap_or(0);
     }
     found
 }
 
-/// Whether `host:rest` has a rest that cannot be a port, so that it is the start of `user:pass/word@host`.
-fn port_is_no_port(authority: &str) -> bool {
-    authority.rsplit_once(':').is_some_and(|(_, port)| !port.is_empty() && !port.bytes().all(|b| b.is_ascii_digit()))
+/// How long the user information at the start of this word is, without its `@`.
+fn user_info(word: &str) -> Option<usize> {
+    let authority = upto(word, |c| "/?#".contains(c));
+    match authority.rfind('@') {
+        Some(at) if at + 1 < authority.len() => Some(at),
+        // A password with a raw `/` or `?` is no URL by RFC 3986, but people write it: what cannot be a port is a password.
+        _ if authority.contains('@') || has_no_port(authority) => word.rfind('@'),
+        _ => None,
+    }
+}
+
+fn upto(text: &str, end: impl Fn(char) -> bool) -> &str {
+    &text[..text.find(end).unwrap_or(text.len())]
+}
+
+/// Whether `user:word` cannot be a host with a port.
+fn has_no_port(authority: &str) -> bool {
+    let port = authority.rsplit_once(':').filter(|_| !authority.starts_with('[')).map(|(_, port)| port);
+    port.is_some_and(|port| port.is_empty() || !port.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// The text with `***` for all user information.
@@ -105,6 +111,22 @@ mod tests {
             ("https://${U}:p@h/", true),
         ] {
             assert_eq!(holds_one(text), yes, "{text}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_and_no_place_end_it(text in "[a:/@?é ${}']{0,24}", at in 0..30usize) {
+            let text = format!("x://{text}");
+            let (shown, at) = hidden_to(&text, at);
+            proptest::prop_assert!(at <= shown.len() + 30);
+            proptest::prop_assert!(!holds_one(&without_user(&text)) || without_user(&text).contains("//"));
+        }
+
+        #[test]
+        fn a_password_never_shows(user in "[a-z]{0,5}", word in "[A-Z][A-Z/?:]{3,8}", path in "(|/|/x@y|/x:1@y)") {
+            let shown = hidden(&format!("https://{user}:{word}@host{path}"));
+            proptest::prop_assert!(!shown.contains(&word), "{}", shown);
         }
     }
 

@@ -52,6 +52,11 @@ impl Version {
         self.pre.is_some() || self.dev.is_some()
     }
 
+    /// Whether this is a pre-release of that version: `<2` does not mean `2rc1`.
+    fn is_pre_of(&self, wanted: &Self) -> bool {
+        self.is_pre() && !wanted.is_pre() && self.post == wanted.post && self.trimmed() == wanted.trimmed()
+    }
+
     /// Whether the release begins with these numbers, zeros filling up what is missing.
     fn begins(&self, prefix: &Self, length: usize) -> bool {
         let number = |version: &Self, index: usize| version.release.get(index).copied().unwrap_or(0);
@@ -279,7 +284,7 @@ impl Specifier {
             "<=" => public <= wanted,
             ">=" => public >= wanted,
             "~=" => public >= wanted && version.begins(&wanted, wanted.release.len() - 1),
-            "<" => public < wanted && (wanted.is_pre() || !version.is_pre() || version.trimmed() != wanted.trimmed()),
+            "<" => public < wanted && !version.is_pre_of(&wanted),
             _ => {
                 public > wanted
                     && (wanted.post.is_some() || version.post.is_none() || version.trimmed() != wanted.trimmed())
@@ -400,6 +405,7 @@ mod tests {
         fits("~=2.2", &["2.2", "2.9", "2.2.post3"], &["3.0", "2.1", "2.2rc1"]);
         fits("~=1.4.5.0", &["1.4.5.9"], &["1.4.6"]);
         fits("<3", &["2.9", "2.99.post1"], &["3.0", "3.0rc1", "3.0.dev1", "4"]);
+        fits("<1.0.post1", &["1.0a1", "1.0"], &["1.0.post1.dev3", "1.0.post1"]);
         fits("<3.0rc2", &["3.0rc1"], &["3.0rc2"]);
         fits(">1.7", &["1.7.1", "1.8"], &["1.7", "1.7.post2", "1.7+local"]);
         fits(">1.7.post2", &["1.7.post3"], &["1.7.0"]);

@@ -1,5 +1,6 @@
 //! The real uv against the real index, where there are such; else a line says what was skipped.
 
+use super::install::without_pip;
 use super::*;
 use std::fs;
 use std::sync::OnceLock;
@@ -109,13 +110,14 @@ fn requirements_that_exclude_each_other_are_told_in_uvs_words() {
 #[test]
 fn an_index_that_is_not_there_is_the_networks_fault() {
     let Some(uv) = real("an index that is not there") else { return };
-    // Bound and never accepted from: no other process can answer on this port meanwhile.
+    // Bound and let go at once: nothing listens there.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let repository = Repository::new(&format!("--index-url http://me:word@127.0.0.1:{port}/simple\nsix\n"));
-    let fault = repository.resolve(&uv, &Upgrade::Keep).unwrap_err();
+    let found = requirements(repository.0.path(), Path::new("r.txt")).unwrap();
+    let call = uv.compile(found.options(), "3.12").arg("r.txt").current_dir(repository.0.path());
+    let fault = run(&call.env("UV_HTTP_RETRIES", "0"), "r.txt").unwrap_err();
     assert_eq!((fault.exit, fault.what.as_str()), (Exit::Network, "cannot reach the package index"));
     assert!(!fault.to_string().contains("word"), "{fault}");
-    assert!(!repository.0.path().join("r.lock").exists());
 }
 
 #[test]
@@ -157,10 +159,23 @@ fn uv_is_fetched_where_there_is_none() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
+    let locked = fs::read_to_string(root().join(INSTALLER_LOCK)).unwrap();
+    fs::create_dir(folder.path().join("dockerfiles")).unwrap();
+    fs::write(folder.path().join(INSTALLER_LOCK), &locked).unwrap();
     let uv = install(folder.path()).unwrap();
     assert_eq!(uv.program(), folder.path().join("target/tools/bin/uv"));
+    assert!(locked.contains(&format!("\nuv=={} \\\n", uv.version())), "the locked version, by its hash");
     assert_eq!(uv, install(folder.path()).unwrap(), "twice is no error");
     assert_eq!(find(folder.path(), &[folder.path().join("target/tools/bin")]).unwrap(), uv);
+}
+
+#[test]
+fn a_python_without_pip_and_venv_is_a_missing_tool() {
+    let pip = Fault::network("`python3 -m` failed").cause("/usr/bin/python3: No module named pip");
+    let venv = Fault::missing("`python3 -m` failed").cause("ensurepip is not available");
+    let fault = without_pip(&pip, &venv);
+    assert_eq!((fault.exit, fault.causes.len()), (Exit::Missing, 2));
+    assert_eq!(without_pip(&Fault::network("x").cause("Could not fetch"), &venv).exit, Exit::Network);
 }
 
 #[test]
