@@ -282,7 +282,7 @@ fn change(root: &Path, path: &str, how: usize) -> Vec<String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(600))]
+    #![proptest_config(ProptestConfig::with_cases(250))]
 
     /// What is in the result changes the fingerprint, and nothing else does.
     #[test]
@@ -345,7 +345,8 @@ fn built(docker: &str, root: &Path, instructions: &str, ignore: &str) -> Option<
     let output = build.output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(
-        output.status.success() || ["not found", "no such file", "too many links"].iter().any(|why| said.contains(why)),
+        output.status.success()
+            || ["not found", "no such file", "too many symlinks"].iter().any(|why| said.contains(why)),
         "{instructions} with {ignore}: {said}"
     );
     let all =
@@ -473,5 +474,94 @@ fn buildkit_copies_what_we_pick() {
         let ours = read_with(root.path(), &format!("COPY {source} /out/"), ignore).ok().map(files);
         let theirs = built(&docker, root.path(), &format!("COPY {source} /out/"), ignore).map(files);
         assert_eq!(ours, theirs, "COPY {source} with {ignore}");
+    }
+}
+
+/// Lines that meet the tree's names often, in orders nobody would think of.
+#[test]
+fn buildkit_agrees_about_made_up_ignore_files() {
+    use proptest::strategy::ValueTree as _;
+    let Some(docker) = docker() else { return };
+    let root = tree(&PLACES);
+    let line = "!?(\\*\\*|\\*|d|s|a|z|\\?|[a-d])(/(\\*\\*|\\*|d|e|a|b\\.py|c\\*|\\*\\.py|z)){0,2}/?";
+    let lines = prop::collection::vec(line, 1..6).prop_map(|lines| lines.join("\n"));
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    for _ in 0..60 {
+        let ignore = lines.new_tree(&mut runner).unwrap().current();
+        let ours = read_with(root.path(), "COPY . /", &ignore).unwrap();
+        assert_eq!(Some(ours), built(&docker, root.path(), "COPY . /", &ignore), "{ignore}");
+    }
+}
+
+/// Words become names of files: what BuildKit makes of a word is what it copies to.
+#[test]
+fn buildkit_replaces_variables_as_we_do() {
+    let Some(docker) = docker() else { return };
+    // An empty pattern (`${p#}`) is left out: BuildKit 0.13 panics on it and takes the engine with it.
+    let words = [
+        "$a-${a}",
+        "'$a'",
+        "\"$a\"",
+        "\\$a",
+        "a\\b",
+        "'a\\b'",
+        "\"a\\b\"",
+        "${u-d}",
+        "${e-d}",
+        "${u:-d}",
+        "${e:-d}",
+        "${a:-d}",
+        "${u+d}",
+        "${e+d}",
+        "${e:+d}",
+        "${a:+d}",
+        "${u:-${a}}",
+        "${u:-x${u:-y}}",
+        "${a:?no}",
+        "${e?no}",
+        "${p#*.}",
+        "${p##*.}",
+        "${p%.*}",
+        "${p%%.*}",
+        "${p#f?o}",
+        "${p#x}",
+        "${s/x/Q}",
+        "${s//\\//_}",
+        "${m#a\\*}",
+        "${m/\\*/-}",
+        "${p/t*r/-}",
+        "${p///}",
+        "x$",
+        "${g}",
+        "${h}",
+        "$i",
+        "$TARGETARCH",
+        "$1x",
+        "${p//[/x}",
+        "'a'\"b\"c",
+        "${p/o/$a}",
+        "${p//o}x/}",
+        "${p/?/}",
+        "${p//?/y}",
+        "${p//*/y}",
+    ];
+    let copies: Vec<String> = words.iter().enumerate().map(|(index, word)| format!("COPY f /{index}-{word}")).collect();
+    let text = format!(
+        "FROM scratch\nARG a=1 e= p=foo.tar.gz s=x/y/z m=a*b g=arg\nENV g=env\nARG g=late\nARG h=$a$g TARGETARCH i=arg\nENV i=env\nARG i\n{}\n",
+        copies.join("\n")
+    );
+    let file = Dockerfile::parse("Dockerfile", &text).unwrap();
+    let expanded = file.expand(&BTreeMap::new(), &Platform::host()).unwrap();
+    let ours: BTreeSet<String> = expanded.target().unwrap().instructions.iter().filter_map(destination).collect();
+    let root = tree(&["f"]);
+    let built = built(&docker, root.path(), text.strip_prefix("FROM scratch\n").unwrap(), "").unwrap();
+    let theirs = built.into_iter().filter(|entry| entry.kind == Kind::File).map(|entry| entry.path.to_string());
+    assert_eq!(ours, theirs.collect());
+}
+
+fn destination(instruction: &crate::dockerfile::Instruction) -> Option<String> {
+    match &instruction.kind {
+        crate::dockerfile::Kind::Copy(copy) => Some(copy.destination.trim_start_matches('/').to_owned()),
+        _ => None,
     }
 }

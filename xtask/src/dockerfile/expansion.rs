@@ -27,18 +27,11 @@ impl Expanded {
 /// What the variables hold at one point of a stage.
 #[derive(Clone, Debug, Default)]
 struct Scope {
-    env: BTreeMap<String, String>,
-    args: BTreeMap<String, String>,
+    /// The last of `ARG` and `ENV` holds. The documentation says that `ENV` always does; in words, BuildKit disagrees.
+    values: BTreeMap<String, String>,
     triggers: Vec<Instruction>,
     /// Whether everything it builds on is in this file, so that no variable can come from elsewhere.
     closed: bool,
-}
-
-impl Scope {
-    /// `ENV` stands above `ARG`.
-    fn get(&self, name: &str) -> Option<String> {
-        self.env.get(name).or_else(|| self.args.get(name)).cloned()
-    }
 }
 
 impl Dockerfile {
@@ -190,7 +183,7 @@ struct Words<'a> {
 
 impl Words<'_> {
     fn expand(&self, text: &str, quoting: Quoting) -> Result<words::Expanded, Problem> {
-        words::expand(text, self.escape, quoting, &|name| self.scope.get(name))
+        words::expand(text, self.escape, quoting, &|name| self.scope.values.get(name).cloned())
             .map_err(|why| Problem::new(self.line, 1, why))
     }
 
@@ -280,7 +273,7 @@ impl Work<'_> {
     /// What the instruction sets, for those that follow.
     fn remember(&self, kind: &mut Kind, scope: &mut Scope) {
         match kind {
-            Kind::Env(pairs) => scope.env.extend(pairs.iter().cloned()),
+            Kind::Env(pairs) => scope.values.extend(pairs.iter().cloned()),
             Kind::Arg(pairs) => {
                 for (name, value) in pairs {
                     if let Some(given) = self.given.get(name) {
@@ -288,7 +281,7 @@ impl Work<'_> {
                     } else if value.is_none() {
                         *value = self.globals.get(name).cloned();
                     }
-                    scope.args.extend(value.clone().map(|value| (name.clone(), value)));
+                    scope.values.extend(value.clone().map(|value| (name.clone(), value)));
                 }
             }
             Kind::Onbuild(inner) => scope.triggers.push((**inner).clone()),

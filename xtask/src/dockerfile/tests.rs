@@ -240,7 +240,8 @@ fn arguments_have_scopes() {
     built("ARG v=1\nFROM a\nARG v=3\nUSER $v", &[], &["FROM a", "3"]);
     built("FROM a\nARG v=1\nARG v=2\nUSER $v", &[], &["FROM a", "2"]);
     built("FROM a\nUSER [$v]", &[("v", "2")], &["FROM a", "[]"]);
-    built("FROM a\nENV v=e\nARG v=1\nUSER $v", &[("v", "2")], &["FROM a", "e"]);
+    built("FROM a\nENV v=e\nARG v=1\nUSER $v", &[("v", "2")], &["FROM a", "2"]);
+    built("FROM a\nARG v=1\nENV v=e\nARG v\nUSER $v", &[], &["FROM a", "e"]);
     built("FROM a\nARG v=1\nENV v=${v}x w=$v\nUSER $v$w", &[], &["FROM a", "1x1"]);
     built("FROM a AS x\nARG v=1\nENV e=2\nFROM x\nUSER $v$e", &[], &["FROM a", "FROM x", "12"]);
     built("FROM a AS x\nARG v=1\nFROM b\nCOPY --from=x /a /\nUSER [$v]", &[], &["FROM a", "FROM b", "[]"]);
