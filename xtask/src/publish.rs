@@ -318,6 +318,12 @@ pub fn send(
     Ok(())
 }
 
+/// The digest of the base that a manifest's image says it stands on.
+pub fn base_digest(client: &Client, repository: &Repository, descriptor: &Descriptor) -> Result<Option<Digest>, Fault> {
+    let notes = manifest_notes(client, repository, descriptor)?;
+    Ok(notes.get(annotation::BASE_DIGEST).and_then(|text| text.parse().ok()))
+}
+
 /// The labels that name an image's base, as the image specification spells them.
 pub fn base_labels(labels: &mut BTreeMap<String, String>, name: &str, digest: &Digest) {
     labels.insert(annotation::BASE_NAME.to_owned(), name.to_owned());
