@@ -78,4 +78,6 @@ def from_samples(samples: Sequence[float | None], season: int) -> Series:
 def gaps(observed: np.ndarray) -> list[tuple[int, int]]:
     """The half-open ranges of missing samples. The first and the last sample are observed."""
     edges = np.diff(observed.astype(np.int8))
-    return list(zip(np.flatnonzero(edges == -1) + 1, np.flatnonzero(edges == 1) + 1, strict=True))
+    # Plain ints: these are counted, and the counts go out as JSON.
+    starts, stops = ((np.flatnonzero(edges == edge) + 1).tolist() for edge in (-1, 1))
+    return list(zip(starts, stops, strict=True))

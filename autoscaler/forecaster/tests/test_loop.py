@@ -37,6 +37,14 @@ def test_a_forecast_has_the_id_of_its_request():
     assert len(found["mean"]) == len(found["lower"]) == len(found["upper"]) == 3
 
 
+def test_filled_gaps_are_counted_in_the_answer():
+    samples = [*GOOD["samples"]]
+    for at in (50, *range(100, 106)):
+        samples[at] = None
+    (found,) = converse(json.dumps({**GOOD, "samples": samples}))
+    assert (found["interpolated"], found["borrowed"]) == (1, 6)
+
+
 def test_garbage_is_answered_and_forgotten():
     garbage = ["}{", '"text"', "[1]", '{"id": 1, "x": NaN}', "\ufffd\u0000", "[" * 100_000]
     found = converse(*garbage, "", '{"type":"ping","id":5}')
