@@ -7,7 +7,6 @@ use serde::Serialize;
 
 use crate::forecast::Forecast;
 use crate::history::History;
-use crate::print::decimals;
 
 /// How large a chart is, in SVG units, and how much of the past it shows.
 #[derive(Clone, Copy, Debug)]
@@ -198,7 +197,7 @@ impl Axis {
         } else {
             1.0
         };
-        let rough = range / 4.0;
+        let rough = range / 5.0;
         let power = 10_f64.powf(rough.log10().floor());
         let step = [1.0, 2.0, 5.0, 10.0]
             .into_iter()
@@ -214,11 +213,7 @@ impl Axis {
 
     fn marks(&self) -> impl Iterator<Item = (f64, String)> {
         let count = ((self.high - self.low) / self.step).round() as usize;
-        let places = if self.step >= 1.0 {
-            0
-        } else {
-            decimals(self.step)
-        };
+        let places = (-self.step.log10().floor()).clamp(0.0, 9.0) as usize;
         (0..=count).map(move |index| {
             let value = self.low + index as f64 * self.step;
             (value, format!("{value:.places$}"))
@@ -272,8 +267,8 @@ mod tests {
 
     #[test]
     fn axes_have_round_marks_that_enclose_the_values() {
-        axis(0.0, 437.0, &["0", "200", "400", "600"]);
-        axis(0.0, 0.0, &["0.000", "0.500", "1.000"]);
+        axis(0.0, 437.0, &["0", "100", "200", "300", "400", "500"]);
+        axis(0.0, 0.0, &["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]);
         axis(-3.0, 9.0, &["-5", "0", "5", "10"]);
     }
 

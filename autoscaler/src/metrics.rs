@@ -1,5 +1,6 @@
 //! What is counted, and how Prometheus reads it.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use prometheus_client::encoding::text::encode;
@@ -49,8 +50,8 @@ pub struct Metrics {
     forecasts: Family<Ended, Counter>,
     seconds: Histogram,
     ready: Gauge,
-    starts: Gauge,
-    failures: Gauge,
+    starts: Counter,
+    failures: Counter,
 }
 
 impl Metrics {
@@ -84,7 +85,8 @@ impl Metrics {
             Unit::Seconds,
             seconds.clone(),
         );
-        let (ready, starts, failures) = (Gauge::default(), Gauge::default(), Gauge::default());
+        let ready = Gauge::default();
+        let (starts, failures) = (Counter::default(), Counter::default());
         registry.register(
             "worker_ready",
             "1 while a worker has said hello",
@@ -130,11 +132,13 @@ impl Metrics {
     /// Everything as text.
     pub fn text(&self, supervisor: &Supervisor) -> Result<String, std::fmt::Error> {
         let counts = supervisor.counts();
-        let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
         self.ready
             .set(i64::from(matches!(supervisor.status(), Status::Ready(_))));
-        self.starts.set(number(counts.starts));
-        self.failures.set(number(counts.failures));
+        // The supervisor counts; these only carry it over.
+        self.starts.inner().store(counts.starts, Ordering::Relaxed);
+        self.failures
+            .inner()
+            .store(counts.failures, Ordering::Relaxed);
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)

@@ -190,9 +190,15 @@ impl Supervisor {
         match Worker::start(&self.launch).await {
             Ok(worker) => {
                 let hello = worker.hello().clone();
+                let packages: Vec<String> = hello
+                    .packages
+                    .iter()
+                    .map(|(name, version)| format!("{name} {version}"))
+                    .collect();
                 tracing::info!(
                     python = %hello.python,
-                    packages = ?hello.packages,
+                    process = worker.process_id(),
+                    packages = %packages.join(", "),
                     seconds = started.elapsed().as_secs_f64(),
                     "worker ready"
                 );

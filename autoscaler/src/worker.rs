@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::failure::{Failure, Kind};
@@ -250,6 +251,7 @@ pub struct Worker {
     stdin: ChildStdin,
     stdout: BufReader<ChildStdout>,
     last_words: Arc<Mutex<VecDeque<String>>>,
+    talk: JoinHandle<()>,
     hello: Hello,
     last_id: u64,
 }
@@ -273,7 +275,7 @@ impl Worker {
         };
         let last_words = Arc::new(Mutex::new(VecDeque::new()));
         let kept = Arc::clone(&last_words);
-        tokio::spawn(async move {
+        let talk = tokio::spawn(async move {
             let mut stderr = BufReader::new(stderr);
             while let Ok(Some(line)) = read_line(&mut stderr).await {
                 let line = String::from_utf8_lossy(&line).trim_end().to_owned();
@@ -298,6 +300,7 @@ impl Worker {
             stdin,
             stdout: BufReader::new(stdout),
             last_words,
+            talk,
             hello,
             last_id: 0,
         };
@@ -443,11 +446,8 @@ impl Worker {
             .await
             .ok()
             .and_then(Result::ok);
-        // Its last words travel through a task of their own.
-        for _ in 0..10 {
-            tokio::task::yield_now().await;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        // Its last words travel through a task of their own; a grandchild may keep that one waiting.
+        let _ = timeout(FAREWELL, &mut self.talk).await;
         let last_words = self
             .last_words
             .lock()
