@@ -59,6 +59,20 @@ def skill(mae: float, reference: float) -> float:
     return 0.0 if reference <= 1e-12 else 1.0 - mae / reference
 
 
+def beyond_luck(better: Outcome, than: Outcome, at: np.ndarray) -> bool:
+    """Whether the gain in error is at least twice its standard error.
+
+    Forecasts from neighbouring origins share most of their horizon and so their luck: only as many count as fit
+    beside each other.
+    """
+    seen = np.isfinite(better.errors).any(axis=1)
+    gain = np.nanmean(np.abs(than.errors[seen]), axis=1) - np.nanmean(np.abs(better.errors[seen]), axis=1)
+    independent = min(len(gain), int(at[-1] - at[0]) // better.errors.shape[1] + 1)
+    if independent < 2:
+        return False
+    return bool(gain.mean() > 2 * gain.std(ddof=1) / np.sqrt(independent))
+
+
 def offsets(outcome: Outcome, quantile: float) -> tuple[np.ndarray, np.ndarray, bool]:
     """Per lead time the lower and the upper error quantile, and whether they are shares of the forecast.
 

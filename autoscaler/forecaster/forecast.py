@@ -1,7 +1,7 @@
 """From a history to a forecast: backtest what the history allows, keep what has skill, say what is missing.
 
 Skill decides, not taste. A model takes part when its backtest beats the seasonal naive *and* both flat lines on this
-very history; the forecast is the mean of those that do. When none does, the best plain reference is used and the
+very history, by more than luck; the forecast is the mean of those that do. When none does, the best plain reference is used and the
 answer says that it is not skilled. The choice and the reported skill come from the same backtest: with three
 candidates and thresholds, the optimism in that is small.
 """
@@ -125,7 +125,7 @@ def answer(question: Question, pause: Callable[[], None] = lambda: None) -> Answ
     if not any(np.isfinite(outcome.errors).any() for outcome in outcomes.values()):
         raise Refusal("too-many-gaps", "no sample was observed where the backtest looks")
 
-    scores = score(outcomes)
+    scores = score(outcomes, at)
     members = choose(scores) if question.model == "auto" else [question.model]
     pooled = backtest.compare(np.mean([outcomes[name].forecasts for name in members], axis=0), series, at, horizon)
 
@@ -147,6 +147,7 @@ def answer(question: Question, pause: Callable[[], None] = lambda: None) -> Answ
 
     skill, skill_flat = against(pooled.mae, outcomes)
     skilled = skill is not None and skill >= 0 and skill_flat is not None and skill_flat >= MIN_SKILL_FLAT
+    skilled = skilled and sure(pooled, [best_flat(outcomes)], outcomes, at)
     if np.ptp(series.values) == 0:
         notes.append("the history is constant: there is nothing to forecast")
     elif not skilled:
@@ -176,19 +177,41 @@ def answer(question: Question, pause: Callable[[], None] = lambda: None) -> Answ
 def against(mae: float, outcomes: dict[str, Outcome]) -> tuple[float | None, float | None]:
     """Skill over the seasonal naive and over the better flat line, where those were backtested."""
     naive = outcomes[NAIVE].mae if NAIVE in outcomes else None
-    flat = min((outcomes[name].mae for name in FLAT if name in outcomes), default=None)
+    flat = best_flat(outcomes)
+    flat = None if flat is None else outcomes[flat].mae
     return (
         None if naive is None else backtest.skill(mae, naive),
         None if flat is None else backtest.skill(mae, flat),
     )
 
 
-def score(outcomes: dict[str, Outcome]) -> list[dict]:
-    """Every backtested model with its error and skills, in the order of `models_for`."""
+def best_flat(outcomes: dict[str, Outcome]) -> str | None:
+    """The flat line with the least error."""
+    return min((name for name in FLAT if name in outcomes), key=lambda name: outcomes[name].mae, default=None)
+
+
+def sure(outcome: Outcome, references: list[str | None], outcomes: dict[str, Outcome], at: np.ndarray) -> bool:
+    """Whether an outcome beats each of the references, as far as they were backtested, by more than luck."""
+    there = [outcomes[name] for name in references if name in outcomes]
+    return all(backtest.beyond_luck(outcome, reference, at) for reference in there)
+
+
+def score(outcomes: dict[str, Outcome], at: np.ndarray) -> list[dict]:
+    """Every backtested model with its error, its skills and whether these are sure, in the order of `models_for`."""
+    references = [NAIVE, best_flat(outcomes)]
     scores = []
     for name, outcome in outcomes.items():
         skill, skill_flat = against(outcome.mae, outcomes)
-        scores.append({"model": name, "mae": outcome.mae, "skill": skill, "skill_flat": skill_flat})
+        others = [reference for reference in references if reference != name]
+        scores.append(
+            {
+                "model": name,
+                "mae": outcome.mae,
+                "skill": skill,
+                "skill_flat": skill_flat,
+                "sure": sure(outcome, others, outcomes, at),
+            }
+        )
     return scores
 
 
@@ -202,6 +225,7 @@ def choose(scores: list[dict]) -> list[str]:
         and entry["skill"] >= MIN_SKILL
         and entry["skill_flat"] is not None
         and entry["skill_flat"] >= MIN_SKILL_FLAT
+        and entry["sure"]
     ]
     if skilled:
         return skilled

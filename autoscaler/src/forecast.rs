@@ -274,6 +274,7 @@ pub(crate) mod tests_support {
                 mae: 2.0,
                 skill: Some(0.2),
                 skill_flat: None,
+                sure: true,
             }],
             missing: vec![Missing {
                 model: "weekly-naive".to_owned(),

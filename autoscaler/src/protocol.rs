@@ -135,6 +135,8 @@ pub struct Score {
     pub skill: Option<f64>,
     /// The share of the better flat line's error that is gone.
     pub skill_flat: Option<f64>,
+    /// Whether it beats both by more than the luck of so many backtests.
+    pub sure: bool,
 }
 
 /// A model that needs more history.

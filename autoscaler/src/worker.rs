@@ -346,7 +346,10 @@ impl Worker {
     ) -> Result<Answer, WorkerError> {
         self.last_id += 1;
         let id = self.last_id;
-        let deadline_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX).max(1);
+        // The worker hears of a sooner end: to refuse in time spares it the kill and us the restart.
+        let deadline_ms = u64::try_from(within.as_millis() * 9 / 10)
+            .unwrap_or(u64::MAX)
+            .max(1);
         let request = Request::Forecast {
             id,
             deadline_ms,

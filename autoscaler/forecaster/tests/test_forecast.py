@@ -60,6 +60,14 @@ def test_white_noise_is_not_skilled(seed: int):
     assert any("do not scale" in note for note in found.notes)
 
 
+def test_a_short_history_of_noise_is_hardly_ever_skilled():
+    # Few backtests, long horizon: here luck looks most like skill.
+    found = [
+        ask(np.random.default_rng(seed).normal(100, 10, 3 * SEASON), horizon=24).skilled for seed in range(60)
+    ]
+    assert sum(found) <= 1
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_a_random_walk_is_not_skilled(seed: int):
     found = ask(1000 + np.cumsum(np.random.default_rng(seed).normal(0, 1, 12 * SEASON)))
@@ -148,11 +156,13 @@ def test_an_impatient_caller_is_obeyed():
 
 
 def test_only_models_that_beat_both_references_are_chosen():
-    def entry(model, mae, skill, skill_flat):
-        return {"model": model, "mae": mae, "skill": skill, "skill_flat": skill_flat}
+    def entry(model, mae, skill, skill_flat, sure=True):
+        return {"model": model, "mae": mae, "skill": skill, "skill_flat": skill_flat, "sure": sure}
 
     references = [entry("seasonal-naive", 2.0, 0.0, -0.1), entry("last-value", 1.8, 0.1, 0.0)]
     beats_naive_only = entry("harmonic", 1.79, 0.105, 0.005)
     beats_both = entry("holt-winters", 1.5, 0.25, 0.17)
+    lucky = entry("harmonic", 1.4, 0.3, 0.22, sure=False)
     assert choose([*references, beats_naive_only]) == ["last-value"]
+    assert choose([*references, lucky]) == ["last-value"]
     assert choose([*references, beats_naive_only, beats_both]) == ["holt-winters"]
