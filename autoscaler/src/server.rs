@@ -251,7 +251,15 @@ async fn observe(
 
 async fn index(State(server): State<Arc<Server>>) -> Response {
     let templates = &server.show.templates;
-    match server.latest().await {
+    // A task of its own: a reader who leaves takes neither the forecast nor the worker along.
+    let made = tokio::spawn({
+        let server = Arc::clone(&server);
+        async move { server.latest().await }
+    });
+    let latest = made
+        .await
+        .unwrap_or_else(|cause| Err(Failure::new(Kind::Bug, "cannot forecast").cause(cause)));
+    match latest {
         Ok(shown) => {
             let (history, forecast) = &*shown;
             let name = server

@@ -118,16 +118,17 @@ impl Supervisor {
             .map_err(|_| late())?;
         // A worker that was idle may have ended unseen: that costs the caller a restart, not the answer.
         self.seated(&mut seat, deadline).await?;
-        let Some(worker) = seat.worker.as_mut() else {
+        // Taken out while it works: a caller that gives up midway leaves an answer that would be taken for the next
+        // one's, so such a worker is dropped with the caller's future.
+        let Some(mut worker) = seat.worker.take() else {
             return Err(late());
         };
         let answer = worker
             .ask(question, deadline.saturating_duration_since(Instant::now()))
             .await;
-        if let Err(error) = &answer
-            && error.is_fatal()
-        {
-            self.failed(&mut seat, error);
+        match &answer {
+            Err(error) if error.is_fatal() => self.failed(&mut seat, error),
+            _ => seat.worker = Some(worker),
         }
         answer
     }

@@ -313,6 +313,42 @@ fn a_worker_that_dies_costs_one_page() {
 }
 
 #[test]
+fn a_reader_who_leaves_takes_nothing_along() {
+    let Some(python) = bare_python("a_reader_who_leaves_takes_nothing_along") else {
+        return;
+    };
+    let home = hostile_home("slow");
+    let templates = crate_folder().join("templates");
+    let sample = crate_folder().join("samples/requests.csv");
+    let server = Server::start(
+        &python,
+        &[
+            &"--home",
+            &home.path(),
+            &"--templates",
+            &templates,
+            &"--history",
+            &sample,
+        ],
+    );
+    server.ready();
+    let mut stream = TcpStream::connect(&server.address).unwrap();
+    write!(stream, "GET / HTTP/1.1\r\nhost: test\r\n\r\n").unwrap();
+    let asked = home.path().join("forecaster/seen");
+    eventually("the worker is asked", || asked.exists());
+    drop(stream);
+    assert_eq!(server.get("/").0, 200);
+    let (_, metrics) = server.get("/metrics");
+    for line in [
+        "autoscaler_worker_starts_total 1",
+        "autoscaler_worker_failures_total 0",
+        "autoscaler_forecasts_total{outcome=\"done\"} 1",
+    ] {
+        assert!(metrics.contains(line), "`{line}` is not in {metrics}");
+    }
+}
+
+#[test]
 fn a_worker_that_cannot_live_rests() {
     let Some(python) = bare_python("a_worker_that_cannot_live_rests") else {
         return;
