@@ -1,2 +1,19 @@
-//! The autoscaler's command line.
-fn main() {}
+//! The autoscaler's binary: parses the command line, runs it, and turns a failure into text and an exit code.
+
+use std::process::ExitCode;
+
+use autoscaler::cli::Cli;
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // A panic is a bug of ours, and 1 is the code of those; Rust's own would be 101.
+    match std::panic::catch_unwind(|| cli.run()) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(failure)) => {
+            eprintln!("error: {failure}");
+            ExitCode::from(failure.kind.exit_code())
+        }
+        Err(_) => ExitCode::from(1),
+    }
+}

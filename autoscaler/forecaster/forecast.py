@@ -1,0 +1,233 @@
+"""From a history to a forecast: backtest what the history allows, keep what has skill, say what is missing.
+
+Skill decides, not taste. A model takes part when its backtest beats the seasonal naive *and* both flat lines on this
+very history, by more than luck; the forecast is the mean of those that do. When none does, the best plain reference is used and the
+answer says that it is not skilled. The choice and the reported skill come from the same backtest: with three
+candidates and thresholds, the optimism in that is small.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from forecaster import backtest
+from forecaster.backtest import Outcome
+from forecaster.errors import Refusal
+from forecaster.models import FlatMean, Harmonic, HoltWinters, LastValue, Model, SeasonalNaive
+from forecaster.series import from_samples
+
+NAIVE = "seasonal-naive"
+FLAT = ("last-value", "flat-mean")
+NAMES = (NAIVE, "weekly-naive", "holt-winters", "harmonic", *FLAT)
+WEEK_SECONDS = 7 * 24 * 3600
+
+# Less than this is within the luck of a few dozen origins.
+MIN_SKILL = 0.02
+MIN_SKILL_FLAT = 0.05
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked: samples on an even grid, the lengths in samples."""
+
+    samples: Sequence[float | None]
+    step_seconds: int
+    season: int
+    horizon: int
+    quantile: float
+    model: str = "auto"
+
+
+@dataclass
+class Answer:
+    """The forecast, and how much to trust it."""
+
+    model: str
+    members: list[str]
+    skilled: bool
+    skill: float | None
+    skill_flat: float | None
+    backtests: int
+    band: str
+    samples: int
+    interpolated: int
+    borrowed: int
+    mean: list[float]
+    lower: list[float]
+    upper: list[float]
+    scores: list[dict] = field(default_factory=list)
+    missing: list[dict] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def models_for(step_seconds: int, season: int) -> list[Model]:
+    """Every model, the references first."""
+    week = WEEK_SECONDS // step_seconds if WEEK_SECONDS % step_seconds == 0 else None
+    if week is not None and (week <= season or week % season != 0):
+        week = None
+    weekly: list[Model] = [SeasonalNaive("weekly-naive", week)] if week is not None else []
+    return [
+        SeasonalNaive(NAIVE, season),
+        LastValue(),
+        FlatMean(season),
+        *weekly,
+        HoltWinters(season),
+        Harmonic(season, week),
+    ]
+
+
+def answer(question: Question, pause: Callable[[], None] = lambda: None) -> Answer:
+    """Forecasts; `pause` is called between the slow parts and may raise to give up."""
+    series = from_samples(question.samples, question.season)
+    horizon, has = question.horizon, len(series)
+
+    every = models_for(question.step_seconds, question.season)
+    if question.model not in ("auto", *(model.name for model in every)):
+        raise Refusal("bad-request", f"model `{question.model}` does not fit a season of {question.season} samples")
+    enough, missing = [], []
+    for model in every:
+        wanted = backtest.needs(model, question.season, horizon)
+        if wanted <= has:
+            enough.append(model)
+        else:
+            missing.append({"model": model.name, "needs": wanted, "has": has})
+    short = {entry["model"]: entry for entry in missing}
+    if question.model in short:
+        entry = short[question.model]
+        raise Refusal(
+            "not-enough-history",
+            f"model `{question.model}` needs {entry['needs']} samples, has {entry['has']}",
+            "give a longer history, or `auto` as the model",
+        )
+    if not enough:
+        least = min(missing, key=lambda entry: entry["needs"])
+        raise Refusal(
+            "not-enough-history",
+            f"a forecast needs {least['needs']} samples, has {has}",
+            "give a longer history, or a shorter horizon",
+        )
+
+    notes: list[str] = []
+    at = backtest.origins(has, max(model.fit_samples for model in enough), horizon)
+    outcomes: dict[str, Outcome] = {}
+    for model in enough:
+        pause()
+        try:
+            outcome = backtest.run(model, series, at, horizon)
+            if not np.isfinite(outcome.forecasts).all():
+                raise ValueError("its forecast is not finite")
+            outcomes[model.name] = outcome
+        except (ValueError, FloatingPointError, np.linalg.LinAlgError) as error:
+            if question.model == model.name:
+                raise Refusal("model-failed", f"model `{model.name}` cannot be fitted: {error}") from error
+            notes.append(f"model `{model.name}` cannot be fitted and was left out: {error}")
+    if not any(np.isfinite(outcome.errors).any() for outcome in outcomes.values()):
+        raise Refusal("too-many-gaps", "no sample was observed where the backtest looks")
+
+    scores = score(outcomes, at)
+    members = choose(scores) if question.model == "auto" else [question.model]
+    pooled = backtest.compare(np.mean([outcomes[name].forecasts for name in members], axis=0), series, at, horizon)
+
+    by_name = {model.name: model for model in enough}
+    now = np.array([has])
+    pause()
+    mean = np.mean([by_name[name].forecasts(series, now, horizon)[0] for name in members], axis=0)
+    lower, upper, proportional = backtest.offsets(pooled, question.quantile)
+    if proportional:
+        lower, upper = lower * mean, upper * mean
+    lower, upper = mean + lower, mean + upper
+    if series.values.min() >= 0:
+        # Demand that never was negative will not become so.
+        mean, lower, upper = (np.maximum(each, 0.0) for each in (mean, lower, upper))
+    # Past errors can all lie on one side of zero; a band beside its own mean would only confuse.
+    lower, upper = np.minimum(lower, mean), np.maximum(upper, mean)
+    if not all(np.isfinite(each).all() for each in (mean, lower, upper)):
+        raise Refusal("model-failed", "the forecast is not finite", "the values of the history may be too large")
+
+    skill, skill_flat = against(pooled.mae, outcomes)
+    skilled = skill is not None and skill >= 0 and skill_flat is not None and skill_flat >= MIN_SKILL_FLAT
+    skilled = skilled and sure(pooled, [best_flat(outcomes)], outcomes, at)
+    if np.ptp(series.values) == 0:
+        notes.append("the history is constant: there is nothing to forecast")
+    elif not skilled:
+        notes.append("no model beats the plain references on this history: do not scale on this forecast alone")
+    if (1 - question.quantile) * (np.isfinite(pooled.errors).sum(axis=0).min() + 1) < 1:
+        notes.append(f"{len(at)} backtests are few for the {question.quantile} quantile: it is the largest error seen")
+    return Answer(
+        model=members[0] if len(members) == 1 else "mean",
+        members=members,
+        skilled=bool(skilled),
+        skill=skill,
+        skill_flat=skill_flat,
+        backtests=len(at),
+        band="proportional" if proportional else "additive",
+        samples=has,
+        interpolated=series.interpolated,
+        borrowed=series.borrowed,
+        mean=mean.tolist(),
+        lower=lower.tolist(),
+        upper=upper.tolist(),
+        scores=scores,
+        missing=missing,
+        notes=notes,
+    )
+
+
+def against(mae: float, outcomes: dict[str, Outcome]) -> tuple[float | None, float | None]:
+    """Skill over the seasonal naive and over the better flat line, where those were backtested."""
+    naive = outcomes[NAIVE].mae if NAIVE in outcomes else None
+    flat = best_flat(outcomes)
+    flat = None if flat is None else outcomes[flat].mae
+    return (
+        None if naive is None else backtest.skill(mae, naive),
+        None if flat is None else backtest.skill(mae, flat),
+    )
+
+
+def best_flat(outcomes: dict[str, Outcome]) -> str | None:
+    """The flat line with the least error."""
+    return min((name for name in FLAT if name in outcomes), key=lambda name: outcomes[name].mae, default=None)
+
+
+def sure(outcome: Outcome, references: list[str | None], outcomes: dict[str, Outcome], at: np.ndarray) -> bool:
+    """Whether an outcome beats each of the references, as far as they were backtested, by more than luck."""
+    there = [outcomes[name] for name in references if name in outcomes]
+    return all(backtest.beyond_luck(outcome, reference, at) for reference in there)
+
+
+def score(outcomes: dict[str, Outcome], at: np.ndarray) -> list[dict]:
+    """Every backtested model with its error, its skills and whether these are sure, in the order of `models_for`."""
+    references = [NAIVE, best_flat(outcomes)]
+    scores = []
+    for name, outcome in outcomes.items():
+        skill, skill_flat = against(outcome.mae, outcomes)
+        others = [reference for reference in references if reference != name]
+        scores.append(
+            {
+                "model": name,
+                "mae": outcome.mae,
+                "skill": skill,
+                "skill_flat": skill_flat,
+                "sure": sure(outcome, others, outcomes, at),
+            }
+        )
+    return scores
+
+
+def choose(scores: list[dict]) -> list[str]:
+    """The skilled models, else the reference with the least error."""
+    skilled = [
+        entry["model"]
+        for entry in scores
+        if entry["model"] not in (NAIVE, *FLAT)
+        and entry["skill"] is not None
+        and entry["skill"] >= MIN_SKILL
+        and entry["skill_flat"] is not None
+        and entry["skill_flat"] >= MIN_SKILL_FLAT
+        and entry["sure"]
+    ]
+    if skilled:
+        return skilled
+    references = [entry for entry in scores if entry["model"] in (NAIVE, *FLAT)]
+    return [min(references, key=lambda entry: entry["mae"])["model"]]

@@ -1,0 +1,189 @@
+"""The models: each maps a history and a list of origins to one forecast per origin.
+
+`forecasts(series, origins, horizon)` may look only at samples before each origin. The backtest and the real forecast
+call the same method, the latter with the end of the history as its one origin, so what is scored is what is used.
+"""
+
+import warnings
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from statsmodels.tsa.holtwinters import ExponentialSmoothing
+
+from forecaster.series import Series
+
+# Six waves a day draw a lunch break; more start to draw the noise.
+HARMONICS = 6
+# A quiet weekend bends the shape of the day, not just its level: that takes weekly waves beside the day's first three.
+WEEKLY_HARMONICS = 24
+# Coefficients move slowly: refitting this often in a backtest changes nothing but its cost.
+REFITS = 16
+
+
+class Model(Protocol):
+    """A way to forecast, and how many samples it has to see first."""
+
+    name: str
+    fit_samples: int
+
+    def forecasts(self, series: Series, origins: np.ndarray, horizon: int) -> np.ndarray:
+        """One row of `horizon` values per origin."""
+
+
+@dataclass(frozen=True)
+class LastValue:
+    """Everything stays as it is: what a reactive autoscaler assumes."""
+
+    name: str = "last-value"
+    fit_samples: int = 1
+
+    def forecasts(self, series: Series, origins: np.ndarray, horizon: int) -> np.ndarray:
+        return np.repeat(series.values[origins - 1][:, None], horizon, axis=1)
+
+
+@dataclass(frozen=True)
+class FlatMean:
+    """The mean of the season so far: what to expect of noise."""
+
+    season: int
+    name: str = "flat-mean"
+    fit_samples: int = 12
+
+    def forecasts(self, series: Series, origins: np.ndarray, horizon: int) -> np.ndarray:
+        total = np.concatenate([[0.0], np.cumsum(series.values)])
+        # Two whole seasons: a part of one would take the hour of the day for a level.
+        start = np.maximum(origins - 2 * self.season, 0)
+        means = (total[origins] - total[start]) / (origins - start)
+        return np.repeat(means[:, None], horizon, axis=1)
+
+
+@dataclass(frozen=True)
+class SeasonalNaive:
+    """The same time one period ago: the model that every other one has to beat."""
+
+    name: str
+    period: int
+
+    @property
+    def fit_samples(self) -> int:
+        return self.period
+
+    def forecasts(self, series: Series, origins: np.ndarray, horizon: int) -> np.ndarray:
+        leads = np.arange(horizon) % self.period
+        return series.values[origins[:, None] - self.period + leads[None, :]]
+
+
+@dataclass(frozen=True)
+class HoltWinters:
+    """Level, damped trend and additive season by exponential smoothing.
+
+    The smoothing parameters and the first states come from the samples before the first origin; one pass over the
+    history then gives the states at every origin.
+    """
+
+    season: int
+    name: str = "holt-winters"
+
+    @property
+    def fit_samples(self) -> int:
+        return 2 * self.season
+
+    def forecasts(self, series: Series, origins: np.ndarray, horizon: int) -> np.ndarray:
+        first, last = int(origins[0]), int(origins[-1])
+        shape = {"trend": "add", "damped_trend": True, "seasonal": "add", "seasonal_periods": self.season}
+        with warnings.catch_warnings():
+            # "Did not converge" is the backtest's to judge: it scores what came out.
+            warnings.simplefilter("ignore")
+            fitted = ExponentialSmoothing(
+                series.values[:first], initialization_method="heuristic", **shape
+            ).fit(use_brute=False)
+            params = fitted.params
+            states = ExponentialSmoothing(
+                series.values[:last],
+                initialization_method="known",
+                initial_level=params["initial_level"],
+                initial_trend=params["initial_trend"],
+                initial_seasonal=params["initial_seasons"],
+                **shape,
+            ).fit(
+                smoothing_level=params["smoothing_level"],
+                smoothing_trend=params["smoothing_trend"],
+                smoothing_seasonal=params["smoothing_seasonal"],
+                damping_trend=params["damping_trend"],
+                optimized=False,
+            )
+        damping = np.cumsum(params["damping_trend"] ** np.arange(1, horizon + 1))
+        at = origins - 1
+        season = states.season[at[:, None] - self.season + 1 + np.arange(horizon)[None, :] % self.season]
+        return states.level[at][:, None] + states.trend[at][:, None] * damping[None, :] + season
+
+
+@dataclass(frozen=True)
+class Harmonic:
+    """Waves of the day (and of the week, once two were seen) with a trend, and errors that fade as an AR(1).
+
+    Fitted by least squares on the observed samples only, then once more on the differences that the AR(1) leaves.
+    """
+
+    season: int
+    week: int | None
+    name: str = "harmonic"
+
+    @property
+    def fit_samples(self) -> int:
+        return 2 * self.season
+
+    def forecasts(self, series: Series, origins: np.ndarray, horizon: int) -> np.ndarray:
+        waves = self.waves(int(origins[-1]) + horizon)
+        rows = np.empty((len(origins), horizon))
+        pace = max(1, (int(origins[-1]) - int(origins[0])) // REFITS)
+        fitted_at = None
+        for row, origin in enumerate(int(origin) for origin in origins):
+            if fitted_at is None or origin - fitted_at >= pace or origin == len(series):
+                columns = self.columns(origin, waves.shape[1])
+                coefficients, fading = regress(waves[:origin, columns], series.values[:origin], series.observed[:origin])
+                fitted_at = origin
+            last = series.values[origin - 1] - waves[origin - 1, columns] @ coefficients
+            rows[row] = waves[origin : origin + horizon, columns] @ coefficients
+            rows[row] += last * fading ** np.arange(1, horizon + 1)
+        return rows
+
+    def waves(self, length: int) -> np.ndarray:
+        """Columns: one, trend, the waves of the day, the waves of the week."""
+        at = np.arange(length)
+        columns = [np.ones(length), at / (7 * self.season)]
+        periods = [self.season / k for k in range(1, min(HARMONICS, (self.season - 1) // 2) + 1)]
+        if self.week is not None:
+            ratio = self.week / self.season
+            # A wave of the day too would be the same column twice.
+            periods += [self.week / k for k in range(1, WEEKLY_HARMONICS + 1) if k % ratio != 0]
+        for period in periods:
+            angle = 2 * np.pi * at / period
+            columns += [np.sin(angle), np.cos(angle)]
+        return np.column_stack(columns)
+
+    def columns(self, seen: int, width: int) -> slice:
+        """The columns that `seen` samples can tell apart."""
+        daily = 2 + 2 * min(HARMONICS, (self.season - 1) // 2)
+        return slice(0, width if self.week is not None and seen >= 2 * self.week else daily)
+
+
+def regress(waves: np.ndarray, values: np.ndarray, observed: np.ndarray) -> tuple[np.ndarray, float]:
+    """Coefficients and the AR(1) factor, after one Cochrane-Orcutt step."""
+    coefficients = least_squares(waves[observed], values[observed])
+    errors = values - waves @ coefficients
+    pairs = observed[1:] & observed[:-1]
+    before, after = errors[:-1][pairs], errors[1:][pairs]
+    power = before @ before
+    # A negative factor would swing from sample to sample; one of 1 would never fade.
+    fading = float(np.clip(before @ after / power, 0.0, 0.98)) if power > 0 else 0.0
+    changed = waves[1:][pairs] - fading * waves[:-1][pairs]
+    return least_squares(changed, values[1:][pairs] - fading * values[:-1][pairs]), fading
+
+
+def least_squares(columns: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Normal equations with a trace of ridge: enough for sines, and ten times as fast as the general solver."""
+    gram = columns.T @ columns
+    gram[np.diag_indices_from(gram)] += 1e-9 * max(1.0, len(target))
+    return np.linalg.solve(gram, columns.T @ target)

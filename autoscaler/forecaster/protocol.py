@@ -1,0 +1,109 @@
+"""What a request and an answer look like: one JSON object per line, checked field by field.
+
+Pure: text in, values out. A change that an old reader would misread raises `VERSION`.
+"""
+
+import json
+import math
+from dataclasses import asdict
+from typing import Any
+
+from forecaster.errors import Refusal
+from forecaster.forecast import NAMES, Answer, Question
+
+VERSION = 1
+MAX_HORIZON = 4_032
+
+
+def hello(python: str, packages: dict[str, str]) -> dict[str, Any]:
+    """The first line of a worker."""
+    return {"type": "hello", "protocol": VERSION, "python": python, "packages": packages}
+
+
+def forecast(request: int, answer: Answer, seconds: float) -> dict[str, Any]:
+    """The answer to a `forecast` request."""
+    return {"type": "forecast", "id": request, "seconds": seconds, **asdict(answer)}
+
+
+def error(request: int | None, refusal: Refusal) -> dict[str, Any]:
+    """The answer to a request that was refused; no id when the request did not show one."""
+    return {
+        "type": "error",
+        "id": request,
+        "code": refusal.code,
+        "message": refusal.message,
+        "hint": refusal.hint,
+    }
+
+
+def encode(message: dict[str, Any]) -> str:
+    """One line. Refuses NaN, which is not JSON."""
+    return json.dumps(message, separators=(",", ":"), allow_nan=False) + "\n"
+
+
+def decode(line: str) -> dict[str, Any]:
+    """The object on a line."""
+    try:
+        message = json.loads(line, parse_constant=not_json)
+    except (ValueError, RecursionError) as cause:
+        raise Refusal("bad-request", f"the line is not JSON: {cause}") from cause
+    if not isinstance(message, dict):
+        raise Refusal("bad-request", "the line is not a JSON object")
+    return message
+
+
+def not_json(constant: str) -> None:
+    """Python reads `NaN` and `Infinity` as numbers; JSON has no such thing, a missing sample is `null`."""
+    raise ValueError(f"`{constant}` is not a JSON value")
+
+
+def request_id(message: dict[str, Any]) -> int:
+    """The id that the answer repeats."""
+    return integer(message, "id", 0, 2**53)
+
+
+def question(message: dict[str, Any]) -> Question:
+    """The forecast that a request asks for."""
+    samples = message.get("samples")
+    if not isinstance(samples, list) or not samples:
+        raise Refusal("bad-request", "`samples` is not a list of numbers and nulls")
+    for index, sample in enumerate(samples):
+        if sample is not None and not number(sample):
+            raise Refusal("bad-request", f"`samples[{index}]` is neither a finite number nor null")
+    if samples[0] is None or samples[-1] is None:
+        raise Refusal("bad-request", "`samples` begins or ends with null", "cut the gap off, and move the start")
+    quantile = message.get("quantile")
+    if not number(quantile) or not 0.5 < quantile < 1:
+        raise Refusal("bad-request", "`quantile` is not a number between 0.5 and 1")
+    model = message.get("model", "auto")
+    if model not in ("auto", *NAMES):
+        raise Refusal("bad-request", "`model` is none of " + ", ".join(("auto", *NAMES)))
+    return Question(
+        samples=samples,
+        step_seconds=integer(message, "step_seconds", 1, 7 * 24 * 3600),
+        season=integer(message, "season", 2, 20_160),
+        horizon=integer(message, "horizon", 1, MAX_HORIZON),
+        quantile=float(quantile),
+        model=model,
+    )
+
+
+def seconds_allowed(message: dict[str, Any]) -> float:
+    """How long the caller waits for the answer."""
+    return integer(message, "deadline_ms", 1, 24 * 3600 * 1000) / 1000
+
+
+def integer(message: dict[str, Any], name: str, least: int, most: int) -> int:
+    """A whole number in a range."""
+    value = message.get(name)
+    # True is an int to Python.
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise Refusal("bad-request", f"`{name}` is not a whole number from {least} to {most}")
+    return value
+
+
+def number(value: object) -> bool:
+    """Whether a value is a finite number that a float can hold."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) < 1e300 and math.isfinite(value)

@@ -1,0 +1,366 @@
+//! The command line: what can be asked, and what each question does.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::failure::{Failure, Kind};
+use crate::forecast::{Forecast, Model, Quantile, Wish};
+use crate::healthcheck;
+use crate::home::{self, HOME_VARIABLE, Home, PYTHON_VARIABLE};
+use crate::print::{self, Format};
+use crate::server::{Server, Show};
+use crate::source;
+use crate::span::Span;
+use crate::supervisor::{Restarts, Supervisor};
+use crate::worker::{Launch, Worker, WorkerError};
+
+const AFTER_HELP: &str = "\
+Examples:
+  autoscaler forecast --history samples/requests.csv --horizon 1h
+  autoscaler forecast --history load.csv --horizon 6h --quantile 0.95 --format json
+  autoscaler serve --listen 0.0.0.0:8080 --history load.csv
+
+Exit codes:
+  0  done
+  1  a bug of ours (of `healthcheck`: not healthy)
+  2  usage or bad input
+  3  the worker cannot start
+  4  the forecast failed";
+
+const HISTORY_HELP: &str = "\
+The history is CSV with the header `timestamp,value`: RFC 3339 or whole Unix seconds, in order of time, evenly spaced. \
+A missing sample is an empty value, `NaN` or no row at all, and never counts as zero: gaps of up to 3 samples are \
+interpolated, longer ones taken from other seasons. More than a fifth missing, or a gap longer than a season, is refused.";
+
+/// Forecasts demand, with bands that past errors have earned.
+#[derive(Debug, Parser)]
+#[command(name = "autoscaler", version, after_help = AFTER_HELP)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    command: Command,
+
+    /// What is logged on stderr: error, warn, info, debug, trace, or per target (`worker=debug`)
+    #[arg(long, global = true, env = "AUTOSCALER_LOG", value_name = "FILTER")]
+    log: Option<String>,
+
+    /// How it is logged
+    #[arg(
+        long,
+        global = true,
+        env = "AUTOSCALER_LOG_FORMAT",
+        value_name = "FORMAT",
+        default_value = "text"
+    )]
+    log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogFormat {
+    /// Lines for people
+    Text,
+    /// One object a line for collectors
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Forecast a history file, and print time, mean and band
+    #[command(after_help = HISTORY_HELP)]
+    Forecast(ForecastArgs),
+    /// Serve a page with the forecast, /healthz, /readyz and /metrics
+    #[command(after_help = HISTORY_HELP)]
+    Serve(ServeArgs),
+    /// Ask a running server whether it is ready
+    Healthcheck(HealthcheckArgs),
+}
+
+#[derive(Debug, Args)]
+struct ForecastArgs {
+    /// The history
+    #[arg(long, value_name = "FILE.csv")]
+    history: PathBuf,
+
+    /// How far to look
+    #[arg(long, value_name = "TIME", default_value = "1h")]
+    horizon: Span,
+
+    #[command(flatten)]
+    asked: AskedArgs,
+
+    /// How to print it
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    format: Format,
+
+    #[command(flatten)]
+    places: PlaceArgs,
+}
+
+#[derive(Debug, Args)]
+struct ServeArgs {
+    /// Where to listen
+    #[arg(
+        long,
+        value_name = "ADDRESS:PORT",
+        env = "AUTOSCALER_LISTEN",
+        default_value = "127.0.0.1:8080"
+    )]
+    listen: SocketAddr,
+
+    /// The history; read again when it changes [default: the bundled sample]
+    #[arg(long, value_name = "FILE.csv", env = "AUTOSCALER_HISTORY")]
+    history: Option<PathBuf>,
+
+    /// The folder of the page's templates; read at every request [default: templates in the home]
+    #[arg(long, value_name = "DIR", env = "AUTOSCALER_TEMPLATES")]
+    templates: Option<PathBuf>,
+
+    /// How far to look
+    #[arg(long, value_name = "TIME", default_value = "6h")]
+    horizon: Span,
+
+    #[command(flatten)]
+    asked: AskedArgs,
+
+    #[command(flatten)]
+    places: PlaceArgs,
+}
+
+#[derive(Debug, Args)]
+struct AskedArgs {
+    /// The distance of two samples [default: the most frequent one in the history]
+    #[arg(long, value_name = "TIME")]
+    step: Option<Span>,
+
+    /// After which time demand repeats
+    #[arg(long, value_name = "TIME", default_value = "1d")]
+    season: Span,
+
+    /// The share of samples that stay below the upper line; as many stay above the lower one
+    #[arg(long, value_name = "SHARE", default_value = "0.9")]
+    quantile: Quantile,
+
+    /// Which model
+    #[arg(long, value_name = "MODEL", default_value = "auto")]
+    model: Model,
+
+    /// How long a forecast may take
+    #[arg(long, value_name = "TIME", default_value = "1m")]
+    deadline: Span,
+}
+
+impl AskedArgs {
+    fn wish(&self, horizon: Span) -> Wish {
+        Wish {
+            horizon,
+            season: self.season,
+            quantile: self.quantile,
+            model: self.model,
+        }
+    }
+
+    fn deadline(&self) -> Duration {
+        Duration::from_secs(self.deadline.seconds().into())
+    }
+}
+
+#[derive(Debug, Args)]
+struct PlaceArgs {
+    /// The folder with forecaster/, templates/ and samples/ [default: /app, else near the working folder]
+    #[arg(long, value_name = "DIR", env = HOME_VARIABLE)]
+    home: Option<PathBuf>,
+
+    /// The worker's Python [default: /opt/venv/bin/python, else python3]
+    #[arg(long, value_name = "PROGRAM", env = PYTHON_VARIABLE)]
+    python: Option<PathBuf>,
+
+    /// How long the worker may take to start
+    #[arg(long, value_name = "TIME", default_value = "1m")]
+    start_deadline: Span,
+}
+
+impl PlaceArgs {
+    fn home(&self) -> Home {
+        Home::find(self.home.clone())
+    }
+
+    fn launch(&self, home: &Home) -> Launch {
+        Launch {
+            python: home::python(self.python.clone()),
+            home: home.path().to_owned(),
+            hello_within: Duration::from_secs(self.start_deadline.seconds().into()),
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+struct HealthcheckArgs {
+    /// What to ask
+    #[arg(
+        long,
+        value_name = "URL",
+        default_value = "http://127.0.0.1:8080/readyz"
+    )]
+    url: String,
+
+    /// How long to wait for an answer
+    #[arg(long, value_name = "TIME", default_value = "3s")]
+    timeout: Span,
+}
+
+impl Cli {
+    /// Does what was asked. Data goes to stdout, talk to stderr.
+    pub fn run(self) -> Result<(), Failure> {
+        // One forecast is its own progress; a server's log is what there is to see of it.
+        let quiet = !matches!(self.command, Command::Serve(_));
+        log(
+            self.log
+                .as_deref()
+                .unwrap_or(if quiet { "off" } else { "info" }),
+            self.log_format,
+        )?;
+        match self.command {
+            Command::Forecast(args) => run(forecast(args)),
+            Command::Serve(args) => run(serve(args)),
+            Command::Healthcheck(args) => {
+                let timeout = Duration::from_secs(args.timeout.seconds().into());
+                // Docker knows 0 and 1 only.
+                healthcheck::check(&args.url, timeout)
+                    .map_err(|cause| Failure::new(Kind::Bug, cause))
+            }
+        }
+    }
+}
+
+fn log(filter: &str, format: LogFormat) -> Result<(), Failure> {
+    let filter = tracing_subscriber::EnvFilter::try_new(filter)
+        .map_err(|cause| Failure::input(format!("`{filter}` is not a log filter")).cause(cause))?;
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => lines
+            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+            .init(),
+        LogFormat::Json => lines.json().init(),
+    }
+    Ok(())
+}
+
+fn run(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    runtime
+        .map_err(|cause| Failure::new(Kind::Bug, "cannot start the runtime").cause(cause))?
+        .block_on(work)
+}
+
+async fn forecast(args: ForecastArgs) -> Result<(), Failure> {
+    // A file that cannot be read is said at once, not after seconds of imports.
+    let history = source::read(&args.history, args.asked.step)?;
+    let wish = args.asked.wish(args.horizon);
+    let question = wish.question(&history)?;
+
+    let launch = args.places.launch(&args.places.home());
+    let ended = async {
+        let mut worker = Worker::start(&launch).await?;
+        let answer = worker.ask(&question, args.asked.deadline()).await;
+        match answer {
+            Ok(answer) => {
+                worker.stop().await;
+                Ok(answer)
+            }
+            Err(error) => Err(error),
+        }
+    };
+    let answer = tokio::select! {
+        ended = ended => ended.map_err(|error: WorkerError| Failure::from(error))?,
+        // Dropping the worker kills it; Ctrl-C on a terminal does not reach its group.
+        end = end() => {
+            end?;
+            return Err(Failure::new(Kind::Forecast, "stopped before the forecast was made"));
+        }
+    };
+    let forecast = Forecast::new(&history, &wish, answer);
+    let text = print::print(&forecast, &args.history.display().to_string(), args.format)
+        .map_err(|cause| Failure::new(Kind::Bug, "cannot print the forecast").cause(cause))?;
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        // Whoever closed the pipe has read enough.
+        Err(cause) if cause.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        Err(cause) => Err(Failure::new(Kind::Forecast, "cannot write to stdout").cause(cause)),
+        Ok(()) => Ok(()),
+    }
+}
+
+async fn serve(args: ServeArgs) -> Result<(), Failure> {
+    let home = args.places.home();
+    let show = Show {
+        history: args.history.clone().unwrap_or_else(|| home.sample()),
+        step: args.asked.step,
+        templates: args.templates.clone().unwrap_or_else(|| home.templates()),
+        wish: args.asked.wish(args.horizon),
+        deadline: args.asked.deadline(),
+        // At run time: a revision compiled in would make every commit another binary, and another layer.
+        revision: std::env::var("AUTOSCALER_REVISION")
+            .ok()
+            .filter(|revision| !revision.is_empty()),
+    };
+    let supervisor = Supervisor::new(args.places.launch(&home), Restarts::default());
+    let listener = TcpListener::bind(args.listen).await.map_err(|cause| {
+        Failure::input(format!("cannot listen on `{}`", args.listen))
+            .cause(cause)
+            .hint("choose another `--listen`")
+    })?;
+    // Before the first line that says "listening": a signal after it must end us quietly.
+    let ending = Signals::new()?;
+    let address = listener.local_addr().unwrap_or(args.listen);
+    tracing::info!(%address, history = %show.history.display(), templates = %show.templates.display(), "listening");
+    Server::new(show, supervisor)
+        .run(listener, ending.first())
+        .await
+}
+
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Signals, Failure> {
+        let cannot = |cause| Failure::new(Kind::Bug, "cannot wait for signals").cause(cause);
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate()).map_err(cannot)?,
+            interrupt: signal(SignalKind::interrupt()).map_err(cannot)?,
+        })
+    }
+
+    async fn first(mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+async fn end() -> Result<(), Failure> {
+    Signals::new()?.first().await;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+}

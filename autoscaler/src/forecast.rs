@@ -1,0 +1,374 @@
+//! What is asked of a history, and the forecast that comes back with its times.
+//!
+//! Pure: turns spans into samples on the way in, and lead times into times on the way out.
+
+use std::fmt;
+use std::str::FromStr;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::failure::Failure;
+use crate::history::History;
+use crate::protocol::{Answer, Missing, Question, Score};
+use crate::span::Span;
+
+// The worker refuses more; two weeks of 5-minute steps.
+const LONGEST_HORIZON: u32 = 4_032;
+const LONGEST_SEASON: u32 = 20_160;
+
+/// A model that can be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Model {
+    /// The mean of those that beat the plain references on this history
+    Auto,
+    /// The same time one season ago
+    SeasonalNaive,
+    /// The same time one week ago
+    WeeklyNaive,
+    /// Exponential smoothing of level, trend and season
+    HoltWinters,
+    /// Waves of the day and the week, with AR(1) errors
+    Harmonic,
+    /// Everything stays as it is
+    LastValue,
+    /// The mean of the last two seasons
+    FlatMean,
+}
+
+impl fmt::Display for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Model::Auto => "auto",
+            Model::SeasonalNaive => "seasonal-naive",
+            Model::WeeklyNaive => "weekly-naive",
+            Model::HoltWinters => "holt-winters",
+            Model::Harmonic => "harmonic",
+            Model::LastValue => "last-value",
+            Model::FlatMean => "flat-mean",
+        })
+    }
+}
+
+/// The share of samples that stay below the upper line: more than a half, less than all.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(transparent)]
+pub struct Quantile(f64);
+
+impl Quantile {
+    /// As a share.
+    pub fn share(self) -> f64 {
+        self.0
+    }
+
+    /// The names of the lower and the upper line: `p10` and `p90`.
+    pub fn names(self) -> (String, String) {
+        // 0.9 * 100 is 90.00000000000001.
+        let percent = |share: f64| format!("p{}", (share * 1e8).round() / 1e6);
+        (percent(1.0 - self.0), percent(self.0))
+    }
+}
+
+impl FromStr for Quantile {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Quantile, String> {
+        match text.parse::<f64>() {
+            Ok(share) if share > 0.5 && share < 1.0 => Ok(Quantile(share)),
+            _ => Err(format!("`{text}` is not between 0.5 and 1")),
+        }
+    }
+}
+
+/// What is asked, whatever the history.
+#[derive(Clone, Debug)]
+pub struct Wish {
+    /// How far to look.
+    pub horizon: Span,
+    /// After which time demand repeats.
+    pub season: Span,
+    /// Where the band ends.
+    pub quantile: Quantile,
+    /// Which model.
+    pub model: Model,
+}
+
+impl Wish {
+    /// The question to the worker, or why this history cannot be asked it.
+    pub fn question(&self, history: &History) -> Result<Question, Failure> {
+        let step = history.step;
+        let samples = |name: &str, span: Span| {
+            span.steps(step).ok_or_else(|| {
+                Failure::input(format!(
+                    "the {name} of {span} is not a multiple of the step of {step}"
+                ))
+                .hint(format!(
+                    "the history has a sample every {step}: choose `--{name}` accordingly"
+                ))
+            })
+        };
+        let horizon = samples("horizon", self.horizon)?;
+        let season = samples("season", self.season)?;
+        if horizon > LONGEST_HORIZON {
+            return Err(Failure::input(format!(
+                "the horizon of {} is {horizon} steps, more than {LONGEST_HORIZON}",
+                self.horizon
+            ))
+            .hint("choose a shorter `--horizon`, or a history with a coarser step"));
+        }
+        if !(2..=LONGEST_SEASON).contains(&season) {
+            return Err(Failure::input(format!(
+                "the season of {} is {season} steps, not 2 to {LONGEST_SEASON}",
+                self.season
+            ))
+            .hint("choose another `--season`"));
+        }
+        Ok(Question {
+            samples: history.samples.clone(),
+            step_seconds: step.seconds(),
+            season,
+            horizon,
+            quantile: self.quantile.share(),
+            model: self.model.to_string(),
+        })
+    }
+}
+
+/// A forecast with its times and with how much to trust it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Forecast {
+    /// What it was made of.
+    pub history: Made,
+    /// The model used, `mean` for the mean of several.
+    pub model: String,
+    /// The models in it.
+    pub members: Vec<String>,
+    /// Whether it is better than plain references on this history.
+    pub skilled: bool,
+    /// The share of the seasonal naive's error that is gone.
+    pub skill: Option<f64>,
+    /// The share of the better flat line's error that is gone.
+    pub skill_flat: Option<f64>,
+    /// How many past forecasts were compared with what came.
+    pub backtests: u32,
+    /// `additive`, or `proportional` when busy hours have larger errors.
+    pub band: String,
+    /// The share of samples that stay below the upper line.
+    pub quantile: Quantile,
+    /// What each model scored.
+    pub scores: Vec<Score>,
+    /// The models that this history is too short for.
+    pub missing: Vec<Missing>,
+    /// What else a person should know.
+    pub notes: Vec<String>,
+    /// The forecast itself.
+    pub points: Vec<Point>,
+    /// How long the worker took.
+    pub seconds: f64,
+}
+
+/// The history that a forecast was made of.
+#[derive(Clone, Debug, Serialize)]
+pub struct Made {
+    /// How many samples were used.
+    pub samples: usize,
+    /// Their distance.
+    pub step: Span,
+    /// The time of the first sample.
+    pub from: Timestamp,
+    /// The time of the last sample.
+    pub to: Timestamp,
+    /// Missing samples that were filled by a straight line.
+    pub interpolated: usize,
+    /// Missing samples that were taken from other seasons.
+    pub borrowed: usize,
+}
+
+/// One step of a forecast.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Point {
+    /// When.
+    pub time: Timestamp,
+    /// The expected value.
+    pub mean: f64,
+    /// The lower line.
+    pub lower: f64,
+    /// The upper line.
+    pub upper: f64,
+}
+
+impl Forecast {
+    /// Gives an answer its times: the first step is the one after the history's last sample.
+    pub fn new(history: &History, wish: &Wish, answer: Answer) -> Forecast {
+        let count = history.samples.len();
+        let lines = answer
+            .mean
+            .iter()
+            .zip(&answer.lower)
+            .zip(&answer.upper)
+            .enumerate();
+        let points = lines
+            .map(|(lead, ((mean, lower), upper))| Point {
+                time: history.time(count + lead),
+                mean: *mean,
+                lower: *lower,
+                upper: *upper,
+            })
+            .collect();
+        Forecast {
+            history: Made {
+                samples: answer.samples,
+                step: history.step,
+                from: history.time(count.saturating_sub(answer.samples)),
+                to: history.end(),
+                interpolated: answer.interpolated,
+                borrowed: answer.borrowed,
+            },
+            model: answer.model,
+            members: answer.members,
+            skilled: answer.skilled,
+            skill: answer.skill,
+            skill_flat: answer.skill_flat,
+            backtests: answer.backtests,
+            band: answer.band,
+            quantile: wish.quantile,
+            scores: answer.scores,
+            missing: answer.missing,
+            notes: answer.notes,
+            points,
+            seconds: answer.seconds,
+        }
+    }
+
+    /// The step with the highest upper line: what capacity has to be there for.
+    pub fn peak(&self) -> Option<&Point> {
+        self.points
+            .iter()
+            .max_by(|a, b| a.upper.total_cmp(&b.upper))
+    }
+}
+
+/// A made-up forecast for the tests of what is shown.
+#[cfg(test)]
+pub(crate) mod tests_support {
+    use super::*;
+
+    /// The same value at every step, with a band of one around it.
+    pub(crate) fn flat(history: &History, steps: usize, value: f64) -> Forecast {
+        let answer = Answer {
+            model: "mean".to_owned(),
+            members: vec!["harmonic".to_owned(), "holt-winters".to_owned()],
+            skilled: true,
+            skill: Some(0.25),
+            skill_flat: Some(0.5),
+            backtests: 160,
+            band: "additive".to_owned(),
+            samples: history.samples.len(),
+            interpolated: 1,
+            borrowed: 0,
+            mean: vec![value; steps],
+            lower: vec![value - 1.0; steps],
+            upper: vec![value + 1.0; steps],
+            scores: vec![Score {
+                model: "harmonic".to_owned(),
+                mae: 2.0,
+                skill: Some(0.2),
+                skill_flat: None,
+                sure: true,
+            }],
+            missing: vec![Missing {
+                model: "weekly-naive".to_owned(),
+                needs: 2304,
+                has: 4,
+            }],
+            notes: vec!["a note".to_owned()],
+            seconds: 0.1,
+        };
+        let wish = Wish {
+            horizon: history.step,
+            season: history.step,
+            quantile: Quantile(0.9),
+            model: Model::Auto,
+        };
+        Forecast::new(history, &wish, answer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn history() -> History {
+        History::parse("load.csv", b"timestamp,value\n0,1\n300,2\n900,4\n", None).unwrap()
+    }
+
+    fn wish(horizon: &str, season: &str) -> Wish {
+        Wish {
+            horizon: horizon.parse().unwrap(),
+            season: season.parse().unwrap(),
+            quantile: "0.9".parse().unwrap(),
+            model: Model::Auto,
+        }
+    }
+
+    #[test]
+    fn spans_become_samples() {
+        let question = wish("1h", "1d").question(&history()).unwrap();
+        assert_eq!(
+            (question.horizon, question.season, question.step_seconds),
+            (12, 288, 300)
+        );
+        assert_eq!(question.samples, [Some(1.0), Some(2.0), None, Some(4.0)]);
+    }
+
+    #[track_caller]
+    fn refuse(horizon: &str, season: &str, message: &str) {
+        let failure = wish(horizon, season).question(&history()).unwrap_err();
+        assert_eq!(
+            (failure.message.as_str(), failure.kind.exit_code()),
+            (message, 2)
+        );
+        assert!(failure.hint.is_some());
+    }
+
+    #[test]
+    fn what_does_not_fit_the_history_is_refused() {
+        refuse(
+            "1h1s",
+            "1d",
+            "the horizon of 1h1s is not a multiple of the step of 5m",
+        );
+        refuse(
+            "1h",
+            "7m",
+            "the season of 7m is not a multiple of the step of 5m",
+        );
+        refuse(
+            "15d",
+            "1d",
+            "the horizon of 15d is 4320 steps, more than 4032",
+        );
+        refuse("1h", "5m", "the season of 5m is 1 steps, not 2 to 20160");
+    }
+
+    #[test]
+    fn the_lines_of_a_quantile_have_names() {
+        let names = |text: &str| text.parse::<Quantile>().unwrap().names();
+        assert_eq!(names("0.9"), ("p10".to_owned(), "p90".to_owned()));
+        assert_eq!(names("0.999"), ("p0.1".to_owned(), "p99.9".to_owned()));
+        for text in ["0.5", "1", "NaN", "ninety"] {
+            assert!(text.parse::<Quantile>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn models_are_named_as_the_worker_and_the_flag_name_them() {
+        use clap::ValueEnum;
+        for model in Model::value_variants() {
+            assert_eq!(
+                model.to_possible_value().unwrap().get_name(),
+                model.to_string()
+            );
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! A predictive autoscaler: the parts that its binary, its tests and the operator to come are made of.
+//!
+//! `history`, `forecast`, `protocol`, `chart`, `print` and `span` are pure. `worker` runs one Python process,
+//! `supervisor` keeps one alive. `server`, `page` and `metrics` show what comes out, `cli` puts it all together.
+
+pub mod chart;
+pub mod cli;
+pub mod failure;
+pub mod forecast;
+pub mod healthcheck;
+pub mod history;
+pub mod home;
+pub mod metrics;
+pub mod page;
+pub mod print;
+pub mod protocol;
+pub mod server;
+pub mod source;
+pub mod span;
+pub mod supervisor;
+pub mod worker;

@@ -1,0 +1,199 @@
+//! What goes over the worker's stdio: one JSON object per line, as the worker's own `protocol` module reads it.
+//!
+//! Only types; no process, no clock.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Raised with every change that an old reader would misread. The worker has to say the same.
+pub const VERSION: u32 = 1;
+
+/// What we send.
+#[derive(Debug, Serialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum Request<'a> {
+    /// Asks for a forecast.
+    Forecast {
+        /// Repeated in the answer.
+        id: u64,
+        /// How long we wait; the worker gives up by itself between two models.
+        deadline_ms: u64,
+        /// What is asked.
+        #[serde(flatten)]
+        question: &'a Question,
+    },
+    /// Asks for a sign of life.
+    Ping {
+        /// Repeated in the answer.
+        id: u64,
+    },
+}
+
+/// A forecast that is wanted. Lengths are in samples.
+#[derive(Clone, Debug, Serialize)]
+pub struct Question {
+    /// The history; null where a sample is missing, never first or last.
+    pub samples: Vec<Option<f64>>,
+    /// The distance of two samples.
+    pub step_seconds: u32,
+    /// The length of a season.
+    pub season: u32,
+    /// How many samples to forecast.
+    pub horizon: u32,
+    /// The share of samples that stay below the upper line.
+    pub quantile: f64,
+    /// The model's name, or `auto`.
+    pub model: String,
+}
+
+/// What the worker sends.
+#[derive(Debug, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum Message {
+    /// The first line.
+    Hello(Hello),
+    /// The answer to a forecast request.
+    Forecast(Box<Reply>),
+    /// The answer to a ping.
+    Pong {
+        /// The ping's.
+        id: u64,
+    },
+    /// The answer to a request that was refused.
+    Error(Refusal),
+}
+
+/// Who the worker is.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+pub struct Hello {
+    /// Its protocol's version.
+    pub protocol: u32,
+    /// Its Python's version.
+    pub python: String,
+    /// The versions of the packages it computes with.
+    pub packages: BTreeMap<String, String>,
+}
+
+/// An answer with the id of its request.
+#[derive(Debug, Deserialize)]
+pub struct Reply {
+    /// The request's.
+    pub id: u64,
+    /// What was computed.
+    #[serde(flatten)]
+    pub answer: Answer,
+}
+
+/// A forecast as the worker knows it: by lead time, without a clock.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Answer {
+    /// The model used, `mean` for the mean of several.
+    pub model: String,
+    /// The models in it.
+    pub members: Vec<String>,
+    /// Whether the forecast is better than plain references on this history.
+    pub skilled: bool,
+    /// The share of the seasonal naive's error that is gone; none when that needs more history.
+    pub skill: Option<f64>,
+    /// The share of the better flat line's error that is gone.
+    pub skill_flat: Option<f64>,
+    /// How many past forecasts were compared with what came.
+    pub backtests: u32,
+    /// `additive`, or `proportional` when busy hours have larger errors.
+    pub band: String,
+    /// How many samples were used.
+    pub samples: usize,
+    /// How many missing samples were filled by a straight line.
+    pub interpolated: usize,
+    /// How many missing samples were taken from other seasons.
+    pub borrowed: usize,
+    /// By lead time: the expected value.
+    pub mean: Vec<f64>,
+    /// By lead time: the lower line.
+    pub lower: Vec<f64>,
+    /// By lead time: the upper line.
+    pub upper: Vec<f64>,
+    /// What each model scored.
+    pub scores: Vec<Score>,
+    /// The models that this history is too short for.
+    pub missing: Vec<Missing>,
+    /// What else a person should know.
+    pub notes: Vec<String>,
+    /// How long the worker took.
+    pub seconds: f64,
+}
+
+/// A model's backtest.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
+pub struct Score {
+    /// The model's name.
+    pub model: String,
+    /// Its mean absolute error.
+    pub mae: f64,
+    /// The share of the seasonal naive's error that is gone.
+    pub skill: Option<f64>,
+    /// The share of the better flat line's error that is gone.
+    pub skill_flat: Option<f64>,
+    /// Whether it beats both by more than the luck of so many backtests.
+    pub sure: bool,
+}
+
+/// A model that needs more history.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
+pub struct Missing {
+    /// The model's name.
+    pub model: String,
+    /// How many samples it needs.
+    pub needs: usize,
+    /// How many there are.
+    pub has: usize,
+}
+
+/// A request that the worker did not do.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+pub struct Refusal {
+    /// The request's id; none when it showed none.
+    pub id: Option<u64>,
+    /// What kind of refusal: `bad-request`, `not-enough-history`, `too-many-gaps`, `model-failed`, `deadline`, `bug`.
+    pub code: String,
+    /// What is wrong.
+    pub message: String,
+    /// What to do.
+    pub hint: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_what_the_worker_reads() {
+        let question = Question {
+            samples: vec![Some(1.0), None, Some(2.5)],
+            step_seconds: 300,
+            season: 288,
+            horizon: 12,
+            quantile: 0.9,
+            model: "auto".to_owned(),
+        };
+        let request = Request::Forecast {
+            id: 7,
+            deadline_ms: 500,
+            question: &question,
+        };
+        assert_eq!(
+            serde_json::to_string(&request).unwrap(),
+            r#"{"type":"forecast","id":7,"deadline_ms":500,"samples":[1.0,null,2.5],"step_seconds":300,"season":288,"horizon":12,"quantile":0.9,"model":"auto"}"#
+        );
+    }
+
+    #[test]
+    fn a_hello_from_the_future_is_still_a_hello() {
+        let line = r#"{"type":"hello","protocol":9,"python":"3.15.0","packages":{},"more":[1]}"#;
+        let Message::Hello(hello) = serde_json::from_str(line).unwrap() else {
+            panic!("not a hello")
+        };
+        assert_eq!(hello.protocol, 9);
+    }
+}

@@ -1,0 +1,5 @@
+"""Starts and stays silent."""
+
+import time
+
+time.sleep(3600)
