@@ -148,6 +148,7 @@ impl Uv {
     /// Requirements that cannot be read or fulfilled (usage), an index that cannot be reached (network).
     pub fn resolve(&self, request: &Request<'_>) -> Result<String, Fault> {
         let found = requirements(request.root, request.requirements)?;
+        no_hidden_choices(request.root)?;
         let folder =
             tempfile::tempdir().map_err(|error| Fault::build("cannot make a temporary folder").cause(error))?;
         let out = folder.path().join("uv.lock");
@@ -199,6 +200,36 @@ impl Uv {
         }
         if no_index { command.arg("--no-index") } else { command }
     }
+}
+
+/// Settings of uv in a repository that choose versions: they would change a lock without changing its fingerprint.
+fn no_hidden_choices(root: &Path) -> Result<(), Fault> {
+    const KEYS: [&str; 7] = [
+        "build-constraint-dependencies",
+        "constraint-dependencies",
+        "exclude-dependencies",
+        "fork-strategy",
+        "override-dependencies",
+        "prerelease",
+        "resolution",
+    ];
+    for (file, way) in [("pyproject.toml", &["tool", "uv"][..]), ("uv.toml", &[])] {
+        let text = std::fs::read_to_string(root.join(file)).unwrap_or_default();
+        // A file that is no TOML is told by uv in its own words.
+        let whole = toml::from_str::<toml::Table>(&text).ok();
+        let ours = whole.and_then(|whole| {
+            way.iter().try_fold(whole, |table, key| table.get(*key).and_then(toml::Value::as_table).cloned())
+        });
+        let Some(ours) = ours else { continue };
+        let pip = ours.get("pip").and_then(toml::Value::as_table);
+        if let Some(key) =
+            KEYS.iter().find(|key| ours.contains_key(**key) || pip.is_some_and(|pip| pip.contains_key(**key)))
+        {
+            return Err(Fault::usage(format!("`{key}` in `{file}` would change the lock, but not its fingerprint"))
+                .hint("write it in the requirements, or in a file that they name with `-c`"));
+        }
+    }
+    Ok(())
 }
 
 fn save(path: &Path, text: &str) -> Result<(), Fault> {

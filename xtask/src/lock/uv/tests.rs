@@ -141,6 +141,24 @@ fn bad_requirements_never_reach_uv() {
     assert!(fault.to_string().contains("r.txt:1:4: expected `==`, not `=`"), "{fault}");
 }
 
+#[track_caller]
+fn hides(file: &str, text: &str, key: Option<&str>) {
+    let repository = Repository::new("six\n");
+    fs::write(repository.0.path().join(file), text).unwrap();
+    let found = no_hidden_choices(repository.0.path()).err().map(|fault| fault.what);
+    assert_eq!(found, key.map(|key| format!("`{key}` in `{file}` would change the lock, but not its fingerprint")));
+}
+
+#[test]
+fn choices_of_versions_stand_in_the_requirements_only() {
+    hides("pyproject.toml", "[tool.uv]\nconstraint-dependencies = ['six<1.17']\n", Some("constraint-dependencies"));
+    hides("pyproject.toml", "[tool.uv.pip]\nresolution = 'lowest'\n", Some("resolution"));
+    hides("uv.toml", "prerelease = 'allow'\n", Some("prerelease"));
+    hides("pyproject.toml", "[tool.poetry]\nresolution = 'lowest'\n", None);
+    hides("uv.toml", "no-cache = true\n", None);
+    hides("uv.toml", "[broken", None);
+}
+
 #[test]
 fn the_installer_is_locked_with_hashes() {
     let Some(uv) = real("the installer") else { return };
