@@ -434,7 +434,7 @@ impl Reader<'_> {
 
     fn mount(&self, text: &str) -> Result<Mount, Problem> {
         const KINDS: [&str; 5] = ["bind", "cache", "tmpfs", "secret", "ssh"];
-        const KEYS: [&str; 20] = [
+        const KEYS: [&str; 19] = [
             "type",
             "from",
             "source",
@@ -454,7 +454,6 @@ impl Reader<'_> {
             "gid",
             "size",
             "env",
-            "required",
         ];
         let mut mount = Mount { kind: "bind".to_owned(), ..Mount::default() };
         for field in csv(text) {
