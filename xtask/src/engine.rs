@@ -158,7 +158,7 @@ pub fn status(root: &Path, name: Option<&str>) -> Result<Status, Fault> {
         return Ok(Status::Broken(state, why));
     }
     if !state.processes.is_empty() {
-        return Ok(Status::Broken(state, "its processes run and do not answer".to_owned()));
+        return Ok(Status::Broken(state, "its processes run, but do not answer this user".to_owned()));
     }
     let left = leftovers(&state.places());
     Ok(if left.is_empty() {
