@@ -187,7 +187,8 @@ impl Archive {
         let young = fs::metadata(&stamp)
             .and_then(|meta| meta.modified())
             .is_ok_and(|time| time.elapsed().is_ok_and(|age| age < LISTS_LAST));
-        if young && fs::read_to_string(&stamp).is_ok_and(|text| text == wanted) {
+        let known = fs::read_to_string(&stamp).is_ok_and(|text| text == wanted);
+        if young && known {
             return Ok(());
         }
         let mut said = Vec::new();
@@ -199,10 +200,13 @@ impl Archive {
             }
         })?;
         if !status.success() {
-            return Err(apt_fault(
-                format!("cannot fetch the package lists of Debian `{}`", self.suite),
-                &said.join("\n"),
-            ));
+            let what = format!("cannot fetch the package lists of Debian `{}`", self.suite);
+            if known {
+                // Apt keeps the lists it has; with them all that is in the cache can still be used.
+                crate::ui::warn(&format!("{what}; going on with those of an earlier day"));
+                return Ok(());
+            }
+            return Err(apt_fault(what, &said.join("\n")));
         }
         fs::write(&stamp, wanted).map_err(|error| cannot_write(&stamp, &error))
     }
@@ -265,18 +269,24 @@ impl Archive {
     }
 }
 
-/// Unpacks packages into a folder, running none of their scripts.
+/// Unpacks packages into a folder, all at once, running none of their scripts.
 pub fn unpack(packages: &[Package], into: &Path) -> Result<(), Fault> {
     fs::create_dir_all(into).map_err(|error| cannot_write(into, &error))?;
-    for package in packages {
-        let call = Command::new("dpkg").arg("-x").arg(&package.file).arg(into);
-        call.read(Exit::Build).map_err(|fault| {
-            let full = fault.causes.iter().any(|cause| cause.contains("No space left"));
-            let fault = Fault { what: format!("cannot unpack `{}`", package.name), ..fault };
-            if full { fault.hint(format!("free some space where `{}` is", into.display())) } else { fault }
-        })?;
-    }
-    Ok(())
+    std::thread::scope(|scope| {
+        let running: Vec<_> = packages.iter().map(|package| scope.spawn(move || unpack_one(package, into))).collect();
+        running.into_iter().try_for_each(|one| {
+            one.join().unwrap_or_else(|_| Err(Fault::new(Exit::Bug, "a thread that unpacks a package has panicked")))
+        })
+    })
+}
+
+fn unpack_one(package: &Package, into: &Path) -> Result<(), Fault> {
+    let call = Command::new("dpkg").arg("-x").arg(&package.file).arg(into);
+    call.read(Exit::Build).map(drop).map_err(|fault| {
+        let full = fault.causes.iter().any(|cause| cause.contains("No space left"));
+        let fault = Fault { what: format!("cannot unpack `{}`", package.name), ..fault };
+        if full { fault.hint(format!("free some space where `{}` is", into.display())) } else { fault }
+    })
 }
 
 /// One line of `apt-get download --print-uris`.

@@ -158,7 +158,7 @@ pub fn status(root: &Path, name: Option<&str>) -> Result<Status, Fault> {
         return Ok(Status::Broken(state, why));
     }
     if !state.processes.is_empty() {
-        return Ok(Status::Broken(state, "its processes run and do not answer".to_owned()));
+        return Ok(Status::Broken(state, "its processes run, but do not answer this user".to_owned()));
     }
     let left = leftovers(&state.places());
     Ok(if left.is_empty() {
@@ -255,7 +255,9 @@ fn run_folder(folder: &Path) -> PathBuf {
     let key = &crate::reference::Digest::of(folder.as_os_str().as_bytes()).hex()[..12];
     let short = |base: PathBuf| base.join(format!("xtask-engine-{key}"));
     std::env::var_os("XDG_RUNTIME_DIR")
-        .map(|base| short(PathBuf::from(base)))
+        // The kernel names mounts by their real paths.
+        .and_then(|base| fs::canonicalize(base).ok())
+        .map(short)
         .filter(|run| run.is_absolute() && settings::sockets_fit(run))
         .unwrap_or_else(|| short(PathBuf::from("/tmp")))
 }
@@ -293,7 +295,7 @@ fn stop(places: &Places, programs: &[&str]) -> Result<Vec<String>, Fault> {
         }
     }
     if programs.contains(&"dockerd") {
-        for folder in [&places.run, &places.folder] {
+        for folder in [&places.run, &places.data()] {
             procfs::unmount_under(folder)?;
         }
         remove_folder(&places.run)?;

@@ -40,7 +40,7 @@ fn works(state: &State, folder: &Path) {
         state,
         &["buildx", "build", "--network=host", "--provenance=true", "-t", &image, "--push", context.to_str().unwrap()],
     );
-    let said = docker(state, &["run", "--rm", "--network=host", "--pull=always", &image, "--version"]);
+    let said = docker(state, &["run", "--rm", "--init", "--network=host", "--pull=always", &image, "--version"]);
     assert!(said.contains("ldconfig"), "{said}");
 }
 

@@ -4,7 +4,7 @@ use crate::fault::Fault;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 use std::fs;
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -149,12 +149,13 @@ fn unescape(field: &[u8]) -> PathBuf {
     PathBuf::from(std::ffi::OsString::from_vec(bytes))
 }
 
-/// Unmounts all beneath `folder`; what is busy is detached and goes with its last user.
+/// Unmounts all beneath `folder`, not the folder itself, which may be a volume of whoever runs us. What is busy is detached
+/// and goes with its last user.
 pub(super) fn unmount_under(folder: &Path) -> Result<(), Fault> {
-    for point in mounts_under(folder) {
-        if let Err(error) = rustix::mount::unmount(&point, rustix::mount::UnmountFlags::DETACH)
-            && point.as_os_str().as_bytes() != b"/"
-            && mounts_under(folder).contains(&point)
+    for point in mounts_under(folder).iter().filter(|point| *point != folder) {
+        if let Err(error) = rustix::mount::unmount(point, rustix::mount::UnmountFlags::DETACH)
+            // It may have gone with the one that was mounted on it.
+            && mounts_under(folder).contains(point)
         {
             return Err(Fault::build(format!("cannot unmount `{}`", point.display())).cause(error));
         }
@@ -190,6 +191,25 @@ mod tests {
         process.stop(Duration::from_secs(5)).unwrap();
         assert!(!process.runs());
         child.wait().unwrap();
+    }
+
+    #[test]
+    fn what_is_mounted_on_a_folder_stays_and_what_is_beneath_goes() {
+        let folder = tempfile::tempdir().unwrap();
+        let [data, inner] = ["da ta", "da ta/in ner"].map(|name| folder.path().canonicalize().unwrap().join(name));
+        for point in [&data, &inner] {
+            fs::create_dir_all(point).unwrap();
+            if let Err(error) = rustix::mount::mount("none", point, "tmpfs", rustix::mount::MountFlags::empty(), None) {
+                assert!(std::env::var("XTASK_REQUIRE_REAL").as_deref() != Ok("1"), "cannot mount: {error}");
+                println!("skipped: cannot mount: {error}");
+                return;
+            }
+        }
+        assert_eq!(mounts_under(&data), [inner.clone(), data.clone()]);
+        unmount_under(&data).unwrap();
+        assert_eq!(mounts_under(&data), std::slice::from_ref(&data));
+        unmount_under(folder.path()).unwrap();
+        assert!(mounts_under(&data).is_empty());
     }
 
     #[test]

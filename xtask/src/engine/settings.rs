@@ -79,6 +79,7 @@ impl Places {
             "iptables": false,
             "ip6tables": false,
             "bridge": "none",
+            "init-path": self.program("tini-static"),
             "log-level": "warn",
             "shutdown-timeout": 5,
         });

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 const SUITE: &str = "trixie";
 /// The C library of that release; on an older one its `runc`, alone among these packages, does not run.
 const SUITE_GLIBC: (u32, u32) = (2, 41);
-const PACKAGES: [&str; 5] = ["containerd", "docker-buildx", "docker-cli", "docker-registry", "docker.io"];
+const PACKAGES: [&str; 6] = ["containerd", "docker-buildx", "docker-cli", "docker-registry", "docker.io", "tini"];
 const READY_WITHIN: Duration = Duration::from_secs(60);
 const DEFAULT_PORT: u16 = 5000;
 
@@ -135,9 +135,8 @@ fn install(root: &Path, places: &Places) -> Result<Vec<Package>, Fault> {
 fn configure(places: &Places, registry: &str) -> Result<(), Fault> {
     make_run_folder(&places.run)?;
     let plugins = places.docker_config().join("cli-plugins");
-    for folder in
-        [places.data().join("docker"), places.data().join("registry"), places.folder.join("logs"), plugins.clone()]
-    {
+    let (data, logs) = (places.data(), places.folder.join("logs"));
+    for folder in [data.join("docker"), data.join("registry"), places.run.join("tmp"), logs, plugins.clone()] {
         fs::create_dir_all(&folder).map_err(|error| cannot_write(&folder, error))?;
     }
     let bin = places.folder.join("bin");
@@ -191,6 +190,8 @@ fn spawn(places: &Places, state: &mut State, program: &str, args: &[PathBuf]) ->
     let _ = fs::rename(&log, log.with_extension("log.old"));
     let path = places.path(&std::env::var("PATH").unwrap_or_default());
     let call = Command::new(places.program(program)).args(args).env("PATH", path).current_dir(&places.folder);
+    // Containerd mounts what it unpacks beneath it: after a crash that must be found in our folder.
+    let call = call.env("TMPDIR", places.run.join("tmp"));
     // These would make the daemons of another engine's configuration ours.
     let call =
         ["DOCKER_HOST", "DOCKER_CONFIG", "CONTAINERD_ADDRESS"].iter().fold(call, |call, name| call.env_remove(name));
