@@ -16,7 +16,7 @@ use crate::reference::{Digest, Platform, Reference, Repository, Tag};
 use crate::registry::{Answer, Client, Options};
 use crate::report::{self, ImageReport, Report};
 use crate::secrets::Secrets;
-use crate::{binary, process, root, steps, ui};
+use crate::{binary, debian, process, root, steps, ui};
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -507,8 +507,11 @@ impl<'a> Session<'a> {
         let plan = &image.plan;
         let docker = self.docker()?;
         let mut secrets = Secrets::collect()?;
-        if let Some(sources) = root::apt_sources(root, &self.tree.policy.root)? {
-            secrets.add("apt-sources", &sources)?;
+        if let Some(suite) = root.name.strip_prefix("debian:") {
+            // Asking the host's apt takes a moment: only for a Dockerfile that wants to know.
+            if image.parsed.meaning.iter().any(|instruction| instruction.contains("id=apt-sources")) {
+                secrets.add("apt-sources", &debian::Source::of_host()?.deb822(suite))?;
+            }
         }
         let mut report = ImageReport {
             kind: plan.kind,

@@ -112,6 +112,15 @@ impl Source {
     }
 }
 
+impl Source {
+    /// A deb822 source of a suite from the host's mirror, for a build on a Debian root: mounted as a secret, in no layer.
+    pub fn deb822(&self, suite: &str) -> String {
+        // The keys are the image's own, from its `debian-archive-keyring`.
+        let keyring = "/usr/share/keyrings/debian-archive-keyring.gpg";
+        format!("Types: deb\nURIs: {}\nSuites: {suite}\nComponents: main\nSigned-By: {keyring}\n", self.mirror)
+    }
+}
+
 /// One suite of the Debian archive, with lists of its own.
 pub struct Archive {
     suite: String,

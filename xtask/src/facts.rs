@@ -113,7 +113,7 @@ impl Tree {
 }
 
 /// The repository's folder: the one that is named, else the nearest above with a policy.
-fn find_root(named: Option<&Path>) -> Result<PathBuf, Fault> {
+pub fn find_root(named: Option<&Path>) -> Result<PathBuf, Fault> {
     let cannot = |path: &Path, error: std::io::Error| {
         Fault::usage(format!("cannot open the repository `{}`", path.display())).cause(error)
     };

@@ -1,6 +1,7 @@
 //! Builds this repository's container images: facts → plan → execution.
 
 pub mod binary;
+pub mod build;
 pub mod context;
 pub mod debian;
 pub mod docker;
@@ -21,7 +22,10 @@ pub mod process;
 pub mod publish;
 pub mod reference;
 pub mod registry;
+pub mod report;
 pub mod requirements;
 pub mod root;
+pub mod secrets;
 pub mod smoke;
+pub mod steps;
 pub mod ui;

@@ -1,2 +1,75 @@
-//! Builds this repository's container images.
-fn main() {}
+//! `cargo xtask`: reads the command line, calls the command, tells a failure and its exit code. Nothing else.
+
+use clap::{CommandFactory as _, Parser as _};
+use std::io::Write as _;
+use std::process::ExitCode;
+use xtask::fault::{Exit, Fault};
+use xtask::flags::{BuildFlags, Command, Flags, Format, Global};
+use xtask::{build, commands, process, report, ui};
+
+fn main() -> ExitCode {
+    let flags = Flags::parse();
+    ui::set_volume(match (flags.global.quiet, flags.global.verbose) {
+        (true, _) => ui::Volume::Quiet,
+        (_, true) => ui::Volume::Verbose,
+        _ => ui::Volume::Normal,
+    });
+    let done = process::forward_signals().and_then(|()| run(&flags));
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => tell(&error),
+    }
+}
+
+fn run(flags: &Flags) -> anyhow::Result<()> {
+    let global = &flags.global;
+    match &flags.command {
+        Command::Build(build) => images(global, build, build::Target::App)?,
+        Command::BuildBase { build, analyze } => {
+            images(global, build, build::Target::Base)?;
+            if *analyze && !build.dry_run {
+                commands::analyze::run(global, build)?;
+            }
+        }
+        Command::BuildFast(build) => images(global, build, build::Target::Fast)?,
+        Command::BuildEnhanced(build) => images(global, build, build::Target::Enhanced)?,
+        Command::Lock { check: true, .. } => commands::lock::check(global)?,
+        Command::Lock { upgrade, upgrade_package, .. } => commands::lock::run(global, *upgrade, upgrade_package)?,
+        Command::Smoke { image } => commands::smoke::run(global, image.as_deref())?,
+        Command::Doctor => commands::doctor::run(global)?,
+        Command::Quickstart { yes } => commands::quickstart::run(global, *yes)?,
+        Command::Engine(engine) => commands::engine::run(global, engine)?,
+        Command::Bench { filter, runs } => commands::bench::run(global, filter.as_deref(), *runs)?,
+        Command::Ci => commands::ci::run(global)?,
+        Command::Test { filter } => commands::ci::test(global, filter.as_deref())?,
+        Command::Tidy => commands::tidy::run(global)?,
+        Command::Completions { shell } => {
+            clap_complete::generate(*shell, &mut Flags::command(), "cargo-xtask", &mut std::io::stdout());
+        }
+    }
+    Ok(())
+}
+
+fn images(global: &Global, flags: &BuildFlags, target: build::Target) -> anyhow::Result<()> {
+    let done = build::run(global, flags, target)?;
+    if flags.dry_run {
+        return Ok(());
+    }
+    report::conclude(&done);
+    match (global.format, done.images.last()) {
+        (Format::Json, _) => commands::print(&format!("{}\n", serde_json::to_string_pretty(&done)?)),
+        (Format::Text, Some(image)) => commands::print(&format!("{}\n", image.reference)),
+        (Format::Text, None) => Ok(()),
+    }
+}
+
+/// Tells an error; an expected one with its own exit code, any other as the bug that it is.
+fn tell(error: &anyhow::Error) -> ExitCode {
+    let _ = std::io::stdout().flush();
+    if let Some(fault) = error.downcast_ref::<Fault>() {
+        ui::error(&fault.to_string());
+        return ExitCode::from(fault.exit as u8);
+    }
+    ui::error(&format!("{error:#}\n\nhint: this is a bug of xtask; `RUST_BACKTRACE=1` shows where it comes from"));
+    ExitCode::from(Exit::Bug as u8)
+}

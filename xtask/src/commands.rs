@@ -1,0 +1,21 @@
+//! The commands that are more than one call: each gathers facts, decides and tells.
+
+pub mod analyze;
+pub mod bench;
+pub mod ci;
+pub mod doctor;
+pub mod engine;
+pub mod lock;
+pub mod quickstart;
+pub mod smoke;
+pub mod tidy;
+
+use std::io::Write as _;
+
+/// Writes data to stdout. A reader that has gone away is no error.
+pub fn print(text: &str) -> anyhow::Result<()> {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
+}

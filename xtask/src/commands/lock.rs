@@ -1,0 +1,93 @@
+//! `lock`: what the requirements resolve to, the installer, and the root's digests, each in its file.
+
+use crate::facts::{self, Tree};
+use crate::fault::{Exit, Fault};
+use crate::flags::Global;
+use crate::lock::uv::{self, Request, Upgrade};
+use crate::lock::{self, ImagesLock, Lock, file};
+use crate::{build, ui};
+use std::path::Path;
+
+/// Resolves and pins anew.
+pub fn run(global: &Global, upgrade: bool, upgrade_package: &[String]) -> Result<(), Fault> {
+    let tree = Tree::open(global)?;
+    let base = &tree.policy.base;
+    let uv = uv::find(&tree.root, &[])?;
+    let upgrade = match (upgrade, upgrade_package) {
+        (true, _) => Upgrade::All,
+        (false, []) => Upgrade::Keep,
+        (false, names) => Upgrade::Only(names.to_vec()),
+    };
+    let before = std::fs::read_to_string(tree.root.join(&base.lock)).ok();
+    let before = before.and_then(|text| Lock::parse(base.lock.as_ref(), &text).ok());
+    let request = Request {
+        root: &tree.root,
+        requirements: base.requirements.as_ref(),
+        lock: base.lock.as_ref(),
+        python: &tree.policy.root.python,
+        upgrade: &upgrade,
+    };
+    ui::step("resolving", &format!("`{}` with uv {}", base.requirements, uv.version()));
+    let text = uv.resolve(&request)?;
+    let after = Lock::parse(base.lock.as_ref(), &text)?;
+    let changes = before.map(|before| lock::diff(&before.meaning(), &after.meaning()));
+    for change in changes.iter().flatten() {
+        ui::step("changed", &change.to_string());
+    }
+    if changes.is_some_and(|changes| changes.is_empty()) {
+        ui::step("unchanged", &format!("{} packages", after.packages.len()));
+    }
+    write(&tree.root, base.lock.as_ref(), &text)?;
+    write(&tree.root, base.installer.as_ref(), &uv.installer_lock(uv.version(), &tree.policy.root.python)?)?;
+    pin_root(&tree, global)
+}
+
+fn write(root: &Path, path: &Path, text: &str) -> Result<(), Fault> {
+    if file::write(&root.join(path), text)? {
+        ui::step("wrote", &format!("`{}`", path.display()));
+    }
+    Ok(())
+}
+
+/// Asks for the root's digests and writes them down. Where they cannot be had and the policy has a fallback, what is pinned
+/// stays pinned.
+fn pin_root(tree: &Tree, global: &Global) -> Result<(), Fault> {
+    let image = &tree.policy.root.image;
+    let found = if global.offline { Ok(None) } else { build::resolve_root(tree, &tree.policy.project.platforms) };
+    match found {
+        Ok(Some(platforms)) => {
+            let base = facts::images_lock(tree)?.and_then(|lock| lock.base);
+            let lock = ImagesLock { root: image.clone(), platforms, base };
+            write(&tree.root, Path::new(lock::images::PATH), &lock.to_string())
+        }
+        Ok(None) => Ok(()),
+        Err(fault) if fault.exit == Exit::Network && tree.policy.root.fallback.is_some() => {
+            let cause = fault.causes.last().cloned().unwrap_or(fault.what);
+            ui::warn(&format!("the root `{image}` is not pinned: {cause}; builds fall back to Debian's packages"));
+            Ok(())
+        }
+        Err(fault) => Err(fault.needed_by("the root's digests in `images.lock`")),
+    }
+}
+
+/// Fails when a lock does not answer to what it is a lock of.
+pub fn check(global: &Global) -> Result<(), Fault> {
+    let tree = Tree::open(global)?;
+    let lock = facts::lock(&tree).map_err(|fault| Fault { exit: Exit::Drift, ..fault })?;
+    let pinned = facts::images_lock(&tree)?;
+    if let Some(pinned) = &pinned {
+        if pinned.root != tree.policy.root.image {
+            return Err(Fault::drift(format!("`images.lock` pins `{}`", pinned.root))
+                .cause(format!("the policy wants `{}`", tree.policy.root.image))
+                .hint("pin it anew: `cargo xtask lock`"));
+        }
+    }
+    if pinned.is_none() && global.locked {
+        return Err(Fault::drift("the root's digests are not pinned").hint("pin them: `cargo xtask lock`"));
+    }
+    if !tree.root.join(&tree.policy.base.installer).is_file() {
+        return Err(Fault::drift(format!("`{}` is missing", tree.policy.base.installer)).hint("write it: `cargo xtask lock`"));
+    }
+    ui::step("checked", &format!("{} packages answer to `{}`", lock.packages.len(), tree.policy.base.requirements));
+    Ok(())
+}
