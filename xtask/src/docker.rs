@@ -162,6 +162,23 @@ impl Docker {
         Err(unreachable_engine(&String::from_utf8_lossy(&output.stderr)))
     }
 
+    /// The buildx plugin's version.
+    pub fn buildx_version(&self) -> Result<String, Fault> {
+        let output = self.command().args(["buildx", "version"]).output()?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
+        }
+        Err(Fault::missing("docker has no buildx plugin")
+            .cause(String::from_utf8_lossy(&output.stderr).lines().next().unwrap_or_default())
+            .hint("install docker-buildx, or start a private engine here: `cargo xtask engine up`"))
+    }
+
+    /// Whether images are kept by containerd, and so known by their manifests' digests.
+    pub fn has_containerd_store(&self) -> Result<bool, Fault> {
+        let said = self.command().args(["info", "--format", "{{json .DriverStatus}}"]).read(Exit::Missing)?;
+        Ok(said.contains("io.containerd.snapshotter"))
+    }
+
     /// The call that realises `build`, its metadata going to `metadata`.
     pub fn build_command(&self, build: &Build, metadata: &Path) -> Command {
         let mut call = self.command().args(["buildx", "build", "--progress=plain", "--provenance=false"]);

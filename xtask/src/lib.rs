@@ -2,6 +2,7 @@
 
 pub mod binary;
 pub mod build;
+pub mod commands;
 pub mod context;
 pub mod debian;
 pub mod docker;

@@ -104,7 +104,8 @@ pub fn read_manifest(client: &Client, repository: &Repository, digest: Digest) -
     }
 }
 
-fn read_config(client: &Client, repository: &Repository, manifest: &Manifest) -> Result<Config, Fault> {
+/// Reads the configuration of a manifest.
+pub fn read_config(client: &Client, repository: &Repository, manifest: &Manifest) -> Result<Config, Fault> {
     // Keys make configs large; what is larger than this is no config.
     const LIMIT: u64 = 8 << 20;
     let digest = manifest.config.digest;

@@ -1,1 +1,120 @@
-//! analyze
+//! `build-base --analyze`: where a base's bytes are, by layer and by package.
+
+use crate::docker::Docker;
+use crate::facts::{self, Tree};
+use crate::fault::{Exit, Fault};
+use crate::flags::{BuildFlags, Format, Global};
+use crate::key::BaseKey;
+use crate::layout::Layout;
+use crate::oci::{Config, Descriptor, Manifest};
+use crate::policy::ImageKind;
+use crate::publish;
+use crate::reference::Platform;
+use crate::registry::Answer;
+use crate::ui;
+use serde::Serialize;
+
+/// What was found.
+#[derive(Debug, Serialize)]
+struct Analysis {
+    layers: Vec<Layer>,
+    packages: Vec<Package>,
+}
+
+#[derive(Debug, Serialize)]
+struct Layer {
+    /// Compressed bytes.
+    size: u64,
+    /// The instruction that made it.
+    made_by: String,
+}
+
+#[derive(Debug, Serialize, serde::Deserialize)]
+struct Package {
+    name: String,
+    version: String,
+    /// Bytes of its files on disk.
+    size: u64,
+    files: u64,
+}
+
+/// Sums the files that each distribution's RECORD lists; what is listed twice counts once.
+const MEASURE: &str = r#"
+import importlib.metadata, json, os
+found = []
+for d in importlib.metadata.distributions():
+    paths = {str(d.locate_file(f)) for f in d.files or []}
+    sizes = [os.lstat(p).st_size for p in paths if os.path.lexists(p)]
+    found.append({"name": d.name, "version": d.version, "size": sum(sizes), "files": len(sizes)})
+print(json.dumps(found))
+"#;
+
+/// Analyses the base that was built last.
+pub fn run(global: &Global, flags: &BuildFlags) -> anyhow::Result<()> {
+    let tree = Tree::open(global)?;
+    let json = std::fs::read_to_string(tree.images().join("base.key.json"))
+        .map_err(|_| Fault::usage("no base has been built here").hint("build it: `cargo xtask build-base --analyze`"))?;
+    let key: BaseKey = serde_json::from_str(&json)?;
+    let (fingerprint, tag) = facts::tagged(&tree, &key);
+    let platform = flags.platform.first().cloned().unwrap_or_else(Platform::host);
+    let repository = tree.repository(ImageKind::Base);
+    let (manifest, config, digest) = match facts::local_base(&tree, &fingerprint, &tag, &platform)? {
+        Some(local) if !flags.push => {
+            let layout = Layout::open_or_create(&local.layout.unwrap_or_default())?;
+            let (_, descriptor) = layout.list()?.into_iter().next().ok_or_else(|| Fault::build("the base's layout is empty"))?;
+            let manifest: Manifest = layout.read_json(&descriptor)?;
+            let config: Config = layout.read_json(&manifest.config)?;
+            (manifest, config, descriptor.digest)
+        }
+        _ => {
+            let client = tree.client()?;
+            let Answer::Present(found) = publish::read(&client, &repository, tag.clone())? else {
+                return Err(Fault::network(format!("`{}` is not in the registry", repository.tag(&tag))).into());
+            };
+            let descriptor: &Descriptor = found
+                .platforms
+                .get(&platform)
+                .ok_or_else(|| Fault::usage(format!("the base is not there for {platform}")))?;
+            let manifest = publish::read_manifest(&client, &repository, descriptor.digest)?;
+            let config = publish::read_config(&client, &repository, &manifest)?;
+            (manifest, config, descriptor.digest)
+        }
+    };
+    let docker = Docker::find(&tree.root)?;
+    let output = docker
+        .command()
+        .args(["run", "--rm", "--network=none", "--read-only", "--entrypoint=python3"])
+        .arg(repository.digest(digest).to_string())
+        .args(["-c", MEASURE])
+        .read(Exit::Build)?;
+    let mut packages: Vec<Package> = serde_json::from_str(&output)?;
+    packages.sort_by_key(|package| std::cmp::Reverse(package.size));
+    let analysis = Analysis { layers: layers(&manifest, &config), packages };
+    if global.format == Format::Json {
+        return super::print(&format!("{}\n", serde_json::to_string_pretty(&analysis)?));
+    }
+    super::print(&text(&analysis))
+}
+
+/// Layers beside the history entries that made them; entries without a layer made none.
+fn layers(manifest: &Manifest, config: &Config) -> Vec<Layer> {
+    let mut made_by = config.history.iter().filter(|entry| !entry.empty_layer);
+    let layer = |layer: &Descriptor| Layer {
+        size: layer.size,
+        made_by: made_by.next().and_then(|entry| entry.created_by.clone()).unwrap_or_default(),
+    };
+    manifest.layers.iter().map(layer).collect()
+}
+
+fn text(analysis: &Analysis) -> String {
+    let mut text = format!("{:>10}  layer, compressed\n", "size");
+    for layer in &analysis.layers {
+        let made_by: String = layer.made_by.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(80).collect();
+        text += &format!("{:>10}  {made_by}\n", ui::bytes(layer.size));
+    }
+    text += &format!("\n{:>10}  {:>6}  package, on disk\n", "size", "files");
+    for package in &analysis.packages {
+        text += &format!("{:>10}  {:>6}  {} {}\n", ui::bytes(package.size), package.files, package.name, package.version);
+    }
+    text
+}

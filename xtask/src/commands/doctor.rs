@@ -1,1 +1,231 @@
-//! doctor
+//! `doctor`: everything that a build needs, looked at without changing anything, each with its remedy.
+
+use crate::docker::Docker;
+use crate::dockerfile::{Dockerfile, Rule};
+use crate::facts::{self, Tree};
+use crate::fault::{Exit, Fault};
+use crate::flags::{Format, Global};
+use crate::lock::uv;
+use crate::policy::{Action, ImageKind};
+use crate::process::{self, Command};
+use crate::{build, steps, ui};
+use serde::Serialize;
+
+/// How one thing is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum State {
+    Good,
+    Note,
+    Bad,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Serialize)]
+struct Finding {
+    state: State,
+    what: String,
+    said: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    remedy: Vec<String>,
+    #[serde(skip)]
+    exit: Option<Exit>,
+}
+
+fn good(what: impl Into<String>, said: impl Into<String>) -> Finding {
+    Finding { state: State::Good, what: what.into(), said: said.into(), remedy: Vec::new(), exit: None }
+}
+
+fn note(what: impl Into<String>, said: impl Into<String>, remedy: impl Into<String>) -> Finding {
+    Finding { state: State::Note, what: what.into(), said: said.into(), remedy: vec![remedy.into()], exit: None }
+}
+
+fn bad(what: impl Into<String>, fault: Fault) -> Finding {
+    let causes: String = fault.causes.iter().map(|cause| format!(": {}", cause.lines().next().unwrap_or_default())).collect();
+    let said = format!("{}{causes}", fault.what);
+    Finding { state: State::Bad, what: what.into(), said, remedy: fault.hints, exit: Some(fault.exit) }
+}
+
+/// Looks at everything; fails with the first bad finding's exit code once all are told.
+pub fn run(global: &Global) -> anyhow::Result<()> {
+    let tree = Tree::open(global)?;
+    let mut findings = vec![good("policy", format!("`{}` holds", crate::policy::FILE))];
+    findings.extend(dockerfiles(&tree));
+    findings.extend([lock(&tree), root_image(&tree, global), installer(&tree), git(&tree)]);
+    findings.extend(compiler(&tree));
+    findings.extend(engine(&tree));
+    findings.extend(registry(&tree, global));
+    findings.extend(step_tools(&tree));
+    if global.format == Format::Json {
+        super::print(&format!("{}\n", serde_json::to_string_pretty(&findings)?))?;
+    } else {
+        for finding in &findings {
+            let mark = match finding.state {
+                State::Good => "good",
+                State::Note => "note",
+                State::Bad => "bad",
+            };
+            ui::step(mark, &format!("{}: {}", finding.what, finding.said));
+            finding.remedy.iter().for_each(|remedy| ui::step("", &format!("  {remedy}")));
+        }
+    }
+    match findings.iter().find(|finding| finding.state == State::Bad) {
+        None => Ok(()),
+        Some(first) => {
+            let count = findings.iter().filter(|finding| finding.state == State::Bad).count();
+            let exit = first.exit.unwrap_or(Exit::Usage);
+            Err(Fault::new(exit, format!("{count} of {} things are not as a build needs them", findings.len())).into())
+        }
+    }
+}
+
+fn dockerfiles(tree: &Tree) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for kind in [ImageKind::Base, ImageKind::App, ImageKind::Enhanced] {
+        let Ok(path) = tree.dockerfile(kind) else { continue };
+        let read = std::fs::read_to_string(tree.root.join(&path))
+            .map_err(|error| Fault::usage(format!("cannot read `{path}`")).cause(error));
+        match read.and_then(|text| Dockerfile::parse(path.as_str(), &text)) {
+            Err(fault) => findings.push(bad(path.as_str(), fault)),
+            Ok(dockerfile) => {
+                // Only the base and the app are to be built by more than one engine.
+                let lints = dockerfile.lint();
+                let mut clean = true;
+                for lint in lints.iter().filter(|lint| kind != ImageKind::Enhanced || lint.rule != Rule::LastStage) {
+                    clean = false;
+                    findings.push(note(path.as_str(), lint.what.clone(), lint.hint.clone()));
+                }
+                if clean {
+                    findings.push(good(path.as_str(), "parses, and keeps the conventions"));
+                }
+            }
+        }
+    }
+    findings
+}
+
+fn lock(tree: &Tree) -> Finding {
+    match facts::lock(tree) {
+        Ok(lock) => good("lock", format!("{} packages answer to `{}`", lock.packages.len(), tree.policy.base.requirements)),
+        Err(fault) => bad("lock", fault),
+    }
+}
+
+fn root_image(tree: &Tree, global: &Global) -> Finding {
+    let image = &tree.policy.root.image;
+    match facts::images_lock(tree) {
+        Err(fault) => return bad("root", fault),
+        Ok(Some(lock)) if lock.root == *image => return good("root", format!("`{image}` is pinned for {} platforms", lock.platforms.len())),
+        Ok(Some(lock)) => {
+            return bad("root", Fault::usage(format!("`images.lock` pins `{}`, the policy wants `{image}`", lock.root)).hint("`cargo xtask lock`"));
+        }
+        Ok(None) if global.offline => return note("root", "not pinned", "`cargo xtask lock` pins it"),
+        Ok(None) => {}
+    }
+    match build::resolve_root(tree, &tree.policy.project.platforms) {
+        Ok(_) => note("root", format!("`{image}` can be reached and is not pinned"), "`cargo xtask lock` pins it"),
+        Err(fault) if tree.policy.root.fallback.is_some() && fault.exit == Exit::Network => {
+            let cause = fault.causes.last().cloned().unwrap_or(fault.what);
+            note("root", format!("`{image}` cannot be reached ({cause})"), "builds take a root made of Debian's packages; `--locked` refuses it")
+        }
+        Err(fault) => bad("root", fault),
+    }
+}
+
+fn installer(tree: &Tree) -> Finding {
+    match uv::find(&tree.root, &[]) {
+        Ok(uv) => good("uv", format!("{} at `{}`", uv.version(), uv.program().display())),
+        Err(fault) => note("uv", format!("{}; only `cargo xtask lock` needs it", fault.what), fault.hints.join("; ")),
+    }
+}
+
+fn git(tree: &Tree) -> Finding {
+    match &tree.commit {
+        Some(commit) => {
+            let state = if commit.dirty { "with uncommitted changes" } else { "clean" };
+            let branch = commit.branch.as_deref().unwrap_or("no branch");
+            good("git", format!("{} on {branch}, {state}", commit.short()))
+        }
+        None => note("git", "this tree is no git commit", "commit it: images are then tagged by commit, and `latest` can move"),
+    }
+}
+
+fn compiler(tree: &Tree) -> Option<Finding> {
+    let binary = tree.policy.app.binary.as_ref()?;
+    let version = Command::new("cargo").arg("--version").current_dir(&tree.root).read(Exit::Missing);
+    Some(match version {
+        Ok(version) => good("cargo", format!("{version}, for `{}`", binary.name)),
+        Err(fault) => bad("cargo", fault.hint("install Rust: https://rustup.rs")),
+    })
+}
+
+fn engine(tree: &Tree) -> Vec<Finding> {
+    let docker = match Docker::find(&tree.root) {
+        Ok(docker) => docker,
+        Err(fault) => return vec![bad("docker", fault)],
+    };
+    let mut findings = Vec::new();
+    let whose = if docker.private { ", the private engine" } else { "" };
+    match docker.version() {
+        Ok(version) => findings.push(good("docker", format!("engine {version}{whose}"))),
+        Err(fault) => return vec![bad("docker", fault)],
+    }
+    match docker.buildx_version() {
+        Ok(version) => findings.push(good("buildx", version)),
+        Err(fault) => findings.push(bad("buildx", fault)),
+    }
+    match docker.has_containerd_store() {
+        Ok(true) => findings.push(good("image store", "containerd: images are known by digest")),
+        Ok(false) => findings.push(note(
+            "image store",
+            "classic: local images have no digest, so a base cannot stay on this machine",
+            "switch on `containerd-snapshotter` in the daemon's `features`, or build with `--push`",
+        )),
+        Err(fault) => findings.push(bad("image store", fault)),
+    }
+    findings
+}
+
+fn registry(tree: &Tree, global: &Global) -> Vec<Finding> {
+    let repository = tree.repository(ImageKind::Base);
+    if global.offline {
+        return vec![note("registry", "not asked", "run this without `--offline`")];
+    }
+    let client = match tree.client() {
+        Ok(client) => client,
+        Err(fault) => return vec![bad("registry", fault)],
+    };
+    if let Err(fault) = client.ping(repository.registry()) {
+        // A team without its registry can still build for the local store.
+        let fault = fault.hint("`--registry HOST` names another; without `--push` images stay on this machine");
+        return vec![Finding { state: State::Note, ..bad("registry", fault) }];
+    }
+    let mut findings = vec![good("registry", format!("`{}` answers", repository.registry()))];
+    let latest = crate::publish::read(&client, &repository, crate::reference::Tag::latest());
+    findings.push(match latest {
+        Ok(crate::registry::Answer::Present(found)) => {
+            let platforms: Vec<String> = found.platforms.keys().map(ToString::to_string).collect();
+            good("base", format!("`{repository}:latest` is {} for {}", found.digest, platforms.join(", ")))
+        }
+        Ok(crate::registry::Answer::Absent) => note("base", "none is published", "`cargo xtask build-base --push`"),
+        Err(fault) => bad("base", fault),
+    });
+    findings
+}
+
+fn step_tools(tree: &Tree) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for step in &tree.policy.steps {
+        let Some(program) = steps::needed(step) else { continue };
+        let found = if program.contains('/') { tree.root.join(program).is_file() } else { process::found(program).is_some() };
+        findings.push(if found {
+            good(format!("step {}", step.name), format!("`{program}` is there"))
+        } else {
+            bad(format!("step {}", step.name), Fault::missing(format!("`{program}` is not there")).hint(format!("install `{program}`, or remove the step from `images.toml`")))
+        });
+    }
+    if tree.policy.steps.iter().any(|step| matches!(step.action, Action::Smoke)) && tree.policy.smoke.runs.is_empty() {
+        findings.push(note("step smoke", "`[smoke]` asks nothing of the image", "write `[[smoke.run]]` in `images.toml`"));
+    }
+    findings
+}
