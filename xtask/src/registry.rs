@@ -80,7 +80,8 @@ pub struct Options {
     pub patience: Duration,
     /// The time to resolve a name, and the time to connect.
     pub connect_timeout: Duration,
-    /// The longest silence on a connection; the whole may take as long as it likes.
+    /// The longest silence on a connection; the whole may take as long as it likes. Registries are silent while they
+    /// put a large blob together.
     pub idle_timeout: Duration,
     /// Blobs up to this many bytes are sent in one request, larger ones in pieces that can be resumed.
     pub whole: u64,
@@ -100,7 +101,7 @@ impl Default for Options {
             backoff: Duration::from_secs(1),
             patience: Duration::from_secs(120),
             connect_timeout: Duration::from_secs(10),
-            idle_timeout: Duration::from_secs(60),
+            idle_timeout: Duration::from_secs(120),
             whole: 4 << 20,
             chunk: None,
         }

@@ -340,3 +340,28 @@ fn threads_share_connections() {
     assert_eq!(digests.len(), 8);
     assert!(digests.iter().all(|digest| client.has_blob(&repository, digest).unwrap()));
 }
+
+#[test]
+fn the_proxy_passes_chunked_uploads_on() {
+    use std::io::Write;
+    let Some(registry) = RealRegistry::start(false) else { return };
+    let proxy = FaultProxy::before(registry.address);
+    let host = proxy.host();
+    let ask = |request: String| {
+        let mut stream = std::net::TcpStream::connect(&host).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    let begun = ask(format!("POST /v2/a/blobs/uploads/ HTTP/1.1\r\nhost: {host}\r\ncontent-length: 0\r\n\r\n"));
+    let location = begun.lines().find_map(|line| line.strip_prefix("location: ")).unwrap();
+    // A registry builds its addresses from the host it was asked by, so that the proxy stays in between.
+    let target = location.strip_prefix(&format!("http://{host}")).unwrap();
+    let chunks = "transfer-encoding: chunked\r\n\r\n5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n";
+    let sent = ask(format!("PATCH {target} HTTP/1.1\r\nhost: {host}\r\n{chunks}"));
+    assert!(sent.starts_with("HTTP/1.1 202") && sent.contains("range: 0-10"), "{sent}");
+    let seen = proxy.seen().pop().unwrap();
+    assert_eq!((seen.body.as_slice(), seen.length), (&b"hello world"[..], 11));
+}
