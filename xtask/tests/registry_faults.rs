@@ -548,3 +548,38 @@ fn a_proxy_that_cannot_be_read_matters_only_where_it_is_needed() {
     let fault = client.ping("registry.invalid").unwrap_err().to_string();
     assert!(fault.contains("proxy") && !fault.contains("s3cret"), "{fault}");
 }
+
+const BUSY: &str = "XTASK_TEST_BUSY_REGISTRY";
+
+/// Waits for the registry that the variable names; does nothing by itself.
+#[test]
+fn wait_as_told() {
+    let Ok(registry) = std::env::var(BUSY) else { return };
+    xtask::process::forward_signals().unwrap();
+    let fault = Client::new(Options::default()).ping(&registry).unwrap_err();
+    println!("exit: {}", fault.exit as i32);
+}
+
+#[test]
+fn ctrl_c_ends_a_pause() {
+    let registry = FaultProxy::alone();
+    let busy = Scripted::new(503).header("retry-after", "50");
+    registry.on("GET", "", usize::MAX, Mishap::Answer(busy));
+    let child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["wait_as_told", "--exact", "--nocapture"])
+        .env(BUSY, registry.host())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let began = Instant::now();
+    while registry.seen().is_empty() {
+        assert!(began.elapsed() < Duration::from_secs(10));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    std::thread::sleep(Duration::from_millis(100));
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let output = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
+    assert!(output.contains("exit: 130"), "{output}");
+    assert!(began.elapsed() < Duration::from_secs(10));
+}

@@ -214,9 +214,11 @@ fn uploads_survive_every_kind_of_cut() {
     arrives(&registry, pieces(), 3_000_000, |proxy| {
         proxy.on_after(1, "PATCH", uploads, 2, Mishap::LoseAnswer);
     });
-    arrives(&registry, pieces(), 3_000_000, |proxy| {
+    let proxy = arrives(&registry, pieces(), 3_000_000, |proxy| {
         proxy.on("PUT", uploads, 1, Mishap::LoseAnswer);
     });
+    // The blob was there; only the answer was lost.
+    assert_eq!(proxy.count("POST", uploads), 1);
     arrives(&registry, pieces(), 3_000_000, |proxy| {
         let gone = fault_proxy::Answer::new(404).body(r#"{"errors":[{"code":"BLOB_UPLOAD_UNKNOWN"}]}"#);
         proxy.on_after(2, "PATCH", uploads, 1, Mishap::Answer(gone));
