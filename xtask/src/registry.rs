@@ -80,7 +80,8 @@ pub struct Options {
     pub patience: Duration,
     /// The time to resolve a name, and the time to connect.
     pub connect_timeout: Duration,
-    /// The longest silence on a connection; the whole may take as long as it likes.
+    /// The longest silence on a connection; the whole may take as long as it likes. Registries are silent while they
+    /// put a large blob together.
     pub idle_timeout: Duration,
     /// Blobs up to this many bytes are sent in one request, larger ones in pieces that can be resumed.
     pub whole: u64,
@@ -100,7 +101,7 @@ impl Default for Options {
             backoff: Duration::from_secs(1),
             patience: Duration::from_secs(120),
             connect_timeout: Duration::from_secs(10),
-            idle_timeout: Duration::from_secs(60),
+            idle_timeout: Duration::from_secs(120),
             whole: 4 << 20,
             chunk: None,
         }
@@ -130,10 +131,10 @@ struct Endpoint {
 }
 
 impl Client {
-    /// A client with these options; fails on a proxy's address that cannot be read.
-    pub fn new(options: Options) -> Result<Self, Fault> {
-        let transport = transport::Transport::new(&options)?;
-        Ok(Self { options, transport, auth: auth::Auth::default(), proven: Mutex::default() })
+    /// A client with these options. Nothing is asked until it is needed.
+    pub fn new(options: Options) -> Self {
+        let transport = transport::Transport::new(&options);
+        Self { options, transport, auth: auth::Auth::default(), proven: Mutex::default() }
     }
 
     fn endpoint(&self, registry: &str) -> Result<Endpoint, Fault> {
@@ -162,7 +163,7 @@ mod tests {
 
     #[track_caller]
     fn endpoint(options: &Options, registry: &str, base: &str) {
-        let client = Client::new(options.clone()).unwrap();
+        let client = Client::new(options.clone());
         assert_eq!(client.endpoint(registry).unwrap().base.wire(), base);
     }
 

@@ -20,7 +20,7 @@ fn quick() -> Options {
 }
 
 fn client() -> Client {
-    Client::new(quick()).unwrap()
+    Client::new(quick())
 }
 
 fn repository(registry: &FaultProxy) -> Repository {
@@ -132,7 +132,7 @@ fn silence_is_a_timeout() {
         index()
     });
     let options = Options { idle_timeout: Duration::from_millis(100), tries: 2, ..quick() };
-    let fault = Client::new(options).unwrap().manifest(&repository(&registry), Tag::latest()).unwrap_err();
+    let fault = Client::new(options).manifest(&repository(&registry), Tag::latest()).unwrap_err();
     assert!(fault.to_string().contains("timed out"), "{fault}");
 }
 
@@ -140,7 +140,7 @@ fn silence_is_a_timeout() {
 fn nobody_there() {
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let options = Options { tries: 2, connect_timeout: Duration::from_secs(2), ..quick() };
-    let client = Client::new(options).unwrap();
+    let client = Client::new(options);
     for (host, says) in [(closed.to_string(), "refused"), ("registry.invalid".to_owned(), "registry.invalid")] {
         let repository: Repository = format!("{host}/a/b").parse().unwrap();
         let fault = client.manifest(&repository, Tag::latest()).unwrap_err();
@@ -233,7 +233,7 @@ fn logged_in(host: &str, entry: &str) -> (Client, tempfile::TempDir) {
     let config = format!(r#"{{"auths": {{"{host}": {entry}}}}}"#);
     std::fs::write(folder.path().join("config.json"), config).unwrap();
     let credentials = Credentials { folder: Some(folder.path().to_owned()), path: None };
-    (Client::new(Options { credentials, ..quick() }).unwrap(), folder)
+    (Client::new(Options { credentials, ..quick() }), folder)
 }
 
 #[test]
@@ -320,7 +320,7 @@ fn resumable(on_patch: impl Fn(usize) + Send + Sync + 'static) -> impl Fn(&Reque
 }
 
 fn pieces() -> Client {
-    Client::new(Options { whole: 0, chunk: Some(1000), ..quick() }).unwrap()
+    Client::new(Options { whole: 0, chunk: Some(1000), ..quick() })
 }
 
 fn upload(client: &Client, repository: &Repository, size: usize) -> Result<(), Fault> {
@@ -527,7 +527,7 @@ fn proxies_are_for_others_than_loopback() {
     let proxy = FaultProxy::alone();
     let proxies = Proxies { http: Some(format!("http://{}", proxy.host())), ..Proxies::default() };
     let plain_http = [String::from("registry.invalid:5000")].into();
-    let client = Client::new(Options { proxies, plain_http, tries: 1, ..quick() }).unwrap();
+    let client = Client::new(Options { proxies, plain_http, tries: 1, ..quick() });
     let registry = FaultProxy::alone();
     registry.on("GET", "", 1, Mishap::Answer(index()));
     client.manifest(&repository(&registry), Tag::latest()).unwrap();
@@ -536,4 +536,50 @@ fn proxies_are_for_others_than_loopback() {
     assert!(client.manifest(&outside, Tag::latest()).is_err());
     let seen = proxy.seen();
     assert!(seen.iter().any(|seen| seen.target.contains("registry.invalid:5000")), "{seen:?}");
+}
+
+#[test]
+fn a_proxy_that_cannot_be_read_matters_only_where_it_is_needed() {
+    let proxies = Proxies { https: Some("gopher://u:s3cret@p".to_owned()), ..Proxies::default() };
+    let client = Client::new(Options { proxies, ..quick() });
+    let registry = FaultProxy::alone();
+    registry.on("GET", "", 1, Mishap::Answer(index()));
+    client.manifest(&repository(&registry), Tag::latest()).unwrap();
+    let fault = client.ping("registry.invalid").unwrap_err().to_string();
+    assert!(fault.contains("proxy") && !fault.contains("s3cret"), "{fault}");
+}
+
+const BUSY: &str = "XTASK_TEST_BUSY_REGISTRY";
+
+/// Waits for the registry that the variable names; does nothing by itself.
+#[test]
+fn wait_as_told() {
+    let Ok(registry) = std::env::var(BUSY) else { return };
+    xtask::process::forward_signals().unwrap();
+    let fault = Client::new(Options::default()).ping(&registry).unwrap_err();
+    println!("exit: {}", fault.exit as i32);
+}
+
+#[test]
+fn ctrl_c_ends_a_pause() {
+    let registry = FaultProxy::alone();
+    let busy = Scripted::new(503).header("retry-after", "50");
+    registry.on("GET", "", usize::MAX, Mishap::Answer(busy));
+    let child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["wait_as_told", "--exact", "--nocapture"])
+        .env(BUSY, registry.host())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let began = Instant::now();
+    while registry.seen().is_empty() {
+        assert!(began.elapsed() < Duration::from_secs(10));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    std::thread::sleep(Duration::from_millis(100));
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let output = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
+    assert!(output.contains("exit: 130"), "{output}");
+    assert!(began.elapsed() < Duration::from_secs(10));
 }

@@ -59,7 +59,7 @@ fn read_blob(client: &Client, repository: &Repository, digest: &Digest, size: u6
 #[test]
 fn everything_there_and_back() {
     let Some(registry) = RealRegistry::start(false) else { return };
-    let client = Client::new(quick()).unwrap();
+    let client = Client::new(quick());
     let host = registry.address.to_string();
     let repository = repository(&host, "acme/app");
     client.ping(&host).unwrap();
@@ -92,7 +92,7 @@ fn blobs_of_every_size_in_every_way() {
     let Some(registry) = RealRegistry::start(false) else { return };
     let host = registry.address.to_string();
     for (whole, chunk) in [(u64::MAX, None), (0, None), (0, Some(100_000)), (0, Some(1))] {
-        let client = Client::new(Options { whole, chunk, ..quick() }).unwrap();
+        let client = Client::new(Options { whole, chunk, ..quick() });
         for size in [0, 1, 2, 100_000, 300_001] {
             if chunk == Some(1) && size > 2 {
                 continue;
@@ -110,7 +110,7 @@ fn blobs_of_every_size_in_every_way() {
 #[test]
 fn a_wrong_size_digest_or_source_is_never_stored() {
     let Some(registry) = RealRegistry::start(false) else { return };
-    let client = Client::new(quick()).unwrap();
+    let client = Client::new(quick());
     let repository = repository(&registry.address.to_string(), "a");
     let lying = Digest::of(b"something else");
     let fault = client.upload(&repository, &lying, 3, &b"abc".to_vec()).unwrap_err().to_string();
@@ -133,7 +133,7 @@ fn a_wrong_size_digest_or_source_is_never_stored() {
 #[test]
 fn mounts_take_a_blob_along() {
     let Some(registry) = RealRegistry::start(false) else { return };
-    let client = Client::new(quick()).unwrap();
+    let client = Client::new(quick());
     let host = registry.address.to_string();
     let (one, two) = (repository(&host, "one"), repository(&host, "two"));
     let digest = put_blob(&client, &one, b"shared");
@@ -151,7 +151,7 @@ fn mounts_take_a_blob_along() {
 #[test]
 fn tags_are_listed_in_order() {
     let Some(registry) = RealRegistry::start(false) else { return };
-    let client = Client::new(quick()).unwrap();
+    let client = Client::new(quick());
     let repository = repository(&registry.address.to_string(), "a");
     let manifest = manifest_over(&client, &repository, "x");
     let wanted: Vec<Tag> = ["a", "b.1", "latest"].iter().map(|tag| tag.parse().unwrap()).collect();
@@ -171,7 +171,7 @@ fn passwords_are_asked_for_and_taken() {
         let config = format!(r#"{{"auths": {{"{host}": {{"username": "{USER}", "password": "{password}"}}}}}}"#);
         std::fs::write(folder.path().join("config.json"), config).unwrap();
         let credentials = Credentials { folder: Some(folder.path().to_owned()), path: None };
-        (Client::new(Options { credentials, ..quick() }).unwrap(), folder)
+        (Client::new(Options { credentials, ..quick() }), folder)
     };
     let (client, _folder) = login(PASSWORD);
     client.ping(&host).unwrap();
@@ -180,7 +180,7 @@ fn passwords_are_asked_for_and_taken() {
     assert_eq!(client.manifest(&repository, Tag::latest()).unwrap(), Answer::Absent);
 
     let (wrong, _folder) = login("wr0ng");
-    for client in [wrong, Client::new(quick()).unwrap()] {
+    for client in [wrong, Client::new(quick())] {
         let fault = client.manifest(&repository, Tag::latest()).unwrap_err();
         let text = fault.to_string();
         assert_eq!(fault.exit, xtask::fault::Exit::Network);
@@ -195,7 +195,7 @@ fn passwords_are_asked_for_and_taken() {
 fn arrives(registry: &RealRegistry, options: Options, size: usize, prepare: impl Fn(&FaultProxy)) -> FaultProxy {
     let proxy = FaultProxy::before(registry.address);
     prepare(&proxy);
-    let client = Client::new(options).unwrap();
+    let client = Client::new(options);
     let repository = repository(&proxy.host(), &format!("r{}", proxy.host().rsplit(':').next().unwrap()));
     let content = bytes(size);
     let digest = put_blob(&client, &repository, &content);
@@ -214,9 +214,11 @@ fn uploads_survive_every_kind_of_cut() {
     arrives(&registry, pieces(), 3_000_000, |proxy| {
         proxy.on_after(1, "PATCH", uploads, 2, Mishap::LoseAnswer);
     });
-    arrives(&registry, pieces(), 3_000_000, |proxy| {
+    let proxy = arrives(&registry, pieces(), 3_000_000, |proxy| {
         proxy.on("PUT", uploads, 1, Mishap::LoseAnswer);
     });
+    // The blob was there; only the answer was lost.
+    assert_eq!(proxy.count("POST", uploads), 1);
     arrives(&registry, pieces(), 3_000_000, |proxy| {
         let gone = fault_proxy::Answer::new(404).body(r#"{"errors":[{"code":"BLOB_UPLOAD_UNKNOWN"}]}"#);
         proxy.on_after(2, "PATCH", uploads, 1, Mishap::Answer(gone));
@@ -247,7 +249,7 @@ fn an_upload_that_never_succeeds_ends() {
         let proxy = FaultProxy::before(registry.address);
         proxy.on("PATCH", "/blobs/uploads/", usize::MAX, mishap);
         let options = Options { whole: 0, patience: Duration::from_millis(300), ..quick() };
-        let client = Client::new(options).unwrap();
+        let client = Client::new(options);
         let repository = repository(&proxy.host(), "never");
         let content = bytes(100_000);
         let result = client.upload(&repository, &Digest::of(&content), 100_000, &content);
@@ -277,7 +279,7 @@ fn a_download_goes_on_where_it_was_cut() {
 #[test]
 fn changed_bytes_are_never_believed() {
     let Some(registry) = RealRegistry::start(false) else { return };
-    let client = Client::new(quick()).unwrap();
+    let client = Client::new(quick());
     let proxy = FaultProxy::before(registry.address);
     let repository = repository(&proxy.host(), "a");
     let manifest = manifest_over(&client, &repository, "x");
@@ -305,7 +307,7 @@ impl Source for Endless {
 #[test]
 fn memory_does_not_grow_with_the_blob() {
     let Some(registry) = RealRegistry::start(false) else { return };
-    let client = Client::new(quick()).unwrap();
+    let client = Client::new(quick());
     let repository = repository(&registry.address.to_string(), "big");
     let size = 300_000_000_u64;
     let mut hash = <sha2::Sha256 as sha2::Digest>::new();
@@ -325,7 +327,7 @@ fn memory_does_not_grow_with_the_blob() {
 #[test]
 fn threads_share_connections() {
     let Some(registry) = RealRegistry::start(false) else { return };
-    let client = Client::new(quick()).unwrap();
+    let client = Client::new(quick());
     let proxy = FaultProxy::before(registry.address);
     let repository = repository(&proxy.host(), "many");
     let digests: BTreeSet<Digest> = std::thread::scope(|scope| {
@@ -339,4 +341,29 @@ fn threads_share_connections() {
     });
     assert_eq!(digests.len(), 8);
     assert!(digests.iter().all(|digest| client.has_blob(&repository, digest).unwrap()));
+}
+
+#[test]
+fn the_proxy_passes_chunked_uploads_on() {
+    use std::io::Write;
+    let Some(registry) = RealRegistry::start(false) else { return };
+    let proxy = FaultProxy::before(registry.address);
+    let host = proxy.host();
+    let ask = |request: String| {
+        let mut stream = std::net::TcpStream::connect(&host).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    let begun = ask(format!("POST /v2/a/blobs/uploads/ HTTP/1.1\r\nhost: {host}\r\ncontent-length: 0\r\n\r\n"));
+    let location = begun.lines().find_map(|line| line.strip_prefix("location: ")).unwrap();
+    // A registry builds its addresses from the host it was asked by, so that the proxy stays in between.
+    let target = location.strip_prefix(&format!("http://{host}")).unwrap();
+    let chunks = "transfer-encoding: chunked\r\n\r\n5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n";
+    let sent = ask(format!("PATCH {target} HTTP/1.1\r\nhost: {host}\r\n{chunks}"));
+    assert!(sent.starts_with("HTTP/1.1 202") && sent.contains("range: 0-10"), "{sent}");
+    let seen = proxy.seen().pop().unwrap();
+    assert_eq!((seen.body.as_slice(), seen.length), (&b"hello world"[..], 11));
 }

@@ -147,6 +147,7 @@ pub(super) fn cut(url: &Url, error: io::Error) -> Broken {
 /// The connections to every registry: direct, and through each scheme's proxy.
 pub(super) struct Transport {
     direct: Agent,
+    /// `None` where the proxy's address cannot be read, which matters only once it is needed.
     http: Option<Agent>,
     https: Option<Agent>,
     proxies: Proxies,
@@ -154,23 +155,18 @@ pub(super) struct Transport {
 }
 
 impl Transport {
-    pub(super) fn new(options: &Options) -> Result<Self, Fault> {
-        let proxied = |address: &Option<String>, name: &str| {
-            let Some(address) = address else { return Ok(None) };
-            let proxy = ureq::Proxy::new(address).map_err(|_| {
-                // The address may carry a password.
-                Fault::usage(format!("cannot read the proxy's address in `{name}`"))
-                    .hint("write it as `http://host:port`")
-            })?;
-            Ok(Some(agent(options, Some(proxy))))
+    pub(super) fn new(options: &Options) -> Self {
+        let proxied = |address: &Option<String>| {
+            let proxy = ureq::Proxy::new(address.as_deref()?).ok()?;
+            Some(agent(options, Some(proxy)))
         };
-        Ok(Self {
+        Self {
             direct: agent(options, None),
-            http: proxied(&options.proxies.http, "HTTP_PROXY")?,
-            https: proxied(&options.proxies.https, "HTTPS_PROXY")?,
+            http: proxied(&options.proxies.http),
+            https: proxied(&options.proxies.https),
             proxies: options.proxies.clone(),
             plain_http: options.plain_http.clone(),
-        })
+        }
     }
 
     /// Refuses plain HTTP but to loopback and to the registries that the options name.
@@ -195,9 +191,16 @@ impl Transport {
         let agent = match self.proxies.for_url(url) {
             Some(_) if url.is_https() => self.https.as_ref(),
             Some(_) => self.http.as_ref(),
-            None => None,
+            None => Some(&self.direct),
         };
-        let agent = agent.unwrap_or(&self.direct);
+        let agent = agent.ok_or_else(|| Broken {
+            // The address may carry a password.
+            cause: format!("`{url}` is reached through a proxy whose address cannot be read"),
+            again: false,
+            hint: Some(
+                "write `HTTPS_PROXY`, `HTTP_PROXY` or `ALL_PROXY` as `http://host:port` or `socks5://host:port`",
+            ),
+        })?;
         let response = send(agent, outgoing)?;
         let (parts, body) = response.into_parts();
         Ok(Reply { status: parts.status.as_u16(), headers: parts.headers, url: url.clone(), body })
