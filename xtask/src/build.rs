@@ -96,6 +96,9 @@ struct BaseImage {
 impl<'a> Session<'a> {
     fn open(global: &'a Global, flags: &'a BuildFlags) -> Result<Self, Fault> {
         let began = Instant::now();
+        if flags.push && global.offline {
+            return Err(Fault::usage("`--push` publishes to a registry, and `--offline` asks none"));
+        }
         let tree = Tree::open(global)?;
         let platforms = match (flags.platform.as_slice(), flags.push) {
             ([], true) => tree.policy.project.platforms.clone(),
@@ -111,7 +114,7 @@ impl<'a> Session<'a> {
                 .hint("name one with `--platform`, or publish them together with `--push`"));
         }
         let wish = Wish { push: flags.push, platforms, force: flags.force, no_latest: flags.no_latest };
-        let client = tree.client()?;
+        let client = tree.client();
         Ok(Self { tree, global, flags, wish, client, docker: OnceCell::new(), began })
     }
 
@@ -165,7 +168,7 @@ impl<'a> Session<'a> {
             return Ok(false);
         }
         let Some(digest) = image.digests.values().next() else { return Ok(true) };
-        match impatient(&self.tree)?.head(repository, *digest) {
+        match impatient(&self.tree).head(repository, *digest) {
             Ok(_) => Ok(false),
             Err(fault) if fault.exit == Exit::Network => {
                 ui::step("fallback", &format!("`{}` cannot be reached: the root is built from Debian's packages", image.name));
@@ -781,7 +784,7 @@ impl<'a> Session<'a> {
         match wanted {
             Some(image) if !root.name.starts_with("debian:") => {
                 let tag = image.tag.clone().unwrap_or_else(Tag::latest);
-                match impatient(&self.tree)?.head(&image.repository, tag) {
+                match impatient(&self.tree).head(&image.repository, tag) {
                     Ok(Answer::Present(found)) => Ok(image.repository.digest(found.digest).to_string()),
                     Ok(Answer::Absent) => Err(Fault::usage(format!("`{image}` does not exist")).hint("correct `rust-image` in `images.toml`")),
                     Err(fault) => Err(fault.needed_by("the enhanced image's compiler")),
@@ -830,7 +833,7 @@ pub fn debian_recipe(debian: &crate::policy::DebianRoot) -> root::Recipe {
 }
 
 /// A client that asks once and does not wait: for registries without which there is another way.
-fn impatient(tree: &Tree) -> Result<Client, Fault> {
+fn impatient(tree: &Tree) -> Client {
     let plain_http = tree.policy.project.insecure_registries.iter().cloned().collect();
     Client::new(Options { plain_http, tries: 1, connect_timeout: Duration::from_secs(3), ..Options::from_env() })
 }
@@ -839,7 +842,7 @@ fn impatient(tree: &Tree) -> Result<Client, Fault> {
 pub fn resolve_root(tree: &Tree, platforms: &[Platform]) -> Result<Option<BTreeMap<Platform, Digest>>, Fault> {
     let image = &tree.policy.root.image;
     let tag = image.tag.clone().unwrap_or_else(Tag::latest);
-    let Answer::Present(found) = publish::read(&impatient(tree)?, &image.repository, tag)? else {
+    let Answer::Present(found) = publish::read(&impatient(tree), &image.repository, tag)? else {
         return Err(Fault::usage(format!("the root `{image}` does not exist")).hint("correct `[root] image` in `images.toml`"));
     };
     let missing = found.missing(platforms);

@@ -91,7 +91,7 @@ impl Tree {
     }
 
     /// A registry client as the policy wants it.
-    pub fn client(&self) -> Result<Client, Fault> {
+    pub fn client(&self) -> Client {
         let plain_http = self.policy.project.insecure_registries.iter().cloned().collect::<BTreeSet<_>>();
         Client::new(Options { plain_http, ..Options::from_env() })
     }

@@ -49,7 +49,7 @@ pub struct Global {
     #[arg(long, global = true)]
     pub locked: bool,
     /// Ask no registry: only what is on this machine counts
-    #[arg(long, global = true, conflicts_with = "push")]
+    #[arg(long, global = true)]
     pub offline: bool,
     /// Every line of every tool
     #[arg(short, long, global = true, conflicts_with = "quiet")]
@@ -73,7 +73,7 @@ pub enum Format {
 #[command(next_help_heading = "Building")]
 pub struct BuildFlags {
     /// Publish to the registry; without it the image stays in the local Docker
-    #[arg(long, id = "push")]
+    #[arg(long)]
     pub push: bool,
     /// Build for these platforms only; by default this machine's, and with `--push` all of the policy's
     #[arg(long, value_name = "OS/ARCH", value_delimiter = ',')]

@@ -67,7 +67,7 @@ pub fn run(global: &Global, flags: &BuildFlags) -> anyhow::Result<()> {
             (manifest, config, descriptor.digest)
         }
         _ => {
-            let client = tree.client()?;
+            let client = tree.client();
             let Answer::Present(found) = publish::read(&client, &repository, tag.clone())? else {
                 return Err(Fault::network(format!("`{}` is not in the registry", repository.tag(&tag))).into());
             };

@@ -191,10 +191,7 @@ fn registry(tree: &Tree, global: &Global) -> Vec<Finding> {
     if global.offline {
         return vec![note("registry", "not asked", "run this without `--offline`")];
     }
-    let client = match tree.client() {
-        Ok(client) => client,
-        Err(fault) => return vec![bad("registry", fault)],
-    };
+    let client = tree.client();
     if let Err(fault) = client.ping(repository.registry()) {
         // A team without its registry can still build for the local store.
         let fault = fault.hint("`--registry HOST` names another; without `--push` images stay on this machine");

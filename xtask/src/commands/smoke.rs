@@ -37,7 +37,7 @@ fn newest(tree: &Tree, docker: &Docker) -> Result<String, Fault> {
     if docker.stored(&local)?.is_some() {
         return Ok(local);
     }
-    match crate::publish::read(&tree.client()?, &repository, tag)? {
+    match crate::publish::read(&tree.client(), &repository, tag)? {
         crate::registry::Answer::Present(found) => Ok(plan::host_manifest(&repository, &found)),
         crate::registry::Answer::Absent => Err(none()),
     }
