@@ -73,19 +73,10 @@ impl Chart {
         let first = count.saturating_sub(frame.past);
         let last = count - 1 + forecast.points.len();
         let (right, bottom) = (frame.width - RIGHT, frame.height - BOTTOM);
-        let x = |index: f64| {
-            LEFT + (index - first as f64) / ((last - first).max(1) as f64) * (right - LEFT)
-        };
+        let x = |index: f64| LEFT + (index - first as f64) / ((last - first).max(1) as f64) * (right - LEFT);
 
         let shown = || history.samples[first..].iter().flatten().copied();
-        let values = || {
-            shown().chain(
-                forecast
-                    .points
-                    .iter()
-                    .flat_map(|point| [point.lower, point.upper]),
-            )
-        };
+        let values = || shown().chain(forecast.points.iter().flat_map(|point| [point.lower, point.upper]));
         // Demand is read against zero.
         let floor = values().fold(0.0, f64::min);
         let ceiling = values().fold(f64::NEG_INFINITY, f64::max).max(floor);
@@ -97,12 +88,7 @@ impl Chart {
         for (index, sample) in history.samples.iter().enumerate().skip(first) {
             match sample {
                 Some(value) => {
-                    push(
-                        &mut demand,
-                        if pen_down { 'L' } else { 'M' },
-                        x(index as f64),
-                        y(*value),
-                    );
+                    push(&mut demand, if pen_down { 'L' } else { 'M' }, x(index as f64), y(*value));
                     pen_down = true;
                 }
                 None => pen_down = false,
@@ -117,12 +103,7 @@ impl Chart {
         for (lead, point) in forecast.points.iter().enumerate() {
             let verb = if mean.is_empty() { 'M' } else { 'L' };
             push(&mut mean, verb, x((count + lead) as f64), y(point.mean));
-            push(
-                &mut band,
-                if lead == 0 { 'M' } else { 'L' },
-                x((count + lead) as f64),
-                y(point.upper),
-            );
+            push(&mut band, if lead == 0 { 'M' } else { 'L' }, x((count + lead) as f64), y(point.upper));
         }
         for (lead, point) in forecast.points.iter().enumerate().rev() {
             push(&mut band, 'L', x((count + lead) as f64), y(point.lower));
@@ -134,23 +115,14 @@ impl Chart {
         let times = time_marks(from, to, frame.marks)
             .into_iter()
             .map(|(second, day)| Mark {
-                at: round(x(
-                    first as f64 + (second - from) as f64 / f64::from(history.step.seconds())
-                )),
+                at: round(x(first as f64 + (second - from) as f64 / f64::from(history.step.seconds()))),
                 text: clock(second, if day { "%b %-d" } else { "%H:%M" }),
                 day,
             })
             // Half a label would hang over the edge.
             .filter(|mark| mark.at > LEFT + 12.0 && mark.at < right - 12.0)
             .collect();
-        let values = axis
-            .marks()
-            .map(|(value, text)| Mark {
-                at: round(y(value)),
-                text,
-                day: false,
-            })
-            .collect();
+        let values = axis.marks().map(|(value, text)| Mark { at: round(y(value)), text, day: false }).collect();
         Chart {
             width: frame.width,
             height: frame.height,
@@ -169,9 +141,7 @@ impl Chart {
 }
 
 fn clock(second: i64, format: &str) -> String {
-    Timestamp::from_second(second)
-        .map(|time| time.strftime(format).to_string())
-        .unwrap_or_default()
+    Timestamp::from_second(second).map(|time| time.strftime(format).to_string()).unwrap_or_default()
 }
 
 fn push(path: &mut String, verb: char, x: f64, y: f64) {
@@ -192,23 +162,12 @@ struct Axis {
 
 impl Axis {
     fn new(floor: f64, ceiling: f64) -> Axis {
-        let range = if ceiling > floor {
-            ceiling - floor
-        } else {
-            1.0
-        };
+        let range = if ceiling > floor { ceiling - floor } else { 1.0 };
         let rough = range / 5.0;
         let power = 10_f64.powf(rough.log10().floor());
-        let step = [1.0, 2.0, 5.0, 10.0]
-            .into_iter()
-            .map(|nice| nice * power)
-            .find(|step| *step >= rough);
+        let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|nice| nice * power).find(|step| *step >= rough);
         let step = step.unwrap_or(10.0 * power);
-        Axis {
-            low: (floor / step).floor() * step,
-            high: ((floor + range) / step).ceil() * step,
-            step,
-        }
+        Axis { low: (floor / step).floor() * step, high: ((floor + range) / step).ceil() * step, step }
     }
 
     fn marks(&self) -> impl Iterator<Item = (f64, String)> {
@@ -224,26 +183,10 @@ impl Axis {
 /// Round hours (or days) between two times, about `marks` of them, and whether a day begins there.
 fn time_marks(from: i64, to: i64, marks: usize) -> Vec<(i64, bool)> {
     const DAY: i64 = 86_400;
-    const EVERY: [i64; 13] = [
-        60,
-        300,
-        900,
-        1_800,
-        3_600,
-        2 * 3_600,
-        3 * 3_600,
-        6 * 3_600,
-        12 * 3_600,
-        DAY,
-        2 * DAY,
-        7 * DAY,
-        28 * DAY,
-    ];
+    const EVERY: [i64; 13] =
+        [60, 300, 900, 1_800, 3_600, 2 * 3_600, 3 * 3_600, 6 * 3_600, 12 * 3_600, DAY, 2 * DAY, 7 * DAY, 28 * DAY];
     let rough = (to - from) / marks.max(1) as i64;
-    let every = EVERY
-        .into_iter()
-        .find(|every| *every >= rough)
-        .unwrap_or(365 * DAY);
+    let every = EVERY.into_iter().find(|every| *every >= rough).unwrap_or(365 * DAY);
     let first = from + (-from).rem_euclid(every);
     (0..)
         .map(|index| first + index * every)
@@ -258,10 +201,7 @@ mod tests {
 
     #[track_caller]
     fn axis(floor: f64, ceiling: f64, expected: &[&str]) {
-        let marks: Vec<String> = Axis::new(floor, ceiling)
-            .marks()
-            .map(|(_, text)| text)
-            .collect();
+        let marks: Vec<String> = Axis::new(floor, ceiling).marks().map(|(_, text)| text).collect();
         assert_eq!(marks, expected);
     }
 
@@ -283,19 +223,9 @@ mod tests {
 
     #[test]
     fn a_missing_sample_breaks_the_line() {
-        let history = History::parse(
-            "a.csv",
-            b"timestamp,value\n0,1\n300,2\n900,4\n1200,5\n",
-            None,
-        )
-        .unwrap();
+        let history = History::parse("a.csv", b"timestamp,value\n0,1\n300,2\n900,4\n1200,5\n", None).unwrap();
         let forecast = crate::forecast::tests_support::flat(&history, 2, 3.0);
-        let frame = Frame {
-            width: 400.0,
-            height: 200.0,
-            past: 10,
-            marks: 4,
-        };
+        let frame = Frame { width: 400.0, height: 200.0, past: 10, marks: 4 };
         let chart = Chart::new(&history, &forecast, frame);
         assert_eq!(chart.demand.matches('M').count(), 2);
         assert_eq!(chart.demand.matches('L').count(), 2);

@@ -51,13 +51,7 @@ pub struct Cli {
     log: Option<String>,
 
     /// How it is logged
-    #[arg(
-        long,
-        global = true,
-        env = "AUTOSCALER_LOG_FORMAT",
-        value_name = "FORMAT",
-        default_value = "text"
-    )]
+    #[arg(long, global = true, env = "AUTOSCALER_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     log_format: LogFormat,
 }
 
@@ -105,12 +99,7 @@ struct ForecastArgs {
 #[derive(Debug, Args)]
 struct ServeArgs {
     /// Where to listen
-    #[arg(
-        long,
-        value_name = "ADDRESS:PORT",
-        env = "AUTOSCALER_LISTEN",
-        default_value = "127.0.0.1:8080"
-    )]
+    #[arg(long, value_name = "ADDRESS:PORT", env = "AUTOSCALER_LISTEN", default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
 
     /// The history; read again when it changes [default: the bundled sample]
@@ -157,12 +146,7 @@ struct AskedArgs {
 
 impl AskedArgs {
     fn wish(&self, horizon: Span) -> Wish {
-        Wish {
-            horizon,
-            season: self.season,
-            quantile: self.quantile,
-            model: self.model,
-        }
+        Wish { horizon, season: self.season, quantile: self.quantile, model: self.model }
     }
 
     fn deadline(&self) -> Duration {
@@ -202,11 +186,7 @@ impl PlaceArgs {
 #[derive(Debug, Args)]
 struct HealthcheckArgs {
     /// What to ask
-    #[arg(
-        long,
-        value_name = "URL",
-        default_value = "http://127.0.0.1:8080/readyz"
-    )]
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080/readyz")]
     url: String,
 
     /// How long to wait for an answer
@@ -219,20 +199,14 @@ impl Cli {
     pub fn run(self) -> Result<(), Failure> {
         // One forecast is its own progress; a server's log is what there is to see of it.
         let quiet = !matches!(self.command, Command::Serve(_));
-        log(
-            self.log
-                .as_deref()
-                .unwrap_or(if quiet { "off" } else { "info" }),
-            self.log_format,
-        )?;
+        log(self.log.as_deref().unwrap_or(if quiet { "off" } else { "info" }), self.log_format)?;
         match self.command {
             Command::Forecast(args) => run(forecast(args)),
             Command::Serve(args) => run(serve(args)),
             Command::Healthcheck(args) => {
                 let timeout = Duration::from_secs(args.timeout.seconds().into());
                 // Docker knows 0 and 1 only.
-                healthcheck::check(&args.url, timeout)
-                    .map_err(|cause| Failure::new(Kind::Bug, cause))
+                healthcheck::check(&args.url, timeout).map_err(|cause| Failure::new(Kind::Bug, cause))
             }
         }
     }
@@ -241,25 +215,17 @@ impl Cli {
 fn log(filter: &str, format: LogFormat) -> Result<(), Failure> {
     let filter = tracing_subscriber::EnvFilter::try_new(filter)
         .map_err(|cause| Failure::input(format!("`{filter}` is not a log filter")).cause(cause))?;
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
-        LogFormat::Text => lines
-            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-            .init(),
+        LogFormat::Text => lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
         LogFormat::Json => lines.json().init(),
     }
     Ok(())
 }
 
 fn run(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    runtime
-        .map_err(|cause| Failure::new(Kind::Bug, "cannot start the runtime").cause(cause))?
-        .block_on(work)
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|cause| Failure::new(Kind::Bug, "cannot start the runtime").cause(cause))?.block_on(work)
 }
 
 async fn forecast(args: ForecastArgs) -> Result<(), Failure> {
@@ -308,23 +274,17 @@ async fn serve(args: ServeArgs) -> Result<(), Failure> {
         wish: args.asked.wish(args.horizon),
         deadline: args.asked.deadline(),
         // At run time: a revision compiled in would make every commit another binary, and another layer.
-        revision: std::env::var("AUTOSCALER_REVISION")
-            .ok()
-            .filter(|revision| !revision.is_empty()),
+        revision: std::env::var("AUTOSCALER_REVISION").ok().filter(|revision| !revision.is_empty()),
     };
     let supervisor = Supervisor::new(args.places.launch(&home), Restarts::default());
     let listener = TcpListener::bind(args.listen).await.map_err(|cause| {
-        Failure::input(format!("cannot listen on `{}`", args.listen))
-            .cause(cause)
-            .hint("choose another `--listen`")
+        Failure::input(format!("cannot listen on `{}`", args.listen)).cause(cause).hint("choose another `--listen`")
     })?;
     // Before the first line that says "listening": a signal after it must end us quietly.
     let ending = Signals::new()?;
     let address = listener.local_addr().unwrap_or(args.listen);
     tracing::info!(%address, history = %show.history.display(), templates = %show.templates.display(), "listening");
-    Server::new(show, supervisor)
-        .run(listener, ending.first())
-        .await
+    Server::new(show, supervisor).run(listener, ending.first()).await
 }
 
 struct Signals {

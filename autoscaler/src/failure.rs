@@ -45,12 +45,7 @@ pub struct Failure {
 impl Failure {
     /// A failure without a cause or a hint yet.
     pub fn new(kind: Kind, message: impl Into<String>) -> Failure {
-        Failure {
-            kind,
-            message: message.into(),
-            causes: Vec::new(),
-            hint: None,
-        }
+        Failure { kind, message: message.into(), causes: Vec::new(), hint: None }
     }
 
     /// A failure of the caller's input.
@@ -92,12 +87,7 @@ mod tests {
 
     #[test]
     fn causes_and_hint_follow_the_message() {
-        let failure = Failure::input("cannot read `a.csv`")
-            .cause("no such file")
-            .hint("check the path");
-        assert_eq!(
-            failure.to_string(),
-            "cannot read `a.csv`\n  cause: no such file\n\nhint: check the path"
-        );
+        let failure = Failure::input("cannot read `a.csv`").cause("no such file").hint("check the path");
+        assert_eq!(failure.to_string(), "cannot read `a.csv`\n  cause: no such file\n\nhint: check the path");
     }
 }

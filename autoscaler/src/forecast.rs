@@ -99,12 +99,8 @@ impl Wish {
         let step = history.step;
         let samples = |name: &str, span: Span| {
             span.steps(step).ok_or_else(|| {
-                Failure::input(format!(
-                    "the {name} of {span} is not a multiple of the step of {step}"
-                ))
-                .hint(format!(
-                    "the history has a sample every {step}: choose `--{name}` accordingly"
-                ))
+                Failure::input(format!("the {name} of {span} is not a multiple of the step of {step}"))
+                    .hint(format!("the history has a sample every {step}: choose `--{name}` accordingly"))
             })
         };
         let horizon = samples("horizon", self.horizon)?;
@@ -201,12 +197,7 @@ impl Forecast {
     /// Gives an answer its times: the first step is the one after the history's last sample.
     pub fn new(history: &History, wish: &Wish, answer: Answer) -> Forecast {
         let count = history.samples.len();
-        let lines = answer
-            .mean
-            .iter()
-            .zip(&answer.lower)
-            .zip(&answer.upper)
-            .enumerate();
+        let lines = answer.mean.iter().zip(&answer.lower).zip(&answer.upper).enumerate();
         let points = lines
             .map(|(lead, ((mean, lower), upper))| Point {
                 time: history.time(count + lead),
@@ -242,9 +233,7 @@ impl Forecast {
 
     /// The step with the highest upper line: what capacity has to be there for.
     pub fn peak(&self) -> Option<&Point> {
-        self.points
-            .iter()
-            .max_by(|a, b| a.upper.total_cmp(&b.upper))
+        self.points.iter().max_by(|a, b| a.upper.total_cmp(&b.upper))
     }
 }
 
@@ -276,20 +265,11 @@ pub(crate) mod tests_support {
                 skill_flat: None,
                 sure: true,
             }],
-            missing: vec![Missing {
-                model: "weekly-naive".to_owned(),
-                needs: 2304,
-                has: 4,
-            }],
+            missing: vec![Missing { model: "weekly-naive".to_owned(), needs: 2304, has: 4 }],
             notes: vec!["a note".to_owned()],
             seconds: 0.1,
         };
-        let wish = Wish {
-            horizon: history.step,
-            season: history.step,
-            quantile: Quantile(0.9),
-            model: Model::Auto,
-        };
+        let wish = Wish { horizon: history.step, season: history.step, quantile: Quantile(0.9), model: Model::Auto };
         Forecast::new(history, &wish, answer)
     }
 }
@@ -314,40 +294,22 @@ mod tests {
     #[test]
     fn spans_become_samples() {
         let question = wish("1h", "1d").question(&history()).unwrap();
-        assert_eq!(
-            (question.horizon, question.season, question.step_seconds),
-            (12, 288, 300)
-        );
+        assert_eq!((question.horizon, question.season, question.step_seconds), (12, 288, 300));
         assert_eq!(question.samples, [Some(1.0), Some(2.0), None, Some(4.0)]);
     }
 
     #[track_caller]
     fn refuse(horizon: &str, season: &str, message: &str) {
         let failure = wish(horizon, season).question(&history()).unwrap_err();
-        assert_eq!(
-            (failure.message.as_str(), failure.kind.exit_code()),
-            (message, 2)
-        );
+        assert_eq!((failure.message.as_str(), failure.kind.exit_code()), (message, 2));
         assert!(failure.hint.is_some());
     }
 
     #[test]
     fn what_does_not_fit_the_history_is_refused() {
-        refuse(
-            "1h1s",
-            "1d",
-            "the horizon of 1h1s is not a multiple of the step of 5m",
-        );
-        refuse(
-            "1h",
-            "7m",
-            "the season of 7m is not a multiple of the step of 5m",
-        );
-        refuse(
-            "15d",
-            "1d",
-            "the horizon of 15d is 4320 steps, more than 4032",
-        );
+        refuse("1h1s", "1d", "the horizon of 1h1s is not a multiple of the step of 5m");
+        refuse("1h", "7m", "the season of 7m is not a multiple of the step of 5m");
+        refuse("15d", "1d", "the horizon of 15d is 4320 steps, more than 4032");
         refuse("1h", "5m", "the season of 5m is 1 steps, not 2 to 20160");
     }
 
@@ -365,10 +327,7 @@ mod tests {
     fn models_are_named_as_the_worker_and_the_flag_name_them() {
         use clap::ValueEnum;
         for model in Model::value_variants() {
-            assert_eq!(
-                model.to_possible_value().unwrap().get_name(),
-                model.to_string()
-            );
+            assert_eq!(model.to_possible_value().unwrap().get_name(), model.to_string());
         }
     }
 }

@@ -34,11 +34,7 @@ pub struct History {
 impl History {
     /// Reads a history. `file` is its name in errors; without a `step` the most frequent distance is the step.
     pub fn parse(file: &str, bytes: &[u8], step: Option<Span>) -> Result<History, Invalid> {
-        let mut problems = Problems {
-            file,
-            found: Vec::new(),
-            more: 0,
-        };
+        let mut problems = Problems { file, found: Vec::new(), more: 0 };
         let rows = rows(bytes, &mut problems);
         // Order and spacing of rows that could not all be read would be wrong alarms.
         problems.none()?;
@@ -62,10 +58,7 @@ impl History {
 
     /// How many samples are missing.
     pub fn missing(&self) -> usize {
-        self.samples
-            .iter()
-            .filter(|sample| sample.is_none())
-            .count()
+        self.samples.iter().filter(|sample| sample.is_none()).count()
     }
 }
 
@@ -97,8 +90,7 @@ struct Problems<'a> {
 impl Problems<'_> {
     fn add(&mut self, line: usize, column: usize, problem: impl fmt::Display) {
         if self.found.len() < MAX_PROBLEMS {
-            self.found
-                .push(format!("{}:{line}:{column}: {problem}", self.file));
+            self.found.push(format!("{}:{line}:{column}: {problem}", self.file));
         } else {
             self.more += 1;
         }
@@ -109,8 +101,7 @@ impl Problems<'_> {
             return Ok(());
         }
         if self.more > 0 {
-            self.found
-                .push(format!("{}: and {} more", self.file, self.more));
+            self.found.push(format!("{}: and {} more", self.file, self.more));
         }
         Err(Invalid(std::mem::take(&mut self.found)))
     }
@@ -127,10 +118,7 @@ fn field(text: &str, column: usize) -> (&str, usize) {
     let start = text.trim_start();
     let column = column + text.chars().count() - start.chars().count();
     let inner = start.trim_end();
-    match inner
-        .strip_prefix('"')
-        .and_then(|rest| rest.strip_suffix('"'))
-    {
+    match inner.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
         Some(unquoted) => (unquoted, column + 1),
         None => (inner, column),
     }
@@ -147,10 +135,7 @@ fn rows(bytes: &[u8], problems: &mut Problems<'_>) -> Vec<Row> {
         let text = match std::str::from_utf8(raw) {
             Ok(text) => text.strip_suffix('\r').unwrap_or(text),
             Err(cause) => {
-                let column = String::from_utf8_lossy(&raw[..cause.valid_up_to()])
-                    .chars()
-                    .count()
-                    + 1;
+                let column = String::from_utf8_lossy(&raw[..cause.valid_up_to()]).chars().count() + 1;
                 problems.add(line, column, "not UTF-8 text");
                 continue;
             }
@@ -170,31 +155,19 @@ fn rows(bytes: &[u8], problems: &mut Problems<'_>) -> Vec<Row> {
             if !time_text.eq_ignore_ascii_case("timestamp")
                 || !value.is_some_and(|name| name.eq_ignore_ascii_case("value"))
             {
-                problems.add(
-                    line,
-                    1,
-                    format_args!("the header is `{}`, not `{HEADER}`", shown(text)),
-                );
+                problems.add(line, 1, format_args!("the header is `{}`, not `{HEADER}`", shown(text)));
                 // A file of another kind would repeat itself on every line.
                 return rows;
             }
             continue;
         }
         let Some(second) = second else {
-            problems.add(
-                line,
-                text.chars().count() + 1,
-                "the value is missing: `timestamp,value` has a comma",
-            );
+            problems.add(line, text.chars().count() + 1, "the value is missing: `timestamp,value` has a comma");
             continue;
         };
         let value_column = first.chars().count() + 2;
         if let Some((value, _)) = second.split_once(',') {
-            problems.add(
-                line,
-                value_column + value.chars().count(),
-                "a third field after `timestamp,value`",
-            );
+            problems.add(line, value_column + value.chars().count(), "a third field after `timestamp,value`");
             continue;
         }
         let (value_text, value_column) = field(second, value_column);
@@ -207,19 +180,11 @@ fn rows(bytes: &[u8], problems: &mut Problems<'_>) -> Vec<Row> {
             problems.add(line, value_column, problem);
         }
         if let (Ok(second), Ok(value)) = (time, value) {
-            rows.push(Row {
-                line,
-                second,
-                value,
-            });
+            rows.push(Row { line, second, value });
         }
     }
     if !header {
-        problems.add(
-            1,
-            1,
-            format_args!("the file is empty: it begins with `{HEADER}`"),
-        );
+        problems.add(1, 1, format_args!("the file is empty: it begins with `{HEADER}`"));
     } else if rows.is_empty() && problems.found.is_empty() {
         problems.add(last_line, 1, "no sample after the header");
     }
@@ -229,9 +194,7 @@ fn rows(bytes: &[u8], problems: &mut Problems<'_>) -> Vec<Row> {
 /// RFC 3339 or Unix seconds, as whole seconds.
 fn time(text: &str) -> Result<i64, String> {
     if let Some((whole, fraction)) = number_parts(text) {
-        let second: i64 = whole
-            .parse()
-            .map_err(|_| format!("timestamp `{}` is out of range", shown(text)))?;
+        let second: i64 = whole.parse().map_err(|_| format!("timestamp `{}` is out of range", shown(text)))?;
         if second.abs() >= MILLISECONDS {
             return Err(format!(
                 "timestamp `{}` is out of range: are these milliseconds? seconds are read",
@@ -246,14 +209,10 @@ fn time(text: &str) -> Result<i64, String> {
     match text.parse::<Timestamp>() {
         Ok(time) if time.subsec_nanosecond() == 0 => Ok(time.as_second()),
         Ok(_) => Err(format!("timestamp `{}` is not a whole second", shown(text))),
-        Err(_) if text.parse::<jiff::civil::DateTime>().is_ok() => Err(format!(
-            "timestamp `{}` has no offset from UTC: add `Z` or `+00:00`",
-            shown(text)
-        )),
-        Err(_) => Err(format!(
-            "timestamp `{}` is neither RFC 3339 nor Unix seconds",
-            shown(text)
-        )),
+        Err(_) if text.parse::<jiff::civil::DateTime>().is_ok() => {
+            Err(format!("timestamp `{}` has no offset from UTC: add `Z` or `+00:00`", shown(text)))
+        }
+        Err(_) => Err(format!("timestamp `{}` is neither RFC 3339 nor Unix seconds", shown(text))),
     }
 }
 
@@ -273,10 +232,7 @@ fn value(text: &str) -> Result<Option<f64>, String> {
     match text.parse::<f64>() {
         // The worker adds squares up.
         Ok(value) if value.is_finite() && value.abs() < 1e100 => Ok(Some(value)),
-        Ok(_) => Err(format!(
-            "value `{}` is not a finite number of sensible size",
-            shown(text)
-        )),
+        Ok(_) => Err(format!("value `{}` is not a finite number of sensible size", shown(text))),
         Err(_) => Err(format!("value `{}` is not a number", shown(text))),
     }
 }
@@ -284,16 +240,8 @@ fn value(text: &str) -> Result<Option<f64>, String> {
 /// Text from a file, short enough for an error and without control characters.
 fn shown(text: &str) -> String {
     const LENGTH: usize = 40;
-    let short: String = text
-        .chars()
-        .take(LENGTH)
-        .flat_map(char::escape_debug)
-        .collect();
-    if text.chars().count() > LENGTH {
-        format!("{short}…")
-    } else {
-        short
-    }
+    let short: String = text.chars().take(LENGTH).flat_map(char::escape_debug).collect();
+    if text.chars().count() > LENGTH { format!("{short}…") } else { short }
 }
 
 /// Checks the order of the rows, and finds the step when none is given.
@@ -302,18 +250,11 @@ fn spacing(rows: &[Row], step: Option<Span>, problems: &mut Problems<'_>) -> Opt
     for pair in rows.windows(2) {
         let [before, after] = pair else { continue };
         match after.second - before.second {
-            0 => problems.add(
-                after.line,
-                1,
-                format_args!("the timestamp of line {} again", before.line),
-            ),
+            0 => problems.add(after.line, 1, format_args!("the timestamp of line {} again", before.line)),
             distance if distance < 0 => problems.add(
                 after.line,
                 1,
-                format_args!(
-                    "earlier than line {}: samples are in order of time",
-                    before.line
-                ),
+                format_args!("earlier than line {}: samples are in order of time", before.line),
             ),
             distance => *distances.entry(distance).or_default() += 1,
         }
@@ -322,21 +263,14 @@ fn spacing(rows: &[Row], step: Option<Span>, problems: &mut Problems<'_>) -> Opt
     match (step, closest) {
         (Some(step), Some(closest)) if closest > i64::from(step.seconds()) => {
             let closest = u32::try_from(closest).ok().and_then(Span::from_seconds);
-            let apart =
-                closest.map_or_else(|| "longer".to_owned(), |span| format!("{span} or more"));
-            problems.add(
-                rows[0].line,
-                1,
-                format_args!("the samples are {apart} apart, the step is {step}"),
-            );
+            let apart = closest.map_or_else(|| "longer".to_owned(), |span| format!("{span} or more"));
+            problems.add(rows[0].line, 1, format_args!("the samples are {apart} apart, the step is {step}"));
             None
         }
         (Some(step), _) => Some(step),
         (None, Some(_)) => {
             // The smallest of the most frequent: a coarser grid would lose samples.
-            let (distance, _) = distances
-                .iter()
-                .max_by_key(|(distance, count)| (**count, -**distance))?;
+            let (distance, _) = distances.iter().max_by_key(|(distance, count)| (**count, -**distance))?;
             let step = u32::try_from(*distance).ok().and_then(Span::from_seconds);
             if step.is_none() {
                 problems.add(rows[0].line, 1, "the samples are too far apart");
@@ -346,11 +280,7 @@ fn spacing(rows: &[Row], step: Option<Span>, problems: &mut Problems<'_>) -> Opt
         (None, None) => {
             if problems.found.is_empty() {
                 let line = rows.last().map_or(1, |row| row.line);
-                problems.add(
-                    line,
-                    1,
-                    "one sample has no distance to another: give the step with `--step`",
-                );
+                problems.add(line, 1, "one sample has no distance to another: give the step with `--step`");
             }
             None
         }
@@ -363,10 +293,7 @@ fn grid(rows: &[Row], step: Span, problems: &mut Problems<'_>) -> Option<History
         problems.add(rows[0].line, 1, "no sample has a value");
         return None;
     };
-    let last = rows
-        .iter()
-        .rfind(|row| row.value.is_some())
-        .unwrap_or(first);
+    let last = rows.iter().rfind(|row| row.value.is_some()).unwrap_or(first);
     let start = first.second;
     let each = i64::from(step.seconds());
     let count = (last.second - start) / each + 1;
@@ -382,30 +309,20 @@ fn grid(rows: &[Row], step: Span, problems: &mut Problems<'_>) -> Option<History
         return None;
     }
     let mut samples = vec![None; count as usize];
-    for row in rows
-        .iter()
-        .filter(|row| row.second >= start && row.second <= last.second)
-    {
+    for row in rows.iter().filter(|row| row.second >= start && row.second <= last.second) {
         let off = (row.second - start) % each;
         if off != 0 {
             let off = off.min(each - off);
             problems.add(
                 row.line,
                 1,
-                format_args!(
-                    "{off}s off the {step} grid of line {}: resample, or give another `--step`",
-                    first.line
-                ),
+                format_args!("{off}s off the {step} grid of line {}: resample, or give another `--step`", first.line),
             );
             continue;
         }
         samples[((row.second - start) / each) as usize] = row.value;
     }
-    Some(History {
-        start: Timestamp::from_second(start).ok()?,
-        step,
-        samples,
-    })
+    Some(History { start: Timestamp::from_second(start).ok()?, step, samples })
 }
 
 #[cfg(test)]
@@ -430,8 +347,7 @@ mod tests {
 
     #[test]
     fn rfc_3339_and_unix_seconds_are_the_same_times() {
-        let named = parse("timestamp,value\n2026-03-02T00:00:00Z,1\n2026-03-02T01:05:00+01:00,2\n")
-            .unwrap();
+        let named = parse("timestamp,value\n2026-03-02T00:00:00Z,1\n2026-03-02T01:05:00+01:00,2\n").unwrap();
         let counted = parse("timestamp,value\n1772409600,1\n1772409900.000,2\n").unwrap();
         assert_eq!(named, counted);
         assert_eq!(named.end().to_string(), "2026-03-02T00:05:00Z");
@@ -441,67 +357,31 @@ mod tests {
     #[test]
     fn missing_is_a_gap_and_never_zero() {
         let expected = [Some(1.0), None, None, None, None, Some(0.0)];
-        check(
-            "timestamp,value\n0,1\n300,\n600,NaN\n900,null\n1500,0\n",
-            &expected,
-        );
+        check("timestamp,value\n0,1\n300,\n600,NaN\n900,null\n1500,0\n", &expected);
     }
 
     #[test]
     fn gaps_at_the_ends_are_cut_off() {
         let history = parse("timestamp,value\n0,\n300,1\n600,2\n900,\n1200,nan\n").unwrap();
-        assert_eq!(
-            (history.start.as_second(), history.samples),
-            (300, vec![Some(1.0), Some(2.0)])
-        );
+        assert_eq!((history.start.as_second(), history.samples), (300, vec![Some(1.0), Some(2.0)]));
     }
 
     #[test]
     fn spreadsheets_are_read() {
-        check(
-            "\u{feff}Timestamp, Value\r\n0,1\r\n\"300\",\"2.5\"\r\n\r\n",
-            &[Some(1.0), Some(2.5)],
-        );
+        check("\u{feff}Timestamp, Value\r\n0,1\r\n\"300\",\"2.5\"\r\n\r\n", &[Some(1.0), Some(2.5)]);
     }
 
     #[test]
     fn problems_name_line_and_column() {
-        refuse(
-            "",
-            &["load.csv:1:1: the file is empty: it begins with `timestamp,value`"],
-        );
-        refuse(
-            "timestamp,value\n",
-            &["load.csv:1:1: no sample after the header"],
-        );
-        refuse(
-            "0,1\n300,2\n",
-            &["load.csv:1:1: the header is `0,1`, not `timestamp,value`"],
-        );
-        refuse(
-            "timestamp,value\n0,1\n300, many\n",
-            &["load.csv:3:6: value `many` is not a number"],
-        );
-        refuse(
-            "timestamp,value\n0,inf\n",
-            &["load.csv:2:3: value `inf` is not a finite number of sensible size"],
-        );
-        refuse(
-            "timestamp,value\n0,1e200\n",
-            &["load.csv:2:3: value `1e200` is not a finite number of sensible size"],
-        );
-        refuse(
-            "timestamp,value\n0\n",
-            &["load.csv:2:2: the value is missing: `timestamp,value` has a comma"],
-        );
-        refuse(
-            "timestamp,value\n0,1,5\n",
-            &["load.csv:2:4: a third field after `timestamp,value`"],
-        );
-        refuse(
-            "timestamp,value\n0,\n300,\n",
-            &["load.csv:2:1: no sample has a value"],
-        );
+        refuse("", &["load.csv:1:1: the file is empty: it begins with `timestamp,value`"]);
+        refuse("timestamp,value\n", &["load.csv:1:1: no sample after the header"]);
+        refuse("0,1\n300,2\n", &["load.csv:1:1: the header is `0,1`, not `timestamp,value`"]);
+        refuse("timestamp,value\n0,1\n300, many\n", &["load.csv:3:6: value `many` is not a number"]);
+        refuse("timestamp,value\n0,inf\n", &["load.csv:2:3: value `inf` is not a finite number of sensible size"]);
+        refuse("timestamp,value\n0,1e200\n", &["load.csv:2:3: value `1e200` is not a finite number of sensible size"]);
+        refuse("timestamp,value\n0\n", &["load.csv:2:2: the value is missing: `timestamp,value` has a comma"]);
+        refuse("timestamp,value\n0,1,5\n", &["load.csv:2:4: a third field after `timestamp,value`"]);
+        refuse("timestamp,value\n0,\n300,\n", &["load.csv:2:1: no sample has a value"]);
         refuse(
             "timestamp,value\n0,1\n",
             &["load.csv:2:1: one sample has no distance to another: give the step with `--step`"],
@@ -544,10 +424,7 @@ mod tests {
     fn a_step_that_is_not_the_files_is_refused() {
         let text = b"timestamp,value\n0,1\n300,2\n600,3\n";
         let minute = History::parse("load.csv", text, Span::from_seconds(60)).unwrap_err();
-        assert_eq!(
-            minute.to_string(),
-            "load.csv:2:1: the samples are 5m or more apart, the step is 1m"
-        );
+        assert_eq!(minute.to_string(), "load.csv:2:1: the samples are 5m or more apart, the step is 1m");
         let ten = History::parse("load.csv", text, Span::from_seconds(600)).unwrap_err();
         assert_eq!(
             ten.problems()[0],
@@ -557,26 +434,14 @@ mod tests {
 
     #[test]
     fn a_step_finds_missing_rows() {
-        let history = History::parse(
-            "load.csv",
-            b"timestamp,value\n0,1\n600,3\n900,4\n",
-            Span::from_seconds(300),
-        );
-        assert_eq!(
-            history.unwrap().samples,
-            [Some(1.0), None, Some(3.0), Some(4.0)]
-        );
+        let history = History::parse("load.csv", b"timestamp,value\n0,1\n600,3\n900,4\n", Span::from_seconds(300));
+        assert_eq!(history.unwrap().samples, [Some(1.0), None, Some(3.0), Some(4.0)]);
     }
 
     #[test]
     fn a_grid_of_any_size_is_not_built() {
         let error = parse("timestamp,value\n0,1\n1,2\n2,2\n90000000000,3\n").unwrap_err();
-        assert!(
-            error
-                .to_string()
-                .contains("more than the 527040 that are read"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("more than the 527040 that are read"), "{error}");
     }
 
     #[test]

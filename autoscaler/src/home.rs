@@ -60,11 +60,7 @@ fn candidates(crate_folder: Option<OsString>) -> impl Iterator<Item = PathBuf> {
 pub fn python(asked: Option<PathBuf>) -> PathBuf {
     asked.unwrap_or_else(|| {
         let image = PathBuf::from(IMAGE_PYTHON);
-        if image.exists() {
-            image
-        } else {
-            PathBuf::from("python3")
-        }
+        if image.exists() { image } else { PathBuf::from("python3") }
     })
 }
 

@@ -24,16 +24,10 @@ struct Request {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub enum Outcome {
     /// With a forecast.
-    #[allow(
-        non_camel_case_types,
-        reason = "the label's value is the variant's name"
-    )]
+    #[allow(non_camel_case_types, reason = "the label's value is the variant's name")]
     done,
     /// Without one.
-    #[allow(
-        non_camel_case_types,
-        reason = "the label's value is the variant's name"
-    )]
+    #[allow(non_camel_case_types, reason = "the label's value is the variant's name")]
     failed,
 }
 
@@ -60,24 +54,13 @@ impl Metrics {
         let mut registry = Registry::with_prefix("autoscaler");
         let build = Info::new(vec![
             ("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
-            (
-                "revision".to_owned(),
-                revision.unwrap_or_default().to_owned(),
-            ),
+            ("revision".to_owned(), revision.unwrap_or_default().to_owned()),
         ]);
         registry.register("build", "What is running", build);
         let requests = Family::default();
-        registry.register(
-            "http_requests",
-            "Requests answered, by path and status",
-            requests.clone(),
-        );
+        registry.register("http_requests", "Requests answered, by path and status", requests.clone());
         let forecasts = Family::default();
-        registry.register(
-            "forecasts",
-            "Forecasts asked of the worker, by outcome",
-            forecasts.clone(),
-        );
+        registry.register("forecasts", "Forecasts asked of the worker, by outcome", forecasts.clone());
         let seconds = Histogram::new([0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0]);
         registry.register_with_unit(
             "forecast",
@@ -87,40 +70,15 @@ impl Metrics {
         );
         let ready = Gauge::default();
         let (starts, failures) = (Counter::default(), Counter::default());
-        registry.register(
-            "worker_ready",
-            "1 while a worker has said hello",
-            ready.clone(),
-        );
-        registry.register(
-            "worker_starts",
-            "Workers started since this process began",
-            starts.clone(),
-        );
-        registry.register(
-            "worker_failures",
-            "Workers lost since this process began",
-            failures.clone(),
-        );
-        Metrics {
-            registry,
-            requests,
-            forecasts,
-            seconds,
-            ready,
-            starts,
-            failures,
-        }
+        registry.register("worker_ready", "1 while a worker has said hello", ready.clone());
+        registry.register("worker_starts", "Workers started since this process began", starts.clone());
+        registry.register("worker_failures", "Workers lost since this process began", failures.clone());
+        Metrics { registry, requests, forecasts, seconds, ready, starts, failures }
     }
 
     /// Counts an answered request. `path` is one of the known ones, never what a client made up.
     pub fn answered(&self, path: &'static str, status: u16) {
-        self.requests
-            .get_or_create(&Request {
-                path: path.to_owned(),
-                status,
-            })
-            .inc();
+        self.requests.get_or_create(&Request { path: path.to_owned(), status }).inc();
     }
 
     /// Counts a forecast.
@@ -132,13 +90,10 @@ impl Metrics {
     /// Everything as text.
     pub fn text(&self, supervisor: &Supervisor) -> Result<String, std::fmt::Error> {
         let counts = supervisor.counts();
-        self.ready
-            .set(i64::from(matches!(supervisor.status(), Status::Ready(_))));
+        self.ready.set(i64::from(matches!(supervisor.status(), Status::Ready(_))));
         // The supervisor counts; these only carry it over.
         self.starts.inner().store(counts.starts, Ordering::Relaxed);
-        self.failures
-            .inner()
-            .store(counts.failures, Ordering::Relaxed);
+        self.failures.inner().store(counts.failures, Ordering::Relaxed);
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)

@@ -94,9 +94,7 @@ impl About {
             version: env!("CARGO_PKG_VERSION"),
             revision: revision.map(str::to_owned),
             python: hello.map(|hello| hello.python.clone()),
-            packages: hello
-                .map(|hello| hello.packages.clone().into_iter().collect())
-                .unwrap_or_default(),
+            packages: hello.map(|hello| hello.packages.clone().into_iter().collect()).unwrap_or_default(),
         }
     }
 }
@@ -149,11 +147,7 @@ pub struct ScoreRow {
 impl ForecastPage {
     /// What the page shows of a forecast.
     pub fn new(name: &str, history: &History, forecast: &Forecast, about: About) -> ForecastPage {
-        let largest = history
-            .samples
-            .iter()
-            .flatten()
-            .fold(0.0, |so_far: f64, value| so_far.max(value.abs()));
+        let largest = history.samples.iter().flatten().fold(0.0, |so_far: f64, value| so_far.max(value.abs()));
         let places = decimals(largest);
         let row = |point: &Point| Row {
             time: point.time.to_string(),
@@ -163,18 +157,8 @@ impl ForecastPage {
             lower: format!("{:.places$}", point.lower),
             upper: format!("{:.places$}", point.upper),
         };
-        let last = history
-            .samples
-            .last()
-            .copied()
-            .flatten()
-            .unwrap_or_default();
-        let now = Point {
-            time: history.end(),
-            mean: last,
-            lower: last,
-            upper: last,
-        };
+        let last = history.samples.last().copied().flatten().unwrap_or_default();
+        let now = Point { time: history.end(), mean: last, lower: last, upper: last };
         let all: Vec<Row> = forecast.points.iter().map(row).collect();
         // From the far end, so that the short table ends where the forecast does.
         let every = all.len().div_ceil(ROWS).max(1);
@@ -182,11 +166,7 @@ impl ForecastPage {
         rows.reverse();
 
         let day = (86_400 / history.step.seconds()).max(1) as usize;
-        let worst = forecast
-            .scores
-            .iter()
-            .map(|score| score.mae)
-            .fold(0.0, f64::max);
+        let worst = forecast.scores.iter().map(|score| score.mae).fold(0.0, f64::max);
         let mut scores: Vec<ScoreRow> = Vec::new();
         let mut sorted: Vec<_> = forecast.scores.iter().collect();
         sorted.sort_by(|a, b| a.mae.total_cmp(&b.mae));
@@ -194,11 +174,7 @@ impl ForecastPage {
             scores.push(ScoreRow {
                 model: score.model.clone(),
                 mae: format!("{:.*}", decimals(score.mae).max(places), score.mae),
-                bar: if worst > 0.0 {
-                    (score.mae / worst * 100.0).round() as i64
-                } else {
-                    0
-                },
+                bar: if worst > 0.0 { (score.mae / worst * 100.0).round() as i64 } else { 0 },
                 used: forecast.members.contains(&score.model),
             });
         }
@@ -207,26 +183,8 @@ impl ForecastPage {
         ForecastPage {
             name: name.to_owned(),
             about,
-            wide: Chart::new(
-                history,
-                forecast,
-                Frame {
-                    width: 1040.0,
-                    height: 320.0,
-                    past: 2 * day,
-                    marks: 10,
-                },
-            ),
-            narrow: Chart::new(
-                history,
-                forecast,
-                Frame {
-                    width: 358.0,
-                    height: 250.0,
-                    past: day,
-                    marks: 5,
-                },
-            ),
+            wide: Chart::new(history, forecast, Frame { width: 1040.0, height: 320.0, past: 2 * day, marks: 10 }),
+            narrow: Chart::new(history, forecast, Frame { width: 358.0, height: 250.0, past: day, marks: 5 }),
             model: match forecast.members.as_slice() {
                 [one] => one.clone(),
                 several => format!("mean of {}", several.join(", ")),
@@ -234,16 +192,12 @@ impl ForecastPage {
             skilled: forecast.skilled,
             skill: skill(forecast),
             percent: forecast.skill_flat.map(|over_flat| {
-                let least = forecast
-                    .skill
-                    .map_or(over_flat, |skill| skill.min(over_flat));
+                let least = forecast.skill.map_or(over_flat, |skill| skill.min(over_flat));
                 (least * 100.0).round() as i64
             }),
             now: row(&now),
             peak: row(forecast.peak().unwrap_or(&now)),
-            horizon: crate::span::Span::from_seconds(horizon)
-                .map(|span| span.to_string())
-                .unwrap_or_default(),
+            horizon: crate::span::Span::from_seconds(horizon).map(|span| span.to_string()).unwrap_or_default(),
             lines: forecast.quantile.names(),
             made: Made {
                 samples: made.samples,
@@ -282,16 +236,12 @@ pub fn render(folder: &Path, name: &str, page: &impl Serialize) -> Result<String
     // A misspelt name is an error, not an empty place on the page.
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     // The style sheet is a template too, of text that is ours.
-    environment.set_auto_escape_callback(|name| {
-        if name.ends_with(".css") {
-            AutoEscape::None
-        } else {
-            AutoEscape::Html
-        }
-    });
-    let rendered = environment
-        .get_template(name)
-        .and_then(|template| template.render(Serde(page)));
+    environment.set_auto_escape_callback(
+        |name| {
+            if name.ends_with(".css") { AutoEscape::None } else { AutoEscape::Html }
+        },
+    );
+    let rendered = environment.get_template(name).and_then(|template| template.render(Serde(page)));
     rendered.map_err(|error| {
         let file = folder.join(error.name().unwrap_or(name));
         let place = match error.line() {
@@ -300,9 +250,7 @@ pub fn render(folder: &Path, name: &str, page: &impl Serialize) -> Result<String
         };
         let mut cause = match (error.kind(), error.detail()) {
             // Without a line it is the page's own template, which the place names.
-            (ErrorKind::TemplateNotFound, _) if error.line().is_none() => {
-                "no such template".to_owned()
-            }
+            (ErrorKind::TemplateNotFound, _) if error.line().is_none() => "no such template".to_owned(),
             (kind, Some(detail)) => format!("{kind}: {detail}"),
             (kind, None) => kind.to_string(),
         };
@@ -321,17 +269,11 @@ mod tests {
     use crate::forecast::tests_support::flat;
 
     fn about() -> About {
-        About {
-            version: "1.2.3",
-            revision: None,
-            python: None,
-            packages: Vec::new(),
-        }
+        About { version: "1.2.3", revision: None, python: None, packages: Vec::new() }
     }
 
     fn page(name: &str) -> ForecastPage {
-        let history =
-            History::parse("a.csv", b"timestamp,value\n0,1\n300,2\n900,4\n", None).unwrap();
+        let history = History::parse("a.csv", b"timestamp,value\n0,1\n300,2\n900,4\n", None).unwrap();
         ForecastPage::new(name, &history, &flat(&history, 30, 3.0), about())
     }
 
@@ -342,29 +284,14 @@ mod tests {
     #[test]
     fn our_templates_render() {
         let html = render(&ours(), "forecast.html", &page("load.csv")).unwrap();
-        for part in [
-            "<svg",
-            "load.csv",
-            "weekly-naive",
-            "1970-01-01T02:45:00Z",
-            "prefers-color-scheme: dark",
-        ] {
+        for part in ["<svg", "load.csv", "weekly-naive", "1970-01-01T02:45:00Z", "prefers-color-scheme: dark"] {
             assert!(html.contains(part), "{part} is not on the page");
         }
         // No script, nothing from elsewhere.
         assert!(!html.contains("<script") && !html.contains("//"), "{html}");
 
-        let error = ErrorPage {
-            about: about(),
-            message: "cannot".into(),
-            causes: vec!["why".into()],
-            hint: None,
-        };
-        assert!(
-            render(&ours(), "error.html", &error)
-                .unwrap()
-                .contains("why")
-        );
+        let error = ErrorPage { about: about(), message: "cannot".into(), causes: vec!["why".into()], hint: None };
+        assert!(render(&ours(), "error.html", &error).unwrap().contains("why"));
     }
 
     #[test]
@@ -377,10 +304,7 @@ mod tests {
     fn the_short_table_ends_with_the_forecast() {
         let page = page("a");
         assert_eq!((page.rows.len(), page.all.len()), (10, 30));
-        assert_eq!(
-            page.rows.last().unwrap().time,
-            page.all.last().unwrap().time
-        );
+        assert_eq!(page.rows.last().unwrap().time, page.all.last().unwrap().time);
     }
 
     #[track_caller]
@@ -402,9 +326,6 @@ mod tests {
     #[test]
     fn a_missing_template_says_which() {
         let error = render(Path::new("/nowhere"), "a.html", &page("a")).unwrap_err();
-        assert_eq!(
-            (error.place.as_str(), error.cause.as_str()),
-            ("/nowhere/a.html", "no such template")
-        );
+        assert_eq!((error.place.as_str(), error.cause.as_str()), ("/nowhere/a.html", "no such template"));
     }
 }

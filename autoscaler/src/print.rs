@@ -31,24 +31,13 @@ fn text(forecast: &Forecast, name: &str) -> String {
         let _ = writeln!(out, "{label:<9}{line}");
     }
     let (lower, upper) = forecast.quantile.names();
-    let decimals = decimals(
-        forecast
-            .points
-            .iter()
-            .map(|point| point.upper.abs())
-            .fold(0.0, f64::max),
-    );
+    let decimals = decimals(forecast.points.iter().map(|point| point.upper.abs()).fold(0.0, f64::max));
     let rows: Vec<[String; 4]> = forecast
         .points
         .iter()
         .map(|point| {
             let number = |value: f64| format!("{value:.decimals$}");
-            [
-                point.time.to_string(),
-                number(point.mean),
-                number(point.lower),
-                number(point.upper),
-            ]
+            [point.time.to_string(), number(point.mean), number(point.lower), number(point.upper)]
         })
         .collect();
     let head = ["time".to_owned(), "mean".to_owned(), lower, upper];
@@ -72,10 +61,7 @@ fn text(forecast: &Forecast, name: &str) -> String {
 /// What is known about a forecast, one labelled line each.
 pub fn summary(forecast: &Forecast) -> Vec<(&'static str, String)> {
     let made = &forecast.history;
-    let mut history = format!(
-        "{} samples every {}, {} to {}",
-        made.samples, made.step, made.from, made.to
-    );
+    let mut history = format!("{} samples every {}, {} to {}", made.samples, made.step, made.from, made.to);
     let filled = made.interpolated + made.borrowed;
     if filled > 0 {
         let _ = write!(
@@ -88,21 +74,12 @@ pub fn summary(forecast: &Forecast) -> Vec<(&'static str, String)> {
         [one] => one.clone(),
         several => format!("mean of {}", several.join(", ")),
     };
-    let mut lines = vec![
-        ("history", history),
-        ("model", model),
-        ("skill", skill(forecast)),
-    ];
+    let mut lines = vec![("history", history), ("model", model), ("skill", skill(forecast))];
     if !forecast.missing.is_empty() {
         let each: Vec<String> = forecast
             .missing
             .iter()
-            .map(|missing| {
-                format!(
-                    "{} needs {} samples, has {}",
-                    missing.model, missing.needs, missing.has
-                )
-            })
+            .map(|missing| format!("{} needs {} samples, has {}", missing.model, missing.needs, missing.has))
             .collect();
         lines.push(("missing", each.join("; ")));
     }
@@ -142,11 +119,7 @@ pub fn decimals(largest: f64) -> usize {
 fn csv(forecast: &Forecast) -> String {
     let mut out = String::from("timestamp,mean,lower,upper\n");
     for point in &forecast.points {
-        let _ = writeln!(
-            out,
-            "{},{},{},{}",
-            point.time, point.mean, point.lower, point.upper
-        );
+        let _ = writeln!(out, "{},{},{},{}", point.time, point.mean, point.lower, point.upper);
     }
     out
 }
@@ -159,8 +132,7 @@ mod tests {
 
     #[test]
     fn text_says_what_is_known_and_what_is_missing() {
-        let history =
-            History::parse("a.csv", b"timestamp,value\n0,1\n300,2\n900,4\n", None).unwrap();
+        let history = History::parse("a.csv", b"timestamp,value\n0,1\n300,2\n900,4\n", None).unwrap();
         let expected = "\
 forecast of `a.csv`
 history  4 samples every 5m, 1970-01-01T00:00:00Z to 1970-01-01T00:15:00Z; 1 missing: 1 interpolated, 0 from other seasons
@@ -181,10 +153,7 @@ time                  mean   p10   p90
     fn csv_has_one_row_per_step() {
         let history = History::parse("a.csv", b"timestamp,value\n0,1\n300,2\n", None).unwrap();
         let found = print(&flat(&history, 1, 3.0), "a.csv", Format::Csv).unwrap();
-        assert_eq!(
-            found,
-            "timestamp,mean,lower,upper\n1970-01-01T00:10:00Z,3,2,4\n"
-        );
+        assert_eq!(found, "timestamp,mean,lower,upper\n1970-01-01T00:10:00Z,3,2,4\n");
     }
 
     #[track_caller]

@@ -177,11 +177,7 @@ mod tests {
             quantile: 0.9,
             model: "auto".to_owned(),
         };
-        let request = Request::Forecast {
-            id: 7,
-            deadline_ms: 500,
-            question: &question,
-        };
+        let request = Request::Forecast { id: 7, deadline_ms: 500, question: &question };
         assert_eq!(
             serde_json::to_string(&request).unwrap(),
             r#"{"type":"forecast","id":7,"deadline_ms":500,"samples":[1.0,null,2.5],"step_seconds":300,"season":288,"horizon":12,"quantile":0.9,"model":"auto"}"#
@@ -191,9 +187,7 @@ mod tests {
     #[test]
     fn a_hello_from_the_future_is_still_a_hello() {
         let line = r#"{"type":"hello","protocol":9,"python":"3.15.0","packages":{},"more":[1]}"#;
-        let Message::Hello(hello) = serde_json::from_str(line).unwrap() else {
-            panic!("not a hello")
-        };
+        let Message::Hello(hello) = serde_json::from_str(line).unwrap() else { panic!("not a hello") };
         assert_eq!(hello.protocol, 9);
     }
 }

@@ -69,12 +69,7 @@ impl Server {
     /// A server that has done nothing yet.
     pub fn new(show: Show, supervisor: Supervisor) -> Server {
         let metrics = Metrics::new(show.revision.as_deref());
-        Server {
-            show,
-            supervisor,
-            metrics,
-            latest: Mutex::new(None),
-        }
+        Server { show, supervisor, metrics, latest: Mutex::new(None) }
     }
 
     /// Serves until `end` comes, then lets open requests finish and ends the worker.
@@ -95,8 +90,7 @@ impl Server {
             // The receiver is gone when serving has failed already.
             let _ = ending.send(());
         };
-        let serving =
-            axum::serve(listener, router(Arc::clone(&server))).with_graceful_shutdown(end);
+        let serving = axum::serve(listener, router(Arc::clone(&server))).with_graceful_shutdown(end);
         let drained = async {
             match ended.await {
                 Ok(()) => tokio::time::sleep(DRAIN).await,
@@ -129,11 +123,7 @@ impl Server {
         }
         let started = Instant::now();
         let made = self.forecast().await;
-        let outcome = if made.is_ok() {
-            Outcome::done
-        } else {
-            Outcome::failed
-        };
+        let outcome = if made.is_ok() { Outcome::done } else { Outcome::failed };
         self.metrics.forecast(outcome, started.elapsed());
         let shown = Arc::new(made?);
         tracing::info!(
@@ -143,10 +133,7 @@ impl Server {
             seconds = started.elapsed().as_secs_f64(),
             "forecast made"
         );
-        *latest = Some(Latest {
-            version,
-            shown: Arc::clone(&shown),
-        });
+        *latest = Some(Latest { version, shown: Arc::clone(&shown) });
         Ok(shown)
     }
 
@@ -169,14 +156,7 @@ impl Server {
 
     fn html(&self, status: StatusCode, rendered: Result<String, BrokenTemplate>) -> Response {
         match rendered {
-            Ok(html) => (
-                status,
-                [(
-                    header::CONTENT_TYPE,
-                    HeaderValue::from_static("text/html; charset=utf-8"),
-                )],
-                html,
-            )
+            Ok(html) => (status, [(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"))], html)
                 .into_response(),
             Err(broken) => {
                 tracing::error!(place = %broken.place, cause = %broken.cause, "cannot render the template");
@@ -211,11 +191,7 @@ fn router(server: Arc<Server>) -> Router {
 }
 
 /// Counts and logs every answer, and gives it the headers that all have.
-async fn observe(
-    State(server): State<Arc<Server>>,
-    request: Request,
-    next: Next,
-) -> Result<Response, Infallible> {
+async fn observe(State(server): State<Arc<Server>>, request: Request, next: Next) -> Result<Response, Infallible> {
     let started = Instant::now();
     // A label per made-up path would be memory without a limit.
     let path = match request.uri().path() {
@@ -228,18 +204,10 @@ async fn observe(
     let mut response = next.run(request).await;
     let status = response.status().as_u16();
     server.metrics.answered(path, status);
-    tracing::debug!(
-        path,
-        status,
-        seconds = started.elapsed().as_secs_f64(),
-        "answered"
-    );
+    tracing::debug!(path, status, seconds = started.elapsed().as_secs_f64(), "answered");
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(
-        header::X_CONTENT_TYPE_OPTIONS,
-        HeaderValue::from_static("nosniff"),
-    );
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(
         header::CONTENT_SECURITY_POLICY,
         HeaderValue::from_static(
@@ -256,22 +224,13 @@ async fn index(State(server): State<Arc<Server>>) -> Response {
         let server = Arc::clone(&server);
         async move { server.latest().await }
     });
-    let latest = made
-        .await
-        .unwrap_or_else(|cause| Err(Failure::new(Kind::Bug, "cannot forecast").cause(cause)));
+    let latest = made.await.unwrap_or_else(|cause| Err(Failure::new(Kind::Bug, "cannot forecast").cause(cause)));
     match latest {
         Ok(shown) => {
             let (history, forecast) = &*shown;
-            let name = server
-                .show
-                .history
-                .file_name()
-                .map_or_else(Default::default, |name| name.to_string_lossy());
+            let name = server.show.history.file_name().map_or_else(Default::default, |name| name.to_string_lossy());
             let page = ForecastPage::new(&name, history, forecast, server.about());
-            server.html(
-                StatusCode::OK,
-                page::render(templates, "forecast.html", &page),
-            )
+            server.html(StatusCode::OK, page::render(templates, "forecast.html", &page))
         }
         Err(failure) => {
             tracing::error!(error = %failure, "cannot show a forecast");
@@ -299,29 +258,15 @@ async fn healthz() -> &'static str {
 async fn readyz(State(server): State<Arc<Server>>) -> Response {
     match server.supervisor.status() {
         Status::Ready(_) => "ready\n".into_response(),
-        Status::Starting => {
-            (StatusCode::SERVICE_UNAVAILABLE, "the worker is starting\n").into_response()
-        }
-        Status::Down(cause) => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            format!("no worker: {cause}\n"),
-        )
-            .into_response(),
+        Status::Starting => (StatusCode::SERVICE_UNAVAILABLE, "the worker is starting\n").into_response(),
+        Status::Down(cause) => (StatusCode::SERVICE_UNAVAILABLE, format!("no worker: {cause}\n")).into_response(),
     }
 }
 
 async fn metrics(State(server): State<Arc<Server>>) -> Response {
     const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     match server.metrics.text(&server.supervisor) {
-        Ok(text) => (
-            [(header::CONTENT_TYPE, HeaderValue::from_static(OPEN_METRICS))],
-            text,
-        )
-            .into_response(),
-        Err(cause) => (
-            StatusCode::INTERNAL_SERVER_ERROR,
-            format!("cannot write metrics: {cause}\n"),
-        )
-            .into_response(),
+        Ok(text) => ([(header::CONTENT_TYPE, HeaderValue::from_static(OPEN_METRICS))], text).into_response(),
+        Err(cause) => (StatusCode::INTERNAL_SERVER_ERROR, format!("cannot write metrics: {cause}\n")).into_response(),
     }
 }

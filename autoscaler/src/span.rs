@@ -5,13 +5,7 @@ use std::str::FromStr;
 
 use serde::{Serialize, Serializer};
 
-const UNITS: [(char, u32); 5] = [
-    ('w', 604_800),
-    ('d', 86_400),
-    ('h', 3_600),
-    ('m', 60),
-    ('s', 1),
-];
+const UNITS: [(char, u32); 5] = [('w', 604_800), ('d', 86_400), ('h', 3_600), ('m', 60), ('s', 1)];
 
 /// A positive number of whole seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,11 +14,7 @@ pub struct Span(u32);
 impl Span {
     /// A span, unless it is zero.
     pub const fn from_seconds(seconds: u32) -> Option<Span> {
-        if seconds == 0 {
-            None
-        } else {
-            Some(Span(seconds))
-        }
+        if seconds == 0 { None } else { Some(Span(seconds)) }
     }
 
     /// Its length in seconds.
@@ -49,14 +39,8 @@ impl FromStr for Span {
             let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
             let number: u32 = rest[..digits].parse().map_err(|_| wrong())?;
             let unit = rest[digits..].chars().next().ok_or_else(wrong)?;
-            let (_, each) = UNITS
-                .iter()
-                .find(|(name, _)| *name == unit)
-                .ok_or_else(wrong)?;
-            seconds = number
-                .checked_mul(*each)
-                .and_then(|more| seconds.checked_add(more))
-                .ok_or_else(wrong)?;
+            let (_, each) = UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?;
+            seconds = number.checked_mul(*each).and_then(|more| seconds.checked_add(more)).ok_or_else(wrong)?;
             rest = &rest[digits + unit.len_utf8()..];
         }
         Span::from_seconds(seconds).ok_or_else(wrong)
@@ -90,10 +74,7 @@ mod tests {
     #[track_caller]
     fn check(text: &str, seconds: u32, shown: &str) {
         let span: Span = text.parse().unwrap();
-        assert_eq!(
-            (span.seconds(), span.to_string().as_str()),
-            (seconds, shown)
-        );
+        assert_eq!((span.seconds(), span.to_string().as_str()), (seconds, shown));
     }
 
     #[test]
@@ -108,27 +89,12 @@ mod tests {
     #[track_caller]
     fn refuse(text: &str) {
         let error = text.parse::<Span>().unwrap_err();
-        assert!(
-            error.contains(&format!("`{text}` is not a length of time")),
-            "{error}"
-        );
+        assert!(error.contains(&format!("`{text}` is not a length of time")), "{error}");
     }
 
     #[test]
     fn what_is_no_length_of_time_is_refused() {
-        for text in [
-            "",
-            "5",
-            "m",
-            "0m",
-            "-5m",
-            "1.5h",
-            "5 m",
-            "5min",
-            "5µ",
-            "99999999999s",
-            "9999w",
-        ] {
+        for text in ["", "5", "m", "0m", "-5m", "1.5h", "5 m", "5min", "5µ", "99999999999s", "9999w"] {
             refuse(text);
         }
     }

@@ -25,11 +25,7 @@ pub struct Restarts {
 
 impl Default for Restarts {
     fn default() -> Restarts {
-        Restarts {
-            budget: 5,
-            window: Duration::from_secs(120),
-            first_wait: Duration::from_millis(250),
-        }
+        Restarts { budget: 5, window: Duration::from_secs(120), first_wait: Duration::from_millis(250) }
     }
 }
 
@@ -40,9 +36,7 @@ impl Restarts {
         if failures.len() >= self.budget {
             return failures.front().map(|oldest| *oldest + self.window);
         }
-        let doublings = u32::try_from(failures.len() - 1)
-            .unwrap_or(u32::MAX)
-            .min(16);
+        let doublings = u32::try_from(failures.len() - 1).unwrap_or(u32::MAX).min(16);
         Some(*last + self.first_wait * 2_u32.pow(doublings))
     }
 }
@@ -87,21 +81,12 @@ impl Supervisor {
     /// A supervisor without a worker yet: `keep` or `ask` starts one.
     pub fn new(launch: Launch, restarts: Restarts) -> Supervisor {
         let seen = StateMutex::new((Status::Starting, Counts::default()));
-        Supervisor {
-            launch,
-            restarts,
-            seat: Mutex::new(Seat::default()),
-            seen,
-        }
+        Supervisor { launch, restarts, seat: Mutex::new(Seat::default()), seen }
     }
 
     /// Whether there is a worker.
     pub fn status(&self) -> Status {
-        self.seen
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .0
-            .clone()
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).0.clone()
     }
 
     /// What has happened so far.
@@ -113,9 +98,7 @@ impl Supervisor {
     pub async fn ask(&self, question: &Question, within: Duration) -> Result<Answer, WorkerError> {
         let deadline = Instant::now() + within;
         let late = || WorkerError::Ask(Trouble::Late { after: within });
-        let mut seat = timeout_at(deadline, self.seat.lock())
-            .await
-            .map_err(|_| late())?;
+        let mut seat = timeout_at(deadline, self.seat.lock()).await.map_err(|_| late())?;
         // A worker that was idle may have ended unseen: that costs the caller a restart, not the answer.
         self.seated(&mut seat, deadline).await?;
         // Taken out while it works: a caller that gives up midway leaves an answer that would be taken for the next
@@ -123,9 +106,7 @@ impl Supervisor {
         let Some(mut worker) = seat.worker.take() else {
             return Err(late());
         };
-        let answer = worker
-            .ask(question, deadline.saturating_duration_since(Instant::now()))
-            .await;
+        let answer = worker.ask(question, deadline.saturating_duration_since(Instant::now())).await;
         match &answer {
             Err(error) if error.is_fatal() => self.failed(&mut seat, error),
             _ => seat.worker = Some(worker),
@@ -156,33 +137,20 @@ impl Supervisor {
     /// Makes sure of a worker, waiting for the back-off no longer than the deadline.
     async fn seated(&self, seat: &mut Seat, deadline: Instant) -> Result<(), WorkerError> {
         if let Some(status) = seat.worker.as_mut().and_then(Worker::exited) {
-            self.failed(
-                seat,
-                &WorkerError::Ask(Trouble::Exited {
-                    status: Some(status),
-                    last_words: Vec::new(),
-                }),
-            );
+            self.failed(seat, &WorkerError::Ask(Trouble::Exited { status: Some(status), last_words: Vec::new() }));
         }
         if seat.worker.is_some() {
             return Ok(());
         }
         let now = Instant::now();
-        while seat
-            .failures
-            .front()
-            .is_some_and(|oldest| *oldest + self.restarts.window <= now)
-        {
+        while seat.failures.front().is_some_and(|oldest| *oldest + self.restarts.window <= now) {
             seat.failures.pop_front();
         }
         if let Some(next) = self.restarts.next_start(&seat.failures)
             && next > now
         {
             if next > deadline {
-                return Err(WorkerError::Resting {
-                    again_in: next - now,
-                    last: seat.last.clone(),
-                });
+                return Err(WorkerError::Resting { again_in: next - now, last: seat.last.clone() });
             }
             sleep_until(next).await;
         }
@@ -191,11 +159,8 @@ impl Supervisor {
         match Worker::start(&self.launch).await {
             Ok(worker) => {
                 let hello = worker.hello().clone();
-                let packages: Vec<String> = hello
-                    .packages
-                    .iter()
-                    .map(|(name, version)| format!("{name} {version}"))
-                    .collect();
+                let packages: Vec<String> =
+                    hello.packages.iter().map(|(name, version)| format!("{name} {version}")).collect();
                 tracing::info!(
                     python = %hello.python,
                     process = worker.process_id(),
@@ -237,11 +202,8 @@ impl Supervisor {
 mod tests {
     use super::*;
 
-    const RESTARTS: Restarts = Restarts {
-        budget: 3,
-        window: Duration::from_secs(60),
-        first_wait: Duration::from_secs(1),
-    };
+    const RESTARTS: Restarts =
+        Restarts { budget: 3, window: Duration::from_secs(60), first_wait: Duration::from_secs(1) };
 
     #[track_caller]
     fn check(failures: &[u64], next: Option<u64>) {

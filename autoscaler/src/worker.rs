@@ -44,10 +44,7 @@ impl Launch {
         for (name, value) in self.environment() {
             command.env(name, value);
         }
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         // Ctrl-C on a terminal goes to the whole group; we end the worker ourselves, in order.
         command.process_group(0).kill_on_drop(true);
         command
@@ -136,17 +133,10 @@ impl fmt::Display for Trouble {
                 }
             }
             Trouble::Garbage { line, cause } => {
-                write!(
-                    f,
-                    "the worker wrote `{line}`, which is not the protocol: {cause}"
-                )
+                write!(f, "the worker wrote `{line}`, which is not the protocol: {cause}")
             }
             Trouble::Version { theirs } => {
-                write!(
-                    f,
-                    "the worker speaks protocol {theirs}, this binary {}",
-                    protocol::VERSION
-                )
+                write!(f, "the worker speaks protocol {theirs}, this binary {}", protocol::VERSION)
             }
             Trouble::Late { after } => write!(f, "the worker did not answer within {after:?}"),
             Trouble::Pipe { cause } => write!(f, "cannot talk to the worker: {cause}"),
@@ -185,10 +175,7 @@ impl fmt::Display for WorkerError {
             WorkerError::Start(trouble) | WorkerError::Ask(trouble) => write!(f, "{trouble}"),
             WorkerError::Refused(refusal) => write!(f, "{}", refusal.message),
             WorkerError::Resting { again_in, last } => {
-                write!(
-                    f,
-                    "the worker is restarted no sooner than in {again_in:.1?}, the last trouble: {last}"
-                )
+                write!(f, "the worker is restarted no sooner than in {again_in:.1?}, the last trouble: {last}")
             }
         }
     }
@@ -200,28 +187,22 @@ impl From<WorkerError> for Failure {
     fn from(error: WorkerError) -> Failure {
         match error {
             WorkerError::Start(trouble) => {
-                let failure = Failure::new(Kind::Worker, "cannot start the forecasting worker")
-                    .cause(&trouble);
+                let failure = Failure::new(Kind::Worker, "cannot start the forecasting worker").cause(&trouble);
                 match trouble {
-                    Trouble::Spawn { .. } => failure.hint(format!(
-                        "name a Python with `--python` or {PYTHON_VARIABLE}"
-                    )),
-                    Trouble::Exited { .. } => failure
-                        .hint("that Python needs the packages of `requirements-enhanced.txt`"),
-                    Trouble::Version { .. } => {
-                        failure.hint("install binary and `forecaster/` from one revision")
+                    Trouble::Spawn { .. } => {
+                        failure.hint(format!("name a Python with `--python` or {PYTHON_VARIABLE}"))
                     }
-                    Trouble::Garbage { .. } | Trouble::Late { .. } | Trouble::Pipe { .. } => {
-                        failure
+                    Trouble::Exited { .. } => {
+                        failure.hint("that Python needs the packages of `requirements-enhanced.txt`")
                     }
+                    Trouble::Version { .. } => failure.hint("install binary and `forecaster/` from one revision"),
+                    Trouble::Garbage { .. } | Trouble::Late { .. } | Trouble::Pipe { .. } => failure,
                 }
             }
             WorkerError::Ask(trouble) => {
                 let failure = Failure::new(Kind::Forecast, "cannot forecast").cause(&trouble);
                 match trouble {
-                    Trouble::Late { .. } => {
-                        failure.hint("give it longer with `--deadline`, or a shorter history")
-                    }
+                    Trouble::Late { .. } => failure.hint("give it longer with `--deadline`, or a shorter history"),
                     _ => failure,
                 }
             }
@@ -237,9 +218,7 @@ impl From<WorkerError> for Failure {
                     None => failure,
                 }
             }
-            WorkerError::Resting { .. } => {
-                Failure::new(Kind::Worker, "cannot forecast now").cause(error)
-            }
+            WorkerError::Resting { .. } => Failure::new(Kind::Worker, "cannot forecast now").cause(error),
         }
     }
 }
@@ -261,17 +240,11 @@ impl Worker {
     pub async fn start(launch: &Launch) -> Result<Worker, WorkerError> {
         let spawned = launch.command().spawn();
         let mut child = spawned.map_err(|cause| {
-            WorkerError::Start(Trouble::Spawn {
-                program: launch.python.clone(),
-                cause: cause.to_string(),
-            })
+            WorkerError::Start(Trouble::Spawn { program: launch.python.clone(), cause: cause.to_string() })
         })?;
-        let (Some(stdin), Some(stdout), Some(stderr)) =
-            (child.stdin.take(), child.stdout.take(), child.stderr.take())
+        let (Some(stdin), Some(stdout), Some(stderr)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
         else {
-            return Err(WorkerError::Start(Trouble::Pipe {
-                cause: "no pipes".to_owned(),
-            }));
+            return Err(WorkerError::Start(Trouble::Pipe { cause: "no pipes".to_owned() }));
         };
         let last_words = Arc::new(Mutex::new(VecDeque::new()));
         let kept = Arc::clone(&last_words);
@@ -290,39 +263,20 @@ impl Worker {
                 kept.push_back(line);
             }
         });
-        let hello = Hello {
-            protocol: 0,
-            python: String::new(),
-            packages: Default::default(),
-        };
-        let mut worker = Worker {
-            child,
-            stdin,
-            stdout: BufReader::new(stdout),
-            last_words,
-            talk,
-            hello,
-            last_id: 0,
-        };
+        let hello = Hello { protocol: 0, python: String::new(), packages: Default::default() };
+        let mut worker = Worker { child, stdin, stdout: BufReader::new(stdout), last_words, talk, hello, last_id: 0 };
         let first = timeout(launch.hello_within, worker.receive()).await;
         worker.hello = match first {
             Err(_) => {
-                return Err(WorkerError::Start(Trouble::Late {
-                    after: launch.hello_within,
-                }));
+                return Err(WorkerError::Start(Trouble::Late { after: launch.hello_within }));
             }
             Ok(Err(trouble)) => return Err(WorkerError::Start(trouble)),
             Ok(Ok(Message::Hello(hello))) if hello.protocol == protocol::VERSION => hello,
             Ok(Ok(Message::Hello(hello))) => {
-                return Err(WorkerError::Start(Trouble::Version {
-                    theirs: hello.protocol,
-                }));
+                return Err(WorkerError::Start(Trouble::Version { theirs: hello.protocol }));
             }
             Ok(Ok(other)) => {
-                return Err(WorkerError::Start(unexpected(
-                    &other,
-                    "its first line is no hello",
-                )));
+                return Err(WorkerError::Start(unexpected(&other, "its first line is no hello")));
             }
         };
         Ok(worker)
@@ -339,27 +293,14 @@ impl Worker {
     }
 
     /// Asks for a forecast, and waits until the deadline.
-    pub async fn ask(
-        &mut self,
-        question: &Question,
-        within: Duration,
-    ) -> Result<Answer, WorkerError> {
+    pub async fn ask(&mut self, question: &Question, within: Duration) -> Result<Answer, WorkerError> {
         self.last_id += 1;
         let id = self.last_id;
         // The worker hears of a sooner end: to refuse in time spares it the kill and us the restart.
-        let deadline_ms = u64::try_from(within.as_millis() * 9 / 10)
-            .unwrap_or(u64::MAX)
-            .max(1);
-        let request = Request::Forecast {
-            id,
-            deadline_ms,
-            question,
-        };
-        let mut line = serde_json::to_vec(&request).map_err(|cause| {
-            WorkerError::Ask(Trouble::Pipe {
-                cause: cause.to_string(),
-            })
-        })?;
+        let deadline_ms = u64::try_from(within.as_millis() * 9 / 10).unwrap_or(u64::MAX).max(1);
+        let request = Request::Forecast { id, deadline_ms, question };
+        let mut line = serde_json::to_vec(&request)
+            .map_err(|cause| WorkerError::Ask(Trouble::Pipe { cause: cause.to_string() }))?;
         line.push(b'\n');
         // The sending counts too: a worker that does not read would block it for ever.
         let deadline = Instant::now() + within;
@@ -374,25 +315,16 @@ impl Worker {
             Message::Forecast(reply) if reply.id == id => {
                 let answer = reply.answer;
                 let lengths = [answer.mean.len(), answer.lower.len(), answer.upper.len()];
-                if lengths
-                    .iter()
-                    .any(|length| *length != question.horizon as usize)
-                {
+                if lengths.iter().any(|length| *length != question.horizon as usize) {
                     return Err(WorkerError::Ask(Trouble::Garbage {
                         line: "…".to_owned(),
-                        cause: format!(
-                            "a forecast of {lengths:?} values for {} steps",
-                            question.horizon
-                        ),
+                        cause: format!("a forecast of {lengths:?} values for {} steps", question.horizon),
                     }));
                 }
                 Ok(answer)
             }
             Message::Error(refusal) if refusal.id == Some(id) => Err(WorkerError::Refused(refusal)),
-            other => Err(WorkerError::Ask(unexpected(
-                &other,
-                "no answer to this request",
-            ))),
+            other => Err(WorkerError::Ask(unexpected(&other, "no answer to this request"))),
         }
     }
 
@@ -403,9 +335,7 @@ impl Worker {
 
     /// Lets the worker end by itself, and kills it when it does not.
     pub async fn stop(self) {
-        let Worker {
-            mut child, stdin, ..
-        } = self;
+        let Worker { mut child, stdin, .. } = self;
         drop(stdin);
         if timeout(FAREWELL, child.wait()).await.is_err() {
             // The worker may have ended in between, which is what was wanted.
@@ -422,9 +352,7 @@ impl Worker {
             Ok(()) => Ok(()),
             // A broken pipe is how its end looks from here.
             Err(cause) if cause.kind() == std::io::ErrorKind::BrokenPipe => Err(self.ended().await),
-            Err(cause) => Err(Trouble::Pipe {
-                cause: cause.to_string(),
-            }),
+            Err(cause) => Err(Trouble::Pipe { cause: cause.to_string() }),
         }
     }
 
@@ -433,32 +361,18 @@ impl Worker {
             Ok(Some(line)) => line,
             Ok(None) => return Err(self.ended().await),
             Err(cause) => {
-                return Err(Trouble::Pipe {
-                    cause: cause.to_string(),
-                });
+                return Err(Trouble::Pipe { cause: cause.to_string() });
             }
         };
-        serde_json::from_slice(&line).map_err(|cause| Trouble::Garbage {
-            line: shown(&line),
-            cause: cause.to_string(),
-        })
+        serde_json::from_slice(&line).map_err(|cause| Trouble::Garbage { line: shown(&line), cause: cause.to_string() })
     }
 
     async fn ended(&mut self) -> Trouble {
-        let status = timeout(FAREWELL, self.child.wait())
-            .await
-            .ok()
-            .and_then(Result::ok);
+        let status = timeout(FAREWELL, self.child.wait()).await.ok().and_then(Result::ok);
         // Its last words travel through a task of their own; a grandchild may keep that one waiting.
         let _ = timeout(FAREWELL, &mut self.talk).await;
-        let last_words = self
-            .last_words
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        Trouble::Exited {
-            status,
-            last_words: last_words.iter().cloned().collect(),
-        }
+        let last_words = self.last_words.lock().unwrap_or_else(PoisonError::into_inner);
+        Trouble::Exited { status, last_words: last_words.iter().cloned().collect() }
     }
 }
 
@@ -476,26 +390,15 @@ fn unexpected(message: &Message, cause: &str) -> Trouble {
         Message::Pong { id } => format!("pong {id}"),
         Message::Error(refusal) => format!("error: {}", refusal.message),
     };
-    Trouble::Garbage {
-        line,
-        cause: cause.to_owned(),
-    }
+    Trouble::Garbage { line, cause: cause.to_owned() }
 }
 
 fn shown(line: &[u8]) -> String {
     const LENGTH: usize = 80;
     let text = String::from_utf8_lossy(&line[..line.len().min(4 * LENGTH)]);
     let text = text.trim_end();
-    let short: String = text
-        .chars()
-        .take(LENGTH)
-        .flat_map(char::escape_debug)
-        .collect();
-    if text.chars().count() > LENGTH {
-        format!("{short}…")
-    } else {
-        short
-    }
+    let short: String = text.chars().take(LENGTH).flat_map(char::escape_debug).collect();
+    if text.chars().count() > LENGTH { format!("{short}…") } else { short }
 }
 
 #[cfg(test)]
@@ -511,48 +414,23 @@ mod tests {
     #[test]
     fn the_kind_of_failure_decides_the_exit_code() {
         let refused = |code: &str| {
-            let refusal = Refusal {
-                id: Some(1),
-                code: code.to_owned(),
-                message: "no".to_owned(),
-                hint: None,
-            };
-            Failure::from(WorkerError::Refused(refusal))
-                .kind
-                .exit_code()
+            let refusal = Refusal { id: Some(1), code: code.to_owned(), message: "no".to_owned(), hint: None };
+            Failure::from(WorkerError::Refused(refusal)).kind.exit_code()
         };
         assert_eq!(refused("bug"), 1);
         assert_eq!(refused("bad-request"), 2);
         assert_eq!(refused("not-enough-history"), 4);
-        let late = || Trouble::Late {
-            after: Duration::from_secs(1),
-        };
-        assert_eq!(
-            Failure::from(WorkerError::Start(late())).kind.exit_code(),
-            3
-        );
+        let late = || Trouble::Late { after: Duration::from_secs(1) };
+        assert_eq!(Failure::from(WorkerError::Start(late())).kind.exit_code(), 3);
         assert_eq!(Failure::from(WorkerError::Ask(late())).kind.exit_code(), 4);
     }
 
     #[test]
     fn the_worker_cannot_write_and_has_one_thread() {
-        let launch = Launch {
-            python: "python3".into(),
-            home: "/app".into(),
-            hello_within: FAREWELL,
-        };
+        let launch = Launch { python: "python3".into(), home: "/app".into(), hello_within: FAREWELL };
         let environment = launch.environment();
-        for name in [
-            "PYTHONDONTWRITEBYTECODE",
-            "OMP_NUM_THREADS",
-            "OPENBLAS_NUM_THREADS",
-        ] {
-            assert!(
-                environment
-                    .iter()
-                    .any(|(found, value)| *found == name && value == "1"),
-                "{name}"
-            );
+        for name in ["PYTHONDONTWRITEBYTECODE", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"] {
+            assert!(environment.iter().any(|(found, value)| *found == name && value == "1"), "{name}");
         }
     }
 }

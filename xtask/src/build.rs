@@ -144,17 +144,23 @@ impl<'a> Session<'a> {
                 .needed_by("`--locked`")
                 .hint("pin its digests: `cargo xtask lock`"));
         }
-        let found = if self.global.offline { Ok(None) } else { resolve_root(&self.tree, &self.tree.policy.project.platforms) };
+        let found =
+            if self.global.offline { Ok(None) } else { resolve_root(&self.tree, &self.tree.policy.project.platforms) };
         match found {
             Ok(Some(digests)) => {
-                ui::warn(&format!("the root `{wanted}` is not pinned: taking its digests of now (`cargo xtask lock` pins them)"));
+                ui::warn(&format!(
+                    "the root `{wanted}` is not pinned: taking its digests of now (`cargo xtask lock` pins them)"
+                ));
                 let place = RootPlace::Registry(wanted.repository.clone());
                 Ok(RootImage { name: wanted.to_string(), digests, place })
             }
             Ok(None) => self.debian_root(),
             Err(fault) if fault.exit == Exit::Network && self.tree.policy.root.fallback.is_some() => {
                 let cause = fault.causes.last().map(|cause| format!(" ({cause})")).unwrap_or_default();
-                ui::step("fallback", &format!("`{wanted}` cannot be reached{cause}: the root is built from Debian's packages"));
+                ui::step(
+                    "fallback",
+                    &format!("`{wanted}` cannot be reached{cause}: the root is built from Debian's packages"),
+                );
                 self.debian_root()
             }
             Err(fault) => Err(fault.needed_by("the root of the base image")),
@@ -171,7 +177,10 @@ impl<'a> Session<'a> {
         match impatient(&self.tree).head(repository, *digest) {
             Ok(_) => Ok(false),
             Err(fault) if fault.exit == Exit::Network => {
-                ui::step("fallback", &format!("`{}` cannot be reached: the root is built from Debian's packages", image.name));
+                ui::step(
+                    "fallback",
+                    &format!("`{}` cannot be reached: the root is built from Debian's packages", image.name),
+                );
                 Ok(true)
             }
             Err(fault) => Err(fault),
@@ -188,7 +197,11 @@ impl<'a> Session<'a> {
         let recipe = debian_recipe(debian);
         let platform = match self.wish.platforms.as_slice() {
             [one] => one.clone(),
-            _ => return Err(Fault::usage("a root from Debian's packages is for one platform").hint("name it with `--platform`")),
+            _ => {
+                return Err(
+                    Fault::usage("a root from Debian's packages is for one platform").hint("name it with `--platform`")
+                );
+            }
         };
         let name = format!("debian:{}", debian.suite);
         let repository = self.tree.registry.repository(&format!("{}-root", self.tree.policy.project.name));
@@ -231,7 +244,9 @@ impl<'a> Session<'a> {
         if !self.wish.push {
             let local = match kind {
                 ImageKind::Base => facts::local_base(&self.tree, fingerprint, tag, mine)?,
-                ImageKind::App | ImageKind::Enhanced => facts::local_store(self.docker()?, &reference, fingerprint, mine)?,
+                ImageKind::App | ImageKind::Enhanced => {
+                    facts::local_store(self.docker()?, &reference, fingerprint, mine)?
+                }
             };
             if let Some(local) = local {
                 return Ok(Standing::Local(local));
@@ -250,7 +265,10 @@ impl<'a> Session<'a> {
             Err(fault) if self.wish.push || self.global.locked => Err(fault.hint("`--offline` asks no registry")),
             Err(fault) => {
                 let cause = fault.causes.last().cloned().unwrap_or(fault.what);
-                ui::warn(&format!("cannot ask `{}` for the {kind} ({cause}): only this machine counts", repository.registry()));
+                ui::warn(&format!(
+                    "cannot ask `{}` for the {kind} ({cause}): only this machine counts",
+                    repository.registry()
+                ));
                 Ok(Standing::Absent)
             }
         }
@@ -296,7 +314,8 @@ impl<'a> Session<'a> {
             let standing = self.standing(ImageKind::Enhanced, &fingerprint, &tag)?;
             let decision = plan::decide(&self.wish, &standing, &[]);
             let latest = Latest::Stays("an image from scratch is the fallback".to_owned());
-            let image = self.image(ImageKind::Enhanced, fingerprint, tag, decision, &standing, latest, parsed, key.json());
+            let image =
+                self.image(ImageKind::Enhanced, fingerprint, tag, decision, &standing, latest, parsed, key.json());
             return Ok(Planned { root, base: None, app: Some(image) });
         }
         let standing = self.standing(ImageKind::Base, &fingerprint, &tag)?;
@@ -309,10 +328,16 @@ impl<'a> Session<'a> {
         let decision = plan::decide(&wish, &standing, &changes);
         if let (Target::Fast, Decision::Build { .. }) = (target, &decision) {
             let reference = self.tree.repository(ImageKind::Base).tag(&tag);
-            return Err(plan::missing_base(&reference, self.wish.push, self.tree.policy.app.dockerfile.as_str(), &changes));
+            return Err(plan::missing_base(
+                &reference,
+                self.wish.push,
+                self.tree.policy.app.dockerfile.as_str(),
+                &changes,
+            ));
         }
         let latest = self.decide_latest(&standing, &decision, published.as_ref())?;
-        let base = self.image(ImageKind::Base, fingerprint, tag, decision, &standing, latest, base_parsed, base_key.json());
+        let base =
+            self.image(ImageKind::Base, fingerprint, tag, decision, &standing, latest, base_parsed, base_key.json());
         let app = match target {
             Target::App | Target::Fast => Some(self.plan_app(fingerprint, &base)?),
             Target::Base | Target::Enhanced => None,
@@ -327,8 +352,7 @@ impl<'a> Session<'a> {
         let standing = self.standing(ImageKind::App, &fingerprint, &tag)?;
         let published = self.latest(ImageKind::App)?;
         let old: Option<crate::key::AppKey> = self.last_key(ImageKind::App, published.as_ref());
-        let changes =
-            old.map(|old| crate::key::app_changes(&old, &key, &self.tree.names(&parsed))).unwrap_or_default();
+        let changes = old.map(|old| crate::key::app_changes(&old, &key, &self.tree.names(&parsed))).unwrap_or_default();
         let mut decision = plan::decide(&self.wish, &standing, &changes);
         if let Decision::Reuse { platforms, .. } = &decision {
             // Equal keys name equal bases by fingerprint; the base itself may have been built anew since.
@@ -353,10 +377,14 @@ impl<'a> Session<'a> {
     ) -> Result<Option<String>, Fault> {
         for platform in platforms.keys() {
             let stands_on = match standing {
-                Standing::Registry(published) => {
-                    publish::base_digest(&self.client, &self.tree.repository(ImageKind::App), &published.platforms[platform])?
+                Standing::Registry(published) => publish::base_digest(
+                    &self.client,
+                    &self.tree.repository(ImageKind::App),
+                    &published.platforms[platform],
+                )?,
+                Standing::Local(local) => {
+                    local.labels.get(crate::oci::annotation::BASE_DIGEST).and_then(|d| d.parse().ok())
                 }
-                Standing::Local(local) => local.labels.get(crate::oci::annotation::BASE_DIGEST).and_then(|d| d.parse().ok()),
                 Standing::Absent => None,
             };
             if let Some(base) = bases.get(platform).filter(|base| stands_on != Some(**base)) {
@@ -413,7 +441,11 @@ impl<'a> Session<'a> {
     }
 
     /// The key of the image that was there before: `latest`'s in the registry, the last one built here otherwise.
-    fn last_key<K: serde::de::DeserializeOwned>(&self, kind: ImageKind, published: Option<&publish::Published>) -> Option<K> {
+    fn last_key<K: serde::de::DeserializeOwned>(
+        &self,
+        kind: ImageKind,
+        published: Option<&publish::Published>,
+    ) -> Option<K> {
         let json = match published {
             Some(published) => published.key()?.to_owned(),
             None if self.wish.push => return None,
@@ -478,7 +510,9 @@ impl<'a> Session<'a> {
             }
         }
         let layouts = match (&image.local, self.wish.platforms.as_slice()) {
-            (Some(Local { layout: Some(layout), .. }), [platform]) => BTreeMap::from([(platform.clone(), layout.clone())]),
+            (Some(Local { layout: Some(layout), .. }), [platform]) => {
+                BTreeMap::from([(platform.clone(), layout.clone())])
+            }
             _ => BTreeMap::new(),
         };
         let base = BaseImage { repository: plan.repository.clone(), digests: platforms.clone(), layouts };
@@ -549,7 +583,8 @@ impl<'a> Session<'a> {
             report.platforms.insert(platform.clone(), built.digest);
             if let Some((partial, folder)) = layout {
                 keep_layout(&partial, &folder)?;
-                report.size = facts::local_base(&self.tree, &plan.fingerprint, &plan.tag, platform)?.and_then(|l| l.size);
+                report.size =
+                    facts::local_base(&self.tree, &plan.fingerprint, &plan.tag, platform)?.and_then(|l| l.size);
                 layouts.insert(platform.clone(), folder);
             }
             if self.wish.push {
@@ -580,7 +615,10 @@ impl<'a> Session<'a> {
             };
             let outcome = publish::publish(&self.client, &publication)?;
             if outcome.adopted.len() == platforms.len() {
-                ui::step("adopted", &format!("another job published `{}` first: its image is taken", plan.repository.tag(&plan.tag)));
+                ui::step(
+                    "adopted",
+                    &format!("another job published `{}` first: its image is taken", plan.repository.tag(&plan.tag)),
+                );
                 report.action = "adopted";
             }
             report.digest = outcome.published.digest;
@@ -628,7 +666,9 @@ impl<'a> Session<'a> {
                 let first = found.platforms.values().next();
                 first.map_or(Ok(0), |descriptor| publish::size(&self.client, &plan.repository, descriptor))
             }
-            Answer::Absent => Err(Fault::network(format!("`{}` was pushed and is not there", plan.repository.digest(digest)))),
+            Answer::Absent => {
+                Err(Fault::network(format!("`{}` was pushed and is not there", plan.repository.digest(digest))))
+            }
         }
     }
 
@@ -766,12 +806,14 @@ impl<'a> Session<'a> {
         contexts: &mut BTreeMap<String, String>,
     ) -> Result<Reference, Fault> {
         let digest = *root.digests.get(platform).ok_or_else(|| {
-            Fault::usage(format!("the root `{}` is not pinned for {platform}", root.name)).hint("pin it: `cargo xtask lock`")
+            Fault::usage(format!("the root `{}` is not pinned for {platform}", root.name))
+                .hint("pin it: `cargo xtask lock`")
         })?;
         match &root.place {
             RootPlace::Registry(repository) => Ok(repository.digest(digest)),
             RootPlace::Layout(folder) => {
-                let from = self.tree.registry.repository(&format!("{}-root", self.tree.policy.project.name)).digest(digest);
+                let from =
+                    self.tree.registry.repository(&format!("{}-root", self.tree.policy.project.name)).digest(digest);
                 contexts.insert(from.to_string(), in_layout(folder, digest));
                 Ok(from)
             }
@@ -786,7 +828,10 @@ impl<'a> Session<'a> {
                 let tag = image.tag.clone().unwrap_or_else(Tag::latest);
                 match impatient(&self.tree).head(&image.repository, tag) {
                     Ok(Answer::Present(found)) => Ok(image.repository.digest(found.digest).to_string()),
-                    Ok(Answer::Absent) => Err(Fault::usage(format!("`{image}` does not exist")).hint("correct `rust-image` in `images.toml`")),
+                    Ok(Answer::Absent) => {
+                        Err(Fault::usage(format!("`{image}` does not exist"))
+                            .hint("correct `rust-image` in `images.toml`"))
+                    }
                     Err(fault) => Err(fault.needed_by("the enhanced image's compiler")),
                 }
             }
@@ -809,7 +854,12 @@ impl<'a> Session<'a> {
             add(CREATED, commit.created());
         }
         if kind != ImageKind::Base {
-            let tagged = self.tree.commit.as_ref().filter(|commit| !commit.dirty).and_then(|commit| commit.versions.last().cloned());
+            let tagged = self
+                .tree
+                .commit
+                .as_ref()
+                .filter(|commit| !commit.dirty)
+                .and_then(|commit| commit.versions.last().cloned());
             if let Some(version) = tagged.or_else(|| self.tree.version()) {
                 add("org.opencontainers.image.version", version);
             }
@@ -825,7 +875,8 @@ struct Done {
 
 /// The recipe of the policy's Debian root.
 pub fn debian_recipe(debian: &crate::policy::DebianRoot) -> root::Recipe {
-    let mut recipe = root::Recipe { suite: debian.suite.clone(), python: debian.python.clone(), ..root::Recipe::default() };
+    let mut recipe =
+        root::Recipe { suite: debian.suite.clone(), python: debian.python.clone(), ..root::Recipe::default() };
     recipe.packages.extend(debian.packages.iter().cloned());
     recipe.packages.sort();
     recipe.packages.dedup();
@@ -843,7 +894,9 @@ pub fn resolve_root(tree: &Tree, platforms: &[Platform]) -> Result<Option<BTreeM
     let image = &tree.policy.root.image;
     let tag = image.tag.clone().unwrap_or_else(Tag::latest);
     let Answer::Present(found) = publish::read(&impatient(tree), &image.repository, tag)? else {
-        return Err(Fault::usage(format!("the root `{image}` does not exist")).hint("correct `[root] image` in `images.toml`"));
+        return Err(
+            Fault::usage(format!("the root `{image}` does not exist")).hint("correct `[root] image` in `images.toml`")
+        );
     };
     let missing = found.missing(platforms);
     if let Some(platform) = missing.first() {

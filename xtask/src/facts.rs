@@ -154,7 +154,11 @@ pub fn parse(tree: &Tree, kind: ImageKind, args: &BTreeMap<String, String>) -> R
     let staged = |platform: &Platform| Some(binary::staged(platform, tree.policy.app.binary.as_ref()?));
     let mut files = BTreeSet::new();
     for platform in &tree.policy.project.platforms {
+        // The images beneath count by their digests; which files are read does not hang on their names.
         let mut args = args.clone();
+        args.extend(
+            ["ROOT_IMAGE", "BASE_IMAGE", "RUST_IMAGE"].map(|name| (name.to_owned(), "image.invalid/any".to_owned())),
+        );
         if kind == ImageKind::App {
             args.extend(staged(platform).map(|path| ("BINARY".to_owned(), path.to_string())));
         }

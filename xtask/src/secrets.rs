@@ -30,7 +30,8 @@ impl Secrets {
     /// Collects them from the environment and the host's own configuration.
     pub fn collect() -> Result<Self, Fault> {
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let folder = tempfile::tempdir().map_err(|error| Fault::build("cannot make a temporary folder").cause(error))?;
+        let folder =
+            tempfile::tempdir().map_err(|error| Fault::build("cannot make a temporary folder").cause(error))?;
         let mut files = BTreeMap::new();
         if let Some(bundle) = certificates(&variable) {
             files.insert("ca", bundle);

@@ -90,7 +90,8 @@ fn external(step: &Step, command: &[String], root: &Path, subject: &Subject<'_>)
         return Ok(());
     }
     let end = said[said.len().saturating_sub(20)..].join("\n");
-    let fault = Fault::build(format!("step `{}` failed ({status})", step.name)).needed_by(format!("`{}`", subject.reference));
+    let fault =
+        Fault::build(format!("step `{}` failed ({status})", step.name)).needed_by(format!("`{}`", subject.reference));
     Err(if end.is_empty() { fault } else { fault.cause(end) })
 }
 
@@ -132,7 +133,14 @@ mod tests {
         let reference: Reference = format!("127.0.0.1:1/app@{digest}").parse().unwrap();
         let platform = Platform::host();
         let size = Some(2_000_000);
-        test(&Subject { kind: ImageKind::App, reference: &reference, digest, platform: &platform, size, version: None });
+        test(&Subject {
+            kind: ImageKind::App,
+            reference: &reference,
+            digest,
+            platform: &platform,
+            size,
+            version: None,
+        });
     }
 
     #[test]

@@ -4,8 +4,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    Ran, alive, autoscaler, bare_python, crate_folder, eventually, hostile_home, real_python, run,
-    signal,
+    Ran, alive, autoscaler, bare_python, crate_folder, eventually, hostile_home, real_python, run, signal,
 };
 
 const SAMPLE: &str = "samples/requests.csv";
@@ -37,16 +36,10 @@ fn the_sample_is_forecast_with_skill() {
     assert_eq!(points[11]["time"], "2026-03-23T07:55:00Z");
     for point in points {
         let value = |name: &str| point[name].as_f64().unwrap();
-        assert!(
-            value("lower") < value("mean") && value("mean") < value("upper"),
-            "{point}"
-        );
+        assert!(value("lower") < value("mean") && value("mean") < value("upper"), "{point}");
     }
     // Monday's rise has begun: a forecast that only repeats Sunday would not see it.
-    assert!(
-        points[11]["mean"].as_f64().unwrap() > 1.3 * points[0]["mean"].as_f64().unwrap(),
-        "{found}"
-    );
+    assert!(points[11]["mean"].as_f64().unwrap() > 1.3 * points[0]["mean"].as_f64().unwrap(), "{found}");
 }
 
 #[test]
@@ -57,31 +50,10 @@ fn text_and_csv_show_the_same_forecast() {
     let text = of_sample(&python, &[]);
     assert_eq!(text.code, Some(0), "{text:?}");
     let csv = of_sample(&python, &["--format", "csv"]);
-    assert!(
-        text.stdout
-            .starts_with("forecast of `samples/requests.csv`\nhistory  5844 samples every 5m"),
-        "{text:?}"
-    );
-    assert!(
-        csv.stdout
-            .starts_with("timestamp,mean,lower,upper\n2026-03-23T07:00:00Z,"),
-        "{csv:?}"
-    );
-    let first: f64 = csv
-        .stdout
-        .lines()
-        .nth(1)
-        .unwrap()
-        .split(',')
-        .nth(1)
-        .unwrap()
-        .parse()
-        .unwrap();
-    assert!(
-        text.stdout
-            .contains(&format!("2026-03-23T07:00:00Z  {first:>5.1}")),
-        "{text:?} {csv:?}"
-    );
+    assert!(text.stdout.starts_with("forecast of `samples/requests.csv`\nhistory  5844 samples every 5m"), "{text:?}");
+    assert!(csv.stdout.starts_with("timestamp,mean,lower,upper\n2026-03-23T07:00:00Z,"), "{csv:?}");
+    let first: f64 = csv.stdout.lines().nth(1).unwrap().split(',').nth(1).unwrap().parse().unwrap();
+    assert!(text.stdout.contains(&format!("2026-03-23T07:00:00Z  {first:>5.1}")), "{text:?} {csv:?}");
 }
 
 #[test]
@@ -91,11 +63,7 @@ fn a_short_history_says_what_is_missing() {
     };
     let folder = tempfile::tempdir().unwrap();
     let sample = std::fs::read_to_string(crate_folder().join(SAMPLE)).unwrap();
-    let short: String = sample
-        .lines()
-        .take(211)
-        .map(|line| format!("{line}\r\n"))
-        .collect();
+    let short: String = sample.lines().take(211).map(|line| format!("{line}\r\n")).collect();
     std::fs::write(folder.path().join("short.csv"), format!("\u{feff}{short}")).unwrap();
     let of_short = |more: &[&str]| {
         run(autoscaler()
@@ -107,11 +75,7 @@ fn a_short_history_says_what_is_missing() {
     };
     let ran = of_short(&[]);
     assert_eq!(ran.code, Some(0), "{ran:?}");
-    assert!(
-        ran.stdout
-            .contains("seasonal-naive needs 576 samples, has 210"),
-        "{ran:?}"
-    );
+    assert!(ran.stdout.contains("seasonal-naive needs 576 samples, has 210"), "{ran:?}");
     assert!(ran.stdout.contains("skill    none"), "{ran:?}");
 
     let wanted = of_short(&["--model", "holt-winters"]);
@@ -192,11 +156,7 @@ fn a_closed_pipe_is_a_quiet_end() {
 #[test]
 fn bad_input_needs_no_worker_to_be_refused() {
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(
-        folder.path().join("load.csv"),
-        "timestamp,value\n0,1\n300,lots\n300,2\n",
-    )
-    .unwrap();
+    std::fs::write(folder.path().join("load.csv"), "timestamp,value\n0,1\n300,lots\n300,2\n").unwrap();
     let of_load = |more: &[&str]| {
         run(autoscaler()
             .current_dir(folder.path())
@@ -212,26 +172,15 @@ fn bad_input_needs_no_worker_to_be_refused() {
     );
     let missing = of_load(&["nowhere.csv"]);
     assert_eq!(missing.code, Some(2));
-    assert!(
-        missing
-            .stderr
-            .starts_with("error: cannot read the history `nowhere.csv`\n  cause: No such file")
-    );
+    assert!(missing.stderr.starts_with("error: cannot read the history `nowhere.csv`\n  cause: No such file"));
     let sample = crate_folder().join(SAMPLE);
     let sample = sample.to_str().unwrap();
     let uneven = of_load(&[sample, "--horizon", "7m"]);
     assert_eq!(uneven.code, Some(2));
-    assert!(
-        uneven
-            .stderr
-            .contains("the horizon of 7m is not a multiple of the step of 5m"),
-        "{uneven:?}"
-    );
-    for usage in [
-        &["load.csv", "--horizon", "soon"][..],
-        &["load.csv", "--quantile", "2"],
-        &["load.csv", "--model", "oracle"],
-    ] {
+    assert!(uneven.stderr.contains("the horizon of 7m is not a multiple of the step of 5m"), "{uneven:?}");
+    for usage in
+        [&["load.csv", "--horizon", "soon"][..], &["load.csv", "--quantile", "2"], &["load.csv", "--model", "oracle"]]
+    {
         assert_eq!(of_load(usage).code, Some(2), "{usage:?}");
     }
 }
@@ -253,13 +202,7 @@ fn a_missing_python_is_an_exit_of_3() {
 #[test]
 fn the_version_is_one_line() {
     let ran = run(autoscaler().arg("--version"));
-    assert_eq!(
-        (ran.code, ran.stdout),
-        (
-            Some(0),
-            format!("autoscaler {}\n", env!("CARGO_PKG_VERSION"))
-        )
-    );
+    assert_eq!((ran.code, ran.stdout), (Some(0), format!("autoscaler {}\n", env!("CARGO_PKG_VERSION"))));
 }
 
 /// A hostile worker ends in a certain exit code and a cause, and never in a hang.
@@ -272,14 +215,7 @@ fn hostile(worker: &str, code: i32, cause: &str) {
     let started = Instant::now();
     let ran = run(autoscaler()
         .env("AUTOSCALER_HOME", home.path())
-        .args([
-            "forecast",
-            "--deadline",
-            "2s",
-            "--start-deadline",
-            "2s",
-            "--history",
-        ])
+        .args(["forecast", "--deadline", "2s", "--start-deadline", "2s", "--history"])
         .arg(crate_folder().join(SAMPLE))
         .arg("--python")
         .arg(&python));
@@ -290,38 +226,22 @@ fn hostile(worker: &str, code: i32, cause: &str) {
 
 #[test]
 fn garbage_before_hello() {
-    hostile(
-        "garbage_hello",
-        3,
-        "the worker wrote `Welcome to Python!\\u{1b}[31m`, which is not the protocol",
-    );
+    hostile("garbage_hello", 3, "the worker wrote `Welcome to Python!\\u{1b}[31m`, which is not the protocol");
 }
 
 #[test]
 fn garbage_for_an_answer() {
-    hostile(
-        "garbage_answer",
-        4,
-        "the worker wrote `}{ not json`, which is not the protocol",
-    );
+    hostile("garbage_answer", 4, "the worker wrote `}{ not json`, which is not the protocol");
 }
 
 #[test]
 fn an_answer_to_another_question() {
-    hostile(
-        "wrong_id",
-        4,
-        "the worker wrote `forecast 2`, which is not the protocol: no answer to this request",
-    );
+    hostile("wrong_id", 4, "the worker wrote `forecast 2`, which is not the protocol: no answer to this request");
 }
 
 #[test]
 fn a_forecast_of_another_length() {
-    hostile(
-        "short_answer",
-        4,
-        "a forecast of [11, 11, 11] values for 12 steps",
-    );
+    hostile("short_answer", 4, "a forecast of [11, 11, 11] values for 12 steps");
 }
 
 #[test]
@@ -345,20 +265,12 @@ fn an_end_at_once() {
 
 #[test]
 fn an_end_when_asked() {
-    hostile(
-        "exits_when_asked",
-        4,
-        "the worker ended with exit status: 9",
-    );
+    hostile("exits_when_asked", 4, "the worker ended with exit status: 9");
 }
 
 #[test]
 fn another_protocol() {
-    hostile(
-        "old_protocol",
-        3,
-        "the worker speaks protocol 0, this binary 1",
-    );
+    hostile("old_protocol", 3, "the worker speaks protocol 0, this binary 1");
 }
 
 #[test]
@@ -379,9 +291,7 @@ fn a_signal_ends_the_worker_too() {
     let mark = home.path().join("forecaster/process");
     let mut worker = None;
     eventually("the worker notes its process", || {
-        worker = std::fs::read_to_string(&mark)
-            .ok()
-            .and_then(|text| text.parse().ok());
+        worker = std::fs::read_to_string(&mark).ok().and_then(|text| text.parse().ok());
         worker.is_some()
     });
     signal("TERM", child.id());

@@ -8,8 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::support::{
-    alive, autoscaler, bare_python, crate_folder, eventually, hostile_home, real_python, run,
-    signal,
+    alive, autoscaler, bare_python, crate_folder, eventually, hostile_home, real_python, run, signal,
 };
 
 /// A running server; ends with the test.
@@ -22,20 +21,8 @@ struct Server {
 impl Server {
     fn start(python: &Path, more: &[&dyn AsRef<std::ffi::OsStr>]) -> Server {
         let mut command = autoscaler();
-        command.args([
-            "serve",
-            "--listen",
-            "127.0.0.1:0",
-            "--log-format",
-            "json",
-            "--deadline",
-            "20s",
-            "--python",
-        ]);
-        command
-            .arg(python)
-            .env("AUTOSCALER_REVISION", "abc1234")
-            .stderr(Stdio::piped());
+        command.args(["serve", "--listen", "127.0.0.1:0", "--log-format", "json", "--deadline", "20s", "--python"]);
+        command.arg(python).env("AUTOSCALER_REVISION", "abc1234").stderr(Stdio::piped());
         for argument in more {
             command.arg(argument);
         }
@@ -45,53 +32,29 @@ impl Server {
         let kept = Arc::clone(&log);
         std::thread::spawn(move || {
             for line in lines.lines().map_while(Result::ok) {
-                let entry = serde_json::from_str(&line)
-                    .unwrap_or_else(|_| panic!("not a log line: {line}"));
+                let entry = serde_json::from_str(&line).unwrap_or_else(|_| panic!("not a log line: {line}"));
                 kept.lock().unwrap().push(entry);
             }
         });
-        let mut server = Server {
-            child,
-            address: String::new(),
-            log,
-        };
-        eventually("the server listens", || {
-            server.logged("listening").is_some()
-        });
-        server.address = server.logged("listening").unwrap()["address"]
-            .as_str()
-            .unwrap()
-            .to_owned();
+        let mut server = Server { child, address: String::new(), log };
+        eventually("the server listens", || server.logged("listening").is_some());
+        server.address = server.logged("listening").unwrap()["address"].as_str().unwrap().to_owned();
         server
     }
 
     /// The fields of the last log line with this message.
     fn logged(&self, message: &str) -> Option<serde_json::Value> {
         let log = self.log.lock().unwrap();
-        log.iter()
-            .rev()
-            .map(|entry| &entry["fields"])
-            .find(|fields| fields["message"] == message)
-            .cloned()
+        log.iter().rev().map(|entry| &entry["fields"]).find(|fields| fields["message"] == message).cloned()
     }
 
     fn get(&self, path: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(&self.address).expect("the server accepts");
-        stream
-            .set_read_timeout(Some(Duration::from_secs(60)))
-            .unwrap();
-        write!(
-            stream,
-            "GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n"
-        )
-        .unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n").unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("an answer");
-        let status = answer
-            .split(' ')
-            .nth(1)
-            .and_then(|code| code.parse().ok())
-            .expect("a status");
+        let status = answer.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status");
         (status, answer)
     }
 
@@ -137,10 +100,7 @@ fn the_page_shows_the_forecast_of_the_sample() {
 
     let (status, page) = server.get("/");
     assert_eq!(status, 200, "{page}");
-    assert!(
-        page.contains("content-security-policy: default-src 'none'"),
-        "{page}"
-    );
+    assert!(page.contains("content-security-policy: default-src 'none'"), "{page}");
     for part in [
         "<svg",
         "requests.csv",
@@ -168,12 +128,7 @@ fn the_page_shows_the_forecast_of_the_sample() {
         assert!(metrics.contains(line), "`{line}` is not in {metrics}");
     }
 
-    let worker = u32::try_from(
-        server.logged("worker ready").unwrap()["process"]
-            .as_u64()
-            .unwrap(),
-    )
-    .unwrap();
+    let worker = u32::try_from(server.logged("worker ready").unwrap()["process"].as_u64().unwrap()).unwrap();
     assert!(alive(worker));
     assert_eq!(server.end(), Some(0));
     assert!(!alive(worker));
@@ -186,13 +141,9 @@ fn a_killed_worker_comes_back() {
     };
     let server = Server::start(&python, &[]);
     server.ready();
-    let worker = server.logged("worker ready").unwrap()["process"]
-        .as_u64()
-        .unwrap();
+    let worker = server.logged("worker ready").unwrap()["process"].as_u64().unwrap();
     signal("KILL", u32::try_from(worker).unwrap());
-    eventually("another worker", || {
-        server.logged("worker ready").unwrap()["process"].as_u64() != Some(worker)
-    });
+    eventually("another worker", || server.logged("worker ready").unwrap()["process"].as_u64() != Some(worker));
     assert_eq!(server.get("/").0, 200);
 }
 
@@ -207,17 +158,8 @@ fn templates_are_read_at_every_request() {
     let templates = tempfile::tempdir().unwrap();
     copy_templates(templates.path());
     let sample = crate_folder().join("samples/requests.csv");
-    let server = Server::start(
-        &python,
-        &[
-            &"--home",
-            &home.path(),
-            &"--templates",
-            &templates.path(),
-            &"--history",
-            &sample,
-        ],
-    );
+    let server =
+        Server::start(&python, &[&"--home", &home.path(), &"--templates", &templates.path(), &"--history", &sample]);
     server.ready();
     assert_eq!(server.get("/").0, 200);
 
@@ -229,13 +171,8 @@ fn templates_are_read_at_every_request() {
     std::fs::write(&page, "<p>\n{% if %}").unwrap();
     let (status, broken) = server.get("/");
     assert_eq!(status, 500);
-    assert!(
-        broken.contains("forecast.html:2`\n  cause: syntax error"),
-        "{broken}"
-    );
-    eventually("the log says so", || {
-        server.logged("cannot render the template").is_some()
-    });
+    assert!(broken.contains("forecast.html:2`\n  cause: syntax error"), "{broken}");
+    eventually("the log says so", || server.logged("cannot render the template").is_some());
     assert_eq!(server.get("/readyz").0, 200);
 
     std::fs::write(&page, &ours).unwrap();
@@ -253,27 +190,14 @@ fn another_history_is_another_forecast() {
     let history = folder.path().join("load.csv");
     let templates = crate_folder().join("templates");
     std::fs::write(&history, "timestamp,value\n0,1\n300,2\n").unwrap();
-    let server = Server::start(
-        &python,
-        &[
-            &"--home",
-            &home.path(),
-            &"--templates",
-            &templates,
-            &"--history",
-            &history,
-        ],
-    );
+    let server = Server::start(&python, &[&"--home", &home.path(), &"--templates", &templates, &"--history", &history]);
     assert!(server.get("/").1.contains("2 samples every 5m"));
     std::fs::write(&history, "timestamp,value\n0,1\n300,2\n600,3\n").unwrap();
     assert!(server.get("/").1.contains("3 samples every 5m"));
     std::fs::write(&history, "timestamp,value\n0,x\n").unwrap();
     let (status, page) = server.get("/");
     assert_eq!(status, 500);
-    assert!(
-        page.contains("load.csv:2:3: value `x` is not a number"),
-        "{page}"
-    );
+    assert!(page.contains("load.csv:2:3: value `x` is not a number"), "{page}");
 }
 
 #[test]
@@ -284,32 +208,14 @@ fn a_worker_that_dies_costs_one_page() {
     let home = hostile_home("dies_once");
     let templates = crate_folder().join("templates");
     let sample = crate_folder().join("samples/requests.csv");
-    let server = Server::start(
-        &python,
-        &[
-            &"--home",
-            &home.path(),
-            &"--templates",
-            &templates,
-            &"--history",
-            &sample,
-        ],
-    );
+    let server = Server::start(&python, &[&"--home", &home.path(), &"--templates", &templates, &"--history", &sample]);
     server.ready();
     let (status, page) = server.get("/");
     assert_eq!(status, 503);
-    assert!(
-        page.contains("the worker ended with exit status: 9"),
-        "{page}"
-    );
+    assert!(page.contains("the worker ended with exit status: 9"), "{page}");
     // This one waits for the restart.
     assert_eq!(server.get("/").0, 200);
-    assert!(
-        server
-            .get("/metrics")
-            .1
-            .contains("autoscaler_worker_failures_total 1")
-    );
+    assert!(server.get("/metrics").1.contains("autoscaler_worker_failures_total 1"));
 }
 
 #[test]
@@ -320,17 +226,7 @@ fn a_reader_who_leaves_takes_nothing_along() {
     let home = hostile_home("slow");
     let templates = crate_folder().join("templates");
     let sample = crate_folder().join("samples/requests.csv");
-    let server = Server::start(
-        &python,
-        &[
-            &"--home",
-            &home.path(),
-            &"--templates",
-            &templates,
-            &"--history",
-            &sample,
-        ],
-    );
+    let server = Server::start(&python, &[&"--home", &home.path(), &"--templates", &templates, &"--history", &sample]);
     server.ready();
     let mut stream = TcpStream::connect(&server.address).unwrap();
     write!(stream, "GET / HTTP/1.1\r\nhost: test\r\n\r\n").unwrap();
@@ -356,30 +252,10 @@ fn a_worker_that_cannot_live_rests() {
     let home = hostile_home("exits_at_once");
     let templates = crate_folder().join("templates");
     let sample = crate_folder().join("samples/requests.csv");
-    let server = Server::start(
-        &python,
-        &[
-            &"--home",
-            &home.path(),
-            &"--templates",
-            &templates,
-            &"--history",
-            &sample,
-        ],
-    );
-    eventually("the budget is spent", || {
-        server
-            .get("/metrics")
-            .1
-            .contains("autoscaler_worker_starts_total 5")
-    });
+    let server = Server::start(&python, &[&"--home", &home.path(), &"--templates", &templates, &"--history", &sample]);
+    eventually("the budget is spent", || server.get("/metrics").1.contains("autoscaler_worker_starts_total 5"));
     std::thread::sleep(Duration::from_secs(2));
-    assert!(
-        server
-            .get("/metrics")
-            .1
-            .contains("autoscaler_worker_starts_total 5")
-    );
+    assert!(server.get("/metrics").1.contains("autoscaler_worker_starts_total 5"));
 
     let (status, body) = server.get("/readyz");
     assert_eq!(status, 503);
@@ -398,10 +274,5 @@ fn a_taken_address_is_said() {
     let address = taken.local_addr().unwrap().to_string();
     let ran = run(autoscaler().args(["serve", "--listen", &address]));
     assert_eq!(ran.code, Some(2));
-    assert!(
-        ran.stderr.starts_with(&format!(
-            "error: cannot listen on `{address}`\n  cause: Address"
-        )),
-        "{ran:?}"
-    );
+    assert!(ran.stderr.starts_with(&format!("error: cannot listen on `{address}`\n  cause: Address")), "{ran:?}");
 }

@@ -20,9 +20,7 @@ pub(crate) fn autoscaler() -> Command {
             command.env_remove(name);
         }
     }
-    command
-        .env("AUTOSCALER_HOME", crate_folder())
-        .stdin(Stdio::null());
+    command.env("AUTOSCALER_HOME", crate_folder()).stdin(Stdio::null());
     command
 }
 
@@ -60,20 +58,12 @@ fn asked_python() -> PathBuf {
 
 /// A Python with the forecasting packages. Without one the test is skipped, loudly, unless skipping is forbidden.
 pub(crate) fn real_python(test: &str) -> Option<PathBuf> {
-    needed(
-        test,
-        "import numpy, pandas, scipy, statsmodels",
-        "the packages of requirements-enhanced.txt",
-    )
+    needed(test, "import numpy, pandas, scipy, statsmodels", "the packages of requirements-enhanced.txt")
 }
 
 /// Any Python 3.11 or later: the hostile workers use its standard library only.
 pub(crate) fn bare_python(test: &str) -> Option<PathBuf> {
-    needed(
-        test,
-        "import sys; sys.exit(sys.version_info < (3, 11))",
-        "version 3.11 or later",
-    )
+    needed(test, "import sys; sys.exit(sys.version_info < (3, 11))", "version 3.11 or later")
 }
 
 fn needed(test: &str, program: &str, what: &str) -> Option<PathBuf> {
@@ -81,14 +71,8 @@ fn needed(test: &str, program: &str, what: &str) -> Option<PathBuf> {
     if works(&python, program) {
         return Some(python);
     }
-    let why = format!(
-        "`{}` is no Python with {what}: set AUTOSCALER_PYTHON",
-        python.display()
-    );
-    assert!(
-        std::env::var_os("XTASK_REQUIRE_REAL").is_none_or(|value| value != "1"),
-        "{test}: {why}"
-    );
+    let why = format!("`{}` is no Python with {what}: set AUTOSCALER_PYTHON", python.display());
+    assert!(std::env::var_os("XTASK_REQUIRE_REAL").is_none_or(|value| value != "1"), "{test}: {why}");
     // Not `eprintln!`, which the test harness swallows when a test passes.
     let _ = writeln!(std::io::stderr(), "\nskipped: {test}: {why}");
     None
@@ -102,33 +86,20 @@ pub(crate) fn hostile_home(worker: &str) -> TempDir {
     let workers = crate_folder().join("tests/workers");
     std::fs::write(package.join("__init__.py"), "").expect("a package");
     std::fs::copy(workers.join("hello.py"), package.join("hello.py")).expect("what workers share");
-    std::fs::copy(
-        workers.join(worker).with_extension("py"),
-        package.join("__main__.py"),
-    )
-    .expect("a worker");
+    std::fs::copy(workers.join(worker).with_extension("py"), package.join("__main__.py")).expect("a worker");
     home
 }
 
 /// Whether a process exists and has not ended.
 pub(crate) fn alive(process: u32) -> bool {
     // A zombie has ended too; its parent is the one to say so.
-    std::fs::read_to_string(format!("/proc/{process}/stat")).is_ok_and(|stat| {
-        !stat
-            .rsplit(')')
-            .next()
-            .unwrap_or_default()
-            .trim_start()
-            .starts_with('Z')
-    })
+    std::fs::read_to_string(format!("/proc/{process}/stat"))
+        .is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or_default().trim_start().starts_with('Z'))
 }
 
 /// Sends a signal to one process.
 pub(crate) fn signal(name: &str, process: u32) {
-    let sent = Command::new("kill")
-        .args(["-s", name, &process.to_string()])
-        .status()
-        .expect("kill runs");
+    let sent = Command::new("kill").args(["-s", name, &process.to_string()]).status().expect("kill runs");
     assert!(sent.success());
 }
 

@@ -52,8 +52,9 @@ print(json.dumps(found))
 /// Analyses the base that was built last.
 pub fn run(global: &Global, flags: &BuildFlags) -> anyhow::Result<()> {
     let tree = Tree::open(global)?;
-    let json = std::fs::read_to_string(tree.images().join("base.key.json"))
-        .map_err(|_| Fault::usage("no base has been built here").hint("build it: `cargo xtask build-base --analyze`"))?;
+    let json = std::fs::read_to_string(tree.images().join("base.key.json")).map_err(|_| {
+        Fault::usage("no base has been built here").hint("build it: `cargo xtask build-base --analyze`")
+    })?;
     let key: BaseKey = serde_json::from_str(&json)?;
     let (fingerprint, tag) = facts::tagged(&tree, &key);
     let platform = flags.platform.first().cloned().unwrap_or_else(Platform::host);
@@ -61,7 +62,8 @@ pub fn run(global: &Global, flags: &BuildFlags) -> anyhow::Result<()> {
     let (manifest, config, digest) = match facts::local_base(&tree, &fingerprint, &tag, &platform)? {
         Some(local) if !flags.push => {
             let layout = Layout::open_or_create(&local.layout.unwrap_or_default())?;
-            let (_, descriptor) = layout.list()?.into_iter().next().ok_or_else(|| Fault::build("the base's layout is empty"))?;
+            let (_, descriptor) =
+                layout.list()?.into_iter().next().ok_or_else(|| Fault::build("the base's layout is empty"))?;
             let manifest: Manifest = layout.read_json(&descriptor)?;
             let config: Config = layout.read_json(&manifest.config)?;
             (manifest, config, descriptor.digest)
@@ -114,7 +116,8 @@ fn text(analysis: &Analysis) -> String {
     }
     text += &format!("\n{:>10}  {:>6}  package, on disk\n", "size", "files");
     for package in &analysis.packages {
-        text += &format!("{:>10}  {:>6}  {} {}\n", ui::bytes(package.size), package.files, package.name, package.version);
+        text +=
+            &format!("{:>10}  {:>6}  {} {}\n", ui::bytes(package.size), package.files, package.name, package.version);
     }
     text
 }

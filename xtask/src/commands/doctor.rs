@@ -41,7 +41,8 @@ fn note(what: impl Into<String>, said: impl Into<String>, remedy: impl Into<Stri
 }
 
 fn bad(what: impl Into<String>, fault: Fault) -> Finding {
-    let causes: String = fault.causes.iter().map(|cause| format!(": {}", cause.lines().next().unwrap_or_default())).collect();
+    let causes: String =
+        fault.causes.iter().map(|cause| format!(": {}", cause.lines().next().unwrap_or_default())).collect();
     let said = format!("{}{causes}", fault.what);
     Finding { state: State::Bad, what: what.into(), said, remedy: fault.hints, exit: Some(fault.exit) }
 }
@@ -106,7 +107,9 @@ fn dockerfiles(tree: &Tree) -> Vec<Finding> {
 
 fn lock(tree: &Tree) -> Finding {
     match facts::lock(tree) {
-        Ok(lock) => good("lock", format!("{} packages answer to `{}`", lock.packages.len(), tree.policy.base.requirements)),
+        Ok(lock) => {
+            good("lock", format!("{} packages answer to `{}`", lock.packages.len(), tree.policy.base.requirements))
+        }
         Err(fault) => bad("lock", fault),
     }
 }
@@ -115,9 +118,15 @@ fn root_image(tree: &Tree, global: &Global) -> Finding {
     let image = &tree.policy.root.image;
     match facts::images_lock(tree) {
         Err(fault) => return bad("root", fault),
-        Ok(Some(lock)) if lock.root == *image => return good("root", format!("`{image}` is pinned for {} platforms", lock.platforms.len())),
+        Ok(Some(lock)) if lock.root == *image => {
+            return good("root", format!("`{image}` is pinned for {} platforms", lock.platforms.len()));
+        }
         Ok(Some(lock)) => {
-            return bad("root", Fault::usage(format!("`images.lock` pins `{}`, the policy wants `{image}`", lock.root)).hint("`cargo xtask lock`"));
+            return bad(
+                "root",
+                Fault::usage(format!("`images.lock` pins `{}`, the policy wants `{image}`", lock.root))
+                    .hint("`cargo xtask lock`"),
+            );
         }
         Ok(None) if global.offline => return note("root", "not pinned", "`cargo xtask lock` pins it"),
         Ok(None) => {}
@@ -126,7 +135,11 @@ fn root_image(tree: &Tree, global: &Global) -> Finding {
         Ok(_) => note("root", format!("`{image}` can be reached and is not pinned"), "`cargo xtask lock` pins it"),
         Err(fault) if tree.policy.root.fallback.is_some() && fault.exit == Exit::Network => {
             let cause = fault.causes.last().cloned().unwrap_or(fault.what);
-            note("root", format!("`{image}` cannot be reached ({cause})"), "builds take a root made of Debian's packages; `--locked` refuses it")
+            note(
+                "root",
+                format!("`{image}` cannot be reached ({cause})"),
+                "builds take a root made of Debian's packages; `--locked` refuses it",
+            )
         }
         Err(fault) => bad("root", fault),
     }
@@ -146,7 +159,11 @@ fn git(tree: &Tree) -> Finding {
             let branch = commit.branch.as_deref().unwrap_or("no branch");
             good("git", format!("{} on {branch}, {state}", commit.short()))
         }
-        None => note("git", "this tree is no git commit", "commit it: images are then tagged by commit, and `latest` can move"),
+        None => note(
+            "git",
+            "this tree is no git commit",
+            "commit it: images are then tagged by commit, and `latest` can move",
+        ),
     }
 }
 
@@ -214,15 +231,24 @@ fn step_tools(tree: &Tree) -> Vec<Finding> {
     let mut findings = Vec::new();
     for step in &tree.policy.steps {
         let Some(program) = steps::needed(step) else { continue };
-        let found = if program.contains('/') { tree.root.join(program).is_file() } else { process::found(program).is_some() };
+        let found =
+            if program.contains('/') { tree.root.join(program).is_file() } else { process::found(program).is_some() };
         findings.push(if found {
             good(format!("step {}", step.name), format!("`{program}` is there"))
         } else {
-            bad(format!("step {}", step.name), Fault::missing(format!("`{program}` is not there")).hint(format!("install `{program}`, or remove the step from `images.toml`")))
+            bad(
+                format!("step {}", step.name),
+                Fault::missing(format!("`{program}` is not there"))
+                    .hint(format!("install `{program}`, or remove the step from `images.toml`")),
+            )
         });
     }
     if tree.policy.steps.iter().any(|step| matches!(step.action, Action::Smoke)) && tree.policy.smoke.runs.is_empty() {
-        findings.push(note("step smoke", "`[smoke]` asks nothing of the image", "write `[[smoke.run]]` in `images.toml`"));
+        findings.push(note(
+            "step smoke",
+            "`[smoke]` asks nothing of the image",
+            "write `[[smoke.run]]` in `images.toml`",
+        ));
     }
     findings
 }

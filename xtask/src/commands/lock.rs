@@ -86,7 +86,9 @@ pub fn check(global: &Global) -> Result<(), Fault> {
         return Err(Fault::drift("the root's digests are not pinned").hint("pin them: `cargo xtask lock`"));
     }
     if !tree.root.join(&tree.policy.base.installer).is_file() {
-        return Err(Fault::drift(format!("`{}` is missing", tree.policy.base.installer)).hint("write it: `cargo xtask lock`"));
+        return Err(
+            Fault::drift(format!("`{}` is missing", tree.policy.base.installer)).hint("write it: `cargo xtask lock`")
+        );
     }
     ui::step("checked", &format!("{} packages answer to `{}`", lock.packages.len(), tree.policy.base.requirements));
     Ok(())

@@ -17,7 +17,8 @@ use std::io::{BufRead as _, IsTerminal as _};
 pub fn run(global: &Global, yes: bool) -> anyhow::Result<()> {
     let tree = Tree::open(global)?;
     let needs_engine = !has_engine(&tree);
-    let needs_lock = !tree.root.join(&tree.policy.base.lock).is_file() || !tree.root.join(&tree.policy.base.installer).is_file();
+    let needs_lock =
+        !tree.root.join(&tree.policy.base.lock).is_file() || !tree.root.join(&tree.policy.base.installer).is_file();
     let needs_uv = needs_lock && uv::find(&tree.root, &[]).is_err();
     let mut todo = Vec::new();
     if needs_engine {
@@ -46,7 +47,12 @@ pub fn run(global: &Global, yes: bool) -> anyhow::Result<()> {
     if global.registry.is_none() {
         // The policy's registry belongs to the team; a first try does not write to it.
         if let engine::Status::Running(state) = engine::status(&tree.root, None)? {
-            global.registry = Some(state.registry.parse().map_err(|error| Fault::build(format!("cannot use the engine's registry: {error}")))?);
+            global.registry = Some(
+                state
+                    .registry
+                    .parse()
+                    .map_err(|error| Fault::build(format!("cannot use the engine's registry: {error}")))?,
+            );
         }
     }
     if needs_lock {
@@ -76,7 +82,8 @@ fn has_engine(tree: &Tree) -> bool {
 }
 
 fn confirm() -> Result<(), Fault> {
-    let declined = || Fault::usage("nothing was done").hint("`--yes` answers the question: `cargo xtask quickstart --yes`");
+    let declined =
+        || Fault::usage("nothing was done").hint("`--yes` answers the question: `cargo xtask quickstart --yes`");
     if !std::io::stdin().is_terminal() {
         return Err(declined().cause("there is no terminal to ask"));
     }

@@ -27,7 +27,8 @@ pub fn run(global: &Global, image: Option<&str>) -> anyhow::Result<()> {
 /// The app of the key that was built last: by its fingerprint's tag, in the store or in the registry.
 fn newest(tree: &Tree, docker: &Docker) -> Result<String, Fault> {
     let none = || {
-        Fault::usage("no app has been built here").hint("build it: `cargo xtask build`; or name an image: `cargo xtask smoke IMAGE`")
+        Fault::usage("no app has been built here")
+            .hint("build it: `cargo xtask build`; or name an image: `cargo xtask smoke IMAGE`")
     };
     let json = std::fs::read_to_string(tree.images().join("app.key.json")).map_err(|_| none())?;
     let key: crate::key::AppKey = serde_json::from_str(&json).map_err(|_| none())?;

@@ -1,4 +1,6 @@
 //! tidy
 use crate::flags::Global;
 /// x
-pub fn run(_: &Global) -> anyhow::Result<()> { Ok(()) }
+pub fn run(_: &Global) -> anyhow::Result<()> {
+    Ok(())
+}
