@@ -20,8 +20,9 @@ pub fn staged(platform: &Platform, binary: &Binary) -> RelPath {
     format!("target/image/{}/{}", platform.dashed(), binary.name).parse().expect("a platform and a checked name")
 }
 
-/// The key of the binary's recipe, from the repository's files.
-pub fn key(root: &Path, binary: &Binary) -> Result<BinaryKey, Fault> {
+/// The key of the binary's recipe, from the repository's files. `copied` says which of them are in the image as they are:
+/// these count for the image already, and an edit of one is no edit of the program.
+pub fn key(root: &Path, binary: &Binary, copied: &dyn Fn(&Path) -> bool) -> Result<BinaryKey, Fault> {
     let lock = read_lock(root)?;
     let reached = reach(&lock, &binary.package)
         .ok_or_else(|| Fault::usage(format!("`Cargo.lock` holds no package `{}`", binary.package)).hint(LOCK_HINT))?;
@@ -40,6 +41,7 @@ pub fn key(root: &Path, binary: &Binary) -> Result<BinaryKey, Fault> {
             files.push(PathBuf::from(name));
         }
     }
+    files.retain(|file| !copied(file));
     files.sort();
     let mut sources = String::new();
     for file in files {
@@ -375,12 +377,16 @@ mod tests {
     #[track_caller]
     fn edit(path: &str, from: &str, to: &str, counts: bool) {
         let root = workspace(&FILES);
-        let before = key(root.path(), &binary()).unwrap();
+        let before = key(root.path(), &binary(), &|path| path == Path::new("app/copied.html")).unwrap();
         let file = root.path().join(path);
         let text = fs::read_to_string(&file).unwrap_or_default();
         fs::create_dir_all(file.parent().unwrap()).unwrap();
         fs::write(&file, if from.is_empty() { to.to_owned() } else { text.replace(from, to) }).unwrap();
-        assert_eq!(key(root.path(), &binary()).unwrap() != before, counts, "{path}");
+        assert_eq!(
+            key(root.path(), &binary(), &|path| path == Path::new("app/copied.html")).unwrap() != before,
+            counts,
+            "{path}"
+        );
     }
 
     #[test]
@@ -392,6 +398,7 @@ mod tests {
         edit("Cargo.lock", "b2", "b3", true);
         edit("Cargo.lock", "aa", "ab", true);
         edit("rust-toolchain.toml", "1.95.0", "1.96.0", true);
+        edit("app/copied.html", "", "x", false);
         edit("app/tests/a.rs", "", "x", false);
         edit("app/README.md", "", "x", false);
         edit("tool/Cargo.toml", "tool", "tools", false);
@@ -401,7 +408,7 @@ mod tests {
     #[test]
     fn a_package_that_is_not_locked_is_named() {
         let root = workspace(&FILES);
-        let fault = key(root.path(), &Binary { package: "x".to_owned(), ..binary() }).unwrap_err();
+        let fault = key(root.path(), &Binary { package: "x".to_owned(), ..binary() }, &|_| false).unwrap_err();
         assert_eq!(fault.what, "`Cargo.lock` holds no package `x`");
     }
 

@@ -244,6 +244,8 @@ pub fn base_key(tree: &Tree, root: &RootImage, lock: &Lock, parsed: &Parsed) -> 
 
 /// The app's key on a base.
 pub fn app_key(tree: &Tree, base: Fingerprint, parsed: &Parsed) -> Result<AppKey, Fault> {
+    let copied: BTreeSet<&Path> = parsed.files.iter().map(|entry| entry.path.to_path()).collect();
+    let binary = tree.policy.app.binary.as_ref();
     Ok(AppKey {
         schema: SCHEMA,
         base: Some(base.to_string()),
@@ -251,7 +253,7 @@ pub fn app_key(tree: &Tree, base: Fingerprint, parsed: &Parsed) -> Result<AppKey
         dockerfile: parsed.meaning.clone(),
         args: tree.policy.app.args.clone(),
         files: parsed.files.clone(),
-        binary: tree.policy.app.binary.as_ref().map(|binary| binary::key(&tree.root, binary)).transpose()?,
+        binary: binary.map(|binary| binary::key(&tree.root, binary, &|path| copied.contains(path))).transpose()?,
     })
 }
 

@@ -367,7 +367,7 @@ pub(crate) mod tests {
             |key| key.lock.packages[0].marker = Some("x".to_owned()),
             "scipy 1.16.3: marker changed (requirements-enhanced.lock)",
         );
-        change(|key| key.lock.packages.clear(), "scipy 1.16.3 is gone (requirements-enhanced.lock)");
+        change(|key| key.lock.packages.clear(), "removed scipy 1.16.3 (requirements-enhanced.lock)");
         change(|key| key.dockerfile.push("USER 1".to_owned()), "dockerfiles/Dockerfile.base line 9 (`USER 1`)");
         change(|key| key.files[0].digest = Some(Digest::of(b"x")), "dockerfiles/check-imports.py was edited");
         change(|key| key.files[0].mode = 0o755, "dockerfiles/check-imports.py: mode 644 -> 755");

@@ -165,6 +165,8 @@ pub struct Step {
     pub name: String,
     /// When it runs.
     pub after: After,
+    /// Whether it runs only where `CI` is set: what is worth its time there and not at every edit.
+    pub only_in_ci: bool,
     /// The images that it runs for.
     pub images: Vec<ImageKind>,
     /// What it does.
@@ -654,6 +656,7 @@ fn read_step(mut section: Section<'_>, problems: &mut Problems<'_>) -> Option<St
         }
     }
     let after = section.choice("after", &[("build", After::Build), ("push", After::Push)], problems);
+    let only = section.choice("only", &[("ci", true)], problems);
     let kinds = [("base", ImageKind::Base), ("app", ImageKind::App), ("enhanced", ImageKind::Enhanced)];
     let mut images = Vec::new();
     for text in section.texts("images", problems).unwrap_or_default() {
@@ -710,7 +713,13 @@ fn read_step(mut section: Section<'_>, problems: &mut Problems<'_>) -> Option<St
             None
         }
     };
-    Some(Step { name: name?.value, after: after.unwrap_or(After::Build), images, action: action? })
+    Some(Step {
+        name: name?.value,
+        after: after.unwrap_or(After::Build),
+        only_in_ci: only.unwrap_or(false),
+        images,
+        action: action?,
+    })
 }
 
 #[cfg(test)]

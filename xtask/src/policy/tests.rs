@@ -104,15 +104,15 @@ uses = "size-budget"
         &text,
         expect![[r#"
             the policy does not hold: 6 problems
-            images.toml:67:1: `step.run` names no program
+            images.toml:71:1: `step.run` names no program
               hint: write a list: `run = ["program", "argument"]`
-            images.toml:68:8: `step.name` `a b` holds more than letters, digits, `.`, `_` and `-`
-            images.toml:72:8: `smok` is not a known step: `smoke` and `size-budget` are
+            images.toml:72:8: `step.name` `a b` holds more than letters, digits, `.`, `_` and `-`
+            images.toml:76:8: `smok` is not a known step: `smoke` and `size-budget` are
               hint: did you mean `smoke`?
-            images.toml:73:9: `step.after` is `pushed`, not one of `build`, `push`
-            images.toml:74:11: `step.images` holds `apps`, not `base`, `app` or `enhanced`
+            images.toml:77:9: `step.after` is `pushed`, not one of `build`, `push`
+            images.toml:78:11: `step.images` holds `apps`, not `base`, `app` or `enhanced`
               hint: did you mean `app`?
-            images.toml:77:8: a `size-budget` step needs `max`
+            images.toml:81:8: a `size-budget` step needs `max`
               hint: write `max = "400 MB"` (compressed)"#]],
     );
 }
