@@ -10,7 +10,7 @@ use crate::lock::file;
 use crate::plan::{Decision, ImagePlan, Latest, Place};
 use crate::policy::{After, ImageKind};
 use crate::publish::{self, Publication};
-use crate::reference::{Digest, Platform, Tag};
+use crate::reference::{Digest, Platform, Reference, Tag};
 use crate::registry::Answer;
 use crate::report::{self, ImageReport};
 use crate::secrets::Secrets;
@@ -114,6 +114,9 @@ impl Session<'_> {
             _ => BTreeMap::new(),
         };
         let base = BaseImage { repository: plan.repository.clone(), digests: platforms.clone(), layouts };
+        if !self.flags.dry_run {
+            self.remember(plan, &plan.repository.digest(digest))?;
+        }
         let report = ImageReport {
             kind: plan.kind,
             reference: plan.repository.digest(digest),
@@ -228,8 +231,13 @@ impl Session<'_> {
             report.tags.extend(self.local_tags(plan));
         }
         report.reference = plan.repository.digest(report.digest);
-        let file = self.key_file(plan.kind);
-        file::write(&file, &image.key).map(drop)
+        file::write(&self.key_file(plan.kind), &image.key)?;
+        self.remember(plan, &report.reference)
+    }
+
+    /// Writes down what was built or found last, for commands that ask for "the image".
+    fn remember(&self, plan: &ImagePlan, reference: &Reference) -> Result<(), Fault> {
+        file::write(&facts::last_reference(&self.tree, plan.kind), &format!("{reference}\n")).map(drop)
     }
 
     fn run_steps(
