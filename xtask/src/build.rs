@@ -64,6 +64,10 @@ impl<'a> Session<'a> {
         if flags.push && global.offline {
             return Err(Fault::usage("`--push` publishes to a registry, and `--offline` asks none"));
         }
+        if let (Some(builder), false) = (&flags.builder, flags.push) {
+            return Err(Fault::usage(format!("what `{builder}` builds does not come to this machine's Docker"))
+                .hint("add `--push`: the image then goes from the builder to the registry"));
+        }
         let tree = Tree::open(global)?;
         let platforms = match (flags.platform.as_slice(), flags.push) {
             ([], true) => tree.policy.project.platforms.clone(),

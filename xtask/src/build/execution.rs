@@ -178,7 +178,8 @@ impl Session<'_> {
             let built = docker.build(&call, &format!("{} for {platform}", plan.kind))?;
             report.took("build", built.took);
             report.steps = Some([built.steps.all, built.steps.cached]);
-            report.platforms.insert(platform.clone(), built.digest);
+            let digest = if self.wish.push { self.pushed(plan, platform)? } else { built.digest };
+            report.platforms.insert(platform.clone(), digest);
             if let Some((partial, folder)) = layout {
                 keep_layout(&partial, &folder)?;
                 report.size =
@@ -186,9 +187,9 @@ impl Session<'_> {
                 layouts.insert(platform.clone(), folder);
             }
             if self.wish.push {
-                report.size = Some(self.pushed_size(plan, built.digest)?);
+                report.size = Some(self.pushed_size(plan, digest)?);
             }
-            self.run_steps(After::Build, plan, platform, built.digest, &mut report)?;
+            self.run_steps(After::Build, plan, platform, digest, &mut report)?;
         }
         if !self.flags.dry_run {
             self.finish(image, platforms, &mut report)?;
@@ -261,6 +262,19 @@ impl Session<'_> {
         let times = steps::run(&self.tree.policy, &self.tree.root, when, self.docker()?, &subject)?;
         times.into_iter().for_each(|(name, took)| report.took(name, took));
         Ok(())
+    }
+
+    /// The digest under which the registry knows what was just pushed. An engine with the classic image store knows its images by
+    /// their configurations alone, so the registry is asked.
+    fn pushed(&self, plan: &ImagePlan, platform: &Platform) -> Result<Digest, Fault> {
+        let tag = publish::platform_tag(&plan.tag, platform);
+        match self.client.head(&plan.repository, tag.clone())? {
+            Answer::Present(found) => Ok(found.digest),
+            Answer::Absent => {
+                Err(Fault::network(format!("`{}` was pushed and is not there", plan.repository.tag(&tag)))
+                    .hint("run this again; if it stays so, the registry loses what it is given"))
+            }
+        }
     }
 
     fn pushed_size(&self, plan: &ImagePlan, digest: Digest) -> Result<u64, Fault> {
