@@ -366,7 +366,8 @@ impl Log {
         if all.contains("no space left on device") {
             return fault.hint("the engine's disk is full: free space with `docker builder prune`, and run this again");
         }
-        if all.contains("exporter is not supported for the docker driver")
+        if all.contains("unknown scheme oci-layout")
+            || all.contains("exporter is not supported for the docker driver")
             || all.contains("exporter \"oci\" could not be found")
         {
             return fault.hint(
