@@ -35,7 +35,7 @@ pub enum Target {
 
 /// Builds, publishes if asked to, and reports. With `dry_run` says what would be done instead, and returns no images.
 pub fn run(global: &Global, flags: &BuildFlags, target: Target) -> Result<Report, Fault> {
-    let session = Session::open(global, flags)?;
+    let session = Session::open(global, flags, target)?;
     let images = match session.plan(target, None) {
         // A root that was pinned or named cannot be reached now that something has to be built on it.
         Ok(planned) if planned.needs_root() && session.root_is_out_of_reach(&planned.root)? => {
@@ -53,13 +53,15 @@ struct Session<'a> {
     global: &'a Global,
     flags: &'a BuildFlags,
     wish: Wish,
+    /// A root from Debian's packages is made anew: the newest packages are what `--force` of a base is for.
+    fresh_root: bool,
     client: Client,
     docker: OnceCell<Docker>,
     began: Instant,
 }
 
 impl<'a> Session<'a> {
-    fn open(global: &'a Global, flags: &'a BuildFlags) -> Result<Self, Fault> {
+    fn open(global: &'a Global, flags: &'a BuildFlags, target: Target) -> Result<Self, Fault> {
         let began = Instant::now();
         if flags.push && global.offline {
             return Err(Fault::usage("`--push` publishes to a registry, and `--offline` asks none"));
@@ -84,7 +86,8 @@ impl<'a> Session<'a> {
         }
         let wish = Wish { push: flags.push, platforms, force: flags.force, no_latest: flags.no_latest };
         let client = tree.client();
-        Ok(Self { tree, global, flags, wish, client, docker: OnceCell::new(), began })
+        let fresh_root = flags.force && !flags.dry_run && matches!(target, Target::Base | Target::App);
+        Ok(Self { tree, global, flags, wish, fresh_root, client, docker: OnceCell::new(), began })
     }
 
     fn docker(&self) -> Result<&Docker, Fault> {

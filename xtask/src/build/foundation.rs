@@ -94,7 +94,7 @@ impl Session<'_> {
         let tag = Tag::from_name(&format!("{}-{}", &recipe.fingerprint().hex()[..12], platform.dashed()))
             .expect("hex digits and a platform are a tag");
         if self.wish.push
-            && !self.wish.force
+            && !self.fresh_root
             && let Answer::Present(found) = self.client.head(&repository, tag.clone())?
         {
             let digests = BTreeMap::from([(platform, found.digest)]);
@@ -102,8 +102,7 @@ impl Session<'_> {
         }
         let folder = self.tree.images().join("root");
         let layout = Layout::open_or_create(&folder)?;
-        let found =
-            if self.wish.force && !self.flags.dry_run { None } else { root::find(&recipe, &layout, &platform)? };
+        let found = if self.fresh_root { None } else { root::find(&recipe, &layout, &platform)? };
         let digest = match found {
             Some(root) => root.digest,
             None if self.flags.dry_run => {
