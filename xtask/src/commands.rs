@@ -8,6 +8,7 @@ pub mod engine;
 pub mod lock;
 pub mod quickstart;
 pub mod smoke;
+pub mod test;
 pub mod tidy;
 
 use std::io::Write as _;
