@@ -759,7 +759,7 @@ impl<'a> Session<'a> {
                 }
             }
             _ => {
-                let from = self.from_root(root, platform, &mut contexts)?;
+                let from = self.name_root(root, platform, &mut contexts)?;
                 publish::base_labels(&mut labels, &root.name, &root.digests[platform]);
                 args.insert("ROOT_IMAGE".to_owned(), from.to_string());
                 if plan.kind == ImageKind::Enhanced {
@@ -799,7 +799,7 @@ impl<'a> Session<'a> {
         })
     }
 
-    fn from_root(
+    fn name_root(
         &self,
         root: &RootImage,
         platform: &Platform,

@@ -6,6 +6,7 @@ pub mod ci;
 pub mod doctor;
 pub mod engine;
 pub mod lock;
+pub mod man;
 pub mod quickstart;
 pub mod smoke;
 pub mod test;

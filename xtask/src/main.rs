@@ -43,8 +43,11 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
         Command::Ci => commands::ci::run(global)?,
         Command::Test { filter } => commands::test::run(global, filter.as_deref())?,
         Command::Tidy => commands::tidy::run(global)?,
+        Command::Man { command } => commands::print(&commands::man::page(Flags::command(), command)?)?,
         Command::Completions { shell } => {
-            clap_complete::generate(*shell, &mut Flags::command(), "cargo-xtask", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Flags::command(), "cargo-xtask", &mut script);
+            commands::print(&String::from_utf8(script)?)?;
         }
     }
     Ok(())
