@@ -6,7 +6,7 @@ use super::test::needs::Engine;
 use crate::facts::find_root;
 use crate::fault::{Exit, Fault};
 use crate::flags::Global;
-use crate::process::{self, Command};
+use crate::process;
 use crate::ui;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -60,7 +60,7 @@ impl Phases {
 
 /// A cargo command whose findings are a failed check.
 fn cargo(root: &Path, args: &[&str], rustdoc_flags: &str, hint: &str) -> anyhow::Result<()> {
-    let mut command = Command::new("cargo").args(args).current_dir(root);
+    let mut command = super::cargo(root).args(args);
     if !rustdoc_flags.is_empty() {
         command = command.env("RUSTDOCFLAGS", rustdoc_flags);
     }

@@ -45,10 +45,9 @@ pub fn run(global: &Global, filter: Option<&str>) -> anyhow::Result<()> {
 
 /// The calls that run all tests: Rust's, those in its documentation, Python's.
 fn runners(root: &Path, needs: &Needs, filter: Option<&str>) -> Vec<Command> {
-    let cargo = |args: &[&str]| needs.apply(Command::new("cargo").args(args).current_dir(root));
+    let cargo = |args: &[&str]| needs.apply(super::cargo(root).args(args));
     let mut runners = if process::found("cargo-nextest").is_some() {
-        // nextest keeps what passing tests print to itself; a skip would go unseen.
-        let nextest = ["nextest", "run", "--workspace", "--no-fail-fast", "--no-tests=pass", "--success-output=final"];
+        let nextest = ["nextest", "run", "--workspace", "--no-fail-fast", "--no-tests=pass", "--status-level=slow"];
         vec![cargo(&nextest), cargo(&["test", "--workspace", "--doc"])]
     } else {
         vec![cargo(&["test", "--workspace", "--no-fail-fast"])]

@@ -36,6 +36,7 @@ pub(super) fn check(files: &Files) -> Vec<Violation> {
             Err(fault) => found.push(told(path, &fault)),
         }
     }
+    found.sort();
     found
 }
 
@@ -77,15 +78,15 @@ fn context(files: &Files, policy: &Policy, path: &str, dockerfile: &Dockerfile) 
             Violation::new(&ignore_path, 0, what, "leave it out")
         })
         .collect();
-    for (number, line) in text.lines().enumerate().filter(|(_, line)| line.starts_with('!')) {
-        let without: String = text
-            .lines()
-            .enumerate()
-            .filter(|(other, _)| *other != number)
-            .map(|(_, line)| format!("{line}\n"))
-            .collect();
-        if self::admitted(&tree, &Ignore::parse(&ignore_path, without.as_bytes())?) == admitted {
+    // From the end: of two lines that let in the same, the later one is too many.
+    let mut lines: Vec<&str> = text.lines().collect();
+    for number in (0..lines.len()).rev().filter(|number| text.lines().nth(*number).is_some_and(|l| l.starts_with('!')))
+    {
+        let line = std::mem::take(&mut lines[number]);
+        if self::admitted(&tree, &Ignore::parse(&ignore_path, lines.join("\n").as_bytes())?) == admitted {
             found.push(Violation::new(&ignore_path, number + 1, format!("`{line}` lets nothing in"), "remove it"));
+        } else {
+            lines[number] = line;
         }
     }
     Ok(found)

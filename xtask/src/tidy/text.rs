@@ -17,6 +17,7 @@ pub(super) fn check(files: &Files) -> Vec<Violation> {
         if path.ends_with(".rs") {
             found.extend(unfinished(path, text));
             found.extend(header(path, text));
+            found.extend(skips(path, text));
         }
     }
     found
@@ -125,6 +126,17 @@ fn header(path: &str, text: &str) -> Option<Violation> {
         .then(|| Violation::new(path, 1, "the module does not say what it is for", "begin it with `//!`"))
 }
 
+const SKIPPED: &str = concat!("\"skip", "ped: ");
+const REQUIRED: &str = concat!("XTASK_REQUIRE", "_REAL");
+
+/// A test that can be skipped fails where nothing may be.
+fn skips(path: &str, text: &str) -> Option<Violation> {
+    let line = text.lines().position(|line| line.contains(SKIPPED))?;
+    let what = "a test is skipped even where nothing may be";
+    (!text.contains(REQUIRED))
+        .then(|| Violation::new(path, line + 1, what, format!("fail there when `{REQUIRED}` is 1")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -183,6 +195,13 @@ mod tests {
         }
         finds("a.toml", &format!("home = \"{IMAGE_HOME}\"\n"), &[]);
         finds("Dockerfile", "COPY /made/up/x /\n", &["1: `/made/up` is a path of one machine"]);
+    }
+
+    #[test]
+    fn skips_know_where_they_are_forbidden() {
+        let skip = format!("println!({SKIPPED}no docker\");\n");
+        finds("xtask/tests/a.rs", &skip, &["1: a test is skipped even where nothing may be"]);
+        finds("xtask/tests/a.rs", &format!("{skip}{REQUIRED}\n"), &[]);
     }
 
     #[test]

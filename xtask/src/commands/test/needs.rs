@@ -81,11 +81,8 @@ impl Needs {
             ("XTASK_DEBIAN_CACHE", cache(root)),
             ("AUTOSCALER_PYTHON", python.clone().into()),
         ]);
-        // pip, the judge of how requirements are read, is that of the virtual environment.
-        let path = env.remove("PATH").or_else(|| std::env::var_os("PATH")).unwrap_or_default();
-        let bin = python.parent().map(Path::to_owned).into_iter();
-        let path = std::env::join_paths(bin.chain(std::env::split_paths(&path)));
-        env.extend(path.ok().map(|path| ("PATH", path)));
+        // The clients are named by their places: a PATH of its own would make cargo run build scripts again.
+        env.remove("PATH");
         Ok(Self { python, env, _engine: engine })
     }
 

@@ -14,7 +14,9 @@ pub(super) struct Tally {
 impl Tally {
     /// Takes a line of a runner's output, without colours.
     pub(super) fn read(&mut self, line: &str) {
-        let line = line.trim();
+        // nextest indents what a test itself printed, the closing line of its harness among it.
+        let summary = line.trim_start().starts_with("Summary [");
+        let line = if summary { line.trim() } else { line.trim_end() };
         if line.starts_with("skipped:") {
             self.skipped += 1;
         } else if line.starts_with("test result: ") || (line.starts_with("Summary [") && line.contains(" run: ")) {
@@ -74,6 +76,7 @@ mod tests {
     #[test]
     fn runners_add_up_and_other_lines_do_not_count() {
         check(&["test result: ok. 1 passed; 0 failed", "2 passed in 0.10s", "was built in 3s", "12 passed"], 3, 0, 0);
-        check(&["    skipped: no `openssl` on the PATH"], 0, 0, 1);
+        check(&["skipped: no `openssl` on the PATH"], 0, 0, 1);
+        check(&["    test result: ok. 1 passed; 0 failed"], 0, 0, 0);
     }
 }
