@@ -158,7 +158,7 @@ fn misspelt_words_are_answered_with_the_nearest() {
         --- stderr
         error: there is no command `biuld`
 
-        hint: `cargo xtask --help` names them all
+        hint: did you mean `build`?
     "#]],
     );
 }
