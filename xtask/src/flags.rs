@@ -160,16 +160,26 @@ Examples:
         #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..100))]
         runs: u32,
     },
-    /// What CI runs: tidy, clippy, every test, on real engines
+    /// What CI runs: tidy, clippy, docs, licences, the lock, every test on real engines, a real build
+    ///
+    /// Ends at the first phase that fails, with its exit code. The engine that it starts is ended again.
     Ci,
-    /// Every test, real-engine tests included; installs what they need
+    /// Every test, real-engine tests included; installs what they need, under `target`
     Test {
         /// Only tests whose name contains this
         #[arg(value_name = "FILTER")]
         filter: Option<String>,
     },
-    /// The repository's invariants: formatting, paths, hosts, generated files, module edges
+    /// The repository's invariants: formatting, hosts, paths, links, manifests, ignore files, module edges
+    ///
+    /// Tells every violation with its repair, and changes nothing.
     Tidy,
+    /// A manual page, on stdout: `cargo xtask man build | man -l -`
+    Man {
+        /// The command, as it is typed: `build`, `engine up`; by default all of xtask
+        #[arg(value_name = "COMMAND")]
+        command: Vec<String>,
+    },
     /// Completions for a shell, on stdout
     Completions {
         /// The shell

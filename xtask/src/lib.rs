@@ -29,4 +29,5 @@ pub mod root;
 pub mod secrets;
 pub mod smoke;
 pub mod steps;
+pub mod tidy;
 pub mod ui;

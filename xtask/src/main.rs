@@ -41,10 +41,13 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
         Command::Engine(engine) => commands::engine::run(global, engine)?,
         Command::Bench { filter, runs } => commands::bench::run(global, filter.as_deref(), *runs)?,
         Command::Ci => commands::ci::run(global)?,
-        Command::Test { filter } => commands::ci::test(global, filter.as_deref())?,
+        Command::Test { filter } => commands::test::run(global, filter.as_deref())?,
         Command::Tidy => commands::tidy::run(global)?,
+        Command::Man { command } => commands::print(&commands::man::page(Flags::command(), command)?)?,
         Command::Completions { shell } => {
-            clap_complete::generate(*shell, &mut Flags::command(), "cargo-xtask", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Flags::command(), "cargo-xtask", &mut script);
+            commands::print(&String::from_utf8(script)?)?;
         }
     }
     Ok(())

@@ -167,6 +167,7 @@ impl Command {
         let cannot = |cause: &dyn fmt::Display| Fault::missing(format!("cannot run `{}`", self.name())).cause(cause);
         let out = std::fs::File::options().create(true).append(true).open(log).map_err(|error| cannot(&error))?;
         let err = out.try_clone().map_err(|error| cannot(&error))?;
+        #[allow(clippy::disallowed_methods, reason = "this is the one way: duct and xshell wait for what they start")]
         let mut command = std::process::Command::new(&self.program);
         command.args(&self.args).envs(&self.env).process_group(0);
         command.stdin(std::process::Stdio::null()).stdout(out).stderr(err);
