@@ -20,3 +20,4 @@ mod latest;
 mod old_faults;
 mod publishing;
 mod rebuilding;
+mod trouble;
