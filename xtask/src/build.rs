@@ -569,7 +569,7 @@ impl<'a> Session<'a> {
             let call = self.call(&image, platform, root, base, &secrets)?;
             if self.flags.dry_run {
                 // On stdout: it is what was asked for.
-                anstream::println!("{}", docker.build_command(&call, Path::new("metadata.json")));
+                anstream::println!("{}", docker.shown(&docker.build_command(&call, Path::new("metadata.json"))));
                 report.platforms.insert(platform.clone(), unknown_digest());
                 continue;
             }

@@ -8,6 +8,7 @@ use crate::fault::{Exit, Fault};
 use crate::policy::{Compression, RelPath};
 use crate::process::{self, Command};
 use crate::reference::{Digest, Platform};
+use crate::registry::Credentials;
 use crate::ui;
 use serde::Deserialize;
 use std::collections::{BTreeMap, VecDeque};
@@ -19,6 +20,10 @@ use std::time::Duration;
 #[derive(Clone, Debug)]
 pub struct Docker {
     call: Command,
+    /// The buildx plugin: through docker, or by itself where docker would look for it elsewhere.
+    buildx: Command,
+    /// The engine's address, where no context and no variable of the caller's says it.
+    host: Option<String>,
     /// Builds and runs that need a network ask for the host's: the engine has no bridge.
     pub network_host: bool,
     /// Whether it is the private engine of `cargo xtask engine up`.
@@ -139,12 +144,37 @@ impl Docker {
         let chosen = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         if !chosen("DOCKER_HOST") && !chosen("DOCKER_CONTEXT") {
             if let engine::Status::Running(state) = engine::status(root, None)? {
-                return Ok(Self { call: state.command(), network_host: state.network_host(), private: true });
+                return Ok(Self::of_engine(&state));
             }
         }
         let hint = "install Docker, or start a private engine here: `cargo xtask engine up`";
         let docker = process::find("docker", "building images", hint)?;
-        Ok(Self { call: Command::new(docker), network_host: false, private: false })
+        let call = Command::new(docker);
+        Ok(Self { buildx: call.clone().arg("buildx"), call, host: None, network_host: false, private: false })
+    }
+
+    /// The private engine with its own programs, and with the credentials, contexts and builders of whoever calls: an
+    /// engine is private, the registries that it pushes to are not.
+    fn of_engine(state: &engine::State) -> Self {
+        let own = state.folder.join("config");
+        let mut call = state.command();
+        let mut buildx = call.clone().program(own.join("cli-plugins/docker-buildx"));
+        if let Some(folder) = Credentials::from_env().folder {
+            // A machine that has no builders yet gets no folder for them outside the engine's.
+            if !folder.join("buildx").is_dir() {
+                buildx = buildx.env("BUILDX_CONFIG", own.join("buildx"));
+            }
+            call = call.env("DOCKER_CONFIG", &folder);
+            buildx = buildx.env("DOCKER_CONFIG", folder);
+        }
+        let host = state.docker_env().remove("DOCKER_HOST").map(|host| host.to_string_lossy().into_owned());
+        Self { call, buildx, host, network_host: state.network_host(), private: true }
+    }
+
+    /// A call as it can be pasted into a shell.
+    pub fn shown(&self, command: &Command) -> String {
+        let host = self.host.as_ref().map(|host| format!("env {} ", process::quoted(&format!("DOCKER_HOST={host}"))));
+        format!("{}{command}", host.unwrap_or_default())
     }
 
     /// A call of the docker client.
@@ -164,7 +194,7 @@ impl Docker {
 
     /// The buildx plugin's version.
     pub fn buildx_version(&self) -> Result<String, Fault> {
-        let output = self.command().args(["buildx", "version"]).output()?;
+        let output = self.buildx.clone().arg("version").output()?;
         if output.status.success() {
             return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
         }
@@ -181,7 +211,7 @@ impl Docker {
 
     /// The call that realises `build`, its metadata going to `metadata`.
     pub fn build_command(&self, build: &Build, metadata: &Path) -> Command {
-        let mut call = self.command().args(["buildx", "build", "--progress=plain", "--provenance=false"]);
+        let mut call = self.buildx.clone().args(["build", "--progress=plain", "--provenance=false"]);
         if let Some(builder) = &build.builder {
             call = call.arg(format!("--builder={builder}"));
         }
@@ -419,7 +449,8 @@ mod tests {
     use expect_test::expect;
 
     fn docker() -> Docker {
-        Docker { call: Command::new("docker"), network_host: true, private: false }
+        let call = Command::new("docker");
+        Docker { buildx: call.clone().arg("buildx"), call, host: None, network_host: true, private: false }
     }
 
     fn build() -> Build {

@@ -4,6 +4,7 @@
 //! ([`Command::stream`]) in a process group of their own, which Ctrl-C and SIGTERM reach whole.
 
 use crate::fault::{Exit, Fault};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -36,6 +37,13 @@ impl Command {
             cwd: None,
             stdin: None,
         }
+    }
+
+    /// The same call of another program.
+    #[must_use]
+    pub fn program(mut self, program: impl Into<PathBuf>) -> Self {
+        self.program = program.into();
+        self
     }
 
     /// Adds one argument.
@@ -191,17 +199,17 @@ impl Command {
 impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, part) in self.argv().iter().enumerate() {
-            let plain =
-                !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_./:=@,+%~^".contains(&b));
             let space = if index == 0 { "" } else { " " };
-            if plain {
-                write!(f, "{space}{part}")?;
-            } else {
-                write!(f, "{space}'{}'", part.replace('\'', r"'\''"))?;
-            }
+            write!(f, "{space}{}", quoted(part))?;
         }
         Ok(())
     }
+}
+
+/// A word as a POSIX shell reads it back.
+pub fn quoted(word: &str) -> Cow<'_, str> {
+    let plain = !word.is_empty() && word.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_./:=@,+%~^".contains(&b));
+    if plain { Cow::Borrowed(word) } else { Cow::Owned(format!("'{}'", word.replace('\'', r"'\''"))) }
 }
 
 /// Where a program is, as the system would find it, or a fault with what to install.
