@@ -22,8 +22,8 @@ pub struct Docker {
     call: Command,
     /// The buildx plugin: through docker, or by itself where docker would look for it elsewhere.
     buildx: Command,
-    /// The engine's address, where no context and no variable of the caller's says it.
-    host: Option<String>,
+    /// The variable that says which engine, where the caller's own environment does not.
+    chosen: Option<(&'static str, String)>,
     /// Builds and runs that need a network ask for the host's: the engine has no bridge.
     pub network_host: bool,
     /// Whether it is the private engine of `cargo xtask engine up`.
@@ -150,7 +150,7 @@ impl Docker {
         let hint = "install Docker, or start a private engine here: `cargo xtask engine up`";
         let docker = process::find("docker", "building images", hint)?;
         let call = Command::new(docker);
-        Ok(Self { buildx: call.clone().arg("buildx"), call, host: None, network_host: false, private: false })
+        Ok(Self { buildx: call.clone().arg("buildx"), call, chosen: None, network_host: false, private: false })
     }
 
     /// The private engine with its own programs, and with the credentials, contexts and builders of whoever calls: an
@@ -168,13 +168,31 @@ impl Docker {
             buildx = buildx.env("DOCKER_CONFIG", folder);
         }
         let host = state.docker_env().remove("DOCKER_HOST").map(|host| host.to_string_lossy().into_owned());
-        Self { call, buildx, host, network_host: state.network_host(), private: true }
+        let chosen = host.map(|host| ("DOCKER_HOST", host));
+        Self { call, buildx, chosen, network_host: state.network_host(), private: true }
+    }
+
+    /// The engine of the docker context of this name, if there is one: buildx takes a context for a builder only where it
+    /// is the one in use. Without such a context the name is a builder's, and this docker stays.
+    pub fn reaching(self, name: &str) -> Result<Self, Fault> {
+        if !self.command().args(["context", "inspect", "--", name]).output()?.status.success() {
+            return Ok(self);
+        }
+        let to = |call: Command| call.env_remove("DOCKER_HOST").env("DOCKER_CONTEXT", name);
+        let chosen = Some(("DOCKER_CONTEXT", name.to_owned()));
+        Ok(Self { call: to(self.call), buildx: to(self.buildx), chosen, network_host: false, private: false })
+    }
+
+    fn is_context(&self, name: &str) -> bool {
+        self.chosen.as_ref().is_some_and(|(variable, value)| *variable == "DOCKER_CONTEXT" && value == name)
     }
 
     /// A call as it can be pasted into a shell.
     pub fn shown(&self, command: &Command) -> String {
-        let host = self.host.as_ref().map(|host| format!("env {} ", process::quoted(&format!("DOCKER_HOST={host}"))));
-        format!("{}{command}", host.unwrap_or_default())
+        let Some((name, value)) = &self.chosen else { return command.to_string() };
+        // The address beats the context, so a context needs it gone.
+        let unset = if *name == "DOCKER_CONTEXT" { "-u DOCKER_HOST " } else { "" };
+        format!("env {unset}{} {command}", process::quoted(&format!("{name}={value}")))
     }
 
     /// A call of the docker client.
@@ -212,12 +230,13 @@ impl Docker {
     /// The call that realises `build`, its metadata going to `metadata`.
     pub fn build_command(&self, build: &Build, metadata: &Path) -> Command {
         let mut call = self.buildx.clone().args(["build", "--progress=plain", "--provenance=false"]);
-        if let Some(builder) = &build.builder {
+        if let Some(builder) = build.builder.as_ref().filter(|builder| !self.is_context(builder)) {
             call = call.arg(format!("--builder={builder}"));
         }
         call = call.arg(format!("--platform={}", build.platform));
         call = call.arg(joined("--file=", &build.context.join(&build.dockerfile)));
-        if build.network && self.network_host {
+        // Another builder has its own network, and may refuse the host's.
+        if build.network && self.network_host && build.builder.is_none() {
             call = call.arg("--network=host");
         }
         if build.no_cache {
@@ -450,7 +469,7 @@ mod tests {
 
     fn docker() -> Docker {
         let call = Command::new("docker");
-        Docker { buildx: call.clone().arg("buildx"), call, host: None, network_host: true, private: false }
+        Docker { buildx: call.clone().arg("buildx"), call, chosen: None, network_host: true, private: false }
     }
 
     fn build() -> Build {
@@ -467,7 +486,7 @@ mod tests {
             outputs: vec![Output::Push, Output::Layout("/out".into())],
             compression: Compression::Zstd,
             source_date_epoch: Some(7),
-            builder: Some("far".to_owned()),
+            builder: None,
             network: true,
             no_cache: false,
         }
@@ -482,7 +501,6 @@ mod tests {
             build
             --progress=plain
             --provenance=false
-            --builder=far
             --platform=linux/amd64
             --file=/re po/-ü/dockerfiles/Dockerfile.base
             --network=host
@@ -504,6 +522,13 @@ mod tests {
             --
             /re po/-ü"#]]
         .assert_eq(&argv.join("\n"));
+    }
+
+    #[test]
+    fn another_builder_has_its_own_network() {
+        let argv =
+            docker().build_command(&Build { builder: Some("far".to_owned()), ..build() }, Path::new("/m")).argv();
+        assert!(argv.contains(&"--builder=far".to_owned()) && !argv.contains(&"--network=host".to_owned()), "{argv:?}");
     }
 
     fn failed(lines: &[&str]) -> Fault {

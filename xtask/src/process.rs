@@ -63,6 +63,7 @@ impl Command {
     /// Sets a variable. Values are never shown: a secret may stand here, and never in an argument.
     #[must_use]
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.removed.retain(|removed| removed != name.as_ref());
         self.env.insert(name.as_ref().to_owned(), value.as_ref().to_owned());
         self
     }
@@ -70,6 +71,7 @@ impl Command {
     /// Keeps a variable of ours from the program.
     #[must_use]
     pub fn env_remove(mut self, name: impl AsRef<OsStr>) -> Self {
+        self.env.remove(name.as_ref());
         self.removed.push(name.as_ref().to_owned());
         self
     }
