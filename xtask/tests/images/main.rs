@@ -18,7 +18,11 @@ mod real_registry;
 
 mod jobs;
 mod latest;
+mod local;
 mod old_faults;
 mod publishing;
 mod rebuilding;
+mod secrets;
+mod steps;
 mod trouble;
+mod usage;
