@@ -1,14 +1,10 @@
 //! Several who build at once, add to one image, or own a tag already.
 
-use crate::fixture::{COPYING_BASE, Repo, actions, client, platforms, until};
+use crate::fixture::{COPYING_BASE, GATE, Repo, actions, client, platforms};
 use crate::real_engine::engine;
 use xtask::key::FINGERPRINT_LABEL;
 use xtask::oci::{Index, media_type};
 use xtask::reference::Tag;
-
-/// A step that waits until another job is done, where it is told to.
-const GATE: &str = "name = \"gate\"\nafter = \"build\"\nimages = [\"base\"]\nrun = [\"sh\", \"-c\", \"test -z \\\"$GATE\\\" || { \
-                    echo waiting; while ! test -e \\\"$GATE\\\"; do sleep 0.05; done; }\"]";
 
 #[test]
 fn of_two_jobs_with_one_base_the_later_adopts_the_earliers() {
@@ -159,69 +155,16 @@ fn a_builder_behind_a_docker_context_builds_and_the_image_ends_in_the_registry()
     done.unwrap();
 }
 
-/// The processes whose arguments hold a text.
-fn processes(text: &str) -> usize {
-    let entries = std::fs::read_dir("/proc").unwrap().flatten();
-    let lines = entries.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
-    lines.filter(|line| String::from_utf8_lossy(line).contains(text)).count()
-}
-
-/// A repository that was published, then edited so that its base takes a minute, and the tags it had before.
-fn slow(name: &str) -> Option<(Repo, [Vec<String>; 2], String)> {
-    let repo = Repo::new(name)?;
-    repo.push();
-    repo.edit("dockerfiles/Dockerfile.base", "RUN mkdir", "ARG PAUSE=60\nRUN echo begun && sleep $PAUSE\nRUN mkdir");
-    repo.commit("slow");
-    let tags = ["app-base", "app"].map(|name| repo.tags(name));
-    let latest = repo.digest("app", "latest");
-    Some((repo, tags, latest))
-}
-
-#[track_caller]
-fn heals(repo: &Repo, tags: &[Vec<String>; 2], latest: &str) {
-    assert_eq!(["app-base", "app"].map(|name| repo.tags(name)), *tags);
-    assert_eq!(repo.digest("app", "latest"), latest);
-    repo.edit("dockerfiles/Dockerfile.base", "PAUSE=60", "PAUSE=0").commit("quick");
-    let report = repo.push();
-    assert_eq!(report.actions(), actions("built", "built"));
-    assert_eq!(repo.digest("app", "latest"), report.digest("app"));
-}
-
-#[track_caller]
-fn signalled(name: &str, signal: rustix::process::Signal) {
-    let Some((repo, tags, latest)) = slow(name) else { return };
-    let mut running = repo.xtask(&["build", "--push", "-v"]).start();
-    running.wait_for(" begun");
-    running.signal(signal);
-    let said = running.end().ends(130);
-    assert_eq!(said.stdout, "");
-    said.says("error:").says("interrupted");
-    let path = repo.path.to_str().unwrap();
-    until(|| processes(path) == 0, || format!("processes of `{path}` still run"));
-    heals(&repo, &tags, &latest);
-}
-
 #[test]
-fn ctrl_c_ends_the_build_and_leaves_no_tag() {
-    signalled("ctrlc", rustix::process::Signal::INT);
-}
-
-#[test]
-fn sigterm_ends_the_build_and_leaves_no_tag() {
-    signalled("term", rustix::process::Signal::TERM);
-}
-
-#[test]
-fn a_kill_between_push_and_tag_leaves_no_tag() {
-    let Some((repo, tags, latest)) = slow("kill") else { return };
-    repo.edit("dockerfiles/Dockerfile.base", "PAUSE=60", "PAUSE=0").step(GATE).commit("gate");
-    let gate = repo.path.join("target/gate");
-    let mut running = repo.xtask(&["build", "--push", "-v"]).env("GATE", &gate).start();
-    running.wait_for("waiting");
-    running.signal(rustix::process::Signal::KILL);
-    assert_eq!(running.end().code, None);
-    std::fs::write(&gate, "").unwrap();
-    // What was pushed has a name of its own, that nothing takes for an image that is whole.
-    repo.edit("dockerfiles/Dockerfile.base", "PAUSE=0", "PAUSE=60");
-    heals(&repo, &tags, &latest);
+fn two_local_builds_in_one_working_copy_both_end_well() {
+    let Some(repo) = Repo::new("twolocal") else { return };
+    for path in ["one", "two", "three"] {
+        repo.write("dockerfiles/check.txt", path);
+        let args = ["build", "--format", "json"];
+        let (one, two) = (repo.xtask(&args).start(), repo.xtask(&args).start());
+        let (one, two) = (one.end().ok().report(), two.end().ok().report());
+        assert_eq!(one.digest("base"), two.digest("base"));
+        let after = repo.xtask(&args).run().ok().report();
+        assert_eq!(after.actions(), actions("reused", "reused"));
+    }
 }

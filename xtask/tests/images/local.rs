@@ -66,6 +66,31 @@ fn a_local_build_takes_the_registrys_base() {
 }
 
 #[test]
+fn a_local_build_goes_on_without_a_registry_and_says_so() {
+    let Some(repo) = Repo::with_registry("alone", "127.0.0.99:9") else { return };
+    let said = repo.xtask(&["build", "--format", "json"]).run().ok();
+    assert_eq!(said.report().actions(), actions("built", "built"));
+    said.says("warning: cannot ask `127.0.0.99:9` for the base");
+}
+
+#[test]
+fn the_app_from_scratch_has_tags_of_its_own() {
+    let Some(repo) = Repo::new("enhanced") else { return };
+    let dockerfile = "ARG ROOT_IMAGE\nFROM ${ROOT_IMAGE}\nCOPY requirements-enhanced.lock /opt/venv/\n\
+                      COPY templates /app/templates\nENTRYPOINT [\"cat\", \"/app/templates/page.html\"]\n";
+    repo.write("dockerfiles/Dockerfile.enhanced", dockerfile);
+    repo.set("app", "enhanced = \"dockerfiles/Dockerfile.enhanced\"").commit("enhanced");
+    let fast = repo.push();
+    let call = || repo.xtask(&["build-enhanced", "--push", "--format", "json"]);
+    let report = call().run().ok().report();
+    assert_eq!(report.action("enhanced"), "built");
+    assert_eq!(repo.run(&report.text("enhanced", "reference"), &[]), "<p>one</p>");
+    assert_eq!(report.tags("enhanced"), [format!("enhanced-{}", &report.fingerprint("enhanced")[..12])]);
+    assert_eq!(repo.digest("app", "latest"), fast.digest("app"));
+    assert_eq!(call().without_engine().run().ok().report().action("enhanced"), "reused");
+}
+
+#[test]
 fn a_layout_that_lost_a_blob_is_built_again() {
     let Some(repo) = Repo::new("lost") else { return };
     pin_root(&repo);
@@ -95,6 +120,8 @@ fn a_cargo_package_is_compiled_on_the_host_and_copied() {
     repo.write("Cargo.toml", "[workspace]\nresolver = \"3\"\nmembers = [\"tool\"]\n");
     repo.write("tool/Cargo.toml", "[package]\nname = \"tool\"\nversion = \"4.5.6\"\nedition = \"2024\"\n");
     repo.write("tool/src/main.rs", "fn main() { println!(\"one\"); }\n");
+    // A toolchain that is pinned has to be asked for its version nowhere.
+    repo.write("rust-toolchain.toml", include_str!("../../../rust-toolchain.toml"));
     repo.write("Cargo.lock", "version = 4\n\n[[package]]\nname = \"tool\"\nversion = \"4.5.6\"\n");
     repo.write(".dockerignore", "target\n!target/image\n.git\n");
     repo.write(

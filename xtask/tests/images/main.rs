@@ -16,6 +16,7 @@ mod real_engine;
 #[allow(dead_code, missing_docs, unreachable_pub)]
 mod real_registry;
 
+mod interruption;
 mod jobs;
 mod latest;
 mod local;

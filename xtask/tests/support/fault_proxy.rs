@@ -94,6 +94,7 @@ struct Rule {
 #[derive(Default)]
 struct Script {
     rules: Mutex<Vec<Rule>>,
+    waiting: Mutex<Vec<Request>>,
     seen: Mutex<Vec<Request>>,
     stop: AtomicBool,
 }
@@ -183,6 +184,11 @@ impl FaultProxy {
     /// The requests so far, in the order in which they came.
     pub fn seen(&self) -> Vec<Request> {
         self.script.seen.lock().unwrap().clone()
+    }
+
+    /// The requests that were ever made to wait.
+    pub fn waiting(&self) -> Vec<Request> {
+        self.script.waiting.lock().unwrap().clone()
     }
 
     /// How many requests of this method with `part` in their target there were.
@@ -284,6 +290,7 @@ fn relay(
     script: &Script,
 ) -> io::Result<bool> {
     if let Some(Mishap::Delay(time)) = mishap {
+        script.waiting.lock().unwrap().push(request.clone());
         std::thread::sleep(time);
     }
     let server = TcpStream::connect(upstream)?;

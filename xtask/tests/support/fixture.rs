@@ -37,6 +37,10 @@ COPY requirements-enhanced.lock dockerfiles/check.txt /opt/venv/
 USER 10001:10001
 ";
 
+/// A step that waits until another job is done, where it is told to.
+pub const GATE: &str = "name = \"gate\"\nafter = \"build\"\nimages = [\"base\"]\nrun = [\"sh\", \"-c\", \"test -z \\\"$GATE\\\" || { \
+                    echo waiting; while ! test -e \\\"$GATE\\\"; do sleep 0.05; done; }\"]";
+
 const FAST: &str = "\
 ARG BASE_IMAGE
 FROM ${BASE_IMAGE} AS app
