@@ -196,7 +196,9 @@ fn toolchain(root: &Path) -> Result<String, Fault> {
             return Ok(file.toolchain.channel);
         }
     }
-    Command::new("rustc").arg("-V").current_dir(root).read(Exit::Missing)
+    let hint = "pin the toolchain in `rust-toolchain.toml`, or install Rust: https://rustup.rs";
+    let rustc = process::find("rustc", "the app's fingerprint: it has the compiler's version", hint)?;
+    Command::new(rustc).arg("-V").current_dir(root).read(Exit::Missing)
 }
 
 /// Compiles the binary for a platform and stages it in the build context. Says how long it took.

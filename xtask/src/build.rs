@@ -95,6 +95,10 @@ impl<'a> Session<'a> {
             return Ok(docker);
         }
         let docker = Docker::find(&self.tree.root)?;
+        let docker = match &self.flags.builder {
+            Some(name) => docker.reaching(name)?,
+            None => docker,
+        };
         Ok(self.docker.get_or_init(|| docker))
     }
 }

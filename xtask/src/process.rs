@@ -4,6 +4,7 @@
 //! ([`Command::stream`]) in a process group of their own, which Ctrl-C and SIGTERM reach whole.
 
 use crate::fault::{Exit, Fault};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -38,6 +39,13 @@ impl Command {
         }
     }
 
+    /// The same call of another program.
+    #[must_use]
+    pub fn program(mut self, program: impl Into<PathBuf>) -> Self {
+        self.program = program.into();
+        self
+    }
+
     /// Adds one argument.
     #[must_use]
     pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
@@ -55,6 +63,7 @@ impl Command {
     /// Sets a variable. Values are never shown: a secret may stand here, and never in an argument.
     #[must_use]
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.removed.retain(|removed| removed != name.as_ref());
         self.env.insert(name.as_ref().to_owned(), value.as_ref().to_owned());
         self
     }
@@ -62,6 +71,7 @@ impl Command {
     /// Keeps a variable of ours from the program.
     #[must_use]
     pub fn env_remove(mut self, name: impl AsRef<OsStr>) -> Self {
+        self.env.remove(name.as_ref());
         self.removed.push(name.as_ref().to_owned());
         self
     }
@@ -192,17 +202,17 @@ impl Command {
 impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, part) in self.argv().iter().enumerate() {
-            let plain =
-                !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_./:=@,+%~^".contains(&b));
             let space = if index == 0 { "" } else { " " };
-            if plain {
-                write!(f, "{space}{part}")?;
-            } else {
-                write!(f, "{space}'{}'", part.replace('\'', r"'\''"))?;
-            }
+            write!(f, "{space}{}", quoted(part))?;
         }
         Ok(())
     }
+}
+
+/// A word as a POSIX shell reads it back.
+pub fn quoted(word: &str) -> Cow<'_, str> {
+    let plain = !word.is_empty() && word.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_./:=@,+%~^".contains(&b));
+    if plain { Cow::Borrowed(word) } else { Cow::Owned(format!("'{}'", word.replace('\'', r"'\''"))) }
 }
 
 /// Where a program is, as the system would find it, or a fault with what to install.

@@ -170,7 +170,7 @@ impl Session<'_> {
             let call = self.call(image, platform, root, base, &secrets)?;
             if self.flags.dry_run {
                 // On stdout: it is what was asked for.
-                anstream::println!("{}", docker.build_command(&call, Path::new("metadata.json")));
+                anstream::println!("{}", docker.shown(&docker.build_command(&call, Path::new("metadata.json"))));
                 report.platforms.insert(platform.clone(), unknown_digest());
                 continue;
             }
