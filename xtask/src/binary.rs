@@ -188,12 +188,12 @@ fn toolchain(root: &Path) -> Result<String, Fault> {
     struct Toolchain {
         channel: String,
     }
-    if let Ok(text) = fs::read_to_string(root.join("rust-toolchain.toml")) {
-        if let Ok(file) = toml::from_str::<File>(&text) {
-            // `stable` moves under its name; a number does not.
-            if file.toolchain.channel.starts_with(|c: char| c.is_ascii_digit()) {
-                return Ok(file.toolchain.channel);
-            }
+    if let Ok(text) = fs::read_to_string(root.join("rust-toolchain.toml"))
+        && let Ok(file) = toml::from_str::<File>(&text)
+    {
+        // `stable` moves under its name; a number does not.
+        if file.toolchain.channel.starts_with(|c: char| c.is_ascii_digit()) {
+            return Ok(file.toolchain.channel);
         }
     }
     Command::new("rustc").arg("-V").current_dir(root).read(Exit::Missing)
@@ -287,10 +287,11 @@ fn stage(from: &Path, to: &Path) -> Result<(), Fault> {
     let cannot = |error: std::io::Error| Fault::build(format!("cannot stage `{}`", to.display())).cause(error);
     let folder = to.parent().expect("a staged binary stands in a folder");
     fs::create_dir_all(folder).map_err(cannot)?;
-    if let (Ok(new), Ok(old)) = (fs::metadata(from), fs::metadata(to)) {
-        if new.len() == old.len() && matches!((new.modified(), old.modified()), (Ok(new), Ok(old)) if new <= old) {
-            return Ok(());
-        }
+    if let (Ok(new), Ok(old)) = (fs::metadata(from), fs::metadata(to))
+        && new.len() == old.len()
+        && matches!((new.modified(), old.modified()), (Ok(new), Ok(old)) if new <= old)
+    {
+        return Ok(());
     }
     let new = tempfile::NamedTempFile::new_in(folder).map_err(cannot)?;
     fs::copy(from, new.path()).map_err(cannot)?;

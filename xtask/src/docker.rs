@@ -137,10 +137,11 @@ impl Docker {
     /// else whatever `docker` reaches. Nothing is started, and nothing asked before it is needed.
     pub fn find(root: &Path) -> Result<Self, Fault> {
         let chosen = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-        if !chosen("DOCKER_HOST") && !chosen("DOCKER_CONTEXT") {
-            if let engine::Status::Running(state) = engine::status(root, None)? {
-                return Ok(Self { call: state.command(), network_host: state.network_host(), private: true });
-            }
+        if !chosen("DOCKER_HOST")
+            && !chosen("DOCKER_CONTEXT")
+            && let engine::Status::Running(state) = engine::status(root, None)?
+        {
+            return Ok(Self { call: state.command(), network_host: state.network_host(), private: true });
         }
         let hint = "install Docker, or start a private engine here: `cargo xtask engine up`";
         let docker = process::find("docker", "building images", hint)?;
@@ -313,13 +314,13 @@ struct Log {
 impl Log {
     fn add(&mut self, line: &str) {
         // `#12 CACHED` and `#12 DONE 0.4s`, after `#12 [packages 4/8] RUN …`; transfers and exports are no steps.
-        if let Some((number, state)) = line.strip_prefix('#').and_then(|rest| rest.split_once(' ')) {
-            if number.bytes().all(|b| b.is_ascii_digit()) {
-                if state == "CACHED" {
-                    self.steps.cached += 1;
-                } else if state.starts_with('[') && state.contains('/') && !state.starts_with("[internal]") {
-                    self.steps.all += 1;
-                }
+        if let Some((number, state)) = line.strip_prefix('#').and_then(|rest| rest.split_once(' '))
+            && number.bytes().all(|b| b.is_ascii_digit())
+        {
+            if state == "CACHED" {
+                self.steps.cached += 1;
+            } else if state.starts_with('[') && state.contains('/') && !state.starts_with("[internal]") {
+                self.steps.all += 1;
             }
         }
         if self.tail.len() == 60 {

@@ -296,6 +296,11 @@ pub fn local_layout(tree: &Tree, kind: ImageKind, tag: &Tag, platform: &Platform
     tree.images().join(format!("{kind}-{tag}-{}", platform.dashed()))
 }
 
+/// The file with the reference of the image that was built or found last.
+pub fn last_reference(tree: &Tree, kind: ImageKind) -> PathBuf {
+    tree.images().join(format!("{kind}.reference"))
+}
+
 /// A base in its layout, when it is whole and its label says that it is the one.
 pub fn local_base(
     tree: &Tree,

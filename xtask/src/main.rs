@@ -25,12 +25,12 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
     let global = &flags.global;
     match &flags.command {
         Command::Build(build) => images(global, build, build::Target::App)?,
-        Command::BuildBase { build, analyze } => {
-            images(global, build, build::Target::Base)?;
-            if *analyze && !build.dry_run {
-                commands::analyze::run(global, build)?;
-            }
+        Command::BuildBase { build, analyze: true } if !build.dry_run => {
+            let done = build::run(global, build, build::Target::Base)?;
+            report::conclude(&done);
+            commands::analyze::run(global, build, &done)?;
         }
+        Command::BuildBase { build, .. } => images(global, build, build::Target::Base)?,
         Command::BuildFast(build) => images(global, build, build::Target::Fast)?,
         Command::BuildEnhanced(build) => images(global, build, build::Target::Enhanced)?,
         Command::Lock { check: true, .. } => commands::lock::check(global)?,

@@ -243,6 +243,11 @@ impl Drop for Group {
     }
 }
 
+/// Asks every running child to end, as Ctrl-C would.
+pub fn end_children() {
+    signal_groups();
+}
+
 fn signal_groups() {
     for pid in groups().iter() {
         if let Some(pid) = i32::try_from(*pid).ok().and_then(rustix::process::Pid::from_raw) {

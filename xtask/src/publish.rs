@@ -280,10 +280,10 @@ fn merge(
 
 /// Puts a manifest that is there under another tag, unless it stands there already. Returns whether it moved.
 pub fn tag(client: &Client, repository: &Repository, digest: Digest, tag: &Tag) -> Result<bool, Fault> {
-    if let Answer::Present(head) = client.head(repository, tag.clone())? {
-        if head.digest == digest {
-            return Ok(false);
-        }
+    if let Answer::Present(head) = client.head(repository, tag.clone())?
+        && head.digest == digest
+    {
+        return Ok(false);
     }
     let Answer::Present(found) = client.manifest(repository, digest)? else {
         return Err(Fault::network(format!("`{}` is not there", repository.digest(digest))));

@@ -75,12 +75,12 @@ pub fn check(global: &Global) -> Result<(), Fault> {
     let tree = Tree::open(global)?;
     let lock = facts::lock(&tree).map_err(|fault| Fault { exit: Exit::Drift, ..fault })?;
     let pinned = facts::images_lock(&tree)?;
-    if let Some(pinned) = &pinned {
-        if pinned.root != tree.policy.root.image {
-            return Err(Fault::drift(format!("`images.lock` pins `{}`", pinned.root))
-                .cause(format!("the policy wants `{}`", tree.policy.root.image))
-                .hint("pin it anew: `cargo xtask lock`"));
-        }
+    if let Some(pinned) = &pinned
+        && pinned.root != tree.policy.root.image
+    {
+        return Err(Fault::drift(format!("`images.lock` pins `{}`", pinned.root))
+            .cause(format!("the policy wants `{}`", tree.policy.root.image))
+            .hint("pin it anew: `cargo xtask lock`"));
     }
     if pinned.is_none() && global.locked {
         return Err(Fault::drift("the root's digests are not pinned").hint("pin them: `cargo xtask lock`"));
