@@ -141,11 +141,16 @@ impl Docker {
             && !chosen("DOCKER_CONTEXT")
             && let engine::Status::Running(state) = engine::status(root, None)?
         {
-            return Ok(Self { call: state.command(), network_host: state.network_host(), private: true });
+            return Ok(Self::of_engine(&state));
         }
         let hint = "install Docker, or start a private engine here: `cargo xtask engine up`";
         let docker = process::find("docker", "building images", hint)?;
         Ok(Self { call: Command::new(docker), network_host: false, private: false })
+    }
+
+    /// The docker of a private engine, whatever the environment names.
+    pub fn of_engine(state: &engine::State) -> Self {
+        Self { call: state.command(), network_host: state.network_host(), private: true }
     }
 
     /// A call of the docker client.
