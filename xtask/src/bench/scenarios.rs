@@ -65,7 +65,7 @@ pub struct Sample {
 }
 
 /// Every scenario, in the order in which they are measured.
-pub const SCENARIOS: [Scenario; 9] = [
+pub const SCENARIOS: [Scenario; 10] = [
     Scenario {
         name: "compile-xtask",
         about: "xtask compiled from nothing, crates downloaded before",
@@ -145,6 +145,16 @@ pub const SCENARIOS: [Scenario; 9] = [
         edit: edit_template,
         ours: build,
         plain: Some(build_plain),
+    },
+    Scenario {
+        name: "template-empty-cache",
+        about: "the same on an engine that has nothing, the base in the registry: a CI runner with cargo's cache",
+        needs: Needs::WarmEngine,
+        runs: Runs::Once,
+        on_request: false,
+        edit: edit_template,
+        ours: |shop| shop.forget_builds().and_then(|()| build(shop)),
+        plain: Some(|shop| shop.forget_builds().and_then(|()| build_plain(shop))),
     },
     Scenario {
         name: "requirement",

@@ -91,17 +91,15 @@ pub fn text(results: &Results) -> String {
         text += cells.collect::<Vec<_>>().join("  ").trim_end();
         text.push('\n');
     }
+    let mut details = Vec::new();
     for measured in &results.scenarios {
-        if let Some(phases) = phases(measured) {
-            text += &format!("\n{}: {phases}", measured.name);
-        }
-        if let Some(overhead) = overhead(measured) {
-            text += &format!("\n{}: xtask's own part {overhead}", measured.name);
-        }
+        details.extend(phases(measured).map(|phases| format!("{}: {phases}", measured.name)));
+        details.extend(overhead(measured).map(|part| format!("{}: xtask's own part {part}", measured.name)));
     }
-    text += "\n\n";
-    text += &machine(&results.machine).join("\n");
-    text + "\n"
+    for block in [details, machine(&results.machine)].iter().filter(|block| !block.is_empty()) {
+        text += &format!("\n{}\n", block.join("\n"));
+    }
+    text
 }
 
 /// For the documentation.

@@ -149,6 +149,15 @@ impl Workshop {
         self.engine_up()
     }
 
+    /// Empties the engine's build cache and image store; the registry keeps what it has.
+    pub fn forget_builds(&self) -> Result<(), Fault> {
+        let docker = self.docker()?;
+        for what in [["buildx", "prune"], ["system", "prune"]] {
+            docker.command().args(what).args(["--all", "--force"]).read(Exit::Build)?;
+        }
+        Ok(())
+    }
+
     fn engine_down(&mut self) -> Result<(), Fault> {
         self.warm = false;
         self.engine = None;
