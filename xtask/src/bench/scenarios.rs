@@ -13,6 +13,9 @@ use crate::{lock, ui};
 use serde::Deserialize;
 use std::time::Instant;
 
+/// One side's work, timed.
+pub type Side = fn(&Workshop) -> Result<Sample, Fault>;
+
 /// One thing to measure.
 pub struct Scenario {
     /// Its name, which `FILTER` is looked for in.
@@ -28,9 +31,9 @@ pub struct Scenario {
     /// Changes the copy before each run, whose number it is given.
     pub edit: fn(&Workshop, u32) -> Result<(), Fault>,
     /// The work by this system.
-    pub ours: fn(&Workshop) -> Result<Sample, Fault>,
+    pub ours: Side,
     /// The same work by plain docker, where there is such.
-    pub plain: Option<fn(&Workshop) -> Result<Sample, Fault>>,
+    pub plain: Option<Side>,
 }
 
 /// What a scenario finds when it begins.

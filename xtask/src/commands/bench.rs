@@ -12,10 +12,10 @@ pub fn run(global: &Global, filter: Option<&str>, runs: u32, write: Option<&Path
     let chosen = bench::select(filter)?;
     let tree = Tree::open(global)?;
     let results = bench::run(&tree, &chosen, runs)?;
-    if let Some(path) = write {
-        if file::write(path, &table::markdown(&results))? {
-            ui::step("wrote", &format!("`{}`", path.display()));
-        }
+    if let Some(path) = write
+        && file::write(path, &table::markdown(&results))?
+    {
+        ui::step("wrote", &format!("`{}`", path.display()));
     }
     match global.format {
         Format::Json => super::print(&format!("{}\n", serde_json::to_string_pretty(&results)?)),
