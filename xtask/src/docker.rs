@@ -196,6 +196,11 @@ impl Docker {
         format!("env {unset}{} {command}", process::quoted(&format!("{name}={value}")))
     }
 
+    /// The docker of a private engine, whatever the environment names.
+    pub fn of_engine(state: &engine::State) -> Self {
+        Self { call: state.command(), network_host: state.network_host(), private: true }
+    }
+
     /// A call of the docker client.
     pub fn command(&self) -> Command {
         self.call.clone()

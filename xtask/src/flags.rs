@@ -159,6 +159,9 @@ Examples:
         /// Runs of each warm scenario; the median counts
         #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..100))]
         runs: u32,
+        /// Write the result as Markdown into this file too
+        #[arg(long, value_name = "FILE", conflicts_with = "filter")]
+        write: Option<PathBuf>,
     },
     /// What CI runs: tidy, clippy, docs, licences, the lock, every test on real engines, a real build
     ///

@@ -1,5 +1,6 @@
 //! Builds this repository's container images: facts → plan → execution.
 
+pub mod bench;
 pub mod binary;
 pub mod build;
 pub mod commands;

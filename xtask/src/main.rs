@@ -39,7 +39,9 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
         Command::Doctor => commands::doctor::run(global)?,
         Command::Quickstart { yes } => commands::quickstart::run(global, *yes)?,
         Command::Engine(engine) => commands::engine::run(global, engine)?,
-        Command::Bench { filter, runs } => commands::bench::run(global, filter.as_deref(), *runs)?,
+        Command::Bench { filter, runs, write } => {
+            commands::bench::run(global, filter.as_deref(), *runs, write.as_deref())?;
+        }
         Command::Ci => commands::ci::run(global)?,
         Command::Test { filter } => commands::test::run(global, filter.as_deref())?,
         Command::Tidy => commands::tidy::run(global)?,
