@@ -156,7 +156,7 @@ impl Docker {
 
     /// The private engine with its own programs, and with the credentials, contexts and builders of whoever calls: an
     /// engine is private, the registries that it pushes to are not.
-    fn of_engine(state: &engine::State) -> Self {
+    pub fn of_engine(state: &engine::State) -> Self {
         let own = state.folder.join("config");
         let mut call = state.command();
         let mut buildx = call.clone().program(own.join("cli-plugins/docker-buildx"));
@@ -194,11 +194,6 @@ impl Docker {
         // The address beats the context, so a context needs it gone.
         let unset = if *name == "DOCKER_CONTEXT" { "-u DOCKER_HOST " } else { "" };
         format!("env {unset}{} {command}", process::quoted(&format!("{name}={value}")))
-    }
-
-    /// The docker of a private engine, whatever the environment names.
-    pub fn of_engine(state: &engine::State) -> Self {
-        Self { call: state.command(), network_host: state.network_host(), private: true }
     }
 
     /// A call of the docker client.
