@@ -108,16 +108,18 @@ fn published(global: &Global) -> Result<Vec<Explained>, Fault> {
     if let Some(published) = base.as_ref().and_then(|base| base.published.as_ref()) {
         differences.extend(root_packages(&here, client.as_ref(), published, old_base, &base_key));
     }
-    differences.extend(
-        root_unknown.map(|why| format!("the root could not be compared: {why}")).filter(|_| old_base.is_some()),
-    );
-    let base = explain(&here, client.as_ref(), ImageKind::Base, &base_key.fingerprint(), base, differences)?;
+    // A fingerprint over a root that is not known names nothing.
+    let named = |fingerprint: Fingerprint| root_unknown.is_none().then_some(fingerprint);
+    if let (Some(why), Some(_)) = (&root_unknown, old_base) {
+        differences.push(format!("its root could not be compared: {why}"));
+    }
+    let base = explain(&here, client.as_ref(), ImageKind::Base, named(base_key.fingerprint()), base, differences)?;
     let differences = app
         .as_ref()
         .and_then(|app| app.key.as_ref())
         .map(|old| app_changes(old, &app_key, &here.tree.names(&here.app)))
         .unwrap_or_default();
-    let app = explain(&here, client.as_ref(), ImageKind::App, &app_key.fingerprint(), app, differences)?;
+    let app = explain(&here, client.as_ref(), ImageKind::App, named(app_key.fingerprint()), app, differences)?;
     Ok(vec![base, app])
 }
 
@@ -164,12 +166,17 @@ fn explain<K>(
     here: &Snapshot,
     client: Option<&Client>,
     image: ImageKind,
-    fingerprint: &Fingerprint,
+    fingerprint: Option<Fingerprint>,
     before: Option<Before<K>>,
     mut differences: Vec<String>,
 ) -> Result<Explained, Fault> {
-    let (reference, presence) = here.standing(client, image, fingerprint)?;
-    let this = format!("`{reference}`");
+    let (this, presence) = match fingerprint {
+        Some(fingerprint) => {
+            let (reference, presence) = here.standing(client, image, &fingerprint)?;
+            (format!("`{reference}`"), presence)
+        }
+        None => ("of this tree".to_owned(), Presence::NotAsked),
+    };
     let Some(before) = before else {
         let (beside, verdict) = match (&presence, client) {
             (Presence::Present, _) => ("what is published", "it is in the registry, and `latest` names nothing"),
