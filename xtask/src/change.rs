@@ -10,6 +10,7 @@
 //! What cannot be known never leads to `skip`: it fails open to building, and says why.
 
 use crate::key::{AppKey, BaseKey, Names, app_changes, base_changes};
+use crate::lock;
 use crate::reference::Reference;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -51,6 +52,8 @@ pub struct Inputs {
     pub base: BaseKey,
     /// The app's own.
     pub app: AppKey,
+    /// Whether the root's digests are pinned.
+    pub pinned: bool,
     /// What no key holds and images hang on all the same: where they stand, for which platforms.
     pub settings: BTreeMap<&'static str, String>,
 }
@@ -120,7 +123,14 @@ pub struct Changes {
 
 /// Compares two trees. Equal inputs have no changes, and different ones at least one.
 pub fn compare(old: &Inputs, new: &Inputs, base_names: &Names<'_>, app_names: &Names<'_>) -> Changes {
-    let mut base = base_changes(&old.base, &new.base, base_names);
+    let mut base = Vec::new();
+    let mut before = old.base.clone();
+    if old.pinned != new.pinned {
+        let pinned = if new.pinned { "is pinned now" } else { "is no longer pinned" };
+        base.push(format!("root {} {pinned} ({})", new.base.root.image, lock::images::PATH));
+        before.root = new.base.root.clone();
+    }
+    base.extend(base_changes(&before, &new.base, base_names));
     if base.is_empty() && old.base != new.base {
         base.push("the base's key".to_owned());
     }

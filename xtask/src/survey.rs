@@ -92,11 +92,15 @@ impl Snapshot {
             ("app repository", self.tree.repository(ImageKind::App).to_string()),
             ("tag length", policy.base.tag_length.to_string()),
         ]);
-        if let (None, Some(debian)) = (&self.pinned, &policy.root.fallback) {
-            let DebianRoot { suite, python, packages } = debian;
+        // Where the pinned root cannot be reached, the fallback is built on all the same.
+        if let Some(DebianRoot { suite, python, packages }) = &policy.root.fallback {
             settings.insert("fallback root", format!("{suite} with Python {python} [{}]", packages.join(" ")));
         }
-        Inputs { base: facts::base_key(&self.tree, &root, &self.lock, &self.base), app: self.own.clone(), settings }
+        if let Some(base) = self.pinned.as_ref().and_then(|pinned| pinned.base) {
+            settings.insert("pinned base", base.to_string());
+        }
+        let base = facts::base_key(&self.tree, &root, &self.lock, &self.base);
+        Inputs { base, app: self.own.clone(), pinned: self.pinned.is_some(), settings }
     }
 
     /// The keys on a root.

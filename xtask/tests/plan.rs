@@ -219,6 +219,38 @@ fn settings_that_no_key_holds_count_too() {
     after_writing("images.toml", &format!("{text}# a comment\n"), Decision::Skip);
 }
 
+#[test]
+fn pinning_the_root_is_a_change_of_the_base() {
+    let (repo, _) = committed();
+    let pins = |base: &str| {
+        let digest = xtask::reference::Digest::of(b"root");
+        format!(
+            "[root]\nimage = \"docker.io/library/python:3.12-slim\"\n[root.platforms]\n\"linux/amd64\" = \"{digest}\"\n{base}"
+        )
+    };
+    repo.file("images.lock", &pins(""));
+    let found = ask(repo.root(), "HEAD", None).unwrap();
+    let said = "base: root docker.io/library/python:3.12-slim is pinned now (images.lock)";
+    assert_eq!((found.decision, found.reasons), (Decision::BaseFast, vec![said.to_owned()]));
+    assert!(found.base_reference.is_some(), "with the root its name is known");
+    repo.commit("pin");
+    assert_eq!(ask(repo.root(), "HEAD", None).unwrap().decision, Decision::Skip);
+    let digest = xtask::reference::Digest::of(b"base");
+    repo.file("images.lock", &pins(&format!("[base]\ndigest = \"{digest}\"\n")));
+    assert_eq!(ask(repo.root(), "HEAD", None).unwrap().decision, Decision::BaseFast);
+}
+
+#[test]
+fn a_folder_that_is_no_repository_is_built() {
+    let folder = tempfile::tempdir().unwrap();
+    let repo = Repo::at(&folder.path().canonicalize().unwrap());
+    repo.write(&State::new(), &seed());
+    let found = plan(&global(repo.root()), &PlanFlags::default(), &|_| None).unwrap();
+    assert_eq!(found.decision, Decision::BaseFast);
+    assert!(found.reasons[0].starts_with("what changed cannot be known: git does not answer"), "{:?}", found.reasons);
+    assert_eq!(ask(repo.root(), "HEAD", None).unwrap_err().exit, Exit::Usage);
+}
+
 /// Plans for a CI event on the checked-out commit.
 fn event(repo: &Repo, name: &str, json: &str) -> Result<xtask::change::Plan, Fault> {
     let file = repo.root().join("target/event.json");
@@ -365,6 +397,16 @@ fn the_command_line() {
     repo.commit("template");
     let (code, out, _) = run(&repo, &["plan", "--offline", "--base", "HEAD~1"], &[]);
     assert_eq!((code, out.as_str()), (0, "fast\n  app: autoscaler/templates/new.html is new\n"));
+
+    // Git is started once for all objects, and once more where histories are compared.
+    let trace = repo.root().join("target/trace");
+    for (args, most) in [(["--base", "HEAD~1", "--head", "HEAD"].as_slice(), 1), (["--head", "HEAD"].as_slice(), 2)] {
+        let _ = std::fs::remove_file(&trace);
+        let args = [["plan", "--offline"].as_slice(), args].concat();
+        assert_eq!(run(&repo, &args, &[("GIT_TRACE", trace.to_str().unwrap())]).0, 0);
+        let calls = std::fs::read_to_string(&trace).unwrap().matches("trace: built-in: git").count();
+        assert!((1..=most).contains(&calls), "{args:?}: {calls}");
+    }
 
     let (code, out, _) = run(&repo, &["plan", "--offline", "--base", "HEAD~1", "--format", "json"], &[]);
     let json: serde_json::Value = serde_json::from_str(&out).unwrap();
