@@ -197,12 +197,12 @@ pub fn lock(tree: &Tree) -> Result<Lock, Fault> {
     Ok(lock)
 }
 
-/// What `images.lock` pins.
-pub fn images_lock(tree: &Tree) -> Result<Option<ImagesLock>, Fault> {
+/// What `images.lock` pins; without the file, nothing.
+pub fn images_lock(tree: &Tree) -> Result<ImagesLock, Fault> {
     let path = Path::new(lock::images::PATH);
     match std::fs::read_to_string(tree.root.join(path)) {
-        Ok(text) => ImagesLock::parse(path, &text).map(Some),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Ok(text) => ImagesLock::parse(path, &text),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(ImagesLock::default()),
         Err(error) => Err(Fault::usage(format!("cannot read `{}`", path.display())).cause(error)),
     }
 }

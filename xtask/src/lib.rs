@@ -15,6 +15,7 @@ pub mod git;
 pub mod ignore;
 pub mod key;
 pub mod layout;
+pub mod ledger;
 pub mod lock;
 pub mod oci;
 pub mod plan;
