@@ -9,7 +9,7 @@ mod planning;
 mod record;
 
 pub use foundation::{debian_recipe, resolve_root};
-pub use planning::pinned_base;
+pub use planning::{base_fingerprint, pinned_base};
 
 use crate::docker::Docker;
 use crate::facts::Tree;

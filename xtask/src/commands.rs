@@ -1,6 +1,7 @@
 //! The commands that are more than one call: each gathers facts, decides and tells.
 
 pub mod analyze;
+pub mod base;
 pub mod bench;
 pub mod ci;
 pub mod doctor;
@@ -8,6 +9,7 @@ pub mod engine;
 pub mod lock;
 pub mod quickstart;
 pub mod smoke;
+pub mod stats;
 pub mod tidy;
 
 use std::io::Write as _;

@@ -1,5 +1,6 @@
 //! Builds this repository's container images: facts → plan → execution.
 
+pub mod bases;
 pub mod binary;
 pub mod build;
 pub mod commands;
@@ -29,5 +30,6 @@ pub mod requirements;
 pub mod root;
 pub mod secrets;
 pub mod smoke;
+pub mod stats;
 pub mod steps;
 pub mod ui;

@@ -5,6 +5,7 @@ use super::foundation::impatient;
 use super::{Session, Target};
 use crate::facts::{self, Local, Parsed, RootImage, RootPlace, Standing, Tree};
 use crate::fault::Fault;
+use crate::flags::{BuildFlags, Global};
 use crate::git::{Ancestry, Git};
 use crate::key::{AppKey, BaseKey, Fingerprint, Key as _, app_changes, base_changes};
 use crate::plan::{self, Decision, ImagePlan, Latest, LatestFacts, Wish};
@@ -308,6 +309,16 @@ impl Session<'_> {
             Ancestry::Unknown => Ok(published.notes.get(CREATED).is_some_and(|created| *created > commit.created())),
         }
     }
+}
+
+/// The fingerprint of this tree's base. Builds nothing, not even a root.
+pub fn base_fingerprint(global: &Global) -> Result<Fingerprint, Fault> {
+    let flags = BuildFlags { dry_run: true, push: !global.offline, ..BuildFlags::default() };
+    let session = Session::open(global, &flags)?;
+    let lock = facts::lock(&session.tree)?;
+    let root = session.root_image()?;
+    let parsed = facts::parse(&session.tree, ImageKind::Base, &session.tree.policy.base.args)?;
+    Ok(facts::tagged(&session.tree, &facts::base_key(&session.tree, &root, &lock, &parsed)).0)
 }
 
 /// The base that `images.lock` pins, which has to be there, be one of ours and have the platforms.

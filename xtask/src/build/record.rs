@@ -164,10 +164,13 @@ fn bytes(reports: &[&ImageReport], known: &BTreeSet<Digest>, push: bool) -> Byte
     let mut sums = Bytes::default();
     let mut beneath: BTreeSet<Digest> = BTreeSet::new();
     let add = |sum: &mut Option<u64>, bytes: u64| *sum = Some(sum.unwrap_or(0) + bytes);
-    for report in reports {
+    for (index, report) in reports.iter().enumerate() {
         match (report.action, report.layers.is_empty()) {
             ("reused", _) => {
-                if let Some(size) = report.size {
+                // What the next image shows to stand on is counted there.
+                let counted_later = reports.get(index + 1).is_some_and(|next| !next.layers.is_empty());
+                let layers = report.layers.iter().map(|(_, size)| *size).sum();
+                if let Some(size) = report.size.or(Some(layers)).filter(|size| *size > 0 && !counted_later) {
                     add(&mut sums.reused, size);
                 }
             }
@@ -227,7 +230,7 @@ mod tests {
         let expected = Bytes { built: Some(8), pulled: None, pushed: Some(1), reused: Some(110) };
         assert_eq!(bytes(&[&base, &app], &known, true), expected);
         assert_eq!(bytes(&[&base, &app], &known, false), Bytes { pushed: None, ..expected });
-        let nothing = Bytes { built: Some(0), pulled: Some(0), pushed: Some(0), reused: None };
+        let nothing = Bytes { built: Some(0), pulled: Some(0), pushed: Some(0), reused: Some(110) };
         assert_eq!(bytes(&[&base], &known, true), nothing);
         assert_eq!(bytes(&[], &known, true), Bytes::default());
     }
