@@ -241,7 +241,7 @@ pub(crate) mod tests {
         refused("[1]", "invalid");
         let negative = record(Kind::Fast, 1, -1.0).compact();
         refused(&negative, "its seconds are none");
-        refused(&record(Kind::Fast, 1, 2.0).compact().replace("1970-", "x"), "x01-01");
+        refused(&record(Kind::Fast, 1, 2.0).compact().replace("1970-", "x"), "failed to parse");
     }
 
     #[test]
@@ -253,8 +253,8 @@ pub(crate) mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_between_records_lose_no_record(noise in "[^\\n\\r]{0,60}", second in 0_i64..4_000_000_000, seconds in 0.0..1e6) {
-            let record = record(Kind::BaseFast, second, seconds);
+        fn any_bytes_between_records_lose_no_record(noise in "[^\\n\\r]{0,60}", second in 0_i64..4_000_000_000, thousandths in 0_u32..4_000_000) {
+            let record = record(Kind::BaseFast, second, f64::from(thousandths) / 500.0);
             let text = format!("{}\n{noise}\n{}\n", record.compact(), record.compact());
             prop_assert_eq!(parse(&text).records, [record.clone(), record]);
         }

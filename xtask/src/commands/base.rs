@@ -175,6 +175,13 @@ impl Desk {
         } else {
             show(&plan.verdicts);
             show(&layouts.verdicts);
+            if !plan.tags.is_empty() {
+                let what = format!(
+                    "{} tags of single platforms, where this registry can: an index lists them",
+                    plan.tags.len()
+                );
+                ui::step("untag", &what);
+            }
         }
         if plan.is_empty() && layouts.gone.is_empty() {
             ui::step("nothing", "is to be deleted");

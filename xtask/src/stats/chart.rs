@@ -156,8 +156,42 @@ mod tests {
 
     #[test]
     fn a_team_in_a_terminal() {
-        expect![[""]].assert_eq(&print(&team(), Signs::Unicode));
-        expect![[""]].assert_eq(&print(&team(), Signs::Plain));
+        expect![[r#"
+            BUILD      COUNT  FAILED  MEDIAN  SLOWEST  PUSHED
+            reused         1       0  0.20 s   0.20 s       -
+            fast           4       1  3.00 s   4.00 s       -
+            base+fast      1       0  40.0 s   40.0 s       -
+
+            builds a day (UTC)
+            1970-01-01  ████████████ 2 fast, 1 base+fast
+            1970-01-02  ████ 1 fast
+            1970-01-03  ████████ 1 reused, 1 fast
+
+            fast builds, oldest first: ▅█▆ (2.00 s to 4.00 s)
+            a fast build's phases: app build 1.50 s
+
+            time saved: 4 min 21 s = 3 fast builds x (90.0 s - 3.00 s)
+            `build-enhanced` was last measured on 1970-01-01, 2 of 4 steps from the cache
+        "#]]
+        .assert_eq(&print(&team(), Signs::Unicode));
+        expect![[r#"
+            BUILD      COUNT  FAILED  MEDIAN  SLOWEST  PUSHED
+            reused         1       0  0.20 s   0.20 s       -
+            fast           4       1  3.00 s   4.00 s       -
+            base+fast      1       0  40.0 s   40.0 s       -
+
+            builds a day (UTC)
+            1970-01-01  ############ 2 fast, 1 base+fast
+            1970-01-02  #### 1 fast
+            1970-01-03  ######## 1 reused, 1 fast
+
+            fast builds, oldest first: 2.00 s to 4.00 s
+            a fast build's phases: app build 1.50 s
+
+            time saved: 4 min 21 s = 3 fast builds x (90.0 s - 3.00 s)
+            `build-enhanced` was last measured on 1970-01-01, 2 of 4 steps from the cache
+        "#]]
+        .assert_eq(&print(&team(), Signs::Plain));
     }
 
     #[test]
