@@ -134,13 +134,6 @@ impl Base {
     }
 }
 
-impl App {
-    /// All its tags, names first.
-    pub fn tags(&self) -> impl Iterator<Item = &Tag> {
-        self.names.iter().chain(&self.marks)
-    }
-}
-
 impl Survey {
     /// The apps that stand on a base.
     pub fn users<'a>(&'a self, base: &'a Base) -> impl Iterator<Item = &'a App> {

@@ -135,6 +135,21 @@ fn browse(program: &Path, folder: &Path, args: &[&str], page: &Path) -> Output {
     output
 }
 
+/// Whether the page fits into a window of this width: `fits`, or by how much it does not.
+fn fits(program: &Path, folder: &Path, page: &Path, width: u32) -> String {
+    let text = std::fs::read_to_string(page).unwrap().replace('&', "&amp;").replace('"', "&quot;");
+    let measure = "document.title = (d => d.scrollWidth > d.clientWidth ? d.scrollWidth + ' wide' : 'fits')\
+                   (this.contentDocument.documentElement)";
+    let frame = folder.join("frame.html");
+    let html = format!(
+        "<title>unmeasured</title><iframe width={width} height=900 onload=\"{measure}\" srcdoc=\"{text}\"></iframe>"
+    );
+    std::fs::write(&frame, html).unwrap();
+    let dom = out(&browse(program, folder, &["--dump-dom"], &frame));
+    let title = dom.split_once("<title>").and_then(|(_, rest)| rest.split_once("</title>")).map(|(title, _)| title);
+    title.unwrap_or("no title").to_owned()
+}
+
 #[test]
 fn the_page_is_drawn_by_a_real_browser() {
     let Some(program) = chromium() else { return };
@@ -149,7 +164,10 @@ fn the_page_is_drawn_by_a_real_browser() {
     let dom = out(&browse(&program, folder.path(), &["--dump-dom"], &page));
     assert_eq!(dom.matches("<circle").count(), 12);
     assert!(dom.contains("failed: step `smoke` failed: &lt;b&gt;") && dom.contains("</footer>"), "{dom}");
-    // Wide and narrow, it fits: a page that runs out of the window would be drawn with the same background only.
+    // It fits a phone and a desk: nothing but the drawings, which scroll by themselves, is wider than the window.
+    for width in [360, 1100] {
+        assert_eq!(fits(&program, folder.path(), &page, width), "fits", "at {width} pixels");
+    }
     for (name, size) in [("desktop", "--window-size=1100,1500"), ("phone", "--window-size=500,2400")] {
         let picture = folder.path().join(format!("{name}.png"));
         let shot = format!("--screenshot={}", picture.display());

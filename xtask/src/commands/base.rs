@@ -104,7 +104,7 @@ impl Desk {
                 latest: base.is_latest(),
                 pinned: self.pinned.is_some_and(|digest| base.is(&digest)),
                 this_tree: mine.map(|mine| base.fingerprint == Some(mine)),
-                used_by: survey.users(base).flat_map(bases::App::tags).collect(),
+                used_by: used_by(&survey, base),
                 base,
             })
             .collect();
@@ -297,6 +297,12 @@ fn table(rows: &[Row<'_>]) -> String {
         format!("{}\n", cells.join("  ").trim_end())
     };
     lines.iter().map(print).collect()
+}
+
+/// The tags of the apps on a base: what they are for before what they are.
+fn used_by<'a>(survey: &'a Survey, base: &'a Base) -> Vec<&'a Tag> {
+    let names = survey.users(base).flat_map(|app| &app.names);
+    names.chain(survey.users(base).flat_map(|app| &app.marks)).collect()
 }
 
 /// The first three, and how many more.

@@ -56,12 +56,13 @@ h2{font-size:1.05rem;margin:0}
 section,.tile{background:var(--card);border:1px solid var(--line);border-radius:.75rem;padding:1rem 1.1rem}
 section{margin-top:1rem}
 .note{font-size:.85rem}
+.sum{margin-top:.6rem}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(12.5rem,1fr));gap:1rem;margin-top:1.25rem}
 .tile b{display:block;font-size:1.75rem;line-height:1.3;font-variant-numeric:tabular-nums}
 .tile.main b{color:var(--fast)}
 .tile span{color:var(--soft);font-size:.85rem}
 .draw{overflow-x:auto;margin-top:.75rem}
-svg{display:block;width:100%;height:auto;overflow:visible}
+svg{display:block;width:100%;min-width:34rem;height:auto;overflow:visible}
 svg text{font-size:12px;fill:var(--soft)}
 svg text.value{fill:var(--ink);font-weight:600}
 svg line{stroke:var(--line)}
@@ -80,6 +81,8 @@ th{border:0;color:var(--soft);font-weight:500}
 td.n{white-space:nowrap;font-variant-numeric:tabular-nums}
 td.why{color:var(--soft);min-width:14rem;overflow-wrap:anywhere}
 td.bad{color:var(--bad)}
+@media(max-width:40rem){tr{display:flex;flex-wrap:wrap;border-top:1px solid var(--line)}tr:first-child{display:none}td{border:0;padding-bottom:0}\
+td.why{flex-basis:100%;padding-bottom:.5rem}}
 footer{margin-top:1.5rem;font-size:.85rem}
 code{font-family:ui-monospace,'DejaVu Sans Mono',monospace;font-size:.92em}
 ";
@@ -122,11 +125,8 @@ fn tiles(stats: &Stats) -> String {
             tiles += &tile("", &seconds(*enhanced), "last measured build from scratch");
         }
         other => {
-            let first = saved(other);
-            let mut lines = first.lines();
-            let head = lines.next().unwrap_or_default().trim_start_matches("time saved: ").to_owned();
-            let next = lines.next().unwrap_or("time saved").replace('`', "");
-            tiles += &tile("", "not known", &format!("{head}; {next}"));
+            let said = saved(other).replace('\n', "; ").replace('`', "");
+            tiles += &tile("", "not known", &said);
         }
     }
     let failed = if stats.failed > 0 {
@@ -135,8 +135,12 @@ fn tiles(stats: &Stats) -> String {
         "builds, none failed".to_owned()
     };
     tiles += &tile("", &stats.builds.to_string(), &failed);
-    let note = saved(&stats.saved).replace('\n', "; ").replace('`', "");
-    tiles + &format!("</div><p class=\"note\">{}</p>", escape(&note))
+    tiles += "</div>";
+    if let Saved::Measured { .. } = &stats.saved {
+        let note = saved(&stats.saved).replace('\n', "; ").replace('`', "").replace(" x ", " × ").replace(" - ", " − ");
+        tiles += &format!("<p class=\"note sum\">{}</p>", escape(&note));
+    }
+    tiles
 }
 
 /// One row: a name, a bar, an optional line beyond it, and what it says in words.
