@@ -6,8 +6,10 @@ mod call;
 mod execution;
 mod foundation;
 mod planning;
+mod record;
 
 pub use foundation::{debian_recipe, impatient, resolve_root};
+pub use planning::{base_fingerprint, pinned_base};
 
 use crate::docker::Docker;
 use crate::facts::Tree;
@@ -16,8 +18,10 @@ use crate::flags::{BuildFlags, Global};
 use crate::plan::Wish;
 use crate::reference::Platform;
 use crate::registry::Client;
-use crate::report::Report;
-use std::cell::OnceCell;
+use crate::report::{ImageReport, Report};
+use jiff::Timestamp;
+use record::Trace;
+use std::cell::{OnceCell, RefCell};
 use std::time::Instant;
 
 /// What is to be built.
@@ -36,15 +40,11 @@ pub enum Target {
 /// Builds, publishes if asked to, and reports. With `dry_run` says what would be done instead, and returns no images.
 pub fn run(global: &Global, flags: &BuildFlags, target: Target) -> Result<Report, Fault> {
     let session = Session::open(global, flags, target)?;
-    let images = match session.plan(target, None) {
-        // A root that was pinned or named cannot be reached now that something has to be built on it.
-        Ok(planned) if planned.needs_root() && session.root_is_out_of_reach(&planned.root)? => {
-            session.execute(&session.plan(target, Some(session.debian_root()?))?)?
-        }
-        Ok(planned) => session.execute(&planned)?,
-        Err(fault) => return Err(fault),
-    };
-    Ok(Report { images, seconds: session.began.elapsed().as_secs_f64() })
+    let done = session.plan_and_execute(target);
+    if !flags.dry_run {
+        session.append_record(done.as_ref().err());
+    }
+    Ok(Report { images: done?, seconds: session.began.elapsed().as_secs_f64() })
 }
 
 /// One command's view of the world: what was asked for, the tree, and whom to ask.
@@ -58,11 +58,14 @@ struct Session<'a> {
     client: Client,
     docker: OnceCell<Docker>,
     began: Instant,
+    /// The same moment on the calendar.
+    when: Timestamp,
+    trace: RefCell<Trace>,
 }
 
 impl<'a> Session<'a> {
     fn open(global: &'a Global, flags: &'a BuildFlags, target: Target) -> Result<Self, Fault> {
-        let began = Instant::now();
+        let (began, when) = (Instant::now(), Timestamp::now());
         if flags.push && global.offline {
             return Err(Fault::usage("`--push` publishes to a registry, and `--offline` asks none"));
         }
@@ -87,7 +90,27 @@ impl<'a> Session<'a> {
         let wish = Wish { push: flags.push, platforms, force: flags.force, no_latest: flags.no_latest };
         let client = tree.client();
         let fresh_root = flags.force && !flags.dry_run && matches!(target, Target::Base | Target::App);
-        Ok(Self { tree, global, flags, wish, fresh_root, client, docker: OnceCell::new(), began })
+        Ok(Self {
+            tree,
+            global,
+            flags,
+            wish,
+            fresh_root,
+            client,
+            docker: OnceCell::new(),
+            began,
+            when,
+            trace: RefCell::default(),
+        })
+    }
+
+    fn plan_and_execute(&self, target: Target) -> Result<Vec<ImageReport>, Fault> {
+        let planned = self.plan(target, None)?;
+        // A root that was pinned or named cannot be reached now that something has to be built on it.
+        if planned.needs_root() && self.root_is_out_of_reach(&planned.root)? {
+            return self.execute(&self.plan(target, Some(self.debian_root()?))?);
+        }
+        self.execute(&planned)
     }
 
     fn docker(&self) -> Result<&Docker, Fault> {

@@ -1,6 +1,7 @@
 //! The commands that are more than one call: each gathers facts, decides and tells.
 
 pub mod analyze;
+pub mod base;
 pub mod bench;
 pub mod ci;
 pub mod doctor;
@@ -11,6 +12,7 @@ pub mod man;
 pub mod plan;
 pub mod quickstart;
 pub mod smoke;
+pub mod stats;
 pub mod test;
 pub mod tidy;
 

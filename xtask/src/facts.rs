@@ -199,10 +199,11 @@ pub fn lock(tree: &Tree) -> Result<Lock, Fault> {
     Ok(lock)
 }
 
-/// What `images.lock` pins.
-pub fn images_lock(tree: &Tree) -> Result<Option<ImagesLock>, Fault> {
+/// What `images.lock` pins; without the file, nothing.
+pub fn images_lock(tree: &Tree) -> Result<ImagesLock, Fault> {
     let path = Path::new(lock::images::PATH);
-    tree.files.read_text(path)?.map(|text| ImagesLock::parse(path, &text)).transpose()
+    let text = tree.files.read_text(path)?;
+    text.map_or_else(|| Ok(ImagesLock::default()), |text| ImagesLock::parse(path, &text))
 }
 
 /// The image under the base, with its digest for each platform.

@@ -1,5 +1,6 @@
 //! Builds this repository's container images: facts → plan → execution.
 
+pub mod bases;
 pub mod bench;
 pub mod binary;
 pub mod build;
@@ -18,6 +19,7 @@ pub mod git;
 pub mod ignore;
 pub mod key;
 pub mod layout;
+pub mod ledger;
 pub mod lock;
 pub mod oci;
 pub mod plan;
@@ -31,6 +33,7 @@ pub mod requirements;
 pub mod root;
 pub mod secrets;
 pub mod smoke;
+pub mod stats;
 pub mod steps;
 pub mod survey;
 pub mod tidy;

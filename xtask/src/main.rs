@@ -44,6 +44,8 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
         Command::Doctor => commands::doctor::run(global)?,
         Command::Quickstart { yes } => commands::quickstart::run(global, *yes)?,
         Command::Engine(engine) => commands::engine::run(global, engine)?,
+        Command::Base(base) => commands::base::run(global, base)?,
+        Command::Stats(stats) => commands::stats::run(global, stats)?,
         Command::Bench { filter, runs, write } => {
             commands::bench::run(global, filter.as_deref(), *runs, write.as_deref())?;
         }

@@ -195,6 +195,7 @@ impl Command {
     pub fn converse(&self) -> Result<Conversation, Fault> {
         interrupted()?;
         let cannot = |error: std::io::Error| Fault::missing(format!("cannot run `{}`", self.name())).cause(error);
+        #[allow(clippy::disallowed_methods, reason = "this is the one way: the pipes of both directions are ours")]
         let mut command = std::process::Command::new(&self.program);
         command.args(&self.args).envs(&self.env);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());

@@ -46,6 +46,11 @@ impl Published {
         self.notes.get(REVISION).map(String::as_str)
     }
 
+    /// Every manifest that its index lists, attestations with them.
+    pub fn listed(&self) -> Vec<Digest> {
+        self.index.iter().flat_map(|index| &index.manifests).map(|listed| listed.digest).collect()
+    }
+
     /// An image with these manifests and nothing else.
     #[cfg(test)]
     pub(crate) fn for_tests(platforms: BTreeMap<Platform, Descriptor>) -> Self {

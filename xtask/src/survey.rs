@@ -27,7 +27,7 @@ pub struct Snapshot {
     pub app: Parsed,
     lock: Lock,
     own: AppKey,
-    pinned: Option<ImagesLock>,
+    pinned: ImagesLock,
 }
 
 /// Why there is no snapshot.
@@ -59,8 +59,8 @@ impl Snapshot {
         let lock = facts::lock(&tree)?;
         let pinned = facts::images_lock(&tree)?;
         let wanted = &tree.policy.root.image;
-        if let Some(pinned) = pinned.as_ref().filter(|pinned| pinned.root != *wanted) {
-            let what = format!("`{}` pins `{}`, the policy wants `{wanted}`", lock::images::PATH, pinned.root);
+        if let Some(pin) = pinned.root.as_ref().filter(|pin| pin.image != *wanted) {
+            let what = format!("`{}` pins `{}`, the policy wants `{wanted}`", lock::images::PATH, pin.image);
             return Err(Fault::usage(what).hint("pin it anew: `cargo xtask lock`").into());
         }
         let base = match facts::parse(&tree, ImageKind::Base, &tree.policy.base.args) {
@@ -79,8 +79,8 @@ impl Snapshot {
     /// What is compared. A root that is not pinned is the same for both trees at one time, and counts by the policy's text.
     pub fn inputs(&self) -> Inputs {
         let policy = &self.tree.policy;
-        let digests = match &self.pinned {
-            Some(pinned) => pinned.platforms.clone(),
+        let digests = match &self.pinned.root {
+            Some(pin) => pin.platforms.clone(),
             None => policy.project.platforms.iter().map(|p| (p.clone(), Digest::of(b"not pinned"))).collect(),
         };
         let place = RootPlace::Registry(policy.root.image.repository.clone());
@@ -96,11 +96,11 @@ impl Snapshot {
         if let Some(DebianRoot { suite, python, packages }) = &policy.root.fallback {
             settings.insert("fallback root", format!("{suite} with Python {python} [{}]", packages.join(" ")));
         }
-        if let Some(base) = self.pinned.as_ref().and_then(|pinned| pinned.base) {
+        if let Some(base) = self.pinned.base {
             settings.insert("pinned base", base.to_string());
         }
         let base = facts::base_key(&self.tree, &root, &self.lock, &self.base);
-        Inputs { base, app: self.own.clone(), pinned: self.pinned.is_some(), settings }
+        Inputs { base, app: self.own.clone(), pinned: self.pinned.root.is_some(), settings }
     }
 
     /// The keys on a root.
@@ -117,8 +117,8 @@ impl Snapshot {
             let place = RootPlace::Registry(wanted.image.repository.clone());
             RootImage { name: wanted.image.to_string(), digests, place }
         };
-        if let Some(pinned) = &self.pinned {
-            return Ok(registry(pinned.platforms.clone()));
+        if let Some(pin) = &self.pinned.root {
+            return Ok(registry(pin.platforms.clone()));
         }
         if !global.offline {
             match build::resolve_root(&self.tree, &self.tree.policy.project.platforms) {

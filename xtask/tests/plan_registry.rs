@@ -1,5 +1,7 @@
 //! `plan` and `explain` with what a real registry holds: published, lost, foreign, out of reach.
 
+#![allow(clippy::disallowed_methods, reason = "the program under test, run as a person's shell would run it")]
+
 #[allow(dead_code, unreachable_pub, reason = "shared with another test")]
 mod history;
 #[path = "support/real_registry.rs"]

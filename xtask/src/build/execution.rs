@@ -2,11 +2,14 @@
 
 use super::Session;
 use super::call::{BaseImage, unknown_digest};
+use super::foundation::impatient;
 use super::planning::{Image, Planned};
+use super::record::{self, Layers, Seen};
 use crate::docker::{Build, Output};
 use crate::facts::{self, Local, RootImage};
 use crate::fault::Fault;
 use crate::lock::file;
+use crate::oci::Manifest;
 use crate::plan::{Decision, ImagePlan, Latest, Place};
 use crate::policy::{After, ImageKind};
 use crate::publish::{self, Publication};
@@ -14,7 +17,7 @@ use crate::reference::{Digest, Platform, Reference, Tag};
 use crate::registry::Answer;
 use crate::report::{self, ImageReport};
 use crate::secrets::Secrets;
-use crate::{binary, debian, process, steps, ui};
+use crate::{binary, debian, ledger, process, steps, ui};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::thread::ScopedJoinHandle;
@@ -35,7 +38,9 @@ impl Session<'_> {
             report::announce(&image.plan);
         }
         let planning = self.began.elapsed();
-        let mut reports = std::thread::scope(|scope| {
+        self.trace.borrow_mut().plan(planned);
+        let reports = std::thread::scope(|scope| {
+            let seen = self.looking(planned).map(|look| scope.spawn(look));
             // The base waits for downloads and the compiler for the processor: they go well together.
             let mut compilation = self.compilation(planned).map(|compile| scope.spawn(compile));
             let mut reports = Vec::new();
@@ -43,15 +48,19 @@ impl Session<'_> {
             for image in planned.base.iter().chain(&planned.app) {
                 let done = self.realise(image, &planned.root, base.as_ref(), &mut compilation);
                 // What goes on beside a failure would only keep its message waiting.
-                let done = done.inspect_err(|_| process::end_children())?;
+                let mut done = done.inspect_err(|_| process::end_children())?;
+                if reports.is_empty() {
+                    done.report.seconds.insert(0, ("plan".to_owned(), planning.as_secs_f64()));
+                }
                 base = Some(done.base);
+                self.trace.borrow_mut().finish(&done.report);
                 reports.push(done.report);
+            }
+            if let Some(Ok(seen)) = seen.map(ScopedJoinHandle::join) {
+                self.trace.borrow_mut().see(seen);
             }
             Ok(reports)
         })?;
-        if let Some(first) = reports.first_mut() {
-            first.seconds.insert(0, ("plan".to_owned(), planning.as_secs_f64()));
-        }
         Ok(if self.flags.dry_run { Vec::new() } else { reports })
     }
 
@@ -62,6 +71,29 @@ impl Session<'_> {
         let binary = self.tree.policy.app.binary.clone()?;
         let (root, platforms) = (self.tree.root.clone(), platforms.clone());
         Some(move || platforms.iter().map(|platform| binary::compile(&root, &binary, platform)).sum())
+    }
+
+    /// The looking that goes on beside a build, for the ledger: it shall not make the build longer.
+    fn looking(&self, planned: &Planned) -> Option<impl FnOnce() -> Seen + Send> {
+        let builds = |image: &&Image| matches!(image.plan.decision, Decision::Build { .. });
+        let built = || planned.base.iter().chain(&planned.app).filter(builds);
+        if self.flags.dry_run || built().next().is_none() {
+            return None;
+        }
+        let platform = self.wish.platforms[0].clone();
+        let latest: Vec<_> = built().map(|image| (image.plan.repository.clone(), platform.clone())).collect();
+        let latest = if self.wish.push { latest } else { Vec::new() };
+        let (root, builder) = (&self.tree.root, self.flags.builder.as_deref());
+        // Nobody waits for a registry only to be told what a build has cost.
+        let client = impatient(&self.tree);
+        Some(move || record::look(root, builder, &client, &latest))
+    }
+
+    /// The layers of a published image that is built upon.
+    fn layers_beneath(&self, image: &Image, platforms: &BTreeMap<Platform, Digest>) -> Layers {
+        let digest =
+            platforms.get(&self.wish.platforms[0]).filter(|_| self.wish.push && image.plan.kind == ImageKind::Base);
+        digest.and_then(|digest| record::layers(&self.client, &image.plan.repository, *digest).ok()).unwrap_or_default()
     }
 
     fn realise(
@@ -113,6 +145,7 @@ impl Session<'_> {
             }
             _ => BTreeMap::new(),
         };
+        let layers = self.layers_beneath(image, &platforms);
         let base = BaseImage { repository: plan.repository.clone(), digests: platforms.clone(), layouts };
         if !self.flags.dry_run {
             self.remember(plan, &plan.repository.digest(digest))?;
@@ -130,6 +163,7 @@ impl Session<'_> {
             size: image.size,
             steps: None,
             seconds: Vec::new(),
+            layers,
         };
         Ok(Done { base, report })
     }
@@ -164,6 +198,7 @@ impl Session<'_> {
             size: None,
             steps: None,
             seconds: Vec::new(),
+            layers: Vec::new(),
         };
         let mut layouts = BTreeMap::new();
         for platform in platforms {
@@ -187,7 +222,9 @@ impl Session<'_> {
                 layouts.insert(platform.clone(), folder);
             }
             if self.wish.push {
-                report.size = Some(self.pushed_size(plan, digest)?);
+                let manifest = self.pushed_manifest(plan, digest)?;
+                report.layers = record::layers_of(&manifest);
+                report.size = Some(manifest.config.size + report.layers.iter().map(|(_, size)| size).sum::<u64>());
             }
             self.run_steps(After::Build, plan, platform, digest, &mut report)?;
         }
@@ -204,12 +241,14 @@ impl Session<'_> {
         process::interrupted()?;
         if self.wish.push {
             let began = Instant::now();
+            let mut notes = publish::notes(&plan.fingerprint, image.key.clone(), &self.labels(plan.kind));
+            notes.extend(self.record_note(report).map(|record| (ledger::ANNOTATION.to_owned(), record)));
             let publication = Publication {
                 repository: &plan.repository,
                 fingerprint: plan.fingerprint,
                 tag: plan.tag.clone(),
                 built: report.platforms.clone(),
-                notes: publish::notes(&plan.fingerprint, image.key.clone(), &self.labels(plan.kind)),
+                notes,
                 replace: self.wish.force,
             };
             let outcome = publish::publish(&self.client, &publication)?;
@@ -277,16 +316,11 @@ impl Session<'_> {
         }
     }
 
-    fn pushed_size(&self, plan: &ImagePlan, digest: Digest) -> Result<u64, Fault> {
-        match publish::read(&self.client, &plan.repository, digest)? {
-            Answer::Present(found) => {
-                let first = found.platforms.values().next();
-                first.map_or(Ok(0), |descriptor| publish::size(&self.client, &plan.repository, descriptor))
-            }
-            Answer::Absent => {
-                Err(Fault::network(format!("`{}` was pushed and is not there", plan.repository.digest(digest))))
-            }
-        }
+    fn pushed_manifest(&self, plan: &ImagePlan, digest: Digest) -> Result<Manifest, Fault> {
+        let lost = || Fault::network(format!("`{}` was pushed and is not there", plan.repository.digest(digest)));
+        let Answer::Present(found) = publish::read(&self.client, &plan.repository, digest)? else { return Err(lost()) };
+        let first = found.platforms.values().next().ok_or_else(lost)?;
+        publish::read_manifest(&self.client, &plan.repository, first.digest)
     }
 
     /// The tags beside the fingerprint's in the registry, `latest` last; those that stand already are left alone.

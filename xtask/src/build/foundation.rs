@@ -16,14 +16,13 @@ impl Session<'_> {
     /// The root, as far as it can be known before anything is built on it.
     pub(super) fn root_image(&self) -> Result<RootImage, Fault> {
         let wanted = &self.tree.policy.root.image;
-        let pinned = facts::images_lock(&self.tree)?;
-        if let Some(lock) = pinned {
-            if lock.root != *wanted {
-                return Err(Fault::usage(format!("`images.lock` pins `{}`, the policy wants `{wanted}`", lock.root))
+        if let Some(pin) = facts::images_lock(&self.tree)?.root {
+            if pin.image != *wanted {
+                return Err(Fault::usage(format!("`images.lock` pins `{}`, the policy wants `{wanted}`", pin.image))
                     .hint("pin it anew: `cargo xtask lock`"));
             }
             let place = RootPlace::Registry(wanted.repository.clone());
-            return Ok(RootImage { name: wanted.to_string(), digests: lock.platforms, place });
+            return Ok(RootImage { name: wanted.to_string(), digests: pin.platforms, place });
         }
         if self.global.locked {
             return Err(Fault::usage(format!("the root `{wanted}` is not pinned"))

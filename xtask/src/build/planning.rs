@@ -3,15 +3,16 @@
 
 use super::foundation::impatient;
 use super::{Session, Target};
-use crate::facts::{self, Local, Parsed, RootImage, Standing};
+use crate::facts::{self, Local, Parsed, RootImage, RootPlace, Standing, Tree};
 use crate::fault::Fault;
+use crate::flags::{BuildFlags, Global};
 use crate::git::{Ancestry, Git};
 use crate::key::{AppKey, BaseKey, Fingerprint, Key as _, app_changes, base_changes};
 use crate::plan::{self, Decision, ImagePlan, Latest, LatestFacts, Wish};
 use crate::policy::ImageKind;
 use crate::publish::{self, CREATED, Published};
 use crate::reference::{Digest, Platform, Tag};
-use crate::registry::Answer;
+use crate::registry::{Answer, Client};
 use crate::{oci, ui};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -44,6 +45,11 @@ pub(super) struct Image {
 impl Session<'_> {
     /// The whole plan; `root` is given where a first plan found its root out of reach.
     pub(super) fn plan(&self, target: Target, root: Option<RootImage>) -> Result<Planned, Fault> {
+        if let (Some(digest), Target::Base | Target::App | Target::Fast) =
+            (facts::images_lock(&self.tree)?.base, target)
+        {
+            return self.plan_pinned(target, digest);
+        }
         let lock = facts::lock(&self.tree)?;
         let root = match root {
             Some(root) => root,
@@ -87,6 +93,37 @@ impl Session<'_> {
             Target::Base | Target::Enhanced => None,
         };
         Ok(Planned { root, base: Some(base), app })
+    }
+
+    /// The plan where `images.lock` pins the base: it is what it is, and the app goes on it.
+    fn plan_pinned(&self, target: Target, digest: Digest) -> Result<Planned, Fault> {
+        if target == Target::Base {
+            return Err(Fault::usage("the base is pinned, and another one would not be used")
+                .cause(format!("`images.lock` pins `{digest}`"))
+                .hint("let it go: `cargo xtask base pin --remove`"));
+        }
+        let found = match self.global.offline {
+            false => pinned_base(&self.tree, &self.client, digest, &self.wish.platforms)?,
+            true => {
+                return Err(Fault::usage("a pinned base is the registry's, and `--offline` asks none")
+                    .hint("let it go: `cargo xtask base pin --remove`"));
+            }
+        };
+        ui::step("pinned", &format!("the base is `{digest}`, whatever the requirements say (`images.lock`)"));
+        let fingerprint = found.fingerprint().expect("a pinned base has been looked at");
+        let tag = fingerprint.tag(self.tree.policy.base.tag_length);
+        let parsed = facts::parse(&self.tree, ImageKind::Base, &self.tree.policy.base.args)?;
+        let key = found.key().unwrap_or_default().to_owned();
+        let standing = Standing::Registry(Box::new(found));
+        // Not even `--force` builds what is pinned.
+        let decision = plan::decide(&Wish { force: false, ..self.wish.clone() }, &standing, &[]);
+        let latest = Latest::Stays("the base is pinned in `images.lock`".to_owned());
+        let base = self.image(ImageKind::Base, fingerprint, tag, decision, &standing, latest, parsed, key);
+        let app = self.plan_app(fingerprint, &base)?;
+        // Nothing of this plan is built on a root.
+        let place = RootPlace::Registry(base.plan.repository.clone());
+        let root = RootImage { name: "none".to_owned(), digests: BTreeMap::new(), place };
+        Ok(Planned { root, base: Some(base), app: Some(app) })
     }
 
     fn plan_app(&self, base_fingerprint: Fingerprint, base: &Image) -> Result<Image, Fault> {
@@ -270,6 +307,38 @@ impl Session<'_> {
             Ancestry::NotAncestor => Ok(false),
             // A shallow clone does not know the other commit: the later of both is the newer.
             Ancestry::Unknown => Ok(published.notes.get(CREATED).is_some_and(|created| *created > commit.created())),
+        }
+    }
+}
+
+/// The fingerprint of this tree's base. Builds nothing, not even a root.
+pub fn base_fingerprint(global: &Global) -> Result<Fingerprint, Fault> {
+    let flags = BuildFlags { dry_run: true, push: !global.offline, ..BuildFlags::default() };
+    let session = Session::open(global, &flags, Target::Base)?;
+    let lock = facts::lock(&session.tree)?;
+    let root = session.root_image()?;
+    let parsed = facts::parse(&session.tree, ImageKind::Base, &session.tree.policy.base.args)?;
+    Ok(facts::tagged(&session.tree, &facts::base_key(&session.tree, &root, &lock, &parsed)).0)
+}
+
+/// The base that `images.lock` pins, which has to be there, be one of ours and have the platforms.
+pub fn pinned_base(tree: &Tree, client: &Client, digest: Digest, platforms: &[Platform]) -> Result<Published, Fault> {
+    let reference = tree.repository(ImageKind::Base).digest(digest);
+    let again = "pin another, or none: `cargo xtask base pin`, `cargo xtask base pin --remove`";
+    let needed = |fault: Fault| fault.needed_by("`[base]` of `images.lock`").hint(again);
+    let Answer::Present(found) = publish::read(client, &reference.repository, digest)? else {
+        return Err(needed(Fault::usage(format!("the pinned base `{reference}` is not in the registry"))));
+    };
+    if found.fingerprint().is_none() {
+        return Err(needed(Fault::usage(format!(
+            "the pinned `{reference}` is no base of ours: it has no fingerprint"
+        ))));
+    }
+    match found.missing(platforms).as_slice() {
+        [] => Ok(found),
+        missing => {
+            let names: Vec<String> = missing.iter().map(ToString::to_string).collect();
+            Err(needed(Fault::usage(format!("the pinned base `{reference}` lacks {}", names.join(", ")))))
         }
     }
 }

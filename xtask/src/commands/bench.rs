@@ -19,6 +19,6 @@ pub fn run(global: &Global, filter: Option<&str>, runs: u32, write: Option<&Path
     }
     match global.format {
         Format::Json => super::print(&format!("{}\n", serde_json::to_string_pretty(&results)?)),
-        Format::Text => super::print(&table::text(&results)),
+        Format::Text | Format::Github => super::print(&table::text(&results)),
     }
 }
