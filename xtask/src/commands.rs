@@ -9,6 +9,7 @@ pub mod lock;
 pub mod quickstart;
 pub mod smoke;
 pub mod tidy;
+pub mod workflows;
 
 use std::io::Write as _;
 

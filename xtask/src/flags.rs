@@ -168,6 +168,12 @@ Examples:
         #[arg(value_name = "FILTER")]
         filter: Option<String>,
     },
+    /// Write `.github/workflows` from the policy
+    Workflows {
+        /// Change nothing; fail if a file is not what would be written
+        #[arg(long)]
+        check: bool,
+    },
     /// The repository's invariants: formatting, paths, hosts, generated files, module edges
     Tidy,
     /// Completions for a shell, on stdout

@@ -30,3 +30,4 @@ pub mod secrets;
 pub mod smoke;
 pub mod steps;
 pub mod ui;
+pub mod workflows;

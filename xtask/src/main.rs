@@ -42,6 +42,7 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
         Command::Bench { filter, runs } => commands::bench::run(global, filter.as_deref(), *runs)?,
         Command::Ci => commands::ci::run(global)?,
         Command::Test { filter } => commands::ci::test(global, filter.as_deref())?,
+        Command::Workflows { check } => commands::workflows::run(global, *check)?,
         Command::Tidy => commands::tidy::run(global)?,
         Command::Completions { shell } => {
             clap_complete::generate(*shell, &mut Flags::command(), "cargo-xtask", &mut std::io::stdout());
