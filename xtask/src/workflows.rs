@@ -166,7 +166,7 @@ fn cargo(kind: &str) -> String {
             {kind}-${{{{ runner.os }}}}-${{{{ runner.arch }}}}-${{{{ hashFiles('Cargo.lock', 'rust-toolchain.toml') }}}}-
       - name: Trust the times of what was cached
         if: steps.cache.outputs.cache-hit == 'true'
-        run: git ls-files -z -- Cargo.toml Cargo.lock rust-toolchain.toml .cargo xtask | xargs -0 touch --no-create --date=@0
+        run: git ls-files -z -- Cargo.toml Cargo.lock rust-toolchain.toml .cargo xtask | xargs -0 --no-run-if-empty touch --no-create --date=@0
 ",
         CACHE.uses()
     )
@@ -332,10 +332,10 @@ fn base(policy: &Policy, matrix: &str) -> String {
     steps:
 {checkout}{cargo}{ENGINE}{login}      - name: Build the base
         if: github.event_name != 'schedule'
-        run: cargo xtask build-base --push --platform \"$PLATFORM\"
+        run: cargo xtask build-base --push --no-latest --platform \"$PLATFORM\"
       - name: Build the base anew, for security updates
         if: {WEEKLY}
-        run: cargo xtask build-base --push --force --platform \"$PLATFORM\"
+        run: cargo xtask build-base --push --force --no-latest --platform \"$PLATFORM\"
 "
     )
 }
