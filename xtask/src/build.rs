@@ -7,7 +7,7 @@ mod execution;
 mod foundation;
 mod planning;
 
-pub use foundation::{debian_recipe, resolve_root};
+pub use foundation::{debian_recipe, impatient, resolve_root};
 
 use crate::docker::Docker;
 use crate::facts::Tree;

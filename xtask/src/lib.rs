@@ -2,12 +2,14 @@
 
 pub mod binary;
 pub mod build;
+pub mod change;
 pub mod commands;
 pub mod context;
 pub mod debian;
 pub mod docker;
 pub mod dockerfile;
 pub mod engine;
+pub mod event;
 pub mod facts;
 pub mod fault;
 pub mod flags;
@@ -29,5 +31,6 @@ pub mod root;
 pub mod secrets;
 pub mod smoke;
 pub mod steps;
+pub mod survey;
 pub mod ui;
 pub mod workflows;

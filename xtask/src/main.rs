@@ -23,6 +23,9 @@ fn main() -> ExitCode {
 
 fn run(flags: &Flags) -> anyhow::Result<()> {
     let global = &flags.global;
+    if global.format == Format::Github && !matches!(flags.command, Command::Plan(_)) {
+        return Err(Fault::usage("`--format github` is for `plan`").into());
+    }
     match &flags.command {
         Command::Build(build) => images(global, build, build::Target::App)?,
         Command::BuildBase { build, analyze } => {
@@ -33,6 +36,8 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
         }
         Command::BuildFast(build) => images(global, build, build::Target::Fast)?,
         Command::BuildEnhanced(build) => images(global, build, build::Target::Enhanced)?,
+        Command::Plan(plan) => commands::plan::run(global, plan)?,
+        Command::Explain { commit } => commands::explain::run(global, commit)?,
         Command::Lock { check: true, .. } => commands::lock::check(global)?,
         Command::Lock { upgrade, upgrade_package, .. } => commands::lock::run(global, *upgrade, upgrade_package)?,
         Command::Smoke { image } => commands::smoke::run(global, image.as_deref())?,
@@ -59,8 +64,8 @@ fn images(global: &Global, flags: &BuildFlags, target: build::Target) -> anyhow:
     report::conclude(&done);
     match (global.format, done.images.last()) {
         (Format::Json, _) => commands::print(&format!("{}\n", serde_json::to_string_pretty(&done)?)),
-        (Format::Text, Some(image)) => commands::print(&format!("{}\n", image.reference)),
-        (Format::Text, None) => Ok(()),
+        (Format::Text | Format::Github, Some(image)) => commands::print(&format!("{}\n", image.reference)),
+        (Format::Text | Format::Github, None) => Ok(()),
     }
 }
 

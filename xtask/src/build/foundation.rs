@@ -136,7 +136,7 @@ pub fn debian_recipe(debian: &DebianRoot) -> root::Recipe {
 }
 
 /// A client that asks once and does not wait: for registries without which there is another way.
-pub(super) fn impatient(tree: &Tree) -> Client {
+pub fn impatient(tree: &Tree) -> Client {
     let plain_http = tree.policy.project.insecure_registries.iter().cloned().collect();
     Client::new(Options { plain_http, tries: 1, connect_timeout: Duration::from_secs(3), ..Options::from_env() })
 }
