@@ -30,8 +30,6 @@ pub(crate) struct Runner {
     pub folder: PathBuf,
     /// What reaches the engine.
     pub engine: BTreeMap<&'static str, OsString>,
-    /// What `cargo xtask plan` would answer, where there is no such command yet.
-    pub answer: Option<String>,
 }
 
 /// What a run came to.
@@ -175,7 +173,6 @@ impl Runner {
             .env("GITHUB_EVENT_NAME", event.name);
         command.env("GITHUB_EVENT_PATH", place("event.json")).env("GITHUB_OUTPUT", place("output"));
         command.env("GITHUB_STEP_SUMMARY", place("summary")).env("RUNNER_TEMP", place("home"));
-        command.env("ANSWER", self.answer.as_deref().unwrap_or_default());
         let done = command.output().unwrap();
         for stream in [&done.stdout, &done.stderr] {
             outcome.log += &String::from_utf8_lossy(stream);
