@@ -15,6 +15,7 @@ pub mod smoke;
 pub mod stats;
 pub mod test;
 pub mod tidy;
+pub mod workflows;
 
 use crate::process::Command;
 use std::io::Write as _;

@@ -216,6 +216,12 @@ Examples:
         #[arg(value_name = "FILTER")]
         filter: Option<String>,
     },
+    /// Write `.github/workflows` from the policy
+    Workflows {
+        /// Change nothing; fail if a file is not what would be written
+        #[arg(long)]
+        check: bool,
+    },
     /// The repository's invariants: formatting, hosts, paths, links, manifests, ignore files, module edges
     ///
     /// Tells every violation with its repair, and changes nothing.

@@ -38,3 +38,4 @@ pub mod steps;
 pub mod survey;
 pub mod tidy;
 pub mod ui;
+pub mod workflows;

@@ -51,6 +51,7 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
         }
         Command::Ci => commands::ci::run(global)?,
         Command::Test { filter } => commands::test::run(global, filter.as_deref())?,
+        Command::Workflows { check } => commands::workflows::run(global, *check)?,
         Command::Tidy => commands::tidy::run(global)?,
         Command::Man { command } => commands::print(&commands::man::page(Flags::command(), command)?)?,
         Command::Completions { shell } => {

@@ -29,6 +29,8 @@ pub struct Policy {
     pub smoke: Smoke,
     /// What is run around builds, in file order.
     pub steps: Vec<Step>,
+    /// How CI runs all of it.
+    pub ci: Ci,
 }
 
 /// `[project]`
@@ -171,6 +173,24 @@ pub struct Step {
     pub images: Vec<ImageKind>,
     /// What it does.
     pub action: Action,
+}
+
+/// `[ci]`: what `cargo xtask workflows` writes beyond what the rest of the policy says.
+#[derive(Clone, Debug)]
+pub struct Ci {
+    /// The runner of each platform, by label; those that are not named have GitHub's own.
+    pub runners: BTreeMap<Platform, String>,
+    /// When everything is built anew for security updates, as cron spells it, in UTC.
+    pub schedule: String,
+    /// Minutes after which a job that builds is ended.
+    pub timeout_minutes: u32,
+}
+
+impl Default for Ci {
+    /// Monday before work, away from the full hour at which everybody's jobs begin.
+    fn default() -> Self {
+        Self { runners: BTreeMap::new(), schedule: "17 4 * * 1".to_owned(), timeout_minutes: 60 }
+    }
 }
 
 /// What a step does.
@@ -412,8 +432,10 @@ fn read(mut top: Section<'_>, problems: &mut Problems<'_>, is_file: &dyn Fn(&Rel
             steps.push(step);
         }
     }
+    let platforms = project.as_ref().map(|project| project.platforms.as_slice()).unwrap_or_default();
+    let ci = top.section("ci", problems).map_or_else(Ci::default, |section| read_ci(section, platforms, problems));
     top.finish(problems);
-    Some(Policy { project: project?, root: root?, base: base?, app: app?, smoke, steps })
+    Some(Policy { project: project?, root: root?, base: base?, app: app?, smoke, steps, ci })
 }
 
 fn read_project(mut section: Section<'_>, problems: &mut Problems<'_>) -> Option<Project> {
@@ -431,6 +453,9 @@ fn read_project(mut section: Section<'_>, problems: &mut Problems<'_>) -> Option
     let insecure = section.texts("insecure-registries", problems).unwrap_or_default();
     let source = section.text("source", problems);
     let default_branch = section.text("default-branch", problems);
+    if let Some(branch) = default_branch.as_ref().filter(|branch| !is_branch_name(&branch.value)) {
+        problems.add(&branch.at, format!("`project.default-branch`: `{}` is no branch name", branch.value), None);
+    }
     let at = section.at().clone();
     let platforms = section.list::<Platform>("platforms", problems);
     if platforms.as_ref().is_some_and(Vec::is_empty) {
@@ -445,6 +470,49 @@ fn read_project(mut section: Section<'_>, problems: &mut Problems<'_>) -> Option
         default_branch: default_branch.map_or_else(|| "main".to_owned(), |text| text.value),
         platforms: platforms.unwrap_or_else(|| vec![Platform::host()]),
     })
+}
+
+/// Whether git takes a branch of this name (git-check-ref-format), and a workflow too, in which `${{` begins an expression.
+fn is_branch_name(text: &str) -> bool {
+    let part =
+        |part: &str| !part.is_empty() && !part.starts_with('.') && !part.ends_with('.') && !part.ends_with(".lock");
+    let forbidden = |c: char| c.is_whitespace() || c.is_control() || "~^:?*[\\'\"{}".contains(c);
+    !text.starts_with('-') && !text.contains("..") && !text.contains(forbidden) && text.split('/').all(part)
+}
+
+fn read_ci(mut section: Section<'_>, platforms: &[Platform], problems: &mut Problems<'_>) -> Ci {
+    let mut ci = Ci::default();
+    let at = section.at().clone();
+    for (name, runner) in section.map("runners", problems) {
+        match name.parse::<Platform>() {
+            Ok(platform) if platforms.contains(&platform) => drop(ci.runners.insert(platform, runner.clone())),
+            Ok(_) => {
+                let hint = "add it to `[project] platforms`, or remove the runner";
+                problems.add(&at, format!("`ci.runners`: `{name}` is not among the platforms"), Some(hint.into()));
+            }
+            Err(error) => problems.add(&at, format!("`ci.runners`: {error}"), None),
+        }
+        let good = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        if runner.is_empty() || !runner.chars().all(good) {
+            problems.add(&at, format!("`ci.runners`: `{runner}` is no label of a runner"), None);
+        }
+    }
+    if let Some(schedule) = section.text("schedule", problems) {
+        let fields: Vec<&str> = schedule.value.split(' ').collect();
+        let field =
+            |field: &&str| !field.is_empty() && field.chars().all(|c| c.is_ascii_alphanumeric() || "*/,-".contains(c));
+        if fields.len() != 5 || !fields.iter().all(field) {
+            let hint = "minute, hour, day, month, weekday, in UTC: `17 4 * * 1`";
+            let what = format!("`ci.schedule` is `{}`, not the five fields of cron", schedule.value);
+            problems.add(&schedule.at, what, Some(hint.into()));
+        }
+        ci.schedule = schedule.value;
+    }
+    if let Some(minutes) = section.number("timeout-minutes", 1..361, problems) {
+        ci.timeout_minutes = u32::try_from(minutes).expect("the range was checked");
+    }
+    section.finish(problems);
+    ci
 }
 
 fn read_root(mut section: Section<'_>, problems: &mut Problems<'_>) -> Option<Root> {

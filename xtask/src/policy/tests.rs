@@ -148,3 +148,31 @@ fn registries() {
         assert_eq!(text.parse::<Registry>().is_ok(), good, "{text}");
     }
 }
+
+#[test]
+fn ci_has_defaults_and_its_own_problems() {
+    let ci = parse(GOOD, &|_| true).unwrap().ci;
+    assert_eq!((ci.runners.len(), ci.schedule.as_str(), ci.timeout_minutes), (0, "17 4 * * 1", 60));
+    let wrong =
+        "[ci]\nschedule = \"weekly\"\ntimeout-minutes = 0\nrunners = { \"linux/arm64\" = \"a b\", x = \"y\" }\n";
+    let fault = parse(&format!("{GOOD}\n{wrong}"), &|_| true).unwrap_err();
+    for expected in [
+        "`ci.schedule` is `weekly`, not the five fields of cron",
+        "`ci.timeout-minutes` is not a whole number from 1 to 360",
+        "`ci.runners`: `linux/arm64` is not among the platforms",
+        "`ci.runners`: `a b` is no label of a runner",
+        "`ci.runners`: `x` is not a platform",
+    ] {
+        assert!(fault.what.contains(expected), "{expected}\n{}", fault.what);
+    }
+}
+
+#[test]
+fn branch_names() {
+    for good in ["main", "release/1.x", "a+b", "Ä-b"] {
+        assert!(is_branch_name(good), "{good}");
+    }
+    for bad in ["", "-a", "a b", "a..b", "/a", "a/", "a.lock", "${{x}}", "it's", "a*", "a\nb", ".a"] {
+        assert!(!is_branch_name(bad), "{bad}");
+    }
+}

