@@ -187,9 +187,13 @@ pub fn parse(tree: &Tree, kind: ImageKind, args: &BTreeMap<String, String>) -> R
 /// Reads the lock, which has to answer to the requirements.
 pub fn lock(tree: &Tree) -> Result<Lock, Fault> {
     let base = &tree.policy.base;
-    let text = tree.files.text(base.lock.as_ref()).map_err(|fault| Fault {
-        what: format!("cannot read the lock `{}`", base.lock),
-        ..fault.needed_by("the base image's fingerprint").hint("write it: `cargo xtask lock`")
+    let text = tree.files.text(base.lock.as_ref()).map_err(|fault| {
+        // The reason is the last cause, or, where nothing caused it, what happened.
+        let cause = fault.causes.last().unwrap_or(&fault.what).clone();
+        Fault::usage(format!("cannot read the lock `{}`", base.lock))
+            .needed_by("the base image's fingerprint")
+            .cause(cause)
+            .hint("write it: `cargo xtask lock`")
     })?;
     let lock = Lock::parse(base.lock.as_ref(), &text)?;
     let requirements = uv::requirements(&*tree.files, base.requirements.as_ref())?;
