@@ -19,6 +19,7 @@ use crate::secrets::Secrets;
 use crate::{binary, debian, process, root, steps, ui};
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -60,6 +61,8 @@ struct Session<'a> {
     client: Client,
     docker: OnceCell<Docker>,
     began: Instant,
+    /// Held while images of this machine are looked at and built.
+    _lock: Option<File>,
 }
 
 /// The whole plan, with what execution needs beside it.
@@ -115,7 +118,8 @@ impl<'a> Session<'a> {
         }
         let wish = Wish { push: flags.push, platforms, force: flags.force, no_latest: flags.no_latest };
         let client = tree.client();
-        Ok(Self { tree, global, flags, wish, client, docker: OnceCell::new(), began })
+        let lock = if flags.push || flags.dry_run { None } else { Some(lock_folder(&tree.images())?) };
+        Ok(Self { tree, global, flags, wish, client, docker: OnceCell::new(), began, _lock: lock })
     }
 
     fn docker(&self) -> Result<&Docker, Fault> {
@@ -927,6 +931,27 @@ fn familiar(name: &str) -> &str {
 
 fn cannot_write(path: &Path, error: impl std::fmt::Display) -> Fault {
     Fault::build(format!("cannot write `{}`", path.display())).cause(error)
+}
+
+/// Waits until no other build works in this folder: two would write one layout. The later finds what the earlier built.
+fn lock_folder(folder: &Path) -> Result<File, Fault> {
+    let path = folder.join("lock");
+    std::fs::create_dir_all(folder).map_err(|error| cannot_write(folder, error))?;
+    let file = File::create(&path).map_err(|error| cannot_write(&path, error))?;
+    let mut said = false;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::Error(error)) => return Err(cannot_write(&path, error)),
+            Err(TryLockError::WouldBlock) => {}
+        }
+        if !said {
+            ui::step("waiting", "another build of this repository is at work");
+            said = true;
+        }
+        process::interrupted()?;
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }
 
 fn remove_folder(folder: &Path) -> Result<(), Fault> {
