@@ -5,6 +5,7 @@
 mod call;
 mod execution;
 mod foundation;
+mod layouts;
 mod planning;
 mod record;
 
@@ -22,6 +23,7 @@ use crate::report::{ImageReport, Report};
 use jiff::Timestamp;
 use record::Trace;
 use std::cell::{OnceCell, RefCell};
+use std::fs::File;
 use std::time::Instant;
 
 /// What is to be built.
@@ -61,6 +63,8 @@ struct Session<'a> {
     /// The same moment on the calendar.
     when: Timestamp,
     trace: RefCell<Trace>,
+    /// Held while images of this machine are looked at and built.
+    _lock: Option<File>,
 }
 
 impl<'a> Session<'a> {
@@ -89,6 +93,7 @@ impl<'a> Session<'a> {
         }
         let wish = Wish { push: flags.push, platforms, force: flags.force, no_latest: flags.no_latest };
         let client = tree.client();
+        let lock = if flags.push || flags.dry_run { None } else { Some(layouts::lock(&tree.images())?) };
         let fresh_root = flags.force && !flags.dry_run && matches!(target, Target::Base | Target::App);
         Ok(Self {
             tree,
@@ -101,6 +106,7 @@ impl<'a> Session<'a> {
             began,
             when,
             trace: RefCell::default(),
+            _lock: lock,
         })
     }
 

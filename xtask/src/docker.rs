@@ -16,6 +16,9 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// How often a build is called that loses a race for its name.
+const TRIES: usize = 3;
+
 /// A docker client and the engine that it reaches.
 #[derive(Clone, Debug)]
 pub struct Docker {
@@ -287,17 +290,25 @@ impl Docker {
             tempfile::tempdir().map_err(|error| Fault::build("cannot make a temporary folder").cause(error))?;
         let metadata = folder.path().join("metadata.json");
         let command = self.build_command(build, &metadata);
-        let mut progress = ui::Progress::begin("building", what);
-        let mut log = Log::default();
-        let status = command.stream(|line| {
-            progress.line(line);
-            log.add(line);
-        });
-        let took = progress.end();
-        let status = status?;
-        if !status.success() {
-            return Err(log.fault(what, &build.dockerfile, status));
-        }
+        let began = std::time::Instant::now();
+        let mut tries = 0;
+        let (log, took) = loop {
+            let mut progress = ui::Progress::begin("building", what);
+            let mut log = Log::default();
+            let status = command.stream(|line| {
+                progress.line(line);
+                log.add(line);
+            });
+            progress.end();
+            let status = status?;
+            if status.success() {
+                break (log, began.elapsed());
+            }
+            tries += 1;
+            if tries == TRIES || !log.lost_a_race() {
+                return Err(log.fault(what, &build.dockerfile, status));
+            }
+        };
         #[derive(Deserialize)]
         struct Metadata {
             #[serde(rename = "containerimage.digest")]
@@ -376,6 +387,13 @@ impl Log {
             self.tail.pop_front();
         }
         self.tail.push_back(line.to_owned());
+    }
+
+    /// Whether another build gave its image the same name at the same moment. BuildKit looks whether the name is there, then
+    /// creates it, and containerd lets only one of two do so; the loser has everything but the name in its cache.
+    fn lost_a_race(&self) -> bool {
+        let error = self.tail.iter().rev().find_map(|line| line.strip_prefix("ERROR: ")).unwrap_or_default();
+        error.contains("image \"") && error.ends_with("already exists")
     }
 
     fn fault(&self, what: &str, dockerfile: &RelPath, status: std::process::ExitStatus) -> Fault {
@@ -560,6 +578,18 @@ mod tests {
         assert_eq!(fault.exit, Exit::Network);
         let fault = failed(&["ERROR: failed to push 127.0.0.1:1/a:b: unexpected status: 500"]);
         assert_eq!((fault.exit, fault.what.as_str()), (Exit::Network, "cannot push base image"));
+    }
+
+    #[test]
+    fn only_a_name_that_exists_already_is_a_lost_race() {
+        let said = |line: &str| {
+            let mut log = Log::default();
+            log.add(line);
+            log.lost_a_race()
+        };
+        assert!(said("ERROR: failed to solve: image \"r/a:b-linux-amd64\": already exists"));
+        assert!(!said("ERROR: failed to solve: mkdir /x: already exists"));
+        assert!(!said("#9 0.2 image \"a\": already exists"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use super::Session;
 use super::call::{BaseImage, unknown_digest};
 use super::foundation::impatient;
+use super::layouts;
 use super::planning::{Image, Planned};
 use super::record::{self, Layers, Seen};
 use crate::docker::{Build, Output};
@@ -216,7 +217,7 @@ impl Session<'_> {
             let digest = if self.wish.push { self.pushed(plan, platform)? } else { built.digest };
             report.platforms.insert(platform.clone(), digest);
             if let Some((partial, folder)) = layout {
-                keep_layout(&partial, &folder)?;
+                layouts::keep(&partial, &folder)?;
                 report.size =
                     facts::local_base(&self.tree, &plan.fingerprint, &plan.tag, platform)?.and_then(|l| l.size);
                 layouts.insert(platform.clone(), folder);
@@ -373,8 +374,7 @@ impl Session<'_> {
         for output in &call.outputs {
             if let Output::Layout(partial) = output {
                 let final_folder = partial.with_extension("");
-                remove_folder(partial)?;
-                std::fs::create_dir_all(partial).map_err(|error| cannot_write(partial, error))?;
+                layouts::prepare(partial)?;
                 return Ok(Some((partial.clone(), final_folder)));
             }
         }
@@ -391,21 +391,4 @@ fn compiled(compilation: Compilation<'_>) -> Result<Duration, Fault> {
 fn familiar(name: &str) -> &str {
     let name = name.strip_prefix("docker.io/").unwrap_or(name);
     name.strip_prefix("library/").unwrap_or(name)
-}
-
-fn cannot_write(path: &Path, error: impl std::fmt::Display) -> Fault {
-    Fault::build(format!("cannot write `{}`", path.display())).cause(error)
-}
-
-fn remove_folder(folder: &Path) -> Result<(), Fault> {
-    match std::fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(cannot_write(folder, error)),
-        _ => Ok(()),
-    }
-}
-
-/// Puts a finished layout in its place. What a killed build leaves behind has another name, and is removed by the next.
-fn keep_layout(partial: &Path, folder: &Path) -> Result<(), Fault> {
-    remove_folder(folder)?;
-    std::fs::rename(partial, folder).map_err(|error| cannot_write(folder, error))
 }

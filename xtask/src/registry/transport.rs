@@ -9,6 +9,7 @@ use super::url::Url;
 use crate::fault::Fault;
 use std::collections::BTreeSet;
 use std::io::{self, Read};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use ureq::http::{HeaderMap, Method, Request};
@@ -227,7 +228,7 @@ fn agent(options: &Options, proxy: Option<ureq::Proxy>) -> Agent {
         .into()
 }
 
-fn send(agent: &Agent, outgoing: &Outgoing<'_>) -> Result<ureq::http::Response<ureq::Body>, Broken> {
+fn send(agent: &Agent, outgoing: &Outgoing<'_>) -> Result<Response, Broken> {
     let url = outgoing.url;
     let mut request = Request::builder().method(&outgoing.method).uri(url.wire());
     for (name, value) in &outgoing.headers {
@@ -236,11 +237,15 @@ fn send(agent: &Agent, outgoing: &Outgoing<'_>) -> Result<ureq::http::Response<u
     let malformed =
         |_| Broken::lasting(format!("`{url}` cannot be asked: its address or a header has a forbidden character"));
     match outgoing.payload {
-        Payload::None => agent.run(request.body(()).map_err(malformed)?).map_err(|error| explain(url, error)),
+        Payload::None => {
+            let (agent, request) = (agent.clone(), request.body(()).map_err(malformed)?);
+            unless_interrupted(url, move || agent.run(request))
+        }
         Payload::Bytes(bytes) => {
             // Said outright, or the body goes out in chunks, which some registries refuse.
-            let request = request.header("content-length", bytes.len()).body(bytes).map_err(malformed)?;
-            agent.run(request).map_err(|error| explain(url, error))
+            let request = request.header("content-length", bytes.len()).body(bytes.to_vec()).map_err(malformed)?;
+            let agent = agent.clone();
+            unless_interrupted(url, move || agent.run(request))
         }
         Payload::Part { source, from, length } => {
             let failure = Arc::new(Mutex::new(None));
@@ -252,6 +257,28 @@ fn send(agent: &Agent, outgoing: &Outgoing<'_>) -> Result<ureq::http::Response<u
                 Some(local) => unreadable(&local),
                 None => explain(url, error),
             })
+        }
+    }
+}
+
+type Response = ureq::http::Response<ureq::Body>;
+
+/// Waits for an answer, or for Ctrl-C: a registry may be silent for minutes, and a blocked read cannot be called off. The
+/// thread that waits for such a registry is left to end with the process.
+fn unless_interrupted(
+    url: &Url,
+    ask: impl FnOnce() -> Result<Response, ureq::Error> + Send + 'static,
+) -> Result<Response, Broken> {
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || drop(sender.send(ask())));
+    loop {
+        match receiver.recv_timeout(Duration::from_millis(100)) {
+            Ok(answer) => return answer.map_err(|error| explain(url, error)),
+            Err(RecvTimeoutError::Timeout) if crate::process::interrupted().is_ok() => {}
+            Err(RecvTimeoutError::Timeout) => return Err(Broken { again: true, ..Broken::lasting("interrupted") }),
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(Broken::lasting(format!("`{url}`: the request panicked")));
+            }
         }
     }
 }

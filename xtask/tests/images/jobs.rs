@@ -37,6 +37,7 @@ fn of_two_jobs_with_one_base_the_later_adopts_the_earliers() {
 #[test]
 fn two_jobs_at_the_same_moment_leave_one_whole_image() {
     let Some(repo) = Repo::new("moment") else { return };
+    repo.lock("scipy==1.16.3\n", &[("numpy", "2.3.1"), ("scipy", "1.16.3")]).commit("not in the cache");
     let other = repo.clone("other job");
     let args = ["build", "--push", "--format", "json"];
     let (one, two) = (repo.xtask(&args).start(), other.xtask(&args).start());
