@@ -208,14 +208,11 @@ fn toolchain<F: Files + ?Sized>(repository: &F) -> Result<String, Fault> {
 
 /// Compiles the binary for a platform and stages it in the build context. Says how long it took.
 pub fn compile(root: &Path, binary: &Binary, platform: &Platform) -> Result<Duration, Fault> {
-    let cargo = process::find("cargo", "compiling the app's binary", "install Rust: https://rustup.rs")?;
+    process::find("cargo", "compiling the app's binary", "install Rust: https://rustup.rs")?;
     let triple = triple(platform)?;
     let foreign = *platform != Platform::host();
-    let mut call = Command::new(cargo).current_dir(root);
-    // The alias that started us passes its own choices on; the binary is to be built by the repository's alone.
-    call = ["CARGO_BUILD_TARGET", "RUSTFLAGS", "CARGO_MANIFEST_DIR", "CARGO_PKG_NAME"]
-        .iter()
-        .fold(call, |call, name| call.env_remove(name));
+    // Choices made for xtask's own compilation are not the binary's.
+    let mut call = cargo(root).env_remove("CARGO_BUILD_TARGET").env_remove("RUSTFLAGS");
     call = if foreign && process::found("cargo-zigbuild").is_some() { call.arg("zigbuild") } else { call.arg("build") };
     call = call.args(["--locked", "--package", &binary.package, "--bin", &binary.name, "--profile", &binary.profile]);
     call = call.args(["--message-format", "json-render-diagnostics"]);
@@ -258,6 +255,15 @@ pub fn compile(root: &Path, binary: &Binary, platform: &Platform) -> Result<Dura
     check_glibc(&executable, binary)?;
     stage(&executable, &root.join(staged(platform, binary)))?;
     Ok(took)
+}
+
+/// A call of cargo in the repository. What `cargo run` told this program of its own package is kept from it: build scripts
+/// that look at these variables would run again, and everything on them would be compiled again.
+pub fn cargo(root: &Path) -> Command {
+    let ours = ["CARGO_BIN_NAME", "CARGO_CRATE_NAME", "CARGO_MANIFEST_", "CARGO_PKG_", "CARGO_PRIMARY_PACKAGE"];
+    let told = std::env::vars_os().map(|(name, _)| name);
+    let told = told.filter(|name| ours.iter().any(|ours| name.to_string_lossy().starts_with(ours)));
+    told.fold(Command::new("cargo").current_dir(root), |cargo, name| cargo.env_remove(name))
 }
 
 fn triple(platform: &Platform) -> Result<&'static str, Fault> {

@@ -38,6 +38,8 @@ pub struct ImagePlan {
     pub tag: Tag,
     /// What happens.
     pub decision: Decision,
+    /// What is built takes the place of an image of the same fingerprint.
+    pub replaces: bool,
     /// Tags beside the fingerprint's, in the order in which they are put.
     pub tags: Vec<Tag>,
     /// `latest`, or why it stays.

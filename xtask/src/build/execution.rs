@@ -132,7 +132,7 @@ impl Session<'_> {
         if !self.flags.dry_run {
             let began = Instant::now();
             match place {
-                Place::Registry if self.wish.push => tags.extend(self.put_tags(plan, digest)?),
+                Place::Registry if self.wish.push => tags.extend(self.put_tags(plan, digest, &platforms)?),
                 Place::Registry => {}
                 Place::Local => tags.extend(self.tag_local(plan, image.local.as_ref())?),
             }
@@ -250,7 +250,7 @@ impl Session<'_> {
                 tag: plan.tag.clone(),
                 built: report.platforms.clone(),
                 notes,
-                replace: self.wish.force,
+                replace: plan.replaces,
             };
             let outcome = publish::publish(&self.client, &publication)?;
             if outcome.adopted.len() == platforms.len() {
@@ -262,7 +262,7 @@ impl Session<'_> {
             }
             report.digest = outcome.published.digest;
             report.platforms = outcome.published.platforms.iter().map(|(p, found)| (p.clone(), found.digest)).collect();
-            report.tags.extend(self.put_tags(plan, report.digest)?);
+            report.tags.extend(self.put_tags(plan, report.digest, &report.platforms)?);
             report.took("publish", began.elapsed());
             for platform in platforms {
                 self.run_steps(After::Push, plan, platform, report.platforms[platform], report)?;
@@ -325,7 +325,18 @@ impl Session<'_> {
     }
 
     /// The tags beside the fingerprint's in the registry, `latest` last; those that stand already are left alone.
-    fn put_tags(&self, plan: &ImagePlan, digest: Digest) -> Result<Vec<Tag>, Fault> {
+    /// An image that lacks a platform of the policy gets none: its last platform's job names it.
+    fn put_tags(
+        &self,
+        plan: &ImagePlan,
+        digest: Digest,
+        platforms: &BTreeMap<Platform, Digest>,
+    ) -> Result<Vec<Tag>, Fault> {
+        let lacks = |platform: &&Platform| !platforms.contains_key(*platform);
+        if let Some(missing) = self.tree.policy.project.platforms.iter().find(lacks) {
+            ui::step("unnamed", &format!("`{}` waits for {missing}", plan.repository.tag(&plan.tag)));
+            return Ok(Vec::new());
+        }
         let mut tags = plan.tags.clone();
         if plan.latest == Latest::Moves {
             tags.push(Tag::latest());

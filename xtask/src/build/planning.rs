@@ -134,6 +134,7 @@ impl Session<'_> {
         let published = self.latest(ImageKind::App)?;
         let old: Option<AppKey> = self.last_key(ImageKind::App, published.as_ref());
         let changes = old.map(|old| app_changes(&old, &key, &self.tree.names(&parsed))).unwrap_or_default();
+        let mut replaces = false;
         let mut decision = plan::decide(&self.wish, &standing, &changes);
         if let Decision::Reuse { platforms, .. } = &decision {
             // Equal keys name equal bases by fingerprint; the base itself may have been built anew since.
@@ -142,11 +143,14 @@ impl Session<'_> {
                 Decision::Reuse { platforms: bases, .. } => self.stale(&standing, platforms, bases)?,
             };
             if let Some(reason) = stale {
+                replaces = true;
                 decision = Decision::Build { platforms: self.wish.platforms.clone(), reasons: vec![reason] };
             }
         }
         let latest = self.decide_latest(&standing, &decision, published.as_ref())?;
-        Ok(self.image(ImageKind::App, fingerprint, tag, decision, &standing, latest, parsed, key.json()))
+        let mut image = self.image(ImageKind::App, fingerprint, tag, decision, &standing, latest, parsed, key.json());
+        image.plan.replaces |= replaces;
+        Ok(image)
     }
 
     /// Why an app of the right key is not on the base that is there now.
@@ -210,7 +214,9 @@ impl Session<'_> {
             ImageKind::App => plan::app_tags(self.tree.commit.as_ref()),
             ImageKind::Base | ImageKind::Enhanced => Vec::new(),
         };
-        let plan = ImagePlan { kind, repository: self.tree.repository(kind), fingerprint, tag, decision, tags, latest };
+        let repository = self.tree.repository(kind);
+        let replaces = self.wish.force;
+        let plan = ImagePlan { kind, repository, fingerprint, tag, decision, replaces, tags, latest };
         let local = match standing {
             Standing::Local(local) => Some(local.clone()),
             Standing::Registry(_) | Standing::Absent => None,

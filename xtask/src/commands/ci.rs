@@ -60,7 +60,7 @@ impl Phases {
 
 /// A cargo command whose findings are a failed check.
 fn cargo(root: &Path, args: &[&str], rustdoc_flags: &str, hint: &str) -> anyhow::Result<()> {
-    let mut command = super::cargo(root).args(args);
+    let mut command = crate::binary::cargo(root).args(args);
     if !rustdoc_flags.is_empty() {
         command = command.env("RUSTDOCFLAGS", rustdoc_flags);
     }

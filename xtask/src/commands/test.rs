@@ -45,7 +45,7 @@ pub fn run(global: &Global, filter: Option<&str>) -> anyhow::Result<()> {
 
 /// The calls that run all tests: Rust's, those in its documentation, Python's.
 fn runners(root: &Path, needs: &Needs, filter: Option<&str>) -> Vec<Command> {
-    let cargo = |args: &[&str]| needs.apply(super::cargo(root).args(args));
+    let cargo = |args: &[&str]| needs.apply(crate::binary::cargo(root).args(args));
     let mut runners = if process::found("cargo-nextest").is_some() {
         let nextest = ["nextest", "run", "--workspace", "--no-fail-fast", "--no-tests=pass", "--status-level=slow"];
         vec![cargo(&nextest), cargo(&["test", "--workspace", "--doc"])]

@@ -34,7 +34,7 @@ pub fn run(global: &Global) -> anyhow::Result<()> {
 
 /// What a cargo command finds wrong, with its own words beneath.
 fn cargo(root: &Path, args: &[&str], what: &str) -> Option<String> {
-    let fault = super::cargo(root).args(args).read(Exit::Drift).err()?;
+    let fault = crate::binary::cargo(root).args(args).read(Exit::Drift).err()?;
     let said = fault.causes.join("\n");
     let shown: Vec<&str> = said.lines().take(12).collect();
     Some(format!("{what}\n{}", shown.join("\n")))

@@ -1,3 +1,5 @@
+//! What the generator writes, for policies of several kinds.
+
 use super::*;
 use yaml_rust2::{Yaml, YamlLoader};
 
