@@ -145,10 +145,11 @@ impl Docker {
     /// else whatever `docker` reaches. Nothing is started, and nothing asked before it is needed.
     pub fn find(root: &Path) -> Result<Self, Fault> {
         let chosen = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-        if !chosen("DOCKER_HOST") && !chosen("DOCKER_CONTEXT") {
-            if let engine::Status::Running(state) = engine::status(root, None)? {
-                return Ok(Self::of_engine(&state));
-            }
+        if !chosen("DOCKER_HOST")
+            && !chosen("DOCKER_CONTEXT")
+            && let engine::Status::Running(state) = engine::status(root, None)?
+        {
+            return Ok(Self::of_engine(&state));
         }
         let hint = "install Docker, or start a private engine here: `cargo xtask engine up`";
         let docker = process::find("docker", "building images", hint)?;
@@ -158,7 +159,7 @@ impl Docker {
 
     /// The private engine with its own programs, and with the credentials, contexts and builders of whoever calls: an
     /// engine is private, the registries that it pushes to are not.
-    fn of_engine(state: &engine::State) -> Self {
+    pub fn of_engine(state: &engine::State) -> Self {
         let own = state.folder.join("config");
         let mut call = state.command();
         let mut buildx = call.clone().program(own.join("cli-plugins/docker-buildx"));
@@ -373,13 +374,13 @@ struct Log {
 impl Log {
     fn add(&mut self, line: &str) {
         // `#12 CACHED` and `#12 DONE 0.4s`, after `#12 [packages 4/8] RUN …`; transfers and exports are no steps.
-        if let Some((number, state)) = line.strip_prefix('#').and_then(|rest| rest.split_once(' ')) {
-            if number.bytes().all(|b| b.is_ascii_digit()) {
-                if state == "CACHED" {
-                    self.steps.cached += 1;
-                } else if state.starts_with('[') && state.contains('/') && !state.starts_with("[internal]") {
-                    self.steps.all += 1;
-                }
+        if let Some((number, state)) = line.strip_prefix('#').and_then(|rest| rest.split_once(' '))
+            && number.bytes().all(|b| b.is_ascii_digit())
+        {
+            if state == "CACHED" {
+                self.steps.cached += 1;
+            } else if state.starts_with('[') && state.contains('/') && !state.starts_with("[internal]") {
+                self.steps.all += 1;
             }
         }
         if self.tail.len() == 60 {
@@ -432,7 +433,8 @@ impl Log {
         if all.contains("no space left on device") {
             return fault.hint("the engine's disk is full: free space with `docker builder prune`, and run this again");
         }
-        if all.contains("exporter is not supported for the docker driver")
+        if all.contains("unknown scheme oci-layout")
+            || all.contains("exporter is not supported for the docker driver")
             || all.contains("exporter \"oci\" could not be found")
         {
             return fault.hint(

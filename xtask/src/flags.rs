@@ -66,6 +66,8 @@ pub enum Format {
     Text,
     /// One JSON document.
     Json,
+    /// GitHub's outputs and job summary; for `plan`.
+    Github,
 }
 
 /// How images are built.
@@ -90,6 +92,21 @@ pub struct BuildFlags {
     /// Leave the tag `latest` where it is
     #[arg(long)]
     pub no_latest: bool,
+}
+
+/// What is compared.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Comparing")]
+pub struct PlanFlags {
+    /// Compare with this revision; by default what CI's event names, at the desk where the change left the default branch
+    #[arg(long, value_name = "REV", conflicts_with = "event")]
+    pub base: Option<String>,
+    /// Plan for this revision; by default the working tree with all that is not committed
+    #[arg(long, value_name = "REV")]
+    pub head: Option<String>,
+    /// A CI event's JSON; by default `$GITHUB_EVENT_PATH`
+    #[arg(long, value_name = "FILE")]
+    pub event: Option<PathBuf>,
 }
 
 /// The commands.
@@ -119,6 +136,22 @@ Examples:
     BuildFast(BuildFlags),
     /// Build the app from scratch, without any base: the fallback and the yardstick
     BuildEnhanced(BuildFlags),
+    /// What a change needs: `skip`, `fast`, `base+fast` or `full`, and why
+    ///
+    /// Compares what determines the images at two revisions, and asks the registry what is there. What cannot be known leads
+    /// to building, never to `skip`.
+    #[command(after_help = "\
+Examples:
+  cargo xtask plan                                    this working tree
+  cargo xtask plan --base origin/main --head HEAD     two commits
+  cargo xtask plan --format github                    in CI: the event's change, as outputs and job summary")]
+    Plan(PlanFlags),
+    /// Why an image of this tree is not the published one: package by package, file by file
+    Explain {
+        /// Compare this commit with the working tree, or, given twice, with the second
+        #[arg(long, value_name = "REV")]
+        commit: Vec<String>,
+    },
     /// Resolve the requirements into the lock, and pin the root's digests
     ///
     /// Writes the lock with every transitive package and its hashes for all platforms, the installer's lock, and `images.lock`
@@ -151,6 +184,16 @@ Examples:
     /// A private Docker engine and registry under `target/engine`, for machines without one
     #[command(subcommand)]
     Engine(EngineCommand),
+    /// The published bases: list them, pin one, move `latest` back, prune
+    #[command(subcommand)]
+    Base(BaseCommand),
+    /// What builds have cost, and what the split into base and app has saved: from the ledger of measured builds
+    #[command(after_help = "\
+Examples:
+  cargo xtask stats                          a table and a chart of the last 30 days
+  cargo xtask stats --html target/stats.html one page to look at or to send
+  cargo xtask stats --gate-factor 1.5        for CI: exit code 6 when fast builds have become slower")]
+    Stats(StatsFlags),
     /// Measure: what an edit, a bump and a cold start cost, beside plain docker
     Bench {
         /// Measure only scenarios whose name contains this
@@ -159,17 +202,30 @@ Examples:
         /// Runs of each warm scenario; the median counts
         #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..100))]
         runs: u32,
+        /// Write the result as Markdown into this file too
+        #[arg(long, value_name = "FILE", conflicts_with = "filter")]
+        write: Option<PathBuf>,
     },
-    /// What CI runs: tidy, clippy, every test, on real engines
+    /// What CI runs: tidy, clippy, docs, licences, the lock, every test on real engines, a real build
+    ///
+    /// Ends at the first phase that fails, with its exit code. The engine that it starts is ended again.
     Ci,
-    /// Every test, real-engine tests included; installs what they need
+    /// Every test, real-engine tests included; installs what they need, under `target`
     Test {
         /// Only tests whose name contains this
         #[arg(value_name = "FILTER")]
         filter: Option<String>,
     },
-    /// The repository's invariants: formatting, paths, hosts, generated files, module edges
+    /// The repository's invariants: formatting, hosts, paths, links, manifests, ignore files, module edges
+    ///
+    /// Tells every violation with its repair, and changes nothing.
     Tidy,
+    /// A manual page, on stdout: `cargo xtask man build | man -l -`
+    Man {
+        /// The command, as it is typed: `build`, `engine up`; by default all of xtask
+        #[arg(value_name = "COMMAND")]
+        command: Vec<String>,
+    },
     /// Completions for a shell, on stdout
     Completions {
         /// The shell
@@ -196,6 +252,86 @@ pub enum EngineCommand {
     },
 }
 
+/// `cargo xtask base …`
+#[derive(Debug, Subcommand)]
+pub enum BaseCommand {
+    /// What is in the registry: age, size, platforms, who stands on it, which is `latest`, this tree's, pinned
+    List,
+    /// Build on this base whatever the requirements say: writes its digest into `images.lock`
+    Pin {
+        /// A base's tag or digest; by default the one that `latest` names
+        #[arg(value_name = "TAG|DIGEST")]
+        name: Option<String>,
+        /// Let the pinned base go
+        #[arg(long, conflicts_with = "name")]
+        remove: bool,
+    },
+    /// Move `latest` back to the base before, or to the named one; shows what it does first
+    Rollback {
+        /// A base's tag or digest; by default the newest complete one of an earlier commit
+        #[arg(value_name = "TAG|DIGEST")]
+        name: Option<String>,
+        /// Do it
+        #[arg(short, long)]
+        yes: bool,
+    },
+    /// Delete old bases that nothing refers to, with the layouts on this machine; shows the plan and its reasons first
+    Prune {
+        /// Keep so many of the newest complete bases
+        #[arg(long, value_name = "N", default_value_t = 5)]
+        keep: usize,
+        /// Keep what is younger, and the bases of apps that are: `30d`, `12h`
+        #[arg(long, value_name = "AGE", default_value = "30d", value_parser = span)]
+        older_than: i64,
+        /// Do it
+        #[arg(short, long)]
+        yes: bool,
+    },
+}
+
+/// What `stats` shows.
+#[derive(Clone, Debug, Args)]
+pub struct StatsFlags {
+    /// Builds of this last time only: `30d`, `12h`
+    #[arg(long, value_name = "AGE", default_value = "30d", value_parser = span)]
+    pub since: i64,
+    /// Write one self-contained page to this file
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// Fail (exit code 6) when the last fast builds took more than so many times what those before took
+    #[arg(long, value_name = "FACTOR", value_parser = factor)]
+    pub gate_factor: Option<f64>,
+    /// How many fast builds the gate compares with how many before
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
+    pub gate_builds: u16,
+    /// Take the records that travelled with the images of CI, too
+    #[arg(long)]
+    pub from_registry: bool,
+}
+
+/// Reads a time in seconds: `90m`, `12h`, `30d`, `4w`.
+fn span(text: &str) -> Result<i64, String> {
+    let wrong = || "expected a number and a unit, like `90m`, `12h`, `30d` or `4w`".to_owned();
+    let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(wrong)?;
+    let unit = match unit {
+        "m" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        "w" => 604_800,
+        _ => return Err(wrong()),
+    };
+    let number: u32 = number.parse().map_err(|_| wrong())?;
+    Ok(i64::from(number) * unit)
+}
+
+/// Reads a factor of at least 1.
+fn factor(text: &str) -> Result<f64, String> {
+    let factor: Option<f64> = text.parse().ok();
+    factor
+        .filter(|factor| factor.is_finite() && *factor >= 1.0)
+        .ok_or_else(|| "expected a number of at least 1".to_owned())
+}
+
 impl Flags {
     /// The build flags of whichever command has them.
     pub fn build(&self) -> Option<&BuildFlags> {
@@ -203,6 +339,24 @@ impl Flags {
             Command::Build(build) | Command::BuildFast(build) | Command::BuildEnhanced(build) => Some(build),
             Command::BuildBase { build, .. } => Some(build),
             _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_and_factors_are_read() {
+        let spans = ["90m", "12h", "30d", "4w"].map(|text| span(text).unwrap());
+        assert_eq!(spans, [5_400, 43_200, 2_592_000, 2_419_200]);
+        for wrong in ["", "d", "30", "-3d", "3 d", "3ä", "1e3d", "99999999999d"] {
+            assert!(span(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(factor("1.5"), Ok(1.5));
+        for wrong in ["0.9", "NaN", "inf", "x"] {
+            assert!(factor(wrong).is_err(), "{wrong}");
         }
     }
 }

@@ -463,10 +463,10 @@ fn read_root(mut section: Section<'_>, problems: &mut Problems<'_>) -> Option<Ro
         );
     }
     let python = section.required("python", problems);
-    if let Some(python) = &python {
-        if python.value.parse::<Version>().is_err() || python.value.matches('.').count() != 1 {
-            problems.add(&python.at, format!("`root.python` is `{}`, not a version like `3.12`", python.value), None);
-        }
+    if let Some(python) = &python
+        && (python.value.parse::<Version>().is_err() || python.value.matches('.').count() != 1)
+    {
+        problems.add(&python.at, format!("`root.python` is `{}`, not a version like `3.12`", python.value), None);
     }
     let fallback = section.choice("fallback", &[("debian", ())], problems);
     let debian = section.section("debian", problems);
@@ -474,11 +474,11 @@ fn read_root(mut section: Section<'_>, problems: &mut Problems<'_>) -> Option<Ro
         let suite = debian.text("suite", problems).map(|suite| suite.value);
         let debian_python = debian.parsed::<Version>("python", problems);
         let locked_for = python.as_ref().and_then(|python| python.value.parse::<Version>().ok());
-        if let (Some(debian), Some(locked)) = (&debian_python, locked_for) {
-            if debian.value < locked {
-                let what = format!("`root.debian.python` {} is older than `root.python` {locked}", debian.value);
-                problems.add(&debian.at, what, Some("the lock is resolved for the older of both".into()));
-            }
+        if let (Some(debian), Some(locked)) = (&debian_python, locked_for)
+            && debian.value < locked
+        {
+            let what = format!("`root.debian.python` {} is older than `root.python` {locked}", debian.value);
+            problems.add(&debian.at, what, Some("the lock is resolved for the older of both".into()));
         }
         let packages = debian.texts("packages", problems).unwrap_or_default();
         for package in &packages {

@@ -8,10 +8,10 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::io::BufRead as _;
+use std::io::{BufRead as _, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Output};
+use std::process::{ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
@@ -177,9 +177,10 @@ impl Command {
         let cannot = |cause: &dyn fmt::Display| Fault::missing(format!("cannot run `{}`", self.name())).cause(cause);
         let out = std::fs::File::options().create(true).append(true).open(log).map_err(|error| cannot(&error))?;
         let err = out.try_clone().map_err(|error| cannot(&error))?;
+        #[allow(clippy::disallowed_methods, reason = "this is the one way: duct and xshell wait for what they start")]
         let mut command = std::process::Command::new(&self.program);
         command.args(&self.args).envs(&self.env).process_group(0);
-        command.stdin(std::process::Stdio::null()).stdout(out).stderr(err);
+        command.stdin(Stdio::null()).stdout(out).stderr(err);
         for name in &self.removed {
             command.env_remove(name);
         }
@@ -189,11 +190,62 @@ impl Command {
         Ok(command.spawn().map_err(|error| cannot(&error))?.id())
     }
 
+    /// Starts a program that is asked on its stdin and answers on its stdout, for as long as the value lasts. What it says
+    /// on stderr is dropped.
+    pub fn converse(&self) -> Result<Conversation, Fault> {
+        interrupted()?;
+        let cannot = |error: std::io::Error| Fault::missing(format!("cannot run `{}`", self.name())).cause(error);
+        #[allow(clippy::disallowed_methods, reason = "this is the one way: the pipes of both directions are ours")]
+        let mut command = std::process::Command::new(&self.program);
+        command.args(&self.args).envs(&self.env);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        for name in &self.removed {
+            command.env_remove(name);
+        }
+        if let Some(cwd) = &self.cwd {
+            command.current_dir(cwd);
+        }
+        let mut child = command.spawn().map_err(cannot)?;
+        let input = child.stdin.take();
+        let output = std::io::BufReader::new(child.stdout.take().expect("stdout was asked for"));
+        Ok(Conversation { child, input, output })
+    }
+
     /// The fault for a call that ended badly; the caller adds cause and hint.
     pub fn failed(&self, exit: Exit, status: ExitStatus) -> Fault {
         let subcommand = self.args.iter().find(|arg| !arg.to_string_lossy().starts_with('-'));
         let call = subcommand.map_or_else(|| self.name(), |sub| format!("{} {}", self.name(), sub.to_string_lossy()));
         Fault::new(exit, format!("`{call}` failed ({status})"))
+    }
+}
+
+/// A program that is asked and answers. It is told to end, and waited for, when the value goes.
+#[derive(Debug)]
+pub struct Conversation {
+    child: std::process::Child,
+    input: Option<std::process::ChildStdin>,
+    output: std::io::BufReader<std::process::ChildStdout>,
+}
+
+impl Conversation {
+    /// Asks.
+    pub fn say(&mut self, question: &[u8]) -> std::io::Result<()> {
+        let input = self.input.as_mut().expect("it lasts as long as the value");
+        input.write_all(question)?;
+        input.flush()
+    }
+
+    /// Where the answers come from.
+    pub fn answers(&mut self) -> &mut impl std::io::BufRead {
+        &mut self.output
+    }
+}
+
+impl Drop for Conversation {
+    fn drop(&mut self) {
+        // The end of its input ends it; how it ended changes nothing that was answered.
+        drop(self.input.take());
+        let _ = self.child.wait();
     }
 }
 
@@ -251,6 +303,11 @@ impl Drop for Group {
     fn drop(&mut self) {
         groups().retain(|pid| !self.0.contains(pid));
     }
+}
+
+/// Asks every running child to end, as Ctrl-C would.
+pub fn end_children() {
+    signal_groups();
 }
 
 fn signal_groups() {
@@ -333,6 +390,19 @@ mod tests {
             assert!(std::time::Instant::now() < limit, "nothing came");
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
+    }
+
+    #[test]
+    fn a_conversation_goes_back_and_forth_and_ends() {
+        let mut talk = Command::new("cat").converse().unwrap();
+        for question in ["one\n", "two\n"] {
+            talk.say(question.as_bytes()).unwrap();
+            let mut answer = String::new();
+            talk.answers().read_line(&mut answer).unwrap();
+            assert_eq!(answer, question);
+        }
+        drop(talk);
+        assert_eq!(Command::new("no-such-program-here").converse().unwrap_err().exit, Exit::Missing);
     }
 
     #[test]

@@ -46,6 +46,11 @@ impl Published {
         self.notes.get(REVISION).map(String::as_str)
     }
 
+    /// Every manifest that its index lists, attestations with them.
+    pub fn listed(&self) -> Vec<Digest> {
+        self.index.iter().flat_map(|index| &index.manifests).map(|listed| listed.digest).collect()
+    }
+
     /// An image with these manifests and nothing else.
     #[cfg(test)]
     pub(crate) fn for_tests(platforms: BTreeMap<Platform, Descriptor>) -> Self {
@@ -280,10 +285,10 @@ fn merge(
 
 /// Puts a manifest that is there under another tag, unless it stands there already. Returns whether it moved.
 pub fn tag(client: &Client, repository: &Repository, digest: Digest, tag: &Tag) -> Result<bool, Fault> {
-    if let Answer::Present(head) = client.head(repository, tag.clone())? {
-        if head.digest == digest {
-            return Ok(false);
-        }
+    if let Answer::Present(head) = client.head(repository, tag.clone())?
+        && head.digest == digest
+    {
+        return Ok(false);
     }
     let Answer::Present(found) = client.manifest(repository, digest)? else {
         return Err(Fault::network(format!("`{}` is not there", repository.digest(digest))));

@@ -47,6 +47,9 @@ pub struct ImageReport {
     pub steps: Option<[usize; 2]>,
     /// Seconds by phase, in order.
     pub seconds: Vec<(String, f64)>,
+    /// Layers of one platform, lowest first, with their compressed bytes, where they are known: for the ledger.
+    #[serde(skip)]
+    pub layers: Vec<(Digest, u64)>,
 }
 
 impl ImageReport {

@@ -8,6 +8,7 @@ use crate::flags::{Format, Global};
 use crate::lock::uv;
 use crate::policy::{Action, ImageKind};
 use crate::process::{self, Command};
+use crate::registry::Client;
 use crate::{build, steps, ui};
 use serde::Serialize;
 
@@ -116,15 +117,15 @@ fn lock(tree: &Tree) -> Finding {
 
 fn root_image(tree: &Tree, global: &Global) -> Finding {
     let image = &tree.policy.root.image;
-    match facts::images_lock(tree) {
+    match facts::images_lock(tree).map(|lock| lock.root) {
         Err(fault) => return bad("root", fault),
-        Ok(Some(lock)) if lock.root == *image => {
-            return good("root", format!("`{image}` is pinned for {} platforms", lock.platforms.len()));
+        Ok(Some(pin)) if pin.image == *image => {
+            return good("root", format!("`{image}` is pinned for {} platforms", pin.platforms.len()));
         }
-        Ok(Some(lock)) => {
+        Ok(Some(pin)) => {
             return bad(
                 "root",
-                Fault::usage(format!("`images.lock` pins `{}`, the policy wants `{image}`", lock.root))
+                Fault::usage(format!("`images.lock` pins `{}`, the policy wants `{image}`", pin.image))
                     .hint("`cargo xtask lock`"),
             );
         }
@@ -216,6 +217,7 @@ fn registry(tree: &Tree, global: &Global) -> Vec<Finding> {
     }
     let mut findings = vec![good("registry", format!("`{}` answers", repository.registry()))];
     let latest = crate::publish::read(&client, &repository, crate::reference::Tag::latest());
+    findings.extend(pinned_base(tree, &client));
     findings.push(match latest {
         Ok(crate::registry::Answer::Present(found)) => {
             let platforms: Vec<String> = found.platforms.keys().map(ToString::to_string).collect();
@@ -225,6 +227,16 @@ fn registry(tree: &Tree, global: &Global) -> Vec<Finding> {
         Err(fault) => bad("base", fault),
     });
     findings
+}
+
+/// A base that is pinned has to be there, and is worth a word: builds no longer follow the requirements.
+fn pinned_base(tree: &Tree, client: &Client) -> Option<Finding> {
+    let digest = facts::images_lock(tree).ok()?.base?;
+    let remedy = "`cargo xtask base pin --remove` lets builds follow the requirements again";
+    Some(match build::pinned_base(tree, client, digest, &tree.policy.project.platforms) {
+        Ok(_) => note("pinned base", format!("builds use `{digest}`, whatever the requirements say"), remedy),
+        Err(fault) => bad("pinned base", fault),
+    })
 }
 
 fn step_tools(tree: &Tree) -> Vec<Finding> {

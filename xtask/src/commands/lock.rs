@@ -3,6 +3,7 @@
 use crate::facts::{self, Tree};
 use crate::fault::{Exit, Fault};
 use crate::flags::Global;
+use crate::lock::images::RootPin;
 use crate::lock::uv::{self, Request, Upgrade};
 use crate::lock::{self, ImagesLock, Lock, file};
 use crate::{build, ui};
@@ -56,8 +57,8 @@ fn pin_root(tree: &Tree, global: &Global) -> Result<(), Fault> {
     let found = if global.offline { Ok(None) } else { build::resolve_root(tree, &tree.policy.project.platforms) };
     match found {
         Ok(Some(platforms)) => {
-            let base = facts::images_lock(tree)?.and_then(|lock| lock.base);
-            let lock = ImagesLock { root: image.clone(), platforms, base };
+            let base = facts::images_lock(tree)?.base;
+            let lock = ImagesLock { root: Some(RootPin { image: image.clone(), platforms }), base };
             write(&tree.root, Path::new(lock::images::PATH), &lock.to_string())
         }
         Ok(None) => Ok(()),
@@ -74,13 +75,13 @@ fn pin_root(tree: &Tree, global: &Global) -> Result<(), Fault> {
 pub fn check(global: &Global) -> Result<(), Fault> {
     let tree = Tree::open(global)?;
     let lock = facts::lock(&tree).map_err(|fault| Fault { exit: Exit::Drift, ..fault })?;
-    let pinned = facts::images_lock(&tree)?;
-    if let Some(pinned) = &pinned {
-        if pinned.root != tree.policy.root.image {
-            return Err(Fault::drift(format!("`images.lock` pins `{}`", pinned.root))
-                .cause(format!("the policy wants `{}`", tree.policy.root.image))
-                .hint("pin it anew: `cargo xtask lock`"));
-        }
+    let pinned = facts::images_lock(&tree)?.root;
+    if let Some(pinned) = &pinned
+        && pinned.image != tree.policy.root.image
+    {
+        return Err(Fault::drift(format!("`images.lock` pins `{}`", pinned.image))
+            .cause(format!("the policy wants `{}`", tree.policy.root.image))
+            .hint("pin it anew: `cargo xtask lock`"));
     }
     if pinned.is_none() && global.locked {
         return Err(Fault::drift("the root's digests are not pinned").hint("pin them: `cargo xtask lock`"));

@@ -1,4 +1,4 @@
-//! `images.lock`: the digests under which the root image was last seen, platform by platform.
+//! `images.lock`: the digests under which the root image was last seen, platform by platform, and a base pinned by hand.
 //!
 //! Pure: read and printed here, asked for and written elsewhere.
 
@@ -13,15 +13,22 @@ use toml_edit::{Document, Item, TableLike};
 /// Where it stands, from the root of a repository.
 pub const PATH: &str = "images.lock";
 
-/// The root image pinned by digest, and perhaps a base that was pinned by hand.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What is pinned by digest: the root image, a base, or both. A file that pins nothing is not written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ImagesLock {
-    /// The root image as the policy names it.
-    pub root: Reference,
-    /// Its manifest for each platform.
-    pub platforms: BTreeMap<Platform, Digest>,
+    /// The root image: `cargo xtask lock`.
+    pub root: Option<RootPin>,
     /// A base that is to be used whatever the fingerprint says: `cargo xtask base pin`.
     pub base: Option<Digest>,
+}
+
+/// The root image, pinned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RootPin {
+    /// As the policy names it.
+    pub image: Reference,
+    /// Its manifest for each platform.
+    pub platforms: BTreeMap<Platform, Digest>,
 }
 
 impl ImagesLock {
@@ -46,13 +53,12 @@ impl ImagesLock {
 /// The file's one form: reading and printing it again changes no byte.
 impl fmt::Display for ImagesLock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "# Written by `cargo xtask lock`; do not edit.\n\n[root]\nimage = \"{}\"\n\n[root.platforms]",
-            self.root
-        )?;
-        for (platform, digest) in &self.platforms {
-            writeln!(f, "\"{platform}\" = \"{digest}\"")?;
+        writeln!(f, "# Written by `cargo xtask lock`; do not edit.")?;
+        if let Some(RootPin { image, platforms }) = &self.root {
+            writeln!(f, "\n[root]\nimage = \"{image}\"\n\n[root.platforms]")?;
+            for (platform, digest) in platforms {
+                writeln!(f, "\"{platform}\" = \"{digest}\"")?;
+            }
         }
         self.base.as_ref().map_or(Ok(()), |digest| writeln!(f, "\n[base]\ndigest = \"{digest}\""))
     }
@@ -71,17 +77,25 @@ impl Reader {
 
     fn whole(&mut self, table: &dyn TableLike, end: usize) -> Option<ImagesLock> {
         self.only(table, &["root", "base"]);
-        let root = self.table(table, "root", end);
         let base = table.get("base").and_then(|_| self.table(table, "base", end));
         let base = base.and_then(|base| {
             self.only(base, &["digest"]);
             self.text(base, "digest", "a digest, `sha256:` and 64 hex digits", end)
         });
-        let root = root?;
+        let root = match table.get("root") {
+            // A base may be pinned where the root cannot be: it comes from Debian's packages.
+            None if table.contains_key("base") => None,
+            _ => Some(self.root(table, end)?),
+        };
+        Some(ImagesLock { root, base })
+    }
+
+    fn root(&mut self, table: &dyn TableLike, end: usize) -> Option<RootPin> {
+        let root = self.table(table, "root", end)?;
         self.only(root, &["image", "platforms"]);
         let image = self.text(root, "image", "the name of an image", end);
         let platforms = self.table(root, "platforms", end).map(|platforms| self.platforms(platforms));
-        Some(ImagesLock { root: image?, platforms: platforms?, base })
+        Some(RootPin { image: image?, platforms: platforms? })
     }
 
     fn platforms(&mut self, table: &dyn TableLike) -> BTreeMap<Platform, Digest> {
@@ -181,7 +195,8 @@ mod tests {
     fn example(base: Option<Digest>) -> ImagesLock {
         let digest = Digest::of(b"");
         let platforms = ["linux/arm64", "linux/amd64"].map(|name| (name.parse().unwrap(), digest));
-        ImagesLock { root: "python:3.12-slim".parse().unwrap(), platforms: platforms.into(), base }
+        let root = RootPin { image: "python:3.12-slim".parse().unwrap(), platforms: platforms.into() };
+        ImagesLock { root: Some(root), base }
     }
 
     #[test]
@@ -197,7 +212,8 @@ mod tests {
             "linux/arm64" = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
         "#]]
         .assert_eq(&example(None).to_string());
-        for lock in [example(None), example(Some(Digest::of(b"x")))] {
+        let base = Some(Digest::of(b"x"));
+        for lock in [example(None), example(base), ImagesLock { root: None, base }] {
             assert_eq!(parse(&lock.to_string()).unwrap(), lock);
         }
     }

@@ -3,6 +3,8 @@
 //! A scenario is a test, and its name says what has to hold. Nothing here is a stand-in; what breaks is broken for real, or by
 //! a proxy before the real registry.
 
+#![allow(clippy::disallowed_methods, reason = "the program under test is run as a person's shell would run it")]
+
 #[path = "../support/fault_proxy.rs"]
 #[allow(dead_code, missing_docs, unreachable_pub)]
 mod fault_proxy;

@@ -13,10 +13,10 @@ const SECRETS: [&str; 4] = [INDEX, PROXY, NETRC, CA];
 const BASE: &str = "\
 ARG ROOT_IMAGE
 FROM ${ROOT_IMAGE} AS packages
-RUN --mount=type=secret,id=ca --mount=type=secret,id=index-url --mount=type=secret,id=netrc,target=/root/.netrc \\
+RUN --mount=type=secret,id=ca --mount=type=secret,id=index-url --mount=type=secret,id=netrc,target=/run/netrc \\
     mkdir -p /opt/venv && \\
     grep -q m4rker-c3 /run/secrets/ca && grep -q m4rker-1n /run/secrets/index-url && \\
-    grep -q m4rker-ne /root/.netrc && echo \"$HTTPS_PROXY\" | grep -q m4rker-pr && echo all > /opt/venv/seen
+    grep -q m4rker-ne /run/netrc && echo \"$HTTPS_PROXY\" | grep -q m4rker-pr && echo all > /opt/venv/seen
 FROM ${ROOT_IMAGE} AS base
 COPY --from=packages /opt/venv /opt/venv
 ";

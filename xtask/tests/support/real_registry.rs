@@ -1,5 +1,7 @@
 //! A real registry for a test: distribution's own binary on a free loopback port, its store in a folder that vanishes.
 
+#![allow(clippy::disallowed_methods, reason = "a server that is ended by its handle")]
+
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};

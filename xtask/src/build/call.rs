@@ -1,0 +1,184 @@
+//! Turns an image of the plan into the docker call that builds it: arguments, labels, secrets, names, outputs.
+
+use super::Session;
+use super::foundation::impatient;
+use super::planning::Image;
+use crate::binary;
+use crate::docker::{Build, Output};
+use crate::facts::{self, RootImage, RootPlace};
+use crate::fault::Fault;
+use crate::key::{FINGERPRINT_LABEL, KEY_LABEL};
+use crate::policy::ImageKind;
+use crate::publish::{self, CREATED, REVISION};
+use crate::reference::{Digest, Platform, Reference, Repository, Tag};
+use crate::registry::Answer;
+use crate::secrets::Secrets;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// A key as JSON longer than this goes into the index's annotation only: one argument of a program has a limit.
+const LABEL_LIMIT: usize = 64 << 10;
+
+/// A base as `FROM` names it.
+pub(super) struct BaseImage {
+    pub repository: Repository,
+    pub digests: BTreeMap<Platform, Digest>,
+    pub layouts: BTreeMap<Platform, PathBuf>,
+}
+
+impl Session<'_> {
+    /// The call that builds an image for a platform.
+    pub(super) fn call(
+        &self,
+        image: &Image,
+        platform: &Platform,
+        root: &RootImage,
+        base: Option<&BaseImage>,
+        secrets: &Secrets,
+    ) -> Result<Build, Fault> {
+        let plan = &image.plan;
+        let policy = &self.tree.policy;
+        let mut labels = self.labels(plan.kind);
+        labels.insert(FINGERPRINT_LABEL.to_owned(), plan.fingerprint.to_string());
+        if image.key.len() <= LABEL_LIMIT {
+            labels.insert(KEY_LABEL.to_owned(), image.key.clone());
+        }
+        let mut args = match plan.kind {
+            ImageKind::Base => policy.base.args.clone(),
+            ImageKind::App | ImageKind::Enhanced => policy.app.args.clone(),
+        };
+        let mut contexts = BTreeMap::new();
+        match (plan.kind, base) {
+            (ImageKind::App, Some(base)) => {
+                let digest = *base.digests.get(platform).ok_or_else(|| {
+                    Fault::usage(format!("the base is not built for {platform}"))
+                        .hint(format!("build it: `cargo xtask build-base --push --platform {platform}`"))
+                })?;
+                let from = base.repository.digest(digest);
+                if let Some(layout) = base.layouts.get(platform) {
+                    contexts.insert(from.to_string(), in_layout(layout, digest));
+                }
+                publish::base_labels(&mut labels, &base.repository.to_string(), &digest);
+                args.insert("BASE_IMAGE".to_owned(), from.to_string());
+                if let Some(binary) = &policy.app.binary {
+                    args.insert("BINARY".to_owned(), binary::staged(platform, binary).to_string());
+                }
+            }
+            _ => {
+                let from = self.root_reference(root, platform, &mut contexts)?;
+                publish::base_labels(&mut labels, &root.name, &root.digests[platform]);
+                args.insert("ROOT_IMAGE".to_owned(), from.to_string());
+                if plan.kind == ImageKind::Enhanced {
+                    args.insert("RUST_IMAGE".to_owned(), self.rust_image(root, &from)?);
+                }
+            }
+        }
+        let name = |tag: &Tag| plan.repository.tag(tag).to_string();
+        let (names, outputs) = if self.wish.push {
+            (vec![name(&publish::platform_tag(&plan.tag, platform))], vec![Output::Push])
+        } else {
+            let names = std::iter::once(name(&plan.tag)).chain(self.local_tags(plan).iter().map(name)).collect();
+            let mut outputs = vec![Output::Store];
+            if plan.kind == ImageKind::Base {
+                let folder = facts::local_layout(&self.tree, plan.kind, &plan.tag, platform);
+                outputs.push(Output::Layout(folder.with_extension("partial")));
+            }
+            (names, outputs)
+        };
+        let is_base = plan.kind != ImageKind::App;
+        Ok(Build {
+            context: self.tree.root.clone(),
+            dockerfile: image.parsed.path.clone(),
+            platform: platform.clone(),
+            args,
+            inherited_args: if is_base { Secrets::proxies() } else { Vec::new() },
+            contexts,
+            labels,
+            secrets: if is_base { secrets.files().clone() } else { BTreeMap::new() },
+            names,
+            outputs,
+            compression: policy.base.compression,
+            source_date_epoch: self.tree.commit.as_ref().map(|commit| commit.time),
+            builder: self.flags.builder.clone(),
+            network: is_base,
+            no_cache: self.wish.force,
+        })
+    }
+
+    fn root_reference(
+        &self,
+        root: &RootImage,
+        platform: &Platform,
+        contexts: &mut BTreeMap<String, String>,
+    ) -> Result<Reference, Fault> {
+        let digest = *root.digests.get(platform).ok_or_else(|| {
+            Fault::usage(format!("the root `{}` is not pinned for {platform}", root.name))
+                .hint("pin it: `cargo xtask lock`")
+        })?;
+        match &root.place {
+            RootPlace::Registry(repository) => Ok(repository.digest(digest)),
+            RootPlace::Layout(folder) => {
+                let from =
+                    self.tree.registry.repository(&format!("{}-root", self.tree.policy.project.name)).digest(digest);
+                contexts.insert(from.to_string(), in_layout(folder, digest));
+                Ok(from)
+            }
+        }
+    }
+
+    /// The image that has cargo: the policy's, or the root itself, on which the Dockerfile installs Debian's.
+    fn rust_image(&self, root: &RootImage, from: &Reference) -> Result<String, Fault> {
+        let wanted = self.tree.policy.app.binary.as_ref().and_then(|binary| binary.rust_image.as_ref());
+        match wanted {
+            Some(image) if !root.name.starts_with("debian:") => {
+                let tag = image.tag.clone().unwrap_or_else(Tag::latest);
+                match impatient(&self.tree).head(&image.repository, tag) {
+                    Ok(Answer::Present(found)) => Ok(image.repository.digest(found.digest).to_string()),
+                    Ok(Answer::Absent) => {
+                        Err(Fault::usage(format!("`{image}` does not exist"))
+                            .hint("correct `rust-image` in `images.toml`"))
+                    }
+                    Err(fault) => Err(fault.needed_by("the enhanced image's compiler")),
+                }
+            }
+            _ => Ok(from.to_string()),
+        }
+    }
+
+    /// The labels that the image specification names.
+    pub(super) fn labels(&self, kind: ImageKind) -> BTreeMap<String, String> {
+        let mut labels = BTreeMap::new();
+        let mut add = |name: &str, value: String| drop(labels.insert(name.to_owned(), value));
+        let name = self.tree.repository(kind).path().rsplit('/').next().unwrap_or_default().to_owned();
+        add("org.opencontainers.image.title", name);
+        if let Some(source) = &self.tree.policy.project.source {
+            add("org.opencontainers.image.source", source.clone());
+        }
+        if let Some(commit) = &self.tree.commit {
+            let dirty = if commit.dirty { "-dirty" } else { "" };
+            add(REVISION, format!("{}{dirty}", commit.id));
+            add(CREATED, commit.created());
+        }
+        if kind != ImageKind::Base {
+            let tagged = self
+                .tree
+                .commit
+                .as_ref()
+                .filter(|commit| !commit.dirty)
+                .and_then(|commit| commit.versions.last().cloned());
+            if let Some(version) = tagged.or_else(|| self.tree.version()) {
+                add("org.opencontainers.image.version", version);
+            }
+        }
+        labels
+    }
+}
+
+/// Stands for the digest of an image that a dry run does not build.
+pub(super) fn unknown_digest() -> Digest {
+    Digest::from_bytes([0; 32])
+}
+
+fn in_layout(folder: &Path, digest: Digest) -> String {
+    format!("oci-layout://{}@{digest}", folder.display())
+}

@@ -1,0 +1,433 @@
+//! Carries out the plan: compiles, builds, runs steps, publishes, reports. Every decision was made before.
+
+use super::Session;
+use super::call::{BaseImage, unknown_digest};
+use super::foundation::impatient;
+use super::planning::{Image, Planned};
+use super::record::{self, Layers, Seen};
+use crate::docker::{Build, Output};
+use crate::facts::{self, Local, RootImage};
+use crate::fault::Fault;
+use crate::lock::file;
+use crate::oci::Manifest;
+use crate::plan::{Decision, ImagePlan, Latest, Place};
+use crate::policy::{After, ImageKind};
+use crate::publish::{self, Publication};
+use crate::reference::{Digest, Platform, Reference, Tag};
+use crate::registry::Answer;
+use crate::report::{self, ImageReport};
+use crate::secrets::Secrets;
+use crate::{binary, debian, ledger, process, steps, ui};
+use std::collections::BTreeMap;
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::thread::ScopedJoinHandle;
+use std::time::{Duration, Instant};
+
+/// The binary's compilation, which goes on while the base is built.
+type Compilation<'scope> = ScopedJoinHandle<'scope, Result<Duration, Fault>>;
+
+struct Done {
+    base: BaseImage,
+    report: ImageReport,
+}
+
+impl Session<'_> {
+    /// Does what the plan says; a dry run prints it and returns no report.
+    pub(super) fn execute(&self, planned: &Planned) -> Result<Vec<ImageReport>, Fault> {
+        for image in planned.base.iter().chain(&planned.app) {
+            report::announce(&image.plan);
+        }
+        let planning = self.began.elapsed();
+        self.trace.borrow_mut().plan(planned);
+        let reports = std::thread::scope(|scope| {
+            let seen = self.looking(planned).map(|look| scope.spawn(look));
+            // The base waits for downloads and the compiler for the processor: they go well together.
+            let mut compilation = self.compilation(planned).map(|compile| scope.spawn(compile));
+            let mut reports = Vec::new();
+            let mut base = None;
+            for image in planned.base.iter().chain(&planned.app) {
+                let done = self.realise(image, &planned.root, base.as_ref(), &mut compilation);
+                // What goes on beside a failure would only keep its message waiting.
+                let mut done = done.inspect_err(|_| process::end_children())?;
+                if reports.is_empty() {
+                    done.report.seconds.insert(0, ("plan".to_owned(), planning.as_secs_f64()));
+                }
+                base = Some(done.base);
+                self.trace.borrow_mut().finish(&done.report);
+                reports.push(done.report);
+            }
+            if let Some(Ok(seen)) = seen.map(ScopedJoinHandle::join) {
+                self.trace.borrow_mut().see(seen);
+            }
+            Ok(reports)
+        })?;
+        Ok(if self.flags.dry_run { Vec::new() } else { reports })
+    }
+
+    /// The compiling that the plan needs. It touches nothing of the session, so that it can go on beside it.
+    fn compilation(&self, planned: &Planned) -> Option<impl FnOnce() -> Result<Duration, Fault> + Send + use<>> {
+        let app = planned.app.as_ref().filter(|app| app.plan.kind == ImageKind::App && !self.flags.dry_run)?;
+        let Decision::Build { platforms, .. } = &app.plan.decision else { return None };
+        let binary = self.tree.policy.app.binary.clone()?;
+        let (root, platforms) = (self.tree.root.clone(), platforms.clone());
+        Some(move || platforms.iter().map(|platform| binary::compile(&root, &binary, platform)).sum())
+    }
+
+    /// The looking that goes on beside a build, for the ledger: it shall not make the build longer.
+    fn looking(&self, planned: &Planned) -> Option<impl FnOnce() -> Seen + Send> {
+        let builds = |image: &&Image| matches!(image.plan.decision, Decision::Build { .. });
+        let built = || planned.base.iter().chain(&planned.app).filter(builds);
+        if self.flags.dry_run || built().next().is_none() {
+            return None;
+        }
+        let platform = self.wish.platforms[0].clone();
+        let latest: Vec<_> = built().map(|image| (image.plan.repository.clone(), platform.clone())).collect();
+        let latest = if self.wish.push { latest } else { Vec::new() };
+        let (root, builder) = (&self.tree.root, self.flags.builder.as_deref());
+        // Nobody waits for a registry only to be told what a build has cost.
+        let client = impatient(&self.tree);
+        Some(move || record::look(root, builder, &client, &latest))
+    }
+
+    /// The layers of a published image that is built upon.
+    fn layers_beneath(&self, image: &Image, platforms: &BTreeMap<Platform, Digest>) -> Layers {
+        let digest =
+            platforms.get(&self.wish.platforms[0]).filter(|_| self.wish.push && image.plan.kind == ImageKind::Base);
+        digest.and_then(|digest| record::layers(&self.client, &image.plan.repository, *digest).ok()).unwrap_or_default()
+    }
+
+    fn realise(
+        &self,
+        image: &Image,
+        root: &RootImage,
+        base: Option<&BaseImage>,
+        compilation: &mut Option<Compilation<'_>>,
+    ) -> Result<Done, Fault> {
+        match image.plan.decision.clone() {
+            Decision::Reuse { digest, platforms, place } => self.reuse(image, digest, platforms, place),
+            Decision::Build { platforms, reasons } => {
+                let compiled = match image.plan.kind {
+                    ImageKind::App => compilation.take().map(compiled).transpose()?,
+                    ImageKind::Base | ImageKind::Enhanced => None,
+                };
+                let mut done = self.build(image, &platforms, reasons, root, base)?;
+                if let Some(took) = compiled {
+                    done.report.seconds.insert(0, ("compile".to_owned(), took.as_secs_f64()));
+                }
+                Ok(done)
+            }
+        }
+    }
+
+    fn reuse(
+        &self,
+        image: &Image,
+        digest: Digest,
+        platforms: BTreeMap<Platform, Digest>,
+        place: Place,
+    ) -> Result<Done, Fault> {
+        let plan = &image.plan;
+        let mut tags = vec![plan.tag.clone()];
+        if !self.flags.dry_run {
+            let began = Instant::now();
+            match place {
+                Place::Registry if self.wish.push => tags.extend(self.put_tags(plan, digest)?),
+                Place::Registry => {}
+                Place::Local => tags.extend(self.tag_local(plan, image.local.as_ref())?),
+            }
+            if began.elapsed() > Duration::from_millis(500) {
+                ui::step("tagged", &format!("in {}", ui::seconds(began.elapsed())));
+            }
+        }
+        let layouts = match (&image.local, self.wish.platforms.as_slice()) {
+            (Some(Local { layout: Some(layout), .. }), [platform]) => {
+                BTreeMap::from([(platform.clone(), layout.clone())])
+            }
+            _ => BTreeMap::new(),
+        };
+        let layers = self.layers_beneath(image, &platforms);
+        let base = BaseImage { repository: plan.repository.clone(), digests: platforms.clone(), layouts };
+        if !self.flags.dry_run {
+            self.remember(plan, &plan.repository.digest(digest))?;
+        }
+        let report = ImageReport {
+            kind: plan.kind,
+            reference: plan.repository.digest(digest),
+            digest,
+            platforms,
+            fingerprint: plan.fingerprint.to_string(),
+            tags,
+            latest_stays: report::stays(&plan.latest),
+            action: "reused",
+            reasons: Vec::new(),
+            size: image.size,
+            steps: None,
+            seconds: Vec::new(),
+            layers,
+        };
+        Ok(Done { base, report })
+    }
+
+    fn build(
+        &self,
+        image: &Image,
+        platforms: &[Platform],
+        reasons: Vec<String>,
+        root: &RootImage,
+        base: Option<&BaseImage>,
+    ) -> Result<Done, Fault> {
+        let plan = &image.plan;
+        let docker = self.docker()?;
+        let mut secrets = Secrets::collect()?;
+        if let Some(suite) = root.name.strip_prefix("debian:") {
+            // Asking the host's apt takes a moment: only for a Dockerfile that wants to know.
+            if image.parsed.meaning.iter().any(|instruction| instruction.contains("id=apt-sources")) {
+                secrets.add("apt-sources", &debian::Source::of_host()?.deb822(suite))?;
+            }
+        }
+        let mut report = ImageReport {
+            kind: plan.kind,
+            reference: plan.repository.digest(Digest::of(b"")),
+            digest: Digest::of(b""),
+            platforms: BTreeMap::new(),
+            fingerprint: plan.fingerprint.to_string(),
+            tags: vec![plan.tag.clone()],
+            latest_stays: report::stays(&plan.latest),
+            action: "built",
+            reasons,
+            size: None,
+            steps: None,
+            seconds: Vec::new(),
+            layers: Vec::new(),
+        };
+        let mut layouts = BTreeMap::new();
+        for platform in platforms {
+            let call = self.call(image, platform, root, base, &secrets)?;
+            if self.flags.dry_run {
+                // On stdout: it is what was asked for.
+                anstream::println!("{}", docker.shown(&docker.build_command(&call, Path::new("metadata.json"))));
+                report.platforms.insert(platform.clone(), unknown_digest());
+                continue;
+            }
+            let layout = self.prepare_layout(&call)?;
+            let built = docker.build(&call, &format!("{} for {platform}", plan.kind))?;
+            report.took("build", built.took);
+            report.steps = Some([built.steps.all, built.steps.cached]);
+            let digest = if self.wish.push { self.pushed(plan, platform)? } else { built.digest };
+            report.platforms.insert(platform.clone(), digest);
+            if let Some((partial, folder)) = layout {
+                keep_layout(&partial, &folder)?;
+                report.size =
+                    facts::local_base(&self.tree, &plan.fingerprint, &plan.tag, platform)?.and_then(|l| l.size);
+                layouts.insert(platform.clone(), folder);
+            }
+            if self.wish.push {
+                let manifest = self.pushed_manifest(plan, digest)?;
+                report.layers = record::layers_of(&manifest);
+                report.size = Some(manifest.config.size + report.layers.iter().map(|(_, size)| size).sum::<u64>());
+            }
+            self.run_steps(After::Build, plan, platform, digest, &mut report)?;
+        }
+        if !self.flags.dry_run {
+            self.finish(image, platforms, &mut report)?;
+        }
+        let base = BaseImage { repository: plan.repository.clone(), digests: report.platforms.clone(), layouts };
+        Ok(Done { base, report })
+    }
+
+    /// Publishes what was built, or names it in the local store, and remembers its key.
+    fn finish(&self, image: &Image, platforms: &[Platform], report: &mut ImageReport) -> Result<(), Fault> {
+        let plan = &image.plan;
+        process::interrupted()?;
+        if self.wish.push {
+            let began = Instant::now();
+            let mut notes = publish::notes(&plan.fingerprint, image.key.clone(), &self.labels(plan.kind));
+            notes.extend(self.record_note(report).map(|record| (ledger::ANNOTATION.to_owned(), record)));
+            let publication = Publication {
+                repository: &plan.repository,
+                fingerprint: plan.fingerprint,
+                tag: plan.tag.clone(),
+                built: report.platforms.clone(),
+                notes,
+                replace: self.wish.force,
+            };
+            let outcome = publish::publish(&self.client, &publication)?;
+            if outcome.adopted.len() == platforms.len() {
+                ui::step(
+                    "adopted",
+                    &format!("another job published `{}` first: its image is taken", plan.repository.tag(&plan.tag)),
+                );
+                report.action = "adopted";
+            }
+            report.digest = outcome.published.digest;
+            report.platforms = outcome.published.platforms.iter().map(|(p, found)| (p.clone(), found.digest)).collect();
+            report.tags.extend(self.put_tags(plan, report.digest)?);
+            report.took("publish", began.elapsed());
+            for platform in platforms {
+                self.run_steps(After::Push, plan, platform, report.platforms[platform], report)?;
+            }
+        } else {
+            report.digest = report.platforms[&platforms[0]];
+            report.tags.extend(self.local_tags(plan));
+        }
+        report.reference = plan.repository.digest(report.digest);
+        file::write(&self.key_file(plan.kind), &image.key)?;
+        self.remember(plan, &report.reference)
+    }
+
+    /// Writes down what was built or found last, for commands that ask for "the image".
+    fn remember(&self, plan: &ImagePlan, reference: &Reference) -> Result<(), Fault> {
+        file::write(&facts::last_reference(&self.tree, plan.kind), &format!("{reference}\n")).map(drop)
+    }
+
+    fn run_steps(
+        &self,
+        when: After,
+        plan: &ImagePlan,
+        platform: &Platform,
+        digest: Digest,
+        report: &mut ImageReport,
+    ) -> Result<(), Fault> {
+        let reference = plan.repository.digest(digest);
+        let version = self.tree.version();
+        let subject = steps::Subject {
+            kind: plan.kind,
+            reference: &reference,
+            digest,
+            platform,
+            size: report.size,
+            version: version.as_deref(),
+        };
+        let times = steps::run(&self.tree.policy, &self.tree.root, when, self.docker()?, &subject)?;
+        times.into_iter().for_each(|(name, took)| report.took(name, took));
+        Ok(())
+    }
+
+    /// The digest under which the registry knows what was just pushed. An engine with the classic image store knows its images by
+    /// their configurations alone, so the registry is asked.
+    fn pushed(&self, plan: &ImagePlan, platform: &Platform) -> Result<Digest, Fault> {
+        let tag = publish::platform_tag(&plan.tag, platform);
+        match self.client.head(&plan.repository, tag.clone())? {
+            Answer::Present(found) => Ok(found.digest),
+            Answer::Absent => {
+                Err(Fault::network(format!("`{}` was pushed and is not there", plan.repository.tag(&tag)))
+                    .hint("run this again; if it stays so, the registry loses what it is given"))
+            }
+        }
+    }
+
+    fn pushed_manifest(&self, plan: &ImagePlan, digest: Digest) -> Result<Manifest, Fault> {
+        let lost = || Fault::network(format!("`{}` was pushed and is not there", plan.repository.digest(digest)));
+        let Answer::Present(found) = publish::read(&self.client, &plan.repository, digest)? else { return Err(lost()) };
+        let first = found.platforms.values().next().ok_or_else(lost)?;
+        publish::read_manifest(&self.client, &plan.repository, first.digest)
+    }
+
+    /// The tags beside the fingerprint's in the registry, `latest` last; those that stand already are left alone.
+    fn put_tags(&self, plan: &ImagePlan, digest: Digest) -> Result<Vec<Tag>, Fault> {
+        let mut tags = plan.tags.clone();
+        if plan.latest == Latest::Moves {
+            tags.push(Tag::latest());
+        }
+        let mut put = Vec::new();
+        for tag in tags {
+            process::interrupted()?;
+            // Names that move are asked for again: a later commit may have been published while this one was built.
+            let moves = tag == Tag::latest() || self.is_branch(&tag);
+            if moves && self.names_newer(plan.kind, &tag)? {
+                ui::step("kept", &format!("`{}` names the image of a later commit", plan.repository.tag(&tag)));
+                continue;
+            }
+            publish::tag(&self.client, &plan.repository, digest, &tag)?;
+            put.push(tag);
+        }
+        Ok(put)
+    }
+
+    /// The names beside the fingerprint's in the local store.
+    pub(super) fn local_tags(&self, plan: &ImagePlan) -> Vec<Tag> {
+        let latest = (plan.latest == Latest::Moves).then(Tag::latest);
+        plan.tags.iter().cloned().chain(latest).collect()
+    }
+
+    /// Gives an app of the local store the names of this commit, as a new build would have.
+    fn tag_local(&self, plan: &ImagePlan, local: Option<&Local>) -> Result<Vec<Tag>, Fault> {
+        let tags = self.local_tags(plan);
+        if local.is_some_and(|local| local.layout.is_some()) {
+            return Ok(tags);
+        }
+        let docker = self.docker()?;
+        let name = plan.repository.tag(&plan.tag).to_string();
+        let stored = docker.stored(&name)?.map(|stored| stored.tags).unwrap_or_default();
+        for tag in &tags {
+            let wanted = plan.repository.tag(tag).to_string();
+            if !stored.iter().any(|name| familiar(name) == familiar(&wanted)) {
+                docker.tag(&name, &wanted)?;
+            }
+        }
+        Ok(tags)
+    }
+
+    /// The folder into which a base's layout is written, and the one where it belongs once it is whole.
+    fn prepare_layout(&self, call: &Build) -> Result<Option<(PathBuf, PathBuf)>, Fault> {
+        for output in &call.outputs {
+            if let Output::Layout(partial) = output {
+                let final_folder = partial.with_extension("");
+                remove_folder(partial)?;
+                std::fs::create_dir_all(partial).map_err(|error| cannot_write(partial, error))?;
+                return Ok(Some((partial.clone(), final_folder)));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// The end of the compilation, waited for.
+fn compiled(compilation: Compilation<'_>) -> Result<Duration, Fault> {
+    compilation.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// A name as docker prints it: without the registry that it takes for granted.
+fn familiar(name: &str) -> &str {
+    let name = name.strip_prefix("docker.io/").unwrap_or(name);
+    name.strip_prefix("library/").unwrap_or(name)
+}
+
+fn cannot_write(path: &Path, error: impl std::fmt::Display) -> Fault {
+    Fault::build(format!("cannot write `{}`", path.display())).cause(error)
+}
+
+/// Waits until no other build works in this folder: two would write one layout. The later finds what the earlier built.
+pub(super) fn lock_folder(folder: &Path) -> Result<File, Fault> {
+    let path = folder.join("lock");
+    std::fs::create_dir_all(folder).map_err(|error| cannot_write(folder, error))?;
+    let file = File::create(&path).map_err(|error| cannot_write(&path, error))?;
+    let mut said = false;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::Error(error)) => return Err(cannot_write(&path, error)),
+            Err(TryLockError::WouldBlock) => {}
+        }
+        if !said {
+            ui::step("waiting", "another build of this repository is at work");
+            said = true;
+        }
+        process::interrupted()?;
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+fn remove_folder(folder: &Path) -> Result<(), Fault> {
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(cannot_write(folder, error)),
+        _ => Ok(()),
+    }
+}
+
+/// Puts a finished layout in its place. What a killed build leaves behind has another name, and is removed by the next.
+fn keep_layout(partial: &Path, folder: &Path) -> Result<(), Fault> {
+    remove_folder(folder)?;
+    std::fs::rename(partial, folder).map_err(|error| cannot_write(folder, error))
+}

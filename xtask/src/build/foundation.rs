@@ -1,0 +1,157 @@
+//! Which image the base stands on: the pinned one, the tag's of now, or one made of Debian's packages.
+
+use super::Session;
+use crate::facts::{self, RootImage, RootPlace, Tree};
+use crate::fault::{Exit, Fault};
+use crate::layout::Layout;
+use crate::policy::DebianRoot;
+use crate::publish;
+use crate::reference::{Digest, Platform, Tag};
+use crate::registry::{Answer, Client, Options};
+use crate::{root, ui};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+impl Session<'_> {
+    /// The root, as far as it can be known before anything is built on it.
+    pub(super) fn root_image(&self) -> Result<RootImage, Fault> {
+        let wanted = &self.tree.policy.root.image;
+        if let Some(pin) = facts::images_lock(&self.tree)?.root {
+            if pin.image != *wanted {
+                return Err(Fault::usage(format!("`images.lock` pins `{}`, the policy wants `{wanted}`", pin.image))
+                    .hint("pin it anew: `cargo xtask lock`"));
+            }
+            let place = RootPlace::Registry(wanted.repository.clone());
+            return Ok(RootImage { name: wanted.to_string(), digests: pin.platforms, place });
+        }
+        if self.global.locked {
+            return Err(Fault::usage(format!("the root `{wanted}` is not pinned"))
+                .needed_by("`--locked`")
+                .hint("pin its digests: `cargo xtask lock`"));
+        }
+        let found =
+            if self.global.offline { Ok(None) } else { resolve_root(&self.tree, &self.tree.policy.project.platforms) };
+        match found {
+            Ok(Some(digests)) => {
+                ui::warn(&format!(
+                    "the root `{wanted}` is not pinned: taking its digests of now (`cargo xtask lock` pins them)"
+                ));
+                let place = RootPlace::Registry(wanted.repository.clone());
+                Ok(RootImage { name: wanted.to_string(), digests, place })
+            }
+            Ok(None) => self.debian_root(),
+            Err(fault) if fault.exit == Exit::Network && self.tree.policy.root.fallback.is_some() => {
+                let cause = fault.causes.last().map(|cause| format!(" ({cause})")).unwrap_or_default();
+                ui::step(
+                    "fallback",
+                    &format!("`{wanted}` cannot be reached{cause}: the root is built from Debian's packages"),
+                );
+                self.debian_root()
+            }
+            Err(fault) => Err(fault.needed_by("the root of the base image")),
+        }
+    }
+
+    /// Whether a root of a registry, known by digest, cannot be had, and there is a fallback.
+    pub(super) fn root_is_out_of_reach(&self, image: &RootImage) -> Result<bool, Fault> {
+        let RootPlace::Registry(repository) = &image.place else { return Ok(false) };
+        if self.tree.policy.root.fallback.is_none() || self.global.locked || image.name.starts_with("debian:") {
+            return Ok(false);
+        }
+        let Some(digest) = image.digests.values().next() else { return Ok(true) };
+        match impatient(&self.tree).head(repository, *digest) {
+            Ok(_) => Ok(false),
+            Err(fault) if fault.exit == Exit::Network => {
+                ui::step(
+                    "fallback",
+                    &format!("`{}` cannot be reached: the root is built from Debian's packages", image.name),
+                );
+                Ok(true)
+            }
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// The root from Debian's packages: the registry's where it is published, else this machine's, else a new one.
+    pub(super) fn debian_root(&self) -> Result<RootImage, Fault> {
+        let wanted = &self.tree.policy.root;
+        let Some(debian) = wanted.fallback.as_ref().filter(|_| !self.global.locked) else {
+            return Err(Fault::usage(format!("the root `{}` is not at hand", wanted.image))
+                .hint("`[root] fallback = \"debian\"` in `images.toml` builds one from Debian's packages"));
+        };
+        let recipe = debian_recipe(debian);
+        let platform = match self.wish.platforms.as_slice() {
+            [one] => one.clone(),
+            _ => {
+                return Err(
+                    Fault::usage("a root from Debian's packages is for one platform").hint("name it with `--platform`")
+                );
+            }
+        };
+        let name = format!("debian:{}", debian.suite);
+        let repository = self.tree.registry.repository(&format!("{}-root", self.tree.policy.project.name));
+        let tag = Tag::from_name(&format!("{}-{}", &recipe.fingerprint().hex()[..12], platform.dashed()))
+            .expect("hex digits and a platform are a tag");
+        if self.wish.push
+            && !self.fresh_root
+            && let Answer::Present(found) = self.client.head(&repository, tag.clone())?
+        {
+            let digests = BTreeMap::from([(platform, found.digest)]);
+            return Ok(RootImage { name, digests, place: RootPlace::Registry(repository) });
+        }
+        let folder = self.tree.images().join("root");
+        let layout = Layout::open_or_create(&folder)?;
+        let found = if self.fresh_root { None } else { root::find(&recipe, &layout, &platform)? };
+        let digest = match found {
+            Some(root) => root.digest,
+            None if self.flags.dry_run => {
+                return Err(Fault::usage("the root has to be built before anything can be planned on it")
+                    .cause(format!("`{name}` is not on this machine yet"))
+                    .hint("run this once without `--dry-run`"));
+            }
+            None => root::build(&recipe, &self.tree.root.join("target/root"), &layout, &platform)?.digest,
+        };
+        let digests = BTreeMap::from([(platform.clone(), digest)]);
+        if self.wish.push && !self.flags.dry_run {
+            let Some(descriptor) = layout.get(&recipe.ref_name(&platform))? else {
+                return Err(Fault::build(format!("the root is not in `{}`", folder.display())));
+            };
+            publish::send(&self.client, &layout, &descriptor, &repository, &tag)?;
+            return Ok(RootImage { name, digests, place: RootPlace::Registry(repository) });
+        }
+        Ok(RootImage { name, digests, place: RootPlace::Layout(folder) })
+    }
+}
+
+/// The recipe of the policy's Debian root.
+pub fn debian_recipe(debian: &DebianRoot) -> root::Recipe {
+    let mut recipe =
+        root::Recipe { suite: debian.suite.clone(), python: debian.python.clone(), ..root::Recipe::default() };
+    recipe.packages.extend(debian.packages.iter().cloned());
+    recipe.packages.sort();
+    recipe.packages.dedup();
+    recipe
+}
+
+/// A client that asks once and does not wait: for registries without which there is another way.
+pub fn impatient(tree: &Tree) -> Client {
+    let plain_http = tree.policy.project.insecure_registries.iter().cloned().collect();
+    Client::new(Options { plain_http, tries: 1, connect_timeout: Duration::from_secs(3), ..Options::from_env() })
+}
+
+/// The digests of the root's tag now, for each platform; `None` where the registry has no such image.
+pub fn resolve_root(tree: &Tree, platforms: &[Platform]) -> Result<Option<BTreeMap<Platform, Digest>>, Fault> {
+    let image = &tree.policy.root.image;
+    let tag = image.tag.clone().unwrap_or_else(Tag::latest);
+    let Answer::Present(found) = publish::read(&impatient(tree), &image.repository, tag)? else {
+        return Err(
+            Fault::usage(format!("the root `{image}` does not exist")).hint("correct `[root] image` in `images.toml`")
+        );
+    };
+    let missing = found.missing(platforms);
+    if let Some(platform) = missing.first() {
+        return Err(Fault::usage(format!("the root `{image}` is not there for {platform}")));
+    }
+    let digests = platforms.iter().map(|platform| (platform.clone(), found.platforms[platform].digest)).collect();
+    Ok(Some(digests))
+}

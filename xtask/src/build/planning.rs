@@ -1,0 +1,344 @@
+//! Gathers the facts that a plan is made of, and has `plan` decide. Builds nothing and writes nothing, but for a root without
+//! which nothing can be planned.
+
+use super::foundation::impatient;
+use super::{Session, Target};
+use crate::facts::{self, Local, Parsed, RootImage, RootPlace, Standing, Tree};
+use crate::fault::Fault;
+use crate::flags::{BuildFlags, Global};
+use crate::git::{Ancestry, Git};
+use crate::key::{AppKey, BaseKey, Fingerprint, Key as _, app_changes, base_changes};
+use crate::plan::{self, Decision, ImagePlan, Latest, LatestFacts, Wish};
+use crate::policy::ImageKind;
+use crate::publish::{self, CREATED, Published};
+use crate::reference::{Digest, Platform, Tag};
+use crate::registry::{Answer, Client};
+use crate::{oci, ui};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// The whole plan, with what execution needs beside it.
+pub(super) struct Planned {
+    pub root: RootImage,
+    pub base: Option<Image>,
+    pub app: Option<Image>,
+}
+
+impl Planned {
+    /// Whether something is built on the root.
+    pub(super) fn needs_root(&self) -> bool {
+        let builds = |image: &Image| matches!(image.plan.decision, Decision::Build { .. });
+        let from_root = |image: &&Image| image.plan.kind != ImageKind::App;
+        self.base.iter().chain(&self.app).filter(from_root).any(builds)
+    }
+}
+
+/// One image of the plan.
+pub(super) struct Image {
+    pub plan: ImagePlan,
+    pub parsed: Parsed,
+    pub key: String,
+    pub local: Option<Local>,
+    pub size: Option<u64>,
+}
+
+impl Session<'_> {
+    /// The whole plan; `root` is given where a first plan found its root out of reach.
+    pub(super) fn plan(&self, target: Target, root: Option<RootImage>) -> Result<Planned, Fault> {
+        if let (Some(digest), Target::Base | Target::App | Target::Fast) =
+            (facts::images_lock(&self.tree)?.base, target)
+        {
+            return self.plan_pinned(target, digest);
+        }
+        let lock = facts::lock(&self.tree)?;
+        let root = match root {
+            Some(root) => root,
+            None => self.root_image()?,
+        };
+        let base_parsed = facts::parse(&self.tree, ImageKind::Base, &self.tree.policy.base.args)?;
+        let base_key = facts::base_key(&self.tree, &root, &lock, &base_parsed);
+        let (fingerprint, tag) = facts::tagged(&self.tree, &base_key);
+        if target == Target::Enhanced {
+            let parsed = facts::parse(&self.tree, ImageKind::Enhanced, &self.tree.policy.app.args)?;
+            let key = facts::enhanced_key(&self.tree, base_key, &parsed)?;
+            let (fingerprint, tag) = facts::tagged(&self.tree, &key);
+            let tag = Tag::from_name(&format!("enhanced-{tag}")).expect("a prefix keeps a tag a tag");
+            let standing = self.standing(ImageKind::Enhanced, &fingerprint, &tag)?;
+            let decision = plan::decide(&self.wish, &standing, &[]);
+            let latest = Latest::Stays("an image from scratch is the fallback".to_owned());
+            let image =
+                self.image(ImageKind::Enhanced, fingerprint, tag, decision, &standing, latest, parsed, key.json());
+            return Ok(Planned { root, base: None, app: Some(image) });
+        }
+        let standing = self.standing(ImageKind::Base, &fingerprint, &tag)?;
+        let published = self.latest(ImageKind::Base)?;
+        let old: Option<BaseKey> = self.last_key(ImageKind::Base, published.as_ref());
+        let changes = old.map(|old| base_changes(&old, &base_key, &self.tree.names(&base_parsed))).unwrap_or_default();
+        let wish = if target == Target::Fast { Wish { force: false, ..self.wish.clone() } } else { self.wish.clone() };
+        let decision = plan::decide(&wish, &standing, &changes);
+        if let (Target::Fast, Decision::Build { .. }) = (target, &decision) {
+            let reference = self.tree.repository(ImageKind::Base).tag(&tag);
+            return Err(plan::missing_base(
+                &reference,
+                self.wish.push,
+                self.tree.policy.app.dockerfile.as_str(),
+                &changes,
+            ));
+        }
+        let latest = self.decide_latest(&standing, &decision, published.as_ref())?;
+        let base =
+            self.image(ImageKind::Base, fingerprint, tag, decision, &standing, latest, base_parsed, base_key.json());
+        let app = match target {
+            Target::App | Target::Fast => Some(self.plan_app(fingerprint, &base)?),
+            Target::Base | Target::Enhanced => None,
+        };
+        Ok(Planned { root, base: Some(base), app })
+    }
+
+    /// The plan where `images.lock` pins the base: it is what it is, and the app goes on it.
+    fn plan_pinned(&self, target: Target, digest: Digest) -> Result<Planned, Fault> {
+        if target == Target::Base {
+            return Err(Fault::usage("the base is pinned, and another one would not be used")
+                .cause(format!("`images.lock` pins `{digest}`"))
+                .hint("let it go: `cargo xtask base pin --remove`"));
+        }
+        let found = match self.global.offline {
+            false => pinned_base(&self.tree, &self.client, digest, &self.wish.platforms)?,
+            true => {
+                return Err(Fault::usage("a pinned base is the registry's, and `--offline` asks none")
+                    .hint("let it go: `cargo xtask base pin --remove`"));
+            }
+        };
+        ui::step("pinned", &format!("the base is `{digest}`, whatever the requirements say (`images.lock`)"));
+        let fingerprint = found.fingerprint().expect("a pinned base has been looked at");
+        let tag = fingerprint.tag(self.tree.policy.base.tag_length);
+        let parsed = facts::parse(&self.tree, ImageKind::Base, &self.tree.policy.base.args)?;
+        let key = found.key().unwrap_or_default().to_owned();
+        let standing = Standing::Registry(Box::new(found));
+        // Not even `--force` builds what is pinned.
+        let decision = plan::decide(&Wish { force: false, ..self.wish.clone() }, &standing, &[]);
+        let latest = Latest::Stays("the base is pinned in `images.lock`".to_owned());
+        let base = self.image(ImageKind::Base, fingerprint, tag, decision, &standing, latest, parsed, key);
+        let app = self.plan_app(fingerprint, &base)?;
+        // Nothing of this plan is built on a root.
+        let place = RootPlace::Registry(base.plan.repository.clone());
+        let root = RootImage { name: "none".to_owned(), digests: BTreeMap::new(), place };
+        Ok(Planned { root, base: Some(base), app: Some(app) })
+    }
+
+    fn plan_app(&self, base_fingerprint: Fingerprint, base: &Image) -> Result<Image, Fault> {
+        let parsed = facts::parse(&self.tree, ImageKind::App, &self.tree.policy.app.args)?;
+        let key = facts::app_key(&self.tree, base_fingerprint, &parsed)?;
+        let (fingerprint, tag) = facts::tagged(&self.tree, &key);
+        let standing = self.standing(ImageKind::App, &fingerprint, &tag)?;
+        let published = self.latest(ImageKind::App)?;
+        let old: Option<AppKey> = self.last_key(ImageKind::App, published.as_ref());
+        let changes = old.map(|old| app_changes(&old, &key, &self.tree.names(&parsed))).unwrap_or_default();
+        let mut decision = plan::decide(&self.wish, &standing, &changes);
+        if let Decision::Reuse { platforms, .. } = &decision {
+            // Equal keys name equal bases by fingerprint; the base itself may have been built anew since.
+            let stale = match &base.plan.decision {
+                Decision::Build { .. } => Some("its base is built".to_owned()),
+                Decision::Reuse { platforms: bases, .. } => self.stale(&standing, platforms, bases)?,
+            };
+            if let Some(reason) = stale {
+                decision = Decision::Build { platforms: self.wish.platforms.clone(), reasons: vec![reason] };
+            }
+        }
+        let latest = self.decide_latest(&standing, &decision, published.as_ref())?;
+        Ok(self.image(ImageKind::App, fingerprint, tag, decision, &standing, latest, parsed, key.json()))
+    }
+
+    /// Why an app of the right key is not on the base that is there now.
+    fn stale(
+        &self,
+        standing: &Standing,
+        platforms: &BTreeMap<Platform, Digest>,
+        bases: &BTreeMap<Platform, Digest>,
+    ) -> Result<Option<String>, Fault> {
+        for platform in platforms.keys() {
+            let stands_on = match standing {
+                Standing::Registry(published) => publish::base_digest(
+                    &self.client,
+                    &self.tree.repository(ImageKind::App),
+                    &published.platforms[platform],
+                )?,
+                Standing::Local(local) => local.labels.get(oci::annotation::BASE_DIGEST).and_then(|d| d.parse().ok()),
+                Standing::Absent => None,
+            };
+            if let Some(base) = bases.get(platform).filter(|base| stands_on != Some(**base)) {
+                return Ok(Some(format!("it stands on another build of its base than {base}")));
+            }
+        }
+        Ok(None)
+    }
+
+    fn decide_latest(
+        &self,
+        standing: &Standing,
+        decision: &Decision,
+        published: Option<&Published>,
+    ) -> Result<Latest, Fault> {
+        let mut platforms = match standing {
+            Standing::Registry(published) => published.platforms.keys().cloned().collect(),
+            Standing::Local(_) | Standing::Absent => Vec::new(),
+        };
+        if let Decision::Build { platforms: built, .. } = decision {
+            platforms.extend(built.iter().cloned());
+        }
+        let published_is_newer = match published {
+            Some(published) => self.is_newer(published)?,
+            None => false,
+        };
+        let facts = LatestFacts { commit: self.tree.commit.as_ref(), published_is_newer, platforms: &platforms };
+        Ok(plan::latest(&self.tree.policy, &self.wish, &facts))
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the parts of one value, named by its fields")]
+    fn image(
+        &self,
+        kind: ImageKind,
+        fingerprint: Fingerprint,
+        tag: Tag,
+        decision: Decision,
+        standing: &Standing,
+        latest: Latest,
+        parsed: Parsed,
+        key: String,
+    ) -> Image {
+        let tags = match kind {
+            ImageKind::App => plan::app_tags(self.tree.commit.as_ref()),
+            ImageKind::Base | ImageKind::Enhanced => Vec::new(),
+        };
+        let plan = ImagePlan { kind, repository: self.tree.repository(kind), fingerprint, tag, decision, tags, latest };
+        let local = match standing {
+            Standing::Local(local) => Some(local.clone()),
+            Standing::Registry(_) | Standing::Absent => None,
+        };
+        let size = local.as_ref().and_then(|local| local.size);
+        Image { plan, parsed, key, local, size }
+    }
+
+    /// The key of the image that was there before: `latest`'s in the registry, the last one built here otherwise.
+    fn last_key<K: serde::de::DeserializeOwned>(&self, kind: ImageKind, published: Option<&Published>) -> Option<K> {
+        let json = match published {
+            Some(published) => published.key()?.to_owned(),
+            None if self.wish.push => return None,
+            None => std::fs::read_to_string(self.key_file(kind)).ok()?,
+        };
+        // A key of another schema, or a broken file, explains nothing; it decides nothing either.
+        serde_json::from_str(&json).ok()
+    }
+
+    /// Where the key of the image that was built last is remembered.
+    pub(super) fn key_file(&self, kind: ImageKind) -> PathBuf {
+        self.tree.images().join(format!("{kind}.key.json"))
+    }
+
+    /// What of an image is there already.
+    fn standing(&self, kind: ImageKind, fingerprint: &Fingerprint, tag: &Tag) -> Result<Standing, Fault> {
+        let repository = self.tree.repository(kind);
+        let reference = repository.tag(tag);
+        let mine = &self.wish.platforms[0];
+        if !self.wish.push {
+            let local = match kind {
+                ImageKind::Base => facts::local_base(&self.tree, fingerprint, tag, mine)?,
+                ImageKind::App | ImageKind::Enhanced => {
+                    facts::local_store(self.docker()?, &reference, fingerprint, mine)?
+                }
+            };
+            if let Some(local) = local {
+                return Ok(Standing::Local(local));
+            }
+            // The app has to come into the local store; a base may be used where it is.
+            if kind != ImageKind::Base || self.global.offline {
+                return Ok(Standing::Absent);
+            }
+        }
+        // What stays on this machine does not wait for a registry that does not answer.
+        let hasty = if self.wish.push { None } else { Some(impatient(&self.tree)) };
+        match publish::read(hasty.as_ref().unwrap_or(&self.client), &repository, tag.clone()) {
+            Ok(Answer::Present(found)) => {
+                publish::check_owner(&found, fingerprint, &reference)?;
+                Ok(Standing::Registry(Box::new(found)))
+            }
+            Ok(Answer::Absent) => Ok(Standing::Absent),
+            Err(fault) if self.wish.push || self.global.locked => Err(fault.hint("`--offline` asks no registry")),
+            Err(fault) => {
+                let cause = fault.causes.last().cloned().unwrap_or(fault.what);
+                ui::warn(&format!(
+                    "cannot ask `{}` for the {kind} ({cause}): only this machine counts",
+                    repository.registry()
+                ));
+                Ok(Standing::Absent)
+            }
+        }
+    }
+
+    /// What `latest` names, where it matters.
+    fn latest(&self, kind: ImageKind) -> Result<Option<Published>, Fault> {
+        if !self.wish.push {
+            return Ok(None);
+        }
+        Ok(publish::read(&self.client, &self.tree.repository(kind), Tag::latest())?.present())
+    }
+
+    /// Whether a tag is this commit's branch.
+    pub(super) fn is_branch(&self, tag: &Tag) -> bool {
+        let branch = self.tree.commit.as_ref().and_then(|commit| commit.branch.as_deref());
+        branch.and_then(Tag::from_name).is_some_and(|branch| branch == *tag)
+    }
+
+    /// Whether a tag that moves names the image of a commit that follows ours.
+    pub(super) fn names_newer(&self, kind: ImageKind, tag: &Tag) -> Result<bool, Fault> {
+        match publish::read(&self.client, &self.tree.repository(kind), tag.clone())? {
+            Answer::Present(published) => self.is_newer(&published),
+            Answer::Absent => Ok(false),
+        }
+    }
+
+    fn is_newer(&self, published: &Published) -> Result<bool, Fault> {
+        let (Some(commit), Some(revision)) = (&self.tree.commit, published.revision()) else { return Ok(false) };
+        if revision == commit.id {
+            return Ok(false);
+        }
+        match Git::at(&self.tree.root).ancestry(&commit.id, revision)? {
+            Ancestry::Ancestor => Ok(true),
+            Ancestry::NotAncestor => Ok(false),
+            // A shallow clone does not know the other commit: the later of both is the newer.
+            Ancestry::Unknown => Ok(published.notes.get(CREATED).is_some_and(|created| *created > commit.created())),
+        }
+    }
+}
+
+/// The fingerprint of this tree's base. Builds nothing, not even a root.
+pub fn base_fingerprint(global: &Global) -> Result<Fingerprint, Fault> {
+    let flags = BuildFlags { dry_run: true, push: !global.offline, ..BuildFlags::default() };
+    let session = Session::open(global, &flags, Target::Base)?;
+    let lock = facts::lock(&session.tree)?;
+    let root = session.root_image()?;
+    let parsed = facts::parse(&session.tree, ImageKind::Base, &session.tree.policy.base.args)?;
+    Ok(facts::tagged(&session.tree, &facts::base_key(&session.tree, &root, &lock, &parsed)).0)
+}
+
+/// The base that `images.lock` pins, which has to be there, be one of ours and have the platforms.
+pub fn pinned_base(tree: &Tree, client: &Client, digest: Digest, platforms: &[Platform]) -> Result<Published, Fault> {
+    let reference = tree.repository(ImageKind::Base).digest(digest);
+    let again = "pin another, or none: `cargo xtask base pin`, `cargo xtask base pin --remove`";
+    let needed = |fault: Fault| fault.needed_by("`[base]` of `images.lock`").hint(again);
+    let Answer::Present(found) = publish::read(client, &reference.repository, digest)? else {
+        return Err(needed(Fault::usage(format!("the pinned base `{reference}` is not in the registry"))));
+    };
+    if found.fingerprint().is_none() {
+        return Err(needed(Fault::usage(format!(
+            "the pinned `{reference}` is no base of ours: it has no fingerprint"
+        ))));
+    }
+    match found.missing(platforms).as_slice() {
+        [] => Ok(found),
+        missing => {
+            let names: Vec<String> = missing.iter().map(ToString::to_string).collect();
+            Err(needed(Fault::usage(format!("the pinned base `{reference}` lacks {}", names.join(", ")))))
+        }
+    }
+}

@@ -1,0 +1,391 @@
+//! `base`: what exists, which one is pinned, where `latest` points, and what may go.
+//!
+//! Every command that changes something shows first what it does; what cannot be undone waits for `--yes`.
+
+use crate::bases::{self, Base, Pruning, Question, Rules, Survey, Verdict};
+use crate::facts::{self, Tree};
+use crate::fault::{Exit, Fault};
+use crate::flags::{BaseCommand, Format, Global};
+use crate::git::Git;
+use crate::key::Fingerprint;
+use crate::lock::{self, ImagesLock, file};
+use crate::policy::ImageKind;
+use crate::reference::{Digest, Repository, Tag};
+use crate::registry::Client;
+use crate::{build, process, publish, ui};
+use jiff::Timestamp;
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+/// Local layouts that are kept beside this tree's.
+const LAYOUTS: usize = 3;
+
+/// Runs one of them.
+pub fn run(global: &Global, command: &BaseCommand) -> anyhow::Result<()> {
+    if let BaseCommand::Pin { remove: true, .. } = command {
+        return Ok(unpin(&Tree::open(global)?)?);
+    }
+    if global.offline {
+        return Err(Fault::usage("bases are in the registry, and `--offline` asks none").into());
+    }
+    let desk = Desk::open(global)?;
+    match command {
+        BaseCommand::List => desk.list(global),
+        BaseCommand::Pin { name, .. } => Ok(desk.pin(name.as_deref())?),
+        BaseCommand::Rollback { name, yes } => Ok(desk.rollback(name.as_deref(), *yes)?),
+        BaseCommand::Prune { keep, older_than, yes } => desk.prune(global, *keep, *older_than, *yes),
+    }
+}
+
+/// What every one of them needs.
+struct Desk {
+    tree: Tree,
+    client: Client,
+    bases: Repository,
+    apps: Repository,
+    pinned: Option<Digest>,
+}
+
+/// A base as `list` shows it.
+#[derive(Serialize)]
+struct Row<'a> {
+    #[serde(flatten)]
+    base: &'a Base,
+    age: String,
+    complete: bool,
+    latest: bool,
+    pinned: bool,
+    /// Not said where this tree's fingerprint cannot be known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    this_tree: Option<bool>,
+    used_by: Vec<&'a Tag>,
+}
+
+impl Desk {
+    fn open(global: &Global) -> Result<Self, Fault> {
+        let tree = Tree::open(global)?;
+        let pinned = facts::images_lock(&tree)?.base;
+        let (bases, apps) = (tree.repository(ImageKind::Base), tree.repository(ImageKind::App));
+        Ok(Self { client: tree.client(), tree, bases, apps, pinned })
+    }
+
+    fn survey(&self, referrers: bool) -> Result<Survey, Fault> {
+        bases::survey(&Question {
+            client: &self.client,
+            bases: &self.bases,
+            apps: &self.apps,
+            platforms: &self.tree.policy.project.platforms,
+            tag_length: self.tree.policy.base.tag_length,
+            referrers,
+        })
+    }
+
+    /// The survey, and this tree's fingerprint where it can be known; one does not wait for the other.
+    fn survey_and_mine(&self, global: &Global, referrers: bool) -> Result<(Survey, Option<Fingerprint>), Fault> {
+        let (survey, mine) = std::thread::scope(|scope| {
+            let mine = scope.spawn(|| build::base_fingerprint(global));
+            (self.survey(referrers), mine.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        });
+        let mine =
+            mine.inspect_err(|fault| ui::warn(&format!("cannot tell which base is this tree's: {}", fault.what)));
+        Ok((survey?, mine.ok()))
+    }
+
+    fn list(&self, global: &Global) -> anyhow::Result<()> {
+        let (survey, mine) = self.survey_and_mine(global, false)?;
+        let now = Timestamp::now();
+        let rows: Vec<Row<'_>> = survey
+            .bases
+            .iter()
+            .map(|base| Row {
+                age: bases::age(base.created, now),
+                complete: base.is_complete(),
+                latest: base.is_latest(),
+                pinned: self.pinned.is_some_and(|digest| base.is(&digest)),
+                this_tree: mine.map(|mine| base.fingerprint == Some(mine)),
+                used_by: used_by(&survey, base),
+                base,
+            })
+            .collect();
+        if global.format == Format::Json {
+            return super::print(&format!("{}\n", serde_json::to_string_pretty(&rows)?));
+        }
+        if rows.is_empty() {
+            ui::step("none", &format!("`{}` has no base; `cargo xtask build-base --push` makes one", self.bases));
+            return Ok(());
+        }
+        super::print(&table(&rows))
+    }
+
+    fn pin(&self, name: Option<&str>) -> Result<(), Fault> {
+        let survey = self.survey(false)?;
+        let base = bases::pin(&survey, name)?;
+        let lock = ImagesLock { base: Some(base.digest), ..facts::images_lock(&self.tree)? };
+        if file::write(&self.tree.root.join(lock::images::PATH), &lock.to_string())? {
+            ui::step("wrote", &format!("`{}`", lock::images::PATH));
+        }
+        ui::step("pinned", &format!("`{}` ({})", base.name(), base.digest));
+        ui::step("", "builds use it whatever the requirements say, once `images.lock` is committed everywhere");
+        ui::step("", "`cargo xtask base pin --remove` lets it go");
+        Ok(())
+    }
+
+    fn rollback(&self, name: Option<&str>, yes: bool) -> Result<(), Fault> {
+        let survey = self.survey(false)?;
+        let git = Git::at(&self.tree.root);
+        let to = bases::rollback(&survey, name, &|first, second| git.ancestry(first, second))?;
+        let now = Timestamp::now();
+        let told = |base: &Base| {
+            let commit = base.revision.as_deref().map_or("no commit", |revision| &revision[..12.min(revision.len())]);
+            format!(
+                "`{}` ({}, of {commit}, {} old)",
+                base.name(),
+                bases::short(&base.digest),
+                bases::age(base.created, now)
+            )
+        };
+        match survey.latest() {
+            Some(from) => ui::step("from", &told(from)),
+            None => ui::step("from", "nothing: there is no `latest`"),
+        }
+        ui::step("to", &told(to));
+        ui::step("", "apps stay as they are; the next build of a later commit moves `latest` forwards again");
+        ui::step(
+            "",
+            "(only forwards: never to a commit before the one it names); `cargo xtask base pin` holds builds to a base",
+        );
+        if !yes {
+            ui::step("nothing", "was changed: `--yes` does it");
+            return Ok(());
+        }
+        publish::tag(&self.client, &self.bases, to.digest, &Tag::latest())?;
+        ui::step("moved", &format!("`{}` to {}", self.bases.tag(&Tag::latest()), to.digest));
+        Ok(())
+    }
+
+    fn prune(&self, global: &Global, keep: usize, older_than: i64, yes: bool) -> anyhow::Result<()> {
+        let (survey, mine) = self.survey_and_mine(global, true)?;
+        let rules = Rules { keep, older_than, now: Timestamp::now(), this_tree: mine, pinned: self.pinned };
+        let plan = bases::prune(&survey, &rules);
+        let layouts = Layouts::plan(&self.tree, mine)?;
+        if global.format == Format::Json {
+            let json = serde_json::json!({"registry": plan, "layouts": layouts.verdicts});
+            super::print(&format!("{}\n", serde_json::to_string_pretty(&json)?))?;
+        } else {
+            show(&plan.verdicts);
+            show(&layouts.verdicts);
+            if !plan.tags.is_empty() {
+                let what = format!(
+                    "{} tags of single platforms, where this registry can: an index lists them",
+                    plan.tags.len()
+                );
+                ui::step("untag", &what);
+            }
+        }
+        if plan.is_empty() && layouts.gone.is_empty() {
+            ui::step("nothing", "is to be deleted");
+            return Ok(());
+        }
+        if !yes {
+            ui::step("nothing", "was deleted: `--yes` does it");
+            return Ok(());
+        }
+        layouts.remove()?;
+        Ok(self.delete(&plan, &survey)?)
+    }
+
+    /// Carries the plan out, unless the registry has changed since it was made.
+    fn delete(&self, plan: &Pruning, before: &Survey) -> Result<(), Fault> {
+        if !plan.digests.is_empty() && self.survey(true)? != *before {
+            return Err(Fault::drift("the registry changed while the plan was shown: nothing was deleted in it")
+                .hint("run this again"));
+        }
+        let mut deleted = 0;
+        for digest in &plan.digests {
+            process::interrupted()?;
+            self.client.delete_manifest(&self.bases, digest)?;
+            deleted += 1;
+        }
+        if deleted > 0 {
+            ui::step(
+                "deleted",
+                &format!("{deleted} manifests; their layers go with the registry's next garbage collection"),
+            );
+        }
+        self.delete_tags(&plan.tags)
+    }
+
+    /// Removes tags that only repeat what an index lists. By tag alone: by digest the index would lose its manifest. Most
+    /// registries cannot, and nothing is lost where the tags stay.
+    fn delete_tags(&self, tags: &[Tag]) -> Result<(), Fault> {
+        let mut removed = 0;
+        for tag in tags {
+            process::interrupted()?;
+            match self.client.delete_manifest(&self.bases, tag) {
+                Ok(_) => removed += 1,
+                Err(fault) if fault.exit == Exit::Interrupted => return Err(fault),
+                Err(_) => {
+                    ui::step(
+                        "left",
+                        &format!("{} tags of single platforms: this registry deletes no tags", tags.len() - removed),
+                    );
+                    break;
+                }
+            }
+        }
+        if removed > 0 {
+            ui::step("untagged", &format!("{removed} tags of single platforms, which repeat what an index lists"));
+        }
+        Ok(())
+    }
+}
+
+/// Lets the pinned base go; a file that pins nothing any more goes too.
+fn unpin(tree: &Tree) -> Result<(), Fault> {
+    let lock = facts::images_lock(tree)?;
+    let Some(digest) = lock.base else {
+        ui::step("nothing", "no base is pinned");
+        return Ok(());
+    };
+    let path = tree.root.join(lock::images::PATH);
+    let lock = ImagesLock { base: None, ..lock };
+    if lock == ImagesLock::default() {
+        std::fs::remove_file(&path)
+            .map_err(|error| Fault::usage(format!("cannot remove `{}`", lock::images::PATH)).cause(error))?;
+    } else {
+        file::write(&path, &lock.to_string())?;
+    }
+    ui::step("let go", &format!("{digest}: builds follow the requirements again"));
+    Ok(())
+}
+
+fn show(verdicts: &[Verdict]) {
+    for verdict in verdicts {
+        let size = if verdict.size > 0 { format!(", {}", ui::bytes(verdict.size)) } else { String::new() };
+        let verb = if verdict.keep { "keep" } else { "delete" };
+        ui::step(verb, &format!("`{}`{size}: {}", verdict.name, verdict.reasons.join("; ")));
+    }
+}
+
+fn table(rows: &[Row<'_>]) -> String {
+    let head = ["TAG", "DIGEST", "AGE", "SIZE", "PLATFORMS", "USED BY", "NOTES"].map(str::to_owned);
+    let mut lines = vec![head];
+    for row in rows {
+        let mut notes = Vec::new();
+        let mut note = |holds: bool, text: &str| {
+            if holds {
+                notes.push(text.to_owned());
+            }
+        };
+        note(row.latest, "latest");
+        note(row.this_tree == Some(true), "this tree's");
+        note(row.pinned, "pinned");
+        note(!row.base.lost.is_empty(), "lost manifests");
+        note(row.base.fingerprint.is_none(), "not ours");
+        notes.extend(row.base.missing.iter().map(|platform| format!("lacks {platform}")));
+        let platforms: Vec<String> = row.base.platforms.keys().map(ToString::to_string).collect();
+        let digest = bases::short(&row.base.digest);
+        let size = ui::bytes(row.base.size);
+        let name = row.base.name();
+        lines.push([name, digest, row.age.clone(), size, platforms.join(" "), users(&row.used_by), notes.join(", ")]);
+    }
+    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..7).map(width).collect();
+    let print = |line: &[String; 7]| {
+        let cells: Vec<String> = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        format!("{}\n", cells.join("  ").trim_end())
+    };
+    lines.iter().map(print).collect()
+}
+
+/// The tags of the apps on a base: what they are for before what they are.
+fn used_by<'a>(survey: &'a Survey, base: &'a Base) -> Vec<&'a Tag> {
+    let names = survey.users(base).flat_map(|app| &app.names);
+    names.chain(survey.users(base).flat_map(|app| &app.marks)).collect()
+}
+
+/// The first three, and how many more.
+fn users(tags: &[&Tag]) -> String {
+    let first: Vec<String> = tags.iter().take(3).map(ToString::to_string).collect();
+    match (tags.len(), tags.len().saturating_sub(3)) {
+        (0, _) => "-".to_owned(),
+        (_, 0) => first.join(", "),
+        (_, more) => format!("{} and {more} more", first.join(", ")),
+    }
+}
+
+/// The bases on this machine: folders with an OCI layout each.
+struct Layouts {
+    verdicts: Vec<Verdict>,
+    gone: Vec<PathBuf>,
+}
+
+impl Layouts {
+    fn plan(tree: &Tree, mine: Option<Fingerprint>) -> Result<Self, Fault> {
+        let mine = mine.map(|mine| format!("base-{}-", mine.tag(tree.policy.base.tag_length)));
+        let mut found = layouts(&tree.images())?;
+        found.sort_by_key(|(_, made)| std::cmp::Reverse(*made));
+        let mut plan = Self { verdicts: Vec::new(), gone: Vec::new() };
+        for (index, (path, _)) in found.into_iter().enumerate() {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let reason = match (&mine, index) {
+                (Some(mine), _) if name.starts_with(mine.as_str()) => "this tree's".to_owned(),
+                (_, ..LAYOUTS) => format!("one of the newest {LAYOUTS} on this machine"),
+                _ => format!("not one of the newest {LAYOUTS} on this machine"),
+            };
+            let keep = !reason.starts_with("not");
+            let size = bytes_of(&path.join("blobs/sha256"));
+            plan.verdicts.push(Verdict {
+                digest: Digest::of(name.as_bytes()),
+                name,
+                size,
+                keep,
+                reasons: vec![reason],
+            });
+            if !keep {
+                plan.gone.push(path);
+            }
+        }
+        Ok(plan)
+    }
+
+    fn remove(&self) -> Result<(), Fault> {
+        for path in &self.gone {
+            process::interrupted()?;
+            // Renamed first: half a layout under its name would be taken for one.
+            let partial = path.with_extension("partial");
+            std::fs::rename(path, &partial)
+                .and_then(|()| std::fs::remove_dir_all(&partial))
+                .map_err(|error| Fault::build(format!("cannot remove `{}`", path.display())).cause(error))?;
+        }
+        if !self.gone.is_empty() {
+            ui::step("deleted", &format!("{} layouts on this machine", self.gone.len()));
+        }
+        Ok(())
+    }
+}
+
+fn layouts(folder: &Path) -> Result<Vec<(PathBuf, SystemTime)>, Fault> {
+    let cannot = |error| Fault::usage(format!("cannot read `{}`", folder.display())).cause(error);
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(cannot)?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(cannot)?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if !name.starts_with("base-") || path.extension().is_some() || !path.join("index.json").is_file() {
+            continue;
+        }
+        let made = std::fs::metadata(path.join("index.json")).and_then(|meta| meta.modified()).map_err(cannot)?;
+        found.push((path, made));
+    }
+    Ok(found)
+}
+
+fn bytes_of(folder: &Path) -> u64 {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.metadata().ok()).map(|meta| meta.len()).sum()
+}

@@ -1,0 +1,116 @@
+//! `stats`: reads the ledger, has it summed up, and shows it; or holds builds to what they took before.
+
+use crate::facts::Tree;
+use crate::fault::Fault;
+use crate::flags::{Format, Global, StatsFlags};
+use crate::ledger::{self, Record};
+use crate::lock::file;
+use crate::policy::ImageKind;
+use crate::reference::Digest;
+use crate::registry::{Answer, Client};
+use crate::stats::{self, Gate, chart, page};
+use crate::{process, publish, ui};
+use jiff::Timestamp;
+use std::collections::BTreeSet;
+use std::io::IsTerminal as _;
+
+/// Shows them, and then fails if the gate closes.
+pub fn run(global: &Global, flags: &StatsFlags) -> anyhow::Result<()> {
+    let tree = Tree::open(global)?;
+    let records = records(&tree, global, flags)?;
+    let until = Timestamp::now();
+    let since = Timestamp::from_second(until.as_second().saturating_sub(flags.since)).unwrap_or(Timestamp::UNIX_EPOCH);
+    let stats = stats::sum(&records, since, until);
+    let gate = flags.gate_factor.map(|factor| stats::gate(&records, usize::from(flags.gate_builds), factor));
+    match global.format {
+        Format::Json => {
+            let mut json = serde_json::to_value(&stats)?;
+            json["gate"] = serde_json::to_value(gate)?;
+            json["records"] = serde_json::to_value(&stats.records)?;
+            super::print(&format!("{}\n", serde_json::to_string_pretty(&json)?))?;
+        }
+        Format::Text | Format::Github => super::print(&chart::print(&stats, signs()))?,
+    }
+    if let Some(path) = &flags.html {
+        file::write(path, &page::print(&stats, &tree.policy.project.name))?;
+        ui::step("wrote", &format!("`{}`", path.display()));
+    }
+    match (gate, flags.gate_factor) {
+        (Some(gate), Some(factor)) => Ok(hold(gate, factor, flags.gate_builds)?),
+        _ => Ok(()),
+    }
+}
+
+/// Bars where a terminal shows them; what is read by a program gets plain signs.
+fn signs() -> chart::Signs {
+    let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+    match std::io::stdout().is_terminal() && !dumb {
+        true => chart::Signs::Unicode,
+        false => chart::Signs::Plain,
+    }
+}
+
+fn records(tree: &Tree, global: &Global, flags: &StatsFlags) -> Result<Vec<Record>, Fault> {
+    let read = ledger::file::read(&tree.root)?;
+    for (line, why) in &read.skipped {
+        ui::warn(&format!("{}:{line}: passed over, it is no record: {why}", ledger::PATH));
+    }
+    let mut records = read.records;
+    if flags.from_registry {
+        if global.offline {
+            return Err(Fault::usage("`--from-registry` asks a registry, and `--offline` asks none"));
+        }
+        let known: BTreeSet<(Timestamp, Option<String>)> =
+            records.iter().map(|record| (record.when, record.commit.clone())).collect();
+        let published = published(tree, &tree.client())?;
+        // A build in CI may have left its record on this disk as well.
+        records.extend(published.into_iter().filter(|record| !known.contains(&(record.when, record.commit.clone()))));
+        records.sort_by_key(|record| record.when);
+    }
+    Ok(records)
+}
+
+/// The records that travel with images.
+fn published(tree: &Tree, client: &Client) -> Result<Vec<Record>, Fault> {
+    let mut records = Vec::new();
+    for kind in [ImageKind::Base, ImageKind::App] {
+        let repository = tree.repository(kind);
+        let mut seen: BTreeSet<Digest> = BTreeSet::new();
+        for tag in client.tags(&repository)?.present().unwrap_or_default() {
+            process::interrupted()?;
+            let Answer::Present(head) = client.head(&repository, &tag)? else { continue };
+            if !seen.insert(head.digest) {
+                continue;
+            }
+            let Answer::Present(found) = publish::read(client, &repository, head.digest)? else { continue };
+            match found.notes.get(ledger::ANNOTATION).map(|line| ledger::parse_line(line)) {
+                Some(Ok(record)) => records.push(record),
+                Some(Err(why)) => ui::warn(&format!("`{}` carries no record: {why}", repository.tag(&tag))),
+                None => {}
+            }
+        }
+    }
+    Ok(records)
+}
+
+fn hold(gate: Gate, factor: f64, count: u16) -> Result<(), Fault> {
+    match gate {
+        Gate::TooFew { builds, needed } => {
+            ui::step("gate", &format!("open: {builds} fast builds are recorded, and {needed} are needed to compare"));
+            Ok(())
+        }
+        Gate::Compared { before, now, slower } => {
+            let (before, now) = (chart::seconds(before), chart::seconds(now));
+            if !slower {
+                ui::step(
+                    "gate",
+                    &format!("open: the last {count} fast builds took {now} (median), those before {before}"),
+                );
+                return Ok(());
+            }
+            Err(Fault::drift(format!("fast builds have become slower: {now} instead of {before} (medians of {count})"))
+                .cause(format!("more than {factor} times as long"))
+                .hint("`cargo xtask stats` shows the phases; the first slow build's commit is in `target/ledger/builds.jsonl`"))
+        }
+    }
+}

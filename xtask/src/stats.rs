@@ -1,0 +1,352 @@
+//! What builds have cost: sums, medians and the time saved, from records alone. Pure.
+//!
+//! Only what was measured is said: the time saved is measured against a `build-enhanced` that really ran, or not at all.
+
+pub mod chart;
+pub mod page;
+
+use crate::ledger::{Kind, Record};
+use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// What is shown.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Stats {
+    /// The first moment that counts.
+    #[serde(serialize_with = "text")]
+    pub since: Timestamp,
+    /// The moment of asking.
+    #[serde(serialize_with = "text")]
+    pub until: Timestamp,
+    /// Builds of that time, failed ones too.
+    pub builds: usize,
+    /// Of those, failed.
+    pub failed: usize,
+    /// Builds by day in UTC, from the first day with one to today.
+    pub days: Vec<Day>,
+    /// By kind, those that occur.
+    pub kinds: BTreeMap<Kind, Summary>,
+    /// The time saved.
+    pub saved: Saved,
+    /// Median seconds by phase of the fast builds, the longest first.
+    pub fast_phases: Vec<(String, f64)>,
+    /// The records themselves, oldest first.
+    #[serde(skip)]
+    pub records: Vec<Record>,
+}
+
+/// One day's builds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Day {
+    /// The day in UTC.
+    #[serde(serialize_with = "text")]
+    pub date: Date,
+    /// How many of each kind.
+    pub kinds: BTreeMap<Kind, usize>,
+}
+
+/// What builds of one kind took. Times are of those that came to their end.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Summary {
+    /// How many, failed ones too.
+    pub builds: usize,
+    /// Of those, failed.
+    pub failed: usize,
+    /// Seconds.
+    pub median: Option<f64>,
+    /// Seconds.
+    pub slowest: Option<f64>,
+    /// Compressed bytes sent by all of them, where they are known.
+    pub pushed: u64,
+}
+
+/// What the fast builds have saved.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "state")]
+pub enum Saved {
+    /// (enhanced - fast median) x fast builds.
+    Measured {
+        /// Seconds saved; negative where fast builds are the slower ones.
+        seconds: f64,
+        /// Seconds of the last `build-enhanced`.
+        enhanced: f64,
+        /// When that was.
+        #[serde(serialize_with = "text")]
+        measured: Timestamp,
+        /// Its steps that came from the build cache, of all: with many, the yardstick is a kind one.
+        cached: Option<[usize; 2]>,
+        /// Median seconds of the fast builds.
+        fast: f64,
+        /// How many of them.
+        builds: usize,
+    },
+    /// No `build-enhanced` was ever measured.
+    NoYardstick,
+    /// There is no fast build.
+    NoFastBuild,
+}
+
+fn text<S: serde::Serializer>(value: &impl std::fmt::Display, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(value)
+}
+
+/// The middle value; between two, their mean.
+pub fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
+    let mut sorted: Vec<f64> = values.into_iter().collect();
+    sorted.sort_by(f64::total_cmp);
+    let half = sorted.len() / 2;
+    match sorted.len() {
+        0 => None,
+        odd if odd % 2 == 1 => Some(sorted[half]),
+        // The mean without a sum that could overflow.
+        _ => Some(sorted[half - 1] + (sorted[half] - sorted[half - 1]) / 2.0),
+    }
+}
+
+/// Sums up. `records` are all there are: the yardstick may be older than `since`.
+pub fn sum(records: &[Record], since: Timestamp, until: Timestamp) -> Stats {
+    let mut recent: Vec<Record> =
+        records.iter().filter(|record| (since..=until).contains(&record.when)).cloned().collect();
+    recent.sort_by_key(|record| record.when);
+    let mut kinds: BTreeMap<Kind, Summary> = BTreeMap::new();
+    for kind in Kind::ALL {
+        let of_kind = || recent.iter().filter(move |record| record.decision == kind);
+        if of_kind().next().is_some() {
+            let times = || of_kind().filter(|record| record.counts()).map(|record| record.seconds);
+            let summary = Summary {
+                builds: of_kind().count(),
+                failed: of_kind().filter(|record| !record.counts()).count(),
+                median: median(times()),
+                slowest: times().max_by(f64::total_cmp),
+                pushed: of_kind().filter_map(|record| record.bytes.pushed).sum(),
+            };
+            kinds.insert(kind, summary);
+        }
+    }
+    Stats {
+        since,
+        until,
+        builds: recent.len(),
+        failed: recent.iter().filter(|record| !record.counts()).count(),
+        days: days(&recent, until),
+        saved: saved(records, kinds.get(&Kind::Fast), until),
+        fast_phases: fast_phases(&recent),
+        kinds,
+        records: recent,
+    }
+}
+
+fn day_of(time: Timestamp) -> Date {
+    time.to_zoned(TimeZone::UTC).date()
+}
+
+/// Every day from the first build on: days without builds are part of the picture.
+fn days(records: &[Record], until: Timestamp) -> Vec<Day> {
+    let mut counts: BTreeMap<Date, BTreeMap<Kind, usize>> = BTreeMap::new();
+    for record in records {
+        *counts.entry(day_of(record.when)).or_default().entry(record.decision).or_default() += 1;
+    }
+    let Some(first) = counts.keys().next().copied() else { return Vec::new() };
+    let last = day_of(until);
+    let all = first.series(jiff::Span::new().days(1)).take_while(|date| *date <= last);
+    all.map(|date| Day { date, kinds: counts.remove(&date).unwrap_or_default() }).collect()
+}
+
+fn saved(records: &[Record], fast: Option<&Summary>, until: Timestamp) -> Saved {
+    let Some((summary, fast)) = fast.and_then(|fast| Some((fast, fast.median?))) else { return Saved::NoFastBuild };
+    let measured = |record: &&Record| record.decision == Kind::Enhanced && record.counts() && record.when <= until;
+    match records.iter().filter(measured).max_by_key(|record| record.when) {
+        None => Saved::NoYardstick,
+        Some(record) => {
+            let builds = summary.builds - summary.failed;
+            let seconds = (record.seconds - fast) * builds as f64;
+            let (enhanced, measured, cached) = (record.seconds, record.when, record.steps);
+            Saved::Measured { seconds, enhanced, measured, cached, fast, builds }
+        }
+    }
+}
+
+fn fast_phases(records: &[Record]) -> Vec<(String, f64)> {
+    let mut phases: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    let fast: Vec<&Record> = records.iter().filter(|record| record.decision == Kind::Fast && record.counts()).collect();
+    for (name, seconds) in fast.iter().flat_map(|record| &record.phases) {
+        phases.entry(name).or_default().push(*seconds);
+    }
+    // A phase that a build did not have took no time in it.
+    let full = |mut times: Vec<f64>| {
+        times.resize(fast.len().max(times.len()), 0.0);
+        median(times).unwrap_or(0.0)
+    };
+    let mut medians: Vec<(String, f64)> = phases
+        .into_iter()
+        .map(|(name, times)| (name.to_owned(), full(times)))
+        .filter(|(_, time)| *time > 0.0)
+        .collect();
+    medians.sort_by(|one, other| other.1.total_cmp(&one.1).then(one.0.cmp(&other.0)));
+    medians
+}
+
+/// What the gate found.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "state")]
+pub enum Gate {
+    /// Too few fast builds to compare.
+    TooFew {
+        /// How many there are.
+        builds: usize,
+        /// How many are needed.
+        needed: usize,
+    },
+    /// Compared.
+    Compared {
+        /// Median seconds of the builds before.
+        before: f64,
+        /// Median seconds of the last ones.
+        now: f64,
+        /// Whether the last ones took more than so many times as long.
+        slower: bool,
+    },
+}
+
+/// Compares the last `count` fast builds with as many before.
+pub fn gate(records: &[Record], count: usize, factor: f64) -> Gate {
+    let mut fast: Vec<&Record> =
+        records.iter().filter(|record| record.decision == Kind::Fast && record.counts()).collect();
+    fast.sort_by_key(|record| record.when);
+    let times: Vec<f64> = fast.iter().rev().take(2 * count).map(|record| record.seconds).collect();
+    if times.len() < 2 * count {
+        return Gate::TooFew { builds: times.len(), needed: 2 * count };
+    }
+    let now = median(times[..count].iter().copied()).unwrap_or(0.0);
+    let before = median(times[count..].iter().copied()).unwrap_or(0.0);
+    Gate::Compared { before, now, slower: now > factor * before }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::ledger::tests::record;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    const HOUR: i64 = 3_600;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    /// Two days of a team: a base, fast builds, one that failed, one from scratch.
+    pub(crate) fn team() -> Stats {
+        let mut failed = record(Kind::Fast, 30 * HOUR, 60.0);
+        failed.failed = Some("the app does <not> start".to_owned());
+        let records = [
+            record(Kind::Enhanced, 1, 90.0),
+            record(Kind::BaseFast, 10 * HOUR, 40.0),
+            record(Kind::Fast, 11 * HOUR, 2.0),
+            record(Kind::Fast, 12 * HOUR, 4.0),
+            record(Kind::Fast, 60 * HOUR, 3.0),
+            failed,
+            record(Kind::Reused, 61 * HOUR, 0.2),
+        ];
+        sum(&records, at(5 * HOUR), at(72 * HOUR - 1))
+    }
+
+    #[test]
+    fn the_time_saved_is_measured_against_an_older_build_from_scratch() {
+        let stats = team();
+        assert_eq!((stats.builds, stats.failed, stats.days.len()), (6, 1, 3));
+        let Saved::Measured { seconds, enhanced, fast, builds, .. } = stats.saved else { panic!("{:?}", stats.saved) };
+        assert_eq!((seconds, enhanced, fast, builds), (261.0, 90.0, 3.0, 3));
+        assert_eq!(stats.kinds[&Kind::Fast].slowest, Some(4.0));
+    }
+
+    #[test]
+    fn without_a_yardstick_nothing_is_claimed() {
+        let fast = [record(Kind::Fast, HOUR, 2.0)];
+        assert_eq!(sum(&fast, at(0), at(2 * HOUR)).saved, Saved::NoYardstick);
+        let mut failed = record(Kind::Enhanced, 1, 90.0);
+        failed.failed = Some("no".to_owned());
+        assert_eq!(sum(&[fast[0].clone(), failed], at(0), at(2 * HOUR)).saved, Saved::NoYardstick);
+        assert_eq!(sum(&[], at(0), at(HOUR)).saved, Saved::NoFastBuild);
+    }
+
+    #[test]
+    fn a_phase_that_most_builds_lack_takes_no_time() {
+        let mut records: Vec<Record> = (1..=3).map(|second| record(Kind::Fast, second, 2.0)).collect();
+        records[0].phases.push(("app compile".to_owned(), 9.0));
+        assert_eq!(sum(&records, at(0), at(HOUR)).fast_phases, [("app build".to_owned(), 1.0)]);
+    }
+
+    #[track_caller]
+    fn compares(times: &[f64], factor: f64, expected: Option<bool>) {
+        let records: Vec<Record> =
+            times.iter().enumerate().map(|(index, time)| record(Kind::Fast, index as i64, *time)).collect();
+        let found = match gate(&records, 2, factor) {
+            Gate::TooFew { .. } => None,
+            Gate::Compared { slower, .. } => Some(slower),
+        };
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn the_gate_compares_the_last_with_those_before() {
+        compares(&[1.0, 1.0, 1.0], 1.5, None);
+        compares(&[1.0, 1.0, 1.4, 1.5], 1.5, Some(false));
+        compares(&[1.0, 1.0, 1.6, 1.6], 1.5, Some(true));
+        compares(&[9.0, 1.0, 1.0, 1.6, 1.6], 1.5, Some(true));
+        compares(&[2.0, 2.0, 1.0, 1.0], 1.0, Some(false));
+    }
+
+    fn records() -> impl Strategy<Value = Vec<Record>> {
+        vec((0_usize..6, 0_i64..1_000_000, 0.0..1e4_f64, any::<bool>()), 0..40).prop_map(|made| {
+            let one = |(kind, second, seconds, failed): (usize, i64, f64, bool)| {
+                let mut record = record(Kind::ALL[kind], second, seconds);
+                record.failed = failed.then(|| "no".to_owned());
+                record
+            };
+            made.into_iter().map(one).collect()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn every_build_is_counted_once(records in records(), since in 0_i64..1_000_000) {
+            let stats = sum(&records, at(since), at(1_000_000));
+            prop_assert_eq!(stats.builds, records.iter().filter(|record| record.when >= at(since)).count());
+            prop_assert_eq!(stats.builds, stats.kinds.values().map(|summary| summary.builds).sum::<usize>());
+            prop_assert_eq!(stats.builds, stats.days.iter().flat_map(|day| day.kinds.values()).sum::<usize>());
+            prop_assert_eq!(stats.failed, stats.kinds.values().map(|summary| summary.failed).sum::<usize>());
+        }
+
+        #[test]
+        fn the_order_of_records_says_nothing(records in records()) {
+            let mut turned = records.clone();
+            turned.reverse();
+            let (one, other) = (sum(&records, at(0), at(1_000_000)), sum(&turned, at(0), at(1_000_000)));
+            prop_assert_eq!((one.kinds, one.days, one.fast_phases), (other.kinds, other.days, other.fast_phases));
+        }
+
+        #[test]
+        fn a_median_lies_between_and_grows_with_its_values(values in vec(0.0..1e6_f64, 1..30), factor in 1.0..10.0_f64) {
+            let middle = median(values.iter().copied()).unwrap();
+            let below = values.iter().filter(|value| **value <= middle).count();
+            let above = values.iter().filter(|value| **value >= middle).count();
+            prop_assert!(2 * below >= values.len() && 2 * above >= values.len());
+            let grown = median(values.iter().map(|value| value * factor)).unwrap();
+            prop_assert!((grown - middle * factor).abs() <= 1e-6 * (1.0 + grown));
+        }
+
+        #[test]
+        fn the_gate_opens_for_builds_that_stay_as_they_are(time in 0.001..1e4_f64, factor in 1.0..5.0_f64, count in 1_usize..6) {
+            let same: Vec<Record> = (0..2 * count).map(|index| record(Kind::Fast, index as i64, time)).collect();
+            prop_assert_eq!(gate(&same, count, factor), Gate::Compared { before: time, now: time, slower: false });
+            let mut slower = same;
+            slower[count..].iter_mut().for_each(|record| record.seconds *= factor * 1.01);
+            let closed = matches!(gate(&slower, count, factor), Gate::Compared { slower: true, .. });
+            prop_assert!(closed);
+        }
+    }
+}

@@ -1,0 +1,355 @@
+//! The published bases, over the real binary and distribution's own registry: list, pin, rollback, prune.
+
+#![allow(clippy::disallowed_methods, reason = "the program under test, run as a person's shell would run it")]
+
+#[path = "support/real_registry.rs"]
+#[allow(dead_code, missing_docs, unreachable_pub)]
+mod real_registry;
+
+use real_registry::RealRegistry;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+use xtask::bases::{Question, survey};
+use xtask::key::Fingerprint;
+use xtask::oci::{Config, Descriptor, Execution, Manifest, RootFs, media_type};
+use xtask::publish::{self, CREATED, Publication, REVISION, platform_tag};
+use xtask::reference::{Digest, Platform, Repository, Tag};
+use xtask::registry::{Answer, Client, Options};
+
+/// A registry with a repository of ours, and a client of it.
+struct Scene {
+    registry: RealRegistry,
+    client: Client,
+    folder: tempfile::TempDir,
+    commits: [String; 2],
+}
+
+/// The platform of the repository's policy.
+fn platform() -> Platform {
+    "linux/amd64".parse().unwrap()
+}
+
+fn git(folder: &Path, args: &[&str]) -> String {
+    let identity = ["-c", "user.name=t", "-c", "user.email=t@example.com", "-c", "commit.gpgSign=false"];
+    let output = Command::new("git").current_dir(folder).args(identity).args(args).output().unwrap();
+    assert!(output.status.success(), "git {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+impl Scene {
+    fn new() -> Option<Self> {
+        let registry = RealRegistry::start(false)?;
+        let folder = tempfile::tempdir().unwrap();
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let files = "images.toml dockerfiles requirements-enhanced.txt requirements-enhanced.lock Cargo.toml Cargo.lock autoscaler";
+        for name in files.split(' ') {
+            let status = Command::new("cp").arg("-r").arg(source.join(name)).arg(folder.path()).status().unwrap();
+            assert!(status.success(), "cannot copy {name}");
+        }
+        // The binary's key is read from the whole workspace's manifests.
+        std::fs::create_dir(folder.path().join("xtask")).unwrap();
+        std::fs::copy(source.join("xtask/Cargo.toml"), folder.path().join("xtask/Cargo.toml")).unwrap();
+        // A pinned root asks nobody.
+        let pin = format!(
+            "[root]\nimage = \"docker.io/library/python:3.12-slim\"\n[root.platforms]\n\"linux/amd64\" = \"{}\"\n",
+            Digest::of(b"root")
+        );
+        std::fs::write(folder.path().join("images.lock"), pin).unwrap();
+        git(folder.path(), &["init", "-q", "-b", "main"]);
+        git(folder.path(), &["add", "."]);
+        git(folder.path(), &["commit", "-q", "-m", "one"]);
+        let first = git(folder.path(), &["rev-parse", "HEAD"]);
+        git(folder.path(), &["commit", "-q", "--allow-empty", "-m", "two"]);
+        let commits = [first, git(folder.path(), &["rev-parse", "HEAD"])];
+        Some(Self { registry, client: Client::new(Options::default()), folder, commits })
+    }
+
+    fn repository(&self, name: &str) -> Repository {
+        format!("{}/{name}", self.registry.address).parse().unwrap()
+    }
+
+    fn xtask(&self, args: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_xtask"))
+            .args(["--root", self.folder.path().to_str().unwrap(), "--registry", &self.registry.address.to_string()])
+            .args(args)
+            .env_remove("CI")
+            .output()
+            .unwrap()
+    }
+
+    #[track_caller]
+    fn says(&self, args: &[&str], exit: i32, parts: &[&str]) -> String {
+        let output = self.xtask(args);
+        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert_eq!(output.status.code(), Some(exit), "{said}");
+        for part in parts {
+            assert!(said.contains(part), "`{part}` is not in\n{said}");
+        }
+        said
+    }
+
+    fn blob(&self, repository: &Repository, media_type: &str, content: &[u8]) -> Descriptor {
+        let digest = Digest::of(content);
+        self.client.upload(repository, &digest, content.len() as u64, &content.to_vec()).unwrap();
+        Descriptor::new(media_type, digest, content.len() as u64)
+    }
+
+    /// Pushes one platform's manifest as an engine does.
+    fn push(
+        &self,
+        repository: &Repository,
+        tag: &Tag,
+        platform: &Platform,
+        labels: BTreeMap<String, String>,
+    ) -> Digest {
+        let layer = self.blob(repository, media_type::LAYER_GZIP, format!("layer of {tag} {platform}").as_bytes());
+        let config = Config {
+            created: None,
+            architecture: platform.architecture.clone(),
+            variant: None,
+            os: platform.os.clone(),
+            config: Execution { labels, ..Execution::default() },
+            rootfs: RootFs::new(vec![layer.digest]),
+            history: Vec::new(),
+            other: BTreeMap::new(),
+        };
+        let config = self.blob(repository, media_type::CONFIG, &serde_json::to_vec(&config).unwrap());
+        let bytes = serde_json::to_vec(&Manifest::new(config, vec![layer])).unwrap();
+        self.client.put_manifest(repository, platform_tag(tag, platform), media_type::MANIFEST, &bytes).unwrap()
+    }
+
+    /// Publishes an image as a build does. Returns its tag, its digest and its platform's manifest.
+    fn publish(
+        &self,
+        repository: &str,
+        name: &str,
+        days: i64,
+        commit: &str,
+        tags: &[&str],
+        on: Option<Digest>,
+    ) -> Image {
+        self.publish_for(repository, name, days, commit, tags, on, &platform())
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "what a test says of an image, in one line")]
+    fn publish_for(
+        &self,
+        repository: &str,
+        name: &str,
+        days: i64,
+        commit: &str,
+        tags: &[&str],
+        on: Option<Digest>,
+        platform: &Platform,
+    ) -> Image {
+        let repository = self.repository(repository);
+        let fingerprint: Fingerprint = Digest::of(name.as_bytes()).hex().parse().unwrap();
+        let tag = fingerprint.tag(12);
+        let created = jiff::Timestamp::now() - jiff::SignedDuration::from_hours(24 * days);
+        let mut labels = BTreeMap::new();
+        labels.insert(REVISION.to_owned(), commit.to_owned());
+        labels.insert(CREATED.to_owned(), created.to_string());
+        let notes = publish::notes(&fingerprint, "{}".to_owned(), &labels);
+        if let Some(base) = on {
+            publish::base_labels(&mut labels, "base", &base);
+        }
+        let manifest = self.push(&repository, &tag, platform, labels);
+        let built = BTreeMap::from([(platform.clone(), manifest)]);
+        let publication =
+            Publication { repository: &repository, fingerprint, tag: tag.clone(), built, notes, replace: false };
+        let digest = publish::publish(&self.client, &publication).unwrap().published.digest;
+        for name in tags {
+            publish::tag(&self.client, &repository, digest, &name.parse().unwrap()).unwrap();
+        }
+        Image { tag: tag.to_string(), digest, manifest }
+    }
+
+    fn stands(&self, repository: &str, name: &str) -> Option<Digest> {
+        let repository = self.repository(repository);
+        let head = match name.parse::<Digest>() {
+            Ok(digest) => self.client.head(&repository, digest),
+            Err(_) => self.client.head(&repository, name.parse::<Tag>().unwrap()),
+        };
+        head.unwrap().present().map(|head| head.digest)
+    }
+}
+
+struct Image {
+    tag: String,
+    digest: Digest,
+    manifest: Digest,
+}
+
+#[test]
+fn a_base_is_listed_with_who_stands_on_it() {
+    let Some(scene) = Scene::new() else { return };
+    scene.says(&["base", "list"], 0, &["has no base"]);
+    let base = scene.publish("autoscaler-base", "one", 3, &scene.commits[0], &["latest"], None);
+    let arm = "linux/arm64".parse().unwrap();
+    let partial = scene.publish_for("autoscaler-base", "two", 2, &scene.commits[1], &[], None, &arm);
+    scene.publish("autoscaler", "app", 1, &scene.commits[1], &["main", "1.2.3"], Some(base.manifest));
+    let said = scene.says(&["base", "list"], 0, &["lacks linux/amd64", "3 days", "1.2.3, main"]);
+    let line = said.lines().find(|line| line.starts_with(&base.tag)).unwrap();
+    assert!(line.ends_with("latest") && line.contains("1.2.3, main"), "{line}");
+    let json = scene.xtask(&["base", "list", "--format", "json"]);
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!((&json[0]["complete"], &json[1]["complete"]), (&false.into(), &true.into()));
+    assert_eq!((json[0]["digest"].as_str(), &json[1]["latest"]), (Some(&*partial.digest.to_string()), &true.into()));
+    assert_eq!(json[1]["used_by"][0], "1.2.3");
+    assert_eq!(json[1]["this_tree"], false);
+    scene.says(&["base", "list", "--offline"], 2, &["`--offline` asks none"]);
+}
+
+#[test]
+fn fifty_apps_are_listed_in_less_than_a_second() {
+    let Some(scene) = Scene::new() else { return };
+    let bases: Vec<Image> =
+        (0..4).map(|n| scene.publish("autoscaler-base", &format!("base {n}"), n, "c", &[], None)).collect();
+    for number in 0..50 {
+        let on = bases[number % 4].manifest;
+        scene.publish("autoscaler", &format!("app {number}"), 1, "c", &[&format!("branch-{number}")], Some(on));
+    }
+    let (bases, apps) = (scene.repository("autoscaler-base"), scene.repository("autoscaler"));
+    let began = Instant::now();
+    let found = survey(&Question {
+        client: &scene.client,
+        bases: &bases,
+        apps: &apps,
+        platforms: &[platform()],
+        tag_length: 12,
+        referrers: false,
+    })
+    .unwrap();
+    let took = began.elapsed();
+    println!("54 images were surveyed in {took:?}");
+    assert_eq!((found.bases.len(), found.apps.len(), found.strays.len()), (4, 50, 0));
+    assert!(found.bases.iter().all(|base| found.users(base).count() >= 12));
+    assert!(took < Duration::from_secs(1), "{took:?}");
+}
+
+#[test]
+fn a_prune_deletes_what_nothing_refers_to_and_nothing_else() {
+    let Some(scene) = Scene::new() else { return };
+    let newest = scene.publish("autoscaler-base", "newest", 1, "c", &["latest"], None);
+    let used = scene.publish("autoscaler-base", "used", 90, "c", &[], None);
+    let named = scene.publish("autoscaler-base", "named", 91, "c", &["release"], None);
+    let unused = scene.publish("autoscaler-base", "unused", 92, "c", &[], None);
+    let stale = scene.publish("autoscaler-base", "stale", 93, "c", &[], None);
+    scene.publish("autoscaler", "app", 80, "c", &["1.0.0"], Some(used.manifest));
+    let old = scene.publish("autoscaler", "old app", 80, "c", &[], Some(stale.manifest));
+    let stray = scene.push(
+        &scene.repository("autoscaler-base"),
+        &"aaaaaaaaaaaa".parse().unwrap(),
+        &platform(),
+        BTreeMap::from([(CREATED.to_owned(), "2020-01-01T00:00:00Z".to_owned())]),
+    );
+    let plan = ["base", "prune", "--keep", "1"];
+    let said = scene.says(
+        &plan,
+        0,
+        &[
+            "the app `1.0.0` stands on it",
+            "the tag `release` names it",
+            "no app stands on it",
+            "it keeps its own layers",
+            "the build that pushed it was ended",
+            "nothing was deleted",
+        ],
+    );
+    assert!(scene.stands("autoscaler-base", &unused.tag).is_some(), "{said}");
+    scene.says(&[&plan[..], &["--yes"]].concat(), 0, &["deleted 5 manifests", "this registry deletes no tags"]);
+    for gone in [&unused, &stale] {
+        for name in [gone.tag.clone(), gone.digest.to_string(), gone.manifest.to_string()] {
+            assert_eq!(scene.stands("autoscaler-base", &name), None, "{name}");
+        }
+    }
+    assert_eq!(scene.stands("autoscaler-base", &stray.to_string()), None);
+    for kept in [&newest, &used, &named] {
+        let base = scene.repository("autoscaler-base");
+        let found = publish::read(&scene.client, &base, kept.tag.parse::<Tag>().unwrap()).unwrap().present().unwrap();
+        assert_eq!(found.digest, kept.digest);
+        assert_eq!(scene.stands("autoscaler-base", &kept.manifest.to_string()), Some(kept.manifest));
+    }
+    // The app whose base went is whole: its layers are in its own repository.
+    let apps = scene.repository("autoscaler");
+    let manifest = publish::read_manifest(&scene.client, &apps, old.manifest).unwrap();
+    assert!(manifest.layers.iter().all(|layer| scene.client.has_blob(&apps, &layer.digest).unwrap()));
+    let again = scene.says(&[&plan[..], &["--yes"]].concat(), 0, &[]);
+    assert!(!again.contains("deleted") && !again.contains("delete `"), "{again}");
+}
+
+#[test]
+fn a_manifest_that_two_bases_share_stays_while_one_of_them_does() {
+    let Some(scene) = Scene::new() else { return };
+    let repository = scene.repository("autoscaler-base");
+    let kept = scene.publish("autoscaler-base", "kept", 1, "c", &["latest"], None);
+    let fingerprint: Fingerprint = Digest::of(b"other").hex().parse().unwrap();
+    let notes = BTreeMap::from([(CREATED.to_owned(), "2020-01-01T00:00:00Z".to_owned())]);
+    let publication = Publication {
+        repository: &repository,
+        fingerprint,
+        tag: fingerprint.tag(12),
+        built: BTreeMap::from([(platform(), kept.manifest)]),
+        notes: publish::notes(&fingerprint, "{}".to_owned(), &notes),
+        replace: false,
+    };
+    let other = publish::publish(&scene.client, &publication).unwrap().published.digest;
+    scene.says(&["base", "prune", "--keep", "1", "--yes"], 0, &["deleted 1 manifests"]);
+    assert_eq!(scene.stands("autoscaler-base", &other.to_string()), None);
+    assert_eq!(scene.stands("autoscaler-base", &kept.manifest.to_string()), Some(kept.manifest));
+}
+
+#[test]
+fn latest_goes_back_only_when_it_is_told_to_and_to_what_is_whole() {
+    let Some(scene) = Scene::new() else { return };
+    let old = scene.publish("autoscaler-base", "old", 9, &scene.commits[0], &[], None);
+    let side = scene.publish("autoscaler-base", "side", 8, &format!("{}-dirty", scene.commits[0]), &[], None);
+    let arm = "linux/arm64".parse().unwrap();
+    let partial = scene.publish_for("autoscaler-base", "partial", 7, &scene.commits[0], &[], None, &arm);
+    let new = scene.publish("autoscaler-base", "new", 1, &scene.commits[1], &["latest"], None);
+    scene.says(&["base", "rollback"], 0, &[&new.tag, &old.tag, "moves `latest` forwards again", "`--yes` does it"]);
+    assert_eq!(scene.stands("autoscaler-base", "latest"), Some(new.digest));
+    scene.says(&["base", "rollback", &partial.tag, "--yes"], 2, &["is not complete", "it lacks linux/amd64"]);
+    scene.says(&["base", "rollback", "--yes"], 0, &["moved"]);
+    assert_eq!(scene.stands("autoscaler-base", "latest"), Some(old.digest));
+    scene.says(&["base", "rollback", "--yes"], 2, &["no complete base of an earlier commit"]);
+    scene.says(&["base", "rollback", &side.tag, "--yes"], 0, &["moved"]);
+    assert_eq!(scene.stands("autoscaler-base", "latest"), Some(side.digest));
+}
+
+#[test]
+fn a_pinned_base_is_used_whatever_the_requirements_say() {
+    let Some(scene) = Scene::new() else { return };
+    let base = scene.publish("autoscaler-base", "one", 3, &scene.commits[0], &["latest"], None);
+    let file = scene.folder.path().join("images.lock");
+    let before = std::fs::read_to_string(&file).unwrap();
+    scene.says(&["base", "pin", "nosuch"], 2, &["no base `nosuch` is in the registry"]);
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), before);
+    scene.says(&["base", "pin"], 0, &["wrote `images.lock`", &base.tag]);
+    let pinned = std::fs::read_to_string(&file).unwrap();
+    assert!(pinned.contains(&format!("[base]\ndigest = \"{}\"", base.digest)) && pinned.contains("[root.platforms]"));
+    scene.says(&["base", "list"], 0, &["latest, pinned"]);
+    scene.says(&["build-base"], 2, &["the base is pinned", "cargo xtask base pin --remove"]);
+    // The requirements change, which would ask for another base.
+    std::fs::write(scene.folder.path().join("requirements-enhanced.txt"), "six\n").unwrap();
+    let plan = scene.says(&["build", "--push", "--dry-run"], 0, &["pinned", "reusing base"]);
+    assert!(
+        plan.contains(&format!("BASE_IMAGE={}", scene.repository("autoscaler-base").digest(base.manifest))),
+        "{plan}"
+    );
+    scene.says(&["build", "--offline", "--dry-run"], 2, &["a pinned base is the registry's"]);
+    scene.says(&["base", "pin", "--remove"], 0, &["builds follow the requirements again"]);
+    assert!(!std::fs::read_to_string(&file).unwrap().contains("[base]"));
+    scene.says(&["base", "pin", "--remove"], 0, &["no base is pinned"]);
+    // One that the registry lost is no reason to build another in silence.
+    scene.says(&["base", "pin"], 0, &[]);
+    scene.client.delete_manifest(&scene.repository("autoscaler-base"), base.digest).unwrap();
+    scene.says(
+        &["build", "--push", "--dry-run"],
+        2,
+        &["is not in the registry", "needed by: `[base]` of `images.lock`"],
+    );
+    assert_eq!(scene.client.head(&scene.repository("autoscaler-base"), base.digest).unwrap(), Answer::Absent);
+}
