@@ -20,8 +20,9 @@ use crate::reference::Platform;
 use crate::registry::Client;
 use crate::report::{ImageReport, Report};
 use jiff::Timestamp;
-use record::Trace;
+use record::{Seen, Trace};
 use std::cell::{OnceCell, RefCell};
+use std::sync::Mutex;
 use std::time::Instant;
 
 /// What is to be built.
@@ -59,6 +60,8 @@ struct Session<'a> {
     /// The same moment on the calendar.
     when: Timestamp,
     trace: RefCell<Trace>,
+    /// Written beside the build, by another thread.
+    seen: Mutex<Seen>,
 }
 
 impl<'a> Session<'a> {
@@ -83,7 +86,18 @@ impl<'a> Session<'a> {
         }
         let wish = Wish { push: flags.push, platforms, force: flags.force, no_latest: flags.no_latest };
         let client = tree.client();
-        Ok(Self { tree, global, flags, wish, client, docker: OnceCell::new(), began, when, trace: RefCell::default() })
+        Ok(Self {
+            tree,
+            global,
+            flags,
+            wish,
+            client,
+            docker: OnceCell::new(),
+            began,
+            when,
+            trace: RefCell::default(),
+            seen: Mutex::default(),
+        })
     }
 
     fn plan_and_execute(&self, target: Target) -> Result<Vec<ImageReport>, Fault> {
