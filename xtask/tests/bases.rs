@@ -330,6 +330,9 @@ fn a_pinned_base_is_used_whatever_the_requirements_say() {
     assert!(pinned.contains(&format!("[base]\ndigest = \"{}\"", base.digest)) && pinned.contains("[root.platforms]"));
     scene.says(&["base", "list"], 0, &["latest, pinned"]);
     scene.says(&["build-base"], 2, &["the base is pinned", "cargo xtask base pin --remove"]);
+    let doctor = scene.xtask(&["doctor"]);
+    let doctor = String::from_utf8_lossy(&doctor.stderr);
+    assert!(doctor.contains("note pinned base: builds use"), "{doctor}");
     // The requirements change, which would ask for another base.
     std::fs::write(scene.folder.path().join("requirements-enhanced.txt"), "six\n").unwrap();
     let plan = scene.says(&["build", "--push", "--dry-run"], 0, &["pinned", "reusing base"]);
