@@ -116,9 +116,7 @@ impl Server {
     async fn latest(&self) -> Result<Arc<(History, Forecast)>, Failure> {
         let mut latest = self.latest.lock().await;
         let version = file_version(&self.show.history);
-        if let Some(known) = latest.as_ref()
-            && known.version == version
-        {
+        if let Some(known) = latest.as_ref().filter(|known| known.version == version) {
             return Ok(Arc::clone(&known.shown));
         }
         let started = Instant::now();

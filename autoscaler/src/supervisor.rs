@@ -146,9 +146,7 @@ impl Supervisor {
         while seat.failures.front().is_some_and(|oldest| *oldest + self.restarts.window <= now) {
             seat.failures.pop_front();
         }
-        if let Some(next) = self.restarts.next_start(&seat.failures)
-            && next > now
-        {
+        if let Some(next) = self.restarts.next_start(&seat.failures).filter(|next| *next > now) {
             if next > deadline {
                 return Err(WorkerError::Resting { again_in: next - now, last: seat.last.clone() });
             }

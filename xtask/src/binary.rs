@@ -2,6 +2,7 @@
 //!
 //! The recipe's key is read from files alone, so that a build which needs no new binary starts no compiler.
 
+use crate::context::{ContextPath, Files};
 use crate::fault::{Exit, Fault};
 use crate::key::BinaryKey;
 use crate::policy::{Binary, RelPath, Version};
@@ -11,7 +12,9 @@ use crate::ui;
 use object::read::elf::FileHeader as _;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -22,8 +25,12 @@ pub fn staged(platform: &Platform, binary: &Binary) -> RelPath {
 
 /// The key of the binary's recipe, from the repository's files. `copied` says which of them are in the image as they are:
 /// these count for the image already, and an edit of one is no edit of the program.
-pub fn key(root: &Path, binary: &Binary, copied: &dyn Fn(&Path) -> bool) -> Result<BinaryKey, Fault> {
-    let lock = read_lock(root)?;
+pub fn key<F: Files + ?Sized>(
+    repository: &F,
+    binary: &Binary,
+    copied: &dyn Fn(&Path) -> bool,
+) -> Result<BinaryKey, Fault> {
+    let lock = read_lock(repository)?;
     let reached = reach(&lock, &binary.package)
         .ok_or_else(|| Fault::usage(format!("`Cargo.lock` holds no package `{}`", binary.package)).hint(LOCK_HINT))?;
     let crates: Vec<String> =
@@ -31,13 +38,13 @@ pub fn key(root: &Path, binary: &Binary, copied: &dyn Fn(&Path) -> bool) -> Resu
     // Packages of the workspace have no source; their files count instead of a checksum.
     let own: BTreeSet<&str> = reached.iter().filter(|p| p.source.is_none()).map(|p| p.name.as_str()).collect();
     let mut files = Vec::new();
-    for (name, folder) in members(root)? {
+    for (name, folder) in members(repository)? {
         if own.contains(name.as_str()) {
-            collect(root, &folder, &mut files)?;
+            collect(repository, &folder, &mut files)?;
         }
     }
     for name in ["Cargo.toml", ".cargo/config.toml"] {
-        if root.join(name).is_file() {
+        if repository.has_file(Path::new(name)) {
             files.push(PathBuf::from(name));
         }
     }
@@ -45,14 +52,14 @@ pub fn key(root: &Path, binary: &Binary, copied: &dyn Fn(&Path) -> bool) -> Resu
     files.sort();
     let mut sources = String::new();
     for file in files {
-        let bytes = fs::read(root.join(&file)).map_err(|error| cannot_read(&file, error))?;
+        let bytes = repository.read(&file)?.ok_or_else(|| cannot_read(&file, "no such file"))?;
         let name = file.to_string_lossy();
         sources += &format!("{} {name} {}\n", name.len(), Digest::of(&bytes));
     }
     Ok(BinaryKey {
         name: format!("{}/{}", binary.package, binary.name),
         profile: binary.profile.clone(),
-        toolchain: toolchain(root)?,
+        toolchain: toolchain(repository)?,
         crates: Digest::of(crates.join("\n").as_bytes()),
         sources: Digest::of(sources.as_bytes()),
     })
@@ -80,9 +87,9 @@ struct Locked {
     dependencies: Vec<String>,
 }
 
-fn read_lock(root: &Path) -> Result<CargoLock, Fault> {
+fn read_lock<F: Files + ?Sized>(repository: &F) -> Result<CargoLock, Fault> {
     let path = Path::new("Cargo.lock");
-    let text = fs::read_to_string(root.join(path)).map_err(|error| cannot_read(path, error).hint(LOCK_HINT))?;
+    let text = repository.text(path).map_err(|fault| fault.hint(LOCK_HINT))?;
     toml::from_str(&text).map_err(|error| cannot_read(path, error.message()).hint(LOCK_HINT))
 }
 
@@ -114,7 +121,7 @@ fn reach<'l>(lock: &'l CargoLock, name: &str) -> Option<Vec<&'l Locked>> {
 }
 
 /// The packages of the workspace, by name, with their folders.
-fn members(root: &Path) -> Result<Vec<(String, PathBuf)>, Fault> {
+fn members<F: Files + ?Sized>(repository: &F) -> Result<Vec<(String, PathBuf)>, Fault> {
     #[derive(Deserialize)]
     struct Manifest {
         workspace: Option<Workspace>,
@@ -131,7 +138,7 @@ fn members(root: &Path) -> Result<Vec<(String, PathBuf)>, Fault> {
     }
     let manifest = |folder: &Path| -> Result<Manifest, Fault> {
         let path = folder.join("Cargo.toml");
-        let text = fs::read_to_string(root.join(&path)).map_err(|error| cannot_read(&path, error))?;
+        let text = repository.text(&path)?;
         toml::from_str(&text).map_err(|error| cannot_read(&path, error.message()))
     };
     let top = manifest(Path::new(""))?;
@@ -141,9 +148,11 @@ fn members(root: &Path) -> Result<Vec<(String, PathBuf)>, Fault> {
         match member.strip_suffix("/*") {
             // The one form of glob that workspaces are written with.
             Some(parent) => {
-                let entries = fs::read_dir(root.join(parent)).map_err(|error| cannot_read(Path::new(parent), error))?;
-                for entry in entries.flatten().filter(|entry| entry.path().join("Cargo.toml").is_file()) {
-                    folders.push(Path::new(parent).join(entry.file_name()));
+                for entry in repository.list(&ContextPath::new(parent.trim_end_matches('/')))? {
+                    let folder = Path::new(parent).join(OsStr::from_bytes(&entry.name));
+                    if repository.has_file(&folder.join("Cargo.toml")) {
+                        folders.push(folder);
+                    }
                 }
             }
             None => folders.push(PathBuf::from(member)),
@@ -158,28 +167,24 @@ fn members(root: &Path) -> Result<Vec<(String, PathBuf)>, Fault> {
 }
 
 /// The files of a package that can reach its binary: all but tests, documents and what other languages leave behind.
-fn collect(root: &Path, folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), Fault> {
+fn collect<F: Files + ?Sized>(repository: &F, folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), Fault> {
     const NOT_COMPILED: [&str; 7] =
         ["tests", "benches", "examples", "target", "__pycache__", ".pytest_cache", "node_modules"];
-    let entries = fs::read_dir(root.join(folder)).map_err(|error| cannot_read(folder, error))?;
-    for entry in entries {
-        let entry = entry.map_err(|error| cannot_read(folder, error))?;
-        let name = entry.file_name();
-        let text = name.to_string_lossy();
-        let path = folder.join(&name);
-        let kind = entry.file_type().map_err(|error| cannot_read(&path, error))?;
-        if kind.is_dir() {
+    for entry in repository.list(&ContextPath::new(folder.as_os_str().as_bytes()))? {
+        let text = String::from_utf8_lossy(&entry.name);
+        let path = folder.join(OsStr::from_bytes(&entry.name));
+        if entry.is_dir {
             if !NOT_COMPILED.contains(&text.as_ref()) && !text.starts_with('.') {
-                collect(root, &path, files)?;
+                collect(repository, &path, files)?;
             }
-        } else if root.join(&path).is_file() && !text.ends_with(".md") && !text.ends_with(".pyc") {
+        } else if repository.has_file(&path) && !text.ends_with(".md") && !text.ends_with(".pyc") {
             files.push(path);
         }
     }
     Ok(())
 }
 
-fn toolchain(root: &Path) -> Result<String, Fault> {
+fn toolchain<F: Files + ?Sized>(repository: &F) -> Result<String, Fault> {
     #[derive(Deserialize)]
     struct File {
         toolchain: Toolchain,
@@ -188,7 +193,7 @@ fn toolchain(root: &Path) -> Result<String, Fault> {
     struct Toolchain {
         channel: String,
     }
-    if let Ok(text) = fs::read_to_string(root.join("rust-toolchain.toml"))
+    if let Ok(Some(text)) = repository.read_text(Path::new("rust-toolchain.toml"))
         && let Ok(file) = toml::from_str::<File>(&text)
     {
         // `stable` moves under its name; a number does not.
@@ -196,7 +201,9 @@ fn toolchain(root: &Path) -> Result<String, Fault> {
             return Ok(file.toolchain.channel);
         }
     }
-    Command::new("rustc").arg("-V").current_dir(root).read(Exit::Missing)
+    let hint = "pin the toolchain in `rust-toolchain.toml`, or install Rust: https://rustup.rs";
+    let rustc = process::find("rustc", "the app's fingerprint: it has the compiler's version", hint)?;
+    Command::new(rustc).arg("-V").current_dir(repository.place()).read(Exit::Missing)
 }
 
 /// Compiles the binary for a platform and stages it in the build context. Says how long it took.

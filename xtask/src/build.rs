@@ -8,7 +8,7 @@ mod foundation;
 mod planning;
 mod record;
 
-pub use foundation::{debian_recipe, resolve_root};
+pub use foundation::{debian_recipe, impatient, resolve_root};
 pub use planning::{base_fingerprint, pinned_base};
 
 use crate::docker::Docker;
@@ -40,7 +40,7 @@ pub enum Target {
 
 /// Builds, publishes if asked to, and reports. With `dry_run` says what would be done instead, and returns no images.
 pub fn run(global: &Global, flags: &BuildFlags, target: Target) -> Result<Report, Fault> {
-    let session = Session::open(global, flags)?;
+    let session = Session::open(global, flags, target)?;
     let done = session.plan_and_execute(target);
     if !flags.dry_run {
         session.append_record(done.as_ref().err());
@@ -54,6 +54,8 @@ struct Session<'a> {
     global: &'a Global,
     flags: &'a BuildFlags,
     wish: Wish,
+    /// A root from Debian's packages is made anew: the newest packages are what `--force` of a base is for.
+    fresh_root: bool,
     client: Client,
     docker: OnceCell<Docker>,
     began: Instant,
@@ -65,10 +67,14 @@ struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    fn open(global: &'a Global, flags: &'a BuildFlags) -> Result<Self, Fault> {
+    fn open(global: &'a Global, flags: &'a BuildFlags, target: Target) -> Result<Self, Fault> {
         let (began, when) = (Instant::now(), Timestamp::now());
         if flags.push && global.offline {
             return Err(Fault::usage("`--push` publishes to a registry, and `--offline` asks none"));
+        }
+        if let (Some(builder), false) = (&flags.builder, flags.push) {
+            return Err(Fault::usage(format!("what `{builder}` builds does not come to this machine's Docker"))
+                .hint("add `--push`: the image then goes from the builder to the registry"));
         }
         let tree = Tree::open(global)?;
         let platforms = match (flags.platform.as_slice(), flags.push) {
@@ -86,11 +92,13 @@ impl<'a> Session<'a> {
         }
         let wish = Wish { push: flags.push, platforms, force: flags.force, no_latest: flags.no_latest };
         let client = tree.client();
+        let fresh_root = flags.force && !flags.dry_run && matches!(target, Target::Base | Target::App);
         Ok(Self {
             tree,
             global,
             flags,
             wish,
+            fresh_root,
             client,
             docker: OnceCell::new(),
             began,
@@ -114,6 +122,10 @@ impl<'a> Session<'a> {
             return Ok(docker);
         }
         let docker = Docker::find(&self.tree.root)?;
+        let docker = match &self.flags.builder {
+            Some(name) => docker.reaching(name)?,
+            None => docker,
+        };
         Ok(self.docker.get_or_init(|| docker))
     }
 }

@@ -4,12 +4,14 @@
 //! revision can be read by the same rules. Owners and times are no part of an entry: BuildKit gives files of a local context
 //! to root, and looks at no time.
 
+mod files;
 mod path;
 mod selection;
 #[cfg(test)]
 mod tests;
 mod walk;
 
+pub use files::{Files, Named};
 pub use path::ContextPath;
 pub use selection::{Found, Selection, Tree, select};
 
@@ -52,14 +54,12 @@ pub struct Entry {
     pub digest: Option<Digest>,
 }
 
-/// The ignore file that BuildKit takes for a Dockerfile (`path` below `root`): the one beside it, else `.dockerignore`.
+/// The ignore file that BuildKit takes for a Dockerfile (a path below the root): the one beside it, else `.dockerignore`.
 /// Returns its path too, where there is one.
-pub fn ignore_file(root: &Path, dockerfile: &str) -> Result<(Option<String>, Ignore), Fault> {
+pub fn ignore_file<F: Files + ?Sized>(files: &F, dockerfile: &str) -> Result<(Option<String>, Ignore), Fault> {
     for candidate in [format!("{dockerfile}.dockerignore"), ".dockerignore".to_owned()] {
-        match std::fs::read(root.join(&candidate)) {
-            Ok(text) => return Ok((Some(candidate.clone()), Ignore::parse(&candidate, &text)?)),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(Fault::usage(format!("cannot read `{candidate}`")).cause(error)),
+        if let Some(text) = files.read(Path::new(&candidate))? {
+            return Ok((Some(candidate.clone()), Ignore::parse(&candidate, &text)?));
         }
     }
     Ok((None, Ignore::none()))
@@ -77,17 +77,17 @@ pub fn read(
 }
 
 /// The same for sources that are already known.
-pub fn read_sources(root: &Path, sources: &[Source], ignore: &Ignore) -> Result<Vec<Entry>, Fault> {
+pub fn read_sources<F: Files + ?Sized>(files: &F, sources: &[Source], ignore: &Ignore) -> Result<Vec<Entry>, Fault> {
     // A link leads to paths that no source names; each round learns of more, and the last learns of none.
     let mut linked = BTreeSet::new();
     loop {
-        let tree = walk::walk(root, sources, &linked, ignore)?;
+        let tree = walk::walk(files, sources, &linked, ignore)?;
         let selection = select(&tree, sources, ignore)?;
         let before = linked.len();
         linked.extend(selection.linked());
         if linked.len() == before {
             let paths = selection.complete(sources, ignore)?;
-            return entries(root, &tree, paths);
+            return entries(files, &tree, paths);
         }
     }
 }
@@ -120,8 +120,8 @@ pub fn as_in_git(entries: &[Entry]) -> Vec<Entry> {
     entries.iter().map(|entry| Entry { mode: mode(entry), ..entry.clone() }).collect()
 }
 
-fn entries(root: &Path, tree: &Tree, paths: BTreeSet<ContextPath>) -> Result<Vec<Entry>, Fault> {
-    let mut entries = Vec::with_capacity(paths.len());
+fn entries<F: Files + ?Sized>(root: &F, tree: &Tree, paths: BTreeSet<ContextPath>) -> Result<Vec<Entry>, Fault> {
+    let mut entries: Vec<Entry> = Vec::with_capacity(paths.len());
     let (mut files, mut bytes) = (Vec::new(), 0);
     for path in paths {
         let Some(found) = tree.get(&path) else { continue };
@@ -138,8 +138,8 @@ fn entries(root: &Path, tree: &Tree, paths: BTreeSet<ContextPath>) -> Result<Vec
         let digest = found.link.as_deref().map(Digest::of);
         entries.push(Entry { path, kind: found.kind, mode: found.mode, digest });
     }
-    let locations: Vec<PathBuf> = files.iter().map(|&index| root.join(entries[index].path.to_path())).collect();
-    for (index, digest) in files.iter().zip(digests(&locations, bytes)?) {
+    let named: Vec<ContextPath> = files.iter().map(|&index: &usize| entries[index].path.clone()).collect();
+    for (index, digest) in files.iter().zip(root.digests(&named, bytes)?) {
         entries[*index].digest = Some(digest);
     }
     Ok(entries)

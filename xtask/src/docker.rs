@@ -8,6 +8,7 @@ use crate::fault::{Exit, Fault};
 use crate::policy::{Compression, RelPath};
 use crate::process::{self, Command};
 use crate::reference::{Digest, Platform};
+use crate::registry::Credentials;
 use crate::ui;
 use serde::Deserialize;
 use std::collections::{BTreeMap, VecDeque};
@@ -19,6 +20,10 @@ use std::time::Duration;
 #[derive(Clone, Debug)]
 pub struct Docker {
     call: Command,
+    /// The buildx plugin: through docker, or by itself where docker would look for it elsewhere.
+    buildx: Command,
+    /// The variable that says which engine, where the caller's own environment does not.
+    chosen: Option<(&'static str, String)>,
     /// Builds and runs that need a network ask for the host's: the engine has no bridge.
     pub network_host: bool,
     /// Whether it is the private engine of `cargo xtask engine up`.
@@ -141,11 +146,54 @@ impl Docker {
             && !chosen("DOCKER_CONTEXT")
             && let engine::Status::Running(state) = engine::status(root, None)?
         {
-            return Ok(Self { call: state.command(), network_host: state.network_host(), private: true });
+            return Ok(Self::of_engine(&state));
         }
         let hint = "install Docker, or start a private engine here: `cargo xtask engine up`";
         let docker = process::find("docker", "building images", hint)?;
-        Ok(Self { call: Command::new(docker), network_host: false, private: false })
+        let call = Command::new(docker);
+        Ok(Self { buildx: call.clone().arg("buildx"), call, chosen: None, network_host: false, private: false })
+    }
+
+    /// The private engine with its own programs, and with the credentials, contexts and builders of whoever calls: an
+    /// engine is private, the registries that it pushes to are not.
+    pub fn of_engine(state: &engine::State) -> Self {
+        let own = state.folder.join("config");
+        let mut call = state.command();
+        let mut buildx = call.clone().program(own.join("cli-plugins/docker-buildx"));
+        if let Some(folder) = Credentials::from_env().folder {
+            // A machine that has no builders yet gets no folder for them outside the engine's.
+            if !folder.join("buildx").is_dir() {
+                buildx = buildx.env("BUILDX_CONFIG", own.join("buildx"));
+            }
+            call = call.env("DOCKER_CONFIG", &folder);
+            buildx = buildx.env("DOCKER_CONFIG", folder);
+        }
+        let host = state.docker_env().remove("DOCKER_HOST").map(|host| host.to_string_lossy().into_owned());
+        let chosen = host.map(|host| ("DOCKER_HOST", host));
+        Self { call, buildx, chosen, network_host: state.network_host(), private: true }
+    }
+
+    /// The engine of the docker context of this name, if there is one: buildx takes a context for a builder only where it
+    /// is the one in use. Without such a context the name is a builder's, and this docker stays.
+    pub fn reaching(self, name: &str) -> Result<Self, Fault> {
+        if !self.command().args(["context", "inspect", "--", name]).output()?.status.success() {
+            return Ok(self);
+        }
+        let to = |call: Command| call.env_remove("DOCKER_HOST").env("DOCKER_CONTEXT", name);
+        let chosen = Some(("DOCKER_CONTEXT", name.to_owned()));
+        Ok(Self { call: to(self.call), buildx: to(self.buildx), chosen, network_host: false, private: false })
+    }
+
+    fn is_context(&self, name: &str) -> bool {
+        self.chosen.as_ref().is_some_and(|(variable, value)| *variable == "DOCKER_CONTEXT" && value == name)
+    }
+
+    /// A call as it can be pasted into a shell.
+    pub fn shown(&self, command: &Command) -> String {
+        let Some((name, value)) = &self.chosen else { return command.to_string() };
+        // The address beats the context, so a context needs it gone.
+        let unset = if *name == "DOCKER_CONTEXT" { "-u DOCKER_HOST " } else { "" };
+        format!("env {unset}{} {command}", process::quoted(&format!("{name}={value}")))
     }
 
     /// A call of the docker client.
@@ -165,7 +213,7 @@ impl Docker {
 
     /// The buildx plugin's version.
     pub fn buildx_version(&self) -> Result<String, Fault> {
-        let output = self.command().args(["buildx", "version"]).output()?;
+        let output = self.buildx.clone().arg("version").output()?;
         if output.status.success() {
             return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
         }
@@ -182,13 +230,14 @@ impl Docker {
 
     /// The call that realises `build`, its metadata going to `metadata`.
     pub fn build_command(&self, build: &Build, metadata: &Path) -> Command {
-        let mut call = self.command().args(["buildx", "build", "--progress=plain", "--provenance=false"]);
-        if let Some(builder) = &build.builder {
+        let mut call = self.buildx.clone().args(["build", "--progress=plain", "--provenance=false"]);
+        if let Some(builder) = build.builder.as_ref().filter(|builder| !self.is_context(builder)) {
             call = call.arg(format!("--builder={builder}"));
         }
         call = call.arg(format!("--platform={}", build.platform));
         call = call.arg(joined("--file=", &build.context.join(&build.dockerfile)));
-        if build.network && self.network_host {
+        // Another builder has its own network, and may refuse the host's.
+        if build.network && self.network_host && build.builder.is_none() {
             call = call.arg("--network=host");
         }
         if build.no_cache {
@@ -366,7 +415,8 @@ impl Log {
         if all.contains("no space left on device") {
             return fault.hint("the engine's disk is full: free space with `docker builder prune`, and run this again");
         }
-        if all.contains("exporter is not supported for the docker driver")
+        if all.contains("unknown scheme oci-layout")
+            || all.contains("exporter is not supported for the docker driver")
             || all.contains("exporter \"oci\" could not be found")
         {
             return fault.hint(
@@ -420,7 +470,8 @@ mod tests {
     use expect_test::expect;
 
     fn docker() -> Docker {
-        Docker { call: Command::new("docker"), network_host: true, private: false }
+        let call = Command::new("docker");
+        Docker { buildx: call.clone().arg("buildx"), call, chosen: None, network_host: true, private: false }
     }
 
     fn build() -> Build {
@@ -437,7 +488,7 @@ mod tests {
             outputs: vec![Output::Push, Output::Layout("/out".into())],
             compression: Compression::Zstd,
             source_date_epoch: Some(7),
-            builder: Some("far".to_owned()),
+            builder: None,
             network: true,
             no_cache: false,
         }
@@ -452,7 +503,6 @@ mod tests {
             build
             --progress=plain
             --provenance=false
-            --builder=far
             --platform=linux/amd64
             --file=/re po/-ü/dockerfiles/Dockerfile.base
             --network=host
@@ -474,6 +524,13 @@ mod tests {
             --
             /re po/-ü"#]]
         .assert_eq(&argv.join("\n"));
+    }
+
+    #[test]
+    fn another_builder_has_its_own_network() {
+        let argv =
+            docker().build_command(&Build { builder: Some("far".to_owned()), ..build() }, Path::new("/m")).argv();
+        assert!(argv.contains(&"--builder=far".to_owned()) && !argv.contains(&"--network=host".to_owned()), "{argv:?}");
     }
 
     fn failed(lines: &[&str]) -> Fault {

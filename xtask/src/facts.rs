@@ -2,7 +2,7 @@
 //!
 //! Reads files, git, the registry and docker's store, and changes nothing. Ends in values from which `plan` decides alone.
 
-use crate::context::{self, Entry};
+use crate::context::{self, Entry, Files};
 use crate::docker::Docker;
 use crate::dockerfile::Dockerfile;
 use crate::fault::{Exit, Fault};
@@ -24,6 +24,8 @@ use std::path::{Path, PathBuf};
 pub struct Tree {
     /// Its folder, absolute.
     pub root: PathBuf,
+    /// Its files: the working folder's, or those of a revision.
+    pub files: Box<dyn Files>,
     /// What is wanted.
     pub policy: Policy,
     /// The registry in force.
@@ -36,13 +38,16 @@ impl Tree {
     /// Finds the repository and reads its policy.
     pub fn open(global: &Global) -> Result<Self, Fault> {
         let root = find_root(global.root.as_deref())?;
-        let text = std::fs::read_to_string(root.join(policy::FILE)).map_err(|error| {
-            Fault::usage(format!("cannot read `{}`", root.join(policy::FILE).display())).cause(error)
-        })?;
-        let policy = policy::parse(&text, &|path: &RelPath| root.join(path).is_file())?;
-        let registry = global.registry.clone().unwrap_or_else(|| policy.project.registry.clone());
         let commit = Git::at(&root).commit(&|name| std::env::var(name).ok())?;
-        Ok(Self { root, policy, registry, commit })
+        Ok(Self { commit, ..Self::of(global, Box::new(root))? })
+    }
+
+    /// The repository as these files have it; of commits it knows nothing.
+    pub fn of(global: &Global, files: Box<dyn Files>) -> Result<Self, Fault> {
+        let text = files.text(Path::new(policy::FILE))?;
+        let policy = policy::parse(&text, &|path: &RelPath| files.has_file(path.as_ref()))?;
+        let registry = global.registry.clone().unwrap_or_else(|| policy.project.registry.clone());
+        Ok(Self { root: files.place().to_owned(), files, policy, registry, commit: None })
     }
 
     /// The repository of an image.
@@ -147,10 +152,9 @@ pub struct Parsed {
 /// Reads a Dockerfile and the files that it copies, for every platform of the policy.
 pub fn parse(tree: &Tree, kind: ImageKind, args: &BTreeMap<String, String>) -> Result<Parsed, Fault> {
     let path = tree.dockerfile(kind)?;
-    let text = std::fs::read_to_string(tree.root.join(&path))
-        .map_err(|error| Fault::usage(format!("cannot read `{path}`")).cause(error))?;
+    let text = tree.files.text(path.as_ref())?;
     let dockerfile = Dockerfile::parse(path.as_str(), &text)?;
-    let (_, ignore) = context::ignore_file(&tree.root, path.as_str())?;
+    let (_, ignore) = context::ignore_file(&*tree.files, path.as_str())?;
     let staged = |platform: &Platform| Some(binary::staged(platform, tree.policy.app.binary.as_ref()?));
     let mut files = BTreeSet::new();
     for platform in &tree.policy.project.platforms {
@@ -167,7 +171,7 @@ pub fn parse(tree: &Tree, kind: ImageKind, args: &BTreeMap<String, String>) -> R
         if let Some(staged) = staged(platform) {
             sources.retain(|source| source.reads != crate::dockerfile::Reads::Glob(staged.to_string()));
         }
-        files.extend(context::as_in_git(&context::read_sources(&tree.root, &sources, &ignore)?));
+        files.extend(context::as_in_git(&context::read_sources(&*tree.files, &sources, &ignore)?));
     }
     // The lock counts by its meaning: its comments and order change no image.
     let lock = tree.policy.base.lock.as_str();
@@ -183,14 +187,12 @@ pub fn parse(tree: &Tree, kind: ImageKind, args: &BTreeMap<String, String>) -> R
 /// Reads the lock, which has to answer to the requirements.
 pub fn lock(tree: &Tree) -> Result<Lock, Fault> {
     let base = &tree.policy.base;
-    let text = std::fs::read_to_string(tree.root.join(&base.lock)).map_err(|error| {
-        Fault::usage(format!("cannot read the lock `{}`", base.lock))
-            .needed_by("the base image's fingerprint")
-            .cause(error)
-            .hint("write it: `cargo xtask lock`")
+    let text = tree.files.text(base.lock.as_ref()).map_err(|fault| Fault {
+        what: format!("cannot read the lock `{}`", base.lock),
+        ..fault.needed_by("the base image's fingerprint").hint("write it: `cargo xtask lock`")
     })?;
     let lock = Lock::parse(base.lock.as_ref(), &text)?;
-    let requirements = uv::requirements(&tree.root, base.requirements.as_ref())?;
+    let requirements = uv::requirements(&*tree.files, base.requirements.as_ref())?;
     // Drift is what a check finds; a build on a stale lock is wrong use.
     lock::check(&requirements, &tree.policy.root.python, &lock)
         .map_err(|fault| Fault { exit: Exit::Usage, ..fault })?;
@@ -200,11 +202,8 @@ pub fn lock(tree: &Tree) -> Result<Lock, Fault> {
 /// What `images.lock` pins; without the file, nothing.
 pub fn images_lock(tree: &Tree) -> Result<ImagesLock, Fault> {
     let path = Path::new(lock::images::PATH);
-    match std::fs::read_to_string(tree.root.join(path)) {
-        Ok(text) => ImagesLock::parse(path, &text),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(ImagesLock::default()),
-        Err(error) => Err(Fault::usage(format!("cannot read `{}`", path.display())).cause(error)),
-    }
+    let lock = tree.files.read_text(path)?.map(|text| ImagesLock::parse(path, &text)).transpose()?;
+    Ok(lock.unwrap_or_default())
 }
 
 /// The image under the base, with its digest for each platform.
@@ -253,7 +252,7 @@ pub fn app_key(tree: &Tree, base: Fingerprint, parsed: &Parsed) -> Result<AppKey
         dockerfile: parsed.meaning.clone(),
         args: tree.policy.app.args.clone(),
         files: parsed.files.clone(),
-        binary: binary.map(|binary| binary::key(&tree.root, binary, &|path| copied.contains(path))).transpose()?,
+        binary: binary.map(|binary| binary::key(&*tree.files, binary, &|path| copied.contains(path))).transpose()?,
     })
 }
 
@@ -294,6 +293,11 @@ pub struct Local {
 /// The layout of a local base. One folder an image, so that removing one removes nothing else.
 pub fn local_layout(tree: &Tree, kind: ImageKind, tag: &Tag, platform: &Platform) -> PathBuf {
     tree.images().join(format!("{kind}-{tag}-{}", platform.dashed()))
+}
+
+/// The file with the reference of the image that was built or found last.
+pub fn last_reference(tree: &Tree, kind: ImageKind) -> PathBuf {
+    tree.images().join(format!("{kind}.reference"))
 }
 
 /// A base in its layout, when it is whole and its label says that it is the one.

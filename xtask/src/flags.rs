@@ -66,6 +66,8 @@ pub enum Format {
     Text,
     /// One JSON document.
     Json,
+    /// GitHub's outputs and job summary; for `plan`.
+    Github,
 }
 
 /// How images are built.
@@ -90,6 +92,21 @@ pub struct BuildFlags {
     /// Leave the tag `latest` where it is
     #[arg(long)]
     pub no_latest: bool,
+}
+
+/// What is compared.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Comparing")]
+pub struct PlanFlags {
+    /// Compare with this revision; by default what CI's event names, at the desk where the change left the default branch
+    #[arg(long, value_name = "REV", conflicts_with = "event")]
+    pub base: Option<String>,
+    /// Plan for this revision; by default the working tree with all that is not committed
+    #[arg(long, value_name = "REV")]
+    pub head: Option<String>,
+    /// A CI event's JSON; by default `$GITHUB_EVENT_PATH`
+    #[arg(long, value_name = "FILE")]
+    pub event: Option<PathBuf>,
 }
 
 /// The commands.
@@ -119,6 +136,22 @@ Examples:
     BuildFast(BuildFlags),
     /// Build the app from scratch, without any base: the fallback and the yardstick
     BuildEnhanced(BuildFlags),
+    /// What a change needs: `skip`, `fast`, `base+fast` or `full`, and why
+    ///
+    /// Compares what determines the images at two revisions, and asks the registry what is there. What cannot be known leads
+    /// to building, never to `skip`.
+    #[command(after_help = "\
+Examples:
+  cargo xtask plan                                    this working tree
+  cargo xtask plan --base origin/main --head HEAD     two commits
+  cargo xtask plan --format github                    in CI: the event's change, as outputs and job summary")]
+    Plan(PlanFlags),
+    /// Why an image of this tree is not the published one: package by package, file by file
+    Explain {
+        /// Compare this commit with the working tree, or, given twice, with the second
+        #[arg(long, value_name = "REV")]
+        commit: Vec<String>,
+    },
     /// Resolve the requirements into the lock, and pin the root's digests
     ///
     /// Writes the lock with every transitive package and its hashes for all platforms, the installer's lock, and `images.lock`
@@ -169,17 +202,30 @@ Examples:
         /// Runs of each warm scenario; the median counts
         #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..100))]
         runs: u32,
+        /// Write the result as Markdown into this file too
+        #[arg(long, value_name = "FILE", conflicts_with = "filter")]
+        write: Option<PathBuf>,
     },
-    /// What CI runs: tidy, clippy, every test, on real engines
+    /// What CI runs: tidy, clippy, docs, licences, the lock, every test on real engines, a real build
+    ///
+    /// Ends at the first phase that fails, with its exit code. The engine that it starts is ended again.
     Ci,
-    /// Every test, real-engine tests included; installs what they need
+    /// Every test, real-engine tests included; installs what they need, under `target`
     Test {
         /// Only tests whose name contains this
         #[arg(value_name = "FILTER")]
         filter: Option<String>,
     },
-    /// The repository's invariants: formatting, paths, hosts, generated files, module edges
+    /// The repository's invariants: formatting, hosts, paths, links, manifests, ignore files, module edges
+    ///
+    /// Tells every violation with its repair, and changes nothing.
     Tidy,
+    /// A manual page, on stdout: `cargo xtask man build | man -l -`
+    Man {
+        /// The command, as it is typed: `build`, `engine up`; by default all of xtask
+        #[arg(value_name = "COMMAND")]
+        command: Vec<String>,
+    },
     /// Completions for a shell, on stdout
     Completions {
         /// The shell

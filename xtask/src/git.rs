@@ -1,6 +1,13 @@
 //! What git knows of the tree: the only place that calls git.
 //!
 //! A folder that is no repository, or one without commits, is a fact like any other: [`Git::commit`] is then `None`.
+//! `objects` asks for git's objects, `revision` reads a commit's files from them.
+
+mod objects;
+pub mod revision;
+
+pub use objects::Objects;
+pub use revision::Revision;
 
 use crate::fault::{Exit, Fault};
 use crate::process::Command;
@@ -99,6 +106,11 @@ impl Git {
             versions,
             dirty: !status.is_empty(),
         }))
+    }
+
+    /// The newest commit that both have in their history; `None` where this clone knows of none.
+    pub fn merge_base(&self, one: &str, other: &str) -> Result<Option<String>, Fault> {
+        self.ask(&["merge-base", "--end-of-options", one, other])
     }
 
     /// Whether `ancestor` is an ancestor of `descendant`, or the same commit.

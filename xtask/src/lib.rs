@@ -1,14 +1,17 @@
 //! Builds this repository's container images: facts → plan → execution.
 
 pub mod bases;
+pub mod bench;
 pub mod binary;
 pub mod build;
+pub mod change;
 pub mod commands;
 pub mod context;
 pub mod debian;
 pub mod docker;
 pub mod dockerfile;
 pub mod engine;
+pub mod event;
 pub mod facts;
 pub mod fault;
 pub mod flags;
@@ -32,4 +35,6 @@ pub mod secrets;
 pub mod smoke;
 pub mod stats;
 pub mod steps;
+pub mod survey;
+pub mod tidy;
 pub mod ui;

@@ -23,16 +23,21 @@ fn main() -> ExitCode {
 
 fn run(flags: &Flags) -> anyhow::Result<()> {
     let global = &flags.global;
+    if global.format == Format::Github && !matches!(flags.command, Command::Plan(_)) {
+        return Err(Fault::usage("`--format github` is for `plan`").into());
+    }
     match &flags.command {
         Command::Build(build) => images(global, build, build::Target::App)?,
-        Command::BuildBase { build, analyze } => {
-            images(global, build, build::Target::Base)?;
-            if *analyze && !build.dry_run {
-                commands::analyze::run(global, build)?;
-            }
+        Command::BuildBase { build, analyze: true } if !build.dry_run => {
+            let done = build::run(global, build, build::Target::Base)?;
+            report::conclude(&done);
+            commands::analyze::run(global, build, &done)?;
         }
+        Command::BuildBase { build, .. } => images(global, build, build::Target::Base)?,
         Command::BuildFast(build) => images(global, build, build::Target::Fast)?,
         Command::BuildEnhanced(build) => images(global, build, build::Target::Enhanced)?,
+        Command::Plan(plan) => commands::plan::run(global, plan)?,
+        Command::Explain { commit } => commands::explain::run(global, commit)?,
         Command::Lock { check: true, .. } => commands::lock::check(global)?,
         Command::Lock { upgrade, upgrade_package, .. } => commands::lock::run(global, *upgrade, upgrade_package)?,
         Command::Smoke { image } => commands::smoke::run(global, image.as_deref())?,
@@ -41,12 +46,17 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
         Command::Engine(engine) => commands::engine::run(global, engine)?,
         Command::Base(base) => commands::base::run(global, base)?,
         Command::Stats(stats) => commands::stats::run(global, stats)?,
-        Command::Bench { filter, runs } => commands::bench::run(global, filter.as_deref(), *runs)?,
+        Command::Bench { filter, runs, write } => {
+            commands::bench::run(global, filter.as_deref(), *runs, write.as_deref())?;
+        }
         Command::Ci => commands::ci::run(global)?,
-        Command::Test { filter } => commands::ci::test(global, filter.as_deref())?,
+        Command::Test { filter } => commands::test::run(global, filter.as_deref())?,
         Command::Tidy => commands::tidy::run(global)?,
+        Command::Man { command } => commands::print(&commands::man::page(Flags::command(), command)?)?,
         Command::Completions { shell } => {
-            clap_complete::generate(*shell, &mut Flags::command(), "cargo-xtask", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Flags::command(), "cargo-xtask", &mut script);
+            commands::print(&String::from_utf8(script)?)?;
         }
     }
     Ok(())
@@ -60,8 +70,8 @@ fn images(global: &Global, flags: &BuildFlags, target: build::Target) -> anyhow:
     report::conclude(&done);
     match (global.format, done.images.last()) {
         (Format::Json, _) => commands::print(&format!("{}\n", serde_json::to_string_pretty(&done)?)),
-        (Format::Text, Some(image)) => commands::print(&format!("{}\n", image.reference)),
-        (Format::Text, None) => Ok(()),
+        (Format::Text | Format::Github, Some(image)) => commands::print(&format!("{}\n", image.reference)),
+        (Format::Text | Format::Github, None) => Ok(()),
     }
 }
 

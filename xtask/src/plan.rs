@@ -178,12 +178,6 @@ fn reuse(published: &Published) -> Decision {
     }
 }
 
-/// The name by digest of what this machine would run of a published image.
-pub fn host_manifest(repository: &Repository, published: &Published) -> String {
-    let digest = published.platforms.get(&Platform::host()).map_or(published.digest, |found| found.digest);
-    repository.digest(digest).to_string()
-}
-
 /// The error of `build-fast` where there is no base to build on.
 pub fn missing_base(reference: &Reference, push: bool, dockerfile: &str, changes: &[String]) -> Fault {
     let place = if push { "is not in the registry" } else { "is neither on this machine nor in the registry" };

@@ -4,13 +4,14 @@
 //! ([`Command::stream`]) in a process group of their own, which Ctrl-C and SIGTERM reach whole.
 
 use crate::fault::{Exit, Fault};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::io::BufRead as _;
+use std::io::{BufRead as _, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Output};
+use std::process::{ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
@@ -38,6 +39,13 @@ impl Command {
         }
     }
 
+    /// The same call of another program.
+    #[must_use]
+    pub fn program(mut self, program: impl Into<PathBuf>) -> Self {
+        self.program = program.into();
+        self
+    }
+
     /// Adds one argument.
     #[must_use]
     pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
@@ -55,6 +63,7 @@ impl Command {
     /// Sets a variable. Values are never shown: a secret may stand here, and never in an argument.
     #[must_use]
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.removed.retain(|removed| removed != name.as_ref());
         self.env.insert(name.as_ref().to_owned(), value.as_ref().to_owned());
         self
     }
@@ -62,6 +71,7 @@ impl Command {
     /// Keeps a variable of ours from the program.
     #[must_use]
     pub fn env_remove(mut self, name: impl AsRef<OsStr>) -> Self {
+        self.env.remove(name.as_ref());
         self.removed.push(name.as_ref().to_owned());
         self
     }
@@ -167,9 +177,10 @@ impl Command {
         let cannot = |cause: &dyn fmt::Display| Fault::missing(format!("cannot run `{}`", self.name())).cause(cause);
         let out = std::fs::File::options().create(true).append(true).open(log).map_err(|error| cannot(&error))?;
         let err = out.try_clone().map_err(|error| cannot(&error))?;
+        #[allow(clippy::disallowed_methods, reason = "this is the one way: duct and xshell wait for what they start")]
         let mut command = std::process::Command::new(&self.program);
         command.args(&self.args).envs(&self.env).process_group(0);
-        command.stdin(std::process::Stdio::null()).stdout(out).stderr(err);
+        command.stdin(Stdio::null()).stdout(out).stderr(err);
         for name in &self.removed {
             command.env_remove(name);
         }
@@ -177,6 +188,26 @@ impl Command {
             command.current_dir(cwd);
         }
         Ok(command.spawn().map_err(|error| cannot(&error))?.id())
+    }
+
+    /// Starts a program that is asked on its stdin and answers on its stdout, for as long as the value lasts. What it says
+    /// on stderr is dropped.
+    pub fn converse(&self) -> Result<Conversation, Fault> {
+        interrupted()?;
+        let cannot = |error: std::io::Error| Fault::missing(format!("cannot run `{}`", self.name())).cause(error);
+        let mut command = std::process::Command::new(&self.program);
+        command.args(&self.args).envs(&self.env);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        for name in &self.removed {
+            command.env_remove(name);
+        }
+        if let Some(cwd) = &self.cwd {
+            command.current_dir(cwd);
+        }
+        let mut child = command.spawn().map_err(cannot)?;
+        let input = child.stdin.take();
+        let output = std::io::BufReader::new(child.stdout.take().expect("stdout was asked for"));
+        Ok(Conversation { child, input, output })
     }
 
     /// The fault for a call that ended badly; the caller adds cause and hint.
@@ -187,21 +218,51 @@ impl Command {
     }
 }
 
+/// A program that is asked and answers. It is told to end, and waited for, when the value goes.
+#[derive(Debug)]
+pub struct Conversation {
+    child: std::process::Child,
+    input: Option<std::process::ChildStdin>,
+    output: std::io::BufReader<std::process::ChildStdout>,
+}
+
+impl Conversation {
+    /// Asks.
+    pub fn say(&mut self, question: &[u8]) -> std::io::Result<()> {
+        let input = self.input.as_mut().expect("it lasts as long as the value");
+        input.write_all(question)?;
+        input.flush()
+    }
+
+    /// Where the answers come from.
+    pub fn answers(&mut self) -> &mut impl std::io::BufRead {
+        &mut self.output
+    }
+}
+
+impl Drop for Conversation {
+    fn drop(&mut self) {
+        // The end of its input ends it; how it ended changes nothing that was answered.
+        drop(self.input.take());
+        let _ = self.child.wait();
+    }
+}
+
 /// The call as a person would type it, quoted for a POSIX shell; environment values are not shown.
 impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, part) in self.argv().iter().enumerate() {
-            let plain =
-                !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_./:=@,+%~^".contains(&b));
             let space = if index == 0 { "" } else { " " };
-            if plain {
-                write!(f, "{space}{part}")?;
-            } else {
-                write!(f, "{space}'{}'", part.replace('\'', r"'\''"))?;
-            }
+            write!(f, "{space}{}", quoted(part))?;
         }
         Ok(())
     }
+}
+
+/// A word as a POSIX shell reads it back.
+pub fn quoted(word: &str) -> Cow<'_, str> {
+    let plain = !word.is_empty() && word.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_./:=@,+%~^".contains(&b));
+    if plain { Cow::Borrowed(word) } else { Cow::Owned(format!("'{}'", word.replace('\'', r"'\''"))) }
 }
 
 /// Where a program is, as the system would find it, or a fault with what to install.
@@ -328,6 +389,19 @@ mod tests {
             assert!(std::time::Instant::now() < limit, "nothing came");
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
+    }
+
+    #[test]
+    fn a_conversation_goes_back_and_forth_and_ends() {
+        let mut talk = Command::new("cat").converse().unwrap();
+        for question in ["one\n", "two\n"] {
+            talk.say(question.as_bytes()).unwrap();
+            let mut answer = String::new();
+            talk.answers().read_line(&mut answer).unwrap();
+            assert_eq!(answer, question);
+        }
+        drop(talk);
+        assert_eq!(Command::new("no-such-program-here").converse().unwrap_err().exit, Exit::Missing);
     }
 
     #[test]

@@ -21,9 +21,9 @@ use std::io::{self, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 /// The label with the packages, a JSON object from name to version: `explain` compares it.
-pub const PACKAGES_LABEL: &str = "xtask.root.packages";
+pub const PACKAGES_LABEL: &str = "dev.xtask.root.packages";
 /// The label with the recipe, as [`Recipe`] serialises.
-pub const RECIPE_LABEL: &str = "xtask.root.recipe";
+pub const RECIPE_LABEL: &str = "dev.xtask.root.recipe";
 
 /// 2026-01-01T00:00:00Z: no file of a root is younger. A fixed time keeps the bytes from telling when they were made.
 const EPOCH: u64 = 1_767_225_600;

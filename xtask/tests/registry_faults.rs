@@ -561,6 +561,7 @@ fn wait_as_told() {
 }
 
 #[test]
+#[allow(clippy::disallowed_methods, reason = "this test program again, signalled by its handle")]
 fn ctrl_c_ends_a_pause() {
     let registry = FaultProxy::alone();
     let busy = Scripted::new(503).header("retry-after", "50");

@@ -2,6 +2,8 @@
 //!
 //! The variables are read once a process, so each case runs this test program again.
 
+#![allow(clippy::disallowed_methods, reason = "a server that is ended by its handle, and this test program again")]
+
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};

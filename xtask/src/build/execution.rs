@@ -13,7 +13,7 @@ use crate::oci::Manifest;
 use crate::plan::{Decision, ImagePlan, Latest, Place};
 use crate::policy::{After, ImageKind};
 use crate::publish::{self, Publication};
-use crate::reference::{Digest, Platform, Tag};
+use crate::reference::{Digest, Platform, Reference, Tag};
 use crate::registry::Answer;
 use crate::report::{self, ImageReport};
 use crate::secrets::Secrets;
@@ -148,6 +148,9 @@ impl Session<'_> {
         };
         let layers = self.layers_beneath(image, &platforms);
         let base = BaseImage { repository: plan.repository.clone(), digests: platforms.clone(), layouts };
+        if !self.flags.dry_run {
+            self.remember(plan, &plan.repository.digest(digest))?;
+        }
         let report = ImageReport {
             kind: plan.kind,
             reference: plan.repository.digest(digest),
@@ -203,7 +206,7 @@ impl Session<'_> {
             let call = self.call(image, platform, root, base, &secrets)?;
             if self.flags.dry_run {
                 // On stdout: it is what was asked for.
-                anstream::println!("{}", docker.build_command(&call, Path::new("metadata.json")));
+                anstream::println!("{}", docker.shown(&docker.build_command(&call, Path::new("metadata.json"))));
                 report.platforms.insert(platform.clone(), unknown_digest());
                 continue;
             }
@@ -211,7 +214,8 @@ impl Session<'_> {
             let built = docker.build(&call, &format!("{} for {platform}", plan.kind))?;
             report.took("build", built.took);
             report.steps = Some([built.steps.all, built.steps.cached]);
-            report.platforms.insert(platform.clone(), built.digest);
+            let digest = if self.wish.push { self.pushed(plan, platform)? } else { built.digest };
+            report.platforms.insert(platform.clone(), digest);
             if let Some((partial, folder)) = layout {
                 keep_layout(&partial, &folder)?;
                 report.size =
@@ -219,11 +223,11 @@ impl Session<'_> {
                 layouts.insert(platform.clone(), folder);
             }
             if self.wish.push {
-                let manifest = self.pushed_manifest(plan, built.digest)?;
+                let manifest = self.pushed_manifest(plan, digest)?;
                 report.layers = record::layers_of(&manifest);
                 report.size = Some(manifest.config.size + report.layers.iter().map(|(_, size)| size).sum::<u64>());
             }
-            self.run_steps(After::Build, plan, platform, built.digest, &mut report)?;
+            self.run_steps(After::Build, plan, platform, digest, &mut report)?;
         }
         if !self.flags.dry_run {
             self.finish(image, platforms, &mut report)?;
@@ -268,8 +272,13 @@ impl Session<'_> {
             report.tags.extend(self.local_tags(plan));
         }
         report.reference = plan.repository.digest(report.digest);
-        let file = self.key_file(plan.kind);
-        file::write(&file, &image.key).map(drop)
+        file::write(&self.key_file(plan.kind), &image.key)?;
+        self.remember(plan, &report.reference)
+    }
+
+    /// Writes down what was built or found last, for commands that ask for "the image".
+    fn remember(&self, plan: &ImagePlan, reference: &Reference) -> Result<(), Fault> {
+        file::write(&facts::last_reference(&self.tree, plan.kind), &format!("{reference}\n")).map(drop)
     }
 
     fn run_steps(
@@ -293,6 +302,19 @@ impl Session<'_> {
         let times = steps::run(&self.tree.policy, &self.tree.root, when, self.docker()?, &subject)?;
         times.into_iter().for_each(|(name, took)| report.took(name, took));
         Ok(())
+    }
+
+    /// The digest under which the registry knows what was just pushed. An engine with the classic image store knows its images by
+    /// their configurations alone, so the registry is asked.
+    fn pushed(&self, plan: &ImagePlan, platform: &Platform) -> Result<Digest, Fault> {
+        let tag = publish::platform_tag(&plan.tag, platform);
+        match self.client.head(&plan.repository, tag.clone())? {
+            Answer::Present(found) => Ok(found.digest),
+            Answer::Absent => {
+                Err(Fault::network(format!("`{}` was pushed and is not there", plan.repository.tag(&tag)))
+                    .hint("run this again; if it stays so, the registry loses what it is given"))
+            }
+        }
     }
 
     fn pushed_manifest(&self, plan: &ImagePlan, digest: Digest) -> Result<Manifest, Fault> {

@@ -93,7 +93,7 @@ impl Session<'_> {
         let tag = Tag::from_name(&format!("{}-{}", &recipe.fingerprint().hex()[..12], platform.dashed()))
             .expect("hex digits and a platform are a tag");
         if self.wish.push
-            && !self.wish.force
+            && !self.fresh_root
             && let Answer::Present(found) = self.client.head(&repository, tag.clone())?
         {
             let digests = BTreeMap::from([(platform, found.digest)]);
@@ -101,8 +101,7 @@ impl Session<'_> {
         }
         let folder = self.tree.images().join("root");
         let layout = Layout::open_or_create(&folder)?;
-        let found =
-            if self.wish.force && !self.flags.dry_run { None } else { root::find(&recipe, &layout, &platform)? };
+        let found = if self.fresh_root { None } else { root::find(&recipe, &layout, &platform)? };
         let digest = match found {
             Some(root) => root.digest,
             None if self.flags.dry_run => {
@@ -135,7 +134,7 @@ pub fn debian_recipe(debian: &DebianRoot) -> root::Recipe {
 }
 
 /// A client that asks once and does not wait: for registries without which there is another way.
-pub(super) fn impatient(tree: &Tree) -> Client {
+pub fn impatient(tree: &Tree) -> Client {
     let plain_http = tree.policy.project.insecure_registries.iter().cloned().collect();
     Client::new(Options { plain_http, tries: 1, connect_timeout: Duration::from_secs(3), ..Options::from_env() })
 }

@@ -314,7 +314,7 @@ impl Session<'_> {
 /// The fingerprint of this tree's base. Builds nothing, not even a root.
 pub fn base_fingerprint(global: &Global) -> Result<Fingerprint, Fault> {
     let flags = BuildFlags { dry_run: true, push: !global.offline, ..BuildFlags::default() };
-    let session = Session::open(global, &flags)?;
+    let session = Session::open(global, &flags, Target::Base)?;
     let lock = facts::lock(&session.tree)?;
     let root = session.root_image()?;
     let parsed = facts::parse(&session.tree, ImageKind::Base, &session.tree.policy.base.args)?;

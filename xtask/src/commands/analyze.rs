@@ -4,13 +4,14 @@ use crate::docker::Docker;
 use crate::facts::{self, Tree};
 use crate::fault::{Exit, Fault};
 use crate::flags::{BuildFlags, Format, Global};
-use crate::key::BaseKey;
+use crate::key::Fingerprint;
 use crate::layout::Layout;
 use crate::oci::{Config, Descriptor, Manifest};
 use crate::policy::ImageKind;
 use crate::publish;
 use crate::reference::Platform;
 use crate::registry::Answer;
+use crate::report::Report;
 use crate::ui;
 use serde::Serialize;
 
@@ -49,17 +50,15 @@ for d in importlib.metadata.distributions():
 print(json.dumps(found))
 "#;
 
-/// Analyses the base that was built last.
-pub fn run(global: &Global, flags: &BuildFlags) -> anyhow::Result<()> {
+/// Analyses the base that a build has just reported.
+pub fn run(global: &Global, flags: &BuildFlags, report: &Report) -> anyhow::Result<()> {
     let tree = Tree::open(global)?;
-    let json = std::fs::read_to_string(tree.images().join("base.key.json")).map_err(|_| {
-        Fault::usage("no base has been built here").hint("build it: `cargo xtask build-base --analyze`")
-    })?;
-    let key: BaseKey = serde_json::from_str(&json)?;
-    let (fingerprint, tag) = facts::tagged(&tree, &key);
     let platform = flags.platform.first().cloned().unwrap_or_else(Platform::host);
     let repository = tree.repository(ImageKind::Base);
-    let (manifest, config, digest) = match facts::local_base(&tree, &fingerprint, &tag, &platform)? {
+    let base = &report.images[0];
+    let tag = &base.tags[0];
+    let fingerprint: Fingerprint = base.fingerprint.parse()?;
+    let (manifest, config, digest) = match facts::local_base(&tree, &fingerprint, tag, &platform)? {
         Some(local) if !flags.push => {
             let layout = Layout::open_or_create(&local.layout.unwrap_or_default())?;
             let (_, descriptor) =
@@ -71,7 +70,7 @@ pub fn run(global: &Global, flags: &BuildFlags) -> anyhow::Result<()> {
         _ => {
             let client = tree.client();
             let Answer::Present(found) = publish::read(&client, &repository, tag.clone())? else {
-                return Err(Fault::network(format!("`{}` is not in the registry", repository.tag(&tag))).into());
+                return Err(Fault::network(format!("`{}` is not in the registry", repository.tag(tag))).into());
             };
             let descriptor: &Descriptor = found
                 .platforms

@@ -1,10 +1,86 @@
-//! ci
+//! `ci`: what CI runs and what a person runs before pushing, phase by phase, each with its seconds.
+//!
+//! Ends at the first phase that fails, with that phase's exit code. What it starts it ends again.
+
+use super::test::needs::Engine;
+use crate::facts::find_root;
+use crate::fault::{Exit, Fault};
 use crate::flags::Global;
-/// x
-pub fn run(_: &Global) -> anyhow::Result<()> {
+use crate::process;
+use crate::ui;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Runs every phase.
+pub fn run(global: &Global) -> anyhow::Result<()> {
+    let root = find_root(global.root.as_deref())?;
+    let mut phases = Phases::default();
+    phases.run("tidy", || super::tidy::run(global))?;
+    phases.run("clippy", || cargo(&root, CLIPPY, "", "fix what it says: `cargo clippy --workspace --all-targets`"))?;
+    phases.run("doc", || cargo(&root, DOC, "-D warnings", "fix what it says: `cargo doc --workspace --no-deps`"))?;
+    phases.run("deny", || deny(&root))?;
+    phases.run("lock", || Ok(super::lock::check(global)?))?;
+    let engine = phases.run("engine", || Ok(Engine::start(&root)?))?;
+    phases.run("test", || super::test::run(global, None))?;
+    phases.run("images", || images(global, &engine))?;
+    drop(engine);
+    phases.tell();
     Ok(())
 }
-/// x
-pub fn test(_: &Global, _: Option<&str>) -> anyhow::Result<()> {
-    Ok(())
+
+const CLIPPY: &[&str] = &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
+const DOC: &[&str] = &["doc", "--workspace", "--no-deps"];
+const DENY: &[&str] = &["deny", "check", "licenses", "bans", "sources"];
+
+/// The phases that are over.
+#[derive(Default)]
+struct Phases(Vec<(&'static str, Duration)>);
+
+impl Phases {
+    fn run<T>(&mut self, name: &'static str, phase: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
+        process::interrupted()?;
+        ui::step("phase", name);
+        let began = Instant::now();
+        let done = phase();
+        self.0.push((name, began.elapsed()));
+        if done.is_err() {
+            self.tell();
+            ui::warn(&format!("`{name}` failed; later phases were not run"));
+        }
+        done
+    }
+
+    fn tell(&self) {
+        for (name, took) in &self.0 {
+            ui::step(name, &ui::seconds(*took));
+        }
+        ui::step("total", &ui::seconds(self.0.iter().map(|(_, took)| *took).sum()));
+    }
+}
+
+/// A cargo command whose findings are a failed check.
+fn cargo(root: &Path, args: &[&str], rustdoc_flags: &str, hint: &str) -> anyhow::Result<()> {
+    let mut command = super::cargo(root).args(args);
+    if !rustdoc_flags.is_empty() {
+        command = command.env("RUSTDOCFLAGS", rustdoc_flags);
+    }
+    let status = super::test::shown(&command, &mut |_| {})?;
+    if status.success() { Ok(()) } else { Err(command.failed(Exit::Drift, status).hint(hint).into()) }
+}
+
+/// Licences, bans and sources by `deny.toml`, where cargo-deny is installed.
+fn deny(root: &Path) -> anyhow::Result<()> {
+    if process::found("cargo-deny").is_none() {
+        let what = "`cargo-deny` is not installed: licences, bans and sources are not checked; CI's workflow has it";
+        ui::step("note", what);
+        return Ok(());
+    }
+    cargo(root, DENY, "", "change `deny.toml`, with the reason, or the dependency")
+}
+
+/// A real build into the engine's registry, and questions to the app that came of it.
+fn images(global: &Global, engine: &Engine) -> anyhow::Result<()> {
+    let registry = &engine.state().registry;
+    let registry = registry.parse().map_err(|error| Fault::build(format!("cannot use `{registry}`: {error}")))?;
+    super::quickstart::run(&Global { registry: Some(registry), ..global.clone() }, true)
 }

@@ -29,7 +29,7 @@ pub fn run(global: &Global, flags: &StatsFlags) -> anyhow::Result<()> {
             json["records"] = serde_json::to_value(&stats.records)?;
             super::print(&format!("{}\n", serde_json::to_string_pretty(&json)?))?;
         }
-        Format::Text => super::print(&chart::print(&stats, signs()))?,
+        Format::Text | Format::Github => super::print(&chart::print(&stats, signs()))?,
     }
     if let Some(path) = &flags.html {
         file::write(path, &page::print(&stats, &tree.policy.project.name))?;

@@ -1,6 +1,41 @@
-//! tidy
+//! `tidy`: every invariant of the repository, all violations told before it fails, each with its repair.
+
+use crate::facts::{self, Tree};
+use crate::fault::{Exit, Fault};
 use crate::flags::Global;
-/// x
-pub fn run(_: &Global) -> anyhow::Result<()> {
-    Ok(())
+use crate::tidy::{self, Files};
+use crate::ui;
+use std::path::Path;
+
+/// Looks at everything; changes nothing.
+pub fn run(global: &Global) -> anyhow::Result<()> {
+    let tree = Tree::open(global)?;
+    let files = Files::read(&tree.root)?;
+    let mut found: Vec<String> = tidy::check(&files).iter().map(ToString::to_string).collect();
+    if tree.root.join("Cargo.toml").is_file() {
+        // Without the network: what these two need is on any machine that has compiled this.
+        found.extend(cargo(&tree.root, &["fmt", "--all", "--check"], "not formatted: `cargo fmt --all`"));
+        let update = ["update", "--workspace", "--locked", "--offline", "--quiet"];
+        found.extend(cargo(&tree.root, &update, "`Cargo.lock` is out of date: `cargo update --workspace`"));
+    }
+    if let Err(fault) = facts::lock(&tree) {
+        let hint = fault.hints.first().map(|hint| format!("; {hint}")).unwrap_or_default();
+        let causes: String = fault.causes.iter().map(|cause| format!(": {cause}")).collect();
+        found.push(format!("{}{causes}{hint}", fault.what));
+    }
+    found.iter().for_each(|violation| ui::step("untidy", violation));
+    if found.is_empty() {
+        ui::step("tidy", &format!("{} files", files.len()));
+        return Ok(());
+    }
+    let fault = Fault::drift(format!("{} violations of the repository's rules", found.len()));
+    Err(fault.hint("each line above ends with its repair; then again `cargo xtask tidy`").into())
+}
+
+/// What a cargo command finds wrong, with its own words beneath.
+fn cargo(root: &Path, args: &[&str], what: &str) -> Option<String> {
+    let fault = super::cargo(root).args(args).read(Exit::Drift).err()?;
+    let said = fault.causes.join("\n");
+    let shown: Vec<&str> = said.lines().take(12).collect();
+    Some(format!("{what}\n{}", shown.join("\n")))
 }

@@ -1,20 +1,16 @@
-//! The walk over a working folder: only where a source or a link could lead, and never into what is ignored for good.
+//! The walk over a tree of files: only where a source or a link could lead, and never into what is ignored for good.
 //!
 //! Reads folders and links' targets, no file's contents. Says what is there; selects nothing.
 
-use super::{ContextPath, Found, Kind, Tree};
+use super::{ContextPath, Files, Tree};
 use crate::dockerfile::{Reads, Source};
 use crate::fault::Fault;
 use crate::ignore::{Ignore, Verdict, glob};
 use std::collections::BTreeSet;
-use std::fs::Metadata;
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
 
-/// Walks the folder at `root`.
-pub(super) fn walk(
-    root: &Path,
+/// Walks the tree from its root.
+pub(super) fn walk<F: Files + ?Sized>(
+    files: &F,
     sources: &[Source],
     linked: &BTreeSet<ContextPath>,
     ignore: &Ignore,
@@ -25,7 +21,7 @@ pub(super) fn walk(
         reaches.push(reach);
     }
     reaches.extend(linked.iter().cloned().map(Reach::Path));
-    let mut walk = Walk { root, reaches, ignore, tree: Tree::new() };
+    let mut walk = Walk { files, reaches, ignore, tree: Tree::new() };
     if !walk.reaches.is_empty() {
         walk.folder(&ContextPath::default(), None)?;
     }
@@ -83,58 +79,30 @@ fn leads_to(path: &ContextPath, wanted: &ContextPath) -> bool {
     path == wanted || wanted.below(path).is_some()
 }
 
-struct Walk<'a> {
-    root: &'a Path,
+struct Walk<'a, F: ?Sized> {
+    files: &'a F,
     reaches: Vec<Reach>,
     ignore: &'a Ignore,
     tree: Tree,
 }
 
-impl Walk<'_> {
+impl<F: Files + ?Sized> Walk<'_, F> {
     fn folder(&mut self, folder: &ContextPath, verdict: Option<&Verdict>) -> Result<(), Fault> {
-        let location = self.root.join(folder.to_path());
-        let cannot = |error| Fault::usage(format!("cannot read folder `{}`", location.display())).cause(error);
-        for entry in std::fs::read_dir(&location).map_err(cannot)? {
-            let entry = entry.map_err(cannot)?;
-            let path = folder.join(entry.file_name().as_bytes());
+        for entry in self.files.list(folder)? {
+            let path = folder.join(&entry.name);
             if !self.reaches.iter().any(|reach| reach.touches(&path)) {
                 continue;
             }
             let judged = self.ignore.judge(path.as_bytes(), verdict);
-            let is_dir = entry.file_type().map_err(cannot)?.is_dir();
-            if judged.matched && !(is_dir && self.ignore.may_take_back_below(path.as_bytes())) {
+            if judged.matched && !(entry.is_dir && self.ignore.may_take_back_below(path.as_bytes())) {
                 continue;
             }
-            let metadata = match entry.metadata() {
-                Ok(metadata) => metadata,
-                // Gone since the folder was read: as if it had never been there.
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(cannot(error)),
-            };
-            let found = self.found(&path, &metadata)?;
+            let Some(found) = self.files.found(&path)? else { continue };
             self.tree.insert(path.clone(), found);
-            if is_dir {
+            if entry.is_dir {
                 self.folder(&path, Some(&judged))?;
             }
         }
         Ok(())
-    }
-
-    fn found(&self, path: &ContextPath, metadata: &Metadata) -> Result<Found, Fault> {
-        let mode = metadata.permissions().mode() & 0o7777;
-        let file_type = metadata.file_type();
-        if file_type.is_symlink() {
-            let location = self.root.join(path.to_path());
-            let target = std::fs::read_link(&location)
-                .map_err(|error| Fault::usage(format!("cannot read link `{}`", location.display())).cause(error))?;
-            let link = Some(target.into_os_string().into_vec());
-            return Ok(Found { kind: Kind::Symlink, mode: 0o777, size: 0, link });
-        }
-        let (kind, size) = match (file_type.is_dir(), file_type.is_file()) {
-            (true, _) => (Kind::Dir, 0),
-            (_, true) => (Kind::File, metadata.len()),
-            _ => (Kind::Special, 0),
-        };
-        Ok(Found { kind, mode, size, link: None })
     }
 }

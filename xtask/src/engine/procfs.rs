@@ -183,6 +183,7 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::disallowed_methods, reason = "a child of this process, known by its handle")]
     fn a_child_is_stopped_and_a_stranger_is_not() {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         let process = Process::now(child.id()).unwrap();

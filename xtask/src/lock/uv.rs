@@ -9,6 +9,7 @@ pub use install::install;
 
 use super::pip::Settings;
 use super::{Header, Lock};
+use crate::context::Files;
 use crate::fault::{Exit, Fault};
 use crate::process::{self, Command};
 use crate::requirements::{self, Options, Requirements, normalised, secret};
@@ -95,11 +96,8 @@ pub fn find(root: &Path, extra: &[PathBuf]) -> Result<Uv, Fault> {
 }
 
 /// The requirements of a repository, read from its files; paths are relative to the root.
-pub fn requirements(root: &Path, path: &Path) -> Result<Requirements, Fault> {
-    requirements::read(path, &mut |file| {
-        std::fs::read_to_string(root.join(file))
-            .map_err(|error| Fault::usage(format!("cannot read `{}`", file.display())).cause(error))
-    })
+pub fn requirements<F: Files + ?Sized>(files: &F, path: &Path) -> Result<Requirements, Fault> {
+    requirements::read(path, &mut |file| files.text(file))
 }
 
 impl Uv {

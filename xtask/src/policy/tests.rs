@@ -1,3 +1,5 @@
+//! The policy of this repository, and policies that do not hold.
+
 use super::*;
 use expect_test::{Expect, expect};
 

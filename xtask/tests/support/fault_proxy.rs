@@ -80,9 +80,12 @@ pub enum Mishap {
     Garble,
 }
 
+type Condition = Arc<dyn Fn(&Request) -> bool + Send + Sync>;
+
 struct Rule {
     method: String,
     part: String,
+    condition: Option<Condition>,
     skip: usize,
     times: usize,
     mishap: Mishap,
@@ -91,6 +94,7 @@ struct Rule {
 #[derive(Default)]
 struct Script {
     rules: Mutex<Vec<Rule>>,
+    waiting: Mutex<Vec<Request>>,
     seen: Mutex<Vec<Request>>,
     stop: AtomicBool,
 }
@@ -142,9 +146,29 @@ impl FaultProxy {
 
     /// As [`FaultProxy::on`], after so many matching requests have gone by.
     pub fn on_after(&self, skip: usize, method: &str, part: &str, times: usize, mishap: Mishap) -> &Self {
-        let rule = Rule { method: method.to_owned(), part: part.to_owned(), skip, times, mishap };
+        let rule = Rule { method: method.to_owned(), part: part.to_owned(), condition: None, skip, times, mishap };
         self.script.rules.lock().unwrap().push(rule);
         self
+    }
+
+    /// Lets `mishap` happen to every matching request whose head fulfils a condition.
+    pub fn on_where(
+        &self,
+        method: &str,
+        part: &str,
+        condition: impl Fn(&Request) -> bool + Send + Sync + 'static,
+        mishap: Mishap,
+    ) -> &Self {
+        self.on(method, part, usize::MAX, mishap);
+        if let Some(rule) = self.script.rules.lock().unwrap().last_mut() {
+            rule.condition = Some(Arc::new(condition));
+        }
+        self
+    }
+
+    /// Forgets every rule: from here on all is passed on.
+    pub fn clear(&self) {
+        self.script.rules.lock().unwrap().clear();
     }
 
     /// Answers every request of this method whose target contains `part`.
@@ -160,6 +184,11 @@ impl FaultProxy {
     /// The requests so far, in the order in which they came.
     pub fn seen(&self) -> Vec<Request> {
         self.script.seen.lock().unwrap().clone()
+    }
+
+    /// The requests that were ever made to wait.
+    pub fn waiting(&self) -> Vec<Request> {
+        self.script.waiting.lock().unwrap().clone()
     }
 
     /// How many requests of this method with `part` in their target there were.
@@ -179,7 +208,9 @@ impl Drop for FaultProxy {
 impl Script {
     fn next(&self, request: &Request) -> Option<Mishap> {
         for rule in self.rules.lock().unwrap().iter_mut() {
-            let fits = (rule.method == "*" || rule.method == request.method) && request.target.contains(&rule.part);
+            let fits = (rule.method == "*" || rule.method == request.method)
+                && request.target.contains(&rule.part)
+                && rule.condition.as_ref().is_none_or(|condition| condition(request));
             if !fits || rule.times == 0 {
                 continue;
             }
@@ -202,6 +233,12 @@ fn serve(client: TcpStream, upstream: Option<SocketAddr>, script: &Script) -> io
     client.set_read_timeout(Some(PATIENCE))?;
     client.set_nodelay(true)?;
     let mut reader = BufReader::new(client.try_clone()?);
+    // Docker tries TLS first, and plain HTTP where the answer to its greeting is HTTP's: so says a plain registry.
+    if reader.fill_buf()?.first() == Some(&0x16) {
+        (&client).write_all(b"HTTP/1.0 400 Bad Request\r\n\r\n")?;
+        client.shutdown(Shutdown::Both)?;
+        return Ok(());
+    }
     while let Some(mut request) = read_head(&mut reader)? {
         let mishap = script.next(&request);
         if let Some(Mishap::Hangup) = mishap {
@@ -253,6 +290,7 @@ fn relay(
     script: &Script,
 ) -> io::Result<bool> {
     if let Some(Mishap::Delay(time)) = mishap {
+        script.waiting.lock().unwrap().push(request.clone());
         std::thread::sleep(time);
     }
     let server = TcpStream::connect(upstream)?;

@@ -1,7 +1,9 @@
 //! A real registry for a test: distribution's own binary on a free loopback port, its store in a folder that vanishes.
 
+#![allow(clippy::disallowed_methods, reason = "a server that is ended by its handle")]
+
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -29,10 +31,16 @@ impl RealRegistry {
             return None;
         };
         let folder = tempfile::tempdir().expect("a temporary folder");
+        let store = folder.path().join("store");
+        Some(Self::start_at(&program, folder, &store, login))
+    }
+
+    /// Starts this program with its blobs in `store`.
+    pub fn start_at(program: &Path, folder: tempfile::TempDir, store: &Path, login: bool) -> Self {
         // The port is free again for a moment; a second try makes up for a thief.
         for _ in 0..3 {
-            if let Some((address, child)) = launch(&program, &folder, login) {
-                return Some(Self { address, child, _folder: folder });
+            if let Some((address, child)) = launch(program, &folder, store, login) {
+                return Self { address, child, _folder: folder };
             }
         }
         panic!("`{}` does not answer", program.display());
@@ -53,9 +61,9 @@ fn program() -> Option<PathBuf> {
     }
 }
 
-fn launch(program: &PathBuf, folder: &tempfile::TempDir, login: bool) -> Option<(SocketAddr, Child)> {
+fn launch(program: &Path, folder: &tempfile::TempDir, store: &Path, login: bool) -> Option<(SocketAddr, Child)> {
     let address = TcpListener::bind("127.0.0.1:0").ok()?.local_addr().ok()?;
-    let root = folder.path().display();
+    let (root, store) = (folder.path().display(), store.display());
     let auth = if login {
         std::fs::write(folder.path().join("htpasswd"), HTPASSWD).ok()?;
         format!("auth: {{htpasswd: {{realm: test, path: {root}/htpasswd}}}}\n")
@@ -63,7 +71,7 @@ fn launch(program: &PathBuf, folder: &tempfile::TempDir, login: bool) -> Option<
         String::new()
     };
     let config = format!(
-        "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {root}/store}}, delete: {{enabled: true}}}}\n\
+        "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {store}}}, delete: {{enabled: true}}}}\n\
          http: {{addr: \"{address}\"}}\n{auth}"
     );
     let file = folder.path().join("config.yml");

@@ -1,0 +1,104 @@
+//! What was measured on and with: processor, memory, kernel, tools. Reads `/proc` and asks tools for their versions; never a
+//! name of the host.
+
+use crate::facts::Tree;
+use crate::fault::Exit;
+use crate::process::Command;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// The machine, its tools and the commit.
+#[derive(Clone, Debug, Serialize)]
+pub struct Machine {
+    /// Processors that this process may use.
+    pub cores: usize,
+    /// The processor's name.
+    pub processor: String,
+    /// Bytes of memory.
+    pub memory: u64,
+    /// The kernel's release.
+    pub kernel: String,
+    /// The operating system's own name.
+    pub system: String,
+    /// Tools and their versions.
+    pub versions: BTreeMap<&'static str, String>,
+    /// The commit, with `-dirty` where the tree differs from it, and its time.
+    pub commit: Option<(String, String)>,
+    /// Load average over one minute, before the first measurement and after the last.
+    pub load: (f64, f64),
+}
+
+impl Machine {
+    /// Looks around. Tools that do not answer are left out.
+    pub fn look(tree: &Tree) -> Self {
+        let cpuinfo = read("/proc/cpuinfo");
+        let memory = field(&read("/proc/meminfo"), "MemTotal", ':').unwrap_or_default();
+        let kibibytes = memory.trim_end_matches("kB").trim().parse::<u64>().unwrap_or_default();
+        let commit = tree.commit.as_ref().map(|commit| {
+            (format!("{}{}", commit.short(), if commit.dirty { "-dirty" } else { "" }), commit.created())
+        });
+        let mut machine = Self {
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
+            processor: field(&cpuinfo, "model name", ':').unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
+            memory: kibibytes * 1024,
+            kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+            system: field(&read("/etc/os-release"), "PRETTY_NAME", '=')
+                .unwrap_or_default()
+                .trim_matches('"')
+                .to_owned(),
+            versions: BTreeMap::new(),
+            commit,
+            load: (load(), 0.0),
+        };
+        machine.ask("rustc", &Command::new("rustc").arg("-V").current_dir(&tree.root));
+        machine
+    }
+
+    /// Adds the version that a tool prints, without the tool's own name.
+    pub fn ask(&mut self, tool: &'static str, call: &Command) {
+        if let Ok(said) = call.read(Exit::Missing) {
+            self.versions.insert(tool, version(&said));
+        }
+    }
+}
+
+/// The load average over one minute; zero where the system has none.
+pub fn load() -> f64 {
+    read("/proc/loadavg").split(' ').next().and_then(|first| first.parse().ok()).unwrap_or_default()
+}
+
+fn read(path: impl AsRef<Path>) -> String {
+    std::fs::read_to_string(path).unwrap_or_default()
+}
+
+/// The value of the first line `name = value`.
+fn field(text: &str, name: &str, separator: char) -> Option<String> {
+    let (_, value) = text.lines().filter_map(|line| line.split_once(separator)).find(|(key, _)| key.trim() == name)?;
+    Some(value.trim().to_owned())
+}
+
+/// The first word that has the look of a version.
+fn version(said: &str) -> String {
+    let looks = |word: &&str| word.trim_start_matches('v').starts_with(|c: char| c.is_ascii_digit());
+    said.split_whitespace().find(looks).unwrap_or(said).trim_start_matches('v').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_found_in_what_tools_say() {
+        assert_eq!(version("rustc 1.95.0 (59807616e 2026-04-14)"), "1.95.0");
+        assert_eq!(version("github.com/docker/buildx v0.13.1 abc"), "0.13.1");
+        assert_eq!(version("26.1.5+dfsg1"), "26.1.5+dfsg1");
+        assert_eq!(version("unknown"), "unknown");
+    }
+
+    #[test]
+    fn fields_are_read_by_name() {
+        assert_eq!(field("A: 1\nMemTotal:  24 kB\n", "MemTotal", ':').as_deref(), Some("24 kB"));
+        assert_eq!(field("A: 1\n", "B", ':'), None);
+    }
+}

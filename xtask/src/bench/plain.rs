@@ -1,0 +1,84 @@
+//! The same image by plain `docker build`: what a team does that has one Dockerfile and no build system.
+//!
+//! The command line is the one that xtask's own builds have (secrets, compression, no provenance), so that neither side does
+//! work that the other leaves out.
+
+use super::workshop::Workshop;
+use crate::docker::{Build, Output};
+use crate::fault::Fault;
+use crate::key::BaseKey;
+use crate::policy::ImageKind;
+use crate::reference::Platform;
+use crate::secrets::Secrets;
+use crate::{debian, docker};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Builds the app from scratch as the tree is now, and pushes it. Needs a build of ours before it: it takes the same root.
+pub(super) fn build(shop: &Workshop) -> Result<docker::Built, Fault> {
+    let root = root(&shop.tree.root)?;
+    let mut secrets = Secrets::collect()?;
+    if let Some(suite) = root.suite() {
+        secrets.add("apt-sources", &debian::Source::of_host()?.deb822(suite))?;
+    }
+    let policy = &shop.tree.policy;
+    let registry = shop.registry()?;
+    let rust = policy.app.binary.as_ref().and_then(|binary| binary.rust_image.as_ref()).map(ToString::to_string);
+    let (from, contexts) = root.from(shop)?;
+    let rust = rust.filter(|_| root.suite().is_none()).unwrap_or_else(|| from.clone());
+    let build = Build {
+        context: shop.tree.root.clone(),
+        dockerfile: shop.tree.dockerfile(ImageKind::Enhanced)?,
+        platform: Platform::host(),
+        args: BTreeMap::from([("ROOT_IMAGE".to_owned(), from), ("RUST_IMAGE".to_owned(), rust)]),
+        inherited_args: Secrets::proxies(),
+        contexts,
+        labels: BTreeMap::new(),
+        secrets: secrets.files().clone(),
+        names: vec![format!("{}:bench", registry.repository("plain"))],
+        outputs: vec![Output::Push],
+        compression: policy.base.compression,
+        source_date_epoch: None,
+        builder: None,
+        network: true,
+        no_cache: false,
+    };
+    shop.docker()?.build(&build, "the same by plain docker")
+}
+
+struct Root {
+    key: crate::key::RootKey,
+}
+
+/// The root under the base that was built last.
+fn root(tree: &Path) -> Result<Root, Fault> {
+    let path = tree.join("target/images/base.key.json");
+    let cannot = |cause: &dyn std::fmt::Display| {
+        Fault::build("cannot learn which root the base stands on").cause(cause).needed_by("plain docker build")
+    };
+    let text = std::fs::read_to_string(&path).map_err(|error| cannot(&error))?;
+    let key: BaseKey = serde_json::from_str(&text).map_err(|error| cannot(&error))?;
+    Ok(Root { key: key.root })
+}
+
+impl Root {
+    /// Debian's release, for a root from its packages.
+    fn suite(&self) -> Option<&str> {
+        self.key.image.strip_prefix("debian:")
+    }
+
+    /// What `FROM` names, and where that is.
+    fn from(&self, shop: &Workshop) -> Result<(String, BTreeMap<String, String>), Fault> {
+        let digest = self.key.digests.get(&Platform::host()).copied().ok_or_else(|| {
+            Fault::usage(format!("the root `{}` is not there for {}", self.key.image, Platform::host()))
+        })?;
+        if self.suite().is_none() {
+            return Ok((shop.tree.policy.root.image.repository.digest(digest).to_string(), BTreeMap::new()));
+        }
+        let layout = shop.tree.root.join("target/images/root");
+        let place = format!("oci-layout://{}@{digest}", layout.display());
+        // A bare `root` would also stand for the Dockerfile's stage of that name.
+        let name = shop.registry()?.repository("root").digest(digest).to_string();
+        Ok((name.clone(), BTreeMap::from([(name, place)])))
+    }
+}

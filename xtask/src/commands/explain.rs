@@ -1,0 +1,260 @@
+//! `cargo xtask explain`: what is published beside this tree, or one commit beside another, difference by difference.
+
+use crate::build;
+use crate::change::{self, Presence};
+use crate::facts::{self, RootImage, RootPlace, Tree};
+use crate::fault::Fault;
+use crate::flags::{Format, Global};
+use crate::git::Revision;
+use crate::key::{AppKey, BaseKey, Fingerprint, Key, app_changes, base_changes};
+use crate::policy::ImageKind;
+use crate::publish::{self, Published};
+use crate::reference::{Reference, Tag};
+use crate::registry::{Answer, Client};
+use crate::root::PACKAGES_LABEL;
+use crate::survey::{Snapshot, Untaken, said};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
+
+/// One image's explanation.
+#[derive(Debug, Serialize)]
+struct Explained {
+    image: ImageKind,
+    /// This tree's image, or the newer commit's.
+    this: String,
+    /// What it is compared with.
+    beside: String,
+    /// In a few words, where there are no differences to name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verdict: Option<String>,
+    differences: Vec<String>,
+}
+
+/// Runs the command; with no commits, compares with what is published.
+pub fn run(global: &Global, commits: &[String]) -> anyhow::Result<()> {
+    let explained = match commits {
+        [] => published(global)?,
+        [old] => between(global, old, None)?,
+        [old, new] => between(global, old, Some(new))?,
+        _ => return Err(Fault::usage("`--commit` is for one commit or two").into()),
+    };
+    match global.format {
+        Format::Json => super::print(&format!("{}\n", serde_json::to_string_pretty(&explained)?)),
+        Format::Text | Format::Github => super::print(&explained.iter().map(text).collect::<String>()),
+    }
+}
+
+fn text(explained: &Explained) -> String {
+    let mut text = format!("{} {}, beside {}\n", explained.image, explained.this, explained.beside);
+    for line in explained.verdict.iter().chain(&explained.differences) {
+        text += &format!("  {line}\n");
+    }
+    text
+}
+
+/// Two trees.
+fn between(global: &Global, old: &str, new: Option<&String>) -> Result<Vec<Explained>, Fault> {
+    let root = facts::find_root(global.root.as_deref())?;
+    let at = |name: &str| -> Result<(String, Snapshot), Fault> {
+        let revision = Revision::open(&root, name, global.offline)?;
+        let id = revision.id[..12].to_owned();
+        let tree = Tree::of(global, Box::new(revision)).and_then(|tree| Snapshot::take(tree).map_err(Untaken::fault));
+        Ok((format!("at `{id}`"), tree.map_err(|fault| fault.needed_by(format!("commit `{id}`")))?))
+    };
+    let (old_name, old) = at(old)?;
+    let (new_name, new) = match new {
+        Some(new) => at(new)?,
+        None => {
+            let tree = Tree::of(global, Box::new(root.clone()))?;
+            ("of this tree".to_owned(), Snapshot::take(tree).map_err(Untaken::fault)?)
+        }
+    };
+    let names = (new.tree.names(&new.base), new.tree.names(&new.app));
+    let changes = change::compare(&old.inputs(), &new.inputs(), &names.0, &names.1);
+    let explain = |image, differences: Vec<String>| Explained {
+        image,
+        this: new_name.clone(),
+        beside: format!("the one {old_name}"),
+        verdict: differences.is_empty().then(|| "nothing differs".to_owned()),
+        differences,
+    };
+    Ok(vec![explain(ImageKind::Base, changes.base), explain(ImageKind::App, changes.app)])
+}
+
+/// An image that was there before, with its key.
+struct Before<K> {
+    name: String,
+    key: Option<K>,
+    published: Option<Published>,
+}
+
+/// This tree, and what is published (or, offline, what was built here last).
+fn published(global: &Global) -> Result<Vec<Explained>, Fault> {
+    let root = facts::find_root(global.root.as_deref())?;
+    let here = Snapshot::take(Tree::of(global, Box::new(root))?).map_err(Untaken::fault)?;
+    let client = (!global.offline).then(|| build::impatient(&here.tree));
+    let base: Option<Before<BaseKey>> = before(&here, client.as_ref(), ImageKind::Base)?;
+    let app: Option<Before<AppKey>> = before(&here, client.as_ref(), ImageKind::App)?;
+    let found = here.root(global, &build::impatient(&here.tree));
+    let old_base = base.as_ref().and_then(|base| base.key.as_ref());
+    let (root, root_unknown) = match found {
+        Ok(root) => (root, None),
+        Err(why) => (assumed_root(&here, old_base), Some(why)),
+    };
+    let (base_key, app_key) = here.keys(&root);
+    let mut differences =
+        old_base.map(|old| base_changes(old, &base_key, &here.tree.names(&here.base))).unwrap_or_default();
+    if let Some(published) = base.as_ref().and_then(|base| base.published.as_ref()) {
+        differences.extend(root_packages(&here, client.as_ref(), published, old_base, &base_key));
+    }
+    // A fingerprint over a root that is not known names nothing.
+    let named = |fingerprint: Fingerprint| root_unknown.is_none().then_some(fingerprint);
+    if let (Some(why), Some(_)) = (&root_unknown, old_base) {
+        differences.push(format!("its root could not be compared: {why}"));
+    }
+    let base = explain(&here, client.as_ref(), ImageKind::Base, named(base_key.fingerprint()), base, differences)?;
+    let differences = app
+        .as_ref()
+        .and_then(|app| app.key.as_ref())
+        .map(|old| app_changes(old, &app_key, &here.tree.names(&here.app)))
+        .unwrap_or_default();
+    let app = explain(&here, client.as_ref(), ImageKind::App, named(app_key.fingerprint()), app, differences)?;
+    Ok(vec![base, app])
+}
+
+/// The root of the published base, for where ours cannot be known: then nothing is said of it.
+fn assumed_root(here: &Snapshot, old: Option<&BaseKey>) -> RootImage {
+    let wanted = &here.tree.policy.root.image;
+    let place = RootPlace::Registry(wanted.repository.clone());
+    match old {
+        Some(old) => RootImage { name: old.root.image.clone(), digests: old.root.digests.clone(), place },
+        None => RootImage { name: wanted.to_string(), digests: BTreeMap::new(), place },
+    }
+}
+
+fn before<K: DeserializeOwned>(
+    here: &Snapshot,
+    client: Option<&Client>,
+    kind: ImageKind,
+) -> Result<Option<Before<K>>, Fault> {
+    let Some(client) = client else {
+        let file = here.tree.images().join(format!("{kind}.key.json"));
+        let key = std::fs::read_to_string(file).ok().and_then(|json| serde_json::from_str(&json).ok());
+        return Ok(key.map(|key| Before {
+            name: "the last one built here".to_owned(),
+            key: Some(key),
+            published: None,
+        }));
+    };
+    let repository = here.tree.repository(kind);
+    let branch = Tag::from_name(&here.tree.policy.project.default_branch);
+    for tag in [Some(Tag::latest()), branch].into_iter().flatten() {
+        let reference: Reference = repository.tag(&tag);
+        let answer = publish::read(client, &repository, tag).map_err(|fault| {
+            fault.needed_by("what is published").hint("`--offline` compares with what was built here last")
+        })?;
+        if let Answer::Present(found) = answer {
+            let key = found.key().and_then(|json| serde_json::from_str(json).ok());
+            return Ok(Some(Before { name: format!("`{reference}`"), key, published: Some(found) }));
+        }
+    }
+    Ok(None)
+}
+
+fn explain<K>(
+    here: &Snapshot,
+    client: Option<&Client>,
+    image: ImageKind,
+    fingerprint: Option<Fingerprint>,
+    before: Option<Before<K>>,
+    mut differences: Vec<String>,
+) -> Result<Explained, Fault> {
+    let (this, presence) = match fingerprint {
+        Some(fingerprint) => {
+            let (reference, presence) = here.standing(client, image, &fingerprint)?;
+            (format!("`{reference}`"), presence)
+        }
+        None => ("of this tree".to_owned(), Presence::NotAsked),
+    };
+    let Some(before) = before else {
+        let (beside, verdict) = match (&presence, client) {
+            (Presence::Present, _) => ("what is published", "it is in the registry, and `latest` names nothing"),
+            (_, Some(_)) => ("what is published", "nothing is published yet"),
+            (_, None) => ("what was built here", "nothing was built here yet"),
+        };
+        let verdict = Some(verdict.to_owned());
+        return Ok(Explained { image, this, beside: beside.to_owned(), verdict, differences });
+    };
+    let verdict = match (&before.key, &presence) {
+        (None, _) => Some("it carries no key that this version can read: nothing can be compared".to_owned()),
+        (Some(_), Presence::Absent(_)) if differences.is_empty() => {
+            Some("the registry lost it, nothing of yours changed".to_owned())
+        }
+        (Some(_), _) if differences.is_empty() => Some("nothing differs".to_owned()),
+        _ => None,
+    };
+    if presence == Presence::Present && verdict.is_none() {
+        differences.push("an image of this tree's key is in the registry already".to_owned());
+    }
+    Ok(Explained { image, this, beside: before.name, verdict, differences })
+}
+
+/// The Debian packages in which two roots differ, where the labels of both are at hand.
+fn root_packages(
+    here: &Snapshot,
+    client: Option<&Client>,
+    published: &Published,
+    old: Option<&BaseKey>,
+    new: &BaseKey,
+) -> Vec<String> {
+    let (Some(client), Some(old)) = (client, old) else { return Vec::new() };
+    if old.root.digests == new.root.digests {
+        return Vec::new();
+    }
+    let labels = || -> Result<Option<BTreeMap<String, String>>, Fault> {
+        let repository = here.tree.repository(ImageKind::Base);
+        let Some(descriptor) = published.platforms.values().next() else { return Ok(None) };
+        let manifest = publish::read_manifest(client, &repository, descriptor.digest)?;
+        let config = publish::read_config(client, &repository, &manifest)?;
+        Ok(config.config.labels.get(PACKAGES_LABEL).and_then(|json| serde_json::from_str(json).ok()))
+    };
+    let before = match labels() {
+        Ok(Some(before)) => before,
+        Ok(None) => return Vec::new(),
+        Err(fault) => return vec![format!("the published root's packages cannot be read: {}", said(&fault))],
+    };
+    let Some(now) = here.local_root() else { return Vec::new() };
+    package_changes(&before, &now.packages.into_iter().collect())
+}
+
+fn package_changes(before: &BTreeMap<String, String>, now: &BTreeMap<String, String>) -> Vec<String> {
+    let mut changes = Vec::new();
+    for (name, version) in now {
+        match before.get(name) {
+            None => changes.push(format!("{name} {version} is new (root)")),
+            Some(old) if old != version => changes.push(format!("{name} {old} -> {version} (root)")),
+            Some(_) => {}
+        }
+    }
+    changes.extend(before.keys().filter(|name| !now.contains_key(*name)).map(|name| format!("{name} is gone (root)")));
+    changes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_roots_packages_are_named() {
+        let packages = |list: &[(&str, &str)]| {
+            list.iter().map(|(name, version)| ((*name).to_owned(), (*version).to_owned())).collect()
+        };
+        let before = packages(&[("a", "1"), ("libc6", "2.41-1"), ("z", "1")]);
+        let now = packages(&[("b", "2"), ("libc6", "2.41-2"), ("z", "1")]);
+        assert_eq!(
+            package_changes(&before, &now),
+            ["b 2 is new (root)", "libc6 2.41-1 -> 2.41-2 (root)", "a is gone (root)"]
+        );
+    }
+}

@@ -1,0 +1,224 @@
+//! `cargo xtask plan`: finds the two trees, gathers the facts of both, has `change` decide, and tells it.
+
+use crate::change::{self, Changes, Decision, Facts, Plan, Presence, Purpose};
+use crate::event::{self, Against};
+use crate::facts::{self, Tree};
+use crate::fault::{Exit, Fault};
+use crate::flags::{Format, Global, PlanFlags};
+use crate::git::revision::{self, Revision};
+use crate::git::{Git, Objects};
+use crate::key::Key as _;
+use crate::policy::ImageKind;
+use crate::survey::{Snapshot, Untaken, said};
+use crate::{build, ui};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Runs the command.
+pub fn run(global: &Global, flags: &PlanFlags) -> anyhow::Result<()> {
+    let plan = plan(global, flags, &|name| std::env::var(name).ok().filter(|value| !value.is_empty()))?;
+    tell(global.format, &plan)
+}
+
+/// Plans. `variable` is the environment, where CI says what happened.
+pub fn plan(global: &Global, flags: &PlanFlags, variable: &dyn Fn(&str) -> Option<String>) -> Result<Plan, Fault> {
+    let root = facts::find_root(global.root.as_deref())?;
+    let clone = Clone { objects: Arc::new(Objects::open(&Git::at(&root), global.offline)?), root };
+    let (head, head_revision) = match &flags.head {
+        Some(name) => {
+            let revision = clone.revision(name)?;
+            let id = revision.id.clone();
+            (Tree::of(global, Box::new(revision))?, Some(id))
+        }
+        None => (Tree::of(global, Box::new(clone.root.clone()))?, None),
+    };
+    let head_name = head_revision.as_deref().unwrap_or("HEAD");
+    let (purpose, base) = clone.base(flags, variable, &head.policy.project.default_branch, head_name)?;
+    let base_revision = base.as_ref().ok().map(|revision| revision.id.clone());
+    let head = match Snapshot::take(head) {
+        Ok(head) => head,
+        Err(Untaken::Wrong(fault)) => return Err(fault),
+        Err(Untaken::NoBase(fault)) => return Ok(from_scratch(purpose, base_revision, head_revision, &fault)),
+    };
+    let changes = base.and_then(|revision| compare(global, revision, &head));
+    let client = (!global.offline).then(|| build::impatient(&head.tree));
+    let standing = match head.root(global, &build::impatient(&head.tree)) {
+        Ok(root) => {
+            let (base, app) = head.keys(&root);
+            let base = head.standing(client.as_ref(), ImageKind::Base, &base.fingerprint())?;
+            let app = head.standing(client.as_ref(), ImageKind::App, &app.fingerprint())?;
+            [(Some(base.0), base.1), (Some(app.0), app.1)]
+        }
+        Err(_) if global.offline => [(None, Presence::NotAsked), (None, Presence::NotAsked)],
+        Err(why) => [(None, Presence::Unknown(why.clone())), (None, Presence::Unknown(why))],
+    };
+    let [(base_reference, base), (app_reference, app)] = standing;
+    let facts = Facts { purpose, changes: changes.clone(), no_base: None, base, app };
+    let (decision, reasons) = change::decide(&facts);
+    let Facts { base, app, .. } = facts;
+    let changes = changes.ok();
+    Ok(Plan {
+        decision,
+        reasons,
+        purpose,
+        base_revision,
+        head_revision,
+        changes,
+        base_reference,
+        base,
+        app_reference,
+        app,
+    })
+}
+
+/// The differences of head to a revision; a reason where the revision's inputs cannot be read.
+fn compare(global: &Global, revision: Revision, head: &Snapshot) -> Result<Changes, String> {
+    let short = revision.id[..12].to_owned();
+    let old = Tree::of(global, Box::new(revision))
+        .map_err(Untaken::from)
+        .and_then(Snapshot::take)
+        .map_err(|why| format!("at `{short}` {}", said(&why.fault())))?;
+    let names = (head.tree.names(&head.base), head.tree.names(&head.app));
+    Ok(change::compare(&old.inputs(), &head.inputs(), &names.0, &names.1))
+}
+
+fn from_scratch(purpose: Purpose, base_revision: Option<String>, head_revision: Option<String>, why: &Fault) -> Plan {
+    let facts = Facts {
+        purpose,
+        changes: Err(said(why)),
+        no_base: Some(said(why)),
+        base: Presence::NotAsked,
+        app: Presence::NotAsked,
+    };
+    let (decision, reasons) = change::decide(&facts);
+    debug_assert_eq!(decision, Decision::Full);
+    Plan {
+        decision,
+        reasons,
+        purpose,
+        base_revision,
+        head_revision,
+        changes: None,
+        base_reference: None,
+        base: facts.base,
+        app_reference: None,
+        app: facts.app,
+    }
+}
+
+/// This clone of the repository, as far as git knows it.
+struct Clone {
+    root: PathBuf,
+    objects: Arc<Objects>,
+}
+
+impl Clone {
+    /// A revision that a person named: it has to be there.
+    fn revision(&self, name: &str) -> Result<Revision, Fault> {
+        Revision::find(&self.root, &self.objects, name)?.ok_or_else(|| revision::missing(name))
+    }
+
+    /// What asked, and the revision to compare with or why there is none.
+    #[allow(clippy::type_complexity, reason = "two answers, one of them with a reason instead")]
+    fn base(
+        &self,
+        flags: &PlanFlags,
+        variable: &dyn Fn(&str) -> Option<String>,
+        default_branch: &str,
+        head: &str,
+    ) -> Result<(Purpose, Result<Revision, String>), Fault> {
+        if let Some(name) = &flags.base {
+            return Ok((Purpose::Change, Ok(self.revision(name)?)));
+        }
+        let file = flags.event.clone().or_else(|| variable("GITHUB_EVENT_PATH").map(PathBuf::from));
+        let Some(file) = file else {
+            return Ok((Purpose::Change, self.local(default_branch, head)));
+        };
+        let shown = file.display().to_string();
+        let json = std::fs::read_to_string(&file).map_err(|error| {
+            Fault::usage(format!("cannot read the event `{shown}`"))
+                .cause(error)
+                .hint("name the revision instead: `cargo xtask plan --base REV`")
+        })?;
+        let name = variable("GITHUB_EVENT_NAME").filter(|_| flags.event.is_none());
+        let event = event::read(name.as_deref(), variable("GITHUB_REF").as_deref(), &shown, &json)?;
+        let found = match &event.against {
+            Against::Nothing(why) => Err(why.clone()),
+            Against::Revision(id) => self.known(id),
+            Against::Common(id) => match Git::at(&self.root).merge_base(id, head) {
+                Ok(Some(common)) => self.known(&common),
+                // What both have in common is beyond a shallow clone; the revision itself compares as well.
+                Ok(None) => self.known(id),
+                Err(fault) => Err(said(&fault)),
+            },
+        };
+        Ok((event.purpose, found))
+    }
+
+    fn known(&self, id: &str) -> Result<Revision, String> {
+        match Revision::find(&self.root, &self.objects, id) {
+            Ok(Some(revision)) => Ok(revision),
+            Ok(None) => Err(format!(
+                "revision `{}` is not in this clone: it was pushed over, or the clone is shallow (`fetch-depth: 0`)",
+                &id[..12.min(id.len())]
+            )),
+            Err(fault) => Err(said(&fault)),
+        }
+    }
+
+    /// What a person's change is compared with: where it left the default branch; with nothing but uncommitted changes, the
+    /// commit; a commit of the default branch itself, with the one before it.
+    fn local(&self, default_branch: &str, head: &str) -> Result<Revision, String> {
+        let commit = |name: &str| revision::commit(&self.objects, name).map_err(|fault| said(&fault));
+        let Some(id) = commit(head)? else { return Err("the repository has no commits".to_owned()) };
+        for name in [format!("refs/remotes/origin/{default_branch}"), format!("refs/heads/{default_branch}")] {
+            let Some(default) = commit(&name)? else { continue };
+            if default == id {
+                break;
+            }
+            let common = Git::at(&self.root).merge_base(&default, &id).map_err(|fault| said(&fault))?;
+            match common {
+                Some(common) if common != id => return self.known(&common),
+                Some(_) => break,
+                None => {}
+            }
+        }
+        if head == "HEAD" {
+            return self.known(&id);
+        }
+        match commit(&format!("{id}^1"))? {
+            Some(parent) => self.known(&parent),
+            None => Err("there is no commit before it".to_owned()),
+        }
+    }
+}
+
+fn tell(format: Format, plan: &Plan) -> anyhow::Result<()> {
+    match format {
+        Format::Text => super::print(&plan.text()),
+        Format::Json => super::print(&format!("{}\n", serde_json::to_string_pretty(plan)?)),
+        Format::Github => {
+            let outputs: String = plan.outputs().iter().map(|(name, value)| change::output_line(name, value)).collect();
+            hand_over("GITHUB_OUTPUT", &outputs)?;
+            hand_over("GITHUB_STEP_SUMMARY", &plan.markdown())?;
+            for line in plan.text().lines() {
+                ui::step("plan", line.trim());
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Appends to the file that a variable of CI names; without one, to stdout.
+fn hand_over(variable: &str, text: &str) -> anyhow::Result<()> {
+    let Some(path) = std::env::var_os(variable).filter(|path| !path.is_empty()) else { return super::print(text) };
+    let cannot = |error: std::io::Error| {
+        Fault::new(Exit::Usage, format!("cannot write `{}`", Path::new(&path).display()))
+            .needed_by(format!("`{variable}`"))
+            .cause(error)
+    };
+    let mut file = std::fs::File::options().create(true).append(true).open(&path).map_err(cannot)?;
+    file.write_all(text.as_bytes()).map_err(cannot)?;
+    Ok(())
+}

@@ -1,0 +1,206 @@
+//! What the tests need of the world: an engine, uv, a Python with the worker's packages, and the variables that name them.
+//!
+//! Writes under the repository's `target` only, and ends the engine that it started.
+
+use super::prepared;
+use crate::engine::{self, Options, State, Status};
+use crate::facts::{self, Tree};
+use crate::fault::{Exit, Fault};
+use crate::lock::uv::{self, Uv};
+use crate::process::{self, Command};
+use crate::requirements;
+use crate::ui;
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+/// pytest, pinned, for any Python that can run the worker.
+const PYTEST_LOCK: &str = "autoscaler/forecaster/tests/requirements.lock";
+
+/// The repository's private engine; ended on drop, unless it was up before.
+pub struct Engine {
+    root: PathBuf,
+    state: State,
+    ours: bool,
+}
+
+impl Engine {
+    /// Takes the engine that is up, or starts it.
+    pub fn start(root: &Path) -> Result<Self, Fault> {
+        let ours = !matches!(engine::status(root, None)?, Status::Running(_));
+        if ours {
+            ui::step("engine", "starts under `target/engine`, and ends when this is done");
+        }
+        Ok(Self { root: root.to_owned(), state: engine::up(root, &Options::default())?, ours })
+    }
+
+    /// How it is reached.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        if self.ours {
+            if let Err(fault) = engine::down(&self.root, None, false) {
+                ui::warn(&format!("the engine still runs: {fault}"));
+            }
+        }
+    }
+}
+
+/// Everything that is needed, there.
+pub(super) struct Needs {
+    python: PathBuf,
+    env: BTreeMap<&'static str, OsString>,
+    _engine: Engine,
+}
+
+impl Needs {
+    /// Finds what is there, and installs the rest.
+    pub(super) fn gather(tree: &Tree) -> Result<Self, Fault> {
+        let root = &tree.root;
+        let uv = match uv::find(root, &[]) {
+            Ok(uv) => uv,
+            Err(_) => {
+                ui::step("installing", "uv from the package index under `target/tools`");
+                uv::install(root)?
+            }
+        };
+        let python = python(tree, &uv)?;
+        let engine = Engine::start(root)?;
+        let state = engine.state();
+        let mut env = state.docker_env();
+        env.extend([
+            ("XTASK_REQUIRE_REAL", OsString::from("1")),
+            ("XTASK_TEST_DOCKER", state.docker.clone().into()),
+            ("XTASK_TEST_REGISTRY_BIN", state.folder.join("packages/usr/bin/docker-registry").into()),
+            ("XTASK_TEST_UV", uv.program().into()),
+            ("XTASK_TEST_ENGINE_ROOT", root.into()),
+            ("XTASK_DEBIAN_CACHE", cache(root)),
+            ("AUTOSCALER_PYTHON", python.clone().into()),
+        ]);
+        // The clients are named by their places: a PATH of its own would make cargo run build scripts again.
+        env.remove("PATH");
+        Ok(Self { python, env, _engine: engine })
+    }
+
+    /// The Python with the worker's packages and pytest.
+    pub(super) fn python(&self) -> &Path {
+        &self.python
+    }
+
+    /// The call, in the world that the tests expect.
+    pub(super) fn apply(&self, command: Command) -> Command {
+        // What a person has set for xtask itself is not for the tests.
+        let foreign = State::FOREIGN_ENV.into_iter().chain(["XTASK_REGISTRY", "RUST_BACKTRACE"]);
+        let command = foreign.fold(command, Command::env_remove);
+        self.env.iter().fold(command, |command, (name, value)| command.env(name, value))
+    }
+}
+
+fn cache(root: &Path) -> OsString {
+    let chosen = std::env::var_os("XTASK_DEBIAN_CACHE").filter(|value| !value.is_empty());
+    chosen.unwrap_or_else(|| root.join("target/debian").into())
+}
+
+/// A virtual environment with the worker's packages and pytest under `target/tools`, made anew when a lock has changed.
+fn python(tree: &Tree, uv: &Uv) -> Result<PathBuf, Fault> {
+    let root = &tree.root;
+    let lock = facts::lock(tree)?;
+    let home = root.join("target/tools/python");
+    let python = home.join("bin/python3");
+    let host = host_python(lock.python.trim_start_matches(">="))?;
+    let read = |path: &str| std::fs::read_to_string(root.join(path)).unwrap_or_default();
+    // Where the host's Python is older than those that the lock serves, the same requirements are resolved for it.
+    let packages = if host.served { tree.policy.base.lock.as_str() } else { tree.policy.base.requirements.as_str() };
+    let stamp = format!("{}\n{}\n{}", host.program.display(), read(packages), read(PYTEST_LOCK));
+    if python.exists() && std::fs::read_to_string(home.join("stamp")).is_ok_and(|found| found == stamp) {
+        return Ok(python);
+    }
+    let version = &host.version;
+    ui::step("installing", &format!("the worker's packages for Python {version} under `target/tools/python`"));
+    if !host.served {
+        ui::warn(&format!("no Python {} here: tests of the worker run on {version}, not on the lock", lock.python));
+    }
+    let call = || uv.command(&requirements::Options::default()).current_dir(root);
+    let needed_by = "the tests of the Python worker";
+    prepared(
+        &call().args(["venv", "--quiet", "--clear", "--seed", "--python"]).args([&host.program, &home]),
+        needed_by,
+    )?;
+    let install = || call().args(["pip", "install", "--quiet", "--python"]).arg(&python);
+    let hashes: &[&str] = if host.served { &["--require-hashes"] } else { &[] };
+    prepared(&install().args(hashes).args(["-r", packages]), needed_by)?;
+    prepared(&install().args(["--require-hashes", "-r", PYTEST_LOCK]), needed_by)?;
+    std::fs::write(home.join("stamp"), stamp)
+        .map_err(|error| Fault::missing(format!("cannot write in `{}`", home.display())).cause(error))?;
+    Ok(python)
+}
+
+/// A Python of this machine.
+struct HostPython {
+    program: PathBuf,
+    version: String,
+    /// Whether the lock was resolved for it too.
+    served: bool,
+}
+
+/// The first Python that the lock serves, else `python3`. Asked by running each: a version manager's stand-ins may be on the
+/// PATH with nothing behind them.
+fn host_python(oldest: &str) -> Result<HostPython, Fault> {
+    let named = ["python3", "python3.13", "python3.12", "python3.14"].map(PathBuf::from).into_iter();
+    let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
+    let managed = [".pyenv/versions", ".local/share/uv/python"].into_iter().flat_map(|folder| {
+        let mut found: Vec<PathBuf> =
+            std::fs::read_dir(home.join(folder)).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+        found.sort();
+        found.into_iter().map(|version| version.join("bin/python3"))
+    });
+    let mut first = None;
+    for program in named.chain(managed) {
+        let Some(program) = process::found(&program) else { continue };
+        let ask = Command::new(&program).args(["-c", "import sys; print('%d.%d' % sys.version_info[:2])"]);
+        let Ok(version) = ask.read(Exit::Missing) else { continue };
+        let served = number(&version) >= number(oldest);
+        let found = HostPython { program, version, served };
+        if served {
+            return Ok(found);
+        }
+        first.get_or_insert(found);
+    }
+    first.ok_or_else(|| {
+        Fault::missing("`python3` is not on the PATH")
+            .needed_by("the tests of the Python worker")
+            .hint("install it: `apt-get install python3 python3-venv`")
+    })
+}
+
+/// `3.12` as numbers, for comparing.
+fn number(version: &str) -> Vec<u32> {
+    version.trim().split('.').map_while(|part| part.parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_compare_as_numbers() {
+        assert!(number("3.9") < number("3.12"));
+        assert!(number("3.13") >= number("3.12"));
+    }
+
+    #[test]
+    fn some_python_of_this_machine_is_found_and_answers() {
+        let Ok(found) = host_python("3.0") else {
+            assert!(std::env::var("XTASK_REQUIRE_REAL").as_deref() != Ok("1"), "no python3 on the PATH");
+            println!("skipped: no python3 on the PATH");
+            return;
+        };
+        assert!(found.served);
+        // None is served by a lock for a Python of the far future, and the first one is still named.
+        assert_eq!(host_python("99.0").map(|found| found.served).ok(), Some(false));
+    }
+}

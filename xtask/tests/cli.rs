@@ -1,0 +1,371 @@
+//! The command line over the real program: stdout, stderr and exit codes, in repositories of its own.
+//!
+//! `UPDATE_EXPECT=1 cargo test -p xtask --test cli` writes the snapshots anew after a change of flags.
+
+#![allow(clippy::disallowed_methods, reason = "the program under test, run as a person's shell would")]
+
+use clap::CommandFactory as _;
+use expect_test::{Expect, expect, expect_file};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use tempfile::TempDir;
+
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
+/// xtask in a folder, with nothing of this machine's environment that it would listen to.
+fn xtask(folder: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+    command.args(args).current_dir(folder).stdin(Stdio::null());
+    let heard = ["XTASK_", "DOCKER_", "GITHUB_", "CI_", "COLUMNS", "CLICOLOR", "RUST_BACKTRACE", "GIT_"];
+    for (name, _) in std::env::vars_os() {
+        if heard.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+fn text(bytes: &[u8]) -> String {
+    let lines: Vec<String> = String::from_utf8_lossy(bytes).lines().map(|line| line.trim_end().to_owned()).collect();
+    lines.join("\n")
+}
+
+/// What came out, in one text.
+fn shown(output: &Output) -> String {
+    let code = output.status.code().map_or_else(|| "a signal".to_owned(), |code| code.to_string());
+    let mut text_of = format!("exit: {code}\n");
+    for (name, bytes) in [("stdout", &output.stdout), ("stderr", &output.stderr)] {
+        if !bytes.is_empty() {
+            text_of += &format!("--- {name}\n{}\n", text(bytes));
+        }
+    }
+    text_of
+}
+
+#[track_caller]
+fn check(folder: &Path, args: &[&str], expected: Expect) {
+    let output = xtask(folder, args).output().unwrap();
+    let folder = folder.canonicalize().unwrap();
+    expected.assert_eq(&shown(&output).replace(&*folder.to_string_lossy(), "[here]"));
+}
+
+/// A repository with this one's policy in a path with blanks, umlauts and quotes.
+fn repository() -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("a repository 'of' Jörg");
+    fs::create_dir_all(root.join("dockerfiles")).unwrap();
+    let copied =
+        ["images.toml", "requirements-enhanced.txt", "requirements-enhanced.lock", "dockerfiles/installer.lock"];
+    let dockerfiles = ["base", "fast", "enhanced"].map(|name| format!("dockerfiles/Dockerfile.{name}"));
+    for file in copied.into_iter().chain(dockerfiles.iter().map(String::as_str)) {
+        fs::copy(Path::new(ROOT).join(file), root.join(file)).unwrap();
+    }
+    (folder, root)
+}
+
+#[track_caller]
+fn edit(path: &Path, from: &str, to: &str) {
+    let text = fs::read_to_string(path).unwrap();
+    assert!(text.contains(from), "`{from}` is not in `{}`", path.display());
+    fs::write(path, text.replacen(from, to, 1)).unwrap();
+}
+
+/// Every command with the words that lead to it.
+fn commands(command: &clap::Command, words: &[String], all: &mut Vec<Vec<String>>) {
+    all.push(words.to_vec());
+    for sub in command.get_subcommands() {
+        commands(sub, &[words, &[sub.get_name().to_owned()]].concat(), all);
+    }
+}
+
+#[test]
+fn every_command_has_its_help() {
+    let mut all = Vec::new();
+    commands(&xtask::flags::Flags::command(), &[], &mut all);
+    assert!(all.len() > 15, "{} commands", all.len());
+    let folder = tempfile::tempdir().unwrap();
+    for words in all {
+        let args: Vec<&str> = words.iter().map(String::as_str).chain(["--help"]).collect();
+        let output = xtask(folder.path(), &args).output().unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{}", shown(&output));
+        let name = if words.is_empty() { "xtask".to_owned() } else { words.join("-") };
+        let file = format!("{}/tests/help/{name}.txt", env!("CARGO_MANIFEST_DIR"));
+        expect_file![file].assert_eq(&format!("{}\n", text(&output.stdout)));
+    }
+}
+
+#[test]
+fn no_command_is_a_question_for_help() {
+    let output = xtask(Path::new(ROOT), &[]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("Begin here:"), "{}", shown(&output));
+}
+
+#[test]
+fn misspelt_words_are_answered_with_the_nearest() {
+    let here = tempfile::tempdir().unwrap();
+    check(
+        here.path(),
+        &["biuld"],
+        expect![[r#"
+        exit: 2
+        --- stderr
+        error: unrecognized subcommand 'biuld'
+
+          tip: some similar subcommands exist: 'build-enhanced', 'build-base', 'build-fast', 'build'
+
+        Usage: cargo xtask [OPTIONS] <COMMAND>
+
+        For more information, try '--help'.
+    "#]],
+    );
+    check(
+        here.path(),
+        &["build", "--pus"],
+        expect![[r#"
+        exit: 2
+        --- stderr
+        error: unexpected argument '--pus' found
+
+          tip: a similar argument exists: '--push'
+
+        Usage: cargo xtask build --push
+
+        For more information, try '--help'.
+    "#]],
+    );
+    check(
+        here.path(),
+        &["engine", "upp"],
+        expect![[r#"
+        exit: 2
+        --- stderr
+        error: unrecognized subcommand 'upp'
+
+          tip: a similar subcommand exists: 'up'
+
+        Usage: cargo xtask engine [OPTIONS] <COMMAND>
+
+        For more information, try '--help'.
+    "#]],
+    );
+    check(
+        here.path(),
+        &["man", "biuld"],
+        expect![[r#"
+        exit: 2
+        --- stderr
+        error: there is no command `biuld`
+
+        hint: did you mean `build`?
+    "#]],
+    );
+}
+
+#[test]
+fn flags_that_do_not_fit_are_refused() {
+    let here = tempfile::tempdir().unwrap();
+    check(
+        here.path(),
+        &["-q", "-v", "doctor"],
+        expect![[r#"
+        exit: 2
+        --- stderr
+        error: the argument '--quiet' cannot be used with '--verbose'
+
+        Usage: cargo xtask --quiet <COMMAND>
+
+        For more information, try '--help'.
+    "#]],
+    );
+    check(
+        here.path(),
+        &["lock", "--check", "--upgrade"],
+        expect![[r#"
+        exit: 2
+        --- stderr
+        error: the argument '--check' cannot be used with '--upgrade'
+
+        Usage: cargo xtask lock --check
+
+        For more information, try '--help'.
+    "#]],
+    );
+    check(
+        here.path(),
+        &["build", "--platform", "amd64"],
+        expect![[r#"
+        exit: 2
+        --- stderr
+        error: invalid value 'amd64' for '--platform <OS/ARCH>': `amd64` is not a platform like `linux/amd64` or `linux/arm64`
+
+        For more information, try '--help'.
+    "#]],
+    );
+    check(
+        here.path(),
+        &["build", "--registry", "https://a"],
+        expect![[r#"
+        exit: 2
+        --- stderr
+        error: invalid value 'https://a' for '--registry <HOST[/PREFIX]>': `` cannot be part of a repository name
+
+        For more information, try '--help'.
+    "#]],
+    );
+    check(
+        here.path(),
+        &["bench", "--runs", "0"],
+        expect![[r#"
+        exit: 2
+        --- stderr
+        error: invalid value '0' for '--runs <RUNS>': 0 is not in 1..100
+
+        For more information, try '--help'.
+    "#]],
+    );
+}
+
+#[test]
+fn a_folder_without_a_policy_is_no_repository() {
+    let here = tempfile::tempdir().unwrap();
+    check(
+        here.path(),
+        &["doctor"],
+        expect![[r#"
+        exit: 2
+        --- stderr
+        error: neither this folder nor one above it has an `images.toml`
+
+        hint: go to the repository, or name it: `--root DIR`
+    "#]],
+    );
+    check(
+        here.path(),
+        &["--root", ".", "build"],
+        expect![[r#"
+        exit: 2
+        --- stderr
+        error: `.` has no `images.toml`
+
+        hint: `--root` names the folder in which it stands
+    "#]],
+    );
+    check(
+        here.path(),
+        &["build", "--root", "no/such"],
+        expect![[r#"
+        exit: 2
+        --- stderr
+        error: cannot open the repository `no/such`
+          cause: No such file or directory (os error 2)
+    "#]],
+    );
+}
+
+#[test]
+fn a_policy_that_does_not_hold_is_told_whole() {
+    let (_folder, root) = repository();
+    edit(&root.join("images.toml"), "suite = \"trixie\"", "siute = \"trixie\"");
+    edit(&root.join("images.toml"), "user = 10001", "user = -1");
+    check(
+        &root,
+        &["tidy"],
+        expect![[r#"
+        exit: 2
+        --- stderr
+        error: the policy does not hold: 2 problems
+        images.toml:18:1: unknown key `siute` in `[root.debian]`
+          hint: did you mean `suite`?
+        images.toml:41:8: `smoke.user` is not a whole number from 0 to 4294967294
+
+        hint: edit `images.toml`; the README's section "Policy" lists every key
+    "#]],
+    );
+    fs::write(root.join("images.toml"), "[project\n").unwrap();
+    check(
+        &root,
+        &["build", "--dry-run"],
+        expect![[r#"
+        exit: 2
+        --- stderr
+        error: the policy does not hold
+        images.toml:1:9: unclosed table, expected `]`
+
+        hint: edit `images.toml`; the README's section "Policy" lists every key
+    "#]],
+    );
+}
+
+#[test]
+fn a_repository_may_stand_in_any_path() {
+    let (folder, root) = repository();
+    check(
+        &root,
+        &["lock", "--check"],
+        expect![[r#"
+        exit: 0
+        --- stderr
+             checked 9 packages answer to `requirements-enhanced.txt`
+    "#]],
+    );
+    check(
+        &root.join("dockerfiles"),
+        &["--quiet", "lock", "--check"],
+        expect![[r#"
+        exit: 0
+    "#]],
+    );
+    check(
+        folder.path(),
+        &["lock", "--check", "--quiet", "--root", "a repository 'of' Jörg"],
+        expect![[r#"
+        exit: 0
+    "#]],
+    );
+}
+
+#[test]
+fn drift_has_an_exit_code_of_its_own() {
+    let (_folder, root) = repository();
+    edit(&root.join("requirements-enhanced.txt"), "numpy>=2.2,<3", "numpy>=99");
+    check(
+        &root,
+        &["lock", "--check"],
+        expect![[r#"
+        exit: 6
+        --- stderr
+        error: the lock no longer answers to `requirements-enhanced.txt`
+          cause: numpy 2.5.5 is locked, but `numpy>=99` is asked for
+
+        hint: write it anew: `cargo xtask lock`
+    "#]],
+    );
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    for args in [&["completions", "bash"][..], &["man"], &["--help"], &["build", "--help"]] {
+        let mut child = xtask(Path::new(ROOT), args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{args:?}: {}", shown(&output));
+    }
+}
+
+#[test]
+fn completions_and_pages_know_every_command() {
+    let names: Vec<String> =
+        xtask::flags::Flags::command().get_subcommands().map(|command| command.get_name().to_owned()).collect();
+    for args in [["completions", "bash"], ["completions", "zsh"], ["completions", "fish"], ["man", ""]] {
+        let args: Vec<&str> = args.into_iter().filter(|arg| !arg.is_empty()).collect();
+        let output = xtask(Path::new(ROOT), &args).output().unwrap();
+        assert!(output.status.success(), "{}", shown(&output));
+        let script = text(&output.stdout).replace("\\-", "-");
+        let missing: Vec<&String> = names.iter().filter(|name| !script.contains(name.as_str())).collect();
+        assert!(missing.is_empty(), "{args:?} lacks {missing:?}");
+    }
+    let page = text(&xtask(Path::new(ROOT), &["man", "engine", "up"]).output().unwrap().stdout);
+    assert!(page.contains(r"\-\-registry\-port"), "{page}");
+}

@@ -1,0 +1,453 @@
+//! `plan` and `explain` over real git repositories: against an oracle that extracts build contexts, by random edits, and by
+//! the command line. No registry is asked and no engine is needed.
+
+#[allow(unreachable_pub, reason = "a module of this test alone")]
+mod history;
+
+use history::{Repo, State, edit, seed};
+use proptest::prelude::*;
+use std::path::Path;
+use std::time::{Duration, Instant};
+use xtask::change::{Decision, Presence, Purpose};
+use xtask::commands::plan::plan;
+use xtask::facts::Tree;
+use xtask::fault::{Exit, Fault};
+use xtask::flags::{Format, Global, PlanFlags};
+use xtask::git::Revision;
+use xtask::survey::{Snapshot, Untaken};
+
+fn global(root: &Path) -> Global {
+    Global {
+        root: Some(root.to_owned()),
+        registry: None,
+        format: Format::Text,
+        locked: false,
+        offline: true,
+        verbose: false,
+        quiet: true,
+    }
+}
+
+fn ask(root: &Path, base: &str, head: Option<&str>) -> Result<xtask::change::Plan, Fault> {
+    let flags = PlanFlags { base: Some(base.to_owned()), head: head.map(str::to_owned), event: None };
+    plan(&global(root), &flags, &|_| None)
+}
+
+fn snapshot(root: &Path, revision: Option<&str>) -> Snapshot {
+    let files: Box<dyn xtask::context::Files> = match revision {
+        Some(name) => Box::new(Revision::open(root, name, true).unwrap()),
+        None => Box::new(root.to_owned()),
+    };
+    Snapshot::take(Tree::of(&global(root), files).unwrap()).map_err(Untaken::fault).unwrap()
+}
+
+/// What the oracle expects, from the bytes that two extracted trees would send to a builder.
+fn expected(old: &history::Extracted, new: &history::Extracted) -> Decision {
+    if old.base != new.base {
+        Decision::BaseFast
+    } else if old.app != new.app {
+        Decision::Fast
+    } else {
+        Decision::Skip
+    }
+}
+
+#[test]
+fn neighbours_of_a_made_up_history_agree_with_extracted_contexts() {
+    const COMMITS: usize = 1000;
+    let mut random = history::Random(0x9e37_79b9_7f4a_7c15);
+    let mut state = seed();
+    let mut states = vec![state.clone()];
+    for _ in 1..COMMITS {
+        for _ in 0..=random.below(2) {
+            edit(&mut state, random.below(history::EDITS), random.below(8));
+        }
+        states.push(state.clone());
+    }
+    let repo = Repo::new();
+    repo.import(&states);
+    let ids = repo.lines(&["rev-list", "--reverse", "main"]);
+    assert_eq!(ids.len(), COMMITS);
+    let began = Instant::now();
+    let (mut compared, mut seen) = (0, [0; 3]);
+    repo.checkout(&ids[0]);
+    let mut before = history::extracted(repo.root()).unwrap();
+    for pair in ids.windows(2) {
+        // Bounded on a busy machine; CI has the time for all.
+        if began.elapsed() > Duration::from_secs(20)
+            && compared >= 100
+            && std::env::var_os("XTASK_REQUIRE_REAL").is_none()
+        {
+            break;
+        }
+        repo.checkout(&pair[1]);
+        let after = history::extracted(repo.root()).unwrap();
+        let wanted = expected(&before, &after);
+        let found = ask(repo.root(), &pair[0], Some(&pair[1])).unwrap();
+        assert_eq!(found.decision, wanted, "{} {}: {:?}", pair[0], pair[1], found.reasons);
+        seen[wanted as usize] += 1;
+        compared += 1;
+        if compared % 10 == 0 {
+            let found = ask(repo.root(), &pair[0], None).unwrap();
+            assert_eq!(found.decision, wanted, "the working tree at {}: {:?}", pair[1], found.reasons);
+            assert_eq!(snapshot(repo.root(), None).inputs(), snapshot(repo.root(), Some(&pair[1])).inputs());
+        }
+        before = after;
+    }
+    println!("compared {compared} pairs in {:.1} s: skip, fast, base+fast {seen:?}", began.elapsed().as_secs_f64());
+    assert!(seen.iter().all(|count| *count > 0), "{seen:?}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// The law: `skip` exactly where the inputs are bit for bit the same, whatever was edited and not committed.
+    #[test]
+    fn skip_is_given_exactly_for_identical_inputs(
+        edits in prop::collection::vec((0..history::EDITS, 0_usize..8), 0..5),
+    ) {
+        thread_local! {
+            static REPO: (Repo, history::Extracted, State) = {
+                let (repo, state) = (Repo::new(), seed());
+                repo.import(std::slice::from_ref(&state));
+                repo.checkout("main");
+                let extracted = history::extracted(repo.root()).unwrap();
+                (repo, extracted, state)
+            };
+        }
+        REPO.with(|(repo, before, state)| {
+            let mut edited = state.clone();
+            edits.iter().for_each(|(kind, value)| edit(&mut edited, *kind, *value));
+            repo.write(state, &edited);
+            let after = history::extracted(repo.root()).unwrap();
+            let found = ask(repo.root(), "HEAD", None).unwrap();
+            let wanted = expected(before, &after);
+            repo.write(&edited, state);
+            prop_assert_eq!(found.decision, wanted, "{:?}", found.reasons);
+            Ok(())
+        })?;
+    }
+}
+
+#[test]
+fn this_repositorys_own_history_agrees_with_extracted_contexts() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let repo = Repo::at(root);
+    let ids = repo.lines(&["rev-list", "--reverse", "--first-parent", "HEAD"]);
+    if ids.len() < 2 {
+        println!("skipped: this clone has no history");
+        return;
+    }
+    let mut compared = 0;
+    let mut before: Option<history::Extracted> = None;
+    for (index, id) in ids.iter().enumerate() {
+        let folder = tempfile::tempdir().unwrap();
+        repo.archive(id, folder.path());
+        let after = history::extracted(folder.path());
+        if let (Some(before), Some(after)) = (&before, &after) {
+            match ask(root, &ids[index - 1], Some(id)) {
+                Ok(found) if found.changes.is_some() => {
+                    assert_eq!(found.decision, expected(before, after), "{id}: {:?}", found.reasons);
+                    compared += 1;
+                }
+                // The older tree does not hold by today's rules: never `skip`.
+                Ok(found) => assert_ne!(found.decision, Decision::Skip, "{id}"),
+                Err(fault) => assert_eq!(fault.exit, Exit::Usage, "{id}: {fault}"),
+            }
+        }
+        before = after;
+    }
+    println!("compared {compared} of {} commits", ids.len());
+}
+
+/// A repository with one commit, checked out.
+fn committed() -> (Repo, State) {
+    let (repo, state) = (Repo::new(), seed());
+    repo.import(std::slice::from_ref(&state));
+    repo.checkout_branch("main");
+    (repo, state)
+}
+
+#[track_caller]
+fn after_writing(path: &str, text: &str, wanted: Decision) {
+    let (repo, _) = committed();
+    repo.file(path, text);
+    let found = ask(repo.root(), "HEAD", None).unwrap();
+    assert_eq!(found.decision, wanted, "{path}: {:?}", found.reasons);
+}
+
+#[test]
+fn fault_5_an_edit_of_another_requirements_file_or_dockerfile_is_no_base_rebuild() {
+    after_writing("requirements-dev.txt", "pytest\n", Decision::Skip);
+    after_writing("autoscaler/forecaster/tests/requirements.txt", "pytest\n", Decision::Skip);
+    after_writing("dockerfiles/Dockerfile.other", "FROM scratch\n", Decision::Skip);
+    after_writing("dockerfiles/Dockerfile.enhanced", "FROM scratch\n", Decision::Skip);
+}
+
+#[test]
+fn fault_6_documents_build_nothing() {
+    after_writing("README.md", "x\n", Decision::Skip);
+    after_writing("docs/a/b.md", "x\n", Decision::Skip);
+    after_writing("autoscaler/README.md", "x\n", Decision::Skip);
+    after_writing(".github/workflows/ci.yml", "on: push\n", Decision::Skip);
+}
+
+#[test]
+fn fault_1_an_edit_of_the_bases_dockerfile_is_a_base_rebuild() {
+    let text = history::seeded("dockerfiles/Dockerfile.base");
+    after_writing("dockerfiles/Dockerfile.base", &format!("{text}LABEL a=b\n"), Decision::BaseFast);
+    after_writing("dockerfiles/Dockerfile.base", &format!("{text}# a comment\n"), Decision::Skip);
+    after_writing("dockerfiles/check-imports.py", "print()\n", Decision::BaseFast);
+    after_writing("autoscaler/templates/new.html", "x\n", Decision::Fast);
+}
+
+#[test]
+fn without_a_base_that_can_be_named_everything_is_built_from_scratch() {
+    let text = history::seeded("dockerfiles/Dockerfile.base");
+    after_writing("dockerfiles/Dockerfile.base", &format!("{text}COPY no-such-file /x\n"), Decision::Full);
+    after_writing("dockerfiles/Dockerfile.base", "", Decision::Full);
+}
+
+#[test]
+fn settings_that_no_key_holds_count_too() {
+    let text = history::seeded("images.toml");
+    let more = text.replace("[\"linux/amd64\"]", "[\"linux/amd64\", \"linux/arm64\"]");
+    assert_ne!(text, more);
+    after_writing("images.toml", &more, Decision::BaseFast);
+    after_writing("images.toml", &text.replace("ghcr.io/acme", "ghcr.io/else"), Decision::BaseFast);
+    after_writing("images.toml", &text.replace("\"libstdc++6\"", "\"libgomp1\""), Decision::BaseFast);
+    after_writing("images.toml", &format!("{text}# a comment\n"), Decision::Skip);
+}
+
+#[test]
+fn pinning_the_root_is_a_change_of_the_base() {
+    let (repo, _) = committed();
+    let pins = |base: &str| {
+        let digest = xtask::reference::Digest::of(b"root");
+        format!(
+            "[root]\nimage = \"docker.io/library/python:3.12-slim\"\n[root.platforms]\n\"linux/amd64\" = \"{digest}\"\n{base}"
+        )
+    };
+    repo.file("images.lock", &pins(""));
+    let found = ask(repo.root(), "HEAD", None).unwrap();
+    let said = "base: root docker.io/library/python:3.12-slim is pinned now (images.lock)";
+    assert_eq!((found.decision, found.reasons), (Decision::BaseFast, vec![said.to_owned()]));
+    assert!(found.base_reference.is_some(), "with the root its name is known");
+    repo.commit("pin");
+    assert_eq!(ask(repo.root(), "HEAD", None).unwrap().decision, Decision::Skip);
+    let digest = xtask::reference::Digest::of(b"base");
+    repo.file("images.lock", &pins(&format!("[base]\ndigest = \"{digest}\"\n")));
+    assert_eq!(ask(repo.root(), "HEAD", None).unwrap().decision, Decision::BaseFast);
+}
+
+#[test]
+fn a_folder_that_is_no_repository_is_built() {
+    let folder = tempfile::tempdir().unwrap();
+    let repo = Repo::at(&folder.path().canonicalize().unwrap());
+    repo.write(&State::new(), &seed());
+    let found = plan(&global(repo.root()), &PlanFlags::default(), &|_| None).unwrap();
+    assert_eq!(found.decision, Decision::BaseFast);
+    assert!(found.reasons[0].starts_with("what changed cannot be known: git does not answer"), "{:?}", found.reasons);
+    assert_eq!(ask(repo.root(), "HEAD", None).unwrap_err().exit, Exit::Usage);
+}
+
+/// Plans for a CI event on the checked-out commit.
+fn event(repo: &Repo, name: &str, json: &str) -> Result<xtask::change::Plan, Fault> {
+    let file = repo.root().join("target/event.json");
+    std::fs::write(&file, json).unwrap();
+    let variable = |asked: &str| match asked {
+        "GITHUB_EVENT_NAME" => Some(name.to_owned()),
+        "GITHUB_EVENT_PATH" => Some(file.display().to_string()),
+        _ => None,
+    };
+    plan(&global(repo.root()), &PlanFlags::default(), &variable)
+}
+
+#[test]
+fn events_find_what_they_are_compared_with() {
+    let (repo, _) = committed();
+    let first = repo.lines(&["rev-parse", "HEAD"])[0].clone();
+    repo.file("README.md", "x\n");
+    repo.commit("docs");
+    let docs = repo.lines(&["rev-parse", "HEAD"])[0].clone();
+    let push = |before: &str| format!(r#"{{"before":"{before}","ref":"refs/heads/main"}}"#);
+    assert_eq!(event(&repo, "push", &push(&first)).unwrap().decision, Decision::Skip);
+
+    // First push, a commit that was pushed over, a tag, a schedule: never `skip`.
+    for (name, json, purpose, why) in [
+        ("push", push(&"0".repeat(40)), Purpose::Change, "first push"),
+        ("push", push(&"1".repeat(40)), Purpose::Change, "is not in this clone"),
+        ("push", r#"{"ref":"refs/tags/v1.0.0","before":"x"}"#.to_owned(), Purpose::Release, "a release"),
+        ("schedule", "{}".to_owned(), Purpose::Schedule, "regular rebuild"),
+        ("workflow_dispatch", "{}".to_owned(), Purpose::Manual, "by hand"),
+    ] {
+        let plan = event(&repo, name, &json).unwrap();
+        assert_eq!((plan.decision, plan.purpose), (Decision::BaseFast, purpose), "{json}");
+        assert!(plan.reasons.iter().any(|reason| reason.contains(why)), "{json}: {:?}", plan.reasons);
+    }
+
+    // A pull request, on its own head and on the merge commit, while the default branch went on.
+    repo.git(&["checkout", "-qb", "feature", &first]);
+    repo.file("autoscaler/templates/new.html", "x\n");
+    repo.commit("template");
+    let request = format!(r#"{{"pull_request":{{"base":{{"sha":"{docs}"}}}}}}"#);
+    let plan = event(&repo, "pull_request", &request).unwrap();
+    assert_eq!((plan.decision, plan.base_revision.as_ref()), (Decision::Fast, Some(&first)));
+    repo.git(&["checkout", "-q", "--detach", &docs]);
+    repo.git(&["merge", "-q", "--no-ff", "-m", "merge", "feature"]);
+    let plan = event(&repo, "pull_request", &request).unwrap();
+    assert_eq!((plan.decision, plan.base_revision.as_ref()), (Decision::Fast, Some(&docs)));
+    let group = format!(r#"{{"merge_group":{{"base_sha":"{docs}"}}}}"#);
+    assert_eq!(event(&repo, "merge_group", &group).unwrap().decision, Decision::Fast);
+}
+
+#[test]
+fn a_shallow_clone_fails_open() {
+    let (repo, _) = committed();
+    let first = repo.lines(&["rev-parse", "HEAD"])[0].clone();
+    repo.file("README.md", "x\n");
+    repo.commit("docs");
+    let shallow = Repo::new();
+    let url = format!("file://{}", repo.root().display());
+    shallow.git(&["fetch", "-q", "--depth", "1", &url, "main"]);
+    shallow.git(&["checkout", "-q", "--detach", "FETCH_HEAD"]);
+    let plan = event(&shallow, "push", &format!(r#"{{"before":"{first}","ref":"refs/heads/main"}}"#)).unwrap();
+    assert_eq!(plan.decision, Decision::BaseFast);
+    assert!(plan.reasons[0].contains("the clone is shallow (`fetch-depth: 0`)"), "{:?}", plan.reasons);
+}
+
+#[test]
+fn at_the_desk_a_change_is_compared_with_where_it_left_the_default_branch() {
+    let (repo, _) = committed();
+    let desk = |head: Option<&str>| {
+        let flags = PlanFlags { head: head.map(str::to_owned), ..PlanFlags::default() };
+        plan(&global(repo.root()), &flags, &|_| None).unwrap().decision
+    };
+    assert_eq!(desk(None), Decision::Skip);
+    assert_eq!(desk(Some("HEAD")), Decision::BaseFast, "the first commit has nothing before it");
+    repo.file("autoscaler/templates/new.html", "x\n");
+    assert_eq!(desk(None), Decision::Fast, "uncommitted, and git has not seen the file yet");
+    repo.commit("template");
+    assert_eq!((desk(None), desk(Some("HEAD"))), (Decision::Skip, Decision::Fast), "on the default branch");
+    repo.git(&["checkout", "-qb", "feature", "HEAD~1"]);
+    repo.file("dockerfiles/check-imports.py", "x\n");
+    repo.commit("check");
+    repo.file("README.md", "x\n");
+    assert_eq!(desk(None), Decision::BaseFast, "the whole branch counts");
+    repo.git(&["checkout", "-q", "--detach"]);
+    assert_eq!(desk(None), Decision::BaseFast, "detached");
+}
+
+#[test]
+fn a_repository_without_commits_is_built() {
+    let (repo, state) = (Repo::new(), seed());
+    repo.write(&State::new(), &state);
+    let found = plan(&global(repo.root()), &PlanFlags::default(), &|_| None).unwrap();
+    assert_eq!(found.decision, Decision::BaseFast);
+    assert_eq!(found.reasons, ["what changed cannot be known: the repository has no commits"]);
+    assert_eq!(found.base, Presence::NotAsked);
+}
+
+#[test]
+fn links_and_submodules() {
+    let (repo, _) = committed();
+    // A Dockerfile behind a link is read where it leads.
+    let text = history::seeded("dockerfiles/Dockerfile.base");
+    repo.file("dockerfiles/real", &text);
+    std::fs::remove_file(repo.root().join("dockerfiles/Dockerfile.base")).unwrap();
+    std::os::unix::fs::symlink("./../dockerfiles/real", repo.root().join("dockerfiles/Dockerfile.base")).unwrap();
+    repo.commit("link");
+    assert_eq!(ask(repo.root(), "HEAD~1", Some("HEAD")).unwrap().decision, Decision::Skip);
+    assert_eq!(ask(repo.root(), "HEAD", None).unwrap().decision, Decision::Skip);
+
+    // A submodule that no image reads is nothing; one that an image reads cannot be read at a revision.
+    let id = repo.lines(&["rev-parse", "HEAD"])[0].clone();
+    repo.git(&["update-index", "--add", "--cacheinfo", &format!("160000,{id},vendor/other")]);
+    repo.git(&["commit", "-qm", "submodule"]);
+    assert_eq!(ask(repo.root(), "HEAD~1", Some("HEAD")).unwrap().decision, Decision::Skip);
+    repo.git(&["update-index", "--add", "--cacheinfo", &format!("160000,{id},autoscaler/templates/other")]);
+    repo.git(&["commit", "-qm", "submodule in the image"]);
+    let fault = ask(repo.root(), "HEAD~1", Some("HEAD")).unwrap_err();
+    assert_eq!(
+        (fault.exit, fault.what.as_str()),
+        (Exit::Usage, "cannot read `autoscaler/templates/other` at a revision")
+    );
+    let found = ask(repo.root(), "HEAD", None).unwrap();
+    assert_ne!(found.decision, Decision::Skip);
+    assert!(found.reasons[0].contains("it is in a submodule"), "{:?}", found.reasons);
+}
+
+/// The command itself.
+fn run(repo: &Repo, args: &[&str], variables: &[(&str, &str)]) -> (i32, String, String) {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_xtask"));
+    command.args(args).arg("--root").arg(repo.root());
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("GITHUB_") || name == "XTASK_REGISTRY") {
+        command.env_remove(name);
+    }
+    let output = command.envs(variables.iter().copied()).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn the_command_line() {
+    let (repo, _) = committed();
+    let first = repo.lines(&["rev-parse", "--short=12", "HEAD"])[0].clone();
+    repo.file("autoscaler/templates/new.html", "x\n");
+    repo.commit("template");
+    let (code, out, _) = run(&repo, &["plan", "--offline", "--base", "HEAD~1"], &[]);
+    assert_eq!((code, out.as_str()), (0, "fast\n  app: autoscaler/templates/new.html is new\n"));
+
+    // Git is started once for all objects, and once more where histories are compared.
+    let trace = repo.root().join("target/trace");
+    for (args, most) in [(["--base", "HEAD~1", "--head", "HEAD"].as_slice(), 1), (["--head", "HEAD"].as_slice(), 2)] {
+        let _ = std::fs::remove_file(&trace);
+        let args = [["plan", "--offline"].as_slice(), args].concat();
+        assert_eq!(run(&repo, &args, &[("GIT_TRACE", trace.to_str().unwrap())]).0, 0);
+        let calls = std::fs::read_to_string(&trace).unwrap().matches("trace: built-in: git").count();
+        assert!((1..=most).contains(&calls), "{args:?}: {calls}");
+    }
+
+    let (code, out, _) = run(&repo, &["plan", "--offline", "--base", "HEAD~1", "--format", "json"], &[]);
+    let json: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, json["decision"].as_str()), (0, Some("fast")));
+
+    let [outputs, summary] = ["outputs", "summary"].map(|name| repo.root().join("target").join(name));
+    std::fs::write(&outputs, "before=1\n").unwrap();
+    let variables = [("GITHUB_OUTPUT", outputs.to_str().unwrap()), ("GITHUB_STEP_SUMMARY", summary.to_str().unwrap())];
+    let (code, out, _) = run(&repo, &["plan", "--offline", "--base", "HEAD~1", "--format", "github"], &variables);
+    assert_eq!((code, out.as_str()), (0, ""));
+    assert_eq!(
+        std::fs::read_to_string(outputs).unwrap(),
+        "before=1\ndecision=fast\nshould-build=true\nuse-fast-build=true\nrequirements-changed=false\nbase-reference=\nbase-present=unknown\n"
+    );
+    assert!(std::fs::read_to_string(summary).unwrap().starts_with("## Plan: `fast`\n"));
+
+    let (code, out, _) = run(&repo, &["explain", "--commit", "HEAD~1", "--commit", "HEAD"], &[]);
+    assert_eq!(code, 0);
+    assert!(out.contains(&format!("beside the one at `{first}`\n  nothing differs\napp ")), "{out}");
+    assert!(out.ends_with("\n  autoscaler/templates/new.html is new\n"), "{out}");
+    let (code, out, _) = run(&repo, &["explain", "--offline"], &[]);
+    assert_eq!((code, out.contains("nothing was built here yet")), (0, true), "{out}");
+}
+
+#[test]
+fn what_is_wrong_is_said_with_the_exit_code_of_the_table() {
+    let (repo, _) = committed();
+    let wrong = |args: &[&str], what: &str| {
+        let (code, out, err) = run(&repo, args, &[]);
+        assert_eq!((code, out.as_str()), (2, ""), "{err}");
+        assert!(err.starts_with(&format!("error: {what}")), "{err}");
+    };
+    wrong(&["plan", "--base", "nope"], "revision `nope` does not exist");
+    wrong(&["plan", "--base=--help"], "revision `--help` does not exist");
+    wrong(&["plan", "--head", "HEAD:images.toml"], "revision `HEAD:images.toml` does not exist");
+    wrong(&["plan", "--base", "HEAD\nHEAD"], "revision `HEAD\\nHEAD` does not exist");
+    wrong(&["plan", "--event", "no-such-file"], "cannot read the event `no-such-file`");
+    wrong(&["explain", "--commit", "nope"], "revision `nope` does not exist");
+    wrong(&["explain", "--format", "github"], "`--format github` is for `plan`");
+    repo.file("images.toml", "");
+    wrong(&["plan"], "the policy does not hold");
+    std::fs::remove_file(repo.root().join("images.toml")).unwrap();
+    wrong(&["plan"], &format!("`{}` has no `images.toml`", repo.root().display()));
+}
