@@ -21,9 +21,10 @@ use crate::reference::Platform;
 use crate::registry::Client;
 use crate::report::{ImageReport, Report};
 use jiff::Timestamp;
-use record::Trace;
+use record::{Seen, Trace};
 use std::cell::{OnceCell, RefCell};
 use std::fs::File;
+use std::sync::Mutex;
 use std::time::Instant;
 
 /// What is to be built.
@@ -65,6 +66,8 @@ struct Session<'a> {
     trace: RefCell<Trace>,
     /// Held while images of this machine are looked at and built.
     _lock: Option<File>,
+    /// Written beside the build, by another thread.
+    seen: Mutex<Seen>,
 }
 
 impl<'a> Session<'a> {
@@ -107,6 +110,7 @@ impl<'a> Session<'a> {
             when,
             trace: RefCell::default(),
             _lock: lock,
+            seen: Mutex::default(),
         })
     }
 

@@ -68,7 +68,7 @@ impl fmt::Display for Kind {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Bytes {
-    /// Of layers that this build made.
+    /// Of layers that this build made, or had in its build cache.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub built: Option<u64>,
     /// That came over the network to build on.

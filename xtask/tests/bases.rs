@@ -332,6 +332,9 @@ fn a_pinned_base_is_used_whatever_the_requirements_say() {
     assert!(pinned.contains(&format!("[base]\ndigest = \"{}\"", base.digest)) && pinned.contains("[root.platforms]"));
     scene.says(&["base", "list"], 0, &["latest, pinned"]);
     scene.says(&["build-base"], 2, &["the base is pinned", "cargo xtask base pin --remove"]);
+    let doctor = scene.xtask(&["doctor"]);
+    let doctor = String::from_utf8_lossy(&doctor.stderr);
+    assert!(doctor.contains("note pinned base: builds use"), "{doctor}");
     // The requirements change, which would ask for another base.
     std::fs::write(scene.folder.path().join("requirements-enhanced.txt"), "six\n").unwrap();
     let plan = scene.says(&["build", "--push", "--dry-run"], 0, &["pinned", "reusing base"]);
@@ -352,4 +355,30 @@ fn a_pinned_base_is_used_whatever_the_requirements_say() {
         &["is not in the registry", "needed by: `[base]` of `images.lock`"],
     );
     assert_eq!(scene.client.head(&scene.repository("autoscaler-base"), base.digest).unwrap(), Answer::Absent);
+}
+
+#[test]
+fn a_record_travels_with_its_image() {
+    let Some(scene) = Scene::new() else { return };
+    let repository = scene.repository("autoscaler");
+    let record = xtask::ledger::parse_line(&format!(
+        r#"{{"schema":1,"when":"{}","decision":"fast","seconds":2.5,"cores":4,"ci":true}}"#,
+        jiff::Timestamp::now()
+    ))
+    .unwrap();
+    let fingerprint: Fingerprint = Digest::of(b"app").hex().parse().unwrap();
+    let tag = fingerprint.tag(12);
+    let manifest = scene.push(&repository, &tag, &platform(), BTreeMap::new());
+    let mut notes = publish::notes(&fingerprint, "{}".to_owned(), &BTreeMap::new());
+    notes.insert(xtask::ledger::ANNOTATION.to_owned(), record.compact());
+    let built = BTreeMap::from([(platform(), manifest)]);
+    let publication = Publication { repository: &repository, fingerprint, tag, built, notes, replace: false };
+    let digest = publish::publish(&scene.client, &publication).unwrap().published.digest;
+    // Two tags of one image are one build, and a record that is on the disk as well is not another.
+    publish::tag(&scene.client, &repository, digest, &"main".parse().unwrap()).unwrap();
+    scene.says(&["stats"], 0, &["no build was recorded"]);
+    scene.says(&["stats", "--from-registry", "--format", "json"], 0, &["\"builds\": 1,", "\"median\": 2.5"]);
+    xtask::ledger::file::append(scene.folder.path(), &record).unwrap();
+    scene.says(&["stats", "--from-registry", "--format", "json"], 0, &["\"builds\": 1,"]);
+    scene.says(&["stats", "--from-registry", "--offline"], 2, &["`--offline` asks none"]);
 }

@@ -5,7 +5,7 @@ use super::call::{BaseImage, unknown_digest};
 use super::foundation::impatient;
 use super::layouts;
 use super::planning::{Image, Planned};
-use super::record::{self, Layers, Seen};
+use super::record::{self, Layers};
 use crate::docker::{Build, Output};
 use crate::facts::{self, Local, RootImage};
 use crate::fault::Fault;
@@ -41,7 +41,7 @@ impl Session<'_> {
         let planning = self.began.elapsed();
         self.trace.borrow_mut().plan(planned);
         let reports = std::thread::scope(|scope| {
-            let seen = self.looking(planned).map(|look| scope.spawn(look));
+            self.looking(planned).map(|look| scope.spawn(look));
             // The base waits for downloads and the compiler for the processor: they go well together.
             let mut compilation = self.compilation(planned).map(|compile| scope.spawn(compile));
             let mut reports = Vec::new();
@@ -56,9 +56,6 @@ impl Session<'_> {
                 base = Some(done.base);
                 self.trace.borrow_mut().finish(&done.report);
                 reports.push(done.report);
-            }
-            if let Some(Ok(seen)) = seen.map(ScopedJoinHandle::join) {
-                self.trace.borrow_mut().see(seen);
             }
             Ok(reports)
         })?;
@@ -75,7 +72,7 @@ impl Session<'_> {
     }
 
     /// The looking that goes on beside a build, for the ledger: it shall not make the build longer.
-    fn looking(&self, planned: &Planned) -> Option<impl FnOnce() -> Seen + Send> {
+    fn looking(&self, planned: &Planned) -> Option<impl FnOnce() + Send> {
         let builds = |image: &&Image| matches!(image.plan.decision, Decision::Build { .. });
         let built = || planned.base.iter().chain(&planned.app).filter(builds);
         if self.flags.dry_run || built().next().is_none() {
@@ -87,7 +84,11 @@ impl Session<'_> {
         let (root, builder) = (&self.tree.root, self.flags.builder.as_deref());
         // Nobody waits for a registry only to be told what a build has cost.
         let client = impatient(&self.tree);
-        Some(move || record::look(root, builder, &client, &latest))
+        let seen = &self.seen;
+        Some(move || {
+            let found = record::look(root, builder, &client, &latest);
+            *seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = found;
+        })
     }
 
     /// The layers of a published image that is built upon.

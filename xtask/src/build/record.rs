@@ -21,7 +21,6 @@ pub(super) struct Trace {
     decision: Option<Kind>,
     reasons: Vec<String>,
     finished: Vec<ImageReport>,
-    seen: Seen,
 }
 
 /// What can be seen beside the build, without making it wait.
@@ -59,11 +58,6 @@ impl Trace {
     /// Takes down an image that is done.
     pub(super) fn finish(&mut self, report: &ImageReport) {
         self.finished.push(report.clone());
-    }
-
-    /// Takes down what was seen beside the build.
-    pub(super) fn see(&mut self, seen: Seen) {
-        self.seen = seen;
     }
 }
 
@@ -122,6 +116,7 @@ impl Session<'_> {
     /// What is known now.
     fn record(&self, unfinished: &[ImageReport]) -> Record {
         let trace = self.trace.borrow();
+        let seen = self.seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let reports: Vec<&ImageReport> = trace.finished.iter().chain(unfinished).collect();
         let commit = self.tree.commit.as_ref();
         let phases = |report: &&ImageReport| {
@@ -140,9 +135,9 @@ impl Session<'_> {
             reasons: trace.reasons.clone(),
             seconds: round(self.began.elapsed().as_secs_f64()),
             phases: reports.iter().flat_map(phases).collect(),
-            bytes: bytes(&reports, &trace.seen.known, self.wish.push),
+            bytes: bytes(&reports, &seen.known, self.wish.push),
             steps,
-            engine: trace.seen.engine.clone(),
+            engine: seen.engine.clone(),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             ci: in_ci(),
             failed: None,
