@@ -295,7 +295,13 @@ proptest! {
         let changed = change(root.path(), PLACES[place], how);
         let Ok(after) = read_with(root.path(), COPIES[copy], &ignore) else { return Ok(()) };
         let read = |path: &String| before.iter().chain(&after).any(|entry| entry.path.to_string() == *path);
-        prop_assert_eq!(fingerprint(&before) != fingerprint(&after), changed.iter().any(read), "{:?}", changed);
+        // A folder that the ignore file takes back only for a file in it is copied with that file, even where the copy itself
+        // excludes the file: BuildKit sends the folder, and so its going is a change.
+        let folders = |entries: &[Entry]| -> Vec<_> {
+            entries.iter().filter(|entry| entry.kind == Kind::Dir).map(|entry| entry.path.clone()).collect()
+        };
+        let counts = changed.iter().any(read) || folders(&before) != folders(&after);
+        prop_assert_eq!(fingerprint(&before) != fingerprint(&after), counts, "{:?}", changed);
     }
 
     /// Walking little finds what walking everything finds.
