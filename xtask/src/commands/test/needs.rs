@@ -69,6 +69,7 @@ impl Needs {
             }
         };
         let python = python(tree, &uv)?;
+        browser()?;
         let engine = Engine::start(root)?;
         let state = engine.state();
         let mut env = state.docker_env();
@@ -98,6 +99,18 @@ impl Needs {
         let command = foreign.fold(command, Command::env_remove);
         self.env.iter().fold(command, |command, (name, value)| command.env(name, value))
     }
+}
+
+/// Chromium, in which pages are looked at: the one thing that comes from the system's own package manager.
+fn browser() -> Result<(), Fault> {
+    if ["chromium", "chromium-browser", "google-chrome"].iter().any(|name| process::found(name).is_some()) {
+        return Ok(());
+    }
+    ui::step("installing", "chromium with apt-get: pages are tested in it");
+    let hint = "install Chromium, so that the pages can be tested";
+    let apt = process::find("apt-get", "the tests of pages", hint)?;
+    let install = Command::new(apt).args(["install", "-y", "-qq", "--no-install-recommends", "chromium"]);
+    install.env("DEBIAN_FRONTEND", "noninteractive").read(Exit::Missing).map_err(|fault| fault.hint(hint)).map(drop)
 }
 
 fn cache(root: &Path) -> OsString {
