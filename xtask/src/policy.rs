@@ -516,19 +516,11 @@ fn read_ci(mut section: Section<'_>, platforms: &[Platform], problems: &mut Prob
 }
 
 fn read_root(mut section: Section<'_>, problems: &mut Problems<'_>) -> Option<Root> {
-    let image = section.parsed::<Reference>("image", problems);
-    if let Some(image) = &image {
-        if image.value.digest.is_some() {
-            let hint = "name the tag here; `cargo xtask lock` writes its digest of each platform to `images.lock`";
-            problems.add(&image.at, "`root.image` names a digest", Some(hint.into()));
-        }
-    } else {
-        let at = section.at().clone();
-        problems.add(
-            &at,
-            "`root.image` is missing or wrong",
-            Some("write `image = \"docker.io/library/python:3.12-slim\"`".into()),
-        );
+    let image = section.required("image", problems);
+    let image = image.and_then(|text| section.parse::<Reference>("image", text, problems));
+    if let Some(image) = image.as_ref().filter(|image| image.value.digest.is_some()) {
+        let hint = "name the tag here; `cargo xtask lock` writes its digest of each platform to `images.lock`";
+        problems.add(&image.at, "`root.image` names a digest", Some(hint.into()));
     }
     let python = section.required("python", problems);
     if let Some(python) = &python

@@ -43,15 +43,13 @@ enhanced = "dockerfiles/Missing"
     refuses(
         text,
         expect![[r#"
-            the policy does not hold: 11 problems
+            the policy does not hold: 10 problems
             images.toml:2:1: `project.registry` is missing
             images.toml:3:8: `project.name` is empty
               hint: write a value, or remove the key
             images.toml:4:1: unknown key `registery` in `[project]`
               hint: did you mean `registry`?
             images.toml:5:29: `project.platforms`: `linux/x86` is not a platform like `linux/amd64` or `linux/arm64`
-            images.toml:7:1: `root.image` is missing or wrong
-              hint: write `image = "docker.io/library/python:3.12-slim"`
             images.toml:8:9: `root.image`: `Library` cannot be part of a repository name (repository names are lowercase)
             images.toml:9:10: `root.python` is `3`, not a version like `3.12`
             images.toml:12:14: `base.dockerfile`: path `../Dockerfile` is outside the repository (it holds `..`)

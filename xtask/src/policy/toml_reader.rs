@@ -158,7 +158,8 @@ impl<'t> Section<'t> {
         self.parse(key, text, problems)
     }
 
-    fn parse<T: std::str::FromStr<Err: Display>>(
+    /// Reads a text that was found at a key.
+    pub(crate) fn parse<T: std::str::FromStr<Err: Display>>(
         &self,
         key: &str,
         text: Spanned<String>,
