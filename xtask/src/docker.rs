@@ -204,6 +204,11 @@ impl Docker {
         self.call.clone()
     }
 
+    /// A call of the buildx plugin.
+    pub fn buildx(&self) -> Command {
+        self.buildx.clone()
+    }
+
     /// Whether an engine answers, and its version.
     pub fn version(&self) -> Result<String, Fault> {
         let command = self.command().args(["version", "--format", "{{.Server.Version}}"]);
@@ -216,7 +221,7 @@ impl Docker {
 
     /// The buildx plugin's version.
     pub fn buildx_version(&self) -> Result<String, Fault> {
-        let output = self.buildx.clone().arg("version").output()?;
+        let output = self.buildx().arg("version").output()?;
         if output.status.success() {
             return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
         }
@@ -233,7 +238,7 @@ impl Docker {
 
     /// The call that realises `build`, its metadata going to `metadata`.
     pub fn build_command(&self, build: &Build, metadata: &Path) -> Command {
-        let mut call = self.buildx.clone().args(["build", "--progress=plain", "--provenance=false"]);
+        let mut call = self.buildx().args(["build", "--progress=plain", "--provenance=false"]);
         if let Some(builder) = build.builder.as_ref().filter(|builder| !self.is_context(builder)) {
             call = call.arg(format!("--builder={builder}"));
         }

@@ -294,6 +294,10 @@ fn stop(places: &Places, programs: &[&str]) -> Result<Vec<String>, Fault> {
             }
         }
     }
+    // containerd cleans up after a shim with another shim, which may have begun after its turn.
+    for (_, process) in procfs::running_from(&places.packages(), programs) {
+        process.stop(Duration::from_secs(5))?;
+    }
     if programs.contains(&"dockerd") {
         for folder in [&places.run, &places.data()] {
             procfs::unmount_under(folder)?;

@@ -152,10 +152,8 @@ impl Workshop {
     /// Empties the engine's build cache and image store; the registry keeps what it has.
     pub fn forget_builds(&self) -> Result<(), Fault> {
         let docker = self.docker()?;
-        for what in [["buildx", "prune"], ["system", "prune"]] {
-            docker.command().args(what).args(["--all", "--force"]).read(Exit::Build)?;
-        }
-        Ok(())
+        docker.buildx().args(["prune", "--all", "--force"]).read(Exit::Build)?;
+        docker.command().args(["system", "prune", "--all", "--force"]).read(Exit::Build).map(drop)
     }
 
     fn engine_down(&mut self) -> Result<(), Fault> {
