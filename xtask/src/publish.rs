@@ -139,12 +139,6 @@ fn config_platform(config: &Config, what: &Reference) -> Result<Platform, Fault>
         .map_err(|error| Fault::network(format!("cannot read the platform of `{what}`")).cause(error))
 }
 
-/// The bytes that a client pulls for one platform: layers and config, compressed.
-pub fn size(client: &Client, repository: &Repository, descriptor: &Descriptor) -> Result<u64, Fault> {
-    let manifest = read_manifest(client, repository, descriptor.digest)?;
-    Ok(manifest.config.size + manifest.layers.iter().map(|layer| layer.size).sum::<u64>())
-}
-
 /// The tag under which an engine pushes one platform's manifest, before it is part of an index.
 pub fn platform_tag(fingerprint: &Tag, platform: &Platform) -> Tag {
     Tag::from_name(&format!("{fingerprint}-{}", platform.dashed())).expect("a tag with a suffix is a tag")

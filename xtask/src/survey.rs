@@ -122,8 +122,7 @@ impl Snapshot {
         }
         if !global.offline {
             match build::resolve_root(&self.tree, &self.tree.policy.project.platforms) {
-                Ok(Some(digests)) => return Ok(registry(digests)),
-                Ok(None) => {}
+                Ok(digests) => return Ok(registry(digests)),
                 Err(fault) if fault.exit == Exit::Network && wanted.fallback.is_some() => {}
                 Err(fault) => return Err(said(&fault)),
             }

@@ -29,17 +29,17 @@ impl Session<'_> {
                 .needed_by("`--locked`")
                 .hint("pin its digests: `cargo xtask lock`"));
         }
-        let found =
-            if self.global.offline { Ok(None) } else { resolve_root(&self.tree, &self.tree.policy.project.platforms) };
-        match found {
-            Ok(Some(digests)) => {
+        if self.global.offline {
+            return self.debian_root();
+        }
+        match resolve_root(&self.tree, &self.tree.policy.project.platforms) {
+            Ok(digests) => {
                 ui::warn(&format!(
                     "the root `{wanted}` is not pinned: taking its digests of now (`cargo xtask lock` pins them)"
                 ));
                 let place = RootPlace::Registry(wanted.repository.clone());
                 Ok(RootImage { name: wanted.to_string(), digests, place })
             }
-            Ok(None) => self.debian_root(),
             Err(fault) if fault.exit == Exit::Network && self.tree.policy.root.fallback.is_some() => {
                 let cause = fault.causes.last().map(|cause| format!(" ({cause})")).unwrap_or_default();
                 ui::step(
@@ -139,8 +139,8 @@ pub fn impatient(tree: &Tree) -> Client {
     Client::new(Options { plain_http, tries: 1, connect_timeout: Duration::from_secs(3), ..Options::from_env() })
 }
 
-/// The digests of the root's tag now, for each platform; `None` where the registry has no such image.
-pub fn resolve_root(tree: &Tree, platforms: &[Platform]) -> Result<Option<BTreeMap<Platform, Digest>>, Fault> {
+/// The digests of the root's tag now, for each platform. A root that the registry does not have is wrong use, not an absence.
+pub fn resolve_root(tree: &Tree, platforms: &[Platform]) -> Result<BTreeMap<Platform, Digest>, Fault> {
     let image = &tree.policy.root.image;
     let tag = image.tag.clone().unwrap_or_else(Tag::latest);
     let Answer::Present(found) = publish::read(&impatient(tree), &image.repository, tag)? else {
@@ -152,6 +152,5 @@ pub fn resolve_root(tree: &Tree, platforms: &[Platform]) -> Result<Option<BTreeM
     if let Some(platform) = missing.first() {
         return Err(Fault::usage(format!("the root `{image}` is not there for {platform}")));
     }
-    let digests = platforms.iter().map(|platform| (platform.clone(), found.platforms[platform].digest)).collect();
-    Ok(Some(digests))
+    Ok(platforms.iter().map(|platform| (platform.clone(), found.platforms[platform].digest)).collect())
 }

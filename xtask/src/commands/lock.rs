@@ -54,14 +54,15 @@ fn write(root: &Path, path: &Path, text: &str) -> Result<(), Fault> {
 /// stays pinned.
 fn pin_root(tree: &Tree, global: &Global) -> Result<(), Fault> {
     let image = &tree.policy.root.image;
-    let found = if global.offline { Ok(None) } else { build::resolve_root(tree, &tree.policy.project.platforms) };
-    match found {
-        Ok(Some(platforms)) => {
+    if global.offline {
+        return Ok(());
+    }
+    match build::resolve_root(tree, &tree.policy.project.platforms) {
+        Ok(platforms) => {
             let base = facts::images_lock(tree)?.base;
             let lock = ImagesLock { root: Some(RootPin { image: image.clone(), platforms }), base };
             write(&tree.root, Path::new(lock::images::PATH), &lock.to_string())
         }
-        Ok(None) => Ok(()),
         Err(fault) if fault.exit == Exit::Network && tree.policy.root.fallback.is_some() => {
             let cause = fault.causes.last().cloned().unwrap_or(fault.what);
             ui::warn(&format!("the root `{image}` is not pinned: {cause}; builds fall back to Debian's packages"));
