@@ -21,6 +21,7 @@ pub mod key;
 pub mod layout;
 pub mod ledger;
 pub mod lock;
+pub mod native;
 pub mod oci;
 pub mod plan;
 pub mod policy;

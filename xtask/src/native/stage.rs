@@ -1,0 +1,42 @@
+//! Stages that run something, realised by a recipe instead: what such a recipe answers, and what it may ask.
+//!
+//! Which recipe realises which stage is said by the policy; its parameters are the stage's own arguments.
+
+use super::item::Item;
+use crate::context::ContextPath;
+use crate::fault::Fault;
+use crate::oci::Config;
+use crate::reference::Digest;
+use std::path::Path;
+
+/// One part of a realised stage, which becomes one layer of an image that copies it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// What it is, as reports call it: `scipy 1.17.0`.
+    pub name: String,
+    /// The digest of everything that determines its items.
+    pub recipe: Digest,
+    /// The folder or file below which all its items stand.
+    pub under: ContextPath,
+}
+
+/// A stage whose files come from a recipe.
+pub trait Realise {
+    /// Its parts, known before anything is made: no two have one item, but for folders.
+    fn parts(&self) -> &[Part];
+
+    /// Makes these parts, by their numbers: the items of each, sorted by path.
+    fn produce(&self, wanted: &[usize]) -> Result<Vec<Vec<Item>>, Fault>;
+}
+
+/// The files of the image that a realised stage stands on. Asking may cost a download: a recipe asks only while it produces.
+pub trait Foundation {
+    /// Its configuration.
+    fn config(&self) -> &Config;
+
+    /// A file's contents, links followed; `None` where there is none.
+    fn file(&self, path: &ContextPath) -> Result<Option<Vec<u8>>, Fault>;
+
+    /// All its files, unpacked into a folder of this machine that nobody else changes.
+    fn folder(&self) -> Result<&Path, Fault>;
+}
