@@ -1,22 +1,21 @@
-//! The program in the app image: what determines it, and cargo's compiling of it on the host.
-//!
-//! The recipe's key is read from files alone, so that a build which needs no new binary starts no compiler.
+//! The program in the app image: what determines it, read from files alone, so that a build which needs no new one starts no
+//! compiler. `compile` makes it.
+
+mod compile;
+
+pub use compile::{cargo, compile};
 
 use crate::context::{ContextPath, Files};
 use crate::fault::{Exit, Fault};
 use crate::key::BinaryKey;
-use crate::policy::{Binary, RelPath, Version};
+use crate::policy::{Binary, RelPath};
 use crate::process::{self, Command};
 use crate::reference::{Digest, Platform};
-use crate::ui;
-use object::read::elf::FileHeader as _;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::OsStr;
-use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// Where a staged binary stands, within the repository and so within the build context.
 pub fn staged(platform: &Platform, binary: &Binary) -> RelPath {
@@ -206,148 +205,10 @@ fn toolchain<F: Files + ?Sized>(repository: &F) -> Result<String, Fault> {
     Command::new(rustc).arg("-V").current_dir(repository.place()).read(Exit::Missing)
 }
 
-/// Compiles the binary for a platform and stages it in the build context. Says how long it took.
-pub fn compile(root: &Path, binary: &Binary, platform: &Platform) -> Result<Duration, Fault> {
-    process::find("cargo", "compiling the app's binary", "install Rust: https://rustup.rs")?;
-    let triple = triple(platform)?;
-    let foreign = *platform != Platform::host();
-    // Choices made for xtask's own compilation are not the binary's.
-    let mut call = cargo(root).env_remove("CARGO_BUILD_TARGET").env_remove("RUSTFLAGS");
-    call = if foreign && process::found("cargo-zigbuild").is_some() { call.arg("zigbuild") } else { call.arg("build") };
-    call = call.args(["--locked", "--package", &binary.package, "--bin", &binary.name, "--profile", &binary.profile]);
-    call = call.args(["--message-format", "json-render-diagnostics"]);
-    if foreign {
-        call = call.args(["--target", triple]);
-    }
-    let mut progress = ui::Progress::begin("compiling", &format!("{} for {platform}", binary.name));
-    let mut executable = None;
-    let mut said = VecDeque::new();
-    let status = call.stream(|line| match artifact(line, &binary.name) {
-        Some(path) => executable = Some(path),
-        None if line.starts_with('{') => {}
-        None => {
-            progress.line(line);
-            if said.len() == 30 {
-                said.pop_front();
-            }
-            said.push_back(line.to_owned());
-        }
-    });
-    let took = progress.end();
-    let status = status?;
-    if !status.success() {
-        let fault = Fault::build(format!("cannot compile `{}` for {platform}", binary.name))
-            .needed_by("the app image")
-            .cause(said.make_contiguous().join("\n"));
-        let missing_target = said
-            .iter()
-            .any(|line| line.contains("can't find crate for `core`") || line.contains("can't find crate for `std`"));
-        return Err(if missing_target {
-            fault.hint(format!("`rustup target add {triple}`, and `cargo install cargo-zigbuild` for its linker; or build on that platform"))
-        } else {
-            fault
-        });
-    }
-    let executable = executable.ok_or_else(|| {
-        Fault::usage(format!("package `{}` has no binary `{}`", binary.package, binary.name))
-            .hint("name it in `[app.binary] name`")
-    })?;
-    check_glibc(&executable, binary)?;
-    stage(&executable, &root.join(staged(platform, binary)))?;
-    Ok(took)
-}
-
-/// A call of cargo in the repository. What `cargo run` told this program of its own package is kept from it: build scripts
-/// that look at these variables would run again, and everything on them would be compiled again.
-pub fn cargo(root: &Path) -> Command {
-    let ours = ["CARGO_BIN_NAME", "CARGO_CRATE_NAME", "CARGO_MANIFEST_", "CARGO_PKG_", "CARGO_PRIMARY_PACKAGE"];
-    let told = std::env::vars_os().map(|(name, _)| name);
-    let told = told.filter(|name| ours.iter().any(|ours| name.to_string_lossy().starts_with(ours)));
-    told.fold(Command::new("cargo").current_dir(root), |cargo, name| cargo.env_remove(name))
-}
-
-fn triple(platform: &Platform) -> Result<&'static str, Fault> {
-    match (platform.architecture.as_str(), platform.variant.as_deref()) {
-        ("amd64", None) => Ok("x86_64-unknown-linux-gnu"),
-        ("arm64", None) => Ok("aarch64-unknown-linux-gnu"),
-        ("arm", Some("v7")) => Ok("armv7-unknown-linux-gnueabihf"),
-        ("ppc64le", None) => Ok("powerpc64le-unknown-linux-gnu"),
-        ("s390x", None) => Ok("s390x-unknown-linux-gnu"),
-        ("riscv64", None) => Ok("riscv64gc-unknown-linux-gnu"),
-        _ => Err(Fault::usage(format!("cannot compile for {platform}: no Rust target is known for it"))),
-    }
-}
-
-/// The executable that one of cargo's JSON messages reports.
-fn artifact(line: &str, name: &str) -> Option<PathBuf> {
-    #[derive(Deserialize)]
-    struct Message {
-        reason: String,
-        executable: Option<PathBuf>,
-        target: Option<Target>,
-    }
-    #[derive(Deserialize)]
-    struct Target {
-        name: String,
-    }
-    let message: Message = serde_json::from_str(line.strip_prefix('{').map(|_| line)?).ok()?;
-    let ours = message.reason == "compiler-artifact" && message.target?.name == name;
-    message.executable.filter(|_| ours)
-}
-
-/// Copies by way of a new file and a rename, so that a build never reads half a binary; leaves an equal one alone.
-fn stage(from: &Path, to: &Path) -> Result<(), Fault> {
-    let cannot = |error: std::io::Error| Fault::build(format!("cannot stage `{}`", to.display())).cause(error);
-    let folder = to.parent().expect("a staged binary stands in a folder");
-    fs::create_dir_all(folder).map_err(cannot)?;
-    if let (Ok(new), Ok(old)) = (fs::metadata(from), fs::metadata(to))
-        && new.len() == old.len()
-        && matches!((new.modified(), old.modified()), (Ok(new), Ok(old)) if new <= old)
-    {
-        return Ok(());
-    }
-    let new = tempfile::NamedTempFile::new_in(folder).map_err(cannot)?;
-    fs::copy(from, new.path()).map_err(cannot)?;
-    new.persist(to).map_err(|error| cannot(error.error))?;
-    Ok(())
-}
-
-/// Refuses a binary that asks for a newer glibc than the root has.
-fn check_glibc(executable: &Path, binary: &Binary) -> Result<(), Fault> {
-    let Some(limit) = &binary.glibc else { return Ok(()) };
-    let bytes = fs::read(executable).map_err(|error| cannot_read(executable, error))?;
-    let newest = newest_glibc(&bytes).map_err(|error| cannot_read(executable, error))?;
-    match newest {
-        Some(newest) if newest > *limit => Err(Fault::build(format!("`{}` needs glibc {newest}, the root has {limit}", binary.name))
-            .needed_by("the app image")
-            .cause("it was linked on a newer system than the image's")
-            .hint("compile on the root's system, or for a static target; `[app.binary] glibc` in `images.toml` says what the root has")),
-        _ => Ok(()),
-    }
-}
-
-/// The newest `GLIBC_x.y` among an ELF file's needed symbol versions; none for a static program.
-fn newest_glibc(bytes: &[u8]) -> object::read::Result<Option<Version>> {
-    let header = object::elf::FileHeader64::<object::Endianness>::parse(bytes)?;
-    let endian = header.endian()?;
-    let sections = header.sections(endian, bytes)?;
-    let mut newest = None;
-    let Some((mut needed, link)) = sections.gnu_verneed(endian, bytes)? else { return Ok(None) };
-    let strings = sections.strings(endian, bytes, link)?;
-    while let Some((_, mut versions)) = needed.next()? {
-        while let Some(version) = versions.next()? {
-            let name = String::from_utf8_lossy(version.name(endian, strings)?).into_owned();
-            if let Some(version) = name.strip_prefix("GLIBC_").and_then(|text| text.parse::<Version>().ok()) {
-                newest = newest.max(Some(version));
-            }
-        }
-    }
-    Ok(newest)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     fn workspace(files: &[(&str, &str)]) -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
@@ -385,6 +246,7 @@ mod tests {
             profile: "release".to_owned(),
             glibc: Some("2.36".parse().unwrap()),
             rust_image: None,
+            embeds: false,
         }
     }
 
@@ -424,23 +286,5 @@ mod tests {
         let root = workspace(&FILES);
         let fault = key(root.path(), &Binary { package: "x".to_owned(), ..binary() }, &|_| false).unwrap_err();
         assert_eq!(fault.what, "`Cargo.lock` holds no package `x`");
-    }
-
-    #[test]
-    fn glibc_versions_are_read_from_a_real_program() {
-        let newest = newest_glibc(&fs::read(std::env::current_exe().unwrap()).unwrap()).unwrap().unwrap();
-        assert!(newest > "2.2".parse().unwrap() && newest < "3".parse().unwrap(), "{newest}");
-        let old = Binary { glibc: Some("2.3".parse().unwrap()), ..binary() };
-        let fault = check_glibc(&std::env::current_exe().unwrap(), &old).unwrap_err();
-        assert!(fault.what.contains("the root has 2.3"), "{fault}");
-        assert!(newest_glibc(b"#!/bin/sh").is_err());
-    }
-
-    #[test]
-    fn cargo_reports_the_executable() {
-        let line = r#"{"reason":"compiler-artifact","target":{"name":"app"},"executable":"/t/app"}"#;
-        assert_eq!(artifact(line, "app"), Some("/t/app".into()));
-        assert_eq!(artifact(line, "lib"), None);
-        assert_eq!(artifact("   Compiling app", "app"), None);
     }
 }

@@ -11,6 +11,7 @@ use crate::reference::{Digest, Platform};
 use crate::registry::Credentials;
 use crate::ui;
 use serde::Deserialize;
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -27,8 +28,8 @@ pub struct Docker {
     buildx: Command,
     /// The variable that says which engine, where the caller's own environment does not.
     chosen: Option<(&'static str, String)>,
-    /// Builds and runs that need a network ask for the host's: the engine has no bridge.
-    pub network_host: bool,
+    /// Whether it is known that the engine has no bridge; asked for where it is not known.
+    without_bridge: OnceCell<bool>,
     /// Whether it is the private engine of `cargo xtask engine up`.
     pub private: bool,
 }
@@ -73,8 +74,8 @@ pub struct Build {
     pub source_date_epoch: Option<i64>,
     /// Builder instance or context.
     pub builder: Option<String>,
-    /// Whether the build needs the network (and so `--network=host` on an engine without a bridge).
-    pub network: bool,
+    /// Whether its steps use the host's network: they need one, and the engine has none of its own.
+    pub host_network: bool,
     /// Build again what the cache has.
     pub no_cache: bool,
 }
@@ -154,7 +155,13 @@ impl Docker {
         let hint = "install Docker, or start a private engine here: `cargo xtask engine up`";
         let docker = process::find("docker", "building images", hint)?;
         let call = Command::new(docker);
-        Ok(Self { buildx: call.clone().arg("buildx"), call, chosen: None, network_host: false, private: false })
+        Ok(Self {
+            buildx: call.clone().arg("buildx"),
+            call,
+            chosen: None,
+            without_bridge: OnceCell::new(),
+            private: false,
+        })
     }
 
     /// The private engine with its own programs, and with the credentials, contexts and builders of whoever calls: an
@@ -173,7 +180,7 @@ impl Docker {
         }
         let host = state.docker_env().remove("DOCKER_HOST").map(|host| host.to_string_lossy().into_owned());
         let chosen = host.map(|host| ("DOCKER_HOST", host));
-        Self { call, buildx, chosen, network_host: state.network_host(), private: true }
+        Self { call, buildx, chosen, without_bridge: OnceCell::from(state.network_host()), private: true }
     }
 
     /// The engine of the docker context of this name, if there is one: buildx takes a context for a builder only where it
@@ -184,7 +191,13 @@ impl Docker {
         }
         let to = |call: Command| call.env_remove("DOCKER_HOST").env("DOCKER_CONTEXT", name);
         let chosen = Some(("DOCKER_CONTEXT", name.to_owned()));
-        Ok(Self { call: to(self.call), buildx: to(self.buildx), chosen, network_host: false, private: false })
+        Ok(Self {
+            call: to(self.call),
+            buildx: to(self.buildx),
+            chosen,
+            without_bridge: OnceCell::new(),
+            private: false,
+        })
     }
 
     fn is_context(&self, name: &str) -> bool {
@@ -207,6 +220,17 @@ impl Docker {
     /// A call of the buildx plugin.
     pub fn buildx(&self) -> Command {
         self.buildx.clone()
+    }
+
+    /// Whether the engine was started without a bridge: what needs a network there takes the host's.
+    pub fn lacks_bridge(&self) -> Result<bool, Fault> {
+        if let Some(known) = self.without_bridge.get() {
+            return Ok(*known);
+        }
+        let found = self.command().args(["network", "inspect", "--format", "{{.Name}}", "bridge"]).output()?;
+        // An engine that does not answer says so itself when it is asked to build.
+        let lacks = !found.status.success() && String::from_utf8_lossy(&found.stderr).contains("not found");
+        Ok(*self.without_bridge.get_or_init(|| lacks))
     }
 
     /// Whether an engine answers, and its version.
@@ -245,7 +269,7 @@ impl Docker {
         call = call.arg(format!("--platform={}", build.platform));
         call = call.arg(joined("--file=", &build.context.join(&build.dockerfile)));
         // Another builder has its own network, and may refuse the host's.
-        if build.network && self.network_host && build.builder.is_none() {
+        if build.host_network && build.builder.is_none() {
             call = call.arg("--network=host");
         }
         if build.no_cache {
@@ -494,7 +518,13 @@ mod tests {
 
     fn docker() -> Docker {
         let call = Command::new("docker");
-        Docker { buildx: call.clone().arg("buildx"), call, chosen: None, network_host: true, private: false }
+        Docker {
+            buildx: call.clone().arg("buildx"),
+            call,
+            chosen: None,
+            without_bridge: OnceCell::from(true),
+            private: false,
+        }
     }
 
     fn build() -> Build {
@@ -512,7 +542,7 @@ mod tests {
             compression: Compression::Zstd,
             source_date_epoch: Some(7),
             builder: None,
-            network: true,
+            host_network: true,
             no_cache: false,
         }
     }

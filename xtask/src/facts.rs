@@ -147,6 +147,8 @@ pub struct Parsed {
     pub lines: Vec<usize>,
     /// The files that it reads, but for those that count by their meaning.
     pub files: Vec<Entry>,
+    /// The names of the secrets that its steps mount.
+    pub secrets: BTreeSet<String>,
 }
 
 /// Reads a Dockerfile and the files that it copies, for every platform of the policy.
@@ -157,6 +159,7 @@ pub fn parse(tree: &Tree, kind: ImageKind, args: &BTreeMap<String, String>) -> R
     let (_, ignore) = context::ignore_file(&*tree.files, path.as_str())?;
     let staged = |platform: &Platform| Some(binary::staged(platform, tree.policy.app.binary.as_ref()?));
     let mut files = BTreeSet::new();
+    let mut secrets = BTreeSet::new();
     for platform in &tree.policy.project.platforms {
         // The images beneath count by their digests; which files are read does not hang on their names.
         let mut args = args.clone();
@@ -171,6 +174,7 @@ pub fn parse(tree: &Tree, kind: ImageKind, args: &BTreeMap<String, String>) -> R
         if let Some(staged) = staged(platform) {
             sources.retain(|source| source.reads != crate::dockerfile::Reads::Glob(staged.to_string()));
         }
+        secrets.extend(dockerfile.secrets(&args, platform)?);
         files.extend(context::as_in_git(&context::read_sources(&*tree.files, &sources, &ignore)?));
     }
     // The lock counts by its meaning: its comments and order change no image.
@@ -180,6 +184,7 @@ pub fn parse(tree: &Tree, kind: ImageKind, args: &BTreeMap<String, String>) -> R
         meaning: dockerfile.meaning(),
         lines: dockerfile.meaning_lines(),
         files: files.into_iter().collect(),
+        secrets,
         path,
     })
 }
@@ -249,6 +254,7 @@ pub fn base_key(tree: &Tree, root: &RootImage, lock: &Lock, parsed: &Parsed) -> 
 pub fn app_key(tree: &Tree, base: Fingerprint, parsed: &Parsed) -> Result<AppKey, Fault> {
     let copied: BTreeSet<&Path> = parsed.files.iter().map(|entry| entry.path.to_path()).collect();
     let binary = tree.policy.app.binary.as_ref();
+    let leaves_out = |path: &Path| !binary.is_some_and(|binary| binary.embeds) && copied.contains(path);
     Ok(AppKey {
         schema: SCHEMA,
         base: Some(base.to_string()),
@@ -256,7 +262,7 @@ pub fn app_key(tree: &Tree, base: Fingerprint, parsed: &Parsed) -> Result<AppKey
         dockerfile: parsed.meaning.clone(),
         args: tree.policy.app.args.clone(),
         files: parsed.files.clone(),
-        binary: binary.map(|binary| binary::key(&*tree.files, binary, &|path| copied.contains(path))).transpose()?,
+        binary: binary.map(|binary| binary::key(&*tree.files, binary, &leaves_out)).transpose()?,
     })
 }
 

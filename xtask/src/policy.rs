@@ -123,6 +123,8 @@ pub struct Binary {
     pub glibc: Option<Version>,
     /// The image that has cargo, for the enhanced Dockerfile; without it the Dockerfile installs Debian's.
     pub rust_image: Option<Reference>,
+    /// It is compiled from files that the image copies too: these count for both.
+    pub embeds: bool,
 }
 
 /// `[smoke]`
@@ -657,6 +659,7 @@ fn read_app(
         let profile = section.text("profile", problems);
         let glibc = section.parsed::<Version>("glibc", problems);
         let rust_image = section.parsed::<Reference>("rust-image", problems);
+        let embeds = section.boolean("embeds", problems);
         section.finish(problems);
         let package = package?.value;
         Some(Binary {
@@ -665,6 +668,7 @@ fn read_app(
             profile: profile.map_or_else(|| "release".to_owned(), |profile| profile.value),
             glibc: glibc.map(|version| version.value),
             rust_image: rust_image.map(|image| image.value),
+            embeds: embeds.unwrap_or(false),
         })
     });
     section.finish(problems);

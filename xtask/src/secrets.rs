@@ -3,12 +3,14 @@
 //! Everything goes in as a file that BuildKit mounts for one step, or as an argument that it knows and keeps out of the
 //! history. No value of it is ever an argument of a program.
 
+use crate::debian;
 use crate::fault::Fault;
 use crate::lock::pip;
 use crate::requirements::Options;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::PathBuf;
 use tempfile::TempDir;
 
 /// Proxy variables that BuildKit predefines as build arguments, and whose values docker takes from the environment.
@@ -23,37 +25,56 @@ const BUNDLES: [&str; 3] =
 pub struct Secrets {
     files: BTreeMap<&'static str, PathBuf>,
     /// Holds the files that were written for this build.
-    _folder: TempDir,
+    _folder: Option<TempDir>,
 }
 
 impl Secrets {
-    /// Collects them from the environment and the host's own configuration.
-    pub fn collect() -> Result<Self, Fault> {
+    /// Collects those that a Dockerfile's steps mount, from the environment and the host's own configuration. `suite` is the
+    /// Debian release that the image is built on, where it is one whose packages come from the host's mirror.
+    pub fn collect(wanted: &BTreeSet<String>, suite: Option<&str>) -> Result<Self, Fault> {
+        let mut secrets = Self { files: BTreeMap::new(), _folder: None };
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let folder =
-            tempfile::tempdir().map_err(|error| Fault::build("cannot make a temporary folder").cause(error))?;
-        let mut files = BTreeMap::new();
-        if let Some(bundle) = certificates(&variable) {
-            files.insert("ca", bundle);
+        let wants = |id: &str| wanted.contains(id);
+        if wants("ca") {
+            secrets.files.extend(certificates(&variable).map(|bundle| ("ca", bundle)));
         }
-        let settings = pip::Settings::read(&variable, &mut |path| std::fs::read_to_string(path).ok());
-        let index = settings.for_uv(&variable, &Options::default(), false);
-        for (id, name) in [("index-url", "UV_DEFAULT_INDEX"), ("extra-index-url", "UV_INDEX")] {
-            // What uv has been told itself comes before what pip's settings come to.
-            if let Some(value) = variable(name).or_else(|| index.get(name).cloned()) {
-                files.insert(id, write(folder.path(), id, &value)?);
+        if wants("index-url") || wants("extra-index-url") {
+            let settings = pip::Settings::read(&variable, &mut |path| std::fs::read_to_string(path).ok());
+            let index = settings.for_uv(&variable, &Options::default(), false);
+            for (id, name) in [("index-url", "UV_DEFAULT_INDEX"), ("extra-index-url", "UV_INDEX")] {
+                // What uv has been told itself comes before what pip's settings come to.
+                if let Some(value) = variable(name).or_else(|| index.get(name).cloned()).filter(|_| wants(id)) {
+                    secrets.write(id, &value)?;
+                }
             }
         }
-        let netrc = variable("NETRC").or_else(|| Some(variable("HOME")? + "/.netrc")).map(PathBuf::from);
-        if let Some(netrc) = netrc.filter(|path| path.is_file()) {
-            files.insert("netrc", netrc);
+        if wants("netrc") {
+            let netrc = variable("NETRC").or_else(|| Some(variable("HOME")? + "/.netrc")).map(PathBuf::from);
+            secrets.files.extend(netrc.filter(|path| path.is_file()).map(|netrc| ("netrc", netrc)));
         }
-        Ok(Self { files, _folder: folder })
+        // Asking the host's apt takes a moment.
+        if let Some(suite) = suite.filter(|_| wants("apt-sources")) {
+            secrets.write("apt-sources", &debian::Source::of_host()?.deb822(suite))?;
+        }
+        if wants("cargo-config")
+            && let Some(config) = cargo_config(&variable)?
+        {
+            secrets.write("cargo-config", &config)?;
+        }
+        Ok(secrets)
     }
 
-    /// Adds one more, whose value is text.
-    pub fn add(&mut self, id: &'static str, value: &str) -> Result<(), Fault> {
-        let path = write(self._folder.path(), id, value)?;
+    /// Puts a value into a file that its owner alone can read, and that goes with this build.
+    fn write(&mut self, id: &'static str, value: &str) -> Result<(), Fault> {
+        let cannot = |error| Fault::build(format!("cannot write the build secret `{id}`")).cause(error);
+        let folder = match &self._folder {
+            Some(folder) => folder,
+            None => self._folder.insert(tempfile::tempdir().map_err(cannot)?),
+        };
+        let path = folder.path().join(id);
+        let mut options = std::fs::OpenOptions::new();
+        let file = options.write(true).create(true).truncate(true).mode(0o600).open(&path);
+        file.and_then(|mut file| file.write_all(value.as_bytes())).map_err(cannot)?;
         self.files.insert(id, path);
         Ok(())
     }
@@ -76,18 +97,36 @@ fn certificates(variable: &dyn Fn(&str) -> Option<String>) -> Option<PathBuf> {
     told.or_else(|| BUNDLES.iter().map(PathBuf::from).find(|path| path.is_file()))
 }
 
-fn write(folder: &Path, id: &str, value: &str) -> Result<PathBuf, Fault> {
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let path = folder.join(id);
-    let file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
-    file.and_then(|mut file| file.write_all(value.as_bytes()))
-        .map_err(|error| Fault::build(format!("cannot write the build secret `{id}`")).cause(error))?;
-    Ok(path)
+/// Where the host's cargo takes crates from, as a configuration for cargo in a build: a mirror, and how to reach it. Paths of
+/// the host (certificates, wrappers) and what is about compiling stay here.
+fn cargo_config(variable: &dyn Fn(&str) -> Option<String>) -> Result<Option<String>, Fault> {
+    let home =
+        variable("CARGO_HOME").map(PathBuf::from).or_else(|| Some(PathBuf::from(variable("HOME")?).join(".cargo")));
+    let candidates = home.into_iter().flat_map(|home| [home.join("config"), home.join("config.toml")]);
+    let Some((path, text)) = candidates
+        .into_iter()
+        .find_map(|path| Some((std::fs::read_to_string(&path).ok()?, path)))
+        .map(|(text, path)| (path, text))
+    else {
+        return Ok(None);
+    };
+    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
+        Fault::usage(format!("cannot read `{}`", path.display())).cause(error.message())
+    })?;
+    Ok(sources_of(table))
+}
+
+/// The parts of a cargo configuration that say where crates come from; none where it says nothing of it.
+fn sources_of(table: toml::Table) -> Option<String> {
+    const ABOUT_SOURCES: [&str; 3] = ["source", "registries", "registry"];
+    let kept: toml::Table = table.into_iter().filter(|(name, _)| ABOUT_SOURCES.contains(&name.as_str())).collect();
+    (!kept.is_empty()).then(|| kept.to_string())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
 
     #[test]
     fn a_bundle_that_tools_were_told_of_comes_first() {
@@ -97,5 +136,19 @@ mod tests {
         assert_eq!(certificates(&told).as_deref(), Some(file.path()));
         let gone = |name: &str| (name == "PIP_CERT").then(|| "/no/such/file".to_owned());
         assert_ne!(certificates(&gone).as_deref(), Some(Path::new("/no/such/file")));
+    }
+
+    #[test]
+    fn only_what_is_mounted_is_collected() {
+        assert!(Secrets::collect(&BTreeSet::new(), Some("trixie")).unwrap().files().is_empty());
+        let ca = Secrets::collect(&BTreeSet::from(["ca".to_owned()]), None).unwrap();
+        assert!(ca.files().keys().all(|id| *id == "ca"));
+    }
+
+    #[test]
+    fn cargo_is_told_where_crates_come_from_and_nothing_else() {
+        let table = "[source.crates-io]\nreplace-with = \"near\"\n[http]\ncainfo = \"/host/ca\"\n[build]\njobs = 1\n";
+        assert_eq!(sources_of(table.parse().unwrap()).unwrap(), "[source.crates-io]\nreplace-with = \"near\"\n");
+        assert_eq!(sources_of("[build]\njobs = 1\n".parse().unwrap()), None);
     }
 }

@@ -10,17 +10,15 @@ use crate::key::BaseKey;
 use crate::policy::ImageKind;
 use crate::reference::Platform;
 use crate::secrets::Secrets;
-use crate::{debian, docker};
+use crate::{docker, facts};
 use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Builds the app from scratch as the tree is now, and pushes it. Needs a build of ours before it: it takes the same root.
 pub(super) fn build(shop: &Workshop) -> Result<docker::Built, Fault> {
     let root = root(&shop.tree.root)?;
-    let mut secrets = Secrets::collect()?;
-    if let Some(suite) = root.suite() {
-        secrets.add("apt-sources", &debian::Source::of_host()?.deb822(suite))?;
-    }
+    let parsed = facts::parse(&shop.tree, ImageKind::Enhanced, &BTreeMap::new())?;
+    let secrets = Secrets::collect(&parsed.secrets, root.suite())?;
     let policy = &shop.tree.policy;
     let registry = shop.registry()?;
     let rust = policy.app.binary.as_ref().and_then(|binary| binary.rust_image.as_ref()).map(ToString::to_string);
@@ -40,7 +38,7 @@ pub(super) fn build(shop: &Workshop) -> Result<docker::Built, Fault> {
         compression: policy.base.compression,
         source_date_epoch: None,
         builder: None,
-        network: true,
+        host_network: shop.docker()?.lacks_bridge()?,
         no_cache: false,
     };
     shop.docker()?.build(&build, "the same by plain docker")

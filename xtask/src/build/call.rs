@@ -94,13 +94,14 @@ impl Session<'_> {
             inherited_args: if is_base { Secrets::proxies() } else { Vec::new() },
             contexts,
             labels,
-            secrets: if is_base { secrets.files().clone() } else { BTreeMap::new() },
+            secrets: secrets.files().clone(),
             names,
             outputs,
             compression: policy.base.compression,
             source_date_epoch: self.tree.commit.as_ref().map(|commit| commit.time),
             builder: self.flags.builder.clone(),
-            network: is_base,
+            // Another builder has its own network.
+            host_network: is_base && self.flags.builder.is_none() && self.docker()?.lacks_bridge()?,
             no_cache: self.wish.force,
         })
     }

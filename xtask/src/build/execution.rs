@@ -18,8 +18,8 @@ use crate::reference::{Digest, Platform, Reference, Tag};
 use crate::registry::Answer;
 use crate::report::{self, ImageReport};
 use crate::secrets::Secrets;
-use crate::{binary, debian, ledger, process, steps, ui};
-use std::collections::BTreeMap;
+use crate::{binary, ledger, process, steps, ui};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
@@ -66,9 +66,13 @@ impl Session<'_> {
     fn compilation(&self, planned: &Planned) -> Option<impl FnOnce() -> Result<Duration, Fault> + Send + use<>> {
         let app = planned.app.as_ref().filter(|app| app.plan.kind == ImageKind::App && !self.flags.dry_run)?;
         let Decision::Build { platforms, .. } = &app.plan.decision else { return None };
-        let binary = self.tree.policy.app.binary.clone()?;
+        let (binary, recipe) = (self.tree.policy.app.binary.clone()?, app.binary.clone()?);
+        let copied: BTreeSet<PathBuf> = app.parsed.files.iter().map(|file| file.path.to_path().to_owned()).collect();
         let (root, platforms) = (self.tree.root.clone(), platforms.clone());
-        Some(move || platforms.iter().map(|platform| binary::compile(&root, &binary, platform)).sum())
+        Some(move || {
+            let compile = |platform| binary::compile(&root, &binary, platform, &recipe, &copied);
+            platforms.iter().map(compile).sum()
+        })
     }
 
     /// The looking that goes on beside a build, for the ledger: it shall not make the build longer.
@@ -113,7 +117,7 @@ impl Session<'_> {
                     ImageKind::Base | ImageKind::Enhanced => None,
                 };
                 let mut done = self.build(image, &platforms, reasons, root, base)?;
-                if let Some(took) = compiled {
+                if let Some(took) = compiled.filter(|took| !took.is_zero()) {
                     done.report.seconds.insert(0, ("compile".to_owned(), took.as_secs_f64()));
                 }
                 Ok(done)
@@ -180,13 +184,7 @@ impl Session<'_> {
     ) -> Result<Done, Fault> {
         let plan = &image.plan;
         let docker = self.docker()?;
-        let mut secrets = Secrets::collect()?;
-        if let Some(suite) = root.name.strip_prefix("debian:") {
-            // Asking the host's apt takes a moment: only for a Dockerfile that wants to know.
-            if image.parsed.meaning.iter().any(|instruction| instruction.contains("id=apt-sources")) {
-                secrets.add("apt-sources", &debian::Source::of_host()?.deb822(suite))?;
-            }
-        }
+        let secrets = Secrets::collect(&image.parsed.secrets, root.name.strip_prefix("debian:"))?;
         let mut report = ImageReport {
             kind: plan.kind,
             reference: plan.repository.digest(Digest::of(b"")),
@@ -347,11 +345,20 @@ impl Session<'_> {
             process::interrupted()?;
             // Names that move are asked for again: a later commit may have been published while this one was built.
             let moves = tag == Tag::latest() || self.is_branch(&tag);
-            if moves && self.names_newer(plan.kind, &tag)? {
+            let standing = match moves {
+                true => publish::read(&self.client, &plan.repository, tag.clone())?.present(),
+                false => None,
+            };
+            if let Some(published) = &standing
+                && published.digest != digest
+                && self.is_newer(published)?
+            {
                 ui::step("kept", &format!("`{}` names the image of a later commit", plan.repository.tag(&tag)));
                 continue;
             }
-            publish::tag(&self.client, &plan.repository, digest, &tag)?;
+            if standing.is_none_or(|published| published.digest != digest) {
+                publish::tag(&self.client, &plan.repository, digest, &tag)?;
+            }
             put.push(tag);
         }
         Ok(put)

@@ -7,7 +7,7 @@ use crate::facts::{self, Local, Parsed, RootImage, RootPlace, Standing, Tree};
 use crate::fault::Fault;
 use crate::flags::{BuildFlags, Global};
 use crate::git::{Ancestry, Git};
-use crate::key::{AppKey, BaseKey, Fingerprint, Key as _, app_changes, base_changes};
+use crate::key::{AppKey, BaseKey, BinaryKey, Fingerprint, Key as _, app_changes, base_changes};
 use crate::plan::{self, Decision, ImagePlan, Latest, LatestFacts, Wish};
 use crate::policy::ImageKind;
 use crate::publish::{self, CREATED, Published};
@@ -38,6 +38,8 @@ pub(super) struct Image {
     pub plan: ImagePlan,
     pub parsed: Parsed,
     pub key: String,
+    /// What determines the program in it.
+    pub binary: Option<BinaryKey>,
     pub local: Option<Local>,
     pub size: Option<u64>,
 }
@@ -150,6 +152,7 @@ impl Session<'_> {
         let latest = self.decide_latest(&standing, &decision, published.as_ref())?;
         let mut image = self.image(ImageKind::App, fingerprint, tag, decision, &standing, latest, parsed, key.json());
         image.plan.replaces |= replaces;
+        image.binary = key.binary;
         Ok(image)
     }
 
@@ -222,7 +225,7 @@ impl Session<'_> {
             Standing::Registry(_) | Standing::Absent => None,
         };
         let size = local.as_ref().and_then(|local| local.size);
-        Image { plan, parsed, key, local, size }
+        Image { plan, parsed, key, binary: None, local, size }
     }
 
     /// The key of the image that was there before: `latest`'s in the registry, the last one built here otherwise.
@@ -295,15 +298,8 @@ impl Session<'_> {
         branch.and_then(Tag::from_name).is_some_and(|branch| branch == *tag)
     }
 
-    /// Whether a tag that moves names the image of a commit that follows ours.
-    pub(super) fn names_newer(&self, kind: ImageKind, tag: &Tag) -> Result<bool, Fault> {
-        match publish::read(&self.client, &self.tree.repository(kind), tag.clone())? {
-            Answer::Present(published) => self.is_newer(&published),
-            Answer::Absent => Ok(false),
-        }
-    }
-
-    fn is_newer(&self, published: &Published) -> Result<bool, Fault> {
+    /// Whether an image is of a commit that follows ours.
+    pub(super) fn is_newer(&self, published: &Published) -> Result<bool, Fault> {
         let (Some(commit), Some(revision)) = (&self.tree.commit, published.revision()) else { return Ok(false) };
         if revision == commit.id {
             return Ok(false);

@@ -7,7 +7,7 @@ use super::lines::Problem;
 use super::{Dockerfile, Instruction};
 use crate::fault::Fault;
 use crate::reference::Platform;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// One thing that an instruction of a reached stage reads from the context.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -65,6 +65,21 @@ impl Dockerfile {
         sources.sort_by(|a, b| (a.line, a).cmp(&(b.line, b)));
         sources.dedup();
         Ok(sources)
+    }
+
+    /// The names of the secrets that steps of the reached stages mount.
+    pub fn secrets(&self, args: &BTreeMap<String, String>, platform: &Platform) -> Result<BTreeSet<String>, Fault> {
+        let expanded = self.expand(args, platform)?;
+        let mut names = BTreeSet::new();
+        for instruction in expanded.stages.iter().flat_map(|stage| &stage.instructions) {
+            let Kind::Run(run) = &instruction.kind else { continue };
+            for mount in run.mounts.iter().filter(|mount| mount.kind == "secret") {
+                // Without a name, a secret is called by the last part of where it appears.
+                let target = || mount.target.as_deref().and_then(|target| target.rsplit('/').next());
+                names.extend(mount.id.as_deref().or_else(target).map(str::to_owned));
+            }
+        }
+        Ok(names)
     }
 
     /// A source named by a variable that only a base image could set cannot be known from here.

@@ -205,6 +205,16 @@ impl<'t> Section<'t> {
         }
     }
 
+    /// `true` or `false`.
+    pub(crate) fn boolean(&mut self, key: &'static str, problems: &mut Problems<'_>) -> Option<bool> {
+        let (item, at) = self.get(key)?;
+        let value = item.as_bool();
+        if value.is_none() {
+            problems.add(&at, format!("`{}` is a {}, not `true` or `false`", self.full(key), item.type_name()), None);
+        }
+        value
+    }
+
     /// A list of texts.
     pub(crate) fn texts(&mut self, key: &'static str, problems: &mut Problems<'_>) -> Option<Vec<Spanned<String>>> {
         let (item, at) = self.get(key)?;
