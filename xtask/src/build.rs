@@ -3,6 +3,7 @@
 //! `foundation` chooses the root, `call` writes docker's arguments. Tags are written last, and only by `publish`.
 
 mod call;
+mod engine;
 mod execution;
 mod foundation;
 mod layouts;
@@ -20,6 +21,7 @@ use crate::plan::Wish;
 use crate::reference::Platform;
 use crate::registry::Client;
 use crate::report::{ImageReport, Report};
+use engine::Engine;
 use jiff::Timestamp;
 use record::{Seen, Trace};
 use std::cell::{OnceCell, RefCell};
@@ -59,6 +61,7 @@ struct Session<'a> {
     /// A root from Debian's packages is made anew: the newest packages are what `--force` of a base is for.
     fresh_root: bool,
     client: Client,
+    engine: Engine,
     docker: OnceCell<Docker>,
     began: Instant,
     /// The same moment on the calendar.
@@ -94,6 +97,7 @@ impl<'a> Session<'a> {
             return Err(Fault::usage("the local store holds one platform of an image")
                 .hint("name one with `--platform`, or publish them together with `--push`"));
         }
+        let engine = engine::choose(&tree, flags, target)?;
         let wish = Wish { push: flags.push, platforms, force: flags.force, no_latest: flags.no_latest };
         let client = tree.client();
         let lock = if flags.push || flags.dry_run { None } else { Some(layouts::lock(&tree.images())?) };
@@ -105,6 +109,7 @@ impl<'a> Session<'a> {
             wish,
             fresh_root,
             client,
+            engine,
             docker: OnceCell::new(),
             began,
             when,

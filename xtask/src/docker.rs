@@ -164,6 +164,21 @@ impl Docker {
         })
     }
 
+    /// Whether an engine seems to answer, as far as can be told in a moment.
+    pub fn at_hand(root: &Path) -> bool {
+        let chosen = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let listens = |socket: &str| std::os::unix::net::UnixStream::connect(socket).is_ok();
+        match (chosen("DOCKER_HOST"), chosen("DOCKER_CONTEXT")) {
+            (Some(host), _) if host.starts_with("unix://") => host.strip_prefix("unix://").is_some_and(listens),
+            (None, None) if matches!(engine::status(root, None), Ok(engine::Status::Running(_))) => true,
+            (None, None) if process::found("docker").is_none() => false,
+            (None, None) if listens("/var/run/docker.sock") => true,
+            (None, None) if !has_context() => false,
+            // A context or a host elsewhere: only docker itself can say.
+            _ => Self::find(root).is_ok_and(|docker| docker.version().is_ok()),
+        }
+    }
+
     /// The private engine with its own programs, and with the credentials, contexts and builders of whoever calls: an
     /// engine is private, the registries that it pushes to are not.
     pub fn of_engine(state: &engine::State) -> Self {
@@ -367,6 +382,20 @@ impl Docker {
     pub fn tag(&self, image: &str, name: &str) -> Result<(), Fault> {
         self.command().args(["image", "tag", "--", image, name]).read(Exit::Build).map(drop)
     }
+}
+
+/// Whether docker's configuration names an engine other than this machine's.
+fn has_context() -> bool {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Configuration {
+        current_context: Option<String>,
+    }
+    let read = || {
+        let text = std::fs::read(Credentials::from_env().folder?.join("config.json")).ok()?;
+        serde_json::from_slice::<Configuration>(&text).ok()?.current_context
+    };
+    read().is_some_and(|context| !matches!(context.as_str(), "" | "default"))
 }
 
 /// `--flag=` and a path, whatever bytes the path has.

@@ -300,7 +300,7 @@ pub struct Local {
     pub labels: BTreeMap<String, String>,
 }
 
-/// The layout of a local base. One folder an image, so that removing one removes nothing else.
+/// The layout of a local image. One folder an image, so that removing one removes nothing else.
 pub fn local_layout(tree: &Tree, kind: ImageKind, tag: &Tag, platform: &Platform) -> PathBuf {
     tree.images().join(format!("{kind}-{tag}-{}", platform.dashed()))
 }
@@ -310,14 +310,15 @@ pub fn last_reference(tree: &Tree, kind: ImageKind) -> PathBuf {
     tree.images().join(format!("{kind}.reference"))
 }
 
-/// A base in its layout, when it is whole and its label says that it is the one.
-pub fn local_base(
+/// An image in its layout, when it is whole and its label says that it is the one.
+pub fn in_layout(
     tree: &Tree,
+    kind: ImageKind,
     fingerprint: &Fingerprint,
     tag: &Tag,
     platform: &Platform,
 ) -> Result<Option<Local>, Fault> {
-    let folder = local_layout(tree, ImageKind::Base, tag, platform);
+    let folder = local_layout(tree, kind, tag, platform);
     if !folder.join("index.json").is_file() {
         return Ok(None);
     }

@@ -1,6 +1,6 @@
 //! The command line: every command, flag and word of help. Decides nothing.
 
-use crate::policy::Registry;
+use crate::policy::{Engine, Registry};
 use crate::reference::Platform;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -92,6 +92,9 @@ pub struct BuildFlags {
     /// Leave the tag `latest` where it is
     #[arg(long)]
     pub no_latest: bool,
+    /// What builds; by default the policy's `[project] engine`, and without one docker where it answers, native otherwise
+    #[arg(long, value_enum)]
+    pub engine: Option<Engine>,
 }
 
 /// What is compared.

@@ -48,6 +48,20 @@ pub struct Project {
     pub default_branch: String,
     /// The platforms of a complete image.
     pub platforms: Vec<Platform>,
+    /// What builds, where the command line does not say.
+    pub engine: Engine,
+}
+
+/// What realises a plan.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Engine {
+    /// Docker where one answers, native otherwise.
+    #[default]
+    Auto,
+    /// The docker and buildx command lines.
+    Docker,
+    /// No daemon: layers are put together here, and only what changed is moved.
+    Native,
 }
 
 /// `[root]`
@@ -455,6 +469,8 @@ fn read_project(mut section: Section<'_>, problems: &mut Problems<'_>) -> Option
     let insecure = section.texts("insecure-registries", problems).unwrap_or_default();
     let source = section.text("source", problems);
     let default_branch = section.text("default-branch", problems);
+    let engines = [("auto", Engine::Auto), ("docker", Engine::Docker), ("native", Engine::Native)];
+    let engine = section.choice("engine", &engines, problems);
     if let Some(branch) = default_branch.as_ref().filter(|branch| !is_branch_name(&branch.value)) {
         problems.add(&branch.at, format!("`project.default-branch`: `{}` is no branch name", branch.value), None);
     }
@@ -470,6 +486,7 @@ fn read_project(mut section: Section<'_>, problems: &mut Problems<'_>) -> Option
         insecure_registries: insecure.into_iter().map(|host| host.value).collect(),
         source: source.map(|text| text.value),
         default_branch: default_branch.map_or_else(|| "main".to_owned(), |text| text.value),
+        engine: engine.unwrap_or_default(),
         platforms: platforms.unwrap_or_else(|| vec![Platform::host()]),
     })
 }

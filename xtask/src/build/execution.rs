@@ -217,8 +217,8 @@ impl Session<'_> {
             report.platforms.insert(platform.clone(), digest);
             if let Some((partial, folder)) = layout {
                 layouts::keep(&partial, &folder)?;
-                report.size =
-                    facts::local_base(&self.tree, &plan.fingerprint, &plan.tag, platform)?.and_then(|l| l.size);
+                report.size = facts::in_layout(&self.tree, plan.kind, &plan.fingerprint, &plan.tag, platform)?
+                    .and_then(|l| l.size);
                 layouts.insert(platform.clone(), folder);
             }
             if self.wish.push {

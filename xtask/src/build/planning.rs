@@ -250,11 +250,11 @@ impl Session<'_> {
         let reference = repository.tag(tag);
         let mine = &self.wish.platforms[0];
         if !self.wish.push {
-            let local = match kind {
-                ImageKind::Base => facts::local_base(&self.tree, fingerprint, tag, mine)?,
-                ImageKind::App | ImageKind::Enhanced => {
-                    facts::local_store(self.docker()?, &reference, fingerprint, mine)?
+            let local = match (kind, self.local_docker()?) {
+                (ImageKind::App | ImageKind::Enhanced, Some(docker)) => {
+                    facts::local_store(docker, &reference, fingerprint, mine)?
                 }
+                (ImageKind::Base, _) | (_, None) => facts::in_layout(&self.tree, kind, fingerprint, tag, mine)?,
             };
             if let Some(local) = local {
                 return Ok(Standing::Local(local));

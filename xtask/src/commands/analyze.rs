@@ -58,7 +58,7 @@ pub fn run(global: &Global, flags: &BuildFlags, report: &Report) -> anyhow::Resu
     let base = &report.images[0];
     let tag = &base.tags[0];
     let fingerprint: Fingerprint = base.fingerprint.parse()?;
-    let (manifest, config, digest) = match facts::local_base(&tree, &fingerprint, tag, &platform)? {
+    let (manifest, config, digest) = match facts::in_layout(&tree, ImageKind::Base, &fingerprint, tag, &platform)? {
         Some(local) if !flags.push => {
             let layout = Layout::open_or_create(&local.layout.unwrap_or_default())?;
             let (_, descriptor) =

@@ -1,0 +1,47 @@
+//! Which engine realises a plan: the one that was asked for, else the one that is at hand.
+
+use super::{Session, Target};
+use crate::docker::Docker;
+use crate::facts::Tree;
+use crate::fault::Fault;
+use crate::flags::BuildFlags;
+use crate::policy;
+
+/// What builds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Engine {
+    /// The docker and buildx command lines.
+    Docker,
+    /// No daemon.
+    Native,
+}
+
+/// Chooses: the command line, then the policy, then docker where it answers.
+pub(super) fn choose(tree: &Tree, flags: &BuildFlags, target: Target) -> Result<Engine, Fault> {
+    let asked = flags.engine.unwrap_or(tree.policy.project.engine);
+    let only_docker = match (&flags.builder, target) {
+        (Some(builder), _) => Some(format!("`{builder}` is a builder of docker's")),
+        (None, Target::Enhanced) => Some("an image from scratch runs programs while it is built".to_owned()),
+        (None, Target::Base | Target::App | Target::Fast) => None,
+    };
+    match (asked, only_docker) {
+        (policy::Engine::Native, Some(why)) if flags.engine.is_some() => {
+            Err(Fault::usage("the native engine cannot build this").cause(why).hint("`--engine docker` can"))
+        }
+        (_, Some(_)) | (policy::Engine::Docker, None) => Ok(Engine::Docker),
+        (policy::Engine::Native, None) => Ok(Engine::Native),
+        (policy::Engine::Auto, None) if Docker::at_hand(&tree.root) => Ok(Engine::Docker),
+        (policy::Engine::Auto, None) => Ok(Engine::Native),
+    }
+}
+
+impl Session<'_> {
+    /// The docker into whose store local images go; without one they stay in layouts.
+    pub(super) fn local_docker(&self) -> Result<Option<&Docker>, Fault> {
+        match self.engine {
+            Engine::Docker => self.docker().map(Some),
+            Engine::Native if Docker::at_hand(&self.tree.root) => self.docker().map(Some),
+            Engine::Native => Ok(None),
+        }
+    }
+}
