@@ -5,6 +5,7 @@
 mod call;
 mod engine;
 mod execution;
+mod export;
 mod foundation;
 mod layouts;
 mod planning;
@@ -16,7 +17,7 @@ pub use planning::{base_fingerprint, pinned_base};
 use crate::docker::Docker;
 use crate::facts::Tree;
 use crate::fault::Fault;
-use crate::flags::{BuildFlags, Global};
+use crate::flags::{BuildFlags, Global, Output};
 use crate::plan::Wish;
 use crate::reference::Platform;
 use crate::registry::Client;
@@ -44,12 +45,18 @@ pub enum Target {
 
 /// Builds, publishes if asked to, and reports. With `dry_run` says what would be done instead, and returns no images.
 pub fn run(global: &Global, flags: &BuildFlags, target: Target) -> Result<Report, Fault> {
+    let push = flags.push || flags.output == Some(Output::Registry);
+    let flags = &BuildFlags { push, ..flags.clone() };
     let session = Session::open(global, flags, target)?;
     let done = session.plan_and_execute(target);
     if !flags.dry_run {
         session.append_record(done.as_ref().err());
     }
-    Ok(Report { images: done?, seconds: session.began.elapsed().as_secs_f64() })
+    let images = done?;
+    if let Some(image) = images.last() {
+        session.export(image)?;
+    }
+    Ok(Report { images, seconds: session.began.elapsed().as_secs_f64() })
 }
 
 /// One command's view of the world: what was asked for, the tree, and whom to ask.
@@ -83,7 +90,15 @@ impl<'a> Session<'a> {
             return Err(Fault::usage(format!("what `{builder}` builds does not come to this machine's Docker"))
                 .hint("add `--push`: the image then goes from the builder to the registry"));
         }
+        if flags.push && flags.output == Some(Output::Docker) {
+            return Err(Fault::usage("`--push` publishes to a registry, and `--output docker` keeps the image here"));
+        }
         let tree = Tree::open(global)?;
+        if flags.output == Some(Output::Docker) && !Docker::at_hand(&tree.root) {
+            return Err(Fault::missing("no Docker engine answers")
+                .needed_by("`--output docker`")
+                .hint("start Docker, or keep the image in a folder: `--output oci:DIR`"));
+        }
         let platforms = match (flags.platform.as_slice(), flags.push) {
             ([], true) => tree.policy.project.platforms.clone(),
             ([], false) => vec![Platform::host()],

@@ -4,6 +4,7 @@ use crate::policy::{Engine, Registry};
 use crate::reference::Platform;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
+use std::str::FromStr;
 
 /// Builds this repository's container images: a base with every dependency, the app on it.
 #[derive(Debug, Parser)]
@@ -92,9 +93,43 @@ pub struct BuildFlags {
     /// Leave the tag `latest` where it is
     #[arg(long)]
     pub no_latest: bool,
+    /// Where the image goes: `registry` (as `--push`), `docker`, `oci:DIR` or `oci-archive:FILE`
+    ///
+    /// A folder or an archive is written beside where the image goes anyway: the local Docker or `target/images`, or the registry with
+    /// `--push`.
+    #[arg(long, value_name = "WHERE")]
+    pub output: Option<Output>,
     /// What builds; by default the policy's `[project] engine`, and without one docker where it answers, native otherwise
     #[arg(long, value_enum)]
     pub engine: Option<Engine>,
+}
+
+/// Where an image goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// To the registry.
+    Registry,
+    /// Into the local Docker.
+    Docker,
+    /// Into an OCI layout folder.
+    Layout(PathBuf),
+    /// Into an OCI layout as one tar file.
+    Archive(PathBuf),
+}
+
+impl FromStr for Output {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let place = |path: &str| if path.is_empty() { Err("it names no path".to_owned()) } else { Ok(path.into()) };
+        match (text, text.split_once(':')) {
+            ("registry", _) => Ok(Self::Registry),
+            ("docker", _) => Ok(Self::Docker),
+            (_, Some(("oci", folder))) => place(folder).map(Self::Layout),
+            (_, Some(("oci-archive", file))) => place(file).map(Self::Archive),
+            _ => Err("it is none of `registry`, `docker`, `oci:DIR`, `oci-archive:FILE`".to_owned()),
+        }
+    }
 }
 
 /// What is compared.

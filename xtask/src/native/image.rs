@@ -62,6 +62,20 @@ impl Image {
         self.manifest.layers.iter().zip(self.config.rootfs.diff_ids.iter().copied())
     }
 
+    /// The bytes of a document: its manifest or its configuration.
+    pub fn document(&self, client: &Client, document: &Descriptor) -> Result<Vec<u8>, Fault> {
+        let lost = || Fault::network(format!("`{}` is not there any more", document.digest));
+        match &self.place {
+            Place::Layout(layout) => layout.read_bytes(document),
+            Place::Registry(repository) if document.digest == self.digest => {
+                Ok(client.manifest(repository, document.digest)?.present().ok_or_else(lost)?.bytes)
+            }
+            Place::Registry(repository) => {
+                client.blob_bytes(repository, &document.digest, document.size)?.present().ok_or_else(lost)
+            }
+        }
+    }
+
     /// Streams the bytes of a layer as they are stored; checked against their digest at the end, when it may be too late for
     /// what was done with them.
     pub fn copy_layer(&self, client: &Client, layer: &Descriptor, to: &mut dyn Write) -> Result<(), Fault> {

@@ -1,0 +1,120 @@
+//! `--output oci:DIR` and `oci-archive:FILE`: the finished image for other tools, from wherever the build left it.
+
+use super::Session;
+use crate::facts;
+use crate::fault::{Exit, Fault};
+use crate::flags::Output;
+use crate::layout::Layout;
+use crate::native::deliver::{self, Layer, Origin};
+use crate::native::image::{Image, Place};
+use crate::oci::{Descriptor, Index, annotation, media_type};
+use crate::reference::{Platform, Tag};
+use crate::report::ImageReport;
+use crate::ui;
+use std::fs::File;
+use std::io::{self, BufReader, BufWriter, Write as _};
+use std::path::Path;
+
+impl Session<'_> {
+    /// Writes the last image of the report where `--output` says.
+    pub(super) fn export(&self, report: &ImageReport) -> Result<(), Fault> {
+        let (platform, tag) = (&self.wish.platforms[0], &report.tags[0]);
+        match &self.flags.output {
+            Some(Output::Layout(folder)) => {
+                self.copy_to(report, platform, tag, &Layout::open_or_create(folder)?)?;
+                ui::step("output", &format!("`{}` in the layout `{}`", tag, folder.display()));
+            }
+            Some(Output::Archive(file)) => {
+                let cannot = |error| Fault::build(format!("cannot write `{}`", file.display())).cause(error);
+                let work = self.tree.root.join("target");
+                std::fs::create_dir_all(&work).map_err(cannot)?;
+                let folder = tempfile::Builder::new().prefix("output-").tempdir_in(&work).map_err(cannot)?;
+                let layout = Layout::open_or_create(folder.path())?;
+                self.copy_to(report, platform, tag, &layout)?;
+                let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+                let new = tempfile::NamedTempFile::new_in(parent).map_err(cannot)?;
+                archive(&layout, new.as_file()).map_err(cannot)?;
+                new.persist(file).map_err(|error| cannot(error.error))?;
+                ui::step("output", &format!("`{}` in the archive `{}`", tag, file.display()));
+            }
+            Some(Output::Registry | Output::Docker) | None => {}
+        }
+        Ok(())
+    }
+
+    /// Copies an image into a layout under its tag.
+    fn copy_to(&self, report: &ImageReport, platform: &Platform, tag: &Tag, layout: &Layout) -> Result<(), Fault> {
+        let digest = report.platforms[platform];
+        let local = facts::local_layout(&self.tree, report.kind, tag, platform);
+        let place = match (self.wish.push, local.join("index.json").is_file()) {
+            (true, _) => Place::Registry(report.reference.repository.clone()),
+            (false, true) => Place::Layout(Layout::open_or_create(&local)?),
+            // A base that is used where it is stays in the registry even for a local build.
+            (false, false) if report.kind == crate::policy::ImageKind::Base => {
+                Place::Registry(report.reference.repository.clone())
+            }
+            (false, false) => return self.save(report, tag, layout),
+        };
+        let image = Image::open(&self.client, place, digest, platform)?;
+        let layer = |(descriptor, diff_id): (&Descriptor, _)| Layer {
+            descriptor: descriptor.clone(),
+            diff_id,
+            origin: Origin::Beneath,
+        };
+        let layers: Vec<Layer> = image.layers().map(layer).collect();
+        deliver::to_layout(&self.client, layout, &layers, Some(&image))?;
+        // Documents go over as the bytes that they are: their digests are of these.
+        let documents = [Descriptor::new(media_type::MANIFEST, image.digest, 0), image.manifest.config.clone()];
+        for document in &documents {
+            layout.put_bytes(&image.document(&self.client, document)?)?;
+        }
+        let size = layout.blob_size(&image.digest).unwrap_or(0);
+        let media_type = image.manifest.media_type.clone().unwrap_or_else(|| media_type::MANIFEST.to_owned());
+        layout.set(tag.as_str(), &Descriptor::new(media_type, image.digest, size).with_platform(platform))
+    }
+
+    /// Takes an image out of docker's store: `docker image save` writes a layout as an archive.
+    fn save(&self, report: &ImageReport, tag: &Tag, layout: &Layout) -> Result<(), Fault> {
+        let name = report.reference.repository.tag(tag).to_string();
+        let cannot = |error: &dyn std::fmt::Display| Fault::build(format!("cannot save `{name}`")).cause(error);
+        let file = tempfile::NamedTempFile::new_in(layout.folder()).map_err(|error| cannot(&error))?;
+        self.docker()?.command().args(["image", "save", "--output"]).arg(file.path()).arg(&name).read(Exit::Build)?;
+        let open = File::open(file.path()).map_err(|error| cannot(&error))?;
+        let mut archive = tar::Archive::new(BufReader::new(open));
+        let mut index: Option<Index> = None;
+        for entry in archive.entries().map_err(|error| cannot(&error))? {
+            let entry = entry.map_err(|error| cannot(&error))?;
+            let path = entry.path().map_err(|error| cannot(&error))?.into_owned();
+            if path == Path::new("index.json") {
+                index = Some(serde_json::from_reader(entry).map_err(|error| cannot(&error))?);
+            } else if let Ok(hex) = path.strip_prefix("blobs/sha256")
+                && let Some(Ok(digest)) = hex.to_str().map(|hex| format!("sha256:{hex}").parse())
+            {
+                layout.put_blob(entry, Some(&digest))?;
+            }
+        }
+        let found = index.and_then(|index| index.manifests.into_iter().next());
+        let mut found = found.ok_or_else(|| {
+            cannot(&"docker wrote no OCI index").hint("an engine that keeps images with containerd writes one")
+        })?;
+        found.annotations.retain(|name, _| name != annotation::REF_NAME);
+        layout.set(tag.as_str(), &found)
+    }
+}
+
+/// A layout as one tar file; the same layout gives the same bytes.
+fn archive(layout: &Layout, to: &File) -> io::Result<()> {
+    let mut tar = tar::Builder::new(BufWriter::new(to));
+    let mut blobs: Vec<_> = std::fs::read_dir(layout.folder().join("blobs/sha256"))?.collect::<Result<_, _>>()?;
+    blobs.sort_by_key(std::fs::DirEntry::file_name);
+    let blobs = blobs.iter().map(|entry| Path::new("blobs/sha256").join(entry.file_name()));
+    for path in ["oci-layout", "index.json"].map(Path::new).map(Path::to_owned).into_iter().chain(blobs) {
+        let mut file = File::open(layout.folder().join(&path))?;
+        let mut header = tar::Header::new_gnu();
+        header.set_size(file.metadata()?.len());
+        header.set_mode(0o644);
+        header.set_mtime(0);
+        tar.append_data(&mut header, &path, &mut file)?;
+    }
+    tar.into_inner()?.flush()
+}
