@@ -239,6 +239,14 @@ fn pinning_the_root_is_a_change_of_the_base() {
     assert_eq!(ask(repo.root(), "HEAD", None).unwrap().decision, Decision::Skip);
     let digest = xtask::reference::Digest::of(b"base");
     repo.file("images.lock", &pins(&format!("[base]\ndigest = \"{digest}\"\n")));
+    let found = ask(repo.root(), "HEAD", None).unwrap();
+    let said = [
+        format!("base: pinned base {digest} is new (images.lock)"),
+        "the base is pinned in `images.lock`: none is built".to_owned(),
+    ];
+    assert_eq!((found.decision, found.reasons), (Decision::Fast, said.to_vec()), "what is pinned is not built");
+    repo.commit("pin the base");
+    repo.file("images.lock", &pins(""));
     assert_eq!(ask(repo.root(), "HEAD", None).unwrap().decision, Decision::BaseFast);
 }
 
@@ -277,6 +285,8 @@ fn a_partial_clone_without_its_objects_fails_open() {
     let (repo, _) = committed();
     repo.file("autoscaler/templates/new.html", "x\n");
     repo.file("requirements-enhanced.lock", &format!("{}# x\n", history::seeded("requirements-enhanced.lock")));
+    let elsewhere = history::seeded("images.toml").replace("docker.io/", "127.0.0.99:9/");
+    repo.file("images.toml", &elsewhere);
     repo.commit("template");
     repo.git(&["config", "uploadpack.allowFilter", "true"]);
     let folder = tempfile::tempdir().unwrap();
