@@ -186,6 +186,16 @@ pub fn parse(tree: &Tree, kind: ImageKind, args: &BTreeMap<String, String>) -> R
 
 /// Reads the lock, which has to answer to the requirements.
 pub fn lock(tree: &Tree) -> Result<Lock, Fault> {
+    let lock = lock_as_it_is(tree)?;
+    let requirements = uv::requirements(&*tree.files, tree.policy.base.requirements.as_ref())?;
+    // Drift is what a check finds; a build on a stale lock is wrong use.
+    lock::check(&requirements, &tree.policy.root.python, &lock)
+        .map_err(|fault| Fault { exit: Exit::Usage, ..fault })?;
+    Ok(lock)
+}
+
+/// Reads the lock, whether it answers to the requirements or not: for where nothing is built of it.
+pub fn lock_as_it_is(tree: &Tree) -> Result<Lock, Fault> {
     let base = &tree.policy.base;
     let text = tree.files.text(base.lock.as_ref()).map_err(|fault| {
         // The reason is the last cause, or, where nothing caused it, what happened.
@@ -195,12 +205,7 @@ pub fn lock(tree: &Tree) -> Result<Lock, Fault> {
             .cause(cause)
             .hint("write it: `cargo xtask lock`")
     })?;
-    let lock = Lock::parse(base.lock.as_ref(), &text)?;
-    let requirements = uv::requirements(&*tree.files, base.requirements.as_ref())?;
-    // Drift is what a check finds; a build on a stale lock is wrong use.
-    lock::check(&requirements, &tree.policy.root.python, &lock)
-        .map_err(|fault| Fault { exit: Exit::Usage, ..fault })?;
-    Ok(lock)
+    Lock::parse(base.lock.as_ref(), &text)
 }
 
 /// What `images.lock` pins; without the file, nothing.

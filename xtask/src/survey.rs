@@ -55,8 +55,12 @@ impl From<Fault> for Untaken {
 impl Snapshot {
     /// Reads all that counts of a tree.
     pub fn take(tree: Tree) -> Result<Self, Untaken> {
-        let lock = facts::lock(&tree)?;
         let pinned = facts::images_lock(&tree)?;
+        let lock = match pinned.base {
+            None => facts::lock(&tree)?,
+            // Builds use a pinned base whatever the requirements say, and so a plan has to.
+            Some(_) => facts::lock(&tree).or_else(|_| facts::lock_as_it_is(&tree))?,
+        };
         let wanted = &tree.policy.root.image;
         if let Some(pin) = pinned.root.as_ref().filter(|pin| pin.image != *wanted) {
             let what = format!("`{}` pins `{}`, the policy wants `{wanted}`", lock::images::PATH, pin.image);
