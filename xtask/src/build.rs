@@ -12,6 +12,7 @@ mod record;
 
 pub use foundation::{debian_recipe, impatient, resolve_root};
 pub use inquiry::{Inquiry, pinned_base};
+pub use layouts::lock as lock_images;
 pub use planning::base_fingerprint;
 
 use crate::docker::Docker;
@@ -117,7 +118,11 @@ impl<'a> Session<'a> {
     }
 
     fn plan_and_execute(&self, target: Target) -> Result<Vec<ImageReport>, Fault> {
-        self.execute(&self.plan(target)?)
+        let planned = self.plan(target)?;
+        if self.flags.reuse_only {
+            planned.refuse_building()?;
+        }
+        self.execute(&planned)
     }
 
     /// Whom this session asks.

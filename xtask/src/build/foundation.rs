@@ -164,7 +164,7 @@ impl Wanted {
 impl Session<'_> {
     /// Makes the root from Debian's packages, unless it is on this machine, and publishes it where the base will be.
     pub(super) fn make_root(&self, wanted: &Wanted) -> Result<Option<RootImage>, Fault> {
-        if self.flags.dry_run {
+        if self.flags.dry_run || self.flags.reuse_only {
             return wanted.at_hand(&self.tree);
         }
         let folder = self.tree.images().join("root");

@@ -32,6 +32,23 @@ impl Planned {
         let from_root = |image: &&Image| image.plan.kind != ImageKind::App;
         self.base.iter().chain(&self.app).filter(from_root).any(builds)
     }
+
+    /// Whether everything is there already.
+    ///
+    /// # Errors
+    /// Something would have to be built: what is named then would not be what was tested.
+    pub(super) fn refuse_building(&self) -> Result<(), Fault> {
+        for Image { plan, .. } in self.base.iter().chain(&self.app) {
+            if let Decision::Build { reasons, .. } = &plan.decision {
+                let what = format!("{} `{}` would have to be built", plan.kind, plan.repository.tag(&plan.tag));
+                return Err(Fault::drift(what)
+                    .needed_by("`--reuse-only`")
+                    .cause(reasons.join("; "))
+                    .hint("build and test it first: `cargo xtask build --push` without `--reuse-only`"));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// One image of the plan.

@@ -132,3 +132,28 @@ fn a_pinned_root_out_of_reach_leaves_what_stands_on_the_fallback() {
     // The base's own tag is that of the fallback.
     assert!(repo.published("app-base", "latest").unwrap().key().unwrap().contains("debian:"));
 }
+
+#[test]
+fn what_is_only_to_be_named_is_never_built() {
+    let Some(repo) = Repo::new("named") else { return };
+    let refused = |what: &str, because: &str| {
+        for command in ["build", "build-fast"] {
+            let said = repo.xtask(&[command, "--push", "--reuse-only"]).without_engine().run();
+            // `build-fast` has words of its own for a base that is missing.
+            if command == "build" || what == "app" {
+                said.ends(6).says(&format!("{what} `")).says("would have to be built").says(because);
+            } else {
+                said.ends(2).says("is not in the registry");
+            }
+        }
+    };
+    refused("base", "nothing of this fingerprint is in the registry");
+    assert!(repo.tags("app-base").is_empty() && repo.tags("app").is_empty());
+    let pushed = repo.push();
+    repo.git(&["tag", "v1.2.3"]);
+    repo.xtask(&["build", "--push", "--reuse-only"]).without_engine().run().ok();
+    assert_eq!(repo.digest("app", "1.2.3"), pushed.digest("app"), "the digest that was tested");
+    repo.write("templates/page.html", "<p>two</p>\n").commit("not built");
+    refused("app", "templates/page.html was edited");
+    repo.xtask(&["build", "--push", "--reuse-only", "--force"]).run().ends(2);
+}
