@@ -113,6 +113,7 @@ impl Tree {
             lock: self.policy.base.lock.as_str(),
             dockerfile: parsed.path.as_str(),
             lines: &parsed.lines,
+            sources: "",
         }
     }
 }
@@ -250,9 +251,20 @@ pub fn base_key(tree: &Tree, root: &RootImage, lock: &Lock, parsed: &Parsed) -> 
     }
 }
 
+/// Whether a file is in the image as it is.
+fn is_copied(parsed: &Parsed) -> impl Fn(&Path) -> bool {
+    let copied: BTreeSet<&Path> = parsed.files.iter().map(|entry| entry.path.to_path()).collect();
+    move |path| copied.contains(path)
+}
+
+/// The sources of the program in the app, where there is one.
+pub fn binary_sources(tree: &Tree, parsed: &Parsed) -> Result<Option<binary::Sources>, Fault> {
+    let binary = tree.policy.app.binary.as_ref();
+    binary.map(|binary| binary::sources(&*tree.files, binary, &is_copied(parsed))).transpose()
+}
+
 /// The app's key on a base.
 pub fn app_key(tree: &Tree, base: Fingerprint, parsed: &Parsed) -> Result<AppKey, Fault> {
-    let copied: BTreeSet<&Path> = parsed.files.iter().map(|entry| entry.path.to_path()).collect();
     let binary = tree.policy.app.binary.as_ref();
     Ok(AppKey {
         schema: SCHEMA,
@@ -261,7 +273,7 @@ pub fn app_key(tree: &Tree, base: Fingerprint, parsed: &Parsed) -> Result<AppKey
         dockerfile: parsed.meaning.clone(),
         args: tree.policy.app.args.clone(),
         files: parsed.files.clone(),
-        binary: binary.map(|binary| binary::key(&*tree.files, binary, &|path| copied.contains(path))).transpose()?,
+        binary: binary.map(|binary| binary::key(&*tree.files, binary, &is_copied(parsed))).transpose()?,
     })
 }
 

@@ -2,11 +2,13 @@
 //!
 //! Reads files, git objects and the registry; builds and writes nothing. `change` decides from what is found here.
 
+use crate::binary;
 use crate::build::{self, Inquiry};
 use crate::change::{Inputs, PINNED_BASE, Presence};
 use crate::facts::{self, Parsed, RootImage, RootPlace, Standing, Tree};
 use crate::fault::{Exit, Fault};
 use crate::flags::Global;
+use crate::git::Revision;
 use crate::key::{AppKey, BaseKey, Fingerprint, Key};
 use crate::layout::Layout;
 use crate::lock::{self, ImagesLock, Lock};
@@ -115,6 +117,38 @@ impl Snapshot {
 
     fn app_key(&self, base: &Fingerprint) -> AppKey {
         AppKey { base: Some(base.to_string()), ..self.own.clone() }
+    }
+
+    /// Which of the program's sources changed since an older tree of this revision: for [`crate::key::Names`]. Empty where the
+    /// program is the same, or is told in another way.
+    pub fn sources_since(&self, old: &Self, revision: &str) -> String {
+        let digest = |snapshot: &Self| snapshot.own.binary.as_ref().map(|binary| binary.sources);
+        if digest(self) == digest(old) {
+            return String::new();
+        }
+        let sources = |snapshot: &Self| facts::binary_sources(&snapshot.tree, &snapshot.app).ok().flatten();
+        let (Some(before), Some(now)) = (sources(old), sources(self)) else { return String::new() };
+        format!("changed since {}: {}", &revision[..12.min(revision.len())], binary::changed(&before, &now))
+    }
+
+    /// The same since a published app was built, where its revision is in this clone and is what it was built from.
+    pub fn sources_since_published(&self, global: &Global, published: &AppKey, revision: &str) -> String {
+        let (Some(before), Some(now)) = (&published.binary, &self.own.binary) else { return String::new() };
+        if before.sources == now.sources {
+            return String::new();
+        }
+        let short = &revision[..12.min(revision.len())];
+        let revision = revision.trim_end_matches("-dirty");
+        let old = Revision::open(&self.tree.root, revision, global.offline)
+            .and_then(|revision| Tree::of(global, Box::new(revision)))
+            .and_then(|tree| Self::take(tree).map_err(Untaken::fault));
+        match old {
+            Ok(old) if old.own.binary.as_ref().is_some_and(|binary| binary.sources == before.sources) => {
+                self.sources_since(&old, revision)
+            }
+            Ok(_) => format!("(which ones cannot be told: it was built from more than commit {short})"),
+            Err(fault) => format!("(which ones cannot be told: {})", said(&fault)),
+        }
     }
 
     /// The base that `images.lock` pins.

@@ -508,6 +508,21 @@ fn the_command_line() {
 }
 
 #[test]
+fn a_programs_changed_sources_are_named() {
+    let (repo, _) = committed();
+    let first = repo.lines(&["rev-parse", "--short=12", "HEAD"])[0].clone();
+    repo.file("autoscaler/src/main.rs", "fn main() { }\n");
+    repo.file("autoscaler/src/new.rs", "\n");
+    std::fs::remove_file(repo.root().join("autoscaler/src/page.rs")).unwrap();
+    let names = "autoscaler/src/main.rs, autoscaler/src/new.rs (new), autoscaler/src/page.rs (gone)";
+    let said = format!("sources of autoscaler/autoscaler changed since {first}: {names}");
+    assert_eq!(ask(repo.root(), "HEAD", None).unwrap().reasons, [format!("app: {said}")]);
+    repo.commit("code");
+    let (_, out, _) = run(&repo, &["explain", "--commit", "HEAD~1", "--commit", "HEAD"], &[]);
+    assert!(out.ends_with(&format!("\n  {said}\n")), "{out}");
+}
+
+#[test]
 fn what_is_wrong_is_said_with_the_exit_code_of_the_table() {
     let (repo, _) = committed();
     let wrong = |args: &[&str], what: &str| {

@@ -20,6 +20,7 @@ use xtask::flags::{Format, Global, PlanFlags};
 use xtask::key::{AppKey, BaseKey, FINGERPRINT_LABEL, KEY_LABEL, Key};
 use xtask::oci::annotation;
 use xtask::policy::ImageKind;
+use xtask::publish::REVISION;
 use xtask::reference::{Digest, Repository, Tag};
 use xtask::registry::Client;
 use xtask::survey::{Snapshot, Untaken};
@@ -97,7 +98,13 @@ impl Here {
 
     /// The app on this base.
     fn publish_app(&self, base: Digest, tags: &[Tag]) {
+        self.publish_app_of("", base, tags);
+    }
+
+    /// The same, built from this revision.
+    fn publish_app_of(&self, revision: &str, base: Digest, tags: &[Tag]) {
         let mut labels = labels(&self.app.1);
+        labels.insert(REVISION, revision.to_owned());
         labels.insert(annotation::BASE_DIGEST, base.to_string());
         self.put(&self.app.0, &labels, tags);
     }
@@ -186,6 +193,32 @@ fn what_the_registry_lost_is_told_from_what_changed() {
     let (code, out, err) = explain(&global);
     assert_eq!(code, 0, "{err}");
     assert!(out.contains(":latest`\n  the registry lost it, nothing of yours changed\n"), "{out}");
+}
+
+#[test]
+fn changed_sources_of_a_published_program_are_named() {
+    let Some(registry) = RealRegistry::start(false) else { return };
+    let repo = committed();
+    let global = global(repo.root(), &format!("{}/acme", registry.address));
+    let here = here(&global);
+    let base = here.publish_base(&[Tag::latest()]);
+    let id = repo.lines(&["rev-parse", "HEAD"])[0].clone();
+    let short = &id[..12];
+    repo.file("autoscaler/src/main.rs", "fn main() { }\n");
+    // Another commit than the one that was published is checked out, and nothing of the key says which files it held.
+    repo.commit("code");
+    let says = |revision: &str, said: &str| {
+        here.publish_app_of(revision, base, &[Tag::latest()]);
+        let (code, out, err) = explain(&global);
+        assert_eq!(code, 0, "{err}");
+        assert!(out.contains(&format!("\n  sources of autoscaler/autoscaler {said}")), "{out}");
+    };
+    says(&id, &format!("changed since {short}: autoscaler/src/main.rs\n"));
+    says(&format!("{id}-dirty"), &format!("changed since {short}: autoscaler/src/main.rs\n"));
+    says(&"1".repeat(40), "(which ones cannot be told: revision `1111");
+    // A commit whose sources are not those of the key says nothing about them.
+    let now = repo.lines(&["rev-parse", "HEAD"])[0].clone();
+    says(&now, &format!("(which ones cannot be told: it was built from more than commit {})", &now[..12]));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use crate::facts::{self, RootImage, RootPlace, Tree};
 use crate::fault::Fault;
 use crate::flags::{Format, Global};
 use crate::git::Revision;
-use crate::key::{AppKey, BaseKey, app_changes, base_changes};
+use crate::key::{AppKey, BaseKey, Names, app_changes, base_changes};
 use crate::policy::ImageKind;
 use crate::publish::{self, Published};
 use crate::reference::{Reference, Tag};
@@ -60,22 +60,23 @@ fn between(global: &Global, old: &str, new: Option<&String>) -> Result<Vec<Expla
         let revision = Revision::open(&root, name, global.offline)?;
         let id = revision.id[..12].to_owned();
         let tree = Tree::of(global, Box::new(revision)).and_then(|tree| Snapshot::take(tree).map_err(Untaken::fault));
-        Ok((format!("at `{id}`"), tree.map_err(|fault| fault.needed_by(format!("commit `{id}`")))?))
+        Ok((id.clone(), tree.map_err(|fault| fault.needed_by(format!("commit `{id}`")))?))
     };
-    let (old_name, old) = at(old)?;
+    let (old_id, old) = at(old)?;
     let (new_name, new) = match new {
-        Some(new) => at(new)?,
+        Some(new) => at(new).map(|(id, tree)| (format!("at `{id}`"), tree))?,
         None => {
             let tree = Tree::of(global, Box::new(root.clone()))?;
             ("of this tree".to_owned(), Snapshot::take(tree).map_err(Untaken::fault)?)
         }
     };
-    let names = (new.tree.names(&new.base), new.tree.names(&new.app));
+    let sources = new.sources_since(&old, &old_id);
+    let names = (new.tree.names(&new.base), Names { sources: &sources, ..new.tree.names(&new.app) });
     let changes = change::compare(&old.inputs(), &new.inputs(), &names.0, &names.1);
     let explain = |image, differences: Vec<String>| Explained {
         image,
         this: new_name.clone(),
-        beside: format!("the one {old_name}"),
+        beside: format!("the one at `{old_id}`"),
         verdict: differences.is_empty().then(|| "nothing differs".to_owned()),
         differences,
     };
@@ -116,8 +117,13 @@ fn published(global: &Global) -> Result<Vec<Explained>, Fault> {
     }
     let differences = app
         .as_ref()
-        .and_then(|app| app.key.as_ref())
-        .map(|old| app_changes(old, &app_key, &here.tree.names(&here.app)))
+        .and_then(|app| {
+            let old = app.key.as_ref()?;
+            let revision = app.published.as_ref().and_then(Published::revision);
+            let sources = revision.map(|revision| here.sources_since_published(global, old, revision));
+            let names = Names { sources: &sources.unwrap_or_default(), ..here.tree.names(&here.app) };
+            Some(app_changes(old, &app_key, &names))
+        })
         .unwrap_or_default();
     explained.push(explain(client.as_ref(), ImageKind::App, footing.app, app, differences));
     Ok(explained)

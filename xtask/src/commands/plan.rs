@@ -7,6 +7,7 @@ use crate::fault::{Exit, Fault};
 use crate::flags::{Format, Global, PlanFlags};
 use crate::git::revision::{self, Revision};
 use crate::git::{Git, Objects};
+use crate::key::Names;
 use crate::survey::{Footing, Snapshot, Untaken, said};
 use crate::ui;
 use std::io::Write as _;
@@ -64,12 +65,13 @@ pub fn plan(global: &Global, flags: &PlanFlags, variable: &dyn Fn(&str) -> Optio
 
 /// The differences of head to a revision; a reason where the revision's inputs cannot be read.
 fn compare(global: &Global, revision: Revision, head: &Snapshot) -> Result<Changes, String> {
-    let short = revision.id[..12].to_owned();
+    let id = revision.id.clone();
     let old = Tree::of(global, Box::new(revision))
         .map_err(Untaken::from)
         .and_then(Snapshot::take)
-        .map_err(|why| format!("at `{short}` {}", said(&why.fault())))?;
-    let names = (head.tree.names(&head.base), head.tree.names(&head.app));
+        .map_err(|why| format!("at `{}` {}", &id[..12], said(&why.fault())))?;
+    let sources = head.sources_since(&old, &id);
+    let names = (head.tree.names(&head.base), Names { sources: &sources, ..head.tree.names(&head.app) });
     Ok(change::compare(&old.inputs(), &head.inputs(), &names.0, &names.1))
 }
 
