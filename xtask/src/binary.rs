@@ -34,6 +34,59 @@ pub fn key<F: Files + ?Sized>(
         .ok_or_else(|| Fault::usage(format!("`Cargo.lock` holds no package `{}`", binary.package)).hint(LOCK_HINT))?;
     let crates: Vec<String> =
         reached.iter().map(|p| format!("{} {} {}", p.name, p.version, p.checksum.as_deref().unwrap_or("-"))).collect();
+    let own = own_files(repository, &reached, copied)?;
+    Ok(BinaryKey {
+        name: format!("{}/{}", binary.package, binary.name),
+        profile: binary.profile.clone(),
+        toolchain: toolchain(repository)?,
+        crates: Digest::of(crates.join("\n").as_bytes()),
+        sources: digest(&own),
+    })
+}
+
+/// The files over which a key's `sources` is the digest, each with its own: for telling which of them changed.
+pub fn sources<F: Files + ?Sized>(
+    repository: &F,
+    binary: &Binary,
+    copied: &dyn Fn(&Path) -> bool,
+) -> Result<Sources, Fault> {
+    let lock = read_lock(repository)?;
+    own_files(repository, &reach(&lock, &binary.package).unwrap_or_default(), copied)
+}
+
+/// Files of the repository that can reach a binary, with their digests.
+pub type Sources = BTreeMap<PathBuf, Digest>;
+
+/// The digest of all of them, as a key holds it.
+pub fn digest(sources: &Sources) -> Digest {
+    let mut text = String::new();
+    for (file, digest) in sources {
+        let name = file.to_string_lossy();
+        text += &format!("{} {name} {digest}\n", name.len());
+    }
+    Digest::of(text.as_bytes())
+}
+
+/// The files in which two differ: `src/a.rs, src/b.rs (new), src/c.rs (gone)`.
+pub fn changed(old: &Sources, new: &Sources) -> String {
+    const SHOWN: usize = 8;
+    let mut files: Vec<String> = new
+        .iter()
+        .filter(|(path, digest)| old.get(*path) != Some(digest))
+        .map(|(path, _)| format!("{}{}", path.display(), if old.contains_key(path) { "" } else { " (new)" }))
+        .collect();
+    files.extend(old.keys().filter(|path| !new.contains_key(*path)).map(|path| format!("{} (gone)", path.display())));
+    let more = files.len().saturating_sub(SHOWN);
+    files.truncate(SHOWN);
+    let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
+    files.join(", ") + &rest
+}
+
+fn own_files<F: Files + ?Sized>(
+    repository: &F,
+    reached: &[&Locked],
+    copied: &dyn Fn(&Path) -> bool,
+) -> Result<Sources, Fault> {
     // Packages of the workspace have no source; their files count instead of a checksum.
     let own: BTreeSet<&str> = reached.iter().filter(|p| p.source.is_none()).map(|p| p.name.as_str()).collect();
     let mut files = Vec::new();
@@ -48,20 +101,11 @@ pub fn key<F: Files + ?Sized>(
         }
     }
     files.retain(|file| !copied(file));
-    files.sort();
-    let mut sources = String::new();
-    for file in files {
+    let digested = |file: PathBuf| {
         let bytes = repository.read(&file)?.ok_or_else(|| cannot_read(&file, "no such file"))?;
-        let name = file.to_string_lossy();
-        sources += &format!("{} {name} {}\n", name.len(), Digest::of(&bytes));
-    }
-    Ok(BinaryKey {
-        name: format!("{}/{}", binary.package, binary.name),
-        profile: binary.profile.clone(),
-        toolchain: toolchain(repository)?,
-        crates: Digest::of(crates.join("\n").as_bytes()),
-        sources: Digest::of(sources.as_bytes()),
-    })
+        Ok((file, Digest::of(&bytes)))
+    };
+    files.into_iter().map(digested).collect()
 }
 
 const LOCK_HINT: &str = "`cargo generate-lockfile` writes it";
@@ -279,6 +323,20 @@ mod tests {
         edit("app/README.md", "", "x", false);
         edit("tool/Cargo.toml", "tool", "tools", false);
         edit("Cargo.lock", "b1", "b3", false);
+    }
+
+    #[test]
+    fn changed_sources_are_named() {
+        let sources = |files: &[(&str, &str)]| -> Sources {
+            files.iter().map(|(path, text)| (PathBuf::from(path), Digest::of(text.as_bytes()))).collect()
+        };
+        let before = sources(&[("a.rs", "1"), ("b.rs", "1"), ("z.rs", "1")]);
+        let now = sources(&[("a.rs", "2"), ("b.rs", "1"), ("c.rs", "1")]);
+        assert_eq!(changed(&before, &now), "a.rs, c.rs (new), z.rs (gone)");
+        let many: Vec<String> = (0..11).map(|number| format!("{number:02}.rs")).collect();
+        let many: Vec<(&str, &str)> = many.iter().map(|name| (name.as_str(), "x")).collect();
+        assert!(changed(&sources(&[]), &sources(&many)).ends_with("07.rs (new) and 3 more"));
+        assert_ne!(digest(&before), digest(&now));
     }
 
     #[test]

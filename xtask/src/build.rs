@@ -1,18 +1,21 @@
 //! Builds images: facts, then the plan (`planning`), then its execution (`execution`), step by step as the plan says.
 //!
-//! `foundation` chooses the root, `call` writes docker's arguments. Tags are written last, and only by `publish`.
+//! `inquiry` and `foundation` decide what is built on which root, `call` writes docker's arguments. Tags are written last, and only by `publish`.
 
 mod call;
 mod engine;
 mod execution;
 mod export;
 mod foundation;
+mod inquiry;
 mod layouts;
 mod planning;
 mod record;
 
 pub use foundation::{debian_recipe, impatient, resolve_root};
-pub use planning::{base_fingerprint, pinned_base};
+pub use inquiry::{Inquiry, pinned_base};
+pub use layouts::lock as lock_images;
+pub use planning::base_fingerprint;
 
 use crate::docker::Docker;
 use crate::facts::Tree;
@@ -135,12 +138,23 @@ impl<'a> Session<'a> {
     }
 
     fn plan_and_execute(&self, target: Target) -> Result<Vec<ImageReport>, Fault> {
-        let planned = self.plan(target, None)?;
-        // A root that was pinned or named cannot be reached now that something has to be built on it.
-        if planned.needs_root() && self.root_is_out_of_reach(&planned.root)? {
-            return self.execute(&self.plan(target, Some(self.debian_root()?))?);
+        let planned = self.plan(target)?;
+        if self.flags.reuse_only {
+            planned.refuse_building()?;
         }
         self.execute(&planned)
+    }
+
+    /// Whom this session asks.
+    fn inquiry(&self) -> Inquiry<'_> {
+        Inquiry {
+            tree: &self.tree,
+            client: &self.client,
+            wish: &self.wish,
+            offline: self.global.offline,
+            locked: self.global.locked,
+            fresh_root: self.fresh_root,
+        }
     }
 
     fn docker(&self) -> Result<&Docker, Fault> {

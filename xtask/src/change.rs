@@ -2,7 +2,8 @@
 //!
 //! - **skip**: both keys equal the base revision's, and the registry lacks neither image (or was not asked: `--offline`).
 //! - **fast**: the base of exactly this key is in the registry for every platform (or equals the base revision's, with the
-//!   registry not asked), and the app differs, is missing, or is wanted whatever changed.
+//!   registry not asked), and the app differs, is missing, stands on another build of its base, or is wanted whatever changed.
+//!   So it is with a pinned base, of which none is ever built.
 //! - **base+fast**: the base differs from the base revision's or cannot be compared, and is not known to be there.
 //! - **full**: the base's own key cannot be computed at head (its Dockerfile does not parse, or reads what is not there), so that
 //!   no base can be trusted, and the policy has a Dockerfile that builds from scratch.
@@ -44,6 +45,9 @@ impl fmt::Display for Decision {
     }
 }
 
+/// The setting that `images.lock` holds and not the policy.
+pub const PINNED_BASE: &str = "pinned base";
+
 /// What determines the images of one tree, in the form in which two trees are compared: a root that is not pinned counts by
 /// the policy's text, and the app's key leaves its base out, which is compared by itself.
 #[derive(Clone, Debug, PartialEq)]
@@ -80,6 +84,8 @@ pub enum Presence {
     Present,
     /// Not, or not whole: the reason.
     Absent(String),
+    /// It is there, but stands on another build of its base than the one that is there now: how.
+    Stale(String),
     /// The registry did not say: the cause.
     Unknown(String),
     /// It was not asked.
@@ -91,7 +97,7 @@ impl Presence {
     pub fn as_output(&self) -> &'static str {
         match self {
             Self::Present => "true",
-            Self::Absent(_) => "false",
+            Self::Absent(_) | Self::Stale(_) => "false",
             Self::Unknown(_) | Self::NotAsked => "unknown",
         }
     }
@@ -106,6 +112,8 @@ pub struct Facts {
     pub changes: Result<Changes, String>,
     /// Why the base's own key cannot be computed at head, where the app can still be built from scratch.
     pub no_base: Option<String>,
+    /// `images.lock` pins the base: there is none to build, whatever changed.
+    pub pinned: bool,
     /// The base in the registry.
     pub base: Presence,
     /// The app in the registry.
@@ -134,17 +142,16 @@ pub fn compare(old: &Inputs, new: &Inputs, base_names: &Names<'_>, app_names: &N
     if base.is_empty() && old.base != new.base {
         base.push("the base's key".to_owned());
     }
+    let written = |name: &str| if name == PINNED_BASE { lock::images::PATH } else { base_names.policy };
     for (name, after) in &new.settings {
         match old.settings.get(name) {
-            Some(before) if before != after => {
-                base.push(format!("{name} {before} -> {after} ({})", base_names.policy));
-            }
+            Some(before) if before != after => base.push(format!("{name} {before} -> {after} ({})", written(name))),
             Some(_) => {}
-            None => base.push(format!("{name} {after} is new ({})", base_names.policy)),
+            None => base.push(format!("{name} {after} is new ({})", written(name))),
         }
     }
     for name in old.settings.keys().filter(|name| !new.settings.contains_key(*name)) {
-        base.push(format!("{name} is gone ({})", base_names.policy));
+        base.push(format!("{name} is gone ({})", written(name)));
     }
     let mut app = app_changes(&old.app, &new.app, app_names);
     if app.is_empty() && old.app != new.app {
@@ -160,6 +167,9 @@ pub fn decide(facts: &Facts) -> (Decision, Vec<String>) {
     }
     let mut reasons = Vec::new();
     match facts.purpose {
+        Purpose::Schedule if facts.pinned => {
+            reasons.push("the regular rebuild takes a pinned base as it is".to_owned())
+        }
         Purpose::Schedule => {
             reasons.push("the regular rebuild takes the root's security updates".to_owned());
             return (Decision::BaseFast, reasons);
@@ -179,12 +189,12 @@ pub fn decide(facts: &Facts) -> (Decision, Vec<String>) {
     }
     let base_ready = match &facts.base {
         Presence::Present => {
-            if !base_same {
+            if !base_same && !facts.pinned {
                 reasons.push("the base of this key is in the registry already".to_owned());
             }
             true
         }
-        Presence::Absent(why) => {
+        Presence::Absent(why) | Presence::Stale(why) => {
             reasons.push(lost("base", why, base_same));
             false
         }
@@ -194,12 +204,15 @@ pub fn decide(facts: &Facts) -> (Decision, Vec<String>) {
         }
         Presence::NotAsked => base_same,
     };
-    if !base_ready {
+    if facts.pinned && !base_same {
+        reasons.push(format!("the base is pinned in `{}`: none is built", lock::images::PATH));
+    }
+    if !base_ready && !facts.pinned {
         return (Decision::BaseFast, reasons);
     }
     let app_ready = match &facts.app {
         Presence::Present | Presence::NotAsked => true,
-        Presence::Absent(why) => {
+        Presence::Absent(why) | Presence::Stale(why) => {
             reasons.push(lost("app", why, base_same && app_same));
             false
         }
@@ -208,7 +221,7 @@ pub fn decide(facts: &Facts) -> (Decision, Vec<String>) {
             false
         }
     };
-    if facts.purpose == Purpose::Change && base_same && app_same && app_ready {
+    if facts.purpose == Purpose::Change && base_same && app_same && base_ready && app_ready {
         return (Decision::Skip, vec!["nothing that an image is made of changed".to_owned()]);
     }
     (Decision::Fast, reasons)
@@ -297,6 +310,7 @@ fn image(reference: Option<&Reference>, presence: &Presence) -> String {
     let standing = match presence {
         Presence::Present => "is in the registry",
         Presence::Absent(_) => "is not in the registry",
+        Presence::Stale(_) => "is in the registry, on another build of its base",
         Presence::Unknown(_) => "cannot be known",
         Presence::NotAsked => "was not asked for",
     };
@@ -340,6 +354,7 @@ mod tests {
             purpose: Purpose::Change,
             changes: Ok(Changes::default()),
             no_base: None,
+            pinned: false,
             base: Presence::Present,
             app: Presence::Present,
         }
@@ -399,6 +414,29 @@ mod tests {
         check(|f| f.purpose = Purpose::Manual, Decision::Fast, "it was asked for by hand");
         let weekly = "the regular rebuild takes the root's security updates";
         check(|f| f.purpose = Purpose::Schedule, Decision::BaseFast, weekly);
+    }
+
+    #[test]
+    fn no_base_is_built_in_the_place_of_a_pinned_one() {
+        let pinned = |f: &mut Facts| f.pinned = true;
+        let nothing = "nothing that an image is made of changed";
+        check(pinned, Decision::Skip, nothing);
+        let weekly = "the regular rebuild takes a pinned base as it is";
+        check(|f| (f.pinned, f.purpose) = (true, Purpose::Schedule), Decision::Fast, weekly);
+        let unknown = || Presence::Unknown("it timed out".to_owned());
+        let cannot = "whether the registry has the base cannot be known: it timed out";
+        check(|f| (f.pinned, f.base) = (true, unknown()), Decision::Fast, cannot);
+        let changes = || changed(&["scipy"], &[]);
+        check(|f| (f.pinned, f.base, f.changes) = (true, Presence::NotAsked, changes()), Decision::Fast, "base: scipy");
+        let (_, reasons) = decide(&Facts { pinned: true, changes: changes(), ..facts() });
+        assert_eq!(reasons, ["base: scipy", "the base is pinned in `images.lock`: none is built"]);
+    }
+
+    #[test]
+    fn an_app_on_another_build_of_its_base_is_built() {
+        let stale = || Presence::Stale("it stands on x".to_owned());
+        check(|f| f.app = stale(), Decision::Fast, "app: it stands on x; nothing of yours changed");
+        assert_eq!(stale().as_output(), "false");
     }
 
     fn plan() -> Plan {

@@ -113,6 +113,7 @@ impl Tree {
             lock: self.policy.base.lock.as_str(),
             dockerfile: parsed.path.as_str(),
             lines: &parsed.lines,
+            sources: "",
         }
     }
 }
@@ -191,6 +192,16 @@ pub fn parse(tree: &Tree, kind: ImageKind, args: &BTreeMap<String, String>) -> R
 
 /// Reads the lock, which has to answer to the requirements.
 pub fn lock(tree: &Tree) -> Result<Lock, Fault> {
+    let lock = lock_as_it_is(tree)?;
+    let requirements = uv::requirements(&*tree.files, tree.policy.base.requirements.as_ref())?;
+    // Drift is what a check finds; a build on a stale lock is wrong use.
+    lock::check(&requirements, &tree.policy.root.python, &lock)
+        .map_err(|fault| Fault { exit: Exit::Usage, ..fault })?;
+    Ok(lock)
+}
+
+/// Reads the lock, whether it answers to the requirements or not: for where nothing is built of it.
+pub fn lock_as_it_is(tree: &Tree) -> Result<Lock, Fault> {
     let base = &tree.policy.base;
     let text = tree.files.text(base.lock.as_ref()).map_err(|fault| {
         // The reason is the last cause, or, where nothing caused it, what happened.
@@ -200,12 +211,7 @@ pub fn lock(tree: &Tree) -> Result<Lock, Fault> {
             .cause(cause)
             .hint("write it: `cargo xtask lock`")
     })?;
-    let lock = Lock::parse(base.lock.as_ref(), &text)?;
-    let requirements = uv::requirements(&*tree.files, base.requirements.as_ref())?;
-    // Drift is what a check finds; a build on a stale lock is wrong use.
-    lock::check(&requirements, &tree.policy.root.python, &lock)
-        .map_err(|fault| Fault { exit: Exit::Usage, ..fault })?;
-    Ok(lock)
+    Lock::parse(base.lock.as_ref(), &text)
 }
 
 /// What `images.lock` pins; without the file, nothing.
@@ -250,11 +256,22 @@ pub fn base_key(tree: &Tree, root: &RootImage, lock: &Lock, parsed: &Parsed) -> 
     }
 }
 
+/// Whether a file is in the image as it is, and so does not count for the program, unless that is said to be compiled from it.
+fn is_copied<'p>(tree: &'p Tree, parsed: &'p Parsed) -> impl Fn(&Path) -> bool + 'p {
+    let embeds = tree.policy.app.binary.as_ref().is_some_and(|binary| binary.embeds);
+    let copied: BTreeSet<&Path> = parsed.files.iter().map(|entry| entry.path.to_path()).collect();
+    move |path| !embeds && copied.contains(path)
+}
+
+/// The sources of the program in the app, where there is one.
+pub fn binary_sources(tree: &Tree, parsed: &Parsed) -> Result<Option<binary::Sources>, Fault> {
+    let binary = tree.policy.app.binary.as_ref();
+    binary.map(|binary| binary::sources(&*tree.files, binary, &is_copied(tree, parsed))).transpose()
+}
+
 /// The app's key on a base.
 pub fn app_key(tree: &Tree, base: Fingerprint, parsed: &Parsed) -> Result<AppKey, Fault> {
-    let copied: BTreeSet<&Path> = parsed.files.iter().map(|entry| entry.path.to_path()).collect();
     let binary = tree.policy.app.binary.as_ref();
-    let leaves_out = |path: &Path| !binary.is_some_and(|binary| binary.embeds) && copied.contains(path);
     Ok(AppKey {
         schema: SCHEMA,
         base: Some(base.to_string()),
@@ -262,7 +279,7 @@ pub fn app_key(tree: &Tree, base: Fingerprint, parsed: &Parsed) -> Result<AppKey
         dockerfile: parsed.meaning.clone(),
         args: tree.policy.app.args.clone(),
         files: parsed.files.clone(),
-        binary: binary.map(|binary| binary::key(&*tree.files, binary, &leaves_out)).transpose()?,
+        binary: binary.map(|binary| binary::key(&*tree.files, binary, &is_copied(tree, parsed))).transpose()?,
     })
 }
 

@@ -87,6 +87,9 @@ pub struct BuildFlags {
     /// Build even what exists already, without the build cache
     #[arg(long)]
     pub force: bool,
+    /// Build nothing: fail (exit code 6) where an image is not there already; for naming what was tested
+    #[arg(long, conflicts_with = "force")]
+    pub reuse_only: bool,
     /// Print the plan and the exact commands, and do nothing
     #[arg(long)]
     pub dry_run: bool,

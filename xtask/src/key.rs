@@ -215,7 +215,8 @@ pub fn app_changes(old: &AppKey, new: &AppKey, names: &Names<'_>) -> Vec<String>
             changes.push(format!("locked crates of {} (Cargo.lock)", after.name));
         }
         if before.sources != after.sources {
-            changes.push(format!("sources of {}", after.name));
+            let which = if names.sources.is_empty() { String::new() } else { format!(" {}", names.sources) };
+            changes.push(format!("sources of {}{which}", after.name));
         }
     }
     changes
@@ -231,6 +232,9 @@ pub struct Names<'a> {
     pub dockerfile: &'a str,
     /// The line of each instruction of the newer Dockerfile.
     pub lines: &'a [usize],
+    /// Which of the program's sources changed, as far as it is known: `changed since 0123456789ab: src/main.rs`. A key holds
+    /// one digest over all of them.
+    pub sources: &'a str,
 }
 
 fn short(digest: &Digest) -> String {
@@ -292,6 +296,7 @@ pub(crate) mod tests {
         lock: "requirements-enhanced.lock",
         dockerfile: "dockerfiles/Dockerfile.base",
         lines: &[3, 4, 9],
+        sources: "",
     };
 
     pub(crate) fn base_key() -> BaseKey {

@@ -131,12 +131,16 @@ pub fn latest(policy: &Policy, wish: &Wish, facts: &LatestFacts<'_>) -> Latest {
     Latest::Moves
 }
 
+/// What the branches of GitHub's merge queue begin with. Each lives for one run, and nobody would ever remove its tag.
+const QUEUE: &str = "gh-readonly-queue/";
+
 /// The tags of an app beside its fingerprint's: short commit, branch, versions. A tree that differs from its commit must not
 /// carry the commit's names.
 pub fn app_tags(commit: Option<&Commit>) -> Vec<Tag> {
     let Some(commit) = commit.filter(|commit| !commit.dirty) else { return Vec::new() };
     let mut tags: Vec<Tag> = Tag::from_name(commit.short()).into_iter().collect();
-    tags.extend(commit.branch.as_deref().and_then(Tag::from_name).filter(|tag| *tag != Tag::latest()));
+    let branch = commit.branch.as_deref().filter(|branch| !branch.starts_with(QUEUE));
+    tags.extend(branch.and_then(Tag::from_name).filter(|tag| *tag != Tag::latest()));
     tags.extend(commit.versions.iter().filter_map(|version| Tag::from_name(version)));
     tags
 }
@@ -266,6 +270,8 @@ mod tests {
             texts(&Commit { branch: Some("a/ü".to_owned()), versions: Vec::new(), ..commit() }),
             ["0123456789ab", "a--"]
         );
+        let queue = Some("gh-readonly-queue/main/pr-7-0123456789abcdef0123456789abcdef01234567".to_owned());
+        assert_eq!(texts(&Commit { branch: queue, versions: Vec::new(), ..commit() }), ["0123456789ab"]);
         assert!(texts(&Commit { dirty: true, ..commit() }).is_empty());
         assert!(app_tags(None).is_empty());
     }

@@ -67,7 +67,7 @@ pub struct Summary {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "state")]
 pub enum Saved {
-    /// (enhanced - fast median) x fast builds.
+    /// The sum over the fast builds of the time that one from scratch took last, less each one's own.
     Measured {
         /// Seconds saved; negative where fast builds are the slower ones.
         seconds: f64,
@@ -78,7 +78,9 @@ pub enum Saved {
         measured: Timestamp,
         /// Its steps that came from the build cache, of all: with many, the yardstick is a kind one.
         cached: Option<[usize; 2]>,
-        /// Median seconds of the fast builds.
+        /// Seconds that the fast builds took together.
+        spent: f64,
+        /// Median seconds of the fast builds, for comparing at a glance; nothing is computed from it.
         fast: f64,
         /// How many of them.
         builds: usize,
@@ -132,7 +134,7 @@ pub fn sum(records: &[Record], since: Timestamp, until: Timestamp) -> Stats {
         builds: recent.len(),
         failed: recent.iter().filter(|record| !record.counts()).count(),
         days: days(&recent, until),
-        saved: saved(records, kinds.get(&Kind::Fast), until),
+        saved: saved(records, &recent, until),
         fast_phases: fast_phases(&recent),
         kinds,
         records: recent,
@@ -155,16 +157,18 @@ fn days(records: &[Record], until: Timestamp) -> Vec<Day> {
     all.map(|date| Day { date, kinds: counts.remove(&date).unwrap_or_default() }).collect()
 }
 
-fn saved(records: &[Record], fast: Option<&Summary>, until: Timestamp) -> Saved {
-    let Some((summary, fast)) = fast.and_then(|fast| Some((fast, fast.median?))) else { return Saved::NoFastBuild };
-    let measured = |record: &&Record| record.decision == Kind::Enhanced && record.counts() && record.when <= until;
+fn saved(records: &[Record], recent: &[Record], until: Timestamp) -> Saved {
+    let of_kind = |record: &&Record, kind: Kind| record.decision == kind && record.counts();
+    let fast_builds = || recent.iter().filter(|record| of_kind(record, Kind::Fast)).map(|record| record.seconds);
+    let Some(fast) = median(fast_builds()) else { return Saved::NoFastBuild };
+    let measured = |record: &&Record| of_kind(record, Kind::Enhanced) && record.when <= until;
     match records.iter().filter(measured).max_by_key(|record| record.when) {
         None => Saved::NoYardstick,
         Some(record) => {
-            let builds = summary.builds - summary.failed;
-            let seconds = (record.seconds - fast) * builds as f64;
             let (enhanced, measured, cached) = (record.seconds, record.when, record.steps);
-            Saved::Measured { seconds, enhanced, measured, cached, fast, builds }
+            let (builds, spent) = (fast_builds().count(), fast_builds().sum());
+            let seconds = enhanced * builds as f64 - spent;
+            Saved::Measured { seconds, enhanced, measured, cached, spent, fast, builds }
         }
     }
 }
@@ -264,6 +268,19 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn an_outlier_counts_with_its_own_time_and_no_more() {
+        let mut records: Vec<Record> = (1..=9).map(|second| record(Kind::Fast, second, 2.0)).collect();
+        records.push(record(Kind::Fast, 10, 82.0));
+        records.push(record(Kind::Enhanced, 11, 102.0));
+        let Saved::Measured { seconds, spent, fast, .. } = sum(&records, at(0), at(HOUR)).saved else { panic!() };
+        assert_eq!((seconds, spent, fast), (920.0, 100.0, 2.0));
+        // One that took longer than a build from scratch has lost what it took more.
+        records[0].seconds = 202.0;
+        let Saved::Measured { seconds, .. } = sum(&records, at(0), at(HOUR)).saved else { panic!() };
+        assert_eq!(seconds, 720.0);
+    }
+
+    #[test]
     fn without_a_yardstick_nothing_is_claimed() {
         let fast = [record(Kind::Fast, HOUR, 2.0)];
         assert_eq!(sum(&fast, at(0), at(2 * HOUR)).saved, Saved::NoYardstick);
@@ -327,6 +344,15 @@ pub(crate) mod tests {
             turned.reverse();
             let (one, other) = (sum(&records, at(0), at(1_000_000)), sum(&turned, at(0), at(1_000_000)));
             prop_assert_eq!((one.kinds, one.days, one.fast_phases), (other.kinds, other.days, other.fast_phases));
+        }
+
+        #[test]
+        fn what_is_saved_is_the_sum_of_what_each_build_saved(times in vec(0.0..1e4_f64, 1..40), enhanced in 0.0..1e4_f64) {
+            let mut records: Vec<Record> = times.iter().map(|time| record(Kind::Fast, 5, *time)).collect();
+            records.push(record(Kind::Enhanced, 4, enhanced));
+            let Saved::Measured { seconds, builds, .. } = sum(&records, at(0), at(9)).saved else { panic!() };
+            let each: f64 = times.iter().map(|time| enhanced - time).sum();
+            prop_assert!((seconds - each).abs() < 1e-6 && builds == times.len());
         }
 
         #[test]

@@ -2,18 +2,19 @@
 //!
 //! Reads files, git objects and the registry; builds and writes nothing. `change` decides from what is found here.
 
-use crate::build;
-use crate::change::{Inputs, Presence};
-use crate::facts::{self, Parsed, RootImage, RootPlace, Tree};
+use crate::binary;
+use crate::build::{self, Inquiry};
+use crate::change::{Inputs, PINNED_BASE, Presence};
+use crate::facts::{self, Parsed, RootImage, RootPlace, Standing, Tree};
 use crate::fault::{Exit, Fault};
 use crate::flags::Global;
+use crate::git::Revision;
 use crate::key::{AppKey, BaseKey, Fingerprint, Key};
 use crate::layout::Layout;
 use crate::lock::{self, ImagesLock, Lock};
+use crate::plan::{self, Decision, Wish};
 use crate::policy::{DebianRoot, ImageKind};
-use crate::publish;
-use crate::reference::{Digest, Platform, Reference, Tag};
-use crate::registry::{Answer, Client};
+use crate::reference::{Digest, Platform, Reference};
 use crate::root::{self, Root};
 use std::collections::BTreeMap;
 
@@ -56,8 +57,12 @@ impl From<Fault> for Untaken {
 impl Snapshot {
     /// Reads all that counts of a tree.
     pub fn take(tree: Tree) -> Result<Self, Untaken> {
-        let lock = facts::lock(&tree)?;
         let pinned = facts::images_lock(&tree)?;
+        let lock = match pinned.base {
+            None => facts::lock(&tree)?,
+            // Builds use a pinned base whatever the requirements say, and so a plan has to.
+            Some(_) => facts::lock(&tree).or_else(|_| facts::lock_as_it_is(&tree))?,
+        };
         let wanted = &tree.policy.root.image;
         if let Some(pin) = pinned.root.as_ref().filter(|pin| pin.image != *wanted) {
             let what = format!("`{}` pins `{}`, the policy wants `{wanted}`", lock::images::PATH, pin.image);
@@ -97,53 +102,163 @@ impl Snapshot {
             settings.insert("fallback root", format!("{suite} with Python {python} [{}]", packages.join(" ")));
         }
         if let Some(base) = self.pinned.base {
-            settings.insert("pinned base", base.to_string());
+            settings.insert(PINNED_BASE, base.to_string());
         }
         let base = facts::base_key(&self.tree, &root, &self.lock, &self.base);
         Inputs { base, app: self.own.clone(), pinned: self.pinned.root.is_some(), settings }
     }
 
-    /// The keys on a root.
+    /// The keys on a root; where a base is pinned, the app's is on that one.
     pub fn keys(&self, root: &RootImage) -> (BaseKey, AppKey) {
         let base = facts::base_key(&self.tree, root, &self.lock, &self.base);
-        let app = AppKey { base: Some(base.fingerprint().to_string()), ..self.own.clone() };
+        let app = self.app_key(&base.fingerprint());
         (base, app)
     }
 
-    /// The root, as far as it can be known without building it; the reason otherwise.
-    pub fn root(&self, global: &Global, client: &Client) -> Result<RootImage, String> {
-        let wanted = &self.tree.policy.root;
-        let registry = |digests| {
-            let place = RootPlace::Registry(wanted.image.repository.clone());
-            RootImage { name: wanted.image.to_string(), digests, place }
+    fn app_key(&self, base: &Fingerprint) -> AppKey {
+        AppKey { base: Some(base.to_string()), ..self.own.clone() }
+    }
+
+    /// Which of the program's sources changed since an older tree of this revision: for [`crate::key::Names`]. Empty where the
+    /// program is the same, or is told in another way.
+    pub fn sources_since(&self, old: &Self, revision: &str) -> String {
+        let digest = |snapshot: &Self| snapshot.own.binary.as_ref().map(|binary| binary.sources);
+        if digest(self) == digest(old) {
+            return String::new();
+        }
+        let sources = |snapshot: &Self| facts::binary_sources(&snapshot.tree, &snapshot.app).ok().flatten();
+        let (Some(before), Some(now)) = (sources(old), sources(self)) else { return String::new() };
+        format!("changed since {}: {}", &revision[..12.min(revision.len())], binary::changed(&before, &now))
+    }
+
+    /// The same since a published app was built, where its revision is in this clone and is what it was built from.
+    pub fn sources_since_published(&self, global: &Global, published: &AppKey, revision: &str) -> String {
+        let (Some(before), Some(now)) = (&published.binary, &self.own.binary) else { return String::new() };
+        if before.sources == now.sources {
+            return String::new();
+        }
+        let short = &revision[..12.min(revision.len())];
+        let revision = revision.trim_end_matches("-dirty");
+        let old = Revision::open(&self.tree.root, revision, global.offline)
+            .and_then(|revision| Tree::of(global, Box::new(revision)))
+            .and_then(|tree| Self::take(tree).map_err(Untaken::fault));
+        match old {
+            Ok(old) if old.own.binary.as_ref().is_some_and(|binary| binary.sources == before.sources) => {
+                self.sources_since(&old, revision)
+            }
+            Ok(_) => format!("(which ones cannot be told: it was built from more than commit {short})"),
+            Err(fault) => format!("(which ones cannot be told: {})", said(&fault)),
+        }
+    }
+
+    /// The base that `images.lock` pins.
+    pub fn pinned_base(&self) -> Option<Digest> {
+        self.pinned.base
+    }
+
+    /// On what this tree's images stand, found as `build --push` finds it. Registries that do not answer leave it unknown.
+    ///
+    /// # Errors
+    /// What a build would refuse, too: another image under our tag, a pinned base that cannot be built on.
+    pub fn footing(&self, global: &Global) -> Result<Footing, Fault> {
+        let client = build::impatient(&self.tree);
+        let platforms = self.tree.policy.project.platforms.clone();
+        let wish = Wish { push: !global.offline, platforms, force: false, no_latest: true };
+        let (offline, locked) = (global.offline, global.locked);
+        let inquiry = Inquiry { tree: &self.tree, client: &client, wish: &wish, offline, locked, fresh_root: false };
+        let found = match self.pinned.base {
+            Some(digest) => self.on_pinned_base(&inquiry, digest),
+            None if offline => inquiry.root(&|wanted| wanted.at_hand(&self.tree)).map(|root| self.unasked(root)),
+            None => inquiry.on_a_root(
+                &|wanted| wanted.at_hand(&self.tree),
+                |root| self.on_root(&inquiry, root),
+                |footing| matches!(footing.base.presence, Presence::Absent(_)),
+            ),
         };
-        if let Some(pin) = &self.pinned.root {
-            return Ok(registry(pin.platforms.clone()));
-        }
-        if !global.offline {
-            match build::resolve_root(&self.tree, &self.tree.policy.project.platforms) {
-                Ok(digests) => return Ok(registry(digests)),
-                Err(fault) if fault.exit == Exit::Network && wanted.fallback.is_some() => {}
-                Err(fault) => return Err(said(&fault)),
+        match found {
+            Err(fault) if self.pinned.base.is_none() && !matches!(fault.exit, Exit::Drift | Exit::Interrupted) => {
+                let why = said(&fault);
+                Ok(Footing::unknown(&why, if offline { Presence::NotAsked } else { Presence::Unknown(why.clone()) }))
             }
+            found => found,
         }
-        let why = || format!("the root `{}` is neither pinned nor at hand", wanted.image);
-        let debian = wanted.fallback.as_ref().ok_or_else(why)?;
-        let platform = self.platform();
-        let name = format!("debian:{}", debian.suite);
-        if !global.offline {
-            let recipe = build::debian_recipe(debian);
-            let repository = self.tree.registry.repository(&format!("{}-root", self.tree.policy.project.name));
-            let tag = Tag::from_name(&format!("{}-{}", &recipe.fingerprint().hex()[..12], platform.dashed()));
-            let found = tag.map(|tag| client.head(&repository, tag)).transpose();
-            if let Ok(Some(Answer::Present(found))) = found {
-                let digests = BTreeMap::from([(platform, found.digest)]);
-                return Ok(RootImage { name, digests, place: RootPlace::Registry(repository) });
-            }
+    }
+
+    /// The names alone.
+    fn unasked(&self, root: RootImage) -> Footing {
+        let (base, app) = self.keys(&root);
+        let named = |kind, fingerprint: Fingerprint| Found {
+            reference: Some(self.reference(kind, &fingerprint)),
+            presence: Presence::NotAsked,
+        };
+        Footing {
+            base: named(ImageKind::Base, base.fingerprint()),
+            app: named(ImageKind::App, app.fingerprint()),
+            root: Ok(root),
+            app_key: Some(app),
         }
-        let root = self.local_root().ok_or_else(why)?;
-        let place = RootPlace::Layout(self.tree.images().join("root"));
-        Ok(RootImage { name, digests: BTreeMap::from([(platform, root.digest)]), place })
+    }
+
+    fn on_root(&self, inquiry: &Inquiry<'_>, root: RootImage) -> Result<Footing, Fault> {
+        let (base, app) = self.keys(&root);
+        let fingerprint = base.fingerprint();
+        let decided = self
+            .standing(inquiry, ImageKind::Base, &fingerprint)
+            .map(|standing| (plan::decide(inquiry.wish, &standing, &[]), standing));
+        let reference = self.reference(ImageKind::Base, &fingerprint);
+        let found = match &decided {
+            Ok((decision, standing)) => Found::decided(reference, decision, standing, None),
+            Err(fault) => Found::failed(reference, fault)?,
+        };
+        let app_found = self.app_on(inquiry, &app, decided.as_ref().map(|(decision, _)| decision))?;
+        Ok(Footing { root: Ok(root), base: found, app: app_found, app_key: Some(app) })
+    }
+
+    fn on_pinned_base(&self, inquiry: &Inquiry<'_>, digest: Digest) -> Result<Footing, Fault> {
+        let reference = self.tree.repository(ImageKind::Base).digest(digest);
+        let unknown = |presence: Presence| {
+            let base = Found { reference: Some(reference.clone()), presence: presence.clone() };
+            Footing { base, ..Footing::unknown("the base is pinned", presence) }
+        };
+        if inquiry.offline {
+            return Ok(unknown(Presence::NotAsked));
+        }
+        let found = match build::pinned_base(&self.tree, inquiry.client, digest, &inquiry.wish.platforms) {
+            Ok(found) => found,
+            Err(fault) if fault.exit == Exit::Network => return Ok(unknown(Presence::Unknown(said(&fault)))),
+            Err(fault) => return Err(fault),
+        };
+        let app = self.app_key(&found.fingerprint().expect("a pinned base has been looked at"));
+        let decision = plan::decide(inquiry.wish, &Standing::Registry(Box::new(found)), &[]);
+        let app_found = self.app_on(inquiry, &app, Ok(&decision))?;
+        let base = Found { reference: Some(reference), presence: Presence::Present };
+        let root = Err("the base is pinned".to_owned());
+        Ok(Footing { root, base, app: app_found, app_key: Some(app) })
+    }
+
+    /// The app, where the decision about its base is known.
+    fn app_on(&self, inquiry: &Inquiry<'_>, key: &AppKey, base: Result<&Decision, &Fault>) -> Result<Found, Fault> {
+        let fingerprint = key.fingerprint();
+        let reference = self.reference(ImageKind::App, &fingerprint);
+        let base = match base {
+            Ok(base) => base,
+            Err(fault) => return Found::failed(reference, fault),
+        };
+        let decided = self
+            .standing(inquiry, ImageKind::App, &fingerprint)
+            .and_then(|standing| Ok((inquiry.decide_app(&standing, base, &[])?, standing)));
+        match decided {
+            Ok(((decision, stale), standing)) => Ok(Found::decided(reference, &decision, &standing, stale)),
+            Err(fault) => Found::failed(reference, &fault),
+        }
+    }
+
+    fn standing(&self, inquiry: &Inquiry<'_>, kind: ImageKind, fingerprint: &Fingerprint) -> Result<Standing, Fault> {
+        inquiry.published(kind, fingerprint, &fingerprint.tag(self.tree.policy.base.tag_length))
+    }
+
+    fn reference(&self, kind: ImageKind, fingerprint: &Fingerprint) -> Reference {
+        self.tree.repository(kind).tag(&fingerprint.tag(self.tree.policy.base.tag_length))
     }
 
     /// The root from Debian's packages that is on this machine.
@@ -161,33 +276,54 @@ impl Snapshot {
             _ => Platform::host(),
         }
     }
+}
 
-    /// The image's name and whether the registry has it, for every platform of the policy.
-    pub fn standing(
-        &self,
-        client: Option<&Client>,
-        kind: ImageKind,
-        fingerprint: &Fingerprint,
-    ) -> Result<(Reference, Presence), Fault> {
-        let repository = self.tree.repository(kind);
-        let tag = fingerprint.tag(self.tree.policy.base.tag_length);
-        let reference = repository.tag(&tag);
-        let Some(client) = client else { return Ok((reference, Presence::NotAsked)) };
-        let presence = match publish::read(client, &repository, tag) {
-            Ok(Answer::Present(found)) => {
-                publish::check_owner(&found, fingerprint, &reference)?;
-                let missing = found.missing(&self.tree.policy.project.platforms);
-                let names: Vec<String> = missing.iter().map(ToString::to_string).collect();
-                match names.as_slice() {
-                    [] => Presence::Present,
-                    names => Presence::Absent(format!("{} is not in the registry's index", names.join(", "))),
-                }
+/// On what a tree's images stand.
+pub struct Footing {
+    /// The root, or why it is not known.
+    pub root: Result<RootImage, String>,
+    /// The base.
+    pub base: Found,
+    /// The app.
+    pub app: Found,
+    /// The app's key, where its base is known.
+    pub app_key: Option<AppKey>,
+}
+
+/// One image in the registry.
+pub struct Found {
+    /// Its name, where its key is known.
+    pub reference: Option<Reference>,
+    /// Whether it is there.
+    pub presence: Presence,
+}
+
+impl Footing {
+    fn unknown(why: &str, presence: Presence) -> Self {
+        let found = || Found { reference: None, presence: presence.clone() };
+        Self { root: Err(why.to_owned()), base: found(), app: found(), app_key: None }
+    }
+}
+
+impl Found {
+    /// What a build would do, as an answer to whether the image is there.
+    fn decided(reference: Reference, decision: &Decision, standing: &Standing, stale: Option<String>) -> Self {
+        let presence = match (decision, standing, stale) {
+            (Decision::Reuse { .. }, ..) => Presence::Present,
+            (Decision::Build { .. }, _, Some(why)) => Presence::Stale(why),
+            (Decision::Build { .. }, Standing::Absent, _) => {
+                Presence::Absent(format!("`{reference}` is not in the registry"))
             }
-            Ok(Answer::Absent) => Presence::Absent(format!("`{reference}` is not in the registry")),
-            Err(fault) if fault.exit == Exit::Interrupted => return Err(fault),
-            Err(fault) => Presence::Unknown(said(&fault)),
+            (Decision::Build { reasons, .. }, ..) => Presence::Absent(reasons.join("; ")),
         };
-        Ok((reference, presence))
+        Self { reference: Some(reference), presence }
+    }
+
+    fn failed(reference: Reference, fault: &Fault) -> Result<Self, Fault> {
+        match fault.exit {
+            Exit::Drift | Exit::Interrupted => Err(fault.clone()),
+            _ => Ok(Self { reference: Some(reference), presence: Presence::Unknown(said(fault)) }),
+        }
     }
 }
 

@@ -319,9 +319,7 @@ fn base(policy: &Policy, matrix: &str) -> String {
         "  # Each platform on a machine of its own kind; the index has them all once the last is done.
   base:
     needs: plan
-    if: >-
-      needs.plan.outputs.publish == 'true' && ({WEEKLY} ||
-      (needs.plan.outputs.should-build == 'true' && needs.plan.outputs.decision != 'full' && needs.plan.outputs.base-present != 'true'))
+    if: needs.plan.outputs.publish == 'true' && needs.plan.outputs.decision == 'base+fast'
 {matrix}    runs-on: ${{{{ matrix.runner }}}}
     timeout-minutes: {minutes}
     permissions:
@@ -349,7 +347,7 @@ fn app(policy: &Policy, matrix: &str) -> String {
     needs: [plan, base]
     if: >-
       !cancelled() && !failure() && needs.plan.outputs.publish == 'true' &&
-      ({WEEKLY} || needs.plan.outputs.should-build == 'true')
+      needs.plan.outputs.should-build == 'true'
 {matrix}    runs-on: ${{{{ matrix.runner }}}}
     timeout-minutes: {minutes}
     permissions:
@@ -362,10 +360,10 @@ fn app(policy: &Policy, matrix: &str) -> String {
         if: github.event_name != 'schedule' && needs.plan.outputs.decision != 'full'
         run: cargo xtask build-fast --push --no-latest --platform \"$PLATFORM\"
       - name: Build the app anew, on the new base
-        if: {WEEKLY}
+        if: {WEEKLY} && needs.plan.outputs.decision != 'full'
         run: cargo xtask build-fast --push --force --no-latest --platform \"$PLATFORM\"
       - name: Build the app from scratch
-        if: github.event_name != 'schedule' && needs.plan.outputs.decision == 'full'
+        if: needs.plan.outputs.decision == 'full'
         run: cargo xtask build-enhanced --push --platform \"$PLATFORM\"
 "
     )
@@ -401,13 +399,14 @@ fn release(policy: &Policy) -> String {
     let minutes = policy.ci.timeout_minutes;
     let (checkout, cargo, login) = (checkout(), cargo("xtask"), login(policy, None));
     format!(
-        "  # Names the digest that was built and tested, once every platform is in its index: `latest`, and a tag's version.
+        "  # Names the digest that was built and tested, once every platform is in its index: `latest`, and a tag's version. It builds
+  # nothing, and fails where that digest is not there.
   release:
     needs: [plan, base, app]
     if: >-
       !cancelled() && !failure() && needs.plan.outputs.publish == 'true' &&
       (startsWith(github.ref, 'refs/tags/') || (github.ref == 'refs/heads/{branch}' &&
-      ({WEEKLY} || (needs.plan.outputs.should-build == 'true' && needs.plan.outputs.decision != 'full'))))
+      needs.plan.outputs.should-build == 'true' && needs.plan.outputs.decision != 'full'))
     runs-on: {RUNNER}
     timeout-minutes: {minutes}
     permissions:
@@ -415,7 +414,7 @@ fn release(policy: &Policy) -> String {
       packages: write
     steps:
 {checkout}{cargo}{ENGINE}{login}      - name: Name what was tested
-        run: cargo xtask build --push
+        run: cargo xtask build --push --reuse-only
 "
     )
 }

@@ -51,9 +51,11 @@ impl Scene {
         // The binary's key is read from the whole workspace's manifests.
         std::fs::create_dir(folder.path().join("xtask")).unwrap();
         std::fs::copy(source.join("xtask/Cargo.toml"), folder.path().join("xtask/Cargo.toml")).unwrap();
-        // A pinned root asks nobody.
+        // A root of which nobody can be asked.
+        let policy = std::fs::read_to_string(folder.path().join("images.toml")).unwrap();
+        std::fs::write(folder.path().join("images.toml"), policy.replace("docker.io/", "127.0.0.99:9/")).unwrap();
         let pin = format!(
-            "[root]\nimage = \"docker.io/library/python:3.12-slim\"\n[root.platforms]\n\"linux/amd64\" = \"{}\"\n",
+            "[root]\nimage = \"127.0.0.99:9/library/python:3.12-slim\"\n[root.platforms]\n\"linux/amd64\" = \"{}\"\n",
             Digest::of(b"root")
         );
         std::fs::write(folder.path().join("images.lock"), pin).unwrap();
@@ -281,6 +283,31 @@ fn a_prune_deletes_what_nothing_refers_to_and_nothing_else() {
 }
 
 #[test]
+fn a_prune_waits_for_a_build_on_this_machine() {
+    let Some(scene) = Scene::new() else { return };
+    let images = scene.folder.path().join("target/images");
+    let layouts: Vec<_> = (0..5).map(|number| images.join(format!("base-{number:012}-linux-amd64"))).collect();
+    for layout in &layouts {
+        std::fs::create_dir_all(layout).unwrap();
+        std::fs::write(layout.join("index.json"), "{}").unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let stand = || layouts.iter().filter(|layout| layout.exists()).count();
+    let lock = std::fs::File::create(images.join("lock")).unwrap();
+    lock.lock().unwrap();
+    // What only shows its plan waits for nobody.
+    scene.says(&["base", "prune"], 0, &["not one of the newest 3 on this machine", "nothing was deleted"]);
+    std::thread::scope(|scope| {
+        let prune = scope.spawn(|| scene.says(&["base", "prune", "--yes"], 0, &["waiting", "deleted 2 layouts"]));
+        std::thread::sleep(Duration::from_secs(2));
+        assert!(!prune.is_finished() && stand() == 5, "a build is at work");
+        lock.unlock().unwrap();
+        prune.join().unwrap();
+    });
+    assert_eq!(stand(), 3);
+}
+
+#[test]
 fn a_manifest_that_two_bases_share_stays_while_one_of_them_does() {
     let Some(scene) = Scene::new() else { return };
     let repository = scene.repository("autoscaler-base");
@@ -342,6 +369,9 @@ fn a_pinned_base_is_used_whatever_the_requirements_say() {
         plan.contains(&format!("BASE_IMAGE={}", scene.repository("autoscaler-base").digest(base.manifest))),
         "{plan}"
     );
+    let plan =
+        scene.says(&["plan", "--base", "HEAD"], 0, &["fast\n", "the base is pinned in `images.lock`: none is built"]);
+    assert!(!plan.contains("base+fast"), "{plan}");
     scene.says(&["build", "--offline", "--dry-run"], 2, &["a pinned base is the registry's"]);
     scene.says(&["base", "pin", "--remove"], 0, &["builds follow the requirements again"]);
     assert!(!std::fs::read_to_string(&file).unwrap().contains("[base]"));

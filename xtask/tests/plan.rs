@@ -239,6 +239,14 @@ fn pinning_the_root_is_a_change_of_the_base() {
     assert_eq!(ask(repo.root(), "HEAD", None).unwrap().decision, Decision::Skip);
     let digest = xtask::reference::Digest::of(b"base");
     repo.file("images.lock", &pins(&format!("[base]\ndigest = \"{digest}\"\n")));
+    let found = ask(repo.root(), "HEAD", None).unwrap();
+    let said = [
+        format!("base: pinned base {digest} is new (images.lock)"),
+        "the base is pinned in `images.lock`: none is built".to_owned(),
+    ];
+    assert_eq!((found.decision, found.reasons), (Decision::Fast, said.to_vec()), "what is pinned is not built");
+    repo.commit("pin the base");
+    repo.file("images.lock", &pins(""));
     assert_eq!(ask(repo.root(), "HEAD", None).unwrap().decision, Decision::BaseFast);
 }
 
@@ -277,6 +285,8 @@ fn a_partial_clone_without_its_objects_fails_open() {
     let (repo, _) = committed();
     repo.file("autoscaler/templates/new.html", "x\n");
     repo.file("requirements-enhanced.lock", &format!("{}# x\n", history::seeded("requirements-enhanced.lock")));
+    let elsewhere = history::seeded("images.toml").replace("docker.io/", "127.0.0.99:9/");
+    repo.file("images.toml", &elsewhere);
     repo.commit("template");
     repo.git(&["config", "uploadpack.allowFilter", "true"]);
     let folder = tempfile::tempdir().unwrap();
@@ -495,6 +505,21 @@ fn the_command_line() {
     assert!(out.ends_with("\n  autoscaler/templates/new.html is new\n"), "{out}");
     let (code, out, _) = run(&repo, &["explain", "--offline"], &[]);
     assert_eq!((code, out.contains("nothing was built here yet")), (0, true), "{out}");
+}
+
+#[test]
+fn a_programs_changed_sources_are_named() {
+    let (repo, _) = committed();
+    let first = repo.lines(&["rev-parse", "--short=12", "HEAD"])[0].clone();
+    repo.file("autoscaler/src/main.rs", "fn main() { }\n");
+    repo.file("autoscaler/src/new.rs", "\n");
+    std::fs::remove_file(repo.root().join("autoscaler/src/page.rs")).unwrap();
+    let names = "autoscaler/src/main.rs, autoscaler/src/new.rs (new), autoscaler/src/page.rs (gone)";
+    let said = format!("sources of autoscaler/autoscaler changed since {first}: {names}");
+    assert_eq!(ask(repo.root(), "HEAD", None).unwrap().reasons, [format!("app: {said}")]);
+    repo.commit("code");
+    let (_, out, _) = run(&repo, &["explain", "--commit", "HEAD~1", "--commit", "HEAD"], &[]);
+    assert!(out.ends_with(&format!("\n  {said}\n")), "{out}");
 }
 
 #[test]

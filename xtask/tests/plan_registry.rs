@@ -18,7 +18,9 @@ use xtask::facts::Tree;
 use xtask::fault::{Exit, Fault};
 use xtask::flags::{Format, Global, PlanFlags};
 use xtask::key::{AppKey, BaseKey, FINGERPRINT_LABEL, KEY_LABEL, Key};
+use xtask::oci::annotation;
 use xtask::policy::ImageKind;
+use xtask::publish::REVISION;
 use xtask::reference::{Digest, Repository, Tag};
 use xtask::registry::Client;
 use xtask::survey::{Snapshot, Untaken};
@@ -37,13 +39,16 @@ fn global(root: &Path, registry: &str) -> Global {
     }
 }
 
+/// A root of which nobody is asked: its registry answers nowhere.
+const ROOT: &str = "127.0.0.99:9/library/python:3.12-slim";
+
 /// A committed repository whose root is pinned.
 fn committed() -> Repo {
     let (repo, mut state) = (Repo::new(), seed());
-    let lock = format!(
-        "[root]\nimage = \"docker.io/library/python:3.12-slim\"\n\n[root.platforms]\n\"linux/amd64\" = \"{}\"\n",
-        Digest::of(b"root")
-    );
+    let lock =
+        format!("[root]\nimage = \"{ROOT}\"\n\n[root.platforms]\n\"linux/amd64\" = \"{}\"\n", Digest::of(b"root"));
+    let policy = history::seeded("images.toml").replace("docker.io/library/python:3.12-slim", ROOT);
+    state.insert("images.toml".to_owned(), (0o100_644, policy.into_bytes()));
     state.insert("images.lock".to_owned(), (0o100_644, lock.into_bytes()));
     repo.import(&[state]);
     repo.checkout_branch("main");
@@ -60,14 +65,14 @@ fn here(global: &Global) -> Here {
     let tree = Tree::of(global, Box::new(global.root.clone().unwrap())).unwrap();
     let client = tree.client();
     let here = Snapshot::take(tree).map_err(Untaken::fault).unwrap();
-    let (base, app) = here.keys(&here.root(global, &client).unwrap());
+    let (base, app) = here.keys(&here.footing(global).unwrap().root.unwrap());
     let repository = |kind| here.tree.repository(kind);
     Here { base: (repository(ImageKind::Base), base), app: (repository(ImageKind::App), app), client }
 }
 
 impl Here {
     /// An image of these labels under these tags, as small as an image can be.
-    fn put(&self, repository: &Repository, labels: &BTreeMap<&str, String>, tags: &[Tag]) {
+    fn put(&self, repository: &Repository, labels: &BTreeMap<&str, String>, tags: &[Tag]) -> Digest {
         let config = serde_json::json!({
             "architecture": "amd64", "os": "linux", "config": {"Labels": labels},
             "rootfs": {"type": "layers", "diff_ids": []},
@@ -79,16 +84,34 @@ impl Here {
             "schemaVersion": 2, "mediaType": MANIFEST, "layers": [],
             "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest, "size": config.len()},
         });
+        let manifest = manifest.to_string();
         for tag in tags {
-            self.client.put_manifest(repository, tag.clone(), MANIFEST, manifest.to_string().as_bytes()).unwrap();
+            self.client.put_manifest(repository, tag.clone(), MANIFEST, manifest.as_bytes()).unwrap();
         }
+        Digest::of(manifest.as_bytes())
     }
 
-    fn publish(&self, repository: &Repository, key: &impl Key, tags: &[Tag]) {
-        let fingerprint = key.fingerprint();
-        let labels = BTreeMap::from([(FINGERPRINT_LABEL, fingerprint.to_string()), (KEY_LABEL, key.json())]);
-        self.put(repository, &labels, tags);
+    /// The base under its tag and `latest`, or under its tag alone.
+    fn publish_base(&self, tags: &[Tag]) -> Digest {
+        self.put(&self.base.0, &labels(&self.base.1), tags)
     }
+
+    /// The app on this base.
+    fn publish_app(&self, base: Digest, tags: &[Tag]) {
+        self.publish_app_of("", base, tags);
+    }
+
+    /// The same, built from this revision.
+    fn publish_app_of(&self, revision: &str, base: Digest, tags: &[Tag]) {
+        let mut labels = labels(&self.app.1);
+        labels.insert(REVISION, revision.to_owned());
+        labels.insert(annotation::BASE_DIGEST, base.to_string());
+        self.put(&self.app.0, &labels, tags);
+    }
+}
+
+fn labels(key: &impl Key) -> BTreeMap<&'static str, String> {
+    BTreeMap::from([(FINGERPRINT_LABEL, key.fingerprint().to_string()), (KEY_LABEL, key.json())])
 }
 
 fn decide(global: &Global) -> Result<xtask::change::Plan, Fault> {
@@ -118,13 +141,17 @@ fn what_the_registry_holds_decides_too() {
 
     let tag = |key: &dyn Fn() -> xtask::key::Fingerprint| key().tag(12);
     let base_tag = tag(&|| before.base.1.fingerprint());
-    before.publish(&before.base.0, &before.base.1, &[base_tag.clone(), Tag::latest()]);
+    let base = before.publish_base(&[base_tag.clone(), Tag::latest()]);
     let found = decide(&global).unwrap();
     assert_eq!((found.decision, &found.base), (Decision::Fast, &Presence::Present));
     assert_eq!(found.base_reference, Some(before.base.0.tag(&base_tag)));
 
     let app_tag = tag(&|| before.app.1.fingerprint());
-    before.publish(&before.app.0, &before.app.1, &[app_tag.clone(), Tag::latest()]);
+    before.publish_app(Digest::of(b"an older build"), &[app_tag.clone(), Tag::latest()]);
+    let found = decide(&global).unwrap();
+    assert_eq!(found.decision, Decision::Fast, "{:?}", found.reasons);
+    assert!(matches!(found.app, Presence::Stale(_)), "{:?}", found.app);
+    before.publish_app(base, &[app_tag.clone(), Tag::latest()]);
     assert_eq!(decide(&global).unwrap().decision, Decision::Skip);
     let (_, out, _) = explain(&global);
     assert_eq!(out.matches("nothing differs").count(), 2, "{out}");
@@ -144,7 +171,7 @@ fn what_the_registry_holds_decides_too() {
 
     // Another branch built that base already: the app alone is left.
     let after = here(&global);
-    after.publish(&after.base.0, &after.base.1, &[after.base.1.fingerprint().tag(12)]);
+    after.publish_base(&[after.base.1.fingerprint().tag(12)]);
     let found = decide(&global).unwrap();
     assert_eq!((found.decision, found.requirements_changed()), (Decision::Fast, true));
     repo.git(&["checkout", "-q", "."]);
@@ -162,10 +189,36 @@ fn what_the_registry_lost_is_told_from_what_changed() {
     let repo = committed();
     let global = global(repo.root(), &format!("{}/acme", registry.address));
     let here = here(&global);
-    here.publish(&here.base.0, &here.base.1, &[Tag::latest()]);
+    here.publish_base(&[Tag::latest()]);
     let (code, out, err) = explain(&global);
     assert_eq!(code, 0, "{err}");
     assert!(out.contains(":latest`\n  the registry lost it, nothing of yours changed\n"), "{out}");
+}
+
+#[test]
+fn changed_sources_of_a_published_program_are_named() {
+    let Some(registry) = RealRegistry::start(false) else { return };
+    let repo = committed();
+    let global = global(repo.root(), &format!("{}/acme", registry.address));
+    let here = here(&global);
+    let base = here.publish_base(&[Tag::latest()]);
+    let id = repo.lines(&["rev-parse", "HEAD"])[0].clone();
+    let short = &id[..12];
+    repo.file("autoscaler/src/main.rs", "fn main() { }\n");
+    // Another commit than the one that was published is checked out, and nothing of the key says which files it held.
+    repo.commit("code");
+    let says = |revision: &str, said: &str| {
+        here.publish_app_of(revision, base, &[Tag::latest()]);
+        let (code, out, err) = explain(&global);
+        assert_eq!(code, 0, "{err}");
+        assert!(out.contains(&format!("\n  sources of autoscaler/autoscaler {said}")), "{out}");
+    };
+    says(&id, &format!("changed since {short}: autoscaler/src/main.rs\n"));
+    says(&format!("{id}-dirty"), &format!("changed since {short}: autoscaler/src/main.rs\n"));
+    says(&"1".repeat(40), "(which ones cannot be told: revision `1111");
+    // A commit whose sources are not those of the key says nothing about them.
+    let now = repo.lines(&["rev-parse", "HEAD"])[0].clone();
+    says(&now, &format!("(which ones cannot be told: it was built from more than commit {})", &now[..12]));
 }
 
 #[test]

@@ -321,6 +321,15 @@ fn the_run_lines_do_what_each_event_needs() {
     world.happens("pull request", &pull_request("acme/probe", &third, &edited), &expected);
     assert_eq!(world.latest(), after_code, "`latest` belongs to the default branch");
 
+    let queue = format!("refs/heads/gh-readonly-queue/main/pr-7-{third}");
+    let group = json!({"action": "checks_requested", "merge_group": {"head_sha": edited, "base_sha": third, "head_ref": queue}});
+    let group = Event { name: "merge_group", reference: queue, commit: edited.clone(), payload: group };
+    let expected = Expected { decision: "fast", base_present: "true", run: &["app"] };
+    world.happens("merge queue", &group, &expected);
+    assert_eq!(world.latest(), after_code);
+    let tags: Vec<String> = world.tags().concat().iter().map(ToString::to_string).collect();
+    assert!(tags.iter().all(|tag| !tag.contains("queue")), "{tags:?}");
+
     world.runner.git(&["checkout", "-q", "main"]);
     world.runner.git(&["merge", "-q", "--ff-only", "work"]);
     let expected = Expected { decision: "fast", base_present: "true", run: &["app", "release"] };

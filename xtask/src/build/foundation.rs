@@ -1,44 +1,84 @@
 //! Which image the base stands on: the pinned one, the tag's of now, or one made of Debian's packages.
 
-use super::Session;
+use super::{Inquiry, Session};
 use crate::facts::{self, RootImage, RootPlace, Tree};
 use crate::fault::{Exit, Fault};
 use crate::layout::Layout;
 use crate::policy::DebianRoot;
 use crate::publish;
-use crate::reference::{Digest, Platform, Tag};
+use crate::reference::{Digest, Platform, Repository, Tag};
 use crate::registry::{Answer, Client, Options};
 use crate::{root, ui};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-impl Session<'_> {
+/// A root from Debian's packages, as it is looked for.
+pub struct Wanted {
+    /// What it is called in keys and labels.
+    name: String,
+    recipe: root::Recipe,
+    platform: Platform,
+    /// Where it stands once it is published.
+    repository: Repository,
+    tag: Tag,
+}
+
+/// Comes by a root from Debian's packages that is not published; nothing where it would have to be made and is not to be.
+pub(super) type Make<'a> = &'a dyn Fn(&Wanted) -> Result<Option<RootImage>, Fault>;
+
+impl Inquiry<'_> {
+    /// Has `decide` decide on the root that is wanted; where something would have to be built on one that cannot be reached, on
+    /// the fallback. Where the fallback has yet to be made the first decision stays: something is built on either.
+    pub fn on_a_root<T>(
+        &self,
+        make: Make<'_>,
+        decide: impl Fn(RootImage) -> Result<T, Fault>,
+        builds_on_it: impl Fn(&T) -> bool,
+    ) -> Result<T, Fault> {
+        let root = self.root(make)?;
+        let decided = decide(root.clone())?;
+        if builds_on_it(&decided)
+            && self.is_out_of_reach(&root)?
+            && let Some(fallback) = self.debian(make)?
+        {
+            return decide(fallback);
+        }
+        Ok(decided)
+    }
+
     /// The root, as far as it can be known before anything is built on it.
-    pub(super) fn root_image(&self) -> Result<RootImage, Fault> {
+    pub fn root(&self, make: Make<'_>) -> Result<RootImage, Fault> {
         let wanted = &self.tree.policy.root.image;
-        if let Some(pin) = facts::images_lock(&self.tree)?.root {
+        let named = |digests| {
+            let place = RootPlace::Registry(wanted.repository.clone());
+            RootImage { name: wanted.to_string(), digests, place }
+        };
+        if let Some(pin) = facts::images_lock(self.tree)?.root {
             if pin.image != *wanted {
                 return Err(Fault::usage(format!("`images.lock` pins `{}`, the policy wants `{wanted}`", pin.image))
                     .hint("pin it anew: `cargo xtask lock`"));
             }
-            let place = RootPlace::Registry(wanted.repository.clone());
-            return Ok(RootImage { name: wanted.to_string(), digests: pin.platforms, place });
+            return Ok(named(pin.platforms));
         }
-        if self.global.locked {
+        if self.locked {
             return Err(Fault::usage(format!("the root `{wanted}` is not pinned"))
                 .needed_by("`--locked`")
                 .hint("pin its digests: `cargo xtask lock`"));
         }
-        if self.global.offline {
-            return self.debian_root();
+        let not_made = || {
+            Fault::usage("the root has to be built before anything can be planned on it")
+                .cause("the one from Debian's packages is not on this machine yet")
+                .hint("run this once without `--dry-run`")
+        };
+        if self.offline {
+            return self.debian(make)?.ok_or_else(not_made);
         }
-        match resolve_root(&self.tree, &self.tree.policy.project.platforms) {
+        match resolve_root(self.tree, &self.tree.policy.project.platforms) {
             Ok(digests) => {
                 ui::warn(&format!(
                     "the root `{wanted}` is not pinned: taking its digests of now (`cargo xtask lock` pins them)"
                 ));
-                let place = RootPlace::Registry(wanted.repository.clone());
-                Ok(RootImage { name: wanted.to_string(), digests, place })
+                Ok(named(digests))
             }
             Err(fault) if fault.exit == Exit::Network && self.tree.policy.root.fallback.is_some() => {
                 let cause = fault.causes.last().map(|cause| format!(" ({cause})")).unwrap_or_default();
@@ -46,20 +86,20 @@ impl Session<'_> {
                     "fallback",
                     &format!("`{wanted}` cannot be reached{cause}: the root is built from Debian's packages"),
                 );
-                self.debian_root()
+                self.debian(make)?.ok_or_else(not_made)
             }
             Err(fault) => Err(fault.needed_by("the root of the base image")),
         }
     }
 
     /// Whether a root of a registry, known by digest, cannot be had, and there is a fallback.
-    pub(super) fn root_is_out_of_reach(&self, image: &RootImage) -> Result<bool, Fault> {
+    fn is_out_of_reach(&self, image: &RootImage) -> Result<bool, Fault> {
         let RootPlace::Registry(repository) = &image.place else { return Ok(false) };
-        if self.tree.policy.root.fallback.is_none() || self.global.locked || image.name.starts_with("debian:") {
+        if self.tree.policy.root.fallback.is_none() || self.locked || image.name.starts_with("debian:") {
             return Ok(false);
         }
         let Some(digest) = image.digests.values().next() else { return Ok(true) };
-        match impatient(&self.tree).head(repository, *digest) {
+        match impatient(self.tree).head(repository, *digest) {
             Ok(_) => Ok(false),
             Err(fault) if fault.exit == Exit::Network => {
                 ui::step(
@@ -72,11 +112,11 @@ impl Session<'_> {
         }
     }
 
-    /// The root from Debian's packages: the registry's where it is published, else this machine's, else a new one.
-    pub(super) fn debian_root(&self) -> Result<RootImage, Fault> {
-        let wanted = &self.tree.policy.root;
-        let Some(debian) = wanted.fallback.as_ref().filter(|_| !self.global.locked) else {
-            return Err(Fault::usage(format!("the root `{}` is not at hand", wanted.image))
+    /// The root from Debian's packages: the registry's where it is published, else what `make` comes by.
+    fn debian(&self, make: Make<'_>) -> Result<Option<RootImage>, Fault> {
+        let root = &self.tree.policy.root;
+        let Some(debian) = root.fallback.as_ref().filter(|_| !self.locked) else {
+            return Err(Fault::usage(format!("the root `{}` is not at hand", root.image))
                 .hint("`[root] fallback = \"debian\"` in `images.toml` builds one from Debian's packages"));
         };
         let recipe = debian_recipe(debian);
@@ -88,38 +128,62 @@ impl Session<'_> {
                 );
             }
         };
-        let name = format!("debian:{}", debian.suite);
         let repository = self.tree.registry.repository(&format!("{}-root", self.tree.policy.project.name));
         let tag = Tag::from_name(&format!("{}-{}", &recipe.fingerprint().hex()[..12], platform.dashed()))
             .expect("hex digits and a platform are a tag");
+        let wanted = Wanted { name: format!("debian:{}", debian.suite), recipe, platform, repository, tag };
         if self.wish.push
             && !self.fresh_root
-            && let Answer::Present(found) = self.client.head(&repository, tag.clone())?
+            && let Answer::Present(found) = self.client.head(&wanted.repository, wanted.tag.clone())?
         {
-            let digests = BTreeMap::from([(platform, found.digest)]);
-            return Ok(RootImage { name, digests, place: RootPlace::Registry(repository) });
+            return Ok(Some(wanted.published(found.digest)));
+        }
+        make(&wanted)
+    }
+}
+
+impl Wanted {
+    fn published(&self, digest: Digest) -> RootImage {
+        let digests = BTreeMap::from([(self.platform.clone(), digest)]);
+        RootImage { name: self.name.clone(), digests, place: RootPlace::Registry(self.repository.clone()) }
+    }
+
+    /// The one that is on this machine already.
+    pub fn at_hand(&self, tree: &Tree) -> Result<Option<RootImage>, Fault> {
+        let folder = tree.images().join("root");
+        if !folder.join("index.json").is_file() {
+            return Ok(None);
+        }
+        let found = root::find(&self.recipe, &Layout::open_or_create(&folder)?, &self.platform)?;
+        let digests = |root: root::Root| BTreeMap::from([(self.platform.clone(), root.digest)]);
+        let place = RootPlace::Layout(folder);
+        Ok(found.map(|root| RootImage { name: self.name.clone(), digests: digests(root), place }))
+    }
+}
+
+impl Session<'_> {
+    /// Makes the root from Debian's packages, unless it is on this machine, and publishes it where the base will be.
+    pub(super) fn make_root(&self, wanted: &Wanted) -> Result<Option<RootImage>, Fault> {
+        if self.flags.dry_run || self.flags.reuse_only {
+            return wanted.at_hand(&self.tree);
         }
         let folder = self.tree.images().join("root");
         let layout = Layout::open_or_create(&folder)?;
-        let found = if self.fresh_root { None } else { root::find(&recipe, &layout, &platform)? };
+        let Wanted { name, recipe, platform, repository, tag } = wanted;
+        let found = if self.fresh_root { None } else { root::find(recipe, &layout, platform)? };
         let digest = match found {
             Some(root) => root.digest,
-            None if self.flags.dry_run => {
-                return Err(Fault::usage("the root has to be built before anything can be planned on it")
-                    .cause(format!("`{name}` is not on this machine yet"))
-                    .hint("run this once without `--dry-run`"));
-            }
-            None => root::build(&recipe, &self.tree.root.join("target/root"), &layout, &platform)?.digest,
+            None => root::build(recipe, &self.tree.root.join("target/root"), &layout, platform)?.digest,
         };
-        let digests = BTreeMap::from([(platform.clone(), digest)]);
-        if self.wish.push && !self.flags.dry_run {
-            let Some(descriptor) = layout.get(&recipe.ref_name(&platform))? else {
+        if self.wish.push {
+            let Some(descriptor) = layout.get(&recipe.ref_name(platform))? else {
                 return Err(Fault::build(format!("the root is not in `{}`", folder.display())));
             };
-            publish::send(&self.client, &layout, &descriptor, &repository, &tag)?;
-            return Ok(RootImage { name, digests, place: RootPlace::Registry(repository) });
+            publish::send(&self.client, &layout, &descriptor, repository, tag)?;
+            return Ok(Some(wanted.published(digest)));
         }
-        Ok(RootImage { name, digests, place: RootPlace::Layout(folder) })
+        let digests = BTreeMap::from([(platform.clone(), digest)]);
+        Ok(Some(RootImage { name: name.clone(), digests, place: RootPlace::Layout(folder) }))
     }
 }
 

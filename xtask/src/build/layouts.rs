@@ -7,7 +7,10 @@ use std::path::Path;
 use std::time::Duration;
 
 /// Waits until no other build works in this folder: two would write one layout. The later finds what the earlier built.
-pub(super) fn lock(folder: &Path) -> Result<File, Fault> {
+///
+/// # Errors
+/// The folder cannot be written, or the wait was interrupted.
+pub fn lock(folder: &Path) -> Result<File, Fault> {
     let path = folder.join("lock");
     std::fs::create_dir_all(folder).map_err(|error| cannot_write(folder, error))?;
     let file = File::create(&path).map_err(|error| cannot_write(&path, error))?;

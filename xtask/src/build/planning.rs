@@ -2,18 +2,18 @@
 //! which nothing can be planned.
 
 use super::foundation::impatient;
-use super::{Session, Target};
-use crate::facts::{self, Local, Parsed, RootImage, RootPlace, Standing, Tree};
-use crate::fault::Fault;
+use super::{Inquiry, Session, Target, pinned_base};
+use crate::facts::{self, Local, Parsed, RootImage, RootPlace, Standing};
+use crate::fault::{Exit, Fault};
 use crate::flags::{BuildFlags, Global};
 use crate::git::{Ancestry, Git};
 use crate::key::{AppKey, BaseKey, BinaryKey, Fingerprint, Key as _, app_changes, base_changes};
+use crate::lock::Lock;
 use crate::plan::{self, Decision, ImagePlan, Latest, LatestFacts, Wish};
 use crate::policy::ImageKind;
 use crate::publish::{self, CREATED, Published};
-use crate::reference::{Digest, Platform, Tag};
-use crate::registry::{Answer, Client};
-use crate::{oci, ui};
+use crate::reference::{Digest, Tag};
+use crate::ui;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -31,6 +31,23 @@ impl Planned {
         let from_root = |image: &&Image| image.plan.kind != ImageKind::App;
         self.base.iter().chain(&self.app).filter(from_root).any(builds)
     }
+
+    /// Whether everything is there already.
+    ///
+    /// # Errors
+    /// Something would have to be built: what is named then would not be what was tested.
+    pub(super) fn refuse_building(&self) -> Result<(), Fault> {
+        for Image { plan, .. } in self.base.iter().chain(&self.app) {
+            if let Decision::Build { reasons, .. } = &plan.decision {
+                let what = format!("{} `{}` would have to be built", plan.kind, plan.repository.tag(&plan.tag));
+                return Err(Fault::drift(what)
+                    .needed_by("`--reuse-only`")
+                    .cause(reasons.join("; "))
+                    .hint("build and test it first: `cargo xtask build --push` without `--reuse-only`"));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// One image of the plan.
@@ -45,20 +62,24 @@ pub(super) struct Image {
 }
 
 impl Session<'_> {
-    /// The whole plan; `root` is given where a first plan found its root out of reach.
-    pub(super) fn plan(&self, target: Target, root: Option<RootImage>) -> Result<Planned, Fault> {
+    /// The whole plan.
+    pub(super) fn plan(&self, target: Target) -> Result<Planned, Fault> {
         if let (Some(digest), Target::Base | Target::App | Target::Fast) =
             (facts::images_lock(&self.tree)?.base, target)
         {
             return self.plan_pinned(target, digest);
         }
         let lock = facts::lock(&self.tree)?;
-        let root = match root {
-            Some(root) => root,
-            None => self.root_image()?,
-        };
+        self.inquiry().on_a_root(
+            &|wanted| self.make_root(wanted),
+            |root| self.plan_on(target, root, &lock),
+            Planned::needs_root,
+        )
+    }
+
+    fn plan_on(&self, target: Target, root: RootImage, lock: &Lock) -> Result<Planned, Fault> {
         let base_parsed = facts::parse(&self.tree, ImageKind::Base, &self.tree.policy.base.args)?;
-        let base_key = facts::base_key(&self.tree, &root, &lock, &base_parsed);
+        let base_key = facts::base_key(&self.tree, &root, lock, &base_parsed);
         let (fingerprint, tag) = facts::tagged(&self.tree, &base_key);
         if target == Target::Enhanced {
             let parsed = facts::parse(&self.tree, ImageKind::Enhanced, &self.tree.policy.app.args)?;
@@ -136,48 +157,12 @@ impl Session<'_> {
         let published = self.latest(ImageKind::App)?;
         let old: Option<AppKey> = self.last_key(ImageKind::App, published.as_ref());
         let changes = old.map(|old| app_changes(&old, &key, &self.tree.names(&parsed))).unwrap_or_default();
-        let mut replaces = false;
-        let mut decision = plan::decide(&self.wish, &standing, &changes);
-        if let Decision::Reuse { platforms, .. } = &decision {
-            // Equal keys name equal bases by fingerprint; the base itself may have been built anew since.
-            let stale = match &base.plan.decision {
-                Decision::Build { .. } => Some("its base is built".to_owned()),
-                Decision::Reuse { platforms: bases, .. } => self.stale(&standing, platforms, bases)?,
-            };
-            if let Some(reason) = stale {
-                replaces = true;
-                decision = Decision::Build { platforms: self.wish.platforms.clone(), reasons: vec![reason] };
-            }
-        }
+        let (decision, stale) = self.inquiry().decide_app(&standing, &base.plan.decision, &changes)?;
         let latest = self.decide_latest(&standing, &decision, published.as_ref())?;
         let mut image = self.image(ImageKind::App, fingerprint, tag, decision, &standing, latest, parsed, key.json());
-        image.plan.replaces |= replaces;
+        image.plan.replaces |= stale.is_some();
         image.binary = key.binary;
         Ok(image)
-    }
-
-    /// Why an app of the right key is not on the base that is there now.
-    fn stale(
-        &self,
-        standing: &Standing,
-        platforms: &BTreeMap<Platform, Digest>,
-        bases: &BTreeMap<Platform, Digest>,
-    ) -> Result<Option<String>, Fault> {
-        for platform in platforms.keys() {
-            let stands_on = match standing {
-                Standing::Registry(published) => publish::base_digest(
-                    &self.client,
-                    &self.tree.repository(ImageKind::App),
-                    &published.platforms[platform],
-                )?,
-                Standing::Local(local) => local.labels.get(oci::annotation::BASE_DIGEST).and_then(|d| d.parse().ok()),
-                Standing::Absent => None,
-            };
-            if let Some(base) = bases.get(platform).filter(|base| stands_on != Some(**base)) {
-                return Ok(Some(format!("it stands on another build of its base than {base}")));
-            }
-        }
-        Ok(None)
     }
 
     fn decide_latest(
@@ -266,12 +251,11 @@ impl Session<'_> {
         }
         // What stays on this machine does not wait for a registry that does not answer.
         let hasty = if self.wish.push { None } else { Some(impatient(&self.tree)) };
-        match publish::read(hasty.as_ref().unwrap_or(&self.client), &repository, tag.clone()) {
-            Ok(Answer::Present(found)) => {
-                publish::check_owner(&found, fingerprint, &reference)?;
-                Ok(Standing::Registry(Box::new(found)))
-            }
-            Ok(Answer::Absent) => Ok(Standing::Absent),
+        let inquiry = Inquiry { client: hasty.as_ref().unwrap_or(&self.client), ..self.inquiry() };
+        match inquiry.published(kind, fingerprint, tag) {
+            Ok(standing) => Ok(standing),
+            // Another image under our tag is no trouble of the registry's.
+            Err(fault) if fault.exit == Exit::Drift => Err(fault),
             Err(fault) if self.wish.push || self.global.locked => Err(fault.hint("`--offline` asks no registry")),
             Err(fault) => {
                 let cause = fault.causes.last().cloned().unwrap_or(fault.what);
@@ -318,29 +302,13 @@ pub fn base_fingerprint(global: &Global) -> Result<Fingerprint, Fault> {
     let flags = BuildFlags { dry_run: true, push: !global.offline, ..BuildFlags::default() };
     let session = Session::open(global, &flags, Target::Base)?;
     let lock = facts::lock(&session.tree)?;
-    let root = session.root_image()?;
     let parsed = facts::parse(&session.tree, ImageKind::Base, &session.tree.policy.base.args)?;
-    Ok(facts::tagged(&session.tree, &facts::base_key(&session.tree, &root, &lock, &parsed)).0)
-}
-
-/// The base that `images.lock` pins, which has to be there, be one of ours and have the platforms.
-pub fn pinned_base(tree: &Tree, client: &Client, digest: Digest, platforms: &[Platform]) -> Result<Published, Fault> {
-    let reference = tree.repository(ImageKind::Base).digest(digest);
-    let again = "pin another, or none: `cargo xtask base pin`, `cargo xtask base pin --remove`";
-    let needed = |fault: Fault| fault.needed_by("`[base]` of `images.lock`").hint(again);
-    let Answer::Present(found) = publish::read(client, &reference.repository, digest)? else {
-        return Err(needed(Fault::usage(format!("the pinned base `{reference}` is not in the registry"))));
+    let inquiry = session.inquiry();
+    let standing = |root: RootImage| {
+        let (fingerprint, tag) = facts::tagged(&session.tree, &facts::base_key(&session.tree, &root, &lock, &parsed));
+        Ok((fingerprint, inquiry.published(ImageKind::Base, &fingerprint, &tag)?))
     };
-    if found.fingerprint().is_none() {
-        return Err(needed(Fault::usage(format!(
-            "the pinned `{reference}` is no base of ours: it has no fingerprint"
-        ))));
-    }
-    match found.missing(platforms).as_slice() {
-        [] => Ok(found),
-        missing => {
-            let names: Vec<String> = missing.iter().map(ToString::to_string).collect();
-            Err(needed(Fault::usage(format!("the pinned base `{reference}` lacks {}", names.join(", ")))))
-        }
-    }
+    let found =
+        inquiry.on_a_root(&|wanted| session.make_root(wanted), standing, |(_, found)| *found == Standing::Absent);
+    Ok(found?.0)
 }

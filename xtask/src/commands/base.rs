@@ -168,6 +168,8 @@ impl Desk {
         let (survey, mine) = self.survey_and_mine(global, true)?;
         let rules = Rules { keep, older_than, now: Timestamp::now(), this_tree: mine, pinned: self.pinned };
         let plan = bases::prune(&survey, &rules);
+        // A build that is at work may stand on a layout that is to go, or be about to put one in its place.
+        let lock = if yes { Some(build::lock_images(&self.tree.images())?) } else { None };
         let layouts = Layouts::plan(&self.tree, mine)?;
         if global.format == Format::Json {
             let json = serde_json::json!({"registry": plan, "layouts": layouts.verdicts});
@@ -192,6 +194,7 @@ impl Desk {
             return Ok(());
         }
         layouts.remove()?;
+        drop(lock);
         Ok(self.delete(&plan, &survey)?)
     }
 

@@ -6,13 +6,13 @@ use crate::facts::{self, RootImage, RootPlace, Tree};
 use crate::fault::Fault;
 use crate::flags::{Format, Global};
 use crate::git::Revision;
-use crate::key::{AppKey, BaseKey, Fingerprint, Key, app_changes, base_changes};
+use crate::key::{AppKey, BaseKey, Names, app_changes, base_changes};
 use crate::policy::ImageKind;
 use crate::publish::{self, Published};
 use crate::reference::{Reference, Tag};
 use crate::registry::{Answer, Client};
 use crate::root::PACKAGES_LABEL;
-use crate::survey::{Snapshot, Untaken, said};
+use crate::survey::{Found, Snapshot, Untaken, said};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -60,22 +60,23 @@ fn between(global: &Global, old: &str, new: Option<&String>) -> Result<Vec<Expla
         let revision = Revision::open(&root, name, global.offline)?;
         let id = revision.id[..12].to_owned();
         let tree = Tree::of(global, Box::new(revision)).and_then(|tree| Snapshot::take(tree).map_err(Untaken::fault));
-        Ok((format!("at `{id}`"), tree.map_err(|fault| fault.needed_by(format!("commit `{id}`")))?))
+        Ok((id.clone(), tree.map_err(|fault| fault.needed_by(format!("commit `{id}`")))?))
     };
-    let (old_name, old) = at(old)?;
+    let (old_id, old) = at(old)?;
     let (new_name, new) = match new {
-        Some(new) => at(new)?,
+        Some(new) => at(new).map(|(id, tree)| (format!("at `{id}`"), tree))?,
         None => {
             let tree = Tree::of(global, Box::new(root.clone()))?;
             ("of this tree".to_owned(), Snapshot::take(tree).map_err(Untaken::fault)?)
         }
     };
-    let names = (new.tree.names(&new.base), new.tree.names(&new.app));
+    let sources = new.sources_since(&old, &old_id);
+    let names = (new.tree.names(&new.base), Names { sources: &sources, ..new.tree.names(&new.app) });
     let changes = change::compare(&old.inputs(), &new.inputs(), &names.0, &names.1);
     let explain = |image, differences: Vec<String>| Explained {
         image,
         this: new_name.clone(),
-        beside: format!("the one {old_name}"),
+        beside: format!("the one at `{old_id}`"),
         verdict: differences.is_empty().then(|| "nothing differs".to_owned()),
         differences,
     };
@@ -96,31 +97,36 @@ fn published(global: &Global) -> Result<Vec<Explained>, Fault> {
     let client = (!global.offline).then(|| build::impatient(&here.tree));
     let base: Option<Before<BaseKey>> = before(&here, client.as_ref(), ImageKind::Base)?;
     let app: Option<Before<AppKey>> = before(&here, client.as_ref(), ImageKind::App)?;
-    let found = here.root(global, &build::impatient(&here.tree));
+    let footing = here.footing(global)?;
     let old_base = base.as_ref().and_then(|base| base.key.as_ref());
-    let (root, root_unknown) = match found {
-        Ok(root) => (root, None),
-        Err(why) => (assumed_root(&here, old_base), Some(why)),
-    };
+    let root = footing.root.clone().unwrap_or_else(|_| assumed_root(&here, old_base));
     let (base_key, app_key) = here.keys(&root);
+    let app_key = footing.app_key.unwrap_or(app_key);
     let mut differences =
         old_base.map(|old| base_changes(old, &base_key, &here.tree.names(&here.base))).unwrap_or_default();
     if let Some(published) = base.as_ref().and_then(|base| base.published.as_ref()) {
         differences.extend(root_packages(&here, client.as_ref(), published, old_base, &base_key));
     }
-    // A fingerprint over a root that is not known names nothing.
-    let named = |fingerprint: Fingerprint| root_unknown.is_none().then_some(fingerprint);
-    if let (Some(why), Some(_)) = (&root_unknown, old_base) {
+    if let (Err(why), Some(_), None) = (&footing.root, old_base, here.pinned_base()) {
         differences.push(format!("its root could not be compared: {why}"));
     }
-    let base = explain(&here, client.as_ref(), ImageKind::Base, named(base_key.fingerprint()), base, differences)?;
+    let mut explained = vec![explain(client.as_ref(), ImageKind::Base, footing.base, base, differences)];
+    if here.pinned_base().is_some() {
+        let waits = "it is pinned in `images.lock`: none is built of what differs from the published one";
+        explained[0].verdict = Some(waits.to_owned());
+    }
     let differences = app
         .as_ref()
-        .and_then(|app| app.key.as_ref())
-        .map(|old| app_changes(old, &app_key, &here.tree.names(&here.app)))
+        .and_then(|app| {
+            let old = app.key.as_ref()?;
+            let revision = app.published.as_ref().and_then(Published::revision);
+            let sources = revision.map(|revision| here.sources_since_published(global, old, revision));
+            let names = Names { sources: &sources.unwrap_or_default(), ..here.tree.names(&here.app) };
+            Some(app_changes(old, &app_key, &names))
+        })
         .unwrap_or_default();
-    let app = explain(&here, client.as_ref(), ImageKind::App, named(app_key.fingerprint()), app, differences)?;
-    Ok(vec![base, app])
+    explained.push(explain(client.as_ref(), ImageKind::App, footing.app, app, differences));
+    Ok(explained)
 }
 
 /// The root of the published base, for where ours cannot be known: then nothing is said of it.
@@ -163,20 +169,14 @@ fn before<K: DeserializeOwned>(
 }
 
 fn explain<K>(
-    here: &Snapshot,
     client: Option<&Client>,
     image: ImageKind,
-    fingerprint: Option<Fingerprint>,
+    found: Found,
     before: Option<Before<K>>,
     mut differences: Vec<String>,
-) -> Result<Explained, Fault> {
-    let (this, presence) = match fingerprint {
-        Some(fingerprint) => {
-            let (reference, presence) = here.standing(client, image, &fingerprint)?;
-            (format!("`{reference}`"), presence)
-        }
-        None => ("of this tree".to_owned(), Presence::NotAsked),
-    };
+) -> Explained {
+    let this = found.reference.map_or_else(|| "of this tree".to_owned(), |reference| format!("`{reference}`"));
+    let presence = found.presence;
     let Some(before) = before else {
         let (beside, verdict) = match (&presence, client) {
             (Presence::Present, _) => ("what is published", "it is in the registry, and `latest` names nothing"),
@@ -184,20 +184,21 @@ fn explain<K>(
             (_, None) => ("what was built here", "nothing was built here yet"),
         };
         let verdict = Some(verdict.to_owned());
-        return Ok(Explained { image, this, beside: beside.to_owned(), verdict, differences });
+        return Explained { image, this, beside: beside.to_owned(), verdict, differences };
     };
     let verdict = match (&before.key, &presence) {
         (None, _) => Some("it carries no key that this version can read: nothing can be compared".to_owned()),
         (Some(_), Presence::Absent(_)) if differences.is_empty() => {
             Some("the registry lost it, nothing of yours changed".to_owned())
         }
+        (Some(_), Presence::Stale(why)) if differences.is_empty() => Some(format!("{why}, nothing of yours changed")),
         (Some(_), _) if differences.is_empty() => Some("nothing differs".to_owned()),
         _ => None,
     };
     if presence == Presence::Present && verdict.is_none() {
         differences.push("an image of this tree's key is in the registry already".to_owned());
     }
-    Ok(Explained { image, this, beside: before.name, verdict, differences })
+    Explained { image, this, beside: before.name, verdict, differences }
 }
 
 /// The Debian packages in which two roots differ, where the labels of both are at hand.

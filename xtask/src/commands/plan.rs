@@ -7,10 +7,9 @@ use crate::fault::{Exit, Fault};
 use crate::flags::{Format, Global, PlanFlags};
 use crate::git::revision::{self, Revision};
 use crate::git::{Git, Objects};
-use crate::key::Key as _;
-use crate::policy::ImageKind;
-use crate::survey::{Snapshot, Untaken, said};
-use crate::{build, ui};
+use crate::key::Names;
+use crate::survey::{Footing, Snapshot, Untaken, said};
+use crate::ui;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -42,19 +41,11 @@ pub fn plan(global: &Global, flags: &PlanFlags, variable: &dyn Fn(&str) -> Optio
         Err(Untaken::NoBase(fault)) => return Ok(from_scratch(purpose, base_revision, head_revision, &fault)),
     };
     let changes = base.and_then(|revision| compare(global, revision, &head));
-    let client = (!global.offline).then(|| build::impatient(&head.tree));
-    let standing = match head.root(global, &build::impatient(&head.tree)) {
-        Ok(root) => {
-            let (base, app) = head.keys(&root);
-            let base = head.standing(client.as_ref(), ImageKind::Base, &base.fingerprint())?;
-            let app = head.standing(client.as_ref(), ImageKind::App, &app.fingerprint())?;
-            [(Some(base.0), base.1), (Some(app.0), app.1)]
-        }
-        Err(_) if global.offline => [(None, Presence::NotAsked), (None, Presence::NotAsked)],
-        Err(why) => [(None, Presence::Unknown(why.clone())), (None, Presence::Unknown(why))],
-    };
-    let [(base_reference, base), (app_reference, app)] = standing;
-    let facts = Facts { purpose, changes: changes.clone(), no_base: None, base, app };
+    let Footing { base, app, .. } = head.footing(global)?;
+    let (base_reference, app_reference) = (base.reference, app.reference);
+    let pinned = head.pinned_base().is_some();
+    let (base, app) = (base.presence, app.presence);
+    let facts = Facts { purpose, changes: changes.clone(), no_base: None, pinned, base, app };
     let (decision, reasons) = change::decide(&facts);
     let Facts { base, app, .. } = facts;
     let changes = changes.ok();
@@ -74,12 +65,13 @@ pub fn plan(global: &Global, flags: &PlanFlags, variable: &dyn Fn(&str) -> Optio
 
 /// The differences of head to a revision; a reason where the revision's inputs cannot be read.
 fn compare(global: &Global, revision: Revision, head: &Snapshot) -> Result<Changes, String> {
-    let short = revision.id[..12].to_owned();
+    let id = revision.id.clone();
     let old = Tree::of(global, Box::new(revision))
         .map_err(Untaken::from)
         .and_then(Snapshot::take)
-        .map_err(|why| format!("at `{short}` {}", said(&why.fault())))?;
-    let names = (head.tree.names(&head.base), head.tree.names(&head.app));
+        .map_err(|why| format!("at `{}` {}", &id[..12], said(&why.fault())))?;
+    let sources = head.sources_since(&old, &id);
+    let names = (head.tree.names(&head.base), Names { sources: &sources, ..head.tree.names(&head.app) });
     Ok(change::compare(&old.inputs(), &head.inputs(), &names.0, &names.1))
 }
 
@@ -88,6 +80,7 @@ fn from_scratch(purpose: Purpose, base_revision: Option<String>, head_revision: 
         purpose,
         changes: Err(said(why)),
         no_base: Some(said(why)),
+        pinned: false,
         base: Presence::NotAsked,
         app: Presence::NotAsked,
     };

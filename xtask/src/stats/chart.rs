@@ -55,21 +55,23 @@ pub fn saved(saved: &Saved) -> String {
     match saved {
         Saved::NoFastBuild => "time saved: none, there was no fast build in this time".to_owned(),
         Saved::NoYardstick => {
-            "time saved: not known, nothing to compare with was measured here\nmeasure it: `cargo xtask build-enhanced`"
+            "time saved: not known, no build from scratch was measured here\nmeasure one: `cargo xtask build-enhanced`"
                 .to_owned()
         }
-        Saved::Measured { seconds: total, enhanced, measured, cached, fast, builds } => {
-            let (verb, amount) = if *total < 0.0 { ("lost", -total) } else { ("saved", *total) };
+        Saved::Measured { seconds: total, enhanced, measured, cached, spent, builds, .. } => {
+            let scratch = format!("{builds} fast builds x {} from scratch", seconds(*enhanced));
+            let took = format!("{} that they took", seconds(*spent));
+            let sum = match *total < 0.0 {
+                true => format!("time lost: {} = {took} - {scratch}", seconds(-total)),
+                false => format!("time saved: {} = {scratch} - {took}", seconds(*total)),
+            };
             let day = measured.to_string();
             let warm = match cached {
                 Some([all, cached]) if *cached > 0 => format!(", {cached} of {all} steps from the cache"),
                 _ => String::new(),
             };
             format!(
-                "time {verb}: {} = {builds} fast builds x ({} - {})\n`build-enhanced` was last measured on {}{warm}",
-                seconds(amount),
-                seconds(*enhanced),
-                seconds(*fast),
+                "{sum}\neach counts with its own time; `build-enhanced` was last measured on {}{warm}",
                 &day[..10.min(day.len())],
             )
         }
@@ -170,8 +172,8 @@ mod tests {
             fast builds, oldest first: ▅█▆ (2.00 s to 4.00 s)
             a fast build's phases: app build 1.50 s
 
-            time saved: 4 min 21 s = 3 fast builds x (90.0 s - 3.00 s)
-            `build-enhanced` was last measured on 1970-01-01, 2 of 4 steps from the cache
+            time saved: 4 min 21 s = 3 fast builds x 90.0 s from scratch - 9.00 s that they took
+            each counts with its own time; `build-enhanced` was last measured on 1970-01-01, 2 of 4 steps from the cache
         "#]]
         .assert_eq(&print(&team(), Signs::Unicode));
         expect![[r#"
@@ -188,8 +190,8 @@ mod tests {
             fast builds, oldest first: 2.00 s to 4.00 s
             a fast build's phases: app build 1.50 s
 
-            time saved: 4 min 21 s = 3 fast builds x (90.0 s - 3.00 s)
-            `build-enhanced` was last measured on 1970-01-01, 2 of 4 steps from the cache
+            time saved: 4 min 21 s = 3 fast builds x 90.0 s from scratch - 9.00 s that they took
+            each counts with its own time; `build-enhanced` was last measured on 1970-01-01, 2 of 4 steps from the cache
         "#]]
         .assert_eq(&print(&team(), Signs::Plain));
     }
@@ -198,7 +200,7 @@ mod tests {
     fn without_a_measure_it_says_how_to_take_one() {
         let mut stats = team();
         stats.saved = Saved::NoYardstick;
-        assert!(print(&stats, Signs::Plain).ends_with("measure it: `cargo xtask build-enhanced`\n"));
+        assert!(print(&stats, Signs::Plain).ends_with("measure one: `cargo xtask build-enhanced`\n"));
     }
 
     #[test]

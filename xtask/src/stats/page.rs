@@ -354,7 +354,7 @@ mod tests {
     fn nothing_measured_is_no_page_of_numbers() {
         let mut stats = team();
         stats.saved = Saved::NoYardstick;
-        assert!(print(&stats, "x").contains("measure it: cargo xtask build-enhanced"));
+        assert!(print(&stats, "x").contains("measure one: cargo xtask build-enhanced"));
         let none = super::super::sum(&[], stats.since, stats.until);
         assert!(print(&none, "x").contains("No build was recorded"));
         assert!(!print(&stats, "x").contains("NaN") && !print(&none, "x").contains("NaN"));

@@ -65,10 +65,31 @@ fn every_job_has_an_end_and_no_more_rights_than_it_names() {
                 ("contents" | "packages", "read") => {}
                 ("packages", "write") => {
                     let when = job["if"].as_str().unwrap();
-                    assert!(when.contains("needs.plan.outputs.publish == 'true' && ("), "{name}: {when}");
+                    assert!(outermost(when).contains("needs.plan.outputs.publish == 'true' &&"), "{name}: {when}");
+                    assert!(!outermost(when).contains("||"), "{name}: {when}");
                 }
                 _ => panic!("{name}: {what}: {right}"),
             }
+        }
+    });
+}
+
+/// A condition without what stands in parentheses.
+fn outermost(when: &str) -> String {
+    let mut depth = 0;
+    let outside = |c: &char| {
+        depth += i32::from(*c == '(') - i32::from(*c == ')');
+        depth == 0 && *c != ')'
+    };
+    when.chars().filter(outside).collect()
+}
+
+#[test]
+fn a_release_names_and_never_builds() {
+    jobs(|name, job| {
+        for step in steps(job) {
+            let builds = step["run"].as_str().filter(|run| run.contains("xtask build"));
+            assert!(name != "release" || builds.is_none_or(|run| run.contains("--reuse-only")), "{name}: {builds:?}");
         }
     });
 }

@@ -18,6 +18,7 @@ mod real_engine;
 #[allow(dead_code, missing_docs, unreachable_pub)]
 mod real_registry;
 
+mod agreement;
 mod interruption;
 mod jobs;
 mod latest;

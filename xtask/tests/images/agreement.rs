@@ -1,0 +1,159 @@
+//! `plan` says what `build` then does, whatever the root, the base and the registry have been through.
+
+use crate::fixture::{Repo, actions, platforms};
+use xtask::policy;
+use xtask::reference::Digest;
+
+/// What `plan` says of a change since this revision, and whether base and app are then built: by a dry run, and for real.
+#[track_caller]
+fn agrees(repo: &Repo, since: &str, decision: &str) {
+    let (base, app) = match decision {
+        "skip" => ("reused", "reused"),
+        "fast" => ("reused", "built"),
+        _ => ("built", "built"),
+    };
+    let plan = || {
+        let said = repo.xtask(&["plan", "--base", since, "--format", "json"]).run().ok();
+        serde_json::from_str::<serde_json::Value>(&said.stdout).unwrap()
+    };
+    let planned = plan();
+    assert_eq!(planned["decision"], decision, "{planned:#}");
+    let dry = repo.xtask(&["build", "--push", "--dry-run"]).run().ok();
+    let built = |name: &str| if dry.stdout.contains(&format!("Dockerfile.{name}")) { "built" } else { "reused" };
+    assert_eq!((built("base"), built("fast")), (base, app), "{planned:#}\n{dry:?}");
+    let report = repo.push();
+    assert_eq!(report.actions(), actions(base, app), "{planned:#}");
+    let name = |kind: &str| planned[format!("{kind}_reference")].as_str().unwrap_or_default().to_owned();
+    // A pinned base is known by its digest, another by its tag.
+    assert!(
+        [&report.digest("base"), &report.tags("base")[0]].iter().any(|end| name("base").ends_with(*end)),
+        "{planned:#}"
+    );
+    assert!(name("app").ends_with(&report.tags("app")[0]), "{planned:#}");
+    let after = plan();
+    assert_eq!(
+        (&after["base"]["answer"], &after["app"]["answer"]),
+        (&"present".into(), &"present".into()),
+        "{after:#}"
+    );
+}
+
+#[test]
+fn an_ordinary_life() {
+    let Some(repo) = Repo::new("ordinary") else { return };
+    agrees(&repo, "HEAD", "base+fast");
+    agrees(&repo, "HEAD", "skip");
+    repo.write("templates/page.html", "<p>two</p>\n").commit("template");
+    agrees(&repo, "HEAD~1", "fast");
+    repo.write("dockerfiles/check.txt", "two\n").commit("base");
+    agrees(&repo, "HEAD~1", "base+fast");
+    repo.write("README.md", "two\n").commit("document");
+    agrees(&repo, "HEAD~1", "skip");
+}
+
+#[test]
+fn a_base_that_was_built_anew_wants_its_app_anew() {
+    let Some(repo) = Repo::new("anew") else { return };
+    let before = repo.push();
+    let after = repo.xtask(&["build-base", "--push", "--force", "--format", "json"]).run().ok().report();
+    assert_eq!(before.fingerprint("base"), after.fingerprint("base"));
+    assert_ne!(before.digest("base"), after.digest("base"));
+    let said = repo.xtask(&["plan", "--base", "HEAD"]).run().ok();
+    assert!(said.stdout.contains("app: it stands on another build of its base than sha256:"), "{}", said.stdout);
+    let told = repo.xtask(&["explain"]).run().ok();
+    assert!(told.stdout.contains("it stands on another build of its base"), "{}", told.stdout);
+    agrees(&repo, "HEAD", "fast");
+    agrees(&repo, "HEAD", "skip");
+}
+
+#[test]
+fn a_pinned_base_is_not_built_whatever_is_edited() {
+    let Some(repo) = Repo::new("pinned") else { return };
+    repo.push();
+    repo.xtask(&["base", "pin"]).run().ok();
+    repo.commit("pin");
+    agrees(&repo, "HEAD", "skip");
+    repo.write("dockerfiles/check.txt", "two\n").commit("an edit of the base");
+    agrees(&repo, "HEAD", "skip");
+    let told = repo.xtask(&["explain"]).run().ok();
+    assert!(told.stdout.contains("it is pinned in `images.lock`"), "{}", told.stdout);
+    repo.write("templates/page.html", "<p>two</p>\n").commit("template");
+    agrees(&repo, "HEAD~1", "fast");
+    // The weekly rebuild has no base to build either.
+    repo.write("target/event.json", "{\"schedule\": \"17 4 * * 1\"}");
+    let event = repo.path.join("target/event.json");
+    let weekly = repo.xtask(&["plan", "--event", event.to_str().unwrap()]).run().ok();
+    assert!(weekly.stdout.starts_with("fast\n"), "{}", weekly.stdout);
+    repo.xtask(&["base", "pin", "--remove"]).run().ok();
+    repo.commit("let it go");
+    agrees(&repo, "HEAD~1", "base+fast");
+}
+
+#[test]
+fn a_pinned_base_that_is_gone_is_refused_by_both() {
+    let Some(repo) = Repo::new("gone") else { return };
+    repo.push();
+    repo.xtask(&["base", "pin"]).run().ok();
+    let pinned = repo.read("images.lock");
+    let digest = repo.digest("app-base", "latest");
+    repo.write("images.lock", &pinned.replace(&digest, &Digest::of(b"nothing").to_string()));
+    for args in [&["plan"][..], &["build", "--push", "--dry-run"]] {
+        repo.xtask(args).run().ends(2).says("the pinned base").says("is not in the registry");
+    }
+}
+
+/// A pinned root that nobody serves, and its fallback in the registry.
+#[test]
+fn a_pinned_root_out_of_reach_leaves_what_stands_on_the_fallback() {
+    let Some(repo) = Repo::new("fallback") else { return };
+    let wanted = format!("{}:1", repo.engine.root_repository());
+    let text = repo.read("images.toml").replace(&wanted, "127.0.0.99:9/root:1");
+    let text = text.replace("python = \"3.12\"\n", "python = \"3.12\"\nfallback = \"debian\"\n");
+    repo.write("images.toml", &text);
+    let host = platforms().0;
+    let pin = Digest::of(b"nobody has it");
+    repo.write(
+        "images.lock",
+        &format!("[root]\nimage = \"127.0.0.99:9/root:1\"\n\n[root.platforms]\n\"{host}\" = \"{pin}\"\n"),
+    );
+    repo.commit("a root of another registry");
+    let policy = policy::parse(&text, &|_| true).unwrap_or_else(|fault| panic!("{fault}"));
+    let recipe = xtask::build::debian_recipe(policy.root.fallback.as_ref().unwrap());
+    let tag = format!("{}-{}", &recipe.fingerprint().hex()[..12], host.replace('/', "-"));
+    repo.engine.push_root(&format!("{}/app-root", repo.registry).parse().unwrap(), &tag, "fallback");
+    agrees(&repo, "HEAD", "base+fast");
+    agrees(&repo, "HEAD", "skip");
+    repo.write("templates/page.html", "<p>two</p>\n").commit("template");
+    agrees(&repo, "HEAD~1", "fast");
+    let listed = repo.xtask(&["base", "list"]).run().ok();
+    assert!(listed.stdout.contains("this tree's"), "{}", listed.stdout);
+    let told = repo.xtask(&["explain"]).run().ok();
+    assert_eq!(told.stdout.matches("nothing differs").count(), 2, "{}", told.stdout);
+    // The base's own tag is that of the fallback.
+    assert!(repo.published("app-base", "latest").unwrap().key().unwrap().contains("debian:"));
+}
+
+#[test]
+fn what_is_only_to_be_named_is_never_built() {
+    let Some(repo) = Repo::new("named") else { return };
+    let refused = |what: &str, because: &str| {
+        for command in ["build", "build-fast"] {
+            let said = repo.xtask(&[command, "--push", "--reuse-only"]).without_engine().run();
+            // `build-fast` has words of its own for a base that is missing.
+            if command == "build" || what == "app" {
+                said.ends(6).says(&format!("{what} `")).says("would have to be built").says(because);
+            } else {
+                said.ends(2).says("is not in the registry");
+            }
+        }
+    };
+    refused("base", "nothing of this fingerprint is in the registry");
+    assert!(repo.tags("app-base").is_empty() && repo.tags("app").is_empty());
+    let pushed = repo.push();
+    repo.git(&["tag", "v1.2.3"]);
+    repo.xtask(&["build", "--push", "--reuse-only"]).without_engine().run().ok();
+    assert_eq!(repo.digest("app", "1.2.3"), pushed.digest("app"), "the digest that was tested");
+    repo.write("templates/page.html", "<p>two</p>\n").commit("not built");
+    refused("app", "templates/page.html was edited");
+    repo.xtask(&["build", "--push", "--reuse-only", "--force"]).run().ends(2);
+}
