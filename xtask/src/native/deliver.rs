@@ -12,7 +12,7 @@ use crate::reference::{Digest, Repository};
 use crate::registry::{Client, Mount};
 use std::path::PathBuf;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 /// Layers that are on their way at one moment. More do not go faster over one line.
 const AT_ONCE: usize = 4;
@@ -90,6 +90,18 @@ pub fn to_repository(
         }
     })?;
     Ok(sent.into_inner())
+}
+
+/// Whether the repository lacks a layer that it was said to have.
+pub fn lacks(client: &Client, repository: &Repository, layers: &[Layer]) -> Result<bool, Fault> {
+    let lacks = AtomicBool::new(false);
+    at_once(layers, |layer| {
+        if matches!(layer.origin, Origin::There) && !client.has_blob(repository, &layer.descriptor.digest)? {
+            lacks.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    })?;
+    Ok(lacks.into_inner())
 }
 
 /// Brings the layers into a layout.

@@ -1,0 +1,164 @@
+//! A build by the native engine: what its order is made of, from the session's tree, policy and plan.
+
+use super::Session;
+use super::planning::Image;
+use crate::binary;
+use crate::context::{self, ContextPath};
+use crate::docker::{Build, Output};
+use crate::dockerfile::Dockerfile;
+use crate::fault::Fault;
+use crate::layout::Layout;
+use crate::native::build::{self, Built, Destination, Order};
+use crate::native::files::Files;
+use crate::native::image::{self, Place};
+use crate::native::known::Known;
+use crate::native::layer::Codec;
+use crate::native::stage::Realise;
+use crate::native::store::Store;
+use crate::native::{assembly, recipes};
+use crate::policy::ImageKind;
+use crate::publish;
+use crate::reference::{Digest, Platform, Reference, Tag};
+use crate::ui;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+impl Session<'_> {
+    /// Builds one platform's image and brings it to the registry or into its layout.
+    pub(super) fn build_native(&self, image: &Image, call: &Build) -> Result<Built, Fault> {
+        self.with_order(image, call, |order| {
+            let layout = call.outputs.iter().find_map(|output| match output {
+                Output::Layout(folder) => Some(folder),
+                Output::Store | Output::Push => None,
+            });
+            match layout {
+                None => build::build(&self.client, order, Destination::Repository(&image.plan.repository)),
+                Some(folder) => {
+                    let layout = Layout::open_or_create(folder)?;
+                    let built = build::build(&self.client, order, Destination::Layout(&layout))?;
+                    let size = layout.blob_size(&built.digest).unwrap_or(0);
+                    let manifest = crate::oci::Descriptor::new(crate::oci::media_type::MANIFEST, built.digest, size);
+                    layout.set(image.plan.tag.as_str(), &manifest.with_platform(&call.platform))?;
+                    Ok(built)
+                }
+            }
+        })
+    }
+
+    /// What would be done, a line for each layer.
+    pub(super) fn show_native(&self, image: &Image, call: &Build) -> Result<String, Fault> {
+        self.with_order(image, call, |order| {
+            let line = |(plan, known): (assembly::LayerPlan, bool)| {
+                format!("{} {} {}\n", &plan.recipe.hex()[..12], if known { "named" } else { "made " }, plan.name)
+            };
+            Ok(build::plan(order)?.into_iter().map(line).collect())
+        })
+    }
+
+    fn with_order<T>(
+        &self,
+        image: &Image,
+        call: &Build,
+        work: impl FnOnce(&Order<'_>) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
+        let tree = &self.tree;
+        let text = tree.files.text(call.dockerfile.as_ref())?;
+        let dockerfile = Dockerfile::parse(call.dockerfile.as_str(), &text)?;
+        let (_, ignore) = context::ignore_file(&*tree.files, call.dockerfile.as_str())?;
+        let store = Store::of_repository(&tree.root)?;
+        let beneath = self.beneath(call)?;
+        let files = Files::new(&self.client, &store, &beneath, &tree.root);
+        let stages = match image.plan.kind {
+            ImageKind::Base => recipes::stages(tree, &dockerfile, call, &files, &beneath)?,
+            ImageKind::App | ImageKind::Enhanced => BTreeMap::new(),
+        };
+        let realised: BTreeMap<String, &dyn Realise> =
+            stages.iter().map(|(name, stage)| (name.clone(), stage.as_ref())).collect();
+        let codec = Codec::new(call.compression);
+        let (known_files, make) = self.binary_of(image, &call.platform);
+        let known = match self.wish.push {
+            true => Known::read(&self.client, &image.plan.repository, &self.previous(image, &call.platform)?),
+            false => Known::default(),
+        };
+        let codec_id = codec.id();
+        let order = Order {
+            inputs: assembly::Inputs {
+                dockerfile: &dockerfile,
+                args: &call.args,
+                platform: &call.platform,
+                context: &tree.root,
+                ignore: &ignore,
+                labels: &call.labels,
+                images: &files,
+                realised: &realised,
+                known: &known_files,
+                codec: &codec_id,
+            },
+            beneath: Some(&beneath),
+            codec,
+            make: &*make,
+            created: tree.commit.as_ref().map(crate::git::Commit::created),
+            store: &store,
+            known: &known,
+            force: call.no_cache,
+        };
+        let done = work(&order)?;
+        store.prune()?;
+        Ok(done)
+    }
+
+    /// The image that the Dockerfile's `FROM` names.
+    fn beneath(&self, call: &Build) -> Result<image::Image, Fault> {
+        let name = call.args.get("BASE_IMAGE").or_else(|| call.args.get("ROOT_IMAGE"));
+        let name = name.expect("every build is given the image that it stands on");
+        let reference: Reference = name.parse().expect("written by us");
+        let digest = reference.digest.expect("images beneath are named by digest");
+        let place = match call.contexts.get(name) {
+            None => Place::Registry(reference.repository.clone()),
+            Some(layout) => {
+                let folder = layout.strip_prefix("oci-layout://").and_then(|rest| rest.rsplit_once('@'));
+                let (folder, _) = folder.expect("written by us");
+                Place::Layout(Layout::open_or_create(folder.as_ref())?)
+            }
+        };
+        image::Image::open(&self.client, place, digest, &call.platform)
+    }
+
+    /// The compiled program as a file that counts by its recipe, and how it is made.
+    #[allow(clippy::type_complexity, reason = "a map and a closure, each named where it goes")]
+    fn binary_of<'s>(
+        &'s self,
+        image: &'s Image,
+        platform: &'s Platform,
+    ) -> (BTreeMap<ContextPath, Digest>, Box<dyn Fn(&BTreeSet<ContextPath>) -> Result<(), Fault> + 's>) {
+        let Some((binary, recipe)) = self.tree.policy.app.binary.as_ref().zip(image.binary.as_ref()) else {
+            return (BTreeMap::new(), Box::new(|_| Ok(())));
+        };
+        let path = ContextPath::new(binary::staged(platform, binary).as_str().as_bytes());
+        let digest = Digest::of(&serde_json::to_vec(recipe).expect("a key is JSON"));
+        let make = move |_: &BTreeSet<ContextPath>| {
+            let copied: BTreeSet<PathBuf> =
+                image.parsed.files.iter().map(|file| file.path.to_path().to_owned()).collect();
+            binary::compile(&self.tree.root, binary, platform, recipe, &copied).map(drop)
+        };
+        (BTreeMap::from([(path, digest)]), Box::new(make))
+    }
+
+    /// Manifests of the repository whose layers may be named again: what `latest` and this branch's tag name.
+    fn previous(&self, image: &Image, platform: &Platform) -> Result<Vec<Digest>, Fault> {
+        let branch = self.tree.commit.as_ref().and_then(|commit| commit.branch.as_deref()).and_then(Tag::from_name);
+        let branch = branch.filter(|_| image.plan.kind == ImageKind::App);
+        let mut found = Vec::new();
+        for tag in branch.into_iter().chain([Tag::latest()]) {
+            // What cannot be read saves no work, and is no reason not to build.
+            match publish::read(&self.client, &image.plan.repository, tag) {
+                Ok(answer) => {
+                    let digest = answer.present().and_then(|published| Some(published.platforms.get(platform)?.digest));
+                    found.extend(digest.filter(|digest| !found.contains(digest)));
+                }
+                Err(fault) => ui::detail(&fault.what),
+            }
+        }
+        Ok(found)
+    }
+}

@@ -1,0 +1,177 @@
+//! The files of the image beneath, for who has to know them: an instruction that is not `--link`ed, a recipe that runs the
+//! image's own Python.
+//!
+//! Layers are read once, and only when somebody asks: an outline of each is kept in the store, the unpacked image under `target`.
+
+use super::assembly::{self, Beneath, Stat};
+use super::image::{Image, Place};
+use super::layer::{Limits, Reader};
+use super::outline::{LayerOutline, Outline};
+use super::stage::Foundation;
+use super::store::Store;
+use super::unpack::Unpacked;
+use crate::context::{ContextPath, Kind};
+use crate::fault::Fault;
+use crate::oci::{Config, Descriptor};
+use crate::reference::{Digest, Platform};
+use crate::registry::Client;
+use crate::ui;
+use std::cell::OnceCell;
+use std::fs::{self, File};
+use std::io::{self, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The files of one image.
+pub struct Files<'a> {
+    client: &'a Client,
+    store: &'a Store,
+    image: &'a Image,
+    /// Where images are unpacked.
+    folder: PathBuf,
+    outline: OnceCell<Outline>,
+    unpacked: OnceCell<PathBuf>,
+}
+
+impl<'a> Files<'a> {
+    /// The files of an image, for a build in the repository at `root`. Reads nothing yet.
+    pub fn new(client: &'a Client, store: &'a Store, image: &'a Image, root: &Path) -> Self {
+        let folder = root.join("target/native/images");
+        Self { client, store, image, folder, outline: OnceCell::new(), unpacked: OnceCell::new() }
+    }
+
+    fn outline(&self) -> Result<&Outline, Fault> {
+        if let Some(outline) = self.outline.get() {
+            return Ok(outline);
+        }
+        let mut layers = Vec::new();
+        for (descriptor, diff_id) in self.image.layers() {
+            let kept = self.store.outline(&diff_id).and_then(LayerOutline::from_bytes);
+            let outline = match kept {
+                Some(outline) => outline,
+                None => {
+                    ui::detail(&format!("reading layer `{}` for what stands where", descriptor.digest));
+                    let outline = self.read_layer(descriptor, diff_id, |reader| LayerOutline::read(reader))?;
+                    self.store.keep_outline(&diff_id, outline.as_bytes());
+                    outline
+                }
+            };
+            layers.push(Arc::new(outline));
+        }
+        Ok(self.outline.get_or_init(|| Outline::new(layers)))
+    }
+
+    /// Reads a layer as a stream of entries; it was whole only if its digest says so at the end.
+    fn read_layer<T>(
+        &self,
+        layer: &Descriptor,
+        diff_id: Digest,
+        read: impl FnOnce(&mut Reader<'_>) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
+        let from = |source: &mut dyn Read| {
+            let mut reader = Reader::open(BufReader::with_capacity(256 << 10, source), Some(&diff_id), Limits::default())?;
+            read(&mut reader)
+        };
+        match &self.image.place {
+            Place::Layout(layout) => from(&mut layout.open_blob(&layer.digest)?),
+            Place::Registry(_) => {
+                let cannot = |error: io::Error| Fault::build("cannot make a pipe").cause(error);
+                let (mut reader, mut writer) = io::pipe().map_err(cannot)?;
+                std::thread::scope(|scope| {
+                    let download = scope.spawn(move || self.image.copy_layer(self.client, layer, &mut writer));
+                    let done = from(&mut reader);
+                    drop(reader);
+                    let downloaded = download.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                    // Whoever stops reading cuts the download: the reader's own fault comes first.
+                    done.and_then(|done| downloaded.map(|()| done))
+                })
+            }
+        }
+    }
+
+    fn unpack(&self) -> Result<PathBuf, Fault> {
+        let folder = self.folder.join(self.image.digest.hex());
+        let cannot = |error: io::Error| Fault::build(format!("cannot write `{}`", folder.display())).cause(error);
+        fs::create_dir_all(&self.folder).map_err(cannot)?;
+        // One at a time: the later finds what the earlier unpacked.
+        let lock = File::create(self.folder.join(".lock")).map_err(cannot)?;
+        lock.lock().map_err(cannot)?;
+        if folder.is_dir() {
+            return Ok(folder);
+        }
+        for entry in fs::read_dir(&self.folder).map_err(cannot)?.flatten().filter(|entry| entry.path().is_dir()) {
+            // What a killed build left, and images that nobody builds on any more.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+        let partial = self.folder.join(".partial");
+        let mut unpacked = Unpacked::open(&partial)?;
+        for (descriptor, diff_id) in self.image.layers() {
+            self.read_layer(descriptor, diff_id, |reader| unpacked.apply(reader))?;
+        }
+        fs::rename(&partial, &folder).map_err(cannot)?;
+        Ok(folder)
+    }
+}
+
+impl Foundation for Files<'_> {
+    fn config(&self) -> &Config {
+        &self.image.config
+    }
+
+    fn file(&self, path: &ContextPath) -> Result<Option<Vec<u8>>, Fault> {
+        let resolved = self.outline()?.resolve(path)?;
+        match resolved.found {
+            Some(found) if found.node.kind == Kind::File => Beneath::file(self, &resolved.path),
+            _ => Ok(None),
+        }
+    }
+
+    fn folder(&self) -> Result<&Path, Fault> {
+        if let Some(folder) = self.unpacked.get() {
+            return Ok(folder);
+        }
+        let folder = self.unpack()?;
+        Ok(self.unpacked.get_or_init(|| folder))
+    }
+}
+
+impl Beneath for Files<'_> {
+    fn lookup(&self, path: &ContextPath) -> Result<Option<Stat>, Fault> {
+        Ok(self.outline()?.get(path).map(|found| {
+            let node = found.node;
+            let link = (node.kind == Kind::Symlink).then_some(node.link);
+            Stat { kind: node.kind, mode: node.mode, uid: node.uid, gid: node.gid, link }
+        }))
+    }
+
+    fn file(&self, path: &ContextPath) -> Result<Option<Vec<u8>>, Fault> {
+        let Some(found) = self.outline()?.get(path).filter(|found| found.node.kind == Kind::File) else {
+            return Ok(None);
+        };
+        if let Some(contents) = found.node.contents {
+            return Ok(Some(contents));
+        }
+        // Not among those that an outline keeps.
+        let number = found.layer.expect("a file is in a layer");
+        let (descriptor, diff_id) = self.image.layers().nth(number).expect("the outline is of these layers");
+        self.read_layer(descriptor, diff_id, |reader| {
+            let mut contents = None;
+            while let Some(entry) = reader.next()? {
+                if entry.path == *path {
+                    contents = reader.bytes(u64::MAX)?;
+                }
+            }
+            Ok(contents)
+        })
+    }
+
+    fn any_below(&self, folder: &ContextPath) -> Result<bool, Fault> {
+        Ok(self.outline()?.any_below(folder))
+    }
+}
+
+impl assembly::Images for Files<'_> {
+    fn image(&self, _name: &str, _platform: &Platform) -> Result<assembly::Image<'_>, Fault> {
+        Ok(assembly::Image { config: self.image.config.clone(), beneath: self })
+    }
+}
