@@ -5,4 +5,5 @@
 
 pub mod item;
 pub mod layer;
+pub mod outline;
 pub mod stage;
