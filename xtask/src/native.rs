@@ -7,3 +7,4 @@ pub mod item;
 pub mod layer;
 pub mod outline;
 pub mod stage;
+pub mod unpack;
