@@ -3,5 +3,6 @@
 //! An image is the layers of what it stands on, layers that recipes make, and a configuration. A recipe has a fingerprint
 //! before anything is made; a layer that somebody made of it already is named, and neither built nor moved.
 
+pub mod assembly;
 pub mod item;
 pub mod stage;
