@@ -13,7 +13,7 @@ mod walk;
 
 pub use files::{Files, Named};
 pub use path::ContextPath;
-pub use selection::{Found, Selection, Tree, select};
+pub use selection::{Found, Match, Selection, Tree, select};
 
 use crate::dockerfile::{Dockerfile, Source};
 use crate::fault::Fault;
@@ -78,16 +78,54 @@ pub fn read(
 
 /// The same for sources that are already known.
 pub fn read_sources<F: Files + ?Sized>(files: &F, sources: &[Source], ignore: &Ignore) -> Result<Vec<Entry>, Fault> {
+    let (tree, selection) = seen(files, sources, ignore, &BTreeSet::new())?;
+    let paths = selection.complete(sources, ignore)?;
+    entries(files, &tree, paths)
+}
+
+/// What each source names, and what stands there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Picked {
+    /// What the sources name, in their order.
+    pub matches: Vec<Match>,
+    /// What stands at the paths that were selected, and perhaps at others.
+    pub tree: Tree,
+    /// Digests of the selected files' contents and links' targets, but for the absent files.
+    pub digests: BTreeMap<ContextPath, Digest>,
+}
+
+/// What each source names. The `absent` files count as being there, with no bytes, executable, and are not read.
+pub fn pick<F: Files + ?Sized>(
+    files: &F,
+    sources: &[Source],
+    ignore: &Ignore,
+    absent: &BTreeSet<ContextPath>,
+) -> Result<Picked, Fault> {
+    let (tree, selection) = seen(files, sources, ignore, absent)?;
+    let (mut paths, matches) = selection.matches(sources, ignore)?;
+    paths.retain(|path| !absent.contains(path));
+    let entries = entries(files, &tree, paths)?;
+    let digests = entries.into_iter().filter_map(|entry| Some((entry.path, entry.digest?))).collect();
+    Ok(Picked { matches, tree, digests })
+}
+
+fn seen<F: Files + ?Sized>(
+    files: &F,
+    sources: &[Source],
+    ignore: &Ignore,
+    absent: &BTreeSet<ContextPath>,
+) -> Result<(Tree, Selection), Fault> {
     // A link leads to paths that no source names; each round learns of more, and the last learns of none.
     let mut linked = BTreeSet::new();
     loop {
-        let tree = walk::walk(files, sources, &linked, ignore)?;
+        let mut tree = walk::walk(files, sources, &linked, ignore)?;
+        let program = || Found { kind: Kind::File, mode: 0o755, size: 0, link: None };
+        tree.extend(absent.iter().map(|path| (path.clone(), program())));
         let selection = select(&tree, sources, ignore)?;
         let before = linked.len();
         linked.extend(selection.linked());
         if linked.len() == before {
-            let paths = selection.complete(sources, ignore)?;
-            return entries(files, &tree, paths);
+            return Ok((tree, selection));
         }
     }
 }

@@ -12,10 +12,11 @@ mod sources;
 mod tests;
 mod words;
 
-pub use expansion::Expanded;
+pub use expansion::{DEFAULT_PATH, Expanded, Footing, Inherited};
 pub use instruction::{Command, Healthcheck, Instruction, Kind, Mount, Run, Transfer};
 pub use lines::Heredoc;
 pub use lint::{Finding, Rule};
+pub(crate) use sources::remote;
 pub use sources::{Reads, Source};
 
 use crate::fault::Fault;
@@ -132,7 +133,7 @@ impl Dockerfile {
     }
 
     /// A stage before `before`, by name or number.
-    fn find_stage(&self, name: &str, before: usize) -> Option<usize> {
+    pub(crate) fn find_stage(&self, name: &str, before: usize) -> Option<usize> {
         let named = self.stages.iter().position(|stage| stage.name.as_deref() == Some(&name.to_ascii_lowercase()));
         named.or_else(|| name.parse().ok()).filter(|&index| index < before)
     }
@@ -166,6 +167,11 @@ impl Dockerfile {
     /// comments, blank lines and continuations. Goes into keys: a comment or a moved line changes nothing in it.
     pub fn meaning(&self) -> Vec<String> {
         self.directives().into_iter().chain(self.meaning.iter().cloned()).map(|(_, text)| text).collect()
+    }
+
+    /// The instruction that begins on a 1-based line, on one line.
+    pub(crate) fn instruction_text(&self, line: usize) -> Option<&str> {
+        self.meaning.iter().find(|(begin, _)| *begin == line).map(|(_, text)| text.as_str())
     }
 
     /// The 1-based lines of [`Self::meaning`], apart from it, for `explain`.

@@ -30,6 +30,20 @@ pub type Tree = BTreeMap<ContextPath, Found>;
 pub struct Selection {
     paths: BTreeSet<ContextPath>,
     missing: Vec<Missing>,
+    matches: Vec<Match>,
+}
+
+/// One thing that a source names: a copy brings it under its name, and what is below it by its path from there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Match {
+    /// The number of the source.
+    pub source: usize,
+    /// The name by which the source has it; a link's own, whatever it leads to.
+    pub name: Vec<u8>,
+    /// Where it stands, links followed.
+    pub at: ContextPath,
+    /// What below it is wanted, by path; folders in front of what is in them.
+    pub below: Vec<ContextPath>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,7 +61,18 @@ impl Selection {
 
     /// The paths, or the fault of the first source that names nothing.
     pub fn complete(self, sources: &[Source], ignore: &Ignore) -> Result<BTreeSet<ContextPath>, Fault> {
-        let Some(missing) = self.missing.first() else { return Ok(self.paths) };
+        self.check(sources, ignore)?;
+        Ok(self.paths)
+    }
+
+    /// The paths and what each source names, in the order in which a copy takes them; or the same fault.
+    pub fn matches(self, sources: &[Source], ignore: &Ignore) -> Result<(BTreeSet<ContextPath>, Vec<Match>), Fault> {
+        self.check(sources, ignore)?;
+        Ok((self.paths, self.matches))
+    }
+
+    fn check(&self, sources: &[Source], ignore: &Ignore) -> Result<(), Fault> {
+        let Some(missing) = self.missing.first() else { return Ok(()) };
         let source = &sources[missing.source];
         let fault = Fault::usage(format!("{}: `{}` is not in the build context", source.place, named(source)));
         let fault =
@@ -201,10 +226,12 @@ impl Pick<'_, '_> {
     fn path(&mut self, path: &ContextPath) {
         let Some(found) = self.find(path) else { return };
         let everything = Ignore::none();
-        self.all_below(&found, |path, folder| !everything.judge(path, folder).matched);
+        let (_, below) = self.all_below(&found, |path, folder| !everything.judge(path, folder).matched);
         if !found.as_bytes().is_empty() {
-            self.selection.paths.insert(found);
+            self.selection.paths.insert(found.clone());
         }
+        let name = path.parts().next_back().unwrap_or_default().to_vec();
+        self.selection.matches.push(Match { source: self.source, name, at: found, below });
     }
 
     fn glob(&mut self, text: &str) -> Result<(), String> {
@@ -215,8 +242,10 @@ impl Pick<'_, '_> {
         let pattern = glob::parse(pattern)?;
         // A glob may match nothing, but the folder in front of its first wildcard has to be there.
         let Some(folder) = self.find(&ContextPath::new(folder.as_bytes())) else { return Ok(()) };
-        let hits: Vec<ContextPath> =
+        let mut hits: Vec<ContextPath> =
             self.view.below(&folder).filter(|(_, rest)| pattern.matches(rest)).map(|(path, _)| path.clone()).collect();
+        // Folder by folder, as BuildKit walks: the last of two that have one destination wins.
+        hits.sort_by(|one, other| one.parts().cmp(other.parts()));
         hits.iter().for_each(|path| self.path(path));
         Ok(())
     }
@@ -225,17 +254,25 @@ impl Pick<'_, '_> {
         let includes = Ignore::from_patterns([pattern])?;
         let Some(pivot) = self.find(&ContextPath::new(pivot.as_bytes())) else { return Ok(()) };
         // An empty pattern is the pivot itself with all that is below.
-        let any = self.all_below(&pivot, |path, _| pattern.is_empty() || includes.ignores(path));
-        if !any && glob::split(pattern).is_none() && !pattern.is_empty() {
+        let (any, below) = self.all_below(&pivot, |path, _| pattern.is_empty() || includes.ignores(path));
+        if any || pattern.is_empty() {
+            self.selection.matches.push(Match { source: self.source, name: Vec::new(), at: pivot, below });
+        } else if glob::split(pattern).is_none() && !pattern.is_empty() {
             let path = pivot.join(pattern.as_bytes());
             self.selection.missing.push(Missing { source: self.source, path, through_link: false });
         }
         Ok(())
     }
 
-    /// Selects what is below a folder, is wanted and not excluded, with the folders between; whether anything was wanted.
-    fn all_below(&mut self, folder: &ContextPath, wanted: impl Fn(&[u8], Option<&Verdict>) -> bool) -> bool {
+    /// Selects what is below a folder, is wanted and not excluded, with the folders between; whether anything was wanted,
+    /// and what was selected.
+    fn all_below(
+        &mut self,
+        folder: &ContextPath,
+        wanted: impl Fn(&[u8], Option<&Verdict>) -> bool,
+    ) -> (bool, Vec<ContextPath>) {
         let mut any = false;
+        let mut selected = BTreeSet::new();
         for (path, rest) in self.view.below(folder) {
             if !wanted(rest, None) {
                 continue;
@@ -244,12 +281,13 @@ impl Pick<'_, '_> {
             if self.excludes.ignores(rest) {
                 continue;
             }
-            self.selection.paths.insert(path.clone());
+            selected.insert(path.clone());
             let mut parent = path.parent();
             while let Some(between) = parent.filter(|between| between.below(folder).is_some()) {
-                parent = if self.selection.paths.insert(between.clone()) { between.parent() } else { None };
+                parent = if selected.insert(between.clone()) { between.parent() } else { None };
             }
         }
-        any
+        self.selection.paths.extend(selected.iter().cloned());
+        (any, selected.into_iter().collect())
     }
 }

@@ -24,6 +24,31 @@ impl Expanded {
     }
 }
 
+/// What an image from elsewhere brings into a stage that is built on it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Inherited {
+    /// Its environment.
+    pub env: Vec<(String, String)>,
+    /// Its `ONBUILD` triggers, as they are written.
+    pub triggers: Vec<String>,
+}
+
+/// What a stage stands on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Footing {
+    /// The stage's number.
+    pub stage: usize,
+    /// What its `FROM` names, with values in place.
+    pub base: String,
+    /// Its `--platform`, with values in place.
+    pub platform: Option<String>,
+    /// The number of the stage that `FROM` names; `None` for an image and for `scratch`.
+    pub on: Option<usize>,
+}
+
+/// What the image brings that a stage, by its number, stands on.
+type Images<'a> = &'a dyn Fn(usize) -> Option<Inherited>;
+
 /// What the variables hold at one point of a stage.
 #[derive(Clone, Debug, Default)]
 struct Scope {
@@ -34,13 +59,83 @@ struct Scope {
     closed: bool,
 }
 
+impl Inherited {
+    /// What `scratch` brings: the path that BuildKit gives every image without one.
+    fn scratch() -> Self {
+        Self { env: vec![("PATH".to_owned(), DEFAULT_PATH.to_owned())], triggers: Vec::new() }
+    }
+}
+
+/// `PATH` of an image that sets none.
+pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+impl Scope {
+    fn over(image: Inherited, triggers: Vec<Instruction>) -> Self {
+        Self { values: image.env.into_iter().collect(), triggers, closed: true }
+    }
+}
+
 impl Dockerfile {
     /// The stages that the target reaches, with the values of `args` (`--build-arg`) in place.
     pub fn expand(&self, args: &BTreeMap<String, String>, platform: &Platform) -> Result<Expanded, Fault> {
-        self.expanded(args, platform).map_err(|problem| self.fault(&problem))
+        self.expand_over(args, platform, &|_| None)
     }
 
-    fn expanded(&self, args: &BTreeMap<String, String>, platform: &Platform) -> Result<Expanded, Problem> {
+    /// The same where it is known what images bring into the stages, by their numbers, that are built on them.
+    pub fn expand_over(
+        &self,
+        args: &BTreeMap<String, String>,
+        platform: &Platform,
+        images: Images<'_>,
+    ) -> Result<Expanded, Fault> {
+        self.expanded(args, platform, images).map_err(|problem| self.fault(&problem))
+    }
+
+    /// The stages that the target reaches, in order.
+    pub fn footings(&self, args: &BTreeMap<String, String>, platform: &Platform) -> Result<Vec<Footing>, Fault> {
+        let found = || {
+            let headers = self.headers(&self.globals_with(args, platform)?)?;
+            let footing = |index: usize| {
+                let Stage { base, platform, .. } = headers[index].clone();
+                Footing { stage: index, on: self.find_stage(&base, index), base, platform }
+            };
+            Ok(self.reached(&headers)?.into_iter().map(footing).collect())
+        };
+        found().map_err(|problem: Problem| self.fault(&problem))
+    }
+
+    /// The stages that a stage's instructions copy from, those of its base's triggers too.
+    pub(crate) fn copied_stages(&self, stage: usize, on: Option<usize>) -> BTreeSet<usize> {
+        let own = self.stages[stage].instructions.iter();
+        let inherited = on.into_iter().flat_map(|base| triggers(&self.stages[base]));
+        let named = own.chain(inherited).flat_map(|instruction| stages_named(&instruction.kind));
+        named.filter_map(|name| self.find_stage(name, stage)).collect()
+    }
+
+    /// What an image's triggers say, as if they stood on the stage's line.
+    fn inherited(&self, triggers: &[String], line: usize) -> Result<Vec<Instruction>, Problem> {
+        let read = |text: &String| {
+            let wrong = |_| {
+                Problem::new(line, 1, format!("cannot read the image's trigger `ONBUILD {text}`"))
+                    .hint("build that image anew without it")
+            };
+            let file = Dockerfile::parse(&self.path, &format!("FROM scratch\n{text}\n")).map_err(wrong)?;
+            Ok(file.stages[0]
+                .instructions
+                .iter()
+                .map(|found| Instruction { line, ..found.clone() })
+                .collect::<Vec<_>>())
+        };
+        let read: Result<Vec<_>, Problem> = triggers.iter().map(read).collect();
+        Ok(read?.concat())
+    }
+
+    fn expanded(
+        &self,
+        args: &BTreeMap<String, String>,
+        platform: &Platform,
+        images: Images<'_>,
+    ) -> Result<Expanded, Problem> {
         let globals = self.globals_with(args, platform)?;
         let headers = self.headers(&globals)?;
         let reached = self.reached(&headers)?;
@@ -50,7 +145,14 @@ impl Dockerfile {
             let mut stage = headers[index].clone();
             let mut scope = match self.find_stage(&stage.base, index) {
                 Some(base) => scopes.get(&base).cloned().unwrap_or_default(),
-                None => Scope { closed: stage.base == "scratch", ..Scope::default() },
+                None if stage.base == "scratch" => Scope::over(Inherited::scratch(), Vec::new()),
+                None => match images(index) {
+                    Some(image) => {
+                        let triggers = self.inherited(&image.triggers, stage.line)?;
+                        Scope::over(image, triggers)
+                    }
+                    None => Scope::default(),
+                },
             };
             let triggers = std::mem::take(&mut scope.triggers);
             for instruction in triggers.iter().chain(&self.stages[index].instructions) {

@@ -110,18 +110,22 @@ fn copied(transfer: &Transfer, add: bool) -> Vec<(Reads, Vec<String>)> {
         return Vec::new();
     }
     let local = |source: &&String| !(add && remote(source));
-    let reads = |source: &String| {
-        if !transfer.parents {
+    transfer.sources.iter().filter(local).map(|source| (transfer.reads(source), transfer.excludes.clone())).collect()
+}
+
+impl Transfer {
+    /// How one of its sources names files, wherever they come from.
+    pub(crate) fn reads(&self, source: &str) -> Reads {
+        if !self.parents {
             return Reads::Glob(clean(source));
         }
         let (pivot, pattern) = source.split_once("/./").unwrap_or(("/", source));
         Reads::Parents { pivot: clean(pivot), pattern: clean(pattern) }
-    };
-    transfer.sources.iter().filter(local).map(|source| (reads(source), transfer.excludes.clone())).collect()
+    }
 }
 
 /// What `ADD` fetches from elsewhere.
-fn remote(source: &str) -> bool {
+pub(crate) fn remote(source: &str) -> bool {
     ["http://", "https://", "git://", "ssh://", "git@"].iter().any(|scheme| source.starts_with(scheme))
 }
 
