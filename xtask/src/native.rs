@@ -4,4 +4,6 @@
 //! before anything is made; a layer that somebody made of it already is named, and neither built nor moved.
 
 pub mod item;
+pub mod python;
 pub mod stage;
+pub mod user;
