@@ -9,6 +9,7 @@ mod export;
 mod foundation;
 mod inquiry;
 mod layouts;
+mod native;
 mod planning;
 mod record;
 

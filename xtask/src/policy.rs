@@ -107,6 +107,22 @@ pub struct Base {
     pub epoch: u32,
     /// How layers are compressed.
     pub compression: Compression,
+    /// Stages of the Dockerfile that run something, and the recipe that realises each without running it.
+    pub stages: BTreeMap<String, Recipe>,
+}
+
+/// How a stage is realised by an engine that runs nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Recipe {
+    /// The environment with the lock's packages: `native::python`.
+    PythonPackages,
+    /// The user's entries and folders: `native::user`.
+    User,
+}
+
+impl Recipe {
+    const ALL: [(&str, Self); 2] = [("python-packages", Self::PythonPackages), ("user", Self::User)];
 }
 
 /// `[app]`
@@ -643,6 +659,7 @@ fn read_base(
     let epoch = section.number("epoch", 0..i64::from(u32::MAX), problems).unwrap_or(0);
     let compression =
         section.choice("compression", &[("gzip", Compression::Gzip), ("zstd", Compression::Zstd)], problems);
+    let stages = read_stages(&mut section, problems);
     section.finish(problems);
     Some(Base {
         repository: repository.map_or_else(|| format!("{project}-base"), |name| name.value),
@@ -654,7 +671,28 @@ fn read_base(
         tag_length: usize::try_from(tag_length).expect("the range was checked"),
         epoch: u32::try_from(epoch).expect("the range was checked"),
         compression: compression.unwrap_or(Compression::Gzip),
+        stages,
     })
+}
+
+fn read_stages(section: &mut Section<'_>, problems: &mut Problems<'_>) -> BTreeMap<String, Recipe> {
+    let at = section.at().clone();
+    let mut stages = BTreeMap::new();
+    for (stage, recipe) in section.map("stages", problems) {
+        if stage != stage.to_ascii_lowercase() {
+            let what = format!("`base.stages`: `{stage}` is the name of no stage: BuildKit reads them in lower case");
+            problems.add(&at, what, Some(format!("write `{}`", stage.to_ascii_lowercase())));
+        }
+        match Recipe::ALL.iter().find(|(name, _)| *name == recipe) {
+            Some((_, known)) => drop(stages.insert(stage, *known)),
+            None => {
+                let names = Recipe::ALL.map(|(name, _)| format!("`{name}`")).join(", ");
+                let what = format!("`base.stages.{stage}` is `{recipe}`, not one of {names}");
+                problems.add(&at, what, toml_reader::nearest(&recipe, Recipe::ALL.iter().map(|(name, _)| *name)));
+            }
+        }
+    }
+    stages
 }
 
 fn read_app(

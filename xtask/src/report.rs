@@ -1,5 +1,6 @@
 //! What was done: references, tags, sizes, seconds and reasons, for people and as JSON. Decides nothing.
 
+use crate::oci::Manifest;
 use crate::plan::{Decision, ImagePlan, Latest, Place};
 use crate::policy::ImageKind;
 use crate::reference::{Digest, Platform, Reference, Tag};
@@ -56,6 +57,12 @@ impl ImageReport {
     /// Adds a phase's time.
     pub fn took(&mut self, phase: impl Into<String>, duration: Duration) {
         self.seconds.push((phase.into(), duration.as_secs_f64()));
+    }
+
+    /// Takes layers and size from a manifest.
+    pub fn weigh(&mut self, manifest: &Manifest) {
+        self.layers = manifest.layers.iter().map(|layer| (layer.digest, layer.size)).collect();
+        self.size = Some(manifest.config.size + manifest.layers.iter().map(|layer| layer.size).sum::<u64>());
     }
 }
 

@@ -90,10 +90,18 @@ pub fn find(recipe: &Recipe, layout: &Layout, platform: &Platform) -> Result<Opt
     let Some(descriptor) = layout.get(&recipe.ref_name(platform))? else { return Ok(None) };
     let manifest: Manifest = layout.read_json(&descriptor)?;
     let config: Config = layout.read_json(&manifest.config)?;
-    let packages = config.config.labels.get(PACKAGES_LABEL).map(|text| serde_json::from_str(text));
-    let Some(Ok(packages)) = packages else { return Ok(None) };
-    let packages = BTreeMap::<String, String>::into_iter(packages).collect::<Vec<_>>();
+    let Some(packages) = packages(&config) else { return Ok(None) };
     Ok(python_version(&packages).map(|python| Root { digest: descriptor.digest, python, packages }))
+}
+
+/// Python's full version in a root of ours, as its label tells; none for another image.
+pub fn python(config: &Config) -> Option<String> {
+    python_version(&packages(config)?)
+}
+
+fn packages(config: &Config) -> Option<Vec<(String, String)>> {
+    let text = config.config.labels.get(PACKAGES_LABEL)?;
+    Some(serde_json::from_str::<BTreeMap<String, String>>(text).ok()?.into_iter().collect())
 }
 
 /// Makes the root anew and stores it in the layout under [`Recipe::ref_name`]. `work` is for what is in the making, and for

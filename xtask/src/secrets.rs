@@ -29,10 +29,15 @@ pub struct Secrets {
 }
 
 impl Secrets {
+    /// None.
+    pub fn none() -> Self {
+        Self { files: BTreeMap::new(), _folder: None }
+    }
+
     /// Collects those that a Dockerfile's steps mount, from the environment and the host's own configuration. `suite` is the
     /// Debian release that the image is built on, where it is one whose packages come from the host's mirror.
     pub fn collect(wanted: &BTreeSet<String>, suite: Option<&str>) -> Result<Self, Fault> {
-        let mut secrets = Self { files: BTreeMap::new(), _folder: None };
+        let mut secrets = Self::none();
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let wants = |id: &str| wanted.contains(id);
         if wants("ca") {

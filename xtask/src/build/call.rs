@@ -1,6 +1,7 @@
 //! Turns an image of the plan into the docker call that builds it: arguments, labels, secrets, names, outputs.
 
 use super::Session;
+use super::engine::Engine;
 use super::foundation::impatient;
 use super::planning::Image;
 use crate::binary;
@@ -78,8 +79,11 @@ impl Session<'_> {
             (vec![name(&publish::platform_tag(&plan.tag, platform))], vec![Output::Push])
         } else {
             let names = std::iter::once(name(&plan.tag)).chain(self.local_tags(plan).iter().map(name)).collect();
-            let mut outputs = vec![Output::Store];
-            if plan.kind == ImageKind::Base {
+            let mut outputs = Vec::new();
+            if self.local_docker()?.is_some() {
+                outputs.push(Output::Store);
+            }
+            if plan.kind == ImageKind::Base || self.engine == Engine::Native {
                 let folder = facts::local_layout(&self.tree, plan.kind, &plan.tag, platform);
                 outputs.push(Output::Layout(folder.with_extension("partial")));
             }
@@ -101,7 +105,10 @@ impl Session<'_> {
             source_date_epoch: self.tree.commit.as_ref().map(|commit| commit.time),
             builder: self.flags.builder.clone(),
             // Another builder has its own network.
-            host_network: is_base && self.flags.builder.is_none() && self.docker()?.lacks_bridge()?,
+            host_network: is_base
+                && self.engine == Engine::Docker
+                && self.flags.builder.is_none()
+                && self.docker()?.lacks_bridge()?,
             no_cache: self.wish.force,
         })
     }

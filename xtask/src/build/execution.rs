@@ -2,6 +2,7 @@
 
 use super::Session;
 use super::call::{BaseImage, unknown_digest};
+use super::engine::Engine;
 use super::foundation::impatient;
 use super::layouts;
 use super::planning::{Image, Planned};
@@ -66,6 +67,11 @@ impl Session<'_> {
     fn compilation(&self, planned: &Planned) -> Option<impl FnOnce() -> Result<Duration, Fault> + Send + use<>> {
         let app = planned.app.as_ref().filter(|app| app.plan.kind == ImageKind::App && !self.flags.dry_run)?;
         let Decision::Build { platforms, .. } = &app.plan.decision else { return None };
+        // The native engine asks for the binary when it finds no layer of it, unless there is time for it meanwhile.
+        let waits = planned.base.as_ref().is_none_or(|base| matches!(base.plan.decision, Decision::Reuse { .. }));
+        if self.engine == Engine::Native && waits {
+            return None;
+        }
         let (binary, recipe) = (self.tree.policy.app.binary.clone()?, app.binary.clone()?);
         let copied: BTreeSet<PathBuf> = app.parsed.files.iter().map(|file| file.path.to_path().to_owned()).collect();
         let (root, platforms) = (self.tree.root.clone(), platforms.clone());
@@ -183,8 +189,6 @@ impl Session<'_> {
         base: Option<&BaseImage>,
     ) -> Result<Done, Fault> {
         let plan = &image.plan;
-        let docker = self.docker()?;
-        let secrets = Secrets::collect(&image.parsed.secrets, root.name.strip_prefix("debian:"))?;
         let mut report = ImageReport {
             kind: plan.kind,
             reference: plan.repository.digest(Digest::of(b"")),
@@ -202,29 +206,32 @@ impl Session<'_> {
         };
         let mut layouts = BTreeMap::new();
         for platform in platforms {
+            let secrets = match self.engine {
+                Engine::Docker => Secrets::collect(&image.parsed.secrets, root.name.strip_prefix("debian:"))?,
+                Engine::Native => Secrets::none(),
+            };
             let call = self.call(image, platform, root, base, &secrets)?;
             if self.flags.dry_run {
                 // On stdout: it is what was asked for.
-                anstream::println!("{}", docker.shown(&docker.build_command(&call, Path::new("metadata.json"))));
+                anstream::print!("{}", self.shown(image, &call)?);
                 report.platforms.insert(platform.clone(), unknown_digest());
                 continue;
             }
             let layout = self.prepare_layout(&call)?;
-            let built = docker.build(&call, &format!("{} for {platform}", plan.kind))?;
-            report.took("build", built.took);
-            report.steps = Some([built.steps.all, built.steps.cached]);
-            let digest = if self.wish.push { self.pushed(plan, platform)? } else { built.digest };
+            let digest = match self.engine {
+                Engine::Docker => self.build_by_docker(image, &call, &mut report)?,
+                Engine::Native => self.build_natively(image, &call, &mut report)?,
+            };
             report.platforms.insert(platform.clone(), digest);
             if let Some((partial, folder)) = layout {
                 layouts::keep(&partial, &folder)?;
                 report.size = facts::in_layout(&self.tree, plan.kind, &plan.fingerprint, &plan.tag, platform)?
                     .and_then(|l| l.size);
+                let stores = self.engine == Engine::Native && plan.kind == ImageKind::App;
+                if stores && call.outputs.contains(&Output::Store) {
+                    self.load(&folder, image)?;
+                }
                 layouts.insert(platform.clone(), folder);
-            }
-            if self.wish.push {
-                let manifest = self.pushed_manifest(plan, digest)?;
-                report.layers = record::layers_of(&manifest);
-                report.size = Some(manifest.config.size + report.layers.iter().map(|(_, size)| size).sum::<u64>());
             }
             self.run_steps(After::Build, plan, platform, digest, &mut report)?;
         }
@@ -233,6 +240,40 @@ impl Session<'_> {
         }
         let base = BaseImage { repository: plan.repository.clone(), digests: report.platforms.clone(), layouts };
         Ok(Done { base, report })
+    }
+
+    /// What an engine is going to be told.
+    fn shown(&self, image: &Image, call: &Build) -> Result<String, Fault> {
+        match self.engine {
+            Engine::Docker => {
+                let docker = self.docker()?;
+                Ok(format!("{}\n", docker.shown(&docker.build_command(call, Path::new("metadata.json")))))
+            }
+            Engine::Native => self.show_native(image, call),
+        }
+    }
+
+    fn build_by_docker(&self, image: &Image, call: &Build, report: &mut ImageReport) -> Result<Digest, Fault> {
+        let (plan, platform) = (&image.plan, &call.platform);
+        let built = self.docker()?.build(call, &format!("{} for {platform}", plan.kind))?;
+        report.took("build", built.took);
+        report.steps = Some([built.steps.all, built.steps.cached]);
+        if !self.wish.push {
+            return Ok(built.digest);
+        }
+        let digest = self.pushed(plan, platform)?;
+        report.weigh(&self.pushed_manifest(plan, digest)?);
+        Ok(digest)
+    }
+
+    fn build_natively(&self, image: &Image, call: &Build, report: &mut ImageReport) -> Result<Digest, Fault> {
+        let built = self.build_native(image, call)?;
+        for (phase, took) in &built.took {
+            report.took(*phase, *took);
+        }
+        report.steps = Some(built.layers);
+        report.weigh(&built.manifest);
+        Ok(built.digest)
     }
 
     /// Publishes what was built, or names it in the local store, and remembers its key.

@@ -33,13 +33,36 @@ impl Session<'_> {
                 self.copy_to(report, platform, tag, &layout)?;
                 let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
                 let new = tempfile::NamedTempFile::new_in(parent).map_err(cannot)?;
-                archive(&layout, new.as_file()).map_err(cannot)?;
+                archive(&layout, None, new.as_file()).map_err(cannot)?;
                 new.persist(file).map_err(|error| cannot(error.error))?;
                 ui::step("output", &format!("`{}` in the archive `{}`", tag, file.display()));
             }
             Some(Output::Registry | Output::Docker) | None => {}
         }
         Ok(())
+    }
+
+    /// Brings an image of a layout into docker's store, under all its names.
+    pub(super) fn load(&self, folder: &Path, image: &super::planning::Image) -> Result<(), Fault> {
+        const NAME: &str = "io.containerd.image.name";
+        let plan = &image.plan;
+        let layout = Layout::open_or_create(folder)?;
+        let (_, found) = layout
+            .list()?
+            .into_iter()
+            .next()
+            .ok_or_else(|| Fault::build(format!("there is no image in the layout `{}`", folder.display())))?;
+        let names = std::iter::once(plan.tag.clone()).chain(self.local_tags(plan));
+        let named = |tag: Tag| {
+            let descriptor = found.clone().with_annotation(annotation::REF_NAME, tag.as_str());
+            descriptor.with_annotation(NAME, plan.repository.tag(&tag).to_string())
+        };
+        let index = Index::new(names.map(named).collect());
+        let cannot = |error: io::Error| Fault::build("cannot bring the image to docker").cause(error);
+        let file = tempfile::NamedTempFile::new_in(folder).map_err(cannot)?;
+        let bytes = serde_json::to_vec(&index).expect("an index is JSON");
+        archive(&layout, Some(&bytes), file.as_file()).map_err(cannot)?;
+        self.docker()?.command().args(["image", "load", "--input"]).arg(file.path()).read(Exit::Build).map(drop)
     }
 
     /// Copies an image into a layout under its tag.
@@ -102,19 +125,26 @@ impl Session<'_> {
     }
 }
 
-/// A layout as one tar file; the same layout gives the same bytes.
-fn archive(layout: &Layout, to: &File) -> io::Result<()> {
+/// A layout as one tar file, perhaps with another index; the same layout gives the same bytes.
+fn archive(layout: &Layout, index: Option<&[u8]>, to: &File) -> io::Result<()> {
     let mut tar = tar::Builder::new(BufWriter::new(to));
+    let header = |size| {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(size);
+        header.set_mode(0o644);
+        header.set_mtime(0);
+        header
+    };
     let mut blobs: Vec<_> = std::fs::read_dir(layout.folder().join("blobs/sha256"))?.collect::<Result<_, _>>()?;
     blobs.sort_by_key(std::fs::DirEntry::file_name);
     let blobs = blobs.iter().map(|entry| Path::new("blobs/sha256").join(entry.file_name()));
     for path in ["oci-layout", "index.json"].map(Path::new).map(Path::to_owned).into_iter().chain(blobs) {
+        if let Some(index) = index.filter(|_| path == Path::new("index.json")) {
+            tar.append_data(&mut header(index.len() as u64), &path, index)?;
+            continue;
+        }
         let mut file = File::open(layout.folder().join(&path))?;
-        let mut header = tar::Header::new_gnu();
-        header.set_size(file.metadata()?.len());
-        header.set_mode(0o644);
-        header.set_mtime(0);
-        tar.append_data(&mut header, &path, &mut file)?;
+        tar.append_data(&mut header(file.metadata()?.len()), &path, &mut file)?;
     }
     tar.into_inner()?.flush()
 }

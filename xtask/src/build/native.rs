@@ -21,7 +21,7 @@ use crate::publish;
 use crate::reference::{Digest, Platform, Reference, Tag};
 use crate::ui;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 impl Session<'_> {
     /// Builds one platform's image and brings it to the registry or into its layout.
@@ -65,11 +65,18 @@ impl Session<'_> {
         let text = tree.files.text(call.dockerfile.as_ref())?;
         let dockerfile = Dockerfile::parse(call.dockerfile.as_str(), &text)?;
         let (_, ignore) = context::ignore_file(&*tree.files, call.dockerfile.as_str())?;
-        let store = Store::of_repository(&tree.root)?;
+        let store = store(&tree.root)?;
         let beneath = self.beneath(call)?;
         let files = Files::new(&self.client, &store, &beneath, &tree.root);
         let stages = match image.plan.kind {
-            ImageKind::Base => recipes::stages(tree, &dockerfile, call, &files, &beneath)?,
+            ImageKind::Base => recipes::stages(
+                tree,
+                &dockerfile,
+                &call.args,
+                &call.platform,
+                &files,
+                &tree.root.join("target/native/work"),
+            )?,
             ImageKind::App | ImageKind::Enhanced => BTreeMap::new(),
         };
         let realised: BTreeMap<String, &dyn Realise> =
@@ -103,6 +110,7 @@ impl Session<'_> {
             force: call.no_cache,
         };
         let done = work(&order)?;
+        drop(stages);
         store.prune()?;
         Ok(done)
     }
@@ -161,4 +169,13 @@ impl Session<'_> {
         }
         Ok(found)
     }
+}
+
+/// Bytes that the store of layers may hold.
+const STORE_LIMIT: u64 = 5_000_000_000;
+
+/// The store of the layers that were made on this machine: the repository's, or the one that `XTASK_STORE` names.
+fn store(root: &Path) -> Result<Store, Fault> {
+    let named = std::env::var_os("XTASK_STORE").filter(|folder| !folder.is_empty()).map(PathBuf::from);
+    Store::open(&named.unwrap_or_else(|| root.join("target/native/store")), STORE_LIMIT)
 }

@@ -46,6 +46,20 @@ const CHOICES: [&str; 21] = [
     "UV_WORKING_DIR",
 ];
 
+/// Variables that would make one machine install other files than the next.
+const INSTALLATION: [&str; 10] = [
+    "UV_BREAK_SYSTEM_PACKAGES",
+    "UV_COMPILE_BYTECODE",
+    "UV_CONFIG_FILE",
+    "UV_EXCLUDE_NEWER",
+    "UV_LINK_MODE",
+    "UV_NO_INSTALLER_METADATA",
+    "UV_NO_VERIFY_HASHES",
+    "UV_PREVIEW",
+    "UV_PYTHON_PLATFORM",
+    "VIRTUAL_ENV",
+];
+
 /// Bundles of certificates that say the system has a store of its own.
 const STORES: [&str; 3] =
     ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
@@ -125,8 +139,18 @@ impl Uv {
     /// `options` are those of the requirement files it will read.
     pub fn command(&self, options: &Options) -> Command {
         let variable = |name: &str| std::env::var(name).ok();
+        self.reaching(options, uv_names_indexes(&variable))
+    }
+
+    /// The same of a uv that reads no configuration file of its own, and installs as it is told by arguments alone.
+    pub fn command_without_config(&self, options: &Options) -> Command {
+        INSTALLATION.into_iter().fold(self.reaching(options, false).env("UV_NO_CONFIG", "1"), Command::env_remove)
+    }
+
+    fn reaching(&self, options: &Options, indexed: bool) -> Command {
+        let variable = |name: &str| std::env::var(name).ok();
         let settings = Settings::read(&variable, &mut |path| std::fs::read_to_string(path).ok());
-        let told = settings.for_uv(&variable, options, uv_names_indexes(&variable));
+        let told = settings.for_uv(&variable, options, indexed);
         let certificates = ["SSL_CERT_FILE", "SSL_CERT_DIR", "UV_SYSTEM_CERTS", "UV_NATIVE_TLS"];
         let mut command = Command::new(&self.program).env("UV_PYTHON_DOWNLOADS", "never").env("UV_NO_PROGRESS", "1");
         // uv brings certificates of its own; pip has trusted the system's since 24.2, where a proxy's stands.
@@ -283,6 +307,16 @@ fn run(command: &Command, needed_by: &str) -> Result<String, Fault> {
     let said = secret::hidden(String::from_utf8_lossy(&output.stderr).trim());
     let (exit, what, hint) = judged(&said);
     Err(Fault::new(exit, what).needed_by(format!("`{needed_by}`")).cause(said).hint(hint))
+}
+
+/// What uv's own words mean where it installs.
+pub fn judgement(said: &str) -> Fault {
+    let (exit, what, hint) = judged(said);
+    let fault = match exit {
+        Exit::Usage => Fault::build("uv cannot install the packages"),
+        _ => Fault::new(exit, what).hint(hint),
+    };
+    fault.cause(said)
 }
 
 /// What uv's own words are about: exit code, sentence and next step.

@@ -80,7 +80,10 @@ pub fn build(client: &Client, order: &Order<'_>, destination: Destination<'_>) -
 /// The layers as they would be, for a dry run: each with whether it is known.
 pub fn plan(order: &Order<'_>) -> Result<Vec<(LayerPlan, bool)>, Fault> {
     let assembly = assemble(&order.inputs)?;
-    let known = |plan: &LayerPlan| !order.force && (order.known.layer(&plan.recipe).is_some() || order.store.has(&plan.recipe));
+    let known = |plan: &LayerPlan| {
+        !order.force
+            && (order.known.layer(&plan.recipe).is_some() || matches!(order.store.get(&plan.recipe), Ok(Some(_))))
+    };
     Ok(assembly.layers.iter().map(|plan| (plan.clone(), known(plan))).collect())
 }
 
@@ -172,7 +175,9 @@ fn find(
     {
         return Ok(Some(Layer { descriptor: descriptor.clone(), diff_id, origin: Origin::There }));
     }
-    Ok(order.store.get(&plan.recipe)?.map(|stored| Layer {
+    let Some(stored) = order.store.get(&plan.recipe)? else { return Ok(None) };
+    // Read through once: what is damaged is made anew.
+    Ok(order.store.open_layer(&stored)?.map(|_| Layer {
         descriptor: known::noted(stored.descriptor, &plan.recipe, &stored.diff_id),
         diff_id: stored.diff_id,
         origin: Origin::File(stored.path),

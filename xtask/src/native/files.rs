@@ -6,7 +6,7 @@
 use super::assembly::{self, Beneath, Stat};
 use super::image::{Image, Place};
 use super::layer::{Limits, Reader};
-use super::outline::{LayerOutline, Outline};
+use super::outline::{self, Outline};
 use super::stage::Foundation;
 use super::store::Store;
 use super::unpack::Unpacked;
@@ -46,13 +46,12 @@ impl<'a> Files<'a> {
         }
         let mut layers = Vec::new();
         for (descriptor, diff_id) in self.image.layers() {
-            let kept = self.store.outline(&diff_id).and_then(LayerOutline::from_bytes);
-            let outline = match kept {
+            let outline = match self.store.get_outline(&diff_id)? {
                 Some(outline) => outline,
                 None => {
                     ui::detail(&format!("reading layer `{}` for what stands where", descriptor.digest));
-                    let outline = self.read_layer(descriptor, diff_id, |reader| LayerOutline::read(reader))?;
-                    self.store.keep_outline(&diff_id, outline.as_bytes());
+                    let outline = self.read_layer(descriptor, diff_id, outline::of)?;
+                    self.store.put_outline(&diff_id, &outline)?;
                     outline
                 }
             };
@@ -69,7 +68,8 @@ impl<'a> Files<'a> {
         read: impl FnOnce(&mut Reader<'_>) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
         let from = |source: &mut dyn Read| {
-            let mut reader = Reader::open(BufReader::with_capacity(256 << 10, source), Some(&diff_id), Limits::default())?;
+            let mut reader =
+                Reader::open(BufReader::with_capacity(256 << 10, source), Some(&diff_id), Limits::default())?;
             read(&mut reader)
         };
         match &self.image.place {
@@ -77,8 +77,9 @@ impl<'a> Files<'a> {
             Place::Registry(_) => {
                 let cannot = |error: io::Error| Fault::build("cannot make a pipe").cause(error);
                 let (mut reader, mut writer) = io::pipe().map_err(cannot)?;
+                let (image, client) = (self.image, self.client);
                 std::thread::scope(|scope| {
-                    let download = scope.spawn(move || self.image.copy_layer(self.client, layer, &mut writer));
+                    let download = scope.spawn(move || image.copy_layer(client, layer, &mut writer));
                     let done = from(&mut reader);
                     drop(reader);
                     let downloaded = download.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -166,7 +167,7 @@ impl Beneath for Files<'_> {
     }
 
     fn any_below(&self, folder: &ContextPath) -> Result<bool, Fault> {
-        Ok(self.outline()?.any_below(folder))
+        Ok(self.outline()?.merged().keys().any(|path| path.below(folder).is_some()))
     }
 }
 

@@ -18,6 +18,25 @@ fn this_repositorys_policy_holds() {
     assert_eq!(policy.project.registry.repository(&policy.base.repository).to_string(), "ghcr.io/acme/autoscaler-base");
     assert_eq!(policy.base.tag_length, 12);
     assert_eq!(policy.steps.len(), 2);
+    let stages = [("packages", Recipe::PythonPackages), ("user", Recipe::User)];
+    assert_eq!(policy.base.stages, stages.map(|(name, recipe)| (name.to_owned(), recipe)).into());
+}
+
+#[test]
+fn a_stage_has_a_recipe_that_exists() {
+    let text = GOOD.replace("user = \"user\"", "Extra = \"python-package\"\nuser = \"none\"");
+    let fault = parse(&text, &|_| true).unwrap_err();
+    for expected in [
+        "`base.stages`: `Extra` is the name of no stage",
+        "hint: write `extra`",
+        "`base.stages.Extra` is `python-package`, not one of `python-packages`, `user`",
+        "hint: did you mean `python-packages`?",
+        "`base.stages.user` is `none`, not one of `python-packages`, `user`",
+    ] {
+        assert!(fault.what.contains(expected), "{expected}\n{}", fault.what);
+    }
+    let without = GOOD.replace("[base.stages]\npackages = \"python-packages\"\nuser = \"user\"\n", "");
+    assert!(parse(&without, &|_| true).unwrap().base.stages.is_empty());
 }
 
 #[test]
@@ -104,15 +123,15 @@ uses = "size-budget"
         &text,
         expect![[r#"
             the policy does not hold: 6 problems
-            images.toml:71:1: `step.run` names no program
+            images.toml:76:1: `step.run` names no program
               hint: write a list: `run = ["program", "argument"]`
-            images.toml:72:8: `step.name` `a b` holds more than letters, digits, `.`, `_` and `-`
-            images.toml:76:8: `smok` is not a known step: `smoke` and `size-budget` are
+            images.toml:77:8: `step.name` `a b` holds more than letters, digits, `.`, `_` and `-`
+            images.toml:81:8: `smok` is not a known step: `smoke` and `size-budget` are
               hint: did you mean `smoke`?
-            images.toml:77:9: `step.after` is `pushed`, not one of `build`, `push`
-            images.toml:78:11: `step.images` holds `apps`, not `base`, `app` or `enhanced`
+            images.toml:82:9: `step.after` is `pushed`, not one of `build`, `push`
+            images.toml:83:11: `step.images` holds `apps`, not `base`, `app` or `enhanced`
               hint: did you mean `app`?
-            images.toml:81:8: a `size-budget` step needs `max`
+            images.toml:86:8: a `size-budget` step needs `max`
               hint: write `max = "400 MB"` (compressed)"#]],
     );
 }

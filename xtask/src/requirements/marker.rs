@@ -1,10 +1,11 @@
 //! Environment markers of PEP 508: `python_version >= "3.12" and sys_platform == 'linux'`, as a tree.
 //!
-//! Pure. A marker is read and printed in one normal form; it is never evaluated here: the lock serves every platform.
+//! Pure. A marker is read and printed in one normal form; it is not evaluated here: the lock serves every platform.
 
 use super::cursor::Cursor;
 use super::lines::Bad;
 use std::fmt;
+use std::str::FromStr;
 
 /// A condition over the installing environment. Printed, it is normalised: blanks, quotes, needless parentheses and the
 /// order around `and` and `or` do not count.
@@ -169,6 +170,14 @@ fn word(cursor: &mut Cursor<'_>, word: &str) -> bool {
     cursor.blanks();
     let after = cursor.rest().strip_prefix(word);
     after.is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')) && cursor.eat(word)
+}
+
+impl FromStr for Marker {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        read(&mut Cursor::new(text)).map_err(|bad| bad.why)
+    }
 }
 
 impl fmt::Display for Operand {

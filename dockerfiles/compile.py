@@ -1,0 +1,103 @@
+"""Compiles a site-packages folder to byte code: the same distribution gives the same bytes, whatever else is installed, in whatever
+order and by however many jobs.
+
+    compile.py FOLDER [PATH]
+
+PATH is where FOLDER will stand in the image, as tracebacks show it, if that is elsewhere. A source that is no Python (a template, a parser's test) is passed over, as installers do. Needs Python 3.11, the first that writes
+sets in an order of their own, and nothing but the standard library: both engines run it with the image's own Python, as
+`python3 -I -S compile.py`, so that it begins in one state.
+"""
+
+import csv
+import importlib.util
+import marshal
+import os
+import sys
+import warnings
+from _imp import source_hash
+from pathlib import Path
+
+# Neither checked against the source's time, which a copy changes, nor against its contents, which would cost reading both.
+UNCHECKED_HASH = (0b01).to_bytes(4, "little")
+
+# What was compiled before in a process shows in byte code: a text that Python has interned is another object than one that it has not.
+# So a few sources of one distribution, always the same, share a process that has seen nothing else. One for each would cost as much again.
+TOGETHER = 24
+
+
+def byte_code(source: bytes, path: str) -> bytes | None:
+    try:
+        code = compile(source, path, "exec", dont_inherit=True, optimize=0)
+    except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError):
+        return None
+    # An object is marked as one that may come again where more than one reference to it is held, and interned texts may be held by
+    # anyone. Those of the copy are held by `code` at least: they are all marked, always.
+    copy = marshal.loads(marshal.dumps(code))
+    hashed = source_hash(importlib.util._RAW_MAGIC_NUMBER, source)
+    return importlib.util.MAGIC_NUMBER + UNCHECKED_HASH + hashed + marshal.dumps(copy)
+
+
+def compile_together(folder: Path, path: str, sources: list[str]) -> None:
+    for source in sources:
+        code = byte_code((folder / source).read_bytes(), f"{path}/{source}")
+        if code is None:
+            continue
+        cached = Path(importlib.util.cache_from_source(str(folder / source), optimization=""))
+        cached.parent.mkdir(exist_ok=True)
+        # Under another name first: what stands there may be a link to a file that is not ours.
+        new = cached.with_name(f".{cached.name}.new")
+        new.write_bytes(code)
+        new.replace(cached)
+
+
+def distributions(folder: Path, sources: set[str]) -> list[list[str]]:
+    """The sources of each distribution by its RECORD; those that none lists are on their own."""
+    found = []
+    for record in sorted(folder.glob("*.dist-info/RECORD")):
+        with record.open(newline="", encoding="utf-8") as rows:
+            listed = sources.intersection(row[0] for row in csv.reader(rows) if row)
+        sources = sources - listed
+        found.append(sorted(listed))
+    return found + [[source] for source in sorted(sources)]
+
+
+def sources_of(folder: Path) -> set[str]:
+    found = set()
+    for where, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if name != "__pycache__"]
+        found.update(os.path.relpath(os.path.join(where, name), folder) for name in files if name.endswith(".py"))
+    return found
+
+
+def main(args: list[str]) -> int:
+    folder = Path(args[0])
+    path = args[1] if len(args) > 1 else args[0]
+    warnings.simplefilter("ignore")
+    os.umask(0o022)
+    chunks = []
+    for sources in distributions(folder, sources_of(folder)):
+        for start in range(0, len(sources), TOGETHER):
+            together = sources[start : start + TOGETHER]
+            chunks.append((sum((folder / source).stat().st_size for source in together), together))
+    # The largest first: none is left alone with much to do.
+    chunks.sort(reverse=True)
+    running = failed = 0
+    for _, together in chunks:
+        if running == len(os.sched_getaffinity(0)):
+            failed |= os.wait()[1]
+            running -= 1
+        if os.fork() == 0:
+            try:
+                compile_together(folder, path, together)
+            except BaseException:
+                sys.excepthook(*sys.exc_info())
+                os._exit(1)
+            os._exit(0)
+        running += 1
+    for _ in range(running):
+        failed |= os.wait()[1]
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

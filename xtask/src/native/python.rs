@@ -1,0 +1,380 @@
+//! `python-packages`: the environment of a lock's packages, made without running the stage that would make it.
+//!
+//! The parts follow from the lock, the platform and Python's version alone. What is made is, file by file, what the stage
+//! `packages` of the Dockerfile makes: the tests compare both. Nothing is compiled from source, and no file of uv's cache is
+//! ever written to.
+
+mod compile;
+mod environment;
+mod groups;
+mod install;
+mod interpreter;
+mod record;
+mod split;
+
+use super::item::{Bytes, Content, Item};
+use super::stage::{Foundation, Part, Realise};
+use crate::context::ContextPath;
+use crate::fault::Fault;
+use crate::lock::{Lock, LockedPackage, Pin};
+use crate::oci::Config;
+use crate::policy::Base;
+use crate::reference::{Digest, Platform};
+use crate::{lock, root, ui};
+use environment::Environment;
+use groups::Group;
+use install::version_folder;
+use interpreter::Interpreter;
+use split::{Installed, Items, folders};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::Instant;
+use tempfile::TempDir;
+
+/// Where the environment stands in the image, as the Dockerfile says too.
+pub const HOME: &str = "/opt/venv";
+
+/// Goes up whenever the same inputs would give another part other items.
+const SCHEMA: u32 = 1;
+
+/// The newest glibc that a wheel may ask for, unless the stage's `MANYLINUX` says another.
+const GLIBC: &str = "2_36";
+
+/// What the recipe is told.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// The repository.
+    pub root: &'a Path,
+    /// Its base: where lock, requirements and the installer's lock are. The scripts stand beside the Dockerfile.
+    pub base: &'a Base,
+    /// What the image is for.
+    pub platform: &'a Platform,
+    /// The root's Python as the policy says it, `3.12`: for a root that does not tell its own.
+    pub python: &'a str,
+    /// The arguments of the stage, with their defaults.
+    pub args: &'a BTreeMap<String, String>,
+    /// A folder for what is in the making; best on the file system of uv's cache, whose files are then linked.
+    pub work: &'a Path,
+}
+
+/// The recipe for one base and one platform. The files of the items that it made last as long as it does.
+pub struct PythonPackages<'a> {
+    foundation: &'a dyn Foundation,
+    root: PathBuf,
+    work: PathBuf,
+    platform: Platform,
+    environment: Environment,
+    python: String,
+    glibc: String,
+    uv: String,
+    compile: PathBuf,
+    check: PathBuf,
+    compiler: Compiler,
+    groups: Vec<Group>,
+    parts: Vec<Part>,
+    made: Mutex<Vec<TempDir>>,
+}
+
+/// Who makes the byte code.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Compiler {
+    /// The root's own Python.
+    Root,
+    /// A Python of this machine, of the same minor version.
+    Host(Interpreter),
+    /// Nobody.
+    None,
+}
+
+impl<'a> PythonPackages<'a> {
+    /// Reads what determines the parts. Nothing of the foundation is asked for but its configuration.
+    ///
+    /// # Errors
+    /// A lock or script that cannot be read, a platform for which there are no wheels, a stage that is told to compile.
+    pub fn new(request: &Request<'_>, foundation: &'a dyn Foundation) -> Result<Self, Fault> {
+        let Request { root, base, platform, .. } = *request;
+        if let Some(packages) = request.args.get("BUILD_PACKAGES").filter(|packages| !packages.trim().is_empty()) {
+            return Err(Fault::usage(format!("`BUILD_PACKAGES` asks for `{packages}`, to compile with"))
+                .needed_by("the recipe `python-packages`, which compiles nothing")
+                .hint("build this base with docker: `--engine docker`"));
+        }
+        let read = |path: &Path| {
+            std::fs::read_to_string(root.join(path))
+                .map_err(|error| Fault::usage(format!("cannot read `{}`", path.display())).cause(error))
+        };
+        let text = read(base.lock.as_ref()).map_err(|fault| fault.hint("write it: `cargo xtask lock`"))?;
+        let lock = Lock::parse(base.lock.as_ref(), &text)?;
+        let installer: &Path = base.installer.as_ref();
+        let uv = install::pinned(installer, &read(installer)?)?;
+        let direct = lock::uv::requirements(root, base.requirements.as_ref())?;
+        let direct: BTreeSet<String> = direct.names().into_iter().map(str::to_owned).collect();
+        let scripts = Path::new(base.dockerfile.as_str()).parent().unwrap_or(Path::new(""));
+        let compile = scripts.join("compile.py");
+        let script = Digest::of(read(&compile)?.as_bytes());
+        let check = scripts.join("check-imports.py");
+        read(&check)?;
+
+        let config = foundation.config();
+        let told = version(config);
+        let python = told.clone().unwrap_or_else(|| request.python.to_owned());
+        let environment = Environment::new(&python, platform).ok_or_else(|| {
+            Fault::usage(format!("cannot install packages for `{platform}` without running its root"))
+                .cause("wheels are chosen for `linux/amd64` and `linux/arm64`")
+                .hint("build this base with docker: `--engine docker`")
+        })?;
+        let packages = environment.packages(&lock)?;
+        wheels(&lock, &packages)?;
+        let groups = groups::groups(&packages, &direct);
+        let compiler = compiler(platform, &environment);
+        let glibc = request.args.get("MANYLINUX").cloned().unwrap_or_else(|| GLIBC.to_owned());
+        let layers = Digest::of(&serde_json::to_vec(&config.rootfs.diff_ids).expect("digests are texts"));
+        let recipe = |packages: &[LockedPackage]| {
+            let pins: Vec<Pin> = packages.iter().map(Pin::from).collect();
+            serde_json::json!({
+                "recipe": "python-packages", "schema": SCHEMA, "home": HOME, "packages": pins, "python": python,
+                "root": told.is_none().then_some(layers), "uv": uv, "platform": platform.to_string(), "glibc": glibc,
+                "script": script, "compiler": compiler.to_json(),
+            })
+        };
+        let under = ContextPath::new(HOME.trim_start_matches('/'));
+        // Where Python is may differ between two roots of one version.
+        let own = serde_json::json!({
+            "recipe": "python-packages/environment", "schema": SCHEMA, "home": HOME, "python": environment.minor(),
+            "path": paths(config), "root": layers,
+        });
+        let part = |name: String, recipe: &serde_json::Value| Part {
+            name,
+            recipe: Digest::of(recipe.to_string().as_bytes()),
+            under: under.clone(),
+        };
+        let mut parts = vec![part(format!("environment of Python {}", environment.minor()), &own)];
+        parts.extend(groups.iter().map(|group| part(group.name.clone(), &recipe(&group.packages))));
+        Ok(Self {
+            foundation,
+            root: root.to_owned(),
+            work: request.work.to_owned(),
+            platform: platform.clone(),
+            environment,
+            python,
+            glibc,
+            uv,
+            compile: root.join(compile),
+            check: root.join(check),
+            compiler,
+            groups,
+            parts,
+            made: Mutex::default(),
+        })
+    }
+
+    /// The environment itself: what the Dockerfile's stage makes before anything is installed.
+    fn environment(&self) -> Result<Vec<Item>, Fault> {
+        let config = self.foundation.config();
+        let mut home = None;
+        for folder in paths(config) {
+            let python = ContextPath::new(format!("{}/python3", folder.trim_matches('/')));
+            if self.foundation.file(&python)?.is_some() {
+                home = Some(folder);
+                break;
+            }
+        }
+        let home = home.ok_or_else(|| {
+            Fault::usage("the root has no `python3` on its PATH")
+                .hint("name a root with Python in the policy: `[root]`")
+        })?;
+        let folder = version_folder(&self.python);
+        let mut out = Items::new();
+        let mut put = |path: &str, content: Content| {
+            let path = ContextPath::new(format!("{}/{path}", HOME.trim_start_matches('/')));
+            let mode = if matches!(content, Content::File(_)) { 0o644 } else { 0o755 };
+            folders(&mut out, HOME, &path);
+            out.insert(path.clone(), Item { path, mode, uid: 0, gid: 0, content });
+        };
+        put("pyvenv.cfg", Content::File(Bytes::Here(interpreter::configuration(&home).into_bytes().into())));
+        put("bin/python3", Content::Symlink(format!("{}/python3", home.trim_end_matches('/')).into_bytes()));
+        put("bin/python", Content::Symlink(b"python3".to_vec()));
+        put(&format!("bin/{folder}"), Content::Symlink(b"python3".to_vec()));
+        put(&format!("lib/{folder}/site-packages"), Content::Dir);
+        Ok(out.into_values().collect())
+    }
+
+    /// The packages of these groups, installed, compiled, checked and split.
+    fn packages(&self, groups: &[&Group]) -> Result<Vec<Items>, Fault> {
+        let packages: Vec<LockedPackage> = groups.iter().flat_map(|group| group.packages.iter().cloned()).collect();
+        let cannot =
+            |error: std::io::Error| Fault::build(format!("cannot write `{}`", self.work.display())).cause(error);
+        std::fs::create_dir_all(&self.work).map_err(cannot)?;
+        let folder = tempfile::Builder::new().prefix("packages-").tempdir_in(&self.work).map_err(cannot)?;
+        let (prefix, home) = (folder.path().join("installed"), folder.path().join("environment"));
+        std::fs::create_dir_all(prefix.join("lib")).map_err(cannot)?;
+        std::fs::create_dir_all(&home).map_err(cannot)?;
+        std::os::unix::fs::symlink("../installed/lib", home.join("lib")).map_err(cannot)?;
+
+        let began = Instant::now();
+        let uv = install::uv(&self.root, &self.uv)?;
+        let host = Interpreter::of_host("python3");
+        let own = || Interpreter::of_root(self.foundation.folder()?, self.foundation.config(), &home);
+        let platform = self.platform.to_string();
+        let wanted = install::Wanted {
+            packages: &packages,
+            environment: &self.environment,
+            python: &self.python,
+            glibc: &self.glibc,
+            platform: &platform,
+        };
+        let (asked, own) = match (host, &self.compiler) {
+            // The root's files may have to come from afar too: both at once.
+            (Some(host), Compiler::Root) => std::thread::scope(|scope| {
+                let installing = scope.spawn(|| install::install(&uv, &host, &wanted, &prefix));
+                let own = own();
+                let installed = installing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                installed.and_then(|()| Ok((host.clone(), Some(own?))))
+            })?,
+            (Some(host), _) => {
+                install::install(&uv, &host, &wanted, &prefix)?;
+                (host, None)
+            }
+            (None, Compiler::Root) => {
+                let own = own()?;
+                install::install(&uv, &own, &wanted, &prefix)?;
+                (own.clone(), Some(own))
+            }
+            (None, _) => {
+                return Err(Fault::missing("`python3` is not on the PATH")
+                    .needed_by(format!("uv, which installs for {platform}"))
+                    .hint("install Python 3, of whatever version"));
+            }
+        };
+        ui::detail(&format!("{} packages installed in {}", packages.len(), ui::seconds(began.elapsed())));
+        self.compile(&prefix, own.as_ref())?;
+        self.import(&prefix, own.as_ref(), folder.path(), packages.len())?;
+
+        let began = Instant::now();
+        let installed = Installed {
+            prefix: &prefix,
+            python: &self.python,
+            asked: &version_folder(&asked.version),
+            interpreter: &asked.program.to_string_lossy(),
+        };
+        let of_group = |(index, group): (usize, &&Group)| {
+            group.packages.iter().map(move |package| (package.name.clone(), index)).collect::<Vec<_>>()
+        };
+        let part_of: BTreeMap<String, usize> = groups.iter().enumerate().flat_map(of_group).collect();
+        let items = split::split(&installed, HOME, &part_of, groups.len())?;
+        ui::detail(&format!("split in {}", ui::seconds(began.elapsed())));
+        self.made.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(folder);
+        Ok(items)
+    }
+
+    fn compile(&self, prefix: &Path, own: Option<&Interpreter>) -> Result<(), Fault> {
+        let compiler = match (&self.compiler, own) {
+            (Compiler::Root, Some(own)) => own,
+            (Compiler::Host(host), _) => host,
+            _ => {
+                let minor = self.environment.minor();
+                ui::warn(&format!(
+                    "no byte code for {}: neither does the root's Python run here, nor is there a Python {minor}; \
+                     the first import of a module takes longer",
+                    self.platform
+                ));
+                return Ok(());
+            }
+        };
+        if !compiler.version.starts_with(&format!("{}.", self.environment.minor())) {
+            return Err(Fault::usage(format!("the root has Python {}, not {}", compiler.version, self.python))
+                .hint("correct `[root] python` in `images.toml`"));
+        }
+        let began = Instant::now();
+        let there = format!("{HOME}/lib/{}/site-packages", version_folder(&self.python));
+        compile::compile(compiler, &self.compile, &install::site(prefix, &self.python), &there)?;
+        ui::detail(&format!("byte code made in {}", ui::seconds(began.elapsed())));
+        Ok(())
+    }
+
+    /// Imports what has all it needs; only the root's own Python says something about the image.
+    fn import(&self, prefix: &Path, own: Option<&Interpreter>, work: &Path, count: usize) -> Result<(), Fault> {
+        let Some(own) = own.filter(|_| self.compiler == Compiler::Root) else {
+            ui::detail("nothing was imported: the root's Python does not run on this machine");
+            return Ok(());
+        };
+        let began = Instant::now();
+        let names = compile::complete(&install::site(prefix, &self.python), &self.environment)?;
+        if !names.is_empty() {
+            compile::import(own, &self.check, &names, work)?;
+        }
+        let seconds = ui::seconds(began.elapsed());
+        ui::detail(&format!(
+            "{} of {count} packages imported in {seconds}; the others need what was not made anew",
+            names.len()
+        ));
+        Ok(())
+    }
+}
+
+impl Realise for PythonPackages<'_> {
+    fn parts(&self) -> &[Part] {
+        &self.parts
+    }
+
+    fn produce(&self, wanted: &[usize]) -> Result<Vec<Vec<Item>>, Fault> {
+        let groups: Vec<&Group> =
+            wanted.iter().filter(|index| **index > 0).map(|index| &self.groups[index - 1]).collect();
+        let made = if groups.is_empty() { Vec::new() } else { self.packages(&groups)? };
+        let mut made = made.into_iter();
+        wanted
+            .iter()
+            .map(|index| match index {
+                0 => self.environment(),
+                _ => Ok(made.next().map(|items| items.into_values().collect()).unwrap_or_default()),
+            })
+            .collect()
+    }
+}
+
+impl Compiler {
+    fn to_json(&self) -> serde_json::Value {
+        match self {
+            Self::Root => "root".into(),
+            Self::Host(host) => host.version.clone().into(),
+            Self::None => serde_json::Value::Null,
+        }
+    }
+}
+
+fn compiler(platform: &Platform, environment: &Environment) -> Compiler {
+    if cfg!(target_os = "linux") && *platform == Platform::host() {
+        return Compiler::Root;
+    }
+    let minor = environment.minor();
+    let found = [format!("python{minor}"), "python3".to_owned()].iter().find_map(|name| Interpreter::of_host(name));
+    let fits = found.filter(|host| host.version.starts_with(&format!("{minor}.")));
+    fits.map_or(Compiler::None, Compiler::Host)
+}
+
+/// Packages that the lock forbids to install from wheels.
+fn wheels(lock: &Lock, packages: &[LockedPackage]) -> Result<(), Fault> {
+    let forbidden = |name: &str| lock.no_binary.contains(":all:") || lock.no_binary.contains(name);
+    let names: Vec<&str> =
+        packages.iter().map(|package| package.name.as_str()).filter(|name| forbidden(name)).collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    Err(Fault::usage(format!("`--no-binary` in the requirements forbids the wheels of {}", names.join(", ")))
+        .needed_by("the recipe `python-packages`, which compiles nothing")
+        .hint("build this base with docker: `--engine docker`"))
+}
+
+/// Python's full version, where a root tells it: our Debian root by a label, Python's own images by a variable.
+fn version(config: &Config) -> Option<String> {
+    let variable = || config.config.env.iter().find_map(|line| line.strip_prefix("PYTHON_VERSION=").map(str::to_owned));
+    root::python(config).or_else(variable)
+}
+
+/// The folders in which the image's programs are looked for.
+fn paths(config: &Config) -> Vec<String> {
+    // What BuildKit takes for an image that says nothing.
+    const DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+    let own = config.config.env.iter().find_map(|line| line.strip_prefix("PATH="));
+    own.unwrap_or(DEFAULT).split(':').filter(|folder| folder.starts_with('/')).map(str::to_owned).collect()
+}

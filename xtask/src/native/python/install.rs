@@ -1,0 +1,227 @@
+//! Puts packages into a folder by one call of uv, for a platform and a Python that need not be this machine's.
+//!
+//! Every file is checked by the lock's hashes. What uv lays down are hard links into its cache: nothing here or later writes to
+//! one. Index, certificates, proxies and credentials are the host's, and reach uv by its environment alone.
+
+use super::environment::Environment;
+use super::interpreter::Interpreter;
+use crate::fault::{Exit, Fault};
+use crate::lock::{LockedPackage, uv};
+use crate::process::Command;
+use crate::requirements::{self, Options, Source, secret};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The version of uv that the installer's lock pins.
+pub(super) fn pinned(path: &Path, text: &str) -> Result<String, Fault> {
+    let mut first = Some(text.to_owned());
+    let nested = |asked: &Path| Fault::usage(format!("`{}` names the file `{}`", path.display(), asked.display()));
+    let read = requirements::read(path, &mut |asked| first.take().ok_or_else(|| nested(asked)))?;
+    let uv = read.requirements().iter().find(|requirement| requirement.name == "uv");
+    let version = uv.and_then(|uv| match &uv.source {
+        Source::Index(specifiers) => specifiers.iter().find(|one| one.is_pin()).map(|pin| pin.version().to_owned()),
+        Source::Url(url) => requirements::distribution(url).map(|(_, version)| version),
+    });
+    version.ok_or_else(|| {
+        Fault::usage(format!("`{}` pins no version of uv", path.display())).hint("write it anew: `cargo xtask lock`")
+    })
+}
+
+/// uv in this version: of the repository's tools, of the PATH, or installed now.
+pub(super) fn uv(root: &Path, version: &str) -> Result<uv::Uv, Fault> {
+    let own = root.join("target/tools/bin/uv");
+    for extra in [&[own][..], &[]] {
+        if let Ok(found) = uv::find(root, extra)
+            && found.version() == version
+        {
+            return Ok(found);
+        }
+    }
+    let installed = uv::install(root)?;
+    if installed.version() == version {
+        return Ok(installed);
+    }
+    let what = format!("uv {} was installed, but {version} is pinned", installed.version());
+    Err(Fault::build(what).hint("remove `target/tools`, and run this again"))
+}
+
+/// What is installed, and for whom.
+pub(super) struct Wanted<'a> {
+    /// The packages; each has hashes.
+    pub(super) packages: &'a [LockedPackage],
+    /// The target's.
+    pub(super) environment: &'a Environment,
+    /// The full version of the target's Python.
+    pub(super) python: &'a str,
+    /// The newest glibc that a wheel may ask for: `2_36`.
+    pub(super) glibc: &'a str,
+    /// How messages name the platform.
+    pub(super) platform: &'a str,
+}
+
+/// Installs into a folder, which then has the layout of an environment of the target's Python. `interpreter` is what uv asks
+/// about the layout, whatever its version.
+pub(super) fn install(uv: &uv::Uv, interpreter: &Interpreter, wanted: &Wanted<'_>, prefix: &Path) -> Result<(), Fault> {
+    let cannot = |error: std::io::Error| Fault::build(format!("cannot write `{}`", prefix.display())).cause(error);
+    let list = prefix.with_extension("lock");
+    fs::write(&list, list_of(wanted.packages)).map_err(cannot)?;
+    let call = call(uv, interpreter, wanted, prefix, &list);
+    let output = call.output()?;
+    if !output.status.success() {
+        return Err(judged(&secret::hidden(String::from_utf8_lossy(&output.stderr).trim()), wanted));
+    }
+    rename(prefix, &version_folder(&interpreter.version), &version_folder(wanted.python)).map_err(cannot)
+}
+
+/// `python3.13`.
+pub(super) fn version_folder(version: &str) -> String {
+    format!("python{}", version.split('.').take(2).collect::<Vec<_>>().join("."))
+}
+
+fn call(uv: &uv::Uv, interpreter: &Interpreter, wanted: &Wanted<'_>, prefix: &Path, list: &Path) -> Command {
+    let platform = format!("{}-manylinux_{}", wanted.environment.machine(), wanted.glibc);
+    uv.command_without_config(&Options::default())
+        .args(["pip", "install", "--quiet", "--no-deps", "--no-build", "--require-hashes", "--link-mode", "hardlink"])
+        .args(["--python-platform", &platform, "--python-version", wanted.python])
+        .arg("--python")
+        .arg(&interpreter.program)
+        .arg("--prefix")
+        .arg(prefix)
+        .arg("-r")
+        .arg(list)
+}
+
+/// The packages as a requirement file. Markers were decided before.
+fn list_of(packages: &[LockedPackage]) -> String {
+    let mut text = String::new();
+    for package in packages {
+        text += &match &package.url {
+            Some(url) => format!("{} @ {url}", package.name),
+            None => format!("{}=={}", package.name, package.version),
+        };
+        for hash in &package.hashes {
+            text += &format!(" --hash={hash}");
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// uv knows the layout of the interpreter that it asks; only its version is another.
+fn rename(prefix: &Path, from: &str, to: &str) -> std::io::Result<()> {
+    for parent in ["lib", "include/site"] {
+        let folder = prefix.join(parent);
+        if from != to && folder.join(from).exists() {
+            fs::rename(folder.join(from), folder.join(to))?;
+        }
+    }
+    Ok(())
+}
+
+/// A path in an installed folder as it is after [`rename`].
+pub(super) fn renamed(path: &str, from: &str, to: &str) -> String {
+    match path.strip_prefix("../../../include/site/").and_then(|rest| rest.strip_prefix(from)) {
+        Some(rest) if rest.starts_with('/') => format!("../../../include/site/{to}{rest}"),
+        _ => path.to_owned(),
+    }
+}
+
+/// What uv's words mean for whoever builds.
+fn judged(said: &str, wanted: &Wanted<'_>) -> Fault {
+    let without: Vec<String> = wanted
+        .packages
+        .iter()
+        .filter(|package| said.contains(&format!("{}=={} has no ", package.name, package.version)))
+        .map(|package| format!("{} {}", package.name, package.version))
+        .collect();
+    if !without.is_empty() || said.contains("has no usable wheels") {
+        let which = if without.is_empty() { "a package".to_owned() } else { without.join(", ") };
+        let what = format!("{which} has no wheel for {} and Python {}", wanted.platform, wanted.python);
+        return Fault::usage(what)
+            .needed_by("the recipe `python-packages`, which compiles nothing")
+            .cause(said)
+            .hint("build it where compilers are: `--engine docker`, with `BUILD_PACKAGES` in `[base] args`");
+    }
+    if said.contains("Hash mismatch") {
+        return Fault::new(Exit::Network, "a package is not the one that the lock knows")
+            .cause(said)
+            .hint("look at what the index gives out before you lock it anew: `cargo xtask lock`");
+    }
+    uv::judgement(said).needed_by("the recipe `python-packages`")
+}
+
+/// The site-packages of an installed folder.
+pub(super) fn site(prefix: &Path, python: &str) -> PathBuf {
+    prefix.join("lib").join(version_folder(python)).join("site-packages")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[track_caller]
+    fn pin(text: &str, expected: Option<&str>) {
+        assert_eq!(pinned(Path::new("installer.lock"), text).ok().as_deref(), expected);
+    }
+
+    #[test]
+    fn the_installers_lock_says_which_uv() {
+        pin("# ours\nuv==0.13.9 \\\n    --hash=sha256:00\n", Some("0.13.9"));
+        pin("pip==1\nuv==1.2.3\n", Some("1.2.3"));
+        pin("uv>=1\n", None);
+        pin("", None);
+    }
+
+    #[test]
+    fn packages_are_listed_with_their_hashes() {
+        let mut package = LockedPackage {
+            name: "a".to_owned(),
+            version: "1".to_owned(),
+            extras: BTreeSet::from(["x".to_owned()]),
+            marker: Some("os_name == 'posix'".to_owned()),
+            url: None,
+            hashes: BTreeSet::from(["sha256:01".to_owned(), "sha256:02".to_owned()]),
+        };
+        assert_eq!(list_of(std::slice::from_ref(&package)), "a==1 --hash=sha256:01 --hash=sha256:02\n");
+        package.url = Some("https://h/a.whl".to_owned());
+        assert_eq!(list_of(&[package]), "a @ https://h/a.whl --hash=sha256:01 --hash=sha256:02\n");
+    }
+
+    #[track_caller]
+    fn judge(said: &str, what: &str) {
+        let packages = [LockedPackage {
+            name: "docopt".to_owned(),
+            version: "0.6.2".to_owned(),
+            extras: BTreeSet::new(),
+            marker: None,
+            url: None,
+            hashes: BTreeSet::new(),
+        }];
+        let environment = Environment::new("3.13.5", &"linux/arm64".parse().unwrap()).unwrap();
+        let wanted = Wanted {
+            packages: &packages,
+            environment: &environment,
+            python: "3.13.5",
+            glibc: "2_36",
+            platform: "linux/arm64",
+        };
+        assert_eq!(judged(said, &wanted).what, what);
+    }
+
+    #[test]
+    fn a_package_without_a_wheel_is_named() {
+        let what = "docopt 0.6.2 has no wheel for linux/arm64 and Python 3.13.5";
+        judge("Because docopt==0.6.2 has no usable wheels and you require docopt==0.6.2", what);
+        judge("Because docopt==0.6.2 has no wheels with a matching platform tag (e.g., `manylinux_2_36_x86_64`)", what);
+        judge("Because docopt-ng==0.6.2 was not found", "uv cannot install the packages");
+        judge("Hash mismatch for `docopt==0.6.2`", "a package is not the one that the lock knows");
+    }
+
+    #[test]
+    fn headers_stand_under_the_targets_python() {
+        let header = "../../../include/site/python3.11/greenlet/greenlet.h";
+        assert_eq!(renamed(header, "python3.11", "python3.13"), "../../../include/site/python3.13/greenlet/greenlet.h");
+        assert_eq!(renamed("a/python3.11/b", "python3.11", "python3.13"), "a/python3.11/b");
+    }
+}

@@ -1,0 +1,201 @@
+//! What an installer writes about a distribution, and what of it names the place where it was written.
+//!
+//! Pure: texts and bytes in and out. `RECORD` is PEP 376's list: a path from site-packages, `sha256=…`, bytes; the first line of
+//! a script names the interpreter.
+
+use sha2::{Digest as _, Sha256};
+
+/// A line of `RECORD`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Row {
+    /// From site-packages, with `/`; may begin with `../`.
+    pub(super) path: String,
+    /// `sha256=` and base64 for URLs without padding; empty for `RECORD` itself.
+    pub(super) hash: String,
+    /// Bytes, in digits.
+    pub(super) size: String,
+}
+
+/// The lines of a `RECORD`.
+///
+/// # Errors
+/// Why it is none, in a few words.
+pub(super) fn parse(text: &str) -> Result<Vec<Row>, String> {
+    let mut rest = text;
+    let mut rows = Vec::new();
+    while !rest.is_empty() {
+        let mut fields = Vec::new();
+        loop {
+            let (field, after) = field(rest)?;
+            fields.push(field);
+            match after.strip_prefix(',') {
+                Some(after) => rest = after,
+                None => {
+                    rest = after.strip_prefix("\r\n").or_else(|| after.strip_prefix('\n')).unwrap_or(after);
+                    break;
+                }
+            }
+        }
+        fields.resize(3, String::new());
+        let [path, hash, size] =
+            <[String; 3]>::try_from(fields).map_err(|_| "a line has not three fields".to_owned())?;
+        if !path.is_empty() {
+            rows.push(Row { path, hash, size });
+        }
+    }
+    Ok(rows)
+}
+
+/// One field of comma-separated values, and what follows it.
+fn field(text: &str) -> Result<(String, &str), String> {
+    let Some(mut rest) = text.strip_prefix('"') else {
+        let end = text.find([',', '\n', '\r']).unwrap_or(text.len());
+        return Ok((text[..end].to_owned(), &text[end..]));
+    };
+    let mut value = String::new();
+    loop {
+        let end = rest.find('"').ok_or("a quote is not closed")?;
+        value.push_str(&rest[..end]);
+        rest = &rest[end + 1..];
+        match rest.strip_prefix('"') {
+            Some(after) => {
+                value.push('"');
+                rest = after;
+            }
+            None => return Ok((value, rest)),
+        }
+    }
+}
+
+/// The text of these lines.
+pub(super) fn print(rows: &[Row]) -> String {
+    let quoted = |field: &str| {
+        if field.contains([',', '"', '\n', '\r']) {
+            format!("\"{}\"", field.replace('"', "\"\""))
+        } else {
+            field.to_owned()
+        }
+    };
+    rows.iter().map(|row| format!("{},{},{}\n", quoted(&row.path), row.hash, row.size)).collect()
+}
+
+/// The hash of a file's bytes as `RECORD` spells it.
+pub(super) fn hash(bytes: &[u8]) -> String {
+    use base64::Engine as _;
+    format!("sha256={}", base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(Sha256::digest(bytes)))
+}
+
+/// A path of `RECORD` from the environment's folder instead of its site-packages (`lib/python3.13/site-packages`); none where it
+/// leads out.
+pub(super) fn within(site: &str, path: &str) -> Option<String> {
+    let mut parts: Vec<&str> = site.split('/').collect();
+    if path.starts_with('/') {
+        return None;
+    }
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()?),
+            other => parts.push(other),
+        }
+    }
+    Some(parts.join("/"))
+}
+
+/// A script of an interpreter as one of another: the same bytes after another first line. None where it is not that one's.
+///
+/// An installer that finds a path too long for the kernel, or with a blank in it, lets a shell find the interpreter, in three
+/// lines that are an empty text to Python.
+pub(super) fn of_interpreter(script: &[u8], from: &str, to: &str) -> Option<Vec<u8>> {
+    let direct = format!("#!{from}\n");
+    let rest = script.strip_prefix(direct.as_bytes()).or_else(|| {
+        let after = script.strip_prefix(b"#!/bin/sh\n'''exec' ")?;
+        let line = after.iter().position(|b| *b == b'\n')?;
+        let named = String::from_utf8_lossy(&after[..line]).replace("'\"'\"'", "'").replace("'\\''", "'");
+        named.contains(from).then(|| after[line + 1..].strip_prefix(b"' '''\n")).flatten()
+    })?;
+    Some([format!("#!{to}\n").as_bytes(), rest].concat())
+}
+
+/// Where the byte code of a source stands: `a/__pycache__/b.cpython-313.pyc`.
+pub(super) fn byte_code(source: &str, tag: &str) -> Option<String> {
+    let stem = source.strip_suffix(".py")?;
+    let (folder, name) = stem.rsplit_once('/').map_or(("", stem), |(folder, name)| (folder, name));
+    let folder = if folder.is_empty() { String::new() } else { format!("{folder}/") };
+    Some(format!("{folder}__pycache__/{name}.{tag}.pyc"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[track_caller]
+    fn check(text: &str, paths: &[&str]) {
+        let rows = parse(text).unwrap();
+        assert_eq!(rows.iter().map(|row| row.path.as_str()).collect::<Vec<_>>(), paths);
+    }
+
+    #[test]
+    fn records_are_read() {
+        check("a.py,sha256=x,1\nd/RECORD,,\n", &["a.py", "d/RECORD"]);
+        check("\"a,\"\"b\"\".py\",sha256=x,1\r\n../../../bin/x,sha256=y,2", &["a,\"b\".py", "../../../bin/x"]);
+        check("", &[]);
+        check("a\n\nb\n", &["a", "b"]);
+        assert!(parse("\"a").is_err());
+        assert!(parse("a,b,c,d\n").is_err());
+    }
+
+    #[test]
+    fn a_file_is_hashed_as_installers_do() {
+        assert_eq!(hash(b""), "sha256=47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU");
+    }
+
+    #[track_caller]
+    fn leads(path: &str, to: Option<&str>) {
+        assert_eq!(within("lib/python3.13/site-packages", path).as_deref(), to);
+    }
+
+    #[test]
+    fn paths_stay_in_the_environment() {
+        leads("a/b.py", Some("lib/python3.13/site-packages/a/b.py"));
+        leads("../../../bin/flask", Some("bin/flask"));
+        leads("../../../share//man/./man1/x.1", Some("share/man/man1/x.1"));
+        leads("../../../../etc/passwd", None);
+        leads("/etc/passwd", None);
+    }
+
+    #[track_caller]
+    fn script(from: &str, script: &str, expected: Option<&str>) {
+        let found = of_interpreter(script.as_bytes(), from, "/opt/venv/bin/python3");
+        assert_eq!(found.map(|bytes| String::from_utf8(bytes).unwrap()).as_deref(), expected);
+    }
+
+    #[test]
+    fn scripts_name_the_images_python() {
+        let mine = Some("#!/opt/venv/bin/python3\nimport x\n");
+        script("/usr/bin/python3", "#!/usr/bin/python3\nimport x\n", mine);
+        script("/a b/python3", "#!/bin/sh\n'''exec' '/a b/python3' \"$0\" \"$@\"\n' '''\nimport x\n", mine);
+        script("/usr/bin/python3", "#!/usr/bin/python3.11\nimport x\n", None);
+        script("/usr/bin/python3", "#!/bin/sh\necho hello\n", None);
+        script("/usr/bin/python3", "\x7fELF", None);
+    }
+
+    #[test]
+    fn byte_code_stands_beside_its_source() {
+        assert_eq!(byte_code("a/b.py", "cpython-313").unwrap(), "a/__pycache__/b.cpython-313.pyc");
+        assert_eq!(byte_code("six.py", "cpython-313").unwrap(), "__pycache__/six.cpython-313.pyc");
+        assert_eq!(byte_code("a/b.pyi", "cpython-313"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_printed_is_read_back(paths in proptest::collection::vec("[a-z,\"/. ]{1,12}", 0..6)) {
+            let rows: Vec<Row> = paths
+                .into_iter()
+                .map(|path| Row { path, hash: "sha256=x".to_owned(), size: "1".to_owned() })
+                .collect();
+            prop_assert_eq!(parse(&print(&rows)).unwrap(), rows);
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! `user`: an entry of its own for the user, a home, and the app's folder, as the Dockerfile's stage of that name writes them.
+
+use super::item::{Bytes, Content, Item};
+use super::stage::{Foundation, Part, Realise};
+use crate::context::ContextPath;
+use crate::fault::Fault;
+use crate::reference::Digest;
+use std::collections::BTreeMap;
+
+/// Goes up whenever the same inputs would give another part other items.
+const SCHEMA: u32 = 1;
+
+/// The recipe for one root.
+pub struct User<'a> {
+    foundation: &'a dyn Foundation,
+    name: String,
+    user: u32,
+    group: u32,
+    home: String,
+    parts: Vec<Part>,
+}
+
+const PASSWD: &str = "etc/passwd";
+const GROUP: &str = "etc/group";
+const APP: &str = "app";
+
+impl<'a> User<'a> {
+    /// The recipe for these arguments of the stage, `USER_NAME`, `USER_ID`, `GROUP_ID` and `USER_HOME`.
+    ///
+    /// # Errors
+    /// An argument that is missing or could not stand in `/etc/passwd`.
+    pub fn new(args: &BTreeMap<String, String>, foundation: &'a dyn Foundation) -> Result<Self, Fault> {
+        let name = argument(args, "USER_NAME", "a name like `app`", |text| {
+            !text.starts_with('-') && text.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
+        })?;
+        let number = |key| -> Result<u32, Fault> {
+            let text =
+                argument(args, key, "a whole number", |text| text.parse::<u32>().is_ok_and(|n| n.to_string() == text))?;
+            Ok(text.parse().expect("it was checked"))
+        };
+        let (user, group) = (number("USER_ID")?, number("GROUP_ID")?);
+        let home = argument(args, "USER_HOME", "a path like `/home/app`", |text| {
+            let plain = |part: &str| !part.is_empty() && part != "." && part != "..";
+            text.strip_prefix('/').is_some_and(|rest| rest.split('/').all(plain)) && !text.contains([':', '\n'])
+        })?;
+        let layers = &foundation.config().rootfs.diff_ids;
+        let part = |path: &str, name: String, own: serde_json::Value| {
+            let recipe = serde_json::json!({ "recipe": "user", "schema": SCHEMA, "path": path, "of": own });
+            let under = ContextPath::new(path);
+            Part { name, recipe: Digest::of(recipe.to_string().as_bytes()), under }
+        };
+        let place = home.trim_start_matches('/').to_owned();
+        let mut parts = vec![
+            part(PASSWD, format!("user {name}"), serde_json::json!([layers, name, user, group, home])),
+            part(GROUP, format!("group {name}"), serde_json::json!([layers, name, group])),
+            part(&place, format!("home of {name}"), serde_json::Value::Null),
+        ];
+        if place != APP {
+            parts.push(part(APP, format!("folder `/{APP}`"), serde_json::Value::Null));
+        }
+        Ok(Self { foundation, name, user, group, home, parts })
+    }
+
+    fn items(&self, path: &ContextPath) -> Result<Vec<Item>, Fault> {
+        let Self { name, user, group, home, .. } = self;
+        let line = match path.as_bytes() {
+            bytes if bytes == PASSWD.as_bytes() => format!("{name}:x:{user}:{group}:{name}:{home}:/usr/sbin/nologin\n"),
+            bytes if bytes == GROUP.as_bytes() => format!("{name}:x:{group}:\n"),
+            _ => return Ok(vec![item(path, 0o755, Content::Dir)]),
+        };
+        let mut text = self.foundation.file(path)?.unwrap_or_default();
+        text.extend_from_slice(line.as_bytes());
+        Ok(vec![item(path, 0o644, Content::File(Bytes::Here(text.into())))])
+    }
+}
+
+fn item(path: &ContextPath, mode: u32, content: Content) -> Item {
+    Item { path: path.clone(), mode, uid: 0, gid: 0, content }
+}
+
+fn argument(
+    args: &BTreeMap<String, String>,
+    key: &str,
+    like: &str,
+    good: impl Fn(&str) -> bool,
+) -> Result<String, Fault> {
+    let what = match args.get(key) {
+        Some(text) if !text.is_empty() && good(text) => return Ok(text.clone()),
+        Some(text) => format!("the argument `{key}` is `{text}`, not {like}"),
+        None => format!("the stage has no argument `{key}`"),
+    };
+    Err(Fault::usage(what)
+        .needed_by("the recipe `user`")
+        .hint(format!("give it in the Dockerfile: `ARG {key}`, {like}")))
+}
+
+impl Realise for User<'_> {
+    fn parts(&self) -> &[Part] {
+        &self.parts
+    }
+
+    fn produce(&self, wanted: &[usize]) -> Result<Vec<Vec<Item>>, Fault> {
+        wanted.iter().map(|index| self.items(&self.parts[*index].under)).collect()
+    }
+}
