@@ -36,7 +36,12 @@ pub struct Options {
     pub name: Option<String>,
     /// The registry's port on 127.0.0.1; `None` keeps the one it had, else takes 5000 or a free one.
     pub registry_port: Option<u16>,
+    /// The registry without Docker, for the native engine; needs no root rights.
+    pub registry_only: bool,
 }
+
+/// The name under which a registry without Docker runs.
+pub const REGISTRY_ALONE: &str = "registry";
 
 /// An engine's record, `state.json` in its folder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +60,9 @@ pub struct State {
     pub packages: BTreeMap<String, String>,
     /// Folders outside the engine's own that were not there before it.
     created: Vec<PathBuf>,
+    /// There is no Docker to it.
+    #[serde(default)]
+    pub registry_only: bool,
 }
 
 impl State {
@@ -118,7 +126,9 @@ pub enum Status {
 
 /// Brings the engine up, or says that it is; returns once daemon and registry answer.
 pub fn up(root: &Path, options: &Options) -> Result<State, Fault> {
-    require_root()?;
+    if !options.registry_only {
+        require_root()?;
+    }
     let folder = folder(root, options.name.as_deref())?;
     let began = Instant::now();
     fs::create_dir_all(&folder).map_err(|error| cannot_write(&folder, error))?;
@@ -149,7 +159,7 @@ pub fn status(root: &Path, name: Option<&str>) -> Result<Status, Fault> {
     let Some(state) = folder.canonicalize().ok().and_then(|folder| State::load(&folder)) else {
         return Ok(Status::Absent);
     };
-    if start::daemon_is_whole(&state) && start::registry_answers(&state.registry) {
+    if (state.registry_only || start::daemon_is_whole(&state)) && start::registry_answers(&state.registry) {
         return Ok(Status::Running(state));
     }
     let dead = state.processes.iter().find(|(_, process)| !process.runs());
@@ -184,9 +194,11 @@ pub fn down(root: &Path, name: Option<&str>, purge: bool) -> Result<Down, Fault>
         ui::step("engine", "there is none");
         return Ok(Down { stopped: Vec::new(), purged: false });
     };
-    require_root()?;
-    let lock = lock(&folder)?;
     let mut state = State::load(&folder);
+    if !state.as_ref().is_some_and(|state| state.registry_only) {
+        require_root()?;
+    }
+    let lock = lock(&folder)?;
     let places = match &state {
         Some(state) => state.places(),
         None => Places { run: run_folder(&folder), folder: folder.clone() },

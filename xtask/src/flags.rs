@@ -288,6 +288,9 @@ pub enum EngineCommand {
         /// The registry's port on 127.0.0.1; kept between runs
         #[arg(long, value_name = "PORT")]
         registry_port: Option<u16>,
+        /// The registry alone, for the native engine: no Docker, no root rights
+        #[arg(long)]
+        registry_only: bool,
     },
     /// How it is, and the environment that reaches it
     Status,

@@ -90,7 +90,7 @@ fn an_engine_comes_up_heals_and_goes() {
     let root = folder.path().join("a rather long folder name ".repeat(3).trim_end());
     fs::create_dir_all(&root).unwrap();
     let _ended = Ended(&root, None);
-    let options = Options { name: None, registry_port: Some(free_port()) };
+    let options = Options { name: None, registry_port: Some(free_port()), ..Options::default() };
 
     assert_eq!(engine::status(&root, None).unwrap(), Status::Absent);
     let first = engine::up(&root, &options).unwrap_or_else(|fault| panic!("{fault}"));
@@ -150,7 +150,7 @@ fn two_engines_stand_beside_each_other() {
     let folder = tempfile::Builder::new().prefix("engines-").tempdir().unwrap();
     let root = folder.path();
     let _ended = (Ended(root, Some("one")), Ended(root, Some("two")));
-    let options = |name: &str| Options { name: Some(name.to_owned()), registry_port: Some(free_port()) };
+    let options = |name: &str| Options { name: Some(name.to_owned()), registry_port: Some(free_port()), ..Options::default() };
     let (one, two) = std::thread::scope(|scope| {
         let twice = options("one");
         let first = scope.spawn({

@@ -34,7 +34,8 @@ pub(super) fn up(root: &Path, folder: &Path, options: &Options) -> Result<Outcom
         folder: folder.to_owned(),
         run: known.as_ref().map_or_else(|| run_folder(folder), |state| state.run.clone()),
     };
-    let daemon = known.as_ref().is_some_and(daemon_is_whole);
+    // A daemon that is not wanted is as good as one that is up.
+    let daemon = options.registry_only || known.as_ref().is_some_and(daemon_is_whole);
     let registry = registry_port(known.as_ref(), options)?;
     let registry_up = known.as_ref().is_some_and(|state| state.registry == registry) && registry_answers(&registry);
     if let Some(state) = known.as_ref().filter(|_| daemon && registry_up) {
@@ -45,7 +46,7 @@ pub(super) fn up(root: &Path, folder: &Path, options: &Options) -> Result<Outcom
     }
     let stale = [if daemon { &[][..] } else { &ENGINE[..] }, if registry_up { &[] } else { &REGISTRY[..] }].concat();
     stop(&places, &stale)?;
-    let packages = install(root, &places)?;
+    let packages = install(root, &places, options.registry_only)?;
     let mut state = State {
         folder: folder.to_owned(),
         run: places.run.clone(),
@@ -54,6 +55,7 @@ pub(super) fn up(root: &Path, folder: &Path, options: &Options) -> Result<Outcom
         processes: known.as_ref().map_or_else(BTreeMap::new, |state| state.processes.clone()),
         packages: versions(&packages),
         created: known.map_or_else(Vec::new, |state| state.created),
+        registry_only: options.registry_only,
     };
     state.processes.retain(|_, process| process.runs());
     match start(&places, &mut state, daemon, registry_up) {
@@ -69,10 +71,10 @@ pub(super) fn up(root: &Path, folder: &Path, options: &Options) -> Result<Outcom
 }
 
 fn start(places: &Places, state: &mut State, daemon: bool, registry: bool) -> Result<(), Fault> {
-    configure(places, &state.registry)?;
+    configure(places, &state.registry, state.registry_only)?;
     let absent = IN_RUN.iter().map(PathBuf::from).filter(|folder| !folder.exists() && !state.created.contains(folder));
     let absent: Vec<PathBuf> = absent.collect();
-    state.created.extend(absent);
+    state.created.extend(absent.into_iter().filter(|_| !daemon));
     state.save()?;
     if !registry {
         spawn(places, state, "docker-registry", &["serve".into(), places.folder.join("registry.yml")])?;
@@ -85,6 +87,9 @@ fn start(places: &Places, state: &mut State, daemon: bool, registry: bool) -> Re
     }
     let address = state.registry.clone();
     wait(places, state, "docker-registry", || registry_answers(&address))?;
+    if state.registry_only {
+        return Ok(());
+    }
     let version = state.command().args(["info", "--format", "{{.ServerVersion}}"]).read(Exit::Missing)?;
     ui::detail(&format!("docker {version} in {}", places.folder.display()));
     Ok(())
@@ -103,22 +108,28 @@ fn suites(host: &Host) -> Result<(&str, &str), Fault> {
 }
 
 /// Downloads and unpacks the packages once; later calls read the record, and need neither apt nor network.
-fn install(root: &Path, places: &Places) -> Result<Vec<Package>, Fault> {
+fn install(root: &Path, places: &Places, registry_only: bool) -> Result<Vec<Package>, Fault> {
     let record = places.folder.join("packages.json");
     let known = fs::read(&record).ok().and_then(|text| serde_json::from_slice::<Vec<Package>>(&text).ok());
-    if let Some(packages) = known.filter(|_| places.program("dockerd").is_file()) {
+    if let Some(packages) =
+        known.filter(|_| places.program(if registry_only { "docker-registry" } else { "dockerd" }).is_file())
+    {
         return Ok(packages);
     }
     let host = Host::read()?;
     let (suite, runc_suite) = suites(&host)?;
     let cache = debian::cache(&root.join("target"));
-    let mut names = PACKAGES.to_vec();
-    if suite == runc_suite {
-        names.push("runc");
+    let mut names = if registry_only { REGISTRY.to_vec() } else { PACKAGES.to_vec() };
+    if registry_only {
+        ui::step("registry", &format!("taking it from Debian {suite}"));
+    } else {
+        if suite == runc_suite {
+            names.push("runc");
+        }
+        ui::step("engine", &format!("taking Docker from Debian {suite}, runc from {runc_suite}"));
     }
-    ui::step("engine", &format!("taking Docker from Debian {suite}, runc from {runc_suite}"));
     let mut packages = Archive::open(&cache, suite)?.fetch(&names)?;
-    if suite != runc_suite {
+    if suite != runc_suite && !registry_only {
         packages.extend(Archive::open(&cache, runc_suite)?.fetch(&["runc"])?);
     }
     let new = places.folder.join("packages.new");
@@ -132,23 +143,24 @@ fn install(root: &Path, places: &Places) -> Result<Vec<Package>, Fault> {
     Ok(packages)
 }
 
-fn configure(places: &Places, registry: &str) -> Result<(), Fault> {
+fn configure(places: &Places, registry: &str, registry_only: bool) -> Result<(), Fault> {
     make_run_folder(&places.run)?;
     let plugins = places.docker_config().join("cli-plugins");
     let (data, logs) = (places.data(), places.folder.join("logs"));
     for folder in [data.join("docker"), data.join("registry"), places.run.join("tmp"), logs, plugins.clone()] {
         fs::create_dir_all(&folder).map_err(|error| cannot_write(&folder, error))?;
     }
+    let registry_config = places.folder.join("registry.yml");
+    fs::write(&registry_config, places.registry(registry)).map_err(|error| cannot_write(&registry_config, error))?;
+    if registry_only {
+        return Ok(());
+    }
     let bin = places.folder.join("bin");
     fs::create_dir_all(&bin).map_err(|error| cannot_write(&bin, error))?;
     link(&places.program("docker"), &bin.join("docker"))?;
     link(&places.packages().join("usr/libexec/docker/cli-plugins/docker-buildx"), &plugins.join("docker-buildx"))?;
     let snapshotter = snapshotter(&places.data());
-    for (name, text) in [
-        ("containerd.toml", places.containerd()),
-        ("daemon.json", places.dockerd(snapshotter)),
-        ("registry.yml", places.registry(registry)),
-    ] {
+    for (name, text) in [("containerd.toml", places.containerd()), ("daemon.json", places.dockerd(snapshotter))] {
         let path = places.folder.join(name);
         fs::write(&path, text).map_err(|error| cannot_write(&path, error))?;
     }
