@@ -1,0 +1,352 @@
+//! The stages `packages` and `user` of this repository's base, by docker and by their recipes: the same files, byte for byte.
+//!
+//! Real all through: a Debian root, an engine, uv and the package index that this machine uses.
+
+#![allow(clippy::disallowed_methods, reason = "archives are unpacked by the system's own program")]
+
+#[path = "support/real_engine.rs"]
+#[allow(dead_code, missing_docs, unreachable_pub)]
+mod real_engine;
+
+use real_engine::{Engine, engine};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+use xtask::context::ContextPath;
+use xtask::fault::{Exit, Fault};
+use xtask::layout::Layout;
+use xtask::lock::uv::{self, Upgrade, Uv};
+use xtask::native::item::{Bytes, Content, Item};
+use xtask::native::python::{PythonPackages, Request};
+use xtask::native::stage::{Foundation, Realise};
+use xtask::native::user::User;
+use xtask::oci::{Config, Manifest};
+use xtask::policy::{self, Policy};
+use xtask::process::Command;
+use xtask::reference::{Digest, Platform};
+use xtask::root::{self, Recipe};
+use xtask::secrets::Secrets;
+
+/// Scripts and what they need, C and C++ extensions, headers, and a package of one file; pinned, so that the test is of us.
+const REQUIREMENTS: &str = "flask==3.1.3\ngreenlet==3.5.6\ntabulate==0.10.0\nsix==1.17.0\n";
+
+/// The stages' arguments as the Dockerfile has them.
+fn arguments() -> BTreeMap<String, String> {
+    [("USER_NAME", "app"), ("USER_ID", "10001"), ("GROUP_ID", "10001"), ("USER_HOME", "/home/app")]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into()
+}
+
+/// The Debian root, made once for all runs, and its files.
+struct Root {
+    layout: PathBuf,
+    manifest: Digest,
+    config: Config,
+    folder: PathBuf,
+}
+
+impl Root {
+    fn get() -> Self {
+        let home = Path::new(env!("CARGO_TARGET_TMPDIR")).join("native-packages");
+        std::fs::create_dir_all(&home).unwrap();
+        let lock = std::fs::File::create(home.join("lock")).unwrap();
+        lock.lock().unwrap();
+        let mut recipe = Recipe::default();
+        recipe.packages.push("libstdc++6".to_owned());
+        let (layout, platform) = (Layout::open_or_create(&home.join("root")).unwrap(), Platform::host());
+        let root = match root::find(&recipe, &layout, &platform).unwrap() {
+            Some(root) => root,
+            None => root::build(&recipe, &home.join("work"), &layout, &platform).unwrap_or_else(|f| panic!("{f}")),
+        };
+        let descriptor = layout.get(&recipe.ref_name(&platform)).unwrap().unwrap();
+        let manifest: Manifest = layout.read_json(&descriptor).unwrap();
+        let config = layout.read_json(&manifest.config).unwrap();
+        let folder = home.join(format!("files-{}", &root.digest.hex()[..12]));
+        if !folder.exists() {
+            let new = tempfile::tempdir_in(&home).unwrap().keep();
+            let blob = layout.blob_path(&manifest.layers[0].digest);
+            let unpack = Command::new("tar").arg("-xf").arg(blob).arg("-C").arg(&new);
+            unpack.read(Exit::Build).unwrap_or_else(|fault| panic!("{fault}"));
+            std::fs::rename(new, &folder).unwrap();
+        }
+        Self { layout: home.join("root"), manifest: root.digest, config, folder }
+    }
+}
+
+impl Foundation for Root {
+    fn config(&self) -> &Config {
+        &self.config
+    }
+
+    fn file(&self, path: &ContextPath) -> Result<Option<Vec<u8>>, Fault> {
+        // No link of this root that is asked for leads to an absolute path.
+        Ok(std::fs::read(self.folder.join(path.to_path())).ok())
+    }
+
+    fn folder(&self) -> Result<&Path, Fault> {
+        Ok(&self.folder)
+    }
+}
+
+/// A repository with this one's Dockerfiles and a lock of its own.
+struct Repository {
+    folder: tempfile::TempDir,
+    policy: Policy,
+}
+
+impl Repository {
+    fn new(uv: &Uv, requirements: &str) -> Self {
+        let folder = tempfile::Builder::new().prefix("répo of a test ").tempdir().unwrap();
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let text = std::fs::read_to_string(from.join(policy::FILE)).unwrap();
+        let policy = policy::parse(&text, &|_| true).unwrap();
+        std::fs::create_dir_all(folder.path().join("dockerfiles")).unwrap();
+        for entry in std::fs::read_dir(from.join("dockerfiles")).unwrap() {
+            let entry = entry.unwrap();
+            std::fs::copy(entry.path(), folder.path().join("dockerfiles").join(entry.file_name())).unwrap();
+        }
+        std::fs::write(folder.path().join("requirements-enhanced.txt"), requirements).unwrap();
+        let request = uv::Request {
+            root: folder.path(),
+            requirements: policy.base.requirements.as_ref(),
+            lock: policy.base.lock.as_ref(),
+            python: "3.12",
+            upgrade: &Upgrade::Keep,
+        };
+        let lock = uv.resolve(&request).unwrap_or_else(|fault| panic!("{fault}"));
+        std::fs::write(folder.path().join(&policy.base.lock), lock).unwrap();
+        // The uv that this machine has for tests is found where the repository's own would be.
+        let tools = folder.path().join("target/tools/bin");
+        std::fs::create_dir_all(&tools).unwrap();
+        std::os::unix::fs::symlink(uv.program(), tools.join("uv")).unwrap();
+        Self { folder, policy }
+    }
+
+    fn recipe<'a>(&self, root: &'a Root, platform: &str) -> Result<PythonPackages<'a>, Fault> {
+        let request = Request {
+            root: self.folder.path(),
+            base: &self.policy.base,
+            platform: &platform.parse().unwrap(),
+            python: "3.12",
+            args: &arguments(),
+            work: &self.folder.path().join("target/native"),
+        };
+        PythonPackages::new(&request, root)
+    }
+}
+
+/// uv in the pinned version, from the PATH or from `XTASK_TEST_UV`; else it is installed.
+fn pinned_uv() -> Uv {
+    let extra: Vec<PathBuf> = std::env::var_os("XTASK_TEST_UV").into_iter().map(PathBuf::from).collect();
+    let pin =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../dockerfiles/installer.lock")).unwrap();
+    let found = uv::find(Path::new(env!("CARGO_TARGET_TMPDIR")), &extra);
+    match found {
+        Ok(uv) if pin.contains(&format!("uv=={} ", uv.version())) => uv,
+        _ => {
+            let folder = tempfile::tempdir().unwrap().keep();
+            std::fs::create_dir_all(folder.join("dockerfiles")).unwrap();
+            std::fs::write(folder.join(uv::INSTALLER_LOCK), pin).unwrap();
+            uv::install(&folder).unwrap_or_else(|fault| panic!("{fault}"))
+        }
+    }
+}
+
+/// What stands at a path, whoever put it there.
+#[derive(Debug, PartialEq, Eq)]
+struct Found {
+    kind: char,
+    mode: u32,
+    owner: (u64, u64),
+    content: String,
+}
+
+fn told(item: &Item) -> (String, Found) {
+    let read = |bytes: &Bytes| match bytes {
+        Bytes::At { file, size } => {
+            let read = std::fs::read(file).unwrap();
+            assert_eq!(read.len() as u64, *size, "{}", item.path);
+            read
+        }
+        Bytes::Here(bytes) => bytes.to_vec(),
+    };
+    let (kind, mode, content) = match &item.content {
+        Content::Dir => ('d', item.mode, String::new()),
+        Content::File(bytes) => ('f', item.mode, Digest::of(&read(bytes)).to_string()),
+        Content::Symlink(target) => ('l', 0o777, String::from_utf8(target.clone()).unwrap()),
+    };
+    (item.path.to_string(), Found { kind, mode, owner: (item.uid.into(), item.gid.into()), content })
+}
+
+/// What docker built, below these paths.
+fn built(engine: &Engine, repository: &Repository, root: &Root, below: &[&str]) -> BTreeMap<String, Found> {
+    let secrets = Secrets::collect().unwrap();
+    let tar = repository.folder.path().join("target/base.tar");
+    let image = "example.invalid/native-packages/root";
+    let mut call = engine.command(&["buildx", "build", "--progress=plain", "--network=host", "--provenance=false"]);
+    for (id, file) in secrets.files() {
+        call = call.arg("--secret").arg(format!("id={id},src={}", file.display()));
+    }
+    for proxy in Secrets::proxies() {
+        call = call.arg("--build-arg").arg(proxy);
+    }
+    let call = call
+        .arg("--file")
+        .arg(repository.folder.path().join(repository.policy.base.dockerfile.as_str()))
+        .arg("--build-arg")
+        .arg(format!("ROOT_IMAGE={image}"))
+        .arg("--build-context")
+        .arg(format!("{image}=oci-layout://{}@{}", root.layout.display(), root.manifest))
+        .arg("--output")
+        .arg(format!("type=tar,dest={}", tar.display()))
+        .arg(repository.folder.path());
+    let began = Instant::now();
+    call.read(Exit::Build).unwrap_or_else(|fault| panic!("{fault}"));
+    println!("docker: {:.1} s", began.elapsed().as_secs_f64());
+    let mut found = BTreeMap::new();
+    let mut archive = tar::Archive::new(std::io::BufReader::new(std::fs::File::open(&tar).unwrap()));
+    for entry in archive.entries().unwrap() {
+        let mut entry = entry.unwrap();
+        let path = entry.path().unwrap().to_str().unwrap().trim_end_matches('/').to_owned();
+        if !below.iter().any(|below| path.strip_prefix(below).is_some_and(|r| r.is_empty() || r.starts_with('/'))) {
+            continue;
+        }
+        let header = entry.header();
+        let (kind, mode) = (header.entry_type(), header.mode().unwrap() & 0o7777);
+        let owner = (header.uid().unwrap(), header.gid().unwrap());
+        let (kind, mode, content) = if kind.is_dir() {
+            ('d', mode, String::new())
+        } else if kind.is_symlink() {
+            ('l', 0o777, entry.link_name().unwrap().unwrap().to_str().unwrap().to_owned())
+        } else {
+            assert!(kind.is_file(), "{path} is a {kind:?}");
+            let mut bytes = Vec::new();
+            entry.read_to_end(&mut bytes).unwrap();
+            ('f', mode, Digest::of(&bytes).to_string())
+        };
+        found.insert(path, Found { kind, mode, owner, content });
+    }
+    found
+}
+
+#[track_caller]
+fn same(ours: &BTreeMap<String, Found>, docker: &BTreeMap<String, Found>) {
+    let paths: BTreeSet<&String> = ours.keys().chain(docker.keys()).collect();
+    let differing: Vec<String> = paths
+        .into_iter()
+        .filter(|path| ours.get(*path) != docker.get(*path))
+        .map(|path| format!("{path}\n  ours:   {:?}\n  docker: {:?}", ours.get(path), docker.get(path)))
+        .collect();
+    assert!(
+        differing.is_empty(),
+        "{} differences\n{}",
+        differing.len(),
+        differing[..differing.len().min(20)].join("\n")
+    );
+    assert!(!ours.is_empty());
+}
+
+fn all(recipe: &dyn Realise) -> Vec<Vec<Item>> {
+    let wanted: Vec<usize> = (0..recipe.parts().len()).collect();
+    let began = Instant::now();
+    let made = recipe.produce(&wanted).unwrap_or_else(|fault| panic!("{fault}"));
+    println!("{} parts: {:.1} s", wanted.len(), began.elapsed().as_secs_f64());
+    for (part, items) in recipe.parts().iter().zip(&made) {
+        assert!(items.is_sorted_by(|one, two| one.path < two.path), "{}", part.name);
+        for item in items {
+            assert!(
+                item.path == part.under || item.path.below(&part.under).is_some(),
+                "{} in {}",
+                item.path,
+                part.name
+            );
+        }
+    }
+    made
+}
+
+fn tree(parts: &[Vec<Item>]) -> BTreeMap<String, Found> {
+    let mut tree = BTreeMap::new();
+    for item in parts.iter().flatten() {
+        let (path, found) = told(item);
+        let folder = found.kind == 'd';
+        assert!(tree.insert(path.clone(), found).is_none() || folder, "{path} is in two parts");
+    }
+    tree
+}
+
+#[test]
+fn recipes_make_what_docker_makes() {
+    let Some(engine) = engine() else { return };
+    let (root, uv) = (Root::get(), pinned_uv());
+    let repository = Repository::new(&uv, REQUIREMENTS);
+    let recipe = repository.recipe(&root, &Platform::host().to_string()).unwrap_or_else(|fault| panic!("{fault}"));
+    let names: Vec<&str> = recipe.parts().iter().map(|part| part.name.as_str()).collect();
+    assert_eq!(names[..3], ["environment of Python 3.13", "flask 3.1.3", "greenlet 3.5.6"], "{names:?}");
+    let made = all(&recipe);
+    let packages = tree(&made);
+    let site = "opt/venv/lib/python3.13/site-packages";
+    for path in [
+        "opt/venv/bin/flask",
+        "opt/venv/include/site/python3.13/greenlet/greenlet.h",
+        &format!("{site}/__pycache__/six.cpython-313.pyc"),
+        &format!("{site}/flask-3.1.3.dist-info/RECORD"),
+        &format!("{site}/markupsafe/_speedups.cpython-313-x86_64-linux-gnu.so"),
+    ] {
+        assert!(packages.contains_key(path), "{path}");
+    }
+    let user = User::new(&arguments(), &root).unwrap_or_else(|fault| panic!("{fault}"));
+    let mut ours = packages;
+    ours.extend(tree(&all(&user)));
+    // The stage's folder is root's; the base gives it to the user as it copies.
+    ours.get_mut("home/app").unwrap().owner = (10001, 10001);
+    let below = ["opt/venv", "etc/passwd", "etc/group", "home/app", "app"];
+    same(&ours, &built(engine, &repository, &root, &below));
+
+    // One part alone is the part of the whole, and nothing of its recipe is of the others.
+    let index = recipe.parts().iter().position(|part| part.name.starts_with("greenlet")).unwrap();
+    let alone = recipe.produce(&[index]).unwrap_or_else(|fault| panic!("{fault}"));
+    same(&tree(&alone), &tree(&made[index..=index]));
+    let other = Repository::new(&uv, "greenlet==3.5.6\n");
+    let other = other.recipe(&root, &Platform::host().to_string()).unwrap();
+    assert_eq!(other.parts()[1], recipe.parts()[index]);
+    let other = other.produce(&[1, 0]).unwrap();
+    same(&tree(&other[..1]), &tree(&made[index..=index]));
+    same(&tree(&other[1..]), &tree(&made[..1]));
+}
+
+#[test]
+fn another_architecture_needs_no_emulation() {
+    if engine().is_none() {
+        return;
+    }
+    let (root, uv) = (Root::get(), pinned_uv());
+    let (platform, machine) = match Platform::host().architecture.as_str() {
+        "arm64" => ("linux/amd64", 62),
+        _ => ("linux/arm64", 183),
+    };
+    let repository = Repository::new(&uv, "markupsafe==3.0.4\n");
+    let ours = repository.recipe(&root, &Platform::host().to_string()).unwrap();
+    let recipe = repository.recipe(&root, platform).unwrap();
+    assert_ne!(ours.parts()[1].recipe, recipe.parts()[1].recipe);
+    let made = all(&recipe);
+    let library = made[1].iter().find(|item| item.path.to_string().ends_with(".so")).unwrap();
+    let Content::File(Bytes::At { file, .. }) = &library.content else { panic!("{}", library.path) };
+    let bytes = std::fs::read(file).unwrap();
+    assert_eq!(u16::from_le_bytes([bytes[18], bytes[19]]), machine, "{}", library.path);
+}
+
+#[test]
+fn a_package_without_a_wheel_is_named() {
+    if engine().is_none() {
+        return;
+    }
+    let (root, uv) = (Root::get(), pinned_uv());
+    let repository = Repository::new(&uv, "docopt==0.6.2\nsix==1.17.0\n");
+    let recipe = repository.recipe(&root, &Platform::host().to_string()).unwrap();
+    let fault = recipe.produce(&[0, 1, 2]).unwrap_err();
+    assert_eq!(fault.exit, Exit::Usage);
+    assert!(fault.what.starts_with("docopt 0.6.2 has no wheel for linux/"), "{fault}");
+    assert!(fault.hints[0].contains("--engine docker"), "{fault}");
+}
