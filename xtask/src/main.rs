@@ -8,6 +8,9 @@ use xtask::flags::{BuildFlags, Command, Flags, Format, Global};
 use xtask::{build, commands, process, report, ui};
 
 fn main() -> ExitCode {
+    if let Some(code) = xtask::container::inside() {
+        return code;
+    }
     let flags = Flags::parse();
     ui::set_volume(match (flags.global.quiet, flags.global.verbose) {
         (true, _) => ui::Volume::Quiet,
