@@ -4,4 +4,7 @@
 //! before anything is made; a layer that somebody made of it already is named, and neither built nor moved.
 
 pub mod item;
+pub mod layer;
+pub mod outline;
 pub mod stage;
+pub mod unpack;
