@@ -168,9 +168,7 @@ impl Running<'_> {
     pub fn exec(&mut self, argv: &[&str]) -> Result<Output, Fault> {
         match &mut self.0 {
             Started::Docker(container) => container.exec(argv),
-            Started::Bare(container) => {
-                container.exec(&argv.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>())
-            }
+            Started::Bare(container) => container.exec(&argv.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>()),
         }
     }
 
@@ -201,8 +199,7 @@ fn neither(no_docker: &Fault, no_bare: &Fault) -> Fault {
         let what = std::iter::once(&fault.what).chain(&fault.causes);
         what.map(String::as_str).collect::<Vec<_>>().join(": ")
     };
-    let mut fault =
-        Fault::missing("cannot run an image on this machine").cause(told(no_docker)).cause(told(no_bare));
+    let mut fault = Fault::missing("cannot run an image on this machine").cause(told(no_docker)).cause(told(no_bare));
     fault.hints = no_docker.hints.iter().chain(&no_bare.hints).cloned().collect();
     fault
 }
@@ -218,10 +215,7 @@ mod tests {
         let fault = neither(&docker, &bare);
         assert_eq!(
             fault.causes,
-            [
-                "no Docker engine answers: no socket",
-                "cannot run an image in namespaces: cannot make namespaces"
-            ]
+            ["no Docker engine answers: no socket", "cannot run an image in namespaces: cannot make namespaces"]
         );
         assert_eq!(fault.hints, ["start Docker", "as root"]);
     }

@@ -27,9 +27,8 @@ pub fn run(global: &Global, image: Option<&str>) -> anyhow::Result<()> {
 pub(super) fn newest(tree: &Tree, command: &str) -> Result<String, Fault> {
     std::fs::read_to_string(facts::last_reference(tree, ImageKind::App)).map(|text| text.trim().to_owned()).map_err(
         |_| {
-            Fault::usage("no app has been built here").hint(format!(
-                "build it: `cargo xtask build`; or name an image: `cargo xtask {command} IMAGE`"
-            ))
+            Fault::usage("no app has been built here")
+                .hint(format!("build it: `cargo xtask build`; or name an image: `cargo xtask {command} IMAGE`"))
         },
     )
 }

@@ -114,13 +114,18 @@ impl Bare {
             // Asked before the news are read: what it said last is written when it has ended.
             let ended = processes.ended()?;
             let text = report.read()?;
+            let mut ready = false;
             for line in text.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n")) {
                 match serde_json::from_slice(line) {
                     Ok(News::Init(id)) => processes.know(id),
-                    Ok(News::Ready) => return Ok(()),
+                    Ok(News::Ready) => ready = true,
                     Ok(News::Failed { what, cause }) => return Err(self.impossible(&what, &cause)),
                     Err(error) => return Err(cannot("learn how a container began")(error)),
                 }
+            }
+            // Two processes tell the news: the one that knows who is ready may come second.
+            if ready && processes.init_id.is_some() {
+                return Ok(());
             }
             if let Some(status) = ended {
                 let said = streams.output(status).map(|output| output.stderr).unwrap_or_default();

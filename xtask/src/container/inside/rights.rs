@@ -62,7 +62,9 @@ pub(super) fn drop(user: &User, rights: Rights, manner: Manner) -> rustix::io::R
         }
     }
     if rights == Rights::Root {
-        let groups: Vec<Gid> = user.groups.iter().copied().map(Gid::from_raw).collect();
+        // The main group too, or what is kept from that group could be read by leaving it.
+        let groups: Vec<Gid> =
+            std::iter::once(user.gid).chain(user.groups.iter().copied()).map(Gid::from_raw).collect();
         thread::set_thread_groups(&groups)?;
         let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
         thread::set_thread_res_gid(gid, gid, gid)?;
