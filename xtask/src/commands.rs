@@ -11,6 +11,7 @@ pub mod lock;
 pub mod man;
 pub mod plan;
 pub mod quickstart;
+pub mod run;
 pub mod smoke;
 pub mod stats;
 pub mod test;

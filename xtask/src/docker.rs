@@ -122,6 +122,8 @@ pub struct Stored {
 struct StoredConfig {
     #[serde(rename = "Labels", default)]
     labels: Option<BTreeMap<String, String>>,
+    #[serde(rename = "ExposedPorts", default)]
+    ports: Option<BTreeMap<String, serde_json::Value>>,
 }
 
 impl Stored {
@@ -133,6 +135,11 @@ impl Stored {
     /// All labels.
     pub fn labels(&self) -> BTreeMap<String, String> {
         self.config.as_ref().and_then(|config| config.labels.clone()).unwrap_or_default()
+    }
+
+    /// The ports that it exposes: `8080/tcp`.
+    pub fn ports(&self) -> Vec<String> {
+        self.config.iter().filter_map(|config| config.ports.as_ref()).flat_map(BTreeMap::keys).cloned().collect()
     }
 
     /// Whether it is for this platform's architecture.

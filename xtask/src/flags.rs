@@ -214,6 +214,26 @@ Examples:
         #[arg(value_name = "IMAGE")]
         image: Option<String>,
     },
+    /// Run an image with this terminal: by Docker, or without any engine
+    ///
+    /// Where no Docker engine answers, the image is unpacked under `target/native/images` and run in namespaces of its own, as
+    /// an ordinary user where the machine allows that. Docker publishes the image's ports on 127.0.0.1; without an engine, and
+    /// where the engine has no bridge, the host's network is the image's. What the program writes is gone when it has ended,
+    /// and its exit code is this command's.
+    #[command(after_help = "\
+Examples:
+  cargo xtask run                           the app that was built last
+  cargo xtask run -- --version              the same with other arguments
+  cargo xtask run 127.0.0.1:5000/app:latest another image
+  cargo xtask run target/images/app         an OCI layout on this machine")]
+    Run {
+        /// The image: a reference, or the folder of an OCI layout; by default the app of this tree
+        #[arg(value_name = "IMAGE")]
+        image: Option<String>,
+        /// Arguments instead of the image's own
+        #[arg(last = true, value_name = "ARGS")]
+        args: Vec<String>,
+    },
     /// Find what is missing or out of date, and say what to do
     Doctor,
     /// From nothing to a smoke-tested app in a registry: installs what is missing (says so first)

@@ -6,6 +6,7 @@ pub mod binary;
 pub mod build;
 pub mod change;
 pub mod commands;
+pub mod container;
 pub mod context;
 pub mod debian;
 pub mod docker;

@@ -8,6 +8,9 @@ use xtask::flags::{BuildFlags, Command, Flags, Format, Global};
 use xtask::{build, commands, process, report, ui};
 
 fn main() -> ExitCode {
+    if let Some(code) = xtask::container::inside() {
+        return code;
+    }
     let flags = Flags::parse();
     ui::set_volume(match (flags.global.quiet, flags.global.verbose) {
         (true, _) => ui::Volume::Quiet,
@@ -16,12 +19,12 @@ fn main() -> ExitCode {
     });
     let done = process::forward_signals().and_then(|()| run(&flags));
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => tell(&error),
     }
 }
 
-fn run(flags: &Flags) -> anyhow::Result<()> {
+fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     let global = &flags.global;
     if global.format == Format::Github && !matches!(flags.command, Command::Plan(_)) {
         return Err(Fault::usage("`--format github` is for `plan`").into());
@@ -41,6 +44,7 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
         Command::Lock { check: true, .. } => commands::lock::check(global)?,
         Command::Lock { upgrade, upgrade_package, .. } => commands::lock::run(global, *upgrade, upgrade_package)?,
         Command::Smoke { image } => commands::smoke::run(global, image.as_deref())?,
+        Command::Run { image, args } => return commands::run::run(global, image.as_deref(), args),
         Command::Doctor => commands::doctor::run(global)?,
         Command::Quickstart { yes } => commands::quickstart::run(global, *yes)?,
         Command::Engine(engine) => commands::engine::run(global, engine)?,
@@ -60,7 +64,7 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
             commands::print(&String::from_utf8(script)?)?;
         }
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 fn images(global: &Global, flags: &BuildFlags, target: build::Target) -> anyhow::Result<()> {

@@ -11,7 +11,7 @@ use std::fmt;
 use std::io::{BufRead as _, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Output, Stdio};
+use std::process::{Child, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
@@ -22,6 +22,7 @@ pub struct Command {
     args: Vec<OsString>,
     env: BTreeMap<OsString, OsString>,
     removed: Vec<OsString>,
+    without_ours: bool,
     cwd: Option<PathBuf>,
     stdin: Option<Vec<u8>>,
 }
@@ -34,6 +35,7 @@ impl Command {
             args: Vec::new(),
             env: BTreeMap::new(),
             removed: Vec::new(),
+            without_ours: false,
             cwd: None,
             stdin: None,
         }
@@ -73,6 +75,13 @@ impl Command {
     pub fn env_remove(mut self, name: impl AsRef<OsStr>) -> Self {
         self.env.remove(name.as_ref());
         self.removed.push(name.as_ref().to_owned());
+        self
+    }
+
+    /// Starts from an empty environment, where the program is started by [`Command::start`] or [`Command::replace`].
+    #[must_use]
+    pub fn without_our_env(mut self) -> Self {
+        self.without_ours = true;
         self
     }
 
@@ -177,16 +186,8 @@ impl Command {
         let cannot = |cause: &dyn fmt::Display| Fault::missing(format!("cannot run `{}`", self.name())).cause(cause);
         let out = std::fs::File::options().create(true).append(true).open(log).map_err(|error| cannot(&error))?;
         let err = out.try_clone().map_err(|error| cannot(&error))?;
-        #[allow(clippy::disallowed_methods, reason = "this is the one way: duct and xshell wait for what they start")]
-        let mut command = std::process::Command::new(&self.program);
-        command.args(&self.args).envs(&self.env).process_group(0);
-        command.stdin(Stdio::null()).stdout(out).stderr(err);
-        for name in &self.removed {
-            command.env_remove(name);
-        }
-        if let Some(cwd) = &self.cwd {
-            command.current_dir(cwd);
-        }
+        let mut command = self.plain();
+        command.process_group(0).stdin(Stdio::null()).stdout(out).stderr(err);
         Ok(command.spawn().map_err(|error| cannot(&error))?.id())
     }
 
@@ -195,20 +196,39 @@ impl Command {
     pub fn converse(&self) -> Result<Conversation, Fault> {
         interrupted()?;
         let cannot = |error: std::io::Error| Fault::missing(format!("cannot run `{}`", self.name())).cause(error);
-        #[allow(clippy::disallowed_methods, reason = "this is the one way: the pipes of both directions are ours")]
-        let mut command = std::process::Command::new(&self.program);
-        command.args(&self.args).envs(&self.env);
+        let mut command = self.plain();
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().map_err(cannot)?;
+        let input = child.stdin.take();
+        let output = std::io::BufReader::new(child.stdout.take().expect("stdout was asked for"));
+        Ok(Conversation { child, input, output })
+    }
+
+    /// Starts a program with these for stdin, stdout and stderr; the caller waits for it. Signals of the terminal reach it as
+    /// they reach us.
+    pub fn start(&self, [stdin, stdout, stderr]: [Stdio; 3]) -> std::io::Result<Child> {
+        self.plain().stdin(stdin).stdout(stdout).stderr(stderr).spawn()
+    }
+
+    /// Becomes the program: its exit is ours, and so is every signal. Comes back only where it cannot be run.
+    pub fn replace(&self) -> std::io::Error {
+        self.plain().exec()
+    }
+
+    fn plain(&self) -> std::process::Command {
+        #[allow(clippy::disallowed_methods, reason = "this is the one way: duct and xshell wait for what they start")]
+        let mut command = std::process::Command::new(&self.program);
+        if self.without_ours {
+            command.env_clear();
+        }
+        command.args(&self.args).envs(&self.env);
         for name in &self.removed {
             command.env_remove(name);
         }
         if let Some(cwd) = &self.cwd {
             command.current_dir(cwd);
         }
-        let mut child = command.spawn().map_err(cannot)?;
-        let input = child.stdin.take();
-        let output = std::io::BufReader::new(child.stdout.take().expect("stdout was asked for"));
-        Ok(Conversation { child, input, output })
+        command
     }
 
     /// The fault for a call that ended badly; the caller adds cause and hint.
@@ -222,7 +242,7 @@ impl Command {
 /// A program that is asked and answers. It is told to end, and waited for, when the value goes.
 #[derive(Debug)]
 pub struct Conversation {
-    child: std::process::Child,
+    child: Child,
     input: Option<std::process::ChildStdin>,
     output: std::io::BufReader<std::process::ChildStdout>,
 }

@@ -3,23 +3,13 @@
 //! Every container runs with a read-only filesystem, no network, no capabilities and no new privileges: an image that needs
 //! more than that fails here, not in the cluster.
 
-use crate::docker::Docker;
-use crate::fault::{Exit, Fault};
+use crate::container::{Image, Launch};
+use crate::fault::Fault;
 use crate::policy::{Smoke, SmokeServe};
-use crate::process::{self, Command};
+use crate::process;
 use crate::ui;
 use std::process::Output;
 use std::time::{Duration, Instant};
-
-const CONFINED: [&str; 7] = [
-    "run",
-    "--network=none",
-    "--read-only",
-    "--cap-drop=ALL",
-    "--security-opt=no-new-privileges",
-    "--pull=missing",
-    "--init=false",
-];
 
 /// One thing that an image showed.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -31,12 +21,12 @@ pub struct Shown {
 }
 
 /// Runs every check on `image`; `version` is the package's. Ends at the first that fails.
-pub fn run(docker: &Docker, image: &str, smoke: &Smoke, version: Option<&str>) -> Result<Vec<Shown>, Fault> {
+pub fn run(image: &Image<'_>, smoke: &Smoke, version: Option<&str>) -> Result<Vec<Shown>, Fault> {
     let mut shown = Vec::new();
     let mut check = |name: &str, test: &mut dyn FnMut() -> Result<(), Fault>| -> Result<(), Fault> {
         process::interrupted()?;
         let began = Instant::now();
-        test().map_err(|fault| fault.needed_by(format!("the smoke test of `{image}`")))?;
+        test().map_err(|fault| fault.needed_by(format!("the smoke test of `{}`", image.name())))?;
         let took = began.elapsed();
         ui::step("smoke", &format!("{name} ({})", ui::seconds(took)));
         shown.push(Shown { check: name.to_owned(), seconds: took.as_secs_f64() });
@@ -44,28 +34,25 @@ pub fn run(docker: &Docker, image: &str, smoke: &Smoke, version: Option<&str>) -
     };
     if let Some(user) = smoke.user {
         check(&format!("runs as user {user}"), &mut || {
-            let output = confined(docker).args(["--rm", "--entrypoint=id", image, "-u"]).output()?;
+            let id = Launch { entrypoint: Some("id".to_owned()), ..Launch::confined(&["-u".to_owned()]) };
+            let output = image.run(&id)?;
             expect(&output, &user.to_string(), "id -u")
         })?;
     }
     for wanted in &smoke.runs {
         let contains = wanted.contains.replace("{version}", version.unwrap_or(""));
         check(&wanted.name, &mut || {
-            let output = confined(docker).args(["--rm", image]).args(&wanted.args).output()?;
+            let output = image.run(&Launch::confined(&wanted.args))?;
             expect(&output, &contains, &wanted.args.join(" "))
         })?;
     }
     if let Some(serve) = &smoke.serve {
-        check(&format!("serves {}", serve.url), &mut || served(docker, image, serve))?;
+        check(&format!("serves {}", serve.url), &mut || served(image, serve))?;
     }
     if shown.is_empty() {
         ui::warn("the policy has no `[smoke]` check: nothing was asked of the image");
     }
     Ok(shown)
-}
-
-fn confined(docker: &Docker) -> Command {
-    docker.command().args(CONFINED)
 }
 
 fn expect(output: &Output, contains: &str, what: &str) -> Result<(), Fault> {
@@ -86,39 +73,21 @@ fn expect(output: &Output, contains: &str, what: &str) -> Result<(), Fault> {
     Err(fault.cause(end(if output.status.success() { &out } else { &err })))
 }
 
-/// A container that is removed whatever happens.
-struct Running<'d> {
-    docker: &'d Docker,
-    id: String,
-}
-
-impl Drop for Running<'_> {
-    fn drop(&mut self) {
-        // It may have ended by itself; there is nobody left to tell.
-        let _ = self.docker.command().args(["rm", "--force", "--volumes", &self.id]).output();
-    }
-}
-
-fn served(docker: &Docker, image: &str, serve: &SmokeServe) -> Result<(), Fault> {
+fn served(image: &Image<'_>, serve: &SmokeServe) -> Result<(), Fault> {
     // The question is asked from within, by the Python that every such image has: no port is opened anywhere.
     const ASK: &str = "import sys,urllib.request as r;sys.stdout.buffer.write(r.urlopen(sys.argv[1],timeout=5).read())";
-    let id = confined(docker).arg("--detach").arg(image).args(&serve.args).read(Exit::Build)?;
-    let container = Running { docker, id };
+    let mut container = image.start(&Launch::confined(&serve.args))?;
     let deadline = Instant::now() + Duration::from_secs(serve.seconds);
     loop {
         process::interrupted()?;
-        let answer = docker.command().args(["exec", &container.id, "python3", "-c", ASK, &serve.url]).output()?;
-        if expect(&answer, &serve.contains, &serve.url).is_ok() {
-            return Ok(());
-        }
-        let state =
-            docker.command().args(["inspect", "--format={{.State.Running}}", &container.id]).read(Exit::Build)?;
-        if state != "true" || Instant::now() > deadline {
-            let logs = docker.command().args(["logs", "--tail=20", &container.id]).output()?;
-            let said = format!("{}{}", String::from_utf8_lossy(&logs.stdout), String::from_utf8_lossy(&logs.stderr));
-            let why = if state == "true" { "it did not answer in time" } else { "it ended" };
-            let fault = expect(&answer, &serve.contains, &serve.url).err().unwrap_or_else(|| Fault::build(why));
-            return Err(fault.cause(why).cause(format!("its log:\n{}", said.trim())));
+        // A container that has ended cannot be asked any more: its log tells why.
+        let answer = container.exec(&["python3", "-c", ASK, &serve.url]);
+        let shown = answer.and_then(|answer| expect(&answer, &serve.contains, &serve.url));
+        let Err(fault) = shown else { return Ok(()) };
+        let runs = container.runs()?;
+        if !runs || Instant::now() > deadline {
+            let why = if runs { "it did not answer in time" } else { "it ended" };
+            return Err(fault.cause(why).cause(format!("its log:\n{}", container.log(20)?.trim())));
         }
         std::thread::sleep(Duration::from_millis(100));
     }

@@ -3,6 +3,7 @@
 //! A step sees an image that exists by digest. One that runs after `build` runs before anything is published, so its failure
 //! keeps every tag where it was.
 
+use crate::container::Runner;
 use crate::docker::Docker;
 use crate::fault::Fault;
 use crate::policy::{Action, After, ImageKind, Policy, Step};
@@ -57,7 +58,8 @@ fn smoke_test(policy: &Policy, docker: &Docker, subject: &Subject<'_>) -> Result
         ui::warn(&format!("the {} for {} cannot be run here: no smoke test of it", subject.kind, subject.platform));
         return Ok(());
     }
-    smoke::run(docker, &subject.reference.to_string(), &policy.smoke, subject.version).map(drop)
+    let runner = Runner::docker(docker.clone());
+    smoke::run(&runner.image(&subject.reference.to_string())?, &policy.smoke, subject.version).map(drop)
 }
 
 fn size_budget(step: &Step, max: u64, subject: &Subject<'_>) -> Result<(), Fault> {

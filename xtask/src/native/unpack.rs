@@ -1,5 +1,5 @@
-//! Unpacks layers into a folder, as an ordinary user: owners and devices are left out, modes kept as far as the owner can read
-//! and write all of it, and nothing gets the right to become somebody else.
+//! Unpacks layers into a folder, as an ordinary user: devices and, but for root that asks for them, owners are left out, modes
+//! kept as far as the owner can read and write all of it, and nothing gets the right to become somebody else.
 //!
 //! Nothing outside the folder is ever written, read or linked: every name is opened from the folder that it stands in, and no
 //! link is followed. The folder must be nobody else's to write to meanwhile.
@@ -7,7 +7,7 @@
 use super::layer::{Entry, EntryKind, Reader, Whiteout};
 use crate::context::ContextPath;
 use crate::fault::Fault;
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Timespec, Timestamps};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 pub struct Unpacked {
     root: OwnedFd,
     shown: PathBuf,
+    owners: bool,
     /// The folder of the last entry: most are in the one of their neighbour.
     last: Option<(ContextPath, OwnedFd)>,
 }
@@ -32,7 +33,14 @@ impl Unpacked {
             Ok(rustix::fs::openat(CWD, folder, flags, Mode::empty())?)
         };
         let root = open().map_err(|error| Fault::build(format!("cannot write `{}`", folder.display())).cause(error))?;
-        Ok(Self { root, shown: folder.to_owned(), last: None })
+        Ok(Self { root, shown: folder.to_owned(), owners: false, last: None })
+    }
+
+    /// Gives every path its owner, which only root can: for who runs the image as its own user. Such a folder is for root
+    /// alone to enter.
+    #[must_use]
+    pub fn with_owners(self) -> Self {
+        Self { owners: true, ..self }
     }
 
     /// Unpacks a layer over those before it. After an error the folder holds a part of it, and is to be removed.
@@ -92,6 +100,12 @@ impl Unpacked {
             }
             // As if it had been unpacked: what was there is gone.
             EntryKind::Special => {}
+        }
+        if self.owners && !matches!(entry.kind, EntryKind::Special | EntryKind::HardLink(_)) {
+            let parent = self.folder(&folder, own)?;
+            let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
+            rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+                .map_err(|error| cannot(&shown, error))?;
         }
         own.paths.insert(entry.path.clone());
         if !is_dir {

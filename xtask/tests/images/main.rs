@@ -5,6 +5,9 @@
 
 #![allow(clippy::disallowed_methods, reason = "the program under test is run as a person's shell would run it")]
 
+#[path = "../support/busybox.rs"]
+#[allow(dead_code, missing_docs, unreachable_pub)]
+mod busybox;
 #[path = "../support/fault_proxy.rs"]
 #[allow(dead_code, missing_docs, unreachable_pub)]
 mod fault_proxy;

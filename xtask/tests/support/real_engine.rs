@@ -3,6 +3,7 @@
 //! `XTASK_TEST_ENGINE_ROOT` names a folder whose `target/engine` is used and left running. Without it an engine is brought up
 //! in a temporary folder, and a shell that waits for the end of this process takes it down, however that end comes.
 
+use crate::busybox::{PROGRAMS, busybox};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Child;
@@ -15,26 +16,6 @@ use xtask::process::Command;
 use xtask::reference::{Digest, Platform, Repository, Tag};
 use xtask::registry::{Client, Options};
 use xtask::{debian, publish};
-
-/// The programs of busybox that the fixture's Dockerfiles and the tests use.
-const PROGRAMS: [&str; 16] = [
-    "sh",
-    "cat",
-    "cp",
-    "echo",
-    "env",
-    "false",
-    "grep",
-    "head",
-    "id",
-    "ls",
-    "mkdir",
-    "sha256sum",
-    "sleep",
-    "test",
-    "true",
-    "wc",
-];
 
 /// The engine and what a test needs beside it.
 pub struct Engine {
@@ -96,19 +77,6 @@ fn keep(root: &Path) -> Child {
         .process_group(0)
         .spawn()
         .unwrap()
-}
-
-/// One static program that is a whole system.
-fn busybox(root: &Path) -> PathBuf {
-    let host = debian::Host::read().unwrap();
-    let archive = debian::Archive::open(&debian::cache(&root.join("target")), &host.suite)
-        .unwrap_or_else(|fault| panic!("{fault}"));
-    let packages = archive.fetch(&["busybox-static"]).unwrap_or_else(|fault| panic!("{fault}"));
-    let folder = root.join("target/busybox");
-    debian::unpack(&packages, &folder).unwrap_or_else(|fault| panic!("{fault}"));
-    let found =
-        ["usr/bin/busybox", "bin/busybox"].map(|path| folder.join(path)).into_iter().find(|path| path.is_file());
-    found.expect("busybox-static has a busybox")
 }
 
 impl Engine {

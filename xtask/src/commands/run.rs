@@ -1,0 +1,21 @@
+//! `run`: an image with this terminal, by the engine at hand.
+
+use super::smoke::newest;
+use crate::container::{Launch, Manner, Runner};
+use crate::facts::Tree;
+use crate::flags::Global;
+use crate::ui;
+use std::process::ExitCode;
+
+/// Runs the named image, or the app that was built last; the exit is the program's.
+pub fn run(global: &Global, image: Option<&str>, args: &[String]) -> anyhow::Result<ExitCode> {
+    let tree = Tree::open(global)?;
+    let image = match image {
+        Some(image) => image.to_owned(),
+        None => newest(&tree, "run")?,
+    };
+    let runner = Runner::at_hand(&tree)?;
+    ui::step("running", &format!("`{image}`; Ctrl-C ends it"));
+    let launch = Launch { entrypoint: None, args: args.to_vec(), manner: Manner::Open };
+    Ok(ExitCode::from(runner.image(&image)?.attach(&launch)?))
+}

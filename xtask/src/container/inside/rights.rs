@@ -1,0 +1,80 @@
+//! What a program of an image may do: its user, its capabilities, and that it can gain none.
+
+use super::Rights;
+use crate::container::Manner;
+use crate::container::program::User;
+use rustix::io::Errno;
+use rustix::process::{Gid, Uid};
+use rustix::thread::{self, CapabilitySet, CapabilitySets};
+
+/// What Docker leaves to a root user that is not confined.
+const OPEN: CapabilitySet = CapabilitySet::CHOWN
+    .union(CapabilitySet::DAC_OVERRIDE)
+    .union(CapabilitySet::FSETID)
+    .union(CapabilitySet::FOWNER)
+    .union(CapabilitySet::MKNOD)
+    .union(CapabilitySet::NET_RAW)
+    .union(CapabilitySet::SETGID)
+    .union(CapabilitySet::SETUID)
+    .union(CapabilitySet::SETFCAP)
+    .union(CapabilitySet::SETPCAP)
+    .union(CapabilitySet::NET_BIND_SERVICE)
+    .union(CapabilitySet::SYS_CHROOT)
+    .union(CapabilitySet::KILL)
+    .union(CapabilitySet::AUDIT_WRITE);
+
+/// Whether this process may mount, which root in a container may not.
+pub(in crate::container) fn has_roots() -> bool {
+    let effective = thread::capabilities(None).map(|sets| sets.effective).unwrap_or(CapabilitySet::empty());
+    rustix::process::geteuid().is_root()
+        && effective.contains(CapabilitySet::SYS_ADMIN | CapabilitySet::SETUID | CapabilitySet::SETGID)
+}
+
+fn each() -> impl Iterator<Item = CapabilitySet> {
+    // 64 is what the kernel's interface has room for; those that it does not know are not there.
+    (0..64).map(|bit| CapabilitySet::from_bits_retain(1 << bit))
+}
+
+/// Lets the next program have the rights that a user namespace has given: only root's are kept otherwise.
+pub(super) fn keep_through_exec() -> rustix::io::Result<()> {
+    let have = thread::capabilities(None)?;
+    thread::set_capabilities(None, CapabilitySets { inheritable: have.permitted, ..have })?;
+    for capability in each().filter(|capability| have.permitted.contains(*capability)) {
+        match thread::configure_capability_in_ambient_set(capability, true) {
+            Ok(()) | Err(Errno::INVAL) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Becomes the program's user without any way back. Changes of rights make the kernel forget the signal at a parent's end.
+pub(super) fn drop(user: &User, rights: Rights, manner: Manner) -> rustix::io::Result<()> {
+    let kept = match manner {
+        Manner::Confined => CapabilitySet::empty(),
+        Manner::Open => OPEN,
+    };
+    thread::clear_ambient_capability_set()?;
+    for capability in each().filter(|capability| !kept.contains(*capability)) {
+        match thread::remove_capability_from_bounding_set(capability) {
+            Ok(()) | Err(Errno::INVAL) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    if rights == Rights::Root {
+        // The main group too, or what is kept from that group could be read by leaving it.
+        let groups: Vec<Gid> =
+            std::iter::once(user.gid).chain(user.groups.iter().copied()).map(Gid::from_raw).collect();
+        thread::set_thread_groups(&groups)?;
+        let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
+        thread::set_thread_res_gid(gid, gid, gid)?;
+        thread::set_thread_res_uid(uid, uid, uid)?;
+    }
+    // A root user gets what the bounding set has left with the next program; nobody else gets anything.
+    let none = CapabilitySet::empty();
+    thread::set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?;
+    if manner == Manner::Confined {
+        thread::set_no_new_privs(true)?;
+    }
+    Ok(())
+}
