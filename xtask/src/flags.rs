@@ -241,6 +241,9 @@ Examples:
         /// Do not ask before installing
         #[arg(short, long)]
         yes: bool,
+        /// What builds; `docker` starts a private engine where none answers, otherwise such a machine needs none
+        #[arg(long, value_enum)]
+        engine: Option<Engine>,
     },
     /// A private Docker engine and registry under `target/engine`, for machines without one
     #[command(subcommand)]

@@ -46,7 +46,7 @@ fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
         Command::Smoke { image } => commands::smoke::run(global, image.as_deref())?,
         Command::Run { image, args } => return commands::run::run(global, image.as_deref(), args),
         Command::Doctor => commands::doctor::run(global)?,
-        Command::Quickstart { yes } => commands::quickstart::run(global, *yes)?,
+        Command::Quickstart { yes, engine } => commands::quickstart::run(global, *yes, *engine)?,
         Command::Engine(engine) => commands::engine::run(global, engine)?,
         Command::Base(base) => commands::base::run(global, base)?,
         Command::Stats(stats) => commands::stats::run(global, stats)?,

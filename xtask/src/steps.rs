@@ -4,7 +4,6 @@
 //! keeps every tag where it was.
 
 use crate::container::Runner;
-use crate::docker::Docker;
 use crate::fault::Fault;
 use crate::policy::{Action, After, ImageKind, Policy, Step};
 use crate::process::{self, Command};
@@ -29,12 +28,12 @@ pub struct Subject<'a> {
     pub version: Option<&'a str>,
 }
 
-/// Runs the steps that are due; returns the seconds of each.
+/// Runs the steps that are due; returns the seconds of each. `runner` is asked for when an image has to be run.
 pub fn run(
     policy: &Policy,
     root: &Path,
     when: After,
-    docker: &Docker,
+    runner: &dyn Fn() -> Result<Runner, Fault>,
     subject: &Subject<'_>,
 ) -> Result<Vec<(String, Duration)>, Fault> {
     let in_ci = std::env::var_os("CI").is_some_and(|value| !value.is_empty());
@@ -44,7 +43,7 @@ pub fn run(
         process::interrupted()?;
         let began = Instant::now();
         match &step.action {
-            Action::Smoke => smoke_test(policy, docker, subject)?,
+            Action::Smoke => smoke_test(policy, runner, subject)?,
             Action::SizeBudget(max) => size_budget(step, *max, subject)?,
             Action::Run(command) => external(step, command, root, subject)?,
         }
@@ -53,12 +52,12 @@ pub fn run(
     Ok(times)
 }
 
-fn smoke_test(policy: &Policy, docker: &Docker, subject: &Subject<'_>) -> Result<(), Fault> {
+fn smoke_test(policy: &Policy, runner: &dyn Fn() -> Result<Runner, Fault>, subject: &Subject<'_>) -> Result<(), Fault> {
     if subject.platform.architecture != Platform::host().architecture {
         ui::warn(&format!("the {} for {} cannot be run here: no smoke test of it", subject.kind, subject.platform));
         return Ok(());
     }
-    let runner = Runner::docker(docker.clone());
+    let runner = runner()?;
     smoke::run(&runner.image(&subject.reference.to_string())?, &policy.smoke, subject.version).map(drop)
 }
 

@@ -150,7 +150,8 @@ fn two_engines_stand_beside_each_other() {
     let folder = tempfile::Builder::new().prefix("engines-").tempdir().unwrap();
     let root = folder.path();
     let _ended = (Ended(root, Some("one")), Ended(root, Some("two")));
-    let options = |name: &str| Options { name: Some(name.to_owned()), registry_port: Some(free_port()), ..Options::default() };
+    let options =
+        |name: &str| Options { name: Some(name.to_owned()), registry_port: Some(free_port()), ..Options::default() };
     let (one, two) = std::thread::scope(|scope| {
         let twice = options("one");
         let first = scope.spawn({

@@ -114,7 +114,7 @@ impl World {
         let port = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
         let root = folder.join("engine");
         std::fs::create_dir_all(&root).unwrap();
-        let options = engine::Options { name: None, registry_port: Some(port) };
+        let options = engine::Options { name: None, registry_port: Some(port), ..engine::Options::default() };
         let state = engine::up(&root, &options).unwrap_or_else(|fault| panic!("{fault}"));
         let client = Client::new(Options::default());
         let repository = |name: &str| format!("{}/{name}", state.registry).parse::<Repository>().unwrap();

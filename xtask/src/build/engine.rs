@@ -1,6 +1,7 @@
 //! Which engine realises a plan: the one that was asked for, else the one that is at hand.
 
 use super::{Session, Target};
+use crate::container::Runner;
 use crate::docker::Docker;
 use crate::facts::Tree;
 use crate::fault::Fault;
@@ -42,6 +43,15 @@ impl Session<'_> {
             Engine::Docker => self.docker().map(Some),
             Engine::Native if Docker::at_hand(&self.tree.root) => self.docker().map(Some),
             Engine::Native => Ok(None),
+        }
+    }
+
+    /// How images are run: by the engine that built them, or by what is at hand.
+    pub(super) fn runner(&self) -> Result<Runner, Fault> {
+        match (self.engine, self.local_docker()?) {
+            (Engine::Docker, _) => Ok(Runner::docker(self.docker()?.clone())),
+            (Engine::Native, Some(_)) => Runner::at_hand(&self.tree),
+            (Engine::Native, None) => Ok(Runner::bare(&self.tree)),
         }
     }
 }

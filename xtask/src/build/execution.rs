@@ -339,7 +339,7 @@ impl Session<'_> {
             size: report.size,
             version: version.as_deref(),
         };
-        let times = steps::run(&self.tree.policy, &self.tree.root, when, self.docker()?, &subject)?;
+        let times = steps::run(&self.tree.policy, &self.tree.root, when, &|| self.runner(), &subject)?;
         times.into_iter().for_each(|(name, took)| report.took(name, took));
         Ok(())
     }

@@ -82,5 +82,5 @@ fn deny(root: &Path) -> anyhow::Result<()> {
 fn images(global: &Global, engine: &Engine) -> anyhow::Result<()> {
     let registry = &engine.state().registry;
     let registry = registry.parse().map_err(|error| Fault::build(format!("cannot use `{registry}`: {error}")))?;
-    super::quickstart::run(&Global { registry: Some(registry), ..global.clone() }, true)
+    super::quickstart::run(&Global { registry: Some(registry), ..global.clone() }, true, None)
 }

@@ -4,25 +4,28 @@
 
 use crate::build::{self, Target};
 use crate::docker::Docker;
-use crate::engine;
 use crate::facts::Tree;
 use crate::fault::Fault;
 use crate::flags::{BuildFlags, Global};
 use crate::lock::uv;
+use crate::policy::{Action, Engine};
 use crate::reference::Platform;
-use crate::{report, ui};
+use crate::{debian, engine, report, ui};
 use std::io::{BufRead as _, IsTerminal as _};
 
 /// Does it all.
-pub fn run(global: &Global, yes: bool) -> anyhow::Result<()> {
+pub fn run(global: &Global, yes: bool, engine: Option<Engine>) -> anyhow::Result<()> {
     let tree = Tree::open(global)?;
-    let needs_engine = !has_engine(&tree);
+    let start = start(&tree, engine.unwrap_or(tree.policy.project.engine), global.registry.is_some());
     let needs_lock =
         !tree.root.join(&tree.policy.base.lock).is_file() || !tree.root.join(&tree.policy.base.installer).is_file();
     let needs_uv = needs_lock && uv::find(&tree.root, &[]).is_err();
     let mut todo = Vec::new();
-    if needs_engine {
-        todo.push("start a private Docker engine and registry under `target/engine` (about 100 MB of Debian packages)");
+    match start {
+        Start::Nothing => {}
+        Start::Engine => todo
+            .push("start a private Docker engine and registry under `target/engine` (about 100 MB of Debian packages)"),
+        Start::Registry => todo.push("start a private registry under `target/engine-registry`; no Docker is needed"),
     }
     if needs_uv {
         todo.push("install uv from the package index under `target/tools`");
@@ -34,51 +37,77 @@ pub fn run(global: &Global, yes: bool) -> anyhow::Result<()> {
     for (index, what) in todo.iter().enumerate() {
         ui::step(&format!("{}.", index + 1), what);
     }
-    if (needs_engine || needs_uv) && !yes {
+    if (start != Start::Nothing || needs_uv) && !yes {
         confirm()?;
     }
     let mut global = global.clone();
-    if needs_engine {
-        engine::up(&tree.root, &engine::Options::default())?;
-    }
+    let state = match start {
+        Start::Nothing => None,
+        Start::Engine => Some(engine::up(&tree.root, &engine::Options::default())?),
+        Start::Registry => {
+            let name = Some(engine::REGISTRY_ALONE.to_owned());
+            Some(engine::up(&tree.root, &engine::Options { name, registry_only: true, ..engine::Options::default() })?)
+        }
+    };
     if needs_uv {
         uv::install(&tree.root)?;
     }
     if global.registry.is_none() {
         // The policy's registry belongs to the team; a first try does not write to it.
-        if let engine::Status::Running(state) = engine::status(&tree.root, None)? {
-            global.registry = Some(
-                state
-                    .registry
-                    .parse()
-                    .map_err(|error| Fault::build(format!("cannot use the engine's registry: {error}")))?,
-            );
-        }
+        let state = state.or_else(|| match engine::status(&tree.root, None) {
+            Ok(engine::Status::Running(state)) => Some(state),
+            _ => None,
+        });
+        global.registry = state
+            .map(|state| state.registry.parse())
+            .transpose()
+            .map_err(|error| Fault::build(format!("cannot use the engine's registry: {error}")))?;
     }
     if needs_lock {
         super::lock::run(&global, false, &[])?;
     }
     let push = global.registry.is_some();
-    let flags = BuildFlags { push, platform: vec![Platform::host()], ..BuildFlags::default() };
+    let flags = BuildFlags { push, platform: vec![Platform::host()], engine, ..BuildFlags::default() };
     let done = build::run(&global, &flags, Target::App)?;
     report::conclude(&done);
     let Some(app) = done.images.last() else { return Ok(()) };
-    if app.action != "built" {
-        // A build runs the policy's steps; an image that was there already is asked again.
+    let in_ci = std::env::var_os("CI").is_some_and(|value| !value.is_empty());
+    let tested = tree.policy.steps.iter().any(|step| {
+        matches!(step.action, Action::Smoke) && step.images.contains(&app.kind) && (in_ci || !step.only_in_ci)
+    });
+    if app.action != "built" || !tested {
+        // A build runs the policy's steps; an image that was there already, or has no such step here, is asked now.
         super::smoke::run(&global, Some(&app.reference.to_string()))?;
     }
-    let docker = Docker::find(&tree.root)?;
     ui::step("try", "edit a template, then `cargo xtask build`; `cargo xtask --help` for the rest");
-    if docker.private {
-        ui::step("try", "`eval \"$(cargo xtask engine status)\"` points docker and xtask at the private engine");
+    if start != Start::Nothing {
+        ui::step("try", "`eval \"$(cargo xtask engine status)\"` points docker and xtask at what was started here");
     }
     super::print(&format!("{}\n", app.reference))
 }
 
-/// Whether an engine with buildx answers.
-fn has_engine(tree: &Tree) -> bool {
-    let Ok(docker) = Docker::find(&tree.root) else { return false };
-    docker.version().is_ok() && docker.buildx_version().is_ok()
+/// What has to be started first.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Start {
+    Nothing,
+    Engine,
+    Registry,
+}
+
+fn start(tree: &Tree, engine: Engine, has_registry: bool) -> Start {
+    let answers = || {
+        let Ok(docker) = Docker::find(&tree.root) else { return false };
+        docker.version().is_ok() && docker.buildx_version().is_ok()
+    };
+    match engine {
+        Engine::Docker if answers() => Start::Nothing,
+        Engine::Docker => Start::Engine,
+        Engine::Auto if answers() => Start::Nothing,
+        Engine::Auto | Engine::Native if has_registry => Start::Nothing,
+        // Only Debian has the registry's package; elsewhere images stay in layouts.
+        Engine::Auto | Engine::Native if debian::Host::read().is_err() => Start::Nothing,
+        Engine::Auto | Engine::Native => Start::Registry,
+    }
 }
 
 fn confirm() -> Result<(), Fault> {

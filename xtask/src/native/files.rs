@@ -36,7 +36,7 @@ pub struct Files<'a> {
 impl<'a> Files<'a> {
     /// The files of an image, for a build in the repository at `root`. Reads nothing yet.
     pub fn new(client: &'a Client, store: &'a Store, image: &'a Image, root: &Path) -> Self {
-        let folder = root.join("target/native/images");
+        let folder = root.join("target/native/roots");
         Self { client, store, image, folder, outline: OnceCell::new(), unpacked: OnceCell::new() }
     }
 

@@ -129,7 +129,7 @@ fn another_key_with_the_same_tag_is_an_error() {
 fn a_builder_behind_a_docker_context_builds_and_the_image_ends_in_the_registry() {
     let Some(engine) = engine() else { return };
     let name = format!("second-{}", std::process::id());
-    let options = xtask::engine::Options { name: Some(name.clone()), registry_port: None };
+    let options = xtask::engine::Options { name: Some(name.clone()), ..xtask::engine::Options::default() };
     let second = xtask::engine::up(&engine.root, &options).unwrap_or_else(|fault| panic!("{fault}"));
     let done = std::panic::catch_unwind(|| {
         let repo = Repo::new("builder").unwrap();

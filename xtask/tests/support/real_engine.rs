@@ -57,7 +57,7 @@ fn start() -> Engine {
     let keeper = ours.then(|| keep(&root));
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let known = root.join("target/engine/state.json").is_file();
-    let options = engine::Options { name: None, registry_port: (!known).then_some(port) };
+    let options = engine::Options { registry_port: (!known).then_some(port), ..engine::Options::default() };
     let state = engine::up(&root, &options).unwrap_or_else(|fault| panic!("{fault}"));
     let busybox = busybox(&root);
     let engine = Engine { state, root, busybox, _keeper: keeper };
