@@ -108,7 +108,7 @@ impl Snapshot {
         Inputs { base, app: self.own.clone(), pinned: self.pinned.root.is_some(), settings }
     }
 
-    /// The keys on a root; where a base is pinned, the app's is on that one.
+    /// The keys on a root, as they are where no base is pinned.
     pub fn keys(&self, root: &RootImage) -> (BaseKey, AppKey) {
         let base = facts::base_key(&self.tree, root, &self.lock, &self.base);
         let app = self.app_key(&base.fingerprint());
