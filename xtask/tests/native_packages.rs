@@ -4,6 +4,9 @@
 
 #![allow(clippy::disallowed_methods, reason = "archives are unpacked by the system's own program")]
 
+#[path = "support/busybox.rs"]
+#[allow(dead_code, missing_docs, unreachable_pub)]
+mod busybox;
 #[path = "support/real_engine.rs"]
 #[allow(dead_code, missing_docs, unreachable_pub)]
 mod real_engine;
@@ -181,7 +184,8 @@ fn told(item: &Item) -> (String, Found) {
 
 /// What docker built, below these paths.
 fn built(engine: &Engine, repository: &Repository, root: &Root, below: &[&str]) -> BTreeMap<String, Found> {
-    let secrets = Secrets::collect().unwrap();
+    let wanted = ["ca", "index-url", "extra-index-url", "netrc"].map(str::to_owned).into();
+    let secrets = Secrets::collect(&wanted, None).unwrap();
     let tar = repository.folder.path().join("target/base.tar");
     let image = "example.invalid/native-packages/root";
     let mut call = engine.command(&["buildx", "build", "--progress=plain", "--network=host", "--provenance=false"]);
