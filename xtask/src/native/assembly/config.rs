@@ -75,13 +75,8 @@ impl Description {
     pub(super) fn apply(&mut self, kind: &Kind, text: &str) -> Result<bool, String> {
         let execution = &mut self.config.config;
         let created_by = match kind {
-            Kind::Arg(pairs) => {
-                let shown = |(name, value): &(String, Option<String>)| match value {
-                    Some(value) => format!("{name}={value}"),
-                    None => name.clone(),
-                };
-                format!("ARG {}", pairs.iter().map(shown).collect::<Vec<_>>().join(" "))
-            }
+            // As it is written: a value that was given is nobody's business.
+            Kind::Arg(_) => text.to_owned(),
             Kind::Env(pairs) => {
                 pairs.iter().for_each(|(name, value)| set_env(&mut execution.env, name, value));
                 format!("ENV {}", assignments(pairs))
@@ -393,7 +388,7 @@ mod tests {
 
     #[test]
     fn the_history_tells_each() {
-        remembers("ARG A=1 B\nENV C=2\nLABEL d=e", &["ARG A=1 B", "ENV C=2", "LABEL d=e"]);
+        remembers("ARG A=1 B\nARG D=$A\nENV C=2\nLABEL d=e", &["ARG A=1 B", "ARG D=$A", "ENV C=2", "LABEL d=e"]);
         remembers("CMD a \"b\"\nENTRYPOINT [\"c\"]", &[r#"CMD ["/bin/sh" "-c" "a \"b\""]"#, "ENTRYPOINT [\"c\"]"]);
         remembers("EXPOSE 1 2/udp\nVOLUME a b", &["EXPOSE map[1/tcp:{} 2/udp:{}]", "VOLUME [a b]"]);
         remembers("HEALTHCHECK --retries=2 CMD x", &["HEALTHCHECK --retries=2 [\"CMD-SHELL\" \"x\"]"]);

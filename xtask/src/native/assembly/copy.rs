@@ -47,19 +47,16 @@ pub(super) struct Flags {
     pub(super) excludes: Ignore,
 }
 
-/// An absolute destination from one as it is written: relative ones are below the working folder, and what says that it is
-/// a folder (`/`, `/.`) goes on saying so.
+/// An absolute destination from one as it is written: relative ones are below the working folder. One that ends with a slash
+/// is a folder, and so is `.`.
 pub(super) fn destination(working_dir: &str, written: &str) -> String {
-    let folder = if working_dir.is_empty() { "/" } else { working_dir };
-    if written.is_empty() {
-        return folder.to_owned();
-    }
     if written.starts_with('/') {
         return written.to_owned();
     }
-    let joined = joined(folder, written);
-    match written.rsplit_once('/') {
-        Some((_, "" | ".")) if joined != "/" => joined + "/",
+    let joined = joined(working_dir, written);
+    match written {
+        "" | "." => joined + "/",
+        _ if written.ends_with('/') && joined != "/" => joined + "/",
         _ => joined,
     }
 }
@@ -153,8 +150,8 @@ mod tests {
         leads("", "x", "/x");
         leads("/w", "x", "/w/x");
         leads("/w", "x/", "/w/x/");
-        leads("/w", "x/.", "/w/x/");
-        leads("/w", ".", "/w");
+        leads("/w", "x/.", "/w/x");
+        leads("/w", ".", "/w/");
         leads("/w", "./", "/w/");
         leads("/w", "..", "/");
         leads("/w", "../../x", "/x");

@@ -200,7 +200,10 @@ impl<'a> Layers<'a> {
                         .hint("or build with `--engine docker`"));
                 }
             }
-            let missing = || Fault::usage(format!("{place}: `/{folder}` is not in the stage"));
+            let missing = || {
+                let hint = "a stage gives what its own `COPY`, `ADD` and `WORKDIR` make";
+                Fault::usage(format!("{place}: `/{folder}` is not in the stage")).hint(hint)
+            };
             match (reads, pattern) {
                 (Reads::Parents { .. }, Some(pattern)) => {
                     let all = taking::take(&files, &at, b"").ok_or_else(missing)?;

@@ -103,7 +103,7 @@ impl<'a> Stages<'a> {
                 ground: Ground { image: Some(image), layers: Vec::new() },
             },
             (None, None) => {
-                State { description: Description::scratch(&self.platform(footing)?), ground: Ground::default() }
+                State { description: Description::scratch(self.inputs.platform), ground: Ground::default() }
             }
         };
         for (index, instruction) in stage.instructions.iter().enumerate() {
