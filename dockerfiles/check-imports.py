@@ -1,15 +1,23 @@
 """Imports every module of every installed distribution once; a broken wheel ends the base's build, not the app's start.
 
-Runs in the stage that installs. A distribution without an importable module (stubs, data) is named and passed over.
+    check-imports.py [NAME...]
+
+Runs where packages are installed; with names, only these distributions are imported. One without an importable module (stubs, data) is
+named and passed over.
 """
 
 import importlib
 import importlib.metadata
+import re
 import sys
 import time
 
 
-def main() -> int:
+def normalised(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def main(names: list[str]) -> int:
     modules: dict[str, list[str]] = {}
     for module, distributions in importlib.metadata.packages_distributions().items():
         if module.isidentifier() and not module.startswith("_"):
@@ -17,6 +25,8 @@ def main() -> int:
                 modules.setdefault(distribution, []).append(module)
     failed = 0
     for distribution in sorted(importlib.metadata.distributions(), key=lambda d: d.name.lower()):
+        if names and normalised(distribution.name) not in names:
+            continue
         found = sorted(set(modules.get(distribution.name, [])))
         if not found:
             print(f"{distribution.name} {distribution.version}: no module to import")
@@ -36,4 +46,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

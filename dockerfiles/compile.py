@@ -20,6 +20,9 @@ from pathlib import Path
 # Neither checked against the source's time, which a copy changes, nor against its contents, which would cost reading both.
 UNCHECKED_HASH = (0b01).to_bytes(4, "little")
 
+# Folders of which nothing is imported while an app runs, and half of what there is to compile in a scientific set.
+LEFT_OUT = {"__pycache__", "tests"}
+
 # What was compiled before in a process shows in byte code: a text that Python has interned is another object than one that it has not.
 # So a few sources of one distribution, always the same, share a process that has seen nothing else. One for each would cost as much again.
 TOGETHER = 24
@@ -64,7 +67,7 @@ def distributions(folder: Path, sources: set[str]) -> list[list[str]]:
 def sources_of(folder: Path) -> set[str]:
     found = set()
     for where, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if name != "__pycache__"]
+        folders[:] = [name for name in folders if name not in LEFT_OUT]
         found.update(os.path.relpath(os.path.join(where, name), folder) for name in files if name.endswith(".py"))
     return found
 

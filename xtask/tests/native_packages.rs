@@ -354,3 +354,71 @@ fn a_package_without_a_wheel_is_named() {
     assert!(fault.what.starts_with("docopt 0.6.2 has no wheel for linux/"), "{fault}");
     assert!(fault.hints[0].contains("--engine docker"), "{fault}");
 }
+
+/// A folder's byte code by path.
+fn byte_code(folder: &Path, below: &Path, found: &mut BTreeMap<PathBuf, Digest>) {
+    for entry in std::fs::read_dir(folder.join(below)).unwrap() {
+        let path = below.join(entry.unwrap().file_name());
+        if folder.join(&path).is_dir() {
+            byte_code(folder, &path, found);
+        } else if path.extension().is_some_and(|extension| extension == "pyc") {
+            found.insert(path.clone(), Digest::of(&std::fs::read(folder.join(path)).unwrap()));
+        }
+    }
+}
+
+/// Compiles a distribution of many small modules that share names with each other and with the library, as what stands at one
+/// path, under conditions of a machine; the others are there only sometimes.
+fn compiled(python: &[&str], others: bool, variables: &[(&str, &str)]) -> BTreeMap<PathBuf, Digest> {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |path: &str, text: &str| {
+        let path = folder.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    let mut record = String::new();
+    for number in 0..60 {
+        let inner = number % 7;
+        let text = format!(
+            "import os\ndef test_it(value={number}.5):\n    class Inner{inner}:\n        kind = {{'http', 'https', 'n{inner}'}}\n\
+             \x20       def open(self): return 'a.b' in ('n{inner}', b'x', 'TestIt.<locals>.Inner{inner}')\n    return Inner{inner}\n"
+        );
+        write(&format!("ours/m{number}.py"), &text);
+        record += &format!("ours/m{number}.py,,\n");
+        if others {
+            write(&format!("a{number}.py"), &text.replace("kind", "sort"));
+        }
+    }
+    write("ours/broken.py", "def (:\n");
+    write("ours/tests/test_m.py", "x = 1\n");
+    record += "ours/broken.py,,\nours/tests/test_m.py,,\n";
+    write("ours-1.dist-info/RECORD", &record);
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../dockerfiles/compile.py");
+    let call = Command::new(python[0]).args(&python[1..]).args(["-S"]).arg(script).arg(folder.path()).arg("/there");
+    let call = variables.iter().fold(call, |call, (name, value)| call.env(name, value));
+    call.read(Exit::Build).unwrap_or_else(|fault| panic!("{fault}"));
+    let mut found = BTreeMap::new();
+    byte_code(&folder.path().join("ours"), Path::new(""), &mut found);
+    found
+}
+
+#[test]
+fn byte_code_is_a_function_of_the_source() {
+    let python = std::env::var("AUTOSCALER_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let version =
+        Command::new(&python).args(["-c", "import sys; print(sys.version_info >= (3, 11))"]).read(Exit::Missing);
+    if version.as_deref() != Ok("True") {
+        assert!(std::env::var("XTASK_REQUIRE_REAL").as_deref() != Ok("1"), "cannot run: no Python 3.11");
+        println!("skipped: no Python 3.11");
+        return;
+    }
+    let whole = compiled(&[&python], true, &[]);
+    assert_eq!(whole.len(), 60, "what does not parse and what is in `tests` is passed over");
+    assert_eq!(compiled(&[&python], true, &[("PYTHONHASHSEED", "1")]), whole);
+    assert_eq!(
+        compiled(&[&python, "-I"], false, &[("PYTHONHASHSEED", "2"), ("LC_ALL", "C"), ("TZ", "Asia/Tokyo")]),
+        whole
+    );
+    // One processor: another order, and never two at a time.
+    assert_eq!(compiled(&["taskset", "-c", "0", &python], true, &[]), whole);
+}

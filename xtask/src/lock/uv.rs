@@ -5,7 +5,7 @@
 
 mod install;
 
-pub use install::install;
+pub use install::{install, install_by};
 
 use super::pip::Settings;
 use super::{Header, Lock};

@@ -115,6 +115,12 @@ impl<'a> PythonPackages<'a> {
         let check = scripts.join("check-imports.py");
         read(&check)?;
 
+        // Programs that are told of files are run in other folders.
+        let absolute = |path: &Path| {
+            std::path::absolute(path)
+                .map_err(|error| Fault::usage(format!("cannot tell where `{}` is", path.display())).cause(error))
+        };
+        let (root, work) = (absolute(root)?, absolute(request.work)?);
         let config = foundation.config();
         let told = version(config);
         let python = told.clone().unwrap_or_else(|| request.python.to_owned());
@@ -152,15 +158,15 @@ impl<'a> PythonPackages<'a> {
         parts.extend(groups.iter().map(|group| part(group.name.clone(), &recipe(&group.packages))));
         Ok(Self {
             foundation,
-            root: root.to_owned(),
-            work: request.work.to_owned(),
+            compile: root.join(compile),
+            check: root.join(check),
+            root,
+            work,
             platform: platform.clone(),
             environment,
             python,
             glibc,
             uv,
-            compile: root.join(compile),
-            check: root.join(check),
             compiler,
             groups,
             parts,
@@ -212,9 +218,18 @@ impl<'a> PythonPackages<'a> {
         std::os::unix::fs::symlink("../installed/lib", home.join("lib")).map_err(cannot)?;
 
         let began = Instant::now();
-        let uv = install::uv(&self.root, &self.uv)?;
         let host = Interpreter::of_host("python3");
-        let own = || Interpreter::of_root(self.foundation.folder()?, self.foundation.config(), &home);
+        let config = self.foundation.config();
+        let own = || Interpreter::of_root(self.foundation.folder()?, config, &home);
+        let uv = install::uv(&self.root, &self.uv, &|| {
+            let missing = || Fault::missing("`uv` is not there, and neither is a Python to install it with");
+            if self.compiler != Compiler::Root {
+                return Err(missing().hint("install Python 3, of whatever version, with pip"));
+            }
+            let own = own()?;
+            let pip = interpreter::pip(self.foundation.folder()?, config, &own.version);
+            Ok((own, pip.ok_or_else(|| missing().hint("install uv: `cargo xtask quickstart`"))?))
+        })?;
         let platform = self.platform.to_string();
         let wanted = install::Wanted {
             packages: &packages,

@@ -103,3 +103,92 @@ impl Realise for User<'_> {
         wanted.iter().map(|index| self.items(&self.parts[*index].under)).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::Config;
+    use std::path::Path;
+
+    struct Root(Config, &'static str);
+
+    impl Foundation for Root {
+        fn config(&self) -> &Config {
+            &self.0
+        }
+
+        fn file(&self, path: &ContextPath) -> Result<Option<Vec<u8>>, Fault> {
+            Ok((path.as_bytes() == PASSWD.as_bytes()).then(|| self.1.as_bytes().to_vec()))
+        }
+
+        fn folder(&self) -> Result<&Path, Fault> {
+            Err(Fault::build("the recipe needs no unpacked root"))
+        }
+    }
+
+    fn root(passwd: &'static str) -> Root {
+        let text = serde_json::json!({
+            "architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": [Digest::of(passwd.as_bytes())]},
+        });
+        Root(serde_json::from_value(text).unwrap(), passwd)
+    }
+
+    fn args(changed: &[(&str, &str)]) -> BTreeMap<String, String> {
+        let own = [("USER_NAME", "app"), ("USER_ID", "10001"), ("GROUP_ID", "10002"), ("USER_HOME", "/home/app")];
+        own.iter().chain(changed).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn a_line_each_is_added_to_what_the_root_has() {
+        let root = root("root:x:0:0:root:/root:/bin/sh\n");
+        let user = User::new(&args(&[]), &root).unwrap();
+        let made = user.produce(&[0, 1, 2, 3]).unwrap();
+        let text = |index: usize| match &made[index][0].content {
+            Content::File(Bytes::Here(bytes)) => String::from_utf8(bytes.to_vec()).unwrap(),
+            other => panic!("{other:?}"),
+        };
+        let passwd = "root:x:0:0:root:/root:/bin/sh\napp:x:10001:10002:app:/home/app:/usr/sbin/nologin\n";
+        assert_eq!(text(0), passwd);
+        assert_eq!(text(1), "app:x:10002:\n");
+        let places: Vec<String> = made.iter().map(|items| items[0].path.to_string()).collect();
+        assert_eq!(places, ["etc/passwd", "etc/group", "home/app", "app"]);
+        assert_eq!(made[2][0].content, Content::Dir);
+    }
+
+    fn recipes(root: &Root, changed: &[(&str, &str)]) -> Vec<Digest> {
+        User::new(&args(changed), root).unwrap().parts.iter().map(|part| part.recipe).collect()
+    }
+
+    #[test]
+    fn a_part_knows_what_it_is_made_of() {
+        let (one, two) = (root("one"), root("two"));
+        let (before, after) = (recipes(&one, &[]), recipes(&two, &[]));
+        let same: Vec<bool> = before.iter().zip(&after).map(|(before, after)| before == after).collect();
+        assert_eq!(same, [false, false, true, true], "folders do not depend on the root");
+        let named: Vec<bool> =
+            recipes(&one, &[("USER_ID", "7")]).iter().zip(&before).map(|(after, before)| after == before).collect();
+        assert_eq!(named, [false, true, true, true]);
+        assert_eq!(User::new(&args(&[("USER_HOME", "/app")]), &one).unwrap().parts.len(), 3);
+    }
+
+    #[track_caller]
+    fn refused(name: &str, value: &str, what: &str) {
+        let root = root("");
+        let Err(fault) = User::new(&args(&[(name, value)]), &root) else { panic!("`{value}` was taken") };
+        assert_eq!(fault.what, what);
+    }
+
+    #[test]
+    fn what_could_not_stand_in_passwd_is_refused() {
+        refused("USER_NAME", "a:b", "the argument `USER_NAME` is `a:b`, not a name like `app`");
+        refused("USER_NAME", "", "the argument `USER_NAME` is ``, not a name like `app`");
+        refused("USER_ID", "010", "the argument `USER_ID` is `010`, not a whole number");
+        refused("GROUP_ID", "staff", "the argument `GROUP_ID` is `staff`, not a whole number");
+        refused("USER_HOME", "/home/../etc", "the argument `USER_HOME` is `/home/../etc`, not a path like `/home/app`");
+        let mut without = args(&[]);
+        without.remove("GROUP_ID");
+        let root = root("");
+        let Err(fault) = User::new(&without, &root) else { panic!("nothing was missed") };
+        assert_eq!(fault.what, "the stage has no argument `GROUP_ID`");
+    }
+}

@@ -19,27 +19,33 @@ pub fn install(root: &Path) -> Result<Uv, Fault> {
         "uv",
         "install Python 3 with venv and pip: `apt-get install python3-venv python3-pip`",
     )?;
-    let tools = root.join(TOOLS);
-    let home = tools.join("uv");
-    let wanted = wanted(root);
+    let home = root.join(TOOLS).join("uv");
     let venv = Command::new(&python).args(["-m", "venv"]).arg(&home).read(Exit::Missing);
     let pip = match &venv {
         Ok(_) => Command::new(home.join("bin/python3")).args(["-m", "pip", "install"]),
         // Debian's python3 comes without ensurepip; a pip may be there all the same.
         Err(_) => Command::new(&python).args(["-m", "pip", "install", "--upgrade", "--target"]).arg(&home),
     };
-    pip.args(["--quiet", "--disable-pip-version-check", "--no-input"])
-        .args(&wanted)
-        .current_dir(root)
-        .read(Exit::Network)
-        .map_err(|fault| {
-            let fault = Fault { causes: fault.causes.iter().map(|cause| secret::hidden(cause)).collect(), ..fault };
-            let fault = venv.err().map_or(fault.clone(), |venv| without_pip(&fault, &venv));
-            fault
-                .needed_by("uv")
-                .hint("install uv by hand: `python3 -m pip install uv`, then again `cargo xtask quickstart`")
-        })?;
-    link(&home, &tools)?;
+    installed(root, &pip, |fault| {
+        let fault = venv.err().map_or(fault.clone(), |venv| without_pip(&fault, &venv));
+        fault.hint("install uv by hand: `python3 -m pip install uv`, then again `cargo xtask quickstart`")
+    })
+}
+
+/// The same by a pip that is known to be there: its call up to `install`.
+pub fn install_by(root: &Path, pip: &Command) -> Result<Uv, Fault> {
+    let pip = pip.clone().arg("--target").arg(root.join(TOOLS).join("uv"));
+    installed(root, &pip, |fault| fault.hint("install uv by hand, in the version of `dockerfiles/installer.lock`"))
+}
+
+fn installed(root: &Path, pip: &Command, help: impl FnOnce(Fault) -> Fault) -> Result<Uv, Fault> {
+    let tools = root.join(TOOLS);
+    let call = pip.clone().args(["--quiet", "--disable-pip-version-check", "--no-input"]).args(wanted(root));
+    call.current_dir(root).read(Exit::Network).map_err(|fault| {
+        let causes = fault.causes.iter().map(|cause| secret::hidden(cause)).collect();
+        help(Fault { causes, ..fault }).needed_by("uv")
+    })?;
+    link(&tools.join("uv"), &tools)?;
     Uv::at(tools.join("bin/uv"))
 }
 

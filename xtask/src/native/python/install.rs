@@ -7,7 +7,7 @@ use super::environment::Environment;
 use super::interpreter::Interpreter;
 use crate::fault::{Exit, Fault};
 use crate::lock::{LockedPackage, uv};
-use crate::process::Command;
+use crate::process::{self, Command};
 use crate::requirements::{self, Options, Source, secret};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -27,8 +27,13 @@ pub(super) fn pinned(path: &Path, text: &str) -> Result<String, Fault> {
     })
 }
 
-/// uv in this version: of the repository's tools, of the PATH, or installed now.
-pub(super) fn uv(root: &Path, version: &str) -> Result<uv::Uv, Fault> {
+/// uv in this version: of the repository's tools, of the PATH, or installed now, by the Python of this machine or else by
+/// the one that `other` answers.
+pub(super) fn uv(
+    root: &Path,
+    version: &str,
+    other: &dyn Fn() -> Result<(Interpreter, PathBuf), Fault>,
+) -> Result<uv::Uv, Fault> {
     let own = root.join("target/tools/bin/uv");
     for extra in [&[own][..], &[]] {
         if let Ok(found) = uv::find(root, extra)
@@ -37,7 +42,13 @@ pub(super) fn uv(root: &Path, version: &str) -> Result<uv::Uv, Fault> {
             return Ok(found);
         }
     }
-    let installed = uv::install(root)?;
+    let installed = match process::found("python3") {
+        Some(_) => uv::install(root)?,
+        None => {
+            let (python, pip) = other()?;
+            uv::install_by(root, &python.command().arg(pip.join("pip")).args(["install", "--upgrade"]))?
+        }
+    };
     if installed.version() == version {
         return Ok(installed);
     }
@@ -167,7 +178,8 @@ mod tests {
 
     #[test]
     fn the_installers_lock_says_which_uv() {
-        pin("# ours\nuv==0.13.9 \\\n    --hash=sha256:00\n", Some("0.13.9"));
+        let hash = "0".repeat(64);
+        pin(&format!("# ours\nuv==0.13.9 \\\n    --hash=sha256:{hash}\n"), Some("0.13.9"));
         pin("pip==1\nuv==1.2.3\n", Some("1.2.3"));
         pin("uv>=1\n", None);
         pin("", None);

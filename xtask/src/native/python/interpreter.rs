@@ -78,6 +78,20 @@ impl Interpreter {
     }
 }
 
+/// The wheel of pip that a root has for making environments: it runs as it is.
+pub(super) fn pip(root: &Path, config: &Config, version: &str) -> Option<PathBuf> {
+    let minor = version.split('.').take(2).collect::<Vec<_>>().join(".");
+    let beside =
+        super::paths(config).into_iter().map(|folder| format!("{folder}/../lib/python{minor}/ensurepip/_bundled"));
+    let folders = beside.chain(["/usr/share/python-wheels".to_owned()]);
+    folders.filter_map(|folder| fs::read_dir(within(root, Path::new(&folder))?).ok()).flatten().flatten().find_map(
+        |entry| {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            (name.starts_with("pip-") && name.ends_with(".whl")).then(|| entry.path())
+        },
+    )
+}
+
 /// What makes a folder an environment of Python: where Python is, and that its packages are none of ours.
 pub(super) fn configuration(home: &str) -> String {
     format!("home = {home}\ninclude-system-site-packages = false\n")

@@ -36,7 +36,9 @@ pub(super) fn parse(text: &str) -> Result<Vec<Row>, String> {
                 }
             }
         }
-        fields.resize(3, String::new());
+        if fields.len() < 3 {
+            fields.resize(3, String::new());
+        }
         let [path, hash, size] =
             <[String; 3]>::try_from(fields).map_err(|_| "a line has not three fields".to_owned())?;
         if !path.is_empty() {
