@@ -52,6 +52,7 @@ impl Launch {
 /// How images are run on this machine.
 pub struct Runner {
     docker: Option<Docker>,
+    bare: Option<Bare>,
     images: Option<Images>,
 }
 
@@ -77,12 +78,12 @@ enum Started<'r> {
 impl Runner {
     /// By this docker alone.
     pub fn docker(docker: Docker) -> Self {
-        Self { docker: Some(docker), images: None }
+        Self { docker: Some(docker), bare: None, images: None }
     }
 
     /// Without an engine, whether there is one or not.
-    pub fn bare(tree: &Tree) -> Self {
-        Self { docker: None, images: Some(Images::of(tree)) }
+    pub fn bare(tree: &Tree) -> Result<Self, Fault> {
+        Ok(Self { docker: None, bare: Some(Bare::find()?), images: Some(Images::of(tree)) })
     }
 
     /// By docker where an engine answers, else bare.
@@ -90,9 +91,9 @@ impl Runner {
         let found = Docker::find(&tree.root).and_then(|docker| docker.version().map(|_| docker));
         let images = Some(Images::of(tree));
         match found {
-            Ok(docker) => Ok(Self { docker: Some(docker), images }),
+            Ok(docker) => Ok(Self { docker: Some(docker), bare: None, images }),
             Err(no_docker) => match Bare::find() {
-                Ok(_) => Ok(Self { docker: None, images }),
+                Ok(bare) => Ok(Self { docker: None, bare: Some(bare), images }),
                 Err(no_bare) => Err(neither(&no_docker, &no_bare)),
             },
         }
@@ -107,9 +108,9 @@ impl Runner {
                 return Ok(Image { name: name.to_owned(), way: Way::Docker(docker) });
             }
         }
-        let bare = Bare::find()?;
+        let bare = self.bare.clone().map_or_else(Bare::find, Ok)?;
         let images = self.images.as_ref().expect("a runner has an engine or images");
-        let image = images.unpack(name)?;
+        let image = images.unpack(name, bare.has_every_user())?;
         let user = match image.config.config.user.as_str() {
             "" => "root",
             user => user,

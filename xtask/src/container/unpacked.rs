@@ -98,18 +98,17 @@ impl Images {
         Ok(None)
     }
 
-    /// An image's folder; made, if it is not there.
-    pub fn unpack(&self, name: &str) -> Result<Unpacked, Fault> {
-        match self.find(name)? {
-            Some(found) => {
-                let manifest: Manifest = found.layout.read_json(&found.manifest)?;
-                self.folder_of(name, found.manifest.digest, &manifest, &Source::Layout(found.layout))
-            }
-            None => self.pull(name),
-        }
+    /// An image's folder; made, if it is not there. Only root can give files `owners`.
+    pub fn unpack(&self, name: &str, owners: bool) -> Result<Unpacked, Fault> {
+        let (digest, manifest, source) = match self.find(name)? {
+            Some(Found { layout, manifest }) => (manifest.digest, layout.read_json(&manifest)?, Source::Layout(layout)),
+            None => self.published(name)?,
+        };
+        let folder = self.store.join(format!("{}{}", digest.hex(), if owners { "-owned" } else { "" }));
+        self.folder_of(&folder, || make(name, &folder, &manifest, &source, owners))
     }
 
-    fn pull(&self, name: &str) -> Result<Unpacked, Fault> {
+    fn published(&self, name: &str) -> Result<(Digest, Manifest, Source<'_>), Fault> {
         let Reference { repository, tag, digest } = parse(name)?;
         let published = match (digest, tag) {
             (Some(digest), _) => publish::read(&self.client, &repository, digest)?,
@@ -122,35 +121,28 @@ impl Images {
         };
         let platform = published.platforms.get(&Platform::host()).ok_or_else(|| not_for_us(name))?;
         let manifest = publish::read_manifest(&self.client, &repository, platform.digest)?;
-        self.folder_of(name, platform.digest, &manifest, &Source::Registry(&self.client, repository))
+        Ok((platform.digest, manifest, Source::Registry(&self.client, repository)))
     }
 
-    fn folder_of(
-        &self,
-        name: &str,
-        digest: Digest,
-        manifest: &Manifest,
-        source: &Source<'_>,
-    ) -> Result<Unpacked, Fault> {
+    fn folder_of(&self, folder: &Path, make: impl Fn() -> Result<(), Fault>) -> Result<Unpacked, Fault> {
         // Root's may hold files of any owner: they are for nobody else.
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.store);
         made.map_err(|error| cannot_write(&self.store, &error))?;
-        let folder = self.store.join(digest.hex());
         let lock_path = folder.with_extension("lock");
         let lock = File::options().create(true).append(true).open(&lock_path);
         let lock = lock.map_err(|error| cannot_write(&lock_path, &error))?;
         loop {
             lock.lock_shared().map_err(|error| cannot_write(&lock_path, &error))?;
-            if let Some(config) = read_config(&folder) {
+            if let Some(config) = read_config(folder) {
                 // The time of its last use; where it cannot be set, it goes a little earlier.
                 let _ = lock.set_modified(SystemTime::now());
                 return Ok(Unpacked { folder: folder.join("root"), config, _used: lock });
             }
             // A lock that changes its kind is let go in between: whoever had it meanwhile may have done the work.
             wait_for(&lock, &lock_path)?;
-            if read_config(&folder).is_none() {
-                self.make_room(&folder);
-                make(name, &folder, manifest, source)?;
+            if read_config(folder).is_none() {
+                self.make_room(folder);
+                make()?;
             }
         }
     }
@@ -188,7 +180,7 @@ impl Images {
 }
 
 /// Unpacks an image beside its place, and puts it there when it is whole. Whoever calls has its lock.
-fn make(name: &str, folder: &Path, manifest: &Manifest, source: &Source<'_>) -> Result<(), Fault> {
+fn make(name: &str, folder: &Path, manifest: &Manifest, source: &Source<'_>, owners: bool) -> Result<(), Fault> {
     let partial = folder.with_extension("partial");
     remove(&partial).map_err(|error| cannot_write(&partial, &error))?;
     let config = source.document(&manifest.config)?;
@@ -206,15 +198,24 @@ fn make(name: &str, folder: &Path, manifest: &Manifest, source: &Source<'_>) -> 
     let mut progress = ui::Progress::begin("unpacking", &format!("`{name}` ({bytes} of layers)"));
     let root = partial.join("root");
     let mut unpacked = unpack::Unpacked::open(&root)?;
-    if rustix::process::geteuid().is_root() {
+    if owners {
         unpacked = unpacked.with_owners();
     }
-    for (number, (layer, diff_id)) in manifest.layers.iter().zip(&parsed.rootfs.diff_ids).enumerate() {
-        process::interrupted()?;
-        progress.line(&format!("layer {} of {}", number + 1, manifest.layers.len()));
-        let file = source.layer(layer, &partial)?;
-        unpacked.apply(&mut Reader::open(file, Some(diff_id), Limits::default())?)?;
-    }
+    std::thread::scope(|scope| {
+        // One layer is fetched while the one before is unpacked.
+        let (sender, fetched) = std::sync::mpsc::sync_channel(0);
+        let partial = &partial;
+        scope.spawn(move || {
+            // Nobody listens any more where unpacking has failed.
+            manifest.layers.iter().map(|layer| source.layer(layer, partial)).try_for_each(|file| sender.send(file))
+        });
+        for (number, (diff_id, file)) in parsed.rootfs.diff_ids.iter().zip(fetched).enumerate() {
+            process::interrupted()?;
+            progress.line(&format!("layer {} of {}", number + 1, manifest.layers.len()));
+            unpacked.apply(&mut Reader::open(file?, Some(diff_id), Limits::default())?)?;
+        }
+        Ok(())
+    })?;
     progress.end();
     drop(unpacked);
     ui::detail(&format!("unpacked in {}", ui::seconds(began.elapsed())));
@@ -320,5 +321,9 @@ fn lost(repository: &Repository, descriptor: &Descriptor) -> Fault {
 }
 
 fn cannot_write(path: &Path, error: &std::io::Error) -> Fault {
-    Fault::build(format!("cannot write `{}`", path.display())).cause(error)
+    let fault = Fault::build(format!("cannot write `{}`", path.display())).cause(error);
+    if error.kind() == ErrorKind::PermissionDenied {
+        return fault.hint("if another user made it, that user can remove it: it is made again when it is needed");
+    }
+    fault
 }

@@ -29,6 +29,7 @@ mod local;
 mod old_faults;
 mod publishing;
 mod rebuilding;
+mod running;
 mod secrets;
 mod steps;
 mod trouble;
