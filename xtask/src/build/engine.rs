@@ -51,7 +51,7 @@ impl Session<'_> {
         match (self.engine, self.local_docker()?) {
             (Engine::Docker, _) => Ok(Runner::docker(self.docker()?.clone())),
             (Engine::Native, Some(_)) => Runner::at_hand(&self.tree),
-            (Engine::Native, None) => Ok(Runner::bare(&self.tree)),
+            (Engine::Native, None) => Runner::bare(&self.tree),
         }
     }
 }
