@@ -94,9 +94,9 @@ impl Session<'_> {
         let (root, builder) = (&self.tree.root, self.flags.builder.as_deref());
         // Nobody waits for a registry only to be told what a build has cost.
         let client = impatient(&self.tree);
-        let seen = &self.seen;
+        let (seen, engine) = (&self.seen, self.engine);
         Some(move || {
-            let found = record::look(root, builder, &client, &latest);
+            let found = record::look(root, engine, builder, &client, &latest);
             *seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = found;
         })
     }

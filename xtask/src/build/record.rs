@@ -1,6 +1,7 @@
 //! What the ledger is told of a build: gathered while it goes on, so that a build that fails leaves what is known of it.
 
 use super::Session;
+use super::engine::Engine;
 use super::planning::Planned;
 use crate::docker::Docker;
 use crate::fault::{Exit, Fault};
@@ -62,10 +63,17 @@ impl Trace {
 }
 
 /// Looks at the engine and at what the registry has, while something is built.
-pub(super) fn look(root: &Path, builder: Option<&str>, client: &Client, latest: &[(Repository, Platform)]) -> Seen {
-    let engine = match builder {
-        Some(name) => Some(format!("builder {name}")),
-        None => Docker::find(root).and_then(|docker| docker.version()).ok(),
+pub(super) fn look(
+    root: &Path,
+    engine: Engine,
+    builder: Option<&str>,
+    client: &Client,
+    latest: &[(Repository, Platform)],
+) -> Seen {
+    let engine = match (engine, builder) {
+        (Engine::Native, _) => Some("native".to_owned()),
+        (Engine::Docker, Some(name)) => Some(format!("builder {name}")),
+        (Engine::Docker, None) => Docker::find(root).and_then(|docker| docker.version()).ok(),
     };
     let mut known = BTreeSet::new();
     for (repository, platform) in latest {

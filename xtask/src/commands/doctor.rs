@@ -6,7 +6,7 @@ use crate::facts::{self, Tree};
 use crate::fault::{Exit, Fault};
 use crate::flags::{Format, Global};
 use crate::lock::uv;
-use crate::policy::{Action, ImageKind};
+use crate::policy::{Action, Engine, ImageKind};
 use crate::process::{self, Command};
 use crate::registry::Client;
 use crate::{build, steps, ui};
@@ -177,7 +177,20 @@ fn compiler(tree: &Tree) -> Option<Finding> {
     })
 }
 
+/// What builds here, and what it lacks.
 fn engine(tree: &Tree) -> Vec<Finding> {
+    match tree.policy.project.engine {
+        Engine::Native => vec![good("engine", "native, as the policy says: no Docker is needed")],
+        Engine::Auto if !Docker::at_hand(&tree.root) => {
+            let enhanced = tree.policy.app.enhanced.is_some();
+            let only = if enhanced { "; only `build-enhanced` needs one: `cargo xtask engine up`" } else { "" };
+            vec![good("engine", format!("native: no Docker engine answers, and none is needed{only}"))]
+        }
+        Engine::Auto | Engine::Docker => docker(tree),
+    }
+}
+
+fn docker(tree: &Tree) -> Vec<Finding> {
     let docker = match Docker::find(&tree.root) {
         Ok(docker) => docker,
         Err(fault) => return vec![bad("docker", fault)],
