@@ -16,6 +16,7 @@ pub mod event;
 pub mod facts;
 pub mod fault;
 pub mod flags;
+pub mod fuzzing;
 pub mod git;
 pub mod ignore;
 pub mod key;

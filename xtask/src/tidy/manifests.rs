@@ -7,7 +7,10 @@ use super::{Files, Violation};
 /// Every dependency without a reason, and every version outside the workspace's table.
 pub(super) fn check(files: &Files) -> Vec<Violation> {
     let mut found = files.text("Cargo.toml").map(|text| reasons("Cargo.toml", text)).unwrap_or_default();
-    for (path, text) in files.texts().filter(|(path, _)| path.ends_with("/Cargo.toml")) {
+    // A package outside the workspace has nobody to take a version from.
+    let member =
+        |path: &str, text: &str| path.ends_with("/Cargo.toml") && !text.lines().any(|line| line == "[workspace]");
+    for (path, text) in files.texts().filter(|(path, text)| member(path, text)) {
         found.extend(versions(path, text));
     }
     found
