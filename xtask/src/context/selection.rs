@@ -273,6 +273,7 @@ impl Pick<'_, '_> {
     ) -> (bool, Vec<ContextPath>) {
         let mut any = false;
         let mut selected = BTreeSet::new();
+        let mut known = None;
         for (path, rest) in self.view.below(folder) {
             if !wanted(rest, None) {
                 continue;
@@ -283,6 +284,11 @@ impl Pick<'_, '_> {
             }
             selected.insert(path.clone());
             let mut parent = path.parent();
+            // What is in one folder comes together, and that folder is known after the first.
+            if parent == known {
+                continue;
+            }
+            known.clone_from(&parent);
             while let Some(between) = parent.filter(|between| between.below(folder).is_some()) {
                 parent = if selected.insert(between.clone()) { between.parent() } else { None };
             }

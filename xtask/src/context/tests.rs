@@ -330,6 +330,71 @@ proptest! {
     }
 }
 
+/// A folder whose entries come in another order.
+struct Backwards<'a>(&'a Path);
+
+impl Files for Backwards<'_> {
+    fn place(&self) -> &Path {
+        self.0
+    }
+
+    fn read(&self, path: &Path) -> Result<Option<Vec<u8>>, Fault> {
+        self.0.read(path)
+    }
+
+    fn has_file(&self, path: &Path) -> bool {
+        self.0.has_file(path)
+    }
+
+    fn list(&self, folder: &ContextPath) -> Result<Vec<Named>, Fault> {
+        let mut listed = self.0.list(folder)?;
+        listed.sort_by(|one, other| other.name.cmp(&one.name));
+        Ok(listed)
+    }
+
+    fn found(&self, path: &ContextPath) -> Result<Option<Found>, Fault> {
+        self.0.found(path)
+    }
+
+    fn digests(&self, files: &[ContextPath], bytes: u64) -> Result<Vec<Digest>, Fault> {
+        self.0.digests(files, bytes)
+    }
+}
+
+#[test]
+fn the_order_of_the_walk_is_no_difference() {
+    let root = tree(&PLACES);
+    symlink("d", root.path().join("link")).unwrap();
+    for copy in COPIES {
+        let file = Dockerfile::parse("Dockerfile", &format!("FROM scratch\n{copy}")).unwrap();
+        let sources = file.sources(&BTreeMap::new(), &Platform::host()).unwrap();
+        let pick = |files: &dyn Files| pick(files, &sources, &Ignore::none(), &BTreeSet::new());
+        assert_eq!(pick(&root.path().to_path_buf()), pick(&Backwards(root.path())), "{copy}");
+    }
+}
+
+#[test]
+fn what_is_yet_to_be_made_is_picked() {
+    let root = tree(&["a", "target/other"]);
+    let absent = BTreeSet::from([ContextPath::new("target/new/program")]);
+    let picked = |copy: &str, ignore: &str| {
+        let file = Dockerfile::parse("Dockerfile", &format!("FROM scratch\n{copy}")).unwrap();
+        let sources = file.sources(&BTreeMap::new(), &Platform::host()).unwrap();
+        let picked = pick(root.path(), &sources, &Ignore::parse("x", ignore.as_bytes()).unwrap(), &absent)?;
+        assert!(!picked.digests.contains_key(&ContextPath::new("target/new/program")));
+        let below = |found: &Match| found.below.iter().map(ToString::to_string).collect::<Vec<_>>();
+        Ok::<_, Fault>(picked.matches.iter().map(|found| (found.at.to_string(), below(found))).collect::<Vec<_>>())
+    };
+    let program = ("target/new/program".to_owned(), Vec::new());
+    assert_eq!(picked("COPY target/new/program /", ""), Ok(vec![program.clone()]));
+    assert_eq!(picked("COPY target/n*/p* /", "target\n!target/new"), Ok(vec![program]));
+    assert_eq!(
+        picked("COPY target/new /", ""),
+        Ok(vec![("target/new".to_owned(), vec!["target/new/program".to_owned()])])
+    );
+    assert!(picked("COPY target/new/program /", "target").is_err());
+}
+
 /// The docker command line, if a test may use one.
 fn docker() -> Option<String> {
     let found = std::env::var("XTASK_TEST_DOCKER").ok().filter(|docker| !docker.is_empty());

@@ -75,8 +75,12 @@ impl Description {
     pub(super) fn apply(&mut self, kind: &Kind, text: &str) -> Result<bool, String> {
         let execution = &mut self.config.config;
         let created_by = match kind {
-            // As it is written: a value that was given is nobody's business.
-            Kind::Arg(_) => text.to_owned(),
+            // As it is written: a value that was given is nobody's business. A trigger's text is its `ONBUILD`.
+            Kind::Arg(_) if text.starts_with("ARG ") => text.to_owned(),
+            Kind::Arg(pairs) => {
+                let names: Vec<&str> = pairs.iter().map(|(name, _)| name.as_str()).collect();
+                format!("ARG {}", names.join(" "))
+            }
             Kind::Env(pairs) => {
                 pairs.iter().for_each(|(name, value)| set_env(&mut execution.env, name, value));
                 format!("ENV {}", assignments(pairs))

@@ -231,7 +231,8 @@ impl<'a> Stages<'a> {
             }
             return Ok(());
         }
-        let mut taken: Vec<Taken> = self.taken.remove(&(stage.index, index)).unwrap_or_default().concat();
+        let mut taken: Vec<Taken> =
+            self.taken.remove(&(stage.index, index)).unwrap_or_default().into_iter().flatten().collect();
         taken.extend(heredocs);
         let linked = transfer.link || state.ground.is_empty();
         if taken.is_empty() {

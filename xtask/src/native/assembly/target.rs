@@ -66,7 +66,9 @@ impl<'l> Target<'l> {
         while let Some(folder) = parent {
             match self.made.get(&folder) {
                 Some(made) if made.item.content != Content::Dir => return Ok(None),
-                _ => parent = folder.parent(),
+                // What is in front of a folder is a folder.
+                Some(_) => break,
+                None => parent = folder.parent(),
             }
         }
         self.below.lookup(path)

@@ -317,11 +317,18 @@ fn the_image_beneath_says_what_variables_hold() {
 #[test]
 fn triggers_of_the_image_run_first_and_once() {
     let mut world = world();
-    world.image.config.config.other.insert("OnBuild".to_owned(), serde_json::json!(["COPY a /app/", "ENV T=$HOME"]));
+    world
+        .image
+        .config
+        .config
+        .other
+        .insert("OnBuild".to_owned(), serde_json::json!(["ARG S=2", "COPY a /app/", "ENV T=$HOME"]));
     let text = "FROM base AS one\nENV U=$T\nFROM one\nENV V=1";
     let (config, layers) = world.with(text, |assembly| (assembly.config.clone(), assembly.layers.len())).unwrap();
     assert_eq!(config.config.env, ["PATH=/p", "HOME=/h", "T=/h", "U=/h", "V=1"]);
     assert_eq!((layers, config.config.other.get("OnBuild")), (1, None));
+    let said: Vec<_> = config.history.iter().filter_map(|entry| entry.created_by.as_deref()).collect();
+    assert_eq!(said, ["ARG S", "COPY a /app/", "ENV T=/h", "ENV U=/h", "ENV V=1"]);
 }
 
 #[test]
@@ -372,6 +379,23 @@ fn archives_are_not_added() {
     let fault = world.layers("FROM scratch\nADD a x.tgz /x/").unwrap_err();
     assert!(fault.what.contains("would unpack"), "{fault}");
     assert!(world.layers("FROM scratch\nADD a d /x/\nADD --unpack=false x.tgz /x/").is_ok());
+}
+
+#[test]
+fn capabilities_are_not_lost_in_silence() {
+    let world = world();
+    let program = world.context.path().join("run.sh");
+    // CAP_NET_BIND_SERVICE, permitted, in the second version of the attribute.
+    let capability = [0, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let set = rustix::fs::setxattr(&program, "security.capability", &capability, rustix::fs::XattrFlags::empty());
+    if set.is_err() {
+        assert_ne!(std::env::var("XTASK_REQUIRE_REAL").as_deref(), Ok("1"), "no capabilities can be given");
+        println!("skipped: this user or file system gives no capabilities");
+        return;
+    }
+    let fault = world.layers("FROM scratch\nCOPY run.sh /x").unwrap_err();
+    assert!(fault.what.contains("`run.sh` in the build context has file capabilities"), "{fault}");
+    assert!(world.layers("FROM scratch\nCOPY a /x").is_ok());
 }
 
 /// A change of the inputs, and whether it is one for the layer.
@@ -467,4 +491,21 @@ proptest! {
             prop_assert!(!layer.is_empty());
         }
     }
+}
+
+/// Not a test of speed: what is slower than a few seconds for so many files grows faster than they do.
+#[test]
+fn many_files_are_no_trouble() {
+    let world = world();
+    for folder in 0..40 {
+        let folder = world.context.path().join(format!("many/{folder}"));
+        fs::create_dir_all(&folder).unwrap();
+        (0..500).for_each(|file| fs::write(folder.join(format!("f{file}")), "").unwrap());
+    }
+    let began = std::time::Instant::now();
+    let layers = world.layers("FROM base\nCOPY --link many /x\nCOPY many /app/y\nWORKDIR /app/y/1\n").unwrap();
+    let seconds = began.elapsed().as_secs_f64();
+    assert_eq!(layers.iter().map(Vec::len).collect::<Vec<_>>(), [20_041, 20_042]);
+    assert!(seconds < 20.0, "{seconds:.1} s");
+    eprintln!("{seconds:.2} s");
 }
