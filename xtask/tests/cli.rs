@@ -278,7 +278,7 @@ fn a_policy_that_does_not_hold_is_told_whole() {
         error: the policy does not hold: 2 problems
         images.toml:18:1: unknown key `siute` in `[root.debian]`
           hint: did you mean `suite`?
-        images.toml:41:8: `smoke.user` is not a whole number from 0 to 4294967294
+        images.toml:46:8: `smoke.user` is not a whole number from 0 to 4294967294
 
         hint: edit `images.toml`; the README's section "Policy" lists every key
     "#]],
