@@ -57,6 +57,7 @@ pub fn seed() -> State {
         "dockerfiles/Dockerfile.enhanced",
         "dockerfiles/Dockerfile.enhanced.dockerignore",
         "dockerfiles/check-imports.py",
+        "dockerfiles/compile.py",
         "dockerfiles/installer.lock",
     ];
     for file in files {
@@ -149,7 +150,9 @@ pub struct Extracted {
 
 /// Reads a checkout; `None` where it has no policy or no Dockerfile that reads.
 pub fn extracted(root: &Path) -> Option<Extracted> {
-    let policy: toml::Table = fs::read_to_string(root.join("images.toml")).ok()?.parse().ok()?;
+    let mut policy: toml::Table = fs::read_to_string(root.join("images.toml")).ok()?.parse().ok()?;
+    // Who makes a stage changes nothing of what it holds.
+    policy.get_mut("base").and_then(toml::Value::as_table_mut).map(|base| base.remove("stages"));
     let wanted = ["project", "root", "base", "app"].map(|name| policy.get(name).map(ToString::to_string));
     // The fast Dockerfile takes the program from here when it is built by hand; its recipe counts, not its bytes.
     fs::create_dir_all(root.join("target/release")).unwrap();

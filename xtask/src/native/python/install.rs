@@ -76,11 +76,15 @@ pub(super) fn install(uv: &uv::Uv, interpreter: &Interpreter, wanted: &Wanted<'_
     let cannot = |error: std::io::Error| Fault::build(format!("cannot write `{}`", prefix.display())).cause(error);
     let list = prefix.with_extension("lock");
     fs::write(&list, list_of(wanted.packages)).map_err(cannot)?;
+    // Pythons of some systems keep packages with compiled modules in `lib64`: here that is another name of `lib`.
+    let lib64 = prefix.join("lib64");
+    std::os::unix::fs::symlink("lib", &lib64).map_err(cannot)?;
     let call = call(uv, interpreter, wanted, prefix, &list);
     let output = call.output()?;
     if !output.status.success() {
         return Err(judged(&secret::hidden(String::from_utf8_lossy(&output.stderr).trim()), wanted));
     }
+    fs::remove_file(lib64).map_err(cannot)?;
     rename(prefix, &version_folder(&interpreter.version), &version_folder(wanted.python)).map_err(cannot)
 }
 
