@@ -7,4 +7,5 @@ pub mod item;
 pub mod layer;
 pub mod outline;
 pub mod stage;
+pub mod store;
 pub mod unpack;
