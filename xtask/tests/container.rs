@@ -161,7 +161,7 @@ fn there_are_no_rights_and_none_to_be_gained() {
 
 #[test]
 fn nothing_of_the_host_is_seen() {
-    says("ps | grep -c .", "4");
+    says("test $(ls -d /proc/[0-9]* | wc -l) -lt 8 && echo few", "few");
     says("cat /proc/1/cmdline | head -c 2", "sh");
     says("test -s /proc/kcore; echo $?; ls /proc/acpi /proc/scsi 2>/dev/null | grep -vc :", "1\n0");
     says("ls /dev | wc -l; cat /dev/null; head -c 3 /dev/zero | wc -c; head -c 3 /dev/urandom | wc -c", "11\n3\n3");
@@ -671,10 +671,14 @@ fn nothing_is_left_when_xtask_is_killed() {
 fn nothing_is_left_whenever_xtask_is_killed() {
     for repo in repositories() {
         repo.output(&["run"]);
+        let began = Instant::now();
+        repo.output(&["run"]);
+        // From nothing to well into the program.
+        let whole = began.elapsed() * 3 / 2;
         let number = number();
-        for moment in 0..40 {
+        for moment in 0..30 {
             let mut child = begin(&repo, &["-q", "run", "--", "sleep", &number]);
-            std::thread::sleep(Duration::from_millis(moment * 2));
+            std::thread::sleep(whole * moment / 30);
             child.kill().unwrap();
             child.wait().unwrap();
         }
