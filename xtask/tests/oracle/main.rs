@@ -5,10 +5,10 @@
 
 #![allow(clippy::disallowed_methods, reason = "the real docker is run as a person's shell would run it")]
 
-mod cases;
 #[path = "../support/busybox.rs"]
 #[allow(dead_code, missing_docs, unreachable_pub)]
 mod busybox;
+mod cases;
 #[path = "../support/real_engine.rs"]
 #[allow(dead_code, missing_docs, unreachable_pub)]
 mod real_engine;
