@@ -22,4 +22,5 @@ mod real_engine;
 mod real_registry;
 
 mod flow;
+mod reproducible;
 mod world;
