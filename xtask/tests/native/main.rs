@@ -22,5 +22,6 @@ mod real_engine;
 mod real_registry;
 
 mod flow;
+mod kills;
 mod reproducible;
 mod world;

@@ -12,7 +12,7 @@ use xtask::native::layer::{Limits, Reader};
 use xtask::oci::{Descriptor, Manifest};
 use xtask::publish;
 use xtask::reference::{Digest, Platform, Repository};
-use xtask::registry::Answer;
+use xtask::registry::{Answer, Client};
 
 /// The repositories of the images.
 pub(crate) const NAMES: [&str; 2] = ["app-base", "app"];
@@ -22,8 +22,10 @@ pub(crate) struct World {
     pub repo: Repo,
     pub proxy: FaultProxy,
     store: PathBuf,
-    /// Manifests that were read whole before.
+    /// Images that were read whole before.
     whole: RefCell<BTreeSet<Digest>>,
+    /// Layers likewise, by repository, digest and uncompressed digest.
+    layers: RefCell<BTreeSet<(String, Digest, Digest)>>,
     _registry: RealRegistry,
 }
 
@@ -36,7 +38,8 @@ impl World {
         let registry = RealRegistry::start_at(&engine.registry_program(), folder, &store, false);
         let proxy = FaultProxy::before(registry.address);
         let repo = Repo::with_registry(name, &proxy.host())?;
-        let world = Self { repo, proxy, store, whole: RefCell::default(), _registry: registry };
+        let world =
+            Self { repo, proxy, store, whole: RefCell::default(), layers: RefCell::default(), _registry: registry };
         world.push_root();
         world.repo.for_native(&world.root());
         Some(world)
@@ -55,6 +58,7 @@ impl World {
     pub(crate) fn wipe(&self) {
         std::fs::remove_dir_all(self.store.join("docker")).unwrap();
         self.whole.borrow_mut().clear();
+        self.layers.borrow_mut().clear();
         self.push_root();
     }
 
@@ -86,17 +90,44 @@ impl World {
     /// once is not read again.
     #[track_caller]
     pub(crate) fn is_whole(&self) {
+        let client = client();
         for name in NAMES {
             let repository = self.repo.repository(name);
-            let Answer::Present(tags) = client().tags(&repository).unwrap() else { continue };
+            let Answer::Present(tags) = client.tags(&repository).unwrap() else { continue };
             for tag in tags {
-                let found = self.repo.published(name, tag.as_str()).unwrap_or_else(|| panic!("`{name}:{tag}` is gone"));
-                assert!(found.platforms.contains_key(&Platform::host()), "`{name}:{tag}` lacks this platform");
-                for image in found.platforms.values().filter(|image| !self.whole.borrow().contains(&image.digest)) {
-                    read_whole(&repository, image);
-                    self.whole.borrow_mut().insert(image.digest);
+                let Answer::Present(head) = client.head(&repository, tag.clone()).unwrap() else {
+                    panic!("`{name}:{tag}` is listed and not there")
+                };
+                if self.whole.borrow().contains(&head.digest) {
+                    continue;
                 }
+                let found = publish::read(&client, &repository, head.digest).unwrap().present();
+                let found = found.unwrap_or_else(|| panic!("`{name}:{tag}` names nothing"));
+                assert!(found.platforms.contains_key(&Platform::host()), "`{name}:{tag}` lacks this platform");
+                found.platforms.values().for_each(|image| self.read_whole(&client, &repository, image));
+                self.whole.borrow_mut().insert(head.digest);
             }
+        }
+    }
+
+    #[track_caller]
+    fn read_whole(&self, client: &Client, repository: &Repository, image: &Descriptor) {
+        let read = publish::read_manifest(client, repository, image.digest);
+        let manifest = read.unwrap_or_else(|fault| panic!("{fault}"));
+        let config = publish::read_config(client, repository, &manifest).unwrap_or_else(|fault| panic!("{fault}"));
+        assert_eq!(manifest.layers.len(), config.rootfs.diff_ids.len(), "{image:?}");
+        for (layer, diff_id) in manifest.layers.iter().zip(&config.rootfs.diff_ids) {
+            let key = (repository.to_string(), layer.digest, *diff_id);
+            if self.layers.borrow().contains(&key) {
+                assert!(client.has_blob(repository, &layer.digest).unwrap(), "{layer:?}");
+                continue;
+            }
+            let mut bytes = Vec::new();
+            let answer = client.blob(repository, &layer.digest, layer.size, &mut bytes);
+            assert_eq!(answer.unwrap_or_else(|fault| panic!("{fault}")), Answer::Present(()), "{layer:?}");
+            let mut reader = Reader::open(BufReader::new(&bytes[..]), Some(diff_id), Limits::default()).unwrap();
+            while reader.next().unwrap_or_else(|fault| panic!("{fault}")).is_some() {}
+            self.layers.borrow_mut().insert(key);
         }
     }
 
@@ -105,21 +136,6 @@ impl World {
         let before = self.proxy.seen().len();
         let done = work();
         (done, Traffic(self.proxy.seen().split_off(before)))
-    }
-}
-
-#[track_caller]
-fn read_whole(repository: &Repository, image: &Descriptor) {
-    let client = client();
-    let manifest = publish::read_manifest(&client, repository, image.digest).unwrap_or_else(|fault| panic!("{fault}"));
-    let config = publish::read_config(&client, repository, &manifest).unwrap_or_else(|fault| panic!("{fault}"));
-    assert_eq!(manifest.layers.len(), config.rootfs.diff_ids.len(), "{image:?}");
-    for (layer, diff_id) in manifest.layers.iter().zip(&config.rootfs.diff_ids) {
-        let mut bytes = Vec::new();
-        let answer = client.blob(repository, &layer.digest, layer.size, &mut bytes);
-        assert_eq!(answer.unwrap_or_else(|fault| panic!("{fault}")), Answer::Present(()), "{layer:?}");
-        let mut reader = Reader::open(BufReader::new(&bytes[..]), Some(diff_id), Limits::default()).unwrap();
-        while reader.next().unwrap_or_else(|fault| panic!("{fault}")).is_some() {}
     }
 }
 
