@@ -77,7 +77,7 @@ fn a_hundred_kills_leave_nothing_wrong_and_the_next_build_heals() {
     edit(&world.repo, 0);
     let began = Instant::now();
     build(&world.repo, &store).run().ok();
-    let span = began.elapsed();
+    let mut span = began.elapsed();
     let mut moments = Moments(4);
     let mut killed = 0;
     for round in 1..=KILLS / AT_ONCE {
@@ -95,6 +95,8 @@ fn a_hundred_kills_leave_nothing_wrong_and_the_next_build_heals() {
         }
         for (running, ..) in starts {
             let outcome = running.end();
+            // The machine is not equally fast all the time: moments shall be spread over builds, to their very end.
+            span = span.mul_f64(if outcome.code.is_none() { 1.03 } else { 0.93 });
             killed += usize::from(outcome.code.is_none());
             assert!(matches!(outcome.code, None | Some(0)), "{outcome:?}");
         }

@@ -78,14 +78,6 @@ impl World {
         publish::read_manifest(&client(), &self.repo.repository(name), digest).unwrap()
     }
 
-    /// The digest of this machine's manifest under a name.
-    #[track_caller]
-    pub(crate) fn image(&self, name: &str, tag: &str) -> Digest {
-        self.repo.published(name, tag).unwrap_or_else(|| panic!("there is no `{name}:{tag}`")).platforms
-            [&Platform::host()]
-            .digest
-    }
-
     /// Reads every image that a tag names to its last byte: documents, layers, their digests, compressed and not. What was whole
     /// once is not read again.
     #[track_caller]
