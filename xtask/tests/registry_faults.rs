@@ -515,6 +515,20 @@ fn what_is_written_is_what_was_sent() {
 }
 
 #[test]
+fn a_blob_that_another_job_hides_for_a_moment_is_not_lost() {
+    let registry = FaultProxy::alone();
+    let hidden = || Mishap::Answer(error(400, "MANIFEST_BLOB_UNKNOWN"));
+    registry.on("PUT", "/manifests/", 2, hidden()).on("PUT", "/manifests/", 1, Mishap::Answer(Scripted::new(201)));
+    let (client, repository) = (client(), repository(&registry));
+    client.put_manifest(&repository, Tag::latest(), INDEX, BODY.as_bytes()).unwrap();
+    // One that stays away is.
+    registry.on("PUT", "/manifests/", usize::MAX, hidden());
+    let fault = client.put_manifest(&repository, Tag::latest(), INDEX, BODY.as_bytes()).unwrap_err();
+    assert!(fault.to_string().contains("MANIFEST_BLOB_UNKNOWN"), "{fault}");
+    assert_eq!(registry.count("PUT", "/manifests/"), 6);
+}
+
+#[test]
 fn a_head_without_a_digest_reads_the_manifest() {
     let registry = FaultProxy::alone();
     registry.on("*", "/manifests/", usize::MAX, Mishap::Answer(index()));

@@ -129,7 +129,9 @@ fn put_together(
     let own: Vec<Layer> = layers.into_iter().flatten().collect();
     let beneath = order.beneath.into_iter().flat_map(|image| {
         image.layers().map(|(descriptor, diff_id)| {
-            let there = matches!(destination, Destination::Repository(_)) && order.known.has_blob(&descriptor.digest);
+            // What the repository has lost is mounted again, for the image beneath has it still.
+            let named = matches!(destination, Destination::Repository(_)) && order.known.has_blob(&descriptor.digest);
+            let there = named && !distrust;
             let origin = if there { Origin::There } else { Origin::Beneath };
             Layer { descriptor: oci_layer(descriptor), diff_id, origin }
         })

@@ -81,10 +81,13 @@ impl<'a> Files<'a> {
                 std::thread::scope(|scope| {
                     let download = scope.spawn(move || image.copy_layer(client, layer, &mut writer));
                     let done = from(&mut reader);
+                    if done.is_err() {
+                        // Whether it was the layer or its way here is known when all of it has come.
+                        let _ = io::copy(&mut reader, &mut io::sink());
+                    }
                     drop(reader);
                     let downloaded = download.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-                    // Whoever stops reading cuts the download: the reader's own fault comes first.
-                    done.and_then(|done| downloaded.map(|()| done))
+                    downloaded.and(done)
                 })
             }
         }

@@ -11,10 +11,16 @@ use crate::fault::Fault;
 use crate::reference::{Digest, Reference, Repository, Tag};
 use serde::Deserialize;
 use std::fmt;
+use std::time::Duration;
 use ureq::http::Method;
 
 /// The specification makes registries take 4 MiB; nobody's manifest is longer.
 const LONGEST: u64 = 4 << 20;
+
+/// The pauses before a registry is asked again whether it lacks what a manifest names. distribution empties a blob's link
+/// before it writes it anew, so that another job which sends the same blob hides it for a moment:
+/// <https://github.com/distribution/distribution/issues/4489>.
+const HIDDEN: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(100)];
 
 /// What is taken for a manifest.
 const ACCEPTED: [&str; 4] = [
@@ -168,9 +174,16 @@ impl Client {
         let ask = Ask::new(&what, Method::PUT, url, push(repository))
             .header("content-type", media_type)
             .payload(Payload::Bytes(bytes));
-        let reply = self
-            .settle(&endpoint, &ask, &[201, 200, 202])?
-            .map_err(|refusal| self.refused(&endpoint, &what, &refusal))?;
+        let mut again = HIDDEN.into_iter();
+        let reply = loop {
+            match self.settle(&endpoint, &ask, &[201, 200, 202])? {
+                Ok(reply) => break reply,
+                Err(refusal) => match again.next().filter(|_| refusal.has("MANIFEST_BLOB_UNKNOWN")) {
+                    Some(pause) => std::thread::sleep(pause),
+                    None => return Err(self.refused(&endpoint, &what, &refusal)),
+                },
+            }
+        };
         match said_digest(&reply).map_err(|broken| broken.fault(&what))? {
             Some(said) if said != digest => {
                 Err(Fault::network(what).cause(format!("the registry stored `{said}` where `{digest}` was sent")))

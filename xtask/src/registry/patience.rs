@@ -42,13 +42,13 @@ impl Patience {
             return Ok(false);
         }
         let ceiling = self.first.saturating_mul(1 << (self.made - 1).min(16)).min(LONGEST);
+        if retry_after.is_some_and(|asked| asked > self.left) || (self.left.is_zero() && !self.first.is_zero()) {
+            return Ok(false);
+        }
         let wait = match retry_after {
             Some(asked) => asked.min(LONGEST),
             None => ceiling.mul_f64(fraction()).min(self.left),
         };
-        if wait > self.left || (self.left.is_zero() && !self.first.is_zero()) {
-            return Ok(false);
-        }
         self.left -= wait;
         let until = Instant::now() + wait;
         while let Some(rest) = until.checked_duration_since(Instant::now()).filter(|rest| !rest.is_zero()) {
@@ -110,6 +110,8 @@ mod tests {
     fn a_registry_that_asks_for_more_than_there_is_gets_no_wait() {
         let began = Instant::now();
         assert!(!patience(5, 1000).pause(Some(Duration::from_secs(30))).unwrap());
+        // Not even the longest pause there is, where that would be in vain.
+        assert!(!patience(5, 100_000).pause(Some(Duration::from_secs(3600))).unwrap());
         assert!(began.elapsed() < Duration::from_millis(500));
     }
 

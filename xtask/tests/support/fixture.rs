@@ -37,6 +37,41 @@ COPY requirements-enhanced.lock dockerfiles/check.txt /opt/venv/
 USER 10001:10001
 ";
 
+/// A base for both engines: what runs something is a stage that a recipe realises.
+const NATIVE_BASE: &str = "\
+ARG ROOT_IMAGE
+ARG USER_NAME=app
+ARG USER_ID=10001
+ARG GROUP_ID=10001
+ARG USER_HOME=/home/app
+FROM ${ROOT_IMAGE} AS root
+FROM root AS user
+ARG USER_NAME
+ARG USER_ID
+ARG GROUP_ID
+ARG USER_HOME
+RUN echo \"${USER_NAME}:x:${GROUP_ID}:\" >> /etc/group && \
+    echo \"${USER_NAME}:x:${USER_ID}:${GROUP_ID}:${USER_NAME}:${USER_HOME}:/usr/sbin/nologin\" >> /etc/passwd && \
+    mkdir -p \"${USER_HOME}\" /app
+FROM root AS base
+COPY --link --from=user /etc/passwd /etc/group /etc/
+COPY --link --from=user --chown=10001:10001 /home/app /home/app
+COPY --link --from=user /app /app
+COPY --link requirements-enhanced.lock dockerfiles/check.txt /opt/venv/
+ENV PATH=/opt/venv/bin:/bin
+USER 10001:10001
+";
+
+/// Three layers on it, of which an edit of a template changes the last.
+const NATIVE_FAST: &str = "\
+ARG BASE_IMAGE
+FROM ${BASE_IMAGE} AS app
+COPY --link --chown=0:0 --chmod=0755 code/tool /usr/local/bin/tool
+COPY --link --chown=0:0 code /app/code
+COPY --link --chown=0:0 templates /app/templates
+ENTRYPOINT [\"cat\", \"/app/templates/page.html\"]
+";
+
 /// A step that waits until another job is done, where it is told to.
 pub const GATE: &str = "name = \"gate\"\nafter = \"build\"\nimages = [\"base\"]\nrun = [\"sh\", \"-c\", \"test -z \\\"$GATE\\\" || { \
                     echo waiting; while ! test -e \\\"$GATE\\\"; do sleep 0.05; done; }\"]";
@@ -169,6 +204,20 @@ impl Repo {
         self.write("dockerfiles/Dockerfile.base", COPYING_BASE)
     }
 
+    /// Makes the native engine build it, on a root of this repository.
+    pub fn for_native(&self, root: &Repository) -> &Self {
+        let known = format!("{}:1", self.engine.root_repository());
+        self.edit("images.toml", &known, &format!("{root}:1"));
+        self.edit("images.toml", "[project]\n", "[project]\nengine = \"native\"\n");
+        self.write("images.toml", &format!("{}\n[base.stages]\nuser = \"user\"\n", self.read("images.toml")));
+        self.write("dockerfiles/Dockerfile.base", NATIVE_BASE).write("dockerfiles/Dockerfile.fast", NATIVE_FAST);
+        self.write("code/tool", "#!/bin/sh\ncat /etc/passwd\n").write("code/deep/a.py", "print(1)\n");
+        self.write("code/deep/b.py", &"# a line that is there often\n".repeat(1000));
+        std::os::unix::fs::symlink("deep/a.py", self.path.join("code/link")).unwrap();
+        self.commit("native");
+        self
+    }
+
     /// Calls git; returns what it prints.
     #[track_caller]
     pub fn git(&self, args: &[&str]) -> String {
@@ -203,7 +252,7 @@ impl Repo {
     /// A call of the real xtask in this repository.
     pub fn xtask(&self, args: &[&str]) -> Call {
         let args = args.iter().map(OsString::from).collect();
-        Call { root: self.path.clone(), args, env: BTreeMap::new() }
+        Call { root: self.path.clone(), args, env: BTreeMap::new(), through: Vec::new() }
     }
 
     /// `build --push`, which has to go well; its report.
@@ -279,9 +328,16 @@ pub struct Call {
     root: PathBuf,
     args: Vec<OsString>,
     env: BTreeMap<String, OsString>,
+    through: Vec<OsString>,
 }
 
 impl Call {
+    /// Has another program start it, which is given the whole call as its last arguments.
+    pub fn through(mut self, program: &[&str]) -> Self {
+        self.through = program.iter().map(OsString::from).collect();
+        self
+    }
+
     /// Sets a variable.
     pub fn env(mut self, name: &str, value: impl Into<OsString>) -> Self {
         self.env.insert(name.to_owned(), value.into());
@@ -294,8 +350,10 @@ impl Call {
     }
 
     fn command(&self) -> std::process::Command {
-        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_xtask"));
-        command.arg("--root").arg(&self.root).args(&self.args).env_clear();
+        let xtask = OsString::from(env!("CARGO_BIN_EXE_xtask"));
+        let words: Vec<&OsString> = self.through.iter().chain([&xtask]).collect();
+        let mut command = std::process::Command::new(words[0]);
+        command.args(&words[1..]).arg("--root").arg(&self.root).args(&self.args).env_clear();
         for name in ["PATH", "LANG", "TMPDIR", "CARGO_HOME", "RUSTUP_HOME"] {
             command.envs(std::env::var_os(name).map(|value| (name, value)));
         }

@@ -1,0 +1,28 @@
+//! The native engine, end to end: the real program on a repository made for each test, before a registry of the test's own
+//! whose blobs it can lose and whose answers a proxy can spoil.
+//!
+//! A scenario is a test, and its name says what has to hold. Nothing here is a stand-in.
+
+#![allow(clippy::disallowed_methods, reason = "the program under test is run as a person's shell would run it")]
+
+#[path = "../support/busybox.rs"]
+#[allow(dead_code, missing_docs, unreachable_pub)]
+mod busybox;
+#[path = "../support/fault_proxy.rs"]
+#[allow(dead_code, missing_docs, unreachable_pub)]
+mod fault_proxy;
+#[path = "../support/fixture.rs"]
+#[allow(dead_code, missing_docs, unreachable_pub)]
+mod fixture;
+#[path = "../support/real_engine.rs"]
+#[allow(dead_code, missing_docs, unreachable_pub)]
+mod real_engine;
+#[path = "../support/real_registry.rs"]
+#[allow(dead_code, missing_docs, unreachable_pub)]
+mod real_registry;
+
+mod faults;
+mod flow;
+mod kills;
+mod reproducible;
+mod world;
