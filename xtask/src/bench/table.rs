@@ -14,7 +14,7 @@ fn seconds(seconds: f64) -> String {
     ui::seconds(Duration::from_secs_f64(seconds))
 }
 
-fn span(summary: Option<&Summary>) -> String {
+pub(super) fn span(summary: Option<&Summary>) -> String {
     match summary {
         None => "–".to_owned(),
         Some(one) if one.runs == 1 => seconds(one.median),
@@ -55,7 +55,7 @@ fn overhead(measured: &Measured) -> Option<String> {
     Some(format!("{}, {verdict} its budget of {}", span(Some(overhead)), seconds(OVERHEAD_BUDGET)))
 }
 
-fn machine(machine: &Machine) -> Vec<String> {
+pub(super) fn machine(machine: &Machine) -> Vec<String> {
     let versions: Vec<String> = machine.versions.iter().map(|(tool, version)| format!("{tool} {version}")).collect();
     let cores = if machine.cores == 1 { "core" } else { "cores" };
     let mut lines = vec![
@@ -76,21 +76,31 @@ fn machine(machine: &Machine) -> Vec<String> {
     lines
 }
 
-/// For a terminal.
-pub fn text(results: &Results) -> String {
-    let rows = rows(results, "");
-    let mut widths = HEAD.map(|head| head.chars().count());
-    for row in &rows {
+/// Columns as wide as their widest cell.
+pub(super) fn aligned<const N: usize>(head: &[&str; N], rows: &[[String; N]]) -> String {
+    let mut widths = head.map(|head| head.chars().count());
+    for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());
         }
     }
     let mut text = String::new();
-    for row in std::iter::once(&HEAD.map(str::to_owned)).chain(&rows) {
+    for row in std::iter::once(&head.map(str::to_owned)).chain(rows) {
         let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
         text += cells.collect::<Vec<_>>().join("  ").trim_end();
         text.push('\n');
     }
+    text
+}
+
+/// A row of a Markdown table.
+pub(super) fn line(cells: &[String]) -> String {
+    format!("| {} |\n", cells.join(" | "))
+}
+
+/// For a terminal.
+pub fn text(results: &Results) -> String {
+    let mut text = aligned(&HEAD, &rows(results, ""));
     let mut details = Vec::new();
     for measured in &results.scenarios {
         details.extend(phases(measured).map(|phases| format!("{}: {phases}", measured.name)));
@@ -104,7 +114,6 @@ pub fn text(results: &Results) -> String {
 
 /// For the documentation.
 pub fn markdown(results: &Results) -> String {
-    let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
     let mut text = String::from(INTRODUCTION);
     text += &line(&HEAD.map(str::to_owned));
     text += "|---|---|---:|---:|---:|\n";
