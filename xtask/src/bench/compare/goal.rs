@@ -6,7 +6,7 @@ use std::fmt;
 use std::time::Duration;
 
 /// What the native engine may hold in memory at most, in bytes.
-pub const MEMORY: u64 = 150_000_000;
+pub(super) const MEMORY: u64 = 150_000_000;
 
 /// What has to hold for medians.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -18,7 +18,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Changes the copy.
-pub type Edit = fn(&mut Rig) -> Result<(), Fault>;
+pub(super) type Edit = fn(&mut Rig) -> Result<(), Fault>;
 
 /// The registry of the state before the change, for the native engine.
 const BEFORE: &str = "before";
@@ -77,7 +77,7 @@ impl Rig {
     }
 
     /// Undoes what the scenario before has done.
-    pub fn begin(&mut self, edit: Edit) -> Result<(), Fault> {
+    pub(super) fn begin(&mut self, edit: Edit) -> Result<(), Fault> {
         self.edit = edit;
         self.new_program = None;
         self.files = 0;

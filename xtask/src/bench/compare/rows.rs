@@ -18,7 +18,7 @@ pub struct Row {
     /// Whether it is measured only when it is named.
     pub on_request: bool,
     /// What is changed before each run.
-    pub edit: Edit,
+    pub(super) edit: Edit,
     /// What is built.
     pub what: What,
     /// What the build finds.
@@ -103,7 +103,7 @@ const BUILDAH: Side = side("buildah", Work::Peer(Peer::Buildah), None);
 const SLOW_BUILDAH: Side = Side { at_most: Some(3), ..BUILDAH };
 
 /// Every row, in the order in which they are measured.
-pub static ROWS: [Row; 10] = [
+pub(super) static ROWS: [Row; 10] = [
     Row {
         name: "template-cold",
         about: "a template edited, nothing local",

@@ -5,7 +5,7 @@ use super::goal::MEMORY;
 use super::{Compared, Results, Sided};
 use crate::ui;
 
-const HEAD: [&str; 7] = ["scenario", "by", "seconds", "beside the first", "goal", "met", "memory"];
+const HEAD: [&str; 7] = ["scenario", "by", "seconds", "times the first", "goal", "met", "memory"];
 
 /// A row for each side; the scenario's own words stand in its first.
 fn rows(results: &Results) -> Vec<[String; 7]> {
@@ -145,13 +145,38 @@ mod tests {
 
     #[test]
     fn a_terminal_gets_columns() {
-        expect![[""]].assert_eq(&text(&results()));
+        expect![[r#"
+            scenario       by             seconds                 times the first  goal      met  memory
+            template-cold  native         0.20 s (0.19 s–0.21 s)                   ≤ 0.25 s  yes  42.0 MB
+                           docker buildx  7.10 s (7.00 s–7.20 s)  35.5×            ≥ 40×     no
+                           buildah        –
+                           by pip         9.00 s
+
+            template-cold: a template edited; 3 runs, by pip 1
+            template-cold: buildah – it is not installed
+
+            2 cores of Example 9000, 8.0 GB of memory, Debian, Linux 6.1.0
+            docker 26.1.5
+            load average 0.10 before, 1.50 after
+        "#]]
+        .assert_eq(&text(&results()));
     }
 
     #[test]
     fn the_documentation_gets_a_table() {
         let text = markdown(&results());
-        expect![[""]]
-            .assert_eq(&text.lines().filter(|line| line.starts_with(['|', '-'])).collect::<Vec<_>>().join("\n"));
+        expect![[r#"
+            | scenario | by | seconds | times the first | goal | met | memory |
+            |---|---|---:|---:|---:|---|---:|
+            | `template-cold` | native | 0.20 s (0.19 s–0.21 s) |  | ≤ 0.25 s | yes | 42.0 MB |
+            |  | docker buildx | 7.10 s (7.00 s–7.20 s) | 35.5× | ≥ 40× | no |  |
+            |  | buildah | – |  |  |  |  |
+            |  | by pip | 9.00 s |  |  |  |  |
+            - `template-cold`: a template edited; 3 runs, by pip 1
+            - `template-cold`: buildah – it is not installed
+            - 2 cores of Example 9000, 8.0 GB of memory, Debian, Linux 6.1.0
+            - docker 26.1.5
+            - load average 0.10 before, 1.50 after"#]]
+        .assert_eq(&text.lines().filter(|line| line.starts_with(['|', '-'])).collect::<Vec<_>>().join("\n"));
     }
 }
