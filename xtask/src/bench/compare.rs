@@ -17,7 +17,7 @@ pub use goal::Goal;
 
 use super::machine::{self, Machine};
 use super::scenarios::Sample;
-use super::statistics::{Summary, ratio};
+use super::statistics::{Summary, by_phase, ratio};
 use crate::facts::Tree;
 use crate::fault::Fault;
 use crate::process::{self, Command};
@@ -61,6 +61,8 @@ pub struct Sided {
     pub why: Option<String>,
     /// How many times as long as the first side it took.
     pub times: Option<f64>,
+    /// Where the native engine's went.
+    pub phases: Vec<(String, Summary)>,
     /// The most memory of the native engine in any run, in bytes.
     pub memory: Option<u64>,
     /// Whether that is within its limit.
@@ -156,8 +158,10 @@ fn compared(row: &Row, tallies: Vec<Tally>) -> Compared {
         let summary = seconds(&tally).filter(|_| tally.why.is_none());
         let both = summary.as_ref().zip(first.as_ref());
         let memory = tally.samples.iter().filter_map(|sample| sample.memory).max();
+        let phases: Vec<_> = tally.samples.into_iter().map(|sample| sample.phases).collect();
         Sided {
             by: side.by,
+            phases: by_phase(&phases),
             seconds: summary,
             why: tally.why,
             times: both.filter(|_| index > 0).and_then(|(side, first)| ratio(side, first)),

@@ -68,6 +68,8 @@ pub struct Sample {
     pub overhead: Option<f64>,
     /// The most memory that xtask held at once, in bytes.
     pub memory: Option<u64>,
+    /// How many images xtask has built; what it found is not among them.
+    pub built: usize,
 }
 
 /// Every scenario, in the order in which they are measured.
@@ -310,7 +312,8 @@ fn sample(seconds: f64, done: &Done) -> Sample {
             elsewhere += if counts { *took } else { 0.0 };
         }
     }
-    Sample { seconds, phases, overhead: Some((seconds - elsewhere).max(0.0)), memory: done.peak_memory }
+    let built = done.images.iter().filter(|image| image.action == "built").count();
+    Sample { seconds, phases, overhead: Some((seconds - elsewhere).max(0.0)), memory: done.peak_memory, built }
 }
 
 #[cfg(test)]

@@ -43,8 +43,8 @@ fn rows(results: &Results, code: &str) -> Vec<[String; 5]> {
 
 const HEAD: [&str; 5] = ["scenario", "what", "cargo xtask", "plain docker build", "ratio"];
 
-fn phases(measured: &Measured) -> Option<String> {
-    let shown = measured.phases.iter().filter(|(_, summary)| summary.median >= 0.0005);
+pub(super) fn phases(phases: &[(String, Summary)]) -> Option<String> {
+    let shown = phases.iter().filter(|(_, summary)| summary.median >= 0.0005);
     let shown: Vec<String> = shown.map(|(name, summary)| format!("{name} {}", seconds(summary.median))).collect();
     (!shown.is_empty()).then(|| shown.join(", "))
 }
@@ -103,7 +103,7 @@ pub fn text(results: &Results) -> String {
     let mut text = aligned(&HEAD, &rows(results, ""));
     let mut details = Vec::new();
     for measured in &results.scenarios {
-        details.extend(phases(measured).map(|phases| format!("{}: {phases}", measured.name)));
+        details.extend(phases(&measured.phases).map(|phases| format!("{}: {phases}", measured.name)));
         details.extend(overhead(measured).map(|part| format!("{}: xtask's own part {part}", measured.name)));
     }
     for block in [details, machine(&results.machine)].iter().filter(|block| !block.is_empty()) {
@@ -124,7 +124,7 @@ pub fn markdown(results: &Results) -> String {
     text += "the base's build. xtask's own part is all but docker, the compiler and steps.\n\n";
     text += "| scenario | phases, medians | xtask's own part |\n|---|---|---|\n";
     for measured in &results.scenarios {
-        if let Some(phases) = phases(measured) {
+        if let Some(phases) = phases(&measured.phases) {
             let overhead = overhead(measured).unwrap_or_else(|| "–".to_owned());
             text += &line(&[format!("`{}`", measured.name), phases, overhead]);
         }

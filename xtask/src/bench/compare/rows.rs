@@ -23,6 +23,8 @@ pub struct Row {
     pub what: What,
     /// What the build finds.
     pub start: Start,
+    /// How many images have changed: a time in which fewer were built says nothing.
+    pub builds: usize,
     /// Who is measured; the native engine is first.
     pub sides: &'static [Side],
 }
@@ -62,13 +64,18 @@ impl Work {
 
     /// Does it once; the change is made already.
     pub fn once(self, rig: &mut Rig, row: &Row) -> Result<Sample, Fault> {
-        match self {
+        let sample = match self {
             Self::Ours(caller) => ours::build(rig, caller, row.what, row.start),
             Self::Peer(peer) => peers::build(rig, peer, row.what, row.start),
             Self::OnBase(pieces) => growth::on_base(rig, pieces),
             Self::AmongFiles(count) => growth::among_files(rig, count),
             Self::WithFile(bytes) => growth::with_file(rig, bytes),
+        }?;
+        if self.is_ours() && sample.built != row.builds {
+            return Err(Fault::build(format!("cannot compare `{}`", row.name))
+                .cause(format!("xtask built {} images where {} have changed", sample.built, row.builds)));
         }
+        Ok(sample)
     }
 }
 
@@ -111,6 +118,7 @@ pub(super) static ROWS: [Row; 10] = [
         edit: |rig| edit_template(&rig.shop, rig.number),
         what: What::App,
         start: Start::Cold,
+        builds: 1,
         sides: &[native(Some(Goal::Within(0.25))), alias(None), docker(Some(Goal::Faster(40.0))), BUILDAH],
     },
     Row {
@@ -120,6 +128,7 @@ pub(super) static ROWS: [Row; 10] = [
         edit: |rig| edit_template(&rig.shop, rig.number),
         what: What::App,
         start: Start::Warm,
+        builds: 1,
         sides: &[native(None), alias(None), docker(Some(Goal::Faster(4.0))), BUILDAH],
     },
     Row {
@@ -129,6 +138,7 @@ pub(super) static ROWS: [Row; 10] = [
         edit: new_binary,
         what: What::App,
         start: Start::Cold,
+        builds: 1,
         sides: &[native(None), docker(Some(Goal::Faster(20.0))), BUILDAH],
     },
     Row {
@@ -138,6 +148,7 @@ pub(super) static ROWS: [Row; 10] = [
         edit: |rig| bump(&rig.shop, rig.number, &BUMPED),
         what: What::BaseAndApp,
         start: Start::Cold,
+        builds: 2,
         sides: &[native(None), WITHOUT_UV, docker(Some(Goal::Faster(20.0))), SLOW_BUILDAH],
     },
     Row {
@@ -147,6 +158,7 @@ pub(super) static ROWS: [Row; 10] = [
         edit: |rig| bump(&rig.shop, rig.number, &["scipy"]),
         what: What::BaseAndApp,
         start: Start::Cold,
+        builds: 2,
         sides: &[native(None), docker(Some(Goal::Faster(10.0))), SLOW_BUILDAH],
     },
     Row {
@@ -156,6 +168,7 @@ pub(super) static ROWS: [Row; 10] = [
         edit: |_| Ok(()),
         what: What::Base,
         start: Start::Nothing,
+        builds: 1,
         sides: &[
             native(None),
             WITHOUT_UV,
@@ -171,6 +184,7 @@ pub(super) static ROWS: [Row; 10] = [
         edit: |_| Ok(()),
         what: What::App,
         start: Start::Warm,
+        builds: 0,
         sides: &[native(Some(Goal::Within(0.1))), alias(Some(Goal::Within(0.1))), docker(None), BUILDAH],
     },
     Row {
@@ -180,6 +194,7 @@ pub(super) static ROWS: [Row; 10] = [
         edit: growth::edit,
         what: What::App,
         start: Start::Cold,
+        builds: 1,
         sides: &[
             side("0.1 GB", Work::OnBase(1), None),
             side("0.5 GB", Work::OnBase(5), STEADY),
@@ -194,6 +209,7 @@ pub(super) static ROWS: [Row; 10] = [
         edit: growth::edit,
         what: What::App,
         start: Start::Cold,
+        builds: 1,
         sides: &[
             side("1,000 files", Work::AmongFiles(1_000), None),
             side("10,000 files", Work::AmongFiles(10_000), STEADY),
@@ -207,6 +223,7 @@ pub(super) static ROWS: [Row; 10] = [
         edit: growth::edit,
         what: What::App,
         start: Start::Cold,
+        builds: 1,
         sides: &[
             side("10 MB", Work::WithFile(10_000_000), None),
             side("100 MB", Work::WithFile(100_000_000), None),

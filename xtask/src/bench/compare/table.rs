@@ -1,6 +1,6 @@
 //! A comparison as a person reads it: aligned text for a terminal, Markdown for the documentation. Pure: prints nothing.
 
-use super::super::table::{aligned, line, machine, span};
+use super::super::table::{aligned, line, machine, phases, span};
 use super::goal::MEMORY;
 use super::{Compared, Results, Sided};
 use crate::ui;
@@ -37,6 +37,8 @@ fn notes(results: &Results, code: &str) -> Vec<String> {
     let mut notes = Vec::new();
     for row in &results.rows {
         notes.push(format!("{code}{}{code}: {}; {}", row.name, row.about, runs(row)));
+        let phases = row.sides.first().and_then(|side| phases(&side.phases));
+        notes.extend(phases.map(|phases| format!("{code}{}{code}, {}: {phases}", row.name, row.sides[0].by)));
         let why = |side: &Sided| side.why.as_ref().map(|why| format!("{code}{}{code}: {} – {why}", row.name, side.by));
         notes.extend(row.sides.iter().filter_map(why));
     }
@@ -102,6 +104,7 @@ mod tests {
         let side = |by, seconds: &[f64]| Sided {
             by,
             seconds: Summary::of(seconds),
+            phases: Vec::new(),
             why: None,
             times: None,
             memory: None,
@@ -110,6 +113,7 @@ mod tests {
             met: None,
         };
         let native = Sided {
+            phases: vec![("start".to_owned(), Summary::of(&[0.01]).unwrap())],
             memory: Some(42_000_000),
             memory_met: Some(true),
             goal: Some("≤ 0.25 s".to_owned()),
@@ -153,6 +157,7 @@ mod tests {
                            by pip         9.00 s
 
             template-cold: a template edited; 3 runs, by pip 1
+            template-cold, native: start 10 ms
             template-cold: buildah – it is not installed
 
             2 cores of Example 9000, 8.0 GB of memory, Debian, Linux 6.1.0
@@ -173,6 +178,7 @@ mod tests {
             |  | buildah | – |  |  |  |  |
             |  | by pip | 9.00 s |  |  |  |  |
             - `template-cold`: a template edited; 3 runs, by pip 1
+            - `template-cold`, native: start 10 ms
             - `template-cold`: buildah – it is not installed
             - 2 cores of Example 9000, 8.0 GB of memory, Debian, Linux 6.1.0
             - docker 26.1.5
