@@ -1,8 +1,9 @@
 //! Measures what an edit, a bump and a cold start cost, beside plain docker: picks scenarios, readies what each needs, times
-//! both sides in turn.
+//! both sides in turn. `compare` does it for the native engine beside other builders.
 //!
 //! Works on a copy of the repository ([`Workshop`]) and never publishes anywhere but to a registry on loopback.
 
+pub mod compare;
 pub mod machine;
 mod plain;
 pub mod scenarios;
@@ -19,6 +20,9 @@ use machine::Machine;
 use scenarios::{Needs, Runs, SCENARIOS, Sample, Scenario};
 use serde::Serialize;
 use statistics::{Summary, by_phase};
+
+/// Runs of each warm scenario where nothing else is asked for.
+pub const RUNS: u32 = 5;
 
 /// What xtask may take beside the docker commands that it runs, in seconds.
 pub const OVERHEAD_BUDGET: f64 = 0.3;
@@ -55,31 +59,38 @@ pub struct Measured {
 /// The scenarios that a filter means; without one, all but those that must be named.
 pub fn select(filter: Option<&str>) -> Result<Vec<&'static Scenario>, Fault> {
     static TABLE: [Scenario; SCENARIOS.len()] = SCENARIOS;
-    let meant = |scenario: &&Scenario| match filter {
-        Some(filter) => scenario.name.contains(filter) && (!scenario.on_request || scenario.name == filter),
-        None => !scenario.on_request,
+    pick(&TABLE, |scenario| (scenario.name, scenario.on_request), filter)
+}
+
+/// The entries of a table that a filter means, by name and whether it must be named.
+fn pick<T>(
+    table: &'static [T],
+    known: fn(&T) -> (&'static str, bool),
+    filter: Option<&str>,
+) -> Result<Vec<&'static T>, Fault> {
+    let meant = |entry: &&T| match (known(entry), filter) {
+        ((name, on_request), Some(filter)) => name.contains(filter) && (!on_request || name == filter),
+        ((_, on_request), None) => !on_request,
     };
-    let chosen: Vec<&Scenario> = TABLE.iter().filter(meant).collect();
+    let chosen: Vec<&T> = table.iter().filter(meant).collect();
     if chosen.is_empty() {
-        let names: Vec<&str> = TABLE.iter().map(|scenario| scenario.name).collect();
+        let names: Vec<&str> = table.iter().map(|entry| known(entry).0).collect();
         return Err(Fault::usage(format!("no scenario is named `{}`", filter.unwrap_or_default()))
             .hint(format!("there are {}", names.join(", "))));
     }
     Ok(chosen)
 }
 
-/// Measures the scenarios, each warm one `runs` times.
-pub fn run(tree: &Tree, chosen: &[&Scenario], runs: u32) -> Result<Results, Fault> {
-    let mut machine = Machine::look(tree);
+/// The machine; what else runs on it is worth a warning.
+fn look(tree: &Tree) -> Machine {
+    let machine = Machine::look(tree);
     if machine.load.0 > BUSY * machine.cores as f64 {
         ui::warn(&format!("the load average is {:.2}: what else runs here is measured too", machine.load.0));
     }
-    let mut shop = Workshop::open(tree)?;
-    let mut scenarios = Vec::new();
-    for scenario in chosen {
-        let runs = if scenario.runs == Runs::Once { 1 } else { runs };
-        scenarios.push(measure(&mut shop, scenario, runs)?);
-    }
+    machine
+}
+
+fn ask_docker(machine: &mut Machine, shop: &Workshop) {
     if let Ok(docker) = shop.docker() {
         machine.ask("docker", &docker.command().args(["version", "--format", "{{.Server.Version}}"]));
         machine.ask("buildx", &docker.command().args(["buildx", "version"]));
@@ -87,6 +98,18 @@ pub fn run(tree: &Tree, chosen: &[&Scenario], runs: u32) -> Result<Results, Faul
     if let Ok(uv) = shop.uv() {
         machine.versions.insert("uv", uv.version().to_owned());
     }
+}
+
+/// Measures the scenarios, each warm one `runs` times.
+pub fn run(tree: &Tree, chosen: &[&Scenario], runs: u32) -> Result<Results, Fault> {
+    let mut machine = look(tree);
+    let mut shop = Workshop::open(tree)?;
+    let mut scenarios = Vec::new();
+    for scenario in chosen {
+        let runs = if scenario.runs == Runs::Once { 1 } else { runs };
+        scenarios.push(measure(&mut shop, scenario, runs)?);
+    }
+    ask_docker(&mut machine, &shop);
     machine.load.1 = machine::load();
     Ok(Results { scenarios, machine })
 }
@@ -132,11 +155,7 @@ fn tell(ours: &[Sample], plain: &[f64]) {
 
 /// Makes what a scenario needs, off the clock.
 fn ready(shop: &mut Workshop, scenario: &Scenario) -> Result<(), Fault> {
-    if !shop.compiled {
-        ui::step("compiling", "xtask in the copy");
-        scenarios::call(&shop.cargo("warm")?.args(["build", "--locked", "--package", "xtask"]))?;
-        shop.compiled = true;
-    }
+    shop.compile()?;
     match scenario.needs {
         Needs::Xtask => Ok(()),
         Needs::WarmEngine => warm(shop, scenario),

@@ -3,7 +3,7 @@
 
 mod compile;
 
-pub use compile::{cargo, compile};
+pub use compile::{cargo, compile, keep};
 
 use crate::context::{ContextPath, Files};
 use crate::fault::{Exit, Fault};

@@ -23,6 +23,7 @@ use crate::facts::Tree;
 use crate::fault::Fault;
 use crate::flags::{BuildFlags, Global, Output};
 use crate::plan::Wish;
+use crate::process;
 use crate::reference::Platform;
 use crate::registry::Client;
 use crate::report::{ImageReport, Report};
@@ -60,7 +61,8 @@ pub fn run(global: &Global, flags: &BuildFlags, target: Target) -> Result<Report
     if let Some(image) = images.last() {
         session.export(image)?;
     }
-    Ok(Report { images, seconds: session.began.elapsed().as_secs_f64() })
+    let seconds = session.began.elapsed().as_secs_f64();
+    Ok(Report { images, seconds, peak_memory: process::peak_memory() })
 }
 
 /// One command's view of the world: what was asked for, the tree, and whom to ask.

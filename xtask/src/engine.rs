@@ -7,7 +7,7 @@ mod procfs;
 mod settings;
 mod start;
 
-pub use procfs::Process;
+pub use procfs::{Process, unmount_under};
 
 use crate::debian::Package;
 use crate::fault::Fault;

@@ -263,9 +263,12 @@ Examples:
         /// Measure only scenarios whose name contains this
         #[arg(value_name = "FILTER")]
         filter: Option<String>,
-        /// Runs of each warm scenario; the median counts
-        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..100))]
-        runs: u32,
+        /// Runs of each warm scenario, by default 5; with `--compare` of each side, by default 7; the median counts
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..100))]
+        runs: Option<u32>,
+        /// Measure the native engine beside docker buildx and, where it is installed, buildah; takes most of an hour
+        #[arg(long)]
+        compare: bool,
         /// Write the result as Markdown into this file too
         #[arg(long, value_name = "FILE", conflicts_with = "filter")]
         write: Option<PathBuf>,

@@ -50,8 +50,8 @@ fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
         Command::Engine(engine) => commands::engine::run(global, engine)?,
         Command::Base(base) => commands::base::run(global, base)?,
         Command::Stats(stats) => commands::stats::run(global, stats)?,
-        Command::Bench { filter, runs, write } => {
-            commands::bench::run(global, filter.as_deref(), *runs, write.as_deref())?;
+        Command::Bench { filter, runs, compare, write } => {
+            commands::bench::run(global, filter.as_deref(), *runs, *compare, write.as_deref())?;
         }
         Command::Ci => commands::ci::run(global)?,
         Command::Test { filter } => commands::test::run(global, filter.as_deref())?,

@@ -16,6 +16,9 @@ pub struct Report {
     pub images: Vec<ImageReport>,
     /// Wall-clock seconds of the whole command.
     pub seconds: f64,
+    /// The most memory that this process has held at once, in bytes, where the system says it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peak_memory: Option<u64>,
 }
 
 /// One image's part.

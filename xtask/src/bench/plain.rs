@@ -7,8 +7,8 @@ use super::workshop::Workshop;
 use crate::docker::{Build, Output};
 use crate::fault::Fault;
 use crate::key::BaseKey;
-use crate::policy::ImageKind;
-use crate::reference::Platform;
+use crate::policy::{ImageKind, Registry, RelPath};
+use crate::reference::{Digest, Platform, Reference};
 use crate::secrets::Secrets;
 use crate::{docker, facts};
 use std::collections::BTreeMap;
@@ -24,32 +24,46 @@ pub(super) fn build(shop: &Workshop) -> Result<docker::Built, Fault> {
     let rust = policy.app.binary.as_ref().and_then(|binary| binary.rust_image.as_ref()).map(ToString::to_string);
     let (from, contexts) = root.from(shop)?;
     let rust = rust.filter(|_| root.suite().is_none()).unwrap_or_else(|| from.clone());
-    let build = Build {
+    let args = BTreeMap::from([("ROOT_IMAGE".to_owned(), from), ("RUST_IMAGE".to_owned(), rust)]);
+    let name = format!("{}:bench", registry.repository("plain"));
+    let build = Build { contexts, ..order(shop, shop.tree.dockerfile(ImageKind::Enhanced)?, args, &secrets, name)? };
+    shop.docker()?.build(&build, "the same by plain docker")
+}
+
+/// A build of the copy that is pushed, as a person would have it.
+pub(super) fn order(
+    shop: &Workshop,
+    dockerfile: RelPath,
+    args: BTreeMap<String, String>,
+    secrets: &Secrets,
+    name: String,
+) -> Result<Build, Fault> {
+    Ok(Build {
         context: shop.tree.root.clone(),
-        dockerfile: shop.tree.dockerfile(ImageKind::Enhanced)?,
+        dockerfile,
         platform: Platform::host(),
-        args: BTreeMap::from([("ROOT_IMAGE".to_owned(), from), ("RUST_IMAGE".to_owned(), rust)]),
+        args,
         inherited_args: Secrets::proxies(),
-        contexts,
+        contexts: BTreeMap::new(),
         labels: BTreeMap::new(),
         secrets: secrets.files().clone(),
-        names: vec![format!("{}:bench", registry.repository("plain"))],
+        names: vec![name],
         outputs: vec![Output::Push],
-        compression: policy.base.compression,
+        compression: shop.tree.policy.base.compression,
         source_date_epoch: None,
         builder: None,
         host_network: shop.docker()?.lacks_bridge()?,
         no_cache: false,
-    };
-    shop.docker()?.build(&build, "the same by plain docker")
+    })
 }
 
-struct Root {
+/// What a base stands on.
+pub(super) struct Root {
     key: crate::key::RootKey,
 }
 
 /// The root under the base that was built last.
-fn root(tree: &Path) -> Result<Root, Fault> {
+pub(super) fn root(tree: &Path) -> Result<Root, Fault> {
     let path = tree.join("target/images/base.key.json");
     let cannot = |cause: &dyn std::fmt::Display| {
         Fault::build("cannot learn which root the base stands on").cause(cause).needed_by("plain docker build")
@@ -61,15 +75,30 @@ fn root(tree: &Path) -> Result<Root, Fault> {
 
 impl Root {
     /// Debian's release, for a root from its packages.
-    fn suite(&self) -> Option<&str> {
+    pub(super) fn suite(&self) -> Option<&str> {
         self.key.image.strip_prefix("debian:")
+    }
+
+    fn digest(&self) -> Result<Digest, Fault> {
+        self.key
+            .digests
+            .get(&Platform::host())
+            .copied()
+            .ok_or_else(|| Fault::usage(format!("the root `{}` is not there for {}", self.key.image, Platform::host())))
+    }
+
+    /// What `FROM` names once a base on it was pushed to this registry, which then has a root from Debian's packages too.
+    pub(super) fn published(&self, shop: &Workshop, registry: &Registry) -> Result<Reference, Fault> {
+        let policy = &shop.tree.policy;
+        Ok(match self.suite() {
+            Some(_) => registry.repository(&format!("{}-root", policy.project.name)).digest(self.digest()?),
+            None => policy.root.image.repository.digest(self.digest()?),
+        })
     }
 
     /// What `FROM` names, and where that is.
     fn from(&self, shop: &Workshop) -> Result<(String, BTreeMap<String, String>), Fault> {
-        let digest = self.key.digests.get(&Platform::host()).copied().ok_or_else(|| {
-            Fault::usage(format!("the root `{}` is not there for {}", self.key.image, Platform::host()))
-        })?;
+        let digest = self.digest()?;
         if self.suite().is_none() {
             return Ok((shop.tree.policy.root.image.repository.digest(digest).to_string(), BTreeMap::new()));
         }

@@ -8,6 +8,7 @@ use super::workshop::Workshop;
 use crate::fault::Fault;
 use crate::lock::Lock;
 use crate::lock::uv::{Request, Upgrade};
+use crate::policy::Registry;
 use crate::process::Command;
 use crate::{lock, ui};
 use serde::Deserialize;
@@ -65,6 +66,10 @@ pub struct Sample {
     pub phases: Vec<(String, f64)>,
     /// Seconds that xtask and its start took beside docker, the compiler and steps.
     pub overhead: Option<f64>,
+    /// The most memory that xtask held at once, in bytes.
+    pub memory: Option<u64>,
+    /// How many images xtask has built; what it found is not among them.
+    pub built: usize,
 }
 
 /// Every scenario, in the order in which they are measured.
@@ -165,7 +170,7 @@ pub const SCENARIOS: [Scenario; 10] = [
         needs: Needs::WarmEngine,
         runs: Runs::Many,
         on_request: false,
-        edit: bump_requirement,
+        edit: |shop, run| bump(shop, run, &BUMPED),
         ours: build,
         plain: Some(build_plain),
     },
@@ -174,24 +179,25 @@ pub const SCENARIOS: [Scenario; 10] = [
 const TEMPLATE: &str = "autoscaler/templates/forecast.html";
 
 /// Small packages that have many releases; the first one that the lock holds is bumped.
-const BUMPED: [&str; 3] = ["packaging", "tzdata", "six"];
+pub(super) const BUMPED: [&str; 3] = ["packaging", "tzdata", "six"];
 
-fn edit_template(shop: &Workshop, run: u32) -> Result<(), Fault> {
+pub(super) fn edit_template(shop: &Workshop, run: u32) -> Result<(), Fault> {
     shop.edit(TEMPLATE, |text| format!("{text}{{# run {run} #}}\n"))
 }
 
-/// Takes the release before the locked one, so that each run has contents that no cache knows.
-fn bump_requirement(shop: &Workshop, run: u32) -> Result<(), Fault> {
+/// Takes the release before the locked one of the first candidate that the lock holds, so that each run has contents that no
+/// cache knows.
+pub(super) fn bump(shop: &Workshop, run: u32, candidates: &[&str]) -> Result<(), Fault> {
     let base = &shop.tree.policy.base;
     let read = |path: &str| {
         std::fs::read_to_string(shop.tree.root.join(path))
             .map_err(|error| Fault::usage(format!("cannot read `{path}`")).cause(error))
     };
     let locked = Lock::parse(base.lock.as_ref(), &read(base.lock.as_str())?)?;
-    let found = BUMPED.iter().find_map(|name| locked.packages.iter().find(|package| package.name == *name));
+    let found = candidates.iter().find_map(|name| locked.packages.iter().find(|package| package.name == *name));
     let package = found.ok_or_else(|| {
-        Fault::usage(format!("`{}` holds none of {}", base.lock, BUMPED.join(", ")))
-            .hint("name another small package in `BUMPED` of `xtask/src/bench/scenarios.rs`")
+        Fault::usage(format!("`{}` holds none of {}", base.lock, candidates.join(", ")))
+            .hint("name another package in `xtask/src/bench`")
     })?;
     let name = package.name.clone();
     shop.edit(&base.requirements, |text| format!("{text}{name}<{}\n", package.version))?;
@@ -248,13 +254,17 @@ pub fn call(command: &Command) -> Result<Sample, Fault> {
 
 /// Runs `cargo xtask COMMAND --push` and reads its report.
 fn xtask(shop: &Workshop, cargo: Command, command: &str) -> Result<Sample, Fault> {
-    let registry = shop.registry()?.to_string();
-    let (seconds, lines) =
-        timed(&cargo.args(["xtask", command, "--push", "--format", "json", "--registry", &registry]))?;
+    push(cargo.args(["xtask", command]), &shop.registry()?)
+}
+
+/// Runs a build of xtask's, to which it adds where to push, and reads its report.
+pub(super) fn push(call: Command, registry: &Registry) -> Result<Sample, Fault> {
+    let call = call.args(["--push", "--format", "json", "--registry", &registry.to_string()]);
+    let (seconds, lines) = timed(&call)?;
     // Talk comes first, the report last: it begins at the last line that is nothing but an opening brace.
     let begin = lines.iter().rposition(|line| line == "{").unwrap_or(lines.len());
     let done: Done = serde_json::from_str(&lines[begin..].join("\n"))
-        .map_err(|error| Fault::build(format!("cannot read the report of `cargo xtask {command}`")).cause(error))?;
+        .map_err(|error| Fault::build(format!("cannot read the report of `{call}`")).cause(error))?;
     Ok(sample(seconds, &done))
 }
 
@@ -278,6 +288,7 @@ fn timed(command: &Command) -> Result<(f64, Vec<String>), Fault> {
 struct Done {
     images: Vec<DoneImage>,
     seconds: f64,
+    peak_memory: Option<u64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -301,7 +312,8 @@ fn sample(seconds: f64, done: &Done) -> Sample {
             elsewhere += if counts { *took } else { 0.0 };
         }
     }
-    Sample { seconds, phases, overhead: Some((seconds - elsewhere).max(0.0)) }
+    let built = done.images.iter().filter(|image| image.action == "built").count();
+    Sample { seconds, phases, overhead: Some((seconds - elsewhere).max(0.0)), memory: done.peak_memory, built }
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ fn seconds(seconds: f64) -> String {
     ui::seconds(Duration::from_secs_f64(seconds))
 }
 
-fn span(summary: Option<&Summary>) -> String {
+pub(super) fn span(summary: Option<&Summary>) -> String {
     match summary {
         None => "–".to_owned(),
         Some(one) if one.runs == 1 => seconds(one.median),
@@ -43,8 +43,8 @@ fn rows(results: &Results, code: &str) -> Vec<[String; 5]> {
 
 const HEAD: [&str; 5] = ["scenario", "what", "cargo xtask", "plain docker build", "ratio"];
 
-fn phases(measured: &Measured) -> Option<String> {
-    let shown = measured.phases.iter().filter(|(_, summary)| summary.median >= 0.0005);
+pub(super) fn phases(phases: &[(String, Summary)]) -> Option<String> {
+    let shown = phases.iter().filter(|(_, summary)| summary.median >= 0.0005);
     let shown: Vec<String> = shown.map(|(name, summary)| format!("{name} {}", seconds(summary.median))).collect();
     (!shown.is_empty()).then(|| shown.join(", "))
 }
@@ -55,7 +55,7 @@ fn overhead(measured: &Measured) -> Option<String> {
     Some(format!("{}, {verdict} its budget of {}", span(Some(overhead)), seconds(OVERHEAD_BUDGET)))
 }
 
-fn machine(machine: &Machine) -> Vec<String> {
+pub(super) fn machine(machine: &Machine) -> Vec<String> {
     let versions: Vec<String> = machine.versions.iter().map(|(tool, version)| format!("{tool} {version}")).collect();
     let cores = if machine.cores == 1 { "core" } else { "cores" };
     let mut lines = vec![
@@ -76,24 +76,34 @@ fn machine(machine: &Machine) -> Vec<String> {
     lines
 }
 
-/// For a terminal.
-pub fn text(results: &Results) -> String {
-    let rows = rows(results, "");
-    let mut widths = HEAD.map(|head| head.chars().count());
-    for row in &rows {
+/// Columns as wide as their widest cell.
+pub(super) fn aligned<const N: usize>(head: &[&str; N], rows: &[[String; N]]) -> String {
+    let mut widths = head.map(|head| head.chars().count());
+    for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());
         }
     }
     let mut text = String::new();
-    for row in std::iter::once(&HEAD.map(str::to_owned)).chain(&rows) {
+    for row in std::iter::once(&head.map(str::to_owned)).chain(rows) {
         let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
         text += cells.collect::<Vec<_>>().join("  ").trim_end();
         text.push('\n');
     }
+    text
+}
+
+/// A row of a Markdown table.
+pub(super) fn line(cells: &[String]) -> String {
+    format!("| {} |\n", cells.join(" | "))
+}
+
+/// For a terminal.
+pub fn text(results: &Results) -> String {
+    let mut text = aligned(&HEAD, &rows(results, ""));
     let mut details = Vec::new();
     for measured in &results.scenarios {
-        details.extend(phases(measured).map(|phases| format!("{}: {phases}", measured.name)));
+        details.extend(phases(&measured.phases).map(|phases| format!("{}: {phases}", measured.name)));
         details.extend(overhead(measured).map(|part| format!("{}: xtask's own part {part}", measured.name)));
     }
     for block in [details, machine(&results.machine)].iter().filter(|block| !block.is_empty()) {
@@ -104,7 +114,6 @@ pub fn text(results: &Results) -> String {
 
 /// For the documentation.
 pub fn markdown(results: &Results) -> String {
-    let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
     let mut text = String::from(INTRODUCTION);
     text += &line(&HEAD.map(str::to_owned));
     text += "|---|---|---:|---:|---:|\n";
@@ -115,7 +124,7 @@ pub fn markdown(results: &Results) -> String {
     text += "the base's build. xtask's own part is all but docker, the compiler and steps.\n\n";
     text += "| scenario | phases, medians | xtask's own part |\n|---|---|---|\n";
     for measured in &results.scenarios {
-        if let Some(phases) = phases(measured) {
+        if let Some(phases) = phases(&measured.phases) {
             let overhead = overhead(measured).unwrap_or_else(|| "–".to_owned());
             text += &line(&[format!("`{}`", measured.name), phases, overhead]);
         }

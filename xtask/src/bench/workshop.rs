@@ -36,7 +36,7 @@ pub struct Workshop {
 }
 
 /// Variables that would lead a measured xtask, cargo or docker elsewhere, or make it do more than at a desk.
-const FOREIGN: [&str; 12] = [
+const FOREIGN: [&str; 14] = [
     "BUILDX_BUILDER",
     "CARGO_BUILD_TARGET",
     "CARGO_MANIFEST_DIR",
@@ -48,8 +48,16 @@ const FOREIGN: [&str; 12] = [
     "RUSTFLAGS",
     "RUST_LOG",
     "SOURCE_DATE_EPOCH",
+    "UV_CACHE_DIR",
     "XTASK_REGISTRY",
+    "XTASK_STORE",
 ];
+
+/// Folders beneath `target/bench` that hold what other programs keep.
+const PRIVATE: [&str; 3] = ["buildah", "scratch", "uv"];
+
+/// The copy's first commit; no tag, for tags are versions.
+const FIRST: &str = "refs/bench/first";
 
 impl Workshop {
     /// Copies the repository. One at a time: a second one is refused.
@@ -100,9 +108,77 @@ impl Workshop {
     /// A call of cargo in the copy, as at a desk: nothing of the calling cargo or CI reaches it.
     pub fn cargo(&self, folder: &str) -> Result<Command, Fault> {
         let cargo = process::find("cargo", "measuring", "install Rust: https://rustup.rs")?;
-        let call = Command::new(cargo).current_dir(&self.tree.root);
-        let call = FOREIGN.iter().fold(call, |call, name| call.env_remove(name));
-        Ok(call.env("CARGO_TARGET_DIR", self.cargo_folder(folder)))
+        Ok(self.at_desk(Command::new(cargo)).env("CARGO_TARGET_DIR", self.cargo_folder(folder)))
+    }
+
+    /// A call of the copy's xtask itself, without cargo in front of it.
+    pub fn xtask(&self) -> Command {
+        let warm = self.cargo_folder("warm");
+        self.at_desk(Command::new(warm.join("debug/xtask"))).env("CARGO_TARGET_DIR", warm)
+    }
+
+    /// A call in the copy that nothing of the calling cargo, docker or CI reaches.
+    pub fn at_desk(&self, call: Command) -> Command {
+        FOREIGN.iter().fold(call.current_dir(&self.tree.root), |call, name| call.env_remove(name))
+    }
+
+    /// A folder that goes with the copy: of one of [`PRIVATE`].
+    pub fn private_folder(&self, name: &str) -> PathBuf {
+        debug_assert!(PRIVATE.contains(&name));
+        self.folder.join(name)
+    }
+
+    /// Empties a folder of [`Workshop::private_folder`], whatever is mounted in it.
+    pub fn empty_private_folder(&self, name: &str) -> Result<PathBuf, Fault> {
+        let folder = self.private_folder(name);
+        remove_mounted(&folder)?;
+        fs::create_dir_all(&folder).map_err(|error| cannot_write(&folder, &error))?;
+        Ok(folder)
+    }
+
+    /// Compiles the copy's xtask, once.
+    pub fn compile(&mut self) -> Result<(), Fault> {
+        if !self.compiled {
+            ui::step("compiling", "xtask in the copy");
+            super::scenarios::call(&self.cargo("warm")?.args(["build", "--locked", "--package", "xtask"]))?;
+            self.compiled = true;
+        }
+        Ok(())
+    }
+
+    /// Leaves none of the programs that a build installs.
+    pub fn forget_tools(&self) -> Result<(), Fault> {
+        remove(&self.tree.root.join("target/tools"))
+    }
+
+    /// Makes what stands in the copy a commit of its own.
+    pub fn commit(&self) -> Result<(), Fault> {
+        commit(&self.tree.root)
+    }
+
+    /// Undoes every edit and every commit.
+    pub fn rewind(&self) -> Result<(), Fault> {
+        git(&self.tree.root, &["reset", "--quiet", "--hard", FIRST])?;
+        git(&self.tree.root, &["clean", "--quiet", "-d", "--force"]).map(drop)
+    }
+
+    /// Makes the copy as a runner has it that has built nothing: no store of layers, no staged program, no note of a build. The
+    /// root and the programs of `target/tools` stay.
+    pub fn forget_native(&self) -> Result<(), Fault> {
+        let target = self.tree.root.join("target");
+        for folder in ["native", "image", "ledger"] {
+            remove(&target.join(folder))?;
+        }
+        let images = target.join("images");
+        for entry in fs::read_dir(&images).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() && entry.file_name() != OsStr::new("root") {
+                remove(&path)?;
+            } else if path.is_file() {
+                fs::remove_file(&path).map_err(|error| cannot_write(&path, &error))?;
+            }
+        }
+        Ok(())
     }
 
     /// An empty `CARGO_HOME` with the settings of the real one (mirrors, proxies), for a cargo that has downloaded nothing.
@@ -214,6 +290,9 @@ fn clear(folder: &Path) -> Result<(), Fault> {
         engine::down(&copy, None, true)?;
     }
     remove(&copy)?;
+    for name in PRIVATE {
+        remove_mounted(&folder.join(name))?;
+    }
     for entry in fs::read_dir(folder).map_err(|error| cannot_write(folder, &error))?.flatten() {
         let name = entry.file_name();
         if name.as_bytes().starts_with(b"cargo-") && name != OsStr::new("cargo-warm") {
@@ -244,9 +323,14 @@ fn copy_tree(from: &Path, to: &Path) -> Result<(), Fault> {
         }
     }
     git(to, &["init", "--quiet", "--initial-branch", "main"])?;
-    git(to, &["add", "--all"])?;
-    git(to, &["-c", "user.name=bench", "-c", "user.email=bench@localhost", "commit", "--quiet", "--message", "bench"])?;
-    Ok(())
+    commit(to)?;
+    git(to, &["update-ref", FIRST, "HEAD"]).map(drop)
+}
+
+fn commit(folder: &Path) -> Result<(), Fault> {
+    git(folder, &["add", "--all"])?;
+    let who = ["-c", "user.name=bench", "-c", "user.email=bench@localhost"];
+    git(folder, &[&who[..], &["commit", "--quiet", "--message", "bench"]].concat()).map(drop)
 }
 
 fn git(folder: &Path, args: &[&str]) -> Result<Vec<u8>, Fault> {
@@ -287,6 +371,15 @@ fn link_folder(from: &Path, to: &Path) -> Result<(), Fault> {
         }
     }
     Ok(())
+}
+
+/// Removes a folder in which a program may have mounted something.
+fn remove_mounted(folder: &Path) -> Result<(), Fault> {
+    if folder.exists() {
+        let real = folder.canonicalize().map_err(|error| cannot_write(folder, &error))?;
+        engine::unmount_under(&real)?;
+    }
+    remove(folder)
 }
 
 fn remove(folder: &Path) -> Result<(), Fault> {

@@ -24,8 +24,9 @@ pub fn compile(
     copied: &BTreeSet<PathBuf>,
 ) -> Result<Duration, Fault> {
     let staged = root.join(super::staged(platform, binary));
-    let note = root.join("target/images").join(format!("{}-{}.staged.json", binary.name, platform.dashed()));
-    if Staged::read(&note).is_some_and(|known| known.recipe == *recipe && known.is_still(&staged)) {
+    if Staged::read(&note(root, binary, platform))
+        .is_some_and(|known| known.recipe == *recipe && known.is_still(&staged))
+    {
         return Ok(Duration::ZERO);
     }
     process::find("cargo", "compiling the app's binary", "install Rust: https://rustup.rs")?;
@@ -76,11 +77,28 @@ pub fn compile(
     if !binary.embeds {
         check_embedded(root, &executable, binary, copied)?;
     }
-    stage(&executable, &staged)?;
-    if let Some(staged) = Staged::of(recipe, &staged) {
-        file::write(&note, &serde_json::to_string(&staged).expect("a note is JSON"))?;
-    }
+    keep(root, binary, platform, recipe, &executable)?;
     Ok(took)
+}
+
+/// Stages a program in the build context as what this recipe gives: a build of the recipe then takes it and starts no compiler.
+pub fn keep(
+    root: &Path,
+    binary: &Binary,
+    platform: &Platform,
+    recipe: &BinaryKey,
+    executable: &Path,
+) -> Result<(), Fault> {
+    let staged = root.join(super::staged(platform, binary));
+    stage(executable, &staged)?;
+    if let Some(known) = Staged::of(recipe, &staged) {
+        file::write(&note(root, binary, platform), &serde_json::to_string(&known).expect("a note is JSON"))?;
+    }
+    Ok(())
+}
+
+fn note(root: &Path, binary: &Binary, platform: &Platform) -> PathBuf {
+    root.join("target/images").join(format!("{}-{}.staged.json", binary.name, platform.dashed()))
 }
 
 /// What is remembered of a staged binary, so that cargo need not be asked whether it is the right one.

@@ -151,7 +151,7 @@ fn unescape(field: &[u8]) -> PathBuf {
 
 /// Unmounts all beneath `folder`, not the folder itself, which may be a volume of whoever runs us. What is busy is detached
 /// and goes with its last user.
-pub(super) fn unmount_under(folder: &Path) -> Result<(), Fault> {
+pub fn unmount_under(folder: &Path) -> Result<(), Fault> {
     for point in mounts_under(folder).iter().filter(|point| *point != folder) {
         if let Err(error) = rustix::mount::unmount(point, rustix::mount::UnmountFlags::DETACH)
             // It may have gone with the one that was mounted on it.
