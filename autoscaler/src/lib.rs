@@ -5,12 +5,14 @@
 
 pub mod chart;
 pub mod cli;
+pub mod decide;
 pub mod failure;
 pub mod forecast;
 pub mod healthcheck;
 pub mod history;
 pub mod home;
 pub mod metrics;
+pub mod minimum;
 pub mod page;
 pub mod print;
 pub mod protocol;
@@ -18,4 +20,5 @@ pub mod server;
 pub mod source;
 pub mod span;
 pub mod supervisor;
+pub mod units;
 pub mod worker;
