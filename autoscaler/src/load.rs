@@ -38,7 +38,7 @@ pub fn generate(load: Load, seed: u64, days: u32, step: Span) -> History {
         let second = index * each;
         let hour = (second % DAY) as f64 / 3_600.0;
         let weekend = second / DAY % 7 >= 5;
-        lingering = fading * lingering + (1.0 - fading * fading).sqrt() * 0.04 * chance.normal();
+        lingering = fading * lingering + (1.0 - fading * fading).sqrt() * 0.02 * chance.normal();
         burst *= dying;
         if chance.uniform() < minutes / 900.0 {
             burst += 0.4 + 0.8 * chance.uniform();

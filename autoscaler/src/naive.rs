@@ -4,13 +4,14 @@
 //! past errors by conformal rank, and skill over flat lines by the same thresholds. Pure; a missing sample is skipped,
 //! never zero.
 
-use crate::protocol::{Answer, Missing, Question, Refusal, Score};
+use crate::protocol::{Answer, Missing, Question, Refusal, Rolled, Rolling, Score};
 
 // As many as the worker's backtest has, and for the same reasons.
 const MIN_ORIGINS: usize = 24;
 const MAX_ORIGINS: usize = 160;
 const MIN_SKILL_FLAT: f64 = 0.05;
 const MAX_MISSING: f64 = 0.2;
+const JUDGEMENTS: usize = 100;
 
 /// The model's name.
 pub const NAME: &str = "seasonal-naive";
@@ -18,79 +19,161 @@ pub const NAME: &str = "seasonal-naive";
 /// Forecasts as the worker would with `seasonal-naive` as the model.
 pub fn answer(question: &Question) -> Result<Answer, Refusal> {
     let past = Past::new(question);
-    let (has, season, horizon) = (past.samples.len(), past.season, question.horizon as usize);
-    let needs = season + season.max(horizon + MIN_ORIGINS);
-    if has < needs {
-        return Err(refusal(
-            "not-enough-history",
-            format!("a forecast needs {needs} samples, has {has}"),
-            "give a longer history, or a shorter horizon",
-        ));
-    }
-    let missing = past.samples.iter().filter(|sample| sample.is_none()).count();
-    let gaps = |what: String| Err(refusal("too-many-gaps", what, "give a history with fewer gaps"));
-    if missing as f64 > MAX_MISSING * has as f64 {
-        return gaps(format!("{missing} of {has} samples are missing, more than 20%"));
-    }
-    let mean: Vec<f64> = (0..horizon).map_while(|lead| past.season_ago(has, lead)).collect();
-    if mean.len() < horizon {
-        return gaps("no season has a sample at a time of the forecast".to_owned());
-    }
-
-    let origins = spread(season, has - horizon);
-    let naive = Tested::new(&past, &origins, horizon, |origin, lead| past.season_ago(origin, lead));
-    let last = Tested::new(&past, &origins, horizon, |origin, _| past.last(origin));
-    let level = Tested::new(&past, &origins, horizon, |origin, _| past.level(origin));
-    let (Some(mae), Some(flat)) = (naive.mae(), better(&last, &level)) else {
-        return gaps("no sample was observed where the backtest looks".to_owned());
-    };
-    let Some((below, above, proportional)) = naive.band(horizon, question.quantile) else {
-        return gaps("no sample was observed where the backtest looks".to_owned());
-    };
-    let skill_flat = flat.mae().map(|flat| if flat <= 1e-12 { 0.0 } else { 1.0 - mae / flat });
-    let sure = naive.beats(flat, &origins, horizon);
-    let skilled = sure && skill_flat.is_some_and(|skill| skill >= MIN_SKILL_FLAT);
-
-    let lowest = past.samples.iter().flatten().copied().fold(f64::INFINITY, f64::min);
-    let floor = if lowest >= 0.0 { 0.0 } else { f64::NEG_INFINITY };
-    let line = |offsets: &[f64]| -> Vec<f64> {
-        let shifted = mean.iter().zip(offsets);
-        shifted.map(|(mean, by)| (mean + if proportional { by * mean } else { *by }).max(floor)).collect()
-    };
-    let lower = line(&below).iter().zip(&mean).map(|(lower, mean)| lower.min(*mean)).collect();
-    let upper = line(&above).iter().zip(&mean).map(|(upper, mean)| upper.max(*mean)).collect();
+    let has = past.samples.len();
+    let judged = Judgement::new(&past, has, question)?;
+    let mean = past.repeated(has, question.horizon as usize)?;
+    let (lower, upper) = judged.lines(&mean);
     let mut notes = Vec::new();
-    if !skilled {
+    if !judged.skilled {
         notes.push(
             "no model beats the plain references on this history: do not scale on this forecast alone".to_owned(),
         );
     }
-    let score = |model: &str, tested: &Tested| Score {
-        model: model.to_owned(),
-        mae: tested.mae().unwrap_or_default(),
-        skill: tested.mae().map(|other| if mae <= 1e-12 { 0.0 } else { 1.0 - other / mae }),
-        skill_flat: flat.mae().and_then(|flat| Some(if flat <= 1e-12 { 0.0 } else { 1.0 - tested.mae()? / flat })),
-        sure: model == NAME && sure,
-    };
     Ok(Answer {
         model: NAME.to_owned(),
         members: vec![NAME.to_owned()],
-        skilled,
+        skilled: judged.skilled,
         skill: Some(0.0),
-        skill_flat,
-        backtests: origins.len() as u32,
-        band: if proportional { "proportional" } else { "additive" }.to_owned(),
+        skill_flat: Some(judged.skill_flat),
+        backtests: judged.backtests,
+        band: if judged.proportional { "proportional" } else { "additive" }.to_owned(),
         samples: has,
         interpolated: 0,
         borrowed: 0,
-        mean: mean.clone(),
+        mean,
         lower,
         upper,
-        scores: vec![score(NAME, &naive), score("last-value", &last), score("flat-mean", &level)],
+        scores: judged.scores,
         missing: Vec::<Missing>::new(),
         notes,
         seconds: 0.0,
     })
+}
+
+/// Forecasts from many origins, each from its past alone, as the worker's `rolling` would. The judgement is made anew a
+/// hundred times in a run; an origin that cannot be forecast from is left out.
+pub fn roll(rolling: &Rolling) -> Result<Rolled, Refusal> {
+    let question = &rolling.question;
+    let past = Past::new(question);
+    let (first, last) = (rolling.first as usize, past.samples.len());
+    let pace = (last.saturating_sub(first) / JUDGEMENTS).max(1);
+    let mut rolled = Rolled {
+        origins: Vec::new(),
+        mean: Vec::new(),
+        upper: Vec::new(),
+        skilled: Vec::new(),
+        members: Vec::new(),
+        missing: Vec::new(),
+        notes: Vec::new(),
+        seconds: 0.0,
+    };
+    let mut judged: Option<(usize, Judgement)> = None;
+    let mut refused = None;
+    for origin in (first..=last).step_by(rolling.every.max(1) as usize) {
+        if judged.as_ref().is_none_or(|(at, _)| origin - at >= pace) {
+            match Judgement::new(&past, origin, question) {
+                Ok(judgement) => judged = Some((origin, judgement)),
+                Err(refusal) => refused = Some(refusal),
+            }
+        }
+        let Some((_, judgement)) = &judged else { continue };
+        let Ok(mean) = past.repeated(origin, question.horizon as usize) else { continue };
+        rolled.origins.push(origin as u32);
+        rolled.upper.push(judgement.lines(&mean).1);
+        rolled.mean.push(mean);
+        rolled.skilled.push(judgement.skilled);
+        rolled.members.push(vec![NAME.to_owned()]);
+    }
+    match refused {
+        Some(refusal) if rolled.origins.is_empty() => Err(refusal),
+        _ => Ok(rolled),
+    }
+}
+
+/// What a backtest says of the naive: how wide its band is, and whether to trust it.
+struct Judgement {
+    below: Vec<f64>,
+    above: Vec<f64>,
+    proportional: bool,
+    skilled: bool,
+    skill_flat: f64,
+    backtests: u32,
+    scores: Vec<Score>,
+    /// What no line goes below.
+    floor: f64,
+}
+
+impl Judgement {
+    /// Judges by the samples before `has` alone.
+    fn new(past: &Past<'_>, has: usize, question: &Question) -> Result<Judgement, Refusal> {
+        let (season, horizon) = (past.season, question.horizon as usize);
+        let needs = season + season.max(horizon + MIN_ORIGINS);
+        if has < needs {
+            return Err(refusal(
+                "not-enough-history",
+                format!("a forecast needs {needs} samples, has {has}"),
+                "give a longer history, or a shorter horizon",
+            ));
+        }
+        let missing = has - past.sums[has].1;
+        if missing as f64 > MAX_MISSING * has as f64 {
+            return Err(gaps(format!("{missing} of {has} samples are missing, more than 20%")));
+        }
+        let origins = spread(season, has - horizon);
+        let naive = Tested::new(past, &origins, horizon, |origin, lead| past.season_ago(origin, lead));
+        let last = Tested::new(past, &origins, horizon, |origin, _| past.last(origin));
+        let level = Tested::new(past, &origins, horizon, |origin, _| past.level(origin));
+        let nothing = || gaps("no sample was observed where the backtest looks".to_owned());
+        let (mae, mae_last, mae_level) = match (naive.mae(), last.mae(), level.mae()) {
+            (Some(naive), Some(last), Some(level)) => (naive, last, level),
+            _ => return Err(nothing()),
+        };
+        let (below, above, proportional) = naive.band(horizon, question.quantile).ok_or_else(nothing)?;
+        let (flat, mae_flat) = if mae_last <= mae_level { (&last, mae_last) } else { (&level, mae_level) };
+        let sure = naive.beats(flat, &origins, horizon);
+        let skill_flat = gone(mae, mae_flat);
+        let score = |model: &str, error: f64| Score {
+            model: model.to_owned(),
+            mae: error,
+            skill: Some(gone(error, mae)),
+            skill_flat: Some(gone(error, mae_flat)),
+            sure: model == NAME && sure,
+        };
+        let lowest = past.samples[..has].iter().flatten().copied().fold(f64::INFINITY, f64::min);
+        Ok(Judgement {
+            below,
+            above,
+            proportional,
+            skilled: sure && skill_flat >= MIN_SKILL_FLAT,
+            skill_flat,
+            backtests: origins.len() as u32,
+            scores: vec![score(NAME, mae), score("last-value", mae_last), score("flat-mean", mae_level)],
+            // Demand that never was negative will not become so.
+            floor: if lowest >= 0.0 { 0.0 } else { f64::NEG_INFINITY },
+        })
+    }
+
+    /// The lower and the upper line around a forecast.
+    fn lines(&self, mean: &[f64]) -> (Vec<f64>, Vec<f64>) {
+        let line = |offsets: &[f64]| -> Vec<f64> {
+            let shifted = mean.iter().zip(offsets);
+            shifted.map(|(mean, by)| (mean + if self.proportional { by * mean } else { *by }).max(self.floor)).collect()
+        };
+        // Past errors can all lie on one side of zero.
+        let lower = line(&self.below).iter().zip(mean).map(|(lower, mean)| lower.min(*mean)).collect();
+        let upper = line(&self.above).iter().zip(mean).map(|(upper, mean)| upper.max(*mean)).collect();
+        (lower, upper)
+    }
+}
+
+/// The part of the reference's error that is gone.
+fn gone(error: f64, reference: f64) -> f64 {
+    // A reference without error leaves nothing to improve.
+    if reference <= 1e-12 { 0.0 } else { 1.0 - error / reference }
+}
+
+fn gaps(message: String) -> Refusal {
+    refusal("too-many-gaps", message, "give a history with fewer gaps")
 }
 
 fn refusal(code: &str, message: String, hint: &str) -> Refusal {
@@ -134,6 +217,15 @@ impl<'a> Past<'a> {
             }
             at = at.checked_sub(self.season)?;
         }
+    }
+
+    /// The forecast itself.
+    fn repeated(&self, origin: usize, horizon: usize) -> Result<Vec<f64>, Refusal> {
+        let values: Vec<f64> = (0..horizon).map_while(|lead| self.season_ago(origin, lead)).collect();
+        if values.len() < horizon {
+            return Err(gaps("no season has a sample at a time of the forecast".to_owned()));
+        }
+        Ok(values)
     }
 
     fn last(&self, origin: usize) -> Option<f64> {
@@ -229,14 +321,6 @@ impl Tested {
     }
 }
 
-fn better<'a>(a: &'a Tested, b: &'a Tested) -> Option<&'a Tested> {
-    match (a.mae(), b.mae()) {
-        (Some(first), Some(second)) => Some(if first <= second { a } else { b }),
-        (Some(_), None) => Some(a),
-        (None, _) => b.mae().map(|_| b),
-    }
-}
-
 /// Each value's place in the order of size.
 fn ranks(values: &[f64]) -> Vec<f64> {
     let mut order: Vec<usize> = (0..values.len()).collect();
@@ -309,6 +393,23 @@ mod tests {
         }
         let share = f64::from(below) / f64::from(all);
         assert!((0.85..=0.95).contains(&share), "{share}");
+    }
+
+    #[test]
+    fn rolling_forecasts_are_those_made_at_their_origins() {
+        let mut samples = made(Load::Daily, 9, 8);
+        samples[300] = None;
+        let whole = question(samples.clone(), 48, 6);
+        let rolled = roll(&Rolling { question: whole, first: 200, every: 37 }).unwrap();
+        assert_eq!(rolled.origins, [200, 237, 274, 311, 348]);
+        for (index, origin) in rolled.origins.iter().enumerate() {
+            let there = answer(&question(samples[..*origin as usize].to_vec(), 48, 6)).unwrap();
+            assert_eq!(rolled.mean[index], there.mean);
+            assert_eq!(rolled.upper[index], there.upper);
+            assert_eq!(rolled.skilled[index], there.skilled);
+        }
+        let early = roll(&Rolling { question: question(samples[..90].to_vec(), 48, 6), first: 20, every: 10 });
+        assert_eq!(early.unwrap_err().message, "a forecast needs 96 samples, has 90");
     }
 
     #[test]
