@@ -3,6 +3,7 @@
 //! `history`, `forecast`, `protocol`, `chart`, `print` and `span` are pure. `worker` runs one Python process,
 //! `supervisor` keeps one alive. `server`, `page` and `metrics` show what comes out, `cli` puts it all together.
 
+pub mod backtest;
 pub mod chart;
 pub mod cli;
 pub mod decide;
@@ -17,6 +18,7 @@ pub mod metrics;
 pub mod minimum;
 pub mod naive;
 pub mod page;
+pub mod plot;
 pub mod print;
 pub mod protocol;
 pub mod server;

@@ -76,6 +76,8 @@ pub struct Step {
     pub floor: Replicas,
     /// Seconds without enough pods, alone and with the floor.
     pub short: (u64, u64),
+    /// Pod-seconds, alone and with the floor.
+    pub pods: (u64, u64),
 }
 
 /// How often decisions were what they were.
@@ -193,6 +195,7 @@ pub fn run(trace: &History, first: usize, workload: &Workload, policy: &Policy, 
 
         alone.begin_step();
         with_floor.begin_step();
+        let pods = (alone.cost.pod_seconds, with_floor.cost.pod_seconds);
         let mut needed: Option<f64> = None;
         for second in 0..step {
             let clock = (index - first) as u64 * step + second;
@@ -216,6 +219,7 @@ pub fn run(trace: &History, first: usize, workload: &Workload, policy: &Policy, 
             with_floor: with_floor.fewest,
             floor: minimum.floor(),
             short: (alone.short, with_floor.short),
+            pods: (alone.cost.pod_seconds - pods.0, with_floor.cost.pod_seconds - pods.1),
         });
     }
     outcome.alone = alone.cost(total_demand);

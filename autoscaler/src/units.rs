@@ -111,6 +111,11 @@ impl fmt::Display for Demand {
 pub struct Capacity(Demand);
 
 impl Capacity {
+    /// The capacity of a pod that serves `demand`; none where that is nothing, or a share.
+    pub fn new(demand: Demand) -> Option<Capacity> {
+        (demand.value > 0.0 && demand.unit != Unit::Percent).then_some(Capacity(demand))
+    }
+
     /// What one pod serves, as a demand of one pod.
     pub fn of_one(self) -> Demand {
         self.0
@@ -154,10 +159,7 @@ impl FromStr for Capacity {
                 "`{text}` is a share, and demand is not counted in shares: name what one pod serves in the query's own unit"
             ));
         }
-        match Demand::new(number * each, unit) {
-            Some(demand) if demand.value > 0.0 => Ok(Capacity(demand)),
-            _ => Err(wrong()),
-        }
+        Demand::new(number * each, unit).and_then(Capacity::new).ok_or_else(wrong)
     }
 }
 
