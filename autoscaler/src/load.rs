@@ -24,7 +24,7 @@ pub enum Load {
 const START: i64 = 1_767_571_200;
 const DAY: i64 = 86_400;
 
-/// Days of a load, from a Monday on.
+/// Days of a load, from a Monday at midnight to a midnight, both with a sample.
 pub fn generate(load: Load, seed: u64, days: u32, step: Span) -> History {
     let each = i64::from(step.seconds());
     let count = i64::from(days) * DAY / each;
@@ -34,7 +34,7 @@ pub fn generate(load: Load, seed: u64, days: u32, step: Span) -> History {
     let minutes = each as f64 / 60.0;
     let (fading, dying) = (0.985_f64.powf(minutes), 0.93_f64.powf(minutes));
     let mut samples = Vec::new();
-    for index in 0..count {
+    for index in 0..=count {
         let second = index * each;
         let hour = (second % DAY) as f64 / 3_600.0;
         let weekend = second / DAY % 7 >= 5;
@@ -116,7 +116,7 @@ mod tests {
             let one = generate(load, 7, 2, STEP);
             assert_eq!(one, generate(load, 7, 2, STEP));
             assert_ne!(one, generate(load, 8, 2, STEP));
-            assert_eq!((one.samples.len(), one.missing()), (576, 0));
+            assert_eq!((one.samples.len(), one.missing()), (577, 0));
         }
     }
 

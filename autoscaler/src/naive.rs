@@ -1,8 +1,8 @@
 //! The seasonal naive in Rust: what forecasts while there is no worker.
 //!
-//! Answers the worker's question in the worker's terms: the same time of the last season that has a sample, a band of
-//! past errors by conformal rank, and skill over flat lines by the same thresholds. Pure; a missing sample is skipped,
-//! never zero.
+//! Answers the worker's question in the worker's terms: the same time of the last season, or week where that was better,
+//! that has a sample; a band of past errors by conformal rank; and skill over flat lines by the same thresholds. Pure; a
+//! missing sample is skipped, never zero.
 
 use crate::protocol::{Answer, Missing, Question, Refusal, Rolled, Rolling, Score};
 
@@ -13,15 +13,16 @@ const MIN_SKILL_FLAT: f64 = 0.05;
 const MAX_MISSING: f64 = 0.2;
 const JUDGEMENTS: usize = 100;
 
-/// The model's name.
-pub const NAME: &str = "seasonal-naive";
+const SEASONAL: &str = "seasonal-naive";
+const WEEKLY: &str = "weekly-naive";
+const WEEK_SECONDS: u32 = 604_800;
 
 /// Forecasts as the worker would with `seasonal-naive` as the model.
 pub fn answer(question: &Question) -> Result<Answer, Refusal> {
     let past = Past::new(question);
     let has = past.samples.len();
     let judged = Judgement::new(&past, has, question)?;
-    let mean = past.repeated(has, question.horizon as usize)?;
+    let mean = past.repeated(has, question.horizon as usize, judged.period)?;
     let (lower, upper) = judged.lines(&mean);
     let mut notes = Vec::new();
     if !judged.skilled {
@@ -30,10 +31,10 @@ pub fn answer(question: &Question) -> Result<Answer, Refusal> {
         );
     }
     Ok(Answer {
-        model: NAME.to_owned(),
-        members: vec![NAME.to_owned()],
+        model: judged.name.to_owned(),
+        members: vec![judged.name.to_owned()],
         skilled: judged.skilled,
-        skill: Some(0.0),
+        skill: Some(judged.skill),
         skill_flat: Some(judged.skill_flat),
         backtests: judged.backtests,
         band: if judged.proportional { "proportional" } else { "additive" }.to_owned(),
@@ -44,7 +45,7 @@ pub fn answer(question: &Question) -> Result<Answer, Refusal> {
         lower,
         upper,
         scores: judged.scores,
-        missing: Vec::<Missing>::new(),
+        missing: judged.missing,
         notes,
         seconds: 0.0,
     })
@@ -77,12 +78,12 @@ pub fn roll(rolling: &Rolling) -> Result<Rolled, Refusal> {
             }
         }
         let Some((_, judgement)) = &judged else { continue };
-        let Ok(mean) = past.repeated(origin, question.horizon as usize) else { continue };
+        let Ok(mean) = past.repeated(origin, question.horizon as usize, judgement.period) else { continue };
         rolled.origins.push(origin as u32);
         rolled.upper.push(judgement.lines(&mean).1);
         rolled.mean.push(mean);
         rolled.skilled.push(judgement.skilled);
-        rolled.members.push(vec![NAME.to_owned()]);
+        rolled.members.push(vec![judgement.name.to_owned()]);
     }
     match refused {
         Some(refusal) if rolled.origins.is_empty() => Err(refusal),
@@ -90,8 +91,12 @@ pub fn roll(rolling: &Rolling) -> Result<Rolled, Refusal> {
     }
 }
 
-/// What a backtest says of the naive: how wide its band is, and whether to trust it.
+/// What a backtest says of the naive: which it is, how wide its band is, and whether to trust it.
 struct Judgement {
+    name: &'static str,
+    period: usize,
+    skill: f64,
+    missing: Vec<Missing>,
     below: Vec<f64>,
     above: Vec<f64>,
     proportional: bool,
@@ -119,35 +124,59 @@ impl Judgement {
         if missing as f64 > MAX_MISSING * has as f64 {
             return Err(gaps(format!("{missing} of {has} samples are missing, more than 20%")));
         }
-        let origins = spread(season, has - horizon);
-        let naive = Tested::new(past, &origins, horizon, |origin, lead| past.season_ago(origin, lead));
+        let mut periods = vec![(SEASONAL, season)];
+        let mut too_short = Vec::new();
+        if let Some(week) = week(question) {
+            let needs = week + season.max(horizon + MIN_ORIGINS);
+            if has < needs {
+                too_short.push(Missing { model: WEEKLY.to_owned(), needs, has });
+            } else {
+                periods.push((WEEKLY, week));
+            }
+        }
+        // All at the same origins, or the hours of the day would decide.
+        let first = periods.iter().map(|(_, period)| *period).max().unwrap_or(season);
+        let origins = spread(first, has - horizon);
+        let nothing = || gaps("no sample was observed where the backtest looks".to_owned());
         let last = Tested::new(past, &origins, horizon, |origin, _| past.last(origin));
         let level = Tested::new(past, &origins, horizon, |origin, _| past.level(origin));
-        let nothing = || gaps("no sample was observed where the backtest looks".to_owned());
-        let (mae, mae_last, mae_level) = match (naive.mae(), last.mae(), level.mae()) {
-            (Some(naive), Some(last), Some(level)) => (naive, last, level),
-            _ => return Err(nothing()),
-        };
-        let (below, above, proportional) = naive.band(horizon, question.quantile).ok_or_else(nothing)?;
+        let (mae_last, mae_level) = last.mae().zip(level.mae()).ok_or_else(nothing)?;
         let (flat, mae_flat) = if mae_last <= mae_level { (&last, mae_last) } else { (&level, mae_level) };
-        let sure = naive.beats(flat, &origins, horizon);
-        let skill_flat = gone(mae, mae_flat);
-        let score = |model: &str, error: f64| Score {
+        let mut naives = Vec::new();
+        for (name, period) in periods {
+            let tested = Tested::new(past, &origins, horizon, |origin, lead| past.ago(origin, lead, period));
+            let mae = tested.mae().ok_or_else(nothing)?;
+            let sure = tested.beats(flat, &origins, horizon);
+            naives.push((name, period, tested, mae, sure));
+        }
+        let seasonal = naives.first().map_or(0.0, |(_, _, _, mae, _)| *mae);
+        let score = |model: &str, mae: f64, sure: bool| Score {
             model: model.to_owned(),
-            mae: error,
-            skill: Some(gone(error, mae)),
-            skill_flat: Some(gone(error, mae_flat)),
-            sure: model == NAME && sure,
+            mae,
+            skill: Some(gone(mae, seasonal)),
+            skill_flat: Some(gone(mae, mae_flat)),
+            sure,
         };
+        let mut scores: Vec<Score> = naives.iter().map(|(name, _, _, mae, sure)| score(name, *mae, *sure)).collect();
+        scores.extend([score("last-value", mae_last, false), score("flat-mean", mae_level, false)]);
+        // The first of equals: a season needs less of the past to hold.
+        let best = naives.into_iter().min_by(|a, b| a.3.total_cmp(&b.3)).ok_or_else(nothing)?;
+        let (name, period, naive, mae, sure) = best;
+        let (below, above, proportional) = naive.band(horizon, question.quantile).ok_or_else(nothing)?;
+        let skill_flat = gone(mae, mae_flat);
         let lowest = past.samples[..has].iter().flatten().copied().fold(f64::INFINITY, f64::min);
         Ok(Judgement {
+            name,
+            period,
+            skill: gone(mae, seasonal),
+            missing: too_short,
             below,
             above,
             proportional,
             skilled: sure && skill_flat >= MIN_SKILL_FLAT,
             skill_flat,
             backtests: origins.len() as u32,
-            scores: vec![score(NAME, mae), score("last-value", mae_last), score("flat-mean", mae_level)],
+            scores,
             // Demand that never was negative will not become so.
             floor: if lowest >= 0.0 { 0.0 } else { f64::NEG_INFINITY },
         })
@@ -164,6 +193,12 @@ impl Judgement {
         let upper = line(&self.above).iter().zip(mean).map(|(upper, mean)| upper.max(*mean)).collect();
         (lower, upper)
     }
+}
+
+/// A week in samples, where the grid has one and the season is a part of it.
+fn week(question: &Question) -> Option<usize> {
+    let week = (WEEK_SECONDS % question.step_seconds == 0).then_some(WEEK_SECONDS / question.step_seconds)?;
+    (week > question.season && week % question.season == 0).then_some(week as usize)
 }
 
 /// The part of the reference's error that is gone.
@@ -207,21 +242,21 @@ impl<'a> Past<'a> {
         Past { samples: &question.samples, season: question.season as usize, sums }
     }
 
-    /// The same time of the last season before `origin` that has a sample then.
-    fn season_ago(&self, origin: usize, lead: usize) -> Option<f64> {
-        let back = (lead / self.season + 1) * self.season;
+    /// The same time of the last period before `origin` that has a sample then.
+    fn ago(&self, origin: usize, lead: usize, period: usize) -> Option<f64> {
+        let back = (lead / period + 1) * period;
         let mut at = (origin + lead).checked_sub(back)?;
         loop {
             if let Some(value) = self.samples.get(at).copied().flatten() {
                 return Some(value);
             }
-            at = at.checked_sub(self.season)?;
+            at = at.checked_sub(period)?;
         }
     }
 
     /// The forecast itself.
-    fn repeated(&self, origin: usize, horizon: usize) -> Result<Vec<f64>, Refusal> {
-        let values: Vec<f64> = (0..horizon).map_while(|lead| self.season_ago(origin, lead)).collect();
+    fn repeated(&self, origin: usize, horizon: usize, period: usize) -> Result<Vec<f64>, Refusal> {
+        let values: Vec<f64> = (0..horizon).map_while(|lead| self.ago(origin, lead, period)).collect();
         if values.len() < horizon {
             return Err(gaps("no season has a sample at a time of the forecast".to_owned()));
         }
@@ -371,6 +406,16 @@ mod tests {
     }
 
     #[test]
+    fn quiet_weekends_are_those_of_a_week_ago() {
+        let weekly = answer(&question(made(Load::Weekly, 4, 20), 48, 6)).unwrap();
+        assert_eq!((weekly.model.as_str(), weekly.skilled), ("weekly-naive", true));
+        assert!(weekly.skill.unwrap() > 0.3, "{:?}", weekly.scores);
+        let short = answer(&question(made(Load::Weekly, 4, 7), 48, 6)).unwrap();
+        assert_eq!(short.model, "seasonal-naive");
+        assert_eq!(short.missing, [Missing { model: "weekly-naive".to_owned(), needs: 384, has: 337 }]);
+    }
+
+    #[test]
     fn noise_and_a_constant_are_not_skilled() {
         for seed in 0..8 {
             assert!(!answer(&question(made(Load::Noise, seed, 12), 48, 4)).unwrap().skilled, "{seed}");
@@ -401,7 +446,7 @@ mod tests {
         samples[300] = None;
         let whole = question(samples.clone(), 48, 6);
         let rolled = roll(&Rolling { question: whole, first: 200, every: 37 }).unwrap();
-        assert_eq!(rolled.origins, [200, 237, 274, 311, 348]);
+        assert_eq!(rolled.origins, [200, 237, 274, 311, 348, 385]);
         for (index, origin) in rolled.origins.iter().enumerate() {
             let there = answer(&question(samples[..*origin as usize].to_vec(), 48, 6)).unwrap();
             assert_eq!(rolled.mean[index], there.mean);

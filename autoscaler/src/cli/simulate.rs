@@ -167,8 +167,13 @@ pub(super) async fn run(args: SimulateArgs) -> Result<(), Failure> {
         let what = format!("{steps} forecasts of {horizon} steps are more than {MOST_VALUES} values");
         return Err(Failure::input(what).hint("choose a shorter `--run`, or a trace with a coarser step"));
     }
+    // The last sample only ends the run: nothing is decided there.
+    let known = trace.samples[..first + steps].iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+    if known <= first {
+        return Err(Failure::input(format!("the run of {} has no sample", args.run)).hint("choose another `--run`"));
+    }
     let question = Question {
-        samples: trace.samples.clone(),
+        samples: trace.samples[..known].to_vec(),
         step_seconds: trace.step.seconds(),
         season: season_in_samples(args.season, trace.step)?,
         horizon,
@@ -179,6 +184,11 @@ pub(super) async fn run(args: SimulateArgs) -> Result<(), Failure> {
     let (rolled, forecaster) = args.forecasts(&rolling).await?;
     for note in &rolled.notes {
         eprintln!("note: {note}");
+    }
+    let asked = known - first;
+    if rolled.origins.len() < asked {
+        let without = asked - rolled.origins.len();
+        eprintln!("note: there is no forecast from {without} of {asked} origins: more history is needed before them");
     }
     let open = rolled.skilled.iter().filter(|skilled| **skilled).count() as f64;
     let gate_open = open / rolled.skilled.len().max(1) as f64;
