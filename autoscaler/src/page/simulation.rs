@@ -49,9 +49,9 @@ pub struct Day {
     pub short_alone: String,
     /// Seconds short of pods, with the floor.
     pub short_with_floor: String,
-    /// Pod-seconds, alone.
+    /// Pod-hours, alone.
     pub pods_alone: String,
-    /// Pod-seconds, with the floor.
+    /// Pod-hours, with the floor.
     pub pods_with_floor: String,
 }
 
@@ -63,13 +63,14 @@ impl SimulationPage {
         let plot = |steps, width, height, marks| Plot::new(steps, step, Frame { width, height, past: 0, marks });
         let all = &simulation.outcome.steps;
         let days = simulation.days().into_iter().map(|day| {
-            let sum = |of: fn(&crate::simulate::Step) -> u64| grouped(day.iter().map(of).sum());
+            let sum = |of: fn(&crate::simulate::Step) -> u64| day.iter().map(of).sum::<u64>();
+            let hours = |seconds: u64| format!("{:.1}", seconds as f64 / 3_600.0);
             Day {
                 name: day.first().map(|step| step.time.strftime("%a %b %-d").to_string()).unwrap_or_default(),
-                short_alone: sum(|step| step.short.0),
-                short_with_floor: sum(|step| step.short.1),
-                pods_alone: sum(|step| step.pods.0),
-                pods_with_floor: sum(|step| step.pods.1),
+                short_alone: grouped(sum(|step| step.short.0)),
+                short_with_floor: grouped(sum(|step| step.short.1)),
+                pods_alone: hours(sum(|step| step.pods.0)),
+                pods_with_floor: hours(sum(|step| step.pods.1)),
             }
         });
         SimulationPage {
@@ -103,7 +104,9 @@ mod tests {
         simulation.trace = "`<b>.csv`".to_owned();
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("templates");
         let html = render(&folder, TEMPLATE, &SimulationPage::new(&simulation)).unwrap();
-        for part in ["<svg", "100% fewer seconds", "Tue Jan 6", "prefers-color-scheme: dark", "&lt;b&gt;.csv"] {
+        for part in
+            ["<svg", "0 s short of pods instead of 90 s", "Tue Jan 6", "prefers-color-scheme: dark", "&lt;b&gt;.csv"]
+        {
             assert!(html.contains(part), "{part} is not on the page");
         }
         // No script, nothing from elsewhere.

@@ -100,14 +100,11 @@ impl Simulation {
         };
         match seconds {
             (0, 0) => format!("neither was ever short of pods: the floor changed nothing {cost}"),
-            (0, some) => format!("with the floor {} s short of pods, alone none, {cost}", grouped(some)),
             (alone, with_floor) if alone == with_floor => {
                 format!("the floor changed nothing about {} s short of pods, {cost}", grouped(alone))
             }
             (alone, with_floor) => {
-                let change = 1.0 - with_floor as f64 / alone as f64;
-                let way = if change > 0.0 { "fewer" } else { "more" };
-                format!("{:.0}% {way} seconds short of pods, {cost}", change.abs() * 100.0)
+                format!("{} s short of pods instead of {} s, {cost}", grouped(with_floor), grouped(alone))
             }
         }
     }
@@ -280,7 +277,7 @@ pod-seconds                1,000,000   1,020,000
 most pods                          4           5
 changes of scale                   7           5
 
-100% fewer seconds short of pods, for 2.0% more pod-seconds
+0 s short of pods instead of 90 s, for 2.0% more pod-seconds
 
 Tuesday, 2026-01-06, the worst day: a column is 6h, a full bar 4 pods
 needed     ▂▄▆█
@@ -312,8 +309,8 @@ floor      ▄▄▄▄
             (50, 1_100),
             "the floor changed nothing about 50 s short of pods, for 10.0% more pod-seconds",
         );
-        says((50, 1_000), (75, 900), "50% more seconds short of pods, for 10.0% fewer pod-seconds");
-        says((0, 1_000), (5, 1_000), "with the floor 5 s short of pods, alone none, for the same pods");
+        says((50, 1_000), (75, 900), "75 s short of pods instead of 50 s, for 10.0% fewer pod-seconds");
+        says((0, 1_000), (5, 1_000), "5 s short of pods instead of 0 s, for the same pods");
     }
 
     #[test]
