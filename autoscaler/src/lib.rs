@@ -1,6 +1,7 @@
 //! A predictive autoscaler: the parts that its binary, its tests and the operator to come are made of.
 //!
-//! `history`, `forecast`, `protocol`, `chart`, `print` and `span` are pure. `worker` runs one Python process,
+//! `history`, `forecast`, `backtest`, `protocol`, `chart`, `plot`, `print` and `span` are pure, and so is all that decides:
+//! `decide`, `minimum`, `naive`, `units`, and `simulate` with its `hpa` and made-up `load`. `worker` runs one Python process,
 //! `supervisor` keeps one alive. `server`, `page` and `metrics` show what comes out, `cli` puts it all together.
 
 pub mod backtest;
