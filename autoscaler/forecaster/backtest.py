@@ -23,9 +23,12 @@ def needs(model: Model, season: int, horizon: int) -> int:
 
 def origins(length: int, first: int, horizon: int) -> np.ndarray:
     """Up to `MAX_ORIGINS` origins from `first` on, evenly spread, each with a whole horizon of samples after it."""
-    last = length - horizon
-    count = min(MAX_ORIGINS, last - first + 1)
-    return np.unique(np.linspace(first, last, count).round().astype(int))
+    return spread(first, length - horizon, MAX_ORIGINS)
+
+
+def spread(first: int, last: int, most: int) -> np.ndarray:
+    """Up to `most` whole numbers from `first` to `last`, evenly spread."""
+    return np.unique(np.linspace(first, last, min(most, last - first + 1)).round().astype(int))
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,10 @@ class Outcome:
 
     forecasts: np.ndarray
     errors: np.ndarray
+
+    def part(self, rows: np.ndarray, horizon: int) -> "Outcome":
+        """The same at some of the origins, and not as far."""
+        return Outcome(self.forecasts[rows, :horizon], self.errors[rows, :horizon])
 
     @property
     def mae(self) -> float:
@@ -73,8 +80,27 @@ def beyond_luck(better: Outcome, than: Outcome, at: np.ndarray) -> bool:
     return bool(gain.mean() > 2 * gain.std(ddof=1) / np.sqrt(independent))
 
 
-def offsets(outcome: Outcome, quantile: float) -> tuple[np.ndarray, np.ndarray, bool]:
-    """Per lead time the lower and the upper error quantile, and whether they are shares of the forecast.
+@dataclass(frozen=True)
+class Band:
+    """How far below and above a forecast its samples lie, per lead time; shares of the forecast where `proportional`."""
+
+    below: np.ndarray
+    above: np.ndarray
+    proportional: bool
+
+    def lines(self, mean: np.ndarray, lowest: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Mean, lower and upper line of a forecast, for a history whose lowest value is `lowest`."""
+        scale = mean if self.proportional else 1.0
+        lower, upper = mean + self.below * scale, mean + self.above * scale
+        if lowest >= 0:
+            # Demand that never was negative will not become so.
+            mean, lower, upper = (np.maximum(each, 0.0) for each in (mean, lower, upper))
+        # Past errors can all lie on one side of zero; a band beside its own mean would only confuse.
+        return mean, np.minimum(lower, mean), np.maximum(upper, mean)
+
+
+def band(outcome: Outcome, quantile: float) -> Band:
+    """The band between the lower and the upper error quantile.
 
     Each lead time pools the errors of its two neighbours. The rank is the conformal one, (n + 1) q: the share of the
     next errors below it is at least q when they are like the past ones, whatever their distribution.
@@ -83,13 +109,13 @@ def offsets(outcome: Outcome, quantile: float) -> tuple[np.ndarray, np.ndarray, 
     if proportional:
         errors = errors / outcome.forecasts
     horizon = errors.shape[1]
-    lower, upper = np.empty(horizon), np.empty(horizon)
+    below, above = np.empty(horizon), np.empty(horizon)
     for lead in range(horizon):
         pool = errors[:, max(0, lead - 1) : lead + 2]
         pool = np.sort(pool[~np.isnan(pool)])
         rank = min(len(pool), int(np.ceil((len(pool) + 1) * quantile)))
-        upper[lead], lower[lead] = pool[rank - 1], pool[len(pool) - rank]
-    return lower, upper, proportional
+        above[lead], below[lead] = pool[rank - 1], pool[len(pool) - rank]
+    return Band(below, above, proportional)
 
 
 def grows_with_level(outcome: Outcome) -> bool:

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from forecaster import backtest
-from forecaster.backtest import Outcome
+from forecaster.backtest import Band, Outcome
 from forecaster.errors import Refusal
 from forecaster.models import FlatMean, Harmonic, HoltWinters, LastValue, Model, SeasonalNaive
-from forecaster.series import from_samples
+from forecaster.series import Series, from_samples
 
 NAIVE = "seasonal-naive"
 FLAT = ("last-value", "flat-mean")
@@ -59,6 +59,33 @@ class Answer:
     scores: list[dict] = field(default_factory=list)
     missing: list[dict] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a backtest says: which models to use, how much to trust them, and how wide the band is."""
+
+    members: list[str]
+    skilled: bool
+    skill: float | None
+    skill_flat: float | None
+    scores: list[dict]
+    pooled: Outcome
+    band: Band
+
+
+def judge(
+    outcomes: dict[str, Outcome], series: Series, at: np.ndarray, quantile: float, model: str = "auto"
+) -> Verdict:
+    """Judges models by their errors at the origins `at`, which are all that it looks at."""
+    horizon = next(iter(outcomes.values())).errors.shape[1]
+    scores = score(outcomes, at)
+    members = choose(scores) if model == "auto" else [model]
+    pooled = backtest.compare(np.mean([outcomes[name].forecasts for name in members], axis=0), series, at, horizon)
+    skill, skill_flat = against(pooled.mae, outcomes)
+    skilled = skill is not None and skill >= 0 and skill_flat is not None and skill_flat >= MIN_SKILL_FLAT
+    skilled = skilled and sure(pooled, [best_flat(outcomes)], outcomes, at)
+    return Verdict(members, bool(skilled), skill, skill_flat, scores, pooled, backtest.band(pooled, quantile))
 
 
 def models_for(step_seconds: int, season: int) -> list[Model]:
@@ -125,29 +152,18 @@ def answer(question: Question, pause: Callable[[], None] = lambda: None) -> Answ
     if not any(np.isfinite(outcome.errors).any() for outcome in outcomes.values()):
         raise Refusal("too-many-gaps", "no sample was observed where the backtest looks")
 
-    scores = score(outcomes, at)
-    members = choose(scores) if question.model == "auto" else [question.model]
-    pooled = backtest.compare(np.mean([outcomes[name].forecasts for name in members], axis=0), series, at, horizon)
+    verdict = judge(outcomes, series, at, question.quantile, question.model)
+    members, pooled = verdict.members, verdict.pooled
 
     by_name = {model.name: model for model in enough}
     now = np.array([has])
     pause()
     mean = np.mean([by_name[name].forecasts(series, now, horizon)[0] for name in members], axis=0)
-    lower, upper, proportional = backtest.offsets(pooled, question.quantile)
-    if proportional:
-        lower, upper = lower * mean, upper * mean
-    lower, upper = mean + lower, mean + upper
-    if series.values.min() >= 0:
-        # Demand that never was negative will not become so.
-        mean, lower, upper = (np.maximum(each, 0.0) for each in (mean, lower, upper))
-    # Past errors can all lie on one side of zero; a band beside its own mean would only confuse.
-    lower, upper = np.minimum(lower, mean), np.maximum(upper, mean)
+    mean, lower, upper = verdict.band.lines(mean, lowest=series.values.min())
     if not all(np.isfinite(each).all() for each in (mean, lower, upper)):
         raise Refusal("model-failed", "the forecast is not finite", "the values of the history may be too large")
 
-    skill, skill_flat = against(pooled.mae, outcomes)
-    skilled = skill is not None and skill >= 0 and skill_flat is not None and skill_flat >= MIN_SKILL_FLAT
-    skilled = skilled and sure(pooled, [best_flat(outcomes)], outcomes, at)
+    skilled = verdict.skilled
     if np.ptp(series.values) == 0:
         notes.append("the history is constant: there is nothing to forecast")
     elif not skilled:
@@ -157,18 +173,18 @@ def answer(question: Question, pause: Callable[[], None] = lambda: None) -> Answ
     return Answer(
         model=members[0] if len(members) == 1 else "mean",
         members=members,
-        skilled=bool(skilled),
-        skill=skill,
-        skill_flat=skill_flat,
+        skilled=skilled,
+        skill=verdict.skill,
+        skill_flat=verdict.skill_flat,
         backtests=len(at),
-        band="proportional" if proportional else "additive",
+        band="proportional" if verdict.band.proportional else "additive",
         samples=has,
         interpolated=series.interpolated,
         borrowed=series.borrowed,
         mean=mean.tolist(),
         lower=lower.tolist(),
         upper=upper.tolist(),
-        scores=scores,
+        scores=verdict.scores,
         missing=missing,
         notes=notes,
     )

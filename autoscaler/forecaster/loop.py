@@ -8,7 +8,7 @@ import time
 import traceback
 from typing import Any, TextIO
 
-from forecaster import protocol
+from forecaster import protocol, report, rolling
 from forecaster.errors import Refusal
 from forecaster.forecast import answer
 
@@ -38,19 +38,27 @@ def reply(line: str) -> str:
 
 def dispatch(request: int, message: dict[str, Any]) -> dict[str, Any]:
     """Does what a request asks for."""
+    started = time.monotonic()
+
+    def spent() -> float:
+        return time.monotonic() - started
+
+    def pause() -> None:
+        # The caller kills us at the deadline; to answer in time spares it the restart.
+        if spent() > allowed:
+            raise Refusal("deadline", f"the {message['type']} takes longer than {allowed:g} s")
+
     match message.get("type"):
         case "ping":
             return {"type": "pong", "id": request}
         case "forecast":
-            started = time.monotonic()
             allowed = protocol.seconds_allowed(message)
-
-            def pause() -> None:
-                # The caller kills us at the deadline; to answer in time spares it the restart.
-                if time.monotonic() - started > allowed:
-                    raise Refusal("deadline", f"the forecast takes longer than {allowed:g} s")
-
-            found = answer(protocol.question(message), pause)
-            return protocol.forecast(request, found, time.monotonic() - started)
+            return protocol.forecast(request, answer(protocol.question(message), pause), spent())
+        case "backtest":
+            allowed = protocol.seconds_allowed(message)
+            return protocol.backtest(request, report.report(*protocol.leads(message), pause), spent())
+        case "rolling":
+            allowed = protocol.seconds_allowed(message)
+            return protocol.rolling(request, rolling.forecasts(*protocol.origins(message), pause), spent())
         case _:
-            raise Refusal("bad-request", "`type` is neither `forecast` nor `ping`")
+            raise Refusal("bad-request", "`type` is none of `forecast`, `backtest`, `rolling`, `ping`")

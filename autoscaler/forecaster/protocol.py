@@ -10,9 +10,17 @@ from typing import Any
 
 from forecaster.errors import Refusal
 from forecaster.forecast import NAMES, Answer, Question
+from forecaster.report import Report
+from forecaster.rolling import Rolled
+from forecaster.series import MAX_SAMPLES
 
 VERSION = 1
 MAX_HORIZON = 4_032
+MAX_LEADS = 8
+# A month: what is sampled more seldom is not autoscaled, but may be backtested.
+MAX_STEP_SECONDS = 31 * 24 * 3600
+# A line of some 10 MB, which its reader still takes.
+MAX_VALUES = 250_000
 
 
 def hello(python: str, packages: dict[str, str]) -> dict[str, Any]:
@@ -23,6 +31,16 @@ def hello(python: str, packages: dict[str, str]) -> dict[str, Any]:
 def forecast(request: int, answer: Answer, seconds: float) -> dict[str, Any]:
     """The answer to a `forecast` request."""
     return {"type": "forecast", "id": request, "seconds": seconds, **asdict(answer)}
+
+
+def backtest(request: int, report: Report, seconds: float) -> dict[str, Any]:
+    """The answer to a `backtest` request."""
+    return {"type": "backtest", "id": request, "seconds": seconds, **asdict(report)}
+
+
+def rolling(request: int, rolled: Rolled, seconds: float) -> dict[str, Any]:
+    """The answer to a `rolling` request."""
+    return {"type": "rolling", "id": request, "seconds": seconds, **asdict(rolled)}
 
 
 def error(request: int | None, refusal: Refusal) -> dict[str, Any]:
@@ -64,6 +82,35 @@ def request_id(message: dict[str, Any]) -> int:
 
 def question(message: dict[str, Any]) -> Question:
     """The forecast that a request asks for."""
+    return asked(message, integer(message, "horizon", 1, MAX_HORIZON))
+
+
+def leads(message: dict[str, Any]) -> tuple[Question, list[int]]:
+    """The backtest that a request asks for, as far as its longest lead."""
+    leads = message.get("leads")
+    if not isinstance(leads, list) or not 1 <= len(leads) <= MAX_LEADS:
+        raise Refusal("bad-request", f"`leads` is not a list of 1 to {MAX_LEADS} whole numbers")
+    for lead in leads:
+        integer({"leads": lead}, "leads", 1, MAX_HORIZON)
+    return asked(message, max(leads)), sorted(set(leads))
+
+
+def origins(message: dict[str, Any]) -> tuple[Question, range]:
+    """The rolling forecasts that a request asks for, and from which origins."""
+    question = asked(message, integer(message, "horizon", 1, MAX_HORIZON))
+    first = integer(message, "first", 1, len(question.samples))
+    every = integer(message, "every", 1, len(question.samples))
+    at = range(first, len(question.samples) + 1, every)
+    if len(question.samples) > MAX_SAMPLES:
+        raise Refusal("bad-request", f"`samples` are more than {MAX_SAMPLES}")
+    if len(at) * question.horizon > MAX_VALUES:
+        asks = f"{len(at)} forecasts of {question.horizon} steps"
+        raise Refusal("bad-request", f"{asks} are more than {MAX_VALUES} values", "ask for fewer at a time")
+    return question, at
+
+
+def asked(message: dict[str, Any], horizon: int) -> Question:
+    """What every request about samples says."""
     samples = message.get("samples")
     if not isinstance(samples, list) or not samples:
         raise Refusal("bad-request", "`samples` is not a list of numbers and nulls")
@@ -80,9 +127,9 @@ def question(message: dict[str, Any]) -> Question:
         raise Refusal("bad-request", "`model` is none of " + ", ".join(("auto", *NAMES)))
     return Question(
         samples=samples,
-        step_seconds=integer(message, "step_seconds", 1, 7 * 24 * 3600),
+        step_seconds=integer(message, "step_seconds", 1, MAX_STEP_SECONDS),
         season=integer(message, "season", 2, 20_160),
-        horizon=integer(message, "horizon", 1, MAX_HORIZON),
+        horizon=horizon,
         quantile=float(quantile),
         model=model,
     )

@@ -32,8 +32,12 @@ class Series:
         return len(self.values)
 
 
-def from_samples(samples: Sequence[float | None], season: int) -> Series:
-    """Fills gaps of up to `SHORT_GAP` samples by a straight line, longer ones from the same time of other seasons."""
+def from_samples(samples: Sequence[float | None], season: int, hindsight: bool = True) -> Series:
+    """Fills gaps of up to `SHORT_GAP` samples by a straight line, longer ones from the same time of other seasons.
+
+    Without `hindsight` only by what came before them, so that a backtest's models never see what they are asked for:
+    the same time of the season before, or the last value where there is none.
+    """
     values = np.array([np.nan if sample is None else sample for sample in samples], dtype=float)[-MAX_SAMPLES:]
     # Cutting to the newest samples can land inside a gap.
     seen = np.flatnonzero(~np.isnan(values))
@@ -60,6 +64,11 @@ def from_samples(samples: Sequence[float | None], season: int) -> Series:
                 f"a gap of {length} samples is longer than a season of {season}",
                 "give a history that starts after the gap",
             )
+        if not hindsight:
+            for at in range(start, stop):
+                filled[at] = filled[at - season] if at >= season else filled[start - 1]
+            borrowed += length
+            continue
         line = np.interp(np.arange(start, stop), [start - 1, stop], [values[start - 1], values[stop]])
         if length <= SHORT_GAP:
             filled[start:stop] = line

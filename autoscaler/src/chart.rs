@@ -21,10 +21,10 @@ pub struct Frame {
     pub marks: usize,
 }
 
-const LEFT: f64 = 46.0;
-const RIGHT: f64 = 10.0;
-const TOP: f64 = 14.0;
-const BOTTOM: f64 = 26.0;
+pub(crate) const LEFT: f64 = 46.0;
+pub(crate) const RIGHT: f64 = 10.0;
+pub(crate) const TOP: f64 = 14.0;
+pub(crate) const BOTTOM: f64 = 26.0;
 
 /// A chart, ready for a template.
 #[derive(Clone, Debug, Serialize)]
@@ -140,28 +140,28 @@ impl Chart {
     }
 }
 
-fn clock(second: i64, format: &str) -> String {
+pub(crate) fn clock(second: i64, format: &str) -> String {
     Timestamp::from_second(second).map(|time| time.strftime(format).to_string()).unwrap_or_default()
 }
 
-fn push(path: &mut String, verb: char, x: f64, y: f64) {
+pub(crate) fn push(path: &mut String, verb: char, x: f64, y: f64) {
     path.push_str(&format!("{verb}{} {}", round(x), round(y)));
 }
 
 /// Tenths: finer than any screen draws, and half as long.
-fn round(value: f64) -> f64 {
+pub(crate) fn round(value: f64) -> f64 {
     (value * 10.0).round() / 10.0
 }
 
 /// Whole steps of 1, 2 or 5 that enclose all values.
-struct Axis {
-    low: f64,
-    high: f64,
+pub(crate) struct Axis {
+    pub(crate) low: f64,
+    pub(crate) high: f64,
     step: f64,
 }
 
 impl Axis {
-    fn new(floor: f64, ceiling: f64) -> Axis {
+    pub(crate) fn new(floor: f64, ceiling: f64) -> Axis {
         let range = if ceiling > floor { ceiling - floor } else { 1.0 };
         let rough = range / 5.0;
         let power = 10_f64.powf(rough.log10().floor());
@@ -170,7 +170,7 @@ impl Axis {
         Axis { low: (floor / step).floor() * step, high: ((floor + range) / step).ceil() * step, step }
     }
 
-    fn marks(&self) -> impl Iterator<Item = (f64, String)> {
+    pub(crate) fn marks(&self) -> impl Iterator<Item = (f64, String)> {
         let count = ((self.high - self.low) / self.step).round() as usize;
         let places = (-self.step.log10().floor()).clamp(0.0, 9.0) as usize;
         (0..=count).map(move |index| {
@@ -181,7 +181,7 @@ impl Axis {
 }
 
 /// Round hours (or days) between two times, about `marks` of them, and whether a day begins there.
-fn time_marks(from: i64, to: i64, marks: usize) -> Vec<(i64, bool)> {
+pub(crate) fn time_marks(from: i64, to: i64, marks: usize) -> Vec<(i64, bool)> {
     const DAY: i64 = 86_400;
     const EVERY: [i64; 13] =
         [60, 300, 900, 1_800, 3_600, 2 * 3_600, 3 * 3_600, 6 * 3_600, 12 * 3_600, DAY, 2 * DAY, 7 * DAY, 28 * DAY];

@@ -1,5 +1,8 @@
 //! The command line: what can be asked, and what each question does.
 
+mod backtest;
+mod simulate;
+
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -24,6 +27,8 @@ const AFTER_HELP: &str = "\
 Examples:
   autoscaler forecast --history samples/requests.csv --horizon 1h
   autoscaler forecast --history load.csv --horizon 6h --quantile 0.95 --format json
+  autoscaler backtest --history samples/requests.csv --lead 15m --lead 1h
+  autoscaler simulate --generate daily
   autoscaler serve --listen 0.0.0.0:8080 --history load.csv
 
 Exit codes:
@@ -68,6 +73,12 @@ enum Command {
     /// Forecast a history file, and print time, mean and band
     #[command(after_help = HISTORY_HELP)]
     Forecast(ForecastArgs),
+    /// Backtest a history file, and print how good forecasts would have been
+    #[command(after_help = backtest::HELP)]
+    Backtest(backtest::BacktestArgs),
+    /// Simulate an autoscaler alone beside one with a floor
+    #[command(after_help = simulate::HELP)]
+    Simulate(Box<simulate::SimulateArgs>),
     /// Serve a page with the forecast, /healthz, /readyz and /metrics
     #[command(after_help = HISTORY_HELP)]
     Serve(ServeArgs),
@@ -202,6 +213,8 @@ impl Cli {
         log(self.log.as_deref().unwrap_or(if quiet { "off" } else { "info" }), self.log_format)?;
         match self.command {
             Command::Forecast(args) => run(forecast(args)),
+            Command::Backtest(args) => run(backtest::run(args)),
+            Command::Simulate(args) => run(simulate::run(*args)),
             Command::Serve(args) => run(serve(args)),
             Command::Healthcheck(args) => {
                 let timeout = Duration::from_secs(args.timeout.seconds().into());
@@ -235,28 +248,52 @@ async fn forecast(args: ForecastArgs) -> Result<(), Failure> {
     let question = wish.question(&history)?;
 
     let launch = args.places.launch(&args.places.home());
-    let ended = async {
-        let mut worker = Worker::start(&launch).await?;
-        let answer = worker.ask(&question, args.asked.deadline()).await;
-        match answer {
-            Ok(answer) => {
-                worker.stop().await;
-                Ok(answer)
-            }
-            Err(error) => Err(error),
-        }
-    };
-    let answer = tokio::select! {
-        ended = ended => ended.map_err(|error: WorkerError| Failure::from(error))?,
-        // Dropping the worker kills it; Ctrl-C on a terminal does not reach its group.
-        end = end() => {
-            end?;
-            return Err(Failure::new(Kind::Forecast, "stopped before the forecast was made"));
-        }
-    };
+    let answer = asked(&launch, async |worker| worker.ask(&question, args.asked.deadline()).await).await??;
     let forecast = Forecast::new(&history, &wish, answer);
     let text = print::print(&forecast, &args.history.display().to_string(), args.format)
         .map_err(|cause| Failure::new(Kind::Bug, "cannot print the forecast").cause(cause))?;
+    write_out(&text)
+}
+
+/// Starts a worker, asks it one thing, and stops it. The outer failure is a signal that came first.
+async fn asked<T>(
+    launch: &Launch,
+    ask: impl AsyncFnOnce(&mut Worker) -> Result<T, WorkerError>,
+) -> Result<Result<T, WorkerError>, Failure> {
+    let ended = async {
+        let mut worker = Worker::start(launch).await?;
+        let answer = ask(&mut worker).await;
+        // After any other trouble it is dropped, which kills it.
+        if !answer.as_ref().is_err_and(WorkerError::is_fatal) {
+            worker.stop().await;
+        }
+        answer
+    };
+    tokio::select! {
+        ended = ended => Ok(ended),
+        // Dropping the worker kills it; Ctrl-C on a terminal does not reach its group.
+        end = end() => {
+            end?;
+            Err(Failure::new(Kind::Forecast, "stopped before the worker answered"))
+        }
+    }
+}
+
+/// How a table is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// A table under what is known about it
+    Text,
+    /// One object with everything
+    Json,
+}
+
+fn json(value: &impl serde::Serialize) -> Result<String, Failure> {
+    let text = serde_json::to_string_pretty(value);
+    Ok(text.map_err(|cause| Failure::new(Kind::Bug, "cannot print the result").cause(cause))? + "\n")
+}
+
+fn write_out(text: &str) -> Result<(), Failure> {
     match std::io::stdout().lock().write_all(text.as_bytes()) {
         // Whoever closed the pipe has read enough.
         Err(cause) if cause.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),

@@ -14,7 +14,7 @@ use crate::protocol::{Answer, Missing, Question, Score};
 use crate::span::Span;
 
 // The worker refuses more; two weeks of 5-minute steps.
-const LONGEST_HORIZON: u32 = 4_032;
+pub(crate) const LONGEST_HORIZON: u32 = 4_032;
 const LONGEST_SEASON: u32 = 20_160;
 
 /// A model that can be asked for.
@@ -97,27 +97,14 @@ impl Wish {
     /// The question to the worker, or why this history cannot be asked it.
     pub fn question(&self, history: &History) -> Result<Question, Failure> {
         let step = history.step;
-        let samples = |name: &str, span: Span| {
-            span.steps(step).ok_or_else(|| {
-                Failure::input(format!("the {name} of {span} is not a multiple of the step of {step}"))
-                    .hint(format!("the history has a sample every {step}: choose `--{name}` accordingly"))
-            })
-        };
-        let horizon = samples("horizon", self.horizon)?;
-        let season = samples("season", self.season)?;
+        let horizon = in_samples("horizon", self.horizon, step)?;
+        let season = season_in_samples(self.season, step)?;
         if horizon > LONGEST_HORIZON {
             return Err(Failure::input(format!(
                 "the horizon of {} is {horizon} steps, more than {LONGEST_HORIZON}",
                 self.horizon
             ))
             .hint("choose a shorter `--horizon`, or a history with a coarser step"));
-        }
-        if !(2..=LONGEST_SEASON).contains(&season) {
-            return Err(Failure::input(format!(
-                "the season of {} is {season} steps, not 2 to {LONGEST_SEASON}",
-                self.season
-            ))
-            .hint("choose another `--season`"));
         }
         Ok(Question {
             samples: history.samples.clone(),
@@ -128,6 +115,24 @@ impl Wish {
             model: self.model.to_string(),
         })
     }
+}
+
+/// A span in samples, of the flag that has its name.
+pub fn in_samples(name: &str, span: Span, step: Span) -> Result<u32, Failure> {
+    span.steps(step).ok_or_else(|| {
+        Failure::input(format!("the {name} of {span} is not a multiple of the step of {step}"))
+            .hint(format!("the history has a sample every {step}: choose `--{name}` accordingly"))
+    })
+}
+
+/// A season in samples.
+pub fn season_in_samples(span: Span, step: Span) -> Result<u32, Failure> {
+    let season = in_samples("season", span, step)?;
+    if (2..=LONGEST_SEASON).contains(&season) {
+        return Ok(season);
+    }
+    Err(Failure::input(format!("the season of {span} is {season} steps, not 2 to {LONGEST_SEASON}"))
+        .hint("choose another `--season`"))
 }
 
 /// A forecast with its times and with how much to trust it.

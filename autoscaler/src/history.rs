@@ -56,6 +56,13 @@ impl History {
         self.time(self.samples.len() - 1)
     }
 
+    /// The newest `count` samples, from the first with a value on; all of them when there are no more.
+    pub fn newest(&self, count: usize) -> History {
+        let cut = self.samples.len().saturating_sub(count);
+        let gap = self.samples[cut..].iter().take_while(|sample| sample.is_none()).count();
+        History { start: self.time(cut + gap), step: self.step, samples: self.samples[cut + gap..].to_vec() }
+    }
+
     /// How many samples are missing.
     pub fn missing(&self) -> usize {
         self.samples.iter().filter(|sample| sample.is_none()).count()
@@ -364,6 +371,14 @@ mod tests {
     fn gaps_at_the_ends_are_cut_off() {
         let history = parse("timestamp,value\n0,\n300,1\n600,2\n900,\n1200,nan\n").unwrap();
         assert_eq!((history.start.as_second(), history.samples), (300, vec![Some(1.0), Some(2.0)]));
+    }
+
+    #[test]
+    fn the_newest_samples_begin_with_a_value() {
+        let history = parse("timestamp,value\n0,1\n300,2\n600,\n900,4\n1200,5\n").unwrap();
+        let newest = history.newest(3);
+        assert_eq!((newest.start.as_second(), newest.samples), (900, vec![Some(4.0), Some(5.0)]));
+        assert_eq!(history.newest(9), history);
     }
 
     #[test]

@@ -1,21 +1,31 @@
 //! A predictive autoscaler: the parts that its binary, its tests and the operator to come are made of.
 //!
-//! `history`, `forecast`, `protocol`, `chart`, `print` and `span` are pure. `worker` runs one Python process,
+//! `history`, `forecast`, `backtest`, `protocol`, `chart`, `plot`, `print` and `span` are pure, and so is all that decides:
+//! `decide`, `minimum`, `naive`, `units`, and `simulate` with its `hpa` and made-up `load`. `worker` runs one Python process,
 //! `supervisor` keeps one alive. `server`, `page` and `metrics` show what comes out, `cli` puts it all together.
 
+pub mod backtest;
 pub mod chart;
 pub mod cli;
+pub mod decide;
 pub mod failure;
 pub mod forecast;
 pub mod healthcheck;
 pub mod history;
 pub mod home;
+pub mod hpa;
+pub mod load;
 pub mod metrics;
+pub mod minimum;
+pub mod naive;
 pub mod page;
+pub mod plot;
 pub mod print;
 pub mod protocol;
 pub mod server;
+pub mod simulate;
 pub mod source;
 pub mod span;
 pub mod supervisor;
+pub mod units;
 pub mod worker;

@@ -2,6 +2,8 @@
 //!
 //! Templates are read at every request, so an edit shows on the next one and a broken one breaks only the page.
 
+pub mod simulation;
+
 use std::path::Path;
 
 use jiff::Timestamp;

@@ -1,5 +1,7 @@
 //! A forecast as text for people, as JSON and CSV for programs.
 
+pub mod simulation;
+
 use std::fmt::Write;
 
 use crate::forecast::Forecast;
@@ -41,19 +43,28 @@ fn text(forecast: &Forecast, name: &str) -> String {
         })
         .collect();
     let head = ["time".to_owned(), "mean".to_owned(), lower, upper];
-    let mut widths = [0; 4];
-    for row in rows.iter().chain([&head]) {
+    out.push('\n');
+    out.push_str(&table(&head, &rows));
+    out
+}
+
+/// A table under its head: the first column to the left, numbers to the right.
+pub fn table<const COLUMNS: usize>(head: &[String; COLUMNS], rows: &[[String; COLUMNS]]) -> String {
+    let mut widths = [0; COLUMNS];
+    for row in rows.iter().chain([head]) {
         for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.len());
+            *width = (*width).max(cell.chars().count());
         }
     }
-    out.push('\n');
-    for [time, mean, lower, upper] in [&head].into_iter().chain(&rows) {
-        let _ = writeln!(
-            out,
-            "{time:<0$}  {mean:>1$}  {lower:>2$}  {upper:>3$}",
-            widths[0], widths[1], widths[2], widths[3]
-        );
+    let mut out = String::new();
+    for row in [head].into_iter().chain(rows) {
+        let cells = row.iter().zip(widths).enumerate();
+        let cells = cells.map(|(index, (cell, width))| match index {
+            0 => format!("{cell:<width$}"),
+            _ => format!("{cell:>width$}"),
+        });
+        out.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
+        out.push('\n');
     }
     out
 }

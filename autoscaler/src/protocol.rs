@@ -23,6 +23,26 @@ pub enum Request<'a> {
         #[serde(flatten)]
         question: &'a Question,
     },
+    /// Asks how good forecasts would have been.
+    Backtest {
+        /// Repeated in the answer.
+        id: u64,
+        /// How long we wait.
+        deadline_ms: u64,
+        /// What is asked.
+        #[serde(flatten)]
+        backtest: &'a Backtest,
+    },
+    /// Asks for the forecasts that would have been made.
+    Rolling {
+        /// Repeated in the answer.
+        id: u64,
+        /// How long we wait.
+        deadline_ms: u64,
+        /// What is asked.
+        #[serde(flatten)]
+        rolling: &'a Rolling,
+    },
     /// Asks for a sign of life.
     Ping {
         /// Repeated in the answer.
@@ -47,6 +67,33 @@ pub struct Question {
     pub model: String,
 }
 
+/// A backtest that is wanted. Lengths are in samples.
+#[derive(Clone, Debug, Serialize)]
+pub struct Backtest {
+    /// The history; null where a sample is missing, never first or last.
+    pub samples: Vec<Option<f64>>,
+    /// The distance of two samples.
+    pub step_seconds: u32,
+    /// The length of a season.
+    pub season: u32,
+    /// The lead times.
+    pub leads: Vec<u32>,
+    /// The share of samples that should stay below the upper line.
+    pub quantile: f64,
+}
+
+/// Forecasts that are wanted from many origins, each from its past alone.
+#[derive(Clone, Debug, Serialize)]
+pub struct Rolling {
+    /// What is asked at each origin; the samples go on beyond it.
+    #[serde(flatten)]
+    pub question: Question,
+    /// The first origin, as the number of samples before it.
+    pub first: u32,
+    /// The distance of two origins, in samples.
+    pub every: u32,
+}
+
 /// What the worker sends.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
@@ -54,7 +101,11 @@ pub enum Message {
     /// The first line.
     Hello(Hello),
     /// The answer to a forecast request.
-    Forecast(Box<Reply>),
+    Forecast(Box<Identified<Answer>>),
+    /// The answer to a backtest request.
+    Backtest(Box<Identified<Report>>),
+    /// The answer to a rolling request.
+    Rolling(Box<Identified<Rolled>>),
     /// The answer to a ping.
     Pong {
         /// The ping's.
@@ -77,12 +128,86 @@ pub struct Hello {
 
 /// An answer with the id of its request.
 #[derive(Debug, Deserialize)]
-pub struct Reply {
+pub struct Identified<T> {
     /// The request's.
     pub id: u64,
     /// What was computed.
     #[serde(flatten)]
-    pub answer: Answer,
+    pub answer: T,
+}
+
+/// How good forecasts would have been over the second half of a history.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
+pub struct Report {
+    /// How many samples were used.
+    pub samples: usize,
+    /// How many of them only taught.
+    pub taught: usize,
+    /// How many missing samples were filled, each from its past.
+    pub borrowed: usize,
+    /// One part per lead time.
+    pub leads: Vec<LeadReport>,
+    /// The models that this history is too short for.
+    pub missing: Vec<Missing>,
+    /// What else a person should know.
+    pub notes: Vec<String>,
+    /// How long the worker took.
+    pub seconds: f64,
+}
+
+/// A backtest at one lead time.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
+pub struct LeadReport {
+    /// The lead, in samples.
+    pub lead: u32,
+    /// How many forecasts were compared with a sample.
+    pub origins: usize,
+    /// At which share of them the forecast was better than plain references.
+    pub skilled: f64,
+    /// Whether it was at the last of them.
+    pub skilled_now: bool,
+    /// `forecast`, then every model.
+    pub rows: Vec<Row>,
+}
+
+/// A model at one lead time.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
+pub struct Row {
+    /// The model, or `forecast` for what would have been used.
+    pub model: String,
+    /// The mean absolute error.
+    pub mae: f64,
+    /// That error, in those of a seasonal naive over the first half; none where these are zero.
+    pub mase: Option<f64>,
+    /// The share of the seasonal naive's error, at the same origins, that is gone.
+    pub skill: Option<f64>,
+    /// The pinball loss of the upper line.
+    pub pinball: f64,
+    /// The share of samples that were not above the upper line.
+    pub coverage: f64,
+    /// The share of origins at which it was part of the forecast.
+    pub used: f64,
+}
+
+/// One forecast per origin.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+pub struct Rolled {
+    /// The origins at which there was enough to forecast from.
+    pub origins: Vec<u32>,
+    /// Per origin, by lead time: the expected value.
+    pub mean: Vec<Vec<f64>>,
+    /// Per origin, by lead time: the upper line.
+    pub upper: Vec<Vec<f64>>,
+    /// Per origin: whether the forecast was better than plain references.
+    pub skilled: Vec<bool>,
+    /// Per origin: the models in the forecast.
+    pub members: Vec<Vec<String>>,
+    /// The models that the history before the first origin is too short for.
+    pub missing: Vec<Missing>,
+    /// What else a person should know.
+    pub notes: Vec<String>,
+    /// How long the worker took.
+    pub seconds: f64,
 }
 
 /// A forecast as the worker knows it: by lead time, without a clock.
@@ -181,6 +306,24 @@ mod tests {
         assert_eq!(
             serde_json::to_string(&request).unwrap(),
             r#"{"type":"forecast","id":7,"deadline_ms":500,"samples":[1.0,null,2.5],"step_seconds":300,"season":288,"horizon":12,"quantile":0.9,"model":"auto"}"#
+        );
+    }
+
+    #[test]
+    fn a_rolling_request_is_a_question_with_origins() {
+        let question = Question {
+            samples: vec![Some(1.0), Some(2.0)],
+            step_seconds: 60,
+            season: 2,
+            horizon: 1,
+            quantile: 0.9,
+            model: "auto".to_owned(),
+        };
+        let rolling = Rolling { question, first: 1, every: 1 };
+        let request = Request::Rolling { id: 1, deadline_ms: 5, rolling: &rolling };
+        assert_eq!(
+            serde_json::to_string(&request).unwrap(),
+            r#"{"type":"rolling","id":1,"deadline_ms":5,"samples":[1.0,2.0],"step_seconds":60,"season":2,"horizon":1,"quantile":0.9,"model":"auto","first":1,"every":1}"#
         );
     }
 

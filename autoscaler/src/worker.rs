@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::failure::{Failure, Kind};
 use crate::home::PYTHON_VARIABLE;
-use crate::protocol::{self, Answer, Hello, Message, Question, Refusal, Request};
+use crate::protocol::{self, Answer, Backtest, Hello, Message, Question, Refusal, Report, Request, Rolled, Rolling};
 
 // The longest forecast is some 250 kB; a worker that writes more without a line's end is not ours.
 const LONGEST_LINE: u64 = 16 << 20;
@@ -294,11 +294,70 @@ impl Worker {
 
     /// Asks for a forecast, and waits until the deadline.
     pub async fn ask(&mut self, question: &Question, within: Duration) -> Result<Answer, WorkerError> {
+        let request = |id, deadline_ms| Request::Forecast { id, deadline_ms, question };
+        match self.exchange(request, within).await? {
+            (id, Message::Forecast(reply)) if reply.id == id => {
+                let answer = reply.answer;
+                let lengths = [answer.mean.len(), answer.lower.len(), answer.upper.len()];
+                if lengths.iter().any(|length| *length != question.horizon as usize) {
+                    return Err(garbled(format!("a forecast of {lengths:?} values for {} steps", question.horizon)));
+                }
+                Ok(answer)
+            }
+            (_, other) => Err(WorkerError::Ask(unexpected(&other, "no answer to this request"))),
+        }
+    }
+
+    /// Asks for a backtest, and waits until the deadline.
+    pub async fn backtest(&mut self, backtest: &Backtest, within: Duration) -> Result<Report, WorkerError> {
+        let request = |id, deadline_ms| Request::Backtest { id, deadline_ms, backtest };
+        match self.exchange(request, within).await? {
+            (id, Message::Backtest(reply)) if reply.id == id => {
+                let report = reply.answer;
+                let mut wanted = backtest.leads.clone();
+                wanted.sort_unstable();
+                wanted.dedup();
+                if !report.leads.iter().map(|lead| lead.lead).eq(wanted.iter().copied()) {
+                    return Err(garbled(format!("a backtest of {} leads for {}", report.leads.len(), wanted.len())));
+                }
+                Ok(report)
+            }
+            (_, other) => Err(WorkerError::Ask(unexpected(&other, "no answer to this request"))),
+        }
+    }
+
+    /// Asks for the forecasts from many origins, and waits until the deadline.
+    pub async fn roll(&mut self, rolling: &Rolling, within: Duration) -> Result<Rolled, WorkerError> {
+        let request = |id, deadline_ms| Request::Rolling { id, deadline_ms, rolling };
+        match self.exchange(request, within).await? {
+            (id, Message::Rolling(reply)) if reply.id == id => {
+                let rolled = reply.answer;
+                let count = rolled.origins.len();
+                let horizon = rolling.question.horizon as usize;
+                let whole = [rolled.mean.len(), rolled.upper.len(), rolled.skilled.len(), rolled.members.len()]
+                    .iter()
+                    .all(|length| *length == count)
+                    && rolled.mean.iter().chain(&rolled.upper).all(|line| line.len() == horizon);
+                if !whole {
+                    return Err(garbled(format!("{count} rolling forecasts that are not of {horizon} steps each")));
+                }
+                Ok(rolled)
+            }
+            (_, other) => Err(WorkerError::Ask(unexpected(&other, "no answer to this request"))),
+        }
+    }
+
+    /// Sends a request and waits for a message; a refusal of this request is an error.
+    async fn exchange<'a>(
+        &mut self,
+        request: impl FnOnce(u64, u64) -> Request<'a>,
+        within: Duration,
+    ) -> Result<(u64, Message), WorkerError> {
         self.last_id += 1;
         let id = self.last_id;
         // The worker hears of a sooner end: to refuse in time spares it the kill and us the restart.
         let deadline_ms = u64::try_from(within.as_millis() * 9 / 10).unwrap_or(u64::MAX).max(1);
-        let request = Request::Forecast { id, deadline_ms, question };
+        let request = request(id, deadline_ms);
         let mut line = serde_json::to_vec(&request)
             .map_err(|cause| WorkerError::Ask(Trouble::Pipe { cause: cause.to_string() }))?;
         line.push(b'\n');
@@ -312,19 +371,8 @@ impl Worker {
         .map_err(|_| WorkerError::Ask(Trouble::Late { after: within }))?
         .map_err(WorkerError::Ask)?;
         match message {
-            Message::Forecast(reply) if reply.id == id => {
-                let answer = reply.answer;
-                let lengths = [answer.mean.len(), answer.lower.len(), answer.upper.len()];
-                if lengths.iter().any(|length| *length != question.horizon as usize) {
-                    return Err(WorkerError::Ask(Trouble::Garbage {
-                        line: "…".to_owned(),
-                        cause: format!("a forecast of {lengths:?} values for {} steps", question.horizon),
-                    }));
-                }
-                Ok(answer)
-            }
             Message::Error(refusal) if refusal.id == Some(id) => Err(WorkerError::Refused(refusal)),
-            other => Err(WorkerError::Ask(unexpected(&other, "no answer to this request"))),
+            message => Ok((id, message)),
         }
     }
 
@@ -383,10 +431,17 @@ async fn read_line(from: &mut (impl AsyncBufReadExt + Unpin)) -> std::io::Result
     Ok((!line.is_empty()).then_some(line))
 }
 
+/// An answer to the question that is none.
+fn garbled(cause: String) -> WorkerError {
+    WorkerError::Ask(Trouble::Garbage { line: "…".to_owned(), cause })
+}
+
 fn unexpected(message: &Message, cause: &str) -> Trouble {
     let line = match message {
         Message::Hello(_) => "hello".to_owned(),
         Message::Forecast(reply) => format!("forecast {}", reply.id),
+        Message::Backtest(reply) => format!("backtest {}", reply.id),
+        Message::Rolling(reply) => format!("rolling {}", reply.id),
         Message::Pong { id } => format!("pong {id}"),
         Message::Error(refusal) => format!("error: {}", refusal.message),
     };

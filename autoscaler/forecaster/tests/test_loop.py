@@ -45,6 +45,56 @@ def test_filled_gaps_are_counted_in_the_answer():
     assert (found["interpolated"], found["borrowed"]) == (1, 6)
 
 
+LEADS = {**GOOD, "type": "backtest", "samples": load(seed=51, days=7).tolist(), "leads": [1, 4]}
+ROLLING = {**GOOD, "type": "rolling", "samples": load(seed=52, days=7).tolist(), "first": 280, "every": 8}
+
+
+def test_a_backtest_has_its_leads_in_order():
+    (found,) = converse(json.dumps({**LEADS, "leads": [4, 1, 4]}))
+    assert (found["type"], found["id"]) == ("backtest", 1), found
+    assert [lead["lead"] for lead in found["leads"]] == [1, 4]
+    assert found["leads"][0]["rows"][0]["model"] == "forecast"
+
+
+def test_rolling_forecasts_are_one_per_origin():
+    (found,) = converse(json.dumps(ROLLING))
+    assert (found["type"], found["id"]) == ("rolling", 1), found
+    assert found["origins"] == list(range(280, 337, 8))
+    for lines in ("mean", "upper"):
+        assert [len(line) for line in found[lines]] == [3] * 8
+
+
+@pytest.mark.parametrize(
+    ("request_", "change", "message"),
+    [
+        (LEADS, {"leads": []}, "`leads` is not a list of 1 to 8"),
+        (LEADS, {"leads": [1] * 9}, "`leads` is not a list of 1 to 8"),
+        (LEADS, {"leads": "15m"}, "`leads` is not a list of 1 to 8"),
+        (LEADS, {"leads": [1, 0]}, "`leads` is not a whole number from 1"),
+        (LEADS, {"leads": [300]}, "a backtest of 300 steps needs 600 samples, has 336"),
+        (LEADS, {"samples": [1] * 20}, "needs 29 samples before its first origin, has 10"),
+        (ROLLING, {"first": 0}, "`first` is not a whole number from 1 to 336"),
+        (ROLLING, {"first": 337}, "`first` is not a whole number from 1 to 336"),
+        (ROLLING, {"first": 5}, "needs 28 samples before its first origin, has 5"),
+        (ROLLING, {"every": 0}, "`every` is not a whole number from 1 to 336"),
+        (ROLLING, {"model": "weekly-naive"}, "needs 384 samples before its first origin, has 280"),
+        (ROLLING, {"horizon": 4032, "first": 200, "every": 1}, "137 forecasts of 4032 steps are more than 250000"),
+        (ROLLING, {"samples": [1] * 50_001}, "`samples` are more than 50000"),
+        (ROLLING, {"deadline_ms": None}, "`deadline_ms` is not a whole number"),
+    ],
+)
+def test_a_bad_backtest_says_what_is_wrong(request_: dict, change: dict, message: str):
+    (found,) = converse(json.dumps({**request_, **change}))
+    assert found["type"] == "error"
+    assert message in found["message"]
+
+
+@pytest.mark.parametrize("request_", [LEADS, ROLLING], ids=["backtest", "rolling"])
+def test_a_deadline_is_kept(request_: dict):
+    (found,) = converse(json.dumps({**request_, "deadline_ms": 1}))
+    assert (found["code"], found["message"]) == ("deadline", f"the {request_['type']} takes longer than 0.001 s")
+
+
 def test_garbage_is_answered_and_forgotten():
     garbage = ["}{", '"text"', "[1]", '{"id": 1, "x": NaN}', "\ufffd\u0000", "[" * 100_000]
     found = converse(*garbage, "", '{"type":"ping","id":5}')
@@ -58,7 +108,7 @@ def test_garbage_is_answered_and_forgotten():
     [
         ({"id": None}, "`id` is not a whole number"),
         ({"id": True}, "`id` is not a whole number"),
-        ({"type": "dance"}, "`type` is neither"),
+        ({"type": "dance"}, "`type` is none of"),
         ({"samples": []}, "`samples` is not a list"),
         ({"samples": [1, "2", 3]}, "`samples[1]` is neither a finite number nor null"),
         ({"samples": [1, True, 3]}, "`samples[1]` is neither a finite number nor null"),

@@ -1,5 +1,7 @@
 //! The binary from outside: exit codes, stdout, stderr, sockets. One program, so that it links once.
 
+mod backtest;
 mod forecast;
 mod serve;
+mod simulate;
 mod support;
