@@ -8,7 +8,6 @@ const SRC: &str = "xtask/src/";
 
 /// The pure modules; what is below one is pure too, but for the impure ones.
 const PURE: &[&str] = &[
-    "bench/compare/goal",
     "bench/compare/rewrite",
     "commands/test/tally",
     "container/program",

@@ -41,7 +41,7 @@ fn a_missing_docker_is_a_missing_tool() {
     let bare = repo.path.join("target/bare");
     std::fs::create_dir_all(&bare).unwrap();
     std::os::unix::fs::symlink(which::which("git").unwrap(), bare.join("git")).unwrap();
-    let said = repo.xtask(&["build", "--push"]).env("PATH", &bare).run().ends(3);
+    let said = repo.xtask(&["build", "--push", "--engine", "docker"]).env("PATH", &bare).run().ends(3);
     said.says("`docker` is not on the PATH").says("cargo xtask engine up");
     assert!(repo.tags("app-base").is_empty());
 }
@@ -51,7 +51,11 @@ fn an_engine_that_does_not_answer_is_a_missing_tool() {
     let Some(repo) = Repo::new("noengine") else { return };
     let path = format!("{}:/usr/bin:/bin", repo.engine.folder().join("bin").display());
     let config = repo.engine.folder().join("config");
-    let call = repo.xtask(&["build", "--push"]).without_engine().env("PATH", path).env("DOCKER_CONFIG", config);
+    let call = repo
+        .xtask(&["build", "--push", "--engine", "docker"])
+        .without_engine()
+        .env("PATH", path)
+        .env("DOCKER_CONFIG", config);
     call.run().ends(3).says("no Docker engine answers").says("hint:");
 }
 
