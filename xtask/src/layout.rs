@@ -254,12 +254,12 @@ fn readable(file: &File) -> io::Result<()> {
     file.set_permissions(fs::Permissions::from_mode(0o644))
 }
 
-/// What a creation that was cut short, or is under way beside us, leaves before the marker file.
+/// What a creation that was cut short, or is under way beside us, leaves; the marker itself may have come since it was looked for.
 fn ours(entry: &io::Result<fs::DirEntry>) -> bool {
     entry.as_ref().is_ok_and(|entry| {
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        matches!(&*name, "blobs" | ".lock" | "index.json") || name.starts_with(".partial-")
+        matches!(&*name, "blobs" | ".lock" | "index.json" | "oci-layout") || name.starts_with(".partial-")
     })
 }
 
