@@ -67,7 +67,7 @@ impl Session<'_> {
         let (_, ignore) = context::ignore_file(&*tree.files, call.dockerfile.as_str())?;
         let store = store(&tree.root)?;
         let beneath = self.beneath(call)?;
-        let files = Files::new(&self.client, &store, &beneath, &tree.root);
+        let files = Files::new(&self.client, &store, &beneath, beneath_name(call), &tree.root);
         let stages = match image.plan.kind {
             ImageKind::Base => recipes::stages(
                 tree,
@@ -118,8 +118,7 @@ impl Session<'_> {
 
     /// The image that the Dockerfile's `FROM` names.
     fn beneath(&self, call: &Build) -> Result<image::Image, Fault> {
-        let name = call.args.get("BASE_IMAGE").or_else(|| call.args.get("ROOT_IMAGE"));
-        let name = name.expect("every build is given the image that it stands on");
+        let name = beneath_name(call);
         let reference: Reference = name.parse().expect("written by us");
         let digest = reference.digest.expect("images beneath are named by digest");
         let place = match call.contexts.get(name) {
@@ -170,6 +169,12 @@ impl Session<'_> {
         }
         Ok(found)
     }
+}
+
+/// The name of the image that a build stands on, as its Dockerfile gets it.
+fn beneath_name(call: &Build) -> &str {
+    let name = call.args.get("BASE_IMAGE").or_else(|| call.args.get("ROOT_IMAGE"));
+    name.expect("every build is given the image that it stands on")
 }
 
 /// Bytes that the store of layers may hold.

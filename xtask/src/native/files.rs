@@ -27,6 +27,8 @@ pub struct Files<'a> {
     client: &'a Client,
     store: &'a Store,
     image: &'a Image,
+    /// What `FROM` calls it.
+    name: String,
     /// Where images are unpacked.
     folder: PathBuf,
     outline: OnceCell<Outline>,
@@ -35,9 +37,17 @@ pub struct Files<'a> {
 
 impl<'a> Files<'a> {
     /// The files of an image, for a build in the repository at `root`. Reads nothing yet.
-    pub fn new(client: &'a Client, store: &'a Store, image: &'a Image, root: &Path) -> Self {
+    pub fn new(client: &'a Client, store: &'a Store, image: &'a Image, name: &str, root: &Path) -> Self {
         let folder = root.join("target/native/roots");
-        Self { client, store, image, folder, outline: OnceCell::new(), unpacked: OnceCell::new() }
+        Self {
+            client,
+            store,
+            image,
+            name: name.to_owned(),
+            folder,
+            outline: OnceCell::new(),
+            unpacked: OnceCell::new(),
+        }
     }
 
     fn outline(&self) -> Result<&Outline, Fault> {
@@ -175,7 +185,12 @@ impl Beneath for Files<'_> {
 }
 
 impl assembly::Images for Files<'_> {
-    fn image(&self, _name: &str, _platform: &Platform) -> Result<assembly::Image<'_>, Fault> {
+    fn image(&self, name: &str, _platform: &Platform) -> Result<assembly::Image<'_>, Fault> {
+        if name != self.name {
+            return Err(Fault::usage(format!("`FROM {name}` names another image than the one that is built upon"))
+                .cause(format!("this build stands on `{}`", self.name))
+                .hint("write `FROM ${BASE_IMAGE}`, in a base `FROM ${ROOT_IMAGE}`; or build with docker: `--engine docker`"));
+        }
         Ok(assembly::Image { config: self.image.config.clone(), beneath: self })
     }
 }
