@@ -122,7 +122,7 @@ impl Workshop {
         FOREIGN.iter().fold(call.current_dir(&self.tree.root), |call, name| call.env_remove(name))
     }
 
-    /// A folder that goes with the copy: of one of [`PRIVATE`].
+    /// A folder that goes with the copy: of one of `PRIVATE`.
     pub fn private_folder(&self, name: &str) -> PathBuf {
         debug_assert!(PRIVATE.contains(&name));
         self.folder.join(name)
