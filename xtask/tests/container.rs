@@ -9,7 +9,7 @@
 mod busybox;
 
 use busybox::PROGRAMS;
-use std::fs::{self, File};
+use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
