@@ -23,6 +23,8 @@ mod real_registry;
 
 mod faults;
 mod flow;
+mod hostile;
 mod kills;
+mod outputs;
 mod reproducible;
 mod world;
