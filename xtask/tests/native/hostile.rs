@@ -7,6 +7,11 @@ use sha2::{Digest as _, Sha256};
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use xtask::fault::Fault;
+use xtask::native::files::Files;
+use xtask::native::image::{Image, Place};
+use xtask::native::stage::Foundation as _;
+use xtask::native::store::Store;
 use xtask::oci::{Descriptor, Manifest, media_type};
 use xtask::reference::{Digest, Platform, Tag};
 
@@ -102,7 +107,9 @@ impl Outside {
     fn of(world: &World) -> Self {
         let folder = world.repo.path.parent().unwrap().join("outside");
         fs::create_dir_all(&folder).unwrap();
-        fs::write(folder.join("passwd"), "secret:x:1:1:::\n").unwrap();
+        if !folder.join("passwd").exists() {
+            fs::write(folder.join("passwd"), "secret:x:1:1:::\n").unwrap();
+        }
         Self(folder)
     }
 
@@ -121,6 +128,15 @@ impl Outside {
         assert_eq!(world.repo.git(&["status", "--porcelain"]), "");
         assert!(!Path::new("/tmp/xtask-escaped").exists());
     }
+}
+
+/// Unpacks the root, as a recipe that runs its Python has it.
+fn unpack(world: &World) -> Result<(), Fault> {
+    let (client, target) = (client(), world.repo.path.join("target"));
+    let store = Store::open(&target.join("native/store"), u64::MAX)?;
+    let digest = world.repo.published("root", "1").unwrap().digest;
+    let image = Image::open(&client, Place::Registry(world.root()), digest, &Platform::host())?;
+    Files::new(&client, &store, &image, &world.repo.path).folder().map(drop)
 }
 
 /// Builds the base on such a root.
@@ -142,6 +158,8 @@ fn refused(name: &str, says: &str, layers: &[Layer]) {
     assert_eq!(outcome.stdout, "");
     outcome.says("error: ").says(says).keeps("panicked");
     assert!(world.repo.tags("app-base").is_empty());
+    assert!(unpack(&world).is_err());
+    Outside::of(&world).is_untouched(&world);
     // Nor is it remembered as something good.
     let again = world.repo.xtask(&["build-base", "--push"]).without_engine().run();
     assert!(matches!(again.code, Some(4 | 5)), "{again:?}");
@@ -154,6 +172,8 @@ fn harmless(name: &str, lines: impl FnOnce(&str) -> Vec<String>, users: &str) {
     let lines = lines(Outside::of(&world).path());
     let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
     build(&world, &[Layer::new(&tar(&lines))]).ok();
+    unpack(&world).unwrap_or_else(|fault| panic!("{fault}"));
+    Outside::of(&world).is_untouched(&world);
     let passwd = world.manifest("app-base", "latest").layers[1].digest;
     let (client, mut bytes) = (client(), Vec::new());
     client.blob(&world.repo.repository("app-base"), &passwd, 1 << 20, &mut bytes).unwrap_err();
@@ -189,6 +209,19 @@ fn links_that_lead_out_lead_nowhere() {
     // A file of the host by its name.
     let lines = |outside: &str| vec!["d etc/".to_owned(), format!("l etc/passwd {outside}/passwd")];
     harmless("filelink", lines, "");
+}
+
+#[test]
+fn writing_through_a_link_of_a_lower_layer_stays_inside() {
+    let Some(world) = World::new("through") else { return };
+    let outside = Outside::of(&world);
+    let lower = format!("l etc {}", outside.path());
+    let layers = [&[&*lower][..], &["f etc/passwd evil", "f etc/more evil"]];
+    let outcome = build(&world, &layers.map(|lines| Layer::new(&tar(lines))));
+    assert!(matches!(outcome.code, Some(0 | 4)), "{outcome:?}");
+    outcome.keeps("panicked").keeps("secret");
+    let _ = unpack(&world);
+    outside.is_untouched(&world);
 }
 
 #[test]
