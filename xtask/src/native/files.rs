@@ -150,7 +150,7 @@ impl Beneath for Files<'_> {
 
     fn file(&self, path: &ContextPath) -> Result<Option<Vec<u8>>, Fault> {
         let outline = self.outline()?;
-        if !outline.get(path).is_some_and(|found| found.node.kind == Kind::File) {
+        if outline.get(path).is_none_or(|found| found.node.kind != Kind::File) {
             return Ok(None);
         }
         outline.read(path, |number, contents| {

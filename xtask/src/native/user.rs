@@ -184,7 +184,7 @@ mod tests {
         refused("USER_NAME", "", "the argument `USER_NAME` is ``, not a name like `app`");
         refused("USER_ID", "010", "the argument `USER_ID` is `010`, not a whole number");
         refused("GROUP_ID", "staff", "the argument `GROUP_ID` is `staff`, not a whole number");
-        refused("USER_HOME", "/home/../etc", "the argument `USER_HOME` is `/home/../etc`, not a path like `/home/app`");
+        refused("USER_HOME", "/srv/../etc", "the argument `USER_HOME` is `/srv/../etc`, not a path like `/home/app`");
         let mut without = args(&[]);
         without.remove("GROUP_ID");
         let root = root("");
