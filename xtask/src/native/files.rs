@@ -159,23 +159,13 @@ impl Beneath for Files<'_> {
     }
 
     fn file(&self, path: &ContextPath) -> Result<Option<Vec<u8>>, Fault> {
-        let Some(found) = self.outline()?.get(path).filter(|found| found.node.kind == Kind::File) else {
+        let outline = self.outline()?;
+        if outline.get(path).is_none_or(|found| found.node.kind != Kind::File) {
             return Ok(None);
-        };
-        if let Some(contents) = found.node.contents {
-            return Ok(Some(contents));
         }
-        // Not among those that an outline keeps.
-        let number = found.layer.expect("a file is in a layer");
-        let (descriptor, diff_id) = self.image.layers().nth(number).expect("the outline is of these layers");
-        self.read_layer(descriptor, diff_id, |reader| {
-            let mut contents = None;
-            while let Some(entry) = reader.next()? {
-                if entry.path == *path {
-                    contents = reader.bytes(u64::MAX)?;
-                }
-            }
-            Ok(contents)
+        outline.read(path, |number, contents| {
+            let (descriptor, diff_id) = self.image.layers().nth(number).expect("the outline is of these layers");
+            self.read_layer(descriptor, diff_id, |reader| contents(reader))
         })
     }
 

@@ -51,6 +51,9 @@ impl Node {
     }
 }
 
+/// What reads a file's contents out of a layer.
+pub type ReadLayer<'a> = dyn Fn(&mut Reader<'_>) -> Result<Option<Vec<u8>>, Fault> + 'a;
+
 /// A node, and the layer that it is from; none for a folder that is only implied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
@@ -164,11 +167,12 @@ impl Outline {
         all
     }
 
-    /// A file's contents, links followed; `None` where there is no such file. `open` begins to read the layer of a number.
-    pub fn read<'a>(
+    /// A file's contents, links followed; `None` where there is no such file. `open` opens the layer of a number, and has what it
+    /// is given read it.
+    pub fn read(
         &self,
         path: &ContextPath,
-        mut open: impl FnMut(usize) -> Result<Reader<'a>, Fault>,
+        mut open: impl FnMut(usize, &ReadLayer<'_>) -> Result<Option<Vec<u8>>, Fault>,
     ) -> Result<Option<Vec<u8>>, Fault> {
         let Resolved { path, found: Some(Found { node, layer: Some(layer) }) } = self.resolve(path)? else {
             return Ok(None);
@@ -184,7 +188,7 @@ impl Outline {
         let mut node = node;
         for _ in 0..LINKS {
             if node.link.is_empty() {
-                let bytes = contents(&mut open(holder.1)?, &holder.0)?;
+                let bytes = open(holder.1, &|reader| contents(reader, &holder.0))?;
                 return bytes.map(Some).ok_or_else(|| no_bytes(&path, "the layer does not have it"));
             }
             let target = ContextPath::new(node.link);

@@ -21,8 +21,11 @@ mod real_engine;
 #[allow(dead_code, missing_docs, unreachable_pub)]
 mod real_registry;
 
+mod engines;
 mod faults;
 mod flow;
+mod hostile;
 mod kills;
+mod outputs;
 mod reproducible;
 mod world;

@@ -69,7 +69,7 @@ impl Needs {
             }
         };
         let python = python(tree, &uv)?;
-        browser()?;
+        packages()?;
         let engine = Engine::start(root)?;
         let state = engine.state();
         let mut env = state.docker_env();
@@ -101,16 +101,25 @@ impl Needs {
     }
 }
 
-/// Chromium, in which pages are looked at: the one thing that comes from the system's own package manager.
-fn browser() -> Result<(), Fault> {
-    if ["chromium", "chromium-browser", "google-chrome"].iter().any(|name| process::found(name).is_some()) {
-        return Ok(());
+/// What comes from the system's own package manager: Chromium, in which pages are looked at, and the programs of others that
+/// read our images back.
+fn packages() -> Result<(), Fault> {
+    const WANTED: [(&str, &[&str], &str); 3] = [
+        ("chromium", &["chromium", "chromium-browser", "google-chrome"], "pages are tested in it"),
+        ("skopeo", &["skopeo"], "it reads images back"),
+        ("umoci", &["umoci"], "it unpacks images"),
+    ];
+    for (package, programs, why) in WANTED {
+        if programs.iter().any(|name| process::found(name).is_some()) {
+            continue;
+        }
+        ui::step("installing", &format!("{package} with apt-get: {why}"));
+        let hint = format!("install {package}: {why}");
+        let apt = process::find("apt-get", "the tests", &hint)?;
+        let install = Command::new(apt).args(["install", "-y", "-qq", "--no-install-recommends", package]);
+        install.env("DEBIAN_FRONTEND", "noninteractive").read(Exit::Missing).map_err(|fault| fault.hint(hint))?;
     }
-    ui::step("installing", "chromium with apt-get: pages are tested in it");
-    let hint = "install Chromium, so that the pages can be tested";
-    let apt = process::find("apt-get", "the tests of pages", hint)?;
-    let install = Command::new(apt).args(["install", "-y", "-qq", "--no-install-recommends", "chromium"]);
-    install.env("DEBIAN_FRONTEND", "noninteractive").read(Exit::Missing).map_err(|fault| fault.hint(hint)).map(drop)
+    Ok(())
 }
 
 fn cache(root: &Path) -> OsString {

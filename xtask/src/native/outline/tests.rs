@@ -120,9 +120,9 @@ fn files_are_read_through_links_and_layers() {
     let mut opened = Vec::new();
     let tars: Vec<Vec<u8>> = layers.iter().map(|lines| tar(lines)).collect();
     let mut read = |image: &Outline, path: &str| {
-        let open = |layer: usize| {
+        let open = |layer: usize, contents: &ReadLayer<'_>| {
             opened.push(layer);
-            Reader::open(&*tars[layer], None, Limits::default())
+            contents(&mut Reader::open(&*tars[layer], None, Limits::default())?)
         };
         let bytes = image.read(&ContextPath::new(path), open).unwrap();
         (bytes.map(|bytes| String::from_utf8(bytes).unwrap()), std::mem::take(&mut opened))

@@ -1,0 +1,298 @@
+//! A root that was made to do harm, beneath a base that has to look into it: a clear error or the right image, and nothing
+//! outside the repository's `target`, whatever its layers say.
+
+use crate::fixture::{Outcome, client};
+use crate::world::{World, listing};
+use sha2::{Digest as _, Sha256};
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use xtask::fault::Fault;
+use xtask::native::files::Files;
+use xtask::native::image::{Image, Place};
+use xtask::native::stage::Foundation as _;
+use xtask::native::store::Store;
+use xtask::oci::{Descriptor, Manifest, media_type};
+use xtask::reference::{Digest, Platform, Tag};
+
+/// A layer and what is said of it.
+struct Layer {
+    bytes: Vec<u8>,
+    diff_id: Digest,
+    /// What the manifest says of its length.
+    size: u64,
+}
+
+impl Layer {
+    fn new(tar: &[u8]) -> Self {
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(tar).unwrap();
+        let bytes = gzip.finish().unwrap();
+        Self { diff_id: Digest::of(tar), size: bytes.len() as u64, bytes }
+    }
+
+    /// A file or name of a gibibyte of zeros, as a layer that is a thousandth of that. All that is said of it is true.
+    fn bomb(beginning: &tar::Header) -> Self {
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        let mut hash = Sha256::new();
+        let zeros = vec![0; 1 << 20];
+        // The end of the archive is two more records of zeros.
+        let parts = std::iter::once(&beginning.as_bytes()[..]).chain([&zeros[..]; 1 << 10]).chain([&zeros[..1024]]);
+        for part in parts {
+            gzip.write_all(part).unwrap();
+            hash.update(part);
+        }
+        let bytes = gzip.finish().unwrap();
+        Self { diff_id: Digest::from_bytes(hash.finalize().into()), size: bytes.len() as u64, bytes }
+    }
+}
+
+/// A header with a name that no library would write.
+fn header(name: &str, kind: tar::EntryType, size: u64, link: &str) -> tar::Header {
+    let mut header = tar::Header::new_gnu();
+    let fields = header.as_gnu_mut().unwrap();
+    fields.name[..name.len()].copy_from_slice(name.as_bytes());
+    fields.linkname[..link.len()].copy_from_slice(link.as_bytes());
+    header.set_entry_type(kind);
+    header.set_mode(0o644);
+    header.set_size(size);
+    header.set_cksum();
+    header
+}
+
+/// A tar file of these entries: `f NAME CONTENTS`, `l NAME TARGET`, `h NAME TARGET`, `d NAME`.
+fn tar(lines: &[&str]) -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    for line in lines {
+        let mut words = line.splitn(3, ' ');
+        let (kind, name, rest) = (words.next().unwrap(), words.next().unwrap(), words.next().unwrap_or_default());
+        let (kind, data, link) = match kind {
+            "f" => (tar::EntryType::Regular, rest, ""),
+            "l" => (tar::EntryType::Symlink, "", rest),
+            "h" => (tar::EntryType::Link, "", rest),
+            _ => (tar::EntryType::Directory, "", ""),
+        };
+        tar.append(&header(name, kind, data.len() as u64, link), data.as_bytes()).unwrap();
+    }
+    tar.into_inner().unwrap()
+}
+
+/// Puts the layers as an image where the repository's root stands.
+fn push(world: &World, layers: &[Layer]) {
+    let (client, root) = (client(), world.root());
+    let send = |bytes: &Vec<u8>| {
+        let digest = Digest::of(bytes);
+        client.upload(&root, &digest, bytes.len() as u64, bytes).unwrap_or_else(|fault| panic!("{fault}"));
+        digest
+    };
+    let diff_ids: Vec<Digest> = layers.iter().map(|layer| layer.diff_id).collect();
+    let platform = Platform::host().to_string();
+    let (os, architecture) = platform.split_once('/').unwrap();
+    let config = serde_json::json!({
+        "architecture": architecture, "os": os, "config": {"Env": ["PATH=/bin"]},
+        "rootfs": {"type": "layers", "diff_ids": diff_ids},
+    });
+    let config = serde_json::to_vec(&config).unwrap();
+    let descriptor = Descriptor::new(media_type::CONFIG, send(&config), config.len() as u64);
+    let layer = |layer: &Layer| Descriptor::new(media_type::LAYER_GZIP, send(&layer.bytes), layer.size);
+    let manifest = Manifest::new(descriptor, layers.iter().map(layer).collect());
+    let bytes = serde_json::to_vec(&manifest).unwrap();
+    client.put_manifest(&root, "1".parse::<Tag>().unwrap(), media_type::MANIFEST, &bytes).unwrap();
+}
+
+/// What is beside the repository, where a layer must not get to.
+struct Outside(PathBuf);
+
+impl Outside {
+    fn of(world: &World) -> Self {
+        let folder = world.repo.path.parent().unwrap().join("outside");
+        fs::create_dir_all(&folder).unwrap();
+        if !folder.join("passwd").exists() {
+            fs::write(folder.join("passwd"), "secret:x:1:1:::\n").unwrap();
+        }
+        Self(folder)
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+
+    /// It is as it was, and so is the repository itself.
+    #[track_caller]
+    fn is_untouched(&self, world: &World) {
+        let all = listing(self.0.parent().unwrap());
+        let beside: Vec<&Path> =
+            all.iter().map(|(path, _)| path.as_path()).filter(|path| !path.starts_with(&world.repo.path)).collect();
+        assert_eq!(beside, [self.0.join("passwd")]);
+        assert_eq!(fs::read_to_string(self.0.join("passwd")).unwrap(), "secret:x:1:1:::\n");
+        assert_eq!(world.repo.git(&["status", "--porcelain"]), "");
+        assert!(!Path::new("/tmp/xtask-escaped").exists());
+    }
+}
+
+/// Unpacks the root, as a recipe that runs its Python has it.
+fn unpack(world: &World) -> Result<(), Fault> {
+    let (client, target) = (client(), world.repo.path.join("target"));
+    let store = Store::open(&target.join("native/store"), u64::MAX)?;
+    let digest = world.repo.published("root", "1").unwrap().digest;
+    let image = Image::open(&client, Place::Registry(world.root()), digest, &Platform::host())?;
+    Files::new(&client, &store, &image, &world.repo.path).folder().map(drop)
+}
+
+/// Builds the base on such a root.
+fn build(world: &World, layers: &[Layer]) -> Outcome {
+    push(world, layers);
+    let outside = Outside::of(world);
+    let outcome = world.repo.xtask(&["build-base", "--push", "--format", "json"]).without_engine().run();
+    outside.is_untouched(world);
+    world.is_whole();
+    outcome
+}
+
+/// It is refused, for this reason.
+#[track_caller]
+fn refused(name: &str, says: &str, layers: &[Layer]) {
+    let Some(world) = World::new(name) else { return };
+    let outcome = build(&world, layers);
+    assert!(matches!(outcome.code, Some(4 | 5)), "{outcome:?}");
+    assert_eq!(outcome.stdout, "");
+    outcome.says("error: ").says(says).keeps("panicked");
+    assert!(world.repo.tags("app-base").is_empty());
+    assert!(unpack(&world).is_err());
+    Outside::of(&world).is_untouched(&world);
+    // Nor is it remembered as something good.
+    let again = world.repo.xtask(&["build-base", "--push"]).without_engine().run();
+    assert!(matches!(again.code, Some(4 | 5)), "{again:?}");
+}
+
+/// It does no harm: the users of the base are those of the root and ours.
+#[track_caller]
+fn harmless(name: &str, lines: impl FnOnce(&str) -> Vec<String>, users: &str) {
+    let Some(world) = World::new(name) else { return };
+    let lines = lines(Outside::of(&world).path());
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    build(&world, &[Layer::new(&tar(&lines))]).ok();
+    unpack(&world).unwrap_or_else(|fault| panic!("{fault}"));
+    Outside::of(&world).is_untouched(&world);
+    let passwd = world.manifest("app-base", "latest").layers[1].digest;
+    let (client, mut bytes) = (client(), Vec::new());
+    client.blob(&world.repo.repository("app-base"), &passwd, 1 << 20, &mut bytes).unwrap_err();
+    let mut text = String::new();
+    let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(&bytes[..]));
+    for entry in archive.entries().unwrap() {
+        let mut entry = entry.unwrap();
+        if entry.path().unwrap() == Path::new("etc/passwd") {
+            entry.read_to_string(&mut text).unwrap();
+        }
+    }
+    assert_eq!(text, format!("{users}app:x:10001:10001:app:/home/app:/usr/sbin/nologin\n"));
+}
+
+#[test]
+fn names_that_lead_out() {
+    for name in ["../../../tmp/xtask-escaped", "a/../../../../../../tmp/xtask-escaped"] {
+        refused("dots", "cannot read the layer", &[Layer::new(&tar(&[&format!("f {name} x"), "f etc/passwd root\n"]))]);
+    }
+}
+
+#[test]
+fn absolute_names() {
+    let layers = [Layer::new(&tar(&["f /tmp/xtask-escaped x", "f etc/passwd root"]))];
+    refused("absolute", "starts at the root of the machine", &layers);
+}
+
+#[test]
+fn links_that_lead_out_lead_nowhere() {
+    // `/etc` is a link to a folder of the host, `passwd` in it a file that is not the image's.
+    let lines = |outside: &str| vec![format!("l etc {outside}")];
+    harmless("linkout", lines, "");
+    // A file of the host by its name.
+    let lines = |outside: &str| vec!["d etc/".to_owned(), format!("l etc/passwd {outside}/passwd")];
+    harmless("filelink", lines, "");
+}
+
+#[test]
+fn writing_through_a_link_of_a_lower_layer_stays_inside() {
+    let Some(world) = World::new("through") else { return };
+    let outside = Outside::of(&world);
+    let lower = format!("l etc {}", outside.path());
+    let layers = [&[&*lower][..], &["f etc/passwd evil", "f etc/more evil"]];
+    let outcome = build(&world, &layers.map(|lines| Layer::new(&tar(lines))));
+    assert!(matches!(outcome.code, Some(0 | 4)), "{outcome:?}");
+    outcome.keeps("panicked").keeps("secret");
+    let _ = unpack(&world);
+    outside.is_untouched(&world);
+}
+
+#[test]
+fn a_hard_link_has_the_contents_of_what_it_links() {
+    let lines = |_: &str| {
+        ["d usr/", "f usr/passwd root:x:0:0:::/bin/sh", "d etc/", "h etc/passwd usr/passwd"].map(str::to_owned).to_vec()
+    };
+    harmless("hardlink", lines, "root:x:0:0:::/bin/sh");
+}
+
+#[test]
+fn a_hard_link_to_the_host() {
+    let layers = [Layer::new(&tar(&["d etc/", "h etc/passwd ../../../../../../etc/hostname"]))];
+    refused("hardout", "cannot read", &layers);
+    let layers = [Layer::new(&tar(&["d etc/", "h etc/passwd /etc/hostname"]))];
+    refused("hardabsolute", "starts at the root of the machine", &layers);
+}
+
+#[test]
+fn a_layer_that_is_another_than_its_configuration_says() {
+    let tar = tar(&["d etc/", "f etc/passwd root"]);
+    let layer = Layer { diff_id: Digest::of(b"another"), ..Layer::new(&tar) };
+    refused("diffid", "digest", &[layer]);
+}
+
+#[test]
+fn a_layer_of_another_length_than_its_manifest_says() {
+    for difference in [-1, 1] {
+        let mut layer = Layer::new(&tar(&["d etc/", "f etc/passwd root"]));
+        layer.size = layer.size.checked_add_signed(difference).unwrap();
+        refused("length", "bytes", &[layer]);
+    }
+}
+
+#[test]
+fn a_file_that_claims_to_be_larger_than_its_layer() {
+    let tar = [header("etc/passwd", tar::EntryType::Regular, 1 << 20, "").as_bytes().as_slice(), b"root"].concat();
+    refused("claims", "it ends in the middle", &[Layer::new(&tar)]);
+    let tar = header("etc/passwd", tar::EntryType::Regular, 1 << 50, "").as_bytes().to_vec();
+    refused("claimsmuch", "cannot read the layer", &[Layer::new(&tar)]);
+}
+
+#[test]
+fn what_is_no_archive_at_all() {
+    let noise: Vec<u8> = (0..5000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let size = noise.len() as u64;
+    refused("noise", "cannot read the layer", &[Layer { diff_id: Digest::of(&noise), size, bytes: noise }]);
+}
+
+/// A build that a layer of a few megabytes wants to fill the memory, or the disk.
+#[track_caller]
+fn bomb(name: &str, says: &str, beginning: &tar::Header) {
+    let Some(world) = World::new(name) else { return };
+    push(&world, &[Layer::bomb(beginning)]);
+    let outside = Outside::of(&world);
+    // Less room than the bomb has: who holds it whole is ended by the system.
+    let call = world.repo.xtask(&["build-base", "--push"]).without_engine();
+    let outcome = call.through(&["sh", "-c", "ulimit -v 800000; exec \"$@\"", "sh"]).run();
+    assert!(matches!(outcome.code, Some(4 | 5)), "{outcome:?}");
+    outcome.says("error: ").says(says).keeps("panicked");
+    outside.is_untouched(&world);
+    let left: u64 = listing(&world.repo.path.join("target/native")).iter().map(|(_, bytes)| bytes.len() as u64).sum();
+    assert!(left < 10_000_000, "{left} bytes are left");
+}
+
+#[test]
+fn a_file_of_users_that_is_a_gigabyte_of_nothing() {
+    bomb("bombfile", "it is larger than", &header("etc/passwd", tar::EntryType::Regular, 1 << 30, ""));
+}
+
+#[test]
+fn a_name_that_is_a_gigabyte_long() {
+    bomb("bombname", "cannot read the layer", &header("././@LongLink", tar::EntryType::GNULongName, 1 << 30, ""));
+}
