@@ -291,11 +291,17 @@ pub fn tag(client: &Client, repository: &Repository, digest: Digest, tag: &Tag) 
     Ok(true)
 }
 
+/// A key longer than this is left out of an index: registries take no more than 4 MiB of one, and a text within JSON grows by its
+/// quotes. Images are found by fingerprint; only `explain` has nothing to compare then.
+const KEY_LIMIT: usize = 1 << 20;
+
 /// The annotations of an index, as the image specification names them.
 pub fn notes(fingerprint: &Fingerprint, key: String, labels: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     let mut notes = labels.clone();
     notes.insert(FINGERPRINT_LABEL.to_owned(), fingerprint.to_string());
-    notes.insert(KEY_LABEL.to_owned(), key);
+    if key.len() <= KEY_LIMIT {
+        notes.insert(KEY_LABEL.to_owned(), key);
+    }
     notes
 }
 
@@ -328,4 +334,18 @@ pub fn base_digest(client: &Client, repository: &Repository, descriptor: &Descri
 pub fn base_labels(labels: &mut BTreeMap<String, String>, name: &str, digest: &Digest) {
     labels.insert(annotation::BASE_NAME.to_owned(), name.to_owned());
     labels.insert(annotation::BASE_DIGEST.to_owned(), digest.to_string());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_no_registry_would_take_is_left_out() {
+        let fingerprint: Fingerprint = "0".repeat(64).parse().unwrap();
+        let of = |length: usize| notes(&fingerprint, "k".repeat(length), &BTreeMap::new());
+        assert_eq!(of(KEY_LIMIT)[KEY_LABEL].len(), KEY_LIMIT);
+        let without = of(KEY_LIMIT + 1);
+        assert_eq!(without.keys().collect::<Vec<_>>(), [FINGERPRINT_LABEL]);
+    }
 }

@@ -67,12 +67,12 @@ impl Session<'_> {
     fn compilation(&self, planned: &Planned) -> Option<impl FnOnce() -> Result<Duration, Fault> + Send + use<>> {
         let app = planned.app.as_ref().filter(|app| app.plan.kind == ImageKind::App && !self.flags.dry_run)?;
         let Decision::Build { platforms, .. } = &app.plan.decision else { return None };
+        let (binary, recipe) = (self.tree.policy.app.binary.clone()?, app.binary.clone()?);
         // The native engine asks for the binary when it finds no layer of it, unless there is time for it meanwhile.
         let waits = planned.base.as_ref().is_none_or(|base| matches!(base.plan.decision, Decision::Reuse { .. }));
-        if self.engine == Engine::Native && waits {
+        if self.engine == Engine::Native && (waits || self.has_binary(app, &recipe)) {
             return None;
         }
-        let (binary, recipe) = (self.tree.policy.app.binary.clone()?, app.binary.clone()?);
         let copied: BTreeSet<PathBuf> = app.parsed.files.iter().map(|file| file.path.to_path().to_owned()).collect();
         let (root, platforms) = (self.tree.root.clone(), platforms.clone());
         Some(move || {

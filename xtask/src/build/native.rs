@@ -7,6 +7,7 @@ use crate::context::{self, ContextPath};
 use crate::docker::{Build, Output};
 use crate::dockerfile::Dockerfile;
 use crate::fault::Fault;
+use crate::key::{AppKey, BinaryKey};
 use crate::layout::Layout;
 use crate::native::build::{self, Built, Destination, Order};
 use crate::native::files::Files;
@@ -17,7 +18,7 @@ use crate::native::stage::Realise;
 use crate::native::store::Store;
 use crate::native::{assembly, recipes};
 use crate::policy::{Compression, ImageKind};
-use crate::publish;
+use crate::publish::{self, Published};
 use crate::reference::{Digest, Platform, Reference, Tag};
 use crate::ui;
 use std::collections::{BTreeMap, BTreeSet};
@@ -85,7 +86,7 @@ impl Session<'_> {
         let codec = Codec::new(Compression::Gzip);
         let (known_files, make) = self.binary_of(image, &call.platform);
         let known = match self.wish.push {
-            true => Known::read(&self.client, &image.plan.repository, &self.previous(image, &call.platform)?),
+            true => Known::read(&self.client, &image.plan.repository, &self.previous(image, &call.platform)),
             false => Known::default(),
         };
         let codec_id = codec.id();
@@ -152,22 +153,36 @@ impl Session<'_> {
         (BTreeMap::from([(path, digest)]), Box::new(make))
     }
 
-    /// Manifests of the repository whose layers may be named again: what `latest` and this branch's tag name.
-    fn previous(&self, image: &Image, platform: &Platform) -> Result<Vec<Digest>, Fault> {
+    /// Whether an app that is published has the binary of this recipe: its layer will be named, and nothing need be compiled. Where
+    /// that layer turns out to be lost, the compiler is asked after all.
+    pub(super) fn has_binary(&self, image: &Image, recipe: &BinaryKey) -> bool {
+        let of = |published: &Published| serde_json::from_str::<AppKey>(published.key()?).ok()?.binary;
+        self.wish.push && self.published(image).iter().any(|published| of(published).as_ref() == Some(recipe))
+    }
+
+    /// Manifests of the repository whose layers may be named again.
+    fn previous(&self, image: &Image, platform: &Platform) -> Vec<Digest> {
+        let mut found = Vec::new();
+        for published in self.published(image) {
+            let digest = published.platforms.get(platform).map(|manifest| manifest.digest);
+            found.extend(digest.filter(|digest| !found.contains(digest)));
+        }
+        found
+    }
+
+    /// What `latest` and this branch's tag name.
+    fn published(&self, image: &Image) -> Vec<Published> {
         let branch = self.tree.commit.as_ref().and_then(|commit| commit.branch.as_deref()).and_then(Tag::from_name);
         let branch = branch.filter(|_| image.plan.kind == ImageKind::App);
         let mut found = Vec::new();
         for tag in branch.into_iter().chain([Tag::latest()]) {
             // What cannot be read saves no work, and is no reason not to build.
             match publish::read(&self.client, &image.plan.repository, tag) {
-                Ok(answer) => {
-                    let digest = answer.present().and_then(|published| Some(published.platforms.get(platform)?.digest));
-                    found.extend(digest.filter(|digest| !found.contains(digest)));
-                }
+                Ok(answer) => found.extend(answer.present()),
                 Err(fault) => ui::detail(&fault.what),
             }
         }
-        Ok(found)
+        found
     }
 }
 

@@ -93,7 +93,7 @@ pub(super) fn with_file(rig: &mut Rig, bytes: u64) -> Result<Sample, Fault> {
 fn cold(rig: &Rig, space: &Registry) -> Result<Sample, Fault> {
     ours::forget(&rig.shop)?;
     rustix::fs::sync();
-    scenarios::push(ours::call(&rig.shop).args(["build", "--engine", "native"]), space)
+    scenarios::push(ours::cold_call(&rig.shop).args(["build", "--engine", "native"]), space)
 }
 
 fn write_files(folder: &Path, count: usize) -> Result<(), Fault> {

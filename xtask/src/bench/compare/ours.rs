@@ -29,6 +29,11 @@ pub(super) fn call(shop: &Workshop) -> Command {
     shop.xtask().env("UV_CACHE_DIR", shop.private_folder(UV))
 }
 
+/// The same where cargo has never compiled anything either.
+pub(super) fn cold_call(shop: &Workshop) -> Command {
+    call(shop).env("CARGO_TARGET_DIR", shop.cargo_folder("cold"))
+}
+
 /// Builds and pushes.
 pub(super) fn build(rig: &mut Rig, caller: Caller, what: What, start: Start) -> Result<Sample, Fault> {
     let seeds = seeds(rig, start)?;
@@ -44,7 +49,8 @@ pub(super) fn build(rig: &mut Rig, caller: Caller, what: What, start: Start) -> 
     rustix::fs::sync();
     let command = if what == What::Base { "build-base" } else { "build" };
     let call = match caller {
-        Caller::Binary | Caller::WithoutUv => call(shop),
+        Caller::Binary | Caller::WithoutUv if start == Start::Warm => call(shop),
+        Caller::Binary | Caller::WithoutUv => cold_call(shop),
         Caller::Alias => shop.cargo("warm")?.env("UV_CACHE_DIR", shop.private_folder(UV)).arg("xtask"),
     };
     scenarios::push(call.args([command, "--engine", "native"]), &to)
@@ -53,6 +59,7 @@ pub(super) fn build(rig: &mut Rig, caller: Caller, what: What, start: Start) -> 
 /// Leaves nothing of any build on this machine.
 pub(super) fn forget(shop: &Workshop) -> Result<(), Fault> {
     shop.forget_native()?;
+    shop.remove_cargo_folder("cold")?;
     shop.empty_private_folder(UV).map(drop)
 }
 

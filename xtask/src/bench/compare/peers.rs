@@ -176,6 +176,10 @@ fn relative(path: &str) -> RelPath {
 fn realise(rig: &Rig, peer: Peer, order: &Build, ignore: &RelPath, start: Start) -> Result<(f64, String), Fault> {
     if peer != Peer::Buildah {
         let built = rig.shop.docker()?.build(order, "the same by plain docker")?;
+        if start != Start::Warm && built.steps.cached > 0 {
+            return Err(Fault::build("a cold build found what should have been forgotten")
+                .cause(format!("{} steps came from docker's cache", built.steps.cached)));
+        }
         return Ok((built.took.as_secs_f64(), on(order, built.digest)));
     }
     let command = buildah::command(&rig.shop)?;
