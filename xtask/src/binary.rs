@@ -6,11 +6,11 @@ mod compile;
 pub use compile::{cargo, compile, keep};
 
 use crate::context::{ContextPath, Files};
-use crate::fault::{Exit, Fault};
+use crate::fault::Fault;
 use crate::key::BinaryKey;
 use crate::policy::{Binary, RelPath};
-use crate::process::{self, Command};
 use crate::reference::{Digest, Platform};
+use crate::toolchain;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::OsStr;
@@ -38,7 +38,7 @@ pub fn key<F: Files + ?Sized>(
     Ok(BinaryKey {
         name: format!("{}/{}", binary.package, binary.name),
         profile: binary.profile.clone(),
-        toolchain: toolchain(repository)?,
+        toolchain: toolchain::version(repository)?,
         crates: Digest::of(crates.join("\n").as_bytes()),
         sources: digest(&own),
     })
@@ -225,28 +225,6 @@ fn collect<F: Files + ?Sized>(repository: &F, folder: &Path, files: &mut Vec<Pat
         }
     }
     Ok(())
-}
-
-fn toolchain<F: Files + ?Sized>(repository: &F) -> Result<String, Fault> {
-    #[derive(Deserialize)]
-    struct File {
-        toolchain: Toolchain,
-    }
-    #[derive(Deserialize)]
-    struct Toolchain {
-        channel: String,
-    }
-    if let Ok(Some(text)) = repository.read_text(Path::new("rust-toolchain.toml"))
-        && let Ok(file) = toml::from_str::<File>(&text)
-    {
-        // `stable` moves under its name; a number does not.
-        if file.toolchain.channel.starts_with(|c: char| c.is_ascii_digit()) {
-            return Ok(file.toolchain.channel);
-        }
-    }
-    let hint = "pin the toolchain in `rust-toolchain.toml`, or install Rust: https://rustup.rs";
-    let rustc = process::find("rustc", "the app's fingerprint: it has the compiler's version", hint)?;
-    Command::new(rustc).arg("-V").current_dir(repository.place()).read(Exit::Missing)
 }
 
 #[cfg(test)]

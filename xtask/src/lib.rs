@@ -40,5 +40,6 @@ pub mod stats;
 pub mod steps;
 pub mod survey;
 pub mod tidy;
+pub mod toolchain;
 pub mod ui;
 pub mod workflows;

@@ -6,7 +6,7 @@ use crate::lock::file;
 use crate::policy::{Binary, Version};
 use crate::process::{self, Command};
 use crate::reference::Platform;
-use crate::ui;
+use crate::{toolchain, ui};
 use object::read::elf::FileHeader as _;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, VecDeque};
@@ -30,7 +30,7 @@ pub fn compile(
         return Ok(Duration::ZERO);
     }
     process::find("cargo", "compiling the app's binary", "install Rust: https://rustup.rs")?;
-    let triple = triple(platform)?;
+    let triple = toolchain::triple(platform)?;
     let foreign = *platform != Platform::host();
     // Choices made for xtask's own compilation are not the binary's.
     let mut call = cargo(root).env_remove("CARGO_BUILD_TARGET").env_remove("RUSTFLAGS");
@@ -176,18 +176,6 @@ pub fn cargo(root: &Path) -> Command {
     let told = std::env::vars_os().map(|(name, _)| name);
     let told = told.filter(|name| ours.iter().any(|ours| name.to_string_lossy().starts_with(ours)));
     told.fold(Command::new("cargo").current_dir(root), |cargo, name| cargo.env_remove(name))
-}
-
-fn triple(platform: &Platform) -> Result<&'static str, Fault> {
-    match (platform.architecture.as_str(), platform.variant.as_deref()) {
-        ("amd64", None) => Ok("x86_64-unknown-linux-gnu"),
-        ("arm64", None) => Ok("aarch64-unknown-linux-gnu"),
-        ("arm", Some("v7")) => Ok("armv7-unknown-linux-gnueabihf"),
-        ("ppc64le", None) => Ok("powerpc64le-unknown-linux-gnu"),
-        ("s390x", None) => Ok("s390x-unknown-linux-gnu"),
-        ("riscv64", None) => Ok("riscv64gc-unknown-linux-gnu"),
-        _ => Err(Fault::usage(format!("cannot compile for {platform}: no Rust target is known for it"))),
-    }
 }
 
 /// The executable that one of cargo's JSON messages reports.

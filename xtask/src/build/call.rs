@@ -14,6 +14,7 @@ use crate::publish::{self, CREATED, REVISION};
 use crate::reference::{Digest, Platform, Reference, Repository, Tag};
 use crate::registry::Answer;
 use crate::secrets::Secrets;
+use crate::{toolchain, ui};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -70,7 +71,15 @@ impl Session<'_> {
                 publish::base_labels(&mut labels, &root.name, &root.digests[platform]);
                 args.insert("ROOT_IMAGE".to_owned(), from.to_string());
                 if plan.kind == ImageKind::Enhanced {
-                    args.insert("RUST_IMAGE".to_owned(), self.rust_image(root, &from)?);
+                    let rust = match self.rust_image(root)? {
+                        Some(image) => image,
+                        None => {
+                            let own = toolchain::portable(&self.tree.root, platform);
+                            contexts.extend(own.map(|own| (toolchain::CONTEXT.to_owned(), own.display().to_string())));
+                            from.to_string()
+                        }
+                    };
+                    args.insert("RUST_IMAGE".to_owned(), rust);
                 }
             }
         }
@@ -134,22 +143,22 @@ impl Session<'_> {
         }
     }
 
-    /// The image that has cargo: the policy's, or the root itself, on which the Dockerfile installs Debian's.
-    fn rust_image(&self, root: &RootImage, from: &Reference) -> Result<String, Fault> {
+    /// The policy's image with cargo. None where there is none to be had: the root then compiles, with the host's toolchain or
+    /// with Debian's, which the Dockerfile installs on it.
+    fn rust_image(&self, root: &RootImage) -> Result<Option<String>, Fault> {
         let wanted = self.tree.policy.app.binary.as_ref().and_then(|binary| binary.rust_image.as_ref());
-        match wanted {
-            Some(image) if !root.name.starts_with("debian:") => {
-                let tag = image.tag.clone().unwrap_or_else(Tag::latest);
-                match impatient(&self.tree).head(&image.repository, tag) {
-                    Ok(Answer::Present(found)) => Ok(image.repository.digest(found.digest).to_string()),
-                    Ok(Answer::Absent) => {
-                        Err(Fault::usage(format!("`{image}` does not exist"))
-                            .hint("correct `rust-image` in `images.toml`"))
-                    }
-                    Err(fault) => Err(fault.needed_by("the enhanced image's compiler")),
-                }
+        // Whence the root could not come, no other image will.
+        let Some(image) = wanted.filter(|_| !root.name.starts_with("debian:")) else { return Ok(None) };
+        let tag = image.tag.clone().unwrap_or_else(Tag::latest);
+        match impatient(&self.tree).head(&image.repository, tag) {
+            Ok(Answer::Present(found)) => Ok(Some(image.repository.digest(found.digest).to_string())),
+            Ok(Answer::Absent) => {
+                Err(Fault::usage(format!("`{image}` does not exist")).hint("correct `rust-image` in `images.toml`"))
             }
-            _ => Ok(from.to_string()),
+            Err(fault) => {
+                ui::warn(&format!("{}; the host's own toolchain compiles", fault.what));
+                Ok(None)
+            }
         }
     }
 
