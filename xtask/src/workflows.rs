@@ -131,6 +131,10 @@ concurrency:
 const DEFAULTS: &str = "\
 permissions: {}
 
+env:
+  # A runner compiles xtask once: notes for the next time cost seconds.
+  CARGO_INCREMENTAL: '0'
+
 defaults:
   run:
     shell: bash
