@@ -220,7 +220,8 @@ pub(super) fn bump(shop: &Workshop, run: u32, candidates: &[&str]) -> Result<(),
 fn compile_xtask(shop: &Workshop, flags: &[&str]) -> Result<Sample, Fault> {
     shop.remove_cargo_folder("cold")?;
     // As CI's runners do: each compiles once.
-    let call_cargo = shop.cargo("cold")?.env("CARGO_INCREMENTAL", "0").args(["build", "--locked", "--package", "xtask"]).args(flags);
+    let call_cargo =
+        shop.cargo("cold")?.env("CARGO_INCREMENTAL", "0").args(["build", "--locked", "--package", "xtask"]).args(flags);
     let sample = call(&call_cargo);
     shop.remove_cargo_folder("cold")?;
     sample
