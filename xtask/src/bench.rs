@@ -122,7 +122,12 @@ fn measure(shop: &mut Workshop, scenario: &Scenario, runs: u32) -> Result<Measur
         process::interrupted()?;
         ui::step("measuring", &format!("{}, run {run} of {runs}", scenario.name));
         (scenario.edit)(shop, run)?;
-        ours.push((scenario.ours)(shop)?);
+        let sample = (scenario.ours)(shop)?;
+        if scenario.builds.is_some_and(|builds| builds != sample.built) {
+            return Err(Fault::build(format!("cannot measure `{}`", scenario.name))
+                .cause(format!("xtask built {} images, where another number have changed", sample.built)));
+        }
+        ours.push(sample);
         if let Some(side) = scenario.plain {
             if scenario.needs == Needs::FreshEngine {
                 shop.fresh_engine()?;

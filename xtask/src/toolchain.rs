@@ -7,6 +7,7 @@ use crate::process::{self, Command};
 use crate::reference::Platform;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 /// The named build context, and the stage of the Dockerfile that it takes the place of.
 pub const CONTEXT: &str = "toolchain";
@@ -34,15 +35,66 @@ pub fn version<F: Files + ?Sized>(repository: &F) -> Result<String, Fault> {
     Command::new(rustc).arg("-V").current_dir(repository.place()).read(Exit::Missing)
 }
 
-/// The folder of the toolchain that compiles this repository, where it can be carried into an image of the platform: one of
-/// rustup's, which is whole in a folder of its own. A distribution's is strewn over the system.
-pub fn portable(root: &Path, platform: &Platform) -> Option<PathBuf> {
-    if *platform != Platform::host() {
-        return None;
+/// The toolchain that compiles this repository, where it can be carried into an image of the platform: one of rustup's, which is
+/// whole in a folder of its own. A distribution's is strewn over the system.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Portable {
+    folder: PathBuf,
+}
+
+impl Portable {
+    /// The one of this repository.
+    pub fn find(root: &Path, platform: &Platform) -> Option<Self> {
+        if *platform != Platform::host() {
+            return None;
+        }
+        let rustc = process::found("rustc")?;
+        let folder = Command::new(rustc).args(["--print", "sysroot"]).current_dir(root).read(Exit::Missing).ok()?;
+        is_portable(Path::new(&folder), triple(platform).ok()?).then(|| Self { folder: folder.into() })
     }
-    let rustc = process::found("rustc")?;
-    let folder = Command::new(rustc).args(["--print", "sysroot"]).current_dir(root).read(Exit::Missing).ok()?;
-    is_portable(Path::new(&folder), triple(platform).ok()?).then(|| folder.into())
+
+    /// Where [`Self::stage`] puts it.
+    pub fn place(root: &Path) -> PathBuf {
+        root.join("target/images/toolchain")
+    }
+
+    /// Stages what compiling takes and nothing else: with its documentation and linters a toolchain is three times as large, and
+    /// all of a context is sent.
+    pub fn stage(&self, root: &Path) -> Result<PathBuf, Fault> {
+        let place = Self::place(root);
+        let cannot = |error: io::Error| {
+            Fault::build(format!("cannot put the Rust toolchain into `{}`", place.display())).cause(error)
+        };
+        match fs::remove_dir_all(&place) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(cannot(error)),
+            _ => {}
+        }
+        fs::create_dir_all(place.join("bin")).map_err(cannot)?;
+        for program in ["bin/cargo", "bin/rustc"] {
+            link(&self.folder.join(program), &place.join(program)).map_err(cannot)?;
+        }
+        link_all(&self.folder.join("lib"), &place.join("lib")).map_err(cannot)?;
+        Ok(place)
+    }
+}
+
+/// A hard link, or a copy on another file system.
+fn link(from: &Path, to: &Path) -> io::Result<()> {
+    fs::hard_link(from, to).or_else(|_| fs::copy(from, to).map(drop))
+}
+
+fn link_all(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let (entry, kind) = entry.and_then(|entry| Ok((entry.path(), entry.file_type()?)))?;
+        let Some(name) = entry.file_name() else { continue };
+        match () {
+            () if kind.is_dir() => link_all(&entry, &to.join(name))?,
+            () if kind.is_symlink() => std::os::unix::fs::symlink(fs::read_link(&entry)?, to.join(name))?,
+            () => link(&entry, &to.join(name))?,
+        }
+    }
+    Ok(())
 }
 
 fn is_portable(folder: &Path, triple: &str) -> bool {
@@ -71,7 +123,6 @@ pub fn triple(platform: &Platform) -> Result<&'static str, Fault> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
 
     const TRIPLE: &str = "x86_64-unknown-linux-gnu";
 
@@ -93,6 +144,27 @@ mod tests {
         assert!(!is_portable(whole.path(), "aarch64-unknown-linux-gnu"));
         assert!(!is_portable(folder(&["bin/cargo", "bin/rustc", &std]).path(), TRIPLE));
         assert!(!is_portable(Path::new("/usr"), TRIPLE));
+    }
+
+    #[test]
+    fn what_compiling_takes_is_staged_anew() {
+        let whole = folder(&[
+            "bin/cargo",
+            "bin/rustc",
+            "bin/clippy-driver",
+            "lib/libLLVM.so",
+            "lib/rustlib/x/lib/std",
+            "share/doc",
+        ]);
+        std::os::unix::fs::symlink("libLLVM.so", whole.path().join("lib/link")).unwrap();
+        let root = folder(&["target/images/toolchain/lib/old"]);
+        let place = Portable { folder: whole.path().to_owned() }.stage(root.path()).unwrap();
+        for staged in ["bin/cargo", "bin/rustc", "lib/libLLVM.so", "lib/rustlib/x/lib/std", "lib/link"] {
+            assert!(place.join(staged).is_file(), "{staged}");
+        }
+        for left in ["bin/clippy-driver", "share", "lib/old"] {
+            assert!(!place.join(left).exists(), "{left}");
+        }
     }
 
     #[test]

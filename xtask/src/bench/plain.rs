@@ -10,7 +10,8 @@ use crate::key::BaseKey;
 use crate::policy::{ImageKind, Registry, RelPath};
 use crate::reference::{Digest, Platform, Reference};
 use crate::secrets::Secrets;
-use crate::{docker, facts, toolchain};
+use crate::toolchain::{self, Portable};
+use crate::{docker, facts};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -23,11 +24,15 @@ pub(super) fn build(shop: &Workshop) -> Result<docker::Built, Fault> {
     let registry = shop.registry()?;
     let rust = policy.app.binary.as_ref().and_then(|binary| binary.rust_image.as_ref()).map(ToString::to_string);
     let (from, mut contexts) = root.from(shop)?;
-    let rust = rust.filter(|_| root.suite().is_none()).unwrap_or_else(|| {
-        let own = toolchain::portable(&shop.tree.root, &Platform::host());
-        contexts.extend(own.map(|own| (toolchain::CONTEXT.to_owned(), own.display().to_string())));
-        from.clone()
-    });
+    let rust = match rust.filter(|_| root.suite().is_none()) {
+        Some(rust) => rust,
+        None => {
+            if let Some(own) = Portable::find(&shop.tree.root, &Platform::host()) {
+                contexts.insert(toolchain::CONTEXT.to_owned(), own.stage(&shop.tree.root)?.display().to_string());
+            }
+            from.clone()
+        }
+    };
     let args = BTreeMap::from([("ROOT_IMAGE".to_owned(), from), ("RUST_IMAGE".to_owned(), rust)]);
     let name = format!("{}:bench", registry.repository("plain"));
     let build = Build { contexts, ..order(shop, shop.tree.dockerfile(ImageKind::Enhanced)?, args, &secrets, name)? };

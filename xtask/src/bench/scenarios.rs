@@ -29,6 +29,8 @@ pub struct Scenario {
     pub runs: Runs,
     /// Whether it is measured only when it is named.
     pub on_request: bool,
+    /// How many images have changed, where some are built: a time in which fewer were says nothing.
+    pub builds: Option<usize>,
     /// Changes the copy before each run, whose number it is given.
     pub edit: fn(&Workshop, u32) -> Result<(), Fault>,
     /// The work by this system.
@@ -80,6 +82,7 @@ pub const SCENARIOS: [Scenario; 10] = [
         needs: Needs::Xtask,
         runs: Runs::Once,
         on_request: false,
+        builds: None,
         edit: |_, _| Ok(()),
         ours: |shop| compile_xtask(shop, &[]),
         plain: None,
@@ -90,6 +93,7 @@ pub const SCENARIOS: [Scenario; 10] = [
         needs: Needs::Xtask,
         runs: Runs::Once,
         on_request: true,
+        builds: None,
         edit: |_, _| Ok(()),
         ours: |shop| compile_xtask(shop, &["--release"]),
         plain: None,
@@ -100,6 +104,7 @@ pub const SCENARIOS: [Scenario; 10] = [
         needs: Needs::Xtask,
         runs: Runs::Many,
         on_request: false,
+        builds: None,
         edit: |_, _| Ok(()),
         ours: |shop| call(&Command::new(shop.cargo_folder("warm").join("debug/xtask")).arg("--version")),
         plain: None,
@@ -110,6 +115,7 @@ pub const SCENARIOS: [Scenario; 10] = [
         needs: Needs::Xtask,
         runs: Runs::Many,
         on_request: false,
+        builds: None,
         edit: |_, _| Ok(()),
         ours: |shop| call(&shop.cargo("warm")?.args(["xtask", "--version"])),
         plain: None,
@@ -120,6 +126,7 @@ pub const SCENARIOS: [Scenario; 10] = [
         needs: Needs::FreshEngine,
         runs: Runs::Once,
         on_request: false,
+        builds: Some(2),
         edit: |_, _| Ok(()),
         ours: build_cold,
         plain: Some(build_plain),
@@ -130,6 +137,7 @@ pub const SCENARIOS: [Scenario; 10] = [
         needs: Needs::FreshEngine,
         runs: Runs::Once,
         on_request: false,
+        builds: Some(1),
         edit: |_, _| Ok(()),
         ours: |shop| xtask(shop, shop.cargo("warm")?, "build-base"),
         plain: None,
@@ -140,6 +148,7 @@ pub const SCENARIOS: [Scenario; 10] = [
         needs: Needs::WarmEngine,
         runs: Runs::Many,
         on_request: false,
+        builds: Some(0),
         edit: |_, _| Ok(()),
         ours: build,
         plain: Some(build_plain),
@@ -150,6 +159,7 @@ pub const SCENARIOS: [Scenario; 10] = [
         needs: Needs::WarmEngine,
         runs: Runs::Many,
         on_request: false,
+        builds: Some(1),
         edit: edit_template,
         ours: build,
         plain: Some(build_plain),
@@ -160,6 +170,7 @@ pub const SCENARIOS: [Scenario; 10] = [
         needs: Needs::WarmEngine,
         runs: Runs::Once,
         on_request: false,
+        builds: Some(1),
         edit: edit_template,
         ours: |shop| shop.forget_builds().and_then(|()| build(shop)),
         plain: Some(|shop| shop.forget_builds().and_then(|()| build_plain(shop))),
@@ -170,6 +181,7 @@ pub const SCENARIOS: [Scenario; 10] = [
         needs: Needs::WarmEngine,
         runs: Runs::Many,
         on_request: false,
+        builds: Some(2),
         edit: |shop, run| bump(shop, run, &BUMPED),
         ours: build,
         plain: Some(build_plain),
@@ -181,8 +193,9 @@ const TEMPLATE: &str = "autoscaler/templates/forecast.html";
 /// Small packages that have many releases; the first one that the lock holds is bumped.
 pub(super) const BUMPED: [&str; 3] = ["packaging", "tzdata", "six"];
 
+/// Adds a comment that no build has seen.
 pub(super) fn edit_template(shop: &Workshop, run: u32) -> Result<(), Fault> {
-    shop.edit(TEMPLATE, |text| format!("{text}{{# run {run} #}}\n"))
+    shop.edit(TEMPLATE, |text| format!("{text}{{# run {run} at {} #}}\n", jiff::Timestamp::now()))
 }
 
 /// Takes the release before the locked one of the first candidate that the lock holds, so that each run has contents that no

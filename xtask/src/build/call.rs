@@ -14,7 +14,8 @@ use crate::publish::{self, CREATED, REVISION};
 use crate::reference::{Digest, Platform, Reference, Repository, Tag};
 use crate::registry::Answer;
 use crate::secrets::Secrets;
-use crate::{toolchain, ui};
+use crate::toolchain::{self, Portable};
+use crate::ui;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -74,8 +75,13 @@ impl Session<'_> {
                     let rust = match self.rust_image(root)? {
                         Some(image) => image,
                         None => {
-                            let own = toolchain::portable(&self.tree.root, platform);
-                            contexts.extend(own.map(|own| (toolchain::CONTEXT.to_owned(), own.display().to_string())));
+                            if let Some(own) = Portable::find(&self.tree.root, platform) {
+                                let place = match self.flags.dry_run {
+                                    true => Portable::place(&self.tree.root),
+                                    false => own.stage(&self.tree.root)?,
+                                };
+                                contexts.insert(toolchain::CONTEXT.to_owned(), place.display().to_string());
+                            }
                             from.to_string()
                         }
                     };
