@@ -140,9 +140,13 @@ fn put_together(
     let (config, manifest) = documents(order, assembly, &all)?;
     let sent = match destination {
         Destination::Repository(repository) => {
-            let sent = deliver::to_repository(client, repository, &all, order.beneath, distrust)?;
             let (digest, size) = (manifest.config.digest, manifest.config.size);
-            client.upload(repository, &digest, size, &config)?;
+            let sent = std::thread::scope(|scope| {
+                let config = scope.spawn(|| client.upload(repository, &digest, size, &config));
+                let sent = deliver::to_repository(client, repository, &all, order.beneath, distrust)?;
+                config.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+                Ok::<_, Fault>(sent)
+            })?;
             let bytes = json(&manifest)?;
             let put = client.put_manifest(repository, Digest::of(&bytes), media_type::MANIFEST, &bytes);
             if let Err(fault) = put {
