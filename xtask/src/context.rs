@@ -7,6 +7,7 @@
 mod files;
 mod path;
 mod selection;
+mod stamps;
 #[cfg(test)]
 mod tests;
 mod walk;
@@ -22,9 +23,7 @@ use crate::reference::{Digest, Platform};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::path::Path;
 
 /// What stands at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -181,49 +180,4 @@ fn entries<F: Files + ?Sized>(root: &F, tree: &Tree, paths: BTreeSet<ContextPath
         entries[*index].digest = Some(digest);
     }
     Ok(entries)
-}
-
-/// Bytes and files beyond which a second thread is worth its start.
-const MUCH: (u64, usize) = (4 << 20, 128);
-
-/// Digests of files, in order.
-fn digests(files: &[PathBuf], bytes: u64) -> Result<Vec<Digest>, Fault> {
-    if bytes < MUCH.0 && files.len() < MUCH.1 {
-        return files.iter().map(|file| digest(file)).collect();
-    }
-    let next = AtomicUsize::new(0);
-    let work = || {
-        let mut done = Vec::new();
-        while let Some((index, file)) =
-            Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|i| Some((i, files.get(i)?)))
-        {
-            done.push((index, digest(file)));
-        }
-        done
-    };
-    let mut done = std::thread::scope(|scope| {
-        let other = scope.spawn(work);
-        let mut done = work();
-        match other.join() {
-            Ok(more) => done.extend(more),
-            Err(panic) => std::panic::resume_unwind(panic),
-        }
-        done
-    });
-    done.sort_by_key(|(index, _)| *index);
-    done.into_iter().map(|(_, digest)| digest).collect()
-}
-
-fn digest(path: &Path) -> Result<Digest, Fault> {
-    let cannot = |error: std::io::Error| Fault::usage(format!("cannot read `{}`", path.display())).cause(error);
-    let mut file = std::fs::File::open(path).map_err(cannot)?;
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 64 << 10];
-    loop {
-        let count = file.read(&mut buffer).map_err(cannot)?;
-        if count == 0 {
-            return Ok(Digest::from_bytes(hash.finalize().into()));
-        }
-        hash.update(&buffer[..count]);
-    }
 }

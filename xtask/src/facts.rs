@@ -394,8 +394,9 @@ pub fn app_changes(published: &publish::Published, key: &AppKey, names: &Names<'
         .unwrap_or_default()
 }
 
-/// A key's fingerprint and tag.
-pub fn tagged(tree: &Tree, key: &impl crate::key::Key) -> (Fingerprint, Tag) {
-    let fingerprint = key.fingerprint();
-    (fingerprint, fingerprint.tag(tree.policy.base.tag_length))
+/// A key's fingerprint and tag, and its JSON, which takes a while to write where it names many files.
+pub fn tagged<K: crate::key::Key>(tree: &Tree, key: &K) -> (Fingerprint, Tag, String) {
+    let json = key.json();
+    let fingerprint = K::fingerprint_of(&json);
+    (fingerprint, fingerprint.tag(tree.policy.base.tag_length), json)
 }

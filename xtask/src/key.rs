@@ -130,9 +130,13 @@ pub trait Key: Serialize {
         serde_json::to_string(self).expect("keys hold only texts, numbers and lists")
     }
 
-    /// sha256 over kind, length and JSON.
+    /// [`Self::fingerprint_of`] its JSON.
     fn fingerprint(&self) -> Fingerprint {
-        let json = self.json();
+        Self::fingerprint_of(&self.json())
+    }
+
+    /// sha256 over kind, length and JSON.
+    fn fingerprint_of(json: &str) -> Fingerprint {
         Fingerprint(Digest::of(format!("{} {}\n{json}", Self::KIND, json.len()).as_bytes()))
     }
 }

@@ -7,7 +7,7 @@ use crate::facts::{self, Local, Parsed, RootImage, RootPlace, Standing};
 use crate::fault::{Exit, Fault};
 use crate::flags::{BuildFlags, Global};
 use crate::git::{Ancestry, Git};
-use crate::key::{AppKey, BaseKey, BinaryKey, Fingerprint, Key as _, app_changes, base_changes};
+use crate::key::{AppKey, BaseKey, BinaryKey, Fingerprint, app_changes, base_changes};
 use crate::lock::Lock;
 use crate::plan::{self, Decision, ImagePlan, Latest, LatestFacts, Wish};
 use crate::policy::ImageKind;
@@ -80,17 +80,16 @@ impl Session<'_> {
     fn plan_on(&self, target: Target, root: RootImage, lock: &Lock) -> Result<Planned, Fault> {
         let base_parsed = facts::parse(&self.tree, ImageKind::Base, &self.tree.policy.base.args)?;
         let base_key = facts::base_key(&self.tree, &root, lock, &base_parsed);
-        let (fingerprint, tag) = facts::tagged(&self.tree, &base_key);
+        let (fingerprint, tag, json) = facts::tagged(&self.tree, &base_key);
         if target == Target::Enhanced {
             let parsed = facts::parse(&self.tree, ImageKind::Enhanced, &self.tree.policy.app.args)?;
             let key = facts::enhanced_key(&self.tree, base_key, &parsed)?;
-            let (fingerprint, tag) = facts::tagged(&self.tree, &key);
+            let (fingerprint, tag, json) = facts::tagged(&self.tree, &key);
             let tag = Tag::from_name(&format!("enhanced-{tag}")).expect("a prefix keeps a tag a tag");
             let standing = self.standing(ImageKind::Enhanced, &fingerprint, &tag)?;
             let decision = plan::decide(&self.wish, &standing, &[]);
             let latest = Latest::Stays("an image from scratch is the fallback".to_owned());
-            let image =
-                self.image(ImageKind::Enhanced, fingerprint, tag, decision, &standing, latest, parsed, key.json());
+            let image = self.image(ImageKind::Enhanced, fingerprint, tag, decision, &standing, latest, parsed, json);
             return Ok(Planned { root, base: None, app: Some(image) });
         }
         let standing = self.standing(ImageKind::Base, &fingerprint, &tag)?;
@@ -109,8 +108,7 @@ impl Session<'_> {
             ));
         }
         let latest = self.decide_latest(&standing, &decision, published.as_ref())?;
-        let base =
-            self.image(ImageKind::Base, fingerprint, tag, decision, &standing, latest, base_parsed, base_key.json());
+        let base = self.image(ImageKind::Base, fingerprint, tag, decision, &standing, latest, base_parsed, json);
         let app = match target {
             Target::App | Target::Fast => Some(self.plan_app(fingerprint, &base)?),
             Target::Base | Target::Enhanced => None,
@@ -152,14 +150,14 @@ impl Session<'_> {
     fn plan_app(&self, base_fingerprint: Fingerprint, base: &Image) -> Result<Image, Fault> {
         let parsed = facts::parse(&self.tree, ImageKind::App, &self.tree.policy.app.args)?;
         let key = facts::app_key(&self.tree, base_fingerprint, &parsed)?;
-        let (fingerprint, tag) = facts::tagged(&self.tree, &key);
+        let (fingerprint, tag, json) = facts::tagged(&self.tree, &key);
         let standing = self.standing(ImageKind::App, &fingerprint, &tag)?;
         let published = self.latest(ImageKind::App)?;
         let old: Option<AppKey> = self.last_key(ImageKind::App, published.as_ref());
         let changes = old.map(|old| app_changes(&old, &key, &self.tree.names(&parsed))).unwrap_or_default();
         let (decision, stale) = self.inquiry().decide_app(&standing, &base.plan.decision, &changes)?;
         let latest = self.decide_latest(&standing, &decision, published.as_ref())?;
-        let mut image = self.image(ImageKind::App, fingerprint, tag, decision, &standing, latest, parsed, key.json());
+        let mut image = self.image(ImageKind::App, fingerprint, tag, decision, &standing, latest, parsed, json);
         image.plan.replaces |= stale.is_some();
         image.binary = key.binary;
         Ok(image)
@@ -305,7 +303,8 @@ pub fn base_fingerprint(global: &Global) -> Result<Fingerprint, Fault> {
     let parsed = facts::parse(&session.tree, ImageKind::Base, &session.tree.policy.base.args)?;
     let inquiry = session.inquiry();
     let standing = |root: RootImage| {
-        let (fingerprint, tag) = facts::tagged(&session.tree, &facts::base_key(&session.tree, &root, &lock, &parsed));
+        let (fingerprint, tag, _) =
+            facts::tagged(&session.tree, &facts::base_key(&session.tree, &root, &lock, &parsed));
         Ok((fingerprint, inquiry.published(ImageKind::Base, &fingerprint, &tag)?))
     };
     let found =

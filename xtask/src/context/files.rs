@@ -98,7 +98,7 @@ impl Files for Path {
 
     fn digests(&self, files: &[ContextPath], bytes: u64) -> Result<Vec<Digest>, Fault> {
         let locations: Vec<PathBuf> = files.iter().map(|file| self.join(file.to_path())).collect();
-        super::digests(&locations, bytes)
+        super::stamps::digests(self, &locations, bytes)
     }
 }
 

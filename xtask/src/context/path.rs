@@ -67,14 +67,15 @@ impl ContextPath {
 impl fmt::Display for ContextPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for chunk in self.0.utf8_chunks() {
-            for c in chunk.valid().chars() {
-                if c == '%' || c.is_control() {
-                    let mut buffer = [0; 4];
-                    c.encode_utf8(&mut buffer).bytes().try_for_each(|byte| write!(f, "%{byte:02X}"))?;
-                } else {
-                    write!(f, "{c}")?;
-                }
+            let mut rest = chunk.valid();
+            while let Some(at) = rest.find(|c: char| c == '%' || c.is_control()) {
+                let (plain, after) = rest.split_at(at);
+                let escaped = after.chars().next().map_or(0, char::len_utf8);
+                f.write_str(plain)?;
+                after.bytes().take(escaped).try_for_each(|byte| write!(f, "%{byte:02X}"))?;
+                rest = &after[escaped..];
             }
+            f.write_str(rest)?;
             chunk.invalid().iter().try_for_each(|byte| write!(f, "%{byte:02X}"))?;
         }
         Ok(())

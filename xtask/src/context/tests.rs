@@ -202,17 +202,6 @@ fn the_fingerprint_is_golden() {
 }
 
 #[test]
-fn two_threads_hash_as_one_does() {
-    let root = tree(&[]);
-    for index in 0..300 {
-        fs::write(root.path().join(format!("{index}")), format!("{index}")).unwrap();
-    }
-    for entry in read_with(root.path(), "COPY . /", "").unwrap() {
-        assert_eq!(entry.digest, Some(Digest::of(entry.path.as_bytes())));
-    }
-}
-
-#[test]
 fn umask_is_no_difference_in_git() {
     let root = tree(&["a", "b*", "d/c"]);
     let before = read_with(root.path(), "COPY . /", "").unwrap();
