@@ -69,6 +69,9 @@ impl ImageReport {
     }
 }
 
+/// Reasons that are told while one waits.
+const REASONS: usize = 20;
+
 /// The plan as a person reads it, on stderr: what happens to an image, and why.
 pub fn announce(plan: &ImagePlan) {
     let reference = plan.repository.tag(&plan.tag);
@@ -83,8 +86,12 @@ pub fn announce(plan: &ImagePlan) {
         Decision::Build { platforms, reasons } => {
             let platforms: Vec<String> = platforms.iter().map(ToString::to_string).collect();
             ui::step("planned", &format!("{} `{reference}` for {}", plan.kind, platforms.join(", ")));
-            for reason in reasons {
+            for reason in reasons.iter().take(REASONS) {
                 ui::step("because", reason);
+            }
+            if reasons.len() > REASONS {
+                let more = reasons.len() - REASONS;
+                ui::step("because", &format!("of {more} more changes: `cargo xtask explain` names them"));
             }
         }
     }
