@@ -27,6 +27,7 @@ pub mod server;
 pub mod simulate;
 pub mod source;
 pub mod span;
+pub mod state;
 pub mod supervisor;
 pub mod units;
 pub mod worker;
