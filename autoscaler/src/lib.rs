@@ -7,6 +7,7 @@
 pub mod backtest;
 pub mod chart;
 pub mod cli;
+pub mod crd;
 pub mod decide;
 pub mod failure;
 pub mod forecast;
