@@ -1,7 +1,9 @@
 //! The binary from outside: exit codes, stdout, stderr, sockets. One program, so that it links once.
 
 mod backtest;
+mod browser;
 mod forecast;
+mod pages;
 mod serve;
 mod simulate;
 mod support;

@@ -80,7 +80,7 @@ fn the_page_of_a_scaler_renders() {
             "Deployment/web",
             "300.0/s",
             "2 → 5",
-            "<b>Forecast</b> demand of 300.0/s at 1970-01-01T00:10:00Z needs 5 pods",
+            "<b>Forecast</b> demand of 300.0/s at 1970-01-01T00:15:00Z needs 5 pods",
             "then 2 alike",
             "original 2, at most 40",
             "<circle",
