@@ -4,17 +4,21 @@
 //! `decide`, `minimum`, `naive`, `units`, and `simulate` with its `hpa` and made-up `load`. `worker` runs one Python process,
 //! `supervisor` keeps one alive. `server`, `page` and `metrics` show what comes out, `cli` puts it all together.
 
+pub mod act;
 pub mod backtest;
 pub mod chart;
 pub mod cli;
+pub mod controller;
 pub mod crd;
 pub mod decide;
+pub mod demand;
 pub mod failure;
 pub mod forecast;
 pub mod healthcheck;
 pub mod history;
 pub mod home;
 pub mod hpa;
+pub mod lease;
 pub mod load;
 pub mod metrics;
 pub mod minimum;
@@ -22,6 +26,7 @@ pub mod naive;
 pub mod page;
 pub mod plot;
 pub mod print;
+pub mod prometheus;
 pub mod protocol;
 pub mod server;
 pub mod simulate;
@@ -29,5 +34,6 @@ pub mod source;
 pub mod span;
 pub mod state;
 pub mod supervisor;
+pub mod tls;
 pub mod units;
 pub mod worker;
