@@ -10,7 +10,7 @@ mod sweep;
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
@@ -25,6 +25,7 @@ use crate::crd::status::{self, Kind, Says};
 use crate::crd::{PredictiveScaler, PredictiveScalerStatus, Wanted};
 use crate::decide::{Change, Decision, Memory, Mode, decide};
 use crate::demand::Demands;
+use crate::metrics::Outcome;
 use crate::minimum::Minimum;
 use crate::span::Span;
 use crate::state::{Decided, ScalerName};
@@ -38,6 +39,9 @@ const TRIES: usize = 4;
 /// How soon a failed reconcile is tried again; doubles with each failure.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LAST_RETRY: Duration = Duration::from_secs(120);
+
+/// How long one reconcile may take, whatever hangs.
+const LONGEST: Duration = Duration::from_secs(180);
 
 /// Tells the time. The tests have clocks of their own.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -143,6 +147,7 @@ impl Context {
     pub fn forget(&self, name: &ScalerName) {
         self.tracks.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
         self.demands.state.forget(name);
+        self.demands.metrics.forget(name);
     }
 
     /// Forgets what was decided while this process led: another has decided since.
@@ -158,7 +163,10 @@ pub async fn reconcile(scaler: Arc<PredictiveScaler>, context: Arc<Context>) -> 
     let name = ScalerName::new(namespace, object);
     async move {
         let mut track = context.track(&name, &scaler);
-        let done = once(&scaler, &context, &name, &mut track).await;
+        let began = Instant::now();
+        let done = tokio::time::timeout(LONGEST, once(&scaler, &context, &name, &mut track)).await;
+        let done = done.unwrap_or_else(|_| Err(Failed(format!("it took longer than {LONGEST:?}"))));
+        context.demands.metrics.reconciled(Outcome::of(&done), began.elapsed());
         match &done {
             Ok(_) => track.failures = 0,
             Err(cause) => {
@@ -273,6 +281,10 @@ async fn settle(
             decided.failed = Some(format!("`spec.minReplicas` is owned by another: {by}"));
         }
         Carried::Nothing | Carried::Moved(_) => track.memory = Some(decision.memory.clone()),
+    }
+    context.demands.metrics.decided(name, facts.minimum.original(), decision);
+    if let Carried::Moved(change) = carried {
+        context.demands.metrics.changed(change.from(), change.to());
     }
     state.remember_decision(name, &decided, track.memory.as_ref().unwrap_or(&decision.memory));
     if let Ok(expected) = &facts.expected {

@@ -3,7 +3,8 @@
 //!
 //! Asks for no more than what is new. What cannot be had is a `Lack` in words; nothing is made up in its place.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
@@ -11,6 +12,7 @@ use crate::crd::Wanted;
 use crate::decide::{Missing, Outlook};
 use crate::forecast::{Forecast, Model, Wish};
 use crate::history::History;
+use crate::metrics::{Metrics, Outcome};
 use crate::prometheus::{Prometheus, Trouble};
 use crate::span::Span;
 use crate::state::{ScalerName, State};
@@ -49,7 +51,9 @@ pub struct Demands {
     /// What is remembered of them.
     pub state: State,
     /// Who forecasts.
-    pub supervisor: Supervisor,
+    pub supervisor: Arc<Supervisor>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
     /// How long that may take.
     pub deadlines: Deadlines,
 }
@@ -105,7 +109,12 @@ impl Demands {
         let wish = Wish { horizon, season: wanted.season, quantile: wanted.quantile, model: Model::Auto };
         let question = wish.question(&history).map_err(|failure| cannot(failure.message, "NotAskable"))?;
         let Deadlines { patience, work } = self.deadlines;
+        let asked = Instant::now();
         let made = self.supervisor.forecast(&question, patience, work).await;
+        match &made {
+            Ok(made) if made.instead_of.is_some() => self.metrics.fallback(),
+            other => self.metrics.forecast(Outcome::of(other), asked.elapsed()),
+        }
         let made = made.map_err(|refusal| cannot(refusal.message, "NotEnoughHistory"))?;
         let forecast = Forecast::new(&history, &wish, made.answer);
         let lately = history.samples.len().saturating_sub(LATELY_SECONDS.div_ceil(step.seconds()) as usize);
@@ -128,8 +137,10 @@ impl Demands {
             (known.end().as_second().min(last) - OVERLAP * each).max(earliest)
         });
         let at = |second| Timestamp::from_second(second).unwrap_or(Timestamp::UNIX_EPOCH);
-        let samples = self.prometheus.range(&wanted.query, at(first), at(last), step).await?;
-        let fresh = samples.history();
+        let asked = Instant::now();
+        let samples = self.prometheus.range(&wanted.query, at(first), at(last), step).await;
+        self.metrics.queried(Outcome::of(&samples), asked.elapsed());
+        let fresh = samples?.history();
         if let Some(fresh) = &fresh {
             self.state.remember_samples(name, &wanted.query, fresh);
         }

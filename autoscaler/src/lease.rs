@@ -50,6 +50,7 @@ impl fmt::Debug for Candidate {
 
 /// Someone else's lease, as it was when it last changed.
 struct Watched {
+    holder: String,
     version: Option<String>,
     since: Instant,
 }
@@ -61,8 +62,8 @@ impl Candidate {
         Candidate { api, name: name.to_owned(), identity: identity.to_owned(), times, fence }
     }
 
-    /// Waits until the lease is ours, and opens the fence.
-    pub async fn acquire(&self) -> Lease {
+    /// Waits until the lease is ours, and opens the fence. Says who has it meanwhile.
+    pub async fn acquire(&self, mut follows: impl FnMut(&str)) -> Lease {
         let mut watched: Option<Watched> = None;
         loop {
             let asked = Instant::now();
@@ -72,7 +73,11 @@ impl Candidate {
                     tracing::info!(lease = %self.name, identity = %self.identity, "leading");
                     return lease;
                 }
-                Ok(Ok(None)) => {}
+                Ok(Ok(None)) => {
+                    if let Some(watched) = &watched {
+                        follows(&watched.holder);
+                    }
+                }
                 Ok(Err(cause)) => tracing::warn!(cause = %told(&cause), "cannot ask for the lease"),
                 Err(_) => tracing::warn!("cannot ask for the lease: no answer"),
             }
@@ -154,7 +159,7 @@ impl Candidate {
             let version = lease.metadata.resource_version.clone();
             let since = match watched {
                 Some(watched) if watched.version == version => watched.since,
-                _ => watched.insert(Watched { version, since: Instant::now() }).since,
+                _ => watched.insert(Watched { holder: holder.to_owned(), version, since: Instant::now() }).since,
             };
             // As long as the holder itself said that it holds.
             let holds = lease.spec.as_ref().and_then(|spec| spec.lease_duration_seconds);

@@ -2,7 +2,9 @@
 //!
 //! `history`, `forecast`, `backtest`, `protocol`, `chart`, `plot`, `print` and `span` are pure, and so is all that decides:
 //! `decide`, `minimum`, `naive`, `units`, and `simulate` with its `hpa` and made-up `load`. `worker` runs one Python process,
-//! `supervisor` keeps one alive. `server`, `page` and `metrics` show what comes out, `cli` puts it all together.
+//! `supervisor` keeps one alive. `crd` is the resource of the cluster, `prometheus` and `demand` know its workloads' demand,
+//! `controller` decides for them, `act` alone writes, `lease` says who may, and `operator` runs it all. `server`, `page` and
+//! `metrics` show what comes out, `cli` puts it all together.
 
 pub mod act;
 pub mod backtest;
@@ -19,15 +21,18 @@ pub mod history;
 pub mod home;
 pub mod hpa;
 pub mod lease;
+pub mod levels;
 pub mod load;
 pub mod metrics;
 pub mod minimum;
 pub mod naive;
+pub mod operator;
 pub mod page;
 pub mod plot;
 pub mod print;
 pub mod prometheus;
 pub mod protocol;
+pub mod readiness;
 pub mod server;
 pub mod simulate;
 pub mod source;

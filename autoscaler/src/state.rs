@@ -97,6 +97,19 @@ pub struct Condition {
     pub since: Timestamp,
 }
 
+impl Condition {
+    /// Whether it is as it should be; none where that is not known.
+    pub fn good(&self) -> Option<bool> {
+        // The one that is good when it is not there.
+        let wanted = self.kind != "Conflict";
+        match self.status.as_str() {
+            "True" => Some(wanted),
+            "False" => Some(!wanted),
+            _ => None,
+        }
+    }
+}
+
 /// A decision and what was seen with it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Decided {
@@ -254,6 +267,15 @@ impl State {
         };
         let path = without.is_none().then(|| path.to_owned());
         State::seated(connection, path, retention, without)
+    }
+
+    /// The state in a file that is there, for looking at. Nothing is set aside: a file that cannot be used is an error.
+    pub fn look_at(path: &Path, retention: Retention) -> Result<State, String> {
+        if !path.is_file() {
+            return Err("there is no such file".to_owned());
+        }
+        let connection = file::look_at(path)?;
+        Ok(State::seated(Ok(connection), Some(path.to_owned()), retention, None))
     }
 
     /// A state that ends with the process.
@@ -642,4 +664,4 @@ fn json<T: for<'a> Deserialize<'a>>(what: &str, text: Option<&str>) -> Option<T>
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -60,8 +60,6 @@ pub struct Counts {
     pub starts: u64,
     /// Troubles that cost a worker.
     pub failures: u64,
-    /// Forecasts that the seasonal naive in Rust made instead.
-    pub fallbacks: u64,
 }
 
 /// A forecast, and why it is not the worker's where it is not.
@@ -133,7 +131,6 @@ impl Supervisor {
             Err(error) => error.to_string(),
         };
         let answer = naive::answer(question)?;
-        self.count(|counts| counts.fallbacks += 1);
         Ok(Forecasted { answer, instead_of: Some(instead) })
     }
 

@@ -66,11 +66,16 @@ pub(super) fn open(path: &Path) -> Result<Connection, String> {
         Err(Refused::Unavailable(cause)) => Err(cause),
         Err(Refused::Unusable(cause)) => {
             set_aside(path, &cause)?;
-            try_open(path, MIGRATIONS).map_err(|refused| match refused {
-                Refused::Unusable(cause) | Refused::Unavailable(cause) => cause,
-            })
+            look_at(path)
         }
     }
+}
+
+/// Opens a file that is there, or says why not.
+pub(super) fn look_at(path: &Path) -> Result<Connection, String> {
+    try_open(path, MIGRATIONS).map_err(|refused| match refused {
+        Refused::Unusable(cause) | Refused::Unavailable(cause) => cause,
+    })
 }
 
 pub(super) fn in_memory() -> rusqlite::Result<Connection> {

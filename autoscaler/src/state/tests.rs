@@ -12,7 +12,7 @@ fn name(text: &str) -> ScalerName {
     ScalerName::new("shop", text)
 }
 
-fn profile(uid: &str) -> Profile {
+pub(crate) fn profile(uid: &str) -> Profile {
     Profile {
         uid: uid.to_owned(),
         hpa: "web".to_owned(),
@@ -33,7 +33,17 @@ fn profile(uid: &str) -> Profile {
     }
 }
 
-fn history(from: i64, values: &[f64]) -> History {
+pub(crate) fn condition(kind: &str, status: &str, reason: &str) -> Condition {
+    Condition {
+        kind: kind.to_owned(),
+        status: status.to_owned(),
+        reason: reason.to_owned(),
+        message: format!("it is {reason}"),
+        since: Timestamp::UNIX_EPOCH,
+    }
+}
+
+pub(crate) fn history(from: i64, values: &[f64]) -> History {
     History {
         start: Timestamp::from_second(from * 300).unwrap(),
         step: "5m".parse().unwrap(),
@@ -46,7 +56,7 @@ fn step() -> Span {
 }
 
 /// A decision at a time, of an outlook whose upper line is level.
-fn decided(at: i64, upper: Option<f64>, before: Option<&Memory>) -> (Decided, Memory) {
+pub(crate) fn decided(at: i64, upper: Option<f64>, before: Option<&Memory>) -> (Decided, Memory) {
     let policy = Policy {
         mode: Mode::Enforce,
         capacity: "70/s".parse().unwrap(),
