@@ -294,8 +294,8 @@ pub struct Wanted {
     pub query: String,
     /// What it counts.
     pub unit: Unit,
-    /// After which time demand repeats, in samples.
-    pub season: u32,
+    /// After which time demand repeats.
+    pub season: Span,
     /// The share of demand below the upper line.
     pub quantile: Quantile,
     /// Whether an owned field is taken.
@@ -324,10 +324,9 @@ impl PredictiveScalerSpec {
         if self.query.trim().is_empty() {
             note("query", "is empty".to_owned());
         }
-        let season = season.steps(step).filter(|steps| (2..=LONGEST_SEASON).contains(steps)).unwrap_or_else(|| {
+        if !season.steps(step).is_some_and(|steps| (2..=LONGEST_SEASON).contains(&steps)) {
             note("season", format!("`{season}` is not 2 to {LONGEST_SEASON} steps of {step}"));
-            2
-        });
+        }
         if lead_time < step {
             note("leadTime", format!("`{lead_time}` is shorter than the step of {step}"));
         }

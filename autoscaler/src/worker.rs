@@ -160,12 +160,17 @@ pub enum WorkerError {
         /// What the last start or request died of.
         last: String,
     },
+    /// It had others to answer for all that time.
+    Busy {
+        /// How long.
+        after: Duration,
+    },
 }
 
 impl WorkerError {
     /// Whether the process is of no more use.
     pub fn is_fatal(&self) -> bool {
-        !matches!(self, WorkerError::Refused(_))
+        !matches!(self, WorkerError::Refused(_) | WorkerError::Busy { .. })
     }
 }
 
@@ -174,6 +179,10 @@ impl fmt::Display for WorkerError {
         match self {
             WorkerError::Start(trouble) | WorkerError::Ask(trouble) => write!(f, "{trouble}"),
             WorkerError::Refused(refusal) => write!(f, "{}", refusal.message),
+            WorkerError::Busy { after } => write!(f, "the worker was busy for {after:.1?}"),
+            WorkerError::Resting { again_in, last } if again_in.is_zero() => {
+                write!(f, "there is no worker now, the last trouble: {last}")
+            }
             WorkerError::Resting { again_in, last } => {
                 write!(f, "the worker is restarted no sooner than in {again_in:.1?}, the last trouble: {last}")
             }
@@ -218,7 +227,9 @@ impl From<WorkerError> for Failure {
                     None => failure,
                 }
             }
-            WorkerError::Resting { .. } => Failure::new(Kind::Worker, "cannot forecast now").cause(error),
+            WorkerError::Resting { .. } | WorkerError::Busy { .. } => {
+                Failure::new(Kind::Worker, "cannot forecast now").cause(error)
+            }
         }
     }
 }

@@ -36,7 +36,7 @@ fn refused(field: &str, value: impl Into<Value>, rule: &str, problem: &str) {
 fn a_whole_spec_is_understood() {
     assert!(validate_cel_schema::<PredictiveScalerSpec>(&spec(), None).is_ok());
     let wanted = read(spec()).unwrap();
-    assert_eq!((wanted.season, wanted.policy.lead_time.to_string()), (288, "15m".to_owned()));
+    assert_eq!((wanted.season.to_string(), wanted.policy.lead_time.to_string()), ("1d".to_owned(), "15m".to_owned()));
     assert_eq!((wanted.unit, wanted.policy.mode), (Unit::PerSecond, decide::Mode::Enforce));
 }
 
