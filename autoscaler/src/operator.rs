@@ -96,8 +96,7 @@ impl Operator {
             clock,
         );
         let (namespace, lease) = (&settings.namespace, &settings.lease);
-        let candidate =
-            Candidate::new(client.clone(), namespace, lease, &settings.identity, settings.times, fence);
+        let candidate = Candidate::new(client.clone(), namespace, lease, &settings.identity, settings.times, fence);
         Operator { client, settings, context: Arc::new(context), candidate, writer, readiness }
     }
 
@@ -108,9 +107,8 @@ impl Operator {
         let watching = watch(Api::all(client), writer, &context, &feed, &readiness);
         let leading = async {
             loop {
-                let lease = candidate
-                    .acquire(|holder| readiness.leadership(Leadership::Follows(holder.to_owned())))
-                    .await;
+                let lease =
+                    candidate.acquire(|holder| readiness.leadership(Leadership::Follows(holder.to_owned()))).await;
                 readiness.leadership(Leadership::Leads);
                 context.demands.metrics.leads(true);
                 // Another has decided since we did, if we ever did.
@@ -131,7 +129,7 @@ impl Operator {
             () = watching => {}
             () = leading => {}
         }
-        // What was under way is dropped with the fence still open, and nothing new begins.
+        // What was under way is dropped by now; what was sent already names the version that it was decided on.
         tracing::info!("ending: the floors stay");
         candidate.release().await;
         readiness.leadership(Leadership::Unknown);
