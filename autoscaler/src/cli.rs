@@ -1,6 +1,7 @@
 //! The command line: what can be asked, and what each question does.
 
 mod backtest;
+mod run;
 mod simulate;
 
 use std::io::Write;
@@ -13,6 +14,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::crd;
 use crate::failure::{Failure, Kind};
 use crate::forecast::{Forecast, Model, Quantile, Wish};
 use crate::healthcheck;
@@ -32,6 +34,8 @@ Examples:
   autoscaler forecast --history load.csv --horizon 6h --quantile 0.95 --format json
   autoscaler backtest --history samples/requests.csv --lead 15m --lead 1h
   autoscaler simulate --generate daily
+  autoscaler crd | kubectl apply -f -
+  autoscaler run --prometheus http://prometheus.monitoring:9090
   autoscaler serve --listen 0.0.0.0:8080 --history load.csv
 
 Exit codes:
@@ -73,6 +77,11 @@ enum LogFormat {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run the operator in a cluster, and serve its pages
+    #[command(after_help = run::HELP)]
+    Run(Box<run::RunArgs>),
+    /// Print the definition of PredictiveScaler for `kubectl apply -f -`
+    Crd,
     /// Forecast a history file, and print time, mean and band
     #[command(after_help = HISTORY_HELP)]
     Forecast(ForecastArgs),
@@ -216,9 +225,11 @@ impl Cli {
     /// Does what was asked. Data goes to stdout, talk to stderr.
     pub fn run(self) -> Result<(), Failure> {
         // One forecast is its own progress; a server's log is what there is to see of it.
-        let quiet = !matches!(self.command, Command::Serve(_));
+        let quiet = !matches!(self.command, Command::Serve(_) | Command::Run(_));
         log(self.log.as_deref().unwrap_or(if quiet { "off" } else { "info" }), self.log_format)?;
         match self.command {
+            Command::Run(args) => run(run::run(*args)),
+            Command::Crd => write_out(&crd::definition()),
             Command::Forecast(args) => run(forecast(args)),
             Command::Backtest(args) => run(backtest::run(args)),
             Command::Simulate(args) => run(simulate::run(*args)),

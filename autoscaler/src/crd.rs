@@ -39,6 +39,7 @@ pub const LONGEST_SEASON: u32 = 10_080;
     singular = "predictivescaler",
     shortname = "pscaler",
     namespaced,
+    doc = "A predictive floor under a HorizontalPodAutoscaler: its minimum rises before demand does.",
     status = "PredictiveScalerStatus",
     derive = "PartialEq",
     printcolumn(name = "HPA", json_path = ".spec.hpaRef.name", type_ = "string"),

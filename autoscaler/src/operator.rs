@@ -129,7 +129,7 @@ impl Operator {
             () = watching => {}
             () = leading => {}
         }
-        // What was under way is dropped with the fence still open, and nothing new begins.
+        // What was under way is dropped by now; what was sent already names the version that it was decided on.
         tracing::info!("ending: the floors stay");
         candidate.release().await;
         readiness.leadership(Leadership::Unknown);
