@@ -233,9 +233,20 @@ fn skill_tile(part: &ForecastPart) -> Tile {
     }
 }
 
-/// A demand with its unit, as far as it is one.
+/// A demand with its unit, as far as it is one; as short as a tile is wide.
 pub(super) fn amount(value: f64, unit: Unit) -> String {
-    Demand::new(value, unit).map_or_else(|| "?".to_owned(), |demand| demand.to_string())
+    const SIZES: [(f64, &str); 4] =
+        [(1_099_511_627_776.0, "Ti"), (1_073_741_824.0, "Gi"), (1_048_576.0, "Mi"), (1_024.0, "Ki")];
+    let size = SIZES.into_iter().find(|(each, _)| unit == Unit::Bytes && value >= *each);
+    match (Demand::new(value, unit), size) {
+        (None, _) => "?".to_owned(),
+        (Some(_), Some((each, name))) if value / each < 1e6 => {
+            let value = value / each;
+            format!("{value:.*} {name}", decimals(value))
+        }
+        (Some(_), _) if value >= 1e12 => format!("{value:.1e}"),
+        (Some(demand), _) => demand.to_string(),
+    }
 }
 
 fn tiles(known: &Known, newest: Option<&Decided>, part: Option<&ForecastPart>) -> Vec<Tile> {

@@ -157,6 +157,8 @@ fn settle(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "foreign_keys", true)?;
     connection.pragma_update(None, "trusted_schema", false)?;
     connection.pragma_update(None, "cache_size", -4_096)?;
+    // No other folder is there to be written where the root is read-only.
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
     // A log that a burst has made long is cut short at the next checkpoint.
     connection.pragma_update_and_check(None, "journal_size_limit", 8 << 20, |_| Ok(()))?;
     connection.set_prepared_statement_cache_capacity(32);

@@ -136,3 +136,17 @@ fn decisions_that_failed_are_said_to_be_so() {
     assert_eq!(page.pods.as_ref().unwrap().wide.changes.len(), 1);
     shows(&render(&ours(), TEMPLATE, &page).unwrap(), &["<b>NotWritten</b> the API server answers 409"]);
 }
+
+#[test]
+fn amounts_are_short() {
+    for (value, unit, shown) in [
+        (70.0, Unit::PerSecond, "70.0/s"),
+        (3.2e9, Unit::Bytes, "2.98 Gi"),
+        (512.0, Unit::Bytes, "512.0 bytes"),
+        (1e60, Unit::Bytes, "1.0e60"),
+        (2.5e13, Unit::Count, "2.5e13"),
+        (-1.0, Unit::Count, "?"),
+    ] {
+        assert_eq!(amount(value, unit), shown);
+    }
+}
