@@ -1,6 +1,7 @@
 //! The command line: what can be asked, and what each question does.
 
 mod backtest;
+mod doctor;
 mod run;
 mod simulate;
 
@@ -34,6 +35,7 @@ Examples:
   autoscaler forecast --history load.csv --horizon 6h --quantile 0.95 --format json
   autoscaler backtest --history samples/requests.csv --lead 15m --lead 1h
   autoscaler simulate --generate daily
+  autoscaler doctor --prometheus http://127.0.0.1:9090
   autoscaler crd | kubectl apply -f -
   autoscaler run --prometheus http://prometheus.monitoring:9090
   autoscaler serve --listen 0.0.0.0:8080 --history load.csv
@@ -42,7 +44,7 @@ Exit codes:
   0  done
   1  a bug of ours (of `healthcheck`: not healthy)
   2  usage or bad input
-  3  the worker cannot start
+  3  the worker cannot start (of `doctor`: something is missing)
   4  the forecast failed";
 
 const HISTORY_HELP: &str = "\
@@ -94,6 +96,9 @@ enum Command {
     /// Serve a page with the forecast, /healthz, /readyz and /metrics
     #[command(after_help = HISTORY_HELP)]
     Serve(ServeArgs),
+    /// See what is missing for `run`
+    #[command(after_help = doctor::HELP)]
+    Doctor(doctor::DoctorArgs),
     /// Ask a running server whether it is ready
     Healthcheck(HealthcheckArgs),
 }
@@ -234,6 +239,7 @@ impl Cli {
             Command::Backtest(args) => run(backtest::run(args)),
             Command::Simulate(args) => run(simulate::run(*args)),
             Command::Serve(args) => run(serve(args)),
+            Command::Doctor(args) => run(doctor::run(args)),
             Command::Healthcheck(args) => {
                 let timeout = Duration::from_secs(args.timeout.seconds().into());
                 // Docker knows 0 and 1 only.

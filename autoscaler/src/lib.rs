@@ -14,6 +14,7 @@ pub mod controller;
 pub mod crd;
 pub mod decide;
 pub mod demand;
+pub mod doctor;
 pub mod failure;
 pub mod forecast;
 pub mod healthcheck;

@@ -113,6 +113,17 @@ pub struct BrokenTemplate {
 
 /// Renders a template of a folder, as both are now.
 pub fn render(folder: &Path, name: &str, page: &impl Serialize) -> Result<String, BrokenTemplate> {
+    let environment = environment(folder);
+    let rendered = environment.get_template(name).and_then(|template| template.render(Serde(page)));
+    rendered.map_err(|error| broken(folder, name, &error))
+}
+
+/// Whether a template is there and can be read; not whether it knows what is on its page.
+pub fn parses(folder: &Path, name: &str) -> Result<(), BrokenTemplate> {
+    environment(folder).get_template(name).map(|_| ()).map_err(|error| broken(folder, name, &error))
+}
+
+fn environment(folder: &Path) -> Environment<'static> {
     let mut environment = Environment::new();
     environment.set_loader(path_loader(folder));
     // A misspelt name is an error, not an empty place on the page.
@@ -123,26 +134,27 @@ pub fn render(folder: &Path, name: &str, page: &impl Serialize) -> Result<String
             if name.ends_with(".css") { AutoEscape::None } else { AutoEscape::Html }
         },
     );
-    let rendered = environment.get_template(name).and_then(|template| template.render(Serde(page)));
-    rendered.map_err(|error| {
-        let file = folder.join(error.name().unwrap_or(name));
-        let place = match error.line() {
-            Some(line) => format!("{}:{line}", file.display()),
-            None => file.display().to_string(),
-        };
-        let mut cause = match (error.kind(), error.detail()) {
-            // Without a line it is the page's own template, which the place names.
-            (ErrorKind::TemplateNotFound, _) if error.line().is_none() => "no such template".to_owned(),
-            (kind, Some(detail)) => format!("{kind}: {detail}"),
-            (kind, None) => kind.to_string(),
-        };
-        let mut deeper = std::error::Error::source(&error);
-        while let Some(source) = deeper {
-            cause = format!("{cause}: {source}");
-            deeper = source.source();
-        }
-        BrokenTemplate { place, cause }
-    })
+    environment
+}
+
+fn broken(folder: &Path, name: &str, error: &minijinja::Error) -> BrokenTemplate {
+    let file = folder.join(error.name().unwrap_or(name));
+    let place = match error.line() {
+        Some(line) => format!("{}:{line}", file.display()),
+        None => file.display().to_string(),
+    };
+    let mut cause = match (error.kind(), error.detail()) {
+        // Without a line it is the page's own template, which the place names.
+        (ErrorKind::TemplateNotFound, _) if error.line().is_none() => "no such template".to_owned(),
+        (kind, Some(detail)) => format!("{kind}: {detail}"),
+        (kind, None) => kind.to_string(),
+    };
+    let mut deeper = std::error::Error::source(error);
+    while let Some(source) = deeper {
+        cause = format!("{cause}: {source}");
+        deeper = source.source();
+    }
+    BrokenTemplate { place, cause }
 }
 
 #[cfg(test)]

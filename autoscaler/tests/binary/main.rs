@@ -2,7 +2,9 @@
 
 mod backtest;
 mod browser;
+mod doctor;
 mod forecast;
+mod manifests;
 mod pages;
 mod serve;
 mod simulate;
