@@ -48,7 +48,9 @@ fn helm(test: &str) -> Option<PathBuf> {
         .find(|file| file.is_file());
     if found.is_none() {
         let why = "no `helm` on the PATH, and none beside AUTOSCALER_PYTHON";
-        assert!(std::env::var("XTASK_REQUIRE_REAL").as_deref() != Ok("1"), "{test}: {why}");
+        // There is a wheel with it for these machines.
+        let to_be_had = cfg!(all(target_os = "linux", target_arch = "x86_64"));
+        assert!(!to_be_had || std::env::var("XTASK_REQUIRE_REAL").as_deref() != Ok("1"), "{test}: {why}");
         let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("\nskipped: {test}: {why}\n").as_bytes());
     }
     found
