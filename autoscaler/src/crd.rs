@@ -5,6 +5,7 @@
 
 #![allow(unreachable_pub, reason = "the derive repeats each type in a module of its own")]
 
+pub mod profile;
 pub mod status;
 
 use jiff::Timestamp;

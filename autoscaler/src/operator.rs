@@ -21,7 +21,7 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use crate::act::{Actor, Fence};
 use crate::controller::{self, Clock, Context, reconcile, sweep};
-use crate::crd::PredictiveScaler;
+use crate::crd::{PredictiveScaler, profile};
 use crate::demand::Demands;
 use crate::lease::{Candidate, Times};
 use crate::readiness::{Leadership, Readiness};
@@ -178,6 +178,7 @@ async fn watch(
     while let Some(event) = events.next().await {
         match event {
             Ok(Event::Apply(scaler)) => {
+                show(context, &scaler);
                 if seen.is_new(&scaler) {
                     feed.give(&scaler);
                 }
@@ -211,6 +212,7 @@ async fn watch(
 fn synced(scalers: &Store<PredictiveScaler>, context: &Context, feed: &Feed, seen: &mut Seen) {
     let all = scalers.state();
     for scaler in &all {
+        show(context, scaler);
         if seen.is_new(scaler) {
             feed.give(scaler);
         }
@@ -224,6 +226,13 @@ fn synced(scalers: &Store<PredictiveScaler>, context: &Context, feed: &Feed, see
         .collect();
     context.demands.state.keep_only(&names);
     tracing::info!(scalers = names.len(), "cache synced");
+}
+
+/// Puts a scaler on the pages of this replica, whether or not this one decides for it, or anybody can.
+fn show(context: &Context, scaler: &PredictiveScaler) {
+    let (namespace, name) = scaler.place();
+    let profile = profile::of(scaler, scaler.status.as_ref());
+    context.demands.state.note(&ScalerName::new(namespace, name), &profile);
 }
 
 /// What was seen of each scaler but its status: our own writes of that one wake nobody.

@@ -76,10 +76,23 @@ pub struct Profile {
     pub max_floor: Replicas,
     /// The autoscaler's own maximum, where it is known.
     pub max_replicas: Option<Replicas>,
+    /// What its status says of the floor, where nothing is known of decisions: another replica makes them.
+    pub stands: Option<Stands>,
     /// The conditions of its status.
     pub conditions: Vec<Condition>,
     /// What is missing for a forecast, in words: `needs 576 samples, has 210`.
     pub missing: Option<String>,
+}
+
+/// A floor as a status tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stands {
+    /// What the owner wants.
+    pub original: Replicas,
+    /// The floor.
+    pub floor: Replicas,
+    /// What the forecast alone asks for.
+    pub recommended: Option<Replicas>,
 }
 
 /// A condition of a status.
@@ -308,22 +321,31 @@ impl State {
         self.seat().failures
     }
 
-    /// Remembers what a scaler's spec and status say. One with another uid than before inherits nothing.
+    /// Remembers what a scaler's spec and status say. One with another uid than before inherits nothing. What is not known
+    /// of its autoscaler now, and was before, stays.
     pub fn note(&self, name: &ScalerName, profile: &Profile) {
-        let Ok(text) = serde_json::to_string(profile) else { return };
         self.write("the profile", |db, _| {
             let known: Option<Option<String>> = db
-                .prepare_cached("SELECT uid FROM scaler WHERE namespace = ?1 AND name = ?2")?
+                .prepare_cached("SELECT profile FROM scaler WHERE namespace = ?1 AND name = ?2")?
                 .query_row(params![name.namespace, name.name], |row| row.get(0))
                 .optional()?;
-            if known.flatten().is_some_and(|uid| uid != profile.uid) {
-                forget(db, name)?;
+            let before: Option<Profile> = json("a profile", known.flatten().as_deref());
+            let mut profile = profile.clone();
+            match before {
+                Some(before) if before.uid != profile.uid => forget(db, name)?,
+                Some(before) if before.hpa == profile.hpa => {
+                    profile.target = profile.target.or(before.target);
+                    profile.max_replicas = profile.max_replicas.or(before.max_replicas);
+                }
+                Some(_) | None => {}
             }
+            // Types of our own: nothing in it can fail to be JSON.
+            let text = serde_json::to_string(&profile).unwrap_or_default();
             db.prepare_cached(
-                "INSERT INTO scaler (namespace, name, uid, profile) VALUES (?1, ?2, ?3, ?4)
-                 ON CONFLICT (namespace, name) DO UPDATE SET uid = ?3, profile = ?4",
+                "INSERT INTO scaler (namespace, name, profile) VALUES (?1, ?2, ?3)
+                 ON CONFLICT (namespace, name) DO UPDATE SET profile = ?3",
             )?
-            .execute(params![name.namespace, name.name, profile.uid, text])?;
+            .execute(params![name.namespace, name.name, text])?;
             Ok(())
         });
     }

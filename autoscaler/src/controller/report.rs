@@ -4,11 +4,12 @@ use jiff::Timestamp;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::runtime::events::{Event as Published, EventType};
-use kube::{Resource, ResourceExt};
+use kube::Resource;
 
 use super::facts::Facts;
 use super::{Carried, Context};
 use crate::act::told;
+use crate::crd;
 use crate::crd::status::{self, Kind, Says, holds, whole};
 use crate::crd::{LastForecast, PredictiveScaler, PredictiveScalerStatus};
 use crate::decide::{Decision, Mode, Reason};
@@ -133,32 +134,11 @@ fn forecast(facts: &Facts, decision: &Decision) -> Option<LastForecast> {
 
 /// What the pages say of a scaler.
 pub(super) fn profile(scaler: &PredictiveScaler, facts: &Facts, status: &PredictiveScalerStatus) -> state::Profile {
-    let (wanted, policy) = (&facts.wanted, &facts.wanted.policy);
     let target = facts.hpa.spec.as_ref().map(|spec| &spec.scale_target_ref);
-    let conditions = status.conditions.iter().map(|condition| state::Condition {
-        kind: condition.type_.clone(),
-        status: condition.status.clone(),
-        reason: condition.reason.clone(),
-        message: condition.message.clone(),
-        since: condition.last_transition_time.0,
-    });
     state::Profile {
-        uid: scaler.uid().unwrap_or_default(),
-        hpa: wanted.hpa.clone(),
         target: target.map(|target| format!("{}/{}", target.kind, target.name)),
-        query: wanted.query.clone(),
-        unit: wanted.unit,
-        capacity: policy.capacity.to_string(),
-        mode: policy.mode,
-        paused: facts.paused,
-        step: policy.step,
-        season: wanted.season,
-        lead_time: policy.lead_time,
-        quantile: wanted.quantile,
-        max_floor: policy.max_floor,
         max_replicas: Some(facts.max_replicas()),
-        conditions: conditions.collect(),
-        missing: status.missing.clone(),
+        ..crd::profile::of(scaler, Some(status))
     }
 }
 

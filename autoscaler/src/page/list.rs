@@ -9,6 +9,7 @@ use crate::page::forecast::{At, percent};
 use crate::page::workload::amount;
 use crate::page::{About, Notice, encoded, path};
 use crate::state::Listed;
+use crate::units::Replicas;
 
 /// The template's name.
 pub const TEMPLATE: &str = "list.html";
@@ -152,7 +153,13 @@ impl ListPage {
 }
 
 fn raised(listed: &Listed) -> bool {
-    listed.profile.mode == Mode::Enforce && listed.last.as_ref().is_some_and(|last| last.floor > last.original)
+    listed.profile.mode == Mode::Enforce && stands(listed).is_some_and(|(original, floor)| floor > original)
+}
+
+/// The owner's minimum and the floor: by the last decision, or as the status tells it where another replica decides.
+fn stands(listed: &Listed) -> Option<(Replicas, Replicas)> {
+    let decided = listed.last.as_ref().map(|last| (last.original, last.floor));
+    decided.or_else(|| listed.profile.stands.map(|stands| (stands.original, stands.floor)))
 }
 
 fn unskilled(listed: &Listed) -> bool {
@@ -191,8 +198,8 @@ fn row(listed: &Listed) -> ListRow {
         },
         demand: last.and_then(|last| last.demand).map_or_else(none, |demand| amount(demand, unit)),
         peak: last.and_then(|last| last.peak).map_or_else(none, |peak| amount(peak, unit)),
-        original: last.map_or_else(none, |last| last.original.to_string()),
-        floor: last.map_or_else(none, |last| last.floor.to_string()),
+        original: stands(listed).map_or_else(none, |(original, _)| original.to_string()),
+        floor: stands(listed).map_or_else(none, |(_, floor)| floor.to_string()),
         raised: raised(listed),
         replicas: last.and_then(|last| last.replicas).map_or_else(none, |pods| pods.to_string()),
         skill: match &listed.forecast {
@@ -211,8 +218,8 @@ mod tests {
     use crate::history::History;
     use crate::page::render;
     use crate::page::tests_support::ours;
-    use crate::state::ScalerName;
     use crate::state::tests::{condition, decided, profile};
+    use crate::state::{ScalerName, Stands};
 
     fn listed(name: &str) -> Listed {
         let history = History::parse("a.csv", b"timestamp,value\n0,1\n300,2\n", None).unwrap();
@@ -276,6 +283,15 @@ mod tests {
         assert_eq!(row(&both).state, ("FieldOwned".to_owned(), false));
         assert_eq!(page(&[both, listed("other")], "").counts[3], ("to look at", 1, true));
         assert_eq!(row(&listed("web")).state, ("enforced".to_owned(), true));
+    }
+
+    #[test]
+    fn where_another_replica_decides_the_status_tells_the_floor() {
+        let mut standing_by = listed("web");
+        standing_by.last = None;
+        standing_by.profile.stands = Some(Stands { original: Replicas(2), floor: Replicas(7), recommended: None });
+        let row = row(&standing_by);
+        assert_eq!((row.original.as_str(), row.floor.as_str(), row.raised), ("2", "7", true));
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub const TEMPLATE: &str = "forecast.html";
 pub const PAST: Span = Span::from_seconds(2 * DAY).unwrap();
 
 const DAY: u32 = 86_400;
+/// So many times as much past as future, from half a day to two.
+const SHOWN_BESIDE: u32 = 16;
 const MOST_ROWS: usize = 40;
 
 /// A workload, ready for a template.
@@ -254,6 +256,9 @@ fn tiles(known: &Known, newest: Option<&Decided>, part: Option<&ForecastPart>) -
     let unit = profile.unit;
     let unknown = || "?".to_owned();
     let sample = known.history.as_ref().and_then(|history| Some((history.samples.last().copied().flatten()?, history)));
+    let stands = newest
+        .map(|newest| (newest.original, newest.floor))
+        .or_else(|| profile.stands.map(|stands| (stands.original, stands.floor)));
     let mode = match (profile.paused, profile.mode) {
         (true, _) => ("paused".to_owned(), false),
         (false, Mode::Enforce) => ("enforced".to_owned(), true),
@@ -274,9 +279,9 @@ fn tiles(known: &Known, newest: Option<&Decided>, part: Option<&ForecastPart>) -
         },
         Tile {
             label: "floor".to_owned(),
-            value: newest.map_or_else(unknown, |newest| newest.floor.to_string()),
-            detail: match newest {
-                Some(newest) => format!("original {}, at most {}", newest.original, profile.max_floor),
+            value: stands.map_or_else(unknown, |(_, floor)| floor.to_string()),
+            detail: match stands {
+                Some((original, _)) => format!("original {original}, at most {}", profile.max_floor),
                 None => "nothing is decided yet".to_owned(),
             },
             tag: Some(mode),
@@ -303,7 +308,10 @@ fn tiles(known: &Known, newest: Option<&Decided>, part: Option<&ForecastPart>) -
 }
 
 fn drawn(history: &History, forecast: Option<&Forecast>, asked: &[(i64, f64)], step: Span) -> Drawn<Chart> {
-    let day = (DAY / step.seconds()).max(1) as usize;
+    // A forecast of minutes is not seen at the end of two days.
+    let ahead = forecast.map_or(DAY, |forecast| (forecast.points.len() as u32).saturating_mul(step.seconds()));
+    let past = ahead.saturating_mul(SHOWN_BESIDE).clamp(DAY / 2, 2 * DAY);
+    let day = (past / 2 / step.seconds()).max(1) as usize;
     let draw = |width, height, past, marks| Chart::new(history, forecast, asked, Frame { width, height, past, marks });
     let end = moment(&history.end().into());
     let label = match forecast.and_then(|forecast| Some((forecast.peak()?, forecast))) {

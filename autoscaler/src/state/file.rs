@@ -15,7 +15,6 @@ pub(super) const MIGRATIONS: &[&str] = &["
         id INTEGER PRIMARY KEY,
         namespace TEXT NOT NULL,
         name TEXT NOT NULL,
-        uid TEXT,
         profile TEXT,
         query TEXT,
         step INTEGER,

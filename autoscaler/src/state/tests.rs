@@ -28,6 +28,7 @@ pub(crate) fn profile(uid: &str) -> Profile {
         quantile: "0.9".parse().unwrap(),
         max_floor: Replicas(40),
         max_replicas: Some(Replicas(50)),
+        stands: None,
         conditions: Vec::new(),
         missing: None,
     }
@@ -135,6 +136,17 @@ fn another_object_of_the_same_name_inherits_nothing() {
     let known = state.known(&name("web"), "1d".parse().unwrap(), 10).unwrap();
     assert!(known.history.is_none() && known.forecast.is_none() && known.decisions.is_empty());
     assert!(state.memory(&name("web")).is_none());
+}
+
+#[test]
+fn what_is_not_known_of_the_autoscaler_now_stays_as_it_was() {
+    let state = State::in_memory(Retention::default());
+    state.note(&name("web"), &profile("1"));
+    state.note(&name("web"), &Profile { target: None, max_replicas: None, paused: true, ..profile("1") });
+    assert_eq!(state.list()[0].profile, Profile { paused: true, ..profile("1") });
+    let other = Profile { hpa: "other".to_owned(), target: None, max_replicas: None, ..profile("1") };
+    state.note(&name("web"), &other);
+    assert_eq!(state.list()[0].profile, other);
 }
 
 #[test]

@@ -55,6 +55,7 @@ fn awkward(file: &Path) {
         quantile: "0.9".parse().unwrap(),
         max_floor: Replicas(u32::MAX),
         max_replicas: Some(Replicas(u32::MAX)),
+        stands: None,
         conditions: vec![
             condition("Conflict", "True"),
             condition("Ready", "False"),

@@ -102,6 +102,7 @@ impl Record {
                 quantile: args.quantile,
                 max_floor: policy.max_floor,
                 max_replicas: Some(workload.max),
+                stands: None,
                 conditions: vec![
                     condition("Ready", true, "Simulated", "these decisions are a simulation's".to_owned()),
                     skilled,
