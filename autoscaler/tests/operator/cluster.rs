@@ -383,7 +383,8 @@ impl Store {
             Method::PATCH => {
                 let mut next = live.clone();
                 let mut body = body;
-                let managed = body["metadata"].as_object_mut().and_then(|metadata| metadata.remove("managedFields"));
+                let metadata = body.get_mut("metadata").and_then(Value::as_object_mut);
+                let managed = metadata.and_then(|metadata| metadata.remove("managedFields"));
                 if place.status {
                     body = json!({"status": body["status"]});
                 } else if let Some(body) = body.as_object_mut() {
