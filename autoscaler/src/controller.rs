@@ -296,7 +296,7 @@ async fn settle(
     for event in report::events(before.as_ref(), track.fallback, facts, decision, carried) {
         event.publish(context, scaler, &facts.hpa).await;
     }
-    track.fallback = facts.falls_back(now);
+    track.fallback = report::falls_back(facts, decision);
     tell(scaler, context, track, after, now).await
 }
 

@@ -97,24 +97,6 @@ impl Facts {
         let decided = Decided::new(now, self.wanted.policy.mode, self.minimum.original(), decision);
         Decided { replicas: self.replicas(), demand, ..decided }
     }
-
-    /// Why there is no forecast that can be used at `now`.
-    pub fn missing(&self, now: Timestamp) -> Option<Missing> {
-        match &self.expected {
-            Ok(expected) => expected.outlook.peak(now, self.wanted.policy.lead_time).err(),
-            Err(lack) => Some(lack.missing.clone()),
-        }
-    }
-
-    /// Whether something stands in for the worker or for metrics.
-    pub fn falls_back(&self, now: Timestamp) -> bool {
-        match &self.expected {
-            _ if self.paused => false,
-            Ok(expected) => expected.fallback.is_some() || self.missing(now).is_some(),
-            // Too short a history is no outage.
-            Err(lack) => !lack.fresh,
-        }
-    }
 }
 
 /// Reads everything. `expected` is kept between two tries of one decision: only the autoscaler has changed.

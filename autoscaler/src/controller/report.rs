@@ -12,7 +12,7 @@ use crate::act::told;
 use crate::crd;
 use crate::crd::status::{self, Kind, Says, holds, whole};
 use crate::crd::{LastForecast, PredictiveScaler, PredictiveScalerStatus};
-use crate::decide::{Decision, Mode, Reason};
+use crate::decide::{Decision, Missing, Mode, Reason};
 use crate::state;
 use crate::units::Replicas;
 
@@ -26,7 +26,7 @@ pub(super) fn status(
     now: Timestamp,
 ) -> PredictiveScalerStatus {
     let conditions = before.map_or(&[][..], |before| &before.conditions);
-    let says = says(before, facts, decision, carried, now);
+    let says = says(before, facts, decision, carried);
     let stands = match (carried, facts.wanted.policy.mode) {
         (Carried::Owned(_), _) => facts.minimum.floor(),
         (_, Mode::Enforce | Mode::Recommend) => decision.floor,
@@ -38,25 +38,22 @@ pub(super) fn status(
         floor: Some(stands.0),
         recommended: decision.recommended.map(|recommended| recommended.0),
         forecast: forecast(facts, decision).or_else(|| before.and_then(|before| before.forecast.clone())),
-        missing: if facts.paused { None } else { facts.missing(now).map(|missing| missing.to_string()) },
+        missing: decision.missing().map(Missing::to_string),
         reasons: decision.reasons.iter().map(Reason::to_string).collect(),
         conditions: status::conditions(conditions, &says, scaler.metadata.generation, now),
     }
 }
 
-fn says(
-    before: Option<&PredictiveScalerStatus>,
-    facts: &Facts,
-    decision: &Decision,
-    carried: &Carried,
-    now: Timestamp,
-) -> Vec<Says> {
+fn says(before: Option<&PredictiveScalerStatus>, facts: &Facts, decision: &Decision, carried: &Carried) -> Vec<Says> {
+    let missing = decision.missing().map(Missing::to_string).unwrap_or_default();
     let mut says = vec![if facts.paused {
         Says::yes(Kind::Ready, "Paused", "paused by its annotation: nothing changes")
+    } else if unusable(decision) {
+        // Only a person can mend it.
+        Says::no(Kind::Ready, "UnusableQuery", missing.clone())
     } else {
         Says::yes(Kind::Ready, "Deciding", decision.reasons.last().map(Reason::to_string).unwrap_or_default())
     }];
-    let missing = facts.missing(now).map(|missing| missing.to_string()).unwrap_or_default();
     match &facts.expected {
         _ if facts.paused => {}
         Ok(expected) => {
@@ -70,7 +67,7 @@ fn says(
                     "no model beats the plain references on this history: the floor is only recommended",
                 )
             });
-            says.push(match (missing.is_empty(), &expected.fallback) {
+            says.push(match (missing.is_empty() || unusable(decision), &expected.fallback) {
                 (true, None) => Says::yes(Kind::MetricsFresh, "Fresh", ""),
                 (true, Some(why)) => {
                     Says::yes(Kind::MetricsFresh, "Fresh", format!("forecast by the seasonal naive: {why}"))
@@ -92,8 +89,8 @@ fn says(
             Kind::Conflict,
             "FieldOwned",
             format!(
-                "`spec.minReplicas` is owned by another: {by}; set `takeOwnership: true`, or leave the field out of \
-                 the manifest"
+                "`spec.minReplicas` is owned by another: {by}; set `takeOwnership: true`, or leave the field out of a \
+                 manifest that is applied server-side"
             ),
         )),
         Carried::Moved(_) => says.push(Says::no(Kind::Conflict, "Written", "")),
@@ -104,6 +101,20 @@ fn says(
         Carried::Nothing => {}
     }
     says
+}
+
+/// Whether the demand is known, and is not what can be divided by a pod's capacity.
+fn unusable(decision: &Decision) -> bool {
+    matches!(decision.missing(), Some(Missing::Units { .. } | Missing::LooksPerPod { .. }))
+}
+
+/// Whether something stands in for the worker or for metrics. Too short a history is no outage, nor is a wrong query.
+pub(super) fn falls_back(facts: &Facts, decision: &Decision) -> bool {
+    match &facts.expected {
+        _ if facts.paused => false,
+        Ok(expected) => expected.fallback.is_some() || decision.missing().is_some() && !unusable(decision),
+        Err(lack) => !lack.fresh,
+    }
 }
 
 fn skill(skill: Option<f64>, model: &str) -> String {
@@ -180,13 +191,14 @@ pub(super) fn events(
         }),
         Carried::Owned(_) | Carried::Nothing => {}
     }
-    if !fell_back {
-        let why = match &facts.expected {
-            _ if facts.paused => None,
-            Ok(expected) => expected.fallback.as_ref().map(|why| format!("the seasonal naive forecasts: {why}")),
-            Err(lack) => (!lack.fresh).then(|| format!("the floor is held: {}", lack.missing)),
+    if !fell_back && falls_back(facts, decision) {
+        let instead_of = facts.expected.as_ref().ok().and_then(|expected| expected.fallback.as_ref());
+        let note = match (decision.missing(), instead_of) {
+            (Some(missing), _) => format!("the floor is held: {missing}"),
+            (None, Some(why)) => format!("the seasonal naive forecasts: {why}"),
+            (None, None) => String::new(),
         };
-        events.extend(why.map(|note| Event { warning: true, ..Event::new("FallbackActive", "FallBack", note) }));
+        events.push(Event { warning: true, ..Event::new("FallbackActive", "FallBack", note) });
     }
     events
 }
