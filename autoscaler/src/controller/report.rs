@@ -3,8 +3,8 @@
 use jiff::Timestamp;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::runtime::events::{Event as Published, EventType};
 use kube::Resource;
+use kube::runtime::events::{Event as Published, EventType};
 
 use super::facts::Facts;
 use super::{Carried, Context};

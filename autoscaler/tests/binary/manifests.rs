@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use autoscaler::crd::PredictiveScaler;
 use autoscaler::doctor::RIGHTS;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Namespace, Service, ServiceAccount};
@@ -232,6 +233,29 @@ fn the_arguments_are_ones_that_run_takes() {
         run(autoscaler().args(args).env("KUBECONFIG", folder.path().join("none")).env("AUTOSCALER_NAMESPACE", "x"));
     assert_eq!(ran.code, Some(2), "{ran:?}");
     assert!(ran.stderr.contains("cannot tell which cluster is meant"), "{ran:?}");
+}
+
+/// The first PredictiveScaler in a document, from its first line to a line that is no part of YAML.
+fn example(file: &str, fence: &str) -> PredictiveScaler {
+    let text = std::fs::read_to_string(crate_folder().join(file)).unwrap();
+    let from = text.find("apiVersion: autoscaler.acme.dev/v1alpha1\nkind: PredictiveScaler").unwrap();
+    serde_saphyr::from_str(text[from..].split(fence).next().unwrap()).unwrap()
+}
+
+#[test]
+fn the_examples_are_scalers_and_their_defaults_are_the_resources() {
+    let readme = example("README.md", "```");
+    let page = example("templates/list.html", "</pre>");
+    assert!(page.spec.wanted().is_ok(), "{:?}", page.spec.wanted());
+    // What the README says of a value that is not given is what it is.
+    let mut short = serde_json::to_value(&readme).unwrap();
+    short["spec"]
+        .as_object_mut()
+        .unwrap()
+        .retain(|name, _| ["hpaRef", "query", "perPodCapacity", "maxFloor"].contains(&name.as_str()));
+    let short: PredictiveScaler = serde_json::from_value(short).unwrap();
+    assert_eq!(short.spec, readme.spec);
+    assert!(readme.spec.wanted().is_ok());
 }
 
 #[test]
