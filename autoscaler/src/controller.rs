@@ -8,7 +8,6 @@ mod report;
 mod sweep;
 
 use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -385,24 +384,17 @@ pub fn after_failure(scaler: Arc<PredictiveScaler>, _: &Failed, context: Arc<Con
     let failures = context.track(&name, &scaler).failures.saturating_sub(1).min(16);
     let wait = FIRST_RETRY.saturating_mul(1 << failures).min(LAST_RETRY);
     // A hundred scalers that failed together do not come back together.
-    Action::requeue(wait.mul_f64(1.0 + share(&name) / 2.0))
+    Action::requeue(wait.mul_f64(1.0 + name.share() / 2.0))
 }
 
 /// The time until this scaler's next turn: once a step, each at a moment of its own.
 fn until_next(name: &ScalerName, step: Span, now: Timestamp) -> Duration {
     let step = f64::from(step.seconds());
     // In the first half of the step, when its newest sample is still new.
-    let turn = share(name) * step / 2.0;
+    let turn = name.share() * step / 2.0;
     let now = now.as_millisecond() as f64 / 1_000.0;
     let into = (now - turn).rem_euclid(step);
     Duration::from_secs_f64((step - into).max(0.05))
-}
-
-/// A number from 0 to 1 that is this scaler's own.
-fn share(name: &ScalerName) -> f64 {
-    let mut hasher = DefaultHasher::new();
-    name.hash(&mut hasher);
-    (hasher.finish() % 10_000) as f64 / 10_000.0
 }
 
 /// A number that ties the log lines of one reconcile together.

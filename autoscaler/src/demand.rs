@@ -4,16 +4,22 @@
 //! Asks for no more than what is new. What cannot be had is a `Lack` in words; nothing is made up in its place.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::value::{RawValue, to_raw_value};
+use tokio::sync::Semaphore;
 
 use crate::crd::Wanted;
 use crate::decide::{Missing, Outlook};
 use crate::forecast::{Forecast, Model, Wish};
 use crate::history::History;
 use crate::metrics::{Metrics, Outcome};
+use crate::naive;
 use crate::prometheus::{Prometheus, Trouble};
+use crate::protocol::{Answer, Question, Refusal, Renewal};
 use crate::span::Span;
 use crate::state::{ScalerName, State};
 use crate::supervisor::Supervisor;
@@ -27,6 +33,11 @@ const MOST_SAMPLES: u32 = 30_240;
 const OVERLAP: i64 = 5;
 /// As long as an autoscaler may take to follow demand down: the demand that it still runs pods for.
 const LATELY_SECONDS: u32 = 3_600;
+
+/// A fit is carried on for so long; then models and bands are judged anew.
+const REFITTED_AFTER: i64 = 3_600;
+/// Up to so many new scalers each waits for its first fit: a tenth of a second each.
+const CROWD: usize = 100;
 
 /// How long a forecast may wait and take.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +67,41 @@ pub struct Demands {
     pub metrics: Arc<Metrics>,
     /// How long that may take.
     pub deadlines: Deadlines,
+    /// Whoever is fitted anew.
+    fitting: Semaphore,
+    crowd: AtomicUsize,
+}
+
+/// A forecast before it has times.
+struct Made {
+    answer: Answer,
+    fallback: Option<String>,
+    outage: bool,
+}
+
+/// A fit as the state keeps it.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    query: String,
+    /// The time of the last sample that it has seen.
+    end: i64,
+    fit: Box<RawValue>,
+}
+
+impl Kept {
+    /// It, to be carried on to the end of this history; none where that end is not after its own.
+    fn renewal(&self, history: &History) -> Option<Renewal> {
+        let since = (history.end().as_second() - self.end) / i64::from(history.step.seconds());
+        let since = u32::try_from(since).ok().filter(|since| (*since as usize) < history.samples.len())?;
+        Some(Renewal { fit: self.fit.clone(), since })
+    }
+
+    /// Whether it is time to fit anew: once in a while, for each scaler at a time of its own.
+    fn is_due(&self, name: &ScalerName, history: &History) -> bool {
+        let every = REFITTED_AFTER.max(12 * i64::from(history.step.seconds()));
+        let turn = |second: i64| (second + (name.share() * every as f64) as i64).div_euclid(every);
+        turn(history.end().as_second()) != turn(self.end)
+    }
 }
 
 /// A forecast and what it was made from.
@@ -67,6 +113,8 @@ pub struct Expected {
     pub outlook: Outlook,
     /// Why the seasonal naive stood in for the worker, where it did.
     pub fallback: Option<String>,
+    /// Whether that is because something is broken.
+    pub outage: bool,
     /// The newest sample.
     pub demand: Option<f64>,
 }
@@ -83,6 +131,23 @@ pub struct Lack {
 }
 
 impl Demands {
+    /// Demands that nothing is known of yet.
+    pub fn new(
+        prometheus: Prometheus,
+        state: State,
+        supervisor: Arc<Supervisor>,
+        metrics: Arc<Metrics>,
+        deadlines: Deadlines,
+    ) -> Demands {
+        let (fitting, crowd) = (Semaphore::new(1), AtomicUsize::new(0));
+        Demands { prometheus, state, supervisor, metrics, deadlines, fitting, crowd }
+    }
+
+    /// Notes how many scalers there are.
+    pub fn crowd(&self, scalers: usize) {
+        self.crowd.store(scalers, Ordering::Relaxed);
+    }
+
     /// The forecast at `now`, or what is missing for one.
     pub async fn expected(&self, name: &ScalerName, wanted: &Wanted, now: Timestamp) -> Result<Expected, Lack> {
         let step = wanted.policy.step;
@@ -108,20 +173,59 @@ impl Demands {
         let horizon = Span::from_seconds(steps.saturating_mul(step.seconds())).unwrap_or(step);
         let wish = Wish { horizon, season: wanted.season, quantile: wanted.quantile, model: Model::Auto };
         let question = wish.question(&history).map_err(|failure| cannot(failure.message, "NotAskable"))?;
-        let Deadlines { patience, work } = self.deadlines;
-        let asked = Instant::now();
-        let made = self.supervisor.forecast(&question, patience, work).await;
-        match &made {
-            Ok(made) if made.instead_of.is_some() => self.metrics.fallback(),
-            other => self.metrics.forecast(Outcome::of(other), asked.elapsed()),
-        }
-        let made = made.map_err(|refusal| cannot(refusal.message, "NotEnoughHistory"))?;
-        let forecast = Forecast::new(&history, &wish, made.answer);
+        let made = self.forecast(name, wanted, &history, &question).await;
+        let Made { answer, fallback, outage } = made.map_err(|refusal| cannot(refusal.message, "NotEnoughHistory"))?;
+        let forecast = Forecast::new(&history, &wish, answer);
         let lately = history.samples.len().saturating_sub(LATELY_SECONDS.div_ceil(step.seconds()) as usize);
         let recent = history.samples[lately..].iter().flatten().copied().fold(f64::NAN, f64::max);
         let outlook = Outlook::of(&forecast, wanted.unit).with_recent(recent);
         let demand = history.samples.last().copied().flatten();
-        Ok(Expected { forecast, outlook, fallback: made.instead_of, demand })
+        Ok(Expected { forecast, outlook, fallback, outage, demand })
+    }
+
+    /// Carries the last fit on where it is young enough, and fits anew where it is not, in turn. Where so many are new
+    /// that their turn would come too late, the seasonal naive forecasts until it comes.
+    async fn forecast(
+        &self,
+        name: &ScalerName,
+        wanted: &Wanted,
+        history: &History,
+        question: &Question,
+    ) -> Result<Made, Refusal> {
+        let kept: Option<Kept> = self.state.fit(name).and_then(|text| serde_json::from_str(&text).ok());
+        let kept = kept.filter(|kept| kept.query == wanted.query);
+        let renewal = kept.and_then(|kept| kept.renewal(history).map(|renewal| (renewal, kept.is_due(name, history))));
+        // Held until this forecast is there.
+        let turn = match &renewal {
+            Some((_, false)) => None,
+            Some((_, true)) => self.fitting.try_acquire().ok(),
+            None if self.crowd.load(Ordering::Relaxed) > CROWD => match self.fitting.try_acquire() {
+                Ok(turn) => Some(turn),
+                Err(_) => {
+                    let answer = naive::answer(question)?;
+                    let why = "others are fitted first".to_owned();
+                    return Ok(Made { answer, fallback: Some(why), outage: false });
+                }
+            },
+            None => self.fitting.acquire().await.ok(),
+        };
+        let renewal = renewal.filter(|_| turn.is_none()).map(|(renewal, _)| renewal);
+        let Deadlines { patience, work } = self.deadlines;
+        let asked = Instant::now();
+        let made = self.supervisor.forecast(question, renewal.as_ref(), patience, work).await;
+        match &made {
+            Ok(made) if made.instead_of.is_some() => self.metrics.fallback(),
+            other => self.metrics.forecast(Outcome::of(other), asked.elapsed()),
+        }
+        let made = made?;
+        let mut answer = made.answer;
+        if let Some(fit) = answer.fit.take().and_then(|fit| to_raw_value(&fit).ok()) {
+            let kept = Kept { query: wanted.query.clone(), end: history.end().as_second(), fit };
+            if let Ok(text) = serde_json::to_string(&kept) {
+                self.state.remember_fit(name, &text);
+            }
+        }
+        Ok(Made { answer, outage: made.instead_of.is_some(), fallback: made.instead_of })
     }
 
     /// The demand until now: what is remembered, and what is new.

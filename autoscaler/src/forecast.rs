@@ -287,6 +287,7 @@ pub(crate) mod tests_support {
             }],
             missing: vec![Missing { model: "weekly-naive".to_owned(), needs: 2304, has: 4 }],
             notes: vec!["a note".to_owned()],
+            fit: None,
             seconds: 0.1,
         };
         let wish = Wish { horizon: history.step, season: history.step, quantile: Quantile(0.9), model: Model::Auto };

@@ -47,6 +47,7 @@ pub fn answer(question: &Question) -> Result<Answer, Refusal> {
         scores: judged.scores,
         missing: judged.missing,
         notes,
+        fit: None,
         seconds: 0.0,
     })
 }

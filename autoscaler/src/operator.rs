@@ -180,6 +180,7 @@ async fn watch(
             Ok(Event::Apply(scaler)) => {
                 show(context, &scaler);
                 if seen.is_new(&scaler) {
+                    context.demands.crowd(context.scalers.state().len());
                     feed.give(&scaler);
                 }
             }
@@ -225,6 +226,7 @@ fn synced(scalers: &Store<PredictiveScaler>, context: &Context, feed: &Feed, see
         })
         .collect();
     context.demands.state.keep_only(&names);
+    context.demands.crowd(names.len());
     tracing::info!(scalers = names.len(), "cache synced");
 }
 

@@ -9,6 +9,7 @@ mod parts;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -36,6 +37,13 @@ impl ScalerName {
     /// A name in a namespace.
     pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> ScalerName {
         ScalerName { namespace: namespace.into(), name: name.into() }
+    }
+
+    /// A number from 0 to 1 that is this scaler's own, to have its turn by.
+    pub fn share(&self) -> f64 {
+        let mut hasher = DefaultHasher::new();
+        self.hash(&mut hasher);
+        (hasher.finish() % 10_000) as f64 / 10_000.0
     }
 }
 
@@ -413,6 +421,24 @@ impl State {
                 .optional()
         });
         json("the forecast", text??.as_deref())
+    }
+
+    /// Remembers what carries a forecast on, as whoever reads it again wrote it.
+    pub fn remember_fit(&self, name: &ScalerName, fit: &str) {
+        self.write("the fit", |db, _| {
+            let series = series(db, name)?;
+            db.prepare_cached("UPDATE scaler SET fit = ?2 WHERE id = ?1")?.execute(params![series.id, fit])?;
+            Ok(())
+        });
+    }
+
+    /// What carries a forecast on.
+    pub fn fit(&self, name: &ScalerName) -> Option<String> {
+        self.read("the fit", |db| {
+            db.prepare_cached("SELECT fit FROM scaler WHERE namespace = ?1 AND name = ?2")?
+                .query_row(params![name.namespace, name.name], |row| row.get::<_, Option<String>>(0))
+                .optional()
+        })??
     }
 
     /// Remembers a decision and what the next one has to know.

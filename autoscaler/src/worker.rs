@@ -18,7 +18,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::failure::{Failure, Kind};
 use crate::home::PYTHON_VARIABLE;
-use crate::protocol::{self, Answer, Backtest, Hello, Message, Question, Refusal, Report, Request, Rolled, Rolling};
+use crate::protocol::{
+    self, Answer, Backtest, Hello, Message, Question, Refusal, Renewal, Report, Request, Rolled, Rolling,
+};
 
 // The longest forecast is some 250 kB; a worker that writes more without a line's end is not ours.
 const LONGEST_LINE: u64 = 16 << 20;
@@ -305,7 +307,17 @@ impl Worker {
 
     /// Asks for a forecast, and waits until the deadline.
     pub async fn ask(&mut self, question: &Question, within: Duration) -> Result<Answer, WorkerError> {
-        let request = |id, deadline_ms| Request::Forecast { id, deadline_ms, question };
+        self.renew(question, None, within).await
+    }
+
+    /// Asks for a forecast that carries an earlier one's fit on, and waits until the deadline.
+    pub async fn renew(
+        &mut self,
+        question: &Question,
+        renewal: Option<&Renewal>,
+        within: Duration,
+    ) -> Result<Answer, WorkerError> {
+        let request = |id, deadline_ms| Request::Forecast { id, deadline_ms, question, renewal };
         match self.exchange(request, within).await? {
             (id, Message::Forecast(reply)) if reply.id == id => {
                 let answer = reply.answer;

@@ -146,7 +146,7 @@ pub(super) async fn run(args: RunArgs) -> Result<(), Failure> {
         let _ = ended.wait_for(|ended| *ended).await;
     }));
     let deadlines = Deadlines { patience: seconds(args.forecast_patience), work: seconds(args.forecast_deadline) };
-    let demands = Demands { prometheus, state, supervisor: Arc::clone(&supervisor), metrics, deadlines };
+    let demands = Demands::new(prometheus, state, Arc::clone(&supervisor), metrics, deadlines);
     let operator = Operator::new(client, settings, demands, readiness, Arc::new(Timestamp::now));
     let served = tokio::select! {
         () = operator.run(signals.first()) => {

@@ -112,7 +112,7 @@ fn unusable(decision: &Decision) -> bool {
 pub(super) fn falls_back(facts: &Facts, decision: &Decision) -> bool {
     match &facts.expected {
         _ if facts.paused => false,
-        Ok(expected) => expected.fallback.is_some() || decision.missing().is_some() && !unusable(decision),
+        Ok(expected) => expected.outage || decision.missing().is_some() && !unusable(decision),
         Err(lack) => !lack.fresh,
     }
 }

@@ -10,7 +10,8 @@ use rusqlite::{Connection, ErrorCode};
 const APPLICATION: i32 = 0x4153_636c;
 
 /// One text per version, each from the version before. Never edited once it was in a release.
-pub(super) const MIGRATIONS: &[&str] = &["
+pub(super) const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE scaler (
         id INTEGER PRIMARY KEY,
         namespace TEXT NOT NULL,
@@ -47,7 +48,11 @@ pub(super) const MIGRATIONS: &[&str] = &["
         stands_out INTEGER NOT NULL,
         PRIMARY KEY (scaler, seq)
     ) STRICT, WITHOUT ROWID;
-"];
+",
+    "
+    ALTER TABLE scaler ADD COLUMN fit TEXT;
+",
+];
 
 /// Why a file was not opened.
 #[derive(Debug)]

@@ -25,7 +25,7 @@ const TIMES: Times = Times {
 };
 
 /// A day in which it has just become busy, in real time.
-fn busy_now() -> Load {
+pub(crate) fn busy_now() -> Load {
     let now = Timestamp::now().as_second();
     Arc::new(move |_, second| {
         let noise = ((second / 300) as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) % 1_000;
@@ -40,7 +40,7 @@ async fn world() -> (Cluster, Mock) {
     (cluster, Mock::start(busy_now()).await)
 }
 
-fn workload(cluster: &Cluster, name: &str) {
+pub(crate) fn workload(cluster: &Cluster, name: &str) {
     cluster.create_hpa("shop", name, None, 50);
     cluster.create_scaler("shop", name, with(json!({"hpaRef": {"name": name}})));
 }
@@ -56,7 +56,7 @@ async fn replica(cluster: &Cluster, prometheus: &Mock, name: &str) -> (Door, Joi
     (door, tokio::spawn(operator.run(std::future::pending())), readiness)
 }
 
-async fn within(seconds: u64, what: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) async fn within(seconds: u64, what: &str, mut holds: impl FnMut() -> bool) {
     let began = Instant::now();
     while began.elapsed() < Duration::from_secs(seconds) {
         if holds() {
@@ -173,9 +173,9 @@ async fn an_expired_floor_is_swept_by_the_leader() {
 }
 
 /// The binary, in a folder of its own.
-struct Process {
-    child: Child,
-    log: std::path::PathBuf,
+pub(crate) struct Process {
+    pub(crate) child: Child,
+    pub(crate) log: std::path::PathBuf,
 }
 
 impl Process {

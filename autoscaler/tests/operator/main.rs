@@ -9,3 +9,4 @@ mod rig;
 #[path = "../binary/support.rs"]
 #[allow(dead_code, reason = "shared with the tests of the other commands")]
 mod support;
+mod thousand;

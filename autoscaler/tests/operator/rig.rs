@@ -69,13 +69,13 @@ pub(crate) fn worker(python: PathBuf, home: PathBuf) -> Arc<Supervisor> {
 /// What an operator forecasts with.
 pub(crate) fn demands(prometheus: &Mock, supervisor: Arc<Supervisor>, within: Duration) -> Demands {
     let settings = Settings { url: prometheus.url().parse().unwrap(), token_file: None, at_a_time: 4, within };
-    Demands {
-        prometheus: Prometheus::new(settings).unwrap(),
-        state: State::in_memory(Retention::default()),
+    Demands::new(
+        Prometheus::new(settings).unwrap(),
+        State::in_memory(Retention::default()),
         supervisor,
-        metrics: Arc::new(Metrics::of_operator(None)),
-        deadlines: Deadlines { patience: Duration::from_secs(5), work: Duration::from_secs(20) },
-    }
+        Arc::new(Metrics::of_operator(None)),
+        Deadlines { patience: Duration::from_secs(5), work: Duration::from_secs(20) },
+    )
 }
 
 /// An operator without its loop: every reconcile is called by the test.
