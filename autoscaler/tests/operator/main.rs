@@ -6,6 +6,7 @@ mod floors;
 mod lead;
 mod prometheus;
 mod rig;
+mod story;
 #[path = "../binary/support.rs"]
 #[allow(dead_code, reason = "shared with the tests of the other commands")]
 mod support;
