@@ -159,7 +159,8 @@ impl Context {
 /// Decides for one scaler, once, and says when to come again.
 pub async fn reconcile(scaler: Arc<PredictiveScaler>, context: Arc<Context>) -> Result<Action, Failed> {
     let (namespace, object) = scaler.place();
-    let span = tracing::info_span!("reconcile", namespace, name = object, id = %id());
+    // Not `name`: in JSON that is the name of the span.
+    let span = tracing::info_span!("reconcile", namespace, scaler = object, id = %id());
     let name = ScalerName::new(namespace, object);
     async move {
         let mut track = context.track(&name, &scaler);

@@ -34,13 +34,13 @@ fn busy_now() -> Load {
     })
 }
 
-async fn world() -> (Cluster, Mock) {
+pub(crate) async fn world() -> (Cluster, Mock) {
     let cluster = Cluster::new();
     workload(&cluster, "web");
     (cluster, Mock::start(busy_now()).await)
 }
 
-fn workload(cluster: &Cluster, name: &str) {
+pub(crate) fn workload(cluster: &Cluster, name: &str) {
     cluster.create_hpa("shop", name, None, 50);
     cluster.create_scaler("shop", name, with(json!({"hpaRef": {"name": name}})));
 }
@@ -56,7 +56,7 @@ async fn replica(cluster: &Cluster, prometheus: &Mock, name: &str) -> (Door, Joi
     (door, tokio::spawn(operator.run(std::future::pending())), readiness)
 }
 
-async fn within(seconds: u64, what: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) async fn within(seconds: u64, what: &str, mut holds: impl FnMut() -> bool) {
     let began = Instant::now();
     while began.elapsed() < Duration::from_secs(seconds) {
         if holds() {
