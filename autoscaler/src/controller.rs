@@ -314,7 +314,7 @@ async fn stand_by(
     let mut after = track.status.clone().unwrap_or_default();
     let says = [Says::no(Kind::Ready, blocked.word(), blocked.to_string())];
     after.observed_generation = scaler.metadata.generation;
-    after.updated = Some(status::whole(now)).map(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time);
+    after.updated = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(status::whole(now)));
     after.conditions = status::conditions(&after.conditions, &says, scaler.metadata.generation, now);
     after.reasons.clear();
     tell(scaler, context, track, after, now).await?;
