@@ -158,7 +158,8 @@ impl Context {
 /// Decides for one scaler, once, and says when to come again.
 pub async fn reconcile(scaler: Arc<PredictiveScaler>, context: Arc<Context>) -> Result<Action, Failed> {
     let (namespace, object) = scaler.place();
-    let span = tracing::info_span!("reconcile", namespace, name = object, id = %id());
+    // Not `name`: in JSON that is the name of the span.
+    let span = tracing::info_span!("reconcile", namespace, scaler = object, id = %id());
     let name = ScalerName::new(namespace, object);
     async move {
         let mut track = context.track(&name, &scaler);
@@ -312,7 +313,7 @@ async fn stand_by(
     let mut after = track.status.clone().unwrap_or_default();
     let says = [Says::no(Kind::Ready, blocked.word(), blocked.to_string())];
     after.observed_generation = scaler.metadata.generation;
-    after.updated = Some(status::whole(now)).map(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time);
+    after.updated = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(status::whole(now)));
     after.conditions = status::conditions(&after.conditions, &says, scaler.metadata.generation, now);
     after.reasons.clear();
     tell(scaler, context, track, after, now).await?;

@@ -1,10 +1,11 @@
-//! A predictive autoscaler: the parts that its binary, its tests and the operator to come are made of.
+//! A predictive autoscaler: the parts that its binary and its tests are made of.
 //!
-//! `history`, `forecast`, `backtest`, `protocol`, `chart`, `plot`, `print` and `span` are pure, and so is all that decides:
+//! `history`, `forecast`, `backtest`, `protocol`, `chart`, `levels`, `plot`, `print` and `span` are pure, and so is all that decides:
 //! `decide`, `minimum`, `naive`, `units`, and `simulate` with its `hpa` and made-up `load`. `worker` runs one Python process,
 //! `supervisor` keeps one alive. `crd` is the resource of the cluster, `prometheus` and `demand` know its workloads' demand,
-//! `controller` decides for them, `act` alone writes, `lease` says who may, and `operator` runs it all. `server`, `page` and
-//! `metrics` show what comes out, `cli` puts it all together.
+//! `controller` decides for them, `act` alone writes, `lease` says who may, and `operator` runs it all. `state` remembers what can be
+//! lost; `server`, `page`, `metrics` and `readiness` show what comes out; `doctor` says what is missing; `cli` puts it all
+//! together.
 
 pub mod act;
 pub mod backtest;

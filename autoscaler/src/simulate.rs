@@ -306,7 +306,7 @@ impl Side {
             self.ready = self.ready.plus(pods);
             self.starting.pop_front();
         }
-        if clock % hpa::PERIOD == 0 {
+        if clock.is_multiple_of(hpa::PERIOD) {
             let running = self.running();
             let wanted = self.hpa.sync(clock, min, demand, running);
             self.scale(wanted, clock + workload.start_delay.0);

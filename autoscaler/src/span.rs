@@ -24,7 +24,7 @@ impl Span {
 
     /// How many of `step` make up this span; none when they do not fit evenly.
     pub fn steps(self, step: Span) -> Option<u32> {
-        (self.0 % step.0 == 0).then_some(self.0 / step.0)
+        self.0.is_multiple_of(step.0).then_some(self.0 / step.0)
     }
 }
 

@@ -12,6 +12,7 @@ use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, params};
@@ -23,6 +24,9 @@ use crate::history::History;
 use crate::span::Span;
 use crate::units::{Replicas, Unit};
 use parts::{Grid, Part};
+
+/// So long after the last failure the state counts as kept again.
+const CALM: Duration = Duration::from_secs(600);
 
 /// A PredictiveScaler's place in the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -221,7 +225,7 @@ pub enum Health {
     Kept,
     /// In memory: no file was wanted, or none can be used, for this reason.
     InMemory(Option<String>),
-    /// It could not be written the last time, for this reason.
+    /// It could not always be written in the last minutes, for this reason.
     Unwritten(String),
 }
 
@@ -263,8 +267,8 @@ struct Seat {
     retention: Retention,
     /// Why it is in memory although a file was wanted.
     without: Option<String>,
-    /// Why the last write failed.
-    unwritten: Option<String>,
+    /// Why a write failed, and when one did the last time.
+    unwritten: Option<(String, Instant)>,
     failures: u64,
 }
 
@@ -318,7 +322,7 @@ impl State {
     pub fn health(&self) -> Health {
         let seat = self.seat();
         match (&seat.unwritten, &seat.path) {
-            (Some(cause), _) => Health::Unwritten(cause.clone()),
+            (Some((cause, _)), _) => Health::Unwritten(cause.clone()),
             (None, Some(_)) => Health::Kept,
             (None, None) => Health::InMemory(seat.without.clone()),
         }
@@ -593,7 +597,9 @@ impl State {
         let first = whole(&mut seat.connection);
         match seat.mended(first, whole) {
             Ok(()) => {
-                if seat.unwritten.take().is_some() {
+                // On a disk that is nearly full small writes pass where large ones fail.
+                if seat.unwritten.as_ref().is_some_and(|(_, last)| last.elapsed() >= CALM) {
+                    seat.unwritten = None;
                     tracing::info!("the state is written again");
                 }
             }
@@ -601,10 +607,10 @@ impl State {
                 seat.failures += 1;
                 let cause = cause.to_string();
                 // Once for each cause, not once for each scaler and step.
-                if seat.unwritten.as_ref() != Some(&cause) {
+                if seat.unwritten.as_ref().is_none_or(|(before, _)| *before != cause) {
                     tracing::warn!(cause, "cannot write {what} to the state: going on without");
                 }
-                seat.unwritten = Some(cause);
+                seat.unwritten = Some((cause, Instant::now()));
             }
         }
     }

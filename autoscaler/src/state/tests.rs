@@ -382,7 +382,8 @@ fn on_a_full_disk(folder: &Path) {
     state.remember_decision(&name("web"), &decided, &memory);
     std::fs::remove_file(folder.join("other")).unwrap();
     state.remember_decision(&name("web"), &decided, &memory);
-    assert_eq!(state.health(), Health::Kept);
+    // Not for a while: that one write has passed says little of the next.
+    assert!(matches!(state.health(), Health::Unwritten(_)));
     drop(state);
     let again = State::open(&path, Retention::default());
     assert_eq!(again.health(), Health::Kept);

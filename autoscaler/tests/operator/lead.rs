@@ -34,7 +34,7 @@ pub(crate) fn busy_now() -> Load {
     })
 }
 
-async fn world() -> (Cluster, Mock) {
+pub(crate) async fn world() -> (Cluster, Mock) {
     let cluster = Cluster::new();
     workload(&cluster, "web");
     (cluster, Mock::start(busy_now()).await)

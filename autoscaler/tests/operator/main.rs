@@ -4,6 +4,7 @@ mod cluster;
 mod faults;
 mod floors;
 mod lead;
+mod pages;
 mod prometheus;
 mod rig;
 mod story;
