@@ -389,3 +389,43 @@ fn on_a_full_disk(folder: &Path) {
     assert_eq!(again.health(), Health::Kept);
     assert!(again.known(&name("web"), step(), 9).unwrap().decisions.len() >= 2);
 }
+
+/// Numbers for a person: `cargo test -p autoscaler --lib -- --ignored --nocapture a_cycle_of_a_thousand`.
+#[test]
+#[ignore = "a measurement"]
+fn a_cycle_of_a_thousand_scalers_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.db");
+    let state = State::open(&path, Retention::default());
+    let names: Vec<ScalerName> = (0..1_000).map(|index| name(&format!("web-{index:04}"))).collect();
+    let fortnight: Vec<f64> = (0..4_320).map(f64::from).collect();
+    let past = history(0, &fortnight);
+    let forecast = flat(&past, 5, 300.0);
+    let began = Instant::now();
+    for name in &names {
+        state.note(name, &profile("1"));
+        state.remember_samples(name, "q", &past);
+    }
+    println!("first samples: {:?}", began.elapsed());
+    for cycle in 0..3 {
+        let began = Instant::now();
+        let mut memory = None;
+        for name in &names {
+            let known = state.samples(name, "q", step()).unwrap();
+            assert!(known.samples.len() >= 4_320);
+            state.remember_samples(name, "q", &history(4_315 + cycle, &[1.0; 6]));
+            let (decided, next) = decided(4_320 + cycle, Some(300.0), None);
+            state.remember_decision(name, &decided, &next);
+            state.remember_forecast(name, &forecast);
+            state.note(name, &profile("1"));
+            memory = Some(next);
+        }
+        assert!(memory.is_some());
+        println!("cycle {cycle}: {:?}", began.elapsed());
+    }
+    let began = Instant::now();
+    assert_eq!(state.list().len(), 1_000);
+    println!("the list: {:?}", began.elapsed());
+    assert_eq!(state.health(), Health::Kept);
+    println!("the file: {} KiB", std::fs::metadata(path).unwrap().len() >> 10);
+}
