@@ -4,6 +4,7 @@
 //! read once, by `wanted`, which says every problem at once. Pure.
 
 #![allow(unreachable_pub, reason = "the derive repeats each type in a module of its own")]
+#![allow(clippy::duplicated_attributes, reason = "two columns may be of one type")]
 #![allow(clippy::duplicated_attributes, reason = "several columns are of one type")]
 
 pub mod profile;
