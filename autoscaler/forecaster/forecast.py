@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from forecaster import backtest
+from forecaster import fit as carried
 from forecaster.backtest import Band, Outcome
 from forecaster.errors import Refusal
 from forecaster.models import FlatMean, Harmonic, HoltWinters, LastValue, Model, SeasonalNaive
@@ -37,6 +38,14 @@ class Question:
     horizon: int
     quantile: float
     model: str = "auto"
+    # What an earlier answer left, and how many samples have come since; where it does not fit, all is done anew.
+    fit: dict | None = None
+    since: int = 0
+
+    @property
+    def shape(self) -> list[float]:
+        """What a fit has to have been made for."""
+        return [self.step_seconds, self.season, self.horizon, self.quantile]
 
 
 @dataclass
@@ -59,6 +68,7 @@ class Answer:
     scores: list[dict] = field(default_factory=list)
     missing: list[dict] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    fit: dict | None = None
 
 
 @dataclass(frozen=True)
@@ -110,6 +120,9 @@ def answer(question: Question, pause: Callable[[], None] = lambda: None) -> Answ
     horizon, has = question.horizon, len(series)
 
     every = models_for(question.step_seconds, question.season)
+    named = {model.name: model for model in every}
+    if question.fit is not None and carried.fits(question.fit, question.shape, question.since, named, series):
+        return renewed(question, series, named)
     if question.model not in ("auto", *(model.name for model in every)):
         raise Refusal("bad-request", f"model `{question.model}` does not fit a season of {question.season} samples")
     enough, missing = [], []
@@ -156,10 +169,17 @@ def answer(question: Question, pause: Callable[[], None] = lambda: None) -> Answ
     members, pooled = verdict.members, verdict.pooled
 
     by_name = {model.name: model for model in enough}
-    now = np.array([has])
     pause()
-    mean = np.mean([by_name[name].forecasts(series, now, horizon)[0] for name in members], axis=0)
-    mean, lower, upper = verdict.band.lines(mean, lowest=series.values.min())
+    about = {
+        "skilled": verdict.skilled,
+        "skill": verdict.skill,
+        "skill_flat": verdict.skill_flat,
+        "backtests": len(at),
+        "scores": verdict.scores,
+        "missing": missing,
+    }
+    fit = carried.remembered(question.shape, about, verdict.band, [by_name[name] for name in members], series)
+    mean, lower, upper = carried.lines(fit, by_name, series, 0, horizon)
     if not all(np.isfinite(each).all() for each in (mean, lower, upper)):
         raise Refusal("model-failed", "the forecast is not finite", "the values of the history may be too large")
 
@@ -187,7 +207,32 @@ def answer(question: Question, pause: Callable[[], None] = lambda: None) -> Answ
         scores=verdict.scores,
         missing=missing,
         notes=notes,
+        fit=fit,
     )
+
+
+def renewed(question: Question, series: Series, models: dict[str, Model]) -> Answer:
+    """The forecast that an earlier one's fit makes of the samples that have come since."""
+    fit = question.fit
+    try:
+        mean, lower, upper = carried.lines(fit, models, series, question.since, question.horizon)
+        verdict, members = fit["verdict"], list(fit["models"])
+        if len(mean) != question.horizon or not all(np.isfinite(each).all() for each in (mean, lower, upper)):
+            raise ValueError("the forecast is not finite")
+        return Answer(
+            model=members[0] if len(members) == 1 else "mean",
+            members=members,
+            band="proportional" if fit["band"]["proportional"] else "additive",
+            samples=len(series),
+            interpolated=series.interpolated,
+            borrowed=series.borrowed,
+            mean=mean.tolist(),
+            lower=lower.tolist(),
+            upper=upper.tolist(),
+            **verdict,
+        )
+    except (KeyError, TypeError, ValueError, IndexError) as cause:
+        raise carried.refused(cause) from cause
 
 
 def against(mae: float, outcomes: dict[str, Outcome]) -> tuple[float | None, float | None]:

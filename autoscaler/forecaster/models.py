@@ -1,7 +1,8 @@
 """The models: each maps a history and a list of origins to one forecast per origin.
 
-`forecasts(series, origins, horizon)` may look only at samples before each origin. The backtest and the real forecast
-call the same method, the latter with the end of the history as its one origin, so what is scored is what is used.
+`forecasts(series, origins, horizon)` may look only at samples before each origin. A real forecast is that of the end of
+the history; what `fit` finds there and `ahead` makes of it is the same, and can be carried on over the samples that come
+later. So what is scored is what is used.
 """
 
 import warnings
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from statsmodels.tsa.holtwinters import ExponentialSmoothing
+from statsmodels.tsa.holtwinters import ExponentialSmoothing, HoltWintersResults
 
 from forecaster.series import Series
 
@@ -19,6 +20,7 @@ HARMONICS = 6
 WEEKLY_HARMONICS = 24
 # Coefficients move slowly: refitting this often in a backtest changes nothing but its cost.
 REFITS = 16
+SMOOTHING = ("smoothing_level", "smoothing_trend", "smoothing_seasonal", "damping_trend")
 
 
 class Model(Protocol):
@@ -30,9 +32,25 @@ class Model(Protocol):
     def forecasts(self, series: Series, origins: np.ndarray, horizon: int) -> np.ndarray:
         """One row of `horizon` values per origin."""
 
+    def fit(self, series: Series) -> dict:
+        """What the end of a history leaves to forecast by, as JSON has it; empty where the samples themselves do."""
+
+    def ahead(self, fit: dict, series: Series, since: int, horizon: int) -> np.ndarray:
+        """The forecast from the end of a history, by a fit that was made `since` samples before that end."""
+
+
+class Repeats:
+    """A model without anything to fit: its samples are all there is."""
+
+    def fit(self, series: Series) -> dict:
+        return {}
+
+    def ahead(self, fit: dict, series: Series, since: int, horizon: int) -> np.ndarray:
+        return self.forecasts(series, np.array([len(series)]), horizon)[0]
+
 
 @dataclass(frozen=True)
-class LastValue:
+class LastValue(Repeats):
     """Everything stays as it is: what a reactive autoscaler assumes."""
 
     name: str = "last-value"
@@ -43,7 +61,7 @@ class LastValue:
 
 
 @dataclass(frozen=True)
-class FlatMean:
+class FlatMean(Repeats):
     """The mean of the season so far: what to expect of noise."""
 
     season: int
@@ -59,7 +77,7 @@ class FlatMean:
 
 
 @dataclass(frozen=True)
-class SeasonalNaive:
+class SeasonalNaive(Repeats):
     """The same time one period ago: the model that every other one has to beat."""
 
     name: str
@@ -91,6 +109,35 @@ class HoltWinters:
 
     def forecasts(self, series: Series, origins: np.ndarray, horizon: int) -> np.ndarray:
         first, last = int(origins[0]), int(origins[-1])
+        params, states = self.smooth(series, first, last)
+        damping = np.cumsum(params["damping_trend"] ** np.arange(1, horizon + 1))
+        at = origins - 1
+        season = states.season[at[:, None] - self.season + 1 + np.arange(horizon)[None, :] % self.season]
+        return states.level[at][:, None] + states.trend[at][:, None] * damping[None, :] + season
+
+    def fit(self, series: Series) -> dict:
+        params, states = self.smooth(series, len(series), len(series))
+        return {
+            "smoothing": [float(params[name]) for name in SMOOTHING],
+            "level": float(states.level[-1]),
+            "trend": float(states.trend[-1]),
+            "season": states.season[-self.season :].tolist(),
+        }
+
+    def ahead(self, fit: dict, series: Series, since: int, horizon: int) -> np.ndarray:
+        alpha, beta, gamma, phi = fit["smoothing"]
+        level, trend, season = fit["level"], fit["trend"], list(fit["season"])
+        for value in series.values[len(series) - since :].tolist():
+            # Where the last sample said that this one would be, without its season.
+            expected, seasonal = level + phi * trend, season[0]
+            level, before = alpha * (value - seasonal) + (1 - alpha) * expected, level
+            trend = beta * (level - before) + (1 - beta) * phi * trend
+            season = [*season[1:], gamma * (value - expected) + (1 - gamma) * seasonal]
+        damping = np.cumsum(phi ** np.arange(1, horizon + 1))
+        return level + trend * damping + np.array(season)[np.arange(horizon) % self.season]
+
+    def smooth(self, series: Series, first: int, last: int) -> tuple[dict, HoltWintersResults]:
+        """The parameters by the samples before `first`, and the states at each before `last`."""
         shape = {"trend": "add", "damped_trend": True, "seasonal": "add", "seasonal_periods": self.season}
         with warnings.catch_warnings():
             # "Did not converge" is the backtest's to judge: it scores what came out.
@@ -99,6 +146,8 @@ class HoltWinters:
                 series.values[:first], initialization_method="heuristic", **shape
             ).fit(use_brute=False)
             params = fitted.params
+            if first == last:
+                return params, fitted
             states = ExponentialSmoothing(
                 series.values[:last],
                 initialization_method="known",
@@ -113,10 +162,7 @@ class HoltWinters:
                 damping_trend=params["damping_trend"],
                 optimized=False,
             )
-        damping = np.cumsum(params["damping_trend"] ** np.arange(1, horizon + 1))
-        at = origins - 1
-        season = states.season[at[:, None] - self.season + 1 + np.arange(horizon)[None, :] % self.season]
-        return states.level[at][:, None] + states.trend[at][:, None] * damping[None, :] + season
+        return params, states
 
 
 @dataclass(frozen=True)
@@ -135,7 +181,7 @@ class Harmonic:
         return 2 * self.season
 
     def forecasts(self, series: Series, origins: np.ndarray, horizon: int) -> np.ndarray:
-        waves = self.waves(int(origins[-1]) + horizon)
+        waves = self.waves(np.arange(int(origins[-1]) + horizon))
         rows = np.empty((len(origins), horizon))
         pace = max(1, (int(origins[-1]) - int(origins[0])) // REFITS)
         fitted_at = None
@@ -149,10 +195,24 @@ class Harmonic:
             rows[row] += last * fading ** np.arange(1, horizon + 1)
         return rows
 
-    def waves(self, length: int) -> np.ndarray:
-        """Columns: one, trend, the waves of the day, the waves of the week."""
-        at = np.arange(length)
-        columns = [np.ones(length), at / (7 * self.season)]
+    def fit(self, series: Series) -> dict:
+        has = len(series)
+        waves = self.waves(np.arange(has))
+        columns = self.columns(has, waves.shape[1])
+        coefficients, fading = regress(waves[:, columns], series.values, series.observed)
+        return {"coefficients": coefficients.tolist(), "fading": fading, "samples": has}
+
+    def ahead(self, fit: dict, series: Series, since: int, horizon: int) -> np.ndarray:
+        # Times count from the first sample that the fit saw, which the history may have lost by now.
+        end = fit["samples"] + since
+        coefficients = np.array(fit["coefficients"])
+        lines = self.waves(np.arange(end - 1, end + horizon))[:, : len(coefficients)] @ coefficients
+        last = series.values[-1] - lines[0]
+        return lines[1:] + last * fit["fading"] ** np.arange(1, horizon + 1)
+
+    def waves(self, at: np.ndarray) -> np.ndarray:
+        """Columns at these times: one, trend, the waves of the day, the waves of the week."""
+        columns = [np.ones(len(at)), at / (7 * self.season)]
         periods = [self.season / k for k in range(1, min(HARMONICS, (self.season - 1) // 2) + 1)]
         if self.week is not None:
             ratio = self.week / self.season

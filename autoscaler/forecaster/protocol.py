@@ -5,7 +5,7 @@ Pure: text in, values out. A change that an old reader would misread raises `VER
 
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from forecaster.errors import Refusal
@@ -82,7 +82,10 @@ def request_id(message: dict[str, Any]) -> int:
 
 def question(message: dict[str, Any]) -> Question:
     """The forecast that a request asks for."""
-    return asked(message, integer(message, "horizon", 1, MAX_HORIZON))
+    asks = asked(message, integer(message, "horizon", 1, MAX_HORIZON))
+    if message.get("fit") is None:
+        return asks
+    return replace(asks, fit=message["fit"], since=integer(message, "since", 0, MAX_SAMPLES))
 
 
 def leads(message: dict[str, Any]) -> tuple[Question, list[int]]:

@@ -47,12 +47,18 @@ pub struct Chart {
     pub mean: String,
     /// The outline of the band.
     pub band: String,
-    /// Where the forecast begins.
+    /// The path of the demands that floors were made of.
+    pub asked: String,
+    /// Where the newest sample is.
     pub now: f64,
     /// Marks on the time axis.
     pub times: Vec<Mark>,
     /// Marks on the value axis.
     pub values: Vec<Mark>,
+    /// The time at its left edge, in Unix seconds.
+    pub from: i64,
+    /// And at its right one.
+    pub to: i64,
 }
 
 /// A mark on an axis.
@@ -67,16 +73,28 @@ pub struct Mark {
 }
 
 impl Chart {
-    /// Draws the end of a history and its forecast.
-    pub fn new(history: &History, forecast: &Forecast, frame: Frame) -> Chart {
-        let count = history.samples.len();
-        let first = count.saturating_sub(frame.past);
-        let last = count - 1 + forecast.points.len();
+    /// Draws the end of a history, its forecast where there is one, and what was `asked` for: times and demands that
+    /// floors were made of.
+    pub fn new(history: &History, forecast: Option<&Forecast>, asked: &[(i64, f64)], frame: Frame) -> Chart {
+        let points = forecast.map_or(&[][..], |forecast| &forecast.points);
+        let first = history.samples.len().saturating_sub(frame.past);
+        let from = history.time(first).as_second();
+        let newest = history.end().as_second();
+        let to = points.last().map_or(newest, |point| point.time.as_second().max(newest));
         let (right, bottom) = (frame.width - RIGHT, frame.height - BOTTOM);
-        let x = |index: f64| LEFT + (index - first as f64) / ((last - first).max(1) as f64) * (right - LEFT);
+        let x = |second: i64| LEFT + (second - from) as f64 / (to - from).max(1) as f64 * (right - LEFT);
 
-        let shown = || history.samples[first..].iter().flatten().copied();
-        let values = || shown().chain(forecast.points.iter().flat_map(|point| [point.lower, point.upper]));
+        let shown = &history.samples[first..];
+        let asked: Vec<(i64, f64)> = asked
+            .iter()
+            .copied()
+            .filter(|(second, value)| *second >= from && *second <= to && value.is_finite())
+            .collect();
+        let values = || {
+            let band = points.iter().flat_map(|point| [point.lower, point.upper]);
+            let known = shown.iter().flatten().copied().chain(asked.iter().map(|(_, value)| *value));
+            known.chain(band).filter(|value| value.is_finite())
+        };
         // Demand is read against zero.
         let floor = values().fold(0.0, f64::min);
         let ceiling = values().fold(f64::NEG_INFINITY, f64::max).max(floor);
@@ -85,44 +103,47 @@ impl Chart {
 
         let mut demand = String::new();
         let mut pen_down = false;
-        for (index, sample) in history.samples.iter().enumerate().skip(first) {
-            match sample {
+        for (index, value) in thinned(shown, frame.width as usize) {
+            match value {
                 Some(value) => {
-                    push(&mut demand, if pen_down { 'L' } else { 'M' }, x(index as f64), y(*value));
+                    push(
+                        &mut demand,
+                        if pen_down { 'L' } else { 'M' },
+                        x(history.time(first + index).as_second()),
+                        y(value),
+                    );
                     pen_down = true;
                 }
                 None => pen_down = false,
             }
         }
         let mut mean = String::new();
-        // The history ends with a value; from there the eye follows on.
-        if let Some(value) = history.samples[count - 1] {
-            push(&mut mean, 'M', x((count - 1) as f64), y(value));
+        let begin = points.first().map(|point| point.time.as_second() - i64::from(history.step.seconds()));
+        // From the sample that it begins at the eye follows on.
+        let known = begin.filter(|begin| *begin >= from).and_then(|begin| {
+            let index = (begin - history.start.as_second()) / i64::from(history.step.seconds());
+            Some((begin, (*history.samples.get(usize::try_from(index).ok()?)?)?))
+        });
+        if let Some((begin, value)) = known {
+            push(&mut mean, 'M', x(begin), y(value));
         }
         let mut band = String::new();
-        for (lead, point) in forecast.points.iter().enumerate() {
-            let verb = if mean.is_empty() { 'M' } else { 'L' };
-            push(&mut mean, verb, x((count + lead) as f64), y(point.mean));
-            push(&mut band, if lead == 0 { 'M' } else { 'L' }, x((count + lead) as f64), y(point.upper));
+        let visible = || points.iter().filter(|point| point.time.as_second() >= from);
+        for point in visible() {
+            let at = x(point.time.as_second());
+            join(&mut mean, at, y(point.mean));
+            join(&mut band, at, y(point.upper));
         }
-        for (lead, point) in forecast.points.iter().enumerate().rev() {
-            push(&mut band, 'L', x((count + lead) as f64), y(point.lower));
+        for point in visible().rev() {
+            push(&mut band, 'L', x(point.time.as_second()), y(point.lower));
         }
-        band.push('Z');
-
-        let from = history.time(first).as_second();
-        let to = history.time(last).as_second();
-        let times = time_marks(from, to, frame.marks)
-            .into_iter()
-            .map(|(second, day)| Mark {
-                at: round(x(first as f64 + (second - from) as f64 / f64::from(history.step.seconds()))),
-                text: clock(second, if day { "%b %-d" } else { "%H:%M" }),
-                day,
-            })
-            // Half a label would hang over the edge.
-            .filter(|mark| mark.at > LEFT + 12.0 && mark.at < right - 12.0)
-            .collect();
-        let values = axis.marks().map(|(value, text)| Mark { at: round(y(value)), text, day: false }).collect();
+        if !band.is_empty() {
+            band.push('Z');
+        }
+        let mut line = String::new();
+        for (second, value) in &asked {
+            join(&mut line, x(*second), y(*value));
+        }
         Chart {
             width: frame.width,
             height: frame.height,
@@ -133,11 +154,50 @@ impl Chart {
             demand,
             mean,
             band,
-            now: round(x((count - 1) as f64)),
-            times,
-            values,
+            asked: line,
+            now: round(x(newest)),
+            times: times(from, to, frame, x),
+            values: axis.marks().map(|(value, text)| Mark { at: round(y(value)), text, day: false }).collect(),
+            from,
+            to,
         }
     }
+}
+
+/// Marks on a time axis, but for those whose label would hang over an edge.
+pub(crate) fn times(from: i64, to: i64, frame: Frame, x: impl Fn(i64) -> f64) -> Vec<Mark> {
+    let right = frame.width - RIGHT;
+    time_marks(from, to, frame.marks)
+        .into_iter()
+        .map(|(second, day)| Mark {
+            at: round(x(second)),
+            text: clock(second, if day { "%b %-d" } else { "%H:%M" }),
+            day,
+        })
+        .filter(|mark| mark.at > LEFT + 12.0 && mark.at < right - 12.0)
+        .collect()
+}
+
+/// Samples for so many columns: all of them, or the least and the most of each column where there are far more.
+fn thinned(samples: &[Option<f64>], columns: usize) -> Vec<(usize, Option<f64>)> {
+    let each = samples.len() / columns.max(1);
+    if each < 4 {
+        return samples.iter().copied().enumerate().collect();
+    }
+    let mut kept = Vec::new();
+    for (column, chunk) in samples.chunks(each).enumerate() {
+        let known = || chunk.iter().enumerate().filter_map(|(index, value)| Some((column * each + index, (*value)?)));
+        let least = known().min_by(|a, b| a.1.total_cmp(&b.1));
+        let most = known().max_by(|a, b| a.1.total_cmp(&b.1));
+        match (least, most) {
+            (Some(least), Some(most)) => {
+                let (one, other) = if least.0 <= most.0 { (least, most) } else { (most, least) };
+                kept.extend([(one.0, Some(one.1)), (other.0, Some(other.1))]);
+            }
+            _ => kept.push((column * each, None)),
+        }
+    }
+    kept
 }
 
 pub(crate) fn clock(second: i64, format: &str) -> String {
@@ -146,6 +206,11 @@ pub(crate) fn clock(second: i64, format: &str) -> String {
 
 pub(crate) fn push(path: &mut String, verb: char, x: f64, y: f64) {
     path.push_str(&format!("{verb}{} {}", round(x), round(y)));
+}
+
+/// The next point of a line without a break.
+fn join(path: &mut String, x: f64, y: f64) {
+    push(path, if path.is_empty() { 'M' } else { 'L' }, x, y);
 }
 
 /// Tenths: finer than any screen draws, and half as long.
@@ -172,10 +237,26 @@ impl Axis {
 
     pub(crate) fn marks(&self) -> impl Iterator<Item = (f64, String)> {
         let count = ((self.high - self.low) / self.step).round() as usize;
-        let places = (-self.step.log10().floor()).clamp(0.0, 9.0) as usize;
+        // A label of ten digits would hang over the left edge.
+        const NAMES: [(f64, &str); 5] = [(1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k"), (0.0, "")];
+        let largest = self.high.abs().max(self.low.abs());
+        let name = NAMES.into_iter().find(|(from, _)| largest >= *from).map_or("", |(_, name)| name);
+        let unit = match name {
+            "T" => 1e12,
+            "G" => 1e9,
+            "M" => 1e6,
+            "k" => 1e3,
+            _ => 1.0,
+        };
+        let places = (-(self.step / unit).log10().floor()).clamp(0.0, 9.0) as usize;
         (0..=count).map(move |index| {
             let value = self.low + index as f64 * self.step;
-            (value, format!("{value:.places$}"))
+            let text = match value / unit {
+                far if far.abs() >= 1e5 => format!("{value:.0e}"),
+                0.0 => format!("{:.places$}", 0.0),
+                near => format!("{near:.places$}{name}"),
+            };
+            (value, text)
         })
     }
 }
@@ -210,6 +291,9 @@ mod tests {
         axis(0.0, 437.0, &["0", "100", "200", "300", "400", "500"]);
         axis(0.0, 0.0, &["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]);
         axis(-3.0, 9.0, &["-5", "0", "5", "10"]);
+        axis(0.0, 2e4, &["0", "5k", "10k", "15k", "20k"]);
+        axis(0.0, 7.4e9, &["0", "2G", "4G", "6G", "8G"]);
+        axis(0.0, 9e98, &["0", "2e98", "4e98", "6e98", "8e98", "1e99"]);
     }
 
     #[test]
@@ -226,11 +310,39 @@ mod tests {
         let history = History::parse("a.csv", b"timestamp,value\n0,1\n300,2\n900,4\n1200,5\n", None).unwrap();
         let forecast = crate::forecast::tests_support::flat(&history, 2, 3.0);
         let frame = Frame { width: 400.0, height: 200.0, past: 10, marks: 4 };
-        let chart = Chart::new(&history, &forecast, frame);
+        let chart = Chart::new(&history, Some(&forecast), &[], frame);
         assert_eq!(chart.demand.matches('M').count(), 2);
         assert_eq!(chart.demand.matches('L').count(), 2);
         // From the last sample through both leads.
         assert_eq!(chart.mean.matches('L').count(), 2);
         assert!(chart.now > chart.left && chart.now < chart.right);
+    }
+
+    #[test]
+    fn a_forecast_keeps_its_times_when_newer_samples_have_come() {
+        let bytes = b"timestamp,value\n0,1\n300,2\n600,3\n900,4\n1200,5\n";
+        let newer = History::parse("a.csv", bytes, None).unwrap();
+        let older = History { samples: newer.samples[..3].to_vec(), ..newer.clone() };
+        let forecast = crate::forecast::tests_support::flat(&older, 4, 3.0);
+        let frame = Frame { width: 456.0, height: 200.0, past: 10, marks: 4 };
+        let chart = Chart::new(&newer, Some(&forecast), &[(300, 2.5), (600, 3.5), (99_999, 1e9)], frame);
+        // Six steps across 400 units: the forecast begins at the third sample, the newest is the fifth.
+        assert!(chart.mean.starts_with("M179.3 ") && chart.mean.ends_with("L446 78"), "{}", chart.mean);
+        assert_eq!((chart.now, chart.from, chart.to), (312.7, 0, 1_800));
+        assert_eq!(chart.asked.matches(['M', 'L']).count(), 2);
+    }
+
+    #[test]
+    fn a_million_samples_are_drawn_by_their_columns() {
+        let mut samples: Vec<Option<f64>> = (0..1_000_000).map(|index| Some(f64::from(index % 1_000))).collect();
+        samples[500_000..600_000].fill(None);
+        samples[250_000] = Some(7_000.0);
+        let history = History { start: Timestamp::UNIX_EPOCH, step: "1s".parse().unwrap(), samples };
+        let chart = Chart::new(&history, None, &[], Frame { width: 1040.0, height: 320.0, past: usize::MAX, marks: 9 });
+        assert!(chart.demand.len() < 60_000, "{}", chart.demand.len());
+        // The one high sample is still there, at the height that is its own.
+        assert_eq!(chart.values.last().unwrap().text, "8000");
+        assert_eq!(chart.demand.matches('M').count(), 2);
+        assert!(chart.band.is_empty() && chart.mean.is_empty());
     }
 }

@@ -1,25 +1,31 @@
 //! The command line: what can be asked, and what each question does.
 
 mod backtest;
+mod doctor;
+mod run;
 mod simulate;
 
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::crd;
 use crate::failure::{Failure, Kind};
 use crate::forecast::{Forecast, Model, Quantile, Wish};
 use crate::healthcheck;
 use crate::home::{self, HOME_VARIABLE, Home, PYTHON_VARIABLE};
+use crate::metrics::Metrics;
 use crate::print::{self, Format};
-use crate::server::{Server, Show};
+use crate::server::{House, Server, Watched};
 use crate::source;
 use crate::span::Span;
+use crate::state::{Retention, State};
 use crate::supervisor::{Restarts, Supervisor};
 use crate::worker::{Launch, Worker, WorkerError};
 
@@ -29,13 +35,16 @@ Examples:
   autoscaler forecast --history load.csv --horizon 6h --quantile 0.95 --format json
   autoscaler backtest --history samples/requests.csv --lead 15m --lead 1h
   autoscaler simulate --generate daily
+  autoscaler doctor --prometheus http://127.0.0.1:9090
+  autoscaler crd | kubectl apply -f -
+  autoscaler run --prometheus http://prometheus.monitoring:9090
   autoscaler serve --listen 0.0.0.0:8080 --history load.csv
 
 Exit codes:
   0  done
   1  a bug of ours (of `healthcheck`: not healthy)
   2  usage or bad input
-  3  the worker cannot start
+  3  the worker cannot start (of `doctor`: something is missing)
   4  the forecast failed";
 
 const HISTORY_HELP: &str = "\
@@ -70,6 +79,11 @@ enum LogFormat {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run the operator in a cluster, and serve its pages
+    #[command(after_help = run::HELP)]
+    Run(Box<run::RunArgs>),
+    /// Print the definition of PredictiveScaler for `kubectl apply -f -`
+    Crd,
     /// Forecast a history file, and print time, mean and band
     #[command(after_help = HISTORY_HELP)]
     Forecast(ForecastArgs),
@@ -82,6 +96,9 @@ enum Command {
     /// Serve a page with the forecast, /healthz, /readyz and /metrics
     #[command(after_help = HISTORY_HELP)]
     Serve(ServeArgs),
+    /// See what is missing for `run`
+    #[command(after_help = doctor::HELP)]
+    Doctor(doctor::DoctorArgs),
     /// Ask a running server whether it is ready
     Healthcheck(HealthcheckArgs),
 }
@@ -116,6 +133,10 @@ struct ServeArgs {
     /// The history; read again when it changes [default: the bundled sample]
     #[arg(long, value_name = "FILE.csv", env = "AUTOSCALER_HISTORY")]
     history: Option<PathBuf>,
+
+    /// A state file, as `run` and `simulate --state` write one: the pages of its workloads instead of a history's
+    #[arg(long, value_name = "FILE", conflicts_with = "history")]
+    state: Option<PathBuf>,
 
     /// The folder of the page's templates; read at every request [default: templates in the home]
     #[arg(long, value_name = "DIR", env = "AUTOSCALER_TEMPLATES")]
@@ -209,13 +230,16 @@ impl Cli {
     /// Does what was asked. Data goes to stdout, talk to stderr.
     pub fn run(self) -> Result<(), Failure> {
         // One forecast is its own progress; a server's log is what there is to see of it.
-        let quiet = !matches!(self.command, Command::Serve(_));
+        let quiet = !matches!(self.command, Command::Serve(_) | Command::Run(_));
         log(self.log.as_deref().unwrap_or(if quiet { "off" } else { "info" }), self.log_format)?;
         match self.command {
+            Command::Run(args) => run(run::run(*args)),
+            Command::Crd => write_out(&crd::definition()),
             Command::Forecast(args) => run(forecast(args)),
             Command::Backtest(args) => run(backtest::run(args)),
             Command::Simulate(args) => run(simulate::run(*args)),
             Command::Serve(args) => run(serve(args)),
+            Command::Doctor(args) => run(doctor::run(args)),
             Command::Healthcheck(args) => {
                 let timeout = Duration::from_secs(args.timeout.seconds().into());
                 // Docker knows 0 and 1 only.
@@ -304,24 +328,51 @@ fn write_out(text: &str) -> Result<(), Failure> {
 
 async fn serve(args: ServeArgs) -> Result<(), Failure> {
     let home = args.places.home();
-    let show = Show {
-        history: args.history.clone().unwrap_or_else(|| home.sample()),
-        step: args.asked.step,
+    // At run time: a revision compiled in would make every commit another binary, and another layer.
+    let revision = std::env::var("AUTOSCALER_REVISION").ok().filter(|revision| !revision.is_empty());
+    let house = House {
         templates: args.templates.clone().unwrap_or_else(|| home.templates()),
-        wish: args.asked.wish(args.horizon),
-        deadline: args.asked.deadline(),
-        // At run time: a revision compiled in would make every commit another binary, and another layer.
-        revision: std::env::var("AUTOSCALER_REVISION").ok().filter(|revision| !revision.is_empty()),
+        metrics: Arc::new(Metrics::new(revision.as_deref())),
+        supervisor: Arc::new(Supervisor::new(args.places.launch(&home), Restarts::default())),
+        revision,
     };
-    let supervisor = Supervisor::new(args.places.launch(&home), Restarts::default());
+    let (supervisor, templates) = (Arc::clone(&house.supervisor), house.templates.clone());
+    let (server, shown, keeps) = match &args.state {
+        Some(path) => {
+            let state = State::look_at(path, Retention::default()).map_err(|cause| {
+                Failure::input(format!("cannot read the state `{}`", path.display()))
+                    .cause(cause)
+                    .hint("`autoscaler simulate --state FILE` and `autoscaler run` write one")
+            })?;
+            (Server::of_state(house, state), path.clone(), false)
+        }
+        None => {
+            let history = args.history.clone().unwrap_or_else(|| home.sample());
+            let wish = args.asked.wish(args.horizon);
+            let watched = Watched::new(history.clone(), args.asked.step, wish, args.asked.deadline());
+            (Server::of_file(house, watched), history, true)
+        }
+    };
     let listener = TcpListener::bind(args.listen).await.map_err(|cause| {
         Failure::input(format!("cannot listen on `{}`", args.listen)).cause(cause).hint("choose another `--listen`")
     })?;
     // Before the first line that says "listening": a signal after it must end us quietly.
     let ending = Signals::new()?;
     let address = listener.local_addr().unwrap_or(args.listen);
-    tracing::info!(%address, history = %show.history.display(), templates = %show.templates.display(), "listening");
-    Server::new(show, supervisor).run(listener, ending.first()).await
+    tracing::info!(%address, shown = %shown.display(), templates = %templates.display(), "listening");
+    let keeper = keeps.then(|| {
+        let supervisor = Arc::clone(&supervisor);
+        tokio::spawn(async move { supervisor.keep().await })
+    });
+    let result = server.run(listener, ending.first()).await;
+    if let Some(keeper) = keeper {
+        keeper.abort();
+        // What the keeper held is free only once it has ended.
+        let _ = keeper.await;
+    }
+    supervisor.stop().await;
+    tracing::info!("ended");
+    result
 }
 
 struct Signals {

@@ -107,6 +107,16 @@ pub struct Decision {
     pub memory: Memory,
 }
 
+impl Decision {
+    /// Why there was no forecast that could be used; none where there was one, or where nobody asked.
+    pub fn missing(&self) -> Option<&Missing> {
+        self.reasons.iter().find_map(|reason| match reason {
+            Reason::Held { missing, .. } | Reason::SteppingBack { missing, .. } => Some(missing),
+            _ => None,
+        })
+    }
+}
+
 /// Decides. Total: whatever was seen, there is a floor between the original and the cap.
 pub fn decide(policy: &Policy, before: Option<&Memory>, seen: &Seen<'_>) -> Decision {
     let original = seen.minimum.original();

@@ -6,7 +6,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
 use crate::history::History;
@@ -51,8 +51,8 @@ impl fmt::Display for Model {
 }
 
 /// The share of samples that stay below the upper line: more than a half, less than all.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-#[serde(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "f64", into = "f64")]
 pub struct Quantile(f64);
 
 impl Quantile {
@@ -73,10 +73,25 @@ impl FromStr for Quantile {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Quantile, String> {
-        match text.parse::<f64>() {
-            Ok(share) if share > 0.5 && share < 1.0 => Ok(Quantile(share)),
-            _ => Err(format!("`{text}` is not between 0.5 and 1")),
+        text.parse::<f64>().unwrap_or(f64::NAN).try_into().map_err(|_| format!("`{text}` is not between 0.5 and 1"))
+    }
+}
+
+impl TryFrom<f64> for Quantile {
+    type Error = String;
+
+    fn try_from(share: f64) -> Result<Quantile, String> {
+        if share > 0.5 && share < 1.0 {
+            Ok(Quantile(share))
+        } else {
+            Err(format!("`{share}` is not between 0.5 and 1"))
         }
+    }
+}
+
+impl From<Quantile> for f64 {
+    fn from(quantile: Quantile) -> f64 {
+        quantile.0
     }
 }
 
@@ -136,7 +151,7 @@ pub fn season_in_samples(span: Span, step: Span) -> Result<u32, Failure> {
 }
 
 /// A forecast with its times and with how much to trust it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Forecast {
     /// What it was made of.
     pub history: Made,
@@ -169,7 +184,7 @@ pub struct Forecast {
 }
 
 /// The history that a forecast was made of.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Made {
     /// How many samples were used.
     pub samples: usize,
@@ -186,7 +201,7 @@ pub struct Made {
 }
 
 /// One step of a forecast.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Point {
     /// When.
     pub time: Timestamp,
@@ -272,6 +287,7 @@ pub(crate) mod tests_support {
             }],
             missing: vec![Missing { model: "weekly-naive".to_owned(), needs: 2304, has: 4 }],
             notes: vec!["a note".to_owned()],
+            fit: None,
             seconds: 0.1,
         };
         let wish = Wish { horizon: history.step, season: history.step, quantile: Quantile(0.9), model: Model::Auto };

@@ -101,6 +101,11 @@ impl Minimum {
         self.note.as_ref().is_some_and(|note| note.expires <= now)
     }
 
+    /// Until when a raised floor holds without being confirmed; none where nothing is raised.
+    pub fn expires(&self) -> Option<Timestamp> {
+        self.note.as_ref().map(|note| note.expires)
+    }
+
     /// The patch that makes `floor` the minimum until `expires`. At the original or below, it gives back what the
     /// owner had, and forgets.
     pub fn patch(&self, floor: Replicas, expires: Timestamp) -> Patch {

@@ -47,6 +47,7 @@ pub fn answer(question: &Question) -> Result<Answer, Refusal> {
         scores: judged.scores,
         missing: judged.missing,
         notes,
+        fit: None,
         seconds: 0.0,
     })
 }
@@ -197,7 +198,7 @@ impl Judgement {
 
 /// A week in samples, where the grid has one and the season is a part of it.
 fn week(question: &Question) -> Option<usize> {
-    let week = (WEEK_SECONDS % question.step_seconds == 0).then_some(WEEK_SECONDS / question.step_seconds)?;
+    let week = WEEK_SECONDS.is_multiple_of(question.step_seconds).then_some(WEEK_SECONDS / question.step_seconds)?;
     (week > question.season && week % question.season == 0).then_some(week as usize)
 }
 

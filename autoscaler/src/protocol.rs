@@ -5,6 +5,8 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use serde_json::value::RawValue;
 
 /// Raised with every change that an old reader would misread. The worker has to say the same.
 pub const VERSION: u32 = 1;
@@ -22,6 +24,9 @@ pub enum Request<'a> {
         /// What is asked.
         #[serde(flatten)]
         question: &'a Question,
+        /// What an earlier answer left.
+        #[serde(flatten)]
+        renewal: Option<&'a Renewal>,
     },
     /// Asks how good forecasts would have been.
     Backtest {
@@ -65,6 +70,15 @@ pub struct Question {
     pub quantile: f64,
     /// The model's name, or `auto`.
     pub model: String,
+}
+
+/// What an earlier answer left, to be carried on instead of fitted anew. Where it does not fit, all is done anew.
+#[derive(Clone, Debug, Serialize)]
+pub struct Renewal {
+    /// The answer's own `fit`.
+    pub fit: Box<RawValue>,
+    /// How many samples have come since.
+    pub since: u32,
 }
 
 /// A backtest that is wanted. Lengths are in samples.
@@ -245,6 +259,9 @@ pub struct Answer {
     pub missing: Vec<Missing>,
     /// What else a person should know.
     pub notes: Vec<String>,
+    /// What carries this forecast on when more samples have come; none where it was carried on itself.
+    #[serde(default)]
+    pub fit: Option<Value>,
     /// How long the worker took.
     pub seconds: f64,
 }
@@ -280,7 +297,7 @@ pub struct Missing {
 pub struct Refusal {
     /// The request's id; none when it showed none.
     pub id: Option<u64>,
-    /// What kind of refusal: `bad-request`, `not-enough-history`, `too-many-gaps`, `model-failed`, `deadline`, `bug`.
+    /// What kind of refusal: `bad-request`, `bad-fit`, `not-enough-history`, `too-many-gaps`, `model-failed`, `deadline`, `bug`.
     pub code: String,
     /// What is wrong.
     pub message: String,
@@ -302,11 +319,27 @@ mod tests {
             quantile: 0.9,
             model: "auto".to_owned(),
         };
-        let request = Request::Forecast { id: 7, deadline_ms: 500, question: &question };
+        let request = Request::Forecast { id: 7, deadline_ms: 500, question: &question, renewal: None };
         assert_eq!(
             serde_json::to_string(&request).unwrap(),
             r#"{"type":"forecast","id":7,"deadline_ms":500,"samples":[1.0,null,2.5],"step_seconds":300,"season":288,"horizon":12,"quantile":0.9,"model":"auto"}"#
         );
+    }
+
+    #[test]
+    fn a_renewal_goes_along_as_it_came() {
+        let question = Question {
+            samples: vec![Some(1.0)],
+            step_seconds: 300,
+            season: 288,
+            horizon: 12,
+            quantile: 0.9,
+            model: "auto".to_owned(),
+        };
+        let renewal = Renewal { fit: RawValue::from_string(r#"{"a": [1.50]}"#.to_owned()).unwrap(), since: 3 };
+        let request = Request::Forecast { id: 7, deadline_ms: 500, question: &question, renewal: Some(&renewal) };
+        let line = serde_json::to_string(&request).unwrap();
+        assert!(line.ends_with(r#""model":"auto","fit":{"a": [1.50]},"since":3}"#), "{line}");
     }
 
     #[test]

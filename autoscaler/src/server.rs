@@ -1,88 +1,96 @@
-//! The server: the page, the probes, the metrics; from binding the address to a quiet end.
+//! The server: the pages, the probes, the metrics; from a bound address to a quiet end. Read-only: it answers GET and
+//! nothing else, and changes nothing anywhere.
 //!
-//! A request can fail, the server cannot: every failure becomes a page, a status and a line in the log.
+//! A request can fail, the server cannot: every failure becomes a page, a status and a line in the log. What is shown comes
+//! from a history file (`file`) or from what the operator remembers (`board`).
+
+mod board;
+mod file;
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use serde::Serialize;
 use tokio::net::TcpListener;
-use tokio::sync::Mutex;
+use tracing::Instrument;
 
 use crate::failure::{Failure, Kind};
-use crate::forecast::{Forecast, Wish};
-use crate::history::History;
-use crate::metrics::{Metrics, Outcome};
-use crate::page::{self, About, BrokenTemplate, ErrorPage, ForecastPage};
-use crate::source;
-use crate::span::Span;
+use crate::metrics::Metrics;
+use crate::page::{self, About, ErrorPage};
+use crate::readiness::{Readiness, worker_lacks};
+use crate::state;
 use crate::supervisor::{Status, Supervisor};
+
+pub use file::Watched;
 
 /// How long open requests may take once the end has begun; Kubernetes kills after 30 s.
 const DRAIN: Duration = Duration::from_secs(10);
 
-/// What a server shows.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// What every server has.
 #[derive(Clone, Debug)]
-pub struct Show {
-    /// The history file.
-    pub history: PathBuf,
-    /// The step of the history, when it is not to be found out.
-    pub step: Option<Span>,
+pub struct House {
     /// The folder of the templates.
     pub templates: PathBuf,
-    /// What is asked of the history.
-    pub wish: Wish,
-    /// How long a forecast may take.
-    pub deadline: Duration,
     /// The source's revision, as the environment gave it.
     pub revision: Option<String>,
+    /// The worker; none where pages of a state are looked at without one.
+    pub supervisor: Arc<Supervisor>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
 }
 
 /// A server's state.
 #[derive(Debug)]
 pub struct Server {
-    show: Show,
-    supervisor: Supervisor,
-    metrics: Metrics,
-    // Held while forecasting, so that many readers cost one forecast.
-    latest: Mutex<Option<Latest>>,
+    house: House,
+    content: Content,
+    requests: AtomicU64,
 }
 
+/// What it shows.
 #[derive(Debug)]
-struct Latest {
-    version: FileVersion,
-    shown: Arc<(History, Forecast)>,
+enum Content {
+    /// A history file and its forecast.
+    File(Box<Watched>),
+    /// What the operator remembers, and whether it can do its work; a state file that is only looked at has no operator.
+    Operator(state::State, Option<Arc<Readiness>>),
 }
-
-/// What tells that a file was written: a forecast stays good until its history changes.
-type FileVersion = (u64, Option<SystemTime>);
 
 impl Server {
-    /// A server that has done nothing yet.
-    pub fn new(show: Show, supervisor: Supervisor) -> Server {
-        let metrics = Metrics::new(show.revision.as_deref());
-        Server { show, supervisor, metrics, latest: Mutex::new(None) }
+    /// A server of one history file.
+    pub fn of_file(house: House, watched: Watched) -> Server {
+        Server { house, content: Content::File(Box::new(watched)), requests: AtomicU64::new(0) }
     }
 
-    /// Serves until `end` comes, then lets open requests finish and ends the worker.
+    /// A server of what an operator remembers.
+    pub fn of_operator(house: House, state: state::State, readiness: Arc<Readiness>) -> Server {
+        Server { house, content: Content::Operator(state, Some(readiness)), requests: AtomicU64::new(0) }
+    }
+
+    /// A server of a state file without its operator.
+    pub fn of_state(house: House, state: state::State) -> Server {
+        Server { house, content: Content::Operator(state, None), requests: AtomicU64::new(0) }
+    }
+
+    /// Serves until `end` comes, then lets open requests finish. The worker is the caller's to keep and to end.
     pub async fn run(
         self,
         listener: TcpListener,
         end: impl Future<Output = ()> + Send + 'static,
     ) -> Result<(), Failure> {
         let server = Arc::new(self);
-        let keeper = tokio::spawn({
-            let server = Arc::clone(&server);
-            async move { server.supervisor.keep().await }
-        });
         let (ending, ended) = tokio::sync::oneshot::channel();
         let end = async move {
             end.await;
@@ -90,7 +98,7 @@ impl Server {
             // The receiver is gone when serving has failed already.
             let _ = ending.send(());
         };
-        let serving = axum::serve(listener, router(Arc::clone(&server))).with_graceful_shutdown(end);
+        let serving = axum::serve(listener, router(server)).with_graceful_shutdown(end);
         let drained = async {
             match ended.await {
                 Ok(()) => tokio::time::sleep(DRAIN).await,
@@ -104,56 +112,21 @@ impl Server {
                 Ok(())
             }
         };
-        keeper.abort();
-        // What the keeper held is free only once it has ended.
-        let _ = keeper.await;
-        server.supervisor.stop().await;
-        tracing::info!("ended");
         result.map_err(|cause| Failure::new(Kind::Bug, "cannot serve").cause(cause))
     }
 
-    /// The history and its forecast, made anew when the file has changed.
-    async fn latest(&self) -> Result<Arc<(History, Forecast)>, Failure> {
-        let mut latest = self.latest.lock().await;
-        let version = file_version(&self.show.history);
-        if let Some(known) = latest.as_ref().filter(|known| known.version == version) {
-            return Ok(Arc::clone(&known.shown));
-        }
-        let started = Instant::now();
-        let made = self.forecast().await;
-        let outcome = if made.is_ok() { Outcome::done } else { Outcome::failed };
-        self.metrics.forecast(outcome, started.elapsed());
-        let shown = Arc::new(made?);
-        tracing::info!(
-            history = %self.show.history.display(),
-            model = %shown.1.model,
-            skilled = shown.1.skilled,
-            seconds = started.elapsed().as_secs_f64(),
-            "forecast made"
-        );
-        *latest = Some(Latest { version, shown: Arc::clone(&shown) });
-        Ok(shown)
-    }
-
-    async fn forecast(&self) -> Result<(History, Forecast), Failure> {
-        let history = source::read(&self.show.history, self.show.step)?;
-        let question = self.show.wish.question(&history)?;
-        let answer = self.supervisor.ask(&question, self.show.deadline).await?;
-        let forecast = Forecast::new(&history, &self.show.wish, answer);
-        Ok((history, forecast))
-    }
-
     fn about(&self) -> About {
-        let status = self.supervisor.status();
+        let status = self.house.supervisor.status();
         let hello = match &status {
             Status::Ready(hello) => Some(hello),
             Status::Starting | Status::Down(_) => None,
         };
-        About::new(self.show.revision.as_deref(), hello)
+        About::new(self.house.revision.as_deref(), hello)
     }
 
-    fn html(&self, status: StatusCode, rendered: Result<String, BrokenTemplate>) -> Response {
-        match rendered {
+    /// A page, or what is wrong with its template.
+    fn html(&self, status: StatusCode, template: &str, page: &impl Serialize) -> Response {
+        match page::render(&self.house.templates, template, page) {
             Ok(html) => (status, [(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"))], html)
                 .into_response(),
             Err(broken) => {
@@ -167,19 +140,36 @@ impl Server {
             }
         }
     }
-}
 
-fn file_version(path: &Path) -> FileVersion {
-    match std::fs::metadata(path) {
-        Ok(facts) => (facts.len(), facts.modified().ok()),
-        // Reading it will say what is wrong.
-        Err(_) => (0, None),
+    fn error(&self, status: StatusCode, failure: Failure) -> Response {
+        let page =
+            ErrorPage { about: self.about(), message: failure.message, causes: failure.causes, hint: failure.hint };
+        self.html(status, "error.html", &page)
+    }
+
+    /// What answers can be told apart by in a log: the client's own id where it is a plain one, or one of ours.
+    fn request_id(&self, headers: &HeaderMap) -> String {
+        let plain = |id: &&str| {
+            (1..=64).contains(&id.len())
+                && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+        };
+        let theirs = headers.get(REQUEST_ID).and_then(|id| id.to_str().ok()).filter(plain);
+        theirs.map(str::to_owned).unwrap_or_else(|| {
+            let count = self.requests.fetch_add(1, Ordering::Relaxed);
+            let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            format!("{:x}-{count:x}", since.as_micros())
+        })
     }
 }
 
 fn router(server: Arc<Server>) -> Router {
-    Router::new()
-        .route("/", get(index))
+    let pages = match &server.content {
+        Content::File(_) => Router::new().route("/", get(file::index)),
+        Content::Operator(..) => {
+            Router::new().route("/", get(board::list)).route("/scalers/{namespace}/{name}", get(board::scaler))
+        }
+    };
+    pages
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
@@ -197,55 +187,34 @@ async fn observe(State(server): State<Arc<Server>>, request: Request, next: Next
         "/healthz" => "/healthz",
         "/readyz" => "/readyz",
         "/metrics" => "/metrics",
+        scaler if scaler.starts_with("/scalers/") => "/scalers",
         _ => "other",
     };
-    let mut response = next.run(request).await;
+    let id = server.request_id(request.headers());
+    let span = tracing::info_span!("request", id, path);
+    let mut response = if matches!(*request.method(), Method::GET | Method::HEAD) {
+        next.run(request).instrument(span.clone()).await
+    } else {
+        let only = [(header::ALLOW, HeaderValue::from_static("GET, HEAD"))];
+        (StatusCode::METHOD_NOT_ALLOWED, only, "everything here is read-only\n").into_response()
+    };
     let status = response.status().as_u16();
-    server.metrics.answered(path, status);
-    tracing::debug!(path, status, seconds = started.elapsed().as_secs_f64(), "answered");
+    server.house.metrics.answered(path, status);
+    span.in_scope(|| tracing::debug!(status, seconds = started.elapsed().as_secs_f64(), "answered"));
     let headers = response.headers_mut();
+    if let Ok(id) = HeaderValue::from_str(&id) {
+        headers.insert(REQUEST_ID, id);
+    }
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("same-origin"));
     headers.insert(
         header::CONTENT_SECURITY_POLICY,
         HeaderValue::from_static(
-            "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+            "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
         ),
     );
     Ok(response)
-}
-
-async fn index(State(server): State<Arc<Server>>) -> Response {
-    let templates = &server.show.templates;
-    // A task of its own: a reader who leaves takes neither the forecast nor the worker along.
-    let made = tokio::spawn({
-        let server = Arc::clone(&server);
-        async move { server.latest().await }
-    });
-    let latest = made.await.unwrap_or_else(|cause| Err(Failure::new(Kind::Bug, "cannot forecast").cause(cause)));
-    match latest {
-        Ok(shown) => {
-            let (history, forecast) = &*shown;
-            let name = server.show.history.file_name().map_or_else(Default::default, |name| name.to_string_lossy());
-            let page = ForecastPage::new(&name, history, forecast, server.about());
-            server.html(StatusCode::OK, page::render(templates, "forecast.html", &page))
-        }
-        Err(failure) => {
-            tracing::error!(error = %failure, "cannot show a forecast");
-            // The next request may find another worker or another file.
-            let status = match failure.kind {
-                Kind::Bug | Kind::Input => StatusCode::INTERNAL_SERVER_ERROR,
-                Kind::Worker | Kind::Forecast => StatusCode::SERVICE_UNAVAILABLE,
-            };
-            let page = ErrorPage {
-                about: server.about(),
-                message: failure.message,
-                causes: failure.causes,
-                hint: failure.hint,
-            };
-            server.html(status, page::render(templates, "error.html", &page))
-        }
-    }
 }
 
 /// Alive as long as it answers: a restart would not bring a worker back that the supervisor cannot.
@@ -254,16 +223,26 @@ async fn healthz() -> &'static str {
 }
 
 async fn readyz(State(server): State<Arc<Server>>) -> Response {
-    match server.supervisor.status() {
-        Status::Ready(_) => "ready\n".into_response(),
-        Status::Starting => (StatusCode::SERVICE_UNAVAILABLE, "the worker is starting\n").into_response(),
-        Status::Down(cause) => (StatusCode::SERVICE_UNAVAILABLE, format!("no worker: {cause}\n")).into_response(),
+    let worker = server.house.supervisor.status();
+    let lacks = match &server.content {
+        Content::File(_) => worker_lacks(&worker).into_iter().collect(),
+        Content::Operator(_, Some(readiness)) => readiness.lacks(&worker),
+        Content::Operator(_, None) => Vec::new(),
+    };
+    if lacks.is_empty() {
+        "ready\n".into_response()
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, lacks.join("\n") + "\n").into_response()
     }
 }
 
 async fn metrics(State(server): State<Arc<Server>>) -> Response {
     const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    match server.metrics.text(&server.supervisor) {
+    let state = match &server.content {
+        Content::File(_) => None,
+        Content::Operator(state, _) => Some(state),
+    };
+    match server.house.metrics.text(&server.house.supervisor, state) {
         Ok(text) => ([(header::CONTENT_TYPE, HeaderValue::from_static(OPEN_METRICS))], text).into_response(),
         Err(cause) => (StatusCode::INTERNAL_SERVER_ERROR, format!("cannot write metrics: {cause}\n")).into_response(),
     }

@@ -137,8 +137,35 @@ pub struct Outcome {
     pub steps: Vec<Step>,
 }
 
+/// A decision with what was seen before it.
+#[derive(Clone, Copy, Debug)]
+pub struct Told<'a> {
+    /// When.
+    pub now: Timestamp,
+    /// What the owner wants.
+    pub original: Replicas,
+    /// The pods with the floor, ready or not.
+    pub replicas: Replicas,
+    /// The newest sample.
+    pub demand: Option<f64>,
+    /// The decision.
+    pub decision: &'a Decision,
+}
+
 /// Simulates a trace from sample `first` on.
 pub fn run(trace: &History, first: usize, workload: &Workload, policy: &Policy, forecasts: &Forecasts) -> Outcome {
+    run_and_tell(trace, first, workload, policy, forecasts, |_| {})
+}
+
+/// Simulates a trace from sample `first` on, and tells of every decision.
+pub fn run_and_tell(
+    trace: &History,
+    first: usize,
+    workload: &Workload,
+    policy: &Policy,
+    forecasts: &Forecasts,
+    mut tell: impl FnMut(&Told<'_>),
+) -> Outcome {
     let step = u64::from(trace.step.seconds());
     let policy = Policy { mode: Mode::Enforce, ..policy.clone() };
     let unit = policy.capacity.unit();
@@ -185,6 +212,13 @@ pub fn run(trace: &History, first: usize, workload: &Workload, policy: &Policy, 
             outlook: outlook.as_ref().ok_or_else(|| Missing::NoForecast { cause: "none was made".to_owned() }),
         };
         let decision = decide(&policy, memory.as_ref(), &seen);
+        tell(&Told {
+            now,
+            original: minimum.original(),
+            replicas: with_floor.running().all(),
+            demand: trace.samples[index],
+            decision: &decision,
+        });
         if let Some(change) = decision.change {
             let patch = minimum.patch(change.to(), now);
             // What the cluster would give back at the next look. Our own annotation can be read.
@@ -272,7 +306,7 @@ impl Side {
             self.ready = self.ready.plus(pods);
             self.starting.pop_front();
         }
-        if clock % hpa::PERIOD == 0 {
+        if clock.is_multiple_of(hpa::PERIOD) {
             let running = self.running();
             let wanted = self.hpa.sync(clock, min, demand, running);
             self.scale(wanted, clock + workload.start_delay.0);

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 const UNITS: [(char, u32); 5] = [('w', 604_800), ('d', 86_400), ('h', 3_600), ('m', 60), ('s', 1)];
 
@@ -24,7 +24,7 @@ impl Span {
 
     /// How many of `step` make up this span; none when they do not fit evenly.
     pub fn steps(self, step: Span) -> Option<u32> {
-        (self.0 % step.0 == 0).then_some(self.0 / step.0)
+        self.0.is_multiple_of(step.0).then_some(self.0 / step.0)
     }
 }
 
@@ -64,6 +64,12 @@ impl fmt::Display for Span {
 impl Serialize for Span {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Span, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }
 

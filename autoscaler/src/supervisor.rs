@@ -9,7 +9,8 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use crate::protocol::{Answer, Hello, Question};
+use crate::naive;
+use crate::protocol::{Answer, Hello, Question, Refusal, Renewal};
 use crate::worker::{Launch, Trouble, Worker, WorkerError};
 
 /// How often and how soon a worker is restarted.
@@ -61,6 +62,18 @@ pub struct Counts {
     pub failures: u64,
 }
 
+/// A forecast, and why it is not the worker's where it is not.
+#[derive(Clone, Debug)]
+pub struct Forecasted {
+    /// The forecast.
+    pub answer: Answer,
+    /// What kept the worker from making it.
+    pub instead_of: Option<String>,
+}
+
+// Refusals that are no fault of the history: the naive can still do it.
+const OUR_TROUBLE: [&str; 3] = ["bug", "deadline", "model-failed"];
+
 /// The one worker and what became of those before it.
 #[derive(Debug)]
 pub struct Supervisor {
@@ -101,14 +114,66 @@ impl Supervisor {
         let mut seat = timeout_at(deadline, self.seat.lock()).await.map_err(|_| late())?;
         // A worker that was idle may have ended unseen: that costs the caller a restart, not the answer.
         self.seated(&mut seat, deadline).await?;
+        self.answered(&mut seat, question, None, deadline.saturating_duration_since(Instant::now())).await
+    }
+
+    /// A forecast in any case that the history allows: by the worker, or by the seasonal naive in Rust while that one is
+    /// dead, late, busy for longer than `patience`, or cannot fit a model. A restart is never waited for.
+    pub async fn forecast(
+        &self,
+        question: &Question,
+        renewal: Option<&Renewal>,
+        patience: Duration,
+        within: Duration,
+    ) -> Result<Forecasted, Refusal> {
+        let mut asked = self.ask_now(question, renewal, patience, within).await;
+        if matches!(&asked, Err(WorkerError::Refused(refusal)) if refusal.code == "bad-fit") {
+            asked = self.ask_now(question, None, patience, within).await;
+        }
+        let instead = match asked {
+            Ok(answer) => return Ok(Forecasted { answer, instead_of: None }),
+            Err(WorkerError::Refused(refusal)) if !OUR_TROUBLE.contains(&refusal.code.as_str()) => return Err(refusal),
+            Err(error) => error.to_string(),
+        };
+        let answer = naive::answer(question)?;
+        Ok(Forecasted { answer, instead_of: Some(instead) })
+    }
+
+    async fn ask_now(
+        &self,
+        question: &Question,
+        renewal: Option<&Renewal>,
+        patience: Duration,
+        within: Duration,
+    ) -> Result<Answer, WorkerError> {
+        let seat = timeout_at(Instant::now() + patience, self.seat.lock()).await;
+        let mut seat = seat.map_err(|_| WorkerError::Busy { after: patience })?;
+        if matches!(self.status(), Status::Starting) || seat.worker.is_none() {
+            // The keeper starts it, or is about to; a first answer is not worth seconds of imports.
+            return Err(WorkerError::Resting { again_in: Duration::ZERO, last: self.last(&seat) });
+        }
+        self.answered(&mut seat, question, renewal, within).await
+    }
+
+    fn last(&self, seat: &Seat) -> String {
+        if seat.last.is_empty() { "it has not started yet".to_owned() } else { seat.last.clone() }
+    }
+
+    async fn answered(
+        &self,
+        seat: &mut Seat,
+        question: &Question,
+        renewal: Option<&Renewal>,
+        within: Duration,
+    ) -> Result<Answer, WorkerError> {
         // Taken out while it works: a caller that gives up midway leaves an answer that would be taken for the next
         // one's, so such a worker is dropped with the caller's future.
         let Some(mut worker) = seat.worker.take() else {
-            return Err(late());
+            return Err(WorkerError::Ask(Trouble::Late { after: within }));
         };
-        let answer = worker.ask(question, deadline.saturating_duration_since(Instant::now())).await;
+        let answer = worker.renew(question, renewal, within).await;
         match &answer {
-            Err(error) if error.is_fatal() => self.failed(&mut seat, error),
+            Err(error) if error.is_fatal() => self.failed(seat, error),
             _ => seat.worker = Some(worker),
         }
         answer

@@ -18,7 +18,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::failure::{Failure, Kind};
 use crate::home::PYTHON_VARIABLE;
-use crate::protocol::{self, Answer, Backtest, Hello, Message, Question, Refusal, Report, Request, Rolled, Rolling};
+use crate::protocol::{
+    self, Answer, Backtest, Hello, Message, Question, Refusal, Renewal, Report, Request, Rolled, Rolling,
+};
 
 // The longest forecast is some 250 kB; a worker that writes more without a line's end is not ours.
 const LONGEST_LINE: u64 = 16 << 20;
@@ -160,12 +162,17 @@ pub enum WorkerError {
         /// What the last start or request died of.
         last: String,
     },
+    /// It had others to answer for all that time.
+    Busy {
+        /// How long.
+        after: Duration,
+    },
 }
 
 impl WorkerError {
     /// Whether the process is of no more use.
     pub fn is_fatal(&self) -> bool {
-        !matches!(self, WorkerError::Refused(_))
+        !matches!(self, WorkerError::Refused(_) | WorkerError::Busy { .. })
     }
 }
 
@@ -174,6 +181,10 @@ impl fmt::Display for WorkerError {
         match self {
             WorkerError::Start(trouble) | WorkerError::Ask(trouble) => write!(f, "{trouble}"),
             WorkerError::Refused(refusal) => write!(f, "{}", refusal.message),
+            WorkerError::Busy { after } => write!(f, "the worker was busy for {after:.1?}"),
+            WorkerError::Resting { again_in, last } if again_in.is_zero() => {
+                write!(f, "there is no worker now, the last trouble: {last}")
+            }
             WorkerError::Resting { again_in, last } => {
                 write!(f, "the worker is restarted no sooner than in {again_in:.1?}, the last trouble: {last}")
             }
@@ -218,7 +229,9 @@ impl From<WorkerError> for Failure {
                     None => failure,
                 }
             }
-            WorkerError::Resting { .. } => Failure::new(Kind::Worker, "cannot forecast now").cause(error),
+            WorkerError::Resting { .. } | WorkerError::Busy { .. } => {
+                Failure::new(Kind::Worker, "cannot forecast now").cause(error)
+            }
         }
     }
 }
@@ -294,7 +307,17 @@ impl Worker {
 
     /// Asks for a forecast, and waits until the deadline.
     pub async fn ask(&mut self, question: &Question, within: Duration) -> Result<Answer, WorkerError> {
-        let request = |id, deadline_ms| Request::Forecast { id, deadline_ms, question };
+        self.renew(question, None, within).await
+    }
+
+    /// Asks for a forecast that carries an earlier one's fit on, and waits until the deadline.
+    pub async fn renew(
+        &mut self,
+        question: &Question,
+        renewal: Option<&Renewal>,
+        within: Duration,
+    ) -> Result<Answer, WorkerError> {
+        let request = |id, deadline_ms| Request::Forecast { id, deadline_ms, question, renewal };
         match self.exchange(request, within).await? {
             (id, Message::Forecast(reply)) if reply.id == id => {
                 let answer = reply.answer;

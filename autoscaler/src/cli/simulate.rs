@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+mod record;
+
 use super::{Output, PlaceArgs, asked, write_out};
 use crate::decide::{Mode, Outlook, Policy};
 use crate::failure::Failure;
@@ -15,16 +17,20 @@ use crate::naive;
 use crate::page;
 use crate::page::simulation::{SimulationPage, TEMPLATE};
 use crate::print::simulation::Simulation;
-use crate::protocol::{Question, Rolled, Rolling};
+use crate::protocol::{Answer, Question, Rolled, Rolling};
 use crate::simulate::{self, Workload};
 use crate::source;
 use crate::span::Span;
 use crate::units::{Capacity, Demand, Replicas, Seconds, Unit};
-use crate::worker::WorkerError;
+use crate::worker::{Worker, WorkerError};
+use record::Record;
 
 // The most that the worker reads.
 const MOST_SAMPLES: usize = 50_000;
 const MOST_VALUES: usize = 250_000;
+
+// How far the last forecast looks, in seconds.
+const LOOK: u32 = 6 * 3_600;
 
 pub(super) const HELP: &str = "\
 Both sides see the same demand, second by second. The autoscaler follows its documented algorithm with the defaults of \
@@ -37,7 +43,8 @@ Without a worker the forecasts are those of a seasonal naive in Rust, and the ou
 Examples:
   autoscaler simulate --generate daily
   autoscaler simulate --generate spiky --seed 3 --format json
-  autoscaler simulate --trace load.csv --per-pod-capacity 70/s --start-delay 5m --html simulation.html";
+  autoscaler simulate --trace load.csv --per-pod-capacity 70/s --start-delay 5m --html simulation.html
+  autoscaler simulate --generate weekly --state demo.db && autoscaler serve --state demo.db";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Forecaster {
@@ -145,6 +152,14 @@ pub(super) struct SimulateArgs {
     #[arg(long, value_name = "FILE.html")]
     html: Option<PathBuf>,
 
+    /// Also keep it in a state file, as a workload beside those that are in it: `serve --state FILE` shows them all
+    #[arg(long, value_name = "FILE")]
+    state: Option<PathBuf>,
+
+    /// The name of that workload [default: that of the load or the file]
+    #[arg(long, value_name = "NAME", requires = "state")]
+    name: Option<String>,
+
     #[command(flatten)]
     places: PlaceArgs,
 }
@@ -181,7 +196,8 @@ pub(super) async fn run(args: SimulateArgs) -> Result<(), Failure> {
         model: "auto".to_owned(),
     };
     let rolling = Rolling { question, first: first as u32 + 1, every: 1 };
-    let (rolled, forecaster) = args.forecasts(&rolling).await?;
+    let record = args.state.as_deref().map(|file| Record::open(file, &args)).transpose()?;
+    let (rolled, forecaster, last) = args.forecasts(&rolling, record.is_some()).await?;
     for note in &rolled.notes {
         eprintln!("note: {note}");
     }
@@ -192,7 +208,14 @@ pub(super) async fn run(args: SimulateArgs) -> Result<(), Failure> {
     }
     let open = rolled.skilled.iter().filter(|skilled| **skilled).count() as f64;
     let gate_open = open / rolled.skilled.len().max(1) as f64;
-    let outcome = simulate::run(&trace, first, &workload, &policy, &simulate::forecasts(rolled));
+    let outcome = simulate::run_and_tell(&trace, first, &workload, &policy, &simulate::forecasts(rolled), |told| {
+        if let Some(record) = &record {
+            record.decided(told);
+        }
+    });
+    if let Some(record) = record {
+        record.end(&args, &trace, known, &workload, &policy, last)?;
+    }
     let simulation = Simulation {
         trace: name,
         from: trace.time(first),
@@ -283,22 +306,35 @@ impl SimulateArgs {
         Ok((workload, policy))
     }
 
-    /// The forecasts, and who made them.
-    async fn forecasts(&self, rolling: &Rolling) -> Result<(Rolled, String), Failure> {
+    /// The forecasts, and who made them; also one from the last sample, where that is wanted.
+    async fn forecasts(&self, rolling: &Rolling, last: bool) -> Result<(Rolled, String, Option<Answer>), Failure> {
+        let step = rolling.question.step_seconds;
+        // Far enough to be seen in a chart of two days.
+        let horizon = rolling.question.horizon.max(LOOK / step);
+        let question = last.then(|| Question { horizon, ..rolling.question.clone() });
         let fallback = |why: Option<String>| {
             let rolled = naive::roll(rolling).map_err(|refusal| Failure::from(WorkerError::Refused(refusal)))?;
             let because = why.map_or_else(String::new, |why| format!(", because {why}"));
-            Ok((rolled, format!("by the seasonal naive in Rust{because}")))
+            let last = question.as_ref().and_then(|question| naive::answer(question).ok());
+            Ok((rolled, format!("by the seasonal naive in Rust{because}"), last))
         };
         if self.forecaster == Forecaster::Naive {
             return fallback(None);
         }
         let within = Duration::from_secs(self.deadline.seconds().into());
         let launch = self.places.launch(&self.places.home());
-        match asked(&launch, async |worker| worker.roll(rolling, within).await).await? {
-            Ok(rolled) => {
+        let work = async |worker: &mut Worker| {
+            let rolled = worker.roll(rolling, within).await?;
+            let last = match &question {
+                Some(question) => Some(worker.ask(question, within).await?),
+                None => None,
+            };
+            Ok((rolled, last))
+        };
+        match asked(&launch, work).await? {
+            Ok((rolled, last)) => {
                 let by = format!("by the worker: {}", members(&rolled));
-                Ok((rolled, by))
+                Ok((rolled, by, last))
             }
             // A worker that works and refuses says more about the trace than a plainer model would.
             Err(error) if error.is_fatal() && self.forecaster == Forecaster::Auto => {

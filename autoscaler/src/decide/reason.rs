@@ -180,6 +180,27 @@ pub enum Reason {
     RecommendOnly,
 }
 
+impl Reason {
+    /// Its name, as events and conditions write theirs.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Reason::Began { .. } => "Began",
+            Reason::FloorMoved { .. } => "FloorMoved",
+            Reason::ClockWentBack { .. } => "ClockWentBack",
+            Reason::Paused => "Paused",
+            Reason::Forecast { .. } => "Forecast",
+            Reason::Capped { .. } => "Capped",
+            Reason::AtOriginal { .. } => "AtOriginal",
+            Reason::NotSkilled { .. } => "NotSkilled",
+            Reason::RateLimited { .. } => "RateLimited",
+            Reason::CoolingDown { .. } => "CoolingDown",
+            Reason::Held { .. } => "Held",
+            Reason::SteppingBack { .. } => "SteppingBack",
+            Reason::RecommendOnly => "RecommendOnly",
+        }
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

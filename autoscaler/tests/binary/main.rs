@@ -1,7 +1,11 @@
 //! The binary from outside: exit codes, stdout, stderr, sockets. One program, so that it links once.
 
 mod backtest;
+mod browser;
+mod doctor;
 mod forecast;
+mod manifests;
+mod pages;
 mod serve;
 mod simulate;
 mod support;

@@ -12,14 +12,14 @@ use crate::support::{
 };
 
 /// A running server; ends with the test.
-struct Server {
+pub(crate) struct Server {
     child: Child,
-    address: String,
+    pub(crate) address: String,
     log: Arc<Mutex<Vec<serde_json::Value>>>,
 }
 
 impl Server {
-    fn start(python: &Path, more: &[&dyn AsRef<std::ffi::OsStr>]) -> Server {
+    pub(crate) fn start(python: &Path, more: &[&dyn AsRef<std::ffi::OsStr>]) -> Server {
         let mut command = autoscaler();
         command.args(["serve", "--listen", "127.0.0.1:0", "--log-format", "json", "--deadline", "20s", "--python"]);
         command.arg(python).env("AUTOSCALER_REVISION", "abc1234").stderr(Stdio::piped());
@@ -43,12 +43,18 @@ impl Server {
     }
 
     /// The fields of the last log line with this message.
-    fn logged(&self, message: &str) -> Option<serde_json::Value> {
+    pub(crate) fn logged(&self, message: &str) -> Option<serde_json::Value> {
         let log = self.log.lock().unwrap();
         log.iter().rev().map(|entry| &entry["fields"]).find(|fields| fields["message"] == message).cloned()
     }
 
-    fn get(&self, path: &str) -> (u16, String) {
+    /// Whether a line with this message stands in a span with this request id.
+    pub(crate) fn logged_in(&self, message: &str, id: &str) -> bool {
+        let log = self.log.lock().unwrap();
+        log.iter().any(|entry| entry["fields"]["message"] == message && entry["span"]["id"] == id)
+    }
+
+    pub(crate) fn get(&self, path: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(&self.address).expect("the server accepts");
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         write!(stream, "GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n").unwrap();
@@ -67,7 +73,7 @@ impl Server {
         eventually("the worker is ready", || self.get("/readyz").0 == 200);
     }
 
-    fn end(mut self) -> Option<i32> {
+    pub(crate) fn end(mut self) -> Option<i32> {
         signal("TERM", self.child.id());
         self.child.wait().expect("the server ends").code()
     }
@@ -81,7 +87,7 @@ impl Drop for Server {
     }
 }
 
-fn copy_templates(to: &Path) {
+pub(crate) fn copy_templates(to: &Path) {
     for entry in std::fs::read_dir(crate_folder().join("templates")).unwrap() {
         let entry = entry.unwrap();
         std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();

@@ -1,0 +1,105 @@
+"""A fit carried on: the same as fitted anew where nothing came since, and as statsmodels goes on where something did."""
+
+import json
+import time
+
+import numpy as np
+import pytest
+
+from forecaster import protocol
+from forecaster.errors import Refusal
+from forecaster.forecast import Question, answer, models_for
+from forecaster.models import HoltWinters, Model
+from forecaster.series import from_samples
+from forecaster.tests.histories import SEASON, STEP_SECONDS, load
+
+MODELS = models_for(STEP_SECONDS, SEASON)
+
+
+def question(samples: np.ndarray, **more) -> Question:
+    return Question(samples.tolist(), STEP_SECONDS, SEASON, 4, 0.9, **more)
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
+def test_a_fit_of_now_is_the_forecast(model: Model):
+    series = from_samples(load(seed=1, days=20).tolist(), SEASON)
+    expected = model.forecasts(series, np.array([len(series)]), SEASON + 5)[0]
+    np.testing.assert_allclose(model.ahead(model.fit(series), series, 0, SEASON + 5), expected)
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
+def test_a_fit_goes_on_over_what_came_since_whatever_the_window(model: Model):
+    values = load(seed=2, days=24)
+    fit = model.fit(from_samples(values[:-30].tolist(), SEASON))
+    whole = from_samples(values.tolist(), SEASON)
+    window = from_samples(values[200:].tolist(), SEASON)
+    rows = [model.ahead(fit, series, 30, 6) for series in (whole, window)]
+    np.testing.assert_allclose(rows[0], rows[1])
+
+
+def test_holt_winters_goes_on_as_statsmodels_does():
+    model, values = HoltWinters(SEASON), load(seed=3, days=20)
+    whole = from_samples(values.tolist(), SEASON)
+    past = from_samples(values[:-40].tolist(), SEASON)
+    params, states = model.smooth(whole, len(past), len(whole))
+    damping = np.cumsum(params["damping_trend"] ** np.arange(1, 7))
+    expected = states.level[-1] + states.trend[-1] * damping + states.season[-SEASON : -SEASON + 6]
+    np.testing.assert_allclose(model.ahead(model.fit(past), whole, 40, 6), expected)
+
+
+def test_a_renewed_answer_keeps_the_verdict_and_follows_the_demand():
+    values = load(seed=4, days=20)
+    first = answer(question(values[:-12]))
+    # As it travels.
+    fit = json.loads(json.dumps(first.fit))
+    renewed = answer(question(values, fit=fit, since=12))
+    anew = answer(question(values))
+    assert (renewed.members, renewed.skilled, renewed.skill) == (first.members, first.skilled, first.skill)
+    assert renewed.backtests == first.backtests and renewed.fit is None
+    spread = np.mean(np.array(anew.upper) - np.array(anew.lower))
+    assert np.abs(np.array(renewed.mean) - np.array(anew.mean)).max() < 0.2 * spread
+    assert np.abs(np.array(first.mean) - np.array(renewed.mean)).max() > 0
+
+
+def test_a_renewed_answer_costs_a_part_of_a_whole_one():
+    values = load(seed=5, days=60)
+    began = time.perf_counter()
+    first = answer(question(values[:-1]))
+    whole = time.perf_counter() - began
+    began = time.perf_counter()
+    for _ in range(5):
+        answer(question(values, fit=first.fit, since=1))
+    assert (time.perf_counter() - began) / 5 < whole / 5
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"version": 2},
+        {"shape": [1, 2, 3, 0.9]},
+        {"models": {"oracle": {}}},
+        {"band": None},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_fit_of_something_else_is_done_anew(change: dict):
+    values = load(seed=6, days=20)
+    fit = {**answer(question(values)).fit, **change}
+    assert answer(question(values, fit=fit, since=0)).fit is not None
+
+
+def test_a_fit_that_is_broken_within_is_refused():
+    values = load(seed=7, days=20)
+    fit = answer(question(values, model="holt-winters")).fit
+    fit["models"]["holt-winters"] = {"smoothing": "much"}
+    with pytest.raises(Refusal) as refused:
+        answer(question(values, fit=fit, since=1))
+    assert refused.value.code == "bad-fit"
+
+
+def test_since_is_checked():
+    message = {
+        "samples": [1.0, 2.0], "step_seconds": 300, "season": 2, "horizon": 1, "quantile": 0.9, "fit": {}, "since": -1,
+    }
+    with pytest.raises(Refusal, match="`since` is not a whole number"):
+        protocol.question(message)

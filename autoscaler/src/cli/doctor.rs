@@ -1,0 +1,79 @@
+//! `autoscaler doctor`: what is missing for `run`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::{Output, PlaceArgs, json, write_out};
+use crate::doctor::{Asked, Is, examine};
+use crate::failure::{Failure, Kind};
+use crate::prometheus;
+
+pub(super) const HELP: &str = "\
+Starts the worker and stops it, reads the templates, asks the cluster for its version, for the resource and for your \
+rights, and Prometheus for a number. Changes nothing. Exit code 3 means that something is missing; each has the next \
+command beside it.
+
+Examples:
+  autoscaler doctor --prometheus http://127.0.0.1:9090
+  kubectl -n autoscaler exec deploy/autoscaler -- autoscaler doctor --prometheus http://prometheus-server.monitoring";
+
+/// See what is missing for `run`.
+#[derive(Debug, Args)]
+pub(super) struct DoctorArgs {
+    /// The Prometheus that knows the demand, with the path before /api/v1 where there is one
+    #[arg(long, value_name = "URL", env = "AUTOSCALER_PROMETHEUS")]
+    prometheus: Option<reqwest::Url>,
+
+    /// A file with a bearer token for Prometheus
+    #[arg(long, value_name = "FILE", env = "AUTOSCALER_PROMETHEUS_TOKEN_FILE")]
+    prometheus_token_file: Option<PathBuf>,
+
+    /// The file of what is remembered
+    #[arg(long, value_name = "FILE", env = "AUTOSCALER_STATE")]
+    state: Option<PathBuf>,
+
+    /// The namespace of the lease [default: the one of the kubeconfig or of the pod]
+    #[arg(long, value_name = "NAME", env = "AUTOSCALER_NAMESPACE")]
+    namespace: Option<String>,
+
+    /// The lease's name
+    #[arg(long, value_name = "NAME", default_value = "autoscaler", env = "AUTOSCALER_LEASE")]
+    lease: String,
+
+    /// How to print it
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    format: Output,
+
+    #[command(flatten)]
+    places: PlaceArgs,
+}
+
+pub(super) async fn run(args: DoctorArgs) -> Result<(), Failure> {
+    let home = args.places.home();
+    let prometheus = args.prometheus.clone().map(|url| prometheus::Settings {
+        url,
+        token_file: args.prometheus_token_file.clone(),
+        at_a_time: 1,
+        within: Duration::from_secs(10),
+    });
+    let asked = Asked {
+        launch: args.places.launch(&home),
+        home,
+        prometheus,
+        state: args.state.clone(),
+        namespace: args.namespace.clone(),
+        lease: args.lease.clone(),
+    };
+    let findings = examine(&asked).await;
+    write_out(&match args.format {
+        Output::Text => findings.iter().map(|finding| format!("{finding}\n")).collect(),
+        Output::Json => json(&findings)?,
+    })?;
+    match findings.iter().filter(|finding| finding.is == Is::Missing).count() {
+        0 => Ok(()),
+        1 => Err(Failure::new(Kind::Worker, "one thing is missing for `run`")),
+        several => Err(Failure::new(Kind::Worker, format!("{several} things are missing for `run`"))),
+    }
+}

@@ -1,0 +1,122 @@
+//! A simulation kept in a state file, as an operator would have kept the same decisions: for looking at the pages without
+//! a cluster.
+
+use std::path::Path;
+
+use clap::ValueEnum;
+
+use super::SimulateArgs;
+use crate::decide::{Mode, Policy};
+use crate::failure::Failure;
+use crate::forecast::{Forecast, Model, Wish};
+use crate::history::History;
+use crate::protocol::Answer;
+use crate::simulate::{Told, Workload};
+use crate::span::Span;
+use crate::state::{Condition, Decided, Health, Profile, Retention, ScalerName, State};
+
+const NAMESPACE: &str = "simulated";
+
+/// A simulation that is being kept.
+#[derive(Debug)]
+pub(super) struct Record {
+    state: State,
+    name: ScalerName,
+    /// What stands for the query: there is none.
+    query: String,
+}
+
+impl Record {
+    /// A record in a file, in which another simulation of the same name is forgotten.
+    pub(super) fn open(file: &Path, args: &SimulateArgs) -> Result<Record, Failure> {
+        let state = State::open(file, Retention::default());
+        if let Health::InMemory(cause) = state.health() {
+            let cannot = Failure::input(format!("cannot keep the simulation in `{}`", file.display()));
+            return Err(cannot.cause(cause.unwrap_or_default()).hint("check the path given to `--state`"));
+        }
+        let load = args.generate.and_then(|load| load.to_possible_value()).map(|value| value.get_name().to_owned());
+        let stem = || Some(args.trace.as_ref()?.file_stem()?.to_string_lossy().into_owned());
+        let name = args.name.clone().or(load.clone()).or_else(stem).unwrap_or_else(|| "trace".to_owned());
+        let query = match (&load, &args.trace) {
+            (Some(load), _) => format!("a {load} load made up from seed {}", args.seed),
+            (None, Some(file)) => file.display().to_string(),
+            (None, None) => String::new(),
+        };
+        let name = ScalerName::new(NAMESPACE, name);
+        state.forget(&name);
+        Ok(Record { state, name, query })
+    }
+
+    /// Keeps a decision.
+    pub(super) fn decided(&self, told: &Told<'_>) {
+        let mut decided = Decided::new(told.now, Mode::Enforce, told.original, told.decision);
+        decided.replicas = Some(told.replicas);
+        decided.demand = told.demand;
+        self.state.remember_decision(&self.name, &decided, &told.decision.memory);
+    }
+
+    /// Keeps what is known at the end, or says why nothing could be kept.
+    pub(super) fn end(
+        self,
+        args: &SimulateArgs,
+        trace: &History,
+        known: usize,
+        workload: &Workload,
+        policy: &Policy,
+        last: Option<Answer>,
+    ) -> Result<(), Failure> {
+        let history = History { samples: trace.samples[..known].to_vec(), ..trace.clone() };
+        let forecast = last.map(|answer| {
+            let horizon = Span::from_seconds(answer.mean.len() as u32 * trace.step.seconds()).unwrap_or(trace.step);
+            let wish = Wish { horizon, season: args.season, quantile: args.quantile, model: Model::Auto };
+            Forecast::new(&history, &wish, answer)
+        });
+        let condition = |kind: &str, holds: bool, reason: &str, message: String| Condition {
+            kind: kind.to_owned(),
+            status: if holds { "True" } else { "False" }.to_owned(),
+            reason: reason.to_owned(),
+            message,
+            since: history.end(),
+        };
+        let skilled = match &forecast {
+            Some(forecast) if forecast.skilled => {
+                condition("ForecastSkilled", true, "BeatsReferences", crate::print::skill(forecast))
+            }
+            Some(forecast) => condition("ForecastSkilled", false, "NoSkill", crate::print::skill(forecast)),
+            None => condition("ForecastSkilled", false, "NoForecast", "there is no forecast".to_owned()),
+        };
+        self.state.note(
+            &self.name,
+            &Profile {
+                uid: "simulated".to_owned(),
+                hpa: self.name.name.clone(),
+                target: None,
+                query: self.query.clone(),
+                unit: policy.capacity.unit(),
+                capacity: policy.capacity.to_string(),
+                mode: Mode::Enforce,
+                paused: false,
+                step: trace.step,
+                season: args.season,
+                lead_time: policy.lead_time,
+                quantile: args.quantile,
+                max_floor: policy.max_floor,
+                max_replicas: Some(workload.max),
+                stands: None,
+                conditions: vec![
+                    condition("Ready", true, "Simulated", "these decisions are a simulation's".to_owned()),
+                    skilled,
+                ],
+                missing: None,
+            },
+        );
+        self.state.remember_samples(&self.name, &self.query, &history);
+        if let Some(forecast) = &forecast {
+            self.state.remember_forecast(&self.name, forecast);
+        }
+        match self.state.health() {
+            Health::Unwritten(cause) => Err(Failure::input("cannot keep the simulation").cause(cause)),
+            Health::Kept | Health::InMemory(_) => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! The operator against an API server and a Prometheus on loopback. Each scenario is a test's name.
+
+mod cluster;
+mod faults;
+mod floors;
+mod lead;
+mod pages;
+mod prometheus;
+mod rig;
+mod story;
+#[path = "../binary/support.rs"]
+#[allow(dead_code, reason = "shared with the tests of the other commands")]
+mod support;
+mod thousand;

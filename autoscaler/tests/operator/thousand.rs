@@ -1,0 +1,129 @@
+//! A thousand scalers: how long a round of all of them takes, and what it costs. Measured where it is asked for, with a
+//! release binary and a Python that has the packages; its numbers mean nothing in an unoptimised build.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::cluster::{Cluster, Door, SCALERS};
+use crate::lead::{Process, busy_now, within, workload};
+use crate::prometheus::Mock;
+use crate::support::{crate_folder, real_python};
+
+const SCALE: usize = 1_000;
+
+fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").ok()?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).ok()?;
+    let status = text.split(' ').nth(1)?.parse().ok()?;
+    Some((status, text))
+}
+
+/// A counter as the operator itself counts it.
+fn counted(address: SocketAddr, name: &str) -> f64 {
+    let text = get(address, "/metrics").map(|(_, text)| text).unwrap_or_default();
+    let line = text.lines().find(|line| line.starts_with(name));
+    line.and_then(|line| line.rsplit(' ').next()).and_then(|value| value.parse().ok()).unwrap_or(0.0)
+}
+
+fn start(binary: &Path, folder: &Path, door: &Door, prometheus: &Mock, python: &Path) -> (Process, SocketAddr) {
+    let kubeconfig = folder.join("kubeconfig");
+    std::fs::write(&kubeconfig, door.kubeconfig()).unwrap();
+    let log = folder.join("operator.log");
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let child = Command::new(binary)
+        .args(["run", "--listen", &port.to_string(), "--lease-duration", "3s", "--prometheus", &prometheus.url()])
+        .args(["--identity", &port.to_string()])
+        .arg("--home")
+        .arg(crate_folder())
+        .arg("--python")
+        .arg(python)
+        .arg("--state")
+        .arg(folder.join("state.sqlite"))
+        .env("KUBECONFIG", kubeconfig)
+        .stderr(std::fs::File::create(&log).unwrap())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    (Process { child, log }, port)
+}
+
+fn resident(process: &Process) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", process.child.id())).unwrap_or_default();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap_or_default();
+    line.split_whitespace().nth(1).and_then(|kilobytes| kilobytes.parse::<u64>().ok()).unwrap_or(0) / 1024
+}
+
+#[tokio::test]
+async fn a_thousand_scalers_are_a_round_of_less_than_half_a_minute() {
+    const TEST: &str = "a_thousand_scalers_are_a_round_of_less_than_half_a_minute";
+    let Some(binary) = std::env::var_os("AUTOSCALER_MEASURE") else {
+        // Not `eprintln!`, which the test harness swallows when a test passes.
+        let _ = writeln!(std::io::stderr(), "\nskipped: {TEST}: set AUTOSCALER_MEASURE to a release binary");
+        return;
+    };
+    let Some(python) = real_python(TEST) else { return };
+    let cluster = Cluster::new();
+    for index in 0..SCALE {
+        workload(&cluster, &format!("web-{index}"));
+    }
+    let prometheus = Mock::start(busy_now()).await;
+    let door = cluster.door().await;
+    let folder = tempfile::tempdir().unwrap();
+    let told = |fallback: bool| {
+        let fits = |scaler: &serde_json::Value| {
+            let forecast = &scaler["status"]["forecast"];
+            !forecast.is_null() && (fallback || forecast["fallback"] == false)
+        };
+        cluster.all(SCALERS).iter().filter(|scaler| fits(scaler)).count()
+    };
+
+    let began = Instant::now();
+    let (mut process, address) = start(Path::new(&binary), folder.path(), &door, &prometheus, &python);
+    within(60, "it is ready", || get(address, "/readyz").is_some_and(|(status, _)| status == 200)).await;
+    println!("ready after {:.2?}", began.elapsed());
+    while told(true) < SCALE {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let cold = began.elapsed();
+    println!("first round, nothing known: {cold:.1?}, {} by the worker, {} MiB", told(false), resident(&process));
+    let fitting = Instant::now();
+    while told(false) < SCALE {
+        assert!(fitting.elapsed() < Duration::from_secs(500), "{} are fitted", told(false));
+        for scaler in cluster.all(SCALERS) {
+            if scaler["status"]["forecast"]["fallback"] != false {
+                let name = scaler["metadata"]["name"].as_str().unwrap();
+                let touched =
+                    json!({"metadata": {"annotations": {"touched": fitting.elapsed().as_secs().to_string()}}});
+                cluster.patch_scaler("shop", name, touched);
+            }
+        }
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    }
+    println!("all fitted after {:.0?}, {} MiB", fitting.elapsed(), resident(&process));
+    crate::support::signal("TERM", process.child.id());
+    within(15, "it has ended", || process.child.try_wait().unwrap().is_some()).await;
+
+    let began = Instant::now();
+    let (process, address) = start(Path::new(&binary), folder.path(), &door, &prometheus, &python);
+    within(60, "it is ready", || get(address, "/readyz").is_some_and(|(status, _)| status == 200)).await;
+    println!("again: ready after {:.2?}", began.elapsed());
+    let reconciled = || counted(address, "autoscaler_reconciles_total{outcome=\"done\"}");
+    while reconciled() < SCALE as f64 {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert!(began.elapsed() < Duration::from_secs(120), "{} after two minutes", reconciled());
+    }
+    let round = began.elapsed();
+    let by_worker = counted(address, "autoscaler_forecasts_total{outcome=\"done\"}");
+    println!("a round of {SCALE}: {round:.1?} from the start, {by_worker} by the worker, {} MiB", resident(&process));
+    assert!(cold < Duration::from_secs(30), "{cold:?}");
+    assert!(round < Duration::from_secs(30), "{round:?}");
+    assert!(by_worker >= SCALE as f64 * 0.95, "{by_worker}");
+    assert!(resident(&process) < 150, "{} MiB", resident(&process));
+}
