@@ -216,12 +216,14 @@ pub struct Ci {
     pub schedule: String,
     /// Minutes after which a job that builds is ended.
     pub timeout_minutes: u32,
+    /// Whether the tests get a Kubernetes cluster, which `KUBECONFIG` names.
+    pub cluster: bool,
 }
 
 impl Default for Ci {
     /// Monday before work, away from the full hour at which everybody's jobs begin.
     fn default() -> Self {
-        Self { runners: BTreeMap::new(), schedule: "17 4 * * 1".to_owned(), timeout_minutes: 60 }
+        Self { runners: BTreeMap::new(), schedule: "17 4 * * 1".to_owned(), timeout_minutes: 60, cluster: false }
     }
 }
 
@@ -546,6 +548,7 @@ fn read_ci(mut section: Section<'_>, platforms: &[Platform], problems: &mut Prob
     if let Some(minutes) = section.number("timeout-minutes", 1..361, problems) {
         ci.timeout_minutes = u32::try_from(minutes).expect("the range was checked");
     }
+    ci.cluster = section.choice("cluster", &[("k3d", true)], problems).unwrap_or_default();
     section.finish(problems);
     ci
 }

@@ -203,6 +203,19 @@ const ENGINE: &str = "      - name: Keep images in containerd's store
           sudo systemctl restart docker
 ";
 
+/// A Kubernetes cluster in the runner's Docker, by a program that is known by its digest.
+const CLUSTER: &str = "      - name: Start a cluster
+        run: |
+          curl --fail --silent --show-error --location --output \"$RUNNER_TEMP/k3d\" https://github.com/k3d-io/k3d/releases/download/v5.8.3/k3d-linux-amd64
+          echo \"dbaa79a76ace7f4ca230a1ff41dc7d8a5036a8ad0309e9c54f9bf3836dbe853e  $RUNNER_TEMP/k3d\" | sha256sum --check
+          chmod +x \"$RUNNER_TEMP/k3d\"
+          \"$RUNNER_TEMP/k3d\" cluster create tests --no-lb --wait --timeout 5m --kubeconfig-update-default=false
+          \"$RUNNER_TEMP/k3d\" kubeconfig get tests > \"$RUNNER_TEMP/kubeconfig\"
+";
+
+const KUBECONFIG: &str = "          KUBECONFIG: ${{ runner.temp }}/kubeconfig
+";
+
 /// GitHub's registry takes the job's own token; any other one has secrets of the repository.
 fn login(policy: &Policy, when: Option<&str>) -> String {
     let registry = policy.project.registry.repository("x").registry().to_owned();
@@ -229,6 +242,7 @@ fn ci(policy: &Policy) -> String {
     let minutes = policy.ci.timeout_minutes;
     let [header, concurrency] = [header("ci"), concurrency("ci", policy)];
     let [checkout, cargo] = [checkout(), cargo("ci")];
+    let (cluster, kubeconfig) = if policy.ci.cluster { (CLUSTER, KUBECONFIG) } else { Default::default() };
     format!(
         "{header}
 on:
@@ -247,13 +261,13 @@ jobs:
     permissions:
       contents: read
     steps:
-{checkout}{cargo}{ENGINE}      - name: Workflows are what the policy gives
+{checkout}{cargo}{ENGINE}{cluster}      - name: Workflows are what the policy gives
         run: cargo xtask workflows --check
       - name: Everything is tested
         env:
           # A tool that is missing is a failure here, not a test that is left out.
           XTASK_REQUIRE_REAL: '1'
-        run: cargo xtask ci
+{kubeconfig}        run: cargo xtask ci
 "
     )
 }

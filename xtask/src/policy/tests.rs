@@ -170,8 +170,7 @@ fn registries() {
 fn ci_has_defaults_and_its_own_problems() {
     let ci = parse(GOOD, &|_| true).unwrap().ci;
     assert_eq!((ci.runners.len(), ci.schedule.as_str(), ci.timeout_minutes), (0, "17 4 * * 1", 60));
-    let wrong =
-        "[ci]\nschedule = \"weekly\"\ntimeout-minutes = 0\nrunners = { \"linux/arm64\" = \"a b\", x = \"y\" }\n";
+    let wrong = "schedule = \"weekly\"\ntimeout-minutes = 0\nrunners = { \"linux/arm64\" = \"a b\", x = \"y\" }\n";
     let fault = parse(&format!("{GOOD}\n{wrong}"), &|_| true).unwrap_err();
     for expected in [
         "`ci.schedule` is `weekly`, not the five fields of cron",

@@ -3,6 +3,7 @@
 use super::*;
 use yaml_rust2::{Yaml, YamlLoader};
 
+/// Its last section is `[ci]`, to which edits add.
 const POLICY: &str = include_str!("../../../images.toml");
 
 fn policy(edit: impl FnOnce(String) -> String) -> Policy {
@@ -16,7 +17,7 @@ fn policies() -> Vec<Policy> {
         policy(|text| text.replace("[\"linux/amd64\"]", "[\"linux/amd64\", \"linux/arm64\"]")),
         policy(|text| {
             text.replace("\"main\"", "\"release/a+b\"").replace("ghcr.io/acme", "registry.example:5000/team/x")
-                + "\n[ci]\nschedule = \"0 0 * * 0\"\ntimeout-minutes = 9\nrunners = { \"linux/amd64\" = \"own.one\" }\n"
+                + "schedule = \"0 0 * * 0\"\ntimeout-minutes = 9\nrunners = { \"linux/amd64\" = \"own.one\" }\n"
         }),
         {
             let mut policy = policy(|text| text);
@@ -164,9 +165,9 @@ fn a_platform_without_a_runner_is_told() {
     let text = |text: String| text.replace("[\"linux/amd64\"]", "[\"linux/riscv64\"]");
     let fault = generate(&policy(text)).unwrap_err();
     assert_eq!(fault.what, "no runner is known for `linux/riscv64`");
-    let named = |all| text(all) + "\n[ci]\nruns = 1\n";
+    let named = |all| text(all) + "runs = 1\n";
     assert!(crate::policy::parse(&named(POLICY.to_owned()), &|_| true).is_err(), "`runs` is no key");
-    let named = |all| text(all) + "\n[ci]\nrunners = { \"linux/riscv64\" = \"riscv\" }\n";
+    let named = |all| text(all) + "runners = { \"linux/riscv64\" = \"riscv\" }\n";
     assert!(generate(&policy(named)).is_ok());
 }
 
@@ -179,4 +180,16 @@ fn a_difference_is_told_by_its_line() {
     assert_eq!(told("a\n"), "x.yml:2: `b` is missing");
     assert_eq!(told("a\nb\nc\n"), "x.yml:3: `c` should not be there");
     assert_eq!(told("a\r\nb\r\n"), "`x.yml` differs in how its lines end");
+}
+
+#[test]
+fn a_cluster_is_started_only_where_the_policy_wants_one() {
+    let text =
+        |cluster: bool| ci(&Policy { ci: crate::policy::Ci { cluster, ..Default::default() }, ..policy(|text| text) });
+    let wanted = text(true);
+    assert!(
+        wanted.contains("cluster create") && wanted.contains("KUBECONFIG: ${{ runner.temp }}/kubeconfig"),
+        "{wanted}"
+    );
+    assert!(!text(false).contains("KUBECONFIG") && !text(false).contains("k3d"));
 }
