@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::runtime::controller::Action;
 use kube::runtime::events::Recorder;
 use kube::runtime::reflector::Store;
@@ -209,6 +210,8 @@ async fn once(
                     &Decided { failed: Some(refused.to_string()), changed: None, ..facts.decided(now, &decision) },
                     track.memory.as_ref().unwrap_or(&decision.memory),
                 );
+                // What is to be said of this cannot be said where the API server is away.
+                let _ = complain(scaler, context, track, "CannotWrite", refused.to_string(), now).await;
                 return Err(refused.into());
             }
             Ok(carried) => {
@@ -310,13 +313,7 @@ async fn stand_by(
     now: Timestamp,
 ) -> Result<Action, Failed> {
     tracing::info!(reason = blocked.word(), %blocked, "nothing is decided");
-    let mut after = track.status.clone().unwrap_or_default();
-    let says = [Says::no(Kind::Ready, blocked.word(), blocked.to_string())];
-    after.observed_generation = scaler.metadata.generation;
-    after.updated = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(status::whole(now)));
-    after.conditions = status::conditions(&after.conditions, &says, scaler.metadata.generation, now);
-    after.reasons.clear();
-    tell(scaler, context, track, after, now).await?;
+    complain(scaler, context, track, blocked.word(), blocked.to_string(), now).await?;
     let step: Span = scaler.spec.step.parse().ok().or(Span::from_seconds(300)).unwrap_or_else(|| unreachable!("5m"));
     Ok(match blocked {
         Blocked::Invalid(_) => Action::await_change(),
@@ -324,6 +321,24 @@ async fn stand_by(
             Action::requeue(until_next(name, step, now))
         }
     })
+}
+
+/// Tells that this scaler is not ready, and why; what else was told of it stays.
+async fn complain(
+    scaler: &PredictiveScaler,
+    context: &Context,
+    track: &mut Track,
+    word: &'static str,
+    message: String,
+    now: Timestamp,
+) -> Result<(), Failed> {
+    let mut after = track.status.clone().unwrap_or_default();
+    let says = [Says::no(Kind::Ready, word, message)];
+    after.observed_generation = scaler.metadata.generation;
+    after.updated = Some(Time(status::whole(now)));
+    after.conditions = status::conditions(&after.conditions, &says, scaler.metadata.generation, now);
+    after.reasons.clear();
+    tell(scaler, context, track, after, now).await
 }
 
 async fn tell(

@@ -173,7 +173,9 @@ async fn watch(
     readiness: &Readiness,
 ) {
     let config = watcher::Config::default().page_size(500);
-    let mut events = pin!(watcher(api, config).default_backoff().reflect(writer));
+    // Who owns which field of a scaler nobody here asks; of a thousand it is megabytes.
+    let bare = |scaler: &mut PredictiveScaler| scaler.managed_fields_mut().clear();
+    let mut events = pin!(watcher(api, config).default_backoff().modify(bare).reflect(writer));
     let mut seen = Seen::default();
     while let Some(event) = events.next().await {
         match event {

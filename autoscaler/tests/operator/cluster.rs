@@ -58,6 +58,7 @@ struct Store {
     past: Vec<Happened>,
     asked: Vec<Asked>,
     lenient: bool,
+    forbidden: Option<&'static str>,
 }
 
 struct Inner {
@@ -133,6 +134,11 @@ impl Cluster {
     /// Takes steps of a second, which no real one does: a test in real time would be ten times as long.
     pub(crate) fn lenient(&self) {
         self.store().lenient = true;
+    }
+
+    /// From now on nobody may write these.
+    pub(crate) fn forbid(&self, plural: &'static str) {
+        self.store().forbidden = Some(plural);
     }
 
     /// All requests so far.
@@ -325,6 +331,9 @@ impl Store {
     ) -> (StatusCode, Value) {
         let manager = params.get("fieldManager").map_or("unknown", String::as_str);
         let namespace = place.namespace.clone().unwrap_or_default();
+        if *method != Method::GET && self.forbidden == Some(place.plural.as_str()) {
+            return refuse(StatusCode::FORBIDDEN, "Forbidden", format!("{} is forbidden", place.plural));
+        }
         let Some(name) = &place.name else {
             return match *method {
                 Method::GET => (StatusCode::OK, self.list(place, params)),

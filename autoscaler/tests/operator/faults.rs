@@ -228,6 +228,21 @@ async fn an_api_server_that_is_down_is_tried_again_and_the_floor_stays() {
     assert_eq!(rig.floor(), before);
 }
 
+#[tokio::test]
+async fn a_write_that_is_refused_is_told() {
+    let mut rig = raised().await;
+    // As with a role that was cut.
+    rig.cluster.forbid(crate::cluster::HPAS);
+    rig.turn_to(MIDNIGHT + 21 * HOUR);
+    for _ in 0..4 {
+        let _ = rig.reconcile("web").await;
+        rig.turn_to(rig.now() + STEP);
+    }
+    rig.says("Ready", "False", "CannotWrite");
+    let (_, _, message) = rig.condition("Ready");
+    assert!(message.contains("forbidden"), "{message}");
+}
+
 /// A world whose worker is one of `tests/workers`, kept alive as the operator does.
 async fn with_worker(home: &std::path::Path, python: std::path::PathBuf) -> Rig {
     let supervisor = worker(python, home.to_owned());
@@ -246,10 +261,11 @@ async fn with_worker(home: &std::path::Path, python: std::path::PathBuf) -> Rig 
 }
 
 #[tokio::test]
-async fn a_worker_that_writes_garbage_or_dies_is_stood_in_for() {
-    let test = "a_worker_that_writes_garbage_or_dies_is_stood_in_for";
+async fn a_worker_that_writes_garbage_or_dies_or_is_late_is_stood_in_for() {
+    let test = "a_worker_that_writes_garbage_or_dies_or_is_late_is_stood_in_for";
     let Some(python) = bare_python(test) else { return };
-    for hostile in ["garbage_answer", "garbage_hello", "exits_when_asked", "exits_at_once", "short_answer", "wrong_id"]
+    for hostile in
+        ["garbage_answer", "garbage_hello", "exits_when_asked", "exits_at_once", "short_answer", "wrong_id", "hangs"]
     {
         let home = hostile_home(hostile);
         let mut rig = with_worker(home.path(), python.clone()).await;

@@ -74,7 +74,7 @@ pub(crate) fn demands(prometheus: &Mock, supervisor: Arc<Supervisor>, within: Du
         State::in_memory(Retention::default()),
         supervisor,
         Arc::new(Metrics::of_operator(None)),
-        Deadlines { patience: Duration::from_secs(5), work: Duration::from_secs(20) },
+        Deadlines { patience: Duration::from_secs(5), work: Duration::from_secs(8) },
     )
 }
 
