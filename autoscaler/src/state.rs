@@ -206,6 +206,8 @@ impl Decided {
 pub struct Retention {
     /// How far samples go back.
     pub samples: Span,
+    /// And how many there are at least, however far that is: long seasons have long steps.
+    pub least: u32,
     /// How many decisions.
     pub decisions: u32,
 }
@@ -214,7 +216,7 @@ impl Default for Retention {
     fn default() -> Retention {
         const FOUR_WEEKS: Span = Span::from_seconds(28 * 86_400).unwrap();
         // A week of five-minute steps.
-        Retention { samples: FOUR_WEEKS, decisions: 2_016 }
+        Retention { samples: FOUR_WEEKS, least: 8_192, decisions: 2_016 }
     }
 }
 
@@ -387,7 +389,7 @@ impl State {
                 insert.execute(params![series.id, part, samples.bytes()])?;
             }
             if let Some(newest) = parts.keys().last() {
-                let kept = grid.parts(retention.samples);
+                let kept = grid.parts(retention.samples).max(Grid::parts_of(retention.least));
                 db.prepare_cached("DELETE FROM samples WHERE scaler = ?1 AND part < ?2")?
                     .execute(params![series.id, newest - kept])?;
             }

@@ -45,6 +45,11 @@ impl Grid {
         (index.div_euclid(LENGTH), index.rem_euclid(LENGTH) as usize)
     }
 
+    /// The parts that so many samples fill, rounded up.
+    pub(super) fn parts_of(samples: u32) -> i64 {
+        i64::from(samples).saturating_add(LENGTH - 1) / LENGTH
+    }
+
     /// The parts that a length of time fills, rounded up.
     pub(super) fn parts(self, span: Span) -> i64 {
         (i64::from(span.seconds()) - 1) / (self.step * LENGTH) + 1

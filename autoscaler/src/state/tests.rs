@@ -166,7 +166,7 @@ fn what_is_gone_is_forgotten() {
 
 #[test]
 fn retention_counts_from_the_newest_and_not_by_the_clock() {
-    let state = State::in_memory(Retention { samples: "2d".parse().unwrap(), decisions: 5 });
+    let state = State::in_memory(Retention { samples: "2d".parse().unwrap(), least: 0, decisions: 5 });
     let web = name("web");
     state.note(&web, &profile("1"));
     let week: Vec<f64> = (0..7 * 288).map(f64::from).collect();
@@ -185,6 +185,15 @@ fn retention_counts_from_the_newest_and_not_by_the_clock() {
     let decisions = state.known(&web, step(), 99).unwrap().decisions;
     let times: Vec<i64> = decisions.iter().map(|decided| decided.at.as_second() / 300).collect();
     assert_eq!(times, [7, 6, 5, 1_000_001, 1_000_000]);
+}
+
+#[test]
+fn long_seasons_keep_their_samples() {
+    let state = State::in_memory(Retention::default());
+    // Four months, a sample every six hours, of which four weeks would be 112.
+    let months = History { step: "6h".parse().unwrap(), samples: vec![Some(1.0); 480], ..history(0, &[]) };
+    state.remember_samples(&name("web"), "q", &months);
+    assert_eq!(state.samples(&name("web"), "q", months.step), Some(months));
 }
 
 #[test]
