@@ -113,7 +113,8 @@ async fn tell(client: Client, namespace: &str, pace: Pace) {
     let first = replica(&client, namespace, "first", &prometheus).await;
     // Whatever the hour it began at: the next night, when what was raised for the day before is released.
     let night = Duration::from_secs((7 * pace.step) as u64);
-    tokio::time::sleep((pace.until_busy() + season).saturating_sub(night)).await;
+    let wait = (pace.until_busy() + season - night).as_millis() % season.as_millis();
+    tokio::time::sleep(Duration::from_millis(wait as u64)).await;
     reaches("released at night", |min| min <= 2).await;
     reaches("raised", |min| min >= 8).await;
     let ahead = pace.until_busy();
