@@ -62,14 +62,16 @@ pub fn select(filter: Option<&str>) -> Result<Vec<&'static Scenario>, Fault> {
     pick(&TABLE, |scenario| (scenario.name, scenario.on_request), filter)
 }
 
-/// The entries of a table that a filter means, by name and whether it must be named.
+/// The entries of a table that a filter means, by name and whether it must be named: parts of names, with commas between.
 fn pick<T>(
     table: &'static [T],
     known: fn(&T) -> (&'static str, bool),
     filter: Option<&str>,
 ) -> Result<Vec<&'static T>, Fault> {
     let meant = |entry: &&T| match (known(entry), filter) {
-        ((name, on_request), Some(filter)) => name.contains(filter) && (!on_request || name == filter),
+        ((name, on_request), Some(filter)) => {
+            filter.split(',').any(|part| name.contains(part) && (!on_request || name == part))
+        }
         ((_, on_request), None) => !on_request,
     };
     let chosen: Vec<&T> = table.iter().filter(meant).collect();

@@ -260,7 +260,7 @@ Examples:
     Stats(StatsFlags),
     /// Measure: what an edit, a bump and a cold start cost, beside plain docker
     Bench {
-        /// Measure only scenarios whose name contains this
+        /// Measure only scenarios whose name contains this, or one of these with commas between
         #[arg(value_name = "FILTER")]
         filter: Option<String>,
         /// Runs of each warm scenario, by default 5; with `--compare` of each side, by default 7; the median counts

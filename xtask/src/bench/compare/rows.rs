@@ -107,7 +107,7 @@ const fn docker(goal: Option<Goal>) -> Side {
 const BUILDAH: Side = side("buildah", Work::Peer(Peer::Buildah), None);
 
 /// It takes a minute or more where it builds a base.
-const SLOW_BUILDAH: Side = Side { at_most: Some(1), ..BUILDAH };
+const SLOW_BUILDAH: Side = Side { at_most: Some(3), ..BUILDAH };
 
 /// Every row, in the order in which they are measured.
 pub(super) static ROWS: [Row; 10] = [
