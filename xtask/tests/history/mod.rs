@@ -151,8 +151,11 @@ pub struct Extracted {
 /// Reads a checkout; `None` where it has no policy or no Dockerfile that reads.
 pub fn extracted(root: &Path) -> Option<Extracted> {
     let mut policy: toml::Table = fs::read_to_string(root.join("images.toml")).ok()?.parse().ok()?;
-    // Who makes a stage changes nothing of what it holds.
-    policy.get_mut("base").and_then(toml::Value::as_table_mut).map(|base| base.remove("stages"));
+    if let Some(base) = policy.get_mut("base").and_then(toml::Value::as_table_mut) {
+        // Who makes a stage changes nothing of what it holds, and no epoch is the epoch 0.
+        base.remove("stages");
+        base.entry("epoch").or_insert(toml::Value::Integer(0));
+    }
     let wanted = ["project", "root", "base", "app"].map(|name| policy.get(name).map(ToString::to_string));
     // The fast Dockerfile takes the program from here when it is built by hand; its recipe counts, not its bytes.
     fs::create_dir_all(root.join("target/release")).unwrap();

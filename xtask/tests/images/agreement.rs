@@ -55,6 +55,7 @@ fn an_ordinary_life() {
 fn a_base_that_was_built_anew_wants_its_app_anew() {
     let Some(repo) = Repo::new("anew") else { return };
     let before = repo.push();
+    repo.commit("another revision, so another manifest even within one second");
     let after = repo.xtask(&["build-base", "--push", "--force", "--format", "json"]).run().ok().report();
     assert_eq!(before.fingerprint("base"), after.fingerprint("base"));
     assert_ne!(before.digest("base"), after.digest("base"));
