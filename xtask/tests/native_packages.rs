@@ -12,6 +12,7 @@ mod busybox;
 mod real_engine;
 
 use real_engine::{Engine, engine};
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -21,8 +22,10 @@ use xtask::fault::{Exit, Fault};
 use xtask::layout::Layout;
 use xtask::lock::uv::{self, Upgrade, Uv};
 use xtask::native::item::{Bytes, Content, Item};
+use xtask::native::layer::{Limits, Reader};
 use xtask::native::python::{PythonPackages, Request};
-use xtask::native::stage::{Foundation, Realise};
+use xtask::native::stage::{Foundation, Realise, Selection};
+use xtask::native::unpack::Unpacked;
 use xtask::native::user::User;
 use xtask::oci::{Config, Manifest};
 use xtask::policy::{self, Policy};
@@ -47,6 +50,12 @@ struct Root {
     manifest: Digest,
     config: Config,
     folder: PathBuf,
+    blob: Digest,
+    /// Where a selection of its files is unpacked, without these folders.
+    part: tempfile::TempDir,
+    spoiled: Vec<&'static str>,
+    /// How often all its files were asked for.
+    wholes: Cell<usize>,
 }
 
 impl Root {
@@ -73,7 +82,16 @@ impl Root {
             unpack.read(Exit::Build).unwrap_or_else(|fault| panic!("{fault}"));
             std::fs::rename(new, &folder).unwrap();
         }
-        Self { layout: home.join("root"), manifest: root.digest, config, folder }
+        Self {
+            layout: home.join("root"),
+            manifest: root.digest,
+            config,
+            folder,
+            blob: manifest.layers[0].digest,
+            part: tempfile::tempdir().unwrap(),
+            spoiled: Vec::new(),
+            wholes: Cell::new(0),
+        }
     }
 }
 
@@ -87,8 +105,19 @@ impl Foundation for Root {
         Ok(std::fs::read(self.folder.join(path.to_path())).ok())
     }
 
-    fn folder(&self) -> Result<&Path, Fault> {
-        Ok(&self.folder)
+    fn folder(&self, which: Option<&Selection>) -> Result<PathBuf, Fault> {
+        let Some(some) = which else {
+            self.wholes.set(self.wholes.get() + 1);
+            return Ok(self.folder.clone());
+        };
+        let part = self.part.path().join(some.name);
+        if !part.exists() {
+            let layout = Layout::open_or_create(&self.layout)?;
+            let blob = std::fs::File::open(layout.blob_path(&self.blob)).unwrap();
+            Unpacked::open(&part)?.only(some.has).apply(&mut Reader::open(blob, None, Limits::default())?)?;
+            self.spoiled.iter().for_each(|path| std::fs::remove_dir_all(part.join(path)).unwrap());
+        }
+        Ok(part)
     }
 }
 
@@ -318,6 +347,17 @@ fn recipes_make_what_docker_makes() {
     let other = other.produce(&[1, 0]).unwrap();
     same(&tree(&other[..1]), &tree(&made[index..=index]));
     same(&tree(&other[1..]), &tree(&made[..1]));
+    assert_eq!(root.wholes.get(), 0, "Python's part of the root is enough");
+
+    // Where it is not, all of the root is taken, and the same comes out.
+    for spoiled in ["usr/lib/python3.13/json", "usr/lib/x86_64-linux-gnu"] {
+        let root = Root { spoiled: vec![spoiled], ..Root::get() };
+        let recipe = repository.recipe(&root, &Platform::host().to_string()).unwrap();
+        let flask =
+            recipe.produce(&(1..recipe.parts().len()).collect::<Vec<_>>()).unwrap_or_else(|fault| panic!("{fault}"));
+        same(&tree(&flask), &tree(&made[1..]));
+        assert!(root.wholes.get() > 0, "{spoiled}");
+    }
 }
 
 #[test]

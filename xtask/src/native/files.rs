@@ -7,7 +7,7 @@ use super::assembly::{self, Beneath, Stat};
 use super::image::{Image, Place};
 use super::layer::{Limits, Reader};
 use super::outline::{self, Outline};
-use super::stage::Foundation;
+use super::stage::{Foundation, Selection};
 use super::store::Store;
 use super::unpack::Unpacked;
 use crate::context::{ContextPath, Kind};
@@ -21,6 +21,7 @@ use std::fs::{self, File};
 use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// The files of one image.
 pub struct Files<'a> {
@@ -32,22 +33,13 @@ pub struct Files<'a> {
     /// Where images are unpacked.
     folder: PathBuf,
     outline: OnceCell<Outline>,
-    unpacked: OnceCell<PathBuf>,
 }
 
 impl<'a> Files<'a> {
     /// The files of an image, for a build in the repository at `root`. Reads nothing yet.
     pub fn new(client: &'a Client, store: &'a Store, image: &'a Image, name: &str, root: &Path) -> Self {
         let folder = root.join("target/native/roots");
-        Self {
-            client,
-            store,
-            image,
-            name: name.to_owned(),
-            folder,
-            outline: OnceCell::new(),
-            unpacked: OnceCell::new(),
-        }
+        Self { client, store, image, name: name.to_owned(), folder, outline: OnceCell::new() }
     }
 
     fn outline(&self) -> Result<&Outline, Fault> {
@@ -103,26 +95,34 @@ impl<'a> Files<'a> {
         }
     }
 
-    fn unpack(&self) -> Result<PathBuf, Fault> {
-        let folder = self.folder.join(self.image.digest.hex());
+    fn unpack(&self, which: Option<&Selection>) -> Result<PathBuf, Fault> {
+        let all = self.folder.join(self.image.digest.hex());
+        let folder =
+            which.map_or(all.clone(), |some| self.folder.join(format!("{}-{}", some.name, self.image.digest.hex())));
         let cannot = |error: io::Error| Fault::build(format!("cannot write `{}`", folder.display())).cause(error);
         fs::create_dir_all(&self.folder).map_err(cannot)?;
         // One at a time: the later finds what the earlier unpacked.
         let lock = File::create(self.folder.join(".lock")).map_err(cannot)?;
         lock.lock().map_err(cannot)?;
-        if folder.is_dir() {
-            return Ok(folder);
+        if let Some(there) = [&all, &folder].into_iter().find(|folder| folder.is_dir()) {
+            return Ok(there.clone());
         }
         for entry in fs::read_dir(&self.folder).map_err(cannot)?.flatten().filter(|entry| entry.path().is_dir()) {
             // What a killed build left, and images that nobody builds on any more.
             let _ = fs::remove_dir_all(entry.path());
         }
+        let began = Instant::now();
         let partial = self.folder.join(".partial");
         let mut unpacked = Unpacked::open(&partial)?;
+        if let Some(some) = which {
+            unpacked = unpacked.only(some.has);
+        }
         for (descriptor, diff_id) in self.image.layers() {
             self.read_layer(descriptor, diff_id, |reader| unpacked.apply(reader))?;
         }
         fs::rename(&partial, &folder).map_err(cannot)?;
+        let what = which.map_or("its files".to_owned(), |some| format!("its {}", some.name));
+        ui::detail(&format!("`{}`: {what} unpacked in {}", self.name, ui::seconds(began.elapsed())));
         Ok(folder)
     }
 }
@@ -140,12 +140,8 @@ impl Foundation for Files<'_> {
         }
     }
 
-    fn folder(&self) -> Result<&Path, Fault> {
-        if let Some(folder) = self.unpacked.get() {
-            return Ok(folder);
-        }
-        let folder = self.unpack()?;
-        Ok(self.unpacked.get_or_init(|| folder))
+    fn folder(&self, which: Option<&Selection>) -> Result<PathBuf, Fault> {
+        self.unpack(which)
     }
 }
 

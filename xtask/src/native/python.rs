@@ -15,7 +15,7 @@ mod split;
 use super::item::{Bytes, Content, Item};
 use super::stage::{Foundation, Part, Realise};
 use crate::context::ContextPath;
-use crate::fault::Fault;
+use crate::fault::{Exit, Fault};
 use crate::lock::{Lock, LockedPackage, Pin};
 use crate::oci::Config;
 use crate::policy::Base;
@@ -220,14 +220,14 @@ impl<'a> PythonPackages<'a> {
         let began = Instant::now();
         let host = Interpreter::of_host("python3");
         let config = self.foundation.config();
-        let own = || Interpreter::of_root(self.foundation.folder()?, config, &home);
+        let own = || self.root_python(&home);
         let uv = install::uv(&self.root, &self.uv, &|| {
             let missing = || Fault::missing("`uv` is not there, and neither is a Python to install it with");
             if self.compiler != Compiler::Root {
                 return Err(missing().hint("install Python 3, of whatever version, with pip"));
             }
             let own = own()?;
-            let pip = interpreter::pip(self.foundation.folder()?, config, &own.version);
+            let pip = interpreter::pip(&self.foundation.folder(None)?, config, &own.version);
             Ok((own, pip.ok_or_else(|| missing().hint("install uv: `cargo xtask quickstart`"))?))
         })?;
         let platform = self.platform.to_string();
@@ -262,8 +262,21 @@ impl<'a> PythonPackages<'a> {
             }
         };
         ui::detail(&format!("{} packages installed in {}", packages.len(), ui::seconds(began.elapsed())));
-        self.compile(&prefix, own.as_ref())?;
-        self.import(&prefix, own.as_ref(), folder.path(), packages.len())?;
+        let prove = |own: Option<&Interpreter>| {
+            self.compile(&prefix, own)?;
+            self.import(&prefix, own, folder.path(), packages.len())
+        };
+        prove(own.as_ref()).or_else(|fault| {
+            // Perhaps a package asks for what is no part of Python: the whole root has the last word.
+            let part = self.foundation.folder(Some(&interpreter::PYTHON));
+            match (&own, part.and_then(|part| Ok((part, self.foundation.folder(None)?)))) {
+                (Some(_), Ok((part, whole))) if part != whole => {
+                    ui::detail("Python and its libraries were not enough: once more with all of the root");
+                    prove(Some(&Interpreter::of_root(&whole, config, &home)?))
+                }
+                _ => Err(fault),
+            }
+        })?;
 
         let began = Instant::now();
         let installed = Installed {
@@ -280,6 +293,16 @@ impl<'a> PythonPackages<'a> {
         ui::detail(&format!("split in {}", ui::seconds(began.elapsed())));
         self.made.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(folder);
         Ok(items)
+    }
+
+    /// The root's Python: of the files that it needs, or where they do not make one, of all.
+    fn root_python(&self, home: &Path) -> Result<Interpreter, Fault> {
+        let config = self.foundation.config();
+        let part = self.foundation.folder(Some(&interpreter::PYTHON));
+        part.and_then(|part| Interpreter::of_root(&part, config, home)).or_else(|fault| match fault.exit {
+            Exit::Network => Err(fault),
+            _ => Interpreter::of_root(&self.foundation.folder(None)?, config, home),
+        })
     }
 
     fn compile(&self, prefix: &Path, own: Option<&Interpreter>) -> Result<(), Fault> {

@@ -7,7 +7,7 @@ use crate::context::ContextPath;
 use crate::fault::Fault;
 use crate::oci::Config;
 use crate::reference::Digest;
-use std::path::Path;
+use std::path::PathBuf;
 
 /// One part of a realised stage, which becomes one layer of an image that copies it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +37,16 @@ pub trait Foundation {
     /// A file's contents, links followed; `None` where there is none.
     fn file(&self, path: &ContextPath) -> Result<Option<Vec<u8>>, Fault>;
 
-    /// All its files, unpacked into a folder of this machine that nobody else changes.
-    fn folder(&self) -> Result<&Path, Fault>;
+    /// Its files, all or a selection, unpacked into a folder of this machine that nobody else changes. Symbolic links are there
+    /// in any case, folders where something stands in them.
+    fn folder(&self, which: Option<&Selection>) -> Result<PathBuf, Fault>;
+}
+
+/// Files of an image that are enough for something.
+#[derive(Debug)]
+pub struct Selection {
+    /// What for, in a word: a part of the folder's name.
+    pub name: &'static str,
+    /// Whether a file belongs to it.
+    pub has: fn(&ContextPath) -> bool,
 }

@@ -20,6 +20,7 @@ pub struct Unpacked {
     root: OwnedFd,
     shown: PathBuf,
     owners: bool,
+    only: fn(&ContextPath) -> bool,
     /// The folder of the last entry: most are in the one of their neighbour.
     last: Option<(ContextPath, OwnedFd)>,
 }
@@ -33,7 +34,7 @@ impl Unpacked {
             Ok(rustix::fs::openat(CWD, folder, flags, Mode::empty())?)
         };
         let root = open().map_err(|error| Fault::build(format!("cannot write `{}`", folder.display())).cause(error))?;
-        Ok(Self { root, shown: folder.to_owned(), owners: false, last: None })
+        Ok(Self { root, shown: folder.to_owned(), owners: false, only: |_| true, last: None })
     }
 
     /// Gives every path its owner, which only root can: for who runs the image as its own user. Such a folder is for root
@@ -41,6 +42,12 @@ impl Unpacked {
     #[must_use]
     pub fn with_owners(self) -> Self {
         Self { owners: true, ..self }
+    }
+
+    /// Leaves out every file that is not among these, and the folders that then hold nothing. Links stay.
+    #[must_use]
+    pub fn only(self, these: fn(&ContextPath) -> bool) -> Self {
+        Self { only: these, ..self }
     }
 
     /// Unpacks a layer over those before it. After an error the folder holds a part of it, and is to be removed.
@@ -51,10 +58,15 @@ impl Unpacked {
                 Some(Whiteout::Path(path)) => self.take_away(&path, &own)?,
                 Some(Whiteout::Below(folder)) => self.take_below(&folder, &own)?,
                 Some(Whiteout::Nothing) => {}
+                None if self.leaves_out(&entry) => {}
                 None => self.put(&entry, reader, &mut own)?,
             }
         }
         Ok(())
+    }
+
+    fn leaves_out(&self, entry: &Entry) -> bool {
+        !matches!(entry.kind, EntryKind::Symlink(_)) && !(self.only)(&entry.path)
     }
 
     fn put(&mut self, entry: &Entry, reader: &mut Reader<'_>, own: &mut Own) -> Result<(), Fault> {

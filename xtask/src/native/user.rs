@@ -107,8 +107,9 @@ impl Realise for User<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::native::stage::Selection;
     use crate::oci::Config;
-    use std::path::Path;
+    use std::path::PathBuf;
 
     struct Root(Config, &'static str);
 
@@ -121,7 +122,7 @@ mod tests {
             Ok((path.as_bytes() == PASSWD.as_bytes()).then(|| self.1.as_bytes().to_vec()))
         }
 
-        fn folder(&self) -> Result<&Path, Fault> {
+        fn folder(&self, _: Option<&Selection>) -> Result<PathBuf, Fault> {
             Err(Fault::build("the recipe needs no unpacked root"))
         }
     }

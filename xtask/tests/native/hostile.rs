@@ -136,7 +136,7 @@ fn unpack(world: &World) -> Result<(), Fault> {
     let store = Store::open(&target.join("native/store"), u64::MAX)?;
     let digest = world.repo.published("root", "1").unwrap().digest;
     let image = Image::open(&client, Place::Registry(world.root()), digest, &Platform::host())?;
-    Files::new(&client, &store, &image, "image.invalid/base", &world.repo.path).folder().map(drop)
+    Files::new(&client, &store, &image, "image.invalid/base", &world.repo.path).folder(None).map(drop)
 }
 
 /// Builds the base on such a root.

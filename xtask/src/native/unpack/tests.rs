@@ -80,6 +80,24 @@ fn refuses(layers: &[Vec<u8>], why: &str) {
 }
 
 #[test]
+fn a_part_is_the_chosen_files_and_every_link() {
+    let place = Place::new();
+    let lower = tar(&["d lib", "f lib/a.so lower", "d share", "f share/a left", "l link share/a"]);
+    let upper = tar(&["f lib/a.so upper", "h b.so lib/a.so"]);
+    let mut part = Unpacked::open(&place.root()).unwrap().only(|path| path.as_bytes().ends_with(b".so"));
+    for layer in [&lower, &upper] {
+        part.apply(&mut Reader::open(&**layer, None, Limits::default()).unwrap()).unwrap();
+    }
+    let tree: Vec<String> = place.tree().into_keys().collect();
+    assert_eq!(tree, ["b.so", "lib", "lib/a.so", "link"]);
+    assert_eq!(std::fs::read_to_string(place.root().join("b.so")).unwrap(), "upper");
+    let alone = tar(&["f share/b", "h c.so share/b"]);
+    let fault = part.apply(&mut Reader::open(&*alone, None, Limits::default()).unwrap()).unwrap_err();
+    assert!(fault.to_string().contains("hard link of `share/b`"), "{fault}");
+    place.unharmed();
+}
+
+#[test]
 fn layers_lie_upon_each_other() {
     let place = Place::new();
     let below = tar(&["d a", "f a/x 1", "f a/y 2", "d d", "f d/e 3", "l l a", "f s 4", "h t s"]);
