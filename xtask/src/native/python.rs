@@ -16,6 +16,7 @@ use super::item::{Bytes, Content, Item};
 use super::stage::{Foundation, Part, Realise};
 use crate::context::ContextPath;
 use crate::fault::{Exit, Fault};
+use crate::lock::uv::Uv;
 use crate::lock::{Lock, LockedPackage, Pin};
 use crate::oci::Config;
 use crate::policy::Base;
@@ -218,18 +219,7 @@ impl<'a> PythonPackages<'a> {
         std::os::unix::fs::symlink("../installed/lib", home.join("lib")).map_err(cannot)?;
 
         let began = Instant::now();
-        let host = Interpreter::of_host("python3");
         let config = self.foundation.config();
-        let own = || self.root_python(&home);
-        let uv = install::uv(&self.root, &self.uv, &|| {
-            let missing = || Fault::missing("`uv` is not there, and neither is a Python to install it with");
-            if self.compiler != Compiler::Root {
-                return Err(missing().hint("install Python 3, of whatever version, with pip"));
-            }
-            let own = own()?;
-            let pip = interpreter::pip(&self.foundation.folder(None)?, config, &own.version);
-            Ok((own, pip.ok_or_else(|| missing().hint("install uv: `cargo xtask quickstart`"))?))
-        })?;
         let platform = self.platform.to_string();
         let wanted = install::Wanted {
             packages: &packages,
@@ -238,24 +228,25 @@ impl<'a> PythonPackages<'a> {
             glibc: &self.glibc,
             platform: &platform,
         };
-        let (asked, own) = match (host, &self.compiler) {
-            // The root's files may have to come from afar too: both at once.
-            (Some(host), Compiler::Root) => std::thread::scope(|scope| {
-                let installing = scope.spawn(|| install::install(&uv, &host, &wanted, &prefix));
-                let own = own();
-                let installed = installing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-                installed.and_then(|()| Ok((host.clone(), Some(own?))))
-            })?,
-            (Some(host), _) => {
-                install::install(&uv, &host, &wanted, &prefix)?;
-                (host, None)
+        let (root, version) = (&self.root, &self.uv);
+        // The root's files may have to come from afar too: both at once.
+        let (installed, own) = std::thread::scope(|scope| {
+            let installing = scope.spawn(|| {
+                let Some(host) = Interpreter::of_host("python3") else { return Ok(None) };
+                install::install(&install::uv(root, version, None)?, &host, &wanted, &prefix)?;
+                Ok::<_, Fault>(Some(host))
+            });
+            let own = (self.compiler == Compiler::Root).then(|| self.root_python(&home));
+            (installing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), own)
+        });
+        let (host, own) = (installed?, own.transpose()?);
+        let asked = match (host, &own) {
+            (Some(host), _) => host,
+            (None, Some(own)) => {
+                install::install(&self.uv_by(own)?, own, &wanted, &prefix)?;
+                own.clone()
             }
-            (None, Compiler::Root) => {
-                let own = own()?;
-                install::install(&uv, &own, &wanted, &prefix)?;
-                (own.clone(), Some(own))
-            }
-            (None, _) => {
+            (None, None) => {
                 return Err(Fault::missing("`python3` is not on the PATH")
                     .needed_by(format!("uv, which installs for {platform}"))
                     .hint("install Python 3, of whatever version"));
@@ -293,6 +284,21 @@ impl<'a> PythonPackages<'a> {
         ui::detail(&format!("split in {}", ui::seconds(began.elapsed())));
         self.made.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(folder);
         Ok(items)
+    }
+
+    /// uv, where this machine has no Python to install it with: by the root's.
+    fn uv_by(&self, own: &Interpreter) -> Result<Uv, Fault> {
+        install::uv(
+            &self.root,
+            &self.uv,
+            Some(&|| {
+                let pip = interpreter::pip(&self.foundation.folder(None)?, self.foundation.config(), &own.version);
+                pip.map(|pip| own.command().arg(pip.join("pip"))).ok_or_else(|| {
+                    Fault::missing("`uv` is not there, and neither is a Python to install it with")
+                        .hint("install uv: `cargo xtask quickstart`")
+                })
+            }),
+        )
     }
 
     /// The root's Python: of the files that it needs, or where they do not make one, of all.

@@ -7,7 +7,7 @@ use super::environment::Environment;
 use super::interpreter::Interpreter;
 use crate::fault::{Exit, Fault};
 use crate::lock::{LockedPackage, uv};
-use crate::process::{self, Command};
+use crate::process::Command;
 use crate::requirements::{self, Options, Source, secret};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -27,12 +27,12 @@ pub(super) fn pinned(path: &Path, text: &str) -> Result<String, Fault> {
     })
 }
 
-/// uv in this version: of the repository's tools, of the PATH, or installed now, by the Python of this machine or else by
-/// the one that `other` answers.
+/// uv in this version: of the repository's tools, of the PATH, or installed now, by the Python of this machine or by the
+/// call of pip that `pip` answers.
 pub(super) fn uv(
     root: &Path,
     version: &str,
-    other: &dyn Fn() -> Result<(Interpreter, PathBuf), Fault>,
+    pip: Option<&dyn Fn() -> Result<Command, Fault>>,
 ) -> Result<uv::Uv, Fault> {
     let own = root.join("target/tools/bin/uv");
     for extra in [&[own][..], &[]] {
@@ -42,12 +42,9 @@ pub(super) fn uv(
             return Ok(found);
         }
     }
-    let installed = match process::found("python3") {
-        Some(_) => uv::install(root)?,
-        None => {
-            let (python, pip) = other()?;
-            uv::install_by(root, &python.command().arg(pip.join("pip")).args(["install", "--upgrade"]))?
-        }
+    let installed = match pip {
+        None => uv::install(root)?,
+        Some(pip) => uv::install_by(root, &pip()?.args(["install", "--upgrade"]))?,
     };
     if installed.version() == version {
         return Ok(installed);
