@@ -5,9 +5,9 @@
 
 #![allow(unreachable_pub, reason = "the derive repeats each type in a module of its own")]
 #![allow(clippy::duplicated_attributes, reason = "two columns may be of one type")]
-#![allow(clippy::duplicated_attributes, reason = "several columns are of one type")]
 
 pub mod profile;
+mod schema;
 pub mod status;
 
 use jiff::Timestamp;
@@ -236,6 +236,7 @@ pub struct PredictiveScalerStatus {
     pub observed_generation: Option<i64>,
     /// When this was last written. Not at every decision: only when something else here changed, or it grew old.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<schema::Time>")]
     pub updated: Option<Timestamped>,
     /// The minimum that the owner of the HorizontalPodAutoscaler wants.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -258,6 +259,7 @@ pub struct PredictiveScalerStatus {
     /// `Ready`, `ForecastSkilled`, `MetricsFresh` and `Conflict`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    #[schemars(with = "Vec<schema::Condition>")]
     pub conditions: Vec<Condition>,
 }
 
@@ -269,6 +271,7 @@ pub type Timestamped = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 #[serde(rename_all = "camelCase")]
 pub struct LastForecast {
     /// The newest sample that it was made from.
+    #[schemars(with = "schema::Time")]
     pub newest_sample: Timestamped,
     /// The model, `mean` for the mean of several.
     pub model: String,
@@ -282,6 +285,7 @@ pub struct LastForecast {
     /// The highest demand until the lead time, at the quantile, in the query's unit.
     pub peak: String,
     /// When that comes.
+    #[schemars(with = "schema::Time")]
     pub peak_at: Timestamped,
     /// Whether the seasonal naive of the operator stood in for the worker.
     pub fallback: bool,
