@@ -80,7 +80,9 @@ fn between(global: &Global, old: &str, new: Option<&String>) -> Result<Vec<Expla
         verdict: differences.is_empty().then(|| "nothing differs".to_owned()),
         differences,
     };
-    Ok(vec![explain(ImageKind::Base, changes.base), explain(ImageKind::App, changes.app)])
+    let waits = |change| format!("{change}; it waits, another base is pinned");
+    let base = changes.base.into_iter().chain(changes.waiting.into_iter().map(waits)).collect();
+    Ok(vec![explain(ImageKind::Base, base), explain(ImageKind::App, changes.app)])
 }
 
 /// An image that was there before, with its key.
