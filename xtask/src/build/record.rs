@@ -71,8 +71,8 @@ pub(super) fn look(
     latest: &[(Repository, Platform)],
 ) -> Seen {
     let engine = match (engine, builder) {
-        (Engine::Native, _) => Some("native".to_owned()),
-        (Engine::Docker, Some(name)) => Some(format!("builder {name}")),
+        (Engine::Native, _) => Some(ledger::NATIVE.to_owned()),
+        (Engine::Docker, Some(name)) => Some(format!("{}{name}", ledger::BUILDER)),
         (Engine::Docker, None) => Docker::find(root).and_then(|docker| docker.version()).ok(),
     };
     let mut known = BTreeSet::new();
@@ -146,6 +146,7 @@ impl Session<'_> {
             bytes: bytes(&reports, &seen.known, self.wish.push),
             steps,
             engine: seen.engine.clone(),
+            platform: Some(Platform::host()),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             ci: in_ci(),
             failed: None,
