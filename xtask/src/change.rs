@@ -10,7 +10,7 @@
 //!
 //! What cannot be known never leads to `skip`: it fails open to building, and says why.
 
-use crate::key::{AppKey, BaseKey, Names, app_changes, base_changes};
+use crate::key::{AppKey, BaseKey, Names, app_changes, base_changes, foremost};
 use crate::lock;
 use crate::reference::Reference;
 use serde::Serialize;
@@ -199,10 +199,11 @@ pub fn decide(facts: &Facts) -> (Decision, Vec<String>) {
     match &facts.changes {
         Ok(changes) => {
             (base_same, app_same) = (changes.base.is_empty(), changes.app.is_empty());
-            reasons.extend(changes.base.iter().map(|change| format!("base: {change}")));
-            reasons.extend(changes.app.iter().map(|change| format!("app: {change}")));
-            let waits = |change| format!("base: {change}; it waits, the base is pinned in `{}`", lock::images::PATH);
-            waiting.extend(changes.waiting.iter().map(waits));
+            reasons.extend(foremost(&changes.base).iter().map(|change| format!("base: {change}")));
+            reasons.extend(foremost(&changes.app).iter().map(|change| format!("app: {change}")));
+            let waits =
+                |change: &String| format!("base: {change}; it waits, the base is pinned in `{}`", lock::images::PATH);
+            waiting.extend(foremost(&changes.waiting).iter().map(waits));
         }
         Err(why) => reasons.push(format!("what changed cannot be known: {why}")),
     }

@@ -5,6 +5,7 @@ use super::engine::Engine;
 use super::planning::Planned;
 use crate::docker::Docker;
 use crate::fault::{Exit, Fault};
+use crate::key::foremost;
 use crate::ledger::{self, Bytes, Kind, Record};
 use crate::plan::Decision;
 use crate::policy::ImageKind;
@@ -51,7 +52,7 @@ impl Trace {
         });
         for image in planned.base.iter().chain(&planned.app) {
             if let Decision::Build { reasons, .. } = &image.plan.decision {
-                self.reasons.extend(reasons.iter().map(|reason| format!("{}: {reason}", image.plan.kind)));
+                self.reasons.extend(foremost(reasons).iter().map(|reason| format!("{}: {reason}", image.plan.kind)));
             }
         }
     }
