@@ -16,8 +16,14 @@ pub const SCHEMA: u32 = 1;
 /// Where the ledger stands, from the root of a repository.
 pub const PATH: &str = "target/ledger/builds.jsonl";
 
-/// The annotation of an index with the record of the build that published it, as compact JSON. Written in CI, whose disks vanish.
-pub const ANNOTATION: &str = "dev.xtask.build";
+/// How the annotations of an index begin that hold the records of the builds that published it, as compact JSON. Written in CI,
+/// whose disks vanish.
+pub const ANNOTATION: &str = "dev.xtask.build.";
+
+/// The annotation of the build that published this platform: each comes from a machine of its own, and keeps its record.
+pub fn annotation(platform: &Platform) -> String {
+    format!("{ANNOTATION}{}", platform.to_string().replace('/', "-"))
+}
 
 /// What a build turned out to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -283,7 +283,7 @@ impl Session<'_> {
         if self.wish.push {
             let began = Instant::now();
             let mut notes = publish::notes(&plan.fingerprint, image.key.clone(), &self.labels(plan.kind));
-            notes.extend(self.record_note(report).map(|record| (ledger::ANNOTATION.to_owned(), record)));
+            notes.extend(self.record_note(report).map(|record| (ledger::annotation(&platforms[0]), record)));
             let publication = Publication {
                 repository: &plan.repository,
                 fingerprint: plan.fingerprint,

@@ -60,11 +60,11 @@ fn records(tree: &Tree, global: &Global, flags: &StatsFlags) -> Result<Vec<Recor
         if global.offline {
             return Err(Fault::usage("`--from-registry` asks a registry, and `--offline` asks none"));
         }
-        let known: BTreeSet<(Timestamp, Option<String>)> =
-            records.iter().map(|record| (record.when, record.commit.clone())).collect();
+        let name = |record: &Record| (record.when, record.commit.clone(), record.machine());
+        let mut known: BTreeSet<_> = records.iter().map(name).collect();
         let published = published(tree, &tree.client())?;
-        // A build in CI may have left its record on this disk as well.
-        records.extend(published.into_iter().filter(|record| !known.contains(&(record.when, record.commit.clone()))));
+        // A build in CI may have left its record on this disk as well, or in the index before another platform was added.
+        records.extend(published.into_iter().filter(|record| known.insert(name(record))));
         records.sort_by_key(|record| record.when);
     }
     Ok(records)
@@ -83,10 +83,11 @@ fn published(tree: &Tree, client: &Client) -> Result<Vec<Record>, Fault> {
                 continue;
             }
             let Answer::Present(found) = publish::read(client, &repository, head.digest)? else { continue };
-            match found.notes.get(ledger::ANNOTATION).map(|line| ledger::parse_line(line)) {
-                Some(Ok(record)) => records.push(record),
-                Some(Err(why)) => ui::warn(&format!("`{}` carries no record: {why}", repository.tag(&tag))),
-                None => {}
+            for (_, line) in found.notes.iter().filter(|(name, _)| name.starts_with(ledger::ANNOTATION)) {
+                match ledger::parse_line(line) {
+                    Ok(record) => records.push(record),
+                    Err(why) => ui::warn(&format!("`{}` carries no record: {why}", repository.tag(&tag))),
+                }
             }
         }
     }
