@@ -198,6 +198,18 @@ impl World {
         outcome
     }
 
+    /// How many builds have left their record on an image.
+    fn records(&self) -> u64 {
+        let stats = std::process::Command::new(env!("CARGO_BIN_EXE_xtask"))
+            .arg("--root")
+            .arg(&self.runner.origin)
+            .args(["stats", "--from-registry", "--format", "json"])
+            .output()
+            .unwrap();
+        let json: Value = serde_json::from_slice(&stats.stdout).unwrap();
+        json["builds"].as_u64().unwrap()
+    }
+
     /// `latest` and a name beside it are whole, and the app stands on this very base.
     #[track_caller]
     fn is_whole(&self) {
@@ -269,7 +281,7 @@ fn project(folder: &Path, registry: &str) {
         "[project]\nname = \"probe\"\nregistry = \"{registry}/acme\"\nplatforms = [\"linux/amd64\", \"linux/arm64\"]\n\
          [root]\nimage = \"{registry}/root:1\"\npython = \"3.12\"\n\
          [base]\ndockerfile = \"Dockerfile.base\"\nrequirements = \"requirements.txt\"\nlock = \"requirements.lock\"\n\
-         installer = \"installer.lock\"\n[app]\ndockerfile = \"Dockerfile.app\"\n"
+         installer = \"installer.lock\"\n[app]\ndockerfile = \"Dockerfile.app\"\n[ci]\ngate-factor = 100\n"
     );
     let kept = |path: &str| std::fs::read_to_string(Path::new(REPOSITORY).join(path)).unwrap();
     let lock = kept("requirements-enhanced.lock");
@@ -325,9 +337,12 @@ fn the_run_lines_do_what_each_event_needs() {
     let [base, app] = world.latest();
 
     let second = world.commit(&[("app.txt", "two\n")]);
-    let expected = Expected { decision: "fast", base_present: "true", run: &["app", "release"] };
-    world.happens("code", &push(MAIN, &first, &second), &expected);
+    let expected = Expected { decision: "fast", base_present: "true", run: &["app", "release", "gate"] };
+    let outcome = world.happens("code", &push(MAIN, &first, &second), &expected);
+    assert!(outcome.log.contains("fast builds are recorded, and 10 are needed"), "{}", outcome.log);
     world.is_whole();
+    // The base's and the app's, of each platform, then the app's again.
+    assert_eq!(world.records(), 6);
     let after_code = world.latest();
     assert!(after_code[0] == base && after_code[1] != app, "the app alone is new");
 
@@ -360,7 +375,7 @@ fn the_run_lines_do_what_each_event_needs() {
 
     world.runner.git(&["checkout", "-q", "main"]);
     world.runner.git(&["merge", "-q", "--ff-only", "work"]);
-    let expected = Expected { decision: "fast", base_present: "true", run: &["app", "release"] };
+    let expected = Expected { decision: "fast", base_present: "true", run: &["app", "release", "gate"] };
     let outcome = world.happens("its merge", &push(MAIN, &third, &edited), &expected);
     assert!(!outcome.log.contains("building"), "what the pull request built is named, not built\n{}", outcome.log);
     world.is_whole();
@@ -372,6 +387,16 @@ fn the_run_lines_do_what_each_event_needs() {
     let outcome = world.happens("tag", &push("refs/tags/v1.2.3", &"0".repeat(40), &edited), &expected);
     assert!(!outcome.log.contains("building"), "{}", outcome.log);
     assert_eq!(world.published(&world.app, "1.2.3").map(|found| found.digest), merged[1], "the digest that was tested");
+    assert_eq!(world.latest(), merged);
+
+    let by_hand = Event { name: "workflow_dispatch", payload: json!({"inputs": null}), ..push(MAIN, "", &edited) };
+    let expected = Expected { decision: "fast", base_present: "true", run: &["app", "release", "gate"] };
+    let outcome = world.happens("by hand", &by_hand, &expected);
+    assert!(!outcome.log.contains("building"), "{}", outcome.log);
+
+    // Pushed over a commit that nobody has any more.
+    let forced = push(MAIN, &"1".repeat(40), &edited);
+    world.happens("force push", &forced, &expected);
     assert_eq!(world.latest(), merged);
 
     let weekly = Event { name: "schedule", payload: json!({"schedule": "17 4 * * 1"}), ..push(MAIN, "", &edited) };
