@@ -80,6 +80,7 @@ fn a_pinned_base_is_not_built_whatever_is_edited() {
     assert!(waits.stdout.contains("it waits, the base is pinned in `images.lock`"), "{}", waits.stdout);
     let told = repo.xtask(&["explain"]).run().ok();
     assert!(told.stdout.contains("it is pinned in `images.lock`"), "{}", told.stdout);
+    assert!(!told.stdout.contains("this tree's key is in the registry already"), "{}", told.stdout);
     repo.write("templates/page.html", "<p>two</p>\n").commit("template");
     agrees(&repo, "HEAD~1", "fast");
     // The weekly rebuild has no base to build either.
