@@ -170,6 +170,9 @@ fn bytes(reports: &[&ImageReport], known: &BTreeSet<Digest>, push: bool) -> Byte
     let mut beneath: BTreeSet<Digest> = BTreeSet::new();
     let add = |sum: &mut Option<u64>, bytes: u64| *sum = Some(sum.unwrap_or(0) + bytes);
     for (index, report) in reports.iter().enumerate() {
+        if let Some(pulled) = report.pulled {
+            add(&mut sums.pulled, pulled);
+        }
         match (report.action, report.layers.is_empty()) {
             ("reused", _) => {
                 // What the next image shows to stand on is counted there.
@@ -222,6 +225,7 @@ mod tests {
             reasons: Vec::new(),
             size: None,
             steps: None,
+            pulled: None,
             seconds: Vec::new(),
             layers: layers.iter().map(|(name, size)| (Digest::of(name.as_bytes()), *size)).collect(),
         }
@@ -235,6 +239,8 @@ mod tests {
         let expected = Bytes { built: Some(8), pulled: None, pushed: Some(1), reused: Some(110) };
         assert_eq!(bytes(&[&base, &app], &known, true), expected);
         assert_eq!(bytes(&[&base, &app], &known, false), Bytes { pushed: None, ..expected });
+        let pulling = ImageReport { pulled: Some(110), ..app.clone() };
+        assert_eq!(bytes(&[&base, &pulling], &known, true), Bytes { pulled: Some(110), ..expected });
         let nothing = Bytes { built: Some(0), pulled: Some(0), pushed: Some(0), reused: Some(110) };
         assert_eq!(bytes(&[&base], &known, true), nothing);
         assert_eq!(bytes(&[], &known, true), Bytes::default());
