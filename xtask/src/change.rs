@@ -3,14 +3,14 @@
 //! - **skip**: both keys equal the base revision's, and the registry lacks neither image (or was not asked: `--offline`).
 //! - **fast**: the base of exactly this key is in the registry for every platform (or equals the base revision's, with the
 //!   registry not asked), and the app differs, is missing, stands on another build of its base, or is wanted whatever changed.
-//!   So it is with a pinned base, of which none is ever built.
+//!   So it is with a pinned base, of which none is ever built: what only another base would be made of does not count.
 //! - **base+fast**: the base differs from the base revision's or cannot be compared, and is not known to be there.
 //! - **full**: the base's own key cannot be computed at head (its Dockerfile does not parse, or reads what is not there), so that
 //!   no base can be trusted, and the policy has a Dockerfile that builds from scratch.
 //!
 //! What cannot be known never leads to `skip`: it fails open to building, and says why.
 
-use crate::key::{AppKey, BaseKey, Names, app_changes, base_changes};
+use crate::key::{AppKey, BaseKey, Names, app_changes, base_changes, foremost};
 use crate::lock;
 use crate::reference::Reference;
 use serde::Serialize;
@@ -47,6 +47,9 @@ impl fmt::Display for Decision {
 
 /// The setting that `images.lock` holds and not the policy.
 pub const PINNED_BASE: &str = "pinned base";
+
+/// The setting with the root that is built where the wanted one is out of reach.
+pub const FALLBACK_ROOT: &str = "fallback root";
 
 /// What determines the images of one tree, in the form in which two trees are compared: a root that is not pinned counts by
 /// the policy's text, and the app's key leaves its base out, which is compared by itself.
@@ -127,6 +130,9 @@ pub struct Changes {
     pub base: Vec<String>,
     /// Of the app alone.
     pub app: Vec<String>,
+    /// Of a base that is not built, because another one is pinned: no image is made of these.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub waiting: Vec<String>,
 }
 
 /// Compares two trees. Equal inputs have no changes, and different ones at least one.
@@ -142,22 +148,32 @@ pub fn compare(old: &Inputs, new: &Inputs, base_names: &Names<'_>, app_names: &N
     if base.is_empty() && old.base != new.base {
         base.push("the base's key".to_owned());
     }
+    // What a pinned base was made of is past: only which one it is, and for what, still counts.
+    let mut waiting = Vec::new();
+    let pinned = new.settings.contains_key(PINNED_BASE);
+    if pinned {
+        std::mem::swap(&mut base, &mut waiting);
+    }
     let written = |name: &str| if name == PINNED_BASE { lock::images::PATH } else { base_names.policy };
+    let mut settings = |name: &str, change: String| {
+        let list = if pinned && name == FALLBACK_ROOT { &mut waiting } else { &mut base };
+        list.push(format!("{name} {change} ({})", written(name)));
+    };
     for (name, after) in &new.settings {
         match old.settings.get(name) {
-            Some(before) if before != after => base.push(format!("{name} {before} -> {after} ({})", written(name))),
+            Some(before) if before != after => settings(name, format!("{before} -> {after}")),
             Some(_) => {}
-            None => base.push(format!("{name} {after} is new ({})", written(name))),
+            None => settings(name, format!("{after} is new")),
         }
     }
     for name in old.settings.keys().filter(|name| !new.settings.contains_key(*name)) {
-        base.push(format!("{name} is gone ({})", written(name)));
+        settings(name, "is gone".to_owned());
     }
     let mut app = app_changes(&old.app, &new.app, app_names);
     if app.is_empty() && old.app != new.app {
         app.push("the app's key".to_owned());
     }
-    Changes { base, app }
+    Changes { base, app, waiting }
 }
 
 /// Decides, and says why.
@@ -179,11 +195,15 @@ pub fn decide(facts: &Facts) -> (Decision, Vec<String>) {
         Purpose::Change => {}
     }
     let (mut base_same, mut app_same) = (false, false);
+    let mut waiting = Vec::new();
     match &facts.changes {
         Ok(changes) => {
             (base_same, app_same) = (changes.base.is_empty(), changes.app.is_empty());
-            reasons.extend(changes.base.iter().map(|change| format!("base: {change}")));
-            reasons.extend(changes.app.iter().map(|change| format!("app: {change}")));
+            reasons.extend(foremost(&changes.base).iter().map(|change| format!("base: {change}")));
+            reasons.extend(foremost(&changes.app).iter().map(|change| format!("app: {change}")));
+            let waits =
+                |change: &String| format!("base: {change}; it waits, the base is pinned in `{}`", lock::images::PATH);
+            waiting.extend(foremost(&changes.waiting).iter().map(waits));
         }
         Err(why) => reasons.push(format!("what changed cannot be known: {why}")),
     }
@@ -222,8 +242,11 @@ pub fn decide(facts: &Facts) -> (Decision, Vec<String>) {
         }
     };
     if facts.purpose == Purpose::Change && base_same && app_same && base_ready && app_ready {
-        return (Decision::Skip, vec!["nothing that an image is made of changed".to_owned()]);
+        reasons = vec!["nothing that an image is made of changed".to_owned()];
+        reasons.extend(waiting);
+        return (Decision::Skip, reasons);
     }
+    reasons.extend(waiting);
     (Decision::Fast, reasons)
 }
 
@@ -259,7 +282,7 @@ pub struct Plan {
 impl Plan {
     /// Whether the base's inputs changed, or cannot be compared.
     pub fn requirements_changed(&self) -> bool {
-        self.changes.as_ref().is_none_or(|changes| !changes.base.is_empty())
+        self.changes.as_ref().is_none_or(|changes| !changes.base.is_empty() || !changes.waiting.is_empty())
     }
 
     /// The plan as a person reads it.
@@ -370,7 +393,7 @@ mod tests {
 
     fn changed(base: &[&str], app: &[&str]) -> Result<Changes, String> {
         let texts = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
-        Ok(Changes { base: texts(base), app: texts(app) })
+        Ok(Changes { base: texts(base), app: texts(app), waiting: Vec::new() })
     }
 
     #[test]
@@ -430,6 +453,10 @@ mod tests {
         check(|f| (f.pinned, f.base, f.changes) = (true, Presence::NotAsked, changes()), Decision::Fast, "base: scipy");
         let (_, reasons) = decide(&Facts { pinned: true, changes: changes(), ..facts() });
         assert_eq!(reasons, ["base: scipy", "the base is pinned in `images.lock`: none is built"]);
+        let waiting = || Ok(Changes { waiting: vec!["scipy".to_owned()], ..Changes::default() });
+        let (decision, reasons) = decide(&Facts { pinned: true, changes: waiting(), ..facts() });
+        let waits = "base: scipy; it waits, the base is pinned in `images.lock`";
+        assert_eq!((decision, reasons), (Decision::Skip, vec![nothing.to_owned(), waits.to_owned()]));
     }
 
     #[test]
@@ -446,7 +473,11 @@ mod tests {
             purpose: Purpose::Change,
             base_revision: Some("0123456789abcdef".to_owned()),
             head_revision: None,
-            changes: Some(Changes { base: Vec::new(), app: vec!["a_b<c>.html was edited".to_owned()] }),
+            changes: Some(Changes {
+                base: Vec::new(),
+                app: vec!["a_b<c>.html was edited".to_owned()],
+                waiting: Vec::new(),
+            }),
             base_reference: Some("ghcr.io/acme/autoscaler-base:3f9c02d1a7b4".parse().unwrap()),
             base: Presence::Present,
             app_reference: None,

@@ -89,6 +89,8 @@ pub struct Built {
     pub took: Duration,
     /// How many steps there were, and how many came from the cache.
     pub steps: Steps,
+    /// Blobs that came over the network, with about as many bytes.
+    pub pulled: BTreeMap<Digest, u64>,
 }
 
 /// How much of a build was work.
@@ -370,7 +372,7 @@ impl Docker {
         };
         let text = std::fs::read(&metadata).map_err(|error| cannot(&error))?;
         let digest = serde_json::from_slice::<Metadata>(&text).map_err(|error| cannot(&error))?.digest;
-        Ok(Built { digest, took, steps: log.steps })
+        Ok(Built { digest, took, steps: log.steps, pulled: log.pulled })
     }
 
     /// An image of the store by name, `None` where there is none.
@@ -434,6 +436,23 @@ fn unreachable_engine(said: &str) -> Fault {
 struct Log {
     tail: VecDeque<String>,
     steps: Steps,
+    pulled: BTreeMap<Digest, u64>,
+}
+
+/// What a line says to have come over the network: `sha256:… 13.63MB / 78.14MB 0.2s`.
+fn arrived(state: &str) -> Option<(Digest, u64)> {
+    let mut words = state.split(' ');
+    let (digest, amount, of) = (words.next()?, words.next()?, words.next()?);
+    let digest = digest.parse().ok().filter(|_| of == "/")?;
+    let unit = amount.find(|c: char| c.is_ascii_alphabetic())?;
+    let factor = match &amount[unit..] {
+        "B" => 1.0,
+        "kB" => 1e3,
+        "MB" => 1e6,
+        "GB" => 1e9,
+        _ => return None,
+    };
+    Some((digest, (amount[..unit].parse::<f64>().ok()? * factor) as u64))
 }
 
 impl Log {
@@ -446,6 +465,8 @@ impl Log {
                 self.steps.cached += 1;
             } else if state.starts_with('[') && state.contains('/') && !state.starts_with("[internal]") {
                 self.steps.all += 1;
+            } else if let Some((digest, bytes)) = arrived(state) {
+                self.pulled.insert(digest, bytes);
             }
         }
         if self.tail.len() == 60 {
@@ -677,5 +698,22 @@ mod tests {
             log.add(line);
         }
         assert_eq!(log.steps, Steps { all: 2, cached: 1 });
+    }
+
+    #[test]
+    fn what_is_pulled_is_counted() {
+        let (big, small) = (Digest::of(b"big"), Digest::of(b"small"));
+        let mut log = Log::default();
+        for line in [
+            format!("#5 resolve a@{big} 0.0s done"),
+            format!("#5 {big} 13.63MB / 78.14MB 0.2s"),
+            format!("#5 {small} 712B / 712B 0.1s done"),
+            format!("#5 {big} 78.14MB / 78.14MB 1.0s done"),
+            format!("#5 extracting {big} 1.5s done"),
+            format!("#7 exporting manifest {big} 0.0s done"),
+        ] {
+            log.add(&line);
+        }
+        assert_eq!(log.pulled, BTreeMap::from([(big, 78_140_000), (small, 712)]));
     }
 }

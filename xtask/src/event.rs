@@ -121,9 +121,8 @@ impl Payload {
             let purpose = if tag.starts_with('v') { Purpose::Release } else { Purpose::Manual };
             return Ok(Event { purpose, against: Against::Nothing("a tag has no revision before it".to_owned()) });
         }
-        let Some(before) = self.before else {
-            return Err(Fault::usage(format!("the event `{path}` has no `before`"))
-                .hint("name the revision instead: `cargo xtask plan --base REV`"));
+        let Some(before) = self.before.filter(|before| !before.is_empty()) else {
+            return change(Against::Nothing("the push names no revision before it".to_owned()));
         };
         let before = checked(before, path)?;
         if before.bytes().all(|b| b == b'0') {
@@ -173,6 +172,9 @@ mod tests {
                 nothing("a tag has no revision before it"),
             );
         }
+        for missing in ["{}", r#"{"before":null}"#, r#"{"before":""}"#] {
+            check(Some("push"), missing, Purpose::Change, nothing("the push names no revision before it"));
+        }
         let common = Against::Common(ID.to_owned());
         check(Some("pull_request"), r#"{"pull_request":{"base":{"sha":"ID"}}}"#, Purpose::Change, common.clone());
         check(None, r#"{"pull_request":{"base":{"sha":"ID"}}}"#, Purpose::Change, common);
@@ -187,7 +189,6 @@ mod tests {
     fn a_broken_event_is_a_fault() {
         refuse(None, "{", "cannot read the event `event.json`");
         refuse(Some("push"), "[]", "cannot read the event `event.json`");
-        refuse(Some("push"), "{}", "the event `event.json` has no `before`");
         refuse(Some("pull_request"), "{}", "the event `event.json` has no `pull_request`");
         refuse(Some("push"), r#"{"before":"--help"}"#, "the event `event.json` names `--help`, which is no revision");
         refuse(

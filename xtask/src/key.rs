@@ -226,6 +226,18 @@ pub fn app_changes(old: &AppKey, new: &AppKey, names: &Names<'_>) -> Vec<String>
     changes
 }
 
+/// The first of many differences, and how many there are beside: a folder that moved has a thousand, and they are told on a page,
+/// in a record, in an error. `explain` names all.
+pub fn foremost(changes: &[String]) -> Vec<String> {
+    const SHOWN: usize = 20;
+    let mut shown = changes.to_vec();
+    if changes.len() > SHOWN + 1 {
+        shown.truncate(SHOWN);
+        shown.push(format!("{} more", changes.len() - SHOWN));
+    }
+    shown
+}
+
 /// What files are called in the differences.
 pub struct Names<'a> {
     /// The policy's file.
@@ -335,6 +347,14 @@ pub(crate) mod tests {
             }],
             compression: "gzip".to_owned(),
         }
+    }
+
+    #[test]
+    fn of_many_differences_the_first_are_told() {
+        let changes = |count: usize| (0..count).map(|n| format!("{n} is new")).collect::<Vec<_>>();
+        assert_eq!(foremost(&changes(21)), changes(21));
+        let told = foremost(&changes(1000));
+        assert_eq!((&told[..20], &told[20..]), (&changes(20)[..], &["980 more".to_owned()][..]));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 pub mod file;
 
+use crate::reference::Platform;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -15,8 +16,14 @@ pub const SCHEMA: u32 = 1;
 /// Where the ledger stands, from the root of a repository.
 pub const PATH: &str = "target/ledger/builds.jsonl";
 
-/// The annotation of an index with the record of the build that published it, as compact JSON. Written in CI, whose disks vanish.
-pub const ANNOTATION: &str = "dev.xtask.build";
+/// How the annotations of an index begin that hold the records of the builds that published it, as compact JSON. Written in CI,
+/// whose disks vanish.
+pub const ANNOTATION: &str = "dev.xtask.build.";
+
+/// The annotation of the build that published this platform: each comes from a machine of its own, and keeps its record.
+pub fn annotation(platform: &Platform) -> String {
+    format!("{ANNOTATION}{}", platform.to_string().replace('/', "-"))
+}
 
 /// What a build turned out to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -115,6 +122,9 @@ pub struct Record {
     /// What built: `29.1.3`, or a builder's name; nothing where nothing was built.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine: Option<String>,
+    /// What this machine is; records of before it was taken down have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<Platform>,
     /// Processor cores of this machine.
     pub cores: usize,
     /// Whether it ran in CI.
@@ -124,6 +134,40 @@ pub struct Record {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed: Option<String>,
 }
+
+/// What a build's time hangs on beside the build itself. Times of unlike machines are never put together. No name of a host
+/// is part of it: records travel with images.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Machine {
+    /// A runner of CI, which begins with nothing.
+    pub ci: bool,
+    /// What it is, where that is known.
+    pub platform: Option<Platform>,
+    /// Its processor cores.
+    pub cores: usize,
+    /// The builder elsewhere that did the work.
+    pub builder: Option<String>,
+}
+
+impl fmt::Display for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.ci { "CI" } else { "local" })?;
+        if let Some(platform) = &self.platform {
+            write!(f, ", {platform}")?;
+        }
+        write!(f, ", {} {}", self.cores, if self.cores == 1 { "core" } else { "cores" })?;
+        match &self.builder {
+            Some(name) => write!(f, ", builder {name}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What comes before a builder's name in [`Record::engine`].
+pub const BUILDER: &str = "builder ";
+
+/// The native engine in [`Record::engine`].
+pub const NATIVE: &str = "native";
 
 /// A ledger as it was read.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -175,6 +219,17 @@ impl Record {
         serde_json::to_string(self).expect("texts and numbers have a JSON form")
     }
 
+    /// Where it was built.
+    pub fn machine(&self) -> Machine {
+        let builder = self.engine.as_deref().and_then(|engine| engine.strip_prefix(BUILDER)).map(str::to_owned);
+        Machine { ci: self.ci, platform: self.platform.clone(), cores: self.cores, builder }
+    }
+
+    /// Whether the native engine built it: it has times of its own, on whatever machine.
+    pub fn is_native(&self) -> bool {
+        self.engine.as_deref() == Some(NATIVE)
+    }
+
     /// Whether its time counts: it came to its end.
     pub fn counts(&self) -> bool {
         self.failed.is_none()
@@ -213,6 +268,7 @@ pub(crate) mod tests {
             bytes: Bytes { built: Some(5), ..Bytes::default() },
             steps: Some([4, 2]),
             engine: None,
+            platform: Some("linux/amd64".parse().unwrap()),
             cores: 2,
             ci: false,
             failed: None,
@@ -242,6 +298,18 @@ pub(crate) mod tests {
         let negative = record(Kind::Fast, 1, -1.0).compact();
         refused(&negative, "its seconds are none");
         refused(&record(Kind::Fast, 1, 2.0).compact().replace("1970-", "x"), "failed to parse");
+    }
+
+    #[test]
+    fn a_machine_is_told_by_what_it_is() {
+        let desk = record(Kind::Fast, 1, 1.0);
+        let old = Record { platform: None, cores: 1, ..desk.clone() };
+        let far = Record { ci: true, engine: Some("builder kube".to_owned()), ..desk.clone() };
+        assert_eq!(
+            [&desk, &old, &far].map(|record| record.machine().to_string()),
+            ["local, linux/amd64, 2 cores", "local, 1 core", "CI, linux/amd64, 2 cores, builder kube"]
+        );
+        assert_eq!(parse_line(&far.compact()).unwrap().machine(), far.machine());
     }
 
     #[test]

@@ -5,7 +5,7 @@
 use crate::facts::{Local, Standing};
 use crate::fault::Fault;
 use crate::git::Commit;
-use crate::key::Fingerprint;
+use crate::key::{Fingerprint, foremost};
 use crate::policy::{ImageKind, Policy};
 use crate::publish::Published;
 use crate::reference::{Digest, Platform, Reference, Repository, Tag};
@@ -190,7 +190,7 @@ pub fn missing_base(reference: &Reference, push: bool, dockerfile: &str, changes
     let mut fault = Fault::usage(format!("base image `{reference}` {place}")).needed_by(format!("`{dockerfile}`"));
     fault = match changes {
         [] => fault.cause("it was never built, or it was removed; nothing says that anything of yours changed"),
-        changes => fault.cause(format!("changed since `latest`: {}", changes.join("; "))),
+        changes => fault.cause(format!("changed since `latest`: {}", foremost(changes).join("; "))),
     };
     let flag = if push { " --push" } else { "" };
     fault.hint(format!("build it: `cargo xtask build-base{flag}`, or let `cargo xtask build{flag}` do both"))

@@ -218,12 +218,20 @@ pub struct Ci {
     pub timeout_minutes: u32,
     /// Whether the tests get a Kubernetes cluster, which `KUBECONFIG` names.
     pub cluster: bool,
+    /// How many times as long fast builds may take as those before; nothing where they are not held to it.
+    pub gate_factor: Option<f64>,
 }
 
 impl Default for Ci {
     /// Monday before work, away from the full hour at which everybody's jobs begin.
     fn default() -> Self {
-        Self { runners: BTreeMap::new(), schedule: "17 4 * * 1".to_owned(), timeout_minutes: 60, cluster: false }
+        Self {
+            runners: BTreeMap::new(),
+            schedule: "17 4 * * 1".to_owned(),
+            timeout_minutes: 60,
+            cluster: false,
+            gate_factor: None,
+        }
     }
 }
 
@@ -549,6 +557,7 @@ fn read_ci(mut section: Section<'_>, platforms: &[Platform], problems: &mut Prob
         ci.timeout_minutes = u32::try_from(minutes).expect("the range was checked");
     }
     ci.cluster = section.choice("cluster", &[("k3d", true)], problems).unwrap_or_default();
+    ci.gate_factor = section.at_least("gate-factor", 1.0, problems);
     section.finish(problems);
     ci
 }

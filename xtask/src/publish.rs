@@ -6,6 +6,7 @@
 
 use crate::fault::Fault;
 use crate::key::{FINGERPRINT_LABEL, Fingerprint, KEY_LABEL};
+use crate::ledger;
 use crate::oci::{self, Config, Descriptor, DescriptorPlatform, Index, Manifest, annotation, media_type};
 use crate::process;
 use crate::reference::{Digest, Platform, Reference, Repository, Tag};
@@ -261,7 +262,11 @@ fn merge(
                 !replaced.contains(&d.digest) && about(d).is_none_or(|subject| !replaced.contains(&subject))
             }),
         );
-        if !publication.replace {
+        if publication.replace {
+            // The builds of the platforms that stay are not undone by this one.
+            let stay = found.platforms.keys().filter(|platform| !ours.contains_key(*platform)).map(ledger::annotation);
+            notes.extend(stay.filter_map(|name| found.notes.get_key_value(&name)).map(|(k, v)| (k.clone(), v.clone())));
+        } else {
             // The first to publish says what it was built from.
             notes.extend(found.index.as_ref().map(|index| index.annotations.clone()).unwrap_or_default());
             adopted = ours.keys().filter(|platform| found.platforms.contains_key(*platform)).cloned().collect();

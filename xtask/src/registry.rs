@@ -31,6 +31,7 @@ use crate::fault::Fault;
 use crate::reference::Repository;
 use std::collections::BTreeSet;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 use url::Url;
 
@@ -122,6 +123,8 @@ pub struct Client {
     auth: auth::Auth,
     /// Registries whose API root has answered as a registry's.
     proven: Mutex<BTreeSet<String>>,
+    /// Bytes of the layers that were read.
+    streamed: AtomicU64,
 }
 
 /// A registry and where its API is.
@@ -134,7 +137,13 @@ impl Client {
     /// A client with these options. Nothing is asked until it is needed.
     pub fn new(options: Options) -> Self {
         let transport = transport::Transport::new(&options);
-        Self { options, transport, auth: auth::Auth::default(), proven: Mutex::default() }
+        Self {
+            options,
+            transport,
+            auth: auth::Auth::default(),
+            proven: Mutex::default(),
+            streamed: AtomicU64::default(),
+        }
     }
 
     fn endpoint(&self, registry: &str) -> Result<Endpoint, Fault> {

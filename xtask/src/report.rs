@@ -54,6 +54,9 @@ pub struct ImageReport {
     /// Layers of one platform, lowest first, with their compressed bytes, where they are known: for the ledger.
     #[serde(skip)]
     pub layers: Vec<(Digest, u64)>,
+    /// Bytes of blobs that came over the network to build on, where they are known: for the ledger.
+    #[serde(skip)]
+    pub pulled: Option<u64>,
 }
 
 impl ImageReport {

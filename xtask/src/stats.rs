@@ -1,16 +1,17 @@
 //! What builds have cost: sums, medians and the time saved, from records alone. Pure.
 //!
-//! Only what was measured is said: the time saved is measured against a `build-enhanced` that really ran, or not at all.
+//! Only what was measured is said: the time saved is measured against a `build-enhanced` that really ran, or not at all. Nothing is
+//! computed from times of unlike machines: what a runner of CI takes says nothing of a desk.
 
 pub mod chart;
 pub mod page;
 
-use crate::ledger::{Kind, Record};
+use crate::ledger::{Kind, Machine, Record};
 use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What is shown.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -27,15 +28,29 @@ pub struct Stats {
     pub failed: usize,
     /// Builds by day in UTC, from the first day with one to today.
     pub days: Vec<Day>,
-    /// By kind, those that occur.
+    /// By machine, those that occur: local ones first.
+    pub machines: Vec<OnMachine>,
+    /// Seconds saved on all machines with a yardstick of their own, and by how many fast builds; nothing where none has one.
+    pub saved: Option<(f64, usize)>,
+    /// The records themselves, oldest first.
+    #[serde(skip)]
+    pub records: Vec<Record>,
+}
+
+/// What was built on machines of one kind.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct OnMachine {
+    /// The machines.
+    #[serde(serialize_with = "text")]
+    pub machine: Machine,
+    /// By kind of build, those that occur.
     pub kinds: BTreeMap<Kind, Summary>,
     /// The time saved.
     pub saved: Saved,
     /// Median seconds by phase of the fast builds, the longest first.
     pub fast_phases: Vec<(String, f64)>,
-    /// The records themselves, oldest first.
-    #[serde(skip)]
-    pub records: Vec<Record>,
+    /// Seconds of the fast builds that came to their end, oldest first.
+    pub fast: Vec<f64>,
 }
 
 /// One day's builds.
@@ -113,9 +128,42 @@ pub fn sum(records: &[Record], since: Timestamp, until: Timestamp) -> Stats {
     let mut recent: Vec<Record> =
         records.iter().filter(|record| (since..=until).contains(&record.when)).cloned().collect();
     recent.sort_by_key(|record| record.when);
-    let mut kinds: BTreeMap<Kind, Summary> = BTreeMap::new();
+    let known: BTreeSet<Machine> = recent.iter().map(Record::machine).collect();
+    let of = |records: &[Record], machine: &Machine| {
+        records.iter().filter(|record| record.machine() == *machine).cloned().collect::<Vec<_>>()
+    };
+    let on_machine = |machine: Machine| {
+        let (all, recent) = (of(records, &machine), of(&recent, &machine));
+        let fast = recent.iter().filter(|record| record.decision == Kind::Fast && record.counts());
+        OnMachine {
+            kinds: kinds(&recent),
+            saved: saved(&all, &recent, until),
+            fast_phases: fast_phases(&recent),
+            fast: fast.map(|record| record.seconds).collect(),
+            machine,
+        }
+    };
+    let machines: Vec<OnMachine> = known.into_iter().map(on_machine).collect();
+    let measured = machines.iter().filter_map(|on| match on.saved {
+        Saved::Measured { seconds, builds, .. } => Some((seconds, builds)),
+        _ => None,
+    });
+    Stats {
+        since,
+        until,
+        builds: recent.len(),
+        failed: recent.iter().filter(|record| !record.counts()).count(),
+        days: days(&recent, until),
+        saved: measured.reduce(|(seconds, builds), (more, others)| (seconds + more, builds + others)),
+        machines,
+        records: recent,
+    }
+}
+
+fn kinds(records: &[Record]) -> BTreeMap<Kind, Summary> {
+    let mut kinds = BTreeMap::new();
     for kind in Kind::ALL {
-        let of_kind = || recent.iter().filter(move |record| record.decision == kind);
+        let of_kind = || records.iter().filter(move |record| record.decision == kind);
         if of_kind().next().is_some() {
             let times = || of_kind().filter(|record| record.counts()).map(|record| record.seconds);
             let summary = Summary {
@@ -128,17 +176,7 @@ pub fn sum(records: &[Record], since: Timestamp, until: Timestamp) -> Stats {
             kinds.insert(kind, summary);
         }
     }
-    Stats {
-        since,
-        until,
-        builds: recent.len(),
-        failed: recent.iter().filter(|record| !record.counts()).count(),
-        days: days(&recent, until),
-        saved: saved(records, &recent, until),
-        fast_phases: fast_phases(&recent),
-        kinds,
-        records: recent,
-    }
+    kinds
 }
 
 fn day_of(time: Timestamp) -> Date {
@@ -193,10 +231,20 @@ fn fast_phases(records: &[Record]) -> Vec<(String, f64)> {
     medians
 }
 
-/// What the gate found.
+/// What the gate found of one kind of machine.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Gate {
+    /// The machines, and the native engine where that built.
+    pub of: String,
+    /// What was found.
+    #[serde(flatten)]
+    pub found: Found,
+}
+
+/// Whether fast builds have become slower.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "state")]
-pub enum Gate {
+pub enum Found {
     /// Too few fast builds to compare.
     TooFew {
         /// How many there are.
@@ -215,18 +263,29 @@ pub enum Gate {
     },
 }
 
-/// Compares the last `count` fast builds with as many before.
-pub fn gate(records: &[Record], count: usize, factor: f64) -> Gate {
+/// Compares the last `count` fast builds with as many before, like with like. Machines that have built nothing since `since` are
+/// past: what they once took holds nobody up.
+pub fn gate(records: &[Record], since: Timestamp, count: usize, factor: f64) -> Vec<Gate> {
     let mut fast: Vec<&Record> =
         records.iter().filter(|record| record.decision == Kind::Fast && record.counts()).collect();
     fast.sort_by_key(|record| record.when);
-    let times: Vec<f64> = fast.iter().rev().take(2 * count).map(|record| record.seconds).collect();
-    if times.len() < 2 * count {
-        return Gate::TooFew { builds: times.len(), needed: 2 * count };
+    let mut alike: BTreeMap<(Machine, bool), Vec<&Record>> = BTreeMap::new();
+    for record in fast.into_iter().rev() {
+        alike.entry((record.machine(), record.is_native())).or_default().push(record);
     }
-    let now = median(times[..count].iter().copied()).unwrap_or(0.0);
-    let before = median(times[count..].iter().copied()).unwrap_or(0.0);
-    Gate::Compared { before, now, slower: now > factor * before }
+    let current = alike.into_iter().filter(|(_, builds)| builds[0].when >= since);
+    let gate = |((machine, native), builds): ((Machine, bool), Vec<&Record>)| {
+        let times: Vec<f64> = builds.iter().take(2 * count).map(|record| record.seconds).collect();
+        let found = if times.len() < 2 * count {
+            Found::TooFew { builds: times.len(), needed: 2 * count }
+        } else {
+            let now = median(times[..count].iter().copied()).unwrap_or(0.0);
+            let before = median(times[count..].iter().copied()).unwrap_or(0.0);
+            Found::Compared { before, now, slower: now > factor * before }
+        };
+        Gate { of: if native { format!("{machine}, native") } else { machine.to_string() }, found }
+    };
+    current.map(gate).collect()
 }
 
 #[cfg(test)]
@@ -262,9 +321,77 @@ pub(crate) mod tests {
     fn the_time_saved_is_measured_against_an_older_build_from_scratch() {
         let stats = team();
         assert_eq!((stats.builds, stats.failed, stats.days.len()), (6, 1, 3));
-        let Saved::Measured { seconds, enhanced, fast, builds, .. } = stats.saved else { panic!("{:?}", stats.saved) };
+        let [on] = &stats.machines[..] else { panic!("{:?}", stats.machines) };
+        let Saved::Measured { seconds, enhanced, fast, builds, .. } = on.saved else { panic!("{:?}", on.saved) };
         assert_eq!((seconds, enhanced, fast, builds), (261.0, 90.0, 3.0, 3));
-        assert_eq!(stats.kinds[&Kind::Fast].slowest, Some(4.0));
+        assert_eq!(stats.saved, Some((261.0, 3)));
+        assert_eq!(on.kinds[&Kind::Fast].slowest, Some(4.0));
+    }
+
+    /// A desk, and a runner of CI with four cores.
+    pub(crate) fn two_machines() -> Stats {
+        let in_ci = |kind, second, seconds| Record { ci: true, cores: 4, ..record(kind, second, seconds) };
+        let records = [
+            record(Kind::Enhanced, 1, 90.0),
+            record(Kind::Fast, 2, 2.0),
+            record(Kind::Fast, 3, 4.0),
+            in_ci(Kind::Fast, 4, 30.0),
+            in_ci(Kind::Fast, 5, 50.0),
+            in_ci(Kind::Fast, 6, 40.0),
+        ];
+        sum(&records, at(0), at(HOUR))
+    }
+
+    #[test]
+    fn nothing_is_computed_from_times_of_unlike_machines() {
+        let stats = two_machines();
+        let [desk, runner] = &stats.machines[..] else { panic!("{:?}", stats.machines) };
+        assert_eq!([&desk.machine, &runner.machine].map(|machine| machine.ci), [false, true]);
+        assert_eq!([desk, runner].map(|on| on.kinds[&Kind::Fast].median), [Some(3.0), Some(40.0)]);
+        // The desk's yardstick is none for the runner, of which nothing is claimed.
+        assert_eq!(runner.saved, Saved::NoYardstick);
+        assert_eq!(stats.saved, Some((174.0, 2)));
+        assert_eq!(two_machines().builds, 6);
+    }
+
+    #[test]
+    fn the_gate_compares_like_with_like() {
+        let turns = |first: fn(&mut Record), now: f64| {
+            let one = |n: i64| {
+                let mut record = record(Kind::Fast, n, if n < 4 { 1.0 } else { now });
+                if n % 2 == 0 {
+                    first(&mut record);
+                    record.seconds *= 40.0;
+                }
+                record
+            };
+            (0..8).map(one).collect::<Vec<_>>()
+        };
+        for unlike in [
+            (|record| record.ci = true) as fn(&mut Record),
+            |record| record.cores = 64,
+            |record| record.platform = None,
+            |record| record.engine = Some("builder far".to_owned()),
+            |record| record.engine = Some("native".to_owned()),
+        ] {
+            let slower = |now: f64, since: i64| {
+                let gates = gate(&turns(unlike, now), at(since), 2, 1.5);
+                gates.iter().map(|gate| matches!(gate.found, Found::Compared { slower: true, .. })).collect::<Vec<_>>()
+            };
+            assert_eq!(slower(1.0, 0), [false, false]);
+            assert_eq!(slower(1.6, 0), [true, true]);
+            assert_eq!(slower(1.6, 7), [true], "the other built nothing since");
+        }
+        // Another Docker is none: that it is slower is what one wants to know.
+        let docker = turns(|record| (record.engine, record.seconds) = (Some("29.1.3".to_owned()), 0.04), 1.0);
+        assert_eq!(gate(&docker, at(0), 2, 1.5).len(), 1);
+    }
+
+    /// The one machine of these records.
+    fn alone(records: &[Record]) -> OnMachine {
+        let mut machines = sum(records, at(0), at(2 * HOUR)).machines;
+        assert_eq!(machines.len(), 1);
+        machines.remove(0)
     }
 
     #[test]
@@ -272,38 +399,39 @@ pub(crate) mod tests {
         let mut records: Vec<Record> = (1..=9).map(|second| record(Kind::Fast, second, 2.0)).collect();
         records.push(record(Kind::Fast, 10, 82.0));
         records.push(record(Kind::Enhanced, 11, 102.0));
-        let Saved::Measured { seconds, spent, fast, .. } = sum(&records, at(0), at(HOUR)).saved else { panic!() };
+        let Saved::Measured { seconds, spent, fast, .. } = alone(&records).saved else { panic!() };
         assert_eq!((seconds, spent, fast), (920.0, 100.0, 2.0));
         // One that took longer than a build from scratch has lost what it took more.
         records[0].seconds = 202.0;
-        let Saved::Measured { seconds, .. } = sum(&records, at(0), at(HOUR)).saved else { panic!() };
+        let Saved::Measured { seconds, .. } = alone(&records).saved else { panic!() };
         assert_eq!(seconds, 720.0);
     }
 
     #[test]
     fn without_a_yardstick_nothing_is_claimed() {
         let fast = [record(Kind::Fast, HOUR, 2.0)];
-        assert_eq!(sum(&fast, at(0), at(2 * HOUR)).saved, Saved::NoYardstick);
+        assert_eq!(alone(&fast).saved, Saved::NoYardstick);
         let mut failed = record(Kind::Enhanced, 1, 90.0);
         failed.failed = Some("no".to_owned());
-        assert_eq!(sum(&[fast[0].clone(), failed], at(0), at(2 * HOUR)).saved, Saved::NoYardstick);
-        assert_eq!(sum(&[], at(0), at(HOUR)).saved, Saved::NoFastBuild);
+        assert_eq!(alone(&[fast[0].clone(), failed.clone()]).saved, Saved::NoYardstick);
+        assert_eq!(alone(&[failed]).saved, Saved::NoFastBuild);
+        assert_eq!(sum(&fast, at(0), at(2 * HOUR)).saved, None);
     }
 
     #[test]
     fn a_phase_that_most_builds_lack_takes_no_time() {
         let mut records: Vec<Record> = (1..=3).map(|second| record(Kind::Fast, second, 2.0)).collect();
         records[0].phases.push(("app compile".to_owned(), 9.0));
-        assert_eq!(sum(&records, at(0), at(HOUR)).fast_phases, [("app build".to_owned(), 1.0)]);
+        assert_eq!(alone(&records).fast_phases, [("app build".to_owned(), 1.0)]);
     }
 
     #[track_caller]
     fn compares(times: &[f64], factor: f64, expected: Option<bool>) {
         let records: Vec<Record> =
             times.iter().enumerate().map(|(index, time)| record(Kind::Fast, index as i64, *time)).collect();
-        let found = match gate(&records, 2, factor) {
-            Gate::TooFew { .. } => None,
-            Gate::Compared { slower, .. } => Some(slower),
+        let found = match gate(&records, at(0), 2, factor)[0].found {
+            Found::TooFew { .. } => None,
+            Found::Compared { slower, .. } => Some(slower),
         };
         assert_eq!(found, expected);
     }
@@ -318,10 +446,11 @@ pub(crate) mod tests {
     }
 
     fn records() -> impl Strategy<Value = Vec<Record>> {
-        vec((0_usize..6, 0_i64..1_000_000, 0.0..1e4_f64, any::<bool>()), 0..40).prop_map(|made| {
-            let one = |(kind, second, seconds, failed): (usize, i64, f64, bool)| {
+        vec((0_usize..6, 0_i64..1_000_000, 0.0..1e4_f64, any::<bool>(), any::<bool>()), 0..40).prop_map(|made| {
+            let one = |(kind, second, seconds, failed, ci): (usize, i64, f64, bool, bool)| {
                 let mut record = record(Kind::ALL[kind], second, seconds);
                 record.failed = failed.then(|| "no".to_owned());
+                record.ci = ci;
                 record
             };
             made.into_iter().map(one).collect()
@@ -333,9 +462,9 @@ pub(crate) mod tests {
         fn every_build_is_counted_once(records in records(), since in 0_i64..1_000_000) {
             let stats = sum(&records, at(since), at(1_000_000));
             prop_assert_eq!(stats.builds, records.iter().filter(|record| record.when >= at(since)).count());
-            prop_assert_eq!(stats.builds, stats.kinds.values().map(|summary| summary.builds).sum::<usize>());
+            prop_assert_eq!(stats.builds, stats.machines.iter().flat_map(|on| on.kinds.values()).map(|kind| kind.builds).sum::<usize>());
             prop_assert_eq!(stats.builds, stats.days.iter().flat_map(|day| day.kinds.values()).sum::<usize>());
-            prop_assert_eq!(stats.failed, stats.kinds.values().map(|summary| summary.failed).sum::<usize>());
+            prop_assert_eq!(stats.failed, stats.machines.iter().flat_map(|on| on.kinds.values()).map(|kind| kind.failed).sum::<usize>());
         }
 
         #[test]
@@ -343,14 +472,15 @@ pub(crate) mod tests {
             let mut turned = records.clone();
             turned.reverse();
             let (one, other) = (sum(&records, at(0), at(1_000_000)), sum(&turned, at(0), at(1_000_000)));
-            prop_assert_eq!((one.kinds, one.days, one.fast_phases), (other.kinds, other.days, other.fast_phases));
+            let kinds = |stats: &Stats| stats.machines.iter().map(|on| (on.kinds.clone(), on.fast_phases.clone())).collect::<Vec<_>>();
+            prop_assert_eq!((kinds(&one), one.days), (kinds(&other), other.days));
         }
 
         #[test]
         fn what_is_saved_is_the_sum_of_what_each_build_saved(times in vec(0.0..1e4_f64, 1..40), enhanced in 0.0..1e4_f64) {
             let mut records: Vec<Record> = times.iter().map(|time| record(Kind::Fast, 5, *time)).collect();
             records.push(record(Kind::Enhanced, 4, enhanced));
-            let Saved::Measured { seconds, builds, .. } = sum(&records, at(0), at(9)).saved else { panic!() };
+            let Saved::Measured { seconds, builds, .. } = alone(&records).saved else { panic!() };
             let each: f64 = times.iter().map(|time| enhanced - time).sum();
             prop_assert!((seconds - each).abs() < 1e-6 && builds == times.len());
         }
@@ -368,10 +498,10 @@ pub(crate) mod tests {
         #[test]
         fn the_gate_opens_for_builds_that_stay_as_they_are(time in 0.001..1e4_f64, factor in 1.0..5.0_f64, count in 1_usize..6) {
             let same: Vec<Record> = (0..2 * count).map(|index| record(Kind::Fast, index as i64, time)).collect();
-            prop_assert_eq!(gate(&same, count, factor), Gate::Compared { before: time, now: time, slower: false });
+            prop_assert_eq!(gate(&same, at(0), count, factor)[0].found, Found::Compared { before: time, now: time, slower: false });
             let mut slower = same;
             slower[count..].iter_mut().for_each(|record| record.seconds *= factor * 1.01);
-            let closed = matches!(gate(&slower, count, factor), Gate::Compared { slower: true, .. });
+            let closed = matches!(gate(&slower, at(0), count, factor)[0].found, Found::Compared { slower: true, .. });
             prop_assert!(closed);
         }
     }

@@ -4,7 +4,7 @@
 
 use crate::binary;
 use crate::build::{self, Inquiry};
-use crate::change::{Inputs, PINNED_BASE, Presence};
+use crate::change::{FALLBACK_ROOT, Inputs, PINNED_BASE, Presence};
 use crate::facts::{self, Parsed, RootImage, RootPlace, Standing, Tree};
 use crate::fault::{Exit, Fault};
 use crate::flags::Global;
@@ -99,7 +99,7 @@ impl Snapshot {
         ]);
         // Where the pinned root cannot be reached, the fallback is built on all the same.
         if let Some(DebianRoot { suite, python, packages }) = &policy.root.fallback {
-            settings.insert("fallback root", format!("{suite} with Python {python} [{}]", packages.join(" ")));
+            settings.insert(FALLBACK_ROOT, format!("{suite} with Python {python} [{}]", packages.join(" ")));
         }
         if let Some(base) = self.pinned.base {
             settings.insert(PINNED_BASE, base.to_string());

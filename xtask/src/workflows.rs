@@ -277,8 +277,9 @@ fn images(policy: &Policy, matrix: &str) -> String {
     let head = header("images");
     let schedule = quoted(&policy.ci.schedule);
     let concurrency = concurrency("images", policy);
-    let jobs =
-        [plan(policy), base(policy, matrix), app(policy, matrix), fork(policy, matrix), release(policy), required()];
+    let jobs = [plan(policy), base(policy, matrix), app(policy, matrix), fork(policy, matrix), release(policy)];
+    let jobs = jobs.into_iter().chain(gate(policy)).chain([required(policy)]);
+    let jobs: Vec<String> = jobs.collect();
     format!(
         "{head}
 on:
@@ -437,11 +438,36 @@ fn release(policy: &Policy) -> String {
     )
 }
 
-fn required() -> String {
+/// Whether fast builds have become slow, from the records that travel with the images.
+fn gate(policy: &Policy) -> Option<String> {
+    let factor = policy.ci.gate_factor?;
+    let branch = &policy.project.default_branch;
+    let (checkout, cargo, login) = (checkout(), cargo("xtask"), login(policy, None));
+    Some(format!(
+        "  # Tells that fast builds have become slow, after what was built is named: it is slow, and not wrong.
+  gate:
+    needs: [plan, app, release]
+    if: >-
+      !cancelled() && !failure() && needs.plan.outputs.publish == 'true' &&
+      needs.plan.outputs.decision == 'fast' && github.ref == 'refs/heads/{branch}'
+    runs-on: {RUNNER}
+    timeout-minutes: 20
+    permissions:
+      contents: read
+      packages: read
+    steps:
+{checkout}{cargo}{login}      - name: Fast builds stay fast
+        run: cargo xtask stats --from-registry --gate-factor {factor}
+"
+    ))
+}
+
+fn required(policy: &Policy) -> String {
+    let gate = if policy.ci.gate_factor.is_some() { ", gate" } else { "" };
     format!(
         "  # The one check that branch protection asks for: it always reports, also when nothing had to be built.
   required:
-    needs: [plan, base, app, fork, release]
+    needs: [plan, base, app, fork, release{gate}]
     if: always()
     runs-on: {RUNNER}
     timeout-minutes: 5

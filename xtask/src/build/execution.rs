@@ -174,6 +174,7 @@ impl Session<'_> {
             reasons: Vec::new(),
             size: image.size,
             steps: None,
+            pulled: None,
             seconds: Vec::new(),
             layers,
         };
@@ -201,6 +202,7 @@ impl Session<'_> {
             reasons,
             size: None,
             steps: None,
+            pulled: None,
             seconds: Vec::new(),
             layers: Vec::new(),
         };
@@ -258,16 +260,22 @@ impl Session<'_> {
         let built = self.docker()?.build(call, &format!("{} for {platform}", plan.kind))?;
         report.took("build", built.took);
         report.steps = Some([built.steps.all, built.steps.cached]);
+        report.pulled = Some(built.pulled.values().sum());
         if !self.wish.push {
             return Ok(built.digest);
         }
         let digest = self.pushed(plan, platform)?;
         report.weigh(&self.pushed_manifest(plan, digest)?);
+        // BuildKit rounds what it says; the manifest does not.
+        let exact: BTreeMap<Digest, u64> = report.layers.iter().copied().collect();
+        report.pulled = Some(built.pulled.iter().map(|(layer, about)| exact.get(layer).unwrap_or(about)).sum());
         Ok(digest)
     }
 
     fn build_natively(&self, image: &Image, call: &Build, report: &mut ImageReport) -> Result<Digest, Fault> {
+        let before = self.client.streamed();
         let built = self.build_native(image, call)?;
+        report.pulled = Some(self.client.streamed() - before);
         for (phase, took) in &built.took {
             report.took(*phase, *took);
         }
@@ -283,7 +291,7 @@ impl Session<'_> {
         if self.wish.push {
             let began = Instant::now();
             let mut notes = publish::notes(&plan.fingerprint, image.key.clone(), &self.labels(plan.kind));
-            notes.extend(self.record_note(report).map(|record| (ledger::ANNOTATION.to_owned(), record)));
+            notes.extend(self.record_note(report).map(|record| (ledger::annotation(&platforms[0]), record)));
             let publication = Publication {
                 repository: &plan.repository,
                 fingerprint: plan.fingerprint,

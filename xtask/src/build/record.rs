@@ -5,6 +5,7 @@ use super::engine::Engine;
 use super::planning::Planned;
 use crate::docker::Docker;
 use crate::fault::{Exit, Fault};
+use crate::key::foremost;
 use crate::ledger::{self, Bytes, Kind, Record};
 use crate::plan::Decision;
 use crate::policy::ImageKind;
@@ -51,7 +52,7 @@ impl Trace {
         });
         for image in planned.base.iter().chain(&planned.app) {
             if let Decision::Build { reasons, .. } = &image.plan.decision {
-                self.reasons.extend(reasons.iter().map(|reason| format!("{}: {reason}", image.plan.kind)));
+                self.reasons.extend(foremost(reasons).iter().map(|reason| format!("{}: {reason}", image.plan.kind)));
             }
         }
     }
@@ -71,8 +72,8 @@ pub(super) fn look(
     latest: &[(Repository, Platform)],
 ) -> Seen {
     let engine = match (engine, builder) {
-        (Engine::Native, _) => Some("native".to_owned()),
-        (Engine::Docker, Some(name)) => Some(format!("builder {name}")),
+        (Engine::Native, _) => Some(ledger::NATIVE.to_owned()),
+        (Engine::Docker, Some(name)) => Some(format!("{}{name}", ledger::BUILDER)),
         (Engine::Docker, None) => Docker::find(root).and_then(|docker| docker.version()).ok(),
     };
     let mut known = BTreeSet::new();
@@ -146,6 +147,7 @@ impl Session<'_> {
             bytes: bytes(&reports, &seen.known, self.wish.push),
             steps,
             engine: seen.engine.clone(),
+            platform: Some(Platform::host()),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             ci: in_ci(),
             failed: None,
@@ -168,6 +170,9 @@ fn bytes(reports: &[&ImageReport], known: &BTreeSet<Digest>, push: bool) -> Byte
     let mut beneath: BTreeSet<Digest> = BTreeSet::new();
     let add = |sum: &mut Option<u64>, bytes: u64| *sum = Some(sum.unwrap_or(0) + bytes);
     for (index, report) in reports.iter().enumerate() {
+        if let Some(pulled) = report.pulled {
+            add(&mut sums.pulled, pulled);
+        }
         match (report.action, report.layers.is_empty()) {
             ("reused", _) => {
                 // What the next image shows to stand on is counted there.
@@ -220,6 +225,7 @@ mod tests {
             reasons: Vec::new(),
             size: None,
             steps: None,
+            pulled: None,
             seconds: Vec::new(),
             layers: layers.iter().map(|(name, size)| (Digest::of(name.as_bytes()), *size)).collect(),
         }
@@ -233,6 +239,8 @@ mod tests {
         let expected = Bytes { built: Some(8), pulled: None, pushed: Some(1), reused: Some(110) };
         assert_eq!(bytes(&[&base, &app], &known, true), expected);
         assert_eq!(bytes(&[&base, &app], &known, false), Bytes { pushed: None, ..expected });
+        let pulling = ImageReport { pulled: Some(110), ..app.clone() };
+        assert_eq!(bytes(&[&base, &pulling], &known, true), Bytes { pulled: Some(110), ..expected });
         let nothing = Bytes { built: Some(0), pulled: Some(0), pushed: Some(0), reused: Some(110) };
         assert_eq!(bytes(&[&base], &known, true), nothing);
         assert_eq!(bytes(&[], &known, true), Bytes::default());

@@ -80,7 +80,9 @@ fn between(global: &Global, old: &str, new: Option<&String>) -> Result<Vec<Expla
         verdict: differences.is_empty().then(|| "nothing differs".to_owned()),
         differences,
     };
-    Ok(vec![explain(ImageKind::Base, changes.base), explain(ImageKind::App, changes.app)])
+    let waits = |change| format!("{change}; it waits, another base is pinned");
+    let base = changes.base.into_iter().chain(changes.waiting.into_iter().map(waits)).collect();
+    Ok(vec![explain(ImageKind::Base, base), explain(ImageKind::App, changes.app)])
 }
 
 /// An image that was there before, with its key.
@@ -175,6 +177,8 @@ fn explain<K>(
     before: Option<Before<K>>,
     mut differences: Vec<String>,
 ) -> Explained {
+    // What stands there under a digest is a pinned base: not of this tree's key.
+    let pinned = found.reference.as_ref().is_some_and(|reference| reference.digest.is_some());
     let this = found.reference.map_or_else(|| "of this tree".to_owned(), |reference| format!("`{reference}`"));
     let presence = found.presence;
     let Some(before) = before else {
@@ -195,7 +199,7 @@ fn explain<K>(
         (Some(_), _) if differences.is_empty() => Some("nothing differs".to_owned()),
         _ => None,
     };
-    if presence == Presence::Present && verdict.is_none() {
+    if presence == Presence::Present && verdict.is_none() && !pinned {
         differences.push("an image of this tree's key is in the registry already".to_owned());
     }
     Explained { image, this, beside: before.name, verdict, differences }

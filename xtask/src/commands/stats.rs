@@ -8,7 +8,7 @@ use crate::lock::file;
 use crate::policy::ImageKind;
 use crate::reference::Digest;
 use crate::registry::{Answer, Client};
-use crate::stats::{self, Gate, chart, page};
+use crate::stats::{self, Found, Gate, chart, page};
 use crate::{process, publish, ui};
 use jiff::Timestamp;
 use std::collections::BTreeSet;
@@ -21,11 +21,11 @@ pub fn run(global: &Global, flags: &StatsFlags) -> anyhow::Result<()> {
     let until = Timestamp::now();
     let since = Timestamp::from_second(until.as_second().saturating_sub(flags.since)).unwrap_or(Timestamp::UNIX_EPOCH);
     let stats = stats::sum(&records, since, until);
-    let gate = flags.gate_factor.map(|factor| stats::gate(&records, usize::from(flags.gate_builds), factor));
+    let gate = flags.gate_factor.map(|factor| stats::gate(&records, since, usize::from(flags.gate_builds), factor));
     match global.format {
         Format::Json => {
             let mut json = serde_json::to_value(&stats)?;
-            json["gate"] = serde_json::to_value(gate)?;
+            json["gate"] = serde_json::to_value(&gate)?;
             json["records"] = serde_json::to_value(&stats.records)?;
             super::print(&format!("{}\n", serde_json::to_string_pretty(&json)?))?;
         }
@@ -36,7 +36,7 @@ pub fn run(global: &Global, flags: &StatsFlags) -> anyhow::Result<()> {
         ui::step("wrote", &format!("`{}`", path.display()));
     }
     match (gate, flags.gate_factor) {
-        (Some(gate), Some(factor)) => Ok(hold(gate, factor, flags.gate_builds)?),
+        (Some(gates), Some(factor)) => Ok(hold(&gates, factor, flags.gate_builds)?),
         _ => Ok(()),
     }
 }
@@ -60,11 +60,11 @@ fn records(tree: &Tree, global: &Global, flags: &StatsFlags) -> Result<Vec<Recor
         if global.offline {
             return Err(Fault::usage("`--from-registry` asks a registry, and `--offline` asks none"));
         }
-        let known: BTreeSet<(Timestamp, Option<String>)> =
-            records.iter().map(|record| (record.when, record.commit.clone())).collect();
+        let name = |record: &Record| (record.when, record.commit.clone(), record.machine());
+        let mut known: BTreeSet<_> = records.iter().map(name).collect();
         let published = published(tree, &tree.client())?;
-        // A build in CI may have left its record on this disk as well.
-        records.extend(published.into_iter().filter(|record| !known.contains(&(record.when, record.commit.clone()))));
+        // A build in CI may have left its record on this disk as well, or in the index before another platform was added.
+        records.extend(published.into_iter().filter(|record| known.insert(name(record))));
         records.sort_by_key(|record| record.when);
     }
     Ok(records)
@@ -83,34 +83,46 @@ fn published(tree: &Tree, client: &Client) -> Result<Vec<Record>, Fault> {
                 continue;
             }
             let Answer::Present(found) = publish::read(client, &repository, head.digest)? else { continue };
-            match found.notes.get(ledger::ANNOTATION).map(|line| ledger::parse_line(line)) {
-                Some(Ok(record)) => records.push(record),
-                Some(Err(why)) => ui::warn(&format!("`{}` carries no record: {why}", repository.tag(&tag))),
-                None => {}
+            for (_, line) in found.notes.iter().filter(|(name, _)| name.starts_with(ledger::ANNOTATION)) {
+                match ledger::parse_line(line) {
+                    Ok(record) => records.push(record),
+                    Err(why) => ui::warn(&format!("`{}` carries no record: {why}", repository.tag(&tag))),
+                }
             }
         }
     }
     Ok(records)
 }
 
-fn hold(gate: Gate, factor: f64, count: u16) -> Result<(), Fault> {
-    match gate {
-        Gate::TooFew { builds, needed } => {
-            ui::step("gate", &format!("open: {builds} fast builds are recorded, and {needed} are needed to compare"));
-            Ok(())
-        }
-        Gate::Compared { before, now, slower } => {
-            let (before, now) = (chart::seconds(before), chart::seconds(now));
-            if !slower {
+fn hold(gates: &[Gate], factor: f64, count: u16) -> Result<(), Fault> {
+    if gates.is_empty() {
+        ui::step("gate", "open: no fast build is recorded in this time");
+    }
+    let mut slow = Vec::new();
+    for Gate { of, found } in gates {
+        match found {
+            Found::TooFew { builds, needed } => {
                 ui::step(
                     "gate",
-                    &format!("open: the last {count} fast builds took {now} (median), those before {before}"),
+                    &format!("open: {of}: {builds} fast builds are recorded, and {needed} are needed to compare"),
                 );
-                return Ok(());
             }
-            Err(Fault::drift(format!("fast builds have become slower: {now} instead of {before} (medians of {count})"))
-                .cause(format!("more than {factor} times as long"))
-                .hint("`cargo xtask stats` shows the phases; the first slow build's commit is in `target/ledger/builds.jsonl`"))
+            Found::Compared { before, now, slower } => {
+                let (before, now) = (chart::seconds(*before), chart::seconds(*now));
+                if *slower {
+                    slow.push(format!("{of}: {now} instead of {before} (medians of {count})"));
+                } else {
+                    let what =
+                        format!("open: {of}: the last {count} fast builds took {now} (median), those before {before}");
+                    ui::step("gate", &what);
+                }
+            }
         }
     }
+    if slow.is_empty() {
+        return Ok(());
+    }
+    let fault = Fault::drift(format!("fast builds have become slower, by more than {factor} times"));
+    let hint = "`cargo xtask stats` shows the phases; the first slow build's commit is in `target/ledger/builds.jsonl`";
+    Err(slow.into_iter().fold(fault, Fault::cause).hint(hint))
 }

@@ -123,15 +123,15 @@ uses = "size-budget"
         &text,
         expect![[r#"
             the policy does not hold: 6 problems
-            images.toml:80:1: `step.run` names no program
+            images.toml:82:1: `step.run` names no program
               hint: write a list: `run = ["program", "argument"]`
-            images.toml:81:8: `step.name` `a b` holds more than letters, digits, `.`, `_` and `-`
-            images.toml:85:8: `smok` is not a known step: `smoke` and `size-budget` are
+            images.toml:83:8: `step.name` `a b` holds more than letters, digits, `.`, `_` and `-`
+            images.toml:87:8: `smok` is not a known step: `smoke` and `size-budget` are
               hint: did you mean `smoke`?
-            images.toml:86:9: `step.after` is `pushed`, not one of `build`, `push`
-            images.toml:87:11: `step.images` holds `apps`, not `base`, `app` or `enhanced`
+            images.toml:88:9: `step.after` is `pushed`, not one of `build`, `push`
+            images.toml:89:11: `step.images` holds `apps`, not `base`, `app` or `enhanced`
               hint: did you mean `app`?
-            images.toml:90:8: a `size-budget` step needs `max`
+            images.toml:92:8: a `size-budget` step needs `max`
               hint: write `max = "400 MB"` (compressed)"#]],
     );
 }
@@ -170,11 +170,16 @@ fn registries() {
 fn ci_has_defaults_and_its_own_problems() {
     let ci = parse(GOOD, &|_| true).unwrap().ci;
     assert_eq!((ci.runners.len(), ci.schedule.as_str(), ci.timeout_minutes), (0, "17 4 * * 1", 60));
+    let gate = |factor: &str| GOOD.replace("gate-factor = 2\n", factor);
+    for (text, factor) in [("gate-factor = 2\n", Some(2.0)), ("gate-factor = 1.5\n", Some(1.5)), ("", None)] {
+        assert_eq!(parse(&gate(text), &|_| true).unwrap().ci.gate_factor, factor);
+    }
     let wrong = "schedule = \"weekly\"\ntimeout-minutes = 0\nrunners = { \"linux/arm64\" = \"a b\", x = \"y\" }\n";
-    let fault = parse(&format!("{GOOD}\n{wrong}"), &|_| true).unwrap_err();
+    let fault = parse(&format!("{}\n{wrong}", gate("gate-factor = 0.5\n")), &|_| true).unwrap_err();
     for expected in [
         "`ci.schedule` is `weekly`, not the five fields of cron",
         "`ci.timeout-minutes` is not a whole number from 1 to 360",
+        "`ci.gate-factor` is not a number of at least 1",
         "`ci.runners`: `linux/arm64` is not among the platforms",
         "`ci.runners`: `a b` is no label of a runner",
         "`ci.runners`: `x` is not a platform",

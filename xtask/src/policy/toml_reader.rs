@@ -191,6 +191,17 @@ impl<'t> Section<'t> {
         found
     }
 
+    /// A number that is not smaller than this.
+    pub(crate) fn at_least(&mut self, key: &'static str, least: f64, problems: &mut Problems<'_>) -> Option<f64> {
+        let (item, at) = self.get(key)?;
+        let number = item.as_float().or_else(|| item.as_integer().map(|whole| whole as f64));
+        let good = number.filter(|number| number.is_finite() && *number >= least);
+        if good.is_none() {
+            problems.add(&at, format!("`{}` is not a number of at least {least}", self.full(key)), None);
+        }
+        good
+    }
+
     /// A whole number in a range.
     pub(crate) fn number(&mut self, key: &'static str, range: Range<i64>, problems: &mut Problems<'_>) -> Option<i64> {
         let (item, at) = self.get(key)?;

@@ -12,6 +12,7 @@ use crate::process;
 use crate::reference::{Digest, Repository};
 use sha2::{Digest as _, Sha256};
 use std::io::{Read as _, Write};
+use std::sync::atomic::Ordering;
 use ureq::http::Method;
 
 /// Bytes that are read at once.
@@ -53,6 +54,9 @@ impl Client {
         to: &mut dyn Write,
     ) -> Result<Answer<()>, Fault> {
         let arrived = self.arrive(repository, digest, size, to)?;
+        if let Answer::Present(have) = arrived {
+            self.streamed.fetch_add(have, Ordering::Relaxed);
+        }
         if let Answer::Present(have) = arrived
             && have != size
         {
@@ -60,6 +64,11 @@ impl Client {
                 .cause(format!("it has {have} bytes, its descriptor says {size}")));
         }
         Ok(arrived.map(|_| ()))
+    }
+
+    /// The bytes of all blobs that were streamed so far.
+    pub fn streamed(&self) -> u64 {
+        self.streamed.load(Ordering::Relaxed)
     }
 
     /// Reads a blob of at most `max` bytes: a config.

@@ -1,6 +1,6 @@
 //! Statistics for a terminal: a table, and bars where the terminal has the signs for them. Pure.
 
-use super::{Day, Saved, Stats};
+use super::{Day, OnMachine, Saved, Stats};
 use crate::ledger::Kind;
 use crate::ui;
 use std::time::Duration;
@@ -25,18 +25,34 @@ pub fn print(stats: &Stats, signs: Signs) -> String {
     if stats.builds == 0 {
         return "no build was recorded in this time\n".to_owned();
     }
-    let mut out = table(stats);
-    out += &format!("\nbuilds a day (UTC)\n{}", days(&stats.days, signs));
-    let times = fast_times(stats);
-    if times.len() > 1 {
-        out += &format!("\nfast builds, oldest first: {}\n", spark(&times, signs));
+    let mut out = format!("builds a day (UTC)\n{}", days(&stats.days, signs));
+    for on in &stats.machines {
+        out += &format!("\n{}\n{}", on.machine, table(on));
+        if on.fast.len() > 1 {
+            out += &format!("fast builds, oldest first: {}\n", spark(&on.fast, signs));
+        }
+        if !on.fast_phases.is_empty() {
+            let phases = on.fast_phases.iter().take(6);
+            let phases: Vec<String> = phases.map(|(name, time)| format!("{name} {}", seconds(*time))).collect();
+            out += &format!("a fast build's phases: {}\n", phases.join(", "));
+        }
+        out += &format!("{}\n", saved(&on.saved));
     }
-    if !stats.fast_phases.is_empty() {
-        let phases = stats.fast_phases.iter().take(6);
-        let phases: Vec<String> = phases.map(|(name, time)| format!("{name} {}", seconds(*time))).collect();
-        out += &format!("a fast build's phases: {}\n", phases.join(", "));
+    if let (Some(all), true) = (together(stats), stats.machines.len() > 1) {
+        out += &format!("\n{all}\n");
     }
-    out + "\n" + &saved(&stats.saved) + "\n"
+    out
+}
+
+/// The time saved on all machines, as far as it is measured.
+pub fn together(stats: &Stats) -> Option<String> {
+    let (total, builds) = stats.saved?;
+    let verb = if total < 0.0 { "lost" } else { "saved" };
+    let unmeasured = |on: &&OnMachine| on.saved == Saved::NoYardstick;
+    let others: usize = stats.machines.iter().filter(unmeasured).map(|on| on.fast.len()).sum();
+    let rest =
+        if others > 0 { format!("; {others} more have no build from scratch beside them") } else { String::new() };
+    Some(format!("time {verb} by {builds} fast builds, each on its own machine: {}{rest}", seconds(total.abs())))
 }
 
 /// Seconds as a person reads them.
@@ -55,7 +71,7 @@ pub fn saved(saved: &Saved) -> String {
     match saved {
         Saved::NoFastBuild => "time saved: none, there was no fast build in this time".to_owned(),
         Saved::NoYardstick => {
-            "time saved: not known, no build from scratch was measured here\nmeasure one: `cargo xtask build-enhanced`"
+            "time saved: not known, no build from scratch was measured on such a machine\nmeasure one: `cargo xtask build-enhanced`"
                 .to_owned()
         }
         Saved::Measured { seconds: total, enhanced, measured, cached, spent, builds, .. } => {
@@ -78,10 +94,10 @@ pub fn saved(saved: &Saved) -> String {
     }
 }
 
-fn table(stats: &Stats) -> String {
+fn table(on: &OnMachine) -> String {
     let mut lines = vec![["BUILD", "COUNT", "FAILED", "MEDIAN", "SLOWEST", "PUSHED"].map(str::to_owned)];
     let time = |time: Option<f64>| time.map_or_else(|| "-".to_owned(), seconds);
-    for (kind, summary) in &stats.kinds {
+    for (kind, summary) in &on.kinds {
         let pushed = if summary.pushed > 0 { ui::bytes(summary.pushed) } else { "-".to_owned() };
         lines.push([
             kind.to_string(),
@@ -128,11 +144,6 @@ fn bar(share: f64, width: usize, signs: Signs) -> String {
     }
 }
 
-fn fast_times(stats: &Stats) -> Vec<f64> {
-    let fast = stats.records.iter().filter(|record| record.decision == Kind::Fast && record.counts());
-    fast.map(|record| record.seconds).collect()
-}
-
 /// The last times as a row of columns, or as numbers.
 fn spark(times: &[f64], signs: Signs) -> String {
     let shown = &times[times.len().saturating_sub(60)..];
@@ -151,7 +162,7 @@ fn spark(times: &[f64], signs: Signs) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::team;
+    use super::super::tests::{team, two_machines};
     use super::*;
     use expect_test::expect;
     use proptest::prelude::*;
@@ -159,37 +170,35 @@ mod tests {
     #[test]
     fn a_team_in_a_terminal() {
         expect![[r#"
-            BUILD      COUNT  FAILED  MEDIAN  SLOWEST  PUSHED
-            reused         1       0  0.20 s   0.20 s       -
-            fast           4       1  3.00 s   4.00 s       -
-            base+fast      1       0  40.0 s   40.0 s       -
-
             builds a day (UTC)
             1970-01-01  ████████████ 2 fast, 1 base+fast
             1970-01-02  ████ 1 fast
             1970-01-03  ████████ 1 reused, 1 fast
 
+            local, linux/amd64, 2 cores
+            BUILD      COUNT  FAILED  MEDIAN  SLOWEST  PUSHED
+            reused         1       0  0.20 s   0.20 s       -
+            fast           4       1  3.00 s   4.00 s       -
+            base+fast      1       0  40.0 s   40.0 s       -
             fast builds, oldest first: ▅█▆ (2.00 s to 4.00 s)
             a fast build's phases: app build 1.50 s
-
             time saved: 4 min 21 s = 3 fast builds x 90.0 s from scratch - 9.00 s that they took
             each counts with its own time; `build-enhanced` was last measured on 1970-01-01, 2 of 4 steps from the cache
         "#]]
         .assert_eq(&print(&team(), Signs::Unicode));
         expect![[r#"
-            BUILD      COUNT  FAILED  MEDIAN  SLOWEST  PUSHED
-            reused         1       0  0.20 s   0.20 s       -
-            fast           4       1  3.00 s   4.00 s       -
-            base+fast      1       0  40.0 s   40.0 s       -
-
             builds a day (UTC)
             1970-01-01  ############ 2 fast, 1 base+fast
             1970-01-02  #### 1 fast
             1970-01-03  ######## 1 reused, 1 fast
 
+            local, linux/amd64, 2 cores
+            BUILD      COUNT  FAILED  MEDIAN  SLOWEST  PUSHED
+            reused         1       0  0.20 s   0.20 s       -
+            fast           4       1  3.00 s   4.00 s       -
+            base+fast      1       0  40.0 s   40.0 s       -
             fast builds, oldest first: 2.00 s to 4.00 s
             a fast build's phases: app build 1.50 s
-
             time saved: 4 min 21 s = 3 fast builds x 90.0 s from scratch - 9.00 s that they took
             each counts with its own time; `build-enhanced` was last measured on 1970-01-01, 2 of 4 steps from the cache
         "#]]
@@ -197,9 +206,36 @@ mod tests {
     }
 
     #[test]
+    fn each_machine_has_times_of_its_own() {
+        expect![[r#"
+            builds a day (UTC)
+            1970-01-01  ######################## 5 fast, 1 enhanced
+
+            local, linux/amd64, 2 cores
+            BUILD     COUNT  FAILED  MEDIAN  SLOWEST  PUSHED
+            fast          2       0  3.00 s   4.00 s       -
+            enhanced      1       0  90.0 s   90.0 s       -
+            fast builds, oldest first: 2.00 s to 4.00 s
+            a fast build's phases: app build 1.50 s
+            time saved: 2 min 54 s = 2 fast builds x 90.0 s from scratch - 6.00 s that they took
+            each counts with its own time; `build-enhanced` was last measured on 1970-01-01, 2 of 4 steps from the cache
+
+            CI, linux/amd64, 4 cores
+            BUILD  COUNT  FAILED  MEDIAN  SLOWEST  PUSHED
+            fast       3       0  40.0 s   50.0 s       -
+            fast builds, oldest first: 30.0 s to 50.0 s
+            a fast build's phases: app build 20.0 s
+            time saved: not known, no build from scratch was measured on such a machine
+            measure one: `cargo xtask build-enhanced`
+
+            time saved by 2 fast builds, each on its own machine: 2 min 54 s; 3 more have no build from scratch beside them
+        "#]].assert_eq(&print(&two_machines(), Signs::Plain));
+    }
+
+    #[test]
     fn without_a_measure_it_says_how_to_take_one() {
         let mut stats = team();
-        stats.saved = Saved::NoYardstick;
+        stats.machines[0].saved = Saved::NoYardstick;
         assert!(print(&stats, Signs::Plain).ends_with("measure one: `cargo xtask build-enhanced`\n"));
     }
 

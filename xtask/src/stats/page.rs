@@ -1,7 +1,7 @@
 //! Statistics as one page: text, tables and drawings in one file, without a script and without anything from elsewhere. Pure.
 
-use super::chart::{saved, seconds};
-use super::{Saved, Stats, median};
+use super::chart::{saved, seconds, together};
+use super::{OnMachine, Saved, Stats, median};
 use crate::ledger::{Kind, Record};
 use crate::ui;
 use std::fmt::Write as _;
@@ -22,14 +22,16 @@ pub fn print(stats: &Stats, title: &str) -> String {
         body += "<p class=\"empty\">No build was recorded in this time.</p>";
     } else {
         body += &tiles(stats);
-        body += &section("Time by kind of build", "Median; the thin line reaches to the slowest.", &kinds(stats));
+        body +=
+            &section("Time by kind of build", "Median; the thin line reaches to the slowest.", &on_each(stats, kinds));
         body += &section(
             "Every build, by its time",
             "One point is one build; seconds on a logarithmic scale.",
             &times(stats),
         );
         body += &section("Builds a day", "By kind, in UTC.", &days(stats));
-        body += &section("Where a fast build's time goes", "Median seconds; phases may overlap.", &phases(stats));
+        body +=
+            &section("Where a fast build's time goes", "Median seconds; phases may overlap.", &on_each(stats, phases));
         body += &section("The last builds", "", &table(stats));
     }
     format!(
@@ -53,6 +55,7 @@ main{max-width:60rem;margin:0 auto;padding:2rem 1rem}
 header p,footer,.note{color:var(--soft);margin:.1rem 0}
 h1{font-size:1.7rem;line-height:1.2;margin:0}
 h2{font-size:1.05rem;margin:0}
+h3{font-size:.85rem;font-weight:600;margin:.9rem 0 -.4rem}
 section,.tile{background:var(--card);border:1px solid var(--line);border-radius:.75rem;padding:1rem 1.1rem}
 section{margin-top:1rem}
 .note{font-size:.85rem}
@@ -115,18 +118,35 @@ fn tile(class: &str, value: &str, what: &str) -> String {
     format!("<div class=\"tile {class}\"><b>{}</b><span>{}</span></div>", escape(value), escape(what))
 }
 
+/// What is drawn for each machine, under its name where there are several.
+fn on_each(stats: &Stats, draw: fn(&OnMachine) -> String) -> String {
+    match &stats.machines[..] {
+        [on] => draw(on),
+        several => {
+            let drawn = several.iter().map(|on| (on.machine.to_string(), draw(on)));
+            let named = drawn.filter(|(_, drawn)| !drawn.is_empty());
+            named.map(|(name, drawn)| format!("<h3>{}</h3>{drawn}", escape(&name))).collect()
+        }
+    }
+}
+
 fn tiles(stats: &Stats) -> String {
     let mut tiles = String::from("<div class=\"tiles\">");
-    match &stats.saved {
-        Saved::Measured { seconds: total, enhanced, fast, builds, .. } => {
-            let verb = if *total < 0.0 { "lost" } else { "saved" };
+    match (&stats.machines[..], stats.saved) {
+        ([OnMachine { saved: Saved::Measured { enhanced, fast, .. }, .. }], Some((total, builds))) => {
+            let verb = if total < 0.0 { "lost" } else { "saved" };
             tiles += &tile("main", &seconds(total.abs()), &format!("{verb} by {builds} fast builds"));
             tiles += &tile("", &seconds(*fast), "median fast build");
             tiles += &tile("", &seconds(*enhanced), "last measured build from scratch");
         }
-        other => {
-            let said = saved(other).replace('\n', "; ").replace('`', "");
-            tiles += &tile("", "not known", &said);
+        ([on], _) => tiles += &tile("", "not known", &plain(&saved(&on.saved))),
+        (_, Some((total, builds))) => {
+            let verb = if total < 0.0 { "lost" } else { "saved" };
+            tiles += &tile("main", &seconds(total.abs()), &format!("{verb} by {builds} fast builds"));
+            tiles += &tile("", &stats.machines.len().to_string(), "kinds of machines, each compared with itself");
+        }
+        (_, None) => {
+            tiles += &tile("", "not known", "time saved: on no machine is there a fast build and one from scratch")
         }
     }
     let failed = if stats.failed > 0 {
@@ -136,11 +156,24 @@ fn tiles(stats: &Stats) -> String {
     };
     tiles += &tile("", &stats.builds.to_string(), &failed);
     tiles += "</div>";
-    if let Saved::Measured { .. } = &stats.saved {
-        let note = saved(&stats.saved).replace('\n', "; ").replace('`', "").replace(" x ", " × ").replace(" - ", " − ");
-        tiles += &format!("<p class=\"note sum\">{}</p>", escape(&note));
+    let note = |text: &str| format!("<p class=\"note sum\">{}</p>", escape(&plain(text)));
+    match &stats.machines[..] {
+        [OnMachine { machine, saved: measured @ Saved::Measured { .. }, .. }] => {
+            tiles += &note(&format!("{machine}: {}", saved(measured)));
+        }
+        [_] => {}
+        several => {
+            tiles += &together(stats).map(|all| note(&all)).unwrap_or_default();
+            tiles +=
+                &several.iter().map(|on| note(&format!("{}: {}", on.machine, saved(&on.saved)))).collect::<String>();
+        }
     }
     tiles
+}
+
+/// A sentence for the terminal as the page has it.
+fn plain(text: &str) -> String {
+    text.replace('\n', "; ").replace('`', "").replace(" x ", " × ").replace(" - ", " − ")
 }
 
 /// One row: a name, a bar, an optional line beyond it, and what it says in words.
@@ -157,9 +190,9 @@ fn row(name: &str, colour: &str, share: f64, beyond: f64, value: &str, note: &st
     )
 }
 
-fn kinds(stats: &Stats) -> String {
+fn kinds(on: &OnMachine) -> String {
     let mut rows: Vec<(Kind, f64, f64, usize)> = Vec::new();
-    for (kind, summary) in &stats.kinds {
+    for (kind, summary) in &on.kinds {
         if let (Some(median), Some(slowest)) = (summary.median, summary.slowest) {
             rows.push((*kind, median, slowest, summary.builds));
         }
@@ -173,13 +206,13 @@ fn kinds(stats: &Stats) -> String {
     out + "</div>"
 }
 
-fn phases(stats: &Stats) -> String {
-    let longest = stats.fast_phases.iter().map(|(_, time)| *time).fold(f64::MIN_POSITIVE, f64::max);
-    if stats.fast_phases.is_empty() {
+fn phases(on: &OnMachine) -> String {
+    let longest = on.fast_phases.iter().map(|(_, time)| *time).fold(f64::MIN_POSITIVE, f64::max);
+    if on.fast_phases.is_empty() {
         return String::new();
     }
     let mut out = String::from("<div class=\"rows\">");
-    for (name, time) in stats.fast_phases.iter().take(8) {
+    for (name, time) in on.fast_phases.iter().take(8) {
         out += &row(name, colour(Kind::Fast), time / longest, 0.0, &seconds(*time), "");
     }
     out + "</div>"
@@ -232,7 +265,7 @@ fn days(stats: &Stats) -> String {
             );
         }
     }
-    let kinds = Kind::ALL.into_iter().filter(|kind| stats.kinds.contains_key(kind));
+    let kinds = Kind::ALL.into_iter().filter(|kind| shown.iter().any(|day| day.kinds.contains_key(kind)));
     out + "</svg></div>" + &legend(kinds)
 }
 
@@ -263,9 +296,13 @@ fn times(stats: &Stats) -> String {
         );
         decade += 1.0;
     }
-    if let Some(middle) =
+    // One line for unlike machines would be the median of nothing.
+    let middle = if stats.machines.len() > 1 {
+        None
+    } else {
         median(points.iter().filter(|record| record.decision == Kind::Fast).map(|record| record.seconds))
-    {
+    };
+    if let Some(middle) = middle {
         let y = up(middle);
         let _ = write!(
             out,
@@ -278,13 +315,14 @@ fn times(stats: &Stats) -> String {
     for record in &points {
         let _ = write!(
             out,
-            "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"5\" fill=\"{}\" fill-opacity=\".85\"><title>{}: {}, {}</title></circle>",
+            "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"5\" fill=\"{}\" fill-opacity=\".85\"><title>{}: {}, {}, {}</title></circle>",
             along(record),
             up(record.seconds),
             colour(record.decision),
             minute(record),
             record.decision,
             seconds(record.seconds),
+            escape(&record.machine().to_string()),
         );
     }
     let _ = write!(
@@ -303,8 +341,10 @@ fn minute(record: &Record) -> String {
 }
 
 fn table(stats: &Stats) -> String {
-    let mut out = String::from(
-        "<div class=\"draw\"><table><tr><th>When (UTC)</th><th>Build</th><th>Time</th><th>Pushed</th><th>Why</th></tr>",
+    let several = stats.machines.len() > 1;
+    let machine = if several { "<th>Where</th>" } else { "" };
+    let mut out = format!(
+        "<div class=\"draw\"><table><tr><th>When (UTC)</th><th>Build</th><th>Time</th><th>Pushed</th>{machine}<th>Why</th></tr>",
     );
     for record in stats.records.iter().rev().take(ROWS) {
         let pushed = record.bytes.pushed.map_or_else(|| "-".to_owned(), ui::bytes);
@@ -312,11 +352,13 @@ fn table(stats: &Stats) -> String {
             Some(failed) => ("why bad", format!("failed: {failed}")),
             None => ("why", record.reasons.join("; ")),
         };
+        let machine =
+            if several { format!("<td>{}</td>", escape(&record.machine().to_string())) } else { String::new() };
         let why = if why.is_empty() { "everything was there".to_owned() } else { why };
         let _ = write!(
             out,
             "<tr><td class=\"n\">{}</td><td class=\"n\"><i style=\"background:{}\"></i>{}</td><td class=\"n\">{}</td>\
-             <td class=\"n\">{pushed}</td><td class=\"{class}\">{}</td></tr>",
+             <td class=\"n\">{pushed}</td>{machine}<td class=\"{class}\">{}</td></tr>",
             minute(record),
             colour(record.decision),
             record.decision,
@@ -329,7 +371,7 @@ fn table(stats: &Stats) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::team;
+    use super::super::tests::{team, two_machines};
     use super::*;
 
     #[test]
@@ -345,6 +387,17 @@ mod tests {
     }
 
     #[test]
+    fn unlike_machines_are_drawn_apart() {
+        let page = print(&two_machines(), "x");
+        assert_eq!(page.matches("<h3>local, linux/amd64, 2 cores</h3>").count(), 2);
+        assert_eq!(page.matches("<td>CI, linux/amd64, 4 cores</td>").count(), 3);
+        assert!(!page.contains("fast, median"), "one line for both");
+        assert!(page.contains("2 min 54 s</b><span>saved by 2 fast builds"), "{page}");
+        let alone = print(&team(), "x");
+        assert!(!alone.contains("<h3>") && alone.contains("fast, median"));
+    }
+
+    #[test]
     fn what_others_wrote_is_text() {
         let page = print(&team(), "<b>&\"'");
         assert!(page.contains("Builds of &lt;b&gt;&amp;&quot;&#39;") && page.contains("does &lt;not&gt; start"));
@@ -353,7 +406,7 @@ mod tests {
     #[test]
     fn nothing_measured_is_no_page_of_numbers() {
         let mut stats = team();
-        stats.saved = Saved::NoYardstick;
+        (stats.machines[0].saved, stats.saved) = (Saved::NoYardstick, None);
         assert!(print(&stats, "x").contains("measure one: cargo xtask build-enhanced"));
         let none = super::super::sum(&[], stats.since, stats.until);
         assert!(print(&none, "x").contains("No build was recorded"));

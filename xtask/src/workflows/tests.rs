@@ -22,6 +22,7 @@ fn policies() -> Vec<Policy> {
         {
             let mut policy = policy(|text| text);
             policy.app.binary = None;
+            policy.ci.gate_factor = None;
             policy
         },
     ]
@@ -83,6 +84,31 @@ fn outermost(when: &str) -> String {
         depth == 0 && *c != ')'
     };
     when.chars().filter(outside).collect()
+}
+
+/// A workflow of its own for each would race: the app's might take the base of the push before.
+#[test]
+fn fault_8_the_app_waits_for_the_base_of_its_own_push() {
+    let waits =
+        |job: &Yaml, other: &str| job["needs"].as_vec().unwrap().iter().any(|name| name.as_str() == Some(other));
+    for policy in policies() {
+        let files = generate(&policy).unwrap();
+        let builds = |file: &&File| file.text.contains("xtask build");
+        assert_eq!(
+            files.iter().filter(builds).map(|file| file.path).collect::<Vec<_>>(),
+            [".github/workflows/images.yml"]
+        );
+        let jobs = &YamlLoader::load_from_str(&files[1].text).unwrap()[0]["jobs"];
+        assert!(waits(&jobs["app"], "base") && waits(&jobs["app"], "plan"));
+        assert!(waits(&jobs["release"], "app") && waits(&jobs["release"], "base"));
+    }
+}
+
+#[test]
+fn the_gate_stands_where_the_policy_wants_it() {
+    let text = |text: &str| generate(&policy(|all| all.replace("gate-factor = 2", text))).unwrap().remove(1).text;
+    assert!(text("gate-factor = 1.5").contains("run: cargo xtask stats --from-registry --gate-factor 1.5\n"));
+    assert!(!text("").contains("gate"));
 }
 
 #[test]

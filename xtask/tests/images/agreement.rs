@@ -75,9 +75,12 @@ fn a_pinned_base_is_not_built_whatever_is_edited() {
     repo.commit("pin");
     agrees(&repo, "HEAD", "skip");
     repo.write("dockerfiles/check.txt", "two\n").commit("an edit of the base");
-    agrees(&repo, "HEAD", "skip");
+    agrees(&repo, "HEAD~1", "skip");
+    let waits = repo.xtask(&["plan", "--base", "HEAD~1"]).run().ok();
+    assert!(waits.stdout.contains("it waits, the base is pinned in `images.lock`"), "{}", waits.stdout);
     let told = repo.xtask(&["explain"]).run().ok();
     assert!(told.stdout.contains("it is pinned in `images.lock`"), "{}", told.stdout);
+    assert!(!told.stdout.contains("this tree's key is in the registry already"), "{}", told.stdout);
     repo.write("templates/page.html", "<p>two</p>\n").commit("template");
     agrees(&repo, "HEAD~1", "fast");
     // The weekly rebuild has no base to build either.

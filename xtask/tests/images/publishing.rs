@@ -84,6 +84,11 @@ fn the_report_has_the_seconds_of_each_phase_and_the_bytes() {
         assert!(image["steps"][0].as_u64().unwrap() > 0, "{image}");
     }
     assert!(report.0["seconds"].as_f64().unwrap() > 0.0);
+    // The ledger has the bytes of the layers: what was made, what came over the network, what went there.
+    let ledger = xtask::ledger::parse(&repo.read(xtask::ledger::PATH));
+    let bytes = ledger.records.last().unwrap().bytes;
+    assert!([bytes.built, bytes.pushed].iter().all(|bytes| bytes.is_some_and(|bytes| bytes > 0)), "{bytes:?}");
+    assert!(bytes.pulled.is_some() && bytes.reused.is_some(), "{bytes:?}");
 }
 
 #[test]

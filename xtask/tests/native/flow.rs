@@ -103,7 +103,7 @@ fn published(world: &World) -> BTreeMap<String, serde_json::Value> {
         let tags = world.repo.tags(name);
         let config = world.repo.config(name, "latest");
         let mut notes = world.repo.published(name, "latest").unwrap().notes;
-        notes.retain(|name, _| name != xtask::ledger::ANNOTATION);
+        notes.retain(|name, _| !name.starts_with(xtask::ledger::ANNOTATION));
         // The base's digest differs with the engine: it is that of compressed layers.
         let mut labels = config.config.labels.clone();
         if name == "app" {
