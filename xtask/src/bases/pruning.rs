@@ -42,7 +42,7 @@ pub struct Verdict {
 /// The whole plan.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Pruning {
-    /// One for each base and stray.
+    /// One for each base, for each stray, and for each manifest of a base that stays which its index no longer lists.
     pub verdicts: Vec<Verdict>,
     /// What is deleted by digest, in this order: an index before its manifests, so that a plan carried out in part leaves
     /// nothing that looks whole.
@@ -95,7 +95,13 @@ pub fn prune(survey: &Survey, rules: &Rules) -> Pruning {
             reasons,
         });
     }
-    let superseded = kept.iter().flat_map(|base| base.staging.values().copied());
+    let mut superseded = BTreeSet::new();
+    for (tag, digest) in kept.iter().flat_map(|base| &base.staging) {
+        if !reachable.contains(digest) && superseded.insert(*digest) {
+            let reasons = vec!["another build took its place: no index that stays lists it".to_owned()];
+            plan.verdicts.push(Verdict { name: tag.to_string(), digest: *digest, size: 0, keep: false, reasons });
+        }
+    }
     let parts = gone.iter().flat_map(|base| base.parts.iter().chain(base.staging.values()).copied());
     let lost = strays.iter().filter(|(_, keep)| !keep).map(|(stray, _)| stray.digest);
     let mut planned = BTreeSet::new();
@@ -252,6 +258,19 @@ mod tests {
     }
 
     #[test]
+    fn a_manifest_whose_place_another_build_took_is_told() {
+        let mut kept = old("x", 90);
+        kept.tags.push(Tag::latest());
+        let tag: Tag = "aaaaaaaaaaaa-linux-amd64".parse().unwrap();
+        kept.staging = [(tag, Digest::of(b"the one before"))].into_iter().collect();
+        let plan = prune(&Survey { bases: vec![kept], ..Survey::default() }, &rules(0));
+        assert_eq!(plan.digests, [Digest::of(b"the one before")]);
+        let [_, before] = &plan.verdicts[..] else { panic!("{:?}", plan.verdicts) };
+        assert_eq!((before.name.as_str(), before.keep), ("aaaaaaaaaaaa-linux-amd64", false));
+        assert_eq!(before.reasons, ["another build took its place: no index that stays lists it"]);
+    }
+
+    #[test]
     fn a_stray_stays_while_a_build_may_be_at_it() {
         let stray = |days: i64| Stray {
             tag: "aaaaaaaaaaaa-linux-amd64".parse().unwrap(),
@@ -316,6 +335,17 @@ mod tests {
             for app in survey.apps.iter().filter(|app| !app.names.is_empty()) {
                 prop_assert!(app.stands_on.iter().all(|digest| !plan.digests.contains(digest)));
             }
+        }
+
+        #[test]
+        fn whatever_is_deleted_is_told_or_belongs_to_a_base_that_is((survey, rules) in surveys()) {
+            let plan = prune(&survey, &rules);
+            let told: BTreeSet<Digest> =
+                plan.verdicts.iter().filter(|verdict| !verdict.keep).map(|verdict| verdict.digest).collect();
+            let gone = survey.bases.iter().filter(|base| told.contains(&base.digest));
+            let parts: BTreeSet<Digest> =
+                gone.flat_map(|base| base.parts.iter().chain(base.staging.values())).copied().collect();
+            prop_assert!(plan.digests.iter().all(|digest| told.contains(digest) || parts.contains(digest)));
         }
 
         #[test]
