@@ -170,3 +170,26 @@ fn two_engines_stand_beside_each_other() {
     engine::down(root, Some("two"), true).unwrap();
     nothing_is_left(root, &[&one, &two]);
 }
+
+#[test]
+fn another_registry_at_the_old_address_is_not_ours() {
+    if !possible() {
+        return;
+    }
+    let folder = tempfile::Builder::new().prefix("registries-").tempdir().unwrap();
+    let root = folder.path();
+    let _ended = (Ended(root, Some("one")), Ended(root, Some("two")));
+    let options =
+        |name: &str, registry_port| Options { name: Some(name.to_owned()), registry_port, registry_only: true };
+    let before = engine::up(root, &options("one", Some(free_port()))).unwrap();
+    engine::down(root, Some("one"), false).unwrap();
+    let port = before.registry.rsplit(':').next().unwrap().parse().unwrap();
+    let other = engine::up(root, &options("two", Some(port))).unwrap();
+    let after = engine::up(root, &options("one", None)).unwrap();
+    assert_eq!(other.registry, before.registry);
+    assert_ne!(after.registry, before.registry);
+    assert!(after.processes["docker-registry"].runs());
+    engine::down(root, Some("one"), true).unwrap();
+    engine::down(root, Some("two"), true).unwrap();
+    nothing_is_left(root, &[&after, &other]);
+}

@@ -37,7 +37,8 @@ pub(super) fn up(root: &Path, folder: &Path, options: &Options) -> Result<Outcom
     // A daemon that is not wanted is as good as one that is up.
     let daemon = options.registry_only || known.as_ref().is_some_and(daemon_is_whole);
     let registry = registry_port(known.as_ref(), options)?;
-    let registry_up = known.as_ref().is_some_and(|state| state.registry == registry) && registry_answers(&registry);
+    let ours = known.as_ref().is_some_and(|state| state.registry == registry && registry_runs(state));
+    let registry_up = ours && registry_answers(&registry);
     if let Some(state) = known.as_ref().filter(|_| daemon && registry_up) {
         return Ok(Outcome::Already(state.clone()));
     }
@@ -183,17 +184,23 @@ fn snapshotter(data: &Path) -> Option<&'static str> {
 }
 
 /// The kept address, the asked one, the usual one or a free one, in this order of precedence after what was asked.
+/// The port that is asked for, else the one that the registry had, else a free one. Another's registry may have taken it since.
 fn registry_port(known: Option<&State>, options: &Options) -> Result<String, Fault> {
     let address = |port: u16| format!("127.0.0.1:{port}");
-    let kept = known.map(|state| state.registry.clone());
-    if let Some(address) = options.registry_port.map(address).or(kept) {
+    let free = |address: &str| TcpListener::bind(address).and_then(|listener| listener.local_addr());
+    let kept = known.filter(|state| registry_runs(state) || free(&state.registry).is_ok());
+    if let Some(address) = options.registry_port.map(address).or(kept.map(|state| state.registry.clone())) {
         return Ok(address);
     }
-    let free = |port: u16| TcpListener::bind(("127.0.0.1", port)).and_then(|listener| listener.local_addr());
-    let listener = free(DEFAULT_PORT).or_else(|_| free(0));
+    let listener = free(&address(DEFAULT_PORT)).or_else(|_| free(&address(0)));
     listener
-        .map(|bound| address(bound.port()))
+        .map(|bound| bound.to_string())
         .map_err(|error| Fault::missing("no port on 127.0.0.1 is free for a registry").cause(error))
+}
+
+/// Whether the registry's process is there: what answers at its address may be another's.
+fn registry_runs(state: &State) -> bool {
+    state.processes.get("docker-registry").is_some_and(Process::runs)
 }
 
 fn spawn(places: &Places, state: &mut State, program: &str, args: &[PathBuf]) -> Result<(), Fault> {
