@@ -44,7 +44,7 @@ pub struct Options {
 pub const REGISTRY_ALONE: &str = "registry";
 
 /// An engine's record, `state.json` in its folder.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
     /// The engine's folder.
     pub folder: PathBuf,
@@ -159,7 +159,8 @@ pub fn status(root: &Path, name: Option<&str>) -> Result<Status, Fault> {
     let Some(state) = folder.canonicalize().ok().and_then(|folder| State::load(&folder)) else {
         return Ok(Status::Absent);
     };
-    if (state.registry_only || start::daemon_is_whole(&state)) && start::registry_answers(&state.registry) {
+    let daemon = state.registry_only || start::daemon_is_whole(&state);
+    if daemon && start::registry_runs(&state) && start::registry_answers(&state.registry) {
         return Ok(Status::Running(state));
     }
     let dead = state.processes.iter().find(|(_, process)| !process.runs());

@@ -16,17 +16,10 @@ pub fn run(global: &Global, command: &EngineCommand) -> anyhow::Result<()> {
             let options = Options { name, registry_port: *registry_port, registry_only: *registry_only };
             tell(global, &engine::up(&root, &options)?)
         }
-        EngineCommand::Status => match engine::status(&root, None)? {
-            Status::Running(state) => tell(global, &state),
-            Status::Absent if let Ok(Status::Running(state)) = engine::status(&root, Some(engine::REGISTRY_ALONE)) => {
-                tell(global, &state)
-            }
-            Status::Absent => Err(Fault::new(Exit::Missing, "there is no private engine here").hint(UP).into()),
-            Status::Stopped(_) => Err(Fault::new(Exit::Missing, "the private engine is stopped").hint(UP).into()),
-            Status::Broken(_, why) => {
-                Err(Fault::new(Exit::Missing, "the private engine is broken").cause(why).hint(UP).into())
-            }
-        },
+        EngineCommand::Status => {
+            let alone = engine::status(&root, Some(engine::REGISTRY_ALONE))?;
+            tell(global, &running(engine::status(&root, None)?, alone)?)
+        }
         EngineCommand::Down { purge } => {
             if !matches!(engine::status(&root, Some(engine::REGISTRY_ALONE))?, Status::Absent) {
                 engine::down(&root, Some(engine::REGISTRY_ALONE), *purge)?;
@@ -34,6 +27,23 @@ pub fn run(global: &Global, command: &EngineCommand) -> anyhow::Result<()> {
             Ok(engine::down(&root, None, *purge).map(drop)?)
         }
     }
+}
+
+/// What can be reached: the engine, or where none is wanted any more the registry alone.
+fn running(engine: Status, alone: Status) -> Result<engine::State, Fault> {
+    let fault = match (engine, alone) {
+        (Status::Running(state), _) | (Status::Absent | Status::Stopped(_), Status::Running(state)) => {
+            return Ok(state);
+        }
+        (Status::Broken(_, why), _) => Fault::new(Exit::Missing, "the private engine is broken").cause(why),
+        (Status::Stopped(_), _) => Fault::new(Exit::Missing, "the private engine is stopped"),
+        (Status::Absent, Status::Broken(_, why)) => {
+            Fault::new(Exit::Missing, "the private registry is broken").cause(why)
+        }
+        (Status::Absent, Status::Stopped(_)) => Fault::new(Exit::Missing, "the private registry is stopped"),
+        (Status::Absent, Status::Absent) => Fault::new(Exit::Missing, "there is no private engine here"),
+    };
+    Err(fault.hint(UP))
 }
 
 const UP: &str = "`cargo xtask engine up` starts it, or heals it";
@@ -51,4 +61,28 @@ fn tell(global: &Global, state: &engine::State) -> anyhow::Result<()> {
     }
     text += &format!("export XTASK_REGISTRY='{}'\n", state.registry);
     super::print(&text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(registry_only: bool) -> engine::State {
+        let mut state = engine::State::default();
+        state.registry_only = registry_only;
+        state
+    }
+
+    #[test]
+    fn a_registry_alone_is_found_beside_an_engine_that_was_stopped() {
+        let found = |engine, alone| running(engine, alone).map(|state| state.registry_only).map_err(|fault| fault.what);
+        let alone = || Status::Running(state(true));
+        assert_eq!(found(Status::Absent, alone()), Ok(true));
+        assert_eq!(found(Status::Stopped(state(false)), alone()), Ok(true));
+        assert_eq!(found(Status::Running(state(false)), alone()), Ok(false));
+        let broken = found(Status::Broken(state(false), "why".to_owned()), alone());
+        assert_eq!(broken, Err("the private engine is broken".to_owned()));
+        let stopped = found(Status::Absent, Status::Stopped(state(true)));
+        assert_eq!(stopped, Err("the private registry is stopped".to_owned()));
+    }
 }

@@ -199,7 +199,7 @@ fn registry_port(known: Option<&State>, options: &Options) -> Result<String, Fau
 }
 
 /// Whether the registry's process is there: what answers at its address may be another's.
-fn registry_runs(state: &State) -> bool {
+pub(super) fn registry_runs(state: &State) -> bool {
     state.processes.get("docker-registry").is_some_and(Process::runs)
 }
 
