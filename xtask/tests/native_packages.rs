@@ -100,6 +100,10 @@ impl Foundation for Root {
         &self.config
     }
 
+    fn has(&self, path: &ContextPath) -> Result<bool, Fault> {
+        Ok(self.folder.join(path.to_path()).is_file())
+    }
+
     fn file(&self, path: &ContextPath) -> Result<Option<Vec<u8>>, Fault> {
         // No link of this root that is asked for leads to an absolute path.
         Ok(std::fs::read(self.folder.join(path.to_path())).ok())

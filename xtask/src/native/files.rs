@@ -132,6 +132,10 @@ impl Foundation for Files<'_> {
         &self.image.config
     }
 
+    fn has(&self, path: &ContextPath) -> Result<bool, Fault> {
+        Ok(self.outline()?.resolve(path)?.found.is_some_and(|found| found.node.kind == Kind::File))
+    }
+
     fn file(&self, path: &ContextPath) -> Result<Option<Vec<u8>>, Fault> {
         let resolved = self.outline()?.resolve(path)?;
         match resolved.found {

@@ -181,7 +181,7 @@ impl<'a> PythonPackages<'a> {
         let mut home = None;
         for folder in paths(config) {
             let python = ContextPath::new(format!("{}/python3", folder.trim_matches('/')));
-            if self.foundation.file(&python)?.is_some() {
+            if self.foundation.has(&python)? {
                 home = Some(folder);
                 break;
             }

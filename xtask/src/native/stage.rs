@@ -34,6 +34,9 @@ pub trait Foundation {
     /// Its configuration.
     fn config(&self) -> &Config;
 
+    /// Whether a file stands there, links followed.
+    fn has(&self, path: &ContextPath) -> Result<bool, Fault>;
+
     /// A file's contents, links followed; `None` where there is none.
     fn file(&self, path: &ContextPath) -> Result<Option<Vec<u8>>, Fault>;
 

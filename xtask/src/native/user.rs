@@ -118,6 +118,10 @@ mod tests {
             &self.0
         }
 
+        fn has(&self, path: &ContextPath) -> Result<bool, Fault> {
+            Ok(self.file(path)?.is_some())
+        }
+
         fn file(&self, path: &ContextPath) -> Result<Option<Vec<u8>>, Fault> {
             Ok((path.as_bytes() == PASSWD.as_bytes()).then(|| self.1.as_bytes().to_vec()))
         }
