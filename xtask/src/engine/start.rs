@@ -183,7 +183,6 @@ fn snapshotter(data: &Path) -> Option<&'static str> {
     })
 }
 
-/// The kept address, the asked one, the usual one or a free one, in this order of precedence after what was asked.
 /// The port that is asked for, else the one that the registry had, else a free one. Another's registry may have taken it since.
 fn registry_port(known: Option<&State>, options: &Options) -> Result<String, Fault> {
     let address = |port: u16| format!("127.0.0.1:{port}");

@@ -96,9 +96,9 @@ impl<'a> Files<'a> {
     }
 
     fn unpack(&self, which: Option<&Selection>) -> Result<PathBuf, Fault> {
-        let all = self.folder.join(self.image.digest.hex());
-        let folder =
-            which.map_or(all.clone(), |some| self.folder.join(format!("{}-{}", some.name, self.image.digest.hex())));
+        let hex = self.image.digest.hex().to_string();
+        let all = self.folder.join(&hex);
+        let folder = which.map_or(all.clone(), |some| self.folder.join(format!("{}-{hex}", some.name)));
         let cannot = |error: io::Error| Fault::build(format!("cannot write `{}`", folder.display())).cause(error);
         fs::create_dir_all(&self.folder).map_err(cannot)?;
         // One at a time: the later finds what the earlier unpacked.
@@ -107,8 +107,10 @@ impl<'a> Files<'a> {
         if let Some(there) = [&all, &folder].into_iter().find(|folder| folder.is_dir()) {
             return Ok(there.clone());
         }
-        for entry in fs::read_dir(&self.folder).map_err(cannot)?.flatten().filter(|entry| entry.path().is_dir()) {
-            // What a killed build left, and images that nobody builds on any more.
+        let of_this = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().ends_with(&hex);
+        let others = |entry: &fs::DirEntry| entry.path().is_dir() && !of_this(entry);
+        for entry in fs::read_dir(&self.folder).map_err(cannot)?.flatten().filter(others) {
+            // What a killed build left, and images that nobody builds on any more. A part of this one may be running.
             let _ = fs::remove_dir_all(entry.path());
         }
         let began = Instant::now();
