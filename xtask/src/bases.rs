@@ -12,8 +12,8 @@ use crate::fault::Fault;
 use crate::git::Ancestry;
 use crate::key::Fingerprint;
 use crate::reference::{Digest, Platform, Tag};
-use jiff::Timestamp;
-use serde::{Serialize, Serializer};
+use crate::time::Timestamp;
+use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What was found.
@@ -41,7 +41,6 @@ pub struct Base {
     /// The commit that it was built from.
     pub revision: Option<String>,
     /// That commit's time.
-    #[serde(serialize_with = "as_text")]
     pub created: Option<Timestamp>,
     /// Compressed bytes of all platforms, each layer once.
     pub size: u64,
@@ -67,7 +66,6 @@ pub struct App {
     /// Tags that only say what it is: of its fingerprint and its commit.
     pub marks: Vec<Tag>,
     /// Its commit's time.
-    #[serde(serialize_with = "as_text")]
     pub created: Option<Timestamp>,
     /// The base manifests on which its platforms stand.
     pub stands_on: BTreeSet<Digest>,
@@ -81,15 +79,7 @@ pub struct Stray {
     /// The manifest.
     pub digest: Digest,
     /// Its commit's time.
-    #[serde(serialize_with = "as_text")]
     pub created: Option<Timestamp>,
-}
-
-fn as_text<S: Serializer>(time: &Option<Timestamp>, to: S) -> Result<S::Ok, S::Error> {
-    match time {
-        Some(time) => to.collect_str(time),
-        None => to.serialize_none(),
-    }
 }
 
 impl Base {
@@ -244,7 +234,7 @@ pub(crate) mod tests {
             fingerprint: Some(fingerprint),
             own_tag: Some(fingerprint.tag(12)),
             revision: Some(name.to_owned()),
-            created: Timestamp::from_second(second).ok(),
+            created: Timestamp::from_second(second),
             size: 1,
             platforms: BTreeMap::from([("linux/amd64".parse().unwrap(), manifest)]),
             missing: Vec::new(),
@@ -322,7 +312,7 @@ pub(crate) mod tests {
     #[test]
     fn ages_read_well() {
         let now = Timestamp::from_second(1_000_000).unwrap();
-        let at = |second: i64| age(Timestamp::from_second(1_000_000 - second).ok(), now);
+        let at = |second: i64| age(Timestamp::from_second(1_000_000 - second), now);
         assert_eq!([at(-5), at(130), at(7300), at(900_000)], ["0 min", "2 min", "2 h", "10 days"]);
         assert_eq!(age(None, now), "unknown");
     }

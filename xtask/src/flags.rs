@@ -5,6 +5,7 @@ use crate::reference::Platform;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 /// Builds this repository's container images: a base with every dependency, the app on it.
 #[derive(Debug, Parser)]
@@ -358,7 +359,7 @@ pub enum BaseCommand {
         keep: usize,
         /// Keep what is younger, and the bases of apps that are: `30d`, `12h`
         #[arg(long, value_name = "AGE", default_value = "30d", value_parser = span)]
-        older_than: i64,
+        older_than: Duration,
         /// Do it
         #[arg(short, long)]
         yes: bool,
@@ -370,7 +371,7 @@ pub enum BaseCommand {
 pub struct StatsFlags {
     /// Builds of this last time only: `30d`, `12h`
     #[arg(long, value_name = "AGE", default_value = "30d", value_parser = span)]
-    pub since: i64,
+    pub since: Duration,
     /// Write one self-contained page to this file
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
@@ -385,8 +386,8 @@ pub struct StatsFlags {
     pub from_registry: bool,
 }
 
-/// Reads a time in seconds: `90m`, `12h`, `30d`, `4w`.
-fn span(text: &str) -> Result<i64, String> {
+/// Reads a time: `90m`, `12h`, `30d`, `4w`.
+fn span(text: &str) -> Result<Duration, String> {
     let wrong = || "expected a number and a unit, like `90m`, `12h`, `30d` or `4w`".to_owned();
     let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(wrong)?;
     let unit = match unit {
@@ -397,7 +398,7 @@ fn span(text: &str) -> Result<i64, String> {
         _ => return Err(wrong()),
     };
     let number: u32 = number.parse().map_err(|_| wrong())?;
-    Ok(i64::from(number) * unit)
+    Ok(Duration::from_secs(u64::from(number) * unit))
 }
 
 /// Reads a factor of at least 1.
@@ -425,7 +426,7 @@ mod tests {
 
     #[test]
     fn times_and_factors_are_read() {
-        let spans = ["90m", "12h", "30d", "4w"].map(|text| span(text).unwrap());
+        let spans = ["90m", "12h", "30d", "4w"].map(|text| span(text).unwrap().as_secs());
         assert_eq!(spans, [5_400, 43_200, 2_592_000, 2_419_200]);
         for wrong in ["", "d", "30", "-3d", "3 d", "3ä", "1e3d", "99999999999d"] {
             assert!(span(wrong).is_err(), "{wrong}");

@@ -11,6 +11,7 @@ pub use revision::Revision;
 
 use crate::fault::{Exit, Fault};
 use crate::process::Command;
+use crate::time::Timestamp;
 use std::path::{Path, PathBuf};
 
 /// The commit that is checked out.
@@ -36,7 +37,7 @@ impl Commit {
 
     /// The commit's time as RFC 3339 in UTC.
     pub fn created(&self) -> String {
-        jiff::Timestamp::from_second(self.time).map(|time| time.to_string()).unwrap_or_default()
+        Timestamp::from_second(self.time).map(|time| time.to_string()).unwrap_or_default()
     }
 }
 

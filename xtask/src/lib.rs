@@ -40,6 +40,7 @@ pub mod stats;
 pub mod steps;
 pub mod survey;
 pub mod tidy;
+pub mod time;
 pub mod toolchain;
 pub mod ui;
 pub mod workflows;

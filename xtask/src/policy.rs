@@ -9,6 +9,7 @@ use crate::reference::{Platform, Reference, Repository, Tag};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
+use toml::de::DeTable;
 use toml_reader::{Problems, Section};
 
 /// The policy's file name, at the top of the repository.
@@ -406,15 +407,14 @@ fn size(text: &str) -> Option<u64> {
 /// Reads `text`; `is_file` says whether a path within the repository is a file.
 pub fn parse(text: &str, is_file: &dyn Fn(&RelPath) -> bool) -> Result<Policy, Fault> {
     let mut problems = Problems::new(FILE, text);
-    let document: toml_edit::Document<String> = match text.parse() {
+    let document = match DeTable::parse(text) {
         Ok(document) => document,
         Err(error) => {
-            let error: toml_edit::TomlError = error;
             problems.add(&error.span().unwrap_or(0..0), error.message().to_owned(), None);
             return Err(refused(problems));
         }
     };
-    let policy = read(Section::document(document.as_table()), &mut problems, is_file);
+    let policy = read(Section::document(document.get_ref()), &mut problems, is_file);
     match policy {
         Some(policy) if problems.is_empty() => Ok(policy),
         _ => Err(refused(problems)),

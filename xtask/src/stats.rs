@@ -7,9 +7,7 @@ pub mod chart;
 pub mod page;
 
 use crate::ledger::{Kind, Machine, Record};
-use jiff::Timestamp;
-use jiff::civil::Date;
-use jiff::tz::TimeZone;
+use crate::time::{Date, Timestamp};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -179,20 +177,14 @@ fn kinds(records: &[Record]) -> BTreeMap<Kind, Summary> {
     kinds
 }
 
-fn day_of(time: Timestamp) -> Date {
-    time.to_zoned(TimeZone::UTC).date()
-}
-
 /// Every day from the first build on: days without builds are part of the picture.
 fn days(records: &[Record], until: Timestamp) -> Vec<Day> {
     let mut counts: BTreeMap<Date, BTreeMap<Kind, usize>> = BTreeMap::new();
     for record in records {
-        *counts.entry(day_of(record.when)).or_default().entry(record.decision).or_default() += 1;
+        *counts.entry(record.when.date()).or_default().entry(record.decision).or_default() += 1;
     }
     let Some(first) = counts.keys().next().copied() else { return Vec::new() };
-    let last = day_of(until);
-    let all = first.series(jiff::Span::new().days(1)).take_while(|date| *date <= last);
-    all.map(|date| Day { date, kinds: counts.remove(&date).unwrap_or_default() }).collect()
+    first.to(until.date()).map(|date| Day { date, kinds: counts.remove(&date).unwrap_or_default() }).collect()
 }
 
 fn saved(records: &[Record], recent: &[Record], until: Timestamp) -> Saved {

@@ -17,6 +17,7 @@ use xtask::oci::{Config, Descriptor, Execution, Manifest, RootFs, media_type};
 use xtask::publish::{self, CREATED, Publication, REVISION, platform_tag};
 use xtask::reference::{Digest, Platform, Repository, Tag};
 use xtask::registry::{Answer, Client, Options};
+use xtask::time::Timestamp;
 
 /// A registry with a repository of ours, and a client of it.
 struct Scene {
@@ -127,7 +128,7 @@ impl Scene {
         &self,
         repository: &str,
         name: &str,
-        days: i64,
+        days: u64,
         commit: &str,
         tags: &[&str],
         on: Option<Digest>,
@@ -140,7 +141,7 @@ impl Scene {
         &self,
         repository: &str,
         name: &str,
-        days: i64,
+        days: u64,
         commit: &str,
         tags: &[&str],
         on: Option<Digest>,
@@ -149,7 +150,7 @@ impl Scene {
         let repository = self.repository(repository);
         let fingerprint: Fingerprint = Digest::of(name.as_bytes()).hex().parse().unwrap();
         let tag = fingerprint.tag(12);
-        let created = jiff::Timestamp::now() - jiff::SignedDuration::from_hours(24 * days);
+        let created = Timestamp::now() - Duration::from_secs(86_400 * days);
         let mut labels = BTreeMap::new();
         labels.insert(REVISION.to_owned(), commit.to_owned());
         labels.insert(CREATED.to_owned(), created.to_string());
@@ -393,7 +394,7 @@ fn a_record_travels_with_its_image() {
     let repository = scene.repository("autoscaler");
     let record = xtask::ledger::parse_line(&format!(
         r#"{{"schema":1,"when":"{}","decision":"fast","seconds":2.5,"cores":4,"ci":true}}"#,
-        jiff::Timestamp::now()
+        Timestamp::now()
     ))
     .unwrap();
     let fingerprint: Fingerprint = Digest::of(b"app").hex().parse().unwrap();

@@ -2,15 +2,16 @@
 
 #![allow(clippy::disallowed_methods, reason = "the program under test, run as a person's shell would run it")]
 
-use jiff::{SignedDuration, Timestamp};
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::Duration;
 use xtask::ledger::{self, Bytes, Kind, Record};
+use xtask::time::Timestamp;
 
-fn record(kind: Kind, hours_ago: i64, seconds: f64) -> Record {
+fn record(kind: Kind, hours_ago: u64, seconds: f64) -> Record {
     Record {
         schema: ledger::SCHEMA,
-        when: Timestamp::now() - SignedDuration::from_hours(hours_ago),
+        when: Timestamp::now() - Duration::from_secs(3600 * hours_ago),
         commit: None,
         branch: None,
         decision: kind,
@@ -118,7 +119,7 @@ fn the_gate_fails_with_the_code_of_drift() {
         let in_ci = fast(90.0).into_iter().enumerate().map(|(n, record)| Record {
             ci: true,
             seconds: 90.0,
-            when: record.when + SignedDuration::from_mins(n as i64),
+            when: Timestamp::from_second(record.when.as_second() + 60 * n as i64).unwrap(),
             ..record
         });
         repository(&fast(last).into_iter().chain(in_ci).collect::<Vec<_>>())

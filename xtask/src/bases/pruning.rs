@@ -5,17 +5,18 @@
 use super::{App, Base, Stray, Survey, age};
 use crate::key::Fingerprint;
 use crate::reference::{Digest, Tag};
-use jiff::Timestamp;
+use crate::time::Timestamp;
 use serde::Serialize;
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 /// What is kept whatever else.
 #[derive(Clone, Debug)]
 pub struct Rules {
     /// So many of the newest complete bases.
     pub keep: usize,
-    /// What is younger, in seconds.
-    pub older_than: i64,
+    /// What is younger.
+    pub older_than: Duration,
     /// Now.
     pub now: Timestamp,
     /// The base of this tree, where it is known.
@@ -175,7 +176,7 @@ fn goes(survey: &Survey, base: &Base, rules: &Rules) -> Vec<String> {
 }
 
 fn young(created: Option<Timestamp>, rules: &Rules) -> bool {
-    created.is_none_or(|created| rules.now.as_second() - created.as_second() < rules.older_than)
+    created.is_none_or(|created| rules.now.since(created) < rules.older_than)
 }
 
 #[cfg(test)]
@@ -187,9 +188,13 @@ mod tests {
 
     const DAY: i64 = 86_400;
 
+    fn days(number: u64) -> Duration {
+        Duration::from_secs(86_400 * number)
+    }
+
     fn rules(keep: usize) -> Rules {
         let now = Timestamp::from_second(1000 * DAY).unwrap();
-        Rules { keep, older_than: 30 * DAY, now, this_tree: None, pinned: None }
+        Rules { keep, older_than: days(30), now, this_tree: None, pinned: None }
     }
 
     fn old(name: &str, days: i64) -> Base {
@@ -201,7 +206,7 @@ mod tests {
             digest: Digest::of(b"app"),
             names: names.iter().map(|name| name.parse().unwrap()).collect(),
             marks: vec!["aaaaaaaaaaaa".parse().unwrap()],
-            created: Timestamp::from_second((1000 - days) * DAY).ok(),
+            created: Timestamp::from_second((1000 - days) * DAY),
             stands_on: on.platforms.values().copied().collect(),
         }
     }
@@ -230,7 +235,7 @@ mod tests {
             "the app `aaaaaaaaaaaa`, 3 days old, stands on it",
         );
         stays(|_, rules| rules.keep = 1, "one of the newest 1");
-        stays(|_, rules| rules.older_than = 91 * DAY, "90 days old");
+        stays(|_, rules| rules.older_than = days(91), "90 days old");
         stays(|survey, _| survey.bases[0].created = None, "its age is not known");
         stays(
             |survey, _| {
@@ -275,7 +280,7 @@ mod tests {
         let stray = |days: i64| Stray {
             tag: "aaaaaaaaaaaa-linux-amd64".parse().unwrap(),
             digest: Digest::of(b"stray"),
-            created: Timestamp::from_second((1000 - days) * DAY).ok(),
+            created: Timestamp::from_second((1000 - days) * DAY),
         };
         let plan = |days| prune(&Survey { strays: vec![stray(days)], ..Survey::default() }, &rules(0)).digests;
         assert_eq!(plan(1), []);
@@ -312,7 +317,7 @@ mod tests {
                 let strays = strays.into_iter().map(|(number, days)| Stray {
                     tag: "bbbbbbbbbbbb-linux-amd64".parse().unwrap(),
                     digest: part(number),
-                    created: Timestamp::from_second((1000 - days) * DAY).ok(),
+                    created: Timestamp::from_second((1000 - days) * DAY),
                 });
                 let strays = strays.collect();
                 (Survey { bases, apps, strays }, rules(keep))

@@ -7,7 +7,7 @@ use crate::process;
 use crate::publish::{self, CREATED, Published};
 use crate::reference::{Digest, Platform, Repository, Tag};
 use crate::registry::{Answer, Client};
-use jiff::Timestamp;
+use crate::time::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -10,6 +10,7 @@ use crate::lock::Lock;
 use crate::lock::uv::{Request, Upgrade};
 use crate::policy::Registry;
 use crate::process::Command;
+use crate::time::Timestamp;
 use crate::{lock, ui};
 use serde::Deserialize;
 use std::time::Instant;
@@ -195,7 +196,7 @@ pub(super) const BUMPED: [&str; 3] = ["packaging", "tzdata", "six"];
 
 /// Adds a comment that no build has seen.
 pub(super) fn edit_template(shop: &Workshop, run: u32) -> Result<(), Fault> {
-    shop.edit(TEMPLATE, |text| format!("{text}{{# run {run} at {} #}}\n", jiff::Timestamp::now()))
+    shop.edit(TEMPLATE, |text| format!("{text}{{# run {run} at {} #}}\n", Timestamp::now()))
 }
 
 /// Takes the release before the locked one of the first candidate that the lock holds, so that each run has contents that no

@@ -7,7 +7,10 @@ use crate::policy::{Binary, Version};
 use crate::process::{self, Command};
 use crate::reference::Platform;
 use crate::{toolchain, ui};
-use object::read::elf::FileHeader as _;
+use elf::abi::SHT_GNU_VERNEED;
+use elf::endian::AnyEndian;
+use elf::gnu_symver::VerNeedIterator;
+use elf::{ElfBytes, ParseError};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, VecDeque};
 use std::fs;
@@ -227,16 +230,17 @@ fn check_glibc(executable: &Path, binary: &Binary) -> Result<(), Fault> {
 }
 
 /// The newest `GLIBC_x.y` among an ELF file's needed symbol versions; none for a static program.
-fn newest_glibc(bytes: &[u8]) -> object::read::Result<Option<Version>> {
-    let header = object::elf::FileHeader64::<object::Endianness>::parse(bytes)?;
-    let endian = header.endian()?;
-    let sections = header.sections(endian, bytes)?;
+fn newest_glibc(bytes: &[u8]) -> Result<Option<Version>, ParseError> {
+    let file = ElfBytes::<AnyEndian>::minimal_parse(bytes)?;
+    let Some(sections) = file.section_headers() else { return Ok(None) };
+    let Some(needed) = sections.iter().find(|section| section.sh_type == SHT_GNU_VERNEED) else { return Ok(None) };
+    let names = file.section_data_as_strtab(&sections.get(needed.sh_link as usize)?)?;
+    let (data, _) = file.section_data(&needed)?;
+    let header = &file.ehdr;
     let mut newest = None;
-    let Some((mut needed, link)) = sections.gnu_verneed(endian, bytes)? else { return Ok(None) };
-    let strings = sections.strings(endian, bytes, link)?;
-    while let Some((_, mut versions)) = needed.next()? {
-        while let Some(version) = versions.next()? {
-            let name = String::from_utf8_lossy(version.name(endian, strings)?).into_owned();
+    for (_, versions) in VerNeedIterator::new(header.endianness, header.class, u64::from(needed.sh_info), 0, data) {
+        for version in versions {
+            let name = String::from_utf8_lossy(names.get_raw(version.vna_name as usize)?).into_owned();
             if let Some(version) = name.strip_prefix("GLIBC_").and_then(|text| text.parse::<Version>().ok()) {
                 newest = newest.max(Some(version));
             }

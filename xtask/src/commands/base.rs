@@ -12,10 +12,11 @@ use crate::lock::{self, ImagesLock, file};
 use crate::policy::ImageKind;
 use crate::reference::{Digest, Repository, Tag};
 use crate::registry::Client;
+use crate::time::Timestamp;
 use crate::{build, process, publish, ui};
-use jiff::Timestamp;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use std::time::SystemTime;
 
 /// Local layouts that are kept beside this tree's.
@@ -164,7 +165,7 @@ impl Desk {
         Ok(())
     }
 
-    fn prune(&self, global: &Global, keep: usize, older_than: i64, yes: bool) -> anyhow::Result<()> {
+    fn prune(&self, global: &Global, keep: usize, older_than: Duration, yes: bool) -> anyhow::Result<()> {
         let (survey, mine) = self.survey_and_mine(global, true)?;
         let rules = Rules { keep, older_than, now: Timestamp::now(), this_tree: mine, pinned: self.pinned };
         let plan = bases::prune(&survey, &rules);

@@ -9,8 +9,8 @@ use crate::policy::ImageKind;
 use crate::reference::Digest;
 use crate::registry::{Answer, Client};
 use crate::stats::{self, Found, Gate, chart, page};
+use crate::time::Timestamp;
 use crate::{process, publish, ui};
-use jiff::Timestamp;
 use std::collections::BTreeSet;
 use std::io::IsTerminal as _;
 
@@ -19,7 +19,7 @@ pub fn run(global: &Global, flags: &StatsFlags) -> anyhow::Result<()> {
     let tree = Tree::open(global)?;
     let records = records(&tree, global, flags)?;
     let until = Timestamp::now();
-    let since = Timestamp::from_second(until.as_second().saturating_sub(flags.since)).unwrap_or(Timestamp::UNIX_EPOCH);
+    let since = until - flags.since;
     let stats = stats::sum(&records, since, until);
     let gate = flags.gate_factor.map(|factor| stats::gate(&records, since, usize::from(flags.gate_builds), factor));
     match global.format {

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::path::Path;
-use toml_edit::{Document, Item, TableLike};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
 
 /// Where it stands, from the root of a repository.
 pub const PATH: &str = "images.lock";
@@ -37,12 +38,12 @@ impl ImagesLock {
     /// # Errors
     /// Every wrong key and value together, each as `file:line:column` with the line and a caret.
     pub fn parse(path: &Path, text: &str) -> Result<Self, Fault> {
-        let document: Document<&str> = Document::parse(text).map_err(|error| {
+        let document = DeTable::parse(text).map_err(|error| {
             let what = error.message().lines().next().unwrap_or("this is not TOML").to_owned();
             fault(path, text, &[(error.span().unwrap_or(0..0), what)])
         })?;
         let mut reader = Reader { problems: Vec::new() };
-        let found = reader.whole(document.as_table(), text.len());
+        let found = reader.whole(document.get_ref(), text.len());
         match (found, reader.problems.is_empty()) {
             (Some(lock), true) => Ok(lock),
             _ => Err(fault(path, text, &reader.problems)),
@@ -71,11 +72,11 @@ struct Reader {
 }
 
 impl Reader {
-    fn bad(&mut self, at: Option<Range<usize>>, why: impl Into<String>) {
-        self.problems.push((at.unwrap_or(0..0), why.into()));
+    fn bad(&mut self, at: Range<usize>, why: impl Into<String>) {
+        self.problems.push((at, why.into()));
     }
 
-    fn whole(&mut self, table: &dyn TableLike, end: usize) -> Option<ImagesLock> {
+    fn whole(&mut self, table: &DeTable<'_>, end: usize) -> Option<ImagesLock> {
         self.only(table, &["root", "base"]);
         let base = table.get("base").and_then(|_| self.table(table, "base", end));
         let base = base.and_then(|base| {
@@ -90,7 +91,7 @@ impl Reader {
         Some(ImagesLock { root, base })
     }
 
-    fn root(&mut self, table: &dyn TableLike, end: usize) -> Option<RootPin> {
+    fn root(&mut self, table: &DeTable<'_>, end: usize) -> Option<RootPin> {
         let root = self.table(table, "root", end)?;
         self.only(root, &["image", "platforms"]);
         let image = self.text(root, "image", "the name of an image", end);
@@ -98,14 +99,14 @@ impl Reader {
         Some(RootPin { image: image?, platforms: platforms? })
     }
 
-    fn platforms(&mut self, table: &dyn TableLike) -> BTreeMap<Platform, Digest> {
+    fn platforms(&mut self, table: &DeTable<'_>) -> BTreeMap<Platform, Digest> {
         let mut found = BTreeMap::new();
         for (name, item) in table.iter() {
-            let platform: Result<Platform, _> = name.parse();
+            let platform: Result<Platform, _> = name.get_ref().parse();
             let digest = self.value(item, "a digest, `sha256:` and 64 hex digits");
             match platform {
                 Ok(platform) => found.extend(digest.map(|digest| (platform, digest))),
-                Err(why) => self.bad(key_span(table, name), why.to_string()),
+                Err(why) => self.bad(name.span(), why.to_string()),
             }
         }
         if table.is_empty() {
@@ -114,53 +115,44 @@ impl Reader {
         found
     }
 
-    fn only(&mut self, table: &dyn TableLike, known: &[&str]) {
-        for (name, _) in table.iter().filter(|(name, _)| !known.contains(name)) {
+    fn only(&mut self, table: &DeTable<'_>, known: &[&str]) {
+        for name in table.keys().filter(|name| !known.contains(&name.get_ref().as_ref())) {
             let known: Vec<String> = known.iter().map(|key| format!("`{key}`")).collect();
-            self.bad(key_span(table, name), format!("`{name}` is not known here; expected {}", known.join(" or ")));
+            self.bad(name.span(), format!("`{}` is not known here; expected {}", name.get_ref(), known.join(" or ")));
         }
     }
 
-    fn table<'a>(&mut self, table: &'a dyn TableLike, name: &str, end: usize) -> Option<&'a dyn TableLike> {
-        match table.get(name) {
-            Some(item) if item.is_table_like() => item.as_table_like(),
-            Some(item) => {
-                self.bad(item.span(), format!("expected a table `{name}`"));
-                None
-            }
-            None => {
-                self.bad(Some(end..end), format!("expected a table `{name}`"));
-                None
-            }
+    fn table<'a>(&mut self, table: &'a DeTable<'a>, name: &str, end: usize) -> Option<&'a DeTable<'a>> {
+        let item = table.get(name);
+        let found = item.and_then(|item| item.get_ref().as_table());
+        if found.is_none() {
+            self.bad(item.map_or(end..end, Spanned::span), format!("expected a table `{name}`"));
         }
+        found
     }
 
     fn text<T: std::str::FromStr<Err = Malformed>>(
         &mut self,
-        table: &dyn TableLike,
+        table: &DeTable<'_>,
         name: &str,
         what: &str,
         end: usize,
     ) -> Option<T> {
         let Some(item) = table.get(name) else {
-            self.bad(Some(end..end), format!("expected `{name}`, {what}"));
+            self.bad(end..end, format!("expected `{name}`, {what}"));
             return None;
         };
         self.value(item, what)
     }
 
-    fn value<T: std::str::FromStr<Err = Malformed>>(&mut self, item: &Item, what: &str) -> Option<T> {
-        match item.as_str().map(str::parse) {
+    fn value<T: std::str::FromStr<Err = Malformed>>(&mut self, item: &Spanned<DeValue<'_>>, what: &str) -> Option<T> {
+        match item.get_ref().as_str().map(str::parse) {
             Some(Ok(value)) => return Some(value),
             Some(Err(why)) => self.bad(item.span(), why.to_string()),
             None => self.bad(item.span(), format!("expected {what}, in quotes")),
         }
         None
     }
-}
-
-fn key_span(table: &dyn TableLike, name: &str) -> Option<Range<usize>> {
-    table.get_key_value(name).and_then(|(key, _)| key.span())
 }
 
 fn fault(path: &Path, text: &str, problems: &[Problem]) -> Fault {

@@ -5,7 +5,7 @@
 
 use std::fmt::Display;
 use std::ops::Range;
-use toml_edit::{Item, Table, TableLike, Value};
+use toml::de::{DeTable, DeValue};
 
 /// Something wrong, where it stands, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,21 +63,21 @@ impl<'a> Problems<'a> {
 /// A table that is being read.
 pub(crate) struct Section<'t> {
     name: String,
-    table: &'t dyn TableLike,
+    table: &'t DeTable<'t>,
     at: Range<usize>,
     asked: Vec<&'static str>,
 }
 
 impl<'t> Section<'t> {
     /// The whole document.
-    pub(crate) fn document(table: &'t Table) -> Self {
+    pub(crate) fn document(table: &'t DeTable<'t>) -> Self {
         Self { name: String::new(), table, at: 0..0, asked: Vec::new() }
     }
 
-    fn get(&mut self, key: &'static str) -> Option<(&'t Item, Range<usize>)> {
+    fn get(&mut self, key: &'static str) -> Option<(&'t DeValue<'t>, Range<usize>)> {
         self.asked.push(key);
-        let (key, item) = self.table.get_key_value(key)?;
-        Some((item, item.span().or_else(|| key.span()).unwrap_or_else(|| self.at.clone())))
+        let item = self.table.get(key)?;
+        Some((item.get_ref(), item.span()))
     }
 
     fn full(&self, key: &str) -> String {
@@ -93,10 +93,10 @@ impl<'t> Section<'t> {
     pub(crate) fn section(&mut self, key: &'static str, problems: &mut Problems<'_>) -> Option<Section<'t>> {
         let (item, at) = self.get(key)?;
         let name = self.full(key);
-        match item.as_table_like() {
+        match item.as_table() {
             Some(table) => Some(Section { name, table, at, asked: Vec::new() }),
             None => {
-                problems.add(&at, format!("`{name}` is a {}, not a table", item.type_name()), None);
+                problems.add(&at, format!("`{name}` is a {}, not a table", item.type_str()), None);
                 None
             }
         }
@@ -106,16 +106,14 @@ impl<'t> Section<'t> {
     pub(crate) fn sections(&mut self, key: &'static str, problems: &mut Problems<'_>) -> Vec<Section<'t>> {
         let Some((item, at)) = self.get(key) else { return Vec::new() };
         let name = self.full(key);
-        let section = |table: &'t dyn TableLike, at| Section { name: name.clone(), table, at, asked: Vec::new() };
-        match item {
-            Item::ArrayOfTables(tables) => {
-                tables.iter().map(|table| section(table, table.span().unwrap_or_else(|| at.clone()))).collect()
-            }
-            _ => {
-                problems.add(&at, format!("`{name}` is written `[[{name}]]`, once for each"), None);
-                Vec::new()
-            }
-        }
+        let tables = item.as_array().map(|array| {
+            array.iter().map(|table| Some((table.get_ref().as_table()?, table.span()))).collect::<Option<Vec<_>>>()
+        });
+        let Some(Some(tables)) = tables else {
+            problems.add(&at, format!("`{name}` is written `[[{name}]]`, once for each"), None);
+            return Vec::new();
+        };
+        tables.into_iter().map(|(table, at)| Section { name: name.clone(), table, at, asked: Vec::new() }).collect()
     }
 
     /// A text that must not be empty.
@@ -132,7 +130,7 @@ impl<'t> Section<'t> {
             }
             Some(text) => Some(Spanned { value: text.to_owned(), at }),
             None => {
-                problems.add(&at, format!("`{}` is a {}, not a text", self.full(key), item.type_name()), None);
+                problems.add(&at, format!("`{}` is a {}, not a text", self.full(key), item.type_str()), None);
                 None
             }
         }
@@ -194,7 +192,8 @@ impl<'t> Section<'t> {
     /// A number that is not smaller than this.
     pub(crate) fn at_least(&mut self, key: &'static str, least: f64, problems: &mut Problems<'_>) -> Option<f64> {
         let (item, at) = self.get(key)?;
-        let number = item.as_float().or_else(|| item.as_integer().map(|whole| whole as f64));
+        let number = item.as_float().and_then(|float| float.as_str().parse::<f64>().ok());
+        let number = number.or_else(|| whole(item).map(|whole| whole as f64));
         let good = number.filter(|number| number.is_finite() && *number >= least);
         if good.is_none() {
             problems.add(&at, format!("`{}` is not a number of at least {least}", self.full(key)), None);
@@ -205,7 +204,7 @@ impl<'t> Section<'t> {
     /// A whole number in a range.
     pub(crate) fn number(&mut self, key: &'static str, range: Range<i64>, problems: &mut Problems<'_>) -> Option<i64> {
         let (item, at) = self.get(key)?;
-        match item.as_integer() {
+        match whole(item) {
             Some(number) if range.contains(&number) => Some(number),
             _ => {
                 let what =
@@ -221,7 +220,7 @@ impl<'t> Section<'t> {
         let (item, at) = self.get(key)?;
         let value = item.as_bool();
         if value.is_none() {
-            problems.add(&at, format!("`{}` is a {}, not `true` or `false`", self.full(key), item.type_name()), None);
+            problems.add(&at, format!("`{}` is a {}, not `true` or `false`", self.full(key), item.type_str()), None);
         }
         value
     }
@@ -230,17 +229,19 @@ impl<'t> Section<'t> {
     pub(crate) fn texts(&mut self, key: &'static str, problems: &mut Problems<'_>) -> Option<Vec<Spanned<String>>> {
         let (item, at) = self.get(key)?;
         let Some(array) = item.as_array() else {
-            problems.add(&at, format!("`{}` is a {}, not a list", self.full(key), item.type_name()), None);
+            problems.add(&at, format!("`{}` is a {}, not a list", self.full(key), item.type_str()), None);
             return None;
         };
         let mut texts = Vec::new();
         for value in array {
-            let at = value.span().unwrap_or_else(|| at.clone());
-            match value.as_str() {
+            let at = value.span();
+            match value.get_ref().as_str() {
                 Some(text) => texts.push(Spanned { value: text.to_owned(), at }),
-                None => {
-                    problems.add(&at, format!("`{}` holds a {}, not a text", self.full(key), value.type_name()), None)
-                }
+                None => problems.add(
+                    &at,
+                    format!("`{}` holds a {}, not a text", self.full(key), value.get_ref().type_str()),
+                    None,
+                ),
             }
         }
         Some(texts)
@@ -259,32 +260,29 @@ impl<'t> Section<'t> {
     /// A table of texts: `args = { NAME = "value" }`.
     pub(crate) fn map(&mut self, key: &'static str, problems: &mut Problems<'_>) -> Vec<(String, String)> {
         let Some((item, at)) = self.get(key) else { return Vec::new() };
-        let Some(table) = item.as_table_like() else {
-            problems.add(&at, format!("`{}` is a {}, not a table", self.full(key), item.type_name()), None);
+        let Some(table) = item.as_table() else {
+            problems.add(&at, format!("`{}` is a {}, not a table", self.full(key), item.type_str()), None);
             return Vec::new();
         };
         let mut pairs = Vec::new();
         for (name, item) in table.iter() {
-            match item.as_value() {
-                Some(Value::String(text)) => pairs.push((name.to_owned(), text.value().clone())),
-                _ => problems.add(
-                    &item.span().unwrap_or(at.clone()),
-                    format!("`{}.{name}` is not a text", self.full(key)),
-                    None,
-                ),
+            match item.get_ref().as_str() {
+                Some(text) => pairs.push((name.get_ref().to_string(), text.to_owned())),
+                None => {
+                    problems.add(&item.span(), format!("`{}.{}` is not a text", self.full(key), name.get_ref()), None)
+                }
             }
         }
-        pairs.sort();
         pairs
     }
 
     /// Calls every key that was not asked for unknown.
     pub(crate) fn finish(self, problems: &mut Problems<'_>) {
-        for (key, item) in self.table.iter() {
+        for name in self.table.keys() {
+            let key = name.get_ref().as_ref();
             if self.asked.contains(&key) {
                 continue;
             }
-            let at = self.table.get_key_value(key).and_then(|(key, _)| key.span()).or_else(|| item.span());
             let place = if self.name.is_empty() { String::new() } else { format!(" in `[{}]`", self.name) };
             let hint = nearest(key, self.asked.iter().copied()).or_else(|| {
                 Some(format!(
@@ -292,9 +290,14 @@ impl<'t> Section<'t> {
                     self.asked.iter().map(|k| format!("`{k}`")).collect::<Vec<_>>().join(", ")
                 ))
             });
-            problems.add(&at.unwrap_or(self.at.clone()), format!("unknown key `{key}`{place}"), hint);
+            problems.add(&name.span(), format!("unknown key `{key}`{place}"), hint);
         }
     }
+}
+
+fn whole(value: &DeValue<'_>) -> Option<i64> {
+    let integer = value.as_integer()?;
+    i64::from_str_radix(integer.as_str(), integer.radix()).ok()
 }
 
 /// "did you mean …?" for the nearest of the known words, where one is near.

@@ -5,6 +5,7 @@
 use super::Options;
 use crate::fault::Fault;
 use crate::process;
+use crate::time::Timestamp;
 use std::hash::BuildHasher as _;
 use std::time::{Duration, Instant};
 
@@ -71,13 +72,12 @@ pub(super) fn worth_another_try(status: u16) -> bool {
 }
 
 /// Reads `Retry-After`, seconds or an HTTP date (RFC 9110 section 10.2.3), as seen at `now`.
-pub(super) fn retry_after(value: &str, now: jiff::Timestamp) -> Option<Duration> {
+pub(super) fn retry_after(value: &str, now: Timestamp) -> Option<Duration> {
     let value = value.trim();
     if let Ok(seconds) = value.parse() {
         return Some(Duration::from_secs(seconds));
     }
-    let at = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(value).ok()?;
-    Some(Duration::try_from(at.duration_since(now)).unwrap_or_default())
+    Some(Timestamp::from_http(value)?.since(now))
 }
 
 #[cfg(test)]
@@ -124,7 +124,7 @@ mod tests {
 
     #[track_caller]
     fn after(value: &str, seconds: Option<u64>) {
-        let now: jiff::Timestamp = "1994-11-06T08:49:37Z".parse().unwrap();
+        let now: Timestamp = "1994-11-06T08:49:37Z".parse().unwrap();
         assert_eq!(retry_after(value, now), seconds.map(Duration::from_secs), "{value}");
     }
 

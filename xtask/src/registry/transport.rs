@@ -7,6 +7,7 @@ use super::patience::retry_after;
 use super::proxy::Proxies;
 use super::url::Url;
 use crate::fault::Fault;
+use crate::time::Timestamp;
 use std::collections::BTreeSet;
 use std::io::{self, Read};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -102,7 +103,7 @@ impl Reply {
 
     /// The pause that the registry asks for.
     pub(super) fn retry_after(&self) -> Option<Duration> {
-        retry_after(self.header("retry-after")?, jiff::Timestamp::now())
+        retry_after(self.header("retry-after")?, Timestamp::now())
     }
 
     /// The media type without its parameters.

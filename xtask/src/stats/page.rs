@@ -3,6 +3,7 @@
 use super::chart::{saved, seconds, together};
 use super::{OnMachine, Saved, Stats, median};
 use crate::ledger::{Kind, Record};
+use crate::time::Timestamp;
 use crate::ui;
 use std::fmt::Write as _;
 
@@ -15,7 +16,7 @@ const ROWS: usize = 25;
 /// The page. `title` is what was built.
 pub fn print(stats: &Stats, title: &str) -> String {
     let title = escape(title);
-    let day = |time: jiff::Timestamp| time.strftime("%Y-%m-%d");
+    let day = |time: Timestamp| time.date();
     let (since, until) = (day(stats.since), day(stats.until));
     let mut body = String::new();
     if stats.builds == 0 {
@@ -256,7 +257,7 @@ fn days(stats: &Stats) -> String {
             );
         }
         if index % every == 0 {
-            let label = day.date.strftime("%b %-d");
+            let label = day.date.short();
             let _ = write!(
                 out,
                 "<text x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\">{label}</text>",
@@ -337,7 +338,7 @@ fn times(stats: &Stats) -> String {
 }
 
 fn minute(record: &Record) -> String {
-    record.when.strftime("%Y-%m-%d %H:%M").to_string()
+    record.when.minute()
 }
 
 fn table(stats: &Stats) -> String {

@@ -8,7 +8,9 @@ use crate::fault::{Exit, Fault};
 use crate::native::stage::Selection;
 use crate::oci::Config;
 use crate::process::{self, Command};
-use object::read::elf::{FileHeader as _, ProgramHeader as _};
+use elf::abi::PT_INTERP;
+use elf::endian::AnyEndian;
+use elf::{ElfBytes, ParseError};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Component, Path, PathBuf};
@@ -137,15 +139,12 @@ fn ask(program: &Path) -> Result<Interpreter, Fault> {
 }
 
 /// The loader that an ELF program names; none for a static one.
-fn loader(program: &[u8]) -> object::read::Result<Option<String>> {
-    let header = object::elf::FileHeader64::<object::Endianness>::parse(program)?;
-    let endian = header.endian()?;
-    for segment in header.program_headers(endian, program)? {
-        if let Some(path) = segment.interpreter(endian, program)? {
-            return Ok(Some(String::from_utf8_lossy(path).into_owned()));
-        }
-    }
-    Ok(None)
+fn loader(program: &[u8]) -> Result<Option<String>, ParseError> {
+    let file = ElfBytes::<AnyEndian>::minimal_parse(program)?;
+    let named = file.segments().and_then(|all| all.iter().find(|segment| segment.p_type == PT_INTERP));
+    let Some(named) = named else { return Ok(None) };
+    let path = file.segment_data(&named)?;
+    Ok(Some(String::from_utf8_lossy(path.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned()))
 }
 
 /// Where a path of the root leads, links followed as they would be with the root as `/`; none where nothing is.
