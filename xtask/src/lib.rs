@@ -1,46 +1,18 @@
 //! Builds this repository's container images: facts → plan → execution.
 
-pub mod bases;
 pub mod bench;
-pub mod binary;
 pub mod build;
-pub mod change;
 pub mod commands;
 pub mod container;
-pub mod context;
-pub mod debian;
-pub mod docker;
-pub mod dockerfile;
-pub mod engine;
-pub mod event;
-pub mod facts;
-pub mod fault;
-pub mod flags;
 pub mod fuzzing;
-pub mod git;
-pub mod ignore;
-pub mod key;
-pub mod layout;
-pub mod ledger;
-pub mod lock;
 pub mod native;
-pub mod oci;
-pub mod plan;
-pub mod policy;
-pub mod process;
-pub mod publish;
-pub mod reference;
-pub mod registry;
-pub mod report;
-pub mod requirements;
 pub mod root;
-pub mod secrets;
 pub mod smoke;
-pub mod stats;
 pub mod steps;
 pub mod survey;
-pub mod tidy;
-pub mod time;
-pub mod toolchain;
-pub mod ui;
-pub mod workflows;
+
+pub use xtask_core::{
+    bases, binary, change, context, debian, docker, dockerfile, engine, event, facts, fault, flags, git, ignore, key,
+    layout, ledger, lock, oci, plan, policy, process, publish, reference, registry, report, requirements, secrets,
+    stats, tidy, time, toolchain, ui, workflows,
+};

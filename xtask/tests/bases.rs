@@ -50,8 +50,10 @@ impl Scene {
             assert!(status.success(), "cannot copy {name}");
         }
         // The binary's key is read from the whole workspace's manifests.
-        std::fs::create_dir(folder.path().join("xtask")).unwrap();
-        std::fs::copy(source.join("xtask/Cargo.toml"), folder.path().join("xtask/Cargo.toml")).unwrap();
+        std::fs::create_dir_all(folder.path().join("xtask/core")).unwrap();
+        for manifest in ["xtask/Cargo.toml", "xtask/core/Cargo.toml"] {
+            std::fs::copy(source.join(manifest), folder.path().join(manifest)).unwrap();
+        }
         // A root of which nobody can be asked.
         let policy = std::fs::read_to_string(folder.path().join("images.toml")).unwrap();
         std::fs::write(folder.path().join("images.toml"), policy.replace("docker.io/", "127.0.0.99:9/")).unwrap();

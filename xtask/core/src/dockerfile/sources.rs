@@ -115,7 +115,7 @@ fn copied(transfer: &Transfer, add: bool) -> Vec<(Reads, Vec<String>)> {
 
 impl Transfer {
     /// How one of its sources names files, wherever they come from.
-    pub(crate) fn reads(&self, source: &str) -> Reads {
+    pub fn reads(&self, source: &str) -> Reads {
         if !self.parents {
             return Reads::Glob(clean(source));
         }
@@ -125,7 +125,7 @@ impl Transfer {
 }
 
 /// What `ADD` fetches from elsewhere.
-pub(crate) fn remote(source: &str) -> bool {
+pub fn remote(source: &str) -> bool {
     ["http://", "https://", "git://", "ssh://", "git@"].iter().any(|scheme| source.starts_with(scheme))
 }
 

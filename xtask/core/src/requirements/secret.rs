@@ -38,7 +38,7 @@ fn has_no_port(authority: &str) -> bool {
 }
 
 /// The text with `***` for all user information.
-pub(crate) fn hidden(text: &str) -> String {
+pub fn hidden(text: &str) -> String {
     hidden_to(text, 0).0
 }
 

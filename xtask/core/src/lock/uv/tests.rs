@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 /// The root of this repository.
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap().to_owned()
 }
 
 /// uv, from the PATH or from `XTASK_TEST_UV`; `None` after saying so.

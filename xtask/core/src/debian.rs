@@ -386,7 +386,7 @@ fn cannot_write(path: &Path, error: &std::io::Error) -> Fault {
 }
 
 /// Apt's settings may hold a proxy's password: no one else reads them.
-pub(crate) fn write_private(path: &Path, text: &str) -> Result<(), Fault> {
+pub fn write_private(path: &Path, text: &str) -> Result<(), Fault> {
     use std::io::Write as _;
     use std::os::unix::fs::OpenOptionsExt as _;
     let mut options = File::options();

@@ -202,7 +202,7 @@ mod tests {
     use expect_test::expect;
 
     fn policy() -> Policy {
-        crate::policy::parse(include_str!("../../images.toml"), &|_| true).unwrap()
+        crate::policy::parse(include_str!("../../../images.toml"), &|_| true).unwrap()
     }
 
     fn wish() -> Wish {

@@ -233,7 +233,7 @@ pub struct Specifier {
 
 impl Specifier {
     /// A specifier of an operator of PEP 440 and what follows it, or why it is none.
-    pub(crate) fn new(operator: &'static str, text: &str) -> Result<Self, String> {
+    pub fn new(operator: &'static str, text: &str) -> Result<Self, String> {
         if operator == "===" {
             let text = text.to_ascii_lowercase();
             return Ok(Self { operator, canonical: text.clone(), text });
@@ -261,12 +261,12 @@ impl Specifier {
     }
 
     /// Whether it names one version and no other.
-    pub(crate) fn is_pin(&self) -> bool {
+    pub fn is_pin(&self) -> bool {
         (self.operator == "==" && !self.text.ends_with(".*")) || self.operator == "==="
     }
 
     /// What stands after the operator, trailing zeros and all.
-    pub(crate) fn version(&self) -> &str {
+    pub fn version(&self) -> &str {
         &self.text
     }
 

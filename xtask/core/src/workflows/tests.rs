@@ -4,7 +4,7 @@ use super::*;
 use yaml_rust2::{Yaml, YamlLoader};
 
 /// Its last section is `[ci]`, to which edits add.
-const POLICY: &str = include_str!("../../../images.toml");
+const POLICY: &str = include_str!("../../../../images.toml");
 
 fn policy(edit: impl FnOnce(String) -> String) -> Policy {
     crate::policy::parse(&edit(POLICY.to_owned()), &|_| true).unwrap_or_else(|fault| panic!("{fault}"))
@@ -47,7 +47,7 @@ fn steps(job: &Yaml) -> &[Yaml] {
 
 #[test]
 fn the_files_of_this_repository_are_what_its_policy_gives() {
-    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
     for file in generate(&policy(|text| text)).unwrap() {
         let found = std::fs::read_to_string(root.join(file.path)).unwrap_or_default();
         if let Some(difference) = difference(&file, &found) {

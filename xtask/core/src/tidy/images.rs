@@ -125,7 +125,7 @@ fn tree(files: &Files, policy: &Policy) -> Tree {
 mod tests {
     use super::*;
 
-    const POLICY: &str = include_str!("../../../images.toml");
+    const POLICY: &str = include_str!("../../../../images.toml");
     const BASE: &str = "ARG ROOT_IMAGE\nFROM ${ROOT_IMAGE} AS packages\nRUN true\nFROM packages\nCOPY one two/ /x/\n";
     const APP: &str = "ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\nARG BINARY=target/release/autoscaler\nCOPY ${BINARY} /usr/bin/\nCOPY two /x\n";
     const APP_IGNORE: &str = "*\n!two\n!target/release/autoscaler\n!target/image/*/*\n";

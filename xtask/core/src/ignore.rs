@@ -5,7 +5,7 @@
 //! that matches wins". Paths are bytes, so that names which are not UTF-8 have a verdict too.
 //! Reference: <https://docs.docker.com/build/concepts/context/#dockerignore-files>.
 
-pub(crate) mod glob;
+pub mod glob;
 mod pattern;
 #[cfg(test)]
 mod tests;

@@ -105,7 +105,7 @@ impl Dockerfile {
     }
 
     /// The stages that a stage's instructions copy from, those of its base's triggers too.
-    pub(crate) fn copied_stages(&self, stage: usize, on: Option<usize>) -> BTreeSet<usize> {
+    pub fn copied_stages(&self, stage: usize, on: Option<usize>) -> BTreeSet<usize> {
         let own = self.stages[stage].instructions.iter();
         let inherited = on.into_iter().flat_map(|base| triggers(&self.stages[base]));
         let named = own.chain(inherited).flat_map(|instruction| stages_named(&instruction.kind));

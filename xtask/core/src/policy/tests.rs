@@ -3,7 +3,7 @@
 use super::*;
 use expect_test::{Expect, expect};
 
-const GOOD: &str = include_str!("../../../images.toml");
+const GOOD: &str = include_str!("../../../../images.toml");
 
 #[track_caller]
 fn refuses(text: &str, expected: Expect) {

@@ -5,10 +5,10 @@
 use super::pattern::Pattern;
 
 /// A glob, or one part of it.
-pub(crate) type Glob = Pattern;
+pub type Glob = Pattern;
 
 /// The folder in front of the first part with a wildcard, and the rest; `None` where there is no wildcard.
-pub(crate) fn split(text: &str) -> Option<(&str, &str)> {
+pub fn split(text: &str) -> Option<(&str, &str)> {
     let mut start = 0;
     for part in text.split('/') {
         if has_wildcard(part) {
@@ -20,7 +20,7 @@ pub(crate) fn split(text: &str) -> Option<(&str, &str)> {
 }
 
 /// Reads the part behind [`split`].
-pub(crate) fn parse(pattern: &str) -> Result<Glob, String> {
+pub fn parse(pattern: &str) -> Result<Glob, String> {
     Pattern::glob(pattern)
 }
 

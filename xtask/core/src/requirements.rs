@@ -11,12 +11,12 @@ pub(crate) mod lines;
 mod marker;
 mod options;
 mod requirement;
-pub(crate) mod secret;
+pub mod secret;
 mod version;
 
 pub use marker::{Marker, Operand};
 pub use options::Options;
-pub(crate) use requirement::distribution;
+pub use requirement::distribution;
 pub use requirement::{Entry, Requirement, Source, normalised};
 pub use version::{Specifier, Version};
 

@@ -121,7 +121,7 @@ fn is_absolute(before: &str) -> bool {
 }
 
 fn header(path: &str, text: &str) -> Option<Violation> {
-    let module = ["xtask/src/", "autoscaler/src/"].iter().any(|folder| path.starts_with(folder));
+    let module = ["xtask/src/", "xtask/core/src/", "autoscaler/src/"].iter().any(|folder| path.starts_with(folder));
     (module && !text.starts_with("//!"))
         .then(|| Violation::new(path, 1, "the module does not say what it is for", "begin it with `//!`"))
 }

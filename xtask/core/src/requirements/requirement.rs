@@ -160,7 +160,7 @@ fn bare_url(cursor: &mut Cursor<'_>) -> Result<Requirement, Bad> {
 }
 
 /// Name and version, as the file name of a wheel or source archive tells them.
-pub(crate) fn distribution(url: &str) -> Option<(String, String)> {
+pub fn distribution(url: &str) -> Option<(String, String)> {
     let file = url.split(['?', '#']).next()?.rsplit('/').next()?.replace("%2B", "+");
     if let Some(stem) = file.strip_suffix(".whl") {
         let mut parts = stem.split('-');

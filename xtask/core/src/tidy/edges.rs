@@ -4,7 +4,8 @@
 
 use super::{Files, Violation};
 
-const SRC: &str = "xtask/src/";
+/// Where modules are; `crate::` in the first finds those of the second, too.
+const SRC: [&str; 2] = ["xtask/src/", "xtask/core/src/"];
 
 /// The pure modules; what is below one is pure too, but for the impure ones.
 const PURE: &[&str] = &[
@@ -67,7 +68,8 @@ const KNOWN: &str = "std::env::consts";
 pub(super) fn check(files: &Files) -> Vec<Violation> {
     let mut found = Vec::new();
     for (path, text) in files.texts() {
-        let Some(module) = path.strip_prefix(SRC).and_then(|path| path.strip_suffix(".rs")) else { continue };
+        let within = SRC.iter().find_map(|src| path.strip_prefix(src));
+        let Some(module) = within.and_then(|path| path.strip_suffix(".rs")) else { continue };
         // Tests ask the real tools.
         if !is_pure(module) || module.ends_with("/tests") || module.ends_with("/oracle") {
             continue;
@@ -104,7 +106,10 @@ fn leads_out(files: &Files, path: &str) -> Option<String> {
         return Some(format!("`{path}` in a pure module"));
     }
     let parts: Vec<&str> = path.strip_prefix("crate::")?.split("::").collect();
-    let is_module = |count: usize| files.text(&format!("{SRC}{}.rs", parts[..count].join("/"))).is_some();
+    let is_module = |count: usize| {
+        let module = parts[..count].join("/");
+        SRC.iter().any(|src| files.text(&format!("{src}{module}.rs")).is_some())
+    };
     let depth = (1..=parts.len()).rev().find(|count| is_module(*count))?;
     let module = parts[..depth].join("/");
     let is_type = |part: &&str| part.starts_with(|c: char| c.is_ascii_uppercase());
@@ -205,9 +210,9 @@ mod tests {
     fn finds(text: &str, expected: &[&str]) {
         let files = Files::made_up(&[
             ("xtask/src/plan.rs", text),
-            ("xtask/src/fault.rs", "//! Pure."),
-            ("xtask/src/lock.rs", "//! Pure."),
-            ("xtask/src/lock/uv.rs", "//! Runs."),
+            ("xtask/core/src/fault.rs", "//! Pure."),
+            ("xtask/core/src/lock.rs", "//! Pure."),
+            ("xtask/core/src/lock/uv.rs", "//! Runs."),
             ("xtask/src/process.rs", "//! Runs."),
         ]);
         let found: Vec<String> =
@@ -262,9 +267,10 @@ mod tests {
 
     #[test]
     fn the_pure_modules_are_there() {
-        let src = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
         for module in PURE.iter().chain(&IMPURE) {
-            assert!(src.join(format!("{module}.rs")).is_file(), "`{module}` is named here and is no module");
+            let found = SRC.iter().any(|src| root.join(format!("{src}{module}.rs")).is_file());
+            assert!(found, "`{module}` is named here and is no module");
         }
     }
 }

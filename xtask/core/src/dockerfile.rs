@@ -16,7 +16,7 @@ pub use expansion::{DEFAULT_PATH, Expanded, Footing, Inherited};
 pub use instruction::{Command, Healthcheck, Instruction, Kind, Mount, Run, Transfer};
 pub use lines::Heredoc;
 pub use lint::{Finding, Rule};
-pub(crate) use sources::remote;
+pub use sources::remote;
 pub use sources::{Reads, Source};
 
 use crate::fault::Fault;
@@ -133,7 +133,7 @@ impl Dockerfile {
     }
 
     /// A stage before `before`, by name or number.
-    pub(crate) fn find_stage(&self, name: &str, before: usize) -> Option<usize> {
+    pub fn find_stage(&self, name: &str, before: usize) -> Option<usize> {
         let named = self.stages.iter().position(|stage| stage.name.as_deref() == Some(&name.to_ascii_lowercase()));
         named.or_else(|| name.parse().ok()).filter(|&index| index < before)
     }
@@ -170,7 +170,7 @@ impl Dockerfile {
     }
 
     /// The instruction that begins on a 1-based line, on one line.
-    pub(crate) fn instruction_text(&self, line: usize) -> Option<&str> {
+    pub fn instruction_text(&self, line: usize) -> Option<&str> {
         self.meaning.iter().find(|(begin, _)| *begin == line).map(|(_, text)| text.as_str())
     }
 

@@ -36,7 +36,7 @@ enum How {
 
 /// A cleaned pattern.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Pattern {
+pub struct Pattern {
     how: How,
     /// What every match begins with, up to the first character with a meaning.
     literal: Vec<u8>,
@@ -65,7 +65,7 @@ impl Pattern {
     }
 
     /// Whether the pattern is the path.
-    pub(crate) fn matches(&self, path: &[u8]) -> bool {
+    pub fn matches(&self, path: &[u8]) -> bool {
         match &self.how {
             How::Exact(text) => path == text,
             How::Prefix(prefix) => path.starts_with(prefix),
