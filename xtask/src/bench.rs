@@ -89,6 +89,12 @@ fn look(tree: &Tree) -> Machine {
     if machine.load.0 > BUSY * machine.cores as f64 {
         ui::warn(&format!("the load average is {:.2}: what else runs here is measured too", machine.load.0));
     }
+    if machine.file_system.1 {
+        ui::warn(
+            "`target` is on an ext4 without a journal, where new files are slow for minutes after others were removed; measure on \
+             another file system",
+        );
+    }
     machine
 }
 

@@ -271,7 +271,7 @@ Examples:
         #[arg(long)]
         compare: bool,
         /// Write the result as Markdown into this file too
-        #[arg(long, value_name = "FILE", conflicts_with = "filter")]
+        #[arg(long, value_name = "FILE")]
         write: Option<PathBuf>,
     },
     /// What CI runs: tidy, clippy, docs, licences, the lock, every test on real engines, a real build

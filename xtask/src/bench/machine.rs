@@ -21,6 +21,8 @@ pub struct Machine {
     pub kernel: String,
     /// The operating system's own name.
     pub system: String,
+    /// The file system that builds write to, as `ext4`, and whether it has no journal where that can be told.
+    pub file_system: (String, bool),
     /// Tools and their versions.
     pub versions: BTreeMap<&'static str, String>,
     /// The commit, with `-dirty` where the tree differs from it, and its time.
@@ -47,6 +49,7 @@ impl Machine {
                 .unwrap_or_default()
                 .trim_matches('"')
                 .to_owned(),
+            file_system: file_system(&tree.root, &read("/proc/self/mountinfo"), Path::new("/proc/fs")),
             versions: BTreeMap::new(),
             commit,
             load: (load(), 0.0),
@@ -72,6 +75,24 @@ fn read(path: impl AsRef<Path>) -> String {
     std::fs::read_to_string(path).unwrap_or_default()
 }
 
+/// The type of the file system that a folder is on, and whether it is an ext4 without a journal. Such a one looks, for each new file, at
+/// every inode that was given back in the last minutes: what one build removes, the next one pays for.
+fn file_system(folder: &Path, mounts: &str, proc_fs: &Path) -> (String, bool) {
+    let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+    // proc_pid_mountinfo(5): `… MOUNT-POINT OPTIONS [OPTIONAL…] - TYPE SOURCE …`; of mounts over each other the last is seen.
+    let mounted = mounts.lines().filter_map(|line| {
+        let (place, kind) = line.split_once(" - ")?;
+        let (place, mut kind) = (place.split(' ').nth(4)?, kind.split(' '));
+        folder.starts_with(place).then_some((place.len(), kind.next()?, kind.next()?))
+    });
+    let Some((_, kind, source)) = mounted.max_by_key(|(length, ..)| *length) else { return (String::new(), false) };
+    let device = Path::new(source).file_name().unwrap_or_default().to_string_lossy();
+    let is_ext4 = kind == "ext4" && proc_fs.join("ext4").join(&*device).exists();
+    let journals = std::fs::read_dir(proc_fs.join("jbd2")).into_iter().flatten().flatten();
+    let mut names = journals.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    (kind.to_owned(), is_ext4 && !names.any(|name| name.starts_with(&format!("{device}-"))))
+}
+
 /// The value of the first line `name = value`.
 fn field(text: &str, name: &str, separator: char) -> Option<String> {
     let (_, value) = text.lines().filter_map(|line| line.split_once(separator)).find(|(key, _)| key.trim() == name)?;
@@ -94,6 +115,28 @@ mod tests {
         assert_eq!(version("github.com/docker/buildx v0.13.1 abc"), "0.13.1");
         assert_eq!(version("26.1.5+dfsg1"), "26.1.5+dfsg1");
         assert_eq!(version("unknown"), "unknown");
+    }
+
+    #[test]
+    fn a_file_system_without_a_journal_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let proc_fs = folder.path().join("proc");
+        for path in ["ext4/vda", "ext4/vdb", "jbd2/vdb-8"] {
+            std::fs::create_dir_all(proc_fs.join(path)).unwrap();
+        }
+        let with = folder.path().join("with/deep");
+        std::fs::create_dir_all(&with).unwrap();
+        let mount = |place: &Path, kind: &str, source: &str| {
+            format!("27 1 254:0 / {} rw,relatime shared:1 - {kind} {source} rw\n", place.display())
+        };
+        let at = folder.path().canonicalize().unwrap();
+        let mounts = [mount(Path::new("/"), "ext4", "/dev/vda"), mount(&at.join("with"), "ext4", "/dev/vdb")].concat();
+        let find = |folder: &Path, mounts: &str| file_system(folder, mounts, &proc_fs);
+        assert_eq!(find(&at, &mounts), ("ext4".to_owned(), true));
+        assert_eq!(find(&with, &mounts), ("ext4".to_owned(), false));
+        assert_eq!(find(&with, &(mounts + &mount(&at, "xfs", "/dev/vdc"))), ("ext4".to_owned(), false));
+        assert_eq!(find(&at, &mount(&at, "overlay", "overlay")), ("overlay".to_owned(), false));
+        assert_eq!(find(&at, ""), (String::new(), false));
     }
 
     #[test]

@@ -58,9 +58,11 @@ fn overhead(measured: &Measured) -> Option<String> {
 pub(super) fn machine(machine: &Machine) -> Vec<String> {
     let versions: Vec<String> = machine.versions.iter().map(|(tool, version)| format!("{tool} {version}")).collect();
     let cores = if machine.cores == 1 { "core" } else { "cores" };
+    let (kind, unjournaled) = &machine.file_system;
+    let file_system = format!("{kind}{}", if *unjournaled { " without a journal" } else { "" });
     let mut lines = vec![
         format!(
-            "{} {cores} of {}, {} of memory, {}, Linux {}",
+            "{} {cores} of {}, {} of memory, {}, Linux {}, {file_system}",
             machine.cores,
             machine.processor,
             ui::bytes(machine.memory),
@@ -172,6 +174,7 @@ mod tests {
                 processor: "Example 9000".to_owned(),
                 memory: 8_000_000_000,
                 kernel: "6.1.0".to_owned(),
+                file_system: ("ext4".to_owned(), false),
                 system: "Debian".to_owned(),
                 versions: BTreeMap::from([("docker", "26.1.5".to_owned()), ("rustc", "1.95.0".to_owned())]),
                 commit: Some(("1234567".to_owned(), "2026-01-02T03:04:05Z".to_owned())),
@@ -190,7 +193,7 @@ mod tests {
             template: start 80 ms, app build 0.50 s
             template: xtask's own part 0.21 s (0.20 s–0.25 s), within its budget of 0.30 s
 
-            2 cores of Example 9000, 8.0 GB of memory, Debian, Linux 6.1.0
+            2 cores of Example 9000, 8.0 GB of memory, Debian, Linux 6.1.0, ext4
             docker 26.1.5, rustc 1.95.0
             load average 0.10 before, 1.50 after
             commit 1234567 of 2026-01-02T03:04:05Z

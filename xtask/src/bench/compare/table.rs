@@ -139,6 +139,7 @@ mod tests {
                 processor: "Example 9000".to_owned(),
                 memory: 8_000_000_000,
                 kernel: "6.1.0".to_owned(),
+                file_system: ("ext4".to_owned(), false),
                 system: "Debian".to_owned(),
                 versions: BTreeMap::from([("docker", "26.1.5".to_owned())]),
                 commit: None,
@@ -160,7 +161,7 @@ mod tests {
             template-cold, native: start 10 ms
             template-cold: buildah – it is not installed
 
-            2 cores of Example 9000, 8.0 GB of memory, Debian, Linux 6.1.0
+            2 cores of Example 9000, 8.0 GB of memory, Debian, Linux 6.1.0, ext4
             docker 26.1.5
             load average 0.10 before, 1.50 after
         "#]]
@@ -180,7 +181,7 @@ mod tests {
             - `template-cold`: a template edited; 3 runs, by pip 1
             - `template-cold`, native: start 10 ms
             - `template-cold`: buildah – it is not installed
-            - 2 cores of Example 9000, 8.0 GB of memory, Debian, Linux 6.1.0
+            - 2 cores of Example 9000, 8.0 GB of memory, Debian, Linux 6.1.0, ext4
             - docker 26.1.5
             - load average 0.10 before, 1.50 after"#]]
         .assert_eq(&text.lines().filter(|line| line.starts_with(['|', '-'])).collect::<Vec<_>>().join("\n"));
