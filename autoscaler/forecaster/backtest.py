@@ -98,6 +98,12 @@ class Band:
         # Past errors can all lie on one side of zero; a band beside its own mean would only confuse.
         return mean, np.minimum(lower, mean), np.maximum(upper, mean)
 
+    def loss(self, outcome: Outcome, quantile: float) -> float:
+        """The mean pinball loss of the upper line at the origins of an outcome."""
+        scale = outcome.forecasts if self.proportional else 1.0
+        beyond = outcome.errors - np.maximum(self.above * scale, 0.0)
+        return float(np.nanmean(np.maximum(quantile * beyond, (quantile - 1) * beyond)))
+
 
 def band(outcome: Outcome, quantile: float) -> Band:
     """The band between the lower and the upper error quantile.

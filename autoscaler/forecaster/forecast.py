@@ -2,7 +2,7 @@
 
 Skill decides, not taste. A model takes part when its backtest beats the seasonal naive *and* both flat lines on this
 very history, by more than luck; the forecast is the mean of those that do. When none does, the best plain reference is used and the
-answer says that it is not skilled. The choice and the reported skill come from the same backtest: with three
+answer says that it is not skilled; so it does where the upper line, which a floor follows, is no closer than the naive's. The choice and the reported skill come from the same backtest: with three
 candidates and thresholds, the optimism in that is small.
 """
 
@@ -79,6 +79,8 @@ class Verdict:
     skilled: bool
     skill: float | None
     skill_flat: float | None
+    # Whether the upper line, which a floor follows, is at least as close as the seasonal naive's.
+    sharp: bool
     scores: list[dict]
     pooled: Outcome
     band: Band
@@ -95,7 +97,10 @@ def judge(
     skill, skill_flat = against(pooled.mae, outcomes)
     skilled = skill is not None and skill >= 0 and skill_flat is not None and skill_flat >= MIN_SKILL_FLAT
     skilled = skilled and sure(pooled, [best_flat(outcomes)], outcomes, at)
-    return Verdict(members, bool(skilled), skill, skill_flat, scores, pooled, backtest.band(pooled, quantile))
+    band = backtest.band(pooled, quantile)
+    naive = outcomes.get(NAIVE)
+    sharp = naive is None or band.loss(pooled, quantile) <= backtest.band(naive, quantile).loss(naive, quantile)
+    return Verdict(members, bool(skilled and sharp), skill, skill_flat, sharp, scores, pooled, band)
 
 
 def models_for(step_seconds: int, season: int) -> list[Model]:
@@ -186,6 +191,8 @@ def answer(question: Question, pause: Callable[[], None] = lambda: None) -> Answ
     skilled = verdict.skilled
     if np.ptp(series.values) == 0:
         notes.append("the history is constant: there is nothing to forecast")
+    elif not verdict.sharp:
+        notes.append("the upper line is no closer than the seasonal naive's: do not scale on this forecast alone")
     elif not skilled:
         notes.append("no model beats the plain references on this history: do not scale on this forecast alone")
     if (1 - question.quantile) * (np.isfinite(pooled.errors).sum(axis=0).min() + 1) < 1:

@@ -5,8 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
+from forecaster import backtest
 from forecaster.errors import Refusal
-from forecaster.forecast import Answer, Question, answer, choose
+from forecaster.forecast import Answer, Question, answer, choose, judge
+from forecaster.series import from_samples
 from forecaster.tests.histories import SEASON, STEP_SECONDS, load
 
 HORIZON = 4
@@ -153,6 +155,25 @@ def test_an_impatient_caller_is_obeyed():
 
     with pytest.raises(Enough):
         answer(Question(load(seed=48).tolist(), STEP_SECONDS, SEASON, HORIZON, 0.9), pause)
+
+
+@pytest.mark.parametrize(("spread", "sharp"), [(9.0, False), (0.2, True)])
+def test_a_closer_forecast_with_a_worse_upper_line_is_not_skilled(spread: float, sharp: bool):
+    random = np.random.default_rng(49)
+    series, at = from_samples(random.normal(100, 30, 200).tolist(), SEASON), np.arange(100, 160)
+
+    def outcome(errors: np.ndarray) -> backtest.Outcome:
+        return backtest.compare(series.values[at][:, None] - errors[:, None], series, at, 1)
+
+    # The naive is always off by the same, which its own band mends; the model is less off, either way.
+    outcomes = {
+        "seasonal-naive": outcome(random.normal(10, 0.5, 60)),
+        "last-value": outcome(random.normal(0, 40, 60)),
+        "harmonic": outcome(random.choice([-spread, spread], 60)),
+    }
+    found = judge(outcomes, series, at, 0.9)
+    assert found.members == ["harmonic"] and found.skill > 0.05
+    assert (found.sharp, found.skilled) == (sharp, sharp)
 
 
 def test_only_models_that_beat_both_references_are_chosen():

@@ -64,7 +64,7 @@ fn says(before: Option<&PredictiveScalerStatus>, facts: &Facts, decision: &Decis
                 Says::no(
                     Kind::ForecastSkilled,
                     "NoBetterThanReferences",
-                    "no model beats the plain references on this history: the floor is only recommended",
+                    "the forecast, or its upper line, is no better than the plain references on this history: the floor is only recommended",
                 )
             });
             says.push(match (missing.is_empty() || unusable(decision), &expected.fallback) {

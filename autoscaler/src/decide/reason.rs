@@ -222,7 +222,10 @@ impl fmt::Display for Reason {
                 write!(f, "{needs} is less than {original}, the original minimum")
             }
             Reason::NotSkilled { would } => {
-                write!(f, "{would} is only recommended: no model beats the plain references on this history")
+                write!(
+                    f,
+                    "{would} is only recommended: the forecast, or its upper line, is no better than the plain references on this history"
+                )
             }
             Reason::RateLimited { wanted, allowed } => write!(f, "{wanted} is wanted, {allowed} allowed by maxStepUp"),
             Reason::CoolingDown { wanted, held, delay } => {
