@@ -20,8 +20,8 @@ use std::path::Path;
 /// A folder that the app's Dockerfile copies.
 const COPIED: &str = "autoscaler/samples";
 
-/// Bytes of one layer that a base grows by.
-const PIECE: u64 = 100_000_000;
+/// Layers that a base grows by, however large: a registry looks at each one that a manifest names.
+const LAYERS: u64 = 10;
 
 /// A template edited, and no limit on an image's size.
 pub(super) fn edit(rig: &mut Rig) -> Result<(), Fault> {
@@ -47,15 +47,15 @@ fn without_steps(rig: &Rig) -> Result<(), Fault> {
     }
 }
 
-/// The app on a base that holds so many more pieces of what no codec makes smaller, on a machine that has nothing.
-pub(super) fn on_base(rig: &mut Rig, pieces: usize) -> Result<Sample, Fault> {
+/// The app on a base that holds so many more bytes of what no codec makes smaller, on a machine that has nothing.
+pub(super) fn on_base(rig: &mut Rig, bytes: u64) -> Result<Sample, Fault> {
     let seeds = ours::seeds(rig, Start::Cold)?;
-    let name = format!("base-{pieces}");
+    let name = format!("base-{bytes}");
     let is_new = !rig.is_filled(&name);
     let space = rig.filled(name, &seeds)?;
     if is_new {
-        ui::step("readying", &format!("a base of {} more", ui::bytes(PIECE * pieces as u64)));
-        grow(rig, &space.repository(&rig.shop.tree.policy.base.repository), pieces)?;
+        ui::step("readying", &format!("a base of {} more", ui::bytes(bytes)));
+        grow(rig, &space.repository(&rig.shop.tree.policy.base.repository), bytes)?;
         // The app that was there before the edit stands on it too.
         cold(rig, &space)?;
         rig.edit_again()?;
@@ -73,7 +73,7 @@ pub(super) fn among_files(rig: &mut Rig, count: usize) -> Result<Sample, Fault> 
         write_files(&rig.shop.tree.root.join(COPIED).join("many"), count)?;
         rig.shop.commit()?;
         rig.files = count;
-        rig.edit_again()?;
+        // Of a clean tree, so that `latest` names the app with these files.
         cold(rig, &space)?;
         rig.edit_again()?;
     }
@@ -109,9 +109,9 @@ fn write_files(folder: &Path, count: usize) -> Result<(), Fault> {
 }
 
 /// Puts layers on the base that every tag of a repository names, and moves the tags.
-fn grow(rig: &Rig, repository: &Repository, pieces: usize) -> Result<(), Fault> {
+fn grow(rig: &Rig, repository: &Repository, bytes: u64) -> Result<(), Fault> {
     let client = &rig.client;
-    let layers = ballast(rig, pieces)?;
+    let layers = ballast(rig, bytes)?;
     let store = rig.before_ours()?.repository(BALLAST);
     for layer in &layers {
         mount(client, &store, repository, &layer.digest)?;
@@ -153,44 +153,38 @@ fn grown(rig: &Rig, repository: &Repository, digest: Digest, layers: &[Descripto
     Ok((digest, bytes.len() as u64))
 }
 
-/// Where the layers are that bases grow by: each is sent once.
+/// Where the layers are that bases grow by.
 const BALLAST: &str = "ballast";
 
-/// So many layers of [`PIECE`] random bytes, in the registry.
-fn ballast(rig: &Rig, pieces: usize) -> Result<Vec<Descriptor>, Fault> {
+/// [`LAYERS`] layers with so many random bytes in all, in the registry.
+fn ballast(rig: &Rig, bytes: u64) -> Result<Vec<Descriptor>, Fault> {
     let repository = rig.before_ours()?.repository(BALLAST);
     let path = rig.scratch().join("ballast");
-    let list = rig.scratch().join("ballast.json");
-    let mut made: Vec<Descriptor> = match fs::read(&list) {
-        Ok(bytes) => read(&bytes)?,
-        Err(_) => Vec::new(),
-    };
-    while made.len() < pieces {
+    let mut made = Vec::new();
+    for number in 0..LAYERS {
         crate::process::interrupted()?;
         let cannot = |error| cannot_write(&path, &error);
         let mut hashed = Hashed { file: File::create(&path).map_err(cannot)?, state: Sha256::new(), size: 0 };
-        layer(made.len(), &mut hashed).map_err(cannot)?;
+        layer(number, bytes / LAYERS, &mut hashed).map_err(cannot)?;
         let digest = Digest::from_bytes(hashed.state.finalize().into());
         rig.client.upload(&repository, &digest, hashed.size, &path)?;
         made.push(Descriptor::new(media_type::LAYER, digest, hashed.size));
     }
     let _ = fs::remove_file(&path);
-    fs::write(&list, json(&made)?).map_err(|error| cannot_write(&list, &error))?;
-    made.truncate(pieces);
     Ok(made)
 }
 
-/// A layer with one file of random bytes.
-fn layer(number: usize, sink: &mut impl Write) -> io::Result<()> {
+/// A layer with one file of so many random bytes.
+fn layer(number: u64, bytes: u64, sink: &mut impl Write) -> io::Result<()> {
     let mut header = tar::Header::new_ustar();
     header.set_path(format!("opt/ballast/{number}"))?;
-    header.set_size(PIECE);
+    header.set_size(bytes);
     header.set_mode(0o644);
     header.set_cksum();
     sink.write_all(header.as_bytes())?;
-    random(PIECE, sink)?;
+    random(bytes, sink)?;
     // To a whole block, and two empty ones at the end.
-    let rest = (512 - PIECE % 512) % 512;
+    let rest = (512 - bytes % 512) % 512;
     sink.write_all(&vec![0; usize::try_from(rest).unwrap_or(0) + 1024])
 }
 
@@ -235,7 +229,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("layer");
         let mut hashed = Hashed { file: File::create(&path).unwrap(), state: Sha256::new(), size: 0 };
-        layer(7, &mut hashed).unwrap();
+        layer(7, 1_000_001, &mut hashed).unwrap();
         assert_eq!(path.metadata().unwrap().len(), hashed.size);
         let mut archive = tar::Archive::new(File::open(&path).unwrap());
         let entries: Vec<(String, u64)> = archive
@@ -246,7 +240,7 @@ mod tests {
                 (entry.path().unwrap().display().to_string(), entry.size())
             })
             .collect();
-        assert_eq!(entries, [("opt/ballast/7".to_owned(), PIECE)]);
+        assert_eq!(entries, [("opt/ballast/7".to_owned(), 1_000_001)]);
     }
 
     #[test]

@@ -48,8 +48,8 @@ pub enum Work {
     Ours(Caller),
     /// Another builder.
     Peer(Peer),
-    /// The native engine with a base of so many more pieces of 100 MB.
-    OnBase(usize),
+    /// The native engine with a base of so many more bytes, in ten layers.
+    OnBase(u64),
     /// The native engine with so many more files in the context.
     AmongFiles(usize),
     /// The native engine with a new file of so many bytes.
@@ -67,7 +67,7 @@ impl Work {
         let sample = match self {
             Self::Ours(caller) => ours::build(rig, caller, row.what, row.start),
             Self::Peer(peer) => peers::build(rig, peer, row.what, row.start),
-            Self::OnBase(pieces) => growth::on_base(rig, pieces),
+            Self::OnBase(bytes) => growth::on_base(rig, bytes),
             Self::AmongFiles(count) => growth::among_files(rig, count),
             Self::WithFile(bytes) => growth::with_file(rig, bytes),
         }?;
@@ -189,17 +189,17 @@ pub(super) static ROWS: [Row; 10] = [
     },
     Row {
         name: "growth-base",
-        about: "a template edited, nothing local, on a base with so much more in it",
+        about: "a template edited, nothing local, on a base with so much more in ten layers",
         on_request: true,
         edit: growth::edit,
         what: What::App,
         start: Start::Cold,
         builds: 1,
         sides: &[
-            side("0.1 GB", Work::OnBase(1), None),
-            side("0.5 GB", Work::OnBase(5), STEADY),
-            side("2 GB", Work::OnBase(20), STEADY),
-            side("8 GB", Work::OnBase(80), STEADY),
+            side("0.1 GB", Work::OnBase(100_000_000), None),
+            side("0.5 GB", Work::OnBase(500_000_000), STEADY),
+            side("2 GB", Work::OnBase(2_000_000_000), STEADY),
+            side("8 GB", Work::OnBase(8_000_000_000), STEADY),
         ],
     },
     Row {
