@@ -175,8 +175,9 @@ fn entries<F: Files + ?Sized>(root: &F, tree: &Tree, paths: BTreeSet<ContextPath
         let digest = found.link.as_deref().map(Digest::of);
         entries.push(Entry { path, kind: found.kind, mode: found.mode, digest });
     }
-    let named: Vec<ContextPath> = files.iter().map(|&index: &usize| entries[index].path.clone()).collect();
-    for (index, digest) in files.iter().zip(root.digests(&named, bytes)?) {
+    let named: Vec<&ContextPath> = files.iter().map(|&index: &usize| &entries[index].path).collect();
+    let digests = root.digests(&named, bytes)?;
+    for (index, digest) in files.iter().zip(digests) {
         entries[*index].digest = Some(digest);
     }
     Ok(entries)

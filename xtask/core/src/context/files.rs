@@ -39,7 +39,7 @@ pub trait Files: Send + Sync {
     fn found(&self, path: &ContextPath) -> Result<Option<Found>, Fault>;
 
     /// Digests of files' contents, in order. `bytes` is what they hold together, as far as [`Files::found`] said.
-    fn digests(&self, files: &[ContextPath], bytes: u64) -> Result<Vec<Digest>, Fault>;
+    fn digests(&self, files: &[&ContextPath], bytes: u64) -> Result<Vec<Digest>, Fault>;
 
     /// A text file.
     fn read_text(&self, path: &Path) -> Result<Option<String>, Fault> {
@@ -96,9 +96,8 @@ impl Files for Path {
         }
     }
 
-    fn digests(&self, files: &[ContextPath], bytes: u64) -> Result<Vec<Digest>, Fault> {
-        let locations: Vec<PathBuf> = files.iter().map(|file| self.join(file.to_path())).collect();
-        super::stamps::digests(self, &locations, bytes)
+    fn digests(&self, files: &[&ContextPath], bytes: u64) -> Result<Vec<Digest>, Fault> {
+        super::stamps::digests(self, files, bytes)
     }
 }
 
@@ -123,7 +122,7 @@ impl Files for PathBuf {
         self.as_path().found(path)
     }
 
-    fn digests(&self, files: &[ContextPath], bytes: u64) -> Result<Vec<Digest>, Fault> {
+    fn digests(&self, files: &[&ContextPath], bytes: u64) -> Result<Vec<Digest>, Fault> {
         self.as_path().digests(files, bytes)
     }
 }

@@ -4,12 +4,13 @@
 //! A stamp that could still be that of other contents is never remembered, and a memory that cannot be read or written costs
 //! time only.
 
+use super::ContextPath;
 use crate::fault::Fault;
 use crate::reference::Digest;
 use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
 use std::fs::{self, File, Metadata};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, BufWriter, Read as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,13 +23,16 @@ const MUCH: (u64, usize) = (4 << 20, 128);
 /// The same beyond which remembering is worth its file.
 const PLENTY: (u64, usize) = (64 << 20, 2000);
 
+/// So many files are shared out at once: what comes back of each is larger than what is kept.
+const AT_ONCE: usize = 4096;
+
 /// Younger than this, a file may change once more without its times telling.
 const RACY: i128 = 1_000_000_000;
 
 /// Digests of files below `root`, in order; `bytes` is how much there is to read.
-pub(super) fn digests(root: &Path, files: &[PathBuf], bytes: u64) -> Result<Vec<Digest>, Fault> {
+pub(super) fn digests(root: &Path, files: &[&ContextPath], bytes: u64) -> Result<Vec<Digest>, Fault> {
     if bytes < PLENTY.0 && files.len() < PLENTY.1 {
-        return in_turn(files, bytes, digest);
+        return in_turn(root, files, bytes, digest);
     }
     // What this process has read it remembers too: planning and building look at the same files.
     static READ: Mutex<Option<Memory>> = Mutex::new(None);
@@ -37,7 +41,7 @@ pub(super) fn digests(root: &Path, files: &[PathBuf], bytes: u64) -> Result<Vec<
     let mut memory = read.take().filter(|memory| memory.place == place).unwrap_or_else(|| Memory::load(place));
     let now = SystemTime::now();
     let known = &memory.known;
-    let found = in_turn(files, bytes, |file, buffer| {
+    let found = in_turn(root, files, bytes, |file, buffer| {
         let stamp =
             fs::metadata(file).map(|metadata| Stamp::of(&metadata)).map_err(|error| cannot_read(file, error))?;
         match known.get(&stamp) {
@@ -52,32 +56,40 @@ pub(super) fn digests(root: &Path, files: &[PathBuf], bytes: u64) -> Result<Vec<
 
 /// The same with each file, by two threads where that is worth it; results in order, or the first fault.
 fn in_turn<T: Send>(
-    files: &[PathBuf],
+    root: &Path,
+    files: &[&ContextPath],
     bytes: u64,
     work: impl Fn(&Path, &mut [u8]) -> Result<T, Fault> + Sync,
 ) -> Result<Vec<T>, Fault> {
-    let next = AtomicUsize::new(0);
-    let run = || {
-        let mut buffer = vec![0; 64 << 10];
-        let mut done = Vec::new();
-        while let Some((index, file)) =
-            Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|i| Some((i, files.get(i)?)))
-        {
-            done.push((index, work(file, &mut buffer)));
+    let alone = bytes < MUCH.0 && files.len() < MUCH.1;
+    let mut results = Vec::with_capacity(files.len());
+    for chunk in files.chunks(AT_ONCE) {
+        let next = AtomicUsize::new(0);
+        let run = || {
+            let mut buffer = vec![0; 64 << 10];
+            let mut done = Vec::new();
+            while let Some((index, file)) =
+                Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|i| Some((i, chunk.get(i)?)))
+            {
+                done.push((index, work(&root.join(file.to_path()), &mut buffer)));
+            }
+            done
+        };
+        let mut done = match alone {
+            true => run(),
+            false => std::thread::scope(|scope| {
+                let other = scope.spawn(run);
+                let mut done = run();
+                done.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+                done
+            }),
+        };
+        done.sort_by_key(|(index, _)| *index);
+        for (_, result) in done {
+            results.push(result?);
         }
-        done
-    };
-    if bytes < MUCH.0 && files.len() < MUCH.1 {
-        return run().into_iter().map(|(_, result)| result).collect();
     }
-    let mut done = std::thread::scope(|scope| {
-        let other = scope.spawn(run);
-        let mut done = run();
-        done.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-        done
-    });
-    done.sort_by_key(|(index, _)| *index);
-    done.into_iter().map(|(_, result)| result).collect()
+    Ok(results)
 }
 
 fn digest(path: &Path, buffer: &mut [u8]) -> Result<Digest, Fault> {
@@ -169,27 +181,32 @@ impl Memory {
             self.known.clear();
         }
         self.known.extend(settled().copied());
-        let mut records = Vec::with_capacity(self.known.len() * RECORD);
-        for (stamp, digest) in &self.known {
-            for number in [stamp.device, stamp.inode, stamp.size] {
-                records.extend_from_slice(&number.to_le_bytes());
-            }
-            for time in [stamp.modified, stamp.changed] {
-                records.extend_from_slice(&time.to_le_bytes());
-            }
-            records.extend_from_slice(digest.as_bytes());
-        }
         // Not written is not remembered, no more.
-        let _ = self.write(&records);
+        let _ = self.write();
     }
 
-    fn write(&self, records: &[u8]) -> io::Result<()> {
+    fn write(&self) -> io::Result<()> {
         let folder = self.place.parent().unwrap_or(Path::new("."));
         fs::create_dir_all(folder)?;
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
-        for part in [&MAGIC[..], records, Digest::of(records).as_bytes()] {
-            file.write_all(part)?;
+        let file = tempfile::NamedTempFile::new_in(folder)?;
+        let mut out = BufWriter::new(&file);
+        out.write_all(MAGIC)?;
+        let mut sum = Sha256::new();
+        for (stamp, digest) in &self.known {
+            let mut record = Vec::with_capacity(RECORD);
+            for number in [stamp.device, stamp.inode, stamp.size] {
+                record.extend_from_slice(&number.to_le_bytes());
+            }
+            for time in [stamp.modified, stamp.changed] {
+                record.extend_from_slice(&time.to_le_bytes());
+            }
+            record.extend_from_slice(digest.as_bytes());
+            sum.update(&record);
+            out.write_all(&record)?;
         }
+        out.write_all(&sum.finalize())?;
+        out.flush()?;
+        drop(out);
         file.persist(&self.place).map(drop).map_err(|error| error.error)
     }
 }
@@ -225,20 +242,27 @@ mod tests {
         SystemTime::now() + Duration::from_secs(60)
     }
 
+    fn paths(files: &[PathBuf]) -> Vec<ContextPath> {
+        files.iter().map(|file| ContextPath::new(file.as_os_str().as_encoded_bytes())).collect()
+    }
+
     #[test]
     fn two_threads_hash_as_one_does() {
-        let (root, files) = folder(300);
+        let (root, files) = folder(AT_ONCE + 300);
         let one: Vec<Digest> = files.iter().map(|file| Digest::of(file.to_str().unwrap().as_bytes())).collect();
-        assert_eq!(digests(root.path(), &files, 0).unwrap(), one);
-        assert_eq!(digests(root.path(), &files, PLENTY.0).unwrap(), one);
+        let paths = paths(&files);
+        let paths: Vec<&ContextPath> = paths.iter().collect();
+        assert_eq!(digests(root.path(), &paths, 0).unwrap(), one);
+        assert_eq!(digests(root.path(), &paths, PLENTY.0).unwrap(), one);
     }
 
     #[test]
     fn a_file_that_is_gone_is_told() {
         let (root, files) = folder(1);
         fs::remove_file(&files[0]).unwrap();
+        let paths = paths(&files);
         for bytes in [0, PLENTY.0] {
-            let fault = digests(root.path(), &files, bytes).unwrap_err();
+            let fault = digests(root.path(), &[&paths[0]], bytes).unwrap_err();
             assert!(fault.what.starts_with("cannot read"), "{fault}");
         }
     }

@@ -345,7 +345,7 @@ impl Files for Backwards<'_> {
         self.0.found(path)
     }
 
-    fn digests(&self, files: &[ContextPath], bytes: u64) -> Result<Vec<Digest>, Fault> {
+    fn digests(&self, files: &[&ContextPath], bytes: u64) -> Result<Vec<Digest>, Fault> {
         self.0.digests(files, bytes)
     }
 }

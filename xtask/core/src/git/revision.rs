@@ -152,8 +152,8 @@ impl Files for Revision {
         Ok(Some(Found { kind, mode, size: 0, link }))
     }
 
-    fn digests(&self, files: &[ContextPath], _bytes: u64) -> Result<Vec<Digest>, Fault> {
-        let digest = |file: &ContextPath| {
+    fn digests(&self, files: &[&ContextPath], _bytes: u64) -> Result<Vec<Digest>, Fault> {
+        let digest = |file: &&ContextPath| {
             let node = self.node(file)?;
             let node = node.ok_or_else(|| {
                 Fault::usage(format!("cannot read `{}`", Path::new(OsStr::from_bytes(file.as_bytes())).display()))
