@@ -14,7 +14,6 @@ use std::io::{self, BufWriter, Read as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 /// Bytes and files beyond which a second thread is worth its start.
@@ -34,11 +33,7 @@ pub(super) fn digests(root: &Path, files: &[&ContextPath], bytes: u64) -> Result
     if bytes < PLENTY.0 && files.len() < PLENTY.1 {
         return in_turn(root, files, bytes, digest);
     }
-    // What this process has read it remembers too: planning and building look at the same files.
-    static READ: Mutex<Option<Memory>> = Mutex::new(None);
-    let mut read = READ.lock().unwrap_or_else(PoisonError::into_inner);
-    let place = root.join(PLACE);
-    let mut memory = read.take().filter(|memory| memory.place == place).unwrap_or_else(|| Memory::load(place));
+    let mut memory = Memory::load(root.join(PLACE));
     let now = SystemTime::now();
     let known = &memory.known;
     let found = in_turn(root, files, bytes, |file, buffer| {
@@ -50,7 +45,6 @@ pub(super) fn digests(root: &Path, files: &[&ContextPath], bytes: u64) -> Result
         }
     })?;
     memory.learn(&found, now);
-    *read = Some(memory);
     Ok(found.into_iter().map(|(_, digest)| digest).collect())
 }
 

@@ -75,7 +75,7 @@ pub(super) fn joined(folder: &str, path: &str) -> String {
 }
 
 /// Copies one thing to an absolute destination.
-pub(super) fn copy(target: &mut Target<'_>, taken: &Taken, to: &str, flags: &Flags) -> Result<(), Fault> {
+pub(super) fn copy(target: &mut Target<'_>, taken: Taken, to: &str, flags: &Flags) -> Result<(), Fault> {
     let Some(top) = taken.nodes.first() else { return Ok(()) };
     let owner = flags.owner.unwrap_or((0, 0));
     // What ends as a folder's name is made a folder, whatever is copied into it.
@@ -96,11 +96,11 @@ pub(super) fn copy(target: &mut Target<'_>, taken: &Taken, to: &str, flags: &Fla
         target.make_folders(&place.parent().unwrap_or_default(), owner)?;
     }
     // `--exclude` looks below what is copied, not at that itself.
-    let wanted = |node: &&Node| node.rest.as_bytes().is_empty() || !flags.excludes.ignores(node.rest.as_bytes());
-    taken.nodes.iter().filter(wanted).try_for_each(|node| put(target, node, &place, flags))
+    let wanted = |node: &Node| node.rest.as_bytes().is_empty() || !flags.excludes.ignores(node.rest.as_bytes());
+    taken.nodes.into_iter().filter(wanted).try_for_each(|node| put(target, node, &place, flags))
 }
 
-fn put(target: &mut Target<'_>, node: &Node, place: &ContextPath, flags: &Flags) -> Result<(), Fault> {
+fn put(target: &mut Target<'_>, node: Node, place: &ContextPath, flags: &Flags) -> Result<(), Fault> {
     let at = match node.rest.as_bytes() {
         b"" => place.clone(),
         rest => place.join(rest),
@@ -128,7 +128,7 @@ fn put(target: &mut Target<'_>, node: &Node, place: &ContextPath, flags: &Flags)
         }
     };
     let stat = Stat { kind, mode, uid, gid, link: None };
-    target.put(at, &stat, node.content.clone(), node.sum);
+    target.put(at, &stat, node.content, node.sum);
     Ok(())
 }
 
@@ -210,7 +210,10 @@ mod tests {
 
     fn copied(below: &dyn Lookup, taken: &Taken, to: &str, flags: &Flags) -> Result<Vec<String>, String> {
         let mut target = Target::new(below);
-        copy(&mut target, taken, to, flags).and_then(|()| target.finish()).map(|made| shown(&made)).map_err(|f| f.what)
+        copy(&mut target, taken.clone(), to, flags)
+            .and_then(|()| target.finish())
+            .map(|made| shown(&made))
+            .map_err(|f| f.what)
     }
 
     #[track_caller]
@@ -281,7 +284,7 @@ mod tests {
             let below = image(&[&format!("{links}->{leads}")]);
             let taken = if folder { a_folder() } else { a_file("n") };
             let mut target = Target::new(&below);
-            if copy(&mut target, &taken, &destination("/", &to), &Flags::default()).is_ok() {
+            if copy(&mut target, taken, &destination("/", &to), &Flags::default()).is_ok() {
                 let made = target.finish().unwrap();
                 let paths: Vec<_> = made.iter().map(|made| made.item.path.clone()).collect();
                 prop_assert!(paths.is_sorted() && !paths.is_empty());

@@ -150,7 +150,7 @@ impl<'a> Layers<'a> {
             None => fault.needed_by(format!("`{}`", job.place)),
         };
         let taken = match &job.origin {
-            Origin::Known(_) => Vec::new(),
+            Origin::Known(known) => known.clone(),
             Origin::Stage { ground, reads } => self.taken_from_stage(ground, reads, &job.place)?,
             Origin::Part { stage, number, reads, alone, .. } => {
                 self.prepare(&[layer])?;
@@ -167,10 +167,6 @@ impl<'a> Layers<'a> {
                 }
                 taken
             }
-        };
-        let taken = match &job.origin {
-            Origin::Known(known) => known,
-            _ => &taken,
         };
         let view = self.view(ground);
         run(job, taken, if job.linked { &Nothing } else { &view }, &|owner| view.numbers(owner)).map_err(at_place)
@@ -252,14 +248,14 @@ type Numbers<'n> = &'n dyn Fn(&Owner) -> Result<(u32, u32), Fault>;
 /// Copies everything that a job takes.
 pub(super) fn run(
     job: &Job<'_>,
-    taken: &[Taken],
+    taken: Vec<Taken>,
     below: &dyn Lookup,
     numbers: Numbers<'_>,
 ) -> Result<Vec<Made>, Fault> {
     let owner = job.owner.as_ref().map(numbers).transpose()?;
     let flags = Flags { owner, mode: job.mode.clone(), excludes: job.excludes.clone() };
     let mut target = Target::new(below);
-    taken.iter().try_for_each(|taken| copy::copy(&mut target, taken, &job.to, &flags))?;
+    taken.into_iter().try_for_each(|taken| copy::copy(&mut target, taken, &job.to, &flags))?;
     target.finish()
 }
 

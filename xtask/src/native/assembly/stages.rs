@@ -249,7 +249,7 @@ impl<'a> Stages<'a> {
         }
         let numbers =
             |owner: &Owner| owner.if_numbers().ok_or_else(|| Fault::usage("a name has no image to be looked up in"));
-        let made = run(&job, &taken, &Nothing, &numbers)
+        let made = run(&job, taken, &Nothing, &numbers)
             .map_err(|fault| Fault { what: format!("{}: {}", job.place, fault.what), ..fault })?;
         self.plan_now(state, line, &created_by, made);
         Ok(())
