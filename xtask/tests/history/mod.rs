@@ -67,6 +67,7 @@ pub fn seed() -> State {
         ("Cargo.toml", "[workspace]\nmembers = [\"autoscaler\", \"xtask\"]\n"),
         ("Cargo.lock", "version = 4\n[[package]]\nname = \"autoscaler\"\nversion = \"0.1.0\"\n"),
         ("xtask/Cargo.toml", "[package]\nname = \"xtask\"\nversion = \"0.1.0\"\n"),
+        ("xtask/core/Cargo.toml", "[package]\nname = \"xtask-core\"\nversion = \"0.1.0\"\n"),
         ("autoscaler/src/main.rs", "fn main() {}\n"),
         ("autoscaler/src/page.rs", "\n"),
         ("autoscaler/templates/page.html", "<p>\n"),
