@@ -66,6 +66,11 @@ def skill(mae: float, reference: float) -> float:
     return 0.0 if reference <= 1e-12 else 1.0 - mae / reference
 
 
+def pinball(beyond: np.ndarray, quantile: float) -> float:
+    """The mean pinball loss of a quantile line that samples lie so far beyond."""
+    return float(np.nanmean(np.maximum(quantile * beyond, (quantile - 1) * beyond)))
+
+
 def beyond_luck(better: Outcome, than: Outcome, at: np.ndarray) -> bool:
     """Whether the gain in error is at least twice its standard error.
 
@@ -101,8 +106,7 @@ class Band:
     def loss(self, outcome: Outcome, quantile: float) -> float:
         """The mean pinball loss of the upper line at the origins of an outcome."""
         scale = outcome.forecasts if self.proportional else 1.0
-        beyond = outcome.errors - np.maximum(self.above * scale, 0.0)
-        return float(np.nanmean(np.maximum(quantile * beyond, (quantile - 1) * beyond)))
+        return pinball(outcome.errors - np.maximum(self.above * scale, 0.0), quantile)
 
 
 def band(outcome: Outcome, quantile: float) -> Band:

@@ -2,8 +2,8 @@
 
 Skill decides, not taste. A model takes part when its backtest beats the seasonal naive *and* both flat lines on this
 very history, by more than luck; the forecast is the mean of those that do. When none does, the best plain reference is used and the
-answer says that it is not skilled; so it does where the upper line, which a floor follows, is no closer than the naive's. The choice and the reported skill come from the same backtest: with three
-candidates and thresholds, the optimism in that is small.
+answer says that it is not skilled; so it does where the upper line, which a floor follows, is no closer than the naive's. The choice and
+the reported skill come from the same backtest: with three candidates and thresholds, the optimism in that is small.
 """
 
 from collections.abc import Callable, Sequence

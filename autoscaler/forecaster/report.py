@@ -127,7 +127,7 @@ def score(
                 mae=mae[name],
                 mase=None if scale is None else mae[name] / scale,
                 skill=backtest.skill(mae[name], mae[NAIVE]) if NAIVE in mae else None,
-                pinball=float(np.maximum(question.quantile * beyond, (question.quantile - 1) * beyond).mean()),
+                pinball=backtest.pinball(beyond, question.quantile),
                 coverage=float((beyond <= 0).mean()),
                 used=float(np.mean([name == CHOSEN or name in each for each in members])),
             )

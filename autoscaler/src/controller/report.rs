@@ -12,6 +12,7 @@ use crate::act::told;
 use crate::crd;
 use crate::crd::status::{self, Kind, Says, holds, whole};
 use crate::crd::{LastForecast, PredictiveScaler, PredictiveScalerStatus};
+use crate::decide::reason::UNSKILLED;
 use crate::decide::{Decision, Missing, Mode, Reason};
 use crate::state;
 use crate::units::Replicas;
@@ -64,7 +65,7 @@ fn says(before: Option<&PredictiveScalerStatus>, facts: &Facts, decision: &Decis
                 Says::no(
                     Kind::ForecastSkilled,
                     "NoBetterThanReferences",
-                    "the forecast, or its upper line, is no better than the plain references on this history: the floor is only recommended",
+                    format!("{UNSKILLED}: the floor is only recommended"),
                 )
             });
             says.push(match (missing.is_empty() || unusable(decision), &expected.fallback) {

@@ -8,6 +8,9 @@ use serde::Serialize;
 use crate::span::Span;
 use crate::units::{Demand, Replicas, Seconds, Unit};
 
+/// What a shut gate says of a forecast.
+pub const UNSKILLED: &str = "the forecast, or its upper line, is no better than the plain references on this history";
+
 /// Which limit a floor has met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -222,10 +225,7 @@ impl fmt::Display for Reason {
                 write!(f, "{needs} is less than {original}, the original minimum")
             }
             Reason::NotSkilled { would } => {
-                write!(
-                    f,
-                    "{would} is only recommended: the forecast, or its upper line, is no better than the plain references on this history"
-                )
+                write!(f, "{would} is only recommended: {UNSKILLED}")
             }
             Reason::RateLimited { wanted, allowed } => write!(f, "{wanted} is wanted, {allowed} allowed by maxStepUp"),
             Reason::CoolingDown { wanted, held, delay } => {

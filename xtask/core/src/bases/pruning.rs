@@ -176,7 +176,7 @@ fn goes(survey: &Survey, base: &Base, rules: &Rules) -> Vec<String> {
 }
 
 fn young(created: Option<Timestamp>, rules: &Rules) -> bool {
-    created.is_none_or(|created| rules.now.since(created) < rules.older_than)
+    created.is_none_or(|created| created > rules.now - rules.older_than)
 }
 
 #[cfg(test)]
@@ -236,6 +236,14 @@ mod tests {
         );
         stays(|_, rules| rules.keep = 1, "one of the newest 1");
         stays(|_, rules| rules.older_than = days(91), "90 days old");
+        // A clock that was ahead: not yet as old as nothing.
+        stays(
+            |survey, rules| {
+                survey.bases[0].created = Timestamp::from_second(1001 * DAY);
+                rules.older_than = Duration::ZERO;
+            },
+            "0 min old",
+        );
         stays(|survey, _| survey.bases[0].created = None, "its age is not known");
         stays(
             |survey, _| {

@@ -23,6 +23,15 @@ fn this_repositorys_policy_holds() {
 }
 
 #[test]
+fn tables_of_a_list_are_written_one_by_one() {
+    let rest = GOOD.split("\n[[step]]").next().unwrap();
+    for list in ["[]", "[{ name = \"size\" }]", "[1]", "[[1]]", "1"] {
+        let fault = parse(&format!("step = {list}\n{rest}"), &|_| true).unwrap_err();
+        assert!(fault.what.contains("`step` is written `[[step]]`, once for each"), "{list}: {fault}");
+    }
+}
+
+#[test]
 fn a_stage_has_a_recipe_that_exists() {
     let text = GOOD.replace("user = \"user\"", "Extra = \"python-package\"\nuser = \"none\"");
     let fault = parse(&text, &|_| true).unwrap_err();

@@ -106,10 +106,11 @@ impl<'t> Section<'t> {
     pub(crate) fn sections(&mut self, key: &'static str, problems: &mut Problems<'_>) -> Vec<Section<'t>> {
         let Some((item, at)) = self.get(key) else { return Vec::new() };
         let name = self.full(key);
-        let tables = item.as_array().map(|array| {
-            array.iter().map(|table| Some((table.get_ref().as_table()?, table.span()))).collect::<Option<Vec<_>>>()
-        });
-        let Some(Some(tables)) = tables else {
+        // An array in place begins with one bracket.
+        let array = item.as_array().filter(|_| problems.text[at.start..].starts_with("[["));
+        let tables: Option<Vec<_>> = array
+            .and_then(|array| array.iter().map(|table| Some((table.get_ref().as_table()?, table.span()))).collect());
+        let Some(tables) = tables else {
             problems.add(&at, format!("`{name}` is written `[[{name}]]`, once for each"), None);
             return Vec::new();
         };
