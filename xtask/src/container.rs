@@ -5,6 +5,7 @@
 
 pub mod bare;
 mod docked;
+pub mod guard;
 mod inside;
 pub mod program;
 mod stream;

@@ -10,6 +10,7 @@ mod busybox;
 
 use busybox::PROGRAMS;
 use std::fs;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use xtask::container::bare::Bare;
+use xtask::container::guard;
 use xtask::container::unpacked::Images;
 use xtask::container::{Launch, Manner};
 use xtask::layout::Layout;
@@ -509,6 +511,91 @@ fn smoke_asks_an_image_without_an_engine() {
         let output = repo.output(&["smoke"]);
         assert_eq!(output.status.code(), Some(4));
         assert!(err(&output).contains("`id -u` did not answer as it should"), "{}", err(&output));
+    }
+}
+
+/// A folder of the host, held open by a descriptor that programs inherit, and a path through it to a file.
+fn leaked() -> (fs::File, String) {
+    let folder = fs::File::open("/usr/bin").unwrap();
+    rustix::io::fcntl_setfd(&folder, rustix::io::FdFlags::empty()).unwrap();
+    let path = format!("/proc/self/fd/{}/env", folder.as_raw_fd());
+    assert!(Path::new(&path).exists(), "the host has no `env`");
+    (folder, path)
+}
+
+#[test]
+fn a_descriptor_that_the_caller_left_open_is_closed_in_a_container() {
+    let (_folder, path) = leaked();
+    let script = format!("test -e {path} && echo open; ls /proc/self/fd | wc -l");
+    // What `ls` has open itself is the folder that it lists.
+    let expected = "4";
+    if let Some(bare) = bare() {
+        let folder = image();
+        for manner in [Manner::Confined, Manner::Open] {
+            let output = bare.run(folder.path(), &user("app"), &shell(manner, &script)).unwrap();
+            assert_eq!(out(&output), expected, "{}", err(&output));
+            let mut container = bare.start(folder.path(), &user("app"), &shell(manner, "sleep 100")).unwrap();
+            let output = container.exec(&words(&["sh", "-c", &script])).unwrap();
+            assert_eq!(out(&output), expected, "{}", err(&output));
+        }
+    }
+    for repo in repositories() {
+        let output = repo.output(&["-q", "run", "--", "sh", "-c", &script]);
+        assert_eq!(out(&output), expected, "{}", err(&output));
+        let policy = repo.root.join("images.toml");
+        let asks = format!("\"sh\", \"-c\", \"test -e {path} || echo a word\"");
+        let text = fs::read_to_string(&policy).unwrap().replace("\"echo\", \"a word\"", &asks);
+        fs::write(&policy, text).unwrap();
+        let output = repo.output(&["smoke"]);
+        assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+    }
+}
+
+#[test]
+fn a_program_behind_xtask_inherits_no_descriptor_and_keeps_its_arguments() {
+    let (_folder, path) = leaked();
+    guard::through(XTASK);
+    let script = format!("test -e {path} && echo open; ls /proc/self/fd | wc -l; echo \"$1\"");
+    let call = || xtask::process::Command::new("sh").args(["-c", &script, "sh", "an 'odd' word"]);
+    let direct = call().read(xtask::fault::Exit::Build).unwrap();
+    assert!(direct.starts_with("open\n"), "the test leaks nothing: {direct}");
+    let mut ways = vec![guard::guarded(call())];
+    match guard::Rights::find() {
+        Ok(rights) => ways.push(rights.apart(call()).unwrap()),
+        Err(fault) => println!("skipped: {fault}"),
+    }
+    for way in ways {
+        assert_eq!(way.read(xtask::fault::Exit::Build).unwrap(), "4\nan 'odd' word");
+    }
+    let missing = guard::guarded(xtask::process::Command::new("no-such-program-here"));
+    assert_eq!(missing.output().unwrap().status.code(), Some(127));
+}
+
+#[test]
+fn what_a_killed_run_has_left_is_removed_by_the_next_command() {
+    for repo in repositories() {
+        repo.output(&["run"]);
+        let [name] = &repo.stored()[..] else { panic!("{:?}", repo.stored()) };
+        let store = repo.root.join("target/native/images");
+        let left = [
+            repo.root.join("target/native/work/packages-dead/installed"),
+            repo.root.join("target/root/root-dead/mmdebstrap.x"),
+            repo.root.join("target/output-dead"),
+            store.join("f00d.partial/root"),
+        ];
+        for folder in &left {
+            fs::create_dir_all(folder).unwrap();
+        }
+        fs::write(store.join("f00d.lock"), "").unwrap();
+        let kept = repo.root.join("target/root/mmdebstrap/usr");
+        fs::create_dir_all(&kept).unwrap();
+        repo.give_away();
+        let output = repo.output(&["run"]);
+        assert_eq!(out(&output), "by itself", "{}", err(&output));
+        for folder in &left {
+            assert!(!folder.exists(), "{}", folder.display());
+        }
+        assert!(kept.is_dir() && repo.stored() == std::slice::from_ref(name));
     }
 }
 

@@ -20,6 +20,8 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 pub struct Command {
     program: PathBuf,
     args: Vec<OsString>,
+    /// Another program that is started in this one's place, with its first arguments; it starts this one.
+    front: Option<(PathBuf, Vec<OsString>)>,
     env: BTreeMap<OsString, OsString>,
     removed: Vec<OsString>,
     without_ours: bool,
@@ -33,6 +35,7 @@ impl Command {
         Self {
             program: program.into(),
             args: Vec::new(),
+            front: None,
             env: BTreeMap::new(),
             removed: Vec::new(),
             without_ours: false,
@@ -46,6 +49,25 @@ impl Command {
     pub fn program(mut self, program: impl Into<PathBuf>) -> Self {
         self.program = program.into();
         self
+    }
+
+    /// Starts `front` with these arguments instead, followed by this program and its arguments. Messages name this program.
+    #[must_use]
+    pub fn behind<A: AsRef<OsStr>>(mut self, front: impl Into<PathBuf>, args: impl IntoIterator<Item = A>) -> Self {
+        self.front = Some((front.into(), args.into_iter().map(|arg| arg.as_ref().to_owned()).collect()));
+        self
+    }
+
+    /// The program that the system starts, and its arguments.
+    fn started(&self) -> (&Path, Vec<&OsStr>) {
+        let args = self.args.iter().map(OsString::as_os_str);
+        match &self.front {
+            None => (&self.program, args.collect()),
+            Some((front, first)) => {
+                let first = first.iter().map(OsString::as_os_str);
+                (front, first.chain([self.program.as_os_str()]).chain(args).collect())
+            }
+        }
     }
 
     /// Adds one argument.
@@ -119,7 +141,8 @@ impl Command {
         if let Some(cwd) = &self.cwd {
             shell.change_dir(cwd);
         }
-        let mut call = shell.cmd(&self.program).args(&self.args).envs(&self.env).quiet().ignore_status();
+        let (program, args) = self.started();
+        let mut call = shell.cmd(program).args(args).envs(&self.env).quiet().ignore_status();
         for name in &self.removed {
             call = call.env_remove(name);
         }
@@ -146,13 +169,12 @@ impl Command {
     pub fn stream(&self, mut on_line: impl FnMut(&str)) -> Result<ExitStatus, Fault> {
         interrupted()?;
         let cannot = |cause: &dyn fmt::Display| Fault::missing(format!("cannot run `{}`", self.name())).cause(cause);
+        let (program, args) = self.started();
         let mut expression =
-            duct::cmd(self.program.as_os_str(), &self.args).stdin_null().stderr_to_stdout().unchecked().before_spawn(
-                |command| {
-                    command.process_group(0);
-                    Ok(())
-                },
-            );
+            duct::cmd(program.as_os_str(), args).stdin_null().stderr_to_stdout().unchecked().before_spawn(|command| {
+                command.process_group(0);
+                Ok(())
+            });
         if let Some(cwd) = &self.cwd {
             expression = expression.dir(cwd);
         }
@@ -217,11 +239,11 @@ impl Command {
 
     fn plain(&self) -> std::process::Command {
         #[allow(clippy::disallowed_methods, reason = "this is the one way: duct and xshell wait for what they start")]
-        let mut command = std::process::Command::new(&self.program);
+        let mut command = std::process::Command::new(self.started().0);
         if self.without_ours {
             command.env_clear();
         }
-        command.args(&self.args).envs(&self.env);
+        command.args(self.started().1).envs(&self.env);
         for name in &self.removed {
             command.env_remove(name);
         }
@@ -389,6 +411,16 @@ mod tests {
         let odd = ["a b", "-x", "$HOME", "`id`", "é'\"", "*"];
         let output = Command::new("printf").arg("%s\n").args(odd).read(Exit::Build).unwrap();
         assert_eq!(output.lines().collect::<Vec<_>>(), odd);
+    }
+
+    #[test]
+    fn a_program_behind_another_is_started_by_it_and_named_in_messages() {
+        let call = Command::new("printf").args(["%s,", "a b", "-x"]).behind("env", ["A=1"]);
+        assert_eq!(call.read(Exit::Build).unwrap(), "a b,-x,");
+        assert_eq!((call.name(), call.to_string()), ("printf".to_owned(), "printf %s, 'a b' -x".to_owned()));
+        let mut lines = Vec::new();
+        call.stream(|line| lines.push(line.to_owned())).unwrap();
+        assert_eq!(lines, ["a b,-x,"]);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! already. Whoever starts the first is told through a file how far it came. Each dies with the one that started it, so that
 //! nothing outlives us, whatever ends us. Nothing here may start a thread: threads cannot leave their namespaces.
 
+mod apart;
 mod filesystem;
 mod loopback;
 mod rights;
@@ -13,6 +14,7 @@ mod rights;
 pub(super) use rights::has_roots;
 
 use super::Manner;
+use super::guard::{self, Ranges};
 use super::program::Program;
 use crate::fault::Fault;
 use crate::process::Command;
@@ -20,6 +22,7 @@ use rustix::fs::Mode;
 use rustix::process::{Pid, Signal};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 use serde::{Deserialize, Serialize};
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{ErrorKind, Read as _, Seek as _, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _};
@@ -72,12 +75,30 @@ pub(super) struct Join {
     pub program: Program,
 }
 
+/// What [`Task::Apart`] is to do.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Apart {
+    /// The process whose end is ours.
+    pub parent: u32,
+    /// The users that an ordinary user gives to a user namespace.
+    pub ranges: Option<Ranges>,
+}
+
 /// What a call of ourselves is for.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum Task {
     First(Start),
     Second(Start),
     Join(Join),
+    /// A program of this machine, which is the rest of the arguments, as are those of the next two.
+    Guarded {
+        parent: u32,
+    },
+    Apart(Apart),
+    Init {
+        parent: u32,
+    },
+    Map(Ranges),
 }
 
 /// What is told of a start, a line each.
@@ -103,16 +124,27 @@ impl Task {
 /// Does what a call of ourselves asks; `None` where this is no such call. To be asked before any thread is started.
 pub fn inside() -> Option<ExitCode> {
     let mut args = std::env::args_os().skip(1);
-    if args.next()? != WORD {
+    if args.next().is_none_or(|word| word != WORD) {
+        guard::through_ourselves();
         return None;
     }
-    // Whatever the caller's is: what is written for an image is for all its users.
-    rustix::process::umask(Mode::from_raw_mode(0o022));
+    // Whatever else was inherited is somebody's of the host: an open folder would lead a program out of its image.
+    close_fds::set_fds_cloexec(3, &[]);
     let text = args.next().unwrap_or_default();
-    let done = match serde_json::from_str(&text.to_string_lossy()) {
+    let argv: Vec<OsString> = args.collect();
+    let task = serde_json::from_str(&text.to_string_lossy());
+    if !matches!(task, Ok(Task::Guarded { .. } | Task::Map(_))) {
+        // Whatever the caller's is: what is written for an image is for all its users.
+        rustix::process::umask(Mode::from_raw_mode(0o022));
+    }
+    let done = match task {
         Ok(Task::First(start)) => reported(&start, first),
         Ok(Task::Second(start)) => reported(&start, second),
         Ok(Task::Join(task)) => join(&task),
+        Ok(Task::Guarded { parent }) => apart::guarded(parent, &argv),
+        Ok(Task::Apart(task)) => apart::first(&task, &argv),
+        Ok(Task::Init { parent }) => apart::init(parent, &argv),
+        Ok(Task::Map(ranges)) => apart::map(&ranges),
         Err(error) => Err(Fault::usage("this call is for xtask itself").cause(error)),
     };
     Some(done.unwrap_or_else(|fault| {

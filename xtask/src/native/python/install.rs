@@ -5,6 +5,7 @@
 
 use super::environment::Environment;
 use super::interpreter::Interpreter;
+use crate::container::guard;
 use crate::fault::{Exit, Fault};
 use crate::lock::{LockedPackage, uv};
 use crate::process::Command;
@@ -76,7 +77,8 @@ pub(super) fn install(uv: &uv::Uv, interpreter: &Interpreter, wanted: &Wanted<'_
     // Pythons of some systems keep packages with compiled modules in `lib64`: here that is another name of `lib`.
     let lib64 = prefix.join("lib64");
     std::os::unix::fs::symlink("lib", &lib64).map_err(cannot)?;
-    let call = call(uv, interpreter, wanted, prefix, &list);
+    // It writes into a folder that goes with us.
+    let call = guard::guarded(call(uv, interpreter, wanted, prefix, &list));
     let output = call.output()?;
     if !output.status.success() {
         return Err(judged(&secret::hidden(String::from_utf8_lossy(&output.stderr).trim()), wanted));

@@ -3,6 +3,7 @@
 //! Needs neither root rights nor a change of the root folder. What a root's Python runs, it runs as this machine's user: a root
 //! is trusted like any image that is built on.
 
+use crate::container::guard;
 use crate::context::ContextPath;
 use crate::fault::{Exit, Fault};
 use crate::native::stage::Selection;
@@ -49,9 +50,9 @@ pub(super) struct Interpreter {
 }
 
 impl Interpreter {
-    /// A call that no setting of this machine reaches.
+    /// A call that no setting and no open file of this machine reaches, and that ends when we end.
     pub(super) fn command(&self) -> Command {
-        let call = Command::new(&self.program).arg("-I");
+        let call = guard::guarded(Command::new(&self.program).arg("-I"));
         ["LD_LIBRARY_PATH", "LD_PRELOAD", "LD_AUDIT"].into_iter().fold(call, Command::env_remove)
     }
 
