@@ -5,7 +5,7 @@
 mod call;
 mod engine;
 mod execution;
-mod export;
+pub(crate) mod export;
 mod foundation;
 mod inquiry;
 mod layouts;
@@ -22,6 +22,7 @@ use crate::docker::Docker;
 use crate::facts::Tree;
 use crate::fault::Fault;
 use crate::flags::{BuildFlags, Global, Output};
+use crate::leftovers;
 use crate::plan::Wish;
 use crate::process;
 use crate::reference::Platform;
@@ -104,6 +105,9 @@ impl<'a> Session<'a> {
             return Err(Fault::missing("no Docker engine answers")
                 .needed_by("`--output docker`")
                 .hint("start Docker, or keep the image in a folder: `--output oci:DIR`"));
+        }
+        if !flags.dry_run {
+            leftovers::sweep(&tree);
         }
         let platforms = match (flags.platform.as_slice(), flags.push) {
             ([], true) => tree.policy.project.platforms.clone(),

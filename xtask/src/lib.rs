@@ -5,6 +5,7 @@ pub mod build;
 pub mod commands;
 pub mod container;
 pub mod fuzzing;
+pub mod leftovers;
 pub mod native;
 pub mod root;
 pub mod smoke;
@@ -13,6 +14,6 @@ pub mod survey;
 
 pub use xtask_core::{
     bases, binary, change, context, debian, docker, dockerfile, engine, event, facts, fault, flags, git, ignore, key,
-    layout, ledger, lock, oci, plan, policy, process, publish, reference, registry, report, requirements, secrets,
-    stats, tidy, time, toolchain, ui, workflows,
+    layout, ledger, lock, oci, plan, policy, process, publish, reference, registry, report, requirements, scratch,
+    secrets, stats, tidy, time, toolchain, ui, workflows,
 };

@@ -5,19 +5,22 @@
 
 mod contents;
 
+use crate::container::guard;
 use crate::debian::{self, Archive, Host, Source};
 use crate::fault::{Exit, Fault};
 use crate::layout::Layout;
 use crate::oci::{Config, Descriptor, Execution, History, Manifest, RootFs, media_type};
 use crate::process::{self, Command};
 use crate::reference::{Digest, Platform};
+use crate::scratch::{self, Scratch};
 use crate::ui;
 use contents::Contents;
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{self, BufReader, BufWriter, Write};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 /// The label with the packages, a JSON object from name to version: `explain` compares it.
@@ -30,6 +33,10 @@ const EPOCH: u64 = 1_767_225_600;
 const EPOCH_TEXT: &str = "2026-01-01T00:00:00Z";
 /// zlib's default: 20 MB smaller than the fastest, for less than a second.
 const GZIP_LEVEL: u32 = 6;
+
+/// How names of folders start in which a root is installed, and of what earlier versions have left.
+const SCRATCH: &str = "root-";
+const OLD_SCRATCH: &str = "mmdebstrap.";
 
 /// What a root is made of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,10 +120,17 @@ pub fn build(recipe: &Recipe, work: &Path, layout: &Layout, platform: &Platform)
             .hint("make it on a machine of that kind, or name a root image from a registry in the policy"));
     }
     fs::create_dir_all(work).map_err(|error| cannot_write(work, &error))?;
-    let tar = tempfile::Builder::new().prefix("root-").suffix(".tar").tempfile_in(work);
-    let tar = tar.map_err(|error| cannot_write(work, &error))?;
-    install(recipe, work, tar.path())?;
-    let (layer, diff_id, contents) = store(tar.path(), layout)?;
+    let rights = guard::Rights::find()?;
+    sweep(work, || Ok(rights));
+    let scratch = Scratch::new_in(work, SCRATCH).map_err(|error| cannot_write(work, &error))?;
+    let tar = scratch.path().join("root.tar");
+    let installed = install(recipe, work, scratch.path(), &tar, rights);
+    if installed.is_err() {
+        // What an interrupted installation leaves may be other users': the value alone could not remove it.
+        let _ = rights.remove(scratch.path());
+    }
+    installed?;
+    let (layer, diff_id, contents) = store(&tar, layout)?;
     let python = python_version(&contents.packages).unwrap_or_default();
     if !python.starts_with(&format!("{}.", recipe.python)) {
         let has = if python.is_empty() { "has none".to_owned() } else { format!("has {python}") };
@@ -133,17 +147,33 @@ pub fn build(recipe: &Recipe, work: &Path, layout: &Layout, platform: &Platform)
     Ok(Root { digest: manifest.digest, python, packages: contents.packages })
 }
 
+/// Removes installations that were killed. `rights` are asked for where one has files that this user cannot remove.
+pub fn sweep(work: &Path, rights: impl Fn() -> Result<guard::Rights, Fault>) {
+    // The kernel names mounts by their real paths.
+    let Ok(work) = fs::canonicalize(work) else { return };
+    scratch::sweep(&work, &[SCRATCH, OLD_SCRATCH], |path| {
+        // Nothing is removed through a mount, which would be the host's own `/proc` or `/dev`.
+        crate::engine::unmount_under(path).map_err(io::Error::other)?;
+        if !path.is_dir() {
+            return fs::remove_file(path);
+        }
+        fs::remove_dir_all(path).or_else(|_| rights().map_err(io::Error::other)?.remove(path))
+    });
+}
+
 /// Runs mmdebstrap: the packages, installed, as one tar file.
-fn install(recipe: &Recipe, work: &Path, tar: &Path) -> Result<(), Fault> {
+fn install(recipe: &Recipe, work: &Path, scratch: &Path, tar: &Path, rights: guard::Rights) -> Result<(), Fault> {
     let source = Source::of_host()?;
     let (program, path) = mmdebstrap(work)?;
-    let acquire = work.join("root-apt.conf");
+    // Apt's own user has to reach the folder of the installation in it.
+    fs::set_permissions(scratch, Permissions::from_mode(0o711)).map_err(|error| cannot_write(scratch, &error))?;
+    let acquire = scratch.join("apt.conf");
     // Its own Dir is the new root, where no credentials for mirrors are.
     let netrc = "Dir::Etc::netrc \"/etc/apt/auth.conf\";\nDir::Etc::netrcparts \"/etc/apt/auth.conf.d\";\n";
     debian::write_private(&acquire, &format!("{}{netrc}Acquire::Languages \"none\";\n", source.acquire))?;
-    let mode = if rustix::process::geteuid().is_root() { "root" } else { "unshare" };
+    // An ordinary user is root where it runs.
     let call = Command::new(program)
-        .args([format!("--mode={mode}"), "--variant=essential".to_owned(), "--format=tar".to_owned()])
+        .args(["--mode=root", "--variant=essential", "--format=tar"])
         .arg(format!("--include={}", recipe.packages.join(",")))
         .arg(format!("--keyring={}", source.keyring.display()))
         .arg(format!("--aptopt={}", acquire.display()))
@@ -153,7 +183,9 @@ fn install(recipe: &Recipe, work: &Path, tar: &Path) -> Result<(), Fault> {
         .env("PATH", path)
         .env("SOURCE_DATE_EPOCH", EPOCH.to_string())
         .env("LC_ALL", "C.UTF-8")
-        .env("TMPDIR", work);
+        .env("TMPDIR", scratch);
+    // Its mounts and its processes end with it, and it ends with us.
+    let call = rights.apart(call)?;
     let mut progress = ui::Progress::begin("root", &format!("installing Debian {}; takes about 20 s", recipe.suite));
     let mut said = Vec::new();
     let status = call.stream(|line| {
@@ -161,12 +193,11 @@ fn install(recipe: &Recipe, work: &Path, tar: &Path) -> Result<(), Fault> {
         said.push(line.to_owned());
     });
     progress.end();
-    let _ = fs::remove_file(&acquire);
     let status = status?;
-    if status.success() { Ok(()) } else { Err(not_installed(&call, status, &said, mode)) }
+    if status.success() { Ok(()) } else { Err(not_installed(&call, status, &said)) }
 }
 
-fn not_installed(call: &Command, status: std::process::ExitStatus, said: &[String], mode: &str) -> Fault {
+fn not_installed(call: &Command, status: std::process::ExitStatus, said: &[String]) -> Fault {
     let errors: Vec<&str> = said
         .iter()
         .map(String::as_str)
@@ -183,8 +214,6 @@ fn not_installed(call: &Command, status: std::process::ExitStatus, said: &[Strin
         call.failed(exit, status).needed_by("the Debian root").cause(if text.is_empty() { last } else { &text });
     if exit == Exit::Network {
         fault.hint("see whether `apt-get update` works on this host: its mirror and proxy are the ones used")
-    } else if mode == "unshare" {
-        fault.hint("run it as root, or allow user namespaces: the package `uidmap`, and lines for you in `/etc/subuid` and `/etc/subgid`")
     } else {
         fault.hint("run it again with `-v` to see every line")
     }

@@ -15,6 +15,7 @@ fn two_roots_are_one() {
         println!("skipped: not root on a Debian host");
         return;
     }
+    xtask::container::guard::through(env!("CARGO_BIN_EXE_xtask"));
     let folder = tempfile::Builder::new().prefix("rööt of a test ").tempdir().unwrap();
     let (recipe, platform) = (Recipe::default(), Platform::host());
     let make = |name: &str| {

@@ -9,6 +9,7 @@ use crate::policy::{Compression, RelPath};
 use crate::process::{self, Command};
 use crate::reference::{Digest, Platform};
 use crate::registry::Credentials;
+use crate::scratch::Scratch;
 use crate::ui;
 use serde::Deserialize;
 use std::cell::OnceCell;
@@ -339,8 +340,7 @@ impl Docker {
 
     /// Runs a build, telling its lines to `ui`, and returns the digest that BuildKit gives.
     pub fn build(&self, build: &Build, what: &str) -> Result<Built, Fault> {
-        let folder =
-            tempfile::tempdir().map_err(|error| Fault::build("cannot make a temporary folder").cause(error))?;
+        let folder = Scratch::new().map_err(|error| Fault::build("cannot make a temporary folder").cause(error))?;
         let metadata = folder.path().join("metadata.json");
         let command = self.build_command(build, &metadata);
         let began = std::time::Instant::now();

@@ -6,6 +6,7 @@
 use crate::fault::Fault;
 use crate::oci::{Descriptor, Index, annotation, media_type};
 use crate::reference::{Digest, Platform};
+use crate::scratch;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest as _, Sha256};
@@ -15,6 +16,9 @@ use std::path::{Path, PathBuf};
 
 /// The largest document that is read into memory, in bytes: the limit that registries set for manifests.
 const DOCUMENT_LIMIT: u64 = 4 << 20;
+
+/// How names of files start that are not whole yet.
+const PARTIAL: &str = ".partial-";
 
 /// A folder of images.
 #[derive(Clone, Debug)]
@@ -99,9 +103,15 @@ impl Layout {
     /// A blob that is still being written; dropped unfinished, it leaves nothing.
     pub fn writer(&self) -> Result<BlobWriter<'_>, Fault> {
         let folder = self.folder.join("blobs/sha256");
-        let file = tempfile::Builder::new().prefix(".partial-").tempfile_in(&folder);
-        let file = file.map_err(|error| cannot_write(&folder, &error))?;
+        let file = scratch::file_in(&folder, PARTIAL).map_err(|error| cannot_write(&folder, &error))?;
         Ok(BlobWriter { layout: self, file, state: Sha256::new(), size: 0 })
+    }
+
+    /// Removes blobs that killed processes have left unfinished.
+    pub fn sweep(folder: &Path) {
+        for folder in [folder.to_owned(), folder.join("blobs/sha256")] {
+            scratch::sweep(&folder, &[PARTIAL], scratch::remove);
+        }
     }
 
     /// The bytes of a document, checked against its descriptor.
@@ -197,7 +207,7 @@ impl Layout {
 
     fn write_whole(&self, path: &Path, bytes: &[u8]) -> Result<(), Fault> {
         let write = || {
-            let mut file = tempfile::Builder::new().prefix(".partial-").tempfile_in(&self.folder)?;
+            let mut file = scratch::file_in(&self.folder, PARTIAL)?;
             file.write_all(bytes)?;
             readable(file.as_file())?;
             file.persist(path).map_err(|error| error.error)
@@ -259,7 +269,7 @@ fn ours(entry: &io::Result<fs::DirEntry>) -> bool {
     entry.as_ref().is_ok_and(|entry| {
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        matches!(&*name, "blobs" | ".lock" | "index.json" | "oci-layout") || name.starts_with(".partial-")
+        matches!(&*name, "blobs" | ".lock" | "index.json" | "oci-layout") || name.starts_with(PARTIAL)
     })
 }
 

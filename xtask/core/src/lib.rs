@@ -29,6 +29,7 @@ pub mod reference;
 pub mod registry;
 pub mod report;
 pub mod requirements;
+pub mod scratch;
 pub mod secrets;
 pub mod stats;
 pub mod tidy;

@@ -7,11 +7,11 @@ use crate::debian;
 use crate::fault::Fault;
 use crate::lock::pip;
 use crate::requirements::Options;
+use crate::scratch::Scratch;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
-use tempfile::TempDir;
 
 /// Proxy variables that BuildKit predefines as build arguments, and whose values docker takes from the environment.
 const PROXIES: [&str; 8] =
@@ -25,7 +25,7 @@ const BUNDLES: [&str; 3] =
 pub struct Secrets {
     files: BTreeMap<&'static str, PathBuf>,
     /// Holds the files that were written for this build.
-    _folder: Option<TempDir>,
+    _folder: Option<Scratch>,
 }
 
 impl Secrets {
@@ -74,7 +74,7 @@ impl Secrets {
         let cannot = |error| Fault::build(format!("cannot write the build secret `{id}`")).cause(error);
         let folder = match &self._folder {
             Some(folder) => folder,
-            None => self._folder.insert(tempfile::tempdir().map_err(cannot)?),
+            None => self._folder.insert(Scratch::new().map_err(cannot)?),
         };
         let path = folder.path().join(id);
         let mut options = std::fs::OpenOptions::new();

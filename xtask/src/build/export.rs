@@ -10,10 +10,16 @@ use crate::native::image::{Image, Place};
 use crate::oci::{Descriptor, Index, annotation, media_type};
 use crate::reference::{Platform, Tag};
 use crate::report::ImageReport;
+use crate::scratch::{self, Scratch};
 use crate::ui;
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Write as _};
 use std::path::Path;
+
+/// How names of folders start in which an archive is put together.
+pub(crate) const SCRATCH: &str = "output-";
+/// The same in a folder that a person has named.
+const HIDDEN_SCRATCH: &str = ".xtask-output-";
 
 impl Session<'_> {
     /// Writes the last image of the report where `--output` says.
@@ -21,20 +27,25 @@ impl Session<'_> {
         let (platform, tag) = (&self.wish.platforms[0], &report.tags[0]);
         match &self.flags.output {
             Some(Output::Layout(folder)) => {
-                self.copy_to(report, platform, tag, &Layout::open_or_create(folder)?)?;
+                let layout = Layout::open_or_create(folder)?;
+                Layout::sweep(folder);
+                self.copy_to(report, platform, tag, &layout)?;
                 ui::step("output", &format!("`{}` in the layout `{}`", tag, folder.display()));
             }
             Some(Output::Archive(file)) => {
                 let cannot = |error| Fault::build(format!("cannot write `{}`", file.display())).cause(error);
                 let work = self.tree.root.join("target");
                 std::fs::create_dir_all(&work).map_err(cannot)?;
-                let folder = tempfile::Builder::new().prefix("output-").tempdir_in(&work).map_err(cannot)?;
+                let folder = Scratch::new_in(&work, SCRATCH).map_err(cannot)?;
                 let layout = Layout::open_or_create(folder.path())?;
                 self.copy_to(report, platform, tag, &layout)?;
                 let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-                let new = tempfile::NamedTempFile::new_in(parent).map_err(cannot)?;
-                archive(&layout, None, new.as_file()).map_err(cannot)?;
-                new.persist(file).map_err(|error| cannot(error.error))?;
+                scratch::sweep(parent, &[HIDDEN_SCRATCH], scratch::remove);
+                // On the archive's own file system, so that it appears whole.
+                let near = Scratch::new_in(parent, HIDDEN_SCRATCH).map_err(cannot)?;
+                let new = near.path().join("archive");
+                File::create_new(&new).and_then(|new| archive(&layout, None, &new)).map_err(cannot)?;
+                std::fs::rename(&new, file).map_err(cannot)?;
                 ui::step("output", &format!("`{}` in the archive `{}`", tag, file.display()));
             }
             Some(Output::Registry | Output::Docker) | None => {}
@@ -100,9 +111,10 @@ impl Session<'_> {
     fn save(&self, report: &ImageReport, tag: &Tag, layout: &Layout) -> Result<(), Fault> {
         let name = report.reference.repository.tag(tag).to_string();
         let cannot = |error: &dyn std::fmt::Display| Fault::build(format!("cannot save `{name}`")).cause(error);
-        let file = tempfile::NamedTempFile::new_in(layout.folder()).map_err(|error| cannot(&error))?;
-        self.docker()?.command().args(["image", "save", "--output"]).arg(file.path()).arg(&name).read(Exit::Build)?;
-        let open = File::open(file.path()).map_err(|error| cannot(&error))?;
+        let folder = Scratch::new_in(&self.tree.root.join("target"), SCRATCH).map_err(|error| cannot(&error))?;
+        let file = folder.path().join("image.tar");
+        self.docker()?.command().args(["image", "save", "--output"]).arg(&file).arg(&name).read(Exit::Build)?;
+        let open = File::open(&file).map_err(|error| cannot(&error))?;
         let mut archive = tar::Archive::new(BufReader::new(open));
         let mut index: Option<Index> = None;
         for entry in archive.entries().map_err(|error| cannot(&error))? {

@@ -4,12 +4,13 @@ use super::smoke::newest;
 use crate::container::{Launch, Manner, Runner};
 use crate::facts::Tree;
 use crate::flags::Global;
-use crate::ui;
+use crate::{leftovers, ui};
 use std::process::ExitCode;
 
 /// Runs the named image, or the app that was built last; the exit is the program's.
 pub fn run(global: &Global, image: Option<&str>, args: &[String]) -> anyhow::Result<ExitCode> {
     let tree = Tree::open(global)?;
+    leftovers::sweep(&tree);
     let image = match image {
         Some(image) => image.to_owned(),
         None => newest(&tree, "run")?,

@@ -5,11 +5,12 @@ use crate::facts::{self, Tree};
 use crate::fault::Fault;
 use crate::flags::{Format, Global};
 use crate::policy::ImageKind;
-use crate::{smoke, ui};
+use crate::{leftovers, smoke, ui};
 
 /// Asks the named image, or the app that was built last.
 pub fn run(global: &Global, image: Option<&str>) -> anyhow::Result<()> {
     let tree = Tree::open(global)?;
+    leftovers::sweep(&tree);
     let runner = Runner::at_hand(&tree)?;
     let image = match image {
         Some(image) => image.to_owned(),

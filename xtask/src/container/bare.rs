@@ -12,6 +12,7 @@ use super::{Launch, Manner};
 use crate::fault::Fault;
 use crate::oci::Execution;
 use crate::process::{self, Command};
+use crate::scratch::Scratch;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
@@ -39,7 +40,7 @@ impl Bare {
     pub fn through(program: impl Into<PathBuf>) -> Result<Self, Fault> {
         let rights = if inside::has_roots() { Rights::Root } else { Rights::Ordinary };
         let bare = Self { program: program.into(), rights };
-        let empty = tempfile::tempdir().map_err(cannot("make a temporary folder"))?;
+        let empty = Scratch::new().map_err(cannot("make a temporary folder"))?;
         bare.begin(empty.path(), Manner::Confined, None, &Streams::kept()?)?.wait()?;
         Ok(bare)
     }

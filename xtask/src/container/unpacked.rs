@@ -147,6 +147,19 @@ impl Images {
         }
     }
 
+    /// Removes what nobody finished, unless somebody is about to.
+    pub fn sweep(&self) {
+        let entries = fs::read_dir(&self.store).into_iter().flatten().flatten().map(|entry| entry.path());
+        let partial = entries.filter(|path| path.extension().is_some_and(|extension| extension == "partial"));
+        for path in partial {
+            let Ok(lock) = File::open(path.with_extension("lock")) else { continue };
+            if lock.try_lock().is_ok() {
+                // What cannot be removed costs room, and nothing else.
+                let _ = remove(&path);
+            }
+        }
+    }
+
     /// Removes what has not been used for longest, and what nobody finished, unless it is in use.
     fn make_room(&self, coming: &Path) {
         let entries = fs::read_dir(&self.store).into_iter().flatten().flatten().map(|entry| entry.path());

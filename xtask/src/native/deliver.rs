@@ -10,6 +10,7 @@ use crate::oci::Descriptor;
 use crate::process;
 use crate::reference::{Digest, Repository};
 use crate::registry::{Client, Mount};
+use crate::scratch::Scratch;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -77,13 +78,13 @@ pub fn to_repository(
                         }
                         Mount::Session(session) => {
                             let copy = fetched(client, image, &layer.descriptor)?;
-                            client.upload_into(session, digest, size, &copy.path().to_owned())
+                            client.upload_into(session, digest, size, &copy.path)
                         }
                     }
                 }
                 Place::Registry(_) => {
                     let copy = fetched(client, image, &layer.descriptor)?;
-                    client.upload(repository, digest, size, &copy.path().to_owned())
+                    client.upload(repository, digest, size, &copy.path)
                 }
             },
             (Origin::Beneath, None) => unreachable!("a layer beneath has an image that it is of"),
@@ -138,11 +139,19 @@ pub fn to_layout(client: &Client, layout: &Layout, layers: &[Layer], beneath: Op
 }
 
 /// A layer of the image beneath as a file, for a registry that wants to see it.
-fn fetched(client: &Client, image: &Image, layer: &Descriptor) -> Result<tempfile::NamedTempFile, Fault> {
+fn fetched(client: &Client, image: &Image, layer: &Descriptor) -> Result<Fetched, Fault> {
     let cannot = |error| Fault::build("cannot write a temporary file").cause(error);
-    let mut file = tempfile::NamedTempFile::new().map_err(cannot)?;
+    let folder = Scratch::new().map_err(cannot)?;
+    let path = folder.path().join("layer");
+    let mut file = std::fs::File::create_new(&path).map_err(cannot)?;
     image.copy_layer(client, layer, &mut file)?;
-    Ok(file)
+    Ok(Fetched { path, _folder: folder })
+}
+
+/// A layer's file, for as long as the value lives.
+struct Fetched {
+    path: PathBuf,
+    _folder: Scratch,
 }
 
 /// Does the same with each layer, several at once; the first fault ends it.

@@ -21,6 +21,7 @@ use crate::lock::{Lock, LockedPackage, Pin};
 use crate::oci::Config;
 use crate::policy::Base;
 use crate::reference::{Digest, Platform};
+use crate::scratch::Scratch;
 use crate::{lock, root, ui};
 use environment::Environment;
 use groups::Group;
@@ -31,7 +32,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Instant;
-use tempfile::TempDir;
 
 /// Where the environment stands in the image, as the Dockerfile says too.
 pub const HOME: &str = "/opt/venv";
@@ -59,6 +59,9 @@ pub struct Request<'a> {
     pub work: &'a Path,
 }
 
+/// How names of folders start in which packages are installed.
+pub const SCRATCH: &str = "packages-";
+
 /// The recipe for one base and one platform. The files of the items that it made last as long as it does.
 pub struct PythonPackages<'a> {
     foundation: &'a dyn Foundation,
@@ -74,7 +77,7 @@ pub struct PythonPackages<'a> {
     compiler: Compiler,
     groups: Vec<Group>,
     parts: Vec<Part>,
-    made: Mutex<Vec<TempDir>>,
+    made: Mutex<Vec<Scratch>>,
 }
 
 /// Who makes the byte code.
@@ -212,7 +215,7 @@ impl<'a> PythonPackages<'a> {
         let cannot =
             |error: std::io::Error| Fault::build(format!("cannot write `{}`", self.work.display())).cause(error);
         std::fs::create_dir_all(&self.work).map_err(cannot)?;
-        let folder = tempfile::Builder::new().prefix("packages-").tempdir_in(&self.work).map_err(cannot)?;
+        let folder = Scratch::new_in(&self.work, SCRATCH).map_err(cannot)?;
         let (prefix, home) = (folder.path().join("installed"), folder.path().join("environment"));
         std::fs::create_dir_all(prefix.join("lib")).map_err(cannot)?;
         std::fs::create_dir_all(&home).map_err(cannot)?;

@@ -6,6 +6,7 @@ use crate::lock::file;
 use crate::policy::{Binary, Version};
 use crate::process::{self, Command};
 use crate::reference::Platform;
+use crate::scratch::{self, Scratch};
 use crate::{toolchain, ui};
 use elf::abi::SHT_GNU_VERNEED;
 use elf::endian::AnyEndian;
@@ -198,6 +199,9 @@ fn artifact(line: &str, name: &str) -> Option<PathBuf> {
     message.executable.filter(|_| ours)
 }
 
+/// How names of folders start in which a binary is copied.
+const SCRATCH: &str = ".staging-";
+
 /// Copies by way of a new file and a rename, so that a build never reads half a binary; leaves an equal one alone.
 fn stage(from: &Path, to: &Path) -> Result<(), Fault> {
     let cannot = |error: std::io::Error| Fault::build(format!("cannot stage `{}`", to.display())).cause(error);
@@ -209,10 +213,10 @@ fn stage(from: &Path, to: &Path) -> Result<(), Fault> {
     {
         return Ok(());
     }
-    let new = tempfile::NamedTempFile::new_in(folder).map_err(cannot)?;
-    fs::copy(from, new.path()).map_err(cannot)?;
-    new.persist(to).map_err(|error| cannot(error.error))?;
-    Ok(())
+    scratch::sweep(folder, &[SCRATCH], scratch::remove);
+    let scratch = Scratch::new_in(folder, SCRATCH).map_err(cannot)?;
+    let new = scratch.path().join("binary");
+    fs::copy(from, &new).and_then(|_| fs::rename(&new, to)).map_err(cannot)
 }
 
 /// Refuses a binary that asks for a newer glibc than the root has.

@@ -13,6 +13,7 @@ use crate::context::Files;
 use crate::fault::{Exit, Fault};
 use crate::process::{self, Command};
 use crate::requirements::{self, Options, Requirements, normalised, secret};
+use crate::scratch::Scratch;
 use std::path::{Path, PathBuf};
 
 /// Where tools of ours are put, from the root of a repository.
@@ -171,8 +172,7 @@ impl Uv {
     pub fn resolve(&self, request: &Request<'_>) -> Result<String, Fault> {
         let found = requirements(request.root, request.requirements)?;
         no_hidden_choices(request.root)?;
-        let folder =
-            tempfile::tempdir().map_err(|error| Fault::build("cannot make a temporary folder").cause(error))?;
+        let folder = Scratch::new().map_err(|error| Fault::build("cannot make a temporary folder").cause(error))?;
         let out = folder.path().join("uv.lock");
         let before = before(request);
         if let Some((text, lock)) = &before {
@@ -196,8 +196,7 @@ impl Uv {
     pub fn installer_lock(&self, version: &str, python: &str) -> Result<String, Fault> {
         let wanted: requirements::Version =
             version.parse().map_err(|why| Fault::usage(format!("cannot lock uv: {why}")))?;
-        let folder =
-            tempfile::tempdir().map_err(|error| Fault::build("cannot make a temporary folder").cause(error))?;
+        let folder = Scratch::new().map_err(|error| Fault::build("cannot make a temporary folder").cause(error))?;
         let source = folder.path().join("installer.txt");
         save(&source, &format!("uv=={wanted}\n"))?;
         let command = self.compile(&Options::default(), python).arg("--no-annotate").arg("--").arg(&source);

@@ -104,11 +104,12 @@ impl Needs {
 /// What comes from the system's own package manager: Chromium, in which pages are looked at, and the programs of others that
 /// read our images and scripts.
 fn packages() -> Result<(), Fault> {
-    const WANTED: [(&str, &[&str], &str); 4] = [
+    const WANTED: [(&str, &[&str], &str); 5] = [
         ("chromium", &["chromium", "chromium-browser", "google-chrome"], "pages are tested in it"),
         ("skopeo", &["skopeo"], "it reads images back"),
         ("umoci", &["umoci"], "it unpacks images"),
         ("shellcheck", &["shellcheck"], "it reads the scripts of workflows"),
+        ("uidmap", &["newuidmap"], "an ordinary user builds a root with it"),
     ];
     for (package, programs, why) in WANTED {
         if programs.iter().any(|name| process::found(name).is_some()) {

@@ -1,0 +1,23 @@
+//! What killed commands have left on this machine, and its removal.
+//!
+//! Everything that is made in a folder of its own is swept here, before the next command that makes such folders starts: an
+//! installation that was killed must not cost its room until the same installation is needed again.
+
+use crate::build::export;
+use crate::container::guard::Rights;
+use crate::container::unpacked::Images;
+use crate::facts::Tree;
+use crate::layout::Layout;
+use crate::native::python;
+use crate::{root, scratch};
+
+/// Removes it. Nothing of a live process is touched; what cannot be removed stays for the next time.
+pub fn sweep(tree: &Tree) {
+    let target = tree.root.join("target");
+    scratch::sweep_temporary();
+    scratch::sweep(&target, &[export::SCRATCH], scratch::remove);
+    scratch::sweep(&target.join("native/work"), &[python::SCRATCH], scratch::remove);
+    root::sweep(&target.join("root"), Rights::find);
+    Layout::sweep(&tree.images().join("root"));
+    Images::of(tree).sweep();
+}
