@@ -35,6 +35,9 @@ impl Action {
     }
 }
 
+/// The version of cargo-deny that CI installs.
+pub const CARGO_DENY: &str = "0.20.2";
+
 /// The runner of what belongs to no platform: deciding, naming, reporting.
 const RUNNER: &str = "ubuntu-24.04";
 
@@ -216,6 +219,24 @@ const CLUSTER: &str = "      - name: Start a cluster
 const KUBECONFIG: &str = "          KUBECONFIG: ${{ runner.temp }}/kubeconfig
 ";
 
+/// cargo-deny, compiled once for its version; only where `deny.toml` says what it is to check.
+fn deny() -> String {
+    format!(
+        "      - name: Cache cargo-deny
+        id: deny
+        if: hashFiles('deny.toml') != ''
+        {}
+        with:
+          path: ~/.cargo/bin/cargo-deny
+          key: cargo-deny-{CARGO_DENY}-${{{{ runner.os }}}}-${{{{ runner.arch }}}}
+      - name: Install cargo-deny
+        if: hashFiles('deny.toml') != '' && steps.deny.outputs.cache-hit != 'true'
+        run: cargo install --locked --version {CARGO_DENY} cargo-deny
+",
+        CACHE.uses()
+    )
+}
+
 /// GitHub's registry takes the job's own token; any other one has secrets of the repository.
 fn login(policy: &Policy, when: Option<&str>) -> String {
     let registry = policy.project.registry.repository("x").registry().to_owned();
@@ -241,7 +262,7 @@ fn ci(policy: &Policy) -> String {
     let branch = branch_filter(&policy.project.default_branch);
     let minutes = policy.ci.timeout_minutes;
     let [header, concurrency] = [header("ci"), concurrency("ci", policy)];
-    let [checkout, cargo] = [checkout(), cargo("ci")];
+    let [checkout, cargo, deny] = [checkout(), cargo("ci"), deny()];
     let (cluster, kubeconfig) = if policy.ci.cluster { (CLUSTER, KUBECONFIG) } else { Default::default() };
     format!(
         "{header}
@@ -261,7 +282,7 @@ jobs:
     permissions:
       contents: read
     steps:
-{checkout}{cargo}{ENGINE}{cluster}      - name: Workflows are what the policy gives
+{checkout}{cargo}{deny}{ENGINE}{cluster}      - name: Workflows are what the policy gives
         run: cargo xtask workflows --check
       - name: Everything is tested
         env:

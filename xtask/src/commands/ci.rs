@@ -2,6 +2,8 @@
 //!
 //! Ends at the first phase that fails, with that phase's exit code. What it starts it ends again.
 
+mod deny;
+
 use super::test::needs::Engine;
 use crate::facts::find_root;
 use crate::fault::{Exit, Fault};
@@ -18,7 +20,7 @@ pub fn run(global: &Global) -> anyhow::Result<()> {
     phases.run("tidy", || super::tidy::run(global))?;
     phases.run("clippy", || cargo(&root, CLIPPY, "", "fix what it says: `cargo clippy --workspace --all-targets`"))?;
     phases.run("doc", || cargo(&root, DOC, "-D warnings", "fix what it says: `cargo doc --workspace --no-deps`"))?;
-    phases.run("deny", || deny(&root))?;
+    phases.run("deny", || deny::check(&root, global.offline))?;
     phases.run("lock", || Ok(super::lock::check(global)?))?;
     let engine = phases.run("engine", || Ok(Engine::start(&root)?))?;
     phases.run("test", || super::test::run(global, None))?;
@@ -30,7 +32,6 @@ pub fn run(global: &Global) -> anyhow::Result<()> {
 
 const CLIPPY: &[&str] = &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
 const DOC: &[&str] = &["doc", "--workspace", "--no-deps"];
-const DENY: &[&str] = &["deny", "check", "licenses", "bans", "sources"];
 
 /// The phases that are over.
 #[derive(Default)]
@@ -66,16 +67,6 @@ fn cargo(root: &Path, args: &[&str], rustdoc_flags: &str, hint: &str) -> anyhow:
     }
     let status = super::test::shown(&command, &mut |_| {})?;
     if status.success() { Ok(()) } else { Err(command.failed(Exit::Drift, status).hint(hint).into()) }
-}
-
-/// Licences, bans and sources by `deny.toml`, where cargo-deny is installed.
-fn deny(root: &Path) -> anyhow::Result<()> {
-    if process::found("cargo-deny").is_none() {
-        let what = "`cargo-deny` is not installed: licences, bans and sources are not checked; CI's workflow has it";
-        ui::step("note", what);
-        return Ok(());
-    }
-    cargo(root, DENY, "", "change `deny.toml`, with the reason, or the dependency")
 }
 
 /// A real build into the engine's registry, and questions to the app that came of it.

@@ -105,6 +105,18 @@ fn fault_8_the_app_waits_for_the_base_of_its_own_push() {
 }
 
 #[test]
+fn ci_has_the_cargo_deny_that_its_phase_needs() {
+    for policy in policies() {
+        let text = generate(&policy).unwrap().remove(0).text;
+        let document = &YamlLoader::load_from_str(&text).unwrap()[0];
+        let runs: Vec<_> = steps(&document["jobs"]["ci"]).iter().filter_map(|step| step["run"].as_str()).collect();
+        let at = |call: &str| runs.iter().position(|run| run.starts_with(call)).unwrap_or_else(|| panic!("{call}"));
+        let install = format!("cargo install --locked --version {CARGO_DENY} cargo-deny");
+        assert!(at(&install) < at("cargo xtask ci"));
+    }
+}
+
+#[test]
 fn the_gate_stands_where_the_policy_wants_it() {
     let text = |text: &str| generate(&policy(|all| all.replace("gate-factor = 2", text))).unwrap().remove(1).text;
     assert!(text("gate-factor = 1.5").contains("run: cargo xtask stats --from-registry --gate-factor 1.5\n"));
