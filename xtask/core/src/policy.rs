@@ -381,7 +381,9 @@ impl FromStr for Registry {
     fn from_str(text: &str) -> Result<Self, String> {
         let text = text.trim_end_matches('/');
         let probe: Repository = format!("{text}/x").parse().map_err(|error| format!("{error}"))?;
-        if text.split('/').next() != Some(probe.registry()) {
+        // Docker Hub's host may be left out of a reference, and has two spellings; here one of them is named.
+        let first = text.split('/').next().unwrap_or_default();
+        if first != probe.registry() && first != "index.docker.io" {
             return Err(format!(
                 "`{text}` does not begin with a registry's host, like `ghcr.io/acme` or `127.0.0.1:5000`"
             ));
