@@ -13,7 +13,7 @@ mod native;
 mod planning;
 mod record;
 
-pub use foundation::{debian_recipe, impatient, resolve_root};
+pub use foundation::{debian_recipe, impatient, resolve_root, root_client};
 pub use inquiry::{Inquiry, pinned_base};
 pub use layouts::lock as lock_images;
 pub use planning::base_fingerprint;

@@ -176,6 +176,8 @@ impl Snapshot {
             ),
         };
         match found {
+            // What `--locked` refuses, a build would refuse.
+            Err(fault) if global.locked && fault.exit == Exit::Usage => Err(fault),
             Err(fault) if self.pinned.base.is_none() && !matches!(fault.exit, Exit::Drift | Exit::Interrupted) => {
                 let why = said(&fault);
                 Ok(Footing::unknown(&why, if offline { Presence::NotAsked } else { Presence::Unknown(why.clone()) }))

@@ -5,6 +5,8 @@
 mod fault_proxy;
 
 use fault_proxy::{Answer as Scripted, FaultProxy, Mishap, Request};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -134,6 +136,196 @@ fn silence_is_a_timeout() {
     let options = Options { idle_timeout: Duration::from_millis(100), tries: 2, ..quick() };
     let fault = Client::new(options).manifest(&repository(&registry), Tag::latest()).unwrap_err();
     assert!(fault.to_string().contains("timed out"), "{fault}");
+}
+
+/// A server that answers each connection by this function, which may take its time.
+fn slow_server(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let host = listener.local_addr().unwrap().to_string();
+    let serve = Arc::new(serve);
+    std::thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            let serve = Arc::clone(&serve);
+            std::thread::spawn(move || serve(client));
+        }
+    });
+    host
+}
+
+/// Reads a request's head.
+fn head(client: &TcpStream) -> String {
+    let mut lines = BufReader::new(client).lines();
+    let mut text = String::new();
+    while let Some(Ok(line)) = lines.next().filter(|line| line.as_ref().is_ok_and(|line| !line.is_empty())) {
+        text += &format!("{line}\n");
+    }
+    text
+}
+
+/// Answers with a head that promises many bytes, and then a byte at a time until nobody listens.
+fn drip(mut client: TcpStream) {
+    head(&client);
+    let promise = format!("HTTP/1.1 200 OK\r\ncontent-type: {INDEX}\r\ncontent-length: 1000000\r\n\r\n");
+    let mut open = client.write_all(promise.as_bytes()).is_ok();
+    while open {
+        std::thread::sleep(Duration::from_millis(5));
+        open = client.write_all(b" ").is_ok();
+    }
+}
+
+fn hasty() -> Options {
+    let (idle_timeout, deadline) = (Duration::from_millis(150), Duration::from_millis(400));
+    Options { idle_timeout, deadline, tries: 100, ..quick() }
+}
+
+/// Every way of asking ends within a few deadlines, and says both limits.
+#[track_caller]
+fn ends_in_time(host: &str) {
+    let repository: Repository = format!("{host}/acme/app").parse().unwrap();
+    let (client, digest) = (Client::new(hasty()), Digest::of(b"x"));
+    let asks: [(&str, &dyn Fn() -> Option<Fault>); 7] = [
+        ("manifest", &|| client.manifest(&repository, Tag::latest()).err()),
+        ("config", &|| client.blob_bytes(&repository, &digest, 1 << 20).err()),
+        ("layer", &|| client.blob(&repository, &digest, 1 << 40, &mut std::io::sink()).err()),
+        ("tags", &|| client.tags(&repository).err()),
+        ("referrers", &|| client.referrers(&repository, &digest, None).err()),
+        ("ping", &|| client.ping(host).err()),
+        ("upload", &|| client.upload(&repository, &digest, 1, &b"x".to_vec()).err()),
+    ];
+    for (name, ask) in asks {
+        let began = Instant::now();
+        // A registry that drips may have said 200, which is an answer to a ping.
+        let Some(fault) = ask() else { continue };
+        let (took, text) = (began.elapsed(), fault.to_string());
+        assert!(took < Duration::from_secs(4), "{name} took {took:?}: {text}");
+        assert!(!fault.unreachable && fault.exit == Exit::Network, "{name}: {text}");
+        if text.contains("200 OK") {
+            continue;
+        }
+        assert!(text.contains("the limit is 0.40 s") && text.contains("each 10.0 kB"), "{name}: {text}");
+    }
+}
+
+#[test]
+fn a_registry_that_accepts_and_stays_silent_costs_one_deadline() {
+    ends_in_time(&slow_server(|client| {
+        head(&client);
+        std::thread::sleep(Duration::from_secs(5));
+    }));
+}
+
+#[test]
+fn a_registry_that_drips_costs_one_deadline() {
+    ends_in_time(&slow_server(drip));
+}
+
+#[test]
+fn an_upload_that_trickles_away_ends_and_says_the_minimum_speed() {
+    let host = slow_server(|mut client| {
+        let asked = head(&client);
+        if asked.starts_with("POST") {
+            let begun = "HTTP/1.1 202 Accepted\r\nlocation: /v2/acme/app/blobs/uploads/1\r\ncontent-length: 0\r\n\r\n";
+            client.write_all(begun.as_bytes()).unwrap();
+        }
+        let mut buffer = [0; 512];
+        while client.read(&mut buffer).is_ok_and(|count| count > 0) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    });
+    let options = Options { min_speed: 50_000_000, tries: 2, ..hasty() };
+    let content = vec![b'x'; 40_000_000];
+    let repository: Repository = format!("{host}/acme/app").parse().unwrap();
+    let began = Instant::now();
+    let fault = Client::new(options).upload(&repository, &Digest::of(&content), content.len() as u64, &content);
+    let text = fault.unwrap_err().to_string();
+    assert!(began.elapsed() < Duration::from_secs(5) && text.contains("50.0 MB"), "{text}");
+}
+
+#[test]
+fn offline_asks_nobody() {
+    let registry = FaultProxy::alone();
+    let client = Client::new(Options { offline: true, ..quick() });
+    let repository = repository(&registry);
+    let fault = client.manifest(&repository, Tag::latest()).unwrap_err();
+    assert!(fault.exit == Exit::Usage && fault.to_string().contains("`--offline`"), "{fault}");
+    assert!(client.upload(&repository, &Digest::of(b"x"), 1, &b"x".to_vec()).is_err());
+    assert!(client.tags(&repository).is_err() && client.ping(&registry.host()).is_err());
+    assert!(registry.seen().is_empty());
+}
+
+/// Only a network that leads nowhere is unreachable: whoever answers, whatever it says, has been reached.
+#[test]
+fn what_answers_is_not_unreachable() {
+    let one = Options { tries: 1, ..quick() };
+    for mishap in [
+        Mishap::Answer(error(401, "UNAUTHORIZED")),
+        Mishap::Answer(error(403, "DENIED")),
+        Mishap::Answer(error(429, "TOOMANYREQUESTS")),
+        Mishap::Answer(Scripted::new(404).body("<html>")),
+        Mishap::Answer(Scripted::new(500)),
+        Mishap::Answer(Scripted::new(503)),
+        Mishap::Answer(Scripted::new(200).header("content-type", "text/html").body("portal")),
+        Mishap::Hangup,
+        Mishap::Answer(index().header("content-length", "1000")),
+    ] {
+        let registry = FaultProxy::alone();
+        registry.on("GET", "", usize::MAX, mishap);
+        let fault = Client::new(one.clone()).manifest(&repository(&registry), Tag::latest()).unwrap_err();
+        assert!(!fault.unreachable, "{fault}");
+    }
+    // Nor is a certificate that nobody knows, or a registry in plain HTTP.
+    let registry = FaultProxy::alone();
+    let tls = Options { tls: [registry.host()].into(), ..one.clone() };
+    let fault = Client::new(tls).manifest(&repository(&registry), Tag::latest()).unwrap_err();
+    assert!(!fault.unreachable, "{fault}");
+    // Nor a credential helper that is missing.
+    let registry = FaultProxy::alone();
+    registry.reply("*", "", |_| error(401, "UNAUTHORIZED").header("www-authenticate", "Basic realm=x"));
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("config.json"), r#"{"credsStore": "gone"}"#).unwrap();
+    let credentials = Credentials { folder: Some(folder.path().to_owned()), path: Some("/nonexistent".into()) };
+    let fault = Client::new(Options { credentials, ..one.clone() }).manifest(&repository(&registry), Tag::latest());
+    let fault = fault.unwrap_err();
+    assert!(!fault.unreachable && fault.to_string().contains("docker-credential-gone"), "{fault}");
+    // A port that nobody listens on, and a name that nobody has, are.
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    for host in [closed, "registry.invalid".to_owned()] {
+        let repository: Repository = format!("{host}/a/b").parse().unwrap();
+        let fault = Client::new(one.clone()).manifest(&repository, Tag::latest()).unwrap_err();
+        assert!(fault.unreachable, "{fault}");
+    }
+}
+
+#[test]
+fn a_registry_in_plain_http_names_the_setting_that_allows_it() {
+    let registry = FaultProxy::alone();
+    let options = Options { tls: [registry.host()].into(), tries: 1, ..quick() };
+    let fault = Client::new(options).manifest(&repository(&registry), Tag::latest()).unwrap_err().to_string();
+    let setting = format!("`[project] insecure-registries = [\"{}\"]`", registry.host());
+    assert!(fault.contains("does not speak TLS") && fault.contains(&setting), "{fault}");
+    assert!(!fault.contains("SSL_CERT_FILE"), "{fault}");
+}
+
+#[test]
+fn a_repository_that_the_registry_does_not_have_yet_is_to_be_created() {
+    let unknown = || {
+        Scripted::new(404).body(
+            r#"{"errors":[{"code":"NAME_UNKNOWN","message":"The repository with name 'acme/app' does not exist in the registry with id '1'"}]}"#,
+        )
+    };
+    let refusing = FaultProxy::alone();
+    refusing.reply("*", "/v2/", move |_| unknown());
+    let silent = FaultProxy::alone();
+    silent.on("POST", "", usize::MAX, Mishap::Hangup).reply("GET", "/v2/", move |_| unknown());
+    for registry in [refusing, silent] {
+        let repository = repository(&registry);
+        let options = Options { tries: 2, ..quick() };
+        let fault = Client::new(options).upload(&repository, &Digest::of(b"x"), 1, &b"x".to_vec()).unwrap_err();
+        let text = fault.to_string();
+        assert!(text.contains("create the repository `acme/app`"), "{text}");
+        // To read there is nothing, which is no fault.
+        assert_eq!(client().manifest(&repository, Tag::latest()).unwrap(), Answer::Absent);
+    }
 }
 
 #[test]

@@ -6,8 +6,10 @@ mod pruning;
 mod survey;
 
 pub use pruning::{Pruning, Rules, Verdict, prune};
+pub(crate) use survey::at_once;
 pub use survey::{Question, survey};
 
+use crate::facts::FALLBACK;
 use crate::fault::Fault;
 use crate::git::Ancestry;
 use crate::key::Fingerprint;
@@ -42,6 +44,8 @@ pub struct Base {
     pub revision: Option<String>,
     /// That commit's time.
     pub created: Option<Timestamp>,
+    /// What its key calls the root that it is built on.
+    pub root: Option<String>,
     /// Compressed bytes of all platforms, each layer once.
     pub size: u64,
     /// The manifest of each platform.
@@ -91,6 +95,11 @@ impl Base {
     /// Whether a digest names it or its image for a platform.
     pub fn is(&self, digest: &Digest) -> bool {
         self.digest == *digest || self.platforms.values().any(|platform| platform == digest)
+    }
+
+    /// Whether it is on the root from Debian's packages, which the network has chosen and not its commit.
+    pub fn is_on_fallback(&self) -> bool {
+        self.root.as_ref().is_some_and(|root| root.starts_with(FALLBACK))
     }
 
     /// Whether `latest` names it.
@@ -235,6 +244,7 @@ pub(crate) mod tests {
             own_tag: Some(fingerprint.tag(12)),
             revision: Some(name.to_owned()),
             created: Timestamp::from_second(second),
+            root: None,
             size: 1,
             platforms: BTreeMap::from([("linux/amd64".parse().unwrap(), manifest)]),
             missing: Vec::new(),

@@ -8,8 +8,8 @@ use crate::fault::{Exit, Fault};
 use crate::policy::{Compression, RelPath};
 use crate::process::{self, Command};
 use crate::reference::{Digest, Platform};
-use crate::registry::Credentials;
 use crate::scratch::Scratch;
+use crate::registry::{Credentials, settings_text};
 use crate::ui;
 use serde::Deserialize;
 use std::cell::OnceCell;
@@ -402,7 +402,7 @@ fn has_context() -> bool {
     }
     let read = || {
         let text = std::fs::read(Credentials::from_env().folder?.join("config.json")).ok()?;
-        serde_json::from_slice::<Configuration>(&text).ok()?.current_context
+        serde_json::from_slice::<Configuration>(&settings_text(text)).ok()?.current_context
     };
     read().is_some_and(|context| !matches!(context.as_str(), "" | "default"))
 }
@@ -516,6 +516,21 @@ impl Log {
         };
         let fault = fault.needed_by(format!("`{dockerfile}`")).cause(shorten(error));
         let fault = if block.is_empty() { fault } else { fault.cause(block.join("\n")) };
+        if all.contains("failed to push")
+            && let Some((_, rest)) = all.split_once("The repository with name '")
+            && let Some((name, _)) = rest.split_once('\'')
+        {
+            // ECR's words.
+            return fault.hint(format!(
+                "create it, and one for every other image: `aws ecr create-repository --repository-name {name}`"
+            ));
+        }
+        if all.contains("server gave HTTP response to HTTPS client") {
+            return fault.hint(
+                "the registry speaks plain HTTP: list it in the engine's own `insecure-registries` (`/etc/docker/daemon.json`) \
+                 and in `[project] insecure-registries` of `images.toml`, or build with `--engine native`, which needs the latter only",
+            );
+        }
         if all.contains("no space left on device") {
             return fault.hint("the engine's disk is full: free space with `docker builder prune`, and run this again");
         }
@@ -664,6 +679,12 @@ mod tests {
         assert_eq!(fault.causes, ["failed to solve: exit code: 2", " > [2/2] RUN x:\n0.2 broken"]);
         let fault = failed(&["ERROR: failed to solve: write /x: no space left on device"]);
         assert!(fault.hints[0].contains("disk is full"), "{fault}");
+        let fault = failed(&[
+            "ERROR: failed to push h/x:1: name unknown: The repository with name 'acme/x' does not exist in the registry with id '1'",
+        ]);
+        assert!(fault.hints[1].contains("aws ecr create-repository --repository-name acme/x"), "{fault}");
+        let fault = failed(&["ERROR: failed to push h/x:1: http: server gave HTTP response to HTTPS client"]);
+        assert!(fault.hints[1].contains("insecure-registries"), "{fault}");
         let fault = failed(&["ERROR: Cannot connect to the Docker daemon at unix:///x. Is the docker daemon running?"]);
         assert_eq!(fault.exit, Exit::Missing);
         let fault = failed(&["ERROR: failed to solve: dial tcp: lookup r.example: no such host"]);

@@ -32,6 +32,8 @@ pub struct Tree {
     pub registry: Registry,
     /// The commit that is checked out.
     pub commit: Option<Commit>,
+    /// No registry may be asked.
+    pub offline: bool,
 }
 
 impl Tree {
@@ -47,7 +49,7 @@ impl Tree {
         let text = files.text(Path::new(policy::FILE))?;
         let policy = policy::parse(&text, &|path: &RelPath| files.has_file(path.as_ref()))?;
         let registry = global.registry.clone().unwrap_or_else(|| policy.project.registry.clone());
-        Ok(Self { root: files.place().to_owned(), files, policy, registry, commit: None })
+        Ok(Self { root: files.place().to_owned(), files, policy, registry, commit: None, offline: global.offline })
     }
 
     /// The repository of an image.
@@ -97,8 +99,13 @@ impl Tree {
 
     /// A registry client as the policy wants it.
     pub fn client(&self) -> Client {
+        Client::new(self.client_options())
+    }
+
+    /// How the policy and the command line want registries to be asked.
+    pub fn client_options(&self) -> Options {
         let plain_http = self.policy.project.insecure_registries.iter().cloned().collect::<BTreeSet<_>>();
-        Client::new(Options { plain_http, ..Options::from_env() })
+        Options { plain_http, offline: self.offline, ..Options::from_env() }
     }
 
     /// Where images live when there is no registry.
@@ -230,6 +237,16 @@ pub struct RootImage {
     pub digests: BTreeMap<Platform, Digest>,
     /// Where `FROM` finds it.
     pub place: RootPlace,
+}
+
+/// What the name of a root from Debian's packages begins with. No reference does.
+pub const FALLBACK: &str = "debian:";
+
+impl RootImage {
+    /// Whether it is the one from Debian's packages, which the network has chosen and not the commit.
+    pub fn is_fallback(&self) -> bool {
+        self.name.starts_with(FALLBACK)
+    }
 }
 
 /// Where a root image is.

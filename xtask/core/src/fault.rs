@@ -46,12 +46,15 @@ pub struct Fault {
     pub causes: Vec<String>,
     /// The next command or edit, one line each.
     pub hints: Vec<String>,
+    /// The network does not lead to the registry: no name, no route, no connection. Nothing else may choose a fallback, and an
+    /// answer of any kind (401, 403, 429, 5xx), a certificate or a credential helper is something else.
+    pub unreachable: bool,
 }
 
 impl Fault {
     /// A fault with nothing but its sentence.
     pub fn new(exit: Exit, what: impl Into<String>) -> Self {
-        Self { exit, what: what.into(), needed_by: None, causes: Vec::new(), hints: Vec::new() }
+        Self { exit, what: what.into(), needed_by: None, causes: Vec::new(), hints: Vec::new(), unreachable: false }
     }
 
     /// Wrong usage, policy or input: exit code 2.

@@ -71,7 +71,11 @@ impl Layout {
 
     /// Opens a blob for reading.
     pub fn open_blob(&self, digest: &Digest) -> Result<File, Fault> {
-        File::open(self.blob_path(digest)).map_err(|error| {
+        let path = self.blob_path(digest);
+        // To open a pipe would be to wait for whoever writes to it.
+        let is_file = fs::metadata(&path)
+            .and_then(|meta| if meta.is_file() { Ok(()) } else { Err(io::Error::other("it is not a regular file")) });
+        is_file.and_then(|()| File::open(&path)).map_err(|error| {
             Fault::build(format!("blob `{digest}` is not in the image layout `{}`", self.folder.display())).cause(error)
         })
     }
@@ -278,7 +282,16 @@ fn named(descriptor: &Descriptor, name: &str) -> bool {
 }
 
 fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, Fault> {
-    let text = fs::read(path).map_err(|error| cannot_read(path, &error))?;
+    let open = || match fs::metadata(path)?.is_file() {
+        true => File::open(path),
+        false => Err(io::Error::other("it is not a regular file")),
+    };
+    let mut text = Vec::new();
+    let read = open().and_then(|file| file.take(DOCUMENT_LIMIT + 1).read_to_end(&mut text));
+    read.map_err(|error| cannot_read(path, &error))?;
+    if text.len() as u64 > DOCUMENT_LIMIT {
+        return Err(cannot_read(path, &"it is larger than 4 MiB, which no index of a layout is"));
+    }
     serde_json::from_slice(&text).map_err(|error| cannot_read(path, &error))
 }
 
@@ -365,6 +378,42 @@ mod tests {
         assert_eq!(layout.read_json::<Manifest>(&manifest).unwrap().schema_version, 2);
         fs::write(layout.blob_path(&manifest.digest), "{}").unwrap();
         assert!(layout.read_json::<Manifest>(&manifest).unwrap_err().causes[0].contains("digest"));
+    }
+
+    /// A folder that somebody else has made reads nothing but its own files, and never waits.
+    #[test]
+    fn no_layout_leads_out_of_its_folder() {
+        let (folder, layout) = layout();
+        std::fs::write(folder.path().join("secret"), "untouched").unwrap();
+        let index = |digest: &str, name: &str| {
+            let text = format!(
+                r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"{}","digest":"{digest}","size":9,"annotations":{{"{}":"{name}"}}}}]}}"#,
+                media_type::MANIFEST,
+                annotation::REF_NAME
+            );
+            std::fs::write(layout.folder().join("index.json"), text).unwrap();
+        };
+        for digest in ["sha256:../../../secret", "../secret", "sha256:", "sha512:00", "sha256:..", "/etc/passwd"] {
+            index(digest, "x");
+            assert!(layout.list().is_err(), "{digest}");
+        }
+        let digest = Digest::of(b"wanted");
+        for name in ["../../../secret", "/etc/passwd", "..", "", "a/b"] {
+            index(&digest.to_string(), name);
+            assert_eq!(layout.list().unwrap().len(), 1);
+            assert!(layout.read_bytes(&layout.get(name).unwrap().unwrap()).is_err(), "{name}");
+        }
+        let named = Descriptor::new(media_type::MANIFEST, digest, 9);
+        let blob = layout.blob_path(&digest);
+        std::os::unix::fs::symlink(folder.path().join("secret"), &blob).unwrap();
+        assert!(layout.read_bytes(&named).unwrap_err().causes[0].contains("digest"));
+        std::fs::remove_file(&blob).unwrap();
+        std::fs::create_dir(&blob).unwrap();
+        assert!(layout.read_bytes(&named).unwrap_err().causes[0].contains("regular file"));
+        std::fs::remove_dir(&blob).unwrap();
+        let status = std::process::Command::new("mkfifo").arg(&blob).status().unwrap();
+        assert!(status.success());
+        assert!(layout.read_bytes(&named).unwrap_err().causes[0].contains("regular file"));
     }
 
     #[test]

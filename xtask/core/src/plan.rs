@@ -166,7 +166,9 @@ pub fn decide(wish: &Wish, standing: &Standing, changes: &[String]) -> Decision 
                 return reuse(published);
             }
             let names: Vec<String> = missing.iter().map(ToString::to_string).collect();
-            build(missing, format!("{} is not in the registry's index", names.join(", ")))
+            let unlisted = || format!("{} is not in the registry's index", names.join(", "));
+            let reason = published.lost_reason(&missing).unwrap_or_else(unlisted);
+            build(missing, reason)
         }
         Standing::Local(Local { digest, .. }) => Decision::Reuse {
             digest: *digest,

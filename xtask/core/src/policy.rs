@@ -74,6 +74,40 @@ pub struct Root {
     pub python: String,
     /// What is done where the image's registry cannot be reached.
     pub fallback: Option<DebianRoot>,
+    /// Where images on the fallback root may have names of commits, branches and versions, and `latest`.
+    pub fallback_publishes: FallbackPublishes,
+}
+
+/// `[root] fallback-publishes`: which registries get names for images on a root that the network chose, not the commit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FallbackPublishes {
+    /// None: such an image is known by its fingerprint alone.
+    #[default]
+    Never,
+    /// Those of this machine, from which nobody deploys.
+    Loopback,
+    /// Every one.
+    Always,
+}
+
+impl FallbackPublishes {
+    /// Whether names may be put on an image on the fallback root in this repository.
+    pub fn allows(self, repository: &Repository) -> bool {
+        match self {
+            Self::Never => false,
+            Self::Loopback => repository.is_loopback(),
+            Self::Always => true,
+        }
+    }
+
+    /// The setting as it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Never => "never",
+            Self::Loopback => "loopback",
+            Self::Always => "always",
+        }
+    }
 }
 
 /// `[root] fallback = "debian"` and `[root.debian]`
@@ -381,7 +415,9 @@ impl FromStr for Registry {
     fn from_str(text: &str) -> Result<Self, String> {
         let text = text.trim_end_matches('/');
         let probe: Repository = format!("{text}/x").parse().map_err(|error| format!("{error}"))?;
-        if text.split('/').next() != Some(probe.registry()) {
+        // Docker Hub's host may be left out of a reference, and has two spellings; here one of them is named.
+        let first = text.split('/').next().unwrap_or_default();
+        if first != probe.registry() && first != "index.docker.io" {
             return Err(format!(
                 "`{text}` does not begin with a registry's host, like `ghcr.io/acme` or `127.0.0.1:5000`"
             ));
@@ -576,6 +612,9 @@ fn read_root(mut section: Section<'_>, problems: &mut Problems<'_>) -> Option<Ro
         problems.add(&python.at, format!("`root.python` is `{}`, not a version like `3.12`", python.value), None);
     }
     let fallback = section.choice("fallback", &[("debian", ())], problems);
+    use FallbackPublishes::{Always, Loopback, Never};
+    let publishes = [("never", Never), ("loopback", Loopback), ("always", Always)];
+    let fallback_publishes = section.choice("fallback-publishes", &publishes, problems).unwrap_or_default();
     let debian = section.section("debian", problems);
     let debian = debian.map(|mut debian| {
         let suite = debian.text("suite", problems).map(|suite| suite.value);
@@ -604,7 +643,7 @@ fn read_root(mut section: Section<'_>, problems: &mut Problems<'_>) -> Option<Ro
         let python = python.map_or_else(|| "3.13".to_owned(), |version| version.value.to_string());
         DebianRoot { suite: suite.unwrap_or_else(|| "trixie".to_owned()), python, packages }
     });
-    Some(Root { image: image?.value, python: python?.value, fallback })
+    Some(Root { image: image?.value, python: python?.value, fallback, fallback_publishes })
 }
 
 /// A path that has to be a file of the repository.

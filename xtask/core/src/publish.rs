@@ -4,6 +4,8 @@
 //! names something that is not whole. A tag is read again right before it is written, so the loser of a race adopts the
 //! winner's digest.
 
+mod whole;
+
 use crate::fault::Fault;
 use crate::key::{FINGERPRINT_LABEL, Fingerprint, KEY_LABEL};
 use crate::ledger;
@@ -11,6 +13,7 @@ use crate::oci::{self, Config, Descriptor, DescriptorPlatform, Index, Manifest, 
 use crate::process;
 use crate::reference::{Digest, Platform, Reference, Repository, Tag};
 use crate::registry::{Answer, Client, Name};
+use crate::ui;
 use std::collections::BTreeMap;
 
 /// The annotation with the commit that an image was built from.
@@ -28,6 +31,10 @@ pub struct Published {
     pub platforms: BTreeMap<Platform, Descriptor>,
     /// Annotations of the index, with the image's labels beneath them.
     pub notes: BTreeMap<String, String>,
+    /// Platforms that it lists and of which the registry lost a part, with that part: of an image that was looked at whole.
+    pub lost: BTreeMap<Platform, String>,
+    /// The listed manifests that lack something.
+    broken: Vec<Digest>,
     index: Option<Index>,
 }
 
@@ -52,10 +59,19 @@ impl Published {
         self.index.iter().flat_map(|index| &index.manifests).map(|listed| listed.digest).collect()
     }
 
+    fn new(
+        digest: Digest,
+        platforms: BTreeMap<Platform, Descriptor>,
+        notes: BTreeMap<String, String>,
+        index: Option<Index>,
+    ) -> Self {
+        Self { digest, platforms, notes, lost: BTreeMap::new(), broken: Vec::new(), index }
+    }
+
     /// An image with these manifests and nothing else.
     #[cfg(test)]
     pub(crate) fn for_tests(platforms: BTreeMap<Platform, Descriptor>) -> Self {
-        Self { digest: Digest::of(b"index"), platforms, notes: BTreeMap::new(), index: None }
+        Self::new(Digest::of(b"index"), platforms, BTreeMap::new(), None)
     }
 
     /// Those of `wanted` that it lacks.
@@ -84,7 +100,7 @@ pub fn read(client: &Client, repository: &Repository, name: impl Into<Name>) -> 
                 }
             }
         }
-        return Ok(Answer::Present(Published { digest: found.digest, platforms, notes, index: Some(index) }));
+        return Ok(Answer::Present(Published::new(found.digest, platforms, notes, Some(index))));
     }
     let manifest: Manifest = document(&found.bytes, &repository.digest(found.digest))?;
     let config = read_config(client, repository, &manifest)?;
@@ -94,7 +110,7 @@ pub fn read(client: &Client, repository: &Repository, name: impl Into<Name>) -> 
     let mut notes = config.config.labels;
     notes.extend(manifest.annotations);
     let platforms = BTreeMap::from([(platform, descriptor)]);
-    Ok(Answer::Present(Published { digest: found.digest, platforms, notes, index: None }))
+    Ok(Answer::Present(Published::new(found.digest, platforms, notes, None)))
 }
 
 fn document<T: serde::de::DeserializeOwned>(bytes: &[u8], what: &Reference) -> Result<T, Fault> {
@@ -198,12 +214,20 @@ pub fn publish(client: &Client, publication: &Publication<'_>) -> Result<Outcome
     const ROUNDS: usize = 5;
     for _ in 0..ROUNDS {
         process::interrupted()?;
-        let standing = read(client, repository, tag.clone())?.present();
-        if let Some(found) = &standing {
+        let mut standing = read(client, repository, tag.clone())?.present();
+        if let Some(found) = &mut standing {
             check_owner(found, fingerprint, &reference)?;
+            found.check_whole(client, repository)?;
         }
         let (index, adopted) = merge(standing.as_ref(), &ours, publication);
-        if let (Some(found), true) = (&standing, adopted.len() == ours.len()) {
+        if let Some(found) = &standing
+            && adopted.len() == ours.len()
+            && found.broken.is_empty()
+        {
+            keep_children(client, publication, found)?;
+            // What was built once more to the same bytes is nobody else's.
+            let others = |platform: &Platform| found.platforms[platform].digest != built[platform];
+            let adopted = adopted.into_iter().filter(others).collect();
             return Ok(Outcome { published: found.clone(), adopted });
         }
         let bytes = serde_json::to_vec(&index).expect("an index is JSON");
@@ -211,12 +235,28 @@ pub fn publish(client: &Client, publication: &Publication<'_>) -> Result<Outcome
         let Answer::Present(written) = read(client, repository, tag.clone())? else { continue };
         let whole = ours.keys().all(|platform| written.platforms.contains_key(platform));
         if whole {
+            keep_children(client, publication, &written)?;
             return Ok(Outcome { published: written, adopted });
         }
     }
     Err(Fault::network(format!("cannot publish `{reference}`"))
         .cause("other jobs kept writing the same tag")
         .hint("run this again"))
+}
+
+/// Gives the manifests of our platforms tags of their own. Many registries are cleaned by deleting what has none, and the index
+/// would stay behind without its images.
+fn keep_children(client: &Client, publication: &Publication<'_>, published: &Published) -> Result<(), Fault> {
+    let ours = published.platforms.iter().filter(|(platform, _)| publication.built.contains_key(*platform));
+    for (platform, descriptor) in ours {
+        process::interrupted()?;
+        let own = platform_tag(&publication.tag, platform);
+        // The image is whole without it, and a registry whose tags never move may have another under it.
+        if let Err(fault) = tag(client, publication.repository, descriptor.digest, &own) {
+            ui::detail(&format!("{}: the tag is only there to keep clean-ups away", fault.what));
+        }
+    }
+    Ok(())
 }
 
 /// The descriptors that one platform's result brings: its manifest, and its attestations if there are any.
@@ -250,18 +290,15 @@ fn merge(
             Some(index) => index.manifests.clone(),
             None => found.platforms.values().cloned().collect(),
         };
-        let replaced: Vec<Digest> = if publication.replace {
-            ours.keys().filter_map(|platform| Some(found.platforms.get(platform)?.digest)).collect()
-        } else {
-            Vec::new()
-        };
+        // What has lost a part goes from the index, whether it is built now or by its own platform's job.
+        let mut replaced = found.broken.clone();
+        if publication.replace {
+            replaced.extend(ours.keys().filter_map(|platform| Some(found.platforms.get(platform)?.digest)));
+        }
         // An attestation goes with the manifest it is about.
-        let about = |d: &Descriptor| d.annotations.get("vnd.docker.reference.digest").and_then(|t| t.parse().ok());
-        manifests.extend(
-            listed.into_iter().filter(|d| {
-                !replaced.contains(&d.digest) && about(d).is_none_or(|subject| !replaced.contains(&subject))
-            }),
-        );
+        manifests.extend(listed.into_iter().filter(|d| {
+            !replaced.contains(&d.digest) && whole::about(d).is_none_or(|subject| !replaced.contains(&subject))
+        }));
         if publication.replace {
             // The builds of the platforms that stay are not undone by this one.
             let stay = found.platforms.keys().filter(|platform| !ours.contains_key(*platform)).map(ledger::annotation);

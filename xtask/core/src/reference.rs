@@ -198,33 +198,82 @@ impl FromStr for Repository {
     fn from_str(text: &str) -> Result<Self, Malformed> {
         let (registry, path) = match text.split_once('/') {
             Some((first, rest)) if first.contains(['.', ':']) || first == "localhost" => (first, rest.to_owned()),
-            _ => ("docker.io", text.to_owned()),
+            _ if is_image_id(text) => {
+                return Err(Malformed(format!("`{text}` is an image's identifier, not the name of a repository")));
+            }
+            _ => (DOCKER_HUB, text.to_owned()),
         };
-        let path = if registry == "docker.io" && !path.contains('/') { format!("library/{path}") } else { path };
-        let host_good = !registry.is_empty()
-            && registry.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b':' | b'[' | b']'));
-        if !host_good {
+        // The name that Docker Hub had before; docker reads both as one registry.
+        let registry = if registry == "index.docker.io" { DOCKER_HUB } else { registry };
+        let path = if registry == DOCKER_HUB && !path.contains('/') { format!("library/{path}") } else { path };
+        if !is_host(registry) {
             return Err(Malformed(format!("`{registry}` is not a registry host")));
         }
         for part in path.split('/') {
-            // distribution spec: [a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*
-            let alnum = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-            let good = part.bytes().next().is_some_and(alnum)
-                && part.bytes().next_back().is_some_and(alnum)
-                && part.bytes().all(|b| alnum(b) || matches!(b, b'.' | b'_' | b'-'))
-                && !part.contains("..")
-                && !part.contains("___");
-            if !good {
+            if !is_path_part(part) {
                 let uppercase = part.bytes().any(|b| b.is_ascii_uppercase());
                 let why = if uppercase { " (repository names are lowercase)" } else { "" };
                 return Err(Malformed(format!("`{part}` cannot be part of a repository name{why}")));
             }
+        }
+        if path.len() > LONGEST_PATH {
+            return Err(Malformed(format!(
+                "`{path}` is longer than the {LONGEST_PATH} characters of a repository name"
+            )));
         }
         Ok(Self { registry: registry.to_owned(), path })
     }
 }
 
 text_type!(Repository);
+
+/// Docker Hub as references name it.
+const DOCKER_HUB: &str = "docker.io";
+
+/// Characters of a repository's path, as distribution limits them.
+const LONGEST_PATH: usize = 255;
+
+/// A whole image identifier, which docker never takes for a name.
+fn is_image_id(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// A host as distribution's grammar has it: a domain name, an IPv4 address or an IPv6 address in brackets, and perhaps a port.
+fn is_host(text: &str) -> bool {
+    let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, rest)) => {
+            if address.parse::<std::net::Ipv6Addr>().is_err() {
+                return false;
+            }
+            match rest.strip_prefix(':') {
+                Some(port) => (None, Some(port)),
+                None if rest.is_empty() => (None, None),
+                None => return false,
+            }
+        }
+        None => match text.split_once(':') {
+            Some((host, port)) => (Some(host), Some(port)),
+            None => (Some(text), None),
+        },
+    };
+    let label = |label: &str| {
+        let good = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
+        !label.is_empty() && !label.starts_with('-') && !label.ends_with('-') && label.bytes().all(good)
+    };
+    let digits = |port: &str| port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok();
+    host.is_none_or(|host| host.split('.').all(label)) && port.is_none_or(digits)
+}
+
+/// A part of a path: `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*` of the distribution specification.
+fn is_path_part(part: &str) -> bool {
+    let alnum = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    if !part.starts_with(alnum) || !part.ends_with(alnum) {
+        return false;
+    }
+    let separators = part.split(alnum).filter(|separator| !separator.is_empty());
+    let good = |separator: &str| matches!(separator, "." | "_" | "__") || separator.bytes().all(|b| b == b'-');
+    separators.into_iter().all(good)
+}
 
 /// A repository with a tag, a digest, or both.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -368,6 +417,60 @@ mod tests {
         refused("ghcr.io/acme/", "cannot be part");
         refused("ghcr.io/acme/app@sha256:12", "64 lowercase hex");
         refused("", "cannot be part");
+    }
+
+    #[test]
+    fn docker_hub_has_one_name() {
+        for text in ["x/y", "docker.io/x/y", "index.docker.io/x/y"] {
+            reference(text, "docker.io/x/y");
+        }
+        for text in ["python", "docker.io/python", "index.docker.io/python", "index.docker.io/library/python"] {
+            reference(text, "docker.io/library/python");
+        }
+    }
+
+    #[test]
+    fn hosts_and_paths_that_docker_refuses_are_refused() {
+        for host in [
+            "-docker.io",
+            "docker-.io",
+            "dock..er",
+            ".docker.io",
+            "docker.io.",
+            "a_b.io",
+            "h:",
+            "h:x",
+            "h:1:2",
+            "h:99999",
+            "[::1",
+            "[::1]x",
+            "[::1]:",
+            "[x]:1",
+            "[]:1",
+            "h]:1",
+            "a.[b",
+            "é.io",
+            ":5000",
+        ] {
+            refused(&format!("{host}/x/y"), "not a registry host");
+        }
+        for host in
+            ["a", "0", "A.b-c.D", "10.0.0.1", "10.0.0.1:1", "xn--n3h.com", "localhost", "[::1]", "[fe80::1]:5000"]
+        {
+            assert!(is_host(host), "{host}");
+        }
+        for part in [
+            "a_.b", "a._b", "a..b", "a___b", "a-_b", "a_-b", ".a", "a.", "_a", "a_", "-a", "a-", "", "A", "a b", "a+b",
+            "é",
+        ] {
+            refused(&format!("ghcr.io/x/{part}/y"), "cannot be part");
+        }
+        for part in ["a", "0", "a.b", "a_b", "a__b", "a-b", "a---b", "a.b_c__d--e", "1.2.3"] {
+            assert!(is_path_part(part), "{part}");
+        }
+        refused(&"0".repeat(64), "an image's identifier");
+        refused(&format!("ghcr.io/{}", "a".repeat(256)), "longer than the 255");
+        reference(&format!("ghcr.io/{}", "a".repeat(255)), &format!("ghcr.io/{}", "a".repeat(255)));
     }
 
     #[test]

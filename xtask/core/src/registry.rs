@@ -10,6 +10,7 @@ mod auth;
 mod blobs;
 mod challenge;
 mod credentials;
+mod deadline;
 mod exchange;
 mod listing;
 mod manifests;
@@ -20,7 +21,7 @@ mod transport;
 mod upload;
 mod url;
 
-pub use credentials::{Credential, Credentials};
+pub use credentials::{Credential, Credentials, settings_text};
 pub use listing::Referrer;
 pub use manifests::{Head, Manifest, Name};
 pub use proxy::Proxies;
@@ -81,9 +82,18 @@ pub struct Options {
     pub patience: Duration,
     /// The time to resolve a name, and the time to connect.
     pub connect_timeout: Duration,
-    /// The longest silence on a connection; the whole may take as long as it likes. Registries are silent while they
-    /// put a large blob together.
+    /// How often an address that the network does not lead to is tried at most.
+    pub connect_tries: u32,
+    /// The longest silence on a connection, four times as long for an upload: registries are silent while they put a large
+    /// blob together.
     pub idle_timeout: Duration,
+    /// The longest that one operation may wait for the network, all its tries together and without the pauses between them;
+    /// the time for its bytes at the minimum speed is added.
+    pub deadline: Duration,
+    /// Bytes a second below which a transfer counts as stalled, measured over the longest silence.
+    pub min_speed: u64,
+    /// No network is used: every question is a fault.
+    pub offline: bool,
     /// Blobs up to this many bytes are sent in one request, larger ones in pieces that can be resumed.
     pub whole: u64,
     /// The bytes of one piece; `None` sends all that is left as one, as docker does.
@@ -102,7 +112,11 @@ impl Default for Options {
             backoff: Duration::from_secs(1),
             patience: Duration::from_secs(120),
             connect_timeout: Duration::from_secs(10),
-            idle_timeout: Duration::from_secs(120),
+            connect_tries: 5,
+            idle_timeout: Duration::from_secs(30),
+            deadline: Duration::from_secs(60),
+            min_speed: 10_000,
+            offline: false,
             whole: 4 << 20,
             chunk: None,
         }
@@ -147,6 +161,10 @@ impl Client {
     }
 
     fn endpoint(&self, registry: &str) -> Result<Endpoint, Fault> {
+        if self.options.offline {
+            return Err(Fault::usage(format!("`{registry}` has to be asked, and `--offline` uses no network"))
+                .hint("run this again without `--offline`"));
+        }
         let (name, authority) = match registry {
             "docker.io" | "index.docker.io" | "registry-1.docker.io" => ("docker.io", "registry-1.docker.io"),
             other => (other, other),

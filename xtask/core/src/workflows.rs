@@ -347,7 +347,7 @@ fn plan(policy: &Policy) -> String {
         run: echo \"publish=$PUBLISH\" >> \"$GITHUB_OUTPUT\"
 {login}      - name: Plan
         id: plan
-        run: cargo xtask plan --format github
+        run: cargo xtask plan --locked --format github
 "
     )
 }
@@ -356,7 +356,7 @@ fn base(policy: &Policy, matrix: &str) -> String {
     let minutes = policy.ci.timeout_minutes;
     let (checkout, cargo, login) = (checkout(), cargo("xtask"), login(policy, None));
     format!(
-        "  # Each platform on a machine of its own kind; the index has them all once the last is done.
+        "  # Each platform on a machine of its own kind, on the root that `images.lock` pins and on no other; the index has them all once the last is done.
   base:
     needs: plan
     if: needs.plan.outputs.publish == 'true' && needs.plan.outputs.decision == 'base+fast'
@@ -370,10 +370,10 @@ fn base(policy: &Policy, matrix: &str) -> String {
     steps:
 {checkout}{cargo}{ENGINE}{login}      - name: Build the base
         if: github.event_name != 'schedule'
-        run: cargo xtask build-base --push --no-latest --platform \"$PLATFORM\"
+        run: cargo xtask build-base --push --locked --no-latest --platform \"$PLATFORM\"
       - name: Build the base anew, for security updates
         if: {WEEKLY}
-        run: cargo xtask build-base --push --force --no-latest --platform \"$PLATFORM\"
+        run: cargo xtask build-base --push --locked --force --no-latest --platform \"$PLATFORM\"
 "
     )
 }
@@ -398,13 +398,13 @@ fn app(policy: &Policy, matrix: &str) -> String {
     steps:
 {checkout}{cargo}{program}{ENGINE}{login}      - name: Build the app on its base
         if: github.event_name != 'schedule' && needs.plan.outputs.decision != 'full'
-        run: cargo xtask build-fast --push --no-latest --platform \"$PLATFORM\"
+        run: cargo xtask build-fast --push --locked --no-latest --platform \"$PLATFORM\"
       - name: Build the app anew, on the new base
         if: {WEEKLY} && needs.plan.outputs.decision != 'full'
-        run: cargo xtask build-fast --push --force --no-latest --platform \"$PLATFORM\"
+        run: cargo xtask build-fast --push --locked --force --no-latest --platform \"$PLATFORM\"
       - name: Build the app from scratch
         if: needs.plan.outputs.decision == 'full'
-        run: cargo xtask build-enhanced --push --platform \"$PLATFORM\"
+        run: cargo xtask build-enhanced --push --locked --platform \"$PLATFORM\"
 "
     )
 }
@@ -454,7 +454,7 @@ fn release(policy: &Policy) -> String {
       packages: write
     steps:
 {checkout}{cargo}{ENGINE}{login}      - name: Name what was tested
-        run: cargo xtask build --push --reuse-only
+        run: cargo xtask build --push --locked --reuse-only
 "
     )
 }

@@ -2,7 +2,7 @@
 
 use super::Session;
 use super::engine::Engine;
-use super::foundation::impatient;
+use super::foundation::root_client;
 use super::planning::Image;
 use crate::binary;
 use crate::docker::{Build, Output};
@@ -154,17 +154,20 @@ impl Session<'_> {
     fn rust_image(&self, root: &RootImage) -> Result<Option<String>, Fault> {
         let wanted = self.tree.policy.app.binary.as_ref().and_then(|binary| binary.rust_image.as_ref());
         // Whence the root could not come, no other image will.
-        let Some(image) = wanted.filter(|_| !root.name.starts_with("debian:")) else { return Ok(None) };
+        let Some(image) = wanted.filter(|_| !root.is_fallback() && !self.global.offline) else {
+            return Ok(None);
+        };
         let tag = image.tag.clone().unwrap_or_else(Tag::latest);
-        match impatient(&self.tree).head(&image.repository, tag) {
+        match root_client(&self.tree).head(&image.repository, tag) {
             Ok(Answer::Present(found)) => Ok(Some(image.repository.digest(found.digest).to_string())),
             Ok(Answer::Absent) => {
                 Err(Fault::usage(format!("`{image}` does not exist")).hint("correct `rust-image` in `images.toml`"))
             }
-            Err(fault) => {
+            Err(fault) if fault.unreachable => {
                 ui::warn(&format!("{}; the host's own toolchain compiles", fault.what));
                 Ok(None)
             }
+            Err(fault) => Err(fault.needed_by("`[app.binary] rust-image` of `images.toml`")),
         }
     }
 

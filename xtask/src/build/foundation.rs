@@ -1,8 +1,8 @@
 //! Which image the base stands on: the pinned one, the tag's of now, or one made of Debian's packages.
 
 use super::{Inquiry, Session};
-use crate::facts::{self, RootImage, RootPlace, Tree};
-use crate::fault::{Exit, Fault};
+use crate::facts::{self, FALLBACK, RootImage, RootPlace, Tree};
+use crate::fault::Fault;
 use crate::layout::Layout;
 use crate::policy::DebianRoot;
 use crate::publish;
@@ -80,7 +80,7 @@ impl Inquiry<'_> {
                 ));
                 Ok(named(digests))
             }
-            Err(fault) if fault.exit == Exit::Network && self.tree.policy.root.fallback.is_some() => {
+            Err(fault) if fault.unreachable && self.tree.policy.root.fallback.is_some() => {
                 let cause = fault.causes.last().map(|cause| format!(" ({cause})")).unwrap_or_default();
                 ui::step(
                     "fallback",
@@ -88,27 +88,39 @@ impl Inquiry<'_> {
                 );
                 self.debian(make)?.ok_or_else(not_made)
             }
-            Err(fault) => Err(fault.needed_by("the root of the base image")),
+            Err(fault) => Err(self.not_a_fallback(fault)),
+        }
+    }
+
+    /// The fault of a registry that was reached and does not give the root: no reason for another operating system.
+    fn not_a_fallback(&self, fault: Fault) -> Fault {
+        let fault = fault.needed_by("the root of the base image");
+        match self.tree.policy.root.fallback {
+            Some(_) if !fault.unreachable => fault.cause(
+                "`[root] fallback` is for a registry that the network does not lead to, and this one was reached",
+            ),
+            _ => fault,
         }
     }
 
     /// Whether a root of a registry, known by digest, cannot be had, and there is a fallback.
     fn is_out_of_reach(&self, image: &RootImage) -> Result<bool, Fault> {
         let RootPlace::Registry(repository) = &image.place else { return Ok(false) };
-        if self.tree.policy.root.fallback.is_none() || self.locked || image.name.starts_with("debian:") {
+        if self.tree.policy.root.fallback.is_none() || self.locked || image.is_fallback() {
             return Ok(false);
         }
-        let Some(digest) = image.digests.values().next() else { return Ok(true) };
-        match impatient(self.tree).head(repository, *digest) {
+        let Some(digest) = image.digests.values().next().filter(|_| !self.offline) else { return Ok(true) };
+        match root_client(self.tree).head(repository, *digest) {
             Ok(_) => Ok(false),
-            Err(fault) if fault.exit == Exit::Network => {
+            Err(fault) if fault.unreachable => {
+                let cause = fault.causes.last().map(|cause| format!(" ({cause})")).unwrap_or_default();
                 ui::step(
                     "fallback",
-                    &format!("`{}` cannot be reached: the root is built from Debian's packages", image.name),
+                    &format!("`{}` cannot be reached{cause}: the root is built from Debian's packages", image.name),
                 );
                 Ok(true)
             }
-            Err(fault) => Err(fault),
+            Err(fault) => Err(self.not_a_fallback(fault)),
         }
     }
 
@@ -131,12 +143,16 @@ impl Inquiry<'_> {
         let repository = self.tree.registry.repository(&format!("{}-root", self.tree.policy.project.name));
         let tag = Tag::from_name(&format!("{}-{}", &recipe.fingerprint().hex()[..12], platform.dashed()))
             .expect("hex digits and a platform are a tag");
-        let wanted = Wanted { name: format!("debian:{}", debian.suite), recipe, platform, repository, tag };
+        let wanted = Wanted { name: format!("{FALLBACK}{}", debian.suite), recipe, platform, repository, tag };
         if self.wish.push
             && !self.fresh_root
-            && let Answer::Present(found) = self.client.head(&wanted.repository, wanted.tag.clone())?
+            && let Answer::Present(mut found) = publish::read(self.client, &wanted.repository, wanted.tag.clone())?
         {
-            return Ok(Some(wanted.published(found.digest)));
+            found.check_whole(self.client, &wanted.repository)?;
+            match found.lost_reason(std::slice::from_ref(&wanted.platform)) {
+                None => return Ok(Some(wanted.published(found.digest))),
+                Some(lost) => ui::step("lost", &format!("{lost}: the root is published again")),
+            }
         }
         make(&wanted)
     }
@@ -199,15 +215,21 @@ pub fn debian_recipe(debian: &DebianRoot) -> root::Recipe {
 
 /// A client that asks once and does not wait: for registries without which there is another way.
 pub fn impatient(tree: &Tree) -> Client {
-    let plain_http = tree.policy.project.insecure_registries.iter().cloned().collect();
-    Client::new(Options { plain_http, tries: 1, connect_timeout: Duration::from_secs(3), ..Options::from_env() })
+    let (connect_timeout, deadline) = (Duration::from_secs(3), Duration::from_secs(20));
+    Client::new(Options { tries: 1, connect_timeout, deadline, ..tree.client_options() })
+}
+
+/// A client for the root's registry: where the network does not lead there it does not wait, and what passes is tried again.
+pub fn root_client(tree: &Tree) -> Client {
+    let connect_timeout = Duration::from_secs(3);
+    Client::new(Options { tries: 3, connect_tries: 1, connect_timeout, ..tree.client_options() })
 }
 
 /// The digests of the root's tag now, for each platform. A root that the registry does not have is wrong use, not an absence.
 pub fn resolve_root(tree: &Tree, platforms: &[Platform]) -> Result<BTreeMap<Platform, Digest>, Fault> {
     let image = &tree.policy.root.image;
     let tag = image.tag.clone().unwrap_or_else(Tag::latest);
-    let Answer::Present(found) = publish::read(&impatient(tree), &image.repository, tag)? else {
+    let Answer::Present(found) = publish::read(&root_client(tree), &image.repository, tag)? else {
         return Err(
             Fault::usage(format!("the root `{image}` does not exist")).hint("correct `[root] image` in `images.toml`")
         );

@@ -34,8 +34,9 @@ impl Inquiry<'_> {
     pub fn published(&self, kind: ImageKind, fingerprint: &Fingerprint, tag: &Tag) -> Result<Standing, Fault> {
         let repository = self.tree.repository(kind);
         Ok(match publish::read(self.client, &repository, tag.clone())? {
-            Answer::Present(found) => {
+            Answer::Present(mut found) => {
                 publish::check_owner(&found, fingerprint, &repository.tag(tag))?;
+                found.check_whole(self.client, &repository)?;
                 Standing::Registry(Box::new(found))
             }
             Answer::Absent => Standing::Absent,
@@ -95,13 +96,17 @@ pub fn pinned_base(tree: &Tree, client: &Client, digest: Digest, platforms: &[Pl
     let reference = tree.repository(ImageKind::Base).digest(digest);
     let again = "pin another, or none: `cargo xtask base pin`, `cargo xtask base pin --remove`";
     let needed = |fault: Fault| fault.needed_by("`[base]` of `images.lock`").hint(again);
-    let Answer::Present(found) = publish::read(client, &reference.repository, digest)? else {
+    let Answer::Present(mut found) = publish::read(client, &reference.repository, digest)? else {
         return Err(needed(Fault::usage(format!("the pinned base `{reference}` is not in the registry"))));
     };
     if found.fingerprint().is_none() {
         return Err(needed(Fault::usage(format!(
             "the pinned `{reference}` is no base of ours: it has no fingerprint"
         ))));
+    }
+    found.check_whole(client, &reference.repository)?;
+    if let Some(lost) = found.lost_reason(platforms) {
+        return Err(needed(Fault::usage(format!("the pinned base `{reference}` is not whole")).cause(lost)));
     }
     match found.missing(platforms).as_slice() {
         [] => Ok(found),

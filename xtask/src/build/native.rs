@@ -1,11 +1,12 @@
 //! A build by the native engine: what its order is made of, from the session's tree, policy and plan.
 
 use super::Session;
+use super::call::unknown_digest;
 use super::planning::Image;
 use crate::binary;
 use crate::context::{self, ContextPath};
 use crate::docker::{Build, Output};
-use crate::dockerfile::Dockerfile;
+use crate::dockerfile::{Dockerfile, Kind};
 use crate::fault::Fault;
 use crate::key::{AppKey, BinaryKey};
 use crate::layout::Layout;
@@ -33,7 +34,10 @@ impl Session<'_> {
                 Output::Store | Output::Push => None,
             });
             match layout {
-                None => build::build(&self.client, order, Destination::Repository(&image.plan.repository)),
+                None => {
+                    let tag = publish::platform_tag(&image.plan.tag, &call.platform);
+                    build::build(&self.client, order, Destination::Repository(&image.plan.repository, &tag))
+                }
                 Some(folder) => {
                     let layout = Layout::open_or_create(folder)?;
                     let built = build::build(&self.client, order, Destination::Layout(&layout))?;
@@ -47,13 +51,41 @@ impl Session<'_> {
     }
 
     /// What would be done, a line for each layer.
+    ///
+    /// An image whose foundation cannot be looked at, because it is built first or because no registry is asked, is shown by its
+    /// Dockerfile: which of its layers are known already is not known itself.
     pub(super) fn show_native(&self, image: &Image, call: &Build) -> Result<String, Fault> {
+        let name = beneath_name(call);
+        let reference: Reference = name.parse().expect("written by us");
+        let unseen = if reference.digest == Some(unknown_digest()) {
+            Some("the image that it is built on is built first".to_owned())
+        } else if self.global.offline && !call.contexts.contains_key(name) {
+            Some(format!("`{name}` is in a registry, and `--offline` asks none"))
+        } else {
+            None
+        };
+        if let Some(why) = unseen {
+            let what = format!("{} for {}: every layer is shown as made, for {why}", image.plan.kind, call.platform);
+            ui::step("unknown", &what);
+            return self.show_by_text(call);
+        }
         self.with_order(image, call, |order| {
             let line = |(plan, known): (assembly::LayerPlan, bool)| {
                 format!("{} {} {}\n", &plan.recipe.hex()[..12], if known { "named" } else { "made " }, plan.name)
             };
             Ok(build::plan(order)?.into_iter().map(line).collect())
         })
+    }
+
+    /// The instructions of the target that make layers.
+    fn show_by_text(&self, call: &Build) -> Result<String, Fault> {
+        let text = self.tree.files.text(call.dockerfile.as_ref())?;
+        let dockerfile = Dockerfile::parse(call.dockerfile.as_str(), &text)?;
+        let makes = |kind: &Kind| matches!(kind, Kind::Copy(_) | Kind::Add(_) | Kind::Run(_) | Kind::Workdir(_));
+        let made = dockerfile.target().instructions.iter().filter(|instruction| makes(&instruction.kind));
+        let text = |line| dockerfile.instruction_text(line).unwrap_or_default();
+        let unknown = "-".repeat(12);
+        Ok(made.map(|instruction| format!("{unknown} made  {}\n", text(instruction.line))).collect())
     }
 
     fn with_order<T>(

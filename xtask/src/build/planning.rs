@@ -67,14 +67,43 @@ impl Session<'_> {
         if let (Some(digest), Target::Base | Target::App | Target::Fast) =
             (facts::images_lock(&self.tree)?.base, target)
         {
-            return self.plan_pinned(target, digest);
+            return Ok(self.named_by_policy(self.plan_pinned(target, digest)?));
         }
         let lock = facts::lock(&self.tree)?;
-        self.inquiry().on_a_root(
+        let planned = self.inquiry().on_a_root(
             &|wanted| self.make_root(wanted),
             |root| self.plan_on(target, root, &lock),
             Planned::needs_root,
-        )
+        )?;
+        Ok(self.named_by_policy(planned))
+    }
+
+    /// The plan with the names that the policy allows: an image on the fallback root is not what the commit says, but what the
+    /// network let through, and is known by its fingerprint alone unless `[root] fallback-publishes` says otherwise.
+    fn named_by_policy(&self, mut planned: Planned) -> Planned {
+        let publishes = self.tree.policy.root.fallback_publishes;
+        if !self.wish.push || !planned.root.is_fallback() {
+            return planned;
+        }
+        let root = planned.root.name.clone();
+        let images = planned.base.iter_mut().chain(&mut planned.app);
+        for Image { plan, .. } in images.filter(|image| !publishes.allows(&image.plan.repository)) {
+            let named = plan.latest == Latest::Moves || !plan.tags.is_empty();
+            plan.tags.clear();
+            if plan.latest == Latest::Moves {
+                plan.latest = Latest::Stays(format!("it is on the fallback root `{root}`"));
+            }
+            if named {
+                let setting = publishes.as_str();
+                let what = format!(
+                    "`{}` is on the fallback root `{root}`: it gets no tag but its fingerprint's, and `latest` stays \
+                     (`[root] fallback-publishes` is `{setting}`)",
+                    plan.repository.tag(&plan.tag)
+                );
+                ui::step("unnamed", &what);
+            }
+        }
+        planned
     }
 
     fn plan_on(&self, target: Target, root: RootImage, lock: &Lock) -> Result<Planned, Fault> {
@@ -98,8 +127,18 @@ impl Session<'_> {
         let changes = old.map(|old| base_changes(&old, &base_key, &self.tree.names(&base_parsed))).unwrap_or_default();
         let wish = if target == Target::Fast { Wish { force: false, ..self.wish.clone() } } else { self.wish.clone() };
         let decision = plan::decide(&wish, &standing, &changes);
-        if let (Target::Fast, Decision::Build { .. }) = (target, &decision) {
+        if let (Target::Fast, Decision::Build { reasons, .. }) = (target, &decision) {
             let reference = self.tree.repository(ImageKind::Base).tag(&tag);
+            if let Standing::Registry(found) = &standing
+                && !found.lost.is_empty()
+            {
+                return Err(Fault::usage(format!("base image `{reference}` is not whole in the registry"))
+                    .needed_by(format!("`{}`", self.tree.policy.app.dockerfile))
+                    .cause(&reasons[0])
+                    .hint(
+                        "build it again: `cargo xtask build-base --push`, or let `cargo xtask build --push` do both",
+                    ));
+            }
             return Err(plan::missing_base(
                 &reference,
                 self.wish.push,
@@ -143,7 +182,8 @@ impl Session<'_> {
         let app = self.plan_app(fingerprint, &base)?;
         // Nothing of this plan is built on a root.
         let place = RootPlace::Registry(base.plan.repository.clone());
-        let root = RootImage { name: "none".to_owned(), digests: BTreeMap::new(), place };
+        let name = serde_json::from_str::<BaseKey>(&base.key).map_or_else(|_| "none".to_owned(), |key| key.root.image);
+        let root = RootImage { name, digests: BTreeMap::new(), place };
         Ok(Planned { root, base: Some(base), app: Some(app) })
     }
 

@@ -4,14 +4,14 @@
 
 use crate::bases::{self, Base, Pruning, Question, Rules, Survey, Verdict};
 use crate::facts::{self, Tree};
-use crate::fault::{Exit, Fault};
+use crate::fault::Fault;
 use crate::flags::{BaseCommand, Format, Global};
 use crate::git::Git;
 use crate::key::Fingerprint;
 use crate::lock::{self, ImagesLock, file};
 use crate::policy::ImageKind;
-use crate::reference::{Digest, Repository, Tag};
-use crate::registry::Client;
+use crate::reference::{Digest, Platform, Repository, Tag};
+use crate::registry::{Answer, Client};
 use crate::time::Timestamp;
 use crate::{build, process, publish, ui};
 use serde::Serialize;
@@ -122,6 +122,7 @@ impl Desk {
     fn pin(&self, name: Option<&str>) -> Result<(), Fault> {
         let survey = self.survey(false)?;
         let base = bases::pin(&survey, name)?;
+        self.refuse_lost(base)?;
         let lock = ImagesLock { base: Some(base.digest), ..facts::images_lock(&self.tree)? };
         if file::write(&self.tree.root.join(lock::images::PATH), &lock.to_string())? {
             ui::step("wrote", &format!("`{}`", lock::images::PATH));
@@ -132,10 +133,33 @@ impl Desk {
         Ok(())
     }
 
+    /// Refuses a base of which the registry lost a layer or a configuration; a survey looks at manifests alone.
+    fn refuse_lost(&self, base: &Base) -> Result<(), Fault> {
+        let Answer::Present(mut found) = publish::read(&self.client, &self.bases, base.digest)? else { return Ok(()) };
+        found.check_whole(&self.client, &self.bases)?;
+        let platforms: Vec<Platform> = base.platforms.keys().cloned().collect();
+        match found.lost_reason(&platforms) {
+            None => Ok(()),
+            Some(lost) => Err(Fault::usage(format!("base `{}` is not whole", base.name()))
+                .cause(lost)
+                .hint("build it again: `cargo xtask build-base --push` on its commit")),
+        }
+    }
+
     fn rollback(&self, name: Option<&str>, yes: bool) -> Result<(), Fault> {
-        let survey = self.survey(false)?;
+        let mut survey = self.survey(false)?;
+        let publishes = self.tree.policy.root.fallback_publishes.allows(&self.bases);
+        if name.is_none() && !publishes {
+            survey.bases.retain(|base| base.is_latest() || !base.is_on_fallback());
+        }
         let git = Git::at(&self.tree.root);
         let to = bases::rollback(&survey, name, &|first, second| git.ancestry(first, second))?;
+        if to.is_on_fallback() && !publishes {
+            return Err(Fault::usage(format!("`latest` cannot name `{}`", to.name()))
+                .cause(format!("it is on the fallback root `{}`", to.root.as_deref().unwrap_or_default()))
+                .hint("name another base, or allow it: `[root] fallback-publishes` in `images.toml`"));
+        }
+        self.refuse_lost(to)?;
         let now = Timestamp::now();
         let told = |base: &Base| {
             let commit = base.revision.as_deref().map_or("no commit", |revision| &revision[..12.min(revision.len())]);
@@ -178,13 +202,6 @@ impl Desk {
         } else {
             show(&plan.verdicts);
             show(&layouts.verdicts);
-            if !plan.tags.is_empty() {
-                let what = format!(
-                    "{} tags of single platforms, where this registry can: an index lists them",
-                    plan.tags.len()
-                );
-                ui::step("untag", &what);
-            }
         }
         if plan.is_empty() && layouts.gone.is_empty() {
             ui::step("nothing", "is to be deleted");
@@ -216,30 +233,6 @@ impl Desk {
                 "deleted",
                 &format!("{deleted} manifests; their layers go with the registry's next garbage collection"),
             );
-        }
-        self.delete_tags(&plan.tags)
-    }
-
-    /// Removes tags that only repeat what an index lists. By tag alone: by digest the index would lose its manifest. Most
-    /// registries cannot, and nothing is lost where the tags stay.
-    fn delete_tags(&self, tags: &[Tag]) -> Result<(), Fault> {
-        let mut removed = 0;
-        for tag in tags {
-            process::interrupted()?;
-            match self.client.delete_manifest(&self.bases, tag) {
-                Ok(_) => removed += 1,
-                Err(fault) if fault.exit == Exit::Interrupted => return Err(fault),
-                Err(_) => {
-                    ui::step(
-                        "left",
-                        &format!("{} tags of single platforms: this registry deletes no tags", tags.len() - removed),
-                    );
-                    break;
-                }
-            }
-        }
-        if removed > 0 {
-            ui::step("untagged", &format!("{removed} tags of single platforms, which repeat what an index lists"));
         }
         Ok(())
     }

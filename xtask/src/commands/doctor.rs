@@ -8,7 +8,9 @@ use crate::flags::{Format, Global};
 use crate::lock::uv;
 use crate::policy::{Action, Engine, ImageKind};
 use crate::process::{self, Command};
-use crate::registry::Client;
+use crate::publish;
+use crate::reference::{Platform, Tag};
+use crate::registry::{Answer, Client};
 use crate::{build, steps, ui};
 use serde::Serialize;
 
@@ -134,7 +136,7 @@ fn root_image(tree: &Tree, global: &Global) -> Finding {
     }
     match build::resolve_root(tree, &tree.policy.project.platforms) {
         Ok(_) => note("root", format!("`{image}` can be reached and is not pinned"), "`cargo xtask lock` pins it"),
-        Err(fault) if tree.policy.root.fallback.is_some() && fault.exit == Exit::Network => {
+        Err(fault) if tree.policy.root.fallback.is_some() && fault.unreachable => {
             let cause = fault.causes.last().cloned().unwrap_or(fault.what);
             note(
                 "root",
@@ -229,17 +231,37 @@ fn registry(tree: &Tree, global: &Global) -> Vec<Finding> {
         return vec![Finding { state: State::Note, ..bad("registry", fault) }];
     }
     let mut findings = vec![good("registry", format!("`{}` answers", repository.registry()))];
-    let latest = crate::publish::read(&client, &repository, crate::reference::Tag::latest());
     findings.extend(pinned_base(tree, &client));
-    findings.push(match latest {
-        Ok(crate::registry::Answer::Present(found)) => {
-            let platforms: Vec<String> = found.platforms.keys().map(ToString::to_string).collect();
-            good("base", format!("`{repository}:latest` is {} for {}", found.digest, platforms.join(", ")))
-        }
-        Ok(crate::registry::Answer::Absent) => note("base", "none is published", "`cargo xtask build-base --push`"),
-        Err(fault) => bad("base", fault),
-    });
+    match latest(tree, &client, ImageKind::Base, "cargo xtask build-base --push") {
+        Ok(Some(found)) => findings.push(found),
+        Ok(None) => findings.push(note("base", "none is published", "`cargo xtask build-base --push`")),
+        Err(fault) => findings.push(bad("base", fault)),
+    }
+    match latest(tree, &client, ImageKind::App, "cargo xtask build --push") {
+        Ok(found) => findings.extend(found),
+        Err(fault) => findings.push(bad("app", fault)),
+    }
     findings
+}
+
+/// What `latest` names, and whether the registry still has all of it.
+fn latest(tree: &Tree, client: &Client, kind: ImageKind, again: &str) -> Result<Option<Finding>, Fault> {
+    let repository = tree.repository(kind);
+    let answer = publish::read(client, &repository, Tag::latest())?;
+    let Answer::Present(mut found) = answer else { return Ok(None) };
+    let listed: Vec<Platform> = found.platforms.keys().cloned().collect();
+    found.check_whole(client, &repository)?;
+    let reference = repository.tag(&Tag::latest());
+    Ok(Some(match found.lost_reason(&listed) {
+        None => {
+            let platforms: Vec<String> = listed.iter().map(ToString::to_string).collect();
+            good(kind.to_string(), format!("`{reference}` is {} for {}", found.digest, platforms.join(", ")))
+        }
+        Some(lost) => {
+            let fault = Fault::network(format!("`{reference}` is not whole")).cause(lost);
+            bad(kind.to_string(), fault.hint(format!("build what is missing: `{again}`")))
+        }
+    }))
 }
 
 /// A base that is pinned has to be there, and is worth a word: builds no longer follow the requirements.

@@ -63,7 +63,7 @@ fn pin_root(tree: &Tree, global: &Global) -> Result<(), Fault> {
             let lock = ImagesLock { root: Some(RootPin { image: image.clone(), platforms }), base };
             write(&tree.root, Path::new(lock::images::PATH), &lock.to_string())
         }
-        Err(fault) if fault.exit == Exit::Network && tree.policy.root.fallback.is_some() => {
+        Err(fault) if fault.unreachable && tree.policy.root.fallback.is_some() => {
             let cause = fault.causes.last().cloned().unwrap_or(fault.what);
             ui::warn(&format!("the root `{image}` is not pinned: {cause}; builds fall back to Debian's packages"));
             Ok(())

@@ -40,25 +40,29 @@ pub enum Origin {
     Beneath,
 }
 
-/// Brings the layers to a repository; returns the bytes that were sent. With `distrust`, what is said to be there is asked for.
+/// Brings the layers to a repository; returns the bytes that were sent, or nothing where the repository lacks a layer that one of
+/// its manifests names. With `distrust` nothing is said to be there that was not asked for, and what is lost is a fault.
 pub fn to_repository(
     client: &Client,
     repository: &Repository,
     layers: &[Layer],
     beneath: Option<&Image>,
     distrust: bool,
-) -> Result<u64, Fault> {
-    let sent = AtomicU64::new(0);
+) -> Result<Option<u64>, Fault> {
+    let (sent, lost) = (AtomicU64::new(0), AtomicBool::new(false));
     at_once(layers, |layer| {
         let (digest, size) = (&layer.descriptor.digest, layer.descriptor.size);
         let ask = match (&layer.origin, beneath.map(|image| &image.place)) {
-            (Origin::There, _) if !distrust => return Ok(()),
             (Origin::Beneath, Some(Place::Registry(from))) if from == repository => return Ok(()),
             // A mount says itself whether the blob is there.
             (Origin::Beneath, Some(Place::Registry(from))) => from.registry() != repository.registry(),
             _ => true,
         };
         if ask && client.has_blob(repository, digest)? {
+            return Ok(());
+        }
+        if matches!(layer.origin, Origin::There) && !distrust {
+            lost.store(true, Ordering::Relaxed);
             return Ok(());
         }
         sent.fetch_add(size, Ordering::Relaxed);
@@ -90,7 +94,7 @@ pub fn to_repository(
             (Origin::Beneath, None) => unreachable!("a layer beneath has an image that it is of"),
         }
     })?;
-    Ok(sent.into_inner())
+    Ok((!lost.into_inner()).then(|| sent.into_inner()))
 }
 
 /// Whether the repository lacks a layer that it was said to have.

@@ -317,6 +317,10 @@ fn names(folder: &OwnedFd) -> Result<Vec<Vec<u8>>, Errno> {
 
 /// Removes what is at a name, with all below it; nothing there is nothing to do.
 fn remove(folder: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
+    // What leads to the folder itself or out of it is no name in it, whoever asks.
+    if matches!(name, b"" | b"." | b"..") || name.contains(&b'/') {
+        return Err(Errno::INVAL);
+    }
     match rustix::fs::unlinkat(folder, name, AtFlags::empty()) {
         Err(Errno::ISDIR | Errno::PERM) => {}
         Err(Errno::NOENT) => return Ok(()),

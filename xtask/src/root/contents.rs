@@ -64,7 +64,7 @@ pub(super) fn copy(from: impl Read, to: impl Write, epoch: u64, links: &[(&str, 
     let mut dropped: BTreeSet<PathBuf> = BTreeSet::new();
     for entry in archive.entries()? {
         let mut entry = entry?;
-        let path = plain(&entry.path()?);
+        let path = plain(&entry.path()?)?;
         let kind = entry.header().entry_type();
         if path.as_os_str().is_empty() {
             continue;
@@ -76,7 +76,7 @@ pub(super) fn copy(from: impl Read, to: impl Write, epoch: u64, links: &[(&str, 
         let mut header = header(&entry, epoch)?;
         extensions(&mut entry, &mut builder)?;
         if let Some(target) = entry.link_name()?.filter(|_| kind.is_symlink() || kind.is_hard_link()) {
-            let target = if kind.is_hard_link() { plain(&target) } else { target.into_owned() };
+            let target = if kind.is_hard_link() { plain(&target)? } else { target.into_owned() };
             if kind.is_hard_link() && dropped.contains(&target) {
                 let what = format!("`{}` is a hard link to `{}`, which is left out", path.display(), target.display());
                 return Err(io::Error::other(what));
@@ -105,9 +105,18 @@ pub(super) fn copy(from: impl Read, to: impl Write, epoch: u64, links: &[(&str, 
     Ok(contents)
 }
 
-/// Without the leading `./`.
-fn plain(path: &Path) -> PathBuf {
-    path.components().filter(|part| !matches!(part, std::path::Component::CurDir)).collect()
+/// Without the leading `./`. What leads out of the root, and what would take a file away once it is in a layer, is refused.
+fn plain(path: &Path) -> io::Result<PathBuf> {
+    use std::path::Component;
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::CurDir => {}
+            Component::Normal(name) if !name.as_encoded_bytes().starts_with(b".wh.") => plain.push(name),
+            _ => return Err(io::Error::other(format!("`{}` cannot be in a layer", path.display()))),
+        }
+    }
+    Ok(plain)
 }
 
 /// Only what a layer needs: names of users and groups, and devices' numbers, are the host's.

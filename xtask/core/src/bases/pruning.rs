@@ -4,7 +4,7 @@
 
 use super::{App, Base, Stray, Survey, age};
 use crate::key::Fingerprint;
-use crate::reference::{Digest, Tag};
+use crate::reference::Digest;
 use crate::time::Timestamp;
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -48,14 +48,12 @@ pub struct Pruning {
     /// What is deleted by digest, in this order: an index before its manifests, so that a plan carried out in part leaves
     /// nothing that looks whole.
     pub digests: Vec<Digest>,
-    /// What is deleted by tag alone, where the registry can do that: the index holds the same manifest.
-    pub tags: Vec<Tag>,
 }
 
 impl Pruning {
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.digests.is_empty() && self.tags.is_empty()
+        self.digests.is_empty()
     }
 }
 
@@ -77,8 +75,6 @@ pub fn prune(survey: &Survey, rules: &Rules) -> Pruning {
         plan.verdicts.push(Verdict { name: base.name(), digest: base.digest, size: base.size, keep, reasons });
     }
     let mut reachable: BTreeSet<Digest> = kept.iter().flat_map(|base| base.reachable()).collect();
-    // A tag that is kept keeps what it names, too, whether or not the index lists it.
-    plan.tags = kept.iter().flat_map(|base| spare(base)).collect();
     let strays: Vec<(&Stray, bool)> = survey.strays.iter().map(|stray| (stray, young(stray.created, rules))).collect();
     for (stray, keep) in &strays {
         let reasons = match keep {
@@ -112,11 +108,6 @@ pub fn prune(survey: &Survey, rules: &Rules) -> Pruning {
         }
     }
     plan
-}
-
-/// The tags of single platforms that only repeat what the index lists.
-fn spare(base: &Base) -> impl Iterator<Item = Tag> {
-    base.staging.iter().filter(|(_, digest)| base.parts.contains(*digest)).map(|(tag, _)| tag.clone())
 }
 
 /// Why a base stays; none if it does not.
@@ -183,6 +174,7 @@ fn young(created: Option<Timestamp>, rules: &Rules) -> bool {
 mod tests {
     use super::super::tests::base;
     use super::*;
+    use crate::reference::Tag;
     use proptest::collection::vec;
     use proptest::prelude::*;
 
@@ -267,7 +259,6 @@ mod tests {
         let plan = prune(&survey, &rules(0));
         let gone = &survey.bases[1];
         assert_eq!(plan.digests, [gone.digest, *gone.parts.first().unwrap()]);
-        assert_eq!(plan.tags, survey.bases[0].staging.keys().cloned().collect::<Vec<_>>());
     }
 
     #[test]

@@ -112,6 +112,7 @@ fn base(ask: &Question<'_>, digest: Digest, tags: &[Tag]) -> Result<Option<Base>
         fingerprint,
         revision: found.revision().map(str::to_owned),
         created: created(&found),
+        root: root(&found),
         size: sizes.values().sum(),
         missing: found.missing(ask.platforms),
         platforms: found.platforms.iter().map(|(platform, found)| (platform.clone(), found.digest)).collect(),
@@ -150,6 +151,12 @@ fn app(ask: &Question<'_>, digest: Digest, tags: &[Tag]) -> Result<Option<App>, 
     Ok(Some(App { digest, names, marks, created: created(&found), stands_on }))
 }
 
+/// The name of the root in a base's key; none where the key is of an app, or of another version.
+fn root(found: &Published) -> Option<String> {
+    let key: serde_json::Value = serde_json::from_str(found.key()?).ok()?;
+    key["root"]["image"].as_str().map(str::to_owned)
+}
+
 fn created(found: &Published) -> Option<Timestamp> {
     found.notes.get(CREATED)?.parse().ok()
 }
@@ -168,7 +175,10 @@ fn standing(
 }
 
 /// Does a thing for every item, some at a time, and keeps the order. The first fault ends it.
-fn at_once<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> Result<R, Fault> + Sync) -> Result<Vec<R>, Fault> {
+pub(crate) fn at_once<T: Sync, R: Send>(
+    items: &[T],
+    work: impl Fn(&T) -> Result<R, Fault> + Sync,
+) -> Result<Vec<R>, Fault> {
     let next = AtomicUsize::new(0);
     let done = Mutex::new(Ok(Vec::with_capacity(items.len())));
     std::thread::scope(|scope| {

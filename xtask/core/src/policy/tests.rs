@@ -132,15 +132,15 @@ uses = "size-budget"
         &text,
         expect![[r#"
             the policy does not hold: 6 problems
-            images.toml:82:1: `step.run` names no program
+            images.toml:84:1: `step.run` names no program
               hint: write a list: `run = ["program", "argument"]`
-            images.toml:83:8: `step.name` `a b` holds more than letters, digits, `.`, `_` and `-`
-            images.toml:87:8: `smok` is not a known step: `smoke` and `size-budget` are
+            images.toml:85:8: `step.name` `a b` holds more than letters, digits, `.`, `_` and `-`
+            images.toml:89:8: `smok` is not a known step: `smoke` and `size-budget` are
               hint: did you mean `smoke`?
-            images.toml:88:9: `step.after` is `pushed`, not one of `build`, `push`
-            images.toml:89:11: `step.images` holds `apps`, not `base`, `app` or `enhanced`
+            images.toml:90:9: `step.after` is `pushed`, not one of `build`, `push`
+            images.toml:91:11: `step.images` holds `apps`, not `base`, `app` or `enhanced`
               hint: did you mean `app`?
-            images.toml:92:8: a `size-budget` step needs `max`
+            images.toml:94:8: a `size-budget` step needs `max`
               hint: write `max = "400 MB"` (compressed)"#]],
     );
 }

@@ -5,6 +5,7 @@
 
 use super::challenge::{Challenge, choose};
 use super::credentials::{Credential, Credentials};
+use super::deadline::Deadline;
 use super::patience::{Patience, worth_another_try};
 use super::refusal::{login_hint, refused};
 use super::transport::{Broken, Outgoing, Payload, Reply, SHORT, Transport};
@@ -163,24 +164,24 @@ fn fetch(
     loop {
         process::interrupted()?;
         let asked = Instant::now();
-        let (cause, after) = match ask(means.transport, &realm, scopes, server, credential) {
+        let (broken, after) = match ask(means.transport, &realm, scopes, server, credential, &patience.deadline) {
             Ok(reply) if worth_another_try(reply.status) => {
-                (format!("`{realm}` answered {}", reply.status), reply.retry_after())
+                (Broken::passing(format!("`{realm}` answered {}", reply.status)), reply.retry_after())
             }
             Ok(reply) if reply.status == 200 => match reply.bytes(SHORT) {
                 Ok(body) => return read(&body, asked).map_err(|cause| Fault::network(&what).cause(cause)),
-                Err(broken) if broken.again => (broken.cause, None),
+                Err(broken) if broken.again => (broken, None),
                 Err(broken) => return Err(broken.fault(&what)),
             },
             Ok(reply) => {
                 let anonymous = *credential == Credential::Anonymous;
                 return Err(login_hint(refused(&what, reply), &endpoint.name, anonymous));
             }
-            Err(broken) if broken.again => (broken.cause, None),
+            Err(broken) if broken.again => (broken, None),
             Err(broken) => return Err(broken.fault(&what)),
         };
         if !patience.pause(after)? {
-            return Err(Fault::network(what).cause(cause).cause(format!("gave up after {} tries", patience.failed())));
+            return Err(broken.fault(&what).cause(format!("gave up after {} tries", patience.failed())));
         }
     }
 }
@@ -191,6 +192,7 @@ fn ask(
     scopes: &Scopes,
     server: &Server,
     credential: &Credential,
+    deadline: &Deadline,
 ) -> Result<Reply, Broken> {
     if let Credential::IdentityToken(token) = credential {
         let scope = scopes.iter().map(String::as_str).collect::<Vec<_>>().join(" ");
@@ -201,12 +203,12 @@ fn ask(
         let headers = vec![("content-type", "application/x-www-form-urlencoded".to_owned())];
         let body = form.join("&");
         let payload = Payload::Bytes(body.as_bytes());
-        return transport.exchange(&Outgoing { method: Method::POST, url: realm, headers, payload });
+        return transport.exchange(&Outgoing { method: Method::POST, url: realm, headers, payload }, deadline);
     }
     let service = server.service.iter().map(|service| ("service", service.as_str()));
     let url = realm.query(service.chain(scopes.iter().map(|scope| ("scope", scope.as_str()))));
     let headers = credential.basic().map(|basic| ("authorization", basic)).into_iter().collect();
-    transport.exchange(&Outgoing { method: Method::GET, url: &url, headers, payload: Payload::None })
+    transport.exchange(&Outgoing { method: Method::GET, url: &url, headers, payload: Payload::None }, deadline)
 }
 
 /// Reads a token; it counts as spent a sixth of its life before its end, so that none expires on the way.

@@ -2,10 +2,11 @@
 //!
 //! A blob is never held whole unless the caller asks for its bytes.
 
+use super::deadline::Deadline;
 use super::exchange::{Ask, pull};
 use super::patience::{Patience, worth_another_try};
 use super::refusal::Refusal;
-use super::transport::{Broken, Reply, cut};
+use super::transport::{Broken, Reply, cut, late, too_slow};
 use super::{Answer, Client, Endpoint};
 use crate::fault::Fault;
 use crate::process;
@@ -88,26 +89,28 @@ impl Client {
         let (endpoint, url) = self.of(repository, &format!("blobs/{digest}"))?;
         let mut ask = Ask::new(&what, Method::GET, url, pull(repository));
         let mut arrival = Arrival { to, hash: Sha256::new(), have: 0, max };
-        let mut patience = Patience::new(&self.options);
+        let mut patience = Patience::until(&self.options, Deadline::of_download(&self.options, max));
         loop {
             ask.headers.clear();
             if arrival.have > 0 {
                 ask.headers.push(("range", format!("bytes={}-", arrival.have)));
             }
             let had = arrival.have;
-            let (broken, after) = match self.once(&endpoint, &ask)? {
+            let (broken, after) = match self.once(&endpoint, &ask, &patience.deadline)? {
                 Ok(reply) if worth_another_try(reply.status) => {
                     let after = reply.retry_after();
-                    (Broken { cause: Refusal::read(reply).cause, again: true, hint: None }, after)
+                    (Broken::passing(Refusal::read(reply).cause), after)
                 }
-                Ok(reply) if matches!(reply.status, 200 | 206) => match arrival.take(&what, reply)? {
-                    Brought::Whole => return arrival.checked(&what, digest).map(Answer::Present),
-                    Brought::Cut(broken) => (broken, None),
-                },
+                Ok(reply) if matches!(reply.status, 200 | 206) => {
+                    match arrival.take(&what, reply, &mut patience.deadline)? {
+                        Brought::Whole => return arrival.checked(&what, digest).map(Answer::Present),
+                        Brought::Cut(broken) => (broken, None),
+                    }
+                }
                 Ok(reply) => return self.no_blob(&endpoint, &what, reply),
                 Err(broken) => (broken, None),
             };
-            if arrival.have > had {
+            if arrival.have > had && !broken.slow {
                 patience.progress();
             }
             self.again(&what, broken, after, &mut patience)?;
@@ -124,7 +127,7 @@ impl Client {
 
 impl Arrival<'_> {
     /// Takes in a body that begins at the first byte (200) or where the last one broke off (206).
-    fn take(&mut self, what: &str, reply: Reply) -> Result<Brought, Fault> {
+    fn take(&mut self, what: &str, reply: Reply, deadline: &mut Deadline) -> Result<Brought, Fault> {
         let url = reply.url.clone();
         let begins = match reply.status {
             206 => range_start(reply.header("content-range")),
@@ -141,14 +144,14 @@ impl Arrival<'_> {
         }
         let mut reader = reply.reader();
         let mut piece = vec![0; PIECE];
-        let mut came = 0_u64;
+        let (mut came, mut pace) = (0_u64, deadline.pace());
         loop {
             process::interrupted()?;
             let count = match reader.read(&mut piece) {
                 Ok(0) => break,
                 Ok(count) => count,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-                Err(error) => return Ok(Brought::Cut(cut(&url, error))),
+                Err(error) => return Ok(Brought::Cut(cut(&url, deadline, error))),
             };
             came += count as u64;
             // The part that is there already, when a registry knows no ranges.
@@ -161,10 +164,17 @@ impl Arrival<'_> {
             self.hash.update(fresh);
             self.to.write_all(fresh).map_err(|error| Fault::build(what).cause(format!("cannot write it: {error}")))?;
             self.have += fresh.len() as u64;
+            deadline.grow(fresh.len() as u64);
+            if deadline.is_over() {
+                return Ok(Brought::Cut(late(&url, deadline)));
+            }
+            if let Err(why) = pace.moved(count as u64) {
+                return Ok(Brought::Cut(too_slow(&url, deadline, &why)));
+            }
         }
         if promised.is_some_and(|promised| came < promised) {
             let cause = format!("`{url}`: the answer broke off after {came} bytes");
-            return Ok(Brought::Cut(Broken { cause, again: true, hint: None }));
+            return Ok(Brought::Cut(Broken::passing(cause)));
         }
         Ok(Brought::Whole)
     }

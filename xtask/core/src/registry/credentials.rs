@@ -69,9 +69,9 @@ pub struct Credentials {
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
 struct Config {
-    auths: BTreeMap<String, Entry>,
+    auths: Option<BTreeMap<String, Option<Entry>>>,
     creds_store: Option<String>,
-    cred_helpers: BTreeMap<String, String>,
+    cred_helpers: Option<BTreeMap<String, String>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -105,14 +105,16 @@ impl Credentials {
     pub fn lookup(&self, registry: &str) -> Result<Credential, Fault> {
         let Some(config) = self.read()? else { return Ok(Credential::Anonymous) };
         let keys = keys(registry);
-        let own = keys.iter().find_map(|key| config.cred_helpers.get(*key));
+        let own = keys.iter().find_map(|key| config.cred_helpers.as_ref()?.get(*key));
         if let Some(helper) = own.or(config.creds_store.as_ref()).filter(|helper| !helper.is_empty()) {
             let credential = self.ask(helper, keys[0])?;
             if credential != Credential::Anonymous {
                 return Ok(credential);
             }
         }
-        let entry = config.auths.iter().find(|(key, _)| keys.contains(&host_of(key)) || keys.contains(&key.as_str()));
+        let ours = |key: &str| keys.contains(&host_of(key)) || keys.contains(&key);
+        let entry = config.auths.iter().flatten().find(|(key, _)| ours(key));
+        let entry = entry.and_then(|(key, entry)| Some((key, entry.as_ref()?)));
         let credential = entry.map(|(key, entry)| self.entry(key, entry)).transpose()?.flatten();
         Ok(credential.unwrap_or(Credential::Anonymous))
     }
@@ -131,7 +133,12 @@ impl Credentials {
         };
         match std::fs::read(&file) {
             // serde_json's message names line and column, never the text there.
-            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| match error.classify() {
+            // `null` and nothing at all are what docker reads as no settings, too.
+            Ok(bytes) => match settings_text(bytes) {
+                text if text.trim_ascii().is_empty() => Ok(None),
+                text => serde_json::from_slice::<Option<Config>>(&text),
+            }
+            .map_err(|error| match error.classify() {
                 serde_json::error::Category::Data => {
                     cannot(&format!("wrong type at line {} column {}", error.line(), error.column()))
                 }
@@ -191,6 +198,21 @@ impl Credentials {
         }
         let said = said.into_iter().find(|text| !text.is_empty()).unwrap_or_else(|| output.status.to_string());
         Err(failed(&said).hint(fix()))
+    }
+}
+
+/// The text of a file of settings in UTF-8: without the mark of the byte order that Windows' editors begin it with, and out of the
+/// UTF-16 that its PowerShell writes.
+pub fn settings_text(bytes: Vec<u8>) -> Vec<u8> {
+    let wide = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
+        let units: Vec<u16> = bytes.chunks_exact(2).map(|pair| unit([pair[0], pair[1]])).collect();
+        String::from_utf16_lossy(&units).into_bytes()
+    };
+    match bytes.as_slice() {
+        [0xef, 0xbb, 0xbf, rest @ ..] => rest.to_vec(),
+        [0xff, 0xfe, rest @ ..] => wide(rest, u16::from_le_bytes),
+        [0xfe, 0xff, rest @ ..] => wide(rest, u16::from_be_bytes),
+        _ => bytes,
     }
 }
 
@@ -270,6 +292,24 @@ mod tests {
             &Credential::IdentityToken("t".into()),
         );
         check(r#"{"auths": {"r": {"auth": "dTpw"}}}"#, "r.example", &Credential::Anonymous);
+    }
+
+    #[test]
+    fn an_empty_file_and_one_with_a_byte_order_mark_are_settings() {
+        for empty in
+            ["", " \n", "null", "\u{feff}", "\u{feff}{}", r#"{"auths": null, "credHelpers": null, "credsStore": null}"#]
+        {
+            check(empty, "ghcr.io", &Credential::Anonymous);
+        }
+        check(r#"{"auths": {"ghcr.io": null}}"#, "ghcr.io", &Credential::Anonymous);
+        let good = r#"{"auths": {"ghcr.io": {"auth": "dTpwOnc="}}}"#;
+        check(&format!("\u{feff}{good}"), "ghcr.io", &password("u", "p:w"));
+        for unit in [u16::to_le_bytes, u16::to_be_bytes] {
+            let (folder, credentials) = with("", &[]);
+            let wide: Vec<u8> = format!("\u{feff}{good}").encode_utf16().flat_map(unit).collect();
+            std::fs::write(folder.path().join("config.json"), wide).unwrap();
+            assert!(credentials.lookup("ghcr.io").unwrap() == password("u", "p:w"));
+        }
     }
 
     #[test]

@@ -3,8 +3,9 @@
 //! `Authorization` is sent to the registry's own origin only, however a redirect or a `Location` is spelled.
 
 use super::auth::{Means, Scopes};
+use super::deadline::Deadline;
 use super::patience::{Patience, worth_another_try};
-use super::refusal::{Refusal, login_hint};
+use super::refusal::{Refusal, create_hint, login_hint};
 use super::transport::{Broken, Outgoing, Payload, Reply};
 use super::url::Url;
 use super::{Answer, Client, Credential, Endpoint};
@@ -59,7 +60,12 @@ pub(super) fn push(repository: &Repository) -> Scopes {
 
 impl Client {
     /// Sends a request once, answering challenges and following redirects: an answer of any status, or a broken exchange.
-    pub(super) fn once(&self, endpoint: &Endpoint, ask: &Ask<'_>) -> Result<Result<Reply, Broken>, Fault> {
+    pub(super) fn once(
+        &self,
+        endpoint: &Endpoint,
+        ask: &Ask<'_>,
+        deadline: &Deadline,
+    ) -> Result<Result<Reply, Broken>, Fault> {
         let means =
             Means { transport: &self.transport, credentials: &self.options.credentials, options: &self.options };
         let mut scopes = ask.scopes.clone();
@@ -72,7 +78,7 @@ impl Client {
             let mut headers = ask.headers.clone();
             headers.extend(authorization.clone().map(|value| ("authorization", value)));
             let outgoing = Outgoing { method: ask.method.clone(), url: &url, headers, payload: ask.payload };
-            let reply = match self.transport.exchange(&outgoing) {
+            let reply = match self.transport.exchange(&outgoing, deadline) {
                 Ok(reply) => reply,
                 Err(broken) => {
                     process::interrupted()?;
@@ -106,12 +112,22 @@ impl Client {
         ask: &Ask<'_>,
         finish: impl Fn(Reply) -> Result<T, Broken>,
     ) -> Result<T, Fault> {
-        let mut patience = Patience::new(&self.options);
+        self.send_within(endpoint, ask, &mut Patience::new(&self.options), finish)
+    }
+
+    /// The same as a part of a longer operation.
+    pub(super) fn send_within<T>(
+        &self,
+        endpoint: &Endpoint,
+        ask: &Ask<'_>,
+        patience: &mut Patience,
+        finish: impl Fn(Reply) -> Result<T, Broken>,
+    ) -> Result<T, Fault> {
         loop {
-            let (broken, after) = match self.once(endpoint, ask)? {
+            let (broken, after) = match self.once(endpoint, ask, &patience.deadline)? {
                 Ok(reply) if worth_another_try(reply.status) => {
                     let after = reply.retry_after();
-                    (Broken { cause: Refusal::read(reply).cause, again: true, hint: None }, after)
+                    (Broken::passing(Refusal::read(reply).cause), after)
                 }
                 Ok(reply) => match finish(reply) {
                     Ok(done) => return Ok(done),
@@ -119,7 +135,7 @@ impl Client {
                 },
                 Err(broken) => (broken, None),
             };
-            self.again(ask.what, broken, after, &mut patience)?;
+            self.again(ask.what, broken, after, patience)?;
         }
     }
 
@@ -132,7 +148,8 @@ impl Client {
         patience: &mut Patience,
     ) -> Result<(), Fault> {
         process::interrupted()?;
-        if !broken.again {
+        let given_up = broken.unreachable && patience.failed() + 1 >= self.options.connect_tries;
+        if !broken.again || (given_up && self.options.connect_tries < self.options.tries) {
             return Err(broken.fault(what));
         }
         if patience.pause(after)? {
@@ -180,12 +197,21 @@ impl Client {
     /// The fault of a refusal, with a hint where logging in may help.
     pub(super) fn refused(&self, endpoint: &Endpoint, what: &str, refusal: &Refusal) -> Fault {
         let fault = refusal.fault(what);
+        if refusal.status == 429 {
+            return fault.hint("the registry limits how often it is asked: log in there, or run this again later");
+        }
         if !matches!(refusal.status, 401 | 403) {
             return fault;
         }
         let anonymous =
             self.options.credentials.lookup(&endpoint.name).is_ok_and(|known| known == Credential::Anonymous);
         login_hint(fault, &endpoint.name, anonymous)
+    }
+
+    /// The fault of a refusal to take something, with what to create where the registry has no such repository.
+    pub(super) fn not_pushed(&self, endpoint: &Endpoint, to: &Repository, what: &str, refusal: &Refusal) -> Fault {
+        let fault = self.refused(endpoint, what, refusal);
+        if refusal.has("NAME_UNKNOWN") { create_hint(fault, to) } else { fault }
     }
 
     /// Makes sure, once, that a registry answers there.

@@ -3,6 +3,7 @@
 //! A list is whole or a fault; the number of pages is bounded.
 
 use super::exchange::{Ask, pull};
+use super::patience::Patience;
 use super::refusal::Refusal;
 use super::transport::{Broken, Reply};
 use super::url::Url;
@@ -19,6 +20,9 @@ const PAGES: usize = 1000;
 
 /// Bytes of one page.
 const LONGEST: u64 = 8 << 20;
+
+/// Bytes that one page counts for at least in the time that a list may take: 2 s at the minimum speed.
+const PAGE: u64 = 20_000;
 
 /// A manifest that names another one as its subject: a signature, an SBOM.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -115,20 +119,24 @@ impl Client {
         mut take: impl FnMut(T),
     ) -> Result<Result<(), Refusal>, Fault> {
         let mut next = Some(first);
+        let mut patience = Patience::new(&self.options);
         for _ in 0..PAGES {
             let Some(url) = next else { return Ok(Ok(())) };
             let mut ask = Ask::new(what, Method::GET, url, pull(repository));
             if !accept.is_empty() {
                 ask = ask.header("accept", accept);
             }
-            let read = self.send(endpoint, &ask, |reply| match reply.status {
+            let read = self.send_within(endpoint, &ask, &mut patience, |reply| match reply.status {
                 200 => page(reply).map(Ok),
                 _ => Ok(Err(Refusal::read(reply))),
             })?;
-            let (content, link) = match read {
+            let (content, link, bytes) = match read {
                 Ok(page) => page,
                 Err(refusal) => return Ok(Err(refusal)),
             };
+            patience.progress();
+            // A list is as long as it is: each page adds the time of a short document.
+            patience.deadline.grow(bytes.max(PAGE));
             take(content);
             next = link;
         }
@@ -137,7 +145,7 @@ impl Client {
 }
 
 /// A page and the address of the next one, which must be the same registry's.
-fn page<T: DeserializeOwned>(reply: Reply) -> Result<(T, Option<Url>), Broken> {
+fn page<T: DeserializeOwned>(reply: Reply) -> Result<(T, Option<Url>, u64), Broken> {
     let url = reply.url.clone();
     let wrong = |why: String| Broken::lasting(format!("`{url}`: {why}"));
     let next = match reply.header("link").and_then(next_link) {
@@ -149,7 +157,7 @@ fn page<T: DeserializeOwned>(reply: Reply) -> Result<(T, Option<Url>), Broken> {
     };
     let body = reply.bytes(LONGEST)?;
     let content = serde_json::from_slice(&body).map_err(|error| wrong(format!("not a list: {error}")))?;
-    Ok((content, next))
+    Ok((content, next, body.len() as u64))
 }
 
 /// The target of `rel="next"` (RFC 8288).

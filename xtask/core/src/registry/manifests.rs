@@ -180,7 +180,7 @@ impl Client {
                 Ok(reply) => break reply,
                 Err(refusal) => match again.next().filter(|_| refusal.has("MANIFEST_BLOB_UNKNOWN")) {
                     Some(pause) => std::thread::sleep(pause),
-                    None => return Err(self.refused(&endpoint, &what, &refusal)),
+                    None => return Err(self.not_pushed(&endpoint, repository, &what, &refusal)),
                 },
             }
         };
@@ -221,7 +221,7 @@ fn checked(reply: Reply, name: &Name) -> Result<Manifest, Broken> {
     let wrong = |why: String| Err(Broken::lasting(format!("`{url}`: {why}")));
     if promised.is_some_and(|promised| promised != bytes.len() as u64) {
         let why = format!("`{url}`: the answer broke off after {} bytes", bytes.len());
-        return Err(Broken { cause: why, again: true, hint: None });
+        return Err(Broken::passing(why));
     }
     let digest = Digest::of(&bytes);
     if let Some(said) = said.filter(|said| *said != digest) {

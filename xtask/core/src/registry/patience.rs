@@ -3,6 +3,7 @@
 //! It decides and sleeps; it sends nothing. Ctrl-C ends a pause within a tenth of a second.
 
 use super::Options;
+use super::deadline::Deadline;
 use crate::fault::Fault;
 use crate::process;
 use crate::time::Timestamp;
@@ -18,11 +19,19 @@ pub(super) struct Patience {
     limit: u32,
     made: u32,
     left: Duration,
+    /// Until when the operation may wait for the network.
+    pub(super) deadline: Deadline,
 }
 
 impl Patience {
+    /// For an operation that moves no more than short documents.
     pub(super) fn new(options: &Options) -> Self {
-        Self { first: options.backoff, limit: options.tries.max(1), made: 0, left: options.patience }
+        Self::until(options, Deadline::new(options))
+    }
+
+    /// For an operation with this deadline.
+    pub(super) fn until(options: &Options, deadline: Deadline) -> Self {
+        Self { first: options.backoff, limit: options.tries.max(1), made: 0, left: options.patience, deadline }
     }
 
     /// How many tries have failed in a row.
@@ -51,6 +60,7 @@ impl Patience {
             None => ceiling.mul_f64(fraction()).min(self.left),
         };
         self.left -= wait;
+        self.deadline.pause(wait);
         let until = Instant::now() + wait;
         while let Some(rest) = until.checked_duration_since(Instant::now()).filter(|rest| !rest.is_zero()) {
             std::thread::sleep(rest.min(Duration::from_millis(100)));
@@ -85,7 +95,8 @@ mod tests {
     use super::*;
 
     fn patience(tries: u32, total: u64) -> Patience {
-        Patience { first: Duration::from_millis(2), limit: tries, made: 0, left: Duration::from_millis(total) }
+        let (first, left) = (Duration::from_millis(2), Duration::from_millis(total));
+        Patience { first, limit: tries, made: 0, left, deadline: Deadline::new(&Options::default()) }
     }
 
     #[test]

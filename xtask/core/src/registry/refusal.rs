@@ -4,6 +4,7 @@
 
 use super::transport::{Reply, SHORT};
 use crate::fault::Fault;
+use crate::reference::Repository;
 use serde::Deserialize;
 
 /// The distribution specification's error body.
@@ -74,6 +75,40 @@ impl Refusal {
     }
 }
 
+/// Adds that a repository has to be created before anything is pushed to it, and how: some registries create none by themselves.
+pub(super) fn create_hint(fault: Fault, repository: &Repository) -> Fault {
+    fault.hint(create(repository.registry(), repository.path()))
+}
+
+/// How a repository is created.
+fn create(registry: &str, path: &str) -> String {
+    let labels: Vec<&str> = registry.split('.').collect();
+    let command = match labels.as_slice() {
+        [_, "dkr", "ecr" | "ecr-fips", region, "amazonaws", ..] => {
+            format!("aws ecr create-repository --repository-name {path} --region {region}")
+        }
+        ["public", "ecr", "aws"] => {
+            // The first part is the registry's alias.
+            let name = path.split_once('/').map_or(path, |(_, name)| name);
+            format!("aws ecr-public create-repository --repository-name {name} --region us-east-1")
+        }
+        [host, "pkg", "dev"] if host.ends_with("-docker") => {
+            let location = host.trim_end_matches("-docker");
+            let mut parts = path.split('/');
+            let (project, name) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+            format!(
+                "gcloud artifacts repositories create {name} --repository-format=docker --location={location} --project={project}"
+            )
+        }
+        _ => {
+            return format!(
+                "create the repository `{path}` in `{registry}`, and one for every other image of the policy"
+            );
+        }
+    };
+    format!("create it, and one for every other image of the policy: `{command}`")
+}
+
 /// One line of a foreign text, short enough for a message.
 fn printable(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(200).collect()
@@ -94,4 +129,36 @@ pub(super) fn login_hint(fault: Fault, registry: &str, anonymous: bool) -> Fault
     };
     // ghcr.io and docker.io hide what is not there behind the same answer.
     fault.hint("a repository that does not exist is answered like this too: check its name, or create it by pushing")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_repository_is_created_in_its_registrys_own_way() {
+        for (registry, path, says) in [
+            (
+                "123.dkr.ecr.eu-central-1.amazonaws.com",
+                "acme/app-base",
+                "`aws ecr create-repository --repository-name acme/app-base --region eu-central-1`",
+            ),
+            ("123.dkr.ecr-fips.us-east-1.amazonaws.com", "app", "--repository-name app --region us-east-1`"),
+            ("123.dkr.ecr.cn-north-1.amazonaws.com.cn", "app", "--region cn-north-1`"),
+            (
+                "public.ecr.aws",
+                "a1b2/app",
+                "`aws ecr-public create-repository --repository-name app --region us-east-1`",
+            ),
+            (
+                "europe-west1-docker.pkg.dev",
+                "acme/images/app",
+                "create images --repository-format=docker --location=europe-west1 --project=acme`",
+            ),
+            ("registry.example", "acme/app", "create the repository `acme/app` in `registry.example`"),
+        ] {
+            let hint = create(registry, path);
+            assert!(hint.contains(says), "{hint}");
+        }
+    }
 }

@@ -3,6 +3,7 @@
 //! It follows no redirect, tries nothing again and knows nothing of credentials; it sends the headers it is given.
 
 use super::Options;
+use super::deadline::{Deadline, Pace};
 use super::patience::retry_after;
 use super::proxy::Proxies;
 use super::url::Url;
@@ -15,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use ureq::http::{HeaderMap, Method, Request};
 use ureq::tls::{RootCerts, TlsConfig};
-use ureq::{Agent, SendBody};
+use ureq::{Agent, SendBody, Timeout};
 
 /// Error bodies, tokens and other short answers are read no further than this.
 pub(super) const SHORT: u64 = 1 << 20;
@@ -69,17 +70,32 @@ pub(super) struct Broken {
     /// Whether another try may do better.
     pub(super) again: bool,
     /// What a person can do.
-    pub(super) hint: Option<&'static str>,
+    pub(super) hint: Option<String>,
+    /// The network does not lead there.
+    pub(super) unreachable: bool,
+    /// It came too slowly: no progress to speak of.
+    pub(super) slow: bool,
 }
 
 impl Broken {
+    /// What another try would not mend.
     pub(super) fn lasting(cause: impl Into<String>) -> Self {
-        Self { cause: cause.into(), again: false, hint: None }
+        Self { again: false, ..Self::passing(cause) }
+    }
+
+    /// What another try may mend.
+    pub(super) fn passing(cause: impl Into<String>) -> Self {
+        Self { cause: cause.into(), again: true, hint: None, unreachable: false, slow: false }
+    }
+
+    #[must_use]
+    pub(super) fn hint(self, hint: impl Into<String>) -> Self {
+        Self { hint: Some(hint.into()), ..self }
     }
 
     /// The fault of an operation that ends with this.
     pub(super) fn fault(self, what: &str) -> Fault {
-        let fault = Fault::network(what).cause(self.cause);
+        let fault = Fault { unreachable: self.unreachable, ..Fault::network(what) }.cause(self.cause);
         match self.hint {
             Some(hint) => fault.hint(hint),
             None => fault,
@@ -92,6 +108,8 @@ pub(super) struct Reply {
     pub(super) status: u16,
     pub(super) headers: HeaderMap,
     pub(super) url: Url,
+    /// Until when its body has to be read.
+    pub(super) deadline: Deadline,
     body: ureq::Body,
 }
 
@@ -125,9 +143,9 @@ impl Reply {
     /// The whole body, when it is no longer than `max` bytes.
     pub(super) fn bytes(self, max: u64) -> Result<Vec<u8>, Broken> {
         let mut bytes = Vec::new();
-        let url = self.url.clone();
+        let (url, deadline) = (self.url.clone(), self.deadline);
         let read = self.reader().take(max.saturating_add(1)).read_to_end(&mut bytes);
-        read.map_err(|error| cut(&url, error))?;
+        read.map_err(|error| cut(&url, &deadline, error))?;
         if bytes.len() as u64 > max {
             return Err(Broken::lasting(format!("the answer of `{url}` is longer than {max} bytes")));
         }
@@ -141,8 +159,8 @@ impl Reply {
 }
 
 /// The fault of a body that ended too soon.
-pub(super) fn cut(url: &Url, error: io::Error) -> Broken {
-    let broken = explain(url, ureq::Error::from(error));
+pub(super) fn cut(url: &Url, deadline: &Deadline, error: io::Error) -> Broken {
+    let broken = Broken { unreachable: false, ..explain(url, deadline, ureq::Error::from(error)) };
     Broken { cause: format!("the answer broke off: {}", broken.cause), ..broken }
 }
 
@@ -176,18 +194,14 @@ impl Transport {
         if url.is_https() || url.is_loopback() || self.plain_http.contains(url.authority()) {
             return Ok(());
         }
-        Err(Broken {
-            cause: format!(
-                "`{url}` is plain HTTP, and `{}` is neither loopback nor listed as insecure",
-                url.authority()
-            ),
-            again: false,
-            hint: Some("serve it over HTTPS, or list the registry as insecure"),
-        })
+        let host = url.authority();
+        let cause = format!("`{url}` is plain HTTP, and `{host}` is neither loopback nor listed as insecure");
+        let list = insecure(host);
+        Err(Broken::lasting(cause).hint(format!("serve it over HTTPS, or {list}")))
     }
 
     /// Sends one request and returns the answer, whatever its status.
-    pub(super) fn exchange(&self, outgoing: &Outgoing<'_>) -> Result<Reply, Broken> {
+    pub(super) fn exchange(&self, outgoing: &Outgoing<'_>, deadline: &Deadline) -> Result<Reply, Broken> {
         let url = outgoing.url;
         self.permit(url)?;
         let agent = match self.proxies.for_url(url) {
@@ -195,17 +209,15 @@ impl Transport {
             Some(_) => self.http.as_ref(),
             None => Some(&self.direct),
         };
-        let agent = agent.ok_or_else(|| Broken {
+        let agent = agent.ok_or_else(|| {
             // The address may carry a password.
-            cause: format!("`{url}` is reached through a proxy whose address cannot be read"),
-            again: false,
-            hint: Some(
-                "write `HTTPS_PROXY`, `HTTP_PROXY` or `ALL_PROXY` as `http://host:port` or `socks5://host:port`",
-            ),
+            Broken::lasting(format!("`{url}` is reached through a proxy whose address cannot be read"))
+                .hint("write `HTTPS_PROXY`, `HTTP_PROXY` or `ALL_PROXY` as `http://host:port` or `socks5://host:port`")
         })?;
-        let response = send(agent, outgoing)?;
+        let response = send(agent, outgoing, deadline)?;
         let (parts, body) = response.into_parts();
-        Ok(Reply { status: parts.status.as_u16(), headers: parts.headers, url: url.clone(), body })
+        let (status, url, deadline) = (parts.status.as_u16(), url.clone(), *deadline);
+        Ok(Reply { status, headers: parts.headers, url, deadline, body })
     }
 }
 
@@ -229,8 +241,11 @@ fn agent(options: &Options, proxy: Option<ureq::Proxy>) -> Agent {
         .into()
 }
 
-fn send(agent: &Agent, outgoing: &Outgoing<'_>) -> Result<Response, Broken> {
+fn send(agent: &Agent, outgoing: &Outgoing<'_>, deadline: &Deadline) -> Result<Response, Broken> {
     let url = outgoing.url;
+    if deadline.is_over() {
+        return Err(late(url, deadline));
+    }
     let mut request = Request::builder().method(&outgoing.method).uri(url.wire());
     for (name, value) in &outgoing.headers {
         request = request.header(*name, value);
@@ -240,23 +255,27 @@ fn send(agent: &Agent, outgoing: &Outgoing<'_>) -> Result<Response, Broken> {
     match outgoing.payload {
         Payload::None => {
             let (agent, request) = (agent.clone(), request.body(()).map_err(malformed)?);
-            unless_interrupted(url, move || agent.run(request))
+            let request = limited(&agent, request, deadline);
+            unless_interrupted(url, deadline, move || agent.run(request))
         }
         Payload::Bytes(bytes) => {
             // Said outright, or the body goes out in chunks, which some registries refuse.
             let request = request.header("content-length", bytes.len()).body(bytes.to_vec()).map_err(malformed)?;
             let agent = agent.clone();
-            unless_interrupted(url, move || agent.run(request))
+            let request = limited(&agent, request, deadline);
+            unless_interrupted(url, deadline, move || agent.run(request))
         }
         Payload::Part { source, from, length } => {
             let failure = Arc::new(Mutex::new(None));
             let reader = source.open(from).map_err(|error| unreadable(&error))?;
-            let mut exact = Exact { reader, left: length, failure: Arc::clone(&failure) };
+            let mut exact = Exact { reader, left: length, failure: Arc::clone(&failure), pace: deadline.pace() };
             let body = SendBody::from_reader(&mut exact);
             let request = request.header("content-length", length).body(body).map_err(malformed)?;
-            agent.run(request).map_err(|error| match failure.lock().unwrap_or_else(PoisonError::into_inner).take() {
-                Some(local) => unreadable(&local),
-                None => explain(url, error),
+            let sent = agent.run(limited(agent, request, deadline));
+            sent.map_err(|error| match failure.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                Some(Failure::Source(local)) => unreadable(&local),
+                Some(Failure::Slow(why)) => too_slow(url, deadline, &why),
+                None => explain(url, deadline, error),
             })
         }
     }
@@ -268,15 +287,16 @@ type Response = ureq::http::Response<ureq::Body>;
 /// thread that waits for such a registry is left to end with the process.
 fn unless_interrupted(
     url: &Url,
+    deadline: &Deadline,
     ask: impl FnOnce() -> Result<Response, ureq::Error> + Send + 'static,
 ) -> Result<Response, Broken> {
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || drop(sender.send(ask())));
     loop {
         match receiver.recv_timeout(Duration::from_millis(100)) {
-            Ok(answer) => return answer.map_err(|error| explain(url, error)),
+            Ok(answer) => return answer.map_err(|error| explain(url, deadline, error)),
             Err(RecvTimeoutError::Timeout) if crate::process::interrupted().is_ok() => {}
-            Err(RecvTimeoutError::Timeout) => return Err(Broken { again: true, ..Broken::lasting("interrupted") }),
+            Err(RecvTimeoutError::Timeout) => return Err(Broken::passing("interrupted")),
             Err(RecvTimeoutError::Disconnected) => {
                 return Err(Broken::lasting(format!("`{url}`: the request panicked")));
             }
@@ -288,17 +308,30 @@ fn unreadable(error: &io::Error) -> Broken {
     Broken::lasting(format!("the blob to upload cannot be read: {error}"))
 }
 
+/// The part of a deadline that is left, as ureq's limit of everything that belongs to one request.
+fn limited<S: ureq::AsSendBody>(agent: &Agent, request: Request<S>, deadline: &Deadline) -> Request<S> {
+    let configured = agent.configure_request(request).timeout_global(Some(deadline.left()));
+    configured.timeout_per_read(Some(deadline.idle())).timeout_per_write(Some(deadline.idle())).build()
+}
+
 /// Exactly so many bytes of a reader. One that ends early is an error: ureq would ask it for more for ever.
 struct Exact<'a> {
     reader: Box<dyn Read + 'a>,
     left: u64,
-    failure: Arc<Mutex<Option<io::Error>>>,
+    failure: Arc<Mutex<Option<Failure>>>,
+    pace: Pace,
+}
+
+/// Why an upload was ended from this side.
+enum Failure {
+    Source(io::Error),
+    Slow(String),
 }
 
 impl Exact<'_> {
     fn fail(&self, error: io::Error) -> io::Error {
         let copy = io::Error::new(error.kind(), error.to_string());
-        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(Failure::Source(error));
         copy
     }
 }
@@ -318,6 +351,10 @@ impl Read for Exact<'_> {
                     return Err(self.fail(io::Error::new(io::ErrorKind::UnexpectedEof, "it is shorter than was said")));
                 }
                 Ok(count) => {
+                    if let Err(why) = self.pace.moved(count as u64) {
+                        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(Failure::Slow(why));
+                        return Err(io::Error::other("the upload is too slow"));
+                    }
                     self.left -= count as u64;
                     return Ok(count);
                 }
@@ -329,25 +366,68 @@ impl Read for Exact<'_> {
 }
 
 /// ureq's error in a person's words, without any query of the address.
-fn explain(url: &Url, error: ureq::Error) -> Broken {
+fn explain(url: &Url, deadline: &Deadline, error: ureq::Error) -> Broken {
     use ureq::Error;
-    let broken = |again, why: String| Broken { cause: format!("`{url}`: {why}"), again, hint: None };
+    let passing = |why: String| Broken::passing(format!("`{url}`: {why}"));
+    let unreachable = |why: String| Broken { unreachable: true, ..passing(why) };
     match error {
-        Error::HostNotFound => broken(true, format!("`{}` cannot be found by DNS", url.host())),
-        Error::Timeout(phase) => broken(true, format!("timed out ({phase})")),
-        Error::ConnectionFailed => broken(true, "cannot connect".to_owned()),
-        Error::Rustls(error) => certificate(broken(false, format!("TLS failed: {error}"))),
-        Error::Tls(error) => certificate(broken(false, format!("TLS failed: {error}"))),
-        // rustls hands its own errors through as invalid data.
-        Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => {
-            certificate(broken(false, format!("TLS failed: {error}")))
+        Error::HostNotFound => unreachable(format!("`{}` cannot be found by DNS", url.host())),
+        Error::Timeout(Timeout::Resolve | Timeout::Connect) => unreachable("timed out while connecting".to_owned()),
+        Error::Timeout(Timeout::Global) => late(url, deadline),
+        Error::Timeout(Timeout::PerRead | Timeout::PerWrite) => {
+            let silent = crate::ui::seconds(deadline.idle());
+            passing(format!("timed out: silent for {silent} ({})", deadline.limits()))
         }
-        Error::Io(error) => broken(true, error.to_string()),
-        Error::Protocol(error) => broken(true, format!("not a whole HTTP answer ({error})")),
-        other => broken(false, other.to_string()),
+        Error::Timeout(phase) => passing(format!("timed out ({phase})")),
+        Error::ConnectionFailed => unreachable("cannot connect".to_owned()),
+        // The proxy is there, and the network beyond it is not; whatever else it answers is a refusal.
+        Error::ConnectProxyFailed(why) if [" 502", " 503", " 504"].iter().any(|status| why.contains(status)) => {
+            unreachable(format!("the proxy cannot reach it ({why})"))
+        }
+        Error::ConnectProxyFailed(why) => Broken::lasting(format!("`{url}`: the proxy refuses ({why})"))
+            .hint("`NO_PROXY` names the hosts that are reached without the proxy"),
+        Error::Rustls(error) => certificate(url, &error.to_string()),
+        Error::Tls(error) => certificate(url, error),
+        // rustls hands its own errors through as invalid data.
+        Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => certificate(url, &error.to_string()),
+        Error::Io(error) if leads_nowhere(&error) => unreachable(error.to_string()),
+        Error::Io(error) => passing(error.to_string()),
+        Error::Protocol(error) => passing(format!("not a whole HTTP answer ({error})")),
+        other => Broken::lasting(format!("`{url}`: {other}")),
     }
 }
 
-fn certificate(broken: Broken) -> Broken {
-    Broken { hint: Some("a certificate authority of your own is read from `SSL_CERT_FILE`"), ..broken }
+/// Whether a connection did not come to be. A name that is not found has no kind of its own in std.
+fn leads_nowhere(error: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
+    matches!(
+        error.kind(),
+        Kind::ConnectionRefused | Kind::HostUnreachable | Kind::NetworkUnreachable | Kind::NetworkDown | Kind::TimedOut
+    ) || error.to_string().starts_with("failed to lookup address information")
+}
+
+/// The end of an operation that has used up its time.
+pub(super) fn late(url: &Url, deadline: &Deadline) -> Broken {
+    Broken::lasting(format!("`{url}`: timed out, for the operation is not done in time: {}", deadline.limits()))
+}
+
+/// The end of a transfer that does not get on.
+pub(super) fn too_slow(url: &Url, deadline: &Deadline, why: &str) -> Broken {
+    Broken { slow: true, ..Broken::passing(format!("`{url}`: {why} ({})", deadline.limits())) }
+}
+
+/// How a registry that speaks plain HTTP is allowed.
+fn insecure(host: &str) -> String {
+    format!("list it in `images.toml`: `[project] insecure-registries = [\"{host}\"]`")
+}
+
+/// A TLS handshake that failed, for the certificate's sake or because the other side does not speak TLS.
+fn certificate(url: &Url, why: &str) -> Broken {
+    let broken = Broken::lasting(format!("`{url}`: TLS failed: {why}"));
+    if !why.contains("InvalidContentType") {
+        return broken.hint("a certificate authority of your own is read from `SSL_CERT_FILE`");
+    }
+    let cause = format!("`{url}`: the other side does not speak TLS; it may speak plain HTTP ({why})");
+    Broken { cause, ..broken }
+        .hint(format!("if it is a registry that is meant to be asked in plain HTTP, {}", insecure(url.authority())))
 }

@@ -5,14 +5,15 @@
 //! <https://github.com/distribution/distribution/blob/v2.8.3/registry/handlers/blobupload.go>, its `_state` names the old
 //! offset.)
 
+use super::deadline::Deadline;
 use super::exchange::{Ask, pull, push};
 use super::manifests::said_digest;
 use super::patience::{Patience, worth_another_try};
-use super::refusal::Refusal;
+use super::refusal::{Refusal, create_hint};
 use super::transport::{Broken, Payload, Reply, Source};
 use super::url::Url;
-use super::{Client, Endpoint};
-use crate::fault::Fault;
+use super::{Answer, Client, Endpoint};
+use crate::fault::{Exit, Fault};
 use crate::reference::{Digest, Repository};
 use std::time::Duration;
 use ureq::http::Method;
@@ -80,7 +81,7 @@ impl Client {
         let repository = session.repository.clone();
         let what = upload_what(&repository, digest);
         let blob = Blob { digest, size, source, what: &what };
-        let mut patience = Patience::new(&self.options);
+        let mut patience = Patience::until(&self.options, Deadline::of_upload(&self.options, size));
         let mut session = session;
         for begun in 1.. {
             let broken = match self.run(session, &blob, &mut patience)? {
@@ -135,8 +136,25 @@ impl Client {
     fn begin(&self, repository: &Repository, what: &str) -> Result<Session, Fault> {
         let (endpoint, url) = self.of(repository, "blobs/uploads/")?;
         let ask = Ask::new(what, Method::POST, url, push(repository)).payload(Payload::Bytes(b""));
-        let reply = self.settle(&endpoint, &ask, &[202])?.map_err(|refusal| self.refused(&endpoint, what, &refusal))?;
+        let reply = match self.settle(&endpoint, &ask, &[202]) {
+            Ok(Ok(reply)) => reply,
+            Ok(Err(refusal)) => return Err(self.not_pushed(&endpoint, repository, what, &refusal)),
+            Err(fault) => return Err(self.hung_up(repository, fault)),
+        };
         session(endpoint, repository, what, &reply)
+    }
+
+    /// The fault of a registry that closes the connection instead of an answer. ECR does so for a repository that it does not
+    /// have: <https://github.com/aws/containers-roadmap/issues/1970>.
+    fn hung_up(&self, repository: &Repository, fault: Fault) -> Fault {
+        let asks = fault.exit == Exit::Network && !fault.unreachable;
+        match asks.then(|| self.tags(repository)) {
+            Some(Ok(Answer::Absent)) => {
+                let cause = format!("the registry has no repository `{}`", repository.path());
+                create_hint(fault.cause(cause), repository)
+            }
+            _ => fault,
+        }
     }
 
     /// Sends what is missing until the session is closed or lost.
@@ -145,28 +163,29 @@ impl Client {
         loop {
             let step = if at == 0 && blob.size <= self.options.whole {
                 // A short blob that does not arrive is sent again from its beginning.
-                match self.close(&mut session, blob, 0)? {
+                match self.close(&mut session, blob, 0, patience)? {
                     Step::Unsure(broken, after) => {
                         self.again(blob.what, broken, after, patience)?;
-                        Step::Lost(Broken { cause: "the answer was lost".to_owned(), again: true, hint: None })
+                        Step::Lost(Broken::passing("the answer was lost".to_owned()))
                     }
                     step => step,
                 }
             } else if at < blob.size {
-                self.piece(&mut session, blob, at)?
+                self.piece(&mut session, blob, at, patience)?
             } else {
-                self.close(&mut session, blob, blob.size)?
+                self.close(&mut session, blob, blob.size, patience)?
             };
             match step {
                 Step::Done => return Ok(End::Done),
                 Step::Lost(broken) => return Ok(End::Lost(broken)),
                 Step::At(now) => at = self.moved(at, now, blob, patience)?,
                 Step::Unsure(broken, after) => {
+                    let slow = broken.slow;
                     self.again(blob.what, broken, after, patience)?;
                     match self.arrived(&mut session, blob)? {
                         Step::At(now) if now > blob.size => return Ok(End::Lost(too_much(now))),
                         Step::At(now) => {
-                            if now > at {
+                            if now > at && !slow {
                                 patience.progress();
                             }
                             at = now;
@@ -185,20 +204,20 @@ impl Client {
             patience.progress();
         } else {
             let cause = format!("the registry has taken {now} bytes of {} and takes no more", blob.size);
-            self.again(blob.what, Broken { cause, again: true, hint: None }, None, patience)?;
+            self.again(blob.what, Broken::passing(cause), None, patience)?;
         }
         Ok(now)
     }
 
     /// Sends the next piece.
-    fn piece(&self, session: &mut Session, blob: &Blob<'_>, at: u64) -> Result<Step, Fault> {
+    fn piece(&self, session: &mut Session, blob: &Blob<'_>, at: u64, patience: &Patience) -> Result<Step, Fault> {
         let left = blob.size - at;
         let length = self.options.chunk.map_or(left, |chunk| chunk.max(session.least).max(1).min(left));
         let ask = Ask::new(blob.what, Method::PATCH, session.url.clone(), push(&session.repository))
             .header("content-type", "application/octet-stream")
             .header("content-range", format!("{at}-{}", at + length - 1))
             .payload(Payload::Part { source: blob.source, from: at, length });
-        let reply = match self.once(&session.endpoint, &ask)? {
+        let reply = match self.once(&session.endpoint, &ask, &patience.deadline)? {
             Ok(reply) => reply,
             Err(broken) => return unsure(blob, broken),
         };
@@ -214,7 +233,7 @@ impl Client {
     }
 
     /// Closes the session with the digest and whatever follows `at`.
-    fn close(&self, session: &mut Session, blob: &Blob<'_>, at: u64) -> Result<Step, Fault> {
+    fn close(&self, session: &mut Session, blob: &Blob<'_>, at: u64, patience: &Patience) -> Result<Step, Fault> {
         let digest = blob.digest.to_string();
         let url = session.url.query([("digest", digest.as_str())]);
         let payload = match blob.size - at {
@@ -224,7 +243,7 @@ impl Client {
         let ask = Ask::new(blob.what, Method::PUT, url, push(&session.repository))
             .header("content-type", "application/octet-stream")
             .payload(payload);
-        let reply = match self.once(&session.endpoint, &ask)? {
+        let reply = match self.once(&session.endpoint, &ask, &patience.deadline)? {
             Ok(reply) => reply,
             Err(broken) => return unsure(blob, broken),
         };
@@ -243,14 +262,17 @@ impl Client {
     fn judge(&self, session: &Session, blob: &Blob<'_>, reply: Reply) -> Result<Step, Fault> {
         let (status, after) = (reply.status, reply.retry_after());
         let refusal = Refusal::read(reply);
-        let broken = Broken { cause: refusal.cause.clone(), again: true, hint: None };
+        let broken = Broken::passing(refusal.cause.clone());
         // A wrong range says that the registry and its own last word disagree.
         if matches!(status, 404 | 416) || refusal.has("BLOB_UPLOAD_UNKNOWN") || refusal.has("BLOB_UPLOAD_INVALID") {
             return Ok(Step::Lost(broken));
         }
         if refusal.has("DIGEST_INVALID") {
             // Pieces that were put together wrongly come right when sent anew; a wrong source does not, and ends.
-            return Ok(Step::Lost(Broken { hint: Some("did the file change while it was sent?"), ..broken }));
+            return Ok(Step::Lost(Broken {
+                hint: Some("did the file change while it was sent?".to_owned()),
+                ..broken
+            }));
         }
         if worth_another_try(status) {
             return Ok(Step::Unsure(broken, after));
@@ -269,7 +291,7 @@ impl Client {
             Err(refusal) if matches!(refusal.status, 401 | 403) => {
                 Err(self.refused(&session.endpoint, blob.what, &refusal))
             }
-            Err(refusal) => Ok(Step::Lost(Broken { cause: refusal.cause, again: true, hint: None })),
+            Err(refusal) => Ok(Step::Lost(Broken::passing(refusal.cause))),
         }
     }
 }
@@ -302,7 +324,7 @@ fn unsure(blob: &Blob<'_>, broken: Broken) -> Result<Step, Fault> {
 }
 
 fn too_much(now: u64) -> Broken {
-    Broken { cause: format!("the registry claims to have {now} bytes, more than there are"), again: true, hint: None }
+    Broken::passing(format!("the registry claims to have {now} bytes, more than there are"))
 }
 
 /// The number of bytes that have arrived, of `Range: 0-9` (or `bytes=0-9`); `0-0` is how none is spelled.

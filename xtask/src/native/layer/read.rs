@@ -94,7 +94,10 @@ impl Entry {
     pub fn whiteout(&self) -> Option<Whiteout> {
         let name = self.path.parts().next_back()?;
         let folder = || self.path.parent().unwrap_or_default();
-        if name == OPAQUE {
+        let mut folders = self.path.parts().rev().skip(1);
+        if folders.any(|folder| folder.starts_with(RESERVED)) {
+            Some(Whiteout::Nothing)
+        } else if name == OPAQUE {
             Some(Whiteout::Below(folder()))
         } else if name.starts_with(RESERVED) {
             Some(Whiteout::Nothing)

@@ -167,6 +167,29 @@ fn no_link_leads_a_file_out() {
 }
 
 #[test]
+fn no_whiteout_deletes_outside_its_folder() {
+    for line in ["f .wh...", "f .wh..", "f .wh.", "f a/.wh...", "f a/b/.wh...", "d .wh...", "l .wh... x", "f ./.wh..."]
+    {
+        refuses(&[tar(&["f a/b/c 1"]), tar(&[line])], "takes away what is no name");
+        let place = Place::new();
+        place.apply(&[tar(&["f a/b/c 1"])]).unwrap();
+        place.apply(&[tar(&[line])]).unwrap_err();
+        place.unharmed();
+        assert_eq!(place.tree().len(), 3, "{line}");
+        let outline = outline::of(&mut Reader::open(&*tar(&[line]), None, Limits::default()).unwrap());
+        assert!(outline.is_err(), "{line}");
+    }
+    // Nor where a caller has a name from elsewhere.
+    let place = Place::new();
+    std::fs::create_dir_all(place.root()).unwrap();
+    let root: OwnedFd = File::open(place.root()).unwrap().into();
+    for name in [&b".."[..], b".", b"", b"../outside", b"a/b"] {
+        assert_eq!(remove(&root, name), Err(Errno::INVAL));
+    }
+    place.unharmed();
+}
+
+#[test]
 fn no_hard_link_leads_out() {
     for (line, why) in [
         ("h x ../outside/secret", "leads out"),

@@ -3,7 +3,7 @@
 //! Pure. Answers why a header cannot be taken in one lowercase phrase.
 
 use super::extended::Extended;
-use super::{Entry, EntryKind};
+use super::{Entry, EntryKind, RESERVED, WHITEOUT};
 use crate::context::ContextPath;
 use crate::native::layer::header::RECORD;
 
@@ -45,6 +45,7 @@ impl<'a> Fields<'a> {
             return Err(format!("a path is longer than {longest} bytes"));
         }
         let path = path(&name)?;
+        marks(&path)?;
         let size = extended.size.unwrap_or(self.size);
         let is_folder = self.flag == b'5' || (matches!(self.flag, b'0' | 0) && name.ends_with(b"/"));
         let (kind, size) = match self.flag {
@@ -131,6 +132,22 @@ pub(super) fn path(name: &[u8]) -> Result<ContextPath, String> {
         }
     }
     Ok(ContextPath::new(parts.join(&b'/')))
+}
+
+/// Refuses marks that take away no single name of their own folder: `.wh..` and `.wh...` would be the folder itself and the one
+/// above it, and below a mark there is nothing.
+fn marks(path: &ContextPath) -> Result<(), String> {
+    let mut parts = path.parts().rev();
+    let hidden = |part: &[u8]| part.strip_prefix(WHITEOUT).filter(|_| !part.starts_with(RESERVED)).map(<[u8]>::to_vec);
+    if let Some(name) = parts.next().and_then(hidden)
+        && matches!(&*name, b"" | b"." | b"..")
+    {
+        return Err(format!("`{path}` takes away what is no name: `{}`", name.escape_ascii()));
+    }
+    if parts.any(|part| hidden(part).is_some()) {
+        return Err(format!("`{path}` is below a name that takes a file away"));
+    }
+    Ok(())
 }
 
 fn hard_link(path: &ContextPath, link: &[u8]) -> Result<ContextPath, String> {

@@ -175,6 +175,43 @@ fn gnu_names_and_old_headers_are_read() {
     assert_eq!(reader.next().unwrap(), None);
 }
 
+/// A mark that would take away something else than a name of its own folder breaks the layer, however its path is written.
+#[test]
+fn a_whiteout_never_leaves_its_folder() {
+    let long = vec!["long"; 40].join("/");
+    let pax = |path: &str| {
+        let text = format!(" path={path}\n");
+        let length = (0..).find(|length: &usize| length.to_string().len() + text.len() == *length).unwrap();
+        format!("{length}{text}").into_bytes()
+    };
+    let spellings = |path: &str| {
+        [
+            entry(path.as_bytes(), b'0', b"", b""),
+            entry(path.as_bytes(), b'5', b"", b""),
+            entry(path.as_bytes(), b'2', b"x", b""),
+            [entry(b"h", b'x', b"", &pax(path)), entry(b"harmless", b'0', b"", b"")].concat(),
+            [entry(b"h", b'L', b"", path.as_bytes()), entry(b"harmless", b'0', b"", b"")].concat(),
+        ]
+    };
+    for folder in ["", "a/", "./", "a//b/", &format!("{long}/")] {
+        for name in [".wh.", ".wh..", ".wh..."] {
+            for bytes in spellings(&format!("{folder}{name}")) {
+                fails(&[bytes, END.to_vec()].concat(), "takes away what is no name");
+            }
+        }
+        for name in [".wh.a/b", ".wh.../b", ".wh./b", ".wh.a/.wh.b"] {
+            for bytes in spellings(&format!("{folder}{name}")) {
+                fails(&[bytes, END.to_vec()].concat(), "is below a name that takes a file away");
+            }
+        }
+        for name in [".wh....", ".wh..a", ".wh...a", ".wh.a..", ".wh..wh..opq", ".wh..wh.plnk", ".wh..wh.plnk/1.2"] {
+            for bytes in spellings(&format!("{folder}{name}")) {
+                all(&[bytes, END.to_vec()].concat(), None, Limits::default()).unwrap();
+            }
+        }
+    }
+}
+
 #[test]
 fn whiteouts_are_told_from_files() {
     let whiteout = |path: &str| {
@@ -188,4 +225,6 @@ fn whiteouts_are_told_from_files() {
     assert_eq!(whiteout("a/.wh..wh..opq"), Some(Whiteout::Below(ContextPath::new("a"))));
     assert_eq!(whiteout(".wh..wh..opq"), Some(Whiteout::Below(ContextPath::default())));
     assert_eq!(whiteout("a/.wh..wh.plnk"), Some(Whiteout::Nothing));
+    assert_eq!(whiteout("a/.wh..wh.plnk/1.2"), Some(Whiteout::Nothing));
+    assert_eq!(whiteout("a/.wh..a"), Some(Whiteout::Path(ContextPath::new("a/.a"))));
 }
