@@ -31,6 +31,7 @@ pub mod report;
 pub mod requirements;
 pub mod secrets;
 pub mod stats;
+pub mod tags;
 pub mod tidy;
 pub mod time;
 pub mod toolchain;
