@@ -1,6 +1,6 @@
-//! The newest commit of a branch, as a remote says.
+//! The newest commit of a branch, as a remote says; and where a folder is in its repository.
 //!
-//! Asked outside of the repository: what its own configuration names as a program (a transport, a helper, an ssh command) is
+//! A remote is asked outside of the repository: what its own configuration names as a program (a transport, a helper, an ssh command) is
 //! never run. A remote that does not answer in time is one more reason why nothing is known, never an error.
 
 use super::Git;
@@ -67,6 +67,15 @@ impl Git {
             Some(id) => RemoteHead::At(id, remote),
             None => RemoteHead::Absent(remote),
         })
+    }
+
+    /// This folder from the repository's top, as `services/app`; empty at the top, and where there is no repository.
+    pub fn below_top(&self) -> Result<String, Fault> {
+        if !self.root.ancestors().any(|folder| folder.join(".git").exists()) {
+            return Ok(String::new());
+        }
+        let prefix = self.command().args(["rev-parse", "--show-prefix"]).read(Exit::Usage)?;
+        Ok(prefix.trim_end_matches('/').to_owned())
     }
 
     /// A relative path of a remote counts from the repository's top.
