@@ -77,7 +77,8 @@ pub fn this_app(global: &Global) -> Result<Reference, Fault> {
         if push && global.offline {
             break;
         }
-        let flags = BuildFlags { push, platform: vec![Platform::host()], dry_run: true, ..BuildFlags::default() };
+        let platform = vec![Platform::host()];
+        let flags = BuildFlags { push, platform, dry_run: true, no_latest: true, ..BuildFlags::default() };
         let Some(app) = Session::open(global, &flags, Target::App)?.plan(Target::App)?.app else { continue };
         match app.plan.decision {
             Decision::Reuse { digest, .. } => return Ok(app.plan.repository.digest(digest)),

@@ -46,7 +46,8 @@ impl Git {
             .args(["-C", "/", "-c", "http.lowSpeedLimit=1", "-c", "http.lowSpeedTime=10"])
             .args(["ls-remote", "--exit-code", "--", &url, &reference])
             .env("GIT_TERMINAL_PROMPT", "0")
-            .env_remove("GIT_DIR")
+            // No repository, wherever this runs and whatever a hook has set.
+            .env("GIT_DIR", "/dev/null")
             .env_remove("GIT_WORK_TREE");
         let Some((code, printed, said)) = in_time(&call)? else {
             return unknown(format!("remote `{remote}` did not answer within {} s", PATIENCE.as_secs()));
