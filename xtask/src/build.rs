@@ -12,6 +12,7 @@ mod layouts;
 mod native;
 mod planning;
 mod record;
+mod tagging;
 
 pub use foundation::{debian_recipe, impatient, resolve_root, root_client};
 pub use inquiry::{Inquiry, pinned_base};
@@ -22,10 +23,11 @@ use crate::docker::Docker;
 use crate::facts::Tree;
 use crate::fault::Fault;
 use crate::flags::{BuildFlags, Global, Output};
+use crate::git::remote::RemoteHead;
 use crate::leftovers;
-use crate::plan::Wish;
+use crate::plan::{Decision, Wish};
 use crate::process;
-use crate::reference::Platform;
+use crate::reference::{Platform, Reference};
 use crate::registry::Client;
 use crate::report::{ImageReport, Report};
 use crate::time::Timestamp;
@@ -66,6 +68,29 @@ pub fn run(global: &Global, flags: &BuildFlags, target: Target) -> Result<Report
     Ok(Report { images, seconds, peak_memory: process::peak_memory() })
 }
 
+/// The app of this tree, as it is now, where it was built already: on this machine, else in the registry. Builds nothing.
+///
+/// # Errors
+/// It was not built, or its name cannot be known.
+pub fn this_app(global: &Global) -> Result<Reference, Fault> {
+    let mut missing = None;
+    for push in [false, true] {
+        if push && global.offline {
+            break;
+        }
+        let platform = vec![Platform::host()];
+        let flags = BuildFlags { push, platform, dry_run: true, no_latest: true, ..BuildFlags::default() };
+        let Some(app) = Session::open(global, &flags, Target::App)?.plan(Target::App)?.app else { continue };
+        match app.plan.decision {
+            Decision::Reuse { digest, .. } => return Ok(app.plan.repository.digest(digest)),
+            Decision::Build { reasons, .. } => missing = Some((app.plan.repository.tag(&app.plan.tag), reasons)),
+        }
+    }
+    let (reference, reasons) = missing.expect("a plan for an app has one");
+    let fault = Fault::usage(format!("the app of this tree, `{reference}`, has not been built"));
+    Err(reasons.into_iter().fold(fault, Fault::cause).hint("build it: `cargo xtask build`"))
+}
+
 /// One command's view of the world: what was asked for, the tree, and whom to ask.
 struct Session<'a> {
     tree: Tree,
@@ -85,6 +110,8 @@ struct Session<'a> {
     _lock: Option<File>,
     /// Written beside the build, by another thread.
     seen: Mutex<Seen>,
+    /// At which commit the branch is, once a remote was asked.
+    remote: OnceCell<RemoteHead>,
 }
 
 impl<'a> Session<'a> {
@@ -123,7 +150,8 @@ impl<'a> Session<'a> {
                 .hint("name one with `--platform`, or publish them together with `--push`"));
         }
         let engine = engine::choose(&tree, flags, target)?;
-        let wish = Wish { push: flags.push, platforms, force: flags.force, no_latest: flags.no_latest };
+        let BuildFlags { push, force, no_latest, no_branch_tag, .. } = *flags;
+        let wish = Wish { push, platforms, force, no_latest, no_branch_tag };
         let client = tree.client();
         let lock = if flags.push || flags.dry_run { None } else { Some(layouts::lock(&tree.images())?) };
         let fresh_root = flags.force && !flags.dry_run && matches!(target, Target::Base | Target::App);
@@ -141,6 +169,7 @@ impl<'a> Session<'a> {
             trace: RefCell::default(),
             _lock: lock,
             seen: Mutex::default(),
+            remote: OnceCell::new(),
         })
     }
 

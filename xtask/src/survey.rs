@@ -163,7 +163,7 @@ impl Snapshot {
     pub fn footing(&self, global: &Global) -> Result<Footing, Fault> {
         let client = build::impatient(&self.tree);
         let platforms = self.tree.policy.project.platforms.clone();
-        let wish = Wish { push: !global.offline, platforms, force: false, no_latest: true };
+        let wish = Wish { push: !global.offline, platforms, force: false, no_latest: true, no_branch_tag: true };
         let (offline, locked) = (global.offline, global.locked);
         let inquiry = Inquiry { tree: &self.tree, client: &client, wish: &wish, offline, locked, fresh_root: false };
         let found = match self.pinned.base {

@@ -369,3 +369,65 @@ fn completions_and_pages_know_every_command() {
     let page = text(&xtask(Path::new(ROOT), &["man", "engine", "up"]).output().unwrap().stdout);
     assert!(page.contains(r"\-\-registry\-port"), "{page}");
 }
+
+/// A repository with a policy in `folder`, a foreign workflow at the top, and everything committed.
+fn with_workflow(folder: &str, name: &str) -> tempfile::TempDir {
+    let place = tempfile::tempdir().unwrap();
+    let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let own = place.path().join(folder);
+    std::fs::create_dir_all(own.join("dockerfiles")).unwrap();
+    for file in
+        ["images.toml", "requirements-enhanced.txt", "dockerfiles/Dockerfile.base", "dockerfiles/Dockerfile.fast"]
+    {
+        std::fs::copy(source.join(file), own.join(file)).unwrap();
+    }
+    std::fs::copy(source.join("dockerfiles/Dockerfile.enhanced"), own.join("dockerfiles/Dockerfile.enhanced")).unwrap();
+    std::fs::write(own.join("Cargo.lock"), "").unwrap();
+    let workflows = place.path().join(".github/workflows");
+    std::fs::create_dir_all(&workflows).unwrap();
+    std::fs::write(workflows.join(name), "name: mine\non: push\n").unwrap();
+    let status = Command::new("git").arg("-C").arg(place.path()).args(["init", "-q"]).status().unwrap();
+    assert!(status.success());
+    place
+}
+
+fn workflows(root: &std::path::Path, args: &[&str]) -> (Option<i32>, String) {
+    let mut call = Command::new(env!("CARGO_BIN_EXE_xtask"));
+    let output = call.arg("--root").arg(root).arg("workflows").args(args).output().unwrap();
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+}
+
+#[test]
+fn a_workflow_that_someone_else_wrote_is_not_replaced() {
+    let place = with_workflow("", "images.yml");
+    let folder = place.path().join(".github/workflows");
+    let (code, said) = workflows(place.path(), &[]);
+    assert_eq!(code, Some(2), "{said}");
+    for part in ["`.github/workflows/images.yml` was not written by", "-name: mine", "+name: images", "git mv "] {
+        assert!(said.contains(part), "{said}");
+    }
+    assert_eq!(std::fs::read_to_string(folder.join("images.yml")).unwrap(), "name: mine\non: push\n");
+    assert!(!folder.join("ci.yml").exists(), "not one of them is written");
+    assert_eq!(workflows(place.path(), &["--check"]).0, Some(6));
+    std::fs::rename(folder.join("images.yml"), folder.join("other.yml")).unwrap();
+    assert_eq!(workflows(place.path(), &[]).0, Some(0));
+    // What was written by us is replaced, edits included.
+    let written = std::fs::read_to_string(folder.join("ci.yml")).unwrap();
+    std::fs::write(folder.join("ci.yml"), written.replace("cargo xtask ci", "true")).unwrap();
+    assert_eq!(workflows(place.path(), &["--check"]).0, Some(6));
+    assert_eq!(workflows(place.path(), &[]).0, Some(0));
+    assert_eq!(std::fs::read_to_string(folder.join("ci.yml")).unwrap(), written);
+}
+
+#[test]
+fn workflows_of_a_policy_below_the_top_go_where_github_reads_them() {
+    let place = with_workflow("services/app", "ci.yml");
+    let (code, said) = workflows(&place.path().join("services/app"), &[]);
+    assert_eq!(code, Some(0), "{said}");
+    let folder = place.path().join(".github/workflows");
+    let text = std::fs::read_to_string(folder.join("services-app-images.yml")).unwrap();
+    assert!(text.contains("working-directory: services/app") && text.contains("'services/app/Cargo.lock'"), "{text}");
+    assert_eq!(std::fs::read_to_string(folder.join("ci.yml")).unwrap(), "name: mine\non: push\n");
+    assert!(!place.path().join("services/app/.github").exists());
+    assert_eq!(workflows(&place.path().join("services/app"), &["--check"]).0, Some(0));
+}

@@ -16,6 +16,7 @@ fn record(kind: Kind, hours_ago: u64, seconds: f64) -> Record {
         branch: None,
         decision: kind,
         reasons: vec!["app: `autoscaler/templates/layout.html` was edited".to_owned()],
+        change: None,
         seconds,
         phases: vec![("plan".to_owned(), 0.1), ("app build".to_owned(), seconds / 2.0)],
         bytes: Bytes { built: Some(1_000_000), pushed: Some(900_000), ..Bytes::default() },

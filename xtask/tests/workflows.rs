@@ -79,8 +79,10 @@ fn actionlint_finds_nothing() {
     let other = text.replace("\"main\"", "\"release/a+b\"").replace("ghcr.io/acme", "registry.example:5000/team/x");
     for text in [text, two, other] {
         let policy = xtask::policy::parse(&text, &|_| true).unwrap_or_else(|fault| panic!("{fault}"));
-        for file in xtask::workflows::generate(&policy).unwrap() {
-            let path = folder.path().join(Path::new(file.path).file_name().unwrap());
+        let below = xtask::workflows::Place::new("services/app", "").unwrap();
+        let below = xtask::workflows::generate_at(&policy, &below).unwrap();
+        for file in xtask::workflows::generate(&policy).unwrap().into_iter().chain(below) {
+            let path = folder.path().join(Path::new(&file.path).file_name().unwrap());
             std::fs::write(&path, &file.text).unwrap();
             assert_eq!(lint(&actionlint, &path), None);
         }

@@ -13,7 +13,9 @@ use crate::facts::FALLBACK;
 use crate::fault::Fault;
 use crate::git::Ancestry;
 use crate::key::Fingerprint;
+use crate::publish::marks::Mark;
 use crate::reference::{Digest, Platform, Tag};
+use crate::tags::Since;
 use crate::time::Timestamp;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -46,6 +48,8 @@ pub struct Base {
     pub created: Option<Timestamp>,
     /// What its key calls the root that it is built on.
     pub root: Option<String>,
+    /// When it was built, where that was recorded.
+    pub built: Option<Timestamp>,
     /// Compressed bytes of all platforms, each layer once.
     pub size: u64,
     /// The manifest of each platform.
@@ -71,6 +75,8 @@ pub struct App {
     pub marks: Vec<Tag>,
     /// Its commit's time.
     pub created: Option<Timestamp>,
+    /// When it was built, where that was recorded.
+    pub built: Option<Timestamp>,
     /// The base manifests on which its platforms stand.
     pub stands_on: BTreeSet<Digest>,
 }
@@ -90,6 +96,11 @@ impl Base {
     /// Whether builds for every platform of the policy can stand on it.
     pub fn is_complete(&self) -> bool {
         self.missing.is_empty() && self.lost.is_empty()
+    }
+
+    /// The moment from which its age counts: when it was built; where that was not recorded, its commit's time.
+    pub fn since(&self) -> Option<Timestamp> {
+        self.built.or(self.created)
     }
 
     /// Whether a digest names it or its image for a platform.
@@ -130,6 +141,13 @@ impl Base {
         }
         let fault = Fault::usage(format!("base `{}` is not complete", self.name()));
         Err(causes.into_iter().fold(fault, Fault::cause).hint("`cargo xtask base list` shows those that are"))
+    }
+}
+
+impl App {
+    /// The moment from which its age counts, as a base's does.
+    pub fn since(&self) -> Option<Timestamp> {
+        self.built.or(self.created)
     }
 }
 
@@ -192,7 +210,11 @@ pub fn rollback<'a>(
     let Some(latest) = latest else {
         return Err(Fault::usage("there is no `latest` to go back from").hint("name a base: `cargo xtask base list`"));
     };
-    for base in survey.bases.iter().filter(|base| !base.is_latest() && base.refuse_incomplete().is_ok()) {
+    let mut earlier: Vec<&Base> =
+        survey.bases.iter().filter(|base| !base.is_latest() && base.refuse_incomplete().is_ok()).collect();
+    // By the time of their commits, not by that of their builds: an old commit may have been built again.
+    earlier.sort_by_key(|base| std::cmp::Reverse(base.created));
+    for base in earlier {
         let (Some(revision), Some(from)) = (&base.revision, &latest.revision) else { continue };
         // What was built from uncommitted changes was never `latest`.
         if base.created > latest.created || revision.ends_with("-dirty") {
@@ -204,6 +226,29 @@ pub fn rollback<'a>(
     }
     Err(Fault::usage("no complete base of an earlier commit is in the registry")
         .hint("name one: `cargo xtask base rollback TAG`; `cargo xtask base list` shows them"))
+}
+
+/// What `latest` is of once it was moved by hand from one base to another: builds of the commit it came from, and of those before,
+/// must not move it again. `mark` is the record of `latest` as it was; nothing comes back where no commit is known.
+pub fn after_rollback(
+    from: Option<&Base>,
+    mark: Option<Mark>,
+    to: &Base,
+    ancestry: &dyn Fn(&str, &str) -> Result<Ancestry, Fault>,
+) -> Result<Option<Since>, Fault> {
+    let plain = |revision: &String| revision.trim_end_matches("-dirty").to_owned();
+    let recorded =
+        mark.filter(|mark| from.is_some_and(|from| from.digest == mark.digest)).map(|mark| mark.since.commit);
+    let before = recorded.or_else(|| from.and_then(|from| from.revision.as_ref()).map(plain));
+    let own = to.revision.as_ref().map(plain);
+    Ok(match (before, own) {
+        // Back to the base of that commit or of a later one: the move is undone.
+        (Some(before), Some(own)) if before == own || ancestry(&before, &own)? == Ancestry::Ancestor => {
+            Some(Since { commit: own, rolled_back: false })
+        }
+        (Some(commit), _) => Some(Since { commit, rolled_back: true }),
+        (None, own) => own.map(|commit| Since { commit, rolled_back: false }),
+    })
 }
 
 /// The fingerprint's tag within the tag of a single platform: `3f9c02d1a7b4` of `3f9c02d1a7b4-linux-amd64`.
@@ -245,6 +290,7 @@ pub(crate) mod tests {
             revision: Some(name.to_owned()),
             created: Timestamp::from_second(second),
             root: None,
+            built: None,
             size: 1,
             platforms: BTreeMap::from([("linux/amd64".parse().unwrap(), manifest)]),
             missing: Vec::new(),
@@ -279,6 +325,25 @@ pub(crate) mod tests {
         let alone = Survey { bases: survey.bases[..3].to_vec(), ..Survey::default() };
         let fault = rollback(&alone, None, &ancestry).unwrap_err();
         assert_eq!(fault.what, "no complete base of an earlier commit is in the registry");
+    }
+
+    #[test]
+    fn what_was_rolled_back_waits_for_a_commit_after_the_one_it_came_from() {
+        let order =
+            |first: &str, second: &str| Ok(if first <= second { Ancestry::Ancestor } else { Ancestry::NotAncestor });
+        let (old, new) = (base("a", 100), base("c", 300));
+        let after = |from: &Base, mark: Option<Mark>, to: &Base| after_rollback(Some(from), mark, to, &order).unwrap();
+        let since = |commit: &str, rolled_back| Some(Since { commit: commit.to_owned(), rolled_back });
+        assert_eq!(after(&new, None, &old), since("c", true));
+        // A later commit had the same base, and so had `latest`.
+        let mark = |base: &Base, commit: &str| {
+            Some(Mark { digest: base.digest, since: Since { commit: commit.to_owned(), rolled_back: false } })
+        };
+        assert_eq!(after(&new, mark(&new, "d"), &old), since("d", true));
+        assert_eq!(after(&new, mark(&old, "d"), &old), since("c", true), "the record is of another image");
+        // Undone by hand.
+        assert_eq!(after(&old, mark(&old, "c"), &new), since("c", false));
+        assert_eq!(after_rollback(None, None, &old, &order).unwrap(), since("a", false));
     }
 
     #[track_caller]

@@ -31,6 +31,7 @@ pub struct Event {
 #[derive(Default, Deserialize)]
 struct Payload {
     before: Option<String>,
+    after: Option<String>,
     #[serde(rename = "ref")]
     reference: Option<String>,
     #[serde(default)]
@@ -84,6 +85,14 @@ pub fn read(name: Option<&str>, reference: Option<&str>, path: &str, json: &str)
             nothing(Purpose::Manual, &format!("the event `{}` names no revision before it", other.escape_default()))
         }
     }
+}
+
+/// The commit that a push replaced by this one on a branch, where the event's JSON is of such a push. Whether the old commit is an
+/// ancestor of the new one does not matter.
+pub fn replaced_by(json: &str, branch: &str, commit: &str) -> Option<String> {
+    let payload: Payload = serde_json::from_str(json).ok()?;
+    let of_branch = payload.reference?.strip_prefix("refs/heads/")? == branch;
+    (of_branch && !payload.deleted && payload.after? == commit).then_some(payload.before)?
 }
 
 fn change(against: Against) -> Result<Event, Fault> {
@@ -183,6 +192,16 @@ mod tests {
         check(None, r#"{"schedule":"0 4 * * 1"}"#, Purpose::Schedule, nothing("a schedule has no revision before it"));
         check(Some("workflow_dispatch"), "{}", Purpose::Manual, nothing("a manual run has no revision before it"));
         check(Some("issues"), "{}", Purpose::Manual, nothing("the event `issues` names no revision before it"));
+    }
+
+    #[test]
+    fn a_push_says_which_commit_its_own_replaced() {
+        let json = format!(r#"{{"before":"{}","after":"{ID}","ref":"refs/heads/a/b","forced":true}}"#, "b".repeat(40));
+        assert_eq!(replaced_by(&json, "a/b", ID), Some("b".repeat(40)));
+        assert_eq!(replaced_by(&json, "a", ID), None, "another branch");
+        assert_eq!(replaced_by(&json, "a/b", &"c".repeat(40)), None, "another commit");
+        assert_eq!(replaced_by("{}", "a/b", ID), None);
+        assert_eq!(replaced_by("[", "a/b", ID), None);
     }
 
     #[test]

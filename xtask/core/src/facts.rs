@@ -339,11 +339,6 @@ pub fn local_layout(tree: &Tree, kind: ImageKind, tag: &Tag, platform: &Platform
     tree.images().join(format!("{kind}-{tag}-{}", platform.dashed()))
 }
 
-/// The file with the reference of the image that was built or found last.
-pub fn last_reference(tree: &Tree, kind: ImageKind) -> PathBuf {
-    tree.images().join(format!("{kind}.reference"))
-}
-
 /// An image in its layout, when it is whole and its label says that it is the one.
 pub fn in_layout(
     tree: &Tree,

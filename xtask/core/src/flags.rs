@@ -97,6 +97,9 @@ pub struct BuildFlags {
     /// Leave the tag `latest` where it is
     #[arg(long)]
     pub no_latest: bool,
+    /// Leave out the tag of the branch, as for a registry whose tags are immutable
+    #[arg(long)]
+    pub no_branch_tag: bool,
     /// Where the image goes: `registry` (as `--push`), `docker`, `oci:DIR` or `oci-archive:FILE`
     ///
     /// A folder or an archive is written beside where the image goes anyway: the local Docker or `target/images`, or the registry with
@@ -223,7 +226,7 @@ Examples:
     /// and its exit code is this command's.
     #[command(after_help = "\
 Examples:
-  cargo xtask run                           the app that was built last
+  cargo xtask run                           the app of this tree
   cargo xtask run -- --version              the same with other arguments
   cargo xtask run 127.0.0.1:5000/app:latest another image
   cargo xtask run target/images/app         an OCI layout on this machine")]
@@ -357,7 +360,7 @@ pub enum BaseCommand {
         /// Keep so many of the newest complete bases
         #[arg(long, value_name = "N", default_value_t = 5)]
         keep: usize,
-        /// Keep what is younger, and the bases of apps that are: `30d`, `12h`
+        /// Keep what was built later than so long ago, and the bases of apps that were: `30d`, `12h`
         #[arg(long, value_name = "AGE", default_value = "30d", value_parser = span)]
         older_than: Duration,
         /// Do it
@@ -375,7 +378,8 @@ pub struct StatsFlags {
     /// Write one self-contained page to this file
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
-    /// Fail (exit code 6) when the last fast builds took more than so many times what those before took
+    /// Fail (exit code 6) when the last fast builds took more than so many times what those before took: on the same kind of
+    /// machine and engine, of the same kind of edit
     #[arg(long, value_name = "FACTOR", value_parser = factor)]
     pub gate_factor: Option<f64>,
     /// How many fast builds the gate compares with how many before

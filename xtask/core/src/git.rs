@@ -4,6 +4,7 @@
 //! `objects` asks for git's objects, `revision` reads a commit's files from them.
 
 mod objects;
+pub mod remote;
 pub mod revision;
 
 pub use objects::Objects;
@@ -11,6 +12,7 @@ pub use revision::Revision;
 
 use crate::fault::{Exit, Fault};
 use crate::process::Command;
+use crate::tags::is_version;
 use crate::time::Timestamp;
 use std::path::{Path, PathBuf};
 
@@ -124,17 +126,6 @@ impl Git {
             _ => Ancestry::Unknown,
         })
     }
-}
-
-/// `X.Y.Z` with an optional pre-release, as semantic versioning spells it.
-fn is_version(text: &str) -> bool {
-    let (core, pre) = text.split_once('-').map_or((text, None), |(core, pre)| (core, Some(pre)));
-    let numbers = core.split('.').collect::<Vec<_>>();
-    numbers.len() == 3
-        && numbers.iter().all(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
-        && pre.is_none_or(|pre| {
-            !pre.is_empty() && pre.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'.' || b == b'-')
-        })
 }
 
 #[cfg(test)]

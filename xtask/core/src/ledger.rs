@@ -5,6 +5,7 @@
 
 pub mod file;
 
+use crate::key::AppKey;
 use crate::reference::Platform;
 use crate::time::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -89,6 +90,36 @@ pub struct Bytes {
     pub reused: Option<u64>,
 }
 
+/// What of an app an edit was of. A program that is compiled takes other times than files that are copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Change {
+    /// The program, perhaps with files.
+    Program,
+    /// Files that are copied, or the instructions that copy them.
+    Files,
+}
+
+impl Change {
+    /// What differs between an earlier app and one to be built; nothing where only their bases do.
+    pub fn between(old: &AppKey, new: &AppKey) -> Option<Self> {
+        let rest = |key: &AppKey| AppKey { base: None, scratch: None, binary: None, ..key.clone() };
+        match old.binary == new.binary {
+            false => Some(Self::Program),
+            true => (rest(old) != rest(new)).then_some(Self::Files),
+        }
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Program => "edits of the program",
+            Self::Files => "edits of copied files",
+        })
+    }
+}
+
 /// One build.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Record {
@@ -107,6 +138,9 @@ pub struct Record {
     /// Why something had to be built.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reasons: Vec<String>,
+    /// What the app's edit was of, where an earlier app was known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub change: Option<Change>,
     /// Wall-clock seconds of the whole command.
     pub seconds: f64,
     /// Seconds by phase, in order: `base build`, `app publish`. Phases may overlap.
@@ -229,6 +263,22 @@ impl Record {
         self.engine.as_deref() == Some(NATIVE)
     }
 
+    /// What its edit was of. Records from before this was written down say it by their reasons and phases.
+    pub fn change(&self) -> Option<Change> {
+        let compiled = || self.phases.iter().any(|(name, _)| name == "app compile");
+        let says = |words: &str| self.reasons.iter().any(|reason| reason.contains(words));
+        self.change.or_else(|| match () {
+            () if compiled() || says(": sources of ") || says(": locked crates of ") => Some(Change::Program),
+            () if says("was edited") || says(" is new") || says(" is gone") => Some(Change::Files),
+            () => None,
+        })
+    }
+
+    /// Whether its layers went to a registry, which is part of its time.
+    pub fn is_pushed(&self) -> bool {
+        self.bytes.pushed.is_some()
+    }
+
     /// Whether its time counts: it came to its end.
     pub fn counts(&self) -> bool {
         self.failed.is_none()
@@ -249,6 +299,7 @@ pub(crate) mod tests {
             branch: Some("main".to_owned()),
             decision: kind,
             reasons: vec!["`a` changed".to_owned()],
+            change: None,
             seconds,
             phases: vec![("app build".to_owned(), seconds / 2.0)],
             bytes: Bytes { built: Some(5), ..Bytes::default() },

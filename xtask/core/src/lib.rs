@@ -32,6 +32,7 @@ pub mod requirements;
 pub mod scratch;
 pub mod secrets;
 pub mod stats;
+pub mod tags;
 pub mod tidy;
 pub mod time;
 pub mod toolchain;

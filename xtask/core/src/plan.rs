@@ -9,6 +9,7 @@ use crate::key::{Fingerprint, foremost};
 use crate::policy::{ImageKind, Policy};
 use crate::publish::Published;
 use crate::reference::{Digest, Platform, Reference, Repository, Tag};
+use crate::tags::{self, Names};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -23,6 +24,8 @@ pub struct Wish {
     pub force: bool,
     /// Leave `latest`.
     pub no_latest: bool,
+    /// Leave the branch's tag.
+    pub no_branch_tag: bool,
 }
 
 /// One image's part of the plan.
@@ -40,8 +43,14 @@ pub struct ImagePlan {
     pub decision: Decision,
     /// What is built takes the place of an image of the same fingerprint.
     pub replaces: bool,
-    /// Tags beside the fingerprint's, in the order in which they are put.
+    /// Tags beside the fingerprint's, in the order in which they are shown.
     pub tags: Vec<Tag>,
+    /// The one of these that is the branch's, and moves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub branch: Option<Tag>,
+    /// Names of the commit that get no tag or another one, with the reason.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// `latest`, or why it stays.
     pub latest: Latest,
 }
@@ -92,14 +101,12 @@ pub enum Latest {
 pub struct LatestFacts<'a> {
     /// The commit of this tree.
     pub commit: Option<&'a Commit>,
-    /// The image that `latest` names now was built from a commit that follows ours.
-    pub published_is_newer: bool,
     /// The platforms that will stand under the fingerprint's tag.
     pub platforms: &'a [Platform],
 }
 
-/// Decides over `latest`. It moves only for a clean tree of the default branch, to a complete image, and never backwards. In the
-/// local store, which nobody shares, it always moves.
+/// Decides over `latest`, but for what it names now: [`tags::stays`]. It moves only for a clean tree of the default branch, to a
+/// complete image. In the local store, which nobody shares, it always moves.
 pub fn latest(policy: &Policy, wish: &Wish, facts: &LatestFacts<'_>) -> Latest {
     let stays = |why: String| Latest::Stays(why);
     if wish.no_latest {
@@ -107,6 +114,9 @@ pub fn latest(policy: &Policy, wish: &Wish, facts: &LatestFacts<'_>) -> Latest {
     }
     if !wish.push {
         return Latest::Moves;
+    }
+    if !policy.project.moving_tags.latest {
+        return stays("the policy's `moving-tags` leaves it out".to_owned());
     }
     let Some(commit) = facts.commit else {
         return stays("this tree is no git commit".to_owned());
@@ -125,27 +135,22 @@ pub fn latest(policy: &Policy, wish: &Wish, facts: &LatestFacts<'_>) -> Latest {
     if !missing.is_empty() {
         return stays(format!("the image lacks {}", missing.join(", ")));
     }
-    if facts.published_is_newer {
-        return stays("it names the image of a later commit".to_owned());
-    }
     Latest::Moves
 }
 
-/// What the branches of GitHub's merge queue begin with. Each lives for one run, and nobody would ever remove its tag.
-const QUEUE: &str = "gh-readonly-queue/";
-
 /// The tags of an app beside its fingerprint's: short commit, branch, versions. A tree that differs from its commit must not
 /// carry the commit's names.
-pub fn app_tags(commit: Option<&Commit>) -> Vec<Tag> {
-    let Some(commit) = commit.filter(|commit| !commit.dirty) else { return Vec::new() };
-    let mut tags: Vec<Tag> = Tag::from_name(commit.short()).into_iter().collect();
-    let branch = commit.branch.as_deref().filter(|branch| !branch.starts_with(QUEUE));
-    tags.extend(branch.and_then(Tag::from_name).filter(|tag| *tag != Tag::latest()));
-    tags.extend(commit.versions.iter().filter_map(|version| Tag::from_name(version)));
-    tags
+pub fn app_tags(commit: Option<&Commit>, policy: &Policy, wish: &Wish) -> Names {
+    let Some(commit) = commit.filter(|commit| !commit.dirty) else { return Names::default() };
+    let mut names = tags::of_commit(commit, &policy.project.default_branch);
+    if wish.no_branch_tag || (wish.push && !policy.project.moving_tags.branch) {
+        names.all.retain(|tag| names.branch.as_ref() != Some(tag));
+        names.branch = None;
+    }
+    names
 }
 
-/// Decides whether an image is built. `changes` are its differences to what `latest` names.
+/// Decides whether an image is built. `changes` are its differences to an earlier image, each with the name of that image.
 pub fn decide(wish: &Wish, standing: &Standing, changes: &[String]) -> Decision {
     let build = |platforms: Vec<Platform>, reason: String| {
         let mut reasons = vec![reason];
@@ -187,12 +192,12 @@ fn reuse(published: &Published) -> Decision {
 }
 
 /// The error of `build-fast` where there is no base to build on.
-pub fn missing_base(reference: &Reference, push: bool, dockerfile: &str, changes: &[String]) -> Fault {
+pub fn missing_base(reference: &Reference, push: bool, dockerfile: &str, changes: &[String], since: &str) -> Fault {
     let place = if push { "is not in the registry" } else { "is neither on this machine nor in the registry" };
     let mut fault = Fault::usage(format!("base image `{reference}` {place}")).needed_by(format!("`{dockerfile}`"));
     fault = match changes {
         [] => fault.cause("it was never built, or it was removed; nothing says that anything of yours changed"),
-        changes => fault.cause(format!("changed since `latest`: {}", foremost(changes).join("; "))),
+        changes => fault.cause(format!("changed {since}: {}", foremost(changes).join("; "))),
     };
     let flag = if push { " --push" } else { "" };
     fault.hint(format!("build it: `cargo xtask build-base{flag}`, or let `cargo xtask build{flag}` do both"))
@@ -208,7 +213,13 @@ mod tests {
     }
 
     fn wish() -> Wish {
-        Wish { push: true, platforms: vec!["linux/amd64".parse().unwrap()], force: false, no_latest: false }
+        Wish {
+            push: true,
+            platforms: vec!["linux/amd64".parse().unwrap()],
+            force: false,
+            no_latest: false,
+            no_branch_tag: false,
+        }
     }
 
     fn commit() -> Commit {
@@ -222,23 +233,48 @@ mod tests {
     }
 
     #[track_caller]
-    fn stays(edit: impl FnOnce(&mut Commit, &mut Wish), newer: bool, why: &str) {
+    fn stays(edit: impl FnOnce(&mut Commit, &mut Wish), why: &str) {
         let (mut commit, mut wish) = (commit(), wish());
         edit(&mut commit, &mut wish);
         let platforms = wish.platforms.clone();
-        let facts = LatestFacts { commit: Some(&commit), published_is_newer: newer, platforms: &platforms };
+        let facts = LatestFacts { commit: Some(&commit), platforms: &platforms };
         let expected = if why.is_empty() { Latest::Moves } else { Latest::Stays(why.to_owned()) };
         assert_eq!(latest(&policy(), &wish, &facts), expected);
     }
 
     #[test]
-    fn latest_moves_only_forwards_and_only_from_the_default_branch() {
-        stays(|_, _| {}, false, "");
-        stays(|_, wish| wish.no_latest = true, false, "`--no-latest`");
-        stays(|commit, _| commit.dirty = true, false, "the tree differs from its commit");
-        stays(|commit, _| commit.branch = None, false, "no branch is checked out");
-        stays(|commit, _| commit.branch = Some("x".to_owned()), false, "`x` is not the default branch `main`");
-        stays(|_, _| {}, true, "it names the image of a later commit");
+    fn latest_moves_only_from_the_default_branch() {
+        stays(|_, _| {}, "");
+        stays(|_, wish| wish.no_latest = true, "`--no-latest`");
+        stays(|commit, _| commit.dirty = true, "the tree differs from its commit");
+        stays(|commit, _| commit.branch = None, "no branch is checked out");
+        stays(|commit, _| commit.branch = Some("x".to_owned()), "`x` is not the default branch `main`");
+    }
+
+    #[test]
+    fn for_immutable_tags_the_policy_and_a_flag_leave_out_what_moves() {
+        let text = include_str!("../../../images.toml");
+        let fixed = |list: &str| {
+            let text = text.replace("[project]\n", &format!("[project]\nmoving-tags = {list}\n"));
+            crate::policy::parse(&text, &|_| true)
+        };
+        let texts = |policy: &Policy, wish: &Wish| {
+            app_tags(Some(&commit()), policy, wish).all.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let latest_of = |policy: &Policy| {
+            let wish = wish();
+            latest(policy, &wish, &LatestFacts { commit: Some(&commit()), platforms: &wish.platforms })
+        };
+        let none = fixed("[]").unwrap();
+        assert_eq!(texts(&none, &wish()), ["0123456789ab", "1.2.3"]);
+        assert_eq!(latest_of(&none), Latest::Stays("the policy's `moving-tags` leaves it out".to_owned()));
+        // Nobody shares the local store.
+        assert_eq!(texts(&none, &Wish { push: false, ..wish() }), ["0123456789ab", "main", "1.2.3"]);
+        let only_latest = fixed("[\"latest\"]").unwrap();
+        assert_eq!(texts(&only_latest, &wish()), ["0123456789ab", "1.2.3"]);
+        assert_eq!(latest_of(&only_latest), Latest::Moves);
+        assert_eq!(texts(&policy(), &Wish { no_branch_tag: true, ..wish() }), ["0123456789ab", "1.2.3"]);
+        assert!(fixed("[\"branches\"]").unwrap_err().to_string().contains("not `branch` or `latest`"));
     }
 
     #[test]
@@ -260,22 +296,19 @@ mod tests {
         let mut policy = policy();
         policy.project.platforms = vec![amd.clone(), arm];
         let commit = commit();
-        let facts = LatestFacts { commit: Some(&commit), published_is_newer: false, platforms: &[amd] };
+        let facts = LatestFacts { commit: Some(&commit), platforms: &[amd] };
         assert_eq!(latest(&policy, &wish(), &facts), Latest::Stays("the image lacks linux/arm64".to_owned()));
     }
 
     #[test]
     fn tags_follow_the_commit_only_when_the_tree_is_the_commit() {
-        let texts = |commit: &Commit| app_tags(Some(commit)).iter().map(ToString::to_string).collect::<Vec<_>>();
+        let names = |commit: Option<&Commit>| app_tags(commit, &policy(), &wish());
+        let texts = |commit: &Commit| names(Some(commit)).all.iter().map(ToString::to_string).collect::<Vec<_>>();
         assert_eq!(texts(&commit()), ["0123456789ab", "main", "1.2.3"]);
-        assert_eq!(
-            texts(&Commit { branch: Some("a/ü".to_owned()), versions: Vec::new(), ..commit() }),
-            ["0123456789ab", "a--"]
-        );
         let queue = Some("gh-readonly-queue/main/pr-7-0123456789abcdef0123456789abcdef01234567".to_owned());
         assert_eq!(texts(&Commit { branch: queue, versions: Vec::new(), ..commit() }), ["0123456789ab"]);
         assert!(texts(&Commit { dirty: true, ..commit() }).is_empty());
-        assert!(app_tags(None).is_empty());
+        assert!(names(None).all.is_empty());
     }
 
     #[test]
@@ -288,6 +321,8 @@ mod tests {
               cause: changed since `latest`: scipy 1.16.3 -> 1.17.0 (requirements-enhanced.lock)
 
             hint: build it: `cargo xtask build-base --push`, or let `cargo xtask build --push` do both"#]]
-        .assert_eq(&missing_base(&reference, true, "dockerfiles/Dockerfile.fast", &changes).to_string());
+        .assert_eq(
+            &missing_base(&reference, true, "dockerfiles/Dockerfile.fast", &changes, "since `latest`").to_string(),
+        );
     }
 }

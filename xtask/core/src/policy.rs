@@ -51,6 +51,17 @@ pub struct Project {
     pub platforms: Vec<Platform>,
     /// What builds, where the command line does not say.
     pub engine: Engine,
+    /// The tags that move and are written to a registry.
+    pub moving_tags: MovingTags,
+}
+
+/// Tags that name one image now and another one later. A registry whose tags are immutable takes none of them twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MovingTags {
+    /// The app's tag of the branch.
+    pub branch: bool,
+    /// `latest` of base and app.
+    pub latest: bool,
 }
 
 /// What realises a plan.
@@ -536,6 +547,7 @@ fn read_project(mut section: Section<'_>, problems: &mut Problems<'_>) -> Option
     if let Some(branch) = default_branch.as_ref().filter(|branch| !is_branch_name(&branch.value)) {
         problems.add(&branch.at, format!("`project.default-branch`: `{}` is no branch name", branch.value), None);
     }
+    let moving_tags = read_moving_tags(&mut section, problems);
     let at = section.at().clone();
     let platforms = section.list::<Platform>("platforms", problems);
     if platforms.as_ref().is_some_and(Vec::is_empty) {
@@ -549,8 +561,22 @@ fn read_project(mut section: Section<'_>, problems: &mut Problems<'_>) -> Option
         source: source.map(|text| text.value),
         default_branch: default_branch.map_or_else(|| "main".to_owned(), |text| text.value),
         engine: engine.unwrap_or_default(),
+        moving_tags,
         platforms: platforms.unwrap_or_else(|| vec![Platform::host()]),
     })
+}
+
+fn read_moving_tags(section: &mut Section<'_>, problems: &mut Problems<'_>) -> MovingTags {
+    const KNOWN: [&str; 2] = ["branch", "latest"];
+    let Some(named) = section.texts("moving-tags", problems) else {
+        return MovingTags { branch: true, latest: true };
+    };
+    for other in named.iter().filter(|named| !KNOWN.contains(&named.value.as_str())) {
+        let what = format!("`project.moving-tags` holds `{}`, not `branch` or `latest`", other.value);
+        problems.add(&other.at, what, toml_reader::nearest(&other.value, KNOWN.into_iter()));
+    }
+    let has = |name: &str| named.iter().any(|named| named.value == name);
+    MovingTags { branch: has("branch"), latest: has("latest") }
 }
 
 /// Whether git takes a branch of this name (git-check-ref-format), and a workflow too, in which `${{` begins an expression.

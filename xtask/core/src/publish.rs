@@ -5,6 +5,7 @@
 //! winner's digest.
 
 mod whole;
+pub mod marks;
 
 use crate::fault::Fault;
 use crate::key::{FINGERPRINT_LABEL, Fingerprint, KEY_LABEL};
@@ -14,6 +15,7 @@ use crate::process;
 use crate::reference::{Digest, Platform, Reference, Repository, Tag};
 use crate::registry::{Answer, Client, Name};
 use crate::ui;
+use crate::time::Timestamp;
 use std::collections::BTreeMap;
 
 /// The annotation with the commit that an image was built from.
@@ -21,6 +23,15 @@ pub const REVISION: &str = "org.opencontainers.image.revision";
 
 /// The annotation with the commit's time.
 pub const CREATED: &str = "org.opencontainers.image.created";
+
+/// Annotations of an index that say when a platform's image was built, as RFC 3339. Images themselves hold the commit's time, so
+/// that the same commit gives the same bytes; an index is put together once for each build anyway.
+pub const BUILT: &str = "dev.xtask.built.";
+
+/// The annotation with the time at which this platform's image was built.
+pub fn built(platform: &Platform) -> String {
+    format!("{BUILT}{}", platform.dashed())
+}
 
 /// An image as it stands under a tag or digest.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,6 +63,14 @@ impl Published {
     /// The commit that it was built from.
     pub fn revision(&self) -> Option<&str> {
         self.notes.get(REVISION).map(String::as_str)
+    }
+
+    /// When its last platform was built, where that was recorded.
+    pub fn built(&self) -> Option<Timestamp> {
+        let noted = self.notes.iter().filter(|(name, _)| name.starts_with(BUILT)).filter_map(|(_, at)| at.parse().ok());
+        let records = self.notes.iter().filter(|(name, _)| name.starts_with(ledger::ANNOTATION));
+        // Before the annotation there was CI's record of the build, with the moment at which it began.
+        noted.max().or_else(|| records.filter_map(|(_, line)| Some(ledger::parse_line(line).ok()?.when)).max())
     }
 
     /// Every manifest that its index lists, attestations with them.
@@ -231,7 +250,12 @@ pub fn publish(client: &Client, publication: &Publication<'_>) -> Result<Outcome
             return Ok(Outcome { published: found.clone(), adopted });
         }
         let bytes = serde_json::to_vec(&index).expect("an index is JSON");
-        client.put_manifest(repository, tag.clone(), media_type::INDEX, &bytes)?;
+        client.put_manifest(repository, tag.clone(), media_type::INDEX, &bytes).map_err(|fault| {
+            match standing.is_some() && is_immutable(&fault) {
+                true => fault.hint(WHOLE),
+                false => fault,
+            }
+        })?;
         let Answer::Present(written) = read(client, repository, tag.clone())? else { continue };
         let whole = ours.keys().all(|platform| written.platforms.contains_key(platform));
         if whole {
@@ -301,7 +325,8 @@ fn merge(
         }));
         if publication.replace {
             // The builds of the platforms that stay are not undone by this one.
-            let stay = found.platforms.keys().filter(|platform| !ours.contains_key(*platform)).map(ledger::annotation);
+            let stay = found.platforms.keys().filter(|platform| !ours.contains_key(*platform));
+            let stay = stay.flat_map(|platform| [ledger::annotation(platform), built(platform)]);
             notes.extend(stay.filter_map(|name| found.notes.get_key_value(&name)).map(|(k, v)| (k.clone(), v.clone())));
         } else {
             // The first to publish says what it was built from.
@@ -331,6 +356,20 @@ pub fn tag(client: &Client, repository: &Repository, digest: Digest, tag: &Tag) 
     };
     client.put_manifest(repository, tag.clone(), &found.media_type, &found.bytes)?;
     Ok(true)
+}
+
+/// What a person can do where an index cannot be written a second time.
+const WHOLE: &str = "this registry's tags are immutable: publish all platforms by one command, `cargo xtask build --push`; \
+     a build with `--force` needs another `[base] epoch` in `images.toml`";
+
+/// Whether a registry refuses to write a tag because it exists, and its tags never move: Amazon ECR, Google Artifact Registry,
+/// Harbor and others can be set so. The specification has no code for it, so their words are looked at.
+pub fn is_immutable(fault: &Fault) -> bool {
+    let said = |cause: &String| {
+        let cause = cause.to_ascii_lowercase();
+        ["immutab", "cannot be overwritten", "imagetagalreadyexists"].iter().any(|words| cause.contains(words))
+    };
+    fault.causes.iter().any(said)
 }
 
 /// A key longer than this is left out of an index: registries take no more than 4 MiB of one, and a text within JSON grows by its
@@ -381,6 +420,21 @@ pub fn base_labels(labels: &mut BTreeMap<String, String>, name: &str, digest: &D
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_registry_with_immutable_tags_is_known_by_its_words() {
+        let says = |cause: &str| is_immutable(&Fault::network("cannot write the manifest").cause(cause));
+        for cause in [
+            "answered 400 Bad Request (TAG_INVALID: The image tag 'main' already exists in the 'app' repository and cannot be \
+             overwritten because the tag is immutable.)",
+            "answered 400 (ImageTagAlreadyExistsException)",
+            "answered 412 (PRECONDITION: Failed to process request due to 'app:main' configured as immutable.)",
+            "answered 400 (DENIED: cannot update tag main. The repository has enabled tag immutability)",
+        ] {
+            assert!(says(cause), "{cause}");
+        }
+        assert!(!says("answered 403 Forbidden (DENIED: requested access to the resource is denied)"));
+    }
 
     #[test]
     fn a_key_that_no_registry_would_take_is_left_out() {

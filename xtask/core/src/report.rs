@@ -39,6 +39,9 @@ pub struct ImageReport {
     /// Why `latest` stayed, if it did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latest_stays: Option<String>,
+    /// Tags that stayed at another image, and names that are no tags, with the reason.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub kept: Vec<String>,
     /// `built`, `reused`, or `adopted` where another job was first.
     pub action: &'static str,
     /// Why.
@@ -98,6 +101,7 @@ pub fn announce(plan: &ImagePlan) {
             }
         }
     }
+    plan.notes.iter().for_each(|note| ui::step("note", note));
 }
 
 /// The end of a command on stderr: a line for each image.

@@ -6,10 +6,11 @@
 pub mod chart;
 pub mod page;
 
-use crate::ledger::{Kind, Machine, Record};
+use crate::ledger::{Change, Kind, Machine, Record};
 use crate::time::{Date, Timestamp};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 /// What is shown.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -226,7 +227,7 @@ fn fast_phases(records: &[Record]) -> Vec<(String, f64)> {
 /// What the gate found of one kind of machine.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Gate {
-    /// The machines, and the native engine where that built.
+    /// The machines, the native engine where that built, where the image went, and what was edited.
     pub of: String,
     /// What was found.
     #[serde(flatten)]
@@ -255,18 +256,43 @@ pub enum Found {
     },
 }
 
-/// Compares the last `count` fast builds with as many before, like with like. Machines that have built nothing since `since` are
-/// past: what they once took holds nobody up.
+/// What has to be equal for two times to be comparable.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Alike {
+    machine: Machine,
+    native: bool,
+    pushed: bool,
+    change: Option<Change>,
+}
+
+impl Alike {
+    fn of(record: &Record) -> Self {
+        let (native, pushed) = (record.is_native(), record.is_pushed());
+        Self { machine: record.machine(), native, pushed, change: record.change() }
+    }
+}
+
+impl fmt::Display for Alike {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let native = if self.native { ", native" } else { "" };
+        let pushed = if self.pushed { ", pushed" } else { "" };
+        write!(f, "{}{native}{pushed}", self.machine)?;
+        self.change.map_or(Ok(()), |change| write!(f, ", {change}"))
+    }
+}
+
+/// Compares the last `count` fast builds with as many before, like with like: machine, engine, whether it was pushed, and kind
+/// of edit. What has built nothing since `since` is past: what it once took holds nobody up.
 pub fn gate(records: &[Record], since: Timestamp, count: usize, factor: f64) -> Vec<Gate> {
     let mut fast: Vec<&Record> =
         records.iter().filter(|record| record.decision == Kind::Fast && record.counts()).collect();
     fast.sort_by_key(|record| record.when);
-    let mut alike: BTreeMap<(Machine, bool), Vec<&Record>> = BTreeMap::new();
+    let mut alike: BTreeMap<Alike, Vec<&Record>> = BTreeMap::new();
     for record in fast.into_iter().rev() {
-        alike.entry((record.machine(), record.is_native())).or_default().push(record);
+        alike.entry(Alike::of(record)).or_default().push(record);
     }
     let current = alike.into_iter().filter(|(_, builds)| builds[0].when >= since);
-    let gate = |((machine, native), builds): ((Machine, bool), Vec<&Record>)| {
+    let gate = |(alike, builds): (Alike, Vec<&Record>)| {
         let times: Vec<f64> = builds.iter().take(2 * count).map(|record| record.seconds).collect();
         let found = if times.len() < 2 * count {
             Found::TooFew { builds: times.len(), needed: 2 * count }
@@ -275,7 +301,7 @@ pub fn gate(records: &[Record], since: Timestamp, count: usize, factor: f64) -> 
             let before = median(times[count..].iter().copied()).unwrap_or(0.0);
             Found::Compared { before, now, slower: now > factor * before }
         };
-        Gate { of: if native { format!("{machine}, native") } else { machine.to_string() }, found }
+        Gate { of: alike.to_string(), found }
     };
     current.map(gate).collect()
 }
@@ -365,6 +391,8 @@ pub(crate) mod tests {
             |record| record.platform = None,
             |record| record.engine = Some("builder far".to_owned()),
             |record| record.engine = Some("native".to_owned()),
+            |record| record.bytes.pushed = Some(1),
+            |record| record.change = Some(Change::Program),
         ] {
             let slower = |now: f64, since: i64| {
                 let gates = gate(&turns(unlike, now), at(since), 2, 1.5);
@@ -377,6 +405,34 @@ pub(crate) mod tests {
         // Another Docker is none: that it is slower is what one wants to know.
         let docker = turns(|record| (record.engine, record.seconds) = (Some("29.1.3".to_owned()), 0.04), 1.0);
         assert_eq!(gate(&docker, at(0), 2, 1.5).len(), 1);
+    }
+
+    #[test]
+    fn five_edits_of_the_program_are_not_compared_with_five_of_templates() {
+        let edit = |second: i64, change: Change| {
+            let seconds = if change == Change::Program { 40.0 } else { 0.2 };
+            Record { change: Some(change), ..record(Kind::Fast, second, seconds) }
+        };
+        let mut records: Vec<Record> = (0..5).map(|second| edit(second, Change::Files)).collect();
+        records.extend((5..10).map(|second| edit(second, Change::Program)));
+        let found =
+            |records: &[Record]| gate(records, at(0), 5, 2.0).into_iter().map(|gate| gate.found).collect::<Vec<_>>();
+        let few = Found::TooFew { builds: 5, needed: 10 };
+        assert_eq!(found(&records), [few, few]);
+        // Records of before the kind was written down say it in other words.
+        for record in &mut records {
+            let reason = match record.change.take() {
+                Some(Change::Program) => "app: sources of autoscaler",
+                _ => "app: templates/list.html was edited",
+            };
+            record.reasons = vec!["app: nothing of this fingerprint is in the registry".to_owned(), reason.to_owned()];
+        }
+        assert_eq!(found(&records), [few, few]);
+        let names: Vec<String> = gate(&records, at(0), 5, 2.0).into_iter().map(|gate| gate.of).collect();
+        assert!(
+            names[0].ends_with(", edits of the program") && names[1].ends_with(", edits of copied files"),
+            "{names:?}"
+        );
     }
 
     /// The one machine of these records.

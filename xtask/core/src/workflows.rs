@@ -5,14 +5,14 @@
 //! branch, a title) is ever part of a `run:` line.
 
 use crate::fault::Fault;
-use crate::policy::{Ci, Policy};
+use crate::policy::{self, Ci, Policy};
 use crate::reference::Platform;
 
 /// A file that is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct File {
-    /// Its path in the repository.
-    pub path: &'static str,
+    /// Its path, from the top of the repository.
+    pub path: String,
     /// Its text.
     pub text: String,
 }
@@ -48,13 +48,95 @@ const PUBLISHES: &str = "github.event_name != 'pull_request' || \
 /// The weekly run, which builds what exists.
 const WEEKLY: &str = "github.event_name == 'schedule'";
 
-/// Every workflow that the policy gives. A platform for which no runner is known is a fault.
+/// Where the policy is in the repository. GitHub reads the workflows of the repository's top alone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// The policy's folder from the top, `services/app`; empty at the top.
+    folder: String,
+    /// The folder of its Cargo workspace, which is the same or one above.
+    workspace: String,
+}
+
+impl Place {
+    /// A policy in `folder`, whose Cargo workspace is in `workspace`; both from the top of the repository.
+    ///
+    /// # Errors
+    /// A name that could mean something else in YAML or in GitHub's expressions.
+    pub fn new(folder: &str, workspace: &str) -> Result<Self, Fault> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "._-/".contains(c);
+        match [folder, workspace].iter().find(|path| !path.chars().all(plain) || path.starts_with('-')) {
+            None => Ok(Self { folder: folder.to_owned(), workspace: workspace.to_owned() }),
+            Some(path) => {
+                Err(Fault::usage(format!("cannot write workflows for the folder `{}`", path.escape_default()))
+                    .cause("its name has characters other than letters, digits, `.`, `_` and `-`")
+                    .hint("rename the folder, or put the policy at the top of the repository"))
+            }
+        }
+    }
+
+    /// What tells the names of this policy's files and groups from those of another in the same repository.
+    fn prefix(&self) -> String {
+        if self.folder.is_empty() { String::new() } else { format!("{}-", self.folder.replace('/', "-")) }
+    }
+
+    /// The policy's path.
+    fn policy(&self) -> String {
+        format!("{}{}", slashed(&self.folder), policy::FILE)
+    }
+}
+
+/// A folder as the begin of a path.
+fn slashed(folder: &str) -> String {
+    if folder.is_empty() { String::new() } else { format!("{folder}/") }
+}
+
+/// Every workflow that the policy gives, for a policy at the top of its repository.
 pub fn generate(policy: &Policy) -> Result<Vec<File>, Fault> {
+    generate_at(policy, &Place::default())
+}
+
+/// The same for a policy in any folder. A platform for which no runner is known is a fault.
+pub fn generate_at(policy: &Policy, place: &Place) -> Result<Vec<File>, Fault> {
     let matrix = matrix(policy)?;
+    let path = |name: &str| format!(".github/workflows/{}{name}.yml", place.prefix());
     Ok(vec![
-        File { path: ".github/workflows/ci.yml", text: ci(policy) },
-        File { path: ".github/workflows/images.yml", text: images(policy, &matrix) },
+        File { path: path("ci"), text: ci(policy, place) },
+        File { path: path("images"), text: images(policy, place, &matrix) },
     ])
+}
+
+/// Whether a file that is there was written for the policy at this place, and may be replaced.
+pub fn is_ours(found: &str, place: &Place) -> bool {
+    found.starts_with(&format!("{HEADER} from `{}`", place.policy()))
+}
+
+/// The fault of a file that someone else wrote and that stands where one of ours belongs.
+pub fn foreign(wanted: &File, found: &str) -> Fault {
+    Fault::usage(format!(
+        "`{}` was not written by `cargo xtask workflows` for this policy, and is not replaced",
+        wanted.path
+    ))
+    .cause(format!("it differs (`-` is there, `+` would be written):\n{}", lines_between(found, &wanted.text)))
+    .hint(format!(
+        "keep it under another name: `git mv {} .github/workflows/other.yml`; then run this again",
+        wanted.path
+    ))
+}
+
+/// The lines in which two texts differ, without what both begin and end with.
+fn lines_between(found: &str, wanted: &str) -> String {
+    const SHOWN: usize = 8;
+    let (old, new): (Vec<&str>, Vec<&str>) = (found.lines().collect(), wanted.lines().collect());
+    let front = old.iter().zip(&new).take_while(|(old, new)| old == new).count();
+    let back = old[front..].iter().rev().zip(new[front..].iter().rev()).take_while(|(old, new)| old == new).count();
+    let mut shown = Vec::new();
+    for (sign, lines) in [('-', &old[front..old.len() - back]), ('+', &new[front..new.len() - back])] {
+        shown.extend(lines.iter().take(SHOWN).map(|line| format!("{sign}{}", line.escape_debug())));
+        if lines.len() > SHOWN {
+            shown.push(format!("{sign} … {} more lines", lines.len() - SHOWN));
+        }
+    }
+    shown.join("\n")
 }
 
 /// Where a file that is there differs from what it should be: the first line that does, as `path:line: why`.
@@ -113,22 +195,34 @@ fn branch_filter(branch: &str) -> String {
     quoted(&if escaped.starts_with('!') { format!("\\{escaped}") } else { escaped })
 }
 
-fn header(name: &str) -> String {
-    format!("# Written by `cargo xtask workflows` from `images.toml`; do not edit.\nname: {name}\n")
+/// How every file of ours begins.
+const HEADER: &str = "# Written by `cargo xtask workflows`";
+
+fn header(name: &str, place: &Place) -> String {
+    let folder = if place.folder.is_empty() { String::new() } else { format!(" ({})", place.folder) };
+    format!("{HEADER} from `{}`; do not edit.\nname: {name}{folder}\n", place.policy())
 }
 
 /// Work on a branch ends older work on it. On the default branch and for tags every run is a group of its own: what
 /// publishes under shared names is left to end.
-fn concurrency(name: &str, policy: &Policy) -> String {
+fn concurrency(name: &str, policy: &Policy, place: &Place) -> String {
+    let prefix = place.prefix();
     let branch = &policy.project.default_branch;
     format!(
         "\
 # Newer work on a branch ends older work; what publishes for the default branch or a tag is left to finish.
 concurrency:
-  group: {name}-${{{{ github.ref }}}}-${{{{ (github.ref == 'refs/heads/{branch}' || startsWith(github.ref, 'refs/tags/')) && github.run_id || 'newest' }}}}
+  group: {prefix}{name}-${{{{ github.ref }}}}-${{{{ (github.ref == 'refs/heads/{branch}' || startsWith(github.ref, 'refs/tags/')) && github.run_id || 'newest' }}}}
   cancel-in-progress: true
 "
     )
+}
+
+fn defaults(place: &Place) -> String {
+    match place.folder.is_empty() {
+        true => DEFAULTS.to_owned(),
+        false => format!("{DEFAULTS}    working-directory: {}\n", place.folder),
+    }
 }
 
 const DEFAULTS: &str = "\
@@ -158,7 +252,12 @@ fn checkout() -> String {
 
 /// Cargo's cache. The key is what xtask is made of: with an exact hit its sources are those of the binary that was kept, and
 /// only their times, which a checkout makes new, would have cargo compile it again.
-fn cargo(kind: &str) -> String {
+fn cargo(kind: &str, place: &Place) -> String {
+    let at = slashed(&place.workspace);
+    // Where the steps run is the policy's folder.
+    let folder = if at.is_empty() { "." } else { &place.workspace };
+    let elsewhere = place.workspace != place.folder;
+    let folder = if elsewhere { format!("        working-directory: {folder}\n") } else { String::new() };
     format!(
         "      - name: Cache xtask
         id: cache
@@ -167,30 +266,31 @@ fn cargo(kind: &str) -> String {
           path: |
             ~/.cargo/registry/index
             ~/.cargo/registry/cache
-            target/debug
-          key: {kind}-${{{{ runner.os }}}}-${{{{ runner.arch }}}}-${{{{ hashFiles('Cargo.lock', 'rust-toolchain.toml') }}}}-${{{{ hashFiles('Cargo.toml', '.cargo/config.toml', 'xtask/**') }}}}
+            {at}target/debug
+          key: {kind}-${{{{ runner.os }}}}-${{{{ runner.arch }}}}-${{{{ hashFiles('{at}Cargo.lock', '{at}rust-toolchain.toml') }}}}-${{{{ hashFiles('{at}Cargo.toml', '{at}.cargo/config.toml', '{at}xtask/**') }}}}
           restore-keys: |
-            {kind}-${{{{ runner.os }}}}-${{{{ runner.arch }}}}-${{{{ hashFiles('Cargo.lock', 'rust-toolchain.toml') }}}}-
+            {kind}-${{{{ runner.os }}}}-${{{{ runner.arch }}}}-${{{{ hashFiles('{at}Cargo.lock', '{at}rust-toolchain.toml') }}}}-
       - name: Trust the times of what was cached
         if: steps.cache.outputs.cache-hit == 'true'
-        run: git ls-files -z -- Cargo.toml Cargo.lock rust-toolchain.toml .cargo xtask | xargs -0 --no-run-if-empty touch --no-create --date=@0
+{folder}        run: git ls-files -z -- Cargo.toml Cargo.lock rust-toolchain.toml .cargo xtask | xargs -0 --no-run-if-empty touch --no-create --date=@0
 ",
         CACHE.uses()
     )
 }
 
 /// The crates of the app's program: compiled once for a lock, whatever is edited.
-fn program_cache(policy: &Policy) -> String {
+fn program_cache(policy: &Policy, place: &Place) -> String {
     let Some(binary) = &policy.app.binary else { return String::new() };
+    let at = slashed(&place.workspace);
     let profile = if binary.profile == "dev" { "debug" } else { &binary.profile };
     format!(
         "      - name: Cache the program's crates
         {}
         with:
           path: |
-            target/{profile}
-            target/*/{profile}
-          key: program-${{{{ runner.os }}}}-${{{{ runner.arch }}}}-${{{{ hashFiles('Cargo.lock', 'rust-toolchain.toml') }}}}
+            {at}target/{profile}
+            {at}target/*/{profile}
+          key: program-${{{{ runner.os }}}}-${{{{ runner.arch }}}}-${{{{ hashFiles('{at}Cargo.lock', '{at}rust-toolchain.toml') }}}}
 ",
         CACHE.uses()
     )
@@ -258,11 +358,12 @@ fn login(policy: &Policy, when: Option<&str>) -> String {
     )
 }
 
-fn ci(policy: &Policy) -> String {
+fn ci(policy: &Policy, place: &Place) -> String {
     let branch = branch_filter(&policy.project.default_branch);
     let minutes = policy.ci.timeout_minutes;
-    let [header, concurrency] = [header("ci"), concurrency("ci", policy)];
-    let [checkout, cargo, deny] = [checkout(), cargo("ci"), deny()];
+    let [header, concurrency] = [header("ci", place), concurrency("ci", policy, place)];
+    let [checkout, cargo, deny] = [checkout(), cargo("ci", place), deny()];
+    let defaults = defaults(place);
     let (cluster, kubeconfig) = if policy.ci.cluster { (CLUSTER, KUBECONFIG) } else { Default::default() };
     format!(
         "{header}
@@ -273,7 +374,7 @@ on:
   merge_group:
   workflow_dispatch:
 
-{DEFAULTS}
+{defaults}
 {concurrency}
 jobs:
   ci:
@@ -293,13 +394,14 @@ jobs:
     )
 }
 
-fn images(policy: &Policy, matrix: &str) -> String {
+fn images(policy: &Policy, place: &Place, matrix: &str) -> String {
     let branch = branch_filter(&policy.project.default_branch);
-    let head = header("images");
+    let (head, defaults) = (header("images", place), defaults(place));
     let schedule = quoted(&policy.ci.schedule);
-    let concurrency = concurrency("images", policy);
-    let jobs = [plan(policy), base(policy, matrix), app(policy, matrix), fork(policy, matrix), release(policy)];
-    let jobs = jobs.into_iter().chain(gate(policy)).chain([required(policy)]);
+    let concurrency = concurrency("images", policy, place);
+    let built = [base(policy, place, matrix), app(policy, place, matrix), fork(policy, place, matrix)];
+    let jobs = [plan(policy, place)].into_iter().chain(built).chain([release(policy, place)]);
+    let jobs = jobs.chain(gate(policy, place)).chain([required(policy, place)]);
     let jobs: Vec<String> = jobs.collect();
     format!(
         "{head}
@@ -313,7 +415,7 @@ on:
     - cron: {schedule}
   workflow_dispatch:
 
-{DEFAULTS}
+{defaults}
 {concurrency}
 jobs:
 {}",
@@ -321,8 +423,8 @@ jobs:
     )
 }
 
-fn plan(policy: &Policy) -> String {
-    let (checkout, cargo) = (checkout(), cargo("xtask"));
+fn plan(policy: &Policy, place: &Place) -> String {
+    let (checkout, cargo) = (checkout(), cargo("xtask", place));
     let login = login(policy, Some("steps.may.outputs.publish == 'true'"));
     let outputs: String =
         ["decision", "should-build", "use-fast-build", "requirements-changed", "base-reference", "base-present"]
@@ -352,9 +454,9 @@ fn plan(policy: &Policy) -> String {
     )
 }
 
-fn base(policy: &Policy, matrix: &str) -> String {
+fn base(policy: &Policy, place: &Place, matrix: &str) -> String {
     let minutes = policy.ci.timeout_minutes;
-    let (checkout, cargo, login) = (checkout(), cargo("xtask"), login(policy, None));
+    let (checkout, cargo, login) = (checkout(), cargo("xtask", place), login(policy, None));
     format!(
         "  # Each platform on a machine of its own kind, on the root that `images.lock` pins and on no other; the index has them all once the last is done.
   base:
@@ -378,9 +480,10 @@ fn base(policy: &Policy, matrix: &str) -> String {
     )
 }
 
-fn app(policy: &Policy, matrix: &str) -> String {
+fn app(policy: &Policy, place: &Place, matrix: &str) -> String {
     let minutes = policy.ci.timeout_minutes;
-    let (checkout, cargo, login, program) = (checkout(), cargo("xtask"), login(policy, None), program_cache(policy));
+    let (checkout, cargo, login, program) =
+        (checkout(), cargo("xtask", place), login(policy, None), program_cache(policy, place));
     format!(
         "  # Waits for the base; when the base was there already, that job is skipped and this one runs at once.
   app:
@@ -409,9 +512,9 @@ fn app(policy: &Policy, matrix: &str) -> String {
     )
 }
 
-fn fork(policy: &Policy, matrix: &str) -> String {
+fn fork(policy: &Policy, place: &Place, matrix: &str) -> String {
     let minutes = policy.ci.timeout_minutes;
-    let (checkout, cargo, program) = (checkout(), cargo("xtask"), program_cache(policy));
+    let (checkout, cargo, program) = (checkout(), cargo("xtask", place), program_cache(policy, place));
     format!(
         "  # What may not publish is built all the same: no right to write, no secret, no `--push`.
   fork:
@@ -434,10 +537,10 @@ fn fork(policy: &Policy, matrix: &str) -> String {
     )
 }
 
-fn release(policy: &Policy) -> String {
+fn release(policy: &Policy, place: &Place) -> String {
     let branch = &policy.project.default_branch;
     let minutes = policy.ci.timeout_minutes;
-    let (checkout, cargo, login) = (checkout(), cargo("xtask"), login(policy, None));
+    let (checkout, cargo, login) = (checkout(), cargo("xtask", place), login(policy, None));
     format!(
         "  # Names the digest that was built and tested, once every platform is in its index: `latest`, and a tag's version. It builds
   # nothing, and fails where that digest is not there.
@@ -460,10 +563,10 @@ fn release(policy: &Policy) -> String {
 }
 
 /// Whether fast builds have become slow, from the records that travel with the images.
-fn gate(policy: &Policy) -> Option<String> {
+fn gate(policy: &Policy, place: &Place) -> Option<String> {
     let factor = policy.ci.gate_factor?;
     let branch = &policy.project.default_branch;
-    let (checkout, cargo, login) = (checkout(), cargo("xtask"), login(policy, None));
+    let (checkout, cargo, login) = (checkout(), cargo("xtask", place), login(policy, None));
     Some(format!(
         "  # Tells that fast builds have become slow, after what was built is named: it is slow, and not wrong.
   gate:
@@ -483,7 +586,9 @@ fn gate(policy: &Policy) -> Option<String> {
     ))
 }
 
-fn required(policy: &Policy) -> String {
+fn required(policy: &Policy, place: &Place) -> String {
+    // It checks nothing out: the folder of the other jobs is not there.
+    let folder = if place.folder.is_empty() { "" } else { "        working-directory: .\n" };
     let gate = if policy.ci.gate_factor.is_some() { ", gate" } else { "" };
     format!(
         "  # The one check that branch protection asks for: it always reports, also when nothing had to be built.
@@ -496,7 +601,7 @@ fn required(policy: &Policy) -> String {
     steps:
       - name: Nothing that ran has failed
         if: contains(needs.*.result, 'failure') || contains(needs.*.result, 'cancelled')
-        run: exit 1
+{folder}        run: exit 1
 "
     )
 }

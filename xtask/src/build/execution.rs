@@ -7,6 +7,7 @@ use super::foundation::impatient;
 use super::layouts;
 use super::planning::{Image, Planned};
 use super::record::{self, Layers};
+use super::tagging::Put;
 use crate::docker::{Build, Output};
 use crate::facts::{self, Local, RootImage};
 use crate::fault::Fault;
@@ -15,10 +16,11 @@ use crate::oci::Manifest;
 use crate::plan::{Decision, ImagePlan, Latest, Place};
 use crate::policy::{After, ImageKind};
 use crate::publish::{self, Publication};
-use crate::reference::{Digest, Platform, Reference, Tag};
+use crate::reference::{Digest, Platform, Tag};
 use crate::registry::Answer;
 use crate::report::{self, ImageReport};
 use crate::secrets::Secrets;
+use crate::time::Timestamp;
 use crate::{binary, ledger, process, steps, ui};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -140,10 +142,14 @@ impl Session<'_> {
     ) -> Result<Done, Fault> {
         let plan = &image.plan;
         let mut tags = vec![plan.tag.clone()];
+        let mut put = Put::nothing(plan);
         if !self.flags.dry_run {
             let began = Instant::now();
             match place {
-                Place::Registry if self.wish.push => tags.extend(self.put_tags(plan, digest, &platforms)?),
+                Place::Registry if self.wish.push => {
+                    put = self.put_tags(plan, digest, &platforms, image.revision.as_deref())?;
+                    tags.append(&mut put.tags);
+                }
                 Place::Registry => {}
                 Place::Local => tags.extend(self.tag_local(plan, image.local.as_ref())?),
             }
@@ -159,9 +165,6 @@ impl Session<'_> {
         };
         let layers = self.layers_beneath(image, &platforms);
         let base = BaseImage { repository: plan.repository.clone(), digests: platforms.clone(), layouts };
-        if !self.flags.dry_run {
-            self.remember(plan, &plan.repository.digest(digest))?;
-        }
         let report = ImageReport {
             kind: plan.kind,
             reference: plan.repository.digest(digest),
@@ -169,7 +172,8 @@ impl Session<'_> {
             platforms,
             fingerprint: plan.fingerprint.to_string(),
             tags,
-            latest_stays: report::stays(&plan.latest),
+            latest_stays: put.latest_stays,
+            kept: put.kept,
             action: "reused",
             reasons: Vec::new(),
             size: image.size,
@@ -198,6 +202,7 @@ impl Session<'_> {
             fingerprint: plan.fingerprint.to_string(),
             tags: vec![plan.tag.clone()],
             latest_stays: report::stays(&plan.latest),
+            kept: plan.notes.clone(),
             action: "built",
             reasons,
             size: None,
@@ -284,13 +289,15 @@ impl Session<'_> {
         Ok(built.digest)
     }
 
-    /// Publishes what was built, or names it in the local store, and remembers its key.
+    /// Publishes what was built, or names it in the local store, and writes its key down.
     fn finish(&self, image: &Image, platforms: &[Platform], report: &mut ImageReport) -> Result<(), Fault> {
         let plan = &image.plan;
         process::interrupted()?;
         if self.wish.push {
             let began = Instant::now();
             let mut notes = publish::notes(&plan.fingerprint, image.key.clone(), &self.labels(plan.kind));
+            let now = Timestamp::now().to_string();
+            notes.extend(platforms.iter().map(|platform| (publish::built(platform), now.clone())));
             notes.extend(self.record_note(report).map(|record| (ledger::annotation(&platforms[0]), record)));
             let publication = Publication {
                 repository: &plan.repository,
@@ -310,7 +317,10 @@ impl Session<'_> {
             }
             report.digest = outcome.published.digest;
             report.platforms = outcome.published.platforms.iter().map(|(p, found)| (p.clone(), found.digest)).collect();
-            report.tags.extend(self.put_tags(plan, report.digest, &report.platforms)?);
+            let revision = outcome.published.revision();
+            let put = self.put_tags(plan, report.digest, &report.platforms, revision)?;
+            report.tags.extend(put.tags);
+            (report.latest_stays, report.kept) = (put.latest_stays, put.kept);
             report.took("publish", began.elapsed());
             for platform in platforms {
                 self.run_steps(After::Push, plan, platform, report.platforms[platform], report)?;
@@ -320,13 +330,7 @@ impl Session<'_> {
             report.tags.extend(self.local_tags(plan));
         }
         report.reference = plan.repository.digest(report.digest);
-        file::write(&self.key_file(plan.kind), &image.key)?;
-        self.remember(plan, &report.reference)
-    }
-
-    /// Writes down what was built or found last, for commands that ask for "the image".
-    fn remember(&self, plan: &ImagePlan, reference: &Reference) -> Result<(), Fault> {
-        file::write(&facts::last_reference(&self.tree, plan.kind), &format!("{reference}\n")).map(drop)
+        file::write(&self.key_file(plan.kind), &image.key).map(drop)
     }
 
     fn run_steps(
@@ -370,47 +374,6 @@ impl Session<'_> {
         let Answer::Present(found) = publish::read(&self.client, &plan.repository, digest)? else { return Err(lost()) };
         let first = found.platforms.values().next().ok_or_else(lost)?;
         publish::read_manifest(&self.client, &plan.repository, first.digest)
-    }
-
-    /// The tags beside the fingerprint's in the registry, `latest` last; those that stand already are left alone.
-    /// An image that lacks a platform of the policy gets none: its last platform's job names it.
-    fn put_tags(
-        &self,
-        plan: &ImagePlan,
-        digest: Digest,
-        platforms: &BTreeMap<Platform, Digest>,
-    ) -> Result<Vec<Tag>, Fault> {
-        let lacks = |platform: &&Platform| !platforms.contains_key(*platform);
-        if let Some(missing) = self.tree.policy.project.platforms.iter().find(lacks) {
-            ui::step("unnamed", &format!("`{}` waits for {missing}", plan.repository.tag(&plan.tag)));
-            return Ok(Vec::new());
-        }
-        let mut tags = plan.tags.clone();
-        if plan.latest == Latest::Moves {
-            tags.push(Tag::latest());
-        }
-        let mut put = Vec::new();
-        for tag in tags {
-            process::interrupted()?;
-            // Names that move are asked for again: a later commit may have been published while this one was built.
-            let moves = tag == Tag::latest() || self.is_branch(&tag);
-            let standing = match moves {
-                true => publish::read(&self.client, &plan.repository, tag.clone())?.present(),
-                false => None,
-            };
-            if let Some(published) = &standing
-                && published.digest != digest
-                && self.is_newer(published)?
-            {
-                ui::step("kept", &format!("`{}` names the image of a later commit", plan.repository.tag(&tag)));
-                continue;
-            }
-            if standing.is_none_or(|published| published.digest != digest) {
-                publish::tag(&self.client, &plan.repository, digest, &tag)?;
-            }
-            put.push(tag);
-        }
-        Ok(put)
     }
 
     /// The names beside the fingerprint's in the local store.

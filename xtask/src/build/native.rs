@@ -204,9 +204,8 @@ impl Session<'_> {
 
     /// What `latest` and this branch's tag name.
     fn published(&self, image: &Image) -> Vec<Published> {
-        let branch = self.tree.commit.as_ref().and_then(|commit| commit.branch.as_deref()).and_then(Tag::from_name);
-        let branch = branch.filter(|_| image.plan.kind == ImageKind::App);
         let mut found = Vec::new();
+        let branch = self.branch_tag().filter(|_| image.plan.kind == ImageKind::App);
         for tag in branch.into_iter().chain([Tag::latest()]) {
             // What cannot be read saves no work, and is no reason not to build.
             match publish::read(&self.client, &image.plan.repository, tag) {

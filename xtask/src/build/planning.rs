@@ -6,13 +6,14 @@ use super::{Inquiry, Session, Target, pinned_base};
 use crate::facts::{self, Local, Parsed, RootImage, RootPlace, Standing};
 use crate::fault::{Exit, Fault};
 use crate::flags::{BuildFlags, Global};
-use crate::git::{Ancestry, Git};
 use crate::key::{AppKey, BaseKey, BinaryKey, Fingerprint, app_changes, base_changes};
+use crate::ledger::Change;
 use crate::lock::Lock;
 use crate::plan::{self, Decision, ImagePlan, Latest, LatestFacts, Wish};
 use crate::policy::ImageKind;
-use crate::publish::{self, CREATED, Published};
+use crate::publish::{self, Published, marks};
 use crate::reference::{Digest, Tag};
+use crate::tags::Names;
 use crate::ui;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -59,6 +60,10 @@ pub(super) struct Image {
     pub binary: Option<BinaryKey>,
     pub local: Option<Local>,
     pub size: Option<u64>,
+    /// The commit that the published image was built from.
+    pub revision: Option<String>,
+    /// What an edit of the app was an edit of, where that is known.
+    pub change: Option<Change>,
 }
 
 impl Session<'_> {
@@ -125,8 +130,9 @@ impl Session<'_> {
         let published = self.latest(ImageKind::Base)?;
         let old: Option<BaseKey> = self.last_key(ImageKind::Base, published.as_ref());
         let changes = old.map(|old| base_changes(&old, &base_key, &self.tree.names(&base_parsed))).unwrap_or_default();
+        let since = since(published.as_ref());
         let wish = if target == Target::Fast { Wish { force: false, ..self.wish.clone() } } else { self.wish.clone() };
-        let decision = plan::decide(&wish, &standing, &changes);
+        let decision = plan::decide(&wish, &standing, &named(&changes, since));
         if let (Target::Fast, Decision::Build { reasons, .. }) = (target, &decision) {
             let reference = self.tree.repository(ImageKind::Base).tag(&tag);
             if let Standing::Registry(found) = &standing
@@ -144,9 +150,10 @@ impl Session<'_> {
                 self.wish.push,
                 self.tree.policy.app.dockerfile.as_str(),
                 &changes,
+                since,
             ));
         }
-        let latest = self.decide_latest(&standing, &decision, published.as_ref())?;
+        let latest = self.decide_latest(ImageKind::Base, &standing, &decision, published.as_ref())?;
         let base = self.image(ImageKind::Base, fingerprint, tag, decision, &standing, latest, base_parsed, json);
         let app = match target {
             Target::App | Target::Fast => Some(self.plan_app(fingerprint, &base)?),
@@ -194,17 +201,21 @@ impl Session<'_> {
         let standing = self.standing(ImageKind::App, &fingerprint, &tag)?;
         let published = self.latest(ImageKind::App)?;
         let old: Option<AppKey> = self.last_key(ImageKind::App, published.as_ref());
+        let change = old.as_ref().and_then(|old| Change::between(old, &key));
         let changes = old.map(|old| app_changes(&old, &key, &self.tree.names(&parsed))).unwrap_or_default();
+        let changes = named(&changes, since(published.as_ref()));
         let (decision, stale) = self.inquiry().decide_app(&standing, &base.plan.decision, &changes)?;
-        let latest = self.decide_latest(&standing, &decision, published.as_ref())?;
+        let latest = self.decide_latest(ImageKind::App, &standing, &decision, published.as_ref())?;
         let mut image = self.image(ImageKind::App, fingerprint, tag, decision, &standing, latest, parsed, json);
         image.plan.replaces |= stale.is_some();
         image.binary = key.binary;
+        image.change = change;
         Ok(image)
     }
 
     fn decide_latest(
         &self,
+        kind: ImageKind,
         standing: &Standing,
         decision: &Decision,
         published: Option<&Published>,
@@ -216,12 +227,14 @@ impl Session<'_> {
         if let Decision::Build { platforms: built, .. } = decision {
             platforms.extend(built.iter().cloned());
         }
-        let published_is_newer = match published {
-            Some(published) => self.is_newer(published)?,
-            None => false,
-        };
-        let facts = LatestFacts { commit: self.tree.commit.as_ref(), published_is_newer, platforms: &platforms };
-        Ok(plan::latest(&self.tree.policy, &self.wish, &facts))
+        let facts = LatestFacts { commit: self.tree.commit.as_ref(), platforms: &platforms };
+        let latest = plan::latest(&self.tree.policy, &self.wish, &facts);
+        let Some(published) = published.filter(|_| latest == Latest::Moves) else { return Ok(latest) };
+        if matches!(decision, Decision::Reuse { digest, .. } if *digest == published.digest) {
+            return Ok(latest);
+        }
+        let mark = marks::read(&self.client, &self.tree.repository(kind), &Tag::latest())?;
+        Ok(self.stays(published, mark.as_ref())?.map_or(latest, Latest::Stays))
     }
 
     #[allow(clippy::too_many_arguments, reason = "the parts of one value, named by its fields")]
@@ -236,19 +249,20 @@ impl Session<'_> {
         parsed: Parsed,
         key: String,
     ) -> Image {
-        let tags = match kind {
-            ImageKind::App => plan::app_tags(self.tree.commit.as_ref()),
-            ImageKind::Base | ImageKind::Enhanced => Vec::new(),
+        let Names { all: tags, branch, notes } = match kind {
+            ImageKind::App => plan::app_tags(self.tree.commit.as_ref(), &self.tree.policy, &self.wish),
+            ImageKind::Base | ImageKind::Enhanced => Names::default(),
         };
         let repository = self.tree.repository(kind);
         let replaces = self.wish.force;
-        let plan = ImagePlan { kind, repository, fingerprint, tag, decision, replaces, tags, latest };
-        let local = match standing {
-            Standing::Local(local) => Some(local.clone()),
-            Standing::Registry(_) | Standing::Absent => None,
+        let plan = ImagePlan { kind, repository, fingerprint, tag, decision, replaces, tags, branch, notes, latest };
+        let (local, revision) = match standing {
+            Standing::Local(local) => (Some(local.clone()), None),
+            Standing::Registry(published) => (None, published.revision().map(str::to_owned)),
+            Standing::Absent => (None, None),
         };
         let size = local.as_ref().and_then(|local| local.size);
-        Image { plan, parsed, key, binary: None, local, size }
+        Image { plan, parsed, key, binary: None, local, size, revision, change: None }
     }
 
     /// The key of the image that was there before: `latest`'s in the registry, the last one built here otherwise.
@@ -313,26 +327,16 @@ impl Session<'_> {
         }
         Ok(publish::read(&self.client, &self.tree.repository(kind), Tag::latest())?.present())
     }
+}
 
-    /// Whether a tag is this commit's branch.
-    pub(super) fn is_branch(&self, tag: &Tag) -> bool {
-        let branch = self.tree.commit.as_ref().and_then(|commit| commit.branch.as_deref());
-        branch.and_then(Tag::from_name).is_some_and(|branch| branch == *tag)
-    }
+/// With what an image's key is compared, as part of a sentence; see [`Session::last_key`].
+fn since(published: Option<&Published>) -> &'static str {
+    if published.is_some() { "since `latest`" } else { "since the last build on this machine" }
+}
 
-    /// Whether an image is of a commit that follows ours.
-    pub(super) fn is_newer(&self, published: &Published) -> Result<bool, Fault> {
-        let (Some(commit), Some(revision)) = (&self.tree.commit, published.revision()) else { return Ok(false) };
-        if revision == commit.id {
-            return Ok(false);
-        }
-        match Git::at(&self.tree.root).ancestry(&commit.id, revision)? {
-            Ancestry::Ancestor => Ok(true),
-            Ancestry::NotAncestor => Ok(false),
-            // A shallow clone does not know the other commit: the later of both is the newer.
-            Ancestry::Unknown => Ok(published.notes.get(CREATED).is_some_and(|created| *created > commit.created())),
-        }
-    }
+/// Differences, each with the name of what they are differences to: people read them one by one.
+fn named(changes: &[String], since: &str) -> Vec<String> {
+    changes.iter().map(|change| format!("{change} {since}")).collect()
 }
 
 /// The fingerprint of this tree's base. Builds nothing, not even a root.

@@ -6,7 +6,7 @@ use super::planning::Planned;
 use crate::docker::Docker;
 use crate::fault::{Exit, Fault};
 use crate::key::foremost;
-use crate::ledger::{self, Bytes, Kind, Record};
+use crate::ledger::{self, Bytes, Change, Kind, Record};
 use crate::plan::Decision;
 use crate::policy::ImageKind;
 use crate::publish;
@@ -21,6 +21,7 @@ use std::path::Path;
 #[derive(Default)]
 pub(super) struct Trace {
     decision: Option<Kind>,
+    change: Option<Change>,
     reasons: Vec<String>,
     finished: Vec<ImageReport>,
 }
@@ -50,6 +51,7 @@ impl Trace {
             (true, None) => Kind::Base,
             (false, None) => Kind::Reused,
         });
+        self.change = planned.app.as_ref().filter(|app| builds(app)).and_then(|app| app.change);
         for image in planned.base.iter().chain(&planned.app) {
             if let Decision::Build { reasons, .. } = &image.plan.decision {
                 self.reasons.extend(foremost(reasons).iter().map(|reason| format!("{}: {reason}", image.plan.kind)));
@@ -142,6 +144,7 @@ impl Session<'_> {
             branch: commit.and_then(|commit| commit.branch.clone()),
             decision: trace.decision.unwrap_or(Kind::Undecided),
             reasons: trace.reasons.clone(),
+            change: trace.change,
             seconds: round(self.began.elapsed().as_secs_f64()),
             phases: reports.iter().flat_map(phases).collect(),
             bytes: bytes(&reports, &seen.known, self.wish.push),
@@ -221,6 +224,7 @@ mod tests {
             fingerprint: String::new(),
             tags: Vec::new(),
             latest_stays: None,
+            kept: Vec::new(),
             action,
             reasons: Vec::new(),
             size: None,

@@ -10,6 +10,7 @@ use crate::git::Git;
 use crate::key::Fingerprint;
 use crate::lock::{self, ImagesLock, file};
 use crate::policy::ImageKind;
+use crate::publish::marks::{self, Mark};
 use crate::reference::{Digest, Platform, Repository, Tag};
 use crate::registry::{Answer, Client};
 use crate::time::Timestamp;
@@ -100,7 +101,7 @@ impl Desk {
             .bases
             .iter()
             .map(|base| Row {
-                age: bases::age(base.created, now),
+                age: bases::age(base.since(), now),
                 complete: base.is_complete(),
                 latest: base.is_latest(),
                 pinned: self.pinned.is_some_and(|digest| base.is(&digest)),
@@ -167,7 +168,7 @@ impl Desk {
                 "`{}` ({}, of {commit}, {} old)",
                 base.name(),
                 bases::short(&base.digest),
-                bases::age(base.created, now)
+                bases::age(base.since(), now)
             )
         };
         match survey.latest() {
@@ -176,13 +177,15 @@ impl Desk {
         }
         ui::step("to", &told(to));
         ui::step("", "apps stay as they are; the next build of a later commit moves `latest` forwards again");
-        ui::step(
-            "",
-            "(only forwards: never to a commit before the one it names); `cargo xtask base pin` holds builds to a base",
-        );
+        ui::step("", "(a build of this commit does not); `cargo xtask base pin` holds builds to a base");
         if !yes {
             ui::step("nothing", "was changed: `--yes` does it");
             return Ok(());
+        }
+        let mark = marks::read(&self.client, &self.bases, &Tag::latest())?;
+        let since = bases::after_rollback(survey.latest(), mark, to, &|first, second| git.ancestry(first, second))?;
+        if let Some(since) = since {
+            marks::write(&self.client, &self.bases, &Tag::latest(), &Mark { digest: to.digest, since })?;
         }
         publish::tag(&self.client, &self.bases, to.digest, &Tag::latest())?;
         ui::step("moved", &format!("`{}` to {}", self.bases.tag(&Tag::latest()), to.digest));

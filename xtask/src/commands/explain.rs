@@ -13,6 +13,7 @@ use crate::reference::{Reference, Tag};
 use crate::registry::{Answer, Client};
 use crate::root::PACKAGES_LABEL;
 use crate::survey::{Found, Snapshot, Untaken, said};
+use crate::tags::{self, OfBranch};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -156,7 +157,11 @@ fn before<K: DeserializeOwned>(
         }));
     };
     let repository = here.tree.repository(kind);
-    let branch = Tag::from_name(&here.tree.policy.project.default_branch);
+    let default = &here.tree.policy.project.default_branch;
+    let branch = match tags::of_branch(default, default) {
+        OfBranch::Same(tag) | OfBranch::Other(tag, _) => Some(tag),
+        OfBranch::None(_) => None,
+    };
     for tag in [Some(Tag::latest()), branch].into_iter().flatten() {
         let reference: Reference = repository.tag(&tag);
         let answer = publish::read(client, &repository, tag).map_err(|fault| {

@@ -189,7 +189,12 @@ impl Clone {
 
 fn tell(format: Format, plan: &Plan) -> anyhow::Result<()> {
     match format {
-        Format::Text => super::print(&plan.text()),
+        Format::Text => {
+            if let Some(base) = &plan.base_revision {
+                ui::step("compared", &format!("with commit `{}`", &base[..12.min(base.len())]));
+            }
+            super::print(&plan.text())
+        }
         Format::Json => super::print(&format!("{}\n", serde_json::to_string_pretty(plan)?)),
         Format::Github => {
             let outputs: String = plan.outputs().iter().map(|(name, value)| change::output_line(name, value)).collect();

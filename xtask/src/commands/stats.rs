@@ -78,6 +78,9 @@ fn published(tree: &Tree, client: &Client) -> Result<Vec<Record>, Fault> {
         let mut seen: BTreeSet<Digest> = BTreeSet::new();
         for tag in client.tags(&repository)?.present().unwrap_or_default() {
             process::interrupted()?;
+            if publish::marks::is(&tag) {
+                continue;
+            }
             let Answer::Present(head) = client.head(&repository, &tag)? else { continue };
             if !seen.insert(head.digest) {
                 continue;

@@ -3,30 +3,33 @@
 use crate::facts::Tree;
 use crate::fault::Fault;
 use crate::flags::Global;
+use crate::git::Git;
 use crate::lock::file;
+use crate::workflows::Place;
 use crate::{ui, workflows};
+use std::path::{Path, PathBuf};
 
-/// Writes the workflows; with `check` changes nothing, and fails where a file is missing or differs.
+/// Writes the workflows; with `check` changes nothing, and fails where a file is missing or differs. A file that someone else
+/// wrote is never replaced, and then none is.
 pub fn run(global: &Global, check: bool) -> Result<(), Fault> {
     let tree = Tree::open(global)?;
-    let files = workflows::generate(&tree.policy)?;
+    let (top, place) = place(&tree.root)?;
+    let files = workflows::generate_at(&tree.policy, &place)?;
+    let mut drift = Vec::new();
+    for file in &files {
+        let found = read(&top.join(&file.path), &file.path)?;
+        match found {
+            None => drift.push(format!("`{}` is missing", file.path)),
+            Some(text) if !workflows::is_ours(&text, &place) && !check => return Err(workflows::foreign(file, &text)),
+            Some(text) => drift.extend(workflows::difference(file, &text)),
+        }
+    }
     if !check {
         for file in &files {
-            let wrote = file::write(&tree.root.join(file.path), &file.text)?;
+            let wrote = file::write(&top.join(&file.path), &file.text)?;
             ui::step(if wrote { "wrote" } else { "unchanged" }, &format!("`{}`", file.path));
         }
         return Ok(());
-    }
-    let mut drift = Vec::new();
-    for file in &files {
-        let path = tree.root.join(file.path);
-        match std::fs::read_to_string(&path) {
-            Ok(text) => drift.extend(workflows::difference(file, &text)),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                drift.push(format!("`{}` is missing", file.path));
-            }
-            Err(error) => return Err(Fault::usage(format!("cannot read `{}`", file.path)).cause(error)),
-        }
     }
     if drift.is_empty() {
         ui::step("checked", &format!("{} workflows are what the policy gives", files.len()));
@@ -34,4 +37,23 @@ pub fn run(global: &Global, check: bool) -> Result<(), Fault> {
     }
     let fault = drift.iter().fold(Fault::drift("the workflows are not what the policy gives"), Fault::cause);
     Err(fault.hint("write them: `cargo xtask workflows`"))
+}
+
+/// A file's text; none where there is no file. What is no text is no file of ours either.
+fn read(path: &Path, name: &str) -> Result<Option<String>, Fault> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !path.is_symlink() => Ok(None),
+        Err(error) => Err(Fault::usage(format!("cannot read `{name}`")).cause(error)),
+    }
+}
+
+/// The top of the repository, and where the policy is from there.
+fn place(root: &Path) -> Result<(PathBuf, Place), Fault> {
+    let below = Git::at(root).below_top()?;
+    let depth = below.split('/').filter(|part| !part.is_empty()).count();
+    let top = root.ancestors().nth(depth).unwrap_or(root);
+    let workspace = root.ancestors().take(depth + 1).find(|folder| folder.join("Cargo.lock").is_file()).unwrap_or(root);
+    let from_top = |folder: &Path| folder.strip_prefix(top).unwrap_or(folder).display().to_string();
+    Ok((top.to_owned(), Place::new(&from_top(root), &from_top(workspace))?))
 }

@@ -81,7 +81,7 @@ fn an_older_commit_does_not_move_it_backwards() {
 }
 
 #[test]
-fn a_shallow_clone_decides_by_the_commits_time() {
+fn a_shallow_clone_moves_it_only_for_the_branchs_newest_commit() {
     let Some(repo) = Repo::new("shallow") else { return };
     repo.write("templates/page.html", "<p>two</p>\n").commit("two");
     let old = repo.clone("old");
@@ -96,6 +96,13 @@ fn a_shallow_clone_decides_by_the_commits_time() {
     shallow.git(&["update-ref", "-d", "refs/remotes/origin/main"]);
     shallow.git(&["gc", "-q", "--prune=now"]);
     let report = shallow.push();
-    assert_eq!(report.text("app", "latest_stays"), "it names the image of a later commit");
+    let why = report.text("app", "latest_stays");
+    assert!(why.contains("a commit that this clone does not have (`main` of `origin` is at `"), "{why}");
     assert_eq!(repo.digest("app", "latest"), new.digest("app"));
+    // Once the branch is there, it follows, whatever the clone knows of what was before.
+    shallow.write("templates/page.html", "<p>four</p>\n").commit("four");
+    repo.git(&["checkout", "-q", "--detach"]);
+    shallow.git(&["push", "-q", "--force", "origin", "HEAD:main"]);
+    let report = shallow.push();
+    assert_eq!(repo.digest("app", "latest"), report.digest("app"));
 }

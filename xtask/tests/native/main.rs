@@ -28,4 +28,5 @@ mod hostile;
 mod kills;
 mod outputs;
 mod reproducible;
+mod tags;
 mod world;

@@ -284,12 +284,13 @@ impl Repo {
         self.published(name, tag).map(|found| found.digest.to_string()).unwrap_or_default()
     }
 
-    /// All tags of a repository, sorted; those of single platforms are scaffolding and left out.
+    /// All tags of a repository, sorted; those of single platforms and the records of tags that move are scaffolding and left out.
     #[track_caller]
     pub fn tags(&self, name: &str) -> Vec<String> {
         match client().tags(&self.repository(name)).unwrap_or_else(|fault| panic!("{fault}")) {
             Answer::Present(tags) => {
-                tags.iter().map(ToString::to_string).filter(|tag| !tag.contains("-linux-")).collect()
+                let own = |tag: &String| !tag.contains("-linux-") && !tag.starts_with(xtask::tags::MARK);
+                tags.iter().map(ToString::to_string).filter(own).collect()
             }
             Answer::Absent => Vec::new(),
         }

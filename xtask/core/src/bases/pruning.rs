@@ -130,9 +130,9 @@ fn keeps(survey: &Survey, base: &Base, newest: &BTreeSet<Digest>, rules: &Rules)
     if newest.contains(&base.digest) {
         reasons.push(format!("one of the newest {}", rules.keep));
     }
-    if young(base.created, rules) {
-        reasons.push(match base.created {
-            Some(_) => format!("{} old", age(base.created, rules.now)),
+    if young(base.since(), rules) {
+        reasons.push(match base.since() {
+            Some(_) => format!("{} old", age(base.since(), rules.now)),
             None => "its age is not known".to_owned(),
         });
     }
@@ -143,16 +143,16 @@ fn keeps(survey: &Survey, base: &Base, newest: &BTreeSet<Digest>, rules: &Rules)
 fn why_app_stays(app: &App, rules: &Rules) -> Option<String> {
     match app.names.first() {
         Some(name) => Some(format!("`{name}`")),
-        None if young(app.created, rules) => {
+        None if young(app.since(), rules) => {
             let mark = app.marks.first().map(|tag| format!("`{tag}`, ")).unwrap_or_default();
-            Some(format!("{mark}{} old,", age(app.created, rules.now)))
+            Some(format!("{mark}{} old,", age(app.since(), rules.now)))
         }
         None => None,
     }
 }
 
 fn goes(survey: &Survey, base: &Base, rules: &Rules) -> Vec<String> {
-    let mut reasons = vec![format!("{} old, not one of the newest {}", age(base.created, rules.now), rules.keep)];
+    let mut reasons = vec![format!("{} old, not one of the newest {}", age(base.since(), rules.now), rules.keep)];
     reasons.push(match survey.users(base).count() {
         0 => "no app stands on it".to_owned(),
         1 => "the one app on it is old and has no branch, version or other name; it keeps its own layers".to_owned(),
@@ -199,6 +199,7 @@ mod tests {
             names: names.iter().map(|name| name.parse().unwrap()).collect(),
             marks: vec!["aaaaaaaaaaaa".parse().unwrap()],
             created: Timestamp::from_second((1000 - days) * DAY),
+            built: None,
             stands_on: on.platforms.values().copied().collect(),
         }
     }
@@ -272,6 +273,24 @@ mod tests {
         let [_, before] = &plan.verdicts[..] else { panic!("{:?}", plan.verdicts) };
         assert_eq!((before.name.as_str(), before.keep), ("aaaaaaaaaaaa-linux-amd64", false));
         assert_eq!(before.reasons, ["another build took its place: no index that stays lists it"]);
+    }
+
+    #[test]
+    fn the_age_of_an_image_counts_from_its_build_not_from_its_commit() {
+        let now = rules(0).now;
+        // Of an old commit, built a minute ago; and the reverse, where the commit's clock was wrong.
+        let minute = Timestamp::from_second(now.as_second() - 60);
+        let fresh = Base { built: minute, ..old("fresh", 90) };
+        let stale = Base { built: Timestamp::from_second(900 * DAY), ..old("stale", 0) };
+        let survey = Survey { bases: vec![fresh.clone(), stale.clone()], ..Survey::default() };
+        let plan = prune(&survey, &rules(0));
+        assert_eq!(plan.verdicts[0].reasons, ["1 min old"]);
+        assert!(plan.verdicts[1].reasons[0].starts_with("100 days old"), "{:?}", plan.verdicts[1]);
+        assert_eq!(plan.digests[0], stale.digest);
+        // An app that was built just now keeps its base.
+        let app = App { built: minute, ..app(&stale, 90, &[]) };
+        let plan = prune(&Survey { bases: vec![stale], apps: vec![app], ..Survey::default() }, &rules(0));
+        assert_eq!(plan.verdicts[0].reasons, ["the app `aaaaaaaaaaaa`, 1 min old, stands on it"]);
     }
 
     #[test]

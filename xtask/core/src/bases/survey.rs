@@ -4,7 +4,7 @@ use super::{App, Base, Stray, Survey, staged};
 use crate::fault::Fault;
 use crate::oci::Manifest;
 use crate::process;
-use crate::publish::{self, CREATED, Published};
+use crate::publish::{self, CREATED, Published, marks};
 use crate::reference::{Digest, Platform, Repository, Tag};
 use crate::registry::{Answer, Client};
 use crate::time::Timestamp;
@@ -59,8 +59,8 @@ fn bases(ask: &Question<'_>) -> Result<(Vec<Base>, Vec<Stray>), Fault> {
     let tags: Vec<(Digest, Vec<Tag>)> = tags.into_iter().collect();
     let found = at_once(&tags, |(digest, tags)| base(ask, *digest, tags))?;
     let mut bases: Vec<Base> = found.into_iter().flatten().collect();
-    // Newest first; of one commit, by name.
-    bases.sort_by_key(|base| (std::cmp::Reverse(base.created), base.name()));
+    // Newest first; of one moment, by name.
+    bases.sort_by_key(|base| (std::cmp::Reverse(base.since()), base.name()));
     for base in &mut bases {
         // Signatures stand under tags that spell their subject's digest.
         let about = |tag: &Tag| base.reachable().any(|digest| tag.as_str()[7..].starts_with(&digest.hex()));
@@ -113,6 +113,7 @@ fn base(ask: &Question<'_>, digest: Digest, tags: &[Tag]) -> Result<Option<Base>
         revision: found.revision().map(str::to_owned),
         created: created(&found),
         root: root(&found),
+        built: found.built(),
         size: sizes.values().sum(),
         missing: found.missing(ask.platforms),
         platforms: found.platforms.iter().map(|(platform, found)| (platform.clone(), found.digest)).collect(),
@@ -148,7 +149,7 @@ fn app(ask: &Question<'_>, digest: Digest, tags: &[Tag]) -> Result<Option<App>, 
         text.len() >= 8 && (fingerprint.starts_with(text) || revision.starts_with(text))
     };
     let (marks, names) = tags.iter().cloned().partition(marks);
-    Ok(Some(App { digest, names, marks, created: created(&found), stands_on }))
+    Ok(Some(App { digest, names, marks, created: created(&found), built: found.built(), stands_on }))
 }
 
 /// The name of the root in a base's key; none where the key is of an app, or of another version.
@@ -168,7 +169,7 @@ fn standing(
     counts: impl Fn(&Tag) -> bool,
 ) -> Result<Vec<(Tag, Digest)>, Fault> {
     let tags = ask.client.tags(repository)?.present().unwrap_or_default();
-    let tags: Vec<Tag> = tags.into_iter().filter(counts).collect();
+    let tags: Vec<Tag> = tags.into_iter().filter(|tag| counts(tag) && !marks::is(tag)).collect();
     let found =
         at_once(&tags, |tag| Ok(ask.client.head(repository, tag)?.present().map(|head| (tag.clone(), head.digest))))?;
     Ok(found.into_iter().flatten().collect())

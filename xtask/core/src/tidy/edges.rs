@@ -41,6 +41,7 @@ const PURE: &[&str] = &[
     "registry/challenge",
     "registry/url",
     "requirements",
+    "tags",
     "tidy/edges",
     "tidy/text",
 ];

@@ -49,7 +49,7 @@ fn steps(job: &Yaml) -> &[Yaml] {
 fn the_files_of_this_repository_are_what_its_policy_gives() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
     for file in generate(&policy(|text| text)).unwrap() {
-        let found = std::fs::read_to_string(root.join(file.path)).unwrap_or_default();
+        let found = std::fs::read_to_string(root.join(&file.path)).unwrap_or_default();
         if let Some(difference) = difference(&file, &found) {
             panic!("{difference}\n\nhint: write them: `cargo xtask workflows`");
         }
@@ -95,7 +95,7 @@ fn fault_8_the_app_waits_for_the_base_of_its_own_push() {
         let files = generate(&policy).unwrap();
         let builds = |file: &&File| file.text.contains("xtask build");
         assert_eq!(
-            files.iter().filter(builds).map(|file| file.path).collect::<Vec<_>>(),
+            files.iter().filter(builds).map(|file| file.path.as_str()).collect::<Vec<_>>(),
             [".github/workflows/images.yml"]
         );
         let jobs = &YamlLoader::load_from_str(&files[1].text).unwrap()[0]["jobs"];
@@ -211,7 +211,7 @@ fn a_platform_without_a_runner_is_told() {
 
 #[test]
 fn a_difference_is_told_by_its_line() {
-    let file = File { path: "x.yml", text: "a\nb\n".to_owned() };
+    let file = File { path: "x.yml".to_owned(), text: "a\nb\n".to_owned() };
     let told = |found: &str| difference(&file, found).unwrap_or_default();
     assert_eq!(told("a\nb\n"), "");
     assert_eq!(told("a\n c\n"), "x.yml:2: `c` should be `b`");
@@ -222,12 +222,67 @@ fn a_difference_is_told_by_its_line() {
 
 #[test]
 fn a_cluster_is_started_only_where_the_policy_wants_one() {
-    let text =
-        |cluster: bool| ci(&Policy { ci: crate::policy::Ci { cluster, ..Default::default() }, ..policy(|text| text) });
+    let text = |cluster: bool| {
+        let ci_of = crate::policy::Ci { cluster, ..Default::default() };
+        ci(&Policy { ci: ci_of, ..policy(|text| text) }, &Place::default())
+    };
     let wanted = text(true);
     assert!(
         wanted.contains("cluster create") && wanted.contains("KUBECONFIG: ${{ runner.temp }}/kubeconfig"),
         "{wanted}"
     );
     assert!(!text(false).contains("KUBECONFIG") && !text(false).contains("k3d"));
+}
+
+#[test]
+fn the_workflows_of_a_policy_below_the_top_stand_where_github_reads_them() {
+    let policy = policy(|text| text);
+    for (folder, workspace, in_workspace) in [("services/app", "services/app", None), ("services/app", "", Some("."))] {
+        let place = Place::new(folder, workspace).unwrap();
+        let files = generate_at(&policy, &place).unwrap();
+        let paths: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
+        assert_eq!(paths, [".github/workflows/services-app-ci.yml", ".github/workflows/services-app-images.yml"]);
+        for file in &files {
+            assert!(file.text.starts_with("# Written by `cargo xtask workflows` from `services/app/images.toml`;"));
+            let document = &YamlLoader::load_from_str(&file.text).unwrap()[0];
+            assert_eq!(document["defaults"]["run"]["working-directory"].as_str(), Some("services/app"));
+            assert!(document["name"].as_str().unwrap().ends_with("(services/app)"));
+            assert!(document["concurrency"]["group"].as_str().unwrap().starts_with("services-app-"));
+            for (name, job) in document["jobs"].as_hash().unwrap() {
+                let checks_out =
+                    steps(job).iter().any(|step| step["uses"].as_str().is_some_and(|u| u.contains("checkout")));
+                for step in steps(job).iter().filter(|step| !step["run"].is_badvalue()) {
+                    let own = step["working-directory"].as_str();
+                    match step["name"].as_str().unwrap() {
+                        "Trust the times of what was cached" => assert_eq!(own, in_workspace),
+                        _ => assert_eq!(own, (!checks_out).then_some("."), "{name:?}"),
+                    }
+                }
+            }
+            let at = slashed(workspace);
+            assert!(file.text.contains(&format!("            {at}target/debug\n")));
+            assert!(
+                file.text.contains(&format!("hashFiles('{at}Cargo.toml', '{at}.cargo/config.toml', '{at}xtask/**')"))
+            );
+        }
+    }
+    for wrong in ["a b", "a'b", "-a", "a\nb", "ä"] {
+        assert!(Place::new(wrong, "").is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn only_a_file_that_was_written_for_this_policy_is_ours() {
+    let policy = policy(|text| text);
+    let (top, below) = (Place::default(), Place::new("a", "a").unwrap());
+    for (place, other) in [(&top, &below), (&below, &top)] {
+        for file in generate_at(&policy, place).unwrap() {
+            assert!(is_ours(&file.text, place) && !is_ours(&file.text, other));
+            assert!(is_ours(&file.text.replace("timeout-minutes", "x"), place), "an edit below the header");
+        }
+    }
+    assert!(!is_ours("name: ci\n# Written by `cargo xtask workflows` from `images.toml`; do not edit.\n", &top));
+    let wanted = File { path: "ci.yml".to_owned(), text: "name: ci\nours\nend\n".to_owned() };
+    let said = foreign(&wanted, "name: ci\nmine\nend\n").to_string();
+    assert!(said.contains("-mine\n") && said.contains("+ours\n") && !said.contains("end"), "{said}");
 }

@@ -1,0 +1,217 @@
+//! Puts the tags beside the fingerprint's, `latest` last, and decides right before each whether it may move.
+
+use super::Session;
+use crate::event;
+use crate::fault::Fault;
+use crate::git::Git;
+use crate::git::remote::RemoteHead;
+use crate::plan::{ImagePlan, Latest};
+use crate::publish::marks::{self, Mark};
+use crate::publish::{self, Published};
+use crate::reference::{Digest, Platform, Repository, Tag};
+use crate::registry::Answer;
+use crate::tags::{self, Head, OfBranch, Since};
+use crate::{report, ui};
+use std::collections::BTreeMap;
+
+/// What came of it.
+pub(super) struct Put {
+    /// The tags that name the image now.
+    pub tags: Vec<Tag>,
+    /// The others, and names that are no tags, with the reason.
+    pub kept: Vec<String>,
+    /// Why `latest` stayed, if it did.
+    pub latest_stays: Option<String>,
+}
+
+impl Put {
+    /// No tag yet.
+    pub(super) fn nothing(plan: &ImagePlan) -> Self {
+        Self { tags: Vec::new(), kept: plan.notes.clone(), latest_stays: report::stays(&plan.latest) }
+    }
+}
+
+impl Session<'_> {
+    /// Puts the tags beside the fingerprint's; those that name the image already are left alone. An image that lacks a platform of
+    /// the policy gets none: its last platform's job names it. `revision` is the commit that it was built from.
+    pub(super) fn put_tags(
+        &self,
+        plan: &ImagePlan,
+        digest: Digest,
+        platforms: &BTreeMap<Platform, Digest>,
+        revision: Option<&str>,
+    ) -> Result<Put, Fault> {
+        let mut put = Put::nothing(plan);
+        let lacks = |platform: &&Platform| !platforms.contains_key(*platform);
+        if let Some(missing) = self.tree.policy.project.platforms.iter().find(lacks) {
+            ui::step("unnamed", &format!("`{}` waits for {missing}", plan.repository.tag(&plan.tag)));
+            return Ok(put);
+        }
+        // What never moves comes first: where a registry refuses to move the others, the image has its names.
+        let (moving, fixed): (Vec<&Tag>, Vec<&Tag>) =
+            plan.tags.iter().partition(|tag| plan.branch.as_ref() == Some(*tag));
+        let latest = (plan.latest == Latest::Moves).then(Tag::latest);
+        let mut stayed: BTreeMap<Tag, String> = BTreeMap::new();
+        for tag in fixed {
+            crate::process::interrupted()?;
+            if let Some(why) = self.put_fixed(&plan.repository, digest, tag)? {
+                stayed.insert(tag.clone(), why);
+            }
+        }
+        for tag in moving.into_iter().chain(&latest) {
+            crate::process::interrupted()?;
+            if let Some(why) = self.put_moving(&plan.repository, digest, tag, revision)? {
+                stayed.insert(tag.clone(), why);
+            }
+        }
+        put.latest_stays = put.latest_stays.or_else(|| stayed.get(&Tag::latest()).cloned());
+        put.tags = plan.tags.iter().chain(&latest).filter(|tag| !stayed.contains_key(*tag)).cloned().collect();
+        for (tag, why) in stayed {
+            let why = format!("`{}` stays: {why}", plan.repository.tag(&tag));
+            ui::step("kept", &why);
+            put.kept.push(why);
+        }
+        Ok(put)
+    }
+
+    /// Puts a tag that does not move: of the commit, or of a version. Returns why it stays at another image.
+    fn put_fixed(&self, repository: &Repository, digest: Digest, tag: &Tag) -> Result<Option<String>, Fault> {
+        if tags::is_version(tag.as_str())
+            && let Answer::Present(head) = self.client.head(repository, tag)?
+            && head.digest != digest
+            && let Some(why) = self.version_stays(repository, tag)?
+        {
+            return Ok(Some(why));
+        }
+        match publish::tag(&self.client, repository, digest, tag) {
+            Ok(_) => Ok(None),
+            Err(fault) if publish::is_immutable(&fault) => {
+                Ok(Some("the registry's tags are immutable, and it names another build of this commit".to_owned()))
+            }
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// A version that is published moves only for its own git tag: in that tag's run, or by hand to another build of its commit.
+    fn version_stays(&self, repository: &Repository, tag: &Tag) -> Result<Option<String>, Fault> {
+        match std::env::var("GITHUB_REF") {
+            Ok(name) if name == format!("refs/tags/v{tag}") => return Ok(None),
+            Ok(name) => {
+                return Ok(Some(format!("only the git tag `v{tag}` moves a version, and this is for `{name}`")));
+            }
+            Err(_) => {}
+        }
+        let published = publish::read(&self.client, repository, tag)?.present();
+        let revision = published.as_ref().and_then(Published::revision).unwrap_or("unknown");
+        let ours = self.tree.commit.as_ref().is_some_and(|commit| commit.id == revision);
+        Ok((!ours).then(|| format!("a version does not move to another commit (it is of `{revision}`)")))
+    }
+
+    /// Puts a tag that moves, with the record of its commit. Returns why it stays at another image.
+    fn put_moving(
+        &self,
+        repository: &Repository,
+        digest: Digest,
+        tag: &Tag,
+        revision: Option<&str>,
+    ) -> Result<Option<String>, Fault> {
+        let Some(commit) = &self.tree.commit else { return Ok(None) };
+        let own = revision == Some(commit.id.as_str());
+        // Asked for again: a later commit may have been published while this one was built.
+        let standing = publish::read(&self.client, repository, tag.clone())?.present();
+        let is_there = standing.as_ref().is_some_and(|published| published.digest == digest);
+        if is_there && own {
+            return Ok(None);
+        }
+        let mark = marks::read(&self.client, repository, tag)?;
+        if let Some(published) = &standing {
+            if is_there && mark.as_ref().is_some_and(|mark| mark.digest == digest && mark.since.commit == commit.id) {
+                return Ok(None);
+            }
+            if let Some(why) = self.stays(published, mark.as_ref())? {
+                // Nothing to say of a tag that names this very image, for whichever commit.
+                return Ok((!is_there).then_some(why));
+            }
+        }
+        // Without a record the image's own commit counts.
+        if !own || mark.is_some_and(|mark| mark.digest == digest) {
+            let since = Since { commit: commit.id.clone(), rolled_back: false };
+            match marks::write(&self.client, repository, tag, &Mark { digest, since }) {
+                // Then the tag it is about does not move either, once it is there.
+                Err(fault) if publish::is_immutable(&fault) => ui::detail(&fault.what),
+                written => written?,
+            }
+        }
+        match publish::tag(&self.client, repository, digest, tag) {
+            Err(fault) if publish::is_immutable(&fault) => Err(leave_out(fault, tag)),
+            done => done.map(|_| None),
+        }
+    }
+
+    /// Why a tag that moves stays at what it names.
+    pub(super) fn stays(&self, published: &Published, mark: Option<&Mark>) -> Result<Option<String>, Fault> {
+        let Some(commit) = &self.tree.commit else { return Ok(None) };
+        let since = match mark.filter(|mark| mark.digest == published.digest) {
+            Some(mark) => Some(mark.since.clone()),
+            None => published
+                .revision()
+                .map(|revision| Since { commit: revision.trim_end_matches("-dirty").to_owned(), rolled_back: false }),
+        };
+        let git = Git::at(&self.tree.root);
+        tags::stays(&commit.id, since.as_ref(), &|first, second| git.ancestry(first, second), &|other| self.head(other))
+    }
+
+    /// Whether this commit is its branch's newest: as a remote says; where none answers, as CI's event says of the push that
+    /// replaced `other`.
+    fn head(&self, other: &str) -> Result<Head, Fault> {
+        let Some((id, branch)) =
+            self.tree.commit.as_ref().and_then(|commit| Some((&commit.id, commit.branch.as_ref()?)))
+        else {
+            return Ok(Head::Unknown("no branch is checked out".to_owned()));
+        };
+        if self.remote.get().is_none() {
+            let _ = self.remote.set(Git::at(&self.tree.root).remote_head(branch)?);
+        }
+        Ok(match self.remote.get().expect("it was set") {
+            RemoteHead::At(head, _) if head == id => Head::Ours,
+            RemoteHead::At(head, remote) => {
+                Head::Other(format!("`{branch}` of `{remote}` is at `{}`", &head[..12.min(head.len())]))
+            }
+            RemoteHead::Absent(remote) => Head::Other(format!("`{remote}` has no branch `{branch}`")),
+            RemoteHead::Unknown(_) if replaced(branch, id).is_some_and(|before| before == other) => Head::Ours,
+            RemoteHead::Unknown(why) => Head::Unknown(why.clone()),
+        })
+    }
+
+    /// The tag of the branch that is checked out, whether this tree is its commit's or not.
+    pub(super) fn branch_tag(&self) -> Option<Tag> {
+        let branch = self.tree.commit.as_ref()?.branch.as_ref()?;
+        match tags::of_branch(branch, &self.tree.policy.project.default_branch) {
+            OfBranch::Same(tag) | OfBranch::Other(tag, _) => Some(tag),
+            OfBranch::None(_) => None,
+        }
+    }
+}
+
+/// The commit that CI's push replaced by this one. A job that is run again may be of a push that was replaced since, and says
+/// nothing.
+fn replaced(branch: &str, commit: &str) -> Option<String> {
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    if variable("GITHUB_RUN_ATTEMPT").is_some_and(|attempt| attempt != "1") {
+        return None;
+    }
+    event::replaced_by(&std::fs::read_to_string(variable("GITHUB_EVENT_PATH")?).ok()?, branch, commit)
+}
+
+/// What a person can do about a tag that the registry does not let move.
+fn leave_out(fault: Fault, tag: &Tag) -> Fault {
+    let (flag, rest) = match *tag == Tag::latest() {
+        true => ("--no-latest", "moving-tags = [\"branch\"]"),
+        false => ("--no-branch-tag", "moving-tags = [\"latest\"]"),
+    };
+    let fault = fault.cause("this registry's tags are immutable, and this one names another image already");
+    fault.hint(format!(
+        "leave it out once: `{flag}`; for every build: `{rest}` in `[project]` of `images.toml`, or `moving-tags = []` for no tag \
+         that moves"
+    ))
+}
