@@ -15,6 +15,7 @@ use crate::oci::{Config, Descriptor, Manifest};
 use crate::policy::{self, ImageKind, Policy, Registry, RelPath};
 use crate::reference::{Digest, Platform, Reference, Repository, Tag};
 use crate::registry::{Client, Options};
+use crate::requirements::{self, Environment};
 use crate::{binary, publish};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -202,15 +203,89 @@ pub fn lock(tree: &Tree) -> Result<Lock, Fault> {
     let lock = lock_as_it_is(tree)?;
     let requirements = uv::requirements(&*tree.files, tree.policy.base.requirements.as_ref())?;
     // Drift is what a check finds; a build on a stale lock is wrong use.
-    lock::check(&requirements, &tree.policy.root.python, &lock)
-        .map_err(|fault| Fault { exit: Exit::Usage, ..fault })?;
+    let usage = |fault| Fault { exit: Exit::Usage, ..fault };
+    for python in tree.policy.root.pythons() {
+        lock::check(&requirements, &python, &lock).map_err(usage)?;
+    }
+    lock::check_closure(&requirements, &environments(tree), &lock).map_err(usage)?;
     Ok(lock)
+}
+
+/// Where the packages of the lock are used: each platform with each Python.
+pub fn environments(tree: &Tree) -> Vec<Environment> {
+    lock::closure::environments(&tree.policy.project.platforms, &tree.policy.root.pythons()).collect()
+}
+
+/// Whether the base's Dockerfile can compile packages that have no wheel.
+pub fn compiles(tree: &Tree) -> Result<bool, Fault> {
+    let text = tree.files.text(tree.policy.base.dockerfile.as_ref())?;
+    let given = argument(tree, &text, "BUILD_PACKAGES");
+    Ok(given.is_some_and(|packages| !packages.trim().is_empty()) || !text.contains("--no-build"))
+}
+
+/// The newest glibc that a wheel may ask for in the base, `2_36`.
+pub fn glibc(tree: &Tree) -> Result<String, Fault> {
+    let text = tree.files.text(tree.policy.base.dockerfile.as_ref())?;
+    Ok(argument(tree, &text, "MANYLINUX").unwrap_or_else(|| "2_36".to_owned()))
+}
+
+/// An argument of the base's Dockerfile: the policy's value, else the default.
+fn argument(tree: &Tree, text: &str, name: &str) -> Option<String> {
+    let default = || {
+        let prefix = format!("ARG {name}=");
+        text.lines().find_map(|line| line.trim().strip_prefix(&prefix)).map(|value| value.trim_matches('"').to_owned())
+    };
+    tree.policy.base.args.get(name).cloned().or_else(default)
+}
+
+/// Packages of the lock that have no wheel where they are used, each with the places, for a base that compiles nothing.
+pub fn without_wheel(tree: &Tree, lock: &Lock) -> Result<Vec<String>, Fault> {
+    if lock.packages.iter().all(|package| lock.records.without_wheel(package).next().is_none()) || compiles(tree)? {
+        return Ok(Vec::new());
+    }
+    let targets = targets(tree)?;
+    let missing = |package: &lock::LockedPackage| {
+        let here = |place: &&str| targets.iter().any(|target| target.name == **place);
+        let places: Vec<&str> = lock.records.without_wheel(package).filter(here).collect();
+        (!places.is_empty()).then(|| format!("{} {} has none for {}", package.name, package.version, places.join(", ")))
+    };
+    Ok(lock.packages.iter().filter_map(missing).collect())
+}
+
+/// What packages are installed for, as far as uv knows wheels for it.
+pub fn targets(tree: &Tree) -> Result<Vec<uv::Target>, Fault> {
+    let glibc = glibc(tree)?;
+    let mut targets = Vec::new();
+    for platform in &tree.policy.project.platforms {
+        for python in tree.policy.root.pythons() {
+            targets.extend(uv::Target::new(platform, &python, &glibc));
+        }
+    }
+    Ok(targets)
+}
+
+/// A package without a wheel in a base that compiles nothing.
+pub fn no_wheel(missing: &[String]) -> Fault {
+    let fault = Fault::usage("packages have no wheel, and the base compiles nothing");
+    missing.iter().fold(fault, Fault::cause).hint(
+        "pin a version that has one, or compile it: `BUILD_PACKAGES = \"gcc python3-dev\"` in `[base.args]`, with \
+         `--engine docker`",
+    )
+}
+
+/// Where the packages of the lock come from.
+pub fn indexes(tree: &Tree) -> Result<lock::Indexes, Fault> {
+    uv::indexes(&tree.root, &uv::requirements(&*tree.files, tree.policy.base.requirements.as_ref())?)
 }
 
 /// Reads the lock, whether it answers to the requirements or not: for where nothing is built of it.
 pub fn lock_as_it_is(tree: &Tree) -> Result<Lock, Fault> {
     let base = &tree.policy.base;
-    let text = tree.files.text(base.lock.as_ref()).map_err(|fault| {
+    let bytes = tree.files.regular(base.lock.as_ref(), requirements::MAX_BYTES);
+    let text = bytes.and_then(|bytes| {
+        String::from_utf8(bytes).map_err(|error| Fault::usage("it is not a text").cause(error.utf8_error()))
+    });
+    let text = text.map_err(|fault| {
         // The reason is the last cause, or, where nothing caused it, what happened.
         let cause = fault.causes.last().unwrap_or(&fault.what).clone();
         Fault::usage(format!("cannot read the lock `{}`", base.lock))

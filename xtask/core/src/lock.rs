@@ -3,20 +3,26 @@
 //! This file and `diff`, `images` and `pip` are pure; `uv` alone runs a program, `file` alone writes. The text is what
 //! `uv pip compile --universal --generate-hashes` prints beneath a header of ours, so pip and uv install from it as it is.
 
+pub mod closure;
 mod diff;
 pub mod file;
+mod hashes;
 pub mod images;
+pub mod indexes;
 pub mod pip;
 pub mod uv;
 
 pub use diff::{Change, diff};
 pub use images::ImagesLock;
+pub use indexes::Indexes;
 
 use crate::fault::Fault;
 use crate::reference::Digest;
-use crate::requirements::{self, Entry, Options, Requirement, Requirements, Source, Specifier, Version, lines};
+use crate::requirements::{
+    self, Entry, Environment, Options, Requirement, Requirements, Source, Specifier, Version, lines,
+};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// Where the lock of a repository stands, from its root.
@@ -40,6 +46,8 @@ pub struct Lock {
     pub no_binary: BTreeSet<String>,
     /// Distributions, or `:all:`, that may only be installed from wheels.
     pub only_binary: BTreeSet<String>,
+    /// What is known of the pins.
+    pub records: closure::Records,
 }
 
 /// One pinned distribution. A name may be there twice, with markers that exclude each other.
@@ -125,7 +133,13 @@ impl Lock {
         no_places(path, options)?;
         let (no_binary, only_binary) = (options.no_binary.clone(), options.only_binary.clone());
         let Header { requirements, python, resolver } = header;
-        Ok(Self { requirements, python, resolver, packages, no_binary, only_binary })
+        let records = closure::Records::parse(text);
+        Ok(Self { requirements, python, resolver, packages, no_binary, only_binary, records })
+    }
+
+    /// Whether it was resolved for this version of Python, too.
+    pub fn serves(&self, python: &Version) -> bool {
+        python_bound(&self.python).is_ok_and(|bound| bound.contains(python))
     }
 
     /// What counts of it: neither the header nor the comments.
@@ -240,13 +254,33 @@ fn python_bound(text: &str) -> Result<Specifier, String> {
 /// Drift, naming what changed as far as the lock can tell.
 pub fn check(requirements: &Requirements, python: &str, lock: &Lock) -> Result<(), Fault> {
     let mut causes = python_cause(python, lock);
-    causes.extend(requirements.requirements().iter().filter_map(|wanted| unanswered(wanted, lock, true)));
-    causes.extend(requirements.constraints().iter().filter_map(|wanted| unanswered(wanted, lock, false)));
+    let mut locked: BTreeMap<&str, Vec<&LockedPackage>> = BTreeMap::new();
+    for package in &lock.packages {
+        locked.entry(&package.name).or_default().push(package);
+    }
+    let of = |wanted: &Requirement| locked.get(wanted.name.as_str()).map_or(&[][..], Vec::as_slice);
+    causes.extend(requirements.requirements().iter().filter_map(|wanted| unanswered(wanted, of(wanted), true)));
+    causes.extend(requirements.constraints().iter().filter_map(|wanted| unanswered(wanted, of(wanted), false)));
+    causes.extend(hashes::foreign(requirements, lock));
     if causes.is_empty() && requirements.fingerprint() != lock.requirements {
         causes
             .push("a requirement, constraint or option was added, removed or changed since it was written".to_owned());
     }
     causes.dedup();
+    outdated(requirements, causes)
+}
+
+/// Whether the lock is whole for these Pythons (`3.12`) on these platforms: each has all that the requirements and the locked
+/// packages require, in versions that fit, as far as the lock records it.
+///
+/// # Errors
+/// Drift, naming who requires what.
+pub fn check_closure(requirements: &Requirements, environments: &[Environment], lock: &Lock) -> Result<(), Fault> {
+    let causes = closure::verify(requirements.requirements(), lock, environments);
+    if causes.is_empty() { Ok(()) } else { Err(closure::fault(causes)) }
+}
+
+fn outdated(requirements: &Requirements, causes: Vec<String>) -> Result<(), Fault> {
     if causes.is_empty() {
         return Ok(());
     }
@@ -265,8 +299,7 @@ fn python_cause(python: &str, lock: &Lock) -> Vec<String> {
 
 /// Why no locked package answers to a requirement. With a marker one fitting version is enough, or none where it is for
 /// an environment that this lock does not serve.
-fn unanswered(wanted: &Requirement, lock: &Lock, required: bool) -> Option<String> {
-    let locked: Vec<&LockedPackage> = lock.packages.iter().filter(|package| package.name == wanted.name).collect();
+fn unanswered(wanted: &Requirement, locked: &[&LockedPackage], required: bool) -> Option<String> {
     let asks = wanted.meaning();
     if locked.is_empty() {
         return (required && wanted.marker.is_none()).then(|| format!("`{asks}` is not in it"));

@@ -6,7 +6,7 @@ mod toml_reader;
 
 use crate::fault::Fault;
 use crate::reference::{Platform, Reference, Repository, Tag};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 use toml::de::DeTable;
@@ -118,6 +118,15 @@ impl FallbackPublishes {
             Self::Loopback => "loopback",
             Self::Always => "always",
         }
+    }
+}
+
+impl Root {
+    /// The Pythons that a base can have, `3.12`: the root image's and the fallback's.
+    pub fn pythons(&self) -> BTreeSet<String> {
+        let minor = |version: &str| version.split('.').take(2).collect::<Vec<_>>().join(".");
+        let all = [Some(self.python.as_str()), self.fallback.as_ref().map(|debian| debian.python.as_str())];
+        all.into_iter().flatten().map(minor).collect()
     }
 }
 
@@ -641,13 +650,13 @@ fn read_root(mut section: Section<'_>, problems: &mut Problems<'_>) -> Option<Ro
     use FallbackPublishes::{Always, Loopback, Never};
     let publishes = [("never", Never), ("loopback", Loopback), ("always", Always)];
     let fallback_publishes = section.choice("fallback-publishes", &publishes, problems).unwrap_or_default();
+    let locked_for = python.as_ref().and_then(|python| python.value.parse::<Version>().ok());
     let debian = section.section("debian", problems);
     let debian = debian.map(|mut debian| {
         let suite = debian.text("suite", problems).map(|suite| suite.value);
         let debian_python = debian.parsed::<Version>("python", problems);
-        let locked_for = python.as_ref().and_then(|python| python.value.parse::<Version>().ok());
-        if let (Some(debian), Some(locked)) = (&debian_python, locked_for)
-            && debian.value < locked
+        if let (Some(debian), Some(locked)) = (&debian_python, &locked_for)
+            && debian.value < *locked
         {
             let what = format!("`root.debian.python` {} is older than `root.python` {locked}", debian.value);
             problems.add(&debian.at, what, Some("the lock is resolved for the older of both".into()));
@@ -664,12 +673,32 @@ fn read_root(mut section: Section<'_>, problems: &mut Problems<'_>) -> Option<Ro
         (suite, debian_python, packages.into_iter().map(|package| package.value).collect::<Vec<_>>())
     });
     section.finish(problems);
+    let root_python = &python;
     let fallback = fallback.map(|()| {
         let (suite, python, packages) = debian.unwrap_or_default();
-        let python = python.map_or_else(|| "3.13".to_owned(), |version| version.value.to_string());
-        DebianRoot { suite: suite.unwrap_or_else(|| "trixie".to_owned()), python, packages }
+        let suite = suite.unwrap_or_else(|| "trixie".to_owned());
+        let written = python.map(|version| version.value.to_string());
+        let debian = written.clone().unwrap_or_else(|| debian_python(&suite).to_owned());
+        if let (Some(locked), Some(python)) = (&locked_for, root_python)
+            && written.is_none()
+            && debian.parse::<Version>().is_ok_and(|debian| debian < *locked)
+        {
+            let what = format!("Debian {suite}, the fallback, has Python {debian}: older than `root.python` {locked}");
+            let hint = "the lock is resolved for the older of both: name that here, or a newer `root.debian.suite`";
+            problems.add(&python.at, what, Some(hint.into()));
+        }
+        DebianRoot { suite, python: debian, packages }
     });
     Some(Root { image: image?.value, python: python?.value, fallback, fallback_publishes })
+}
+
+/// The Python of a Debian release.
+fn debian_python(suite: &str) -> &'static str {
+    match suite {
+        "bullseye" | "oldoldstable" => "3.9",
+        "bookworm" | "oldstable" => "3.11",
+        _ => "3.13",
+    }
 }
 
 /// A path that has to be a file of the repository.

@@ -7,15 +7,22 @@
 //! by PEP 508. Where pip takes something that a build by hash cannot use, it is refused with the reason.
 
 mod cursor;
+pub mod encoding;
+mod environment;
 pub(crate) mod lines;
 mod marker;
 mod options;
+mod place;
+mod portable;
 mod requirement;
 pub mod secret;
 mod version;
 
+pub use environment::Environment;
 pub use marker::{Marker, Operand};
 pub use options::Options;
+pub use place::{Place, PlaceKind};
+pub(crate) use portable::portable;
 pub use requirement::distribution;
 pub use requirement::{Entry, Requirement, Source, normalised};
 pub use version::{Specifier, Version};
@@ -30,12 +37,34 @@ use std::path::{Component, Path, PathBuf};
 /// The version of [`Meaning`]'s encoding; raised whenever the same files would get another fingerprint.
 pub const SCHEMA: u32 = 1;
 
+/// Bytes that a requirement file and the files it names may have together. Locks of thousands of packages are below.
+pub const MAX_BYTES: usize = 16 << 20;
+
+/// `-r` and `-c` lines, counted each time that one is read.
+const MAX_NAMED: usize = 1000;
+
+/// Files that name each other, from the first one on.
+const MAX_DEPTH: usize = 32;
+
+/// Lines of all files, continued ones counted once.
+const MAX_LINES: usize = 100_000;
+
+/// Bytes of one line with the lines that continue it: room for thousands of hashes.
+const MAX_LINE: usize = 512 << 10;
+
+/// Places that distributions may come from.
+const MAX_PLACES: usize = 100;
+
+/// Bad lines that are reported together.
+const MAX_PROBLEMS: usize = 50;
+
 /// Everything that a requirement file and the files it names ask for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Requirements {
     requirements: Vec<Requirement>,
     constraints: Vec<Requirement>,
     options: Options,
+    places: Vec<Place>,
     files: Vec<PathBuf>,
 }
 
@@ -66,6 +95,11 @@ impl Requirements {
     /// The options in force after the last line.
     pub fn options(&self) -> &Options {
         &self.options
+    }
+
+    /// Indexes and pages of links in the order of the files, as they are written.
+    pub fn places(&self) -> &[Place] {
+        &self.places
     }
 
     /// Every file that was read, the first one first, each once, as it was given to the loader.
@@ -100,10 +134,17 @@ impl Requirements {
 /// `-r b.txt` in `a/c.txt`.
 ///
 /// # Errors
-/// A fault of `load` at once; every bad line of every file together, as `file:line:column` with the line and a caret.
+/// A fault of `load` and a limit at once; every bad line of every file together, as `file:line:column` with the line and a
+/// caret.
 pub fn read(path: &Path, load: &mut dyn FnMut(&Path) -> Result<String, Fault>) -> Result<Requirements, Fault> {
-    let mut reader =
-        Reader { load, found: Requirements::default(), seen: BTreeSet::new(), open: Vec::new(), problems: Vec::new() };
+    let mut reader = Reader {
+        load,
+        found: Requirements::default(),
+        seen: BTreeSet::new(),
+        open: Vec::new(),
+        problems: Vec::new(),
+        used: Used::default(),
+    };
     reader.file(&lexical(path), false)?;
     let Reader { found, problems, .. } = reader;
     if problems.is_empty() { Ok(found) } else { Err(fault(path, &problems)) }
@@ -141,6 +182,21 @@ struct Reader<'a> {
     /// The files being read, outermost first.
     open: Vec<PathBuf>,
     problems: Vec<Problem>,
+    used: Used,
+}
+
+/// How much has been read, against the limits.
+#[derive(Default)]
+struct Used {
+    bytes: usize,
+    lines: usize,
+    named: usize,
+}
+
+/// Too much of something: the limit with its number.
+fn limit(path: &Path, what: &str, most: usize) -> Fault {
+    Fault::usage(format!("`{}` exceeds a limit of requirement files: at most {most} {what}", path.display()))
+        .hint("split it, or remove lines that are repeated")
 }
 
 impl Reader<'_> {
@@ -155,11 +211,26 @@ impl Reader<'_> {
         if !self.found.files.iter().any(|file| file == path) {
             self.found.files.push(path.to_owned());
         }
+        self.used.bytes += source.len();
+        if self.used.bytes > MAX_BYTES {
+            return Err(limit(path, "bytes in all files together", MAX_BYTES));
+        }
+        let lines = lines::logical(&source);
+        self.used.lines += lines.len();
+        if self.used.lines > MAX_LINES {
+            return Err(limit(path, "lines in all files together", MAX_LINES));
+        }
+        if lines.iter().any(|line| line.text.len() > MAX_LINE) {
+            return Err(limit(path, "bytes in one line", MAX_LINE));
+        }
         self.open.push(path.to_owned());
-        for line in lines::logical(&source) {
+        for line in lines {
             match self.line(path, &line, constraint)? {
                 Ok(()) => {}
-                Err(bad) => self.problems.push(Problem::new(path, &source, &line, bad)),
+                Err(bad) if self.problems.len() < MAX_PROBLEMS => {
+                    self.problems.push(Problem::new(path, &source, &line, bad));
+                }
+                Err(_) => break,
             }
         }
         self.open.pop();
@@ -199,7 +270,12 @@ impl Reader<'_> {
                     return bad("an editable install is a path of this machine and cannot be part of a locked build");
                 }
                 "--hash" => return bad("expected a requirement before `--hash`"),
-                _ if self.found.options.take(option) => {}
+                _ if self.found.options.take(option) => {
+                    self.found.places.extend(Place::of(option));
+                    if self.found.places.len() > MAX_PLACES {
+                        return Err(limit(path, "indexes and pages of links", MAX_PLACES));
+                    }
+                }
                 other => return bad(&format!("expected a requirement before `{other}`")),
             }
         }
@@ -215,6 +291,16 @@ impl Reader<'_> {
             return bad("the name of a file cannot come from the environment: write it here".to_owned());
         }
         let inner = lexical(&path.parent().unwrap_or(Path::new("")).join(&option.value));
+        if !inner.components().all(|part| matches!(part, Component::Normal(_))) || inner.as_os_str().is_empty() {
+            return bad("this is outside of the repository: a lock reads files of the repository only".to_owned());
+        }
+        self.used.named += 1;
+        if self.used.named > MAX_NAMED {
+            return Err(limit(path, "lines with `-r` or `-c`", MAX_NAMED));
+        }
+        if self.open.len() == MAX_DEPTH {
+            return Err(limit(path, "files that name each other", MAX_DEPTH));
+        }
         if let Some(index) = self.open.iter().position(|open| *open == inner) {
             let chain: Vec<String> =
                 self.open[index..].iter().chain([&inner]).map(|file| format!("`{}`", file.display())).collect();

@@ -5,13 +5,14 @@
 
 use crate::debian;
 use crate::fault::Fault;
-use crate::lock::pip;
-use crate::requirements::Options;
+use crate::lock::{Indexes, uv};
+use crate::requirements::Requirements;
 use crate::scratch::Scratch;
+use crate::ui;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Proxy variables that BuildKit predefines as build arguments, and whose values docker takes from the environment.
 const PROXIES: [&str; 8] =
@@ -37,20 +38,30 @@ impl Secrets {
     /// Collects those that a Dockerfile's steps mount, from the environment and the host's own configuration. `suite` is the
     /// Debian release that the image is built on, where it is one whose packages come from the host's mirror.
     pub fn collect(wanted: &BTreeSet<String>, suite: Option<&str>) -> Result<Self, Fault> {
+        Self::of(wanted, suite, &|| uv::indexes(Path::new("/"), &Requirements::default()))
+    }
+
+    /// The same where packages come from the indexes that the repository names, too.
+    pub fn of(
+        wanted: &BTreeSet<String>,
+        suite: Option<&str>,
+        indexes: &dyn Fn() -> Result<Indexes, Fault>,
+    ) -> Result<Self, Fault> {
         let mut secrets = Self::none();
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let wants = |id: &str| wanted.contains(id);
         if wants("ca") {
             secrets.files.extend(certificates(&variable).map(|bundle| ("ca", bundle)));
         }
-        if wants("index-url") || wants("extra-index-url") {
-            let settings = pip::Settings::read(&variable, &mut |path| std::fs::read_to_string(path).ok());
-            let index = settings.for_uv(&variable, &Options::default(), false);
-            for (id, name) in [("index-url", "UV_DEFAULT_INDEX"), ("extra-index-url", "UV_INDEX")] {
-                // What uv has been told itself comes before what pip's settings come to.
-                if let Some(value) = variable(name).or_else(|| index.get(name).cloned()).filter(|_| wants(id)) {
-                    secrets.write(id, &value)?;
-                }
+        if ["index-url", "extra-index-url", "find-links", "index-strategy"].into_iter().any(wants) {
+            let indexes = indexes()?;
+            for folder in indexes.folders() {
+                ui::warn(&format!(
+                    "`--find-links {folder}` is a folder of this machine: steps of a Dockerfile do not see it"
+                ));
+            }
+            for (id, value) in indexes.secrets().into_iter().filter(|(id, _)| wants(id)) {
+                secrets.write(id, &value)?;
             }
         }
         if wants("netrc") {

@@ -214,7 +214,9 @@ impl Session<'_> {
         let mut layouts = BTreeMap::new();
         for platform in platforms {
             let secrets = match self.engine {
-                Engine::Docker => Secrets::collect(&image.parsed.secrets, root.name.strip_prefix("debian:"))?,
+                Engine::Docker => Secrets::of(&image.parsed.secrets, root.name.strip_prefix("debian:"), &|| {
+                    facts::indexes(&self.tree)
+                })?,
                 Engine::Native => Secrets::none(),
             };
             let call = self.call(image, platform, root, base, &secrets)?;

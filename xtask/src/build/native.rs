@@ -29,6 +29,7 @@ impl Session<'_> {
     /// Builds one platform's image and brings it to the registry or into its layout.
     pub(super) fn build_native(&self, image: &Image, call: &Build) -> Result<Built, Fault> {
         self.with_order(image, call, |order| {
+            order.inputs.realised.values().try_for_each(|stage| stage.check())?;
             let layout = call.outputs.iter().find_map(|output| match output {
                 Output::Layout(folder) => Some(folder),
                 Output::Store | Output::Push => None,

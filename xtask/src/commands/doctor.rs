@@ -5,7 +5,7 @@ use crate::dockerfile::{Dockerfile, Rule};
 use crate::facts::{self, Tree};
 use crate::fault::{Exit, Fault};
 use crate::flags::{Format, Global};
-use crate::lock::uv;
+use crate::lock::{closure, uv};
 use crate::policy::{Action, Engine, ImageKind};
 use crate::process::{self, Command};
 use crate::publish;
@@ -109,12 +109,21 @@ fn dockerfiles(tree: &Tree) -> Vec<Finding> {
 }
 
 fn lock(tree: &Tree) -> Finding {
-    match facts::lock(tree) {
-        Ok(lock) => {
-            good("lock", format!("{} packages answer to `{}`", lock.packages.len(), tree.policy.base.requirements))
-        }
-        Err(fault) => bad("lock", fault),
+    let lock = match facts::lock(tree) {
+        Ok(lock) => lock,
+        Err(fault) => return bad("lock", fault),
+    };
+    match facts::without_wheel(tree, &lock) {
+        Ok(missing) if missing.is_empty() => {}
+        Ok(missing) => return bad("lock", facts::no_wheel(&missing)),
+        Err(fault) => return bad("lock", fault),
     }
+    let unknown = closure::unrecorded(&lock, &facts::environments(tree));
+    if !unknown.is_empty() {
+        let said = format!("what {} of its packages require is not recorded: {}", unknown.len(), unknown.join(", "));
+        return note("lock", said, "`cargo xtask lock` checks and records it; builds check it in any case");
+    }
+    good("lock", format!("{} packages answer to `{}`", lock.packages.len(), tree.policy.base.requirements))
 }
 
 fn root_image(tree: &Tree, global: &Global) -> Finding {
@@ -151,7 +160,11 @@ fn root_image(tree: &Tree, global: &Global) -> Finding {
 fn installer(tree: &Tree) -> Finding {
     match uv::find(&tree.root, &[]) {
         Ok(uv) => good("uv", format!("{} at `{}`", uv.version(), uv.program().display())),
-        Err(fault) => note("uv", format!("{}; only `cargo xtask lock` needs it", fault.what), fault.hints.join("; ")),
+        Err(fault) => note(
+            "uv",
+            format!("{}; only `cargo xtask lock` needs it, and installs it", fault.what),
+            fault.hints.join("; "),
+        ),
     }
 }
 

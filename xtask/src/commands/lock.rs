@@ -5,7 +5,7 @@ use crate::fault::{Exit, Fault};
 use crate::flags::Global;
 use crate::lock::images::RootPin;
 use crate::lock::uv::{self, Request, Upgrade};
-use crate::lock::{self, ImagesLock, Lock, file};
+use crate::lock::{self, ImagesLock, Lock, closure, file};
 use crate::{build, ui};
 use std::path::Path;
 
@@ -13,7 +13,13 @@ use std::path::Path;
 pub fn run(global: &Global, upgrade: bool, upgrade_package: &[String]) -> Result<(), Fault> {
     let tree = Tree::open(global)?;
     let base = &tree.policy.base;
-    let uv = uv::find(&tree.root, &[])?;
+    let uv = match uv::find(&tree.root, &[]) {
+        Ok(uv) => uv,
+        Err(_) => {
+            ui::step("installing", "uv, which is not on the PATH, under `target/tools`");
+            uv::install(&tree.root)?
+        }
+    };
     let upgrade = match (upgrade, upgrade_package) {
         (true, _) => Upgrade::All,
         (false, []) => Upgrade::Keep,
@@ -30,6 +36,7 @@ pub fn run(global: &Global, upgrade: bool, upgrade_package: &[String]) -> Result
     };
     ui::step("resolving", &format!("`{}` with uv {}", base.requirements, uv.version()));
     let text = uv.resolve(&request)?;
+    let text = recorded(&tree, &uv, &text)?;
     let after = Lock::parse(base.lock.as_ref(), &text)?;
     let changes = before.map(|before| lock::diff(&before.meaning(), &after.meaning()));
     for change in changes.iter().flatten() {
@@ -41,6 +48,21 @@ pub fn run(global: &Global, upgrade: bool, upgrade_package: &[String]) -> Result
     write(&tree.root, base.lock.as_ref(), &text)?;
     write(&tree.root, base.installer.as_ref(), &uv.installer_lock(uv.version(), &tree.policy.root.python)?)?;
     pin_root(&tree, global)
+}
+
+/// The lock with what its packages require, each of which has to have a wheel where nothing is compiled.
+fn recorded(tree: &Tree, uv: &uv::Uv, text: &str) -> Result<String, Fault> {
+    let lock = Lock::parse(tree.policy.base.lock.as_ref(), text)?;
+    let records = uv.describe(&lock, &facts::indexes(tree)?, &facts::targets(tree)?)?;
+    let text = records.written(text, &lock.packages);
+    let lock = Lock { records, ..lock };
+    let missing = facts::without_wheel(tree, &lock)?;
+    if !missing.is_empty() {
+        return Err(facts::no_wheel(&missing));
+    }
+    let requirements = uv::requirements(&*tree.files, tree.policy.base.requirements.as_ref())?;
+    lock::check_closure(&requirements, &facts::environments(tree), &lock)?;
+    Ok(text)
 }
 
 fn write(root: &Path, path: &Path, text: &str) -> Result<(), Fault> {
@@ -76,6 +98,7 @@ fn pin_root(tree: &Tree, global: &Global) -> Result<(), Fault> {
 pub fn check(global: &Global) -> Result<(), Fault> {
     let tree = Tree::open(global)?;
     let lock = facts::lock(&tree).map_err(|fault| Fault { exit: Exit::Drift, ..fault })?;
+    known(&tree, &lock)?;
     let pinned = facts::images_lock(&tree)?.root;
     if let Some(pinned) = &pinned
         && pinned.image != tree.policy.root.image
@@ -94,4 +117,24 @@ pub fn check(global: &Global) -> Result<(), Fault> {
     }
     ui::step("checked", &format!("{} packages answer to `{}`", lock.packages.len(), tree.policy.base.requirements));
     Ok(())
+}
+
+/// Fails where the lock does not record what its packages require, and so cannot be checked without them.
+fn known(tree: &Tree, lock: &Lock) -> Result<(), Fault> {
+    let missing = facts::without_wheel(tree, lock)?;
+    if !missing.is_empty() {
+        return Err(Fault { exit: Exit::Drift, ..facts::no_wheel(&missing) });
+    }
+    if lock.records.is_empty() {
+        ui::warn(&format!("`{}` does not record what its packages require: builds check it", tree.policy.base.lock));
+        ui::step("", "  `cargo xtask lock` records it");
+        return Ok(());
+    }
+    let unknown = closure::unrecorded(lock, &facts::environments(tree));
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    let fault = Fault::drift(format!("`{}` was edited since `cargo xtask lock` wrote it", tree.policy.base.lock));
+    let fault = fault.cause(format!("what it requires is not recorded for: {}", unknown.join(", ")));
+    Err(fault.hint("check and record it, keeping the pins that fit: `cargo xtask lock`"))
 }

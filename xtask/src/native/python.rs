@@ -4,6 +4,7 @@
 //! `packages` of the Dockerfile makes: the tests compare both. Nothing is compiled from source, and no file of uv's cache is
 //! ever written to.
 
+mod closure;
 mod compile;
 mod environment;
 mod groups;
@@ -21,6 +22,7 @@ use crate::lock::{Lock, LockedPackage, Pin};
 use crate::oci::Config;
 use crate::policy::Base;
 use crate::reference::{Digest, Platform};
+use crate::requirements::Requirements;
 use crate::scratch::Scratch;
 use crate::{lock, root, ui};
 use environment::Environment;
@@ -74,6 +76,8 @@ pub struct PythonPackages<'a> {
     uv: String,
     compile: PathBuf,
     check: PathBuf,
+    requirements: Requirements,
+    lock: Lock,
     compiler: Compiler,
     groups: Vec<Group>,
     parts: Vec<Part>,
@@ -111,8 +115,8 @@ impl<'a> PythonPackages<'a> {
         let lock = Lock::parse(base.lock.as_ref(), &text)?;
         let installer: &Path = base.installer.as_ref();
         let uv = install::pinned(installer, &read(installer)?)?;
-        let direct = lock::uv::requirements(root, base.requirements.as_ref())?;
-        let direct: BTreeSet<String> = direct.names().into_iter().map(str::to_owned).collect();
+        let requirements = lock::uv::requirements(root, base.requirements.as_ref())?;
+        let direct: BTreeSet<String> = requirements.names().into_iter().map(str::to_owned).collect();
         let scripts = Path::new(base.dockerfile.as_str()).parent().unwrap_or(Path::new(""));
         let compile = scripts.join("compile.py");
         let script = Digest::of(read(&compile)?.as_bytes());
@@ -164,6 +168,8 @@ impl<'a> PythonPackages<'a> {
             foundation,
             compile: root.join(compile),
             check: root.join(check),
+            requirements,
+            lock,
             root,
             work,
             platform: platform.clone(),
@@ -224,12 +230,14 @@ impl<'a> PythonPackages<'a> {
         let began = Instant::now();
         let config = self.foundation.config();
         let platform = self.platform.to_string();
+        let indexes = lock::uv::indexes(&self.root, &self.requirements)?;
         let wanted = install::Wanted {
             packages: &packages,
             environment: &self.environment,
             python: &self.python,
             glibc: &self.glibc,
             platform: &platform,
+            indexes: &indexes,
         };
         let (root, version) = (&self.root, &self.uv);
         // The root's files may have to come from afar too: both at once.
@@ -255,6 +263,7 @@ impl<'a> PythonPackages<'a> {
                     .hint("install Python 3, of whatever version"));
             }
         };
+        closure::check_installed(&self.whole(), &install::site(&prefix, &self.python))?;
         ui::detail(&format!("{} packages installed in {}", packages.len(), ui::seconds(began.elapsed())));
         let prove = |own: Option<&Interpreter>| {
             self.compile(&prefix, own)?;
@@ -287,6 +296,19 @@ impl<'a> PythonPackages<'a> {
         ui::detail(&format!("split in {}", ui::seconds(began.elapsed())));
         self.made.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(folder);
         Ok(items)
+    }
+
+    /// All that belongs into the environment.
+    fn whole(&self) -> closure::Wanted<'_> {
+        closure::Wanted {
+            root: &self.root,
+            asked: self.requirements.requirements(),
+            lock: &self.lock,
+            environment: &self.environment,
+            platform: &self.platform,
+            glibc: &self.glibc,
+            uv: &self.uv,
+        }
     }
 
     /// uv, where this machine has no Python to install it with: by the root's.
@@ -362,6 +384,10 @@ impl<'a> PythonPackages<'a> {
 impl Realise for PythonPackages<'_> {
     fn parts(&self) -> &[Part] {
         &self.parts
+    }
+
+    fn check(&self) -> Result<(), Fault> {
+        closure::check(&self.whole(), &|| lock::uv::indexes(&self.root, &self.requirements))
     }
 
     fn produce(&self, wanted: &[usize]) -> Result<Vec<Vec<Item>>, Fault> {

@@ -27,6 +27,11 @@ pub trait Realise {
 
     /// Makes these parts, by their numbers: the items of each, sorted by path.
     fn produce(&self, wanted: &[usize]) -> Result<Vec<Vec<Item>>, Fault>;
+
+    /// Checks what all parts come to together, made now or before. Called by every build, not by a dry run.
+    fn check(&self) -> Result<(), Fault> {
+        Ok(())
+    }
 }
 
 /// The files of the image that a realised stage stands on. Asking may cost a download: a recipe asks only while it produces.

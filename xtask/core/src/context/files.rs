@@ -7,7 +7,7 @@ use super::{ContextPath, Found, Kind};
 use crate::fault::Fault;
 use crate::reference::Digest;
 use std::fs::Metadata;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read as _};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -47,6 +47,12 @@ pub trait Files: Send + Sync {
         String::from_utf8(bytes).map(Some).map_err(|error| cannot_read(path).cause(error.utf8_error()))
     }
 
+    /// The bytes of a regular file of the tree, links followed: nothing outside of it, no device, at most `most` bytes.
+    fn regular(&self, path: &Path, most: usize) -> Result<Vec<u8>, Fault> {
+        let bytes = self.read(path)?.ok_or_else(|| cannot_read(path).cause("no such file"))?;
+        if bytes.len() > most { Err(too_large(path, most)) } else { Ok(bytes) }
+    }
+
     /// A text file that has to be there.
     fn text(&self, path: &Path) -> Result<String, Fault> {
         self.read_text(path)?.ok_or_else(|| cannot_read(path).cause("no such file"))
@@ -57,7 +63,34 @@ fn cannot_read(path: &Path) -> Fault {
     Fault::usage(format!("cannot read `{}`", path.display()))
 }
 
+fn too_large(path: &Path, most: usize) -> Fault {
+    cannot_read(path).cause(format!("it has more than {most} bytes"))
+}
+
+fn regular(root: &Path, path: &Path, most: usize) -> Result<Vec<u8>, Fault> {
+    let cannot = |error: std::io::Error| {
+        let missing = matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory);
+        cannot_read(path).cause(if missing { "no such file".to_owned() } else { error.to_string() })
+    };
+    let place = root.join(path).canonicalize().map_err(cannot)?;
+    if !place.starts_with(root.canonicalize().map_err(cannot)?) {
+        return Err(cannot_read(path).cause("it is outside of the repository"));
+    }
+    // Before it is opened: to open a pipe waits for whoever writes.
+    if !place.metadata().map_err(cannot)?.is_file() {
+        return Err(cannot_read(path).cause("it is not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(&place).map_err(cannot)?;
+    file.take(most as u64 + 1).read_to_end(&mut bytes).map_err(cannot)?;
+    if bytes.len() > most { Err(too_large(path, most)) } else { Ok(bytes) }
+}
+
 impl Files for Path {
+    fn regular(&self, path: &Path, most: usize) -> Result<Vec<u8>, Fault> {
+        regular(self, path, most)
+    }
+
     fn place(&self) -> &Path {
         self
     }
@@ -102,6 +135,10 @@ impl Files for Path {
 }
 
 impl Files for PathBuf {
+    fn regular(&self, path: &Path, most: usize) -> Result<Vec<u8>, Fault> {
+        regular(self, path, most)
+    }
+
     fn place(&self) -> &Path {
         self
     }

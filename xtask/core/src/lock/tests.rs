@@ -120,6 +120,31 @@ fn a_lock_answers_to_its_requirements() {
 }
 
 #[test]
+fn a_hash_that_a_person_wrote_is_the_only_one_that_is_pinned() {
+    let wanted = |hash: &str| read_requirements(&format!("a==1 --hash={hash}\nb"));
+    let text =
+        format!("{}a==1 \\\n    --hash={B} \\\n    --hash={A}\n    # via -r r.txt\nb==2 --hash={B}\n", head("a"));
+    for (hash, other) in [(A, B), (B, A)] {
+        let kept = hashes::constrained(&wanted(hash), &text, &parse(&text).unwrap()).unwrap();
+        let lock = parse(&kept).unwrap_or_else(|fault| panic!("{kept}{fault}"));
+        assert_eq!(lock.packages[0].hashes, BTreeSet::from([hash.to_owned()]));
+        assert_eq!(lock.packages[1].hashes, BTreeSet::from([B.to_owned()]), "of others nothing is taken");
+        assert!(kept.contains("# via -r r.txt"), "{kept}");
+        assert!(hashes::foreign(&wanted(hash), &lock).is_empty());
+        assert_eq!(hashes::foreign(&wanted(other), &lock).len(), 1);
+    }
+    let none = format!("sha256:{}", "0".repeat(64));
+    let fault = hashes::constrained(&wanted(&none), &text, &parse(&text).unwrap()).unwrap_err();
+    assert_eq!(fault.what, "no file of a 1 has a hash that the requirements list");
+    let long = format!("sha512:{}", "0".repeat(128));
+    let fault = hashes::constrained(&wanted(&long), &text, &parse(&text).unwrap()).unwrap_err();
+    assert!(fault.hints[0].contains("a lock pins sha256"), "{fault}");
+    let body = format!("a==1 --hash={A} --hash={B}\nb==2 --hash={B}\n");
+    let requirements = format!("a==1 --hash={A}\nb");
+    checked(&requirements, "3.12", &body, &["a 1 is locked with a hash that the requirements do not list"]);
+}
+
+#[test]
 fn constraints_are_answered_too() {
     let lock = lock(&format!("a==1 --hash={A}\nb==2 --hash={A}\n"));
     let mut load = |path: &Path| Ok(if path == Path::new("r.txt") { "a\n-c c.txt" } else { "b<2\nz<1" }.to_owned());

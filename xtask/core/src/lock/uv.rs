@@ -3,12 +3,14 @@
 //! Runs programs and reads files; the lock that comes out is returned as a text and written by nobody here. Deterministic:
 //! variables that would change *what* is chosen are kept from uv, those about *how to get it* are not.
 
+mod describe;
 mod install;
 
+pub use describe::Target;
 pub use install::{install, install_by};
 
 use super::pip::Settings;
-use super::{Header, Lock};
+use super::{Header, Indexes, Lock, hashes};
 use crate::context::Files;
 use crate::fault::{Exit, Fault};
 use crate::process::{self, Command};
@@ -112,7 +114,26 @@ pub fn find(root: &Path, extra: &[PathBuf]) -> Result<Uv, Fault> {
 
 /// The requirements of a repository, read from its files; paths are relative to the root.
 pub fn requirements<F: Files + ?Sized>(files: &F, path: &Path) -> Result<Requirements, Fault> {
-    requirements::read(path, &mut |file| files.text(file))
+    requirements::read(path, &mut |file| text(files, file))
+}
+
+/// The text of a requirement file: a regular file of the repository, in an encoding that pip reads.
+fn text<F: Files + ?Sized>(files: &F, path: &Path) -> Result<String, Fault> {
+    let bytes = files.regular(path, requirements::MAX_BYTES)?;
+    requirements::encoding::decoded(&bytes).map_err(|why| {
+        Fault::usage(format!("cannot read `{}`", path.display()))
+            .cause(why)
+            .hint(format!("convert it: `iconv -t UTF-8 -o new.txt {0} && mv new.txt {0}`", path.display()))
+    })
+}
+
+/// Where the packages of these requirements come from, by the settings of the repository at `root` and of this machine.
+///
+/// # Errors
+/// A URL with a variable that is not set.
+pub fn indexes(root: &Path, requirements: &Requirements) -> Result<Indexes, Fault> {
+    let variable = |name: &str| std::env::var(name).ok();
+    Indexes::gather(root, requirements, &variable, &mut |path| std::fs::read_to_string(path).ok())
 }
 
 impl Uv {
@@ -143,9 +164,12 @@ impl Uv {
         self.reaching(options, uv_names_indexes(&variable))
     }
 
-    /// The same of a uv that reads no configuration file of its own, and installs as it is told by arguments alone.
-    pub fn command_without_config(&self, options: &Options) -> Command {
-        INSTALLATION.into_iter().fold(self.reaching(options, false).env("UV_NO_CONFIG", "1"), Command::env_remove)
+    /// A call of a uv that reads no configuration file of its own, takes packages from these indexes, and installs as its
+    /// arguments alone say; they have to say `--no-index`.
+    pub fn installing(&self, indexes: &Indexes) -> Command {
+        let command = self.reaching(&Options::default(), false).env("UV_NO_CONFIG", "1");
+        let command = INSTALLATION.into_iter().chain(Indexes::replaced()).fold(command, Command::env_remove);
+        indexes.for_uv().into_iter().fold(command, |command, (name, value)| command.env(name, value))
     }
 
     fn reaching(&self, options: &Options, indexed: bool) -> Command {
@@ -181,15 +205,24 @@ impl Uv {
         }
         let command =
             upgrades(self.compile(found.options(), request.python).arg("--output-file").arg(&out), request.upgrade);
-        let command = command.arg("--").arg(request.requirements).current_dir(request.root);
+        let copies = copies(request.root, &found)?;
+        let source =
+            copies.as_ref().map_or(request.requirements.to_owned(), |folder| folder.path().join(request.requirements));
+        let command = command.arg("--").arg(source).current_dir(request.root);
         run(&command, &request.requirements.display().to_string())?;
-        let body = std::fs::read_to_string(&out).map_err(|error| Fault::build("uv wrote no lock").cause(error))?;
+        let mut body = std::fs::read_to_string(&out).map_err(|error| Fault::build("uv wrote no lock").cause(error))?;
+        if let Some(folder) = &copies {
+            body = body.replace(&format!("{}/", folder.path().display()), "");
+        }
         let python = format!(">={}", request.python);
         let header = Header { requirements: found.fingerprint(), python, resolver: format!("uv {}", self.version) };
         let text = format!("{}{}\n", header.print(request.requirements), body.trim_end());
         no_password(&text, request)?;
-        Lock::parse(request.lock, &text)?;
-        Ok(text)
+        let text = hashes::constrained(&found, &text, &Lock::parse(request.lock, &text)?)?;
+        let lock = Lock::parse(request.lock, &text)?;
+        // What is known of pins that stay is known still.
+        let records = before.map(|(_, before)| before.records).unwrap_or_default();
+        Ok(if records.is_empty() { text } else { records.written(&text, &lock.packages) })
     }
 
     /// A lock of uv itself in this version: what the Docker build installs with `pip install --require-hashes`.
@@ -212,9 +245,17 @@ impl Uv {
             .command(options)
             .args(["pip", "compile", "--quiet", "--universal", "--generate-hashes", "--no-header", "--no-strip-extras"])
             .args(["--python-version", python]);
-        if options.pre {
-            // uv reads no `--pre` in a file.
+        // uv reads none of these in a file.
+        let [all, none] = [&options.all_releases, &options.only_final].map(|names| names.contains(":all:"));
+        if options.pre || all {
             command = command.arg("--prerelease=allow");
+        } else if none {
+            command = command.arg("--prerelease=disallow");
+        }
+        for (names, way) in [(&options.all_releases, "allow"), (&options.only_final, "disallow")] {
+            for name in names.iter().filter(|name| *name != ":all:") {
+                command = command.arg("--prerelease-package").arg(format!("{name}={way}"));
+            }
         }
         if !options.no_binary.is_empty() || !options.only_binary.is_empty() {
             command = command.arg("--emit-build-options");
@@ -251,6 +292,31 @@ fn no_hidden_choices(root: &Path) -> Result<(), Fault> {
         }
     }
     Ok(())
+}
+
+/// Copies of the requirement files as uv reads them, where it does not read them as they are: in another encoding than UTF-8,
+/// or with options that only pip knows.
+fn copies(root: &Path, found: &Requirements) -> Result<Option<tempfile::TempDir>, Fault> {
+    let mut texts = Vec::new();
+    let mut differ = false;
+    for file in found.files() {
+        let bytes = root.regular(file, requirements::MAX_BYTES)?;
+        let text = text(root, file)?;
+        let portable = requirements::portable(&text);
+        differ |= portable.is_some() || !requirements::encoding::is_utf8(&bytes);
+        texts.push((file, portable.unwrap_or(text)));
+    }
+    if !differ {
+        return Ok(None);
+    }
+    let cannot = |error| Fault::build("cannot write a temporary file").cause(error);
+    let folder = tempfile::tempdir().map_err(cannot)?;
+    for (file, text) in texts {
+        let path = folder.path().join(file);
+        std::fs::create_dir_all(path.parent().unwrap_or(folder.path())).map_err(cannot)?;
+        save(&path, &text)?;
+    }
+    Ok(Some(folder))
 }
 
 fn save(path: &Path, text: &str) -> Result<(), Fault> {
@@ -312,6 +378,10 @@ fn run(command: &Command, needed_by: &str) -> Result<String, Fault> {
 pub fn judgement(said: &str) -> Fault {
     let (exit, what, hint) = judged(said);
     let fault = match exit {
+        Exit::Usage if is_unknown_to_the_index(said) => {
+            Fault::build("uv cannot find a locked package on the package index")
+                .hint("name its index where `cargo xtask lock` finds it: `--extra-index-url` in the requirements")
+        }
         Exit::Usage => Fault::build("uv cannot install the packages"),
         _ => Fault::new(exit, what).hint(hint),
     };
@@ -347,6 +417,17 @@ fn judged(said: &str) -> (Exit, &'static str, &'static str) {
         return (Exit::Usage, "the requirements cannot all be fulfilled", hint);
     }
     (Exit::Usage, "uv cannot resolve the requirements", "see uv's own words above")
+}
+
+/// Whether uv's words say that an index does not have what is pinned.
+fn is_unknown_to_the_index(said: &str) -> bool {
+    [
+        "was not found in the package registry",
+        "there is no version of",
+        "was not found in the provided package locations",
+    ]
+    .iter()
+    .any(|words| said.contains(words))
 }
 
 /// Whether a `uv.toml` of the user's or the machine's names indexes: then pip's are not wanted.

@@ -36,6 +36,12 @@ pub struct Options {
     /// `--pre`.
     #[serde(skip_serializing_if = "is_false")]
     pub pre: bool,
+    /// Distributions, or `:all:`, of which pre-releases may be taken.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub all_releases: BTreeSet<String>,
+    /// Distributions, or `:all:`, of which only final releases may be taken.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub only_final: BTreeSet<String>,
     /// `--require-hashes`.
     #[serde(skip_serializing_if = "is_false")]
     pub require_hashes: bool,
@@ -62,7 +68,7 @@ pub(crate) struct Written {
 }
 
 /// Short form, long form, whether a value follows.
-const KNOWN: [(&str, &str, bool); 19] = [
+const KNOWN: [(&str, &str, bool); 21] = [
     ("-i", "--index-url", true),
     ("", "--pypi-url", true),
     ("", "--extra-index-url", true),
@@ -76,6 +82,8 @@ const KNOWN: [(&str, &str, bool); 19] = [
     ("", "--prefer-binary", false),
     ("", "--require-hashes", false),
     ("", "--pre", false),
+    ("", "--all-releases", true),
+    ("", "--only-final", true),
     ("", "--trusted-host", true),
     ("", "--use-feature", true),
     ("", "--hash", true),
@@ -176,6 +184,8 @@ impl Options {
             "--only-binary" => exclude(&option.value, &mut self.only_binary, &mut self.no_binary),
             "--prefer-binary" => self.prefer_binary = true,
             "--pre" => self.pre = true,
+            "--all-releases" => exclude(&option.value, &mut self.all_releases, &mut self.only_final),
+            "--only-final" => exclude(&option.value, &mut self.only_final, &mut self.all_releases),
             "--require-hashes" => self.require_hashes = true,
             "--trusted-host" => drop(self.trusted_hosts.insert(option.value.to_ascii_lowercase())),
             "--use-feature" => drop(self.features.insert(option.value.clone())),
@@ -187,7 +197,7 @@ impl Options {
     }
 }
 
-/// `--no-binary` and `--only-binary` take names from each other, as pip documents; `:all:` and `:none:` clear.
+/// `--no-binary` and `--only-binary`, and `--all-releases` and `--only-final`, take names from each other, as pip documents; `:all:` and `:none:` clear.
 fn exclude(value: &str, into: &mut BTreeSet<String>, other: &mut BTreeSet<String>) {
     for name in value.split(',').map(str::trim).filter(|name| !name.is_empty()) {
         match name {
@@ -259,6 +269,8 @@ mod tests {
         assert_eq!(all("--no-binary NumPy,scipy"), all("--no-binary scipy --no-binary numpy"));
         assert_eq!(all("--no-binary :all: --only-binary numpy").only_binary, BTreeSet::from(["numpy".to_owned()]));
         assert_eq!(all("--no-binary a --only-binary a").no_binary, BTreeSet::new());
+        assert_eq!(all("--only-final a,b --all-releases A").only_final, BTreeSet::from(["b".to_owned()]));
+        assert_eq!(all("--only-final :all: --all-releases :all:").only_final, BTreeSet::new());
         assert_eq!(all("--no-binary a --no-binary :none:"), Options::default());
         assert_ne!(
             all("--extra-index-url https://a --extra-index-url https://b"),

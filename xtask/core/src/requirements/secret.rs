@@ -5,24 +5,29 @@
 /// The byte ranges of the user information in every URL of a text.
 fn user_infos(text: &str) -> Vec<std::ops::Range<usize>> {
     let mut found = Vec::new();
-    let mut from = 0;
+    // The end of the word that is read, and its last `@`: looked for once a word, however many URLs are in it.
+    let (mut from, mut end, mut last) = (0, 0, None);
     while let Some(slashes) = text[from..].find("://") {
         let begin = from + slashes + 3;
-        let word = upto(&text[begin..], |c| c.is_whitespace() || "'\"`".contains(c));
-        let length = user_info(word);
+        if begin >= end {
+            end = begin + upto(&text[begin..], |c| c.is_whitespace() || "'\"`".contains(c)).len();
+            last = text[begin..end].rfind('@').map(|at| begin + at);
+        }
+        let last = last.and_then(|at: usize| at.checked_sub(begin));
+        let length = last.and_then(|last| user_info(&text[begin..end], last));
         found.extend(length.map(|length| begin..begin + length));
         from = begin + length.unwrap_or(0);
     }
     found
 }
 
-/// How long the user information at the start of this word is, without its `@`.
-fn user_info(word: &str) -> Option<usize> {
+/// How long the user information at the start of this word is, without its `@`; `last` is the word's last `@`.
+fn user_info(word: &str, last: usize) -> Option<usize> {
     let authority = upto(word, |c| "/?#".contains(c));
     match authority.rfind('@') {
         Some(at) if at + 1 < authority.len() => Some(at),
         // A password with a raw `/` or `?` is no URL by RFC 3986, but people write it: what cannot be a port is a password.
-        _ if authority.contains('@') || has_no_port(authority) => word.rfind('@'),
+        _ if authority.contains('@') || has_no_port(authority) => Some(last),
         _ => None,
     }
 }

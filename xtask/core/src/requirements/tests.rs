@@ -63,6 +63,8 @@ fn what_is_asked_for_counts() {
     different("a", "a @ https://h/a-1.zip");
     different("a @ https://h/a-1.zip", "a @ https://h/a-2.zip");
     different("a", "--pre\na");
+    different("a", "--all-releases a\na");
+    different("--all-releases a\na", "--only-final a\na");
     different("a", "--index-url https://h/simple\na");
     different("a", "--no-binary a\na");
     different("--trusted-host h\na", "a");
@@ -158,6 +160,50 @@ fn what_a_locked_build_cannot_use_is_refused_with_its_reason() {
     refused("a # x \\\nb", ":1:3: a comment that ends in a backslash");
     let constraint = [("requirements.txt", "-c c.txt"), ("c.txt", "a[x]")];
     assert!(read_files(&constraint).unwrap_err().to_string().contains("c.txt:1:2: a constraint cannot have extras"));
+}
+
+#[test]
+fn files_outside_of_the_repository_are_not_read() {
+    for place in ["/dev/zero", "/etc/passwd", "../secret.txt", "a/../../secret.txt", "..", "."] {
+        for option in ["-r", "-c"] {
+            refused(&format!("{option} {place}"), ":1:4: this is outside of the repository");
+        }
+    }
+    let deep = [("requirements.txt", "-r a/b.txt"), ("a/b.txt", "-r ../c.txt"), ("c.txt", "c")];
+    assert_eq!(read_files(&deep).unwrap().names(), BTreeSet::from(["c"]));
+}
+
+#[track_caller]
+fn limited(files: &[(&str, &str)], limit: &str) {
+    let begun = std::time::Instant::now();
+    let fault = read_files(files).unwrap_err();
+    assert!(fault.what.ends_with(&format!("exceeds a limit of requirement files: at most {limit}")), "{fault}");
+    assert!(begun.elapsed().as_secs() < 20, "it takes no longer than reading does");
+}
+
+#[test]
+fn every_limit_names_itself() {
+    limited(&[("requirements.txt", &"-r a.txt\n".repeat(5_000)), ("a.txt", "a")], "1000 lines with `-r` or `-c`");
+    limited(&[("requirements.txt", &"a\n".repeat(100_001))], "100000 lines in all files together");
+    limited(&[("requirements.txt", &format!("#{}", "x".repeat(17 << 20)))], "16777216 bytes in all files together");
+    limited(&[("requirements.txt", &format!("a @ {}", "https://".repeat(70_000)))], "524288 bytes in one line");
+    let indexes: String = (0..101).map(|number| format!("--extra-index-url https://h/{number}\n")).collect();
+    limited(&[("requirements.txt", &indexes)], "100 indexes and pages of links");
+    let names: Vec<String> = (0..40).map(|number| format!("{number}.txt")).collect();
+    let texts: Vec<String> = names.iter().skip(1).map(|name| format!("-r {name}")).collect();
+    let mut chain: Vec<(&str, &str)> = names.iter().map(String::as_str).zip(texts.iter().map(String::as_str)).collect();
+    chain.push(("requirements.txt", "-r 0.txt"));
+    limited(&chain, "32 files that name each other");
+}
+
+#[test]
+fn thousands_of_bad_lines_take_no_longer_than_good_ones() {
+    let begun = std::time::Instant::now();
+    let fault = read_files(&[("requirements.txt", &"a=1\n".repeat(50_000))]).unwrap_err();
+    assert!(fault.what.starts_with("cannot read 50 lines of the requirements"), "{fault}");
+    // One line of URLs, in which each `://` once was looked for up to its end.
+    let _ = read_files(&[("requirements.txt", &format!("-i {}", "x://".repeat(100_000)))]);
+    assert!(begun.elapsed().as_secs() < 20, "{:?}", begun.elapsed());
 }
 
 #[test]

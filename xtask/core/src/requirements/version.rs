@@ -52,9 +52,15 @@ impl Version {
         self.pre.is_some() || self.dev.is_some()
     }
 
-    /// Whether this is a pre-release of that version: `<2` does not mean `2rc1`.
-    fn is_pre_of(&self, wanted: &Self) -> bool {
-        self.is_pre() && !wanted.is_pre() && self.post == wanted.post && self.trimmed() == wanted.trimmed()
+    /// The oldest pre-release of a final version: `2.dev0` for `2`, before `2a1` and `2a1.post1`.
+    fn first_pre(&self) -> Self {
+        Self { dev: Some(0), ..self.clone() }
+    }
+
+    /// Whether this is a post-release of that version: `>1.7` does not mean `1.7.post1`.
+    fn is_post_of(&self, wanted: &Self) -> bool {
+        let before = Self { post: None, dev: None, local: Vec::new(), ..self.clone() };
+        self.post.is_some() && wanted.post.is_none() && before == *wanted
     }
 
     /// Whether the release begins with these numbers, zeros filling up what is missing.
@@ -284,11 +290,10 @@ impl Specifier {
             "<=" => public <= wanted,
             ">=" => public >= wanted,
             "~=" => public >= wanted && version.begins(&wanted, wanted.release.len() - 1),
-            "<" => public < wanted && !version.is_pre_of(&wanted),
-            _ => {
-                public > wanted
-                    && (wanted.post.is_some() || version.post.is_none() || version.trimmed() != wanted.trimmed())
-            }
+            // PEP 440: neither `<` nor `>` takes what belongs to the version itself, its pre- or post-releases.
+            "<" if wanted.is_pre() => public < wanted,
+            "<" => public < wanted.first_pre(),
+            _ => public > wanted && !version.is_post_of(&wanted),
         }
     }
 }
@@ -407,6 +412,10 @@ mod tests {
         fits("<3", &["2.9", "2.99.post1"], &["3.0", "3.0rc1", "3.0.dev1", "4"]);
         fits("<1.0.post1", &["1.0a1", "1.0"], &["1.0.post1.dev3", "1.0.post1"]);
         fits("<3.0rc2", &["3.0rc1"], &["3.0rc2"]);
+        fits("<2", &["1.9.post1"], &["2.0a1.post1", "2.0a1.post1.dev1", "2.0.post1.dev1", "2.0rc1.dev1"]);
+        fits("<1!2", &["2rc1", "1!1.9"], &["1!2rc1", "1!2.0b2.post1"]);
+        fits(">1.7", &["1!1.7.post2"], &["1.7.post1.dev2", "1.7.post1+l"]);
+        fits(">1.7a1", &["1.7.post1", "1.7"], &["1.7a1.post1"]);
         fits(">1.7", &["1.7.1", "1.8"], &["1.7", "1.7.post2", "1.7+local"]);
         fits(">1.7.post2", &["1.7.post3"], &["1.7.0"]);
         fits(">=2", &["2", "2.0.post1", "10"], &["2rc1", "1.9"]);

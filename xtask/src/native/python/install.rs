@@ -7,9 +7,9 @@ use super::environment::Environment;
 use super::interpreter::Interpreter;
 use crate::container::guard;
 use crate::fault::{Exit, Fault};
-use crate::lock::{LockedPackage, uv};
+use crate::lock::{Indexes, LockedPackage, uv};
 use crate::process::Command;
-use crate::requirements::{self, Options, Source, secret};
+use crate::requirements::{self, Source, secret};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -66,6 +66,8 @@ pub(super) struct Wanted<'a> {
     pub(super) glibc: &'a str,
     /// How messages name the platform.
     pub(super) platform: &'a str,
+    /// Where the packages come from.
+    pub(super) indexes: &'a Indexes,
 }
 
 /// Installs into a folder, which then has the layout of an environment of the target's Python. `interpreter` is what uv asks
@@ -77,8 +79,12 @@ pub(super) fn install(uv: &uv::Uv, interpreter: &Interpreter, wanted: &Wanted<'_
     // Pythons of some systems keep packages with compiled modules in `lib64`: here that is another name of `lib`.
     let lib64 = prefix.join("lib64");
     std::os::unix::fs::symlink("lib", &lib64).map_err(cannot)?;
+    let mut call = call(uv, interpreter, wanted, prefix, &list);
+    if wanted.indexes.no_index() {
+        call = call.arg("--no-index");
+    }
     // It writes into a folder that goes with us.
-    let call = guard::guarded(call(uv, interpreter, wanted, prefix, &list));
+    let call = guard::guarded(call);
     let output = call.output()?;
     if !output.status.success() {
         return Err(judged(&secret::hidden(String::from_utf8_lossy(&output.stderr).trim()), wanted));
@@ -94,7 +100,7 @@ pub(super) fn version_folder(version: &str) -> String {
 
 fn call(uv: &uv::Uv, interpreter: &Interpreter, wanted: &Wanted<'_>, prefix: &Path, list: &Path) -> Command {
     let platform = format!("{}-manylinux_{}", wanted.environment.machine(), wanted.glibc);
-    uv.command_without_config(&Options::default())
+    uv.installing(wanted.indexes)
         .args(["pip", "install", "--quiet", "--no-deps", "--no-build", "--require-hashes", "--link-mode", "hardlink"])
         .args(["--python-platform", &platform, "--python-version", wanted.python])
         .arg("--python")
@@ -220,6 +226,7 @@ mod tests {
             python: "3.13.5",
             glibc: "2_36",
             platform: "linux/arm64",
+            indexes: &Indexes::default(),
         };
         assert_eq!(judged(said, &wanted).what, what);
     }
@@ -230,6 +237,9 @@ mod tests {
         judge("Because docopt==0.6.2 has no usable wheels and you require docopt==0.6.2", what);
         judge("Because docopt==0.6.2 has no wheels with a matching platform tag (e.g., `manylinux_2_36_x86_64`)", what);
         judge("Because docopt-ng==0.6.2 was not found", "uv cannot install the packages");
+        let unknown = "uv cannot find a locked package on the package index";
+        judge("Because there is no version of docopt==0.6.2 and you require docopt==0.6.2", unknown);
+        judge("Because docopt was not found in the package registry", unknown);
         judge("Hash mismatch for `docopt==0.6.2`", "a package is not the one that the lock knows");
     }
 

@@ -226,3 +226,45 @@ fn the_committed_lock_answers_to_the_committed_requirements() {
     crate::lock::check(&found, "3.12", &lock).unwrap();
     assert!(!text.contains("://"), "no index is named");
 }
+
+#[test]
+fn pips_own_options_and_encodings_reach_uv_as_it_reads_them() {
+    let Some(uv) = real("options that only pip reads") else { return };
+    let repository = Repository::new("");
+    let text = "--all-releases :all:\n--only-final six\n-c deep/c.txt\nsix\n";
+    let bytes: Vec<u8> = std::iter::once(0xFEFF).chain(text.encode_utf16()).flat_map(u16::to_le_bytes).collect();
+    fs::write(repository.0.path().join("r.txt"), bytes).unwrap();
+    fs::create_dir(repository.0.path().join("deep")).unwrap();
+    fs::write(repository.0.path().join("deep/c.txt"), "six<1.17\n").unwrap();
+    let lock = repository.resolve(&uv, &Upgrade::Keep).unwrap();
+    assert!(lock.contains("\nsix==1.16.0 ") && lock.contains("#   -c deep/c.txt\n    #   -r r.txt\n"), "{lock}");
+}
+
+#[test]
+fn only_regular_files_of_the_repository_are_read() {
+    let repository = Repository::new("-r link.txt\n");
+    let refused = |why: &str| {
+        let fault = requirements(repository.0.path(), Path::new("r.txt")).unwrap_err();
+        assert_eq!(fault.causes, [why], "{fault}");
+    };
+    refused("no such file");
+    for (target, why) in [
+        ("/dev/zero", "it is outside of the repository"),
+        ("/etc/passwd", "it is outside of the repository"),
+        ("pipe", "it is not a regular file"),
+        (".", "it is not a regular file"),
+        ("large", "it has more than 16777216 bytes"),
+    ] {
+        let link = repository.0.path().join("link.txt");
+        let _ = fs::remove_file(&link);
+        std::os::unix::fs::symlink(target, &link).unwrap();
+        let pipe = repository.0.path().join("pipe");
+        if target == "pipe" {
+            assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        }
+        if target == "large" {
+            fs::File::create(repository.0.path().join("large")).unwrap().set_len(1 << 40).unwrap();
+        }
+        refused(why);
+    }
+}

@@ -1,0 +1,104 @@
+//! Where distributions come from, as the files name it: with the credentials or variables that stand in the URLs.
+//!
+//! Pure. A [`Place`] may hold a password: it is never printed, compared by a fingerprint or written into a lock.
+
+use super::options::Written;
+use super::secret;
+use std::collections::BTreeSet;
+use std::fmt;
+
+/// An index or a page of links.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Place {
+    /// How it is searched.
+    pub kind: PlaceKind,
+    url: String,
+}
+
+/// How a place is searched for distributions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlaceKind {
+    /// In place of the default index.
+    Index,
+    /// Before the default index.
+    Extra,
+    /// A page with links to files.
+    Links,
+}
+
+impl Place {
+    /// The place that an option names, if it names one.
+    pub(crate) fn of(option: &Written) -> Option<Self> {
+        let kind = match option.name {
+            "--index-url" | "--pypi-url" => PlaceKind::Index,
+            "--extra-index-url" => PlaceKind::Extra,
+            "--find-links" => PlaceKind::Links,
+            _ => return None,
+        };
+        Some(Self { kind, url: option.value.clone() })
+    }
+
+    /// The URL as it is written, secrets and all.
+    pub fn written(&self) -> &str {
+        &self.url
+    }
+
+    /// The URL with the values of its `${NAME}`.
+    ///
+    /// # Errors
+    /// The names that have no value.
+    pub fn expanded(&self, variable: &dyn Fn(&str) -> Option<String>) -> Result<String, BTreeSet<String>> {
+        expanded(&self.url, variable)
+    }
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} {}", self.kind, secret::hidden(&self.url))
+    }
+}
+
+/// `${NAME}` of capital letters, digits and `_`, as pip and uv take it, replaced by its value.
+fn expanded(url: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<String, BTreeSet<String>> {
+    let (mut text, mut rest, mut unset) = (String::new(), url, BTreeSet::new());
+    while let Some((before, after)) = rest.split_once("${") {
+        text.push_str(before);
+        let is_name = |name: &&str| {
+            !name.is_empty() && name.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_')
+        };
+        match after.split_once('}').filter(|(name, _)| is_name(name)) {
+            Some((name, tail)) => {
+                match variable(name).filter(|value| !value.is_empty()) {
+                    Some(value) => text.push_str(&value),
+                    None => drop(unset.insert(name.to_owned())),
+                }
+                rest = tail;
+            }
+            None => {
+                text.push_str("${");
+                rest = after;
+            }
+        }
+    }
+    text.push_str(rest);
+    if unset.is_empty() { Ok(text) } else { Err(unset) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_of_the_environment_are_put_in() {
+        let variable = |name: &str| (name == "USER_1").then(|| "me".to_owned());
+        assert_eq!(expanded("https://${USER_1}@h/${lower}/${", &variable).unwrap(), "https://me@h/${lower}/${");
+        let unset = expanded("https://${USER_1}:${TOKEN}@h/", &variable).unwrap_err();
+        assert_eq!(unset, BTreeSet::from(["TOKEN".to_owned()]));
+    }
+
+    #[test]
+    fn a_password_is_not_shown() {
+        let place = Place { kind: PlaceKind::Extra, url: "https://u:word@h/simple".to_owned() };
+        assert_eq!(format!("{place:?}"), "Extra https://***@h/simple");
+    }
+}

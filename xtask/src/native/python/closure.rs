@@ -1,0 +1,77 @@
+//! Whether what is installed is whole: each distribution finds all that it requires, in a version that fits.
+//!
+//! The lock's records answer where there are such. Of other pins the metadata is fetched, so that a lock that was edited is
+//! checked before anything of it is published, whatever layers are known already.
+
+use super::environment::Environment;
+use super::install;
+use crate::fault::{Exit, Fault};
+use crate::lock::closure::{self, Needs};
+use crate::lock::uv::Target;
+use crate::lock::{Indexes, Lock, LockedPackage};
+use crate::reference::Platform;
+use crate::requirements::{Requirement, Version, normalised};
+use crate::ui;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// What is checked.
+pub(super) struct Wanted<'a> {
+    /// The repository.
+    pub(super) root: &'a Path,
+    /// What the requirement files ask for.
+    pub(super) asked: &'a [Requirement],
+    /// The whole lock.
+    pub(super) lock: &'a Lock,
+    /// Where the packages will be used.
+    pub(super) environment: &'a Environment,
+    /// What the image is for.
+    pub(super) platform: &'a Platform,
+    /// The newest glibc that a wheel may ask for.
+    pub(super) glibc: &'a str,
+    /// The version of uv that is pinned.
+    pub(super) uv: &'a str,
+}
+
+/// Checks the lock for the Python and the platform of this image.
+pub(super) fn check(wanted: &Wanted<'_>, indexes: &dyn Fn() -> Result<Indexes, Fault>) -> Result<(), Fault> {
+    let Wanted { lock, environment, .. } = wanted;
+    let python = environment.markers().python();
+    if python.parse::<Version>().is_ok_and(|version| !lock.serves(&version)) {
+        return Err(Fault::usage(format!("the root has Python {python}, and the lock is for Python {}", lock.python))
+            .hint("correct `[root] python` in `images.toml`, then `cargo xtask lock`"));
+    }
+    let here = closure::pins_of(&lock.packages, environment.markers()).0;
+    let records = if here.values().all(|package| lock.records.of(package).is_some()) {
+        lock.records.clone()
+    } else {
+        ui::detail("the lock does not record what all of its packages require: their metadata is read");
+        let targets: Vec<Target> =
+            Target::new(wanted.platform, &environment.minor(), wanted.glibc).into_iter().collect();
+        install::uv(wanted.root, wanted.uv, None)?.describe(lock, &indexes()?, &targets)?
+    };
+    judged(closure::unmet(wanted.asked, &lock.packages, &|package| records.of(package), environment.markers()))
+}
+
+/// Checks distributions by the metadata that was installed with them, against all pins.
+pub(super) fn check_installed(wanted: &Wanted<'_>, site: &Path) -> Result<(), Fault> {
+    let cannot = |error: std::io::Error| Fault::build(format!("cannot read `{}`", site.display())).cause(error);
+    let mut found: BTreeMap<String, Needs> = BTreeMap::new();
+    for entry in std::fs::read_dir(site).map_err(cannot)? {
+        let path = entry.map_err(cannot)?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let Some(stem) = name.strip_suffix(".dist-info") else { continue };
+        let text = std::fs::read(path.join("METADATA")).map_err(cannot)?;
+        let name = stem.split_once('-').map_or(stem, |(name, _)| name);
+        found.insert(normalised(name), Needs::of_metadata(&String::from_utf8_lossy(&text)));
+    }
+    let needs = |package: &LockedPackage| found.get(&package.name);
+    judged(closure::unmet(wanted.asked, &wanted.lock.packages, &needs, wanted.environment.markers()))
+}
+
+fn judged(causes: std::collections::BTreeSet<String>) -> Result<(), Fault> {
+    if causes.is_empty() {
+        return Ok(());
+    }
+    Err(Fault { exit: Exit::Usage, ..closure::fault(causes) })
+}
