@@ -10,7 +10,7 @@ reason, on lines that begin with `passed over: `:
   so or has nothing else;
 - private modules (`_x`) that no public one has loaded, unless the distribution has nothing else;
 - a distribution without a module: stubs, data;
-- a module that needs an extra which is not installed, unless it is at the top and the distribution is called like it;
+- a module that needs an extra which is not installed; the module that the distribution is called like, only if an extra names what it needs;
 - a single module in a namespace that cannot be imported, where other modules of the distribution can.
 
 The imports run in a child, so that one which ends or kills the process is named.
@@ -116,16 +116,18 @@ class Offered:
             return "it stands next to the package in its project"
         return "it is private" if module.split(".")[-1].startswith("_") else None
 
-    def lacks_extra(self) -> bool:
-        """Whether the distribution has optional requirements that are not installed."""
+    def extras(self) -> set[str]:
+        """The normalised names of optional requirements that are not installed."""
+        found = set()
         for requirement in self.distribution.requires or []:
             name, _, marker = requirement.partition(";")
-            if "extra" in marker and re.match(r"[\w.-]+", name.strip()):
+            name = re.match(r"[\w.-]+", name.strip())
+            if name and "extra" in marker:
                 try:
-                    importlib.metadata.distribution(re.match(r"[\w.-]+", name.strip())[0])
+                    importlib.metadata.distribution(name[0])
                 except importlib.metadata.PackageNotFoundError:
-                    return True
-        return False
+                    found.add(install.normalised(name[0]))
+        return found
 
 
 def needed(error: BaseException | None) -> str | None:
@@ -151,8 +153,9 @@ def tried(offered: Offered, module: str) -> tuple[bool, str] | None:
         return module in offered.single, "it ends Python"
     except BaseException as error:  # any failure to import is the finding
         missing = needed(error)
-        extra = missing and not is_installed(missing) and offered.lacks_extra()
-        if extra and ("." in module or install.normalised(module) != offered.own):
+        extras = offered.extras() if missing and not is_installed(missing) else set()
+        named = "." not in module and install.normalised(module) == offered.own
+        if extras and (not named or install.normalised(missing) in extras):
             return True, f"it needs `{missing}`, and an extra is not installed"
         cause = str(error).strip().splitlines() or [type(error).__name__]
         # A library's advice comes first and the loader's own words last.

@@ -24,10 +24,46 @@ pub(super) fn compile(
 pub(super) fn import(interpreter: &Interpreter, script: &Path, home: &Path) -> Result<Vec<String>, Fault> {
     let call = interpreter.command().args(["-B"]).arg(script);
     let call = call.env("HOME", home).env("XDG_CACHE_HOME", home).env("TMPDIR", home).current_dir(home);
-    let said = call.read(Exit::Build).map_err(|fault| {
-        fault.needed_by("the check that every package can be imported").hint(
-            "a library that a package loads may be missing in the root: `[root.debian] packages`, or another root image",
-        )
-    })?;
+    let output = call.output()?;
+    if !output.status.success() {
+        return Err(failed(&String::from_utf8_lossy(&output.stderr)));
+    }
+    let said = String::from_utf8_lossy(&output.stdout);
     Ok(said.lines().filter_map(|line| line.strip_prefix("passed over: ")).map(str::to_owned).collect())
+}
+
+/// What the check says about modules that cannot be imported, without the warnings of packages.
+fn failed(said: &str) -> Fault {
+    let found: Vec<&str> = said.lines().filter(|line| line.contains(": cannot import ")).collect();
+    let fault = Fault::build("the packages of the lock cannot be imported")
+        .needed_by("the check that every package can be imported");
+    let fault =
+        if found.is_empty() { fault.cause(said.trim()) } else { found.iter().fold(fault, |f, line| f.cause(line)) };
+    let library = found.iter().any(|line| line.contains("shared object") || line.contains(".so"));
+    fault.hint(if library || found.is_empty() {
+        "a library that a package loads may be missing in the root: `[root.debian] packages`, or another root image"
+    } else {
+        "change what the requirements ask for so that the packages fit together, then: `cargo xtask lock`"
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(said: &str, causes: &[&str], hint: &str) {
+        let fault = failed(said);
+        assert_eq!(fault.causes, causes);
+        assert!(fault.hints[0].contains(hint), "{fault}");
+    }
+
+    #[test]
+    fn the_hint_is_about_what_failed() {
+        let name = "pandas 2: cannot import pandas: cannot import name 'utc' from 'pytz'";
+        check(&format!("x.py:1: FutureWarning: y\n{name}\n"), &[name], "cargo xtask lock");
+        let library = "scipy 1: cannot import scipy: libstdc++.so.6: cannot open shared object file";
+        check(library, &[library], "[root.debian] packages");
+        check("Traceback\n", &["Traceback"], "[root.debian] packages");
+    }
 }
