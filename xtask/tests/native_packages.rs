@@ -131,7 +131,60 @@ struct Repository {
     policy: Policy,
 }
 
+/// Writes a wheel: its folder, name, version, requirements, and files as JSON.
+const WHEEL: &str = r#"
+import base64, hashlib, json, sys, zipfile
+folder, name, version, requires, files = sys.argv[1:]
+stem = f"{name.replace('-', '_')}-{version}"
+files, info = json.loads(files), f"{stem}.dist-info"
+files[f"{info}/METADATA"] = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{requires}"
+files[f"{info}/WHEEL"] = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+hashed = lambda text: base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
+rows = [f"{path},sha256={hashed(text)},{len(text)}\n" for path, text in files.items()]
+files[f"{info}/RECORD"] = "".join(rows) + f"{info}/RECORD,,\n"
+with zipfile.ZipFile(f"{folder}/{stem}-py3-none-any.whl", "w") as wheel:
+    for path, text in files.items():
+        wheel.writestr(zipfile.ZipInfo(path), text)
+"#;
+
+/// A made-up wheel: name, version, requirements and files.
+type Wheel<'a> = (&'a str, &'a str, &'a str, &'a [(&'a str, &'a str)]);
+
 impl Repository {
+    /// One with a lock of made-up wheels, and a uv that finds them and nothing else.
+    fn of_wheels(uv: &Uv, wheels: &[Wheel<'_>]) -> Self {
+        let folder = tempfile::tempdir().unwrap().keep();
+        let mut text = String::new();
+        for (name, version, requires, files) in wheels {
+            let files: BTreeMap<&str, &str> = files.iter().copied().collect();
+            let call = Command::new("python3").args(["-c", WHEEL]).arg(&folder).args([name, version, requires]);
+            call.arg(serde_json::to_string(&files).unwrap())
+                .read(Exit::Build)
+                .unwrap_or_else(|fault| panic!("{fault}"));
+            let file = folder.join(format!("{}-{version}-py3-none-any.whl", name.replace('-', "_")));
+            let digest = Digest::of(&std::fs::read(&file).unwrap());
+            text += &format!("{name}=={version} --hash={digest}\n");
+        }
+        let repository = Self::new(uv, "six==1.17.0\n");
+        let [requirements, lock] = [&repository.policy.base.requirements, &repository.policy.base.lock];
+        let lock = repository.folder.path().join(lock);
+        let written = std::fs::read_to_string(&lock).unwrap();
+        let head: String =
+            written.lines().filter(|line| line.starts_with('#')).map(|line| format!("{line}\n")).collect();
+        std::fs::write(repository.folder.path().join(requirements), &text).unwrap();
+        std::fs::write(&lock, head + &text).unwrap();
+        let tool = repository.folder.path().join("target/tools/bin/uv");
+        std::fs::remove_file(&tool).unwrap();
+        let script = format!(
+            "#!/bin/sh\nUV_NO_INDEX=1 UV_FIND_LINKS='{}' exec '{}' \"$@\"\n",
+            folder.display(),
+            uv.program().display()
+        );
+        std::fs::write(&tool, script).unwrap();
+        std::fs::set_permissions(&tool, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        repository
+    }
+
     fn new(uv: &Uv, requirements: &str) -> Self {
         let folder = tempfile::Builder::new().prefix("répo of a test ").tempdir().unwrap();
         let from = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
@@ -390,6 +443,58 @@ fn both_engines_use_the_same_file_of_wheels_that_share_a_path() {
         assert_eq!(last[&path], of(second), "the last in the order of the lock has {path}");
     }
     same(&tree(&made), &built(engine, &repository, &root, &["opt/venv"]));
+}
+
+const PANDAS: Wheel<'_> =
+    ("our-pandas", "1", "Requires-Dist: our-pytz\n", &[("our_pandas/__init__.py", "from our_pytz import utc\n")]);
+const PYTZ: Wheel<'_> = ("our-pytz", "1", "", &[("our_pytz/__init__.py", "utc = 1\n")]);
+const PYTZ_WITHOUT_UTC: Wheel<'_> = ("our-pytz", "2", "", &[("our_pytz/__init__.py", "pass\n")]);
+const NUMPY: Wheel<'_> = ("our-numpy", "1", "", &[("our_numpy/__init__.py", "real = True\n")]);
+const CARRIER: Wheel<'_> = ("carrier", "1", "", &[("carrier.py", ""), ("our_numpy/__init__.py", "")]);
+
+#[test]
+fn a_warm_build_imports_what_it_does_not_make() {
+    if engine().is_none() {
+        return;
+    }
+    let (root, uv) = (Root::get(), pinned_uv());
+    let platform = Platform::host().to_string();
+    let good = Repository::of_wheels(&uv, &[PANDAS, PYTZ]);
+    let good = good.recipe(&root, &platform).unwrap_or_else(|fault| panic!("{fault}"));
+    all(&good);
+    let broken = Repository::of_wheels(&uv, &[PANDAS, PYTZ_WITHOUT_UTC]);
+    let broken = broken.recipe(&root, &platform).unwrap();
+    let [pandas, pytz, environment] = [0, 1, 2];
+    assert_eq!(broken.parts()[pandas], good.parts()[pandas], "its layer is known");
+    // Of the changed package, of one that is lost from the registry, and where every package's layer is known.
+    for wanted in [&[pytz, environment][..], &[pandas], &[environment]] {
+        let fault = broken.produce(wanted).unwrap_err();
+        assert!(
+            fault.causes[0].starts_with("our-pandas 1: cannot import our_pandas: cannot import name 'utc'"),
+            "{fault}"
+        );
+    }
+    // What is known about packages on one root says nothing about another.
+    let mut other = Root::get();
+    other.config.rootfs.diff_ids.push(Digest::of(b"another layer"));
+    let other = Repository::of_wheels(&uv, &[PANDAS, PYTZ]).recipe(&other, &platform).unwrap().parts().to_vec();
+    assert_eq!(other[..2], good.parts()[..2]);
+    assert_ne!(other[environment].recipe, good.parts()[environment].recipe);
+}
+
+#[test]
+fn a_wheel_that_carries_a_known_package_s_file_is_refused() {
+    if engine().is_none() {
+        return;
+    }
+    let (root, uv) = (Root::get(), pinned_uv());
+    let repository = Repository::of_wheels(&uv, &[CARRIER, NUMPY]);
+    let recipe = repository.recipe(&root, &Platform::host().to_string()).unwrap();
+    for wanted in [&[0, 2][..], &[1], &[2]] {
+        let fault = recipe.produce(wanted).unwrap_err();
+        assert_eq!(fault.what, "`carrier` and `our-numpy` have different files at `our_numpy/__init__.py`");
+        assert_eq!(fault.exit, Exit::Usage);
+    }
 }
 
 #[test]
