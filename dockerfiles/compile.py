@@ -1,9 +1,10 @@
 """Compiles a site-packages folder to byte code: the same distribution gives the same bytes, whatever else is installed, in whatever
 order and by however many jobs.
 
-    compile.py FOLDER [PATH]
+    compile.py FOLDER [PATH [NAME...]]
 
-PATH is where FOLDER will stand in the image, as tracebacks show it, if that is elsewhere. A source that is no Python (a template, a parser's test) is passed over, as installers do. Needs Python 3.11, the first that writes
+PATH is where FOLDER will stand in the image, as tracebacks show it, if that is elsewhere. With NAMEs, only sources of these distributions
+and those of none are compiled. A source that is no Python (a template, a parser's test) is passed over, as installers do. Needs Python 3.11, the first that writes
 sets in an order of their own, and nothing but the standard library: both engines run it with the image's own Python, as
 `python3 -I -S compile.py`, so that it begins in one state.
 """
@@ -12,6 +13,7 @@ import csv
 import importlib.util
 import marshal
 import os
+import re
 import sys
 import warnings
 from _imp import source_hash
@@ -40,10 +42,10 @@ def byte_code(source: bytes, path: str) -> bytes | None:
     return importlib.util.MAGIC_NUMBER + UNCHECKED_HASH + hashed + marshal.dumps(copy)
 
 
-def compile_together(folder: Path, path: str, sources: list[str]) -> None:
+def compile_together(folder: Path, path: str, sources: list[str], others: set[str]) -> None:
     for source in sources:
         code = byte_code((folder / source).read_bytes(), f"{path}/{source}")
-        if code is None:
+        if code is None or source in others:
             continue
         cached = Path(importlib.util.cache_from_source(str(folder / source), optimization=""))
         cached.parent.mkdir(exist_ok=True)
@@ -53,15 +55,24 @@ def compile_together(folder: Path, path: str, sources: list[str]) -> None:
         new.replace(cached)
 
 
-def distributions(folder: Path, sources: set[str]) -> list[list[str]]:
-    """The sources of each distribution by its RECORD; those that none lists are on their own."""
-    found = []
-    for record in sorted(folder.glob("*.dist-info/RECORD")):
+def normalised(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def distributions(folder: Path, sources: set[str], names: set[str]) -> list[tuple[list[str], set[str]]]:
+    """The sources of each distribution by its RECORD, with those that a later one writes; those that none lists are on their own."""
+    listed = {}
+    for record in folder.glob("*.dist-info/RECORD"):
         with record.open(newline="", encoding="utf-8") as rows:
-            listed = sources.intersection(row[0] for row in csv.reader(rows) if row)
-        sources = sources - listed
-        found.append(sorted(listed))
-    return found + [[source] for source in sorted(sources)]
+            name = normalised(record.parent.name.removesuffix(".dist-info").split("-")[0])
+            listed[name] = sources.intersection(row[0] for row in csv.reader(rows) if row)
+    alone = sources.difference(*listed.values())
+    found: list[tuple[list[str], set[str]]] = []
+    later: set[str] = set()
+    for name in sorted(names or listed, reverse=True):
+        found.append((sorted(listed.get(name, ())), set(later)))
+        later |= listed.get(name, set())
+    return found + [([source], set()) for source in sorted(alone)]
 
 
 def sources_of(folder: Path) -> set[str]:
@@ -78,20 +89,21 @@ def main(args: list[str]) -> int:
     warnings.simplefilter("ignore")
     os.umask(0o022)
     chunks = []
-    for sources in distributions(folder, sources_of(folder)):
+    for sources, later in distributions(folder, sources_of(folder), set(args[2:])):
         for start in range(0, len(sources), TOGETHER):
             together = sources[start : start + TOGETHER]
-            chunks.append((sum((folder / source).stat().st_size for source in together), together))
+            size = sum((folder / source).stat().st_size for source in together)
+            chunks.append((size, together, later.intersection(together)))
     # The largest first: none is left alone with much to do.
-    chunks.sort(reverse=True)
+    chunks.sort(key=lambda chunk: chunk[:2], reverse=True)
     running = failed = 0
-    for _, together in chunks:
+    for _, together, others in chunks:
         if running == len(os.sched_getaffinity(0)):
             failed |= os.wait()[1]
             running -= 1
         if os.fork() == 0:
             try:
-                compile_together(folder, path, together)
+                compile_together(folder, path, together, others)
             except BaseException:
                 sys.excepthook(*sys.exc_info())
                 os._exit(1)

@@ -131,7 +131,60 @@ struct Repository {
     policy: Policy,
 }
 
+/// Writes a wheel: its folder, name, version, requirements, and files as JSON.
+const WHEEL: &str = r#"
+import base64, hashlib, json, sys, zipfile
+folder, name, version, requires, files = sys.argv[1:]
+stem = f"{name.replace('-', '_')}-{version}"
+files, info = json.loads(files), f"{stem}.dist-info"
+files[f"{info}/METADATA"] = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{requires}"
+files[f"{info}/WHEEL"] = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+hashed = lambda text: base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
+rows = [f"{path},sha256={hashed(text)},{len(text)}\n" for path, text in files.items()]
+files[f"{info}/RECORD"] = "".join(rows) + f"{info}/RECORD,,\n"
+with zipfile.ZipFile(f"{folder}/{stem}-py3-none-any.whl", "w") as wheel:
+    for path, text in files.items():
+        wheel.writestr(zipfile.ZipInfo(path), text)
+"#;
+
+/// A made-up wheel: name, version, requirements and files.
+type Wheel<'a> = (&'a str, &'a str, &'a str, &'a [(&'a str, &'a str)]);
+
 impl Repository {
+    /// One with a lock of made-up wheels, and a uv that finds them and nothing else.
+    fn of_wheels(uv: &Uv, wheels: &[Wheel<'_>]) -> Self {
+        let folder = tempfile::tempdir().unwrap().keep();
+        let mut text = String::new();
+        for (name, version, requires, files) in wheels {
+            let files: BTreeMap<&str, &str> = files.iter().copied().collect();
+            let call = Command::new("python3").args(["-c", WHEEL]).arg(&folder).args([name, version, requires]);
+            call.arg(serde_json::to_string(&files).unwrap())
+                .read(Exit::Build)
+                .unwrap_or_else(|fault| panic!("{fault}"));
+            let file = folder.join(format!("{}-{version}-py3-none-any.whl", name.replace('-', "_")));
+            let digest = Digest::of(&std::fs::read(&file).unwrap());
+            text += &format!("{name}=={version} --hash={digest}\n");
+        }
+        let repository = Self::new(uv, "six==1.17.0\n");
+        let [requirements, lock] = [&repository.policy.base.requirements, &repository.policy.base.lock];
+        let lock = repository.folder.path().join(lock);
+        let written = std::fs::read_to_string(&lock).unwrap();
+        let head: String =
+            written.lines().filter(|line| line.starts_with('#')).map(|line| format!("{line}\n")).collect();
+        std::fs::write(repository.folder.path().join(requirements), &text).unwrap();
+        std::fs::write(&lock, head + &text).unwrap();
+        let tool = repository.folder.path().join("target/tools/bin/uv");
+        std::fs::remove_file(&tool).unwrap();
+        let script = format!(
+            "#!/bin/sh\nUV_NO_INDEX=1 UV_FIND_LINKS='{}' exec '{}' \"$@\"\n",
+            folder.display(),
+            uv.program().display()
+        );
+        std::fs::write(&tool, script).unwrap();
+        std::fs::set_permissions(&tool, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        repository
+    }
+
     fn new(uv: &Uv, requirements: &str) -> Self {
         let folder = tempfile::Builder::new().prefix("répo of a test ").tempdir().unwrap();
         let from = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
@@ -307,8 +360,8 @@ fn tree(parts: &[Vec<Item>]) -> BTreeMap<String, Found> {
     let mut tree = BTreeMap::new();
     for item in parts.iter().flatten() {
         let (path, found) = told(item);
-        let folder = found.kind == 'd';
-        assert!(tree.insert(path.clone(), found).is_none() || folder, "{path} is in two parts");
+        // The later part is what an image has.
+        tree.insert(path, found);
     }
     tree
 }
@@ -320,7 +373,8 @@ fn recipes_make_what_docker_makes() {
     let repository = Repository::new(&uv, REQUIREMENTS);
     let recipe = repository.recipe(&root, &Platform::host().to_string()).unwrap_or_else(|fault| panic!("{fault}"));
     let names: Vec<&str> = recipe.parts().iter().map(|part| part.name.as_str()).collect();
-    assert_eq!(names[..3], ["environment of Python 3.13", "flask 3.1.3", "greenlet 3.5.6"], "{names:?}");
+    assert_eq!(names[..2], ["flask 3.1.3", "greenlet 3.5.6"], "{names:?}");
+    assert_eq!(names.last(), Some(&"environment of Python 3.13"));
     let made = all(&recipe);
     let packages = tree(&made);
     let site = "opt/venv/lib/python3.13/site-packages";
@@ -347,20 +401,99 @@ fn recipes_make_what_docker_makes() {
     same(&tree(&alone), &tree(&made[index..=index]));
     let other = Repository::new(&uv, "greenlet==3.5.6\n");
     let other = other.recipe(&root, &Platform::host().to_string()).unwrap();
-    assert_eq!(other.parts()[1], recipe.parts()[index]);
+    assert_eq!(other.parts()[0], recipe.parts()[index]);
+    let last = made.len() - 1;
+    assert_ne!(other.parts()[1].recipe, recipe.parts()[last].recipe, "other packages have to be checked together");
     let other = other.produce(&[1, 0]).unwrap();
-    same(&tree(&other[..1]), &tree(&made[index..=index]));
-    same(&tree(&other[1..]), &tree(&made[..1]));
+    same(&tree(&other[..1]), &tree(&made[last..]));
+    same(&tree(&other[1..]), &tree(&made[index..=index]));
     assert_eq!(root.wholes.get(), 0, "Python's part of the root is enough");
 
     // Where it is not, all of the root is taken, and the same comes out.
     for spoiled in ["usr/lib/python3.13/json", "usr/lib/x86_64-linux-gnu"] {
         let root = Root { spoiled: vec![spoiled], ..Root::get() };
         let recipe = repository.recipe(&root, &Platform::host().to_string()).unwrap();
-        let flask =
-            recipe.produce(&(1..recipe.parts().len()).collect::<Vec<_>>()).unwrap_or_else(|fault| panic!("{fault}"));
-        same(&tree(&flask), &tree(&made[1..]));
+        let flask = recipe.produce(&(0..last).collect::<Vec<_>>()).unwrap_or_else(|fault| panic!("{fault}"));
+        same(&tree(&flask), &tree(&made[..last]));
         assert!(root.wholes.get() > 0, "{spoiled}");
+    }
+}
+
+/// Wheels with data at the top, and a namespace that each declares in its own words.
+const SHARING: &str = "isort==5.11.2\npyrate-limiter==2.9.0\nbackports.weakref==1.0.post1\nconfigparser==4.0.2\n";
+
+#[test]
+fn both_engines_use_the_same_file_of_wheels_that_share_a_path() {
+    let Some(engine) = engine() else { return };
+    let (root, uv) = (Root::get(), pinned_uv());
+    let repository = Repository::new(&uv, SHARING);
+    let recipe = repository.recipe(&root, &Platform::host().to_string()).unwrap_or_else(|fault| panic!("{fault}"));
+    let made = all(&recipe);
+    let site = "opt/venv/lib/python3.13/site-packages";
+    let last = tree(&made[made.len() - 1..]);
+    for path in ["LICENSE", "backports/__init__.py", "backports/__pycache__/__init__.cpython-313.pyc"] {
+        let path = format!("{site}/{path}");
+        let of = |name: &str| {
+            let index = recipe.parts().iter().position(|part| part.name.starts_with(name)).unwrap();
+            tree(&made[index..=index]).remove(&path).unwrap()
+        };
+        let (first, second) =
+            if path.ends_with("LICENSE") { ("isort", "pyrate-limiter") } else { ("backports-weakref", "configparser") };
+        assert_ne!(of(first), of(second), "each part has its own {path}");
+        assert_eq!(last[&path], of(second), "the last in the order of the lock has {path}");
+    }
+    same(&tree(&made), &built(engine, &repository, &root, &["opt/venv"]));
+}
+
+const PANDAS: Wheel<'_> =
+    ("our-pandas", "1", "Requires-Dist: our-pytz\n", &[("our_pandas/__init__.py", "from our_pytz import utc\n")]);
+const PYTZ: Wheel<'_> = ("our-pytz", "1", "", &[("our_pytz/__init__.py", "utc = 1\n")]);
+const PYTZ_WITHOUT_UTC: Wheel<'_> = ("our-pytz", "2", "", &[("our_pytz/__init__.py", "pass\n")]);
+const NUMPY: Wheel<'_> = ("our-numpy", "1", "", &[("our_numpy/__init__.py", "real = True\n")]);
+const CARRIER: Wheel<'_> = ("carrier", "1", "", &[("carrier.py", ""), ("our_numpy/__init__.py", "")]);
+
+#[test]
+fn a_warm_build_imports_what_it_does_not_make() {
+    if engine().is_none() {
+        return;
+    }
+    let (root, uv) = (Root::get(), pinned_uv());
+    let platform = Platform::host().to_string();
+    let good = Repository::of_wheels(&uv, &[PANDAS, PYTZ]);
+    let good = good.recipe(&root, &platform).unwrap_or_else(|fault| panic!("{fault}"));
+    all(&good);
+    let broken = Repository::of_wheels(&uv, &[PANDAS, PYTZ_WITHOUT_UTC]);
+    let broken = broken.recipe(&root, &platform).unwrap();
+    let [pandas, pytz, environment] = [0, 1, 2];
+    assert_eq!(broken.parts()[pandas], good.parts()[pandas], "its layer is known");
+    // Of the changed package, of one that is lost from the registry, and where every package's layer is known.
+    for wanted in [&[pytz, environment][..], &[pandas], &[environment]] {
+        let fault = broken.produce(wanted).unwrap_err();
+        assert!(
+            fault.causes[0].starts_with("our-pandas 1: cannot import our_pandas: cannot import name 'utc'"),
+            "{fault}"
+        );
+    }
+    // What is known about packages on one root says nothing about another.
+    let mut other = Root::get();
+    other.config.rootfs.diff_ids.push(Digest::of(b"another layer"));
+    let other = Repository::of_wheels(&uv, &[PANDAS, PYTZ]).recipe(&other, &platform).unwrap().parts().to_vec();
+    assert_eq!(other[..2], good.parts()[..2]);
+    assert_ne!(other[environment].recipe, good.parts()[environment].recipe);
+}
+
+#[test]
+fn a_wheel_that_carries_a_known_package_s_file_is_refused() {
+    if engine().is_none() {
+        return;
+    }
+    let (root, uv) = (Root::get(), pinned_uv());
+    let repository = Repository::of_wheels(&uv, &[CARRIER, NUMPY]);
+    let recipe = repository.recipe(&root, &Platform::host().to_string()).unwrap();
+    for wanted in [&[0, 2][..], &[1], &[2]] {
+        let fault = recipe.produce(wanted).unwrap_err();
+        assert_eq!(fault.what, "`carrier` and `our-numpy` have different files at `our_numpy/__init__.py`");
+        assert_eq!(fault.exit, Exit::Usage);
     }
 }
 
@@ -377,9 +510,9 @@ fn another_architecture_needs_no_emulation() {
     let repository = Repository::new(&uv, "markupsafe==3.0.4\n");
     let ours = repository.recipe(&root, &Platform::host().to_string()).unwrap();
     let recipe = repository.recipe(&root, platform).unwrap();
-    assert_ne!(ours.parts()[1].recipe, recipe.parts()[1].recipe);
+    assert_ne!(ours.parts()[0].recipe, recipe.parts()[0].recipe);
     let made = all(&recipe);
-    let library = made[1].iter().find(|item| item.path.to_string().ends_with(".so")).unwrap();
+    let library = made[0].iter().find(|item| item.path.to_string().ends_with(".so")).unwrap();
     let Content::File(Bytes::At { file, .. }) = &library.content else { panic!("{}", library.path) };
     let bytes = std::fs::read(file).unwrap();
     assert_eq!(u16::from_le_bytes([bytes[18], bytes[19]]), machine, "{}", library.path);

@@ -27,9 +27,9 @@ use crate::scratch::Scratch;
 use crate::{lock, root, ui};
 use environment::Environment;
 use groups::Group;
-use install::version_folder;
+use install::{Shared, version_folder};
 use interpreter::Interpreter;
-use split::{Installed, Items, folders};
+use split::{Installed, Items, Split, folders};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -39,7 +39,7 @@ use std::time::Instant;
 pub const HOME: &str = "/opt/venv";
 
 /// Goes up whenever the same inputs would give another part other items.
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = 2;
 
 /// The newest glibc that a wheel may ask for, unless the stage's `MANYLINUX` says another.
 const GLIBC: &str = "2_36";
@@ -74,14 +74,20 @@ pub struct PythonPackages<'a> {
     python: String,
     glibc: String,
     uv: String,
-    compile: PathBuf,
-    check: PathBuf,
+    scripts: Scripts,
     requirements: Requirements,
     lock: Lock,
     compiler: Compiler,
     groups: Vec<Group>,
     parts: Vec<Part>,
     made: Mutex<Vec<Scratch>>,
+}
+
+/// The scripts beside the Dockerfile, which both engines run.
+struct Scripts {
+    install: PathBuf,
+    compile: PathBuf,
+    check: PathBuf,
 }
 
 /// Who makes the byte code.
@@ -118,10 +124,8 @@ impl<'a> PythonPackages<'a> {
         let requirements = lock::uv::requirements(root, base.requirements.as_ref())?;
         let direct: BTreeSet<String> = requirements.names().into_iter().map(str::to_owned).collect();
         let scripts = Path::new(base.dockerfile.as_str()).parent().unwrap_or(Path::new(""));
-        let compile = scripts.join("compile.py");
-        let script = Digest::of(read(&compile)?.as_bytes());
-        let check = scripts.join("check-imports.py");
-        read(&check)?;
+        let script = |name: &str| read(&scripts.join(name)).map(|text| Digest::of(text.as_bytes()));
+        let (install, compile, check) = (script("install.py")?, script("compile.py")?, script("check-imports.py")?);
 
         // Programs that are told of files are run in other folders.
         let absolute = |path: &Path| {
@@ -148,26 +152,30 @@ impl<'a> PythonPackages<'a> {
             serde_json::json!({
                 "recipe": "python-packages", "schema": SCHEMA, "home": HOME, "packages": pins, "python": python,
                 "root": told.is_none().then_some(layers), "uv": uv, "platform": platform.to_string(), "glibc": glibc,
-                "script": script, "compiler": compiler.to_json(),
+                "script": compile, "compiler": compiler.to_json(),
             })
         };
         let under = ContextPath::new(HOME.trim_start_matches('/'));
-        // Where Python is may differ between two roots of one version.
-        let own = serde_json::json!({
-            "recipe": "python-packages/environment", "schema": SCHEMA, "home": HOME, "python": environment.minor(),
-            "path": paths(config), "root": layers,
-        });
         let part = |name: String, recipe: &serde_json::Value| Part {
             name,
             recipe: Digest::of(recipe.to_string().as_bytes()),
             under: under.clone(),
         };
-        let mut parts = vec![part(format!("environment of Python {}", environment.minor()), &own)];
-        parts.extend(groups.iter().map(|group| part(group.name.clone(), &recipe(&group.packages))));
+        let mut parts: Vec<Part> =
+            groups.iter().map(|group| part(group.name.clone(), &recipe(&group.packages))).collect();
+        // Where Python is may differ between two roots of one version. The other parts: that this one is known says that just these
+        // were checked together, on this root.
+        let own = serde_json::json!({
+            "recipe": "python-packages/environment", "schema": SCHEMA, "home": HOME, "python": environment.minor(),
+            "path": paths(config), "root": layers, "install": install, "check": check, "compiler": compiler.to_json(),
+            "parts": parts.iter().map(|part| part.recipe).collect::<Vec<_>>(),
+        });
+        parts.push(part(format!("environment of Python {}", environment.minor()), &own));
+        let at = |name: &str| root.join(scripts).join(name);
+        let scripts = Scripts { install: at("install.py"), compile: at("compile.py"), check: at("check-imports.py") };
         Ok(Self {
             foundation,
-            compile: root.join(compile),
-            check: root.join(check),
+            scripts,
             requirements,
             lock,
             root,
@@ -184,8 +192,8 @@ impl<'a> PythonPackages<'a> {
         })
     }
 
-    /// The environment itself: what the Dockerfile's stage makes before anything is installed.
-    fn environment(&self) -> Result<Vec<Item>, Fault> {
+    /// The environment itself, on what is used of paths that several parts have.
+    fn environment(&self, used: Items) -> Result<Vec<Item>, Fault> {
         let config = self.foundation.config();
         let mut home = None;
         for folder in paths(config) {
@@ -200,7 +208,7 @@ impl<'a> PythonPackages<'a> {
                 .hint("name a root with Python in the policy: `[root]`")
         })?;
         let folder = version_folder(&self.python);
-        let mut out = Items::new();
+        let mut out = used;
         let mut put = |path: &str, content: Content| {
             let path = ContextPath::new(format!("{}/{path}", HOME.trim_start_matches('/')));
             let mode = if matches!(content, Content::File(_)) { 0o644 } else { 0o755 };
@@ -215,9 +223,10 @@ impl<'a> PythonPackages<'a> {
         Ok(out.into_values().collect())
     }
 
-    /// The packages of these groups, installed, compiled, checked and split.
-    fn packages(&self, groups: &[&Group]) -> Result<Vec<Items>, Fault> {
-        let packages: Vec<LockedPackage> = groups.iter().flat_map(|group| group.packages.iter().cloned()).collect();
+    /// Every package, installed and checked; of the groups that are wanted, by their numbers, the items.
+    fn packages(&self, wanted_groups: &BTreeSet<usize>) -> Result<Split, Fault> {
+        let packages: Vec<LockedPackage> =
+            self.groups.iter().flat_map(|group| group.packages.iter().cloned()).collect();
         let cannot =
             |error: std::io::Error| Fault::build(format!("cannot write `{}`", self.work.display())).cause(error);
         std::fs::create_dir_all(&self.work).map_err(cannot)?;
@@ -238,25 +247,23 @@ impl<'a> PythonPackages<'a> {
             glibc: &self.glibc,
             platform: &platform,
             indexes: &indexes,
+            script: &self.scripts.install,
         };
         let (root, version) = (&self.root, &self.uv);
         // The root's files may have to come from afar too: both at once.
         let (installed, own) = std::thread::scope(|scope| {
             let installing = scope.spawn(|| {
                 let Some(host) = Interpreter::of_host("python3") else { return Ok(None) };
-                install::install(&install::uv(root, version, None)?, &host, &wanted, &prefix)?;
-                Ok::<_, Fault>(Some(host))
+                let shared = install::install(&install::uv(root, version, None)?, &host, &wanted, &prefix)?;
+                Ok::<_, Fault>(Some((host, shared)))
             });
             let own = (self.compiler == Compiler::Root).then(|| self.root_python(&home));
             (installing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), own)
         });
         let (host, own) = (installed?, own.transpose()?);
-        let asked = match (host, &own) {
-            (Some(host), _) => host,
-            (None, Some(own)) => {
-                install::install(&self.uv_by(own)?, own, &wanted, &prefix)?;
-                own.clone()
-            }
+        let (asked, shared) = match (host, &own) {
+            (Some(done), _) => done,
+            (None, Some(own)) => (own.clone(), install::install(&self.uv_by(own)?, own, &wanted, &prefix)?),
             (None, None) => {
                 return Err(Fault::missing("`python3` is not on the PATH")
                     .needed_by(format!("uv, which installs for {platform}"))
@@ -266,8 +273,8 @@ impl<'a> PythonPackages<'a> {
         closure::check_installed(&self.whole(), &install::site(&prefix, &self.python))?;
         ui::detail(&format!("{} packages installed in {}", packages.len(), ui::seconds(began.elapsed())));
         let prove = |own: Option<&Interpreter>| {
-            self.compile(&prefix, own)?;
-            self.import(&prefix, own, folder.path(), packages.len())
+            self.compile((&prefix, &shared), wanted_groups, own)?;
+            self.import(own, folder.path(), packages.len())
         };
         prove(own.as_ref()).or_else(|fault| {
             // Perhaps a package asks for what is no part of Python: the whole root has the last word.
@@ -287,12 +294,13 @@ impl<'a> PythonPackages<'a> {
             python: &self.python,
             asked: &version_folder(&asked.version),
             interpreter: &asked.program.to_string_lossy(),
+            shared: &shared,
         };
-        let of_group = |(index, group): (usize, &&Group)| {
+        let of_group = |(index, group): (usize, &Group)| {
             group.packages.iter().map(move |package| (package.name.clone(), index)).collect::<Vec<_>>()
         };
-        let part_of: BTreeMap<String, usize> = groups.iter().enumerate().flat_map(of_group).collect();
-        let items = split::split(&installed, HOME, &part_of, groups.len())?;
+        let part_of: BTreeMap<String, usize> = self.groups.iter().enumerate().flat_map(of_group).collect();
+        let items = split::split(&installed, HOME, &part_of, wanted_groups)?;
         ui::detail(&format!("split in {}", ui::seconds(began.elapsed())));
         self.made.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(folder);
         Ok(items)
@@ -336,7 +344,13 @@ impl<'a> PythonPackages<'a> {
         })
     }
 
-    fn compile(&self, prefix: &Path, own: Option<&Interpreter>) -> Result<(), Fault> {
+    /// Makes byte code for the groups that are wanted, and for every version of a path that several distributions have.
+    fn compile(
+        &self,
+        (prefix, shared): (&Path, &Shared),
+        wanted: &BTreeSet<usize>,
+        own: Option<&Interpreter>,
+    ) -> Result<(), Fault> {
         let compiler = match (&self.compiler, own) {
             (Compiler::Root, Some(own)) => own,
             (Compiler::Host(host), _) => host,
@@ -356,27 +370,33 @@ impl<'a> PythonPackages<'a> {
         }
         let began = Instant::now();
         let there = format!("{HOME}/lib/{}/site-packages", version_folder(&self.python));
-        compile::compile(compiler, &self.compile, &install::site(prefix, &self.python), &there)?;
+        let groups = wanted.iter().map(|index| &self.groups[*index]);
+        let names: BTreeSet<&str> = groups.flat_map(|group| &group.packages).map(|package| &*package.name).collect();
+        let script = &self.scripts.compile;
+        if !names.is_empty() {
+            compile::compile(compiler, script, (&install::site(prefix, &self.python), &there), &names)?;
+        }
+        for folder in shared.folders().into_values().map(|folder| install::site(&folder, &self.python)) {
+            if folder.exists() {
+                compile::compile(compiler, script, (&folder, &there), &BTreeSet::new())?;
+            }
+        }
         ui::detail(&format!("byte code made in {}", ui::seconds(began.elapsed())));
         Ok(())
     }
 
-    /// Imports what has all it needs; only the root's own Python says something about the image.
-    fn import(&self, prefix: &Path, own: Option<&Interpreter>, work: &Path, count: usize) -> Result<(), Fault> {
+    /// Imports every package, those of known layers too; only the root's own Python says something about the image.
+    fn import(&self, own: Option<&Interpreter>, work: &Path, count: usize) -> Result<(), Fault> {
         let Some(own) = own.filter(|_| self.compiler == Compiler::Root) else {
-            ui::detail("nothing was imported: the root's Python does not run on this machine");
+            let platform = &self.platform;
+            let why = format!("every package for {platform}: the root's Python does not run on this machine");
+            ui::step("passed over", &format!("the import of {why}"));
             return Ok(());
         };
         let began = Instant::now();
-        let names = compile::complete(&install::site(prefix, &self.python), &self.environment)?;
-        if !names.is_empty() {
-            compile::import(own, &self.check, &names, work)?;
-        }
-        let seconds = ui::seconds(began.elapsed());
-        ui::detail(&format!(
-            "{} of {count} packages imported in {seconds}; the others need what was not made anew",
-            names.len()
-        ));
+        let passed = compile::import(own, &self.scripts.check, work)?;
+        passed.iter().for_each(|what| ui::step("passed over", &format!("the import of {what}")));
+        ui::detail(&format!("{count} packages imported in {}", ui::seconds(began.elapsed())));
         Ok(())
     }
 }
@@ -391,15 +411,15 @@ impl Realise for PythonPackages<'_> {
     }
 
     fn produce(&self, wanted: &[usize]) -> Result<Vec<Vec<Item>>, Fault> {
-        let groups: Vec<&Group> =
-            wanted.iter().filter(|index| **index > 0).map(|index| &self.groups[index - 1]).collect();
-        let made = if groups.is_empty() { Vec::new() } else { self.packages(&groups)? };
-        let mut made = made.into_iter();
+        let groups: BTreeSet<usize> = wanted.iter().copied().filter(|index| *index < self.groups.len()).collect();
+        let nothing = wanted.is_empty() || self.groups.is_empty();
+        let mut made = if nothing { Split::default() } else { self.packages(&groups)? };
+        let mut used = Some(std::mem::take(&mut made.used));
         wanted
             .iter()
-            .map(|index| match index {
-                0 => self.environment(),
-                _ => Ok(made.next().map(|items| items.into_values().collect()).unwrap_or_default()),
+            .map(|index| match made.parts.remove(index) {
+                Some(items) => Ok(items.into_values().collect()),
+                None => self.environment(used.take().unwrap_or_default()),
             })
             .collect()
     }

@@ -22,7 +22,7 @@ pub struct Part {
 
 /// A stage whose files come from a recipe.
 pub trait Realise {
-    /// Its parts, known before anything is made: no two have one item, but for folders.
+    /// Its parts, known before anything is made, lowest first: where two have one path, the later is what is used.
     fn parts(&self) -> &[Part];
 
     /// Makes these parts, by their numbers: the items of each, sorted by path.

@@ -58,6 +58,7 @@ pub fn seed() -> State {
         "dockerfiles/Dockerfile.enhanced.dockerignore",
         "dockerfiles/check-imports.py",
         "dockerfiles/compile.py",
+        "dockerfiles/install.py",
         "dockerfiles/installer.lock",
     ];
     for file in files {

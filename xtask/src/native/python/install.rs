@@ -10,6 +10,9 @@ use crate::fault::{Exit, Fault};
 use crate::lock::{Indexes, LockedPackage, uv};
 use crate::process::Command;
 use crate::requirements::{self, Source, secret};
+use crate::ui;
+use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -68,18 +71,51 @@ pub(super) struct Wanted<'a> {
     pub(super) platform: &'a str,
     /// Where the packages come from.
     pub(super) indexes: &'a Indexes,
+    /// The repository's `install.py`, which runs uv and settles which of several distributions' files stays at one path.
+    pub(super) script: &'a Path,
+}
+
+/// The exit code of `install.py` for distributions that cannot be in one environment.
+const REFUSED: i32 = 3;
+
+/// Paths that several distributions have with different bytes.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    /// The owners of each path of a `RECORD`, by normalised name in the order of the lock. The file of the last is used.
+    pub(super) owners: BTreeMap<String, Vec<String>>,
+    /// Where each owner's own version is: in a folder of its name, which has the layout of the environment.
+    pub(super) folder: PathBuf,
+}
+
+impl Shared {
+    /// Where a distribution's own version of its file is, if it is not the installed one for sure.
+    pub(super) fn own(&self, name: &str, row: &str) -> Option<PathBuf> {
+        let owners = self.owners.get(row)?;
+        owners.iter().any(|owner| owner == name).then(|| self.folder.join(name))
+    }
+
+    /// The distributions with such paths, each with the folder of its versions.
+    pub(super) fn folders(&self) -> BTreeMap<&str, PathBuf> {
+        self.owners.values().flatten().map(|name| (name.as_str(), self.folder.join(name))).collect()
+    }
 }
 
 /// Installs into a folder, which then has the layout of an environment of the target's Python. `interpreter` is what uv asks
 /// about the layout, whatever its version.
-pub(super) fn install(uv: &uv::Uv, interpreter: &Interpreter, wanted: &Wanted<'_>, prefix: &Path) -> Result<(), Fault> {
+pub(super) fn install(
+    uv: &uv::Uv,
+    interpreter: &Interpreter,
+    wanted: &Wanted<'_>,
+    prefix: &Path,
+) -> Result<Shared, Fault> {
     let cannot = |error: std::io::Error| Fault::build(format!("cannot write `{}`", prefix.display())).cause(error);
     let list = prefix.with_extension("lock");
     fs::write(&list, list_of(wanted.packages)).map_err(cannot)?;
     // Pythons of some systems keep packages with compiled modules in `lib64`: here that is another name of `lib`.
     let lib64 = prefix.join("lib64");
     std::os::unix::fs::symlink("lib", &lib64).map_err(cannot)?;
-    let mut call = call(uv, interpreter, wanted, prefix, &list);
+    let kept = prefix.with_extension("shared");
+    let mut call = call(uv, interpreter, wanted, prefix, (&list, &kept));
     if wanted.indexes.no_index() {
         call = call.arg("--no-index");
     }
@@ -87,10 +123,40 @@ pub(super) fn install(uv: &uv::Uv, interpreter: &Interpreter, wanted: &Wanted<'_
     let call = guard::guarded(call);
     let output = call.output()?;
     if !output.status.success() {
-        return Err(judged(&secret::hidden(String::from_utf8_lossy(&output.stderr).trim()), wanted));
+        let said = secret::hidden(String::from_utf8_lossy(&output.stderr).trim());
+        return Err(if output.status.code() == Some(REFUSED) { refused(&said) } else { judged(&said, wanted) });
     }
     fs::remove_file(lib64).map_err(cannot)?;
-    rename(prefix, &version_folder(&interpreter.version), &version_folder(wanted.python)).map_err(cannot)
+    let shared = shared(kept)?;
+    for folder in shared.folders().values().map(PathBuf::as_path).chain([prefix]) {
+        rename(folder, &version_folder(&interpreter.version), &version_folder(wanted.python)).map_err(cannot)?;
+    }
+    Ok(shared)
+}
+
+/// What `install.py` has left, after its warnings are shown.
+fn shared(folder: PathBuf) -> Result<Shared, Fault> {
+    #[derive(Deserialize)]
+    struct Found {
+        owners: BTreeMap<String, Vec<String>>,
+        warnings: Vec<String>,
+    }
+    let file = folder.join("shared.json");
+    let cannot = |error: String| Fault::build(format!("cannot read `{}`", file.display())).cause(error);
+    let text = fs::read(&file).map_err(|error| cannot(error.to_string()))?;
+    let found: Found = serde_json::from_slice(&text).map_err(|error| cannot(error.to_string()))?;
+    found.warnings.iter().for_each(|warning| ui::warn(warning));
+    Ok(Shared { owners: found.owners, folder })
+}
+
+/// The lines of `install.py` about distributions that cannot be in one environment.
+fn refused(said: &str) -> Fault {
+    let mut lines = said.lines();
+    let fault = Fault::usage(lines.next().unwrap_or("the packages cannot be installed together"));
+    let fault = lines.fold(fault, |fault, line| fault.cause(line));
+    fault
+        .cause("only one file can be used, and then the other distribution does not work")
+        .hint("leave one of the distributions out of the requirements")
 }
 
 /// `python3.13`.
@@ -98,9 +164,22 @@ pub(super) fn version_folder(version: &str) -> String {
     format!("python{}", version.split('.').take(2).collect::<Vec<_>>().join("."))
 }
 
-fn call(uv: &uv::Uv, interpreter: &Interpreter, wanted: &Wanted<'_>, prefix: &Path, list: &Path) -> Command {
+fn call(
+    uv: &uv::Uv,
+    interpreter: &Interpreter,
+    wanted: &Wanted<'_>,
+    prefix: &Path,
+    (list, kept): (&Path, &Path),
+) -> Command {
     let platform = format!("{}-manylinux_{}", wanted.environment.machine(), wanted.glibc);
     uv.installing(wanted.indexes)
+        .program(&interpreter.program)
+        .args(["-I", "-S"])
+        .arg(wanted.script)
+        .arg(site(prefix, &interpreter.version))
+        .arg("--keep")
+        .arg(kept)
+        .arg(uv.program())
         .args(["pip", "install", "--quiet", "--no-deps", "--no-build", "--require-hashes", "--link-mode", "hardlink"])
         .args(["--python-platform", &platform, "--python-version", wanted.python])
         .arg("--python")
@@ -227,6 +306,7 @@ mod tests {
             glibc: "2_36",
             platform: "linux/arm64",
             indexes: &Indexes::default(),
+            script: Path::new("install.py"),
         };
         assert_eq!(judged(said, &wanted).what, what);
     }

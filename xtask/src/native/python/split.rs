@@ -1,8 +1,10 @@
 //! What an installed folder holds, as the items of the parts that its distributions belong to.
 //!
-//! Reads the folder and writes nothing. Whose a file is says its distribution's `RECORD`; byte code belongs to its source.
+//! Reads the folder and writes nothing. Whose a file is says its distribution's `RECORD`; byte code belongs to its source. A part
+//! follows from its own distributions alone: where several have a path with different bytes, each part has its own version, and
+//! what lies on top of all parts has the version that is used.
 
-use super::install::{renamed, version_folder};
+use super::install::{Shared, renamed, version_folder};
 use super::record::{self, Row};
 use crate::context::ContextPath;
 use crate::fault::Fault;
@@ -24,6 +26,8 @@ pub(super) struct Installed<'a> {
     pub(super) asked: &'a str,
     /// How scripts name the Python that uv asked.
     pub(super) interpreter: &'a str,
+    /// Paths of several distributions.
+    pub(super) shared: &'a Shared,
 }
 
 /// A distribution that was found.
@@ -44,53 +48,50 @@ struct Found {
 /// Items by path.
 pub(super) type Items = BTreeMap<ContextPath, Item>;
 
-/// The items of each part; `part_of` knows every distribution by its normalised name. `home` is where the environment will
+/// What an installed folder comes to.
+#[derive(Default)]
+pub(super) struct Split {
+    /// The items of each wanted part.
+    pub(super) parts: BTreeMap<usize, Items>,
+    /// What is used of the paths that several parts have with different bytes.
+    pub(super) used: Items,
+}
+
+/// The items of the wanted parts; `part_of` knows every distribution by its normalised name. `home` is where the environment will
 /// stand, `/opt/venv`.
 pub(super) fn split(
     installed: &Installed<'_>,
     home: &str,
     part_of: &BTreeMap<String, usize>,
-    parts: usize,
-) -> Result<Vec<Items>, Fault> {
+    wanted: &BTreeSet<usize>,
+) -> Result<Split, Fault> {
     let site = format!("lib/{}/site-packages", version_folder(installed.python));
     let mut files = BTreeMap::new();
     walk(installed.prefix, &mut PathBuf::new(), &mut files)?;
     // Ours and uv's own, between whose files those of the packages stand.
     files.remove(".lock");
     let distributions = distributions(installed, &site)?;
-    agreed(&distributions)?;
     let mut owners: BTreeMap<String, BTreeSet<usize>> = BTreeMap::new();
-    let mut out = vec![Items::new(); parts];
+    let mut out = Split { parts: wanted.iter().map(|part| (*part, Items::new())).collect(), used: Items::new() };
+    let writer = Writer { installed, home, site: &site, files: &files };
     for distribution in &distributions {
         let part = *part_of
             .get(&distribution.name)
             .ok_or_else(|| Fault::build(format!("`{}` was installed, and nobody asked for it", distribution.name)))?;
-        write(installed, home, &site, distribution, &files, &mut out[part], &mut |path| {
+        let items = writer.distribution(distribution, &mut |path| {
             owners.entry(path.to_owned()).or_default().insert(part);
         })?;
-    }
-    let tag = format!("cpython-{}", installed.python.split('.').take(2).collect::<String>());
-    for (path, parts) in owners.clone() {
-        let Some(code) = record::byte_code(&path, &tag) else { continue };
-        if let Some(found) = files.get(&code) {
-            for part in &parts {
-                put(
-                    &mut out[*part],
-                    home,
-                    &code,
-                    *found,
-                    Bytes::At { file: installed.prefix.join(&code), size: found.size },
-                );
-            }
-            owners.entry(code).or_default().extend(parts);
-        }
+        out.parts.entry(part).and_modify(|all| all.extend(items.clone()));
+        out.used.extend(writer.used(distribution, &items, part_of));
     }
     for (path, found) in files.iter().filter(|(path, _)| !owners.contains_key(*path)) {
         let part = nearest(&owners, path).ok_or_else(|| {
             Fault::build(format!("cannot tell which package `{path}` belongs to: no `RECORD` lists it"))
                 .hint("build this base with docker: `--engine docker`")
         })?;
-        put(&mut out[part], home, path, *found, Bytes::At { file: installed.prefix.join(path), size: found.size });
+        if let Some(items) = out.parts.get_mut(&part) {
+            put(items, home, path, *found, Bytes::At { file: installed.prefix.join(path), size: found.size });
+        }
     }
     Ok(out)
 }
@@ -134,75 +135,108 @@ fn distributions(installed: &Installed<'_>, site: &str) -> Result<Vec<Distributi
     Ok(found)
 }
 
-/// A file of two distributions is one file: which of two would stand there is not decided by anyone.
-fn agreed(distributions: &[Distribution]) -> Result<(), Fault> {
-    let mut seen: BTreeMap<&str, (&Distribution, &Row)> = BTreeMap::new();
-    for distribution in distributions {
-        for row in &distribution.rows {
-            if let Some((other, before)) = seen.insert(&row.path, (distribution, row))
-                && before.hash != row.hash
-            {
-                let (one, two) = (&other.name, &distribution.name);
-                return Err(Fault::usage(format!("`{one}` and `{two}` have different files at `{}`", row.path))
-                    .cause("whichever is installed last would win, and that is chance")
-                    .hint("leave one of them out of the requirements"));
-            }
-        }
-    }
-    Ok(())
+/// Writes items of distributions.
+struct Writer<'a> {
+    installed: &'a Installed<'a>,
+    home: &'a str,
+    /// From the prefix.
+    site: &'a str,
+    /// Every installed file.
+    files: &'a BTreeMap<String, Found>,
 }
 
-/// The files that a distribution lists; its scripts and its `RECORD` as they are where the environment will stand.
-fn write(
-    installed: &Installed<'_>,
-    home: &str,
-    site: &str,
-    distribution: &Distribution,
-    files: &BTreeMap<String, Found>,
-    out: &mut Items,
-    own: &mut dyn FnMut(&str),
-) -> Result<(), Fault> {
-    let folder = version_folder(installed.python);
-    let python = format!("{home}/bin/python3");
-    let mut rows = Vec::with_capacity(distribution.rows.len());
-    for row in &distribution.rows {
-        let row = Row { path: renamed(&row.path, installed.asked, &folder), ..row.clone() };
-        let path = record::within(site, &row.path).ok_or_else(|| {
-            Fault::build(format!("`{}` lists `{}`, which is outside of the environment", distribution.name, row.path))
-        })?;
-        own(&path);
-        if path == distribution.record {
-            rows.push(row);
-            continue;
-        }
-        // A file that an installer leaves out, or that another distribution removed.
-        let Some(found) = files.get(&path) else {
-            rows.push(row);
-            continue;
-        };
-        let file = installed.prefix.join(&path);
-        let script = if path.starts_with("bin/") {
-            let bytes = fs::read(&file).map_err(|error| Fault::build(format!("cannot read `{path}`")).cause(error))?;
-            record::of_interpreter(&bytes, installed.interpreter, &python)
-        } else {
-            None
-        };
-        match script {
-            Some(bytes) => {
-                rows.push(Row { hash: record::hash(&bytes), size: bytes.len().to_string(), ..row });
-                put(out, home, &path, *found, Bytes::Here(bytes.into()));
-            }
-            None => {
+impl Writer<'_> {
+    /// The files that a distribution lists; its scripts and its `RECORD` as they are where the environment will stand.
+    fn distribution(&self, distribution: &Distribution, own: &mut dyn FnMut(&str)) -> Result<Items, Fault> {
+        let Installed { prefix, python, asked, interpreter, shared } = *self.installed;
+        let (home, folder, mut out) = (self.home, version_folder(python), Items::new());
+        let script = format!("{home}/bin/python3");
+        let mut rows = Vec::with_capacity(distribution.rows.len());
+        for listed in &distribution.rows {
+            let row = Row { path: renamed(&listed.path, asked, &folder), ..listed.clone() };
+            let path = record::within(self.site, &row.path).ok_or_else(|| {
+                let name = &distribution.name;
+                Fault::build(format!("`{name}` lists `{}`, which is outside of the environment", row.path))
+            })?;
+            own(&path);
+            let kept = shared.own(&distribution.name, &listed.path);
+            let from = kept.as_deref().unwrap_or(prefix);
+            let found =
+                |path: &str| if kept.is_some() { found(&from.join(path)) } else { self.files.get(path).copied() };
+            // A file that an installer leaves out, or that another distribution removed.
+            let Some(file) = found(&path).filter(|_| path != distribution.record) else {
                 rows.push(row);
-                put(out, home, &path, *found, Bytes::At { file, size: found.size });
+                continue;
+            };
+            if let Some(code) = self.byte_code(&path) {
+                own(&code);
+                if let Some(found) = found(&code) {
+                    put(&mut out, home, &code, found, Bytes::At { file: from.join(&code), size: found.size });
+                }
+            }
+            let rewritten = if path.starts_with("bin/") {
+                let bytes = fs::read(from.join(&path));
+                let bytes = bytes.map_err(|error| Fault::build(format!("cannot read `{path}`")).cause(error))?;
+                record::of_interpreter(&bytes, interpreter, &script)
+            } else {
+                None
+            };
+            match rewritten {
+                Some(bytes) => {
+                    rows.push(Row { hash: record::hash(&bytes), size: bytes.len().to_string(), ..row });
+                    put(&mut out, home, &path, file, Bytes::Here(bytes.into()));
+                }
+                None => {
+                    rows.push(row);
+                    put(&mut out, home, &path, file, Bytes::At { file: from.join(&path), size: file.size });
+                }
             }
         }
+        rows.sort();
+        let text = record::print(&rows);
+        let found = Found { size: text.len() as u64, mode: 0o644 };
+        put(&mut out, home, &distribution.record, found, Bytes::Here(text.into_bytes().into()));
+        Ok(out)
     }
-    rows.sort();
-    let text = record::print(&rows);
-    let found = Found { size: text.len() as u64, mode: 0o644 };
-    put(out, home, &distribution.record, found, Bytes::Here(text.into_bytes().into()));
-    Ok(())
+
+    /// Those items of a distribution that are used instead of other parts' versions.
+    fn used(&self, distribution: &Distribution, items: &Items, part_of: &BTreeMap<String, usize>) -> Items {
+        let mut out = Items::new();
+        for row in &distribution.rows {
+            let Some(owners) = self.installed.shared.owners.get(&row.path) else { continue };
+            let parts: BTreeSet<Option<&usize>> = owners.iter().map(|owner| part_of.get(owner)).collect();
+            if parts.len() < 2 || owners.last() != Some(&distribution.name) {
+                continue;
+            }
+            let renamed = renamed(&row.path, self.installed.asked, &version_folder(self.installed.python));
+            let Some(path) = record::within(self.site, &renamed) else { continue };
+            let at = |path: &str| ContextPath::new(format!("{}/{path}", self.home.trim_start_matches('/')));
+            let code = self.byte_code(&path);
+            for path in [Some(path), code.clone()].into_iter().flatten() {
+                if let Some(item) = items.get(&at(&path)) {
+                    folders(&mut out, self.home, &item.path);
+                    out.insert(item.path.clone(), item.clone());
+                } else if Some(&path) == code.as_ref()
+                    && owners.iter().any(|owner| self.installed.shared.folder.join(owner).join(&path).is_file())
+                {
+                    // Byte code of another version lies below: Python takes the source where byte code is empty.
+                    put(&mut out, self.home, &path, Found { size: 0, mode: 0o644 }, Bytes::Here(Vec::new().into()));
+                }
+            }
+        }
+        out
+    }
+
+    fn byte_code(&self, path: &str) -> Option<String> {
+        let tag = format!("cpython-{}", self.installed.python.split('.').take(2).collect::<String>());
+        record::byte_code(path, &tag)
+    }
+}
+
+/// A file's size and permission bits; none where no file is.
+fn found(file: &Path) -> Option<Found> {
+    let meta = fs::metadata(file).ok().filter(fs::Metadata::is_file)?;
+    Some(Found { size: meta.len(), mode: meta.permissions().mode() })
 }
 
 /// The part of what stands nearest around a file, where that is one.

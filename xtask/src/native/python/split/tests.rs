@@ -29,17 +29,37 @@ impl Folder {
 
     /// Writes a file at a path from site-packages.
     fn write(&self, path: &str, text: &str) {
-        let path = self.0.path().join(record::within(SITE, path).unwrap());
+        let path = self.0.path().join("installed").join(record::within(SITE, path).unwrap());
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
     }
 
-    fn split(&self, parts: &[(&str, usize)]) -> Result<Vec<Items>, Fault> {
-        let installed =
-            Installed { prefix: self.0.path(), python: "3.13.5", asked: "python3.13", interpreter: "/host/python3" };
+    /// Leaves a distribution's own version of a path that several have.
+    fn keep(&self, name: &str, path: &str, text: &str) {
+        let path = self.0.path().join("shared").join(name).join(record::within(SITE, path).unwrap());
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    /// Every part, with what is used of those paths.
+    fn split_shared(&self, parts: &[(&str, usize)], owners: &[(&str, &[&str])]) -> Result<Split, Fault> {
+        let owners = owners
+            .iter()
+            .map(|(path, names)| ((*path).to_owned(), names.iter().map(|name| (*name).to_owned()).collect()));
+        let shared = Shared { owners: owners.collect(), folder: self.0.path().join("shared") };
+        let installed = Installed {
+            prefix: &self.0.path().join("installed"),
+            python: "3.13.5",
+            asked: "python3.13",
+            interpreter: "/host/python3",
+            shared: &shared,
+        };
         let part_of: BTreeMap<String, usize> = parts.iter().map(|(name, part)| ((*name).to_owned(), *part)).collect();
-        let count = parts.iter().map(|(_, part)| part + 1).max().unwrap_or(0);
-        split(&installed, "/opt/venv", &part_of, count)
+        split(&installed, "/opt/venv", &part_of, &part_of.values().copied().collect())
+    }
+
+    fn split(&self, parts: &[(&str, usize)]) -> Result<Vec<Items>, Fault> {
+        self.split_shared(parts, &[]).map(|split| split.parts.into_values().collect())
     }
 }
 
@@ -69,7 +89,7 @@ fn files_go_where_their_distribution_goes() {
         folder.write(code, "code");
     }
     folder.write("a/unlisted.txt", "6");
-    fs::write(folder.0.path().join(".lock"), "").unwrap();
+    fs::write(folder.0.path().join("installed/.lock"), "").unwrap();
     let parts = folder.split(&[("a", 0), ("b-c", 1)]).unwrap();
     let a = ["a-1.dist-info/RECORD", "a/__init__.py", "a/__pycache__/__init__.cpython-313.pyc", "a/unlisted.txt"];
     assert_eq!(files(&parts[0]), [&a[..], &["shared/one.py"]].concat());
@@ -85,7 +105,7 @@ fn files_go_where_their_distribution_goes() {
 fn scripts_and_their_records_name_the_images_python() {
     let folder =
         Folder::new(&[("a", &[("../../../bin/a", "#!/host/python3\nx\n"), ("../../../bin/sh", "#!/bin/sh\n")])]);
-    let script = folder.0.path().join("bin/a");
+    let script = folder.0.path().join("installed/bin/a");
     fs::set_permissions(&script, fs::Permissions::from_mode(0o700)).unwrap();
     let parts = folder.split(&[("a", 0)]).unwrap();
     let wanted = "#!/opt/venv/bin/python3\nx\n";
@@ -106,12 +126,43 @@ fn refused(folder: &Folder, parts: &[(&str, usize)], what: &str) {
 }
 
 #[test]
-fn two_owners_must_agree() {
+fn what_two_parts_share_is_in_both_and_the_last_in_order_is_used() {
     let same = Folder::new(&[("a", &[("x/__init__.py", "")]), ("b", &[("x/__init__.py", "")])]);
     let parts = same.split(&[("a", 0), ("b", 1)]).unwrap();
     assert!(parts.iter().all(|items| files(items).contains(&"x/__init__.py".to_owned())));
-    let other = Folder::new(&[("a", &[("x/__init__.py", "1")]), ("b", &[("x/__init__.py", "2")])]);
-    refused(&other, &[("a", 0), ("b", 1)], "`a` and `b` have different files at `x/__init__.py`");
+
+    let folder = Folder::new(&[("a", &[("x/__init__.py", "1"), ("LICENSE", "2")]), ("b", &[("x/__init__.py", "3")])]);
+    folder.keep("a", "x/__init__.py", "1");
+    folder.keep("a", "x/__pycache__/__init__.cpython-313.pyc", "code of 1");
+    folder.keep("b", "x/__init__.py", "3");
+    // The part of `b` lies below that of `a`: what is used is on top of both.
+    let split = folder.split_shared(&[("a", 1), ("b", 0)], &[("x/__init__.py", &["a", "b"])]).unwrap();
+    let at = format!("{SITE}/x/__init__.py");
+    let code = format!("{SITE}/x/__pycache__/__init__.cpython-313.pyc");
+    assert_eq!([text(&split.parts[&1], &at), text(&split.parts[&0], &at), text(&split.used, &at)], ["1", "3", "3"]);
+    assert_eq!(text(&split.parts[&1], &code), "code of 1");
+    assert_eq!(text(&split.used, &code), "", "the byte code of another version is not taken for this one's");
+    assert_eq!(files(&split.used), ["x/__init__.py", "x/__pycache__/__init__.cpython-313.pyc"]);
+    let alone = folder.split_shared(&[("a", 0), ("b", 0)], &[("x/__init__.py", &["a", "b"])]).unwrap();
+    assert_eq!(text(&alone.parts[&0], &at), "3");
+    assert!(alone.used.is_empty());
+}
+
+#[test]
+fn only_wanted_parts_are_made() {
+    let folder = Folder::new(&[("a", &[("a.py", "1")]), ("b", &[("b/b.py", "2")])]);
+    folder.write("b/unlisted", "3");
+    let shared = Shared::default();
+    let installed = Installed {
+        prefix: &folder.0.path().join("installed"),
+        python: "3.13.5",
+        asked: "python3.13",
+        interpreter: "/host/python3",
+        shared: &shared,
+    };
+    let part_of = BTreeMap::from([("a".to_owned(), 0), ("b".to_owned(), 1)]);
+    let split = split(&installed, "/opt/venv", &part_of, &BTreeSet::from([0])).unwrap();
+    assert_eq!(split.parts.into_keys().collect::<Vec<_>>(), [0]);
 }
 
 #[test]
@@ -130,6 +181,6 @@ fn nothing_outside_is_touched() {
     folder.write("a-1.dist-info/RECORD", "../../../../etc/passwd,,\n");
     refused(&folder, &[("a", 0)], "`a` lists `../../../../etc/passwd`, which is outside of the environment");
     let folder = Folder::new(&[("a", &[("a.py", "")])]);
-    std::os::unix::fs::symlink("/etc", folder.0.path().join("lib/link")).unwrap();
+    std::os::unix::fs::symlink("/etc", folder.0.path().join("installed/lib/link")).unwrap();
     refused(&folder, &[("a", 0)], "`lib/link` is neither a file nor a folder");
 }

@@ -1,0 +1,237 @@
+"""Runs an installer, then settles which file stays where several distributions have one of the same path.
+
+    install.py SITE-PACKAGES [--keep FOLDER] COMMAND...
+
+Installers write such a file as often as they meet it, in an order that depends on the moment. Here the last in the order of the lock
+(by normalised name) wins, always: COMMAND is run again with `--reinstall-package NAME` for each distribution concerned, in that order.
+
+Different bytes at one path are a warning where Python does not import the path as a part of a package:
+
+- outside of site-packages (`bin`, `share`), and in a folder of site-packages that holds no module;
+- at the top of site-packages, what is no module (`LICENSE`);
+- what a project has next to its package, `tests` in any folder and the names of BESIDE at the top, but for those of a
+  distribution that is called so;
+- what only type checkers read (`py.typed`, `*.pyi`);
+- an `__init__.py` of which every version only declares a namespace, or is empty.
+
+Everything else ends with exit code 3, and so do
+
+- a module that hides another distribution's under another path, as `six/__init__.py` hides `six.py`, but for the module of the
+  distribution that is called like it (pytest brings a `py.py` for whoever does not have `py`);
+- byte code for another distribution's source;
+- a file in place of the environment's own: `bin/python3`, `pyvenv.cfg`.
+
+With --keep, each distribution's own version of such a file is left in FOLDER/NAME, at its path from the environment's folder, and
+FOLDER/shared.json holds the warnings and the owners of each path in the order of the lock. Both engines run this script: the rule
+exists once. Needs Python 3.8 and nothing but the standard library.
+"""
+
+import ast
+import base64
+import csv
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+# What stands next to the package in a project's repository, and gets into a wheel by accident: nothing that is imported by an app.
+BESIDE = {"benchmark", "benchmarks", "conftest", "doc", "docs", "example", "examples", "noxfile", "sample", "samples", "scripts", "setup"}
+BESIDE |= {"test", "tests"}
+
+MODULE = re.compile(r"\.py$|\.pyc$|\.so$|\.pth$")
+OWN = re.compile(r"bin/python[0-9.]*|pyvenv\.cfg|bin/activate.*")
+
+# Python looks for a package before a module, and for compiled modules before sources.
+RANK = re.compile(r"(/__init__)?(\.(?:cpython-[^./]*|abi3)\.so|\.so|\.py|\.pyc)$")
+
+
+def normalised(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def distributions(site):
+    """The paths and hashes of each distribution, by normalised name."""
+    found = {}
+    for record in site.glob("*.dist-info/RECORD"):
+        name = normalised(record.parent.name[: -len(".dist-info")].split("-")[0])
+        with record.open(newline="", encoding="utf-8") as rows:
+            found[name] = {row[0]: row[1] if len(row) > 1 else "" for row in csv.reader(rows) if row}
+    return dict(sorted(found.items()))
+
+
+def hash_of(data):
+    return "sha256=" + base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
+
+
+def shared(site, found):
+    """The paths that distributions have with different bytes, as their RECORDs or the file itself say, with their owners."""
+    owners = {}
+    for name, rows in found.items():
+        for path in rows:
+            owners.setdefault(path, []).append(name)
+    out = {}
+    for path, names in sorted(owners.items()):
+        if len(names) > 1:
+            hashes = {found[name][path] for name in names}
+            file = site / path
+            if len(hashes) > 1 or (file.is_file() and hash_of(file.read_bytes()) not in hashes):
+                out[path] = names
+    return out
+
+
+def is_named(path, names):
+    """Whether a distribution is called like the top of a path."""
+    return normalised(path.split("/")[0].split(".")[0]) in names
+
+
+def is_beside(path, names):
+    parts = path.split("/")
+    top = parts[0].split(".")[0]
+    if "tests" in parts[1:-1]:
+        return True
+    return (top in BESIDE or (len(parts) == 1 and top.startswith("test_"))) and not is_named(path, names)
+
+
+def declares_namespace(source):
+    """Whether an `__init__.py` does nothing but that, or nothing at all."""
+    try:
+        return all(map(is_declaration, ast.parse(source).body))
+    except (SyntaxError, ValueError, RecursionError):
+        return False
+
+
+def is_declaration(statement):
+    if isinstance(statement, ast.Pass):
+        return True
+    if isinstance(statement, (ast.Import, ast.ImportFrom)):
+        names = [statement.module] if isinstance(statement, ast.ImportFrom) else [alias.name for alias in statement.names]
+        return set(names) <= {"__future__", "modulefinder", "pkg_resources", "pkgutil"}
+    if isinstance(statement, ast.Try):
+        handlers = [inner for handler in statement.handlers for inner in handler.body]
+        return all(map(is_declaration, statement.body + handlers + statement.orelse + statement.finalbody))
+    if isinstance(statement, ast.For):
+        return all(map(is_declaration, statement.body))
+    if isinstance(statement, ast.Assign):
+        targets = [target.id for target in statement.targets if isinstance(target, ast.Name)]
+        plain = isinstance(statement.value, (ast.Constant, ast.List, ast.Tuple)) and all(t.startswith("__") for t in targets)
+        return plain or (targets == ["__path__"] and calls(statement.value))
+    if isinstance(statement, ast.Expr):
+        return isinstance(statement.value, ast.Constant) or calls(statement.value)
+    return False
+
+
+def calls(value):
+    known = {"AddPackagePath", "declare_namespace", "extend_path"}
+    if not isinstance(value, ast.Call):
+        return False
+    called = value.func
+    return (called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", None)) in known
+
+
+def may_differ(path, names, versions, folders):
+    """Whether the file of one distribution may stand for all; `folders` are those of site-packages with modules."""
+    top, _, below = path.partition("/")
+    if top == ".." or is_beside(path, names) or path.endswith((".pyi", "/py.typed")):
+        return True
+    if not (top in folders if below else MODULE.search(path)):
+        return True
+    return path.endswith("/__init__.py") and all(map(declares_namespace, versions))
+
+
+def said(names):
+    quoted = [f"`{name}`" for name in names]
+    return ", ".join(quoted[:-1]) + " and " + quoted[-1]
+
+
+def listed(paths, limit=5):
+    text = ", ".join(f"`{path}`" for path in paths[:limit])
+    return text if len(paths) <= limit else f"{text} and {len(paths) - limit} more"
+
+
+def hidden(found):
+    """What stands where only one distribution's file can be used, although the paths are not the same."""
+    modules, out = {}, []
+    for name, rows in found.items():
+        for path in rows:
+            code = re.fullmatch(r"(.*/)?__pycache__/([^/]+?)\.[^/.]+(?:\.opt-\d)?\.pyc", path)
+            if code:
+                source = f"{code[1] or ''}{code[2]}.py"
+                out += [
+                    f"`{name}` has byte code at `{path}` for the source of `{other}`"
+                    for other, others in found.items()
+                    if other != name and source in others and source not in rows
+                ]
+            kind = RANK.search(path)
+            if kind and not code and not path.startswith("../") and not is_beside(path, {name}):
+                rank = (not kind[1], not kind[2].endswith(".so"), kind[2])
+                modules.setdefault(path[: kind.start()], []).append((rank, path, name))
+            if OWN.fullmatch(os.path.normpath(f"lib/python/site-packages/{path}")):
+                out.append(f"`{name}` has a file in place of the environment's own: `{path}`")
+    for module, files in sorted(modules.items()):
+        (rank, path, name), *others = sorted(files)
+        for other_rank, other, owner in others:
+            if owner != name and other != path and other not in found[name] and not is_named(module, {name}):
+                out.append(f"`{path}` of `{name}` hides `{other}` of `{owner}`")
+    return out
+
+
+def settle(site, keep, command):
+    """Installs what shares paths again, in order; returns the owners of the paths, warnings and errors."""
+    found = distributions(site)
+    errors = hidden(found)
+    owners = shared(site, found)
+    versions = {path: [] for path in owners}
+    prefix = site.parent.parent.parent
+    for name in sorted({name for names in owners.values() for name in names}):
+        # The one call that is known to write the files of this distribution and no others.
+        code = subprocess.run([*command, "--reinstall-package", name], stdout=sys.stderr).returncode
+        if code:
+            sys.exit(code)
+        for path in (path for path, names in owners.items() if name in names):
+            file = Path(os.path.normpath(site / path))
+            if not file.is_file() or prefix not in file.parents:
+                continue
+            versions[path].append(file.read_bytes())
+            if keep:
+                kept = keep / name / file.relative_to(prefix)
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(file, kept)
+    folders = {path.split("/")[0] for rows in found.values() for path in rows if "/" in path and MODULE.search(path)}
+    allowed, refused = {}, {}
+    for path, names in owners.items():
+        if len(set(versions[path])) > 1:
+            which = allowed if may_differ(path, names, versions[path], folders) else refused
+            which.setdefault(tuple(names), []).append(path)
+    errors += [f"{said(names)} have different files at {listed(paths)}" for names, paths in refused.items()]
+    warnings = [
+        f"{said(names)} have different files at {listed(paths)}; the image has those of `{names[-1]}`"
+        for names, paths in allowed.items()
+    ]
+    return owners, warnings, errors
+
+
+def main(args):
+    site, keep, command = Path(args[0]), None, args[1:]
+    if command[0] == "--keep":
+        keep, command = Path(command[1]), command[2:]
+    code = subprocess.run(command, stdout=sys.stderr).returncode
+    if code:
+        return code
+    owners, warnings, errors = settle(site.absolute(), keep, command)
+    if keep:
+        keep.mkdir(exist_ok=True)
+        (keep / "shared.json").write_text(json.dumps({"owners": owners, "warnings": warnings}), encoding="utf-8")
+    else:
+        for warning in warnings:
+            print(f"warning: {warning}", file=sys.stderr)
+    for error in errors:
+        print(f"error: {error}" if keep is None else error, file=sys.stderr)
+    return 3 if errors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
