@@ -396,7 +396,7 @@ fn a_file_that_grows_beyond_reason_ends_with_its_limit() {
     limited(&times(&format!("# {}\n", "x".repeat(1_000)), 5_000), "4000000 is the limit");
     let long = format!("FROM scratch\nENV A={0}\nENV A=$A$A$A$A\n", "ab".repeat(30_000));
     limited(&format!("{long}ENV B=${{A//{}c/x}}\n", "a*b".repeat(100)), "more than 50000000 steps");
-    limited(&format!("{long}{}", "ENV B=${A//a/bbbbbbbbbb}\n".repeat(9)), "more than 16000000 bytes");
+    limited(&format!("{long}{}", "ENV B=${A//a/bbbbbbbbbb}\n".repeat(15)), "more than 16000000 bytes");
     let chain: String = (1..500).map(|n| format!("FROM s{} AS s{n}\n", n - 1)).collect();
     limited(&format!("FROM scratch AS s0\nENV A={}\n{chain}", "x".repeat(60_000)), "more than 16000000 bytes");
 }
@@ -404,16 +404,21 @@ fn a_file_that_grows_beyond_reason_ends_with_its_limit() {
 /// What is allowed takes no longer than its size: four times as much, not sixteen.
 #[test]
 fn a_file_within_its_limits_takes_time_by_its_size() {
+    // Of processor time: other tests run at the same time.
+    let spent = || {
+        let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+        text.split(' ').next().and_then(|text| text.parse::<f64>().ok()).map(|nanoseconds| nanoseconds / 1e9)
+    };
     let seconds = |count: usize| {
         let lines: String = (0..count).map(|n| format!("ENV A{n}=${{A{}:-x}}\n", n.max(1) - 1)).collect();
         let stages: String =
             (0..count / 11).map(|n| format!("FROM scratch AS s{n}\nCOPY --from=s{} a b\n", n.max(1) - 1)).collect();
         let text = format!("{stages}FROM scratch\n{lines}");
-        let began = std::time::Instant::now();
+        let before = spent().unwrap_or_default();
         parsed(&text).expand(&given(&[]), &amd64()).unwrap();
-        began.elapsed().as_secs_f64()
+        spent().unwrap_or_default() - before
     };
-    let best = |count: usize| (0..3).map(|_| seconds(count)).fold(f64::INFINITY, f64::min);
+    let best = |count: usize| (0..5).map(|_| seconds(count)).fold(f64::INFINITY, f64::min);
     let (small, large) = (best(1_000), best(4_000));
     assert!(large < 10.0 * small.max(0.002), "1,000: {small} s, 4,000: {large} s");
 }
