@@ -14,6 +14,7 @@ use elf::{ElfBytes, ParseError};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, VecDeque};
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -198,19 +199,24 @@ fn artifact(line: &str, name: &str) -> Option<PathBuf> {
     message.executable.filter(|_| ours)
 }
 
-/// Copies by way of a new file and a rename, so that a build never reads half a binary; leaves an equal one alone.
+const EXECUTABLE: u32 = 0o755;
+
+/// Copies by way of a new file and a rename, so that a build never reads half a binary; leaves an equal one alone. The image's file is
+/// executable for everybody, whatever the umask of who compiled it.
 fn stage(from: &Path, to: &Path) -> Result<(), Fault> {
     let cannot = |error: std::io::Error| Fault::build(format!("cannot stage `{}`", to.display())).cause(error);
     let folder = to.parent().expect("a staged binary stands in a folder");
     fs::create_dir_all(folder).map_err(cannot)?;
     if let (Ok(new), Ok(old)) = (fs::metadata(from), fs::metadata(to))
         && new.len() == old.len()
+        && old.permissions().mode() & 0o777 == EXECUTABLE
         && matches!((new.modified(), old.modified()), (Ok(new), Ok(old)) if new <= old)
     {
         return Ok(());
     }
     let new = tempfile::NamedTempFile::new_in(folder).map_err(cannot)?;
     fs::copy(from, new.path()).map_err(cannot)?;
+    fs::set_permissions(new.path(), fs::Permissions::from_mode(EXECUTABLE)).map_err(cannot)?;
     new.persist(to).map_err(|error| cannot(error.error))?;
     Ok(())
 }
