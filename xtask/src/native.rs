@@ -16,5 +16,6 @@ pub mod python;
 pub mod recipes;
 pub mod stage;
 pub mod store;
+pub mod support;
 pub mod unpack;
 pub mod user;

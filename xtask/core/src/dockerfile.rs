@@ -5,6 +5,7 @@
 
 mod expansion;
 mod instruction;
+mod limits;
 mod lines;
 mod lint;
 mod sources;
@@ -59,7 +60,8 @@ impl Dockerfile {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let mut file = Self {
             path: path.to_owned(),
-            lines: text.lines().map(str::to_owned).collect(),
+            // No more of a file that is too large than a message shows.
+            lines: text.lines().take_while(|_| text.len() <= limits::BYTES).map(str::to_owned).collect(),
             escape: '\\',
             syntax: None,
             globals: Vec::new(),
@@ -74,14 +76,20 @@ impl Dockerfile {
     }
 
     fn fill(&mut self, text: &str) -> Result<(), Problem> {
-        let (directives, logical) = lines::split(text)?;
+        limits::bytes(text)?;
+        let mut counts = limits::Counts::default();
+        let (directives, logical) = lines::split(text, &mut counts)?;
         self.escape = directives.escape;
         self.syntax = directives.syntax;
         for line in logical {
             self.meaning.push((line.line, normal(&line)));
             match parse(&line, self.escape)? {
-                Parsed::From(from) => self.begin_stage(&line, from)?,
+                Parsed::From(from) => {
+                    counts.stage(line.line)?;
+                    self.begin_stage(&line, from)?;
+                }
                 Parsed::Other(kind) => {
+                    counts.words(line.line, kind.words())?;
                     let instruction = Instruction { line: line.line, kind, unset: Vec::new() };
                     match (self.stages.last_mut(), &instruction.kind) {
                         (Some(stage), _) => stage.instructions.push(instruction),
@@ -171,7 +179,8 @@ impl Dockerfile {
 
     /// The instruction that begins on a 1-based line, on one line.
     pub fn instruction_text(&self, line: usize) -> Option<&str> {
-        self.meaning.iter().find(|(begin, _)| *begin == line).map(|(_, text)| text.as_str())
+        let at = self.meaning.binary_search_by_key(&line, |(begin, _)| *begin).ok()?;
+        Some(self.meaning[at].1.as_str())
     }
 
     /// The 1-based lines of [`Self::meaning`], apart from it, for `explain`.

@@ -178,6 +178,12 @@ pub enum Recipe {
 
 impl Recipe {
     const ALL: [(&str, Self); 2] = [("python-packages", Self::PythonPackages), ("user", Self::User)];
+
+    /// Its name in the policy.
+    pub fn name(self) -> &'static str {
+        let known = Self::ALL.iter().find(|(_, recipe)| *recipe == self);
+        known.map_or("", |(name, _)| name)
+    }
 }
 
 /// `[app]`

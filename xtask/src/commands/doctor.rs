@@ -6,6 +6,7 @@ use crate::facts::{self, Tree};
 use crate::fault::{Exit, Fault};
 use crate::flags::{Format, Global};
 use crate::lock::{closure, uv};
+use crate::native::support;
 use crate::policy::{Action, Engine, ImageKind};
 use crate::process::{self, Command};
 use crate::publish;
@@ -57,6 +58,7 @@ pub fn run(global: &Global) -> anyhow::Result<()> {
     findings.extend(dockerfiles(&tree));
     findings.extend([lock(&tree), root_image(&tree, global), installer(&tree), git(&tree)]);
     findings.extend(compiler(&tree));
+    findings.extend(engines_of_images(&tree));
     findings.extend(engine(&tree));
     findings.extend(registry(&tree, global));
     findings.extend(step_tools(&tree));
@@ -190,6 +192,33 @@ fn compiler(tree: &Tree) -> Option<Finding> {
         Ok(version) => good("cargo", format!("{version}, for `{}`", binary.name)),
         Err(fault) => bad("cargo", fault.hint("install Rust: https://rustup.rs")),
     })
+}
+
+/// Which engine can build each image. What a Dockerfile says and the native engine does not do is named with its line.
+fn engines_of_images(tree: &Tree) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for kind in [ImageKind::Base, ImageKind::App, ImageKind::Enhanced] {
+        if kind == ImageKind::Enhanced && tree.policy.app.enhanced.is_none() {
+            continue;
+        }
+        let what = format!("engines of the {kind} image");
+        let native = match tree.policy.project.engine {
+            Engine::Native => true,
+            Engine::Auto => !Docker::at_hand(&tree.root),
+            Engine::Docker => false,
+        };
+        findings.push(match support::refusal(tree, kind) {
+            // From scratch, programs run while it is built: that is what it is for.
+            _ if kind == ImageKind::Enhanced => good(what, "docker"),
+            Ok(()) => good(what, "docker, native"),
+            Err(fault) if native => bad(what, fault),
+            Err(fault) => {
+                let causes: String = fault.causes.iter().map(|cause| format!(": {cause}")).collect();
+                note(what, format!("docker alone: {}{causes}", fault.what), fault.hints.join("; "))
+            }
+        });
+    }
+    findings
 }
 
 /// What builds here, and what it lacks.

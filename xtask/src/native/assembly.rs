@@ -13,6 +13,7 @@ mod mode;
 mod owner;
 mod ports;
 mod recipe;
+mod refusal;
 mod stages;
 mod taking;
 mod target;
@@ -21,6 +22,7 @@ mod tests;
 
 pub use beneath::{Beneath, Image, Images, Stat};
 pub use config::CREATED;
+pub use refusal::{Subject, other_image, refusal};
 
 use super::item::Item;
 use super::stage::Realise;
@@ -101,9 +103,15 @@ impl Assembly<'_> {
 pub fn assemble<'a>(inputs: &'a Inputs<'a>) -> Result<Assembly<'a>, Fault> {
     let file = inputs.dockerfile;
     let footings = file.footings(inputs.args, inputs.platform)?;
-    let interpreted = interpreted(inputs, &footings)?;
-    let mut stages =
-        Stages { inputs, layers: Layers::default(), plans: Vec::new(), done: BTreeMap::new(), taken: BTreeMap::new() };
+    let interpreted = interpreted(file, &footings, &|name| inputs.realised.contains_key(name))?;
+    let mut stages = Stages {
+        inputs,
+        layers: Layers::default(),
+        plans: Vec::new(),
+        done: BTreeMap::new(),
+        told: 0,
+        taken: BTreeMap::new(),
+    };
     let mut images: BTreeMap<usize, usize> = BTreeMap::new();
     for footing in footings.iter().filter(|footing| interpreted.contains(&footing.stage)) {
         if footing.on.is_none() && footing.base != "scratch" {
@@ -140,10 +148,12 @@ pub fn assemble<'a>(inputs: &'a Inputs<'a>) -> Result<Assembly<'a>, Fault> {
 
 /// The stages whose instructions are carried out: the target, what it stands on, and what these copy from, but for those
 /// that recipes make.
-fn interpreted(inputs: &Inputs<'_>, footings: &[Footing]) -> Result<BTreeSet<usize>, Fault> {
-    let file = inputs.dockerfile;
-    let is_realised =
-        |stage: &usize| file.stages()[*stage].name.as_ref().is_some_and(|name| inputs.realised.contains_key(name));
+fn interpreted(
+    file: &Dockerfile,
+    footings: &[Footing],
+    realised: &dyn Fn(&str) -> bool,
+) -> Result<BTreeSet<usize>, Fault> {
+    let is_realised = |stage: &usize| file.stages()[*stage].name.as_deref().is_some_and(realised);
     let target = file.target();
     if is_realised(&target.index) {
         let what = format!("{}:{}: the target is a stage that a recipe makes", file.path(), target.line);

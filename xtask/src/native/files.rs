@@ -179,9 +179,7 @@ impl Beneath for Files<'_> {
 impl assembly::Images for Files<'_> {
     fn image(&self, name: &str, _platform: &Platform) -> Result<assembly::Image<'_>, Fault> {
         if name != self.name {
-            return Err(Fault::usage(format!("`FROM {name}` names another image than the one that is built upon"))
-                .cause(format!("this build stands on `{}`", self.name))
-                .hint("write `FROM ${BASE_IMAGE}`, in a base `FROM ${ROOT_IMAGE}`; or build with docker: `--engine docker`"));
+            return Err(assembly::other_image(name, &self.name));
         }
         Ok(assembly::Image { config: self.image.config.clone(), beneath: self })
     }

@@ -1,12 +1,15 @@
 //! The recipes that the policy names for stages of the base's Dockerfile, each with the arguments of its stage.
 
+mod reference;
+
 use super::python::{PythonPackages, Request};
 use super::stage::{Foundation, Realise};
 use super::user::User;
 use crate::dockerfile::{Dockerfile, Kind};
 use crate::facts::Tree;
 use crate::fault::Fault;
-use crate::policy::Recipe;
+use crate::oci::Config;
+use crate::policy::{Base, Recipe};
 use crate::reference::Platform;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -22,6 +25,8 @@ pub fn stages<'a>(
     work: &Path,
 ) -> Result<BTreeMap<String, Box<dyn Realise + 'a>>, Fault> {
     let mut stages: BTreeMap<String, Box<dyn Realise + 'a>> = BTreeMap::new();
+    check(dockerfile, args, platform, &tree.policy.base)?;
+    no_triggers(dockerfile, foundation.config())?;
     for (name, recipe) in &tree.policy.base.stages {
         let args = arguments(dockerfile, name, args, platform)?;
         let stage: Box<dyn Realise + 'a> = match recipe {
@@ -41,6 +46,29 @@ pub fn stages<'a>(
         stages.insert(name.clone(), stage);
     }
     Ok(stages)
+}
+
+/// Refuses a stage of the policy whose text its recipe does not stand for.
+pub fn check(
+    dockerfile: &Dockerfile,
+    args: &BTreeMap<String, String>,
+    platform: &Platform,
+    base: &Base,
+) -> Result<(), Fault> {
+    base.stages
+        .iter()
+        .try_for_each(|(stage, recipe)| reference::check(dockerfile, stage, *recipe, (args, platform), base))
+}
+
+/// Refuses a root whose triggers would run in the stages: a recipe runs none.
+fn no_triggers(dockerfile: &Dockerfile, root: &Config) -> Result<(), Fault> {
+    let triggers = root.config.other.get("OnBuild").and_then(|value| value.as_array());
+    let Some(first) = triggers.and_then(|triggers| triggers.first()) else { return Ok(()) };
+    let what =
+        format!("{}: the root image has the trigger `ONBUILD {}`", dockerfile.path(), first.as_str().unwrap_or("…"));
+    Err(Fault::usage(what)
+        .cause("it would run in the stages that have recipes, and a recipe runs nothing")
+        .hint("build this base with docker: `--engine docker`"))
 }
 
 /// The arguments of a stage with their values.

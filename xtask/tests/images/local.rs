@@ -127,7 +127,7 @@ fn a_cargo_package_is_compiled_on_the_host_and_copied() {
     repo.write(
         "dockerfiles/Dockerfile.fast",
         "ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\nARG BINARY=target/release/tool\n\
-         COPY --link --chmod=0755 ${BINARY} /app/tool\nCOPY --link templates /app/templates\n",
+         COPY --link ${BINARY} /app/tool\nCOPY --link templates /app/templates\n",
     );
     repo.write(
         "images.toml",

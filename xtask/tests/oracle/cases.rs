@@ -54,6 +54,18 @@ const fn only_we(name: &'static str, dockerfile: &'static str, why: &'static str
     Case { name, dockerfile, expect: Expect::OnlyWeRefuse(why), ..Case::SAME }
 }
 
+const fn differs(
+    name: &'static str,
+    dockerfile: &'static str,
+    why: &'static str,
+    differences: &'static [&'static str],
+) -> Case {
+    Case { name, dockerfile, expect: Expect::Differs(why, differences), ..Case::SAME }
+}
+
+/// What is followed where BuildKit's own versions differ: 0.32, the newest that was read. The oracle may be as old as 0.13.
+const PARENTS: &str = "folders that are made on the way take an octal mode since BuildKit 0.21";
+
 /// What is copied, and where it comes to stand.
 pub(crate) const COPYING: &[Case] = &[
     // Destinations.
@@ -79,7 +91,12 @@ pub(crate) const COPYING: &[Case] = &[
     same("folder to a name with a slash", "FROM scratch\nCOPY src/ /x/\n"),
     same("folder into the root", "FROM scratch\nCOPY src /\n"),
     same("folder merged", "FROM {base}\nCOPY docs /data\n"),
-    same("folder merged, modes of the folders below", "FROM scratch\nCOPY --chmod=700 src /x\nCOPY src /x/\n"),
+    differs(
+        "folder merged, modes of the folders below",
+        "FROM scratch\nCOPY --chmod=700 src /x\nCOPY src /x/\n",
+        PARENTS,
+        &["x: folder 755 0:0 -> folder 700 0:0"],
+    ),
     same("empty folder", "FROM scratch\nCOPY empty /x\nCOPY empty /y/\n"),
     same("all", "FROM scratch\nCOPY . /x\n"),
     same("all of the root", "FROM scratch\nCOPY / /x/\n"),
@@ -158,14 +175,41 @@ pub(crate) const COPYING: &[Case] = &[
         "FROM {base}\nCOPY --chown=app:none a.txt /x\n",
         "BuildKit takes another group in silence",
     ),
+    only_we(
+        "an owner that is too great a number",
+        "FROM {base}\nCOPY --chown=4294967296 a.txt /x\n",
+        "BuildKit takes it for a name and gives the file to root in silence",
+    ),
     refused("name for a linked layer", "FROM {base}\nCOPY --link --chown=app a.txt /x\n"),
     refused("name without an image", "FROM scratch\nCOPY --chown=app a.txt /x\n"),
     // Modes.
-    same("mode", "FROM scratch\nCOPY --chmod=600 a.txt /p/x\n"),
-    same("mode of a folder's files and folders", "FROM scratch\nCOPY --chmod=0750 src /p/x\n"),
-    same("mode with set-id and sticky bits", "FROM scratch\nCOPY --chmod=6755 a.txt /x\nCOPY --chmod=1777 src /y/z\n"),
+    same("mode", "FROM scratch\nCOPY --chmod=600 a.txt /x\n"),
+    differs(
+        "mode of a folder that is made on the way",
+        "FROM {base}\nCOPY --chmod=770 a.txt /data/new/sub/x\n",
+        PARENTS,
+        &["data/new: folder 755 0:0 -> folder 770 0:0", "data/new/sub: folder 755 0:0 -> folder 770 0:0"],
+    ),
+    same("mode that new folders have anyway", "FROM scratch\nCOPY --chmod=755 a.txt /p/x\n"),
+    differs(
+        "mode of a folder's files and folders",
+        "FROM scratch\nCOPY --chmod=0750 src /p/x\n",
+        PARENTS,
+        &["p: folder 755 0:0 -> folder 750 0:0", "p/x: folder 755 0:0 -> folder 750 0:0"],
+    ),
+    differs(
+        "mode with set-id and sticky bits",
+        "FROM scratch\nCOPY --chmod=6755 a.txt /x\nCOPY --chmod=1777 src /y/z\n",
+        PARENTS,
+        &["y: folder 755 0:0 -> folder 777 0:0", "y/z: folder 755 0:0 -> folder 777 0:0"],
+    ),
     same("mode over what is there", "FROM {base}\nCOPY --chmod=640 docs /data/deep\n"),
-    same("mode and links", "FROM scratch\nCOPY --chmod=600 --chown=3 . /x/\n"),
+    differs(
+        "mode and links",
+        "FROM scratch\nCOPY --chmod=600 --chown=3 . /x/\n",
+        PARENTS,
+        &["x: folder 755 3:3 -> folder 600 3:3"],
+    ),
     only_we(
         "mode that is no number",
         "FROM scratch\nCOPY --chmod=9 a.txt /x\n",
@@ -191,28 +235,35 @@ pub(crate) const COPYING: &[Case] = &[
     same("linked with an owner", "FROM {base}\nCOPY --link --chown=5:6 src /data/x\n"),
     same("linked, then not", "FROM {base}\nCOPY --link src /app\nCOPY a.txt /app/\nCOPY --link b.txt /app/deep/\n"),
     same("linked with a relative destination", "FROM {base}\nWORKDIR /data\nCOPY --link a.txt x/\n"),
-    Case {
-        expect: Expect::Differs(
-            "BuildKit does not link where a mode is said; a layer that never looks beneath is worth more",
-            &["tmp: folder 1777 0:0 -> folder 755 0:0"],
-        ),
-        ..same("linked with a mode", "FROM {base}\nCOPY --link --chmod=700 a.txt /tmp/x\n")
-    },
-    same("linked with a mode into new folders", "FROM {base}\nCOPY --link --chmod=700 src /new/x\n"),
+    same("linked with a mode", "FROM {base}\nCOPY --link --chmod=700 a.txt /tmp/x\n"),
+    same("linked with a mode over a link", "FROM {base}\nCOPY --link --chmod=0755 a.txt /lib/x\n"),
+    differs(
+        "linked with a mode into new folders",
+        "FROM {base}\nCOPY --link --chmod=700 src /new/x\n",
+        PARENTS,
+        &["new: folder 755 0:0 -> folder 700 0:0", "new/x: folder 755 0:0 -> folder 700 0:0"],
+    ),
     same("link said to be false", "FROM {base}\nCOPY --link=false a.txt /tmp/x\n"),
     // Here-documents.
     same("here-document", "FROM scratch\nARG A=1\nCOPY <<EOF /x\nvalue $A ${A:-b} \\$A \"q\"\nEOF\n"),
     same("quoted here-document", "FROM scratch\nARG A=1\nCOPY <<'EOF' /x\nvalue $A\nEOF\n"),
     same("here-documents and files", "FROM scratch\nCOPY a.txt <<one <<-two /x/\n1\none\n\t2\n\ttwo\n"),
     same("here-document with flags", "FROM scratch\nCOPY --chmod=755 --chown=4:5 <<go.sh /bin/\n#!/bin/sh\ngo.sh\n"),
+    same("escaped here-document", "FROM scratch\nARG A=1\nCOPY <<\\EOF /x\nvalue $A\nEOF\n"),
+    same("two here-documents of one name", "FROM scratch\nCOPY <<A <<A /x/\none\nA\ntwo\nA\n"),
+    same("here-document in a list", "FROM scratch\nCOPY [\"<<EOF\", \"/x\"]\n"),
+    refused("here-document as a destination", "FROM scratch\nCOPY a.txt <<EOF\nx\nEOF\n"),
+    refused("here-document with a blank in front of its name", "FROM scratch\nCOPY << EOF /x\nx\nEOF\n"),
     same("here-document over a file", "FROM {base}\nCOPY <<x /data/file\nnew\nx\n"),
     // Stages.
     same("stage on a stage", "FROM {base} AS one\nENV A=1\nCOPY a.txt /x\nFROM one\nCOPY b.txt /y\nENV B=$A\n"),
     same("copy from a stage", "FROM scratch AS one\nCOPY src /p/x\nFROM {base}\nCOPY --from=one /p/x /data/\n"),
     same("copy from a stage by number", "FROM scratch\nCOPY src /x\nFROM scratch\nCOPY --from=0 /x/deep/d.py /\n"),
-    same(
+    differs(
         "copy from a stage keeps owners",
         "FROM scratch AS one\nCOPY --chown=5:6 --chmod=750 src /x\nFROM scratch\nCOPY --from=one / /y\n",
+        PARENTS,
+        &["y/x: folder 755 5:6 -> folder 750 5:6"],
     ),
     same(
         "copy from a stage, glob and link",
@@ -276,6 +327,10 @@ pub(crate) const DESCRIBING: &[Case] = &[
     same("cmd in a shell", "FROM scratch\nSHELL [\"/x\", \"-y\"]\nCMD a\nSHELL [\"/z\"]\nENTRYPOINT b\n"),
     same("entrypoint in both forms", "FROM scratch\nENTRYPOINT a $b\nENTRYPOINT [\"c\"]\n"),
     same("entrypoint that is nothing", "FROM {full}\nENTRYPOINT []\n"),
+    same("entrypoint without a word", "FROM {full}\nENTRYPOINT\n"),
+    refused("cmd of a number", "FROM scratch\nCMD [\"a\", 1]\n"),
+    refused("entrypoint of a list", "FROM scratch\nENTRYPOINT [[\"a\"]]\n"),
+    refused("volume that is no text", "FROM scratch\nVOLUME [true]\n"),
     same("entrypoint takes an inherited cmd", "FROM {base}\nENTRYPOINT [\"x\"]\n"),
     same("entrypoint after cmd", "FROM {base}\nCMD [\"y\"]\nENTRYPOINT [\"x\"]\n"),
     same("entrypoint takes a stage's cmd", "FROM scratch AS one\nCMD [\"y\"]\nFROM one\nENTRYPOINT [\"x\"]\n"),
@@ -323,6 +378,12 @@ pub(crate) const DESCRIBING: &[Case] = &[
         "FROM scratch\nENV s=set e=\nENV A=${s:-d} B=${e:-d} C=${u:-d} D=${s:+p} E=${e:+p} F=${u:+p} G=${e-d} H=${u-d} I=${e+p} J=${u+p}\n",
     ),
     same("modifiers within modifiers", "FROM scratch\nENV s=set\nENV A=${u:-${s:+x$s}} B=${u:-\"a b\"} C=${s:?none}\n"),
+    // `${u:#}` is no case: it ends an engine with a BuildKit before 0.16.
+    Case {
+        args: &[("BAR", "given")],
+        expect: Expect::OnlyDockerRefuses("BuildKit 0.13 expands a default that is not used"),
+        ..same("a default that is not used", "FROM scratch\nARG FOO\nARG BAR=${FOO:?\"foo missing\"}\nENV X=$BAR\n")
+    },
     refused("a variable that has to be set", "FROM scratch\nENV A=${u:?none}\n"),
     same(
         "patterns",
@@ -365,13 +426,23 @@ pub(crate) const DESCRIBING: &[Case] = &[
     same("arguments that are told", "FROM scratch\nARG A B=1 C=\"x y\"\nARG D=$B\n"),
     same("many images", "FROM {full} AS one\nENV B=$A\nFROM {base}\nCOPY a.txt .\n"),
     // `ADD` of what is local.
-    same("added files", "FROM {base}\nADD a.txt src/deep /data/x/\nADD --chown=app --chmod=600 b.txt y\n"),
+    differs(
+        "added files",
+        "FROM {base}\nADD a.txt src/deep /data/x/\nADD --chown=app --chmod=600 b.txt y\n",
+        PARENTS,
+        &["srv: folder 755 10:20 -> folder 600 10:20"],
+    ),
     same("added glob and link", "FROM scratch\nADD *.txt link* /x/\n"),
     same("added here-document", "FROM scratch\nADD <<x /y\nz\nx\n"),
     Case {
         expect: Expect::OnlyDockerRefuses("BuildKit 0.13 takes these flags in its experimental frontend alone"),
         ..same("parents", "FROM scratch\nCOPY --parents one/*/t.txt src/./deep/er /x/\n")
     },
+    Case {
+        expect: Expect::OnlyDockerRefuses("BuildKit 0.13 takes these flags in its experimental frontend alone"),
+        ..same("parents with a wildcard in front of the pivot", "FROM scratch\nCOPY --parents one/t*/./** /x/\n")
+    },
+    refused("parents that are not there", "FROM scratch\nCOPY --parents none /x/\n"),
     Case {
         expect: Expect::OnlyDockerRefuses("BuildKit 0.13 takes these flags in its experimental frontend alone"),
         ..same("excludes", "FROM scratch\nCOPY --exclude=*.py --exclude=deep src /x/\n")

@@ -66,7 +66,7 @@ USER 10001:10001
 const NATIVE_FAST: &str = "\
 ARG BASE_IMAGE
 FROM ${BASE_IMAGE} AS app
-COPY --link --chown=0:0 --chmod=0755 code/tool /usr/local/bin/tool
+COPY --link --chown=0:0 code/tool /usr/local/bin/tool
 COPY --link --chown=0:0 code /app/code
 COPY --link --chown=0:0 templates /app/templates
 ENTRYPOINT [\"cat\", \"/app/templates/page.html\"]
@@ -212,6 +212,8 @@ impl Repo {
         self.write("images.toml", &format!("{}\n[base.stages]\nuser = \"user\"\n", self.read("images.toml")));
         self.write("dockerfiles/Dockerfile.base", NATIVE_BASE).write("dockerfiles/Dockerfile.fast", NATIVE_FAST);
         self.write("code/tool", "#!/bin/sh\ncat /etc/passwd\n").write("code/deep/a.py", "print(1)\n");
+        std::fs::set_permissions(self.path.join("code/tool"), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .unwrap();
         self.write("code/deep/b.py", &"# a line that is there often\n".repeat(1000));
         std::os::unix::fs::symlink("deep/a.py", self.path.join("code/link")).unwrap();
         self.commit("native");

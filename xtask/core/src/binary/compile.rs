@@ -15,6 +15,7 @@ use elf::{ElfBytes, ParseError};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, VecDeque};
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -202,13 +203,17 @@ fn artifact(line: &str, name: &str) -> Option<PathBuf> {
 /// How names of folders start in which a binary is copied.
 const SCRATCH: &str = ".staging-";
 
-/// Copies by way of a new file and a rename, so that a build never reads half a binary; leaves an equal one alone.
+const EXECUTABLE: u32 = 0o755;
+
+/// Copies by way of a new file and a rename, so that a build never reads half a binary; leaves an equal one alone. The image's file is
+/// executable for everybody, whatever the umask of who compiled it.
 fn stage(from: &Path, to: &Path) -> Result<(), Fault> {
     let cannot = |error: std::io::Error| Fault::build(format!("cannot stage `{}`", to.display())).cause(error);
     let folder = to.parent().expect("a staged binary stands in a folder");
     fs::create_dir_all(folder).map_err(cannot)?;
     if let (Ok(new), Ok(old)) = (fs::metadata(from), fs::metadata(to))
         && new.len() == old.len()
+        && old.permissions().mode() & 0o777 == EXECUTABLE
         && matches!((new.modified(), old.modified()), (Ok(new), Ok(old)) if new <= old)
     {
         return Ok(());
@@ -216,7 +221,9 @@ fn stage(from: &Path, to: &Path) -> Result<(), Fault> {
     scratch::sweep(folder, &[SCRATCH], scratch::remove);
     let scratch = Scratch::new_in(folder, SCRATCH).map_err(cannot)?;
     let new = scratch.path().join("binary");
-    fs::copy(from, &new).and_then(|_| fs::rename(&new, to)).map_err(cannot)
+    fs::copy(from, &new).map_err(cannot)?;
+    fs::set_permissions(&new, fs::Permissions::from_mode(EXECUTABLE)).map_err(cannot)?;
+    fs::rename(&new, to).map_err(cannot)
 }
 
 /// Refuses a binary that asks for a newer glibc than the root has.

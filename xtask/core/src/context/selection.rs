@@ -235,31 +235,44 @@ impl Pick<'_, '_> {
     }
 
     fn glob(&mut self, text: &str) -> Result<(), String> {
+        self.hits(text)?.iter().for_each(|path| self.path(path));
+        Ok(())
+    }
+
+    /// The paths that a glob names; a text without wildcards names itself, whether it is there or not.
+    fn hits(&mut self, text: &str) -> Result<Vec<ContextPath>, String> {
         let Some((folder, pattern)) = glob::split(text) else {
-            self.path(&ContextPath::new(text.as_bytes()));
-            return Ok(());
+            return Ok(vec![ContextPath::new(text.as_bytes())]);
         };
         let pattern = glob::parse(pattern)?;
         // A glob may match nothing, but the folder in front of its first wildcard has to be there.
-        let Some(folder) = self.find(&ContextPath::new(folder.as_bytes())) else { return Ok(()) };
+        let Some(folder) = self.find(&ContextPath::new(folder.as_bytes())) else { return Ok(Vec::new()) };
         let mut hits: Vec<ContextPath> =
             self.view.below(&folder).filter(|(_, rest)| pattern.matches(rest)).map(|(path, _)| path.clone()).collect();
         // Folder by folder, as BuildKit walks: the last of two that have one destination wins.
         hits.sort_by(|one, other| one.parts().cmp(other.parts()));
-        hits.iter().for_each(|path| self.path(path));
-        Ok(())
+        Ok(hits)
     }
 
     fn parents(&mut self, pivot: &str, pattern: &str) -> Result<(), String> {
         let includes = Ignore::from_patterns([pattern])?;
-        let Some(pivot) = self.find(&ContextPath::new(pivot.as_bytes())) else { return Ok(()) };
-        // An empty pattern is the pivot itself with all that is below.
-        let (any, below) = self.all_below(&pivot, |path, _| pattern.is_empty() || includes.ignores(path));
-        if any || pattern.is_empty() {
-            self.selection.matches.push(Match { source: self.source, name: Vec::new(), at: pivot, below });
-        } else if glob::split(pattern).is_none() && !pattern.is_empty() {
-            let path = pivot.join(pattern.as_bytes());
-            self.selection.missing.push(Missing { source: self.source, path, through_link: false });
+        let plain = glob::split(pivot).is_none() && glob::split(pattern).is_none();
+        for pivot in self.hits(pivot)? {
+            let Some(at) = self.find(&pivot) else { continue };
+            // A file in place of the pivot's folder is copied as it is.
+            if self.view.tree.get(&at).is_some_and(|found| found.kind != Kind::Dir) && !plain {
+                self.path(&pivot);
+                continue;
+            }
+            // An empty pattern is the pivot itself with all that is below.
+            let (any, below) = self.all_below(&at, |path, _| pattern.is_empty() || includes.ignores(path));
+            if any || pattern.is_empty() || !plain {
+                // Where a wildcard matches nothing, the destination is made all the same.
+                self.selection.matches.push(Match { source: self.source, name: Vec::new(), at, below });
+            } else {
+                let path = at.join(pattern.as_bytes());
+                self.selection.missing.push(Missing { source: self.source, path, through_link: false });
+            }
         }
         Ok(())
     }

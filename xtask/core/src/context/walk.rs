@@ -47,6 +47,9 @@ impl Reach {
                 Some((folder, pattern)) if pattern.contains("[^") => Self::Path(ContextPath::new(folder.as_bytes())),
                 Some((folder, pattern)) => Self::Glob(ContextPath::new(folder.as_bytes()), glob::parts(pattern)?),
             },
+            Reads::Parents { pivot, .. } if glob::split(pivot).is_some() => {
+                Self::of(&Source { reads: Reads::Glob(pivot.clone()), ..source.clone() })?
+            }
             Reads::Parents { pivot, pattern } if pattern.is_empty() => Self::Path(ContextPath::new(pivot.as_bytes())),
             Reads::Parents { pivot, pattern } => {
                 Self::Pattern(ContextPath::new(pivot.as_bytes()), Ignore::from_patterns([pattern.as_str()])?)

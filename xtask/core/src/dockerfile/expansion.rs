@@ -3,6 +3,7 @@
 //! Pure. Only stages that the target reaches are expanded, as BuildKit does: an error in another stage is no error.
 
 use super::instruction::{Instruction, Kind, Transfer};
+use super::limits::Budget;
 use super::lines::{Heredoc, Problem};
 use super::words::{self, Quoting};
 use super::{Dockerfile, Stage};
@@ -70,6 +71,11 @@ impl Inherited {
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 impl Scope {
+    /// How much its values are.
+    fn bytes(&self) -> usize {
+        self.values.iter().map(|(name, value)| name.len() + value.len()).sum()
+    }
+
     fn over(image: Inherited, triggers: Vec<Instruction>) -> Self {
         Self { values: image.env.into_iter().collect(), triggers, closed: true }
     }
@@ -94,7 +100,8 @@ impl Dockerfile {
     /// The stages that the target reaches, in order.
     pub fn footings(&self, args: &BTreeMap<String, String>, platform: &Platform) -> Result<Vec<Footing>, Fault> {
         let found = || {
-            let headers = self.headers(&self.globals_with(args, platform)?)?;
+            let budget = Budget::default();
+            let headers = self.headers(&self.globals_with(args, platform, &budget)?, &budget)?;
             let footing = |index: usize| {
                 let Stage { base, platform, .. } = headers[index].clone();
                 Footing { stage: index, on: self.find_stage(&base, index), base, platform }
@@ -136,15 +143,20 @@ impl Dockerfile {
         platform: &Platform,
         images: Images<'_>,
     ) -> Result<Expanded, Problem> {
-        let globals = self.globals_with(args, platform)?;
-        let headers = self.headers(&globals)?;
+        let budget = Budget::default();
+        let globals = self.globals_with(args, platform, &budget)?;
+        let headers = self.headers(&globals, &budget)?;
         let reached = self.reached(&headers)?;
         let mut scopes: BTreeMap<usize, Scope> = BTreeMap::new();
         let mut stages = Vec::new();
         for index in reached {
             let mut stage = headers[index].clone();
             let mut scope = match self.find_stage(&stage.base, index) {
-                Some(base) => scopes.get(&base).cloned().unwrap_or_default(),
+                Some(base) => {
+                    let inherited = scopes.get(&base).cloned().unwrap_or_default();
+                    budget.spend(inherited.bytes()).map_err(|why| Problem::new(stage.line, 1, why))?;
+                    inherited
+                }
                 None if stage.base == "scratch" => Scope::over(Inherited::scratch(), Vec::new()),
                 None => match images(index) {
                     Some(image) => {
@@ -156,7 +168,7 @@ impl Dockerfile {
             };
             let triggers = std::mem::take(&mut scope.triggers);
             for instruction in triggers.iter().chain(&self.stages[index].instructions) {
-                let work = Work { escape: self.escape, given: args, globals: &globals };
+                let work = Work { escape: self.escape, given: args, globals: &globals, budget: &budget };
                 stage.instructions.push(work.step(instruction, &mut scope)?);
             }
             scopes.insert(index, scope);
@@ -170,6 +182,7 @@ impl Dockerfile {
         &self,
         given: &BTreeMap<String, String>,
         platform: &Platform,
+        budget: &Budget,
     ) -> Result<BTreeMap<String, String>, Problem> {
         let mut globals = predefined(platform, self.stages[self.target].name.as_deref());
         for (name, value) in &mut globals {
@@ -182,7 +195,7 @@ impl Dockerfile {
             for (name, default) in pairs {
                 let value = match (given.get(name), default) {
                     (Some(given), _) => Some(given.clone()),
-                    (None, Some(default)) => Some(word(default, self.escape, instruction.line, &globals)?),
+                    (None, Some(default)) => Some(word(default, self.escape, instruction.line, (&globals, budget))?),
                     (None, None) => None,
                 };
                 globals.extend(value.map(|value| (name.clone(), value)));
@@ -192,17 +205,20 @@ impl Dockerfile {
     }
 
     /// The stages without their instructions, `FROM` expanded.
-    fn headers(&self, globals: &BTreeMap<String, String>) -> Result<Vec<Stage>, Problem> {
+    fn headers(&self, globals: &BTreeMap<String, String>, budget: &Budget) -> Result<Vec<Stage>, Problem> {
         let header = |stage: &Stage| {
-            let base = word(&stage.base, self.escape, stage.line, globals)?;
+            let base = word(&stage.base, self.escape, stage.line, (globals, budget))?;
             if base.is_empty() {
                 let what = format!("`FROM {}` names no image", stage.base);
                 return Err(
                     Problem::new(stage.line, 1, what).hint("give the argument a default before the first `FROM`")
                 );
             }
-            let platform =
-                stage.platform.as_ref().map(|text| word(text, self.escape, stage.line, globals)).transpose()?;
+            let platform = stage
+                .platform
+                .as_ref()
+                .map(|text| word(text, self.escape, stage.line, (globals, budget)))
+                .transpose()?;
             Ok(Stage { base, platform, instructions: Vec::new(), ..stage.clone() })
         };
         self.stages.iter().map(header).collect()
@@ -263,8 +279,13 @@ fn predefined(target: &Platform, stage: Option<&str>) -> BTreeMap<String, String
     args
 }
 
-fn word(text: &str, escape: char, line: usize, values: &BTreeMap<String, String>) -> Result<String, Problem> {
-    let expanded = words::expand(text, escape, Quoting::default(), &|name| values.get(name).cloned());
+fn word(
+    text: &str,
+    escape: char,
+    line: usize,
+    (values, budget): (&BTreeMap<String, String>, &Budget),
+) -> Result<String, Problem> {
+    let expanded = words::expand(text, escape, Quoting::default(), budget, &|name| values.get(name).cloned());
     expanded.map(|expanded| expanded.text).map_err(|why| Problem::new(line, 1, why))
 }
 
@@ -273,6 +294,7 @@ struct Work<'a> {
     escape: char,
     given: &'a BTreeMap<String, String>,
     globals: &'a BTreeMap<String, String>,
+    budget: &'a Budget,
 }
 
 /// The words of one instruction, as they are replaced.
@@ -280,12 +302,13 @@ struct Words<'a> {
     escape: char,
     line: usize,
     scope: &'a Scope,
+    budget: &'a Budget,
     unset: BTreeSet<String>,
 }
 
 impl Words<'_> {
     fn expand(&self, text: &str, quoting: Quoting) -> Result<words::Expanded, Problem> {
-        words::expand(text, self.escape, quoting, &|name| self.scope.values.get(name).cloned())
+        words::expand(text, self.escape, quoting, self.budget, &|name| self.scope.values.get(name).cloned())
             .map_err(|why| Problem::new(self.line, 1, why))
     }
 
@@ -336,7 +359,8 @@ impl Work<'_> {
     /// The instruction with values in place; the scope moves on.
     fn step(&self, instruction: &Instruction, scope: &mut Scope) -> Result<Instruction, Problem> {
         let mut done = instruction.clone();
-        let mut words = Words { escape: self.escape, line: instruction.line, scope, unset: BTreeSet::new() };
+        let (escape, line, budget) = (self.escape, instruction.line, self.budget);
+        let mut words = Words { escape, line, scope, budget, unset: BTreeSet::new() };
         match &mut done.kind {
             Kind::Env(pairs) | Kind::Label(pairs) => words.pairs(pairs)?,
             Kind::Copy(transfer) | Kind::Add(transfer) => words.transfer(transfer)?,
@@ -360,7 +384,10 @@ impl Work<'_> {
             Kind::Arg(pairs) => {
                 for (name, value) in pairs {
                     words.one(name)?;
-                    words.maybe(value)?;
+                    // A default that is not used may ask for what is not set: `${FOO:?must be set}`.
+                    if !self.given.contains_key(name) {
+                        words.maybe(value)?;
+                    }
                 }
             }
             // BuildKit replaces nothing in these; a shell may, when they run.

@@ -4,6 +4,7 @@
 
 use super::lines::{self, Heredoc, Logical, Problem, split_word};
 use super::nearest;
+use serde_json::Value;
 
 /// One instruction.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +57,21 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// How many variables, labels, paths and ports it names.
+    pub(super) fn words(&self) -> usize {
+        match self {
+            Kind::Arg(pairs) => pairs.len(),
+            Kind::Env(pairs) | Kind::Label(pairs) => pairs.len(),
+            Kind::Copy(transfer) | Kind::Add(transfer) => {
+                transfer.sources.len() + transfer.heredocs.len() + transfer.excludes.len()
+            }
+            Kind::Run(run) => run.mounts.len() + run.heredocs.len(),
+            Kind::Expose(texts) | Kind::Volume(texts) => texts.len(),
+            Kind::Onbuild(inner) => inner.kind.words(),
+            _ => 0,
+        }
+    }
+
     /// The keyword in upper case.
     pub fn keyword(&self) -> &'static str {
         match self {
@@ -116,6 +132,23 @@ pub struct Transfer {
     pub keep_git_dir: bool,
     /// `--unpack`, where it is said.
     pub unpack: Option<bool>,
+}
+
+impl Transfer {
+    /// `--chown`; an empty one says nothing.
+    pub fn chown(&self) -> Option<&str> {
+        self.chown.as_deref().filter(|text| !text.is_empty())
+    }
+
+    /// `--chmod`; an empty one says nothing.
+    pub fn chmod(&self) -> Option<&str> {
+        self.chmod.as_deref().filter(|text| !text.is_empty())
+    }
+
+    /// Whether the layer depends on nothing below it. BuildKit links nothing where a mode is said.
+    pub fn is_linked(&self) -> bool {
+        self.link && self.chmod().is_none()
+    }
 }
 
 /// `RUN`.
@@ -222,7 +255,7 @@ pub(super) fn parse(logical: &Logical, escape: char) -> Result<Parsed, Problem> 
         });
     }
     let (flags, rest) = reader.flags(rest)?;
-    if rest.is_empty() && keyword != "CMD" {
+    if rest.is_empty() && !["CMD", "ENTRYPOINT"].contains(&keyword.as_str()) {
         return Err(reader.problem(format!("`{keyword}` needs an argument")));
     }
     match keyword.as_str() {
@@ -297,7 +330,7 @@ impl Reader<'_> {
     }
 
     fn from(&self, flags: Vec<Flag>, rest: &str) -> Result<From, Problem> {
-        let words: Vec<&str> = rest.split_whitespace().collect();
+        let words: Vec<&str> = blanks(rest).collect();
         let platform = flags.into_iter().find_map(|flag| flag.value);
         let name = match words.as_slice() {
             [_] => None,
@@ -332,17 +365,42 @@ impl Reader<'_> {
             "USER" => Kind::User(one()),
             "STOPSIGNAL" => Kind::Stopsignal(one()),
             "MAINTAINER" => Kind::Maintainer(one()),
-            "EXPOSE" => Kind::Expose(rest.split_whitespace().map(str::to_owned).collect()),
-            "VOLUME" => Kind::Volume(list(rest)),
-            "SHELL" => match command(rest) {
+            "EXPOSE" => Kind::Expose(blanks(rest).map(str::to_owned).collect()),
+            "VOLUME" => Kind::Volume(self.list(rest)?),
+            "SHELL" => match self.command(rest)? {
                 Command::Exec(words) if !words.is_empty() => Kind::Shell(words),
                 _ => return Err(self.problem("`SHELL` takes a JSON list").hint("SHELL [\"/bin/sh\", \"-c\"]")),
             },
             "HEALTHCHECK" => Kind::Healthcheck(self.healthcheck(flags, rest)?),
-            "ENTRYPOINT" => Kind::Entrypoint(command(rest)),
-            "CMD" => Kind::Cmd(command(rest)),
+            "ENTRYPOINT" => Kind::Entrypoint(self.command(rest)?),
+            "CMD" => Kind::Cmd(self.command(rest)?),
             _ => Kind::Onbuild(Box::new(self.onbuild(rest)?)),
         })
+    }
+
+    /// JSON where it is a list of strings, else the text for the shell.
+    fn command(&self, rest: &str) -> Result<Command, Problem> {
+        Ok(self.json(rest)?.map_or_else(|| Command::Shell(rest.to_owned()), Command::Exec))
+    }
+
+    /// JSON where it is a list of strings, else split at blanks.
+    fn list(&self, rest: &str) -> Result<Vec<String>, Problem> {
+        Ok(self.json(rest)?.unwrap_or_else(|| blanks(rest).map(str::to_owned).collect()))
+    }
+
+    /// A JSON list; one of anything but strings is an error, and what is no JSON is nothing.
+    fn json(&self, rest: &str) -> Result<Option<Vec<String>>, Problem> {
+        let Some(values) = rest.starts_with('[').then(|| serde_json::from_str::<Vec<Value>>(rest).ok()).flatten()
+        else {
+            return Ok(None);
+        };
+        let text = |value: Value| match value {
+            Value::String(text) => Ok(text),
+            other => Err(self
+                .problem_at(rest, format!("`{other}` in the list of `{}` is not a string", self.keyword))
+                .hint(format!("quote it: `\"{}\"`", other.to_string().replace('"', "\\\"")))),
+        };
+        values.into_iter().map(text).collect::<Result<_, _>>().map(Some)
     }
 
     fn args(&self, rest: &str) -> Result<Vec<(String, Option<String>)>, Problem> {
@@ -401,25 +459,37 @@ impl Reader<'_> {
                 _ => transfer.from = Some(value),
             }
         }
-        let mut words = list(rest);
+        let mut words = self.list(rest)?;
         transfer.destination = words.pop().unwrap_or_default();
+        if lines::heredoc(&transfer.destination).is_some() {
+            let what = format!("a here-document cannot be the destination of `{}`", self.keyword);
+            return Err(self.problem_at(&transfer.destination, what).hint("write it in front of the destination"));
+        }
         if words.is_empty() {
             return Err(self.problem(format!("`{}` needs a source and a destination", self.keyword)));
         }
         for word in words {
-            let announced = lines::heredoc(&word).map(|doc| doc.name);
-            match announced.and_then(|name| self.logical.heredocs.iter().find(|doc| doc.name == name)) {
-                Some(heredoc) => transfer.heredocs.push(heredoc.clone()),
-                None => transfer.sources.push(word),
-            }
+            let Some(announced) = lines::heredoc(&word) else {
+                transfer.sources.push(word);
+                continue;
+            };
+            // In a JSON list it is a here-document without contents.
+            let read = self.logical.heredocs.iter().rfind(|doc| doc.name == announced.name);
+            transfer.heredocs.push(read.cloned().unwrap_or(announced));
         }
         Ok(transfer)
     }
 
     fn run(&self, flags: Vec<Flag>, rest: &str) -> Result<Run, Problem> {
         let heredocs = self.logical.heredocs.clone();
-        let mut run =
-            Run { mounts: vec![], network: None, security: None, devices: vec![], command: command(rest), heredocs };
+        let mut run = Run {
+            mounts: vec![],
+            network: None,
+            security: None,
+            devices: vec![],
+            command: self.command(rest)?,
+            heredocs,
+        };
         for flag in flags {
             let value = flag.value.unwrap_or_default();
             match flag.name.as_str() {
@@ -498,7 +568,7 @@ impl Reader<'_> {
             "CMD" if rest.is_empty() => Err(self.problem("`HEALTHCHECK CMD` needs a command")),
             "CMD" => {
                 let options = flags.into_iter().map(|flag| (flag.name, flag.value.unwrap_or_default())).collect();
-                Ok(Some(Healthcheck { options, command: command(rest) }))
+                Ok(Some(Healthcheck { options, command: self.command(rest)? }))
             }
             _ => Err(self.problem_at(word, format!("`{word}` is not a health check")).hint("write `CMD` or `NONE`")),
         }
@@ -517,18 +587,9 @@ impl Reader<'_> {
     }
 }
 
-/// JSON where it is a list of strings, else the text for the shell.
-fn command(rest: &str) -> Command {
-    json(rest).map_or_else(|| Command::Shell(rest.to_owned()), Command::Exec)
-}
-
-/// JSON where it is a list of strings, else split at blanks.
-fn list(rest: &str) -> Vec<String> {
-    json(rest).unwrap_or_else(|| rest.split_whitespace().map(str::to_owned).collect())
-}
-
-fn json(rest: &str) -> Option<Vec<String>> {
-    rest.starts_with('[').then(|| serde_json::from_str(rest).ok()).flatten()
+/// Splits at the blanks that BuildKit splits at; one that only Unicode knows is a part of a word.
+fn blanks(text: &str) -> impl Iterator<Item = &str> {
+    text.split(['\t', '\u{b}', '\u{c}', '\r', ' ']).filter(|word| !word.is_empty())
 }
 
 /// Words in front that begin with `--`, with quotes and backslashes taken away; `--` alone ends them.

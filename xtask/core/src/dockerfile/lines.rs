@@ -2,6 +2,7 @@
 //!
 //! Pure. Knows no instruction but by whether here-documents may follow it; the meaning of a line is read elsewhere.
 
+use super::limits::{Budget, Counts};
 use super::words::{self, Quoting};
 
 /// A problem at a place in the file: 1-based line, 1-based column in characters.
@@ -57,7 +58,7 @@ pub(super) struct Directives {
 }
 
 /// Splits a Dockerfile into directives and logical lines.
-pub(super) fn split(text: &str) -> Result<(Directives, Vec<Logical>), Problem> {
+pub(super) fn split(text: &str, counts: &mut Counts) -> Result<(Directives, Vec<Logical>), Problem> {
     let raw: Vec<&str> = text.split_inclusive('\n').collect();
     let directives = directives(&raw)?;
     let mut logical = Vec::new();
@@ -88,9 +89,10 @@ pub(super) fn split(text: &str) -> Result<(Directives, Vec<Logical>), Problem> {
         if joined.trim().is_empty() {
             continue;
         }
+        counts.instruction(start + 1)?;
         let column = line.chars().count() - body.chars().count() + 1;
         let mut instruction = Logical { line: start + 1, column, text: joined.trim().to_owned(), heredocs: Vec::new() };
-        for mut heredoc in heredocs_announced(&instruction.text, directives.escape) {
+        for mut heredoc in heredocs_announced(&instruction)? {
             next = read_heredoc(&raw, next, &mut heredoc, &instruction)?;
             instruction.heredocs.push(heredoc);
         }
@@ -145,9 +147,9 @@ fn directive(line: &str) -> Option<(String, &str)> {
     (["syntax", "escape", "check"].contains(&name.as_str()) && !value.is_empty()).then_some((name, value))
 }
 
-/// Whether here-documents may follow this instruction: `RUN`, `COPY`, `ADD`, or one of them behind `ONBUILD`.
-fn heredocs_announced(text: &str, escape: char) -> Vec<Heredoc> {
-    let (keyword, mut rest) = split_word(text);
+/// The here-documents that follow this instruction: `RUN`, `COPY`, `ADD`, or one of them behind `ONBUILD`.
+fn heredocs_announced(instruction: &Logical) -> Result<Vec<Heredoc>, Problem> {
+    let (keyword, mut rest) = split_word(&instruction.text);
     let mut keyword = keyword.to_ascii_uppercase();
     if keyword == "ONBUILD" {
         let (inner, after) = split_word(rest);
@@ -155,11 +157,25 @@ fn heredocs_announced(text: &str, escape: char) -> Vec<Heredoc> {
         rest = after;
     }
     if !["RUN", "COPY", "ADD"].contains(&keyword.as_str()) || !rest.contains("<<") || is_json(rest) {
-        return Vec::new();
+        return Ok(Vec::new());
     }
     let raw = Quoting { raw_quotes: true, raw_escapes: true, keep_unset: true, ..Quoting::default() };
-    let Ok(expanded) = words::expand(rest, escape, raw, &|_| None) else { return Vec::new() };
-    expanded.words.iter().filter_map(|word| heredoc(word)).collect()
+    // The escape is always the backslash here, whatever the directive says.
+    let Ok(expanded) = words::expand(rest, '\\', raw, &Budget::default(), &|_| None) else { return Ok(Vec::new()) };
+    let wrong = |word: &str, hint: &str| {
+        let what = format!("`{word}` begins no here-document of `{keyword}`");
+        Err(Problem::new(instruction.line, instruction.column, what).hint(hint.to_owned()))
+    };
+    for word in &expanded.words {
+        // BuildKit takes neither for a here-document, and what follows for instructions or for files.
+        if word.trim_start_matches(|c: char| c.is_ascii_digit()) == "<<-" {
+            return wrong(word, "write the name directly behind it: `<<-EOF`");
+        }
+        if keyword != "RUN" && word.contains("<< ") && heredoc(word).is_some() {
+            return wrong(word, "write the name directly behind it: `<<EOF`");
+        }
+    }
+    Ok(expanded.words.iter().filter_map(|word| heredoc(word)).collect())
 }
 
 fn is_json(rest: &str) -> bool {
@@ -167,24 +183,27 @@ fn is_json(rest: &str) -> bool {
     while rest.starts_with("--") {
         rest = split_word(rest).1;
     }
-    serde_json::from_str::<Vec<String>>(rest).is_ok()
+    serde_json::from_str::<Vec<serde_json::Value>>(rest).is_ok()
 }
 
 /// A word `3<<-"NAME"` as the here-document it announces.
 pub(super) fn heredoc(word: &str) -> Option<Heredoc> {
     let rest = word.trim_start_matches(|c: char| c.is_ascii_digit()).strip_prefix("<<")?;
     let (chomp, rest) = rest.strip_prefix('-').map_or((false, rest), |rest| (true, rest));
+    let rest = rest.trim_start();
     if rest.is_empty() || rest.contains('<') {
         return None;
     }
     // A delimiter's escape is always the backslash, whatever the directive says.
-    let raw = Quoting { raw_quotes: false, keep_unset: true, ..Quoting::default() };
-    let name = words::expand(rest, '\\', raw, &|_| None).ok()?;
-    if name.words.len() != 1 {
-        return None;
-    }
-    let expand = !rest.contains(['"', '\'', '\\']);
-    Some(Heredoc { name: name.words.into_iter().next()?, expand, chomp, content: String::new() })
+    let read = |raw_quotes: bool| {
+        let quoting = Quoting { raw_quotes, keep_unset: true, ..Quoting::default() };
+        words::expand(rest, '\\', quoting, &Budget::default(), &|_| None).ok()
+    };
+    let [name] = <[String; 1]>::try_from(read(false)?.words).ok()?;
+    // Quotes that are gone from the name say that nothing is replaced; an escape in it says nothing.
+    let quotes = |text: &str| text.matches(['"', '\'']).count();
+    let expand = read(true)?.words.first().map(|raw| quotes(raw)) == Some(quotes(&name));
+    Some(Heredoc { name, expand, chomp, content: String::new() })
 }
 
 fn read_heredoc(raw: &[&str], mut next: usize, doc: &mut Heredoc, at: &Logical) -> Result<usize, Problem> {

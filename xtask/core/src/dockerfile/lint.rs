@@ -2,7 +2,7 @@
 //!
 //! Pure. Decides nothing about a build: a finding is told, never acted upon.
 
-use super::{Dockerfile, Kind};
+use super::{Dockerfile, Kind, Transfer};
 
 /// A rule of this project.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -15,6 +15,8 @@ pub enum Rule {
     Secret,
     /// The last stage only copies and describes, so that both engines can build it.
     LastStage,
+    /// No `--link` with `--chmod`, which BuildKit does not link, and none to where a root usually has a link.
+    Link,
 }
 
 /// Where a rule does not hold.
@@ -65,9 +67,48 @@ impl Dockerfile {
             let what = format!("`{}` in the last stage: it may only copy and describe", instruction.kind.keyword());
             found(Rule::LastStage, instruction.line, what, "move it to a stage with a name and copy its result");
         }
+        for stage in self.stages() {
+            for instruction in &stage.instructions {
+                let (Kind::Copy(transfer) | Kind::Add(transfer)) = &instruction.kind else { continue };
+                if let Some((what, hint)) = link(instruction.kind.keyword(), transfer) {
+                    found(Rule::Link, instruction.line, what, &hint);
+                }
+            }
+        }
         findings.sort_by_key(|finding| (finding.line, finding.rule));
         findings
     }
+}
+
+/// Folders that are links on a root with a merged `/usr`, and what they lead to.
+const MERGED: [(&str, &str); 8] = [
+    ("bin", "usr/bin"),
+    ("sbin", "usr/sbin"),
+    ("lib", "usr/lib"),
+    ("lib32", "usr/lib32"),
+    ("lib64", "usr/lib64"),
+    ("libx32", "usr/libx32"),
+    ("var/run", "run"),
+    ("var/lock", "run/lock"),
+];
+
+/// What a linked copy does that was hardly meant, and what to do.
+fn link(keyword: &str, transfer: &Transfer) -> Option<(String, String)> {
+    if !transfer.link {
+        return None;
+    }
+    if !transfer.is_linked() {
+        let what = format!("`{keyword} --link --chmod` is not linked: BuildKit ignores `--link` where a mode is said");
+        return Some((what, "leave `--chmod` out and set the file's mode in git, or leave `--link` out".to_owned()));
+    }
+    let to: Vec<&str> = transfer.destination.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
+    let to = to.join("/");
+    let through = |(from, _): &&(&str, &str)| to.strip_prefix(from).is_some_and(|rest| rest.starts_with('/'));
+    let (from, leads) = MERGED.iter().find(through).filter(|_| transfer.destination.starts_with('/'))?;
+    let what = format!(
+        "`{keyword} --link` to `/{to}` makes a folder of `/{from}`, which is a link in a root with a merged `/usr`"
+    );
+    Some((what, format!("write `/{leads}{}`", &to[from.len()..])))
 }
 
 fn is_latest(base: &str) -> bool {

@@ -1,5 +1,6 @@
 //! Syntax, expansion, sources and rules, one line each; robustness over made-up text.
 
+use super::limits::Budget;
 use super::words::{Quoting, expand};
 use super::*;
 use crate::reference::Platform;
@@ -181,7 +182,7 @@ fn what_buildkit_refuses_is_refused() {
 #[track_caller]
 fn word(text: &str, expected: &str) {
     let values = given(&[("a", "1"), ("e", ""), ("p", "foo.tar.gz"), ("s", "/x/y/z"), ("m", "a*b")]);
-    let expanded = expand(text, '\\', Quoting::default(), &|name| values.get(name).cloned());
+    let expanded = expand(text, '\\', Quoting::default(), &Budget::default(), &|name| values.get(name).cloned());
     assert_eq!(expanded.map_or_else(|why| format!("error: {why}"), |expanded| expanded.text), expected, "{text}");
 }
 
@@ -298,6 +299,131 @@ fn sources_are_what_reached_stages_read_from_the_context() {
 }
 
 #[test]
+fn a_default_that_is_not_used_may_fail() {
+    let text = "FROM scratch\nARG FOO\nARG BAR=${FOO:?\"foo missing\"}\nUSER $BAR";
+    built(text, &[("BAR", "given")], &["FROM scratch", "given"]);
+    let fault = parsed(text).expand(&given(&[]), &amd64()).unwrap_err().to_string();
+    assert!(fault.contains("`FOO`: foo missing"), "{fault}");
+}
+
+/// BuildKit's own cases: `parser_heredoc_test.go` and `parse_heredoc_test.go` of its frontend.
+#[test]
+fn here_documents_are_announced_as_buildkit_reads_them() {
+    let name = |word: &str| lines::heredoc(word).map(|doc| (doc.name, doc.expand));
+    for valid in ["<<EOF", "<<-EOF", "<<EO\\F", "<< EOF", "<<- EOF", "<<\\EOF"] {
+        assert_eq!(name(valid), Some(("EOF".to_owned(), true)), "{valid}");
+    }
+    for quoted in ["<<'EOF'", "<<\"EOF\"", "<<-'EOF'", "<<-\"EOF\"", "<<EO\"F\""] {
+        assert_eq!(name(quoted), Some(("EOF".to_owned(), false)), "{quoted}");
+    }
+    for none in ["", "EOF", "<<", "<<-", "<EOF", "<<<EOF", "<<EOF sh", "<<'EOF", "<<EOF\""] {
+        assert_eq!(name(none), None, "{none}");
+    }
+    let contents = |text: &str| match kind(text) {
+        Kind::Run(run) => run.heredocs.into_iter().map(|doc| doc.name).collect::<Vec<_>>(),
+        Kind::Copy(copy) => copy.heredocs.into_iter().map(|doc| doc.name).collect(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(contents("RUN <<  EOF\nx\nEOF"), ["EOF"]);
+    assert_eq!(contents("RUN <<  EOF  > foo\nx\nEOF"), ["EOF"]);
+    assert_eq!(contents("RUN '<<EOF'"), [""; 0]);
+    assert_eq!(contents("COPY [\"<<EOF\", \"/x\"]"), ["EOF"], "in a list it has no contents");
+    let Kind::Copy(twice) = kind("COPY <<A <<A /x/\none\nA\ntwo\nA\n") else { panic!() };
+    assert_eq!(twice.heredocs.iter().map(|doc| doc.content.as_str()).collect::<Vec<_>>(), ["two\n"; 2]);
+}
+
+/// Each made another image than BuildKit does, or failed with a message of something else.
+#[test]
+fn what_current_buildkit_refuses_is_refused() {
+    for (text, what, hint) in [
+        ("COPY /foo <<EOF\nEOF", "a here-document cannot be the destination of `COPY`", "in front of the destination"),
+        ("ADD [\"a\", \"<<EOF\"]", "a here-document cannot be the destination of `ADD`", "in front of the destination"),
+        ("COPY << EOF /x\na\nEOF", "`<< EOF` begins no here-document of `COPY`", "`<<EOF`"),
+        ("RUN <<- EOF\na\nEOF", "`<<-` begins no here-document of `RUN`", "`<<-EOF`"),
+        ("CMD [\"a\", 1]", "`1` in the list of `CMD` is not a string", "quote it: `\"1\"`"),
+        ("ENTRYPOINT [[\"a\"]]", "`[\"a\"]` in the list of `ENTRYPOINT` is not a string", "quote it"),
+        ("RUN [\"a\", null]", "`null` in the list of `RUN` is not a string", "quote it"),
+        ("VOLUME [true]", "`true` in the list of `VOLUME` is not a string", "quote it"),
+        ("COPY [\"a\", {\"b\": 1}]", "in the list of `COPY` is not a string", "quote it"),
+        ("HEALTHCHECK CMD [1]", "`1` in the list of `HEALTHCHECK` is not a string", "quote it"),
+        ("SHELL [\"a\", 1]", "`1` in the list of `SHELL` is not a string", "quote it"),
+    ] {
+        let fault = Dockerfile::parse("Dockerfile", &format!("FROM scratch\n{text}")).unwrap_err();
+        assert!(fault.what.starts_with("Dockerfile:2:") && fault.what.contains(what), "{text}: {fault}");
+        assert!(fault.hints.iter().any(|found| found.contains(hint)), "{text}: {fault}");
+    }
+    for text in ["ENV A=${FOO:#}", "ENV A=${FOO:%x}", "ENV A=${FOO:#x}"] {
+        let fault = parsed(&format!("FROM scratch\n{text}")).expand(&given(&[]), &amd64()).unwrap_err();
+        assert!(fault.what.contains("is not a modifier of a substitution"), "{text}: {fault}");
+    }
+    assert_eq!(kind("ENTRYPOINT []"), Kind::Entrypoint(Command::Exec(Vec::new())));
+    assert_eq!(kind("ENTRYPOINT"), Kind::Entrypoint(Command::Shell(String::new())));
+    assert_eq!(
+        kind("CMD [\"a\", ]"),
+        Kind::Cmd(Command::Shell("[\"a\", ]".into())),
+        "what is no JSON is for the shell"
+    );
+}
+
+#[test]
+fn a_blank_that_only_unicode_knows_is_part_of_a_name() {
+    let Kind::Copy(copy) = kind("COPY a\u{a0}b /x") else { panic!() };
+    assert_eq!(copy.sources, ["a\u{a0}b"]);
+}
+
+#[track_caller]
+fn limited(text: &str, limit: &str) {
+    let began = std::time::Instant::now();
+    let file = Dockerfile::parse("Dockerfile", text);
+    let fault = file.and_then(|file| file.expand(&given(&[]), &amd64()).map(drop)).unwrap_err();
+    assert!(fault.what.contains(limit), "{}", fault.what);
+    assert!(fault.what.len() < 200_000, "a message of {} bytes", fault.what.len());
+    assert!(began.elapsed() < std::time::Duration::from_secs(5), "{limit}: {:?}", began.elapsed());
+}
+
+/// What a hostile file may cost: an error names the limit, in seconds even where nothing is optimised.
+#[test]
+fn a_file_that_grows_beyond_reason_ends_with_its_limit() {
+    let times = |line: &str, count: usize| format!("FROM scratch\n{}", line.repeat(count));
+    limited(&format!("FROM scratch\nENV A=aaaaaaaa\n{}", "ENV A=$A$A\n".repeat(24)), "more than 16000000 bytes");
+    limited(&format!("ARG A=aaaaaaaa\n{}FROM scratch\n", "ARG A=$A$A\n".repeat(24)), "more than 16000000 bytes");
+    limited(&times("FROM scratch\n", 100_000), "more than 5000 instructions");
+    limited(&times("FROM scratch\n", 600), "more than 500 stages");
+    limited(&times("ENV A=b\n", 100_000), "more than 5000 instructions");
+    limited(&times(&format!("ENV {}\n", "A=b ".repeat(2_000)), 6), "more than 10000 variables, labels and paths");
+    limited(&times(&format!("COPY {}/x\n", "a ".repeat(2_000)), 6), "more than 10000 variables, labels and paths");
+    limited(&format!("FROM scratch\nRUN {}\n", "x".repeat(70_000)), "more than 65535 bytes");
+    limited(&times(&format!("# {}\n", "x".repeat(1_000)), 5_000), "4000000 is the limit");
+    let long = format!("FROM scratch\nENV A={0}\nENV A=$A$A$A$A\n", "ab".repeat(30_000));
+    limited(&format!("{long}ENV B=${{A//{}c/x}}\n", "a*b".repeat(100)), "more than 50000000 steps");
+    limited(&format!("{long}{}", "ENV B=${A//a/bbbbbbbbbb}\n".repeat(15)), "more than 16000000 bytes");
+    let chain: String = (1..500).map(|n| format!("FROM s{} AS s{n}\n", n - 1)).collect();
+    limited(&format!("FROM scratch AS s0\nENV A={}\n{chain}", "x".repeat(60_000)), "more than 16000000 bytes");
+}
+
+/// What is allowed takes no longer than its size: four times as much, not sixteen.
+#[test]
+fn a_file_within_its_limits_takes_time_by_its_size() {
+    // Of processor time: other tests run at the same time.
+    let spent = || {
+        let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+        text.split(' ').next().and_then(|text| text.parse::<f64>().ok()).map(|nanoseconds| nanoseconds / 1e9)
+    };
+    let seconds = |count: usize| {
+        let lines: String = (0..count).map(|n| format!("ENV A{n}=${{A{}:-x}}\n", n.max(1) - 1)).collect();
+        let stages: String =
+            (0..count / 11).map(|n| format!("FROM scratch AS s{n}\nCOPY --from=s{} a b\n", n.max(1) - 1)).collect();
+        let text = format!("{stages}FROM scratch\n{lines}");
+        let before = spent().unwrap_or_default();
+        parsed(&text).expand(&given(&[]), &amd64()).unwrap();
+        spent().unwrap_or_default() - before
+    };
+    let best = |count: usize| (0..5).map(|_| seconds(count)).fold(f64::INFINITY, f64::min);
+    let (small, large) = (best(1_000), best(4_000));
+    assert!(large < 10.0 * small.max(0.002), "1,000: {small} s, 4,000: {large} s");
+}
+
+#[test]
 fn another_target_reads_other_files() {
     let file = parsed("FROM a AS one\nCOPY x /\nFROM b AS two\nCOPY y /");
     let sources = file.clone().with_target("ONE").unwrap().sources(&given(&[]), &amd64()).unwrap();
@@ -321,6 +447,28 @@ fn lint_tells_what_this_project_does_not_want() {
         Dockerfile:13: `RUN` in the last stage: it may only copy and describe"#]]
     .assert_eq(&shown.join("\n"));
     assert_eq!(parsed("FROM python:3.12-slim\nCOPY a b\nUSER x").lint(), []);
+}
+
+#[test]
+fn lint_tells_of_links_that_destroy_a_root_or_are_none() {
+    let told = |line: &str| {
+        let findings = parsed(&format!("FROM python:3.12-slim\n{line}")).lint();
+        findings.into_iter().map(|finding| (finding.what, finding.hint)).collect::<Vec<_>>()
+    };
+    for fine in [
+        "COPY --link a /usr/bin/a",
+        "COPY a /bin/a",
+        "COPY --link a /binary/a",
+        "COPY --chmod=755 a /x",
+        "COPY --link a bin/a",
+    ] {
+        assert_eq!(told(fine), [], "{fine}");
+    }
+    let [(what, hint)] = told("COPY --link templates/tool /bin/tool").try_into().unwrap();
+    assert!(what.starts_with("Dockerfile:2: `COPY --link` to `/bin/tool` makes a folder of `/bin`"), "{what}");
+    assert_eq!(hint, "write `/usr/bin/tool`");
+    let [(what, _)] = told("COPY --link --chmod=0755 templates/tool /bin/tool").try_into().unwrap();
+    assert!(what.starts_with("Dockerfile:2: `COPY --link --chmod` is not linked"), "{what}");
 }
 
 /// Text made of what Dockerfiles are made of, so that it goes deep before it fails.
@@ -400,7 +548,7 @@ proptest! {
 
     #[test]
     fn any_word_is_replaced_or_refused(word in "[ab${}:#%/?*+'\" \\\\-]{0,30}") {
-        let _ = expand(&word, '\\', Quoting::default(), &|name| (name == "a").then(|| "a/b*c".to_owned()));
+        let _ = expand(&word, '\\', Quoting::default(), &Budget::default(), &|name| (name == "a").then(|| "a/b*c".to_owned()));
     }
 
     /// Comments and blank lines between instructions mean nothing.
@@ -417,7 +565,7 @@ proptest! {
 #[test]
 fn deep_nesting_is_refused_and_not_fatal() {
     let word = format!("{}x{}", "${a:-".repeat(50_000), "}".repeat(50_000));
-    assert!(expand(&word, '\\', Quoting::default(), &|_| None).is_err());
+    assert!(expand(&word, '\\', Quoting::default(), &Budget::default(), &|_| None).is_err());
 }
 
 /// An independent reader of the syntax agrees about which instructions there are and where they begin.

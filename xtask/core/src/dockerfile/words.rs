@@ -3,6 +3,7 @@
 //! Pure. Knows nothing of instructions or scopes: the caller says what a variable holds.
 //! Reference: <https://docs.docker.com/reference/dockerfile/#environment-replacement>.
 
+use super::limits::Budget;
 use std::collections::BTreeSet;
 
 /// What stays as it is written.
@@ -36,10 +37,11 @@ pub(super) fn expand(
     word: &str,
     escape: char,
     quoting: Quoting,
+    budget: &Budget,
     value: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Expanded, String> {
-    let mut lexer =
-        Lexer { chars: word.chars().collect(), at: 0, depth: 0, escape, quoting, value, unset: BTreeSet::new() };
+    let chars = word.chars().collect();
+    let mut lexer = Lexer { chars, at: 0, depth: 0, escape, quoting, budget, value, unset: BTreeSet::new() };
     let (text, words) = lexer.until(None)?;
     Ok(Expanded { text, words, unset: lexer.unset })
 }
@@ -50,6 +52,7 @@ struct Lexer<'a> {
     depth: usize,
     escape: char,
     quoting: Quoting,
+    budget: &'a Budget,
     value: &'a dyn Fn(&str) -> Option<String>,
     unset: BTreeSet<String>,
 }
@@ -113,6 +116,11 @@ impl Lexer<'_> {
                     words.word.push_str(&value);
                     text.push_str(&value);
                 }
+                '<' => {
+                    let value = self.perhaps_heredoc();
+                    words.word.push_str(&value);
+                    text.push_str(&value);
+                }
                 _ => self.plain(&mut text, &mut words),
             }
         }
@@ -121,6 +129,19 @@ impl Lexer<'_> {
             None => Ok((text, words.finish())),
             Some(stop) => Err(format!("`{stop}` is missing at the end of a substitution")),
         }
+    }
+
+    /// `<`, or `<<` with the blanks behind it, which belong to the word: `<< EOF` is one.
+    fn perhaps_heredoc(&mut self) -> String {
+        let mut value = String::new();
+        value.extend(self.next());
+        if self.peek() == Some('<') {
+            value.extend(self.next());
+            while self.peek().is_some_and(|c| [' ', '\t', '\r'].contains(&c)) {
+                value.extend(self.next());
+            }
+        }
+        value
     }
 
     fn plain(&mut self, text: &mut String, words: &mut Words) {
@@ -197,12 +218,13 @@ impl Lexer<'_> {
         out
     }
 
-    fn get(&mut self, name: &str) -> Option<String> {
+    fn get(&mut self, name: &str) -> Result<Option<String>, String> {
         let value = (self.value)(name);
-        if value.is_none() {
-            self.unset.insert(name.to_owned());
+        match &value {
+            Some(value) => self.budget.spend(value.len())?,
+            None => drop(self.unset.insert(name.to_owned())),
         }
-        value
+        Ok(value)
     }
 
     fn dollar(&mut self) -> Result<String, String> {
@@ -212,7 +234,7 @@ impl Lexer<'_> {
             if name.is_empty() {
                 return Ok("$".to_owned());
             }
-            return Ok(match self.get(&name) {
+            return Ok(match self.get(&name)? {
                 None if self.quoting.keep_unset => format!("${name}"),
                 value => value.unwrap_or_default(),
             });
@@ -225,14 +247,13 @@ impl Lexer<'_> {
         }
         let name = self.name();
         match self.next() {
-            Some('}') => Ok(match self.get(&name) {
+            Some('}') => Ok(match self.get(&name)? {
                 None if self.quoting.keep_unset => format!("${{{name}}}"),
                 value => value.unwrap_or_default(),
             }),
             Some(':') => match self.next() {
                 Some(operator @ ('-' | '+' | '?')) => self.choice(&name, operator, true),
-                // BuildKit reads `:#` and `:%` as `#` and `%`.
-                Some(operator @ ('#' | '%')) => self.trimmed(&name, operator),
+                // BuildKit refuses `:#` and `:%` since 0.16; before, it read them as `#` and `%`.
                 other => Err(unsupported(':', other)),
             },
             Some(operator @ ('-' | '+' | '?')) => self.choice(&name, operator, false),
@@ -275,7 +296,7 @@ impl Lexer<'_> {
 
     fn choice(&mut self, name: &str, operator: char, empty_is_unset: bool) -> Result<String, String> {
         let word = self.operand('}', false)?;
-        let value = self.get(name);
+        let value = self.get(name)?;
         if value.is_none() && self.quoting.keep_unset {
             let colon = if empty_is_unset { ":" } else { "" };
             return Ok(format!("${{{name}{colon}{operator}{word}}}"));
@@ -292,12 +313,13 @@ impl Lexer<'_> {
 
     fn trimmed(&mut self, name: &str, operator: char) -> Result<String, String> {
         let word = self.operand('}', true)?;
-        let Some(value) = self.get(name) else {
+        let Some(value) = self.get(name)? else {
             return Ok(if self.quoting.keep_unset { format!("${{{name}{operator}{word}}}") } else { String::new() });
         };
         let (longest, pattern) = word.strip_prefix(operator).map_or((false, word.as_str()), |rest| (true, rest));
         let mut pattern = glob(pattern)?;
         let mut chars: Vec<char> = value.chars().collect();
+        self.budget.steps(pattern.len(), chars.len())?;
         if operator == '%' {
             pattern.reverse();
             chars.reverse();
@@ -316,7 +338,7 @@ impl Lexer<'_> {
         self.at += usize::from(all);
         let pattern = self.operand('/', true)?;
         let with = self.operand('}', true)?;
-        let Some(value) = self.get(name) else {
+        let Some(value) = self.get(name)? else {
             let slash = if all { "/" } else { "" };
             return Ok(if self.quoting.keep_unset {
                 format!("${{{name}/{slash}{pattern}/{with}}}")
@@ -326,7 +348,8 @@ impl Lexer<'_> {
         };
         let pattern = glob(&pattern)?;
         let chars: Vec<char> = value.chars().collect();
-        Ok(replace(&chars, &pattern, &with, all))
+        self.budget.steps(pattern.len(), chars.len())?;
+        replace(&chars, &pattern, &with, all, self.budget)
     }
 }
 
@@ -387,17 +410,40 @@ fn ends(pattern: &[Piece], text: &[char]) -> Vec<usize> {
     (0..=text.len()).filter(|&at| reached[at]).collect()
 }
 
+/// For every place of `text`, where the longest match that begins there ends. Its cost is that of one match.
+fn longest(pattern: &[Piece], text: &[char]) -> Vec<Option<usize>> {
+    let mut ends: Vec<Option<usize>> = (0..=text.len()).map(Some).collect();
+    for piece in pattern.iter().rev() {
+        let mut before = vec![None; text.len() + 1];
+        for at in (0..=text.len()).rev() {
+            let (here, next) = (text.get(at), ends.get(at + 1).copied().flatten());
+            before[at] = match piece {
+                Piece::One(c) if here == Some(c) => next,
+                Piece::Any if here.is_some_and(|c| *c != '\n') => next,
+                Piece::Many => {
+                    let more = here.filter(|c| **c != '\n').and_then(|_| before[at + 1]);
+                    more.max(ends[at])
+                }
+                _ => None,
+            };
+        }
+        ends = before;
+    }
+    ends
+}
+
 /// Leftmost, longest; an empty match directly behind a match does not count.
-fn replace(text: &[char], pattern: &[Piece], with: &str, all: bool) -> String {
+fn replace(text: &[char], pattern: &[Piece], with: &str, all: bool, budget: &Budget) -> Result<String, String> {
+    let ends = longest(pattern, text);
     let mut out = String::new();
     let (mut at, mut matched_to) = (0, None);
     while at <= text.len() {
-        let end = ends(pattern, &text[at..]).last().map(|length| at + length);
-        if let Some(end) = end.filter(|&end| end > at || matched_to != Some(at)) {
+        if let Some(end) = ends[at].filter(|&end| end > at || matched_to != Some(at)) {
+            budget.spend(with.len())?;
             out.push_str(with);
             if !all {
                 out.extend(&text[end..]);
-                return out;
+                return Ok(out);
             }
             matched_to = Some(end);
             if end > at {
@@ -408,5 +454,5 @@ fn replace(text: &[char], pattern: &[Piece], with: &str, all: bool) -> String {
         out.extend(text.get(at));
         at += 1;
     }
-    out
+    Ok(out)
 }

@@ -24,9 +24,14 @@ pub struct Stat {
 }
 
 impl Stat {
-    /// A folder as copying makes it.
-    pub(super) fn folder((uid, gid): (u32, u32)) -> Self {
-        Self { kind: Kind::Dir, mode: 0o755, uid, gid, link: None }
+    /// A folder as copying makes it, unless a mode is said.
+    pub(super) fn folder(owner: (u32, u32)) -> Self {
+        Self::folder_with(0o755, owner)
+    }
+
+    /// A folder with these bits.
+    pub(super) fn folder_with(mode: u32, (uid, gid): (u32, u32)) -> Self {
+        Self { kind: Kind::Dir, mode, uid, gid, link: None }
     }
 
     /// Whether it is a folder itself; a link to one is none.

@@ -47,6 +47,14 @@ pub(super) struct Flags {
     pub(super) excludes: Ignore,
 }
 
+impl Flags {
+    /// A folder that has to be made on the way.
+    fn folder(&self) -> Stat {
+        let mode = self.mode.as_ref().and_then(Mode::of_parents).unwrap_or(0o755);
+        Stat::folder_with(mode, self.owner.unwrap_or((0, 0)))
+    }
+}
+
 /// An absolute destination from one as it is written: relative ones are below the working folder. One that ends with a slash
 /// is a folder, and so is `.`.
 pub(super) fn destination(working_dir: &str, written: &str) -> String {
@@ -77,12 +85,12 @@ pub(super) fn joined(folder: &str, path: &str) -> String {
 /// Copies one thing to an absolute destination.
 pub(super) fn copy(target: &mut Target<'_>, taken: Taken, to: &str, flags: &Flags) -> Result<(), Fault> {
     let Some(top) = taken.nodes.first() else { return Ok(()) };
-    let owner = flags.owner.unwrap_or((0, 0));
+    let like = flags.folder();
     // What ends as a folder's name is made a folder, whatever is copied into it.
     let (folder, name) = to.rsplit_once('/').unwrap_or(("", to));
     let ensured = if name.is_empty() || name == "." { to } else { folder };
     let ensured = target.resolve(ensured.as_bytes())?;
-    target.make_folders(&ensured, owner)?;
+    target.make_folders(&ensured, &like)?;
 
     let mut place = target.resolve(to.as_bytes())?;
     let there = target.stat(&place)?;
@@ -91,9 +99,9 @@ pub(super) fn copy(target: &mut Target<'_>, taken: Taken, to: &str, flags: &Flag
         place = place.join(&taken.name);
     }
     if is_folder && there.is_none() {
-        target.make_folders(&place, owner)?;
+        target.make_folders(&place, &like)?;
     } else {
-        target.make_folders(&place.parent().unwrap_or_default(), owner)?;
+        target.make_folders(&place.parent().unwrap_or_default(), &like)?;
     }
     // `--exclude` looks below what is copied, not at that itself.
     let wanted = |node: &Node| node.rest.as_bytes().is_empty() || !flags.excludes.ignores(node.rest.as_bytes());
@@ -117,7 +125,7 @@ fn put(target: &mut Target<'_>, node: Node, place: &ContextPath, flags: &Flags) 
         // The folder that is copied into stays as it is; those below it come with their own modes.
         Some(_) if is_folder && node.rest.as_bytes().is_empty() => return Ok(()),
         Some(_) => {}
-        None => target.make_folders(&at.parent().unwrap_or_default(), flags.owner.unwrap_or((0, 0)))?,
+        None => target.make_folders(&at.parent().unwrap_or_default(), &flags.folder())?,
     }
     let (uid, gid) = flags.owner.unwrap_or((node.uid, node.gid));
     let (kind, mode) = match node.content {
@@ -273,6 +281,28 @@ mod tests {
         };
         let made = copied(&Nothing, &a_folder(), "/p/x", &flags).unwrap();
         assert_eq!(made, ["p/ 755 5:6", "p/x/ 755 5:6", "p/x/e/ 700 5:6", "p/x/f 700 5:6"]);
+    }
+
+    /// BuildKit's own case since 0.21: `COPY --chmod=770 foo /parent/sub/foo`.
+    #[test]
+    fn folders_on_the_way_take_an_octal_mode() {
+        let made = |mode: &str, taken: &Taken, to: &str| {
+            let flags = Flags { mode: Some(Mode::parse(mode).unwrap()), ..Flags::default() };
+            copied(&image(&["parent/"]), taken, to, &flags).unwrap()
+        };
+        let file = a_file("foo");
+        assert_eq!(
+            made("770", &file, "/parent/sub/foo"),
+            ["parent/ 700 1:1", "parent/sub/ 770 0:0", "parent/sub/foo 770 0:0"]
+        );
+        assert_eq!(
+            made("6755", &file, "/new/"),
+            ["new/ 755 0:0", "new/foo 6755 0:0"],
+            "set-id bits are the file's alone"
+        );
+        assert_eq!(made("a+x", &file, "/new/"), ["new/ 755 0:0", "new/foo 755 0:0"], "letters say nothing of them");
+        let folder = ["new/ 750 0:0", "new/e/ 750 0:0", "new/e/c 750 0:0", "new/f 750 0:0"];
+        assert_eq!(made("750", &a_folder(), "/new"), folder);
     }
 
     proptest! {

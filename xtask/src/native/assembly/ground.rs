@@ -196,22 +196,28 @@ impl<'a> Layers<'a> {
                         .hint("or build with `--engine docker`"));
                 }
             }
-            let missing = || {
+            let missing = |path: &str| {
                 let hint = "a stage gives what its own `COPY`, `ADD` and `WORKDIR` make";
-                Fault::usage(format!("{place}: `/{folder}` is not in the stage")).hint(hint)
+                Fault::usage(format!("{place}: `/{path}` is not in the stage")).hint(hint)
             };
+            let named = folder.to_string();
             match (reads, pattern) {
-                (Reads::Parents { .. }, Some(pattern)) => {
-                    let all = taking::take(&files, &at, b"").ok_or_else(missing)?;
-                    taken.push(taking::with_parents(all, pattern).map_err(wrong)?);
+                (Reads::Parents { pivot, pattern }, _) => {
+                    let found = taking::parents::<Lost>(&files, (pivot, pattern), &|path| Ok(resolved(path)?));
+                    let found = found.map_err(|lost| match lost {
+                        Lost::Why(why) => wrong(why),
+                        Lost::Fault(fault) => fault,
+                    })?;
+                    let named = if pivot.is_empty() { pattern.clone() } else { format!("{pivot}/./{pattern}") };
+                    taken.extend(found.ok_or_else(|| missing(&named))?);
                 }
                 (_, Some(pattern)) => {
                     for hit in taking::hits(&files, &at, pattern).map_err(wrong)? {
                         let at = resolved(&hit)?;
-                        taken.push(taking::take(&files, &at, name(&hit)).ok_or_else(missing)?);
+                        taken.push(taking::take(&files, &at, name(&hit)).ok_or_else(|| missing(&hit.to_string()))?);
                     }
                 }
-                _ => taken.push(taking::take(&files, &at, name(&folder)).ok_or_else(missing)?),
+                _ => taken.push(taking::take(&files, &at, name(&folder)).ok_or_else(|| missing(&named))?),
             }
         }
         Ok(taken)
@@ -259,6 +265,24 @@ pub(super) fn run(
     target.finish()
 }
 
+/// Why a source cannot be taken: in one phrase, or because a layer cannot be read.
+enum Lost {
+    Why(String),
+    Fault(Fault),
+}
+
+impl From<String> for Lost {
+    fn from(why: String) -> Self {
+        Self::Why(why)
+    }
+}
+
+impl From<Fault> for Lost {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
 /// What sources name in a part of a realised stage; the error is one lowercase phrase.
 fn taken_from_part(part: &[Made], reads: &[Reads]) -> Result<Vec<Taken>, String> {
     let mut files = Files::new();
@@ -267,9 +291,9 @@ fn taken_from_part(part: &[Made], reads: &[Reads]) -> Result<Vec<Taken>, String>
     for reads in reads {
         let (folder, pattern) = taking::lead(reads);
         match (reads, pattern) {
-            (Reads::Parents { .. }, Some(pattern)) => {
-                let all = taking::take(&files, &folder, b"");
-                taken.extend(all.map(|all| taking::with_parents(all, pattern)).transpose()?);
+            (Reads::Parents { pivot, pattern }, _) => {
+                let found = taking::parents::<String>(&files, (pivot, pattern), &|path| Ok(path.clone()))?;
+                taken.extend(found.unwrap_or_default());
             }
             (_, Some(pattern)) => {
                 let hits = taking::hits(&files, &folder, pattern)?;

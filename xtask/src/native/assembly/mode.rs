@@ -4,7 +4,10 @@
 
 /// A change of permission bits.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Mode(Vec<Step>);
+pub(super) struct Mode {
+    steps: Vec<Step>,
+    octal: Option<u32>,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
@@ -33,19 +36,25 @@ impl Mode {
         if text.starts_with(|c: char| c.is_ascii_digit()) {
             let wrong = || format!("`--chmod={text}` is not an octal number up to 7777");
             let bits = u32::from_str_radix(text, 8).ok().filter(|bits| *bits <= 0o7777).ok_or_else(wrong)?;
-            return Ok(Self(vec![Step::Clear(EVERYTHING | STICKY), Step::Set(bits)]));
+            return Ok(Self { steps: vec![Step::Clear(EVERYTHING | STICKY), Step::Set(bits)], octal: Some(bits) });
         }
         let mut steps = Vec::new();
         for clause in text.split(',') {
             self::clause(clause, &mut steps).ok_or_else(|| format!("`--chmod={text}` is not a mode"))?;
         }
-        Ok(Self(steps))
+        Ok(Self { steps, octal: None })
+    }
+
+    /// The bits of folders that copying makes on the way, where they are said: those of an octal mode, without set-id and
+    /// sticky. BuildKit does so since 0.21.
+    pub(super) fn of_parents(&self) -> Option<u32> {
+        self.octal.map(|bits| bits & 0o777)
     }
 
     /// The bits after the change.
     pub(super) fn apply(&self, before: u32, is_dir: bool) -> u32 {
         let mut mode = before;
-        for step in &self.0 {
+        for step in &self.steps {
             match *step {
                 Step::Clear(bits) => mode &= !bits,
                 Step::Set(bits) => mode |= bits,

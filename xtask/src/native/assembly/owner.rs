@@ -15,24 +15,32 @@ enum Name {
     Text(String),
 }
 
+/// The greatest number that BuildKit takes for an owner, and that a runtime starts a program as.
+const GREATEST: u32 = i32::MAX as u32;
+
 impl Name {
-    fn parse(text: &str) -> Self {
+    fn parse(text: &str) -> Result<Self, String> {
         // An empty half is root, as in `:staff`.
+        if text.is_empty() || text == "root" {
+            return Ok(Self::Number(0));
+        }
+        if !text.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Ok(Self::Text(text.to_owned()));
+        }
         match text.parse() {
-            Ok(number) => Self::Number(number),
-            Err(_) if text.is_empty() => Self::Number(0),
-            Err(_) => Self::Text(text.to_owned()),
+            Ok(number) if number <= GREATEST => Ok(Self::Number(number)),
+            _ => Err(format!("the owner `{text}` is too great a number: {GREATEST} is the greatest")),
         }
     }
 }
 
 impl Owner {
-    /// Reads `user`, `user:group`, `:group`.
-    pub(super) fn parse(text: &str) -> Self {
-        match text.split_once(':') {
-            Some((user, group)) => Self { user: Name::parse(user), group: Some(Name::parse(group)) },
-            None => Self { user: Name::parse(text), group: None },
-        }
+    /// Reads `user`, `user:group`, `:group`; the error is one lowercase phrase.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        Ok(match text.split_once(':') {
+            Some((user, group)) => Self { user: Name::parse(user)?, group: Some(Name::parse(group)?) },
+            None => Self { user: Name::parse(text)?, group: None },
+        })
     }
 
     /// Whether `/etc/passwd` has to be asked.
@@ -87,12 +95,16 @@ mod tests {
 
     #[track_caller]
     fn is(text: &str, expected: (u32, u32)) {
-        assert_eq!(Owner::parse(text).numbers(PASSWD, GROUP), Ok(expected), "{text}");
+        assert_eq!(Owner::parse(text).and_then(|owner| owner.numbers(PASSWD, GROUP)), Ok(expected), "{text}");
     }
 
     #[track_caller]
     fn refuses(text: &str, expected: &str) {
-        assert_eq!(Owner::parse(text).numbers(PASSWD, GROUP), Err(expected.to_owned()), "{text}");
+        assert_eq!(
+            Owner::parse(text).and_then(|owner| owner.numbers(PASSWD, GROUP)),
+            Err(expected.to_owned()),
+            "{text}"
+        );
     }
 
     #[test]
@@ -118,8 +130,19 @@ mod tests {
 
     #[test]
     fn numbers_ask_nobody() {
-        assert_eq!(Owner::parse("1:2").if_numbers(), Some((1, 2)));
-        assert_eq!(Owner::parse("app:2").if_numbers(), None);
-        assert_eq!(Owner::parse("1:staff").if_numbers(), None);
+        let numbers = |text: &str| Owner::parse(text).unwrap().if_numbers();
+        assert_eq!(numbers("1:2"), Some((1, 2)));
+        assert_eq!(numbers("root"), Some((0, 0)));
+        assert_eq!(numbers("app:2"), None);
+        assert_eq!(numbers("1:staff"), None);
+    }
+
+    #[test]
+    fn a_number_that_no_system_has_is_not_a_name() {
+        is("2147483647", (2_147_483_647, 2_147_483_647));
+        for text in ["2147483648", "4294967295", "4294967296", "1:4294967296", "99999999999999999999"] {
+            let number = text.rsplit(':').next().unwrap();
+            refuses(text, &format!("the owner `{number}` is too great a number: 2147483647 is the greatest"));
+        }
     }
 }

@@ -4,9 +4,12 @@
 
 use std::collections::BTreeSet;
 
+/// Ports that one instruction may name: all of the three protocols.
+const MOST: usize = 3 * 65_536;
+
 /// `80/tcp` for each port that the words name; the error is one lowercase phrase.
 pub(super) fn exposed(words: &[String]) -> Result<BTreeSet<String>, String> {
-    let mut ports = BTreeSet::new();
+    let (mut ports, mut named) = (BTreeSet::new(), 0);
     for word in words {
         let wrong = || format!("`{word}` is not a port, as `80`, `53/udp` and `8000-8010` are");
         let (range, protocol) = match word.split_once('/') {
@@ -24,6 +27,10 @@ pub(super) fn exposed(words: &[String]) -> Result<BTreeSet<String>, String> {
             if high - low != last - first && first != last {
                 return Err(wrong());
             }
+        }
+        named += usize::from(last - first) + 1;
+        if named > MOST {
+            return Err(format!("`EXPOSE` names more than {MOST} ports, the limit of an instruction"));
         }
         ports.extend((first..=last).map(|port| format!("{port}/{protocol}")));
     }
@@ -59,6 +66,13 @@ mod tests {
         is("8080-8081:80-81", &["80/tcp", "81/tcp"]);
         is("8080-8090:80", &["80/tcp"]);
         is("127.0.0.1::80", &["80/tcp"]);
+    }
+
+    #[test]
+    fn all_ports_again_and_again_are_refused() {
+        let all = vec!["0-65535".to_owned(); 1_000];
+        assert_eq!(exposed(&all[..3]).unwrap().len(), 65_536);
+        assert!(exposed(&all).unwrap_err().contains("more than 196608 ports"));
     }
 
     #[test]

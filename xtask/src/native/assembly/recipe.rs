@@ -8,7 +8,7 @@ use crate::reference::Digest;
 use sha2::{Digest as _, Sha256};
 
 /// The version of the encodings: raised when the same inputs come to give other items.
-const SCHEMA: u64 = 1;
+const SCHEMA: u64 = 2;
 
 /// A fingerprint as it grows.
 pub(super) struct Recipe(Sha256);

@@ -2,6 +2,7 @@
 //!
 //! Copies nothing: a layer is planned here and made when it is asked for.
 
+use super::beneath::Stat;
 use super::config::Description;
 use super::copy::{Node, Taken, destination};
 use super::gather::Context;
@@ -9,6 +10,7 @@ use super::ground::{Ground, Job, Layer, Layers, Origin, concerns, run};
 use super::mode::Mode;
 use super::owner::Owner;
 use super::recipe::Recipe;
+use super::refusal;
 use super::target::{Lookup as _, Made, Nothing, Sum, Target, resolve};
 use super::{Inputs, LayerPlan};
 use crate::context::ContextPath;
@@ -20,6 +22,12 @@ use crate::native::stage::{Part, Realise};
 use crate::reference::{Digest, Platform};
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
+
+/// Layers that the instructions of an image may make; a container runtime mounts far fewer.
+const LAYERS: usize = 500;
+
+/// Bytes of history that all stages together may inherit from stages below.
+const HISTORIES: usize = 16_000_000;
 
 /// A stage so far.
 #[derive(Clone)]
@@ -35,6 +43,8 @@ pub(super) struct Stages<'a> {
     /// What is told of each layer.
     pub(super) plans: Vec<LayerPlan>,
     pub(super) done: BTreeMap<usize, State>,
+    /// Bytes of history that stages have inherited.
+    pub(super) told: usize,
     /// What `COPY` and `ADD` take from the context, by stage and instruction, one list for each source.
     pub(super) taken: BTreeMap<(usize, usize), Vec<Vec<Taken>>>,
 }
@@ -106,8 +116,18 @@ impl<'a> Stages<'a> {
                 State { description: Description::scratch(self.inputs.platform), ground: Ground::default() }
             }
         };
+        self.told += state.description.told;
+        if self.told > HISTORIES {
+            let what =
+                format!("stages on stages inherit more than {HISTORIES} bytes of history, the limit of a Dockerfile");
+            return Err(self.wrong(stage.line, what));
+        }
         for (index, instruction) in stage.instructions.iter().enumerate() {
             self.instruction(&mut state, stage, index, instruction)?;
+            if state.ground.layers.len() > LAYERS {
+                let what = format!("more than {LAYERS} layers, the limit of an image");
+                return Err(self.wrong(instruction.line, what).hint("copy several things by one instruction"));
+            }
         }
         self.done.insert(stage.index, state);
         Ok(())
@@ -130,14 +150,10 @@ impl<'a> Stages<'a> {
         instruction: &Instruction,
     ) -> Result<(), Fault> {
         let line = instruction.line;
+        refusal::of_instruction(self.inputs.dockerfile, stage.index, instruction)?;
         match &instruction.kind {
-            Kind::Copy(transfer) => self.copy(state, stage, index, line, transfer),
-            Kind::Add(transfer) => {
-                self.check_add(line, transfer)?;
-                self.copy(state, stage, index, line, transfer)
-            }
+            Kind::Copy(transfer) | Kind::Add(transfer) => self.copy(state, stage, index, line, transfer),
             Kind::Workdir(folder) => self.workdir(state, line, folder),
-            Kind::Run(_) => Err(ways_out(self.wrong(line, "the native engine runs nothing, and this is a `RUN`"))),
             kind => {
                 let text = self.inputs.dockerfile.instruction_text(line).unwrap_or_default();
                 let done = state.description.apply(kind, text).map_err(|why| self.wrong(line, why))?;
@@ -145,20 +161,6 @@ impl<'a> Stages<'a> {
                 Ok(())
             }
         }
-    }
-
-    fn check_add(&self, line: usize, transfer: &Transfer) -> Result<(), Fault> {
-        let refuse = |what: String| Err(self.wrong(line, what).hint("or build with `--engine docker`"));
-        if let Some(source) = transfer.sources.iter().find(|source| remote(source)) {
-            return refuse(format!("the native engine fetches nothing, and this is `ADD {source}`"));
-        }
-        if transfer.unpack == Some(true) {
-            return refuse("the native engine unpacks nothing, and this is `ADD --unpack`".to_owned());
-        }
-        if transfer.checksum.is_some() {
-            return Err(self.wrong(line, "`--checksum` is for what is fetched"));
-        }
-        Ok(())
     }
 
     fn copy(
@@ -170,22 +172,12 @@ impl<'a> Stages<'a> {
         transfer: &Transfer,
     ) -> Result<(), Fault> {
         let keyword = stage.instructions[index].kind.keyword();
-        if let Some(source) = transfer.sources.iter().find(|source| keyword == "COPY" && remote(source)) {
-            return Err(self
-                .wrong(line, format!("`COPY` cannot fetch `{source}`"))
-                .hint("`ADD` can, with `--engine docker`"));
-        }
-        let owner = transfer.chown.as_deref().map(Owner::parse);
+        let owner = transfer.chown().map(Owner::parse).transpose().map_err(|why| self.wrong(line, why))?;
         let names = owner.as_ref().is_some_and(|owner| owner.if_numbers().is_none());
-        if names && (transfer.link || state.ground.is_empty()) {
-            let what = format!(
-                "`--chown={}` has no image to look the name up in",
-                transfer.chown.as_deref().unwrap_or_default()
-            );
-            return Err(self.wrong(line, what).hint("write the number, or leave `--link` out"));
+        if names && state.ground.is_empty() {
+            return Err(refusal::nameless(self.inputs.dockerfile, line, transfer));
         }
-        let mode = transfer.chmod.as_deref().map(Mode::parse).transpose();
-        let mode = mode.map_err(|why| self.wrong(line, why).hint("write it as `755`, or as `u=rwx,go=rx`"))?;
+        let mode = transfer.chmod().map(Mode::parse).transpose().map_err(|why| self.wrong(line, why))?;
         let excludes =
             Ignore::from_patterns(transfer.excludes.iter().map(String::as_str)).map_err(|why| self.wrong(line, why))?;
         let created_by = history(keyword, transfer);
@@ -199,19 +191,13 @@ impl<'a> Stages<'a> {
             excludes: excludes.clone(),
             linked,
         };
-        let heredocs = self.heredocs(line, transfer)?;
+        let linked = transfer.is_linked();
         if let Some(from) = &transfer.from {
-            if !heredocs.is_empty() {
-                return Err(self.wrong(line, "a here-document comes from no other stage").hint("use two `COPY`"));
-            }
             let reads: Vec<Reads> = transfer.sources.iter().map(|source| transfer.reads(source)).collect();
-            let Some(number) = self.inputs.dockerfile.find_stage(from, stage.index) else {
-                let what = format!("`{from}` is no stage, and the native engine copies from no image");
-                return Err(ways_out(self.wrong(line, what)));
-            };
+            let number = self.inputs.dockerfile.find_stage(from, stage.index).expect("it was checked");
             if let Some(ground) = self.done.get(&number).map(|done| done.ground.clone()) {
                 let source = self.layers.chain(&ground);
-                let job = job(Origin::Stage { ground, reads }, transfer.link);
+                let job = job(Origin::Stage { ground, reads }, linked);
                 self.plan_later(state, line, job, transfer, &source, (created_by.clone(), created_by));
                 return Ok(());
             }
@@ -226,15 +212,15 @@ impl<'a> Stages<'a> {
                 let origin = Origin::Part { stage: number, realise, number: number_of_part, reads, alone };
                 let told = (format!("{created_by} # {}", part.name), part.name.clone());
                 let recipe = part.recipe;
-                let job = job(origin, transfer.link);
+                let job = job(origin, linked);
                 self.plan_later(state, line, job, transfer, &recipe, told);
             }
             return Ok(());
         }
         let mut taken: Vec<Taken> =
             self.taken.remove(&(stage.index, index)).unwrap_or_default().into_iter().flatten().collect();
-        taken.extend(heredocs);
-        let linked = transfer.link || state.ground.is_empty();
+        taken.extend(heredocs(transfer));
+        let linked = linked || state.ground.is_empty();
         if taken.is_empty() {
             state.description.remember(created_by, false);
             return Ok(());
@@ -253,27 +239,6 @@ impl<'a> Stages<'a> {
             .map_err(|fault| Fault { what: format!("{}: {}", job.place, fault.what), ..fault })?;
         self.plan_now(state, line, &created_by, made);
         Ok(())
-    }
-
-    /// Here-documents as files.
-    fn heredocs(&self, line: usize, transfer: &Transfer) -> Result<Vec<Taken>, Fault> {
-        let file = |heredoc: &crate::dockerfile::Heredoc| {
-            if heredoc.name.contains('/') {
-                let what = format!("here-document `{}` cannot be a file's name", heredoc.name);
-                return Err(self.wrong(line, what));
-            }
-            let bytes = heredoc.content.as_bytes();
-            let node = Node {
-                rest: ContextPath::default(),
-                mode: 0o644,
-                uid: 0,
-                gid: 0,
-                content: Content::File(Bytes::Here(bytes.into())),
-                sum: Some(Sum::Contents(Digest::of(bytes))),
-            };
-            Ok(Taken { name: heredoc.name.as_bytes().to_vec(), nodes: vec![node] })
-        };
-        transfer.heredocs.iter().map(file).collect()
     }
 
     /// The parts that can hold what is named: their numbers, what may be in each, and whether nothing else may hold it.
@@ -318,7 +283,7 @@ impl<'a> Stages<'a> {
         (created_by, name): (String, String),
     ) {
         let mut recipe = self.recipe("copy").digest(source).text(job.to.as_bytes());
-        recipe = recipe.maybe(transfer.chown.as_deref()).maybe(transfer.chmod.as_deref()).texts(&transfer.excludes);
+        recipe = recipe.maybe(transfer.chown()).maybe(transfer.chmod()).texts(&transfer.excludes);
         let reads = match &job.origin {
             Origin::Known(_) => &[][..],
             Origin::Stage { reads, .. } | Origin::Part { reads, .. } => reads,
@@ -398,9 +363,13 @@ impl<'a> Stages<'a> {
                 return Ok(Vec::new());
             }
             let user = &state.description.config.config.user;
-            let owner = if user.is_empty() { (0, 0) } else { view.numbers(&Owner::parse(user))? };
+            let owner = if user.is_empty() {
+                (0, 0)
+            } else {
+                view.numbers(&Owner::parse(user).map_err(|why| self.wrong(line, why))?)?
+            };
             let mut target = Target::new(&view);
-            target.make_folders(&path, owner)?;
+            target.make_folders(&path, &Stat::folder(owner))?;
             target.finish()
         };
         let made = make().map_err(at_place)?;
@@ -409,13 +378,29 @@ impl<'a> Stages<'a> {
     }
 }
 
+/// Here-documents as files.
+fn heredocs(transfer: &Transfer) -> impl Iterator<Item = Taken> {
+    transfer.heredocs.iter().map(|heredoc| {
+        let bytes = heredoc.content.as_bytes();
+        let node = Node {
+            rest: ContextPath::default(),
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            content: Content::File(Bytes::Here(bytes.into())),
+            sum: Some(Sum::Contents(Digest::of(bytes))),
+        };
+        Taken { name: heredoc.name.as_bytes().to_vec(), nodes: vec![node] }
+    })
+}
+
 /// What the history says of a copy, as BuildKit's does.
 fn history(keyword: &str, transfer: &Transfer) -> String {
     let mut text = keyword.to_owned();
     if transfer.parents {
         text.push_str(" --parents");
     }
-    for (flag, value) in [("chown", &transfer.chown), ("chmod", &transfer.chmod)] {
+    for (flag, value) in [("chown", transfer.chown()), ("chmod", transfer.chmod())] {
         if let Some(value) = value {
             text.push_str(&format!(" --{flag}={value}"));
         }

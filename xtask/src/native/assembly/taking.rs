@@ -66,8 +66,47 @@ pub(super) fn lead(reads: &Reads) -> (ContextPath, Option<&str>) {
             None => (ContextPath::new(text.as_bytes()), None),
             Some((folder, pattern)) => (ContextPath::new(folder.as_bytes()), Some(pattern)),
         },
-        Reads::Parents { pivot, pattern } => (ContextPath::new(pivot.as_bytes()), Some(pattern)),
+        Reads::Parents { pivot, pattern } => {
+            let folder = glob::split(pivot).map_or(pivot.as_str(), |(folder, _)| folder);
+            (ContextPath::new(folder.as_bytes()), Some(pattern))
+        }
     }
+}
+
+/// What `--parents` names of a stage's files: of each folder that the pivot names, what its pattern matches. `resolved` follows
+/// links. `None` where a path without wildcards is not there.
+pub(super) fn parents<E: From<String>>(
+    files: &Files,
+    (pivot, pattern): (&str, &str),
+    resolved: &dyn Fn(&ContextPath) -> Result<ContextPath, E>,
+) -> Result<Option<Vec<Taken>>, E> {
+    let pivots = match glob::split(pivot) {
+        None => vec![ContextPath::new(pivot.as_bytes())],
+        Some((folder, pattern)) => {
+            let folder = resolved(&ContextPath::new(folder.as_bytes()))?;
+            if take(files, &folder, b"").is_none() && !folder.as_bytes().is_empty() {
+                return Ok(None);
+            }
+            hits(files, &folder, pattern)?
+        }
+    };
+    let plain = glob::split(pivot).is_none() && glob::split(pattern).is_none();
+    let mut taken = Vec::new();
+    for pivot in pivots {
+        let at = resolved(&pivot)?;
+        let name = pivot.parts().next_back().unwrap_or_default();
+        let Some(all) = take(files, &at, name) else { return Ok(None) };
+        if all.nodes.first().is_some_and(|top| top.content != Content::Dir) && !plain {
+            taken.push(all);
+            continue;
+        }
+        let all = with_parents(all, pattern)?;
+        if plain && !pattern.is_empty() && all.nodes.len() < 2 {
+            return Ok(None);
+        }
+        taken.push(all);
+    }
+    Ok(Some(taken))
 }
 
 /// The paths below a folder that a glob names, as BuildKit walks; the error is one lowercase phrase.

@@ -79,17 +79,17 @@ impl<'l> Target<'l> {
         resolve(path, &|path| self.stat(path))
     }
 
-    /// Makes a folder and those in front of it; those that are there stay as they are.
-    pub(super) fn make_folders(&mut self, path: &ContextPath, owner: (u32, u32)) -> Result<(), Fault> {
+    /// Makes a folder and those in front of it, all like this one; those that are there stay as they are.
+    pub(super) fn make_folders(&mut self, path: &ContextPath, like: &Stat) -> Result<(), Fault> {
         match self.stat(path)? {
             Some(stat) if stat.is_dir() => return Ok(()),
             Some(_) => return Err(Fault::usage(format!("`/{path}` in the image is not a folder"))),
             None => {}
         }
         if let Some(parent) = path.parent() {
-            self.make_folders(&parent, owner)?;
+            self.make_folders(&parent, like)?;
         }
-        self.put(path.clone(), &Stat::folder(owner), Content::Dir, None);
+        self.put(path.clone(), like, Content::Dir, None);
         Ok(())
     }
 

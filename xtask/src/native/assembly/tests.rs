@@ -204,7 +204,7 @@ fn linked_layers_ask_nobody() {
     let world = world();
     let text = "FROM base AS made\nRUN x\nFROM base\nCOPY --link d /usr/lib/x\n\
                 COPY --link --from=made /opt/venv /app/v\nWORKDIR /app\nUSER 5:5\nWORKDIR /app/v\n\
-                COPY --link --chown=1:2 --chmod=700 a ./\n";
+                COPY --link --chown=1:2 a ./\n";
     let layers = world.layers(text).unwrap();
     assert_eq!(world.image.asked.borrow().clone(), Vec::<String>::new());
     assert_eq!(layers.len(), 4, "{layers:?}");
@@ -219,8 +219,21 @@ fn linked_layers_ask_nobody() {
             "usr/lib/x/e/f 644 0:0"
         ]
     );
-    assert_eq!(layers[3].last().unwrap(), "app/v/a 700 1:2");
+    assert_eq!(layers[3].last().unwrap(), "app/v/a 644 1:2");
     assert_eq!(world.made.produced.borrow().clone(), [[0, 1]], "a recipe is asked once");
+}
+
+/// As BuildKit does, which links nothing where a mode is said: the root's link stays, and its folders keep their modes.
+#[test]
+fn a_linked_copy_with_a_mode_follows_the_root_s_links() {
+    let expected = ["lib/ 711 3:4", "lib/a 755 0:0"];
+    gives("FROM base\nCOPY --link --chmod=0755 a /usr/lib/a", &[&expected]);
+    gives("FROM base\nCOPY --chmod=0755 a /usr/lib/a", &[&expected]);
+    let mut world = world();
+    let text = "FROM base\nCOPY --link --chmod=0755 a /usr/lib/a";
+    let before = world.recipes(text);
+    world.image = image(&["usr/", "usr/lib/"], Execution::default());
+    assert_ne!(world.recipes(text), before, "what is below counts");
 }
 
 #[test]
