@@ -3,6 +3,7 @@
 //! `inquiry` and `foundation` decide what is built on which root, `call` writes docker's arguments. Tags are written last, and only by `publish`.
 
 mod call;
+mod claims;
 mod engine;
 mod execution;
 mod export;
@@ -13,16 +14,19 @@ mod native;
 mod planning;
 mod record;
 
+pub use claims::survey as compare_with_commit;
 pub use foundation::{debian_recipe, impatient, resolve_root};
 pub use inquiry::{Inquiry, pinned_base};
 pub use layouts::lock as lock_images;
 pub use planning::base_fingerprint;
 
+use crate::committed::Difference;
 use crate::docker::Docker;
 use crate::facts::Tree;
 use crate::fault::Fault;
 use crate::flags::{BuildFlags, Global, Output};
 use crate::plan::Wish;
+use crate::policy::ImageKind;
 use crate::process;
 use crate::reference::Platform;
 use crate::registry::Client;
@@ -31,6 +35,7 @@ use crate::time::Timestamp;
 use engine::Engine;
 use record::{Seen, Trace};
 use std::cell::{OnceCell, RefCell};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::sync::Mutex;
 use std::time::Instant;
@@ -80,6 +85,8 @@ struct Session<'a> {
     /// The same moment on the calendar.
     when: Timestamp,
     trace: RefCell<Trace>,
+    /// Each image's inputs that are not the commit's.
+    differences: RefCell<BTreeMap<ImageKind, Vec<Difference>>>,
     /// Held while images of this machine are looked at and built.
     _lock: Option<File>,
     /// Written beside the build, by another thread.
@@ -135,6 +142,7 @@ impl<'a> Session<'a> {
             began,
             when,
             trace: RefCell::default(),
+            differences: RefCell::default(),
             _lock: lock,
             seen: Mutex::default(),
         })

@@ -12,7 +12,7 @@ pub mod steps;
 pub mod survey;
 
 pub use xtask_core::{
-    bases, binary, change, context, debian, docker, dockerfile, engine, event, facts, fault, flags, git, ignore, key,
-    layout, ledger, lock, oci, plan, policy, process, publish, reference, registry, report, requirements, secrets,
-    stats, tidy, time, toolchain, ui, workflows,
+    bases, binary, change, committed, context, debian, docker, dockerfile, engine, event, facts, fault, flags, git,
+    ignore, key, layout, ledger, lock, oci, plan, policy, process, publish, reference, registry, report, requirements,
+    secrets, stats, tidy, time, toolchain, ui, workflows,
 };

@@ -2,6 +2,7 @@
 //!
 //! What a plan says is what execution does; `--dry-run` prints it and stops.
 
+use crate::committed::{self, Difference};
 use crate::facts::{Local, Standing};
 use crate::fault::Fault;
 use crate::git::Commit;
@@ -90,15 +91,17 @@ pub enum Latest {
 
 /// What decides over `latest`.
 pub struct LatestFacts<'a> {
-    /// The commit of this tree.
-    pub commit: Option<&'a Commit>,
+    /// The commit that is checked out, or why there is none.
+    pub commit: Result<&'a Commit, &'a str>,
+    /// The image's inputs that are not the commit's.
+    pub differences: &'a [Difference],
     /// The image that `latest` names now was built from a commit that follows ours.
     pub published_is_newer: bool,
     /// The platforms that will stand under the fingerprint's tag.
     pub platforms: &'a [Platform],
 }
 
-/// Decides over `latest`. It moves only for a clean tree of the default branch, to a complete image, and never backwards. In the
+/// Decides over `latest`. It moves only for an image made of a commit of the default branch, when the image is complete, and never backwards. In the
 /// local store, which nobody shares, it always moves.
 pub fn latest(policy: &Policy, wish: &Wish, facts: &LatestFacts<'_>) -> Latest {
     let stays = |why: String| Latest::Stays(why);
@@ -108,8 +111,9 @@ pub fn latest(policy: &Policy, wish: &Wish, facts: &LatestFacts<'_>) -> Latest {
     if !wish.push {
         return Latest::Moves;
     }
-    let Some(commit) = facts.commit else {
-        return stays("this tree is no git commit".to_owned());
+    let commit = match facts.commit {
+        Ok(commit) => commit,
+        Err(why) => return stays(why.to_owned()),
     };
     let default = &policy.project.default_branch;
     match &commit.branch {
@@ -117,8 +121,9 @@ pub fn latest(policy: &Policy, wish: &Wish, facts: &LatestFacts<'_>) -> Latest {
         Some(branch) => return stays(format!("`{branch}` is not the default branch `{default}`")),
         None => return stays("no branch is checked out".to_owned()),
     }
-    if commit.dirty {
-        return stays("the tree differs from its commit".to_owned());
+    if !facts.differences.is_empty() {
+        let short = commit.short();
+        return stays(format!("the image is not made of commit {short}: {}", committed::listed(facts.differences)));
     }
     let missing: Vec<String> =
         policy.project.platforms.iter().filter(|p| !facts.platforms.contains(p)).map(ToString::to_string).collect();
@@ -134,10 +139,10 @@ pub fn latest(policy: &Policy, wish: &Wish, facts: &LatestFacts<'_>) -> Latest {
 /// What the branches of GitHub's merge queue begin with. Each lives for one run, and nobody would ever remove its tag.
 const QUEUE: &str = "gh-readonly-queue/";
 
-/// The tags of an app beside its fingerprint's: short commit, branch, versions. A tree that differs from its commit must not
-/// carry the commit's names.
-pub fn app_tags(commit: Option<&Commit>) -> Vec<Tag> {
-    let Some(commit) = commit.filter(|commit| !commit.dirty) else { return Vec::new() };
+/// The tags of an app in addition to its fingerprint's: short commit, branch, versions. An image with an input that is not the
+/// commit's must not carry the commit's names.
+pub fn app_tags(commit: Option<&Commit>, differences: &[Difference]) -> Vec<Tag> {
+    let Some(commit) = commit.filter(|_| differences.is_empty()) else { return Vec::new() };
     let mut tags: Vec<Tag> = Tag::from_name(commit.short()).into_iter().collect();
     let branch = commit.branch.as_deref().filter(|branch| !branch.starts_with(QUEUE));
     tags.extend(branch.and_then(Tag::from_name).filter(|tag| *tag != Tag::latest()));
@@ -215,8 +220,11 @@ mod tests {
             time: 0,
             branch: Some("main".to_owned()),
             versions: vec!["1.2.3".to_owned()],
-            dirty: false,
         }
+    }
+
+    fn difference() -> Difference {
+        Difference { path: "templates/prod.env".to_owned(), why: "not in the commit".to_owned(), ignored: false }
     }
 
     #[track_caller]
@@ -224,7 +232,13 @@ mod tests {
         let (mut commit, mut wish) = (commit(), wish());
         edit(&mut commit, &mut wish);
         let platforms = wish.platforms.clone();
-        let facts = LatestFacts { commit: Some(&commit), published_is_newer: newer, platforms: &platforms };
+        let differences = if why.contains("is not made of") { vec![difference()] } else { Vec::new() };
+        let facts = LatestFacts {
+            commit: Ok(&commit),
+            differences: &differences,
+            published_is_newer: newer,
+            platforms: &platforms,
+        };
         let expected = if why.is_empty() { Latest::Moves } else { Latest::Stays(why.to_owned()) };
         assert_eq!(latest(&policy(), &wish, &facts), expected);
     }
@@ -233,7 +247,8 @@ mod tests {
     fn latest_moves_only_forwards_and_only_from_the_default_branch() {
         stays(|_, _| {}, false, "");
         stays(|_, wish| wish.no_latest = true, false, "`--no-latest`");
-        stays(|commit, _| commit.dirty = true, false, "the tree differs from its commit");
+        let why = "the image is not made of commit 0123456789ab: `templates/prod.env` (not in the commit)";
+        stays(|_, _| {}, false, why);
         stays(|commit, _| commit.branch = None, false, "no branch is checked out");
         stays(|commit, _| commit.branch = Some("x".to_owned()), false, "`x` is not the default branch `main`");
         stays(|_, _| {}, true, "it names the image of a later commit");
@@ -258,13 +273,13 @@ mod tests {
         let mut policy = policy();
         policy.project.platforms = vec![amd.clone(), arm];
         let commit = commit();
-        let facts = LatestFacts { commit: Some(&commit), published_is_newer: false, platforms: &[amd] };
+        let facts = LatestFacts { commit: Ok(&commit), differences: &[], published_is_newer: false, platforms: &[amd] };
         assert_eq!(latest(&policy, &wish(), &facts), Latest::Stays("the image lacks linux/arm64".to_owned()));
     }
 
     #[test]
-    fn tags_follow_the_commit_only_when_the_tree_is_the_commit() {
-        let texts = |commit: &Commit| app_tags(Some(commit)).iter().map(ToString::to_string).collect::<Vec<_>>();
+    fn tags_follow_the_commit_only_when_the_inputs_are_the_commits() {
+        let texts = |commit: &Commit| app_tags(Some(commit), &[]).iter().map(ToString::to_string).collect::<Vec<_>>();
         assert_eq!(texts(&commit()), ["0123456789ab", "main", "1.2.3"]);
         assert_eq!(
             texts(&Commit { branch: Some("a/ü".to_owned()), versions: Vec::new(), ..commit() }),
@@ -272,8 +287,8 @@ mod tests {
         );
         let queue = Some("gh-readonly-queue/main/pr-7-0123456789abcdef0123456789abcdef01234567".to_owned());
         assert_eq!(texts(&Commit { branch: queue, versions: Vec::new(), ..commit() }), ["0123456789ab"]);
-        assert!(texts(&Commit { dirty: true, ..commit() }).is_empty());
-        assert!(app_tags(None).is_empty());
+        assert!(app_tags(Some(&commit()), &[difference()]).is_empty());
+        assert!(app_tags(None, &[]).is_empty());
     }
 
     #[test]

@@ -5,6 +5,7 @@
 mod toml_reader;
 
 use crate::fault::Fault;
+use crate::ignore::Ignore;
 use crate::reference::{Platform, Reference, Repository, Tag};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -51,6 +52,8 @@ pub struct Project {
     pub platforms: Vec<Platform>,
     /// What builds, where the command line does not say.
     pub engine: Engine,
+    /// Files that images may have although git ignores them: patterns as in an ignore file.
+    pub allow_ignored: Vec<String>,
 }
 
 /// What realises a plan.
@@ -500,6 +503,12 @@ fn read_project(mut section: Section<'_>, problems: &mut Problems<'_>) -> Option
     if let Some(branch) = default_branch.as_ref().filter(|branch| !is_branch_name(&branch.value)) {
         problems.add(&branch.at, format!("`project.default-branch`: `{}` is no branch name", branch.value), None);
     }
+    let allow_ignored = section.texts("allow-ignored", problems).unwrap_or_default();
+    for pattern in &allow_ignored {
+        if let Err(why) = Ignore::from_patterns([pattern.value.as_str()]) {
+            problems.add(&pattern.at, format!("`project.allow-ignored`: {why}"), None);
+        }
+    }
     let at = section.at().clone();
     let platforms = section.list::<Platform>("platforms", problems);
     if platforms.as_ref().is_some_and(Vec::is_empty) {
@@ -513,6 +522,7 @@ fn read_project(mut section: Section<'_>, problems: &mut Problems<'_>) -> Option
         source: source.map(|text| text.value),
         default_branch: default_branch.map_or_else(|| "main".to_owned(), |text| text.value),
         engine: engine.unwrap_or_default(),
+        allow_ignored: allow_ignored.into_iter().map(|pattern| pattern.value).collect(),
         platforms: platforms.unwrap_or_else(|| vec![Platform::host()]),
     })
 }

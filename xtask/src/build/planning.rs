@@ -81,10 +81,14 @@ impl Session<'_> {
         let base_parsed = facts::parse(&self.tree, ImageKind::Base, &self.tree.policy.base.args)?;
         let base_key = facts::base_key(&self.tree, &root, lock, &base_parsed);
         let (fingerprint, tag, json) = facts::tagged(&self.tree, &base_key);
+        if target != Target::Enhanced {
+            self.compare(ImageKind::Base, &base_parsed, &fingerprint)?;
+        }
         if target == Target::Enhanced {
             let parsed = facts::parse(&self.tree, ImageKind::Enhanced, &self.tree.policy.app.args)?;
             let key = facts::enhanced_key(&self.tree, base_key, &parsed)?;
             let (fingerprint, tag, json) = facts::tagged(&self.tree, &key);
+            self.compare(ImageKind::Enhanced, &parsed, &fingerprint)?;
             let tag = Tag::from_name(&format!("enhanced-{tag}")).expect("a prefix keeps a tag a tag");
             let standing = self.standing(ImageKind::Enhanced, &fingerprint, &tag)?;
             let decision = plan::decide(&self.wish, &standing, &[]);
@@ -107,7 +111,7 @@ impl Session<'_> {
                 &changes,
             ));
         }
-        let latest = self.decide_latest(&standing, &decision, published.as_ref())?;
+        let latest = self.decide_latest(ImageKind::Base, &standing, &decision, published.as_ref())?;
         let base = self.image(ImageKind::Base, fingerprint, tag, decision, &standing, latest, base_parsed, json);
         let app = match target {
             Target::App | Target::Fast => Some(self.plan_app(fingerprint, &base)?),
@@ -151,12 +155,13 @@ impl Session<'_> {
         let parsed = facts::parse(&self.tree, ImageKind::App, &self.tree.policy.app.args)?;
         let key = facts::app_key(&self.tree, base_fingerprint, &parsed)?;
         let (fingerprint, tag, json) = facts::tagged(&self.tree, &key);
+        self.compare(ImageKind::App, &parsed, &fingerprint)?;
         let standing = self.standing(ImageKind::App, &fingerprint, &tag)?;
         let published = self.latest(ImageKind::App)?;
         let old: Option<AppKey> = self.last_key(ImageKind::App, published.as_ref());
         let changes = old.map(|old| app_changes(&old, &key, &self.tree.names(&parsed))).unwrap_or_default();
         let (decision, stale) = self.inquiry().decide_app(&standing, &base.plan.decision, &changes)?;
-        let latest = self.decide_latest(&standing, &decision, published.as_ref())?;
+        let latest = self.decide_latest(ImageKind::App, &standing, &decision, published.as_ref())?;
         let mut image = self.image(ImageKind::App, fingerprint, tag, decision, &standing, latest, parsed, json);
         image.plan.replaces |= stale.is_some();
         image.binary = key.binary;
@@ -165,6 +170,7 @@ impl Session<'_> {
 
     fn decide_latest(
         &self,
+        kind: ImageKind,
         standing: &Standing,
         decision: &Decision,
         published: Option<&Published>,
@@ -180,7 +186,13 @@ impl Session<'_> {
             Some(published) => self.is_newer(published)?,
             None => false,
         };
-        let facts = LatestFacts { commit: self.tree.commit.as_ref(), published_is_newer, platforms: &platforms };
+        let differences = self.differences(kind);
+        let facts = LatestFacts {
+            commit: self.tree.commit.as_ref().ok_or_else(|| Git::at(&self.tree.root).absence()),
+            differences: &differences,
+            published_is_newer,
+            platforms: &platforms,
+        };
         Ok(plan::latest(&self.tree.policy, &self.wish, &facts))
     }
 
@@ -197,7 +209,7 @@ impl Session<'_> {
         key: String,
     ) -> Image {
         let tags = match kind {
-            ImageKind::App => plan::app_tags(self.tree.commit.as_ref()),
+            ImageKind::App => plan::app_tags(self.tree.commit.as_ref(), &self.differences(kind)),
             ImageKind::Base | ImageKind::Enhanced => Vec::new(),
         };
         let repository = self.tree.repository(kind);
