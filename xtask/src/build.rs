@@ -3,6 +3,7 @@
 //! `inquiry` and `foundation` decide what is built on which root, `call` writes docker's arguments. Tags are written last, and only by `publish`.
 
 mod call;
+mod claims;
 mod engine;
 mod execution;
 pub(crate) mod export;
@@ -14,11 +15,13 @@ mod planning;
 mod record;
 mod tagging;
 
+pub use claims::survey as compare_with_commit;
 pub use foundation::{debian_recipe, impatient, resolve_root, root_client};
 pub use inquiry::{Inquiry, pinned_base};
 pub use layouts::lock as lock_images;
 pub use planning::base_fingerprint;
 
+use crate::committed::Difference;
 use crate::docker::Docker;
 use crate::facts::Tree;
 use crate::fault::Fault;
@@ -26,6 +29,7 @@ use crate::flags::{BuildFlags, Global, Output};
 use crate::git::remote::RemoteHead;
 use crate::leftovers;
 use crate::plan::{Decision, Wish};
+use crate::policy::ImageKind;
 use crate::process;
 use crate::reference::{Platform, Reference};
 use crate::registry::Client;
@@ -34,6 +38,7 @@ use crate::time::Timestamp;
 use engine::Engine;
 use record::{Seen, Trace};
 use std::cell::{OnceCell, RefCell};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::sync::Mutex;
 use std::time::Instant;
@@ -106,6 +111,8 @@ struct Session<'a> {
     /// The same moment on the calendar.
     when: Timestamp,
     trace: RefCell<Trace>,
+    /// Each image's inputs that are not the commit's.
+    differences: RefCell<BTreeMap<ImageKind, Vec<Difference>>>,
     /// Held while images of this machine are looked at and built.
     _lock: Option<File>,
     /// Written beside the build, by another thread.
@@ -167,6 +174,7 @@ impl<'a> Session<'a> {
             began,
             when,
             trace: RefCell::default(),
+            differences: RefCell::default(),
             _lock: lock,
             seen: Mutex::default(),
             remote: OnceCell::new(),

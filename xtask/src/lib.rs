@@ -13,7 +13,7 @@ pub mod steps;
 pub mod survey;
 
 pub use xtask_core::{
-    bases, binary, change, context, debian, docker, dockerfile, engine, event, facts, fault, flags, git, ignore, key,
-    layout, ledger, lock, oci, plan, policy, process, publish, reference, registry, report, requirements, scratch,
-    secrets, stats, tags, tidy, time, toolchain, ui, workflows,
+    bases, binary, change, committed, context, debian, docker, dockerfile, engine, event, facts, fault, flags, git,
+    ignore, key, layout, ledger, lock, oci, plan, policy, process, publish, reference, registry, report, requirements,
+    scratch, secrets, stats, tags, tidy, time, toolchain, ui, workflows,
 };

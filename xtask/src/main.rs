@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 use xtask::fault::{Exit, Fault};
 use xtask::flags::{BuildFlags, Command, Flags, Format, Global};
-use xtask::{build, commands, process, report, ui};
+use xtask::{build, commands, facts, process, report, ui};
 
 fn main() -> ExitCode {
     if let Some(code) = xtask::container::inside() {
@@ -18,9 +18,20 @@ fn main() -> ExitCode {
         _ => ui::Volume::Normal,
     });
     let done = process::forward_signals().and_then(|()| run(&flags));
+    hide_state(&flags.global);
     match done {
         Ok(code) => code,
         Err(error) => tell(&error),
+    }
+}
+
+/// Has git ignore what this program leaves in `target`, whatever the repository's own `.gitignore` says.
+fn hide_state(global: &Global) {
+    let Ok(root) = facts::find_root(global.root.as_deref()) else { return };
+    let (folder, file) = (root.join("target"), root.join("target/.gitignore"));
+    if folder.is_dir() && !file.exists() {
+        // A folder that cannot be written holds nothing of ours.
+        let _ = std::fs::write(file, "# Written by xtask: its state is no part of the repository.\n*\n");
     }
 }
 

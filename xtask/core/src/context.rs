@@ -7,7 +7,10 @@
 mod files;
 mod path;
 mod selection;
+mod staged;
 mod stamps;
+#[cfg(test)]
+mod state_tests;
 #[cfg(test)]
 mod tests;
 mod walk;
@@ -15,6 +18,7 @@ mod walk;
 pub use files::{Files, Named};
 pub use path::ContextPath;
 pub use selection::{Found, Match, Selection, Tree, select};
+pub use staged::{Staged, stage};
 
 use crate::dockerfile::{Dockerfile, Source};
 use crate::fault::Fault;
@@ -37,6 +41,15 @@ pub enum Kind {
     Symlink,
     /// A pipe, socket or device. Seen in a tree, never in an [`Entry`]: BuildKit would copy it, a socket as an empty file.
     Special,
+}
+
+/// The folder below the root that holds what this program and cargo leave behind. A copy of a folder around it (`COPY . .`)
+/// leaves it out in both engines; only a source that names something in it takes that.
+const STATE: &str = "target";
+
+/// Whether a path is the folder of [`STATE`] or below it.
+fn is_state(path: &ContextPath) -> bool {
+    path.parts().next() == Some(STATE.as_bytes())
 }
 
 /// One path of the context that a Dockerfile reads.
@@ -79,6 +92,7 @@ pub fn read(
 pub fn read_sources<F: Files + ?Sized>(files: &F, sources: &[Source], ignore: &Ignore) -> Result<Vec<Entry>, Fault> {
     let (tree, selection) = seen(files, sources, ignore, &BTreeSet::new())?;
     let paths = selection.complete(sources, ignore)?;
+    without_repository(&paths, ignore)?;
     entries(files, &tree, paths)
 }
 
@@ -103,6 +117,7 @@ pub fn pick<F: Files + ?Sized>(
     let (tree, selection) = seen(files, sources, ignore, absent)?;
     let (mut paths, matches) = selection.matches(sources, ignore)?;
     paths.retain(|path| !absent.contains(path));
+    without_repository(&paths, ignore)?;
     let entries = entries(files, &tree, paths)?;
     let digests = entries.into_iter().filter_map(|entry| Some((entry.path, entry.digest?))).collect();
     Ok(Picked { matches, tree, digests })
@@ -155,6 +170,16 @@ pub fn as_in_git(entries: &[Entry]) -> Vec<Entry> {
         Kind::Symlink | Kind::Special => 0o777,
     };
     entries.iter().map(|entry| Entry { mode: mode(entry), ..entry.clone() }).collect()
+}
+
+/// Refuses git's own folder: every git command changes it, and no two checkouts have the same.
+fn without_repository(paths: &BTreeSet<ContextPath>, ignore: &Ignore) -> Result<(), Fault> {
+    let Some(path) = paths.iter().find(|path| path.parts().any(|part| part == b".git")) else { return Ok(()) };
+    let parts: Vec<&[u8]> = path.parts().take_while(|part| *part != b".git").chain([b".git".as_slice()]).collect();
+    let top = ContextPath::new(parts.join(&b'/'));
+    Err(Fault::usage(format!("`{top}` would be copied into the image"))
+        .cause("every git command changes it, and two checkouts of one commit have different ones")
+        .hint(format!("leave it out: add a line `{top}` to `{}`", ignore.name().unwrap_or(".dockerignore"))))
 }
 
 fn entries<F: Files + ?Sized>(root: &F, tree: &Tree, paths: BTreeSet<ContextPath>) -> Result<Vec<Entry>, Fault> {

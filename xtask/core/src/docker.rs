@@ -8,8 +8,8 @@ use crate::fault::{Exit, Fault};
 use crate::policy::{Compression, RelPath};
 use crate::process::{self, Command};
 use crate::reference::{Digest, Platform};
-use crate::scratch::Scratch;
 use crate::registry::{Credentials, settings_text};
+use crate::scratch::Scratch;
 use crate::ui;
 use serde::Deserialize;
 use std::cell::OnceCell;
@@ -49,9 +49,11 @@ pub enum Output {
 /// One call of `docker buildx build`, for one platform.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Build {
-    /// The repository, which is the build context.
+    /// The build context's folder.
     pub context: PathBuf,
-    /// The Dockerfile in it.
+    /// The repository's folder.
+    pub root: PathBuf,
+    /// The Dockerfile in the repository.
     pub dockerfile: RelPath,
     /// What is built for.
     pub platform: Platform,
@@ -242,9 +244,10 @@ impl Docker {
         self.call.clone()
     }
 
-    /// A call of the buildx plugin.
+    /// A call of the buildx plugin. It does not look at git: for what it would report nobody asks, and the repository's own
+    /// configuration could make it run any program (`core.fsmonitor`, filters).
     pub fn buildx(&self) -> Command {
-        self.buildx.clone()
+        self.buildx.clone().env("BUILDX_GIT_INFO", "false").env("BUILDX_GIT_CHECK_DIRTY", "false")
     }
 
     /// Whether the engine was started without a bridge: what needs a network there takes the host's.
@@ -292,7 +295,7 @@ impl Docker {
             call = call.arg(format!("--builder={builder}"));
         }
         call = call.arg(format!("--platform={}", build.platform));
-        call = call.arg(joined("--file=", &build.context.join(&build.dockerfile)));
+        call = call.arg(joined("--file=", &build.root.join(&build.dockerfile)));
         // Another builder has its own network, and may refuse the host's.
         if build.host_network && build.builder.is_none() {
             call = call.arg("--network=host");
@@ -602,6 +605,7 @@ mod tests {
     fn build() -> Build {
         Build {
             context: "/re po/-ü".into(),
+            root: "/re po/-ü".into(),
             dockerfile: "dockerfiles/Dockerfile.base".parse().unwrap(),
             platform: "linux/amd64".parse().unwrap(),
             args: BTreeMap::from([("ROOT_IMAGE".to_owned(), "a b".to_owned())]),

@@ -17,6 +17,8 @@ pub enum Against {
     Common(String),
     /// Nothing, for this reason.
     Nothing(String),
+    /// Nothing, and nothing is built either: the event removed this branch or tag.
+    Deleted(String),
 }
 
 /// A CI event.
@@ -34,6 +36,7 @@ struct Payload {
     after: Option<String>,
     #[serde(rename = "ref")]
     reference: Option<String>,
+    ref_type: Option<String>,
     #[serde(default)]
     deleted: bool,
     pull_request: Option<PullRequest>,
@@ -78,6 +81,11 @@ pub fn read(name: Option<&str>, reference: Option<&str>, path: &str, json: &str)
             Some(group) => change(Against::Revision(checked(group.base_sha, path)?)),
             None => lacks("merge_group"),
         },
+        "delete" => {
+            let named = payload.reference.as_deref().unwrap_or_default();
+            let kind = if payload.ref_type.as_deref() == Some("tag") { "tags" } else { "heads" };
+            deleted(&format!("refs/{kind}/{named}"))
+        }
         "schedule" => nothing(Purpose::Schedule, "a schedule has no revision before it"),
         "release" => nothing(Purpose::Release, "a release has no revision before it"),
         "workflow_dispatch" => nothing(Purpose::Manual, "a manual run has no revision before it"),
@@ -97,6 +105,18 @@ pub fn replaced_by(json: &str, branch: &str, commit: &str) -> Option<String> {
 
 fn change(against: Against) -> Result<Event, Fault> {
     Ok(Event { purpose: Purpose::Change, against })
+}
+
+fn deleted(reference: &str) -> Result<Event, Fault> {
+    let name = match reference.strip_prefix("refs/heads/") {
+        Some(branch) => format!("branch `{}`", branch.escape_default()),
+        None => format!("`{}`", reference.escape_default()),
+    };
+    change(Against::Deleted(name))
+}
+
+fn is_zero(id: &str) -> bool {
+    !id.is_empty() && id.bytes().all(|b| b == b'0')
 }
 
 /// A full object name, and nothing that git could take for something else.
@@ -122,9 +142,9 @@ impl Payload {
 
     fn push(self, reference: Option<&str>, path: &str) -> Result<Event, Fault> {
         let reference = self.reference.as_deref().or(reference).unwrap_or_default();
-        if self.deleted {
-            return Err(Fault::usage(format!("the event `{path}` deletes `{}`", reference.escape_default()))
-                .cause("there is nothing left to build"));
+        // A deleted branch has no commit after it; some senders say only that.
+        if self.deleted || self.after.as_deref().is_some_and(is_zero) {
+            return deleted(reference);
         }
         if let Some(tag) = reference.strip_prefix("refs/tags/") {
             let purpose = if tag.starts_with('v') { Purpose::Release } else { Purpose::Manual };
@@ -134,7 +154,7 @@ impl Payload {
             return change(Against::Nothing("the push names no revision before it".to_owned()));
         };
         let before = checked(before, path)?;
-        if before.bytes().all(|b| b == b'0') {
+        if is_zero(&before) {
             return change(Against::Nothing("this is the first push of the branch".to_owned()));
         }
         change(Against::Revision(before))
@@ -210,10 +230,23 @@ mod tests {
         refuse(Some("push"), "[]", "cannot read the event `event.json`");
         refuse(Some("pull_request"), "{}", "the event `event.json` has no `pull_request`");
         refuse(Some("push"), r#"{"before":"--help"}"#, "the event `event.json` names `--help`, which is no revision");
-        refuse(
-            Some("push"),
+    }
+
+    #[test]
+    fn the_event_of_a_deleted_branch_builds_nothing() {
+        let deleted = |name: &str| Against::Deleted(name.to_owned());
+        for json in [
+            r#"{"deleted":true,"before":"ID","after":"ZERO","ref":"refs/heads/x"}"#,
             r#"{"deleted":true,"before":"x","ref":"refs/heads/x"}"#,
-            "the event `event.json` deletes `refs/heads/x`",
-        );
+            r#"{"before":"ID","after":"ZERO","ref":"refs/heads/x"}"#,
+        ] {
+            check(Some("push"), json, Purpose::Change, deleted("branch `x`"));
+            check(None, json, Purpose::Change, deleted("branch `x`"));
+        }
+        check(Some("delete"), r#"{"ref":"x","ref_type":"branch"}"#, Purpose::Change, deleted("branch `x`"));
+        check(Some("delete"), r#"{"ref":"v1","ref_type":"tag"}"#, Purpose::Change, deleted("`refs/tags/v1`"));
+        // A branch that was made anew has no commit before it, and is built.
+        let first = nothing("this is the first push of the branch");
+        check(Some("push"), r#"{"before":"ZERO","after":"ID","ref":"refs/heads/x"}"#, Purpose::Change, first);
     }
 }

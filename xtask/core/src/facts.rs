@@ -8,7 +8,7 @@ use crate::dockerfile::Dockerfile;
 use crate::fault::{Exit, Fault};
 use crate::flags::Global;
 use crate::git::{Commit, Git};
-use crate::key::{AppKey, BaseKey, FINGERPRINT_LABEL, Fingerprint, Names, RootKey, SCHEMA};
+use crate::key::{AppKey, BaseKey, BinaryKey, FINGERPRINT_LABEL, Fingerprint, Names, RootKey, SCHEMA};
 use crate::layout::Layout;
 use crate::lock::{self, ImagesLock, Lock, uv};
 use crate::oci::{Config, Descriptor, Manifest};
@@ -47,10 +47,15 @@ impl Tree {
 
     /// The repository as these files have it; of commits it knows nothing.
     pub fn of(global: &Global, files: Box<dyn Files>) -> Result<Self, Fault> {
+        Ok(Self { offline: global.offline, ..Self::with_registry(global.registry.clone(), files)? })
+    }
+
+    /// The same with a registry in place of the policy's.
+    pub fn with_registry(registry: Option<Registry>, files: Box<dyn Files>) -> Result<Self, Fault> {
         let text = files.text(Path::new(policy::FILE))?;
         let policy = policy::parse(&text, &|path: &RelPath| files.has_file(path.as_ref()))?;
-        let registry = global.registry.clone().unwrap_or_else(|| policy.project.registry.clone());
-        Ok(Self { root: files.place().to_owned(), files, policy, registry, commit: None, offline: global.offline })
+        let registry = registry.unwrap_or_else(|| policy.project.registry.clone());
+        Ok(Self { root: files.place().to_owned(), files, policy, registry, commit: None, offline: false })
     }
 
     /// The repository of an image.
@@ -156,6 +161,10 @@ pub struct Parsed {
     pub lines: Vec<usize>,
     /// The files that it reads, but for those that count by their meaning.
     pub files: Vec<Entry>,
+    /// Those that it reads and that count by their meaning.
+    pub meant: Vec<Entry>,
+    /// The ignore file in force, or the one that would be.
+    pub ignore_file: String,
     /// The names of the secrets that its steps mount.
     pub secrets: BTreeSet<String>,
 }
@@ -165,7 +174,7 @@ pub fn parse(tree: &Tree, kind: ImageKind, args: &BTreeMap<String, String>) -> R
     let path = tree.dockerfile(kind)?;
     let text = tree.files.text(path.as_ref())?;
     let dockerfile = Dockerfile::parse(path.as_str(), &text)?;
-    let (_, ignore) = context::ignore_file(&*tree.files, path.as_str())?;
+    let (ignore_file, ignore) = context::ignore_file(&*tree.files, path.as_str())?;
     let staged = |platform: &Platform| Some(binary::staged(platform, tree.policy.app.binary.as_ref()?));
     let mut files = BTreeSet::new();
     let mut secrets = BTreeSet::new();
@@ -184,15 +193,22 @@ pub fn parse(tree: &Tree, kind: ImageKind, args: &BTreeMap<String, String>) -> R
             sources.retain(|source| source.reads != crate::dockerfile::Reads::Glob(staged.to_string()));
         }
         secrets.extend(dockerfile.secrets(&args, platform)?);
-        files.extend(context::as_in_git(&context::read_sources(&*tree.files, &sources, &ignore)?));
+        let read = context::read_sources(&*tree.files, &sources, &ignore);
+        files.extend(context::as_in_git(&read.map_err(|fault| match fault.needed_by {
+            Some(_) => fault,
+            None => fault.needed_by(format!("`{path}`")),
+        })?));
     }
     // The lock counts by its meaning: its comments and order change no image.
     let lock = tree.policy.base.lock.as_str();
-    files.retain(|entry| entry.path.as_bytes() != lock.as_bytes());
+    let is_lock = |entry: &Entry| entry.path.as_bytes() == lock.as_bytes();
+    let (meant, files): (Vec<Entry>, Vec<Entry>) = files.into_iter().partition(is_lock);
     Ok(Parsed {
         meaning: dockerfile.meaning(),
         lines: dockerfile.meaning_lines(),
-        files: files.into_iter().collect(),
+        files,
+        meant,
+        ignore_file: ignore_file.unwrap_or_else(|| format!("{path}.dockerignore")),
         secrets,
         path,
     })
@@ -361,9 +377,14 @@ pub fn binary_sources(tree: &Tree, parsed: &Parsed) -> Result<Option<binary::Sou
     binary.map(|binary| binary::sources(&*tree.files, binary, &is_copied(tree, parsed))).transpose()
 }
 
+/// The key of the program in the app, where there is one.
+pub fn binary_key(tree: &Tree, parsed: &Parsed) -> Result<Option<BinaryKey>, Fault> {
+    let binary = tree.policy.app.binary.as_ref();
+    binary.map(|binary| binary::key(&*tree.files, binary, &is_copied(tree, parsed))).transpose()
+}
+
 /// The app's key on a base.
 pub fn app_key(tree: &Tree, base: Fingerprint, parsed: &Parsed) -> Result<AppKey, Fault> {
-    let binary = tree.policy.app.binary.as_ref();
     Ok(AppKey {
         schema: SCHEMA,
         base: Some(base.to_string()),
@@ -371,7 +392,7 @@ pub fn app_key(tree: &Tree, base: Fingerprint, parsed: &Parsed) -> Result<AppKey
         dockerfile: parsed.meaning.clone(),
         args: tree.policy.app.args.clone(),
         files: parsed.files.clone(),
-        binary: binary.map(|binary| binary::key(&*tree.files, binary, &is_copied(tree, parsed))).transpose()?,
+        binary: binary_key(tree, parsed)?,
     })
 }
 

@@ -1,11 +1,19 @@
 //! What git knows of the tree: the only place that calls git.
 //!
-//! A folder that is no repository, or one without commits, is a fact like any other: [`Git::commit`] is then `None`.
-//! `objects` asks for git's objects, `revision` reads a commit's files from them.
+//! A folder outside every repository, or a repository without commits, is a fact like any other: [`Git::commit`] is then
+//! `None`. Every other failure of git is a fault with git's own words (`trouble`). No call runs a program that the
+//! repository's configuration names: see [`Git::command`]. `objects` asks for git's objects, `revision` reads a commit's files
+//! from them.
 
+mod lfs;
 mod objects;
 pub mod remote;
 pub mod revision;
+#[cfg(test)]
+mod tests;
+mod trouble;
+
+pub use lfs::pointer;
 
 pub use objects::Objects;
 pub use revision::Revision;
@@ -14,6 +22,7 @@ use crate::fault::{Exit, Fault};
 use crate::process::Command;
 use crate::tags::is_version;
 use crate::time::Timestamp;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// The commit that is checked out.
@@ -27,8 +36,6 @@ pub struct Commit {
     pub branch: Option<String>,
     /// Versions of `vX.Y.Z` tags on this commit, without the `v`.
     pub versions: Vec<String>,
-    /// Whether the tree differs from the commit.
-    pub dirty: bool,
 }
 
 impl Commit {
@@ -66,14 +73,125 @@ impl Git {
         Self { root: root.to_owned() }
     }
 
+    /// A call of git that depends on no person's configuration, takes no lock that an editor waits for, and runs no program but
+    /// git: not the repository's `core.fsmonitor`, hooks, pagers or transports. Filters, text conversions and external diffs run
+    /// only in commands that compare the working tree, and none of these is ever called. Replaced objects are not replaced: a
+    /// commit's name means the commit.
     fn command(&self) -> Command {
-        // Facts must not depend on a person's configuration, nor take a lock that an editor is waiting for.
-        Command::new("git").arg("-C").arg(&self.root).args(["--no-optional-locks", "-c", "core.quotePath=false"])
+        const SETTINGS: [&str; 9] = [
+            "core.quotePath=false",
+            "core.fsmonitor=false",
+            "core.hooksPath=/dev/null",
+            "core.alternateRefsCommand=",
+            "core.sshCommand=false",
+            "core.askPass=",
+            "credential.helper=",
+            "gc.auto=0",
+            "maintenance.auto=false",
+        ];
+        let front = ["--no-pager", "--no-optional-locks", "--no-replace-objects"];
+        let settings = SETTINGS.iter().flat_map(|setting| ["-c", setting]);
+        // A missing object of a partial clone is not fetched: older versions know only the second variable.
+        self.plain().args(front).args(settings).env("GIT_NO_LAZY_FETCH", "1").env("GIT_ALLOW_PROTOCOL", "none")
     }
 
-    fn ask(&self, args: &[&str]) -> Result<Option<String>, Fault> {
-        let output = self.command().args(args).output()?;
-        Ok(output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim_end().to_owned()))
+    /// The same for a partial clone whose own configuration names nothing but where to fetch from, see
+    /// [`Git::fetches_safely`]: programs are then those of the person who calls.
+    fn fetching_command(&self) -> Command {
+        let settings =
+            ["core.quotePath=false", "core.fsmonitor=false", "core.hooksPath=/dev/null", "maintenance.auto=false"];
+        let front = ["--no-pager", "--no-optional-locks", "--no-replace-objects"];
+        self.plain().args(front).args(settings.iter().flat_map(|setting| ["-c", setting]))
+    }
+
+    fn plain(&self) -> Command {
+        // Messages are compared, and so asked for in one language.
+        Command::new("git").arg("-C").arg(&self.root).env("LC_ALL", "C").env("GIT_TERMINAL_PROMPT", "0")
+    }
+
+    /// Whether git may fetch what a partial clone lacks: the repository's own configuration holds only keys that are known to
+    /// run nothing. A list of what is harmless, so that a key of a later version is not.
+    fn fetches_safely(&self) -> Result<bool, Fault> {
+        let output = self.command().args(["config", "--list", "--includes", "--show-scope", "-z"]).output()?;
+        if !output.status.success() {
+            return Ok(false);
+        }
+        // Scope, key with value, scope, key with value.
+        let words: Vec<&[u8]> = output.stdout.split(|byte| *byte == 0).collect();
+        let harmless = |pair: &[&[u8]]| match pair {
+            [b"local" | b"worktree", setting] => is_harmless(&String::from_utf8_lossy(setting)),
+            _ => true,
+        };
+        Ok(words.chunks(2).all(harmless))
+    }
+
+    /// Whether this is a partial clone, whose missing objects are elsewhere.
+    fn is_partial(&self) -> bool {
+        let call =
+            self.command().args(["config", "--get-regexp", r"^(extensions\.partialclone|remote\..*\.promisor)$"]);
+        call.output().is_ok_and(|output| output.status.success())
+    }
+
+    /// Whether the commit's own `.gitattributes` give a file CRLF at the end of its lines. Attributes that only this clone has do
+    /// not count, and older versions of git cannot say.
+    pub fn ends_lines_with_crlf(&self, commit: &str, path: &Path) -> Result<bool, Fault> {
+        let own = self.command().args(["rev-parse", "--git-path", "info/attributes"]).output()?;
+        if self.root.join(String::from_utf8_lossy(&own.stdout).trim_end()).exists() {
+            return Ok(false);
+        }
+        let call = self.command().args(["-c", "core.attributesFile=/dev/null", "check-attr", "-z"]);
+        let call = call.arg(format!("--source={commit}")).args(["eol", "--"]).arg(path).env("GIT_ATTR_NOSYSTEM", "1");
+        let output = call.output()?;
+        Ok(output.status.success() && output.stdout.split(|byte| *byte == 0).nth(2) == Some(b"crlf"))
+    }
+
+    /// The rules by which git ignores these paths below the root (`.gitignore:3 *.env`), for those that it ignores and does not
+    /// track. A folder need not end with a slash.
+    pub fn ignored(&self, paths: &[&Path]) -> Result<BTreeMap<PathBuf, String>, Fault> {
+        use std::os::unix::ffi::OsStrExt as _;
+        let mut paths = paths.to_vec();
+        let output = loop {
+            if paths.is_empty() {
+                return Ok(BTreeMap::new());
+            }
+            let mut question = Vec::new();
+            for path in &paths {
+                question.extend_from_slice(b"./");
+                question.extend_from_slice(path.as_os_str().as_bytes());
+                question.push(0);
+            }
+            let output =
+                self.command().args(["check-ignore", "--stdin", "-z", "--verbose"]).stdin(question).output()?;
+            if matches!(output.status.code(), Some(0 | 1)) {
+                break output;
+            }
+            // Files of a submodule are another repository's business.
+            let said = String::from_utf8_lossy(&output.stderr);
+            let mut quoted = said.split('\'').skip(1).step_by(2);
+            let (path, submodule) = (quoted.next().unwrap_or_default(), quoted.next().unwrap_or_default());
+            // Git names the submodule from the repository's top, the path from here.
+            let above = Path::new(path.trim_start_matches("./")).ancestors().skip(1);
+            let folder =
+                above.into_iter().find(|folder| *folder != Path::new("") && Path::new(submodule).ends_with(folder));
+            let before = paths.len();
+            paths.retain(|path| !folder.is_some_and(|folder| path.starts_with(folder)));
+            if paths.len() == before {
+                return Err(self.trouble(&output.stderr, "cannot ask git which files it ignores"));
+            }
+        };
+        // Four words for each: the file of the rule, its line, the pattern, the path.
+        let words: Vec<&[u8]> = output.stdout.split(|byte| *byte == 0).collect();
+        let mut found = BTreeMap::new();
+        for rule in words.chunks_exact(4) {
+            let text = |word: &[u8]| String::from_utf8_lossy(word).into_owned();
+            let path = rule[3].strip_prefix(b"./").unwrap_or(rule[3]);
+            // A pattern with `!` takes a path back.
+            if !rule[2].starts_with(b"!") {
+                let path = PathBuf::from(std::ffi::OsStr::from_bytes(path));
+                found.insert(path, format!("{}:{} `{}`", text(rule[0]), text(rule[1]), text(rule[2])));
+            }
+        }
+        Ok(found)
     }
 
     /// The commit that is checked out, with what CI's environment (`GITHUB_REF`) knows better than a detached head.
@@ -81,11 +199,14 @@ impl Git {
         if crate::process::found("git").is_none() {
             return Ok(None);
         }
-        // One call for id, time and names: starting git is what costs.
-        let format = "--format=%H%n%ct%n%D";
-        let Some(shown) = self.ask(&["log", "-1", "--no-show-signature", "--decorate=full", format, "HEAD"])? else {
-            return Ok(None);
-        };
+        // One call for id, time and names: starting git is what costs. The refs are named so that no configuration hides one.
+        let refs = ["--decorate-refs=HEAD", "--decorate-refs=refs/heads/*", "--decorate-refs=refs/tags/*"];
+        let call = self.command().args(["log", "-1", "--no-show-signature", "--decorate=full", "--format=%H%n%ct%n%D"]);
+        let output = call.args(refs).arg("HEAD").output()?;
+        if !output.status.success() {
+            return self.no_commit(&output.stderr).map(|()| None);
+        }
+        let shown = String::from_utf8_lossy(&output.stdout).trim_end().to_owned();
         let mut lines = shown.lines();
         let (id, time) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
         let Ok(time) = time.parse() else {
@@ -101,107 +222,57 @@ impl Git {
             .map(str::to_owned)
             .collect();
         versions.sort();
-        let status = self.command().args(["status", "--porcelain=v1", "--untracked-files=normal"]).read(Exit::Usage)?;
-        Ok(Some(Commit {
-            id: id.to_owned(),
-            time,
-            branch: ci_branch.or_else(|| branch.map(str::to_owned)),
-            versions,
-            dirty: !status.is_empty(),
-        }))
+        Ok(Some(Commit { id: id.to_owned(), time, branch: ci_branch.or_else(|| branch.map(str::to_owned)), versions }))
     }
 
     /// The newest commit that both have in their history; `None` where this clone knows of none.
     pub fn merge_base(&self, one: &str, other: &str) -> Result<Option<String>, Fault> {
-        self.ask(&["merge-base", "--end-of-options", one, other])
+        let output = self.command().args(["merge-base", "--end-of-options", one, other]).output()?;
+        match output.status.code() {
+            Some(0) => Ok(Some(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())),
+            Some(1) => Ok(None),
+            _ if trouble::is_unknown(&output.stderr) => Ok(None),
+            _ => Err(self.trouble(&output.stderr, format!("cannot compare commit `{one}` with `{other}`"))),
+        }
     }
 
     /// Whether `ancestor` is an ancestor of `descendant`, or the same commit.
     pub fn ancestry(&self, ancestor: &str, descendant: &str) -> Result<Ancestry, Fault> {
         let output =
             self.command().args(["merge-base", "--is-ancestor", "--end-of-options", ancestor, descendant]).output()?;
-        Ok(match output.status.code() {
-            Some(0) => Ancestry::Ancestor,
-            Some(1) => Ancestry::NotAncestor,
-            _ => Ancestry::Unknown,
-        })
+        match output.status.code() {
+            Some(0) => Ok(Ancestry::Ancestor),
+            Some(1) => Ok(Ancestry::NotAncestor),
+            _ if trouble::is_unknown(&output.stderr) => Ok(Ancestry::Unknown),
+            _ => Err(self.trouble(&output.stderr, format!("cannot compare commit `{ancestor}` with `{descendant}`"))),
+        }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    struct Repo(tempfile::TempDir);
-
-    impl Repo {
-        fn new() -> Self {
-            let repo = Self(tempfile::tempdir().unwrap());
-            repo.git(&["init", "-q", "-b", "main"]);
-            repo
-        }
-
-        fn git(&self, args: &[&str]) {
-            let identity = ["-c", "user.name=a", "-c", "user.email=a@example.com", "-c", "commit.gpgsign=false"];
-            Command::new("git").arg("-C").arg(self.0.path()).args(identity).args(args).read(Exit::Build).unwrap();
-        }
-
-        fn commit(&self, file: &str) {
-            std::fs::write(self.0.path().join(file), file).unwrap();
-            self.git(&["add", "-A"]);
-            self.git(&["commit", "-qm", file]);
-        }
-
-        fn facts(&self) -> Option<Commit> {
-            Git::at(self.0.path()).commit(&|_| None).unwrap()
-        }
-    }
-
-    #[test]
-    fn no_repository_and_no_commits_are_facts() {
-        let folder = tempfile::tempdir().unwrap();
-        assert_eq!(Git::at(folder.path()).commit(&|_| None).unwrap(), None);
-        assert_eq!(Repo::new().facts(), None);
-    }
-
-    #[test]
-    fn a_commit_knows_its_branch_tags_and_state() {
-        let repo = Repo::new();
-        repo.commit("é \"b\"");
-        repo.git(&["tag", "v1.2.3"]);
-        repo.git(&["tag", "-a", "-m", "x", "v1.3.0-rc.1"]);
-        repo.git(&["tag", "vendor"]);
-        let commit = repo.facts().unwrap();
-        assert_eq!((commit.branch.as_deref(), commit.dirty), (Some("main"), false));
-        assert_eq!(commit.versions, ["1.2.3", "1.3.0-rc.1"]);
-        assert_eq!(commit.short().len(), 12);
-        std::fs::write(repo.0.path().join("new"), "").unwrap();
-        assert!(repo.facts().unwrap().dirty);
-        repo.git(&["checkout", "-q", "--detach"]);
-        assert_eq!(repo.facts().unwrap().branch, None);
-        let ci = |name: &str| (name == "GITHUB_REF").then(|| "refs/heads/feature/x".to_owned());
-        assert_eq!(Git::at(repo.0.path()).commit(&ci).unwrap().unwrap().branch.as_deref(), Some("feature/x"));
-    }
-
-    #[test]
-    fn ancestry() {
-        let repo = Repo::new();
-        repo.commit("a");
-        let first = repo.facts().unwrap().id;
-        repo.commit("b");
-        let second = repo.facts().unwrap().id;
-        let git = Git::at(repo.0.path());
-        assert_eq!(git.ancestry(&first, &second).unwrap(), Ancestry::Ancestor);
-        assert_eq!(git.ancestry(&second, &first).unwrap(), Ancestry::NotAncestor);
-        assert_eq!(git.ancestry(&"1".repeat(40), &first).unwrap(), Ancestry::Unknown);
-        assert_eq!(git.ancestry("--help", &first).unwrap(), Ancestry::Unknown);
-    }
-
-    #[test]
-    fn versions() {
-        for (text, yes) in [("1.2.3", true), ("1.2", false), ("1.2.3-", false), ("1.2.3-rc.1", true), ("1.2.x", false)]
-        {
-            assert_eq!(is_version(text), yes, "{text}");
-        }
+/// Whether a setting of a repository's own configuration (`key\nvalue`) can make a fetch run no program. Keys are lowercase but
+/// for the part in their middle.
+fn is_harmless(setting: &str) -> bool {
+    const CORE: [&str; 9] = [
+        "repositoryformatversion",
+        "filemode",
+        "bare",
+        "logallrefupdates",
+        "ignorecase",
+        "precomposeunicode",
+        "symlinks",
+        "autocrlf",
+        "quotepath",
+    ];
+    const REMOTE: [&str; 6] = ["url", "fetch", "promisor", "partialclonefilter", "tagopt", "pushurl"];
+    let (key, value) = setting.split_once('\n').unwrap_or((setting, ""));
+    let section = key.split('.').next().unwrap_or_default();
+    let name = key.rsplit('.').next().unwrap_or_default();
+    match section {
+        "core" => CORE.contains(&name),
+        // `ext::PROGRAM` and other helpers are named by the address.
+        "remote" => REMOTE.contains(&name) && !(name.ends_with("url") && value.contains("::")),
+        "http" => name == "extraheader",
+        "branch" | "extensions" | "user" | "advice" | "init" | "includeif" | "safe" => true,
+        _ => false,
     }
 }

@@ -13,9 +13,17 @@ mod tests;
 use crate::fault::Fault;
 use pattern::Pattern;
 
+/// Patterns that one file may have. Each is compared with each path.
+const MOST_PATTERNS: usize = 5000;
+
+/// Bytes of one pattern: no path of the system is longer.
+const LONGEST_PATTERN: usize = 4096;
+
 /// A list of patterns.
 #[derive(Clone, Debug, Default)]
 pub struct Ignore {
+    /// The file that they come from.
+    name: Option<String>,
     rules: Vec<Rule>,
 }
 
@@ -50,6 +58,17 @@ impl Ignore {
             if line.starts_with('#') || line.trim().is_empty() {
                 continue;
             }
+            if rules.len() == MOST_PATTERNS {
+                return Err(Fault::usage(format!("`{path}` has more than {MOST_PATTERNS} patterns"))
+                    .cause(format!("the limit is {MOST_PATTERNS}: each pattern is compared with each file"))
+                    .hint("ignore whole folders, or let in only what is copied: `*`, then `!FOLDER`"));
+            }
+            if line.len() > LONGEST_PATTERN {
+                let what = format!("{path}:{}:1: the pattern has {} bytes", index + 1, line.len());
+                return Err(Fault::usage(what)
+                    .cause(format!("the limit is {LONGEST_PATTERN} bytes"))
+                    .hint("shorten it"));
+            }
             let line_text = line.trim();
             let (takes_back, rest) = line_text.strip_prefix('!').map_or((false, line_text), |rest| (true, rest.trim()));
             let cleaned = rooted(rest);
@@ -59,13 +78,18 @@ impl Ignore {
                     .hint("put `\\` before a character to take it as it is")
             })?);
         }
-        Ok(Self { rules })
+        Ok(Self { name: Some(path.to_owned()), rules })
+    }
+
+    /// The file that the patterns come from, where they come from one.
+    pub fn name(&self) -> Option<&str> {
+        self.name.as_deref()
     }
 
     /// Patterns that stand elsewhere (`--exclude`, `--parents`); the error is one lowercase phrase.
     pub fn from_patterns<'p>(patterns: impl IntoIterator<Item = &'p str>) -> Result<Self, String> {
         let rules = patterns.into_iter().filter(|p| !p.trim().is_empty()).map(rule).collect::<Result<_, _>>()?;
-        Ok(Self { rules })
+        Ok(Self { name: None, rules })
     }
 
     /// The verdict on `path`, given that on the folder it is in (`None` at the root).

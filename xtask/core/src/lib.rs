@@ -5,6 +5,7 @@
 pub mod bases;
 pub mod binary;
 pub mod change;
+pub mod committed;
 pub mod context;
 pub mod debian;
 pub mod docker;

@@ -2,6 +2,7 @@
 //!
 //! What a plan says is what execution does; `--dry-run` prints it and stops.
 
+use crate::committed::{self, Difference};
 use crate::facts::{Local, Standing};
 use crate::fault::Fault;
 use crate::git::Commit;
@@ -99,14 +100,16 @@ pub enum Latest {
 
 /// What decides over `latest`.
 pub struct LatestFacts<'a> {
-    /// The commit of this tree.
-    pub commit: Option<&'a Commit>,
+    /// The commit that is checked out, or why there is none.
+    pub commit: Result<&'a Commit, &'a str>,
+    /// The image's inputs that are not the commit's.
+    pub differences: &'a [Difference],
     /// The platforms that will stand under the fingerprint's tag.
     pub platforms: &'a [Platform],
 }
 
-/// Decides over `latest`, but for what it names now: [`tags::stays`]. It moves only for a clean tree of the default branch, to a
-/// complete image. In the local store, which nobody shares, it always moves.
+/// Decides over `latest`, but for what it names now: [`tags::stays`]. It moves only for an image made of a commit of the default
+/// branch, when the image is complete. In the local store, which nobody shares, it always moves.
 pub fn latest(policy: &Policy, wish: &Wish, facts: &LatestFacts<'_>) -> Latest {
     let stays = |why: String| Latest::Stays(why);
     if wish.no_latest {
@@ -118,8 +121,9 @@ pub fn latest(policy: &Policy, wish: &Wish, facts: &LatestFacts<'_>) -> Latest {
     if !policy.project.moving_tags.latest {
         return stays("the policy's `moving-tags` leaves it out".to_owned());
     }
-    let Some(commit) = facts.commit else {
-        return stays("this tree is no git commit".to_owned());
+    let commit = match facts.commit {
+        Ok(commit) => commit,
+        Err(why) => return stays(why.to_owned()),
     };
     let default = &policy.project.default_branch;
     match &commit.branch {
@@ -127,8 +131,9 @@ pub fn latest(policy: &Policy, wish: &Wish, facts: &LatestFacts<'_>) -> Latest {
         Some(branch) => return stays(format!("`{branch}` is not the default branch `{default}`")),
         None => return stays("no branch is checked out".to_owned()),
     }
-    if commit.dirty {
-        return stays("the tree differs from its commit".to_owned());
+    if !facts.differences.is_empty() {
+        let short = commit.short();
+        return stays(format!("the image is not made of commit {short}: {}", committed::listed(facts.differences)));
     }
     let missing: Vec<String> =
         policy.project.platforms.iter().filter(|p| !facts.platforms.contains(p)).map(ToString::to_string).collect();
@@ -138,10 +143,10 @@ pub fn latest(policy: &Policy, wish: &Wish, facts: &LatestFacts<'_>) -> Latest {
     Latest::Moves
 }
 
-/// The tags of an app beside its fingerprint's: short commit, branch, versions. A tree that differs from its commit must not
-/// carry the commit's names.
-pub fn app_tags(commit: Option<&Commit>, policy: &Policy, wish: &Wish) -> Names {
-    let Some(commit) = commit.filter(|commit| !commit.dirty) else { return Names::default() };
+/// The tags of an app in addition to its fingerprint's: short commit, branch, versions. An image with an input that is not the
+/// commit's must not carry the commit's names.
+pub fn app_tags(commit: Option<&Commit>, differences: &[Difference], policy: &Policy, wish: &Wish) -> Names {
+    let Some(commit) = commit.filter(|_| differences.is_empty()) else { return Names::default() };
     let mut names = tags::of_commit(commit, &policy.project.default_branch);
     if wish.no_branch_tag || (wish.push && !policy.project.moving_tags.branch) {
         names.all.retain(|tag| names.branch.as_ref() != Some(tag));
@@ -228,8 +233,11 @@ mod tests {
             time: 0,
             branch: Some("main".to_owned()),
             versions: vec!["1.2.3".to_owned()],
-            dirty: false,
         }
+    }
+
+    fn difference() -> Difference {
+        Difference { path: "templates/prod.env".to_owned(), why: "not in the commit".to_owned(), ignored: false }
     }
 
     #[track_caller]
@@ -237,7 +245,8 @@ mod tests {
         let (mut commit, mut wish) = (commit(), wish());
         edit(&mut commit, &mut wish);
         let platforms = wish.platforms.clone();
-        let facts = LatestFacts { commit: Some(&commit), platforms: &platforms };
+        let differences = if why.contains("is not made of") { vec![difference()] } else { Vec::new() };
+        let facts = LatestFacts { commit: Ok(&commit), differences: &differences, platforms: &platforms };
         let expected = if why.is_empty() { Latest::Moves } else { Latest::Stays(why.to_owned()) };
         assert_eq!(latest(&policy(), &wish, &facts), expected);
     }
@@ -246,7 +255,7 @@ mod tests {
     fn latest_moves_only_from_the_default_branch() {
         stays(|_, _| {}, "");
         stays(|_, wish| wish.no_latest = true, "`--no-latest`");
-        stays(|commit, _| commit.dirty = true, "the tree differs from its commit");
+        stays(|_, _| {}, "the image is not made of commit 0123456789ab: `templates/prod.env` (not in the commit)");
         stays(|commit, _| commit.branch = None, "no branch is checked out");
         stays(|commit, _| commit.branch = Some("x".to_owned()), "`x` is not the default branch `main`");
     }
@@ -259,11 +268,11 @@ mod tests {
             crate::policy::parse(&text, &|_| true)
         };
         let texts = |policy: &Policy, wish: &Wish| {
-            app_tags(Some(&commit()), policy, wish).all.iter().map(ToString::to_string).collect::<Vec<_>>()
+            app_tags(Some(&commit()), &[], policy, wish).all.iter().map(ToString::to_string).collect::<Vec<_>>()
         };
         let latest_of = |policy: &Policy| {
             let wish = wish();
-            latest(policy, &wish, &LatestFacts { commit: Some(&commit()), platforms: &wish.platforms })
+            latest(policy, &wish, &LatestFacts { commit: Ok(&commit()), differences: &[], platforms: &wish.platforms })
         };
         let none = fixed("[]").unwrap();
         assert_eq!(texts(&none, &wish()), ["0123456789ab", "1.2.3"]);
@@ -296,19 +305,20 @@ mod tests {
         let mut policy = policy();
         policy.project.platforms = vec![amd.clone(), arm];
         let commit = commit();
-        let facts = LatestFacts { commit: Some(&commit), platforms: &[amd] };
+        let facts = LatestFacts { commit: Ok(&commit), differences: &[], platforms: &[amd] };
         assert_eq!(latest(&policy, &wish(), &facts), Latest::Stays("the image lacks linux/arm64".to_owned()));
     }
 
     #[test]
-    fn tags_follow_the_commit_only_when_the_tree_is_the_commit() {
-        let names = |commit: Option<&Commit>| app_tags(commit, &policy(), &wish());
-        let texts = |commit: &Commit| names(Some(commit)).all.iter().map(ToString::to_string).collect::<Vec<_>>();
+    fn tags_follow_the_commit_only_when_the_inputs_are_the_commits() {
+        let names =
+            |commit: Option<&Commit>, differences: &[Difference]| app_tags(commit, differences, &policy(), &wish());
+        let texts = |commit: &Commit| names(Some(commit), &[]).all.iter().map(ToString::to_string).collect::<Vec<_>>();
         assert_eq!(texts(&commit()), ["0123456789ab", "main", "1.2.3"]);
         let queue = Some("gh-readonly-queue/main/pr-7-0123456789abcdef0123456789abcdef01234567".to_owned());
         assert_eq!(texts(&Commit { branch: queue, versions: Vec::new(), ..commit() }), ["0123456789ab"]);
-        assert!(texts(&Commit { dirty: true, ..commit() }).is_empty());
-        assert!(names(None).all.is_empty());
+        assert!(names(Some(&commit()), &[difference()]).all.is_empty());
+        assert!(names(None, &[]).all.is_empty());
     }
 
     #[test]

@@ -5,6 +5,7 @@
 mod toml_reader;
 
 use crate::fault::Fault;
+use crate::ignore::Ignore;
 use crate::reference::{Platform, Reference, Repository, Tag};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -53,6 +54,8 @@ pub struct Project {
     pub engine: Engine,
     /// The tags that move and are written to a registry.
     pub moving_tags: MovingTags,
+    /// Files that images may have although git ignores them: patterns as in an ignore file.
+    pub allow_ignored: Vec<String>,
 }
 
 /// Tags that name one image now and another one later. A registry whose tags are immutable takes none of them twice.
@@ -563,6 +566,12 @@ fn read_project(mut section: Section<'_>, problems: &mut Problems<'_>) -> Option
         problems.add(&branch.at, format!("`project.default-branch`: `{}` is no branch name", branch.value), None);
     }
     let moving_tags = read_moving_tags(&mut section, problems);
+    let allow_ignored = section.texts("allow-ignored", problems).unwrap_or_default();
+    for pattern in &allow_ignored {
+        if let Err(why) = Ignore::from_patterns([pattern.value.as_str()]) {
+            problems.add(&pattern.at, format!("`project.allow-ignored`: {why}"), None);
+        }
+    }
     let at = section.at().clone();
     let platforms = section.list::<Platform>("platforms", problems);
     if platforms.as_ref().is_some_and(Vec::is_empty) {
@@ -577,6 +586,7 @@ fn read_project(mut section: Section<'_>, problems: &mut Problems<'_>) -> Option
         default_branch: default_branch.map_or_else(|| "main".to_owned(), |text| text.value),
         engine: engine.unwrap_or_default(),
         moving_tags,
+        allow_ignored: allow_ignored.into_iter().map(|pattern| pattern.value).collect(),
         platforms: platforms.unwrap_or_else(|| vec![Platform::host()]),
     })
 }

@@ -4,8 +4,8 @@
 //! names something that is not whole. A tag is read again right before it is written, so the loser of a race adopts the
 //! winner's digest.
 
-mod whole;
 pub mod marks;
+mod whole;
 
 use crate::fault::Fault;
 use crate::key::{FINGERPRINT_LABEL, Fingerprint, KEY_LABEL};
@@ -14,8 +14,8 @@ use crate::oci::{self, Config, Descriptor, DescriptorPlatform, Index, Manifest, 
 use crate::process;
 use crate::reference::{Digest, Platform, Reference, Repository, Tag};
 use crate::registry::{Answer, Client, Name};
-use crate::ui;
 use crate::time::Timestamp;
+use crate::ui;
 use std::collections::BTreeMap;
 
 /// The annotation with the commit that an image was built from.

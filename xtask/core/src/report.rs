@@ -1,5 +1,6 @@
 //! What was done: references, tags, sizes, seconds and reasons, for people and as JSON. Decides nothing.
 
+use crate::committed::Difference;
 use crate::oci::Manifest;
 use crate::plan::{Decision, ImagePlan, Latest, Place};
 use crate::policy::ImageKind;
@@ -42,6 +43,9 @@ pub struct ImageReport {
     /// Tags that stayed at another image, and names that are no tags, with the reason.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub kept: Vec<String>,
+    /// Inputs that are not the commit's: the reason for tags that it does not carry.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub differences: Vec<Difference>,
     /// `built`, `reused`, or `adopted` where another job was first.
     pub action: &'static str,
     /// Why.

@@ -303,7 +303,6 @@ mod tests {
             time: 0,
             branch: Some(branch.to_owned()),
             versions: versions.iter().map(|version| (*version).to_owned()).collect(),
-            dirty: false,
         };
         let names = of_commit(&commit("1.2.3", &["1.2.3"]), "main");
         assert_eq!(names.all.iter().map(Tag::as_str).collect::<Vec<_>>(), ["0123456789ab", "1.2.3"]);

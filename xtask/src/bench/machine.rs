@@ -34,12 +34,16 @@ pub struct Machine {
 impl Machine {
     /// Looks around. Tools that do not answer are left out.
     pub fn look(tree: &Tree) -> Self {
+        // What cannot be compared is not taken for the commit.
+        let differs = crate::build::compare_with_commit(tree, true)
+            .map_or(true, |images| images.iter().any(|(_, differences)| !differences.is_empty()));
         let cpuinfo = read("/proc/cpuinfo");
         let memory = field(&read("/proc/meminfo"), "MemTotal", ':').unwrap_or_default();
         let kibibytes = memory.trim_end_matches("kB").trim().parse::<u64>().unwrap_or_default();
-        let commit = tree.commit.as_ref().map(|commit| {
-            (format!("{}{}", commit.short(), if commit.dirty { "-dirty" } else { "" }), commit.created())
-        });
+        let commit = tree
+            .commit
+            .as_ref()
+            .map(|commit| (format!("{}{}", commit.short(), if differs { "-dirty" } else { "" }), commit.created()));
         let mut machine = Self {
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             processor: field(&cpuinfo, "model name", ':').unwrap_or_else(|| std::env::consts::ARCH.to_owned()),

@@ -49,6 +49,7 @@ pub(super) fn order(
 ) -> Result<Build, Fault> {
     Ok(Build {
         context: shop.tree.root.clone(),
+        root: shop.tree.root.clone(),
         dockerfile,
         platform: Platform::host(),
         args,

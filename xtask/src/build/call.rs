@@ -107,6 +107,7 @@ impl Session<'_> {
         let is_base = plan.kind != ImageKind::App;
         Ok(Build {
             context: self.tree.root.clone(),
+            root: self.tree.root.clone(),
             dockerfile: image.parsed.path.clone(),
             platform: platform.clone(),
             args,
@@ -181,7 +182,7 @@ impl Session<'_> {
             add("org.opencontainers.image.source", source.clone());
         }
         if let Some(commit) = &self.tree.commit {
-            let dirty = if commit.dirty { "-dirty" } else { "" };
+            let dirty = if self.differences(kind).is_empty() { "" } else { "-dirty" };
             add(REVISION, format!("{}{dirty}", commit.id));
             add(CREATED, commit.created());
         }
@@ -190,7 +191,7 @@ impl Session<'_> {
                 .tree
                 .commit
                 .as_ref()
-                .filter(|commit| !commit.dirty)
+                .filter(|_| self.differences(kind).is_empty())
                 .and_then(|commit| commit.versions.last().cloned());
             if let Some(version) = tagged.or_else(|| self.tree.version()) {
                 add("org.opencontainers.image.version", version);

@@ -174,6 +174,7 @@ impl Session<'_> {
             tags,
             latest_stays: put.latest_stays,
             kept: put.kept,
+            differences: self.differences(plan.kind),
             action: "reused",
             reasons: Vec::new(),
             size: image.size,
@@ -203,6 +204,7 @@ impl Session<'_> {
             tags: vec![plan.tag.clone()],
             latest_stays: report::stays(&plan.latest),
             kept: plan.notes.clone(),
+            differences: self.differences(plan.kind),
             action: "built",
             reasons,
             size: None,
@@ -256,6 +258,8 @@ impl Session<'_> {
         match self.engine {
             Engine::Docker => {
                 let docker = self.docker()?;
+                let staged = self.stage(image, call)?;
+                let call = &Build { context: staged.folder.clone(), ..call.clone() };
                 Ok(format!("{}\n", docker.shown(&docker.build_command(call, Path::new("metadata.json")))))
             }
             Engine::Native => self.show_native(image, call),
@@ -264,7 +268,10 @@ impl Session<'_> {
 
     fn build_by_docker(&self, image: &Image, call: &Build, report: &mut ImageReport) -> Result<Digest, Fault> {
         let (plan, platform) = (&image.plan, &call.platform);
+        let staged = self.stage(image, call)?;
+        let call = &Build { context: staged.folder.clone(), ..call.clone() };
         let built = self.docker()?.build(call, &format!("{} for {platform}", plan.kind))?;
+        drop(staged);
         report.took("build", built.took);
         report.steps = Some([built.steps.all, built.steps.cached]);
         report.pulled = Some(built.pulled.values().sum());

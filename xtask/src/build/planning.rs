@@ -6,6 +6,7 @@ use super::{Inquiry, Session, Target, pinned_base};
 use crate::facts::{self, Local, Parsed, RootImage, RootPlace, Standing};
 use crate::fault::{Exit, Fault};
 use crate::flags::{BuildFlags, Global};
+use crate::git::Git;
 use crate::key::{AppKey, BaseKey, BinaryKey, Fingerprint, app_changes, base_changes};
 use crate::ledger::Change;
 use crate::lock::Lock;
@@ -115,10 +116,14 @@ impl Session<'_> {
         let base_parsed = facts::parse(&self.tree, ImageKind::Base, &self.tree.policy.base.args)?;
         let base_key = facts::base_key(&self.tree, &root, lock, &base_parsed);
         let (fingerprint, tag, json) = facts::tagged(&self.tree, &base_key);
+        if target != Target::Enhanced {
+            self.compare(ImageKind::Base, &base_parsed, &fingerprint)?;
+        }
         if target == Target::Enhanced {
             let parsed = facts::parse(&self.tree, ImageKind::Enhanced, &self.tree.policy.app.args)?;
             let key = facts::enhanced_key(&self.tree, base_key, &parsed)?;
             let (fingerprint, tag, json) = facts::tagged(&self.tree, &key);
+            self.compare(ImageKind::Enhanced, &parsed, &fingerprint)?;
             let tag = Tag::from_name(&format!("enhanced-{tag}")).expect("a prefix keeps a tag a tag");
             let standing = self.standing(ImageKind::Enhanced, &fingerprint, &tag)?;
             let decision = plan::decide(&self.wish, &standing, &[]);
@@ -198,6 +203,7 @@ impl Session<'_> {
         let parsed = facts::parse(&self.tree, ImageKind::App, &self.tree.policy.app.args)?;
         let key = facts::app_key(&self.tree, base_fingerprint, &parsed)?;
         let (fingerprint, tag, json) = facts::tagged(&self.tree, &key);
+        self.compare(ImageKind::App, &parsed, &fingerprint)?;
         let standing = self.standing(ImageKind::App, &fingerprint, &tag)?;
         let published = self.latest(ImageKind::App)?;
         let old: Option<AppKey> = self.last_key(ImageKind::App, published.as_ref());
@@ -227,7 +233,12 @@ impl Session<'_> {
         if let Decision::Build { platforms: built, .. } = decision {
             platforms.extend(built.iter().cloned());
         }
-        let facts = LatestFacts { commit: self.tree.commit.as_ref(), platforms: &platforms };
+        let differences = self.differences(kind);
+        let facts = LatestFacts {
+            commit: self.tree.commit.as_ref().ok_or_else(|| Git::at(&self.tree.root).absence()),
+            differences: &differences,
+            platforms: &platforms,
+        };
         let latest = plan::latest(&self.tree.policy, &self.wish, &facts);
         let Some(published) = published.filter(|_| latest == Latest::Moves) else { return Ok(latest) };
         if matches!(decision, Decision::Reuse { digest, .. } if *digest == published.digest) {
@@ -250,7 +261,9 @@ impl Session<'_> {
         key: String,
     ) -> Image {
         let Names { all: tags, branch, notes } = match kind {
-            ImageKind::App => plan::app_tags(self.tree.commit.as_ref(), &self.tree.policy, &self.wish),
+            ImageKind::App => {
+                plan::app_tags(self.tree.commit.as_ref(), &self.differences(kind), &self.tree.policy, &self.wish)
+            }
             ImageKind::Base | ImageKind::Enhanced => Names::default(),
         };
         let repository = self.tree.repository(kind);

@@ -124,6 +124,11 @@ impl Session<'_> {
         (in_ci && unfinished.kind == last).then(|| self.record(std::slice::from_ref(unfinished)).compact())
     }
 
+    /// Whether an image of this build is not made of the commit alone.
+    fn differs(&self) -> bool {
+        self.differences.borrow().values().any(|differences| !differences.is_empty())
+    }
+
     /// What is known now.
     fn record(&self, unfinished: &[ImageReport]) -> Record {
         let trace = self.trace.borrow();
@@ -140,7 +145,7 @@ impl Session<'_> {
         Record {
             schema: ledger::SCHEMA,
             when: self.when,
-            commit: commit.map(|commit| format!("{}{}", commit.id, if commit.dirty { "-dirty" } else { "" })),
+            commit: commit.map(|commit| format!("{}{}", commit.id, if self.differs() { "-dirty" } else { "" })),
             branch: commit.and_then(|commit| commit.branch.clone()),
             decision: trace.decision.unwrap_or(Kind::Undecided),
             reasons: trace.reasons.clone(),
@@ -225,6 +230,7 @@ mod tests {
             tags: Vec::new(),
             latest_stays: None,
             kept: Vec::new(),
+            differences: Vec::new(),
             action,
             reasons: Vec::new(),
             size: None,

@@ -53,10 +53,18 @@ fn bad(what: impl Into<String>, fault: Fault) -> Finding {
 
 /// Looks at everything; fails with the first bad finding's exit code once all are told.
 pub fn run(global: &Global) -> anyhow::Result<()> {
-    let tree = Tree::open(global)?;
+    // A git that fails is a finding like any other.
+    let (tree, git_fault) = match Tree::open(global) {
+        Ok(tree) => (tree, None),
+        Err(fault) => match Tree::of(global, Box::new(facts::find_root(global.root.as_deref())?)) {
+            Ok(tree) => (tree, Some(fault)),
+            Err(_) => return Err(fault.into()),
+        },
+    };
+    let git = git_fault.map_or_else(|| git(global, &tree), |fault| bad("git", fault));
     let mut findings = vec![good("policy", format!("`{}` holds", crate::policy::FILE))];
     findings.extend(dockerfiles(&tree));
-    findings.extend([lock(&tree), root_image(&tree, global), installer(&tree), git(&tree)]);
+    findings.extend([lock(&tree), root_image(&tree, global), installer(&tree), git]);
     findings.extend(compiler(&tree));
     findings.extend(engines_of_images(&tree));
     findings.extend(engine(&tree));
@@ -170,19 +178,28 @@ fn installer(tree: &Tree) -> Finding {
     }
 }
 
-fn git(tree: &Tree) -> Finding {
-    match &tree.commit {
-        Some(commit) => {
-            let state = if commit.dirty { "with uncommitted changes" } else { "clean" };
-            let branch = commit.branch.as_deref().unwrap_or("no branch");
-            good("git", format!("{} on {branch}, {state}", commit.short()))
-        }
-        None => note(
-            "git",
-            "this tree is no git commit",
-            "commit it: images are then tagged by commit, and `latest` can move",
-        ),
+fn git(global: &Global, tree: &Tree) -> Finding {
+    let compared = match build::compare_with_commit(tree, global.offline) {
+        Ok(compared) => compared,
+        Err(fault) => return bad("inputs", fault),
+    };
+    let Some(commit) = &tree.commit else {
+        let why = crate::git::Git::at(&tree.root).absence();
+        return note("git", why, "with a commit, images are tagged by it, and `latest` can move");
+    };
+    let branch = commit.branch.as_deref().unwrap_or("no branch");
+    let mut differences: Vec<_> = compared.into_iter().flat_map(|(_, differences)| differences).collect();
+    differences.sort();
+    differences.dedup();
+    if differences.is_empty() {
+        return good("git", format!("{} on {branch}, and the images are made of it", commit.short()));
     }
+    let listed = crate::committed::listed(&differences);
+    note(
+        "git",
+        format!("{} on {branch}; the images are not made of it: {listed}", commit.short()),
+        "commit them, or leave them out with the ignore file: until then no tag of the commit and no `latest`",
+    )
 }
 
 fn compiler(tree: &Tree) -> Option<Finding> {

@@ -33,6 +33,11 @@ pub fn plan(global: &Global, flags: &PlanFlags, variable: &dyn Fn(&str) -> Optio
         None => (Tree::of(global, Box::new(clone.root.clone()))?, None),
     };
     let head_name = head_revision.as_deref().unwrap_or("HEAD");
+    if let Some(event) = clone.event(flags, variable)?
+        && let Against::Deleted(name) = event.against
+    {
+        return Ok(nothing_left(event.purpose, head_revision, &name));
+    }
     let (purpose, base) = clone.base(flags, variable, &head.policy.project.default_branch, head_name)?;
     let base_revision = base.as_ref().ok().map(|revision| revision.id.clone());
     let head = match Snapshot::take(head) {
@@ -75,6 +80,22 @@ fn compare(global: &Global, revision: Revision, head: &Snapshot) -> Result<Chang
     Ok(change::compare(&old.inputs(), &head.inputs(), &names.0, &names.1))
 }
 
+/// The plan for an event that removed what it is about.
+fn nothing_left(purpose: Purpose, head_revision: Option<String>, name: &str) -> Plan {
+    Plan {
+        decision: Decision::Skip,
+        reasons: vec![format!("{name} was deleted: there is nothing to build")],
+        purpose,
+        base_revision: None,
+        head_revision,
+        changes: Some(Changes::default()),
+        base_reference: None,
+        base: Presence::NotAsked,
+        app_reference: None,
+        app: Presence::NotAsked,
+    }
+}
+
 fn from_scratch(purpose: Purpose, base_revision: Option<String>, head_revision: Option<String>, why: &Fault) -> Plan {
     let facts = Facts {
         purpose,
@@ -112,6 +133,24 @@ impl Clone {
         Revision::find(&self.root, &self.objects, name)?.ok_or_else(|| revision::missing(name))
     }
 
+    /// The event that CI or a flag names; none where a revision is named instead.
+    fn event(
+        &self,
+        flags: &PlanFlags,
+        variable: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Option<event::Event>, Fault> {
+        let file = flags.event.clone().or_else(|| variable("GITHUB_EVENT_PATH").map(PathBuf::from));
+        let Some(file) = file.filter(|_| flags.base.is_none()) else { return Ok(None) };
+        let shown = file.display().to_string();
+        let json = std::fs::read_to_string(&file).map_err(|error| {
+            Fault::usage(format!("cannot read the event `{shown}`"))
+                .cause(error)
+                .hint("name the revision instead: `cargo xtask plan --base REV`")
+        })?;
+        let name = variable("GITHUB_EVENT_NAME").filter(|_| flags.event.is_none());
+        event::read(name.as_deref(), variable("GITHUB_REF").as_deref(), &shown, &json).map(Some)
+    }
+
     /// What asked, and the revision to compare with or why there is none.
     #[allow(clippy::type_complexity, reason = "two answers, one of them with a reason instead")]
     fn base(
@@ -124,26 +163,18 @@ impl Clone {
         if let Some(name) = &flags.base {
             return Ok((Purpose::Change, Ok(self.revision(name)?)));
         }
-        let file = flags.event.clone().or_else(|| variable("GITHUB_EVENT_PATH").map(PathBuf::from));
-        let Some(file) = file else {
+        let Some(event) = self.event(flags, variable)? else {
             return Ok((Purpose::Change, self.local(default_branch, head)));
         };
-        let shown = file.display().to_string();
-        let json = std::fs::read_to_string(&file).map_err(|error| {
-            Fault::usage(format!("cannot read the event `{shown}`"))
-                .cause(error)
-                .hint("name the revision instead: `cargo xtask plan --base REV`")
-        })?;
-        let name = variable("GITHUB_EVENT_NAME").filter(|_| flags.event.is_none());
-        let event = event::read(name.as_deref(), variable("GITHUB_REF").as_deref(), &shown, &json)?;
         let found = match &event.against {
             Against::Nothing(why) => Err(why.clone()),
+            Against::Deleted(name) => Err(format!("{name} was deleted")),
             Against::Revision(id) => self.known(id),
             Against::Common(id) => match Git::at(&self.root).merge_base(id, head) {
                 Ok(Some(common)) => self.known(&common),
                 // What both have in common is beyond a shallow clone; the revision itself compares as well.
                 Ok(None) => self.known(id),
-                Err(fault) => Err(said(&fault)),
+                Err(fault) => Err(with_help(&fault)),
             },
         };
         Ok((event.purpose, found))
@@ -156,21 +187,25 @@ impl Clone {
                 "revision `{}` is not in this clone: it was pushed over, or the clone is shallow (`fetch-depth: 0`)",
                 &id[..12.min(id.len())]
             )),
-            Err(fault) => Err(said(&fault)),
+            Err(fault) => Err(with_help(&fault)),
         }
     }
 
     /// What a person's change is compared with: where it left the default branch; with nothing but uncommitted changes, the
     /// commit; a commit of the default branch itself, with the one before it.
     fn local(&self, default_branch: &str, head: &str) -> Result<Revision, String> {
-        let commit = |name: &str| revision::commit(&self.objects, name).map_err(|fault| said(&fault));
-        let Some(id) = commit(head)? else { return Err("the repository has no commits".to_owned()) };
+        let commit = |name: &str| revision::commit(&self.objects, name).map_err(|fault| with_help(&fault));
+        let Some(id) = commit(head)? else {
+            // A commit that git cannot read is not a repository without one.
+            let found = Git::at(&self.root).commit(&|_| None).map_err(|fault| with_help(&fault))?;
+            return Err(found.map_or("the repository has no commits", |_| "git does not find the commit").to_owned());
+        };
         for name in [format!("refs/remotes/origin/{default_branch}"), format!("refs/heads/{default_branch}")] {
             let Some(default) = commit(&name)? else { continue };
             if default == id {
                 break;
             }
-            let common = Git::at(&self.root).merge_base(&default, &id).map_err(|fault| said(&fault))?;
+            let common = Git::at(&self.root).merge_base(&default, &id).map_err(|fault| with_help(&fault))?;
             match common {
                 Some(common) if common != id => return self.known(&common),
                 Some(_) => break,
@@ -184,6 +219,14 @@ impl Clone {
             Some(parent) => self.known(&parent),
             None => Err("there is no commit before it".to_owned()),
         }
+    }
+}
+
+/// A fault in one line, with the command that helps.
+fn with_help(fault: &Fault) -> String {
+    match fault.hints.first() {
+        Some(hint) => format!("{}; {hint}", said(fault)),
+        None => said(fault),
     }
 }
 

@@ -36,12 +36,16 @@ fn a_detached_head_does_not_move_it() {
 }
 
 #[test]
-fn a_dirty_tree_does_not_move_it_and_gets_no_name_of_the_commit() {
+fn an_edited_input_does_not_move_it_and_gets_no_name_of_the_commit() {
     let Some(repo) = Repo::new("dirty") else { return };
     let first = repo.push();
     repo.write("templates/page.html", "<p>not committed</p>\n");
     let report = repo.push();
-    assert_eq!(report.text("app", "latest_stays"), "the tree differs from its commit");
+    let short = &repo.git(&["rev-parse", "HEAD"])[..12];
+    let why = format!("the image is not made of commit {short}: `templates/page.html` (differs from the commit)");
+    assert_eq!(report.text("app", "latest_stays"), why);
+    // The base is the commit's, whatever the app is.
+    assert!(report.image("base").get("latest_stays").is_none(), "{report:?}");
     assert_eq!(report.tags("app"), [report.fingerprint("app")[..12].to_owned()]);
     for tag in first.tags("app") {
         assert_eq!(repo.digest("app", &tag), first.digest("app"), "{tag}");

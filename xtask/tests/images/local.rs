@@ -110,7 +110,7 @@ fn a_tree_without_git_builds() {
     std::fs::remove_dir_all(repo.path.join(".git")).unwrap();
     let report = repo.push();
     assert_eq!(report.actions(), actions("built", "built"));
-    assert_eq!(report.text("app", "latest_stays"), "this tree is no git commit");
+    assert_eq!(report.text("app", "latest_stays"), "this folder is not in a git repository");
     assert_eq!(repo.tags("app"), [report.fingerprint("app")[..12].to_owned()]);
 }
 

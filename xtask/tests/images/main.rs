@@ -22,6 +22,7 @@ mod real_engine;
 mod real_registry;
 
 mod agreement;
+mod inputs;
 mod interruption;
 mod jobs;
 mod latest;

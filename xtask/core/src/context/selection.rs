@@ -3,7 +3,7 @@
 //! Pure: the tree may come from a working folder or from a git revision. Follows BuildKit's rules: a link that a source names
 //! is followed within the context, links below a folder are copied as links, a glob may match nothing, a plain path may not.
 
-use super::{ContextPath, Kind};
+use super::{ContextPath, Kind, is_state};
 use crate::dockerfile::{Reads, Source};
 use crate::fault::Fault;
 use crate::ignore::{Ignore, Verdict, glob};
@@ -226,7 +226,8 @@ impl Pick<'_, '_> {
     fn path(&mut self, path: &ContextPath) {
         let Some(found) = self.find(path) else { return };
         let everything = Ignore::none();
-        let (_, below) = self.all_below(&found, |path, folder| !everything.judge(path, folder).matched);
+        let apart = !is_state(&found);
+        let (_, below) = self.all_below(&found, apart, |path, folder| !everything.judge(path, folder).matched);
         if !found.as_bytes().is_empty() {
             self.selection.paths.insert(found.clone());
         }
@@ -247,8 +248,9 @@ impl Pick<'_, '_> {
         let pattern = glob::parse(pattern)?;
         // A glob may match nothing, but the folder in front of its first wildcard has to be there.
         let Some(folder) = self.find(&ContextPath::new(folder.as_bytes())) else { return Ok(Vec::new()) };
-        let mut hits: Vec<ContextPath> =
-            self.view.below(&folder).filter(|(_, rest)| pattern.matches(rest)).map(|(path, _)| path.clone()).collect();
+        let apart = !is_state(&folder);
+        let hits = self.view.below(&folder).filter(|(path, rest)| !(apart && is_state(path)) && pattern.matches(rest));
+        let mut hits: Vec<ContextPath> = hits.map(|(path, _)| path.clone()).collect();
         // Folder by folder, as BuildKit walks: the last of two that have one destination wins.
         hits.sort_by(|one, other| one.parts().cmp(other.parts()));
         Ok(hits)
@@ -265,7 +267,8 @@ impl Pick<'_, '_> {
                 continue;
             }
             // An empty pattern is the pivot itself with all that is below.
-            let (any, below) = self.all_below(&at, |path, _| pattern.is_empty() || includes.ignores(path));
+            let apart = !is_state(&at) && !is_state(&ContextPath::new(pattern.as_bytes()));
+            let (any, below) = self.all_below(&at, apart, |path, _| pattern.is_empty() || includes.ignores(path));
             if any || pattern.is_empty() || !plain {
                 // Where a wildcard matches nothing, the destination is made all the same.
                 self.selection.matches.push(Match { source: self.source, name: Vec::new(), at, below });
@@ -278,17 +281,18 @@ impl Pick<'_, '_> {
     }
 
     /// Selects what is below a folder, is wanted and not excluded, with the folders between; whether anything was wanted,
-    /// and what was selected.
+    /// and what was selected. `apart` leaves out the state of this program.
     fn all_below(
         &mut self,
         folder: &ContextPath,
+        apart: bool,
         wanted: impl Fn(&[u8], Option<&Verdict>) -> bool,
     ) -> (bool, Vec<ContextPath>) {
         let mut any = false;
         let mut selected = BTreeSet::new();
         let mut known = None;
         for (path, rest) in self.view.below(folder) {
-            if !wanted(rest, None) {
+            if (apart && is_state(path)) || !wanted(rest, None) {
                 continue;
             }
             any = true;

@@ -2,11 +2,14 @@
 //!
 //! Reads folders and links' targets, no file's contents. Says what is there; selects nothing.
 
-use super::{ContextPath, Files, Tree};
+use super::{ContextPath, Files, Tree, is_state};
 use crate::dockerfile::{Reads, Source};
 use crate::fault::Fault;
 use crate::ignore::{Ignore, Verdict, glob};
 use std::collections::BTreeSet;
+
+/// Folders within each other that are read. Each level makes every path below it longer and slower to compare.
+const DEEPEST: usize = 256;
 
 /// Walks the tree from its root.
 pub(super) fn walk<F: Files + ?Sized>(
@@ -20,16 +23,22 @@ pub(super) fn walk<F: Files + ?Sized>(
         let reach = Reach::of(source).map_err(|why| Fault::usage(format!("{}: {why}", source.place)))?;
         reaches.push(reach);
     }
-    reaches.extend(linked.iter().cloned().map(Reach::Path));
+    reaches.extend(linked.iter().map(|path| Reach { leads: Leads::Path(path.clone()), into_state: is_state(path) }));
     let mut walk = Walk { files, reaches, ignore, tree: Tree::new() };
     if !walk.reaches.is_empty() {
-        walk.folder(&ContextPath::default(), None)?;
+        walk.folder(&ContextPath::default(), None, 0)?;
     }
     Ok(walk.tree)
 }
 
 /// Where a source could lead.
-enum Reach {
+struct Reach {
+    leads: Leads,
+    /// Whether it names something in the folder of `STATE`.
+    into_state: bool,
+}
+
+enum Leads {
     Path(ContextPath),
     /// A folder, and the parts of a glob below it.
     Glob(ContextPath, Vec<glob::Glob>),
@@ -39,29 +48,35 @@ enum Reach {
 
 impl Reach {
     fn of(source: &Source) -> Result<Self, String> {
-        Ok(match &source.reads {
-            Reads::Path(path) => Self::Path(ContextPath::new(path.as_bytes())),
+        let path = |text: &str| ContextPath::new(text.as_bytes());
+        let (leads, named) = match &source.reads {
+            Reads::Path(text) => (Leads::Path(path(text)), path(text)),
             Reads::Glob(text) => match glob::split(text) {
-                None => Self::Path(ContextPath::new(text.as_bytes())),
+                None => (Leads::Path(path(text)), path(text)),
                 // A negated class may stand for a slash: its parts say nothing.
-                Some((folder, pattern)) if pattern.contains("[^") => Self::Path(ContextPath::new(folder.as_bytes())),
-                Some((folder, pattern)) => Self::Glob(ContextPath::new(folder.as_bytes()), glob::parts(pattern)?),
+                Some((folder, pattern)) if pattern.contains("[^") => (Leads::Path(path(folder)), path(folder)),
+                Some((folder, pattern)) => (Leads::Glob(path(folder), glob::parts(pattern)?), path(folder)),
             },
             Reads::Parents { pivot, .. } if glob::split(pivot).is_some() => {
-                Self::of(&Source { reads: Reads::Glob(pivot.clone()), ..source.clone() })?
+                return Self::of(&Source { reads: Reads::Glob(pivot.clone()), ..source.clone() });
             }
-            Reads::Parents { pivot, pattern } if pattern.is_empty() => Self::Path(ContextPath::new(pivot.as_bytes())),
+            Reads::Parents { pivot, pattern } if pattern.is_empty() => (Leads::Path(path(pivot)), path(pivot)),
             Reads::Parents { pivot, pattern } => {
-                Self::Pattern(ContextPath::new(pivot.as_bytes()), Ignore::from_patterns([pattern.as_str()])?)
+                let leads = Leads::Pattern(path(pivot), Ignore::from_patterns([pattern.as_str()])?);
+                (leads, path(&format!("{pivot}/{pattern}")))
             }
-        })
+        };
+        Ok(Self { leads, into_state: is_state(&named) })
     }
 
     /// Whether the path leads there, is it, or is below it.
     fn touches(&self, path: &ContextPath) -> bool {
-        match self {
-            Self::Path(wanted) => leads_to(path, wanted) || path.below(wanted).is_some(),
-            Self::Glob(folder, parts) => {
+        if !self.into_state && is_state(path) {
+            return false;
+        }
+        match &self.leads {
+            Leads::Path(wanted) => leads_to(path, wanted) || path.below(wanted).is_some(),
+            Leads::Glob(folder, parts) => {
                 let mut parts = parts.iter();
                 leads_to(path, folder)
                     || path.below(folder).is_some_and(|rest| {
@@ -69,7 +84,7 @@ impl Reach {
                         rest.split(|b| *b == b'/').all(|name| parts.next().is_none_or(|part| part.matches(name)))
                     })
             }
-            Self::Pattern(folder, pattern) => {
+            Leads::Pattern(folder, pattern) => {
                 leads_to(path, folder)
                     || path.below(folder).is_some_and(|rest| pattern.may_match_below(rest) || pattern.ignores(rest))
             }
@@ -90,7 +105,16 @@ struct Walk<'a, F: ?Sized> {
 }
 
 impl<F: Files + ?Sized> Walk<'_, F> {
-    fn folder(&mut self, folder: &ContextPath, verdict: Option<&Verdict>) -> Result<(), Fault> {
+    fn folder(&mut self, folder: &ContextPath, verdict: Option<&Verdict>, depth: usize) -> Result<(), Fault> {
+        if depth > DEEPEST {
+            let top = folder.parts().next().map(String::from_utf8_lossy).unwrap_or_default().into_owned();
+            return Err(Fault::usage(format!("folders below `{top}` are nested more than {DEEPEST} deep"))
+                .cause(format!("the limit of a build context is {DEEPEST}"))
+                .hint(format!(
+                    "remove them, or leave them out with a line in `{}`",
+                    self.ignore.name().unwrap_or(".dockerignore")
+                )));
+        }
         for entry in self.files.list(folder)? {
             let path = folder.join(&entry.name);
             if !self.reaches.iter().any(|reach| reach.touches(&path)) {
@@ -103,7 +127,7 @@ impl<F: Files + ?Sized> Walk<'_, F> {
             let Some(found) = self.files.found(&path)? else { continue };
             self.tree.insert(path.clone(), found);
             if entry.is_dir {
-                self.folder(&path, Some(&judged))?;
+                self.folder(&path, Some(&judged), depth + 1)?;
             }
         }
         Ok(())

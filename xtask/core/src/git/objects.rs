@@ -8,6 +8,7 @@ use crate::process::Conversation;
 use crate::reference::Digest;
 use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead as _, Read as _};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// An object as git stores it.
@@ -52,20 +53,27 @@ pub(super) type Folder = BTreeMap<Vec<u8>, Node>;
 /// The objects of a repository.
 #[derive(Debug)]
 pub struct Objects {
+    git: Git,
     talk: Mutex<Conversation>,
+    /// Whether what a partial clone lacks may still be asked for: nobody forbade it, and it was not done yet.
+    may_fetch: AtomicBool,
     folders: Mutex<HashMap<String, Arc<Folder>>>,
     digests: Mutex<HashMap<String, Digest>>,
+    /// Pointer files of Git LFS that were read, by the digest of the pointer: the digest of what each stands for.
+    pointers: Mutex<HashMap<Digest, Digest>>,
 }
 
 impl Objects {
     /// Starts the one process. `offline` keeps a partial clone from fetching what it lacks.
     pub fn open(git: &Git, offline: bool) -> Result<Self, Fault> {
-        let mut command = git.command().args(["cat-file", "--batch"]);
-        if offline {
-            command = command.env("GIT_NO_LAZY_FETCH", "1");
-        }
-        let talk = Mutex::new(command.converse()?);
-        Ok(Self { talk, folders: Mutex::default(), digests: Mutex::default() })
+        Ok(Self {
+            git: git.clone(),
+            talk: Mutex::new(git.command().args(["cat-file", "--batch"]).converse()?),
+            may_fetch: AtomicBool::new(!offline),
+            folders: Mutex::default(),
+            digests: Mutex::default(),
+            pointers: Mutex::default(),
+        })
     }
 
     /// The object that a name means (`HEAD^{commit}`, `<id>:./`); `None` where there is none in this clone.
@@ -77,19 +85,19 @@ impl Objects {
             Fault::usage(format!("cannot read `{name}` from git")).cause(cause).hint("`git fsck` finds what is broken")
         };
         let mut talk = held(&self.talk);
-        talk.say(format!("{name}\n").as_bytes()).map_err(|_| silent())?;
+        talk.say(format!("{name}\n").as_bytes()).map_err(|_| self.silent(name))?;
         let answers = talk.answers();
         let mut header = Vec::new();
         answers.read_until(b'\n', &mut header).map_err(|error| cannot(&error))?;
         if header.is_empty() {
-            return Err(silent());
+            return Err(self.silent(name));
         }
         let header = String::from_utf8_lossy(&header);
         // `<id> <kind> <size>`, or the question with what is wrong with it.
         let words: Vec<&str> = header.trim_end().rsplitn(3, ' ').collect();
         let (Some(size), [_, kind, id]) = (words[0].parse::<usize>().ok(), words.as_slice()) else {
             return if header.trim_end().ends_with(" ambiguous") {
-                Err(Fault::usage(format!("`{name}` means several objects")).hint("write more of its digits"))
+                Err(Fault::usage(format!("`{name}` is ambiguous")).hint("use a longer prefix"))
             } else {
                 Ok(None)
             };
@@ -100,12 +108,37 @@ impl Objects {
         Ok(Some(Object { id: (*id).to_owned(), kind: (*kind).to_owned(), bytes }))
     }
 
-    /// An object that another one names, and that has to be there.
+    /// Reads an object that another one names. A partial clone may fetch it, once git's configuration is known to be harmless.
     pub fn named(&self, id: &str) -> Result<Object, Fault> {
-        self.get(id)?.ok_or_else(|| {
-            Fault::usage(format!("object `{id}` is not in this clone"))
-                .hint("`git fetch --refetch` brings a partial clone's missing objects")
-        })
+        match self.get_or_fetch(id)? {
+            Some(object) => Ok(object),
+            None => {
+                let said = self.git.command().args(["cat-file", "-e", id]).output()?.stderr;
+                let fault = self.git.trouble(&said, format!("object `{id}` is not in this clone"));
+                Err(if self.git.is_partial() && !self.git.fetches_safely()? {
+                    fault.cause("the repository's own configuration may name programs, so nothing is fetched for it")
+                } else {
+                    fault
+                })
+            }
+        }
+    }
+
+    /// The same as [`Self::get`]; what is missing in a partial clone is fetched.
+    pub fn get_or_fetch(&self, name: &str) -> Result<Option<Object>, Fault> {
+        if let Some(object) = self.get(name)? {
+            return Ok(Some(object));
+        }
+        if !self.may_fetch.swap(false, Ordering::Relaxed) || !self.git.is_partial() || !self.git.fetches_safely()? {
+            return Ok(None);
+        }
+        *held(&self.talk) = self.git.fetching_command().args(["cat-file", "--batch"]).converse()?;
+        self.get(name)
+    }
+
+    /// The digest of the contents that a pointer file of Git LFS stands for, if it was read and is one.
+    pub fn pointed(&self, pointer: &Digest) -> Option<Digest> {
+        held(&self.pointers).get(pointer).copied()
     }
 
     /// A tree object's names.
@@ -126,14 +159,24 @@ impl Objects {
         if let Some(known) = held(&self.digests).get(id) {
             return Ok(*known);
         }
-        let digest = Digest::of(&self.named(id)?.bytes);
+        let bytes = self.named(id)?.bytes;
+        let digest = Digest::of(&bytes);
+        if let Some(contents) = super::pointer(&bytes) {
+            held(&self.pointers).insert(digest, contents);
+        }
         held(&self.digests).insert(id.to_owned(), digest);
         Ok(digest)
     }
-}
 
-fn silent() -> Fault {
-    Fault::usage("git does not answer").cause("this is no repository that it would read").hint("`git status` says why")
+    /// The fault of a process that ended instead of answering, with the words of one that is asked for the same.
+    fn silent(&self, name: &str) -> Fault {
+        let what = format!("cannot read `{name}` from git");
+        let asked = || self.git.command().args(["cat-file", "-t", name]).output();
+        match asked() {
+            Ok(output) => self.git.trouble(&output.stderr, what),
+            Err(fault) => fault,
+        }
+    }
 }
 
 /// A poisoned cache is still a cache.

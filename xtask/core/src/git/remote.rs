@@ -70,6 +70,12 @@ impl Git {
         })
     }
 
+    /// Trimmed answer of a call; none where git fails, as for a setting that does not exist.
+    fn ask(&self, args: &[&str]) -> Result<Option<String>, Fault> {
+        let output = self.command().args(args).output()?;
+        Ok(output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim_end().to_owned()))
+    }
+
     /// This folder from the repository's top, as `services/app`; empty at the top, and where there is no repository.
     pub fn below_top(&self) -> Result<String, Fault> {
         if !self.root.ancestors().any(|folder| folder.join(".git").exists()) {

@@ -30,7 +30,7 @@ impl Revision {
         let Some(id) = commit(objects, name)? else { return Ok(None) };
         // Relative to the folder in which git runs: the policy need not stand at the repository's top.
         let tree = objects
-            .get(&format!("{id}:./"))?
+            .get_or_fetch(&format!("{id}:./"))?
             .ok_or_else(|| Fault::usage(format!("this folder is not in commit `{}`", &id[..12])))?;
         let root = objects.folder(&tree.id)?;
         Ok(Some(Self { place: place.to_owned(), objects: objects.clone(), id, root }))

@@ -218,6 +218,7 @@ mod tests {
     fn order() -> Build {
         Build {
             context: PathBuf::from("/tree"),
+            root: PathBuf::from("/tree"),
             dockerfile: relative("target/compare/Dockerfile.buildah"),
             platform: Platform::host(),
             args: BTreeMap::from([("BASE_IMAGE".to_owned(), "127.0.0.1:5/base:bench".to_owned())]),
