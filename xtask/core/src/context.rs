@@ -16,7 +16,7 @@ mod tests;
 mod walk;
 
 pub use files::{Files, Named};
-pub use path::ContextPath;
+pub use path::{ContextPath, is_state};
 pub use selection::{Found, Match, Selection, Tree, select};
 pub use staged::{Staged, stage};
 
@@ -41,15 +41,6 @@ pub enum Kind {
     Symlink,
     /// A pipe, socket or device. Seen in a tree, never in an [`Entry`]: BuildKit would copy it, a socket as an empty file.
     Special,
-}
-
-/// The folder below the root that holds what this program and cargo leave behind. A copy of a folder around it (`COPY . .`)
-/// leaves it out in both engines; only a source that names something in it takes that.
-const STATE: &str = "target";
-
-/// Whether a path is the folder of [`STATE`] or below it.
-fn is_state(path: &ContextPath) -> bool {
-    path.parts().next() == Some(STATE.as_bytes())
 }
 
 /// One path of the context that a Dockerfile reads.

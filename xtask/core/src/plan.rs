@@ -2,7 +2,7 @@
 //!
 //! What a plan says is what execution does; `--dry-run` prints it and stops.
 
-use crate::committed::{self, Difference};
+use crate::committed::difference::{Difference, listed};
 use crate::facts::{Local, Standing};
 use crate::fault::Fault;
 use crate::git::Commit;
@@ -133,7 +133,7 @@ pub fn latest(policy: &Policy, wish: &Wish, facts: &LatestFacts<'_>) -> Latest {
     }
     if !facts.differences.is_empty() {
         let short = commit.short();
-        return stays(format!("the image is not made of commit {short}: {}", committed::listed(facts.differences)));
+        return stays(format!("the image is not made of commit {short}: {}", listed(facts.differences)));
     }
     let missing: Vec<String> =
         policy.project.platforms.iter().filter(|p| !facts.platforms.contains(p)).map(ToString::to_string).collect();

@@ -73,7 +73,7 @@ impl Session<'_> {
         if !self.wish.push {
             return ui::detail(&format!(
                 "the {kind} is not made of commit {short}: {}",
-                committed::listed(differences)
+                committed::difference::listed(differences)
             ));
         }
         ui::warn(&format!(

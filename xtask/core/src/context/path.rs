@@ -114,3 +114,11 @@ impl<'de> Deserialize<'de> for ContextPath {
         String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }
+/// The folder below the root that holds what this program and cargo leave behind. A copy of a folder around it (`COPY . .`)
+/// leaves it out in both engines; only a source that names something in it takes that.
+const STATE: &str = "target";
+
+/// Whether a path is the folder of [`STATE`] or below it.
+pub fn is_state(path: &ContextPath) -> bool {
+    path.parts().next() == Some(STATE.as_bytes())
+}

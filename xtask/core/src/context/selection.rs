@@ -3,7 +3,8 @@
 //! Pure: the tree may come from a working folder or from a git revision. Follows BuildKit's rules: a link that a source names
 //! is followed within the context, links below a folder are copied as links, a glob may match nothing, a plain path may not.
 
-use super::{ContextPath, Kind, is_state};
+use super::path::is_state;
+use super::{ContextPath, Kind};
 use crate::dockerfile::{Reads, Source};
 use crate::fault::Fault;
 use crate::ignore::{Ignore, Verdict, glob};

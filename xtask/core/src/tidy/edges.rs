@@ -12,6 +12,7 @@ const PURE: &[&str] = &[
     "bench/compare/rewrite",
     "commands/test/tally",
     "container/program",
+    "committed/difference",
     "context/path",
     "context/selection",
     "dockerfile",
