@@ -364,7 +364,7 @@ async fn serve(args: ServeArgs) -> Result<(), Failure> {
         let supervisor = Arc::clone(&supervisor);
         tokio::spawn(async move { supervisor.keep().await })
     });
-    let result = server.run(listener, ending.first()).await;
+    server.run(listener, ending.first()).await;
     if let Some(keeper) = keeper {
         keeper.abort();
         // What the keeper held is free only once it has ended.
@@ -372,7 +372,7 @@ async fn serve(args: ServeArgs) -> Result<(), Failure> {
     }
     supervisor.stop().await;
     tracing::info!("ended");
-    result
+    Ok(())
 }
 
 struct Signals {

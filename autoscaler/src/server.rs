@@ -5,6 +5,7 @@
 //! from a history file (`file`) or from what the operator remembers (`board`).
 
 mod board;
+mod connections;
 mod file;
 
 use std::convert::Infallible;
@@ -24,7 +25,7 @@ use serde::Serialize;
 use tokio::net::TcpListener;
 use tracing::Instrument;
 
-use crate::failure::{Failure, Kind};
+use crate::failure::Failure;
 use crate::metrics::Metrics;
 use crate::page::{self, About, ErrorPage};
 use crate::readiness::{Readiness, worker_lacks};
@@ -85,11 +86,7 @@ impl Server {
     }
 
     /// Serves until `end` comes, then lets open requests finish. The worker is the caller's to keep and to end.
-    pub async fn run(
-        self,
-        listener: TcpListener,
-        end: impl Future<Output = ()> + Send + 'static,
-    ) -> Result<(), Failure> {
+    pub async fn run(self, listener: TcpListener, end: impl Future<Output = ()>) {
         let server = Arc::new(self);
         let (ending, ended) = tokio::sync::oneshot::channel();
         let end = async move {
@@ -98,21 +95,17 @@ impl Server {
             // The receiver is gone when serving has failed already.
             let _ = ending.send(());
         };
-        let serving = axum::serve(listener, router(server)).with_graceful_shutdown(end);
+        let serving = connections::serve(listener, router(server), end);
         let drained = async {
             match ended.await {
                 Ok(()) => tokio::time::sleep(DRAIN).await,
                 Err(_) => std::future::pending().await,
             }
         };
-        let result = tokio::select! {
-            served = serving.into_future() => served,
-            () = drained => {
-                tracing::warn!("some requests did not end in time");
-                Ok(())
-            }
-        };
-        result.map_err(|cause| Failure::new(Kind::Bug, "cannot serve").cause(cause))
+        tokio::select! {
+            () = serving => {}
+            () = drained => tracing::warn!("some requests did not end in time"),
+        }
     }
 
     fn about(&self) -> About {

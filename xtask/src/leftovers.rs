@@ -5,7 +5,7 @@
 
 use crate::build::export;
 use crate::container::guard::Rights;
-use crate::container::unpacked::Images;
+use crate::container::unpacked;
 use crate::facts::Tree;
 use crate::layout::Layout;
 use crate::native::python;
@@ -19,5 +19,5 @@ pub fn sweep(tree: &Tree) {
     scratch::sweep(&target.join("native/work"), &[python::SCRATCH], scratch::remove);
     root::sweep(&target.join("root"), Rights::find);
     Layout::sweep(&tree.images().join("root"));
-    Images::of(tree).sweep();
+    unpacked::sweep(tree);
 }

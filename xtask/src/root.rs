@@ -241,7 +241,12 @@ fn mmdebstrap(work: &Path) -> Result<(PathBuf, String), Fault> {
     if !program.is_file() {
         let host = Host::read()?;
         let archive = Archive::open(&debian::cache(work), &host.suite)?;
-        debian::unpack(&archive.fetch(&["mmdebstrap"])?, &folder)?;
+        // Whole or not at all: half of it would fail later, and for a reason of its own.
+        let scratch = Scratch::new_in(work, SCRATCH).map_err(|error| cannot_write(work, &error))?;
+        let new = scratch.path().join("mmdebstrap");
+        debian::unpack(&archive.fetch(&["mmdebstrap"])?, &new)?;
+        let _ = fs::remove_dir_all(&folder);
+        fs::rename(&new, &folder).map_err(|error| cannot_write(&folder, &error))?;
     }
     Ok((program, format!("{}:{path}", folder.join("usr/bin").display())))
 }

@@ -60,6 +60,7 @@ struct Root {
 
 impl Root {
     fn get() -> Self {
+        xtask::container::guard::through(env!("CARGO_BIN_EXE_xtask"));
         let home = Path::new(env!("CARGO_TARGET_TMPDIR")).join("native-packages");
         std::fs::create_dir_all(&home).unwrap();
         let lock = std::fs::File::create(home.join("lock")).unwrap();

@@ -161,7 +161,7 @@ pub(super) async fn run(args: RunArgs) -> Result<(), Failure> {
     let _ = keeper.await;
     supervisor.stop().await;
     tracing::info!("ended");
-    served.unwrap_or_else(|cause| Err(Failure::new(Kind::Bug, "cannot serve").cause(cause)))
+    served.map_err(|cause| Failure::new(Kind::Bug, "cannot serve").cause(cause))
 }
 
 /// A client of the cluster, and the namespace that is ours in it.

@@ -3,9 +3,9 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::support::{
     alive, autoscaler, bare_python, crate_folder, eventually, hostile_home, real_python, run, signal,
@@ -20,7 +20,24 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start(python: &Path, more: &[&dyn AsRef<std::ffi::OsStr>]) -> Server {
-        let mut command = autoscaler();
+        Server::begin(autoscaler(), python, more)
+    }
+
+    /// The same with so many descriptors at most.
+    fn start_with_descriptors(most: usize, python: &Path) -> Server {
+        let call = autoscaler();
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(format!("ulimit -n {most} && exec \"$0\" \"$@\"")).arg(call.get_program());
+        for (name, value) in call.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        Server::begin(command, python, &[])
+    }
+
+    fn begin(mut command: Command, python: &Path, more: &[&dyn AsRef<std::ffi::OsStr>]) -> Server {
         command.args(["serve", "--listen", "127.0.0.1:0", "--log-format", "json", "--deadline", "20s", "--python"]);
         command.arg(python).env("AUTOSCALER_REVISION", "abc1234").stderr(Stdio::piped());
         for argument in more {
@@ -92,6 +109,37 @@ pub(crate) fn copy_templates(to: &Path) {
         let entry = entry.unwrap();
         std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
     }
+}
+
+#[test]
+fn half_open_connections_end_and_keep_nobody_out() {
+    let Some(python) = bare_python("half_open_connections_end_and_keep_nobody_out") else {
+        return;
+    };
+    // Fewer descriptors than connections that are held open.
+    let server = Server::start_with_descriptors(100, &python);
+    let began = Instant::now();
+    let held: Vec<TcpStream> = (0..300)
+        .map(|number| {
+            let mut stream = TcpStream::connect(&server.address).expect("the server accepts");
+            stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+            // Some say nothing at all, some half of a head. One that was closed already may refuse it.
+            if number % 2 == 0 {
+                let _ = stream.write_all(b"GET / HTTP/1.1\r\nhost: test\r\n");
+            }
+            stream
+        })
+        .collect();
+    assert_eq!(server.get("/healthz").0, 200);
+    assert!(began.elapsed() < Duration::from_secs(8), "the probe waited for {:?}", began.elapsed());
+    for mut stream in held {
+        let ended = stream.read_to_end(&mut Vec::new());
+        let reset = |error: &std::io::Error| error.kind() == std::io::ErrorKind::ConnectionReset;
+        assert!(ended.as_ref().map_or_else(reset, |_| true), "{ended:?}");
+    }
+    assert!(began.elapsed() < Duration::from_secs(40), "they were held for {:?}", began.elapsed());
+    assert_eq!(server.get("/healthz").0, 200);
+    assert_eq!(server.end(), Some(0));
 }
 
 #[test]

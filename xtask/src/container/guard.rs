@@ -1,7 +1,7 @@
-//! Programs of this machine that end when we end, whatever ends us, and that inherit nothing of ours but their streams.
+//! Programs of this machine that end when xtask ends, however it ends, and that inherit only their streams.
 //!
 //! This binary, started again, comes first: it asks the kernel for the signal at our end, closes what it has inherited, and
-//! becomes the program ([`guarded`]), or starts it in mount and process namespaces of its own ([`apart`]), with which its mounts
+//! becomes the program ([`guarded`]), or starts it in mount and process namespaces of its own ([`Rights::apart`]), with which its mounts
 //! and all its processes end.
 
 use super::inside::{self, Apart, OURSELVES, Task};
@@ -11,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-/// Users and groups that a process may use besides its own: the first of them, and how many.
+/// User or group numbers that a process may use in addition to its own: the first, and the count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Range {
     /// The first.
@@ -43,9 +43,9 @@ pub enum Rights {
 /// The binary that is started, where it is not the one that runs.
 static XTASK: OnceLock<PathBuf> = OnceLock::new();
 
-/// Says which binary is xtask. Programs are started without a guard until then: a test's own binary would not understand the call.
+/// Sets the xtask binary. Until then programs start without a guard: another binary, a test's, does not know the call.
 pub fn through(xtask: impl Into<PathBuf>) {
-    // The first answer counts: there is one xtask.
+    // It is set once: there is one xtask.
     let _ = XTASK.set(xtask.into());
 }
 
@@ -92,7 +92,8 @@ impl Rights {
             Self::Root => None,
             Self::Ordinary(ranges) => Some(ranges),
         };
-        let xtask = XTASK.get().ok_or_else(|| Fault::new(Exit::Bug, "nobody has said which binary is xtask"))?;
+        let xtask =
+            XTASK.get().ok_or_else(|| Fault::new(Exit::Bug, "no xtask binary is set to start programs with"))?;
         Ok(call.behind(xtask, Task::Apart(Apart { parent: std::process::id(), ranges }).args()?))
     }
 
@@ -107,7 +108,7 @@ impl Rights {
 
 const NEEDED_BY: &str = "installing Debian packages as an ordinary user";
 
-/// Fewer users than a Debian system numbers are no use: its own end at 65534.
+/// The users of a Debian system end at 65534: a shorter range cannot hold them.
 const ENOUGH: u32 = 65535;
 
 /// The first range that is long enough in a file of subuid(5)'s form, by the user's name or number.

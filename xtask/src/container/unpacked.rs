@@ -55,7 +55,7 @@ enum Source<'a> {
 impl Images {
     /// The images of this repository.
     pub fn of(tree: &Tree) -> Self {
-        Self::new(tree.images(), tree.root.join("target/native/images"), tree.client())
+        Self::new(tree.images(), store(tree), tree.client())
     }
 
     /// Images in layouts in or below one folder, unpacked below another.
@@ -147,19 +147,6 @@ impl Images {
         }
     }
 
-    /// Removes what nobody finished, unless somebody is about to.
-    pub fn sweep(&self) {
-        let entries = fs::read_dir(&self.store).into_iter().flatten().flatten().map(|entry| entry.path());
-        let partial = entries.filter(|path| path.extension().is_some_and(|extension| extension == "partial"));
-        for path in partial {
-            let Ok(lock) = File::open(path.with_extension("lock")) else { continue };
-            if lock.try_lock().is_ok() {
-                // What cannot be removed costs room, and nothing else.
-                let _ = remove(&path);
-            }
-        }
-    }
-
     /// Removes what has not been used for longest, and what nobody finished, unless it is in use.
     fn make_room(&self, coming: &Path) {
         let entries = fs::read_dir(&self.store).into_iter().flatten().flatten().map(|entry| entry.path());
@@ -190,6 +177,23 @@ impl Images {
             }
         }
     }
+}
+
+/// Removes from this repository's folders of images what nobody finished, unless somebody is about to.
+pub fn sweep(tree: &Tree) {
+    let entries = fs::read_dir(store(tree)).into_iter().flatten().flatten().map(|entry| entry.path());
+    let partial = entries.filter(|path| path.extension().is_some_and(|extension| extension == "partial"));
+    for path in partial {
+        let Ok(lock) = File::open(path.with_extension("lock")) else { continue };
+        if lock.try_lock().is_ok() {
+            // What cannot be removed costs room, and nothing else.
+            let _ = remove(&path);
+        }
+    }
+}
+
+fn store(tree: &Tree) -> PathBuf {
+    tree.root.join("target/native/images")
 }
 
 /// Unpacks an image beside its place, and puts it there when it is whole. Whoever calls has its lock.
