@@ -206,7 +206,7 @@ fn a_root_that_is_refused_chooses_no_fallback() {
             let push = repo.xtask(&["build", "--push"]).env("DOCKER_CONFIG", config.clone()).run();
             push.ends(5).says(says).says("this one was reached").keeps("cannot be reached");
             let plan = repo.xtask(&["plan", "--base", "HEAD"]).env("DOCKER_CONFIG", config).run().ok();
-            assert!(plan.stdout.contains(says), "{}", plan.stdout);
+            assert!(plan.stdout.contains("whether the registry has the base cannot be known"), "{}", plan.stdout);
         }
         assert!(repo.tags("app-base").is_empty() && repo.tags("app").is_empty(), "{name}");
     }
