@@ -13,7 +13,7 @@ use crate::ledger;
 use crate::oci::{self, Config, Descriptor, DescriptorPlatform, Index, Manifest, annotation, media_type};
 use crate::process;
 use crate::reference::{Digest, Platform, Reference, Repository, Tag};
-use crate::registry::{Answer, Client, Name};
+use crate::registry::{self, Answer, Client, Name};
 use crate::time::Timestamp;
 use crate::ui;
 use std::collections::BTreeMap;
@@ -46,6 +46,8 @@ pub struct Published {
     pub lost: BTreeMap<Platform, String>,
     /// The listed manifests that lack something.
     broken: Vec<Digest>,
+    /// What the configuration of each manifest says of the base: of an image that was looked at whole.
+    bases: BTreeMap<Digest, Option<Digest>>,
     index: Option<Index>,
 }
 
@@ -84,13 +86,22 @@ impl Published {
         notes: BTreeMap<String, String>,
         index: Option<Index>,
     ) -> Self {
-        Self { digest, platforms, notes, lost: BTreeMap::new(), broken: Vec::new(), index }
+        Self { digest, platforms, notes, lost: BTreeMap::new(), broken: Vec::new(), bases: BTreeMap::new(), index }
     }
 
     /// An image with these manifests and nothing else.
     #[cfg(test)]
     pub(crate) fn for_tests(platforms: BTreeMap<Platform, Descriptor>) -> Self {
         Self::new(Digest::of(b"index"), platforms, BTreeMap::new(), None)
+    }
+
+    /// The base on which a platform of it stands, as [`base_digest`] reads it.
+    pub fn base(&self, client: &Client, repository: &Repository, platform: &Platform) -> Result<Option<Digest>, Fault> {
+        let manifest = &self.platforms[platform];
+        match self.bases.get(&manifest.digest) {
+            Some(base) => Ok(*base),
+            None => base_digest(client, repository, manifest),
+        }
     }
 
     /// Those of `wanted` that it lacks.
@@ -145,12 +156,13 @@ pub fn read_manifest(client: &Client, repository: &Repository, digest: Digest) -
     }
 }
 
+/// Keys make configurations large; what is larger than this, in bytes, is none.
+const CONFIG_LIMIT: u64 = 8 << 20;
+
 /// Reads the configuration of a manifest.
 pub fn read_config(client: &Client, repository: &Repository, manifest: &Manifest) -> Result<Config, Fault> {
-    // Keys make configs large; what is larger than this is no config.
-    const LIMIT: u64 = 8 << 20;
     let digest = manifest.config.digest;
-    match client.blob_bytes(repository, &digest, LIMIT)? {
+    match client.blob_bytes(repository, &digest, CONFIG_LIMIT)? {
         Answer::Present(bytes) => document(&bytes, &repository.digest(digest)),
         Answer::Absent => Err(Fault::network(format!("config `{digest}` is not in `{repository}`"))
             .hint("the registry lost it: build again with `--force`")),
@@ -224,9 +236,11 @@ pub struct Outcome {
 pub fn publish(client: &Client, publication: &Publication<'_>) -> Result<Outcome, Fault> {
     let Publication { repository, fingerprint, tag, built, .. } = publication;
     let reference = repository.tag(tag);
-    let mut ours = BTreeMap::new();
+    let (mut ours, mut pushed) = (BTreeMap::new(), BTreeMap::new());
     for (platform, digest) in built {
-        ours.insert(platform.clone(), descriptors(client, repository, platform, *digest)?);
+        let (listed, manifest) = descriptors(client, repository, platform, *digest)?;
+        ours.insert(platform.clone(), listed);
+        pushed.insert(*digest, manifest);
     }
     // A registry cannot compare and swap. Two jobs that add different platforms at one moment may each write an index
     // without the other's: so each reads back what it wrote, and adds itself again until it is there.
@@ -243,7 +257,7 @@ pub fn publish(client: &Client, publication: &Publication<'_>) -> Result<Outcome
             && adopted.len() == ours.len()
             && found.broken.is_empty()
         {
-            keep_children(client, publication, found)?;
+            keep_children(client, publication, found, &pushed)?;
             // What was built once more to the same bytes is nobody else's.
             let others = |platform: &Platform| found.platforms[platform].digest != built[platform];
             let adopted = adopted.into_iter().filter(others).collect();
@@ -259,7 +273,7 @@ pub fn publish(client: &Client, publication: &Publication<'_>) -> Result<Outcome
         let Answer::Present(written) = read(client, repository, tag.clone())? else { continue };
         let whole = ours.keys().all(|platform| written.platforms.contains_key(platform));
         if whole {
-            keep_children(client, publication, &written)?;
+            keep_children(client, publication, &written, &pushed)?;
             return Ok(Outcome { published: written, adopted });
         }
     }
@@ -270,13 +284,19 @@ pub fn publish(client: &Client, publication: &Publication<'_>) -> Result<Outcome
 
 /// Gives the manifests of our platforms tags of their own. Many registries are cleaned by deleting what has none, and the index
 /// would stay behind without its images.
-fn keep_children(client: &Client, publication: &Publication<'_>, published: &Published) -> Result<(), Fault> {
+fn keep_children(
+    client: &Client,
+    publication: &Publication<'_>,
+    published: &Published,
+    pushed: &BTreeMap<Digest, registry::Manifest>,
+) -> Result<(), Fault> {
     let ours = published.platforms.iter().filter(|(platform, _)| publication.built.contains_key(*platform));
     for (platform, descriptor) in ours {
         process::interrupted()?;
         let own = platform_tag(&publication.tag, platform);
         // The image is whole without it, and a registry whose tags never move may have another under it.
-        if let Err(fault) = tag(client, publication.repository, descriptor.digest, &own) {
+        let tagged = put_tag(client, publication.repository, descriptor.digest, &own, pushed.get(&descriptor.digest));
+        if let Err(fault) = tagged {
             ui::detail(&format!("{}: the tag is only there to keep clean-ups away", fault.what));
         }
     }
@@ -289,15 +309,16 @@ fn descriptors(
     repository: &Repository,
     platform: &Platform,
     digest: Digest,
-) -> Result<Vec<Descriptor>, Fault> {
+) -> Result<(Vec<Descriptor>, registry::Manifest), Fault> {
     let Answer::Present(found) = client.manifest(repository, digest)? else {
         return Err(Fault::network(format!("`{}` was pushed and is not there", repository.digest(digest)))
             .hint("run this again; if it stays so, the registry loses manifests"));
     };
     if media_type::is_index(&found.media_type) {
-        return Ok(document::<Index>(&found.bytes, &repository.digest(digest))?.manifests);
+        return Ok((document::<Index>(&found.bytes, &repository.digest(digest))?.manifests, found));
     }
-    Ok(vec![Descriptor::new(found.media_type, found.digest, found.bytes.len() as u64).with_platform(platform)])
+    let descriptor = Descriptor::new(found.media_type.as_str(), found.digest, found.bytes.len() as u64);
+    Ok((vec![descriptor.with_platform(platform)], found))
 }
 
 /// The index of both, and the platforms of ours that were there already.
@@ -346,12 +367,27 @@ fn merge(
 
 /// Puts a manifest that is there under another tag, unless it stands there already. Returns whether it moved.
 pub fn tag(client: &Client, repository: &Repository, digest: Digest, tag: &Tag) -> Result<bool, Fault> {
+    put_tag(client, repository, digest, tag, None)
+}
+
+/// The same with the manifest, where it was read before.
+fn put_tag(
+    client: &Client,
+    repository: &Repository,
+    digest: Digest,
+    tag: &Tag,
+    manifest: Option<&registry::Manifest>,
+) -> Result<bool, Fault> {
     if let Answer::Present(head) = client.head(repository, tag.clone())?
         && head.digest == digest
     {
         return Ok(false);
     }
-    let Answer::Present(found) = client.manifest(repository, digest)? else {
+    let read = match manifest {
+        Some(_) => None,
+        None => client.manifest(repository, digest)?.present(),
+    };
+    let Some(found) = manifest.or(read.as_ref()) else {
         return Err(Fault::network(format!("`{}` is not there", repository.digest(digest))));
     };
     client.put_manifest(repository, tag.clone(), &found.media_type, &found.bytes)?;
@@ -407,8 +443,12 @@ pub fn send(
 
 /// The digest of the base that a manifest's image says it stands on.
 pub fn base_digest(client: &Client, repository: &Repository, descriptor: &Descriptor) -> Result<Option<Digest>, Fault> {
-    let notes = manifest_notes(client, repository, descriptor)?;
-    Ok(notes.get(annotation::BASE_DIGEST).and_then(|text| text.parse().ok()))
+    Ok(noted_base(&manifest_notes(client, repository, descriptor)?))
+}
+
+/// The base that labels or annotations name.
+fn noted_base(notes: &BTreeMap<String, String>) -> Option<Digest> {
+    notes.get(annotation::BASE_DIGEST).and_then(|text| text.parse().ok())
 }
 
 /// The labels that name an image's base, as the image specification spells them.

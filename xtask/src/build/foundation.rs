@@ -94,13 +94,12 @@ impl Inquiry<'_> {
 
     /// The fault of a registry that was reached and does not give the root: no reason for another operating system.
     fn not_a_fallback(&self, fault: Fault) -> Fault {
-        let fault = fault.needed_by("the root of the base image");
-        match self.tree.policy.root.fallback {
-            Some(_) if !fault.unreachable => fault.cause(
-                "`[root] fallback` is for a registry that the network does not lead to, and this one was reached",
-            ),
-            _ => fault,
+        let mut fault = fault.needed_by("the root of the base image");
+        if self.tree.policy.root.fallback.is_some() && !fault.unreachable {
+            let why = "`[root] fallback` is for a registry that the network does not lead to, and this one was reached";
+            fault.causes.insert(0, why.to_owned());
         }
+        fault
     }
 
     /// Whether a root of a registry, known by digest, cannot be had, and there is a fallback.

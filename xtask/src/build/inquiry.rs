@@ -75,11 +75,9 @@ impl Inquiry<'_> {
     ) -> Result<Option<String>, Fault> {
         for platform in platforms.keys() {
             let stands_on = match standing {
-                Standing::Registry(published) => publish::base_digest(
-                    self.client,
-                    &self.tree.repository(ImageKind::App),
-                    &published.platforms[platform],
-                )?,
+                Standing::Registry(published) => {
+                    published.base(self.client, &self.tree.repository(ImageKind::App), platform)?
+                }
                 Standing::Local(local) => local.labels.get(annotation::BASE_DIGEST).and_then(|d| d.parse().ok()),
                 Standing::Absent => None,
             };

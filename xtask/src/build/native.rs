@@ -35,10 +35,7 @@ impl Session<'_> {
                 Output::Store | Output::Push => None,
             });
             match layout {
-                None => {
-                    let tag = publish::platform_tag(&image.plan.tag, &call.platform);
-                    build::build(&self.client, order, Destination::Repository(&image.plan.repository, &tag))
-                }
+                None => build::build(&self.client, order, Destination::Repository(&image.plan.repository)),
                 Some(folder) => {
                     let layout = Layout::open_or_create(folder)?;
                     let built = build::build(&self.client, order, Destination::Layout(&layout))?;

@@ -11,7 +11,7 @@ use crate::context::ContextPath;
 use crate::fault::Fault;
 use crate::layout::Layout;
 use crate::oci::{Config, Descriptor, Manifest, RootFs, media_type};
-use crate::reference::{Digest, Repository, Tag};
+use crate::reference::{Digest, Repository};
 use crate::registry::Client;
 use crate::ui;
 use std::collections::BTreeSet;
@@ -40,8 +40,8 @@ pub struct Order<'a> {
 /// Where an image goes.
 #[derive(Clone, Copy)]
 pub enum Destination<'a> {
-    /// To a repository, under a tag of this platform's own: what has none falls to clean-ups.
-    Repository(&'a Repository, &'a Tag),
+    /// To a repository.
+    Repository(&'a Repository),
     /// Into a layout.
     Layout(&'a Layout),
 }
@@ -130,7 +130,7 @@ fn put_together(
     let beneath = order.beneath.into_iter().flat_map(|image| {
         image.layers().map(|(descriptor, diff_id)| {
             // What the repository has lost is mounted again, for the image beneath has it still.
-            let named = matches!(destination, Destination::Repository(..)) && order.known.has_blob(&descriptor.digest);
+            let named = matches!(destination, Destination::Repository(_)) && order.known.has_blob(&descriptor.digest);
             let there = named && !distrust;
             let origin = if there { Origin::There } else { Origin::Beneath };
             Layer { descriptor: oci_layer(descriptor), diff_id, origin }
@@ -139,7 +139,7 @@ fn put_together(
     let all: Vec<Layer> = beneath.chain(own).collect();
     let (config, manifest) = documents(order, assembly, &all)?;
     let sent = match destination {
-        Destination::Repository(repository, tag) => {
+        Destination::Repository(repository) => {
             let (digest, size) = (manifest.config.digest, manifest.config.size);
             let sent = std::thread::scope(|scope| {
                 let config = scope.spawn(|| client.upload(repository, &digest, size, &config));
@@ -150,12 +150,10 @@ fn put_together(
             // Not every registry refuses a manifest whose layers it lacks.
             let Some(sent) = sent else { return Ok(None) };
             let bytes = json(&manifest)?;
-            if let Err(fault) = client.put_manifest(repository, tag, media_type::MANIFEST, &bytes) {
-                if !distrust && deliver::lacks(client, repository, &all)? {
-                    return Ok(None);
-                }
-                // A registry whose tags never move may have another manifest under this one.
-                client.put_manifest(repository, Digest::of(&bytes), media_type::MANIFEST, &bytes).map_err(|_| fault)?;
+            let put = client.put_manifest(repository, Digest::of(&bytes), media_type::MANIFEST, &bytes);
+            if let Err(fault) = put {
+                let lost = !distrust && deliver::lacks(client, repository, &all)?;
+                return if lost { Ok(None) } else { Err(fault) };
             }
             sent + size
         }
@@ -179,7 +177,7 @@ fn find(
     destination: Destination<'_>,
     distrust: bool,
 ) -> Result<Option<Layer>, Fault> {
-    if let (Destination::Repository(repository, _), Some((descriptor, diff_id))) =
+    if let (Destination::Repository(repository), Some((descriptor, diff_id))) =
         (destination, order.known.layer(&plan.recipe))
         && (!distrust || client.has_blob(repository, &descriptor.digest)?)
     {

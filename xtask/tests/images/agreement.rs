@@ -1,5 +1,6 @@
 //! `plan` says what `build` then does, whatever the root, the base and the registry have been through.
 
+use crate::fault_proxy::{Answer, FaultProxy};
 use crate::fixture::{Repo, actions, platforms};
 use xtask::policy;
 use xtask::reference::Digest;
@@ -106,25 +107,35 @@ fn a_pinned_base_that_is_gone_is_refused_by_both() {
     }
 }
 
-/// A pinned root that nobody serves, and its fallback in the registry.
-#[test]
-fn a_pinned_root_out_of_reach_leaves_what_stands_on_the_fallback() {
-    let Some(repo) = Repo::new("fallback") else { return };
+/// A repository whose root is pinned in this registry, and whose fallback is in its own.
+fn on_a_foreign_root(name: &str, registry: &str, settings: &str) -> Option<Repo> {
+    let repo = Repo::new(name)?;
     let wanted = format!("{}:1", repo.engine.root_repository());
-    let text = repo.read("images.toml").replace(&wanted, "127.0.0.99:9/root:1");
-    let text = text.replace("python = \"3.12\"\n", "python = \"3.12\"\nfallback = \"debian\"\n");
+    let text = repo.read("images.toml").replace(&wanted, &format!("{registry}/root:1"));
+    let settings = format!("python = \"3.12\"\nfallback = \"debian\"\n{settings}");
+    let text = text.replace("python = \"3.12\"\n", &settings);
     repo.write("images.toml", &text);
     let host = platforms().0;
     let pin = Digest::of(b"nobody has it");
     repo.write(
         "images.lock",
-        &format!("[root]\nimage = \"127.0.0.99:9/root:1\"\n\n[root.platforms]\n\"{host}\" = \"{pin}\"\n"),
+        &format!("[root]\nimage = \"{registry}/root:1\"\n\n[root.platforms]\n\"{host}\" = \"{pin}\"\n"),
     );
     repo.commit("a root of another registry");
     let policy = policy::parse(&text, &|_| true).unwrap_or_else(|fault| panic!("{fault}"));
     let recipe = xtask::build::debian_recipe(policy.root.fallback.as_ref().unwrap());
     let tag = format!("{}-{}", &recipe.fingerprint().hex()[..12], host.replace('/', "-"));
     repo.engine.push_root(&format!("{}/app-root", repo.registry).parse().unwrap(), &tag, "fallback");
+    Some(repo)
+}
+
+/// An address at which nobody listens.
+const NOWHERE: &str = "127.0.0.99:9";
+
+/// A pinned root that nobody serves, and its fallback in the registry.
+#[test]
+fn a_pinned_root_out_of_reach_leaves_what_stands_on_the_fallback() {
+    let Some(repo) = on_a_foreign_root("fallback", NOWHERE, "fallback-publishes = \"loopback\"\n") else { return };
     agrees(&repo, "HEAD", "base+fast");
     agrees(&repo, "HEAD", "skip");
     repo.write("templates/page.html", "<p>two</p>\n").commit("template");
@@ -135,6 +146,70 @@ fn a_pinned_root_out_of_reach_leaves_what_stands_on_the_fallback() {
     assert_eq!(told.stdout.matches("nothing differs").count(), 2, "{}", told.stdout);
     // The base's own tag is that of the fallback.
     assert!(repo.published("app-base", "latest").unwrap().key().unwrap().contains("debian:"));
+}
+
+#[test]
+fn images_on_the_fallback_root_get_no_names_unless_the_policy_says_so() {
+    for settings in ["", "fallback-publishes = \"never\"\n"] {
+        let Some(repo) = on_a_foreign_root("unnamed", NOWHERE, settings) else { return };
+        repo.git(&["tag", "v1.2.3"]);
+        let said = repo.xtask(&["build", "--push", "--format", "json"]).run().ok();
+        let said = said.says("is on the fallback root `debian:trixie`").says("`[root] fallback-publishes` is `never`");
+        let report = said.report();
+        for (kind, name) in [("base", "app-base"), ("app", "app")] {
+            assert_eq!(repo.tags(name), [&report.fingerprint(kind)[..12]], "{kind}");
+            assert!(report.text(kind, "latest_stays").contains("fallback root"), "{report:?}");
+        }
+        // Nor when they are there already, nor by going back, nor on a base that is pinned.
+        repo.push();
+        let fallback = repo.tags("app-base").remove(0);
+        repo.xtask(&["base", "rollback", &fallback, "--yes"]).run().ends(2).says("it is on the fallback root");
+        repo.xtask(&["base", "rollback", "--yes"]).run().ends(2);
+        repo.xtask(&["base", "pin", &fallback]).run().ok();
+        repo.commit("pin");
+        repo.push();
+        assert_eq!((repo.tags("app-base").len(), repo.tags("app").len()), (1, 1));
+    }
+    let Some(repo) = on_a_foreign_root("named", NOWHERE, "fallback-publishes = \"always\"\n") else { return };
+    repo.git(&["tag", "v1.2.3"]);
+    repo.push();
+    assert!(["1.2.3", "latest", "main"].iter().all(|tag| repo.tags("app").contains(&(*tag).to_owned())));
+    assert!(repo.tags("app-base").contains(&"latest".to_owned()));
+}
+
+/// A root's registry that answers, whatever it says, is no reason for another operating system.
+#[test]
+fn a_root_that_is_refused_chooses_no_fallback() {
+    let error = |status: u16, code: &str| {
+        Answer::new(status).body(format!("{{\"errors\":[{{\"code\":\"{code}\",\"message\":\"as scripted\"}}]}}"))
+    };
+    let challenge = error(401, "UNAUTHORIZED").header("www-authenticate", "Basic realm=x");
+    for (name, answer, says) in [
+        ("denied", error(403, "DENIED"), "403 Forbidden"),
+        ("unauthorized", error(401, "UNAUTHORIZED"), "401 Unauthorized"),
+        ("limited", error(429, "TOOMANYREQUESTS").header("retry-after", "0"), "429 Too Many Requests"),
+        ("broken", Answer::new(500), "500 Internal Server Error"),
+        ("portal", Answer::new(200).header("content-type", "text/html").body("log in"), "text/html"),
+        ("helper", challenge, "docker-credential-gone"),
+    ] {
+        let registry = FaultProxy::alone();
+        let scripted = answer.clone();
+        registry.reply("*", "", move |_| scripted.clone());
+        let Some(repo) = on_a_foreign_root(name, &registry.host(), "fallback-publishes = \"always\"\n") else { return };
+        repo.write("target/docker/config.json", "{\"credsStore\": \"gone\"}");
+        for pinned in [true, false] {
+            if !pinned {
+                std::fs::remove_file(repo.path.join("images.lock")).unwrap();
+                repo.commit("not pinned");
+            }
+            let config = repo.path.join("target/docker");
+            let push = repo.xtask(&["build", "--push"]).env("DOCKER_CONFIG", config.clone()).run();
+            push.ends(5).says(says).says("this one was reached").keeps("cannot be reached");
+            let plan = repo.xtask(&["plan", "--base", "HEAD"]).env("DOCKER_CONFIG", config).run().ok();
+            assert!(plan.stdout.contains("whether the registry has the base cannot be known"), "{}", plan.stdout);
+        }
+        assert!(repo.tags("app-base").is_empty() && repo.tags("app").is_empty(), "{name}");
+    }
 }
 
 #[test]

@@ -26,6 +26,7 @@ mod faults;
 mod flow;
 mod hostile;
 mod kills;
+mod lost;
 mod outputs;
 mod reproducible;
 mod tags;

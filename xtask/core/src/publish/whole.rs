@@ -5,7 +5,7 @@
 use super::Published;
 use crate::bases::at_once;
 use crate::fault::Fault;
-use crate::oci::{Descriptor, Manifest, media_type};
+use crate::oci::{Config, Descriptor, Manifest, media_type};
 use crate::reference::{Digest, Platform, Repository};
 use crate::registry::{Answer, Client};
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,21 +21,17 @@ impl Published {
             Some(index) => index.manifests.clone(),
             None => self.platforms.values().cloned().collect(),
         };
-        let read = at_once(&manifests, |manifest| parts(client, repository, manifest))?;
-        let blobs: BTreeSet<Digest> = read.iter().flatten().flatten().copied().collect();
-        let blobs: Vec<Digest> = blobs.into_iter().collect();
-        let found = at_once(&blobs, |digest| client.has_blob(repository, digest))?;
+        let read = at_once(&manifests, |manifest| Part::read(client, repository, manifest))?;
+        let layers: BTreeSet<Digest> = read.iter().flat_map(|part| part.layers.iter().copied()).collect();
+        let layers: Vec<Digest> = layers.into_iter().collect();
+        let found = at_once(&layers, |digest| client.has_blob(repository, digest))?;
         let absent: BTreeSet<Digest> =
-            blobs.into_iter().zip(found).filter(|(_, found)| !found).map(|(digest, _)| digest).collect();
+            layers.into_iter().zip(found).filter(|(_, found)| !found).map(|(digest, _)| digest).collect();
         let mut lost: BTreeMap<Digest, String> = BTreeMap::new();
-        for (manifest, parts) in manifests.iter().zip(&read) {
-            let missing = match parts {
-                None => Some(format!("the manifest `{}`", manifest.digest)),
-                Some(parts) => {
-                    let blob = parts.iter().find(|part| absent.contains(*part));
-                    blob.map(|blob| format!("the blob `{blob}`"))
-                }
-            };
+        for (manifest, part) in manifests.iter().zip(read) {
+            self.bases.insert(manifest.digest, part.base);
+            let layer = || part.layers.iter().find(|layer| absent.contains(*layer));
+            let missing = part.missing.or_else(|| Some(format!("the layer `{}`", layer()?)));
             let Some(missing) = missing else { continue };
             // What an attestation lacks, the image that it is about lacks.
             lost.extend(about(manifest).map(|subject| (subject, missing.clone())));
@@ -64,15 +60,36 @@ pub(super) fn about(descriptor: &Descriptor) -> Option<Digest> {
     descriptor.annotations.get(ABOUT)?.parse().ok()
 }
 
-/// The blobs of a manifest; none where it is missing itself.
-fn parts(client: &Client, repository: &Repository, descriptor: &Descriptor) -> Result<Option<Vec<Digest>>, Fault> {
-    let Answer::Present(found) = client.manifest(repository, descriptor.digest)? else { return Ok(None) };
-    if media_type::is_index(&found.media_type) {
-        return Ok(Some(Vec::new()));
+/// One listed manifest, with what has to be asked for next.
+#[derive(Default)]
+struct Part {
+    /// The manifest itself, or its configuration, where the registry has lost it.
+    missing: Option<String>,
+    layers: Vec<Digest>,
+    base: Option<Digest>,
+}
+
+impl Part {
+    fn read(client: &Client, repository: &Repository, descriptor: &Descriptor) -> Result<Self, Fault> {
+        let missing = |what: String| Self { missing: Some(what), ..Self::default() };
+        let Answer::Present(found) = client.manifest(repository, descriptor.digest)? else {
+            return Ok(missing(format!("the manifest `{}`", descriptor.digest)));
+        };
+        if media_type::is_index(&found.media_type) {
+            return Ok(Self::default());
+        }
+        let manifest: Manifest = super::document(&found.bytes, &repository.digest(found.digest))?;
+        let config = manifest.config.digest;
+        let Answer::Present(bytes) = client.blob_bytes(repository, &config, super::CONFIG_LIMIT)? else {
+            return Ok(missing(format!("the configuration `{config}`")));
+        };
+        // What is no image's configuration, an attestation's for one, names no base.
+        let mut notes = serde_json::from_slice::<Config>(&bytes).map(|config| config.config.labels).unwrap_or_default();
+        notes.extend(manifest.annotations);
+        // Layers that a registry may not distribute are somewhere else by their nature.
+        let elsewhere =
+            |layer: &Descriptor| ["foreign", "nondistributable"].iter().any(|odd| layer.media_type.contains(odd));
+        let layers = manifest.layers.iter().filter(|layer| !elsewhere(layer)).map(|layer| layer.digest).collect();
+        Ok(Self { missing: None, layers, base: super::noted_base(&notes) })
     }
-    let manifest: Manifest = super::document(&found.bytes, &repository.digest(found.digest))?;
-    // Layers that a registry may not distribute are somewhere else by their nature.
-    let here = |layer: &&Descriptor| !["foreign", "nondistributable"].iter().any(|odd| layer.media_type.contains(odd));
-    let layers = manifest.layers.iter().filter(here);
-    Ok(Some(layers.chain([&manifest.config]).map(|blob| blob.digest).collect()))
 }
