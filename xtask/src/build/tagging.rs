@@ -136,7 +136,11 @@ impl Session<'_> {
         // Without a record the image's own commit counts.
         if !own || mark.is_some_and(|mark| mark.digest == digest) {
             let since = Since { commit: commit.id.clone(), rolled_back: false };
-            match marks::write(&self.client, repository, tag, &Mark { digest, since }) {
+            let image = match standing.filter(|_| is_there) {
+                Some(image) => image,
+                None => self.image_at(repository, digest)?,
+            };
+            match marks::write(&self.client, repository, tag, &image, &since) {
                 // Then the tag it is about does not move either, once it is there.
                 Err(fault) if publish::is_immutable(&fault) => ui::detail(&fault.what),
                 written => written?,
@@ -146,6 +150,11 @@ impl Session<'_> {
             Err(fault) if publish::is_immutable(&fault) => Err(leave_out(fault, tag)),
             done => done.map(|_| None),
         }
+    }
+
+    fn image_at(&self, repository: &Repository, digest: Digest) -> Result<Published, Fault> {
+        let found = publish::read(&self.client, repository, digest)?.present();
+        found.ok_or_else(|| Fault::network(format!("`{}` is not in the registry", repository.digest(digest))))
     }
 
     /// Why a tag that moves stays at what it names.
