@@ -403,7 +403,7 @@ fn a_workflow_that_someone_else_wrote_is_not_replaced() {
     let folder = place.path().join(".github/workflows");
     let (code, said) = workflows(place.path(), &[]);
     assert_eq!(code, Some(2), "{said}");
-    for part in ["`.github/workflows/images.yml` was not written by", "-name: mine", "+name: images", "git mv "] {
+    for part in ["`.github/workflows/images.yml` was not written by", "-name: mine", "+name: images", "`mv "] {
         assert!(said.contains(part), "{said}");
     }
     assert_eq!(std::fs::read_to_string(folder.join("images.yml")).unwrap(), "name: mine\non: push\n");

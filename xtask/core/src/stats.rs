@@ -10,7 +10,6 @@ use crate::ledger::{Change, Kind, Machine, Record};
 use crate::time::{Date, Timestamp};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 
 /// What is shown.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -227,7 +226,7 @@ fn fast_phases(records: &[Record]) -> Vec<(String, f64)> {
 /// What the gate found of one kind of machine.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Gate {
-    /// The machines, the native engine where that built, where the image went, and what was edited.
+    /// The machines, and the native engine where that built; where others differ, whether it was pushed and what was edited.
     pub of: String,
     /// What was found.
     #[serde(flatten)]
@@ -272,12 +271,21 @@ impl Alike {
     }
 }
 
-impl fmt::Display for Alike {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let native = if self.native { ", native" } else { "" };
-        let pushed = if self.pushed { ", pushed" } else { "" };
-        write!(f, "{}{native}{pushed}", self.machine)?;
-        self.change.map_or(Ok(()), |change| write!(f, ", {change}"))
+impl Alike {
+    /// Its name among `all`: what no other one differs in is left out.
+    fn among(&self, all: &[Self]) -> String {
+        let mut name = self.machine.to_string();
+        let here: Vec<&Self> = all.iter().filter(|other| other.machine == self.machine).collect();
+        if self.native {
+            name += ", native";
+        }
+        if self.pushed && here.iter().any(|other| !other.pushed) {
+            name += ", pushed";
+        }
+        if let Some(change) = self.change.filter(|change| here.iter().any(|other| other.change != Some(*change))) {
+            name += &format!(", {change}");
+        }
+        name
     }
 }
 
@@ -291,7 +299,8 @@ pub fn gate(records: &[Record], since: Timestamp, count: usize, factor: f64) -> 
     for record in fast.into_iter().rev() {
         alike.entry(Alike::of(record)).or_default().push(record);
     }
-    let current = alike.into_iter().filter(|(_, builds)| builds[0].when >= since);
+    let current: Vec<_> = alike.into_iter().filter(|(_, builds)| builds[0].when >= since).collect();
+    let all: Vec<Alike> = current.iter().map(|(alike, _)| alike.clone()).collect();
     let gate = |(alike, builds): (Alike, Vec<&Record>)| {
         let times: Vec<f64> = builds.iter().take(2 * count).map(|record| record.seconds).collect();
         let found = if times.len() < 2 * count {
@@ -301,9 +310,9 @@ pub fn gate(records: &[Record], since: Timestamp, count: usize, factor: f64) -> 
             let before = median(times[count..].iter().copied()).unwrap_or(0.0);
             Found::Compared { before, now, slower: now > factor * before }
         };
-        Gate { of: alike.to_string(), found }
+        Gate { of: alike.among(&all), found }
     };
-    current.map(gate).collect()
+    current.into_iter().map(gate).collect()
 }
 
 #[cfg(test)]

@@ -117,10 +117,7 @@ pub fn foreign(wanted: &File, found: &str) -> Fault {
         wanted.path
     ))
     .cause(format!("it differs (`-` is there, `+` would be written):\n{}", lines_between(found, &wanted.text)))
-    .hint(format!(
-        "keep it under another name: `git mv {} .github/workflows/other.yml`; then run this again",
-        wanted.path
-    ))
+    .hint(format!("keep it under another name: `mv {} .github/workflows/other.yml`; then run this again", wanted.path))
 }
 
 /// The lines in which two texts differ, without what both begin and end with.
@@ -131,7 +128,8 @@ fn lines_between(found: &str, wanted: &str) -> String {
     let back = old[front..].iter().rev().zip(new[front..].iter().rev()).take_while(|(old, new)| old == new).count();
     let mut shown = Vec::new();
     for (sign, lines) in [('-', &old[front..old.len() - back]), ('+', &new[front..new.len() - back])] {
-        shown.extend(lines.iter().take(SHOWN).map(|line| format!("{sign}{}", line.escape_debug())));
+        let plain = |line: &&str| line.chars().filter(|c| !c.is_control()).collect::<String>();
+        shown.extend(lines.iter().take(SHOWN).map(|line| format!("{sign}{}", plain(line))));
         if lines.len() > SHOWN {
             shown.push(format!("{sign} … {} more lines", lines.len() - SHOWN));
         }

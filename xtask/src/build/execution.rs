@@ -7,7 +7,7 @@ use super::foundation::impatient;
 use super::layouts;
 use super::planning::{Image, Planned};
 use super::record::{self, Layers};
-use super::tagging::Put;
+use super::tagging::{Named, Put};
 use crate::docker::{Build, Output};
 use crate::facts::{self, Local, RootImage};
 use crate::fault::Fault;
@@ -147,7 +147,10 @@ impl Session<'_> {
             let began = Instant::now();
             match place {
                 Place::Registry if self.wish.push => {
-                    put = self.put_tags(plan, digest, &platforms, image.revision.as_deref())?;
+                    // Nothing was built since it was asked what `latest` names.
+                    let latest = image.latest.clone().filter(|latest| latest.digest == digest);
+                    put =
+                        self.put_tags(plan, &platforms, Named { digest, revision: image.revision.clone(), latest })?;
                     tags.append(&mut put.tags);
                 }
                 Place::Registry => {}
@@ -326,8 +329,9 @@ impl Session<'_> {
             }
             report.digest = outcome.published.digest;
             report.platforms = outcome.published.platforms.iter().map(|(p, found)| (p.clone(), found.digest)).collect();
-            let revision = outcome.published.revision();
-            let put = self.put_tags(plan, report.digest, &report.platforms, revision)?;
+            let revision = outcome.published.revision().map(str::to_owned);
+            let named = Named { digest: report.digest, revision, latest: None };
+            let put = self.put_tags(plan, &report.platforms, named)?;
             report.tags.extend(put.tags);
             (report.latest_stays, report.kept) = (put.latest_stays, put.kept);
             report.took("publish", began.elapsed());

@@ -12,7 +12,7 @@ use crate::ledger::Change;
 use crate::lock::Lock;
 use crate::plan::{self, Decision, ImagePlan, Latest, LatestFacts, Wish};
 use crate::policy::ImageKind;
-use crate::publish::{self, Published, marks};
+use crate::publish::{self, Published};
 use crate::reference::{Digest, Tag};
 use crate::tags::Names;
 use crate::ui;
@@ -65,6 +65,8 @@ pub(super) struct Image {
     pub revision: Option<String>,
     /// What an edit of the app was an edit of, where that is known.
     pub change: Option<Change>,
+    /// What `latest` named when this was planned.
+    pub latest: Option<Published>,
 }
 
 impl Session<'_> {
@@ -158,8 +160,9 @@ impl Session<'_> {
                 since,
             ));
         }
-        let latest = self.decide_latest(ImageKind::Base, &standing, &decision, published.as_ref())?;
-        let base = self.image(ImageKind::Base, fingerprint, tag, decision, &standing, latest, base_parsed, json);
+        let latest = self.decide_latest(ImageKind::Base, &standing, &decision);
+        let mut base = self.image(ImageKind::Base, fingerprint, tag, decision, &standing, latest, base_parsed, json);
+        base.latest = published;
         let app = match target {
             Target::App | Target::Fast => Some(self.plan_app(fingerprint, &base)?),
             Target::Base | Target::Enhanced => None,
@@ -211,21 +214,17 @@ impl Session<'_> {
         let changes = old.map(|old| app_changes(&old, &key, &self.tree.names(&parsed))).unwrap_or_default();
         let changes = named(&changes, since(published.as_ref()));
         let (decision, stale) = self.inquiry().decide_app(&standing, &base.plan.decision, &changes)?;
-        let latest = self.decide_latest(ImageKind::App, &standing, &decision, published.as_ref())?;
+        let latest = self.decide_latest(ImageKind::App, &standing, &decision);
         let mut image = self.image(ImageKind::App, fingerprint, tag, decision, &standing, latest, parsed, json);
         image.plan.replaces |= stale.is_some();
         image.binary = key.binary;
         image.change = change;
+        image.latest = published;
         Ok(image)
     }
 
-    fn decide_latest(
-        &self,
-        kind: ImageKind,
-        standing: &Standing,
-        decision: &Decision,
-        published: Option<&Published>,
-    ) -> Result<Latest, Fault> {
+    /// Decides over `latest`, but for what it names: that is asked right before it is written, and not twice.
+    fn decide_latest(&self, kind: ImageKind, standing: &Standing, decision: &Decision) -> Latest {
         let mut platforms = match standing {
             Standing::Registry(published) => published.platforms.keys().cloned().collect(),
             Standing::Local(_) | Standing::Absent => Vec::new(),
@@ -239,13 +238,7 @@ impl Session<'_> {
             differences: &differences,
             platforms: &platforms,
         };
-        let latest = plan::latest(&self.tree.policy, &self.wish, &facts);
-        let Some(published) = published.filter(|_| latest == Latest::Moves) else { return Ok(latest) };
-        if matches!(decision, Decision::Reuse { digest, .. } if *digest == published.digest) {
-            return Ok(latest);
-        }
-        let mark = marks::read(&self.client, &self.tree.repository(kind), &Tag::latest())?;
-        Ok(self.stays(published, mark.as_ref())?.map_or(latest, Latest::Stays))
+        plan::latest(&self.tree.policy, &self.wish, &facts)
     }
 
     #[allow(clippy::too_many_arguments, reason = "the parts of one value, named by its fields")]
@@ -275,7 +268,7 @@ impl Session<'_> {
             Standing::Absent => (None, None),
         };
         let size = local.as_ref().and_then(|local| local.size);
-        Image { plan, parsed, key, binary: None, local, size, revision, change: None }
+        Image { plan, parsed, key, binary: None, local, size, revision, change: None, latest: None }
     }
 
     /// The key of the image that was there before: `latest`'s in the registry, the last one built here otherwise.

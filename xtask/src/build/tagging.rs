@@ -14,6 +14,16 @@ use crate::tags::{self, Head, OfBranch, Since};
 use crate::{report, ui};
 use std::collections::BTreeMap;
 
+/// The image that is to be named.
+pub(super) struct Named {
+    /// Its digest.
+    pub digest: Digest,
+    /// The commit that it was built from.
+    pub revision: Option<String>,
+    /// What `latest` names, where that was asked just now and is this image.
+    pub latest: Option<Published>,
+}
+
 /// What came of it.
 pub(super) struct Put {
     /// The tags that name the image now.
@@ -33,13 +43,12 @@ impl Put {
 
 impl Session<'_> {
     /// Puts the tags beside the fingerprint's; those that name the image already are left alone. An image that lacks a platform of
-    /// the policy gets none: its last platform's job names it. `revision` is the commit that it was built from.
+    /// the policy gets none: its last platform's job names it.
     pub(super) fn put_tags(
         &self,
         plan: &ImagePlan,
-        digest: Digest,
         platforms: &BTreeMap<Platform, Digest>,
-        revision: Option<&str>,
+        mut image: Named,
     ) -> Result<Put, Fault> {
         let mut put = Put::nothing(plan);
         let lacks = |platform: &&Platform| !platforms.contains_key(*platform);
@@ -54,13 +63,14 @@ impl Session<'_> {
         let mut stayed: BTreeMap<Tag, String> = BTreeMap::new();
         for tag in fixed {
             crate::process::interrupted()?;
-            if let Some(why) = self.put_fixed(&plan.repository, digest, tag)? {
+            if let Some(why) = self.put_fixed(&plan.repository, image.digest, tag)? {
                 stayed.insert(tag.clone(), why);
             }
         }
         for tag in moving.into_iter().chain(&latest) {
             crate::process::interrupted()?;
-            if let Some(why) = self.put_moving(&plan.repository, digest, tag, revision)? {
+            let known = if *tag == Tag::latest() { image.latest.take() } else { None };
+            if let Some(why) = self.put_moving(&plan.repository, tag, &image, known)? {
                 stayed.insert(tag.clone(), why);
             }
         }
@@ -68,7 +78,10 @@ impl Session<'_> {
         put.tags = plan.tags.iter().chain(&latest).filter(|tag| !stayed.contains_key(*tag)).cloned().collect();
         for (tag, why) in stayed {
             let why = format!("`{}` stays: {why}", plan.repository.tag(&tag));
-            ui::step("kept", &why);
+            // Of `latest` the report says it.
+            if tag != Tag::latest() {
+                ui::step("kept", &why);
+            }
             put.kept.push(why);
         }
         Ok(put)
@@ -111,14 +124,18 @@ impl Session<'_> {
     fn put_moving(
         &self,
         repository: &Repository,
-        digest: Digest,
         tag: &Tag,
-        revision: Option<&str>,
+        image: &Named,
+        known: Option<Published>,
     ) -> Result<Option<String>, Fault> {
         let Some(commit) = &self.tree.commit else { return Ok(None) };
-        let own = revision == Some(commit.id.as_str());
+        let digest = image.digest;
+        let own = image.revision.as_ref() == Some(&commit.id);
         // Asked for again: a later commit may have been published while this one was built.
-        let standing = publish::read(&self.client, repository, tag.clone())?.present();
+        let standing = match known {
+            Some(known) => Some(known),
+            None => publish::read(&self.client, repository, tag.clone())?.present(),
+        };
         let is_there = standing.as_ref().is_some_and(|published| published.digest == digest);
         if is_there && own {
             return Ok(None);
@@ -136,7 +153,11 @@ impl Session<'_> {
         // Without a record the image's own commit counts.
         if !own || mark.is_some_and(|mark| mark.digest == digest) {
             let since = Since { commit: commit.id.clone(), rolled_back: false };
-            match marks::write(&self.client, repository, tag, &Mark { digest, since }) {
+            let image = match standing.filter(|_| is_there) {
+                Some(image) => image,
+                None => self.image_at(repository, digest)?,
+            };
+            match marks::write(&self.client, repository, tag, &image, &since) {
                 // Then the tag it is about does not move either, once it is there.
                 Err(fault) if publish::is_immutable(&fault) => ui::detail(&fault.what),
                 written => written?,
@@ -148,8 +169,13 @@ impl Session<'_> {
         }
     }
 
+    fn image_at(&self, repository: &Repository, digest: Digest) -> Result<Published, Fault> {
+        let found = publish::read(&self.client, repository, digest)?.present();
+        found.ok_or_else(|| Fault::network(format!("`{}` is not in the registry", repository.digest(digest))))
+    }
+
     /// Why a tag that moves stays at what it names.
-    pub(super) fn stays(&self, published: &Published, mark: Option<&Mark>) -> Result<Option<String>, Fault> {
+    fn stays(&self, published: &Published, mark: Option<&Mark>) -> Result<Option<String>, Fault> {
         let Some(commit) = &self.tree.commit else { return Ok(None) };
         let since = match mark.filter(|mark| mark.digest == published.digest) {
             Some(mark) => Some(mark.since.clone()),

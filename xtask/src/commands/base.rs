@@ -10,7 +10,7 @@ use crate::git::Git;
 use crate::key::Fingerprint;
 use crate::lock::{self, ImagesLock, file};
 use crate::policy::ImageKind;
-use crate::publish::marks::{self, Mark};
+use crate::publish::marks;
 use crate::reference::{Digest, Platform, Repository, Tag};
 use crate::registry::{Answer, Client};
 use crate::time::Timestamp;
@@ -184,8 +184,8 @@ impl Desk {
         }
         let mark = marks::read(&self.client, &self.bases, &Tag::latest())?;
         let since = bases::after_rollback(survey.latest(), mark, to, &|first, second| git.ancestry(first, second))?;
-        if let Some(since) = since {
-            marks::write(&self.client, &self.bases, &Tag::latest(), &Mark { digest: to.digest, since })?;
+        if let (Some(since), Answer::Present(image)) = (since, publish::read(&self.client, &self.bases, to.digest)?) {
+            marks::write(&self.client, &self.bases, &Tag::latest(), &image, &since)?;
         }
         publish::tag(&self.client, &self.bases, to.digest, &Tag::latest())?;
         ui::step("moved", &format!("`{}` to {}", self.bases.tag(&Tag::latest()), to.digest));
