@@ -23,6 +23,21 @@ fn this_repositorys_policy_holds() {
 }
 
 #[test]
+fn a_fallback_with_an_older_python_than_the_root_is_refused() {
+    let newer = GOOD.replace("python = \"3.12\"", "python = \"3.14\"");
+    let fault = parse(&newer, &|_| true).unwrap_err();
+    assert!(fault.what.contains("`root.debian.python` 3.13 is older than `root.python` 3.14"), "{}", fault.what);
+    // What is not written counts as much: the suite says it.
+    let fault = parse(&newer.replace("python = \"3.13\"\n", ""), &|_| true).unwrap_err();
+    assert!(fault.what.contains("Debian trixie, the fallback, has Python 3.13: older"), "{}", fault.what);
+    let older = GOOD.replace("python = \"3.13\"\n", "").replace("trixie", "bookworm");
+    let fault = parse(&older, &|_| true).unwrap_err();
+    assert!(fault.what.contains("Debian bookworm, the fallback, has Python 3.11: older"), "{}", fault.what);
+    let both = parse(GOOD, &|_| true).unwrap().root.pythons();
+    assert_eq!(both, BTreeSet::from(["3.12".to_owned(), "3.13".to_owned()]));
+}
+
+#[test]
 fn tables_of_a_list_are_written_one_by_one() {
     let rest = GOOD.split("\n[[step]]").next().unwrap();
     for list in ["[]", "[{ name = \"size\" }]", "[1]", "[[1]]", "1"] {

@@ -75,3 +75,58 @@ fn judged(causes: std::collections::BTreeSet<String>) -> Result<(), Fault> {
     }
     Err(Fault { exit: Exit::Usage, ..closure::fault(causes) })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEAD: &str = "# requirements: sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\n\
+                        # python: >=3.12\n# resolver: uv 1\n";
+
+    /// What is said of these pins, of which `needw` requires `plain<1.1`: by the lock's records, and by what was installed.
+    fn found(python: &str, pins: &[&str]) -> [Option<Fault>; 2] {
+        let hash = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        let text: String = pins.iter().map(|pin| format!("{pin} --hash={hash}\n")).collect();
+        let mut lock = Lock::parse(Path::new("r.lock"), &format!("{HEAD}{text}")).unwrap();
+        let site = tempfile::tempdir().unwrap();
+        for package in lock.packages.clone() {
+            let metadata = if package.name == "needw" { "Requires-Dist: plain<1.1\n" } else { "" };
+            lock.records.learn(&package, Needs::of_metadata(metadata));
+            let info = site.path().join(format!("{}-{}.dist-info", package.name, package.version));
+            std::fs::create_dir(&info).unwrap();
+            std::fs::write(info.join("METADATA"), metadata).unwrap();
+        }
+        let platform = "linux/amd64".parse().unwrap();
+        let environment = Environment::new(python, &platform).unwrap();
+        let wanted = Wanted {
+            root: Path::new("/"),
+            asked: &[],
+            lock: &lock,
+            environment: &environment,
+            platform: &platform,
+            glibc: "2_36",
+            uv: "1",
+        };
+        let none = || -> Result<Indexes, Fault> { panic!("nothing is asked of an index") };
+        [check(&wanted, &none).err(), check_installed(&wanted, site.path()).err()]
+    }
+
+    #[test]
+    fn a_lock_that_lost_a_package_builds_nothing_whatever_is_known_already() {
+        assert_eq!(found("3.13.5", &["needw==1.0", "plain==1.0"]), [None, None]);
+        for (pins, cause) in [
+            (&["needw==1.0", "plain==1.1"][..], "needw 1.0 requires `plain<1.1`, but plain 1.1 is locked"),
+            (&["needw==1.0"], "needw 1.0 requires `plain<1.1`, which is not locked"),
+        ] {
+            for fault in found("3.13.5", pins) {
+                assert_eq!(fault.unwrap().causes, [cause]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_root_with_an_older_python_than_the_locks_is_refused() {
+        let [fault, _] = found("3.11.2", &["plain==1.0"]);
+        assert_eq!(fault.unwrap().what, "the root has Python 3.11.2, and the lock is for Python >=3.12");
+    }
+}

@@ -51,12 +51,12 @@ impl Uv {
             let forbidden =
                 |package: &&LockedPackage| lock.no_binary.contains(":all:") || lock.no_binary.contains(&package.name);
             let place = folder.path().join(target.name.replace(['/', ' '], "-"));
-            let mut lacking: Vec<&LockedPackage> = open.extract_if(.., |package| forbidden(&package)).collect();
+            let mut lacking: Vec<&LockedPackage> = open.extract_if(.., |package| forbidden(package)).collect();
             while !open.is_empty() {
                 let Err(said) = self.install(&open, indexes, target, &place, true)? else { break };
                 let without =
                     |package: &&LockedPackage| said.contains(&format!("{}=={} has no ", package.name, package.version));
-                let found: Vec<&LockedPackage> = open.extract_if(.., |package| without(&package)).collect();
+                let found: Vec<&LockedPackage> = open.extract_if(.., |package| without(package)).collect();
                 if found.is_empty() {
                     return Err(refused(&said));
                 }

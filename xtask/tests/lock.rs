@@ -1,0 +1,312 @@
+//! Locks that were edited, packages that cannot be installed and files that are none: the real program with the real uv and an
+//! index of the test's own. A line says what was skipped where there is no uv or no index for it.
+
+#![allow(clippy::disallowed_methods, reason = "the program under test, run as a person's shell would")]
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use tempfile::TempDir;
+use xtask::lock::uv;
+
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
+/// Writes wheels and archives: `FOLDER NAME VERSION KIND REQUIREMENT...`.
+const MAKE: &str = r#"
+import io, sys, tarfile, zipfile
+folder, name, version, kind, *requires = sys.argv[1:]
+meta = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n" + "".join(f"Requires-Dist: {r}\n" for r in requires) + "\n"
+if kind == "wheel":
+    info = f"{name}-{version}.dist-info"
+    files = {f"{name}.py": "", f"{info}/METADATA": meta, f"{info}/RECORD": "",
+             f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"}
+    files[f"{info}/RECORD"] = "".join(f"{path},,\n" for path in files)
+    with zipfile.ZipFile(f"{folder}/{name}-{version}-py3-none-any.whl", "w") as made:
+        for path, text in files.items():
+            made.writestr(zipfile.ZipInfo(path, (2020, 1, 1, 0, 0, 0)), text)
+else:
+    project = f"[project]\nname = '{name}'\nversion = '{version}'\n[build-system]\nrequires = []\nbuild-backend = 'none'\n"
+    with tarfile.open(f"{folder}/{name}-{version}.tar.gz", "w:gz") as made:
+        for path, text in {"PKG-INFO": meta.replace("2.1", "2.2"), "pyproject.toml": project}.items():
+            entry = tarfile.TarInfo(f"{name}-{version}/{path}")
+            entry.size = len(text)
+            made.addfile(entry, io.BytesIO(text.encode()))
+"#;
+
+fn make(folder: &Path, name: &str, version: &str, kind: &str, requires: &[&str]) {
+    let call =
+        Command::new("python3").args(["-c", MAKE]).arg(folder).args([name, version, kind]).args(requires).status();
+    assert!(call.unwrap().success());
+}
+
+/// An index on the loopback, for as long as the test runs. Below `/closed` it wants `me` and `word`.
+fn index(files: PathBuf) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let place = format!("127.0.0.1:{}", listener.local_addr().unwrap().port());
+    let files = Arc::new(files);
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let files = Arc::clone(&files);
+            std::thread::spawn(move || answer(&stream, &files));
+        }
+    });
+    place
+}
+
+fn answer(mut stream: &TcpStream, files: &Path) -> Option<()> {
+    let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
+    let first = lines.next()?;
+    let path = first.split(' ').nth(1)?.to_owned();
+    let head: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
+    let allowed = head
+        .iter()
+        .any(|line| line.to_ascii_lowercase().starts_with("authorization: basic") && line.ends_with("bWU6d29yZA=="));
+    let body = match path.strip_prefix("/closed") {
+        Some(_) if !allowed => Err("401 Unauthorized\r\nWWW-Authenticate: Basic"),
+        rest => body(rest.unwrap_or(&path), files).ok_or("404 Not Found"),
+    };
+    let (status, body) = body.map_or_else(|status| (status, Vec::new()), |body| ("200 OK", body));
+    let kind = if path.contains("/files/") { "application/octet-stream" } else { "text/html" };
+    let head = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).ok()?;
+    if !first.starts_with("HEAD") {
+        stream.write_all(&body).ok()?;
+    }
+    Some(())
+}
+
+fn body(path: &str, files: &Path) -> Option<Vec<u8>> {
+    if let Some(name) = path.strip_prefix("/files/") {
+        return fs::read(files.join(name)).ok();
+    }
+    let name = path.strip_prefix("/simple/")?.trim_end_matches('/');
+    let mut links = String::new();
+    for entry in fs::read_dir(files).ok()?.flatten() {
+        let file = entry.file_name().to_string_lossy().into_owned();
+        if file.split('-').next() == Some(name) {
+            let digest = xtask::reference::Digest::of(&fs::read(entry.path()).ok()?);
+            links += &format!("<a href=\"../../files/{file}#sha256={}\">{file}</a>\n", digest.hex());
+        }
+    }
+    (!links.is_empty()).then(|| links.into_bytes())
+}
+
+/// A repository with this one's policy and Dockerfiles, and an index with a few packages.
+struct World {
+    folder: TempDir,
+    index: String,
+    uv: PathBuf,
+}
+
+impl World {
+    /// None after saying so, where there is no uv, or no index that has it: `lock` pins the installer, too.
+    fn new(test: &str) -> Option<Self> {
+        let extra: Vec<PathBuf> = std::env::var_os("XTASK_TEST_UV").into_iter().map(PathBuf::from).collect();
+        let found = uv::find(Path::new(ROOT), &extra).and_then(|uv| {
+            uv.installer_lock(uv.version(), "3.12")?;
+            Ok(uv)
+        });
+        let uv = match found {
+            Ok(uv) => uv,
+            Err(fault) if std::env::var_os("XTASK_REQUIRE_REAL").is_some() => panic!("{fault}"),
+            Err(fault) => {
+                println!("skipped: {test}: {}", fault.what);
+                return None;
+            }
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let files = folder.path().join("files");
+        fs::create_dir_all(&files).unwrap();
+        make(&files, "needw", "1.0", "wheel", &["plain<1.1"]);
+        make(&files, "plain", "1.0", "wheel", &[]);
+        make(&files, "plain", "1.1", "wheel", &[]);
+        make(&files, "srconly", "1.0", "archive", &[]);
+        let root = folder.path().join("repository");
+        fs::create_dir_all(root.join("dockerfiles")).unwrap();
+        let dockerfiles = ["base", "fast", "enhanced"].map(|name| format!("dockerfiles/Dockerfile.{name}"));
+        let others = ["images.toml", "dockerfiles/installer.lock"].map(str::to_owned);
+        for name in dockerfiles.iter().chain(&others) {
+            fs::copy(Path::new(ROOT).join(name), root.join(name)).unwrap();
+        }
+        Some(Self { index: index(files), folder, uv: uv.program().to_owned() })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join("repository").join(name)
+    }
+
+    fn asks(&self, text: &str) {
+        let text = text.replace("INDEX", &format!("--index-url http://{}/simple", self.index));
+        fs::write(self.path("requirements-enhanced.txt"), text).unwrap();
+    }
+
+    fn lock_text(&self) -> String {
+        fs::read_to_string(self.path("requirements-enhanced.lock")).unwrap()
+    }
+
+    /// The hash of a file of the index.
+    fn hash(&self, file: &str) -> String {
+        xtask::reference::Digest::of(&fs::read(self.folder.path().join("files").join(file)).unwrap()).to_string()
+    }
+
+    #[track_caller]
+    fn xtask(&self, args: &[&str], variables: &[(&str, &str)], exit: i32) -> String {
+        let path = std::env::join_paths(
+            [self.uv.parent().unwrap().to_owned()]
+                .into_iter()
+                .chain(std::env::split_paths(&std::env::var_os("PATH").unwrap())),
+        );
+        let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+        command.args(args).current_dir(self.path("")).stdin(Stdio::null()).env("PATH", path.unwrap());
+        for (name, _) in std::env::vars_os() {
+            if ["XTASK_", "DOCKER_", "GITHUB_"].iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+                command.env_remove(name);
+            }
+        }
+        let output = command.envs(variables.iter().copied()).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+        assert_eq!(output.status.code(), Some(exit), "{said}");
+        said
+    }
+}
+
+#[test]
+fn a_lock_that_a_bot_edited_is_refused_everywhere() {
+    let Some(world) = World::new("a lock that a bot edited") else { return };
+    world.asks("INDEX\nneedw\n");
+    world.xtask(&["lock", "--offline"], &[], 0);
+    world.xtask(&["lock", "--check"], &[], 0);
+    let good = world.lock_text();
+    let [old, new] = ["1.0", "1.1"].map(|version| world.hash(&format!("plain-{version}-py3-none-any.whl")));
+    let edited = good.replace("plain==1.0", "plain==1.1").replace(&old, &new);
+    let begin = good.find("plain==1.0").unwrap();
+    let end = begin + good[begin..].find("# via needw\n").unwrap() + "# via needw\n".len();
+    let deleted = format!("{}{}", &good[..begin], good[end..].trim_start());
+    for (text, cause) in [
+        (edited, "needw 1.0 requires `plain<1.1`, but plain 1.1 is locked"),
+        (deleted, "needw 1.0 requires `plain<1.1`, which is not locked"),
+    ] {
+        fs::write(world.path("requirements-enhanced.lock"), text).unwrap();
+        for (args, exit) in [
+            (&["lock", "--check"][..], 6),
+            (&["doctor", "--offline"], 2),
+            (&["build-base", "--offline", "--engine", "native"], 2),
+            (&["build-base", "--offline", "--engine", "native", "--dry-run"], 2),
+            (&["build", "--offline", "--engine", "native"], 2),
+        ] {
+            let said = world.xtask(args, &[], exit);
+            assert!(said.contains(cause), "{args:?}: {said}");
+        }
+        world.xtask(&["lock", "--offline"], &[], 0);
+        assert_eq!(world.lock_text(), good, "what fits is kept, what does not is resolved");
+    }
+    // A version whose requirements nobody knows: `lock --check` cannot say, so it does not say that it is good.
+    fs::write(world.path("requirements-enhanced.lock"), good.replace(&old, &new)).unwrap();
+    assert!(world.xtask(&["lock", "--check"], &[], 6).contains("is not recorded for: plain 1.0"));
+}
+
+#[test]
+fn a_package_without_a_wheel_is_found_by_lock() {
+    let Some(world) = World::new("a package without a wheel") else { return };
+    world.asks("INDEX\nsrconly\n");
+    assert!(world.xtask(&["lock", "--offline"], &[], 2).contains("srconly 1.0 has none for linux/amd64 3.12"));
+    let policy = fs::read_to_string(world.path("images.toml")).unwrap();
+    fs::write(world.path("images.toml"), format!("{policy}\n[base.args]\nBUILD_PACKAGES = \"gcc\"\n")).unwrap();
+    world.xtask(&["lock", "--offline"], &[], 0);
+    world.xtask(&["lock", "--check"], &[], 0);
+    // The compilers go, the lock stays.
+    fs::write(world.path("images.toml"), policy).unwrap();
+    assert!(world.xtask(&["lock", "--check"], &[], 6).contains("the base compiles nothing"));
+    assert!(world.xtask(&["doctor", "--offline"], &[], 2).contains("the base compiles nothing"));
+}
+
+#[test]
+fn a_hash_that_a_person_wrote_is_kept_or_an_error() {
+    let Some(world) = World::new("a hash that a person wrote") else { return };
+    let right = world.hash("plain-1.0-py3-none-any.whl");
+    world.asks(&format!("INDEX\nplain==1.0 --hash={right}\n"));
+    world.xtask(&["lock", "--offline"], &[], 0);
+    let good = world.lock_text();
+    world.asks(&format!("INDEX\nplain==1.0 --hash=sha256:{}\n", "0".repeat(64)));
+    assert!(
+        world
+            .xtask(&["lock", "--offline"], &[], 2)
+            .contains("no file of plain 1.0 has a hash that the requirements list")
+    );
+    assert_eq!(world.lock_text(), good, "nothing is written");
+}
+
+#[test]
+fn an_index_behind_a_password_of_the_environment_serves_the_records_too() {
+    let Some(world) = World::new("an index behind a password") else { return };
+    world.asks(&format!("--index-url http://${{IDX_USER}}:${{IDX_TOKEN}}@{}/closed/simple\nneedw\n", world.index));
+    let said = world.xtask(&["lock", "--offline"], &[("IDX_USER", "me"), ("IDX_TOKEN", "word")], 0);
+    let lock = world.lock_text();
+    assert!(lock.contains(") requires plain<1.1"), "{lock}");
+    assert!(!said.contains("word") && !lock.contains("word@") && !lock.contains("http://"), "{said}{lock}");
+    fs::remove_file(world.path("requirements-enhanced.lock")).unwrap();
+    world.xtask(&["lock", "--offline"], &[("IDX_USER", "me"), ("IDX_TOKEN", "wrong")], 5);
+}
+
+/// The repository's script over distributions of the test's own, with the pip of this machine as the reader of requirements.
+fn imports(installed: &[(&str, &str, &[&str])], lock: &str) -> Option<Result<(), String>> {
+    let pip = Command::new("python3")
+        .args(["-c", "import os, pip; print(os.path.dirname(pip.__path__[0]))"])
+        .output()
+        .ok()?;
+    if !pip.status.success() {
+        assert!(std::env::var_os("XTASK_REQUIRE_REAL").is_none(), "python3 has no pip");
+        println!("skipped: what distributions require: python3 has no pip");
+        return None;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let script = fs::read_to_string(Path::new(ROOT).join("dockerfiles/check-imports.py")).unwrap();
+    let reader = String::from_utf8(pip.stdout).unwrap();
+    let script = script.replace("/opt/installer/lib/python3*/site-packages", reader.trim());
+    fs::write(folder.path().join("check-imports.py"), script).unwrap();
+    fs::write(folder.path().join("a.lock"), lock).unwrap();
+    let site = folder.path().join("site");
+    for (name, version, requires) in installed {
+        let info = site.join(format!("{name}-{version}.dist-info"));
+        fs::create_dir_all(&info).unwrap();
+        let requires: String = requires.iter().map(|one| format!("Requires-Dist: {one}\n")).collect();
+        let text = format!("Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{requires}\n");
+        fs::write(info.join("METADATA"), text).unwrap();
+    }
+    let call =
+        "import runpy, sys; sys.path.append(sys.argv.pop(1)); runpy.run_path(sys.argv.pop(1), run_name='__main__')";
+    let script = folder.path().join("check-imports.py");
+    let output = Command::new("python3").args(["-I", "-S", "-c", call]).arg(&site).arg(script).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    Some(if output.status.success() { Ok(()) } else { Err(said) })
+}
+
+#[test]
+fn the_check_in_the_image_finds_what_is_missing_or_does_not_fit() {
+    let check = |installed: &[(&str, &str, &[&str])], lock: &str, wanted: &str| match imports(installed, lock) {
+        None => {}
+        Some(Ok(())) => assert_eq!("", wanted),
+        Some(Err(said)) => assert!(!wanted.is_empty() && said.contains(wanted), "{said}"),
+    };
+    check(&[("needw", "1.0", &["plain<1.1"]), ("plain", "1.0", &[])], "", "");
+    check(
+        &[("needw", "1.0", &["plain<1.1"]), ("plain", "1.1", &[])],
+        "",
+        "needw 1.0 requires plain<1.1, but 1.1 is installed",
+    );
+    check(&[("needw", "1.0", &["Plain<1.1"])], "", "needw 1.0 requires Plain<1.1, which is not installed");
+    check(&[("a", "1", &["b; sys_platform == 'win32'", "c; extra == 'x'"])], "a==1 \\\n", "");
+    check(&[("a", "1", &["c; extra == 'x'"])], "a[x]==1 \\\n", "a 1 requires c, which is not installed");
+    check(
+        &[("a", "1", &["b[Fast]"]), ("b", "1", &["c; extra == 'fast'"])],
+        "",
+        "b 1 requires c, which is not installed",
+    );
+    check(&[("a", "1", &[])], "# python: >=3.99\n", "the lock is for Python >=3.99");
+}
