@@ -284,8 +284,8 @@ def main(arguments: list[str]) -> int:
         # Threads and exit handlers of what was imported have no say.
         os._exit(code)
     os.close(writer)
-    with open(reader, encoding="utf-8") as told:
-        said = told.read().splitlines()
+    with open(reader, encoding="utf-8") as sent:
+        said = sent.read().splitlines()
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if said and said[-1] == "done":
         return code

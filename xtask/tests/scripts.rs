@@ -26,8 +26,8 @@ const OTHER_NAMESPACE: &str = "'''Mine.'''\ntry:\n    import pkg_resources\n    
 fn interpreter() -> &'static Path {
     static FOUND: OnceLock<PathBuf> = OnceLock::new();
     FOUND.get_or_init(|| {
-        let told = Command::new("python3").args(["-c", "import sys; print(sys.executable)"]).output().unwrap();
-        PathBuf::from(text(&told.stdout).trim())
+        let asked = Command::new("python3").args(["-c", "import sys; print(sys.executable)"]).output().unwrap();
+        PathBuf::from(text(&asked.stdout).trim())
     })
 }
 

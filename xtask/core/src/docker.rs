@@ -358,6 +358,7 @@ impl Docker {
             progress.end();
             let status = status?;
             if status.success() {
+                log.notices.iter().for_each(Notice::show);
                 break (log, began.elapsed());
             }
             tries += 1;
@@ -440,6 +441,35 @@ struct Log {
     tail: VecDeque<String>,
     steps: Steps,
     pulled: BTreeMap<Digest, u64>,
+    notices: Vec<Notice>,
+}
+
+/// What the scripts beside the base's Dockerfile say that a person should know, on a line of a step.
+#[derive(Debug, PartialEq, Eq)]
+enum Notice {
+    /// Distributions that share paths.
+    Shared(String),
+    /// A module that was not imported, and why.
+    PassedOver(String),
+}
+
+impl Notice {
+    /// Reads `1.577 warning: …`, the state of a step's line.
+    fn read(state: &str) -> Option<Self> {
+        let (_, line) = state.split_once(' ')?;
+        let shared = || line.strip_prefix("warning: ").filter(|text| text.contains(" have different files at `"));
+        match line.strip_prefix("passed over: ") {
+            Some(text) => Some(Self::PassedOver(text.to_owned())),
+            None => shared().map(|text| Self::Shared(text.to_owned())),
+        }
+    }
+
+    fn show(&self) {
+        match self {
+            Self::Shared(text) => ui::warn(text),
+            Self::PassedOver(text) => ui::step("passed over", &format!("the import of {text}")),
+        }
+    }
 }
 
 /// What a line says to have come over the network: `sha256:… 13.63MB / 78.14MB 0.2s`.
@@ -470,6 +500,8 @@ impl Log {
                 self.steps.all += 1;
             } else if let Some((digest, bytes)) = arrived(state) {
                 self.pulled.insert(digest, bytes);
+            } else {
+                self.notices.extend(Notice::read(state));
             }
         }
         if self.tail.len() == 60 {
@@ -723,6 +755,22 @@ mod tests {
             log.add(line);
         }
         assert_eq!(log.steps, Steps { all: 2, cached: 1 });
+    }
+
+    #[test]
+    fn what_the_packages_scripts_say_is_shown() {
+        let mut log = Log::default();
+        let shared = "`a` and `b` have different files at `LICENSE`; the image has those of `b`";
+        for line in [
+            &format!("#14 1.577 warning: {shared}"),
+            "#15 0.312 passed over: tzdata 2026.1: it has no module to import",
+            "#15 0.312 numpy 2.5: numpy 0.10 s",
+            "#9 3.1 warning: unused variable: `x`",
+        ] {
+            log.add(line);
+        }
+        let passed = "tzdata 2026.1: it has no module to import";
+        assert_eq!(log.notices, [Notice::Shared(shared.to_owned()), Notice::PassedOver(passed.to_owned())]);
     }
 
     #[test]

@@ -3,6 +3,10 @@
 //! The parts follow from the lock, the platform and Python's version alone. What is made is, file by file, what the stage
 //! `packages` of the Dockerfile makes: the tests compare both. Nothing is compiled from source, and no file of uv's cache is
 //! ever written to.
+//!
+//! The last part, the environment, follows from all others and from the root, and whatever part is made, every package is installed
+//! and imported first: a known layer of it proves that just these packages were checked together. Which of several distributions'
+//! files is used at one path is settled by `install.py`, in both engines.
 
 mod closure;
 mod compile;

@@ -48,7 +48,7 @@ struct Found {
 /// Items by path.
 pub(super) type Items = BTreeMap<ContextPath, Item>;
 
-/// What an installed folder comes to.
+/// The items of an installed folder.
 #[derive(Default)]
 pub(super) struct Split {
     /// The items of each wanted part.
