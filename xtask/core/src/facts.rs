@@ -174,6 +174,7 @@ pub fn parse(tree: &Tree, kind: ImageKind, args: &BTreeMap<String, String>) -> R
     let path = tree.dockerfile(kind)?;
     let text = tree.files.text(path.as_ref())?;
     let dockerfile = Dockerfile::parse(path.as_str(), &text)?;
+    declared(tree, kind, &dockerfile, args)?;
     let (ignore_file, ignore) = context::ignore_file(&*tree.files, path.as_str())?;
     let staged = |platform: &Platform| Some(binary::staged(platform, tree.policy.app.binary.as_ref()?));
     let mut files = BTreeSet::new();
@@ -212,6 +213,37 @@ pub fn parse(tree: &Tree, kind: ImageKind, args: &BTreeMap<String, String>) -> R
         secrets,
         path,
     })
+}
+
+/// Refuses an argument of the policy that no `ARG` declares: both engines would pass over it in silence.
+fn declared(
+    tree: &Tree,
+    kind: ImageKind,
+    dockerfile: &Dockerfile,
+    args: &BTreeMap<String, String>,
+) -> Result<(), Fault> {
+    let own = dockerfile.declared();
+    let unknown = |name: &&String| !own.contains(name.as_str()) && !Dockerfile::is_predefined(name);
+    let Some(name) = args.keys().find(unknown) else { return Ok(()) };
+    // Those of the app are for both of its Dockerfiles.
+    let other = match kind {
+        ImageKind::Base => None,
+        ImageKind::App => Some(ImageKind::Enhanced),
+        ImageKind::Enhanced => Some(ImageKind::App),
+    };
+    if let Some(path) = other.and_then(|other| tree.dockerfile(other).ok()) {
+        let other = Dockerfile::parse(path.as_str(), &tree.files.text(path.as_ref())?)?;
+        let known = other.declared();
+        if args.keys().filter(unknown).all(|name| known.contains(name.as_str())) {
+            return Ok(());
+        }
+    }
+    let table = if kind == ImageKind::Base { "base" } else { "app" };
+    Err(Fault::usage(format!(
+        "`{name}` in `[{table}] args` has no effect: `{}` has no `ARG {name}`",
+        dockerfile.path()
+    ))
+    .hint(format!("declare it: `ARG {name}`, or remove it from `images.toml`")))
 }
 
 /// Reads the lock, which has to answer to the requirements.
@@ -360,7 +392,7 @@ pub fn base_key(tree: &Tree, root: &RootImage, lock: &Lock, parsed: &Parsed) -> 
         dockerfile: parsed.meaning.clone(),
         args: tree.policy.base.args.clone(),
         files: parsed.files.clone(),
-        compression: tree.policy.base.compression.as_str().to_owned(),
+        compression: tree.policy.base.compression.to_string(),
     }
 }
 

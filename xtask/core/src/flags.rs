@@ -428,6 +428,28 @@ impl Flags {
 mod tests {
     use super::*;
 
+    /// Every flag of a build, and whether the native engine honours it; what it cannot honour it refuses. A new flag has to get a
+    /// row: no engine may pass over it in silence.
+    const FLAGS: [(&str, bool); 9] = [
+        ("push", true),
+        ("platform", true),
+        // A builder is docker's: with `--engine native` it is an error, else it chooses docker.
+        ("builder", false),
+        ("force", true),
+        ("reuse_only", true),
+        ("dry_run", true),
+        ("no_latest", true),
+        ("output", true),
+        ("engine", true),
+    ];
+
+    #[test]
+    fn every_flag_of_a_build_is_honoured_or_refused_by_each_engine() {
+        let command = BuildFlags::augment_args(clap::Command::new("build"));
+        let known: Vec<&str> = command.get_arguments().map(|flag| flag.get_id().as_str()).collect();
+        assert_eq!(known, FLAGS.map(|(flag, _)| flag));
+    }
+
     #[test]
     fn times_and_factors_are_read() {
         let spans = ["90m", "12h", "30d", "4w"].map(|text| span(text).unwrap().as_secs());

@@ -163,8 +163,8 @@ pub struct Base {
     pub tag_length: usize,
     /// Raised by hand to rebuild everything once.
     pub epoch: u32,
-    /// How layers are compressed.
-    pub compression: Compression,
+    /// How layers are compressed, by each engine.
+    pub compression: Compressions,
     /// Stages of the Dockerfile that run something, and the recipe that realises each without running it.
     pub stages: BTreeMap<String, Recipe>,
 }
@@ -361,6 +361,25 @@ impl Compression {
     }
 }
 
+/// `[base] compression`: one for both engines, or one for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compressions {
+    /// Of layers that docker builds.
+    pub docker: Compression,
+    /// Of layers that the native engine builds.
+    pub native: Compression,
+}
+
+impl fmt::Display for Compressions {
+    /// As keys have it: what both engines share is one word.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.docker == self.native {
+            true => f.write_str(self.docker.as_str()),
+            false => write!(f, "{} by docker, {} by native", self.docker.as_str(), self.native.as_str()),
+        }
+    }
+}
+
 /// A path within the repository: relative, `/`-separated, never above it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RelPath(String);
@@ -514,20 +533,12 @@ fn read(mut top: Section<'_>, problems: &mut Problems<'_>, is_file: &dyn Fn(&Rel
             None
         }
     };
-    let base = match top.section("base", problems) {
-        Some(section) => read_base(section, &name, problems, is_file),
-        None => {
-            missing("base", problems);
-            None
-        }
-    };
-    let app = match top.section("app", problems) {
-        Some(section) => read_app(section, &name, problems, is_file),
-        None => {
-            missing("app", problems);
-            None
-        }
-    };
+    // Every key of these two has a default.
+    let empty = DeTable::new();
+    let section = top.section("base", problems).unwrap_or_else(|| Section::absent("base", &empty));
+    let base = read_base(section, &name, problems, is_file);
+    let section = top.section("app", problems).unwrap_or_else(|| Section::absent("app", &empty));
+    let app = read_app(section, &name, problems, is_file);
     let smoke = top.section("smoke", problems).map_or_else(Smoke::default, |section| read_smoke(section, problems));
     let mut steps = Vec::new();
     for section in top.sections("step", problems) {
@@ -668,6 +679,10 @@ fn read_root(mut section: Section<'_>, problems: &mut Problems<'_>) -> Option<Ro
     let fallback_publishes = section.choice("fallback-publishes", &publishes, problems).unwrap_or_default();
     let locked_for = python.as_ref().and_then(|python| python.value.parse::<Version>().ok());
     let debian = section.section("debian", problems);
+    if let Some(debian) = debian.as_ref().filter(|_| fallback.is_none()) {
+        let what = "`[root.debian]` has no effect without `root.fallback`";
+        problems.add(debian.at(), what, Some("write `fallback = \"debian\"` in `[root]`, or remove the table".into()));
+    }
     let debian = debian.map(|mut debian| {
         let suite = debian.text("suite", problems).map(|suite| suite.value);
         let debian_python = debian.parsed::<Version>("python", problems);
@@ -779,8 +794,7 @@ fn read_base(
     let args = read_args(&mut section, problems);
     let tag_length = section.number("tag-length", 8..65, problems).unwrap_or(12);
     let epoch = section.number("epoch", 0..i64::from(u32::MAX), problems).unwrap_or(0);
-    let compression =
-        section.choice("compression", &[("gzip", Compression::Gzip), ("zstd", Compression::Zstd)], problems);
+    let compression = read_compression(&mut section, problems);
     let stages = read_stages(&mut section, problems);
     section.finish(problems);
     Some(Base {
@@ -792,9 +806,26 @@ fn read_base(
         args,
         tag_length: usize::try_from(tag_length).expect("the range was checked"),
         epoch: u32::try_from(epoch).expect("the range was checked"),
-        compression: compression.unwrap_or(Compression::Gzip),
+        compression,
         stages,
     })
+}
+
+/// A word for both engines, or a table with one for each.
+fn read_compression(section: &mut Section<'_>, problems: &mut Problems<'_>) -> Compressions {
+    const WORDS: [(&str, Compression); 2] = [("gzip", Compression::Gzip), ("zstd", Compression::Zstd)];
+    let gzip = Compression::Gzip;
+    if !section.holds_table("compression") {
+        let both = section.choice("compression", &WORDS, problems).unwrap_or(gzip);
+        return Compressions { docker: both, native: both };
+    }
+    let Some(mut each) = section.section("compression", problems) else {
+        return Compressions { docker: gzip, native: gzip };
+    };
+    let docker = each.choice("docker", &WORDS, problems).unwrap_or(gzip);
+    let native = each.choice("native", &WORDS, problems).unwrap_or(gzip);
+    each.finish(problems);
+    Compressions { docker, native }
 }
 
 fn read_stages(section: &mut Section<'_>, problems: &mut Problems<'_>) -> BTreeMap<String, Recipe> {
@@ -838,6 +869,10 @@ fn read_app(
         let rust_image = section.parsed::<Reference>("rust-image", problems);
         let embeds = section.boolean("embeds", problems);
         section.finish(problems);
+        if let Some(image) = rust_image.as_ref().filter(|_| enhanced.is_none()) {
+            let what = "`app.binary.rust-image` has no effect without `app.enhanced`, whose Dockerfile it is for";
+            problems.add(&image.at, what, Some("remove it, or name that Dockerfile: `enhanced = \"…\"`".into()));
+        }
         let package = package?.value;
         Some(Binary {
             name: name.map_or_else(|| package.clone(), |name| name.value),
@@ -916,6 +951,9 @@ fn read_step(mut section: Section<'_>, problems: &mut Problems<'_>) -> Option<St
     let run = section.texts("run", problems);
     let max = section.text("max", problems);
     section.finish(problems);
+    if let Some(max) = max.as_ref().filter(|_| uses.as_ref().is_none_or(|uses| uses.value != "size-budget")) {
+        problems.add(&max.at, "`step.max` has no effect: it is for `uses = \"size-budget\"`", None);
+    }
     let action = match (uses, run) {
         (None, Some(run)) if run.is_empty() || run[0].value.is_empty() => {
             problems.add(

@@ -59,7 +59,7 @@ pub(super) fn order(
         secrets: secrets.files().clone(),
         names: vec![name],
         outputs: vec![Output::Push],
-        compression: shop.tree.policy.base.compression,
+        compression: shop.tree.policy.base.compression.docker,
         source_date_epoch: None,
         builder: None,
         host_network: shop.docker()?.lacks_bridge()?,

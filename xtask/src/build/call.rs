@@ -117,7 +117,7 @@ impl Session<'_> {
             secrets: secrets.files().clone(),
             names,
             outputs,
-            compression: policy.base.compression,
+            compression: policy.base.compression.docker,
             source_date_epoch: self.tree.commit.as_ref().map(|commit| commit.time),
             builder: self.flags.builder.clone(),
             // Another builder has its own network.

@@ -187,3 +187,38 @@ fn auto_is_docker_where_it_answers_and_native_otherwise() {
     world.repo.xtask(&["build", "--engine", "docker"]).without_engine().run().ends(3).says("hint:");
     world.repo.xtask(&["build", "--output", "docker"]).without_engine().run().ends(3).says("no Docker engine answers");
 }
+
+/// What `[base] compression` says, by either engine. Docker keeps a layer that its build cache has as it is there, so only layers whose
+/// contents are new are looked at.
+#[test]
+fn layers_are_compressed_as_the_policy_says() {
+    use xtask::oci::media_type::{LAYER_GZIP, LAYER_ZSTD};
+    let Some(world) = World::new("compressed") else { return };
+    let both = "compression = { docker = \"zstd\", native = \"gzip\" }";
+    for (written, docker, native) in [
+        ("compression = \"gzip\"", LAYER_GZIP, LAYER_GZIP),
+        ("compression = \"zstd\"", LAYER_ZSTD, LAYER_ZSTD),
+        (both, LAYER_ZSTD, LAYER_GZIP),
+    ] {
+        let new = format!("{} {written}\n", world.repo.registry);
+        world.repo.write("templates/page.html", &new).write("dockerfiles/check.txt", &new);
+        world.repo.set("base", written).commit(written);
+        for (engine, expected) in [("native", native), ("docker", docker)] {
+            world.wipe();
+            let call = ["build", "--push", "--force", "--engine", engine, "--format", "json"];
+            world.repo.xtask(&call).run().ok();
+            world.is_whole();
+            let root = world.manifest("root", "1").layers.len();
+            for name in ["app-base", "app"] {
+                let mut layers = world.manifest(name, "latest").layers.split_off(root);
+                assert!(!layers.is_empty());
+                if engine == "docker" {
+                    layers.drain(..layers.len() - 1);
+                }
+                let found: Vec<&str> = layers.iter().map(|layer| layer.media_type.as_str()).collect();
+                assert_eq!(found, vec![expected; found.len()], "{name} by {engine} with `{written}`");
+            }
+        }
+        world.repo.edit("images.toml", &format!("{written}\n"), "").commit("nothing");
+    }
+}

@@ -97,6 +97,32 @@ impl Dockerfile {
         self.expanded(args, platform, images).map_err(|problem| self.fault(&problem))
     }
 
+    /// The names of all arguments that the file declares, in whatever stage.
+    pub fn declared(&self) -> BTreeSet<&str> {
+        let mut names = BTreeSet::new();
+        for instruction in self.globals.iter().chain(self.stages.iter().flat_map(|stage| &stage.instructions)) {
+            let kind = match &instruction.kind {
+                Kind::Onbuild(inner) => &inner.kind,
+                kind => kind,
+            };
+            if let Kind::Arg(pairs) = kind {
+                names.extend(pairs.iter().map(|(name, _)| name.as_str()));
+            }
+        }
+        names
+    }
+
+    /// Whether an argument has an effect without being declared: proxies, and what BuildKit itself reads.
+    pub fn is_predefined(name: &str) -> bool {
+        let upper = name.to_ascii_uppercase();
+        ["HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"].contains(&upper.as_str())
+            || name == "SOURCE_DATE_EPOCH"
+            || name.starts_with("BUILDKIT_")
+            || ["TARGET", "BUILD"].iter().any(|prefix| {
+                name.strip_prefix(prefix).is_some_and(|rest| ["PLATFORM", "OS", "ARCH", "VARIANT"].contains(&rest))
+            })
+    }
+
     /// The stages that the target reaches, in order.
     pub fn footings(&self, args: &BTreeMap<String, String>, platform: &Platform) -> Result<Vec<Footing>, Fault> {
         let found = || {

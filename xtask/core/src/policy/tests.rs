@@ -119,12 +119,145 @@ fn an_empty_policy_names_what_is_missing() {
     refuses(
         "",
         expect![[r#"
-            the policy does not hold: 4 problems
+            the policy does not hold: 2 problems
             images.toml:1:1: `[project]` is missing
-            images.toml:1:1: `[root]` is missing
-            images.toml:1:1: `[base]` is missing
-            images.toml:1:1: `[app]` is missing"#]],
+            images.toml:1:1: `[root]` is missing"#]],
     );
+}
+
+const LEAST: &str = "[project]\nname = \"shop\"\nregistry = \"ghcr.io/acme\"\n[root]\nimage = \"python:3.12-slim\"\npython = \"3.12\"\n";
+
+#[test]
+fn sections_whose_every_key_has_a_default_may_be_left_out() {
+    let without = parse(LEAST, &|_| true).unwrap();
+    let empty = parse(&format!("{LEAST}[base]\n[app]\n"), &|_| true).unwrap();
+    assert_eq!(format!("{without:?}"), format!("{empty:?}"));
+    assert_eq!(without.base.repository, "shop-base");
+    let fault = parse(LEAST, &|path| path.as_str() != "dockerfiles/Dockerfile.base").unwrap_err();
+    assert!(fault.what.contains("images.toml:1:1: `dockerfiles/Dockerfile.base` is not a file"), "{fault}");
+}
+
+#[test]
+fn compression_is_one_word_or_one_for_each_engine() {
+    use Compression::{Gzip, Zstd};
+    for (written, docker, native, key) in [
+        ("", Gzip, Gzip, "gzip"),
+        ("compression = \"zstd\"", Zstd, Zstd, "zstd"),
+        ("compression = { docker = \"zstd\", native = \"gzip\" }", Zstd, Gzip, "zstd by docker, gzip by native"),
+        ("compression = { docker = \"zstd\", native = \"zstd\" }", Zstd, Zstd, "zstd"),
+        ("compression = { docker = \"zstd\" }", Zstd, Gzip, "zstd by docker, gzip by native"),
+    ] {
+        let compression = parse(&format!("{LEAST}[base]\n{written}\n"), &|_| true).unwrap().base.compression;
+        assert_eq!((compression.docker, compression.native), (docker, native), "{written}");
+        assert_eq!(compression.to_string(), key, "{written}");
+    }
+    for (written, problem) in [
+        ("\"zst\"", "`base.compression` is `zst`, not one of `gzip`, `zstd`"),
+        ("{ podman = \"zstd\" }", "unknown key `podman` in `[base.compression]`"),
+        ("{ native = \"lz4\" }", "`base.compression.native` is `lz4`, not one of `gzip`, `zstd`"),
+        ("1", "`base.compression` is a integer, not a text"),
+    ] {
+        let fault = parse(&format!("{LEAST}[base]\ncompression = {written}\n"), &|_| true).unwrap_err();
+        assert!(fault.what.contains(problem), "{written}: {fault}");
+    }
+}
+
+#[test]
+fn a_key_without_effect_is_refused() {
+    for (text, problem) in [
+        ("[root.debian]\nsuite = \"trixie\"", "`[root.debian]` has no effect without `root.fallback`"),
+        ("[[step]]\nname = \"s\"\nuses = \"smoke\"\nmax = \"1 MB\"", "`step.max` has no effect"),
+        ("[[step]]\nname = \"s\"\nrun = [\"x\"]\nmax = \"1 MB\"", "`step.max` has no effect"),
+        ("[app.binary]\npackage = \"x\"\nrust-image = \"rust:1\"", "`app.binary.rust-image` has no effect"),
+    ] {
+        let fault = parse(&format!("{LEAST}{text}\n"), &|_| true).unwrap_err();
+        assert!(fault.what.contains(problem), "{text}: {fault}");
+    }
+}
+
+/// Who reads a key.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Read {
+    /// Before an engine is chosen, or by each of them.
+    ByBoth,
+    /// One for each engine.
+    OneForEach,
+    /// By docker, for the Dockerfile from scratch, which is docker's alone.
+    ForTheEnhanced,
+    /// By the native engine, which runs nothing; docker runs what the key stands for.
+    InPlaceOfRunning,
+}
+
+/// Every key of every table that bears on what is built. A new key has to get a row: no engine may pass over it in silence.
+const KEYS: &[(&str, &[(&str, Read)])] = &[
+    (
+        "project",
+        &[
+            ("name", Read::ByBoth),
+            ("registry", Read::ByBoth),
+            ("insecure-registries", Read::ByBoth),
+            ("source", Read::ByBoth),
+            ("default-branch", Read::ByBoth),
+            ("engine", Read::ByBoth),
+            ("platforms", Read::ByBoth),
+        ],
+    ),
+    (
+        "root",
+        &[("image", Read::ByBoth), ("python", Read::ByBoth), ("fallback", Read::ByBoth), ("debian", Read::ByBoth)],
+    ),
+    ("root.debian", &[("suite", Read::ByBoth), ("python", Read::ByBoth), ("packages", Read::ByBoth)]),
+    (
+        "base",
+        &[
+            ("repository", Read::ByBoth),
+            ("dockerfile", Read::ByBoth),
+            ("requirements", Read::ByBoth),
+            ("lock", Read::ByBoth),
+            ("installer", Read::ByBoth),
+            ("args", Read::ByBoth),
+            ("tag-length", Read::ByBoth),
+            ("epoch", Read::ByBoth),
+            ("compression", Read::OneForEach),
+            ("stages", Read::InPlaceOfRunning),
+        ],
+    ),
+    (
+        "app",
+        &[
+            ("repository", Read::ByBoth),
+            ("dockerfile", Read::ByBoth),
+            ("enhanced", Read::ForTheEnhanced),
+            ("args", Read::ByBoth),
+            ("binary", Read::ByBoth),
+        ],
+    ),
+    (
+        "app.binary",
+        &[
+            ("package", Read::ByBoth),
+            ("name", Read::ByBoth),
+            ("profile", Read::ByBoth),
+            ("glibc", Read::ByBoth),
+            ("rust-image", Read::ForTheEnhanced),
+            ("embeds", Read::ByBoth),
+        ],
+    ),
+];
+
+#[test]
+fn every_key_has_a_reader_in_each_engine() {
+    for (table, keys) in KEYS {
+        let text = format!("[{table}]\nxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx = 1\n");
+        let fault = parse(&text, &|_| true).unwrap_err();
+        let known = fault.what.lines().skip_while(|line| !line.contains("unknown key `xxx")).nth(1);
+        let known = known.unwrap_or_else(|| panic!("{table}: {fault}")).trim().strip_prefix("hint: known here: ");
+        let known: std::collections::BTreeSet<&str> =
+            known.unwrap().split(", ").map(|key| key.trim_matches('`')).collect();
+        assert_eq!(known, keys.iter().map(|(key, _)| *key).collect(), "[{table}]");
+        let several = keys.iter().filter(|(_, read)| *read == Read::OneForEach).count();
+        assert_eq!(several, usize::from(*table == "base"), "[{table}]");
+    }
 }
 
 #[test]

@@ -69,6 +69,11 @@ pub(crate) struct Section<'t> {
 }
 
 impl<'t> Section<'t> {
+    /// A table that the document does not have: every key has its default.
+    pub(crate) fn absent(name: &str, empty: &'t DeTable<'t>) -> Self {
+        Self { name: name.to_owned(), table: empty, at: 0..0, asked: Vec::new() }
+    }
+
     /// The whole document.
     pub(crate) fn document(table: &'t DeTable<'t>) -> Self {
         Self { name: String::new(), table, at: 0..0, asked: Vec::new() }
@@ -100,6 +105,11 @@ impl<'t> Section<'t> {
                 None
             }
         }
+    }
+
+    /// Whether a key holds a table, where it may hold a text too.
+    pub(crate) fn holds_table(&self, key: &str) -> bool {
+        self.table.get(key).is_some_and(|item| item.get_ref().as_table().is_some())
     }
 
     /// The tables of `[[key]]`.
