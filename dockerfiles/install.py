@@ -43,7 +43,7 @@ BESIDE = {"benchmark", "benchmarks", "conftest", "doc", "docs", "example", "exam
 BESIDE |= {"test", "tests"}
 
 MODULE = re.compile(r"\.py$|\.pyc$|\.so$|\.pth$")
-OWN = re.compile(r"bin/python[0-9.]*|pyvenv\.cfg|bin/activate.*")
+OWN = re.compile(r"bin/python[0-9.]*|pyvenv\.cfg")
 
 # Python looks for a package before a module, and for compiled modules before sources.
 RANK = re.compile(r"(/__init__)?(\.(?:cpython-[^./]*|abi3)\.so|\.so|\.py|\.pyc)$")

@@ -154,7 +154,9 @@ type Wheel<'a> = (&'a str, &'a str, &'a str, &'a [(&'a str, &'a str)]);
 impl Repository {
     /// One with a lock of made-up wheels, and a uv that finds them and nothing else.
     fn of_wheels(uv: &Uv, wheels: &[Wheel<'_>]) -> Self {
-        let folder = tempfile::tempdir().unwrap().keep();
+        let repository = Self::new(uv, "six==1.17.0\n");
+        let folder = repository.folder.path().join("target/wheels");
+        std::fs::create_dir_all(&folder).unwrap();
         let mut text = String::new();
         for (name, version, requires, files) in wheels {
             let files: BTreeMap<&str, &str> = files.iter().copied().collect();
@@ -166,7 +168,6 @@ impl Repository {
             let digest = Digest::of(&std::fs::read(&file).unwrap());
             text += &format!("{name}=={version} --hash={digest}\n");
         }
-        let repository = Self::new(uv, "six==1.17.0\n");
         let [requirements, lock] = [&repository.policy.base.requirements, &repository.policy.base.lock];
         let lock = repository.folder.path().join(lock);
         let written = std::fs::read_to_string(&lock).unwrap();

@@ -176,6 +176,8 @@ fn a_wheel_that_hides_another_one_s_module_is_refused() {
     installs(&[("one/__init__.py", "")], &[(code, "")], 3, &said);
     let python = "error: `b` has a file in place of the environment's own: `../../../bin/python3`";
     installs(&[], &[("../../../bin/python3", "")], 3, python);
+    // argcomplete has such a name.
+    installs(&[], &[("../../../bin/activate-global-python-argcomplete", "")], 0, "");
     // pytest's `py.py` is for whoever does not have `py`.
     installs(&[("b.py", "")], &[("b/__init__.py", "")], 0, "");
 }
