@@ -5,7 +5,7 @@
 mod call;
 mod engine;
 mod execution;
-pub(crate) mod export;
+mod export;
 mod foundation;
 mod inquiry;
 mod layouts;
