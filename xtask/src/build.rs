@@ -6,7 +6,7 @@ mod call;
 mod claims;
 mod engine;
 mod execution;
-pub(crate) mod export;
+mod export;
 mod foundation;
 mod inquiry;
 mod layouts;

@@ -3,7 +3,6 @@
 //! Everything that is made in a folder of its own is swept here, before the next command that makes such folders starts: an
 //! installation that was killed must not cost its room until the same installation is needed again.
 
-use crate::build::export;
 use crate::container::guard::Rights;
 use crate::container::unpacked;
 use crate::facts::Tree;
@@ -15,7 +14,7 @@ use crate::{root, scratch};
 pub fn sweep(tree: &Tree) {
     let target = tree.root.join("target");
     scratch::sweep_temporary();
-    scratch::sweep(&target, &[export::SCRATCH], scratch::remove);
+    scratch::sweep(&target, &[scratch::SHARED], scratch::remove);
     scratch::sweep(&target.join("native/work"), &[python::SCRATCH], scratch::remove);
     root::sweep(&target.join("root"), Rights::find);
     Layout::sweep(&tree.images().join("root"));

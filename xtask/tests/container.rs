@@ -587,7 +587,7 @@ fn what_a_killed_run_has_left_is_removed_by_the_next_command() {
         let left = [
             repo.root.join("target/native/work/packages-dead/installed"),
             repo.root.join("target/root/root-dead/mmdebstrap.x"),
-            repo.root.join("target/output-dead"),
+            repo.root.join("target/xtask-scratch-dead"),
             store.join("f00d.partial/root"),
         ];
         for folder in &left {
@@ -596,13 +596,15 @@ fn what_a_killed_run_has_left_is_removed_by_the_next_command() {
         fs::write(store.join("f00d.lock"), "").unwrap();
         let kept = repo.root.join("target/root/mmdebstrap/usr");
         fs::create_dir_all(&kept).unwrap();
+        let own = repo.root.join("target/output-of-a-person");
+        fs::create_dir_all(&own).unwrap();
         repo.give_away();
         let output = repo.output(&["run"]);
         assert_eq!(out(&output), "by itself", "{}", err(&output));
         for folder in &left {
             assert!(!folder.exists(), "{}", folder.display());
         }
-        assert!(kept.is_dir() && repo.stored() == std::slice::from_ref(name));
+        assert!(kept.is_dir() && own.is_dir() && repo.stored() == std::slice::from_ref(name));
     }
 }
 

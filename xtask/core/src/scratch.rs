@@ -10,8 +10,9 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use tempfile::{NamedTempFile, TempDir};
 
-/// How names of folders start that are in the system's folder for temporary files, which others use too.
-const OURS: &str = "xtask-";
+/// How names of folders start in a folder that others use too, as the system's folder for temporary files. Nothing else may
+/// have such a name: what is not locked is removed.
+pub const SHARED: &str = "xtask-scratch-";
 
 /// A temporary folder. It is removed with the value.
 #[derive(Debug)]
@@ -37,7 +38,7 @@ impl Scratch {
 
     /// A folder in the system's folder for temporary files.
     pub fn new() -> io::Result<Self> {
-        Self::new_in(&std::env::temp_dir(), OURS)
+        Self::new_in(&std::env::temp_dir(), SHARED)
     }
 
     /// The folder.
@@ -109,7 +110,7 @@ fn unowned(parent: &Path, prefixes: &[&str]) -> Vec<PathBuf> {
 
 /// Removes what killed processes of this user have left in the system's folder for temporary files.
 pub fn sweep_temporary() {
-    sweep(&std::env::temp_dir(), &[OURS], |path| if path.is_dir() { remove(path) } else { Ok(()) });
+    sweep(&std::env::temp_dir(), &[SHARED], |path| if path.is_dir() { remove(path) } else { Ok(()) });
 }
 
 #[cfg(test)]
@@ -143,6 +144,17 @@ mod tests {
         assert_eq!(left, expected);
         drop(live);
         assert_eq!(names(parent.path()).len(), 2);
+    }
+
+    #[test]
+    fn what_others_have_under_a_similar_name_stays() {
+        let temporary = std::env::temp_dir();
+        let others = ["xtask-engine-", "xtask-e2e-"];
+        let kept = others.map(|prefix| tempfile::Builder::new().prefix(prefix).tempdir().unwrap());
+        let dead = tempfile::Builder::new().prefix(SHARED).tempdir_in(&temporary).unwrap();
+        sweep_temporary();
+        assert!(kept.iter().all(|folder| folder.path().is_dir()));
+        assert!(!dead.path().exists());
     }
 
     #[test]

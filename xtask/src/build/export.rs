@@ -16,11 +16,6 @@ use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Write as _};
 use std::path::Path;
 
-/// How names of folders start in which an archive is put together.
-pub(crate) const SCRATCH: &str = "output-";
-/// The same in a folder that a person has named.
-const HIDDEN_SCRATCH: &str = ".xtask-output-";
-
 impl Session<'_> {
     /// Writes the last image of the report where `--output` says.
     pub(super) fn export(&self, report: &ImageReport) -> Result<(), Fault> {
@@ -36,13 +31,13 @@ impl Session<'_> {
                 let cannot = |error| Fault::build(format!("cannot write `{}`", file.display())).cause(error);
                 let work = self.tree.root.join("target");
                 std::fs::create_dir_all(&work).map_err(cannot)?;
-                let folder = Scratch::new_in(&work, SCRATCH).map_err(cannot)?;
+                let folder = Scratch::new_in(&work, scratch::SHARED).map_err(cannot)?;
                 let layout = Layout::open_or_create(folder.path())?;
                 self.copy_to(report, platform, tag, &layout)?;
                 let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-                scratch::sweep(parent, &[HIDDEN_SCRATCH], scratch::remove);
+                scratch::sweep(parent, &[scratch::SHARED], scratch::remove);
                 // On the archive's own file system, so that it appears whole.
-                let near = Scratch::new_in(parent, HIDDEN_SCRATCH).map_err(cannot)?;
+                let near = Scratch::new_in(parent, scratch::SHARED).map_err(cannot)?;
                 let new = near.path().join("archive");
                 File::create_new(&new).and_then(|new| archive(&layout, None, &new)).map_err(cannot)?;
                 std::fs::rename(&new, file).map_err(cannot)?;
@@ -111,7 +106,8 @@ impl Session<'_> {
     fn save(&self, report: &ImageReport, tag: &Tag, layout: &Layout) -> Result<(), Fault> {
         let name = report.reference.repository.tag(tag).to_string();
         let cannot = |error: &dyn std::fmt::Display| Fault::build(format!("cannot save `{name}`")).cause(error);
-        let folder = Scratch::new_in(&self.tree.root.join("target"), SCRATCH).map_err(|error| cannot(&error))?;
+        let folder =
+            Scratch::new_in(&self.tree.root.join("target"), scratch::SHARED).map_err(|error| cannot(&error))?;
         let file = folder.path().join("image.tar");
         self.docker()?.command().args(["image", "save", "--output"]).arg(&file).arg(&name).read(Exit::Build)?;
         let open = File::open(&file).map_err(|error| cannot(&error))?;
