@@ -291,6 +291,9 @@ fn program_cache(policy: &Policy, place: &Place) -> String {
     )
 }
 
+/// For asking at which commit the branch is by now: it decides whether a tag moves after a force push.
+const GIT_TOKEN: &str = "      XTASK_GIT_TOKEN: ${{ github.token }}\n";
+
 /// Images are known by their manifests' digests only where containerd keeps them.
 const ENGINE: &str = "      - name: Keep images in containerd's store
         run: |
@@ -475,7 +478,7 @@ fn app(policy: &Policy, place: &Place, matrix: &str) -> String {
       packages: write
     env:
       PLATFORM: ${{{{ matrix.platform }}}}
-    steps:
+{GIT_TOKEN}    steps:
 {checkout}{cargo}{program}{ENGINE}{login}      - name: Build the app on its base
         if: github.event_name != 'schedule' && needs.plan.outputs.decision != 'full'
         run: cargo xtask build-fast --push --no-latest --platform \"$PLATFORM\"
@@ -532,7 +535,8 @@ fn release(policy: &Policy, place: &Place) -> String {
     permissions:
       contents: read
       packages: write
-    steps:
+    env:
+{GIT_TOKEN}    steps:
 {checkout}{cargo}{ENGINE}{login}      - name: Name what was tested
         run: cargo xtask build --push --reuse-only
 "
