@@ -71,7 +71,7 @@ impl Place {
         }
     }
 
-    /// What tells the names of this policy's files and groups from those of another in the same repository.
+    /// Begin of the names of this policy's files and groups: another policy in the same repository has another one.
     fn prefix(&self) -> String {
         if self.folder.is_empty() { String::new() } else { format!("{}-", self.folder.replace('/', "-")) }
     }
@@ -107,7 +107,7 @@ pub fn is_ours(found: &str, place: &Place) -> bool {
     found.starts_with(&format!("{HEADER} from `{}`", place.policy()))
 }
 
-/// The fault of a file that someone else wrote and that stands where one of ours belongs.
+/// The fault of a file that someone else wrote under the name of a generated one.
 pub fn foreign(wanted: &File, found: &str) -> Fault {
     Fault::usage(format!(
         "`{}` was not written by `cargo xtask workflows` for this policy, and is not replaced",
@@ -190,7 +190,7 @@ fn branch_filter(branch: &str) -> String {
     quoted(&if escaped.starts_with('!') { format!("\\{escaped}") } else { escaped })
 }
 
-/// How every file of ours begins.
+/// Begin of every generated file.
 const HEADER: &str = "# Written by `cargo xtask workflows`";
 
 fn header(name: &str, place: &Place) -> String {

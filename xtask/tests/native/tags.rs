@@ -1,5 +1,5 @@
-//! The tags of a commit: two of them never share a name, those that move never go back, and a registry that lets none move is
-//! told which to leave out.
+//! The tags of a commit: two of them never share a name, those that move never go back, and where a registry lets none move,
+//! the error names what leaves them out.
 
 use crate::fault_proxy::{Answer, Mishap, Request};
 use crate::fixture::{Repo, actions};

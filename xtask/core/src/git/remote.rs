@@ -72,7 +72,7 @@ impl Git {
         })
     }
 
-    /// This folder from the repository's top, as `services/app`; empty at the top, and where there is no repository.
+    /// This folder from the repository's top, as `services/app`; empty at the top, and outside a repository.
     pub fn below_top(&self) -> Result<String, Fault> {
         if !self.root.ancestors().any(|folder| folder.join(".git").exists()) {
             return Ok(String::new());
