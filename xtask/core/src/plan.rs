@@ -44,7 +44,7 @@ pub struct ImagePlan {
     pub decision: Decision,
     /// What is built takes the place of an image of the same fingerprint.
     pub replaces: bool,
-    /// Tags beside the fingerprint's, in the order in which they are shown.
+    /// Tags in addition to the fingerprint's, in the order in which they are shown.
     pub tags: Vec<Tag>,
     /// The one of these that is the branch's, and moves.
     #[serde(skip_serializing_if = "Option::is_none")]

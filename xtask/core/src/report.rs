@@ -40,7 +40,7 @@ pub struct ImageReport {
     /// Why `latest` stayed, if it did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latest_stays: Option<String>,
-    /// Tags that stayed at another image, and names that are no tags, with the reason.
+    /// Tags that stayed at another image, and names without a tag, with the reason.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub kept: Vec<String>,
     /// Inputs that are not the commit's: the reason for tags that it does not carry.

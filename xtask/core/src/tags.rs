@@ -30,14 +30,14 @@ pub enum OfBranch {
     None(String),
 }
 
-/// Tags of a commit beside the fingerprint's.
+/// Tags of a commit, without the fingerprint's.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Names {
     /// All of them, in the order in which they are shown: commit, branch, versions.
     pub all: Vec<Tag>,
     /// The one of the branch, which moves.
     pub branch: Option<Tag>,
-    /// Names that are no tags or other tags, each with its reason.
+    /// Names that get no tag or another one, each with its reason.
     pub notes: Vec<String>,
 }
 

@@ -74,7 +74,7 @@ impl Place {
         }
     }
 
-    /// What tells the names of this policy's files and groups from those of another in the same repository.
+    /// Begin of the names of this policy's files and groups: another policy in the same repository has another one.
     fn prefix(&self) -> String {
         if self.folder.is_empty() { String::new() } else { format!("{}-", self.folder.replace('/', "-")) }
     }
@@ -110,7 +110,7 @@ pub fn is_ours(found: &str, place: &Place) -> bool {
     found.starts_with(&format!("{HEADER} from `{}`", place.policy()))
 }
 
-/// The fault of a file that someone else wrote and that stands where one of ours belongs.
+/// The fault of a file that someone else wrote under the name of a generated one.
 pub fn foreign(wanted: &File, found: &str) -> Fault {
     Fault::usage(format!(
         "`{}` was not written by `cargo xtask workflows` for this policy, and is not replaced",
@@ -193,7 +193,7 @@ fn branch_filter(branch: &str) -> String {
     quoted(&if escaped.starts_with('!') { format!("\\{escaped}") } else { escaped })
 }
 
-/// How every file of ours begins.
+/// Begin of every generated file.
 const HEADER: &str = "# Written by `cargo xtask workflows`";
 
 fn header(name: &str, place: &Place) -> String {
@@ -293,6 +293,9 @@ fn program_cache(policy: &Policy, place: &Place) -> String {
         CACHE.uses()
     )
 }
+
+/// For asking at which commit the branch is by now: it decides whether a tag moves after a force push.
+const GIT_TOKEN: &str = "      XTASK_GIT_TOKEN: ${{ github.token }}\n";
 
 /// Images are known by their manifests' digests only where containerd keeps them.
 const ENGINE: &str = "      - name: Keep images in containerd's store
@@ -496,7 +499,7 @@ fn app(policy: &Policy, place: &Place, matrix: &str) -> String {
       packages: write
     env:
       PLATFORM: ${{{{ matrix.platform }}}}
-    steps:
+{GIT_TOKEN}    steps:
 {checkout}{cargo}{program}{ENGINE}{login}      - name: Build the app on its base
         if: github.event_name != 'schedule' && needs.plan.outputs.decision != 'full'
         run: cargo xtask build-fast --push --locked --no-latest --platform \"$PLATFORM\"
@@ -553,7 +556,8 @@ fn release(policy: &Policy, place: &Place) -> String {
     permissions:
       contents: read
       packages: write
-    steps:
+    env:
+{GIT_TOKEN}    steps:
 {checkout}{cargo}{ENGINE}{login}      - name: Name what was tested
         run: cargo xtask build --push --locked --reuse-only
 "

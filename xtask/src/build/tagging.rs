@@ -1,4 +1,4 @@
-//! Puts the tags beside the fingerprint's, `latest` last, and decides right before each whether it may move.
+//! Puts the tags other than the fingerprint's, `latest` last, and decides right before each whether it may move.
 
 use super::Session;
 use crate::event;
@@ -28,7 +28,7 @@ pub(super) struct Named {
 pub(super) struct Put {
     /// The tags that name the image now.
     pub tags: Vec<Tag>,
-    /// The others, and names that are no tags, with the reason.
+    /// The others, and names without a tag, with the reason.
     pub kept: Vec<String>,
     /// Why `latest` stayed, if it did.
     pub latest_stays: Option<String>,
@@ -42,7 +42,7 @@ impl Put {
 }
 
 impl Session<'_> {
-    /// Puts the tags beside the fingerprint's; those that name the image already are left alone. An image that lacks a platform of
+    /// Puts the tags other than the fingerprint's; those that name the image already are left alone. An image that lacks a platform of
     /// the policy gets none: its last platform's job names it.
     pub(super) fn put_tags(
         &self,

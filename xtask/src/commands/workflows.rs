@@ -39,7 +39,7 @@ pub fn run(global: &Global, check: bool) -> Result<(), Fault> {
     Err(fault.hint("write them: `cargo xtask workflows`"))
 }
 
-/// A file's text; none where there is no file. What is no text is no file of ours either.
+/// A file's text, or `None` where the file is missing. Bytes that are not UTF-8 are never a generated file's.
 fn read(path: &Path, name: &str) -> Result<Option<String>, Fault> {
     match std::fs::read(path) {
         Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),

@@ -6,6 +6,7 @@
 use super::Git;
 use crate::fault::{Exit, Fault};
 use crate::process::{self, Command};
+use base64::Engine as _;
 use std::io::Read as _;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -49,6 +50,7 @@ impl Git {
             // No repository, wherever this runs and whatever a hook has set.
             .env("GIT_DIR", "/dev/null")
             .env_remove("GIT_WORK_TREE");
+        let call = with_token(call, &url);
         let Some((code, printed, said)) = in_time(&call)? else {
             return unknown(format!("remote `{remote}` did not answer within {} s", PATIENCE.as_secs()));
         };
@@ -76,7 +78,7 @@ impl Git {
         Ok(output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim_end().to_owned()))
     }
 
-    /// This folder from the repository's top, as `services/app`; empty at the top, and where there is no repository.
+    /// This folder from the repository's top, as `services/app`; empty at the top, and outside a repository.
     pub fn below_top(&self) -> Result<String, Fault> {
         if !self.root.ancestors().any(|folder| folder.join(".git").exists()) {
             return Ok(String::new());
@@ -93,6 +95,28 @@ impl Git {
         let top = self.ask(&["rev-parse", "--show-toplevel"])?.map(|top| std::path::Path::new(&top).join(&url));
         Ok(top.filter(|path| path.exists()).map_or(url, |path| path.display().to_string()))
     }
+}
+
+/// The variable with a token for the repository's own server: CI keeps no credentials in its checkout.
+pub const TOKEN: &str = "XTASK_GIT_TOKEN";
+
+/// Gives git the token, by its environment: it is never an argument.
+fn with_token(call: Command, url: &str) -> Command {
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let server = variable("GITHUB_SERVER_URL").unwrap_or_else(|| "https://github.com".to_owned());
+    let Some([key, value]) = variable(TOKEN).and_then(|token| header(url, &server, &token)) else { return call };
+    let count: usize = variable("GIT_CONFIG_COUNT").and_then(|count| count.parse().ok()).unwrap_or(0);
+    call.env("GIT_CONFIG_COUNT", (count + 1).to_string())
+        .env(format!("GIT_CONFIG_KEY_{count}"), key)
+        .env(format!("GIT_CONFIG_VALUE_{count}"), value)
+}
+
+/// Git's setting that authorises a call to this server, and to no other.
+fn header(url: &str, server: &str, token: &str) -> Option<[String; 2]> {
+    let server = format!("{}/", server.trim_end_matches('/'));
+    let basic = base64::engine::general_purpose::STANDARD.encode(format!("x-access-token:{token}"));
+    let own = server.starts_with("https://") && url.starts_with(&server);
+    own.then(|| [format!("http.{server}.extraheader"), format!("AUTHORIZATION: basic {basic}")])
 }
 
 /// Exit code, stdout and stderr of a call; nothing where it takes too long, in which case it is ended.
@@ -149,6 +173,20 @@ mod tests {
         assert_eq!(head("nosuch"), RemoteHead::Absent("origin".to_owned()));
         git(&copy, &["config", "remote.origin.url", "/nonexistent"]);
         assert!(matches!(head("main"), RemoteHead::Unknown(why) if why.contains("`origin` did not answer")));
+    }
+
+    #[test]
+    fn a_token_goes_to_its_own_server_alone() {
+        let header = |url: &str, server: &str| header(url, server, "t");
+        let expected = ["http.https://github.com/.extraheader", "AUTHORIZATION: basic eC1hY2Nlc3MtdG9rZW46dA=="];
+        assert_eq!(header("https://github.com/acme/app", "https://github.com"), Some(expected.map(str::to_owned)));
+        for (url, server) in [
+            ("https://github.com.example/acme/app", "https://github.com"),
+            ("git@github.com:acme/app.git", "https://github.com"),
+            ("http://github.com/acme/app", "http://github.com"),
+        ] {
+            assert_eq!(header(url, server), None, "{url}");
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Records beside a tag that moves: for which commit it was put where it is.
+//! Records of the tags that move: for which commit each was put where it is.
 //!
 //! An image names the commit that it was built from first. A later commit of the same contents has the same image, so `latest`
 //! may be of a later commit than its image says, and whoever moves it has to know of which one. The record is the image's index

@@ -145,6 +145,18 @@ fn only_jobs_that_may_publish_push() {
 }
 
 #[test]
+fn jobs_that_move_tags_can_ask_where_the_branch_is() {
+    jobs(|name, job| {
+        let moves = steps(job)
+            .iter()
+            .filter_map(|step| step["run"].as_str())
+            .any(|run| run.contains("--push") && !run.contains("build-base"));
+        let token = job["env"][crate::git::remote::TOKEN].as_str();
+        assert_eq!(token, moves.then_some("${{ github.token }}"), "{name}");
+    });
+}
+
+#[test]
 fn actions_are_pinned_and_keep_no_credentials() {
     jobs(|name, job| {
         for step in steps(job) {
