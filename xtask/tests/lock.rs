@@ -209,6 +209,17 @@ fn a_lock_that_a_bot_edited_is_refused_everywhere() {
     // A version whose requirements nobody knows: `lock --check` cannot say, so it does not say that it is good.
     fs::write(world.path("requirements-enhanced.lock"), good.replace(&old, &new)).unwrap();
     assert!(world.xtask(&["lock", "--check"], &[], 6).contains("is not recorded for: plain 1.0"));
+    fs::write(world.path("requirements-enhanced.lock"), good).unwrap();
+    let policy = fs::read_to_string(world.path("images.toml")).unwrap();
+    fs::write(world.path("images.toml"), policy.replace("[\"linux/amd64\"]", "[\"linux/amd64\", \"linux/arm64\"]"))
+        .unwrap();
+    assert!(
+        world
+            .xtask(&["lock", "--check"], &[], 6)
+            .contains("before the policy named linux/arm64 3.12, linux/arm64 3.13")
+    );
+    world.xtask(&["lock", "--offline"], &[], 0);
+    world.xtask(&["lock", "--check"], &[], 0);
 }
 
 #[test]

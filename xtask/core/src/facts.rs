@@ -312,6 +312,13 @@ pub fn targets(tree: &Tree) -> Result<Vec<uv::Target>, Fault> {
     Ok(targets)
 }
 
+/// Where the policy installs packages and wheels were not looked for when the lock was written.
+pub fn unlooked(tree: &Tree, lock: &Lock) -> Result<Vec<String>, Fault> {
+    let looked = lock.records.targets();
+    let names = targets(tree)?.into_iter().map(|target| target.name);
+    Ok(names.filter(|name| !lock.records.is_empty() && !looked.contains(name)).collect())
+}
+
 /// A package without a wheel in a base that compiles nothing.
 pub fn no_wheel(missing: &[String]) -> Fault {
     let fault = Fault::usage("packages have no wheel, and the base compiles nothing");

@@ -253,6 +253,9 @@ impl Reader<'_> {
             };
         }
         Ok(entry(path, line, constraint).map(|requirement| {
+            if matches!(requirement.source, Source::Url(_)) {
+                self.found.places.extend(Place::of_line(&line.text));
+            }
             if constraint { &mut self.found.constraints } else { &mut self.found.requirements }.push(requirement);
         }))
     }
@@ -272,7 +275,7 @@ impl Reader<'_> {
                 "--hash" => return bad("expected a requirement before `--hash`"),
                 _ if self.found.options.take(option) => {
                     self.found.places.extend(Place::of(option));
-                    if self.found.places.len() > MAX_PLACES {
+                    if self.found.places.iter().filter(|place| place.kind != PlaceKind::File).count() > MAX_PLACES {
                         return Err(limit(path, "indexes and pages of links", MAX_PLACES));
                     }
                 }

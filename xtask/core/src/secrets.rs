@@ -66,7 +66,17 @@ impl Secrets {
         }
         if wants("netrc") {
             let netrc = variable("NETRC").or_else(|| Some(variable("HOME")? + "/.netrc")).map(PathBuf::from);
-            secrets.files.extend(netrc.filter(|path| path.is_file()).map(|netrc| ("netrc", netrc)));
+            let netrc = netrc.filter(|path| path.is_file());
+            match (indexes()?.netrc(), netrc) {
+                (own, Some(netrc)) if own.is_empty() => drop(secrets.files.insert("netrc", netrc)),
+                (own, _) if own.is_empty() => {}
+                (own, netrc) => {
+                    // What the requirements say comes first, and so counts.
+                    let rest = netrc.map_or_else(|| Ok(String::new()), std::fs::read_to_string);
+                    let rest = rest.map_err(|error| Fault::usage("cannot read the netrc file").cause(error))?;
+                    secrets.write("netrc", &(own + &rest))?;
+                }
+            }
         }
         // Asking the host's apt takes a moment.
         if let Some(suite) = suite.filter(|_| wants("apt-sources")) {

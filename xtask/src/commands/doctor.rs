@@ -128,6 +128,14 @@ fn lock(tree: &Tree) -> Finding {
         Ok(missing) => return bad("lock", facts::no_wheel(&missing)),
         Err(fault) => return bad("lock", fault),
     }
+    match facts::unlooked(tree, &lock) {
+        Ok(unlooked) if unlooked.is_empty() => {}
+        Ok(unlooked) => {
+            let said = format!("wheels were not looked for on {}", unlooked.join(", "));
+            return note("lock", said, "`cargo xtask lock` looks for them");
+        }
+        Err(fault) => return bad("lock", fault),
+    }
     let unknown = closure::unrecorded(&lock, &facts::environments(tree));
     if !unknown.is_empty() {
         let said = format!("what {} of its packages require is not recorded: {}", unknown.len(), unknown.join(", "));

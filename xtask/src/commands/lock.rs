@@ -130,6 +130,13 @@ fn known(tree: &Tree, lock: &Lock) -> Result<(), Fault> {
         ui::step("", "  `cargo xtask lock` records it");
         return Ok(());
     }
+    let unlooked = facts::unlooked(tree, lock)?;
+    if !unlooked.is_empty() {
+        let what = format!("`{}` was written before the policy named {}", tree.policy.base.lock, unlooked.join(", "));
+        return Err(Fault::drift(what)
+            .cause("wheels were not looked for there")
+            .hint("look for them, keeping the pins: `cargo xtask lock`"));
+    }
     let unknown = closure::unrecorded(lock, &facts::environments(tree));
     if unknown.is_empty() {
         return Ok(());

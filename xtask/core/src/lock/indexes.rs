@@ -29,6 +29,8 @@ pub struct Indexes {
     strategy: Option<String>,
     /// Hosts whose certificates are not checked.
     trusted: Vec<String>,
+    /// Files of direct references that want a password: the URL as a lock has it, and as it is asked for.
+    files: BTreeMap<String, String>,
 }
 
 impl Indexes {
@@ -82,7 +84,7 @@ impl Indexes {
             let url = place.expanded(variable).map_err(|unset| {
                 let names: Vec<String> = unset.iter().map(|name| format!("`{name}`")).collect();
                 Fault::usage(format!("the environment has no value for {}", names.join(", ")))
-                    .needed_by(format!("the index `{}` of the requirements", secret::hidden(place.written())))
+                    .needed_by(format!("`{}` in the requirements", secret::hidden(place.written())))
                     .hint(format!("set it: `export {}=…`", unset.first().map_or("NAME", String::as_str)))
             })?;
             match place.kind {
@@ -90,6 +92,7 @@ impl Indexes {
                 PlaceKind::Index => found.repository = Some(url),
                 PlaceKind::Extra => found.extra.push(url),
                 PlaceKind::Links => found.links.push(local(&url, root)),
+                PlaceKind::File => drop(found.files.insert(place.plain(), url)),
             }
         }
         for list in [&mut found.extra, &mut found.links] {
@@ -134,6 +137,26 @@ impl Indexes {
             ("index-strategy", self.strategy.clone().unwrap_or_default()),
         ];
         all.into_iter().filter(|(_, value)| !value.is_empty()).collect()
+    }
+
+    /// A locked URL with the user and password that the requirements give it.
+    pub fn url<'a>(&'a self, locked: &'a str) -> &'a str {
+        self.files.get(locked).map_or(locked, String::as_str)
+    }
+
+    /// Lines of a netrc file with the users and passwords of direct references, whose URLs a lock has without.
+    pub fn netrc(&self) -> String {
+        let mut lines = std::collections::BTreeSet::new();
+        for url in self.files.values() {
+            let Some((user, host)) = url.split_once("://").and_then(|(_, rest)| upto_path(rest).rsplit_once('@'))
+            else {
+                continue;
+            };
+            let (user, password) = user.split_once(':').unwrap_or((user, ""));
+            let host = host.split(':').next().unwrap_or(host);
+            lines.insert(format!("machine {host} login {} password {}\n", decoded(user), decoded(password)));
+        }
+        lines.into_iter().collect()
     }
 
     /// Folders of this machine among the pages of links, which no container sees.
@@ -186,6 +209,19 @@ fn encoded(text: &str) -> String {
             _ => format!("%{b:02X}"),
         })
         .collect()
+}
+
+/// The text that percent-encoding stands for.
+fn decoded(text: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut rest = text.as_bytes();
+    while let [first, tail @ ..] = rest {
+        let hex = tail.get(..2).and_then(|two| u8::from_str_radix(std::str::from_utf8(two).ok()?, 16).ok());
+        let (byte, tail) = hex.filter(|_| *first == b'%').map_or((*first, tail), |byte| (byte, &tail[2..]));
+        bytes.push(byte);
+        rest = tail;
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// What configuration files of uv name.

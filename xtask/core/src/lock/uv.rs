@@ -218,6 +218,8 @@ impl Uv {
         let header = Header { requirements: found.fingerprint(), python, resolver: format!("uv {}", self.version) };
         let text = format!("{}{}\n", header.print(request.requirements), body.trim_end());
         no_password(&text, request)?;
+        // A build has users and passwords of its own: names of variables in a URL would be taken for them.
+        let text: String = text.lines().map(|line| secret::without_user(line) + "\n").collect();
         let text = hashes::constrained(&found, &text, &Lock::parse(request.lock, &text)?)?;
         let lock = Lock::parse(request.lock, &text)?;
         // What is known of pins that stay is known still.

@@ -24,6 +24,8 @@ pub enum PlaceKind {
     Extra,
     /// A page with links to files.
     Links,
+    /// A file of a direct reference that wants a user and password.
+    File,
 }
 
 impl Place {
@@ -36,6 +38,18 @@ impl Place {
             _ => return None,
         };
         Some(Self { kind, url: option.value.clone() })
+    }
+
+    /// The file that a line refers to, where its URL has user information.
+    pub(crate) fn of_line(line: &str) -> Option<Self> {
+        let from = line[..line.find("://")?].rfind(|c: char| c.is_whitespace() || c == '@').map_or(0, |at| at + 1);
+        let url = line[from..].split_whitespace().next()?;
+        (secret::without_user(url) != url).then(|| Self { kind: PlaceKind::File, url: url.to_owned() })
+    }
+
+    /// The URL without user information, as it is in a lock.
+    pub fn plain(&self) -> String {
+        secret::without_user(&self.url)
     }
 
     /// The URL as it is written, secrets and all.
@@ -94,6 +108,16 @@ mod tests {
         assert_eq!(expanded("https://${USER_1}@h/${lower}/${", &variable).unwrap(), "https://me@h/${lower}/${");
         let unset = expanded("https://${USER_1}:${TOKEN}@h/", &variable).unwrap_err();
         assert_eq!(unset, BTreeSet::from(["TOKEN".to_owned()]));
+    }
+
+    #[test]
+    fn files_that_want_a_password_are_places() {
+        let of = |line: &str| Place::of_line(line).map(|place| place.url);
+        assert_eq!(of("a @ https://${U}:${T}@h/a.whl ; os_name == 'x'").as_deref(), Some("https://${U}:${T}@h/a.whl"));
+        assert_eq!(of("a[x]@https://${T}@h/a.whl").as_deref(), Some("https://${T}@h/a.whl"));
+        assert_eq!(of("https://${T}@h/a-1.zip").as_deref(), Some("https://${T}@h/a-1.zip"));
+        assert_eq!(of("a @ https://h/a.whl"), None);
+        assert_eq!(of("a>=1"), None);
     }
 
     #[test]

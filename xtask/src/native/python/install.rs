@@ -110,7 +110,7 @@ pub(super) fn install(
 ) -> Result<Shared, Fault> {
     let cannot = |error: std::io::Error| Fault::build(format!("cannot write `{}`", prefix.display())).cause(error);
     let list = prefix.with_extension("lock");
-    fs::write(&list, list_of(wanted.packages)).map_err(cannot)?;
+    fs::write(&list, list_of(wanted.packages, wanted.indexes)).map_err(cannot)?;
     // Pythons of some systems keep packages with compiled modules in `lib64`: here that is another name of `lib`.
     let lib64 = prefix.join("lib64");
     std::os::unix::fs::symlink("lib", &lib64).map_err(cannot)?;
@@ -191,11 +191,11 @@ fn call(
 }
 
 /// The packages as a requirement file. Markers were decided before.
-fn list_of(packages: &[LockedPackage]) -> String {
+fn list_of(packages: &[LockedPackage], indexes: &Indexes) -> String {
     let mut text = String::new();
     for package in packages {
         text += &match &package.url {
-            Some(url) => format!("{} @ {url}", package.name),
+            Some(url) => format!("{} @ {}", package.name, indexes.url(url)),
             None => format!("{}=={}", package.name, package.version),
         };
         for hash in &package.hashes {
@@ -283,9 +283,12 @@ mod tests {
             url: None,
             hashes: BTreeSet::from(["sha256:01".to_owned(), "sha256:02".to_owned()]),
         };
-        assert_eq!(list_of(std::slice::from_ref(&package)), "a==1 --hash=sha256:01 --hash=sha256:02\n");
+        assert_eq!(
+            list_of(std::slice::from_ref(&package), &Indexes::default()),
+            "a==1 --hash=sha256:01 --hash=sha256:02\n"
+        );
         package.url = Some("https://h/a.whl".to_owned());
-        assert_eq!(list_of(&[package]), "a @ https://h/a.whl --hash=sha256:01 --hash=sha256:02\n");
+        assert_eq!(list_of(&[package], &Indexes::default()), "a @ https://h/a.whl --hash=sha256:01 --hash=sha256:02\n");
     }
 
     #[track_caller]

@@ -133,3 +133,17 @@ fn files_of_the_user_and_variables_count_too() {
         &[],
     );
 }
+
+#[test]
+fn a_file_behind_a_password_is_asked_for_with_it() {
+    let world = World {
+        requirements: "a @ https://${USER}:${TOKEN}@h:8/a-1-py3-none-any.whl\nb @ https://h/b-1.zip",
+        variables: &[("USER", "me"), ("TOKEN", "w%2Frd")],
+        ..World::default()
+    };
+    let found = world.gather().unwrap_or_else(|fault| panic!("{fault}"));
+    let asked = "https://me:w%2Frd@h:8/a-1-py3-none-any.whl";
+    assert_eq!(found.url("https://h:8/a-1-py3-none-any.whl"), asked);
+    assert_eq!(found.url("https://h/b-1.zip"), "https://h/b-1.zip");
+    assert_eq!(found.netrc(), "machine h login me password w/rd\n");
+}

@@ -92,7 +92,7 @@ impl Uv {
         dry: bool,
     ) -> Result<Result<(), String>, Fault> {
         let list = place.with_extension("list");
-        super::save(&list, &packages.iter().map(|package| line(package)).collect::<String>())?;
+        super::save(&list, &packages.iter().map(|package| line(package, indexes)).collect::<String>())?;
         let command = self.installing(indexes).args(["pip", "install", "--quiet", "--no-deps", "--no-build"]);
         let command = command.args(["--require-hashes", "--link-mode", "symlink"]).arg("--target").arg(place);
         let command = command.args(["--python-platform", &target.tag, "--python-version", &target.python]);
@@ -104,10 +104,10 @@ impl Uv {
     }
 }
 
-fn line(package: &LockedPackage) -> String {
+fn line(package: &LockedPackage, indexes: &Indexes) -> String {
     let hashes: String = package.hashes.iter().map(|hash| format!(" --hash={hash}")).collect();
     match &package.url {
-        Some(url) => format!("{} @ {url}{hashes}\n", package.name),
+        Some(url) => format!("{} @ {}{hashes}\n", package.name, indexes.url(url)),
         None => format!("{}=={}{hashes}\n", package.name, package.version),
     }
 }
