@@ -20,12 +20,11 @@ pub use inquiry::{Inquiry, pinned_base};
 pub use layouts::lock as lock_images;
 pub use planning::base_fingerprint;
 
-use crate::committed::Difference;
 use crate::docker::Docker;
 use crate::facts::Tree;
 use crate::fault::Fault;
 use crate::flags::{BuildFlags, Global, Output};
-use crate::plan::Wish;
+use crate::plan::{Difference, Wish};
 use crate::policy::ImageKind;
 use crate::process;
 use crate::reference::Platform;

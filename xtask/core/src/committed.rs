@@ -11,43 +11,14 @@ use crate::facts::{self, Parsed, Tree};
 use crate::fault::Fault;
 use crate::git::{Git, Objects, Revision, revision};
 use crate::lock;
+use crate::plan::Difference;
 use crate::policy::{self, ImageKind};
 use crate::reference::Digest;
-use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-/// An input of an image that is not as the commit has it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct Difference {
-    /// Its path below the root.
-    pub path: String,
-    /// The difference, in a few words.
-    pub why: String,
-    /// Whether it is a file or folder that git ignores.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub ignored: bool,
-}
-
-impl Difference {
-    fn new(path: impl ToString, why: impl Into<String>) -> Self {
-        Self { path: path.to_string(), why: why.into(), ignored: false }
-    }
-}
-
-/// Differences in one line, the first of many.
-pub fn listed(differences: &[Difference]) -> String {
-    const SHOWN: usize = 5;
-    let mut parts: Vec<String> =
-        differences.iter().take(SHOWN).map(|found| format!("`{}` ({})", found.path, found.why)).collect();
-    if differences.len() > SHOWN {
-        parts.push(format!("{} more", differences.len() - SHOWN));
-    }
-    parts.join(", ")
-}
 
 /// The commit that is checked out, as a tree to compare with.
 pub struct Committed {

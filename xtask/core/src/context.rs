@@ -43,15 +43,6 @@ pub enum Kind {
     Special,
 }
 
-/// The folder below the root that holds what this program and cargo leave behind. A copy of a folder around it (`COPY . .`)
-/// leaves it out in both engines; only a source that names something in it takes that.
-const STATE: &str = "target";
-
-/// Whether a path is the folder of [`STATE`] or below it.
-fn is_state(path: &ContextPath) -> bool {
-    path.parts().next() == Some(STATE.as_bytes())
-}
-
 /// One path of the context that a Dockerfile reads.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Entry {

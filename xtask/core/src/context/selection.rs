@@ -3,7 +3,7 @@
 //! Pure: the tree may come from a working folder or from a git revision. Follows BuildKit's rules: a link that a source names
 //! is followed within the context, links below a folder are copied as links, a glob may match nothing, a plain path may not.
 
-use super::{ContextPath, Kind, is_state};
+use super::{ContextPath, Kind};
 use crate::dockerfile::{Reads, Source};
 use crate::fault::Fault;
 use crate::ignore::{Ignore, Verdict, glob};
@@ -226,7 +226,7 @@ impl Pick<'_, '_> {
     fn path(&mut self, path: &ContextPath) {
         let Some(found) = self.find(path) else { return };
         let everything = Ignore::none();
-        let apart = !is_state(&found);
+        let apart = !found.is_state();
         let (_, below) = self.all_below(&found, apart, |path, folder| !everything.judge(path, folder).matched);
         if !found.as_bytes().is_empty() {
             self.selection.paths.insert(found.clone());
@@ -243,8 +243,8 @@ impl Pick<'_, '_> {
         let pattern = glob::parse(pattern)?;
         // A glob may match nothing, but the folder in front of its first wildcard has to be there.
         let Some(folder) = self.find(&ContextPath::new(folder.as_bytes())) else { return Ok(()) };
-        let apart = !is_state(&folder);
-        let hits = self.view.below(&folder).filter(|(path, rest)| !(apart && is_state(path)) && pattern.matches(rest));
+        let apart = !folder.is_state();
+        let hits = self.view.below(&folder).filter(|(path, rest)| !(apart && path.is_state()) && pattern.matches(rest));
         let mut hits: Vec<ContextPath> = hits.map(|(path, _)| path.clone()).collect();
         // Folder by folder, as BuildKit walks: the last of two that have one destination wins.
         hits.sort_by(|one, other| one.parts().cmp(other.parts()));
@@ -256,7 +256,7 @@ impl Pick<'_, '_> {
         let includes = Ignore::from_patterns([pattern])?;
         let Some(pivot) = self.find(&ContextPath::new(pivot.as_bytes())) else { return Ok(()) };
         // An empty pattern is the pivot itself with all that is below.
-        let apart = !is_state(&pivot) && !is_state(&ContextPath::new(pattern.as_bytes()));
+        let apart = !pivot.is_state() && !ContextPath::new(pattern.as_bytes()).is_state();
         let (any, below) = self.all_below(&pivot, apart, |path, _| pattern.is_empty() || includes.ignores(path));
         if any || pattern.is_empty() {
             self.selection.matches.push(Match { source: self.source, name: Vec::new(), at: pivot, below });
@@ -279,7 +279,7 @@ impl Pick<'_, '_> {
         let mut selected = BTreeSet::new();
         let mut known = None;
         for (path, rest) in self.view.below(folder) {
-            if (apart && is_state(path)) || !wanted(rest, None) {
+            if (apart && path.is_state()) || !wanted(rest, None) {
                 continue;
             }
             any = true;
