@@ -21,14 +21,13 @@ pub use inquiry::{Inquiry, pinned_base};
 pub use layouts::lock as lock_images;
 pub use planning::base_fingerprint;
 
-use crate::committed::Difference;
 use crate::docker::Docker;
 use crate::facts::Tree;
 use crate::fault::Fault;
 use crate::flags::{BuildFlags, Global, Output};
 use crate::git::remote::RemoteHead;
 use crate::leftovers;
-use crate::plan::{Decision, Wish};
+use crate::plan::{Decision, Difference, Wish};
 use crate::policy::ImageKind;
 use crate::process;
 use crate::reference::{Platform, Reference};

@@ -5,16 +5,13 @@
 //! off, and it looks at files that no image reads. Here the commit's own files are selected by the same rules
 //! ([`facts::parse`]) and compared by contents. Reads files and git's objects; runs no filter.
 
-pub mod difference;
-
-pub use difference::Difference;
-
 use crate::binary;
 use crate::context::{ContextPath, Entry, Kind};
 use crate::facts::{self, Parsed, Tree};
 use crate::fault::Fault;
 use crate::git::{Git, Objects, Revision, revision};
 use crate::lock;
+use crate::plan::Difference;
 use crate::policy::{self, ImageKind};
 use crate::reference::Digest;
 use std::collections::{BTreeMap, BTreeSet};

@@ -16,7 +16,7 @@ mod tests;
 mod walk;
 
 pub use files::{Files, Named};
-pub use path::{ContextPath, is_state};
+pub use path::ContextPath;
 pub use selection::{Found, Match, Selection, Tree, select};
 pub use staged::{Staged, stage};
 

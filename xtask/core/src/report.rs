@@ -1,8 +1,7 @@
 //! What was done: references, tags, sizes, seconds and reasons, for people and as JSON. Decides nothing.
 
-use crate::committed::Difference;
 use crate::oci::Manifest;
-use crate::plan::{Decision, ImagePlan, Latest, Place};
+use crate::plan::{Decision, Difference, ImagePlan, Latest, Place};
 use crate::policy::ImageKind;
 use crate::reference::{Digest, Platform, Reference, Tag};
 use crate::ui;

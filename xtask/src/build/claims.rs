@@ -3,7 +3,7 @@
 
 use super::Session;
 use super::planning::Image;
-use crate::committed::{self, Committed, Difference};
+use crate::committed::{self, Committed};
 use crate::docker::Build;
 use crate::facts::{self, Parsed, Tree};
 use crate::fault::Fault;
@@ -11,6 +11,7 @@ use crate::git::Git;
 use crate::ignore::Ignore;
 use crate::key::Fingerprint;
 use crate::lock::{self, file};
+use crate::plan::{self, Difference};
 use crate::policy::{self, ImageKind};
 use crate::reference::Digest;
 use crate::{binary, context, ui};
@@ -71,10 +72,7 @@ impl Session<'_> {
         let Some(commit) = self.tree.commit.as_ref().filter(|_| !differences.is_empty()) else { return };
         let short = commit.short();
         if !self.wish.push {
-            return ui::detail(&format!(
-                "the {kind} is not made of commit {short}: {}",
-                committed::difference::listed(differences)
-            ));
+            return ui::detail(&format!("the {kind} is not made of commit {short}: {}", plan::listed(differences)));
         }
         ui::warn(&format!(
             "the {kind} is not made of commit {short}: it gets no tag of a commit, branch or version, and `latest` stays"

@@ -202,7 +202,7 @@ fn git(global: &Global, tree: &Tree) -> Finding {
     if differences.is_empty() {
         return good("git", format!("{} on {branch}, and the images are made of it", commit.short()));
     }
-    let listed = crate::committed::difference::listed(&differences);
+    let listed = crate::plan::listed(&differences);
     note(
         "git",
         format!("{} on {branch}; the images are not made of it: {listed}", commit.short()),

@@ -1,8 +1,13 @@
 //! Both engines over one registry: either builds on what the other has built, takes it for what it is, and tells of it alike.
 
-use crate::fixture::{Report, actions};
+use crate::fixture::{Report, actions, client};
 use crate::world::World;
 use serde_json::Value;
+use std::collections::BTreeMap;
+use std::io::{BufReader, Read as _};
+use xtask::native::layer::{EntryKind, Limits, Reader};
+use xtask::publish;
+use xtask::reference::Digest;
 
 fn build(world: &World, what: &str, engine: &str) -> Report {
     world.repo.xtask(&[what, "--push", "--engine", engine, "--format", "json"]).run().ok().report()
@@ -126,4 +131,80 @@ fn plan_explain_and_base_list_know_images_of_either() {
     assert_eq!(repo.push().actions(), actions("reused", "built"));
     assert_eq!(plan("HEAD")["decision"], "skip");
     listed("docker");
+}
+
+/// Path, kind, mode, owner and, for what is no folder, time and bytes of what an app has in its own three layers. Folders have
+/// the time of the build where docker makes them itself.
+fn contents(world: &World) -> BTreeMap<String, String> {
+    let (repository, client) = (world.repo.repository("app"), client());
+    let manifest = world.manifest("app", "latest");
+    let config = publish::read_config(&client, &repository, &manifest).unwrap();
+    let mut found = BTreeMap::new();
+    let layers: Vec<_> = manifest.layers.iter().zip(&config.rootfs.diff_ids).rev().take(3).collect();
+    for (layer, diff_id) in layers.into_iter().rev() {
+        let mut bytes = Vec::new();
+        client.blob(&repository, &layer.digest, layer.size, &mut bytes).unwrap();
+        let mut reader = Reader::open(BufReader::new(&bytes[..]), Some(diff_id), Limits::default()).unwrap();
+        while let Some(entry) = reader.next().unwrap() {
+            let time = if entry.kind == EntryKind::Dir { 0 } else { entry.time };
+            let (path, kind) = (entry.path.to_string(), format!("{:?}", entry.kind));
+            let mut text = Vec::new();
+            if matches!(entry.kind, EntryKind::File(_)) {
+                reader.contents().read_to_end(&mut text).unwrap();
+            }
+            let said = format!("{kind} {:o} {}:{} {time} {:?}", entry.mode, entry.uid, entry.gid, Digest::of(&text));
+            found.insert(path, said);
+        }
+    }
+    found
+}
+
+/// What a checkout may have in addition to what its key covers: modes of a umask, set-id bits, times, owners, hard links,
+/// extended attributes.
+fn unusual(world: &World) {
+    use std::os::unix::fs::PermissionsExt as _;
+    let at = |path: &str| world.repo.path.join(path);
+    let mode = |path: &str, mode: u32| {
+        std::fs::set_permissions(at(path), std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    std::fs::remove_file(at("code/copy.py")).unwrap();
+    std::fs::hard_link(at("code/deep/a.py"), at("code/copy.py")).unwrap();
+    for (path, bits) in [("code", 0o700), ("code/deep", 0o2770), ("code/deep/a.py", 0o600), ("code/deep/b.py", 0o1666)]
+    {
+        mode(path, bits);
+    }
+    mode("templates", 0o777);
+    mode("templates/page.html", 0o640);
+    std::os::unix::fs::chown(at("templates/page.html"), Some(1234), Some(4321)).unwrap();
+    let day = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(86_400);
+    std::fs::File::options().write(true).open(at("code/deep/b.py")).unwrap().set_modified(day).unwrap();
+    // Not every file system has them.
+    let _ = rustix::fs::lsetxattr(at("code/deep/b.py"), "user.note", b"x", rustix::fs::XattrFlags::empty());
+}
+
+#[test]
+fn one_key_is_one_image_whichever_engine_and_whatever_checkout() {
+    let mut seen = Vec::new();
+    for (engine, odd) in [("docker", false), ("docker", true), ("native", false), ("native", true)] {
+        let Some(world) = World::new(&format!("onekey{engine}{odd}")) else { return };
+        let text = std::fs::read_to_string(world.repo.path.join("code/deep/a.py")).unwrap();
+        world.repo.write("code/copy.py", &text);
+        // Contents that no engine has a layer of.
+        let own = format!("# {}\n", std::process::id());
+        world.repo.write("code/tool", &format!("#!/bin/sh\n{own}"));
+        world.repo.write("code/deep/b.py", &own).write("templates/page.html", &own).commit("one tree");
+        if odd {
+            unusual(&world);
+        }
+        let report = build(&world, "build", engine);
+        let key: Value = serde_json::from_str(world.repo.published("app", "latest").unwrap().key().unwrap()).unwrap();
+        seen.push((format!("{engine} {odd}"), key["files"].clone(), contents(&world)));
+        assert!(report.tags("app").contains(&"latest".to_owned()), "{engine} {odd}: {report:?}");
+    }
+    let (_, key, files) = &seen[0];
+    assert!(files.len() > 6, "{files:#?}");
+    for (who, other_key, other) in &seen[1..] {
+        assert_eq!(other_key, key, "{who}");
+        assert_eq!(other, files, "{who}");
+    }
 }

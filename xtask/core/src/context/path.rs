@@ -10,6 +10,10 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::str::FromStr;
 
+/// The folder below the root that holds what this program and cargo leave behind. A copy of a folder around it (`COPY . .`)
+/// leaves it out in both engines; only a source that names something in it takes that.
+const STATE: &str = "target";
+
 /// A path below the context's root: `/` between its parts, none at its ends; the root itself is empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ContextPath(Vec<u8>);
@@ -56,6 +60,11 @@ impl ContextPath {
             return (!self.0.is_empty()).then_some(&self.0);
         }
         self.0.strip_prefix(folder.0.as_slice())?.strip_prefix(b"/")
+    }
+
+    /// Whether it is the folder of this program's and cargo's state, or in it.
+    pub fn is_state(&self) -> bool {
+        self.parts().next() == Some(STATE.as_bytes())
     }
 
     /// Its parts.
@@ -113,12 +122,4 @@ impl<'de> Deserialize<'de> for ContextPath {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
-}
-/// The folder below the root that holds what this program and cargo leave behind. A copy of a folder around it (`COPY . .`)
-/// leaves it out in both engines; only a source that names something in it takes that.
-const STATE: &str = "target";
-
-/// Whether a path is the folder of [`STATE`] or below it.
-pub fn is_state(path: &ContextPath) -> bool {
-    path.parts().next() == Some(STATE.as_bytes())
 }

@@ -3,7 +3,6 @@
 //! Pure: the tree may come from a working folder or from a git revision. Follows BuildKit's rules: a link that a source names
 //! is followed within the context, links below a folder are copied as links, a glob may match nothing, a plain path may not.
 
-use super::path::is_state;
 use super::{ContextPath, Kind};
 use crate::dockerfile::{Reads, Source};
 use crate::fault::Fault;
@@ -227,7 +226,7 @@ impl Pick<'_, '_> {
     fn path(&mut self, path: &ContextPath) {
         let Some(found) = self.find(path) else { return };
         let everything = Ignore::none();
-        let apart = !is_state(&found);
+        let apart = !found.is_state();
         let (_, below) = self.all_below(&found, apart, |path, folder| !everything.judge(path, folder).matched);
         if !found.as_bytes().is_empty() {
             self.selection.paths.insert(found.clone());
@@ -249,8 +248,8 @@ impl Pick<'_, '_> {
         let pattern = glob::parse(pattern)?;
         // A glob may match nothing, but the folder in front of its first wildcard has to be there.
         let Some(folder) = self.find(&ContextPath::new(folder.as_bytes())) else { return Ok(Vec::new()) };
-        let apart = !is_state(&folder);
-        let hits = self.view.below(&folder).filter(|(path, rest)| !(apart && is_state(path)) && pattern.matches(rest));
+        let apart = !folder.is_state();
+        let hits = self.view.below(&folder).filter(|(path, rest)| !(apart && path.is_state()) && pattern.matches(rest));
         let mut hits: Vec<ContextPath> = hits.map(|(path, _)| path.clone()).collect();
         // Folder by folder, as BuildKit walks: the last of two that have one destination wins.
         hits.sort_by(|one, other| one.parts().cmp(other.parts()));
@@ -268,7 +267,7 @@ impl Pick<'_, '_> {
                 continue;
             }
             // An empty pattern is the pivot itself with all that is below.
-            let apart = !is_state(&at) && !is_state(&ContextPath::new(pattern.as_bytes()));
+            let apart = !at.is_state() && !ContextPath::new(pattern.as_bytes()).is_state();
             let (any, below) = self.all_below(&at, apart, |path, _| pattern.is_empty() || includes.ignores(path));
             if any || pattern.is_empty() || !plain {
                 // Where a wildcard matches nothing, the destination is made all the same.
@@ -293,7 +292,7 @@ impl Pick<'_, '_> {
         let mut selected = BTreeSet::new();
         let mut known = None;
         for (path, rest) in self.view.below(folder) {
-            if (apart && is_state(path)) || !wanted(rest, None) {
+            if (apart && path.is_state()) || !wanted(rest, None) {
                 continue;
             }
             any = true;

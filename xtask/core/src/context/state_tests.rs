@@ -76,14 +76,15 @@ fn gits_folder_in_a_context_is_refused_and_the_ignore_file_named() {
 
 #[test]
 fn two_thousand_nested_folders_are_refused_at_once() {
-    let began = std::time::Instant::now();
     let root = tempfile::tempdir().unwrap();
     let deep = root.path().join("deep").join("d/".repeat(1900));
     fs::create_dir_all(&deep).unwrap();
     fs::write(deep.join("f"), "").unwrap();
+    // It took minutes; this is much even for a busy machine.
+    let began = std::time::Instant::now();
     let fault = read_with(root.path(), "COPY --exclude=**/*.md . /app/", "**/x\n!y").unwrap_err();
     assert_eq!(fault.what, "folders below `deep` are nested more than 256 deep");
     assert!(fault.hints[0].contains("`app.dockerignore`"), "{fault}");
     assert!(read_with(root.path(), "COPY . /app/", "deep").unwrap().is_empty(), "what is left out does not count");
-    assert!(began.elapsed().as_secs() < 5, "{:?}", began.elapsed());
+    assert!(began.elapsed().as_secs() < 20, "{:?}", began.elapsed());
 }

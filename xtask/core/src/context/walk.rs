@@ -2,7 +2,7 @@
 //!
 //! Reads folders and links' targets, no file's contents. Says what is there; selects nothing.
 
-use super::{ContextPath, Files, Tree, is_state};
+use super::{ContextPath, Files, Tree};
 use crate::dockerfile::{Reads, Source};
 use crate::fault::Fault;
 use crate::ignore::{Ignore, Verdict, glob};
@@ -23,7 +23,7 @@ pub(super) fn walk<F: Files + ?Sized>(
         let reach = Reach::of(source).map_err(|why| Fault::usage(format!("{}: {why}", source.place)))?;
         reaches.push(reach);
     }
-    reaches.extend(linked.iter().map(|path| Reach { leads: Leads::Path(path.clone()), into_state: is_state(path) }));
+    reaches.extend(linked.iter().map(|path| Reach { leads: Leads::Path(path.clone()), into_state: path.is_state() }));
     let mut walk = Walk { files, reaches, ignore, tree: Tree::new() };
     if !walk.reaches.is_empty() {
         walk.folder(&ContextPath::default(), None, 0)?;
@@ -34,7 +34,7 @@ pub(super) fn walk<F: Files + ?Sized>(
 /// Where a source could lead.
 struct Reach {
     leads: Leads,
-    /// Whether it names something in the folder of `STATE`.
+    /// Whether it names something of this program's state.
     into_state: bool,
 }
 
@@ -66,12 +66,12 @@ impl Reach {
                 (leads, path(&format!("{pivot}/{pattern}")))
             }
         };
-        Ok(Self { leads, into_state: is_state(&named) })
+        Ok(Self { leads, into_state: named.is_state() })
     }
 
     /// Whether the path leads there, is it, or is below it.
     fn touches(&self, path: &ContextPath) -> bool {
-        if !self.into_state && is_state(path) {
+        if !self.into_state && path.is_state() {
             return false;
         }
         match &self.leads {

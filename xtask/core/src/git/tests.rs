@@ -71,3 +71,100 @@ fn versions() {
         assert_eq!(is_version(text), yes, "{text}");
     }
 }
+
+#[test]
+fn a_setting_that_could_run_a_program_is_not_harmless() {
+    let harmless = [
+        "core.bare\nfalse",
+        "core.filemode\ntrue",
+        "remote.origin.url\nhttps://example.com/x.git",
+        "remote.origin.url\ngit@example.com:x.git",
+        "remote.origin.fetch\n+refs/heads/*:refs/remotes/origin/*",
+        "remote.origin.promisor\ntrue",
+        "branch.main.remote\norigin",
+        "extensions.partialclone\norigin",
+        "http.https://example.com/.extraheader\nAUTHORIZATION: basic x",
+        "user.name\na",
+    ];
+    let others = [
+        "core.sshcommand\nx",
+        "core.gitproxy\nx",
+        "core.askpass\nx",
+        "core.fsmonitor\nx",
+        "core.hookspath\nx",
+        "credential.helper\n!x",
+        "credential.https://example.com.helper\n!x",
+        "remote.origin.url\next::x",
+        "remote.origin.vcs\nx",
+        "remote.origin.uploadpack\nx",
+        "protocol.ext.allow\nalways",
+        "url.ext::x.insteadof\nhttps://example.com",
+        "gc.recentobjectshook\nx",
+        "hook.x.command\nx",
+        "filter.x.smudge\nx",
+        "new.key\nx",
+    ];
+    for setting in harmless {
+        assert!(is_harmless(setting), "{setting}");
+    }
+    for setting in others {
+        assert!(!is_harmless(setting), "{setting}");
+    }
+}
+
+#[test]
+fn every_reason_of_git_comes_with_a_command() {
+    let git = Git::at(std::path::Path::new("/r"));
+    for (said, hint) in [
+        ("fatal: detected dubious ownership in repository at '/up'\n", "safe.directory /up"),
+        ("fatal: not a git repository: /moved/worktrees/x", "git worktree repair"),
+        ("fatal: bad config line 1 in file .git/config", "correct `/r/.git/config`"),
+        ("fatal: could not fetch 1234 from promisor remote", "git fetch --refetch"),
+        ("fatal: transport 'file' not allowed", "git fetch --refetch"),
+        ("error: object file .git/objects/ab/cd is empty", "git fsck"),
+        ("fatal: loose object 1234 is corrupt", "git fsck"),
+        ("error: cannot open .git/HEAD: Permission denied", "readable"),
+        ("fatal: something else", "git -C /r log -1"),
+    ] {
+        let fault = git.trouble(said.as_bytes(), "cannot");
+        assert_eq!(fault.causes[0], said.trim(), "git's own words");
+        assert!(fault.hints.iter().any(|line| line.contains(hint)), "{said}: {fault}");
+    }
+}
+
+#[test]
+fn what_is_broken_is_not_taken_for_a_tree_without_commits() {
+    let broken = |act: &dyn Fn(&std::path::Path), words: &str| {
+        let repo = Repo::new();
+        repo.commit("a");
+        act(repo.0.path());
+        let fault = Git::at(repo.0.path()).commit(&|_| None).unwrap_err();
+        assert!(fault.to_string().contains(words) && !fault.hints.is_empty(), "{words}: {fault}");
+    };
+    broken(&|root| std::fs::write(root.join(".git/HEAD"), "x").unwrap(), "not a git repository");
+    broken(&|root| std::fs::write(root.join(".git/config"), "[core").unwrap(), "bad config line");
+    broken(&|root| std::fs::write(root.join(".git/refs/heads/main"), "x").unwrap(), "names no commit");
+    broken(&|root| std::fs::write(root.join(".git/refs/heads/main"), "1".repeat(40)).unwrap(), "bad object HEAD");
+    let gone = |root: &std::path::Path| {
+        std::fs::remove_dir_all(root.join(".git")).unwrap();
+        std::fs::write(root.join(".git"), "gitdir: /nowhere").unwrap();
+    };
+    broken(&gone, "/nowhere");
+    // A branch without commits and a folder called `.git` without anything in it are no trouble.
+    let repo = Repo::new();
+    repo.commit("a");
+    repo.git(&["checkout", "-q", "--orphan", "new"]);
+    assert_eq!(repo.facts(), None);
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join(".git")).unwrap();
+    assert_eq!(Git::at(folder.path()).commit(&|_| None).unwrap(), None);
+}
+
+#[test]
+fn no_configuration_hides_a_version() {
+    let repo = Repo::new();
+    repo.commit("a");
+    repo.git(&["tag", "v1.2.3"]);
+    repo.git(&["config", "log.excludeDecoration", "refs/tags/*"]);
+    assert_eq!(repo.facts().unwrap().versions, ["1.2.3"]);
+}

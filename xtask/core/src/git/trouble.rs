@@ -78,6 +78,9 @@ impl Git {
                 .hint(format!("allow it: `git config --global --add safe.directory {folder}`"))
                 .hint(format!("or make the folder yours: `chown -R \"$(id -u)\" {folder}`"));
         }
+        if has("not a git repository (or any") {
+            return fault.hint(format!("`{root}` is in no git repository that git accepts: `git init`, or clone it"));
+        }
         if has("not a git repository: ") {
             return fault
                 .cause("the `.git` file names a repository that is missing (a moved work tree or submodule)")

