@@ -3,6 +3,7 @@
 //! `inquiry` and `foundation` decide what is built on which root, `call` writes docker's arguments. Tags are written last, and only by `publish`.
 
 mod call;
+mod checks;
 mod engine;
 mod execution;
 mod export;
@@ -13,6 +14,7 @@ mod native;
 mod planning;
 mod record;
 
+pub use checks::Checks;
 pub use foundation::{debian_recipe, impatient, resolve_root, root_client};
 pub use inquiry::{Inquiry, pinned_base};
 pub use layouts::lock as lock_images;
@@ -76,6 +78,8 @@ struct Session<'a> {
     client: Client,
     engine: Engine,
     docker: OnceCell<Docker>,
+    /// Whether published images are whole.
+    checks: Checks,
     began: Instant,
     /// The same moment on the calendar.
     when: Timestamp,
@@ -132,6 +136,7 @@ impl<'a> Session<'a> {
             client,
             engine,
             docker: OnceCell::new(),
+            checks: Checks::default(),
             began,
             when,
             trace: RefCell::default(),
@@ -157,6 +162,7 @@ impl<'a> Session<'a> {
             offline: self.global.offline,
             locked: self.global.locked,
             fresh_root: self.fresh_root,
+            checks: &self.checks,
         }
     }
 
