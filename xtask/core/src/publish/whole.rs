@@ -10,8 +10,11 @@ use crate::reference::{Digest, Platform, Repository};
 use crate::registry::{Answer, Client};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Questions under way at once. Each beyond the first has to connect first, which costs more than a few questions do.
-const AT_ONCE: usize = 2;
+/// Questions under way at once: enough to hide the way to a registry far away. On this machine a connection costs more than a few
+/// questions do.
+fn at_once(repository: &Repository) -> usize {
+    if repository.is_loopback() { 2 } else { 8 }
+}
 
 /// The annotation by which an attestation names the manifest that it is about.
 pub(super) const ABOUT: &str = "vnd.docker.reference.digest";
@@ -27,10 +30,10 @@ impl Published {
             }
             None => self.platforms.values().cloned().collect(),
         };
-        let read = some_at_once(AT_ONCE, &manifests, |manifest| read(client, repository, manifest))?;
+        let read = some_at_once(at_once(repository), &manifests, |manifest| read(client, repository, manifest))?;
         let blobs: BTreeSet<Digest> = read.iter().flatten().flat_map(parts).collect();
         let blobs: Vec<Digest> = blobs.into_iter().collect();
-        let found = some_at_once(AT_ONCE, &blobs, |digest| client.has_blob(repository, digest))?;
+        let found = some_at_once(at_once(repository), &blobs, |digest| client.has_blob(repository, digest))?;
         let absent: BTreeSet<Digest> =
             blobs.into_iter().zip(found).filter(|(_, found)| !found).map(|(digest, _)| digest).collect();
         let mut lost: BTreeMap<Digest, String> = BTreeMap::new();
