@@ -3,6 +3,7 @@
 //! `inquiry` and `foundation` decide what is built on which root, `call` writes docker's arguments. Tags are written last, and only by `publish`.
 
 mod call;
+mod checks;
 mod claims;
 mod engine;
 mod execution;
@@ -15,6 +16,7 @@ mod planning;
 mod record;
 mod tagging;
 
+pub use checks::Checks;
 pub use claims::survey as compare_with_commit;
 pub use foundation::{debian_recipe, impatient, resolve_root, root_client};
 pub use inquiry::{Inquiry, pinned_base};
@@ -106,6 +108,8 @@ struct Session<'a> {
     client: Client,
     engine: Engine,
     docker: OnceCell<Docker>,
+    /// Whether published images are whole.
+    checks: Checks,
     began: Instant,
     /// The same moment on the calendar.
     when: Timestamp,
@@ -170,6 +174,7 @@ impl<'a> Session<'a> {
             client,
             engine,
             docker: OnceCell::new(),
+            checks: Checks::default(),
             began,
             when,
             trace: RefCell::default(),
@@ -197,6 +202,7 @@ impl<'a> Session<'a> {
             offline: self.global.offline,
             locked: self.global.locked,
             fresh_root: self.fresh_root,
+            checks: &self.checks,
         }
     }
 

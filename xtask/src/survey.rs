@@ -3,7 +3,7 @@
 //! Reads files, git objects and the registry; builds and writes nothing. `change` decides from what is found here.
 
 use crate::binary;
-use crate::build::{self, Inquiry};
+use crate::build::{self, Checks, Inquiry};
 use crate::change::{FALLBACK_ROOT, Inputs, PINNED_BASE, Presence};
 use crate::facts::{self, Parsed, RootImage, RootPlace, Standing, Tree};
 use crate::fault::{Exit, Fault};
@@ -165,7 +165,9 @@ impl Snapshot {
         let platforms = self.tree.policy.project.platforms.clone();
         let wish = Wish { push: !global.offline, platforms, force: false, no_latest: true, no_branch_tag: true };
         let (offline, locked) = (global.offline, global.locked);
-        let inquiry = Inquiry { tree: &self.tree, client: &client, wish: &wish, offline, locked, fresh_root: false };
+        let checks = Checks::default();
+        let (tree, client, wish) = (&self.tree, &client, &wish);
+        let inquiry = Inquiry { tree, client, wish, offline, locked, fresh_root: false, checks: &checks };
         let found = match self.pinned.base {
             Some(digest) => self.on_pinned_base(&inquiry, digest),
             None if offline => inquiry.root(&|wanted| wanted.at_hand(&self.tree)).map(|root| self.unasked(root)),

@@ -6,7 +6,7 @@ mod pruning;
 mod survey;
 
 pub use pruning::{Pruning, Rules, Verdict, prune};
-pub(crate) use survey::at_once;
+pub(crate) use survey::some_at_once;
 pub use survey::{Question, survey};
 
 use crate::facts::FALLBACK;

@@ -411,8 +411,7 @@ mod tests {
         std::fs::create_dir(&blob).unwrap();
         assert!(layout.read_bytes(&named).unwrap_err().causes[0].contains("regular file"));
         std::fs::remove_dir(&blob).unwrap();
-        let status = std::process::Command::new("mkfifo").arg(&blob).status().unwrap();
-        assert!(status.success());
+        crate::process::Command::new("mkfifo").arg(&blob).read(Exit::Build).unwrap();
         assert!(layout.read_bytes(&named).unwrap_err().causes[0].contains("regular file"));
     }
 

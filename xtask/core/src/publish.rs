@@ -46,8 +46,8 @@ pub struct Published {
     pub lost: BTreeMap<Platform, String>,
     /// The listed manifests that lack something.
     broken: Vec<Digest>,
-    /// What the configuration of each manifest says of the base: of an image that was looked at whole.
-    bases: BTreeMap<Digest, Option<Digest>>,
+    /// The layers of each manifest with their bytes: of an image that was looked at whole.
+    layers: BTreeMap<Digest, Vec<(Digest, u64)>>,
     index: Option<Index>,
 }
 
@@ -86,7 +86,7 @@ impl Published {
         notes: BTreeMap<String, String>,
         index: Option<Index>,
     ) -> Self {
-        Self { digest, platforms, notes, lost: BTreeMap::new(), broken: Vec::new(), bases: BTreeMap::new(), index }
+        Self { digest, platforms, notes, lost: BTreeMap::new(), broken: Vec::new(), layers: BTreeMap::new(), index }
     }
 
     /// An image with these manifests and nothing else.
@@ -95,13 +95,10 @@ impl Published {
         Self::new(Digest::of(b"index"), platforms, BTreeMap::new(), None)
     }
 
-    /// The base on which a platform of it stands, as [`base_digest`] reads it.
-    pub fn base(&self, client: &Client, repository: &Repository, platform: &Platform) -> Result<Option<Digest>, Fault> {
-        let manifest = &self.platforms[platform];
-        match self.bases.get(&manifest.digest) {
-            Some(base) => Ok(*base),
-            None => base_digest(client, repository, manifest),
-        }
+    /// The layers of a platform with their bytes, lowest first, of an image that was looked at whole.
+    pub fn layers(&self, platform: &Platform) -> Vec<(Digest, u64)> {
+        let layers = self.platforms.get(platform).and_then(|manifest| self.layers.get(&manifest.digest));
+        layers.cloned().unwrap_or_default()
     }
 
     /// Those of `wanted` that it lacks.
@@ -295,7 +292,11 @@ fn keep_children(
         process::interrupted()?;
         let own = platform_tag(&publication.tag, platform);
         // The image is whole without it, and a registry whose tags never move may have another under it.
-        let tagged = put_tag(client, publication.repository, descriptor.digest, &own, pushed.get(&descriptor.digest));
+        let repository = publication.repository;
+        let tagged = match pushed.get(&descriptor.digest) {
+            Some(found) => client.put_manifest(repository, &own, &found.media_type, &found.bytes).map(drop),
+            None => tag(client, repository, descriptor.digest, &own).map(drop),
+        };
         if let Err(fault) = tagged {
             ui::detail(&format!("{}: the tag is only there to keep clean-ups away", fault.what));
         }
@@ -367,27 +368,12 @@ fn merge(
 
 /// Puts a manifest that is there under another tag, unless it stands there already. Returns whether it moved.
 pub fn tag(client: &Client, repository: &Repository, digest: Digest, tag: &Tag) -> Result<bool, Fault> {
-    put_tag(client, repository, digest, tag, None)
-}
-
-/// The same with the manifest, where it was read before.
-fn put_tag(
-    client: &Client,
-    repository: &Repository,
-    digest: Digest,
-    tag: &Tag,
-    manifest: Option<&registry::Manifest>,
-) -> Result<bool, Fault> {
     if let Answer::Present(head) = client.head(repository, tag.clone())?
         && head.digest == digest
     {
         return Ok(false);
     }
-    let read = match manifest {
-        Some(_) => None,
-        None => client.manifest(repository, digest)?.present(),
-    };
-    let Some(found) = manifest.or(read.as_ref()) else {
+    let Answer::Present(found) = client.manifest(repository, digest)? else {
         return Err(Fault::network(format!("`{}` is not there", repository.digest(digest))));
     };
     client.put_manifest(repository, tag.clone(), &found.media_type, &found.bytes)?;
@@ -443,12 +429,8 @@ pub fn send(
 
 /// The digest of the base that a manifest's image says it stands on.
 pub fn base_digest(client: &Client, repository: &Repository, descriptor: &Descriptor) -> Result<Option<Digest>, Fault> {
-    Ok(noted_base(&manifest_notes(client, repository, descriptor)?))
-}
-
-/// The base that labels or annotations name.
-fn noted_base(notes: &BTreeMap<String, String>) -> Option<Digest> {
-    notes.get(annotation::BASE_DIGEST).and_then(|text| text.parse().ok())
+    let notes = manifest_notes(client, repository, descriptor)?;
+    Ok(notes.get(annotation::BASE_DIGEST).and_then(|text| text.parse().ok()))
 }
 
 /// The labels that name an image's base, as the image specification spells them.

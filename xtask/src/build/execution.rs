@@ -6,7 +6,7 @@ use super::engine::Engine;
 use super::foundation::impatient;
 use super::layouts;
 use super::planning::{Image, Planned};
-use super::record::{self, Layers};
+use super::record;
 use super::tagging::{Named, Put};
 use crate::docker::{Build, Output};
 use crate::facts::{self, Local, RootImage};
@@ -103,13 +103,6 @@ impl Session<'_> {
         })
     }
 
-    /// The layers of a published image that is built upon.
-    fn layers_beneath(&self, image: &Image, platforms: &BTreeMap<Platform, Digest>) -> Layers {
-        let digest =
-            platforms.get(&self.wish.platforms[0]).filter(|_| self.wish.push && image.plan.kind == ImageKind::Base);
-        digest.and_then(|digest| record::layers(&self.client, &image.plan.repository, *digest).ok()).unwrap_or_default()
-    }
-
     fn realise(
         &self,
         image: &Image,
@@ -166,7 +159,10 @@ impl Session<'_> {
             }
             _ => BTreeMap::new(),
         };
-        let layers = self.layers_beneath(image, &platforms);
+        let layers = match plan.kind {
+            ImageKind::Base if self.wish.push => self.checks.layers(&plan.repository, digest, &self.wish.platforms[0]),
+            ImageKind::Base | ImageKind::App | ImageKind::Enhanced => Vec::new(),
+        };
         let base = BaseImage { repository: plan.repository.clone(), digests: platforms.clone(), layouts };
         let report = ImageReport {
             kind: plan.kind,

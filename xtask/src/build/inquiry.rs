@@ -1,6 +1,7 @@
 //! What is asked, and decided from the answers, for `build` and `plan` alike: one place, so that the one does what the other
 //! says. Reads the registry; builds, makes and writes nothing.
 
+use super::checks::Checks;
 use crate::facts::{Standing, Tree};
 use crate::fault::Fault;
 use crate::key::Fingerprint;
@@ -27,6 +28,8 @@ pub struct Inquiry<'a> {
     pub locked: bool,
     /// A root from Debian's packages is made anew.
     pub fresh_root: bool,
+    /// Whether what is found is whole.
+    pub checks: &'a Checks,
 }
 
 impl Inquiry<'_> {
@@ -36,7 +39,7 @@ impl Inquiry<'_> {
         Ok(match publish::read(self.client, &repository, tag.clone())? {
             Answer::Present(mut found) => {
                 publish::check_owner(&found, fingerprint, &repository.tag(tag))?;
-                found.check_whole(self.client, &repository)?;
+                self.checks.check(self.client, &repository, &mut found)?;
                 Standing::Registry(Box::new(found))
             }
             Answer::Absent => Standing::Absent,
@@ -75,9 +78,11 @@ impl Inquiry<'_> {
     ) -> Result<Option<String>, Fault> {
         for platform in platforms.keys() {
             let stands_on = match standing {
-                Standing::Registry(published) => {
-                    published.base(self.client, &self.tree.repository(ImageKind::App), platform)?
-                }
+                Standing::Registry(published) => publish::base_digest(
+                    self.client,
+                    &self.tree.repository(ImageKind::App),
+                    &published.platforms[platform],
+                )?,
                 Standing::Local(local) => local.labels.get(annotation::BASE_DIGEST).and_then(|d| d.parse().ok()),
                 Standing::Absent => None,
             };

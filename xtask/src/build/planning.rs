@@ -2,7 +2,7 @@
 //! which nothing can be planned.
 
 use super::foundation::impatient;
-use super::{Inquiry, Session, Target, pinned_base};
+use super::{Checks, Inquiry, Session, Target, pinned_base};
 use crate::facts::{self, Local, Parsed, RootImage, RootPlace, Standing};
 use crate::fault::{Exit, Fault};
 use crate::flags::{BuildFlags, Global};
@@ -72,6 +72,10 @@ pub(super) struct Image {
 impl Session<'_> {
     /// The whole plan.
     pub(super) fn plan(&self, target: Target) -> Result<Planned, Fault> {
+        self.checks.beside(&self.client, || self.plan_once(target))
+    }
+
+    fn plan_once(&self, target: Target) -> Result<Planned, Fault> {
         if let (Some(digest), Target::Base | Target::App | Target::Fast) =
             (facts::images_lock(&self.tree)?.base, target)
         {
@@ -309,7 +313,11 @@ impl Session<'_> {
         }
         // What stays on this machine does not wait for a registry that does not answer.
         let hasty = if self.wish.push { None } else { Some(impatient(&self.tree)) };
-        let inquiry = Inquiry { client: hasty.as_ref().unwrap_or(&self.client), ..self.inquiry() };
+        let at_once = Checks::default();
+        let inquiry = match &hasty {
+            Some(client) => Inquiry { client, checks: &at_once, ..self.inquiry() },
+            None => self.inquiry(),
+        };
         match inquiry.published(kind, fingerprint, tag) {
             Ok(standing) => Ok(standing),
             // Another image under our tag is no trouble of the registry's.

@@ -176,14 +176,20 @@ fn standing(
 }
 
 /// Does a thing for every item, some at a time, and keeps the order. The first fault ends it.
-pub(crate) fn at_once<T: Sync, R: Send>(
+fn at_once<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> Result<R, Fault> + Sync) -> Result<Vec<R>, Fault> {
+    some_at_once(AT_ONCE, items, work)
+}
+
+/// The same, so many at a time.
+pub(crate) fn some_at_once<T: Sync, R: Send>(
+    threads: usize,
     items: &[T],
     work: impl Fn(&T) -> Result<R, Fault> + Sync,
 ) -> Result<Vec<R>, Fault> {
     let next = AtomicUsize::new(0);
     let done = Mutex::new(Ok(Vec::with_capacity(items.len())));
     std::thread::scope(|scope| {
-        for _ in 0..AT_ONCE.min(items.len()) {
+        for _ in 0..threads.min(items.len()) {
             scope.spawn(|| {
                 while let Some((index, item)) =
                     Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|index| Some((index, items.get(index)?)))

@@ -3,12 +3,18 @@
 //! Clean-ups delete manifests without tags, and storage loses blobs; an index stays where it is in both cases. Asks only.
 
 use super::Published;
-use crate::bases::at_once;
+use crate::bases::some_at_once;
 use crate::fault::Fault;
-use crate::oci::{Config, Descriptor, Manifest, media_type};
+use crate::oci::{Descriptor, Manifest, media_type};
 use crate::reference::{Digest, Platform, Repository};
 use crate::registry::{Answer, Client};
 use std::collections::{BTreeMap, BTreeSet};
+
+/// Questions under way at once: enough to hide the way to a registry far away. On this machine a connection costs more than a few
+/// questions do.
+fn at_once(repository: &Repository) -> usize {
+    if repository.is_loopback() { 2 } else { 8 }
+}
 
 /// The annotation by which an attestation names the manifest that it is about.
 pub(super) const ABOUT: &str = "vnd.docker.reference.digest";
@@ -18,24 +24,37 @@ impl Published {
     /// [`Published::lost`] says what is missing.
     pub fn check_whole(&mut self, client: &Client, repository: &Repository) -> Result<(), Fault> {
         let manifests: Vec<Descriptor> = match &self.index {
-            Some(index) => index.manifests.clone(),
+            // An index within an index has no parts that anybody runs.
+            Some(index) => {
+                index.manifests.iter().filter(|listed| !media_type::is_index(&listed.media_type)).cloned().collect()
+            }
             None => self.platforms.values().cloned().collect(),
         };
-        let read = at_once(&manifests, |manifest| Part::read(client, repository, manifest))?;
-        let layers: BTreeSet<Digest> = read.iter().flat_map(|part| part.layers.iter().copied()).collect();
-        let layers: Vec<Digest> = layers.into_iter().collect();
-        let found = at_once(&layers, |digest| client.has_blob(repository, digest))?;
+        let read = some_at_once(at_once(repository), &manifests, |manifest| read(client, repository, manifest))?;
+        let blobs: BTreeSet<Digest> = read.iter().flatten().flat_map(parts).collect();
+        let blobs: Vec<Digest> = blobs.into_iter().collect();
+        let found = some_at_once(at_once(repository), &blobs, |digest| client.has_blob(repository, digest))?;
         let absent: BTreeSet<Digest> =
-            layers.into_iter().zip(found).filter(|(_, found)| !found).map(|(digest, _)| digest).collect();
+            blobs.into_iter().zip(found).filter(|(_, found)| !found).map(|(digest, _)| digest).collect();
         let mut lost: BTreeMap<Digest, String> = BTreeMap::new();
-        for (manifest, part) in manifests.iter().zip(read) {
-            self.bases.insert(manifest.digest, part.base);
-            let layer = || part.layers.iter().find(|layer| absent.contains(*layer));
-            let missing = part.missing.or_else(|| Some(format!("the layer `{}`", layer()?)));
+        for (descriptor, manifest) in manifests.iter().zip(read) {
+            let missing = match manifest {
+                None => Some(format!("the manifest `{}`", descriptor.digest)),
+                Some(manifest) => {
+                    let config = manifest.config.digest;
+                    let missing = parts(&manifest).find(|part| absent.contains(part)).map(|part| {
+                        let what = if part == config { "configuration" } else { "layer" };
+                        format!("the {what} `{part}`")
+                    });
+                    let layers = manifest.layers.iter().map(|layer| (layer.digest, layer.size)).collect();
+                    self.layers.insert(descriptor.digest, layers);
+                    missing
+                }
+            };
             let Some(missing) = missing else { continue };
             // What an attestation lacks, the image that it is about lacks.
-            lost.extend(about(manifest).map(|subject| (subject, missing.clone())));
-            lost.insert(manifest.digest, missing);
+            lost.extend(about(descriptor).map(|subject| (subject, missing.clone())));
+            lost.insert(descriptor.digest, missing);
         }
         let (platforms, broken) = std::mem::take(&mut self.platforms)
             .into_iter()
@@ -60,36 +79,16 @@ pub(super) fn about(descriptor: &Descriptor) -> Option<Digest> {
     descriptor.annotations.get(ABOUT)?.parse().ok()
 }
 
-/// One listed manifest, with what has to be asked for next.
-#[derive(Default)]
-struct Part {
-    /// The manifest itself, or its configuration, where the registry has lost it.
-    missing: Option<String>,
-    layers: Vec<Digest>,
-    base: Option<Digest>,
+/// A listed manifest; none where the registry has lost it.
+fn read(client: &Client, repository: &Repository, descriptor: &Descriptor) -> Result<Option<Manifest>, Fault> {
+    let Answer::Present(found) = client.manifest(repository, descriptor.digest)? else { return Ok(None) };
+    super::document(&found.bytes, &repository.digest(found.digest)).map(Some)
 }
 
-impl Part {
-    fn read(client: &Client, repository: &Repository, descriptor: &Descriptor) -> Result<Self, Fault> {
-        let missing = |what: String| Self { missing: Some(what), ..Self::default() };
-        let Answer::Present(found) = client.manifest(repository, descriptor.digest)? else {
-            return Ok(missing(format!("the manifest `{}`", descriptor.digest)));
-        };
-        if media_type::is_index(&found.media_type) {
-            return Ok(Self::default());
-        }
-        let manifest: Manifest = super::document(&found.bytes, &repository.digest(found.digest))?;
-        let config = manifest.config.digest;
-        let Answer::Present(bytes) = client.blob_bytes(repository, &config, super::CONFIG_LIMIT)? else {
-            return Ok(missing(format!("the configuration `{config}`")));
-        };
-        // What is no image's configuration, an attestation's for one, names no base.
-        let mut notes = serde_json::from_slice::<Config>(&bytes).map(|config| config.config.labels).unwrap_or_default();
-        notes.extend(manifest.annotations);
-        // Layers that a registry may not distribute are somewhere else by their nature.
-        let elsewhere =
-            |layer: &Descriptor| ["foreign", "nondistributable"].iter().any(|odd| layer.media_type.contains(odd));
-        let layers = manifest.layers.iter().filter(|layer| !elsewhere(layer)).map(|layer| layer.digest).collect();
-        Ok(Self { missing: None, layers, base: super::noted_base(&notes) })
-    }
+/// The blobs that the registry has to have: layers that may not be distributed are somewhere else by their nature.
+fn parts(manifest: &Manifest) -> impl Iterator<Item = Digest> {
+    let elsewhere =
+        |layer: &&Descriptor| ["foreign", "nondistributable"].iter().any(|odd| layer.media_type.contains(odd));
+    let layers = manifest.layers.iter().filter(move |layer| !elsewhere(layer));
+    layers.chain([&manifest.config]).map(|blob| blob.digest)
 }

@@ -291,7 +291,7 @@ fn unless_interrupted(
     ask: impl FnOnce() -> Result<Response, ureq::Error> + Send + 'static,
 ) -> Result<Response, Broken> {
     let (sender, receiver) = mpsc::channel();
-    std::thread::spawn(move || drop(sender.send(ask())));
+    beside(Box::new(move || drop(sender.send(ask()))));
     loop {
         match receiver.recv_timeout(Duration::from_millis(100)) {
             Ok(answer) => return answer.map_err(|error| explain(url, deadline, error)),
@@ -302,6 +302,30 @@ fn unless_interrupted(
             }
         }
     }
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// Threads that wait for work: to begin one for each request costs as much as a request on this machine.
+static IDLE: Mutex<Vec<mpsc::Sender<Job>>> = Mutex::new(Vec::new());
+
+/// Has a thread do it.
+fn beside(job: Job) {
+    let idle = || IDLE.lock().unwrap_or_else(PoisonError::into_inner);
+    let waiting = idle().pop();
+    let thread = waiting.unwrap_or_else(|| {
+        let (sender, receiver) = mpsc::channel::<Job>();
+        let own = sender.clone();
+        std::thread::spawn(move || {
+            for job in receiver {
+                job();
+                idle().push(own.clone());
+            }
+        });
+        sender
+    });
+    // A thread that ended by a panic takes nothing: the request then counts as one that panicked.
+    drop(thread.send(job));
 }
 
 fn unreadable(error: &io::Error) -> Broken {
