@@ -12,7 +12,7 @@ use std::fmt;
 use std::str::FromStr;
 
 /// The version of the encoding. A key of another version never equals ours.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// The label and annotation that hold an image's full fingerprint.
 pub const FINGERPRINT_LABEL: &str = "dev.xtask.image.fingerprint";
@@ -360,9 +360,9 @@ pub(crate) mod tests {
     #[test]
     fn the_encoding_is_pinned() {
         // A change here rebuilds every image of every repository: raise `SCHEMA` and say so in the changelog.
-        expect![[r#"{"schema":1,"epoch":0,"root":{"image":"docker.io/library/python:3.12-slim","digests":{"linux/amd64":"sha256:4813494d137e1631bba301d5acab6e7bb7aa74ce1185d456565ef51d737677b2"}},"python":"3.12","lock":{"schema":1,"packages":[{"name":"scipy","version":"1.16.3","hashes":"sha256:3a4278f83ecea3815f068ff7e014dd671bc7d790661f139315b2952888356a72"}],"no_binary":[],"only_binary":[]},"dockerfile":["ARG ROOT_IMAGE","FROM ${ROOT_IMAGE}"],"args":{},"files":[{"path":"dockerfiles/check-imports.py","kind":"file","mode":420,"digest":"sha256:3b9c358f36f0a31b6ad3e14f309c7cf198ac9246e8316f9ce543d5b19ac02b80"}],"compression":"gzip"}"#]]
+        expect![[r#"{"schema":2,"epoch":0,"root":{"image":"docker.io/library/python:3.12-slim","digests":{"linux/amd64":"sha256:4813494d137e1631bba301d5acab6e7bb7aa74ce1185d456565ef51d737677b2"}},"python":"3.12","lock":{"schema":1,"packages":[{"name":"scipy","version":"1.16.3","hashes":"sha256:3a4278f83ecea3815f068ff7e014dd671bc7d790661f139315b2952888356a72"}],"no_binary":[],"only_binary":[]},"dockerfile":["ARG ROOT_IMAGE","FROM ${ROOT_IMAGE}"],"args":{},"files":[{"path":"dockerfiles/check-imports.py","kind":"file","mode":420,"digest":"sha256:3b9c358f36f0a31b6ad3e14f309c7cf198ac9246e8316f9ce543d5b19ac02b80"}],"compression":"gzip"}"#]]
         .assert_eq(&base_key().json());
-        expect!["d69030a4098da92b90d3dc71745138572ab3edab63f863d3937564719482bf75"]
+        expect!["7eaf2b16bf5ce4ee08967fad84dd558468f029d19735727bcaab9b1f4c01634d"]
             .assert_eq(&base_key().fingerprint().to_string());
     }
 
