@@ -402,8 +402,12 @@ fn doctor_names_the_engines_of_each_image_and_the_line_that_forbids_one() {
 fn an_argument_of_the_policy_that_nothing_declares_is_refused() {
     for (table, file) in [("base", "dockerfiles/Dockerfile.base"), ("app", "dockerfiles/Dockerfile.fast")] {
         let (_folder, root) = repository();
-        fs::create_dir_all(root.join("autoscaler/templates")).unwrap();
-        edit(&root.join("images.toml"), &format!("[{table}]\n"), &format!("[{table}]\nargs = {{ USR_ID = \"7\" }}\n"));
+        let policy = "[project]\nname = \"a\"\nregistry = \"ghcr.io/a\"\n[root]\nimage = \"a:1\"\npython = \"3.12\"\n";
+        fs::write(root.join("images.toml"), format!("{policy}[{table}]\nargs = {{ USR_ID = \"7\" }}\n")).unwrap();
+        for (name, image) in [("base", "ROOT_IMAGE"), ("fast", "BASE_IMAGE")] {
+            let text = format!("ARG {image}\nFROM ${{{image}}}\n");
+            fs::write(root.join(format!("dockerfiles/Dockerfile.{name}")), text).unwrap();
+        }
         let output = shown(&xtask(&root, &["plan", "--offline"]).output().unwrap());
         let said = format!("`USR_ID` in `[{table}] args` has no effect: `{file}` has no `ARG USR_ID`");
         assert!(output.contains(&said) && output.starts_with("exit: 2\n"), "{output}");

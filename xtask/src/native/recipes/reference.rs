@@ -10,7 +10,7 @@ use crate::reference::Platform;
 use std::collections::BTreeMap;
 
 /// One stage for each recipe, by the recipe's name.
-const STAGES: &str = include_str!("stages.Dockerfile");
+const STAGES: &str = include_str!("Dockerfile.stages");
 
 /// Refuses a stage that its recipe does not stand for.
 ///
@@ -25,7 +25,7 @@ pub(super) fn check(
 ) -> Result<(), Fault> {
     let checked = Checked { dockerfile, recipe };
     let text = of_policy(base);
-    let reference = Dockerfile::parse("stages.Dockerfile", &text).expect("the reference is a Dockerfile");
+    let reference = Dockerfile::parse("Dockerfile.stages", &text).expect("the reference is a Dockerfile");
     let expected = reference.stages().iter().find(|stage| stage.name.as_deref() == Some(recipe.name()));
     let expected = &expected.expect("every recipe has its stage").instructions;
     let targeted = dockerfile.clone().with_target(stage).map_err(|fault| {
@@ -251,7 +251,7 @@ mod tests {
             .try_for_each(|(stage, recipe)| check(&dockerfile, stage, *recipe, (&all, &Platform::host()), &policy.base))
     }
 
-    /// The one that edits the Dockerfile's stage edits `stages.Dockerfile` too, and the recipe.
+    /// The one that edits the Dockerfile's stage edits `Dockerfile.stages` too, and the recipe.
     #[test]
     fn this_repository_s_stages_are_what_the_recipes_stand_for() {
         checked(DOCKERFILE, &[]).unwrap_or_else(|fault| panic!("{fault}"));
