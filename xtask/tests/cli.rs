@@ -431,3 +431,47 @@ fn workflows_of_a_policy_below_the_top_go_where_github_reads_them() {
     assert!(!place.path().join("services/app/.github").exists());
     assert_eq!(workflows(&place.path().join("services/app"), &["--check"]).0, Some(0));
 }
+
+/// The policy says `native`: a stage that its recipe does not stand for, and an argument that nothing declares, end no build with less
+/// in the image than the Dockerfile says.
+#[test]
+fn doctor_names_the_engines_of_each_image_and_the_line_that_forbids_one() {
+    let (_folder, root) = repository();
+    let asked = |args: &[&str]| shown(&xtask(&root, args).output().unwrap());
+    edit(&root.join("images.toml"), "[project]\n", "[project]\nengine = \"native\"\n");
+    let good = asked(&["doctor", "--offline"]);
+    for kind in ["base", "app"] {
+        assert!(good.contains(&format!("good engines of the {kind} image: docker, native")), "{good}");
+    }
+    let dockerfile = root.join("dockerfiles/Dockerfile.base");
+    edit(
+        &dockerfile,
+        "COPY requirements-enhanced.lock ./\n",
+        "RUN uv pip install gunicorn\nCOPY requirements-enhanced.lock ./\n",
+    );
+    let text = fs::read_to_string(&dockerfile).unwrap();
+    let line = text.lines().position(|line| line.contains("gunicorn")).unwrap() + 1;
+    let bad = asked(&["doctor", "--offline"]);
+    let said = format!(
+        "bad engines of the base image: dockerfiles/Dockerfile.base:{line}: the recipe `python-packages` does not do what this `RUN` says"
+    );
+    assert!(bad.contains(&said), "{bad}");
+    assert!(bad.starts_with("exit: 2\n"), "{bad}");
+}
+
+/// A name that is misspelt would leave the image as it is, by either engine.
+#[test]
+fn an_argument_of_the_policy_that_nothing_declares_is_refused() {
+    for (table, file) in [("base", "dockerfiles/Dockerfile.base"), ("app", "dockerfiles/Dockerfile.fast")] {
+        let (_folder, root) = repository();
+        let policy = "[project]\nname = \"a\"\nregistry = \"ghcr.io/a\"\n[root]\nimage = \"a:1\"\npython = \"3.12\"\n";
+        fs::write(root.join("images.toml"), format!("{policy}[{table}]\nargs = {{ USR_ID = \"7\" }}\n")).unwrap();
+        for (name, image) in [("base", "ROOT_IMAGE"), ("fast", "BASE_IMAGE")] {
+            let text = format!("ARG {image}\nFROM ${{{image}}}\n");
+            fs::write(root.join(format!("dockerfiles/Dockerfile.{name}")), text).unwrap();
+        }
+        let output = shown(&xtask(&root, &["plan", "--offline"]).output().unwrap());
+        let said = format!("`USR_ID` in `[{table}] args` has no effect: `{file}` has no `ARG USR_ID`");
+        assert!(output.contains(&said) && output.starts_with("exit: 2\n"), "{output}");
+    }
+}

@@ -90,6 +90,11 @@ fn sources_pick_files() {
     picks("RUN --mount=type=bind,source=src/deep,target=/x y", "", &["src/deep", "src/deep/o.py", "src/deep/p.md"]);
     picks("COPY --parents src/*/o.py /", "", &["src", "src/deep", "src/deep/o.py"]);
     picks("COPY --parents src/./**/*.md /", "", &["src/deep", "src/deep/p.md"]);
+    picks("COPY --parents s*/./deep/*.md /", "", &["src/deep", "src/deep/p.md"]);
+    // A file in place of the pivot's folder is copied as it is: so does BuildKit.
+    picks("COPY --parents src/*/./*.md /", "", &["a.txt", "src/deep/p.md", "src/m.py", "src/n.py", "src/up"]);
+    picks("COPY --parents none*/./x /", "", &[]);
+    picks("COPY --parents none* /", "", &[]);
     picks("COPY --parents src/deep /", "", &["src", "src/deep", "src/deep/o.py", "src/deep/p.md"]);
     picks("USER x", "", &[]);
 }

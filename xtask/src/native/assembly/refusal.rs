@@ -33,10 +33,10 @@ pub fn refusal(subject: &Subject<'_>) -> Result<(), Fault> {
     let Subject { dockerfile, args, platform, image, realised } = subject;
     let footings = dockerfile.footings(args, platform)?;
     let interpreted = interpreted(dockerfile, &footings, realised)?;
-    let images = footings.iter().filter(|footing| footing.on.is_none() && footing.base != "scratch");
-    for footing in images.filter(|footing| interpreted.contains(&footing.stage) && footing.base != *image) {
-        let line = dockerfile.stages()[footing.stage].line;
-        return Err(other_image(&footing.base, image).needed_by(format!("`{}:{line}`", dockerfile.path())));
+    let mut images = footings.iter().filter(|footing| footing.on.is_none() && footing.base != "scratch");
+    if let Some(other) = images.find(|footing| interpreted.contains(&footing.stage) && footing.base != *image) {
+        let line = dockerfile.stages()[other.stage].line;
+        return Err(other_image(&other.base, image).needed_by(format!("`{}:{line}`", dockerfile.path())));
     }
     let expanded = dockerfile.expand(args, platform)?;
     for stage in expanded.stages.iter().filter(|stage| interpreted.contains(&stage.index)) {

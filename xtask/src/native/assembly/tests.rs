@@ -223,6 +223,28 @@ fn linked_layers_ask_nobody() {
     assert_eq!(world.made.produced.borrow().clone(), [[0, 1]], "a recipe is asked once");
 }
 
+/// BuildKit's own cases: `dockerfile_parents_test.go` of its frontend.
+#[test]
+fn parents_with_wildcards_in_front_of_the_pivot() {
+    let stage = "FROM scratch AS s\nCOPY d /test/a/b/c\nCOPY d /test/a/b2/c\nCOPY a /test/a/b/c2/x/baz\n";
+    let from = |line: &str| format!("{stage}FROM scratch\nCOPY --parents --from=s {line} /out/");
+    let out = "out/ 755 0:0";
+    let e = ["out/c/ 755 0:0", "out/c/e/ 755 0:0", "out/c/e/f 644 0:0"];
+    gives(&from("/test/a/b*/./c/**/f"), &[&[out, e[0], e[1], e[2]]]);
+    gives(&from("/test/a/b2/./c/e"), &[&[out, e[0], e[1], e[2]]]);
+    gives(&from("/test/a/b/c*/./x/**/baz"), &[&[out, "out/x/ 755 0:0", "out/x/baz 644 0:0"]]);
+    for nothing in ["/test/a/x*/c", "/test/a/b/./c3*"] {
+        gives(&from(nothing), &[&[out]]);
+    }
+    for missing in ["/nope", "/test/nonexistent-file", "/test/a/b/./nope"] {
+        let path = missing.trim_start_matches('/');
+        refuses(&from(missing), &format!("Dockerfile:6: `/{path}` is not in the stage"));
+    }
+    gives("FROM scratch\nCOPY --parents none* /out/", &[&[out]]);
+    gives("FROM scratch\nCOPY --parents d*/./e /out", &[&[out, "out/e/ 755 0:0", "out/e/f 644 0:0"]]);
+    refuses("FROM scratch\nCOPY --parents none /out/", "Dockerfile:2: `none` is not in the build context");
+}
+
 /// As BuildKit does, which links nothing where a mode is said: the root's link stays, and its folders keep their modes.
 #[test]
 fn a_linked_copy_with_a_mode_follows_the_root_s_links() {
