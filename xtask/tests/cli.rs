@@ -207,12 +207,12 @@ fn flags_that_do_not_fit_are_refused() {
         here.path(),
         &["build", "--registry", "https://a"],
         expect![[r#"
-        exit: 2
-        --- stderr
-        error: invalid value 'https://a' for '--registry <HOST[/PREFIX]>': `` cannot be part of a repository name
+            exit: 2
+            --- stderr
+            error: invalid value 'https://a' for '--registry <HOST[/PREFIX]>': `https:` is not a registry host
 
-        For more information, try '--help'.
-    "#]],
+            For more information, try '--help'.
+        "#]],
     );
     check(
         here.path(),
@@ -276,9 +276,9 @@ fn a_policy_that_does_not_hold_is_told_whole() {
             exit: 2
             --- stderr
             error: the policy does not hold: 2 problems
-            images.toml:18:1: unknown key `siute` in `[root.debian]`
+            images.toml:20:1: unknown key `siute` in `[root.debian]`
               hint: did you mean `suite`?
-            images.toml:46:8: `smoke.user` is not a whole number from 0 to 4294967294
+            images.toml:48:8: `smoke.user` is not a whole number from 0 to 4294967294
 
             hint: edit `images.toml`; the README's section "Policy" lists every key
         "#]],
