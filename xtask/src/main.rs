@@ -30,7 +30,7 @@ fn hide_state(global: &Global) {
     let Ok(root) = facts::find_root(global.root.as_deref()) else { return };
     let (folder, file) = (root.join("target"), root.join("target/.gitignore"));
     if folder.is_dir() && !file.exists() {
-        // A folder that cannot be written holds nothing of ours.
+        // A folder that cannot be written has no state to hide.
         let _ = std::fs::write(file, "# Written by xtask: its state is no part of the repository.\n*\n");
     }
 }

@@ -245,7 +245,7 @@ mod tests {
         }
         check(Some("delete"), r#"{"ref":"x","ref_type":"branch"}"#, Purpose::Change, deleted("branch `x`"));
         check(Some("delete"), r#"{"ref":"v1","ref_type":"tag"}"#, Purpose::Change, deleted("`refs/tags/v1`"));
-        // A branch that was made anew has no commit before it, and is built.
+        // A new branch has no commit before it, and is built.
         let first = nothing("this is the first push of the branch");
         check(Some("push"), r#"{"before":"ZERO","after":"ID","ref":"refs/heads/x"}"#, Purpose::Change, first);
     }

@@ -166,7 +166,7 @@ fn a_context_that_was_not_finished_is_made_again() {
 }
 
 #[test]
-fn a_file_that_changes_while_it_is_staged_is_told() {
+fn a_file_that_changes_while_it_is_staged_is_an_error() {
     let (root, places) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     fs::write(root.path().join("a"), "a").unwrap();
     let entries = entries(root.path());
