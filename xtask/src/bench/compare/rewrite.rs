@@ -13,11 +13,17 @@ pub(super) fn without_link(text: &str) -> String {
 
 /// What is replaced in `Dockerfile.base` for one that installs by pip: uv is not installed, pip is told what uv was told. pip
 /// leaves compiling to the step that does it for both.
-const BY_PIP: [(&str, &str); 6] = [
+const BY_PIP: [(&str, &str); 9] = [
     (" && \\\n    /opt/installer/bin/pip install --disable-pip-version-check --require-hashes -r installer.lock", ""),
     ("export SSL_CERT_FILE=", "export PIP_CERT="),
     ("export UV_DEFAULT_INDEX=", "export PIP_INDEX_URL="),
     ("export UV_INDEX=", "export PIP_EXTRA_INDEX_URL="),
+    ("export UV_FIND_LINKS=", "export PIP_FIND_LINKS="),
+    (
+        "    if [ -f /run/secrets/index-strategy ]; then export UV_INDEX_STRATEGY=\"$(cat /run/secrets/index-strategy)\"; fi && \\\n",
+        "",
+    ),
+    ("python3 -I -S install.py \"/opt/venv/lib/${version}/site-packages\" \\\n        ", ""),
     ("--no-build --python-platform $(uname -m)-manylinux_${MANYLINUX}", "--only-binary :all:"),
     (
         "/opt/installer/bin/uv pip install --no-config --python /opt/venv/bin/python3 --python-preference only-system \\\n        \
@@ -65,14 +71,14 @@ mod tests {
     fn pip_does_in_the_base_what_uv_did() {
         let (ours, theirs) = (instructions(&base()), instructions(&by_pip(PATH, &base()).unwrap()));
         let says = |lines: &[String], what: &str| lines.iter().filter(|line| line.contains(what)).count();
-        assert!(says(&ours, "/uv ") == 1 && says(&ours, "UV_") == 2);
+        assert!(says(&ours, "/uv ") == 1 && says(&ours, "UV_") == 4);
         assert_eq!((says(&theirs, "/uv "), says(&theirs, "UV_"), says(&theirs, "SSL_CERT_FILE")), (0, 0, 0));
         assert_eq!(says(&theirs, "pip --python /opt/venv/bin/python3 install"), 1);
         assert_eq!(says(&theirs, "-r requirements-enhanced.lock"), 1);
         assert_eq!(says(&theirs, "-r installer.lock"), 0);
         // Everything else is untouched.
         let kept = ours.iter().filter(|line| theirs.contains(line)).count();
-        assert_eq!(kept + 8, ours.len());
+        assert_eq!(kept + 11, ours.len());
     }
 
     #[test]
