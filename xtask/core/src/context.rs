@@ -84,6 +84,7 @@ pub fn read_sources<F: Files + ?Sized>(files: &F, sources: &[Source], ignore: &I
     let (tree, selection) = seen(files, sources, ignore, &BTreeSet::new())?;
     let paths = selection.complete(sources, ignore)?;
     without_repository(&paths, ignore)?;
+    without_state(&paths)?;
     entries(files, &tree, paths)
 }
 
@@ -109,6 +110,7 @@ pub fn pick<F: Files + ?Sized>(
     let (mut paths, matches) = selection.matches(sources, ignore)?;
     paths.retain(|path| !absent.contains(path));
     without_repository(&paths, ignore)?;
+    without_state(&paths)?;
     let entries = entries(files, &tree, paths)?;
     let digests = entries.into_iter().filter_map(|entry| Some((entry.path, entry.digest?))).collect();
     Ok(Picked { matches, tree, digests })
@@ -171,6 +173,22 @@ fn without_repository(paths: &BTreeSet<ContextPath>, ignore: &Ignore) -> Result<
     Err(Fault::usage(format!("`{top}` would be copied into the image"))
         .cause("every git command changes it, and two checkouts of one commit have different ones")
         .hint(format!("leave it out: add a line `{top}` to `{}`", ignore.name().unwrap_or(".dockerignore"))))
+}
+
+/// Folders of `target` that only this program writes.
+const OWN: [&str; 11] =
+    ["bench", "docker", "engine", "engine-registry", "images", "ledger", "native", "root", "run", "steps", "tools"];
+
+/// Refuses this program's own state, which every build changes: a source that names `target` as a whole, or a folder of it in [`OWN`].
+fn without_state(paths: &BTreeSet<ContextPath>) -> Result<(), Fault> {
+    let own = |path: &&ContextPath| {
+        let second = path.parts().nth(1);
+        path.is_state() && second.is_some_and(|name| OWN.iter().any(|own| own.as_bytes() == name))
+    };
+    let Some(path) = paths.iter().find(own) else { return Ok(()) };
+    Err(Fault::usage(format!("`{path}` would be copied into the image"))
+        .cause("it is this program's own state: every build changes it, and no two machines have the same")
+        .hint("name the files that the image needs, as in `COPY target/release/app /app/`"))
 }
 
 fn entries<F: Files + ?Sized>(root: &F, tree: &Tree, paths: BTreeSet<ContextPath>) -> Result<Vec<Entry>, Fault> {

@@ -233,5 +233,13 @@ const STORE_LIMIT: u64 = 5_000_000_000;
 /// The store of the layers that were made on this machine: the repository's, or the one that `XTASK_STORE` names.
 fn store(root: &Path) -> Result<Store, Fault> {
     let named = std::env::var_os("XTASK_STORE").filter(|folder| !folder.is_empty()).map(PathBuf::from);
+    if let Some(folder) = named.as_deref().and_then(|folder| std::path::absolute(folder).ok())
+        && folder.starts_with(root)
+        && !folder.starts_with(root.join("target"))
+    {
+        return Err(Fault::usage(format!("`XTASK_STORE` is `{}`, inside the repository", folder.display()))
+            .cause("a `COPY` could take its layers into an image")
+            .hint("name a folder outside, or one below `target`"));
+    }
     Store::open(&named.unwrap_or_else(|| root.join("target/native/store")), STORE_LIMIT)
 }

@@ -51,6 +51,22 @@ fn our_own_state_is_part_of_no_context_unless_it_is_named() {
 }
 
 #[test]
+fn our_own_state_is_refused_where_a_source_names_it() {
+    let root = tree(&["target/images/x", "target/release/app", "target/native/store/y"]);
+    for (instruction, path) in [
+        ("COPY target /x/", "target/images"),
+        ("COPY target/images /x/", "target/images"),
+        ("COPY target/native/store/y /x", "target/native/store/y"),
+        ("COPY target/*/x /x/", "target/images/x"),
+        ("COPY --parents target/./** /x/", "target/images"),
+    ] {
+        let fault = read_with(root.path(), instruction, "").unwrap_err();
+        assert_eq!(fault.what, format!("`{path}` would be copied into the image"), "{instruction}");
+    }
+    assert!(read_with(root.path(), "COPY target /x/", "target/images\ntarget/native\n").is_ok());
+}
+
+#[test]
 fn gits_folder_in_a_context_is_refused_and_the_ignore_file_named() {
     for (at, instruction) in [
         (".git", "COPY . /app/"),
