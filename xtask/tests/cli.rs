@@ -370,7 +370,7 @@ fn completions_and_pages_know_every_command() {
     assert!(page.contains(r"\-\-registry\-port"), "{page}");
 }
 
-/// The policy says `native`: a stage that its recipe does not stand for, and an argument that nothing declares, end no build with less
+/// The policy says `native`: a stage that its recipe does not implement, and an argument that nothing declares, end no build with less
 /// in the image than the Dockerfile says.
 #[test]
 fn doctor_names_the_engines_of_each_image_and_the_line_that_forbids_one() {
