@@ -432,7 +432,7 @@ fn workflows_of_a_policy_below_the_top_go_where_github_reads_them() {
     assert_eq!(workflows(&place.path().join("services/app"), &["--check"]).0, Some(0));
 }
 
-/// The policy says `native`: a stage that its recipe does not stand for, and an argument that nothing declares, end no build with less
+/// The policy says `native`: a stage that its recipe does not implement, and an argument that nothing declares, end no build with less
 /// in the image than the Dockerfile says.
 #[test]
 fn doctor_names_the_engines_of_each_image_and_the_line_that_forbids_one() {

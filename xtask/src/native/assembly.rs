@@ -109,7 +109,7 @@ pub fn assemble<'a>(inputs: &'a Inputs<'a>) -> Result<Assembly<'a>, Fault> {
         layers: Layers::default(),
         plans: Vec::new(),
         done: BTreeMap::new(),
-        told: 0,
+        inherited: 0,
         taken: BTreeMap::new(),
     };
     let mut images: BTreeMap<usize, usize> = BTreeMap::new();

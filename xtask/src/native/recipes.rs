@@ -48,7 +48,7 @@ pub fn stages<'a>(
     Ok(stages)
 }
 
-/// Refuses a stage of the policy whose text its recipe does not stand for.
+/// Refuses a stage of the policy whose text is not the one that its recipe implements.
 pub fn check(
     dockerfile: &Dockerfile,
     args: &BTreeMap<String, String>,

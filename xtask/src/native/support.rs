@@ -10,7 +10,7 @@ use crate::facts::Tree;
 use crate::fault::Fault;
 use crate::policy::ImageKind;
 
-/// Stands for the image beneath, whichever it is.
+/// Placeholder for the image that is built upon.
 const IMAGE: &str = "image.invalid/any";
 
 /// Why the native engine cannot build an image.

@@ -451,7 +451,7 @@ fn lint_tells_what_this_project_does_not_want() {
 
 #[test]
 fn lint_tells_of_links_that_destroy_a_root_or_are_none() {
-    let told = |line: &str| {
+    let linted = |line: &str| {
         let findings = parsed(&format!("FROM python:3.12-slim\n{line}")).lint();
         findings.into_iter().map(|finding| (finding.what, finding.hint)).collect::<Vec<_>>()
     };
@@ -462,12 +462,12 @@ fn lint_tells_of_links_that_destroy_a_root_or_are_none() {
         "COPY --chmod=755 a /x",
         "COPY --link a bin/a",
     ] {
-        assert_eq!(told(fine), [], "{fine}");
+        assert_eq!(linted(fine), [], "{fine}");
     }
-    let [(what, hint)] = told("COPY --link templates/tool /bin/tool").try_into().unwrap();
+    let [(what, hint)] = linted("COPY --link templates/tool /bin/tool").try_into().unwrap();
     assert!(what.starts_with("Dockerfile:2: `COPY --link` to `/bin/tool` makes a folder of `/bin`"), "{what}");
     assert_eq!(hint, "write `/usr/bin/tool`");
-    let [(what, _)] = told("COPY --link --chmod=0755 templates/tool /bin/tool").try_into().unwrap();
+    let [(what, _)] = linted("COPY --link --chmod=0755 templates/tool /bin/tool").try_into().unwrap();
     assert!(what.starts_with("Dockerfile:2: `COPY --link --chmod` is not linked"), "{what}");
 }
 

@@ -184,7 +184,7 @@ enum Read {
     OneForEach,
     /// By docker, for the Dockerfile from scratch, which is docker's alone.
     ForTheEnhanced,
-    /// By the native engine, which runs nothing; docker runs what the key stands for.
+    /// By the native engine, which runs nothing; docker runs the stage itself.
     InPlaceOfRunning,
 }
 

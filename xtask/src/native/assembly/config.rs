@@ -24,7 +24,7 @@ pub(super) struct Description {
     /// Whether this stage has said `CMD`: an `ENTRYPOINT` takes an inherited one away.
     said_cmd: bool,
     /// Bytes of what its instructions have put into the history, those of stages below included.
-    pub(super) told: usize,
+    pub(super) history_bytes: usize,
 }
 
 /// Bytes of history that a stage may have made, those below it included. All ports in one `EXPOSE` are 800,000.
@@ -47,7 +47,7 @@ impl Description {
             history: Vec::new(),
             other: BTreeMap::new(),
         };
-        Self { config, said_cmd: false, told: 0 }
+        Self { config, said_cmd: false, history_bytes: 0 }
     }
 
     /// Of an image on another: what BuildKit keeps of it.
@@ -60,14 +60,14 @@ impl Description {
         if !config.config.env.iter().any(|entry| entry.starts_with("PATH=")) {
             config.config.env.push(format!("PATH={DEFAULT_PATH}"));
         }
-        Self { config, said_cmd: false, told: 0 }
+        Self { config, said_cmd: false, history_bytes: 0 }
     }
 
     /// Of a stage on this one: its triggers have done their work.
     pub(super) fn next_stage(&self) -> Self {
         let mut config = self.config.clone();
         config.config.other.remove("OnBuild");
-        Self { config, said_cmd: false, told: self.told }
+        Self { config, said_cmd: false, history_bytes: self.history_bytes }
     }
 
     /// The folder below which relative destinations are.
@@ -160,7 +160,7 @@ impl Description {
             Kind::Copy(_) | Kind::Add(_) | Kind::Run(_) | Kind::Workdir(_) => return Ok(false),
         };
         self.remember(created_by, false);
-        match self.told {
+        match self.history_bytes {
             0..=HISTORY => Ok(true),
             _ => Err(format!("the history of the image has more than {HISTORY} bytes, the limit of a Dockerfile")),
         }
@@ -183,7 +183,7 @@ impl Description {
 
     /// Adds an entry to the history.
     pub(super) fn remember(&mut self, created_by: String, with_layer: bool) {
-        self.told += created_by.len();
+        self.history_bytes += created_by.len();
         self.config.history.push(History {
             created: Some(CREATED.to_owned()),
             created_by: Some(created_by),
@@ -356,7 +356,8 @@ mod tests {
 
     #[test]
     fn an_entrypoint_takes_an_inherited_cmd_away() {
-        let mut base = described("CMD [\"a\"]").map(|config| Description { config, said_cmd: true, told: 0 }).unwrap();
+        let mut base =
+            described("CMD [\"a\"]").map(|config| Description { config, said_cmd: true, history_bytes: 0 }).unwrap();
         let mut on_it = base.next_stage();
         let entrypoint = Kind::Entrypoint(Command::Exec(vec!["b".to_owned()]));
         on_it.apply(&entrypoint, "").unwrap();

@@ -48,7 +48,7 @@ pub fn refusal(subject: &Subject<'_>) -> Result<(), Fault> {
 /// A `FROM` of an image that the engine does not have.
 pub fn other_image(named: &str, image: &str) -> Fault {
     Fault::usage(format!("`FROM {named}` names another image than the one that is built upon"))
-        .cause(format!("this build stands on `{image}`"))
+        .cause(format!("this build uses `{image}`"))
         .hint("write `FROM ${BASE_IMAGE}`, in a base `FROM ${ROOT_IMAGE}`; or build with docker: `--engine docker`")
 }
 

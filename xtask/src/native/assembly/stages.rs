@@ -44,7 +44,7 @@ pub(super) struct Stages<'a> {
     pub(super) plans: Vec<LayerPlan>,
     pub(super) done: BTreeMap<usize, State>,
     /// Bytes of history that stages have inherited.
-    pub(super) told: usize,
+    pub(super) inherited: usize,
     /// What `COPY` and `ADD` take from the context, by stage and instruction, one list for each source.
     pub(super) taken: BTreeMap<(usize, usize), Vec<Vec<Taken>>>,
 }
@@ -116,8 +116,8 @@ impl<'a> Stages<'a> {
                 State { description: Description::scratch(self.inputs.platform), ground: Ground::default() }
             }
         };
-        self.told += state.description.told;
-        if self.told > HISTORIES {
+        self.inherited += state.description.history_bytes;
+        if self.inherited > HISTORIES {
             let what =
                 format!("stages on stages inherit more than {HISTORIES} bytes of history, the limit of a Dockerfile");
             return Err(self.wrong(stage.line, what));

@@ -1,4 +1,4 @@
-//! The texts that recipes stand for, and whether a stage means the same.
+//! The texts that recipes implement, and whether a stage means the same.
 //!
 //! Pure. Compared is what an instruction means: comments, line breaks, blanks, the order of mounts and the defaults of arguments
 //! are free. Everything else is another stage, and no recipe does what it says.
@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 /// One stage for each recipe, by the recipe's name.
 const STAGES: &str = include_str!("Dockerfile.stages");
 
-/// Refuses a stage that its recipe does not stand for.
+/// Refuses a stage that its recipe does not implement.
 ///
 /// # Errors
 /// The first instruction that means something else, with its line; a stage that is not built on the root alone.
@@ -33,7 +33,7 @@ pub(super) fn check(
     })?;
     let footings = targeted.footings(args, platform)?;
     let found = targeted.target();
-    checked.stands_on_the_root(found, &footings, (args, platform), expected)?;
+    checked.is_built_on_the_root(found, &footings, (args, platform), expected)?;
     checked.same(found, expected)
 }
 
@@ -66,7 +66,7 @@ impl Checked<'_> {
     }
 
     /// A recipe works on the root's files: nothing may come between.
-    fn stands_on_the_root(
+    fn is_built_on_the_root(
         &self,
         found: &Stage,
         footings: &[Footing],
@@ -253,7 +253,7 @@ mod tests {
 
     /// The one that edits the Dockerfile's stage edits `Dockerfile.stages` too, and the recipe.
     #[test]
-    fn this_repository_s_stages_are_what_the_recipes_stand_for() {
+    fn this_repository_s_stages_are_what_the_recipes_implement() {
         checked(DOCKERFILE, &[]).unwrap_or_else(|fault| panic!("{fault}"));
     }
 
