@@ -430,7 +430,7 @@ mod tests {
 
     /// Every flag of a build, and whether the native engine honours it; what it cannot honour it refuses. A new flag has to get a
     /// row: no engine may pass over it in silence.
-    const FLAGS: [(&str, bool); 9] = [
+    const FLAGS: [(&str, bool); 10] = [
         ("push", true),
         ("platform", true),
         // A builder is docker's: with `--engine native` it is an error, else it chooses docker.
@@ -439,6 +439,7 @@ mod tests {
         ("reuse_only", true),
         ("dry_run", true),
         ("no_latest", true),
+        ("no_branch_tag", true),
         ("output", true),
         ("engine", true),
     ];

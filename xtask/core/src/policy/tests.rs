@@ -200,11 +200,19 @@ const KEYS: &[(&str, &[(&str, Read)])] = &[
             ("default-branch", Read::ByBoth),
             ("engine", Read::ByBoth),
             ("platforms", Read::ByBoth),
+            ("moving-tags", Read::ByBoth),
+            ("allow-ignored", Read::ByBoth),
         ],
     ),
     (
         "root",
-        &[("image", Read::ByBoth), ("python", Read::ByBoth), ("fallback", Read::ByBoth), ("debian", Read::ByBoth)],
+        &[
+            ("image", Read::ByBoth),
+            ("python", Read::ByBoth),
+            ("fallback", Read::ByBoth),
+            ("fallback-publishes", Read::ByBoth),
+            ("debian", Read::ByBoth),
+        ],
     ),
     ("root.debian", &[("suite", Read::ByBoth), ("python", Read::ByBoth), ("packages", Read::ByBoth)]),
     (
