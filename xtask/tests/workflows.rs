@@ -156,6 +156,7 @@ impl World {
         shim(&folder.join("bin/cargo"), xtask);
         let origin = folder.join("origin");
         project(&origin, &state.registry);
+        pin_root(&client, &repository("root"), &origin);
         let runner = Runner { origin, folder: folder.to_owned(), engine: state.docker_env() };
         runner.git(&["init", "-q", "-b", "main"]);
         Self { runner, client, base: repository("acme/probe-base"), app: repository("acme/probe"), root }
@@ -267,6 +268,16 @@ fn put_root(client: &Client, repository: &Repository) {
     client.put_manifest(repository, Tag::from_name("1").unwrap(), media_type::INDEX, &bytes).unwrap();
 }
 
+/// What publishes takes no root that is not pinned.
+fn pin_root(client: &Client, repository: &Repository, folder: &Path) {
+    let found = xtask::publish::read(client, repository, Tag::from_name("1").unwrap()).unwrap().present().unwrap();
+    let mut text = format!("[root]\nimage = \"{repository}:1\"\n\n[root.platforms]\n");
+    for (platform, manifest) in &found.platforms {
+        text += &format!("\"{platform}\" = \"{}\"\n", manifest.digest);
+    }
+    std::fs::write(folder.join("images.lock"), text).unwrap();
+}
+
 /// `cargo xtask …` as the built binary, each call written down.
 fn shim(path: &Path, xtask: &str) {
     use std::os::unix::fs::PermissionsExt as _;
@@ -351,7 +362,7 @@ fn the_run_lines_do_what_each_event_needs() {
     let third = world.commit(&[("README.md", "two\n")]);
     let expected = Expected { decision: "skip", base_present: "true", run: &[] };
     let outcome = world.happens("documents", &push(MAIN, &second, &third), &expected);
-    assert_eq!(outcome.calls, ["xtask plan --format github"]);
+    assert_eq!(outcome.calls, ["xtask plan --locked --format github"]);
 
     let tags = world.tags();
     world.runner.git(&["checkout", "-q", "-b", "work"]);
