@@ -102,6 +102,7 @@ impl Session<'_> {
         for Image { plan, .. } in images.filter(|image| !publishes.allows(&image.plan.repository)) {
             let named = plan.latest == Latest::Moves || !plan.tags.is_empty();
             plan.tags.clear();
+            plan.branch = None;
             if plan.latest == Latest::Moves {
                 plan.latest = Latest::Stays(format!("it is on the fallback root `{root}`"));
             }
