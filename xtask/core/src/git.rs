@@ -2,7 +2,7 @@
 //!
 //! A folder outside every repository, or a repository without commits, is a fact like any other: [`Git::commit`] is then
 //! `None`. Every other failure of git is a fault with git's own words (`trouble`). No call runs a program that the
-//! repository's configuration names: see [`Git::command`]. `objects` asks for git's objects, `revision` reads a commit's files
+//! repository's configuration names: see `Git::command`. `objects` asks for git's objects, `revision` reads a commit's files
 //! from them.
 
 mod lfs;

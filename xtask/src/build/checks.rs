@@ -19,7 +19,7 @@ pub struct Checks {
 }
 
 impl Checks {
-    /// Looks at an image, or has it looked at until [`Checks::beside`] ends.
+    /// Looks at an image, or has it looked at until `Checks::beside` ends.
     pub fn check(&self, client: &Client, repository: &Repository, found: &mut Published) -> Result<(), Fault> {
         if let Some(done) = self.done.borrow().get(&(repository.clone(), found.digest)) {
             *found = done.clone();
