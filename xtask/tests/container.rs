@@ -430,14 +430,16 @@ impl Repo {
         assert!(status.unwrap().success());
     }
 
-    /// A call of xtask; `run` without an image is of the layout, for nothing was built here.
+    /// A call of xtask; `run` and `smoke` without an image are about the layout, for nothing was built here.
     fn xtask(&self, args: &[&str]) -> Command {
         let image = self.root.join("target/images/app");
-        match args {
-            ["run"] => self.plain(&["run", image.to_str().unwrap()]),
-            ["run", "--", ..] => self.plain(&[&["run", image.to_str().unwrap()], &args[1..]].concat()),
-            _ => self.plain(args),
+        let mut args = args.to_vec();
+        if let Some(at) = args.iter().position(|arg| ["run", "smoke"].contains(arg))
+            && args.get(at + 1).is_none_or(|next| *next == "--")
+        {
+            args.insert(at + 1, image.to_str().unwrap());
         }
+        self.plain(&args)
     }
 
     fn plain(&self, args: &[&str]) -> Command {
