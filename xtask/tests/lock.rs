@@ -281,6 +281,7 @@ fn imports(installed: &[(&str, &str, &[&str])], lock: &str) -> Option<Result<(),
     let reader = String::from_utf8(pip.stdout).unwrap();
     let script = script.replace("/opt/installer/lib/python3*/site-packages", reader.trim());
     fs::write(folder.path().join("check-imports.py"), script).unwrap();
+    fs::copy(Path::new(ROOT).join("dockerfiles/install.py"), folder.path().join("install.py")).unwrap();
     fs::write(folder.path().join("a.lock"), lock).unwrap();
     let site = folder.path().join("site");
     for (name, version, requires) in installed {

@@ -240,7 +240,7 @@ fn a_root_that_was_killed_while_it_was_installed_leaves_no_mount_and_no_process_
     repo.kill_an_installation();
     // There is no app yet: what it needs of this machine is cleaned up all the same.
     let output = repo.xtask(&["run"]).output().unwrap();
-    assert!(text(&output.stderr).contains("no app has been built here"), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("has not been built"), "{}", text(&output.stderr));
     assert_eq!(repo.left(), [""; 0]);
 }
 

@@ -66,9 +66,9 @@ impl Inquiry<'_> {
                 .hint("pin its digests: `cargo xtask lock`"));
         }
         let not_made = || {
-            Fault::usage("the root has to be built before anything can be planned on it")
-                .cause("the one from Debian's packages is not on this machine yet")
-                .hint("run this once without `--dry-run`")
+            Fault::usage("the root of this tree's images has not been built on this machine")
+                .cause("it is made of Debian's packages, and what is built on it is known only once it exists")
+                .hint("build it: `cargo xtask build-base`")
         };
         if self.offline {
             return self.debian(make)?.ok_or_else(not_made);
