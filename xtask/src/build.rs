@@ -24,13 +24,14 @@ pub use layouts::lock as lock_images;
 pub use planning::base_fingerprint;
 
 use crate::docker::Docker;
+use crate::engine as private;
 use crate::facts::Tree;
 use crate::fault::Fault;
 use crate::flags::{BuildFlags, Global, Output};
 use crate::git::remote::RemoteHead;
 use crate::leftovers;
 use crate::plan::{Decision, Difference, Wish};
-use crate::policy::ImageKind;
+use crate::policy::{ImageKind, Registry};
 use crate::process;
 use crate::reference::{Platform, Reference};
 use crate::registry::Client;
@@ -41,6 +42,7 @@ use record::{Seen, Trace};
 use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::path::Path;
 use std::sync::Mutex;
 use std::time::Instant;
 
@@ -74,19 +76,25 @@ pub fn run(global: &Global, flags: &BuildFlags, target: Target) -> Result<Report
     Ok(Report { images, seconds, peak_memory: process::peak_memory() })
 }
 
-/// The app of this tree, as it is now, where it was built already: on this machine, else in the registry. Builds nothing.
+/// The app of this tree, as it is now, where it was built already: on this machine, in a private registry that runs here, else in the
+/// registry. Builds nothing.
 ///
 /// # Errors
 /// It was not built, or its name cannot be known.
 pub fn this_app(global: &Global) -> Result<Reference, Fault> {
+    let mut places = vec![(global.clone(), false)];
+    if !global.offline {
+        // `quickstart` publishes to the registry that it starts, which the policy does not name.
+        let private =
+            if global.registry.is_none() { private_registries(&Tree::open(global)?.root) } else { Vec::new() };
+        places.extend(private.into_iter().map(|here| (Global { registry: Some(here), ..global.clone() }, true)));
+        places.push((global.clone(), true));
+    }
     let mut missing = None;
-    for push in [false, true] {
-        if push && global.offline {
-            break;
-        }
+    for (global, push) in places {
         let platform = vec![Platform::host()];
         let flags = BuildFlags { push, platform, dry_run: true, no_latest: true, ..BuildFlags::default() };
-        let Some(app) = Session::open(global, &flags, Target::App)?.plan(Target::App)?.app else { continue };
+        let Some(app) = Session::open(&global, &flags, Target::App)?.plan(Target::App)?.app else { continue };
         match app.plan.decision {
             Decision::Reuse { digest, .. } => return Ok(app.plan.repository.digest(digest)),
             Decision::Build { reasons, .. } => missing = Some((app.plan.repository.tag(&app.plan.tag), reasons)),
@@ -95,6 +103,15 @@ pub fn this_app(global: &Global) -> Result<Reference, Fault> {
     let (reference, reasons) = missing.expect("a plan for an app has one");
     let fault = Fault::usage(format!("the app of this tree, `{reference}`, has not been built"));
     Err(reasons.into_iter().fold(fault, Fault::cause).hint("build it: `cargo xtask build`"))
+}
+
+/// Registries that `engine up` and `quickstart` started for this repository, and that run.
+fn private_registries(root: &Path) -> Vec<Registry> {
+    let running = |name| match private::status(root, name) {
+        Ok(private::Status::Running(state)) => state.registry.parse().ok(),
+        _ => None,
+    };
+    [None, Some(private::REGISTRY_ALONE)].into_iter().filter_map(running).collect()
 }
 
 /// One command's view of the world: what was asked for, the tree, and whom to ask.
