@@ -15,19 +15,19 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::crd;
+use crate::cluster::crd;
 use crate::failure::{Failure, Kind};
+use crate::forecast::home::{self, HOME_VARIABLE, Home, PYTHON_VARIABLE};
+use crate::forecast::source;
+use crate::forecast::span::Span;
+use crate::forecast::supervisor::{Restarts, Supervisor};
+use crate::forecast::worker::{Launch, Worker, WorkerError};
 use crate::forecast::{Forecast, Model, Quantile, Wish};
-use crate::healthcheck;
-use crate::home::{self, HOME_VARIABLE, Home, PYTHON_VARIABLE};
-use crate::metrics::Metrics;
-use crate::print::{self, Format};
-use crate::server::{House, Server, Watched};
-use crate::source;
-use crate::span::Span;
-use crate::state::{Retention, State};
-use crate::supervisor::{Restarts, Supervisor};
-use crate::worker::{Launch, Worker, WorkerError};
+use crate::show::healthcheck;
+use crate::show::metrics::Metrics;
+use crate::show::print::{self, Format};
+use crate::show::server::{House, Server, Watched};
+use crate::show::state::{Retention, State};
 
 const AFTER_HELP: &str = "\
 Examples:

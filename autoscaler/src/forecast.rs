@@ -2,6 +2,15 @@
 //!
 //! Pure: turns spans into samples on the way in, and lead times into times on the way out.
 
+pub mod backtest;
+pub mod history;
+pub mod home;
+pub mod naive;
+pub mod protocol;
+pub mod source;
+pub mod span;
+pub mod supervisor;
+pub mod worker;
 use std::fmt;
 use std::str::FromStr;
 
@@ -9,9 +18,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
-use crate::history::History;
-use crate::protocol::{Answer, Missing, Question, Score};
-use crate::span::Span;
+use crate::forecast::history::History;
+use crate::forecast::protocol::{Answer, Missing, Question, Score};
+use crate::forecast::span::Span;
 
 // The worker refuses more; two weeks of 5-minute steps.
 pub(crate) const LONGEST_HORIZON: u32 = 4_032;

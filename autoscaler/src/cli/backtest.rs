@@ -6,11 +6,11 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{Output, PlaceArgs, asked, write_out};
-use crate::backtest::{Shown, Wish};
 use crate::failure::Failure;
 use crate::forecast::Quantile;
-use crate::source;
-use crate::span::Span;
+use crate::forecast::backtest::{Shown, Wish};
+use crate::forecast::source;
+use crate::forecast::span::Span;
 
 pub(super) const HELP: &str = "\
 The first half of the history only teaches. From up to 400 origins in the second half every model forecasts from what \

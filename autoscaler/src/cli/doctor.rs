@@ -6,9 +6,9 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{Output, PlaceArgs, json, write_out};
-use crate::doctor::{Asked, Is, examine};
+use crate::cluster::doctor::{Asked, Is, examine};
+use crate::cluster::prometheus;
 use crate::failure::{Failure, Kind};
-use crate::prometheus;
 
 pub(super) const HELP: &str = "\
 Starts the worker and stops it, reads the templates, asks the cluster for its version, for the resource and for your \

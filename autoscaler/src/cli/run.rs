@@ -12,18 +12,18 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::{PlaceArgs, Signals};
-use crate::demand::{Deadlines, Demands};
+use crate::cluster::demand::{Deadlines, Demands};
+use crate::cluster::lease::Times;
+use crate::cluster::operator::{Operator, Settings};
+use crate::cluster::prometheus::{self, Prometheus};
+use crate::cluster::tls;
 use crate::failure::{Failure, Kind};
-use crate::lease::Times;
-use crate::metrics::Metrics;
-use crate::operator::{Operator, Settings};
-use crate::prometheus::{self, Prometheus};
-use crate::readiness::Readiness;
-use crate::server::{House, Server};
-use crate::span::Span;
-use crate::state::{Retention, State};
-use crate::supervisor::{Restarts, Supervisor};
-use crate::tls;
+use crate::forecast::span::Span;
+use crate::forecast::supervisor::{Restarts, Supervisor};
+use crate::show::metrics::Metrics;
+use crate::show::readiness::Readiness;
+use crate::show::server::{House, Server};
+use crate::show::state::{Retention, State};
 
 pub(super) const HELP: &str = "\
 Watches PredictiveScalers (`autoscaler crd`), forecasts the demand of each, and raises the minimum of its \

@@ -8,21 +8,21 @@ use clap::{Args, ValueEnum};
 mod record;
 
 use super::{Output, PlaceArgs, asked, write_out};
-use crate::decide::{Mode, Outlook, Policy};
 use crate::failure::Failure;
+use crate::floor::decide::{Mode, Outlook, Policy};
+use crate::floor::load::{self, Load};
+use crate::floor::simulate::{self, Workload};
+use crate::floor::units::{Capacity, Demand, Replicas, Seconds, Unit};
+use crate::forecast::history::History;
+use crate::forecast::naive;
+use crate::forecast::protocol::{Answer, Question, Rolled, Rolling};
+use crate::forecast::source;
+use crate::forecast::span::Span;
+use crate::forecast::worker::{Worker, WorkerError};
 use crate::forecast::{Quantile, in_samples, season_in_samples};
-use crate::history::History;
-use crate::load::{self, Load};
-use crate::naive;
-use crate::page;
-use crate::page::simulation::{SimulationPage, TEMPLATE};
-use crate::print::simulation::Simulation;
-use crate::protocol::{Answer, Question, Rolled, Rolling};
-use crate::simulate::{self, Workload};
-use crate::source;
-use crate::span::Span;
-use crate::units::{Capacity, Demand, Replicas, Seconds, Unit};
-use crate::worker::{Worker, WorkerError};
+use crate::show::page;
+use crate::show::page::simulation::{SimulationPage, TEMPLATE};
+use crate::show::print::simulation::Simulation;
 use record::Record;
 
 // The most that the worker reads.

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use autoscaler::crd::PredictiveScaler;
-use autoscaler::doctor::RIGHTS;
+use autoscaler::cluster::crd::PredictiveScaler;
+use autoscaler::cluster::doctor::RIGHTS;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Namespace, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;

@@ -4,10 +4,10 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 
-use autoscaler::decide::Mode;
-use autoscaler::history::History;
-use autoscaler::state::{Condition, Profile, Retention, ScalerName, State};
-use autoscaler::units::{Replicas, Unit};
+use autoscaler::floor::decide::Mode;
+use autoscaler::floor::units::{Replicas, Unit};
+use autoscaler::forecast::history::History;
+use autoscaler::show::state::{Condition, Profile, Retention, ScalerName, State};
 
 use crate::browser::{Browser, body, gallery, scheme};
 use crate::serve::{Server, copy_templates};

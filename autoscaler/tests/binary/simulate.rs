@@ -56,8 +56,8 @@ fn both_forecasters_say_the_same_when_asked_for_the_naive() {
         .arg(&python));
     let theirs = json(&ran);
     let bytes = std::fs::read(&sample).unwrap();
-    let history = autoscaler::history::History::parse("requests.csv", &bytes, None).unwrap();
-    let question = autoscaler::protocol::Question {
+    let history = autoscaler::forecast::history::History::parse("requests.csv", &bytes, None).unwrap();
+    let question = autoscaler::forecast::protocol::Question {
         samples: history.samples,
         step_seconds: 300,
         // Without a week on the grid both know of one naive only.
@@ -66,7 +66,7 @@ fn both_forecasters_say_the_same_when_asked_for_the_naive() {
         quantile: 0.9,
         model: "auto".to_owned(),
     };
-    let ours = autoscaler::naive::answer(&question).unwrap();
+    let ours = autoscaler::forecast::naive::answer(&question).unwrap();
     let theirs_of = |model: &str| {
         let scores = theirs["scores"].as_array().unwrap();
         scores.iter().find(|score| score["model"] == model).unwrap()["mae"].as_f64().unwrap()

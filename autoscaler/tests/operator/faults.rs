@@ -249,7 +249,7 @@ async fn with_worker(home: &std::path::Path, python: std::path::PathBuf) -> Rig 
     let keeper = Arc::clone(&supervisor);
     tokio::spawn(async move { keeper.keep().await });
     for _ in 0..600 {
-        if supervisor.status() != autoscaler::supervisor::Status::Starting {
+        if supervisor.status() != autoscaler::forecast::supervisor::Status::Starting {
             break;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;

@@ -143,16 +143,16 @@ async fn an_expired_floor_is_swept_and_an_enforced_one_is_not() {
     let raised = rig.floor();
     rig.turn_to(MIDNIGHT + 9 * HOUR + DAY);
     rig.look();
-    assert_eq!(autoscaler::controller::sweep(&rig.context).await.unwrap(), 0, "its scaler enforces it");
+    assert_eq!(autoscaler::cluster::controller::sweep(&rig.context).await.unwrap(), 0, "its scaler enforces it");
     assert_eq!(rig.floor(), raised);
     // The finalizer taken off by force: nobody says farewell.
     rig.cluster.patch_scaler(NAMESPACE, "web", json!({"metadata": {"finalizers": null}}));
     rig.cluster.delete_scaler(NAMESPACE, "web");
     rig.look();
     rig.turn_to(MIDNIGHT + 9 * HOUR);
-    assert_eq!(autoscaler::controller::sweep(&rig.context).await.unwrap(), 0, "it has not expired");
+    assert_eq!(autoscaler::cluster::controller::sweep(&rig.context).await.unwrap(), 0, "it has not expired");
     rig.turn_to(MIDNIGHT + 11 * HOUR);
-    assert_eq!(autoscaler::controller::sweep(&rig.context).await.unwrap(), 1);
+    assert_eq!(autoscaler::cluster::controller::sweep(&rig.context).await.unwrap(), 1);
     assert_eq!((rig.floor(), rig.hpa()["metadata"]["annotations"].is_null()), (1, true));
 }
 
@@ -232,7 +232,7 @@ async fn a_pause_changes_nothing_until_it_ends() {
     assert_eq!(rig.floor(), raised);
     rig.says("Ready", "True", "Paused");
     rig.look();
-    assert_eq!(autoscaler::controller::sweep(&rig.context).await.unwrap(), 0, "a pause is no end");
+    assert_eq!(autoscaler::cluster::controller::sweep(&rig.context).await.unwrap(), 0, "a pause is no end");
     rig.cluster.patch_scaler(
         NAMESPACE,
         "web",

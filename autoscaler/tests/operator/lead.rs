@@ -5,9 +5,9 @@ use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use autoscaler::lease::Times;
-use autoscaler::operator::{Operator, Settings};
-use autoscaler::readiness::Readiness;
+use autoscaler::cluster::lease::Times;
+use autoscaler::cluster::operator::{Operator, Settings};
+use autoscaler::show::readiness::Readiness;
 use axum::http::Method;
 use jiff::Timestamp;
 use serde_json::json;
@@ -92,7 +92,7 @@ async fn of_two_replicas_one_writes_and_after_its_end_the_other() {
     }
     within(20, "three more are raised", || ["b", "c", "d"].iter().all(|name| cluster.min("shop", name) >= 8)).await;
     assert!(writers(&cluster).iter().all(|door| *door == first.address.port()), "one writer");
-    assert_eq!(ready.leader(), autoscaler::readiness::Leadership::Follows("first".to_owned()));
+    assert_eq!(ready.leader(), autoscaler::show::readiness::Leadership::Follows("first".to_owned()));
 
     // It hears nobody and nobody hears it, and it does not know why.
     first.shut();
@@ -111,13 +111,13 @@ async fn of_two_replicas_one_writes_and_after_its_end_the_other() {
 async fn a_leader_that_cannot_renew_stops_before_another_may_begin() {
     let (cluster, prometheus) = world().await;
     let (_, _, readiness) = replica(&cluster, &prometheus, "only").await;
-    within(20, "it leads", || readiness.leader() == autoscaler::readiness::Leadership::Leads).await;
+    within(20, "it leads", || readiness.leader() == autoscaler::show::readiness::Leadership::Leads).await;
     let away = Instant::now();
     cluster.fail(503);
-    within(20, "it stops", || readiness.leader() != autoscaler::readiness::Leadership::Leads).await;
+    within(20, "it stops", || readiness.leader() != autoscaler::show::readiness::Leadership::Leads).await;
     assert!(away.elapsed() < TIMES.holds, "{:?}", away.elapsed());
     cluster.fail(0);
-    within(20, "it leads again", || readiness.leader() == autoscaler::readiness::Leadership::Leads).await;
+    within(20, "it leads again", || readiness.leader() == autoscaler::show::readiness::Leadership::Leads).await;
     workload(&cluster, "later");
     within(20, "it watches again", || cluster.min("shop", "later") >= 8).await;
 }
@@ -127,8 +127,9 @@ async fn a_scaler_is_seen_when_it_comes_and_when_it_goes() {
     let (cluster, prometheus) = world().await;
     let (_, _, readiness) = replica(&cluster, &prometheus, "only").await;
     within(20, "the floor is raised", || cluster.min("shop", "web") >= 8).await;
-    let hello = autoscaler::protocol::Hello { protocol: 1, python: String::new(), packages: Default::default() };
-    assert!(readiness.lacks(&autoscaler::supervisor::Status::Ready(hello)).is_empty());
+    let hello =
+        autoscaler::forecast::protocol::Hello { protocol: 1, python: String::new(), packages: Default::default() };
+    assert!(readiness.lacks(&autoscaler::forecast::supervisor::Status::Ready(hello)).is_empty());
     cluster.delete_scaler("shop", "web");
     within(20, "it is gone", || cluster.get(SCALERS, "shop", "web").is_none()).await;
     assert_eq!(cluster.min("shop", "web"), 1);

@@ -6,14 +6,14 @@ use std::path::Path;
 use clap::ValueEnum;
 
 use super::SimulateArgs;
-use crate::decide::{Mode, Policy};
 use crate::failure::Failure;
+use crate::floor::decide::{Mode, Policy};
+use crate::floor::simulate::{Told, Workload};
+use crate::forecast::history::History;
+use crate::forecast::protocol::Answer;
+use crate::forecast::span::Span;
 use crate::forecast::{Forecast, Model, Wish};
-use crate::history::History;
-use crate::protocol::Answer;
-use crate::simulate::{Told, Workload};
-use crate::span::Span;
-use crate::state::{Condition, Decided, Health, Profile, Retention, ScalerName, State};
+use crate::show::state::{Condition, Decided, Health, Profile, Retention, ScalerName, State};
 
 const NAMESPACE: &str = "simulated";
 
@@ -80,9 +80,9 @@ impl Record {
         };
         let skilled = match &forecast {
             Some(forecast) if forecast.skilled => {
-                condition("ForecastSkilled", true, "BeatsReferences", crate::print::skill(forecast))
+                condition("ForecastSkilled", true, "BeatsReferences", crate::show::print::skill(forecast))
             }
-            Some(forecast) => condition("ForecastSkilled", false, "NoSkill", crate::print::skill(forecast)),
+            Some(forecast) => condition("ForecastSkilled", false, "NoSkill", crate::show::print::skill(forecast)),
             None => condition("ForecastSkilled", false, "NoForecast", "there is no forecast".to_owned()),
         };
         self.state.note(

@@ -1,0 +1,149 @@
+//! What is to be known before a decision: the scaler's wish, its autoscaler, its demand. Reads, and writes nothing.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
+use kube::ResourceExt;
+use kube::runtime::reflector::Store;
+
+use super::{Context, Failed, pods};
+use crate::cluster::act::read_minimum;
+use crate::cluster::crd::{PredictiveScaler, Wanted};
+use crate::floor::decide::{Decision, Missing, Seen};
+use crate::cluster::demand::{Expected, Lack};
+use crate::floor::minimum::Minimum;
+use crate::show::state::{Decided, ScalerName};
+use crate::floor::units::Replicas;
+
+/// Everything that a decision follows from.
+pub struct Facts {
+    /// What the scaler wants.
+    pub wanted: Wanted,
+    /// Its autoscaler, as it was read.
+    pub hpa: HorizontalPodAutoscaler,
+    /// That one's minimum.
+    pub minimum: Minimum,
+    /// Whether a person asked for a pause.
+    pub paused: bool,
+    /// The forecast, or what is missing for one.
+    pub expected: Result<Expected, Lack>,
+}
+
+/// Why nothing can be decided.
+pub enum Blocked {
+    /// The spec cannot be understood.
+    Invalid(Vec<String>),
+    /// An older scaler has the same autoscaler.
+    Rival(String),
+    /// There is no such autoscaler.
+    NoAutoscaler(String),
+    /// Its annotation cannot be read: what the original is nobody knows.
+    Unreadable(String),
+}
+
+impl Blocked {
+    /// In one word.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Blocked::Invalid(_) => "InvalidSpec",
+            Blocked::Rival(_) => "AnotherScaler",
+            Blocked::NoAutoscaler(_) => "NoAutoscaler",
+            Blocked::Unreadable(_) => "UnreadableAnnotation",
+        }
+    }
+}
+
+impl fmt::Display for Blocked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Blocked::Invalid(problems) => f.write_str(&problems.join("; ")),
+            Blocked::Rival(name) => write!(f, "`{name}` is older and has the same HorizontalPodAutoscaler"),
+            Blocked::NoAutoscaler(name) => write!(f, "there is no HorizontalPodAutoscaler `{name}`"),
+            Blocked::Unreadable(cause) => write!(f, "{cause}: nothing is written over it"),
+        }
+    }
+}
+
+impl Facts {
+    /// As `decide` reads them.
+    pub fn seen(&self, now: Timestamp) -> Seen<'_> {
+        Seen {
+            now,
+            minimum: &self.minimum,
+            max_replicas: self.max_replicas(),
+            desired: pods(self.hpa.status.as_ref().map(|status| status.desired_replicas)),
+            paused: self.paused,
+            outlook: match &self.expected {
+                Ok(expected) => Ok(&expected.outlook),
+                Err(lack) => Err(lack.missing.clone()),
+            },
+        }
+    }
+
+    /// The autoscaler's own maximum.
+    pub fn max_replicas(&self) -> Replicas {
+        pods(self.hpa.spec.as_ref().map(|spec| spec.max_replicas)).unwrap_or_default()
+    }
+
+    /// The pods that run.
+    pub fn replicas(&self) -> Option<Replicas> {
+        pods(self.hpa.status.as_ref().and_then(|status| status.current_replicas))
+    }
+
+    /// A decision on these facts, as it is remembered.
+    pub fn decided(&self, now: Timestamp, decision: &Decision) -> Decided {
+        let demand = self.expected.as_ref().ok().and_then(|expected| expected.demand);
+        let decided = Decided::new(now, self.wanted.policy.mode, self.minimum.original(), decision);
+        Decided { replicas: self.replicas(), demand, ..decided }
+    }
+}
+
+/// Reads everything. `expected` is kept between two tries of one decision: only the autoscaler has changed.
+pub(super) async fn gather(
+    scaler: &PredictiveScaler,
+    context: &Context,
+    name: &ScalerName,
+    now: Timestamp,
+    expected: &mut Option<Result<Expected, Lack>>,
+) -> Result<Result<Facts, Blocked>, Failed> {
+    let wanted = match scaler.spec.wanted() {
+        Ok(wanted) => wanted,
+        Err(problems) => return Ok(Err(Blocked::Invalid(problems))),
+    };
+    if let Some(rival) = rival(scaler, &context.scalers) {
+        return Ok(Err(Blocked::Rival(rival)));
+    }
+    let paused = scaler.paused();
+    if expected.is_none() {
+        *expected = Some(if paused {
+            let missing = Missing::NoForecast { cause: "paused".to_owned() };
+            Err(Lack { missing, word: "Paused", fresh: true })
+        } else {
+            context.demands.expected(name, &wanted, now).await
+        });
+    }
+    // Last, for it ages fastest.
+    let Some(hpa) = context.hpas(&name.namespace).get_opt(&wanted.hpa).await? else {
+        return Ok(Err(Blocked::NoAutoscaler(wanted.hpa)));
+    };
+    let minimum = match read_minimum(&hpa) {
+        Ok(minimum) => minimum,
+        Err(cause) => return Ok(Err(Blocked::Unreadable(cause.to_string()))),
+    };
+    let Some(expected) = expected.clone() else { unreachable!("it was set above") };
+    Ok(Ok(Facts { wanted, hpa, minimum, paused, expected }))
+}
+
+/// The older scaler that has the same autoscaler.
+pub(super) fn rival(scaler: &PredictiveScaler, scalers: &Store<PredictiveScaler>) -> Option<String> {
+    let namespace = scaler.namespace();
+    let rivals = scalers.state_filter(|other| {
+        other.spec.hpa_ref == scaler.spec.hpa_ref
+            && other.namespace() == namespace
+            && other.name_any() != scaler.name_any()
+            && !other.going()
+            && (scaler.going() || other.precedes(scaler))
+    });
+    rivals.first().map(|rival| rival.name_any())
+}

@@ -1,0 +1,321 @@
+//! A workload's demand up to now, and its forecast: what is remembered, what Prometheus adds to it, what the worker makes
+//! of it.
+//!
+//! Asks for no more than what is new. What cannot be had is a `Lack` in words; nothing is made up in its place.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::value::{RawValue, to_raw_value};
+use tokio::sync::Semaphore;
+
+use crate::cluster::crd::Wanted;
+use crate::floor::decide::{Missing, Outlook};
+use crate::forecast::{Forecast, Model, Wish};
+use crate::forecast::history::History;
+use crate::show::metrics::{Metrics, Outcome};
+use crate::forecast::naive;
+use crate::cluster::prometheus::{Prometheus, Trouble};
+use crate::forecast::protocol::{Answer, Question, Refusal, Renewal};
+use crate::forecast::span::Span;
+use crate::show::state::{ScalerName, State};
+use crate::forecast::supervisor::Supervisor;
+use crate::floor::units::Seconds;
+
+/// How far histories go back where the season is short: two weeks, and a day to spare.
+const PAST_SECONDS: u32 = 15 * 86_400;
+/// A forecast grows dearer with every sample, and no better beyond this: three weeks of minutes.
+const MOST_SAMPLES: u32 = 30_240;
+/// Asked for again, for samples can come late.
+const OVERLAP: i64 = 5;
+/// As long as an autoscaler may take to follow demand down: the demand that it still runs pods for.
+const LATELY_SECONDS: u32 = 3_600;
+
+/// A fit is carried on for so long; then models and bands are judged anew.
+const REFITTED_AFTER: i64 = 3_600;
+/// Up to so many new scalers each waits for its first fit: a tenth of a second each.
+const CROWD: usize = 100;
+
+/// How long a forecast may wait and take.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadlines {
+    /// How long it may wait for the worker before the seasonal naive makes it.
+    pub patience: Duration,
+    /// How long the worker may take for it.
+    pub work: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Deadlines {
+        Deadlines { patience: Duration::from_secs(20), work: Duration::from_secs(30) }
+    }
+}
+
+/// What makes forecasts.
+#[derive(Debug)]
+pub struct Demands {
+    /// Where samples come from.
+    pub prometheus: Prometheus,
+    /// What is remembered of them.
+    pub state: State,
+    /// Who forecasts.
+    pub supervisor: Arc<Supervisor>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// How long that may take.
+    pub deadlines: Deadlines,
+    /// Whoever is fitted anew.
+    fitting: Semaphore,
+    crowd: AtomicUsize,
+}
+
+/// A forecast before it has times.
+struct Made {
+    answer: Answer,
+    fallback: Option<String>,
+    outage: bool,
+}
+
+/// A fit as the state keeps it.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    query: String,
+    /// The time of the last sample that it has seen.
+    end: i64,
+    fit: Box<RawValue>,
+}
+
+impl Kept {
+    /// It, to be carried on to the end of this history; none where that end is not after its own.
+    fn renewal(&self, history: &History) -> Option<Renewal> {
+        let since = (history.end().as_second() - self.end) / i64::from(history.step.seconds());
+        let since = u32::try_from(since).ok().filter(|since| (*since as usize) < history.samples.len())?;
+        Some(Renewal { fit: self.fit.clone(), since })
+    }
+
+    /// Whether it is time to fit anew: once in a while, for each scaler at a time of its own.
+    fn is_due(&self, name: &ScalerName, history: &History) -> bool {
+        let every = REFITTED_AFTER.max(12 * i64::from(history.step.seconds()));
+        let turn = |second: i64| (second + (name.share() * every as f64) as i64).div_euclid(every);
+        turn(history.end().as_second()) != turn(self.end)
+    }
+}
+
+/// A forecast and what it was made from.
+#[derive(Clone, Debug)]
+pub struct Expected {
+    /// The forecast.
+    pub forecast: Forecast,
+    /// As a decision reads it.
+    pub outlook: Outlook,
+    /// Why the seasonal naive stood in for the worker, where it did.
+    pub fallback: Option<String>,
+    /// Whether that is because something is broken.
+    pub outage: bool,
+    /// The newest sample.
+    pub demand: Option<f64>,
+}
+
+/// Why there is no forecast.
+#[derive(Clone, Debug)]
+pub struct Lack {
+    /// As a decision reads it.
+    pub missing: Missing,
+    /// In one word, for a condition.
+    pub word: &'static str,
+    /// Whether samples are fresh all the same.
+    pub fresh: bool,
+}
+
+impl Demands {
+    /// Demands that nothing is known of yet.
+    pub fn new(
+        prometheus: Prometheus,
+        state: State,
+        supervisor: Arc<Supervisor>,
+        metrics: Arc<Metrics>,
+        deadlines: Deadlines,
+    ) -> Demands {
+        let (fitting, crowd) = (Semaphore::new(1), AtomicUsize::new(0));
+        Demands { prometheus, state, supervisor, metrics, deadlines, fitting, crowd }
+    }
+
+    /// Notes how many scalers there are.
+    pub fn crowd(&self, scalers: usize) {
+        self.crowd.store(scalers, Ordering::Relaxed);
+    }
+
+    /// The forecast at `now`, or what is missing for one.
+    pub async fn expected(&self, name: &ScalerName, wanted: &Wanted, now: Timestamp) -> Result<Expected, Lack> {
+        let step = wanted.policy.step;
+        let history = self.history(name, wanted, now).await.map_err(|trouble| Lack {
+            missing: trouble.missing(),
+            word: trouble.word(),
+            fresh: false,
+        })?;
+        let Some(history) = history else {
+            let cause = format!("the query gives no sample; query `{}`", wanted.query);
+            return Err(Lack { missing: Missing::NoForecast { cause }, word: "NoSamples", fresh: false });
+        };
+        let age = now.as_second() - history.end().as_second();
+        if age > 2 * i64::from(step.seconds()) {
+            let missing = Missing::Stale { age: Seconds(age.unsigned_abs()) };
+            return Err(Lack { missing, word: "Stale", fresh: false });
+        }
+        let cannot = |cause: String, word| {
+            let missing = Missing::NoForecast { cause: format!("{cause}; query `{}`", wanted.query) };
+            Lack { missing, word, fresh: true }
+        };
+        let steps = Outlook::horizon(wanted.policy.lead_time, step);
+        let horizon = Span::from_seconds(steps.saturating_mul(step.seconds())).unwrap_or(step);
+        let wish = Wish { horizon, season: wanted.season, quantile: wanted.quantile, model: Model::Auto };
+        let question = wish.question(&history).map_err(|failure| cannot(failure.message, "NotAskable"))?;
+        let made = self.forecast(name, wanted, &history, &question).await;
+        let Made { answer, fallback, outage } = made.map_err(|refusal| cannot(refusal.message, "NotEnoughHistory"))?;
+        let forecast = Forecast::new(&history, &wish, answer);
+        let lately = history.samples.len().saturating_sub(LATELY_SECONDS.div_ceil(step.seconds()) as usize);
+        let recent = history.samples[lately..].iter().flatten().copied().fold(f64::NAN, f64::max);
+        let outlook = Outlook::of(&forecast, wanted.unit).with_recent(recent);
+        let demand = history.samples.last().copied().flatten();
+        Ok(Expected { forecast, outlook, fallback, outage, demand })
+    }
+
+    /// Carries the last fit on where it is young enough, and fits anew where it is not, in turn. Where so many are new
+    /// that their turn would come too late, the seasonal naive forecasts until it comes.
+    async fn forecast(
+        &self,
+        name: &ScalerName,
+        wanted: &Wanted,
+        history: &History,
+        question: &Question,
+    ) -> Result<Made, Refusal> {
+        let kept: Option<Kept> = self.state.fit(name).and_then(|text| serde_json::from_str(&text).ok());
+        let kept = kept.filter(|kept| kept.query == wanted.query);
+        let renewal = kept.and_then(|kept| kept.renewal(history).map(|renewal| (renewal, kept.is_due(name, history))));
+        // Held until this forecast is there.
+        let turn = match &renewal {
+            Some((_, false)) => None,
+            Some((_, true)) => self.fitting.try_acquire().ok(),
+            None if self.crowd.load(Ordering::Relaxed) > CROWD => match self.fitting.try_acquire() {
+                Ok(turn) => Some(turn),
+                Err(_) => {
+                    let answer = naive::answer(question)?;
+                    let why = "others are fitted first".to_owned();
+                    return Ok(Made { answer, fallback: Some(why), outage: false });
+                }
+            },
+            None => self.fitting.acquire().await.ok(),
+        };
+        let renewal = renewal.filter(|_| turn.is_none()).map(|(renewal, _)| renewal);
+        let Deadlines { patience, work } = self.deadlines;
+        let asked = Instant::now();
+        let made = self.supervisor.forecast(question, renewal.as_ref(), patience, work).await;
+        match &made {
+            Ok(made) if made.instead_of.is_some() => self.metrics.fallback(),
+            other => self.metrics.forecast(Outcome::of(other), asked.elapsed()),
+        }
+        let made = made?;
+        let mut answer = made.answer;
+        if let Some(fit) = answer.fit.take().and_then(|fit| to_raw_value(&fit).ok()) {
+            let kept = Kept { query: wanted.query.clone(), end: history.end().as_second(), fit };
+            if let Ok(text) = serde_json::to_string(&kept) {
+                self.state.remember_fit(name, &text);
+            }
+        }
+        Ok(Made { answer, outage: made.instead_of.is_some(), fallback: made.instead_of })
+    }
+
+    /// The demand until now: what is remembered, and what is new.
+    async fn history(&self, name: &ScalerName, wanted: &Wanted, now: Timestamp) -> Result<Option<History>, Trouble> {
+        let step = wanted.policy.step;
+        let each = i64::from(step.seconds());
+        let window = window(wanted.season, step);
+        let last = now.as_second().div_euclid(each) * each;
+        let earliest = last - (i64::from(window) - 1) * each;
+        let known = self.state.samples(name, &wanted.query, step);
+        let first = known.as_ref().map_or(earliest, |known| {
+            // A clock that went back asks for what it has seen already, once more.
+            (known.end().as_second().min(last) - OVERLAP * each).max(earliest)
+        });
+        let at = |second| Timestamp::from_second(second).unwrap_or(Timestamp::UNIX_EPOCH);
+        let asked = Instant::now();
+        let samples = self.prometheus.range(&wanted.query, at(first), at(last), step).await;
+        self.metrics.queried(Outcome::of(&samples), asked.elapsed());
+        let fresh = samples?.history();
+        if let Some(fresh) = &fresh {
+            self.state.remember_samples(name, &wanted.query, fresh);
+        }
+        Ok(joined(known, fresh, window).map(|history| history.newest(window as usize)))
+    }
+}
+
+/// How many samples a history has at most.
+fn window(season: Span, step: Span) -> u32 {
+    let seasons = season.seconds().saturating_mul(4) / step.seconds();
+    (PAST_SECONDS / step.seconds()).max(seasons).min(MOST_SAMPLES)
+}
+
+/// Two parts of one history, the second one newer: where both have a sample, that one counts. A first part that is
+/// farther back than a whole window is of no use.
+fn joined(known: Option<History>, fresh: Option<History>, window: u32) -> Option<History> {
+    let (Some(known), Some(fresh)) = (&known, &fresh) else { return fresh.or(known) };
+    let each = i64::from(fresh.step.seconds());
+    let offset = fresh.start.as_second() - known.start.as_second();
+    let apart = fresh.start.as_second() - known.end().as_second();
+    if known.step != fresh.step || offset % each != 0 || apart / each > i64::from(window) {
+        return Some(fresh.clone());
+    }
+    let start = known.start.min(fresh.start);
+    let end = known.end().max(fresh.end());
+    let index = |time: Timestamp| ((time.as_second() - start.as_second()) / each) as usize;
+    let mut samples = vec![None; index(end) + 1];
+    for part in [known, fresh] {
+        let at = index(part.start);
+        for (place, sample) in samples[at..].iter_mut().zip(&part.samples) {
+            *place = sample.or(*place);
+        }
+    }
+    Some(History { start, step: fresh.step, samples })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: Span = Span::from_seconds(60).unwrap();
+
+    fn history(minute: i64, samples: &[Option<f64>]) -> Option<History> {
+        let start = Timestamp::from_second(minute * 60).unwrap();
+        Some(History { start, step: MINUTE, samples: samples.to_vec() })
+    }
+
+    #[test]
+    fn what_is_new_is_laid_over_what_is_known() {
+        let known = history(10, &[Some(1.0), Some(2.0), Some(3.0)]);
+        let fresh = history(12, &[Some(3.5), None, Some(5.0)]);
+        let both = history(10, &[Some(1.0), Some(2.0), Some(3.5), None, Some(5.0)]);
+        assert_eq!(joined(known.clone(), fresh.clone(), 100), both);
+        assert_eq!(joined(None, fresh.clone(), 100), fresh);
+        assert_eq!(joined(known.clone(), None, 100), known);
+    }
+
+    #[test]
+    fn between_two_parts_is_a_gap_and_a_part_too_far_back_is_none() {
+        let known = history(10, &[Some(1.0)]);
+        assert_eq!(joined(known.clone(), history(13, &[Some(4.0)]), 100).unwrap().samples.len(), 4);
+        let far = history(1_000_000, &[Some(4.0)]);
+        assert_eq!(joined(known, far.clone(), 100), far);
+    }
+
+    #[test]
+    fn a_window_is_two_weeks_or_four_seasons() {
+        let hour = Span::from_seconds(3_600).unwrap();
+        let week = Span::from_seconds(604_800).unwrap();
+        assert_eq!(window(Span::from_seconds(86_400).unwrap(), Span::from_seconds(300).unwrap()), 4_320);
+        assert_eq!(window(week, hour), 672);
+        assert_eq!(window(week, MINUTE), MOST_SAMPLES);
+    }
+}
