@@ -2,7 +2,6 @@
 
 pub mod decide;
 pub mod hpa;
-pub mod load;
 pub mod minimum;
 pub mod simulate;
 pub mod units;

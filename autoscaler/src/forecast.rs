@@ -5,6 +5,7 @@
 pub mod backtest;
 pub mod history;
 pub mod home;
+pub mod load;
 pub mod naive;
 pub mod protocol;
 pub mod source;
@@ -106,7 +107,7 @@ impl From<Quantile> for f64 {
 
 /// What is asked, whatever the history.
 #[derive(Clone, Debug)]
-pub struct Wish {
+pub struct ForecastOptions {
     /// How far to look.
     pub horizon: Span,
     /// After which time demand repeats.
@@ -117,7 +118,7 @@ pub struct Wish {
     pub model: Model,
 }
 
-impl Wish {
+impl ForecastOptions {
     /// The question to the worker, or why this history cannot be asked it.
     pub fn question(&self, history: &History) -> Result<Question, Failure> {
         let step = history.step;
@@ -224,7 +225,7 @@ pub struct Point {
 
 impl Forecast {
     /// Gives an answer its times: the first step is the one after the history's last sample.
-    pub fn new(history: &History, wish: &Wish, answer: Answer) -> Forecast {
+    pub fn new(history: &History, options: &ForecastOptions, answer: Answer) -> Forecast {
         let count = history.samples.len();
         let lines = answer.mean.iter().zip(&answer.lower).zip(&answer.upper).enumerate();
         let points = lines
@@ -251,7 +252,7 @@ impl Forecast {
             skill_flat: answer.skill_flat,
             backtests: answer.backtests,
             band: answer.band,
-            quantile: wish.quantile,
+            quantile: options.quantile,
             scores: answer.scores,
             missing: answer.missing,
             notes: answer.notes,
@@ -299,8 +300,13 @@ pub(crate) mod tests_support {
             fit: None,
             seconds: 0.1,
         };
-        let wish = Wish { horizon: history.step, season: history.step, quantile: Quantile(0.9), model: Model::Auto };
-        Forecast::new(history, &wish, answer)
+        let options = ForecastOptions {
+            horizon: history.step,
+            season: history.step,
+            quantile: Quantile(0.9),
+            model: Model::Auto,
+        };
+        Forecast::new(history, &options, answer)
     }
 }
 
@@ -312,8 +318,8 @@ mod tests {
         History::parse("load.csv", b"timestamp,value\n0,1\n300,2\n900,4\n", None).unwrap()
     }
 
-    fn wish(horizon: &str, season: &str) -> Wish {
-        Wish {
+    fn options(horizon: &str, season: &str) -> ForecastOptions {
+        ForecastOptions {
             horizon: horizon.parse().unwrap(),
             season: season.parse().unwrap(),
             quantile: "0.9".parse().unwrap(),
@@ -323,14 +329,14 @@ mod tests {
 
     #[test]
     fn spans_become_samples() {
-        let question = wish("1h", "1d").question(&history()).unwrap();
+        let question = options("1h", "1d").question(&history()).unwrap();
         assert_eq!((question.horizon, question.season, question.step_seconds), (12, 288, 300));
         assert_eq!(question.samples, [Some(1.0), Some(2.0), None, Some(4.0)]);
     }
 
     #[track_caller]
     fn refuse(horizon: &str, season: &str, message: &str) {
-        let failure = wish(horizon, season).question(&history()).unwrap_err();
+        let failure = options(horizon, season).question(&history()).unwrap_err();
         assert_eq!((failure.message.as_str(), failure.kind.exit_code()), (message, 2));
         assert!(failure.hint.is_some());
     }

@@ -1,16 +1,17 @@
 //! `autoscaler backtest`: how good forecasts of a history would have been.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::Args;
 
-use super::{Output, PlaceArgs, asked, write_out};
+use super::args::{PlaceArgs, duration};
+use super::{Output, asked, write_out};
 use crate::failure::Failure;
 use crate::forecast::Quantile;
-use crate::forecast::backtest::{Shown, Wish};
+use crate::forecast::backtest::{BacktestOptions, BacktestReport};
 use crate::forecast::source;
 use crate::forecast::span::Span;
+use crate::show::print;
 
 pub(super) const HELP: &str = "\
 The first half of the history only teaches. From up to 400 origins in the second half every model forecasts from what \
@@ -56,15 +57,15 @@ pub(super) struct BacktestArgs {
 
 pub(super) async fn run(args: BacktestArgs) -> Result<(), Failure> {
     let history = source::read(&args.history, args.step)?;
-    let wish = Wish { leads: args.leads, season: args.season, quantile: args.quantile };
-    let question = wish.question(&history)?;
-    let within = Duration::from_secs(args.deadline.seconds().into());
+    let options = BacktestOptions { leads: args.leads, season: args.season, quantile: args.quantile };
+    let question = options.question(&history)?;
+    let within = duration(args.deadline);
     let launch = args.places.launch(&args.places.home());
     let report = asked(&launch, async |worker| worker.backtest(&question, within).await).await?;
-    let shown = Shown::new(&args.history.display().to_string(), &history, &wish, report?);
+    let report = BacktestReport::new(&args.history.display().to_string(), &history, &options, report?);
     let text = match args.format {
-        Output::Text => shown.text(),
-        Output::Json => super::json(&shown)?,
+        Output::Text => print::backtest::text(&report),
+        Output::Json => super::json(&report)?,
     };
     write_out(&text)
 }

@@ -1,19 +1,19 @@
 //! `autoscaler simulate`: an autoscaler alone beside one with a floor, over a trace, without a cluster.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
 mod record;
 
-use super::{Output, PlaceArgs, asked, write_out};
+use super::args::{PlaceArgs, duration};
+use super::{Output, asked, write_out};
 use crate::failure::Failure;
 use crate::floor::decide::{Mode, Outlook, Policy};
-use crate::floor::load::{self, Load};
 use crate::floor::simulate::{self, Workload};
 use crate::floor::units::{Capacity, Demand, Replicas, Seconds, Unit};
 use crate::forecast::history::History;
+use crate::forecast::load::{self, Load};
 use crate::forecast::naive;
 use crate::forecast::protocol::{Answer, Question, Rolled, Rolling};
 use crate::forecast::source;
@@ -208,11 +208,12 @@ pub(super) async fn run(args: SimulateArgs) -> Result<(), Failure> {
     }
     let open = rolled.skilled.iter().filter(|skilled| **skilled).count() as f64;
     let gate_open = open / rolled.skilled.len().max(1) as f64;
-    let outcome = simulate::run_and_tell(&trace, first, &workload, &policy, &simulate::forecasts(rolled), |told| {
-        if let Some(record) = &record {
-            record.decided(told);
-        }
-    });
+    let outcome =
+        simulate::run_with_observer(&trace, first, &workload, &policy, &simulate::forecasts(rolled), |told| {
+            if let Some(record) = &record {
+                record.decided(told);
+            }
+        });
     if let Some(record) = record {
         record.end(&args, &trace, known, &workload, &policy, last)?;
     }
@@ -321,7 +322,7 @@ impl SimulateArgs {
         if self.forecaster == Forecaster::Naive {
             return fallback(None);
         }
-        let within = Duration::from_secs(self.deadline.seconds().into());
+        let within = duration(self.deadline);
         let launch = self.places.launch(&self.places.home());
         let work = async |worker: &mut Worker| {
             let rolled = worker.roll(rolling, within).await?;

@@ -60,7 +60,7 @@ impl std::fmt::Display for Refused {
             Refused::NotLeading => f.write_str("this replica does not lead any more"),
             Refused::Owned(by) => write!(f, "`spec.minReplicas` is owned by another: {by}"),
             Refused::Changed => f.write_str("the object has changed since it was read"),
-            Refused::Failed(cause) => write!(f, "the API server: {}", told(cause)),
+            Refused::Failed(cause) => write!(f, "the API server: {}", describe(cause)),
         }
     }
 }
@@ -68,7 +68,7 @@ impl std::fmt::Display for Refused {
 impl std::error::Error for Refused {}
 
 /// An API error in one line.
-pub fn told(error: &kube::Error) -> String {
+pub fn describe(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) => format!("{} ({})", status.message, status.code),
         other => {
@@ -181,7 +181,7 @@ impl Actor {
     }
 
     /// Puts the finalizer on a scaler, or takes it off.
-    pub async fn guard(&self, scaler: &PredictiveScaler, guarded: bool) -> Result<(), Refused> {
+    pub async fn set_finalizer(&self, scaler: &PredictiveScaler, guarded: bool) -> Result<(), Refused> {
         self.leading()?;
         let mut finalizers: Vec<&str> =
             scaler.finalizers().iter().map(String::as_str).filter(|finalizer| *finalizer != FINALIZER).collect();
@@ -194,7 +194,11 @@ impl Actor {
     }
 
     /// Writes the status, whole.
-    pub async fn tell(&self, scaler: &PredictiveScaler, status: &PredictiveScalerStatus) -> Result<(), Refused> {
+    pub async fn write_status(
+        &self,
+        scaler: &PredictiveScaler,
+        status: &PredictiveScalerStatus,
+    ) -> Result<(), Refused> {
         self.leading()?;
         let params = PatchParams::apply(MANAGER).force();
         let patch = Patch::Apply(status::patch(status));

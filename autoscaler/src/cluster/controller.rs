@@ -1,4 +1,4 @@
-//! Reconciles one PredictiveScaler: reads the facts, lets `decide` decide, hands the change to `act`, tells what came of it.
+//! Reconciles one PredictiveScaler: reads the facts, decides, writes the change through `act`, reports the result.
 //!
 //! Nothing is decided here and nothing is written here. Whatever fails is a condition or a later try, never a panic, and a
 //! floor that stands stays as it is meanwhile.
@@ -20,16 +20,16 @@ use kube::runtime::reflector::Store;
 use kube::{Api, Client, ResourceExt};
 use tracing::Instrument;
 
-use crate::cluster::act::{Actor, Refused, told};
-use crate::cluster::crd::status::{self, Kind, Says};
-use crate::cluster::crd::{PredictiveScaler, PredictiveScalerStatus, Wanted};
-use crate::floor::decide::{Change, Decision, Memory, Mode, decide};
+use crate::cluster::act::{Actor, Refused, describe};
+use crate::cluster::crd::status::{self, ConditionUpdate, Kind};
+use crate::cluster::crd::{PredictiveScaler, PredictiveScalerStatus, ScalerSettings};
 use crate::cluster::demand::Demands;
-use crate::show::metrics::Outcome;
+use crate::floor::decide::{Change, Decision, Memory, Mode, decide};
 use crate::floor::minimum::Minimum;
-use crate::forecast::span::Span;
-use crate::show::state::{Decided, ScalerName};
 use crate::floor::units::Replicas;
+use crate::forecast::span::Span;
+use crate::show::metrics::Outcome;
+use crate::show::state::{Decided, ScalerName};
 
 use facts::{Blocked, Facts};
 pub use sweep::sweep;
@@ -87,7 +87,7 @@ impl std::error::Error for Failed {}
 
 impl From<kube::Error> for Failed {
     fn from(error: kube::Error) -> Failed {
-        Failed(told(&error))
+        Failed(describe(&error))
     }
 }
 
@@ -97,8 +97,8 @@ impl From<Refused> for Failed {
     }
 }
 
-/// How a decision was carried out.
-enum Carried {
+/// Result of writing a decision.
+enum Applied {
     /// There was nothing to write.
     Nothing,
     /// The floor moved.
@@ -151,12 +151,21 @@ impl Context {
     }
 
     /// Forgets what was decided while this process led: another has decided since.
-    pub fn begin_anew(&self) {
+    pub fn clear_decisions(&self) {
         self.tracks.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
 
-/// Decides for one scaler, once, and says when to come again.
+/// One reconcile of one scaler: everything that its steps read, and the track that they update.
+struct Reconcile<'a> {
+    scaler: &'a PredictiveScaler,
+    context: &'a Context,
+    name: &'a ScalerName,
+    now: Timestamp,
+    track: &'a mut Track,
+}
+
+/// Reconciles one scaler once, and returns when to do it again.
 pub async fn reconcile(scaler: Arc<PredictiveScaler>, context: Arc<Context>) -> Result<Action, Failed> {
     let (namespace, object) = scaler.place();
     // Not `name`: in JSON that is the name of the span.
@@ -165,7 +174,9 @@ pub async fn reconcile(scaler: Arc<PredictiveScaler>, context: Arc<Context>) -> 
     async move {
         let mut track = context.track(&name, &scaler);
         let began = Instant::now();
-        let done = tokio::time::timeout(LONGEST, once(&scaler, &context, &name, &mut track)).await;
+        let now = (context.clock)();
+        let mut reconcile = Reconcile { scaler: &scaler, context: &context, name: &name, now, track: &mut track };
+        let done = tokio::time::timeout(LONGEST, reconcile.run()).await;
         let done = done.unwrap_or_else(|_| Err(Failed(format!("it took longer than {LONGEST:?}"))));
         context.demands.metrics.reconciled(Outcome::of(&done), began.elapsed());
         match &done {
@@ -175,7 +186,7 @@ pub async fn reconcile(scaler: Arc<PredictiveScaler>, context: Arc<Context>) -> 
                 tracing::warn!(%cause, failures = track.failures, "cannot reconcile");
             }
         }
-        if !(scaler.going() && done.is_ok()) {
+        if !(scaler.is_deleted() && done.is_ok()) {
             context.keep(&name, track);
         }
         done
@@ -184,213 +195,181 @@ pub async fn reconcile(scaler: Arc<PredictiveScaler>, context: Arc<Context>) -> 
     .await
 }
 
-async fn once(
-    scaler: &PredictiveScaler,
-    context: &Context,
-    name: &ScalerName,
-    track: &mut Track,
-) -> Result<Action, Failed> {
-    if scaler.going() {
-        return farewell(scaler, context, name).await;
-    }
-    let now = (context.clock)();
-    let mut expected = None;
-    for _ in 0..TRIES {
-        let facts = match facts::gather(scaler, context, name, now, &mut expected).await? {
-            Ok(facts) => facts,
-            Err(blocked) => return stand_by(scaler, context, name, track, &blocked, now).await,
-        };
-        let decision = decide(&facts.wanted.policy, track.memory.as_ref(), &facts.seen(now));
-        match carry_out(scaler, context, &facts, &decision, now).await {
-            // The autoscaler's own status moves every few seconds: look again, decide again.
-            Err(Refused::Changed) => continue,
-            Err(refused) => {
-                context.demands.state.remember_decision(
-                    name,
-                    &Decided { failed: Some(refused.to_string()), changed: None, ..facts.decided(now, &decision) },
-                    track.memory.as_ref().unwrap_or(&decision.memory),
-                );
-                // What is to be said of this cannot be said where the API server is away.
-                let _ = complain(scaler, context, track, "CannotWrite", refused.to_string(), now).await;
-                return Err(refused.into());
-            }
-            Ok(carried) => {
-                settle(scaler, context, name, track, &facts, &decision, &carried, now).await?;
-                return Ok(Action::requeue(until_next(name, facts.wanted.policy.step, now)));
+impl Reconcile<'_> {
+    async fn run(&mut self) -> Result<Action, Failed> {
+        if self.scaler.is_deleted() {
+            return self.finalize().await;
+        }
+        let mut expected = None;
+        for _ in 0..TRIES {
+            let facts = match facts::gather(self, &mut expected).await? {
+                Ok(facts) => facts,
+                Err(blocked) => return self.report_blocked(&blocked).await,
+            };
+            let decision = decide(&facts.settings.policy, self.track.memory.as_ref(), &facts.seen(self.now));
+            match self.apply(&facts, &decision).await {
+                // The autoscaler's own status moves every few seconds: read again, decide again.
+                Err(Refused::Changed) => continue,
+                Err(refused) => {
+                    self.context.demands.state.remember_decision(
+                        self.name,
+                        &Decided {
+                            failed: Some(refused.to_string()),
+                            changed: None,
+                            ..facts.decided(self.now, &decision)
+                        },
+                        self.track.memory.as_ref().unwrap_or(&decision.memory),
+                    );
+                    // Where the API server is unreachable, this cannot be written either.
+                    let _ = self.report_not_ready("CannotWrite", refused.to_string()).await;
+                    return Err(refused.into());
+                }
+                Ok(applied) => {
+                    self.settle(&facts, &decision, &applied).await?;
+                    return Ok(Action::requeue(until_next(self.name, facts.settings.policy.step, self.now)));
+                }
             }
         }
+        Err(Failed("the autoscaler changes faster than a decision can be written".to_owned()))
     }
-    Err(Failed("the autoscaler changes faster than it can be decided for".to_owned()))
+
+    /// Writes what was decided, or confirms a floor before it expires.
+    async fn apply(&self, facts: &Facts, decision: &Decision) -> Result<Applied, Refused> {
+        if facts.settings.policy.mode == Mode::Recommend {
+            return Ok(Applied::Nothing);
+        }
+        if !self.scaler.guarded() {
+            // Before the first floor, so that deleting the scaler releases it.
+            self.context.actor.set_finalizer(self.scaler, true).await?;
+        }
+        let floor = match decision.change {
+            Some(change) => change.to(),
+            None if needs_confirming(&facts.minimum, &facts.settings, self.now) => facts.minimum.floor(),
+            None => return Ok(Applied::Nothing),
+        };
+        let expires = self.now.checked_add(confirmed_for(&facts.settings)).unwrap_or(Timestamp::MAX);
+        let patch = facts.minimum.patch(floor, expires);
+        match self.context.actor.set_minimum(&facts.hpa, &patch, facts.settings.take_ownership).await {
+            Ok(_) => Ok(decision.change.map_or(Applied::Nothing, Applied::Moved)),
+            Err(Refused::Owned(by)) => Ok(Applied::Owned(by)),
+            Err(refused) => Err(refused),
+        }
+    }
+
+    /// Remembers a decision and reports its result.
+    async fn settle(&mut self, facts: &Facts, decision: &Decision, applied: &Applied) -> Result<(), Failed> {
+        let Demands { state, metrics, .. } = &self.context.demands;
+        let mut decided = facts.decided(self.now, decision);
+        match applied {
+            // What was not written has not happened: the next decision begins where this one did.
+            Applied::Owned(by) => {
+                decided.changed = None;
+                decided.failed = Some(format!("`spec.minReplicas` is owned by another: {by}"));
+            }
+            Applied::Nothing | Applied::Moved(_) => self.track.memory = Some(decision.memory.clone()),
+        }
+        metrics.decided(self.name, facts.minimum.original(), decision);
+        if let Applied::Moved(change) = applied {
+            metrics.changed(change.from(), change.to());
+        }
+        state.remember_decision(self.name, &decided, self.track.memory.as_ref().unwrap_or(&decision.memory));
+        if let Ok(expected) = &facts.expected {
+            state.remember_forecast(self.name, &expected.forecast);
+        }
+        let result = report::Report { facts, decision, applied };
+        let after = result.status(self.track.status.as_ref(), self.scaler, self.now);
+        state.note(self.name, &report::profile(self.scaler, facts, &after));
+        for event in result.events(self.track.status.as_ref(), self.track.fallback) {
+            event.publish(self.context, self.scaler, &facts.hpa).await;
+        }
+        self.track.fallback = result.falls_back();
+        self.write_status(after).await
+    }
+
+    /// Reports why no decision is possible, and tries again where that may pass by itself.
+    async fn report_blocked(&mut self, blocked: &Blocked) -> Result<Action, Failed> {
+        tracing::info!(reason = blocked.word(), %blocked, "nothing is decided");
+        self.report_not_ready(blocked.word(), blocked.to_string()).await?;
+        let step: Option<Span> = self.scaler.spec.step.parse().ok().or(Span::from_seconds(300));
+        let step = step.unwrap_or_else(|| unreachable!("5m"));
+        Ok(match blocked {
+            Blocked::Invalid(_) => Action::await_change(),
+            Blocked::OlderScaler(_) | Blocked::NoAutoscaler(_) | Blocked::Unreadable(_) => {
+                Action::requeue(until_next(self.name, step, self.now))
+            }
+        })
+    }
+
+    /// Reports that this scaler is not ready, and why; the other conditions stay.
+    async fn report_not_ready(&mut self, reason: &'static str, message: String) -> Result<(), Failed> {
+        let generation = self.scaler.metadata.generation;
+        let mut after = self.track.status.clone().unwrap_or_default();
+        let updates = [ConditionUpdate::no(Kind::Ready, reason, message)];
+        after.observed_generation = generation;
+        after.updated = Some(Time(status::whole(self.now)));
+        after.conditions = status::conditions(&after.conditions, &updates, generation, self.now);
+        after.reasons.clear();
+        self.write_status(after).await
+    }
+
+    async fn write_status(&mut self, after: PredictiveScalerStatus) -> Result<(), Failed> {
+        if !status::worth_writing(self.track.status.as_ref(), &after, self.now) {
+            return Ok(());
+        }
+        match self.context.actor.write_status(self.scaler, &after).await {
+            Ok(()) => self.track.status = Some(after),
+            // The scaler was deleted meanwhile.
+            Err(Refused::Changed) => {}
+            Err(refused) => return Err(refused.into()),
+        }
+        Ok(())
+    }
+
+    /// Restores the original minimum, then removes the finalizer.
+    async fn finalize(&self) -> Result<Action, Failed> {
+        let Reconcile { scaler, context, name, .. } = self;
+        if !scaler.guarded() {
+            return Ok(Action::await_change());
+        }
+        for _ in 0..TRIES {
+            let hpa = context.hpas(&name.namespace).get_opt(&scaler.spec.hpa_ref.name).await?;
+            let restored = match &hpa {
+                // Another scaler has it now, and with it the floor.
+                Some(_) if facts::older_scaler(scaler, &context.scalers).is_some() => Ok(false),
+                Some(hpa) => context.actor.restore(hpa, scaler.spec.take_ownership).await,
+                None => Ok(false),
+            };
+            match restored {
+                Err(Refused::Changed) => continue,
+                Err(refused) => return Err(refused.into()),
+                Ok(restored) => {
+                    if let (true, Some(hpa)) = (restored, &hpa) {
+                        report::Event::restored(hpa).publish(context, scaler, hpa).await;
+                    }
+                    match context.actor.set_finalizer(scaler, false).await {
+                        Ok(()) | Err(Refused::Changed) => {}
+                        Err(refused) => return Err(refused.into()),
+                    }
+                    context.forget(name);
+                    tracing::info!(restored, "gone");
+                    return Ok(Action::await_change());
+                }
+            }
+        }
+        Err(Failed("the autoscaler changes faster than it can be restored".to_owned()))
+    }
 }
 
-/// Writes what was decided, or confirms a floor before it expires.
-async fn carry_out(
-    scaler: &PredictiveScaler,
-    context: &Context,
-    facts: &Facts,
-    decision: &Decision,
-    now: Timestamp,
-) -> Result<Carried, Refused> {
-    if facts.wanted.policy.mode == Mode::Recommend {
-        return Ok(Carried::Nothing);
-    }
-    if !scaler.guarded() {
-        // Before the first floor: a scaler that goes takes its floor along.
-        context.actor.guard(scaler, true).await?;
-    }
-    let floor = match decision.change {
-        Some(change) => change.to(),
-        None if needs_confirming(&facts.minimum, &facts.wanted, now) => facts.minimum.floor(),
-        None => return Ok(Carried::Nothing),
-    };
-    let patch = facts.minimum.patch(floor, now.checked_add(confirmed_for(&facts.wanted)).unwrap_or(Timestamp::MAX));
-    match context.actor.set_minimum(&facts.hpa, &patch, facts.wanted.take_ownership).await {
-        Ok(_) => Ok(decision.change.map_or(Carried::Nothing, Carried::Moved)),
-        Err(Refused::Owned(by)) => Ok(Carried::Owned(by)),
-        Err(refused) => Err(refused),
-    }
-}
-
-/// How long a floor holds without a leader: as long as it would be held without metrics, and some steps more.
-fn confirmed_for(wanted: &Wanted) -> SignedDuration {
-    let policy = &wanted.policy;
+/// How long a floor is valid without a leader: as long as it would be held without metrics, and some steps more.
+fn confirmed_for(settings: &ScalerSettings) -> SignedDuration {
+    let policy = &settings.policy;
     let longest = policy.stale_after.max(policy.scale_down_delay).0;
     let seconds = longest.saturating_add(4 * u64::from(policy.step.seconds())).max(600);
     SignedDuration::from_secs(i64::try_from(seconds).unwrap_or(i64::MAX / 4))
 }
 
-fn needs_confirming(minimum: &Minimum, wanted: &Wanted, now: Timestamp) -> bool {
-    minimum.expires().is_some_and(|expires| expires.duration_since(now) < confirmed_for(wanted) / 2)
-}
-
-/// Remembers and tells what came of a decision.
-#[expect(clippy::too_many_arguments, reason = "everything that a reconcile has found, in one place and once")]
-async fn settle(
-    scaler: &PredictiveScaler,
-    context: &Context,
-    name: &ScalerName,
-    track: &mut Track,
-    facts: &Facts,
-    decision: &Decision,
-    carried: &Carried,
-    now: Timestamp,
-) -> Result<(), Failed> {
-    let state = &context.demands.state;
-    let mut decided = facts.decided(now, decision);
-    match carried {
-        // What was not written has not happened: the next decision begins where this one did.
-        Carried::Owned(by) => {
-            decided.changed = None;
-            decided.failed = Some(format!("`spec.minReplicas` is owned by another: {by}"));
-        }
-        Carried::Nothing | Carried::Moved(_) => track.memory = Some(decision.memory.clone()),
-    }
-    context.demands.metrics.decided(name, facts.minimum.original(), decision);
-    if let Carried::Moved(change) = carried {
-        context.demands.metrics.changed(change.from(), change.to());
-    }
-    state.remember_decision(name, &decided, track.memory.as_ref().unwrap_or(&decision.memory));
-    if let Ok(expected) = &facts.expected {
-        state.remember_forecast(name, &expected.forecast);
-    }
-    let before = track.status.clone();
-    let after = report::status(before.as_ref(), scaler, facts, decision, carried, now);
-    state.note(name, &report::profile(scaler, facts, &after));
-    for event in report::events(before.as_ref(), track.fallback, facts, decision, carried) {
-        event.publish(context, scaler, &facts.hpa).await;
-    }
-    track.fallback = report::falls_back(facts, decision);
-    tell(scaler, context, track, after, now).await
-}
-
-/// Tells why nothing can be decided, and comes again where that may pass by itself.
-async fn stand_by(
-    scaler: &PredictiveScaler,
-    context: &Context,
-    name: &ScalerName,
-    track: &mut Track,
-    blocked: &Blocked,
-    now: Timestamp,
-) -> Result<Action, Failed> {
-    tracing::info!(reason = blocked.word(), %blocked, "nothing is decided");
-    complain(scaler, context, track, blocked.word(), blocked.to_string(), now).await?;
-    let step: Span = scaler.spec.step.parse().ok().or(Span::from_seconds(300)).unwrap_or_else(|| unreachable!("5m"));
-    Ok(match blocked {
-        Blocked::Invalid(_) => Action::await_change(),
-        Blocked::Rival(_) | Blocked::NoAutoscaler(_) | Blocked::Unreadable(_) => {
-            Action::requeue(until_next(name, step, now))
-        }
-    })
-}
-
-/// Tells that this scaler is not ready, and why; what else was told of it stays.
-async fn complain(
-    scaler: &PredictiveScaler,
-    context: &Context,
-    track: &mut Track,
-    word: &'static str,
-    message: String,
-    now: Timestamp,
-) -> Result<(), Failed> {
-    let mut after = track.status.clone().unwrap_or_default();
-    let says = [Says::no(Kind::Ready, word, message)];
-    after.observed_generation = scaler.metadata.generation;
-    after.updated = Some(Time(status::whole(now)));
-    after.conditions = status::conditions(&after.conditions, &says, scaler.metadata.generation, now);
-    after.reasons.clear();
-    tell(scaler, context, track, after, now).await
-}
-
-async fn tell(
-    scaler: &PredictiveScaler,
-    context: &Context,
-    track: &mut Track,
-    after: PredictiveScalerStatus,
-    now: Timestamp,
-) -> Result<(), Failed> {
-    if !status::worth_writing(track.status.as_ref(), &after, now) {
-        return Ok(());
-    }
-    match context.actor.tell(scaler, &after).await {
-        Ok(()) => track.status = Some(after),
-        // It went while we looked.
-        Err(Refused::Changed) => {}
-        Err(refused) => return Err(refused.into()),
-    }
-    Ok(())
-}
-
-/// Restores the original minimum, then lets the scaler go.
-async fn farewell(scaler: &PredictiveScaler, context: &Context, name: &ScalerName) -> Result<Action, Failed> {
-    if !scaler.guarded() {
-        return Ok(Action::await_change());
-    }
-    for _ in 0..TRIES {
-        let hpa = context.hpas(&name.namespace).get_opt(&scaler.spec.hpa_ref.name).await?;
-        let restored = match &hpa {
-            // Another one has it now: its floor is not ours to take.
-            Some(_) if facts::rival(scaler, &context.scalers).is_some() => Ok(false),
-            Some(hpa) => context.actor.restore(hpa, scaler.spec.take_ownership).await,
-            None => Ok(false),
-        };
-        match restored {
-            Err(Refused::Changed) => continue,
-            Err(refused) => return Err(refused.into()),
-            Ok(restored) => {
-                if let (true, Some(hpa)) = (restored, &hpa) {
-                    report::Event::restored(hpa).publish(context, scaler, hpa).await;
-                }
-                match context.actor.guard(scaler, false).await {
-                    Ok(()) | Err(Refused::Changed) => {}
-                    Err(refused) => return Err(refused.into()),
-                }
-                context.forget(name);
-                tracing::info!(restored, "gone");
-                return Ok(Action::await_change());
-            }
-        }
-    }
-    Err(Failed("the autoscaler changes faster than it can be restored".to_owned()))
+fn needs_confirming(minimum: &Minimum, settings: &ScalerSettings, now: Timestamp) -> bool {
+    minimum.expires().is_some_and(|expires| expires.duration_since(now) < confirmed_for(settings) / 2)
 }
 
 /// When a failed reconcile is tried again.

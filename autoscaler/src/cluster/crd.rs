@@ -17,9 +17,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::floor::decide;
+use crate::floor::units::{Capacity, Replicas, Unit};
 use crate::forecast::Quantile;
 use crate::forecast::span::Span;
-use crate::floor::units::{Capacity, Replicas, Unit};
 
 /// The API group of everything that is ours in a cluster.
 pub const GROUP: &str = "autoscaler.acme.dev";
@@ -293,7 +293,7 @@ pub struct LastForecast {
 
 /// A spec that was understood.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Wanted {
+pub struct ScalerSettings {
     /// What `decide` follows.
     pub policy: decide::Policy,
     /// The HorizontalPodAutoscaler's name.
@@ -313,7 +313,7 @@ pub struct Wanted {
 impl PredictiveScalerSpec {
     /// Reads the spec, or says everything that is wrong with it. The cluster's own rules come first: this is for what
     /// was stored before them, or past them.
-    pub fn wanted(&self) -> Result<Wanted, Vec<String>> {
+    pub fn settings(&self) -> Result<ScalerSettings, Vec<String>> {
         let mut problems = Vec::new();
         let mut note = |field: &str, problem: String| problems.push(format!("spec.{field}: {problem}"));
         let mut span = |field: &str, text: &str| -> Span {
@@ -351,7 +351,7 @@ impl PredictiveScalerSpec {
             Mode::Recommend => decide::Mode::Recommend,
             Mode::Enforce => decide::Mode::Enforce,
         };
-        Ok(Wanted {
+        Ok(ScalerSettings {
             policy: decide::Policy {
                 mode,
                 capacity,
@@ -379,7 +379,7 @@ impl PredictiveScaler {
     }
 
     /// Whether it is being deleted.
-    pub fn going(&self) -> bool {
+    pub fn is_deleted(&self) -> bool {
         self.metadata.deletion_timestamp.is_some()
     }
 

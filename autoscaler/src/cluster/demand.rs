@@ -1,7 +1,7 @@
 //! A workload's demand up to now, and its forecast: what is remembered, what Prometheus adds to it, what the worker makes
 //! of it.
 //!
-//! Asks for no more than what is new. What cannot be had is a `Lack` in words; nothing is made up in its place.
+//! Asks for no more than what is new. What cannot be had is a `Unavailable` in words; nothing is made up in its place.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,18 +12,18 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 use tokio::sync::Semaphore;
 
-use crate::cluster::crd::Wanted;
-use crate::floor::decide::{Missing, Outlook};
-use crate::forecast::{Forecast, Model, Wish};
-use crate::forecast::history::History;
-use crate::show::metrics::{Metrics, Outcome};
-use crate::forecast::naive;
+use crate::cluster::crd::ScalerSettings;
 use crate::cluster::prometheus::{Prometheus, Trouble};
+use crate::floor::decide::{Missing, Outlook};
+use crate::floor::units::Seconds;
+use crate::forecast::history::History;
+use crate::forecast::naive;
 use crate::forecast::protocol::{Answer, Question, Refusal, Renewal};
 use crate::forecast::span::Span;
-use crate::show::state::{ScalerName, State};
 use crate::forecast::supervisor::Supervisor;
-use crate::floor::units::Seconds;
+use crate::forecast::{Forecast, ForecastOptions, Model};
+use crate::show::metrics::{Metrics, Outcome};
+use crate::show::state::{ScalerName, State};
 
 /// How far histories go back where the season is short: two weeks, and a day to spare.
 const PAST_SECONDS: u32 = 15 * 86_400;
@@ -37,20 +37,20 @@ const LATELY_SECONDS: u32 = 3_600;
 /// A fit is carried on for so long; then models and bands are judged anew.
 const REFITTED_AFTER: i64 = 3_600;
 /// Up to so many new scalers each waits for its first fit: a tenth of a second each.
-const CROWD: usize = 100;
+const MANY_SCALERS: usize = 100;
 
 /// How long a forecast may wait and take.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadlines {
     /// How long it may wait for the worker before the seasonal naive makes it.
-    pub patience: Duration,
+    pub queue_timeout: Duration,
     /// How long the worker may take for it.
-    pub work: Duration,
+    pub timeout: Duration,
 }
 
 impl Default for Deadlines {
     fn default() -> Deadlines {
-        Deadlines { patience: Duration::from_secs(20), work: Duration::from_secs(30) }
+        Deadlines { queue_timeout: Duration::from_secs(20), timeout: Duration::from_secs(30) }
     }
 }
 
@@ -69,7 +69,7 @@ pub struct Demands {
     pub deadlines: Deadlines,
     /// Whoever is fitted anew.
     fitting: Semaphore,
-    crowd: AtomicUsize,
+    scaler_count: AtomicUsize,
 }
 
 /// A forecast before it has times.
@@ -121,7 +121,7 @@ pub struct Expected {
 
 /// Why there is no forecast.
 #[derive(Clone, Debug)]
-pub struct Lack {
+pub struct Unavailable {
     /// As a decision reads it.
     pub missing: Missing,
     /// In one word, for a condition.
@@ -139,46 +139,52 @@ impl Demands {
         metrics: Arc<Metrics>,
         deadlines: Deadlines,
     ) -> Demands {
-        let (fitting, crowd) = (Semaphore::new(1), AtomicUsize::new(0));
-        Demands { prometheus, state, supervisor, metrics, deadlines, fitting, crowd }
+        let (fitting, scaler_count) = (Semaphore::new(1), AtomicUsize::new(0));
+        Demands { prometheus, state, supervisor, metrics, deadlines, fitting, scaler_count }
     }
 
     /// Notes how many scalers there are.
-    pub fn crowd(&self, scalers: usize) {
-        self.crowd.store(scalers, Ordering::Relaxed);
+    pub fn set_scaler_count(&self, scalers: usize) {
+        self.scaler_count.store(scalers, Ordering::Relaxed);
     }
 
     /// The forecast at `now`, or what is missing for one.
-    pub async fn expected(&self, name: &ScalerName, wanted: &Wanted, now: Timestamp) -> Result<Expected, Lack> {
-        let step = wanted.policy.step;
-        let history = self.history(name, wanted, now).await.map_err(|trouble| Lack {
+    pub async fn expected(
+        &self,
+        name: &ScalerName,
+        settings: &ScalerSettings,
+        now: Timestamp,
+    ) -> Result<Expected, Unavailable> {
+        let step = settings.policy.step;
+        let history = self.history(name, settings, now).await.map_err(|trouble| Unavailable {
             missing: trouble.missing(),
             word: trouble.word(),
             fresh: false,
         })?;
         let Some(history) = history else {
-            let cause = format!("the query gives no sample; query `{}`", wanted.query);
-            return Err(Lack { missing: Missing::NoForecast { cause }, word: "NoSamples", fresh: false });
+            let cause = format!("the query gives no sample; query `{}`", settings.query);
+            return Err(Unavailable { missing: Missing::NoForecast { cause }, word: "NoSamples", fresh: false });
         };
         let age = now.as_second() - history.end().as_second();
         if age > 2 * i64::from(step.seconds()) {
             let missing = Missing::Stale { age: Seconds(age.unsigned_abs()) };
-            return Err(Lack { missing, word: "Stale", fresh: false });
+            return Err(Unavailable { missing, word: "Stale", fresh: false });
         }
         let cannot = |cause: String, word| {
-            let missing = Missing::NoForecast { cause: format!("{cause}; query `{}`", wanted.query) };
-            Lack { missing, word, fresh: true }
+            let missing = Missing::NoForecast { cause: format!("{cause}; query `{}`", settings.query) };
+            Unavailable { missing, word, fresh: true }
         };
-        let steps = Outlook::horizon(wanted.policy.lead_time, step);
+        let steps = Outlook::horizon(settings.policy.lead_time, step);
         let horizon = Span::from_seconds(steps.saturating_mul(step.seconds())).unwrap_or(step);
-        let wish = Wish { horizon, season: wanted.season, quantile: wanted.quantile, model: Model::Auto };
-        let question = wish.question(&history).map_err(|failure| cannot(failure.message, "NotAskable"))?;
-        let made = self.forecast(name, wanted, &history, &question).await;
+        let options =
+            ForecastOptions { horizon, season: settings.season, quantile: settings.quantile, model: Model::Auto };
+        let question = options.question(&history).map_err(|failure| cannot(failure.message, "NotAskable"))?;
+        let made = self.forecast(name, settings, &history, &question).await;
         let Made { answer, fallback, outage } = made.map_err(|refusal| cannot(refusal.message, "NotEnoughHistory"))?;
-        let forecast = Forecast::new(&history, &wish, answer);
+        let forecast = Forecast::new(&history, &options, answer);
         let lately = history.samples.len().saturating_sub(LATELY_SECONDS.div_ceil(step.seconds()) as usize);
         let recent = history.samples[lately..].iter().flatten().copied().fold(f64::NAN, f64::max);
-        let outlook = Outlook::of(&forecast, wanted.unit).with_recent(recent);
+        let outlook = Outlook::of(&forecast, settings.unit).with_recent(recent);
         let demand = history.samples.last().copied().flatten();
         Ok(Expected { forecast, outlook, fallback, outage, demand })
     }
@@ -188,18 +194,18 @@ impl Demands {
     async fn forecast(
         &self,
         name: &ScalerName,
-        wanted: &Wanted,
+        settings: &ScalerSettings,
         history: &History,
         question: &Question,
     ) -> Result<Made, Refusal> {
         let kept: Option<Kept> = self.state.fit(name).and_then(|text| serde_json::from_str(&text).ok());
-        let kept = kept.filter(|kept| kept.query == wanted.query);
+        let kept = kept.filter(|kept| kept.query == settings.query);
         let renewal = kept.and_then(|kept| kept.renewal(history).map(|renewal| (renewal, kept.is_due(name, history))));
         // Held until this forecast is there.
         let turn = match &renewal {
             Some((_, false)) => None,
             Some((_, true)) => self.fitting.try_acquire().ok(),
-            None if self.crowd.load(Ordering::Relaxed) > CROWD => match self.fitting.try_acquire() {
+            None if self.scaler_count.load(Ordering::Relaxed) > MANY_SCALERS => match self.fitting.try_acquire() {
                 Ok(turn) => Some(turn),
                 Err(_) => {
                     let answer = naive::answer(question)?;
@@ -210,9 +216,9 @@ impl Demands {
             None => self.fitting.acquire().await.ok(),
         };
         let renewal = renewal.filter(|_| turn.is_none()).map(|(renewal, _)| renewal);
-        let Deadlines { patience, work } = self.deadlines;
+        let Deadlines { queue_timeout, timeout } = self.deadlines;
         let asked = Instant::now();
-        let made = self.supervisor.forecast(question, renewal.as_ref(), patience, work).await;
+        let made = self.supervisor.forecast(question, renewal.as_ref(), queue_timeout, timeout).await;
         match &made {
             Ok(made) if made.instead_of.is_some() => self.metrics.fallback(),
             other => self.metrics.forecast(Outcome::of(other), asked.elapsed()),
@@ -220,7 +226,7 @@ impl Demands {
         let made = made?;
         let mut answer = made.answer;
         if let Some(fit) = answer.fit.take().and_then(|fit| to_raw_value(&fit).ok()) {
-            let kept = Kept { query: wanted.query.clone(), end: history.end().as_second(), fit };
+            let kept = Kept { query: settings.query.clone(), end: history.end().as_second(), fit };
             if let Ok(text) = serde_json::to_string(&kept) {
                 self.state.remember_fit(name, &text);
             }
@@ -229,24 +235,29 @@ impl Demands {
     }
 
     /// The demand until now: what is remembered, and what is new.
-    async fn history(&self, name: &ScalerName, wanted: &Wanted, now: Timestamp) -> Result<Option<History>, Trouble> {
-        let step = wanted.policy.step;
+    async fn history(
+        &self,
+        name: &ScalerName,
+        settings: &ScalerSettings,
+        now: Timestamp,
+    ) -> Result<Option<History>, Trouble> {
+        let step = settings.policy.step;
         let each = i64::from(step.seconds());
-        let window = window(wanted.season, step);
+        let window = window(settings.season, step);
         let last = now.as_second().div_euclid(each) * each;
         let earliest = last - (i64::from(window) - 1) * each;
-        let known = self.state.samples(name, &wanted.query, step);
+        let known = self.state.samples(name, &settings.query, step);
         let first = known.as_ref().map_or(earliest, |known| {
             // A clock that went back asks for what it has seen already, once more.
             (known.end().as_second().min(last) - OVERLAP * each).max(earliest)
         });
         let at = |second| Timestamp::from_second(second).unwrap_or(Timestamp::UNIX_EPOCH);
         let asked = Instant::now();
-        let samples = self.prometheus.range(&wanted.query, at(first), at(last), step).await;
+        let samples = self.prometheus.range(&settings.query, at(first), at(last), step).await;
         self.metrics.queried(Outcome::of(&samples), asked.elapsed());
         let fresh = samples?.history();
         if let Some(fresh) = &fresh {
-            self.state.remember_samples(name, &wanted.query, fresh);
+            self.state.remember_samples(name, &settings.query, fresh);
         }
         Ok(joined(known, fresh, window).map(|history| history.newest(window as usize)))
     }

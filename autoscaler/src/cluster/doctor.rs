@@ -14,11 +14,11 @@ use kube::{Api, Client, Config, CustomResourceExt};
 use serde::Serialize;
 
 use crate::cluster::crd::{GROUP, PredictiveScaler};
-use crate::forecast::home::Home;
-use crate::show::page;
 use crate::cluster::prometheus::{self, Prometheus};
 use crate::cluster::tls;
+use crate::forecast::home::Home;
 use crate::forecast::worker::{Launch, Worker};
+use crate::show::page;
 
 /// The version of the resource that this binary speaks.
 pub const VERSION: &str = "v1alpha1";

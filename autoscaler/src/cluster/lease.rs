@@ -13,7 +13,7 @@ use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client};
 use tokio::time::{sleep, timeout};
 
-use crate::cluster::act::{Fence, told};
+use crate::cluster::act::{Fence, describe};
 
 /// A lease's times.
 #[derive(Clone, Copy, Debug)]
@@ -62,7 +62,7 @@ impl Candidate {
         Candidate { api, name: name.to_owned(), identity: identity.to_owned(), times, fence }
     }
 
-    /// Waits until the lease is ours, and opens the fence. Says who has it meanwhile.
+    /// Waits until the lease is ours, and opens the fence. ConditionUpdate who has it meanwhile.
     pub async fn acquire(&self, mut follows: impl FnMut(&str)) -> Lease {
         let mut watched: Option<Watched> = None;
         loop {
@@ -78,7 +78,7 @@ impl Candidate {
                         follows(&watched.holder);
                     }
                 }
-                Ok(Err(cause)) => tracing::warn!(cause = %told(&cause), "cannot ask for the lease"),
+                Ok(Err(cause)) => tracing::warn!(cause = %describe(&cause), "cannot ask for the lease"),
                 Err(_) => tracing::warn!("cannot ask for the lease: no answer"),
             }
             sleep(jittered(self.times.every)).await;
@@ -106,9 +106,9 @@ impl Candidate {
                         tracing::warn!("another replica has taken the lease");
                         return;
                     }
-                    Err(cause) => tracing::warn!(cause = %told(&cause), "cannot read the lease"),
+                    Err(cause) => tracing::warn!(cause = %describe(&cause), "cannot read the lease"),
                 },
-                Ok(Err(cause)) => tracing::warn!(cause = %told(&cause), "cannot renew the lease"),
+                Ok(Err(cause)) => tracing::warn!(cause = %describe(&cause), "cannot renew the lease"),
                 Err(_) => {}
             }
             if renewed.elapsed() >= self.times.renew_within {
@@ -137,7 +137,7 @@ impl Candidate {
             Ok(Ok(false)) => {}
             Ok(Err(cause)) => {
                 let cause: kube::Error = cause;
-                tracing::warn!(cause = %told(&cause), "cannot release the lease: it ends by itself");
+                tracing::warn!(cause = %describe(&cause), "cannot release the lease: it ends by itself");
             }
             Err(_) => tracing::warn!("cannot release the lease: it ends by itself"),
         }

@@ -112,7 +112,7 @@ impl Operator {
                 readiness.leadership(Leadership::Leads);
                 context.demands.metrics.leads(true);
                 // Another has decided since we did, if we ever did.
-                context.begin_anew();
+                context.clear_decisions();
                 tokio::select! {
                     () = candidate.keep(lease) => {}
                     () = term(&context, &feed, settings.at_a_time) => {}
@@ -182,7 +182,7 @@ async fn watch(
             Ok(Event::Apply(scaler)) => {
                 show(context, &scaler);
                 if seen.is_new(&scaler) {
-                    context.demands.crowd(context.scalers.state().len());
+                    context.demands.set_scaler_count(context.scalers.state().len());
                     feed.give(&scaler);
                 }
             }
@@ -228,7 +228,7 @@ fn synced(scalers: &Store<PredictiveScaler>, context: &Context, feed: &Feed, see
         })
         .collect();
     context.demands.state.keep_only(&names);
-    context.demands.crowd(names.len());
+    context.demands.set_scaler_count(names.len());
     tracing::info!(scalers = names.len(), "cache synced");
 }
 
@@ -249,7 +249,7 @@ impl Seen {
         scaler.metadata.generation.hash(&mut hasher);
         scaler.annotations().hash(&mut hasher);
         scaler.finalizers().hash(&mut hasher);
-        scaler.going().hash(&mut hasher);
+        scaler.is_deleted().hash(&mut hasher);
         let hash = hasher.finish();
         self.0.insert(scaler.uid().unwrap_or_default(), hash) != Some(hash)
     }

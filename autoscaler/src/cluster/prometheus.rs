@@ -123,7 +123,7 @@ impl Prometheus {
             // A redirect would take the token somewhere else.
             .redirect(reqwest::redirect::Policy::none())
             .build()
-            .map_err(|cause| told(&cause))?;
+            .map_err(|cause| describe(&cause))?;
         let permits = Semaphore::new(settings.at_a_time.max(1));
         Ok(Prometheus { settings, client, permits })
     }
@@ -168,11 +168,11 @@ impl Prometheus {
             })?;
             request = request.bearer_auth(token.trim());
         }
-        let mut response = request.send().await.map_err(|cause| Trouble::Unreachable(told(&cause)))?;
+        let mut response = request.send().await.map_err(|cause| Trouble::Unreachable(describe(&cause)))?;
         let status = response.status();
         let most = BYTES_AROUND + part.len() * BYTES_A_SAMPLE;
         let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|cause| Trouble::Unreachable(told(&cause)))? {
+        while let Some(chunk) = response.chunk().await.map_err(|cause| Trouble::Unreachable(describe(&cause)))? {
             if body.len() + chunk.len() > most {
                 // Dropping the response closes the connection: the rest is never read.
                 return Err(Trouble::TooLarge { bytes: most });
@@ -190,7 +190,7 @@ impl Prometheus {
 }
 
 /// The error with its causes, and without the address: a query can be long.
-fn told(error: &reqwest::Error) -> String {
+fn describe(error: &reqwest::Error) -> String {
     let mut text = if error.is_timeout() {
         "it does not answer in time".to_owned()
     } else if error.is_connect() {

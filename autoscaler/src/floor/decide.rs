@@ -17,8 +17,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::floor::minimum::Minimum;
-use crate::forecast::span::Span;
 use crate::floor::units::{Capacity, Demand, Replicas, Seconds};
+use crate::forecast::span::Span;
 
 pub use memory::Memory;
 pub use outlook::Outlook;

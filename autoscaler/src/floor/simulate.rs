@@ -9,11 +9,11 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::floor::decide::{Decision, Memory, Missing, Mode, Outlook, Policy, Reason, Seen, decide};
-use crate::forecast::history::History;
 use crate::floor::hpa::{self, Hpa, Running};
 use crate::floor::minimum::Minimum;
-use crate::forecast::protocol::Rolled;
 use crate::floor::units::{Capacity, Demand, Replicas, Seconds};
+use crate::forecast::history::History;
+use crate::forecast::protocol::Rolled;
 
 /// A workload and its autoscaler.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -139,7 +139,7 @@ pub struct Outcome {
 
 /// A decision with what was seen before it.
 #[derive(Clone, Copy, Debug)]
-pub struct Told<'a> {
+pub struct SimulatedDecision<'a> {
     /// When.
     pub now: Timestamp,
     /// What the owner wants.
@@ -154,17 +154,17 @@ pub struct Told<'a> {
 
 /// Simulates a trace from sample `first` on.
 pub fn run(trace: &History, first: usize, workload: &Workload, policy: &Policy, forecasts: &Forecasts) -> Outcome {
-    run_and_tell(trace, first, workload, policy, forecasts, |_| {})
+    run_with_observer(trace, first, workload, policy, forecasts, |_| {})
 }
 
 /// Simulates a trace from sample `first` on, and tells of every decision.
-pub fn run_and_tell(
+pub fn run_with_observer(
     trace: &History,
     first: usize,
     workload: &Workload,
     policy: &Policy,
     forecasts: &Forecasts,
-    mut tell: impl FnMut(&Told<'_>),
+    mut observe: impl FnMut(&SimulatedDecision<'_>),
 ) -> Outcome {
     let step = u64::from(trace.step.seconds());
     let policy = Policy { mode: Mode::Enforce, ..policy.clone() };
@@ -212,7 +212,7 @@ pub fn run_and_tell(
             outlook: outlook.as_ref().ok_or_else(|| Missing::NoForecast { cause: "none was made".to_owned() }),
         };
         let decision = decide(&policy, memory.as_ref(), &seen);
-        tell(&Told {
+        observe(&SimulatedDecision {
             now,
             original: minimum.original(),
             replicas: with_floor.running().all(),
@@ -361,7 +361,7 @@ impl Side {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::floor::load::{self, Load};
+    use crate::forecast::load::{self, Load};
     use crate::forecast::naive;
     use crate::forecast::protocol::{Question, Rolling};
     use crate::forecast::span::Span;

@@ -94,7 +94,7 @@ impl Demand {
 
 impl fmt::Display for Demand {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let places = crate::show::print::decimals(self.value);
+        let places = decimals(self.value);
         let unit = match self.unit {
             Unit::Count => "",
             Unit::Cores => " cores",
@@ -235,6 +235,20 @@ impl fmt::Display for Seconds {
     }
 }
 
+/// Enough decimals for about three digits of numbers up to `largest`.
+pub fn decimals(largest: f64) -> usize {
+    if largest >= 1000.0 {
+        0
+    } else if largest >= 10.0 || largest <= 0.0 {
+        1
+    } else if largest >= 1.0 {
+        2
+    } else {
+        // Numbers like 0.00012; beyond nine decimals nobody reads on.
+        (2.0 - largest.log10().floor()).clamp(3.0, 9.0) as usize
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -301,5 +315,21 @@ mod tests {
         assert_eq!(Seconds(90).to_string(), "1m30s");
         assert_eq!("0".parse(), Ok(Seconds(0)));
         assert_eq!(Seconds(0).to_string(), "0s");
+    }
+
+    #[track_caller]
+    fn check_decimals(largest: f64, expected: usize) {
+        assert_eq!(decimals(largest), expected, "{largest}");
+    }
+
+    #[test]
+    fn decimals_follow_the_size() {
+        check_decimals(0.0, 1);
+        check_decimals(12_345.6, 0);
+        check_decimals(432.1, 1);
+        check_decimals(3.2, 2);
+        check_decimals(0.5, 3);
+        check_decimals(0.000_12, 6);
+        check_decimals(1e-20, 9);
     }
 }

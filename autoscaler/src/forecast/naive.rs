@@ -371,7 +371,7 @@ fn ranks(values: &[f64]) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::floor::load::{self, Load};
+    use crate::forecast::load::{self, Load};
     use crate::forecast::span::Span;
 
     fn question(samples: Vec<Option<f64>>, season: u32, horizon: u32) -> Question {

@@ -79,12 +79,12 @@ const OUR_TROUBLE: [&str; 3] = ["bug", "deadline", "model-failed"];
 pub struct Supervisor {
     launch: Launch,
     restarts: Restarts,
-    seat: Mutex<Seat>,
+    slot: Mutex<Slot>,
     seen: StateMutex<(Status, Counts)>,
 }
 
 #[derive(Debug, Default)]
-struct Seat {
+struct Slot {
     worker: Option<Worker>,
     failures: VecDeque<Instant>,
     last: String,
@@ -94,7 +94,7 @@ impl Supervisor {
     /// A supervisor without a worker yet: `keep` or `ask` starts one.
     pub fn new(launch: Launch, restarts: Restarts) -> Supervisor {
         let seen = StateMutex::new((Status::Starting, Counts::default()));
-        Supervisor { launch, restarts, seat: Mutex::new(Seat::default()), seen }
+        Supervisor { launch, restarts, slot: Mutex::new(Slot::default()), seen }
     }
 
     /// Whether there is a worker.
@@ -111,24 +111,24 @@ impl Supervisor {
     pub async fn ask(&self, question: &Question, within: Duration) -> Result<Answer, WorkerError> {
         let deadline = Instant::now() + within;
         let late = || WorkerError::Ask(Trouble::Late { after: within });
-        let mut seat = timeout_at(deadline, self.seat.lock()).await.map_err(|_| late())?;
+        let mut slot = timeout_at(deadline, self.slot.lock()).await.map_err(|_| late())?;
         // A worker that was idle may have ended unseen: that costs the caller a restart, not the answer.
-        self.seated(&mut seat, deadline).await?;
-        self.answered(&mut seat, question, None, deadline.saturating_duration_since(Instant::now())).await
+        self.ensure_worker(&mut slot, deadline).await?;
+        self.answered(&mut slot, question, None, deadline.saturating_duration_since(Instant::now())).await
     }
 
     /// A forecast in any case that the history allows: by the worker, or by the seasonal naive in Rust while that one is
-    /// dead, late, busy for longer than `patience`, or cannot fit a model. A restart is never waited for.
+    /// dead, late, busy for longer than `queue_timeout`, or cannot fit a model. A restart is never waited for.
     pub async fn forecast(
         &self,
         question: &Question,
         renewal: Option<&Renewal>,
-        patience: Duration,
+        queue_timeout: Duration,
         within: Duration,
     ) -> Result<Forecasted, Refusal> {
-        let mut asked = self.ask_now(question, renewal, patience, within).await;
+        let mut asked = self.ask_now(question, renewal, queue_timeout, within).await;
         if matches!(&asked, Err(WorkerError::Refused(refusal)) if refusal.code == "bad-fit") {
-            asked = self.ask_now(question, None, patience, within).await;
+            asked = self.ask_now(question, None, queue_timeout, within).await;
         }
         let instead = match asked {
             Ok(answer) => return Ok(Forecasted { answer, instead_of: None }),
@@ -143,38 +143,38 @@ impl Supervisor {
         &self,
         question: &Question,
         renewal: Option<&Renewal>,
-        patience: Duration,
+        queue_timeout: Duration,
         within: Duration,
     ) -> Result<Answer, WorkerError> {
-        let seat = timeout_at(Instant::now() + patience, self.seat.lock()).await;
-        let mut seat = seat.map_err(|_| WorkerError::Busy { after: patience })?;
-        if matches!(self.status(), Status::Starting) || seat.worker.is_none() {
+        let slot = timeout_at(Instant::now() + queue_timeout, self.slot.lock()).await;
+        let mut slot = slot.map_err(|_| WorkerError::Busy { after: queue_timeout })?;
+        if matches!(self.status(), Status::Starting) || slot.worker.is_none() {
             // The keeper starts it, or is about to; a first answer is not worth seconds of imports.
-            return Err(WorkerError::Resting { again_in: Duration::ZERO, last: self.last(&seat) });
+            return Err(WorkerError::Resting { again_in: Duration::ZERO, last: self.last(&slot) });
         }
-        self.answered(&mut seat, question, renewal, within).await
+        self.answered(&mut slot, question, renewal, within).await
     }
 
-    fn last(&self, seat: &Seat) -> String {
-        if seat.last.is_empty() { "it has not started yet".to_owned() } else { seat.last.clone() }
+    fn last(&self, slot: &Slot) -> String {
+        if slot.last.is_empty() { "it has not started yet".to_owned() } else { slot.last.clone() }
     }
 
     async fn answered(
         &self,
-        seat: &mut Seat,
+        slot: &mut Slot,
         question: &Question,
         renewal: Option<&Renewal>,
         within: Duration,
     ) -> Result<Answer, WorkerError> {
         // Taken out while it works: a caller that gives up midway leaves an answer that would be taken for the next
         // one's, so such a worker is dropped with the caller's future.
-        let Some(mut worker) = seat.worker.take() else {
+        let Some(mut worker) = slot.worker.take() else {
             return Err(WorkerError::Ask(Trouble::Late { after: within }));
         };
         let answer = worker.renew(question, renewal, within).await;
         match &answer {
-            Err(error) if error.is_fatal() => self.failed(seat, error),
-            _ => seat.worker = Some(worker),
+            Err(error) if error.is_fatal() => self.failed(slot, error),
+            _ => slot.worker = Some(worker),
         }
         answer
     }
@@ -184,9 +184,9 @@ impl Supervisor {
         const LOOK: Duration = Duration::from_millis(500);
         loop {
             {
-                let mut seat = self.seat.lock().await;
+                let mut slot = self.slot.lock().await;
                 // Its troubles are in the status and in the log already.
-                let _ = self.seated(&mut seat, Instant::now()).await;
+                let _ = self.ensure_worker(&mut slot, Instant::now()).await;
             }
             tokio::time::sleep(LOOK).await;
         }
@@ -194,26 +194,26 @@ impl Supervisor {
 
     /// Ends the worker.
     pub async fn stop(&self) {
-        if let Some(worker) = self.seat.lock().await.worker.take() {
+        if let Some(worker) = self.slot.lock().await.worker.take() {
             worker.stop().await;
         }
     }
 
     /// Makes sure of a worker, waiting for the back-off no longer than the deadline.
-    async fn seated(&self, seat: &mut Seat, deadline: Instant) -> Result<(), WorkerError> {
-        if let Some(status) = seat.worker.as_mut().and_then(Worker::exited) {
-            self.failed(seat, &WorkerError::Ask(Trouble::Exited { status: Some(status), last_words: Vec::new() }));
+    async fn ensure_worker(&self, slot: &mut Slot, deadline: Instant) -> Result<(), WorkerError> {
+        if let Some(status) = slot.worker.as_mut().and_then(Worker::exited) {
+            self.failed(slot, &WorkerError::Ask(Trouble::Exited { status: Some(status), last_words: Vec::new() }));
         }
-        if seat.worker.is_some() {
+        if slot.worker.is_some() {
             return Ok(());
         }
         let now = Instant::now();
-        while seat.failures.front().is_some_and(|oldest| *oldest + self.restarts.window <= now) {
-            seat.failures.pop_front();
+        while slot.failures.front().is_some_and(|oldest| *oldest + self.restarts.window <= now) {
+            slot.failures.pop_front();
         }
-        if let Some(next) = self.restarts.next_start(&seat.failures).filter(|next| *next > now) {
+        if let Some(next) = self.restarts.next_start(&slot.failures).filter(|next| *next > now) {
             if next > deadline {
-                return Err(WorkerError::Resting { again_in: next - now, last: seat.last.clone() });
+                return Err(WorkerError::Resting { again_in: next - now, last: slot.last.clone() });
             }
             sleep_until(next).await;
         }
@@ -232,22 +232,22 @@ impl Supervisor {
                     "worker ready"
                 );
                 self.show(Status::Ready(hello));
-                seat.worker = Some(worker);
+                slot.worker = Some(worker);
                 Ok(())
             }
             Err(error) => {
-                self.failed(seat, &error);
+                self.failed(slot, &error);
                 Err(error)
             }
         }
     }
 
-    fn failed(&self, seat: &mut Seat, error: &WorkerError) {
+    fn failed(&self, slot: &mut Slot, error: &WorkerError) {
         // Dropping kills.
-        seat.worker = None;
-        seat.failures.push_back(Instant::now());
-        seat.last = error.to_string();
-        tracing::error!(error = %error, failures = seat.failures.len(), "worker lost");
+        slot.worker = None;
+        slot.failures.push_back(Instant::now());
+        slot.last = error.to_string();
+        tracing::error!(error = %error, failures = slot.failures.len(), "worker lost");
         self.count(|counts| counts.failures += 1);
         self.show(Status::Down(error.to_string()));
     }

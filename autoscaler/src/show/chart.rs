@@ -21,26 +21,87 @@ pub struct Frame {
     pub marks: usize,
 }
 
-pub(crate) const LEFT: f64 = 46.0;
-pub(crate) const RIGHT: f64 = 10.0;
-pub(crate) const TOP: f64 = 14.0;
-pub(crate) const BOTTOM: f64 = 26.0;
+const LEFT: f64 = 46.0;
+const RIGHT: f64 = 10.0;
+const TOP: f64 = 14.0;
+const BOTTOM: f64 = 26.0;
+
+/// Time and values of a chart in SVG units, with their marks. The template's macro `axes` draws them.
+#[derive(Clone, Debug, Serialize)]
+pub struct Axes {
+    /// Width of the whole drawing.
+    pub width: f64,
+    /// Height of the whole drawing.
+    pub height: f64,
+    /// Left edge of the plot.
+    pub left: f64,
+    /// Right edge of the plot.
+    pub right: f64,
+    /// Upper edge of the plot.
+    pub top: f64,
+    /// Lower edge of the plot.
+    pub bottom: f64,
+    /// Marks on the time axis.
+    pub times: Vec<Mark>,
+    /// Marks on the value axis.
+    pub values: Vec<Mark>,
+    /// The time at the left edge, in Unix seconds.
+    pub from: i64,
+    /// The time at the right edge, in Unix seconds.
+    pub to: i64,
+    #[serde(skip)]
+    low: f64,
+    #[serde(skip)]
+    high: f64,
+}
+
+impl Axes {
+    /// Axes for the times from `from` to `to` and the values from `least` to `most`, with round marks.
+    pub(crate) fn new(frame: Frame, (from, to): (i64, i64), (least, most): (f64, f64)) -> Axes {
+        let scale = Axis::new(least, most);
+        let mut axes = Axes {
+            width: frame.width,
+            height: frame.height,
+            left: LEFT,
+            right: frame.width - RIGHT,
+            top: TOP,
+            bottom: frame.height - BOTTOM,
+            times: Vec::new(),
+            values: Vec::new(),
+            from,
+            to,
+            low: scale.low,
+            high: scale.high,
+        };
+        let marks = time_marks(from, to, frame.marks).into_iter().map(|(second, day)| Mark {
+            at: round(axes.x(second)),
+            text: clock(second, if day { "%b %-d" } else { "%H:%M" }),
+            day,
+        });
+        // Half a label would hang over the edge.
+        axes.times = marks.filter(|mark| mark.at > LEFT + 12.0 && mark.at < axes.right - 12.0).collect();
+        let marks = scale.marks().map(|(value, text)| Mark { at: round(axes.y(value)), text, day: false });
+        axes.values = marks.collect();
+        axes
+    }
+
+    /// Horizontal position of a time.
+    pub(crate) fn x(&self, second: i64) -> f64 {
+        self.left + (second - self.from) as f64 / (self.to - self.from).max(1) as f64 * (self.right - self.left)
+    }
+
+    /// Vertical position of a value.
+    pub(crate) fn y(&self, value: f64) -> f64 {
+        self.bottom - (value - self.low) / (self.high - self.low) * (self.bottom - self.top)
+    }
+}
 
 /// A chart, ready for a template.
 #[derive(Clone, Debug, Serialize)]
 pub struct Chart {
-    /// Its width.
-    pub width: f64,
-    /// Its height.
-    pub height: f64,
-    /// Where the plot is.
-    pub left: f64,
-    /// Where the plot ends.
-    pub right: f64,
-    /// The upper edge of the plot.
-    pub top: f64,
-    /// The lower edge of the plot.
-    pub bottom: f64,
+    /// Its axes.
+    #[serde(flatten)]
+    pub axes: Axes,
     /// The path of the demand; broken where samples are missing.
     pub demand: String,
     /// The path of the expected value.
@@ -51,14 +112,6 @@ pub struct Chart {
     pub asked: String,
     /// Where the newest sample is.
     pub now: f64,
-    /// Marks on the time axis.
-    pub times: Vec<Mark>,
-    /// Marks on the value axis.
-    pub values: Vec<Mark>,
-    /// The time at its left edge, in Unix seconds.
-    pub from: i64,
-    /// And at its right one.
-    pub to: i64,
 }
 
 /// A mark on an axis.
@@ -81,9 +134,6 @@ impl Chart {
         let from = history.time(first).as_second();
         let newest = history.end().as_second();
         let to = points.last().map_or(newest, |point| point.time.as_second().max(newest));
-        let (right, bottom) = (frame.width - RIGHT, frame.height - BOTTOM);
-        let x = |second: i64| LEFT + (second - from) as f64 / (to - from).max(1) as f64 * (right - LEFT);
-
         let shown = &history.samples[first..];
         let asked: Vec<(i64, f64)> = asked
             .iter()
@@ -98,8 +148,8 @@ impl Chart {
         // Demand is read against zero.
         let floor = values().fold(0.0, f64::min);
         let ceiling = values().fold(f64::NEG_INFINITY, f64::max).max(floor);
-        let axis = Axis::new(floor, ceiling);
-        let y = |value: f64| bottom - (value - axis.low) / (axis.high - axis.low) * (bottom - TOP);
+        let axes = Axes::new(frame, (from, to), (floor, ceiling));
+        let (x, y) = (|second| axes.x(second), |value| axes.y(value));
 
         let mut demand = String::new();
         let mut pen_down = false;
@@ -144,38 +194,9 @@ impl Chart {
         for (second, value) in &asked {
             join(&mut line, x(*second), y(*value));
         }
-        Chart {
-            width: frame.width,
-            height: frame.height,
-            left: LEFT,
-            right,
-            top: TOP,
-            bottom,
-            demand,
-            mean,
-            band,
-            asked: line,
-            now: round(x(newest)),
-            times: times(from, to, frame, x),
-            values: axis.marks().map(|(value, text)| Mark { at: round(y(value)), text, day: false }).collect(),
-            from,
-            to,
-        }
+        let now = round(x(newest));
+        Chart { axes, demand, mean, band, asked: line, now }
     }
-}
-
-/// Marks on a time axis, but for those whose label would hang over an edge.
-pub(crate) fn times(from: i64, to: i64, frame: Frame, x: impl Fn(i64) -> f64) -> Vec<Mark> {
-    let right = frame.width - RIGHT;
-    time_marks(from, to, frame.marks)
-        .into_iter()
-        .map(|(second, day)| Mark {
-            at: round(x(second)),
-            text: clock(second, if day { "%b %-d" } else { "%H:%M" }),
-            day,
-        })
-        .filter(|mark| mark.at > LEFT + 12.0 && mark.at < right - 12.0)
-        .collect()
 }
 
 /// Samples for so many columns: all of them, or the least and the most of each column where there are far more.
@@ -200,7 +221,7 @@ fn thinned(samples: &[Option<f64>], columns: usize) -> Vec<(usize, Option<f64>)>
     kept
 }
 
-pub(crate) fn clock(second: i64, format: &str) -> String {
+fn clock(second: i64, format: &str) -> String {
     Timestamp::from_second(second).map(|time| time.strftime(format).to_string()).unwrap_or_default()
 }
 
@@ -219,14 +240,14 @@ pub(crate) fn round(value: f64) -> f64 {
 }
 
 /// Whole steps of 1, 2 or 5 that enclose all values.
-pub(crate) struct Axis {
-    pub(crate) low: f64,
-    pub(crate) high: f64,
+struct Axis {
+    low: f64,
+    high: f64,
     step: f64,
 }
 
 impl Axis {
-    pub(crate) fn new(floor: f64, ceiling: f64) -> Axis {
+    fn new(floor: f64, ceiling: f64) -> Axis {
         let range = if ceiling > floor { ceiling - floor } else { 1.0 };
         let rough = range / 5.0;
         let power = 10_f64.powf(rough.log10().floor());
@@ -235,7 +256,7 @@ impl Axis {
         Axis { low: (floor / step).floor() * step, high: ((floor + range) / step).ceil() * step, step }
     }
 
-    pub(crate) fn marks(&self) -> impl Iterator<Item = (f64, String)> {
+    fn marks(&self) -> impl Iterator<Item = (f64, String)> {
         let count = ((self.high - self.low) / self.step).round() as usize;
         // A label of ten digits would hang over the left edge.
         const NAMES: [(f64, &str); 5] = [(1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k"), (0.0, "")];
@@ -262,7 +283,7 @@ impl Axis {
 }
 
 /// Round hours (or days) between two times, about `marks` of them, and whether a day begins there.
-pub(crate) fn time_marks(from: i64, to: i64, marks: usize) -> Vec<(i64, bool)> {
+fn time_marks(from: i64, to: i64, marks: usize) -> Vec<(i64, bool)> {
     const DAY: i64 = 86_400;
     const EVERY: [i64; 13] =
         [60, 300, 900, 1_800, 3_600, 2 * 3_600, 3 * 3_600, 6 * 3_600, 12 * 3_600, DAY, 2 * DAY, 7 * DAY, 28 * DAY];
@@ -315,7 +336,7 @@ mod tests {
         assert_eq!(chart.demand.matches('L').count(), 2);
         // From the last sample through both leads.
         assert_eq!(chart.mean.matches('L').count(), 2);
-        assert!(chart.now > chart.left && chart.now < chart.right);
+        assert!(chart.now > chart.axes.left && chart.now < chart.axes.right);
     }
 
     #[test]
@@ -328,7 +349,7 @@ mod tests {
         let chart = Chart::new(&newer, Some(&forecast), &[(300, 2.5), (600, 3.5), (99_999, 1e9)], frame);
         // Six steps across 400 units: the forecast begins at the third sample, the newest is the fifth.
         assert!(chart.mean.starts_with("M179.3 ") && chart.mean.ends_with("L446 78"), "{}", chart.mean);
-        assert_eq!((chart.now, chart.from, chart.to), (312.7, 0, 1_800));
+        assert_eq!((chart.now, chart.axes.from, chart.axes.to), (312.7, 0, 1_800));
         assert_eq!(chart.asked.matches(['M', 'L']).count(), 2);
     }
 
@@ -341,7 +362,7 @@ mod tests {
         let chart = Chart::new(&history, None, &[], Frame { width: 1040.0, height: 320.0, past: usize::MAX, marks: 9 });
         assert!(chart.demand.len() < 60_000, "{}", chart.demand.len());
         // The one high sample is still there, at the height that is its own.
-        assert_eq!(chart.values.last().unwrap().text, "8000");
+        assert_eq!(chart.axes.values.last().unwrap().text, "8000");
         assert_eq!(chart.demand.matches('M').count(), 2);
         assert!(chart.band.is_empty() && chart.mean.is_empty());
     }

@@ -4,8 +4,8 @@
 
 use serde::Serialize;
 
-use crate::show::chart::{Axis, BOTTOM, Frame, LEFT, Mark, RIGHT, TOP, push, round, times};
 use crate::forecast::span::Span;
+use crate::show::chart::{Axes, Frame, push, round};
 use crate::show::state::Decided;
 
 /// So many steps without a decision, and the line breaks: nobody looked.
@@ -14,18 +14,9 @@ const BREAK: i64 = 3;
 /// A chart, ready for a template.
 #[derive(Clone, Debug, Serialize)]
 pub struct Levels {
-    /// Its width.
-    pub width: f64,
-    /// Its height.
-    pub height: f64,
-    /// Where the plot is.
-    pub left: f64,
-    /// Where the plot ends.
-    pub right: f64,
-    /// The upper edge of the plot.
-    pub top: f64,
-    /// The lower edge of the plot.
-    pub bottom: f64,
+    /// Its axes.
+    #[serde(flatten)]
+    pub axes: Axes,
     /// The path of the pods that ran.
     pub replicas: String,
     /// The path of the floor.
@@ -36,10 +27,6 @@ pub struct Levels {
     pub now: f64,
     /// Where the minimum was changed: place, height, what.
     pub changes: Vec<(f64, f64, String)>,
-    /// Marks on the time axis.
-    pub times: Vec<Mark>,
-    /// Marks on the value axis.
-    pub values: Vec<Mark>,
 }
 
 impl Levels {
@@ -50,11 +37,9 @@ impl Levels {
         // A clock that went back has left them out of order.
         shown.sort_by_key(|decided| decided.at);
         let newest = shown.last()?.at.as_second();
-        let (right, bottom) = (frame.width - RIGHT, frame.height - BOTTOM);
-        let x = |second: i64| LEFT + (second - from) as f64 / (to - from).max(1) as f64 * (right - LEFT);
         let most = shown.iter().map(|decided| decided.floor.max(decided.replicas.unwrap_or_default())).max()?;
-        let axis = Axis::new(0.0, f64::from(most.0).max(4.0));
-        let y = |pods: u32| bottom - (f64::from(pods) - axis.low) / (axis.high - axis.low) * (bottom - TOP);
+        let axes = Axes::new(frame, (from, to), (0.0, f64::from(most.0).max(4.0)));
+        let (x, y) = (|second| axes.x(second), |pods: u32| axes.y(f64::from(pods)));
 
         let longest = i64::from(step.seconds()) * BREAK;
         let stairs = |of: &dyn Fn(&Decided) -> Option<u32>| {
@@ -91,21 +76,12 @@ impl Levels {
             let at = decided.at.strftime("%b %-d, %H:%M");
             Some((round(x(decided.at.as_second())), round(y(to.0)), format!("{from} to {to} at {at}")))
         });
-        Some(Levels {
-            width: frame.width,
-            height: frame.height,
-            left: LEFT,
-            right,
-            top: TOP,
-            bottom,
-            replicas: stairs(&|decided| decided.replicas.map(|pods| pods.0)),
-            floor: stairs(&|decided| Some(decided.floor.0)),
-            original: stairs(&|decided| Some(decided.original.0)),
-            now: round(x(newest)),
-            changes: changes.collect(),
-            times: times(from, to, frame, x),
-            values: axis.marks().map(|(value, text)| Mark { at: round(y(value as u32)), text, day: false }).collect(),
-        })
+        let changes = changes.collect();
+        let replicas = stairs(&|decided| decided.replicas.map(|pods| pods.0));
+        let floor = stairs(&|decided| Some(decided.floor.0));
+        let original = stairs(&|decided| Some(decided.original.0));
+        let now = round(x(newest));
+        Some(Levels { axes, replicas, floor, original, now, changes })
     }
 }
 

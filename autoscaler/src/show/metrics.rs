@@ -15,9 +15,9 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::floor::decide::{Decision, Reason};
-use crate::show::state::{Health, ScalerName, State};
-use crate::forecast::supervisor::{Status, Supervisor};
 use crate::floor::units::Replicas;
+use crate::forecast::supervisor::{Status, Supervisor};
+use crate::show::state::{Health, ScalerName, State};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Request {

@@ -4,25 +4,16 @@
 
 use serde::Serialize;
 
-use crate::show::chart::{Axis, BOTTOM, Frame, LEFT, Mark, RIGHT, TOP, clock, push, round, time_marks};
 use crate::floor::simulate::Step;
 use crate::forecast::span::Span;
+use crate::show::chart::{Axes, Frame, push, round};
 
 /// A chart, ready for a template.
 #[derive(Clone, Debug, Serialize)]
 pub struct Plot {
-    /// Its width.
-    pub width: f64,
-    /// Its height.
-    pub height: f64,
-    /// Where the plot is.
-    pub left: f64,
-    /// Where the plot ends.
-    pub right: f64,
-    /// The upper edge of the plot.
-    pub top: f64,
-    /// The lower edge of the plot.
-    pub bottom: f64,
+    /// Its axes.
+    #[serde(flatten)]
+    pub axes: Axes,
     /// The area of the pods that were needed; broken where nothing is known.
     pub needed: String,
     /// The path of the ready pods of the autoscaler alone.
@@ -35,21 +26,16 @@ pub struct Plot {
     pub short_alone: Vec<(f64, f64)>,
     /// Where it was with the floor.
     pub short_with_floor: Vec<(f64, f64)>,
-    /// Marks on the time axis.
-    pub times: Vec<Mark>,
-    /// Marks on the value axis.
-    pub values: Vec<Mark>,
 }
 
 impl Plot {
     /// Draws steps; none when there are none.
     pub fn new(steps: &[Step], step: Span, frame: Frame) -> Option<Plot> {
-        let (right, bottom) = (frame.width - RIGHT, frame.height - BOTTOM);
-        let x = |index: f64| LEFT + index / steps.len() as f64 * (right - LEFT);
         let pods = |step: &Step| [step.alone.0, step.with_floor.0, step.floor.0].into_iter().max().unwrap_or(0);
         let most = steps.iter().map(|step| step.needed.unwrap_or(0.0).max(pods(step).into())).fold(1.0, f64::max);
-        let axis = Axis::new(0.0, most);
-        let y = |value: f64| bottom - (value - axis.low) / (axis.high - axis.low) * (bottom - TOP);
+        let (from, each) = (steps.first()?.time.as_second(), i64::from(step.seconds()));
+        let axes = Axes::new(frame, (from, from + each * steps.len() as i64), (0.0, most));
+        let (x, y) = (|index: usize| axes.x(from + each * index as i64), |value| axes.y(value));
 
         let stairs = |of: fn(&Step) -> u32| {
             let mut path = String::new();
@@ -59,13 +45,13 @@ impl Plot {
                 // A level that stays needs no corner.
                 if before != Some(value) {
                     if let Some(before) = before {
-                        push(&mut path, 'L', x(index as f64), y(f64::from(before)));
+                        push(&mut path, 'L', x(index), y(f64::from(before)));
                     }
-                    push(&mut path, if before.is_none() { 'M' } else { 'L' }, x(index as f64), y(f64::from(value)));
+                    push(&mut path, if before.is_none() { 'M' } else { 'L' }, x(index), y(f64::from(value)));
                 }
                 before = Some(value);
             }
-            push(&mut path, 'L', right, y(f64::from(before.unwrap_or(0))));
+            push(&mut path, 'L', axes.right, y(f64::from(before.unwrap_or(0))));
             path
         };
         let mut needed = String::new();
@@ -76,13 +62,13 @@ impl Plot {
             if known[0].1.needed.is_none() {
                 continue;
             }
-            push(&mut needed, 'M', x(*first as f64), bottom);
+            push(&mut needed, 'M', x(*first), axes.bottom);
             for (index, step) in known {
                 let level = y(step.needed.unwrap_or(0.0));
-                push(&mut needed, 'L', x(*index as f64), level);
-                push(&mut needed, 'L', x(*index as f64 + 1.0), level);
+                push(&mut needed, 'L', x(*index), level);
+                push(&mut needed, 'L', x(*index + 1), level);
             }
-            push(&mut needed, 'L', x(*last as f64 + 1.0), bottom);
+            push(&mut needed, 'L', x(*last + 1), axes.bottom);
             needed.push('Z');
         }
         // Narrower than a pixel it would not be seen.
@@ -91,7 +77,7 @@ impl Plot {
             let mut found: Vec<(f64, f64)> = Vec::new();
             let mut until = None;
             for (index, _) in steps.iter().enumerate().filter(|(_, step)| of(step) > 0) {
-                let (begin, end) = (x(index as f64), x(index as f64 + 1.0));
+                let (begin, end) = (x(index), x(index + 1));
                 match found.last_mut().filter(|_| until == Some(index)) {
                     Some((from, width)) => *width = round((end - *from).max(least)),
                     None => found.push((round(begin), round((end - begin).max(least)))),
@@ -100,35 +86,10 @@ impl Plot {
             }
             found
         };
-        let (from, each) = (steps.first()?.time.as_second(), i64::from(step.seconds()));
-        let to = from + each * steps.len() as i64;
-        let times = time_marks(from, to, frame.marks)
-            .into_iter()
-            .map(|(second, day)| Mark {
-                at: round(x((second - from) as f64 / each as f64)),
-                text: clock(second, if day { "%b %-d" } else { "%H:%M" }),
-                day,
-            })
-            // Half a label would hang over the edge.
-            .filter(|mark| mark.at > LEFT + 12.0 && mark.at < right - 12.0)
-            .collect();
-        let values = axis.marks().map(|(value, text)| Mark { at: round(y(value)), text, day: false }).collect();
-        Some(Plot {
-            width: frame.width,
-            height: frame.height,
-            left: LEFT,
-            right,
-            top: TOP,
-            bottom,
-            needed,
-            alone: stairs(|step| step.alone.0),
-            with_floor: stairs(|step| step.with_floor.0),
-            floor: stairs(|step| step.floor.0),
-            short_alone: short(|step| step.short.0),
-            short_with_floor: short(|step| step.short.1),
-            times,
-            values,
-        })
+        let (alone, with_floor) = (stairs(|step| step.alone.0), stairs(|step| step.with_floor.0));
+        let floor = stairs(|step| step.floor.0);
+        let (short_alone, short_with_floor) = (short(|step| step.short.0), short(|step| step.short.1));
+        Some(Plot { axes, needed, alone, with_floor, floor, short_alone, short_with_floor })
     }
 }
 

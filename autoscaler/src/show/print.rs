@@ -1,9 +1,11 @@
 //! A forecast as text for people, as JSON and CSV for programs.
 
+pub mod backtest;
 pub mod simulation;
 
 use std::fmt::Write;
 
+use crate::floor::units::decimals;
 use crate::forecast::Forecast;
 
 /// How a forecast is printed.
@@ -113,20 +115,6 @@ pub fn skill(forecast: &Forecast) -> String {
     )
 }
 
-/// Enough decimals for about three digits of numbers up to `largest`.
-pub fn decimals(largest: f64) -> usize {
-    if largest >= 1000.0 {
-        0
-    } else if largest >= 10.0 || largest <= 0.0 {
-        1
-    } else if largest >= 1.0 {
-        2
-    } else {
-        // Numbers like 0.00012; beyond nine decimals nobody reads on.
-        (2.0 - largest.log10().floor()).clamp(3.0, 9.0) as usize
-    }
-}
-
 fn csv(forecast: &Forecast) -> String {
     let mut out = String::from("timestamp,mean,lower,upper\n");
     for point in &forecast.points {
@@ -138,8 +126,8 @@ fn csv(forecast: &Forecast) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::forecast::tests_support::flat;
     use crate::forecast::history::History;
+    use crate::forecast::tests_support::flat;
 
     #[test]
     fn text_says_what_is_known_and_what_is_missing() {
@@ -165,21 +153,5 @@ time                  mean   p10   p90
         let history = History::parse("a.csv", b"timestamp,value\n0,1\n300,2\n", None).unwrap();
         let found = print(&flat(&history, 1, 3.0), "a.csv", Format::Csv).unwrap();
         assert_eq!(found, "timestamp,mean,lower,upper\n1970-01-01T00:10:00Z,3,2,4\n");
-    }
-
-    #[track_caller]
-    fn check(largest: f64, expected: usize) {
-        assert_eq!(decimals(largest), expected, "{largest}");
-    }
-
-    #[test]
-    fn decimals_follow_the_size() {
-        check(0.0, 1);
-        check(12_345.6, 0);
-        check(432.1, 1);
-        check(3.2, 2);
-        check(0.5, 3);
-        check(0.000_12, 6);
-        check(1e-20, 9);
     }
 }

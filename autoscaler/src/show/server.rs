@@ -25,11 +25,11 @@ use tokio::net::TcpListener;
 use tracing::Instrument;
 
 use crate::failure::{Failure, Kind};
+use crate::forecast::supervisor::{Status, Supervisor};
 use crate::show::metrics::Metrics;
 use crate::show::page::{self, About, ErrorPage};
 use crate::show::readiness::{Readiness, worker_lacks};
 use crate::show::state;
-use crate::forecast::supervisor::{Status, Supervisor};
 
 pub use file::Watched;
 
@@ -40,7 +40,7 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What every server has.
 #[derive(Clone, Debug)]
-pub struct House {
+pub struct ServerContext {
     /// The folder of the templates.
     pub templates: PathBuf,
     /// The source's revision, as the environment gave it.
@@ -54,7 +54,7 @@ pub struct House {
 /// A server's state.
 #[derive(Debug)]
 pub struct Server {
-    house: House,
+    context: ServerContext,
     content: Content,
     requests: AtomicU64,
 }
@@ -70,18 +70,18 @@ enum Content {
 
 impl Server {
     /// A server of one history file.
-    pub fn of_file(house: House, watched: Watched) -> Server {
-        Server { house, content: Content::File(Box::new(watched)), requests: AtomicU64::new(0) }
+    pub fn of_file(context: ServerContext, watched: Watched) -> Server {
+        Server { context, content: Content::File(Box::new(watched)), requests: AtomicU64::new(0) }
     }
 
     /// A server of what an operator remembers.
-    pub fn of_operator(house: House, state: state::State, readiness: Arc<Readiness>) -> Server {
-        Server { house, content: Content::Operator(state, Some(readiness)), requests: AtomicU64::new(0) }
+    pub fn of_operator(context: ServerContext, state: state::State, readiness: Arc<Readiness>) -> Server {
+        Server { context, content: Content::Operator(state, Some(readiness)), requests: AtomicU64::new(0) }
     }
 
     /// A server of a state file without its operator.
-    pub fn of_state(house: House, state: state::State) -> Server {
-        Server { house, content: Content::Operator(state, None), requests: AtomicU64::new(0) }
+    pub fn of_state(context: ServerContext, state: state::State) -> Server {
+        Server { context, content: Content::Operator(state, None), requests: AtomicU64::new(0) }
     }
 
     /// Serves until `end` comes, then lets open requests finish. The worker is the caller's to keep and to end.
@@ -116,17 +116,17 @@ impl Server {
     }
 
     fn about(&self) -> About {
-        let status = self.house.supervisor.status();
+        let status = self.context.supervisor.status();
         let hello = match &status {
             Status::Ready(hello) => Some(hello),
             Status::Starting | Status::Down(_) => None,
         };
-        About::new(self.house.revision.as_deref(), hello)
+        About::new(self.context.revision.as_deref(), hello)
     }
 
     /// A page, or what is wrong with its template.
     fn html(&self, status: StatusCode, template: &str, page: &impl Serialize) -> Response {
-        match page::render(&self.house.templates, template, page) {
+        match page::render(&self.context.templates, template, page) {
             Ok(html) => (status, [(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"))], html)
                 .into_response(),
             Err(broken) => {
@@ -199,7 +199,7 @@ async fn observe(State(server): State<Arc<Server>>, request: Request, next: Next
         (StatusCode::METHOD_NOT_ALLOWED, only, "everything here is read-only\n").into_response()
     };
     let status = response.status().as_u16();
-    server.house.metrics.answered(path, status);
+    server.context.metrics.answered(path, status);
     span.in_scope(|| tracing::debug!(status, seconds = started.elapsed().as_secs_f64(), "answered"));
     let headers = response.headers_mut();
     if let Ok(id) = HeaderValue::from_str(&id) {
@@ -223,7 +223,7 @@ async fn healthz() -> &'static str {
 }
 
 async fn readyz(State(server): State<Arc<Server>>) -> Response {
-    let worker = server.house.supervisor.status();
+    let worker = server.context.supervisor.status();
     let lacks = match &server.content {
         Content::File(_) => worker_lacks(&worker).into_iter().collect(),
         Content::Operator(_, Some(readiness)) => readiness.lacks(&worker),
@@ -242,7 +242,7 @@ async fn metrics(State(server): State<Arc<Server>>) -> Response {
         Content::File(_) => None,
         Content::Operator(state, _) => Some(state),
     };
-    match server.house.metrics.text(&server.house.supervisor, state) {
+    match server.context.metrics.text(&server.context.supervisor, state) {
         Ok(text) => ([(header::CONTENT_TYPE, HeaderValue::from_static(OPEN_METRICS))], text).into_response(),
         Err(cause) => (StatusCode::INTERNAL_SERVER_ERROR, format!("cannot write metrics: {cause}\n")).into_response(),
     }

@@ -19,10 +19,10 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
 
 use crate::floor::decide::{Decision, Memory, Mode, Reason};
-use crate::forecast::{Forecast, Quantile};
+use crate::floor::units::{Replicas, Unit};
 use crate::forecast::history::History;
 use crate::forecast::span::Span;
-use crate::floor::units::{Replicas, Unit};
+use crate::forecast::{Forecast, Quantile};
 use parts::{Grid, Part};
 
 /// So long after the last failure the state counts as kept again.
@@ -89,7 +89,8 @@ pub struct Profile {
     /// The autoscaler's own maximum, where it is known.
     pub max_replicas: Option<Replicas>,
     /// What its status says of the floor, where nothing is known of decisions: another replica makes them.
-    pub stands: Option<Stands>,
+    #[serde(default, alias = "stands")] // written by older versions
+    pub floor_status: Option<FloorStatus>,
     /// The conditions of its status.
     pub conditions: Vec<Condition>,
     /// What is missing for a forecast, in words: `needs 576 samples, has 210`.
@@ -98,7 +99,7 @@ pub struct Profile {
 
 /// A floor as a status tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stands {
+pub struct FloorStatus {
     /// What the owner wants.
     pub original: Replicas,
     /// The floor.
@@ -259,10 +260,10 @@ pub struct Listed {
 
 /// The state. Cheap to clone: all clones are one.
 #[derive(Clone, Debug)]
-pub struct State(Arc<Mutex<Seat>>);
+pub struct State(Arc<Mutex<Slot>>);
 
 #[derive(Debug)]
-struct Seat {
+struct Slot {
     connection: Connection,
     /// None in memory.
     path: Option<PathBuf>,
@@ -293,7 +294,7 @@ impl State {
             }
         };
         let path = without.is_none().then(|| path.to_owned());
-        State::seated(connection, path, retention, without)
+        State::ensure_worker(connection, path, retention, without)
     }
 
     /// The state in a file that is there, for looking at. Nothing is set aside: a file that cannot be used is an error.
@@ -302,37 +303,37 @@ impl State {
             return Err("there is no such file".to_owned());
         }
         let connection = file::look_at(path)?;
-        Ok(State::seated(Ok(connection), Some(path.to_owned()), retention, None))
+        Ok(State::ensure_worker(Ok(connection), Some(path.to_owned()), retention, None))
     }
 
     /// A state that ends with the process.
     pub fn in_memory(retention: Retention) -> State {
-        State::seated(file::in_memory(), None, retention, None)
+        State::ensure_worker(file::in_memory(), None, retention, None)
     }
 
-    fn seated(
+    fn ensure_worker(
         connection: rusqlite::Result<Connection>,
         path: Option<PathBuf>,
         retention: Retention,
         without: Option<String>,
     ) -> State {
         let connection = connection.expect("a database in memory needs nothing but memory");
-        State(Arc::new(Mutex::new(Seat { connection, path, retention, without, unwritten: None, failures: 0 })))
+        State(Arc::new(Mutex::new(Slot { connection, path, retention, without, unwritten: None, failures: 0 })))
     }
 
     /// Where it is, and whether it takes what it is given.
     pub fn health(&self) -> Health {
-        let seat = self.seat();
-        match (&seat.unwritten, &seat.path) {
+        let slot = self.slot();
+        match (&slot.unwritten, &slot.path) {
             (Some((cause, _)), _) => Health::Unwritten(cause.clone()),
             (None, Some(_)) => Health::Kept,
-            (None, None) => Health::InMemory(seat.without.clone()),
+            (None, None) => Health::InMemory(slot.without.clone()),
         }
     }
 
     /// How many writes have failed.
     pub fn failures(&self) -> u64 {
-        self.seat().failures
+        self.slot().failures
     }
 
     /// Remembers what a scaler's spec and status say. One with another uid than before inherits nothing. What is not known
@@ -572,14 +573,14 @@ impl State {
         .flatten()
     }
 
-    fn seat(&self) -> MutexGuard<'_, Seat> {
+    fn slot(&self) -> MutexGuard<'_, Slot> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn read<T>(&self, what: &str, work: impl Fn(&Connection) -> rusqlite::Result<T>) -> Option<T> {
-        let mut seat = self.seat();
-        let first = work(&seat.connection);
-        match seat.mended(first, |connection| work(connection)) {
+        let mut slot = self.slot();
+        let first = work(&slot.connection);
+        match slot.mended(first, |connection| work(connection)) {
             Ok(value) => Some(value),
             Err(cause) => {
                 tracing::warn!(%cause, "cannot read {what} from the state");
@@ -589,36 +590,36 @@ impl State {
     }
 
     fn write(&self, what: &str, work: impl Fn(&Connection, Retention) -> rusqlite::Result<()>) {
-        let mut seat = self.seat();
-        let retention = seat.retention;
+        let mut slot = self.slot();
+        let retention = slot.retention;
         let whole = |connection: &mut Connection| {
             let transaction = connection.transaction()?;
             work(&transaction, retention)?;
             transaction.commit()
         };
-        let first = whole(&mut seat.connection);
-        match seat.mended(first, whole) {
+        let first = whole(&mut slot.connection);
+        match slot.mended(first, whole) {
             Ok(()) => {
                 // On a disk that is nearly full small writes pass where large ones fail.
-                if seat.unwritten.as_ref().is_some_and(|(_, last)| last.elapsed() >= CALM) {
-                    seat.unwritten = None;
+                if slot.unwritten.as_ref().is_some_and(|(_, last)| last.elapsed() >= CALM) {
+                    slot.unwritten = None;
                     tracing::info!("the state is written again");
                 }
             }
             Err(cause) => {
-                seat.failures += 1;
+                slot.failures += 1;
                 let cause = cause.to_string();
                 // Once for each cause, not once for each scaler and step.
-                if seat.unwritten.as_ref().is_none_or(|(before, _)| *before != cause) {
+                if slot.unwritten.as_ref().is_none_or(|(before, _)| *before != cause) {
                     tracing::warn!(cause, "cannot write {what} to the state: going on without");
                 }
-                seat.unwritten = Some((cause, Instant::now()));
+                slot.unwritten = Some((cause, Instant::now()));
             }
         }
     }
 }
 
-impl Seat {
+impl Slot {
     /// The result; where the file turned out to be broken, that of another try with a new file.
     fn mended<T>(
         &mut self,

@@ -55,7 +55,7 @@ fn awkward(file: &Path) {
         quantile: "0.9".parse().unwrap(),
         max_floor: Replicas(u32::MAX),
         max_replicas: Some(Replicas(u32::MAX)),
-        stands: None,
+        floor_status: None,
         conditions: vec![
             condition("Conflict", "True"),
             condition("Ready", "False"),

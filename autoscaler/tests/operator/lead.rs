@@ -14,8 +14,8 @@ use serde_json::json;
 use tokio::task::JoinHandle;
 
 use crate::cluster::{Cluster, Door, HPAS, LEASES, SCALERS, hpa_path};
+use crate::harness::{DAY, demands, no_worker, with};
 use crate::prometheus::{Load, Mock};
-use crate::rig::{DAY, demands, no_worker, with};
 use crate::support::{alive, autoscaler, signal};
 
 const TIMES: Times = Times {

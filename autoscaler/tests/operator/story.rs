@@ -20,8 +20,8 @@ use serde_json::json;
 use tokio::task::JoinHandle;
 
 use crate::cluster::Cluster;
+use crate::harness::{demands, no_worker};
 use crate::prometheus::{Load, Mock};
-use crate::rig::{demands, no_worker};
 
 /// The length of everything in it.
 #[derive(Clone, Copy)]
@@ -67,7 +67,7 @@ async fn replica(client: &Client, namespace: &str, name: &str, prometheus: &Mock
     tokio::spawn(operator.run(std::future::pending()))
 }
 
-async fn tell(client: Client, namespace: &str, pace: Pace) {
+async fn run_story(client: Client, namespace: &str, pace: Pace) {
     let delivery = PatchParams::apply("delivery").force();
     let crds: Api<CustomResourceDefinition> = Api::all(client.clone());
     let crd = PredictiveScaler::crd();
@@ -149,7 +149,7 @@ async fn tell(client: Client, namespace: &str, pace: Pace) {
 async fn the_story_holds_for_a_cluster_in_memory() {
     let cluster = Cluster::new();
     cluster.lenient();
-    tell(cluster.door().await.client(), "shop", Pace { step: 1 }).await;
+    run_story(cluster.door().await.client(), "shop", Pace { step: 1 }).await;
 }
 
 #[tokio::test]
@@ -169,7 +169,7 @@ async fn the_story_holds_for_the_cluster_of_kubeconfig() {
     namespaces.create(&PostParams::default(), &namespace).await.expect("a namespace of our own");
     let told = tokio::spawn({
         let name = name.clone();
-        async move { tell(client, &name, Pace { step: 10 }).await }
+        async move { run_story(client, &name, Pace { step: 10 }).await }
     });
     let told = told.await;
     // The definition stays: others may have come to use it.

@@ -8,11 +8,11 @@ use clap::ValueEnum;
 use super::SimulateArgs;
 use crate::failure::Failure;
 use crate::floor::decide::{Mode, Policy};
-use crate::floor::simulate::{Told, Workload};
+use crate::floor::simulate::{SimulatedDecision, Workload};
 use crate::forecast::history::History;
 use crate::forecast::protocol::Answer;
 use crate::forecast::span::Span;
-use crate::forecast::{Forecast, Model, Wish};
+use crate::forecast::{Forecast, ForecastOptions, Model};
 use crate::show::state::{Condition, Decided, Health, Profile, Retention, ScalerName, State};
 
 const NAMESPACE: &str = "simulated";
@@ -22,7 +22,7 @@ const NAMESPACE: &str = "simulated";
 pub(super) struct Record {
     state: State,
     name: ScalerName,
-    /// What stands for the query: there is none.
+    /// Description shown in place of a query.
     query: String,
 }
 
@@ -48,11 +48,11 @@ impl Record {
     }
 
     /// Keeps a decision.
-    pub(super) fn decided(&self, told: &Told<'_>) {
-        let mut decided = Decided::new(told.now, Mode::Enforce, told.original, told.decision);
-        decided.replicas = Some(told.replicas);
-        decided.demand = told.demand;
-        self.state.remember_decision(&self.name, &decided, &told.decision.memory);
+    pub(super) fn decided(&self, step: &SimulatedDecision<'_>) {
+        let mut decided = Decided::new(step.now, Mode::Enforce, step.original, step.decision);
+        decided.replicas = Some(step.replicas);
+        decided.demand = step.demand;
+        self.state.remember_decision(&self.name, &decided, &step.decision.memory);
     }
 
     /// Keeps what is known at the end, or says why nothing could be kept.
@@ -68,8 +68,8 @@ impl Record {
         let history = History { samples: trace.samples[..known].to_vec(), ..trace.clone() };
         let forecast = last.map(|answer| {
             let horizon = Span::from_seconds(answer.mean.len() as u32 * trace.step.seconds()).unwrap_or(trace.step);
-            let wish = Wish { horizon, season: args.season, quantile: args.quantile, model: Model::Auto };
-            Forecast::new(&history, &wish, answer)
+            let options = ForecastOptions { horizon, season: args.season, quantile: args.quantile, model: Model::Auto };
+            Forecast::new(&history, &options, answer)
         });
         let condition = |kind: &str, holds: bool, reason: &str, message: String| Condition {
             kind: kind.to_owned(),
@@ -102,7 +102,7 @@ impl Record {
                 quantile: args.quantile,
                 max_floor: policy.max_floor,
                 max_replicas: Some(workload.max),
-                stands: None,
+                floor_status: None,
                 conditions: vec![
                     condition("Ready", true, "Simulated", "these decisions are a simulation's".to_owned()),
                     skilled,

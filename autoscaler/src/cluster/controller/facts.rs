@@ -1,4 +1,4 @@
-//! What is to be known before a decision: the scaler's wish, its autoscaler, its demand. Reads, and writes nothing.
+//! Facts before a decision: the scaler's settings, its autoscaler, its demand. Reads, and writes nothing.
 
 use std::fmt;
 
@@ -7,19 +7,19 @@ use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use kube::ResourceExt;
 use kube::runtime::reflector::Store;
 
-use super::{Context, Failed, pods};
+use super::{Failed, Reconcile, pods};
 use crate::cluster::act::read_minimum;
-use crate::cluster::crd::{PredictiveScaler, Wanted};
+use crate::cluster::crd::{PredictiveScaler, ScalerSettings};
+use crate::cluster::demand::{Expected, Unavailable};
 use crate::floor::decide::{Decision, Missing, Seen};
-use crate::cluster::demand::{Expected, Lack};
 use crate::floor::minimum::Minimum;
-use crate::show::state::{Decided, ScalerName};
 use crate::floor::units::Replicas;
+use crate::show::state::Decided;
 
 /// Everything that a decision follows from.
 pub struct Facts {
     /// What the scaler wants.
-    pub wanted: Wanted,
+    pub settings: ScalerSettings,
     /// Its autoscaler, as it was read.
     pub hpa: HorizontalPodAutoscaler,
     /// That one's minimum.
@@ -27,7 +27,7 @@ pub struct Facts {
     /// Whether a person asked for a pause.
     pub paused: bool,
     /// The forecast, or what is missing for one.
-    pub expected: Result<Expected, Lack>,
+    pub expected: Result<Expected, Unavailable>,
 }
 
 /// Why nothing can be decided.
@@ -35,7 +35,7 @@ pub enum Blocked {
     /// The spec cannot be understood.
     Invalid(Vec<String>),
     /// An older scaler has the same autoscaler.
-    Rival(String),
+    OlderScaler(String),
     /// There is no such autoscaler.
     NoAutoscaler(String),
     /// Its annotation cannot be read: what the original is nobody knows.
@@ -47,7 +47,7 @@ impl Blocked {
     pub fn word(&self) -> &'static str {
         match self {
             Blocked::Invalid(_) => "InvalidSpec",
-            Blocked::Rival(_) => "AnotherScaler",
+            Blocked::OlderScaler(_) => "AnotherScaler",
             Blocked::NoAutoscaler(_) => "NoAutoscaler",
             Blocked::Unreadable(_) => "UnreadableAnnotation",
         }
@@ -58,7 +58,7 @@ impl fmt::Display for Blocked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Blocked::Invalid(problems) => f.write_str(&problems.join("; ")),
-            Blocked::Rival(name) => write!(f, "`{name}` is older and has the same HorizontalPodAutoscaler"),
+            Blocked::OlderScaler(name) => write!(f, "`{name}` is older and has the same HorizontalPodAutoscaler"),
             Blocked::NoAutoscaler(name) => write!(f, "there is no HorizontalPodAutoscaler `{name}`"),
             Blocked::Unreadable(cause) => write!(f, "{cause}: nothing is written over it"),
         }
@@ -76,7 +76,7 @@ impl Facts {
             paused: self.paused,
             outlook: match &self.expected {
                 Ok(expected) => Ok(&expected.outlook),
-                Err(lack) => Err(lack.missing.clone()),
+                Err(unavailable) => Err(unavailable.missing.clone()),
             },
         }
     }
@@ -94,56 +94,54 @@ impl Facts {
     /// A decision on these facts, as it is remembered.
     pub fn decided(&self, now: Timestamp, decision: &Decision) -> Decided {
         let demand = self.expected.as_ref().ok().and_then(|expected| expected.demand);
-        let decided = Decided::new(now, self.wanted.policy.mode, self.minimum.original(), decision);
+        let decided = Decided::new(now, self.settings.policy.mode, self.minimum.original(), decision);
         Decided { replicas: self.replicas(), demand, ..decided }
     }
 }
 
 /// Reads everything. `expected` is kept between two tries of one decision: only the autoscaler has changed.
 pub(super) async fn gather(
-    scaler: &PredictiveScaler,
-    context: &Context,
-    name: &ScalerName,
-    now: Timestamp,
-    expected: &mut Option<Result<Expected, Lack>>,
+    reconcile: &Reconcile<'_>,
+    expected: &mut Option<Result<Expected, Unavailable>>,
 ) -> Result<Result<Facts, Blocked>, Failed> {
-    let wanted = match scaler.spec.wanted() {
-        Ok(wanted) => wanted,
+    let Reconcile { scaler, context, name, now, .. } = reconcile;
+    let settings = match scaler.spec.settings() {
+        Ok(settings) => settings,
         Err(problems) => return Ok(Err(Blocked::Invalid(problems))),
     };
-    if let Some(rival) = rival(scaler, &context.scalers) {
-        return Ok(Err(Blocked::Rival(rival)));
+    if let Some(older) = older_scaler(scaler, &context.scalers) {
+        return Ok(Err(Blocked::OlderScaler(older)));
     }
     let paused = scaler.paused();
     if expected.is_none() {
         *expected = Some(if paused {
             let missing = Missing::NoForecast { cause: "paused".to_owned() };
-            Err(Lack { missing, word: "Paused", fresh: true })
+            Err(Unavailable { missing, word: "Paused", fresh: true })
         } else {
-            context.demands.expected(name, &wanted, now).await
+            context.demands.expected(name, &settings, *now).await
         });
     }
-    // Last, for it ages fastest.
-    let Some(hpa) = context.hpas(&name.namespace).get_opt(&wanted.hpa).await? else {
-        return Ok(Err(Blocked::NoAutoscaler(wanted.hpa)));
+    // Last, because it changes most often.
+    let Some(hpa) = context.hpas(&name.namespace).get_opt(&settings.hpa).await? else {
+        return Ok(Err(Blocked::NoAutoscaler(settings.hpa)));
     };
     let minimum = match read_minimum(&hpa) {
         Ok(minimum) => minimum,
         Err(cause) => return Ok(Err(Blocked::Unreadable(cause.to_string()))),
     };
     let Some(expected) = expected.clone() else { unreachable!("it was set above") };
-    Ok(Ok(Facts { wanted, hpa, minimum, paused, expected }))
+    Ok(Ok(Facts { settings, hpa, minimum, paused, expected }))
 }
 
 /// The older scaler that has the same autoscaler.
-pub(super) fn rival(scaler: &PredictiveScaler, scalers: &Store<PredictiveScaler>) -> Option<String> {
+pub(super) fn older_scaler(scaler: &PredictiveScaler, scalers: &Store<PredictiveScaler>) -> Option<String> {
     let namespace = scaler.namespace();
     let rivals = scalers.state_filter(|other| {
         other.spec.hpa_ref == scaler.spec.hpa_ref
             && other.namespace() == namespace
             && other.name_any() != scaler.name_any()
-            && !other.going()
-            && (scaler.going() || other.precedes(scaler))
+            && !other.is_deleted()
+            && (scaler.is_deleted() || other.precedes(scaler))
     });
-    rivals.first().map(|rival| rival.name_any())
+    rivals.first().map(|older_scaler| older_scaler.name_any())
 }

@@ -1,4 +1,4 @@
-//! What is told of a decision: the status, the profile on the pages, the events. Pure but for `publish`.
+//! Reports a decision: the status, the profile on the pages, the events. Pure but for `publish`.
 
 use jiff::Timestamp;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
@@ -7,115 +7,174 @@ use kube::Resource;
 use kube::runtime::events::{Event as Published, EventType};
 
 use super::facts::Facts;
-use super::{Carried, Context};
-use crate::cluster::act::told;
+use super::{Applied, Context};
+use crate::cluster::act::describe;
 use crate::cluster::crd;
-use crate::cluster::crd::status::{self, Kind, Says, holds, whole};
+use crate::cluster::crd::status::{self, ConditionUpdate, Kind, holds, whole};
 use crate::cluster::crd::{LastForecast, PredictiveScaler, PredictiveScalerStatus};
 use crate::floor::decide::reason::UNSKILLED;
 use crate::floor::decide::{Decision, Missing, Mode, Reason};
-use crate::show::state;
 use crate::floor::units::Replicas;
+use crate::show::state;
 
-/// The status after a decision.
-pub(super) fn status(
-    before: Option<&PredictiveScalerStatus>,
-    scaler: &PredictiveScaler,
-    facts: &Facts,
-    decision: &Decision,
-    carried: &Carried,
-    now: Timestamp,
-) -> PredictiveScalerStatus {
-    let conditions = before.map_or(&[][..], |before| &before.conditions);
-    let says = says(before, facts, decision, carried);
-    let stands = match (carried, facts.wanted.policy.mode) {
-        (Carried::Owned(_), _) => facts.minimum.floor(),
-        (_, Mode::Enforce | Mode::Recommend) => decision.floor,
-    };
-    PredictiveScalerStatus {
-        observed_generation: scaler.metadata.generation,
-        updated: Some(Time(whole(now))),
-        original: Some(facts.minimum.original().0),
-        floor: Some(stands.0),
-        recommended: decision.recommended.map(|recommended| recommended.0),
-        forecast: forecast(facts, decision).or_else(|| before.and_then(|before| before.forecast.clone())),
-        missing: decision.missing().map(Missing::to_string),
-        reasons: decision.reasons.iter().map(Reason::to_string).collect(),
-        conditions: status::conditions(conditions, &says, scaler.metadata.generation, now),
-    }
+/// A decision with the facts before it and the result of writing it.
+#[derive(Clone, Copy)]
+pub(super) struct Report<'a> {
+    pub(super) facts: &'a Facts,
+    pub(super) decision: &'a Decision,
+    pub(super) applied: &'a Applied,
 }
 
-fn says(before: Option<&PredictiveScalerStatus>, facts: &Facts, decision: &Decision, carried: &Carried) -> Vec<Says> {
-    let missing = decision.missing().map(Missing::to_string).unwrap_or_default();
-    let mut says = vec![if facts.paused {
-        Says::yes(Kind::Ready, "Paused", "paused by its annotation: nothing changes")
-    } else if unusable(decision) {
-        // Only a person can mend it.
-        Says::no(Kind::Ready, "UnusableQuery", missing.clone())
-    } else {
-        Says::yes(Kind::Ready, "Deciding", decision.reasons.last().map(Reason::to_string).unwrap_or_default())
-    }];
-    match &facts.expected {
-        _ if facts.paused => {}
-        Ok(expected) => {
-            let forecast = &expected.forecast;
-            says.push(if forecast.skilled {
-                Says::yes(Kind::ForecastSkilled, "BeatsReferences", skill(forecast.skill, &forecast.model))
-            } else {
-                Says::no(
-                    Kind::ForecastSkilled,
-                    "NoBetterThanReferences",
-                    format!("{UNSKILLED}: the floor is only recommended"),
-                )
-            });
-            says.push(match (missing.is_empty() || unusable(decision), &expected.fallback) {
-                (true, None) => Says::yes(Kind::MetricsFresh, "Fresh", ""),
-                (true, Some(why)) => {
-                    Says::yes(Kind::MetricsFresh, "Fresh", format!("forecast by the seasonal naive: {why}"))
-                }
-                (false, _) => Says::no(Kind::MetricsFresh, "Stale", missing),
-            });
-        }
-        Err(lack) => {
-            says.push(Says::unknown(Kind::ForecastSkilled, lack.word, missing.clone()));
-            says.push(if lack.fresh {
-                Says::yes(Kind::MetricsFresh, "Fresh", missing)
-            } else {
-                Says::no(Kind::MetricsFresh, lack.word, missing)
-            });
+impl Report<'_> {
+    /// The status after a decision.
+    pub(super) fn status(
+        self,
+        before: Option<&PredictiveScalerStatus>,
+        scaler: &PredictiveScaler,
+        now: Timestamp,
+    ) -> PredictiveScalerStatus {
+        let Report { facts, decision, applied } = self;
+        let conditions = before.map_or(&[][..], |before| &before.conditions);
+        let floor = match (applied, facts.settings.policy.mode) {
+            (Applied::Owned(_), _) => facts.minimum.floor(),
+            (_, Mode::Enforce | Mode::Recommend) => decision.floor,
+        };
+        PredictiveScalerStatus {
+            observed_generation: scaler.metadata.generation,
+            updated: Some(Time(whole(now))),
+            original: Some(facts.minimum.original().0),
+            floor: Some(floor.0),
+            recommended: decision.recommended.map(|recommended| recommended.0),
+            forecast: forecast(facts, decision).or_else(|| before.and_then(|before| before.forecast.clone())),
+            missing: decision.missing().map(Missing::to_string),
+            reasons: decision.reasons.iter().map(Reason::to_string).collect(),
+            conditions: status::conditions(conditions, &self.conditions(before), scaler.metadata.generation, now),
         }
     }
-    match carried {
-        Carried::Owned(by) => says.push(Says::yes(
-            Kind::Conflict,
-            "FieldOwned",
-            format!(
-                "`spec.minReplicas` is owned by another: {by}; set `takeOwnership: true`, or leave the field out of a \
-                 manifest that is applied server-side"
-            ),
-        )),
-        Carried::Moved(_) => says.push(Says::no(Kind::Conflict, "Written", "")),
-        Carried::Nothing if holds(before, Kind::Conflict).is_none() => {
-            says.push(Says::no(Kind::Conflict, "NothingWritten", ""));
+
+    fn conditions(self, before: Option<&PredictiveScalerStatus>) -> Vec<ConditionUpdate> {
+        let Report { facts, decision, applied } = self;
+        let missing = decision.missing().map(Missing::to_string).unwrap_or_default();
+        let mut updates = vec![if facts.paused {
+            ConditionUpdate::yes(Kind::Ready, "Paused", "paused by its annotation: nothing changes")
+        } else if unusable(decision) {
+            // Only a person can fix it.
+            ConditionUpdate::no(Kind::Ready, "UnusableQuery", missing.clone())
+        } else {
+            ConditionUpdate::yes(
+                Kind::Ready,
+                "Deciding",
+                decision.reasons.last().map(Reason::to_string).unwrap_or_default(),
+            )
+        }];
+        match &facts.expected {
+            _ if facts.paused => {}
+            Ok(expected) => {
+                let forecast = &expected.forecast;
+                updates.push(if forecast.skilled {
+                    ConditionUpdate::yes(
+                        Kind::ForecastSkilled,
+                        "BeatsReferences",
+                        skill(forecast.skill, &forecast.model),
+                    )
+                } else {
+                    ConditionUpdate::no(
+                        Kind::ForecastSkilled,
+                        "NoBetterThanReferences",
+                        format!("{UNSKILLED}: the floor is only recommended"),
+                    )
+                });
+                updates.push(match (missing.is_empty() || unusable(decision), &expected.fallback) {
+                    (true, None) => ConditionUpdate::yes(Kind::MetricsFresh, "Fresh", ""),
+                    (true, Some(why)) => ConditionUpdate::yes(
+                        Kind::MetricsFresh,
+                        "Fresh",
+                        format!("forecast by the seasonal naive: {why}"),
+                    ),
+                    (false, _) => ConditionUpdate::no(Kind::MetricsFresh, "Stale", missing),
+                });
+            }
+            Err(unavailable) => {
+                updates.push(ConditionUpdate::unknown(Kind::ForecastSkilled, unavailable.word, missing.clone()));
+                updates.push(if unavailable.fresh {
+                    ConditionUpdate::yes(Kind::MetricsFresh, "Fresh", missing)
+                } else {
+                    ConditionUpdate::no(Kind::MetricsFresh, unavailable.word, missing)
+                });
+            }
         }
-        // Whether it is still owned shows at the next write.
-        Carried::Nothing => {}
+        match applied {
+            Applied::Owned(by) => updates.push(ConditionUpdate::yes(
+                Kind::Conflict,
+                "FieldOwned",
+                format!(
+                    "`spec.minReplicas` is owned by another: {by}; set `takeOwnership: true`, or leave the field out of a \
+                     manifest that is applied server-side"
+                ),
+            )),
+            Applied::Moved(_) => updates.push(ConditionUpdate::no(Kind::Conflict, "Written", "")),
+            Applied::Nothing if holds(before, Kind::Conflict).is_none() => {
+                updates.push(ConditionUpdate::no(Kind::Conflict, "NothingWritten", ""));
+            }
+            // Whether it is still owned shows at the next write.
+            Applied::Nothing => {}
+        }
+        updates
     }
-    says
+
+    /// Whether the seasonal naive replaces the worker, or metrics are missing. Too short a history is no outage, nor is a
+    /// wrong query.
+    pub(super) fn falls_back(self) -> bool {
+        match &self.facts.expected {
+            _ if self.facts.paused => false,
+            Ok(expected) => expected.outage || self.decision.missing().is_some() && !unusable(self.decision),
+            Err(unavailable) => !unavailable.fresh,
+        }
+    }
+
+    /// Events of this reconcile that the one before did not have.
+    pub(super) fn events(self, before: Option<&PredictiveScalerStatus>, fell_back: bool) -> Vec<Event> {
+        let Report { facts, decision, applied } = self;
+        let mut events = Vec::new();
+        match applied {
+            Applied::Moved(change) => {
+                let (from, to, original) = (change.from(), change.to(), facts.minimum.original());
+                let because = because(decision);
+                events.push(if to > from {
+                    Event::new(
+                        "FloorRaised",
+                        format!("RaiseTo{to}"),
+                        format!("minReplicas from {from} to {to}: {because}"),
+                    )
+                } else if to <= original {
+                    Event::new("FloorReleased", "Release", format!("minReplicas from {from} back to {to}: {because}"))
+                } else {
+                    let note = format!("minReplicas from {from} to {to} of the original {original}: {because}");
+                    Event::new("FloorReleased", format!("LowerTo{to}"), note)
+                });
+            }
+            Applied::Owned(by) if holds(before, Kind::Conflict) != Some(true) => events.push(Event {
+                warning: true,
+                ..Event::new("Conflict", "Apply", format!("`spec.minReplicas` is owned by another: {by}"))
+            }),
+            Applied::Owned(_) | Applied::Nothing => {}
+        }
+        if !fell_back && self.falls_back() {
+            let instead_of = facts.expected.as_ref().ok().and_then(|expected| expected.fallback.as_ref());
+            let note = match (decision.missing(), instead_of) {
+                (Some(missing), _) => format!("the floor is held: {missing}"),
+                (None, Some(why)) => format!("the seasonal naive forecasts: {why}"),
+                (None, None) => String::new(),
+            };
+            events.push(Event { warning: true, ..Event::new("FallbackActive", "FallBack", note) });
+        }
+        events
+    }
 }
 
 /// Whether the demand is known, and is not what can be divided by a pod's capacity.
 fn unusable(decision: &Decision) -> bool {
     matches!(decision.missing(), Some(Missing::Units { .. } | Missing::LooksPerPod { .. }))
-}
-
-/// Whether something stands in for the worker or for metrics. Too short a history is no outage, nor is a wrong query.
-pub(super) fn falls_back(facts: &Facts, decision: &Decision) -> bool {
-    match &facts.expected {
-        _ if facts.paused => false,
-        Ok(expected) => expected.outage || decision.missing().is_some() && !unusable(decision),
-        Err(lack) => !lack.fresh,
-    }
 }
 
 fn skill(skill: Option<f64>, model: &str) -> String {
@@ -164,46 +223,6 @@ pub(super) struct Event {
     warning: bool,
 }
 
-/// What has happened in this reconcile that had not before.
-pub(super) fn events(
-    before: Option<&PredictiveScalerStatus>,
-    fell_back: bool,
-    facts: &Facts,
-    decision: &Decision,
-    carried: &Carried,
-) -> Vec<Event> {
-    let mut events = Vec::new();
-    match carried {
-        Carried::Moved(change) => {
-            let (from, to, original) = (change.from(), change.to(), facts.minimum.original());
-            let because = because(decision);
-            events.push(if to > from {
-                Event::new("FloorRaised", format!("RaiseTo{to}"), format!("minReplicas from {from} to {to}: {because}"))
-            } else if to <= original {
-                Event::new("FloorReleased", "Release", format!("minReplicas from {from} back to {to}: {because}"))
-            } else {
-                let note = format!("minReplicas from {from} to {to} of the original {original}: {because}");
-                Event::new("FloorReleased", format!("LowerTo{to}"), note)
-            });
-        }
-        Carried::Owned(by) if holds(before, Kind::Conflict) != Some(true) => events.push(Event {
-            warning: true,
-            ..Event::new("Conflict", "Apply", format!("`spec.minReplicas` is owned by another: {by}"))
-        }),
-        Carried::Owned(_) | Carried::Nothing => {}
-    }
-    if !fell_back && falls_back(facts, decision) {
-        let instead_of = facts.expected.as_ref().ok().and_then(|expected| expected.fallback.as_ref());
-        let note = match (decision.missing(), instead_of) {
-            (Some(missing), _) => format!("the floor is held: {missing}"),
-            (None, Some(why)) => format!("the seasonal naive forecasts: {why}"),
-            (None, None) => String::new(),
-        };
-        events.push(Event { warning: true, ..Event::new("FallbackActive", "FallBack", note) });
-    }
-    events
-}
-
 fn because(decision: &Decision) -> String {
     let telling = decision.reasons.iter().rev().find(|reason| {
         matches!(
@@ -237,7 +256,7 @@ impl Event {
             secondary: Some(hpa.object_ref(&())),
         };
         if let Err(cause) = context.events.publish(&event, &scaler.object_ref(&())).await {
-            tracing::warn!(cause = %told(&cause), "cannot publish an event");
+            tracing::warn!(cause = %describe(&cause), "cannot publish an event");
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::cluster::crd::Mode;
 const PAGE: u32 = 500;
 
 /// Looks at every autoscaler, and gives those back to their owners whose floor has expired and that no scaler enforces
-/// any more. Says how many.
+/// any more. ConditionUpdate how many.
 pub async fn sweep(context: &Context) -> Result<usize, Failed> {
     let now = (context.clock)();
     let api: Api<HorizontalPodAutoscaler> = Api::all(context.client.clone());
@@ -27,7 +27,9 @@ pub async fn sweep(context: &Context) -> Result<usize, Failed> {
             .scalers
             .state()
             .iter()
-            .filter(|scaler| scaler.spec.mode == Mode::Enforce && !scaler.going() && scaler.spec.wanted().is_ok())
+            .filter(|scaler| {
+                scaler.spec.mode == Mode::Enforce && !scaler.is_deleted() && scaler.spec.settings().is_ok()
+            })
             .map(|scaler| (scaler.namespace(), scaler.spec.hpa_ref.name.clone()))
             .collect();
         for hpa in &found.items {

@@ -5,10 +5,10 @@ use kube::ResourceExt;
 
 use super::{Mode, PredictiveScaler, PredictiveScalerStatus};
 use crate::floor::decide;
+use crate::floor::units::{Capacity, Replicas, Unit};
 use crate::forecast::Quantile;
 use crate::forecast::span::Span;
-use crate::show::state::{Condition, Profile, Stands};
-use crate::floor::units::{Capacity, Replicas, Unit};
+use crate::show::state::{Condition, FloorStatus, Profile};
 
 const STEP: Span = Span::from_seconds(300).unwrap();
 const DAY: Span = Span::from_seconds(86_400).unwrap();
@@ -18,9 +18,9 @@ pub fn of(scaler: &PredictiveScaler, status: Option<&PredictiveScalerStatus>) ->
     let spec = &scaler.spec;
     let capacity = spec.per_pod_capacity.parse::<Capacity>();
     let quantile = Quantile::try_from(spec.quantile).or_else(|_| Quantile::try_from(0.9));
-    let stands = status.and_then(|status| {
+    let floor_status = status.and_then(|status| {
         let pods = |count: Option<u32>| count.map(Replicas);
-        Some(Stands {
+        Some(FloorStatus {
             original: pods(status.original)?,
             floor: pods(status.floor)?,
             recommended: pods(status.recommended),
@@ -55,7 +55,7 @@ pub fn of(scaler: &PredictiveScaler, status: Option<&PredictiveScalerStatus>) ->
         quantile: quantile.unwrap_or_else(|_| unreachable!("0.9 is between a half and one")),
         max_floor: Replicas(spec.max_floor),
         max_replicas: None,
-        stands,
+        floor_status,
         conditions: conditions.collect(),
         missing: status.and_then(|status| status.missing.clone()),
     }
@@ -89,8 +89,8 @@ mod tests {
         let profile = of(&scaler, scaler.status.as_ref());
         assert_eq!((profile.capacity.as_str(), profile.unit, profile.paused), ("0.500 cores", Unit::Cores, true));
         assert_eq!((profile.step, profile.season), (STEP, DAY));
-        let stands = Stands { original: Replicas(2), floor: Replicas(5), recommended: None };
-        assert_eq!(profile.stands, Some(stands));
+        let floor_status = FloorStatus { original: Replicas(2), floor: Replicas(5), recommended: None };
+        assert_eq!(profile.floor_status, Some(floor_status));
         assert_eq!(profile.conditions[0].good(), Some(true));
         assert_eq!(profile.missing.as_deref(), Some("needs 576 samples"));
     }
@@ -102,6 +102,6 @@ mod tests {
         });
         let profile = of(&scaler(spec, json!(null)), None);
         assert_eq!((profile.capacity.as_str(), profile.unit), ("many", Unit::Count));
-        assert_eq!((profile.step, profile.quantile.share(), profile.stands), (STEP, 0.9, None));
+        assert_eq!((profile.step, profile.quantile.share(), profile.floor_status), (STEP, 0.9, None));
     }
 }

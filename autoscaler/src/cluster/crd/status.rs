@@ -36,7 +36,7 @@ impl Kind {
 
 /// What a condition says now.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Says {
+pub struct ConditionUpdate {
     /// Which.
     pub kind: Kind,
     /// Yes, no, or nobody knows.
@@ -47,25 +47,30 @@ pub struct Says {
     pub message: String,
 }
 
-impl Says {
+impl ConditionUpdate {
     /// A condition that holds.
-    pub fn yes(kind: Kind, reason: &'static str, message: impl Into<String>) -> Says {
-        Says { kind, is: Some(true), reason, message: message.into() }
+    pub fn yes(kind: Kind, reason: &'static str, message: impl Into<String>) -> ConditionUpdate {
+        ConditionUpdate { kind, is: Some(true), reason, message: message.into() }
     }
 
     /// A condition that does not.
-    pub fn no(kind: Kind, reason: &'static str, message: impl Into<String>) -> Says {
-        Says { kind, is: Some(false), reason, message: message.into() }
+    pub fn no(kind: Kind, reason: &'static str, message: impl Into<String>) -> ConditionUpdate {
+        ConditionUpdate { kind, is: Some(false), reason, message: message.into() }
     }
 
     /// A condition of which nothing is known.
-    pub fn unknown(kind: Kind, reason: &'static str, message: impl Into<String>) -> Says {
-        Says { kind, is: None, reason, message: message.into() }
+    pub fn unknown(kind: Kind, reason: &'static str, message: impl Into<String>) -> ConditionUpdate {
+        ConditionUpdate { kind, is: None, reason, message: message.into() }
     }
 }
 
 /// The conditions now: each keeps its time as long as it says the same, and those that were not said stay.
-pub fn conditions(before: &[Condition], says: &[Says], generation: Option<i64>, now: Timestamp) -> Vec<Condition> {
+pub fn conditions(
+    before: &[Condition],
+    says: &[ConditionUpdate],
+    generation: Option<i64>,
+    now: Timestamp,
+) -> Vec<Condition> {
     let mut conditions: Vec<Condition> = before.to_vec();
     for said in says {
         let status = match said.is {
@@ -157,18 +162,18 @@ mod tests {
 
     #[test]
     fn a_condition_keeps_its_time_until_it_turns() {
-        let first = conditions(&[], &[Says::no(Kind::MetricsFresh, "NoSeries", "none")], Some(1), at(0));
-        let again = conditions(&first, &[Says::no(Kind::MetricsFresh, "Stale", "old")], Some(1), at(60));
+        let first = conditions(&[], &[ConditionUpdate::no(Kind::MetricsFresh, "NoSeries", "none")], Some(1), at(0));
+        let again = conditions(&first, &[ConditionUpdate::no(Kind::MetricsFresh, "Stale", "old")], Some(1), at(60));
         assert_eq!((again[0].reason.as_str(), again[0].last_transition_time.0), ("Stale", at(0)));
-        let turned = conditions(&again, &[Says::yes(Kind::MetricsFresh, "Fresh", "")], Some(2), at(120));
+        let turned = conditions(&again, &[ConditionUpdate::yes(Kind::MetricsFresh, "Fresh", "")], Some(2), at(120));
         assert_eq!((turned.len(), turned[0].last_transition_time.0), (1, at(120)));
     }
 
     #[test]
     fn what_is_not_said_stays() {
-        let both = [Says::yes(Kind::Ready, "Deciding", ""), Says::no(Kind::Conflict, "None", "")];
+        let both = [ConditionUpdate::yes(Kind::Ready, "Deciding", ""), ConditionUpdate::no(Kind::Conflict, "None", "")];
         let first = conditions(&[], &both, Some(1), at(0));
-        let then = conditions(&first, &[Says::no(Kind::Ready, "InvalidSpec", "")], Some(2), at(60));
+        let then = conditions(&first, &[ConditionUpdate::no(Kind::Ready, "InvalidSpec", "")], Some(2), at(60));
         assert_eq!(then.len(), 2);
         assert_eq!(then[1], first[1]);
     }

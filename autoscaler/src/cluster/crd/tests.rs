@@ -19,8 +19,8 @@ fn with(field: &str, value: Value) -> Value {
     spec
 }
 
-fn read(spec: Value) -> Result<Wanted, Vec<String>> {
-    serde_json::from_value::<PredictiveScalerSpec>(spec).unwrap().wanted()
+fn read(spec: Value) -> Result<ScalerSettings, Vec<String>> {
+    serde_json::from_value::<PredictiveScalerSpec>(spec).unwrap().settings()
 }
 
 #[track_caller]
@@ -47,7 +47,7 @@ fn only_what_nobody_can_guess_has_to_be_said() {
     assert_eq!((spec.mode, spec.quantile, spec.take_ownership), (Mode::Recommend, 0.9, false));
     let defaults = serde_json::to_value(&spec).unwrap();
     assert!(validate_cel_schema::<PredictiveScalerSpec>(&defaults, None).is_ok());
-    assert!(spec.wanted().is_ok());
+    assert!(spec.settings().is_ok());
 }
 
 #[test]

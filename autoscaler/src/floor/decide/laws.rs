@@ -62,7 +62,7 @@ fn policies() -> impl Strategy<Value = Policy> {
 }
 
 /// One decision of a story, with what it was made from.
-struct Told {
+struct SimulatedDecision {
     second: i64,
     before: Minimum,
     memory: Option<Memory>,
@@ -71,10 +71,10 @@ struct Told {
     decision: Decision,
 }
 
-fn tell(policy: &Policy, original: u32, story: &[(Happens, i64)]) -> Vec<Told> {
+fn decisions_of(policy: &Policy, original: u32, story: &[(Happens, i64)]) -> Vec<SimulatedDecision> {
     let mut minimum = Minimum::of_owner(Replicas(original));
     let (mut memory, mut second, mut maximum) = (None, 0, Replicas(50));
-    let mut told = Vec::new();
+    let mut step = Vec::new();
     for (happens, seconds) in story {
         let mut forecast = None;
         match happens {
@@ -96,7 +96,7 @@ fn tell(policy: &Policy, original: u32, story: &[(Happens, i64)]) -> Vec<Told> {
             outlook: forecast.as_ref().ok_or_else(nothing),
         };
         let decision = decide(policy, memory.as_ref(), &seen);
-        told.push(Told {
+        step.push(SimulatedDecision {
             second,
             before: minimum.clone(),
             memory: memory.replace(decision.memory.clone()),
@@ -110,7 +110,7 @@ fn tell(policy: &Policy, original: u32, story: &[(Happens, i64)]) -> Vec<Told> {
         }
         second += seconds;
     }
-    told
+    step
 }
 
 fn stories() -> impl Strategy<Value = (Policy, u32, Vec<(Happens, i64)>)> {
@@ -120,12 +120,12 @@ fn stories() -> impl Strategy<Value = (Policy, u32, Vec<(Happens, i64)>)> {
 proptest! {
     #[test]
     fn the_floor_is_never_below_the_original_nor_above_the_cap((policy, original, story) in stories()) {
-        for told in tell(&policy, original, &story) {
-            let original = told.before.original();
-            prop_assert!(told.decision.floor >= original);
-            prop_assert!(told.decision.floor <= told.cap.max(original));
-            if let Some(recommended) = told.decision.recommended {
-                prop_assert!(recommended >= original && recommended <= told.cap.max(original));
+        for step in decisions_of(&policy, original, &story) {
+            let original = step.before.original();
+            prop_assert!(step.decision.floor >= original);
+            prop_assert!(step.decision.floor <= step.cap.max(original));
+            if let Some(recommended) = step.decision.recommended {
+                prop_assert!(recommended >= original && recommended <= step.cap.max(original));
             }
         }
     }
@@ -133,18 +133,18 @@ proptest! {
     #[test]
     fn recommend_mode_never_writes_anything((policy, original, story) in stories()) {
         let policy = Policy { mode: Mode::Recommend, ..policy };
-        for told in tell(&policy, original, &story) {
-            prop_assert_eq!(told.decision.change, None);
+        for step in decisions_of(&policy, original, &story) {
+            prop_assert_eq!(step.decision.change, None);
         }
     }
 
     #[test]
     fn a_missing_forecast_never_raises((policy, original, story) in stories()) {
-        for told in tell(&policy, original, &story) {
-            if told.forecast.is_none() || told.decision.recommended.is_none() {
-                let virtually = told.memory.as_ref().filter(|_| policy.mode == Mode::Recommend);
-                let before = virtually.map_or(told.before.floor(), Memory::floor).max(told.before.original());
-                prop_assert!(told.decision.floor <= before);
+        for step in decisions_of(&policy, original, &story) {
+            if step.forecast.is_none() || step.decision.recommended.is_none() {
+                let virtually = step.memory.as_ref().filter(|_| policy.mode == Mode::Recommend);
+                let before = virtually.map_or(step.before.floor(), Memory::floor).max(step.before.original());
+                prop_assert!(step.decision.floor <= before);
             }
         }
     }
@@ -157,8 +157,8 @@ proptest! {
             other => (other.clone(), *seconds),
         };
         let story: Vec<_> = story.iter().map(unskilled).collect();
-        for told in tell(&policy, original, &story) {
-            prop_assert!(told.decision.floor <= told.before.floor());
+        for step in decisions_of(&policy, original, &story) {
+            prop_assert!(step.decision.floor <= step.before.floor());
         }
     }
 
@@ -170,9 +170,9 @@ proptest! {
             !matches!(happens, Happens::Jump(_) | Happens::Restart | Happens::Set(_))
         };
         let story: Vec<_> = story.iter().filter(steady).cloned().collect();
-        let told = tell(&policy, original, &story);
-        for (index, last) in told.iter().enumerate() {
-            let within = told[..=index].iter().filter(|each| last.second - each.second < 60);
+        let step = decisions_of(&policy, original, &story);
+        for (index, last) in step.iter().enumerate() {
+            let within = step[..=index].iter().filter(|each| last.second - each.second < 60);
             let risen: u32 = within.map(|each| each.decision.floor.less(each.before.floor()).0).sum();
             prop_assert!(risen <= policy.max_step_up.0, "{} within a step", risen);
         }
@@ -185,7 +185,7 @@ proptest! {
         more in vec(0.0..200.0_f64, 10),
         skilled: bool,
     ) {
-        let last = tell(&policy, original, &story);
+        let last = decisions_of(&policy, original, &story);
         let Some(last) = last.last() else { return Ok(()) };
         let higher: Vec<f64> = upper.iter().zip(&more).map(|(upper, more)| upper + more).collect();
         let decide_with = |upper: &[f64]| {
@@ -213,8 +213,8 @@ proptest! {
     ) {
         let constant = vec![(Happens::Forecast { upper: vec![demand; 10], skilled: true }, seconds); 60];
         let whole: Vec<_> = story.iter().cloned().chain(constant).collect();
-        let told = tell(&policy, original, &whole);
-        let floors: Vec<Replicas> = told[story.len()..].iter().map(|each| each.decision.floor).collect();
+        let step = decisions_of(&policy, original, &whole);
+        let floors: Vec<Replicas> = step[story.len()..].iter().map(|each| each.decision.floor).collect();
         let turns = |a: &Replicas, b: &Replicas| a.cmp(b);
         let moves: Vec<_> = floors.windows(2).map(|pair| turns(&pair[0], &pair[1])).filter(|way| way.is_ne()).collect();
         // Up to what was wanted before it, as fast as is allowed, then down once; never up after that.
@@ -227,17 +227,17 @@ proptest! {
         let policy = Policy { mode: Mode::Enforce, ..policy };
         let silence = vec![(Happens::Nothing, 60); 60];
         let whole: Vec<_> = story.into_iter().chain(silence).collect();
-        let told = tell(&policy, original, &whole);
-        let last = &told[told.len() - 1];
+        let step = decisions_of(&policy, original, &whole);
+        let last = &step[step.len() - 1];
         prop_assert_eq!(last.decision.floor, last.before.original());
     }
 
     #[test]
     fn a_stored_memory_decides_the_same((policy, original, story) in stories()) {
-        for told in tell(&policy, original, &story) {
-            let stored = serde_json::to_string(&told.decision.memory).unwrap();
+        for step in decisions_of(&policy, original, &story) {
+            let stored = serde_json::to_string(&step.decision.memory).unwrap();
             let read: Memory = serde_json::from_str(&stored).unwrap();
-            prop_assert_eq!(read, told.decision.memory);
+            prop_assert_eq!(read, step.decision.memory);
         }
     }
 }

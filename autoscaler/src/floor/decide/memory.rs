@@ -7,8 +7,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::floor::decide::reason::Reason;
-use crate::forecast::span::Span;
 use crate::floor::units::{Replicas, Seconds};
+use crate::forecast::span::Span;
 
 // Longer than this nobody looked: what happened in between is not known to have been low.
 const WATCHED_STEPS: u32 = 2;

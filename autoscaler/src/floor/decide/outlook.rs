@@ -3,9 +3,9 @@
 use jiff::Timestamp;
 
 use crate::floor::decide::reason::Missing;
+use crate::floor::units::{Demand, Seconds, Unit};
 use crate::forecast::Forecast;
 use crate::forecast::span::Span;
-use crate::floor::units::{Demand, Seconds, Unit};
 
 // The newest sample may be one scrape and one forecast old.
 const FRESH_STEPS: u32 = 2;

@@ -5,8 +5,8 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::forecast::span::Span;
 use crate::floor::units::{Demand, Replicas, Seconds, Unit};
+use crate::forecast::span::Span;
 
 /// What a shut gate says of a forecast.
 pub const UNSKILLED: &str = "the forecast, or its upper line, is no better than the plain references on this history";

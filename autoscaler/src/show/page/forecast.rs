@@ -3,10 +3,11 @@
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::forecast::{Forecast, Point};
-use crate::show::print::{decimals, skill};
+use crate::floor::units::decimals;
 use crate::forecast::protocol::Missing;
 use crate::forecast::span::Span;
+use crate::forecast::{Forecast, Point};
+use crate::show::print::skill;
 
 /// The rows of the short table, about.
 const ROWS: usize = 12;
@@ -170,8 +171,8 @@ pub fn percent(forecast: &Forecast) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::forecast::tests_support::flat;
     use crate::forecast::history::History;
+    use crate::forecast::tests_support::flat;
 
     #[test]
     fn the_short_table_ends_with_the_forecast() {

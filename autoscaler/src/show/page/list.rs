@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::floor::decide::Mode;
+use crate::floor::units::Replicas;
 use crate::show::page::forecast::{At, percent};
 use crate::show::page::workload::amount;
 use crate::show::page::{About, Notice, encoded, path};
 use crate::show::state::Listed;
-use crate::floor::units::Replicas;
 
 /// The template's name.
 pub const TEMPLATE: &str = "list.html";
@@ -159,7 +159,7 @@ fn raised(listed: &Listed) -> bool {
 /// The owner's minimum and the floor: by the last decision, or as the status tells it where another replica decides.
 fn stands(listed: &Listed) -> Option<(Replicas, Replicas)> {
     let decided = listed.last.as_ref().map(|last| (last.original, last.floor));
-    decided.or_else(|| listed.profile.stands.map(|stands| (stands.original, stands.floor)))
+    decided.or_else(|| listed.profile.floor_status.map(|stands| (stands.original, stands.floor)))
 }
 
 fn unskilled(listed: &Listed) -> bool {
@@ -214,12 +214,12 @@ fn row(listed: &Listed) -> ListRow {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::forecast::tests_support::flat;
     use crate::forecast::history::History;
+    use crate::forecast::tests_support::flat;
     use crate::show::page::render;
     use crate::show::page::tests_support::ours;
     use crate::show::state::tests::{condition, decided, profile};
-    use crate::show::state::{ScalerName, Stands};
+    use crate::show::state::{FloorStatus, ScalerName};
 
     fn listed(name: &str) -> Listed {
         let history = History::parse("a.csv", b"timestamp,value\n0,1\n300,2\n", None).unwrap();
@@ -289,7 +289,8 @@ mod tests {
     fn where_another_replica_decides_the_status_tells_the_floor() {
         let mut standing_by = listed("web");
         standing_by.last = None;
-        standing_by.profile.stands = Some(Stands { original: Replicas(2), floor: Replicas(7), recommended: None });
+        standing_by.profile.floor_status =
+            Some(FloorStatus { original: Replicas(2), floor: Replicas(7), recommended: None });
         let row = row(&standing_by);
         assert_eq!((row.original.as_str(), row.floor.as_str(), row.raised), ("2", "7", true));
     }

@@ -2,17 +2,17 @@
 
 use serde::Serialize;
 
-use crate::show::chart::{Chart, Frame};
 use crate::floor::decide::Mode;
+use crate::floor::units::decimals;
+use crate::floor::units::{Demand, Unit};
 use crate::forecast::Forecast;
 use crate::forecast::history::History;
+use crate::forecast::span::Span;
+use crate::show::chart::{Chart, Frame};
 use crate::show::levels::Levels;
 use crate::show::page::forecast::{At, ForecastPart};
 use crate::show::page::{About, Notice};
-use crate::show::print::decimals;
-use crate::forecast::span::Span;
 use crate::show::state::{Decided, Known, Said, ScalerName};
-use crate::floor::units::{Demand, Unit};
 
 /// The template's name.
 pub const TEMPLATE: &str = "forecast.html";
@@ -258,7 +258,7 @@ fn tiles(known: &Known, newest: Option<&Decided>, part: Option<&ForecastPart>) -
     let sample = known.history.as_ref().and_then(|history| Some((history.samples.last().copied().flatten()?, history)));
     let stands = newest
         .map(|newest| (newest.original, newest.floor))
-        .or_else(|| profile.stands.map(|stands| (stands.original, stands.floor)));
+        .or_else(|| profile.floor_status.map(|stands| (stands.original, stands.floor)));
     let mode = match (profile.paused, profile.mode) {
         (true, _) => ("paused".to_owned(), false),
         (false, Mode::Enforce) => ("enforced".to_owned(), true),
@@ -331,7 +331,7 @@ fn drawn(history: &History, forecast: Option<&Forecast>, asked: &[(i64, f64)], s
 /// Under the chart of demand, over the same time.
 fn pods(decisions: &[Decided], step: Span, demand: &Drawn<Chart>) -> Option<Drawn<Levels>> {
     let draw = |chart: &Chart, width, height, marks| {
-        Levels::new(decisions, step, chart.from, chart.to, Frame { width, height, past: 0, marks })
+        Levels::new(decisions, step, chart.axes.from, chart.axes.to, Frame { width, height, past: 0, marks })
     };
     let newest = decisions.first()?;
     let ran = newest.replicas.map(|pods| format!(", {pods} pods")).unwrap_or_default();

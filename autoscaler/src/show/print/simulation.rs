@@ -6,10 +6,10 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::floor::decide::Policy;
-use crate::forecast::Quantile;
-use crate::show::print::table;
 use crate::floor::simulate::{Outcome, Step, Workload};
+use crate::forecast::Quantile;
 use crate::forecast::span::Span;
+use crate::show::print::table;
 
 /// A simulation with all that it was made of.
 #[derive(Clone, Debug, Serialize)]
@@ -77,8 +77,9 @@ impl Simulation {
     /// What both cost, a row each: what it is, alone, with the floor.
     pub fn costs(&self) -> Vec<[String; 3]> {
         let (alone, with_floor) = (&self.outcome.alone, &self.outcome.with_floor);
-        let both =
-            |what: &str, of: &dyn Fn(&crate::floor::simulate::Cost) -> String| [what.to_owned(), of(alone), of(with_floor)];
+        let both = |what: &str, of: &dyn Fn(&crate::floor::simulate::Cost) -> String| {
+            [what.to_owned(), of(alone), of(with_floor)]
+        };
         vec![
             both("under-provisioned seconds", &|cost| grouped(cost.under_provisioned_seconds)),
             both("demand not served", &|cost| format!("{:.3}%", cost.unserved * 100.0)),

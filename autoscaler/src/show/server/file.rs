@@ -10,21 +10,21 @@ use axum::response::Response;
 use tokio::sync::Mutex;
 use tracing::Instrument;
 
-use super::{Content, House, Server};
+use super::{Content, Server, ServerContext};
 use crate::failure::{Failure, Kind};
-use crate::forecast::{Forecast, Wish};
 use crate::forecast::history::History;
-use crate::show::metrics::Outcome;
-use crate::show::page::workload::{TEMPLATE, WorkloadPage};
 use crate::forecast::source;
 use crate::forecast::span::Span;
+use crate::forecast::{Forecast, ForecastOptions};
+use crate::show::metrics::Outcome;
+use crate::show::page::workload::{TEMPLATE, WorkloadPage};
 
 /// A history file that is shown with its forecast.
 #[derive(Debug)]
 pub struct Watched {
     history: PathBuf,
     step: Option<Span>,
-    wish: Wish,
+    options: ForecastOptions,
     deadline: Duration,
     // Held while forecasting, so that many readers cost one forecast.
     latest: Mutex<Option<Latest>>,
@@ -42,20 +42,20 @@ type FileVersion = (u64, Option<SystemTime>);
 impl Watched {
     /// A file whose samples are `step` apart, where that is not to be found out, what is asked of it, and how long a
     /// forecast may take.
-    pub fn new(history: PathBuf, step: Option<Span>, wish: Wish, deadline: Duration) -> Watched {
-        Watched { history, step, wish, deadline, latest: Mutex::new(None) }
+    pub fn new(history: PathBuf, step: Option<Span>, options: ForecastOptions, deadline: Duration) -> Watched {
+        Watched { history, step, options, deadline, latest: Mutex::new(None) }
     }
 
     /// The history and its forecast, made anew when the file has changed.
-    async fn latest(&self, house: &House) -> Result<Arc<(History, Forecast)>, Failure> {
+    async fn latest(&self, context: &ServerContext) -> Result<Arc<(History, Forecast)>, Failure> {
         let mut latest = self.latest.lock().await;
         let version = file_version(&self.history);
         if let Some(known) = latest.as_ref().filter(|known| known.version == version) {
             return Ok(Arc::clone(&known.shown));
         }
         let started = Instant::now();
-        let made = self.forecast(house).await;
-        house.metrics.forecast(Outcome::of(&made), started.elapsed());
+        let made = self.forecast(context).await;
+        context.metrics.forecast(Outcome::of(&made), started.elapsed());
         let shown = Arc::new(made?);
         tracing::info!(
             history = %self.history.display(),
@@ -68,11 +68,11 @@ impl Watched {
         Ok(shown)
     }
 
-    async fn forecast(&self, house: &House) -> Result<(History, Forecast), Failure> {
+    async fn forecast(&self, context: &ServerContext) -> Result<(History, Forecast), Failure> {
         let history = source::read(&self.history, self.step)?;
-        let question = self.wish.question(&history)?;
-        let answer = house.supervisor.ask(&question, self.deadline).await?;
-        let forecast = Forecast::new(&history, &self.wish, answer);
+        let question = self.options.question(&history)?;
+        let answer = context.supervisor.ask(&question, self.deadline).await?;
+        let forecast = Forecast::new(&history, &self.options, answer);
         Ok((history, forecast))
     }
 }
@@ -93,7 +93,7 @@ pub(super) async fn index(State(server): State<Arc<Server>>) -> Response {
             match &server.content {
                 Content::File(watched) => {
                     let name = watched.history.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                    watched.latest(&server.house).await.map(|latest| (name, latest))
+                    watched.latest(&server.context).await.map(|latest| (name, latest))
                 }
                 Content::Operator(..) => Err(Failure::new(Kind::Bug, "there is no history file")),
             }

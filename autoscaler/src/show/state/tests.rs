@@ -4,9 +4,9 @@ use std::process::Command;
 
 use super::*;
 use crate::floor::decide::{Missing, Outlook, Policy, Seen, decide};
-use crate::forecast::tests_support::flat;
 use crate::floor::minimum::Minimum;
 use crate::floor::units::Seconds;
+use crate::forecast::tests_support::flat;
 
 fn name(text: &str) -> ScalerName {
     ScalerName::new("shop", text)
@@ -28,7 +28,7 @@ pub(crate) fn profile(uid: &str) -> Profile {
         quantile: "0.9".parse().unwrap(),
         max_floor: Replicas(40),
         max_replicas: Some(Replicas(50)),
-        stands: None,
+        floor_status: None,
         conditions: Vec::new(),
         missing: None,
     }
@@ -357,7 +357,7 @@ fn a_full_disk_is_a_warning_and_what_was_known_stays() {
     let ran = Command::new("unshare")
         .args(["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"])
         .args([folder.path(), &test])
-        .arg("state::tests::a_full_disk_is_a_warning_and_what_was_known_stays")
+        .arg("show::state::tests::a_full_disk_is_a_warning_and_what_was_known_stays")
         .env(MARK, folder.path())
         .output();
     let ran = ran.expect("`unshare` is part of util-linux");

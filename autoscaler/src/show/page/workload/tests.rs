@@ -2,12 +2,12 @@
 
 use super::*;
 use crate::floor::decide::Memory;
+use crate::floor::units::Replicas;
 use crate::forecast::tests_support::flat;
 use crate::show::page::render;
 use crate::show::page::tests_support::ours;
 use crate::show::state::tests::{condition, decided, history, profile};
 use crate::show::state::{Retention, State};
-use crate::floor::units::Replicas;
 
 fn about() -> About {
     About { version: "1.2.3", revision: None, python: None, packages: Vec::new() }

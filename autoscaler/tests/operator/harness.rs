@@ -74,12 +74,12 @@ pub(crate) fn demands(prometheus: &Mock, supervisor: Arc<Supervisor>, within: Du
         State::in_memory(Retention::default()),
         supervisor,
         Arc::new(Metrics::of_operator(None)),
-        Deadlines { patience: Duration::from_secs(5), work: Duration::from_secs(8) },
+        Deadlines { queue_timeout: Duration::from_secs(5), timeout: Duration::from_secs(8) },
     )
 }
 
 /// An operator without its loop: every reconcile is called by the test.
-pub(crate) struct Rig {
+pub(crate) struct Harness {
     pub(crate) cluster: Cluster,
     pub(crate) prometheus: Mock,
     pub(crate) context: Arc<Context>,
@@ -88,26 +88,26 @@ pub(crate) struct Rig {
     writer: Writer<PredictiveScaler>,
 }
 
-impl Rig {
+impl Harness {
     /// The usual world at a midnight, with an autoscaler `web` of two to fifty pods whose minimum nobody owns.
-    pub(crate) async fn new() -> Rig {
-        Rig::of(daily(), no_worker()).await
+    pub(crate) async fn new() -> Harness {
+        Harness::of(daily(), no_worker()).await
     }
 
-    pub(crate) async fn of(load: Load, supervisor: Arc<Supervisor>) -> Rig {
+    pub(crate) async fn of(load: Load, supervisor: Arc<Supervisor>) -> Harness {
         let cluster = Cluster::new();
         cluster.create_hpa(NAMESPACE, "web", None, 50);
         let prometheus = Mock::start(load).await;
-        Rig::again(cluster, prometheus, supervisor, MIDNIGHT).await
+        Harness::again(cluster, prometheus, supervisor, MIDNIGHT).await
     }
 
     /// A new process in a world that is there: what the one before remembered is gone.
-    pub(crate) async fn restarted(self) -> Rig {
+    pub(crate) async fn restarted(self) -> Harness {
         let second = self.second.load(Ordering::SeqCst);
-        Rig::again(self.cluster, self.prometheus, no_worker(), second).await
+        Harness::again(self.cluster, self.prometheus, no_worker(), second).await
     }
 
-    async fn again(cluster: Cluster, prometheus: Mock, supervisor: Arc<Supervisor>, second: i64) -> Rig {
+    async fn again(cluster: Cluster, prometheus: Mock, supervisor: Arc<Supervisor>, second: i64) -> Harness {
         let door = cluster.door().await;
         let client = door.client();
         let fence = Fence::default();
@@ -125,7 +125,7 @@ impl Rig {
             Recorder::new(client, Reporter { controller: "autoscaler.acme.dev".to_owned(), instance: None }),
             clock,
         );
-        Rig { cluster, prometheus, context: Arc::new(context), fence, second, writer }
+        Harness { cluster, prometheus, context: Arc::new(context), fence, second, writer }
     }
 
     /// A scaler `web` with this spec.
