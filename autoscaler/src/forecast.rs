@@ -65,6 +65,12 @@ impl fmt::Display for Model {
 #[serde(try_from = "f64", into = "f64")]
 pub struct Quantile(f64);
 
+impl Default for Quantile {
+    fn default() -> Quantile {
+        Quantile(0.9)
+    }
+}
+
 impl Quantile {
     /// As a share.
     pub fn share(self) -> f64 {
@@ -138,6 +144,8 @@ impl ForecastOptions {
             horizon,
             quantile: self.quantile.share(),
             model: self.model.to_string(),
+            lead: None,
+            replay: None,
         })
     }
 }
@@ -297,6 +305,8 @@ pub(crate) mod tests_support {
             }],
             missing: vec![Missing { model: "weekly-naive".to_owned(), needs: 2304, has: 4 }],
             notes: vec!["a note".to_owned()],
+            lines: Default::default(),
+            peaks: Default::default(),
             fit: None,
             seconds: 0.1,
         };

@@ -75,7 +75,7 @@ def test_a_renewed_answer_costs_a_part_of_a_whole_one():
 @pytest.mark.parametrize(
     "change",
     [
-        {"version": 2},
+        {"version": 3},
         {"shape": [1, 2, 3, 0.9]},
         {"models": {"oracle": {}}},
         {"band": None},

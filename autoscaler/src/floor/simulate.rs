@@ -3,30 +3,19 @@
 //! Second by second, with pods that take time to start. Both see the same demand; only the minimum differs, and only
 //! `decide` moves it. Pure: forecasts are made before, each from the samples before its origin.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::floor::decide::{Decision, Memory, Missing, Mode, Outlook, Policy, Reason, Seen, decide};
-use crate::floor::hpa::{self, Hpa, Running};
 use crate::floor::minimum::Minimum;
-use crate::floor::units::{Capacity, Demand, Replicas, Seconds};
+use crate::floor::pods::Pods;
+use crate::floor::units::{Demand, Replicas};
 use crate::forecast::history::History;
 use crate::forecast::protocol::Rolled;
 
-/// A workload and its autoscaler.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Workload {
-    /// The demand at which a pod is full: beyond it, demand is not served.
-    pub limit: Capacity,
-    /// How long a pod takes to be ready.
-    pub start_delay: Seconds,
-    /// The autoscaler's minimum, which its owner chose.
-    pub min: Replicas,
-    /// The autoscaler's maximum.
-    pub max: Replicas,
-}
+pub use crate::floor::pods::{Cost, Workload};
 
 /// The forecast from one origin.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,21 +33,6 @@ pub type Forecasts = BTreeMap<usize, Made>;
 pub fn forecasts(rolled: Rolled) -> Forecasts {
     let made = rolled.upper.into_iter().zip(rolled.skilled).map(|(upper, skilled)| Made { upper, skilled });
     rolled.origins.into_iter().map(|origin| origin as usize).zip(made).collect()
-}
-
-/// What one of the two cost.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct Cost {
-    /// Seconds in which the ready pods could not serve the demand.
-    pub under_provisioned_seconds: u64,
-    /// The share of the demand that was not served.
-    pub unserved: f64,
-    /// Seconds of pods, ready or not.
-    pub pod_seconds: u64,
-    /// The most pods at a time.
-    pub most_pods: Replicas,
-    /// How often the number of pods changed.
-    pub scalings: u64,
 }
 
 /// One step of the trace, for drawing.
@@ -152,113 +126,233 @@ pub struct SimulatedDecision<'a> {
     pub decision: &'a Decision,
 }
 
-/// Simulates a trace from sample `first` on.
-pub fn run(trace: &History, first: usize, workload: &Workload, policy: &Policy, forecasts: &Forecasts) -> Outcome {
-    run_with_observer(trace, first, workload, policy, forecasts, |_| {})
+/// A trace with the workload and the policy that are simulated over it, from sample `first` on.
+#[derive(Clone, Copy, Debug)]
+pub struct Setup<'a> {
+    /// The demand.
+    pub trace: &'a History,
+    /// The first simulated sample.
+    pub first: usize,
+    /// The workload and its autoscaler.
+    pub workload: &'a Workload,
+    /// How the floor is decided.
+    pub policy: &'a Policy,
 }
 
-/// Simulates a trace from sample `first` on, and tells of every decision.
-pub fn run_with_observer(
-    trace: &History,
-    first: usize,
-    workload: &Workload,
-    policy: &Policy,
-    forecasts: &Forecasts,
-    mut observe: impl FnMut(&SimulatedDecision<'_>),
-) -> Outcome {
-    let step = u64::from(trace.step.seconds());
-    let policy = Policy { mode: Mode::Enforce, ..policy.clone() };
-    let unit = policy.capacity.unit();
-    let demand_at = |index: usize, second: u64| -> Option<f64> {
-        let (here, there) = (trace.samples.get(index)?, trace.samples.get(index + 1)?);
-        let part = second as f64 / step as f64;
-        // Between two samples it goes from one to the other; beside a gap nothing is known.
-        Some((*here)? * (1.0 - part) + (*there)? * part)
-    };
+/// Shortage and cost over one block of time, such as a day.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Block {
+    /// Seconds short of pods plus pod-seconds short.
+    pub short: f64,
+    /// Pod-seconds.
+    pub pods: f64,
+}
 
-    let mut minimum = Minimum::of_owner(workload.min);
-    let mut memory: Option<Memory> = None;
-    let mut outlook: Option<Outlook> = None;
-    let begin = trace.samples[..=first].iter().rev().flatten().next();
-    let begun = begin.and_then(|value| policy.capacity.replicas_for(Demand::new(*value, unit)?));
-    let begun = begun.unwrap_or(workload.min).clamp(workload.min, workload.max.max(workload.min));
-    let mut alone = Side::new(workload, &policy, begun);
-    let mut with_floor = Side::new(workload, &policy, begun);
-    let mut outcome = Outcome {
-        alone: Cost::default(),
-        with_floor: Cost::default(),
-        tally: Tally::default(),
-        seconds: 0,
-        unknown_seconds: 0,
-        steps: Vec::new(),
-    };
-    let mut total_demand = 0.0;
+impl<'a> Setup<'a> {
+    /// Simulates the autoscaler alone and with the floor of these forecasts; `observe` sees every decision.
+    pub fn run(&self, forecasts: &Forecasts, mut observe: impl FnMut(&SimulatedDecision<'_>)) -> Outcome {
+        let step = self.step();
+        let mut floor = FloorState::new(*self);
+        let (mut alone, mut with_floor) = (self.pods(1.0), self.pods(1.0));
+        let mut outcome = Outcome {
+            alone: Cost::default(),
+            with_floor: Cost::default(),
+            tally: Tally::default(),
+            seconds: 0,
+            unknown_seconds: 0,
+            steps: Vec::new(),
+        };
+        for index in self.indices() {
+            let original = floor.minimum.original();
+            let decision = floor.decide(index, forecasts.get(&(index + 1)), with_floor.desired());
+            observe(&SimulatedDecision {
+                now: self.trace.time(index),
+                original,
+                replicas: with_floor.running().all(),
+                demand: self.trace.samples[index],
+                decision: &decision,
+            });
+            outcome.tally.add(&decision);
 
-    for index in first..trace.samples.len().saturating_sub(1) {
-        let now = trace.time(index);
-        if trace.samples[index].is_some() {
-            if let Some(made) = forecasts.get(&(index + 1)) {
-                let lately = trace.samples[index.saturating_sub(lately(step))..=index].iter().flatten();
-                let recent = lately.copied().fold(f64::NAN, f64::max);
-                outlook = Some(Outlook::new(now, trace.step, unit, &made.upper, made.skilled).with_recent(recent));
+            alone.begin_step();
+            with_floor.begin_step();
+            let pods = (alone.cost().pod_seconds, with_floor.cost().pod_seconds);
+            let mut needed: Option<f64> = None;
+            for second in 0..step {
+                let clock = (index - self.first) as u64 * step + second;
+                let demand = self.demand(index, second);
+                alone.pass(clock, 1, self.workload.min, demand);
+                with_floor.pass(clock, 1, floor.minimum.floor(), demand);
+                match demand {
+                    Some(demand) => {
+                        let pods = demand.value() / self.workload.limit.of_one().value();
+                        needed = Some(needed.map_or(pods, |most| most.max(pods)));
+                    }
+                    None => outcome.unknown_seconds += 1,
+                }
+            }
+            outcome.seconds += step;
+            outcome.steps.push(Step {
+                time: self.trace.time(index),
+                needed,
+                alone: alone.fewest,
+                with_floor: with_floor.fewest,
+                floor: floor.minimum.floor(),
+                short: (alone.short, with_floor.short),
+                pods: (alone.cost().pod_seconds - pods.0, with_floor.cost().pod_seconds - pods.1),
+            });
+        }
+        outcome.alone = alone.cost();
+        outcome.with_floor = with_floor.cost();
+        outcome
+    }
+
+    /// The autoscaler alone, with a target that leaves `headroom`: 1.1 aims at a tenth more pods.
+    pub fn with_headroom(&self, headroom: f64) -> Cost {
+        let mut pods = self.pods(headroom);
+        self.each(1, |index, second| pods.pass(second, 1, self.workload.min, self.demand(index, second % self.step())));
+        pods.cost()
+    }
+
+    /// The autoscaler with the floor of these forecasts.
+    pub fn with_floor(&self, forecasts: &Forecasts) -> Cost {
+        let mut floor = FloorState::new(*self);
+        let mut pods = self.pods(1.0);
+        self.each(1, |index, second| {
+            if second.is_multiple_of(self.step()) {
+                floor.decide(index, forecasts.get(&(index + 1)), pods.desired());
+            }
+            pods.pass(second, 1, floor.minimum.floor(), self.demand(index, second % self.step()));
+        });
+        pods.cost()
+    }
+
+    /// A faster, coarser run by blocks of `block` seconds of UTC: the autoscaler alone with `headroom`, or, where `peak`
+    /// gives the highest demand until the lead time, by origin, with that floor.
+    pub(super) fn blocks(&self, block: u64, headroom: f64, peak: Option<&dyn Fn(usize) -> f64>) -> Vec<Block> {
+        let horizon = Outlook::horizon(self.policy.lead_time, self.policy.step) as usize;
+        let mut floor = FloorState::new(*self);
+        let mut pods = self.pods(headroom);
+        let mut blocks: Vec<Block> = Vec::new();
+        let (mut current, mut before) = (None, Cost::default());
+        let tick = (self.step() / 10).max(COARSE);
+        self.each(tick, |index, second| {
+            if second.is_multiple_of(self.step()) {
+                let this = self.trace.time(index).as_second().div_euclid(block as i64);
+                if current.is_some_and(|block| block != this) {
+                    blocks.push(Block::between(before, pods.cost()));
+                    before = pods.cost();
+                }
+                current = Some(this);
+                if let Some(peak) = peak {
+                    let made = Made { upper: vec![peak(index + 1); horizon], skilled: true };
+                    floor.decide(index, Some(&made), None);
+                }
+            }
+            let left = (self.step() - second % self.step()).min(tick);
+            pods.pass(second, left, floor.minimum.floor(), self.demand(index, second % self.step()));
+        });
+        blocks.push(Block::between(before, pods.cost()));
+        blocks
+    }
+
+    fn step(&self) -> u64 {
+        self.trace.step.seconds().into()
+    }
+
+    fn indices(&self) -> std::ops::Range<usize> {
+        self.first..self.trace.samples.len().saturating_sub(1)
+    }
+
+    /// Calls `each` with the sample's index and the seconds since the first one, every `tick` seconds of each step.
+    fn each(&self, tick: u64, mut each: impl FnMut(usize, u64)) {
+        for index in self.indices() {
+            for second in (0..self.step()).step_by(tick as usize) {
+                each(index, (index - self.first) as u64 * self.step() + second);
             }
         }
+    }
+
+    /// Between two samples the demand goes from one to the other; beside a gap nothing is known.
+    fn demand(&self, index: usize, second: u64) -> Option<Demand> {
+        let (here, there) = ((*self.trace.samples.get(index)?)?, (*self.trace.samples.get(index + 1)?)?);
+        let part = second as f64 / self.step() as f64;
+        Demand::new(here * (1.0 - part) + there * part, self.policy.capacity.unit())
+    }
+
+    /// As many pods as the first demand needs.
+    fn pods(&self, headroom: f64) -> Pods<'a> {
+        let Setup { trace, first, workload, policy } = *self;
+        let known = trace.samples[..=first].iter().rev().flatten().next();
+        let needed = known.and_then(|value| policy.capacity.replicas_for(Demand::new(*value, policy.capacity.unit())?));
+        let ready = needed.unwrap_or(workload.min).clamp(workload.min, workload.max.max(workload.min));
+        Pods::new(workload, policy.capacity.scaled(1.0 / headroom), ready)
+    }
+}
+
+// The coarsest look that still sees a ramp: two of the autoscaler's own.
+const COARSE: u64 = 30;
+
+impl Block {
+    fn between(before: Cost, after: Cost) -> Block {
+        let seconds = (after.under_provisioned_seconds - before.under_provisioned_seconds) as f64;
+        Block {
+            short: seconds + after.short_pod_seconds - before.short_pod_seconds,
+            pods: (after.pod_seconds - before.pod_seconds) as f64,
+        }
+    }
+}
+
+/// A floor that decisions move, and what they remember.
+struct FloorState<'a> {
+    setup: Setup<'a>,
+    policy: Policy,
+    minimum: Minimum,
+    memory: Option<Memory>,
+    outlook: Option<Outlook>,
+}
+
+impl<'a> FloorState<'a> {
+    fn new(setup: Setup<'a>) -> FloorState<'a> {
+        FloorState {
+            setup,
+            policy: Policy { mode: Mode::Enforce, ..setup.policy.clone() },
+            minimum: Minimum::of_owner(setup.workload.min),
+            memory: None,
+            outlook: None,
+        }
+    }
+
+    /// Decides at a sample, and moves the floor.
+    fn decide(&mut self, index: usize, made: Option<&Made>, desired: Option<Replicas>) -> Decision {
+        let Setup { trace, workload, .. } = self.setup;
+        let now = trace.time(index);
+        if let (Some(_), Some(made)) = (trace.samples[index], made) {
+            let lately = &trace.samples[index.saturating_sub(lately(self.setup.step()))..=index];
+            let recent = lately.iter().flatten().copied().fold(f64::NAN, f64::max);
+            let unit = self.policy.capacity.unit();
+            let outlook = Outlook::new(now, trace.step, unit, &made.upper, made.skilled);
+            self.outlook = Some(outlook.with_recent(recent));
+        }
+        let outlook = self.outlook.as_ref();
         let seen = Seen {
             now,
-            minimum: &minimum,
+            minimum: &self.minimum,
             max_replicas: workload.max,
-            desired: with_floor.hpa.desired(),
+            desired,
             paused: false,
-            outlook: outlook.as_ref().ok_or_else(|| Missing::NoForecast { cause: "none was made".to_owned() }),
+            outlook: outlook.ok_or_else(|| Missing::NoForecast { cause: "none was made".to_owned() }),
         };
-        let decision = decide(&policy, memory.as_ref(), &seen);
-        observe(&SimulatedDecision {
-            now,
-            original: minimum.original(),
-            replicas: with_floor.running().all(),
-            demand: trace.samples[index],
-            decision: &decision,
-        });
+        let decision = decide(&self.policy, self.memory.as_ref(), &seen);
         if let Some(change) = decision.change {
-            let patch = minimum.patch(change.to(), now);
-            // What the cluster would give back at the next look. Our own annotation can be read.
-            minimum = Minimum::read(patch.field.map(|field| field.0), patch.annotation.as_deref()).unwrap_or(minimum);
+            let patch = self.minimum.patch(change.to(), now);
+            // The cluster returns this at the next read; our own annotation can be read.
+            let read = Minimum::read(patch.field.map(|field| field.0), patch.annotation.as_deref());
+            self.minimum = read.unwrap_or_else(|_| self.minimum.clone());
         }
-        outcome.tally.add(&decision);
-        memory = Some(decision.memory);
-
-        alone.begin_step();
-        with_floor.begin_step();
-        let pods = (alone.cost.pod_seconds, with_floor.cost.pod_seconds);
-        let mut needed: Option<f64> = None;
-        for second in 0..step {
-            let clock = (index - first) as u64 * step + second;
-            let demand = demand_at(index, second).and_then(|value| Demand::new(value, unit));
-            alone.second(clock, workload.min, demand, workload);
-            with_floor.second(clock, minimum.floor(), demand, workload);
-            match demand {
-                Some(demand) => {
-                    total_demand += demand.value();
-                    let pods = demand.value() / workload.limit.of_one().value();
-                    needed = Some(needed.map_or(pods, |most| most.max(pods)));
-                }
-                None => outcome.unknown_seconds += 1,
-            }
-        }
-        outcome.seconds += step;
-        outcome.steps.push(Step {
-            time: now,
-            needed,
-            alone: alone.fewest,
-            with_floor: with_floor.fewest,
-            floor: minimum.floor(),
-            short: (alone.short, with_floor.short),
-            pods: (alone.cost.pod_seconds - pods.0, with_floor.cost.pod_seconds - pods.1),
-        });
+        self.memory = Some(decision.memory.clone());
+        decision
     }
-    outcome.alone = alone.cost(total_demand);
-    outcome.with_floor = with_floor.cost(total_demand);
-    outcome
 }
 
 /// The steps over which the highest demand is what an autoscaler may still run pods for.
@@ -266,101 +360,10 @@ fn lately(step: u64) -> usize {
     3_600_u64.div_ceil(step) as usize
 }
 
-/// One autoscaler and its pods.
-struct Side {
-    hpa: Hpa,
-    ready: Replicas,
-    /// When they will be ready, and how many, the oldest first.
-    starting: VecDeque<(u64, Replicas)>,
-    cost: Cost,
-    unserved: f64,
-    fewest: Replicas,
-    short: u64,
-}
-
-impl Side {
-    fn new(workload: &Workload, policy: &Policy, begun: Replicas) -> Side {
-        Side {
-            hpa: Hpa::new(policy.capacity, workload.max),
-            ready: begun,
-            starting: VecDeque::new(),
-            cost: Cost::default(),
-            unserved: 0.0,
-            fewest: begun,
-            short: 0,
-        }
-    }
-
-    fn begin_step(&mut self) {
-        self.fewest = self.ready;
-        self.short = 0;
-    }
-
-    fn running(&self) -> Running {
-        let starting = self.starting.iter().fold(Replicas(0), |sum, (_, pods)| sum.plus(*pods));
-        Running { ready: self.ready, starting }
-    }
-
-    fn second(&mut self, clock: u64, min: Replicas, demand: Option<Demand>, workload: &Workload) {
-        while let Some((_, pods)) = self.starting.front().copied().filter(|(when, _)| *when <= clock) {
-            self.ready = self.ready.plus(pods);
-            self.starting.pop_front();
-        }
-        if clock.is_multiple_of(hpa::PERIOD) {
-            let running = self.running();
-            let wanted = self.hpa.sync(clock, min, demand, running);
-            self.scale(wanted, clock + workload.start_delay.0);
-            if wanted != running.all() {
-                self.cost.scalings += 1;
-            }
-        }
-        let all = self.running().all();
-        self.cost.pod_seconds += u64::from(all.0);
-        self.cost.most_pods = self.cost.most_pods.max(all);
-        self.fewest = self.fewest.min(self.ready);
-        if let Some(demand) = demand {
-            let beyond = demand.value() - workload.limit.of_one().value() * f64::from(self.ready.0);
-            if beyond > 0.0 {
-                self.short += 1;
-                self.cost.under_provisioned_seconds += 1;
-                self.unserved += beyond;
-            }
-        }
-    }
-
-    /// New pods start; of too many, the youngest go first.
-    fn scale(&mut self, wanted: Replicas, ready_at: u64) {
-        let all = self.running().all();
-        if wanted > all {
-            self.starting.push_back((ready_at, wanted.less(all)));
-        }
-        let mut surplus = all.less(wanted);
-        while surplus > Replicas(0) {
-            match self.starting.pop_back() {
-                Some((when, pods)) => {
-                    let gone = pods.min(surplus);
-                    surplus = surplus.less(gone);
-                    if pods > gone {
-                        self.starting.push_back((when, pods.less(gone)));
-                    }
-                }
-                None => {
-                    self.ready = self.ready.less(surplus);
-                    surplus = Replicas(0);
-                }
-            }
-        }
-    }
-
-    fn cost(self, total_demand: f64) -> Cost {
-        let unserved = if total_demand > 0.0 { self.unserved / total_demand } else { 0.0 };
-        Cost { unserved, ..self.cost }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::floor::units::Seconds;
     use crate::forecast::load::{self, Load};
     use crate::forecast::naive;
     use crate::forecast::protocol::{Question, Rolling};
@@ -393,14 +396,20 @@ mod tests {
             horizon: Outlook::horizon(policy().lead_time, STEP),
             quantile: 0.9,
             model: "auto".to_owned(),
+            lead: None,
+            replay: None,
         };
         forecasts(naive::roll(&Rolling { question, first: first as u32 + 1, every: 1 }).unwrap())
+    }
+
+    fn simulated(trace: &History, first: usize, workload: &Workload, forecasts: &Forecasts) -> Outcome {
+        Setup { trace, first, workload, policy: &policy() }.run(forecasts, |_| {})
     }
 
     fn of(load: Load, seed: u64) -> Outcome {
         let trace = load::generate(load, seed, 7, STEP);
         let first = 5 * 288;
-        run(&trace, first, &workload(), &policy(), &by_naive(&trace, first))
+        simulated(&trace, first, &workload(), &by_naive(&trace, first))
     }
 
     #[test]
@@ -433,7 +442,7 @@ mod tests {
         for upper in [0.0, 400.0, 1e9, f64::NAN] {
             let made = Made { upper: vec![upper; 8], skilled: true };
             let forecasts = (1..trace.samples.len()).map(|origin| (origin, made.clone())).collect();
-            let outcome = run(&trace, 288, &workload(), &policy(), &forecasts);
+            let outcome = simulated(&trace, 288, &workload(), &forecasts);
             let (alone, with_floor) = (outcome.alone, outcome.with_floor);
             assert!(with_floor.under_provisioned_seconds <= alone.under_provisioned_seconds, "{upper}");
             assert!(with_floor.pod_seconds >= alone.pod_seconds, "{upper}");
@@ -443,7 +452,7 @@ mod tests {
     #[test]
     fn without_forecasts_nothing_is_raised() {
         let trace = load::generate(Load::Daily, 2, 2, STEP);
-        let outcome = run(&trace, 0, &workload(), &policy(), &Forecasts::new());
+        let outcome = simulated(&trace, 0, &workload(), &Forecasts::new());
         assert_eq!(outcome.alone, outcome.with_floor);
         assert_eq!(outcome.tally.raised, 0);
         assert_eq!(outcome.tally.held + outcome.tally.stepped_back, outcome.tally.decisions);
@@ -457,7 +466,7 @@ mod tests {
         // Half an hour without metrics, from nine on. The last forecast is fresh for ten minutes, then it is held.
         let nine = first + 9 * 12;
         trace.samples[nine..nine + 6].fill(None);
-        let outcome = run(&trace, first, &workload(), &policy(), &forecasts);
+        let outcome = simulated(&trace, first, &workload(), &forecasts);
         let dark = &outcome.steps[9 * 12..9 * 12 + 6];
         assert!(dark.iter().all(|step| step.needed.is_none() && step.floor > Replicas(12)), "{dark:?}");
         assert!(dark[1..].iter().all(|step| step.floor == dark[1].floor), "{dark:?}");
@@ -471,21 +480,11 @@ mod tests {
         let samples = vec![Some(70.0), Some(280.0), Some(280.0), Some(280.0)];
         let trace = History { start: Timestamp::UNIX_EPOCH, step: STEP, samples };
         let workload = Workload { min: Replicas(1), ..workload() };
-        let outcome = run(&trace, 0, &workload, &policy(), &Forecasts::new());
+        let outcome = simulated(&trace, 0, &workload, &Forecasts::new());
         let ready: Vec<u32> = outcome.steps.iter().map(|step| step.alone.0).collect();
         assert_eq!(ready, [1, 2, 4]);
         assert_eq!(outcome.alone.most_pods, Replicas(4));
         assert!(outcome.alone.pod_seconds > 300 + 300 * 3 + 300 * 4 - 200, "{:?}", outcome.alone);
         assert!(outcome.alone.under_provisioned_seconds > 180, "{:?}", outcome.alone);
-    }
-
-    #[test]
-    fn of_too_many_pods_the_youngest_go_first() {
-        let mut side = Side::new(&workload(), &policy(), Replicas(4));
-        side.scale(Replicas(9), 100);
-        side.scale(Replicas(7), 0);
-        assert_eq!(side.running(), Running { ready: Replicas(4), starting: Replicas(3) });
-        side.scale(Replicas(3), 0);
-        assert_eq!(side.running(), Running { ready: Replicas(3), starting: Replicas(0) });
     }
 }

@@ -1,4 +1,4 @@
-//! Loads that are made up from a seed, for trying the autoscaler without a cluster.
+//! Loads that are generated from a seed, for trying the autoscaler without a cluster.
 //!
 //! The same seed gives the same load on every machine. Pure.
 
@@ -18,6 +18,58 @@ pub enum Load {
     Spiky,
     /// A level and white noise: there is nothing to forecast
     Noise,
+    /// A flat day between eight and eight, reached within a quarter of an hour
+    Plateau,
+    /// The working day, two percent higher every day
+    Growing,
+    /// A low level with jobs that run every hour, and a long one at night
+    Cron,
+    /// Like the requests of a small load balancer: noisy, with single high samples
+    Requests,
+    /// Like the mentions of a company: a day's shape, counted, with bursts that fade within hours
+    Mentions,
+    /// Like the processor load of a group: a day's shape under jobs of ten to sixty minutes
+    GroupCpu,
+}
+
+/// An unusual day in a load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Event {
+    /// From this day on everything happens an hour earlier
+    ClockChange,
+    /// A weekend's load on a working day
+    Holiday,
+    /// Two hours without load, from ten on
+    Outage,
+    /// Twice the load for two hours, from two in the afternoon on
+    Burst,
+    /// From this day on 40 % more load
+    Level,
+}
+
+/// The same load with an event on the day that begins `days` after the first sample.
+pub fn with_event(history: &History, event: Event, days: u32) -> History {
+    let each = i64::from(history.step.seconds());
+    let begin = i64::from(days) * DAY;
+    let hours = |second: i64, from: i64, to: i64| (from * 3_600..to * 3_600).contains(&(second - begin));
+    let level = history.samples.iter().flatten().copied().fold(f64::INFINITY, f64::min);
+    let samples = history.samples.iter().enumerate().map(|(index, sample)| {
+        let second = index as i64 * each;
+        let value = (*sample)?;
+        Some(match event {
+            _ if second < begin => value,
+            Event::ClockChange => {
+                let ahead = (index + (3_600 / each) as usize).min(history.samples.len() - 1);
+                history.samples[ahead]?
+            }
+            Event::Holiday if hours(second, 0, 24) => level + (value - level) * 0.3,
+            Event::Outage if hours(second, 10, 12) => value * 0.01,
+            Event::Burst if hours(second, 14, 16) => value * 2.0,
+            Event::Level => value * 1.4,
+            Event::Holiday | Event::Outage | Event::Burst => value,
+        })
+    });
+    History { samples: samples.collect(), ..history.clone() }
 }
 
 // Monday, 5 January 2026.
@@ -33,6 +85,7 @@ pub fn generate(load: Load, seed: u64, days: u32, step: Span) -> History {
     // So that errors linger, and bursts last, for as long whatever the step is.
     let minutes = each as f64 / 60.0;
     let (fading, dying) = (0.985_f64.powf(minutes), 0.93_f64.powf(minutes));
+    let mut recorded = Recorded::new(seed, minutes);
     let mut samples = Vec::new();
     for index in 0..=count {
         let second = index * each;
@@ -50,10 +103,87 @@ pub fn generate(load: Load, seed: u64, days: u32, step: Span) -> History {
             Load::Weekly => (150.0 + 1_050.0 * workday(hour)) * jitter,
             Load::Spiky => 400.0 * (1.0 + 0.5 * leisure(hour) + burst) * jitter,
             Load::Noise => 600.0 + 60.0 * chance.normal(),
+            Load::Plateau => (150.0 + 1_050.0 * (rise(hour, 8.0, 0.25) - rise(hour, 20.0, 0.25))) * jitter,
+            Load::Growing => (150.0 + 1_050.0 * workday(hour)) * jitter * (1.0 + 0.02 * second as f64 / DAY as f64),
+            Load::Cron => cron(hour) * jitter,
+            Load::Requests => recorded.requests(hour),
+            Load::Mentions => recorded.mentions(hour),
+            Load::GroupCpu => recorded.group_cpu(hour) * jitter,
         };
         samples.push(Some(level.max(0.0)));
     }
     History { start: Timestamp::from_second(START).unwrap_or(Timestamp::UNIX_EPOCH), step, samples }
+}
+
+/// Ten minutes of every hour three times the level, and at two in the morning forty minutes of six times.
+fn cron(hour: f64) -> f64 {
+    let minute = hour.fract() * 60.0;
+    match hour {
+        _ if (2.0..2.7).contains(&hour) => 1_200.0,
+        _ if minute < 10.0 => 600.0,
+        _ => 200.0,
+    }
+}
+
+/// Loads that look like recorded ones, from a sequence of chance of their own.
+struct Recorded {
+    chance: Chance,
+    minutes: f64,
+    lingering: f64,
+    bursts: Vec<(f64, f64)>,
+    jobs: Vec<(f64, f64)>,
+}
+
+impl Recorded {
+    fn new(seed: u64, minutes: f64) -> Recorded {
+        let chance = Chance(seed ^ 0x5bd1_e995_9e37_79b9);
+        Recorded { chance, minutes, lingering: 0.0, bursts: Vec::new(), jobs: Vec::new() }
+    }
+
+    fn linger(&mut self, hour_share: f64) -> f64 {
+        let fading = 0.5_f64.powf(self.minutes / 60.0 / hour_share);
+        self.lingering = fading * self.lingering + (1.0 - fading * fading).sqrt() * self.chance.normal();
+        self.lingering
+    }
+
+    /// A skewed factor around 1: squared, so that high values are farther off than low ones.
+    fn skewed(&mut self, width: f64) -> f64 {
+        let root = (1.0 + width * self.chance.normal()).max(0.15);
+        root * root
+    }
+
+    fn requests(&mut self, hour: f64) -> f64 {
+        let day = 35.0 + 55.0 * hill(hour, 15.0, 6.5);
+        let level = day * (1.0 + 0.25 * self.linger(1.0)).max(0.3);
+        let single = if self.chance.uniform() < 0.02 { 1.5 + 2.5 * self.chance.uniform() } else { 1.0 };
+        level * self.skewed(0.2) * single
+    }
+
+    fn mentions(&mut self, hour: f64) -> f64 {
+        if self.chance.uniform() < self.minutes / 1_440.0 {
+            let size = self.chance.uniform();
+            self.bursts.push((0.5 + 3.0 * size * size, 0.3 + 1.2 * self.chance.uniform()));
+        }
+        let mut burst = 0.0;
+        for (size, hours) in &mut self.bursts {
+            burst += *size;
+            *size *= 0.5_f64.powf(self.minutes / 60.0 / *hours);
+        }
+        self.bursts.retain(|(size, _)| *size > 0.02);
+        let level = 25.0 + 60.0 * hill(hour, 17.0, 6.0);
+        level * (1.0 + burst) * (1.0 + 0.12 * self.linger(2.0)).max(0.3) * self.skewed(0.1)
+    }
+
+    fn group_cpu(&mut self, hour: f64) -> f64 {
+        if self.chance.uniform() < self.minutes / 45.0 {
+            let size = 0.15 + 0.35 * self.chance.uniform();
+            self.jobs.push((size, 10.0 + 50.0 * self.chance.uniform()));
+        }
+        let jobs: f64 = self.jobs.iter().map(|(size, _)| size).sum();
+        self.jobs.iter_mut().for_each(|(_, left)| *left -= self.minutes);
+        self.jobs.retain(|(_, left)| *left > 0.0);
+        (30.0 + 25.0 * hill(hour, 14.0, 6.0)) * (1.0 + jobs) * (1.0 + 0.05 * self.linger(1.0))
+    }
 }
 
 /// A working day's shape, from 0 to about 1.

@@ -47,6 +47,8 @@ pub fn answer(question: &Question) -> Result<Answer, Refusal> {
         scores: judged.scores,
         missing: judged.missing,
         notes,
+        lines: Default::default(),
+        peaks: Default::default(),
         fit: None,
         seconds: 0.0,
     })
@@ -65,6 +67,7 @@ pub fn roll(rolling: &Rolling) -> Result<Rolled, Refusal> {
         upper: Vec::new(),
         skilled: Vec::new(),
         members: Vec::new(),
+        peaks: Default::default(),
         missing: Vec::new(),
         notes: Vec::new(),
         seconds: 0.0,
@@ -375,7 +378,16 @@ mod tests {
     use crate::forecast::span::Span;
 
     fn question(samples: Vec<Option<f64>>, season: u32, horizon: u32) -> Question {
-        Question { samples, step_seconds: 1800, season, horizon, quantile: 0.9, model: "auto".to_owned() }
+        Question {
+            samples,
+            step_seconds: 1800,
+            season,
+            horizon,
+            quantile: 0.9,
+            model: "auto".to_owned(),
+            lead: None,
+            replay: None,
+        }
     }
 
     fn made(load: Load, seed: u64, days: u32) -> Vec<Option<f64>> {

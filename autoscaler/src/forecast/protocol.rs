@@ -70,6 +70,12 @@ pub struct Question {
     pub quantile: f64,
     /// The model's name, or `auto`.
     pub model: String,
+    /// The lead time: with it each model's own lines are answered too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lead: Option<u32>,
+    /// For how many of the last origins each model's highest value until the lead time is answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replay: Option<u32>,
 }
 
 /// What an earlier answer left, to be carried on instead of fitted anew. Where it does not fit, all is done anew.
@@ -216,6 +222,9 @@ pub struct Rolled {
     pub skilled: Vec<bool>,
     /// Per origin: the models in the forecast.
     pub members: Vec<Vec<String>>,
+    /// Per model and origin: the highest value of its own line until the lead time, where the question names one.
+    #[serde(default)]
+    pub peaks: BTreeMap<String, Vec<f64>>,
     /// The models that the history before the first origin is too short for.
     pub missing: Vec<Missing>,
     /// What else a person should know.
@@ -259,6 +268,12 @@ pub struct Answer {
     pub missing: Vec<Missing>,
     /// What else a person should know.
     pub notes: Vec<String>,
+    /// Each model's own line, where the question names a lead time.
+    #[serde(default)]
+    pub lines: BTreeMap<String, Vec<f64>>,
+    /// Each model's highest value until the lead time, for the last origins that were asked for, the end included.
+    #[serde(default)]
+    pub peaks: BTreeMap<String, Vec<f64>>,
     /// What carries this forecast on when more samples have come; none where it was carried on itself.
     #[serde(default)]
     pub fit: Option<Value>,
@@ -318,6 +333,8 @@ mod tests {
             horizon: 12,
             quantile: 0.9,
             model: "auto".to_owned(),
+            lead: None,
+            replay: None,
         };
         let request = Request::Forecast { id: 7, deadline_ms: 500, question: &question, renewal: None };
         assert_eq!(
@@ -335,6 +352,8 @@ mod tests {
             horizon: 12,
             quantile: 0.9,
             model: "auto".to_owned(),
+            lead: None,
+            replay: None,
         };
         let renewal = Renewal { fit: RawValue::from_string(r#"{"a": [1.50]}"#.to_owned()).unwrap(), since: 3 };
         let request = Request::Forecast { id: 7, deadline_ms: 500, question: &question, renewal: Some(&renewal) };
@@ -351,6 +370,8 @@ mod tests {
             horizon: 1,
             quantile: 0.9,
             model: "auto".to_owned(),
+            lead: None,
+            replay: None,
         };
         let rolling = Rolling { question, first: 1, every: 1 };
         let request = Request::Rolling { id: 1, deadline_ms: 5, rolling: &rolling };

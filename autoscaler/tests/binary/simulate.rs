@@ -65,6 +65,8 @@ fn both_forecasters_say_the_same_when_asked_for_the_naive() {
         horizon: 12,
         quantile: 0.9,
         model: "auto".to_owned(),
+        lead: None,
+        replay: None,
     };
     let ours = autoscaler::forecast::naive::answer(&question).unwrap();
     let theirs_of = |model: &str| {

@@ -7,8 +7,8 @@ use clap::ValueEnum;
 
 use super::SimulateArgs;
 use crate::failure::Failure;
-use crate::floor::decide::{Mode, Policy};
-use crate::floor::simulate::{SimulatedDecision, Workload};
+use crate::floor::decide::Mode;
+use crate::floor::simulate::{Setup, SimulatedDecision};
 use crate::forecast::history::History;
 use crate::forecast::protocol::Answer;
 use crate::forecast::span::Span;
@@ -59,16 +59,16 @@ impl Record {
     pub(super) fn end(
         self,
         args: &SimulateArgs,
-        trace: &History,
+        setup: &Setup<'_>,
         known: usize,
-        workload: &Workload,
-        policy: &Policy,
         last: Option<Answer>,
     ) -> Result<(), Failure> {
+        let Setup { trace, workload, policy, .. } = *setup;
+        let quantile = args.quantile.unwrap_or_default();
         let history = History { samples: trace.samples[..known].to_vec(), ..trace.clone() };
         let forecast = last.map(|answer| {
             let horizon = Span::from_seconds(answer.mean.len() as u32 * trace.step.seconds()).unwrap_or(trace.step);
-            let options = ForecastOptions { horizon, season: args.season, quantile: args.quantile, model: Model::Auto };
+            let options = ForecastOptions { horizon, season: args.season, quantile, model: Model::Auto };
             Forecast::new(&history, &options, answer)
         });
         let condition = |kind: &str, holds: bool, reason: &str, message: String| Condition {
@@ -99,7 +99,7 @@ impl Record {
                 step: trace.step,
                 season: args.season,
                 lead_time: policy.lead_time,
-                quantile: args.quantile,
+                quantile,
                 max_floor: policy.max_floor,
                 max_replicas: Some(workload.max),
                 floor_status: None,

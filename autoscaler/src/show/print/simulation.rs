@@ -5,9 +5,10 @@ use std::fmt::Write;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use crate::floor::choose::{Choice, Goal};
+use crate::floor::compare::RuleCost;
 use crate::floor::decide::Policy;
-use crate::floor::simulate::{Outcome, Step, Workload};
-use crate::forecast::Quantile;
+use crate::floor::simulate::{Cost, Outcome, Step, Workload};
 use crate::forecast::span::Span;
 use crate::show::print::table;
 
@@ -24,12 +25,16 @@ pub struct Simulation {
     pub workload: Workload,
     /// What is wanted of the floor.
     pub policy: Policy,
-    /// The line that the floor is made of.
-    pub quantile: Quantile,
+    /// What decides how high the floor is.
+    pub goal: Goal,
     /// Who forecast, in words.
     pub forecaster: String,
     /// At which share of the forecasts the gate was open.
     pub gate_open: f64,
+    /// What the floor was made of, a choice a day.
+    pub choices: Vec<Choice>,
+    /// The plain rules over the same trace.
+    pub rules: Vec<RuleCost>,
     /// What came of it.
     pub outcome: Outcome,
 }
@@ -41,7 +46,10 @@ impl Simulation {
     /// What is known about it, one labelled line each.
     pub fn summary(&self) -> Vec<(&'static str, String)> {
         let (workload, policy, tally) = (&self.workload, &self.policy, &self.outcome.tally);
-        let (_, upper) = self.quantile.names();
+        let upper = match self.goal {
+            Goal::Budget(budget) => format!("at most {budget} more pod-seconds"),
+            Goal::Quantile(quantile) => quantile.names().1,
+        };
         let mut decisions = format!("{} raised, {} lowered", tally.raised, tally.lowered);
         for (count, what) in [
             (tally.rate_limited, "limited in rate"),
@@ -65,13 +73,49 @@ impl Simulation {
             (
                 "floor",
                 format!(
-                    "{upper} of the next {}; up by at most {} pods in {}, down after {} of less, at most {}",
+                    "{upper}, for the next {}; up by at most {} pods in {}, down after {} of less, at most {}",
                     policy.lead_time, policy.max_step_up, policy.step, policy.scale_down_delay, policy.max_floor
                 ),
             ),
             ("forecasts", format!("{}; gate open at {:.0}% of them", self.forecaster, self.gate_open * 100.0)),
+            ("made of", self.made_of()),
             ("decisions", format!("{}: {decisions}", tally.decisions)),
         ]
+    }
+
+    /// What the floor was made of, and on how many days.
+    fn made_of(&self) -> String {
+        let mut counts: Vec<(String, usize)> = Vec::new();
+        for choice in &self.choices {
+            let name = match choice.open {
+                true => format!("{} x {}", choice.candidate, choice.factor),
+                false => "nothing".to_owned(),
+            };
+            match counts.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, count)) => *count += 1,
+                None => counts.push((name, 1)),
+            }
+        }
+        counts.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(&b.0)));
+        let days = |count: usize| if count == 1 { "1 day".to_owned() } else { format!("{count} days") };
+        counts.iter().map(|(name, count)| format!("{name} on {}", days(*count))).collect::<Vec<_>>().join(", ")
+    }
+
+    /// The rules over this trace, a row each: name, seconds and pod-seconds short, extra pod-seconds.
+    pub fn rule_rows(&self) -> Vec<[String; 4]> {
+        let alone = self.outcome.alone;
+        let row = |name: &str, cost: &Cost| {
+            let more = cost.pod_seconds as f64 / alone.pod_seconds.max(1) as f64 - 1.0;
+            [
+                name.to_owned(),
+                grouped(cost.under_provisioned_seconds),
+                grouped(cost.short_pod_seconds.round() as u64),
+                format!("{:+.1}%", more * 100.0),
+            ]
+        };
+        let mut rows = vec![row("HPA alone", &alone), row("with floor", &self.outcome.with_floor)];
+        rows.extend(self.rules.iter().map(|rule| row(&rule.name, &rule.cost)));
+        rows
     }
 
     /// What both cost, a row each: what it is, alone, with the floor.
@@ -115,7 +159,7 @@ impl Simulation {
         let mut out = format!("simulation of {}, {} to {}\n", self.trace, self.from, self.to);
         for (label, line) in self.summary() {
             // Writing to a String cannot fail.
-            let _ = writeln!(out, "{label:<11}{line}");
+            let _ = writeln!(out, "{}", format!("{label:<11}{line}").trim_end());
         }
         if self.outcome.unknown_seconds > 0 {
             let unknown = grouped(self.outcome.unknown_seconds);
@@ -123,6 +167,8 @@ impl Simulation {
         }
         let head = ["", "HPA alone", "with floor"].map(str::to_owned);
         let _ = write!(out, "\n{}\n{}\n", table(&head, &self.costs()), self.sentence());
+        let head = ["rule", "seconds short", "pod-seconds short", "pod-seconds"].map(str::to_owned);
+        let _ = write!(out, "\n{}", table(&head, &self.rule_rows()));
         out.push_str(&self.chart());
         out
     }
@@ -200,7 +246,7 @@ pub fn grouped(number: u64) -> String {
 pub(crate) mod tests {
     use super::*;
     use crate::floor::decide::Mode;
-    use crate::floor::simulate::{Cost, Tally};
+    use crate::floor::simulate::Tally;
     use crate::floor::units::{Replicas, Seconds};
 
     /// Two days of six hours' steps; on the second the autoscaler alone is short once.
@@ -235,12 +281,15 @@ pub(crate) mod tests {
                 scale_down_delay: Seconds(600),
                 stale_after: Seconds(1_800),
             },
-            quantile: "0.9".parse().unwrap(),
+            goal: Goal::default(),
+            choices: Vec::new(),
+            rules: Vec::new(),
             forecaster: "by hand".to_owned(),
             gate_open: 1.0,
             outcome: Outcome {
                 alone: Cost {
                     under_provisioned_seconds: 90,
+                    short_pod_seconds: 90.0,
                     unserved: 0.0012,
                     pod_seconds: 1_000_000,
                     most_pods: Replicas(4),
@@ -248,6 +297,7 @@ pub(crate) mod tests {
                 },
                 with_floor: Cost {
                     under_provisioned_seconds: 0,
+                    short_pod_seconds: 0.0,
                     unserved: 0.0,
                     pod_seconds: 1_020_000,
                     most_pods: Replicas(5),
@@ -266,8 +316,9 @@ pub(crate) mod tests {
         let expected = "\
 simulation of `load.csv`, 2026-01-05T00:00:00Z to 2026-01-07T00:00:00Z
 workload   a pod is full at 100.0/s, and one is wanted per 70.0/s; 2 to 50 pods, ready after 3m
-floor      p90 of the next 6h; up by at most 10 pods in 6h, down after 10m of less, at most 50
+floor      at most 10% more pod-seconds, for the next 6h; up by at most 10 pods in 6h, down after 10m of less, at most 50
 forecasts  by hand; gate open at 100% of them
+made of
 decisions  8: 2 raised, 1 lowered, 1 held without a forecast
 missing    demand is not known in 21,600 s: nothing is called short then
 
@@ -279,6 +330,10 @@ most pods                          4           5
 changes of scale                   7           5
 
 0 s short of pods instead of 90 s, for 2.0% more pod-seconds
+
+rule        seconds short  pod-seconds short  pod-seconds
+HPA alone              90                 90        +0.0%
+with floor              0                  0        +2.0%
 
 Tuesday, 2026-01-06, the worst day: a column is 6h, a full bar 4 pods
 needed     ▂▄▆█
