@@ -103,7 +103,7 @@ def judge(
     members = choose(scores) if model == "auto" else [model]
     pooled = backtest.compare(np.mean([outcomes[name].forecasts for name in members], axis=0), series, at, horizon)
     skill, skill_flat = against(pooled.mae, outcomes)
-    skilled = skill is not None and skill >= 0 and skill_flat is not None and skill_flat >= MIN_SKILL_FLAT
+    skilled = members != [NAIVE] and skill is not None and skill > 0 and skill_flat is not None and skill_flat >= MIN_SKILL_FLAT
     skilled = skilled and sure(pooled, [best_flat(outcomes)], outcomes, at)
     band = backtest.band(pooled, quantile)
     naive = outcomes.get(NAIVE)

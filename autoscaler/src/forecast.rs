@@ -3,6 +3,7 @@
 //! Pure: turns spans into samples on the way in, and lead times into times on the way out.
 
 pub mod backtest;
+pub mod choice;
 pub mod history;
 pub mod home;
 pub mod load;
@@ -19,6 +20,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
+use crate::forecast::choice::Choice;
 use crate::forecast::history::History;
 use crate::forecast::protocol::{Answer, Missing, Question, Score};
 use crate::forecast::span::Span;
@@ -195,6 +197,9 @@ pub struct Forecast {
     pub missing: Vec<Missing>,
     /// What else a person should know.
     pub notes: Vec<String>,
+    /// What the floor is made of, and why; none where no floor is decided by this forecast.
+    #[serde(default)]
+    pub choice: Option<Choice>,
     /// The forecast itself.
     pub points: Vec<Point>,
     /// How long the worker took.
@@ -264,6 +269,7 @@ impl Forecast {
             scores: answer.scores,
             missing: answer.missing,
             notes: answer.notes,
+            choice: None,
             points,
             seconds: answer.seconds,
         }

@@ -220,7 +220,8 @@ pub(super) async fn run(args: SimulateArgs) -> Result<(), Failure> {
     });
     if let Some(record) = record {
         let choice = chosen.choices.last();
-        record.end(&args, &setup, known, last.map(|answer| choose::applied(answer, &question, choice)))?;
+        let last = last.map(|answer| (choose::applied(answer, &question, choice), choice.cloned()));
+        record.end(&args, &setup, known, last)?;
     }
     let simulation = Simulation {
         trace: name,

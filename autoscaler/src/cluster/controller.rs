@@ -23,7 +23,7 @@ use tracing::Instrument;
 use crate::cluster::act::{Actor, Refused, describe};
 use crate::cluster::crd::status::{self, ConditionUpdate, Kind};
 use crate::cluster::crd::{PredictiveScaler, PredictiveScalerStatus, ScalerSettings};
-use crate::cluster::demand::Demands;
+use crate::cluster::demand::{Demands, Limits};
 use crate::floor::decide::{Change, Decision, Memory, Mode, decide};
 use crate::floor::minimum::Minimum;
 use crate::floor::units::Replicas;
@@ -68,6 +68,8 @@ pub struct Context {
 struct Track {
     uid: String,
     memory: Option<Memory>,
+    /// The autoscaler's limits, as they were read last.
+    limits: Option<Limits>,
     status: Option<PredictiveScalerStatus>,
     fallback: bool,
     failures: u32,
@@ -146,8 +148,7 @@ impl Context {
     /// Forgets a scaler that is gone.
     pub fn forget(&self, name: &ScalerName) {
         self.tracks.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
-        self.demands.state.forget(name);
-        self.demands.metrics.forget(name);
+        self.demands.forget(name);
     }
 
     /// Forgets what was decided while this process led: another has decided since.
@@ -206,6 +207,7 @@ impl Reconcile<'_> {
                 Ok(facts) => facts,
                 Err(blocked) => return self.report_blocked(&blocked).await,
             };
+            self.track.limits = Some(facts.limits());
             let decision = decide(&facts.settings.policy, self.track.memory.as_ref(), &facts.seen(self.now));
             match self.apply(&facts, &decision).await {
                 // The autoscaler's own status moves every few seconds: read again, decide again.

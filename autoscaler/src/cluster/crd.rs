@@ -16,6 +16,7 @@ use kube::{CustomResource, CustomResourceExt, KubeSchema, ResourceExt};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::floor::choose::{Budget, Goal};
 use crate::floor::decide;
 use crate::floor::units::{Capacity, Replicas, Unit};
 use crate::forecast::Quantile;
@@ -69,6 +70,8 @@ pub const LONGEST_SEASON: u32 = 10_080;
         .message("season is longer than 10080 steps: choose a longer step"),
     validation = Rule::new("duration(self.leadTime).getSeconds() <= 4000 * duration(self.step).getSeconds()")
         .message("leadTime is longer than 4000 steps: choose a longer step"),
+    validation = Rule::new("!(has(self.budget) && has(self.quantile))")
+        .message("budget and quantile are both set: choose one of them"),
     validation = Rule::new("duration(self.staleAfter) >= duration(self.step)")
         .message("staleAfter is shorter than step"),
 )]
@@ -116,10 +119,17 @@ pub struct PredictiveScalerSpec {
     #[x_kube(validation = Rule::new("self != ''").message("leadTime is empty"))]
     pub lead_time: String,
 
-    /// The share of demand that is to be below the line that the floor follows.
-    #[serde(default = "PredictiveScalerSpec::default_quantile")]
+    /// The extra pod-seconds that the floor may cost, against the HorizontalPodAutoscaler alone; `10%` where neither this nor
+    /// quantile is set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16), regex(pattern = "^[0-9]{1,3}([.][0-9]+)?%$"))]
+    #[x_kube(validation = Rule::new("self.matches('[1-9]')").message("budget is zero: use mode Recommend instead"))]
+    pub budget: Option<String>,
+
+    /// The share of demand that is to be below the line that the floor follows, whatever that costs; instead of budget.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("self > 0.5 && self < 1.0").message("quantile is not between 0.5 and 1"))]
-    pub quantile: f64,
+    pub quantile: Option<f64>,
 
     /// Whether the floor is written, or only told.
     #[serde(default)]
@@ -163,10 +173,6 @@ impl PredictiveScalerSpec {
 
     fn default_lead_time() -> String {
         "15m".to_owned()
-    }
-
-    fn default_quantile() -> f64 {
-        0.9
     }
 
     fn default_max_step_up() -> u32 {
@@ -304,8 +310,10 @@ pub struct ScalerSettings {
     pub unit: Unit,
     /// After which time demand repeats.
     pub season: Span,
-    /// The share of demand below the upper line.
+    /// The share of demand below the upper line of a forecast.
     pub quantile: Quantile,
+    /// What decides how high the floor is.
+    pub goal: Goal,
     /// Whether an owned field is taken.
     pub take_ownership: bool,
 }
@@ -328,7 +336,13 @@ impl PredictiveScalerSpec {
         let scale_down_delay = span("scaleDownDelay", &self.scale_down_delay);
         let stale_after = span("staleAfter", &self.stale_after);
         let capacity = self.per_pod_capacity.parse::<Capacity>().map_err(|problem| note("perPodCapacity", problem));
-        let quantile = self.quantile.to_string().parse::<Quantile>().map_err(|problem| note("quantile", problem));
+        let quantile = self.quantile.map(|share| share.to_string().parse::<Quantile>()).transpose();
+        let quantile = quantile.map_err(|problem| note("quantile", problem));
+        let budget = self.budget.as_deref().map(str::parse::<Budget>).transpose();
+        let budget = budget.map_err(|problem| note("budget", problem));
+        if self.quantile.is_some() && self.budget.is_some() {
+            note("budget", "cannot be set together with quantile: choose one of them".to_owned());
+        }
         if self.query.trim().is_empty() {
             note("query", "is empty".to_owned());
         }
@@ -344,7 +358,7 @@ impl PredictiveScalerSpec {
         if stale_after < step {
             note("staleAfter", format!("`{stale_after}` is shorter than the step of {step}"));
         }
-        let (Ok(capacity), Ok(quantile), true) = (capacity, quantile, problems.is_empty()) else {
+        let (Ok(capacity), Ok(quantile), Ok(budget), true) = (capacity, quantile, budget, problems.is_empty()) else {
             return Err(problems);
         };
         let mode = match self.mode {
@@ -366,7 +380,11 @@ impl PredictiveScalerSpec {
             query: self.query.clone(),
             unit: self.unit.map_or(capacity.unit(), Unit::from),
             season,
-            quantile,
+            quantile: quantile.unwrap_or_default(),
+            goal: match quantile {
+                Some(quantile) => Goal::Quantile(quantile),
+                None => Goal::Budget(budget.unwrap_or(Budget::DEFAULT)),
+            },
             take_ownership: self.take_ownership,
         })
     }

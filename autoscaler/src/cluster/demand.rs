@@ -3,8 +3,9 @@
 //!
 //! Asks for no more than what is new. What cannot be had is a `Unavailable` in words; nothing is made up in its place.
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -14,8 +15,10 @@ use tokio::sync::Semaphore;
 
 use crate::cluster::crd::ScalerSettings;
 use crate::cluster::prometheus::{Prometheus, Trouble};
-use crate::floor::decide::{Missing, Outlook};
-use crate::floor::units::Seconds;
+use crate::floor::choose::{self, Choice, Evaluation, Goal};
+use crate::floor::decide::{Missing, Outlook, Policy};
+use crate::floor::simulate::{Setup, Workload};
+use crate::floor::units::{Replicas, Seconds};
 use crate::forecast::history::History;
 use crate::forecast::naive;
 use crate::forecast::protocol::{Answer, Question, Refusal, Renewal};
@@ -31,6 +34,8 @@ const PAST_SECONDS: u32 = 15 * 86_400;
 const MOST_SAMPLES: u32 = 30_240;
 /// Asked for again, for samples can come late.
 const OVERLAP: i64 = 5;
+/// How far back candidates are replayed.
+const REPLAY_SECONDS: u32 = 14 * 86_400;
 /// As long as an autoscaler may take to follow demand down: the demand that it still runs pods for.
 const LATELY_SECONDS: u32 = 3_600;
 
@@ -67,8 +72,11 @@ pub struct Demands {
     pub metrics: Arc<Metrics>,
     /// How long that may take.
     pub deadlines: Deadlines,
-    /// Whoever is fitted anew.
+    /// Permit of the one scaler that is fitted now.
     fitting: Semaphore,
+    /// Permit of the one scaler whose candidates are replayed now.
+    choosing: Semaphore,
+    choices: Mutex<HashMap<ScalerName, KeptChoice>>,
     scaler_count: AtomicUsize,
 }
 
@@ -119,6 +127,67 @@ pub struct Expected {
     pub demand: Option<f64>,
 }
 
+/// The autoscaler's own limits: its owner's minimum and its maximum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The owner's minimum.
+    pub min: Replicas,
+    /// The maximum.
+    pub max: Replicas,
+}
+
+impl Limits {
+    /// The workload as it is replayed. The API has neither a pod's limit nor its start: a pod is taken to be full at its
+    /// capacity divided by 0.7, and to be ready two steps before the lead time is over, after a minute at least.
+    fn workload(self, policy: &Policy) -> Workload {
+        let start = u64::from(policy.lead_time.seconds()).saturating_sub(2 * u64::from(policy.step.seconds()));
+        Workload {
+            limit: policy.capacity.scaled(1.0 / 0.7),
+            start_delay: Seconds(start.clamp(60, 900)),
+            min: self.min,
+            max: self.max.max(self.min),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct ChoiceKey {
+    settings: ScalerSettings,
+    limits: Limits,
+    day: i64,
+}
+
+#[derive(Clone, Debug)]
+struct KeptChoice {
+    key: ChoiceKey,
+    /// Whether the worker's models were among the candidates.
+    models: bool,
+    choice: Choice,
+}
+
+/// Everything that a choice follows from.
+struct Replay {
+    history: History,
+    question: Question,
+    peaks: BTreeMap<String, Vec<f64>>,
+    policy: Policy,
+    workload: Workload,
+    goal: Goal,
+}
+
+impl Replay {
+    fn choose(self) -> Choice {
+        let Replay { history, question, peaks, policy, workload, goal } = self;
+        let candidates = choose::candidates(&question, choose::aligned(peaks, history.samples.len()));
+        let first = history.samples.len().saturating_sub(question.replay.unwrap_or(0) as usize);
+        let first = first.max(question.season as usize).min(history.samples.len() - 1);
+        let setup = Setup { trace: &history, first, workload: &workload, policy: &policy };
+        let season = question.season.saturating_mul(question.step_seconds);
+        let evaluation = Evaluation::new(&setup, season, &candidates);
+        evaluation.choose(evaluation.blocks_before(history.end().as_second()), goal)
+    }
+}
+
 /// Why there is no forecast.
 #[derive(Clone, Debug)]
 pub struct Unavailable {
@@ -139,8 +208,17 @@ impl Demands {
         metrics: Arc<Metrics>,
         deadlines: Deadlines,
     ) -> Demands {
-        let (fitting, scaler_count) = (Semaphore::new(1), AtomicUsize::new(0));
-        Demands { prometheus, state, supervisor, metrics, deadlines, fitting, scaler_count }
+        Demands {
+            prometheus,
+            state,
+            supervisor,
+            metrics,
+            deadlines,
+            fitting: Semaphore::new(1),
+            choosing: Semaphore::new(1),
+            choices: Mutex::default(),
+            scaler_count: AtomicUsize::new(0),
+        }
     }
 
     /// Notes how many scalers there are.
@@ -153,6 +231,7 @@ impl Demands {
         &self,
         name: &ScalerName,
         settings: &ScalerSettings,
+        limits: Limits,
         now: Timestamp,
     ) -> Result<Expected, Unavailable> {
         let step = settings.policy.step;
@@ -179,14 +258,68 @@ impl Demands {
         let options =
             ForecastOptions { horizon, season: settings.season, quantile: settings.quantile, model: Model::Auto };
         let question = options.question(&history).map_err(|failure| cannot(failure.message, "NotAskable"))?;
+        let question = Question {
+            lead: Some(settings.policy.lead_time.seconds().div_ceil(step.seconds())),
+            replay: Some(REPLAY_SECONDS / step.seconds()),
+            ..question
+        };
         let made = self.forecast(name, settings, &history, &question).await;
         let Made { answer, fallback, outage } = made.map_err(|refusal| cannot(refusal.message, "NotEnoughHistory"))?;
-        let forecast = Forecast::new(&history, &options, answer);
+        let choice = self.choice(name, settings, limits, &history, (&question, &answer)).await;
+        let answer = choose::applied(answer, &question, Some(&choice));
+        let forecast = Forecast { choice: Some(choice), ..Forecast::new(&history, &options, answer) };
         let lately = history.samples.len().saturating_sub(LATELY_SECONDS.div_ceil(step.seconds()) as usize);
         let recent = history.samples[lately..].iter().flatten().copied().fold(f64::NAN, f64::max);
         let outlook = Outlook::of(&forecast, settings.unit).with_recent(recent);
         let demand = history.samples.last().copied().flatten();
         Ok(Expected { forecast, outlook, fallback, outage, demand })
+    }
+
+    /// What the floor is made of: chosen once a day, and again when the settings change or models come in.
+    ///
+    /// Replaying takes a part of a second, so it is done for one scaler at a time, beside the reconciles. With many scalers
+    /// one whose turn has not come keeps its last choice; without one, its floor is only recommended until then.
+    async fn choice(
+        &self,
+        name: &ScalerName,
+        settings: &ScalerSettings,
+        limits: Limits,
+        history: &History,
+        (question, answer): (&Question, &Answer),
+    ) -> Choice {
+        let key = ChoiceKey { settings: settings.clone(), limits, day: history.end().as_second().div_euclid(86_400) };
+        let choices = || self.choices.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = choices().get(name).cloned();
+        let models = !answer.peaks.is_empty();
+        if let Some(kept) = kept.as_ref().filter(|kept| kept.key == key && (kept.models || !models)) {
+            return kept.choice.clone();
+        }
+        let turn = match self.scaler_count.load(Ordering::Relaxed) {
+            many if many > MANY_SCALERS => self.choosing.try_acquire().ok(),
+            _ => self.choosing.acquire().await.ok(),
+        };
+        let usual = |kept: Option<KeptChoice>| kept.map_or_else(Choice::undecided, |kept| kept.choice);
+        if turn.is_none() {
+            return usual(kept);
+        }
+        let replay = Replay {
+            history: history.clone(),
+            question: question.clone(),
+            peaks: answer.peaks.clone(),
+            policy: settings.policy.clone(),
+            workload: limits.workload(&settings.policy),
+            goal: settings.goal,
+        };
+        let Ok(choice) = tokio::task::spawn_blocking(move || replay.choose()).await else { return usual(kept) };
+        choices().insert(name.clone(), KeptChoice { key, models, choice: choice.clone() });
+        choice
+    }
+
+    /// Forgets a scaler that is gone.
+    pub fn forget(&self, name: &ScalerName) {
+        self.choices.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        self.state.forget(name);
+        self.metrics.forget(name);
     }
 
     /// Carries the last fit on where it is young enough, and fits anew where it is not, in turn. Where so many are new

@@ -17,6 +17,8 @@ use crate::floor::simulate::{Block, Setup};
 use crate::forecast::Quantile;
 use crate::forecast::protocol::{Answer, Question};
 
+pub use crate::forecast::choice::{Choice, Point};
+
 /// Factors on a candidate's line that are tried.
 const FACTORS: [f64; 13] = [0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2, 1.35, 1.5];
 /// Headroom that candidates are compared with.
@@ -202,34 +204,6 @@ pub struct Evaluation {
     headroom: Vec<(f64, Vec<Block>)>,
     replayed: Vec<Replayed>,
     coverage: BTreeMap<String, Vec<Coverage>>,
-}
-
-/// What a rule does: shares of the shortage and of the cost of the autoscaler alone.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Point {
-    /// The rule's name.
-    pub name: String,
-    /// The share of the shortage that is left.
-    pub short: f64,
-    /// The extra pod-seconds, as a share.
-    pub cost: f64,
-}
-
-/// What a floor is made of, and why.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Choice {
-    /// The candidate's name.
-    pub candidate: String,
-    /// The factor on its line.
-    pub factor: f64,
-    /// Whether its floor is worth its cost; otherwise it is only recommended.
-    pub open: bool,
-    /// Why, in words.
-    pub reason: String,
-    /// Days that were replayed.
-    pub days: usize,
-    /// Shortage against cost on this history: this choice, the plain rules and headroom.
-    pub curve: Vec<Point>,
 }
 
 /// How a candidate did over the blocks that count.

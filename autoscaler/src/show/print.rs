@@ -100,8 +100,11 @@ pub fn summary(forecast: &Forecast) -> Vec<(&'static str, String)> {
     lines
 }
 
-/// The skill in words.
+/// The skill in words: what the choice of a floor says, or how errors compare where no floor is decided.
 pub fn skill(forecast: &Forecast) -> String {
+    if let Some(choice) = &forecast.choice {
+        return format!("{}: {}", if choice.open { "yes" } else { "none" }, choice.reason);
+    }
     let over = |skill: Option<f64>, reference: &str| match skill {
         Some(skill) => format!("{:.0}% less error than {reference}", skill * 100.0),
         None => format!("not comparable with {reference}"),

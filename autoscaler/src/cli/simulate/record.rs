@@ -7,6 +7,7 @@ use clap::ValueEnum;
 
 use super::SimulateArgs;
 use crate::failure::Failure;
+use crate::floor::choose::Choice;
 use crate::floor::decide::Mode;
 use crate::floor::simulate::{Setup, SimulatedDecision};
 use crate::forecast::history::History;
@@ -61,15 +62,15 @@ impl Record {
         args: &SimulateArgs,
         setup: &Setup<'_>,
         known: usize,
-        last: Option<Answer>,
+        last: Option<(Answer, Option<Choice>)>,
     ) -> Result<(), Failure> {
         let Setup { trace, workload, policy, .. } = *setup;
         let quantile = args.quantile.unwrap_or_default();
         let history = History { samples: trace.samples[..known].to_vec(), ..trace.clone() };
-        let forecast = last.map(|answer| {
+        let forecast = last.map(|(answer, choice)| {
             let horizon = Span::from_seconds(answer.mean.len() as u32 * trace.step.seconds()).unwrap_or(trace.step);
             let options = ForecastOptions { horizon, season: args.season, quantile, model: Model::Auto };
-            Forecast::new(&history, &options, answer)
+            Forecast { choice, ..Forecast::new(&history, &options, answer) }
         });
         let condition = |kind: &str, holds: bool, reason: &str, message: String| Condition {
             kind: kind.to_owned(),
@@ -80,9 +81,11 @@ impl Record {
         };
         let skilled = match &forecast {
             Some(forecast) if forecast.skilled => {
-                condition("ForecastSkilled", true, "BeatsReferences", crate::show::print::skill(forecast))
+                condition("ForecastSkilled", true, "WorthItsCost", crate::show::print::skill(forecast))
             }
-            Some(forecast) => condition("ForecastSkilled", false, "NoSkill", crate::show::print::skill(forecast)),
+            Some(forecast) => {
+                condition("ForecastSkilled", false, "NotWorthItsCost", crate::show::print::skill(forecast))
+            }
             None => condition("ForecastSkilled", false, "NoForecast", "there is no forecast".to_owned()),
         };
         self.state.note(

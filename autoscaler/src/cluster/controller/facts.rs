@@ -10,7 +10,7 @@ use kube::runtime::reflector::Store;
 use super::{Failed, Reconcile, pods};
 use crate::cluster::act::read_minimum;
 use crate::cluster::crd::{PredictiveScaler, ScalerSettings};
-use crate::cluster::demand::{Expected, Unavailable};
+use crate::cluster::demand::{Expected, Limits, Unavailable};
 use crate::floor::decide::{Decision, Missing, Seen};
 use crate::floor::minimum::Minimum;
 use crate::floor::units::Replicas;
@@ -86,6 +86,11 @@ impl Facts {
         pods(self.hpa.spec.as_ref().map(|spec| spec.max_replicas)).unwrap_or_default()
     }
 
+    /// The owner's minimum and the maximum.
+    pub fn limits(&self) -> Limits {
+        limits(&self.hpa)
+    }
+
     /// The pods that run.
     pub fn replicas(&self) -> Option<Replicas> {
         pods(self.hpa.status.as_ref().and_then(|status| status.current_replicas))
@@ -99,12 +104,17 @@ impl Facts {
     }
 }
 
+fn limits(hpa: &HorizontalPodAutoscaler) -> Limits {
+    let min = read_minimum(hpa).map_or(Replicas(1), |minimum| minimum.original());
+    Limits { min, max: pods(hpa.spec.as_ref().map(|spec| spec.max_replicas)).unwrap_or_default() }
+}
+
 /// Reads everything. `expected` is kept between two tries of one decision: only the autoscaler has changed.
 pub(super) async fn gather(
     reconcile: &Reconcile<'_>,
     expected: &mut Option<Result<Expected, Unavailable>>,
 ) -> Result<Result<Facts, Blocked>, Failed> {
-    let Reconcile { scaler, context, name, now, .. } = reconcile;
+    let Reconcile { scaler, context, name, now, track } = reconcile;
     let settings = match scaler.spec.settings() {
         Ok(settings) => settings,
         Err(problems) => return Ok(Err(Blocked::Invalid(problems))),
@@ -118,7 +128,14 @@ pub(super) async fn gather(
             let missing = Missing::NoForecast { cause: "paused".to_owned() };
             Err(Unavailable { missing, word: "Paused", fresh: true })
         } else {
-            context.demands.expected(name, &settings, *now).await
+            let limits = match track.limits {
+                Some(limits) => limits,
+                None => match context.hpas(&name.namespace).get_opt(&settings.hpa).await? {
+                    Some(hpa) => limits(&hpa),
+                    None => return Ok(Err(Blocked::NoAutoscaler(settings.hpa))),
+                },
+            };
+            context.demands.expected(name, &settings, limits, *now).await
         });
     }
     // Last, because it changes most often.

@@ -12,7 +12,6 @@ use crate::cluster::act::describe;
 use crate::cluster::crd;
 use crate::cluster::crd::status::{self, ConditionUpdate, Kind, holds, whole};
 use crate::cluster::crd::{LastForecast, PredictiveScaler, PredictiveScalerStatus};
-use crate::floor::decide::reason::UNSKILLED;
 use crate::floor::decide::{Decision, Missing, Mode, Reason};
 use crate::floor::units::Replicas;
 use crate::show::state;
@@ -71,18 +70,12 @@ impl Report<'_> {
             _ if facts.paused => {}
             Ok(expected) => {
                 let forecast = &expected.forecast;
+                let reason = forecast.choice.as_ref().map(|choice| choice.reason.clone()).unwrap_or_default();
                 updates.push(if forecast.skilled {
-                    ConditionUpdate::yes(
-                        Kind::ForecastSkilled,
-                        "BeatsReferences",
-                        skill(forecast.skill, &forecast.model),
-                    )
+                    ConditionUpdate::yes(Kind::ForecastSkilled, "WorthItsCost", reason)
                 } else {
-                    ConditionUpdate::no(
-                        Kind::ForecastSkilled,
-                        "NoBetterThanReferences",
-                        format!("{UNSKILLED}: the floor is only recommended"),
-                    )
+                    let message = format!("the floor is only recommended: {reason}");
+                    ConditionUpdate::no(Kind::ForecastSkilled, "NotWorthItsCost", message)
                 });
                 updates.push(match (missing.is_empty() || unusable(decision), &expected.fallback) {
                     (true, None) => ConditionUpdate::yes(Kind::MetricsFresh, "Fresh", ""),
@@ -175,13 +168,6 @@ impl Report<'_> {
 /// Whether the demand is known, and is not what can be divided by a pod's capacity.
 fn unusable(decision: &Decision) -> bool {
     matches!(decision.missing(), Some(Missing::Units { .. } | Missing::LooksPerPod { .. }))
-}
-
-fn skill(skill: Option<f64>, model: &str) -> String {
-    match skill {
-        Some(share) => format!("`{model}` has {:.0}% less error than the seasonal naive", share * 100.0),
-        None => format!("`{model}` beats the plain references"),
-    }
 }
 
 fn forecast(facts: &Facts, decision: &Decision) -> Option<LastForecast> {

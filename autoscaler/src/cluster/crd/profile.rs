@@ -17,7 +17,7 @@ const DAY: Span = Span::from_seconds(86_400).unwrap();
 pub fn of(scaler: &PredictiveScaler, status: Option<&PredictiveScalerStatus>) -> Profile {
     let spec = &scaler.spec;
     let capacity = spec.per_pod_capacity.parse::<Capacity>();
-    let quantile = Quantile::try_from(spec.quantile).or_else(|_| Quantile::try_from(0.9));
+    let quantile = spec.quantile.and_then(|share| Quantile::try_from(share).ok()).unwrap_or_default();
     let floor_status = status.and_then(|status| {
         let pods = |count: Option<u32>| count.map(Replicas);
         Some(FloorStatus {
@@ -52,7 +52,7 @@ pub fn of(scaler: &PredictiveScaler, status: Option<&PredictiveScalerStatus>) ->
         step: spec.step.parse().unwrap_or(STEP),
         season: spec.season.parse().unwrap_or(DAY),
         lead_time: spec.lead_time.parse().unwrap_or(STEP),
-        quantile: quantile.unwrap_or_else(|_| unreachable!("0.9 is between a half and one")),
+        quantile,
         max_floor: Replicas(spec.max_floor),
         max_replicas: None,
         floor_status,

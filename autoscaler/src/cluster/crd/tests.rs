@@ -44,7 +44,7 @@ fn a_whole_spec_is_understood() {
 fn only_what_nobody_can_guess_has_to_be_said() {
     let short = json!({"hpaRef": {"name": "web"}, "query": "q", "perPodCapacity": "40", "maxFloor": 9});
     let spec: PredictiveScalerSpec = serde_json::from_value(short).unwrap();
-    assert_eq!((spec.mode, spec.quantile, spec.take_ownership), (Mode::Recommend, 0.9, false));
+    assert_eq!((spec.mode, spec.quantile, spec.take_ownership), (Mode::Recommend, None, false));
     let defaults = serde_json::to_value(&spec).unwrap();
     assert!(validate_cel_schema::<PredictiveScalerSpec>(&defaults, None).is_ok());
     assert!(spec.settings().is_ok());
@@ -99,7 +99,7 @@ fn the_definition_is_whole() {
     assert_eq!(properties["spec"]["properties"]["mode"]["default"], "Recommend");
     assert_eq!(properties["spec"]["required"], json!(["hpaRef", "maxFloor", "perPodCapacity", "query"]));
     assert_eq!(properties["status"]["properties"]["conditions"]["x-kubernetes-list-type"], "map");
-    assert_eq!(properties["spec"]["x-kubernetes-validations"].as_array().unwrap().len(), 6);
+    assert_eq!(properties["spec"]["x-kubernetes-validations"].as_array().unwrap().len(), 7);
     let yaml = definition();
     assert!(yaml.contains("x-kubernetes-validations"), "{yaml}");
 }

@@ -9,7 +9,7 @@ use crate::floor::units::{Demand, Replicas, Seconds, Unit};
 use crate::forecast::span::Span;
 
 /// What a shut gate says of a forecast.
-pub const UNSKILLED: &str = "the forecast, or its upper line, is no better than the plain references on this history";
+pub const UNSKILLED: &str = "no floor was worth its cost on the last weeks of this workload";
 
 /// Which limit a floor has met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
