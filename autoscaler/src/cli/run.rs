@@ -64,6 +64,10 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "NAME", env = "AUTOSCALER_IDENTITY")]
     identity: Option<String>,
 
+    /// The operator class: handles only PredictiveScalers with this `operatorClass` [default: those without one]
+    #[arg(long, value_name = "NAME", env = "AUTOSCALER_CLASS")]
+    class: Option<String>,
+
     #[command(flatten)]
     operator: OperatorArgs,
 
@@ -108,6 +112,7 @@ pub(super) async fn run(args: RunArgs) -> Result<(), Failure> {
         lease: args.operator.lease.clone(),
         times: times(duration(args.lease_duration)),
         at_a_time: args.at_a_time,
+        class: args.class.clone(),
         ..Settings::of(&namespace, &args.identity.clone().unwrap_or_else(identity))
     };
     tracing::info!(%address, prometheus = %args.prometheus, identity = settings.identity, namespace, "listening");

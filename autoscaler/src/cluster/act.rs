@@ -180,6 +180,23 @@ impl Actor {
         }
     }
 
+    /// Sets the minimum like `set_minimum`, and takes the field from a manager that has it only by the API server's default.
+    /// Returns that manager, where there was one.
+    pub async fn set_or_take_minimum(
+        &self,
+        hpa: &HorizontalPodAutoscaler,
+        patch: &minimum::Patch,
+        take_ownership: bool,
+    ) -> Result<Option<String>, Refused> {
+        match self.set_minimum(hpa, patch, take_ownership).await {
+            Err(Refused::Owned(by)) => match default_owner(hpa) {
+                Some(manager) => self.set_minimum(hpa, patch, true).await.map(|_| Some(manager)),
+                None => Err(Refused::Owned(by)),
+            },
+            other => other.map(|_| None),
+        }
+    }
+
     /// Puts the finalizer on a scaler, or takes it off.
     pub async fn set_finalizer(&self, scaler: &PredictiveScaler, guarded: bool) -> Result<(), Refused> {
         self.leading()?;
@@ -215,6 +232,25 @@ impl Actor {
 pub fn read_minimum(hpa: &HorizontalPodAutoscaler) -> Result<Minimum, minimum::Unreadable> {
     let field = hpa.spec.as_ref().and_then(|spec| spec.min_replicas).and_then(|field| u32::try_from(field).ok());
     Minimum::read(field, hpa.annotations().get(minimum::ANNOTATION).map(String::as_str))
+}
+
+/// The manager that got `spec.minReplicas` without asking for it: the field holds the API server's default, the manager wrote
+/// the object without server-side apply, and what it applied last does not name the field.
+pub fn default_owner(hpa: &HorizontalPodAutoscaler) -> Option<String> {
+    const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+    if hpa.spec.as_ref().and_then(|spec| spec.min_replicas) != Some(1) {
+        return None;
+    }
+    let mut owners = hpa.managed_fields().iter().filter(|entry| {
+        let fields = entry.fields_v1.as_ref().map(|fields| &fields.0);
+        fields.is_some_and(|fields| !fields["f:spec"]["f:minReplicas"].is_null())
+    });
+    let owner = owners.next()?;
+    let only = owners.next().is_none() && owner.operation.as_deref() == Some("Update");
+    // Without the annotation nothing says that the number was asked for; with it the manifest itself does.
+    let applied = hpa.annotations().get(LAST_APPLIED)?;
+    let applied: Value = serde_json::from_str(applied).ok()?;
+    (only && applied["spec"]["minReplicas"].is_null()).then(|| owner.manager.clone().unwrap_or_default())
 }
 
 fn owns_something(hpa: &HorizontalPodAutoscaler) -> bool {

@@ -40,6 +40,9 @@ const TRIES: usize = 4;
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LAST_RETRY: Duration = Duration::from_secs(120);
 
+/// How often a scaler of another installation is looked at again.
+const OTHER_OPERATOR: Duration = Duration::from_secs(300);
+
 /// How long one reconcile may take, whatever hangs.
 const LONGEST: Duration = Duration::from_secs(180);
 
@@ -60,7 +63,18 @@ pub struct Context {
     pub events: Recorder,
     /// The time.
     pub clock: Clock,
+    /// Which installation this is.
+    pub operator: Identity,
     tracks: Mutex<HashMap<ScalerName, Track>>,
+}
+
+/// An installation of the operator: its replicas share a lease, and other installations have another one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Namespace and name of the lease.
+    pub name: String,
+    /// The class of the scalers that it handles; none for those without a class.
+    pub class: Option<String>,
 }
 
 /// What is remembered of a scaler from one reconcile to the next, beside the state.
@@ -103,10 +117,22 @@ impl From<Refused> for Failed {
 enum Applied {
     /// There was nothing to write.
     Nothing,
-    /// The floor moved.
-    Moved(Change),
+    /// The floor moved; where another had the field only by the API server's default, who that was.
+    Moved(Change, Option<String>),
+    /// The mode is Recommend, and the floor that was raised before went back to the original.
+    Released(Change),
     /// Another owns the field.
     Owned(String),
+}
+
+impl Applied {
+    /// How the field in the cluster changed.
+    fn change(&self) -> Option<Change> {
+        match self {
+            Applied::Moved(change, _) | Applied::Released(change) => Some(*change),
+            Applied::Nothing | Applied::Owned(_) => None,
+        }
+    }
 }
 
 impl Context {
@@ -119,7 +145,13 @@ impl Context {
         events: Recorder,
         clock: Clock,
     ) -> Context {
-        Context { client, actor, demands, scalers, events, clock, tracks: Mutex::default() }
+        let operator = Identity { name: "autoscaler/autoscaler".to_owned(), class: None };
+        Context { client, actor, demands, scalers, events, clock, operator, tracks: Mutex::default() }
+    }
+
+    /// The same, for an installation with another name or class.
+    pub fn of_operator(self, operator: Identity) -> Context {
+        Context { operator, ..self }
     }
 
     fn hpas(&self, namespace: &str) -> Api<HorizontalPodAutoscaler> {
@@ -198,6 +230,17 @@ pub async fn reconcile(scaler: Arc<PredictiveScaler>, context: Arc<Context>) -> 
 
 impl Reconcile<'_> {
     async fn run(&mut self) -> Result<Action, Failed> {
+        if self.scaler.spec.operator_class != self.context.operator.class {
+            return Ok(Action::await_change());
+        }
+        if let Some(other) = facts::other_operator(self) {
+            // Nothing is written, not even a status: two that complain to each other would never stop.
+            tracing::warn!(
+                operator = other,
+                "another installation handles this scaler: remove one, or set `operatorClass`"
+            );
+            return Ok(Action::requeue(OTHER_OPERATOR));
+        }
         if self.scaler.is_deleted() {
             return self.finalize().await;
         }
@@ -213,6 +256,8 @@ impl Reconcile<'_> {
                 // The autoscaler's own status moves every few seconds: read again, decide again.
                 Err(Refused::Changed) => continue,
                 Err(refused) => {
+                    let field = facts.minimum.floor();
+                    self.context.demands.metrics.decided(self.name, facts.minimum.original(), field, &decision);
                     self.context.demands.state.remember_decision(
                         self.name,
                         &Decided {
@@ -238,7 +283,7 @@ impl Reconcile<'_> {
     /// Writes what was decided, or confirms a floor before it expires.
     async fn apply(&self, facts: &Facts, decision: &Decision) -> Result<Applied, Refused> {
         if facts.settings.policy.mode == Mode::Recommend {
-            return Ok(Applied::Nothing);
+            return self.release(facts).await;
         }
         if !self.scaler.guarded() {
             // Before the first floor, so that deleting the scaler releases it.
@@ -251,11 +296,20 @@ impl Reconcile<'_> {
         };
         let expires = self.now.checked_add(confirmed_for(&facts.settings)).unwrap_or(Timestamp::MAX);
         let patch = facts.minimum.patch(floor, expires);
-        match self.context.actor.set_minimum(&facts.hpa, &patch, facts.settings.take_ownership).await {
-            Ok(_) => Ok(decision.change.map_or(Applied::Nothing, Applied::Moved)),
+        match self.context.actor.set_or_take_minimum(&facts.hpa, &patch, facts.settings.take_ownership).await {
+            Ok(taken) => Ok(decision.change.map_or(Applied::Nothing, |change| Applied::Moved(change, taken))),
             Err(Refused::Owned(by)) => Ok(Applied::Owned(by)),
             Err(refused) => Err(refused),
         }
+    }
+
+    /// Gives a floor back that was raised while the mode was Enforce. A pause leaves it.
+    async fn release(&self, facts: &Facts) -> Result<Applied, Refused> {
+        let raised = facts.minimum.expires().is_some() && !facts.paused;
+        if !raised || !self.context.actor.restore(&facts.hpa, facts.settings.take_ownership).await? {
+            return Ok(Applied::Nothing);
+        }
+        Ok(Applied::Released(Change::between(facts.minimum.floor(), facts.minimum.original())))
     }
 
     /// Remembers a decision and reports its result.
@@ -268,10 +322,15 @@ impl Reconcile<'_> {
                 decided.changed = None;
                 decided.failed = Some(format!("`spec.minReplicas` is owned by another: {by}"));
             }
-            Applied::Nothing | Applied::Moved(_) => self.track.memory = Some(decision.memory.clone()),
+            Applied::Released(change) => {
+                decided.changed = Some((change.from(), change.to()));
+                self.track.memory = Some(decision.memory.clone());
+            }
+            Applied::Nothing | Applied::Moved(..) => self.track.memory = Some(decision.memory.clone()),
         }
-        metrics.decided(self.name, facts.minimum.original(), decision);
-        if let Applied::Moved(change) = applied {
+        let field = applied.change().map_or(facts.minimum.floor(), Change::to);
+        metrics.decided(self.name, facts.minimum.original(), field, decision);
+        if let Some(change) = applied.change() {
             metrics.changed(change.from(), change.to());
         }
         state.remember_decision(self.name, &decided, self.track.memory.as_ref().unwrap_or(&decision.memory));
@@ -279,7 +338,8 @@ impl Reconcile<'_> {
             state.remember_forecast(self.name, &expected.forecast);
         }
         let result = report::Report { facts, decision, applied };
-        let after = result.status(self.track.status.as_ref(), self.scaler, self.now);
+        let mut after = result.status(self.track.status.as_ref(), self.scaler, self.now);
+        after.operator = Some(self.context.operator.name.clone());
         state.note(self.name, &report::profile(self.scaler, facts, &after));
         for event in result.events(self.track.status.as_ref(), self.track.fallback) {
             event.publish(self.context, self.scaler, &facts.hpa).await;
@@ -309,6 +369,7 @@ impl Reconcile<'_> {
         let updates = [ConditionUpdate::no(Kind::Ready, reason, message)];
         after.observed_generation = generation;
         after.updated = Some(Time(status::whole(self.now)));
+        after.operator = Some(self.context.operator.name.clone());
         after.conditions = status::conditions(&after.conditions, &updates, generation, self.now);
         after.reasons.clear();
         self.write_status(after).await

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::floor::choose::{Budget, Goal};
 use crate::floor::decide;
-use crate::floor::units::{Capacity, Replicas, Unit};
+use crate::floor::units::{Capacity, Replicas, Seconds, Unit};
 use crate::forecast::Quantile;
 use crate::forecast::span::Span;
 
@@ -147,14 +147,23 @@ pub struct PredictiveScalerSpec {
     /// How long less has to be enough before the floor comes down.
     #[serde(default = "PredictiveScalerSpec::default_scale_down_delay")]
     #[schemars(length(max = 16), regex(pattern = "^([0-9]+h)?([0-9]+m)?([0-9]+s)?$"))]
-    #[x_kube(validation = Rule::new("self != ''").message("scaleDownDelay is empty"))]
+    #[x_kube(validation = Rule::new("self != ''").message("scaleDownDelay is empty"),
+        validation = Rule::new("self == '' || duration(self) <= duration('8760h')")
+            .message("scaleDownDelay is longer than 8760h"))]
     pub scale_down_delay: String,
 
     /// How long a floor is held without fresh metrics before it steps back to the original.
     #[serde(default = "PredictiveScalerSpec::default_stale_after")]
     #[schemars(length(max = 16), regex(pattern = "^([0-9]+h)?([0-9]+m)?([0-9]+s)?$"))]
-    #[x_kube(validation = Rule::new("self != ''").message("staleAfter is empty"))]
+    #[x_kube(validation = Rule::new("self != ''").message("staleAfter is empty"),
+        validation = Rule::new("self == '' || duration(self) <= duration('8760h')")
+            .message("staleAfter is longer than 8760h"))]
     pub stale_after: String,
+
+    /// The class of the operator that handles this; one without a class where it is not set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub operator_class: Option<String>,
 
     /// Whether `spec.minReplicas` is taken from a field manager that owns it. Without this an owned field is a conflict,
     /// and nothing is written.
@@ -250,6 +259,9 @@ pub struct PredictiveScalerStatus {
     /// The minimum that stands in the HorizontalPodAutoscaler; with `mode: Recommend` what it would be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub floor: Option<u32>,
+    /// Namespace and lease of the installation that writes this status: another one leaves this scaler alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operator: Option<String>,
     /// What the forecast alone asks for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recommended: Option<u32>,
@@ -318,23 +330,64 @@ pub struct ScalerSettings {
     pub take_ownership: bool,
 }
 
+/// The longest `scaleDownDelay` and `staleAfter`, in seconds: a year.
+const LONGEST_DELAY: u32 = 8_760 * 3_600;
+
+/// The seconds of a length of time as the cluster's own rules read it: hours, minutes and seconds in this order, each at most
+/// once. None for anything else, such as days, which the API server does not know.
+fn seconds(text: &str) -> Option<u32> {
+    if text.is_empty() || text.len() > 16 {
+        return None;
+    }
+    let (mut rest, mut total) = (text, 0_u32);
+    for (unit, each) in [('h', 3_600), ('m', 60), ('s', 1)] {
+        let digits = rest.len() - rest.trim_start_matches(|digit: char| digit.is_ascii_digit()).len();
+        let Some(after) = rest[digits..].strip_prefix(unit).filter(|_| digits > 0) else { continue };
+        let number: u32 = rest[..digits].parse().ok()?;
+        total = number.checked_mul(each).and_then(|more| total.checked_add(more))?;
+        rest = after;
+    }
+    rest.is_empty().then_some(total)
+}
+
 impl PredictiveScalerSpec {
     /// Reads the spec, or says everything that is wrong with it. The cluster's own rules come first: this is for what
     /// was stored before them, or past them.
     pub fn settings(&self) -> Result<ScalerSettings, Vec<String>> {
         let mut problems = Vec::new();
         let mut note = |field: &str, problem: String| problems.push(format!("spec.{field}: {problem}"));
+        let second = Span::from_seconds(1).unwrap_or_else(|| unreachable!("one second is a span"));
         let mut span = |field: &str, text: &str| -> Span {
-            text.parse().unwrap_or_else(|problem| {
-                note(field, problem);
-                Span::from_seconds(1).unwrap_or_else(|| unreachable!("one second is a span"))
+            let read = seconds(text).and_then(Span::from_seconds);
+            read.unwrap_or_else(|| {
+                note(field, format!("`{text}` is not a length of time such as `5m` or `1h30m`"));
+                second
             })
         };
         let step = span("step", &self.step);
         let season = span("season", &self.season);
         let lead_time = span("leadTime", &self.lead_time);
-        let scale_down_delay = span("scaleDownDelay", &self.scale_down_delay);
         let stale_after = span("staleAfter", &self.stale_after);
+        let scale_down_delay = seconds(&self.scale_down_delay).unwrap_or_else(|| {
+            note(
+                "scaleDownDelay",
+                format!("`{}` is not a length of time such as `10m` or `0s`", self.scale_down_delay),
+            );
+            0
+        });
+        for (field, long) in [("scaleDownDelay", scale_down_delay), ("staleAfter", stale_after.seconds())] {
+            if long > LONGEST_DELAY {
+                note(field, "is more than 8760h".to_owned());
+            }
+        }
+        if !(10..=86_400).contains(&step.seconds()) {
+            note("step", format!("`{step}` is not between 10s and 24h"));
+        }
+        for (field, pods) in [("maxFloor", self.max_floor), ("maxStepUp", self.max_step_up)] {
+            if !(1..=100_000).contains(&pods) {
+                note(field, format!("`{pods}` is not between 1 and 100000"));
+            }
+        }
         let capacity = self.per_pod_capacity.parse::<Capacity>().map_err(|problem| note("perPodCapacity", problem));
         let quantile = self.quantile.map(|share| share.to_string().parse::<Quantile>()).transpose();
         let quantile = quantile.map_err(|problem| note("quantile", problem));
@@ -373,7 +426,7 @@ impl PredictiveScalerSpec {
                 lead_time,
                 max_floor: Replicas(self.max_floor),
                 max_step_up: Replicas(self.max_step_up),
-                scale_down_delay: scale_down_delay.into(),
+                scale_down_delay: Seconds(scale_down_delay.into()),
                 stale_after: stale_after.into(),
             },
             hpa: self.hpa_ref.name.clone(),

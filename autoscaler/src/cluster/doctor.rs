@@ -4,7 +4,7 @@
 //! finding that is not good says what to do next.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
@@ -164,15 +164,39 @@ async fn worker(launch: &Launch) -> Finding {
                 hello.packages.iter().map(|(name, version)| format!("{name} {version}")).collect();
             Finding::good("worker", format!("Python {} with {}", hello.python, packages.join(", ")))
         }
-        Err(error) => Finding::missing(
-            "worker",
-            error.to_string(),
-            format!(
-                "`{} -m pip install --require-hashes -r requirements-enhanced.lock`, or name another Python with `--python`",
-                launch.python.display()
-            ),
-        ),
+        Err(error) => {
+            Finding::missing("worker", error.to_string(), install(&launch.python, python_version(&launch.python).await))
+        }
     }
+}
+
+/// Python's versions from which on the lock has a wheel for every package, as its header says.
+const LOCKED_FOR: (u32, u32) = (3, 12);
+
+/// How to install the worker's packages with this Python: the lock where it can be installed, else the requirements.
+fn install(python: &Path, version: Option<(u32, u32)>) -> String {
+    let python = python.display();
+    match version {
+        Some((major, minor)) if (major, minor) < LOCKED_FOR => format!(
+            "`{python} -m pip install -r requirements-enhanced.txt`: the lock needs Python {}.{} or newer, this is \
+             {major}.{minor}; or name another Python with `--python`",
+            LOCKED_FOR.0, LOCKED_FOR.1
+        ),
+        Some(_) => format!(
+            "`{python} -m pip install --require-hashes -r requirements-enhanced.lock`, or name another Python with `--python`"
+        ),
+        None => "name a Python with `--python` or AUTOSCALER_PYTHON".to_owned(),
+    }
+}
+
+/// Major and minor version of a Python; none where it cannot run.
+async fn python_version(python: &Path) -> Option<(u32, u32)> {
+    let print = "import sys; print(*sys.version_info[:2])";
+    let ran = tokio::process::Command::new(python).args(["-I", "-c", print]).output();
+    let ran = tokio::time::timeout(std::time::Duration::from_secs(10), ran).await.ok()?.ok()?;
+    let text = String::from_utf8(ran.stdout).ok()?;
+    let (major, minor) = text.trim().split_once(' ')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
 fn templates(home: &Home) -> Finding {

@@ -20,7 +20,7 @@ use kube::{Api, Client, ResourceExt};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use crate::cluster::act::{Actor, Fence};
-use crate::cluster::controller::{self, Clock, Context, reconcile, sweep};
+use crate::cluster::controller::{self, Clock, Context, Identity, reconcile, sweep};
 use crate::cluster::crd::{PredictiveScaler, profile};
 use crate::cluster::demand::Demands;
 use crate::cluster::lease::{Candidate, Times};
@@ -36,6 +36,8 @@ pub struct Settings {
     pub lease: String,
     /// This replica's name: no other has it.
     pub identity: String,
+    /// The class of the scalers that it handles; none for those without a class.
+    pub class: Option<String>,
     /// The lease's times.
     pub times: Times,
     /// How many scalers are reconciled at a time.
@@ -51,6 +53,7 @@ impl Settings {
             namespace: namespace.to_owned(),
             lease: "autoscaler".to_owned(),
             identity: identity.to_owned(),
+            class: None,
             times: Times::default(),
             at_a_time: 16,
             sweep_every: Duration::from_secs(60),
@@ -96,6 +99,8 @@ impl Operator {
             clock,
         );
         let (namespace, lease) = (&settings.namespace, &settings.lease);
+        let context =
+            context.of_operator(Identity { name: format!("{namespace}/{lease}"), class: settings.class.clone() });
         let candidate = Candidate::new(client.clone(), namespace, lease, &settings.identity, settings.times, fence);
         Operator { client, settings, context: Arc::new(context), candidate, writer, readiness }
     }

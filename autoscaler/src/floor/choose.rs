@@ -20,14 +20,14 @@ use crate::forecast::protocol::{Answer, Question};
 pub use crate::forecast::choice::{Choice, Point};
 
 /// Factors on a candidate's line that are tried.
-const FACTORS: [f64; 13] = [0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2, 1.35, 1.5];
+const FACTORS: [f64; 8] = [0.6, 0.7, 0.8, 0.88, 0.95, 1.0, 1.1, 1.25];
 /// Headroom that candidates are compared with.
-const HEADROOM: [f64; 8] = [1.0, 1.05, 1.1, 1.2, 1.3, 1.5, 1.8, 2.2];
+const HEADROOM: [f64; 6] = [1.0, 1.05, 1.1, 1.3, 1.6, 2.2];
 
 /// A block a day older counts for this much of the next one.
 const FADING: f64 = 0.92;
 /// Blocks that count at most.
-const MOST_BLOCKS: usize = 21;
+const MOST_BLOCKS: usize = 14;
 /// Fewer days with shortage cannot tell a rule from luck.
 const MIN_BLOCKS: usize = 2;
 /// From so many blocks on the oddest one is left out.
@@ -142,7 +142,7 @@ pub fn candidates(question: &Question, models: BTreeMap<String, Vec<f64>>) -> Ve
         .collect();
     let day_ago = found.iter().find(|candidate| candidate.name == Rule::DayAgo.name()).cloned();
     for (name, peaks) in models {
-        if let Some(day_ago) = &day_ago {
+        if let Some(day_ago) = day_ago.as_ref().filter(|_| name == MEAN) {
             let both =
                 peaks.iter().zip(&day_ago.peaks).map(|(one, other)| if one.is_nan() { *one } else { one.max(*other) });
             found.push(Candidate { name: format!("{name}{OR_DAY_AGO}"), peaks: both.collect() });
@@ -177,6 +177,9 @@ fn line(answer: &Answer, question: &Question, candidate: &str) -> Option<Vec<f64
     let day_ago = past.line(Rule::DayAgo, origin, horizon)?;
     Some(answer.lines.get(model)?.iter().zip(day_ago).map(|(one, other)| one.max(other)).collect())
 }
+
+/// The name of the mean of all models.
+const MEAN: &str = "mean";
 
 /// What the name of a candidate ends with that is the higher of a model and of the same time a day ago.
 pub const OR_DAY_AGO: &str = "-or-day-ago";

@@ -73,7 +73,7 @@ pub struct Seen<'a> {
     pub outlook: Result<&'a Outlook, Missing>,
 }
 
-/// A write to the cluster. Only `decide` makes one.
+/// A write to the cluster: made by `decide`, or by a release in `Mode::Recommend`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Change {
     from: Replicas,
@@ -81,6 +81,11 @@ pub struct Change {
 }
 
 impl Change {
+    /// A change that gives a floor back to its owner.
+    pub fn between(from: Replicas, to: Replicas) -> Change {
+        Change { from, to }
+    }
+
     /// The minimum that stands there.
     pub fn from(self) -> Replicas {
         self.from

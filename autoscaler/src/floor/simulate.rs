@@ -235,7 +235,7 @@ impl<'a> Setup<'a> {
         let mut pods = self.pods(headroom);
         let mut blocks: Vec<Block> = Vec::new();
         let (mut current, mut before) = (None, Cost::default());
-        let tick = (self.step() / 10).max(COARSE);
+        let tick = (self.step() / 5).max(COARSE).min(self.step());
         self.each(tick, |index, second| {
             if second.is_multiple_of(self.step()) {
                 let this = self.trace.time(index).as_second().div_euclid(block as i64);
@@ -290,8 +290,8 @@ impl<'a> Setup<'a> {
     }
 }
 
-// The coarsest look that still sees a ramp: two of the autoscaler's own.
-const COARSE: u64 = 30;
+// A ramp of a quarter of an hour is still seen, and a replay of two weeks takes milliseconds.
+const COARSE: u64 = 60;
 
 impl Block {
     fn between(before: Cost, after: Cost) -> Block {

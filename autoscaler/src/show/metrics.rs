@@ -227,14 +227,14 @@ impl Metrics {
         }
     }
 
-    /// Counts a decision and shows what it decided.
-    pub fn decided(&self, name: &ScalerName, original: Replicas, decision: &Decision) {
+    /// Counts a decision, and shows the minimum as it is in the cluster now.
+    pub fn decided(&self, name: &ScalerName, original: Replicas, field: Replicas, decision: &Decision) {
         let Some(operator) = &self.operator else { return };
         for reason in decision.reasons.iter().map(Reason::name) {
             operator.reasons.get_or_create(&Why { reason }).inc();
         }
         let scaler = Scaler::from(name);
-        operator.floor.get_or_create(&scaler).set(decision.floor.0.into());
+        operator.floor.get_or_create(&scaler).set(field.0.into());
         operator.original.get_or_create(&scaler).set(original.0.into());
         match decision.recommended {
             Some(pods) => _ = operator.recommended.get_or_create(&scaler).set(pods.0.into()),

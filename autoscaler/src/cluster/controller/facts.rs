@@ -9,11 +9,12 @@ use kube::runtime::reflector::Store;
 
 use super::{Failed, Reconcile, pods};
 use crate::cluster::act::read_minimum;
-use crate::cluster::crd::{PredictiveScaler, ScalerSettings};
+use crate::cluster::crd::{PredictiveScaler, ScalerSettings, status};
 use crate::cluster::demand::{Expected, Limits, Unavailable};
 use crate::floor::decide::{Decision, Missing, Seen};
 use crate::floor::minimum::Minimum;
 use crate::floor::units::Replicas;
+use crate::forecast::span::Span;
 use crate::show::state::Decided;
 
 /// Everything that a decision follows from.
@@ -148,6 +149,17 @@ pub(super) async fn gather(
     };
     let Some(expected) = expected.clone() else { unreachable!("it was set above") };
     Ok(Ok(Facts { settings, hpa, minimum, paused, expected }))
+}
+
+/// Another installation that has written this scaler's status lately.
+pub(super) fn other_operator(reconcile: &Reconcile<'_>) -> Option<String> {
+    let Reconcile { scaler, context, now, .. } = reconcile;
+    let status = scaler.status.as_ref()?;
+    let other = status.operator.as_ref().filter(|other| **other != context.operator.name)?;
+    let step: Option<Span> = scaler.spec.step.parse().ok();
+    let fresh = status::REFRESHED_AFTER + 2 * step.map_or(300, |step| i64::from(step.seconds()));
+    let age = now.as_second() - status.updated.as_ref()?.0.as_second();
+    (age < fresh).then(|| other.clone())
 }
 
 /// The older scaler that has the same autoscaler.

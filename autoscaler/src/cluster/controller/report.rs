@@ -47,6 +47,7 @@ impl Report<'_> {
             forecast: forecast(facts, decision).or_else(|| before.and_then(|before| before.forecast.clone())),
             missing: decision.missing().map(Missing::to_string),
             reasons: decision.reasons.iter().map(Reason::to_string).collect(),
+            operator: None,
             conditions: status::conditions(conditions, &self.conditions(before), scaler.metadata.generation, now),
         }
     }
@@ -59,6 +60,8 @@ impl Report<'_> {
         } else if unusable(decision) {
             // Only a person can fix it.
             ConditionUpdate::no(Kind::Ready, "UnusableQuery", missing.clone())
+        } else if let Some(reason) = wrong_query(facts) {
+            ConditionUpdate::no(Kind::Ready, reason, format!("{missing}; correct spec.query"))
         } else {
             ConditionUpdate::yes(
                 Kind::Ready,
@@ -105,7 +108,10 @@ impl Report<'_> {
                      manifest that is applied server-side"
                 ),
             )),
-            Applied::Moved(_) => updates.push(ConditionUpdate::no(Kind::Conflict, "Written", "")),
+            Applied::Moved(_, Some(manager)) => updates.push(ConditionUpdate::no(Kind::Conflict, "DefaultTaken", taken(manager))),
+            Applied::Moved(_, None) | Applied::Released(_) => {
+                updates.push(ConditionUpdate::no(Kind::Conflict, "Written", ""));
+            }
             Applied::Nothing if holds(before, Kind::Conflict).is_none() => {
                 updates.push(ConditionUpdate::no(Kind::Conflict, "NothingWritten", ""));
             }
@@ -130,7 +136,7 @@ impl Report<'_> {
         let Report { facts, decision, applied } = self;
         let mut events = Vec::new();
         match applied {
-            Applied::Moved(change) => {
+            Applied::Moved(change, taken_from) => {
                 let (from, to, original) = (change.from(), change.to(), facts.minimum.original());
                 let because = because(decision);
                 events.push(if to > from {
@@ -145,7 +151,13 @@ impl Report<'_> {
                     let note = format!("minReplicas from {from} to {to} of the original {original}: {because}");
                     Event::new("FloorReleased", format!("LowerTo{to}"), note)
                 });
+                events.extend(taken_from.as_ref().map(|manager| Event::new("DefaultTaken", "Take", taken(manager))));
             }
+            Applied::Released(change) => events.push(Event::new(
+                "FloorReleased",
+                "Release",
+                format!("minReplicas from {} back to {}: the mode is Recommend", change.from(), change.to()),
+            )),
             Applied::Owned(by) if holds(before, Kind::Conflict) != Some(true) => events.push(Event {
                 warning: true,
                 ..Event::new("Conflict", "Apply", format!("`spec.minReplicas` is owned by another: {by}"))
@@ -163,6 +175,20 @@ impl Report<'_> {
         }
         events
     }
+}
+
+/// Why the query can never give a demand; none where waiting may help.
+fn wrong_query(facts: &Facts) -> Option<&'static str> {
+    let reason = facts.expected.as_ref().err()?.word;
+    ["QueryRefused", "ManySeries", "WrongSpacing", "AnswerTooLarge"].into_iter().find(|wrong| *wrong == reason)
+}
+
+/// Why a field with an owner was written.
+fn taken(manager: &str) -> String {
+    format!(
+        "`spec.minReplicas` held the API server's default of 1, which `{manager}` had not asked for: it is taken; set \
+         minReplicas in the manifest to keep a minimum of your own"
+    )
 }
 
 /// Whether the demand is known, and is not what can be divided by a pod's capacity.
@@ -209,14 +235,21 @@ pub(super) struct Event {
     warning: bool,
 }
 
+/// The reasons that make up the number in an event: what is needed, then what limits or holds it.
 fn because(decision: &Decision) -> String {
-    let telling = decision.reasons.iter().rev().find(|reason| {
+    let counted = decision.reasons.iter().filter(|reason| {
         matches!(
             reason,
-            Reason::Forecast { .. } | Reason::SteppingBack { .. } | Reason::NotSkilled { .. } | Reason::Capped { .. }
+            Reason::Forecast { .. }
+                | Reason::SteppingBack { .. }
+                | Reason::NotSkilled { .. }
+                | Reason::Capped { .. }
+                | Reason::AtOriginal { .. }
+                | Reason::RateLimited { .. }
+                | Reason::CoolingDown { .. }
         )
     });
-    telling.map(Reason::to_string).unwrap_or_default()
+    counted.map(Reason::to_string).collect::<Vec<_>>().join("; ")
 }
 
 impl Event {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{GROUP, LastForecast, PredictiveScalerStatus};
 
 /// How old a status may be while nothing in it changes.
-const REFRESHED_AFTER: i64 = 600;
+pub const REFRESHED_AFTER: i64 = 600;
 
 /// The types of conditions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

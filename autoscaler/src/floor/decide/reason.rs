@@ -85,8 +85,9 @@ impl fmt::Display for Missing {
             Missing::Units { demand, capacity } => write!(f, "demand is in {demand}, capacity in {capacity}"),
             Missing::LooksPerPod { recent, served, desired } => write!(
                 f,
-                "demand was {recent} at most, enough for {served} pods, where the autoscaler wants {desired}: \
-                 the query looks like a mean per pod"
+                "demand was {recent} at most, enough for {}, where the autoscaler wants {desired}: \
+                 the query looks like a mean per pod",
+                pods(*served)
             ),
         }
     }
@@ -204,6 +205,11 @@ impl Reason {
     }
 }
 
+/// A number of pods with its noun.
+fn pods(count: Replicas) -> String {
+    if count == Replicas(1) { "1 pod".to_owned() } else { format!("{count} pods") }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -213,7 +219,7 @@ impl fmt::Display for Reason {
             }
             Reason::ClockWentBack { by } => write!(f, "the clock went back by {by}: no time has passed"),
             Reason::Paused => f.write_str("paused: nothing changes"),
-            Reason::Forecast { peak, at, needs } => write!(f, "demand of {peak} at {at} needs {needs} pods"),
+            Reason::Forecast { peak, at, needs } => write!(f, "demand of {peak} at {at} needs {}", pods(*needs)),
             Reason::Capped { needs, cap, by } => {
                 let limit = match by {
                     Limit::MaxFloor => "maxFloor",

@@ -117,7 +117,7 @@ fn the_floor_comes_down_after_less_was_enough_all_the_delay() {
     said(
         &story,
         &[
-            "demand of 10.0/s at 2027-01-15T08:10:00Z needs 1 pods",
+            "demand of 10.0/s at 2027-01-15T08:10:00Z needs 1 pod",
             "1 is less than 2, the original minimum",
             "2 would do, 3 stays until less was wanted for 5m",
         ],
@@ -323,7 +323,7 @@ fn a_per_pod_mean_is_not_taken_for_the_total() {
     assert_eq!((per_pod.floor, per_pod.recommended), (Replicas(2), None));
     assert!(
         per_pod.reasons[1].to_string().starts_with(
-            "demand was 7.00/s at most, enough for 1 pods, where the autoscaler wants 17: \
+            "demand was 7.00/s at most, enough for 1 pod, where the autoscaler wants 17: \
              the query looks like a mean per pod: held"
         ),
         "{}",
