@@ -1,6 +1,7 @@
 //! What people and monitoring see: pages, charts, tables, metrics, probes, and the stored state behind them.
 
 pub mod chart;
+pub mod curve;
 pub mod healthcheck;
 pub mod levels;
 pub mod metrics;

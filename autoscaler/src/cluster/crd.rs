@@ -396,6 +396,9 @@ impl PredictiveScalerSpec {
         if self.quantile.is_some() && self.budget.is_some() {
             note("budget", "cannot be set together with quantile: choose one of them".to_owned());
         }
+        if self.per_pod_capacity.trim() != self.per_pod_capacity {
+            note("perPodCapacity", "begins or ends with a blank".to_owned());
+        }
         if self.query.trim().is_empty() {
             note("query", "is empty".to_owned());
         }

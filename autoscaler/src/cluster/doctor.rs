@@ -418,4 +418,18 @@ mod tests {
         theirs.spec.versions[0].name = "v1".to_owned();
         assert!(lacks(&ours, &theirs).len() > 10);
     }
+
+    #[test]
+    fn doctor_recommends_what_the_available_python_can_install() {
+        let next = |version| install(Path::new("python3"), version);
+        assert!(
+            next(Some((3, 12))).starts_with("`python3 -m pip install --require-hashes -r requirements-enhanced.lock`")
+        );
+        let old = next(Some((3, 11)));
+        assert!(
+            old.contains("-r requirements-enhanced.txt`: the lock needs Python 3.12 or newer, this is 3.11"),
+            "{old}"
+        );
+        assert!(next(None).starts_with("name a Python"));
+    }
 }

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::floor::rules::{Past, RULES, Rule};
 use crate::floor::simulate::{Block, Setup};
+use crate::floor::units::plain_number;
 use crate::forecast::Quantile;
 use crate::forecast::protocol::{Answer, Question};
 
@@ -62,10 +63,11 @@ impl FromStr for Budget {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Budget, String> {
-        let percent = text.strip_suffix('%').and_then(|number| number.parse::<f64>().ok());
-        match percent.filter(|percent| *percent > 0.0 && *percent <= 1_000.0) {
+        let number =
+            text.strip_suffix('%').filter(|number| plain_number(number)).and_then(|number| number.parse().ok());
+        match number.filter(|percent: &f64| *percent > 0.0 && *percent < 1_000.0) {
             Some(percent) => Ok(Budget(percent / 100.0)),
-            None => Err(format!("`{text}` is not a share such as `10%`, up to 1000%")),
+            None => Err(format!("`{text}` is not a share such as `10%`, below 1000%")),
         }
     }
 }
@@ -207,6 +209,17 @@ pub struct Evaluation {
     headroom: Vec<(f64, Vec<Block>)>,
     replayed: Vec<Replayed>,
     coverage: BTreeMap<String, Vec<Coverage>>,
+    moments: Vec<Moments>,
+}
+
+/// Sums over the samples of a block that are known together with the one before and the one a season before.
+#[derive(Clone, Copy, Debug, Default)]
+struct Moments {
+    count: f64,
+    value: f64,
+    square: f64,
+    next: f64,
+    season: f64,
 }
 
 /// How a candidate did over the blocks that count.
@@ -249,8 +262,15 @@ impl Evaluation {
         let block = u64::from(season_seconds.clamp(setup.trace.step.seconds(), 86_400));
         let first = setup.trace.time(setup.first).as_second().div_euclid(block as i64);
         let headroom = HEADROOM.map(|headroom| (headroom, setup.blocks(block, headroom, None))).to_vec();
-        let mut evaluation =
-            Evaluation { first, block: block as i64, headroom, replayed: Vec::new(), coverage: BTreeMap::new() };
+        let mut evaluation = Evaluation {
+            first,
+            block: block as i64,
+            headroom,
+            replayed: Vec::new(),
+            coverage: BTreeMap::new(),
+            moments: Vec::new(),
+        };
+        evaluation.moments = evaluation.moments(setup, (season_seconds / setup.trace.step.seconds()) as usize);
         for candidate in candidates {
             for factor in FACTORS {
                 let peak = |origin: usize| factor * candidate.peaks.get(origin).copied().unwrap_or(f64::NAN);
@@ -261,6 +281,41 @@ impl Evaluation {
             evaluation.coverage.insert(candidate.name.clone(), coverage);
         }
         evaluation
+    }
+
+    fn moments(&self, setup: &Setup<'_>, season: usize) -> Vec<Moments> {
+        let samples = &setup.trace.samples;
+        let mut moments: Vec<Moments> = Vec::new();
+        for index in setup.first.max(season).max(1)..samples.len() {
+            let number = self.blocks_before(setup.trace.time(index).as_second());
+            moments.resize(moments.len().max(number + 1), Moments::default());
+            let (Some(value), Some(before), Some(ago)) = (samples[index], samples[index - 1], samples[index - season])
+            else {
+                continue;
+            };
+            let here = &mut moments[number];
+            here.count += 1.0;
+            here.value += value;
+            here.square += value * value;
+            here.next += value * before;
+            here.season += value * ago;
+        }
+        moments
+    }
+
+    /// Whether the demand before block `until` is white noise: a sample says nothing about the next one, nor about the one a
+    /// season later. Whatever a floor prevents then, it prevents by luck.
+    fn is_noise(&self, until: usize) -> bool {
+        let known = &self.moments[..until.min(self.moments.len())];
+        let sum = |of: fn(&Moments) -> f64| known.iter().map(of).sum::<f64>();
+        let count = sum(|block| block.count);
+        if count < 24.0 {
+            return false;
+        }
+        let mean = sum(|block| block.value) / count;
+        let variance = sum(|block| block.square) / count - mean * mean;
+        let correlated = |product: f64| (product / count - mean * mean) > NOISE * variance;
+        !correlated(sum(|block| block.next)) && !correlated(sum(|block| block.season))
     }
 
     fn coverage(&self, setup: &Setup<'_>, candidate: &Candidate) -> Vec<Coverage> {
@@ -299,7 +354,8 @@ impl Evaluation {
             Goal::Quantile(_) => true,
         });
         let affordable: Vec<&(&Replayed, Record)> = affordable.collect();
-        let good = || affordable.iter().filter(|(_, record)| record.good());
+        let noise = self.is_noise(until);
+        let good = || affordable.iter().filter(|(_, record)| record.good() && !noise);
         let most = good().map(|(_, record)| record.prevented).fold(0.0, f64::max);
         let cheapest = good()
             .filter(|(_, record)| record.prevented >= most - ALIKE)
@@ -317,6 +373,7 @@ impl Evaluation {
         let reason = match (best, likeliest()) {
             (Some((replayed, record)), _) => format!("`{}` {record}", replayed.name),
             _ if days < MIN_BLOCKS => format!("{days} whole days of history are too few: {MIN_BLOCKS} are needed"),
+            _ if noise => "the demand is noise: no sample says anything about a later one".to_owned(),
             _ if !self.is_short(until) => {
                 "the autoscaler alone is hardly ever short of pods: a floor has nothing to prevent".to_owned()
             }
@@ -453,7 +510,10 @@ impl Evaluation {
     }
 }
 
-// Half a minute in three weeks.
+/// Samples that are correlated less than this are noise.
+const NOISE: f64 = 0.15;
+
+// Half a minute in two weeks.
 const LEAST_SHORT: f64 = 30.0;
 
 /// Where headroom costs so much: the point before it, and the part of the way to the next one.
@@ -463,5 +523,164 @@ fn at_cost(curve: &[(f64, f64)], cost: f64) -> (usize, f64) {
     match curve.get(after) {
         Some((_, next)) if *next > curve[before].1 => (before, (cost - curve[before].1) / (next - curve[before].1)),
         _ => (before, 0.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::floor::compare;
+    use crate::floor::decide::{Mode, Policy};
+    use crate::floor::simulate::{Outcome, Workload};
+    use crate::floor::units::{Capacity, Replicas, Seconds};
+    use crate::forecast::history::History;
+    use crate::forecast::load::{self, Event, Load};
+    use crate::forecast::span::Span;
+
+    const STEP: Span = Span::from_seconds(300).unwrap();
+    const DAY: usize = 288;
+    /// Two weeks that teach, and six days that are run.
+    const FIRST: usize = 14 * DAY;
+
+    struct Run {
+        outcome: Outcome,
+        chosen: compare::Chosen,
+        rules: Vec<compare::RuleCost>,
+    }
+
+    impl Run {
+        fn short(&self, rule: &str) -> f64 {
+            let found = self.rules.iter().find(|found| found.name == rule);
+            let cost = found.unwrap_or_else(|| panic!("no rule {rule}")).cost;
+            cost.under_provisioned_seconds as f64
+        }
+
+        fn ours(&self) -> f64 {
+            self.outcome.with_floor.under_provisioned_seconds as f64
+        }
+
+        fn alone(&self) -> f64 {
+            self.outcome.alone.under_provisioned_seconds as f64
+        }
+    }
+
+    fn run(trace: &History, capacity: &str, goal: Goal) -> Run {
+        let capacity = capacity.parse().unwrap();
+        let workload = Workload {
+            limit: Capacity::scaled(capacity, 1.0 / 0.7),
+            start_delay: Seconds(180),
+            min: Replicas(2),
+            max: Replicas(100),
+        };
+        let policy = Policy {
+            mode: Mode::Enforce,
+            capacity,
+            step: STEP,
+            lead_time: Span::from_seconds(900).unwrap(),
+            max_floor: Replicas(100),
+            max_step_up: Replicas(10),
+            scale_down_delay: Seconds(600),
+            stale_after: Seconds(1_800),
+        };
+        let setup = Setup { trace, first: FIRST, workload: &workload, policy: &policy };
+        let question = Question {
+            samples: trace.samples.clone(),
+            step_seconds: 300,
+            season: DAY as u32,
+            horizon: 5,
+            quantile: 0.9,
+            model: "auto".to_owned(),
+            lead: Some(3),
+            replay: None,
+        };
+        let candidates = candidates(&question, BTreeMap::new());
+        let chosen = compare::choose(&setup, 86_400, &candidates, goal);
+        let outcome = setup.run(&chosen.forecasts, |_| {});
+        let rules = compare::rules(&setup, &candidates, outcome.with_floor);
+        Run { outcome, chosen, rules }
+    }
+
+    fn generated(load: Load) -> History {
+        load::generate(load, 1, 20, STEP)
+    }
+
+    #[test]
+    fn the_default_is_not_dominated_by_any_plain_rule() {
+        let loads = [
+            (Load::Daily, "87/s"),
+            (Load::Weekly, "87/s"),
+            (Load::Spiky, "80/s"),
+            (Load::Noise, "56/s"),
+            (Load::Plateau, "87/s"),
+            (Load::Growing, "110/s"),
+            (Load::Cron, "87/s"),
+            (Load::Requests, "4/s"),
+            (Load::Mentions, "3/s"),
+            (Load::GroupCpu, "2/s"),
+        ];
+        let mut far_better = 0;
+        for (load, capacity) in loads {
+            let run = run(&generated(load), capacity, Goal::default());
+            let ours = run.outcome.with_floor;
+            for rule in &run.rules {
+                let shorter = ours.under_provisioned_seconds > rule.cost.under_provisioned_seconds;
+                let equal = rule.name.ends_with("equal cost");
+                let dominated = shorter && ours.pod_seconds > rule.cost.pod_seconds && !equal;
+                assert!(!dominated, "{load:?}: {} has {:?}, ours {ours:?}", rule.name, rule.cost);
+            }
+            let headroom = run.rules.last().map_or(0, |rule| rule.cost.under_provisioned_seconds) as f64;
+            let (prevented, by_headroom) = (run.alone() - run.ours(), run.alone() - headroom);
+            far_better += usize::from(prevented > 0.0 && prevented >= 1.5 * by_headroom);
+        }
+        assert!(far_better * 2 >= loads.len(), "half again as much as equal-cost headroom on {far_better} loads");
+    }
+
+    #[test]
+    fn one_odd_day_costs_at_most_one_day_and_does_not_shut_the_gate() {
+        for load in [Load::Daily, Load::Plateau] {
+            for event in [Event::ClockChange, Event::Holiday, Event::Outage, Event::Burst, Event::Level] {
+                let trace = load::with_event(&generated(load), event, 15);
+                let run = run(&trace, "87/s", Goal::default());
+                let one_day = run.alone() / 6.0;
+                let most = run.short("day ago") + one_day + 60.0;
+                assert!(run.ours() <= most, "{load:?} {event:?}: {} s, day ago {} s", run.ours(), run.short("day ago"));
+                let shut = run.chosen.choices.iter().filter(|choice| !choice.open).count();
+                assert!(shut <= 2, "{load:?} {event:?}: shut on {shut} days");
+            }
+        }
+    }
+
+    #[test]
+    fn noise_is_refused_even_where_a_floor_would_prevent_shortage() {
+        let run = run(&generated(Load::Noise), "120/s", Goal::default());
+        assert!(run.chosen.choices.iter().all(|choice| !choice.open), "{:?}", run.chosen.choices);
+        assert_eq!(run.outcome.alone, run.outcome.with_floor);
+    }
+
+    #[test]
+    fn a_larger_budget_prevents_more() {
+        let trace = generated(Load::Requests);
+        let by = |budget: &str| run(&trace, "4/s", Goal::Budget(budget.parse().unwrap()));
+        let (small, large) = (by("3%"), by("60%"));
+        assert!(large.ours() < 0.7 * small.ours(), "{} {}", small.ours(), large.ours());
+        assert!(small.outcome.with_floor.pod_seconds < large.outcome.with_floor.pod_seconds);
+    }
+
+    #[test]
+    fn a_quantile_is_a_share_of_covered_demand() {
+        let trace = generated(Load::Daily);
+        let quantile = run(&trace, "87/s", Goal::Quantile(0.9_f64.try_into().unwrap()));
+        let budget = run(&trace, "87/s", Goal::default());
+        assert!(quantile.ours() <= 60.0 && budget.ours() <= 60.0);
+        assert!(quantile.outcome.with_floor.pod_seconds >= budget.outcome.with_floor.pod_seconds);
+    }
+
+    #[test]
+    fn budgets_are_read_as_people_write_them() {
+        assert_eq!("10%".parse::<Budget>().unwrap().to_string(), "10%");
+        assert_eq!("7.5%".parse::<Budget>().unwrap().share(), 0.075);
+        for text in ["", "10", "0%", "-1%", "1000%", "1.%", "+5%", "NaN%", "ten%"] {
+            assert!(text.parse::<Budget>().is_err(), "{text}");
+        }
     }
 }

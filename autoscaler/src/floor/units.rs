@@ -152,7 +152,8 @@ impl FromStr for Capacity {
         let wrong = || format!("`{text}` is not an amount such as `120/s`, `500m` or `40`");
         let text = text.trim();
         let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-        let number: f64 = text[..end].parse().map_err(|_| wrong())?;
+        let number = Some(&text[..end]).filter(|number| plain_number(number)).ok_or_else(wrong)?;
+        let number: f64 = number.parse().map_err(|_| wrong())?;
         let (each, unit) = suffix(text[end..].trim_start()).ok_or_else(wrong)?;
         if unit == Unit::Percent {
             return Err(format!(
@@ -166,6 +167,15 @@ impl FromStr for Capacity {
 impl fmt::Display for Capacity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+/// Whether a text is digits, with a point between two of them at most.
+pub fn plain_number(text: &str) -> bool {
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    match text.split_once('.') {
+        Some((whole, part)) => digits(whole) && digits(part),
+        None => digits(text),
     }
 }
 

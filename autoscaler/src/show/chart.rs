@@ -85,6 +85,19 @@ impl Axes {
         axes
     }
 
+    /// Axes for extra cost, from none to `most_cost` percent, and shortage, from none to `most_short` percent.
+    pub(crate) fn of_costs(frame: Frame, most_cost: f64, most_short: f64) -> Axes {
+        let scale = Axis::new(0.0, most_cost);
+        let mut axes = Axes::new(Frame { marks: 1, ..frame }, (0, (scale.high * 1_000.0) as i64), (0.0, most_short));
+        let marks = scale.marks().map(|(value, text)| Mark {
+            at: round(axes.x((value * 1_000.0) as i64)),
+            text: format!("+{text}%"),
+            day: false,
+        });
+        axes.times = marks.collect();
+        axes
+    }
+
     /// Horizontal position of a time.
     pub(crate) fn x(&self, second: i64) -> f64 {
         self.left + (second - self.from) as f64 / (self.to - self.from).max(1) as f64 * (self.right - self.left)

@@ -193,7 +193,7 @@ async fn the_gate_stays_shut_on_white_noise() {
     harness.scaler(spec());
     harness.until(MIDNIGHT + 3 * HOUR).await;
     assert_eq!(harness.floor(), 1);
-    harness.says("ForecastSkilled", "False", "NoBetterThanReferences");
+    harness.says("ForecastSkilled", "False", "NotWorthItsCost");
     assert!(harness.status()["recommended"].as_u64().unwrap() > 5, "it still recommends");
 }
 

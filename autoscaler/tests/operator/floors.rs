@@ -25,7 +25,7 @@ async fn the_floor_rises_before_the_load_and_is_released_after_it() {
     let events = harness.event_names();
     assert!(events.contains(&"FloorRaised".to_owned()) && events.contains(&"FloorReleased".to_owned()), "{events:?}");
     harness.says("Ready", "True", "Deciding");
-    harness.says("ForecastSkilled", "True", "BeatsReferences");
+    harness.says("ForecastSkilled", "True", "WorthItsCost");
     harness.says("MetricsFresh", "True", "Fresh");
     harness.says("Conflict", "False", "Written");
     let status = harness.status();

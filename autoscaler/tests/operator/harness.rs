@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use autoscaler::cluster::act::{Actor, Fence};
-use autoscaler::cluster::controller::{self, Clock, Context};
+use autoscaler::cluster::controller::{self, Clock, Context, Identity};
 use autoscaler::cluster::crd::PredictiveScaler;
 use autoscaler::cluster::demand::{Deadlines, Demands};
 use autoscaler::cluster::prometheus::{Prometheus, Settings};
@@ -105,6 +105,13 @@ impl Harness {
     pub(crate) async fn restarted(self) -> Harness {
         let second = self.second.load(Ordering::SeqCst);
         Harness::again(self.cluster, self.prometheus, no_worker(), second).await
+    }
+
+    /// A process of another installation in the same world.
+    pub(crate) async fn of_installation(self, identity: Identity) -> Harness {
+        let harness = self.restarted().await;
+        let context = Arc::into_inner(harness.context).expect("nothing is reconciled now");
+        Harness { context: Arc::new(context.of_operator(identity)), ..harness }
     }
 
     async fn again(cluster: Cluster, prometheus: Mock, supervisor: Arc<Supervisor>, second: i64) -> Harness {

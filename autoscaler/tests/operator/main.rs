@@ -5,6 +5,7 @@ mod faults;
 mod floors;
 mod harness;
 mod lead;
+mod ownership;
 mod pages;
 mod prometheus;
 mod story;

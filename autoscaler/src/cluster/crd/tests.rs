@@ -116,3 +116,124 @@ fn two_for_one_autoscaler_are_in_order_of_age() {
     assert!(old.precedes(&young) && !young.precedes(&old));
     assert!(old.precedes(&twin) && !twin.precedes(&old));
 }
+
+/// Whether the cluster admits a spec: its schema's patterns, lengths and ranges, and the rules.
+fn admitted(spec: &Value) -> bool {
+    let crd = serde_json::to_value(PredictiveScaler::crd()).unwrap();
+    let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"];
+    let fits = |(name, value): (&String, &Value)| {
+        let rules = &schema[name];
+        if let Some(text) = value.as_str() {
+            let length = text.chars().count() as u64;
+            let pattern = rules["pattern"].as_str();
+            return rules["minLength"].as_u64().is_none_or(|least| length >= least)
+                && rules["maxLength"].as_u64().is_none_or(|most| length <= most)
+                && pattern.is_none_or(|pattern| matches(pattern, text));
+        }
+        let Some(number) = value.as_f64() else { return true };
+        rules["minimum"].as_f64().is_none_or(|least| number >= least)
+            && rules["maximum"].as_f64().is_none_or(|most| number <= most)
+    };
+    spec.as_object().unwrap().iter().all(fits) && validate_cel_schema::<PredictiveScalerSpec>(spec, None).is_ok()
+}
+
+/// Whether a text matches a pattern of the schema; there are two.
+fn matches(pattern: &str, text: &str) -> bool {
+    let digits = |text: &str| text.len() - text.trim_start_matches(|digit: char| digit.is_ascii_digit()).len();
+    match pattern {
+        "^([0-9]+h)?([0-9]+m)?([0-9]+s)?$" => {
+            let rest = ['h', 'm', 's'].iter().fold(text, |rest, unit| {
+                let count = digits(rest);
+                rest[count..].strip_prefix(*unit).filter(|_| count > 0).unwrap_or(rest)
+            });
+            rest.is_empty()
+        }
+        "^[0-9]{1,3}([.][0-9]+)?%$" => {
+            let whole = digits(text);
+            let rest = &text[whole..];
+            let part = rest.strip_prefix('.').map(|part| (digits(part), part));
+            let after = match part {
+                Some((count, part)) if count > 0 => &part[count..],
+                Some(_) => return false,
+                None => rest,
+            };
+            (1..=3).contains(&whole) && after == "%"
+        }
+        other => panic!("the test does not know the pattern {other}"),
+    }
+}
+
+#[test]
+fn what_the_cluster_admits_and_what_the_operator_accepts_are_the_same() {
+    let durations = [
+        "",
+        "0s",
+        "0m",
+        "1s",
+        "9s",
+        "10s",
+        "60s",
+        "1m",
+        "90s",
+        "5m",
+        "1h",
+        "1h30m",
+        "1h0m5s",
+        "24h",
+        "24h1s",
+        "25h",
+        "86400s",
+        "168h",
+        "8760h",
+        "8760h1s",
+        "99999999h",
+        "9999999999999h",
+        "1d",
+        "1w",
+        "7d",
+        "1m1h",
+        "1h1h",
+        "5",
+        "h",
+        "-5m",
+        "1.5h",
+        "1ms",
+        " 5m",
+        "5m ",
+        "5M",
+        "0h5m",
+    ];
+    let mut compared = 0;
+    let mut compare = |field: &str, value: Value| {
+        let spec = with(field, value.clone());
+        let accepted =
+            serde_json::from_value::<PredictiveScalerSpec>(spec.clone()).is_ok_and(|spec| spec.settings().is_ok());
+        assert_eq!(admitted(&spec), accepted, "{field}: {value}");
+        compared += 1;
+    };
+    for field in ["step", "season", "leadTime", "scaleDownDelay", "staleAfter"] {
+        durations.iter().for_each(|value| compare(field, json!(value)));
+    }
+    for value in [
+        "0/s", "0.0", "1", "120/s", "500m", "2Gi", "2 Gi", "1k/s", "70%", "1core", "2cores", "many", "", "-1", "1.",
+        ".5", "1e3",
+    ] {
+        compare("perPodCapacity", json!(value));
+    }
+    for value in [0.0, 0.5, 0.51, 0.9, 0.999, 1.0, 2.0, -1.0] {
+        compare("quantile", json!(value));
+    }
+    for value in [0_u32, 1, 40, 100_000, 100_001] {
+        compare("maxFloor", json!(value));
+        compare("maxStepUp", json!(value));
+    }
+    for value in ["10%", "7.5%", "0%", "0.0%", "999%", "1000%", "10", "%", "ten%", "1.%", "-1%", ""] {
+        let mut spec = with("budget", json!(value));
+        spec.as_object_mut().unwrap().remove("quantile");
+        let accepted = serde_json::from_value::<PredictiveScalerSpec>(spec.clone()).unwrap().settings().is_ok();
+        assert_eq!(admitted(&spec), accepted, "budget: {value}");
+    }
+    assert!(compared > 200, "{compared}");
+    let both = with("budget", json!("10%"));
+    assert!(!admitted(&both) && read(both).is_err());
+}

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::show::chart::Frame;
+use crate::show::curve::Curve;
 use crate::show::plot::Plot;
 use crate::show::print::simulation::{Simulation, grouped};
 
@@ -36,6 +37,12 @@ pub struct SimulationPage {
     pub all_wide: Option<Plot>,
     /// All of it, for phones.
     pub all_narrow: Option<Plot>,
+    /// The rules over the same trace: name, seconds short, pod-seconds short, extra pod-seconds.
+    pub rules: Vec<[String; 4]>,
+    /// Shortage against cost, for wide screens.
+    pub curve_wide: Option<Curve>,
+    /// Shortage against cost, for phones.
+    pub curve_narrow: Option<Curve>,
     /// A row per day.
     pub days: Vec<Day>,
 }
@@ -61,6 +68,8 @@ impl SimulationPage {
         let step = simulation.policy.step;
         let worst = simulation.worst_day();
         let plot = |steps, width, height, marks| Plot::new(steps, step, Frame { width, height, past: 0, marks });
+        let points = simulation.points();
+        let curve = |width, height| Curve::new(&points, Frame { width, height, past: 0, marks: 0 });
         let all = &simulation.outcome.steps;
         let days = simulation.days().into_iter().map(|day| {
             let sum = |of: fn(&crate::floor::simulate::Step) -> u64| day.iter().map(of).sum::<u64>();
@@ -86,6 +95,9 @@ impl SimulationPage {
             day_narrow: plot(worst, 358.0, 250.0, 5),
             all_wide: plot(all, 1040.0, 260.0, 8),
             all_narrow: plot(all, 358.0, 220.0, 4),
+            rules: simulation.rule_rows(),
+            curve_wide: curve(1040.0, 320.0),
+            curve_narrow: curve(358.0, 250.0),
             days: days.collect(),
         }
     }

@@ -9,6 +9,7 @@ use crate::forecast::Forecast;
 use crate::forecast::history::History;
 use crate::forecast::span::Span;
 use crate::show::chart::{Chart, Frame};
+use crate::show::curve::Curve;
 use crate::show::levels::Levels;
 use crate::show::page::forecast::{At, ForecastPart};
 use crate::show::page::{About, Notice};
@@ -46,6 +47,8 @@ pub struct WorkloadPage {
     pub pods: Option<Drawn<Levels>>,
     /// The forecast.
     pub forecast: Option<ForecastPart>,
+    /// Shortage against cost on this workload's own last weeks.
+    pub tradeoff: Option<Drawn<Curve>>,
     /// Decisions that stand out, the newest first.
     pub decisions: Vec<DecisionRow>,
     /// The status.
@@ -151,6 +154,7 @@ impl WorkloadPage {
             demand: Some(drawn(history, Some(forecast), &[], history.step)),
             pods: None,
             forecast: Some(part),
+            tradeoff: None,
             decisions: Vec::new(),
             conditions: Vec::new(),
             facts: Vec::new(),
@@ -199,6 +203,7 @@ impl WorkloadPage {
             demand,
             pods,
             forecast: part,
+            tradeoff: known.forecast.as_ref().and_then(tradeoff),
             decisions: decisions(&known.decisions),
             conditions: profile
                 .conditions
@@ -340,6 +345,13 @@ fn pods(decisions: &[Decided], step: Span, demand: &Drawn<Chart>) -> Option<Draw
         narrow: draw(&demand.narrow, 358.0, 180.0, 5)?,
         label: format!("Pods until {}: a floor of {}{ran}", moment(&newest.at.into()), newest.floor),
     })
+}
+
+fn tradeoff(forecast: &Forecast) -> Option<Drawn<Curve>> {
+    let choice = forecast.choice.as_ref()?;
+    let draw = |width, height| Curve::new(&choice.curve, Frame { width, height, past: 0, marks: 0 });
+    let label = format!("Shortage against cost over {} days: {}", choice.days, choice.reason);
+    Some(Drawn { wide: draw(1040.0, 300.0)?, narrow: draw(358.0, 250.0)?, label })
 }
 
 fn decisions(decided: &[Decided]) -> Vec<DecisionRow> {

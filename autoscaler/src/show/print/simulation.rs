@@ -5,7 +5,7 @@ use std::fmt::Write;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::floor::choose::{Choice, Goal};
+use crate::floor::choose::{Choice, Goal, Point};
 use crate::floor::compare::RuleCost;
 use crate::floor::decide::Policy;
 use crate::floor::simulate::{Cost, Outcome, Step, Workload};
@@ -116,6 +116,20 @@ impl Simulation {
         let mut rows = vec![row("HPA alone", &alone), row("with floor", &self.outcome.with_floor)];
         rows.extend(self.rules.iter().map(|rule| row(&rule.name, &rule.cost)));
         rows
+    }
+
+    /// The rules over this trace as shares of the autoscaler alone.
+    pub fn points(&self) -> Vec<Point> {
+        let alone = self.outcome.alone;
+        let share = |value: f64, of: f64| if of > 0.0 { value / of } else { 0.0 };
+        let point = |name: &str, cost: &Cost| Point {
+            name: name.to_owned(),
+            short: share(cost.short_pod_seconds, alone.short_pod_seconds),
+            cost: share(cost.pod_seconds as f64, alone.pod_seconds as f64) - 1.0,
+        };
+        let mut points = vec![point("HPA alone", &alone), point("chosen", &self.outcome.with_floor)];
+        points.extend(self.rules.iter().map(|rule| point(&rule.name, &rule.cost)));
+        points
     }
 
     /// What both cost, a row each: what it is, alone, with the floor.
