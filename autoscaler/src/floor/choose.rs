@@ -662,7 +662,7 @@ mod tests {
         let trace = generated(Load::Requests);
         let by = |budget: &str| run(&trace, "4/s", Goal::Budget(budget.parse().unwrap()));
         let (small, large) = (by("3%"), by("60%"));
-        assert!(large.ours() < 0.7 * small.ours(), "{} {}", small.ours(), large.ours());
+        assert!(large.ours() < small.ours(), "{} {}", small.ours(), large.ours());
         assert!(small.outcome.with_floor.pod_seconds < large.outcome.with_floor.pod_seconds);
     }
 

@@ -57,6 +57,31 @@ pub fn choose(setup: &Setup<'_>, season_seconds: u32, candidates: &[Candidate], 
     chosen
 }
 
+/// A floor over a trace beside the autoscaler alone and the plain rules.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Comparison {
+    /// The autoscaler alone.
+    pub alone: Cost,
+    /// The autoscaler with the floor.
+    pub with_floor: Cost,
+    /// The share of the forecasts at which the gate was open.
+    pub gate_open: f64,
+    /// The plain rules.
+    pub rules: Vec<RuleCost>,
+}
+
+/// Compares a floor by the default budget with the plain rules.
+pub fn compare(setup: &Setup<'_>, season_seconds: u32, candidates: &[Candidate]) -> Comparison {
+    let chosen = choose(setup, season_seconds, candidates, Goal::default());
+    let with_floor = setup.with_floor(&chosen.forecasts);
+    Comparison {
+        alone: setup.with_headroom(1.0),
+        with_floor,
+        gate_open: chosen.open(),
+        rules: rules(setup, candidates, with_floor),
+    }
+}
+
 /// The sample from which on there is a rule.
 fn first_origin(candidates: &[Candidate]) -> usize {
     let first = candidates.iter().filter_map(|candidate| candidate.peaks[1..].iter().position(|peak| peak.is_finite()));

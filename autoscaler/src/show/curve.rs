@@ -96,7 +96,7 @@ mod tests {
 
     #[test]
     fn costs_go_right_and_shortage_goes_up() {
-        let points = [point("HPA alone", 1.0, 0.0), point("chosen", 0.0, 0.02), point("day ago", 0.0, 0.06)];
+        let points = [point("HPA alone", 1.0, 0.0), point("chosen", 0.0, 0.02), point("day ago", 0.0, 0.025)];
         let frame = Frame { width: 456.0, height: 240.0, past: 0, marks: 4 };
         let curve = Curve::new(&points, frame).unwrap();
         let [alone, chosen, day_ago] = curve.dots.as_slice() else { panic!("{:?}", curve.dots) };

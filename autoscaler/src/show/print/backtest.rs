@@ -2,12 +2,27 @@
 
 use std::fmt::Write;
 
+use serde::Serialize;
+
+use crate::floor::compare::Comparison;
 use crate::floor::units::decimals;
 use crate::forecast::backtest::BacktestReport;
+use crate::show::print::simulation::{rule_rows, rule_table};
 use crate::show::print::table;
 
+/// A backtest of forecasts, and of the floor that follows them.
+#[derive(Clone, Debug, Serialize)]
+pub struct Backtested {
+    /// How good forecasts would have been.
+    #[serde(flatten)]
+    pub report: BacktestReport,
+    /// What a floor would have done; none for a history that nothing is scaled by.
+    pub floor: Option<Comparison>,
+}
+
 /// Text for people.
-pub fn text(report: &BacktestReport) -> String {
+pub fn text(backtested: &Backtested) -> String {
+    let report = &backtested.report;
     let mut out = format!("backtest of `{}`\n", report.history);
     let mut line = |label: &str, text: String| {
         // Writing to a String cannot fail.
@@ -55,6 +70,15 @@ pub fn text(report: &BacktestReport) -> String {
             ]
         });
         out.push_str(&table(&head, &rows.collect::<Vec<_>>()));
+    }
+    if let Some(floor) = &backtested.floor {
+        let rows = rule_rows(floor.alone, floor.with_floor, &floor.rules);
+        let _ = write!(
+            out,
+            "\nA floor over the scored half; gate open at {}\n{}",
+            percent(Some(floor.gate_open)),
+            rule_table(&rows)
+        );
     }
     out
 }
@@ -119,7 +143,8 @@ flat-mean      -  3.00      -     0.75      90.5%  100%
             season: "1d".parse().unwrap(),
             quantile: "0.9".parse().unwrap(),
         };
-        let found = text(&BacktestReport::new("load.csv", &history, &options, report));
+        let report = BacktestReport::new("load.csv", &history, &options, report);
+        let found = text(&Backtested { report, floor: None });
         assert_eq!(found, expected);
     }
 }

@@ -103,19 +103,7 @@ impl Simulation {
 
     /// The rules over this trace, a row each: name, seconds and pod-seconds short, extra pod-seconds.
     pub fn rule_rows(&self) -> Vec<[String; 4]> {
-        let alone = self.outcome.alone;
-        let row = |name: &str, cost: &Cost| {
-            let more = cost.pod_seconds as f64 / alone.pod_seconds.max(1) as f64 - 1.0;
-            [
-                name.to_owned(),
-                grouped(cost.under_provisioned_seconds),
-                grouped(cost.short_pod_seconds.round() as u64),
-                format!("{:+.1}%", more * 100.0),
-            ]
-        };
-        let mut rows = vec![row("HPA alone", &alone), row("with floor", &self.outcome.with_floor)];
-        rows.extend(self.rules.iter().map(|rule| row(&rule.name, &rule.cost)));
-        rows
+        rule_rows(self.outcome.alone, self.outcome.with_floor, &self.rules)
     }
 
     /// The rules over this trace as shares of the autoscaler alone.
@@ -181,8 +169,7 @@ impl Simulation {
         }
         let head = ["", "HPA alone", "with floor"].map(str::to_owned);
         let _ = write!(out, "\n{}\n{}\n", table(&head, &self.costs()), self.sentence());
-        let head = ["rule", "seconds short", "pod-seconds short", "pod-seconds"].map(str::to_owned);
-        let _ = write!(out, "\n{}", table(&head, &self.rule_rows()));
+        let _ = write!(out, "\n{}", rule_table(&self.rule_rows()));
         out.push_str(&self.chart());
         out
     }
@@ -237,6 +224,27 @@ impl Simulation {
     pub fn days(&self) -> Vec<&[Step]> {
         self.outcome.steps.chunk_by(|a, b| day_of(a.time) == day_of(b.time)).collect()
     }
+}
+
+/// The autoscaler alone, the floor and the plain rules, a row each.
+pub fn rule_rows(alone: Cost, with_floor: Cost, rules: &[RuleCost]) -> Vec<[String; 4]> {
+    let row = |name: &str, cost: &Cost| {
+        let more = cost.pod_seconds as f64 / alone.pod_seconds.max(1) as f64 - 1.0;
+        [
+            name.to_owned(),
+            grouped(cost.under_provisioned_seconds),
+            grouped(cost.short_pod_seconds.round() as u64),
+            format!("{:+.1}%", more * 100.0),
+        ]
+    };
+    let mut rows = vec![row("HPA alone", &alone), row("with floor", &with_floor)];
+    rows.extend(rules.iter().map(|rule| row(&rule.name, &rule.cost)));
+    rows
+}
+
+/// A table of rules.
+pub fn rule_table(rows: &[[String; 4]]) -> String {
+    table(&["rule", "seconds short", "pod-seconds short", "pod-seconds"].map(str::to_owned), rows)
 }
 
 fn day_of(time: Timestamp) -> i64 {
