@@ -9,7 +9,7 @@ mod record;
 
 use super::args::{PlaceArgs, duration};
 use super::{Output, asked as asked_once, write_out};
-use crate::failure::Failure;
+use crate::failure::{Failure, Kind};
 use crate::floor::choose::{self, Budget, Goal};
 use crate::floor::compare;
 use crate::floor::decide::{Mode, Outlook, Policy};
@@ -208,6 +208,10 @@ pub(super) async fn run(args: SimulateArgs) -> Result<(), Failure> {
     let (models, forecaster, last) = args.models(&question, known - first, record.is_some()).await?;
     let candidates = choose::candidates(&question, models);
     let chosen = compare::choose(&setup, args.season.seconds(), &candidates, args.goal());
+    if chosen.forecasts.is_empty() {
+        let cause = format!("a forecast needs {} samples, has {known}", 2 * question.season);
+        return Err(Failure::new(Kind::Forecast, "cannot forecast").cause(cause).hint("give a longer history"));
+    }
     let asked = known - first;
     if chosen.forecasts.len() < asked {
         let without = asked - chosen.forecasts.len();

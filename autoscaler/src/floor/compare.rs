@@ -41,7 +41,9 @@ pub fn choose(setup: &Setup<'_>, season_seconds: u32, candidates: &[Candidate], 
     let mut chosen = Chosen { forecasts: Forecasts::new(), choices: Vec::new() };
     let mut block = None;
     let last = candidates.iter().map(|candidate| candidate.peaks.len()).min().unwrap_or(0);
-    for origin in setup.first + 1..last {
+    // Two seasons are the least that anything can be said by.
+    let least = 2 * (season_seconds / setup.trace.step.seconds()) as usize;
+    for origin in (setup.first + 1).max(least)..last {
         let here = evaluation.blocks_before(setup.trace.time(origin - 1).as_second());
         if block != Some(here) {
             block = Some(here);

@@ -176,7 +176,7 @@ impl Recorded {
 
     fn group_cpu(&mut self, hour: f64) -> f64 {
         if self.chance.uniform() < self.minutes / 45.0 {
-            let size = 0.15 + 0.35 * self.chance.uniform();
+            let size = 0.3 + 0.9 * self.chance.uniform();
             self.jobs.push((size, 10.0 + 50.0 * self.chance.uniform()));
         }
         let jobs: f64 = self.jobs.iter().map(|(size, _)| size).sum();

@@ -222,7 +222,7 @@ fn the_pages_fit_a_phone_and_a_desk_and_can_be_read_by_day_and_night() {
             assert_eq!(seen.ground == "rgb(14, 20, 27)", dark, "{what}");
             let (rows, charts) = match seen.page {
                 0 => (3, 0),
-                2 => (40, 2),
+                2 => (40, 3),
                 3 => (3, 1),
                 _ => (0, 0),
             };
