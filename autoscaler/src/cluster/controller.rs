@@ -388,6 +388,11 @@ impl Reconcile<'_> {
         Ok(())
     }
 
+    async fn is_still_guarded(&self) -> Result<bool, Failed> {
+        let scalers: Api<PredictiveScaler> = Api::namespaced(self.context.client.clone(), &self.name.namespace);
+        Ok(scalers.get_opt(&self.name.name).await?.is_some_and(|live| live.guarded()))
+    }
+
     /// Restores the original minimum, then removes the finalizer.
     async fn finalize(&self) -> Result<Action, Failed> {
         let Reconcile { scaler, context, name, .. } = self;
@@ -410,7 +415,12 @@ impl Reconcile<'_> {
                         report::Event::restored(hpa).publish(context, scaler, hpa).await;
                     }
                     match context.actor.set_finalizer(scaler, false).await {
-                        Ok(()) | Err(Refused::Changed) => {}
+                        Ok(()) => {}
+                        // It may be gone; or our own status was written after this version, and no other event will come.
+                        Err(Refused::Changed) if self.is_still_guarded().await? => {
+                            return Err(Failed("the scaler changed while its floor was released".to_owned()));
+                        }
+                        Err(Refused::Changed) => {}
                         Err(refused) => return Err(refused.into()),
                     }
                     context.forget(name);

@@ -103,8 +103,8 @@ pub struct PredictiveScalerSpec {
     /// The distance of two samples and of two decisions.
     #[serde(default = "PredictiveScalerSpec::default_step")]
     #[schemars(length(max = 16), regex(pattern = "^([0-9]+h)?([0-9]+m)?([0-9]+s)?$"))]
-    #[x_kube(validation = Rule::new("self != '' && duration(self) >= duration('10s') && duration(self) <= duration('24h')")
-        .message("step is not between 10s and 24h"))]
+    #[x_kube(validation = Rule::new("self != '' && duration(self) >= duration('1s') && duration(self) <= duration('24h')")
+        .message("step is not between 1s and 24h"))]
     pub step: String,
 
     /// After which time demand repeats; a week is seen too where the season is a day.
@@ -380,8 +380,8 @@ impl PredictiveScalerSpec {
                 note(field, "is more than 8760h".to_owned());
             }
         }
-        if !(10..=86_400).contains(&step.seconds()) {
-            note("step", format!("`{step}` is not between 10s and 24h"));
+        if !(1..=86_400).contains(&step.seconds()) {
+            note("step", format!("`{step}` is not between 1s and 24h"));
         }
         for (field, pods) in [("maxFloor", self.max_floor), ("maxStepUp", self.max_step_up)] {
             if !(1..=100_000).contains(&pods) {

@@ -34,6 +34,8 @@ const PAST_SECONDS: u32 = 15 * 86_400;
 const MOST_SAMPLES: u32 = 30_240;
 /// Asked for again, for samples can come late.
 const OVERLAP: i64 = 5;
+/// The shortest season of which a replay says anything: 40 times the period of the autoscaler, which is 15 s.
+const SHORTEST_REPLAYED: u32 = 600;
 /// How far back candidates are replayed.
 const REPLAY_SECONDS: u32 = 14 * 86_400;
 /// As long as an autoscaler may take to follow demand down: the demand that it still runs pods for.
@@ -138,12 +140,12 @@ pub struct Limits {
 
 impl Limits {
     /// The workload as it is replayed. The API has neither a pod's limit nor its start: a pod is taken to be full at its
-    /// capacity divided by 0.7, and to be ready two steps before the lead time is over, after a minute at least.
+    /// capacity divided by 0.7, and to be ready two steps before the lead time is over, after one step at least.
     fn workload(self, policy: &Policy) -> Workload {
         let start = u64::from(policy.lead_time.seconds()).saturating_sub(2 * u64::from(policy.step.seconds()));
         Workload {
             limit: policy.capacity.scaled(1.0 / 0.7),
-            start_delay: Seconds(start.clamp(60, 900)),
+            start_delay: Seconds(start.max(policy.step.seconds().into()).min(900)),
             min: self.min,
             max: self.max.max(self.min),
         }
@@ -260,14 +262,18 @@ impl Demands {
         let question = options.question(&history).map_err(|failure| cannot(failure.message, "NotAskable"))?;
         let question = Question {
             lead: Some(settings.policy.lead_time.seconds().div_ceil(step.seconds())),
-            replay: Some(REPLAY_SECONDS / step.seconds()),
+            replay: Some((REPLAY_SECONDS / step.seconds()).min(history.samples.len() as u32)),
             ..question
         };
         let made = self.forecast(name, settings, &history, &question).await;
         let Made { answer, fallback, outage } = made.map_err(|refusal| cannot(refusal.message, "NotEnoughHistory"))?;
-        let choice = self.choice(name, settings, limits, &history, (&question, &answer)).await;
-        let answer = choose::applied(answer, &question, Some(&choice));
-        let forecast = Forecast { choice: Some(choice), ..Forecast::new(&history, &options, answer) };
+        let choice = match settings.season.seconds() {
+            // Faster than the autoscaler itself can follow: such a forecast is judged by its errors alone.
+            short if short < SHORTEST_REPLAYED => None,
+            _ => Some(self.choice(name, settings, limits, &history, (&question, &answer)).await),
+        };
+        let answer = choose::applied(answer, &question, choice.as_ref());
+        let forecast = Forecast { choice, ..Forecast::new(&history, &options, answer) };
         let lately = history.samples.len().saturating_sub(LATELY_SECONDS.div_ceil(step.seconds()) as usize);
         let recent = history.samples[lately..].iter().flatten().copied().fold(f64::NAN, f64::max);
         let outlook = Outlook::of(&forecast, settings.unit).with_recent(recent);

@@ -378,7 +378,8 @@ impl Evaluation {
                 "the autoscaler alone is hardly ever short of pods: a floor has nothing to prevent".to_owned()
             }
             (None, Some((replayed, record))) => {
-                format!("no floor is worth its cost: the best, `{}`, {record}", replayed.name)
+                let hint = self.headroom_hint(until);
+                format!("no floor is worth its cost: the best, `{}`, {record}{hint}", replayed.name)
             }
             (None, None) => "no floor is within the budget".to_owned(),
         };
@@ -390,6 +391,19 @@ impl Evaluation {
             reason,
             days,
             curve: self.curve(until, chosen),
+        }
+    }
+
+    /// What a person can do instead, where it helps: lower the autoscaler's own target.
+    fn headroom_hint(&self, until: usize) -> String {
+        let headroom = self.curve(until, None).into_iter().find(|point| point.name == "headroom 1.1");
+        match headroom.filter(|point| point.short < 0.7) {
+            Some(point) => format!(
+                "; the autoscaler's own target divided by 1.1 prevents {:.0}% for {:.1}%",
+                100.0 - 100.0 * point.short,
+                100.0 * point.cost
+            ),
+            None => String::new(),
         }
     }
 

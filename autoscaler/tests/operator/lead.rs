@@ -86,7 +86,7 @@ async fn of_two_replicas_one_writes_and_after_its_end_the_other() {
     let (first, _, _) = replica(&cluster, &prometheus, "first").await;
     within(20, "the first leads", || holder(&cluster) == "first").await;
     let (second, _, ready) = replica(&cluster, &prometheus, "second").await;
-    within(20, "the floor is raised", || cluster.min("shop", "web") >= 8).await;
+    within(60, "the floor is raised", || cluster.min("shop", "web") >= 8).await;
     for name in ["b", "c", "d"] {
         workload(&cluster, name);
     }
@@ -126,12 +126,12 @@ async fn a_leader_that_cannot_renew_stops_before_another_may_begin() {
 async fn a_scaler_is_seen_when_it_comes_and_when_it_goes() {
     let (cluster, prometheus) = world().await;
     let (_, _, readiness) = replica(&cluster, &prometheus, "only").await;
-    within(20, "the floor is raised", || cluster.min("shop", "web") >= 8).await;
+    within(60, "the floor is raised", || cluster.min("shop", "web") >= 8).await;
     let hello =
         autoscaler::forecast::protocol::Hello { protocol: 1, python: String::new(), packages: Default::default() };
     assert!(readiness.lacks(&autoscaler::forecast::supervisor::Status::Ready(hello)).is_empty());
     cluster.delete_scaler("shop", "web");
-    within(20, "it is gone", || cluster.get(SCALERS, "shop", "web").is_none()).await;
+    within(60, "it is gone", || cluster.get(SCALERS, "shop", "web").is_none()).await;
     assert_eq!(cluster.min("shop", "web"), 1);
 }
 
@@ -139,7 +139,7 @@ async fn a_scaler_is_seen_when_it_comes_and_when_it_goes() {
 async fn our_own_status_wakes_nobody() {
     let (cluster, prometheus) = world().await;
     let _replica = replica(&cluster, &prometheus, "only").await;
-    within(20, "the floor is raised", || cluster.min("shop", "web") >= 8).await;
+    within(60, "the floor is raised", || cluster.min("shop", "web") >= 8).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     // The first look, the one that the finalizer causes, and no third before the step is over.
     assert!(prometheus.requests() <= 3, "{}", prometheus.requests());
@@ -153,7 +153,8 @@ async fn requests_to_prometheus_are_bounded() {
         workload(&cluster, &format!("web-{index}"));
     }
     let _replica = replica(&cluster, &prometheus, "only").await;
-    within(60, "all are raised", || (0..40).all(|index| cluster.min("shop", &format!("web-{index}")) >= 8)).await;
+    // Their candidates are replayed one after another, on a machine that may be busy.
+    within(240, "all are raised", || (0..40).all(|index| cluster.min("shop", &format!("web-{index}")) >= 8)).await;
     assert!((2..=4).contains(&prometheus.most_at_a_time()), "{}", prometheus.most_at_a_time());
 }
 

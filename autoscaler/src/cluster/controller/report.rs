@@ -73,7 +73,8 @@ impl Report<'_> {
             _ if facts.paused => {}
             Ok(expected) => {
                 let forecast = &expected.forecast;
-                let reason = forecast.choice.as_ref().map(|choice| choice.reason.clone()).unwrap_or_default();
+                let chosen = forecast.choice.as_ref().map(|choice| choice.reason.clone());
+                let reason = chosen.unwrap_or_else(|| crate::show::print::skill(forecast));
                 updates.push(if forecast.skilled {
                     ConditionUpdate::yes(Kind::ForecastSkilled, "WorthItsCost", reason)
                 } else {
