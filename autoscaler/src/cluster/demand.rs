@@ -77,8 +77,8 @@ pub struct Demands {
     /// Permit of the one scaler that is fitted now.
     fitting: Semaphore,
     /// Permit of the one scaler whose candidates are replayed now.
-    choosing: Semaphore,
-    choices: Mutex<HashMap<ScalerName, KeptChoice>>,
+    choosing: Arc<Semaphore>,
+    choices: Arc<Mutex<HashMap<ScalerName, KeptChoice>>>,
     scaler_count: AtomicUsize,
 }
 
@@ -217,8 +217,8 @@ impl Demands {
             metrics,
             deadlines,
             fitting: Semaphore::new(1),
-            choosing: Semaphore::new(1),
-            choices: Mutex::default(),
+            choosing: Arc::new(Semaphore::new(1)),
+            choices: Arc::default(),
             scaler_count: AtomicUsize::new(0),
         }
     }
@@ -270,7 +270,11 @@ impl Demands {
         let choice = match settings.season.seconds() {
             // Faster than the autoscaler itself can follow: such a forecast is judged by its errors alone.
             short if short < SHORTEST_REPLAYED => None,
-            _ => Some(self.choice(name, settings, limits, &history, (&question, &answer)).await),
+            _ => match self.choice(name, settings, limits, &history, (&question, &answer)).await {
+                Some(choice) => Some(choice),
+                // Not a reason to release a floor: it is held meanwhile.
+                None => return Err(cannot("other workloads are replayed first".to_owned(), "NotReplayedYet")),
+            },
         };
         let answer = choose::applied(answer, &question, choice.as_ref());
         let forecast = Forecast { choice, ..Forecast::new(&history, &options, answer) };
@@ -284,7 +288,7 @@ impl Demands {
     /// What the floor is made of: chosen once a day, and again when the settings change or models come in.
     ///
     /// Replaying takes a part of a second, so it is done for one scaler at a time, beside the reconciles. With many scalers
-    /// one whose turn has not come keeps its last choice; without one, its floor is only recommended until then.
+    /// one whose turn has not come keeps its last choice; none where it has none yet.
     async fn choice(
         &self,
         name: &ScalerName,
@@ -292,22 +296,19 @@ impl Demands {
         limits: Limits,
         history: &History,
         (question, answer): (&Question, &Answer),
-    ) -> Choice {
+    ) -> Option<Choice> {
         let key = ChoiceKey { settings: settings.clone(), limits, day: history.end().as_second().div_euclid(86_400) };
         let choices = || self.choices.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = choices().get(name).cloned();
         let models = !answer.peaks.is_empty();
         if let Some(kept) = kept.as_ref().filter(|kept| kept.key == key && (kept.models || !models)) {
-            return kept.choice.clone();
+            return Some(kept.choice.clone());
         }
-        let turn = match self.scaler_count.load(Ordering::Relaxed) {
-            many if many > MANY_SCALERS => self.choosing.try_acquire().ok(),
-            _ => self.choosing.acquire().await.ok(),
-        };
-        let usual = |kept: Option<KeptChoice>| kept.map_or_else(Choice::undecided, |kept| kept.choice);
-        if turn.is_none() {
-            return usual(kept);
-        }
+        let many = self.scaler_count.load(Ordering::Relaxed) > MANY_SCALERS;
+        let choosing = Arc::clone(&self.choosing);
+        let turn = if many { choosing.try_acquire_owned().ok() } else { choosing.acquire_owned().await.ok() };
+        let known = kept.map(|kept| kept.choice);
+        let Some(turn) = turn else { return known };
         let replay = Replay {
             history: history.clone(),
             question: question.clone(),
@@ -316,9 +317,16 @@ impl Demands {
             workload: limits.workload(&settings.policy),
             goal: settings.goal,
         };
-        let Ok(choice) = tokio::task::spawn_blocking(move || replay.choose()).await else { return usual(kept) };
-        choices().insert(name.clone(), KeptChoice { key, models, choice: choice.clone() });
-        choice
+        let (all, name) = (Arc::clone(&self.choices), name.clone());
+        let work = tokio::task::spawn_blocking(move || {
+            let choice = replay.choose();
+            let kept = KeptChoice { key, models, choice: choice.clone() };
+            all.lock().unwrap_or_else(PoisonError::into_inner).insert(name, kept);
+            drop(turn);
+            choice
+        });
+        // Of many, none waits: the choice counts from its next decision on.
+        if many { known } else { work.await.ok().or(known) }
     }
 
     /// Forgets a scaler that is gone.

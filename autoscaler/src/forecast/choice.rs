@@ -29,17 +29,3 @@ pub struct Choice {
     /// Shortage against cost on this history: this choice, the plain rules and headroom.
     pub curve: Vec<Point>,
 }
-
-impl Choice {
-    /// The choice of a scaler whose candidates have not been replayed yet.
-    pub fn undecided() -> Choice {
-        Choice {
-            candidate: "day-ago".to_owned(),
-            factor: 1.0,
-            open: false,
-            reason: "its candidates are not replayed yet: other workloads come first".to_owned(),
-            days: 0,
-            curve: Vec::new(),
-        }
-    }
-}
