@@ -80,8 +80,9 @@ async fn a_thousand_scalers_are_a_round_of_less_than_half_a_minute() {
     let folder = tempfile::tempdir().unwrap();
     let count = |fallback: bool| {
         let fits = |scaler: &serde_json::Value| {
+            // In the first round most are not replayed yet: their status says so, and has no forecast.
             let forecast = &scaler["status"]["forecast"];
-            !forecast.is_null() && (fallback || forecast["fallback"] == false)
+            if fallback { !scaler["status"]["conditions"].is_null() } else { forecast["fallback"] == false }
         };
         cluster.all(SCALERS).iter().filter(|scaler| fits(scaler)).count()
     };
