@@ -14,17 +14,27 @@ from forecaster.errors import Refusal
 from forecaster.models import Model
 from forecaster.series import Series
 
-VERSION = 1
+VERSION = 2
 
 
-def remembered(shape: list[float], verdict: dict[str, Any], band: Band, models: list[Model], series: Series) -> dict:
-    """The fit of these models, for questions of this shape."""
+def remembered(
+    shape: list[float],
+    verdict: dict[str, Any],
+    band: Band,
+    members: list[Model],
+    candidates: list[Model],
+    series: Series,
+) -> dict:
+    """The fit of the members of a forecast and of other candidates, for questions of this shape."""
+    models = {model.name: model for model in (*members, *candidates)}
     return {
         "version": VERSION,
         "shape": shape,
         "verdict": verdict,
         "band": {"below": short(band.below), "above": short(band.above), "proportional": band.proportional},
-        "models": {model.name: rounded(model.fit(series)) for model in models},
+        "members": [model.name for model in members],
+        "candidates": [model.name for model in candidates],
+        "models": {name: rounded(model.fit(series)) for name, model in models.items()},
     }
 
 
@@ -33,8 +43,19 @@ def lines(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean, lower and upper line, `since` samples after the fit was made."""
     band = Band(np.array(fit["band"]["below"]), np.array(fit["band"]["above"]), fit["band"]["proportional"])
-    rows = [models[name].ahead(kept, series, since, horizon) for name, kept in fit["models"].items()]
+    rows = [models[name].ahead(fit["models"][name], series, since, horizon) for name in fit["members"]]
     return band.lines(np.mean(rows, axis=0), lowest=series.values.min())
+
+
+def own_lines(
+    fit: dict[str, Any], models: dict[str, Model], series: Series, since: int, horizon: int
+) -> dict[str, list[float]]:
+    """The line of each candidate by itself, and the mean of all of them."""
+    rows = {name: models[name].ahead(fit["models"][name], series, since, horizon) for name in fit["candidates"]}
+    rows = {name: np.maximum(row, 0.0) for name, row in rows.items() if np.isfinite(row).all()}
+    if len(rows) > 1:
+        rows["mean"] = np.mean(list(rows.values()), axis=0)
+    return {name: short(row) for name, row in rows.items()}
 
 
 def fits(fit: Any, shape: list[float], since: int, models: dict[str, Model], series: Series) -> bool:
@@ -45,6 +66,7 @@ def fits(fit: Any, shape: list[float], since: int, models: dict[str, Model], ser
             and fit["shape"] == shape
             and since < len(series)
             and set(fit["models"]) <= set(models)
+            and {*fit["members"], *fit["candidates"]} <= set(fit["models"])
             and len(fit["band"]["above"]) == len(fit["band"]["below"])
         )
     except (KeyError, TypeError):

@@ -21,6 +21,9 @@ from forecaster.series import Series, from_samples
 NAIVE = "seasonal-naive"
 FLAT = ("last-value", "flat-mean")
 NAMES = (NAIVE, "weekly-naive", "holt-winters", "harmonic", *FLAT)
+# Models whose lines a floor may follow by themselves; the references are rules that the caller knows.
+CANDIDATES = ("holt-winters", "harmonic")
+MEAN = "mean"
 WEEK_SECONDS = 7 * 24 * 3600
 
 # Less than this is within the luck of a few dozen origins.
@@ -41,11 +44,14 @@ class Question:
     # What an earlier answer left, and how many samples have come since; where it does not fit, all is done anew.
     fit: dict | None = None
     since: int = 0
+    # The lead time in samples: with it each model's own line is answered, and its peaks at the last `replay` origins.
+    lead: int | None = None
+    replay: int = 0
 
     @property
     def shape(self) -> list[float]:
         """What a fit has to have been made for."""
-        return [self.step_seconds, self.season, self.horizon, self.quantile]
+        return [self.step_seconds, self.season, self.horizon, self.quantile, self.lead or 0]
 
 
 @dataclass
@@ -68,6 +74,8 @@ class Answer:
     scores: list[dict] = field(default_factory=list)
     missing: list[dict] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    lines: dict[str, list[float]] = field(default_factory=dict)
+    peaks: dict[str, list[float]] = field(default_factory=dict)
     fit: dict | None = None
 
 
@@ -95,7 +103,7 @@ def judge(
     members = choose(scores) if model == "auto" else [model]
     pooled = backtest.compare(np.mean([outcomes[name].forecasts for name in members], axis=0), series, at, horizon)
     skill, skill_flat = against(pooled.mae, outcomes)
-    skilled = skill is not None and skill >= 0 and skill_flat is not None and skill_flat >= MIN_SKILL_FLAT
+    skilled = members != [NAIVE] and skill is not None and skill > 0 and skill_flat is not None and skill_flat >= MIN_SKILL_FLAT
     skilled = skilled and sure(pooled, [best_flat(outcomes)], outcomes, at)
     band = backtest.band(pooled, quantile)
     naive = outcomes.get(NAIVE)
@@ -183,8 +191,16 @@ def answer(question: Question, pause: Callable[[], None] = lambda: None) -> Answ
         "scores": verdict.scores,
         "missing": missing,
     }
-    fit = carried.remembered(question.shape, about, verdict.band, [by_name[name] for name in members], series)
+    candidates = [] if question.lead is None else [by_name[name] for name in outcomes if name in CANDIDATES]
+    fit = carried.remembered(
+        question.shape, about, verdict.band, [by_name[name] for name in members], candidates, series
+    )
     mean, lower, upper = carried.lines(fit, by_name, series, 0, horizon)
+    peaks: dict[str, list[float]] = {}
+    if question.lead is not None and question.replay > 0 and candidates:
+        earliest = max(model.fit_samples for model in candidates)
+        at = np.arange(max(earliest, has + 1 - question.replay), has + 1)
+        peaks = replay(series, candidates, at, question.lead, pause)
     if not all(np.isfinite(each).all() for each in (mean, lower, upper)):
         raise Refusal("model-failed", "the forecast is not finite", "the values of the history may be too large")
 
@@ -214,8 +230,31 @@ def answer(question: Question, pause: Callable[[], None] = lambda: None) -> Answ
         scores=verdict.scores,
         missing=missing,
         notes=notes,
+        lines=carried.own_lines(fit, by_name, series, 0, horizon),
+        peaks=peaks,
         fit=fit,
     )
+
+
+def replay(
+    series: Series, models: Sequence[Model], at: np.ndarray, lead: int, pause: Callable[[], None]
+) -> dict[str, list[float]]:
+    """Per model the highest value until the lead time from each origin, and that of the mean of all models.
+
+    A model that cannot be fitted is left out: the caller has its own rules.
+    """
+    lines: dict[str, np.ndarray] = {}
+    for model in models:
+        pause()
+        try:
+            found = model.forecasts(series, at, lead)
+        except (ValueError, FloatingPointError, np.linalg.LinAlgError):
+            continue
+        if np.isfinite(found).all():
+            lines[model.name] = found
+    if len(lines) > 1:
+        lines[MEAN] = np.mean(list(lines.values()), axis=0)
+    return {name: [float(f"{value:.6g}") for value in found.max(axis=1).tolist()] for name, found in lines.items()}
 
 
 def renewed(question: Question, series: Series, models: dict[str, Model]) -> Answer:
@@ -223,7 +262,7 @@ def renewed(question: Question, series: Series, models: dict[str, Model]) -> Ans
     fit = question.fit
     try:
         mean, lower, upper = carried.lines(fit, models, series, question.since, question.horizon)
-        verdict, members = fit["verdict"], list(fit["models"])
+        verdict, members = fit["verdict"], fit["members"]
         if len(mean) != question.horizon or not all(np.isfinite(each).all() for each in (mean, lower, upper)):
             raise ValueError("the forecast is not finite")
         return Answer(
@@ -236,6 +275,7 @@ def renewed(question: Question, series: Series, models: dict[str, Model]) -> Ans
             mean=mean.tolist(),
             lower=lower.tolist(),
             upper=upper.tolist(),
+            lines=carried.own_lines(fit, models, series, question.since, question.horizon),
             **verdict,
         )
     except (KeyError, TypeError, ValueError, IndexError) as cause:

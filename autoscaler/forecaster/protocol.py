@@ -135,6 +135,8 @@ def asked(message: dict[str, Any], horizon: int) -> Question:
         horizon=horizon,
         quantile=float(quantile),
         model=model,
+        lead=None if message.get("lead") is None else integer(message, "lead", 1, horizon),
+        replay=0 if message.get("replay") is None else integer(message, "replay", 0, MAX_SAMPLES),
     )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from forecaster import backtest
 from forecaster.backtest import MAX_ORIGINS, MIN_ORIGINS, Band, Outcome
 from forecaster.errors import Refusal
-from forecaster.forecast import Question, Verdict, judge, models_for
+from forecaster.forecast import CANDIDATES, Question, Verdict, judge, models_for, replay
 from forecaster.models import Model
 from forecaster.series import Series, from_samples
 
@@ -38,6 +38,7 @@ class Rolled:
     skilled: list[bool]
     members: list[list[str]]
     missing: list[dict] = field(default_factory=list)
+    peaks: dict[str, list[float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
@@ -141,7 +142,9 @@ def forecasts(question: Question, asked: range, pause: Callable[[], None] = lamb
     warm_up = backtest.spread(first, asked[0], WARM_UP)
     at = np.unique(np.concatenate([warm_up, np.array(asked)]))
     walked = walk(series, enough, at, horizon, pause)
-    rolled = Rolled([], [], [], [], [], missing, walked.notes)
+    rolled = Rolled([], [], [], [], [], missing, notes=walked.notes)
+    if question.lead is not None and question.replay > 0:
+        rolled.peaks = peaks(series, question, len(series), pause)
     def verdict(outcomes: dict[str, Outcome], at: np.ndarray) -> Verdict:
         return judge(outcomes, walked.series, at, question.quantile, question.model)
 
@@ -153,6 +156,18 @@ def forecasts(question: Question, asked: range, pause: Callable[[], None] = lamb
         rolled.skilled.append(found.skilled)
         rolled.members.append(found.members)
     return rolled
+
+
+def peaks(series: Series, question: Question, last: int, pause: Callable[[], None]) -> dict[str, list[float]]:
+    """The highest value until the lead time of each candidate at the last origins, fitted anew every few days."""
+    models = [model for model in models_for(question.step_seconds, question.season) if model.name in CANDIDATES]
+    first = max(max(model.fit_samples for model in models), last + 1 - question.replay)
+    if first > last:
+        return {}
+    parts = np.array_split(np.arange(first, last + 1), min(FITS, last + 1 - first))
+    found = [replay(series, models, part, question.lead, pause) for part in parts]
+    names = set.intersection(*(set(each) for each in found))
+    return {name: [value for each in found for value in each[name]] for name in sorted(names)}
 
 
 def short(values: np.ndarray) -> list[float]:

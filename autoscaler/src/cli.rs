@@ -1,33 +1,32 @@
 //! The command line: what can be asked, and what each question does.
 
+mod args;
 mod backtest;
 mod doctor;
 mod run;
 mod simulate;
 
 use std::io::Write;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::crd;
+use self::args::{AskedArgs, PlaceArgs, ServerArgs};
+use crate::cluster::crd;
 use crate::failure::{Failure, Kind};
-use crate::forecast::{Forecast, Model, Quantile, Wish};
-use crate::healthcheck;
-use crate::home::{self, HOME_VARIABLE, Home, PYTHON_VARIABLE};
-use crate::metrics::Metrics;
-use crate::print::{self, Format};
-use crate::server::{House, Server, Watched};
-use crate::source;
-use crate::span::Span;
-use crate::state::{Retention, State};
-use crate::supervisor::{Restarts, Supervisor};
-use crate::worker::{Launch, Worker, WorkerError};
+use crate::forecast::Forecast;
+use crate::forecast::source;
+use crate::forecast::span::Span;
+use crate::forecast::supervisor::{Restarts, Supervisor};
+use crate::forecast::worker::{Launch, Worker, WorkerError};
+use crate::show::healthcheck;
+use crate::show::metrics::Metrics;
+use crate::show::print::{self, Format};
+use crate::show::server::{Server, ServerContext, Watched};
+use crate::show::state::{Retention, State};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -126,9 +125,8 @@ struct ForecastArgs {
 
 #[derive(Debug, Args)]
 struct ServeArgs {
-    /// Where to listen
-    #[arg(long, value_name = "ADDRESS:PORT", env = "AUTOSCALER_LISTEN", default_value = "127.0.0.1:8080")]
-    listen: SocketAddr,
+    #[command(flatten)]
+    server: ServerArgs,
 
     /// The history; read again when it changes [default: the bundled sample]
     #[arg(long, value_name = "FILE.csv", env = "AUTOSCALER_HISTORY")]
@@ -137,10 +135,6 @@ struct ServeArgs {
     /// A state file, as `run` and `simulate --state` write one: the pages of its workloads instead of a history's
     #[arg(long, value_name = "FILE", conflicts_with = "history")]
     state: Option<PathBuf>,
-
-    /// The folder of the page's templates; read at every request [default: templates in the home]
-    #[arg(long, value_name = "DIR", env = "AUTOSCALER_TEMPLATES")]
-    templates: Option<PathBuf>,
 
     /// How far to look
     #[arg(long, value_name = "TIME", default_value = "6h")]
@@ -151,68 +145,6 @@ struct ServeArgs {
 
     #[command(flatten)]
     places: PlaceArgs,
-}
-
-#[derive(Debug, Args)]
-struct AskedArgs {
-    /// The distance of two samples [default: the most frequent one in the history]
-    #[arg(long, value_name = "TIME")]
-    step: Option<Span>,
-
-    /// After which time demand repeats
-    #[arg(long, value_name = "TIME", default_value = "1d")]
-    season: Span,
-
-    /// The share of samples that stay below the upper line; as many stay above the lower one
-    #[arg(long, value_name = "SHARE", default_value = "0.9")]
-    quantile: Quantile,
-
-    /// Which model
-    #[arg(long, value_name = "MODEL", default_value = "auto")]
-    model: Model,
-
-    /// How long a forecast may take
-    #[arg(long, value_name = "TIME", default_value = "1m")]
-    deadline: Span,
-}
-
-impl AskedArgs {
-    fn wish(&self, horizon: Span) -> Wish {
-        Wish { horizon, season: self.season, quantile: self.quantile, model: self.model }
-    }
-
-    fn deadline(&self) -> Duration {
-        Duration::from_secs(self.deadline.seconds().into())
-    }
-}
-
-#[derive(Debug, Args)]
-struct PlaceArgs {
-    /// The folder with forecaster/, templates/ and samples/ [default: /app, else near the working folder]
-    #[arg(long, value_name = "DIR", env = HOME_VARIABLE)]
-    home: Option<PathBuf>,
-
-    /// The worker's Python [default: /opt/venv/bin/python, else python3]
-    #[arg(long, value_name = "PROGRAM", env = PYTHON_VARIABLE)]
-    python: Option<PathBuf>,
-
-    /// How long the worker may take to start
-    #[arg(long, value_name = "TIME", default_value = "1m")]
-    start_deadline: Span,
-}
-
-impl PlaceArgs {
-    fn home(&self) -> Home {
-        Home::find(self.home.clone())
-    }
-
-    fn launch(&self, home: &Home) -> Launch {
-        Launch {
-            python: home::python(self.python.clone()),
-            home: home.path().to_owned(),
-            hello_within: Duration::from_secs(self.start_deadline.seconds().into()),
-        }
-    }
 }
 
 #[derive(Debug, Args)]
@@ -268,12 +200,12 @@ fn run(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
 async fn forecast(args: ForecastArgs) -> Result<(), Failure> {
     // A file that cannot be read is said at once, not after seconds of imports.
     let history = source::read(&args.history, args.asked.step)?;
-    let wish = args.asked.wish(args.horizon);
-    let question = wish.question(&history)?;
+    let options = args.asked.options(args.horizon);
+    let question = options.question(&history)?;
 
     let launch = args.places.launch(&args.places.home());
     let answer = asked(&launch, async |worker| worker.ask(&question, args.asked.deadline()).await).await??;
-    let forecast = Forecast::new(&history, &wish, answer);
+    let forecast = Forecast::new(&history, &options, answer);
     let text = print::print(&forecast, &args.history.display().to_string(), args.format)
         .map_err(|cause| Failure::new(Kind::Bug, "cannot print the forecast").cause(cause))?;
     write_out(&text)
@@ -328,15 +260,14 @@ fn write_out(text: &str) -> Result<(), Failure> {
 
 async fn serve(args: ServeArgs) -> Result<(), Failure> {
     let home = args.places.home();
-    // At run time: a revision compiled in would make every commit another binary, and another layer.
-    let revision = std::env::var("AUTOSCALER_REVISION").ok().filter(|revision| !revision.is_empty());
-    let house = House {
-        templates: args.templates.clone().unwrap_or_else(|| home.templates()),
+    let revision = args::revision();
+    let context = ServerContext {
+        templates: args.server.templates(&home),
         metrics: Arc::new(Metrics::new(revision.as_deref())),
         supervisor: Arc::new(Supervisor::new(args.places.launch(&home), Restarts::default())),
         revision,
     };
-    let (supervisor, templates) = (Arc::clone(&house.supervisor), house.templates.clone());
+    let (supervisor, templates) = (Arc::clone(&context.supervisor), context.templates.clone());
     let (server, shown, keeps) = match &args.state {
         Some(path) => {
             let state = State::look_at(path, Retention::default()).map_err(|cause| {
@@ -344,21 +275,18 @@ async fn serve(args: ServeArgs) -> Result<(), Failure> {
                     .cause(cause)
                     .hint("`autoscaler simulate --state FILE` and `autoscaler run` write one")
             })?;
-            (Server::of_state(house, state), path.clone(), false)
+            (Server::of_state(context, state), path.clone(), false)
         }
         None => {
             let history = args.history.clone().unwrap_or_else(|| home.sample());
-            let wish = args.asked.wish(args.horizon);
-            let watched = Watched::new(history.clone(), args.asked.step, wish, args.asked.deadline());
-            (Server::of_file(house, watched), history, true)
+            let options = args.asked.options(args.horizon);
+            let watched = Watched::new(history.clone(), args.asked.step, options, args.asked.deadline());
+            (Server::of_file(context, watched), history, true)
         }
     };
-    let listener = TcpListener::bind(args.listen).await.map_err(|cause| {
-        Failure::input(format!("cannot listen on `{}`", args.listen)).cause(cause).hint("choose another `--listen`")
-    })?;
+    let (listener, address) = args.server.bind().await?;
     // Before the first line that says "listening": a signal after it must end us quietly.
     let ending = Signals::new()?;
-    let address = listener.local_addr().unwrap_or(args.listen);
     tracing::info!(%address, shown = %shown.display(), templates = %templates.display(), "listening");
     let keeper = keeps.then(|| {
         let supervisor = Arc::clone(&supervisor);

@@ -2,6 +2,17 @@
 //!
 //! Pure: turns spans into samples on the way in, and lead times into times on the way out.
 
+pub mod backtest;
+pub mod choice;
+pub mod history;
+pub mod home;
+pub mod load;
+pub mod naive;
+pub mod protocol;
+pub mod source;
+pub mod span;
+pub mod supervisor;
+pub mod worker;
 use std::fmt;
 use std::str::FromStr;
 
@@ -9,9 +20,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
-use crate::history::History;
-use crate::protocol::{Answer, Missing, Question, Score};
-use crate::span::Span;
+use crate::forecast::choice::Choice;
+use crate::forecast::history::History;
+use crate::forecast::protocol::{Answer, Missing, Question, Score};
+use crate::forecast::span::Span;
 
 // The worker refuses more; two weeks of 5-minute steps.
 pub(crate) const LONGEST_HORIZON: u32 = 4_032;
@@ -55,6 +67,12 @@ impl fmt::Display for Model {
 #[serde(try_from = "f64", into = "f64")]
 pub struct Quantile(f64);
 
+impl Default for Quantile {
+    fn default() -> Quantile {
+        Quantile(0.9)
+    }
+}
+
 impl Quantile {
     /// As a share.
     pub fn share(self) -> f64 {
@@ -97,7 +115,7 @@ impl From<Quantile> for f64 {
 
 /// What is asked, whatever the history.
 #[derive(Clone, Debug)]
-pub struct Wish {
+pub struct ForecastOptions {
     /// How far to look.
     pub horizon: Span,
     /// After which time demand repeats.
@@ -108,7 +126,7 @@ pub struct Wish {
     pub model: Model,
 }
 
-impl Wish {
+impl ForecastOptions {
     /// The question to the worker, or why this history cannot be asked it.
     pub fn question(&self, history: &History) -> Result<Question, Failure> {
         let step = history.step;
@@ -128,6 +146,8 @@ impl Wish {
             horizon,
             quantile: self.quantile.share(),
             model: self.model.to_string(),
+            lead: None,
+            replay: None,
         })
     }
 }
@@ -177,6 +197,9 @@ pub struct Forecast {
     pub missing: Vec<Missing>,
     /// What else a person should know.
     pub notes: Vec<String>,
+    /// What the floor is made of, and why; none where no floor is decided by this forecast.
+    #[serde(default)]
+    pub choice: Option<Choice>,
     /// The forecast itself.
     pub points: Vec<Point>,
     /// How long the worker took.
@@ -215,7 +238,7 @@ pub struct Point {
 
 impl Forecast {
     /// Gives an answer its times: the first step is the one after the history's last sample.
-    pub fn new(history: &History, wish: &Wish, answer: Answer) -> Forecast {
+    pub fn new(history: &History, options: &ForecastOptions, answer: Answer) -> Forecast {
         let count = history.samples.len();
         let lines = answer.mean.iter().zip(&answer.lower).zip(&answer.upper).enumerate();
         let points = lines
@@ -242,10 +265,11 @@ impl Forecast {
             skill_flat: answer.skill_flat,
             backtests: answer.backtests,
             band: answer.band,
-            quantile: wish.quantile,
+            quantile: options.quantile,
             scores: answer.scores,
             missing: answer.missing,
             notes: answer.notes,
+            choice: None,
             points,
             seconds: answer.seconds,
         }
@@ -287,11 +311,18 @@ pub(crate) mod tests_support {
             }],
             missing: vec![Missing { model: "weekly-naive".to_owned(), needs: 2304, has: 4 }],
             notes: vec!["a note".to_owned()],
+            lines: Default::default(),
+            peaks: Default::default(),
             fit: None,
             seconds: 0.1,
         };
-        let wish = Wish { horizon: history.step, season: history.step, quantile: Quantile(0.9), model: Model::Auto };
-        Forecast::new(history, &wish, answer)
+        let options = ForecastOptions {
+            horizon: history.step,
+            season: history.step,
+            quantile: Quantile(0.9),
+            model: Model::Auto,
+        };
+        Forecast::new(history, &options, answer)
     }
 }
 
@@ -303,8 +334,8 @@ mod tests {
         History::parse("load.csv", b"timestamp,value\n0,1\n300,2\n900,4\n", None).unwrap()
     }
 
-    fn wish(horizon: &str, season: &str) -> Wish {
-        Wish {
+    fn options(horizon: &str, season: &str) -> ForecastOptions {
+        ForecastOptions {
             horizon: horizon.parse().unwrap(),
             season: season.parse().unwrap(),
             quantile: "0.9".parse().unwrap(),
@@ -314,14 +345,14 @@ mod tests {
 
     #[test]
     fn spans_become_samples() {
-        let question = wish("1h", "1d").question(&history()).unwrap();
+        let question = options("1h", "1d").question(&history()).unwrap();
         assert_eq!((question.horizon, question.season, question.step_seconds), (12, 288, 300));
         assert_eq!(question.samples, [Some(1.0), Some(2.0), None, Some(4.0)]);
     }
 
     #[track_caller]
     fn refuse(horizon: &str, season: &str, message: &str) {
-        let failure = wish(horizon, season).question(&history()).unwrap_err();
+        let failure = options(horizon, season).question(&history()).unwrap_err();
         assert_eq!((failure.message.as_str(), failure.kind.exit_code()), (message, 2));
         assert!(failure.hint.is_some());
     }

@@ -5,11 +5,12 @@ import time
 
 import numpy as np
 import pytest
+from statsmodels.tsa.holtwinters import ExponentialSmoothing
 
 from forecaster import protocol
 from forecaster.errors import Refusal
 from forecaster.forecast import Question, answer, models_for
-from forecaster.models import HoltWinters, Model
+from forecaster.models import SMOOTHING, HoltWinters, Model
 from forecaster.series import from_samples
 from forecaster.tests.histories import SEASON, STEP_SECONDS, load
 
@@ -41,7 +42,18 @@ def test_holt_winters_goes_on_as_statsmodels_does():
     model, values = HoltWinters(SEASON), load(seed=3, days=20)
     whole = from_samples(values.tolist(), SEASON)
     past = from_samples(values[:-40].tolist(), SEASON)
-    params, states = model.smooth(whole, len(past), len(whole))
+    params = model.parameters(past.values)
+    states = ExponentialSmoothing(
+        whole.values,
+        initialization_method="known",
+        initial_level=params["initial_level"],
+        initial_trend=params["initial_trend"],
+        initial_seasonal=params["initial_seasons"],
+        trend="add",
+        damped_trend=True,
+        seasonal="add",
+        seasonal_periods=SEASON,
+    ).fit(**{name: params[name] for name in SMOOTHING}, optimized=False)
     damping = np.cumsum(params["damping_trend"] ** np.arange(1, 7))
     expected = states.level[-1] + states.trend[-1] * damping + states.season[-SEASON : -SEASON + 6]
     np.testing.assert_allclose(model.ahead(model.fit(past), whole, 40, 6), expected)
@@ -75,7 +87,7 @@ def test_a_renewed_answer_costs_a_part_of_a_whole_one():
 @pytest.mark.parametrize(
     "change",
     [
-        {"version": 2},
+        {"version": 3},
         {"shape": [1, 2, 3, 0.9]},
         {"models": {"oracle": {}}},
         {"band": None},
@@ -103,3 +115,21 @@ def test_since_is_checked():
     }
     with pytest.raises(Refusal, match="`since` is not a whole number"):
         protocol.question(message)
+
+
+def test_peaks_are_those_of_the_lines_at_their_origins_and_a_renewal_has_the_lines():
+    values = load(seed=9, days=20)
+    found = answer(question(values, lead=3, replay=100))
+    assert set(found.peaks) == {"holt-winters", "harmonic", "mean"}
+    assert all(len(peaks) == 100 for peaks in found.peaks.values())
+    renewed = answer(question(values, lead=3, replay=100, fit=json.loads(json.dumps(found.fit)), since=0))
+    assert renewed.peaks == {} and set(renewed.lines) == set(found.lines)
+    for name, line in found.lines.items():
+        np.testing.assert_allclose(renewed.lines[name], line)
+        # Parameters of the replay are older than those of the forecast.
+        np.testing.assert_allclose(found.peaks[name][-1], max(line[:3]), rtol=0.15)
+
+
+def test_a_seasonal_naive_does_not_beat_itself():
+    found = answer(question(load(seed=10, days=20), model="seasonal-naive"))
+    assert found.members == ["seasonal-naive"] and not found.skilled

@@ -1,14 +1,14 @@
 //! `autoscaler doctor`: what is missing for `run`.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 
-use super::{Output, PlaceArgs, json, write_out};
-use crate::doctor::{Asked, Is, examine};
+use super::args::{OperatorArgs, PlaceArgs};
+use super::{Output, json, write_out};
+use crate::cluster::doctor::{Asked, Is, examine};
+use crate::cluster::prometheus;
 use crate::failure::{Failure, Kind};
-use crate::prometheus;
 
 pub(super) const HELP: &str = "\
 Starts the worker and stops it, reads the templates, asks the cluster for its version, for the resource and for your \
@@ -26,21 +26,8 @@ pub(super) struct DoctorArgs {
     #[arg(long, value_name = "URL", env = "AUTOSCALER_PROMETHEUS")]
     prometheus: Option<reqwest::Url>,
 
-    /// A file with a bearer token for Prometheus
-    #[arg(long, value_name = "FILE", env = "AUTOSCALER_PROMETHEUS_TOKEN_FILE")]
-    prometheus_token_file: Option<PathBuf>,
-
-    /// The file of what is remembered
-    #[arg(long, value_name = "FILE", env = "AUTOSCALER_STATE")]
-    state: Option<PathBuf>,
-
-    /// The namespace of the lease [default: the one of the kubeconfig or of the pod]
-    #[arg(long, value_name = "NAME", env = "AUTOSCALER_NAMESPACE")]
-    namespace: Option<String>,
-
-    /// The lease's name
-    #[arg(long, value_name = "NAME", default_value = "autoscaler", env = "AUTOSCALER_LEASE")]
-    lease: String,
+    #[command(flatten)]
+    operator: OperatorArgs,
 
     /// How to print it
     #[arg(long, value_name = "FORMAT", default_value = "text")]
@@ -54,7 +41,7 @@ pub(super) async fn run(args: DoctorArgs) -> Result<(), Failure> {
     let home = args.places.home();
     let prometheus = args.prometheus.clone().map(|url| prometheus::Settings {
         url,
-        token_file: args.prometheus_token_file.clone(),
+        token_file: args.operator.prometheus_token_file.clone(),
         at_a_time: 1,
         within: Duration::from_secs(10),
     });
@@ -62,9 +49,9 @@ pub(super) async fn run(args: DoctorArgs) -> Result<(), Failure> {
         launch: args.places.launch(&home),
         home,
         prometheus,
-        state: args.state.clone(),
-        namespace: args.namespace.clone(),
-        lease: args.lease.clone(),
+        state: args.operator.state.clone(),
+        namespace: args.operator.namespace.clone(),
+        lease: args.operator.lease.clone(),
     };
     let findings = examine(&asked).await;
     write_out(&match args.format {

@@ -1,29 +1,27 @@
 //! `run`: the operator in a cluster, with its pages, until a signal comes.
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use jiff::Timestamp;
 use kube::{Client, Config};
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use super::{PlaceArgs, Signals};
-use crate::demand::{Deadlines, Demands};
+use super::Signals;
+use super::args::{self, OperatorArgs, PlaceArgs, ServerArgs, duration};
+use crate::cluster::demand::{Deadlines, Demands};
+use crate::cluster::lease::Times;
+use crate::cluster::operator::{Operator, Settings};
+use crate::cluster::prometheus::{self, Prometheus};
+use crate::cluster::tls;
 use crate::failure::{Failure, Kind};
-use crate::lease::Times;
-use crate::metrics::Metrics;
-use crate::operator::{Operator, Settings};
-use crate::prometheus::{self, Prometheus};
-use crate::readiness::Readiness;
-use crate::server::{House, Server};
-use crate::span::Span;
-use crate::state::{Retention, State};
-use crate::supervisor::{Restarts, Supervisor};
-use crate::tls;
+use crate::forecast::span::Span;
+use crate::forecast::supervisor::{Restarts, Supervisor};
+use crate::show::metrics::Metrics;
+use crate::show::readiness::Readiness;
+use crate::show::server::{Server, ServerContext};
+use crate::show::state::{Retention, State};
 
 pub(super) const HELP: &str = "\
 Watches PredictiveScalers (`autoscaler crd`), forecasts the demand of each, and raises the minimum of its \
@@ -38,10 +36,6 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "URL", env = "AUTOSCALER_PROMETHEUS")]
     prometheus: reqwest::Url,
 
-    /// A file with a bearer token for Prometheus; read at every request
-    #[arg(long, value_name = "FILE", env = "AUTOSCALER_PROMETHEUS_TOKEN_FILE")]
-    prometheus_token_file: Option<PathBuf>,
-
     /// How many requests to Prometheus at a time
     #[arg(long, value_name = "COUNT", default_value = "4", value_parser = clap::value_parser!(u16).range(1..=256))]
     prometheus_requests: u16,
@@ -54,25 +48,13 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "COUNT", default_value = "16", value_parser = clap::value_parser!(u16).range(1..=1024))]
     at_a_time: u16,
 
-    /// How long a forecast may take before the seasonal naive stands in for the worker
+    /// How long a forecast may take before the seasonal naive makes it instead of the worker
     #[arg(long, value_name = "TIME", default_value = "30s")]
     forecast_deadline: Span,
 
-    /// How long a forecast may wait for the worker before that one stands in
-    #[arg(long, value_name = "TIME", default_value = "20s")]
-    forecast_patience: Span,
-
-    /// The file of what is remembered: a cache, kept nowhere when it is not given
-    #[arg(long, value_name = "FILE", env = "AUTOSCALER_STATE")]
-    state: Option<PathBuf>,
-
-    /// The namespace of the lease [default: the one of the kubeconfig or of the pod]
-    #[arg(long, value_name = "NAME", env = "AUTOSCALER_NAMESPACE")]
-    namespace: Option<String>,
-
-    /// The lease's name
-    #[arg(long, value_name = "NAME", default_value = "autoscaler", env = "AUTOSCALER_LEASE")]
-    lease: String,
+    /// How long a forecast may wait for the worker before the seasonal naive makes it
+    #[arg(long, value_name = "TIME", default_value = "20s", alias = "forecast-patience")]
+    forecast_queue_timeout: Span,
 
     /// How long a lease holds that is not renewed
     #[arg(long, value_name = "TIME", default_value = "15s")]
@@ -82,13 +64,15 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "NAME", env = "AUTOSCALER_IDENTITY")]
     identity: Option<String>,
 
-    /// Where to serve the pages, /healthz, /readyz and /metrics
-    #[arg(long, value_name = "ADDRESS:PORT", env = "AUTOSCALER_LISTEN", default_value = "127.0.0.1:8080")]
-    listen: SocketAddr,
+    /// The operator class: handles only PredictiveScalers with this `operatorClass` [default: those without one]
+    #[arg(long, value_name = "NAME", env = "AUTOSCALER_CLASS")]
+    class: Option<String>,
 
-    /// The folder of the pages' templates; read at every request [default: templates in the home]
-    #[arg(long, value_name = "DIR", env = "AUTOSCALER_TEMPLATES")]
-    templates: Option<PathBuf>,
+    #[command(flatten)]
+    operator: OperatorArgs,
+
+    #[command(flatten)]
+    server: ServerArgs,
 
     #[command(flatten)]
     places: PlaceArgs,
@@ -96,41 +80,39 @@ pub(super) struct RunArgs {
 
 pub(super) async fn run(args: RunArgs) -> Result<(), Failure> {
     tls::provide();
-    let (client, namespace) = connect(args.namespace.clone()).await?;
+    let (client, namespace) = connect(args.operator.namespace.clone()).await?;
     let prometheus = Prometheus::new(prometheus::Settings {
         url: args.prometheus.clone(),
-        token_file: args.prometheus_token_file.clone(),
+        token_file: args.operator.prometheus_token_file.clone(),
         at_a_time: args.prometheus_requests.into(),
-        within: seconds(args.prometheus_deadline),
+        within: duration(args.prometheus_deadline),
     });
     let prometheus = prometheus
         .map_err(|cause| Failure::input(format!("cannot ask Prometheus at `{}`", args.prometheus)).cause(cause))?;
-    let listener = TcpListener::bind(args.listen).await.map_err(|cause| {
-        Failure::input(format!("cannot listen on `{}`", args.listen)).cause(cause).hint("choose another `--listen`")
-    })?;
+    let (listener, address) = args.server.bind().await?;
     // Before the first line that says "listening": a signal after it must end us quietly.
     let signals = Signals::new()?;
 
     let home = args.places.home();
-    let revision = std::env::var("AUTOSCALER_REVISION").ok().filter(|revision| !revision.is_empty());
+    let revision = args::revision();
     let supervisor = Arc::new(Supervisor::new(args.places.launch(&home), Restarts::default()));
     let metrics = Arc::new(Metrics::of_operator(revision.as_deref()));
     let readiness = Arc::new(Readiness::default());
-    let state = match &args.state {
+    let state = match &args.operator.state {
         Some(path) => State::open(path, Retention::default()),
         None => State::in_memory(Retention::default()),
     };
-    let house = House {
-        templates: args.templates.clone().unwrap_or_else(|| home.templates()),
+    let context = ServerContext {
+        templates: args.server.templates(&home),
         revision,
         supervisor: Arc::clone(&supervisor),
         metrics: Arc::clone(&metrics),
     };
-    let address = listener.local_addr().unwrap_or(args.listen);
     let settings = Settings {
-        lease: args.lease.clone(),
-        times: times(seconds(args.lease_duration)),
+        lease: args.operator.lease.clone(),
+        times: times(duration(args.lease_duration)),
         at_a_time: args.at_a_time,
+        class: args.class.clone(),
         ..Settings::of(&namespace, &args.identity.clone().unwrap_or_else(identity))
     };
     tracing::info!(%address, prometheus = %args.prometheus, identity = settings.identity, namespace, "listening");
@@ -140,12 +122,13 @@ pub(super) async fn run(args: RunArgs) -> Result<(), Failure> {
         async move { supervisor.keep().await }
     });
     let (ending, mut ended) = watch::channel(false);
-    let server = Server::of_operator(house, state.clone(), Arc::clone(&readiness));
+    let server = Server::of_operator(context, state.clone(), Arc::clone(&readiness));
     let mut serving = tokio::spawn(server.run(listener, async move {
         // An error is the end of the one who would have told.
         let _ = ended.wait_for(|ended| *ended).await;
     }));
-    let deadlines = Deadlines { patience: seconds(args.forecast_patience), work: seconds(args.forecast_deadline) };
+    let deadlines =
+        Deadlines { queue_timeout: duration(args.forecast_queue_timeout), timeout: duration(args.forecast_deadline) };
     let demands = Demands::new(prometheus, state, Arc::clone(&supervisor), metrics, deadlines);
     let operator = Operator::new(client, settings, demands, readiness, Arc::new(Timestamp::now));
     let served = tokio::select! {
@@ -182,10 +165,6 @@ async fn connect(namespace: Option<String>) -> Result<(Client, String), Failure>
 /// A lease's times, in the proportions that the cluster's own components have.
 fn times(holds: Duration) -> Times {
     Times { holds, renew_within: holds.mul_f64(2.0 / 3.0), every: holds.mul_f64(2.0 / 15.0) }
-}
-
-fn seconds(span: Span) -> Duration {
-    Duration::from_secs(span.seconds().into())
 }
 
 /// The host's name, which in a cluster is the pod's, and what no other process on it has.

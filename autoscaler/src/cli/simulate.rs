@@ -1,28 +1,31 @@
 //! `autoscaler simulate`: an autoscaler alone beside one with a floor, over a trace, without a cluster.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
 mod record;
 
-use super::{Output, PlaceArgs, asked, write_out};
-use crate::decide::{Mode, Outlook, Policy};
-use crate::failure::Failure;
+use super::args::{PlaceArgs, duration};
+use super::{Output, asked as asked_once, write_out};
+use crate::failure::{Failure, Kind};
+use crate::floor::choose::{self, Budget, Goal};
+use crate::floor::compare;
+use crate::floor::decide::{Mode, Outlook, Policy};
+use crate::floor::simulate::{Setup, Workload};
+use crate::floor::units::{Capacity, Demand, Replicas, Seconds, Unit};
+use crate::forecast::history::History;
+use crate::forecast::load::{self, Event, Load};
+use crate::forecast::naive;
+use crate::forecast::protocol::{Answer, Question, Rolling};
+use crate::forecast::source;
+use crate::forecast::span::Span;
+use crate::forecast::worker::{Worker, WorkerError};
 use crate::forecast::{Quantile, in_samples, season_in_samples};
-use crate::history::History;
-use crate::load::{self, Load};
-use crate::naive;
-use crate::page;
-use crate::page::simulation::{SimulationPage, TEMPLATE};
-use crate::print::simulation::Simulation;
-use crate::protocol::{Answer, Question, Rolled, Rolling};
-use crate::simulate::{self, Workload};
-use crate::source;
-use crate::span::Span;
-use crate::units::{Capacity, Demand, Replicas, Seconds, Unit};
-use crate::worker::{Worker, WorkerError};
+use crate::show::page;
+use crate::show::page::simulation::{SimulationPage, TEMPLATE};
+use crate::show::print::simulation::Simulation;
 use record::Record;
 
 // The most that the worker reads.
@@ -38,13 +41,18 @@ its API, and sees its metric without delay; the floor is what the operator's own
 forecasts of the samples before. A pod costs from when it is asked for, and serves from when it is ready. A second is \
 under-provisioned when the demand is more than the ready pods can serve.
 
-Without a worker the forecasts are those of a seasonal naive in Rust, and the output says so.
+Every day the rule or model is chosen that would have prevented most shortage within the budget on the days before, if it \
+is better than headroom, a lower target of the autoscaler, at the same cost. Without a worker only plain rules are chosen \
+from, and the output says so. The rules beside it see the same demand.
 
 Examples:
   autoscaler simulate --generate daily
   autoscaler simulate --generate spiky --seed 3 --format json
   autoscaler simulate --trace load.csv --per-pod-capacity 70/s --start-delay 5m --html simulation.html
   autoscaler simulate --generate weekly --state demo.db && autoscaler serve --state demo.db";
+
+/// Peaks of models by origin, who forecasts in words, and the forecast from the end.
+type Models = (BTreeMap<String, Vec<f64>>, String, Option<Answer>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Forecaster {
@@ -71,6 +79,14 @@ pub(super) struct SimulateArgs {
     #[arg(long, value_name = "NUMBER", default_value = "1")]
     seed: u64,
 
+    /// An unusual day in it
+    #[arg(long, value_name = "EVENT", requires = "generate")]
+    event: Option<Event>,
+
+    /// The day of that event, from the first day on [default: the second of the last week]
+    #[arg(long, value_name = "DAYS", requires = "event")]
+    event_day: Option<u32>,
+
     /// How many days of it there are, with those before the simulation
     #[arg(long, value_name = "DAYS", default_value = "28", value_parser = clap::value_parser!(u32).range(2..=400))]
     days: u32,
@@ -87,9 +103,13 @@ pub(super) struct SimulateArgs {
     #[arg(long, value_name = "TIME", default_value = "1d")]
     season: Span,
 
-    /// The share of samples that should stay below the line that the floor is made of
-    #[arg(long, value_name = "SHARE", default_value = "0.9")]
-    quantile: Quantile,
+    /// The extra pod-seconds that the floor may cost, against the autoscaler alone [default: 10%]
+    #[arg(long, value_name = "SHARE", conflicts_with = "quantile")]
+    budget: Option<Budget>,
+
+    /// The share of samples that should stay below the line that the floor follows, whatever that costs
+    #[arg(long, value_name = "SHARE")]
+    quantile: Option<Quantile>,
 
     /// How long before the demand its pods are wanted
     #[arg(long, value_name = "TIME", default_value = "15m")]
@@ -167,23 +187,9 @@ pub(super) struct SimulateArgs {
 pub(super) async fn run(args: SimulateArgs) -> Result<(), Failure> {
     let (trace, name) = args.trace()?;
     let (workload, policy) = args.wanted(&trace)?;
-    let steps = in_samples("run", args.run, trace.step)? as usize;
-    // The newest sample ends the run: what comes after it is not known.
-    let Some(first) = trace.samples.len().checked_sub(steps + 1).filter(|first| *first > 0) else {
-        let whole = trace.samples.len();
-        return Err(Failure::input(format!(
-            "the run of {} is {steps} steps, and the trace has {whole} samples",
-            args.run
-        ))
-        .hint("choose a shorter `--run`, or give a longer trace: what is before the run teaches"));
-    };
-    let horizon = Outlook::horizon(args.lead_time, trace.step);
-    if steps * horizon as usize > MOST_VALUES {
-        let what = format!("{steps} forecasts of {horizon} steps are more than {MOST_VALUES} values");
-        return Err(Failure::input(what).hint("choose a shorter `--run`, or a trace with a coarser step"));
-    }
+    let first = args.first(&trace)?;
     // The last sample only ends the run: nothing is decided there.
-    let known = trace.samples[..first + steps].iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+    let known = trace.samples[..trace.samples.len() - 1].iter().rposition(Option::is_some).map_or(0, |last| last + 1);
     if known <= first {
         return Err(Failure::input(format!("the run of {} has no sample", args.run)).hint("choose another `--run`"));
     }
@@ -191,52 +197,50 @@ pub(super) async fn run(args: SimulateArgs) -> Result<(), Failure> {
         samples: trace.samples[..known].to_vec(),
         step_seconds: trace.step.seconds(),
         season: season_in_samples(args.season, trace.step)?,
-        horizon,
-        quantile: args.quantile.share(),
+        horizon: Outlook::horizon(args.lead_time, trace.step),
+        quantile: args.quantile.map_or(0.9, Quantile::share),
         model: "auto".to_owned(),
+        lead: Some(args.lead_time.seconds().div_ceil(trace.step.seconds())),
+        replay: Some(known as u32),
     };
-    let rolling = Rolling { question, first: first as u32 + 1, every: 1 };
     let record = args.state.as_deref().map(|file| Record::open(file, &args)).transpose()?;
-    let (rolled, forecaster, last) = args.forecasts(&rolling, record.is_some()).await?;
-    for note in &rolled.notes {
-        eprintln!("note: {note}");
+    let setup = Setup { trace: &trace, first, workload: &workload, policy: &policy };
+    let (models, forecaster, last) = args.models(&question, known - first, record.is_some()).await?;
+    let candidates = choose::candidates(&question, models);
+    let chosen = compare::choose(&setup, args.season.seconds(), &candidates, args.goal());
+    if chosen.forecasts.is_empty() {
+        let cause = format!("a forecast needs {} samples, has {known}", 2 * question.season);
+        return Err(Failure::new(Kind::Forecast, "cannot forecast").cause(cause).hint("give a longer history"));
     }
     let asked = known - first;
-    if rolled.origins.len() < asked {
-        let without = asked - rolled.origins.len();
+    if chosen.forecasts.len() < asked {
+        let without = asked - chosen.forecasts.len();
         eprintln!("note: there is no forecast from {without} of {asked} origins: more history is needed before them");
     }
-    let open = rolled.skilled.iter().filter(|skilled| **skilled).count() as f64;
-    let gate_open = open / rolled.skilled.len().max(1) as f64;
-    let outcome = simulate::run_and_tell(&trace, first, &workload, &policy, &simulate::forecasts(rolled), |told| {
+    let outcome = setup.run(&chosen.forecasts, |step| {
         if let Some(record) = &record {
-            record.decided(told);
+            record.decided(step);
         }
     });
     if let Some(record) = record {
-        record.end(&args, &trace, known, &workload, &policy, last)?;
+        let choice = chosen.choices.last();
+        let last = last.map(|answer| (choose::applied(answer, &question, choice), choice.cloned()));
+        record.end(&args, &setup, known, last)?;
     }
     let simulation = Simulation {
         trace: name,
         from: trace.time(first),
         to: trace.end(),
+        rules: compare::rules(&setup, &candidates, outcome.with_floor),
         workload,
         policy,
-        quantile: args.quantile,
+        goal: args.goal(),
         forecaster,
-        gate_open,
+        gate_open: chosen.open(),
+        choices: chosen.choices,
         outcome,
     };
-    if let Some(file) = &args.html {
-        let html = page::render(&args.places.home().templates(), TEMPLATE, &SimulationPage::new(&simulation));
-        let cannot = || Failure::input(format!("cannot write the page `{}`", file.display()));
-        let html = html.map_err(|broken| {
-            cannot()
-                .cause(format!("{}: {}", broken.place, broken.cause))
-                .hint("name the folder above templates/ with `--home`")
-        })?;
-        std::fs::write(file, html).map_err(|cause| cannot().cause(cause).hint("check the path given to `--html`"))?;
-    }
+    args.write_page(&simulation)?;
     let text = match args.format {
         Output::Text => simulation.text(),
         Output::Json => super::json(&simulation)?,
@@ -245,6 +249,46 @@ pub(super) async fn run(args: SimulateArgs) -> Result<(), Failure> {
 }
 
 impl SimulateArgs {
+    fn goal(&self) -> Goal {
+        match (self.budget, self.quantile) {
+            (Some(budget), _) => Goal::Budget(budget),
+            (None, Some(quantile)) => Goal::Quantile(quantile),
+            (None, None) => Goal::default(),
+        }
+    }
+
+    /// The first sample of the run.
+    fn first(&self, trace: &History) -> Result<usize, Failure> {
+        let steps = in_samples("run", self.run, trace.step)? as usize;
+        // The newest sample ends the run: what comes after it is not known.
+        let Some(first) = trace.samples.len().checked_sub(steps + 1).filter(|first| *first > 0) else {
+            let whole = trace.samples.len();
+            return Err(Failure::input(format!(
+                "the run of {} is {steps} steps, and the trace has {whole} samples",
+                self.run
+            ))
+            .hint("choose a shorter `--run`, or give a longer trace: what is before the run teaches"));
+        };
+        let horizon = Outlook::horizon(self.lead_time, trace.step);
+        if steps * horizon as usize > MOST_VALUES {
+            let what = format!("{steps} forecasts of {horizon} steps are more than {MOST_VALUES} values");
+            return Err(Failure::input(what).hint("choose a shorter `--run`, or a trace with a coarser step"));
+        }
+        Ok(first)
+    }
+
+    fn write_page(&self, simulation: &Simulation) -> Result<(), Failure> {
+        let Some(file) = &self.html else { return Ok(()) };
+        let html = page::render(&self.places.home().templates(), TEMPLATE, &SimulationPage::new(simulation));
+        let cannot = || Failure::input(format!("cannot write the page `{}`", file.display()));
+        let html = html.map_err(|broken| {
+            cannot()
+                .cause(format!("{}: {}", broken.place, broken.cause))
+                .hint("name the folder above templates/ with `--home`")
+        })?;
+        std::fs::write(file, html).map_err(|cause| cannot().cause(cause).hint("check the path given to `--html`"))
+    }
+
     /// The demand and its name.
     fn trace(&self) -> Result<(History, String), Failure> {
         match (&self.trace, self.generate) {
@@ -258,6 +302,12 @@ impl SimulateArgs {
                     return Err(Failure::input(format!("no step of {step} fits into {} days", self.days))
                         .hint("choose a shorter `--step`"));
                 }
+                let trace = match self.event {
+                    Some(event) => {
+                        load::with_event(&trace, event, self.event_day.unwrap_or(self.days.saturating_sub(6)))
+                    }
+                    None => trace,
+                };
                 let value = kind.to_possible_value();
                 let kind = value.as_ref().map_or("made-up", |value| value.get_name());
                 Ok((trace.newest(MOST_SAMPLES), format!("a {kind} load made up from seed {}", self.seed)))
@@ -306,57 +356,51 @@ impl SimulateArgs {
         Ok((workload, policy))
     }
 
-    /// The forecasts, and who made them; also one from the last sample, where that is wanted.
-    async fn forecasts(&self, rolling: &Rolling, last: bool) -> Result<(Rolled, String, Option<Answer>), Failure> {
-        let step = rolling.question.step_seconds;
-        // Far enough to be seen in a chart of two days.
-        let horizon = rolling.question.horizon.max(LOOK / step);
-        let question = last.then(|| Question { horizon, ..rolling.question.clone() });
+    /// Peaks of the worker's models by origin, and who forecasts, in words; also a forecast from the last sample, where that
+    /// is wanted.
+    async fn models(&self, question: &Question, asked: usize, last: bool) -> Result<Models, Failure> {
+        let ahead = Question {
+            // Far enough to be seen in a chart of two days.
+            horizon: question.horizon.max(LOOK / question.step_seconds),
+            replay: None,
+            ..question.clone()
+        };
         let fallback = |why: Option<String>| {
-            let rolled = naive::roll(rolling).map_err(|refusal| Failure::from(WorkerError::Refused(refusal)))?;
             let because = why.map_or_else(String::new, |why| format!(", because {why}"));
-            let last = question.as_ref().and_then(|question| naive::answer(question).ok());
-            Ok((rolled, format!("by the seasonal naive in Rust{because}"), last))
+            let last = last.then(|| naive::answer(&ahead).ok()).flatten();
+            Ok((BTreeMap::new(), format!("plain rules in Rust{because}"), last))
         };
         if self.forecaster == Forecaster::Naive {
             return fallback(None);
         }
-        let within = Duration::from_secs(self.deadline.seconds().into());
+        let within = duration(self.deadline);
         let launch = self.places.launch(&self.places.home());
+        // One origin: what is wanted of it are the peaks at all of them.
+        let from = question.samples.len() as u32;
+        let rolling = Rolling { question: question.clone(), first: from, every: asked.max(1) as u32 };
         let work = async |worker: &mut Worker| {
-            let rolled = worker.roll(rolling, within).await?;
-            let last = match &question {
-                Some(question) => Some(worker.ask(question, within).await?),
-                None => None,
-            };
+            let rolled = worker.roll(&rolling, within).await?;
+            let last = if last { Some(worker.ask(&ahead, within).await?) } else { None };
             Ok((rolled, last))
         };
-        match asked(&launch, work).await? {
+        match asked_once(&launch, work).await? {
             Ok((rolled, last)) => {
-                let by = format!("by the worker: {}", members(&rolled));
-                Ok((rolled, by, last))
+                rolled.notes.iter().for_each(|note| eprintln!("note: {note}"));
+                let names: Vec<&str> = rolled.peaks.keys().map(String::as_str).collect();
+                let by = format!("plain rules, and the worker's {}", names.join(", "));
+                Ok((choose::aligned(rolled.peaks, question.samples.len()), by, last))
+            }
+            // A short history is no reason not to try the plain rules.
+            Err(WorkerError::Refused(refusal)) if refusal.code == "not-enough-history" => {
+                fallback(Some(refusal.message))
             }
             // A worker that works and refuses says more about the trace than a plainer model would.
             Err(error) if error.is_fatal() && self.forecaster == Forecaster::Auto => {
                 let why = error.to_string();
-                eprintln!("note: forecasting by the seasonal naive in Rust: {why}");
+                eprintln!("note: forecasting by plain rules in Rust: {why}");
                 fallback(Some(why))
             }
             Err(error) => Err(error.into()),
         }
     }
-}
-
-/// The models that were used, and at which share of the origins.
-fn members(rolled: &Rolled) -> String {
-    let mut counts: Vec<(&str, usize)> = Vec::new();
-    for member in rolled.members.iter().flatten() {
-        match counts.iter_mut().find(|(name, _)| name == member) {
-            Some((_, count)) => *count += 1,
-            None => counts.push((member, 1)),
-        }
-    }
-    counts.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(b.0)));
-    let share = |count: usize| 100.0 * count as f64 / rolled.members.len().max(1) as f64;
-    counts.iter().map(|(name, count)| format!("{name} in {:.0}%", share(*count))).collect::<Vec<_>>().join(", ")
 }

@@ -170,7 +170,7 @@ fn what_is_missing_is_said_with_the_next_command() {
     assert!(ran.stderr.contains("error: 5 things are missing for `run`"), "{ran:?}");
     for part in [
         "missing    worker",
-        "-m pip install --require-hashes -r requirements-enhanced.lock",
+        "next: name a Python with `--python` or AUTOSCALER_PYTHON",
         "missing    templates",
         "list.html:1: syntax error",
         "the cluster knows PredictiveScalers of v1beta9, and not of v1alpha1",

@@ -3,6 +3,7 @@
 mod backtest;
 mod browser;
 mod doctor;
+mod folders;
 mod forecast;
 mod manifests;
 mod pages;

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use autoscaler::crd::PredictiveScaler;
-use autoscaler::doctor::RIGHTS;
+use autoscaler::cluster::crd::PredictiveScaler;
+use autoscaler::cluster::doctor::RIGHTS;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Namespace, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
@@ -246,7 +246,7 @@ fn example(file: &str, fence: &str) -> PredictiveScaler {
 fn the_examples_are_scalers_and_their_defaults_are_the_resources() {
     let readme = example("README.md", "```");
     let page = example("templates/list.html", "</pre>");
-    assert!(page.spec.wanted().is_ok(), "{:?}", page.spec.wanted());
+    assert!(page.spec.settings().is_ok(), "{:?}", page.spec.settings());
     // What the README says of a value that is not given is what it is.
     let mut short = serde_json::to_value(&readme).unwrap();
     short["spec"]
@@ -255,7 +255,7 @@ fn the_examples_are_scalers_and_their_defaults_are_the_resources() {
         .retain(|name, _| ["hpaRef", "query", "perPodCapacity", "maxFloor"].contains(&name.as_str()));
     let short: PredictiveScaler = serde_json::from_value(short).unwrap();
     assert_eq!(short.spec, readme.spec);
-    assert!(readme.spec.wanted().is_ok());
+    assert!(readme.spec.settings().is_ok());
 }
 
 #[test]

@@ -4,10 +4,10 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 
-use autoscaler::decide::Mode;
-use autoscaler::history::History;
-use autoscaler::state::{Condition, Profile, Retention, ScalerName, State};
-use autoscaler::units::{Replicas, Unit};
+use autoscaler::floor::decide::Mode;
+use autoscaler::floor::units::{Replicas, Unit};
+use autoscaler::forecast::history::History;
+use autoscaler::show::state::{Condition, Profile, Retention, ScalerName, State};
 
 use crate::browser::{Browser, body, gallery, scheme};
 use crate::serve::{Server, copy_templates};
@@ -55,7 +55,7 @@ fn awkward(file: &Path) {
         quantile: "0.9".parse().unwrap(),
         max_floor: Replicas(u32::MAX),
         max_replicas: Some(Replicas(u32::MAX)),
-        stands: None,
+        floor_status: None,
         conditions: vec![
             condition("Conflict", "True"),
             condition("Ready", "False"),
@@ -222,7 +222,7 @@ fn the_pages_fit_a_phone_and_a_desk_and_can_be_read_by_day_and_night() {
             assert_eq!(seen.ground == "rgb(14, 20, 27)", dark, "{what}");
             let (rows, charts) = match seen.page {
                 0 => (3, 0),
-                2 => (40, 2),
+                2 => (40, 3),
                 3 => (3, 1),
                 _ => (0, 0),
             };

@@ -19,12 +19,12 @@ fn without_a_worker_the_naive_in_rust_forecasts_and_the_output_says_so() {
     let ran = run(autoscaler().args(DAILY).args(["--format", "json", "--python", "/nonexistent/python"]));
     assert_eq!(
         ran.stderr,
-        "note: forecasting by the seasonal naive in Rust: cannot run `/nonexistent/python`: \
+        "note: forecasting by plain rules in Rust: cannot run `/nonexistent/python`: \
          No such file or directory (os error 2)\n"
     );
     let found = json(&ran);
     let who = found["forecaster"].as_str().unwrap();
-    assert!(who.starts_with("by the seasonal naive in Rust, because cannot run `/nonexistent/python`"), "{who}");
+    assert!(who.starts_with("plain rules in Rust, because cannot run `/nonexistent/python`"), "{who}");
     assert!(seconds(&found, "alone") > 300, "{}", found["outcome"]["alone"]);
     assert!(seconds(&found, "with_floor") * 2 < seconds(&found, "alone"), "{}", found["outcome"]["with_floor"]);
 }
@@ -37,7 +37,11 @@ fn the_worker_forecasts_when_it_is_there() {
     let ran = run(autoscaler().args(DAILY).args(["--format", "json", "--python"]).arg(&python));
     assert_eq!(ran.stderr, "");
     let found = json(&ran);
-    assert!(found["forecaster"].as_str().unwrap().starts_with("by the worker: "), "{}", found["forecaster"]);
+    assert!(
+        found["forecaster"].as_str().unwrap().starts_with("plain rules, and the worker's "),
+        "{}",
+        found["forecaster"]
+    );
     assert!(found["gate_open"].as_f64().unwrap() > 0.9, "{}", found["gate_open"]);
     assert!(seconds(&found, "with_floor") * 2 < seconds(&found, "alone"), "{}", found["outcome"]["with_floor"]);
 }
@@ -56,8 +60,8 @@ fn both_forecasters_say_the_same_when_asked_for_the_naive() {
         .arg(&python));
     let theirs = json(&ran);
     let bytes = std::fs::read(&sample).unwrap();
-    let history = autoscaler::history::History::parse("requests.csv", &bytes, None).unwrap();
-    let question = autoscaler::protocol::Question {
+    let history = autoscaler::forecast::history::History::parse("requests.csv", &bytes, None).unwrap();
+    let question = autoscaler::forecast::protocol::Question {
         samples: history.samples,
         step_seconds: 300,
         // Without a week on the grid both know of one naive only.
@@ -65,8 +69,10 @@ fn both_forecasters_say_the_same_when_asked_for_the_naive() {
         horizon: 12,
         quantile: 0.9,
         model: "auto".to_owned(),
+        lead: None,
+        replay: None,
     };
-    let ours = autoscaler::naive::answer(&question).unwrap();
+    let ours = autoscaler::forecast::naive::answer(&question).unwrap();
     let theirs_of = |model: &str| {
         let scores = theirs["scores"].as_array().unwrap();
         scores.iter().find(|score| score["model"] == model).unwrap()["mae"].as_f64().unwrap()
@@ -143,7 +149,7 @@ fn the_page_is_one_file() {
     ]));
     assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{ran:?}");
     let html = std::fs::read_to_string(folder.path().join("simulation.html")).unwrap();
-    assert_eq!(html.matches("<svg").count(), 4);
+    assert_eq!(html.matches("<svg").count(), 6);
     assert!(html.contains("prefers-color-scheme: dark") && !html.contains("<script") && !html.contains("http"));
     let found: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
     assert_eq!(found.len(), 1);
@@ -216,7 +222,7 @@ fn hostile(worker: &str, cause: &str) {
     assert!(wanted.stderr.contains(cause), "{wanted:?}");
     let fallen_back = asked("auto");
     assert_eq!(fallen_back.code, Some(0), "{fallen_back:?}");
-    assert!(fallen_back.stderr.starts_with("note: forecasting by the seasonal naive in Rust: "), "{fallen_back:?}");
+    assert!(fallen_back.stderr.starts_with("note: forecasting by plain rules in Rust: "), "{fallen_back:?}");
     assert!(fallen_back.stderr.contains(cause), "{fallen_back:?}");
 }
 

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use autoscaler::crd::PredictiveScalerSpec;
+use autoscaler::cluster::crd::PredictiveScalerSpec;
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
@@ -83,7 +83,7 @@ pub(crate) struct Door {
 impl Door {
     /// A client that comes in here.
     pub(crate) fn client(&self) -> Client {
-        autoscaler::tls::provide();
+        autoscaler::cluster::tls::provide();
         let mut config = Config::new(format!("http://{}", self.address).parse().unwrap());
         config.default_namespace = "autoscaler".to_owned();
         config.default_retry = false;

@@ -5,17 +5,17 @@ use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use autoscaler::lease::Times;
-use autoscaler::operator::{Operator, Settings};
-use autoscaler::readiness::Readiness;
+use autoscaler::cluster::lease::Times;
+use autoscaler::cluster::operator::{Operator, Settings};
+use autoscaler::show::readiness::Readiness;
 use axum::http::Method;
 use jiff::Timestamp;
 use serde_json::json;
 use tokio::task::JoinHandle;
 
 use crate::cluster::{Cluster, Door, HPAS, LEASES, SCALERS, hpa_path};
+use crate::harness::{DAY, demands, no_worker, with};
 use crate::prometheus::{Load, Mock};
-use crate::rig::{DAY, demands, no_worker, with};
 use crate::support::{alive, autoscaler, signal};
 
 const TIMES: Times = Times {
@@ -86,13 +86,13 @@ async fn of_two_replicas_one_writes_and_after_its_end_the_other() {
     let (first, _, _) = replica(&cluster, &prometheus, "first").await;
     within(20, "the first leads", || holder(&cluster) == "first").await;
     let (second, _, ready) = replica(&cluster, &prometheus, "second").await;
-    within(20, "the floor is raised", || cluster.min("shop", "web") >= 8).await;
+    within(60, "the floor is raised", || cluster.min("shop", "web") >= 8).await;
     for name in ["b", "c", "d"] {
         workload(&cluster, name);
     }
     within(20, "three more are raised", || ["b", "c", "d"].iter().all(|name| cluster.min("shop", name) >= 8)).await;
     assert!(writers(&cluster).iter().all(|door| *door == first.address.port()), "one writer");
-    assert_eq!(ready.leader(), autoscaler::readiness::Leadership::Follows("first".to_owned()));
+    assert_eq!(ready.leader(), autoscaler::show::readiness::Leadership::Follows("first".to_owned()));
 
     // It hears nobody and nobody hears it, and it does not know why.
     first.shut();
@@ -111,13 +111,13 @@ async fn of_two_replicas_one_writes_and_after_its_end_the_other() {
 async fn a_leader_that_cannot_renew_stops_before_another_may_begin() {
     let (cluster, prometheus) = world().await;
     let (_, _, readiness) = replica(&cluster, &prometheus, "only").await;
-    within(20, "it leads", || readiness.leader() == autoscaler::readiness::Leadership::Leads).await;
+    within(20, "it leads", || readiness.leader() == autoscaler::show::readiness::Leadership::Leads).await;
     let away = Instant::now();
     cluster.fail(503);
-    within(20, "it stops", || readiness.leader() != autoscaler::readiness::Leadership::Leads).await;
+    within(20, "it stops", || readiness.leader() != autoscaler::show::readiness::Leadership::Leads).await;
     assert!(away.elapsed() < TIMES.holds, "{:?}", away.elapsed());
     cluster.fail(0);
-    within(20, "it leads again", || readiness.leader() == autoscaler::readiness::Leadership::Leads).await;
+    within(20, "it leads again", || readiness.leader() == autoscaler::show::readiness::Leadership::Leads).await;
     workload(&cluster, "later");
     within(20, "it watches again", || cluster.min("shop", "later") >= 8).await;
 }
@@ -126,11 +126,12 @@ async fn a_leader_that_cannot_renew_stops_before_another_may_begin() {
 async fn a_scaler_is_seen_when_it_comes_and_when_it_goes() {
     let (cluster, prometheus) = world().await;
     let (_, _, readiness) = replica(&cluster, &prometheus, "only").await;
-    within(20, "the floor is raised", || cluster.min("shop", "web") >= 8).await;
-    let hello = autoscaler::protocol::Hello { protocol: 1, python: String::new(), packages: Default::default() };
-    assert!(readiness.lacks(&autoscaler::supervisor::Status::Ready(hello)).is_empty());
+    within(60, "the floor is raised", || cluster.min("shop", "web") >= 8).await;
+    let hello =
+        autoscaler::forecast::protocol::Hello { protocol: 1, python: String::new(), packages: Default::default() };
+    assert!(readiness.lacks(&autoscaler::forecast::supervisor::Status::Ready(hello)).is_empty());
     cluster.delete_scaler("shop", "web");
-    within(20, "it is gone", || cluster.get(SCALERS, "shop", "web").is_none()).await;
+    within(60, "it is gone", || cluster.get(SCALERS, "shop", "web").is_none()).await;
     assert_eq!(cluster.min("shop", "web"), 1);
 }
 
@@ -138,7 +139,7 @@ async fn a_scaler_is_seen_when_it_comes_and_when_it_goes() {
 async fn our_own_status_wakes_nobody() {
     let (cluster, prometheus) = world().await;
     let _replica = replica(&cluster, &prometheus, "only").await;
-    within(20, "the floor is raised", || cluster.min("shop", "web") >= 8).await;
+    within(60, "the floor is raised", || cluster.min("shop", "web") >= 8).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     // The first look, the one that the finalizer causes, and no third before the step is over.
     assert!(prometheus.requests() <= 3, "{}", prometheus.requests());
@@ -152,7 +153,8 @@ async fn requests_to_prometheus_are_bounded() {
         workload(&cluster, &format!("web-{index}"));
     }
     let _replica = replica(&cluster, &prometheus, "only").await;
-    within(60, "all are raised", || (0..40).all(|index| cluster.min("shop", &format!("web-{index}")) >= 8)).await;
+    // Their candidates are replayed one after another, on a machine that may be busy.
+    within(240, "all are raised", || (0..40).all(|index| cluster.min("shop", &format!("web-{index}")) >= 8)).await;
     assert!((2..=4).contains(&prometheus.most_at_a_time()), "{}", prometheus.most_at_a_time());
 }
 

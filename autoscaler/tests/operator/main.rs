@@ -3,10 +3,11 @@
 mod cluster;
 mod faults;
 mod floors;
+mod harness;
 mod lead;
+mod ownership;
 mod pages;
 mod prometheus;
-mod rig;
 mod story;
 #[path = "../binary/support.rs"]
 #[allow(dead_code, reason = "shared with the tests of the other commands")]

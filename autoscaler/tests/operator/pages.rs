@@ -9,9 +9,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::cluster::{Cluster, Door};
+use crate::harness::with;
 use crate::lead::{within, workload, world};
 use crate::prometheus::Mock;
-use crate::rig::with;
 use crate::support::autoscaler;
 
 /// The binary with a log that can be read.

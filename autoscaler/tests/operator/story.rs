@@ -6,10 +6,10 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use autoscaler::crd::PredictiveScaler;
-use autoscaler::lease::Times;
-use autoscaler::operator::{Operator, Settings};
-use autoscaler::readiness::Readiness;
+use autoscaler::cluster::crd::PredictiveScaler;
+use autoscaler::cluster::lease::Times;
+use autoscaler::cluster::operator::{Operator, Settings};
+use autoscaler::show::readiness::Readiness;
 use jiff::Timestamp;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::Namespace;
@@ -20,8 +20,8 @@ use serde_json::json;
 use tokio::task::JoinHandle;
 
 use crate::cluster::Cluster;
+use crate::harness::{demands, no_worker};
 use crate::prometheus::{Load, Mock};
-use crate::rig::{demands, no_worker};
 
 /// The length of everything in it.
 #[derive(Clone, Copy)]
@@ -67,7 +67,7 @@ async fn replica(client: &Client, namespace: &str, name: &str, prometheus: &Mock
     tokio::spawn(operator.run(std::future::pending()))
 }
 
-async fn tell(client: Client, namespace: &str, pace: Pace) {
+async fn run_story(client: Client, namespace: &str, pace: Pace) {
     let delivery = PatchParams::apply("delivery").force();
     let crds: Api<CustomResourceDefinition> = Api::all(client.clone());
     let crd = PredictiveScaler::crd();
@@ -139,7 +139,7 @@ async fn tell(client: Client, namespace: &str, pace: Pace) {
     }
     let hpa = hpas.get("web").await.unwrap();
     assert_eq!(hpa.spec.unwrap().min_replicas.unwrap_or(1), 1);
-    assert!(!hpa.metadata.annotations.unwrap_or_default().contains_key(autoscaler::minimum::ANNOTATION));
+    assert!(!hpa.metadata.annotations.unwrap_or_default().contains_key(autoscaler::floor::minimum::ANNOTATION));
     let managers = hpa.metadata.managed_fields.unwrap_or_default();
     assert!(managers.iter().all(|entry| entry.manager.as_deref() != Some("autoscaler")), "{managers:?}");
     second.abort();
@@ -149,7 +149,7 @@ async fn tell(client: Client, namespace: &str, pace: Pace) {
 async fn the_story_holds_for_a_cluster_in_memory() {
     let cluster = Cluster::new();
     cluster.lenient();
-    tell(cluster.door().await.client(), "shop", Pace { step: 1 }).await;
+    run_story(cluster.door().await.client(), "shop", Pace { step: 1 }).await;
 }
 
 #[tokio::test]
@@ -160,7 +160,7 @@ async fn the_story_holds_for_the_cluster_of_kubeconfig() {
         let _ = writeln!(std::io::stderr(), "\nskipped: {TEST}: set KUBECONFIG to a cluster that may be changed");
         return;
     }
-    autoscaler::tls::provide();
+    autoscaler::cluster::tls::provide();
     let config = Config::infer().await.expect("KUBECONFIG names a kubeconfig");
     let client = Client::try_from(config).expect("the kubeconfig is whole");
     let namespaces: Api<Namespace> = Api::all(client.clone());
@@ -169,7 +169,7 @@ async fn the_story_holds_for_the_cluster_of_kubeconfig() {
     namespaces.create(&PostParams::default(), &namespace).await.expect("a namespace of our own");
     let told = tokio::spawn({
         let name = name.clone();
-        async move { tell(client, &name, Pace { step: 10 }).await }
+        async move { run_story(client, &name, Pace { step: 10 }).await }
     });
     let told = told.await;
     // The definition stays: others may have come to use it.

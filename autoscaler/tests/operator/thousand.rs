@@ -78,10 +78,11 @@ async fn a_thousand_scalers_are_a_round_of_less_than_half_a_minute() {
     let prometheus = Mock::start(busy_now()).await;
     let door = cluster.door().await;
     let folder = tempfile::tempdir().unwrap();
-    let told = |fallback: bool| {
+    let count = |fallback: bool| {
         let fits = |scaler: &serde_json::Value| {
+            // In the first round most are not replayed yet: their status says so, and has no forecast.
             let forecast = &scaler["status"]["forecast"];
-            !forecast.is_null() && (fallback || forecast["fallback"] == false)
+            if fallback { !scaler["status"]["conditions"].is_null() } else { forecast["fallback"] == false }
         };
         cluster.all(SCALERS).iter().filter(|scaler| fits(scaler)).count()
     };
@@ -90,14 +91,14 @@ async fn a_thousand_scalers_are_a_round_of_less_than_half_a_minute() {
     let (mut process, address) = start(&binary, folder.path(), &door, &prometheus, &python);
     within(60, "it is ready", || get(address, "/readyz").is_some_and(|(status, _)| status == 200)).await;
     println!("ready after {:.2?}", began.elapsed());
-    while told(true) < SCALE {
+    while count(true) < SCALE {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let cold = began.elapsed();
-    println!("first round, nothing known: {cold:.1?}, {} by the worker, {} MiB", told(false), resident(&process));
+    println!("first round, nothing known: {cold:.1?}, {} by the worker, {} MiB", count(false), resident(&process));
     let fitting = Instant::now();
-    while told(false) < SCALE {
-        assert!(fitting.elapsed() < Duration::from_secs(1_500), "{} are fitted", told(false));
+    while count(false) < SCALE {
+        assert!(fitting.elapsed() < Duration::from_secs(1_500), "{} are fitted", count(false));
         for scaler in cluster.all(SCALERS) {
             if scaler["status"]["forecast"]["fallback"] != false {
                 let name = scaler["metadata"]["name"].as_str().unwrap();

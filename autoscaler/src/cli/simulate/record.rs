@@ -6,14 +6,15 @@ use std::path::Path;
 use clap::ValueEnum;
 
 use super::SimulateArgs;
-use crate::decide::{Mode, Policy};
 use crate::failure::Failure;
-use crate::forecast::{Forecast, Model, Wish};
-use crate::history::History;
-use crate::protocol::Answer;
-use crate::simulate::{Told, Workload};
-use crate::span::Span;
-use crate::state::{Condition, Decided, Health, Profile, Retention, ScalerName, State};
+use crate::floor::choose::Choice;
+use crate::floor::decide::Mode;
+use crate::floor::simulate::{Setup, SimulatedDecision};
+use crate::forecast::history::History;
+use crate::forecast::protocol::Answer;
+use crate::forecast::span::Span;
+use crate::forecast::{Forecast, ForecastOptions, Model};
+use crate::show::state::{Condition, Decided, Health, Profile, Retention, ScalerName, State};
 
 const NAMESPACE: &str = "simulated";
 
@@ -22,7 +23,7 @@ const NAMESPACE: &str = "simulated";
 pub(super) struct Record {
     state: State,
     name: ScalerName,
-    /// What stands for the query: there is none.
+    /// Description shown in place of a query.
     query: String,
 }
 
@@ -48,28 +49,28 @@ impl Record {
     }
 
     /// Keeps a decision.
-    pub(super) fn decided(&self, told: &Told<'_>) {
-        let mut decided = Decided::new(told.now, Mode::Enforce, told.original, told.decision);
-        decided.replicas = Some(told.replicas);
-        decided.demand = told.demand;
-        self.state.remember_decision(&self.name, &decided, &told.decision.memory);
+    pub(super) fn decided(&self, step: &SimulatedDecision<'_>) {
+        let mut decided = Decided::new(step.now, Mode::Enforce, step.original, step.decision);
+        decided.replicas = Some(step.replicas);
+        decided.demand = step.demand;
+        self.state.remember_decision(&self.name, &decided, &step.decision.memory);
     }
 
     /// Keeps what is known at the end, or says why nothing could be kept.
     pub(super) fn end(
         self,
         args: &SimulateArgs,
-        trace: &History,
+        setup: &Setup<'_>,
         known: usize,
-        workload: &Workload,
-        policy: &Policy,
-        last: Option<Answer>,
+        last: Option<(Answer, Option<Choice>)>,
     ) -> Result<(), Failure> {
+        let Setup { trace, workload, policy, .. } = *setup;
+        let quantile = args.quantile.unwrap_or_default();
         let history = History { samples: trace.samples[..known].to_vec(), ..trace.clone() };
-        let forecast = last.map(|answer| {
+        let forecast = last.map(|(answer, choice)| {
             let horizon = Span::from_seconds(answer.mean.len() as u32 * trace.step.seconds()).unwrap_or(trace.step);
-            let wish = Wish { horizon, season: args.season, quantile: args.quantile, model: Model::Auto };
-            Forecast::new(&history, &wish, answer)
+            let options = ForecastOptions { horizon, season: args.season, quantile, model: Model::Auto };
+            Forecast { choice, ..Forecast::new(&history, &options, answer) }
         });
         let condition = |kind: &str, holds: bool, reason: &str, message: String| Condition {
             kind: kind.to_owned(),
@@ -80,9 +81,11 @@ impl Record {
         };
         let skilled = match &forecast {
             Some(forecast) if forecast.skilled => {
-                condition("ForecastSkilled", true, "BeatsReferences", crate::print::skill(forecast))
+                condition("ForecastSkilled", true, "WorthItsCost", crate::show::print::skill(forecast))
             }
-            Some(forecast) => condition("ForecastSkilled", false, "NoSkill", crate::print::skill(forecast)),
+            Some(forecast) => {
+                condition("ForecastSkilled", false, "NotWorthItsCost", crate::show::print::skill(forecast))
+            }
             None => condition("ForecastSkilled", false, "NoForecast", "there is no forecast".to_owned()),
         };
         self.state.note(
@@ -99,10 +102,10 @@ impl Record {
                 step: trace.step,
                 season: args.season,
                 lead_time: policy.lead_time,
-                quantile: args.quantile,
+                quantile,
                 max_floor: policy.max_floor,
                 max_replicas: Some(workload.max),
-                stands: None,
+                floor_status: None,
                 conditions: vec![
                     condition("Ready", true, "Simulated", "these decisions are a simulation's".to_owned()),
                     skilled,

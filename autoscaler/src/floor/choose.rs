@@ -1,0 +1,700 @@
+//! Chooses what a floor is made of, by replaying the real decision over the past with every candidate.
+//!
+//! A candidate is a line of expected demand and a factor on it. What counts is what a candidate would have done: how much
+//! shortage of pods its floor prevents, and how many pod-seconds it costs. Both are summed by blocks of a day, with recent days
+//! weighing more and the oddest day left out, so that one unusual day decides nothing. A candidate is good enough when it
+//! prevents more than headroom, a lower target of the autoscaler, does at the same cost; of those within the budget the one
+//! that prevents most is taken. Pure.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::floor::rules::{Past, RULES, Rule};
+use crate::floor::simulate::{Block, Setup};
+use crate::floor::units::plain_number;
+use crate::forecast::Quantile;
+use crate::forecast::protocol::{Answer, Question};
+
+pub use crate::forecast::choice::{Choice, Point};
+
+/// Factors on a candidate's line that are tried.
+const FACTORS: [f64; 8] = [0.6, 0.7, 0.8, 0.88, 0.95, 1.0, 1.1, 1.25];
+/// Headroom that candidates are compared with.
+const HEADROOM: [f64; 6] = [1.0, 1.05, 1.1, 1.3, 1.6, 2.2];
+
+/// A block a day older counts for this much of the next one.
+const FADING: f64 = 0.92;
+/// Blocks that count at most.
+const MOST_BLOCKS: usize = 14;
+/// Fewer days with shortage cannot tell a rule from luck.
+const MIN_BLOCKS: usize = 2;
+/// From so many blocks on the oddest one is left out.
+const TRIMMED_FROM: usize = 5;
+/// How much more than equal-cost headroom a candidate has to prevent.
+const BETTER: f64 = 1.25;
+/// The least share of the shortage that is worth a floor.
+const LEAST_PREVENTED: f64 = 0.1;
+/// Shortages within this share of the whole are alike: the cheaper one is taken.
+const ALIKE: f64 = 0.01;
+/// The share of the days with shortage on which a candidate has to beat equal-cost headroom.
+const WON: f64 = 0.6;
+/// What a margin above the cheapest choice may cost: the days to come are not those that it was chosen by.
+const MARGIN: f64 = 0.02;
+
+/// The extra pod-seconds that a floor may cost, as a share of what the autoscaler alone costs.
+#[derive(Clone, Copy, Debug, PartialEq, PartialOrd, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Budget(f64);
+
+impl Budget {
+    /// A tenth.
+    pub const DEFAULT: Budget = Budget(0.1);
+
+    /// As a share.
+    pub fn share(self) -> f64 {
+        self.0
+    }
+}
+
+impl FromStr for Budget {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Budget, String> {
+        let number =
+            text.strip_suffix('%').filter(|number| plain_number(number)).and_then(|number| number.parse().ok());
+        match number.filter(|percent: &f64| *percent > 0.0 && *percent < 1_000.0) {
+            Some(percent) => Ok(Budget(percent / 100.0)),
+            None => Err(format!("`{text}` is not a share such as `10%`, below 1000%")),
+        }
+    }
+}
+
+impl TryFrom<String> for Budget {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Budget, String> {
+        text.parse()
+    }
+}
+
+impl From<Budget> for String {
+    fn from(budget: Budget) -> String {
+        budget.to_string()
+    }
+}
+
+impl fmt::Display for Budget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}%", (self.0 * 1e6).round() / 1e4)
+    }
+}
+
+/// What decides the width of a candidate.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Goal {
+    /// Prevent as much shortage as this pays for.
+    Budget(Budget),
+    /// Keep this share of demand below the line.
+    Quantile(Quantile),
+}
+
+impl Default for Goal {
+    fn default() -> Goal {
+        Goal::Budget(Budget::DEFAULT)
+    }
+}
+
+/// A line that a floor can follow: by origin, the highest demand that it expects until the lead time.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    /// A rule's name, or a model's.
+    pub name: String,
+    /// By origin; NaN where it has no line.
+    pub peaks: Vec<f64>,
+}
+
+/// The worker's peaks, which end with the last origin, by origin: NaN before the first one.
+pub fn aligned(peaks: BTreeMap<String, Vec<f64>>, samples: usize) -> BTreeMap<String, Vec<f64>> {
+    let align = |peaks: Vec<f64>| {
+        let before = (samples + 1).saturating_sub(peaks.len());
+        let mut all = vec![f64::NAN; before];
+        all.extend(peaks.into_iter().take(samples + 1));
+        all
+    };
+    peaks.into_iter().map(|(name, peaks)| (name, align(peaks))).collect()
+}
+
+/// Peaks of the rules and of the models, by origin. `models` has those of the worker, NaN where there are none.
+pub fn candidates(question: &Question, models: BTreeMap<String, Vec<f64>>) -> Vec<Candidate> {
+    let past = Past::new(question);
+    let lead = question.lead.unwrap_or(question.horizon) as usize;
+    let origins = question.samples.len() + 1;
+    let peak = |line: Vec<f64>| line.into_iter().fold(f64::NAN, f64::max);
+    let mut found: Vec<Candidate> = RULES
+        .iter()
+        .map(|rule| Candidate {
+            name: rule.name().to_owned(),
+            peaks: (0..origins).map(|at| past.line(*rule, at, lead).map_or(f64::NAN, peak)).collect(),
+        })
+        .filter(|candidate| candidate.peaks.iter().any(|peak| peak.is_finite()))
+        .collect();
+    let day_ago = found.iter().find(|candidate| candidate.name == Rule::DayAgo.name()).cloned();
+    for (name, peaks) in models {
+        if let Some(day_ago) = day_ago.as_ref().filter(|_| name == MEAN) {
+            let both =
+                peaks.iter().zip(&day_ago.peaks).map(|(one, other)| if one.is_nan() { *one } else { one.max(*other) });
+            found.push(Candidate { name: format!("{name}{OR_DAY_AGO}"), peaks: both.collect() });
+        }
+        found.push(Candidate { name, peaks });
+    }
+    found
+}
+
+/// An answer whose upper line is that of the choice: what the floor follows. Without a choice the answer stays.
+pub fn applied(mut answer: Answer, question: &Question, choice: Option<&Choice>) -> Answer {
+    let Some(choice) = choice else { return answer };
+    answer.skilled = choice.open;
+    if let Some(line) = line(&answer, question, &choice.candidate) {
+        answer.upper = line.iter().map(|value| value * choice.factor).collect();
+        answer.lower = answer.lower.iter().zip(&answer.upper).map(|(lower, upper)| lower.min(*upper)).collect();
+        answer.mean = line;
+        answer.model = choice.candidate.clone();
+        answer.members = vec![choice.candidate.clone()];
+    }
+    answer.notes = vec![choice.reason.clone()];
+    answer
+}
+
+/// The line of a candidate from the end of the samples on.
+fn line(answer: &Answer, question: &Question, candidate: &str) -> Option<Vec<f64>> {
+    let (past, origin, horizon) = (Past::new(question), question.samples.len(), answer.mean.len());
+    if let Some(rule) = RULES.iter().find(|rule| rule.name() == candidate) {
+        return past.line(*rule, origin, horizon);
+    }
+    let Some(model) = candidate.strip_suffix(OR_DAY_AGO) else { return answer.lines.get(candidate).cloned() };
+    let day_ago = past.line(Rule::DayAgo, origin, horizon)?;
+    Some(answer.lines.get(model)?.iter().zip(day_ago).map(|(one, other)| one.max(other)).collect())
+}
+
+/// The name of the mean of all models.
+const MEAN: &str = "mean";
+
+/// What the name of a candidate ends with that is the higher of a model and of the same time a day ago.
+pub const OR_DAY_AGO: &str = "-or-day-ago";
+
+/// One candidate with one factor, replayed.
+struct Replayed {
+    name: String,
+    factor: f64,
+    blocks: Vec<Block>,
+}
+
+/// How often a candidate had a line, and how often the demand stayed below it, in one block.
+#[derive(Clone, Copy, Debug, Default)]
+struct Coverage {
+    samples: u32,
+    known: u32,
+    below: [u32; FACTORS.len()],
+}
+
+/// All candidates, replayed over a past.
+pub struct Evaluation {
+    /// The first block's number: days since 1970 where blocks are days.
+    first: i64,
+    block: i64,
+    headroom: Vec<(f64, Vec<Block>)>,
+    replayed: Vec<Replayed>,
+    coverage: BTreeMap<String, Vec<Coverage>>,
+    moments: Vec<Moments>,
+}
+
+/// Sums over the samples of a block that are known together with the one before and the one a season before.
+#[derive(Clone, Copy, Debug, Default)]
+struct Moments {
+    count: f64,
+    value: f64,
+    square: f64,
+    next: f64,
+    season: f64,
+}
+
+/// How a candidate did over the blocks that count.
+#[derive(Clone, Copy, Debug)]
+struct Record {
+    days: usize,
+    /// The share of the shortage that it prevents.
+    prevented: f64,
+    /// The extra pod-seconds, as a share.
+    cost: f64,
+    /// The share of the shortage that headroom prevents at the same cost.
+    headroom: f64,
+    /// The share of the days with shortage on which it prevents more than that headroom.
+    won: f64,
+}
+
+impl Record {
+    fn good(&self) -> bool {
+        let better = self.prevented >= BETTER * self.headroom && self.prevented >= LEAST_PREVENTED;
+        self.days >= MIN_BLOCKS && better && self.won >= WON
+    }
+}
+
+impl fmt::Display for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "prevents {:.0}% of the shortage for {:.1}% more pod-seconds over {} days; headroom at that cost prevents {:.0}%",
+            self.prevented * 100.0,
+            self.cost * 100.0,
+            self.days,
+            self.headroom * 100.0
+        )
+    }
+}
+
+impl Evaluation {
+    /// Replays all candidates. Blocks are of a season, but at most of a day.
+    pub fn new(setup: &Setup<'_>, season_seconds: u32, candidates: &[Candidate]) -> Evaluation {
+        let block = u64::from(season_seconds.clamp(setup.trace.step.seconds(), 86_400));
+        let first = setup.trace.time(setup.first).as_second().div_euclid(block as i64);
+        let headroom = HEADROOM.map(|headroom| (headroom, setup.blocks(block, headroom, None))).to_vec();
+        let mut evaluation = Evaluation {
+            first,
+            block: block as i64,
+            headroom,
+            replayed: Vec::new(),
+            coverage: BTreeMap::new(),
+            moments: Vec::new(),
+        };
+        evaluation.moments = evaluation.moments(setup, (season_seconds / setup.trace.step.seconds()) as usize);
+        for candidate in candidates {
+            for factor in FACTORS {
+                let peak = |origin: usize| factor * candidate.peaks.get(origin).copied().unwrap_or(f64::NAN);
+                let blocks = setup.blocks(block, 1.0, Some(&peak));
+                evaluation.replayed.push(Replayed { name: candidate.name.clone(), factor, blocks });
+            }
+            let coverage = evaluation.coverage(setup, candidate);
+            evaluation.coverage.insert(candidate.name.clone(), coverage);
+        }
+        evaluation
+    }
+
+    fn moments(&self, setup: &Setup<'_>, season: usize) -> Vec<Moments> {
+        let samples = &setup.trace.samples;
+        let mut moments: Vec<Moments> = Vec::new();
+        for index in setup.first.max(season).max(1)..samples.len() {
+            let number = self.blocks_before(setup.trace.time(index).as_second());
+            moments.resize(moments.len().max(number + 1), Moments::default());
+            let (Some(value), Some(before), Some(ago)) = (samples[index], samples[index - 1], samples[index - season])
+            else {
+                continue;
+            };
+            let here = &mut moments[number];
+            here.count += 1.0;
+            here.value += value;
+            here.square += value * value;
+            here.next += value * before;
+            here.season += value * ago;
+        }
+        moments
+    }
+
+    /// Whether the demand before block `until` is white noise: a sample says nothing about the next one, nor about the one a
+    /// season later. Whatever a floor prevents then, it prevents by luck.
+    fn is_noise(&self, until: usize) -> bool {
+        let known = &self.moments[..until.min(self.moments.len())];
+        let sum = |of: fn(&Moments) -> f64| known.iter().map(of).sum::<f64>();
+        let count = sum(|block| block.count);
+        if count < 24.0 {
+            return false;
+        }
+        let mean = sum(|block| block.value) / count;
+        let variance = sum(|block| block.square) / count - mean * mean;
+        let correlated = |product: f64| (product / count - mean * mean) > NOISE * variance;
+        !correlated(sum(|block| block.next)) && !correlated(sum(|block| block.season))
+    }
+
+    fn coverage(&self, setup: &Setup<'_>, candidate: &Candidate) -> Vec<Coverage> {
+        let lead = setup.policy.lead_time.seconds().div_ceil(setup.trace.step.seconds()) as usize;
+        let mut coverage: Vec<Coverage> = Vec::new();
+        for index in setup.first..setup.trace.samples.len() {
+            let number = self.blocks_before(setup.trace.time(index).as_second());
+            coverage.resize(coverage.len().max(number + 1), Coverage::default());
+            let here = &mut coverage[number];
+            here.samples += 1;
+            let peak = candidate.peaks.get(index + 1).copied().unwrap_or(f64::NAN);
+            if peak.is_nan() {
+                continue;
+            }
+            here.known += 1;
+            let actual = setup.trace.samples[index + 1..].iter().take(lead).flatten().copied().fold(0.0, f64::max);
+            for (below, factor) in here.below.iter_mut().zip(FACTORS) {
+                *below += u32::from(actual <= factor * peak);
+            }
+        }
+        coverage
+    }
+
+    /// The number of blocks that begin before a time in Unix seconds and end by it.
+    pub fn blocks_before(&self, second: i64) -> usize {
+        usize::try_from(second.div_euclid(self.block) - self.first).unwrap_or(0)
+    }
+
+    /// Chooses by the blocks before number `until`.
+    pub fn choose(&self, until: usize, goal: Goal) -> Choice {
+        let judged = self.replayed.iter().filter(|replayed| self.meets(replayed, until, goal));
+        let judged: Vec<(&Replayed, Record)> =
+            judged.filter_map(|replayed| Some((replayed, self.record(replayed, until)?))).collect();
+        let affordable = judged.iter().filter(|(_, record)| match goal {
+            Goal::Budget(budget) => record.cost <= budget.share(),
+            Goal::Quantile(_) => true,
+        });
+        let affordable: Vec<&(&Replayed, Record)> = affordable.collect();
+        let noise = self.is_noise(until);
+        let good = || affordable.iter().filter(|(_, record)| record.good() && !noise);
+        let most = good().map(|(_, record)| record.prevented).fold(0.0, f64::max);
+        let cheapest = good()
+            .filter(|(_, record)| record.prevented >= most - ALIKE)
+            .min_by(|(_, a), (_, b)| a.cost.total_cmp(&b.cost));
+        let best = cheapest.and_then(|(least, paid)| {
+            let same = good().filter(|(other, _)| other.name == least.name && other.factor >= least.factor);
+            let wider =
+                same.filter(|(_, record)| record.cost <= paid.cost + MARGIN && record.prevented >= paid.prevented);
+            wider.max_by(|(a, _), (b, _)| a.factor.total_cmp(&b.factor))
+        });
+        // What is recommended while the gate is shut.
+        let likeliest = || affordable.iter().max_by(|(_, a), (_, b)| a.prevented.total_cmp(&b.prevented));
+        let open = best.is_some();
+        let days = judged.iter().map(|(_, record)| record.days).max().unwrap_or(0);
+        let reason = match (best, likeliest()) {
+            (Some((replayed, record)), _) => format!("`{}` {record}", replayed.name),
+            _ if days < MIN_BLOCKS => format!("{days} whole days of history are too few: {MIN_BLOCKS} are needed"),
+            _ if noise => "the demand is noise: no sample says anything about a later one".to_owned(),
+            _ if !self.is_short(until) => {
+                "the autoscaler alone is hardly ever short of pods: a floor has nothing to prevent".to_owned()
+            }
+            (None, Some((replayed, record))) => {
+                let hint = self.headroom_hint(until);
+                format!("no floor is worth its cost: the best, `{}`, {record}{hint}", replayed.name)
+            }
+            (None, None) => "no floor is within the budget".to_owned(),
+        };
+        let chosen = best.or_else(likeliest).map(|(replayed, _)| *replayed);
+        Choice {
+            candidate: chosen.map_or_else(|| Rule::DayAgo.name().to_owned(), |chosen| chosen.name.clone()),
+            factor: chosen.map_or(1.0, |chosen| chosen.factor),
+            open,
+            reason,
+            days,
+            curve: self.curve(until, chosen),
+        }
+    }
+
+    /// What a person can do instead, where it helps: lower the autoscaler's own target.
+    fn headroom_hint(&self, until: usize) -> String {
+        let headroom = self.curve(until, None).into_iter().find(|point| point.name == "headroom 1.1");
+        match headroom.filter(|point| point.short < 0.7) {
+            Some(point) => format!(
+                "; the autoscaler's own target divided by 1.1 prevents {:.0}% for {:.1}%",
+                100.0 - 100.0 * point.short,
+                100.0 * point.cost
+            ),
+            None => String::new(),
+        }
+    }
+
+    /// Whether a candidate's factor is the one that a quantile asks for; any is where a budget decides.
+    fn meets(&self, replayed: &Replayed, until: usize, goal: Goal) -> bool {
+        let Goal::Quantile(quantile) = goal else { return true };
+        let blocks = self.coverage.get(&replayed.name).map_or(&[][..], |blocks| &blocks[..until.min(blocks.len())]);
+        let covers = |index: usize| {
+            let (mut below, mut known) = (0.0, 0.0);
+            for (age, block) in blocks.iter().rev().take(MOST_BLOCKS).enumerate() {
+                let weight = FADING.powi(age as i32);
+                below += weight * f64::from(block.below[index]);
+                known += weight * f64::from(block.known);
+            }
+            known > 0.0 && below / known >= quantile.share()
+        };
+        let least = (0..FACTORS.len()).find(|index| covers(*index)).unwrap_or(FACTORS.len() - 1);
+        FACTORS[least] == replayed.factor
+    }
+
+    /// The blocks in which a candidate had a line nearly always, with their weights.
+    fn known(&self, name: &str, until: usize) -> Vec<(usize, f64)> {
+        let Some(blocks) = self.coverage.get(name) else { return Vec::new() };
+        let until = until.min(blocks.len());
+        let recent = (until.saturating_sub(MOST_BLOCKS)..until).filter(|index| {
+            let block = &blocks[*index];
+            block.samples > 0 && f64::from(block.known) >= 0.95 * f64::from(block.samples)
+        });
+        recent.map(|index| (index, FADING.powi((until - 1 - index) as i32))).collect()
+    }
+
+    fn alone(&self) -> &[Block] {
+        &self.headroom[0].1
+    }
+
+    fn is_short(&self, until: usize) -> bool {
+        let alone = &self.alone()[..until.min(self.alone().len())];
+        alone.iter().rev().take(MOST_BLOCKS).map(|block| block.short).sum::<f64>() >= LEAST_SHORT
+    }
+
+    fn record(&self, replayed: &Replayed, until: usize) -> Option<Record> {
+        let known = self.known(&replayed.name, until);
+        let days = known.len();
+        let (alone, ours) = (self.alone(), &replayed.blocks);
+        let needy: Vec<(usize, f64)> = known.iter().copied().filter(|(index, _)| alone[*index].short > 0.0).collect();
+        if needy.len() < MIN_BLOCKS || needy.iter().map(|(index, _)| alone[*index].short).sum::<f64>() < LEAST_SHORT {
+            return Some(Record { days, prevented: 0.0, cost: 0.0, headroom: 0.0, won: 0.0 });
+        }
+        let counted = self.trimmed(known, &needy, ours);
+        let sum = |of: &dyn Fn(usize) -> f64| counted.iter().map(|(index, weight)| weight * of(*index)).sum::<f64>();
+        let (short, pods) = (sum(&|index| alone[index].short), sum(&|index| alone[index].pods));
+        if short <= 0.0 || pods <= 0.0 {
+            return None;
+        }
+        let share = |blocks: &[Block]| {
+            (1.0 - sum(&|index| blocks[index].short) / short, sum(&|index| blocks[index].pods) / pods - 1.0)
+        };
+        let (prevented, cost) = share(ours);
+        let headroom: Vec<(f64, f64)> = self.headroom.iter().map(|(_, blocks)| share(blocks)).collect();
+        let (index, part) = at_cost(&headroom, cost);
+        let between =
+            |of: &dyn Fn(usize) -> f64| (1.0 - part) * of(index) + part * of((index + 1).min(headroom.len() - 1));
+        let won = |day: usize| ours[day].short < between(&|index| self.headroom[index].1[day].short);
+        let weight = |days: &mut dyn Iterator<Item = &(usize, f64)>| days.map(|(_, weight)| weight).sum::<f64>();
+        let won = weight(&mut needy.iter().filter(|(day, _)| won(*day))) / weight(&mut needy.iter());
+        Some(Record { days, prevented, cost, headroom: between(&|index| headroom[index].0), won })
+    }
+
+    /// The days that count: without the costliest one, and without those on which the floor helped least and most.
+    fn trimmed(&self, mut known: Vec<(usize, f64)>, needy: &[(usize, f64)], ours: &[Block]) -> Vec<(usize, f64)> {
+        if known.len() < TRIMMED_FROM {
+            return known;
+        }
+        let alone = self.alone();
+        let gain = |index: usize| alone[index].short - ours[index].short;
+        let extra = |index: usize| ours[index].pods - alone[index].pods;
+        let mut odd: Vec<usize> = Vec::new();
+        odd.extend(known.iter().map(|(index, _)| *index).max_by(|a, b| extra(*a).total_cmp(&extra(*b))));
+        if needy.len() >= TRIMMED_FROM {
+            let days = || needy.iter().map(|(index, _)| *index);
+            odd.extend(days().min_by(|a, b| gain(*a).total_cmp(&gain(*b))));
+            odd.extend(days().max_by(|a, b| gain(*a).total_cmp(&gain(*b))));
+        }
+        known.retain(|(index, _)| !odd.contains(index));
+        known
+    }
+
+    /// The plain rules, headroom and the chosen candidate over the same blocks.
+    fn curve(&self, until: usize, chosen: Option<&Replayed>) -> Vec<Point> {
+        let last = until.min(self.alone().len());
+        let range = last.saturating_sub(MOST_BLOCKS)..last;
+        let sum = |blocks: &[Block]| {
+            blocks[range.clone()]
+                .iter()
+                .fold((0.0, 0.0), |(short, pods), block| (short + block.short, pods + block.pods))
+        };
+        let (short, pods) = sum(self.alone());
+        let point = |name: String, blocks: &[Block]| {
+            let (left, paid) = sum(blocks);
+            Point {
+                name,
+                short: if short > 0.0 { left / short } else { 0.0 },
+                cost: if pods > 0.0 { paid / pods - 1.0 } else { 0.0 },
+            }
+        };
+        let mut points = vec![point("HPA alone".to_owned(), self.alone())];
+        for (headroom, blocks) in &self.headroom {
+            if [1.1, 1.3].contains(headroom) {
+                points.push(point(format!("headroom {headroom}"), blocks));
+            }
+        }
+        for rule in [Rule::DayAgo, Rule::WeekAgo, Rule::DayOrWeekAgo] {
+            let found = self.replayed.iter().find(|replayed| replayed.name == rule.name() && replayed.factor == 1.0);
+            points.extend(found.map(|found| point(rule.name().to_owned(), &found.blocks)));
+        }
+        points.extend(chosen.map(|chosen| point("chosen".to_owned(), &chosen.blocks)));
+        points
+    }
+}
+
+/// Samples that are correlated less than this are noise.
+const NOISE: f64 = 0.15;
+
+// Half a minute in two weeks.
+const LEAST_SHORT: f64 = 30.0;
+
+/// Where headroom costs so much: the point before it, and the part of the way to the next one.
+fn at_cost(curve: &[(f64, f64)], cost: f64) -> (usize, f64) {
+    let after = curve.iter().position(|(_, paid)| *paid >= cost).unwrap_or(curve.len());
+    let Some(before) = after.checked_sub(1) else { return (0, 0.0) };
+    match curve.get(after) {
+        Some((_, next)) if *next > curve[before].1 => (before, (cost - curve[before].1) / (next - curve[before].1)),
+        _ => (before, 0.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::floor::compare;
+    use crate::floor::decide::{Mode, Policy};
+    use crate::floor::simulate::{Outcome, Workload};
+    use crate::floor::units::{Capacity, Replicas, Seconds};
+    use crate::forecast::history::History;
+    use crate::forecast::load::{self, Event, Load};
+    use crate::forecast::span::Span;
+
+    const STEP: Span = Span::from_seconds(300).unwrap();
+    const DAY: usize = 288;
+    /// Two weeks that teach, and six days that are run.
+    const FIRST: usize = 14 * DAY;
+
+    struct Run {
+        outcome: Outcome,
+        chosen: compare::Chosen,
+        rules: Vec<compare::RuleCost>,
+    }
+
+    impl Run {
+        fn short(&self, rule: &str) -> f64 {
+            let found = self.rules.iter().find(|found| found.name == rule);
+            let cost = found.unwrap_or_else(|| panic!("no rule {rule}")).cost;
+            cost.under_provisioned_seconds as f64
+        }
+
+        fn ours(&self) -> f64 {
+            self.outcome.with_floor.under_provisioned_seconds as f64
+        }
+
+        fn alone(&self) -> f64 {
+            self.outcome.alone.under_provisioned_seconds as f64
+        }
+    }
+
+    fn run(trace: &History, capacity: &str, goal: Goal) -> Run {
+        let capacity = capacity.parse().unwrap();
+        let workload = Workload {
+            limit: Capacity::scaled(capacity, 1.0 / 0.7),
+            start_delay: Seconds(180),
+            min: Replicas(2),
+            max: Replicas(100),
+        };
+        let policy = Policy {
+            mode: Mode::Enforce,
+            capacity,
+            step: STEP,
+            lead_time: Span::from_seconds(900).unwrap(),
+            max_floor: Replicas(100),
+            max_step_up: Replicas(10),
+            scale_down_delay: Seconds(600),
+            stale_after: Seconds(1_800),
+        };
+        let setup = Setup { trace, first: FIRST, workload: &workload, policy: &policy };
+        let question = Question {
+            samples: trace.samples.clone(),
+            step_seconds: 300,
+            season: DAY as u32,
+            horizon: 5,
+            quantile: 0.9,
+            model: "auto".to_owned(),
+            lead: Some(3),
+            replay: None,
+        };
+        let candidates = candidates(&question, BTreeMap::new());
+        let chosen = compare::choose(&setup, 86_400, &candidates, goal);
+        let outcome = setup.run(&chosen.forecasts, |_| {});
+        let rules = compare::rules(&setup, &candidates, outcome.with_floor);
+        Run { outcome, chosen, rules }
+    }
+
+    fn generated(load: Load) -> History {
+        load::generate(load, 1, 20, STEP)
+    }
+
+    #[test]
+    fn the_default_is_not_dominated_by_any_plain_rule() {
+        let loads = [
+            (Load::Daily, "87/s"),
+            (Load::Weekly, "87/s"),
+            (Load::Spiky, "80/s"),
+            (Load::Noise, "56/s"),
+            (Load::Plateau, "87/s"),
+            (Load::Growing, "110/s"),
+            (Load::Cron, "87/s"),
+            (Load::Requests, "4/s"),
+            (Load::Mentions, "3/s"),
+            (Load::GroupCpu, "2/s"),
+        ];
+        let mut far_better = 0;
+        for (load, capacity) in loads {
+            let run = run(&generated(load), capacity, Goal::default());
+            let ours = run.outcome.with_floor;
+            for rule in &run.rules {
+                let shorter = ours.under_provisioned_seconds > rule.cost.under_provisioned_seconds;
+                let equal = rule.name.ends_with("equal cost");
+                let dominated = shorter && ours.pod_seconds > rule.cost.pod_seconds && !equal;
+                assert!(!dominated, "{load:?}: {} has {:?}, ours {ours:?}", rule.name, rule.cost);
+            }
+            let headroom = run.rules.last().map_or(0, |rule| rule.cost.under_provisioned_seconds) as f64;
+            let (prevented, by_headroom) = (run.alone() - run.ours(), run.alone() - headroom);
+            far_better += usize::from(prevented > 0.0 && prevented >= 1.5 * by_headroom);
+        }
+        assert!(far_better * 2 >= loads.len(), "half again as much as equal-cost headroom on {far_better} loads");
+    }
+
+    #[test]
+    fn one_odd_day_costs_at_most_one_day_and_does_not_shut_the_gate() {
+        for load in [Load::Daily, Load::Plateau] {
+            for event in [Event::ClockChange, Event::Holiday, Event::Outage, Event::Burst, Event::Level] {
+                let trace = load::with_event(&generated(load), event, 15);
+                let run = run(&trace, "87/s", Goal::default());
+                let one_day = run.alone() / 6.0;
+                let most = run.short("day ago") + one_day + 60.0;
+                assert!(run.ours() <= most, "{load:?} {event:?}: {} s, day ago {} s", run.ours(), run.short("day ago"));
+                let shut = run.chosen.choices.iter().filter(|choice| !choice.open).count();
+                assert!(shut <= 2, "{load:?} {event:?}: shut on {shut} days");
+            }
+        }
+    }
+
+    #[test]
+    fn noise_is_refused_even_where_a_floor_would_prevent_shortage() {
+        let run = run(&generated(Load::Noise), "120/s", Goal::default());
+        assert!(run.chosen.choices.iter().all(|choice| !choice.open), "{:?}", run.chosen.choices);
+        assert_eq!(run.outcome.alone, run.outcome.with_floor);
+    }
+
+    #[test]
+    fn a_larger_budget_prevents_more() {
+        let trace = generated(Load::Requests);
+        let by = |budget: &str| run(&trace, "4/s", Goal::Budget(budget.parse().unwrap()));
+        let (small, large) = (by("3%"), by("60%"));
+        assert!(large.ours() < small.ours(), "{} {}", small.ours(), large.ours());
+        assert!(small.outcome.with_floor.pod_seconds < large.outcome.with_floor.pod_seconds);
+    }
+
+    #[test]
+    fn a_quantile_is_a_share_of_covered_demand() {
+        let trace = generated(Load::Daily);
+        let quantile = run(&trace, "87/s", Goal::Quantile(0.9_f64.try_into().unwrap()));
+        let budget = run(&trace, "87/s", Goal::default());
+        assert!(quantile.ours() <= 60.0 && budget.ours() <= 60.0);
+        assert!(quantile.outcome.with_floor.pod_seconds >= budget.outcome.with_floor.pod_seconds);
+    }
+
+    #[test]
+    fn budgets_are_read_as_people_write_them() {
+        assert_eq!("10%".parse::<Budget>().unwrap().to_string(), "10%");
+        assert_eq!("7.5%".parse::<Budget>().unwrap().share(), 0.075);
+        for text in ["", "10", "0%", "-1%", "1000%", "1.%", "+5%", "NaN%", "ten%"] {
+            assert!(text.parse::<Budget>().is_err(), "{text}");
+        }
+    }
+}
