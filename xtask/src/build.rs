@@ -23,20 +23,8 @@ pub use inquiry::{Inquiry, pinned_base};
 pub use layouts::lock as lock_images;
 pub use planning::base_fingerprint;
 
-use crate::docker::Docker;
-use crate::engine as private;
-use crate::facts::Tree;
-use crate::fault::Fault;
 use crate::flags::{BuildFlags, Global, Output};
-use crate::git::remote::RemoteHead;
 use crate::leftovers;
-use crate::plan::{Decision, Difference, Wish};
-use crate::policy::{ImageKind, Registry};
-use crate::process;
-use crate::reference::{Platform, Reference};
-use crate::registry::Client;
-use crate::report::{ImageReport, Report};
-use crate::time::Timestamp;
 use engine::Engine;
 use record::{Seen, Trace};
 use std::cell::{OnceCell, RefCell};
@@ -45,6 +33,19 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Mutex;
 use std::time::Instant;
+use xtask_host::clock;
+use xtask_host::docker::Docker;
+use xtask_host::docker::engine as private;
+use xtask_host::process;
+use xtask_host::registry::Client;
+use xtask_host::tree::facts::Tree;
+use xtask_host::tree::git::remote::RemoteHead;
+use xtask_model::fault::Fault;
+use xtask_model::image::plan::{Decision, Difference, Wish};
+use xtask_model::image::policy::{ImageKind, Registry};
+use xtask_model::record::report::{ImageReport, Report};
+use xtask_model::spec::reference::{Platform, Reference};
+use xtask_model::time::Timestamp;
 
 /// What is to be built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,8 +86,7 @@ pub fn this_app(global: &Global) -> Result<Reference, Fault> {
     let mut places = vec![(global.clone(), false)];
     if !global.offline {
         // `quickstart` publishes to the registry that it starts, which the policy does not name.
-        let private =
-            if global.registry.is_none() { private_registries(&Tree::open(global)?.root) } else { Vec::new() };
+        let private = if global.registry.is_none() { private_registries(&global.tree()?.root) } else { Vec::new() };
         places.extend(private.into_iter().map(|here| (Global { registry: Some(here), ..global.clone() }, true)));
         places.push((global.clone(), true));
     }
@@ -143,7 +143,7 @@ struct Session<'a> {
 
 impl<'a> Session<'a> {
     fn open(global: &'a Global, flags: &'a BuildFlags, target: Target) -> Result<Self, Fault> {
-        let (began, when) = (Instant::now(), Timestamp::now());
+        let (began, when) = (Instant::now(), clock::now());
         if flags.push && global.offline {
             return Err(Fault::usage("`--push` publishes to a registry, and `--offline` asks none"));
         }
@@ -154,7 +154,7 @@ impl<'a> Session<'a> {
         if flags.push && flags.output == Some(Output::Docker) {
             return Err(Fault::usage("`--push` publishes to a registry, and `--output docker` keeps the image here"));
         }
-        let tree = Tree::open(global)?;
+        let tree = global.tree()?;
         if flags.output == Some(Output::Docker) && !Docker::at_hand(&tree.root) {
             return Err(Fault::missing("no Docker engine answers")
                 .needed_by("`--output docker`")

@@ -3,12 +3,13 @@
 //! Everything that is made in a folder of its own is swept here, before the next command that makes such folders starts: an
 //! installation that was killed must not cost its room until the same installation is needed again.
 
-use crate::container::guard::Rights;
-use crate::container::unpacked;
-use crate::facts::Tree;
-use crate::layout::Layout;
-use crate::native::python;
-use crate::{root, scratch};
+use xtask_host::registry::layout::Layout;
+use xtask_host::scratch;
+use xtask_host::tree::facts::Tree;
+use xtask_native::container::guard::Rights;
+use xtask_native::container::unpacked;
+use xtask_native::recipes::python;
+use xtask_native::root;
 
 /// Removes it. Nothing of a live process is touched; what cannot be removed stays for the next time.
 pub fn sweep(tree: &Tree) {

@@ -3,13 +3,14 @@
 //! Every container runs with a read-only filesystem, no network, no capabilities and no new privileges: an image that needs
 //! more than that fails here, not in the cluster.
 
-use crate::container::{Image, Launch};
-use crate::fault::Fault;
-use crate::policy::{Smoke, SmokeServe};
-use crate::process;
-use crate::ui;
 use std::process::Output;
 use std::time::{Duration, Instant};
+use xtask_host::process;
+use xtask_host::terminal;
+use xtask_model::fault::Fault;
+use xtask_model::image::policy::{Smoke, SmokeServe};
+use xtask_model::quantity;
+use xtask_native::container::{Image, Launch};
 
 /// One thing that an image showed.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -28,7 +29,7 @@ pub fn run(image: &Image<'_>, smoke: &Smoke, version: Option<&str>) -> Result<Ve
         let began = Instant::now();
         test().map_err(|fault| fault.needed_by(format!("the smoke test of `{}`", image.name())))?;
         let took = began.elapsed();
-        ui::step("smoke", &format!("{name} ({})", ui::seconds(took)));
+        terminal::step("smoke", &format!("{name} ({})", quantity::seconds(took)));
         shown.push(Shown { check: name.to_owned(), seconds: took.as_secs_f64() });
         Ok(())
     };
@@ -50,7 +51,7 @@ pub fn run(image: &Image<'_>, smoke: &Smoke, version: Option<&str>) -> Result<Ve
         check(&format!("serves {}", serve.url), &mut || served(image, serve))?;
     }
     if shown.is_empty() {
-        ui::warn("the policy has no `[smoke]` check: nothing was asked of the image");
+        terminal::warn("the policy has no `[smoke]` check: nothing was asked of the image");
     }
     Ok(shown)
 }

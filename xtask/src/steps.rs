@@ -3,14 +3,16 @@
 //! A step sees an image that exists by digest. One that runs after `build` runs before anything is published, so its failure
 //! keeps every tag where it was.
 
-use crate::container::Runner;
-use crate::fault::Fault;
-use crate::policy::{Action, After, ImageKind, Policy, Step};
-use crate::process::{self, Command};
-use crate::reference::{Digest, Platform, Reference};
-use crate::{smoke, ui};
+use crate::smoke;
 use std::path::Path;
 use std::time::{Duration, Instant};
+use xtask_host::process::{self, Command};
+use xtask_host::terminal;
+use xtask_model::fault::Fault;
+use xtask_model::image::policy::{Action, After, ImageKind, Policy, Step};
+use xtask_model::quantity;
+use xtask_model::spec::reference::{Digest, Platform, Reference};
+use xtask_native::container::Runner;
 
 /// The image that steps are run for.
 pub struct Subject<'a> {
@@ -54,7 +56,10 @@ pub fn run(
 
 fn smoke_test(policy: &Policy, runner: &dyn Fn() -> Result<Runner, Fault>, subject: &Subject<'_>) -> Result<(), Fault> {
     if subject.platform.architecture != Platform::host().architecture {
-        ui::warn(&format!("the {} for {} cannot be run here: no smoke test of it", subject.kind, subject.platform));
+        terminal::warn(&format!(
+            "the {} for {} cannot be run here: no smoke test of it",
+            subject.kind, subject.platform
+        ));
         return Ok(());
     }
     let runner = runner()?;
@@ -63,15 +68,15 @@ fn smoke_test(policy: &Policy, runner: &dyn Fn() -> Result<Runner, Fault>, subje
 
 fn size_budget(step: &Step, max: u64, subject: &Subject<'_>) -> Result<(), Fault> {
     let Some(size) = subject.size else {
-        ui::step("size", &format!("{}: the compressed size is known once it is pushed", subject.kind));
+        terminal::step("size", &format!("{}: the compressed size is known once it is pushed", subject.kind));
         return Ok(());
     };
     if size <= max {
-        ui::step("size", &format!("{} {} of {}", subject.kind, ui::bytes(size), ui::bytes(max)));
+        terminal::step("size", &format!("{} {} of {}", subject.kind, quantity::bytes(size), quantity::bytes(max)));
         return Ok(());
     }
-    let over = ui::bytes(size - max);
-    Err(Fault::build(format!("the {} is {}, {over} over its budget", subject.kind, ui::bytes(size)))
+    let over = quantity::bytes(size - max);
+    Err(Fault::build(format!("the {} is {}, {over} over its budget", subject.kind, quantity::bytes(size)))
         .needed_by(format!("step `{}`", step.name))
         .hint("`cargo xtask build-base --analyze` shows where the bytes are; `max` in `images.toml` is the budget"))
 }
@@ -81,7 +86,7 @@ fn external(step: &Step, command: &[String], root: &Path, subject: &Subject<'_>)
     std::fs::create_dir_all(&output)
         .map_err(|error| Fault::build(format!("cannot make the output folder of step `{}`", step.name)).cause(error))?;
     let call = command_of(step, command, root, &output, subject);
-    let mut progress = ui::Progress::begin("step", &step.name);
+    let mut progress = terminal::Progress::begin("step", &step.name);
     let mut said = Vec::new();
     let status = call.stream(|line| {
         progress.line(line);
@@ -124,7 +129,7 @@ pub fn needed(step: &Step) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fault::Exit;
+    use xtask_model::fault::Exit;
 
     fn step(action: Action) -> Step {
         Step { name: "probe".to_owned(), after: After::Build, only_in_ci: false, images: vec![ImageKind::App], action }

@@ -2,21 +2,22 @@
 //!
 //! Reads files, git objects and the registry; builds and writes nothing. `change` decides from what is found here.
 
-use crate::binary;
 use crate::build::{self, Checks, Inquiry};
-use crate::change::{FALLBACK_ROOT, Inputs, PINNED_BASE, Presence};
-use crate::facts::{self, Parsed, RootImage, RootPlace, Standing, Tree};
-use crate::fault::{Exit, Fault};
 use crate::flags::Global;
-use crate::git::Revision;
-use crate::key::{AppKey, BaseKey, Fingerprint, Key};
-use crate::layout::Layout;
-use crate::lock::{self, ImagesLock, Lock};
-use crate::plan::{self, Decision, Wish};
-use crate::policy::{DebianRoot, ImageKind};
-use crate::reference::{Digest, Platform, Reference};
-use crate::root::{self, Root};
 use std::collections::BTreeMap;
+use xtask_host::registry::layout::Layout;
+use xtask_host::tree::binary;
+use xtask_host::tree::facts::{self, Parsed, RootImage, RootPlace, Tree};
+use xtask_host::tree::git::Revision;
+use xtask_model::fault::{Exit, Fault};
+use xtask_model::image::change::{FALLBACK_ROOT, Inputs, PINNED_BASE, Presence};
+use xtask_model::image::key::{AppKey, BaseKey, Fingerprint, Key};
+use xtask_model::image::plan::{self, Decision, Wish};
+use xtask_model::image::policy::{DebianRoot, ImageKind};
+use xtask_model::image::presence::Standing;
+use xtask_model::spec::lock::{self, ImagesLock, Lock};
+use xtask_model::spec::reference::{Digest, Platform, Reference};
+use xtask_native::root::{self, Root};
 
 /// One tree with everything of it that an image is made of.
 pub struct Snapshot {
@@ -119,7 +120,7 @@ impl Snapshot {
         AppKey { base: Some(base.to_string()), ..self.own.clone() }
     }
 
-    /// Which of the program's sources changed since an older tree of this revision: for [`crate::key::Names`]. Empty where the
+    /// Which of the program's sources changed since an older tree of this revision: for [`xtask_model::image::key::Names`]. Empty where the
     /// program is the same, or is told in another way.
     pub fn sources_since(&self, old: &Self, revision: &str) -> String {
         let digest = |snapshot: &Self| snapshot.own.binary.as_ref().map(|binary| binary.sources);
@@ -140,7 +141,7 @@ impl Snapshot {
         let short = &revision[..12.min(revision.len())];
         let revision = revision.trim_end_matches("-dirty");
         let old = Revision::open(&self.tree.root, revision, global.offline)
-            .and_then(|revision| Tree::of(global, Box::new(revision)))
+            .and_then(|revision| global.tree_of(Box::new(revision)))
             .and_then(|tree| Self::take(tree).map_err(Untaken::fault));
         match old {
             Ok(old) if old.own.binary.as_ref().is_some_and(|binary| binary.sources == before.sources) => {

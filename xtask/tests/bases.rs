@@ -11,13 +11,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
-use xtask::bases::{Question, survey};
-use xtask::key::Fingerprint;
-use xtask::oci::{Config, Descriptor, Execution, Manifest, RootFs, media_type};
-use xtask::publish::{self, CREATED, Publication, REVISION, platform_tag};
-use xtask::reference::{Digest, Platform, Repository, Tag};
-use xtask::registry::{Answer, Client, Options};
-use xtask::time::Timestamp;
+use xtask_host::clock;
+use xtask_host::registry::publish::{self, Publication, platform_tag};
+use xtask_host::registry::survey::{Question, survey};
+use xtask_host::registry::{Answer, Client, Options};
+use xtask_model::image::key::Fingerprint;
+use xtask_model::image::presence::{CREATED, REVISION};
+use xtask_model::spec::oci::{Config, Descriptor, Execution, Manifest, RootFs, media_type};
+use xtask_model::spec::reference::{Digest, Platform, Repository, Tag};
 
 /// A registry with a repository of ours, and a client of it.
 struct Scene {
@@ -50,9 +51,10 @@ impl Scene {
             assert!(status.success(), "cannot copy {name}");
         }
         // The binary's key is read from the whole workspace's manifests.
-        std::fs::create_dir_all(folder.path().join("xtask/core")).unwrap();
-        for manifest in ["xtask/Cargo.toml", "xtask/core/Cargo.toml"] {
-            std::fs::copy(source.join(manifest), folder.path().join(manifest)).unwrap();
+        for member in ["xtask", "xtask/model", "xtask/host", "xtask/native", "xtask/bench", "xtask/fuzz"] {
+            let manifest = format!("{member}/Cargo.toml");
+            std::fs::create_dir_all(folder.path().join(member)).unwrap();
+            std::fs::copy(source.join(&manifest), folder.path().join(&manifest)).unwrap();
         }
         // A root of which nobody can be asked.
         let policy = std::fs::read_to_string(folder.path().join("images.toml")).unwrap();
@@ -152,7 +154,7 @@ impl Scene {
         let repository = self.repository(repository);
         let fingerprint: Fingerprint = Digest::of(name.as_bytes()).hex().parse().unwrap();
         let tag = fingerprint.tag(12);
-        let created = Timestamp::now() - Duration::from_secs(86_400 * days);
+        let created = clock::now() - Duration::from_secs(86_400 * days);
         let mut labels = BTreeMap::new();
         labels.insert(REVISION.to_owned(), commit.to_owned());
         labels.insert(CREATED.to_owned(), created.to_string());
@@ -394,16 +396,16 @@ fn a_pinned_base_is_used_whatever_the_requirements_say() {
 fn a_record_travels_with_its_image() {
     let Some(scene) = Scene::new() else { return };
     let repository = scene.repository("autoscaler");
-    let record = xtask::ledger::parse_line(&format!(
+    let record = xtask_model::record::ledger::parse_line(&format!(
         r#"{{"schema":1,"when":"{}","decision":"fast","seconds":2.5,"cores":4,"ci":true}}"#,
-        Timestamp::now()
+        clock::now()
     ))
     .unwrap();
     let fingerprint: Fingerprint = Digest::of(b"app").hex().parse().unwrap();
     let tag = fingerprint.tag(12);
     let manifest = scene.push(&repository, &tag, &platform(), BTreeMap::new());
     let mut notes = publish::notes(&fingerprint, "{}".to_owned(), &BTreeMap::new());
-    notes.insert(xtask::ledger::annotation(&platform()), record.compact());
+    notes.insert(xtask_model::record::ledger::annotation(&platform()), record.compact());
     let built = BTreeMap::from([(platform(), manifest)]);
     let publication =
         Publication { repository: &repository, fingerprint, tag: tag.clone(), built, notes, replace: false };
@@ -412,15 +414,15 @@ fn a_record_travels_with_its_image() {
     publish::tag(&scene.client, &repository, digest, &"main".parse().unwrap()).unwrap();
     scene.says(&["stats"], 0, &["no build was recorded"]);
     scene.says(&["stats", "--from-registry", "--format", "json"], 0, &["\"builds\": 1,", "\"median\": 2.5"]);
-    xtask::ledger::file::append(scene.folder.path(), &record).unwrap();
+    xtask_host::tree::ledger::append(scene.folder.path(), &record).unwrap();
     scene.says(&["stats", "--from-registry", "--format", "json"], 0, &["\"builds\": 1,"]);
     scene.says(&["stats", "--from-registry", "--offline"], 2, &["`--offline` asks none"]);
     // Another machine adds its platform, and builds it anew: each has its last record there.
     let other: Platform = "linux/arm64".parse().unwrap();
     for (seconds, replace) in [(3.5, false), (4.5, true)] {
         let manifest = scene.push(&repository, &tag, &other, BTreeMap::new());
-        let slower = xtask::ledger::Record { seconds, platform: Some(other.clone()), ..record.clone() };
-        let notes = BTreeMap::from([(xtask::ledger::annotation(&other), slower.compact())]);
+        let slower = xtask_model::record::ledger::Record { seconds, platform: Some(other.clone()), ..record.clone() };
+        let notes = BTreeMap::from([(xtask_model::record::ledger::annotation(&other), slower.compact())]);
         let notes = publish::notes(&fingerprint, "{}".to_owned(), &notes);
         let built = BTreeMap::from([(other.clone(), manifest)]);
         let publication = Publication { repository: &repository, fingerprint, tag: tag.clone(), built, notes, replace };

@@ -18,14 +18,14 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
-use xtask::container::bare::Bare;
-use xtask::container::guard;
-use xtask::container::unpacked::Images;
-use xtask::container::{Launch, Manner};
-use xtask::layout::Layout;
-use xtask::oci::{self, Descriptor, Execution, media_type};
-use xtask::reference::Platform;
-use xtask::registry::{Client, Options};
+use xtask_host::registry::layout::Layout;
+use xtask_host::registry::{Client, Options};
+use xtask_model::spec::oci::{self, Descriptor, Execution, media_type};
+use xtask_model::spec::reference::Platform;
+use xtask_native::container::bare::Bare;
+use xtask_native::container::guard;
+use xtask_native::container::unpacked::Images;
+use xtask_native::container::{Launch, Manner};
 
 const XTASK: &str = env!("CARGO_BIN_EXE_xtask");
 /// An ordinary user that every Debian has.
@@ -565,8 +565,8 @@ fn a_program_behind_xtask_inherits_no_descriptor_and_keeps_its_arguments() {
     let (_folder, path) = leaked();
     guard::through(XTASK);
     let script = format!("test -e {path} && echo open; ls /proc/self/fd | wc -l; echo \"$1\"");
-    let call = || xtask::process::Command::new("sh").args(["-c", &script, "sh", "an 'odd' word"]);
-    let direct = call().read(xtask::fault::Exit::Build).unwrap();
+    let call = || xtask_host::process::Command::new("sh").args(["-c", &script, "sh", "an 'odd' word"]);
+    let direct = call().read(xtask_model::fault::Exit::Build).unwrap();
     assert!(direct.starts_with("open\n"), "the test leaks nothing: {direct}");
     let mut ways = vec![guard::guarded(call())];
     match guard::Rights::find() {
@@ -574,9 +574,9 @@ fn a_program_behind_xtask_inherits_no_descriptor_and_keeps_its_arguments() {
         Err(fault) => println!("skipped: {fault}"),
     }
     for way in ways {
-        assert_eq!(way.read(xtask::fault::Exit::Build).unwrap(), "4\nan 'odd' word");
+        assert_eq!(way.read(xtask_model::fault::Exit::Build).unwrap(), "4\nan 'odd' word");
     }
-    let missing = guard::guarded(xtask::process::Command::new("no-such-program-here"));
+    let missing = guard::guarded(xtask_host::process::Command::new("no-such-program-here"));
     assert_eq!(missing.output().unwrap().status.code(), Some(127));
 }
 

@@ -3,14 +3,14 @@
 use std::fs;
 use std::path::Path;
 use std::time::Instant;
-use xtask::engine::{self, Options, State, Status};
-use xtask::fault::Exit;
+use xtask_host::docker::engine::{self, Options, State, Status};
+use xtask_model::fault::Exit;
 
 /// Whether this machine can run the test; says so, or fails where it must.
 fn possible() -> bool {
     let why = if !rustix::process::geteuid().is_root() {
         "not root"
-    } else if xtask::debian::Host::read().is_err() {
+    } else if xtask_host::docker::debian::Host::read().is_err() {
         "not a Debian host"
     } else {
         return true;

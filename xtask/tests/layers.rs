@@ -5,16 +5,16 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use xtask::context::ContextPath;
-use xtask::fault::Exit;
-use xtask::layout::Layout;
-use xtask::native::item::{Bytes, Content, Item};
-use xtask::native::layer::{Codec, Limits, Reader, write};
-use xtask::native::store::Store;
-use xtask::oci::{Config, Execution, Manifest, RootFs, media_type};
-use xtask::policy::Compression;
-use xtask::process::{self, Command};
-use xtask::reference::{Digest, Platform};
+use xtask_host::process::{self, Command};
+use xtask_host::registry::layout::Layout;
+use xtask_model::fault::Exit;
+use xtask_model::image::context::ContextPath;
+use xtask_model::image::policy::Compression;
+use xtask_model::spec::oci::{Config, Execution, Manifest, RootFs, media_type};
+use xtask_model::spec::reference::{Digest, Platform};
+use xtask_native::layer::item::{Bytes, Content, Item};
+use xtask_native::layer::{Codec, Limits, Reader, write};
+use xtask_native::store::Store;
 
 const CODECS: [Compression; 2] = [Compression::Gzip, Compression::Zstd];
 
@@ -288,7 +288,7 @@ fn fill_a_store() {
             let layer = store.put(&recipe, |sink| write(&items, Codec::new(Compression::Gzip), 2, sink)).unwrap();
             let opened = store.open_layer(&layer).unwrap().unwrap();
             let mut reader = Reader::open(opened, Some(&layer.diff_id), Limits::default()).unwrap();
-            let outline = xtask::native::outline::of(&mut reader).unwrap();
+            let outline = xtask_native::layer::outline::of(&mut reader).unwrap();
             store.put_outline(&layer.diff_id, &outline).unwrap();
             store.put_document(&recipe.hex().into_bytes()).unwrap();
         }

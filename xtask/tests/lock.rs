@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use tempfile::TempDir;
-use xtask::lock::uv;
+use xtask_host::tree::uv;
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
@@ -90,7 +90,7 @@ fn body(path: &str, files: &Path) -> Option<Vec<u8>> {
     for entry in fs::read_dir(files).ok()?.flatten() {
         let file = entry.file_name().to_string_lossy().into_owned();
         if file.split('-').next() == Some(name) {
-            let digest = xtask::reference::Digest::of(&fs::read(entry.path()).ok()?);
+            let digest = xtask_model::spec::reference::Digest::of(&fs::read(entry.path()).ok()?);
             links += &format!("<a href=\"../../files/{file}#sha256={}\">{file}</a>\n", digest.hex());
         }
     }
@@ -152,7 +152,8 @@ impl World {
 
     /// The hash of a file of the index.
     fn hash(&self, file: &str) -> String {
-        xtask::reference::Digest::of(&fs::read(self.folder.path().join("files").join(file)).unwrap()).to_string()
+        xtask_model::spec::reference::Digest::of(&fs::read(self.folder.path().join("files").join(file)).unwrap())
+            .to_string()
     }
 
     #[track_caller]

@@ -17,22 +17,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-use xtask::context::ContextPath;
-use xtask::fault::{Exit, Fault};
-use xtask::layout::Layout;
-use xtask::lock::uv::{self, Upgrade, Uv};
-use xtask::native::item::{Bytes, Content, Item};
-use xtask::native::layer::{Limits, Reader};
-use xtask::native::python::{PythonPackages, Request};
-use xtask::native::stage::{Foundation, Realise, Selection};
-use xtask::native::unpack::Unpacked;
-use xtask::native::user::User;
-use xtask::oci::{Config, Manifest};
-use xtask::policy::{self, Policy};
-use xtask::process::Command;
-use xtask::reference::{Digest, Platform};
-use xtask::root::{self, Recipe};
-use xtask::secrets::Secrets;
+use xtask_host::process::Command;
+use xtask_host::registry::layout::Layout;
+use xtask_host::tree::secrets::Secrets;
+use xtask_host::tree::uv::{self, Upgrade, Uv};
+use xtask_model::fault::{Exit, Fault};
+use xtask_model::image::context::ContextPath;
+use xtask_model::image::policy::{self, Policy};
+use xtask_model::spec::oci::{Config, Manifest};
+use xtask_model::spec::reference::{Digest, Platform};
+use xtask_native::layer::item::{Bytes, Content, Item};
+use xtask_native::layer::unpack::Unpacked;
+use xtask_native::layer::{Limits, Reader};
+use xtask_native::recipes::python::{PythonPackages, Request};
+use xtask_native::recipes::stage::{Foundation, Realise, Selection};
+use xtask_native::recipes::user::User;
+use xtask_native::root::{self, Recipe};
 
 /// Scripts and what they need, C and C++ extensions, headers, and a package of one file; pinned, so that the test is of us.
 const REQUIREMENTS: &str = "flask==3.1.3\ngreenlet==3.5.6\ntabulate==0.10.0\nsix==1.17.0\n";
@@ -60,7 +60,7 @@ struct Root {
 
 impl Root {
     fn get() -> Self {
-        xtask::container::guard::through(env!("CARGO_BIN_EXE_xtask"));
+        xtask_native::container::guard::through(env!("CARGO_BIN_EXE_xtask"));
         let home = Path::new(env!("CARGO_TARGET_TMPDIR")).join("native-packages");
         std::fs::create_dir_all(&home).unwrap();
         let lock = std::fs::File::create(home.join("lock")).unwrap();

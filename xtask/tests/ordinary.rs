@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
-use xtask::reference::Platform;
-use xtask::requirements;
+use xtask_model::spec::reference::Platform;
+use xtask_model::spec::requirements;
 
 /// A user that no Debian has.
 const USER: &str = "54321";
@@ -48,9 +48,9 @@ const FAST: &str = "ARG BASE_IMAGE\nFROM ${BASE_IMAGE} AS app\nCOPY --link templ
 fn possible() -> bool {
     let why = if !rustix::process::geteuid().is_root() {
         "not root"
-    } else if xtask::debian::Host::read().is_err() {
+    } else if xtask_host::docker::debian::Host::read().is_err() {
         "not a Debian host"
-    } else if xtask::process::found("newuidmap").is_none() {
+    } else if xtask_host::process::found("newuidmap").is_none() {
         "`newuidmap` is not installed"
     } else if !mounts_for_itself() {
         "no mount namespaces"
@@ -269,7 +269,7 @@ fn an_ordinary_user_is_told_what_is_missing_for_a_root() {
     for program in
         ["apt-config", "apt-get", "bash", "dpkg", "getconf", "git", "id", "mount", "perl", "setpriv", "sh", "unshare"]
     {
-        let found = xtask::process::found(program).unwrap();
+        let found = xtask_host::process::found(program).unwrap();
         std::os::unix::fs::symlink(found, bare.join(program)).unwrap();
     }
     says("made-up:3000000:65536\n", Some(&bare), "install it: `apt-get install uidmap`");

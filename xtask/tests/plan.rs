@@ -10,13 +10,12 @@ use history::{Repo, State, edit, seed};
 use proptest::prelude::*;
 use std::path::Path;
 use std::time::{Duration, Instant};
-use xtask::change::{Decision, Presence, Purpose};
 use xtask::commands::plan::plan;
-use xtask::facts::Tree;
-use xtask::fault::{Exit, Fault};
 use xtask::flags::{Format, Global, PlanFlags};
-use xtask::git::Revision;
 use xtask::survey::{Snapshot, Untaken};
+use xtask_host::tree::git::Revision;
+use xtask_model::fault::{Exit, Fault};
+use xtask_model::image::change::{Decision, Presence, Purpose};
 
 fn global(root: &Path) -> Global {
     Global {
@@ -30,17 +29,17 @@ fn global(root: &Path) -> Global {
     }
 }
 
-fn ask(root: &Path, base: &str, head: Option<&str>) -> Result<xtask::change::Plan, Fault> {
+fn ask(root: &Path, base: &str, head: Option<&str>) -> Result<xtask_model::image::change::Plan, Fault> {
     let flags = PlanFlags { base: Some(base.to_owned()), head: head.map(str::to_owned), event: None };
     plan(&global(root), &flags, &|_| None)
 }
 
 fn snapshot(root: &Path, revision: Option<&str>) -> Snapshot {
-    let files: Box<dyn xtask::context::Files> = match revision {
+    let files: Box<dyn xtask_host::tree::context::Files> = match revision {
         Some(name) => Box::new(Revision::open(root, name, true).unwrap()),
         None => Box::new(root.to_owned()),
     };
-    Snapshot::take(Tree::of(&global(root), files).unwrap()).map_err(Untaken::fault).unwrap()
+    Snapshot::take(global(root).tree_of(files).unwrap()).map_err(Untaken::fault).unwrap()
 }
 
 /// What the oracle expects, from the bytes that two extracted trees would send to a builder.
@@ -225,7 +224,7 @@ fn settings_that_no_key_holds_count_too() {
 fn pinning_the_root_is_a_change_of_the_base() {
     let (repo, _) = committed();
     let pins = |base: &str| {
-        let digest = xtask::reference::Digest::of(b"root");
+        let digest = xtask_model::spec::reference::Digest::of(b"root");
         format!(
             "[root]\nimage = \"docker.io/library/python:3.12-slim\"\n[root.platforms]\n\"linux/amd64\" = \"{digest}\"\n{base}"
         )
@@ -237,7 +236,7 @@ fn pinning_the_root_is_a_change_of_the_base() {
     assert!(found.base_reference.is_some(), "with the root its name is known");
     repo.commit("pin");
     assert_eq!(ask(repo.root(), "HEAD", None).unwrap().decision, Decision::Skip);
-    let digest = xtask::reference::Digest::of(b"base");
+    let digest = xtask_model::spec::reference::Digest::of(b"base");
     repo.file("images.lock", &pins(&format!("[base]\ndigest = \"{digest}\"\n")));
     let found = ask(repo.root(), "HEAD", None).unwrap();
     let said = [
@@ -338,7 +337,7 @@ fn a_hundred_thousand_files_cost_nothing() {
 }
 
 /// Plans for a CI event on the checked-out commit.
-fn event(repo: &Repo, name: &str, json: &str) -> Result<xtask::change::Plan, Fault> {
+fn event(repo: &Repo, name: &str, json: &str) -> Result<xtask_model::image::change::Plan, Fault> {
     let file = repo.root().join("target/event.json");
     std::fs::write(&file, json).unwrap();
     let variable = |asked: &str| match asked {

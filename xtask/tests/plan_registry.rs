@@ -12,18 +12,17 @@ use history::{Repo, seed};
 use real_registry::RealRegistry;
 use std::collections::BTreeMap;
 use std::path::Path;
-use xtask::change::{Decision, Presence};
 use xtask::commands::plan::plan;
-use xtask::facts::Tree;
-use xtask::fault::{Exit, Fault};
 use xtask::flags::{Format, Global, PlanFlags};
-use xtask::key::{AppKey, BaseKey, FINGERPRINT_LABEL, KEY_LABEL, Key};
-use xtask::oci::annotation;
-use xtask::policy::ImageKind;
-use xtask::publish::REVISION;
-use xtask::reference::{Digest, Repository, Tag};
-use xtask::registry::Client;
 use xtask::survey::{Snapshot, Untaken};
+use xtask_host::registry::Client;
+use xtask_model::fault::{Exit, Fault};
+use xtask_model::image::change::{Decision, Presence};
+use xtask_model::image::key::{AppKey, BaseKey, FINGERPRINT_LABEL, KEY_LABEL, Key};
+use xtask_model::image::policy::ImageKind;
+use xtask_model::image::presence::REVISION;
+use xtask_model::spec::oci::annotation;
+use xtask_model::spec::reference::{Digest, Repository, Tag};
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
@@ -62,7 +61,7 @@ struct Here {
 }
 
 fn here(global: &Global) -> Here {
-    let tree = Tree::of(global, Box::new(global.root.clone().unwrap())).unwrap();
+    let tree = global.tree_of(Box::new(global.root.clone().unwrap())).unwrap();
     let client = tree.client();
     let here = Snapshot::take(tree).map_err(Untaken::fault).unwrap();
     let (base, app) = here.keys(&here.footing(global).unwrap().root.unwrap());
@@ -114,7 +113,7 @@ fn labels(key: &impl Key) -> BTreeMap<&'static str, String> {
     BTreeMap::from([(FINGERPRINT_LABEL, key.fingerprint().to_string()), (KEY_LABEL, key.json())])
 }
 
-fn decide(global: &Global) -> Result<xtask::change::Plan, Fault> {
+fn decide(global: &Global) -> Result<xtask_model::image::change::Plan, Fault> {
     plan(global, &PlanFlags { base: Some("HEAD".to_owned()), ..PlanFlags::default() }, &|_| None)
 }
 
@@ -139,7 +138,7 @@ fn what_the_registry_holds_decides_too() {
     let (code, out, err) = explain(&global);
     assert_eq!((code, out.matches("nothing is published yet").count()), (0, 2), "{out}{err}");
 
-    let tag = |key: &dyn Fn() -> xtask::key::Fingerprint| key().tag(12);
+    let tag = |key: &dyn Fn() -> xtask_model::image::key::Fingerprint| key().tag(12);
     let base_tag = tag(&|| before.base.1.fingerprint());
     let base = before.publish_base(&[base_tag.clone(), Tag::latest()]);
     let found = decide(&global).unwrap();

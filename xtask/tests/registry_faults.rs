@@ -10,9 +10,9 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use xtask::fault::{Exit, Fault};
-use xtask::reference::{Digest, Repository, Tag};
-use xtask::registry::{Answer, Client, Credentials, Mount, Options, Proxies};
+use xtask_host::registry::{Answer, Client, Credentials, Mount, Options, Proxies};
+use xtask_model::fault::{Exit, Fault};
+use xtask_model::spec::reference::{Digest, Repository, Tag};
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const BODY: &str = r#"{"schemaVersion":2,"manifests":[]}"#;
@@ -761,7 +761,7 @@ const BUSY: &str = "XTASK_TEST_BUSY_REGISTRY";
 #[test]
 fn wait_as_told() {
     let Ok(registry) = std::env::var(BUSY) else { return };
-    xtask::process::forward_signals().unwrap();
+    xtask_host::process::forward_signals().unwrap();
     let fault = Client::new(Options::default()).ping(&registry).unwrap_err();
     println!("exit: {}", fault.exit as i32);
 }

@@ -12,8 +12,8 @@ use real_registry::{PASSWORD, RealRegistry, USER};
 use std::collections::BTreeSet;
 use std::io::Read;
 use std::time::Duration;
-use xtask::reference::{Digest, Repository, Tag};
-use xtask::registry::{Answer, Client, Credentials, Mount, Name, Options, Source};
+use xtask_host::registry::{Answer, Client, Credentials, Mount, Name, Options, Source};
+use xtask_model::spec::reference::{Digest, Repository, Tag};
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
@@ -183,7 +183,7 @@ fn passwords_are_asked_for_and_taken() {
     for client in [wrong, Client::new(quick())] {
         let fault = client.manifest(&repository, Tag::latest()).unwrap_err();
         let text = fault.to_string();
-        assert_eq!(fault.exit, xtask::fault::Exit::Network);
+        assert_eq!(fault.exit, xtask_model::fault::Exit::Network);
         assert!(text.contains("401") && text.contains(&format!("docker login {host}")), "{text}");
         assert!(!text.contains("wr0ng"), "{text}");
         assert!(client.ping(&host).is_err());
@@ -255,7 +255,7 @@ fn an_upload_that_never_succeeds_ends() {
         let result = client.upload(&repository, &Digest::of(&content), 100_000, &content);
         // An answer that is lost, or that says too little, may come right by asking; everything else is a fault.
         if let Err(fault) = result {
-            assert_eq!(fault.exit, xtask::fault::Exit::Network);
+            assert_eq!(fault.exit, xtask_model::fault::Exit::Network);
         }
         assert!(proxy.seen().len() < 60, "{}", proxy.seen().len());
     }

@@ -8,7 +8,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-use xtask::registry::{Client, Options};
+use xtask_host::registry::{Client, Options};
 
 const TARGET: &str = "XTASK_TEST_TLS_REGISTRY";
 

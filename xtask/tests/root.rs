@@ -3,19 +3,19 @@
 use std::collections::BTreeSet;
 use std::io::Read as _;
 use std::time::Instant;
-use xtask::layout::Layout;
-use xtask::oci::Manifest;
-use xtask::reference::Platform;
-use xtask::root::{self, Recipe};
+use xtask_host::registry::layout::Layout;
+use xtask_model::spec::oci::Manifest;
+use xtask_model::spec::reference::Platform;
+use xtask_native::root::{self, Recipe};
 
 #[test]
 fn two_roots_are_one() {
-    if !rustix::process::geteuid().is_root() || xtask::debian::Host::read().is_err() {
+    if !rustix::process::geteuid().is_root() || xtask_host::docker::debian::Host::read().is_err() {
         assert!(std::env::var("XTASK_REQUIRE_REAL").as_deref() != Ok("1"), "cannot run: not root on a Debian host");
         println!("skipped: not root on a Debian host");
         return;
     }
-    xtask::container::guard::through(env!("CARGO_BIN_EXE_xtask"));
+    xtask_native::container::guard::through(env!("CARGO_BIN_EXE_xtask"));
     let folder = tempfile::Builder::new().prefix("rööt of a test ").tempdir().unwrap();
     let (recipe, platform) = (Recipe::default(), Platform::host());
     let make = |name: &str| {
@@ -33,7 +33,7 @@ fn two_roots_are_one() {
     let descriptor = layout.get(&recipe.ref_name(&platform)).unwrap().unwrap();
     let manifest: Manifest = layout.read_json(&descriptor).unwrap();
     let layer = flate2::read::GzDecoder::new(layout.open_blob(&manifest.layers[0].digest).unwrap());
-    let source = xtask::debian::Source::of_host().unwrap();
+    let source = xtask_host::docker::debian::Source::of_host().unwrap();
     let host = source.mirror.split('/').nth(2).unwrap().to_owned();
     let (mut paths, mut bytes) = (BTreeSet::new(), 0);
     for entry in tar::Archive::new(layer).entries().unwrap() {

@@ -5,13 +5,14 @@
 use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
-use xtask::ledger::{self, Bytes, Kind, Record};
-use xtask::time::Timestamp;
+use xtask_host::clock;
+use xtask_model::record::ledger::{self, Bytes, Kind, Record};
+use xtask_model::time::Timestamp;
 
 fn record(kind: Kind, hours_ago: u64, seconds: f64) -> Record {
     Record {
         schema: ledger::SCHEMA,
-        when: Timestamp::now() - Duration::from_secs(3600 * hours_ago),
+        when: clock::now() - Duration::from_secs(3600 * hours_ago),
         commit: None,
         branch: None,
         decision: kind,
@@ -37,7 +38,7 @@ fn repository(records: &[Record]) -> tempfile::TempDir {
         assert!(Command::new("cp").arg("-r").arg(source.join(name)).arg(folder.path()).status().unwrap().success());
     }
     for record in records {
-        ledger::file::append(folder.path(), record).unwrap();
+        xtask_host::tree::ledger::append(folder.path(), record).unwrap();
     }
     folder
 }
@@ -79,12 +80,12 @@ fn what_is_not_measured_is_not_claimed() {
         said.contains("time saved: not known") && said.contains("measure one: `cargo xtask build-enhanced`"),
         "{said}"
     );
-    ledger::file::append(folder.path(), &record(Kind::Enhanced, 24 * 40, 102.0)).unwrap();
+    xtask_host::tree::ledger::append(folder.path(), &record(Kind::Enhanced, 24 * 40, 102.0)).unwrap();
     let said = out(&stats(folder.path(), &[]));
     let sum = "time saved: 16 min 40 s = 10 fast builds x 1 min 42 s from scratch - 20.0 s that they took\n";
     assert!(said.contains(sum), "{said}");
     // A cold build among them counts with its own time, not as one of its kind.
-    ledger::file::append(folder.path(), &record(Kind::Fast, 1, 80.0)).unwrap();
+    xtask_host::tree::ledger::append(folder.path(), &record(Kind::Fast, 1, 80.0)).unwrap();
     let said = out(&stats(folder.path(), &[]));
     assert!(
         said.contains("time saved: 17 min 02 s = 11 fast builds x 1 min 42 s from scratch - 1 min 40 s that they took"),

@@ -12,14 +12,15 @@ use runner::{Event, Outcome, Runner};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use xtask::engine;
-use xtask::fault::Exit;
-use xtask::lock::uv;
-use xtask::oci::{Config, Descriptor, DescriptorPlatform, Index, Manifest, RootFs, annotation, media_type};
-use xtask::publish::{self, Published};
-use xtask::reference::{Digest, Platform, Repository, Tag};
-use xtask::registry::{Client, Options};
-use xtask::requirements;
+use xtask_host::docker::engine;
+use xtask_host::registry::publish;
+use xtask_host::registry::{Client, Options};
+use xtask_host::tree::uv;
+use xtask_model::fault::Exit;
+use xtask_model::image::presence::Published;
+use xtask_model::spec::oci::{Config, Descriptor, DescriptorPlatform, Index, Manifest, RootFs, annotation, media_type};
+use xtask_model::spec::reference::{Digest, Platform, Repository, Tag};
+use xtask_model::spec::requirements;
 
 const REPOSITORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
@@ -47,7 +48,7 @@ fn actionlint() -> Result<PathBuf, String> {
     let extra: Vec<PathBuf> = std::env::var_os("XTASK_TEST_UV").into_iter().map(PathBuf::from).collect();
     let install = match uv::find(Path::new(REPOSITORY), &extra) {
         Ok(uv) => uv.command(&requirements::Options::default()).args(["pip", "install", "--quiet"]),
-        Err(_) => xtask::process::Command::new("python3").args(["-m", "pip", "install", "--quiet"]),
+        Err(_) => xtask_host::process::Command::new("python3").args(["-m", "pip", "install", "--quiet"]),
     };
     let install = install.args(["--no-deps", "--only-binary", ":all:", "--require-hashes", "-r", LOCK, "--target"]);
     install.arg(made.path()).read(Exit::Network).map_err(|fault| fault.to_string())?;
@@ -78,10 +79,10 @@ fn actionlint_finds_nothing() {
     let two = text.replace("[\"linux/amd64\"]", "[\"linux/amd64\", \"linux/arm64\"]");
     let other = text.replace("\"main\"", "\"release/a+b\"").replace("ghcr.io/acme", "registry.example:5000/team/x");
     for text in [text, two, other] {
-        let policy = xtask::policy::parse(&text, &|_| true).unwrap_or_else(|fault| panic!("{fault}"));
-        let below = xtask::workflows::Place::new("services/app", "").unwrap();
-        let below = xtask::workflows::generate_at(&policy, &below).unwrap();
-        for file in xtask::workflows::generate(&policy).unwrap().into_iter().chain(below) {
+        let policy = xtask_model::image::policy::parse(&text, &|_| true).unwrap_or_else(|fault| panic!("{fault}"));
+        let below = xtask_model::record::workflows::Place::new("services/app", "").unwrap();
+        let below = xtask_model::record::workflows::generate_at(&policy, &below).unwrap();
+        for file in xtask_model::record::workflows::generate(&policy).unwrap().into_iter().chain(below) {
             let path = folder.path().join(Path::new(&file.path).file_name().unwrap());
             std::fs::write(&path, &file.text).unwrap();
             assert_eq!(lint(&actionlint, &path), None);
@@ -252,7 +253,7 @@ fn put_root(client: &Client, repository: &Repository) {
             architecture: platform.architecture.clone(),
             variant: None,
             os: "linux".to_owned(),
-            config: xtask::oci::Execution::default(),
+            config: xtask_model::spec::oci::Execution::default(),
             rootfs: RootFs::new(Vec::new()),
             history: Vec::new(),
             other: BTreeMap::new(),
@@ -270,7 +271,10 @@ fn put_root(client: &Client, repository: &Repository) {
 
 /// What publishes takes no root that is not pinned.
 fn pin_root(client: &Client, repository: &Repository, folder: &Path) {
-    let found = xtask::publish::read(client, repository, Tag::from_name("1").unwrap()).unwrap().present().unwrap();
+    let found = xtask_host::registry::publish::read(client, repository, Tag::from_name("1").unwrap())
+        .unwrap()
+        .present()
+        .unwrap();
     let mut text = format!("[root]\nimage = \"{repository}:1\"\n\n[root.platforms]\n");
     for (platform, manifest) in &found.platforms {
         text += &format!("\"{platform}\" = \"{}\"\n", manifest.digest);
@@ -311,9 +315,9 @@ fn project(folder: &Path, registry: &str) {
     ] {
         std::fs::write(folder.join(path), text).unwrap();
     }
-    let policy = xtask::policy::parse(&policy, &|_| true).unwrap();
+    let policy = xtask_model::image::policy::parse(&policy, &|_| true).unwrap();
     std::fs::create_dir_all(folder.join(".github/workflows")).unwrap();
-    for file in xtask::workflows::generate(&policy).unwrap() {
+    for file in xtask_model::record::workflows::generate(&policy).unwrap() {
         std::fs::write(folder.join(file.path), file.text).unwrap();
     }
 }
@@ -337,7 +341,7 @@ const BASE_EDIT: &str = "ARG ROOT_IMAGE\nFROM ${ROOT_IMAGE}\nCOPY requirements.l
 
 #[test]
 fn the_run_lines_do_what_each_event_needs() {
-    if !rustix::process::geteuid().is_root() || xtask::debian::Host::read().is_err() {
+    if !rustix::process::geteuid().is_root() || xtask_host::docker::debian::Host::read().is_err() {
         return skipped("not root on a Debian host");
     }
     let folder = tempfile::Builder::new().prefix("workflows").tempdir().unwrap();

@@ -4,20 +4,21 @@ use super::Session;
 use super::engine::Engine;
 use super::foundation::root_client;
 use super::planning::Image;
-use crate::binary;
-use crate::docker::{Build, Output};
-use crate::facts::{self, RootImage, RootPlace};
-use crate::fault::Fault;
-use crate::key::{FINGERPRINT_LABEL, KEY_LABEL};
-use crate::policy::ImageKind;
-use crate::publish::{self, CREATED, REVISION};
-use crate::reference::{Digest, Platform, Reference, Repository, Tag};
-use crate::registry::Answer;
-use crate::secrets::Secrets;
-use crate::toolchain::{self, Portable};
-use crate::ui;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use xtask_host::docker::{Build, Output};
+use xtask_host::registry::Answer;
+use xtask_host::registry::publish;
+use xtask_host::terminal;
+use xtask_host::tree::binary;
+use xtask_host::tree::facts::{self, RootImage, RootPlace};
+use xtask_host::tree::secrets::Secrets;
+use xtask_host::tree::toolchain::{self, Portable};
+use xtask_model::fault::Fault;
+use xtask_model::image::key::{FINGERPRINT_LABEL, KEY_LABEL};
+use xtask_model::image::policy::ImageKind;
+use xtask_model::image::presence::{CREATED, REVISION};
+use xtask_model::spec::reference::{Digest, Platform, Reference, Repository, Tag};
 
 /// A key as JSON longer than this goes into the index's annotation only: one argument of a program has a limit.
 const LABEL_LIMIT: usize = 64 << 10;
@@ -165,7 +166,7 @@ impl Session<'_> {
                 Err(Fault::usage(format!("`{image}` does not exist")).hint("correct `rust-image` in `images.toml`"))
             }
             Err(fault) if fault.unreachable => {
-                ui::warn(&format!("{}; the host's own toolchain compiles", fault.what));
+                terminal::warn(&format!("{}; the host's own toolchain compiles", fault.what));
                 Ok(None)
             }
             Err(fault) => Err(fault.needed_by("`[app.binary] rust-image` of `images.toml`")),

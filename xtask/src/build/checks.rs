@@ -3,13 +3,13 @@
 //! A plan takes an image that it finds for whole, while a thread asks for its parts. Where one is lost, the plan is made once more
 //! with that knowledge. What nobody asks beside is asked at once.
 
-use crate::fault::Fault;
-use crate::publish::Published;
-use crate::reference::{Digest, Platform, Repository};
-use crate::registry::Client;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::mpsc::{self, Sender};
+use xtask_host::registry::Client;
+use xtask_model::fault::Fault;
+use xtask_model::image::presence::Published;
+use xtask_model::spec::reference::{Digest, Platform, Repository};
 
 /// Images that are looked at, and those that were.
 #[derive(Default)]
@@ -28,7 +28,7 @@ impl Checks {
         match &*self.jobs.borrow() {
             // The thread ends early only with a fault, which is told when it is joined.
             Some(jobs) => drop(jobs.send((repository.clone(), found.clone()))),
-            None => found.check_whole(client, repository)?,
+            None => xtask_host::registry::publish::whole::check(found, client, repository)?,
         }
         Ok(())
     }
@@ -48,7 +48,7 @@ impl Checks {
                 receiver
                     .into_iter()
                     .map(|(repository, mut found)| {
-                        found.check_whole(client, &repository)?;
+                        xtask_host::registry::publish::whole::check(&mut found, client, &repository)?;
                         Ok(((repository, found.digest), found))
                     })
                     .collect::<Result<BTreeMap<_, _>, Fault>>()

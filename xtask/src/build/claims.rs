@@ -3,19 +3,21 @@
 
 use super::Session;
 use super::planning::Image;
-use crate::committed::{self, Committed};
-use crate::docker::Build;
-use crate::facts::{self, Parsed, Tree};
-use crate::fault::Fault;
-use crate::git::Git;
-use crate::ignore::Ignore;
-use crate::key::Fingerprint;
-use crate::lock::{self, file};
-use crate::plan::{self, Difference};
-use crate::policy::{self, ImageKind};
-use crate::reference::Digest;
-use crate::{binary, context, ui};
 use std::path::Path;
+use xtask_host::docker::Build;
+use xtask_host::file;
+use xtask_host::terminal;
+use xtask_host::tree::committed::{self, Committed};
+use xtask_host::tree::facts::{self, Parsed, Tree};
+use xtask_host::tree::git::Git;
+use xtask_host::tree::{binary, context};
+use xtask_model::fault::Fault;
+use xtask_model::image::key::Fingerprint;
+use xtask_model::image::plan::{self, Difference};
+use xtask_model::image::policy::{self, ImageKind};
+use xtask_model::spec::ignore::Ignore;
+use xtask_model::spec::lock;
+use xtask_model::spec::reference::Digest;
 
 /// Differences that are shown line by line.
 const SHOWN: usize = 20;
@@ -38,7 +40,7 @@ impl Session<'_> {
                 let differences = committed.differences(&self.tree, kind, parsed)?;
                 let pointers = committed.pointers(parsed);
                 for path in &pointers {
-                    ui::warn(&format!(
+                    terminal::warn(&format!(
                         "`{path}` is a pointer file of Git LFS, and the {kind} gets the pointer instead of its contents; fetch \
                          them: `git lfs pull`"
                     ));
@@ -72,16 +74,19 @@ impl Session<'_> {
         let Some(commit) = self.tree.commit.as_ref().filter(|_| !differences.is_empty()) else { return };
         let short = commit.short();
         if !self.wish.push {
-            return ui::detail(&format!("the {kind} is not made of commit {short}: {}", plan::listed(differences)));
+            return terminal::detail(&format!(
+                "the {kind} is not made of commit {short}: {}",
+                plan::listed(differences)
+            ));
         }
-        ui::warn(&format!(
+        terminal::warn(&format!(
             "the {kind} is not made of commit {short}: it gets no tag of a commit, branch or version, and `latest` stays"
         ));
         for difference in differences.iter().take(SHOWN) {
-            ui::step("differs", &format!("`{}`: {}", difference.path, difference.why));
+            terminal::step("differs", &format!("`{}`: {}", difference.path, difference.why));
         }
         if differences.len() > SHOWN {
-            ui::step("differs", &format!("{} more", differences.len() - SHOWN));
+            terminal::step("differs", &format!("{} more", differences.len() - SHOWN));
         }
     }
 
@@ -105,9 +110,10 @@ impl Session<'_> {
         let folder = self.tree.root.join("target/docker").join(name);
         let staged = self.tree.policy.app.binary.as_ref().filter(|_| image.plan.kind == ImageKind::App);
         let made = staged.map(|binary| binary::staged(&call.platform, binary).as_str().into());
-        let made: Vec<context::ContextPath> =
-            made.map(|path: String| context::ContextPath::new(path)).into_iter().collect();
-        let entries: Vec<context::Entry> = image.parsed.files.iter().chain(&image.parsed.meant).cloned().collect();
+        let made: Vec<xtask_model::image::context::ContextPath> =
+            made.map(|path: String| xtask_model::image::context::ContextPath::new(path)).into_iter().collect();
+        let entries: Vec<xtask_model::image::context::Entry> =
+            image.parsed.files.iter().chain(&image.parsed.meant).cloned().collect();
         context::stage(&self.tree.root, &entries, &made, &folder)
     }
 }

@@ -1,12 +1,12 @@
 //! Which engine realises a plan: the one that was asked for, else the one that is at hand.
 
 use super::{Session, Target};
-use crate::container::Runner;
-use crate::docker::Docker;
-use crate::facts::Tree;
-use crate::fault::Fault;
 use crate::flags::BuildFlags;
-use crate::policy;
+use xtask_host::docker::Docker;
+use xtask_host::tree::facts::Tree;
+use xtask_model::fault::Fault;
+use xtask_model::image::policy;
+use xtask_native::container::Runner;
 
 /// What builds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

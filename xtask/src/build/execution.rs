@@ -8,24 +8,30 @@ use super::layouts;
 use super::planning::{Image, Planned};
 use super::record;
 use super::tagging::{Named, Put};
-use crate::docker::{Build, Output};
-use crate::facts::{self, Local, RootImage};
-use crate::fault::Fault;
-use crate::lock::file;
-use crate::oci::Manifest;
-use crate::plan::{Decision, ImagePlan, Latest, Place};
-use crate::policy::{After, ImageKind};
-use crate::publish::{self, Publication};
-use crate::reference::{Digest, Platform, Tag};
-use crate::registry::Answer;
-use crate::report::{self, ImageReport};
-use crate::secrets::Secrets;
-use crate::time::Timestamp;
-use crate::{binary, ledger, process, steps, ui};
+use crate::announce;
+use crate::steps;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
+use xtask_host::clock;
+use xtask_host::docker::{Build, Output};
+use xtask_host::file;
+use xtask_host::registry::Answer;
+use xtask_host::registry::publish::{self, Publication};
+use xtask_host::tree::binary;
+use xtask_host::tree::facts::{self, RootImage};
+use xtask_host::tree::secrets::Secrets;
+use xtask_host::{process, terminal};
+use xtask_model::fault::Fault;
+use xtask_model::image::plan::{Decision, ImagePlan, Latest, Place};
+use xtask_model::image::policy::{After, ImageKind};
+use xtask_model::image::presence::Local;
+use xtask_model::quantity;
+use xtask_model::record::ledger;
+use xtask_model::record::report::{self, ImageReport};
+use xtask_model::spec::oci::Manifest;
+use xtask_model::spec::reference::{Digest, Platform, Tag};
 
 /// The binary's compilation, which goes on while the base is built.
 type Compilation<'scope> = ScopedJoinHandle<'scope, Result<Duration, Fault>>;
@@ -39,7 +45,7 @@ impl Session<'_> {
     /// Does what the plan says; a dry run prints it and returns no report.
     pub(super) fn execute(&self, planned: &Planned) -> Result<Vec<ImageReport>, Fault> {
         for image in planned.base.iter().chain(&planned.app) {
-            report::announce(&image.plan);
+            announce::announce(&image.plan);
         }
         let planning = self.began.elapsed();
         self.trace.borrow_mut().plan(planned);
@@ -150,7 +156,7 @@ impl Session<'_> {
                 Place::Local => tags.extend(self.tag_local(plan, image.local.as_ref())?),
             }
             if began.elapsed() > Duration::from_millis(500) {
-                ui::step("tagged", &format!("in {}", ui::seconds(began.elapsed())));
+                terminal::step("tagged", &format!("in {}", quantity::seconds(began.elapsed())));
             }
         }
         let layouts = match (&image.local, self.wish.platforms.as_slice()) {
@@ -304,7 +310,7 @@ impl Session<'_> {
         if self.wish.push {
             let began = Instant::now();
             let mut notes = publish::notes(&plan.fingerprint, image.key.clone(), &self.labels(plan.kind));
-            let now = Timestamp::now().to_string();
+            let now = clock::now().to_string();
             notes.extend(platforms.iter().map(|platform| (publish::built(platform), now.clone())));
             notes.extend(self.record_note(report).map(|record| (ledger::annotation(&platforms[0]), record)));
             let publication = Publication {
@@ -317,7 +323,7 @@ impl Session<'_> {
             };
             let outcome = publish::publish(&self.client, &publication)?;
             if outcome.adopted.len() == platforms.len() {
-                ui::step(
+                terminal::step(
                     "adopted",
                     &format!("another job published `{}` first: its image is taken", plan.repository.tag(&plan.tag)),
                 );

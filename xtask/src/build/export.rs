@@ -1,20 +1,20 @@
 //! `--output oci:DIR` and `oci-archive:FILE`: the finished image for other tools, from wherever the build left it.
 
 use super::Session;
-use crate::facts;
-use crate::fault::{Exit, Fault};
 use crate::flags::Output;
-use crate::layout::Layout;
-use crate::native::deliver::{self, Layer, Origin};
-use crate::native::image::{Image, Place};
-use crate::oci::{Descriptor, Index, annotation, media_type};
-use crate::reference::{Platform, Tag};
-use crate::report::ImageReport;
-use crate::scratch::{self, Scratch};
-use crate::ui;
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Write as _};
 use std::path::Path;
+use xtask_host::registry::layout::Layout;
+use xtask_host::scratch::{self, Scratch};
+use xtask_host::terminal;
+use xtask_host::tree::facts;
+use xtask_model::fault::{Exit, Fault};
+use xtask_model::record::report::ImageReport;
+use xtask_model::spec::oci::{Descriptor, Index, annotation, media_type};
+use xtask_model::spec::reference::{Platform, Tag};
+use xtask_native::image::{Image, Place};
+use xtask_native::push::deliver::{self, Layer, Origin};
 
 impl Session<'_> {
     /// Writes the last image of the report where `--output` says.
@@ -25,7 +25,7 @@ impl Session<'_> {
                 let layout = Layout::open_or_create(folder)?;
                 Layout::sweep(folder);
                 self.copy_to(report, platform, tag, &layout)?;
-                ui::step("output", &format!("`{}` in the layout `{}`", tag, folder.display()));
+                terminal::step("output", &format!("`{}` in the layout `{}`", tag, folder.display()));
             }
             Some(Output::Archive(file)) => {
                 let cannot = |error| Fault::build(format!("cannot write `{}`", file.display())).cause(error);
@@ -41,7 +41,7 @@ impl Session<'_> {
                 let new = near.path().join("archive");
                 File::create_new(&new).and_then(|new| archive(&layout, None, &new)).map_err(cannot)?;
                 std::fs::rename(&new, file).map_err(cannot)?;
-                ui::step("output", &format!("`{}` in the archive `{}`", tag, file.display()));
+                terminal::step("output", &format!("`{}` in the archive `{}`", tag, file.display()));
             }
             Some(Output::Registry | Output::Docker) | None => {}
         }
@@ -79,7 +79,7 @@ impl Session<'_> {
             (true, _) => Place::Registry(report.reference.repository.clone()),
             (false, true) => Place::Layout(Layout::open_or_create(&local)?),
             // A base that is used where it is stays in the registry even for a local build.
-            (false, false) if report.kind == crate::policy::ImageKind::Base => {
+            (false, false) if report.kind == xtask_model::image::policy::ImageKind::Base => {
                 Place::Registry(report.reference.repository.clone())
             }
             (false, false) => return self.save(report, tag, layout),

@@ -1,16 +1,18 @@
 //! Which image the base stands on: the pinned one, the tag's of now, or one made of Debian's packages.
 
 use super::{Inquiry, Session};
-use crate::facts::{self, FALLBACK, RootImage, RootPlace, Tree};
-use crate::fault::Fault;
-use crate::layout::Layout;
-use crate::policy::DebianRoot;
-use crate::publish;
-use crate::reference::{Digest, Platform, Repository, Tag};
-use crate::registry::{Answer, Client, Options};
-use crate::{root, ui};
 use std::collections::BTreeMap;
 use std::time::Duration;
+use xtask_host::registry::layout::Layout;
+use xtask_host::registry::publish;
+use xtask_host::registry::{Answer, Client, Options};
+use xtask_host::terminal;
+use xtask_host::tree::facts::{self, RootImage, RootPlace, Tree};
+use xtask_model::fault::Fault;
+use xtask_model::image::key::FALLBACK;
+use xtask_model::image::policy::DebianRoot;
+use xtask_model::spec::reference::{Digest, Platform, Repository, Tag};
+use xtask_native::root;
 
 /// A root from Debian's packages, as it is looked for.
 pub struct Wanted {
@@ -75,14 +77,14 @@ impl Inquiry<'_> {
         }
         match resolve_root(self.tree, &self.tree.policy.project.platforms) {
             Ok(digests) => {
-                ui::warn(&format!(
+                terminal::warn(&format!(
                     "the root `{wanted}` is not pinned: taking its digests of now (`cargo xtask lock` pins them)"
                 ));
                 Ok(named(digests))
             }
             Err(fault) if fault.unreachable && self.tree.policy.root.fallback.is_some() => {
                 let cause = fault.causes.last().map(|cause| format!(" ({cause})")).unwrap_or_default();
-                ui::step(
+                terminal::step(
                     "fallback",
                     &format!("`{wanted}` cannot be reached{cause}: the root is built from Debian's packages"),
                 );
@@ -113,7 +115,7 @@ impl Inquiry<'_> {
             Ok(_) => Ok(false),
             Err(fault) if fault.unreachable => {
                 let cause = fault.causes.last().map(|cause| format!(" ({cause})")).unwrap_or_default();
-                ui::step(
+                terminal::step(
                     "fallback",
                     &format!("`{}` cannot be reached{cause}: the root is built from Debian's packages", image.name),
                 );
@@ -147,10 +149,10 @@ impl Inquiry<'_> {
             && !self.fresh_root
             && let Answer::Present(mut found) = publish::read(self.client, &wanted.repository, wanted.tag.clone())?
         {
-            found.check_whole(self.client, &wanted.repository)?;
+            xtask_host::registry::publish::whole::check(&mut found, self.client, &wanted.repository)?;
             match found.lost_reason(std::slice::from_ref(&wanted.platform)) {
                 None => return Ok(Some(wanted.published(found.digest))),
-                Some(lost) => ui::step("lost", &format!("{lost}: the root is published again")),
+                Some(lost) => terminal::step("lost", &format!("{lost}: the root is published again")),
             }
         }
         make(&wanted)

@@ -2,16 +2,18 @@
 //! says. Reads the registry; builds, makes and writes nothing.
 
 use super::checks::Checks;
-use crate::facts::{Standing, Tree};
-use crate::fault::Fault;
-use crate::key::Fingerprint;
-use crate::oci::annotation;
-use crate::plan::{self, Decision, Wish};
-use crate::policy::ImageKind;
-use crate::publish::{self, Published};
-use crate::reference::{Digest, Platform, Tag};
-use crate::registry::{Answer, Client};
 use std::collections::BTreeMap;
+use xtask_host::registry::publish;
+use xtask_host::registry::{Answer, Client};
+use xtask_host::tree::facts::Tree;
+use xtask_model::fault::Fault;
+use xtask_model::image::key::Fingerprint;
+use xtask_model::image::plan::{self, Decision, Wish};
+use xtask_model::image::policy::ImageKind;
+use xtask_model::image::presence::Published;
+use xtask_model::image::presence::Standing;
+use xtask_model::spec::oci::annotation;
+use xtask_model::spec::reference::{Digest, Platform, Tag};
 
 /// Who asks, and for what.
 #[derive(Clone, Copy)]
@@ -107,7 +109,7 @@ pub fn pinned_base(tree: &Tree, client: &Client, digest: Digest, platforms: &[Pl
             "the pinned `{reference}` is no base of ours: it has no fingerprint"
         ))));
     }
-    found.check_whole(client, &reference.repository)?;
+    xtask_host::registry::publish::whole::check(&mut found, client, &reference.repository)?;
     if let Some(lost) = found.lost_reason(platforms) {
         return Err(needed(Fault::usage(format!("the pinned base `{reference}` is not whole")).cause(lost)));
     }

@@ -1,10 +1,10 @@
 //! The folders of images that stay on this machine: written by one build at a time, and put in place only when they are whole.
 
-use crate::fault::Fault;
-use crate::{process, ui};
 use std::fs::{File, TryLockError};
 use std::path::Path;
 use std::time::Duration;
+use xtask_host::{process, terminal};
+use xtask_model::fault::Fault;
 
 /// Waits until no other build works in this folder: two would write one layout. The later finds what the earlier built.
 ///
@@ -22,7 +22,7 @@ pub fn lock(folder: &Path) -> Result<File, Fault> {
             Err(TryLockError::WouldBlock) => {}
         }
         if !said {
-            ui::step("waiting", "another build of this repository is at work");
+            terminal::step("waiting", "another build of this repository is at work");
             said = true;
         }
         process::interrupted()?;

@@ -3,33 +3,35 @@
 use super::Session;
 use super::call::unknown_digest;
 use super::planning::Image;
-use crate::binary;
-use crate::context::{self, ContextPath};
-use crate::docker::{Build, Output};
-use crate::dockerfile::{Dockerfile, Kind};
-use crate::fault::Fault;
-use crate::key::{AppKey, BinaryKey};
-use crate::layout::Layout;
-use crate::native::build::{self, Built, Destination, Order};
-use crate::native::files::Files;
-use crate::native::image::{self, Place};
-use crate::native::known::Known;
-use crate::native::layer::Codec;
-use crate::native::stage::Realise;
-use crate::native::store::Store;
-use crate::native::{assembly, recipes};
-use crate::policy::{Compression, ImageKind};
-use crate::publish::{self, Published};
-use crate::reference::{Digest, Platform, Reference, Tag};
-use crate::ui;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use xtask_host::docker::{Build, Output};
+use xtask_host::registry::layout::Layout;
+use xtask_host::registry::publish;
+use xtask_host::terminal;
+use xtask_host::tree::binary;
+use xtask_host::tree::context;
+use xtask_model::fault::Fault;
+use xtask_model::image::context::ContextPath;
+use xtask_model::image::key::{AppKey, BinaryKey};
+use xtask_model::image::policy::{Compression, ImageKind};
+use xtask_model::image::presence::Published;
+use xtask_model::spec::dockerfile::{Dockerfile, Kind};
+use xtask_model::spec::reference::{Digest, Platform, Reference, Tag};
+use xtask_native::build::{self, Built, Destination, Order};
+use xtask_native::files::Files;
+use xtask_native::image::{self, Place};
+use xtask_native::layer::Codec;
+use xtask_native::push::known::Known;
+use xtask_native::recipes::stage::Realise;
+use xtask_native::store::Store;
+use xtask_native::{assembly, recipes};
 
 impl Session<'_> {
     /// Builds one platform's image and brings it to the registry or into its layout.
     pub(super) fn build_native(&self, image: &Image, call: &Build) -> Result<Built, Fault> {
         if image.plan.kind == ImageKind::Base && self.tree.policy.base.compression.native == Compression::Zstd {
-            ui::warn(
+            terminal::warn(
                 "`[base] compression` asks for zstd, which the native engine writes several times as slowly as gzip, and no \
                  smaller; `compression = { docker = \"zstd\", native = \"gzip\" }` says one for each engine",
             );
@@ -46,7 +48,11 @@ impl Session<'_> {
                     let layout = Layout::open_or_create(folder)?;
                     let built = build::build(&self.client, order, Destination::Layout(&layout))?;
                     let size = layout.blob_size(&built.digest).unwrap_or(0);
-                    let manifest = crate::oci::Descriptor::new(crate::oci::media_type::MANIFEST, built.digest, size);
+                    let manifest = xtask_model::spec::oci::Descriptor::new(
+                        xtask_model::spec::oci::media_type::MANIFEST,
+                        built.digest,
+                        size,
+                    );
                     layout.set(image.plan.tag.as_str(), &manifest.with_platform(&call.platform))?;
                     Ok(built)
                 }
@@ -70,7 +76,7 @@ impl Session<'_> {
         };
         if let Some(why) = unseen {
             let what = format!("{} for {}: every layer is shown as made, for {why}", image.plan.kind, call.platform);
-            ui::step("unknown", &what);
+            terminal::step("unknown", &what);
             return self.show_by_text(call);
         }
         self.with_order(image, call, |order| {
@@ -142,7 +148,7 @@ impl Session<'_> {
             beneath: Some(&beneath),
             codec,
             make: &*make,
-            created: tree.commit.as_ref().map(crate::git::Commit::created),
+            created: tree.commit.as_ref().map(xtask_model::image::commit::Commit::created),
             store: &store,
             known: &known,
             force: call.no_cache,
@@ -214,7 +220,7 @@ impl Session<'_> {
             // What cannot be read saves no work, and is no reason not to build.
             match publish::read(&self.client, &image.plan.repository, tag) {
                 Ok(answer) => found.extend(answer.present()),
-                Err(fault) => ui::detail(&fault.what),
+                Err(fault) => terminal::detail(&fault.what),
             }
         }
         found

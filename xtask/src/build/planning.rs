@@ -3,21 +3,23 @@
 
 use super::foundation::impatient;
 use super::{Checks, Inquiry, Session, Target, pinned_base};
-use crate::facts::{self, Local, Parsed, RootImage, RootPlace, Standing};
-use crate::fault::{Exit, Fault};
 use crate::flags::{BuildFlags, Global};
-use crate::git::Git;
-use crate::key::{AppKey, BaseKey, BinaryKey, Fingerprint, app_changes, base_changes};
-use crate::ledger::Change;
-use crate::lock::Lock;
-use crate::plan::{self, Decision, ImagePlan, Latest, LatestFacts, Wish};
-use crate::policy::ImageKind;
-use crate::publish::{self, Published};
-use crate::reference::{Digest, Tag};
-use crate::tags::Names;
-use crate::ui;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use xtask_host::registry::publish;
+use xtask_host::terminal;
+use xtask_host::tree::facts::{self, Parsed, RootImage, RootPlace};
+use xtask_host::tree::git::Git;
+use xtask_model::fault::{Exit, Fault};
+use xtask_model::image::key::{AppKey, BaseKey, BinaryKey, Fingerprint, app_changes, base_changes};
+use xtask_model::image::plan::{self, Decision, ImagePlan, Latest, LatestFacts, Wish};
+use xtask_model::image::policy::ImageKind;
+use xtask_model::image::presence::Published;
+use xtask_model::image::presence::{Local, Standing};
+use xtask_model::image::tags::Names;
+use xtask_model::record::ledger::Change;
+use xtask_model::spec::lock::Lock;
+use xtask_model::spec::reference::{Digest, Tag};
 
 /// The whole plan, with what execution needs beside it.
 pub(super) struct Planned {
@@ -113,7 +115,7 @@ impl Session<'_> {
                      (`[root] fallback-publishes` is `{setting}`)",
                     plan.repository.tag(&plan.tag)
                 );
-                ui::step("unnamed", &what);
+                terminal::step("unnamed", &what);
             }
         }
         planned
@@ -189,7 +191,7 @@ impl Session<'_> {
                     .hint("let it go: `cargo xtask base pin --remove`"));
             }
         };
-        ui::step("pinned", &format!("the base is `{digest}`, whatever the requirements say (`images.lock`)"));
+        terminal::step("pinned", &format!("the base is `{digest}`, whatever the requirements say (`images.lock`)"));
         let fingerprint = found.fingerprint().expect("a pinned base has been looked at");
         let tag = fingerprint.tag(self.tree.policy.base.tag_length);
         let parsed = facts::parse(&self.tree, ImageKind::Base, &self.tree.policy.base.args)?;
@@ -326,7 +328,7 @@ impl Session<'_> {
             Err(fault) if self.wish.push || self.global.locked => Err(fault.hint("`--offline` asks no registry")),
             Err(fault) => {
                 let cause = fault.causes.last().cloned().unwrap_or(fault.what);
-                ui::warn(&format!(
+                terminal::warn(&format!(
                     "cannot ask `{}` for the {kind} ({cause}): only this machine counts",
                     repository.registry()
                 ));

@@ -3,19 +3,20 @@
 use super::Session;
 use super::engine::Engine;
 use super::planning::Planned;
-use crate::docker::Docker;
-use crate::fault::{Exit, Fault};
-use crate::key::foremost;
-use crate::ledger::{self, Bytes, Change, Kind, Record};
-use crate::plan::Decision;
-use crate::policy::ImageKind;
-use crate::publish;
-use crate::reference::{Digest, Platform, Repository, Tag};
-use crate::registry::{Answer, Client};
-use crate::report::ImageReport;
-use crate::{oci, ui};
 use std::collections::BTreeSet;
 use std::path::Path;
+use xtask_host::docker::Docker;
+use xtask_host::registry::publish;
+use xtask_host::registry::{Answer, Client};
+use xtask_host::terminal;
+use xtask_model::fault::{Exit, Fault};
+use xtask_model::image::key::foremost;
+use xtask_model::image::plan::Decision;
+use xtask_model::image::policy::ImageKind;
+use xtask_model::record::ledger::{self, Bytes, Change, Kind, Record};
+use xtask_model::record::report::ImageReport;
+use xtask_model::spec::oci;
+use xtask_model::spec::reference::{Digest, Platform, Repository, Tag};
 
 /// What is known of the build so far.
 #[derive(Default)]
@@ -108,8 +109,8 @@ impl Session<'_> {
             Exit::Interrupted => "interrupted".to_owned(),
             _ => fault.what.lines().next().unwrap_or_default().to_owned(),
         });
-        if let Err(fault) = ledger::file::append(&self.tree.root, &record) {
-            ui::warn(&format!("{}: {}", fault.what, fault.causes.join(": ")));
+        if let Err(fault) = xtask_host::tree::ledger::append(&self.tree.root, &record) {
+            terminal::warn(&format!("{}: {}", fault.what, fault.causes.join(": ")));
         }
     }
 

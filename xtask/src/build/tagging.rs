@@ -1,18 +1,21 @@
 //! Puts the tags other than the fingerprint's, `latest` last, and decides right before each whether it may move.
 
 use super::Session;
-use crate::event;
-use crate::fault::Fault;
-use crate::git::Git;
-use crate::git::remote::RemoteHead;
-use crate::plan::{ImagePlan, Latest};
-use crate::publish::marks::{self, Mark};
-use crate::publish::{self, Published};
-use crate::reference::{Digest, Platform, Repository, Tag};
-use crate::registry::Answer;
-use crate::tags::{self, Head, OfBranch, Since};
-use crate::{report, ui};
 use std::collections::BTreeMap;
+use xtask_host::registry::Answer;
+use xtask_host::registry::publish;
+use xtask_host::registry::publish::marks;
+use xtask_host::terminal;
+use xtask_host::tree::git::Git;
+use xtask_host::tree::git::remote::RemoteHead;
+use xtask_model::fault::Fault;
+use xtask_model::image::event;
+use xtask_model::image::plan::{ImagePlan, Latest};
+use xtask_model::image::presence::Published;
+use xtask_model::image::tags::Mark;
+use xtask_model::image::tags::{self, Head, OfBranch, Since};
+use xtask_model::record::report;
+use xtask_model::spec::reference::{Digest, Platform, Repository, Tag};
 
 /// The image that is to be named.
 pub(super) struct Named {
@@ -53,7 +56,7 @@ impl Session<'_> {
         let mut put = Put::nothing(plan);
         let lacks = |platform: &&Platform| !platforms.contains_key(*platform);
         if let Some(missing) = self.tree.policy.project.platforms.iter().find(lacks) {
-            ui::step("unnamed", &format!("`{}` waits for {missing}", plan.repository.tag(&plan.tag)));
+            terminal::step("unnamed", &format!("`{}` waits for {missing}", plan.repository.tag(&plan.tag)));
             return Ok(put);
         }
         // What never moves comes first: where a registry refuses to move the others, the image has its names.
@@ -62,13 +65,13 @@ impl Session<'_> {
         let latest = (plan.latest == Latest::Moves).then(Tag::latest);
         let mut stayed: BTreeMap<Tag, String> = BTreeMap::new();
         for tag in fixed {
-            crate::process::interrupted()?;
+            xtask_host::process::interrupted()?;
             if let Some(why) = self.put_fixed(&plan.repository, image.digest, tag)? {
                 stayed.insert(tag.clone(), why);
             }
         }
         for tag in moving.into_iter().chain(&latest) {
-            crate::process::interrupted()?;
+            xtask_host::process::interrupted()?;
             let known = if *tag == Tag::latest() { image.latest.take() } else { None };
             if let Some(why) = self.put_moving(&plan.repository, tag, &image, known)? {
                 stayed.insert(tag.clone(), why);
@@ -80,7 +83,7 @@ impl Session<'_> {
             let why = format!("`{}` stays: {why}", plan.repository.tag(&tag));
             // Of `latest` the report says it.
             if tag != Tag::latest() {
-                ui::step("kept", &why);
+                terminal::step("kept", &why);
             }
             put.kept.push(why);
         }
@@ -159,7 +162,7 @@ impl Session<'_> {
             };
             match marks::write(&self.client, repository, tag, &image, &since) {
                 // Then the tag it is about does not move either, once it is there.
-                Err(fault) if publish::is_immutable(&fault) => ui::detail(&fault.what),
+                Err(fault) if publish::is_immutable(&fault) => terminal::detail(&fault.what),
                 written => written?,
             }
         }

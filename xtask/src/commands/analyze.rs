@@ -1,19 +1,19 @@
 //! `build-base --analyze`: where a base's bytes are, by layer and by package.
 
-use crate::docker::Docker;
-use crate::facts::{self, Tree};
-use crate::fault::{Exit, Fault};
 use crate::flags::{BuildFlags, Format, Global};
-use crate::key::Fingerprint;
-use crate::layout::Layout;
-use crate::oci::{Config, Descriptor, Manifest};
-use crate::policy::ImageKind;
-use crate::publish;
-use crate::reference::Platform;
-use crate::registry::Answer;
-use crate::report::Report;
-use crate::ui;
 use serde::Serialize;
+use xtask_host::docker::Docker;
+use xtask_host::registry::Answer;
+use xtask_host::registry::layout::Layout;
+use xtask_host::registry::publish;
+use xtask_host::tree::facts::{self};
+use xtask_model::fault::{Exit, Fault};
+use xtask_model::image::key::Fingerprint;
+use xtask_model::image::policy::ImageKind;
+use xtask_model::quantity;
+use xtask_model::record::report::Report;
+use xtask_model::spec::oci::{Config, Descriptor, Manifest};
+use xtask_model::spec::reference::Platform;
 
 /// What was found.
 #[derive(Debug, Serialize)]
@@ -52,7 +52,7 @@ print(json.dumps(found))
 
 /// Analyses the base that a build has just reported.
 pub fn run(global: &Global, flags: &BuildFlags, report: &Report) -> anyhow::Result<()> {
-    let tree = Tree::open(global)?;
+    let tree = global.tree()?;
     let platform = flags.platform.first().cloned().unwrap_or_else(Platform::host);
     let repository = tree.repository(ImageKind::Base);
     let base = &report.images[0];
@@ -111,12 +111,17 @@ fn text(analysis: &Analysis) -> String {
     let mut text = format!("{:>10}  layer, compressed\n", "size");
     for layer in &analysis.layers {
         let made_by: String = layer.made_by.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(80).collect();
-        text += &format!("{:>10}  {made_by}\n", ui::bytes(layer.size));
+        text += &format!("{:>10}  {made_by}\n", quantity::bytes(layer.size));
     }
     text += &format!("\n{:>10}  {:>6}  package, on disk\n", "size", "files");
     for package in &analysis.packages {
-        text +=
-            &format!("{:>10}  {:>6}  {} {}\n", ui::bytes(package.size), package.files, package.name, package.version);
+        text += &format!(
+            "{:>10}  {:>6}  {} {}\n",
+            quantity::bytes(package.size),
+            package.files,
+            package.name,
+            package.version
+        );
     }
     text
 }

@@ -2,23 +2,28 @@
 //!
 //! Every command that changes something shows first what it does; what cannot be undone waits for `--yes`.
 
-use crate::bases::{self, Base, Pruning, Question, Rules, Survey, Verdict};
-use crate::facts::{self, Tree};
-use crate::fault::Fault;
+use crate::build;
 use crate::flags::{BaseCommand, Format, Global};
-use crate::git::Git;
-use crate::key::Fingerprint;
-use crate::lock::{self, ImagesLock, file};
-use crate::policy::ImageKind;
-use crate::publish::marks;
-use crate::reference::{Digest, Platform, Repository, Tag};
-use crate::registry::{Answer, Client};
-use crate::time::Timestamp;
-use crate::{build, process, publish, ui};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::time::SystemTime;
+use xtask_host::clock;
+use xtask_host::file;
+use xtask_host::registry::publish;
+use xtask_host::registry::publish::marks;
+use xtask_host::registry::survey::Question;
+use xtask_host::registry::{Answer, Client};
+use xtask_host::tree::facts::{self, Tree};
+use xtask_host::tree::git::Git;
+use xtask_host::{process, terminal};
+use xtask_model::fault::Fault;
+use xtask_model::image::bases::{self, Base, Pruning, Rules, Survey, Verdict};
+use xtask_model::image::key::Fingerprint;
+use xtask_model::image::policy::ImageKind;
+use xtask_model::quantity;
+use xtask_model::spec::lock::{self, ImagesLock};
+use xtask_model::spec::reference::{Digest, Platform, Repository, Tag};
 
 /// Local layouts that are kept beside this tree's.
 const LAYOUTS: usize = 3;
@@ -26,7 +31,7 @@ const LAYOUTS: usize = 3;
 /// Runs one of them.
 pub fn run(global: &Global, command: &BaseCommand) -> anyhow::Result<()> {
     if let BaseCommand::Pin { remove: true, .. } = command {
-        return Ok(unpin(&Tree::open(global)?)?);
+        return Ok(unpin(&global.tree()?)?);
     }
     if global.offline {
         return Err(Fault::usage("bases are in the registry, and `--offline` asks none").into());
@@ -66,14 +71,14 @@ struct Row<'a> {
 
 impl Desk {
     fn open(global: &Global) -> Result<Self, Fault> {
-        let tree = Tree::open(global)?;
+        let tree = global.tree()?;
         let pinned = facts::images_lock(&tree)?.base;
         let (bases, apps) = (tree.repository(ImageKind::Base), tree.repository(ImageKind::App));
         Ok(Self { client: tree.client(), tree, bases, apps, pinned })
     }
 
     fn survey(&self, referrers: bool) -> Result<Survey, Fault> {
-        bases::survey(&Question {
+        xtask_host::registry::survey::survey(&Question {
             client: &self.client,
             bases: &self.bases,
             apps: &self.apps,
@@ -90,13 +95,13 @@ impl Desk {
             (self.survey(referrers), mine.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         });
         let mine =
-            mine.inspect_err(|fault| ui::warn(&format!("cannot tell which base is this tree's: {}", fault.what)));
+            mine.inspect_err(|fault| terminal::warn(&format!("cannot tell which base is this tree's: {}", fault.what)));
         Ok((survey?, mine.ok()))
     }
 
     fn list(&self, global: &Global) -> anyhow::Result<()> {
         let (survey, mine) = self.survey_and_mine(global, false)?;
-        let now = Timestamp::now();
+        let now = clock::now();
         let rows: Vec<Row<'_>> = survey
             .bases
             .iter()
@@ -114,7 +119,7 @@ impl Desk {
             return super::print(&format!("{}\n", serde_json::to_string_pretty(&rows)?));
         }
         if rows.is_empty() {
-            ui::step("none", &format!("`{}` has no base; `cargo xtask build-base --push` makes one", self.bases));
+            terminal::step("none", &format!("`{}` has no base; `cargo xtask build-base --push` makes one", self.bases));
             return Ok(());
         }
         super::print(&table(&rows))
@@ -126,18 +131,18 @@ impl Desk {
         self.refuse_lost(base)?;
         let lock = ImagesLock { base: Some(base.digest), ..facts::images_lock(&self.tree)? };
         if file::write(&self.tree.root.join(lock::images::PATH), &lock.to_string())? {
-            ui::step("wrote", &format!("`{}`", lock::images::PATH));
+            terminal::step("wrote", &format!("`{}`", lock::images::PATH));
         }
-        ui::step("pinned", &format!("`{}` ({})", base.name(), base.digest));
-        ui::step("", "builds use it whatever the requirements say, once `images.lock` is committed everywhere");
-        ui::step("", "`cargo xtask base pin --remove` lets it go");
+        terminal::step("pinned", &format!("`{}` ({})", base.name(), base.digest));
+        terminal::step("", "builds use it whatever the requirements say, once `images.lock` is committed everywhere");
+        terminal::step("", "`cargo xtask base pin --remove` lets it go");
         Ok(())
     }
 
     /// Refuses a base of which the registry lost a layer or a configuration; a survey looks at manifests alone.
     fn refuse_lost(&self, base: &Base) -> Result<(), Fault> {
         let Answer::Present(mut found) = publish::read(&self.client, &self.bases, base.digest)? else { return Ok(()) };
-        found.check_whole(&self.client, &self.bases)?;
+        xtask_host::registry::publish::whole::check(&mut found, &self.client, &self.bases)?;
         let platforms: Vec<Platform> = base.platforms.keys().cloned().collect();
         match found.lost_reason(&platforms) {
             None => Ok(()),
@@ -161,7 +166,7 @@ impl Desk {
                 .hint("name another base, or allow it: `[root] fallback-publishes` in `images.toml`"));
         }
         self.refuse_lost(to)?;
-        let now = Timestamp::now();
+        let now = clock::now();
         let told = |base: &Base| {
             let commit = base.revision.as_deref().map_or("no commit", |revision| &revision[..12.min(revision.len())]);
             format!(
@@ -172,14 +177,14 @@ impl Desk {
             )
         };
         match survey.latest() {
-            Some(from) => ui::step("from", &told(from)),
-            None => ui::step("from", "nothing: there is no `latest`"),
+            Some(from) => terminal::step("from", &told(from)),
+            None => terminal::step("from", "nothing: there is no `latest`"),
         }
-        ui::step("to", &told(to));
-        ui::step("", "apps stay as they are; the next build of a later commit moves `latest` forwards again");
-        ui::step("", "(a build of this commit does not); `cargo xtask base pin` holds builds to a base");
+        terminal::step("to", &told(to));
+        terminal::step("", "apps stay as they are; the next build of a later commit moves `latest` forwards again");
+        terminal::step("", "(a build of this commit does not); `cargo xtask base pin` holds builds to a base");
         if !yes {
-            ui::step("nothing", "was changed: `--yes` does it");
+            terminal::step("nothing", "was changed: `--yes` does it");
             return Ok(());
         }
         let mark = marks::read(&self.client, &self.bases, &Tag::latest())?;
@@ -188,13 +193,13 @@ impl Desk {
             marks::write(&self.client, &self.bases, &Tag::latest(), &image, &since)?;
         }
         publish::tag(&self.client, &self.bases, to.digest, &Tag::latest())?;
-        ui::step("moved", &format!("`{}` to {}", self.bases.tag(&Tag::latest()), to.digest));
+        terminal::step("moved", &format!("`{}` to {}", self.bases.tag(&Tag::latest()), to.digest));
         Ok(())
     }
 
     fn prune(&self, global: &Global, keep: usize, older_than: Duration, yes: bool) -> anyhow::Result<()> {
         let (survey, mine) = self.survey_and_mine(global, true)?;
-        let rules = Rules { keep, older_than, now: Timestamp::now(), this_tree: mine, pinned: self.pinned };
+        let rules = Rules { keep, older_than, now: clock::now(), this_tree: mine, pinned: self.pinned };
         let plan = bases::prune(&survey, &rules);
         // A build that is at work may stand on a layout that is to go, or be about to put one in its place.
         let lock = if yes { Some(build::lock_images(&self.tree.images())?) } else { None };
@@ -207,11 +212,11 @@ impl Desk {
             show(&layouts.verdicts);
         }
         if plan.is_empty() && layouts.gone.is_empty() {
-            ui::step("nothing", "is to be deleted");
+            terminal::step("nothing", "is to be deleted");
             return Ok(());
         }
         if !yes {
-            ui::step("nothing", "was deleted: `--yes` does it");
+            terminal::step("nothing", "was deleted: `--yes` does it");
             return Ok(());
         }
         layouts.remove()?;
@@ -232,7 +237,7 @@ impl Desk {
             deleted += 1;
         }
         if deleted > 0 {
-            ui::step(
+            terminal::step(
                 "deleted",
                 &format!("{deleted} manifests; their layers go with the registry's next garbage collection"),
             );
@@ -245,7 +250,7 @@ impl Desk {
 fn unpin(tree: &Tree) -> Result<(), Fault> {
     let lock = facts::images_lock(tree)?;
     let Some(digest) = lock.base else {
-        ui::step("nothing", "no base is pinned");
+        terminal::step("nothing", "no base is pinned");
         return Ok(());
     };
     let path = tree.root.join(lock::images::PATH);
@@ -256,15 +261,15 @@ fn unpin(tree: &Tree) -> Result<(), Fault> {
     } else {
         file::write(&path, &lock.to_string())?;
     }
-    ui::step("let go", &format!("{digest}: builds follow the requirements again"));
+    terminal::step("let go", &format!("{digest}: builds follow the requirements again"));
     Ok(())
 }
 
 fn show(verdicts: &[Verdict]) {
     for verdict in verdicts {
-        let size = if verdict.size > 0 { format!(", {}", ui::bytes(verdict.size)) } else { String::new() };
+        let size = if verdict.size > 0 { format!(", {}", quantity::bytes(verdict.size)) } else { String::new() };
         let verb = if verdict.keep { "keep" } else { "delete" };
-        ui::step(verb, &format!("`{}`{size}: {}", verdict.name, verdict.reasons.join("; ")));
+        terminal::step(verb, &format!("`{}`{size}: {}", verdict.name, verdict.reasons.join("; ")));
     }
 }
 
@@ -286,7 +291,7 @@ fn table(rows: &[Row<'_>]) -> String {
         notes.extend(row.base.missing.iter().map(|platform| format!("lacks {platform}")));
         let platforms: Vec<String> = row.base.platforms.keys().map(ToString::to_string).collect();
         let digest = bases::short(&row.base.digest);
-        let size = ui::bytes(row.base.size);
+        let size = quantity::bytes(row.base.size);
         let name = row.base.name();
         lines.push([name, digest, row.age.clone(), size, platforms.join(" "), users(&row.used_by), notes.join(", ")]);
     }
@@ -360,7 +365,7 @@ impl Layouts {
                 .map_err(|error| Fault::build(format!("cannot remove `{}`", path.display())).cause(error))?;
         }
         if !self.gone.is_empty() {
-            ui::step("deleted", &format!("{} layouts on this machine", self.gone.len()));
+            terminal::step("deleted", &format!("{} layouts on this machine", self.gone.len()));
         }
         Ok(())
     }

@@ -1,46 +1,18 @@
-//! `bench`: measures, and prints the numbers as a table, as JSON or as Markdown.
+//! `bench`: builds the program that measures, a package of its own, and becomes it.
 
-use crate::bench::{self, compare, table};
-use crate::facts::Tree;
-use crate::flags::{Format, Global};
-use crate::lock::file;
-use crate::ui;
-use serde::Serialize;
-use std::path::Path;
+use crate::flags::Global;
+use std::process::ExitCode;
+use xtask_host::process::Command;
+use xtask_model::fault::{Exit, Fault};
 
-/// Measures what the filter means, each warm scenario `runs` times; with `beside`, the native engine beside other builders. `write`
-/// gets the Markdown.
-pub fn run(
-    global: &Global,
-    filter: Option<&str>,
-    runs: Option<u32>,
-    beside: bool,
-    write: Option<&Path>,
-) -> anyhow::Result<()> {
-    if beside {
-        let chosen = compare::select(filter)?;
-        let results = compare::run(&Tree::open(global)?, &chosen, runs.unwrap_or(compare::RUNS))?;
-        return tell(global, write, &results, compare::table::text, compare::table::markdown);
-    }
-    let chosen = bench::select(filter)?;
-    let results = bench::run(&Tree::open(global)?, &chosen, runs.unwrap_or(bench::RUNS))?;
-    tell(global, write, &results, table::text, table::markdown)
-}
-
-fn tell<R: Serialize>(
-    global: &Global,
-    write: Option<&Path>,
-    results: &R,
-    text: fn(&R) -> String,
-    markdown: fn(&R) -> String,
-) -> anyhow::Result<()> {
-    if let Some(path) = write
-        && file::write(path, &markdown(results))?
-    {
-        ui::step("wrote", &format!("`{}`", path.display()));
-    }
-    match global.format {
-        Format::Json => super::print(&format!("{}\n", serde_json::to_string_pretty(results)?)),
-        Format::Text | Format::Github => super::print(&text(results)),
-    }
+/// Runs `xtask-bench` with this command line.
+pub fn run(global: &Global) -> anyhow::Result<ExitCode> {
+    let tree = global.tree()?;
+    let command = Command::new("cargo")
+        .args(["run", "--quiet", "--locked", "--package", "xtask-bench", "--manifest-path"])
+        .arg(tree.root.join("Cargo.toml"))
+        .arg("--")
+        .args(std::env::args_os().skip(1));
+    let error = command.replace();
+    Err(Fault::new(Exit::Missing, "cannot start `cargo run --package xtask-bench`").cause(error).into())
 }

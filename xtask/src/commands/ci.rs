@@ -5,13 +5,14 @@
 mod deny;
 
 use super::test::needs::Engine;
-use crate::facts::find_root;
-use crate::fault::{Exit, Fault};
 use crate::flags::Global;
-use crate::process;
-use crate::ui;
 use std::path::Path;
 use std::time::{Duration, Instant};
+use xtask_host::process;
+use xtask_host::terminal;
+use xtask_host::tree::facts::find_root;
+use xtask_model::fault::{Exit, Fault};
+use xtask_model::quantity;
 
 /// Runs every phase.
 pub fn run(global: &Global) -> anyhow::Result<()> {
@@ -40,28 +41,28 @@ struct Phases(Vec<(&'static str, Duration)>);
 impl Phases {
     fn run<T>(&mut self, name: &'static str, phase: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
         process::interrupted()?;
-        ui::step("phase", name);
+        terminal::step("phase", name);
         let began = Instant::now();
         let done = phase();
         self.0.push((name, began.elapsed()));
         if done.is_err() {
             self.tell();
-            ui::warn(&format!("`{name}` failed; later phases were not run"));
+            terminal::warn(&format!("`{name}` failed; later phases were not run"));
         }
         done
     }
 
     fn tell(&self) {
         for (name, took) in &self.0 {
-            ui::step(name, &ui::seconds(*took));
+            terminal::step(name, &quantity::seconds(*took));
         }
-        ui::step("total", &ui::seconds(self.0.iter().map(|(_, took)| *took).sum()));
+        terminal::step("total", &quantity::seconds(self.0.iter().map(|(_, took)| *took).sum()));
     }
 }
 
 /// A cargo command whose findings are a failed check.
 fn cargo(root: &Path, args: &[&str], rustdoc_flags: &str, hint: &str) -> anyhow::Result<()> {
-    let mut command = crate::binary::cargo(root).args(args);
+    let mut command = xtask_host::tree::binary::cargo(root).args(args);
     if !rustdoc_flags.is_empty() {
         command = command.env("RUSTDOCFLAGS", rustdoc_flags);
     }

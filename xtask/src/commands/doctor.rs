@@ -1,19 +1,21 @@
 //! `doctor`: everything that a build needs, looked at without changing anything, each with its remedy.
 
-use crate::docker::Docker;
-use crate::dockerfile::{Dockerfile, Rule};
-use crate::facts::{self, Tree};
-use crate::fault::{Exit, Fault};
 use crate::flags::{Format, Global};
-use crate::lock::{closure, uv};
-use crate::native::support;
-use crate::policy::{Action, Engine, ImageKind};
-use crate::process::{self, Command};
-use crate::publish;
-use crate::reference::{Platform, Tag};
-use crate::registry::{Answer, Client};
-use crate::{build, steps, ui};
+use crate::{build, steps};
 use serde::Serialize;
+use xtask_host::docker::Docker;
+use xtask_host::process::{self, Command};
+use xtask_host::registry::publish;
+use xtask_host::registry::{Answer, Client};
+use xtask_host::terminal;
+use xtask_host::tree::facts::{self, Tree};
+use xtask_host::tree::uv;
+use xtask_model::fault::{Exit, Fault};
+use xtask_model::image::policy::{Action, Engine, ImageKind};
+use xtask_model::spec::dockerfile::{Dockerfile, Rule};
+use xtask_model::spec::lock::closure;
+use xtask_model::spec::reference::{Platform, Tag};
+use xtask_native::support;
 
 /// How one thing is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -54,15 +56,15 @@ fn bad(what: impl Into<String>, fault: Fault) -> Finding {
 /// Looks at everything; fails with the first bad finding's exit code once all are told.
 pub fn run(global: &Global) -> anyhow::Result<()> {
     // A git that fails is a finding like any other.
-    let (tree, git_fault) = match Tree::open(global) {
+    let (tree, git_fault) = match global.tree() {
         Ok(tree) => (tree, None),
-        Err(fault) => match Tree::of(global, Box::new(facts::find_root(global.root.as_deref())?)) {
+        Err(fault) => match global.tree_of(Box::new(facts::find_root(global.root.as_deref())?)) {
             Ok(tree) => (tree, Some(fault)),
             Err(_) => return Err(fault.into()),
         },
     };
     let git = git_fault.map_or_else(|| git(global, &tree), |fault| bad("git", fault));
-    let mut findings = vec![good("policy", format!("`{}` holds", crate::policy::FILE))];
+    let mut findings = vec![good("policy", format!("`{}` holds", xtask_model::image::policy::FILE))];
     findings.extend(dockerfiles(&tree));
     findings.extend([lock(&tree), root_image(&tree, global), installer(&tree), git]);
     findings.extend(compiler(&tree));
@@ -79,8 +81,8 @@ pub fn run(global: &Global) -> anyhow::Result<()> {
                 State::Note => "note",
                 State::Bad => "bad",
             };
-            ui::step(mark, &format!("{}: {}", finding.what, finding.said));
-            finding.remedy.iter().for_each(|remedy| ui::step("", &format!("  {remedy}")));
+            terminal::step(mark, &format!("{}: {}", finding.what, finding.said));
+            finding.remedy.iter().for_each(|remedy| terminal::step("", &format!("  {remedy}")));
         }
     }
     match findings.iter().find(|finding| finding.state == State::Bad) {
@@ -192,7 +194,7 @@ fn git(global: &Global, tree: &Tree) -> Finding {
         Err(fault) => return bad("inputs", fault),
     };
     let Some(commit) = &tree.commit else {
-        let why = crate::git::Git::at(&tree.root).absence();
+        let why = xtask_host::tree::git::Git::at(&tree.root).absence();
         return note("git", why, "with a commit, images are tagged by it, and `latest` can move");
     };
     let branch = commit.branch.as_deref().unwrap_or("no branch");
@@ -202,7 +204,7 @@ fn git(global: &Global, tree: &Tree) -> Finding {
     if differences.is_empty() {
         return good("git", format!("{} on {branch}, and the images are made of it", commit.short()));
     }
-    let listed = crate::plan::listed(&differences);
+    let listed = xtask_model::image::plan::listed(&differences);
     note(
         "git",
         format!("{} on {branch}; the images are not made of it: {listed}", commit.short()),
@@ -317,7 +319,7 @@ fn latest(tree: &Tree, client: &Client, kind: ImageKind, again: &str) -> Result<
     let answer = publish::read(client, &repository, Tag::latest())?;
     let Answer::Present(mut found) = answer else { return Ok(None) };
     let listed: Vec<Platform> = found.platforms.keys().cloned().collect();
-    found.check_whole(client, &repository)?;
+    xtask_host::registry::publish::whole::check(&mut found, client, &repository)?;
     let reference = repository.tag(&Tag::latest());
     Ok(Some(match found.lost_reason(&listed) {
         None => {

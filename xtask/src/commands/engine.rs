@@ -1,11 +1,11 @@
 //! `engine up|status|down`: the private engine on the command line.
 
-use crate::engine::{self, Options, Status};
-use crate::facts::find_root;
-use crate::fault::{Exit, Fault};
 use crate::flags::{EngineCommand, Format, Global};
-use crate::ui;
 use std::collections::BTreeMap;
+use xtask_host::docker::engine::{self, Options, Status};
+use xtask_host::terminal;
+use xtask_host::tree::facts::find_root;
+use xtask_model::fault::{Exit, Fault};
 
 /// Runs the subcommand.
 pub fn run(global: &Global, command: &EngineCommand) -> anyhow::Result<()> {
@@ -50,7 +50,7 @@ const UP: &str = "`cargo xtask engine up` starts it, or heals it";
 
 /// The environment that reaches the engine, for `eval "$(cargo xtask engine status)"`.
 fn tell(global: &Global, state: &engine::State) -> anyhow::Result<()> {
-    ui::step("registry", &state.registry);
+    terminal::step("registry", &state.registry);
     if global.format == Format::Json {
         return super::print(&format!("{}\n", serde_json::to_string_pretty(state)?));
     }

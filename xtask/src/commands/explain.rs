@@ -1,22 +1,23 @@
 //! `cargo xtask explain`: what is published beside this tree, or one commit beside another, difference by difference.
 
 use crate::build;
-use crate::change::{self, Presence};
-use crate::facts::{self, RootImage, RootPlace, Tree};
-use crate::fault::Fault;
 use crate::flags::{Format, Global};
-use crate::git::Revision;
-use crate::key::{AppKey, BaseKey, Names, app_changes, base_changes};
-use crate::policy::ImageKind;
-use crate::publish::{self, Published};
-use crate::reference::{Reference, Tag};
-use crate::registry::{Answer, Client};
-use crate::root::PACKAGES_LABEL;
 use crate::survey::{Found, Snapshot, Untaken, said};
-use crate::tags::{self, OfBranch};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
+use xtask_host::registry::publish;
+use xtask_host::registry::{Answer, Client};
+use xtask_host::tree::facts::{self, RootImage, RootPlace};
+use xtask_host::tree::git::Revision;
+use xtask_model::fault::Fault;
+use xtask_model::image::change::{self, Presence};
+use xtask_model::image::key::{AppKey, BaseKey, Names, app_changes, base_changes};
+use xtask_model::image::policy::ImageKind;
+use xtask_model::image::presence::Published;
+use xtask_model::image::tags::{self, OfBranch};
+use xtask_model::spec::reference::{Reference, Tag};
+use xtask_native::root::PACKAGES_LABEL;
 
 /// One image's explanation.
 #[derive(Debug, Serialize)]
@@ -60,14 +61,14 @@ fn between(global: &Global, old: &str, new: Option<&String>) -> Result<Vec<Expla
     let at = |name: &str| -> Result<(String, Snapshot), Fault> {
         let revision = Revision::open(&root, name, global.offline)?;
         let id = revision.id[..12].to_owned();
-        let tree = Tree::of(global, Box::new(revision)).and_then(|tree| Snapshot::take(tree).map_err(Untaken::fault));
+        let tree = global.tree_of(Box::new(revision)).and_then(|tree| Snapshot::take(tree).map_err(Untaken::fault));
         Ok((id.clone(), tree.map_err(|fault| fault.needed_by(format!("commit `{id}`")))?))
     };
     let (old_id, old) = at(old)?;
     let (new_name, new) = match new {
         Some(new) => at(new).map(|(id, tree)| (format!("at `{id}`"), tree))?,
         None => {
-            let tree = Tree::of(global, Box::new(root.clone()))?;
+            let tree = global.tree_of(Box::new(root.clone()))?;
             ("of this tree".to_owned(), Snapshot::take(tree).map_err(Untaken::fault)?)
         }
     };
@@ -96,7 +97,7 @@ struct Before<K> {
 /// This tree, and what is published (or, offline, what was built here last).
 fn published(global: &Global) -> Result<Vec<Explained>, Fault> {
     let root = facts::find_root(global.root.as_deref())?;
-    let here = Snapshot::take(Tree::of(global, Box::new(root))?).map_err(Untaken::fault)?;
+    let here = Snapshot::take(global.tree_of(Box::new(root))?).map_err(Untaken::fault)?;
     let client = (!global.offline).then(|| build::impatient(&here.tree));
     let base: Option<Before<BaseKey>> = before(&here, client.as_ref(), ImageKind::Base)?;
     let app: Option<Before<AppKey>> = before(&here, client.as_ref(), ImageKind::App)?;

@@ -1,22 +1,24 @@
 //! `lock`: what the requirements resolve to, the installer, and the root's digests, each in its file.
 
-use crate::facts::{self, Tree};
-use crate::fault::{Exit, Fault};
+use crate::build;
 use crate::flags::Global;
-use crate::lock::images::RootPin;
-use crate::lock::uv::{self, Request, Upgrade};
-use crate::lock::{self, ImagesLock, Lock, closure, file};
-use crate::{build, ui};
 use std::path::Path;
+use xtask_host::file;
+use xtask_host::terminal;
+use xtask_host::tree::facts::{self, Tree};
+use xtask_host::tree::uv::{self, Request, Upgrade};
+use xtask_model::fault::{Exit, Fault};
+use xtask_model::spec::lock::images::RootPin;
+use xtask_model::spec::lock::{self, ImagesLock, Lock, closure};
 
 /// Resolves and pins anew.
 pub fn run(global: &Global, upgrade: bool, upgrade_package: &[String]) -> Result<(), Fault> {
-    let tree = Tree::open(global)?;
+    let tree = global.tree()?;
     let base = &tree.policy.base;
     let uv = match uv::find(&tree.root, &[]) {
         Ok(uv) => uv,
         Err(_) => {
-            ui::step("installing", "uv, which is not on the PATH, under `target/tools`");
+            terminal::step("installing", "uv, which is not on the PATH, under `target/tools`");
             uv::install(&tree.root)?
         }
     };
@@ -34,16 +36,16 @@ pub fn run(global: &Global, upgrade: bool, upgrade_package: &[String]) -> Result
         python: &tree.policy.root.python,
         upgrade: &upgrade,
     };
-    ui::step("resolving", &format!("`{}` with uv {}", base.requirements, uv.version()));
+    terminal::step("resolving", &format!("`{}` with uv {}", base.requirements, uv.version()));
     let text = uv.resolve(&request)?;
     let text = recorded(&tree, &uv, &text)?;
     let after = Lock::parse(base.lock.as_ref(), &text)?;
     let changes = before.map(|before| lock::diff(&before.meaning(), &after.meaning()));
     for change in changes.iter().flatten() {
-        ui::step("changed", &change.to_string());
+        terminal::step("changed", &change.to_string());
     }
     if changes.is_some_and(|changes| changes.is_empty()) {
-        ui::step("unchanged", &format!("{} packages", after.packages.len()));
+        terminal::step("unchanged", &format!("{} packages", after.packages.len()));
     }
     write(&tree.root, base.lock.as_ref(), &text)?;
     write(&tree.root, base.installer.as_ref(), &uv.installer_lock(uv.version(), &tree.policy.root.python)?)?;
@@ -67,7 +69,7 @@ fn recorded(tree: &Tree, uv: &uv::Uv, text: &str) -> Result<String, Fault> {
 
 fn write(root: &Path, path: &Path, text: &str) -> Result<(), Fault> {
     if file::write(&root.join(path), text)? {
-        ui::step("wrote", &format!("`{}`", path.display()));
+        terminal::step("wrote", &format!("`{}`", path.display()));
     }
     Ok(())
 }
@@ -87,7 +89,9 @@ fn pin_root(tree: &Tree, global: &Global) -> Result<(), Fault> {
         }
         Err(fault) if fault.unreachable && tree.policy.root.fallback.is_some() => {
             let cause = fault.causes.last().cloned().unwrap_or(fault.what);
-            ui::warn(&format!("the root `{image}` is not pinned: {cause}; builds fall back to Debian's packages"));
+            terminal::warn(&format!(
+                "the root `{image}` is not pinned: {cause}; builds fall back to Debian's packages"
+            ));
             Ok(())
         }
         Err(fault) => Err(fault.needed_by("the root's digests in `images.lock`")),
@@ -96,7 +100,7 @@ fn pin_root(tree: &Tree, global: &Global) -> Result<(), Fault> {
 
 /// Fails when a lock does not answer to what it is a lock of.
 pub fn check(global: &Global) -> Result<(), Fault> {
-    let tree = Tree::open(global)?;
+    let tree = global.tree()?;
     let lock = facts::lock(&tree).map_err(|fault| Fault { exit: Exit::Drift, ..fault })?;
     known(&tree, &lock)?;
     let pinned = facts::images_lock(&tree)?.root;
@@ -115,7 +119,10 @@ pub fn check(global: &Global) -> Result<(), Fault> {
             Fault::drift(format!("`{}` is missing", tree.policy.base.installer)).hint("write it: `cargo xtask lock`")
         );
     }
-    ui::step("checked", &format!("{} packages answer to `{}`", lock.packages.len(), tree.policy.base.requirements));
+    terminal::step(
+        "checked",
+        &format!("{} packages answer to `{}`", lock.packages.len(), tree.policy.base.requirements),
+    );
     Ok(())
 }
 
@@ -126,8 +133,11 @@ fn known(tree: &Tree, lock: &Lock) -> Result<(), Fault> {
         return Err(Fault { exit: Exit::Drift, ..facts::no_wheel(&missing) });
     }
     if lock.records.is_empty() {
-        ui::warn(&format!("`{}` does not record what its packages require: builds check it", tree.policy.base.lock));
-        ui::step("", "  `cargo xtask lock` records it");
+        terminal::warn(&format!(
+            "`{}` does not record what its packages require: builds check it",
+            tree.policy.base.lock
+        ));
+        terminal::step("", "  `cargo xtask lock` records it");
         return Ok(());
     }
     let unlooked = facts::unlooked(tree, lock)?;

@@ -1,6 +1,6 @@
 //! `man`: manual pages out of the flags. Writes nothing.
 
-use crate::fault::Fault;
+use xtask_model::fault::Fault;
 
 /// The page of a command, or of all of xtask where none is named.
 pub fn page(mut all: clap::Command, named: &[String]) -> anyhow::Result<String> {

@@ -1,18 +1,18 @@
 //! `cargo xtask plan`: finds the two trees, gathers the facts of both, has `change` decide, and tells it.
 
-use crate::change::{self, Changes, Decision, Facts, Plan, Presence, Purpose};
-use crate::event::{self, Against};
-use crate::facts::{self, Tree};
-use crate::fault::{Exit, Fault};
 use crate::flags::{Format, Global, PlanFlags};
-use crate::git::revision::{self, Revision};
-use crate::git::{Git, Objects};
-use crate::key::Names;
 use crate::survey::{Footing, Snapshot, Untaken, said};
-use crate::ui;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use xtask_host::terminal;
+use xtask_host::tree::facts::{self};
+use xtask_host::tree::git::revision::{self, Revision};
+use xtask_host::tree::git::{Git, Objects};
+use xtask_model::fault::{Exit, Fault};
+use xtask_model::image::change::{self, Changes, Decision, Facts, Plan, Presence, Purpose};
+use xtask_model::image::event::{self, Against};
+use xtask_model::image::key::Names;
 
 /// Runs the command.
 pub fn run(global: &Global, flags: &PlanFlags) -> anyhow::Result<()> {
@@ -28,9 +28,9 @@ pub fn plan(global: &Global, flags: &PlanFlags, variable: &dyn Fn(&str) -> Optio
         Some(name) => {
             let revision = clone.revision(name)?;
             let id = revision.id.clone();
-            (Tree::of(global, Box::new(revision))?, Some(id))
+            (global.tree_of(Box::new(revision))?, Some(id))
         }
-        None => (Tree::of(global, Box::new(clone.root.clone()))?, None),
+        None => (global.tree_of(Box::new(clone.root.clone()))?, None),
     };
     let head_name = head_revision.as_deref().unwrap_or("HEAD");
     if let Some(event) = clone.event(flags, variable)?
@@ -71,7 +71,8 @@ pub fn plan(global: &Global, flags: &PlanFlags, variable: &dyn Fn(&str) -> Optio
 /// The differences of head to a revision; a reason where the revision's inputs cannot be read.
 fn compare(global: &Global, revision: Revision, head: &Snapshot) -> Result<Changes, String> {
     let id = revision.id.clone();
-    let old = Tree::of(global, Box::new(revision))
+    let old = global
+        .tree_of(Box::new(revision))
         .map_err(Untaken::from)
         .and_then(Snapshot::take)
         .map_err(|why| format!("at `{}` {}", &id[..12], said(&why.fault())))?;
@@ -234,7 +235,7 @@ fn tell(format: Format, plan: &Plan) -> anyhow::Result<()> {
     match format {
         Format::Text => {
             if let Some(base) = &plan.base_revision {
-                ui::step("compared", &format!("with commit `{}`", &base[..12.min(base.len())]));
+                terminal::step("compared", &format!("with commit `{}`", &base[..12.min(base.len())]));
             }
             super::print(&plan.text())
         }
@@ -244,7 +245,7 @@ fn tell(format: Format, plan: &Plan) -> anyhow::Result<()> {
             hand_over("GITHUB_OUTPUT", &outputs)?;
             hand_over("GITHUB_STEP_SUMMARY", &plan.markdown())?;
             for line in plan.text().lines() {
-                ui::step("plan", line.trim());
+                terminal::step("plan", line.trim());
             }
             Ok(())
         }

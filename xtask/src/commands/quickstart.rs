@@ -2,20 +2,22 @@
 //!
 //! Installs nothing outside the repository's `target`, and says first what it is going to do.
 
+use crate::announce;
 use crate::build::{self, Target};
-use crate::docker::Docker;
-use crate::facts::Tree;
-use crate::fault::Fault;
 use crate::flags::{BuildFlags, Global};
-use crate::lock::uv;
-use crate::policy::{Action, Engine};
-use crate::reference::Platform;
-use crate::{debian, engine, report, ui};
 use std::io::{BufRead as _, IsTerminal as _};
+use xtask_host::docker::Docker;
+use xtask_host::docker::{debian, engine};
+use xtask_host::terminal;
+use xtask_host::tree::facts::Tree;
+use xtask_host::tree::uv;
+use xtask_model::fault::Fault;
+use xtask_model::image::policy::{Action, Engine};
+use xtask_model::spec::reference::Platform;
 
 /// Does it all.
 pub fn run(global: &Global, yes: bool, engine: Option<Engine>) -> anyhow::Result<()> {
-    let tree = Tree::open(global)?;
+    let tree = global.tree()?;
     let start = start(&tree, engine.unwrap_or(tree.policy.project.engine), global.registry.is_some());
     let needs_lock =
         !tree.root.join(&tree.policy.base.lock).is_file() || !tree.root.join(&tree.policy.base.installer).is_file();
@@ -35,7 +37,7 @@ pub fn run(global: &Global, yes: bool, engine: Option<Engine>) -> anyhow::Result
     }
     todo.push("build the base and the app, smoke-test the app, push both");
     for (index, what) in todo.iter().enumerate() {
-        ui::step(&format!("{}.", index + 1), what);
+        terminal::step(&format!("{}.", index + 1), what);
     }
     if (start != Start::Nothing || needs_uv) && !yes {
         confirm()?;
@@ -69,7 +71,7 @@ pub fn run(global: &Global, yes: bool, engine: Option<Engine>) -> anyhow::Result
     let push = global.registry.is_some();
     let flags = BuildFlags { push, platform: vec![Platform::host()], engine, ..BuildFlags::default() };
     let done = build::run(&global, &flags, Target::App)?;
-    report::conclude(&done);
+    announce::conclude(&done);
     let Some(app) = done.images.last() else { return Ok(()) };
     let in_ci = std::env::var_os("CI").is_some_and(|value| !value.is_empty());
     let tested = tree.policy.steps.iter().any(|step| {
@@ -79,9 +81,12 @@ pub fn run(global: &Global, yes: bool, engine: Option<Engine>) -> anyhow::Result
         // A build runs the policy's steps; an image that was there already, or has no such step here, is asked now.
         super::smoke::run(&global, Some(&app.reference.to_string()))?;
     }
-    ui::step("try", "edit a template, then `cargo xtask build`; `cargo xtask --help` for the rest");
+    terminal::step("try", "edit a template, then `cargo xtask build`; `cargo xtask --help` for the rest");
     if start != Start::Nothing {
-        ui::step("try", "`eval \"$(cargo xtask engine status)\"` points docker and xtask at what was started here");
+        terminal::step(
+            "try",
+            "`eval \"$(cargo xtask engine status)\"` points docker and xtask at what was started here",
+        );
     }
     super::print(&format!("{}\n", app.reference))
 }

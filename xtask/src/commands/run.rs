@@ -1,22 +1,22 @@
 //! `run`: an image with this terminal, by the engine at hand.
 
 use super::smoke::this_trees;
-use crate::container::{Launch, Manner, Runner};
-use crate::facts::Tree;
 use crate::flags::Global;
-use crate::{leftovers, ui};
+use crate::leftovers;
 use std::process::ExitCode;
+use xtask_host::terminal;
+use xtask_native::container::{Launch, Manner, Runner};
 
 /// Runs the named image, or the app of this tree; the exit is the program's.
 pub fn run(global: &Global, image: Option<&str>, args: &[String]) -> anyhow::Result<ExitCode> {
-    let tree = Tree::open(global)?;
+    let tree = global.tree()?;
     leftovers::sweep(&tree);
     let image = match image {
         Some(image) => image.to_owned(),
         None => this_trees(global, "run")?,
     };
     let runner = Runner::at_hand(&tree)?;
-    ui::step("running", &format!("`{image}`; Ctrl-C ends it"));
+    terminal::step("running", &format!("`{image}`; Ctrl-C ends it"));
     let launch = Launch { entrypoint: None, args: args.to_vec(), manner: Manner::Open };
     Ok(ExitCode::from(runner.image(&image)?.attach(&launch)?))
 }

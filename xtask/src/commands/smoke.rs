@@ -1,21 +1,21 @@
 //! `smoke`: the policy's questions to an image that exists.
 
-use crate::container::Runner;
-use crate::facts::Tree;
-use crate::fault::Fault;
 use crate::flags::{Format, Global};
-use crate::{build, leftovers, smoke, ui};
+use crate::{build, leftovers, smoke};
+use xtask_host::terminal;
+use xtask_model::fault::Fault;
+use xtask_native::container::Runner;
 
 /// Asks the named image, or the app of this tree.
 pub fn run(global: &Global, image: Option<&str>) -> anyhow::Result<()> {
-    let tree = Tree::open(global)?;
+    let tree = global.tree()?;
     leftovers::sweep(&tree);
     let runner = Runner::at_hand(&tree)?;
     let image = match image {
         Some(image) => image.to_owned(),
         None => this_trees(global, "smoke")?,
     };
-    ui::step("smoke", &format!("`{image}`"));
+    terminal::step("smoke", &format!("`{image}`"));
     let shown = smoke::run(&runner.image(&image)?, &tree.policy.smoke, tree.version().as_deref())?;
     if global.format == Format::Json {
         super::print(&format!("{}\n", serde_json::to_string_pretty(&shown)?))?;

@@ -1,24 +1,25 @@
 //! `stats`: reads the ledger, has it summed up, and shows it; or holds builds to what they took before.
 
-use crate::facts::Tree;
-use crate::fault::Fault;
 use crate::flags::{Format, Global, StatsFlags};
-use crate::ledger::{self, Record};
-use crate::lock::file;
-use crate::policy::ImageKind;
-use crate::reference::Digest;
-use crate::registry::{Answer, Client};
-use crate::stats::{self, Found, Gate, chart, page};
-use crate::time::Timestamp;
-use crate::{process, publish, ui};
 use std::collections::BTreeSet;
 use std::io::IsTerminal as _;
+use xtask_host::clock;
+use xtask_host::file;
+use xtask_host::registry::publish;
+use xtask_host::registry::{Answer, Client};
+use xtask_host::tree::facts::Tree;
+use xtask_host::{process, terminal};
+use xtask_model::fault::Fault;
+use xtask_model::image::policy::ImageKind;
+use xtask_model::record::ledger::{self, Record};
+use xtask_model::record::stats::{self, Found, Gate, chart, page};
+use xtask_model::spec::reference::Digest;
 
 /// Shows them, and then fails if the gate closes.
 pub fn run(global: &Global, flags: &StatsFlags) -> anyhow::Result<()> {
-    let tree = Tree::open(global)?;
+    let tree = global.tree()?;
     let records = records(&tree, global, flags)?;
-    let until = Timestamp::now();
+    let until = clock::now();
     let since = until - flags.since;
     let stats = stats::sum(&records, since, until);
     let gate = flags.gate_factor.map(|factor| stats::gate(&records, since, usize::from(flags.gate_builds), factor));
@@ -33,7 +34,7 @@ pub fn run(global: &Global, flags: &StatsFlags) -> anyhow::Result<()> {
     }
     if let Some(path) = &flags.html {
         file::write(path, &page::print(&stats, &tree.policy.project.name))?;
-        ui::step("wrote", &format!("`{}`", path.display()));
+        terminal::step("wrote", &format!("`{}`", path.display()));
     }
     match (gate, flags.gate_factor) {
         (Some(gates), Some(factor)) => Ok(hold(&gates, factor, flags.gate_builds)?),
@@ -51,9 +52,9 @@ fn signs() -> chart::Signs {
 }
 
 fn records(tree: &Tree, global: &Global, flags: &StatsFlags) -> Result<Vec<Record>, Fault> {
-    let read = ledger::file::read(&tree.root)?;
+    let read = xtask_host::tree::ledger::read(&tree.root)?;
     for (line, why) in &read.skipped {
-        ui::warn(&format!("{}:{line}: passed over, it is no record: {why}", ledger::PATH));
+        terminal::warn(&format!("{}:{line}: passed over, it is no record: {why}", ledger::PATH));
     }
     let mut records = read.records;
     if flags.from_registry {
@@ -89,7 +90,7 @@ fn published(tree: &Tree, client: &Client) -> Result<Vec<Record>, Fault> {
             for (_, line) in found.notes.iter().filter(|(name, _)| name.starts_with(ledger::ANNOTATION)) {
                 match ledger::parse_line(line) {
                     Ok(record) => records.push(record),
-                    Err(why) => ui::warn(&format!("`{}` carries no record: {why}", repository.tag(&tag))),
+                    Err(why) => terminal::warn(&format!("`{}` carries no record: {why}", repository.tag(&tag))),
                 }
             }
         }
@@ -99,13 +100,13 @@ fn published(tree: &Tree, client: &Client) -> Result<Vec<Record>, Fault> {
 
 fn hold(gates: &[Gate], factor: f64, count: u16) -> Result<(), Fault> {
     if gates.is_empty() {
-        ui::step("gate", "open: no fast build is recorded in this time");
+        terminal::step("gate", "open: no fast build is recorded in this time");
     }
     let mut slow = Vec::new();
     for Gate { of, found } in gates {
         match found {
             Found::TooFew { builds, needed } => {
-                ui::step(
+                terminal::step(
                     "gate",
                     &format!("open: {of}: {builds} fast builds are recorded, and {needed} are needed to compare"),
                 );
@@ -117,7 +118,7 @@ fn hold(gates: &[Gate], factor: f64, count: u16) -> Result<(), Fault> {
                 } else {
                     let what =
                         format!("open: {of}: the last {count} fast builds took {now} (median), those before {before}");
-                    ui::step("gate", &what);
+                    terminal::step("gate", &what);
                 }
             }
         }

@@ -5,18 +5,17 @@
 pub mod needs;
 mod tally;
 
-use crate::facts::Tree;
-use crate::fault::{Exit, Fault};
 use crate::flags::Global;
-use crate::process::{self, Command};
 use needs::Needs;
 use std::path::Path;
 use std::process::ExitStatus;
 use tally::Tally;
+use xtask_host::process::{self, Command};
+use xtask_model::fault::{Exit, Fault};
 
 /// Runs every test, or those whose name contains `filter`.
 pub fn run(global: &Global, filter: Option<&str>) -> anyhow::Result<()> {
-    let tree = Tree::open(global)?;
+    let tree = global.tree()?;
     let needs = Needs::gather(&tree)?;
     let mut tally = Tally::default();
     let mut failed = Vec::new();
@@ -45,7 +44,7 @@ pub fn run(global: &Global, filter: Option<&str>) -> anyhow::Result<()> {
 
 /// The calls that run all tests: Rust's, those in its documentation, Python's.
 fn runners(root: &Path, needs: &Needs, filter: Option<&str>) -> Vec<Command> {
-    let cargo = |args: &[&str]| needs.apply(crate::binary::cargo(root).args(args));
+    let cargo = |args: &[&str]| needs.apply(xtask_host::tree::binary::cargo(root).args(args));
     let mut runners = if process::found("cargo-nextest").is_some() {
         let nextest = ["nextest", "run", "--workspace", "--no-fail-fast", "--no-tests=pass", "--status-level=slow"];
         vec![cargo(&nextest), cargo(&["test", "--workspace", "--doc"])]
@@ -67,7 +66,7 @@ fn runners(root: &Path, needs: &Needs, filter: Option<&str>) -> Vec<Command> {
 /// Runs a command with every line on stderr, and gives each to `on_line` too.
 pub fn shown(command: &Command, on_line: &mut dyn FnMut(&str)) -> Result<ExitStatus, Fault> {
     use std::io::IsTerminal as _;
-    crate::ui::step("running", &command.to_string());
+    xtask_host::terminal::step("running", &command.to_string());
     let color = if std::io::stderr().is_terminal() { "always" } else { "never" };
     command.clone().env("CARGO_TERM_COLOR", color).stream(|line| {
         anstream::eprintln!("{line}");

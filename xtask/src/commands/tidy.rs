@@ -1,15 +1,15 @@
 //! `tidy`: every invariant of the repository, all violations told before it fails, each with its repair.
 
-use crate::facts::{self, Tree};
-use crate::fault::{Exit, Fault};
 use crate::flags::Global;
 use crate::tidy::{self, Files};
-use crate::ui;
 use std::path::Path;
+use xtask_host::terminal;
+use xtask_host::tree::facts::{self};
+use xtask_model::fault::{Exit, Fault};
 
 /// Looks at everything; changes nothing.
 pub fn run(global: &Global) -> anyhow::Result<()> {
-    let tree = Tree::open(global)?;
+    let tree = global.tree()?;
     let files = Files::read(&tree.root)?;
     let mut found: Vec<String> = tidy::check(&files).iter().map(ToString::to_string).collect();
     if tree.root.join("Cargo.toml").is_file() {
@@ -23,9 +23,9 @@ pub fn run(global: &Global) -> anyhow::Result<()> {
         let causes: String = fault.causes.iter().map(|cause| format!(": {cause}")).collect();
         found.push(format!("{}{causes}{hint}", fault.what));
     }
-    found.iter().for_each(|violation| ui::step("untidy", violation));
+    found.iter().for_each(|violation| terminal::step("untidy", violation));
     if found.is_empty() {
-        ui::step("tidy", &format!("{} files", files.len()));
+        terminal::step("tidy", &format!("{} files", files.len()));
         return Ok(());
     }
     let fault = Fault::drift(format!("{} violations of the repository's rules", found.len()));
@@ -34,7 +34,7 @@ pub fn run(global: &Global) -> anyhow::Result<()> {
 
 /// What a cargo command finds wrong, with its own words beneath.
 fn cargo(root: &Path, args: &[&str], what: &str) -> Option<String> {
-    let fault = crate::binary::cargo(root).args(args).read(Exit::Drift).err()?;
+    let fault = xtask_host::tree::binary::cargo(root).args(args).read(Exit::Drift).err()?;
     let said = fault.causes.join("\n");
     let shown: Vec<&str> = said.lines().take(12).collect();
     Some(format!("{what}\n{}", shown.join("\n")))

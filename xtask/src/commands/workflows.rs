@@ -1,18 +1,18 @@
 //! `workflows`: writes `.github/workflows` from the policy, or says where it is not what the policy gives.
 
-use crate::facts::Tree;
-use crate::fault::Fault;
 use crate::flags::Global;
-use crate::git::Git;
-use crate::lock::file;
-use crate::workflows::Place;
-use crate::{ui, workflows};
 use std::path::{Path, PathBuf};
+use xtask_host::file;
+use xtask_host::terminal;
+use xtask_host::tree::git::Git;
+use xtask_model::fault::Fault;
+use xtask_model::record::workflows;
+use xtask_model::record::workflows::Place;
 
 /// Writes the workflows; with `check` changes nothing, and fails where a file is missing or differs. A file that someone else
 /// wrote is never replaced, and then none is.
 pub fn run(global: &Global, check: bool) -> Result<(), Fault> {
-    let tree = Tree::open(global)?;
+    let tree = global.tree()?;
     let (top, place) = place(&tree.root)?;
     let files = workflows::generate_at(&tree.policy, &place)?;
     let mut drift = Vec::new();
@@ -27,12 +27,12 @@ pub fn run(global: &Global, check: bool) -> Result<(), Fault> {
     if !check {
         for file in &files {
             let wrote = file::write(&top.join(&file.path), &file.text)?;
-            ui::step(if wrote { "wrote" } else { "unchanged" }, &format!("`{}`", file.path));
+            terminal::step(if wrote { "wrote" } else { "unchanged" }, &format!("`{}`", file.path));
         }
         return Ok(());
     }
     if drift.is_empty() {
-        ui::step("checked", &format!("{} workflows are what the policy gives", files.len()));
+        terminal::step("checked", &format!("{} workflows are what the policy gives", files.len()));
         return Ok(());
     }
     let fault = drift.iter().fold(Fault::drift("the workflows are not what the policy gives"), Fault::cause);

@@ -8,10 +8,11 @@ use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use xtask::context::{self, Kind};
-use xtask::dockerfile::Dockerfile;
-use xtask::fault::Exit;
-use xtask::process::Command;
+use xtask_host::process::Command;
+use xtask_host::tree::context;
+use xtask_model::fault::Exit;
+use xtask_model::image::context::Kind;
+use xtask_model::spec::dockerfile::Dockerfile;
 
 /// A file of a tree: git's mode and contents.
 pub type Blob = (u32, Vec<u8>);
@@ -68,7 +69,11 @@ pub fn seed() -> State {
         ("Cargo.toml", "[workspace]\nmembers = [\"autoscaler\", \"xtask\"]\n"),
         ("Cargo.lock", "version = 4\n[[package]]\nname = \"autoscaler\"\nversion = \"0.1.0\"\n"),
         ("xtask/Cargo.toml", "[package]\nname = \"xtask\"\nversion = \"0.1.0\"\n"),
-        ("xtask/core/Cargo.toml", "[package]\nname = \"xtask-core\"\nversion = \"0.1.0\"\n"),
+        ("xtask/model/Cargo.toml", "[package]\nname = \"xtask-model\"\nversion = \"0.1.0\"\n"),
+        ("xtask/host/Cargo.toml", "[package]\nname = \"xtask-host\"\nversion = \"0.1.0\"\n"),
+        ("xtask/native/Cargo.toml", "[package]\nname = \"xtask-native\"\nversion = \"0.1.0\"\n"),
+        ("xtask/bench/Cargo.toml", "[package]\nname = \"xtask-bench\"\nversion = \"0.1.0\"\n"),
+        ("xtask/fuzz/Cargo.toml", "[package]\nname = \"xtask-fuzz\"\nversion = \"0.1.0\"\n"),
         ("autoscaler/src/main.rs", "fn main() {}\n"),
         ("autoscaler/src/page.rs", "\n"),
         ("autoscaler/templates/page.html", "<p>\n"),

@@ -2,8 +2,8 @@
 
 use crate::fault_proxy::{Answer, FaultProxy};
 use crate::fixture::{Repo, actions, platforms};
-use xtask::policy;
-use xtask::reference::Digest;
+use xtask_model::image::policy;
+use xtask_model::spec::reference::Digest;
 
 /// What `plan` says of a change since this revision, and whether base and app are then built: by a dry run, and for real.
 #[track_caller]

@@ -2,9 +2,9 @@
 
 use crate::fixture::{COPYING_BASE, GATE, Repo, actions, client, platforms};
 use crate::real_engine::engine;
-use xtask::key::FINGERPRINT_LABEL;
-use xtask::oci::{Index, media_type};
-use xtask::reference::Tag;
+use xtask_model::image::key::FINGERPRINT_LABEL;
+use xtask_model::spec::oci::{Index, media_type};
+use xtask_model::spec::reference::Tag;
 
 #[test]
 fn of_two_jobs_with_one_base_the_later_adopts_the_earliers() {
@@ -69,7 +69,9 @@ fn adding_a_platform_merges_into_the_index_and_only_then_moves_latest() {
     // Each platform's app stands on its own platform's base.
     let found = repo.published("app", "latest").unwrap();
     for (platform, descriptor) in &found.platforms {
-        let base = xtask::publish::base_digest(&client(), &repo.repository("app"), descriptor).unwrap().unwrap();
+        let base = xtask_host::registry::publish::base_digest(&client(), &repo.repository("app"), descriptor)
+            .unwrap()
+            .unwrap();
         assert_eq!(second.image("base")["platforms"][platform.to_string()], base.to_string(), "{platform}");
     }
     assert_eq!(repo.push().actions(), actions("reused", "reused"));
@@ -79,7 +81,8 @@ fn adding_a_platform_merges_into_the_index_and_only_then_moves_latest() {
 fn foreign(repo: &Repo, fingerprint: Option<String>) -> String {
     let report = repo.xtask(&["build-base", "--push", "--format", "json"]).run().ok().report();
     let tag: Tag = report.tags("base")[0].parse().unwrap();
-    let root = xtask::publish::read(&client(), &repo.engine.root_repository(), "1".parse::<Tag>().unwrap());
+    let root =
+        xtask_host::registry::publish::read(&client(), &repo.engine.root_repository(), "1".parse::<Tag>().unwrap());
     let found = repo.published("app-base", tag.as_str()).unwrap();
     let mut manifests: Vec<_> = found.platforms.values().cloned().collect();
     if fingerprint.is_none() {
@@ -129,15 +132,18 @@ fn another_key_with_the_same_tag_is_an_error() {
 fn a_builder_behind_a_docker_context_builds_and_the_image_ends_in_the_registry() {
     let Some(engine) = engine() else { return };
     let name = format!("second-{}", std::process::id());
-    let options = xtask::engine::Options { name: Some(name.clone()), ..xtask::engine::Options::default() };
-    let second = xtask::engine::up(&engine.root, &options).unwrap_or_else(|fault| panic!("{fault}"));
+    let options = xtask_host::docker::engine::Options {
+        name: Some(name.clone()),
+        ..xtask_host::docker::engine::Options::default()
+    };
+    let second = xtask_host::docker::engine::up(&engine.root, &options).unwrap_or_else(|fault| panic!("{fault}"));
     let done = std::panic::catch_unwind(|| {
         let repo = Repo::new("builder").unwrap();
         repo.write("dockerfiles/Dockerfile.base", COPYING_BASE).commit("copies");
         let host = second.docker_env()["DOCKER_HOST"].to_str().unwrap().to_owned();
         let config = repo.path.join("target/.docker");
         let create = ["context", "create", &name, "--docker", &format!("host={host}")];
-        engine.command(&create).env("DOCKER_CONFIG", &config).read(xtask::fault::Exit::Build).unwrap();
+        engine.command(&create).env("DOCKER_CONFIG", &config).read(xtask_model::fault::Exit::Build).unwrap();
         let said = repo.xtask(&["build", "--push", "--builder", &name, "--format", "json", "-v"]).run().ok();
         let report = said.report();
         said.says(&format!("building with \"{name}\" instance"));
@@ -146,13 +152,13 @@ fn a_builder_behind_a_docker_context_builds_and_the_image_ends_in_the_registry()
         let reference = format!("{}/app-base:{}-linux-", repo.registry, report.tags("base")[0]);
         let names = |list: String| list.contains(reference.rsplit_once(':').unwrap().0);
         let list = ["image", "ls", "--format", "{{.Repository}}:{{.Tag}}"];
-        assert!(names(second.command().args(list).read(xtask::fault::Exit::Build).unwrap()));
+        assert!(names(second.command().args(list).read(xtask_model::fault::Exit::Build).unwrap()));
         assert!(!names(engine.docker(&list)));
         let missing = repo.xtask(&["build", "--push", "--force", "--builder", "no-such-builder"]).run();
         assert!(matches!(missing.code, Some(2..=4)), "{missing:?}");
         missing.says("no-such-builder").says("hint:");
     });
-    xtask::engine::down(&engine.root, Some(&name), true).unwrap_or_else(|fault| panic!("{fault}"));
+    xtask_host::docker::engine::down(&engine.root, Some(&name), true).unwrap_or_else(|fault| panic!("{fault}"));
     done.unwrap();
 }
 

@@ -3,7 +3,7 @@
 use crate::fault_proxy::FaultProxy;
 use crate::fixture::{Repo, actions};
 use crate::real_engine::engine;
-use xtask::layout::Layout;
+use xtask_host::registry::layout::Layout;
 
 #[test]
 fn a_local_build_keeps_the_base_in_a_layout_and_the_app_in_dockers_store() {
@@ -18,7 +18,10 @@ fn a_local_build_keeps_the_base_in_a_layout_and_the_app_in_dockers_store() {
     let layouts: Vec<_> = std::fs::read_dir(&folder).unwrap().flatten().filter(|e| e.path().is_dir()).collect();
     assert_eq!(layouts.len(), 1, "{layouts:?}");
     let name = layouts[0].file_name().into_string().unwrap();
-    assert_eq!(name, format!("base-{}-{}", report.tags("base")[0], xtask::reference::Platform::host().dashed()));
+    assert_eq!(
+        name,
+        format!("base-{}-{}", report.tags("base")[0], xtask_model::spec::reference::Platform::host().dashed())
+    );
     let (_, descriptor) = Layout::open_or_create(&layouts[0].path()).unwrap().list().unwrap().remove(0);
     assert_eq!(descriptor.digest.to_string(), report.digest("base"));
     for tag in report.tags("app") {
@@ -46,8 +49,8 @@ fn a_local_build_keeps_the_base_in_a_layout_and_the_app_in_dockers_store() {
 /// Pins the root to what its tag names now, so that no registry has to be asked for it.
 fn pin_root(repo: &Repo) {
     let root = repo.engine.root_repository();
-    let tag: xtask::reference::Tag = "1".parse().unwrap();
-    let found = xtask::publish::read(&crate::fixture::client(), &root, tag).unwrap().present().unwrap();
+    let tag: xtask_model::spec::reference::Tag = "1".parse().unwrap();
+    let found = xtask_host::registry::publish::read(&crate::fixture::client(), &root, tag).unwrap().present().unwrap();
     let mut lock = format!("[root]\nimage = \"{root}:1\"\n\n[root.platforms]\n");
     for (platform, descriptor) in &found.platforms {
         lock += &format!("\"{platform}\" = \"{}\"\n", descriptor.digest);

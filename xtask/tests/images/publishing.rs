@@ -2,7 +2,7 @@
 
 use crate::fixture::{Repo, actions};
 use std::collections::BTreeMap;
-use xtask::key::{FINGERPRINT_LABEL, KEY_LABEL};
+use xtask_model::image::key::{FINGERPRINT_LABEL, KEY_LABEL};
 
 /// The names by which the image specification describes an image.
 fn title(field: &str) -> String {
@@ -51,7 +51,7 @@ fn the_first_build_pushes_base_and_app_with_every_tag_and_label() {
         let labels = repo.config(name, &report.digest(kind)).config.labels;
         assert_eq!(labels[KEY_LABEL], notes[KEY_LABEL], "{kind}");
         let key: serde_json::Value = serde_json::from_str(&notes[KEY_LABEL]).unwrap();
-        assert_eq!(key["schema"], xtask::key::SCHEMA, "{kind}");
+        assert_eq!(key["schema"], xtask_model::image::key::SCHEMA, "{kind}");
     }
     // The time of the commit, not of the build.
     assert_eq!(config.created.as_ref(), Some(&labels[&title("created")]));
@@ -85,7 +85,7 @@ fn the_report_has_the_seconds_of_each_phase_and_the_bytes() {
     }
     assert!(report.0["seconds"].as_f64().unwrap() > 0.0);
     // The ledger has the bytes of the layers: what was made, what came over the network, what went there.
-    let ledger = xtask::ledger::parse(&repo.read(xtask::ledger::PATH));
+    let ledger = xtask_model::record::ledger::parse(&repo.read(xtask_model::record::ledger::PATH));
     let bytes = ledger.records.last().unwrap().bytes;
     assert!([bytes.built, bytes.pushed].iter().all(|bytes| bytes.is_some_and(|bytes| bytes > 0)), "{bytes:?}");
     assert!(bytes.pulled.is_some() && bytes.reused.is_some(), "{bytes:?}");

@@ -97,7 +97,7 @@ fn a_root_that_moved_rebuilds_all_and_a_pinned_one_does_not_move() {
     // Pinned to the first again, whatever the tag says: that base is there already.
     let key: serde_json::Value = {
         let notes = repo.published("app-base", &first.digest("base")).unwrap().notes;
-        serde_json::from_str(&notes[xtask::key::KEY_LABEL]).unwrap()
+        serde_json::from_str(&notes[xtask_model::image::key::KEY_LABEL]).unwrap()
     };
     let mut lock = format!("[root]\nimage = \"{root}:1\"\n\n[root.platforms]\n");
     for (platform, digest) in key["root"]["digests"].as_object().unwrap() {

@@ -44,11 +44,11 @@ fn a_step_gets_the_image_by_its_environment_and_runs_when_it_is_due() {
     let seen = |step: &str| repo.read(&format!("target/steps/{step}/seen"));
     for (step, digest) in [("before", report.text("app", "digest")), ("behind", report.text("app", "digest"))] {
         let text = seen(step);
-        let platform = &report.image("app")["platforms"][xtask::reference::Platform::host().to_string()];
+        let platform = &report.image("app")["platforms"][xtask_model::spec::reference::Platform::host().to_string()];
         for line in [
             "XTASK_KIND=app".to_owned(),
             format!("XTASK_STEP={step}"),
-            format!("XTASK_PLATFORM={}", xtask::reference::Platform::host()),
+            format!("XTASK_PLATFORM={}", xtask_model::spec::reference::Platform::host()),
             format!("XTASK_DIGEST={}", platform.as_str().unwrap()),
             format!("XTASK_IMAGE={}/app@{}", repo.registry, platform.as_str().unwrap()),
             format!("XTASK_OUTPUT={}", repo.path.join("target/steps").join(step).display()),

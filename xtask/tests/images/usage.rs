@@ -87,7 +87,7 @@ fn a_dry_run_prints_commands_that_can_be_pasted_and_changes_nothing() {
     assert!(pasted.status.success(), "{}\n{}", lines[0], String::from_utf8_lossy(&pasted.stderr));
     let metadata: serde_json::Value = serde_json::from_str(&repo.read("target/metadata.json")).unwrap();
     let built = repo.xtask(&["build-base", "--push", "--format", "json"]).run().ok().report();
-    let platform = xtask::reference::Platform::host().to_string();
+    let platform = xtask_model::spec::reference::Platform::host().to_string();
     assert_eq!(metadata["containerimage.digest"], built.image("base")["platforms"][platform]);
 }
 

@@ -5,9 +5,9 @@ use crate::world::World;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io::{BufReader, Read as _};
-use xtask::native::layer::{EntryKind, Limits, Reader};
-use xtask::publish;
-use xtask::reference::Digest;
+use xtask_host::registry::publish;
+use xtask_model::spec::reference::Digest;
+use xtask_native::layer::{EntryKind, Limits, Reader};
 
 fn build(world: &World, what: &str, engine: &str) -> Report {
     world.repo.xtask(&[what, "--push", "--engine", engine, "--format", "json"]).run().ok().report()

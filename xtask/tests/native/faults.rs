@@ -5,7 +5,7 @@ use crate::fault_proxy::{Answer, FaultProxy, Mishap, Request};
 use crate::fixture::{Outcome, actions};
 use crate::world::{NAMES, World};
 use std::time::{Duration, Instant};
-use xtask::reference::Digest;
+use xtask_model::spec::reference::Digest;
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 

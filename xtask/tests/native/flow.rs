@@ -3,8 +3,7 @@
 use crate::fixture::{Repo, actions};
 use crate::world::{NAMES, World, listing};
 use std::collections::BTreeMap;
-use xtask::native::known::{DIFF_ID, RECIPE};
-use xtask::publish;
+use xtask_native::push::known::{DIFF_ID, RECIPE};
 
 #[test]
 fn the_second_build_builds_nothing_and_writes_nothing() {
@@ -107,7 +106,10 @@ fn published(world: &World) -> BTreeMap<String, serde_json::Value> {
         let tags = world.repo.tags(name);
         let config = world.repo.config(name, "latest");
         let mut notes = world.repo.published(name, "latest").unwrap().notes;
-        notes.retain(|name, _| !name.starts_with(xtask::ledger::ANNOTATION) && !name.starts_with(publish::BUILT));
+        notes.retain(|name, _| {
+            !name.starts_with(xtask_model::record::ledger::ANNOTATION)
+                && !name.starts_with(xtask_model::image::presence::BUILT)
+        });
         // The base's digest differs with the engine: it is that of compressed layers.
         let mut labels = config.config.labels.clone();
         if name == "app" {

@@ -7,13 +7,13 @@ use sha2::{Digest as _, Sha256};
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
-use xtask::fault::Fault;
-use xtask::native::files::Files;
-use xtask::native::image::{Image, Place};
-use xtask::native::stage::Foundation as _;
-use xtask::native::store::Store;
-use xtask::oci::{Descriptor, Manifest, media_type};
-use xtask::reference::{Digest, Platform, Tag};
+use xtask_model::fault::Fault;
+use xtask_model::spec::oci::{Descriptor, Manifest, media_type};
+use xtask_model::spec::reference::{Digest, Platform, Tag};
+use xtask_native::files::Files;
+use xtask_native::image::{Image, Place};
+use xtask_native::recipes::stage::Foundation as _;
+use xtask_native::store::Store;
 
 /// A layer and what is said of it.
 struct Layer {

@@ -6,8 +6,8 @@ use rustix::process::Signal;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
-use xtask::layout::Layout;
-use xtask::reference::Digest;
+use xtask_host::registry::layout::Layout;
+use xtask_model::spec::reference::Digest;
 
 const KILLS: usize = 100;
 

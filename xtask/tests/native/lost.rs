@@ -3,8 +3,8 @@
 
 use crate::fixture::{Outcome, actions, client};
 use crate::world::World;
-use xtask::reference::{Platform, Tag};
-use xtask::{publish, registry};
+use xtask_host::registry::{self, publish};
+use xtask_model::spec::reference::{Platform, Tag};
 
 /// A part that is taken out of the registry.
 type Lose = fn(&World, &str);

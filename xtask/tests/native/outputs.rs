@@ -4,9 +4,9 @@ use crate::fixture::{Call, Report, actions};
 use crate::world::World;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use xtask::fault::Exit;
-use xtask::process::{self, Command};
-use xtask::reference::{Digest, Platform};
+use xtask_host::process::{self, Command};
+use xtask_model::fault::Exit;
+use xtask_model::spec::reference::{Digest, Platform};
 
 /// A program of others, unless this machine lacks it and may.
 fn tool(name: &str) -> Option<Command> {
@@ -81,7 +81,7 @@ fn a_layout_and_an_archive_are_read_by_others() {
     // The registry's image is the very same.
     let raw = format!("docker://{}/app:{}", world.repo.registry, world.repo.tags("app")[0]);
     let inspected = said(&skopeo.args(["inspect", "--tls-verify=false", &raw]));
-    assert!(inspected.contains(xtask::key::FINGERPRINT_LABEL), "{inspected}");
+    assert!(inspected.contains(xtask_model::image::key::FINGERPRINT_LABEL), "{inspected}");
 }
 
 #[test]
@@ -149,7 +149,11 @@ fn where_docker_answers_a_local_build_comes_into_it() {
         let shown = engine.docker(&["image", "inspect", "--format", "{{json .}}", &name]);
         let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
         ids.insert(shown["Id"].as_str().unwrap().to_owned());
-        assert_eq!(shown["Config"]["Labels"][xtask::key::FINGERPRINT_LABEL], report.fingerprint("app"), "{tag}");
+        assert_eq!(
+            shown["Config"]["Labels"][xtask_model::image::key::FINGERPRINT_LABEL],
+            report.fingerprint("app"),
+            "{tag}"
+        );
         let printed = engine.docker(&["run", "--rm", "--network=host", "--pull=never", &name]);
         assert_eq!(printed, "<p>one</p>");
     }
@@ -192,7 +196,7 @@ fn auto_is_docker_where_it_answers_and_native_otherwise() {
 /// contents are new are looked at.
 #[test]
 fn layers_are_compressed_as_the_policy_says() {
-    use xtask::oci::media_type::{LAYER_GZIP, LAYER_ZSTD};
+    use xtask_model::spec::oci::media_type::{LAYER_GZIP, LAYER_ZSTD};
     let Some(world) = World::new("compressed") else { return };
     let both = "compression = { docker = \"zstd\", native = \"gzip\" }";
     for (written, docker, native) in [

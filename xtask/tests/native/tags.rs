@@ -293,8 +293,8 @@ fn a_record_says_what_was_edited() {
     world.repo.push();
     page(&world.repo, "two");
     world.repo.push();
-    let ledger = xtask::ledger::parse(&world.repo.read(xtask::ledger::PATH));
-    let changes: Vec<_> = ledger.records.iter().map(xtask::ledger::Record::change).collect();
-    assert_eq!(changes, [None, Some(xtask::ledger::Change::Files)]);
-    assert!(ledger.records.iter().all(xtask::ledger::Record::is_pushed));
+    let ledger = xtask_model::record::ledger::parse(&world.repo.read(xtask_model::record::ledger::PATH));
+    let changes: Vec<_> = ledger.records.iter().map(xtask_model::record::ledger::Record::change).collect();
+    assert_eq!(changes, [None, Some(xtask_model::record::ledger::Change::Files)]);
+    assert!(ledger.records.iter().all(xtask_model::record::ledger::Record::is_pushed));
 }

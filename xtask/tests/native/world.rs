@@ -8,11 +8,11 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
-use xtask::native::layer::{Limits, Reader};
-use xtask::oci::{Descriptor, Manifest};
-use xtask::publish;
-use xtask::reference::{Digest, Platform, Repository};
-use xtask::registry::{Answer, Client};
+use xtask_host::registry::publish;
+use xtask_host::registry::{Answer, Client};
+use xtask_model::spec::oci::{Descriptor, Manifest};
+use xtask_model::spec::reference::{Digest, Platform, Repository};
+use xtask_native::layer::{Limits, Reader};
 
 /// The repositories of the images.
 pub(crate) const NAMES: [&str; 2] = ["app-base", "app"];

@@ -23,16 +23,16 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tree::Tree;
-use xtask::context::ContextPath;
-use xtask::dockerfile::Dockerfile;
-use xtask::fault::Fault;
-use xtask::ignore::Ignore;
-use xtask::layout::Layout;
-use xtask::native::assembly::{Beneath, Image, Images, Inputs, Stat, assemble};
-use xtask::oci::{self, Config, Descriptor, media_type};
-use xtask::publish;
-use xtask::reference::{Digest, Platform, Repository, Tag};
-use xtask::registry::{Client, Options};
+use xtask_host::registry::layout::Layout;
+use xtask_host::registry::publish;
+use xtask_host::registry::{Client, Options};
+use xtask_model::fault::Fault;
+use xtask_model::image::context::ContextPath;
+use xtask_model::spec::dockerfile::Dockerfile;
+use xtask_model::spec::ignore::Ignore;
+use xtask_model::spec::oci::{self, Config, Descriptor, media_type};
+use xtask_model::spec::reference::{Digest, Platform, Repository, Tag};
+use xtask_native::assembly::{Beneath, Image, Images, Inputs, Stat, assemble};
 
 /// An image that `FROM` names, as its registry has it and as the interpreter sees it.
 struct Base {

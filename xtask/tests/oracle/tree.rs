@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
-use xtask::context::{ContextPath, Kind};
-use xtask::native::assembly::Stat;
-use xtask::native::item::{Bytes, Content, Item};
+use xtask_model::image::context::{ContextPath, Kind};
+use xtask_native::assembly::Stat;
+use xtask_native::layer::item::{Bytes, Content, Item};
 
 /// What stands at a path.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,7 +1,7 @@
 //! One static program that is a whole system.
 
 use std::path::{Path, PathBuf};
-use xtask::debian;
+use xtask_host::docker::debian;
 
 /// The programs of busybox that every image of the tests has.
 pub const PROGRAMS: [&str; 16] = [

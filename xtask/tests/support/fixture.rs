@@ -8,12 +8,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use xtask::fault::Exit;
-use xtask::process::Command;
-use xtask::publish::{self, Published};
-use xtask::reference::{Digest, Platform, Reference, Repository, Tag};
-use xtask::registry::{Answer, Client, Options};
-use xtask::{oci, requirements};
+use xtask_host::process::Command;
+use xtask_host::registry::publish;
+use xtask_host::registry::{Answer, Client, Options};
+use xtask_model::fault::Exit;
+use xtask_model::image::presence::Published;
+use xtask_model::spec::reference::{Digest, Platform, Reference, Repository, Tag};
+use xtask_model::spec::{oci, requirements};
 
 /// What the tests change of `images.toml`.
 pub const BASE: &str = "\
@@ -291,7 +292,7 @@ impl Repo {
     pub fn tags(&self, name: &str) -> Vec<String> {
         match client().tags(&self.repository(name)).unwrap_or_else(|fault| panic!("{fault}")) {
             Answer::Present(tags) => {
-                let own = |tag: &String| !tag.contains("-linux-") && !tag.starts_with(xtask::tags::MARK);
+                let own = |tag: &String| !tag.contains("-linux-") && !tag.starts_with(xtask_model::image::tags::MARK);
                 tags.iter().map(ToString::to_string).filter(own).collect()
             }
             Answer::Absent => Vec::new(),

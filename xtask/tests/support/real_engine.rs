@@ -8,14 +8,15 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::OnceLock;
-use xtask::engine::{self, State};
-use xtask::fault::Exit;
-use xtask::layout::Layout;
-use xtask::oci::{self, Descriptor, media_type};
-use xtask::process::Command;
-use xtask::reference::{Digest, Platform, Repository, Tag};
-use xtask::registry::{Client, Options};
-use xtask::{debian, publish};
+use xtask_host::docker::debian;
+use xtask_host::docker::engine::{self, State};
+use xtask_host::process::Command;
+use xtask_host::registry::layout::Layout;
+use xtask_host::registry::publish;
+use xtask_host::registry::{Client, Options};
+use xtask_model::fault::Exit;
+use xtask_model::spec::oci::{self, Descriptor, media_type};
+use xtask_model::spec::reference::{Digest, Platform, Repository, Tag};
 
 /// The engine and what a test needs beside it.
 pub struct Engine {

@@ -1,17 +1,17 @@
 //! Licences, bans, sources and advisories of the dependencies, by `deny.toml`. cargo-deny does the work.
 
 use super::cargo;
-use crate::fault::Fault;
-use crate::workflows::CARGO_DENY;
-use crate::{process, ui};
 use std::path::Path;
+use xtask_host::{process, terminal};
+use xtask_model::fault::Fault;
+use xtask_model::record::workflows::CARGO_DENY;
 
 /// Checks them. Without cargo-deny nothing is checked, which is a fault where `XTASK_REQUIRE_REAL=1` says that nothing may be left
 /// out, and a warning elsewhere. Without the advisory database advisories are not checked, which is always a warning: it is a
 /// repository of others, and no statement about this one.
 pub(super) fn check(root: &Path, offline: bool) -> anyhow::Result<()> {
     if !root.join("deny.toml").is_file() {
-        ui::step("note", "there is no `deny.toml`: dependencies are not checked");
+        terminal::step("note", "there is no `deny.toml`: dependencies are not checked");
         return Ok(());
     }
     if process::found("cargo-deny").is_none() {
@@ -21,12 +21,12 @@ pub(super) fn check(root: &Path, offline: bool) -> anyhow::Result<()> {
     let hint = "change the dependency, or `deny.toml` with the reason";
     cargo(root, &["deny", "check", "licenses", "bans", "sources"], "", hint)?;
     if offline {
-        ui::warn("advisories were not checked: `--offline` asks for no database");
+        terminal::warn("advisories were not checked: `--offline` asks for no database");
         return Ok(());
     }
-    let fetched = crate::binary::cargo(root).args(["deny", "fetch", "db"]).output()?;
+    let fetched = xtask_host::tree::binary::cargo(root).args(["deny", "fetch", "db"]).output()?;
     if !fetched.status.success() {
-        ui::warn(&format!("advisories were not checked: {}", cause(&String::from_utf8_lossy(&fetched.stderr))));
+        terminal::warn(&format!("advisories were not checked: {}", cause(&String::from_utf8_lossy(&fetched.stderr))));
         return Ok(());
     }
     let hint = "update the dependency: `cargo update`; or ignore the advisory in `deny.toml` with the reason";
@@ -39,7 +39,7 @@ fn absent(required: bool) -> Result<(), Fault> {
     if required {
         return Err(Fault::missing(what).needed_by("`deny.toml`").hint(format!("install it: `{install}`")));
     }
-    ui::warn(&format!("{what}; install it: `{install}`"));
+    terminal::warn(&format!("{what}; install it: `{install}`"));
     Ok(())
 }
 
@@ -52,7 +52,7 @@ fn cause(said: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fault::Exit;
+    use xtask_model::fault::Exit;
 
     #[test]
     fn a_missing_cargo_deny_fails_only_where_nothing_may_be_left_out() {

@@ -3,16 +3,16 @@
 //! Writes under the repository's `target` only, and ends the engine that it started.
 
 use super::prepared;
-use crate::engine::{self, Options, State, Status};
-use crate::facts::{self, Tree};
-use crate::fault::{Exit, Fault};
-use crate::lock::uv::{self, Uv};
-use crate::process::{self, Command};
-use crate::requirements;
-use crate::ui;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use xtask_host::docker::engine::{self, Options, State, Status};
+use xtask_host::process::{self, Command};
+use xtask_host::terminal;
+use xtask_host::tree::facts::{self, Tree};
+use xtask_host::tree::uv::{self, Uv};
+use xtask_model::fault::{Exit, Fault};
+use xtask_model::spec::requirements;
 
 /// pytest, pinned, for any Python that can run the worker.
 const PYTEST_LOCK: &str = "autoscaler/forecaster/tests/requirements.lock";
@@ -29,7 +29,7 @@ impl Engine {
     pub fn start(root: &Path) -> Result<Self, Fault> {
         let ours = !matches!(engine::status(root, None)?, Status::Running(_));
         if ours {
-            ui::step("engine", "starts under `target/engine`, and ends when this is done");
+            terminal::step("engine", "starts under `target/engine`, and ends when this is done");
         }
         Ok(Self { root: root.to_owned(), state: engine::up(root, &Options::default())?, ours })
     }
@@ -44,7 +44,7 @@ impl Drop for Engine {
     fn drop(&mut self) {
         if self.ours {
             if let Err(fault) = engine::down(&self.root, None, false) {
-                ui::warn(&format!("the engine still runs: {fault}"));
+                terminal::warn(&format!("the engine still runs: {fault}"));
             }
         }
     }
@@ -64,7 +64,7 @@ impl Needs {
         let uv = match uv::find(root, &[]) {
             Ok(uv) => uv,
             Err(_) => {
-                ui::step("installing", "uv from the package index under `target/tools`");
+                terminal::step("installing", "uv from the package index under `target/tools`");
                 uv::install(root)?
             }
         };
@@ -115,7 +115,7 @@ fn packages() -> Result<(), Fault> {
         if programs.iter().any(|name| process::found(name).is_some()) {
             continue;
         }
-        ui::step("installing", &format!("{package} with apt-get: {why}"));
+        terminal::step("installing", &format!("{package} with apt-get: {why}"));
         let hint = format!("install {package}: {why}");
         let apt = process::find("apt-get", "the tests", &hint)?;
         let install = Command::new(apt).args(["install", "-y", "-qq", "--no-install-recommends", package]);
@@ -144,9 +144,12 @@ fn python(tree: &Tree, uv: &Uv) -> Result<PathBuf, Fault> {
         return Ok(python);
     }
     let version = &host.version;
-    ui::step("installing", &format!("the worker's packages for Python {version} under `target/tools/python`"));
+    terminal::step("installing", &format!("the worker's packages for Python {version} under `target/tools/python`"));
     if !host.served {
-        ui::warn(&format!("no Python {} here: tests of the worker run on {version}, not on the lock", lock.python));
+        terminal::warn(&format!(
+            "no Python {} here: tests of the worker run on {version}, not on the lock",
+            lock.python
+        ));
     }
     let call = || uv.command(&requirements::Options::default()).current_dir(root);
     let needed_by = "the tests of the Python worker";

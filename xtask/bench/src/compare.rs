@@ -1,0 +1,244 @@
+//! `bench --compare`: the native engine beside docker buildx and buildah, all in one run on one machine, until the image is in the
+//! registry. Each row is a change; each side carries it out with what it may find, and a goal says what is wanted of it.
+//!
+//! A side that cannot do its part, or is not installed, has a dash and its reason in the results; the native engine must be able to.
+
+mod buildah;
+mod goal;
+mod growth;
+mod ours;
+mod peers;
+mod rewrite;
+mod rig;
+mod rows;
+pub mod table;
+
+pub use goal::Goal;
+
+use super::machine::{self, Machine};
+use super::scenarios::Sample;
+use super::statistics::{Summary, by_phase, ratio};
+use peers::Start;
+use rig::Rig;
+use rows::{ROWS, Row, Side};
+use serde::Serialize;
+use xtask_host::process::{self, Command};
+use xtask_host::terminal;
+use xtask_host::tree::facts::Tree;
+use xtask_model::fault::Fault;
+
+/// Runs of each side where nothing else is asked for.
+pub const RUNS: u32 = 7;
+
+/// Everything that was compared.
+#[derive(Clone, Debug, Serialize)]
+pub struct Results {
+    /// In the table's order.
+    pub rows: Vec<Compared>,
+    /// Where and with what.
+    pub machine: Machine,
+}
+
+/// One change.
+#[derive(Clone, Debug, Serialize)]
+pub struct Compared {
+    /// Its name.
+    pub name: &'static str,
+    /// What happens.
+    pub about: &'static str,
+    /// Who carried it out, the native engine first.
+    pub sides: Vec<Sided>,
+}
+
+/// One side of it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Sided {
+    /// Who.
+    pub by: &'static str,
+    /// Its seconds; none where it could not.
+    pub seconds: Option<Summary>,
+    /// Why it could not.
+    pub why: Option<String>,
+    /// How many times as long as the first side it took.
+    pub times: Option<f64>,
+    /// Where the native engine's went.
+    pub phases: Vec<(String, Summary)>,
+    /// The most memory of the native engine in any run, in bytes.
+    pub memory: Option<u64>,
+    /// Whether that is within its limit.
+    pub memory_met: Option<bool>,
+    /// What was wanted.
+    pub goal: Option<String>,
+    /// Whether it holds.
+    pub met: Option<bool>,
+}
+
+/// The rows that a filter means; without one, all but those that must be named.
+pub fn select(filter: Option<&str>) -> Result<Vec<&'static Row>, Fault> {
+    super::pick(&ROWS, |row| (row.name, row.on_request), filter)
+}
+
+/// Measures the rows, each side `runs` times, or less often where it takes long.
+pub fn run(tree: &Tree, chosen: &[&Row], runs: u32) -> Result<Results, Fault> {
+    let mut machine = super::look(tree);
+    let mut rig = Rig::open(tree)?;
+    let rows = chosen.iter().map(|row| measure(&mut rig, row, runs)).collect::<Result<_, _>>()?;
+    super::ask_docker(&mut machine, &rig.shop);
+    if process::found("buildah").is_some() {
+        machine.ask("buildah", &Command::new("buildah").arg("--version"));
+    }
+    machine.load.1 = machine::load();
+    Ok(Results { rows, machine })
+}
+
+/// What a side has come to.
+#[derive(Default)]
+struct Tally {
+    samples: Vec<Sample>,
+    why: Option<String>,
+}
+
+fn measure(rig: &mut Rig, row: &Row, runs: u32) -> Result<Compared, Fault> {
+    rig.begin(row.edit)?;
+    let mut tallies: Vec<Tally> = row.sides.iter().map(|_| Tally::default()).collect();
+    if row.start == Start::Warm {
+        for (side, tally) in row.sides.iter().zip(&mut tallies) {
+            terminal::step("warming", &format!("{}: {}", row.name, side.by));
+            once(rig, row, side, tally)?;
+            tally.samples.clear();
+        }
+    }
+    for (run, index) in order(row, runs) {
+        let (side, tally) = (&row.sides[index], &mut tallies[index]);
+        if tally.why.is_some() {
+            continue;
+        }
+        terminal::step("measuring", &format!("{}: {}, run {run}", row.name, side.by));
+        once(rig, row, side, tally)?;
+        if let Some(sample) = tally.samples.last() {
+            terminal::step("took", &format!("{:.3} s", sample.seconds));
+        }
+    }
+    Ok(compared(row, tallies))
+}
+
+/// Which run of which side comes when: all sides in turn, so that what the machine does meanwhile meets each; or one after the other.
+fn order(row: &Row, runs: u32) -> Vec<(u32, usize)> {
+    let of = |index: usize| row.sides[index].at_most.map_or(runs, |most| most.min(runs));
+    let all = (0..row.sides.len()).flat_map(|index| (1..=of(index)).map(move |run| (run, index)));
+    let mut all: Vec<(u32, usize)> = all.collect();
+    if !row.one_by_one() {
+        all.sort_unstable();
+    }
+    all
+}
+
+/// One build of a side after one more edit. What another builder cannot do is noted.
+fn once(rig: &mut Rig, row: &Row, side: &Side, tally: &mut Tally) -> Result<(), Fault> {
+    process::interrupted()?;
+    rig.edit_again()?;
+    match side.work.once(rig, row) {
+        Ok(sample) => tally.samples.push(sample),
+        Err(fault) if side.work.is_ours() => return Err(fault),
+        Err(fault) => {
+            process::interrupted()?;
+            terminal::warn(&format!("{}: {} cannot: {fault}", row.name, side.by));
+            let last = fault.causes.last().and_then(|cause| cause.lines().last());
+            tally.why = Some(last.map_or_else(|| fault.what.clone(), |cause| format!("{}: {cause}", fault.what)));
+        }
+    }
+    Ok(())
+}
+
+/// The tallies beside each other. Pure.
+fn compared(row: &Row, tallies: Vec<Tally>) -> Compared {
+    let seconds = |tally: &Tally| Summary::of(&tally.samples.iter().map(|sample| sample.seconds).collect::<Vec<_>>());
+    let first = tallies.first().and_then(seconds);
+    let sided = |(index, (side, tally)): (usize, (&Side, Tally))| {
+        let summary = seconds(&tally).filter(|_| tally.why.is_none());
+        let both = summary.as_ref().zip(first.as_ref());
+        let memory = tally.samples.iter().filter_map(|sample| sample.memory).max();
+        let phases: Vec<_> = tally.samples.into_iter().map(|sample| sample.phases).collect();
+        Sided {
+            by: side.by,
+            phases: by_phase(&phases),
+            seconds: summary,
+            why: tally.why,
+            times: both.filter(|_| index > 0).and_then(|(side, first)| ratio(side, first)),
+            memory,
+            memory_met: memory.map(|bytes| bytes <= goal::MEMORY),
+            goal: side.goal.map(|goal| goal.to_string()),
+            met: side.goal.zip(both).map(|(goal, (side, first))| goal.holds(side, first)),
+        }
+    };
+    let sides = row.sides.iter().zip(tallies).enumerate().map(sided).collect();
+    Compared { name: row.name, about: row.about, sides }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    fn row(name: &str) -> &'static Row {
+        ROWS.iter().find(|row| row.name == name).unwrap()
+    }
+
+    fn tally(seconds: &[f64], memory: Option<u64>) -> Tally {
+        let sample = |seconds: &f64| Sample { seconds: *seconds, memory, ..Sample::default() };
+        Tally { samples: seconds.iter().map(sample).collect(), why: None }
+    }
+
+    #[test]
+    fn names_tell_rows_and_sides_apart() {
+        let names: BTreeSet<_> = ROWS.iter().map(|row| row.name).collect();
+        assert_eq!(names.len(), ROWS.len());
+        for row in &ROWS {
+            let sides: BTreeSet<_> = row.sides.iter().map(|side| side.by).collect();
+            assert_eq!(sides.len(), row.sides.len(), "{}", row.name);
+            assert!(row.sides[0].work.is_ours(), "{}", row.name);
+        }
+    }
+
+    #[test]
+    fn sides_take_turns_and_slow_ones_stop_earlier() {
+        let of = |name, runs| order(row(name), runs);
+        assert_eq!(of("binary-cold", 2), [(1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2)]);
+        let slow = of("scipy-cold", 7);
+        assert_eq!(slow.iter().filter(|(_, side)| *side == 2).count(), 3);
+        assert_eq!(slow.iter().filter(|(_, side)| *side == 1).count(), 7);
+        assert_eq!(of("growth-base", 2)[..4], [(1, 0), (2, 0), (1, 1), (2, 1)]);
+    }
+
+    #[test]
+    fn goals_are_judged_by_medians() {
+        let tallies = vec![
+            tally(&[0.2, 0.3, 0.1], Some(160_000_000)),
+            tally(&[0.4], Some(90_000_000)),
+            tally(&[8.0, 9.0, 7.0], None),
+            Tally { samples: Vec::new(), why: Some("it is not there".to_owned()) },
+        ];
+        let compared = compared(row("template-cold"), tallies);
+        let judged: Vec<_> =
+            compared.sides.iter().map(|side| (side.times.map(f64::round), side.met, side.memory_met)).collect();
+        assert_eq!(
+            judged,
+            [
+                (None, Some(true), Some(false)),
+                (Some(2.0), None, Some(true)),
+                (Some(40.0), Some(true), None),
+                (None, None, None)
+            ]
+        );
+        assert_eq!(compared.sides[3].why.as_deref(), Some("it is not there"));
+    }
+
+    #[test]
+    fn what_grows_is_measured_on_request() {
+        let names = |filter| select(filter).unwrap().iter().map(|row| row.name).collect::<Vec<_>>();
+        assert_eq!(names(None).len(), 7);
+        assert_eq!(names(Some("template")), ["template-cold", "template-warm"]);
+        assert_eq!(names(Some("growth-files")), ["growth-files"]);
+        assert!(select(Some("growth")).is_err());
+    }
+}

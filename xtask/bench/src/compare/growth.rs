@@ -1,0 +1,254 @@
+//! Bases, contexts and changes that grow, for what must not grow with them.
+
+use super::ours;
+use super::peers::{Start, What};
+use super::rig::{Rig, mount, read};
+use crate::scenarios::{self, Sample, edit_template};
+use serde::Serialize;
+use sha2::{Digest as _, Sha256};
+use std::fs::{self, File};
+use std::io::{self, Read as _, Write};
+use std::path::Path;
+use xtask_host::registry::Answer;
+use xtask_host::registry::publish;
+use xtask_host::terminal;
+use xtask_model::fault::Fault;
+use xtask_model::image::policy::Registry;
+use xtask_model::quantity;
+use xtask_model::spec::oci::{Config, Descriptor, DescriptorPlatform, Index, Manifest, media_type};
+use xtask_model::spec::reference::{Digest, Platform, Repository};
+
+/// A folder that the app's Dockerfile copies.
+const COPIED: &str = "autoscaler/samples";
+
+/// Layers that a base grows by, however large: a registry looks at each one that a manifest names.
+const LAYERS: u64 = 10;
+
+/// A template edited, and no limit on an image's size.
+pub(super) fn edit(rig: &mut Rig) -> Result<(), Fault> {
+    edit_template(&rig.shop, rig.number)?;
+    without_steps(rig)
+}
+
+fn without_steps(rig: &Rig) -> Result<(), Fault> {
+    let mut broken = None;
+    rig.shop.edit(xtask_model::image::policy::FILE, |text| match text.parse::<toml::Table>() {
+        Ok(mut policy) => {
+            policy.remove("step");
+            policy.to_string()
+        }
+        Err(error) => {
+            broken = Some(error);
+            text
+        }
+    })?;
+    match broken {
+        None => Ok(()),
+        Some(error) => Err(Fault::usage(format!("cannot read `{}`", xtask_model::image::policy::FILE)).cause(error)),
+    }
+}
+
+/// The app on a base that holds so many more bytes of what no codec makes smaller, on a machine that has nothing.
+pub(super) fn on_base(rig: &mut Rig, bytes: u64) -> Result<Sample, Fault> {
+    let seeds = ours::seeds(rig, Start::Cold)?;
+    let name = format!("base-{bytes}");
+    let is_new = !rig.is_filled(&name);
+    let space = rig.filled(name, &seeds)?;
+    if is_new {
+        terminal::step("readying", &format!("a base of {} more", quantity::bytes(bytes)));
+        grow(rig, &space.repository(&rig.shop.tree.policy.base.repository), bytes)?;
+        // The app that was there before the edit stands on it too.
+        cold(rig, &space)?;
+        rig.edit_again()?;
+    }
+    cold(rig, &space)
+}
+
+/// The app among so many files that do not change, on a machine that has nothing.
+pub(super) fn among_files(rig: &mut Rig, count: usize) -> Result<Sample, Fault> {
+    let seeds = ours::seeds(rig, Start::Cold)?;
+    let space = rig.filled(format!("files-{count}"), &seeds)?;
+    if rig.files != count {
+        terminal::step("readying", &format!("{count} files"));
+        rig.shop.rewind()?;
+        write_files(&rig.shop.tree.root.join(COPIED).join("many"), count)?;
+        rig.shop.commit()?;
+        rig.files = count;
+        // Of a clean tree, so that `latest` names the app with these files.
+        cold(rig, &space)?;
+        rig.edit_again()?;
+    }
+    cold(rig, &space)
+}
+
+/// The app with a new file of so many bytes, which no codec makes smaller.
+pub(super) fn with_file(rig: &mut Rig, bytes: u64) -> Result<Sample, Fault> {
+    let path = rig.shop.tree.root.join(COPIED).join("grown.bin");
+    let mut file = File::create(&path).map_err(|error| cannot_write(&path, &error))?;
+    random(bytes, &mut file).map_err(|error| cannot_write(&path, &error))?;
+    let sample = ours::build(rig, ours::Caller::Binary, What::App, Start::Cold);
+    fs::remove_file(&path).map_err(|error| cannot_write(&path, &error))?;
+    sample
+}
+
+fn cold(rig: &Rig, space: &Registry) -> Result<Sample, Fault> {
+    ours::forget(&rig.shop)?;
+    rustix::fs::sync();
+    scenarios::push(ours::cold_call(&rig.shop).args(["build", "--engine", "native"]), space)
+}
+
+fn write_files(folder: &Path, count: usize) -> Result<(), Fault> {
+    for number in 0..count {
+        let folder = folder.join(format!("{:03}", number / 1000));
+        if number % 1000 == 0 {
+            fs::create_dir_all(&folder).map_err(|error| cannot_write(&folder, &error))?;
+        }
+        let path = folder.join(format!("{number:06}.txt"));
+        fs::write(&path, format!("file {number} of {count}\n")).map_err(|error| cannot_write(&path, &error))?;
+    }
+    Ok(())
+}
+
+/// Puts layers on the base that every tag of a repository names, and moves the tags.
+fn grow(rig: &Rig, repository: &Repository, bytes: u64) -> Result<(), Fault> {
+    let client = &rig.client;
+    let layers = ballast(rig, bytes)?;
+    let store = rig.before_ours()?.repository(BALLAST);
+    for layer in &layers {
+        mount(client, &store, repository, &layer.digest)?;
+    }
+    for tag in client.tags(repository)?.present().unwrap_or_default() {
+        let Answer::Present(found) = client.manifest(repository, &tag)? else { continue };
+        if !media_type::is_index(&found.media_type) {
+            continue;
+        }
+        let mut index: Index = read(&found.bytes)?;
+        for child in &mut index.manifests {
+            let platform = child.platform.as_ref().and_then(DescriptorPlatform::platform);
+            if platform == Some(Platform::host()) {
+                let grown = grown(rig, repository, child.digest, &layers)?;
+                (child.digest, child.size) = grown;
+            }
+        }
+        let bytes = json(&index)?;
+        let digest = client.put_manifest(repository, Digest::of(&bytes), &found.media_type, &bytes)?;
+        publish::tag(client, repository, digest, &tag)?;
+    }
+    Ok(())
+}
+
+/// One platform's manifest with more layers: its digest and length.
+fn grown(rig: &Rig, repository: &Repository, digest: Digest, layers: &[Descriptor]) -> Result<(Digest, u64), Fault> {
+    let client = &rig.client;
+    let mut manifest: Manifest = publish::read_manifest(client, repository, digest)?;
+    let mut config: Config = publish::read_config(client, repository, &manifest)?;
+    manifest.layers.extend(layers.iter().cloned());
+    config.rootfs.diff_ids.extend(layers.iter().map(|layer| layer.digest));
+    config.history.clear();
+    let bytes = json(&config)?;
+    manifest.config.digest = Digest::of(&bytes);
+    manifest.config.size = bytes.len() as u64;
+    client.upload(repository, &manifest.config.digest, manifest.config.size, &bytes)?;
+    let bytes = json(&manifest)?;
+    let digest = client.put_manifest(repository, Digest::of(&bytes), media_type::MANIFEST, &bytes)?;
+    Ok((digest, bytes.len() as u64))
+}
+
+/// Where the layers are that bases grow by.
+const BALLAST: &str = "ballast";
+
+/// [`LAYERS`] layers with so many random bytes in all, in the registry.
+fn ballast(rig: &Rig, bytes: u64) -> Result<Vec<Descriptor>, Fault> {
+    let repository = rig.before_ours()?.repository(BALLAST);
+    let path = rig.scratch().join("ballast");
+    let mut made = Vec::new();
+    for number in 0..LAYERS {
+        xtask_host::process::interrupted()?;
+        let cannot = |error| cannot_write(&path, &error);
+        let mut hashed = Hashed { file: File::create(&path).map_err(cannot)?, state: Sha256::new(), size: 0 };
+        layer(number, bytes / LAYERS, &mut hashed).map_err(cannot)?;
+        let digest = Digest::from_bytes(hashed.state.finalize().into());
+        rig.client.upload(&repository, &digest, hashed.size, &path)?;
+        made.push(Descriptor::new(media_type::LAYER, digest, hashed.size));
+    }
+    let _ = fs::remove_file(&path);
+    Ok(made)
+}
+
+/// A layer with one file of so many random bytes.
+fn layer(number: u64, bytes: u64, sink: &mut impl Write) -> io::Result<()> {
+    let mut header = tar::Header::new_ustar();
+    header.set_path(format!("opt/ballast/{number}"))?;
+    header.set_size(bytes);
+    header.set_mode(0o644);
+    header.set_cksum();
+    sink.write_all(header.as_bytes())?;
+    random(bytes, sink)?;
+    // To a whole block, and two empty ones at the end.
+    let rest = (512 - bytes % 512) % 512;
+    sink.write_all(&vec![0; usize::try_from(rest).unwrap_or(0) + 1024])
+}
+
+/// Bytes that are different each time.
+pub(super) fn random(count: u64, sink: &mut impl Write) -> io::Result<()> {
+    io::copy(&mut File::open("/dev/urandom")?.take(count), sink).map(drop)
+}
+
+struct Hashed {
+    file: File,
+    state: Sha256,
+    size: u64,
+}
+
+impl Write for Hashed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.file.write(bytes)?;
+        self.state.update(&bytes[..count]);
+        self.size += count as u64;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+fn json(document: &impl Serialize) -> Result<Vec<u8>, Fault> {
+    serde_json::to_vec(document).map_err(|error| Fault::build("cannot write a document of the image").cause(error))
+}
+
+fn cannot_write(path: &Path, error: &io::Error) -> Fault {
+    Fault::build(format!("cannot write `{}`", path.display())).cause(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_layer_is_a_tar_of_the_size_it_says() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("layer");
+        let mut hashed = Hashed { file: File::create(&path).unwrap(), state: Sha256::new(), size: 0 };
+        layer(7, 1_000_001, &mut hashed).unwrap();
+        assert_eq!(path.metadata().unwrap().len(), hashed.size);
+        let mut archive = tar::Archive::new(File::open(&path).unwrap());
+        let entries: Vec<(String, u64)> = archive
+            .entries()
+            .unwrap()
+            .map(|entry| {
+                let entry = entry.unwrap();
+                (entry.path().unwrap().display().to_string(), entry.size())
+            })
+            .collect();
+        assert_eq!(entries, [("opt/ballast/7".to_owned(), 1_000_001)]);
+    }
+
+    #[test]
+    fn files_are_spread_over_folders() {
+        let folder = tempfile::tempdir().unwrap();
+        write_files(folder.path(), 1001).unwrap();
+        let count = |name: &str| fs::read_dir(folder.path().join(name)).unwrap().count();
+        assert_eq!((count("000"), count("001")), (1000, 1));
+    }
+}

@@ -1,0 +1,105 @@
+//! Dockerfiles as another program or another team has them, made from ours by replacing text. Pure.
+//!
+//! Never guesses: where the text that is to be replaced is not there, that is a fault.
+
+use xtask_model::fault::Fault;
+
+/// For a builder that does not know `COPY --link`.
+pub(super) fn without_link(text: &str) -> String {
+    let copies = |line: &&str| line.trim_start().starts_with("COPY ") || line.trim_start().starts_with("ADD ");
+    let line = |line: &str| if copies(&line) { line.replacen(" --link ", " ", 1) } else { line.to_owned() };
+    text.split_inclusive('\n').map(line).collect()
+}
+
+/// What is replaced in `Dockerfile.base` for one that installs by pip: uv is not installed, pip is told what uv was told. pip
+/// leaves compiling to the step that does it for both.
+const BY_PIP: [(&str, &str); 9] = [
+    (" && \\\n    /opt/installer/bin/pip install --disable-pip-version-check --require-hashes -r installer.lock", ""),
+    ("export SSL_CERT_FILE=", "export PIP_CERT="),
+    ("export UV_DEFAULT_INDEX=", "export PIP_INDEX_URL="),
+    ("export UV_INDEX=", "export PIP_EXTRA_INDEX_URL="),
+    ("export UV_FIND_LINKS=", "export PIP_FIND_LINKS="),
+    (
+        "    if [ -f /run/secrets/index-strategy ]; then export UV_INDEX_STRATEGY=\"$(cat /run/secrets/index-strategy)\"; fi && \\\n",
+        "",
+    ),
+    ("python3 -I -S install.py \"/opt/venv/lib/${version}/site-packages\" \\\n        ", ""),
+    ("--no-build --python-platform $(uname -m)-manylinux_${MANYLINUX}", "--only-binary :all:"),
+    (
+        "/opt/installer/bin/uv pip install --no-config --python /opt/venv/bin/python3 --python-preference only-system \\\n        \
+         --link-mode copy --require-hashes",
+        "/opt/installer/bin/pip --python /opt/venv/bin/python3 install --disable-pip-version-check \\\n        \
+         --no-compile --require-hashes",
+    ),
+];
+
+/// The base's Dockerfile with pip in place of uv.
+pub(super) fn by_pip(path: &str, text: &str) -> Result<String, Fault> {
+    let mut text = text.to_owned();
+    for (uv, pip) in BY_PIP {
+        if !text.contains(uv) {
+            return Err(Fault::usage(format!("cannot make a Dockerfile that installs by pip of `{path}`"))
+                .cause(format!("it does not say `{uv}`"))
+                .hint("say in `BY_PIP` of `xtask/bench/src/compare/rewrite.rs` what it says now"));
+        }
+        text = text.replace(uv, pip);
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use xtask_model::spec::dockerfile::Dockerfile;
+
+    const PATH: &str = "dockerfiles/Dockerfile.base";
+
+    fn base() -> String {
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../dockerfiles/Dockerfile.base")).unwrap()
+    }
+
+    fn instructions(text: &str) -> Vec<String> {
+        Dockerfile::parse(PATH, text).unwrap();
+        text.lines()
+            .map(str::trim)
+            .filter(|line| !line.starts_with('#') && !line.is_empty())
+            .map(str::to_owned)
+            .collect()
+    }
+
+    #[test]
+    fn pip_does_in_the_base_what_uv_did() {
+        let (ours, theirs) = (instructions(&base()), instructions(&by_pip(PATH, &base()).unwrap()));
+        let says = |lines: &[String], what: &str| lines.iter().filter(|line| line.contains(what)).count();
+        assert!(says(&ours, "/uv ") == 1 && says(&ours, "UV_") == 4);
+        assert_eq!((says(&theirs, "/uv "), says(&theirs, "UV_"), says(&theirs, "SSL_CERT_FILE")), (0, 0, 0));
+        assert_eq!(says(&theirs, "pip --python /opt/venv/bin/python3 install"), 1);
+        assert_eq!(says(&theirs, "-r requirements-enhanced.lock"), 1);
+        assert_eq!(says(&theirs, "-r installer.lock"), 0);
+        // Everything else is untouched.
+        let kept = ours.iter().filter(|line| theirs.contains(line)).count();
+        assert_eq!(kept + 11, ours.len());
+    }
+
+    #[test]
+    fn a_base_that_is_installed_otherwise_is_refused() {
+        let fault = by_pip(PATH, "FROM a\nRUN conda install\n").unwrap_err();
+        assert!(fault.what.contains(PATH), "{fault}");
+    }
+
+    #[track_caller]
+    fn unlinked(text: &str, expected: &str) {
+        assert_eq!(without_link(text), expected);
+    }
+
+    #[test]
+    fn link_goes_from_copies_alone() {
+        unlinked("COPY --link a /a\n", "COPY a /a\n");
+        unlinked("COPY --chown=0:0 --link a /a", "COPY --chown=0:0 a /a");
+        unlinked("COPY a --link /a\nRUN ld --link a\n", "COPY a /a\nRUN ld --link a\n");
+        unlinked("# COPY --link a\nRUN echo COPY --link a\n", "# COPY --link a\nRUN echo COPY --link a\n");
+        let text = base();
+        assert_eq!(instructions(&text).len(), instructions(&without_link(&text)).len());
+        assert!(!without_link(&text).contains("COPY --link"));
+    }
+}

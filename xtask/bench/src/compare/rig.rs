@@ -1,0 +1,201 @@
+//! What a comparison works with: the copy and its engine, the state of the registry before a change, and a part of the
+//! registry for each build, so that none finds what another has pushed.
+
+use super::ours;
+use super::peers::{self, Start};
+use crate::plain::{self, Root};
+use crate::scenarios;
+use crate::workshop::Workshop;
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use xtask_host::registry::publish;
+use xtask_host::registry::{Answer, Client, Mount};
+use xtask_host::terminal;
+use xtask_host::tree::binary;
+use xtask_host::tree::facts::Tree;
+use xtask_model::fault::Fault;
+use xtask_model::image::policy::Registry;
+use xtask_model::spec::oci::{Index, Manifest, media_type};
+use xtask_model::spec::reference::{Digest, Platform, Repository};
+
+/// Changes the copy.
+pub(super) type Edit = fn(&mut Rig) -> Result<(), Fault>;
+
+/// The registry of the state before the change, for the native engine.
+const BEFORE: &str = "before";
+
+/// The state of the comparison.
+pub struct Rig {
+    /// The copy.
+    pub shop: Workshop,
+    /// Asks and fills the registry, off the clock.
+    pub(super) client: Client,
+    /// What every base stands on.
+    pub(super) root: Root,
+    /// The state before the change, for other builders; made when the first of them is measured.
+    pub(super) before: Option<peers::Before>,
+    /// The binary that an edit has brought.
+    pub(super) new_program: Option<PathBuf>,
+    /// How many files were added to the copy.
+    pub(super) files: usize,
+    /// Parts of the registry that are filled.
+    spaces: BTreeSet<String>,
+    /// How many edits there were: no two are alike.
+    pub(super) number: u32,
+    edit: Edit,
+}
+
+/// What a part of the registry begins with.
+pub(super) struct Seeds {
+    pub(super) from: Registry,
+    pub(super) names: Vec<String>,
+}
+
+impl Rig {
+    /// Copies the repository, starts the engine, and publishes the unchanged tree.
+    pub fn open(tree: &Tree) -> Result<Self, Fault> {
+        let mut shop = Workshop::open(tree)?;
+        shop.compile()?;
+        shop.engine_up()?;
+        terminal::step("readying", "base and app by the native engine");
+        let before = prefix(&shop, BEFORE)?;
+        scenarios::push(ours::call(&shop).args(["build", "--engine", "native"]), &before)?;
+        let scratch = shop.empty_private_folder("scratch")?;
+        if let Some(binary) = &shop.tree.policy.app.binary {
+            copy_file(&shop.tree.root.join(binary::staged(&Platform::host(), binary)), &scratch.join("program"))?;
+        }
+        Ok(Self {
+            client: shop.tree.client(),
+            root: plain::root(&shop.tree.root)?,
+            shop,
+            before: None,
+            new_program: None,
+            files: 0,
+            spaces: BTreeSet::new(),
+            number: 0,
+            edit: |_| Ok(()),
+        })
+    }
+
+    /// Undoes what the scenario before has done.
+    pub(super) fn begin(&mut self, edit: Edit) -> Result<(), Fault> {
+        self.edit = edit;
+        self.new_program = None;
+        self.files = 0;
+        self.shop.rewind()
+    }
+
+    /// Undoes the last edit and does another of the same kind.
+    pub fn edit_again(&mut self) -> Result<(), Fault> {
+        self.shop.reset()?;
+        self.number += 1;
+        (self.edit)(self)
+    }
+
+    /// A folder for files of an edit.
+    pub(super) fn scratch(&self) -> PathBuf {
+        self.shop.private_folder("scratch")
+    }
+
+    /// The program that the app has now.
+    pub(super) fn program(&self) -> PathBuf {
+        self.new_program.clone().unwrap_or_else(|| self.scratch().join("program"))
+    }
+
+    /// A part of the engine's registry.
+    pub(super) fn prefix(&self, name: &str) -> Result<Registry, Fault> {
+        prefix(&self.shop, name)
+    }
+
+    /// Where the native engine has published the unchanged tree.
+    pub(super) fn before_ours(&self) -> Result<Registry, Fault> {
+        self.prefix(BEFORE)
+    }
+
+    /// Where a builder pushes to: a warm one where it did before, any other to a part of the registry that holds the seeds.
+    pub(super) fn space(&mut self, who: &str, start: Start, seeds: &Seeds) -> Result<Registry, Fault> {
+        let name = match start {
+            Start::Warm => format!("warm-{who}"),
+            Start::Cold | Start::Nothing => format!("run-{}-{who}", self.spaces.len()),
+        };
+        self.filled(name, seeds)
+    }
+
+    /// Whether the part of the registry of this name is filled.
+    pub(super) fn is_filled(&self, name: &str) -> bool {
+        self.spaces.contains(name)
+    }
+
+    /// The part of the registry of this name, filled when it is first asked for.
+    pub(super) fn filled(&mut self, name: String, seeds: &Seeds) -> Result<Registry, Fault> {
+        let space = self.prefix(&name)?;
+        if self.spaces.insert(name) {
+            for name in &seeds.names {
+                copy_repository(&self.client, &seeds.from.repository(name), &space.repository(name))?;
+            }
+        }
+        Ok(space)
+    }
+}
+
+fn prefix(shop: &Workshop, name: &str) -> Result<Registry, Fault> {
+    let text = format!("{}/{name}", shop.registry()?);
+    text.parse().map_err(|error| Fault::build(format!("cannot use the registry `{text}`: {error}")))
+}
+
+/// Gives a repository every tag of another one of the same registry.
+fn copy_repository(client: &Client, from: &Repository, to: &Repository) -> Result<(), Fault> {
+    for tag in client.tags(from)?.present().unwrap_or_default() {
+        let digest = copy_manifest(client, from, to, (&tag).into())?;
+        publish::tag(client, to, digest, &tag)?;
+    }
+    Ok(())
+}
+
+fn copy_manifest(
+    client: &Client,
+    from: &Repository,
+    to: &Repository,
+    name: xtask_host::registry::Name,
+) -> Result<Digest, Fault> {
+    let Answer::Present(found) = client.manifest(from, name.clone())? else {
+        return Err(Fault::network(format!("`{name}` of `{from}` has gone")));
+    };
+    if media_type::is_index(&found.media_type) {
+        let index: Index = read(&found.bytes)?;
+        for child in &index.manifests {
+            copy_manifest(client, from, to, child.digest.into())?;
+        }
+    } else {
+        let manifest: Manifest = read(&found.bytes)?;
+        let blobs: BTreeSet<Digest> =
+            manifest.layers.iter().chain([&manifest.config]).map(|blob| blob.digest).collect();
+        for blob in &blobs {
+            mount(client, from, to, blob)?;
+        }
+    }
+    client.put_manifest(to, found.digest, &found.media_type, &found.bytes)
+}
+
+/// Makes a blob of one repository known in another.
+pub(super) fn mount(client: &Client, from: &Repository, to: &Repository, blob: &Digest) -> Result<(), Fault> {
+    match client.mount(to, blob, from)? {
+        Mount::Mounted => Ok(()),
+        Mount::Session(session) => {
+            client.cancel(session)?;
+            Err(Fault::network(format!("the registry does not share `{blob}` of `{from}` with `{to}`")))
+        }
+    }
+}
+
+/// A document of the registry, which we or a builder wrote.
+pub(super) fn read<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, Fault> {
+    serde_json::from_slice(bytes).map_err(|error| Fault::network("cannot read a manifest").cause(error))
+}
+
+/// Copies a file; its folder is there.
+pub(super) fn copy_file(from: &Path, to: &Path) -> Result<(), Fault> {
+    let cannot = |error| Fault::build(format!("cannot copy `{}` to `{}`", from.display(), to.display())).cause(error);
+    fs::copy(from, to).map(drop).map_err(cannot)
+}

@@ -1,0 +1,151 @@
+//! What was measured on and with: processor, memory, kernel, tools. Reads `/proc` and asks tools for their versions; never a
+//! name of the host.
+
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::path::Path;
+use xtask_host::process::Command;
+use xtask_host::tree::facts::Tree;
+use xtask_model::fault::Exit;
+
+/// The machine, its tools and the commit.
+#[derive(Clone, Debug, Serialize)]
+pub struct Machine {
+    /// Processors that this process may use.
+    pub cores: usize,
+    /// The processor's name.
+    pub processor: String,
+    /// Bytes of memory.
+    pub memory: u64,
+    /// The kernel's release.
+    pub kernel: String,
+    /// The operating system's own name.
+    pub system: String,
+    /// The file system that builds write to, as `ext4`, and whether it has no journal where that can be told.
+    pub file_system: (String, bool),
+    /// Tools and their versions.
+    pub versions: BTreeMap<&'static str, String>,
+    /// The commit, with `-dirty` where the tree differs from it, and its time.
+    pub commit: Option<(String, String)>,
+    /// Load average over one minute, before the first measurement and after the last.
+    pub load: (f64, f64),
+}
+
+impl Machine {
+    /// Looks around. Tools that do not answer are left out.
+    pub fn look(tree: &Tree) -> Self {
+        // What cannot be compared is not taken for the commit.
+        let differs = xtask::build::compare_with_commit(tree, true)
+            .map_or(true, |images| images.iter().any(|(_, differences)| !differences.is_empty()));
+        let cpuinfo = read("/proc/cpuinfo");
+        let memory = field(&read("/proc/meminfo"), "MemTotal", ':').unwrap_or_default();
+        let kibibytes = memory.trim_end_matches("kB").trim().parse::<u64>().unwrap_or_default();
+        let commit = tree
+            .commit
+            .as_ref()
+            .map(|commit| (format!("{}{}", commit.short(), if differs { "-dirty" } else { "" }), commit.created()));
+        let mut machine = Self {
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
+            processor: field(&cpuinfo, "model name", ':').unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
+            memory: kibibytes * 1024,
+            kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+            system: field(&read("/etc/os-release"), "PRETTY_NAME", '=')
+                .unwrap_or_default()
+                .trim_matches('"')
+                .to_owned(),
+            file_system: file_system(&tree.root, &read("/proc/self/mountinfo"), Path::new("/proc/fs")),
+            versions: BTreeMap::new(),
+            commit,
+            load: (load(), 0.0),
+        };
+        machine.ask("rustc", &Command::new("rustc").arg("-V").current_dir(&tree.root));
+        machine
+    }
+
+    /// Adds the version that a tool prints, without the tool's own name.
+    pub fn ask(&mut self, tool: &'static str, call: &Command) {
+        if let Ok(said) = call.read(Exit::Missing) {
+            self.versions.insert(tool, version(&said));
+        }
+    }
+}
+
+/// The load average over one minute; zero where the system has none.
+pub fn load() -> f64 {
+    read("/proc/loadavg").split(' ').next().and_then(|first| first.parse().ok()).unwrap_or_default()
+}
+
+fn read(path: impl AsRef<Path>) -> String {
+    std::fs::read_to_string(path).unwrap_or_default()
+}
+
+/// The type of the file system that a folder is on, and whether it is an ext4 without a journal. Such a one looks, for each new file, at
+/// every inode that was given back in the last minutes: what one build removes, the next one pays for.
+fn file_system(folder: &Path, mounts: &str, proc_fs: &Path) -> (String, bool) {
+    let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+    // proc_pid_mountinfo(5): `… MOUNT-POINT OPTIONS [OPTIONAL…] - TYPE SOURCE …`; of mounts over each other the last is seen.
+    let mounted = mounts.lines().filter_map(|line| {
+        let (place, kind) = line.split_once(" - ")?;
+        let (place, mut kind) = (place.split(' ').nth(4)?, kind.split(' '));
+        folder.starts_with(place).then_some((place.len(), kind.next()?, kind.next()?))
+    });
+    let Some((_, kind, source)) = mounted.max_by_key(|(length, ..)| *length) else { return (String::new(), false) };
+    let device = Path::new(source).file_name().unwrap_or_default().to_string_lossy();
+    let is_ext4 = kind == "ext4" && proc_fs.join("ext4").join(&*device).exists();
+    let journals = std::fs::read_dir(proc_fs.join("jbd2")).into_iter().flatten().flatten();
+    let mut names = journals.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    (kind.to_owned(), is_ext4 && !names.any(|name| name.starts_with(&format!("{device}-"))))
+}
+
+/// The value of the first line `name = value`.
+fn field(text: &str, name: &str, separator: char) -> Option<String> {
+    let (_, value) = text.lines().filter_map(|line| line.split_once(separator)).find(|(key, _)| key.trim() == name)?;
+    Some(value.trim().to_owned())
+}
+
+/// The first word that has the look of a version.
+fn version(said: &str) -> String {
+    let looks = |word: &&str| word.trim_start_matches('v').starts_with(|c: char| c.is_ascii_digit());
+    said.split_whitespace().find(looks).unwrap_or(said).trim_start_matches('v').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_found_in_what_tools_say() {
+        assert_eq!(version("rustc 1.95.0 (59807616e 2026-04-14)"), "1.95.0");
+        assert_eq!(version("github.com/docker/buildx v0.13.1 abc"), "0.13.1");
+        assert_eq!(version("26.1.5+dfsg1"), "26.1.5+dfsg1");
+        assert_eq!(version("unknown"), "unknown");
+    }
+
+    #[test]
+    fn a_file_system_without_a_journal_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let proc_fs = folder.path().join("proc");
+        for path in ["ext4/vda", "ext4/vdb", "jbd2/vdb-8"] {
+            std::fs::create_dir_all(proc_fs.join(path)).unwrap();
+        }
+        let with = folder.path().join("with/deep");
+        std::fs::create_dir_all(&with).unwrap();
+        let mount = |place: &Path, kind: &str, source: &str| {
+            format!("27 1 254:0 / {} rw,relatime shared:1 - {kind} {source} rw\n", place.display())
+        };
+        let at = folder.path().canonicalize().unwrap();
+        let mounts = [mount(Path::new("/"), "ext4", "/dev/vda"), mount(&at.join("with"), "ext4", "/dev/vdb")].concat();
+        let find = |folder: &Path, mounts: &str| file_system(folder, mounts, &proc_fs);
+        assert_eq!(find(&at, &mounts), ("ext4".to_owned(), true));
+        assert_eq!(find(&with, &mounts), ("ext4".to_owned(), false));
+        assert_eq!(find(&with, &(mounts + &mount(&at, "xfs", "/dev/vdc"))), ("ext4".to_owned(), false));
+        assert_eq!(find(&at, &mount(&at, "overlay", "overlay")), ("overlay".to_owned(), false));
+        assert_eq!(find(&at, ""), (String::new(), false));
+    }
+
+    #[test]
+    fn fields_are_read_by_name() {
+        assert_eq!(field("A: 1\nMemTotal:  24 kB\n", "MemTotal", ':').as_deref(), Some("24 kB"));
+        assert_eq!(field("A: 1\n", "B", ':'), None);
+    }
+}

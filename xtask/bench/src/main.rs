@@ -1,0 +1,60 @@
+//! Measures, and prints the numbers as a table, as JSON or as Markdown: what `cargo xtask bench` runs.
+
+use serde::Serialize;
+use std::path::Path;
+use std::process::ExitCode;
+use xtask::commands;
+use xtask::flags::{Command, Flags, Format, Global};
+use xtask_bench::{self as bench, compare, table};
+use xtask_host::file;
+use xtask_host::terminal;
+use xtask_model::fault::Fault;
+
+fn main() -> ExitCode {
+    xtask::cli::dispatch(run)
+}
+
+fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
+    let Command::Bench { filter, runs, compare, write } = &flags.command else {
+        return Err(Fault::usage("this program measures; everything else is `cargo xtask`").into());
+    };
+    measure(&flags.global, filter.as_deref(), *runs, *compare, write.as_deref())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Measures what the filter means, each warm scenario `runs` times; with `beside`, the native engine beside other builders. `write`
+/// gets the Markdown.
+fn measure(
+    global: &Global,
+    filter: Option<&str>,
+    runs: Option<u32>,
+    beside: bool,
+    write: Option<&Path>,
+) -> anyhow::Result<()> {
+    if beside {
+        let chosen = compare::select(filter)?;
+        let results = compare::run(&global.tree()?, &chosen, runs.unwrap_or(compare::RUNS))?;
+        return tell(global, write, &results, compare::table::text, compare::table::markdown);
+    }
+    let chosen = bench::select(filter)?;
+    let results = bench::run(&global.tree()?, &chosen, runs.unwrap_or(bench::RUNS))?;
+    tell(global, write, &results, table::text, table::markdown)
+}
+
+fn tell<R: Serialize>(
+    global: &Global,
+    write: Option<&Path>,
+    results: &R,
+    text: fn(&R) -> String,
+    markdown: fn(&R) -> String,
+) -> anyhow::Result<()> {
+    if let Some(path) = write
+        && file::write(path, &markdown(results))?
+    {
+        terminal::step("wrote", &format!("`{}`", path.display()));
+    }
+    match global.format {
+        Format::Json => commands::print(&format!("{}\n", serde_json::to_string_pretty(results)?)),
+        Format::Text | Format::Github => commands::print(&text(results)),
+    }
+}

@@ -1,0 +1,122 @@
+//! The same image by plain `docker build`: what a team does that has one Dockerfile and no build system.
+//!
+//! The command line is the one that xtask's own builds have (secrets, compression, no provenance), so that neither side does
+//! work that the other leaves out.
+
+use super::workshop::Workshop;
+use std::collections::BTreeMap;
+use std::path::Path;
+use xtask_host::docker;
+use xtask_host::docker::{Build, Output};
+use xtask_host::tree::facts;
+use xtask_host::tree::secrets::Secrets;
+use xtask_host::tree::toolchain::{self, Portable};
+use xtask_model::fault::Fault;
+use xtask_model::image::key::BaseKey;
+use xtask_model::image::policy::{ImageKind, Registry, RelPath};
+use xtask_model::spec::reference::{Digest, Platform, Reference};
+
+/// Builds the app from scratch as the tree is now, and pushes it. Needs a build of ours before it: it takes the same root.
+pub(super) fn build(shop: &Workshop) -> Result<docker::Built, Fault> {
+    let root = root(&shop.tree.root)?;
+    let parsed = facts::parse(&shop.tree, ImageKind::Enhanced, &BTreeMap::new())?;
+    let secrets = Secrets::collect(&parsed.secrets, root.suite())?;
+    let policy = &shop.tree.policy;
+    let registry = shop.registry()?;
+    let rust = policy.app.binary.as_ref().and_then(|binary| binary.rust_image.as_ref()).map(ToString::to_string);
+    let (from, mut contexts) = root.from(shop)?;
+    let rust = match rust.filter(|_| root.suite().is_none()) {
+        Some(rust) => rust,
+        None => {
+            if let Some(own) = Portable::find(&shop.tree.root, &Platform::host()) {
+                contexts.insert(toolchain::CONTEXT.to_owned(), own.stage(&shop.tree.root)?.display().to_string());
+            }
+            from.clone()
+        }
+    };
+    let args = BTreeMap::from([("ROOT_IMAGE".to_owned(), from), ("RUST_IMAGE".to_owned(), rust)]);
+    let name = format!("{}:bench", registry.repository("plain"));
+    let build = Build { contexts, ..order(shop, shop.tree.dockerfile(ImageKind::Enhanced)?, args, &secrets, name)? };
+    shop.docker()?.build(&build, "the same by plain docker")
+}
+
+/// A build of the copy that is pushed, as a person would have it.
+pub(super) fn order(
+    shop: &Workshop,
+    dockerfile: RelPath,
+    args: BTreeMap<String, String>,
+    secrets: &Secrets,
+    name: String,
+) -> Result<Build, Fault> {
+    Ok(Build {
+        context: shop.tree.root.clone(),
+        root: shop.tree.root.clone(),
+        dockerfile,
+        platform: Platform::host(),
+        args,
+        inherited_args: Secrets::proxies(),
+        contexts: BTreeMap::new(),
+        labels: BTreeMap::new(),
+        secrets: secrets.files().clone(),
+        names: vec![name],
+        outputs: vec![Output::Push],
+        compression: shop.tree.policy.base.compression.docker,
+        source_date_epoch: None,
+        builder: None,
+        host_network: shop.docker()?.lacks_bridge()?,
+        no_cache: false,
+    })
+}
+
+/// What a base stands on.
+pub(super) struct Root {
+    key: xtask_model::image::key::RootKey,
+}
+
+/// The root under the base that was built last.
+pub(super) fn root(tree: &Path) -> Result<Root, Fault> {
+    let path = tree.join("target/images/base.key.json");
+    let cannot = |cause: &dyn std::fmt::Display| {
+        Fault::build("cannot learn which root the base stands on").cause(cause).needed_by("plain docker build")
+    };
+    let text = std::fs::read_to_string(&path).map_err(|error| cannot(&error))?;
+    let key: BaseKey = serde_json::from_str(&text).map_err(|error| cannot(&error))?;
+    Ok(Root { key: key.root })
+}
+
+impl Root {
+    /// Debian's release, for a root from its packages.
+    pub(super) fn suite(&self) -> Option<&str> {
+        self.key.image.strip_prefix("debian:")
+    }
+
+    fn digest(&self) -> Result<Digest, Fault> {
+        self.key
+            .digests
+            .get(&Platform::host())
+            .copied()
+            .ok_or_else(|| Fault::usage(format!("the root `{}` is not there for {}", self.key.image, Platform::host())))
+    }
+
+    /// What `FROM` names once a base on it was pushed to this registry, which then has a root from Debian's packages too.
+    pub(super) fn published(&self, shop: &Workshop, registry: &Registry) -> Result<Reference, Fault> {
+        let policy = &shop.tree.policy;
+        Ok(match self.suite() {
+            Some(_) => registry.repository(&format!("{}-root", policy.project.name)).digest(self.digest()?),
+            None => policy.root.image.repository.digest(self.digest()?),
+        })
+    }
+
+    /// What `FROM` names, and where that is.
+    fn from(&self, shop: &Workshop) -> Result<(String, BTreeMap<String, String>), Fault> {
+        let digest = self.digest()?;
+        if self.suite().is_none() {
+            return Ok((shop.tree.policy.root.image.repository.digest(digest).to_string(), BTreeMap::new()));
+        }
+        let layout = shop.tree.root.join("target/images/root");
+        let place = format!("oci-layout://{}@{digest}", layout.display());
+        // A bare `root` would also stand for the Dockerfile's stage of that name.
+        let name = shop.registry()?.repository("root").digest(digest).to_string();
+        Ok((name.clone(), BTreeMap::from([(name, place)])))
+    }
+}

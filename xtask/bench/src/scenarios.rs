@@ -1,0 +1,374 @@
+//! What is measured: one table. A new scenario is an entry of it.
+//!
+//! Both sides of a scenario start from the same edit, one after the other on the same engine; ours goes first, so that what is
+//! downloaded for both is on our clock.
+
+use super::plain;
+use super::workshop::Workshop;
+use serde::Deserialize;
+use std::time::Instant;
+use xtask_host::clock;
+use xtask_host::process::Command;
+use xtask_host::terminal;
+use xtask_host::tree::uv::{Request, Upgrade};
+use xtask_model::fault::Fault;
+use xtask_model::image::policy::Registry;
+use xtask_model::spec::lock;
+use xtask_model::spec::lock::Lock;
+
+/// One side's work, timed.
+pub type Side = fn(&Workshop) -> Result<Sample, Fault>;
+
+/// One thing to measure.
+pub struct Scenario {
+    /// Its name, which `FILTER` is looked for in.
+    pub name: &'static str,
+    /// What happens, for a table's row.
+    pub about: &'static str,
+    /// What has to be there before.
+    pub needs: Needs,
+    /// Whether it is measured several times.
+    pub runs: Runs,
+    /// Whether it is measured only when it is named.
+    pub on_request: bool,
+    /// How many images have changed, where some are built: a time in which fewer were says nothing.
+    pub builds: Option<usize>,
+    /// Changes the copy before each run, whose number it is given.
+    pub edit: fn(&Workshop, u32) -> Result<(), Fault>,
+    /// The work by this system.
+    pub ours: Side,
+    /// The same work by plain docker, where there is such.
+    pub plain: Option<Side>,
+}
+
+/// What a scenario finds when it begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needs {
+    /// A compiled xtask.
+    Xtask,
+    /// An engine on which both sides have built the unchanged tree.
+    WarmEngine,
+    /// For each side an engine that has nothing.
+    FreshEngine,
+}
+
+/// How often it is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Runs {
+    /// Once: a cold start takes minutes.
+    Once,
+    /// As often as asked for.
+    Many,
+}
+
+/// One measurement.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Sample {
+    /// Wall-clock seconds, as one waits for them.
+    pub seconds: f64,
+    /// Where they went, in order. Phases may overlap.
+    pub phases: Vec<(String, f64)>,
+    /// Seconds that xtask and its start took beside docker, the compiler and steps.
+    pub overhead: Option<f64>,
+    /// The most memory that xtask held at once, in bytes.
+    pub memory: Option<u64>,
+    /// How many images xtask has built; what it found is not among them.
+    pub built: usize,
+}
+
+/// Every scenario, in the order in which they are measured.
+pub const SCENARIOS: [Scenario; 10] = [
+    Scenario {
+        name: "compile-xtask",
+        about: "xtask compiled from nothing, crates downloaded before",
+        needs: Needs::Xtask,
+        runs: Runs::Once,
+        on_request: false,
+        builds: None,
+        edit: |_, _| Ok(()),
+        ours: |shop| compile_xtask(shop, &[]),
+        plain: None,
+    },
+    Scenario {
+        name: "release-compile-xtask",
+        about: "the same with the release profile",
+        needs: Needs::Xtask,
+        runs: Runs::Once,
+        on_request: true,
+        builds: None,
+        edit: |_, _| Ok(()),
+        ours: |shop| compile_xtask(shop, &["--release"]),
+        plain: None,
+    },
+    Scenario {
+        name: "start-binary",
+        about: "`xtask --version`",
+        needs: Needs::Xtask,
+        runs: Runs::Many,
+        on_request: false,
+        builds: None,
+        edit: |_, _| Ok(()),
+        ours: |shop| call(&Command::new(shop.cargo_folder("warm").join("debug/xtask")).arg("--version")),
+        plain: None,
+    },
+    Scenario {
+        name: "start-alias",
+        about: "`cargo xtask --version`",
+        needs: Needs::Xtask,
+        runs: Runs::Many,
+        on_request: false,
+        builds: None,
+        edit: |_, _| Ok(()),
+        ours: |shop| call(&shop.cargo("warm")?.args(["xtask", "--version"])),
+        plain: None,
+    },
+    Scenario {
+        name: "cold",
+        about: "nothing but sources and the root: xtask compiled, base and app built and pushed",
+        needs: Needs::FreshEngine,
+        runs: Runs::Once,
+        on_request: false,
+        builds: Some(2),
+        edit: |_, _| Ok(()),
+        ours: build_cold,
+        plain: Some(build_plain),
+    },
+    Scenario {
+        name: "cold-base",
+        about: "nothing on the engine: the base built and pushed",
+        needs: Needs::FreshEngine,
+        runs: Runs::Once,
+        on_request: false,
+        builds: Some(1),
+        edit: |_, _| Ok(()),
+        ours: |shop| xtask(shop, shop.cargo("warm")?, "build-base"),
+        plain: None,
+    },
+    Scenario {
+        name: "no-op",
+        about: "nothing changed",
+        needs: Needs::WarmEngine,
+        runs: Runs::Many,
+        on_request: false,
+        builds: Some(0),
+        edit: |_, _| Ok(()),
+        ours: build,
+        plain: Some(build_plain),
+    },
+    Scenario {
+        name: "template",
+        about: "a template edited: the app pushed",
+        needs: Needs::WarmEngine,
+        runs: Runs::Many,
+        on_request: false,
+        builds: Some(1),
+        edit: edit_template,
+        ours: build,
+        plain: Some(build_plain),
+    },
+    Scenario {
+        name: "template-empty-cache",
+        about: "the same on an engine that has nothing, the base in the registry: a CI runner with cargo's cache",
+        needs: Needs::WarmEngine,
+        runs: Runs::Once,
+        on_request: false,
+        builds: Some(1),
+        edit: edit_template,
+        ours: |shop| shop.forget_builds().and_then(|()| build(shop)),
+        plain: Some(|shop| shop.forget_builds().and_then(|()| build_plain(shop))),
+    },
+    Scenario {
+        name: "requirement",
+        about: "a requirement at another version: base and app pushed",
+        needs: Needs::WarmEngine,
+        runs: Runs::Many,
+        on_request: false,
+        builds: Some(2),
+        edit: |shop, run| bump(shop, run, &BUMPED),
+        ours: build,
+        plain: Some(build_plain),
+    },
+];
+
+const TEMPLATE: &str = "autoscaler/templates/forecast.html";
+
+/// Small packages that have many releases; the first one that the lock holds is bumped.
+pub(super) const BUMPED: [&str; 3] = ["packaging", "tzdata", "six"];
+
+/// Adds a comment that no build has seen.
+pub(super) fn edit_template(shop: &Workshop, run: u32) -> Result<(), Fault> {
+    shop.edit(TEMPLATE, |text| format!("{text}{{# run {run} at {} #}}\n", clock::now()))
+}
+
+/// Takes the release before the locked one of the first candidate that the lock holds, so that each run has contents that no
+/// cache knows.
+pub(super) fn bump(shop: &Workshop, run: u32, candidates: &[&str]) -> Result<(), Fault> {
+    let base = &shop.tree.policy.base;
+    let read = |path: &str| {
+        std::fs::read_to_string(shop.tree.root.join(path))
+            .map_err(|error| Fault::usage(format!("cannot read `{path}`")).cause(error))
+    };
+    let locked = Lock::parse(base.lock.as_ref(), &read(base.lock.as_str())?)?;
+    let found = candidates.iter().find_map(|name| locked.packages.iter().find(|package| package.name == *name));
+    let package = found.ok_or_else(|| {
+        Fault::usage(format!("`{}` holds none of {}", base.lock, candidates.join(", ")))
+            .hint("name another package in `xtask/bench/src`")
+    })?;
+    let name = package.name.clone();
+    shop.edit(&base.requirements, |text| format!("{text}{name}<{}\n", package.version))?;
+    let upgrade = Upgrade::Only(vec![name.clone()]);
+    let request = Request {
+        root: &shop.tree.root,
+        requirements: base.requirements.as_ref(),
+        lock: base.lock.as_ref(),
+        python: &shop.tree.policy.root.python,
+        upgrade: &upgrade,
+    };
+    let text = shop.uv()?.resolve(&request)?;
+    let after = Lock::parse(base.lock.as_ref(), &text)?;
+    for change in lock::diff(&locked.meaning(), &after.meaning()) {
+        terminal::detail(&format!("run {run}: {change}"));
+    }
+    xtask_host::file::write(&shop.tree.root.join(&base.lock), &text).map(drop)
+}
+
+fn compile_xtask(shop: &Workshop, flags: &[&str]) -> Result<Sample, Fault> {
+    shop.remove_cargo_folder("cold")?;
+    // As CI's runners do: each compiles once.
+    let call_cargo =
+        shop.cargo("cold")?.env("CARGO_INCREMENTAL", "0").args(["build", "--locked", "--package", "xtask"]).args(flags);
+    let sample = call(&call_cargo);
+    shop.remove_cargo_folder("cold")?;
+    sample
+}
+
+/// The whole `cargo xtask build --push`.
+pub fn build(shop: &Workshop) -> Result<Sample, Fault> {
+    xtask(shop, shop.cargo("warm")?, "build")
+}
+
+/// The same by plain docker.
+pub fn build_plain(shop: &Workshop) -> Result<Sample, Fault> {
+    let built = plain::build(shop)?;
+    Ok(Sample { seconds: built.took.as_secs_f64(), ..Sample::default() })
+}
+
+/// As on a machine that has compiled and downloaded nothing: docker's side downloads its crates as well.
+fn build_cold(shop: &Workshop) -> Result<Sample, Fault> {
+    shop.remove_cargo_folder("cold")?;
+    let cargo = shop.cargo("cold")?.env("CARGO_HOME", shop.empty_cargo_home()?);
+    let sample = xtask(shop, cargo, "build");
+    shop.remove_cargo_folder("cold")?;
+    shop.remove_cargo_folder("home")?;
+    sample
+}
+
+/// Runs a program to its end.
+pub fn call(command: &Command) -> Result<Sample, Fault> {
+    let (seconds, _) = timed(command)?;
+    Ok(Sample { seconds, ..Sample::default() })
+}
+
+/// Runs `cargo xtask COMMAND --push` and reads its report.
+fn xtask(shop: &Workshop, cargo: Command, command: &str) -> Result<Sample, Fault> {
+    push(cargo.args(["xtask", command]), &shop.registry()?)
+}
+
+/// Runs a build of xtask's, to which it adds where to push, and reads its report.
+pub(super) fn push(call: Command, registry: &Registry) -> Result<Sample, Fault> {
+    let call = call.args(["--push", "--format", "json", "--registry", &registry.to_string()]);
+    let (seconds, lines) = timed(&call)?;
+    // Talk comes first, the report last: it begins at the last line that is nothing but an opening brace.
+    let begin = lines.iter().rposition(|line| line == "{").unwrap_or(lines.len());
+    let done: Done = serde_json::from_str(&lines[begin..].join("\n"))
+        .map_err(|error| Fault::build(format!("cannot read the report of `{call}`")).cause(error))?;
+    Ok(sample(seconds, &done))
+}
+
+fn timed(command: &Command) -> Result<(f64, Vec<String>), Fault> {
+    let mut lines = Vec::new();
+    let began = Instant::now();
+    let status = command.stream(|line| {
+        terminal::detail(line);
+        lines.push(line.to_owned());
+    })?;
+    let seconds = began.elapsed().as_secs_f64();
+    if status.success() {
+        return Ok((seconds, lines));
+    }
+    let tail = lines[lines.len().saturating_sub(20)..].join("\n");
+    Err(Fault::build(format!("cannot measure `{command}`")).cause(format!("it failed ({status})")).cause(tail))
+}
+
+/// The part of a build's report that counts here.
+#[derive(Debug, Deserialize)]
+struct Done {
+    images: Vec<DoneImage>,
+    seconds: f64,
+    peak_memory: Option<u64>,
+}
+
+#[derive(Debug, Deserialize)]
+struct DoneImage {
+    kind: String,
+    action: String,
+    seconds: Vec<(String, f64)>,
+}
+
+/// A build's measurement from outside and its own report. Pure.
+fn sample(seconds: f64, done: &Done) -> Sample {
+    let mut phases = vec![("start".to_owned(), (seconds - done.seconds).max(0.0))];
+    let mut elsewhere = 0.0;
+    let builds_base = done.images.iter().any(|image| image.kind == "base" && image.action != "reused");
+    for image in &done.images {
+        for (phase, took) in &image.seconds {
+            let name = if phase == "plan" { phase.clone() } else { format!("{} {phase}", image.kind) };
+            phases.push((name, *took));
+            // The compiler works beside the base's build, whose time is counted; alone, it is waited for.
+            let counts = phase == "build" || phase.starts_with("step ") || phase == "compile" && !builds_base;
+            elsewhere += if counts { *took } else { 0.0 };
+        }
+    }
+    let built = done.images.iter().filter(|image| image.action == "built").count();
+    Sample { seconds, phases, overhead: Some((seconds - elsewhere).max(0.0)), memory: done.peak_memory, built }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn overhead(json: &str, seconds: f64, expected: f64) {
+        let done: Done = serde_json::from_str(json).unwrap();
+        let overhead = sample(seconds, &done).overhead.unwrap();
+        assert!((overhead - expected).abs() < 1e-9, "{overhead}");
+    }
+
+    #[test]
+    fn what_docker_compiler_and_steps_take_is_no_overhead() {
+        let json = r#"{"seconds": 0.9, "images": [
+            {"kind": "base", "action": "reused", "seconds": [["plan", 0.05]]},
+            {"kind": "app", "action": "built",
+             "seconds": [["compile", 0.1], ["build", 0.5], ["step smoke", 0.1], ["publish", 0.1]]}]}"#;
+        overhead(json, 1.0, 0.3);
+    }
+
+    #[test]
+    fn a_compiler_beside_the_base_is_not_counted_twice() {
+        let json = r#"{"seconds": 20.0, "images": [
+            {"kind": "base", "action": "built", "seconds": [["plan", 0.1], ["build", 18.0], ["publish", 0.1]]},
+            {"kind": "app", "action": "built", "seconds": [["compile", 9.0], ["build", 1.5], ["publish", 0.1]]}]}"#;
+        overhead(json, 20.0, 0.5);
+    }
+
+    #[test]
+    fn a_no_op_is_overhead_alone() {
+        overhead(r#"{"seconds": 0.1, "images": [{"kind": "app", "action": "reused", "seconds": []}]}"#, 0.25, 0.25);
+    }
+
+    #[test]
+    fn names_tell_scenarios_apart() {
+        let names: std::collections::BTreeSet<_> = SCENARIOS.iter().map(|scenario| scenario.name).collect();
+        assert_eq!(names.len(), SCENARIOS.len());
+    }
+}

@@ -1,0 +1,9 @@
+//! The system's clock.
+
+use std::time::SystemTime;
+use xtask_model::time::Timestamp;
+
+/// The current time.
+pub fn now() -> Timestamp {
+    Timestamp::at(SystemTime::now())
+}

@@ -1,0 +1,471 @@
+//! Debian packages in a private folder: fetched through the host's own mirror, proxy and keyring, unpacked by `dpkg`.
+//!
+//! Never touches the host's apt state: lists, caches, preferences and hooks are ours, and nothing is installed.
+
+use crate::process::{self, Command};
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use xtask_model::fault::{Exit, Fault};
+use xtask_model::spec::reference::Digest;
+
+/// Lists older than this are fetched again; packages that a newer point release has replaced vanish from mirrors.
+const LISTS_LAST: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Where downloads are kept for all who work under `target`: `XTASK_DEBIAN_CACHE`, else `target/debian`.
+pub fn cache(target: &Path) -> PathBuf {
+    std::env::var_os("XTASK_DEBIAN_CACHE")
+        .filter(|folder| !folder.is_empty())
+        .map_or_else(|| target.join("debian"), PathBuf::from)
+}
+
+/// What the host is: its release and its C library.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// `VERSION_CODENAME` of os-release, `bookworm`.
+    pub suite: String,
+    /// `VERSION_ID`, `None` on a release that has no number yet.
+    pub version: Option<u32>,
+    /// Major and minor of the GNU C library.
+    pub glibc: (u32, u32),
+}
+
+impl Host {
+    /// Reads os-release and asks the C library; a fault where this is not Debian.
+    pub fn read() -> Result<Self, Fault> {
+        let text = fs::read_to_string("/etc/os-release").unwrap_or_default();
+        let glibc = Command::new("getconf").arg("GNU_LIBC_VERSION").read(Exit::Missing).unwrap_or_default();
+        Self::parse(&text, &glibc)
+    }
+
+    /// The same from the texts of `/etc/os-release` and `getconf GNU_LIBC_VERSION`.
+    pub fn parse(os_release: &str, glibc: &str) -> Result<Self, Fault> {
+        let field = |name: &str| {
+            os_release
+                .lines()
+                .find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
+                .map(|value| value.trim_matches(['"', '\'']).to_owned())
+        };
+        let system = field("PRETTY_NAME").unwrap_or_else(|| "an unknown system".to_owned());
+        let suite = field("VERSION_CODENAME").filter(|_| field("ID").as_deref() == Some("debian"));
+        let numbers = glibc.strip_prefix("glibc ").and_then(|version| {
+            let (major, minor) = version.trim().split_once('.')?;
+            Some((major.parse().ok()?, minor.split('.').next()?.parse().ok()?))
+        });
+        match (suite, numbers) {
+            (Some(suite), Some(glibc)) => {
+                Ok(Self { suite, version: field("VERSION_ID").and_then(|id| id.parse().ok()), glibc })
+            }
+            _ => Err(Fault::missing("Debian packages cannot be used on this host")
+                .cause(format!("it is {system}, not Debian with the GNU C library"))
+                .hint("install Docker with buildx by the means of this system, or build with `--engine native`")),
+        }
+    }
+}
+
+/// A package file in the cache.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Package {
+    /// Its name, without the architecture.
+    pub name: String,
+    /// Its version as Debian writes it.
+    pub version: String,
+    /// The `.deb` file.
+    pub file: PathBuf,
+}
+
+/// Where the host takes Debian from. None of it may reach an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// The address of the archive's mirror.
+    pub mirror: String,
+    /// The address of the security archive, where the host has one.
+    pub security: Option<String>,
+    /// The keys that sign the archive.
+    pub keyring: PathBuf,
+    /// The host's `Acquire` settings for apt, in apt.conf(5)'s form: proxies, certificates, retries. May hold a password.
+    pub acquire: String,
+}
+
+impl Source {
+    /// Asks the host's apt.
+    pub fn of_host() -> Result<Self, Fault> {
+        for program in ["apt-get", "dpkg"] {
+            let hint = "this needs a Debian host; elsewhere install Docker, or build with `--engine native`";
+            process::find(program, "fetching Debian packages", hint)?;
+        }
+        let format = "$(ORIGIN)\t$(LABEL)\t$(CREATED_BY)\t$(COMPONENT)\t$(RELEASE)\t$(REPO_URI)";
+        let targets = Command::new("apt-get").args(["indextargets", "--format", format]).read(Exit::Missing)?;
+        let (mirror, security) = choose_mirror(&targets).ok_or_else(|| {
+            Fault::missing("no mirror of the Debian archive is configured")
+                .cause("`apt-get indextargets` names no source of Debian's `main`")
+                .hint("add one to `/etc/apt/sources.list.d/debian.sources`, then run this again")
+        })?;
+        let dump = Command::new("apt-config").arg("dump").read(Exit::Missing)?;
+        let acquire = dump
+            .lines()
+            .filter(|line| line.starts_with("Acquire::") && !line.starts_with("Acquire::IndexTargets"))
+            .flat_map(|line| [line, "\n"])
+            .collect();
+        Ok(Self { mirror, security, keyring: keyring()?, acquire })
+    }
+}
+
+impl Source {
+    /// A deb822 source of a suite from the host's mirror, for a build on a Debian root: mounted as a secret, in no layer.
+    pub fn deb822(&self, suite: &str) -> String {
+        // The keys are the image's own, from its `debian-archive-keyring`.
+        let keyring = "/usr/share/keyrings/debian-archive-keyring.gpg";
+        format!("Types: deb\nURIs: {}\nSuites: {suite}\nComponents: main\nSigned-By: {keyring}\n", self.mirror)
+    }
+}
+
+/// One suite of the Debian archive, with lists of its own.
+pub struct Archive {
+    suite: String,
+    source: Source,
+    folder: PathBuf,
+    debs: PathBuf,
+    /// Held as long as this lives: apt itself fails, rather than waits, where two use one folder.
+    _lock: File,
+}
+
+impl Archive {
+    /// Opens `suite` with its state in `cache`, and fetches its lists where they are missing or a day old.
+    pub fn open(cache: &Path, suite: &str) -> Result<Self, Fault> {
+        let source = Source::of_host()?;
+        let folder = cache.join(suite);
+        let debs = cache.join("archives");
+        for folder in [&debs, &folder.join("partial"), &folder.join("lists/partial"), &folder.join("empty")] {
+            fs::create_dir_all(folder).map_err(|error| cannot_write(folder, &error))?;
+        }
+        let lock = folder.join("lock");
+        let lock =
+            File::create(&lock).and_then(|file| file.lock().map(|()| file)).map_err(|e| cannot_write(&lock, &e))?;
+        let archive = Self { suite: suite.to_owned(), source, folder, debs, _lock: lock };
+        archive.configure()?;
+        archive.update()?;
+        Ok(archive)
+    }
+
+    /// The suite's name.
+    pub fn suite(&self) -> &str {
+        &self.suite
+    }
+
+    fn configure(&self) -> Result<(), Fault> {
+        let source = format!(
+            "Types: deb\nURIs: {}\nSuites: {}\nComponents: main\nSigned-By: {}\n",
+            self.source.mirror,
+            self.suite,
+            self.source.keyring.display()
+        );
+        let parts = self.folder.join("sources");
+        fs::create_dir_all(&parts).map_err(|error| cannot_write(&parts, &error))?;
+        write_private(&parts.join("debian.sources"), &source)?;
+        write_private(&self.folder.join("status"), "")?;
+        let at = |name: &str| self.folder.join(name).display().to_string();
+        let conf = format!(
+            "{acquire}\
+             Dir::State \"{state}\";\nDir::State::lists \"{lists}\";\nDir::State::status \"{status}\";\n\
+             Dir::Cache \"{cache}\";\nDir::Cache::pkgcache \"\";\nDir::Cache::srcpkgcache \"\";\n\
+             Dir::Etc::parts \"{empty}\";\nDir::Etc::main \"/dev/null\";\nDir::Etc::sourcelist \"/dev/null\";\n\
+             Dir::Etc::sourceparts \"{parts}\";\nDir::Etc::preferences \"/dev/null\";\n\
+             Dir::Etc::preferencesparts \"{empty}\";\nAcquire::Languages \"none\";\nAPT::Sandbox::User \"root\";\n",
+            acquire = self.source.acquire,
+            state = at(""),
+            lists = at("lists"),
+            status = at("status"),
+            cache = at("cache"),
+            empty = at("empty"),
+            parts = parts.display(),
+        );
+        write_private(&self.folder.join("apt.conf"), &conf)
+    }
+
+    /// `apt-get` or `apt-cache` on our state. `APT_CONFIG` is read before the host's files, and sends apt past them: their
+    /// hooks clean the host's caches.
+    fn apt(&self, program: &str) -> Command {
+        Command::new(program).env("APT_CONFIG", self.folder.join("apt.conf")).env("LC_ALL", "C.UTF-8")
+    }
+
+    fn update(&self) -> Result<(), Fault> {
+        let stamp = self.folder.join("updated");
+        let wanted = format!("{} {}\n", self.source.mirror, self.suite);
+        let young = fs::metadata(&stamp)
+            .and_then(|meta| meta.modified())
+            .is_ok_and(|time| time.elapsed().is_ok_and(|age| age < LISTS_LAST));
+        let known = fs::read_to_string(&stamp).is_ok_and(|text| text == wanted);
+        if young && known {
+            return Ok(());
+        }
+        let mut said = Vec::new();
+        let call = self.apt("apt-get").args(["update", "--error-on=any"]);
+        let status = call.stream(|line| {
+            crate::terminal::detail(line);
+            if line.starts_with("E:") || line.starts_with("W:") || line.starts_with("Err:") {
+                said.push(line.to_owned());
+            }
+        })?;
+        if !status.success() {
+            let what = format!("cannot fetch the package lists of Debian `{}`", self.suite);
+            if known {
+                // Apt keeps the lists it has; with them all that is in the cache can still be used.
+                crate::terminal::warn(&format!("{what}; going on with those of an earlier day"));
+                return Ok(());
+            }
+            return Err(apt_fault(what, &said.join("\n")));
+        }
+        fs::write(&stamp, wanted).map_err(|error| cannot_write(&stamp, &error))
+    }
+
+    /// Makes sure that the newest versions of these packages are in the cache; downloads only those that are not.
+    pub fn fetch(&self, names: &[&str]) -> Result<Vec<Package>, Fault> {
+        // Run where nothing lies about: apt prints no address for a file that is there already.
+        let empty = self.folder.join("empty");
+        let call = self.apt("apt-get").args(["download", "--print-uris"]).args(names).current_dir(&empty);
+        let output = call.output()?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            return Err(apt_fault(format!("cannot find {} in Debian `{}`", quoted(names), self.suite), &said));
+        }
+        let offers = String::from_utf8_lossy(&output.stdout).lines().filter_map(Offer::parse).collect::<Vec<_>>();
+        let absent: Vec<&Offer> = offers.iter().filter(|offer| !offer.is_in(&self.debs)).collect();
+        if !absent.is_empty() {
+            self.download(&absent)?;
+        }
+        offers
+            .iter()
+            .map(|offer| {
+                let file = self.debs.join(&offer.file);
+                let (name, version) = offer.name_and_version();
+                if offer.is_in(&self.debs) {
+                    Ok(Package { name, version, file })
+                } else {
+                    Err(Fault::network(format!("cannot download `{}`", offer.file))
+                        .cause("its size or its sha256 is not what the package list says"))
+                }
+            })
+            .collect()
+    }
+
+    fn download(&self, offers: &[&Offer]) -> Result<(), Fault> {
+        let partial = self.folder.join("partial");
+        let bytes = offers.iter().map(|offer| offer.size).sum();
+        let what =
+            format!("{} packages of Debian {} ({})", offers.len(), self.suite, xtask_model::quantity::bytes(bytes));
+        let mut progress = crate::terminal::Progress::begin("downloading", &what);
+        let mut said = Vec::new();
+        let wanted = offers.iter().map(|offer| {
+            let (name, version) = offer.name_and_version();
+            format!("{name}={version}")
+        });
+        let status = self.apt("apt-get").arg("download").args(wanted).current_dir(&partial).stream(|line| {
+            progress.line(line);
+            if line.starts_with("E:") || line.starts_with("Err:") {
+                said.push(line.to_owned());
+            }
+        })?;
+        progress.end();
+        if !status.success() {
+            return Err(apt_fault(format!("cannot download packages of Debian `{}`", self.suite), &said.join("\n")));
+        }
+        for offer in offers {
+            let (from, to) = (partial.join(&offer.file), self.debs.join(&offer.file));
+            fs::rename(&from, &to).map_err(|error| cannot_write(&to, &error))?;
+        }
+        Ok(())
+    }
+}
+
+/// Unpacks packages into a folder, all at once, running none of their scripts.
+pub fn unpack(packages: &[Package], into: &Path) -> Result<(), Fault> {
+    fs::create_dir_all(into).map_err(|error| cannot_write(into, &error))?;
+    std::thread::scope(|scope| {
+        let running: Vec<_> = packages.iter().map(|package| scope.spawn(move || unpack_one(package, into))).collect();
+        running.into_iter().try_for_each(|one| {
+            one.join().unwrap_or_else(|_| Err(Fault::new(Exit::Bug, "a thread that unpacks a package has panicked")))
+        })
+    })
+}
+
+fn unpack_one(package: &Package, into: &Path) -> Result<(), Fault> {
+    let call = Command::new("dpkg").arg("-x").arg(&package.file).arg(into);
+    call.read(Exit::Build).map(drop).map_err(|fault| {
+        let full = fault.causes.iter().any(|cause| cause.contains("No space left"));
+        let fault = Fault { what: format!("cannot unpack `{}`", package.name), ..fault };
+        if full { fault.hint(format!("free some space where `{}` is", into.display())) } else { fault }
+    })
+}
+
+/// One line of `apt-get download --print-uris`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Offer {
+    file: String,
+    size: u64,
+    digest: Option<Digest>,
+}
+
+impl Offer {
+    /// `'URI' FILE SIZE SHA256:HEX`.
+    fn parse(line: &str) -> Option<Self> {
+        let (_, rest) = line.strip_prefix('\'')?.split_once("' ")?;
+        let mut words = rest.split(' ');
+        let (file, size) = (words.next()?, words.next()?.parse().ok()?);
+        let hash = words.next().and_then(|hash| format!("sha256:{}", hash.strip_prefix("SHA256:")?).parse().ok());
+        // The name becomes a path; nothing but a file name will do.
+        let good = file.ends_with(".deb") && !file.contains('/');
+        good.then(|| Self { file: file.to_owned(), size, digest: hash })
+    }
+
+    /// `NAME_VERSION_ARCH.deb`, where apt writes the colon of an epoch as `%3a`.
+    fn name_and_version(&self) -> (String, String) {
+        let mut parts = self.file.splitn(3, '_');
+        let (name, version) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+        (name.to_owned(), version.replace("%3a", ":"))
+    }
+
+    fn is_in(&self, folder: &Path) -> bool {
+        let file = folder.join(&self.file);
+        fs::metadata(&file).is_ok_and(|meta| meta.len() == self.size)
+            && self.digest.is_none_or(|digest| fs::read(&file).is_ok_and(|bytes| Digest::of(&bytes) == digest))
+    }
+}
+
+/// The archive and its security archive in apt's index targets. Prefers what calls itself Debian; before the first
+/// `apt-get update` nothing does, and the address must tell.
+fn choose_mirror(targets: &str) -> Option<(String, Option<String>)> {
+    let rows = || {
+        targets.lines().filter_map(|line| {
+            let fields: Vec<&str> = line.split('\t').collect();
+            let [origin, label, "Packages", "main", release, uri] = fields[..] else { return None };
+            Some((origin, label, release, uri.trim_end_matches('/')))
+        })
+    };
+    let main = || rows().filter(|(_, _, release, _)| !release.contains(['-', '/']));
+    let (.., mirror) = main()
+        .find(|(origin, ..)| *origin == "Debian")
+        .or_else(|| main().find(|(.., uri)| uri.ends_with("/debian")))?;
+    let security = rows().find(|(_, label, _, uri)| *label == "Debian-Security" || uri.ends_with("/debian-security"));
+    Some((mirror.to_owned(), security.map(|(.., uri)| uri.to_owned())))
+}
+
+fn keyring() -> Result<PathBuf, Fault> {
+    ["gpg", "pgp"]
+        .map(|extension| PathBuf::from(format!("/usr/share/keyrings/debian-archive-keyring.{extension}")))
+        .into_iter()
+        .find(|path| path.is_file())
+        .ok_or_else(|| {
+            Fault::missing("Debian's archive keys are not on this host")
+                .hint("install them: `apt-get install debian-archive-keyring`")
+        })
+}
+
+/// Apt's own words, cut to what matters, and the exit code they deserve.
+fn apt_fault(what: String, said: &str) -> Fault {
+    let mut lines: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    lines.dedup();
+    lines.truncate(6);
+    let said = lines.join("\n");
+    let (exit, hint) = if said.contains("No space left") || said.contains("enough free space") {
+        (Exit::Missing, "free some disk space, then run this again")
+    } else if said.contains("Unable to locate package") || said.contains("No packages found") {
+        (Exit::Missing, "this suite has no such package for this architecture")
+    } else {
+        (Exit::Network, "see whether `apt-get update` works on this host: its mirror and proxy are the ones used")
+    };
+    Fault::new(exit, what).cause(said).hint(hint)
+}
+
+fn quoted(names: &[&str]) -> String {
+    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}
+
+fn cannot_write(path: &Path, error: &std::io::Error) -> Fault {
+    Fault::missing(format!("cannot write `{}`", path.display())).cause(error)
+}
+
+/// Apt's settings may hold a proxy's password: no one else reads them.
+pub fn write_private(path: &Path, text: &str) -> Result<(), Fault> {
+    use std::io::Write as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let mut options = File::options();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    options.open(path).and_then(|mut file| file.write_all(text.as_bytes())).map_err(|error| cannot_write(path, &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_debian_host_is_known_by_its_codename_and_c_library() {
+        let bookworm =
+            "PRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nVERSION_ID=\"12\"\nVERSION_CODENAME=bookworm\nID=debian\n";
+        let host = Host::parse(bookworm, "glibc 2.36").unwrap();
+        assert_eq!((host.suite.as_str(), host.version, host.glibc), ("bookworm", Some(12), (2, 36)));
+        let testing = Host::parse("VERSION_CODENAME=forky\nID=debian\n", "glibc 2.42").unwrap();
+        assert_eq!((testing.suite.as_str(), testing.version), ("forky", None));
+    }
+
+    #[test]
+    fn other_hosts_are_told_what_they_are() {
+        let ubuntu = "PRETTY_NAME=\"Ubuntu 24.04\"\nVERSION_CODENAME=noble\nID=ubuntu\nID_LIKE=debian\n";
+        let fault = Host::parse(ubuntu, "glibc 2.39").unwrap_err();
+        assert!(fault.causes[0].contains("Ubuntu 24.04"), "{fault}");
+        assert_eq!(Host::parse("ID=debian\nVERSION_CODENAME=trixie\n", "").unwrap_err().exit, Exit::Missing);
+        assert_eq!(Host::parse("", "glibc 2.39").unwrap_err().exit, Exit::Missing);
+    }
+
+    #[track_caller]
+    fn mirror_of(targets: &str, expected: Option<(&str, Option<&str>)>) {
+        let expected = expected.map(|(mirror, security)| (mirror.to_owned(), security.map(str::to_owned)));
+        assert_eq!(choose_mirror(targets), expected);
+    }
+
+    #[test]
+    fn the_mirror_is_the_hosts_own_debian() {
+        let other = "NodeSource\t\tPackages\tmain\tnodistro\thttps://node.example/x/\n";
+        let security = "Debian\tDebian-Security\tPackages\tmain\tbookworm-security\thttp://mirror.example/s/\n";
+        let main = "Debian\tDebian\tPackages\tmain\tbookworm\thttp://mirror.example/debian/\n";
+        let found = "http://mirror.example/debian";
+        mirror_of(&format!("{other}{security}{main}"), Some((found, Some("http://mirror.example/s"))));
+        mirror_of(&main.replace("Debian\t", "\t"), Some((found, None)));
+        mirror_of(&main.replace("Packages", "DEP-11"), None);
+        mirror_of(security, None);
+        mirror_of(other, None);
+        mirror_of("", None);
+    }
+
+    #[test]
+    fn offers_are_read_from_apts_lines() {
+        let hex = "a".repeat(64);
+        let line = format!("'http://mirror.example/p/a%2bb.deb' a_1%3a2+b4_amd64.deb 7 SHA256:{hex}");
+        let offer = Offer::parse(&line).unwrap();
+        assert_eq!(offer.name_and_version(), ("a".to_owned(), "1:2+b4".to_owned()));
+        assert_eq!((offer.size, offer.digest.unwrap().hex()), (7, hex));
+        for bad in ["", "Get:1 http://x", "'u' ../a.deb 7 SHA256:x", "'u' a.deb x"] {
+            assert_eq!(Offer::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_cached_file_counts_only_with_the_right_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        let offer = Offer { file: "a_1_all.deb".to_owned(), size: 3, digest: Some(Digest::of(b"abc")) };
+        assert!(!offer.is_in(folder.path()));
+        fs::write(folder.path().join(&offer.file), "abd").unwrap();
+        assert!(!offer.is_in(folder.path()));
+        fs::write(folder.path().join(&offer.file), "abc").unwrap();
+        assert!(offer.is_in(folder.path()));
+    }
+
+    #[test]
+    fn apts_words_choose_the_exit() {
+        let exit = |said: &str| apt_fault("cannot".to_owned(), said).exit;
+        assert_eq!(exit("E: Failed to fetch http://mirror.example Could not resolve"), Exit::Network);
+        assert_eq!(exit("E: Unable to locate package x"), Exit::Missing);
+        assert_eq!(exit("E: write (28: No space left on device)"), Exit::Missing);
+    }
+}

@@ -1,0 +1,491 @@
+//! The one way a program is run: an argument list, never a shell's text.
+//!
+//! Short calls whose output is wanted go through xshell ([`Command::output`]); long ones stream their lines through duct
+//! ([`Command::stream`]) in a process group of their own, which Ctrl-C and SIGTERM reach whole.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::io::{BufRead as _, Write as _};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use xtask_model::fault::{Exit, Fault};
+
+/// A program with its arguments, environment and folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Command {
+    program: PathBuf,
+    args: Vec<OsString>,
+    /// Another program that is started in this one's place, with its first arguments; it starts this one.
+    front: Option<(PathBuf, Vec<OsString>)>,
+    env: BTreeMap<OsString, OsString>,
+    removed: Vec<OsString>,
+    without_ours: bool,
+    cwd: Option<PathBuf>,
+    stdin: Option<Vec<u8>>,
+}
+
+impl Command {
+    /// A call of `program` without arguments.
+    pub fn new(program: impl Into<PathBuf>) -> Self {
+        Self {
+            program: program.into(),
+            args: Vec::new(),
+            front: None,
+            env: BTreeMap::new(),
+            removed: Vec::new(),
+            without_ours: false,
+            cwd: None,
+            stdin: None,
+        }
+    }
+
+    /// The same call of another program.
+    #[must_use]
+    pub fn program(mut self, program: impl Into<PathBuf>) -> Self {
+        self.program = program.into();
+        self
+    }
+
+    /// Starts `front` with these arguments instead, followed by this program and its arguments. Messages name this program.
+    #[must_use]
+    pub fn behind<A: AsRef<OsStr>>(mut self, front: impl Into<PathBuf>, args: impl IntoIterator<Item = A>) -> Self {
+        self.front = Some((front.into(), args.into_iter().map(|arg| arg.as_ref().to_owned()).collect()));
+        self
+    }
+
+    /// The program that the system starts, and its arguments.
+    fn started(&self) -> (&Path, Vec<&OsStr>) {
+        let args = self.args.iter().map(OsString::as_os_str);
+        match &self.front {
+            None => (&self.program, args.collect()),
+            Some((front, first)) => {
+                let first = first.iter().map(OsString::as_os_str);
+                (front, first.chain([self.program.as_os_str()]).chain(args).collect())
+            }
+        }
+    }
+
+    /// Adds one argument.
+    #[must_use]
+    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.args.push(arg.as_ref().to_owned());
+        self
+    }
+
+    /// Adds arguments.
+    #[must_use]
+    pub fn args<A: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
+        self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+        self
+    }
+
+    /// Sets a variable. Values are never shown: a secret may stand here, and never in an argument.
+    #[must_use]
+    pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.removed.retain(|removed| removed != name.as_ref());
+        self.env.insert(name.as_ref().to_owned(), value.as_ref().to_owned());
+        self
+    }
+
+    /// Keeps a variable of ours from the program.
+    #[must_use]
+    pub fn env_remove(mut self, name: impl AsRef<OsStr>) -> Self {
+        self.env.remove(name.as_ref());
+        self.removed.push(name.as_ref().to_owned());
+        self
+    }
+
+    /// Starts from an empty environment, where the program is started by [`Command::start`] or [`Command::replace`].
+    #[must_use]
+    pub fn without_our_env(mut self) -> Self {
+        self.without_ours = true;
+        self
+    }
+
+    /// Runs in this folder.
+    #[must_use]
+    pub fn current_dir(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.cwd = Some(folder.into());
+        self
+    }
+
+    /// Gives [`Command::output`] and [`Command::read`] something to read on stdin, which is empty otherwise.
+    #[must_use]
+    pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.stdin = Some(bytes.into());
+        self
+    }
+
+    /// The program and its arguments, as they are passed.
+    pub fn argv(&self) -> Vec<String> {
+        std::iter::once(self.program.as_os_str())
+            .chain(self.args.iter().map(OsString::as_os_str))
+            .map(|part| part.to_string_lossy().into_owned())
+            .collect()
+    }
+
+    /// The program's file name, for messages.
+    pub fn name(&self) -> String {
+        self.program.file_name().unwrap_or(self.program.as_os_str()).to_string_lossy().into_owned()
+    }
+
+    /// Runs to the end and keeps what was printed; a non-zero exit is the caller's to judge.
+    pub fn output(&self) -> Result<Output, Fault> {
+        let cannot = |cause: &dyn fmt::Display| Fault::missing(format!("cannot run `{}`", self.name())).cause(cause);
+        let shell = xshell::Shell::new().map_err(|error| cannot(&error))?;
+        if let Some(cwd) = &self.cwd {
+            shell.change_dir(cwd);
+        }
+        let (program, args) = self.started();
+        let mut call = shell.cmd(program).args(args).envs(&self.env).quiet().ignore_status();
+        for name in &self.removed {
+            call = call.env_remove(name);
+        }
+        if let Some(bytes) = &self.stdin {
+            call = call.stdin(bytes);
+        }
+        let output = call.output().map_err(|error| cannot(&error))?;
+        interrupted()?;
+        Ok(output)
+    }
+
+    /// Runs to the end; a non-zero exit is a fault that carries the program's own words. Returns stdout, trimmed.
+    pub fn read(&self, exit: Exit) -> Result<String, Fault> {
+        let output = self.output()?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            let said = if said.trim().is_empty() { String::from_utf8_lossy(&output.stdout) } else { said };
+            return Err(self.failed(exit, output.status).cause(said.trim()));
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
+    }
+
+    /// Runs to the end, giving each line of stdout and stderr to `on_line` as it comes.
+    pub fn stream(&self, mut on_line: impl FnMut(&str)) -> Result<ExitStatus, Fault> {
+        interrupted()?;
+        let cannot = |cause: &dyn fmt::Display| Fault::missing(format!("cannot run `{}`", self.name())).cause(cause);
+        let (program, args) = self.started();
+        let mut expression =
+            duct::cmd(program.as_os_str(), args).stdin_null().stderr_to_stdout().unchecked().before_spawn(|command| {
+                command.process_group(0);
+                Ok(())
+            });
+        if let Some(cwd) = &self.cwd {
+            expression = expression.dir(cwd);
+        }
+        for (name, value) in &self.env {
+            expression = expression.env(name, value);
+        }
+        for name in &self.removed {
+            expression = expression.env_remove(name);
+        }
+        let reader = expression.reader().map_err(|error| cannot(&error))?;
+        let group = Group::enter(&reader.pids());
+        let mut lines = std::io::BufReader::new(&reader);
+        let mut line = Vec::new();
+        // `lines()` on a duct reader repeats its last error for ever; reading by hand ends at the first.
+        while lines.read_until(b'\n', &mut line).map_err(|error| cannot(&error))? > 0 {
+            on_line(String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r']));
+            line.clear();
+        }
+        drop(group);
+        interrupted()?;
+        match reader.try_wait().map_err(|error| cannot(&error))? {
+            Some(output) => Ok(output.status),
+            None => Err(cannot(&"it closed its output and went on")),
+        }
+    }
+
+    /// Starts a program that outlives this one, in a process group of its own, with both streams appended to `log`.
+    /// Returns its process id.
+    pub fn spawn(&self, log: &Path) -> Result<u32, Fault> {
+        interrupted()?;
+        let cannot = |cause: &dyn fmt::Display| Fault::missing(format!("cannot run `{}`", self.name())).cause(cause);
+        let out = std::fs::File::options().create(true).append(true).open(log).map_err(|error| cannot(&error))?;
+        let err = out.try_clone().map_err(|error| cannot(&error))?;
+        let mut command = self.plain();
+        command.process_group(0).stdin(Stdio::null()).stdout(out).stderr(err);
+        Ok(command.spawn().map_err(|error| cannot(&error))?.id())
+    }
+
+    /// Starts a program that is asked on its stdin and answers on its stdout, for as long as the value lasts. What it says
+    /// on stderr is dropped.
+    pub fn converse(&self) -> Result<Conversation, Fault> {
+        interrupted()?;
+        let cannot = |error: std::io::Error| Fault::missing(format!("cannot run `{}`", self.name())).cause(error);
+        let mut command = self.plain();
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().map_err(cannot)?;
+        let input = child.stdin.take();
+        let output = std::io::BufReader::new(child.stdout.take().expect("stdout was asked for"));
+        Ok(Conversation { child, input, output })
+    }
+
+    /// Starts a program with these for stdin, stdout and stderr; the caller waits for it. Signals of the terminal reach it as
+    /// they reach us.
+    pub fn start(&self, [stdin, stdout, stderr]: [Stdio; 3]) -> std::io::Result<Child> {
+        self.plain().stdin(stdin).stdout(stdout).stderr(stderr).spawn()
+    }
+
+    /// Becomes the program: its exit is ours, and so is every signal. Comes back only where it cannot be run.
+    pub fn replace(&self) -> std::io::Error {
+        self.plain().exec()
+    }
+
+    fn plain(&self) -> std::process::Command {
+        #[allow(clippy::disallowed_methods, reason = "this is the one way: duct and xshell wait for what they start")]
+        let mut command = std::process::Command::new(self.started().0);
+        if self.without_ours {
+            command.env_clear();
+        }
+        command.args(self.started().1).envs(&self.env);
+        for name in &self.removed {
+            command.env_remove(name);
+        }
+        if let Some(cwd) = &self.cwd {
+            command.current_dir(cwd);
+        }
+        command
+    }
+
+    /// The fault for a call that ended badly; the caller adds cause and hint.
+    pub fn failed(&self, exit: Exit, status: ExitStatus) -> Fault {
+        let subcommand = self.args.iter().find(|arg| !arg.to_string_lossy().starts_with('-'));
+        let call = subcommand.map_or_else(|| self.name(), |sub| format!("{} {}", self.name(), sub.to_string_lossy()));
+        Fault::new(exit, format!("`{call}` failed ({status})"))
+    }
+}
+
+/// A program that is asked and answers. It is told to end, and waited for, when the value goes.
+#[derive(Debug)]
+pub struct Conversation {
+    child: Child,
+    input: Option<std::process::ChildStdin>,
+    output: std::io::BufReader<std::process::ChildStdout>,
+}
+
+impl Conversation {
+    /// Asks.
+    pub fn say(&mut self, question: &[u8]) -> std::io::Result<()> {
+        let input = self.input.as_mut().expect("it lasts as long as the value");
+        input.write_all(question)?;
+        input.flush()
+    }
+
+    /// Where the answers come from.
+    pub fn answers(&mut self) -> &mut impl std::io::BufRead {
+        &mut self.output
+    }
+}
+
+impl Drop for Conversation {
+    fn drop(&mut self) {
+        // The end of its input ends it; how it ended changes nothing that was answered.
+        drop(self.input.take());
+        let _ = self.child.wait();
+    }
+}
+
+/// The call as a person would type it, quoted for a POSIX shell; environment values are not shown.
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, part) in self.argv().iter().enumerate() {
+            let space = if index == 0 { "" } else { " " };
+            write!(f, "{space}{}", quoted(part))?;
+        }
+        Ok(())
+    }
+}
+
+/// A word as a POSIX shell reads it back.
+pub fn quoted(word: &str) -> Cow<'_, str> {
+    let plain = !word.is_empty() && word.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_./:=@,+%~^".contains(&b));
+    if plain { Cow::Borrowed(word) } else { Cow::Owned(format!("'{}'", word.replace('\'', r"'\''"))) }
+}
+
+/// Where a program is, as the system would find it, or a fault with what to install.
+pub fn find(program: &str, needed_by: &str, hint: &str) -> Result<PathBuf, Fault> {
+    which::which(program).map_err(|error| {
+        Fault::missing(format!("`{program}` is not on the PATH")).needed_by(needed_by).cause(error).hint(hint)
+    })
+}
+
+/// Whether `program` is on the PATH.
+pub fn found(program: impl AsRef<Path>) -> Option<PathBuf> {
+    which::which(program.as_ref()).ok()
+}
+
+/// The most memory that this process has held at once, in bytes: the kernel's high-water mark of what was resident. Programs that
+/// it runs are not counted.
+pub fn peak_memory() -> Option<u64> {
+    high_water(&std::fs::read_to_string("/proc/self/status").ok()?)
+}
+
+fn high_water(status: &str) -> Option<u64> {
+    let kibibytes = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.trim().strip_suffix(" kB")?;
+    Some(kibibytes.parse::<u64>().ok()? * 1024)
+}
+
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+static GROUPS: OnceLock<Mutex<Vec<u32>>> = OnceLock::new();
+
+fn groups() -> std::sync::MutexGuard<'static, Vec<u32>> {
+    // A poisoned list of numbers is still a list of numbers.
+    GROUPS.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A running child's process group, known to the signal thread while it lasts.
+struct Group(Vec<u32>);
+
+impl Group {
+    fn enter(pids: &[u32]) -> Self {
+        groups().extend(pids);
+        if INTERRUPTED.load(Ordering::SeqCst) {
+            signal_groups();
+        }
+        Self(pids.to_vec())
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        groups().retain(|pid| !self.0.contains(pid));
+    }
+}
+
+/// Asks every running child to end, as Ctrl-C would.
+pub fn end_children() {
+    signal_groups();
+}
+
+fn signal_groups() {
+    for pid in groups().iter() {
+        if let Some(pid) = i32::try_from(*pid).ok().and_then(rustix::process::Pid::from_raw) {
+            // A group that has just ended is no error.
+            let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::INT);
+        }
+    }
+}
+
+/// Makes Ctrl-C and SIGTERM end running children first; a second signal ends this process at once.
+pub fn forward_signals() -> anyhow::Result<()> {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        for _ in signals.forever() {
+            if INTERRUPTED.swap(true, Ordering::SeqCst) {
+                std::process::exit(Exit::Interrupted as i32);
+            }
+            signal_groups();
+        }
+    })?;
+    Ok(())
+}
+
+/// An error once Ctrl-C or SIGTERM has come: called between steps, so that nothing new begins.
+pub fn interrupted() -> Result<(), Fault> {
+    if INTERRUPTED.load(Ordering::SeqCst) {
+        return Err(Fault::new(Exit::Interrupted, "interrupted; nothing was published that is not whole"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_high_water_mark_is_in_bytes() {
+        assert_eq!(high_water("VmPeak:\t  900 kB\nVmHWM:\t    12 kB\nVmRSS:\t 4 kB\n"), Some(12 * 1024));
+        assert_eq!(high_water("VmPeak:\t  900 kB\n"), None);
+        assert!(peak_memory().is_some_and(|bytes| bytes > 1 << 20));
+    }
+
+    #[test]
+    fn arguments_are_never_split_or_expanded() {
+        let odd = ["a b", "-x", "$HOME", "`id`", "é'\"", "*"];
+        let output = Command::new("printf").arg("%s\n").args(odd).read(Exit::Build).unwrap();
+        assert_eq!(output.lines().collect::<Vec<_>>(), odd);
+    }
+
+    #[test]
+    fn a_program_behind_another_is_started_by_it_and_named_in_messages() {
+        let call = Command::new("printf").args(["%s,", "a b", "-x"]).behind("env", ["A=1"]);
+        assert_eq!(call.read(Exit::Build).unwrap(), "a b,-x,");
+        assert_eq!((call.name(), call.to_string()), ("printf".to_owned(), "printf %s, 'a b' -x".to_owned()));
+        let mut lines = Vec::new();
+        call.stream(|line| lines.push(line.to_owned())).unwrap();
+        assert_eq!(lines, ["a b,-x,"]);
+    }
+
+    #[test]
+    fn stdin_is_given_whole() {
+        assert_eq!(Command::new("cat").stdin("one\ntwo").read(Exit::Build).unwrap(), "one\ntwo");
+        assert_eq!(Command::new("cat").read(Exit::Build).unwrap(), "");
+    }
+
+    #[test]
+    fn shown_commands_can_be_pasted() {
+        let command =
+            Command::new("/usr/bin/printf").arg("%s,").args(["a b", "it's", "", "x=y"]).env("TOKEN", "secret");
+        assert_eq!(command.to_string(), r"/usr/bin/printf %s, 'a b' 'it'\''s' '' x=y");
+        let shown = Command::new("sh").arg("-c").arg(command.to_string()).read(Exit::Build).unwrap();
+        assert_eq!(shown, "a b,it's,,x=y,");
+    }
+
+    #[test]
+    fn lines_come_from_both_streams_and_the_exit_is_kept() {
+        let mut lines = Vec::new();
+        let status = Command::new("sh")
+            .args(["-c", "echo one; echo two >&2; printf three; exit 7"])
+            .stream(|line| lines.push(line.to_owned()))
+            .unwrap();
+        assert_eq!(lines, ["one", "two", "three"]);
+        assert_eq!(status.code(), Some(7));
+    }
+
+    #[test]
+    fn a_spawned_program_writes_to_its_log() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("log");
+        let pid = Command::new("sh").args(["-c", "echo out; echo err >&2"]).spawn(&log).unwrap();
+        assert!(pid > 1);
+        let limit = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while std::fs::read_to_string(&log).unwrap() != "out\nerr\n" {
+            assert!(std::time::Instant::now() < limit, "nothing came");
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    }
+
+    #[test]
+    fn a_conversation_goes_back_and_forth_and_ends() {
+        let mut talk = Command::new("cat").converse().unwrap();
+        for question in ["one\n", "two\n"] {
+            talk.say(question.as_bytes()).unwrap();
+            let mut answer = String::new();
+            talk.answers().read_line(&mut answer).unwrap();
+            assert_eq!(answer, question);
+        }
+        drop(talk);
+        assert_eq!(Command::new("no-such-program-here").converse().unwrap_err().exit, Exit::Missing);
+    }
+
+    #[test]
+    fn a_missing_program_is_a_missing_tool() {
+        let fault = Command::new("no-such-program-here").read(Exit::Build).unwrap_err();
+        assert_eq!(fault.exit, Exit::Missing);
+        let fault = Command::new("no-such-program-here").stream(|_| {}).unwrap_err();
+        assert_eq!(fault.exit, Exit::Missing);
+    }
+
+    #[test]
+    fn a_failed_call_carries_the_programs_own_words() {
+        let fault = Command::new("sh").args(["-c", "echo broken >&2; exit 3"]).read(Exit::Network).unwrap_err();
+        assert_eq!((fault.exit, fault.causes), (Exit::Network, vec!["broken".to_owned()]));
+    }
+}

@@ -1,0 +1,151 @@
+//! How long and how often something is tried again: exponential back-off with full jitter, and `Retry-After`.
+//!
+//! It decides and sleeps; it sends nothing. Ctrl-C ends a pause within a tenth of a second.
+
+use super::Options;
+use super::deadline::Deadline;
+use crate::process;
+use std::hash::BuildHasher as _;
+use std::time::{Duration, Instant};
+use xtask_model::fault::Fault;
+use xtask_model::time::Timestamp;
+
+/// No single pause is longer, whatever a registry asks for.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// What is left of the tries and of the time for pauses of one operation.
+pub(super) struct Patience {
+    first: Duration,
+    limit: u32,
+    made: u32,
+    left: Duration,
+    /// Until when the operation may wait for the network.
+    pub(super) deadline: Deadline,
+}
+
+impl Patience {
+    /// For an operation that moves no more than short documents.
+    pub(super) fn new(options: &Options) -> Self {
+        Self::until(options, Deadline::new(options))
+    }
+
+    /// For an operation with this deadline.
+    pub(super) fn until(options: &Options, deadline: Deadline) -> Self {
+        Self { first: options.backoff, limit: options.tries.max(1), made: 0, left: options.patience, deadline }
+    }
+
+    /// How many tries have failed in a row.
+    pub(super) fn failed(&self) -> u32 {
+        self.made
+    }
+
+    /// Something moved: the tries count from one again, while the time goes on running out.
+    pub(super) fn progress(&mut self) {
+        self.made = 0;
+    }
+
+    /// Waits before the next try; false when there shall be none.
+    pub(super) fn pause(&mut self, retry_after: Option<Duration>) -> Result<bool, Fault> {
+        process::interrupted()?;
+        self.made += 1;
+        if self.made >= self.limit {
+            return Ok(false);
+        }
+        let ceiling = self.first.saturating_mul(1 << (self.made - 1).min(16)).min(LONGEST);
+        if retry_after.is_some_and(|asked| asked > self.left) || (self.left.is_zero() && !self.first.is_zero()) {
+            return Ok(false);
+        }
+        let wait = match retry_after {
+            Some(asked) => asked.min(LONGEST),
+            None => ceiling.mul_f64(fraction()).min(self.left),
+        };
+        self.left -= wait;
+        self.deadline.pause(wait);
+        let until = Instant::now() + wait;
+        while let Some(rest) = until.checked_duration_since(Instant::now()).filter(|rest| !rest.is_zero()) {
+            std::thread::sleep(rest.min(Duration::from_millis(100)));
+            process::interrupted()?;
+        }
+        Ok(true)
+    }
+}
+
+/// A number from 0 to 1 that differs between processes and calls; not for secrets.
+fn fraction() -> f64 {
+    let random = std::hash::RandomState::new().hash_one(Instant::now());
+    (random >> 11) as f64 / (1u64 << 53) as f64
+}
+
+/// Statuses after which the same request may succeed.
+pub(super) fn worth_another_try(status: u16) -> bool {
+    matches!(status, 408 | 429 | 500 | 502 | 503 | 504)
+}
+
+/// Reads `Retry-After`, seconds or an HTTP date (RFC 9110 section 10.2.3), as seen at `now`.
+pub(super) fn retry_after(value: &str, now: Timestamp) -> Option<Duration> {
+    let value = value.trim();
+    if let Ok(seconds) = value.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    Some(Timestamp::from_http(value)?.since(now))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn patience(tries: u32, total: u64) -> Patience {
+        let (first, left) = (Duration::from_millis(2), Duration::from_millis(total));
+        Patience { first, limit: tries, made: 0, left, deadline: Deadline::new(&Options::default()) }
+    }
+
+    #[test]
+    fn tries_are_bounded() {
+        let mut patience = patience(5, 1000);
+        let pauses = (0..20).filter(|_| patience.pause(None).unwrap()).count();
+        assert_eq!(pauses, 4);
+    }
+
+    #[test]
+    fn time_is_bounded_even_with_progress() {
+        let mut patience = patience(5, 20);
+        let mut pauses = 0;
+        while patience.pause(Some(Duration::from_millis(5))).unwrap() {
+            patience.progress();
+            pauses += 1;
+        }
+        assert_eq!(pauses, 4);
+    }
+
+    #[test]
+    fn a_registry_that_asks_for_more_than_there_is_gets_no_wait() {
+        let began = Instant::now();
+        assert!(!patience(5, 1000).pause(Some(Duration::from_secs(30))).unwrap());
+        // Not even the longest pause there is, where that would be in vain.
+        assert!(!patience(5, 100_000).pause(Some(Duration::from_secs(3600))).unwrap());
+        assert!(began.elapsed() < Duration::from_millis(500));
+    }
+
+    #[test]
+    fn jitter_differs_and_stays_within_bounds() {
+        let seen: Vec<f64> = (0..100).map(|_| fraction()).collect();
+        assert!(seen.iter().all(|f| (0.0..1.0).contains(f)));
+        assert!(seen.iter().any(|f| *f < 0.3) && seen.iter().any(|f| *f > 0.7));
+    }
+
+    #[track_caller]
+    fn after(value: &str, seconds: Option<u64>) {
+        let now: Timestamp = "1994-11-06T08:49:37Z".parse().unwrap();
+        assert_eq!(retry_after(value, now), seconds.map(Duration::from_secs), "{value}");
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        after("7", Some(7));
+        after(" 0 ", Some(0));
+        after("Sun, 06 Nov 1994 08:50:37 GMT", Some(60));
+        after("Sun, 06 Nov 1994 08:48:37 GMT", Some(0));
+        after("soon", None);
+        after("-3", None);
+    }
+}

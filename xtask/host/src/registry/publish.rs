@@ -1,0 +1,386 @@
+//! Images in a registry: what stands under a tag, and how an image comes to stand there.
+//!
+//! The order is always blobs, manifest, index, fingerprint tag, other tags, `latest`: whatever ends a build early, no tag
+//! names something that is not whole. A tag is read again right before it is written, so the loser of a race adopts the
+//! winner's digest.
+
+pub mod marks;
+pub mod whole;
+
+use crate::process;
+use crate::registry::{self, Answer, Client, Name};
+use crate::terminal;
+use std::collections::BTreeMap;
+use xtask_model::fault::Fault;
+use xtask_model::image::key::{FINGERPRINT_LABEL, Fingerprint, KEY_LABEL};
+use xtask_model::image::presence::BUILT;
+use xtask_model::image::presence::Published;
+use xtask_model::record::ledger;
+use xtask_model::spec::oci::{self, Config, Descriptor, DescriptorPlatform, Index, Manifest, annotation, media_type};
+use xtask_model::spec::reference::{Digest, Platform, Reference, Repository, Tag};
+
+/// The annotation with the time at which this platform's image was built.
+pub fn built(platform: &Platform) -> String {
+    format!("{BUILT}{}", platform.dashed())
+}
+
+/// Reads what stands under a name. A thing that is there and cannot be read is an error, not an absence.
+pub fn read(client: &Client, repository: &Repository, name: impl Into<Name>) -> Result<Answer<Published>, Fault> {
+    let Answer::Present(found) = client.manifest(repository, name)? else { return Ok(Answer::Absent) };
+    if media_type::is_index(&found.media_type) {
+        let index: Index = document(&found.bytes, &repository.digest(found.digest))?;
+        let mut platforms = BTreeMap::new();
+        for descriptor in &index.manifests {
+            if let Some(platform) = descriptor.platform.as_ref().and_then(DescriptorPlatform::platform) {
+                platforms.entry(platform).or_insert_with(|| descriptor.clone());
+            }
+        }
+        let mut notes = index.annotations.clone();
+        if !notes.contains_key(FINGERPRINT_LABEL) {
+            // Not ours, or pushed by a plain docker: the image itself may still say what it is.
+            if let Some(descriptor) = platforms.values().next() {
+                for (name, value) in manifest_notes(client, repository, descriptor)? {
+                    notes.entry(name).or_insert(value);
+                }
+            }
+        }
+        return Ok(Answer::Present(Published::new(found.digest, platforms, notes, Some(index))));
+    }
+    let manifest: Manifest = document(&found.bytes, &repository.digest(found.digest))?;
+    let config = read_config(client, repository, &manifest)?;
+    let mut descriptor = Descriptor::new(found.media_type, found.digest, found.bytes.len() as u64);
+    let platform = config_platform(&config, &repository.digest(found.digest))?;
+    descriptor = descriptor.with_platform(&platform);
+    let mut notes = config.config.labels;
+    notes.extend(manifest.annotations);
+    let platforms = BTreeMap::from([(platform, descriptor)]);
+    Ok(Answer::Present(Published::new(found.digest, platforms, notes, None)))
+}
+
+fn document<T: serde::de::DeserializeOwned>(bytes: &[u8], what: &Reference) -> Result<T, Fault> {
+    serde_json::from_slice(bytes).map_err(|error| Fault::network(format!("cannot read `{what}`")).cause(error))
+}
+
+/// Reads the manifest that a descriptor points at.
+pub fn read_manifest(client: &Client, repository: &Repository, digest: Digest) -> Result<Manifest, Fault> {
+    match client.manifest(repository, digest)? {
+        Answer::Present(found) => document(&found.bytes, &repository.digest(digest)),
+        Answer::Absent => Err(Fault::network(format!("`{}` is listed and not there", repository.digest(digest)))
+            .hint("the registry lost it: build again with `--force`")),
+    }
+}
+
+/// Keys make configurations large; what is larger than this, in bytes, is none.
+const CONFIG_LIMIT: u64 = 8 << 20;
+
+/// Reads the configuration of a manifest.
+pub fn read_config(client: &Client, repository: &Repository, manifest: &Manifest) -> Result<Config, Fault> {
+    let digest = manifest.config.digest;
+    match client.blob_bytes(repository, &digest, CONFIG_LIMIT)? {
+        Answer::Present(bytes) => document(&bytes, &repository.digest(digest)),
+        Answer::Absent => Err(Fault::network(format!("config `{digest}` is not in `{repository}`"))
+            .hint("the registry lost it: build again with `--force`")),
+    }
+}
+
+fn manifest_notes(
+    client: &Client,
+    repository: &Repository,
+    descriptor: &Descriptor,
+) -> Result<BTreeMap<String, String>, Fault> {
+    let manifest = read_manifest(client, repository, descriptor.digest)?;
+    let mut notes = read_config(client, repository, &manifest)?.config.labels;
+    notes.extend(manifest.annotations);
+    Ok(notes)
+}
+
+fn config_platform(config: &Config, what: &Reference) -> Result<Platform, Fault> {
+    let variant = config.variant.as_ref().map(|variant| format!("/{variant}")).unwrap_or_default();
+    format!("{}/{}{variant}", config.os, config.architecture)
+        .parse()
+        .map_err(|error| Fault::network(format!("cannot read the platform of `{what}`")).cause(error))
+}
+
+/// The tag under which an engine pushes one platform's manifest, before it is part of an index.
+pub fn platform_tag(fingerprint: &Tag, platform: &Platform) -> Tag {
+    Tag::from_name(&format!("{fingerprint}-{}", platform.dashed())).expect("a tag with a suffix is a tag")
+}
+
+/// Refuses an image that stands under our fingerprint's tag and is not of our key.
+pub fn check_owner(found: &Published, fingerprint: &Fingerprint, reference: &Reference) -> Result<(), Fault> {
+    match found.fingerprint() {
+        Some(theirs) if theirs == *fingerprint => Ok(()),
+        theirs => {
+            let cause = match theirs {
+                Some(theirs) => format!("its fingerprint is {theirs}, this tree's is {fingerprint}"),
+                None => format!("it carries no label `{FINGERPRINT_LABEL}`: something else put it there"),
+            };
+            Err(Fault::drift(format!("`{reference}` holds another image"))
+                .cause(cause)
+                .hint("remove that tag from the registry, or raise `[base] tag-length` in `images.toml`"))
+        }
+    }
+}
+
+/// What is to stand under the fingerprint's tag.
+pub struct Publication<'a> {
+    /// The repository.
+    pub repository: &'a Repository,
+    /// The image's fingerprint.
+    pub fingerprint: Fingerprint,
+    /// The fingerprint's tag.
+    pub tag: Tag,
+    /// Manifests (or indexes with attestations) that are in the repository already, by platform.
+    pub built: BTreeMap<Platform, Digest>,
+    /// Annotations of the index.
+    pub notes: BTreeMap<String, String>,
+    /// Ours replaces what is there (`--force`).
+    pub replace: bool,
+}
+
+/// What came of publishing.
+pub struct Outcome {
+    /// What stands under the tag now.
+    pub published: Published,
+    /// Platforms for which another job's image was there first and was taken.
+    pub adopted: Vec<Platform>,
+}
+
+/// Puts manifests into the index under the fingerprint's tag, beside what is there.
+pub fn publish(client: &Client, publication: &Publication<'_>) -> Result<Outcome, Fault> {
+    let Publication { repository, fingerprint, tag, built, .. } = publication;
+    let reference = repository.tag(tag);
+    let (mut ours, mut pushed) = (BTreeMap::new(), BTreeMap::new());
+    for (platform, digest) in built {
+        let (listed, manifest) = descriptors(client, repository, platform, *digest)?;
+        ours.insert(platform.clone(), listed);
+        pushed.insert(*digest, manifest);
+    }
+    // A registry cannot compare and swap. Two jobs that add different platforms at one moment may each write an index
+    // without the other's: so each reads back what it wrote, and adds itself again until it is there.
+    const ROUNDS: usize = 5;
+    for _ in 0..ROUNDS {
+        process::interrupted()?;
+        let mut standing = read(client, repository, tag.clone())?.present();
+        if let Some(found) = &mut standing {
+            check_owner(found, fingerprint, &reference)?;
+            crate::registry::publish::whole::check(found, client, repository)?;
+        }
+        let (index, adopted) = merge(standing.as_ref(), &ours, publication);
+        if let Some(found) = &standing
+            && adopted.len() == ours.len()
+            && found.broken.is_empty()
+        {
+            keep_children(client, publication, found, &pushed)?;
+            // What was built once more to the same bytes is nobody else's.
+            let others = |platform: &Platform| found.platforms[platform].digest != built[platform];
+            let adopted = adopted.into_iter().filter(others).collect();
+            return Ok(Outcome { published: found.clone(), adopted });
+        }
+        let bytes = serde_json::to_vec(&index).expect("an index is JSON");
+        client.put_manifest(repository, tag.clone(), media_type::INDEX, &bytes).map_err(|fault| {
+            match standing.is_some() && is_immutable(&fault) {
+                true => fault.hint(WHOLE),
+                false => fault,
+            }
+        })?;
+        let Answer::Present(written) = read(client, repository, tag.clone())? else { continue };
+        let whole = ours.keys().all(|platform| written.platforms.contains_key(platform));
+        if whole {
+            keep_children(client, publication, &written, &pushed)?;
+            return Ok(Outcome { published: written, adopted });
+        }
+    }
+    Err(Fault::network(format!("cannot publish `{reference}`"))
+        .cause("other jobs kept writing the same tag")
+        .hint("run this again"))
+}
+
+/// Gives the manifests of our platforms tags of their own. Many registries are cleaned by deleting what has none, and the index
+/// would stay behind without its images.
+fn keep_children(
+    client: &Client,
+    publication: &Publication<'_>,
+    published: &Published,
+    pushed: &BTreeMap<Digest, registry::Manifest>,
+) -> Result<(), Fault> {
+    let ours = published.platforms.iter().filter(|(platform, _)| publication.built.contains_key(*platform));
+    for (platform, descriptor) in ours {
+        process::interrupted()?;
+        let own = platform_tag(&publication.tag, platform);
+        // The image is whole without it, and a registry whose tags never move may have another under it.
+        let repository = publication.repository;
+        let tagged = match pushed.get(&descriptor.digest) {
+            Some(found) => client.put_manifest(repository, &own, &found.media_type, &found.bytes).map(drop),
+            None => tag(client, repository, descriptor.digest, &own).map(drop),
+        };
+        if let Err(fault) = tagged {
+            terminal::detail(&format!("{}: the tag is only there to keep clean-ups away", fault.what));
+        }
+    }
+    Ok(())
+}
+
+/// The descriptors that one platform's result brings: its manifest, and its attestations if there are any.
+fn descriptors(
+    client: &Client,
+    repository: &Repository,
+    platform: &Platform,
+    digest: Digest,
+) -> Result<(Vec<Descriptor>, registry::Manifest), Fault> {
+    let Answer::Present(found) = client.manifest(repository, digest)? else {
+        return Err(Fault::network(format!("`{}` was pushed and is not there", repository.digest(digest)))
+            .hint("run this again; if it stays so, the registry loses manifests"));
+    };
+    if media_type::is_index(&found.media_type) {
+        return Ok((document::<Index>(&found.bytes, &repository.digest(digest))?.manifests, found));
+    }
+    let descriptor = Descriptor::new(found.media_type.as_str(), found.digest, found.bytes.len() as u64);
+    Ok((vec![descriptor.with_platform(platform)], found))
+}
+
+/// The index of both, and the platforms of ours that were there already.
+fn merge(
+    standing: Option<&Published>,
+    ours: &BTreeMap<Platform, Vec<Descriptor>>,
+    publication: &Publication<'_>,
+) -> (Index, Vec<Platform>) {
+    let mut manifests = Vec::new();
+    let mut adopted = Vec::new();
+    let mut notes = publication.notes.clone();
+    if let Some(found) = standing {
+        let listed = match &found.index {
+            Some(index) => index.manifests.clone(),
+            None => found.platforms.values().cloned().collect(),
+        };
+        // What has lost a part goes from the index, whether it is built now or by its own platform's job.
+        let mut replaced = found.broken.clone();
+        if publication.replace {
+            replaced.extend(ours.keys().filter_map(|platform| Some(found.platforms.get(platform)?.digest)));
+        }
+        // An attestation goes with the manifest it is about.
+        manifests.extend(listed.into_iter().filter(|d| {
+            !replaced.contains(&d.digest) && whole::about(d).is_none_or(|subject| !replaced.contains(&subject))
+        }));
+        if publication.replace {
+            // The builds of the platforms that stay are not undone by this one.
+            let stay = found.platforms.keys().filter(|platform| !ours.contains_key(*platform));
+            let stay = stay.flat_map(|platform| [ledger::annotation(platform), built(platform)]);
+            notes.extend(stay.filter_map(|name| found.notes.get_key_value(&name)).map(|(k, v)| (k.clone(), v.clone())));
+        } else {
+            // The first to publish says what it was built from.
+            notes.extend(found.index.as_ref().map(|index| index.annotations.clone()).unwrap_or_default());
+            adopted = ours.keys().filter(|platform| found.platforms.contains_key(*platform)).cloned().collect();
+        }
+    }
+    for (platform, descriptors) in ours {
+        if !adopted.contains(platform) {
+            manifests.extend(descriptors.iter().cloned());
+        }
+    }
+    let mut index = Index::new(manifests);
+    index.annotations = notes;
+    (index, adopted)
+}
+
+/// Puts a manifest that is there under another tag, unless it stands there already. Returns whether it moved.
+pub fn tag(client: &Client, repository: &Repository, digest: Digest, tag: &Tag) -> Result<bool, Fault> {
+    if let Answer::Present(head) = client.head(repository, tag.clone())?
+        && head.digest == digest
+    {
+        return Ok(false);
+    }
+    let Answer::Present(found) = client.manifest(repository, digest)? else {
+        return Err(Fault::network(format!("`{}` is not there", repository.digest(digest))));
+    };
+    client.put_manifest(repository, tag.clone(), &found.media_type, &found.bytes)?;
+    Ok(true)
+}
+
+/// What a person can do where an index cannot be written a second time.
+const WHOLE: &str = "this registry's tags are immutable: publish all platforms by one command, `cargo xtask build --push`; \
+     a build with `--force` needs another `[base] epoch` in `images.toml`";
+
+/// Whether a registry refuses to write a tag because it exists, and its tags never move: Amazon ECR, Google Artifact Registry,
+/// Harbor and others can be set so. The specification has no code for it, so their words are looked at.
+pub fn is_immutable(fault: &Fault) -> bool {
+    let said = |cause: &String| {
+        let cause = cause.to_ascii_lowercase();
+        ["immutab", "cannot be overwritten", "imagetagalreadyexists"].iter().any(|words| cause.contains(words))
+    };
+    fault.causes.iter().any(said)
+}
+
+/// A key longer than this is left out of an index: registries take no more than 4 MiB of one, and a text within JSON grows by its
+/// quotes. Images are found by fingerprint; only `explain` has nothing to compare then.
+const KEY_LIMIT: usize = 1 << 20;
+
+/// The annotations of an index, as the image specification names them.
+pub fn notes(fingerprint: &Fingerprint, key: String, labels: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let mut notes = labels.clone();
+    notes.insert(FINGERPRINT_LABEL.to_owned(), fingerprint.to_string());
+    if key.len() <= KEY_LIMIT {
+        notes.insert(KEY_LABEL.to_owned(), key);
+    }
+    notes
+}
+
+/// Sends an image of a layout to a repository under a tag: blobs first, then the manifest. Blobs that are there are not sent.
+pub fn send(
+    client: &Client,
+    layout: &crate::registry::layout::Layout,
+    image: &Descriptor,
+    repository: &Repository,
+    tag: &Tag,
+) -> Result<(), Fault> {
+    let manifest: oci::Manifest = layout.read_json(image)?;
+    for blob in manifest.layers.iter().chain([&manifest.config]) {
+        process::interrupted()?;
+        if !client.has_blob(repository, &blob.digest)? {
+            client.upload(repository, &blob.digest, blob.size, &layout.blob_path(&blob.digest))?;
+        }
+    }
+    client.put_manifest(repository, tag.clone(), &image.media_type, &layout.read_bytes(image)?)?;
+    Ok(())
+}
+
+/// The digest of the base that a manifest's image says it stands on.
+pub fn base_digest(client: &Client, repository: &Repository, descriptor: &Descriptor) -> Result<Option<Digest>, Fault> {
+    let notes = manifest_notes(client, repository, descriptor)?;
+    Ok(notes.get(annotation::BASE_DIGEST).and_then(|text| text.parse().ok()))
+}
+
+/// The labels that name an image's base, as the image specification spells them.
+pub fn base_labels(labels: &mut BTreeMap<String, String>, name: &str, digest: &Digest) {
+    labels.insert(annotation::BASE_NAME.to_owned(), name.to_owned());
+    labels.insert(annotation::BASE_DIGEST.to_owned(), digest.to_string());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_registry_with_immutable_tags_is_known_by_its_words() {
+        let says = |cause: &str| is_immutable(&Fault::network("cannot write the manifest").cause(cause));
+        for cause in [
+            "answered 400 Bad Request (TAG_INVALID: The image tag 'main' already exists in the 'app' repository and cannot be \
+             overwritten because the tag is immutable.)",
+            "answered 400 (ImageTagAlreadyExistsException)",
+            "answered 412 (PRECONDITION: Failed to process request due to 'app:main' configured as immutable.)",
+            "answered 400 (DENIED: cannot update tag main. The repository has enabled tag immutability)",
+        ] {
+            assert!(says(cause), "{cause}");
+        }
+        assert!(!says("answered 403 Forbidden (DENIED: requested access to the resource is denied)"));
+    }
+
+    #[test]
+    fn a_key_that_no_registry_would_take_is_left_out() {
+        let fingerprint: Fingerprint = "0".repeat(64).parse().unwrap();
+        let of = |length: usize| notes(&fingerprint, "k".repeat(length), &BTreeMap::new());
+        assert_eq!(of(KEY_LIMIT)[KEY_LABEL].len(), KEY_LIMIT);
+        let without = of(KEY_LIMIT + 1);
+        assert_eq!(without.keys().collect::<Vec<_>>(), [FINGERPRINT_LABEL]);
+    }
+}

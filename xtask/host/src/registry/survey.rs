@@ -1,0 +1,229 @@
+//! Reads what a registry has of bases and apps, many questions at a time. Changes nothing.
+
+use crate::process;
+use crate::registry::publish::{self, marks};
+use crate::registry::{Answer, Client};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use xtask_model::fault::Fault;
+use xtask_model::image::bases::{App, Base, Stray, Survey, staged};
+use xtask_model::image::presence::{CREATED, Published};
+use xtask_model::spec::oci::Manifest;
+use xtask_model::spec::reference::{Digest, Platform, Repository, Tag};
+use xtask_model::time::Timestamp;
+
+/// Questions under way at once: enough to hide the way to a registry far away, few enough for its limits.
+const AT_ONCE: usize = 12;
+
+/// Whom to ask, and for what.
+pub struct Question<'a> {
+    /// The client.
+    pub client: &'a Client,
+    /// Where bases are.
+    pub bases: &'a Repository,
+    /// Where apps are.
+    pub apps: &'a Repository,
+    /// What a complete base has.
+    pub platforms: &'a [Platform],
+    /// The digits of a fingerprint's tag.
+    pub tag_length: usize,
+    /// Ask for signatures and the like too: a deletion takes them with it.
+    pub referrers: bool,
+}
+
+/// Asks.
+///
+/// # Errors
+/// Whatever the registry cannot answer: a survey is whole or it is none.
+pub fn survey(ask: &Question<'_>) -> Result<Survey, Fault> {
+    let (bases, apps) = std::thread::scope(|scope| {
+        let apps = scope.spawn(|| apps(ask));
+        (bases(ask), apps.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    });
+    let (bases, strays) = bases?;
+    Ok(Survey { bases, apps: apps?, strays })
+}
+
+fn bases(ask: &Question<'_>) -> Result<(Vec<Base>, Vec<Stray>), Fault> {
+    let standing = standing(ask, ask.bases, |_| true)?;
+    let is_subject = |tag: &Tag| tag.as_str().starts_with("sha256-");
+    let mut tags: BTreeMap<Digest, Vec<Tag>> = BTreeMap::new();
+    let (mut staging, mut subjects) = (Vec::new(), Vec::new());
+    for (tag, digest) in standing {
+        match staged(&tag) {
+            Some(_) => staging.push((tag, digest)),
+            None if is_subject(&tag) => subjects.push((tag, digest)),
+            None => tags.entry(digest).or_default().push(tag),
+        }
+    }
+    let tags: Vec<(Digest, Vec<Tag>)> = tags.into_iter().collect();
+    let found = at_once(&tags, |(digest, tags)| base(ask, *digest, tags))?;
+    let mut bases: Vec<Base> = found.into_iter().flatten().collect();
+    // Newest first; of one moment, by name.
+    bases.sort_by_key(|base| (std::cmp::Reverse(base.since()), base.name()));
+    for base in &mut bases {
+        // Signatures stand under tags that spell their subject's digest.
+        let about = |tag: &Tag| base.reachable().any(|digest| tag.as_str()[7..].starts_with(&digest.hex()));
+        let signatures: Vec<Digest> =
+            subjects.iter().filter(|(tag, _)| about(tag)).map(|(_, digest)| *digest).collect();
+        base.parts.extend(signatures);
+    }
+    let mut strays = Vec::new();
+    for (tag, digest) in staging {
+        let owner = staged(&tag).and_then(|own| bases.iter_mut().find(|base| base.tags.contains(&own)));
+        match owner {
+            Some(base) => drop(base.staging.insert(tag, digest)),
+            None => strays.push((tag, digest)),
+        }
+    }
+    let strays = at_once(&strays, |(tag, digest)| {
+        let created = publish::read(ask.client, ask.bases, *digest)?.present().and_then(|found| created(&found));
+        Ok(Stray { tag: tag.clone(), digest: *digest, created })
+    })?;
+    Ok((bases, strays))
+}
+
+fn base(ask: &Question<'_>, digest: Digest, tags: &[Tag]) -> Result<Option<Base>, Fault> {
+    let Answer::Present(found) = publish::read(ask.client, ask.bases, digest)? else { return Ok(None) };
+    let (mut sizes, mut lost) = (BTreeMap::new(), Vec::new());
+    for descriptor in found.platforms.values() {
+        match ask.client.manifest(ask.bases, descriptor.digest)? {
+            Answer::Absent => lost.push(descriptor.digest),
+            Answer::Present(manifest) => {
+                // What is no manifest has no layers to count.
+                let Ok(manifest) = serde_json::from_slice::<Manifest>(&manifest.bytes) else { continue };
+                sizes.extend(manifest.layers.iter().chain([&manifest.config]).map(|blob| (blob.digest, blob.size)));
+            }
+        }
+    }
+    let mut parts: BTreeSet<Digest> = found.listed().into_iter().collect();
+    if ask.referrers {
+        for subject in parts.iter().copied().chain([digest]).collect::<Vec<_>>() {
+            let referrers = ask.client.referrers(ask.bases, &subject, None)?;
+            parts.extend(referrers.into_iter().map(|referrer| referrer.digest));
+        }
+    }
+    let fingerprint = found.fingerprint();
+    let own = fingerprint.map(|fingerprint| fingerprint.tag(ask.tag_length));
+    Ok(Some(Base {
+        digest,
+        tags: tags.to_vec(),
+        own_tag: own.filter(|own| tags.contains(own)),
+        fingerprint,
+        revision: found.revision().map(str::to_owned),
+        created: created(&found),
+        root: root(&found),
+        built: found.built(),
+        size: sizes.values().sum(),
+        missing: found.missing(ask.platforms),
+        platforms: found.platforms.iter().map(|(platform, found)| (platform.clone(), found.digest)).collect(),
+        lost,
+        parts,
+        staging: BTreeMap::new(),
+    }))
+}
+
+fn apps(ask: &Question<'_>) -> Result<Vec<App>, Fault> {
+    let mut tags: BTreeMap<Digest, Vec<Tag>> = BTreeMap::new();
+    // An app from scratch stands on no base.
+    let counts = |tag: &Tag| staged(tag).is_none() && !tag.as_str().starts_with("sha256-");
+    for (tag, digest) in standing(ask, ask.apps, counts)? {
+        tags.entry(digest).or_default().push(tag);
+    }
+    let tags: Vec<(Digest, Vec<Tag>)> = tags.into_iter().collect();
+    let found = at_once(&tags, |(digest, tags)| app(ask, *digest, tags))?;
+    Ok(found.into_iter().flatten().collect())
+}
+
+fn app(ask: &Question<'_>, digest: Digest, tags: &[Tag]) -> Result<Option<App>, Fault> {
+    let Answer::Present(found) = publish::read(ask.client, ask.apps, digest)? else { return Ok(None) };
+    let mut stands_on = BTreeSet::new();
+    for descriptor in found.platforms.values() {
+        stands_on.extend(publish::base_digest(ask.client, ask.apps, descriptor)?);
+    }
+    let revision = found.revision().unwrap_or_default();
+    let fingerprint = found.fingerprint().map(|fingerprint| fingerprint.to_string()).unwrap_or_default();
+    // A tag that only repeats what the image is keeps nothing alive.
+    let marks = |tag: &Tag| {
+        let text = tag.as_str().strip_prefix("enhanced-").unwrap_or(tag.as_str());
+        text.len() >= 8 && (fingerprint.starts_with(text) || revision.starts_with(text))
+    };
+    let (marks, names) = tags.iter().cloned().partition(marks);
+    Ok(Some(App { digest, names, marks, created: created(&found), built: found.built(), stands_on }))
+}
+
+/// The name of the root in a base's key; none where the key is of an app, or of another version.
+fn root(found: &Published) -> Option<String> {
+    let key: serde_json::Value = serde_json::from_str(found.key()?).ok()?;
+    key["root"]["image"].as_str().map(str::to_owned)
+}
+
+fn created(found: &Published) -> Option<Timestamp> {
+    found.notes.get(CREATED)?.parse().ok()
+}
+
+/// The digest under each tag of a repository. A tag that goes while it is asked for is not there.
+fn standing(
+    ask: &Question<'_>,
+    repository: &Repository,
+    counts: impl Fn(&Tag) -> bool,
+) -> Result<Vec<(Tag, Digest)>, Fault> {
+    let tags = ask.client.tags(repository)?.present().unwrap_or_default();
+    let tags: Vec<Tag> = tags.into_iter().filter(|tag| counts(tag) && !marks::is(tag)).collect();
+    let found =
+        at_once(&tags, |tag| Ok(ask.client.head(repository, tag)?.present().map(|head| (tag.clone(), head.digest))))?;
+    Ok(found.into_iter().flatten().collect())
+}
+
+/// Does a thing for every item, some at a time, and keeps the order. The first fault ends it.
+fn at_once<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> Result<R, Fault> + Sync) -> Result<Vec<R>, Fault> {
+    some_at_once(AT_ONCE, items, work)
+}
+
+/// The same, so many at a time.
+pub(crate) fn some_at_once<T: Sync, R: Send>(
+    threads: usize,
+    items: &[T],
+    work: impl Fn(&T) -> Result<R, Fault> + Sync,
+) -> Result<Vec<R>, Fault> {
+    let next = AtomicUsize::new(0);
+    let done = Mutex::new(Ok(Vec::with_capacity(items.len())));
+    std::thread::scope(|scope| {
+        for _ in 0..threads.min(items.len()) {
+            scope.spawn(|| {
+                while let Some((index, item)) =
+                    Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|index| Some((index, items.get(index)?)))
+                {
+                    let result = process::interrupted().and_then(|()| work(item));
+                    let mut done = done.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                    match (result, done.as_mut()) {
+                        (Ok(result), Ok(all)) => all.push((index, result)),
+                        (Err(fault), Ok(_)) => *done = Err(fault),
+                        (_, Err(_)) => break,
+                    }
+                }
+            });
+        }
+    });
+    let mut done = done.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner())?;
+    done.sort_by_key(|(index, _)| *index);
+    Ok(done.into_iter().map(|(_, result)| result).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_at_once_keeps_its_order_and_ends_at_a_fault() {
+        let items: Vec<usize> = (0..100).collect();
+        assert_eq!(
+            at_once(&items, |item| Ok(item * 2)).unwrap(),
+            items.iter().map(|item| item * 2).collect::<Vec<_>>()
+        );
+        let fault = at_once(&items, |item| if *item == 7 { Err(Fault::network("seven")) } else { Ok(()) });
+        assert_eq!(fault.unwrap_err().what, "seven");
+        assert!(at_once(&[] as &[u8], |_| Ok(())).unwrap().is_empty());
+    }
+}

@@ -1,0 +1,11 @@
+//! The repository on this machine: files, git, the compiled binary, the toolchain, secrets.
+
+pub mod binary;
+pub mod committed;
+pub mod context;
+pub mod facts;
+pub mod git;
+pub mod ledger;
+pub mod secrets;
+pub mod toolchain;
+pub mod uv;

@@ -1,0 +1,327 @@
+//! The program in the app image: what determines it, read from files alone, so that a build which needs no new one starts no
+//! compiler. `compile` makes it.
+
+mod compile;
+
+pub use compile::{cargo, compile, keep};
+
+use crate::tree::context::Files;
+use crate::tree::toolchain;
+use serde::Deserialize;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use xtask_model::fault::Fault;
+use xtask_model::image::context::ContextPath;
+use xtask_model::image::key::BinaryKey;
+use xtask_model::image::policy::{Binary, RelPath};
+use xtask_model::spec::reference::{Digest, Platform};
+
+/// Where a staged binary stands, within the repository and so within the build context.
+pub fn staged(platform: &Platform, binary: &Binary) -> RelPath {
+    format!("target/image/{}/{}", platform.dashed(), binary.name).parse().expect("a platform and a checked name")
+}
+
+/// The key of the binary's recipe, from the repository's files. `copied` says which of them are in the image as they are:
+/// these count for the image already, and an edit of one is no edit of the program.
+pub fn key<F: Files + ?Sized>(
+    repository: &F,
+    binary: &Binary,
+    copied: &dyn Fn(&Path) -> bool,
+) -> Result<BinaryKey, Fault> {
+    let lock = read_lock(repository)?;
+    let reached = reach(&lock, &binary.package)
+        .ok_or_else(|| Fault::usage(format!("`Cargo.lock` holds no package `{}`", binary.package)).hint(LOCK_HINT))?;
+    let crates: Vec<String> =
+        reached.iter().map(|p| format!("{} {} {}", p.name, p.version, p.checksum.as_deref().unwrap_or("-"))).collect();
+    let own = own_files(repository, &reached, copied)?;
+    Ok(BinaryKey {
+        name: format!("{}/{}", binary.package, binary.name),
+        profile: binary.profile.clone(),
+        toolchain: toolchain::version(repository)?,
+        crates: Digest::of(crates.join("\n").as_bytes()),
+        sources: digest(&own),
+    })
+}
+
+/// The files over which a key's `sources` is the digest, each with its own: for telling which of them changed.
+pub fn sources<F: Files + ?Sized>(
+    repository: &F,
+    binary: &Binary,
+    copied: &dyn Fn(&Path) -> bool,
+) -> Result<Sources, Fault> {
+    let lock = read_lock(repository)?;
+    own_files(repository, &reach(&lock, &binary.package).unwrap_or_default(), copied)
+}
+
+/// Files of the repository that can reach a binary, with their digests.
+pub type Sources = BTreeMap<PathBuf, Digest>;
+
+/// The digest of all of them, as a key holds it.
+pub fn digest(sources: &Sources) -> Digest {
+    let mut text = String::new();
+    for (file, digest) in sources {
+        let name = file.to_string_lossy();
+        text += &format!("{} {name} {digest}\n", name.len());
+    }
+    Digest::of(text.as_bytes())
+}
+
+/// The files in which two differ: `src/a.rs, src/b.rs (new), src/c.rs (gone)`.
+pub fn changed(old: &Sources, new: &Sources) -> String {
+    const SHOWN: usize = 8;
+    let mut files: Vec<String> = new
+        .iter()
+        .filter(|(path, digest)| old.get(*path) != Some(digest))
+        .map(|(path, _)| format!("{}{}", path.display(), if old.contains_key(path) { "" } else { " (new)" }))
+        .collect();
+    files.extend(old.keys().filter(|path| !new.contains_key(*path)).map(|path| format!("{} (gone)", path.display())));
+    let more = files.len().saturating_sub(SHOWN);
+    files.truncate(SHOWN);
+    let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
+    files.join(", ") + &rest
+}
+
+fn own_files<F: Files + ?Sized>(
+    repository: &F,
+    reached: &[&Locked],
+    copied: &dyn Fn(&Path) -> bool,
+) -> Result<Sources, Fault> {
+    // Packages of the workspace have no source; their files count instead of a checksum.
+    let own: BTreeSet<&str> = reached.iter().filter(|p| p.source.is_none()).map(|p| p.name.as_str()).collect();
+    let mut files = Vec::new();
+    for (name, folder) in members(repository)? {
+        if own.contains(name.as_str()) {
+            collect(repository, &folder, &mut files)?;
+        }
+    }
+    for name in ["Cargo.toml", ".cargo/config.toml"] {
+        if repository.has_file(Path::new(name)) {
+            files.push(PathBuf::from(name));
+        }
+    }
+    files.retain(|file| !copied(file));
+    let digested = |file: PathBuf| {
+        let bytes = repository.read(&file)?.ok_or_else(|| cannot_read(&file, "no such file"))?;
+        Ok((file, Digest::of(&bytes)))
+    };
+    files.into_iter().map(digested).collect()
+}
+
+const LOCK_HINT: &str = "`cargo generate-lockfile` writes it";
+
+fn cannot_read(path: &Path, error: impl std::fmt::Display) -> Fault {
+    Fault::usage(format!("cannot read `{}`", path.display())).cause(error)
+}
+
+#[derive(Deserialize)]
+struct CargoLock {
+    #[serde(default)]
+    package: Vec<Locked>,
+}
+
+#[derive(Deserialize)]
+struct Locked {
+    name: String,
+    version: String,
+    source: Option<String>,
+    checksum: Option<String>,
+    #[serde(default)]
+    dependencies: Vec<String>,
+}
+
+fn read_lock<F: Files + ?Sized>(repository: &F) -> Result<CargoLock, Fault> {
+    let path = Path::new("Cargo.lock");
+    let text = repository.text(path).map_err(|fault| fault.hint(LOCK_HINT))?;
+    toml::from_str(&text).map_err(|error| cannot_read(path, error.message()).hint(LOCK_HINT))
+}
+
+/// Every locked package that `name` reaches, itself included, sorted. Other members' crates do not count.
+fn reach<'l>(lock: &'l CargoLock, name: &str) -> Option<Vec<&'l Locked>> {
+    let mut by_name: BTreeMap<&str, Vec<&Locked>> = BTreeMap::new();
+    for package in &lock.package {
+        by_name.entry(&package.name).or_default().push(package);
+    }
+    let start = by_name.get(name)?.iter().find(|package| package.source.is_none())?;
+    let mut queue = VecDeque::from([*start]);
+    let mut reached = BTreeMap::new();
+    while let Some(package) = queue.pop_front() {
+        if reached.insert((&package.name, &package.version, &package.source), package).is_some() {
+            continue;
+        }
+        for dependency in &package.dependencies {
+            // `name`, `name version` where there are several, `name version (source)` where that is not enough.
+            let mut words = dependency.split(' ');
+            let (name, version) = (words.next().unwrap_or_default(), words.next());
+            for candidate in by_name.get(name).into_iter().flatten() {
+                if version.is_none_or(|version| version == candidate.version) {
+                    queue.push_back(candidate);
+                }
+            }
+        }
+    }
+    Some(reached.into_values().collect())
+}
+
+/// The packages of the workspace, by name, with their folders.
+fn members<F: Files + ?Sized>(repository: &F) -> Result<Vec<(String, PathBuf)>, Fault> {
+    #[derive(Deserialize)]
+    struct Manifest {
+        workspace: Option<Workspace>,
+        package: Option<Package>,
+    }
+    #[derive(Deserialize)]
+    struct Workspace {
+        #[serde(default)]
+        members: Vec<String>,
+    }
+    #[derive(Deserialize)]
+    struct Package {
+        name: String,
+    }
+    let manifest = |folder: &Path| -> Result<Manifest, Fault> {
+        let path = folder.join("Cargo.toml");
+        let text = repository.text(&path)?;
+        toml::from_str(&text).map_err(|error| cannot_read(&path, error.message()))
+    };
+    let top = manifest(Path::new(""))?;
+    let mut found: Vec<_> = top.package.map(|package| (package.name, PathBuf::new())).into_iter().collect();
+    let mut folders = Vec::new();
+    for member in top.workspace.map(|workspace| workspace.members).unwrap_or_default() {
+        match member.strip_suffix("/*") {
+            // The one form of glob that workspaces are written with.
+            Some(parent) => {
+                for entry in repository.list(&ContextPath::new(parent.trim_end_matches('/')))? {
+                    let folder = Path::new(parent).join(OsStr::from_bytes(&entry.name));
+                    if repository.has_file(&folder.join("Cargo.toml")) {
+                        folders.push(folder);
+                    }
+                }
+            }
+            None => folders.push(PathBuf::from(member)),
+        }
+    }
+    for folder in folders {
+        if let Some(package) = manifest(&folder)?.package {
+            found.push((package.name, folder));
+        }
+    }
+    Ok(found)
+}
+
+/// The files of a package that can reach its binary: all but tests, documents and what other languages leave behind.
+fn collect<F: Files + ?Sized>(repository: &F, folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), Fault> {
+    const NOT_COMPILED: [&str; 7] =
+        ["tests", "benches", "examples", "target", "__pycache__", ".pytest_cache", "node_modules"];
+    for entry in repository.list(&ContextPath::new(folder.as_os_str().as_bytes()))? {
+        let text = String::from_utf8_lossy(&entry.name);
+        let path = folder.join(OsStr::from_bytes(&entry.name));
+        if entry.is_dir {
+            if !NOT_COMPILED.contains(&text.as_ref()) && !text.starts_with('.') {
+                collect(repository, &path, files)?;
+            }
+        } else if repository.has_file(&path) && !text.ends_with(".md") && !text.ends_with(".pyc") {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn workspace(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        for (path, text) in files {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        root
+    }
+
+    const FILES: [(&str, &str); 8] = [
+        ("Cargo.toml", "[workspace]\nmembers = [\"app\", \"tool\"]\n"),
+        ("rust-toolchain.toml", "[toolchain]\nchannel = \"1.95.0\"\n"),
+        ("app/Cargo.toml", "[package]\nname = \"app\"\n"),
+        ("app/src/main.rs", "fn main() {}"),
+        ("app/tests/a.rs", ""),
+        ("app/README.md", ""),
+        ("tool/Cargo.toml", "[package]\nname = \"tool\"\n"),
+        (
+            "Cargo.lock",
+            "version = 4\n\
+             [[package]]\nname = \"app\"\nversion = \"0.1.0\"\ndependencies = [\"a\", \"b 2.0.0\"]\n\
+             [[package]]\nname = \"tool\"\nversion = \"0.1.0\"\ndependencies = [\"b 1.0.0\"]\n\
+             [[package]]\nname = \"a\"\nversion = \"1.0.0\"\nsource = \"r\"\nchecksum = \"aa\"\n\
+             [[package]]\nname = \"b\"\nversion = \"1.0.0\"\nsource = \"r\"\nchecksum = \"b1\"\n\
+             [[package]]\nname = \"b\"\nversion = \"2.0.0\"\nsource = \"r\"\nchecksum = \"b2\"\n",
+        ),
+    ];
+
+    fn binary() -> Binary {
+        Binary {
+            package: "app".to_owned(),
+            name: "app".to_owned(),
+            profile: "release".to_owned(),
+            glibc: Some("2.36".parse().unwrap()),
+            rust_image: None,
+            embeds: false,
+        }
+    }
+
+    #[track_caller]
+    fn edit(path: &str, from: &str, to: &str, counts: bool) {
+        let root = workspace(&FILES);
+        let before = key(root.path(), &binary(), &|path| path == Path::new("app/copied.html")).unwrap();
+        let file = root.path().join(path);
+        let text = fs::read_to_string(&file).unwrap_or_default();
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(&file, if from.is_empty() { to.to_owned() } else { text.replace(from, to) }).unwrap();
+        assert_eq!(
+            key(root.path(), &binary(), &|path| path == Path::new("app/copied.html")).unwrap() != before,
+            counts,
+            "{path}"
+        );
+    }
+
+    #[test]
+    fn what_reaches_the_binary_counts() {
+        edit("app/src/main.rs", "{}", "{ }", true);
+        edit("app/src/new.rs", "", "x", true);
+        edit("app/build.rs", "", "x", true);
+        edit("Cargo.toml", "", "[workspace]\nmembers = [\"app\", \"tool\"]\n[profile.release]\n", true);
+        edit("Cargo.lock", "b2", "b3", true);
+        edit("Cargo.lock", "aa", "ab", true);
+        edit("rust-toolchain.toml", "1.95.0", "1.96.0", true);
+        edit("app/copied.html", "", "x", false);
+        edit("app/tests/a.rs", "", "x", false);
+        edit("app/README.md", "", "x", false);
+        edit("tool/Cargo.toml", "tool", "tools", false);
+        edit("Cargo.lock", "b1", "b3", false);
+    }
+
+    #[test]
+    fn changed_sources_are_named() {
+        let sources = |files: &[(&str, &str)]| -> Sources {
+            files.iter().map(|(path, text)| (PathBuf::from(path), Digest::of(text.as_bytes()))).collect()
+        };
+        let before = sources(&[("a.rs", "1"), ("b.rs", "1"), ("z.rs", "1")]);
+        let now = sources(&[("a.rs", "2"), ("b.rs", "1"), ("c.rs", "1")]);
+        assert_eq!(changed(&before, &now), "a.rs, c.rs (new), z.rs (gone)");
+        let many: Vec<String> = (0..11).map(|number| format!("{number:02}.rs")).collect();
+        let many: Vec<(&str, &str)> = many.iter().map(|name| (name.as_str(), "x")).collect();
+        assert!(changed(&sources(&[]), &sources(&many)).ends_with("07.rs (new) and 3 more"));
+        assert_ne!(digest(&before), digest(&now));
+    }
+
+    #[test]
+    fn a_package_that_is_not_locked_is_named() {
+        let root = workspace(&FILES);
+        let fault = key(root.path(), &Binary { package: "x".to_owned(), ..binary() }, &|_| false).unwrap_err();
+        assert_eq!(fault.what, "`Cargo.lock` holds no package `x`");
+    }
+}

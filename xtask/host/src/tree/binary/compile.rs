@@ -1,0 +1,329 @@
+//! Cargo's compiling of the app's program on the host, and its staging in the build context.
+
+use crate::file;
+use crate::process::{self, Command};
+use crate::scratch::{self, Scratch};
+use crate::terminal;
+use crate::tree::toolchain;
+use elf::abi::SHT_GNU_VERNEED;
+use elf::endian::AnyEndian;
+use elf::gnu_symver::VerNeedIterator;
+use elf::{ElfBytes, ParseError};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeSet, VecDeque};
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+use xtask_model::fault::Fault;
+use xtask_model::image::key::BinaryKey;
+use xtask_model::image::policy::{Binary, Version};
+use xtask_model::spec::reference::Platform;
+
+/// Compiles the binary for a platform and stages it in the build context, unless what is staged is of this recipe already.
+/// `copied` are the repository's files that the image copies, which the recipe leaves out. Says how long cargo took.
+pub fn compile(
+    root: &Path,
+    binary: &Binary,
+    platform: &Platform,
+    recipe: &BinaryKey,
+    copied: &BTreeSet<PathBuf>,
+) -> Result<Duration, Fault> {
+    let staged = root.join(super::staged(platform, binary));
+    if Staged::read(&note(root, binary, platform))
+        .is_some_and(|known| known.recipe == *recipe && known.is_still(&staged))
+    {
+        return Ok(Duration::ZERO);
+    }
+    process::find("cargo", "compiling the app's binary", "install Rust: https://rustup.rs")?;
+    let triple = toolchain::triple(platform)?;
+    let foreign = *platform != Platform::host();
+    // Choices made for xtask's own compilation are not the binary's.
+    let mut call = cargo(root).env_remove("CARGO_BUILD_TARGET").env_remove("RUSTFLAGS");
+    call = if foreign && process::found("cargo-zigbuild").is_some() { call.arg("zigbuild") } else { call.arg("build") };
+    call = call.args(["--locked", "--package", &binary.package, "--bin", &binary.name, "--profile", &binary.profile]);
+    call = call.args(["--message-format", "json-render-diagnostics"]);
+    if foreign {
+        call = call.args(["--target", triple]);
+    }
+    let mut progress = terminal::Progress::begin("compiling", &format!("{} for {platform}", binary.name));
+    let mut executable = None;
+    let mut said = VecDeque::new();
+    let status = call.stream(|line| match artifact(line, &binary.name) {
+        Some(path) => executable = Some(path),
+        None if line.starts_with('{') => {}
+        None => {
+            progress.line(line);
+            if said.len() == 30 {
+                said.pop_front();
+            }
+            said.push_back(line.to_owned());
+        }
+    });
+    let took = progress.end();
+    let status = status?;
+    if !status.success() {
+        let fault = Fault::build(format!("cannot compile `{}` for {platform}", binary.name))
+            .needed_by("the app image")
+            .cause(said.make_contiguous().join("\n"));
+        let missing_target = said
+            .iter()
+            .any(|line| line.contains("can't find crate for `core`") || line.contains("can't find crate for `std`"));
+        return Err(if missing_target {
+            fault.hint(format!("`rustup target add {triple}`, and `cargo install cargo-zigbuild` for its linker; or build on that platform"))
+        } else {
+            fault
+        });
+    }
+    let executable = executable.ok_or_else(|| {
+        Fault::usage(format!("package `{}` has no binary `{}`", binary.package, binary.name))
+            .hint("name it in `[app.binary] name`")
+    })?;
+    check_glibc(&executable, binary)?;
+    if !binary.embeds {
+        check_embedded(root, &executable, binary, copied)?;
+    }
+    keep(root, binary, platform, recipe, &executable)?;
+    Ok(took)
+}
+
+/// Stages a program in the build context as what this recipe gives: a build of the recipe then takes it and starts no compiler.
+pub fn keep(
+    root: &Path,
+    binary: &Binary,
+    platform: &Platform,
+    recipe: &BinaryKey,
+    executable: &Path,
+) -> Result<(), Fault> {
+    let staged = root.join(super::staged(platform, binary));
+    stage(executable, &staged)?;
+    if let Some(known) = Staged::of(recipe, &staged) {
+        file::write(&note(root, binary, platform), &serde_json::to_string(&known).expect("a note is JSON"))?;
+    }
+    Ok(())
+}
+
+fn note(root: &Path, binary: &Binary, platform: &Platform) -> PathBuf {
+    root.join("target/images").join(format!("{}-{}.staged.json", binary.name, platform.dashed()))
+}
+
+/// What is remembered of a staged binary, so that cargo need not be asked whether it is the right one.
+#[derive(Serialize, Deserialize)]
+struct Staged {
+    recipe: BinaryKey,
+    size: u64,
+    /// Nanoseconds since 1970.
+    modified: u128,
+}
+
+impl Staged {
+    fn read(note: &Path) -> Option<Self> {
+        serde_json::from_slice(&fs::read(note).ok()?).ok()
+    }
+
+    fn of(recipe: &BinaryKey, staged: &Path) -> Option<Self> {
+        let (size, modified) = Self::seen(staged)?;
+        Some(Self { recipe: recipe.clone(), size, modified })
+    }
+
+    /// Whether the file is the one that the note was written about.
+    fn is_still(&self, staged: &Path) -> bool {
+        Self::seen(staged) == Some((self.size, self.modified))
+    }
+
+    fn seen(staged: &Path) -> Option<(u64, u128)> {
+        let metadata = fs::metadata(staged).ok()?;
+        let modified = metadata.modified().ok()?.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+        Some((metadata.len(), modified.as_nanos()))
+    }
+}
+
+/// Refuses a binary that was compiled from a file which the image copies: the recipe leaves such files out, so an edit of one
+/// would find the old binary.
+fn check_embedded(root: &Path, executable: &Path, binary: &Binary, copied: &BTreeSet<PathBuf>) -> Result<(), Fault> {
+    let Ok(list) = fs::read_to_string(executable.with_extension("d")) else { return Ok(()) };
+    let read = dependencies(&list);
+    let embedded = read.iter().filter_map(|path| path.strip_prefix(root).ok()).find(|path| copied.contains(*path));
+    match embedded {
+        None => Ok(()),
+        Some(path) => Err(Fault::usage(format!(
+            "`{}` is compiled into `{}`, and the image copies it too",
+            path.display(),
+            binary.name
+        ))
+        .needed_by("the app's fingerprint: a file that is copied does not count for the binary")
+        .hint("let such files count for both: `embeds = true` in `[app.binary]` of `images.toml`")),
+    }
+}
+
+/// The files that cargo's list names as read: `target: one two`, with a backslash before a blank in a name.
+fn dependencies(list: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for line in list.lines() {
+        let Some((_, files)) = line.split_once(": ") else { continue };
+        let mut name = String::new();
+        let mut letters = files.chars();
+        while let Some(letter) = letters.next() {
+            match letter {
+                '\\' => name.extend(letters.next()),
+                ' ' => found.push(PathBuf::from(std::mem::take(&mut name))),
+                letter => name.push(letter),
+            }
+        }
+        found.push(PathBuf::from(name));
+    }
+    found
+}
+
+/// A call of cargo in the repository. What `cargo run` told this program of its own package is kept from it: build scripts
+/// that look at these variables would run again, and everything on them would be compiled again.
+pub fn cargo(root: &Path) -> Command {
+    let ours = ["CARGO_BIN_NAME", "CARGO_CRATE_NAME", "CARGO_MANIFEST_", "CARGO_PKG_", "CARGO_PRIMARY_PACKAGE"];
+    let told = std::env::vars_os().map(|(name, _)| name);
+    let told = told.filter(|name| ours.iter().any(|ours| name.to_string_lossy().starts_with(ours)));
+    told.fold(Command::new("cargo").current_dir(root), |cargo, name| cargo.env_remove(name))
+}
+
+/// The executable that one of cargo's JSON messages reports.
+fn artifact(line: &str, name: &str) -> Option<PathBuf> {
+    #[derive(Deserialize)]
+    struct Message {
+        reason: String,
+        executable: Option<PathBuf>,
+        target: Option<Target>,
+    }
+    #[derive(Deserialize)]
+    struct Target {
+        name: String,
+    }
+    let message: Message = serde_json::from_str(line.strip_prefix('{').map(|_| line)?).ok()?;
+    let ours = message.reason == "compiler-artifact" && message.target?.name == name;
+    message.executable.filter(|_| ours)
+}
+
+/// How names of folders start in which a binary is copied.
+const SCRATCH: &str = ".staging-";
+
+const EXECUTABLE: u32 = 0o755;
+
+/// Copies by way of a new file and a rename, so that a build never reads half a binary; leaves an equal one alone. The image's file is
+/// executable for everybody, whatever the umask of who compiled it.
+fn stage(from: &Path, to: &Path) -> Result<(), Fault> {
+    let cannot = |error: std::io::Error| Fault::build(format!("cannot stage `{}`", to.display())).cause(error);
+    let folder = to.parent().expect("a staged binary stands in a folder");
+    fs::create_dir_all(folder).map_err(cannot)?;
+    if let (Ok(new), Ok(old)) = (fs::metadata(from), fs::metadata(to))
+        && new.len() == old.len()
+        && old.permissions().mode() & 0o777 == EXECUTABLE
+        && matches!((new.modified(), old.modified()), (Ok(new), Ok(old)) if new <= old)
+    {
+        return Ok(());
+    }
+    scratch::sweep(folder, &[SCRATCH], scratch::remove);
+    let scratch = Scratch::new_in(folder, SCRATCH).map_err(cannot)?;
+    let new = scratch.path().join("binary");
+    fs::copy(from, &new).map_err(cannot)?;
+    fs::set_permissions(&new, fs::Permissions::from_mode(EXECUTABLE)).map_err(cannot)?;
+    fs::rename(&new, to).map_err(cannot)
+}
+
+/// Refuses a binary that asks for a newer glibc than the root has.
+fn check_glibc(executable: &Path, binary: &Binary) -> Result<(), Fault> {
+    let Some(limit) = &binary.glibc else { return Ok(()) };
+    let bytes = fs::read(executable).map_err(|error| super::cannot_read(executable, error))?;
+    let newest = newest_glibc(&bytes).map_err(|error| super::cannot_read(executable, error))?;
+    match newest {
+        Some(newest) if newest > *limit => Err(Fault::build(format!("`{}` needs glibc {newest}, the root has {limit}", binary.name))
+            .needed_by("the app image")
+            .cause("it was linked on a newer system than the image's")
+            .hint("compile on the root's system, or for a static target; `[app.binary] glibc` in `images.toml` says what the root has")),
+        _ => Ok(()),
+    }
+}
+
+/// The newest `GLIBC_x.y` among an ELF file's needed symbol versions; none for a static program.
+fn newest_glibc(bytes: &[u8]) -> Result<Option<Version>, ParseError> {
+    let file = ElfBytes::<AnyEndian>::minimal_parse(bytes)?;
+    let Some(sections) = file.section_headers() else { return Ok(None) };
+    let Some(needed) = sections.iter().find(|section| section.sh_type == SHT_GNU_VERNEED) else { return Ok(None) };
+    let names = file.section_data_as_strtab(&sections.get(needed.sh_link as usize)?)?;
+    let (data, _) = file.section_data(&needed)?;
+    let header = &file.ehdr;
+    let mut newest = None;
+    for (_, versions) in VerNeedIterator::new(header.endianness, header.class, u64::from(needed.sh_info), 0, data) {
+        for version in versions {
+            let name = String::from_utf8_lossy(names.get_raw(version.vna_name as usize)?).into_owned();
+            if let Some(version) = name.strip_prefix("GLIBC_").and_then(|text| text.parse::<Version>().ok()) {
+                newest = newest.max(Some(version));
+            }
+        }
+    }
+    Ok(newest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn binary() -> Binary {
+        Binary {
+            package: "app".to_owned(),
+            name: "app".to_owned(),
+            profile: "release".to_owned(),
+            glibc: None,
+            rust_image: None,
+            embeds: false,
+        }
+    }
+
+    #[test]
+    fn what_is_compiled_in_and_copied_too_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let executable = folder.path().join("target/app");
+        fs::create_dir_all(executable.parent().unwrap()).unwrap();
+        let at = folder.path().display();
+        fs::write(executable.with_extension("d"), format!("{at}/target/app: {at}/src/main.rs {at}/a\\ b.html\n"))
+            .unwrap();
+        let copied = |name: &str| BTreeSet::from([PathBuf::from(name)]);
+        let check = |copied| check_embedded(folder.path(), &executable, &binary(), &copied);
+        check(copied("other.html")).unwrap();
+        let fault = check(copied("a b.html")).unwrap_err();
+        assert!(fault.what.starts_with("`a b.html` is compiled into `app`"), "{fault}");
+    }
+
+    #[test]
+    fn a_staged_binary_is_known_until_it_changes() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("app");
+        fs::write(&file, "one").unwrap();
+        let recipe = BinaryKey {
+            name: "app/app".to_owned(),
+            profile: "release".to_owned(),
+            toolchain: "1".to_owned(),
+            crates: xtask_model::spec::reference::Digest::of(b""),
+            sources: xtask_model::spec::reference::Digest::of(b""),
+        };
+        let staged = Staged::of(&recipe, &file).unwrap();
+        assert!(staged.is_still(&file));
+        fs::write(&file, "other").unwrap();
+        assert!(!staged.is_still(&file));
+    }
+
+    #[test]
+    fn glibc_versions_are_read_from_a_real_program() {
+        let newest = newest_glibc(&fs::read(std::env::current_exe().unwrap()).unwrap()).unwrap().unwrap();
+        assert!(newest > "2.2".parse().unwrap() && newest < "3".parse().unwrap(), "{newest}");
+        let old = Binary { glibc: Some("2.3".parse().unwrap()), ..binary() };
+        let fault = check_glibc(&std::env::current_exe().unwrap(), &old).unwrap_err();
+        assert!(fault.what.contains("the root has 2.3"), "{fault}");
+        assert!(newest_glibc(b"#!/bin/sh").is_err());
+    }
+
+    #[test]
+    fn cargo_reports_the_executable() {
+        let line = r#"{"reason":"compiler-artifact","target":{"name":"app"},"executable":"/t/app"}"#;
+        assert_eq!(artifact(line, "app"), Some("/t/app".into()));
+        assert_eq!(artifact(line, "lib"), None);
+        assert_eq!(artifact("   Compiling app", "app"), None);
+    }
+}

@@ -1,0 +1,296 @@
+//! The ways in which git calls a tree clean although an image would not be the commit's, and the reverse.
+
+use super::*;
+use crate::process::Command;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use xtask_model::fault::Exit;
+
+/// A committed repository with an app that copies `templates`, and a base that copies `check.txt`.
+struct Repo(tempfile::TempDir);
+
+const POLICY: &str = "[project]\nname = \"app\"\nregistry = \"127.0.0.1:1\"\nplatforms = [\"linux/amd64\"]\n\
+                      [root]\nimage = \"127.0.0.1:1/root:1\"\npython = \"3.12\"\n[base]\n[app]\n";
+
+impl Repo {
+    fn new() -> Self {
+        let repo = Self(tempfile::tempdir().unwrap());
+        repo.write("images.toml", POLICY);
+        repo.write("dockerfiles/Dockerfile.base", "ARG ROOT_IMAGE\nFROM ${ROOT_IMAGE}\nCOPY check.txt /\n");
+        repo.write("dockerfiles/Dockerfile.fast", "ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\nCOPY templates /t\n");
+        repo.write("dockerfiles/installer.lock", "");
+        repo.write("requirements-enhanced.txt", "");
+        repo.write("requirements-enhanced.lock", &format!("# requirements: {}\n# python: >=3.12\n", Digest::of(b"")));
+        repo.write("check.txt", "check\n");
+        repo.write("templates/page.html", "<p>one</p>\n");
+        repo.write("templates/deep/two.html", "<p>two</p>\n");
+        repo.write("README.md", "read\n");
+        repo.write(".gitignore", "/target\n*.env\n__pycache__/\n");
+        repo.git(&["init", "-q", "-b", "main"]);
+        repo.commit();
+        repo
+    }
+
+    fn path(&self, path: &str) -> PathBuf {
+        self.0.path().join(path)
+    }
+
+    fn write(&self, path: &str, text: &str) {
+        fs::create_dir_all(self.path(path).parent().unwrap()).unwrap();
+        fs::write(self.path(path), text).unwrap();
+    }
+
+    fn git(&self, args: &[&str]) -> String {
+        let identity = ["-c", "user.name=a", "-c", "user.email=a@example.com", "-c", "commit.gpgsign=false"];
+        let call =
+            Command::new("git").arg("-C").arg(self.0.path()).args(identity).args(["-c", "protocol.file.allow=always"]);
+        call.args(args)
+            .env("GIT_CONFIG_GLOBAL", "/dev/null")
+            .read(Exit::Build)
+            .unwrap_or_else(|fault| panic!("{fault}"))
+    }
+
+    fn commit(&self) {
+        self.git(&["add", "-A"]);
+        self.git(&["commit", "-q", "--allow-empty", "-m", "x"]);
+    }
+
+    /// The differences of both images, as text.
+    fn differences(&self) -> Vec<String> {
+        let tree = Tree::with_registry(None, Box::new(self.0.path().to_owned())).unwrap();
+        let commit = Git::at(self.0.path()).commit(&|_| None).unwrap().unwrap();
+        let committed = Committed::open(self.0.path(), &commit.id, true).unwrap();
+        let mut found = Vec::new();
+        for kind in [ImageKind::Base, ImageKind::App] {
+            let parsed = facts::parse(&tree, kind, &BTreeMap::new()).unwrap_or_else(|fault| panic!("{fault}"));
+            let differences = committed.differences(&tree, kind, &parsed).unwrap();
+            found.extend(
+                differences
+                    .into_iter()
+                    .map(|found| format!("{}: {}{}", found.path, found.why, if found.ignored { " !" } else { "" })),
+            );
+        }
+        found.dedup();
+        found
+    }
+}
+
+/// After `act` git says that the tree is clean, and the images differ from the commit in just these inputs.
+#[track_caller]
+fn clean_for_git(what: &str, act: impl FnOnce(&Repo), expected: &[&str]) {
+    let repo = Repo::new();
+    assert!(repo.differences().is_empty(), "{what}: {:?}", repo.differences());
+    act(&repo);
+    let status = repo.git(&["status", "--porcelain"]);
+    assert_eq!(status, "", "{what}: git is to call this clean");
+    assert_eq!(repo.differences(), expected, "{what}");
+}
+
+#[test]
+fn what_git_does_not_look_at_keeps_the_commits_tags_away() {
+    let edit = |repo: &Repo| repo.write("templates/page.html", "<p>other</p>\n");
+    let edited = ["templates/page.html: differs from the commit"];
+    clean_for_git(
+        "ignored by .gitignore",
+        |repo| repo.write("templates/prod.env", "SECRET=1\n"),
+        &["templates/prod.env: ignored by git, .gitignore:2 `*.env` !"],
+    );
+    clean_for_git(
+        "an ignored folder, with all in it",
+        |repo| {
+            repo.write("templates/__pycache__/a.pyc", "");
+            repo.write("templates/__pycache__/deep/b.pyc", "");
+        },
+        &["templates/__pycache__: ignored by git, .gitignore:3 `__pycache__/` !"],
+    );
+    clean_for_git(
+        "ignored by info/exclude",
+        |repo| {
+            repo.write(".git/info/exclude", "*.bak\n");
+            repo.write("templates/page.bak", "");
+        },
+        &["templates/page.bak: ignored by git, .git/info/exclude:1 `*.bak` !"],
+    );
+    clean_for_git(
+        "an empty folder",
+        |repo| fs::create_dir_all(repo.path("templates/old/older")).unwrap(),
+        &["templates/old/older: an empty folder, which git does not record"],
+    );
+    for flag in ["--skip-worktree", "--assume-unchanged"] {
+        let act = |repo: &Repo| {
+            repo.git(&["update-index", flag, "templates/page.html"]);
+            edit(repo);
+        };
+        clean_for_git(flag, act, &edited);
+    }
+    clean_for_git(
+        "a file of the base",
+        |repo| {
+            repo.git(&["update-index", "--assume-unchanged", "check.txt"]);
+            repo.write("check.txt", "other\n");
+        },
+        &["check.txt: differs from the commit"],
+    );
+    clean_for_git(
+        "a sparse checkout",
+        |repo| drop(repo.git(&["sparse-checkout", "set", "--no-cone", "/*", "!/templates/deep/"])),
+        &["templates/deep/two.html: in the commit, missing here (deleted, or not checked out)"],
+    );
+    clean_for_git(
+        "core.fileMode",
+        |repo| {
+            repo.git(&["config", "core.fileMode", "false"]);
+            fs::set_permissions(repo.path("templates/page.html"), fs::Permissions::from_mode(0o755)).unwrap();
+        },
+        &["templates/page.html: executable here, not in the commit"],
+    );
+    clean_for_git(
+        "stat data that does not change",
+        |repo| {
+            repo.git(&["config", "core.trustctime", "false"]);
+            repo.git(&["config", "core.checkStat", "minimal"]);
+            let file = repo.path("templates/page.html");
+            let old = filetime(&file, None);
+            filetime(&file, Some(old - 1000));
+            repo.git(&["update-index", "--refresh"]);
+            repo.write("templates/page.html", "<p>two</p>\n");
+            filetime(&file, Some(old - 1000));
+        },
+        &edited,
+    );
+    clean_for_git(
+        "policy, Dockerfile and lock",
+        |repo| {
+            let files = ["images.toml", "dockerfiles/Dockerfile.fast", "requirements-enhanced.lock"];
+            files.iter().for_each(|file| drop(repo.git(&["update-index", "--assume-unchanged", file])));
+            repo.write("images.toml", &format!("{POLICY}args = {{ A = \"1\" }}\n"));
+            repo.write("dockerfiles/Dockerfile.fast", "ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\nCOPY templates /u\n");
+            let lock = fs::read_to_string(repo.path("requirements-enhanced.lock")).unwrap();
+            let pin = format!("{lock}a==1 --hash={}\n", Digest::of(b"a"));
+            repo.write("requirements-enhanced.lock", &pin);
+        },
+        &[
+            "requirements-enhanced.lock: differs from the commit",
+            "dockerfiles/Dockerfile.fast: differs from the commit",
+            "images.toml: differs from the commit",
+        ],
+    );
+}
+
+/// The time of a file's last change in seconds; sets it where one is given.
+fn filetime(path: &Path, set: Option<u64>) -> u64 {
+    let file = fs::File::options().write(true).open(path).unwrap();
+    let since = std::time::SystemTime::UNIX_EPOCH;
+    if let Some(seconds) = set {
+        file.set_modified(since + std::time::Duration::from_secs(seconds)).unwrap();
+    }
+    file.metadata().unwrap().modified().unwrap().duration_since(since).unwrap().as_secs()
+}
+
+#[test]
+fn what_git_converts_keeps_the_commits_tags_away() {
+    clean_for_git(
+        "a filter",
+        |repo| {
+            repo.git(&["config", "filter.fixed.clean", "git show HEAD:templates/page.html"]);
+            repo.write(".git/info/attributes", "page.html filter=fixed\n");
+            repo.write("templates/page.html", "<p>other</p>\n");
+            repo.git(&["update-index", "templates/page.html"]);
+        },
+        &["templates/page.html: differs from the commit"],
+    );
+    clean_for_git(
+        "core.autocrlf",
+        |repo| {
+            repo.git(&["config", "core.autocrlf", "true"]);
+            repo.write("templates/page.html", "<p>one</p>\r\n");
+            repo.git(&["add", "templates/page.html"]);
+        },
+        &["templates/page.html: line ends differ from the commit's (`core.autocrlf`, `core.eol` or an edit)"],
+    );
+    clean_for_git(
+        "a commit that another one replaces",
+        |repo| {
+            let head = repo.git(&["rev-parse", "HEAD"]);
+            repo.write("templates/page.html", "<p>other</p>\n");
+            repo.commit();
+            let other = repo.git(&["rev-parse", "HEAD"]);
+            repo.git(&["replace", &head, &other]);
+            repo.git(&["update-ref", "refs/heads/main", &head]);
+        },
+        &["templates/page.html: differs from the commit"],
+    );
+}
+
+#[test]
+fn files_of_a_submodule_cannot_be_compared() {
+    let other = Repo::new();
+    let repo = Repo::new();
+    repo.git(&["submodule", "--quiet", "add", other.0.path().to_str().unwrap(), "templates/sub"]);
+    repo.write("dockerfiles/Dockerfile.fast.dockerignore", "**/.git\n");
+    repo.commit();
+    assert_eq!(repo.git(&["status", "--porcelain"]), "");
+    let found = repo.differences();
+    assert!(found.len() == 1 && found[0].contains("submodule"), "{found:?}");
+}
+
+#[test]
+fn a_checkout_that_is_what_the_commit_says_is_the_commits() {
+    let repo = Repo::new();
+    // Line ends that the commit's own attributes ask for.
+    repo.write(".gitattributes", "*.bat text eol=crlf\n");
+    repo.write("templates/run.bat", "echo\r\n");
+    // What a pointer of Git LFS stands for, in place of the pointer.
+    let large = "large\n".repeat(300);
+    let pointer =
+        format!("version https://git-lfs.github.com/spec/v1\noid {}\nsize 1800\n", Digest::of(large.as_bytes()));
+    repo.write("templates/model.bin", &pointer);
+    repo.commit();
+    assert_eq!(repo.git(&["show", "HEAD:templates/run.bat"]), "echo");
+    assert_eq!(repo.differences(), Vec::<String>::new());
+    repo.write("templates/model.bin", &large);
+    assert_eq!(repo.differences(), Vec::<String>::new());
+    repo.write("templates/model.bin", &format!("{large}x"));
+    assert_eq!(repo.differences(), ["templates/model.bin: differs from the commit"]);
+}
+
+#[test]
+fn a_pointer_file_of_git_lfs_in_the_inputs_is_found() {
+    let repo = Repo::new();
+    let pointer = format!("version https://git-lfs.github.com/spec/v1\noid {}\nsize 5\n", Digest::of(b"large"));
+    repo.write("templates/model.bin", &pointer);
+    repo.commit();
+    let tree = Tree::with_registry(None, Box::new(repo.0.path().to_owned())).unwrap();
+    let parsed = facts::parse(&tree, ImageKind::App, &BTreeMap::new()).unwrap();
+    let committed = Committed::open(repo.0.path(), "HEAD", true).unwrap();
+    assert!(committed.differences(&tree, ImageKind::App, &parsed).unwrap().is_empty());
+    assert_eq!(committed.pointers(&parsed), [ContextPath::new("templates/model.bin")]);
+}
+
+#[test]
+fn what_no_image_reads_withholds_no_tag() {
+    let repo = Repo::new();
+    repo.write("untracked.txt", "x");
+    repo.write("secret.env", "x");
+    repo.write("README.md", "edited\n");
+    fs::create_dir_all(repo.path("empty")).unwrap();
+    repo.write("target/images/x", "x");
+    repo.write("images.toml", &format!("# a comment\n{POLICY}[smoke]\nuser = 1\n"));
+    repo.write("dockerfiles/Dockerfile.fast", "# a comment\nARG BASE_IMAGE\nFROM ${BASE_IMAGE}\n\nCOPY templates /t\n");
+    repo.git(&["add", "untracked.txt"]);
+    assert_eq!(repo.differences(), Vec::<String>::new());
+}
+
+#[test]
+fn a_repository_without_commits_still_refuses_what_it_ignores() {
+    let repo = Repo::new();
+    fs::remove_dir_all(repo.path(".git")).unwrap();
+    let tree = Tree::with_registry(None, Box::new(repo.0.path().to_owned())).unwrap();
+    repo.write("templates/prod.env", "SECRET=1\n");
+    let parsed = facts::parse(&tree, ImageKind::App, &BTreeMap::new()).unwrap();
+    let git = Git::at(repo.0.path());
+    assert!(ignored_without_commit(&git, &parsed).unwrap().is_empty(), "outside a repository nothing is ignored");
+    repo.git(&["init", "-q"]);
+    let found = ignored_without_commit(&git, &parsed).unwrap();
+    assert_eq!(found.iter().map(|found| found.path.as_str()).collect::<Vec<_>>(), ["templates/prod.env"]);
+}

@@ -1,0 +1,182 @@
+//! Where the files of a repository are read: a folder on disk, or anything else that answers the same few questions.
+//!
+//! Facts are gathered through [`Files`] alone, so that a git revision and a working folder give the same facts. Reads; writes
+//! nothing and runs nothing.
+
+use std::fs::Metadata;
+use std::io::{ErrorKind, Read as _};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use xtask_model::fault::Fault;
+use xtask_model::image::context::{ContextPath, Found, Kind};
+use xtask_model::spec::reference::Digest;
+
+/// Something in a folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Named {
+    /// Its name.
+    pub name: Vec<u8>,
+    /// Whether it is a folder itself; a link to one is none.
+    pub is_dir: bool,
+}
+
+/// A tree of files. Paths are relative to its root.
+pub trait Files: Send + Sync {
+    /// The repository's folder on this machine, where tools run.
+    fn place(&self) -> &Path;
+
+    /// A file's bytes, links followed; `None` where there is no such file.
+    fn read(&self, path: &Path) -> Result<Option<Vec<u8>>, Fault>;
+
+    /// Whether a file is there, links followed.
+    fn has_file(&self, path: &Path) -> bool;
+
+    /// What is in a folder, in no order; links on the way are not followed.
+    fn list(&self, folder: &ContextPath) -> Result<Vec<Named>, Fault>;
+
+    /// What stands at a path, itself not followed; `None` where nothing does.
+    fn found(&self, path: &ContextPath) -> Result<Option<Found>, Fault>;
+
+    /// Digests of files' contents, in order. `bytes` is what they hold together, as far as [`Files::found`] said.
+    fn digests(&self, files: &[&ContextPath], bytes: u64) -> Result<Vec<Digest>, Fault>;
+
+    /// A text file.
+    fn read_text(&self, path: &Path) -> Result<Option<String>, Fault> {
+        let Some(bytes) = self.read(path)? else { return Ok(None) };
+        String::from_utf8(bytes).map(Some).map_err(|error| cannot_read(path).cause(error.utf8_error()))
+    }
+
+    /// The bytes of a regular file of the tree, links followed: nothing outside of it, no device, at most `most` bytes.
+    fn regular(&self, path: &Path, most: usize) -> Result<Vec<u8>, Fault> {
+        let bytes = self.read(path)?.ok_or_else(|| cannot_read(path).cause("no such file"))?;
+        if bytes.len() > most { Err(too_large(path, most)) } else { Ok(bytes) }
+    }
+
+    /// A text file that has to be there.
+    fn text(&self, path: &Path) -> Result<String, Fault> {
+        self.read_text(path)?.ok_or_else(|| cannot_read(path).cause("no such file"))
+    }
+}
+
+fn cannot_read(path: &Path) -> Fault {
+    Fault::usage(format!("cannot read `{}`", path.display()))
+}
+
+fn too_large(path: &Path, most: usize) -> Fault {
+    cannot_read(path).cause(format!("it has more than {most} bytes"))
+}
+
+fn regular(root: &Path, path: &Path, most: usize) -> Result<Vec<u8>, Fault> {
+    let cannot = |error: std::io::Error| {
+        let missing = matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory);
+        cannot_read(path).cause(if missing { "no such file".to_owned() } else { error.to_string() })
+    };
+    let place = root.join(path).canonicalize().map_err(cannot)?;
+    if !place.starts_with(root.canonicalize().map_err(cannot)?) {
+        return Err(cannot_read(path).cause("it is outside of the repository"));
+    }
+    // Before it is opened: to open a pipe waits for whoever writes.
+    if !place.metadata().map_err(cannot)?.is_file() {
+        return Err(cannot_read(path).cause("it is not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(&place).map_err(cannot)?;
+    file.take(most as u64 + 1).read_to_end(&mut bytes).map_err(cannot)?;
+    if bytes.len() > most { Err(too_large(path, most)) } else { Ok(bytes) }
+}
+
+impl Files for Path {
+    fn regular(&self, path: &Path, most: usize) -> Result<Vec<u8>, Fault> {
+        regular(self, path, most)
+    }
+
+    fn place(&self) -> &Path {
+        self
+    }
+
+    fn read(&self, path: &Path) -> Result<Option<Vec<u8>>, Fault> {
+        match std::fs::read(self.join(path)) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+            Err(error) => Err(cannot_read(path).cause(error)),
+        }
+    }
+
+    fn has_file(&self, path: &Path) -> bool {
+        self.join(path).is_file()
+    }
+
+    fn list(&self, folder: &ContextPath) -> Result<Vec<Named>, Fault> {
+        let location = self.join(folder.to_path());
+        let cannot = |error| Fault::usage(format!("cannot read folder `{}`", location.display())).cause(error);
+        let mut listed = Vec::new();
+        for entry in std::fs::read_dir(&location).map_err(cannot)? {
+            let entry = entry.map_err(cannot)?;
+            let is_dir = entry.file_type().map_err(cannot)?.is_dir();
+            listed.push(Named { name: entry.file_name().as_bytes().to_vec(), is_dir });
+        }
+        Ok(listed)
+    }
+
+    fn found(&self, path: &ContextPath) -> Result<Option<Found>, Fault> {
+        let location = self.join(path.to_path());
+        match std::fs::symlink_metadata(&location) {
+            Ok(metadata) => found(&location, &metadata).map(Some),
+            // Gone since the folder was read: as if it had never been there.
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(cannot_read(&location).cause(error)),
+        }
+    }
+
+    fn digests(&self, files: &[&ContextPath], bytes: u64) -> Result<Vec<Digest>, Fault> {
+        super::stamps::digests(self, files, bytes)
+    }
+}
+
+impl Files for PathBuf {
+    fn regular(&self, path: &Path, most: usize) -> Result<Vec<u8>, Fault> {
+        regular(self, path, most)
+    }
+
+    fn place(&self) -> &Path {
+        self
+    }
+
+    fn read(&self, path: &Path) -> Result<Option<Vec<u8>>, Fault> {
+        self.as_path().read(path)
+    }
+
+    fn has_file(&self, path: &Path) -> bool {
+        self.as_path().has_file(path)
+    }
+
+    fn list(&self, folder: &ContextPath) -> Result<Vec<Named>, Fault> {
+        self.as_path().list(folder)
+    }
+
+    fn found(&self, path: &ContextPath) -> Result<Option<Found>, Fault> {
+        self.as_path().found(path)
+    }
+
+    fn digests(&self, files: &[&ContextPath], bytes: u64) -> Result<Vec<Digest>, Fault> {
+        self.as_path().digests(files, bytes)
+    }
+}
+
+fn found(location: &Path, metadata: &Metadata) -> Result<Found, Fault> {
+    let mode = metadata.permissions().mode() & 0o7777;
+    let file_type = metadata.file_type();
+    if file_type.is_symlink() {
+        let target = std::fs::read_link(location)
+            .map_err(|error| Fault::usage(format!("cannot read link `{}`", location.display())).cause(error))?;
+        let link = Some(target.into_os_string().into_vec());
+        return Ok(Found { kind: Kind::Symlink, mode: 0o777, size: 0, link });
+    }
+    let (kind, size) = match (file_type.is_dir(), file_type.is_file()) {
+        (true, _) => (Kind::Dir, 0),
+        (_, true) => (Kind::File, metadata.len()),
+        _ => (Kind::Special, 0),
+    };
+    Ok(Found { kind, mode, size, link: None })
+}

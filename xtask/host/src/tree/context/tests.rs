@@ -1,0 +1,637 @@
+//! Trees in folders that vanish; the laws of the fingerprint; BuildKit as the oracle where an engine can be reached.
+
+use super::*;
+use crate::process::Command;
+use proptest::prelude::*;
+use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use xtask_model::image::context::{as_in_git, fingerprint};
+
+/// A tree from lines: `path`, `path=contents`, `path/`, `path->target`, `path*` (executable).
+fn tree(lines: &[&str]) -> tempfile::TempDir {
+    let root = tempfile::tempdir().unwrap();
+    for line in lines {
+        plant(root.path(), line);
+    }
+    root
+}
+
+fn plant(root: &Path, line: &str) {
+    let (path, target) = line.split_once("->").map_or((line, None), |(path, target)| (path, Some(target)));
+    let (path, contents) = path.split_once('=').unwrap_or((path, line));
+    let place = root.join(path.trim_end_matches(['*', '/']));
+    fs::create_dir_all(place.parent().unwrap()).unwrap();
+    if let Some(target) = target {
+        symlink(target, &place).unwrap();
+    } else if path.ends_with('/') {
+        fs::create_dir_all(&place).unwrap();
+    } else {
+        fs::write(&place, contents).unwrap();
+        let mode = if path.ends_with('*') { 0o755 } else { 0o644 };
+        fs::set_permissions(&place, fs::Permissions::from_mode(mode)).unwrap();
+    }
+}
+
+fn read_with(root: &Path, instructions: &str, ignore: &str) -> Result<Vec<Entry>, Fault> {
+    let file = Dockerfile::parse("Dockerfile", &format!("FROM scratch\n{instructions}\n"))?;
+    let ignore = Ignore::parse(".dockerignore", ignore.as_bytes())?;
+    read(root, &file, &ignore, &BTreeMap::new(), &Platform::host())
+}
+
+fn paths(entries: &[Entry]) -> Vec<String> {
+    entries.iter().map(|entry| entry.path.to_string()).collect()
+}
+
+const TREE: &[&str] = &[
+    "a.txt",
+    "b.md",
+    "run.sh*",
+    "src/m.py",
+    "src/n.py",
+    "src/deep/o.py",
+    "src/deep/p.md",
+    "empty/",
+    "link->src/deep",
+    "to_file->a.txt",
+    "src/up->../a.txt",
+    "dangling->nowhere",
+    "circle->circle",
+    "abs->/src",
+    "hop->link",
+];
+
+#[track_caller]
+fn picks(instructions: &str, ignore: &str, expected: &[&str]) {
+    let root = tree(TREE);
+    let entries = read_with(root.path(), instructions, ignore).unwrap_or_else(|fault| panic!("{fault}"));
+    assert_eq!(paths(&entries), expected, "{instructions}");
+}
+
+#[track_caller]
+fn refused(instructions: &str, ignore: &str, why: &[&str]) {
+    let root = tree(TREE);
+    let fault = read_with(root.path(), instructions, ignore).unwrap_err().to_string();
+    assert!(why.iter().all(|why| fault.contains(why)), "{fault}");
+}
+
+#[test]
+fn sources_pick_files() {
+    picks("COPY a.txt /", "", &["a.txt"]);
+    picks("COPY src/deep /", "", &["src/deep", "src/deep/o.py", "src/deep/p.md"]);
+    picks("COPY src/deep/ empty /", "", &["empty", "src/deep", "src/deep/o.py", "src/deep/p.md"]);
+    picks("COPY ../../a.txt /", "", &["a.txt"]);
+    picks("COPY *.txt *.none src/*.x /", "", &["a.txt"]);
+    picks("COPY s*/*.py /", "", &["src/m.py", "src/n.py"]);
+    picks("COPY [ab].* /", "", &["a.txt", "b.md"]);
+    picks("COPY src/d??p /", "", &["src/deep", "src/deep/o.py", "src/deep/p.md"]);
+    picks("COPY s[^x]c/m* /", "", &["src/m.py"]);
+    picks("COPY --exclude=*.py src/deep /", "", &["src/deep", "src/deep/p.md"]);
+    picks("COPY --exclude=**/*.py --exclude=up src /", "", &["src", "src/deep", "src/deep/p.md"]);
+    picks("RUN --mount=type=bind,source=src/deep,target=/x y", "", &["src/deep", "src/deep/o.py", "src/deep/p.md"]);
+    picks("COPY --parents src/*/o.py /", "", &["src", "src/deep", "src/deep/o.py"]);
+    picks("COPY --parents src/./**/*.md /", "", &["src/deep", "src/deep/p.md"]);
+    picks("COPY --parents s*/./deep/*.md /", "", &["src/deep", "src/deep/p.md"]);
+    // A file in place of the pivot's folder is copied as it is: so does BuildKit.
+    picks("COPY --parents src/*/./*.md /", "", &["a.txt", "src/deep/p.md", "src/m.py", "src/n.py", "src/up"]);
+    picks("COPY --parents none*/./x /", "", &[]);
+    picks("COPY --parents none* /", "", &[]);
+    picks("COPY --parents src/deep /", "", &["src", "src/deep", "src/deep/o.py", "src/deep/p.md"]);
+    picks("USER x", "", &[]);
+}
+
+#[test]
+fn ignored_files_are_not_there() {
+    picks("COPY src /", "**/*.py\nsrc/up", &["src", "src/deep", "src/deep/p.md"]);
+    picks("COPY . /", "*\n!src/deep/*.md", &["src", "src/deep", "src/deep/p.md"]);
+    picks("COPY *.txt /", "*.txt", &[]);
+    refused(
+        "COPY a.txt /",
+        "*.txt",
+        &["Dockerfile:2: `a.txt` is not in the build context", "the ignore file leaves it out", "!a.txt"],
+    );
+    refused("COPY no/*.x /", "", &["Dockerfile:2: `no/*.x` is not in"]);
+    refused("COPY x /", "", &["Dockerfile:2: `x` is not in", "relative to the context's root"]);
+    refused("RUN --mount=source=x,target=/x y", "", &["Dockerfile:2: `x`"]);
+    refused("COPY --parents x/y /", "", &["Dockerfile:2: `x/y`"]);
+    refused("COPY [a /", "", &["Dockerfile:2: a character class has no end"]);
+}
+
+#[test]
+fn links_are_followed_where_a_source_names_them() {
+    picks("COPY to_file /", "", &["a.txt", "to_file"]);
+    picks("COPY link /", "", &["link", "src/deep", "src/deep/o.py", "src/deep/p.md"]);
+    picks("COPY hop/o.py /", "", &["hop", "link", "src/deep/o.py"]);
+    picks("COPY abs/m.py /", "", &["abs", "src/m.py"]);
+    picks("COPY link/*.md /", "", &["link", "src/deep/p.md"]);
+    picks("COPY to_* /", "", &["a.txt", "to_file"]);
+    picks("COPY --exclude=deep src /", "", &["src", "src/m.py", "src/n.py", "src/up"]);
+    refused("COPY dangling /", "", &["`dangling` is not in", "a link leads to `nowhere`"]);
+    refused("COPY circle /", "", &["`circle` is not in"]);
+    refused("COPY to_file /", "a.txt", &["a link leads to `a.txt`", "the ignore file leaves it out"]);
+}
+
+#[test]
+fn nothing_outside_the_context_is_read() {
+    let outside = tree(&["secret"]);
+    let root = tree(&[&format!("out->{}", outside.path().join("secret").display()), "up->../../../../../etc/hostname"]);
+    for source in ["out", "up"] {
+        let fault = read_with(root.path(), &format!("COPY {source} /"), "").unwrap_err().to_string();
+        assert!(fault.contains("is not in the build context"), "{fault}");
+    }
+}
+
+#[test]
+fn the_ignore_file_beside_the_dockerfile_comes_first() {
+    let root = tree(&[".dockerignore=a", "d/Dockerfile.base.dockerignore=b", "d/Dockerfile.base=FROM scratch"]);
+    let (path, ignore) = ignore_file(root.path(), "d/Dockerfile.base").unwrap();
+    assert_eq!(
+        (path.as_deref(), ignore.ignores(b"b"), ignore.ignores(b"a")),
+        (Some("d/Dockerfile.base.dockerignore"), true, false)
+    );
+    let (path, ignore) = ignore_file(root.path(), "d/Dockerfile.fast").unwrap();
+    assert_eq!((path.as_deref(), ignore.ignores(b"a")), (Some(".dockerignore"), true));
+    assert_eq!(ignore_file(tree(&[]).path(), "Dockerfile").unwrap().0, None);
+}
+
+#[test]
+fn the_walk_stays_where_a_source_could_lead() {
+    let root = tree(&["node/x/1", "node/y/2", "src/a.py", "src/lib/b.py", "src/lib/c/d.py", "data/big", "f.txt"]);
+    let seen = |instructions: &str, ignore: &str| {
+        let file = Dockerfile::parse("Dockerfile", &format!("FROM scratch\n{instructions}")).unwrap();
+        let sources = file.sources(&BTreeMap::new(), &Platform::host()).unwrap();
+        let ignore = Ignore::parse("x", ignore.as_bytes()).unwrap();
+        let tree = walk::walk(root.path(), &sources, &BTreeSet::new(), &ignore).unwrap();
+        tree.keys().map(ContextPath::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(seen("COPY f.txt /", ""), ["f.txt"]);
+    assert_eq!(seen("COPY src/*.py /", ""), ["src", "src/a.py"]);
+    assert_eq!(seen("COPY src/l* /", ""), ["src", "src/lib", "src/lib/b.py", "src/lib/c", "src/lib/c/d.py"]);
+    assert_eq!(seen("COPY --parents src/lib/*.py /", ""), ["src", "src/lib", "src/lib/b.py"]);
+    assert_eq!(seen("COPY . /", "*\n!src/a.py"), ["src", "src/a.py"]);
+    assert_eq!(seen("COPY . /", "node\ndata\nsrc"), ["f.txt"]);
+    assert_eq!(seen("USER x", ""), [""; 0]);
+}
+
+#[test]
+fn special_files_are_refused_where_they_count() {
+    let root = tree(&["a"]);
+    let _socket = std::os::unix::net::UnixListener::bind(root.path().join("sock")).unwrap();
+    let fault = read_with(root.path(), "COPY . /", "").unwrap_err().to_string();
+    assert!(fault.contains("`sock` in the build context is neither"), "{fault}");
+    assert_eq!(paths(&read_with(root.path(), "COPY . /", "sock").unwrap()), ["a"]);
+    assert_eq!(paths(&read_with(root.path(), "COPY a /", "").unwrap()), ["a"]);
+}
+
+#[test]
+fn entries_keep_every_name_in_json() {
+    let root = tree(&["ä %.txt=1", "run*=2", "l->ä"]);
+    let odd = std::ffi::OsStr::from_bytes(b"\xff\n");
+    fs::write(root.path().join(odd), "3").unwrap();
+    let entries = read_with(root.path(), "COPY . /", "").unwrap();
+    assert_eq!(paths(&entries), ["l", "run", "ä %25.txt", "%FF%0A"]);
+    let json = serde_json::to_string(&entries).unwrap();
+    assert_eq!(serde_json::from_str::<Vec<Entry>>(&json).unwrap(), entries);
+    expect_test::expect![[r#"[{"path":"l","kind":"symlink","mode":511,"digest":"sha256:33e6d73fee82904c8d7afb78de1154d1e8dc2a0edb08120e63df5b9385c2d9cc"}]"#]]
+        .assert_eq(&serde_json::to_string(&entries[..1]).unwrap());
+}
+
+#[test]
+fn the_fingerprint_is_golden() {
+    let root = tree(&["a=1", "d/b*=2", "l->a"]);
+    fs::set_permissions(root.path().join("d"), fs::Permissions::from_mode(0o755)).unwrap();
+    let entries = read_with(root.path(), "COPY . /", "").unwrap();
+    // A change of this digest rebuilds every base there is: raise the version in the encoding, knowingly.
+    expect_test::expect!["sha256:6ade4004f8594401ce6c5d9e60b0f0a8857fad80260db61d8474124bd32b2ef4"]
+        .assert_eq(&fingerprint(&entries).to_string());
+    assert_ne!(fingerprint(&entries), fingerprint(&entries[1..]));
+}
+
+#[test]
+fn umask_is_no_difference_in_git() {
+    let root = tree(&["a", "b*", "d/c"]);
+    let before = read_with(root.path(), "COPY . /", "").unwrap();
+    for (path, mode) in [("a", 0o664), ("b", 0o775), ("d", 0o700)] {
+        fs::set_permissions(root.path().join(path), fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let after = read_with(root.path(), "COPY . /", "").unwrap();
+    assert_ne!(fingerprint(&before), fingerprint(&after));
+    assert_eq!(fingerprint(&as_in_git(&before)), fingerprint(&as_in_git(&after)));
+}
+
+const PLACES: [&str; 12] =
+    ["a", "b", "c.py", "d/a", "d/b.py", "d/e/a", "d/e/c.py", "s/a", "s/d/b", "s/d/c.py", "t.py", "z/z/z"];
+
+const COPIES: [&str; 10] = [
+    "COPY . /",
+    "COPY d /",
+    "COPY *.py /",
+    "COPY d/*/*.py /",
+    "COPY --exclude=**/*.py . /",
+    "COPY a d/e /",
+    "COPY */ /x",
+    "COPY --parents **/c.py /",
+    "COPY link /",
+    "RUN --mount=source=s,target=/s x",
+];
+
+fn ignore_lines() -> impl Strategy<Value = String> {
+    let line = prop::sample::select(vec![
+        "*", "d", "d/*", "**/*.py", "!d", "!d/e", "!**/c.py", "!s/d", "a", "s/d", "!a", "*.py", "**/a", "z", "!z/z",
+        "link",
+    ]);
+    prop::collection::vec(line, 0..4).prop_map(|lines| lines.join("\n"))
+}
+
+/// Changes what stands at a path; whether there was something to change.
+fn change(root: &Path, path: &str, how: usize) -> Vec<String> {
+    let place = root.join(path);
+    let there = fs::symlink_metadata(&place).is_ok();
+    match how {
+        0 => fs::write(&place, "changed").unwrap(),
+        1 if there => {
+            let mode = fs::metadata(&place).unwrap().permissions().mode() ^ 0o111;
+            fs::set_permissions(&place, fs::Permissions::from_mode(mode)).unwrap();
+        }
+        2 if there => fs::remove_file(&place).unwrap(),
+        3 if there => {
+            fs::rename(&place, root.join(format!("{path}2"))).unwrap();
+            return vec![path.to_owned(), format!("{path}2")];
+        }
+        4 if there => {
+            fs::remove_file(&place).unwrap();
+            symlink("elsewhere", &place).unwrap();
+        }
+        5 => {
+            fs::write(root.join(format!("{path}.new")), "").unwrap();
+            return vec![format!("{path}.new")];
+        }
+        6 => {
+            fs::remove_file(root.join("link")).unwrap();
+            symlink("s", root.join("link")).unwrap();
+            return vec!["link".to_owned()];
+        }
+        _ => return Vec::new(),
+    }
+    vec![path.to_owned()]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(250))]
+
+    /// What is in the result changes the fingerprint, and nothing else does.
+    #[test]
+    fn the_fingerprint_follows_the_files_that_are_read(
+        copy in 0..COPIES.len(), ignore in ignore_lines(), place in 0..PLACES.len(), how in 0_usize..7,
+    ) {
+        let root = tree(&PLACES);
+        symlink("d", root.path().join("link")).unwrap();
+        let Ok(before) = read_with(root.path(), COPIES[copy], &ignore) else { return Ok(()) };
+        let changed = change(root.path(), PLACES[place], how);
+        let Ok(after) = read_with(root.path(), COPIES[copy], &ignore) else { return Ok(()) };
+        let read = |path: &String| before.iter().chain(&after).any(|entry| entry.path.to_string() == *path);
+        // A folder that the ignore file takes back only for a file in it is copied with that file, even where the copy itself
+        // excludes the file: BuildKit sends the folder, and so its going is a change.
+        let folders = |entries: &[Entry]| -> Vec<_> {
+            entries.iter().filter(|entry| entry.kind == Kind::Dir).map(|entry| entry.path.clone()).collect()
+        };
+        let counts = changed.iter().any(read) || folders(&before) != folders(&after);
+        prop_assert_eq!(fingerprint(&before) != fingerprint(&after), counts, "{:?}", changed);
+    }
+
+    /// Walking little finds what walking everything finds.
+    #[test]
+    fn pruning_loses_nothing(copy in 0..COPIES.len(), ignore in ignore_lines()) {
+        let root = tree(&PLACES);
+        symlink("d", root.path().join("link")).unwrap();
+        let file = Dockerfile::parse("Dockerfile", &format!("FROM scratch\n{}", COPIES[copy])).unwrap();
+        let sources = file.sources(&BTreeMap::new(), &Platform::host()).unwrap();
+        let rules = Ignore::parse("x", ignore.as_bytes()).unwrap();
+        let all = BTreeSet::from([ContextPath::default()]);
+        let everything = walk::walk(root.path(), &[], &all, &Ignore::none()).unwrap();
+        let whole = select(&everything, &sources, &rules).unwrap().complete(&sources, &rules);
+        let pruned = read_sources(root.path(), &sources, &rules);
+        match (whole, pruned) {
+            (Ok(whole), Ok(pruned)) => prop_assert_eq!(whole.into_iter().collect::<Vec<_>>(), pruned.into_iter().map(|e| e.path).collect::<Vec<_>>()),
+            (Err(whole), Err(pruned)) => prop_assert_eq!(whole, pruned),
+            (whole, pruned) => prop_assert!(false, "{:?} {:?}", whole.is_ok(), pruned.is_ok()),
+        }
+    }
+
+    #[test]
+    fn any_path_survives_its_text(bytes in any::<Vec<u8>>()) {
+        let path = ContextPath::new(bytes);
+        prop_assert_eq!(path.to_string().parse::<ContextPath>().unwrap(), path);
+    }
+}
+
+/// A folder whose entries come in another order.
+struct Backwards<'a>(&'a Path);
+
+impl Files for Backwards<'_> {
+    fn place(&self) -> &Path {
+        self.0
+    }
+
+    fn read(&self, path: &Path) -> Result<Option<Vec<u8>>, Fault> {
+        self.0.read(path)
+    }
+
+    fn has_file(&self, path: &Path) -> bool {
+        self.0.has_file(path)
+    }
+
+    fn list(&self, folder: &ContextPath) -> Result<Vec<Named>, Fault> {
+        let mut listed = self.0.list(folder)?;
+        listed.sort_by(|one, other| other.name.cmp(&one.name));
+        Ok(listed)
+    }
+
+    fn found(&self, path: &ContextPath) -> Result<Option<Found>, Fault> {
+        self.0.found(path)
+    }
+
+    fn digests(&self, files: &[&ContextPath], bytes: u64) -> Result<Vec<Digest>, Fault> {
+        self.0.digests(files, bytes)
+    }
+}
+
+#[test]
+fn the_order_of_the_walk_is_no_difference() {
+    let root = tree(&PLACES);
+    symlink("d", root.path().join("link")).unwrap();
+    for copy in COPIES {
+        let file = Dockerfile::parse("Dockerfile", &format!("FROM scratch\n{copy}")).unwrap();
+        let sources = file.sources(&BTreeMap::new(), &Platform::host()).unwrap();
+        let pick = |files: &dyn Files| pick(files, &sources, &Ignore::none(), &BTreeSet::new());
+        assert_eq!(pick(&root.path().to_path_buf()), pick(&Backwards(root.path())), "{copy}");
+    }
+}
+
+#[test]
+fn what_is_yet_to_be_made_is_picked() {
+    let root = tree(&["a", "target/other"]);
+    let absent = BTreeSet::from([ContextPath::new("target/new/program")]);
+    let picked = |copy: &str, ignore: &str| {
+        let file = Dockerfile::parse("Dockerfile", &format!("FROM scratch\n{copy}")).unwrap();
+        let sources = file.sources(&BTreeMap::new(), &Platform::host()).unwrap();
+        let picked = pick(root.path(), &sources, &Ignore::parse("x", ignore.as_bytes()).unwrap(), &absent)?;
+        assert!(!picked.digests.contains_key(&ContextPath::new("target/new/program")));
+        let below = |found: &Match| found.below.iter().map(ToString::to_string).collect::<Vec<_>>();
+        Ok::<_, Fault>(picked.matches.iter().map(|found| (found.at.to_string(), below(found))).collect::<Vec<_>>())
+    };
+    let program = ("target/new/program".to_owned(), Vec::new());
+    assert_eq!(picked("COPY target/new/program /", ""), Ok(vec![program.clone()]));
+    assert_eq!(picked("COPY target/n*/p* /", "target\n!target/new"), Ok(vec![program]));
+    assert_eq!(
+        picked("COPY target/new /", ""),
+        Ok(vec![("target/new".to_owned(), vec!["target/new/program".to_owned()])])
+    );
+    assert!(picked("COPY target/new/program /", "target").is_err());
+}
+
+/// The docker command line, if a test may use one.
+fn docker() -> Option<String> {
+    let found = std::env::var("XTASK_TEST_DOCKER").ok().filter(|docker| !docker.is_empty());
+    if found.is_none() {
+        assert_ne!(std::env::var("XTASK_REQUIRE_REAL").as_deref(), Ok("1"), "XTASK_TEST_DOCKER names no docker");
+        println!("skipped: XTASK_TEST_DOCKER names no docker");
+    }
+    found
+}
+
+/// What a build puts into a folder, or nothing where it fails.
+fn built(docker: &str, root: &Path, instructions: &str, ignore: &str) -> Option<Vec<Entry>> {
+    let work = tempfile::tempdir().unwrap();
+    let (file, out) = (work.path().join("Dockerfile"), work.path().join("out"));
+    fs::write(&file, format!("FROM scratch\n{instructions}\n")).unwrap();
+    fs::write(work.path().join("Dockerfile.dockerignore"), ignore).unwrap();
+    let build = Command::new(docker).args(["buildx", "build", "--quiet", "--provenance=false", "--file"]).arg(&file);
+    let build = build.arg("--output").arg(format!("type=local,dest={}", out.display())).arg(root);
+    let output = build.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success()
+            || ["not found", "no such file", "too many symlinks"].iter().any(|why| said.contains(why)),
+        "{instructions} with {ignore}: {said}"
+    );
+    let all = Source {
+        place: "x".into(),
+        line: 1,
+        reads: xtask_model::spec::dockerfile::Reads::Path(String::new()),
+        excludes: vec![],
+    };
+    output.status.success().then(|| read_sources(&out, &[all], &Ignore::none()).unwrap())
+}
+
+#[test]
+fn buildkit_sees_the_context_that_we_see() {
+    let Some(docker) = docker() else { return };
+    let mut lines = PLACES.to_vec();
+    lines.extend([
+        "run.sh*",
+        "empty/",
+        "link->d",
+        ".hidden",
+        "#x",
+        "{a,b}",
+        "docs/README.md",
+        "docs/other.md",
+        "d/.hidden/x",
+    ]);
+    let root = tree(&lines);
+    for ignore in ORACLE_IGNORES {
+        let ours = read_with(root.path(), "COPY . /", ignore).unwrap();
+        assert_eq!(Some(ours), built(&docker, root.path(), "COPY . /", ignore), "{ignore}");
+    }
+}
+
+const ORACLE_IGNORES: &[&str] = &[
+    "",
+    "*",
+    "*\n!d",
+    "*\n!d/e",
+    "*\n!d/e/a",
+    "d\n!d/e",
+    "d/*\n!d/e",
+    "d/**\n!d/e/c.py",
+    "**/*.py",
+    "**/*.py\n!**/c.py",
+    "*.py",
+    "/a",
+    "a/",
+    "./a",
+    "**/a",
+    "**a",
+    "*\n!*.py",
+    "*\n!**/*.py",
+    "**\n!s/d",
+    "d/e\n!d",
+    "!d\nd/e",
+    "a\n!a",
+    "docs\n!docs/README.md",
+    "docs/*.md\n!docs/R*",
+    "{a,b}",
+    "\\#x",
+    "#x",
+    " #x",
+    ".*",
+    "**/.*",
+    "[a-c]",
+    "[^a-c]",
+    "[^a-c]*",
+    "?",
+    "d/?",
+    "*/e",
+    "*/*/c.py",
+    "e*",
+    "empty",
+    "z/z",
+    "*\n!z/z/z",
+    "link",
+    "**/d\n!s/d/b",
+    "s/../a",
+    "*\n!s\ns/d\n!s/d/c.py",
+    "d**",
+    "d/**/c.py",
+    "\u{feff}a\r\nb\r\n",
+    "*\n!d/**/c.py",
+    "**/**",
+    "**/d/**",
+    "s\n!**/c.py",
+];
+
+#[test]
+fn buildkit_copies_what_we_pick() {
+    let Some(docker) = docker() else { return };
+    let root = tree(TREE);
+    let files = |entries: Vec<Entry>| {
+        let files = entries.into_iter().filter(|entry| entry.kind == Kind::File);
+        files.map(|entry| (entry.digest, entry.mode)).collect::<BTreeSet<_>>()
+    };
+    for (source, ignore) in [
+        ("a.txt", ""),
+        ("src", ""),
+        ("src/deep/", ""),
+        ("*.txt", ""),
+        ("*.none", ""),
+        ("no/*.x", ""),
+        ("s*/*.py", ""),
+        ("[ab].*", ""),
+        ("src/d??p", ""),
+        ("link", ""),
+        ("hop/o.py", ""),
+        ("abs/m.py", ""),
+        ("abs", ""),
+        ("link/*.md", ""),
+        ("to_*", ""),
+        ("dangling", ""),
+        ("circle", ""),
+        ("nope", ""),
+        ("a.txt", "*.txt"),
+        ("to_file", "a.txt"),
+        ("link", "*\n!link"),
+        ("../a.txt", ""),
+        ("run.sh", ""),
+        ("s[^x]c/m*", ""),
+        ("src/../b.md", ""),
+        ("*", ""),
+        ("src/**", ""),
+        ("**/o.py", ""),
+        ("empty", ""),
+        (".", "src/deep"),
+    ] {
+        let ours = read_with(root.path(), &format!("COPY {source} /out/"), ignore).ok().map(files);
+        let theirs = built(&docker, root.path(), &format!("COPY {source} /out/"), ignore).map(files);
+        assert_eq!(ours, theirs, "COPY {source} with {ignore}");
+    }
+}
+
+/// Lines that meet the tree's names often, in orders nobody would think of.
+#[test]
+fn buildkit_agrees_about_made_up_ignore_files() {
+    use proptest::strategy::ValueTree as _;
+    let Some(docker) = docker() else { return };
+    let root = tree(&PLACES);
+    let line = "!?(\\*\\*|\\*|d|s|a|z|\\?|[a-d])(/(\\*\\*|\\*|d|e|a|b\\.py|c\\*|\\*\\.py|z)){0,2}/?";
+    let lines = prop::collection::vec(line, 1..6).prop_map(|lines| lines.join("\n"));
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    for _ in 0..60 {
+        let ignore = lines.new_tree(&mut runner).unwrap().current();
+        let ours = read_with(root.path(), "COPY . /", &ignore).unwrap();
+        assert_eq!(Some(ours), built(&docker, root.path(), "COPY . /", &ignore), "{ignore}");
+    }
+}
+
+/// Words become names of files: what BuildKit makes of a word is what it copies to.
+#[test]
+fn buildkit_replaces_variables_as_we_do() {
+    let Some(docker) = docker() else { return };
+    // An empty pattern (`${p#}`) is left out: BuildKit 0.13 panics on it and takes the engine with it.
+    let words = [
+        "$a-${a}",
+        "'$a'",
+        "\"$a\"",
+        "\\$a",
+        "a\\b",
+        "'a\\b'",
+        "\"a\\b\"",
+        "${u-d}",
+        "${e-d}",
+        "${u:-d}",
+        "${e:-d}",
+        "${a:-d}",
+        "${u+d}",
+        "${e+d}",
+        "${e:+d}",
+        "${a:+d}",
+        "${u:-${a}}",
+        "${u:-x${u:-y}}",
+        "${a:?no}",
+        "${e?no}",
+        "${p#*.}",
+        "${p##*.}",
+        "${p%.*}",
+        "${p%%.*}",
+        "${p#f?o}",
+        "${p#x}",
+        "${s/x/Q}",
+        "${s//\\//_}",
+        "${m#a\\*}",
+        "${m/\\*/-}",
+        "${p/t*r/-}",
+        "${p///}",
+        "x$",
+        "${g}",
+        "${h}",
+        "$i",
+        "$TARGETARCH",
+        "$1x",
+        "${p//[/x}",
+        "'a'\"b\"c",
+        "${p/o/$a}",
+        "${p//o}x/}",
+        "${p/?/}",
+        "${p//?/y}",
+        "${p//*/y}",
+    ];
+    let copies: Vec<String> = words.iter().enumerate().map(|(index, word)| format!("COPY f /{index}-{word}")).collect();
+    let text = format!(
+        "FROM scratch\nARG a=1 e= p=foo.tar.gz s=x/y/z m=a*b g=arg\nENV g=env\nARG g=late\nARG h=$a$g TARGETARCH i=arg\nENV i=env\nARG i\n{}\n",
+        copies.join("\n")
+    );
+    let file = Dockerfile::parse("Dockerfile", &text).unwrap();
+    let expanded = file.expand(&BTreeMap::new(), &Platform::host()).unwrap();
+    let ours: BTreeSet<String> = expanded.target().unwrap().instructions.iter().filter_map(destination).collect();
+    let root = tree(&["f"]);
+    let built = built(&docker, root.path(), text.strip_prefix("FROM scratch\n").unwrap(), "").unwrap();
+    let theirs = built.into_iter().filter(|entry| entry.kind == Kind::File).map(|entry| entry.path.to_string());
+    assert_eq!(ours, theirs.collect());
+}
+
+fn destination(instruction: &xtask_model::spec::dockerfile::Instruction) -> Option<String> {
+    match &instruction.kind {
+        xtask_model::spec::dockerfile::Kind::Copy(copy) => Some(copy.destination.trim_start_matches('/').to_owned()),
+        _ => None,
+    }
+}

@@ -1,0 +1,514 @@
+//! What is seen: the working tree, its commit, the root image and what stands in the registry and on this machine.
+//!
+//! Reads files, git, the registry and docker's store, and changes nothing. Ends in values from which `plan` decides alone.
+
+use crate::docker::Docker;
+use crate::registry::layout::Layout;
+use crate::registry::{Client, Options};
+use crate::tree::binary;
+use crate::tree::context::{self, Files};
+use crate::tree::uv;
+use serde::Deserialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use xtask_model::fault::{Exit, Fault};
+use xtask_model::image::commit::Commit;
+use xtask_model::image::context::Entry;
+use xtask_model::image::context::as_in_git;
+use xtask_model::image::key::FALLBACK;
+use xtask_model::image::key::{AppKey, BaseKey, BinaryKey, FINGERPRINT_LABEL, Fingerprint, Names, RootKey, SCHEMA};
+use xtask_model::image::policy::{self, ImageKind, Policy, Registry, RelPath};
+use xtask_model::image::presence::{Local, Published};
+use xtask_model::spec::dockerfile::Dockerfile;
+use xtask_model::spec::lock::{self, ImagesLock, Lock};
+use xtask_model::spec::oci::{Config, Descriptor, Manifest};
+use xtask_model::spec::reference::{Digest, Platform, Reference, Repository, Tag};
+use xtask_model::spec::requirements::{self, Environment};
+
+/// A repository with a policy, opened.
+pub struct Tree {
+    /// Its folder, absolute.
+    pub root: PathBuf,
+    /// Its files: the working folder's, or those of a revision.
+    pub files: Box<dyn Files>,
+    /// What is wanted.
+    pub policy: Policy,
+    /// The registry in force.
+    pub registry: Registry,
+    /// The commit that is checked out.
+    pub commit: Option<Commit>,
+    /// No registry may be asked.
+    pub offline: bool,
+}
+
+impl Tree {
+    /// Reads the policy of the repository in these files; `registry` replaces the policy's. Knows no commit.
+    pub fn with_registry(registry: Option<Registry>, files: Box<dyn Files>) -> Result<Self, Fault> {
+        let text = files.text(Path::new(policy::FILE))?;
+        let policy = policy::parse(&text, &|path: &RelPath| files.has_file(path.as_ref()))?;
+        let registry = registry.unwrap_or_else(|| policy.project.registry.clone());
+        Ok(Self { root: files.place().to_owned(), files, policy, registry, commit: None, offline: false })
+    }
+
+    /// The repository of an image.
+    pub fn repository(&self, kind: ImageKind) -> Repository {
+        self.registry.repository(match kind {
+            ImageKind::Base => &self.policy.base.repository,
+            ImageKind::App | ImageKind::Enhanced => &self.policy.app.repository,
+        })
+    }
+
+    /// The Dockerfile of an image.
+    pub fn dockerfile(&self, kind: ImageKind) -> Result<RelPath, Fault> {
+        match kind {
+            ImageKind::Base => Ok(self.policy.base.dockerfile.clone()),
+            ImageKind::App => Ok(self.policy.app.dockerfile.clone()),
+            ImageKind::Enhanced => self.policy.app.enhanced.clone().ok_or_else(|| {
+                Fault::usage("the policy names no Dockerfile that builds from scratch")
+                    .hint("`enhanced = \"dockerfiles/Dockerfile.enhanced\"` in `[app]` of `images.toml`")
+            }),
+        }
+    }
+
+    /// The package's version, from its manifest or the workspace's.
+    pub fn version(&self) -> Option<String> {
+        #[derive(Deserialize)]
+        struct Manifest {
+            package: Option<Package>,
+            workspace: Option<Workspace>,
+        }
+        #[derive(Deserialize)]
+        struct Workspace {
+            package: Option<Package>,
+        }
+        #[derive(Deserialize)]
+        struct Package {
+            version: Option<toml::Value>,
+        }
+        let read = |path: &Path| toml::from_str::<Manifest>(&std::fs::read_to_string(path).ok()?).ok();
+        let text = |package: Option<Package>| package?.version?.as_str().map(str::to_owned);
+        let package = &self.policy.app.binary.as_ref()?.package;
+        let member = read(&self.root.join(package).join("Cargo.toml")).and_then(|manifest| text(manifest.package));
+        member.or_else(|| {
+            let manifest = read(&self.root.join("Cargo.toml"))?;
+            text(manifest.package).or_else(|| text(manifest.workspace?.package))
+        })
+    }
+
+    /// A registry client as the policy wants it.
+    pub fn client(&self) -> Client {
+        Client::new(self.client_options())
+    }
+
+    /// How the policy and the command line want registries to be asked.
+    pub fn client_options(&self) -> Options {
+        let plain_http = self.policy.project.insecure_registries.iter().cloned().collect::<BTreeSet<_>>();
+        Options { plain_http, offline: self.offline, ..Options::from_env() }
+    }
+
+    /// Where images live when there is no registry.
+    pub fn images(&self) -> PathBuf {
+        self.root.join("target/images")
+    }
+
+    /// What the differences between keys call files.
+    pub fn names<'a>(&'a self, parsed: &'a Parsed) -> Names<'a> {
+        Names {
+            policy: policy::FILE,
+            lock: self.policy.base.lock.as_str(),
+            dockerfile: parsed.path.as_str(),
+            lines: &parsed.lines,
+            sources: "",
+        }
+    }
+}
+
+/// The repository's folder: the one that is named, else the nearest above with a policy.
+pub fn find_root(named: Option<&Path>) -> Result<PathBuf, Fault> {
+    let cannot = |path: &Path, error: std::io::Error| {
+        Fault::usage(format!("cannot open the repository `{}`", path.display())).cause(error)
+    };
+    if let Some(named) = named {
+        let root = named.canonicalize().map_err(|error| cannot(named, error))?;
+        if !root.join(policy::FILE).is_file() {
+            return Err(Fault::usage(format!("`{}` has no `{}`", named.display(), policy::FILE))
+                .hint("`--root` names the folder in which it stands"));
+        }
+        return Ok(root);
+    }
+    let here = std::env::current_dir().map_err(|error| cannot(Path::new("."), error))?;
+    here.ancestors().find(|folder| folder.join(policy::FILE).is_file()).map(Path::to_owned).ok_or_else(|| {
+        Fault::usage(format!("neither this folder nor one above it has an `{}`", policy::FILE))
+            .hint("go to the repository, or name it: `--root DIR`")
+    })
+}
+
+/// A Dockerfile as it counts.
+pub struct Parsed {
+    /// Its path.
+    pub path: RelPath,
+    /// Its instructions, normalised.
+    pub meaning: Vec<String>,
+    /// The line of each.
+    pub lines: Vec<usize>,
+    /// The files that it reads, but for those that count by their meaning.
+    pub files: Vec<Entry>,
+    /// Those that it reads and that count by their meaning.
+    pub meant: Vec<Entry>,
+    /// The ignore file in force, or the one that would be.
+    pub ignore_file: String,
+    /// The names of the secrets that its steps mount.
+    pub secrets: BTreeSet<String>,
+}
+
+/// Reads a Dockerfile and the files that it copies, for every platform of the policy.
+pub fn parse(tree: &Tree, kind: ImageKind, args: &BTreeMap<String, String>) -> Result<Parsed, Fault> {
+    let path = tree.dockerfile(kind)?;
+    let text = tree.files.text(path.as_ref())?;
+    let dockerfile = Dockerfile::parse(path.as_str(), &text)?;
+    declared(tree, kind, &dockerfile, args)?;
+    let (ignore_file, ignore) = context::ignore_file(&*tree.files, path.as_str())?;
+    let staged = |platform: &Platform| Some(binary::staged(platform, tree.policy.app.binary.as_ref()?));
+    let mut files = BTreeSet::new();
+    let mut secrets = BTreeSet::new();
+    for platform in &tree.policy.project.platforms {
+        // The images beneath count by their digests; which files are read does not hang on their names.
+        let mut args = args.clone();
+        args.extend(
+            ["ROOT_IMAGE", "BASE_IMAGE", "RUST_IMAGE"].map(|name| (name.to_owned(), "image.invalid/any".to_owned())),
+        );
+        if kind == ImageKind::App {
+            args.extend(staged(platform).map(|path| ("BINARY".to_owned(), path.to_string())));
+        }
+        let mut sources = dockerfile.sources(&args, platform)?;
+        // The binary counts by its recipe, and need not have been compiled.
+        if let Some(staged) = staged(platform) {
+            sources.retain(|source| source.reads != xtask_model::spec::dockerfile::Reads::Glob(staged.to_string()));
+        }
+        secrets.extend(dockerfile.secrets(&args, platform)?);
+        let read = context::read_sources(&*tree.files, &sources, &ignore);
+        files.extend(as_in_git(&read.map_err(|fault| match fault.needed_by {
+            Some(_) => fault,
+            None => fault.needed_by(format!("`{path}`")),
+        })?));
+    }
+    // The lock counts by its meaning: its comments and order change no image.
+    let lock = tree.policy.base.lock.as_str();
+    let is_lock = |entry: &Entry| entry.path.as_bytes() == lock.as_bytes();
+    let (meant, files): (Vec<Entry>, Vec<Entry>) = files.into_iter().partition(is_lock);
+    Ok(Parsed {
+        meaning: dockerfile.meaning(),
+        lines: dockerfile.meaning_lines(),
+        files,
+        meant,
+        ignore_file: ignore_file.unwrap_or_else(|| format!("{path}.dockerignore")),
+        secrets,
+        path,
+    })
+}
+
+/// Refuses an argument of the policy that no `ARG` declares: both engines would pass over it in silence.
+fn declared(
+    tree: &Tree,
+    kind: ImageKind,
+    dockerfile: &Dockerfile,
+    args: &BTreeMap<String, String>,
+) -> Result<(), Fault> {
+    let own = dockerfile.declared();
+    let unknown = |name: &&String| !own.contains(name.as_str()) && !Dockerfile::is_predefined(name);
+    let Some(name) = args.keys().find(unknown) else { return Ok(()) };
+    // Those of the app are for both of its Dockerfiles.
+    let other = match kind {
+        ImageKind::Base => None,
+        ImageKind::App => Some(ImageKind::Enhanced),
+        ImageKind::Enhanced => Some(ImageKind::App),
+    };
+    if let Some(path) = other.and_then(|other| tree.dockerfile(other).ok()) {
+        let other = Dockerfile::parse(path.as_str(), &tree.files.text(path.as_ref())?)?;
+        let known = other.declared();
+        if args.keys().filter(unknown).all(|name| known.contains(name.as_str())) {
+            return Ok(());
+        }
+    }
+    let table = if kind == ImageKind::Base { "base" } else { "app" };
+    Err(Fault::usage(format!(
+        "`{name}` in `[{table}] args` has no effect: `{}` has no `ARG {name}`",
+        dockerfile.path()
+    ))
+    .hint(format!("declare it: `ARG {name}`, or remove it from `images.toml`")))
+}
+
+/// Reads the lock, which has to answer to the requirements.
+pub fn lock(tree: &Tree) -> Result<Lock, Fault> {
+    let lock = lock_as_it_is(tree)?;
+    let requirements = uv::requirements(&*tree.files, tree.policy.base.requirements.as_ref())?;
+    // Drift is what a check finds; a build on a stale lock is wrong use.
+    let usage = |fault| Fault { exit: Exit::Usage, ..fault };
+    for python in tree.policy.root.pythons() {
+        lock::check(&requirements, &python, &lock).map_err(usage)?;
+    }
+    lock::check_closure(&requirements, &environments(tree), &lock).map_err(usage)?;
+    Ok(lock)
+}
+
+/// Where the packages of the lock are used: each platform with each Python.
+pub fn environments(tree: &Tree) -> Vec<Environment> {
+    lock::closure::environments(&tree.policy.project.platforms, &tree.policy.root.pythons()).collect()
+}
+
+/// Whether the base's Dockerfile can compile packages that have no wheel.
+pub fn compiles(tree: &Tree) -> Result<bool, Fault> {
+    let text = tree.files.text(tree.policy.base.dockerfile.as_ref())?;
+    let given = argument(tree, &text, "BUILD_PACKAGES");
+    Ok(given.is_some_and(|packages| !packages.trim().is_empty()) || !text.contains("--no-build"))
+}
+
+/// The newest glibc that a wheel may ask for in the base, `2_36`.
+pub fn glibc(tree: &Tree) -> Result<String, Fault> {
+    let text = tree.files.text(tree.policy.base.dockerfile.as_ref())?;
+    Ok(argument(tree, &text, "MANYLINUX").unwrap_or_else(|| "2_36".to_owned()))
+}
+
+/// An argument of the base's Dockerfile: the policy's value, else the default.
+fn argument(tree: &Tree, text: &str, name: &str) -> Option<String> {
+    let default = || {
+        let prefix = format!("ARG {name}=");
+        text.lines().find_map(|line| line.trim().strip_prefix(&prefix)).map(|value| value.trim_matches('"').to_owned())
+    };
+    tree.policy.base.args.get(name).cloned().or_else(default)
+}
+
+/// Packages of the lock that have no wheel where they are used, each with the places, for a base that compiles nothing.
+pub fn without_wheel(tree: &Tree, lock: &Lock) -> Result<Vec<String>, Fault> {
+    if lock.packages.iter().all(|package| lock.records.without_wheel(package).next().is_none()) || compiles(tree)? {
+        return Ok(Vec::new());
+    }
+    let targets = targets(tree)?;
+    let missing = |package: &lock::LockedPackage| {
+        let here = |place: &&str| targets.iter().any(|target| target.name == **place);
+        let places: Vec<&str> = lock.records.without_wheel(package).filter(here).collect();
+        (!places.is_empty()).then(|| format!("{} {} has none for {}", package.name, package.version, places.join(", ")))
+    };
+    Ok(lock.packages.iter().filter_map(missing).collect())
+}
+
+/// What packages are installed for, as far as uv knows wheels for it.
+pub fn targets(tree: &Tree) -> Result<Vec<uv::Target>, Fault> {
+    let glibc = glibc(tree)?;
+    let mut targets = Vec::new();
+    for platform in &tree.policy.project.platforms {
+        for python in tree.policy.root.pythons() {
+            targets.extend(uv::Target::new(platform, &python, &glibc));
+        }
+    }
+    Ok(targets)
+}
+
+/// Where the policy installs packages and wheels were not looked for when the lock was written.
+pub fn unlooked(tree: &Tree, lock: &Lock) -> Result<Vec<String>, Fault> {
+    let looked = lock.records.targets();
+    let names = targets(tree)?.into_iter().map(|target| target.name);
+    Ok(names.filter(|name| !lock.records.is_empty() && !looked.contains(name)).collect())
+}
+
+/// A package without a wheel in a base that compiles nothing.
+pub fn no_wheel(missing: &[String]) -> Fault {
+    let fault = Fault::usage("packages have no wheel, and the base compiles nothing");
+    missing.iter().fold(fault, Fault::cause).hint(
+        "pin a version that has one, or compile it: `BUILD_PACKAGES = \"gcc python3-dev\"` in `[base.args]`, with \
+         `--engine docker`",
+    )
+}
+
+/// Where the packages of the lock come from.
+pub fn indexes(tree: &Tree) -> Result<lock::Indexes, Fault> {
+    uv::indexes(&tree.root, &uv::requirements(&*tree.files, tree.policy.base.requirements.as_ref())?)
+}
+
+/// Reads the lock, whether it answers to the requirements or not: for where nothing is built of it.
+pub fn lock_as_it_is(tree: &Tree) -> Result<Lock, Fault> {
+    let base = &tree.policy.base;
+    let bytes = tree.files.regular(base.lock.as_ref(), requirements::MAX_BYTES);
+    let text = bytes.and_then(|bytes| {
+        String::from_utf8(bytes).map_err(|error| Fault::usage("it is not a text").cause(error.utf8_error()))
+    });
+    let text = text.map_err(|fault| {
+        // The reason is the last cause, or, where nothing caused it, what happened.
+        let cause = fault.causes.last().unwrap_or(&fault.what).clone();
+        Fault::usage(format!("cannot read the lock `{}`", base.lock))
+            .needed_by("the base image's fingerprint")
+            .cause(cause)
+            .hint("write it: `cargo xtask lock`")
+    })?;
+    Lock::parse(base.lock.as_ref(), &text)
+}
+
+/// What `images.lock` pins; without the file, nothing.
+pub fn images_lock(tree: &Tree) -> Result<ImagesLock, Fault> {
+    let path = Path::new(lock::images::PATH);
+    let text = tree.files.read_text(path)?;
+    text.map_or_else(|| Ok(ImagesLock::default()), |text| ImagesLock::parse(path, &text))
+}
+
+/// The image under the base, with its digest for each platform.
+#[derive(Clone, Debug)]
+pub struct RootImage {
+    /// What it is called in keys and labels.
+    pub name: String,
+    /// Its manifest for each platform.
+    pub digests: BTreeMap<Platform, Digest>,
+    /// Where `FROM` finds it.
+    pub place: RootPlace,
+}
+
+impl RootImage {
+    /// Whether it is the one from Debian's packages, which the network has chosen and not the commit.
+    pub fn is_fallback(&self) -> bool {
+        self.name.starts_with(FALLBACK)
+    }
+}
+
+/// Where a root image is.
+#[derive(Clone, Debug)]
+pub enum RootPlace {
+    /// In a registry, by digest.
+    Registry(Repository),
+    /// In an OCI layout on this machine: built from Debian's packages.
+    Layout(PathBuf),
+}
+
+/// The base's key.
+pub fn base_key(tree: &Tree, root: &RootImage, lock: &Lock, parsed: &Parsed) -> BaseKey {
+    BaseKey {
+        schema: SCHEMA,
+        epoch: tree.policy.base.epoch,
+        root: RootKey { image: root.name.clone(), digests: root.digests.clone() },
+        python: tree.policy.root.python.clone(),
+        lock: lock.meaning(),
+        dockerfile: parsed.meaning.clone(),
+        args: tree.policy.base.args.clone(),
+        files: parsed.files.clone(),
+        compression: tree.policy.base.compression.to_string(),
+    }
+}
+
+/// Whether a file is in the image as it is, and so does not count for the program, unless that is said to be compiled from it.
+fn is_copied<'p>(tree: &'p Tree, parsed: &'p Parsed) -> impl Fn(&Path) -> bool + 'p {
+    let embeds = tree.policy.app.binary.as_ref().is_some_and(|binary| binary.embeds);
+    let copied: BTreeSet<&Path> = parsed.files.iter().map(|entry| entry.path.to_path()).collect();
+    move |path| !embeds && copied.contains(path)
+}
+
+/// The sources of the program in the app, where there is one.
+pub fn binary_sources(tree: &Tree, parsed: &Parsed) -> Result<Option<binary::Sources>, Fault> {
+    let binary = tree.policy.app.binary.as_ref();
+    binary.map(|binary| binary::sources(&*tree.files, binary, &is_copied(tree, parsed))).transpose()
+}
+
+/// The key of the program in the app, where there is one.
+pub fn binary_key(tree: &Tree, parsed: &Parsed) -> Result<Option<BinaryKey>, Fault> {
+    let binary = tree.policy.app.binary.as_ref();
+    binary.map(|binary| binary::key(&*tree.files, binary, &is_copied(tree, parsed))).transpose()
+}
+
+/// The app's key on a base.
+pub fn app_key(tree: &Tree, base: Fingerprint, parsed: &Parsed) -> Result<AppKey, Fault> {
+    Ok(AppKey {
+        schema: SCHEMA,
+        base: Some(base.to_string()),
+        scratch: None,
+        dockerfile: parsed.meaning.clone(),
+        args: tree.policy.app.args.clone(),
+        files: parsed.files.clone(),
+        binary: binary_key(tree, parsed)?,
+    })
+}
+
+/// The key of the app from scratch: what the base's holds, but for the base's own Dockerfile and files.
+pub fn enhanced_key(tree: &Tree, base: BaseKey, parsed: &Parsed) -> Result<AppKey, Fault> {
+    let scratch = BaseKey { dockerfile: Vec::new(), files: Vec::new(), ..base };
+    Ok(AppKey { base: None, scratch: Some(Box::new(scratch)), ..app_key(tree, scratch_base(), parsed)? })
+}
+
+fn scratch_base() -> Fingerprint {
+    "0".repeat(64).parse().expect("64 hex digits")
+}
+
+/// The layout of a local image. One folder an image, so that removing one removes nothing else.
+pub fn local_layout(tree: &Tree, kind: ImageKind, tag: &Tag, platform: &Platform) -> PathBuf {
+    tree.images().join(format!("{kind}-{tag}-{}", platform.dashed()))
+}
+
+/// An image in its layout, when it is whole and its label says that it is the one.
+pub fn in_layout(
+    tree: &Tree,
+    kind: ImageKind,
+    fingerprint: &Fingerprint,
+    tag: &Tag,
+    platform: &Platform,
+) -> Result<Option<Local>, Fault> {
+    let folder = local_layout(tree, kind, tag, platform);
+    if !folder.join("index.json").is_file() {
+        return Ok(None);
+    }
+    let layout = Layout::open_or_create(&folder)?;
+    let Some((_, descriptor)) = layout.list()?.into_iter().next() else { return Ok(None) };
+    let Some(local) = read_local(&layout, &descriptor) else { return Ok(None) };
+    let ours = local.labels.get(FINGERPRINT_LABEL).is_some_and(|theirs| *theirs == fingerprint.to_string());
+    Ok(ours.then_some(local))
+}
+
+/// A layout's image whose blobs are all there in full length; a half-written one is no image.
+fn read_local(layout: &Layout, descriptor: &Descriptor) -> Option<Local> {
+    let manifest: Manifest = layout.read_json(descriptor).ok()?;
+    let config: Config = layout.read_json(&manifest.config).ok()?;
+    let blobs = || manifest.layers.iter().chain([&manifest.config]);
+    let whole = blobs().all(|blob| layout.blob_size(&blob.digest) == Some(blob.size));
+    whole.then(|| Local {
+        digest: descriptor.digest,
+        layout: Some(layout.folder().to_owned()),
+        size: Some(blobs().map(|blob| blob.size).sum()),
+        labels: config.config.labels,
+    })
+}
+
+/// An image in docker's store under this name, when its label says that it is the one.
+pub fn local_store(
+    docker: &Docker,
+    name: &Reference,
+    fingerprint: &Fingerprint,
+    platform: &Platform,
+) -> Result<Option<Local>, Fault> {
+    let Some(stored) = docker.stored(&name.to_string())? else { return Ok(None) };
+    let ours = stored.label(FINGERPRINT_LABEL).is_some_and(|theirs| theirs == fingerprint.to_string());
+    if !ours || !stored.is_for(platform) {
+        return Ok(None);
+    }
+    let labels = stored.labels();
+    Ok(stored.id.parse().ok().map(|digest| Local { digest, layout: None, size: None, labels }))
+}
+
+/// The difference between what `latest` says of itself and a key, where `latest` is ours: why there is something to build.
+pub fn base_changes(published: &Published, key: &BaseKey, names: &Names<'_>) -> Vec<String> {
+    published
+        .key()
+        .and_then(|json| serde_json::from_str::<BaseKey>(json).ok())
+        .map(|old| xtask_model::image::key::base_changes(&old, key, names))
+        .unwrap_or_default()
+}
+
+/// The same for an app.
+pub fn app_changes(published: &Published, key: &AppKey, names: &Names<'_>) -> Vec<String> {
+    published
+        .key()
+        .and_then(|json| serde_json::from_str::<AppKey>(json).ok())
+        .map(|old| xtask_model::image::key::app_changes(&old, key, names))
+        .unwrap_or_default()
+}
+
+/// A key's fingerprint and tag, and its JSON, which takes a while to write where it names many files.
+pub fn tagged<K: xtask_model::image::key::Key>(tree: &Tree, key: &K) -> (Fingerprint, Tag, String) {
+    let json = key.json();
+    let fingerprint = K::fingerprint_of(&json);
+    (fingerprint, fingerprint.tag(tree.policy.base.tag_length), json)
+}

@@ -1,0 +1,242 @@
+//! What git knows of the tree: the only place that calls git.
+//!
+//! A folder outside every repository, or a repository without commits, is a fact like any other: [`Git::commit`] is then
+//! `None`. Every other failure of git is a fault with git's own words (`trouble`). No call runs a program that the
+//! repository's configuration names: see `Git::command`. `objects` asks for git's objects, `revision` reads a commit's files
+//! from them.
+
+mod lfs;
+mod objects;
+pub mod remote;
+pub mod revision;
+#[cfg(test)]
+mod tests;
+mod trouble;
+
+pub use lfs::pointer;
+use xtask_model::image::commit::{Ancestry, Commit};
+
+pub use objects::Objects;
+pub use revision::Revision;
+
+use crate::process::Command;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use xtask_model::fault::{Exit, Fault};
+use xtask_model::image::tags::is_version;
+
+/// The git program in one folder.
+#[derive(Clone, Debug)]
+pub struct Git {
+    root: PathBuf,
+}
+
+impl Git {
+    /// Git in `root`.
+    pub fn at(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
+    /// A call of git that depends on no person's configuration, takes no lock that an editor waits for, and runs no program but
+    /// git: not the repository's `core.fsmonitor`, hooks, pagers or transports. Filters, text conversions and external diffs run
+    /// only in commands that compare the working tree, and none of these is ever called. Replaced objects are not replaced: a
+    /// commit's name means the commit.
+    fn command(&self) -> Command {
+        const SETTINGS: [&str; 9] = [
+            "core.quotePath=false",
+            "core.fsmonitor=false",
+            "core.hooksPath=/dev/null",
+            "core.alternateRefsCommand=",
+            "core.sshCommand=false",
+            "core.askPass=",
+            "credential.helper=",
+            "gc.auto=0",
+            "maintenance.auto=false",
+        ];
+        let front = ["--no-pager", "--no-optional-locks", "--no-replace-objects"];
+        let settings = SETTINGS.iter().flat_map(|setting| ["-c", setting]);
+        // A missing object of a partial clone is not fetched: older versions know only the second variable.
+        self.plain().args(front).args(settings).env("GIT_NO_LAZY_FETCH", "1").env("GIT_ALLOW_PROTOCOL", "none")
+    }
+
+    /// The same for a partial clone whose own configuration names nothing but where to fetch from, see
+    /// [`Git::fetches_safely`]: programs are then those of the person who calls.
+    fn fetching_command(&self) -> Command {
+        let settings =
+            ["core.quotePath=false", "core.fsmonitor=false", "core.hooksPath=/dev/null", "maintenance.auto=false"];
+        let front = ["--no-pager", "--no-optional-locks", "--no-replace-objects"];
+        self.plain().args(front).args(settings.iter().flat_map(|setting| ["-c", setting]))
+    }
+
+    fn plain(&self) -> Command {
+        // Messages are compared, and so asked for in one language.
+        Command::new("git").arg("-C").arg(&self.root).env("LC_ALL", "C").env("GIT_TERMINAL_PROMPT", "0")
+    }
+
+    /// Whether git may fetch what a partial clone lacks: the repository's own configuration holds only keys that are known to
+    /// run nothing. A list of what is harmless, so that a key of a later version is not.
+    fn fetches_safely(&self) -> Result<bool, Fault> {
+        let output = self.command().args(["config", "--list", "--includes", "--show-scope", "-z"]).output()?;
+        if !output.status.success() {
+            return Ok(false);
+        }
+        // Scope, key with value, scope, key with value.
+        let words: Vec<&[u8]> = output.stdout.split(|byte| *byte == 0).collect();
+        let harmless = |pair: &[&[u8]]| match pair {
+            [b"local" | b"worktree", setting] => is_harmless(&String::from_utf8_lossy(setting)),
+            _ => true,
+        };
+        Ok(words.chunks(2).all(harmless))
+    }
+
+    /// Whether this is a partial clone, whose missing objects are elsewhere.
+    fn is_partial(&self) -> bool {
+        let call =
+            self.command().args(["config", "--get-regexp", r"^(extensions\.partialclone|remote\..*\.promisor)$"]);
+        call.output().is_ok_and(|output| output.status.success())
+    }
+
+    /// Whether the commit's own `.gitattributes` give a file CRLF at the end of its lines. Attributes that only this clone has do
+    /// not count, and older versions of git cannot say.
+    pub fn ends_lines_with_crlf(&self, commit: &str, path: &Path) -> Result<bool, Fault> {
+        let own = self.command().args(["rev-parse", "--git-path", "info/attributes"]).output()?;
+        if self.root.join(String::from_utf8_lossy(&own.stdout).trim_end()).exists() {
+            return Ok(false);
+        }
+        let call = self.command().args(["-c", "core.attributesFile=/dev/null", "check-attr", "-z"]);
+        let call = call.arg(format!("--source={commit}")).args(["eol", "--"]).arg(path).env("GIT_ATTR_NOSYSTEM", "1");
+        let output = call.output()?;
+        Ok(output.status.success() && output.stdout.split(|byte| *byte == 0).nth(2) == Some(b"crlf"))
+    }
+
+    /// The rules by which git ignores these paths below the root (`.gitignore:3 *.env`), for those that it ignores and does not
+    /// track. A folder need not end with a slash.
+    pub fn ignored(&self, paths: &[&Path]) -> Result<BTreeMap<PathBuf, String>, Fault> {
+        use std::os::unix::ffi::OsStrExt as _;
+        let mut paths = paths.to_vec();
+        let output = loop {
+            if paths.is_empty() {
+                return Ok(BTreeMap::new());
+            }
+            let mut question = Vec::new();
+            for path in &paths {
+                question.extend_from_slice(b"./");
+                question.extend_from_slice(path.as_os_str().as_bytes());
+                question.push(0);
+            }
+            let output =
+                self.command().args(["check-ignore", "--stdin", "-z", "--verbose"]).stdin(question).output()?;
+            if matches!(output.status.code(), Some(0 | 1)) {
+                break output;
+            }
+            // Files of a submodule are another repository's business.
+            let said = String::from_utf8_lossy(&output.stderr);
+            let mut quoted = said.split('\'').skip(1).step_by(2);
+            let (path, submodule) = (quoted.next().unwrap_or_default(), quoted.next().unwrap_or_default());
+            // Git names the submodule from the repository's top, the path from here.
+            let above = Path::new(path.trim_start_matches("./")).ancestors().skip(1);
+            let folder =
+                above.into_iter().find(|folder| *folder != Path::new("") && Path::new(submodule).ends_with(folder));
+            let before = paths.len();
+            paths.retain(|path| !folder.is_some_and(|folder| path.starts_with(folder)));
+            if paths.len() == before {
+                return Err(self.trouble(&output.stderr, "cannot ask git which files it ignores"));
+            }
+        };
+        // Four words for each: the file of the rule, its line, the pattern, the path.
+        let words: Vec<&[u8]> = output.stdout.split(|byte| *byte == 0).collect();
+        let mut found = BTreeMap::new();
+        for rule in words.chunks_exact(4) {
+            let text = |word: &[u8]| String::from_utf8_lossy(word).into_owned();
+            let path = rule[3].strip_prefix(b"./").unwrap_or(rule[3]);
+            // A pattern with `!` takes a path back.
+            if !rule[2].starts_with(b"!") {
+                let path = PathBuf::from(std::ffi::OsStr::from_bytes(path));
+                found.insert(path, format!("{}:{} `{}`", text(rule[0]), text(rule[1]), text(rule[2])));
+            }
+        }
+        Ok(found)
+    }
+
+    /// The commit that is checked out, with what CI's environment (`GITHUB_REF`) knows better than a detached head.
+    pub fn commit(&self, environment: &dyn Fn(&str) -> Option<String>) -> Result<Option<Commit>, Fault> {
+        if crate::process::found("git").is_none() {
+            return Ok(None);
+        }
+        // One call for id, time and names: starting git is what costs. The refs are named so that no configuration hides one.
+        let refs = ["--decorate-refs=HEAD", "--decorate-refs=refs/heads/*", "--decorate-refs=refs/tags/*"];
+        let call = self.command().args(["log", "-1", "--no-show-signature", "--decorate=full", "--format=%H%n%ct%n%D"]);
+        let output = call.args(refs).arg("HEAD").output()?;
+        if !output.status.success() {
+            return self.no_commit(&output.stderr).map(|()| None);
+        }
+        let shown = String::from_utf8_lossy(&output.stdout).trim_end().to_owned();
+        let mut lines = shown.lines();
+        let (id, time) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
+        let Ok(time) = time.parse() else {
+            return Err(Fault::new(Exit::Bug, format!("cannot read git's answer `{shown}`")));
+        };
+        let names: Vec<&str> = lines.next().unwrap_or_default().split(", ").collect();
+        let branch = names.iter().find_map(|name| name.strip_prefix("HEAD -> refs/heads/"));
+        let ci_branch = environment("GITHUB_REF").and_then(|name| name.strip_prefix("refs/heads/").map(str::to_owned));
+        let mut versions: Vec<String> = names
+            .iter()
+            .filter_map(|name| name.strip_prefix("tag: refs/tags/v"))
+            .filter(|version| is_version(version))
+            .map(str::to_owned)
+            .collect();
+        versions.sort();
+        Ok(Some(Commit { id: id.to_owned(), time, branch: ci_branch.or_else(|| branch.map(str::to_owned)), versions }))
+    }
+
+    /// The newest commit that both have in their history; `None` where this clone knows of none.
+    pub fn merge_base(&self, one: &str, other: &str) -> Result<Option<String>, Fault> {
+        let output = self.command().args(["merge-base", "--end-of-options", one, other]).output()?;
+        match output.status.code() {
+            Some(0) => Ok(Some(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())),
+            Some(1) => Ok(None),
+            _ if trouble::is_unknown(&output.stderr) => Ok(None),
+            _ => Err(self.trouble(&output.stderr, format!("cannot compare commit `{one}` with `{other}`"))),
+        }
+    }
+
+    /// Whether `ancestor` is an ancestor of `descendant`, or the same commit.
+    pub fn ancestry(&self, ancestor: &str, descendant: &str) -> Result<Ancestry, Fault> {
+        let output =
+            self.command().args(["merge-base", "--is-ancestor", "--end-of-options", ancestor, descendant]).output()?;
+        match output.status.code() {
+            Some(0) => Ok(Ancestry::Ancestor),
+            Some(1) => Ok(Ancestry::NotAncestor),
+            _ if trouble::is_unknown(&output.stderr) => Ok(Ancestry::Unknown),
+            _ => Err(self.trouble(&output.stderr, format!("cannot compare commit `{ancestor}` with `{descendant}`"))),
+        }
+    }
+}
+
+/// Whether a setting of a repository's own configuration (`key\nvalue`) can make a fetch run no program. Keys are lowercase but
+/// for the part in their middle.
+fn is_harmless(setting: &str) -> bool {
+    const CORE: [&str; 9] = [
+        "repositoryformatversion",
+        "filemode",
+        "bare",
+        "logallrefupdates",
+        "ignorecase",
+        "precomposeunicode",
+        "symlinks",
+        "autocrlf",
+        "quotepath",
+    ];
+    const REMOTE: [&str; 6] = ["url", "fetch", "promisor", "partialclonefilter", "tagopt", "pushurl"];
+    let (key, value) = setting.split_once('\n').unwrap_or((setting, ""));
+    let section = key.split('.').next().unwrap_or_default();
+    let name = key.rsplit('.').next().unwrap_or_default();
+    match section {
+        "core" => CORE.contains(&name),
+        // `ext::PROGRAM` and other helpers are named by the address.
+        "remote" => REMOTE.contains(&name) && !(name.ends_with("url") && value.contains("::")),
+        "http" => name == "extraheader",
+        "branch" | "extensions" | "user" | "advice" | "init" | "includeif" | "safe" => true,
+        _ => false,
+    }
+}

@@ -1,0 +1,223 @@
+//! Git's objects, asked of one `git cat-file` that lasts as long as the value: any number of questions, one process.
+//!
+//! Folders and digests are remembered by object name, which never comes to mean something else.
+
+use super::Git;
+use crate::process::Conversation;
+use std::collections::{BTreeMap, HashMap};
+use std::io::{BufRead as _, Read as _};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use xtask_model::fault::{Exit, Fault};
+use xtask_model::spec::reference::Digest;
+
+/// An object as git stores it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Object {
+    /// Its full name.
+    pub id: String,
+    /// `commit`, `tree`, `blob` or `tag`.
+    pub kind: String,
+    /// Its contents.
+    pub bytes: Vec<u8>,
+}
+
+/// What a tree object holds at a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// What it is.
+    pub kind: NodeKind,
+    /// The object's full name.
+    pub id: String,
+}
+
+/// What a tree object can hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NodeKind {
+    /// A folder.
+    Folder,
+    /// A file, executable or not.
+    File {
+        /// Whether it may be run.
+        executable: bool,
+    },
+    /// A symbolic link.
+    Link,
+    /// A commit of another repository.
+    Submodule,
+}
+
+/// A folder's names.
+pub(super) type Folder = BTreeMap<Vec<u8>, Node>;
+
+/// The objects of a repository.
+#[derive(Debug)]
+pub struct Objects {
+    git: Git,
+    talk: Mutex<Conversation>,
+    /// Whether what a partial clone lacks may still be asked for: nobody forbade it, and it was not done yet.
+    may_fetch: AtomicBool,
+    folders: Mutex<HashMap<String, Arc<Folder>>>,
+    digests: Mutex<HashMap<String, Digest>>,
+    /// Pointer files of Git LFS that were read, by the digest of the pointer: the digest of what each stands for.
+    pointers: Mutex<HashMap<Digest, Digest>>,
+}
+
+impl Objects {
+    /// Starts the one process. `offline` keeps a partial clone from fetching what it lacks.
+    pub fn open(git: &Git, offline: bool) -> Result<Self, Fault> {
+        Ok(Self {
+            git: git.clone(),
+            talk: Mutex::new(git.command().args(["cat-file", "--batch"]).converse()?),
+            may_fetch: AtomicBool::new(!offline),
+            folders: Mutex::default(),
+            digests: Mutex::default(),
+            pointers: Mutex::default(),
+        })
+    }
+
+    /// The object that a name means (`HEAD^{commit}`, `<id>:./`); `None` where there is none in this clone.
+    pub fn get(&self, name: &str) -> Result<Option<Object>, Fault> {
+        if name.contains(['\n', '\r', '\0']) {
+            return Ok(None);
+        }
+        let cannot = |cause: &dyn std::fmt::Display| {
+            Fault::usage(format!("cannot read `{name}` from git")).cause(cause).hint("`git fsck` finds what is broken")
+        };
+        let mut talk = held(&self.talk);
+        talk.say(format!("{name}\n").as_bytes()).map_err(|_| self.silent(name))?;
+        let answers = talk.answers();
+        let mut header = Vec::new();
+        answers.read_until(b'\n', &mut header).map_err(|error| cannot(&error))?;
+        if header.is_empty() {
+            return Err(self.silent(name));
+        }
+        let header = String::from_utf8_lossy(&header);
+        // `<id> <kind> <size>`, or the question with what is wrong with it.
+        let words: Vec<&str> = header.trim_end().rsplitn(3, ' ').collect();
+        let (Some(size), [_, kind, id]) = (words[0].parse::<usize>().ok(), words.as_slice()) else {
+            return if header.trim_end().ends_with(" ambiguous") {
+                Err(Fault::usage(format!("`{name}` is ambiguous")).hint("use a longer prefix"))
+            } else {
+                Ok(None)
+            };
+        };
+        let mut bytes = vec![0; size];
+        answers.read_exact(&mut bytes).map_err(|error| cannot(&error))?;
+        answers.read_exact(&mut [0]).map_err(|error| cannot(&error))?;
+        Ok(Some(Object { id: (*id).to_owned(), kind: (*kind).to_owned(), bytes }))
+    }
+
+    /// Reads an object that another one names. A partial clone may fetch it, once git's configuration is known to be harmless.
+    pub fn named(&self, id: &str) -> Result<Object, Fault> {
+        match self.get_or_fetch(id)? {
+            Some(object) => Ok(object),
+            None => {
+                let said = self.git.command().args(["cat-file", "-e", id]).output()?.stderr;
+                let fault = self.git.trouble(&said, format!("object `{id}` is not in this clone"));
+                Err(if self.git.is_partial() && !self.git.fetches_safely()? {
+                    fault.cause("the repository's own configuration may name programs, so nothing is fetched for it")
+                } else {
+                    fault
+                })
+            }
+        }
+    }
+
+    /// The same as [`Self::get`]; what is missing in a partial clone is fetched.
+    pub fn get_or_fetch(&self, name: &str) -> Result<Option<Object>, Fault> {
+        if let Some(object) = self.get(name)? {
+            return Ok(Some(object));
+        }
+        if !self.may_fetch.swap(false, Ordering::Relaxed) || !self.git.is_partial() || !self.git.fetches_safely()? {
+            return Ok(None);
+        }
+        *held(&self.talk) = self.git.fetching_command().args(["cat-file", "--batch"]).converse()?;
+        self.get(name)
+    }
+
+    /// The digest of the contents that a pointer file of Git LFS stands for, if it was read and is one.
+    pub fn pointed(&self, pointer: &Digest) -> Option<Digest> {
+        held(&self.pointers).get(pointer).copied()
+    }
+
+    /// A tree object's names.
+    pub fn folder(&self, id: &str) -> Result<Arc<Folder>, Fault> {
+        if let Some(known) = held(&self.folders).get(id) {
+            return Ok(known.clone());
+        }
+        let object = self.named(id)?;
+        let names = folder(&object.bytes, object.id.len() / 2)
+            .ok_or_else(|| Fault::new(Exit::Bug, format!("cannot read git's tree object `{id}`")))?;
+        let names = Arc::new(names);
+        held(&self.folders).insert(id.to_owned(), names.clone());
+        Ok(names)
+    }
+
+    /// The sha256 of a blob's contents.
+    pub fn digest(&self, id: &str) -> Result<Digest, Fault> {
+        if let Some(known) = held(&self.digests).get(id) {
+            return Ok(*known);
+        }
+        let bytes = self.named(id)?.bytes;
+        let digest = Digest::of(&bytes);
+        if let Some(contents) = super::pointer(&bytes) {
+            held(&self.pointers).insert(digest, contents);
+        }
+        held(&self.digests).insert(id.to_owned(), digest);
+        Ok(digest)
+    }
+
+    /// The fault of a process that ended instead of answering, with the words of one that is asked for the same.
+    fn silent(&self, name: &str) -> Fault {
+        let what = format!("cannot read `{name}` from git");
+        let asked = || self.git.command().args(["cat-file", "-t", name]).output();
+        match asked() {
+            Ok(output) => self.git.trouble(&output.stderr, what),
+            Err(fault) => fault,
+        }
+    }
+}
+
+/// A poisoned cache is still a cache.
+fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Reads a tree object: `<mode> <name>\0<id>`, over and over.
+fn folder(mut bytes: &[u8], id_length: usize) -> Option<Folder> {
+    let mut folder = Folder::new();
+    while !bytes.is_empty() {
+        let space = bytes.iter().position(|b| *b == b' ')?;
+        let end = bytes.iter().position(|b| *b == 0)?;
+        let kind = match bytes.get(..space)? {
+            b"40000" | b"040000" => NodeKind::Folder,
+            b"120000" => NodeKind::Link,
+            b"160000" => NodeKind::Submodule,
+            mode => NodeKind::File { executable: mode == b"100755" },
+        };
+        let name = bytes.get(space + 1..end)?.to_vec();
+        let id = bytes.get(end + 1..end + 1 + id_length)?.iter().map(|byte| format!("{byte:02x}")).collect();
+        folder.insert(name, Node { kind, id });
+        bytes = &bytes[end + 1 + id_length..];
+    }
+    Some(folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tree_objects_are_read_to_their_end() {
+        let mut bytes = b"100755 run\0".to_vec();
+        bytes.extend([0xab; 20]);
+        bytes.extend(b"40000 a b\0");
+        bytes.extend([1; 20]);
+        let read = folder(&bytes, 20).unwrap();
+        assert_eq!(read[b"run".as_slice()].kind, NodeKind::File { executable: true });
+        assert_eq!(read[b"a b".as_slice()], Node { kind: NodeKind::Folder, id: "01".repeat(20) });
+        assert_eq!(folder(&bytes[..bytes.len() - 1], 20), None);
+        assert_eq!(folder(b"", 20), Some(Folder::new()));
+    }
+}

@@ -1,0 +1,166 @@
+//! A commit's files, read from git's objects without a checkout: what a clean checkout of it would hold.
+//!
+//! Only folders that a question leads to are read, so the size of the repository does not matter. Filters of
+//! `.gitattributes` (line ends, large-file pointers) are not applied: such files differ from their checkout, which can make a
+//! plan build too much and never too little.
+
+use super::Git;
+use super::objects::{Folder, Node, NodeKind, Objects};
+use crate::tree::context::{Files, Named};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use xtask_model::fault::Fault;
+use xtask_model::image::context::{ContextPath, Found, Kind};
+use xtask_model::spec::reference::Digest;
+
+/// The tree of a commit.
+#[derive(Clone, Debug)]
+pub struct Revision {
+    place: PathBuf,
+    objects: Arc<Objects>,
+    /// The commit's full name.
+    pub id: String,
+    root: Arc<Folder>,
+}
+
+impl Revision {
+    /// The revision that `name` means in the repository at `place`; `None` where this clone has no such commit.
+    pub fn find(place: &Path, objects: &Arc<Objects>, name: &str) -> Result<Option<Self>, Fault> {
+        let Some(id) = commit(objects, name)? else { return Ok(None) };
+        // Relative to the folder in which git runs: the policy need not stand at the repository's top.
+        let tree = objects
+            .get_or_fetch(&format!("{id}:./"))?
+            .ok_or_else(|| Fault::usage(format!("this folder is not in commit `{}`", &id[..12])))?;
+        let root = objects.folder(&tree.id)?;
+        Ok(Some(Self { place: place.to_owned(), objects: objects.clone(), id, root }))
+    }
+
+    /// The same with processes of its own; a revision that does not exist is a fault.
+    pub fn open(place: &Path, name: &str, offline: bool) -> Result<Self, Fault> {
+        let objects = Arc::new(Objects::open(&Git::at(place), offline)?);
+        Self::find(place, &objects, name)?.ok_or_else(|| missing(name))
+    }
+
+    fn node(&self, path: &ContextPath) -> Result<Option<Node>, Fault> {
+        let mut folder = self.root.clone();
+        let mut parts = path.parts().peekable();
+        while let Some(part) = parts.next() {
+            let Some(node) = folder.get(part).cloned() else { return Ok(None) };
+            if parts.peek().is_none() {
+                return Ok(Some(node));
+            }
+            folder = match node.kind {
+                NodeKind::Folder => self.objects.folder(&node.id)?,
+                NodeKind::Submodule => return Err(submodule(path)),
+                NodeKind::File { .. } | NodeKind::Link => return Ok(None),
+            };
+        }
+        Ok(None)
+    }
+
+    /// The file that a path leads to, links followed within the tree; a link that leaves it leads nowhere.
+    fn file(&self, path: &Path) -> Result<Option<Node>, Fault> {
+        const MOST: usize = 40;
+        let mut links = 0;
+        let parts = |bytes: &[u8]| ContextPath::new(bytes).parts().rev().map(<[u8]>::to_vec).collect::<Vec<_>>();
+        let mut todo = parts(path.as_os_str().as_bytes());
+        let mut at = ContextPath::default();
+        let mut last = None;
+        while let Some(part) = todo.pop() {
+            match part.as_slice() {
+                b"." => continue,
+                b".." => {
+                    let Some(parent) = at.parent() else { return Ok(None) };
+                    (at, last) = (parent, None);
+                    continue;
+                }
+                _ => {}
+            }
+            let next = at.join(&part);
+            match self.node(&next)? {
+                Some(Node { kind: NodeKind::Link, id }) => {
+                    let target = self.objects.named(&id)?.bytes;
+                    links += 1;
+                    if links > MOST || target.starts_with(b"/") {
+                        return Ok(None);
+                    }
+                    todo.extend(parts(&target));
+                }
+                node => (at, last) = (next, node),
+            }
+        }
+        Ok(last.filter(|node| matches!(node.kind, NodeKind::File { .. })))
+    }
+}
+
+/// The full name of the commit that a name means.
+pub fn commit(objects: &Objects, name: &str) -> Result<Option<String>, Fault> {
+    // What would be an option or an object of another kind elsewhere is only a name here: it stands on stdin.
+    Ok(objects.get(&format!("{name}^{{commit}}"))?.filter(|object| object.kind == "commit").map(|object| object.id))
+}
+
+/// The fault of a revision that is named and not there.
+pub fn missing(name: &str) -> Fault {
+    Fault::usage(format!("revision `{}` does not exist", name.escape_default()))
+        .cause("this clone has no such commit, branch or tag")
+        .hint("`git log --oneline` lists commits; `git fetch --unshallow` completes a shallow clone")
+}
+
+fn submodule(path: &ContextPath) -> Fault {
+    Fault::usage(format!("cannot read `{path}` at a revision"))
+        .cause("it is in a submodule, whose files are not among this repository's objects")
+        .hint("leave it out with the ignore file, or keep what the image needs in this repository")
+}
+
+impl Files for Revision {
+    fn place(&self) -> &Path {
+        &self.place
+    }
+
+    fn read(&self, path: &Path) -> Result<Option<Vec<u8>>, Fault> {
+        let Some(node) = self.file(path)? else { return Ok(None) };
+        Ok(Some(self.objects.named(&node.id)?.bytes))
+    }
+
+    fn has_file(&self, path: &Path) -> bool {
+        // A tree that cannot be read is told by whoever reads the file next.
+        matches!(self.file(path), Ok(Some(_)) | Err(_))
+    }
+
+    fn list(&self, folder: &ContextPath) -> Result<Vec<Named>, Fault> {
+        let names = if folder.as_bytes().is_empty() {
+            self.root.clone()
+        } else {
+            match self.node(folder)? {
+                Some(Node { kind: NodeKind::Folder, id }) => self.objects.folder(&id)?,
+                Some(Node { kind: NodeKind::Submodule, .. }) => return Err(submodule(folder)),
+                _ => return Err(Fault::usage(format!("cannot read folder `{folder}`")).cause("no such folder")),
+            }
+        };
+        let is_dir = |node: &Node| matches!(node.kind, NodeKind::Folder | NodeKind::Submodule);
+        Ok(names.iter().map(|(name, node)| Named { name: name.clone(), is_dir: is_dir(node) }).collect())
+    }
+
+    fn found(&self, path: &ContextPath) -> Result<Option<Found>, Fault> {
+        let Some(node) = self.node(path)? else { return Ok(None) };
+        let (kind, mode, link) = match node.kind {
+            NodeKind::Folder | NodeKind::Submodule => (Kind::Dir, 0o755, None),
+            NodeKind::File { executable } => (Kind::File, if executable { 0o755 } else { 0o644 }, None),
+            NodeKind::Link => (Kind::Symlink, 0o777, Some(self.objects.named(&node.id)?.bytes)),
+        };
+        Ok(Some(Found { kind, mode, size: 0, link }))
+    }
+
+    fn digests(&self, files: &[&ContextPath], _bytes: u64) -> Result<Vec<Digest>, Fault> {
+        let digest = |file: &&ContextPath| {
+            let node = self.node(file)?;
+            let node = node.ok_or_else(|| {
+                Fault::usage(format!("cannot read `{}`", Path::new(OsStr::from_bytes(file.as_bytes())).display()))
+            })?;
+            self.objects.digest(&node.id)
+        };
+        files.iter().map(digest).collect()
+    }
+}

@@ -1,0 +1,449 @@
+//! uv, the program that resolves: where it is, how it is called.
+//!
+//! Runs programs and reads files; the lock that comes out is returned as a text and written by nobody here. Deterministic:
+//! variables that would change *what* is chosen are kept from uv, those about *how to get it* are not.
+
+mod describe;
+mod install;
+
+pub use describe::Target;
+pub use install::{install, install_by};
+
+use crate::process::{self, Command};
+use crate::scratch::Scratch;
+use crate::tree::context::Files;
+use std::path::{Path, PathBuf};
+use xtask_model::fault::{Exit, Fault};
+use xtask_model::spec::lock::pip::Settings;
+use xtask_model::spec::lock::{Header, Indexes, Lock, hashes};
+use xtask_model::spec::requirements::{self, Options, Requirements, normalised, secret};
+
+/// Where tools of ours are put, from the root of a repository.
+const TOOLS: &str = "target/tools";
+
+/// The lock of uv itself, from the root: the Docker build and [`install`] take it from there.
+pub const INSTALLER_LOCK: &str = "dockerfiles/installer.lock";
+
+/// Variables that would make one machine choose other versions than the next.
+const CHOICES: [&str; 21] = [
+    "UV_BUILD_CONSTRAINT",
+    "UV_CONSTRAINT",
+    "UV_CUSTOM_COMPILE_COMMAND",
+    "UV_EXCLUDE",
+    "UV_FORK_STRATEGY",
+    "UV_NO_BINARY",
+    "UV_NO_BINARY_PACKAGE",
+    "UV_NO_BUILD",
+    "UV_NO_BUILD_PACKAGE",
+    "UV_NO_SOURCES",
+    "UV_ONLY_BINARY",
+    "UV_OVERRIDE",
+    "UV_PRERELEASE",
+    "UV_PROJECT",
+    "UV_PYTHON",
+    "UV_REQUIRE_HASHES",
+    "UV_RESOLUTION",
+    "UV_SYSTEM_PYTHON",
+    "UV_TORCH_BACKEND",
+    "UV_UPGRADE",
+    "UV_WORKING_DIR",
+];
+
+/// Variables that would make one machine install other files than the next.
+const INSTALLATION: [&str; 10] = [
+    "UV_BREAK_SYSTEM_PACKAGES",
+    "UV_COMPILE_BYTECODE",
+    "UV_CONFIG_FILE",
+    "UV_EXCLUDE_NEWER",
+    "UV_LINK_MODE",
+    "UV_NO_INSTALLER_METADATA",
+    "UV_NO_VERIFY_HASHES",
+    "UV_PREVIEW",
+    "UV_PYTHON_PLATFORM",
+    "VIRTUAL_ENV",
+];
+
+/// Bundles of certificates that say the system has a store of its own.
+const STORES: [&str; 3] =
+    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
+
+/// A uv that answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Uv {
+    program: PathBuf,
+    version: String,
+}
+
+/// Which pins may move.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Upgrade {
+    /// None that still fits.
+    #[default]
+    Keep,
+    /// All of them.
+    All,
+    /// These distributions.
+    Only(Vec<String>),
+}
+
+/// What is to be resolved; paths are relative to the root.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// The repository.
+    pub root: &'a Path,
+    /// Its requirement file.
+    pub requirements: &'a Path,
+    /// The lock whose pins are kept, where there is one.
+    pub lock: &'a Path,
+    /// The oldest Python that must be served: `3.12`.
+    pub python: &'a str,
+    /// Which pins may move.
+    pub upgrade: &'a Upgrade,
+}
+
+/// Finds uv: in `extra` places (programs or folders), on the PATH, among the tools of the root.
+pub fn find(root: &Path, extra: &[PathBuf]) -> Result<Uv, Fault> {
+    let extra = extra.iter().map(|place| if place.is_dir() { place.join("uv") } else { place.clone() });
+    let places = extra.chain([PathBuf::from("uv"), root.join(TOOLS).join("bin/uv")]);
+    let program = places.into_iter().find_map(process::found).ok_or_else(|| {
+        Fault::missing("`uv` is neither on the PATH nor in `target/tools/bin`")
+            .hint("install it: `python3 -m pip install uv`, or let `cargo xtask quickstart` do it")
+    })?;
+    Uv::at(program)
+}
+
+/// The requirements of a repository, read from its files; paths are relative to the root.
+pub fn requirements<F: Files + ?Sized>(files: &F, path: &Path) -> Result<Requirements, Fault> {
+    requirements::read(path, &mut |file| text(files, file))
+}
+
+/// The text of a requirement file: a regular file of the repository, in an encoding that pip reads.
+fn text<F: Files + ?Sized>(files: &F, path: &Path) -> Result<String, Fault> {
+    let bytes = files.regular(path, requirements::MAX_BYTES)?;
+    requirements::encoding::decoded(&bytes).map_err(|why| {
+        Fault::usage(format!("cannot read `{}`", path.display()))
+            .cause(why)
+            .hint(format!("convert it: `iconv -t UTF-8 -o new.txt {0} && mv new.txt {0}`", path.display()))
+    })
+}
+
+/// Where the packages of these requirements come from, by the settings of the repository at `root` and of this machine.
+///
+/// # Errors
+/// A URL with a variable that is not set.
+pub fn indexes(root: &Path, requirements: &Requirements) -> Result<Indexes, Fault> {
+    let variable = |name: &str| std::env::var(name).ok();
+    Indexes::gather(root, requirements, &variable, &mut |path| std::fs::read_to_string(path).ok())
+}
+
+impl Uv {
+    /// The uv at this place, asked for its version.
+    pub fn at(program: PathBuf) -> Result<Self, Fault> {
+        let said = Command::new(&program).arg("--version").read(Exit::Missing)?;
+        let version = said.strip_prefix("uv ").and_then(|rest| rest.split_whitespace().next());
+        let version = version.ok_or_else(|| {
+            Fault::missing(format!("`{}` is not uv", program.display())).cause(format!("`--version` says `{said}`"))
+        })?;
+        Ok(Self { version: version.to_owned(), program })
+    }
+
+    /// Where it is.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
+    /// `0.13.9`.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// A call of uv that reaches the index as pip would on this machine; secrets are in its environment only.
+    /// `options` are those of the requirement files it will read.
+    pub fn command(&self, options: &Options) -> Command {
+        let variable = |name: &str| std::env::var(name).ok();
+        self.reaching(options, uv_names_indexes(&variable))
+    }
+
+    /// A call of a uv that reads no configuration file of its own, takes packages from these indexes, and installs as its
+    /// arguments alone say; they have to say `--no-index`.
+    pub fn installing(&self, indexes: &Indexes) -> Command {
+        let command = self.reaching(&Options::default(), false).env("UV_NO_CONFIG", "1");
+        let command = INSTALLATION.into_iter().chain(Indexes::replaced()).fold(command, Command::env_remove);
+        indexes.for_uv().into_iter().fold(command, |command, (name, value)| command.env(name, value))
+    }
+
+    fn reaching(&self, options: &Options, indexed: bool) -> Command {
+        let variable = |name: &str| std::env::var(name).ok();
+        let settings = Settings::read(&variable, &mut |path| std::fs::read_to_string(path).ok());
+        let told = settings.for_uv(&variable, options, indexed);
+        let certificates = ["SSL_CERT_FILE", "SSL_CERT_DIR", "UV_SYSTEM_CERTS", "UV_NATIVE_TLS"];
+        let mut command = Command::new(&self.program).env("UV_PYTHON_DOWNLOADS", "never").env("UV_NO_PROGRESS", "1");
+        // uv brings certificates of its own; pip has trusted the system's since 24.2, where a proxy's stands.
+        let untold = !told.contains_key("SSL_CERT_FILE") && certificates.iter().all(|name| variable(name).is_none());
+        if untold && (cfg!(target_os = "macos") || STORES.iter().any(|store| Path::new(store).exists())) {
+            command = command.env("UV_SYSTEM_CERTS", "true");
+        }
+        for (name, value) in told {
+            command = command.env(name, value);
+        }
+        CHOICES.into_iter().fold(command, Command::env_remove)
+    }
+
+    /// Resolves requirements into the text of a lock, header and all. Twice gives the same bytes.
+    ///
+    /// # Errors
+    /// Requirements that cannot be read or fulfilled (usage), an index that cannot be reached (network).
+    pub fn resolve(&self, request: &Request<'_>) -> Result<String, Fault> {
+        let found = requirements(request.root, request.requirements)?;
+        no_hidden_choices(request.root)?;
+        let folder = Scratch::new().map_err(|error| Fault::build("cannot make a temporary folder").cause(error))?;
+        let out = folder.path().join("uv.lock");
+        let before = before(request);
+        if let Some((text, lock)) = &before {
+            known(request, lock)?;
+            save(&out, text)?;
+        }
+        let command =
+            upgrades(self.compile(found.options(), request.python).arg("--output-file").arg(&out), request.upgrade);
+        let copies = copies(request.root, &found)?;
+        let source =
+            copies.as_ref().map_or(request.requirements.to_owned(), |folder| folder.path().join(request.requirements));
+        let command = command.arg("--").arg(source).current_dir(request.root);
+        run(&command, &request.requirements.display().to_string())?;
+        let mut body = std::fs::read_to_string(&out).map_err(|error| Fault::build("uv wrote no lock").cause(error))?;
+        if let Some(folder) = &copies {
+            body = body.replace(&format!("{}/", folder.path().display()), "");
+        }
+        let python = format!(">={}", request.python);
+        let header = Header { requirements: found.fingerprint(), python, resolver: format!("uv {}", self.version) };
+        let text = format!("{}{}\n", header.print(request.requirements), body.trim_end());
+        no_password(&text, request)?;
+        // A build has users and passwords of its own: names of variables in a URL would be taken for them.
+        let text: String = text.lines().map(|line| secret::without_user(line) + "\n").collect();
+        let text = hashes::constrained(&found, &text, &Lock::parse(request.lock, &text)?)?;
+        let lock = Lock::parse(request.lock, &text)?;
+        // What is known of pins that stay is known still.
+        let records = before.map(|(_, before)| before.records).unwrap_or_default();
+        Ok(if records.is_empty() { text } else { records.written(&text, &lock.packages) })
+    }
+
+    /// A lock of uv itself in this version: what the Docker build installs with `pip install --require-hashes`.
+    pub fn installer_lock(&self, version: &str, python: &str) -> Result<String, Fault> {
+        let wanted: requirements::Version =
+            version.parse().map_err(|why| Fault::usage(format!("cannot lock uv: {why}")))?;
+        let folder = Scratch::new().map_err(|error| Fault::build("cannot make a temporary folder").cause(error))?;
+        let source = folder.path().join("installer.txt");
+        save(&source, &format!("uv=={wanted}\n"))?;
+        let command = self.compile(&Options::default(), python).arg("--no-annotate").arg("--").arg(&source);
+        // Settings of a project around the current folder are not about uv itself.
+        let body = run(&command.current_dir(folder.path()), "uv")?;
+        Ok(format!("# Written by `cargo xtask lock`; do not edit.\n{}\n", body.trim_end()))
+    }
+
+    fn compile(&self, options: &Options, python: &str) -> Command {
+        let variable = |name: &str| std::env::var(name).ok();
+        let no_index = Settings::read(&variable, &mut |path| std::fs::read_to_string(path).ok()).no_index();
+        let mut command = self
+            .command(options)
+            .args(["pip", "compile", "--quiet", "--universal", "--generate-hashes", "--no-header", "--no-strip-extras"])
+            .args(["--python-version", python]);
+        // uv reads none of these in a file.
+        let [all, none] = [&options.all_releases, &options.only_final].map(|names| names.contains(":all:"));
+        if options.pre || all {
+            command = command.arg("--prerelease=allow");
+        } else if none {
+            command = command.arg("--prerelease=disallow");
+        }
+        for (names, way) in [(&options.all_releases, "allow"), (&options.only_final, "disallow")] {
+            for name in names.iter().filter(|name| *name != ":all:") {
+                command = command.arg("--prerelease-package").arg(format!("{name}={way}"));
+            }
+        }
+        if !options.no_binary.is_empty() || !options.only_binary.is_empty() {
+            command = command.arg("--emit-build-options");
+        }
+        if no_index { command.arg("--no-index") } else { command }
+    }
+}
+
+/// Settings of uv in a repository that choose versions: they would change a lock without changing its fingerprint.
+fn no_hidden_choices(root: &Path) -> Result<(), Fault> {
+    const KEYS: [&str; 7] = [
+        "build-constraint-dependencies",
+        "constraint-dependencies",
+        "exclude-dependencies",
+        "fork-strategy",
+        "override-dependencies",
+        "prerelease",
+        "resolution",
+    ];
+    for (file, way) in [("pyproject.toml", &["tool", "uv"][..]), ("uv.toml", &[])] {
+        let text = std::fs::read_to_string(root.join(file)).unwrap_or_default();
+        // A file that is no TOML is told by uv in its own words.
+        let whole = toml::from_str::<toml::Table>(&text).ok();
+        let ours = whole.and_then(|whole| {
+            way.iter().try_fold(whole, |table, key| table.get(*key).and_then(toml::Value::as_table).cloned())
+        });
+        let Some(ours) = ours else { continue };
+        let pip = ours.get("pip").and_then(toml::Value::as_table);
+        if let Some(key) =
+            KEYS.iter().find(|key| ours.contains_key(**key) || pip.is_some_and(|pip| pip.contains_key(**key)))
+        {
+            return Err(Fault::usage(format!("`{key}` in `{file}` would change the lock, but not its fingerprint"))
+                .hint("write it in the requirements, or in a file that they name with `-c`"));
+        }
+    }
+    Ok(())
+}
+
+/// Copies of the requirement files as uv reads them, where it does not read them as they are: in another encoding than UTF-8,
+/// or with options that only pip knows.
+fn copies(root: &Path, found: &Requirements) -> Result<Option<tempfile::TempDir>, Fault> {
+    let mut texts = Vec::new();
+    let mut differ = false;
+    for file in found.files() {
+        let bytes = root.regular(file, requirements::MAX_BYTES)?;
+        let text = text(root, file)?;
+        let portable = requirements::portable(&text);
+        differ |= portable.is_some() || !requirements::encoding::is_utf8(&bytes);
+        texts.push((file, portable.unwrap_or(text)));
+    }
+    if !differ {
+        return Ok(None);
+    }
+    let cannot = |error| Fault::build("cannot write a temporary file").cause(error);
+    let folder = tempfile::tempdir().map_err(cannot)?;
+    for (file, text) in texts {
+        let path = folder.path().join(file);
+        std::fs::create_dir_all(path.parent().unwrap_or(folder.path())).map_err(cannot)?;
+        save(&path, &text)?;
+    }
+    Ok(Some(folder))
+}
+
+fn save(path: &Path, text: &str) -> Result<(), Fault> {
+    std::fs::write(path, text).map_err(|error| Fault::build("cannot write a temporary file").cause(error))
+}
+
+/// The lock that stands there, where it is one: uv keeps its pins.
+fn before(request: &Request<'_>) -> Option<(String, Lock)> {
+    let text = std::fs::read_to_string(request.root.join(request.lock)).ok()?;
+    Lock::parse(request.lock, &text).ok().map(|lock| (text, lock))
+}
+
+/// Names to upgrade must be in the lock: uv ignores a misspelt one without a word.
+fn known(request: &Request<'_>, lock: &Lock) -> Result<(), Fault> {
+    let Upgrade::Only(names) = request.upgrade else { return Ok(()) };
+    let locked = |name: &str| lock.packages.iter().any(|package| package.name == normalised(name));
+    let Some(name) = names.iter().find(|name| !locked(name)) else { return Ok(()) };
+    let near = lock.packages.iter().map(|package| package.name.as_str());
+    let near = near.max_by(|a, b| strsim::jaro_winkler(a, name).total_cmp(&strsim::jaro_winkler(b, name)));
+    let fault = Fault::usage(format!("`{name}` is not in `{}`", request.lock.display()));
+    Err(match near.filter(|near| strsim::jaro_winkler(near, name) > 0.8) {
+        Some(near) => fault.hint(format!("did you mean `{near}`?")),
+        None => fault.hint("a new requirement is added by `cargo xtask lock` without options"),
+    })
+}
+
+fn upgrades(command: Command, upgrade: &Upgrade) -> Command {
+    match upgrade {
+        Upgrade::Keep => command,
+        Upgrade::All => command.arg("--upgrade"),
+        Upgrade::Only(names) => names.iter().fold(command, |command, name| command.arg("--upgrade-package").arg(name)),
+    }
+}
+
+/// A lock is committed: a password that is written out in a URL would be published with it.
+fn no_password(text: &str, request: &Request<'_>) -> Result<(), Fault> {
+    let line = text.lines().find(|line| secret::holds_one(line));
+    line.map_or(Ok(()), |line| {
+        Err(Fault::usage(format!(
+            "the lock would hold a password: `{}`",
+            secret::hidden(line.trim_end_matches([' ', '\\']))
+        ))
+        .needed_by(format!("`{}`", request.requirements.display()))
+        .hint("take it from the environment, as in `https://${USER}:${TOKEN}@…`"))
+    })
+}
+
+fn run(command: &Command, needed_by: &str) -> Result<String, Fault> {
+    let output = command.output()?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let said = secret::hidden(String::from_utf8_lossy(&output.stderr).trim());
+    let (exit, what, hint) = judged(&said);
+    Err(Fault::new(exit, what).needed_by(format!("`{needed_by}`")).cause(said).hint(hint))
+}
+
+/// What uv's own words mean where it installs.
+pub fn judgement(said: &str) -> Fault {
+    let (exit, what, hint) = judged(said);
+    let fault = match exit {
+        Exit::Usage if is_unknown_to_the_index(said) => {
+            Fault::build("uv cannot find a locked package on the package index")
+                .hint("name its index where `cargo xtask lock` finds it: `--extra-index-url` in the requirements")
+        }
+        Exit::Usage => Fault::build("uv cannot install the packages"),
+        _ => Fault::new(exit, what).hint(hint),
+    };
+    fault.cause(said)
+}
+
+/// What uv's own words are about: exit code, sentence and next step.
+fn judged(said: &str) -> (Exit, &'static str, &'static str) {
+    let says = |words: &[&str]| words.iter().any(|word| said.contains(word));
+    if says(&["No interpreter found", "No virtual environment or system Python"]) {
+        return (Exit::Missing, "uv finds no Python to work with", "install Python 3, with its `venv`");
+    }
+    if says(&["UnknownIssuer", "invalid peer certificate", "certificate"]) {
+        let hint = "name the certificates of your network: `SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt`";
+        return (Exit::Network, "cannot trust the package index", hint);
+    }
+    if says(&["401 Unauthorized", "403 Forbidden", "Missing credentials"]) {
+        let hint = "give a user and password in `UV_DEFAULT_INDEX`, pip's configuration or `~/.netrc`";
+        return (Exit::Network, "the package index refuses us", hint);
+    }
+    if says(&[
+        "Failed to fetch",
+        "error sending request",
+        "Request failed",
+        "HTTP status",
+        "network connectivity is disabled",
+    ]) {
+        let hint = "check the network and `UV_DEFAULT_INDEX` or pip's `index-url`";
+        return (Exit::Network, "cannot reach the package index", hint);
+    }
+    if says(&["No solution found", "unsatisfiable"]) {
+        let hint = "loosen a specifier, or let pins move: `cargo xtask lock --upgrade`";
+        return (Exit::Usage, "the requirements cannot all be fulfilled", hint);
+    }
+    (Exit::Usage, "uv cannot resolve the requirements", "see uv's own words above")
+}
+
+/// Whether uv's words say that an index does not have what is pinned.
+fn is_unknown_to_the_index(said: &str) -> bool {
+    [
+        "was not found in the package registry",
+        "there is no version of",
+        "was not found in the provided package locations",
+    ]
+    .iter()
+    .any(|words| said.contains(words))
+}
+
+/// Whether a `uv.toml` of the user's or the machine's names indexes: then pip's are not wanted.
+fn uv_names_indexes(variable: xtask_model::spec::lock::pip::Variables<'_>) -> bool {
+    let named = variable("UV_CONFIG_FILE").map(PathBuf::from);
+    let user = variable("XDG_CONFIG_HOME").or_else(|| variable("HOME").map(|home| format!("{home}/.config")));
+    let user = user.map(|folder| Path::new(&folder).join("uv/uv.toml"));
+    let files = [named, user, Some(PathBuf::from("/etc/uv/uv.toml"))];
+    files.into_iter().flatten().filter_map(|file| std::fs::read_to_string(file).ok()).any(|text| {
+        text.lines().map(str::trim).any(|line| {
+            ["[[index]]", "index-url", "extra-index-url", "index ", "index="].iter().any(|key| line.starts_with(key))
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests;

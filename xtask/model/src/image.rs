@@ -1,0 +1,12 @@
+//! What an image is made of and what will be done: policy, key, plan, change.
+
+pub mod bases;
+pub mod change;
+pub mod commit;
+pub mod context;
+pub mod event;
+pub mod key;
+pub mod plan;
+pub mod policy;
+pub mod presence;
+pub mod tags;

@@ -1,0 +1,391 @@
+//! The bases of a registry: which there are, who stands on them, where `latest` can go back to, and which may be deleted.
+//!
+//! This file and `pruning` are pure; `survey` alone asks the registry, and changes nothing there.
+
+mod pruning;
+
+pub use pruning::{Pruning, Rules, Verdict, prune};
+
+use crate::fault::Fault;
+use crate::image::commit::Ancestry;
+use crate::image::key::FALLBACK;
+use crate::image::key::Fingerprint;
+use crate::image::tags::Mark;
+use crate::image::tags::Since;
+use crate::spec::reference::{Digest, Platform, Tag};
+use crate::time::Timestamp;
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What was found.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Survey {
+    /// The bases, newest first.
+    pub bases: Vec<Base>,
+    /// The apps.
+    pub apps: Vec<App>,
+    /// Manifests that an engine pushed and no base lists: a job was killed between the two, or is at it now.
+    pub strays: Vec<Stray>,
+}
+
+/// One base, under one or more tags.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Base {
+    /// Of the index, or of the manifest where there is none.
+    pub digest: Digest,
+    /// Its tags, but for those of single platforms.
+    pub tags: Vec<Tag>,
+    /// Its key's hash; what has none is not ours.
+    pub fingerprint: Option<Fingerprint>,
+    /// The tag made of the fingerprint, as far as it carries it.
+    pub own_tag: Option<Tag>,
+    /// The commit that it was built from.
+    pub revision: Option<String>,
+    /// That commit's time.
+    pub created: Option<Timestamp>,
+    /// What its key calls the root that it is built on.
+    pub root: Option<String>,
+    /// When it was built, where that was recorded.
+    pub built: Option<Timestamp>,
+    /// Compressed bytes of all platforms, each layer once.
+    pub size: u64,
+    /// The manifest of each platform.
+    pub platforms: BTreeMap<Platform, Digest>,
+    /// The policy's platforms that it lacks.
+    pub missing: Vec<Platform>,
+    /// Manifests that it lists and that are not there.
+    pub lost: Vec<Digest>,
+    /// What goes with it: listed manifests, their attestations and referrers.
+    pub parts: BTreeSet<Digest>,
+    /// The tags under which an engine pushed single platforms of it.
+    pub staging: BTreeMap<Tag, Digest>,
+}
+
+/// One app image.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct App {
+    /// Of its index.
+    pub digest: Digest,
+    /// Tags that say what it is for: branches, versions, `latest`, whatever a person gave it.
+    pub names: Vec<Tag>,
+    /// Tags that only say what it is: of its fingerprint and its commit.
+    pub marks: Vec<Tag>,
+    /// Its commit's time.
+    pub created: Option<Timestamp>,
+    /// When it was built, where that was recorded.
+    pub built: Option<Timestamp>,
+    /// The base manifests on which its platforms stand.
+    pub stands_on: BTreeSet<Digest>,
+}
+
+/// A single platform's manifest that belongs to no base.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Stray {
+    /// Its tag.
+    pub tag: Tag,
+    /// The manifest.
+    pub digest: Digest,
+    /// Its commit's time.
+    pub created: Option<Timestamp>,
+}
+
+impl Base {
+    /// Whether builds for every platform of the policy can stand on it.
+    pub fn is_complete(&self) -> bool {
+        self.missing.is_empty() && self.lost.is_empty()
+    }
+
+    /// The moment from which its age counts: when it was built; where that was not recorded, its commit's time.
+    pub fn since(&self) -> Option<Timestamp> {
+        self.built.or(self.created)
+    }
+
+    /// Whether a digest names it or its image for a platform.
+    pub fn is(&self, digest: &Digest) -> bool {
+        self.digest == *digest || self.platforms.values().any(|platform| platform == digest)
+    }
+
+    /// Whether it is on the root from Debian's packages, which the network has chosen and not its commit.
+    pub fn is_on_fallback(&self) -> bool {
+        self.root.as_ref().is_some_and(|root| root.starts_with(FALLBACK))
+    }
+
+    /// Whether `latest` names it.
+    pub fn is_latest(&self) -> bool {
+        self.tags.contains(&Tag::latest())
+    }
+
+    /// The tag by which people know it.
+    pub fn name(&self) -> String {
+        let tag = self.own_tag.as_ref().or_else(|| self.tags.iter().find(|tag| **tag != Tag::latest()));
+        tag.or(self.tags.first()).map_or_else(|| short(&self.digest), ToString::to_string)
+    }
+
+    /// Every manifest that has to stay for it to be whole.
+    pub fn reachable(&self) -> impl Iterator<Item = Digest> {
+        [self.digest].into_iter().chain(self.parts.iter().copied()).chain(self.platforms.values().copied())
+    }
+
+    /// Why nothing can be built on it, where that is so.
+    fn refuse_incomplete(&self) -> Result<(), Fault> {
+        let mut causes: Vec<String> = self.missing.iter().map(|platform| format!("it lacks {platform}")).collect();
+        causes.extend(self.lost.iter().map(|digest| format!("it lists `{digest}`, which is not there")));
+        if self.fingerprint.is_none() {
+            causes.push("it has no fingerprint: it is not ours".to_owned());
+        }
+        if causes.is_empty() {
+            return Ok(());
+        }
+        let fault = Fault::usage(format!("base `{}` is not complete", self.name()));
+        Err(causes.into_iter().fold(fault, Fault::cause).hint("`cargo xtask base list` shows those that are"))
+    }
+}
+
+impl App {
+    /// The moment from which its age counts, as a base's does.
+    pub fn since(&self) -> Option<Timestamp> {
+        self.built.or(self.created)
+    }
+}
+
+impl Survey {
+    /// The apps that stand on a base.
+    pub fn users<'a>(&'a self, base: &'a Base) -> impl Iterator<Item = &'a App> {
+        self.apps.iter().filter(|app| app.stands_on.iter().any(|digest| base.is(digest)))
+    }
+
+    /// The base that `latest` names.
+    pub fn latest(&self) -> Option<&Base> {
+        self.bases.iter().find(|base| base.is_latest())
+    }
+
+    /// The base with this tag or digest.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn named(&self, name: &str) -> Result<&Base, Fault> {
+        let digest: Option<Digest> = name.parse().ok();
+        let found = |base: &&Base| match &digest {
+            Some(digest) => base.is(digest),
+            None => base.tags.iter().any(|tag| tag.as_str() == name),
+        };
+        self.bases.iter().find(found).ok_or_else(|| {
+            Fault::usage(format!("no base `{name}` is in the registry")).hint("`cargo xtask base list` shows them")
+        })
+    }
+}
+
+/// Which base is pinned: the named one, or `latest`'s.
+///
+/// # Errors
+/// There is no such base, or it is not complete.
+pub fn pin<'a>(survey: &'a Survey, name: Option<&str>) -> Result<&'a Base, Fault> {
+    let base = survey.named(name.unwrap_or("latest"))?;
+    base.refuse_incomplete()?;
+    Ok(base)
+}
+
+/// Where `latest` goes back to: the named base, or the newest complete one of an earlier commit of the same line.
+/// `ancestry` tells how a first commit is related to a second one.
+///
+/// # Errors
+/// There is no such base, it is not complete, or `latest` names it already.
+pub fn rollback<'a>(
+    survey: &'a Survey,
+    name: Option<&str>,
+    ancestry: &dyn Fn(&str, &str) -> Result<Ancestry, Fault>,
+) -> Result<&'a Base, Fault> {
+    let latest = survey.latest();
+    if let Some(name) = name {
+        let base = survey.named(name)?;
+        base.refuse_incomplete()?;
+        if base.is_latest() {
+            return Err(Fault::usage(format!("`latest` names `{name}` already")));
+        }
+        return Ok(base);
+    }
+    let Some(latest) = latest else {
+        return Err(Fault::usage("there is no `latest` to go back from").hint("name a base: `cargo xtask base list`"));
+    };
+    let mut earlier: Vec<&Base> =
+        survey.bases.iter().filter(|base| !base.is_latest() && base.refuse_incomplete().is_ok()).collect();
+    // By the time of their commits, not by that of their builds: an old commit may have been built again.
+    earlier.sort_by_key(|base| std::cmp::Reverse(base.created));
+    for base in earlier {
+        let (Some(revision), Some(from)) = (&base.revision, &latest.revision) else { continue };
+        // What was built from uncommitted changes was never `latest`.
+        if base.created > latest.created || revision.ends_with("-dirty") {
+            continue;
+        }
+        if revision == from || ancestry(revision, from)? != Ancestry::NotAncestor {
+            return Ok(base);
+        }
+    }
+    Err(Fault::usage("no complete base of an earlier commit is in the registry")
+        .hint("name one: `cargo xtask base rollback TAG`; `cargo xtask base list` shows them"))
+}
+
+/// What `latest` is of once it was moved by hand from one base to another: builds of the commit it came from, and of those before,
+/// must not move it again. `mark` is the record of `latest` as it was; nothing comes back where no commit is known.
+pub fn after_rollback(
+    from: Option<&Base>,
+    mark: Option<Mark>,
+    to: &Base,
+    ancestry: &dyn Fn(&str, &str) -> Result<Ancestry, Fault>,
+) -> Result<Option<Since>, Fault> {
+    let plain = |revision: &String| revision.trim_end_matches("-dirty").to_owned();
+    let recorded =
+        mark.filter(|mark| from.is_some_and(|from| from.digest == mark.digest)).map(|mark| mark.since.commit);
+    let before = recorded.or_else(|| from.and_then(|from| from.revision.as_ref()).map(plain));
+    let own = to.revision.as_ref().map(plain);
+    Ok(match (before, own) {
+        // Back to the base of that commit or of a later one: the move is undone.
+        (Some(before), Some(own)) if before == own || ancestry(&before, &own)? == Ancestry::Ancestor => {
+            Some(Since { commit: own, rolled_back: false })
+        }
+        (Some(commit), _) => Some(Since { commit, rolled_back: true }),
+        (None, own) => own.map(|commit| Since { commit, rolled_back: false }),
+    })
+}
+
+/// The fingerprint's tag within the tag of a single platform: `3f9c02d1a7b4` of `3f9c02d1a7b4-linux-amd64`.
+pub fn staged(tag: &Tag) -> Option<Tag> {
+    let (fingerprint, platform) = tag.as_str().split_once('-')?;
+    let hex = fingerprint.len() >= 8 && fingerprint.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    let platform: Option<Platform> = platform.replace('-', "/").parse().ok();
+    platform.filter(|_| hex).and_then(|_| fingerprint.parse().ok())
+}
+
+/// The first twelve digits of a digest, for tables.
+pub fn short(digest: &Digest) -> String {
+    format!("sha256:{}", &digest.hex()[..12])
+}
+
+/// An age as a person reads it: `40 min`, `5 h`, `12 days`.
+pub fn age(created: Option<Timestamp>, now: Timestamp) -> String {
+    let Some(created) = created else { return "unknown".to_owned() };
+    match now.as_second().saturating_sub(created.as_second()) {
+        ..3_600 => format!("{} min", now.as_second().saturating_sub(created.as_second()).max(0) / 60),
+        seconds @ 3_600..172_800 => format!("{} h", seconds / 3_600),
+        seconds => format!("{} days", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn base(name: &str, second: i64) -> Base {
+        let digest = Digest::of(name.as_bytes());
+        let manifest = Digest::of(format!("{name} linux/amd64").as_bytes());
+        let fingerprint: Fingerprint = digest.hex().parse().unwrap();
+        Base {
+            digest,
+            tags: vec![fingerprint.tag(12)],
+            fingerprint: Some(fingerprint),
+            own_tag: Some(fingerprint.tag(12)),
+            revision: Some(name.to_owned()),
+            created: Timestamp::from_second(second),
+            root: None,
+            built: None,
+            size: 1,
+            platforms: BTreeMap::from([("linux/amd64".parse().unwrap(), manifest)]),
+            missing: Vec::new(),
+            lost: Vec::new(),
+            parts: BTreeSet::from([manifest]),
+            staging: BTreeMap::from([(format!("{}-linux-amd64", fingerprint.tag(12)).parse().unwrap(), manifest)]),
+        }
+    }
+
+    fn survey() -> Survey {
+        let mut newest = base("c", 300);
+        newest.tags.push(Tag::latest());
+        let mut side = base("side", 250);
+        side.revision = Some("side".to_owned());
+        let mut partial = base("b", 200);
+        partial.missing = vec!["linux/arm64".parse().unwrap()];
+        let mut dirty = base("d", 150);
+        dirty.revision = Some("a-dirty".to_owned());
+        Survey { bases: vec![newest, side, partial, dirty, base("a", 100)], ..Survey::default() }
+    }
+
+    fn ancestry(first: &str, _: &str) -> Result<Ancestry, Fault> {
+        Ok(if first == "side" { Ancestry::NotAncestor } else { Ancestry::Ancestor })
+    }
+
+    #[test]
+    fn a_rollback_passes_by_other_branches_and_what_is_not_whole() {
+        let survey = survey();
+        assert_eq!(rollback(&survey, None, &ancestry).unwrap().revision.as_deref(), Some("a"));
+        let side = survey.bases[1].name();
+        assert_eq!(rollback(&survey, Some(&side), &ancestry).unwrap().name(), side);
+        let alone = Survey { bases: survey.bases[..3].to_vec(), ..Survey::default() };
+        let fault = rollback(&alone, None, &ancestry).unwrap_err();
+        assert_eq!(fault.what, "no complete base of an earlier commit is in the registry");
+    }
+
+    #[test]
+    fn what_was_rolled_back_waits_for_a_commit_after_the_one_it_came_from() {
+        let order =
+            |first: &str, second: &str| Ok(if first <= second { Ancestry::Ancestor } else { Ancestry::NotAncestor });
+        let (old, new) = (base("a", 100), base("c", 300));
+        let after = |from: &Base, mark: Option<Mark>, to: &Base| after_rollback(Some(from), mark, to, &order).unwrap();
+        let since = |commit: &str, rolled_back| Some(Since { commit: commit.to_owned(), rolled_back });
+        assert_eq!(after(&new, None, &old), since("c", true));
+        // A later commit had the same base, and so had `latest`.
+        let mark = |base: &Base, commit: &str| {
+            Some(Mark { digest: base.digest, since: Since { commit: commit.to_owned(), rolled_back: false } })
+        };
+        assert_eq!(after(&new, mark(&new, "d"), &old), since("d", true));
+        assert_eq!(after(&new, mark(&old, "d"), &old), since("c", true), "the record is of another image");
+        // Undone by hand.
+        assert_eq!(after(&old, mark(&old, "c"), &new), since("c", false));
+        assert_eq!(after_rollback(None, None, &old, &order).unwrap(), since("a", false));
+    }
+
+    #[track_caller]
+    fn refused(name: &str, what: &str) {
+        let fault = rollback(&survey(), Some(name), &ancestry).unwrap_err();
+        assert!(fault.to_string().contains(what), "{fault}");
+    }
+
+    #[test]
+    fn a_rollback_refuses_what_builds_cannot_stand_on() {
+        refused(&survey().bases[2].name(), "it lacks linux/arm64");
+        refused("nosuch", "no base `nosuch` is in the registry");
+        refused("latest", "`latest` names `latest` already");
+    }
+
+    #[test]
+    fn a_base_is_pinned_by_any_of_its_names() {
+        let survey = survey();
+        let newest = &survey.bases[0];
+        assert_eq!(pin(&survey, None).unwrap(), newest);
+        assert_eq!(pin(&survey, Some(&newest.digest.to_string())).unwrap(), newest);
+        let manifest = newest.platforms.values().next().unwrap();
+        assert_eq!(pin(&survey, Some(&manifest.to_string())).unwrap(), newest);
+    }
+
+    #[track_caller]
+    fn is_staged(tag: &str, expected: Option<&str>) {
+        assert_eq!(staged(&tag.parse().unwrap()).map(|tag| tag.to_string()).as_deref(), expected);
+    }
+
+    #[test]
+    fn tags_of_single_platforms_are_known() {
+        is_staged("3f9c02d1a7b4-linux-amd64", Some("3f9c02d1a7b4"));
+        is_staged("3f9c02d1a7b4-linux-arm-v7", Some("3f9c02d1a7b4"));
+        is_staged("3f9c02d1a7b4", None);
+        is_staged("feature-linux-amd64", None);
+        is_staged("3f9c02d1a7b4-try", None);
+        is_staged("abc-linux-amd64", None);
+    }
+
+    #[test]
+    fn ages_read_well() {
+        let now = Timestamp::from_second(1_000_000).unwrap();
+        let at = |second: i64| age(Timestamp::from_second(1_000_000 - second), now);
+        assert_eq!([at(-5), at(130), at(7300), at(900_000)], ["0 min", "2 min", "2 h", "10 days"]);
+        assert_eq!(age(None, now), "unknown");
+    }
+}

@@ -1,0 +1,520 @@
+//! What a change needs: `skip`, `fast`, `base+fast` or `full`, with the reasons. A pure function of facts.
+//!
+//! - **skip**: both keys equal the base revision's, and the registry lacks neither image (or was not asked: `--offline`).
+//! - **fast**: the base of exactly this key is in the registry for every platform (or equals the base revision's, with the
+//!   registry not asked), and the app differs, is missing, stands on another build of its base, or is wanted whatever changed.
+//!   So it is with a pinned base, of which none is ever built: what only another base would be made of does not count.
+//! - **base+fast**: the base differs from the base revision's or cannot be compared, and is not known to be there.
+//! - **full**: the base's own key cannot be computed at head (its Dockerfile does not parse, or reads what is not there), so that
+//!   no base can be trusted, and the policy has a Dockerfile that builds from scratch.
+//!
+//! What cannot be known never leads to `skip`: it fails open to building, and says why.
+
+use crate::image::key::{AppKey, BaseKey, Names, app_changes, base_changes, foremost};
+use crate::spec::lock;
+use crate::spec::reference::Reference;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// What is to be built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Decision {
+    /// Nothing.
+    #[serde(rename = "skip")]
+    Skip,
+    /// The app, on a base that is there.
+    #[serde(rename = "fast")]
+    Fast,
+    /// The base, then the app on it.
+    #[serde(rename = "base+fast")]
+    BaseFast,
+    /// The app from scratch, without any base.
+    #[serde(rename = "full")]
+    Full,
+}
+
+impl fmt::Display for Decision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Skip => "skip",
+            Self::Fast => "fast",
+            Self::BaseFast => "base+fast",
+            Self::Full => "full",
+        })
+    }
+}
+
+/// The setting that `images.lock` holds and not the policy.
+pub const PINNED_BASE: &str = "pinned base";
+
+/// The setting with the root that is built where the wanted one is out of reach.
+pub const FALLBACK_ROOT: &str = "fallback root";
+
+/// What determines the images of one tree, in the form in which two trees are compared: a root that is not pinned counts by
+/// the policy's text, and the app's key leaves its base out, which is compared by itself.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Inputs {
+    /// The base's.
+    pub base: BaseKey,
+    /// The app's own.
+    pub app: AppKey,
+    /// Whether the root's digests are pinned.
+    pub pinned: bool,
+    /// What no key holds and images hang on all the same: where they stand, for which platforms.
+    pub settings: BTreeMap<&'static str, String>,
+}
+
+/// Why something is built whatever changed, or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Purpose {
+    /// A change is judged by what it changes.
+    Change,
+    /// A release is on the digest that was tested: the app is always made sure of.
+    Release,
+    /// The regular rebuild, for security updates of the root.
+    Schedule,
+    /// Somebody asked for it.
+    Manual,
+}
+
+/// Whether the registry has an image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "answer", content = "because")]
+pub enum Presence {
+    /// With every platform of the policy.
+    Present,
+    /// Not, or not whole: the reason.
+    Absent(String),
+    /// It is there, but stands on another build of its base than the one that is there now: how.
+    Stale(String),
+    /// The registry did not say: the cause.
+    Unknown(String),
+    /// It was not asked.
+    NotAsked,
+}
+
+impl Presence {
+    /// `true`, `false` or `unknown`, as CI's outputs have it.
+    pub fn as_output(&self) -> &'static str {
+        match self {
+            Self::Present => "true",
+            Self::Absent(_) | Self::Stale(_) => "false",
+            Self::Unknown(_) | Self::NotAsked => "unknown",
+        }
+    }
+}
+
+/// What decides.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// What asked.
+    pub purpose: Purpose,
+    /// Whether the base's inputs and the app's differ from the base revision's, and how; or why that cannot be known.
+    pub changes: Result<Changes, String>,
+    /// Why the base's own key cannot be computed at head, where the app can still be built from scratch.
+    pub no_base: Option<String>,
+    /// `images.lock` pins the base: there is none to build, whatever changed.
+    pub pinned: bool,
+    /// The base in the registry.
+    pub base: Presence,
+    /// The app in the registry.
+    pub app: Presence,
+}
+
+/// The differences between two trees, ready to be read.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Changes {
+    /// Of the base.
+    pub base: Vec<String>,
+    /// Of the app alone.
+    pub app: Vec<String>,
+    /// Of a base that is not built, because another one is pinned: no image is made of these.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub waiting: Vec<String>,
+}
+
+/// Compares two trees. Equal inputs have no changes, and different ones at least one.
+pub fn compare(old: &Inputs, new: &Inputs, base_names: &Names<'_>, app_names: &Names<'_>) -> Changes {
+    let mut base = Vec::new();
+    let mut before = old.base.clone();
+    if old.pinned != new.pinned {
+        let pinned = if new.pinned { "is pinned now" } else { "is no longer pinned" };
+        base.push(format!("root {} {pinned} ({})", new.base.root.image, lock::images::PATH));
+        before.root = new.base.root.clone();
+    }
+    base.extend(base_changes(&before, &new.base, base_names));
+    if base.is_empty() && old.base != new.base {
+        base.push("the base's key".to_owned());
+    }
+    // What a pinned base was made of is past: only which one it is, and for what, still counts.
+    let mut waiting = Vec::new();
+    let pinned = new.settings.contains_key(PINNED_BASE);
+    if pinned {
+        std::mem::swap(&mut base, &mut waiting);
+    }
+    let written = |name: &str| if name == PINNED_BASE { lock::images::PATH } else { base_names.policy };
+    let mut settings = |name: &str, change: String| {
+        let list = if pinned && name == FALLBACK_ROOT { &mut waiting } else { &mut base };
+        list.push(format!("{name} {change} ({})", written(name)));
+    };
+    for (name, after) in &new.settings {
+        match old.settings.get(name) {
+            Some(before) if before != after => settings(name, format!("{before} -> {after}")),
+            Some(_) => {}
+            None => settings(name, format!("{after} is new")),
+        }
+    }
+    for name in old.settings.keys().filter(|name| !new.settings.contains_key(*name)) {
+        settings(name, "is gone".to_owned());
+    }
+    let mut app = app_changes(&old.app, &new.app, app_names);
+    if app.is_empty() && old.app != new.app {
+        app.push("the app's key".to_owned());
+    }
+    Changes { base, app, waiting }
+}
+
+/// Decides, and says why.
+pub fn decide(facts: &Facts) -> (Decision, Vec<String>) {
+    if let Some(why) = &facts.no_base {
+        return (Decision::Full, vec![format!("no base can be named: {why}")]);
+    }
+    let mut reasons = Vec::new();
+    match facts.purpose {
+        Purpose::Schedule if facts.pinned => {
+            reasons.push("the regular rebuild takes a pinned base as it is".to_owned())
+        }
+        Purpose::Schedule => {
+            reasons.push("the regular rebuild takes the root's security updates".to_owned());
+            return (Decision::BaseFast, reasons);
+        }
+        Purpose::Release => reasons.push("a release is never skipped".to_owned()),
+        Purpose::Manual => reasons.push("it was asked for by hand".to_owned()),
+        Purpose::Change => {}
+    }
+    let (mut base_same, mut app_same) = (false, false);
+    let mut waiting = Vec::new();
+    match &facts.changes {
+        Ok(changes) => {
+            (base_same, app_same) = (changes.base.is_empty(), changes.app.is_empty());
+            reasons.extend(foremost(&changes.base).iter().map(|change| format!("base: {change}")));
+            reasons.extend(foremost(&changes.app).iter().map(|change| format!("app: {change}")));
+            let waits =
+                |change: &String| format!("base: {change}; it waits, the base is pinned in `{}`", lock::images::PATH);
+            waiting.extend(foremost(&changes.waiting).iter().map(waits));
+        }
+        Err(why) => reasons.push(format!("what changed cannot be known: {why}")),
+    }
+    let base_ready = match &facts.base {
+        Presence::Present => {
+            if !base_same && !facts.pinned {
+                reasons.push("the base of this key is in the registry already".to_owned());
+            }
+            true
+        }
+        Presence::Absent(why) | Presence::Stale(why) => {
+            reasons.push(lost("base", why, base_same));
+            false
+        }
+        Presence::Unknown(why) => {
+            reasons.push(format!("whether the registry has the base cannot be known: {why}"));
+            false
+        }
+        Presence::NotAsked => base_same,
+    };
+    if facts.pinned && !base_same {
+        reasons.push(format!("the base is pinned in `{}`: none is built", lock::images::PATH));
+    }
+    if !base_ready && !facts.pinned {
+        return (Decision::BaseFast, reasons);
+    }
+    let app_ready = match &facts.app {
+        Presence::Present | Presence::NotAsked => true,
+        Presence::Absent(why) | Presence::Stale(why) => {
+            reasons.push(lost("app", why, base_same && app_same));
+            false
+        }
+        Presence::Unknown(why) => {
+            reasons.push(format!("whether the registry has the app cannot be known: {why}"));
+            false
+        }
+    };
+    if facts.purpose == Purpose::Change && base_same && app_same && base_ready && app_ready {
+        reasons = vec!["nothing that an image is made of changed".to_owned()];
+        reasons.extend(waiting);
+        return (Decision::Skip, reasons);
+    }
+    reasons.extend(waiting);
+    (Decision::Fast, reasons)
+}
+
+fn lost(image: &str, why: &str, same: bool) -> String {
+    if same { format!("{image}: {why}; nothing of yours changed") } else { format!("{image}: {why}") }
+}
+
+/// A plan as it is told: the decision with all that led to it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Plan {
+    /// What is to be built.
+    pub decision: Decision,
+    /// Why.
+    pub reasons: Vec<String>,
+    /// What asked.
+    pub purpose: Purpose,
+    /// The revision that was compared with, where there is one.
+    pub base_revision: Option<String>,
+    /// The revision that was planned; none for the working tree.
+    pub head_revision: Option<String>,
+    /// The differences, where they are known.
+    pub changes: Option<Changes>,
+    /// The base's name by its fingerprint's tag, where the root is known.
+    pub base_reference: Option<Reference>,
+    /// Whether the registry has it.
+    pub base: Presence,
+    /// The app's name by its fingerprint's tag.
+    pub app_reference: Option<Reference>,
+    /// Whether the registry has it.
+    pub app: Presence,
+}
+
+impl Plan {
+    /// Whether the base's inputs changed, or cannot be compared.
+    pub fn requirements_changed(&self) -> bool {
+        self.changes.as_ref().is_none_or(|changes| !changes.base.is_empty() || !changes.waiting.is_empty())
+    }
+
+    /// The plan as a person reads it.
+    pub fn text(&self) -> String {
+        let mut text = format!("{}\n", self.decision);
+        for reason in &self.reasons {
+            text += &format!("  {reason}\n");
+        }
+        text
+    }
+
+    /// What CI's later jobs read.
+    pub fn outputs(&self) -> Vec<(&'static str, String)> {
+        vec![
+            ("decision", self.decision.to_string()),
+            ("should-build", (self.decision != Decision::Skip).to_string()),
+            ("use-fast-build", (self.decision == Decision::Fast).to_string()),
+            ("requirements-changed", self.requirements_changed().to_string()),
+            ("base-reference", self.base_reference.as_ref().map(ToString::to_string).unwrap_or_default()),
+            ("base-present", self.base.as_output().to_owned()),
+        ]
+    }
+
+    /// The job's summary, Markdown.
+    pub fn markdown(&self) -> String {
+        let mut text = format!("## Plan: `{}`\n\n", self.decision);
+        for reason in &self.reasons {
+            text += &format!("- {}\n", plain(reason));
+        }
+        text += "\n| | |\n|---|---|\n";
+        let short = |id: &str| format!("`{}`", &id[..12.min(id.len())]);
+        let revision = |id: &Option<String>, none: &str| id.as_deref().map_or(none.to_owned(), short);
+        let rows = [
+            ("compared with", revision(&self.base_revision, "nothing")),
+            ("planned", revision(&self.head_revision, "the working tree")),
+            ("base", image(self.base_reference.as_ref(), &self.base)),
+            ("app", image(self.app_reference.as_ref(), &self.app)),
+        ];
+        for (name, value) in rows {
+            text += &format!("| {name} | {value} |\n");
+        }
+        text
+    }
+}
+
+fn image(reference: Option<&Reference>, presence: &Presence) -> String {
+    let name = reference.map_or_else(|| "its root is not known here".to_owned(), |name| format!("`{name}`"));
+    let standing = match presence {
+        Presence::Present => "is in the registry",
+        Presence::Absent(_) => "is not in the registry",
+        Presence::Stale(_) => "is in the registry, on another build of its base",
+        Presence::Unknown(_) => "cannot be known",
+        Presence::NotAsked => "was not asked for",
+    };
+    format!("{name}, {standing}")
+}
+
+/// A line in which a file's name cannot become markup.
+fn plain(text: &str) -> String {
+    let mut plain = String::new();
+    for c in text.chars() {
+        match c {
+            '\n' | '\r' => plain.push(' '),
+            '<' => plain += "&lt;",
+            '&' => plain += "&amp;",
+            '\\' | '*' | '_' | '[' | ']' | '|' | '#' | '!' | '~' => plain.extend(['\\', c]),
+            c => plain.push(c),
+        }
+    }
+    plain
+}
+
+/// One output in the form of `$GITHUB_OUTPUT`, with a delimiter that the value does not hold.
+pub fn output_line(name: &str, value: &str) -> String {
+    if !value.contains(['\n', '\r']) {
+        return format!("{name}={value}\n");
+    }
+    let mut delimiter = "end".to_owned();
+    while value.lines().any(|line| line == delimiter) {
+        delimiter.push('-');
+    }
+    format!("{name}<<{delimiter}\n{value}\n{delimiter}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use expect_test::expect;
+
+    fn facts() -> Facts {
+        Facts {
+            purpose: Purpose::Change,
+            changes: Ok(Changes::default()),
+            no_base: None,
+            pinned: false,
+            base: Presence::Present,
+            app: Presence::Present,
+        }
+    }
+
+    #[track_caller]
+    fn check(edit: impl FnOnce(&mut Facts), decision: Decision, first: &str) {
+        let mut facts = facts();
+        edit(&mut facts);
+        let (found, reasons) = decide(&facts);
+        assert_eq!((found, reasons[0].as_str()), (decision, first));
+    }
+
+    fn changed(base: &[&str], app: &[&str]) -> Result<Changes, String> {
+        let texts = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
+        Ok(Changes { base: texts(base), app: texts(app), waiting: Vec::new() })
+    }
+
+    #[test]
+    fn a_change_is_judged_by_what_it_changes_and_by_what_is_there() {
+        let nothing = "nothing that an image is made of changed";
+        let absent = || Presence::Absent("the registry lost it".to_owned());
+        let unknown = || Presence::Unknown("it timed out".to_owned());
+        check(|_| {}, Decision::Skip, nothing);
+        check(|f| (f.base, f.app) = (Presence::NotAsked, Presence::NotAsked), Decision::Skip, nothing);
+        check(|f| f.changes = changed(&[], &["x was edited"]), Decision::Fast, "app: x was edited");
+        check(|f| f.changes = changed(&["scipy"], &[]), Decision::Fast, "base: scipy");
+        check(
+            |f| (f.changes, f.base) = (changed(&["scipy"], &[]), Presence::NotAsked),
+            Decision::BaseFast,
+            "base: scipy",
+        );
+        check(|f| (f.changes, f.base) = (changed(&["scipy"], &[]), absent()), Decision::BaseFast, "base: scipy");
+        let lost = "base: the registry lost it; nothing of yours changed";
+        check(|f| f.base = absent(), Decision::BaseFast, lost);
+        check(|f| f.app = absent(), Decision::Fast, "app: the registry lost it; nothing of yours changed");
+        check(
+            |f| f.base = unknown(),
+            Decision::BaseFast,
+            "whether the registry has the base cannot be known: it timed out",
+        );
+        check(|f| f.app = unknown(), Decision::Fast, "whether the registry has the app cannot be known: it timed out");
+    }
+
+    #[test]
+    fn what_cannot_be_known_fails_open() {
+        let shallow = || Err("a shallow clone".to_owned());
+        let reason = "what changed cannot be known: a shallow clone";
+        check(|f| f.changes = shallow(), Decision::Fast, reason);
+        check(|f| (f.changes, f.base) = (shallow(), Presence::NotAsked), Decision::BaseFast, reason);
+        check(|f| f.no_base = Some("x".to_owned()), Decision::Full, "no base can be named: x");
+    }
+
+    #[test]
+    fn releases_and_requests_are_never_skipped() {
+        check(|f| f.purpose = Purpose::Release, Decision::Fast, "a release is never skipped");
+        check(|f| f.purpose = Purpose::Manual, Decision::Fast, "it was asked for by hand");
+        let weekly = "the regular rebuild takes the root's security updates";
+        check(|f| f.purpose = Purpose::Schedule, Decision::BaseFast, weekly);
+    }
+
+    #[test]
+    fn no_base_is_built_in_the_place_of_a_pinned_one() {
+        let pinned = |f: &mut Facts| f.pinned = true;
+        let nothing = "nothing that an image is made of changed";
+        check(pinned, Decision::Skip, nothing);
+        let weekly = "the regular rebuild takes a pinned base as it is";
+        check(|f| (f.pinned, f.purpose) = (true, Purpose::Schedule), Decision::Fast, weekly);
+        let unknown = || Presence::Unknown("it timed out".to_owned());
+        let cannot = "whether the registry has the base cannot be known: it timed out";
+        check(|f| (f.pinned, f.base) = (true, unknown()), Decision::Fast, cannot);
+        let changes = || changed(&["scipy"], &[]);
+        check(|f| (f.pinned, f.base, f.changes) = (true, Presence::NotAsked, changes()), Decision::Fast, "base: scipy");
+        let (_, reasons) = decide(&Facts { pinned: true, changes: changes(), ..facts() });
+        assert_eq!(reasons, ["base: scipy", "the base is pinned in `images.lock`: none is built"]);
+        let waiting = || Ok(Changes { waiting: vec!["scipy".to_owned()], ..Changes::default() });
+        let (decision, reasons) = decide(&Facts { pinned: true, changes: waiting(), ..facts() });
+        let waits = "base: scipy; it waits, the base is pinned in `images.lock`";
+        assert_eq!((decision, reasons), (Decision::Skip, vec![nothing.to_owned(), waits.to_owned()]));
+    }
+
+    #[test]
+    fn an_app_on_another_build_of_its_base_is_built() {
+        let stale = || Presence::Stale("it stands on x".to_owned());
+        check(|f| f.app = stale(), Decision::Fast, "app: it stands on x; nothing of yours changed");
+        assert_eq!(stale().as_output(), "false");
+    }
+
+    fn plan() -> Plan {
+        Plan {
+            decision: Decision::Fast,
+            reasons: vec!["app: a_b<c>.html was edited".to_owned()],
+            purpose: Purpose::Change,
+            base_revision: Some("0123456789abcdef".to_owned()),
+            head_revision: None,
+            changes: Some(Changes {
+                base: Vec::new(),
+                app: vec!["a_b<c>.html was edited".to_owned()],
+                waiting: Vec::new(),
+            }),
+            base_reference: Some("ghcr.io/acme/autoscaler-base:3f9c02d1a7b4".parse().unwrap()),
+            base: Presence::Present,
+            app_reference: None,
+            app: Presence::NotAsked,
+        }
+    }
+
+    #[test]
+    fn outputs_and_summary() {
+        let lines: String = plan().outputs().iter().map(|(name, value)| output_line(name, value)).collect();
+        expect![[r#"
+            decision=fast
+            should-build=true
+            use-fast-build=true
+            requirements-changed=false
+            base-reference=ghcr.io/acme/autoscaler-base:3f9c02d1a7b4
+            base-present=true
+        "#]]
+        .assert_eq(&lines);
+        expect![[r#"
+            ## Plan: `fast`
+
+            - app: a\_b&lt;c>.html was edited
+
+            | | |
+            |---|---|
+            | compared with | `0123456789ab` |
+            | planned | the working tree |
+            | base | `ghcr.io/acme/autoscaler-base:3f9c02d1a7b4`, is in the registry |
+            | app | its root is not known here, was not asked for |
+        "#]]
+        .assert_eq(&plan().markdown());
+    }
+
+    #[test]
+    fn an_output_cannot_break_out_of_its_line() {
+        assert_eq!(output_line("a", "x\nend\ny=1"), "a<<end-\nx\nend\ny=1\nend-\n");
+        assert_eq!(output_line("a", ""), "a=\n");
+    }
+}

@@ -1,0 +1,252 @@
+//! What started a CI run, and which revision its change is to be compared with.
+//!
+//! Pure: reads GitHub's variables and the event's JSON as they are given. An event that names no revision is no error, the
+//! reason goes on to the plan; an event that cannot be read is one.
+//! Reference: <https://docs.github.com/en/actions/reference/workflows-and-actions/events-that-trigger-workflows>.
+
+use crate::fault::Fault;
+use crate::image::change::Purpose;
+use serde::Deserialize;
+
+/// What a change is compared with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Against {
+    /// This revision.
+    Revision(String),
+    /// What this revision and head have in common; the revision itself where that is not known.
+    Common(String),
+    /// Nothing, for this reason.
+    Nothing(String),
+    /// Nothing, and nothing is built either: the event removed this branch or tag.
+    Deleted(String),
+}
+
+/// A CI event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// What it is for.
+    pub purpose: Purpose,
+    /// What it is compared with.
+    pub against: Against,
+}
+
+#[derive(Default, Deserialize)]
+struct Payload {
+    before: Option<String>,
+    after: Option<String>,
+    #[serde(rename = "ref")]
+    reference: Option<String>,
+    ref_type: Option<String>,
+    #[serde(default)]
+    deleted: bool,
+    pull_request: Option<PullRequest>,
+    merge_group: Option<MergeGroup>,
+    schedule: Option<serde_json::Value>,
+}
+
+#[derive(Deserialize)]
+struct PullRequest {
+    base: Base,
+}
+
+#[derive(Deserialize)]
+struct Base {
+    sha: String,
+}
+
+#[derive(Deserialize)]
+struct MergeGroup {
+    base_sha: String,
+}
+
+/// Reads an event. `name` is `GITHUB_EVENT_NAME`, `reference` is `GITHUB_REF`; `path` is only for messages.
+pub fn read(name: Option<&str>, reference: Option<&str>, path: &str, json: &str) -> Result<Event, Fault> {
+    let payload: Payload = serde_json::from_str(json).map_err(|error| {
+        Fault::usage(format!("cannot read the event `{path}`"))
+            .cause(error)
+            .hint("name the revision instead: `cargo xtask plan --base REV`")
+    })?;
+    let nothing = |purpose, why: &str| Ok(Event { purpose, against: Against::Nothing(why.to_owned()) });
+    let lacks = |what: &str| {
+        Err(Fault::usage(format!("the event `{path}` has no `{what}`"))
+            .hint("name the revision instead: `cargo xtask plan --base REV`"))
+    };
+    match name.unwrap_or_else(|| payload.kind()) {
+        "push" => payload.push(reference, path),
+        "pull_request" | "pull_request_target" => match payload.pull_request {
+            Some(request) => change(Against::Common(checked(request.base.sha, path)?)),
+            None => lacks("pull_request"),
+        },
+        "merge_group" => match payload.merge_group {
+            Some(group) => change(Against::Revision(checked(group.base_sha, path)?)),
+            None => lacks("merge_group"),
+        },
+        "delete" => {
+            let named = payload.reference.as_deref().unwrap_or_default();
+            let kind = if payload.ref_type.as_deref() == Some("tag") { "tags" } else { "heads" };
+            deleted(&format!("refs/{kind}/{named}"))
+        }
+        "schedule" => nothing(Purpose::Schedule, "a schedule has no revision before it"),
+        "release" => nothing(Purpose::Release, "a release has no revision before it"),
+        "workflow_dispatch" => nothing(Purpose::Manual, "a manual run has no revision before it"),
+        other => {
+            nothing(Purpose::Manual, &format!("the event `{}` names no revision before it", other.escape_default()))
+        }
+    }
+}
+
+/// The commit that a push replaced by this one on a branch, where the event's JSON is of such a push. Whether the old commit is an
+/// ancestor of the new one does not matter.
+pub fn replaced_by(json: &str, branch: &str, commit: &str) -> Option<String> {
+    let payload: Payload = serde_json::from_str(json).ok()?;
+    let of_branch = payload.reference?.strip_prefix("refs/heads/")? == branch;
+    (of_branch && !payload.deleted && payload.after? == commit).then_some(payload.before)?
+}
+
+fn change(against: Against) -> Result<Event, Fault> {
+    Ok(Event { purpose: Purpose::Change, against })
+}
+
+fn deleted(reference: &str) -> Result<Event, Fault> {
+    let name = match reference.strip_prefix("refs/heads/") {
+        Some(branch) => format!("branch `{}`", branch.escape_default()),
+        None => format!("`{}`", reference.escape_default()),
+    };
+    change(Against::Deleted(name))
+}
+
+fn is_zero(id: &str) -> bool {
+    !id.is_empty() && id.bytes().all(|b| b == b'0')
+}
+
+/// A full object name, and nothing that git could take for something else.
+fn checked(id: String, path: &str) -> Result<String, Fault> {
+    if matches!(id.len(), 40 | 64) && id.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return Ok(id);
+    }
+    Err(Fault::usage(format!("the event `{path}` names `{}`, which is no revision", id.escape_default()))
+        .hint("name the revision instead: `cargo xtask plan --base REV`"))
+}
+
+impl Payload {
+    /// The event's name, told from what it holds.
+    fn kind(&self) -> &'static str {
+        match self {
+            Self { pull_request: Some(_), .. } => "pull_request",
+            Self { merge_group: Some(_), .. } => "merge_group",
+            Self { before: Some(_), .. } => "push",
+            Self { schedule: Some(_), .. } => "schedule",
+            _ => "workflow_dispatch",
+        }
+    }
+
+    fn push(self, reference: Option<&str>, path: &str) -> Result<Event, Fault> {
+        let reference = self.reference.as_deref().or(reference).unwrap_or_default();
+        // A deleted branch has no commit after it; some senders say only that.
+        if self.deleted || self.after.as_deref().is_some_and(is_zero) {
+            return deleted(reference);
+        }
+        if let Some(tag) = reference.strip_prefix("refs/tags/") {
+            let purpose = if tag.starts_with('v') { Purpose::Release } else { Purpose::Manual };
+            return Ok(Event { purpose, against: Against::Nothing("a tag has no revision before it".to_owned()) });
+        }
+        let Some(before) = self.before.filter(|before| !before.is_empty()) else {
+            return change(Against::Nothing("the push names no revision before it".to_owned()));
+        };
+        let before = checked(before, path)?;
+        if is_zero(&before) {
+            return change(Against::Nothing("this is the first push of the branch".to_owned()));
+        }
+        change(Against::Revision(before))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "0123456789abcdef0123456789abcdef01234567";
+
+    #[track_caller]
+    fn check(name: Option<&str>, json: &str, purpose: Purpose, against: Against) {
+        let json = json.replace("ID", ID).replace("ZERO", &"0".repeat(40));
+        assert_eq!(read(name, None, "event.json", &json).unwrap(), Event { purpose, against });
+    }
+
+    #[track_caller]
+    fn refuse(name: Option<&str>, json: &str, what: &str) {
+        let fault = read(name, None, "event.json", json).unwrap_err();
+        assert_eq!((fault.what.as_str(), fault.exit), (what, crate::fault::Exit::Usage));
+    }
+
+    fn nothing(why: &str) -> Against {
+        Against::Nothing(why.to_owned())
+    }
+
+    #[test]
+    fn each_event_names_what_it_is_compared_with() {
+        let revision = || Against::Revision(ID.to_owned());
+        for name in [Some("push"), None] {
+            check(name, r#"{"before":"ID","ref":"refs/heads/main"}"#, Purpose::Change, revision());
+            check(
+                name,
+                r#"{"before":"ZERO","ref":"refs/heads/x"}"#,
+                Purpose::Change,
+                nothing("this is the first push of the branch"),
+            );
+            check(
+                name,
+                r#"{"before":"ZERO","ref":"refs/tags/v1.2.3"}"#,
+                Purpose::Release,
+                nothing("a tag has no revision before it"),
+            );
+        }
+        for missing in ["{}", r#"{"before":null}"#, r#"{"before":""}"#] {
+            check(Some("push"), missing, Purpose::Change, nothing("the push names no revision before it"));
+        }
+        let common = Against::Common(ID.to_owned());
+        check(Some("pull_request"), r#"{"pull_request":{"base":{"sha":"ID"}}}"#, Purpose::Change, common.clone());
+        check(None, r#"{"pull_request":{"base":{"sha":"ID"}}}"#, Purpose::Change, common);
+        check(Some("merge_group"), r#"{"merge_group":{"base_sha":"ID"}}"#, Purpose::Change, revision());
+        check(Some("schedule"), "{}", Purpose::Schedule, nothing("a schedule has no revision before it"));
+        check(None, r#"{"schedule":"0 4 * * 1"}"#, Purpose::Schedule, nothing("a schedule has no revision before it"));
+        check(Some("workflow_dispatch"), "{}", Purpose::Manual, nothing("a manual run has no revision before it"));
+        check(Some("issues"), "{}", Purpose::Manual, nothing("the event `issues` names no revision before it"));
+    }
+
+    #[test]
+    fn a_push_says_which_commit_its_own_replaced() {
+        let json = format!(r#"{{"before":"{}","after":"{ID}","ref":"refs/heads/a/b","forced":true}}"#, "b".repeat(40));
+        assert_eq!(replaced_by(&json, "a/b", ID), Some("b".repeat(40)));
+        assert_eq!(replaced_by(&json, "a", ID), None, "another branch");
+        assert_eq!(replaced_by(&json, "a/b", &"c".repeat(40)), None, "another commit");
+        assert_eq!(replaced_by("{}", "a/b", ID), None);
+        assert_eq!(replaced_by("[", "a/b", ID), None);
+    }
+
+    #[test]
+    fn a_broken_event_is_a_fault() {
+        refuse(None, "{", "cannot read the event `event.json`");
+        refuse(Some("push"), "[]", "cannot read the event `event.json`");
+        refuse(Some("pull_request"), "{}", "the event `event.json` has no `pull_request`");
+        refuse(Some("push"), r#"{"before":"--help"}"#, "the event `event.json` names `--help`, which is no revision");
+    }
+
+    #[test]
+    fn the_event_of_a_deleted_branch_builds_nothing() {
+        let deleted = |name: &str| Against::Deleted(name.to_owned());
+        for json in [
+            r#"{"deleted":true,"before":"ID","after":"ZERO","ref":"refs/heads/x"}"#,
+            r#"{"deleted":true,"before":"x","ref":"refs/heads/x"}"#,
+            r#"{"before":"ID","after":"ZERO","ref":"refs/heads/x"}"#,
+        ] {
+            check(Some("push"), json, Purpose::Change, deleted("branch `x`"));
+            check(None, json, Purpose::Change, deleted("branch `x`"));
+        }
+        check(Some("delete"), r#"{"ref":"x","ref_type":"branch"}"#, Purpose::Change, deleted("branch `x`"));
+        check(Some("delete"), r#"{"ref":"v1","ref_type":"tag"}"#, Purpose::Change, deleted("`refs/tags/v1`"));
+        // A new branch has no commit before it, and is built.
+        let first = nothing("this is the first push of the branch");
+        check(Some("push"), r#"{"before":"ZERO","after":"ID","ref":"refs/heads/x"}"#, Purpose::Change, first);
+    }
+}

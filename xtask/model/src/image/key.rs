@@ -1,0 +1,427 @@
+//! What determines an image's contents, as one value that can print itself, hash itself and be compared.
+//!
+//! Pure. A key serialises to JSON, travels with the image (label and annotation) and so explains itself later. The
+//! encoding is versioned: changing what a key holds means raising [`SCHEMA`], and a golden test watches the bytes.
+
+use crate::image::context::Entry;
+use crate::spec::lock;
+use crate::spec::reference::{Digest, Malformed, Platform, Tag};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+/// What the name of a root from Debian's packages begins with. No reference does.
+pub const FALLBACK: &str = "debian:";
+
+/// The version of the encoding. A key of another version never equals ours.
+pub const SCHEMA: u32 = 2;
+
+/// The label and annotation that hold an image's full fingerprint.
+pub const FINGERPRINT_LABEL: &str = "dev.xtask.image.fingerprint";
+
+/// The label and annotation that hold the whole key as JSON.
+pub const KEY_LABEL: &str = "dev.xtask.image.key";
+
+/// The sha256 of a key's encoding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Fingerprint(Digest);
+
+impl Fingerprint {
+    /// The tag made of the first `length` hex digits.
+    pub fn tag(&self, length: usize) -> Tag {
+        self.0.hex()[..length].parse().expect("hex digits are a tag")
+    }
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.hex())
+    }
+}
+
+impl FromStr for Fingerprint {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        format!("sha256:{text}").parse().map(Self).map_err(|_| Malformed(format!("`{text}` is not a fingerprint")))
+    }
+}
+
+impl Serialize for Fingerprint {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// The root under the base.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootKey {
+    /// The image's name, or `debian:trixie` for one built from Debian's packages.
+    pub image: String,
+    /// Its digest for each platform.
+    pub digests: BTreeMap<Platform, Digest>,
+}
+
+/// Everything that determines the base image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BaseKey {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// `base.epoch` of the policy.
+    pub epoch: u32,
+    /// What it stands on.
+    pub root: RootKey,
+    /// The Python that the lock was resolved for.
+    pub python: String,
+    /// The meaning of the lock.
+    pub lock: lock::Meaning,
+    /// The Dockerfile's instructions, without comments and blank lines.
+    pub dockerfile: Vec<String>,
+    /// Build arguments of the policy.
+    pub args: BTreeMap<String, String>,
+    /// Files that the Dockerfile reads, but for the lock, which counts by its meaning. Sorted.
+    pub files: Vec<Entry>,
+    /// Layer compression.
+    pub compression: String,
+}
+
+/// What determines the program that cargo compiles.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BinaryKey {
+    /// Package and binary: `autoscaler/autoscaler`.
+    pub name: String,
+    /// Cargo profile.
+    pub profile: String,
+    /// The toolchain, as `rust-toolchain.toml` pins it or `rustc -V` prints it.
+    pub toolchain: String,
+    /// Digest over the locked crates that the package reaches: names, versions, checksums.
+    pub crates: Digest,
+    /// Digest over the package's files and the workspace's manifests.
+    pub sources: Digest,
+}
+
+/// Everything that determines an app image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppKey {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// The base's fingerprint, as hex; none for one built from scratch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<String>,
+    /// What an image from scratch holds of the base's own key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scratch: Option<Box<BaseKey>>,
+    /// The Dockerfile's instructions, without comments and blank lines.
+    pub dockerfile: Vec<String>,
+    /// Build arguments of the policy.
+    pub args: BTreeMap<String, String>,
+    /// Files that the Dockerfile reads, but for the binary, which counts by its recipe. Sorted.
+    pub files: Vec<Entry>,
+    /// The binary's recipe.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub binary: Option<BinaryKey>,
+}
+
+/// A key of either kind.
+pub trait Key: Serialize {
+    /// The kind's name, which separates equal encodings of different kinds.
+    const KIND: &'static str;
+
+    /// The key as compact JSON with fixed field order and sorted maps.
+    fn json(&self) -> String {
+        serde_json::to_string(self).expect("keys hold only texts, numbers and lists")
+    }
+
+    /// [`Self::fingerprint_of`] its JSON.
+    fn fingerprint(&self) -> Fingerprint {
+        Self::fingerprint_of(&self.json())
+    }
+
+    /// sha256 over kind, length and JSON.
+    fn fingerprint_of(json: &str) -> Fingerprint {
+        Fingerprint(Digest::of(format!("{} {}\n{json}", Self::KIND, json.len()).as_bytes()))
+    }
+}
+
+impl Key for BaseKey {
+    const KIND: &'static str = "base";
+}
+
+impl Key for AppKey {
+    const KIND: &'static str = "app";
+}
+
+/// One difference between a published key and ours, ready to be read: `scipy 1.16.3 -> 1.17.0`.
+pub fn base_changes(old: &BaseKey, new: &BaseKey, names: &Names<'_>) -> Vec<String> {
+    let mut changes = Vec::new();
+    if old.schema != new.schema {
+        changes.push(format!("the key's schema {} -> {}", old.schema, new.schema));
+    }
+    if old.epoch != new.epoch {
+        changes.push(format!("epoch {} -> {} ({})", old.epoch, new.epoch, names.policy));
+    }
+    if old.root.image != new.root.image {
+        changes.push(format!("root {} -> {}", old.root.image, new.root.image));
+    } else {
+        for (platform, digest) in &new.root.digests {
+            match old.root.digests.get(platform) {
+                Some(before) if before != digest => {
+                    changes.push(format!("root {} {platform}: {} -> {}", new.root.image, short(before), short(digest)));
+                }
+                None => changes.push(format!("root {}: platform {platform} is new", new.root.image)),
+                Some(_) => {}
+            }
+        }
+        for platform in old.root.digests.keys().filter(|platform| !new.root.digests.contains_key(*platform)) {
+            changes.push(format!("root {}: platform {platform} is gone", new.root.image));
+        }
+    }
+    if old.python != new.python {
+        changes.push(format!("python {} -> {}", old.python, new.python));
+    }
+    changes.extend(lock::diff(&old.lock, &new.lock).iter().map(|change| format!("{change} ({})", names.lock)));
+    line_changes(&old.dockerfile, &new.dockerfile, names, &mut changes);
+    map_changes("build argument", &old.args, &new.args, &mut changes);
+    file_changes(&old.files, &new.files, &mut changes);
+    if old.compression != new.compression {
+        changes.push(format!("compression {} -> {}", old.compression, new.compression));
+    }
+    changes
+}
+
+/// The differences between two app keys.
+pub fn app_changes(old: &AppKey, new: &AppKey, names: &Names<'_>) -> Vec<String> {
+    let mut changes = Vec::new();
+    if old.schema != new.schema {
+        changes.push(format!("the key's schema {} -> {}", old.schema, new.schema));
+    }
+    match (&old.base, &new.base) {
+        (Some(before), Some(after)) if before != after => {
+            changes.push(format!("base {} -> {}", &before[..before.len().min(12)], &after[..after.len().min(12)]));
+        }
+        _ => {}
+    }
+    if let (Some(before), Some(after)) = (&old.scratch, &new.scratch) {
+        changes.extend(base_changes(before, after, names));
+    }
+    line_changes(&old.dockerfile, &new.dockerfile, names, &mut changes);
+    map_changes("build argument", &old.args, &new.args, &mut changes);
+    file_changes(&old.files, &new.files, &mut changes);
+    if let (Some(before), Some(after)) = (&old.binary, &new.binary) {
+        for (what, before, after) in [
+            ("binary", &before.name, &after.name),
+            ("cargo profile", &before.profile, &after.profile),
+            ("toolchain", &before.toolchain, &after.toolchain),
+        ] {
+            if before != after {
+                changes.push(format!("{what} {before} -> {after}"));
+            }
+        }
+        if before.crates != after.crates {
+            changes.push(format!("locked crates of {} (Cargo.lock)", after.name));
+        }
+        if before.sources != after.sources {
+            let which = if names.sources.is_empty() { String::new() } else { format!(" {}", names.sources) };
+            changes.push(format!("sources of {}{which}", after.name));
+        }
+    }
+    changes
+}
+
+/// The first of many differences, and how many there are beside: a folder that moved has a thousand, and they are told on a page,
+/// in a record, in an error. `explain` names all.
+pub fn foremost(changes: &[String]) -> Vec<String> {
+    const SHOWN: usize = 20;
+    let mut shown = changes.to_vec();
+    if changes.len() > SHOWN + 1 {
+        shown.truncate(SHOWN);
+        shown.push(format!("{} more", changes.len() - SHOWN));
+    }
+    shown
+}
+
+/// What files are called in the differences.
+pub struct Names<'a> {
+    /// The policy's file.
+    pub policy: &'a str,
+    /// The lock's file.
+    pub lock: &'a str,
+    /// The Dockerfile.
+    pub dockerfile: &'a str,
+    /// The line of each instruction of the newer Dockerfile.
+    pub lines: &'a [usize],
+    /// Which of the program's sources changed, as far as it is known: `changed since 0123456789ab: src/main.rs`. A key holds
+    /// one digest over all of them.
+    pub sources: &'a str,
+}
+
+fn short(digest: &Digest) -> String {
+    digest.hex()[..12].to_owned()
+}
+
+fn line_changes(old: &[String], new: &[String], names: &Names<'_>, changes: &mut Vec<String>) {
+    if old == new {
+        return;
+    }
+    let same = old.iter().zip(new).take_while(|(before, after)| before == after).count();
+    let shown = new.get(same).or_else(|| old.get(same)).map_or("", String::as_str);
+    let shown: String = shown.chars().take(60).collect();
+    let place = match names.lines.get(same) {
+        Some(line) => format!("{} line {line}", names.dockerfile),
+        None => format!("{} instruction {}", names.dockerfile, same + 1),
+    };
+    changes.push(format!("{place} (`{shown}`)"));
+}
+
+fn map_changes(what: &str, old: &BTreeMap<String, String>, new: &BTreeMap<String, String>, changes: &mut Vec<String>) {
+    for (name, after) in new {
+        match old.get(name) {
+            None => changes.push(format!("{what} {name} is new")),
+            Some(before) if before != after => changes.push(format!("{what} {name} {before} -> {after}")),
+            Some(_) => {}
+        }
+    }
+    changes.extend(old.keys().filter(|name| !new.contains_key(*name)).map(|name| format!("{what} {name} is gone")));
+}
+
+fn file_changes(old: &[Entry], new: &[Entry], changes: &mut Vec<String>) {
+    let index =
+        |files: &[Entry]| files.iter().map(|file| (file.path.clone(), file.clone())).collect::<BTreeMap<_, _>>();
+    let (old, new) = (index(old), index(new));
+    for (path, after) in &new {
+        match old.get(path) {
+            None => changes.push(format!("{path} is new")),
+            Some(before) if before.kind != after.kind => changes.push(format!("{path} became another kind of file")),
+            Some(before) if before.digest != after.digest => changes.push(format!("{path} was edited")),
+            Some(before) if before.mode != after.mode => {
+                changes.push(format!("{path}: mode {:o} -> {:o}", before.mode, after.mode));
+            }
+            Some(_) => {}
+        }
+    }
+    changes.extend(old.keys().filter(|path| !new.contains_key(*path)).map(|path| format!("{path} is gone")));
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::image::context::{ContextPath, Kind};
+    use expect_test::expect;
+    use std::collections::BTreeSet;
+
+    const NAMES: Names<'_> = Names {
+        policy: "images.toml",
+        lock: "requirements-enhanced.lock",
+        dockerfile: "dockerfiles/Dockerfile.base",
+        lines: &[3, 4, 9],
+        sources: "",
+    };
+
+    pub(crate) fn base_key() -> BaseKey {
+        BaseKey {
+            schema: SCHEMA,
+            epoch: 0,
+            root: RootKey {
+                image: "docker.io/library/python:3.12-slim".to_owned(),
+                digests: BTreeMap::from([("linux/amd64".parse().unwrap(), Digest::of(b"root"))]),
+            },
+            python: "3.12".to_owned(),
+            lock: lock::Meaning {
+                schema: lock::SCHEMA,
+                packages: vec![lock::Pin {
+                    name: "scipy".to_owned(),
+                    version: "1.16.3".to_owned(),
+                    extras: BTreeSet::new(),
+                    marker: None,
+                    url: None,
+                    hashes: Digest::of(b"hashes"),
+                }],
+                no_binary: BTreeSet::new(),
+                only_binary: BTreeSet::new(),
+            },
+            dockerfile: vec!["ARG ROOT_IMAGE".to_owned(), "FROM ${ROOT_IMAGE}".to_owned()],
+            args: BTreeMap::new(),
+            files: vec![Entry {
+                path: ContextPath::new("dockerfiles/check-imports.py"),
+                kind: Kind::File,
+                mode: 0o644,
+                digest: Some(Digest::of(b"file")),
+            }],
+            compression: "gzip".to_owned(),
+        }
+    }
+
+    #[test]
+    fn of_many_differences_the_first_are_told() {
+        let changes = |count: usize| (0..count).map(|n| format!("{n} is new")).collect::<Vec<_>>();
+        assert_eq!(foremost(&changes(21)), changes(21));
+        let told = foremost(&changes(1000));
+        assert_eq!((&told[..20], &told[20..]), (&changes(20)[..], &["980 more".to_owned()][..]));
+    }
+
+    #[test]
+    fn the_encoding_is_pinned() {
+        // A change here rebuilds every image of every repository: raise `SCHEMA` and say so in the changelog.
+        expect![[r#"{"schema":2,"epoch":0,"root":{"image":"docker.io/library/python:3.12-slim","digests":{"linux/amd64":"sha256:4813494d137e1631bba301d5acab6e7bb7aa74ce1185d456565ef51d737677b2"}},"python":"3.12","lock":{"schema":1,"packages":[{"name":"scipy","version":"1.16.3","hashes":"sha256:3a4278f83ecea3815f068ff7e014dd671bc7d790661f139315b2952888356a72"}],"no_binary":[],"only_binary":[]},"dockerfile":["ARG ROOT_IMAGE","FROM ${ROOT_IMAGE}"],"args":{},"files":[{"path":"dockerfiles/check-imports.py","kind":"file","mode":420,"digest":"sha256:3b9c358f36f0a31b6ad3e14f309c7cf198ac9246e8316f9ce543d5b19ac02b80"}],"compression":"gzip"}"#]]
+        .assert_eq(&base_key().json());
+        expect!["7eaf2b16bf5ce4ee08967fad84dd558468f029d19735727bcaab9b1f4c01634d"]
+            .assert_eq(&base_key().fingerprint().to_string());
+    }
+
+    #[test]
+    fn a_key_survives_its_label() {
+        let key = base_key();
+        assert_eq!(serde_json::from_str::<BaseKey>(&key.json()).unwrap(), key);
+    }
+
+    #[track_caller]
+    fn change(edit: impl FnOnce(&mut BaseKey), said: &str) {
+        let (old, mut new) = (base_key(), base_key());
+        edit(&mut new);
+        assert_ne!(old.fingerprint(), new.fingerprint());
+        assert_eq!(base_changes(&old, &new, &NAMES), [said]);
+    }
+
+    #[test]
+    fn every_part_counts_and_is_named() {
+        change(|key| key.epoch = 1, "epoch 0 -> 1 (images.toml)");
+        change(|key| key.python = "3.13".to_owned(), "python 3.12 -> 3.13");
+        change(
+            |key| key.lock.packages[0].version = "1.17.0".to_owned(),
+            "scipy 1.16.3 -> 1.17.0 (requirements-enhanced.lock)",
+        );
+        change(
+            |key| key.lock.packages[0].hashes = Digest::of(b"x"),
+            "scipy 1.16.3: hashes changed (requirements-enhanced.lock)",
+        );
+        change(
+            |key| key.lock.packages[0].marker = Some("x".to_owned()),
+            "scipy 1.16.3: marker changed (requirements-enhanced.lock)",
+        );
+        change(|key| key.lock.packages.clear(), "removed scipy 1.16.3 (requirements-enhanced.lock)");
+        change(|key| key.dockerfile.push("USER 1".to_owned()), "dockerfiles/Dockerfile.base line 9 (`USER 1`)");
+        change(|key| key.files[0].digest = Some(Digest::of(b"x")), "dockerfiles/check-imports.py was edited");
+        change(|key| key.files[0].mode = 0o755, "dockerfiles/check-imports.py: mode 644 -> 755");
+        change(|key| key.files.clear(), "dockerfiles/check-imports.py is gone");
+        change(|key| drop(key.args.insert("A".to_owned(), "1".to_owned())), "build argument A is new");
+        change(|key| key.compression = "zstd".to_owned(), "compression gzip -> zstd");
+        change(
+            |key| key.root.image = "debian:trixie".to_owned(),
+            "root docker.io/library/python:3.12-slim -> debian:trixie",
+        );
+        change(
+            |key| {
+                key.root.digests.insert("linux/arm64".parse().unwrap(), Digest::of(b"x"));
+            },
+            "root docker.io/library/python:3.12-slim: platform linux/arm64 is new",
+        );
+    }
+
+    #[test]
+    fn tags_are_hex_digits_of_the_fingerprint() {
+        let fingerprint = base_key().fingerprint();
+        assert_eq!(fingerprint.tag(12).as_str(), &fingerprint.to_string()[..12]);
+        assert_eq!(fingerprint.to_string().parse::<Fingerprint>().unwrap(), fingerprint);
+    }
+}

@@ -1,0 +1,1010 @@
+//! What is wanted: `images.toml`, parsed once into a type that holds only valid values.
+//!
+//! Pure: the text and a question ("is there such a file?") come in, a [`Policy`] or every problem at once goes out.
+
+mod toml_reader;
+
+use crate::fault::Fault;
+use crate::spec::ignore::Ignore;
+use crate::spec::reference::{Platform, Reference, Repository, Tag};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::str::FromStr;
+use toml::de::DeTable;
+use toml_reader::{Problems, Section};
+
+/// The policy's file name, at the top of the repository.
+pub const FILE: &str = "images.toml";
+
+/// Everything that is wanted of a repository's images.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// The project as a whole.
+    pub project: Project,
+    /// The OS and Python under everything.
+    pub root: Root,
+    /// The base image.
+    pub base: Base,
+    /// The app image.
+    pub app: App,
+    /// What a built image has to show.
+    pub smoke: Smoke,
+    /// What is run around builds, in file order.
+    pub steps: Vec<Step>,
+    /// How CI runs all of it.
+    pub ci: Ci,
+}
+
+/// `[project]`
+#[derive(Clone, Debug)]
+pub struct Project {
+    /// Its name, and the app repository's by default.
+    pub name: String,
+    /// Registry host with the path that all repositories share: `ghcr.io/acme`.
+    pub registry: Registry,
+    /// Hosts that are spoken to by plain HTTP although they are not loopback.
+    pub insecure_registries: Vec<String>,
+    /// Where the source is browsed, for `org.opencontainers.image.source`.
+    pub source: Option<String>,
+    /// The branch that moves `latest`.
+    pub default_branch: String,
+    /// The platforms of a complete image.
+    pub platforms: Vec<Platform>,
+    /// What builds, where the command line does not say.
+    pub engine: Engine,
+    /// The tags that move and are written to a registry.
+    pub moving_tags: MovingTags,
+    /// Files that images may have although git ignores them: patterns as in an ignore file.
+    pub allow_ignored: Vec<String>,
+}
+
+/// Tags that name one image now and another one later. A registry whose tags are immutable takes none of them twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MovingTags {
+    /// The app's tag of the branch.
+    pub branch: bool,
+    /// `latest` of base and app.
+    pub latest: bool,
+}
+
+/// What realises a plan.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Engine {
+    /// Docker where one answers, native otherwise.
+    #[default]
+    Auto,
+    /// The docker and buildx command lines.
+    Docker,
+    /// No daemon: layers are put together here, and only what changed is moved.
+    Native,
+}
+
+impl Engine {
+    /// Each engine with its name in the policy and on the command line.
+    pub const NAMES: [(&'static str, Engine); 3] =
+        [("auto", Engine::Auto), ("docker", Engine::Docker), ("native", Engine::Native)];
+}
+
+/// `[root]`
+#[derive(Clone, Debug)]
+pub struct Root {
+    /// The image under everything, by tag; its digests stand in `images.lock`.
+    pub image: Reference,
+    /// The Python of the root, for which requirements are resolved: `3.12`.
+    pub python: String,
+    /// What is done where the image's registry cannot be reached.
+    pub fallback: Option<DebianRoot>,
+    /// Where images on the fallback root may have names of commits, branches and versions, and `latest`.
+    pub fallback_publishes: FallbackPublishes,
+}
+
+/// `[root] fallback-publishes`: which registries get names for images on a root that the network chose, not the commit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FallbackPublishes {
+    /// None: such an image is known by its fingerprint alone.
+    #[default]
+    Never,
+    /// Those of this machine, from which nobody deploys.
+    Loopback,
+    /// Every one.
+    Always,
+}
+
+impl FallbackPublishes {
+    /// Whether names may be put on an image on the fallback root in this repository.
+    pub fn allows(self, repository: &Repository) -> bool {
+        match self {
+            Self::Never => false,
+            Self::Loopback => repository.is_loopback(),
+            Self::Always => true,
+        }
+    }
+
+    /// The setting as it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Never => "never",
+            Self::Loopback => "loopback",
+            Self::Always => "always",
+        }
+    }
+}
+
+impl Root {
+    /// The Pythons that a base can have, `3.12`: the root image's and the fallback's.
+    pub fn pythons(&self) -> BTreeSet<String> {
+        let minor = |version: &str| version.split('.').take(2).collect::<Vec<_>>().join(".");
+        let all = [Some(self.python.as_str()), self.fallback.as_ref().map(|debian| debian.python.as_str())];
+        all.into_iter().flatten().map(minor).collect()
+    }
+}
+
+/// `[root] fallback = "debian"` and `[root.debian]`
+#[derive(Clone, Debug)]
+pub struct DebianRoot {
+    /// Debian's release by name: `trixie`.
+    pub suite: String,
+    /// The Python of that release: `3.13`. Not older than the root's, for which the lock was resolved.
+    pub python: String,
+    /// Packages beyond the Python set.
+    pub packages: Vec<String>,
+}
+
+/// `[base]`
+#[derive(Clone, Debug)]
+pub struct Base {
+    /// Name of its repository under the registry.
+    pub repository: String,
+    /// Its Dockerfile.
+    pub dockerfile: RelPath,
+    /// What is wanted of Python packages.
+    pub requirements: RelPath,
+    /// What was resolved.
+    pub lock: RelPath,
+    /// The installer, with its version and hashes.
+    pub installer: RelPath,
+    /// Build arguments; they count in the fingerprint.
+    pub args: BTreeMap<String, String>,
+    /// Hex digits of the fingerprint in the tag.
+    pub tag_length: usize,
+    /// Raised by hand to rebuild everything once.
+    pub epoch: u32,
+    /// How layers are compressed, by each engine.
+    pub compression: Compressions,
+    /// Stages of the Dockerfile that run something, and the recipe that realises each without running it.
+    pub stages: BTreeMap<String, Recipe>,
+}
+
+/// How a stage is realised by an engine that runs nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Recipe {
+    /// The environment with the lock's packages: `native::python`.
+    PythonPackages,
+    /// The user's entries and folders: `native::user`.
+    User,
+}
+
+impl Recipe {
+    const ALL: [(&str, Self); 2] = [("python-packages", Self::PythonPackages), ("user", Self::User)];
+
+    /// Its name in the policy.
+    pub fn name(self) -> &'static str {
+        let known = Self::ALL.iter().find(|(_, recipe)| *recipe == self);
+        known.map_or("", |(name, _)| name)
+    }
+}
+
+/// `[app]`
+#[derive(Clone, Debug)]
+pub struct App {
+    /// Name of its repository under the registry.
+    pub repository: String,
+    /// The Dockerfile that copies onto the base.
+    pub dockerfile: RelPath,
+    /// The Dockerfile that builds everything from scratch.
+    pub enhanced: Option<RelPath>,
+    /// Build arguments of both; they count in the fingerprint.
+    pub args: BTreeMap<String, String>,
+    /// The program that cargo compiles on the host, if there is one.
+    pub binary: Option<Binary>,
+}
+
+/// `[app.binary]`
+#[derive(Clone, Debug)]
+pub struct Binary {
+    /// The cargo package.
+    pub package: String,
+    /// The binary in it.
+    pub name: String,
+    /// The cargo profile.
+    pub profile: String,
+    /// The newest glibc version that the root has; a binary that needs a newer one is refused.
+    pub glibc: Option<Version>,
+    /// The image that has cargo, for the enhanced Dockerfile; without it the Dockerfile installs Debian's.
+    pub rust_image: Option<Reference>,
+    /// It is compiled from files that the image copies too: these count for both.
+    pub embeds: bool,
+}
+
+/// `[smoke]`
+#[derive(Clone, Debug, Default)]
+pub struct Smoke {
+    /// The user, as `id -u` prints it.
+    pub user: Option<u32>,
+    /// Programs that are run in the image, with its own entry point.
+    pub runs: Vec<SmokeRun>,
+    /// A server that is started and asked for pages.
+    pub serve: Option<SmokeServe>,
+}
+
+/// `[[smoke.run]]`
+#[derive(Clone, Debug)]
+pub struct SmokeRun {
+    /// What it shows, in a few words.
+    pub name: String,
+    /// Arguments to the image's entry point.
+    pub args: Vec<String>,
+    /// What its output has to contain; `{version}` is the package's version.
+    pub contains: String,
+}
+
+/// `[smoke.serve]`
+#[derive(Clone, Debug)]
+pub struct SmokeServe {
+    /// Arguments to the image's entry point.
+    pub args: Vec<String>,
+    /// What is asked for, within the container.
+    pub url: String,
+    /// What the answer has to contain.
+    pub contains: String,
+    /// How long the server may take to answer, in seconds.
+    pub seconds: u64,
+}
+
+/// `[[step]]`
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// Its name in reports.
+    pub name: String,
+    /// When it runs.
+    pub after: After,
+    /// Whether it runs only where `CI` is set: what is worth its time there and not at every edit.
+    pub only_in_ci: bool,
+    /// The images that it runs for.
+    pub images: Vec<ImageKind>,
+    /// What it does.
+    pub action: Action,
+}
+
+/// `[ci]`: what `cargo xtask workflows` writes beyond what the rest of the policy says.
+#[derive(Clone, Debug)]
+pub struct Ci {
+    /// The runner of each platform, by label; those that are not named have GitHub's own.
+    pub runners: BTreeMap<Platform, String>,
+    /// When everything is built anew for security updates, as cron spells it, in UTC.
+    pub schedule: String,
+    /// Minutes after which a job that builds is ended.
+    pub timeout_minutes: u32,
+    /// Whether the tests get a Kubernetes cluster, which `KUBECONFIG` names.
+    pub cluster: bool,
+    /// How many times as long fast builds may take as those before; nothing where they are not held to it.
+    pub gate_factor: Option<f64>,
+}
+
+impl Default for Ci {
+    /// Monday before work, away from the full hour at which everybody's jobs begin.
+    fn default() -> Self {
+        Self {
+            runners: BTreeMap::new(),
+            schedule: "17 4 * * 1".to_owned(),
+            timeout_minutes: 60,
+            cluster: false,
+            gate_factor: None,
+        }
+    }
+}
+
+/// What a step does.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// The smoke test of `[smoke]`.
+    Smoke,
+    /// The image's compressed size stays within this many bytes.
+    SizeBudget(u64),
+    /// A command as a list, run in the repository.
+    Run(Vec<String>),
+}
+
+/// When a step runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum After {
+    /// When the image exists, before anything is published.
+    Build,
+    /// When its tags are in the registry.
+    Push,
+}
+
+/// Which image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ImageKind {
+    /// Python and every dependency.
+    Base,
+    /// The app on the base.
+    App,
+    /// The app from scratch.
+    Enhanced,
+}
+
+impl fmt::Display for ImageKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Base => "base",
+            Self::App => "app",
+            Self::Enhanced => "enhanced",
+        })
+    }
+}
+
+/// Layer compression as BuildKit names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compression {
+    /// Read by every runtime.
+    Gzip,
+    /// Several times faster; read by containerd 1.5, Docker 23, Podman 4 and later.
+    Zstd,
+}
+
+impl Compression {
+    /// The exporter attribute's value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Gzip => "gzip",
+            Self::Zstd => "zstd",
+        }
+    }
+}
+
+/// `[base] compression`: one for both engines, or one for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compressions {
+    /// Of layers that docker builds.
+    pub docker: Compression,
+    /// Of layers that the native engine builds.
+    pub native: Compression,
+}
+
+impl fmt::Display for Compressions {
+    /// As keys have it: what both engines share is one word.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.docker == self.native {
+            true => f.write_str(self.docker.as_str()),
+            false => write!(f, "{} by docker, {} by native", self.docker.as_str(), self.native.as_str()),
+        }
+    }
+}
+
+/// A path within the repository: relative, `/`-separated, never above it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RelPath(String);
+
+impl RelPath {
+    /// The path's text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for RelPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl AsRef<std::path::Path> for RelPath {
+    fn as_ref(&self) -> &std::path::Path {
+        std::path::Path::new(&self.0)
+    }
+}
+
+impl FromStr for RelPath {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.starts_with('/') {
+            return Err(format!("path `{text}` is outside the repository (it is absolute)"));
+        }
+        let parts: Vec<&str> = text.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
+        if parts.contains(&"..") {
+            return Err(format!("path `{text}` is outside the repository (it holds `..`)"));
+        }
+        if parts.is_empty() {
+            return Err(format!("path `{text}` names no file"));
+        }
+        Ok(Self(parts.join("/")))
+    }
+}
+
+/// A dotted version that compares number by number: `2.36`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version(Vec<u64>);
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.iter().map(u64::to_string).collect::<Vec<_>>().join("."))
+    }
+}
+
+impl FromStr for Version {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let numbers: Result<Vec<u64>, _> = text.split('.').map(str::parse).collect();
+        numbers.map(Self).map_err(|_| format!("`{text}` is not a version like `2.36`"))
+    }
+}
+
+/// A registry host with a path prefix, both of which all repositories share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Registry(String);
+
+impl Registry {
+    /// The repository of this name under the prefix.
+    pub fn repository(&self, name: &str) -> Repository {
+        format!("{}/{name}", self.0).parse().expect("prefix and name were both checked when they were read")
+    }
+}
+
+impl fmt::Display for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for Registry {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim_end_matches('/');
+        let probe: Repository = format!("{text}/x").parse().map_err(|error| format!("{error}"))?;
+        // Docker Hub's host may be left out of a reference, and has two spellings; here one of them is named.
+        let first = text.split('/').next().unwrap_or_default();
+        if first != probe.registry() && first != "index.docker.io" {
+            return Err(format!(
+                "`{text}` does not begin with a registry's host, like `ghcr.io/acme` or `127.0.0.1:5000`"
+            ));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// Reads a size: `900 MB`, `1.5 GB`, decimal units.
+fn size(text: &str) -> Option<u64> {
+    let (number, unit) = text.split_at(text.find(|c: char| c.is_ascii_alphabetic())?);
+    let factor = match unit {
+        "B" => 1.0,
+        "kB" => 1e3,
+        "MB" => 1e6,
+        "GB" => 1e9,
+        _ => return None,
+    };
+    let number: f64 = number.trim().parse().ok()?;
+    (number.is_finite() && number > 0.0).then_some((number * factor) as u64)
+}
+
+/// Reads `text`; `is_file` says whether a path within the repository is a file.
+pub fn parse(text: &str, is_file: &dyn Fn(&RelPath) -> bool) -> Result<Policy, Fault> {
+    let mut problems = Problems::new(FILE, text);
+    let document = match DeTable::parse(text) {
+        Ok(document) => document,
+        Err(error) => {
+            problems.add(&error.span().unwrap_or(0..0), error.message().to_owned(), None);
+            return Err(refused(problems));
+        }
+    };
+    let policy = read(Section::document(document.get_ref()), &mut problems, is_file);
+    match policy {
+        Some(policy) if problems.is_empty() => Ok(policy),
+        _ => Err(refused(problems)),
+    }
+}
+
+fn refused(problems: Problems<'_>) -> Fault {
+    let listed = problems.listed();
+    let what = match listed.len() {
+        1 => format!("the policy does not hold\n{}", listed[0]),
+        count => format!("the policy does not hold: {count} problems\n{}", listed.join("\n")),
+    };
+    Fault::usage(what).hint(format!("edit `{FILE}`; the README's section \"Policy\" lists every key"))
+}
+
+fn read(mut top: Section<'_>, problems: &mut Problems<'_>, is_file: &dyn Fn(&RelPath) -> bool) -> Option<Policy> {
+    let missing = |name: &str, problems: &mut Problems<'_>| {
+        problems.add(&(0..0), format!("`[{name}]` is missing"), None);
+    };
+    let project = match top.section("project", problems) {
+        Some(section) => read_project(section, problems),
+        None => {
+            missing("project", problems);
+            None
+        }
+    };
+    let name = project.as_ref().map(|project| project.name.clone()).unwrap_or_default();
+    let root = match top.section("root", problems) {
+        Some(section) => read_root(section, problems),
+        None => {
+            missing("root", problems);
+            None
+        }
+    };
+    // Every key of these two has a default.
+    let empty = DeTable::new();
+    let section = top.section("base", problems).unwrap_or_else(|| Section::absent("base", &empty));
+    let base = read_base(section, &name, problems, is_file);
+    let section = top.section("app", problems).unwrap_or_else(|| Section::absent("app", &empty));
+    let app = read_app(section, &name, problems, is_file);
+    let smoke = top.section("smoke", problems).map_or_else(Smoke::default, |section| read_smoke(section, problems));
+    let mut steps = Vec::new();
+    for section in top.sections("step", problems) {
+        let at = section.at().clone();
+        if let Some(step) = read_step(section, problems) {
+            if steps.iter().any(|other: &Step| other.name == step.name) {
+                problems.add(&at, format!("there are two steps named `{}`", step.name), None);
+            }
+            steps.push(step);
+        }
+    }
+    let platforms = project.as_ref().map(|project| project.platforms.as_slice()).unwrap_or_default();
+    let ci = top.section("ci", problems).map_or_else(Ci::default, |section| read_ci(section, platforms, problems));
+    top.finish(problems);
+    Some(Policy { project: project?, root: root?, base: base?, app: app?, smoke, steps, ci })
+}
+
+fn read_project(mut section: Section<'_>, problems: &mut Problems<'_>) -> Option<Project> {
+    let name = section.required("name", problems);
+    if let Some(name) = &name {
+        repository_name("project.name", name, problems);
+    }
+    let registry = section.required("registry", problems).and_then(|text| match text.value.parse() {
+        Ok(registry) => Some(registry),
+        Err(error) => {
+            problems.add(&text.at, format!("`project.registry`: {error}"), None);
+            None
+        }
+    });
+    let insecure = section.texts("insecure-registries", problems).unwrap_or_default();
+    let source = section.text("source", problems);
+    let default_branch = section.text("default-branch", problems);
+    let engine = section.choice("engine", &Engine::NAMES, problems);
+    if let Some(branch) = default_branch.as_ref().filter(|branch| !is_branch_name(&branch.value)) {
+        problems.add(&branch.at, format!("`project.default-branch`: `{}` is no branch name", branch.value), None);
+    }
+    let moving_tags = read_moving_tags(&mut section, problems);
+    let allow_ignored = section.texts("allow-ignored", problems).unwrap_or_default();
+    for pattern in &allow_ignored {
+        if let Err(why) = Ignore::from_patterns([pattern.value.as_str()]) {
+            problems.add(&pattern.at, format!("`project.allow-ignored`: {why}"), None);
+        }
+    }
+    let at = section.at().clone();
+    let platforms = section.list::<Platform>("platforms", problems);
+    if platforms.as_ref().is_some_and(Vec::is_empty) {
+        problems.add(&at, "`project.platforms` is empty", Some("write `platforms = [\"linux/amd64\"]`".into()));
+    }
+    section.finish(problems);
+    Some(Project {
+        name: name?.value,
+        registry: registry?,
+        insecure_registries: insecure.into_iter().map(|host| host.value).collect(),
+        source: source.map(|text| text.value),
+        default_branch: default_branch.map_or_else(|| "main".to_owned(), |text| text.value),
+        engine: engine.unwrap_or_default(),
+        moving_tags,
+        allow_ignored: allow_ignored.into_iter().map(|pattern| pattern.value).collect(),
+        platforms: platforms.unwrap_or_else(|| vec![Platform::host()]),
+    })
+}
+
+fn read_moving_tags(section: &mut Section<'_>, problems: &mut Problems<'_>) -> MovingTags {
+    const KNOWN: [&str; 2] = ["branch", "latest"];
+    let Some(named) = section.texts("moving-tags", problems) else {
+        return MovingTags { branch: true, latest: true };
+    };
+    for other in named.iter().filter(|named| !KNOWN.contains(&named.value.as_str())) {
+        let what = format!("`project.moving-tags` holds `{}`, not `branch` or `latest`", other.value);
+        problems.add(&other.at, what, toml_reader::nearest(&other.value, KNOWN.into_iter()));
+    }
+    let has = |name: &str| named.iter().any(|named| named.value == name);
+    MovingTags { branch: has("branch"), latest: has("latest") }
+}
+
+/// Whether git takes a branch of this name (git-check-ref-format), and a workflow too, in which `${{` begins an expression.
+fn is_branch_name(text: &str) -> bool {
+    let part =
+        |part: &str| !part.is_empty() && !part.starts_with('.') && !part.ends_with('.') && !part.ends_with(".lock");
+    let forbidden = |c: char| c.is_whitespace() || c.is_control() || "~^:?*[\\'\"{}".contains(c);
+    !text.starts_with('-') && !text.contains("..") && !text.contains(forbidden) && text.split('/').all(part)
+}
+
+fn read_ci(mut section: Section<'_>, platforms: &[Platform], problems: &mut Problems<'_>) -> Ci {
+    let mut ci = Ci::default();
+    let at = section.at().clone();
+    for (name, runner) in section.map("runners", problems) {
+        match name.parse::<Platform>() {
+            Ok(platform) if platforms.contains(&platform) => drop(ci.runners.insert(platform, runner.clone())),
+            Ok(_) => {
+                let hint = "add it to `[project] platforms`, or remove the runner";
+                problems.add(&at, format!("`ci.runners`: `{name}` is not among the platforms"), Some(hint.into()));
+            }
+            Err(error) => problems.add(&at, format!("`ci.runners`: {error}"), None),
+        }
+        let good = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        if runner.is_empty() || !runner.chars().all(good) {
+            problems.add(&at, format!("`ci.runners`: `{runner}` is no label of a runner"), None);
+        }
+    }
+    if let Some(schedule) = section.text("schedule", problems) {
+        let fields: Vec<&str> = schedule.value.split(' ').collect();
+        let field =
+            |field: &&str| !field.is_empty() && field.chars().all(|c| c.is_ascii_alphanumeric() || "*/,-".contains(c));
+        if fields.len() != 5 || !fields.iter().all(field) {
+            let hint = "minute, hour, day, month, weekday, in UTC: `17 4 * * 1`";
+            let what = format!("`ci.schedule` is `{}`, not the five fields of cron", schedule.value);
+            problems.add(&schedule.at, what, Some(hint.into()));
+        }
+        ci.schedule = schedule.value;
+    }
+    if let Some(minutes) = section.number("timeout-minutes", 1..361, problems) {
+        ci.timeout_minutes = u32::try_from(minutes).expect("the range was checked");
+    }
+    ci.cluster = section.choice("cluster", &[("k3d", true)], problems).unwrap_or_default();
+    ci.gate_factor = section.at_least("gate-factor", 1.0, problems);
+    section.finish(problems);
+    ci
+}
+
+fn read_root(mut section: Section<'_>, problems: &mut Problems<'_>) -> Option<Root> {
+    let image = section.required("image", problems);
+    let image = image.and_then(|text| section.parse::<Reference>("image", text, problems));
+    if let Some(image) = image.as_ref().filter(|image| image.value.digest.is_some()) {
+        let hint = "name the tag here; `cargo xtask lock` writes its digest of each platform to `images.lock`";
+        problems.add(&image.at, "`root.image` names a digest", Some(hint.into()));
+    }
+    let python = section.required("python", problems);
+    if let Some(python) = &python
+        && (python.value.parse::<Version>().is_err() || python.value.matches('.').count() != 1)
+    {
+        problems.add(&python.at, format!("`root.python` is `{}`, not a version like `3.12`", python.value), None);
+    }
+    let fallback = section.choice("fallback", &[("debian", ())], problems);
+    use FallbackPublishes::{Always, Loopback, Never};
+    let publishes = [("never", Never), ("loopback", Loopback), ("always", Always)];
+    let fallback_publishes = section.choice("fallback-publishes", &publishes, problems).unwrap_or_default();
+    let locked_for = python.as_ref().and_then(|python| python.value.parse::<Version>().ok());
+    let debian = section.section("debian", problems);
+    if let Some(debian) = debian.as_ref().filter(|_| fallback.is_none()) {
+        let what = "`[root.debian]` has no effect without `root.fallback`";
+        problems.add(debian.at(), what, Some("write `fallback = \"debian\"` in `[root]`, or remove the table".into()));
+    }
+    let debian = debian.map(|mut debian| {
+        let suite = debian.text("suite", problems).map(|suite| suite.value);
+        let debian_python = debian.parsed::<Version>("python", problems);
+        if let (Some(debian), Some(locked)) = (&debian_python, &locked_for)
+            && debian.value < *locked
+        {
+            let what = format!("`root.debian.python` {} is older than `root.python` {locked}", debian.value);
+            problems.add(&debian.at, what, Some("the lock is resolved for the older of both".into()));
+        }
+        let packages = debian.texts("packages", problems).unwrap_or_default();
+        for package in &packages {
+            let good =
+                package.value.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"+-.:".contains(&b));
+            if !good || package.value.is_empty() || package.value.starts_with('-') {
+                problems.add(&package.at, format!("`{}` is not the name of a Debian package", package.value), None);
+            }
+        }
+        debian.finish(problems);
+        (suite, debian_python, packages.into_iter().map(|package| package.value).collect::<Vec<_>>())
+    });
+    section.finish(problems);
+    let root_python = &python;
+    let fallback = fallback.map(|()| {
+        let (suite, python, packages) = debian.unwrap_or_default();
+        let suite = suite.unwrap_or_else(|| "trixie".to_owned());
+        let written = python.map(|version| version.value.to_string());
+        let debian = written.clone().unwrap_or_else(|| debian_python(&suite).to_owned());
+        if let (Some(locked), Some(python)) = (&locked_for, root_python)
+            && written.is_none()
+            && debian.parse::<Version>().is_ok_and(|debian| debian < *locked)
+        {
+            let what = format!("Debian {suite}, the fallback, has Python {debian}: older than `root.python` {locked}");
+            let hint = "the lock is resolved for the older of both: name that here, or a newer `root.debian.suite`";
+            problems.add(&python.at, what, Some(hint.into()));
+        }
+        DebianRoot { suite, python: debian, packages }
+    });
+    Some(Root { image: image?.value, python: python?.value, fallback, fallback_publishes })
+}
+
+/// The Python of a Debian release.
+fn debian_python(suite: &str) -> &'static str {
+    match suite {
+        "bullseye" | "oldoldstable" => "3.9",
+        "bookworm" | "oldstable" => "3.11",
+        _ => "3.13",
+    }
+}
+
+/// A path that has to be a file of the repository.
+fn file(
+    section: &mut Section<'_>,
+    key: &'static str,
+    default: Option<&str>,
+    problems: &mut Problems<'_>,
+    is_file: &dyn Fn(&RelPath) -> bool,
+) -> Option<RelPath> {
+    let at = section.at().clone();
+    let path = match section.parsed::<RelPath>(key, problems) {
+        Some(path) => path,
+        None => toml_reader::Spanned { value: default?.parse().expect("defaults are paths"), at },
+    };
+    if !is_file(&path.value) {
+        let hint = format!("create it, or name another file with `{key}`");
+        problems.add(&path.at, format!("`{}` is not a file of the repository", path.value), Some(hint));
+        return None;
+    }
+    Some(path.value)
+}
+
+fn repository_name(key: &str, name: &toml_reader::Spanned<String>, problems: &mut Problems<'_>) {
+    if let Err(error) = format!("registry.example/{}", name.value).parse::<Repository>() {
+        problems.add(&name.at, format!("`{key}`: {error}"), None);
+    }
+}
+
+fn read_args(section: &mut Section<'_>, problems: &mut Problems<'_>) -> BTreeMap<String, String> {
+    let args: BTreeMap<_, _> = section.map("args", problems).into_iter().collect();
+    for name in args.keys() {
+        let upper = name.to_ascii_uppercase();
+        if ["TOKEN", "PASSWORD", "SECRET", "CREDENTIAL"].iter().any(|word| upper.contains(word)) {
+            let hint = "a build argument can be read from the image's history; mount it: RUN --mount=type=secret";
+            problems.add(
+                &section.at().clone(),
+                format!("build argument `{name}` looks like a secret"),
+                Some(hint.into()),
+            );
+        }
+    }
+    args
+}
+
+fn read_base(
+    mut section: Section<'_>,
+    project: &str,
+    problems: &mut Problems<'_>,
+    is_file: &dyn Fn(&RelPath) -> bool,
+) -> Option<Base> {
+    let repository = section.text("repository", problems);
+    if let Some(name) = &repository {
+        repository_name("base.repository", name, problems);
+    }
+    let dockerfile = file(&mut section, "dockerfile", Some("dockerfiles/Dockerfile.base"), problems, is_file);
+    let requirements = file(&mut section, "requirements", Some("requirements-enhanced.txt"), problems, is_file);
+    // The lock and the installer's lock are written by `cargo xtask lock`: they need not be there yet.
+    let anything = |_: &RelPath| true;
+    let lock = file(&mut section, "lock", Some("requirements-enhanced.lock"), problems, &anything);
+    let installer = file(&mut section, "installer", Some("dockerfiles/installer.lock"), problems, &anything);
+    let args = read_args(&mut section, problems);
+    let tag_length = section.number("tag-length", 8..65, problems).unwrap_or(12);
+    let epoch = section.number("epoch", 0..i64::from(u32::MAX), problems).unwrap_or(0);
+    let compression = read_compression(&mut section, problems);
+    let stages = read_stages(&mut section, problems);
+    section.finish(problems);
+    Some(Base {
+        repository: repository.map_or_else(|| format!("{project}-base"), |name| name.value),
+        dockerfile: dockerfile?,
+        requirements: requirements?,
+        lock: lock?,
+        installer: installer?,
+        args,
+        tag_length: usize::try_from(tag_length).expect("the range was checked"),
+        epoch: u32::try_from(epoch).expect("the range was checked"),
+        compression,
+        stages,
+    })
+}
+
+/// A word for both engines, or a table with one for each.
+fn read_compression(section: &mut Section<'_>, problems: &mut Problems<'_>) -> Compressions {
+    const WORDS: [(&str, Compression); 2] = [("gzip", Compression::Gzip), ("zstd", Compression::Zstd)];
+    let gzip = Compression::Gzip;
+    if !section.holds_table("compression") {
+        let both = section.choice("compression", &WORDS, problems).unwrap_or(gzip);
+        return Compressions { docker: both, native: both };
+    }
+    let Some(mut each) = section.section("compression", problems) else {
+        return Compressions { docker: gzip, native: gzip };
+    };
+    let docker = each.choice("docker", &WORDS, problems).unwrap_or(gzip);
+    let native = each.choice("native", &WORDS, problems).unwrap_or(gzip);
+    each.finish(problems);
+    Compressions { docker, native }
+}
+
+fn read_stages(section: &mut Section<'_>, problems: &mut Problems<'_>) -> BTreeMap<String, Recipe> {
+    let at = section.at().clone();
+    let mut stages = BTreeMap::new();
+    for (stage, recipe) in section.map("stages", problems) {
+        if stage != stage.to_ascii_lowercase() {
+            let what = format!("`base.stages`: `{stage}` is the name of no stage: BuildKit reads them in lower case");
+            problems.add(&at, what, Some(format!("write `{}`", stage.to_ascii_lowercase())));
+        }
+        match Recipe::ALL.iter().find(|(name, _)| *name == recipe) {
+            Some((_, known)) => drop(stages.insert(stage, *known)),
+            None => {
+                let names = Recipe::ALL.map(|(name, _)| format!("`{name}`")).join(", ");
+                let what = format!("`base.stages.{stage}` is `{recipe}`, not one of {names}");
+                problems.add(&at, what, toml_reader::nearest(&recipe, Recipe::ALL.iter().map(|(name, _)| *name)));
+            }
+        }
+    }
+    stages
+}
+
+fn read_app(
+    mut section: Section<'_>,
+    project: &str,
+    problems: &mut Problems<'_>,
+    is_file: &dyn Fn(&RelPath) -> bool,
+) -> Option<App> {
+    let repository = section.text("repository", problems);
+    if let Some(name) = &repository {
+        repository_name("app.repository", name, problems);
+    }
+    let dockerfile = file(&mut section, "dockerfile", Some("dockerfiles/Dockerfile.fast"), problems, is_file);
+    let enhanced = file(&mut section, "enhanced", None, problems, is_file);
+    let args = read_args(&mut section, problems);
+    let binary = section.section("binary", problems).and_then(|mut section| {
+        let package = section.required("package", problems);
+        let name = section.text("name", problems);
+        let profile = section.text("profile", problems);
+        let glibc = section.parsed::<Version>("glibc", problems);
+        let rust_image = section.parsed::<Reference>("rust-image", problems);
+        let embeds = section.boolean("embeds", problems);
+        section.finish(problems);
+        if let Some(image) = rust_image.as_ref().filter(|_| enhanced.is_none()) {
+            let what = "`app.binary.rust-image` has no effect without `app.enhanced`, whose Dockerfile it is for";
+            problems.add(&image.at, what, Some("remove it, or name that Dockerfile: `enhanced = \"…\"`".into()));
+        }
+        let package = package?.value;
+        Some(Binary {
+            name: name.map_or_else(|| package.clone(), |name| name.value),
+            package,
+            profile: profile.map_or_else(|| "release".to_owned(), |profile| profile.value),
+            glibc: glibc.map(|version| version.value),
+            rust_image: rust_image.map(|image| image.value),
+            embeds: embeds.unwrap_or(false),
+        })
+    });
+    section.finish(problems);
+    Some(App {
+        repository: repository.map_or_else(|| project.to_owned(), |name| name.value),
+        dockerfile: dockerfile?,
+        enhanced,
+        args,
+        binary,
+    })
+}
+
+fn read_smoke(mut section: Section<'_>, problems: &mut Problems<'_>) -> Smoke {
+    let user = section.number("user", 0..i64::from(u32::MAX), problems);
+    let texts = |values: Option<Vec<toml_reader::Spanned<String>>>| -> Vec<String> {
+        values.unwrap_or_default().into_iter().map(|text| text.value).collect()
+    };
+    let mut runs = Vec::new();
+    for mut run in section.sections("run", problems) {
+        let (name, contains) = (run.required("name", problems), run.required("contains", problems));
+        let args = texts(run.texts("args", problems));
+        run.finish(problems);
+        if let (Some(name), Some(contains)) = (name, contains) {
+            runs.push(SmokeRun { name: name.value, args, contains: contains.value });
+        }
+    }
+    let serve = section.section("serve", problems).and_then(|mut serve| {
+        let args = texts(serve.texts("args", problems));
+        let (url, contains) = (serve.required("url", problems), serve.required("contains", problems));
+        let seconds = serve.number("seconds", 1..601, problems).unwrap_or(20);
+        serve.finish(problems);
+        Some(SmokeServe { args, url: url?.value, contains: contains?.value, seconds: seconds.unsigned_abs() })
+    });
+    section.finish(problems);
+    Smoke { user: user.and_then(|user| u32::try_from(user).ok()), runs, serve }
+}
+
+fn read_step(mut section: Section<'_>, problems: &mut Problems<'_>) -> Option<Step> {
+    let at = section.at().clone();
+    let name = section.required("name", problems);
+    if let Some(name) = &name {
+        // The name becomes a folder: `target/steps/NAME`.
+        if Tag::from_str(&name.value).is_err() {
+            problems.add(
+                &name.at,
+                format!("`step.name` `{}` holds more than letters, digits, `.`, `_` and `-`", name.value),
+                None,
+            );
+        }
+    }
+    let after = section.choice("after", &[("build", After::Build), ("push", After::Push)], problems);
+    let only = section.choice("only", &[("ci", true)], problems);
+    let kinds = [("base", ImageKind::Base), ("app", ImageKind::App), ("enhanced", ImageKind::Enhanced)];
+    let mut images = Vec::new();
+    for text in section.texts("images", problems).unwrap_or_default() {
+        match kinds.iter().find(|(kind, _)| *kind == text.value) {
+            Some((_, kind)) => images.push(*kind),
+            None => {
+                let what = format!("`step.images` holds `{}`, not `base`, `app` or `enhanced`", text.value);
+                problems.add(&text.at, what, toml_reader::nearest(&text.value, kinds.iter().map(|(kind, _)| *kind)));
+            }
+        }
+    }
+    if images.is_empty() {
+        images = vec![ImageKind::App, ImageKind::Enhanced];
+    }
+    let uses = section.text("uses", problems);
+    let run = section.texts("run", problems);
+    let max = section.text("max", problems);
+    section.finish(problems);
+    if let Some(max) = max.as_ref().filter(|_| uses.as_ref().is_none_or(|uses| uses.value != "size-budget")) {
+        problems.add(&max.at, "`step.max` has no effect: it is for `uses = \"size-budget\"`", None);
+    }
+    let action = match (uses, run) {
+        (None, Some(run)) if run.is_empty() || run[0].value.is_empty() => {
+            problems.add(
+                &at,
+                "`step.run` names no program",
+                Some("write a list: `run = [\"program\", \"argument\"]`".into()),
+            );
+            None
+        }
+        (None, Some(run)) => Some(Action::Run(run.into_iter().map(|arg| arg.value).collect())),
+        (Some(uses), None) if uses.value == "smoke" => Some(Action::Smoke),
+        (Some(uses), None) if uses.value == "size-budget" => {
+            let budget = max.as_ref().and_then(|max| size(&max.value));
+            if budget.is_none() {
+                let at = max.map_or(uses.at, |max| max.at);
+                problems.add(
+                    &at,
+                    "a `size-budget` step needs `max`",
+                    Some("write `max = \"400 MB\"` (compressed)".into()),
+                );
+            }
+            budget.map(Action::SizeBudget)
+        }
+        (Some(uses), None) => {
+            let hint = toml_reader::nearest(&uses.value, ["smoke", "size-budget"].into_iter());
+            let hint = hint.unwrap_or_else(|| "any command: `run = [\"program\", \"argument\"]`".into());
+            problems.add(
+                &uses.at,
+                format!("`{}` is not a known step: `smoke` and `size-budget` are", uses.value),
+                Some(hint),
+            );
+            None
+        }
+        _ => {
+            problems.add(&at, "a step has either `uses` or `run`", None);
+            None
+        }
+    };
+    Some(Step {
+        name: name?.value,
+        after: after.unwrap_or(After::Build),
+        only_in_ci: only.unwrap_or(false),
+        images,
+        action: action?,
+    })
+}
+
+#[cfg(test)]
+mod tests;

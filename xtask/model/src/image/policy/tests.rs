@@ -1,0 +1,364 @@
+//! The policy of this repository, and policies that do not hold.
+
+use super::*;
+use expect_test::{Expect, expect};
+
+const GOOD: &str = include_str!("../../../../../images.toml");
+
+#[track_caller]
+fn refuses(text: &str, expected: Expect) {
+    let fault = parse(text, &|path| path.as_str() != "dockerfiles/Missing").unwrap_err();
+    assert_eq!(fault.exit, crate::fault::Exit::Usage);
+    expected.assert_eq(&fault.what);
+}
+
+#[test]
+fn this_repositorys_policy_holds() {
+    let policy = parse(GOOD, &|_| true).unwrap();
+    assert_eq!(policy.project.registry.repository(&policy.base.repository).to_string(), "ghcr.io/acme/autoscaler-base");
+    assert_eq!(policy.base.tag_length, 12);
+    assert_eq!(policy.steps.len(), 2);
+    let stages = [("packages", Recipe::PythonPackages), ("user", Recipe::User)];
+    assert_eq!(policy.base.stages, stages.map(|(name, recipe)| (name.to_owned(), recipe)).into());
+}
+
+#[test]
+fn a_fallback_with_an_older_python_than_the_root_is_refused() {
+    let newer = GOOD.replace("python = \"3.12\"", "python = \"3.14\"");
+    let fault = parse(&newer, &|_| true).unwrap_err();
+    assert!(fault.what.contains("`root.debian.python` 3.13 is older than `root.python` 3.14"), "{}", fault.what);
+    // What is not written counts as much: the suite says it.
+    let fault = parse(&newer.replace("python = \"3.13\"\n", ""), &|_| true).unwrap_err();
+    assert!(fault.what.contains("Debian trixie, the fallback, has Python 3.13: older"), "{}", fault.what);
+    let older = GOOD.replace("python = \"3.13\"\n", "").replace("trixie", "bookworm");
+    let fault = parse(&older, &|_| true).unwrap_err();
+    assert!(fault.what.contains("Debian bookworm, the fallback, has Python 3.11: older"), "{}", fault.what);
+    let both = parse(GOOD, &|_| true).unwrap().root.pythons();
+    assert_eq!(both, BTreeSet::from(["3.12".to_owned(), "3.13".to_owned()]));
+}
+
+#[test]
+fn tables_of_a_list_are_written_one_by_one() {
+    let rest = GOOD.split("\n[[step]]").next().unwrap();
+    for list in ["[]", "[{ name = \"size\" }]", "[1]", "[[1]]", "1"] {
+        let fault = parse(&format!("step = {list}\n{rest}"), &|_| true).unwrap_err();
+        assert!(fault.what.contains("`step` is written `[[step]]`, once for each"), "{list}: {fault}");
+    }
+}
+
+#[test]
+fn a_stage_has_a_recipe_that_exists() {
+    let text = GOOD.replace("user = \"user\"", "Extra = \"python-package\"\nuser = \"none\"");
+    let fault = parse(&text, &|_| true).unwrap_err();
+    for expected in [
+        "`base.stages`: `Extra` is the name of no stage",
+        "hint: write `extra`",
+        "`base.stages.Extra` is `python-package`, not one of `python-packages`, `user`",
+        "hint: did you mean `python-packages`?",
+        "`base.stages.user` is `none`, not one of `python-packages`, `user`",
+    ] {
+        assert!(fault.what.contains(expected), "{expected}\n{}", fault.what);
+    }
+    let without = GOOD.replace("[base.stages]\npackages = \"python-packages\"\nuser = \"user\"\n", "");
+    assert!(parse(&without, &|_| true).unwrap().base.stages.is_empty());
+}
+
+#[test]
+fn every_problem_is_told_at_once() {
+    let text = r#"
+[project]
+name = ""
+registery = "ghcr.io/acme"
+platforms = ["linux/amd64", "linux/x86"]
+
+[root]
+image = "docker.io/Library/python:3.12"
+python = "3"
+
+[base]
+dockerfile = "../Dockerfile"
+requirements = "dockerfiles/Missing"
+
+[app]
+dockerfile = "/etc/passwd"
+enhanced = "dockerfiles/Missing"
+"#;
+    refuses(
+        text,
+        expect![[r#"
+            the policy does not hold: 10 problems
+            images.toml:2:1: `project.registry` is missing
+            images.toml:3:8: `project.name` is empty
+              hint: write a value, or remove the key
+            images.toml:4:1: unknown key `registery` in `[project]`
+              hint: did you mean `registry`?
+            images.toml:5:29: `project.platforms`: `linux/x86` is not a platform like `linux/amd64` or `linux/arm64`
+            images.toml:8:9: `root.image`: `Library` cannot be part of a repository name (repository names are lowercase)
+            images.toml:9:10: `root.python` is `3`, not a version like `3.12`
+            images.toml:12:14: `base.dockerfile`: path `../Dockerfile` is outside the repository (it holds `..`)
+            images.toml:13:16: `dockerfiles/Missing` is not a file of the repository
+              hint: create it, or name another file with `requirements`
+            images.toml:16:14: `app.dockerfile`: path `/etc/passwd` is outside the repository (it is absolute)
+            images.toml:17:12: `dockerfiles/Missing` is not a file of the repository
+              hint: create it, or name another file with `enhanced`"#]],
+    );
+}
+
+#[test]
+fn a_document_that_is_no_toml_says_where() {
+    refuses(
+        "[project\nname = 1",
+        expect![[r#"
+            the policy does not hold
+            images.toml:1:9: unclosed table, expected `]`"#]],
+    );
+}
+
+#[test]
+fn an_empty_policy_names_what_is_missing() {
+    refuses(
+        "",
+        expect![[r#"
+            the policy does not hold: 2 problems
+            images.toml:1:1: `[project]` is missing
+            images.toml:1:1: `[root]` is missing"#]],
+    );
+}
+
+const LEAST: &str = "[project]\nname = \"shop\"\nregistry = \"ghcr.io/acme\"\n[root]\nimage = \"python:3.12-slim\"\npython = \"3.12\"\n";
+
+#[test]
+fn sections_whose_every_key_has_a_default_may_be_left_out() {
+    let without = parse(LEAST, &|_| true).unwrap();
+    let empty = parse(&format!("{LEAST}[base]\n[app]\n"), &|_| true).unwrap();
+    assert_eq!(format!("{without:?}"), format!("{empty:?}"));
+    assert_eq!(without.base.repository, "shop-base");
+    let fault = parse(LEAST, &|path| path.as_str() != "dockerfiles/Dockerfile.base").unwrap_err();
+    assert!(fault.what.contains("images.toml:1:1: `dockerfiles/Dockerfile.base` is not a file"), "{fault}");
+}
+
+#[test]
+fn compression_is_one_word_or_one_for_each_engine() {
+    use Compression::{Gzip, Zstd};
+    for (written, docker, native, key) in [
+        ("", Gzip, Gzip, "gzip"),
+        ("compression = \"zstd\"", Zstd, Zstd, "zstd"),
+        ("compression = { docker = \"zstd\", native = \"gzip\" }", Zstd, Gzip, "zstd by docker, gzip by native"),
+        ("compression = { docker = \"zstd\", native = \"zstd\" }", Zstd, Zstd, "zstd"),
+        ("compression = { docker = \"zstd\" }", Zstd, Gzip, "zstd by docker, gzip by native"),
+    ] {
+        let compression = parse(&format!("{LEAST}[base]\n{written}\n"), &|_| true).unwrap().base.compression;
+        assert_eq!((compression.docker, compression.native), (docker, native), "{written}");
+        assert_eq!(compression.to_string(), key, "{written}");
+    }
+    for (written, problem) in [
+        ("\"zst\"", "`base.compression` is `zst`, not one of `gzip`, `zstd`"),
+        ("{ podman = \"zstd\" }", "unknown key `podman` in `[base.compression]`"),
+        ("{ native = \"lz4\" }", "`base.compression.native` is `lz4`, not one of `gzip`, `zstd`"),
+        ("1", "`base.compression` is a integer, not a text"),
+    ] {
+        let fault = parse(&format!("{LEAST}[base]\ncompression = {written}\n"), &|_| true).unwrap_err();
+        assert!(fault.what.contains(problem), "{written}: {fault}");
+    }
+}
+
+#[test]
+fn a_key_without_effect_is_refused() {
+    for (text, problem) in [
+        ("[root.debian]\nsuite = \"trixie\"", "`[root.debian]` has no effect without `root.fallback`"),
+        ("[[step]]\nname = \"s\"\nuses = \"smoke\"\nmax = \"1 MB\"", "`step.max` has no effect"),
+        ("[[step]]\nname = \"s\"\nrun = [\"x\"]\nmax = \"1 MB\"", "`step.max` has no effect"),
+        ("[app.binary]\npackage = \"x\"\nrust-image = \"rust:1\"", "`app.binary.rust-image` has no effect"),
+    ] {
+        let fault = parse(&format!("{LEAST}{text}\n"), &|_| true).unwrap_err();
+        assert!(fault.what.contains(problem), "{text}: {fault}");
+    }
+}
+
+/// Who reads a key.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Read {
+    /// Before an engine is chosen, or by each of them.
+    ByBoth,
+    /// One for each engine.
+    OneForEach,
+    /// By docker, for the Dockerfile from scratch, which is docker's alone.
+    ForTheEnhanced,
+    /// By the native engine, which runs nothing; docker runs the stage itself.
+    InPlaceOfRunning,
+}
+
+/// Every key of every table that bears on what is built. A new key has to get a row: no engine may pass over it in silence.
+const KEYS: &[(&str, &[(&str, Read)])] = &[
+    (
+        "project",
+        &[
+            ("name", Read::ByBoth),
+            ("registry", Read::ByBoth),
+            ("insecure-registries", Read::ByBoth),
+            ("source", Read::ByBoth),
+            ("default-branch", Read::ByBoth),
+            ("engine", Read::ByBoth),
+            ("platforms", Read::ByBoth),
+            ("moving-tags", Read::ByBoth),
+            ("allow-ignored", Read::ByBoth),
+        ],
+    ),
+    (
+        "root",
+        &[
+            ("image", Read::ByBoth),
+            ("python", Read::ByBoth),
+            ("fallback", Read::ByBoth),
+            ("fallback-publishes", Read::ByBoth),
+            ("debian", Read::ByBoth),
+        ],
+    ),
+    ("root.debian", &[("suite", Read::ByBoth), ("python", Read::ByBoth), ("packages", Read::ByBoth)]),
+    (
+        "base",
+        &[
+            ("repository", Read::ByBoth),
+            ("dockerfile", Read::ByBoth),
+            ("requirements", Read::ByBoth),
+            ("lock", Read::ByBoth),
+            ("installer", Read::ByBoth),
+            ("args", Read::ByBoth),
+            ("tag-length", Read::ByBoth),
+            ("epoch", Read::ByBoth),
+            ("compression", Read::OneForEach),
+            ("stages", Read::InPlaceOfRunning),
+        ],
+    ),
+    (
+        "app",
+        &[
+            ("repository", Read::ByBoth),
+            ("dockerfile", Read::ByBoth),
+            ("enhanced", Read::ForTheEnhanced),
+            ("args", Read::ByBoth),
+            ("binary", Read::ByBoth),
+        ],
+    ),
+    (
+        "app.binary",
+        &[
+            ("package", Read::ByBoth),
+            ("name", Read::ByBoth),
+            ("profile", Read::ByBoth),
+            ("glibc", Read::ByBoth),
+            ("rust-image", Read::ForTheEnhanced),
+            ("embeds", Read::ByBoth),
+        ],
+    ),
+];
+
+#[test]
+fn every_key_has_a_reader_in_each_engine() {
+    for (table, keys) in KEYS {
+        let text = format!("[{table}]\nxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx = 1\n");
+        let fault = parse(&text, &|_| true).unwrap_err();
+        let known = fault.what.lines().skip_while(|line| !line.contains("unknown key `xxx")).nth(1);
+        let known = known.unwrap_or_else(|| panic!("{table}: {fault}")).trim().strip_prefix("hint: known here: ");
+        let known: std::collections::BTreeSet<&str> =
+            known.unwrap().split(", ").map(|key| key.trim_matches('`')).collect();
+        assert_eq!(known, keys.iter().map(|(key, _)| *key).collect(), "[{table}]");
+        let several = keys.iter().filter(|(_, read)| *read == Read::OneForEach).count();
+        assert_eq!(several, usize::from(*table == "base"), "[{table}]");
+    }
+}
+
+#[test]
+fn steps_are_checked() {
+    let text = GOOD.to_owned()
+        + r#"
+[[step]]
+name = "a b"
+run = []
+[[step]]
+name = "x"
+uses = "smok"
+after = "pushed"
+images = ["apps"]
+[[step]]
+name = "size"
+uses = "size-budget"
+"#;
+    refuses(
+        &text,
+        expect![[r#"
+            the policy does not hold: 6 problems
+            images.toml:84:1: `step.run` names no program
+              hint: write a list: `run = ["program", "argument"]`
+            images.toml:85:8: `step.name` `a b` holds more than letters, digits, `.`, `_` and `-`
+            images.toml:89:8: `smok` is not a known step: `smoke` and `size-budget` are
+              hint: did you mean `smoke`?
+            images.toml:90:9: `step.after` is `pushed`, not one of `build`, `push`
+            images.toml:91:11: `step.images` holds `apps`, not `base`, `app` or `enhanced`
+              hint: did you mean `app`?
+            images.toml:94:8: a `size-budget` step needs `max`
+              hint: write `max = "400 MB"` (compressed)"#]],
+    );
+}
+
+#[test]
+fn a_secret_is_no_build_argument() {
+    let text = GOOD.replace("[app.binary]", "args = { NPM_TOKEN = \"x\" }\n[app.binary]");
+    let fault = parse(&text, &|_| true).unwrap_err();
+    assert!(fault.what.contains("build argument `NPM_TOKEN` looks like a secret"), "{fault}");
+}
+
+#[test]
+fn sizes() {
+    for (text, bytes) in
+        [("900 MB", Some(900_000_000)), ("1.5GB", Some(1_500_000_000)), ("12", None), ("-1 MB", None), ("1 MiB", None)]
+    {
+        assert_eq!(size(text), bytes, "{text}");
+    }
+}
+
+#[test]
+fn registries() {
+    for (text, good) in [
+        ("ghcr.io/acme", true),
+        ("127.0.0.1:5000", true),
+        ("localhost", true),
+        ("acme", false),
+        ("ghcr.io/", true),
+        ("ghcr.io/A", false),
+    ] {
+        assert_eq!(text.parse::<Registry>().is_ok(), good, "{text}");
+    }
+}
+
+#[test]
+fn ci_has_defaults_and_its_own_problems() {
+    let ci = parse(GOOD, &|_| true).unwrap().ci;
+    assert_eq!((ci.runners.len(), ci.schedule.as_str(), ci.timeout_minutes), (0, "17 4 * * 1", 60));
+    let gate = |factor: &str| GOOD.replace("gate-factor = 2\n", factor);
+    for (text, factor) in [("gate-factor = 2\n", Some(2.0)), ("gate-factor = 1.5\n", Some(1.5)), ("", None)] {
+        assert_eq!(parse(&gate(text), &|_| true).unwrap().ci.gate_factor, factor);
+    }
+    let wrong = "schedule = \"weekly\"\ntimeout-minutes = 0\nrunners = { \"linux/arm64\" = \"a b\", x = \"y\" }\n";
+    let fault = parse(&format!("{}\n{wrong}", gate("gate-factor = 0.5\n")), &|_| true).unwrap_err();
+    for expected in [
+        "`ci.schedule` is `weekly`, not the five fields of cron",
+        "`ci.timeout-minutes` is not a whole number from 1 to 360",
+        "`ci.gate-factor` is not a number of at least 1",
+        "`ci.runners`: `linux/arm64` is not among the platforms",
+        "`ci.runners`: `a b` is no label of a runner",
+        "`ci.runners`: `x` is not a platform",
+    ] {
+        assert!(fault.what.contains(expected), "{expected}\n{}", fault.what);
+    }
+}
+
+#[test]
+fn branch_names() {
+    for good in ["main", "release/1.x", "a+b", "Ä-b"] {
+        assert!(is_branch_name(good), "{good}");
+    }
+    for bad in ["", "-a", "a b", "a..b", "/a", "a/", "a.lock", "${{x}}", "it's", "a*", "a\nb", ".a"] {
+        assert!(!is_branch_name(bad), "{bad}");
+    }
+}

@@ -1,0 +1,125 @@
+//! What is known of an image that may be in the registry or on this machine.
+
+use crate::image::key::{FINGERPRINT_LABEL, Fingerprint, KEY_LABEL};
+use crate::record::ledger;
+use crate::spec::oci::{Descriptor, Index};
+use crate::spec::reference::{Digest, Platform};
+use crate::time::Timestamp;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// The annotation with the commit that an image was built from.
+pub const REVISION: &str = "org.opencontainers.image.revision";
+
+/// The annotation with the commit's time.
+pub const CREATED: &str = "org.opencontainers.image.created";
+
+/// Annotations of an index that say when a platform's image was built, as RFC 3339. Images themselves hold the commit's time, so
+/// that the same commit gives the same bytes; an index is put together once for each build anyway.
+pub const BUILT: &str = "dev.xtask.built.";
+
+/// An image as it stands under a tag or digest.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Published {
+    /// Digest of the index, or of the manifest where there is no index.
+    pub digest: Digest,
+    /// The manifest of each platform.
+    pub platforms: BTreeMap<Platform, Descriptor>,
+    /// Annotations of the index, with the image's labels beneath them.
+    pub notes: BTreeMap<String, String>,
+    /// Platforms that it lists and of which the registry lost a part, with that part: of an image that was looked at whole.
+    pub lost: BTreeMap<Platform, String>,
+    /// The listed manifests that lack something.
+    pub broken: Vec<Digest>,
+    /// The layers of each manifest with their bytes: of an image that was looked at whole.
+    pub layers: BTreeMap<Digest, Vec<(Digest, u64)>>,
+    /// The index, where there is one.
+    pub index: Option<Index>,
+}
+
+impl Published {
+    /// The full fingerprint that the image carries.
+    pub fn fingerprint(&self) -> Option<Fingerprint> {
+        self.notes.get(FINGERPRINT_LABEL)?.parse().ok()
+    }
+
+    /// The key that the image carries, as JSON.
+    pub fn key(&self) -> Option<&str> {
+        self.notes.get(KEY_LABEL).map(String::as_str)
+    }
+
+    /// The commit that it was built from.
+    pub fn revision(&self) -> Option<&str> {
+        self.notes.get(REVISION).map(String::as_str)
+    }
+
+    /// When its last platform was built, where that was recorded.
+    pub fn built(&self) -> Option<Timestamp> {
+        let noted = self.notes.iter().filter(|(name, _)| name.starts_with(BUILT)).filter_map(|(_, at)| at.parse().ok());
+        let records = self.notes.iter().filter(|(name, _)| name.starts_with(ledger::ANNOTATION));
+        // Before the annotation there was CI's record of the build, with the moment at which it began.
+        noted.max().or_else(|| records.filter_map(|(_, line)| Some(ledger::parse_line(line).ok()?.when)).max())
+    }
+
+    /// Why platforms that are wanted are missing although the index lists them, as a reason of a build.
+    pub fn lost_reason(&self, wanted: &[Platform]) -> Option<String> {
+        let lost = wanted.iter().filter_map(|platform| Some((platform, self.lost.get(platform)?)));
+        let lost: Vec<String> = lost.map(|(platform, what)| format!("{what} of {platform}")).collect();
+        (!lost.is_empty()).then(|| format!("the registry lost {}", lost.join(", ")))
+    }
+
+    /// Every manifest that its index lists, attestations with them.
+    pub fn listed(&self) -> Vec<Digest> {
+        self.index.iter().flat_map(|index| &index.manifests).map(|listed| listed.digest).collect()
+    }
+
+    pub fn new(
+        digest: Digest,
+        platforms: BTreeMap<Platform, Descriptor>,
+        notes: BTreeMap<String, String>,
+        index: Option<Index>,
+    ) -> Self {
+        Self { digest, platforms, notes, lost: BTreeMap::new(), broken: Vec::new(), layers: BTreeMap::new(), index }
+    }
+
+    /// An image with these manifests and nothing else.
+    #[cfg(test)]
+    pub(crate) fn for_tests(platforms: BTreeMap<Platform, Descriptor>) -> Self {
+        Self::new(Digest::of(b"index"), platforms, BTreeMap::new(), None)
+    }
+
+    /// The layers of a platform with their bytes, lowest first, of an image that was looked at whole.
+    pub fn layers(&self, platform: &Platform) -> Vec<(Digest, u64)> {
+        let layers = self.platforms.get(platform).and_then(|manifest| self.layers.get(&manifest.digest));
+        layers.cloned().unwrap_or_default()
+    }
+
+    /// Those of `wanted` that it lacks.
+    pub fn missing(&self, wanted: &[Platform]) -> Vec<Platform> {
+        wanted.iter().filter(|platform| !self.platforms.contains_key(*platform)).cloned().collect()
+    }
+}
+
+/// Where an image was found.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Standing {
+    /// Nowhere.
+    Absent,
+    /// In the registry, with these platforms.
+    Registry(Box<Published>),
+    /// On this machine, for one platform.
+    Local(Local),
+}
+
+/// An image on this machine.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Local {
+    /// Its manifest's digest.
+    pub digest: Digest,
+    /// The layout in which it is, where there is one.
+    pub layout: Option<PathBuf>,
+    /// Compressed bytes, where they are known.
+    pub size: Option<u64>,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+}

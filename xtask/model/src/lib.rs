@@ -1,0 +1,8 @@
+//! Everything that is computed: no file, clock, environment, process or network. `tidy` checks it.
+
+pub mod fault;
+pub mod image;
+pub mod quantity;
+pub mod record;
+pub mod spec;
+pub mod time;

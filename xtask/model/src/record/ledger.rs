@@ -1,0 +1,365 @@
+//! The ledger: a record of every build, one JSON object a line, in `target/ledger/builds.jsonl`.
+//!
+//! This file is pure: what a record is, and how lines become records. `file` alone touches the disk. A record never changes;
+//! a line that cannot be read is passed over with a word, and never makes a build fail.
+
+use crate::image::key::AppKey;
+use crate::spec::reference::Platform;
+use crate::time::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// The version of [`Record`]'s encoding. Records of a later one are passed over.
+pub const SCHEMA: u32 = 1;
+
+/// Where the ledger stands, from the root of a repository.
+pub const PATH: &str = "target/ledger/builds.jsonl";
+
+/// How the annotations of an index begin that hold the records of the builds that published it, as compact JSON. Written in CI,
+/// whose disks vanish.
+pub const ANNOTATION: &str = "dev.xtask.build.";
+
+/// The annotation of the build that published this platform: each comes from a machine of its own, and keeps its record.
+pub fn annotation(platform: &Platform) -> String {
+    format!("{ANNOTATION}{}", platform.to_string().replace('/', "-"))
+}
+
+/// What a build turned out to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Kind {
+    /// Everything was there.
+    #[serde(rename = "reused")]
+    Reused,
+    /// The app, on a base that was there.
+    #[serde(rename = "fast")]
+    Fast,
+    /// The base alone.
+    #[serde(rename = "base")]
+    Base,
+    /// The base, and the app on it.
+    #[serde(rename = "base+fast")]
+    BaseFast,
+    /// Everything from scratch.
+    #[serde(rename = "enhanced")]
+    Enhanced,
+    /// It failed before there was a plan.
+    #[serde(rename = "undecided")]
+    Undecided,
+}
+
+impl Kind {
+    /// All of them, as they are shown.
+    pub const ALL: [Self; 6] = [Self::Reused, Self::Fast, Self::Base, Self::BaseFast, Self::Enhanced, Self::Undecided];
+
+    /// As it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Reused => "reused",
+            Self::Fast => "fast",
+            Self::Base => "base",
+            Self::BaseFast => "base+fast",
+            Self::Enhanced => "enhanced",
+            Self::Undecided => "undecided",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// Compressed bytes of one platform, each where it is known. Configs and manifests, some kilobytes, are not counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Bytes {
+    /// Of layers that this build made, or had in its build cache.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub built: Option<u64>,
+    /// That came over the network to build on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pulled: Option<u64>,
+    /// Of those that were made, what neither the image beneath nor `latest` had in the registry already.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pushed: Option<u64>,
+    /// Of layers that came from the image beneath, or of an image that was there whole.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reused: Option<u64>,
+}
+
+/// What of an app an edit was of. A program that is compiled takes other times than files that are copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Change {
+    /// The program, perhaps with files.
+    Program,
+    /// Files that are copied, or the instructions that copy them.
+    Files,
+}
+
+impl Change {
+    /// What differs between an earlier app and one to be built; nothing where only their bases do.
+    pub fn between(old: &AppKey, new: &AppKey) -> Option<Self> {
+        let rest = |key: &AppKey| AppKey { base: None, scratch: None, binary: None, ..key.clone() };
+        match old.binary == new.binary {
+            false => Some(Self::Program),
+            true => (rest(old) != rest(new)).then_some(Self::Files),
+        }
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Program => "edits of the program",
+            Self::Files => "edits of copied files",
+        })
+    }
+}
+
+/// One build.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// When it began, RFC 3339.
+    pub when: Timestamp,
+    /// The commit, with `-dirty` where the tree differed from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
+    /// The branch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub branch: Option<String>,
+    /// What it was.
+    pub decision: Kind,
+    /// Why something had to be built.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reasons: Vec<String>,
+    /// What the app's edit was of, where an earlier app was known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub change: Option<Change>,
+    /// Wall-clock seconds of the whole command.
+    pub seconds: f64,
+    /// Seconds by phase, in order: `base build`, `app publish`. Phases may overlap.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub phases: Vec<(String, f64)>,
+    /// Bytes.
+    #[serde(default)]
+    pub bytes: Bytes,
+    /// Steps of the Dockerfiles, and how many came from the build cache.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steps: Option<[usize; 2]>,
+    /// What built: `29.1.3`, or a builder's name; nothing where nothing was built.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<String>,
+    /// What this machine is; records of before it was taken down have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<Platform>,
+    /// Processor cores of this machine.
+    pub cores: usize,
+    /// Whether it ran in CI.
+    #[serde(default)]
+    pub ci: bool,
+    /// Why it failed, where it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<String>,
+}
+
+/// What a build's time hangs on beside the build itself. Times of unlike machines are never put together. No name of a host
+/// is part of it: records travel with images.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Machine {
+    /// A runner of CI, which begins with nothing.
+    pub ci: bool,
+    /// What it is, where that is known.
+    pub platform: Option<Platform>,
+    /// Its processor cores.
+    pub cores: usize,
+    /// The builder elsewhere that did the work.
+    pub builder: Option<String>,
+}
+
+impl fmt::Display for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.ci { "CI" } else { "local" })?;
+        if let Some(platform) = &self.platform {
+            write!(f, ", {platform}")?;
+        }
+        write!(f, ", {} {}", self.cores, if self.cores == 1 { "core" } else { "cores" })?;
+        match &self.builder {
+            Some(name) => write!(f, ", builder {name}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What comes before a builder's name in [`Record::engine`].
+pub const BUILDER: &str = "builder ";
+
+/// The native engine in [`Record::engine`].
+pub const NATIVE: &str = "native";
+
+/// A ledger as it was read.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Read {
+    /// The records, oldest first.
+    pub records: Vec<Record>,
+    /// The lines that are no records, by number, with the reason.
+    pub skipped: Vec<(usize, String)>,
+}
+
+/// Reads a ledger's text. A killed process may leave half a line, which the next record then follows on one of its own.
+pub fn parse(text: &str) -> Read {
+    let mut read = Read::default();
+    for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        match parse_line(line) {
+            Ok(record) => read.records.push(record),
+            Err(why) => read.skipped.push((index + 1, why)),
+        }
+    }
+    read.records.sort_by_key(|record| record.when);
+    read
+}
+
+/// Reads one record.
+///
+/// # Errors
+/// Text that is no record, or one of a later schema.
+pub fn parse_line(line: &str) -> Result<Record, String> {
+    #[derive(Deserialize)]
+    struct Versioned {
+        schema: u32,
+    }
+    let version: Versioned = serde_json::from_str(line).map_err(|error| error.to_string())?;
+    if version.schema != SCHEMA {
+        return Err(format!("its schema is {}, this xtask knows {SCHEMA}", version.schema));
+    }
+    let record: Record = serde_json::from_str(line).map_err(|error| error.to_string())?;
+    let times = || record.phases.iter().map(|(_, seconds)| *seconds).chain([record.seconds]);
+    // JSON has no infinity, but 1e999 is one.
+    match times().all(|seconds| seconds.is_finite() && seconds >= 0.0) {
+        true => Ok(record),
+        false => Err("its seconds are none".to_owned()),
+    }
+}
+
+impl Record {
+    /// As a line of the ledger, or as the annotation.
+    pub fn compact(&self) -> String {
+        serde_json::to_string(self).expect("texts and numbers have a JSON form")
+    }
+
+    /// Where it was built.
+    pub fn machine(&self) -> Machine {
+        let builder = self.engine.as_deref().and_then(|engine| engine.strip_prefix(BUILDER)).map(str::to_owned);
+        Machine { ci: self.ci, platform: self.platform.clone(), cores: self.cores, builder }
+    }
+
+    /// Whether the native engine built it: it has times of its own, on whatever machine.
+    pub fn is_native(&self) -> bool {
+        self.engine.as_deref() == Some(NATIVE)
+    }
+
+    /// What its edit was of. Records from before this was written down say it by their reasons and phases.
+    pub fn change(&self) -> Option<Change> {
+        let compiled = || self.phases.iter().any(|(name, _)| name == "app compile");
+        let says = |words: &str| self.reasons.iter().any(|reason| reason.contains(words));
+        self.change.or_else(|| match () {
+            () if compiled() || says(": sources of ") || says(": locked crates of ") => Some(Change::Program),
+            () if says("was edited") || says(" is new") || says(" is gone") => Some(Change::Files),
+            () => None,
+        })
+    }
+
+    /// Whether its layers went to a registry, which is part of its time.
+    pub fn is_pushed(&self) -> bool {
+        self.bytes.pushed.is_some()
+    }
+
+    /// Whether its time counts: it came to its end.
+    pub fn counts(&self) -> bool {
+        self.failed.is_none()
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A record of this kind, at this second, that took so long.
+    pub(crate) fn record(kind: Kind, second: i64, seconds: f64) -> Record {
+        Record {
+            schema: SCHEMA,
+            when: Timestamp::from_second(second).unwrap(),
+            commit: None,
+            branch: Some("main".to_owned()),
+            decision: kind,
+            reasons: vec!["`a` changed".to_owned()],
+            change: None,
+            seconds,
+            phases: vec![("app build".to_owned(), seconds / 2.0)],
+            bytes: Bytes { built: Some(5), ..Bytes::default() },
+            steps: Some([4, 2]),
+            engine: None,
+            platform: Some("linux/amd64".parse().unwrap()),
+            cores: 2,
+            ci: false,
+            failed: None,
+        }
+    }
+
+    #[test]
+    fn a_half_written_line_costs_only_itself() {
+        let (one, two) = (record(Kind::Fast, 10, 1.0), record(Kind::Base, 5, 2.0));
+        let text = format!("{}\n{}\n\n{}\n", one.compact(), &one.compact()[..40], two.compact());
+        let read = parse(&text);
+        assert_eq!(read.records, [two, one]);
+        assert_eq!(read.skipped.iter().map(|(line, _)| *line).collect::<Vec<_>>(), [2]);
+    }
+
+    #[track_caller]
+    fn refused(line: &str, why: &str) {
+        let said = parse_line(line).unwrap_err();
+        assert!(said.contains(why), "{said}");
+    }
+
+    #[test]
+    fn what_is_no_record_is_refused() {
+        refused("{}", "missing field `schema`");
+        refused(r#"{"schema": 2}"#, "its schema is 2");
+        refused("[1]", "invalid");
+        let negative = record(Kind::Fast, 1, -1.0).compact();
+        refused(&negative, "its seconds are none");
+        refused(&record(Kind::Fast, 1, 2.0).compact().replace("1970-", "x"), "timestamp format is invalid");
+    }
+
+    #[test]
+    fn a_machine_is_told_by_what_it_is() {
+        let desk = record(Kind::Fast, 1, 1.0);
+        let old = Record { platform: None, cores: 1, ..desk.clone() };
+        let far = Record { ci: true, engine: Some("builder kube".to_owned()), ..desk.clone() };
+        assert_eq!(
+            [&desk, &old, &far].map(|record| record.machine().to_string()),
+            ["local, linux/amd64, 2 cores", "local, 1 core", "CI, linux/amd64, 2 cores, builder kube"]
+        );
+        assert_eq!(parse_line(&far.compact()).unwrap().machine(), far.machine());
+    }
+
+    #[test]
+    fn kinds_are_written_as_they_are_called() {
+        for kind in Kind::ALL {
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_between_records_lose_no_record(noise in "[^\\n\\r]{0,60}", second in 0_i64..4_000_000_000, thousandths in 0_u32..4_000_000) {
+            let record = record(Kind::BaseFast, second, f64::from(thousandths) / 500.0);
+            let text = format!("{}\n{noise}\n{}\n", record.compact(), record.compact());
+            prop_assert_eq!(parse(&text).records, [record.clone(), record]);
+        }
+    }
+}

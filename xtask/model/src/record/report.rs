@@ -1,0 +1,86 @@
+//! What was done: references, tags, sizes, seconds and reasons, for people and as JSON. Decides nothing.
+
+use crate::image::plan::{Difference, Latest};
+use crate::image::policy::ImageKind;
+use crate::spec::oci::Manifest;
+use crate::spec::reference::{Digest, Platform, Reference, Tag};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// The report of one command.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// The images, base first.
+    pub images: Vec<ImageReport>,
+    /// Wall-clock seconds of the whole command.
+    pub seconds: f64,
+    /// The most memory that this process has held at once, in bytes, where the system says it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peak_memory: Option<u64>,
+}
+
+/// One image's part.
+#[derive(Clone, Debug, Serialize)]
+pub struct ImageReport {
+    /// Which image.
+    pub kind: ImageKind,
+    /// Its name by digest.
+    pub reference: Reference,
+    /// The digest of what the reference names.
+    pub digest: Digest,
+    /// The manifest of each platform.
+    pub platforms: BTreeMap<Platform, Digest>,
+    /// Its key's hash, hex.
+    pub fingerprint: String,
+    /// The tags that it carries now.
+    pub tags: Vec<Tag>,
+    /// Why `latest` stayed, if it did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latest_stays: Option<String>,
+    /// Tags that stayed at another image, and names without a tag, with the reason.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub kept: Vec<String>,
+    /// Inputs that are not the commit's: the reason for tags that it does not carry.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub differences: Vec<Difference>,
+    /// `built`, `reused`, or `adopted` where another job was first.
+    pub action: &'static str,
+    /// Why.
+    pub reasons: Vec<String>,
+    /// Compressed bytes of one platform, where they are known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
+    /// Steps of the Dockerfile, and how many came from the cache.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub steps: Option<[usize; 2]>,
+    /// Seconds by phase, in order.
+    pub seconds: Vec<(String, f64)>,
+    /// Layers of one platform, lowest first, with their compressed bytes, where they are known: for the ledger.
+    #[serde(skip)]
+    pub layers: Vec<(Digest, u64)>,
+    /// Bytes of blobs that came over the network to build on, where they are known: for the ledger.
+    #[serde(skip)]
+    pub pulled: Option<u64>,
+}
+
+impl ImageReport {
+    /// Adds a phase's time.
+    pub fn took(&mut self, phase: impl Into<String>, duration: Duration) {
+        self.seconds.push((phase.into(), duration.as_secs_f64()));
+    }
+
+    /// Takes layers and size from a manifest.
+    pub fn weigh(&mut self, manifest: &Manifest) {
+        self.layers = manifest.layers.iter().map(|layer| (layer.digest, layer.size)).collect();
+        self.size = Some(manifest.config.size + manifest.layers.iter().map(|layer| layer.size).sum::<u64>());
+    }
+}
+
+/// Why `latest` stayed, for a report.
+pub fn stays(latest: &Latest) -> Option<String> {
+    match latest {
+        Latest::Moves => None,
+        Latest::Stays(why) => Some(why.clone()),
+    }
+}

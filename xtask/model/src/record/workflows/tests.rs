@@ -1,0 +1,300 @@
+//! What the generator writes, for policies of several kinds.
+
+use super::*;
+use yaml_rust2::{Yaml, YamlLoader};
+
+/// Its last section is `[ci]`, to which edits add.
+const POLICY: &str = include_str!("../../../../../images.toml");
+
+fn policy(edit: impl FnOnce(String) -> String) -> Policy {
+    crate::image::policy::parse(&edit(POLICY.to_owned()), &|_| true).unwrap_or_else(|fault| panic!("{fault}"))
+}
+
+/// Policies that differ in all that the generator reads.
+fn policies() -> Vec<Policy> {
+    vec![
+        policy(|text| text),
+        policy(|text| text.replace("[\"linux/amd64\"]", "[\"linux/amd64\", \"linux/arm64\"]")),
+        policy(|text| {
+            text.replace("\"main\"", "\"release/a+b\"").replace("ghcr.io/acme", "registry.example:5000/team/x")
+                + "schedule = \"0 0 * * 0\"\ntimeout-minutes = 9\nrunners = { \"linux/amd64\" = \"own.one\" }\n"
+        }),
+        {
+            let mut policy = policy(|text| text);
+            policy.app.binary = None;
+            policy.ci.gate_factor = None;
+            policy
+        },
+    ]
+}
+
+/// Every job of every workflow of every policy: its name, itself, and its text for messages.
+fn jobs(check: impl Fn(&str, &Yaml)) {
+    for policy in policies() {
+        for file in generate(&policy).unwrap() {
+            let document =
+                YamlLoader::load_from_str(&file.text).unwrap_or_else(|error| panic!("{error}\n{}", file.text));
+            for (name, job) in document[0]["jobs"].as_hash().unwrap() {
+                check(name.as_str().unwrap(), job);
+            }
+        }
+    }
+}
+
+fn steps(job: &Yaml) -> &[Yaml] {
+    job["steps"].as_vec().unwrap()
+}
+
+#[test]
+fn the_files_of_this_repository_are_what_its_policy_gives() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
+    for file in generate(&policy(|text| text)).unwrap() {
+        let found = std::fs::read_to_string(root.join(&file.path)).unwrap_or_default();
+        if let Some(difference) = difference(&file, &found) {
+            panic!("{difference}\n\nhint: write them: `cargo xtask workflows`");
+        }
+    }
+}
+
+#[test]
+fn every_job_has_an_end_and_no_more_rights_than_it_names() {
+    jobs(|name, job| {
+        assert!(job["timeout-minutes"].as_i64().is_some_and(|minutes| minutes > 0), "{name}");
+        let permissions = job["permissions"].as_hash().unwrap_or_else(|| panic!("`{name}` names no permissions"));
+        for (what, right) in permissions {
+            let (what, right) = (what.as_str().unwrap(), right.as_str().unwrap());
+            match (what, right) {
+                ("contents" | "packages", "read") => {}
+                ("packages", "write") => {
+                    let when = job["if"].as_str().unwrap();
+                    assert!(outermost(when).contains("needs.plan.outputs.publish == 'true' &&"), "{name}: {when}");
+                    assert!(!outermost(when).contains("||"), "{name}: {when}");
+                }
+                _ => panic!("{name}: {what}: {right}"),
+            }
+        }
+    });
+}
+
+/// A condition without what stands in parentheses.
+fn outermost(when: &str) -> String {
+    let mut depth = 0;
+    let outside = |c: &char| {
+        depth += i32::from(*c == '(') - i32::from(*c == ')');
+        depth == 0 && *c != ')'
+    };
+    when.chars().filter(outside).collect()
+}
+
+/// A workflow of its own for each would race: the app's might take the base of the push before.
+#[test]
+fn fault_8_the_app_waits_for_the_base_of_its_own_push() {
+    let waits =
+        |job: &Yaml, other: &str| job["needs"].as_vec().unwrap().iter().any(|name| name.as_str() == Some(other));
+    for policy in policies() {
+        let files = generate(&policy).unwrap();
+        let builds = |file: &&File| file.text.contains("xtask build");
+        assert_eq!(
+            files.iter().filter(builds).map(|file| file.path.as_str()).collect::<Vec<_>>(),
+            [".github/workflows/images.yml"]
+        );
+        let jobs = &YamlLoader::load_from_str(&files[1].text).unwrap()[0]["jobs"];
+        assert!(waits(&jobs["app"], "base") && waits(&jobs["app"], "plan"));
+        assert!(waits(&jobs["release"], "app") && waits(&jobs["release"], "base"));
+    }
+}
+
+#[test]
+fn ci_has_the_cargo_deny_that_its_phase_needs() {
+    for policy in policies() {
+        let text = generate(&policy).unwrap().remove(0).text;
+        let document = &YamlLoader::load_from_str(&text).unwrap()[0];
+        let runs: Vec<_> = steps(&document["jobs"]["ci"]).iter().filter_map(|step| step["run"].as_str()).collect();
+        let at = |call: &str| runs.iter().position(|run| run.starts_with(call)).unwrap_or_else(|| panic!("{call}"));
+        let install = format!("cargo install --locked --version {CARGO_DENY} cargo-deny");
+        assert!(at(&install) < at("cargo xtask ci"));
+    }
+}
+
+#[test]
+fn the_gate_stands_where_the_policy_wants_it() {
+    let text = |text: &str| generate(&policy(|all| all.replace("gate-factor = 2", text))).unwrap().remove(1).text;
+    assert!(text("gate-factor = 1.5").contains("run: cargo xtask stats --from-registry --gate-factor 1.5\n"));
+    assert!(!text("").contains("gate"));
+}
+
+#[test]
+fn a_release_names_and_never_builds() {
+    jobs(|name, job| {
+        for step in steps(job) {
+            let builds = step["run"].as_str().filter(|run| run.contains("xtask build"));
+            assert!(name != "release" || builds.is_none_or(|run| run.contains("--reuse-only")), "{name}: {builds:?}");
+        }
+    });
+}
+
+#[test]
+fn only_jobs_that_may_publish_push() {
+    jobs(|name, job| {
+        for step in steps(job) {
+            let pushes = step["run"].as_str().is_some_and(|run| run.contains("--push"));
+            let may = job["permissions"]["packages"].as_str() == Some("write");
+            assert!(!pushes || may, "{name}");
+        }
+    });
+}
+
+#[test]
+fn jobs_that_move_tags_can_ask_where_the_branch_is() {
+    jobs(|name, job| {
+        let moves = steps(job)
+            .iter()
+            .filter_map(|step| step["run"].as_str())
+            .any(|run| run.contains("--push") && !run.contains("build-base"));
+        let token = job["env"]["XTASK_GIT_TOKEN"].as_str();
+        assert_eq!(token, moves.then_some("${{ github.token }}"), "{name}");
+    });
+}
+
+#[test]
+fn actions_are_pinned_and_keep_no_credentials() {
+    jobs(|name, job| {
+        for step in steps(job) {
+            let Some(uses) = step["uses"].as_str() else { continue };
+            let (action, commit) = uses.split_once('@').unwrap();
+            assert!(commit.len() == 40 && commit.bytes().all(|b| b.is_ascii_hexdigit()), "{name}: {uses}");
+            if action == "actions/checkout" {
+                assert_eq!(step["with"]["persist-credentials"].as_bool(), Some(false), "{name}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_run_line_holds_no_expression_and_builds_only_by_xtask() {
+    jobs(|name, job| {
+        for step in steps(job) {
+            let Some(run) = step["run"].as_str() else { continue };
+            assert!(!run.contains("${{"), "{name}: {run}");
+            for word in ["docker build", "buildx", "pip ", "cargo build", "cargo test", "docker push", "docker tag"] {
+                assert!(!run.contains(word), "{name}: {run}");
+            }
+        }
+    });
+}
+
+#[test]
+fn the_required_check_waits_for_every_other_job() {
+    for policy in policies() {
+        let text = generate(&policy).unwrap().remove(1).text;
+        let document = &YamlLoader::load_from_str(&text).unwrap()[0];
+        let mut others: Vec<_> = document["jobs"].as_hash().unwrap().keys().filter_map(Yaml::as_str).collect();
+        others.retain(|name| *name != "required");
+        let needs: Vec<_> =
+            document["jobs"]["required"]["needs"].as_vec().unwrap().iter().filter_map(Yaml::as_str).collect();
+        assert_eq!(needs, others);
+    }
+}
+
+#[test]
+fn the_policy_stands_in_the_texts() {
+    let files = generate(&policies()[2]).unwrap();
+    let document = &YamlLoader::load_from_str(&files[1].text).unwrap()[0];
+    let on = &document["on"];
+    assert_eq!(on["push"]["branches"][0].as_str(), Some("release/a\\+b"));
+    assert_eq!(on["schedule"][0]["cron"].as_str(), Some("0 0 * * 0"));
+    let base = &document["jobs"]["base"];
+    assert_eq!(base["timeout-minutes"].as_i64(), Some(9));
+    assert_eq!(base["strategy"]["matrix"]["include"][0]["runner"].as_str(), Some("own.one"));
+    assert!(files[1].text.contains("REGISTRY: \"registry.example:5000\"\n"));
+    assert!(files[1].text.contains("secrets.REGISTRY_PASSWORD") && !files[1].text.contains("GITHUB_TOKEN"));
+}
+
+#[test]
+fn a_platform_without_a_runner_is_told() {
+    let text = |text: String| text.replace("[\"linux/amd64\"]", "[\"linux/riscv64\"]");
+    let fault = generate(&policy(text)).unwrap_err();
+    assert_eq!(fault.what, "no runner is known for `linux/riscv64`");
+    let named = |all| text(all) + "runs = 1\n";
+    assert!(crate::image::policy::parse(&named(POLICY.to_owned()), &|_| true).is_err(), "`runs` is no key");
+    let named = |all| text(all) + "runners = { \"linux/riscv64\" = \"riscv\" }\n";
+    assert!(generate(&policy(named)).is_ok());
+}
+
+#[test]
+fn a_difference_is_told_by_its_line() {
+    let file = File { path: "x.yml".to_owned(), text: "a\nb\n".to_owned() };
+    let told = |found: &str| difference(&file, found).unwrap_or_default();
+    assert_eq!(told("a\nb\n"), "");
+    assert_eq!(told("a\n c\n"), "x.yml:2: `c` should be `b`");
+    assert_eq!(told("a\n"), "x.yml:2: `b` is missing");
+    assert_eq!(told("a\nb\nc\n"), "x.yml:3: `c` should not be there");
+    assert_eq!(told("a\r\nb\r\n"), "`x.yml` differs in how its lines end");
+}
+
+#[test]
+fn a_cluster_is_started_only_where_the_policy_wants_one() {
+    let text = |cluster: bool| {
+        let ci_of = crate::image::policy::Ci { cluster, ..Default::default() };
+        ci(&Policy { ci: ci_of, ..policy(|text| text) }, &Place::default())
+    };
+    let wanted = text(true);
+    assert!(
+        wanted.contains("cluster create") && wanted.contains("KUBECONFIG: ${{ runner.temp }}/kubeconfig"),
+        "{wanted}"
+    );
+    assert!(!text(false).contains("KUBECONFIG") && !text(false).contains("k3d"));
+}
+
+#[test]
+fn the_workflows_of_a_policy_below_the_top_stand_where_github_reads_them() {
+    let policy = policy(|text| text);
+    for (folder, workspace, in_workspace) in [("services/app", "services/app", None), ("services/app", "", Some("."))] {
+        let place = Place::new(folder, workspace).unwrap();
+        let files = generate_at(&policy, &place).unwrap();
+        let paths: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
+        assert_eq!(paths, [".github/workflows/services-app-ci.yml", ".github/workflows/services-app-images.yml"]);
+        for file in &files {
+            assert!(file.text.starts_with("# Written by `cargo xtask workflows` from `services/app/images.toml`;"));
+            let document = &YamlLoader::load_from_str(&file.text).unwrap()[0];
+            assert_eq!(document["defaults"]["run"]["working-directory"].as_str(), Some("services/app"));
+            assert!(document["name"].as_str().unwrap().ends_with("(services/app)"));
+            assert!(document["concurrency"]["group"].as_str().unwrap().starts_with("services-app-"));
+            for (name, job) in document["jobs"].as_hash().unwrap() {
+                let checks_out =
+                    steps(job).iter().any(|step| step["uses"].as_str().is_some_and(|u| u.contains("checkout")));
+                for step in steps(job).iter().filter(|step| !step["run"].is_badvalue()) {
+                    let own = step["working-directory"].as_str();
+                    match step["name"].as_str().unwrap() {
+                        "Trust the times of what was cached" => assert_eq!(own, in_workspace),
+                        _ => assert_eq!(own, (!checks_out).then_some("."), "{name:?}"),
+                    }
+                }
+            }
+            let at = slashed(workspace);
+            assert!(file.text.contains(&format!("            {at}target/debug\n")));
+            assert!(
+                file.text.contains(&format!("hashFiles('{at}Cargo.toml', '{at}.cargo/config.toml', '{at}xtask/**')"))
+            );
+        }
+    }
+    for wrong in ["a b", "a'b", "-a", "a\nb", "ä"] {
+        assert!(Place::new(wrong, "").is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn only_a_file_that_was_written_for_this_policy_is_ours() {
+    let policy = policy(|text| text);
+    let (top, below) = (Place::default(), Place::new("a", "a").unwrap());
+    for (place, other) in [(&top, &below), (&below, &top)] {
+        for file in generate_at(&policy, place).unwrap() {
+            assert!(is_ours(&file.text, place) && !is_ours(&file.text, other));
+            assert!(is_ours(&file.text.replace("timeout-minutes", "x"), place), "an edit below the header");
+        }
+    }
+    assert!(!is_ours("name: ci\n# Written by `cargo xtask workflows` from `images.toml`; do not edit.\n", &top));
+    let wanted = File { path: "ci.yml".to_owned(), text: "name: ci\nours\nend\n".to_owned() };
+    let said = foreign(&wanted, "name: ci\nmine\nend\n").to_string();
+    assert!(said.contains("-mine\n") && said.contains("+ours\n") && !said.contains("end"), "{said}");
+}

@@ -1,0 +1,259 @@
+//! `images.lock`: the digests under which the root image was last seen, platform by platform, and a base pinned by hand.
+//!
+//! Pure: read and printed here, asked for and written elsewhere.
+
+use crate::fault::Fault;
+use crate::spec::reference::{Digest, Malformed, Platform, Reference};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+use std::path::Path;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// Where it stands, from the root of a repository.
+pub const PATH: &str = "images.lock";
+
+/// What is pinned by digest: the root image, a base, or both. A file that pins nothing is not written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ImagesLock {
+    /// The root image: `cargo xtask lock`.
+    pub root: Option<RootPin>,
+    /// A base that is to be used whatever the fingerprint says: `cargo xtask base pin`.
+    pub base: Option<Digest>,
+}
+
+/// The root image, pinned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RootPin {
+    /// As the policy names it.
+    pub image: Reference,
+    /// Its manifest for each platform.
+    pub platforms: BTreeMap<Platform, Digest>,
+}
+
+impl ImagesLock {
+    /// Reads the file; `path` is only for messages.
+    ///
+    /// # Errors
+    /// Every wrong key and value together, each as `file:line:column` with the line and a caret.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, Fault> {
+        let document = DeTable::parse(text).map_err(|error| {
+            let what = error.message().lines().next().unwrap_or("this is not TOML").to_owned();
+            fault(path, text, &[(error.span().unwrap_or(0..0), what)])
+        })?;
+        let mut reader = Reader { problems: Vec::new() };
+        let found = reader.whole(document.get_ref(), text.len());
+        match (found, reader.problems.is_empty()) {
+            (Some(lock), true) => Ok(lock),
+            _ => Err(fault(path, text, &reader.problems)),
+        }
+    }
+}
+
+/// The file's one form: reading and printing it again changes no byte.
+impl fmt::Display for ImagesLock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "# Written by `cargo xtask lock`; do not edit.")?;
+        if let Some(RootPin { image, platforms }) = &self.root {
+            writeln!(f, "\n[root]\nimage = \"{image}\"\n\n[root.platforms]")?;
+            for (platform, digest) in platforms {
+                writeln!(f, "\"{platform}\" = \"{digest}\"")?;
+            }
+        }
+        self.base.as_ref().map_or(Ok(()), |digest| writeln!(f, "\n[base]\ndigest = \"{digest}\""))
+    }
+}
+
+type Problem = (Range<usize>, String);
+
+struct Reader {
+    problems: Vec<Problem>,
+}
+
+impl Reader {
+    fn bad(&mut self, at: Range<usize>, why: impl Into<String>) {
+        self.problems.push((at, why.into()));
+    }
+
+    fn whole(&mut self, table: &DeTable<'_>, end: usize) -> Option<ImagesLock> {
+        self.only(table, &["root", "base"]);
+        let base = table.get("base").and_then(|_| self.table(table, "base", end));
+        let base = base.and_then(|base| {
+            self.only(base, &["digest"]);
+            self.text(base, "digest", "a digest, `sha256:` and 64 hex digits", end)
+        });
+        let root = match table.get("root") {
+            // A base may be pinned where the root cannot be: it comes from Debian's packages.
+            None if table.contains_key("base") => None,
+            _ => Some(self.root(table, end)?),
+        };
+        Some(ImagesLock { root, base })
+    }
+
+    fn root(&mut self, table: &DeTable<'_>, end: usize) -> Option<RootPin> {
+        let root = self.table(table, "root", end)?;
+        self.only(root, &["image", "platforms"]);
+        let image = self.text(root, "image", "the name of an image", end);
+        let platforms = self.table(root, "platforms", end).map(|platforms| self.platforms(platforms));
+        Some(RootPin { image: image?, platforms: platforms? })
+    }
+
+    fn platforms(&mut self, table: &DeTable<'_>) -> BTreeMap<Platform, Digest> {
+        let mut found = BTreeMap::new();
+        for (name, item) in table.iter() {
+            let platform: Result<Platform, _> = name.get_ref().parse();
+            let digest = self.value(item, "a digest, `sha256:` and 64 hex digits");
+            match platform {
+                Ok(platform) => found.extend(digest.map(|digest| (platform, digest))),
+                Err(why) => self.bad(name.span(), why.to_string()),
+            }
+        }
+        if table.is_empty() {
+            self.problems.push((0..0, "`root.platforms` is empty: nothing is pinned".to_owned()));
+        }
+        found
+    }
+
+    fn only(&mut self, table: &DeTable<'_>, known: &[&str]) {
+        for name in table.keys().filter(|name| !known.contains(&name.get_ref().as_ref())) {
+            let known: Vec<String> = known.iter().map(|key| format!("`{key}`")).collect();
+            self.bad(name.span(), format!("`{}` is not known here; expected {}", name.get_ref(), known.join(" or ")));
+        }
+    }
+
+    fn table<'a>(&mut self, table: &'a DeTable<'a>, name: &str, end: usize) -> Option<&'a DeTable<'a>> {
+        let item = table.get(name);
+        let found = item.and_then(|item| item.get_ref().as_table());
+        if found.is_none() {
+            self.bad(item.map_or(end..end, Spanned::span), format!("expected a table `{name}`"));
+        }
+        found
+    }
+
+    fn text<T: std::str::FromStr<Err = Malformed>>(
+        &mut self,
+        table: &DeTable<'_>,
+        name: &str,
+        what: &str,
+        end: usize,
+    ) -> Option<T> {
+        let Some(item) = table.get(name) else {
+            self.bad(end..end, format!("expected `{name}`, {what}"));
+            return None;
+        };
+        self.value(item, what)
+    }
+
+    fn value<T: std::str::FromStr<Err = Malformed>>(&mut self, item: &Spanned<DeValue<'_>>, what: &str) -> Option<T> {
+        match item.get_ref().as_str().map(str::parse) {
+            Some(Ok(value)) => return Some(value),
+            Some(Err(why)) => self.bad(item.span(), why.to_string()),
+            None => self.bad(item.span(), format!("expected {what}, in quotes")),
+        }
+        None
+    }
+}
+
+fn fault(path: &Path, text: &str, problems: &[Problem]) -> Fault {
+    let mut problems = problems.to_vec();
+    problems.sort_by_key(|(span, _)| span.start);
+    let shown: Vec<String> = problems.iter().map(|(span, why)| place(path, text, span.start, why)).collect();
+    Fault::usage(format!("cannot read `{}`\n\n{}", path.display(), shown.join("\n\n")))
+        .hint("write it anew: `cargo xtask lock`")
+}
+
+fn place(path: &Path, text: &str, at: usize, why: &str) -> String {
+    let before = &text[..at.min(text.len())];
+    let begin = before.rfind('\n').map_or(0, |feed| feed + 1);
+    let line = text[begin..].lines().next().unwrap_or_default();
+    let column = before[begin..].chars().count();
+    let number = before.matches('\n').count() + 1;
+    if line.is_empty() {
+        return format!("{}:{number}:{}: {why}", path.display(), column + 1);
+    }
+    format!("{}:{number}:{}: {why}\n    {line}\n    {}^", path.display(), column + 1, " ".repeat(column))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use expect_test::expect;
+
+    fn parse(text: &str) -> Result<ImagesLock, Fault> {
+        ImagesLock::parse(Path::new("images.lock"), text)
+    }
+
+    fn example(base: Option<Digest>) -> ImagesLock {
+        let digest = Digest::of(b"");
+        let platforms = ["linux/arm64", "linux/amd64"].map(|name| (name.parse().unwrap(), digest));
+        let root = RootPin { image: "python:3.12-slim".parse().unwrap(), platforms: platforms.into() };
+        ImagesLock { root: Some(root), base }
+    }
+
+    #[test]
+    fn it_has_one_form() {
+        expect![[r#"
+            # Written by `cargo xtask lock`; do not edit.
+
+            [root]
+            image = "docker.io/library/python:3.12-slim"
+
+            [root.platforms]
+            "linux/amd64" = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+            "linux/arm64" = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+        "#]]
+        .assert_eq(&example(None).to_string());
+        let base = Some(Digest::of(b"x"));
+        for lock in [example(None), example(base), ImagesLock { root: None, base }] {
+            assert_eq!(parse(&lock.to_string()).unwrap(), lock);
+        }
+    }
+
+    #[test]
+    fn every_mistake_is_shown_at_its_place() {
+        let text =
+            "rot = 1\n[root]\nimage = \"A b\"\n[root.platforms]\n\"linux/x\" = \"sha256:1\"\n[base]\ndigest = 3\n";
+        expect![[r#"
+            cannot read `images.lock`
+
+            images.lock:1:1: `rot` is not known here; expected `root` or `base`
+                rot = 1
+                ^
+
+            images.lock:3:9: `A b` cannot be part of a repository name (repository names are lowercase)
+                image = "A b"
+                        ^
+
+            images.lock:5:1: `linux/x` is not a platform like `linux/amd64` or `linux/arm64`
+                "linux/x" = "sha256:1"
+                ^
+
+            images.lock:5:13: `sha256:1` is not `sha256:` and 64 lowercase hex digits
+                "linux/x" = "sha256:1"
+                            ^
+
+            images.lock:7:10: expected a digest, `sha256:` and 64 hex digits, in quotes
+                digest = 3
+                         ^
+
+            hint: write it anew: `cargo xtask lock`"#]]
+        .assert_eq(&parse(text).unwrap_err().to_string());
+        expect![[r#"
+            cannot read `images.lock`
+
+            images.lock:1:6: unclosed table, expected `]`
+                [root
+                     ^
+
+            hint: write it anew: `cargo xtask lock`"#]]
+        .assert_eq(&parse("[root\n").unwrap_err().to_string());
+        expect![[r#"
+            cannot read `images.lock`
+
+            images.lock:1:1: expected a table `root`
+
+            hint: write it anew: `cargo xtask lock`"#]]
+        .assert_eq(&parse("").unwrap_err().to_string());
+    }
+}

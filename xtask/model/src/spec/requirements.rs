@@ -1,0 +1,359 @@
+//! pip's requirement files: what they ask for, apart from how they are written.
+//!
+//! Pure: files come from a closure of the caller's. Nothing is resolved, no marker evaluated and no environment variable
+//! read: `${NAME}` stays as it is written, so that a meaning is the same on every machine.
+//!
+//! The format is pip's ("Requirements File Format"), with names by PEP 503, versions by PEP 440, requirements and markers
+//! by PEP 508. Where pip takes something that a build by hash cannot use, it is refused with the reason.
+
+mod cursor;
+pub mod encoding;
+mod environment;
+pub(crate) mod lines;
+mod marker;
+mod options;
+mod place;
+mod portable;
+mod requirement;
+pub mod secret;
+mod version;
+
+pub use environment::Environment;
+pub use marker::{Marker, Operand};
+pub use options::Options;
+pub use place::{Place, PlaceKind};
+pub use portable::portable;
+pub use requirement::distribution;
+pub use requirement::{Entry, Requirement, Source, normalised};
+pub use version::{Specifier, Version};
+
+use crate::fault::Fault;
+use crate::spec::reference::Digest;
+use lines::{Bad, Line, Problem};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::path::{Component, Path, PathBuf};
+
+/// The version of [`Meaning`]'s encoding; raised whenever the same files would get another fingerprint.
+pub const SCHEMA: u32 = 1;
+
+/// Bytes that a requirement file and the files it names may have together. Locks of thousands of packages are below.
+pub const MAX_BYTES: usize = 16 << 20;
+
+/// `-r` and `-c` lines, counted each time that one is read.
+const MAX_NAMED: usize = 1000;
+
+/// Files that name each other, from the first one on.
+const MAX_DEPTH: usize = 32;
+
+/// Lines of all files, continued ones counted once.
+const MAX_LINES: usize = 100_000;
+
+/// Bytes of one line with the lines that continue it: room for thousands of hashes.
+const MAX_LINE: usize = 512 << 10;
+
+/// Places that distributions may come from.
+const MAX_PLACES: usize = 100;
+
+/// Bad lines that are reported together.
+const MAX_PROBLEMS: usize = 50;
+
+/// Everything that a requirement file and the files it names ask for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Requirements {
+    requirements: Vec<Requirement>,
+    constraints: Vec<Requirement>,
+    options: Options,
+    places: Vec<Place>,
+    files: Vec<PathBuf>,
+}
+
+/// What counts: the same for two sets of files that ask for the same, however they are written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Meaning {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// What is asked for.
+    pub requirements: BTreeSet<Entry>,
+    /// What limits it, wherever it is needed.
+    pub constraints: BTreeSet<Entry>,
+    /// The options in force.
+    pub options: Options,
+}
+
+impl Requirements {
+    /// The requirements in the order of the files.
+    pub fn requirements(&self) -> &[Requirement] {
+        &self.requirements
+    }
+
+    /// The constraints in the order of the files.
+    pub fn constraints(&self) -> &[Requirement] {
+        &self.constraints
+    }
+
+    /// The options in force after the last line.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// Indexes and pages of links in the order of the files, as they are written.
+    pub fn places(&self) -> &[Place] {
+        &self.places
+    }
+
+    /// Every file that was read, the first one first, each once, as it was given to the loader.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+
+    /// The distributions that are directly asked for, normalised.
+    pub fn names(&self) -> BTreeSet<&str> {
+        self.requirements.iter().map(|requirement| requirement.name.as_str()).collect()
+    }
+
+    /// What counts of all this.
+    pub fn meaning(&self) -> Meaning {
+        let entries = |list: &[Requirement]| list.iter().map(Requirement::meaning).collect();
+        Meaning {
+            schema: SCHEMA,
+            requirements: entries(&self.requirements),
+            constraints: entries(&self.constraints),
+            options: self.options.clone(),
+        }
+    }
+
+    /// The sha256 of the meaning's JSON.
+    pub fn fingerprint(&self) -> Digest {
+        let json = serde_json::to_vec(&self.meaning()).expect("texts, numbers and lists of them have a JSON form");
+        Digest::of(&json)
+    }
+}
+
+/// Reads a requirement file and the files it names. `load` gets paths relative to where `path` is: `a/b.txt` for the
+/// `-r b.txt` in `a/c.txt`.
+///
+/// # Errors
+/// A fault of `load` and a limit at once; every bad line of every file together, as `file:line:column` with the line and a
+/// caret.
+pub fn read(path: &Path, load: &mut dyn FnMut(&Path) -> Result<String, Fault>) -> Result<Requirements, Fault> {
+    let mut reader = Reader {
+        load,
+        found: Requirements::default(),
+        seen: BTreeSet::new(),
+        open: Vec::new(),
+        problems: Vec::new(),
+        used: Used::default(),
+    };
+    reader.file(&lexical(path), false)?;
+    let Reader { found, problems, .. } = reader;
+    if problems.is_empty() { Ok(found) } else { Err(fault(path, &problems)) }
+}
+
+fn fault(path: &Path, problems: &[Problem]) -> Fault {
+    let shown: Vec<String> = problems.iter().map(Problem::to_string).collect();
+    let count = if problems.len() == 1 { "a line".to_owned() } else { format!("{} lines", problems.len()) };
+    Fault::usage(format!("cannot read {count} of the requirements\n\n{}", shown.join("\n\n")))
+        .needed_by(format!("`{}`", path.display()))
+}
+
+/// Without `.` and with `..` taken back, so that one file has one name in a chain.
+fn lexical(path: &Path) -> PathBuf {
+    let mut clean = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::CurDir => {}
+            Component::ParentDir
+                if clean.components().next_back().is_some_and(|last| matches!(last, Component::Normal(_))) =>
+            {
+                clean.pop();
+            }
+            other => clean.push(other),
+        }
+    }
+    clean
+}
+
+struct Reader<'a> {
+    load: &'a mut dyn FnMut(&Path) -> Result<String, Fault>,
+    found: Requirements,
+    /// Files that were read, once as requirements and once as constraints at most.
+    seen: BTreeSet<(PathBuf, bool)>,
+    /// The files being read, outermost first.
+    open: Vec<PathBuf>,
+    problems: Vec<Problem>,
+    used: Used,
+}
+
+/// How much has been read, against the limits.
+#[derive(Default)]
+struct Used {
+    bytes: usize,
+    lines: usize,
+    named: usize,
+}
+
+/// Too much of something: the limit with its number.
+fn limit(path: &Path, what: &str, most: usize) -> Fault {
+    Fault::usage(format!("`{}` exceeds a limit of requirement files: at most {most} {what}", path.display()))
+        .hint("split it, or remove lines that are repeated")
+}
+
+impl Reader<'_> {
+    fn file(&mut self, path: &Path, constraint: bool) -> Result<(), Fault> {
+        if !self.seen.insert((path.to_owned(), constraint)) {
+            return Ok(());
+        }
+        let source = (self.load)(path).map_err(|fault| match self.open.last() {
+            Some(from) if fault.needed_by.is_none() => fault.needed_by(format!("`{}`", from.display())),
+            _ => fault,
+        })?;
+        if !self.found.files.iter().any(|file| file == path) {
+            self.found.files.push(path.to_owned());
+        }
+        self.used.bytes += source.len();
+        if self.used.bytes > MAX_BYTES {
+            return Err(limit(path, "bytes in all files together", MAX_BYTES));
+        }
+        let lines = lines::logical(&source);
+        self.used.lines += lines.len();
+        if self.used.lines > MAX_LINES {
+            return Err(limit(path, "lines in all files together", MAX_LINES));
+        }
+        if lines.iter().any(|line| line.text.len() > MAX_LINE) {
+            return Err(limit(path, "bytes in one line", MAX_LINE));
+        }
+        self.open.push(path.to_owned());
+        for line in lines {
+            match self.line(path, &line, constraint)? {
+                Ok(()) => {}
+                Err(bad) if self.problems.len() < MAX_PROBLEMS => {
+                    self.problems.push(Problem::new(path, &source, &line, bad));
+                }
+                Err(_) => break,
+            }
+        }
+        self.open.pop();
+        Ok(())
+    }
+
+    /// The outer result is the loader's, the inner one the line's.
+    fn line(&mut self, path: &Path, line: &Line, constraint: bool) -> Result<Result<(), Bad>, Fault> {
+        if let Some(at) = line.swallows {
+            return Ok(Err(Bad::new(
+                at,
+                "a comment that ends in a backslash takes the next line with it: remove the backslash",
+            )));
+        }
+        let blank = line.text.len() - line.text.trim_start().len();
+        if line.text[blank..].starts_with('-') {
+            return match options::read(&line.text[blank..]) {
+                Ok(written) => self.options(path, blank, &written),
+                Err(bad) => Ok(Err(bad.within(blank))),
+            };
+        }
+        Ok(entry(path, line, constraint).map(|requirement| {
+            if matches!(requirement.source, Source::Url(_)) {
+                self.found.places.extend(Place::of_line(&line.text));
+            }
+            if constraint { &mut self.found.constraints } else { &mut self.found.requirements }.push(requirement);
+        }))
+    }
+
+    fn options(&mut self, path: &Path, from: usize, written: &[options::Written]) -> Result<Result<(), Bad>, Fault> {
+        for option in written {
+            let bad = |why: &str| Ok(Err(Bad::new(from + option.at, why)));
+            match option.name {
+                "--requirement" | "--constraint" => {
+                    if let Err(bad) = self.nested(path, option)? {
+                        return Ok(Err(bad.within(from)));
+                    }
+                }
+                "--editable" => {
+                    return bad("an editable install is a path of this machine and cannot be part of a locked build");
+                }
+                "--hash" => return bad("expected a requirement before `--hash`"),
+                _ if self.found.options.take(option) => {
+                    self.found.places.extend(Place::of(option));
+                    if self.found.places.iter().filter(|place| place.kind != PlaceKind::File).count() > MAX_PLACES {
+                        return Err(limit(path, "indexes and pages of links", MAX_PLACES));
+                    }
+                }
+                other => return bad(&format!("expected a requirement before `{other}`")),
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    fn nested(&mut self, path: &Path, option: &options::Written) -> Result<Result<(), Bad>, Fault> {
+        let bad = |why: String| Ok(Err(Bad::new(option.value_at, why)));
+        if option.value.contains("://") {
+            return bad("a file from the network can change behind a lock: keep it in the repository".to_owned());
+        }
+        if option.value.contains("${") {
+            return bad("the name of a file cannot come from the environment: write it here".to_owned());
+        }
+        let inner = lexical(&path.parent().unwrap_or(Path::new("")).join(&option.value));
+        if !inner.components().all(|part| matches!(part, Component::Normal(_))) || inner.as_os_str().is_empty() {
+            return bad("this is outside of the repository: a lock reads files of the repository only".to_owned());
+        }
+        self.used.named += 1;
+        if self.used.named > MAX_NAMED {
+            return Err(limit(path, "lines with `-r` or `-c`", MAX_NAMED));
+        }
+        if self.open.len() == MAX_DEPTH {
+            return Err(limit(path, "files that name each other", MAX_DEPTH));
+        }
+        if let Some(index) = self.open.iter().position(|open| *open == inner) {
+            let chain: Vec<String> =
+                self.open[index..].iter().chain([&inner]).map(|file| format!("`{}`", file.display())).collect();
+            return bad(format!("this file names itself: {}", chain.join(" -> ")));
+        }
+        self.file(&inner, option.name == "--constraint").map(Ok)
+    }
+}
+
+/// A requirement with its options: `name==1 ; marker --hash=sha256:…`.
+fn entry(path: &Path, line: &Line, constraint: bool) -> Result<Requirement, Bad> {
+    let split = options_begin(&line.text);
+    let mut requirement = requirement::read(&line.text[..split])?;
+    requirement.file = path.to_owned();
+    requirement.line = line.position(line.text.len() - line.text.trim_start().len()).0;
+    for option in options::read(&line.text[split..]).map_err(|bad| bad.within(split))? {
+        match option.name {
+            "--hash" => {
+                let hash = options::hash(&option.value).map_err(|why| Bad::new(split + option.value_at, why))?;
+                requirement.hashes.insert(hash);
+            }
+            "--global-option" | "--config-settings" => {
+                let why = format!(
+                    "`{}` is for building on this machine; a locked build takes no build settings",
+                    option.name
+                );
+                return Err(Bad::new(split + option.at, why));
+            }
+            other => return Err(Bad::new(split + option.at, format!("`{other}` stands on a line of its own"))),
+        }
+    }
+    if constraint && !requirement.extras.is_empty() {
+        return Err(Bad::new(line.text.find('[').unwrap_or(0), "a constraint cannot have extras"));
+    }
+    Ok(requirement)
+}
+
+/// Where the first word with a dash in front begins: pip splits there.
+fn options_begin(text: &str) -> usize {
+    let mut blank = false;
+    for (at, c) in text.char_indices() {
+        if blank && c == '-' {
+            return at;
+        }
+        blank = c.is_whitespace();
+    }
+    text.len()
+}
+
+#[cfg(test)]
+mod oracle;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,187 @@
+//! A Dockerfile's target put together without a daemon: its layers by their recipes, and the image's configuration.
+//!
+//! Gives what BuildKit makes of the same file. Reads the build context and nothing else; asks an image for its files only
+//! where an instruction depends on them, which one with `--link` never does. Writes nothing.
+
+mod beneath;
+mod config;
+mod copy;
+mod duration;
+mod gather;
+mod ground;
+mod mode;
+mod owner;
+mod ports;
+mod recipe;
+mod refusal;
+mod stages;
+mod taking;
+mod target;
+#[cfg(test)]
+mod tests;
+
+pub use beneath::{Beneath, Image, Images, Stat};
+pub use config::CREATED;
+pub use refusal::{Subject, other_image, refusal};
+
+use crate::layer::item::Item;
+use crate::recipes::stage::Realise;
+use ground::Layers;
+use stages::{Stages, ways_out};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use xtask_model::fault::Fault;
+use xtask_model::image::context::ContextPath;
+use xtask_model::spec::dockerfile::{Dockerfile, Footing, Inherited, Stage};
+use xtask_model::spec::ignore::Ignore;
+use xtask_model::spec::oci::Config;
+use xtask_model::spec::reference::{Digest, Platform};
+
+/// Everything that an image is made of.
+pub struct Inputs<'a> {
+    /// The Dockerfile, its target the stage to build.
+    pub dockerfile: &'a Dockerfile,
+    /// Build arguments.
+    pub args: &'a BTreeMap<String, String>,
+    /// What it is built for.
+    pub platform: &'a Platform,
+    /// The build context's folder.
+    pub context: &'a Path,
+    /// What of it is left out.
+    pub ignore: &'a Ignore,
+    /// Labels from the command line, which win.
+    pub labels: &'a BTreeMap<String, String>,
+    /// The images that `FROM` names.
+    pub images: &'a dyn Images,
+    /// Stages that recipes make, by name.
+    pub realised: &'a BTreeMap<String, &'a dyn Realise>,
+    /// Files of the context that count by the recipe that makes them, and need not be there yet. They count as executable.
+    pub known: &'a BTreeMap<ContextPath, Digest>,
+    /// How layers are compressed: a part of every recipe.
+    pub codec: &'a str,
+}
+
+/// A layer that the image has on top of its base.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LayerPlan {
+    /// 1-based line of its instruction.
+    pub line: usize,
+    /// What the history says of it.
+    pub created_by: String,
+    /// What reports call it: the instruction, or the part of a realised stage.
+    pub name: String,
+    /// The digest of everything that determines what is in it.
+    pub recipe: Digest,
+    /// Files of [`Inputs::known`] that have to be there when it is made.
+    pub needs: BTreeSet<ContextPath>,
+}
+
+/// An image, planned.
+pub struct Assembly<'a> {
+    /// Its configuration, complete but for its layers' digests. Its history has an entry for each layer.
+    pub config: Config,
+    /// The layers beneath: those of the image that its first `FROM` names.
+    pub base: Vec<Digest>,
+    /// Its own layers, lowest first.
+    pub layers: Vec<LayerPlan>,
+    /// Which of all stages' layers these are.
+    numbers: Vec<usize>,
+    all: Layers<'a>,
+}
+
+impl Assembly<'_> {
+    /// The items of these layers, by their numbers in [`Self::layers`]: of each, sorted by path. Recipes of stages are asked
+    /// once for all.
+    pub fn produce(&self, wanted: &[usize]) -> Result<Vec<Vec<Item>>, Fault> {
+        let numbers: Vec<usize> = wanted.iter().map(|layer| self.numbers[*layer]).collect();
+        self.all.prepare(&numbers)?;
+        numbers.iter().map(|number| ground::items(&self.all.made(*number)?)).collect()
+    }
+}
+
+/// Plans the image.
+pub fn assemble<'a>(inputs: &'a Inputs<'a>) -> Result<Assembly<'a>, Fault> {
+    let file = inputs.dockerfile;
+    let footings = file.footings(inputs.args, inputs.platform)?;
+    let interpreted = interpreted(file, &footings, &|name| inputs.realised.contains_key(name))?;
+    let mut stages = Stages {
+        inputs,
+        layers: Layers::default(),
+        plans: Vec::new(),
+        done: BTreeMap::new(),
+        inherited: 0,
+        taken: BTreeMap::new(),
+    };
+    let mut images: BTreeMap<usize, usize> = BTreeMap::new();
+    for footing in footings.iter().filter(|footing| interpreted.contains(&footing.stage)) {
+        if footing.on.is_none() && footing.base != "scratch" {
+            let platform = stages.platform(footing)?;
+            let place = format!("`{}:{}`", file.path(), file.stages()[footing.stage].line);
+            let image = inputs.images.image(&footing.base, &platform).map_err(|fault| match fault.needed_by {
+                Some(_) => fault,
+                None => fault.needed_by(place),
+            })?;
+            images.insert(footing.stage, stages.layers.images.len());
+            stages.layers.images.push(image);
+        }
+    }
+    let inherits = |stage: usize| images.get(&stage).map(|image| inherited(&stages.layers.images[*image].config));
+    let expanded = file.expand_over(inputs.args, inputs.platform, &inherits)?;
+    let found: Vec<&Stage> = expanded.stages.iter().filter(|stage| interpreted.contains(&stage.index)).collect();
+    stages.gather(&found)?;
+    for stage in found {
+        let footing = footings.iter().find(|footing| footing.stage == stage.index);
+        let footing = footing.expect("what is expanded is reached");
+        stages.stage(stage, footing, images.get(&stage.index).copied())?;
+    }
+    let mut state = stages.done.remove(&file.target().index).expect("the target is interpreted");
+    state.description.label(inputs.labels);
+    let image = state.ground.image.map(|image| stages.layers.images[image].config.rootfs.diff_ids.clone());
+    Ok(Assembly {
+        config: state.description.finish(),
+        base: image.unwrap_or_default(),
+        layers: state.ground.layers.iter().map(|layer| stages.plans[*layer].clone()).collect(),
+        numbers: state.ground.layers,
+        all: stages.layers,
+    })
+}
+
+/// The stages whose instructions are carried out: the target, what it stands on, and what these copy from, but for those
+/// that recipes make.
+fn interpreted(
+    file: &Dockerfile,
+    footings: &[Footing],
+    realised: &dyn Fn(&str) -> bool,
+) -> Result<BTreeSet<usize>, Fault> {
+    let is_realised = |stage: &usize| file.stages()[*stage].name.as_deref().is_some_and(realised);
+    let target = file.target();
+    if is_realised(&target.index) {
+        let what = format!("{}:{}: the target is a stage that a recipe makes", file.path(), target.line);
+        return Err(ways_out(Fault::usage(what)));
+    }
+    let mut found = BTreeSet::new();
+    let mut open = vec![target.index];
+    while let Some(stage) = open.pop() {
+        if is_realised(&stage) || !found.insert(stage) {
+            continue;
+        }
+        let on = footings.iter().find(|footing| footing.stage == stage).and_then(|footing| footing.on);
+        open.extend(on);
+        open.extend(file.copied_stages(stage, on));
+    }
+    Ok(found)
+}
+
+/// What an image brings into a stage on it.
+fn inherited(config: &Config) -> Inherited {
+    let pair = |entry: &String| {
+        let (name, value) = entry.split_once('=').unwrap_or((entry, ""));
+        (name.to_owned(), value.to_owned())
+    };
+    let mut env: Vec<(String, String)> = config.config.env.iter().map(pair).collect();
+    if !env.iter().any(|(name, _)| name == "PATH") {
+        env.push(("PATH".to_owned(), xtask_model::spec::dockerfile::DEFAULT_PATH.to_owned()));
+    }
+    let triggers = config.config.other.get("OnBuild").and_then(|value| serde_json::from_value(value.clone()).ok());
+    Inherited { env, triggers: triggers.unwrap_or_default() }
+}

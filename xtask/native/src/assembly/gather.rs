@@ -1,0 +1,136 @@
+//! What the instructions take from the build context.
+//!
+//! Reads the context's folder. Modes are as git records them, so that machines with another umask give the same image.
+
+use super::copy::{Node, Taken};
+use super::taking::folder;
+use super::target::Sum;
+use crate::layer::item::{Bytes, Content};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read as _;
+use std::path::Path;
+use xtask_host::tree::context::{self, Picked};
+use xtask_model::fault::Fault;
+use xtask_model::image::context::{ContextPath, Kind, Match};
+use xtask_model::spec::dockerfile::Source;
+use xtask_model::spec::ignore::Ignore;
+use xtask_model::spec::reference::Digest;
+
+/// The context with what is known of files that are yet to be made.
+pub(super) struct Context<'a> {
+    pub(super) root: &'a Path,
+    pub(super) ignore: &'a Ignore,
+    pub(super) known: &'a BTreeMap<ContextPath, Digest>,
+}
+
+impl Context<'_> {
+    /// What each source names, in order.
+    pub(super) fn take(&self, sources: &[Source]) -> Result<Vec<Vec<Taken>>, Fault> {
+        let mut taken = vec![Vec::new(); sources.len()];
+        if sources.is_empty() {
+            return Ok(taken);
+        }
+        let absent: BTreeSet<ContextPath> = self.known.keys().cloned().collect();
+        let picked = context::pick(self.root, sources, self.ignore, &absent)?;
+        for found in &picked.matches {
+            taken[found.source].push(self.taken(found, &picked, &sources[found.source])?);
+        }
+        Ok(taken)
+    }
+
+    fn taken(&self, found: &Match, picked: &Picked, source: &Source) -> Result<Taken, Fault> {
+        let mut nodes = vec![match picked.tree.get(&found.at) {
+            Some(_) => self.node(&found.at, ContextPath::default(), picked, source)?,
+            None => folder(),
+        }];
+        for path in &found.below {
+            let rest = ContextPath::new(path.below(&found.at).unwrap_or_default());
+            nodes.push(self.node(path, rest, picked, source)?);
+        }
+        Ok(Taken { name: found.name.clone(), nodes })
+    }
+
+    fn node(&self, path: &ContextPath, rest: ContextPath, picked: &Picked, source: &Source) -> Result<Node, Fault> {
+        let Some(found) = picked.tree.get(path) else { return Ok(Node { rest, ..folder() }) };
+        let file = self.root.join(path.to_path());
+        let (content, mode) = match found.kind {
+            Kind::Dir => (Content::Dir, 0o755),
+            Kind::Symlink => (Content::Symlink(found.link.clone().unwrap_or_default()), 0o777),
+            Kind::File | Kind::Special => {
+                let executable = found.mode & 0o100 != 0;
+                if executable && !self.known.contains_key(path) {
+                    without_capabilities(&file, path, source)?;
+                }
+                let content = Content::File(Bytes::At { file, size: found.size });
+                (content, if executable { 0o755 } else { 0o644 })
+            }
+        };
+        let sum = match (self.known.get(path), picked.digests.get(path)) {
+            (Some(recipe), _) => Some(Sum::Recipe(*recipe)),
+            (None, digest) => digest.copied().map(Sum::Contents),
+        };
+        Ok(Node { rest, mode, uid: 0, gid: 0, content, sum })
+    }
+
+    /// Refuses what `ADD` would unpack, or might: what begins as an archive or as something compressed.
+    pub(super) fn refuse_archives(&self, taken: &[Taken], source: &Source) -> Result<(), Fault> {
+        let files = taken.iter().filter_map(|taken| taken.nodes.first());
+        for node in files {
+            let Content::File(Bytes::At { file, .. }) = &node.content else { continue };
+            if matches!(node.sum, Some(Sum::Recipe(_))) {
+                continue;
+            }
+            let cannot = |error| Fault::usage(format!("cannot read `{}`", file.display())).cause(error);
+            let mut head = Vec::new();
+            std::fs::File::open(file).and_then(|file| file.take(512).read_to_end(&mut head)).map_err(cannot)?;
+            if is_packed(&head) {
+                let what = format!(
+                    "{}: `ADD` would unpack `{}`, and the native engine does not",
+                    source.place,
+                    file.display()
+                );
+                return Err(Fault::usage(what)
+                    .hint("copy it as it is with `COPY`, or commit what is in it")
+                    .hint("or build with `--engine docker`"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a file begins with that BuildKit looks into: gzip, bzip2, xz, zstd, tar.
+fn is_packed(head: &[u8]) -> bool {
+    let magics: [&[u8]; 4] = [b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd"];
+    magics.iter().any(|magic| head.starts_with(magic)) || head.get(257..262) == Some(b"ustar")
+}
+
+/// BuildKit copies no extended attribute of the context. That a program loses what it may do is told rather than done.
+fn without_capabilities(file: &Path, path: &ContextPath, source: &Source) -> Result<(), Fault> {
+    let mut buffer = [0; 64];
+    match rustix::fs::lgetxattr(file, "security.capability", &mut buffer[..]) {
+        Ok(_) => Err(Fault::usage(format!("`{path}` in the build context has file capabilities, which no copy keeps"))
+            .needed_by(format!("`{}`", source.place))
+            .hint(format!("take them away with `setcap -r {path}`, and let the container's runtime give them"))),
+        Err(_) => Ok(()),
+    }
+}
+
+/// The size of a file that was yet to be made when it was taken.
+pub(super) fn size_now(file: &Path) -> Result<u64, Fault> {
+    let cannot = || Fault::build(format!("cannot read `{}`", file.display()));
+    match std::fs::symlink_metadata(file) {
+        Ok(metadata) if metadata.is_file() => Ok(metadata.len()),
+        Ok(_) => Err(cannot().cause("it is not a file")),
+        Err(error) => Err(cannot().cause(error)),
+    }
+}
+
+/// A file's contents.
+pub(super) fn contents(bytes: &Bytes) -> Result<Vec<u8>, Fault> {
+    match bytes {
+        Bytes::Here(bytes) => Ok(bytes.to_vec()),
+        Bytes::At { file, .. } => {
+            std::fs::read(file).map_err(|error| Fault::usage(format!("cannot read `{}`", file.display())).cause(error))
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! Builds one image for one platform without a daemon: plans its layers, names those that are known, makes the others, brings
+//! everything to where it goes. Tags are not written here.
+
+use crate::assembly::{Assembly, Inputs, LayerPlan, assemble};
+use crate::image::{Image, oci_layer};
+use crate::layer::{self, Codec};
+use crate::push::deliver::{self, Layer, Origin};
+use crate::push::known::{self, Known};
+use crate::store::Store;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+use xtask_host::registry::Client;
+use xtask_host::registry::layout::Layout;
+use xtask_host::terminal;
+use xtask_model::fault::Fault;
+use xtask_model::image::context::ContextPath;
+use xtask_model::spec::oci::{Config, Descriptor, Manifest, RootFs, media_type};
+use xtask_model::spec::reference::{Digest, Repository};
+
+/// What is to be built, and with what.
+pub struct Order<'a> {
+    /// What determines the image.
+    pub inputs: Inputs<'a>,
+    /// The image beneath; none for one from nothing.
+    pub beneath: Option<&'a Image>,
+    /// How new layers are compressed.
+    pub codec: Codec,
+    /// Makes files of the context that are known by their recipe, when a layer needs them.
+    pub make: &'a dyn Fn(&BTreeSet<ContextPath>) -> Result<(), Fault>,
+    /// When it was made, RFC 3339.
+    pub created: Option<String>,
+    /// Layers that were made here before.
+    pub store: &'a Store,
+    /// Layers that the destination has.
+    pub known: &'a Known,
+    /// Whether layers are made anew although they are known.
+    pub force: bool,
+}
+
+/// Where an image goes.
+#[derive(Clone, Copy)]
+pub enum Destination<'a> {
+    /// To a repository.
+    Repository(&'a Repository),
+    /// Into a layout.
+    Layout(&'a Layout),
+}
+
+/// What was built.
+pub struct Built {
+    /// Its manifest's digest.
+    pub digest: Digest,
+    /// Its manifest.
+    pub manifest: Manifest,
+    /// How many layers it has on the image beneath, and how many of them were known.
+    pub layers: [usize; 2],
+    /// Bytes that were sent to the registry.
+    pub sent: u64,
+    /// Seconds by phase.
+    pub took: Vec<(&'static str, Duration)>,
+}
+
+/// Builds it and brings it there.
+pub fn build(client: &Client, order: &Order<'_>, destination: Destination<'_>) -> Result<Built, Fault> {
+    let mut clock = Clock::start();
+    let assembly = assemble(&order.inputs)?;
+    clock.lap("assemble");
+    let mut built = match put_together(client, order, &assembly, destination, false, &mut clock)? {
+        Some(built) => built,
+        None => {
+            terminal::warn("the registry has lost layers that its own manifests name: they are made again");
+            let again = put_together(client, order, &assembly, destination, true, &mut clock)?;
+            again.ok_or_else(|| Fault::network("the registry goes on losing what it is given"))?
+        }
+    };
+    built.took = clock.laps;
+    Ok(built)
+}
+
+/// The layers as they would be, for a dry run: each with whether it is known.
+pub fn plan(order: &Order<'_>) -> Result<Vec<(LayerPlan, bool)>, Fault> {
+    let assembly = assemble(&order.inputs)?;
+    let known = |plan: &LayerPlan| {
+        !order.force
+            && (order.known.layer(&plan.recipe).is_some() || matches!(order.store.get(&plan.recipe), Ok(Some(_))))
+    };
+    Ok(assembly.layers.iter().map(|plan| (plan.clone(), known(plan))).collect())
+}
+
+/// One attempt; none where the registry turned out to lack what it was said to have. With `distrust` it is asked for everything.
+fn put_together(
+    client: &Client,
+    order: &Order<'_>,
+    assembly: &Assembly<'_>,
+    destination: Destination<'_>,
+    distrust: bool,
+    clock: &mut Clock,
+) -> Result<Option<Built>, Fault> {
+    let mut layers = Vec::new();
+    let mut missing = Vec::new();
+    for (index, plan) in assembly.layers.iter().enumerate() {
+        let found = if order.force { None } else { find(client, order, plan, destination, distrust)? };
+        if found.is_none() {
+            missing.push(index);
+        }
+        layers.push(found);
+    }
+    let named = layers.iter().flatten().count();
+    clock.lap("find");
+    if !missing.is_empty() {
+        let needs: BTreeSet<ContextPath> =
+            missing.iter().flat_map(|index| assembly.layers[*index].needs.iter().cloned()).collect();
+        if !needs.is_empty() {
+            (order.make)(&needs)?;
+            clock.lap("compile");
+        }
+        let produced = assembly.produce(&missing)?;
+        clock.lap("produce");
+        for (index, items) in missing.into_iter().zip(produced) {
+            let plan = &assembly.layers[index];
+            xtask_host::process::interrupted()?;
+            terminal::detail(&format!("layer {}: {} entries", plan.name, items.len()));
+            let stored = order.store.put(&plan.recipe, |sink| layer::write(&items, order.codec, threads(), sink))?;
+            let descriptor = known::noted(stored.descriptor, &plan.recipe, &stored.diff_id);
+            layers[index] = Some(Layer { descriptor, diff_id: stored.diff_id, origin: Origin::File(stored.path) });
+        }
+        clock.lap("compress");
+    }
+    let own: Vec<Layer> = layers.into_iter().flatten().collect();
+    let beneath = order.beneath.into_iter().flat_map(|image| {
+        image.layers().map(|(descriptor, diff_id)| {
+            // What the repository has lost is mounted again, for the image beneath has it still.
+            let named = matches!(destination, Destination::Repository(_)) && order.known.has_blob(&descriptor.digest);
+            let there = named && !distrust;
+            let origin = if there { Origin::There } else { Origin::Beneath };
+            Layer { descriptor: oci_layer(descriptor), diff_id, origin }
+        })
+    });
+    let all: Vec<Layer> = beneath.chain(own).collect();
+    let (config, manifest) = documents(order, assembly, &all)?;
+    let sent = match destination {
+        Destination::Repository(repository) => {
+            let (digest, size) = (manifest.config.digest, manifest.config.size);
+            let sent = std::thread::scope(|scope| {
+                let config = scope.spawn(|| client.upload(repository, &digest, size, &config));
+                let sent = deliver::to_repository(client, repository, &all, order.beneath, distrust)?;
+                config.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+                Ok::<_, Fault>(sent)
+            })?;
+            // Not every registry refuses a manifest whose layers it lacks.
+            let Some(sent) = sent else { return Ok(None) };
+            let bytes = json(&manifest)?;
+            let put = client.put_manifest(repository, Digest::of(&bytes), media_type::MANIFEST, &bytes);
+            if let Err(fault) = put {
+                let lost = !distrust && deliver::lacks(client, repository, &all)?;
+                return if lost { Ok(None) } else { Err(fault) };
+            }
+            sent + size
+        }
+        Destination::Layout(layout) => {
+            deliver::to_layout(client, layout, &all, order.beneath)?;
+            layout.put_bytes(&config)?;
+            layout.put_bytes(&json(&manifest)?)?;
+            0
+        }
+    };
+    clock.lap("send");
+    let digest = Digest::of(&json(&manifest)?);
+    Ok(Some(Built { digest, manifest, layers: [assembly.layers.len(), named], sent, took: Vec::new() }))
+}
+
+/// A layer that need not be made: one that a manifest of the repository names, or one of the store.
+fn find(
+    client: &Client,
+    order: &Order<'_>,
+    plan: &LayerPlan,
+    destination: Destination<'_>,
+    distrust: bool,
+) -> Result<Option<Layer>, Fault> {
+    if let (Destination::Repository(repository), Some((descriptor, diff_id))) =
+        (destination, order.known.layer(&plan.recipe))
+        && (!distrust || client.has_blob(repository, &descriptor.digest)?)
+    {
+        return Ok(Some(Layer { descriptor: descriptor.clone(), diff_id, origin: Origin::There }));
+    }
+    let Some(stored) = order.store.get(&plan.recipe)? else { return Ok(None) };
+    // Read through once: what is damaged is made anew.
+    Ok(order.store.open_layer(&stored)?.map(|_| Layer {
+        descriptor: known::noted(stored.descriptor, &plan.recipe, &stored.diff_id),
+        diff_id: stored.diff_id,
+        origin: Origin::File(stored.path),
+    }))
+}
+
+/// The configuration's bytes and the manifest.
+fn documents(order: &Order<'_>, assembly: &Assembly<'_>, layers: &[Layer]) -> Result<(Vec<u8>, Manifest), Fault> {
+    let mut config: Config = assembly.config.clone();
+    config.rootfs = RootFs::new(layers.iter().map(|layer| layer.diff_id).collect());
+    if let Some(created) = &order.created {
+        config.created = Some(created.clone());
+    }
+    let bytes = json(&config)?;
+    let descriptor = Descriptor::new(media_type::CONFIG, Digest::of(&bytes), bytes.len() as u64);
+    let manifest = Manifest::new(descriptor, layers.iter().map(|layer| layer.descriptor.clone()).collect());
+    Ok((bytes, manifest))
+}
+
+fn json(document: &impl serde::Serialize) -> Result<Vec<u8>, Fault> {
+    serde_json::to_vec(document).map_err(|error| Fault::build("cannot write a document of the image").cause(error))
+}
+
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+/// Seconds by phase. A phase that comes again adds to itself.
+struct Clock {
+    since: Instant,
+    laps: Vec<(&'static str, Duration)>,
+}
+
+impl Clock {
+    fn start() -> Self {
+        Self { since: Instant::now(), laps: Vec::new() }
+    }
+
+    fn lap(&mut self, name: &'static str) {
+        let took = self.since.elapsed();
+        self.since = Instant::now();
+        match self.laps.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, sum)) => *sum += took,
+            None => self.laps.push((name, took)),
+        }
+    }
+}

@@ -1,0 +1,340 @@
+//! What happens between our call and the program of an image: this same binary, started again, makes namespaces and becomes
+//! the program.
+//!
+//! Three parts, each a process. The *first* leaves the host's namespaces and waits; the *second*, process 1 of the new ones,
+//! builds the root filesystem, gives up its rights and becomes the image's program; *join* enters namespaces that are there
+//! already. Whoever starts the first is told through a file how far it came. Each dies with the one that started it, so that
+//! nothing outlives us, whatever ends us. Nothing here may start a thread: threads cannot leave their namespaces.
+
+mod apart;
+mod filesystem;
+mod loopback;
+mod rights;
+
+pub(super) use rights::has_roots;
+
+use super::Manner;
+use super::guard::{self, Ranges};
+use super::program::Program;
+use rustix::fs::Mode;
+use rustix::process::{Pid, Signal};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags};
+use serde::{Deserialize, Serialize};
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{ErrorKind, Read as _, Seek as _, Write as _};
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{ExitCode, ExitStatus, Stdio};
+use xtask_host::process::Command;
+use xtask_model::fault::Fault;
+
+/// The first argument of such a call.
+const WORD: &str = "container-inside";
+/// This binary, wherever it is and whatever was built in its place meanwhile.
+pub(super) const OURSELVES: &str = "/proc/self/exe";
+/// The exit where no program was reached, as docker has it.
+const NOT_STARTED: u8 = 125;
+
+/// With which rights namespaces are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Rights {
+    /// Those of root: the program's user is a user of this machine.
+    Root,
+    /// An ordinary user's: the program's user is another name for whoever runs us.
+    Ordinary,
+}
+
+/// What the first and the second process are to do.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Start {
+    /// The unpacked image.
+    pub folder: PathBuf,
+    /// Where they tell how far they came.
+    pub report: PathBuf,
+    /// The process whose end is theirs.
+    pub parent: u32,
+    pub rights: Rights,
+    pub manner: Manner,
+    /// Without a program all is made ready, and nothing run.
+    pub program: Option<Program>,
+}
+
+/// What [`Task::Join`] is to do.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Join {
+    /// The process 1 of the namespaces.
+    pub init: u32,
+    /// That process's parent, by which it is known to be the one.
+    pub first: u32,
+    /// The process whose end is ours.
+    pub parent: u32,
+    pub rights: Rights,
+    pub manner: Manner,
+    pub program: Program,
+}
+
+/// What [`Task::Apart`] is to do.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Apart {
+    /// The process whose end is ours.
+    pub parent: u32,
+    /// The users that an ordinary user gives to a user namespace.
+    pub ranges: Option<Ranges>,
+}
+
+/// What a call of ourselves is for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum Task {
+    First(Start),
+    Second(Start),
+    Join(Join),
+    /// A program of this machine, which is the rest of the arguments, as are those of the next two.
+    Guarded {
+        parent: u32,
+    },
+    Apart(Apart),
+    Init {
+        parent: u32,
+    },
+    Map(Ranges),
+}
+
+/// What is told of a start, a line each.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum News {
+    /// The second process has this id on the host.
+    Init(u32),
+    /// All is ready, and the program is next.
+    Ready,
+    /// It cannot be made ready.
+    Failed { what: String, cause: String },
+}
+
+impl Task {
+    /// The arguments of a call of ourselves.
+    pub(super) fn args(&self) -> Result<[String; 2], Fault> {
+        let text = serde_json::to_string(self);
+        let text = text.map_err(|error| Fault::usage("cannot run a container in this folder").cause(error))?;
+        Ok([WORD.to_owned(), text])
+    }
+}
+
+/// Does what a call of ourselves asks; `None` where this is no such call. To be asked before any thread is started.
+pub fn inside() -> Option<ExitCode> {
+    let mut args = std::env::args_os().skip(1);
+    if args.next().is_none_or(|word| word != WORD) {
+        guard::through_ourselves();
+        return None;
+    }
+    // Whatever else was inherited is somebody's of the host: an open folder would lead a program out of its image.
+    close_fds::set_fds_cloexec(3, &[]);
+    let text = args.next().unwrap_or_default();
+    let argv: Vec<OsString> = args.collect();
+    let task = serde_json::from_str(&text.to_string_lossy());
+    if !matches!(task, Ok(Task::Guarded { .. } | Task::Map(_))) {
+        // Whatever the caller's is: what is written for an image is for all its users.
+        rustix::process::umask(Mode::from_raw_mode(0o022));
+    }
+    let done = match task {
+        Ok(Task::First(start)) => reported(&start, first),
+        Ok(Task::Second(start)) => reported(&start, second),
+        Ok(Task::Join(task)) => join(&task),
+        Ok(Task::Guarded { parent }) => apart::guarded(parent, &argv),
+        Ok(Task::Apart(task)) => apart::first(&task, &argv),
+        Ok(Task::Init { parent }) => apart::init(parent, &argv),
+        Ok(Task::Map(ranges)) => apart::map(&ranges),
+        Err(error) => Err(Fault::usage("this call is for xtask itself").cause(error)),
+    };
+    Some(done.unwrap_or_else(|fault| {
+        // Where someone waits for news, the news has it already.
+        eprintln!("{fault}");
+        ExitCode::from(NOT_STARTED)
+    }))
+}
+
+/// Where news go.
+struct Reporter(File);
+
+impl Reporter {
+    fn tell(&mut self, news: &News) {
+        let mut line = serde_json::to_vec(news).expect("news are plain data");
+        line.push(b'\n');
+        // Whoever wanted to hear it has ended; so will we.
+        let _ = self.0.write_all(&line);
+    }
+}
+
+fn reported(start: &Start, part: fn(&Start, &mut Reporter) -> Result<ExitCode, Fault>) -> Result<ExitCode, Fault> {
+    let opened = File::options().append(true).open(&start.report);
+    let mut reporter = Reporter(opened.map_err(cannot("open the report of a container"))?);
+    part(start, &mut reporter).or_else(|fault| {
+        reporter.tell(&News::Failed { what: fault.what, cause: fault.causes.join(": ") });
+        Ok(ExitCode::from(NOT_STARTED))
+    })
+}
+
+/// Leaves the host's namespaces, starts process 1 of the new ones and waits for its end.
+fn first(start: &Start, reporter: &mut Reporter) -> Result<ExitCode, Fault> {
+    die_with_parent()?;
+    if rustix::process::getppid() != pid(start.parent) {
+        return Ok(ExitCode::from(NOT_STARTED));
+    }
+    // No terminal is ours: what is typed at it, Ctrl-C too, is for whoever started us, and nothing can be put into it.
+    rustix::process::setsid().map_err(cannot("begin a session"))?;
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    leave(start)?;
+    if start.rights == Rights::Ordinary {
+        let user = start.program.as_ref().map(|program| &program.user);
+        let (inner_uid, inner_gid) = user.map_or((0, 0), |user| (user.uid, user.gid));
+        let map = |file: &str, text: &str| {
+            std::fs::write(format!("/proc/self/{file}"), text).map_err(cannot("name the user of a user namespace"))
+        };
+        map("setgroups", "deny")?;
+        map("uid_map", &format!("{inner_uid} {uid} 1"))?;
+        map("gid_map", &format!("{inner_gid} {gid} 1"))?;
+        rights::keep_through_exec().map_err(cannot("keep the rights of a user namespace"))?;
+    }
+    // The signal is forgotten with a change of rights.
+    die_with_parent()?;
+    let own = std::process::id();
+    let report = PathBuf::from(format!("/proc/{own}/fd/{}", reporter.0.as_raw_fd()));
+    let second = Task::Second(Start { parent: own, report, ..start.clone() });
+    let call = Command::new(OURSELVES).args(second.args()?);
+    let mut child = call.start(ours()).map_err(cannot("start ourselves again"))?;
+    reporter.tell(&News::Init(child.id()));
+    Ok(code(child.wait().map_err(cannot("wait for a container"))?))
+}
+
+fn leave(start: &Start) -> Result<(), Fault> {
+    let mut flags = UnshareFlags::NEWNS | UnshareFlags::NEWPID | UnshareFlags::NEWIPC;
+    if start.manner == Manner::Confined {
+        flags |= UnshareFlags::NEWNET | UnshareFlags::NEWUTS;
+    }
+    if start.rights == Rights::Ordinary {
+        flags |= UnshareFlags::NEWUSER;
+    }
+    #[expect(deprecated, reason = "the other one is unsafe for `CLONE_FILES` alone, which is not asked for")]
+    rustix::thread::unshare(flags).map_err(cannot("make namespaces"))
+}
+
+/// Makes the image's folder the root of everything, and becomes its program.
+fn second(start: &Start, reporter: &mut Reporter) -> Result<ExitCode, Fault> {
+    die_with_parent()?;
+    let mut status = File::open("/proc/self/status").map_err(cannot("read `/proc`"))?;
+    if parent(&mut status) != Some(start.parent) {
+        return Ok(ExitCode::from(NOT_STARTED));
+    }
+    filesystem::enter(start)?;
+    if start.manner == Manner::Confined {
+        loopback::up().map_err(cannot("bring up the loopback interface"))?;
+        rustix::system::sethostname(b"container").map_err(cannot("name the container"))?;
+    }
+    let Some(program) = &start.program else {
+        reporter.tell(&News::Ready);
+        return Ok(ExitCode::SUCCESS);
+    };
+    rights::drop(&program.user, start.rights, start.manner).map_err(cannot("give up rights"))?;
+    // Forgotten again; whoever ended meanwhile cannot end us any more.
+    die_with_parent()?;
+    if parent(&mut status) != Some(start.parent) {
+        return Ok(ExitCode::from(NOT_STARTED));
+    }
+    reporter.tell(&News::Ready);
+    let call = command(program);
+    Ok(std::env::set_current_dir(&program.folder)
+        .map_or_else(|error| not_run(&program.folder, &error), |()| not_run(&program.argv[0], &call.replace())))
+}
+
+/// Enters the namespaces of a container and runs a program there.
+fn join(task: &Join) -> Result<ExitCode, Fault> {
+    die_with_parent()?;
+    let proc = PathBuf::from(format!("/proc/{}", task.init));
+    let open = |name: &str| File::open(proc.join("ns").join(name));
+    let mut kinds = vec![
+        ("ipc", LinkNameSpaceType::InterProcessCommunication),
+        ("pid", LinkNameSpaceType::ProcessID),
+        // Last: with it `/proc` is another.
+        ("mnt", LinkNameSpaceType::Mount),
+    ];
+    if task.manner == Manner::Confined {
+        kinds.insert(0, ("net", LinkNameSpaceType::Network));
+        kinds.insert(0, ("uts", LinkNameSpaceType::HostNameAndNISDomainName));
+    }
+    if task.rights == Rights::Ordinary {
+        // First: with it come the rights to enter the others.
+        kinds.insert(0, ("user", LinkNameSpaceType::User));
+    }
+    let opened: Result<Vec<_>, _> = kinds.into_iter().map(|(name, kind)| Ok((open(name)?, kind))).collect();
+    let opened = opened.map_err(|error: std::io::Error| ended(&error))?;
+    // The files are those of the process that had this id when they were opened: still the container's, or another's?
+    let parent_is = File::open(proc.join("status")).ok().and_then(|mut status| parent(&mut status));
+    if parent_is != Some(task.first) || rustix::process::getppid() != pid(task.parent) {
+        return Err(ended(&"its program has ended"));
+    }
+    for (file, kind) in opened {
+        rustix::thread::move_into_link_name_space(file.as_fd(), Some(kind)).map_err(cannot("enter a container"))?;
+    }
+    rights::drop(&task.program.user, task.rights, task.manner).map_err(cannot("give up rights"))?;
+    if let Err(error) = std::env::set_current_dir(&task.program.folder) {
+        return Ok(not_run(&task.program.folder, &error));
+    }
+    // Only a child is in the other process namespace.
+    let child = command(&task.program).start(ours());
+    Ok(match child.and_then(|mut child| child.wait()) {
+        Ok(status) => code(status),
+        Err(error) => not_run(&task.program.argv[0], &error),
+    })
+}
+
+fn ours() -> [Stdio; 3] {
+    [Stdio::inherit(), Stdio::inherit(), Stdio::inherit()]
+}
+
+fn command(program: &Program) -> Command {
+    let call = Command::new(&program.argv[0]).args(&program.argv[1..]).without_our_env();
+    program.env.iter().fold(call, |call, (name, value)| call.env(name, value))
+}
+
+/// Says in the program's place why there is none, with the exit that shells have for it.
+fn not_run(what: &str, error: &std::io::Error) -> ExitCode {
+    eprintln!("cannot run `{what}`: {error}");
+    ExitCode::from(if error.kind() == ErrorKind::NotFound { 127 } else { 126 })
+}
+
+fn code(status: ExitStatus) -> ExitCode {
+    let signal = status.signal().map(|signal| 128 + signal);
+    let code = status.code().or(signal).and_then(|code| u8::try_from(code).ok());
+    ExitCode::from(code.unwrap_or(NOT_STARTED))
+}
+
+fn die_with_parent() -> Result<(), Fault> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(cannot("follow our parent's end"))
+}
+
+fn pid(number: u32) -> Option<Pid> {
+    i32::try_from(number).ok().and_then(Pid::from_raw)
+}
+
+/// The parent that a process has now, in the words of proc(5).
+pub(super) fn parent(status: &mut File) -> Option<u32> {
+    let mut text = String::new();
+    status.rewind().ok()?;
+    status.read_to_string(&mut text).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()
+}
+
+fn ended(cause: &dyn std::fmt::Display) -> Fault {
+    Fault::build("cannot run a program in a container that is not there").cause(cause)
+}
+
+fn cannot<E: std::fmt::Display>(what: &str) -> impl Fn(E) -> Fault + use<E> {
+    let what = format!("cannot {what}");
+    move |error| Fault::missing(what.clone()).cause(error)
+}
+
+/// The same with a path.
+fn cannot_at<E: std::fmt::Display, P: AsRef<Path>>(what: &str, path: P) -> impl Fn(E) -> Fault + use<E, P> {
+    cannot(&format!("{what} `{}`", path.as_ref().display()))
+}

@@ -1,0 +1,347 @@
+//! Images as folders, for running them without an engine: from an OCI layout of this machine, else from their registry.
+//!
+//! A folder is made once for each image, beside the others under `target/native/images`, and read by any number of containers;
+//! the ones that have not been used for longest go when new ones come. An image has its folder's name only when all of it is
+//! there, and nobody writes to it then.
+
+use crate::layer::unpack;
+use crate::layer::{Limits, Reader};
+use std::fs::{self, DirBuilder, File, TryLockError};
+use std::io::{ErrorKind, Seek as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+use xtask_host::registry::layout::Layout;
+use xtask_host::registry::publish;
+use xtask_host::registry::{Answer, Client};
+use xtask_host::tree::facts::Tree;
+use xtask_host::{process, terminal};
+use xtask_model::fault::Fault;
+use xtask_model::quantity;
+use xtask_model::spec::oci::{Config, Descriptor, Manifest};
+use xtask_model::spec::reference::{Digest, Platform, Reference, Repository};
+
+/// How many unpacked images are kept: two of an app that is being worked on, and one of another.
+const KEPT: usize = 3;
+
+/// Where images are found, and where their folders are.
+pub struct Images {
+    layouts: PathBuf,
+    store: PathBuf,
+    client: Client,
+}
+
+/// An image's files and configuration; they stay for as long as the value.
+pub struct Unpacked {
+    /// Its files.
+    pub folder: PathBuf,
+    /// Its configuration.
+    pub config: Config,
+    _used: File,
+}
+
+/// An image for this machine's platform in a layout.
+#[derive(Clone, Debug)]
+pub struct Found {
+    layout: Layout,
+    manifest: Descriptor,
+}
+
+/// Where an image's parts come from.
+enum Source<'a> {
+    Layout(Layout),
+    Registry(&'a Client, Repository),
+}
+
+impl Images {
+    /// The images of this repository.
+    pub fn of(tree: &Tree) -> Self {
+        Self::new(tree.images(), store(tree), tree.client())
+    }
+
+    /// Images in layouts in or below one folder, unpacked below another.
+    pub fn new(layouts: impl Into<PathBuf>, store: impl Into<PathBuf>, client: Client) -> Self {
+        Self { layouts: layouts.into(), store: store.into(), client }
+    }
+
+    /// The layout that has an image: a folder that is named, or one of ours that has what a reference names.
+    pub fn find(&self, name: &str) -> Result<Option<Found>, Fault> {
+        if is_layout(Path::new(name)) {
+            let layout = Layout::open_or_create(Path::new(name))?;
+            let Some((_, descriptor)) = layout.list()?.into_iter().next() else {
+                return Err(Fault::usage(format!("the image layout `{name}` has no image with a name")));
+            };
+            return match layout.manifest_for(&descriptor, &Platform::host())? {
+                Some(manifest) => Ok(Some(Found { layout, manifest })),
+                None => Err(not_for_us(name)),
+            };
+        }
+        let reference = parse(name)?;
+        let mut folders = vec![self.layouts.clone()];
+        let entries = fs::read_dir(&self.layouts).into_iter().flatten().flatten();
+        folders.extend(entries.map(|entry| entry.path()));
+        // Not a matter of the order in which a file system lists them.
+        folders.sort();
+        for folder in folders.iter().filter(|folder| is_layout(folder)) {
+            // What cannot be read is no image; a build says so.
+            let Ok(layout) = Layout::open_or_create(folder) else { continue };
+            for (tag, descriptor) in layout.list().unwrap_or_default() {
+                let Ok(Some(manifest)) = layout.manifest_for(&descriptor, &Platform::host()) else { continue };
+                let named = match &reference.digest {
+                    Some(digest) => [descriptor.digest, manifest.digest].contains(digest),
+                    None => tag == name,
+                };
+                if named {
+                    return Ok(Some(Found { layout, manifest }));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// An image's folder; made, if it is not there. Only root can give files `owners`.
+    pub fn unpack(&self, name: &str, owners: bool) -> Result<Unpacked, Fault> {
+        let (digest, manifest, source) = match self.find(name)? {
+            Some(Found { layout, manifest }) => (manifest.digest, layout.read_json(&manifest)?, Source::Layout(layout)),
+            None => self.published(name)?,
+        };
+        let folder = self.store.join(format!("{}{}", digest.hex(), if owners { "-owned" } else { "" }));
+        self.folder_of(&folder, || make(name, &folder, &manifest, &source, owners))
+    }
+
+    fn published(&self, name: &str) -> Result<(Digest, Manifest, Source<'_>), Fault> {
+        let Reference { repository, tag, digest } = parse(name)?;
+        let published = match (digest, tag) {
+            (Some(digest), _) => publish::read(&self.client, &repository, digest)?,
+            (None, Some(tag)) => publish::read(&self.client, &repository, tag)?,
+            (None, None) => publish::read(&self.client, &repository, xtask_model::spec::reference::Tag::latest())?,
+        };
+        let Answer::Present(published) = published else {
+            return Err(Fault::usage(format!("image `{name}` is neither on this machine nor in its registry"))
+                .hint("build it: `cargo xtask build`"));
+        };
+        let platform = published.platforms.get(&Platform::host()).ok_or_else(|| not_for_us(name))?;
+        let manifest = publish::read_manifest(&self.client, &repository, platform.digest)?;
+        Ok((platform.digest, manifest, Source::Registry(&self.client, repository)))
+    }
+
+    fn folder_of(&self, folder: &Path, make: impl Fn() -> Result<(), Fault>) -> Result<Unpacked, Fault> {
+        // Root's may hold files of any owner: they are for nobody else.
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.store);
+        made.map_err(|error| cannot_write(&self.store, &error))?;
+        let lock_path = folder.with_extension("lock");
+        let lock = File::options().create(true).append(true).open(&lock_path);
+        let lock = lock.map_err(|error| cannot_write(&lock_path, &error))?;
+        loop {
+            lock.lock_shared().map_err(|error| cannot_write(&lock_path, &error))?;
+            if let Some(config) = read_config(folder) {
+                // The time of its last use; where it cannot be set, it goes a little earlier.
+                let _ = lock.set_modified(SystemTime::now());
+                return Ok(Unpacked { folder: folder.join("root"), config, _used: lock });
+            }
+            // A lock that changes its kind is let go in between: whoever had it meanwhile may have done the work.
+            wait_for(&lock, &lock_path)?;
+            if read_config(folder).is_none() {
+                self.make_room(folder);
+                make()?;
+            }
+        }
+    }
+
+    /// Removes what has not been used for longest, and what nobody finished, unless it is in use.
+    fn make_room(&self, coming: &Path) {
+        let entries = fs::read_dir(&self.store).into_iter().flatten().flatten().map(|entry| entry.path());
+        let mut locks: Vec<(SystemTime, PathBuf)> = entries
+            .filter(|path| path.extension().is_some_and(|extension| extension == "lock"))
+            .filter(|path| path.with_extension("") != coming)
+            .filter_map(|path| Some((fs::metadata(&path).and_then(|meta| meta.modified()).ok()?, path)))
+            .filter(|(_, path)| path.with_extension("").exists() || path.with_extension("partial").exists())
+            .collect();
+        locks.sort();
+        let whole = |path: &Path| read_config(&path.with_extension("")).is_some();
+        let mut too_many = (locks.iter().filter(|(_, path)| whole(path)).count() + 1).saturating_sub(KEPT);
+        for (_, path) in locks {
+            let is_whole = whole(&path);
+            if is_whole && too_many == 0 {
+                continue;
+            }
+            let Ok(lock) = File::open(&path) else { continue };
+            if lock.try_lock().is_err() {
+                continue;
+            }
+            let (folder, partial) = (path.with_extension(""), path.with_extension("partial"));
+            // What cannot be removed costs room, and nothing else.
+            let _ = remove(&partial);
+            if is_whole && fs::rename(&folder, &partial).is_ok() {
+                let _ = remove(&partial);
+                too_many -= 1;
+            }
+        }
+    }
+}
+
+/// Removes from this repository's folders of images what nobody finished, unless somebody is about to.
+pub fn sweep(tree: &Tree) {
+    let entries = fs::read_dir(store(tree)).into_iter().flatten().flatten().map(|entry| entry.path());
+    let partial = entries.filter(|path| path.extension().is_some_and(|extension| extension == "partial"));
+    for path in partial {
+        let Ok(lock) = File::open(path.with_extension("lock")) else { continue };
+        if lock.try_lock().is_ok() {
+            // What cannot be removed costs room, and nothing else.
+            let _ = remove(&path);
+        }
+    }
+}
+
+fn store(tree: &Tree) -> PathBuf {
+    tree.root.join("target/native/images")
+}
+
+/// Unpacks an image beside its place, and puts it there when it is whole. Whoever calls has its lock.
+fn make(name: &str, folder: &Path, manifest: &Manifest, source: &Source<'_>, owners: bool) -> Result<(), Fault> {
+    let partial = folder.with_extension("partial");
+    remove(&partial).map_err(|error| cannot_write(&partial, &error))?;
+    let config = source.document(&manifest.config)?;
+    let parsed: Config = serde_json::from_slice(&config)
+        .map_err(|error| Fault::build(format!("cannot read the configuration of `{name}`")).cause(error))?;
+    if parsed.architecture != Platform::host().architecture {
+        return Err(not_for_us(name));
+    }
+    if parsed.rootfs.diff_ids.len() != manifest.layers.len() {
+        return Err(Fault::build(format!("cannot unpack `{name}`"))
+            .cause("its configuration and its manifest do not have the same number of layers"));
+    }
+    let began = Instant::now();
+    let bytes = quantity::bytes(manifest.layers.iter().map(|layer| layer.size).sum());
+    let mut progress = terminal::Progress::begin("unpacking", &format!("`{name}` ({bytes} of layers)"));
+    let root = partial.join("root");
+    let mut unpacked = unpack::Unpacked::open(&root)?;
+    if owners {
+        unpacked = unpacked.with_owners();
+    }
+    std::thread::scope(|scope| {
+        // One layer is fetched while the one before is unpacked.
+        let (sender, fetched) = std::sync::mpsc::sync_channel(0);
+        let partial = &partial;
+        scope.spawn(move || {
+            // Nobody listens any more where unpacking has failed.
+            manifest.layers.iter().map(|layer| source.layer(layer, partial)).try_for_each(|file| sender.send(file))
+        });
+        for (number, (diff_id, file)) in parsed.rootfs.diff_ids.iter().zip(fetched).enumerate() {
+            process::interrupted()?;
+            progress.line(&format!("layer {} of {}", number + 1, manifest.layers.len()));
+            unpacked.apply(&mut Reader::open(file?, Some(diff_id), Limits::default())?)?;
+        }
+        Ok(())
+    })?;
+    progress.end();
+    drop(unpacked);
+    terminal::detail(&format!("unpacked in {}", quantity::seconds(began.elapsed())));
+    let settle = || {
+        fs::set_permissions(&root, fs::Permissions::from_mode(0o755))?;
+        fs::write(partial.join("config.json"), &config)?;
+        fs::rename(&partial, folder)
+    };
+    settle().map_err(|error| cannot_write(folder, &error))
+}
+
+impl Source<'_> {
+    fn document(&self, descriptor: &Descriptor) -> Result<Vec<u8>, Fault> {
+        match self {
+            Self::Layout(layout) => layout.read_bytes(descriptor),
+            Self::Registry(client, repository) => {
+                let read = client.blob_bytes(repository, &descriptor.digest, descriptor.size)?;
+                read.present().ok_or_else(|| lost(repository, descriptor))
+            }
+        }
+    }
+
+    /// A layer's bytes, compressed as they are. Whoever reads them checks what they come to.
+    fn layer(&self, descriptor: &Descriptor, near: &Path) -> Result<File, Fault> {
+        match self {
+            Self::Layout(layout) => layout.open_blob(&descriptor.digest),
+            Self::Registry(client, repository) => {
+                let cannot = |error: std::io::Error| cannot_write(near, &error);
+                let mut file = tempfile::tempfile_in(near).map_err(cannot)?;
+                let read = client.blob(repository, &descriptor.digest, descriptor.size, &mut file)?;
+                read.present().ok_or_else(|| lost(repository, descriptor))?;
+                file.flush().and_then(|()| file.rewind()).map_err(cannot)?;
+                Ok(file)
+            }
+        }
+    }
+}
+
+fn parse(name: &str) -> Result<Reference, Fault> {
+    name.parse().map_err(|error| {
+        Fault::usage(format!("cannot run `{name}`"))
+            .cause(error)
+            .hint("an image is a reference, `127.0.0.1:5000/app:latest`, or the folder of an OCI layout")
+    })
+}
+
+fn is_layout(folder: &Path) -> bool {
+    folder.join("oci-layout").is_file()
+}
+
+fn read_config(folder: &Path) -> Option<Config> {
+    serde_json::from_slice(&fs::read(folder.join("config.json")).ok()?).ok()
+}
+
+fn wait_for(lock: &File, path: &Path) -> Result<(), Fault> {
+    let mut said = false;
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::Error(error)) => return Err(cannot_write(path, &error)),
+            Err(TryLockError::WouldBlock) => {}
+        }
+        if !said {
+            terminal::step("waiting", "another xtask unpacks this image");
+            said = true;
+        }
+        process::interrupted()?;
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Removes a folder with all below it, folders too that their owner may not change.
+fn remove(folder: &Path) -> std::io::Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            open_up(folder)?;
+            fs::remove_dir_all(folder)
+        }
+        other => other,
+    }
+}
+
+fn open_up(folder: &Path) -> std::io::Result<()> {
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o700))?;
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            open_up(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn not_for_us(name: &str) -> Fault {
+    Fault::usage(format!("image `{name}` is not for {}", Platform::host()))
+        .hint(format!("build it for this machine: `cargo xtask build --platform {}`", Platform::host()))
+}
+
+fn lost(repository: &Repository, descriptor: &Descriptor) -> Fault {
+    Fault::network(format!("blob `{}` is not in `{repository}`", descriptor.digest))
+        .hint("the registry lost it: build again with `--force`")
+}
+
+fn cannot_write(path: &Path, error: &std::io::Error) -> Fault {
+    let fault = Fault::build(format!("cannot write `{}`", path.display())).cause(error);
+    if error.kind() == ErrorKind::PermissionDenied {
+        return fault.hint("if another user made it, that user can remove it: it is made again when it is needed");
+    }
+    fault
+}

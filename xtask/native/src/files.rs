@@ -1,0 +1,187 @@
+//! The files of the image beneath, for who has to know them: an instruction that is not `--link`ed, a recipe that runs the
+//! image's own Python.
+//!
+//! Layers are read once, and only when somebody asks: an outline of each is kept in the store, the unpacked image under `target`.
+
+use crate::assembly::{self, Beneath, Stat};
+use crate::image::{Image, Place};
+use crate::layer::outline::{self, Outline};
+use crate::layer::unpack::Unpacked;
+use crate::layer::{Limits, Reader};
+use crate::recipes::stage::{Foundation, Selection};
+use crate::store::Store;
+use std::cell::OnceCell;
+use std::fs::{self, File};
+use std::io::{self, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+use xtask_host::registry::Client;
+use xtask_host::terminal;
+use xtask_model::fault::Fault;
+use xtask_model::image::context::{ContextPath, Kind};
+use xtask_model::quantity;
+use xtask_model::spec::oci::{Config, Descriptor};
+use xtask_model::spec::reference::{Digest, Platform};
+
+/// The files of one image.
+pub struct Files<'a> {
+    client: &'a Client,
+    store: &'a Store,
+    image: &'a Image,
+    /// What `FROM` calls it.
+    name: String,
+    /// Where images are unpacked.
+    folder: PathBuf,
+    outline: OnceCell<Outline>,
+}
+
+impl<'a> Files<'a> {
+    /// The files of an image, for a build in the repository at `root`. Reads nothing yet.
+    pub fn new(client: &'a Client, store: &'a Store, image: &'a Image, name: &str, root: &Path) -> Self {
+        let folder = root.join("target/native/roots");
+        Self { client, store, image, name: name.to_owned(), folder, outline: OnceCell::new() }
+    }
+
+    fn outline(&self) -> Result<&Outline, Fault> {
+        if let Some(outline) = self.outline.get() {
+            return Ok(outline);
+        }
+        let mut layers = Vec::new();
+        for (descriptor, diff_id) in self.image.layers() {
+            let outline = match self.store.get_outline(&diff_id)? {
+                Some(outline) => outline,
+                None => {
+                    terminal::detail(&format!("reading layer `{}` for what stands where", descriptor.digest));
+                    let outline = self.read_layer(descriptor, diff_id, outline::of)?;
+                    self.store.put_outline(&diff_id, &outline)?;
+                    outline
+                }
+            };
+            layers.push(Arc::new(outline));
+        }
+        Ok(self.outline.get_or_init(|| Outline::new(layers)))
+    }
+
+    /// Reads a layer as a stream of entries; it was whole only if its digest says so at the end.
+    fn read_layer<T>(
+        &self,
+        layer: &Descriptor,
+        diff_id: Digest,
+        read: impl FnOnce(&mut Reader<'_>) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
+        let from = |source: &mut dyn Read| {
+            let mut reader =
+                Reader::open(BufReader::with_capacity(256 << 10, source), Some(&diff_id), Limits::default())?;
+            read(&mut reader)
+        };
+        match &self.image.place {
+            Place::Layout(layout) => from(&mut layout.open_blob(&layer.digest)?),
+            Place::Registry(_) => {
+                let cannot = |error: io::Error| Fault::build("cannot make a pipe").cause(error);
+                let (mut reader, mut writer) = io::pipe().map_err(cannot)?;
+                let (image, client) = (self.image, self.client);
+                std::thread::scope(|scope| {
+                    let download = scope.spawn(move || image.copy_layer(client, layer, &mut writer));
+                    let done = from(&mut reader);
+                    if done.is_err() {
+                        // Whether it was the layer or its way here is known when all of it has come.
+                        let _ = io::copy(&mut reader, &mut io::sink());
+                    }
+                    drop(reader);
+                    let downloaded = download.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                    downloaded.and(done)
+                })
+            }
+        }
+    }
+
+    fn unpack(&self, which: Option<&Selection>) -> Result<PathBuf, Fault> {
+        let hex = self.image.digest.hex().to_string();
+        let all = self.folder.join(&hex);
+        let folder = which.map_or(all.clone(), |some| self.folder.join(format!("{}-{hex}", some.name)));
+        let cannot = |error: io::Error| Fault::build(format!("cannot write `{}`", folder.display())).cause(error);
+        fs::create_dir_all(&self.folder).map_err(cannot)?;
+        // One at a time: the later finds what the earlier unpacked.
+        let lock = File::create(self.folder.join(".lock")).map_err(cannot)?;
+        lock.lock().map_err(cannot)?;
+        if let Some(there) = [&all, &folder].into_iter().find(|folder| folder.is_dir()) {
+            return Ok(there.clone());
+        }
+        let of_this = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().ends_with(&hex);
+        let others = |entry: &fs::DirEntry| entry.path().is_dir() && !of_this(entry);
+        for entry in fs::read_dir(&self.folder).map_err(cannot)?.flatten().filter(others) {
+            // What a killed build left, and images that nobody builds on any more. A part of this one may be running.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+        let began = Instant::now();
+        let partial = self.folder.join(".partial");
+        let mut unpacked = Unpacked::open(&partial)?;
+        if let Some(some) = which {
+            unpacked = unpacked.only(some.has);
+        }
+        for (descriptor, diff_id) in self.image.layers() {
+            self.read_layer(descriptor, diff_id, |reader| unpacked.apply(reader))?;
+        }
+        fs::rename(&partial, &folder).map_err(cannot)?;
+        let what = which.map_or("its files".to_owned(), |some| format!("its {}", some.name));
+        terminal::detail(&format!("`{}`: {what} unpacked in {}", self.name, quantity::seconds(began.elapsed())));
+        Ok(folder)
+    }
+}
+
+impl Foundation for Files<'_> {
+    fn config(&self) -> &Config {
+        &self.image.config
+    }
+
+    fn has(&self, path: &ContextPath) -> Result<bool, Fault> {
+        Ok(self.outline()?.resolve(path)?.found.is_some_and(|found| found.node.kind == Kind::File))
+    }
+
+    fn file(&self, path: &ContextPath) -> Result<Option<Vec<u8>>, Fault> {
+        let resolved = self.outline()?.resolve(path)?;
+        match resolved.found {
+            Some(found) if found.node.kind == Kind::File => Beneath::file(self, &resolved.path),
+            _ => Ok(None),
+        }
+    }
+
+    fn folder(&self, which: Option<&Selection>) -> Result<PathBuf, Fault> {
+        self.unpack(which)
+    }
+}
+
+impl Beneath for Files<'_> {
+    fn lookup(&self, path: &ContextPath) -> Result<Option<Stat>, Fault> {
+        Ok(self.outline()?.get(path).map(|found| {
+            let node = found.node;
+            let link = (node.kind == Kind::Symlink).then_some(node.link);
+            Stat { kind: node.kind, mode: node.mode, uid: node.uid, gid: node.gid, link }
+        }))
+    }
+
+    fn file(&self, path: &ContextPath) -> Result<Option<Vec<u8>>, Fault> {
+        let outline = self.outline()?;
+        if outline.get(path).is_none_or(|found| found.node.kind != Kind::File) {
+            return Ok(None);
+        }
+        outline.read(path, |number, contents| {
+            let (descriptor, diff_id) = self.image.layers().nth(number).expect("the outline is of these layers");
+            self.read_layer(descriptor, diff_id, |reader| contents(reader))
+        })
+    }
+
+    fn any_below(&self, folder: &ContextPath) -> Result<bool, Fault> {
+        Ok(self.outline()?.merged().keys().any(|path| path.below(folder).is_some()))
+    }
+}
+
+impl assembly::Images for Files<'_> {
+    fn image(&self, name: &str, _platform: &Platform) -> Result<assembly::Image<'_>, Fault> {
+        if name != self.name {
+            return Err(assembly::other_image(name, &self.name));
+        }
+        Ok(assembly::Image { config: self.image.config.clone(), beneath: self })
+    }
+}

@@ -1,0 +1,101 @@
+//! Layers: tar files, compressed, each known by the digest of what it holds and by the digest of what is stored.
+//!
+//! The same items give the same bytes on every machine: nothing of a clock, a user's name, a umask or a number of threads gets
+//! in. What comes from elsewhere is read as if it were hostile.
+
+mod compress;
+mod decompress;
+mod header;
+pub mod item;
+#[cfg(any(test, feature = "test-data"))]
+pub mod made_up;
+pub mod outline;
+mod read;
+pub mod unpack;
+mod write;
+
+pub use read::{Contents, Entry, EntryKind, Limits, Reader, Whiteout};
+pub use write::{Written, write};
+
+use std::fmt;
+use xtask_model::image::policy::Compression;
+use xtask_model::spec::oci::media_type;
+
+/// 2026-01-01T00:00:00Z, the time of every entry, in seconds.
+pub const TIME: u64 = 1_767_225_600;
+
+/// The compressors as the lock file has them: other versions may give other bytes.
+const GZIP_LIBRARY: &str = "zlib-rs 0.6.8";
+const ZSTD_LIBRARY: &str = "ruzstd 0.9.1";
+
+/// How a layer is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Codec {
+    compression: Compression,
+    level: u32,
+}
+
+impl Codec {
+    /// The level that is worth its time: a layer is compressed once and mostly travels a short way.
+    pub fn new(compression: Compression) -> Self {
+        Self { compression, level: 1 }
+    }
+
+    /// gzip with a level of its own, from 1, the fastest, to 9.
+    pub fn gzip(level: u32) -> Self {
+        Self { compression: Compression::Gzip, level: level.clamp(1, 9) }
+    }
+
+    /// Names everything that decides about the compressed bytes of given items; for the fingerprint of a layer's recipe.
+    pub fn id(&self) -> String {
+        self.to_string()
+    }
+
+    /// The media type of its layers.
+    pub fn media_type(&self) -> &'static str {
+        match self.compression {
+            Compression::Gzip => media_type::LAYER_GZIP,
+            Compression::Zstd => media_type::LAYER_ZSTD,
+        }
+    }
+}
+
+impl fmt::Display for Codec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let library = match self.compression {
+            Compression::Gzip => GZIP_LIBRARY,
+            Compression::Zstd => ZSTD_LIBRARY,
+        };
+        let blocks = compress::BLOCK >> 10;
+        write!(f, "{} level {}, blocks of {blocks} KiB, {library}", self.compression.as_str(), self.level)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_libraries_are_those_of_the_lock_file() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
+        let lock: toml::Table = std::fs::read_to_string(root.join("Cargo.lock")).unwrap().parse().unwrap();
+        let packages = lock["package"].as_array().unwrap();
+        for library in [GZIP_LIBRARY, ZSTD_LIBRARY] {
+            let locked = packages
+                .iter()
+                .any(|p| format!("{} {}", p["name"].as_str().unwrap(), p["version"].as_str().unwrap()) == library);
+            assert!(
+                locked,
+                "`{library}` is not in Cargo.lock: name the version that is, so that old layers are not taken for new"
+            );
+        }
+    }
+
+    #[test]
+    fn a_codec_names_what_decides_about_its_bytes() {
+        let gzip = Codec::new(Compression::Gzip);
+        assert_eq!(gzip.id(), "gzip level 1, blocks of 1024 KiB, zlib-rs 0.6.8");
+        assert_ne!(gzip.id(), Codec::gzip(6).id());
+        assert_ne!(gzip.id(), Codec::new(Compression::Zstd).id());
+    }
+}

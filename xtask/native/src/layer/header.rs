@@ -1,0 +1,177 @@
+//! The header of a tar entry as POSIX.1-2001 writes it: ustar, and before it an extended header where ustar has no room.
+//!
+//! Pure. What decides about the form is the entry alone, so that an entry has one form.
+
+use super::TIME;
+
+/// The unit of a tar file, in bytes.
+pub(super) const RECORD: usize = 512;
+
+/// The type flags that are written.
+pub(super) mod flag {
+    pub(in super::super) const FILE: u8 = b'0';
+    pub(in super::super) const SYMLINK: u8 = b'2';
+    pub(in super::super) const DIR: u8 = b'5';
+    pub(in super::super) const EXTENDED: u8 = b'x';
+}
+
+/// What a header says.
+pub(super) struct Header<'a> {
+    /// A folder's ends with `/`.
+    pub(super) path: &'a [u8],
+    pub(super) flag: u8,
+    pub(super) mode: u32,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(super) size: u64,
+    /// A link's target.
+    pub(super) link: &'a [u8],
+}
+
+/// Appends the header, with the extended one that it needs.
+pub(super) fn encode(header: &Header<'_>, out: &mut Vec<u8>) {
+    let split = split(header.path);
+    let mut extended = Vec::new();
+    // In the order of their keys.
+    if header.gid > OWNER_LIMIT {
+        record(&mut extended, "gid", header.gid.to_string().as_bytes());
+    }
+    if header.link.len() > 100 {
+        record(&mut extended, "linkpath", header.link);
+    }
+    if split.is_none() {
+        record(&mut extended, "path", header.path);
+    }
+    if header.size > SIZE_LIMIT {
+        record(&mut extended, "size", header.size.to_string().as_bytes());
+    }
+    if header.uid > OWNER_LIMIT {
+        record(&mut extended, "uid", header.uid.to_string().as_bytes());
+    }
+    if !extended.is_empty() {
+        let size = extended.len() as u64;
+        // Whoever knows no extended headers makes a file of it.
+        let name = (&b""[..], &b"PaxHeaders/extended"[..]);
+        let of = Header { path: b"", flag: flag::EXTENDED, mode: 0o644, uid: 0, gid: 0, size, link: b"" };
+        ustar(&of, name, out);
+        out.append(&mut extended);
+        out.resize(out.len() + padding(size), 0);
+    }
+    ustar(header, split.unwrap_or((b"", cut(header.path, 100))), out);
+}
+
+/// Zeros that follow this many bytes of contents.
+pub(super) fn padding(size: u64) -> usize {
+    (RECORD - (size % RECORD as u64) as usize) % RECORD
+}
+
+/// Seven octal digits.
+const OWNER_LIMIT: u32 = 0o777_7777;
+/// Eleven octal digits.
+const SIZE_LIMIT: u64 = 0o777_7777_7777;
+
+/// Prefix and name, where there is room for the path in them.
+fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
+    if path.len() <= 100 {
+        return Some((b"", path));
+    }
+    // The last `/` that leaves a prefix of at most 155 bytes and a name; a folder's own `/` ends the name.
+    let searched = &path[..path.len().saturating_sub(1).min(156)];
+    let at = searched.iter().rposition(|byte| *byte == b'/').filter(|at| *at > 0)?;
+    (path.len() - at - 1 <= 100).then(|| (&path[..at], &path[at + 1..]))
+}
+
+/// At most so many bytes, not ending with `/`, which would make a folder of it for whoever reads no further.
+fn cut(text: &[u8], most: usize) -> &[u8] {
+    let text = &text[..text.len().min(most)];
+    text.strip_suffix(b"/").unwrap_or(text)
+}
+
+/// `length key=value\n`, where the length counts itself.
+fn record(out: &mut Vec<u8>, key: &str, value: &[u8]) {
+    let rest = key.len() + value.len() + 3;
+    let mut length = rest + 1;
+    while length != rest + length.to_string().len() {
+        length = rest + length.to_string().len();
+    }
+    out.extend_from_slice(format!("{length} {key}=").as_bytes());
+    out.extend_from_slice(value);
+    out.push(b'\n');
+}
+
+fn ustar(header: &Header<'_>, (prefix, name): (&[u8], &[u8]), out: &mut Vec<u8>) {
+    let mut block = [0; RECORD];
+    let mut put = |at: usize, bytes: &[u8]| block[at..at + bytes.len()].copy_from_slice(bytes);
+    // What does not fit stands in the extended header, and counts from there.
+    let owner = |id: u32| if id > OWNER_LIMIT { 0 } else { id };
+    let size = if header.size > SIZE_LIMIT { 0 } else { header.size };
+    put(0, name);
+    put(100, format!("{:07o}", header.mode & 0o7777).as_bytes());
+    put(108, format!("{:07o}", owner(header.uid)).as_bytes());
+    put(116, format!("{:07o}", owner(header.gid)).as_bytes());
+    put(124, format!("{size:011o}").as_bytes());
+    put(136, format!("{TIME:011o}").as_bytes());
+    put(148, b"        ");
+    put(156, &[header.flag]);
+    put(157, &header.link[..header.link.len().min(100)]);
+    put(257, b"ustar\x0000");
+    put(329, b"0000000");
+    put(337, b"0000000");
+    put(345, prefix);
+    let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
+    block[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+    out.extend_from_slice(&block);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn splits(path: &str, expected: Option<(&str, &str)>) {
+        assert_eq!(split(path.as_bytes()), expected.map(|(a, b)| (a.as_bytes(), b.as_bytes())), "{path}");
+    }
+
+    #[test]
+    fn a_path_is_split_where_ustar_has_room() {
+        let (x99, x100, x101, x155, x156) =
+            ("x".repeat(99), "x".repeat(100), "x".repeat(101), "x".repeat(155), "x".repeat(156));
+        splits(&x100, Some(("", &x100)));
+        splits(&x101, None);
+        splits(&format!("a/{x100}"), Some(("a", &x100)));
+        splits(&format!("a/{x101}"), None);
+        splits(&format!("a/{x99}/"), Some(("a", &format!("{x99}/"))));
+        splits(&format!("{x155}/{x100}"), Some((&x155, &x100)));
+        splits(&format!("{x156}/y"), None);
+        splits(&format!("{x155}/"), None);
+        splits(&format!("a/b/{x99}"), Some(("a/b", &x99)));
+    }
+
+    #[track_caller]
+    fn records(key: &str, value: usize, expected: usize) {
+        let mut out = Vec::new();
+        record(&mut out, key, "v".repeat(value).as_bytes());
+        assert_eq!(out.len(), expected);
+        assert!(out.starts_with(format!("{expected} {key}=").as_bytes()));
+    }
+
+    #[test]
+    fn the_length_of_a_record_counts_itself() {
+        records("path", 1, 9);
+        records("path", 2, 11);
+        records("path", 90, 99);
+        records("path", 91, 100 + 1);
+        records("path", 5000, 5011);
+    }
+
+    #[test]
+    fn a_header_has_one_form() {
+        let mut out = Vec::new();
+        let header = Header { path: b"a/b", flag: flag::FILE, mode: 0o4755, uid: 0, gid: 65532, size: 3, link: b"" };
+        encode(&header, &mut out);
+        assert_eq!(out.len(), RECORD);
+        let digest = xtask_model::spec::reference::Digest::of(&out).to_string();
+        expect_test::expect!["sha256:1bcc75e08e394ffb7877e1b8850b36af7d029d7ded2176e7c3f21c058dd549a0"]
+            .assert_eq(&digest);
+    }
+}

@@ -1,0 +1,268 @@
+//! What stands where in an image, without contents.
+//!
+//! A layer's outline is a table that is read as it is stored, so that an image of many layers costs nothing until somebody asks
+//! for a path. Questions go through the layers from the top down, by the rules of OCI's whiteouts; nothing is ever merged.
+//! Reads no file: layers and tables are given.
+
+mod table;
+#[cfg(test)]
+pub(crate) mod tests;
+
+pub use table::LayerOutline;
+
+use crate::layer::{Contents, Entry, EntryKind, Reader};
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::sync::Arc;
+use table::Mark;
+use xtask_model::fault::Fault;
+use xtask_model::image::context::{ContextPath, Kind};
+
+/// Files whose contents are kept: names of users and groups are looked up by whoever copies into an image.
+const KEPT: [&[u8]; 2] = [b"etc/passwd", b"etc/group"];
+/// Bytes beyond which they are not.
+const KEPT_LIMIT: u64 = 256 << 10;
+/// Links in a row, as Linux has it.
+const LINKS: usize = 40;
+
+/// What stands at a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// What it is; a hard link is a file.
+    pub kind: Kind,
+    /// Permission bits with set-id and sticky.
+    pub mode: u32,
+    /// The numeric owner.
+    pub uid: u32,
+    /// The numeric group.
+    pub gid: u32,
+    /// A file's bytes.
+    pub size: u64,
+    /// A symbolic link's target as it is written, or the path of which a file is another name.
+    pub link: Vec<u8>,
+    /// A file's contents, for the few of which they are kept.
+    pub contents: Option<Vec<u8>>,
+}
+
+impl Node {
+    /// A folder that no layer says anything of, as every unpacker makes it.
+    fn implied() -> Self {
+        Self { kind: Kind::Dir, mode: 0o755, uid: 0, gid: 0, size: 0, link: Vec::new(), contents: None }
+    }
+}
+
+/// What reads a file's contents out of a layer.
+pub type ReadLayer<'a> = dyn Fn(&mut Reader<'_>) -> Result<Option<Vec<u8>>, Fault> + 'a;
+
+/// A node, and the layer that it is from; none for a folder that is only implied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// What it is.
+    pub node: Node,
+    /// The layer's number, from the lowest, 0.
+    pub layer: Option<usize>,
+}
+
+/// Where a path leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resolved {
+    /// The path without links in it; what does not exist stands as it was asked for.
+    pub path: ContextPath,
+    /// What is there, which is no link.
+    pub found: Option<Found>,
+}
+
+/// The outline of an image: those of its layers.
+#[derive(Clone, Debug, Default)]
+pub struct Outline {
+    layers: Vec<Arc<LayerOutline>>,
+}
+
+impl Outline {
+    /// An image of these layers, the lowest first.
+    pub fn new(layers: impl IntoIterator<Item = Arc<LayerOutline>>) -> Self {
+        Self { layers: layers.into_iter().collect() }
+    }
+
+    /// Puts a layer on top.
+    pub fn apply(&mut self, layer: Arc<LayerOutline>) {
+        self.layers.push(layer);
+    }
+
+    /// What stands at a path, itself not followed; folders on the way are taken as they are written.
+    pub fn get(&self, path: &ContextPath) -> Option<Found> {
+        let mut implied = path.as_bytes().is_empty();
+        for (number, layer) in self.layers.iter().enumerate().rev() {
+            match layer.get(path.as_bytes()) {
+                Some(node) if !implied || node.kind == Kind::Dir => return Some(Found { node, layer: Some(number) }),
+                // What a layer above needs to be a folder is one, and a new one.
+                Some(_) => break,
+                None => {}
+            }
+            implied |= layer.has_below(path.as_bytes());
+            if layer.hides(path.as_bytes()) {
+                break;
+            }
+        }
+        implied.then(|| Found { node: Node::implied(), layer: None })
+    }
+
+    /// Follows the links in a path, within the image: `/` is its root, and nothing is above that. Links that lead in a circle
+    /// are an error.
+    pub fn resolve(&self, path: &ContextPath) -> Result<Resolved, Fault> {
+        let mut rest: Vec<Vec<u8>> = path.parts().rev().map(<[u8]>::to_vec).collect();
+        let mut at = ContextPath::default();
+        let mut found = self.get(&at);
+        let mut links = 0;
+        while let Some(part) = rest.pop() {
+            match &*part {
+                b"" | b"." => continue,
+                b".." => {
+                    at = at.parent().unwrap_or_default();
+                    found = self.get(&at);
+                    continue;
+                }
+                _ => {}
+            }
+            let next = at.join(&part);
+            let here = self.get(&next);
+            match here {
+                Some(Found { node: Node { kind: Kind::Symlink, link, .. }, .. }) => {
+                    links += 1;
+                    if links > LINKS {
+                        return Err(Fault::build(format!("cannot follow `{path}` in the image"))
+                            .cause(format!("there are more than {LINKS} links on the way: they lead in a circle")));
+                    }
+                    if link.starts_with(b"/") {
+                        at = ContextPath::default();
+                        found = self.get(&at);
+                    }
+                    rest.extend(link.split(|byte| *byte == b'/').rev().map(<[u8]>::to_vec));
+                }
+                here => (at, found) = (next, here),
+            }
+        }
+        Ok(Resolved { path: at, found })
+    }
+
+    /// All that is in the image, by path.
+    pub fn merged(&self) -> BTreeMap<ContextPath, Node> {
+        let mut all: BTreeMap<ContextPath, Node> = BTreeMap::new();
+        for layer in &self.layers {
+            all.retain(|path, _| !layer.hides(path.as_bytes()));
+            for (path, mark) in layer.marks() {
+                let Mark::Node(node) = mark else { continue };
+                let path = ContextPath::new(path);
+                let mut folder = path.parent();
+                while let Some(one) = folder.filter(|folder| !folder.as_bytes().is_empty()) {
+                    let implied = all.entry(one.clone()).or_insert_with(Node::implied);
+                    if implied.kind != Kind::Dir {
+                        *implied = Node::implied();
+                    }
+                    folder = one.parent();
+                }
+                all.insert(path, node);
+            }
+        }
+        all
+    }
+
+    /// A file's contents, links followed; `None` where there is no such file. `open` opens the layer of a number, and has what it
+    /// is given read it.
+    pub fn read(
+        &self,
+        path: &ContextPath,
+        mut open: impl FnMut(usize, &ReadLayer<'_>) -> Result<Option<Vec<u8>>, Fault>,
+    ) -> Result<Option<Vec<u8>>, Fault> {
+        let Resolved { path, found: Some(Found { node, layer: Some(layer) }) } = self.resolve(path)? else {
+            return Ok(None);
+        };
+        if node.kind != Kind::File {
+            return Ok(None);
+        }
+        if let Some(contents) = node.contents {
+            return Ok(Some(contents));
+        }
+        // The entry that has the bytes: a hard link is of an earlier one, in the same layer or, in odd ones, below it.
+        let mut holder = (path.clone(), layer);
+        let mut node = node;
+        for _ in 0..LINKS {
+            if node.link.is_empty() {
+                let bytes = open(holder.1, &|reader| contents(reader, &holder.0))?;
+                return bytes.map(Some).ok_or_else(|| no_bytes(&path, "the layer does not have it"));
+            }
+            let target = ContextPath::new(node.link);
+            let own = self.layers[holder.1].get(target.as_bytes());
+            (node, holder) = match own {
+                Some(own) => (own, (target, holder.1)),
+                None => match self.get(&target) {
+                    Some(Found { node, layer: Some(layer) }) if layer < holder.1 => (node, (target, layer)),
+                    _ => return Err(no_bytes(&path, "it is a hard link of what is not there")),
+                },
+            };
+        }
+        Err(no_bytes(&path, "hard links lead in a circle"))
+    }
+}
+
+fn no_bytes(path: &ContextPath, why: &str) -> Fault {
+    Fault::build(format!("cannot read `{path}` in the image")).cause(why)
+}
+
+/// The bytes of the last entry of that path. The layer is read to its end: before, nobody knows whether it is whole.
+fn contents(reader: &mut Reader<'_>, path: &ContextPath) -> Result<Option<Vec<u8>>, Fault> {
+    let mut last = None;
+    while let Some(entry) = reader.next()? {
+        if entry.path == *path {
+            last = match entry.kind {
+                EntryKind::File(_) => {
+                    Some(all(&mut reader.contents()).map_err(|error| no_bytes(path, &error.to_string()))?)
+                }
+                _ => None,
+            };
+        }
+    }
+    Ok(last)
+}
+
+fn all(contents: &mut Contents<'_, '_>) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    contents.take(FILE_LIMIT + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > FILE_LIMIT {
+        return Err(std::io::Error::other(format!("it is larger than {}", xtask_model::quantity::bytes(FILE_LIMIT))));
+    }
+    Ok(bytes)
+}
+
+/// The largest file that is read into memory, in bytes.
+const FILE_LIMIT: u64 = 64 << 20;
+
+/// Reads a layer for its outline.
+pub fn of(reader: &mut Reader<'_>) -> Result<LayerOutline, Fault> {
+    let mut builder = table::Builder::default();
+    while let Some(entry) = reader.next()? {
+        if let Some(whiteout) = entry.whiteout() {
+            builder.take_away(whiteout);
+            continue;
+        }
+        let contents = match entry.kind {
+            EntryKind::File(_) if KEPT.contains(&entry.path.as_bytes()) => reader.bytes(KEPT_LIMIT)?,
+            _ => None,
+        };
+        let (path, node) = node(entry, contents);
+        builder.put(path, node);
+    }
+    builder.finish()
+}
+
+fn node(entry: Entry, contents: Option<Vec<u8>>) -> (ContextPath, Node) {
+    let (kind, size, link) = match entry.kind {
+        EntryKind::Dir => (Kind::Dir, 0, Vec::new()),
+        EntryKind::File(size) => (Kind::File, size, Vec::new()),
+        EntryKind::Symlink(target) => (Kind::Symlink, 0, target),
+        EntryKind::HardLink(target) => (Kind::File, 0, target.as_bytes().to_vec()),
+        EntryKind::Special => (Kind::Special, 0, Vec::new()),
+    };
+    let mode = if kind == Kind::Symlink { 0o777 } else { entry.mode };
+    (entry.path, Node { kind, mode, uid: entry.uid, gid: entry.gid, size, link, contents })
+}

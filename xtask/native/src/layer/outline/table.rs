@@ -1,0 +1,307 @@
+//! A layer's outline as bytes: records sorted by path behind a list of where each begins, so that a question is a binary search
+//! and reading a stored one costs no more than its bytes.
+//!
+//! Pure. Bytes from elsewhere are taken only with their digest, which stands before them.
+
+use super::Node;
+use crate::layer::Whiteout;
+use std::collections::BTreeMap;
+use xtask_model::fault::Fault;
+use xtask_model::image::context::{ContextPath, Kind};
+use xtask_model::spec::reference::Digest;
+
+/// Goes up with every change of the form.
+const MAGIC: &[u8; 8] = b"outline1";
+/// Magic and digest.
+const HEAD: usize = MAGIC.len() + 32;
+
+/// What a layer says of a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Mark {
+    /// This stands there.
+    Node(Node),
+    /// What stands there below is gone.
+    Gone,
+    /// What stands below it, in layers below, is gone.
+    Emptied,
+}
+
+/// Where the layer says so: a path may be emptied, gone, and there anew.
+type Place = (Vec<u8>, u8);
+
+const NODE: u8 = 0;
+const GONE: u8 = 1;
+const EMPTIED: u8 = 2;
+
+/// What one layer adds and takes away.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LayerOutline {
+    bytes: Vec<u8>,
+}
+
+/// An outline in the making.
+#[derive(Default)]
+pub(super) struct Builder {
+    marks: BTreeMap<Place, Mark>,
+    /// A path that is a folder and something else.
+    double: Option<Vec<u8>>,
+}
+
+impl Builder {
+    /// An entry; the last one of a path counts.
+    pub(super) fn put(&mut self, path: ContextPath, node: Node) {
+        let is_dir = node.kind == Kind::Dir;
+        let before = self.marks.insert((path.as_bytes().to_vec(), NODE), Mark::Node(node));
+        if matches!(before, Some(Mark::Node(before)) if (before.kind == Kind::Dir) != is_dir) {
+            self.double = Some(path.as_bytes().to_vec());
+        }
+    }
+
+    pub(super) fn take_away(&mut self, whiteout: Whiteout) {
+        let place = match whiteout {
+            Whiteout::Path(path) => ((path.as_bytes().to_vec(), GONE), Mark::Gone),
+            Whiteout::Below(folder) => ((folder.as_bytes().to_vec(), EMPTIED), Mark::Emptied),
+            Whiteout::Nothing => return,
+        };
+        self.marks.insert(place.0, place.1);
+    }
+
+    /// What is a folder and something else in the same layer is an error: unpackers do not agree about it.
+    pub(super) fn finish(mut self) -> Result<LayerOutline, Fault> {
+        if let Some(path) = &self.double {
+            let path = ContextPath::new(path.as_slice());
+            return Err(contradiction(format!("`{path}` is a folder, and is none, in the same layer")));
+        }
+        self.link_up();
+        let mut parent: Option<&[u8]> = None;
+        for (path, _) in self.marks.keys() {
+            let folder = parent_of(path);
+            if folder == parent {
+                continue;
+            }
+            parent = folder;
+            for folder in folders(path) {
+                if let Some(Mark::Node(node)) = self.marks.get(&(folder.to_vec(), NODE)) {
+                    if node.kind != Kind::Dir {
+                        let (path, folder) = (ContextPath::new(path.as_slice()), ContextPath::new(folder));
+                        let why = format!("`{path}` stands below `{folder}`, which is no folder in the same layer");
+                        return Err(contradiction(why));
+                    }
+                }
+            }
+        }
+        Ok(LayerOutline { bytes: encode(&self.marks) })
+    }
+
+    /// A hard link is as large as what it is a link of.
+    fn link_up(&mut self) {
+        let is_link =
+            |mark: &Mark| matches!(mark, Mark::Node(node) if node.kind == Kind::File && !node.link.is_empty());
+        let links: Vec<Place> = self.marks.iter().filter(|(_, mark)| is_link(mark)).map(|(at, _)| at.clone()).collect();
+        for place in links {
+            let mut size = None;
+            let mut next = place.clone();
+            for _ in 0..super::LINKS {
+                let Some(Mark::Node(node)) = self.marks.get(&next) else { break };
+                if node.link.is_empty() {
+                    size = Some((node.size, node.contents.clone()));
+                    break;
+                }
+                next = (node.link.clone(), NODE);
+            }
+            if let (Some(Mark::Node(node)), Some((size, contents))) = (self.marks.get_mut(&place), size) {
+                node.size = size;
+                node.contents = contents;
+            }
+        }
+    }
+}
+
+fn contradiction(why: String) -> Fault {
+    Fault::build("cannot read a layer").cause(why)
+}
+
+fn parent_of(path: &[u8]) -> Option<&[u8]> {
+    path.iter().rposition(|byte| *byte == b'/').map(|at| &path[..at])
+}
+
+/// The folders that a path is in, without the root, the innermost first.
+fn folders(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::successors(parent_of(path), |folder| parent_of(folder))
+}
+
+fn encode(marks: &BTreeMap<Place, Mark>) -> Vec<u8> {
+    let mut bytes = vec![0; HEAD];
+    bytes[..MAGIC.len()].copy_from_slice(MAGIC);
+    bytes.extend_from_slice(&(marks.len() as u32).to_le_bytes());
+    let places = bytes.len();
+    bytes.resize(places + 4 * marks.len(), 0);
+    for (number, ((path, kind), mark)) in marks.iter().enumerate() {
+        let at = bytes.len() as u32;
+        bytes[places + 4 * number..][..4].copy_from_slice(&at.to_le_bytes());
+        put(&mut bytes, path);
+        bytes.push(*kind);
+        if let Mark::Node(node) = mark {
+            bytes.push(node.kind as u8);
+            for number in [node.mode, node.uid, node.gid] {
+                bytes.extend_from_slice(&number.to_le_bytes());
+            }
+            bytes.extend_from_slice(&node.size.to_le_bytes());
+            put(&mut bytes, &node.link);
+            bytes.push(node.contents.is_some().into());
+            put(&mut bytes, node.contents.as_deref().unwrap_or_default());
+        }
+    }
+    let digest = digest(&bytes[HEAD..]);
+    bytes[MAGIC.len()..HEAD].copy_from_slice(&digest);
+    bytes
+}
+
+fn digest(bytes: &[u8]) -> [u8; 32] {
+    use sha2::Digest as _;
+    sha2::Sha256::digest(bytes).into()
+}
+
+fn put(bytes: &mut Vec<u8>, text: &[u8]) {
+    bytes.extend_from_slice(&(text.len() as u32).to_le_bytes());
+    bytes.extend_from_slice(text);
+}
+
+impl LayerOutline {
+    /// The bytes, to be kept.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// From bytes that were kept; `None` where they are not what [`LayerOutline::as_bytes`] gave, or an older form of it.
+    pub fn from_bytes(bytes: Vec<u8>) -> Option<Self> {
+        let whole = bytes.get(..MAGIC.len())? == MAGIC && bytes.get(MAGIC.len()..HEAD)? == digest(bytes.get(HEAD..)?);
+        whole.then_some(Self { bytes })
+    }
+
+    /// The digest of what it says.
+    pub fn digest(&self) -> Digest {
+        Digest::of(&self.bytes)
+    }
+
+    /// How many paths it says something of.
+    pub fn len(&self) -> usize {
+        Cursor { bytes: &self.bytes, at: HEAD }.number() as usize
+    }
+
+    /// Whether it says nothing.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What the layer puts at a path.
+    pub(super) fn get(&self, path: &[u8]) -> Option<Node> {
+        match self.mark(self.find(path, NODE).ok()?).1 {
+            Mark::Node(node) => Some(node),
+            Mark::Gone | Mark::Emptied => None,
+        }
+    }
+
+    /// Whether the layer has anything below a path.
+    pub(super) fn has_below(&self, path: &[u8]) -> bool {
+        let below = if path.is_empty() { Vec::new() } else { [path, b"/"].concat() };
+        let mut at = self.find(&below, 0).unwrap_or_else(|at| at);
+        while at < self.len() && self.place(at).0.starts_with(&below) {
+            // What only takes away makes no folder.
+            if self.place(at).1 == NODE {
+                return true;
+            }
+            at += 1;
+        }
+        false
+    }
+
+    /// Whether what stands at a path in layers below is not to be seen any more.
+    pub(super) fn hides(&self, path: &[u8]) -> bool {
+        let says = |path: &[u8], what: u8| self.find(path, what).is_ok();
+        let replaced = |path: &[u8]| self.get(path).is_some_and(|node| node.kind != Kind::Dir);
+        let above = |folder: &[u8]| says(folder, GONE) || says(folder, EMPTIED) || replaced(folder);
+        says(path, GONE) || (!path.is_empty() && says(b"", EMPTIED)) || folders(path).any(above)
+    }
+
+    /// All that it says, by path.
+    pub(super) fn marks(&self) -> impl Iterator<Item = (&[u8], Mark)> {
+        (0..self.len()).map(|number| self.mark(number))
+    }
+
+    fn find(&self, path: &[u8], what: u8) -> Result<usize, usize> {
+        let (mut low, mut high) = (0, self.len());
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.place(middle).cmp(&(path, what)) {
+                std::cmp::Ordering::Less => low = middle + 1,
+                std::cmp::Ordering::Equal => return Ok(middle),
+                std::cmp::Ordering::Greater => high = middle,
+            }
+        }
+        Err(low)
+    }
+
+    fn cursor(&self, number: usize) -> Cursor<'_> {
+        let at = Cursor { bytes: &self.bytes, at: HEAD + 4 + 4 * number }.number();
+        Cursor { bytes: &self.bytes, at: at as usize }
+    }
+
+    fn place(&self, number: usize) -> (&[u8], u8) {
+        let mut cursor = self.cursor(number);
+        (cursor.text(), cursor.byte())
+    }
+
+    fn mark(&self, number: usize) -> (&[u8], Mark) {
+        let mut cursor = self.cursor(number);
+        let path = cursor.text();
+        let mark = match cursor.byte() {
+            GONE => Mark::Gone,
+            EMPTIED => Mark::Emptied,
+            _ => Mark::Node(Node {
+                kind: match cursor.byte() {
+                    kind if kind == Kind::Dir as u8 => Kind::Dir,
+                    kind if kind == Kind::File as u8 => Kind::File,
+                    kind if kind == Kind::Symlink as u8 => Kind::Symlink,
+                    _ => Kind::Special,
+                },
+                mode: cursor.number(),
+                uid: cursor.number(),
+                gid: cursor.number(),
+                size: u64::from(cursor.number()) | u64::from(cursor.number()) << 32,
+                link: cursor.text().to_vec(),
+                contents: {
+                    let kept = cursor.byte() != 0;
+                    let contents = cursor.text();
+                    kept.then(|| contents.to_vec())
+                },
+            }),
+        };
+        (path, mark)
+    }
+}
+
+/// Reads what [`encode`] has written: the digest says that it is nothing else.
+struct Cursor<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Cursor<'a> {
+    fn byte(&mut self) -> u8 {
+        self.at += 1;
+        self.bytes[self.at - 1]
+    }
+
+    fn number(&mut self) -> u32 {
+        let number = <[u8; 4]>::try_from(&self.bytes[self.at..self.at + 4]).expect("four bytes");
+        self.at += 4;
+        u32::from_le_bytes(number)
+    }
+
+    fn text(&mut self) -> &'a [u8] {
+        let length = self.number() as usize;
+        self.at += length;
+        &self.bytes[self.at - length..self.at]
+    }
+}

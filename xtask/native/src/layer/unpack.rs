@@ -1,0 +1,358 @@
+//! Unpacks layers into a folder, as an ordinary user: devices and, but for root that asks for them, owners are left out, modes
+//! kept as far as the owner can read and write all of it, and nothing gets the right to become somebody else.
+//!
+//! Nothing outside the folder is ever written, read or linked: every name is opened from the folder that it stands in, and no
+//! link is followed. The folder must be nobody else's to write to meanwhile.
+
+use crate::layer::{Entry, EntryKind, Reader, Whiteout};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
+use rustix::io::Errno;
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use xtask_model::fault::Fault;
+use xtask_model::image::context::ContextPath;
+
+/// A folder that layers are unpacked into, the lowest first.
+pub struct Unpacked {
+    root: OwnedFd,
+    shown: PathBuf,
+    owners: bool,
+    only: fn(&ContextPath) -> bool,
+    /// The folder of the last entry: most are in the one of their neighbour.
+    last: Option<(ContextPath, OwnedFd)>,
+}
+
+impl Unpacked {
+    /// Opens a folder, which is made if it is not there.
+    pub fn open(folder: &Path) -> Result<Self, Fault> {
+        let open = || -> io::Result<OwnedFd> {
+            std::fs::create_dir_all(folder)?;
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            Ok(rustix::fs::openat(CWD, folder, flags, Mode::empty())?)
+        };
+        let root = open().map_err(|error| Fault::build(format!("cannot write `{}`", folder.display())).cause(error))?;
+        Ok(Self { root, shown: folder.to_owned(), owners: false, only: |_| true, last: None })
+    }
+
+    /// Gives every path its owner, which only root can: for who runs the image as its own user. Such a folder is for root
+    /// alone to enter.
+    #[must_use]
+    pub fn with_owners(self) -> Self {
+        Self { owners: true, ..self }
+    }
+
+    /// Leaves out every file that is not among these, and the folders that then hold nothing. Links stay.
+    #[must_use]
+    pub fn only(self, these: fn(&ContextPath) -> bool) -> Self {
+        Self { only: these, ..self }
+    }
+
+    /// Unpacks a layer over those before it. After an error the folder holds a part of it, and is to be removed.
+    pub fn apply(&mut self, reader: &mut Reader<'_>) -> Result<(), Fault> {
+        let mut own = Own::default();
+        while let Some(entry) = reader.next()? {
+            match entry.whiteout() {
+                Some(Whiteout::Path(path)) => self.take_away(&path, &own)?,
+                Some(Whiteout::Below(folder)) => self.take_below(&folder, &own)?,
+                Some(Whiteout::Nothing) => {}
+                None if self.leaves_out(&entry) => {}
+                None => self.put(&entry, reader, &mut own)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn leaves_out(&self, entry: &Entry) -> bool {
+        !matches!(entry.kind, EntryKind::Symlink(_)) && !(self.only)(&entry.path)
+    }
+
+    fn put(&mut self, entry: &Entry, reader: &mut Reader<'_>, own: &mut Own) -> Result<(), Fault> {
+        let cannot = |shown: &Path, error: Errno| cannot_write(shown, &entry.path, error);
+        let Some((folder, name)) = split(&entry.path) else {
+            return Ok(());
+        };
+        let is_dir = entry.kind == EntryKind::Dir;
+        let was_leaf = own.leaves.contains(&entry.path);
+        if is_dir && was_leaf || !is_dir && !was_leaf && own.has(&entry.path) {
+            return Err(self.contradiction(&format!("`{}` is a folder, and is none, in the same layer", entry.path)));
+        }
+        let shown = self.shown.clone();
+        let target = match &entry.kind {
+            EntryKind::HardLink(target) => Some(self.file(target).map_err(|error| {
+                cannot(&shown, error).cause(format!("it is a hard link of `{target}`, which has to be there before it"))
+            })?),
+            _ => None,
+        };
+        let parent = self.folder(&folder, own)?;
+        let found = kind(parent, name).map_err(|error| cannot(&shown, error))?;
+        if found.is_some_and(|found| !(is_dir && found == FileType::Directory)) {
+            self.take_away_all(&entry.path)?;
+        }
+        let parent = self.folder(&folder, own)?;
+        match &entry.kind {
+            EntryKind::Dir => make_dir(parent, name, entry.mode).map_err(|error| cannot(&shown, error))?,
+            EntryKind::Symlink(target) => {
+                rustix::fs::symlinkat(target.as_slice(), parent, name).map_err(|error| cannot(&shown, error))?;
+            }
+            EntryKind::File(_) => {
+                let mut file = make_file(parent, name).map_err(|error| cannot(&shown, error))?;
+                write(reader, &mut file).map_err(|error| match error {
+                    Broken::Layer(error) => reader.failed(error),
+                    Broken::Folder(error) => cannot_write(&shown, &entry.path, error),
+                })?;
+                finish(&file, entry).map_err(|error| cannot(&shown, error))?;
+            }
+            EntryKind::HardLink(_) => {
+                let (from, name_there) = target.as_ref().expect("asked for above");
+                rustix::fs::linkat(from, name_there, parent, name, AtFlags::empty())
+                    .map_err(|error| cannot(&shown, error))?;
+            }
+            // As if it had been unpacked: what was there is gone.
+            EntryKind::Special => {}
+        }
+        if self.owners && !matches!(entry.kind, EntryKind::Special | EntryKind::HardLink(_)) {
+            let parent = self.folder(&folder, own)?;
+            let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
+            rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+                .map_err(|error| cannot(&shown, error))?;
+        }
+        own.paths.insert(entry.path.clone());
+        if !is_dir {
+            own.leaves.insert(entry.path.clone());
+        }
+        Ok(())
+    }
+
+    fn contradiction(&self, why: &str) -> Fault {
+        Fault::build(format!("cannot unpack a layer into `{}`", self.shown.display())).cause(why)
+    }
+
+    /// The folder at a path, made where it is not there. What of a lower layer is no folder gives way to one.
+    fn folder(&mut self, path: &ContextPath, own: &Own) -> Result<BorrowedFd<'_>, Fault> {
+        if self.last.as_ref().is_none_or(|(last, _)| last != path) {
+            let mut at = ContextPath::default();
+            let mut fd = self.root.try_clone().map_err(|error| cannot_write(&self.shown, path, error))?;
+            for part in path.parts() {
+                at = at.join(part);
+                if own.leaves.contains(&at) {
+                    let why = format!("`{path}` has to be a folder, and `{at}` is none in the same layer");
+                    return Err(self.contradiction(&why));
+                }
+                fd = enter(&fd, part).map_err(|error| cannot_write(&self.shown, &at, error))?;
+            }
+            self.last = Some((path.clone(), fd));
+        }
+        Ok(self.last.as_ref().expect("just set").1.as_fd())
+    }
+
+    /// The folder and the name of a regular file that is there.
+    fn file(&self, path: &ContextPath) -> Result<(OwnedFd, Vec<u8>), Errno> {
+        let (folder, name) = split(path).ok_or(Errno::ISDIR)?;
+        let folder = self.existing(&folder)?;
+        match kind(folder.as_fd(), name)? {
+            Some(FileType::RegularFile) => Ok((folder, name.to_vec())),
+            Some(FileType::Symlink) => Err(Errno::LOOP),
+            Some(FileType::Directory) => Err(Errno::ISDIR),
+            Some(_) => Err(Errno::INVAL),
+            None => Err(Errno::NOENT),
+        }
+    }
+
+    fn existing(&self, path: &ContextPath) -> Result<OwnedFd, Errno> {
+        let mut fd = rustix::io::fcntl_dupfd_cloexec(&self.root, 0)?;
+        for part in path.parts() {
+            fd = open_dir(&fd, part)?;
+        }
+        Ok(fd)
+    }
+
+    /// Removes what lower layers have at a path; what is of this one stays.
+    fn take_away(&mut self, path: &ContextPath, own: &Own) -> Result<(), Fault> {
+        if own.has(path) {
+            return if own.leaves.contains(path) { Ok(()) } else { self.take_below(path, own) };
+        }
+        self.take_away_all(path)
+    }
+
+    fn take_away_all(&mut self, path: &ContextPath) -> Result<(), Fault> {
+        let Some((folder, name)) = split(path) else { return Ok(()) };
+        self.last = None;
+        let removed = match self.existing(&folder) {
+            Ok(folder) => remove(&folder, name),
+            // Not there, or below what is no folder: nothing to take away.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(()),
+            Err(error) => Err(error),
+        };
+        removed.map_err(|error| cannot_write(&self.shown, path, error))
+    }
+
+    /// Removes what lower layers have below a folder.
+    fn take_below(&mut self, path: &ContextPath, own: &Own) -> Result<(), Fault> {
+        self.last = None;
+        let cannot = |error: Errno| cannot_write(&self.shown, path, error);
+        let folder = match self.existing(path) {
+            Ok(folder) => folder,
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),
+            Err(error) => return Err(cannot(error)),
+        };
+        let names = names(&folder).map_err(cannot)?;
+        drop(folder);
+        for name in names {
+            self.take_away(&path.join(&name), own)?;
+        }
+        Ok(())
+    }
+}
+
+/// What the layer that is being unpacked has put.
+#[derive(Default)]
+struct Own {
+    paths: BTreeSet<ContextPath>,
+    /// Those of them that are no folders.
+    leaves: BTreeSet<ContextPath>,
+}
+
+impl Own {
+    /// Whether it has put anything at a path or below it.
+    fn has(&self, path: &ContextPath) -> bool {
+        let below = path.join(b"");
+        let next = self.paths.range(&below..).next();
+        self.paths.contains(path) || next.is_some_and(|next| next.as_bytes().starts_with(below.as_bytes()))
+    }
+}
+
+/// Folder and name; none for the root.
+fn split(path: &ContextPath) -> Option<(ContextPath, &[u8])> {
+    Some((path.parent()?, path.parts().next_back()?))
+}
+
+/// What is at a name.
+fn kind(folder: BorrowedFd<'_>, name: &[u8]) -> Result<Option<FileType>, Errno> {
+    match rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => Ok(Some(FileType::from_raw_mode(stat.st_mode))),
+        Err(Errno::NOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn open_dir(folder: &OwnedFd, name: &[u8]) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(folder, name, flags, Mode::empty())
+}
+
+/// Opens a folder, or makes it; what stands there and is none goes.
+fn enter(folder: &OwnedFd, name: &[u8]) -> Result<OwnedFd, Errno> {
+    match open_dir(folder, name) {
+        Err(Errno::NOENT) => {}
+        Err(Errno::NOTDIR | Errno::LOOP | Errno::MLINK) => {
+            rustix::fs::unlinkat(folder, name, AtFlags::empty())?;
+        }
+        done => return done,
+    }
+    rustix::fs::mkdirat(folder, name, Mode::from_raw_mode(0o755))?;
+    open_dir(folder, name)
+}
+
+/// Permissions, of which the owner's reading and writing never goes, and set-id always does.
+fn permissions(mode: u32, at_least: u32) -> Mode {
+    Mode::from_raw_mode((mode & 0o777 | at_least) as rustix::fs::RawMode)
+}
+
+fn make_dir(folder: BorrowedFd<'_>, name: &[u8], mode: u32) -> Result<(), Errno> {
+    match rustix::fs::mkdirat(folder, name, Mode::RWXU) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(error) => return Err(error),
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let made = rustix::fs::openat(folder, name, flags, Mode::empty())?;
+    // Beyond the umask.
+    rustix::fs::fchmod(made, permissions(mode, 0o700))
+}
+
+fn make_file(folder: BorrowedFd<'_>, name: &[u8]) -> Result<File, Errno> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(folder, name, flags, Mode::RUSR | Mode::WUSR).map(File::from)
+}
+
+enum Broken {
+    Layer(io::Error),
+    Folder(io::Error),
+}
+
+/// Copies the contents, and tells whose fault it was if it cannot.
+fn write(reader: &mut Reader<'_>, file: &mut File) -> Result<(), Broken> {
+    use std::io::{Read as _, Write as _};
+    let mut contents = reader.contents();
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        match contents.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(count) => file.write_all(&buffer[..count]).map_err(Broken::Folder)?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(Broken::Layer(error)),
+        }
+    }
+}
+
+fn finish(file: &File, entry: &Entry) -> Result<(), Errno> {
+    rustix::fs::fchmod(file, permissions(entry.mode, 0o600))?;
+    // Python believes its byte code by the source's time.
+    let time = Timespec { tv_sec: entry.time, tv_nsec: 0 };
+    rustix::fs::futimens(file, &Timestamps { last_access: time, last_modification: time })
+}
+
+fn names(folder: &OwnedFd) -> Result<Vec<Vec<u8>>, Errno> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(folder)? {
+        let name = entry?.file_name().to_bytes().to_vec();
+        if !matches!(&*name, b"." | b"..") {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+/// Removes what is at a name, with all below it; nothing there is nothing to do.
+fn remove(folder: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
+    // What leads to the folder itself or out of it is no name in it, whoever asks.
+    if matches!(name, b"" | b"." | b"..") || name.contains(&b'/') {
+        return Err(Errno::INVAL);
+    }
+    match rustix::fs::unlinkat(folder, name, AtFlags::empty()) {
+        Err(Errno::ISDIR | Errno::PERM) => {}
+        Err(Errno::NOENT) => return Ok(()),
+        done => return done,
+    }
+    // Depth first without recursion: how deep it is, a layer decides.
+    let mut open = vec![(open_dir(folder, name)?, name.to_vec(), Vec::new())];
+    if let Some(top) = open.last_mut() {
+        top.2 = names(&top.0)?;
+    }
+    while let Some((current, _, left)) = open.last_mut() {
+        if let Some(next) = left.pop() {
+            match rustix::fs::unlinkat(&*current, &next, AtFlags::empty()) {
+                Err(Errno::ISDIR | Errno::PERM) => {
+                    let inner = open_dir(current, &next)?;
+                    let inside = names(&inner)?;
+                    open.push((inner, next, inside));
+                }
+                done => done?,
+            }
+        } else {
+            let name = open.pop().expect("the loop has one").1;
+            let parent = open.last().map_or(folder, |(parent, _, _)| parent);
+            rustix::fs::unlinkat(parent, &name, AtFlags::REMOVEDIR)?;
+        }
+    }
+    Ok(())
+}
+
+fn cannot_write(folder: &Path, path: &ContextPath, error: impl Into<io::Error>) -> Fault {
+    Fault::build(format!("cannot unpack `{path}` into `{}`", folder.display())).cause(error.into())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,264 @@
+//! What is unpacked is what the outline says, and nothing outside the folder is touched.
+
+use super::*;
+use crate::layer::Limits;
+use crate::layer::made_up::{END, entry, tar};
+use crate::layer::outline::{self, Outline};
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::sync::Arc;
+use xtask_model::image::context::Kind;
+
+/// A folder with a neighbour that nothing may touch.
+struct Place {
+    all: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let all = tempfile::tempdir().unwrap();
+        std::fs::create_dir(all.path().join("outside")).unwrap();
+        std::fs::write(all.path().join("outside/secret"), "untouched").unwrap();
+        Self { all }
+    }
+
+    fn root(&self) -> PathBuf {
+        self.all.path().join("root")
+    }
+
+    fn outside(&self) -> String {
+        self.all.path().join("outside").display().to_string()
+    }
+
+    fn apply(&self, layers: &[Vec<u8>]) -> Result<(), Fault> {
+        let mut unpacked = Unpacked::open(&self.root())?;
+        for layer in layers {
+            unpacked.apply(&mut Reader::open(&**layer, None, Limits::default())?)?;
+        }
+        Ok(())
+    }
+
+    #[track_caller]
+    fn unharmed(&self) {
+        let names: Vec<_> = std::fs::read_dir(self.outside()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(names, ["secret"]);
+        let secret = self.all.path().join("outside/secret");
+        assert_eq!(std::fs::read_to_string(&secret).unwrap(), "untouched");
+        assert_eq!(std::fs::metadata(&secret).unwrap().nlink(), 1);
+    }
+
+    /// Every path with what it is.
+    fn tree(&self) -> BTreeMap<String, String> {
+        let mut found = BTreeMap::new();
+        let mut folders = vec![self.root()];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(&folder).unwrap() {
+                let path = entry.unwrap().path();
+                let metadata = path.symlink_metadata().unwrap();
+                let what = if metadata.is_dir() {
+                    folders.push(path.clone());
+                    "d".to_owned()
+                } else if metadata.is_symlink() {
+                    format!("l {}", std::fs::read_link(&path).unwrap().display())
+                } else {
+                    format!("f {}", std::fs::read_to_string(&path).unwrap())
+                };
+                found.insert(path.strip_prefix(self.root()).unwrap().display().to_string(), what);
+            }
+        }
+        found
+    }
+}
+
+#[track_caller]
+fn refuses(layers: &[Vec<u8>], why: &str) {
+    let place = Place::new();
+    let fault = place.apply(layers).unwrap_err().to_string();
+    assert!(fault.contains(why), "{fault}");
+    place.unharmed();
+}
+
+#[test]
+fn a_part_is_the_chosen_files_and_every_link() {
+    let place = Place::new();
+    let lower = tar(&["d lib", "f lib/a.so lower", "d share", "f share/a left", "l link share/a"]);
+    let upper = tar(&["f lib/a.so upper", "h b.so lib/a.so"]);
+    let mut part = Unpacked::open(&place.root()).unwrap().only(|path| path.as_bytes().ends_with(b".so"));
+    for layer in [&lower, &upper] {
+        part.apply(&mut Reader::open(&**layer, None, Limits::default()).unwrap()).unwrap();
+    }
+    let tree: Vec<String> = place.tree().into_keys().collect();
+    assert_eq!(tree, ["b.so", "lib", "lib/a.so", "link"]);
+    assert_eq!(std::fs::read_to_string(place.root().join("b.so")).unwrap(), "upper");
+    let alone = tar(&["f share/b", "h c.so share/b"]);
+    let fault = part.apply(&mut Reader::open(&*alone, None, Limits::default()).unwrap()).unwrap_err();
+    assert!(fault.to_string().contains("hard link of `share/b`"), "{fault}");
+    place.unharmed();
+}
+
+#[test]
+fn layers_lie_upon_each_other() {
+    let place = Place::new();
+    let below = tar(&["d a", "f a/x 1", "f a/y 2", "d d", "f d/e 3", "l l a", "f s 4", "h t s"]);
+    let above = tar(&["f a/.wh.x", "f d/n 5", "f d/.wh..wh..opq", "f l 6", "f s 7", "c a/y"]);
+    place.apply(&[below, above]).unwrap();
+    let tree: Vec<String> = place.tree().into_iter().map(|(path, what)| format!("{path} {what}")).collect();
+    assert_eq!(tree, ["a d", "d d", "d/n f 5", "l f 6", "s f 7", "t f 4"]);
+}
+
+#[test]
+fn modes_are_kept_as_far_as_the_owner_can_work() {
+    let place = Place::new();
+    let with = |path: &[u8], flag: u8, mode: &[u8]| {
+        let mut bytes = entry(path, flag, b"", b"");
+        bytes[100..107].copy_from_slice(mode);
+        bytes[148..156].fill(b' ');
+        let sum: u32 = bytes[..512].iter().map(|byte| u32::from(*byte)).sum();
+        bytes[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+        bytes
+    };
+    let layer = [
+        with(b"none", b'0', b"0000000"),
+        with(b"program", b'0', b"0006755"),
+        with(b"closed/", b'5', b"0000000"),
+        with(b"closed/file", b'0', b"0000444"),
+        with(b"sticky/", b'5', b"0001777"),
+        END.to_vec(),
+    ]
+    .concat();
+    place.apply(&[layer]).unwrap();
+    let mode = |name: &str| std::fs::metadata(place.root().join(name)).unwrap().permissions().mode() & 0o7777;
+    assert_eq!(mode("none"), 0o600);
+    assert_eq!(mode("program"), 0o755);
+    assert_eq!(mode("closed"), 0o700);
+    assert_eq!(mode("closed/file"), 0o644);
+    assert_eq!(mode("sticky"), 0o777);
+    let time = std::fs::metadata(place.root().join("none")).unwrap().mtime();
+    assert_eq!(time, i64::try_from(crate::layer::TIME).unwrap());
+}
+
+#[test]
+fn no_link_leads_a_file_out() {
+    let outside = Place::new().outside();
+    for target in [&*outside, "../outside", "/", "."] {
+        refuses(&[tar(&[&format!("l x {target}"), "f x/secret harm"])], "has to be a folder, and `x` is none");
+        refuses(&[tar(&[&format!("l x {target}"), "f x/a/b/c harm"])], "has to be a folder, and `x` is none");
+    }
+    let place = Place::new();
+    let link = format!("l x {}", place.outside());
+    // In a layer above, the link gives way to a folder; what it led to is not asked.
+    place.apply(&[tar(&[&link]), tar(&["f x/secret harm"])]).unwrap();
+    place.unharmed();
+    assert_eq!(place.tree()["x/secret"], "f harm");
+
+    let place = Place::new();
+    let file = format!("l x {}/secret", place.outside());
+    refuses(&[tar(&["f x 1", "d x"])], "is a folder, and is none");
+    refuses(&[tar(&["f x/y 1", "f x 1"])], "is a folder, and is none");
+    place.apply(&[tar(&[&file, "f x harm"]), tar(&["f x more"])]).unwrap();
+    place.unharmed();
+    assert_eq!(place.tree()["x"], "f more");
+
+    let place = Place::new();
+    let link = format!("l x {}", place.outside());
+    place.apply(&[tar(&[&link]), tar(&["f x/.wh.secret", "f x/.wh..wh..opq"]), tar(&["d x"])]).unwrap();
+    place.unharmed();
+}
+
+#[test]
+fn no_whiteout_deletes_outside_its_folder() {
+    for line in ["f .wh...", "f .wh..", "f .wh.", "f a/.wh...", "f a/b/.wh...", "d .wh...", "l .wh... x", "f ./.wh..."]
+    {
+        refuses(&[tar(&["f a/b/c 1"]), tar(&[line])], "takes away what is no name");
+        let place = Place::new();
+        place.apply(&[tar(&["f a/b/c 1"])]).unwrap();
+        place.apply(&[tar(&[line])]).unwrap_err();
+        place.unharmed();
+        assert_eq!(place.tree().len(), 3, "{line}");
+        let outline = outline::of(&mut Reader::open(&*tar(&[line]), None, Limits::default()).unwrap());
+        assert!(outline.is_err(), "{line}");
+    }
+    // Nor where a caller has a name from elsewhere.
+    let place = Place::new();
+    std::fs::create_dir_all(place.root()).unwrap();
+    let root: OwnedFd = File::open(place.root()).unwrap().into();
+    for name in [&b".."[..], b".", b"", b"../outside", b"a/b"] {
+        assert_eq!(remove(&root, name), Err(Errno::INVAL));
+    }
+    place.unharmed();
+}
+
+#[test]
+fn no_hard_link_leads_out() {
+    for (line, why) in [
+        ("h x ../outside/secret", "leads out"),
+        ("h x /etc/passwd", "starts at the root"),
+        ("h x nothing", "hard link of `nothing`"),
+        ("h x d", "hard link of `d`"),
+    ] {
+        refuses(&[tar(&["d d", line])], why);
+    }
+    let place = Place::new();
+    let link = format!("l l {}", place.outside());
+    let fault = place.apply(&[tar(&[&link, "h x l/secret"])]).unwrap_err().to_string();
+    assert!(fault.contains("hard link of `l/secret`"), "{fault}");
+    let file = format!("l m {}/secret", place.outside());
+    let fault = place.apply(&[tar(&[&file, "h x m"])]).unwrap_err().to_string();
+    assert!(fault.contains("hard link of `m`"), "{fault}");
+    place.unharmed();
+}
+
+#[test]
+fn what_is_too_large_ends() {
+    let place = Place::new();
+    let big = [entry(b"big", b'0', b"", &vec![0; 3 << 20]), END.to_vec()].concat();
+    let mut unpacked = Unpacked::open(&place.root()).unwrap();
+    let limits = Limits { bytes: 1 << 20, ..Limits::default() };
+    let fault = unpacked.apply(&mut Reader::open(&*big, None, limits).unwrap()).unwrap_err().to_string();
+    assert!(fault.contains("unpacks to more than"), "{fault}");
+    let cut = &big[..1 << 20];
+    let fault = unpacked.apply(&mut Reader::open(cut, None, Limits::default()).unwrap()).unwrap_err().to_string();
+    assert!(fault.contains("ends in the middle"), "{fault}");
+}
+
+#[test]
+fn a_deep_tree_comes_and_goes() {
+    let place = Place::new();
+    let deep = vec!["d"; 300].join("/");
+    place.apply(&[tar(&[&format!("f {deep}/f x")]), tar(&["f .wh.d"])]).unwrap();
+    assert_eq!(place.tree(), BTreeMap::new());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    #[test]
+    fn what_is_unpacked_is_what_the_outline_says(
+        layers in prop::collection::vec(outline::tests::random_layer(), 1..4)
+    ) {
+        let tars: Vec<Vec<u8>> = layers
+            .iter()
+            .map(|lines| tar(&lines.iter().map(String::as_str).collect::<Vec<_>>()))
+            .collect();
+        let outlines = tars.iter().map(|tar| {
+            Arc::new(outline::of(&mut Reader::open(&**tar, None, Limits::default()).unwrap()).unwrap())
+        });
+        let expected: BTreeMap<String, &str> = Outline::new(outlines)
+            .merged()
+            .into_iter()
+            .filter(|(path, _)| !path.as_bytes().is_empty())
+            .map(|(path, node)| (path.to_string(), match node.kind {
+                Kind::Dir => "d",
+                Kind::File => "f",
+                Kind::Symlink => "l",
+                Kind::Special => "c",
+            }))
+            .collect();
+        let place = Place::new();
+        place.apply(&tars).unwrap();
+        let found = place.tree();
+        let found: BTreeMap<String, &str> = found.iter().map(|(path, what)| (path.clone(), &what[..1])).collect();
+        prop_assert_eq!(found, expected, "{:?}", layers);
+    }
+}

@@ -1,0 +1,94 @@
+//! The recipes that the policy names for stages of the base's Dockerfile, each with the arguments of its stage.
+
+pub mod python;
+mod reference;
+pub mod stage;
+pub mod user;
+
+use crate::recipes::python::{PythonPackages, Request};
+use crate::recipes::stage::{Foundation, Realise};
+use crate::recipes::user::User;
+use std::collections::BTreeMap;
+use std::path::Path;
+use xtask_host::tree::facts::Tree;
+use xtask_model::fault::Fault;
+use xtask_model::image::policy::{Base, Recipe};
+use xtask_model::spec::dockerfile::{Dockerfile, Kind};
+use xtask_model::spec::oci::Config;
+use xtask_model::spec::reference::Platform;
+
+/// The realised stages of a base's Dockerfile, by name. Nothing is made yet, and of the foundation only its configuration is
+/// asked.
+pub fn stages<'a>(
+    tree: &Tree,
+    dockerfile: &Dockerfile,
+    args: &BTreeMap<String, String>,
+    platform: &Platform,
+    foundation: &'a dyn Foundation,
+    work: &Path,
+) -> Result<BTreeMap<String, Box<dyn Realise + 'a>>, Fault> {
+    let mut stages: BTreeMap<String, Box<dyn Realise + 'a>> = BTreeMap::new();
+    check(dockerfile, args, platform, &tree.policy.base)?;
+    no_triggers(dockerfile, foundation.config())?;
+    for (name, recipe) in &tree.policy.base.stages {
+        let args = arguments(dockerfile, name, args, platform)?;
+        let stage: Box<dyn Realise + 'a> = match recipe {
+            Recipe::PythonPackages => {
+                let request = Request {
+                    root: &tree.root,
+                    base: &tree.policy.base,
+                    platform,
+                    python: &tree.policy.root.python,
+                    args: &args,
+                    work,
+                };
+                Box::new(PythonPackages::new(&request, foundation)?)
+            }
+            Recipe::User => Box::new(User::new(&args, foundation)?),
+        };
+        stages.insert(name.clone(), stage);
+    }
+    Ok(stages)
+}
+
+/// Refuses a stage of the policy whose text is not the one that its recipe implements.
+pub fn check(
+    dockerfile: &Dockerfile,
+    args: &BTreeMap<String, String>,
+    platform: &Platform,
+    base: &Base,
+) -> Result<(), Fault> {
+    base.stages
+        .iter()
+        .try_for_each(|(stage, recipe)| reference::check(dockerfile, stage, *recipe, (args, platform), base))
+}
+
+/// Refuses a root whose triggers would run in the stages: a recipe runs none.
+fn no_triggers(dockerfile: &Dockerfile, root: &Config) -> Result<(), Fault> {
+    let triggers = root.config.other.get("OnBuild").and_then(|value| value.as_array());
+    let Some(first) = triggers.and_then(|triggers| triggers.first()) else { return Ok(()) };
+    let what =
+        format!("{}: the root image has the trigger `ONBUILD {}`", dockerfile.path(), first.as_str().unwrap_or("…"));
+    Err(Fault::usage(what)
+        .cause("it would run in the stages that have recipes, and a recipe runs nothing")
+        .hint("build this base with docker: `--engine docker`"))
+}
+
+/// The arguments of a stage with their values.
+fn arguments(
+    dockerfile: &Dockerfile,
+    stage: &str,
+    given: &BTreeMap<String, String>,
+    platform: &Platform,
+) -> Result<BTreeMap<String, String>, Fault> {
+    let expanded = dockerfile.clone().with_target(stage)?.expand(given, platform)?;
+    let found = expanded.stages.iter().find(|known| known.name.as_deref() == Some(stage));
+    let instructions = found.into_iter().flat_map(|stage| &stage.instructions);
+    let mut args = BTreeMap::new();
+    for instruction in instructions {
+        if let Kind::Arg(pairs) = &instruction.kind {
+            args.extend(pairs.iter().filter_map(|(name, value)| Some((name.clone(), value.clone()?))));
+        }
+    }
+    Ok(args)
+}

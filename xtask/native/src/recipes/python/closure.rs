@@ -1,0 +1,132 @@
+//! Whether what is installed is whole: each distribution finds all that it requires, in a version that fits.
+//!
+//! The lock's records answer where there are such. Of other pins the metadata is fetched, so that a lock that was edited is
+//! checked before anything of it is published, whatever layers are known already.
+
+use super::environment::Environment;
+use super::install;
+use std::collections::BTreeMap;
+use std::path::Path;
+use xtask_host::terminal;
+use xtask_host::tree::uv::Target;
+use xtask_model::fault::{Exit, Fault};
+use xtask_model::spec::lock::closure::{self, Needs};
+use xtask_model::spec::lock::{Indexes, Lock, LockedPackage};
+use xtask_model::spec::reference::Platform;
+use xtask_model::spec::requirements::{Requirement, Version, normalised};
+
+/// What is checked.
+pub(super) struct Wanted<'a> {
+    /// The repository.
+    pub(super) root: &'a Path,
+    /// What the requirement files ask for.
+    pub(super) asked: &'a [Requirement],
+    /// The whole lock.
+    pub(super) lock: &'a Lock,
+    /// Where the packages will be used.
+    pub(super) environment: &'a Environment,
+    /// What the image is for.
+    pub(super) platform: &'a Platform,
+    /// The newest glibc that a wheel may ask for.
+    pub(super) glibc: &'a str,
+    /// The version of uv that is pinned.
+    pub(super) uv: &'a str,
+}
+
+/// Checks the lock for the Python and the platform of this image.
+pub(super) fn check(wanted: &Wanted<'_>, indexes: &dyn Fn() -> Result<Indexes, Fault>) -> Result<(), Fault> {
+    let Wanted { lock, environment, .. } = wanted;
+    let python = environment.markers().python();
+    if python.parse::<Version>().is_ok_and(|version| !lock.serves(&version)) {
+        return Err(Fault::usage(format!("the root has Python {python}, and the lock is for Python {}", lock.python))
+            .hint("correct `[root] python` in `images.toml`, then `cargo xtask lock`"));
+    }
+    let here = closure::pins_of(&lock.packages, environment.markers()).0;
+    let records = if here.values().all(|package| lock.records.of(package).is_some()) {
+        lock.records.clone()
+    } else {
+        terminal::detail("the lock does not record what all of its packages require: their metadata is read");
+        let targets: Vec<Target> =
+            Target::new(wanted.platform, &environment.minor(), wanted.glibc).into_iter().collect();
+        install::uv(wanted.root, wanted.uv, None)?.describe(lock, &indexes()?, &targets)?
+    };
+    judged(closure::unmet(wanted.asked, &lock.packages, &|package| records.of(package), environment.markers()))
+}
+
+/// Checks distributions by the metadata that was installed with them, against all pins.
+pub(super) fn check_installed(wanted: &Wanted<'_>, site: &Path) -> Result<(), Fault> {
+    let cannot = |error: std::io::Error| Fault::build(format!("cannot read `{}`", site.display())).cause(error);
+    let mut found: BTreeMap<String, Needs> = BTreeMap::new();
+    for entry in std::fs::read_dir(site).map_err(cannot)? {
+        let path = entry.map_err(cannot)?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let Some(stem) = name.strip_suffix(".dist-info") else { continue };
+        let text = std::fs::read(path.join("METADATA")).map_err(cannot)?;
+        let name = stem.split_once('-').map_or(stem, |(name, _)| name);
+        found.insert(normalised(name), Needs::of_metadata(&String::from_utf8_lossy(&text)));
+    }
+    let needs = |package: &LockedPackage| found.get(&package.name);
+    judged(closure::unmet(wanted.asked, &wanted.lock.packages, &needs, wanted.environment.markers()))
+}
+
+fn judged(causes: std::collections::BTreeSet<String>) -> Result<(), Fault> {
+    if causes.is_empty() {
+        return Ok(());
+    }
+    Err(Fault { exit: Exit::Usage, ..closure::fault(causes) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEAD: &str = "# requirements: sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\n\
+                        # python: >=3.12\n# resolver: uv 1\n";
+
+    /// What is said of these pins, of which `needw` requires `plain<1.1`: by the lock's records, and by what was installed.
+    fn found(python: &str, pins: &[&str]) -> [Option<Fault>; 2] {
+        let hash = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        let text: String = pins.iter().map(|pin| format!("{pin} --hash={hash}\n")).collect();
+        let mut lock = Lock::parse(Path::new("r.lock"), &format!("{HEAD}{text}")).unwrap();
+        let site = tempfile::tempdir().unwrap();
+        for package in lock.packages.clone() {
+            let metadata = if package.name == "needw" { "Requires-Dist: plain<1.1\n" } else { "" };
+            lock.records.learn(&package, Needs::of_metadata(metadata));
+            let info = site.path().join(format!("{}-{}.dist-info", package.name, package.version));
+            std::fs::create_dir(&info).unwrap();
+            std::fs::write(info.join("METADATA"), metadata).unwrap();
+        }
+        let platform = "linux/amd64".parse().unwrap();
+        let environment = Environment::new(python, &platform).unwrap();
+        let wanted = Wanted {
+            root: Path::new("/"),
+            asked: &[],
+            lock: &lock,
+            environment: &environment,
+            platform: &platform,
+            glibc: "2_36",
+            uv: "1",
+        };
+        let none = || -> Result<Indexes, Fault> { panic!("nothing is asked of an index") };
+        [check(&wanted, &none).err(), check_installed(&wanted, site.path()).err()]
+    }
+
+    #[test]
+    fn a_lock_that_lost_a_package_builds_nothing_whatever_is_known_already() {
+        assert_eq!(found("3.13.5", &["needw==1.0", "plain==1.0"]), [None, None]);
+        for (pins, cause) in [
+            (&["needw==1.0", "plain==1.1"][..], "needw 1.0 requires `plain<1.1`, but plain 1.1 is locked"),
+            (&["needw==1.0"], "needw 1.0 requires `plain<1.1`, which is not locked"),
+        ] {
+            for fault in found("3.13.5", pins) {
+                assert_eq!(fault.unwrap().causes, [cause]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_root_with_an_older_python_than_the_locks_is_refused() {
+        let [fault, _] = found("3.11.2", &["plain==1.0"]);
+        assert_eq!(fault.unwrap().what, "the root has Python 3.11.2, and the lock is for Python >=3.12");
+    }
+}

@@ -1,0 +1,293 @@
+//! A Python to work with: that of an unpacked root, run by the root's own loader and libraries, or one of this machine.
+//!
+//! Needs neither root rights nor a change of the root folder. What a root's Python runs, it runs as this machine's user: a root
+//! is trusted like any image that is built on.
+
+use crate::container::guard;
+use crate::recipes::stage::Selection;
+use elf::abi::PT_INTERP;
+use elf::endian::AnyEndian;
+use elf::{ElfBytes, ParseError};
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Component, Path, PathBuf};
+use xtask_host::process::{self, Command};
+use xtask_model::fault::{Exit, Fault};
+use xtask_model::image::context::ContextPath;
+use xtask_model::spec::oci::Config;
+
+/// What of a root is enough to run its Python, and most of what is imported: a quarter of its files, half of its bytes.
+pub(super) const PYTHON: Selection = Selection { name: "python", has: is_pythons };
+
+/// Parts of Python that no package imports.
+const UNUSED: [&[u8]; 7] = [b"test", b"tests", b"ensurepip", b"idlelib", b"pydoc_data", b"tkinter", b"turtledemo"];
+
+fn is_pythons(path: &ContextPath) -> bool {
+    let parts: Vec<&[u8]> = path.parts().collect();
+    let Some((name, folders)) = parts.split_last() else { return false };
+    let Some(folder) = folders.last() else { return false };
+    let of_python = |pair: &[&[u8]]| pair[0].starts_with(b"lib") && pair[1].starts_with(b"python");
+    match name {
+        _ if folders.windows(2).any(of_python) => {
+            !folders.iter().any(|part| UNUSED.contains(part) || part.starts_with(b"config-"))
+        }
+        _ if *folder == b"bin" => name.starts_with(b"python"),
+        // Loaders and shared libraries, where distributions have them.
+        _ if folder.starts_with(b"lib") || folder.ends_with(b"-linux-gnu") => {
+            name.ends_with(b".so") || name.windows(4).any(|part| part == b".so.")
+        }
+        _ => *name == b"ld.so.conf" || *folder == b"ld.so.conf.d",
+    }
+}
+
+/// A Python that answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Interpreter {
+    /// What is run, by the name that the program gives itself.
+    pub(super) program: PathBuf,
+    /// `3.13.5`.
+    pub(super) version: String,
+}
+
+impl Interpreter {
+    /// A call that no setting and no open file of this machine reaches, and that ends when we end.
+    pub(super) fn command(&self) -> Command {
+        let call = guard::guarded(Command::new(&self.program).arg("-I"));
+        ["LD_LIBRARY_PATH", "LD_PRELOAD", "LD_AUDIT"].into_iter().fold(call, Command::env_remove)
+    }
+
+    /// The Python of this machine's PATH, or of this name.
+    pub(super) fn of_host(name: &str) -> Option<Self> {
+        // What stands on the PATH may only choose among several; what it chose is the same program the next time.
+        ask(&process::found(name)?).ok()
+    }
+
+    /// The root's, as the environment at `home`, which is made for it: a folder of an environment's layout, with a script that
+    /// starts the root's loader in place of the program.
+    pub(super) fn of_root(root: &Path, config: &Config, home: &Path) -> Result<Self, Fault> {
+        let cannot = |what: &str| Fault::build("cannot run the root's Python on this machine").cause(what);
+        let program = super::paths(config).into_iter().find_map(|folder| {
+            let file = within(root, &Path::new(&folder).join("python3")).filter(|file| file.is_file())?;
+            Some((folder, file))
+        });
+        let (folder, program) = program.ok_or_else(|| cannot("no `python3` is on the root's PATH"))?;
+        let bytes = fs::read(&program).map_err(|error| cannot(&error.to_string()))?;
+        let loader = loader(&bytes).map_err(|error| cannot(&error.to_string()))?;
+        let shown = |path: &Path| process::quoted(&path.to_string_lossy()).into_owned();
+        let script = home.join("bin/python3");
+        let call = match loader {
+            // A static program needs no help, but for its name.
+            None => shown(&program),
+            Some(loader) => {
+                let loader = within(root, Path::new(&loader)).filter(|file| file.is_file());
+                let loader = loader.ok_or_else(|| cannot("its loader is not in the root"))?;
+                let libraries: Vec<String> =
+                    libraries(root).iter().map(|folder| folder.to_string_lossy().into_owned()).collect();
+                if libraries.iter().any(|folder| folder.contains([':', ';'])) {
+                    return Err(cannot("its folder's name holds a `:` or `;`, which part folders for the loader"));
+                }
+                format!(
+                    "{} --inhibit-cache --library-path {} --argv0 {} {}",
+                    shown(&loader),
+                    process::quoted(&libraries.join(":")),
+                    shown(&script),
+                    shown(&program)
+                )
+            }
+        };
+        let base = root.join(folder.trim_start_matches('/'));
+        let write = || {
+            fs::create_dir_all(home.join("bin"))?;
+            fs::write(home.join("pyvenv.cfg"), configuration(&base.to_string_lossy()))?;
+            fs::write(&script, format!("#!/bin/sh\nexec {call} \"$@\"\n"))?;
+            fs::set_permissions(&script, fs::Permissions::from_mode(0o755))
+        };
+        write().map_err(|error| cannot(&error.to_string()))?;
+        ask(&script)
+    }
+}
+
+/// The wheel of pip that a root has for making environments: it runs as it is.
+pub(super) fn pip(root: &Path, config: &Config, version: &str) -> Option<PathBuf> {
+    let minor = version.split('.').take(2).collect::<Vec<_>>().join(".");
+    let beside =
+        super::paths(config).into_iter().map(|folder| format!("{folder}/../lib/python{minor}/ensurepip/_bundled"));
+    let folders = beside.chain(["/usr/share/python-wheels".to_owned()]);
+    folders.filter_map(|folder| fs::read_dir(within(root, Path::new(&folder))?).ok()).flatten().flatten().find_map(
+        |entry| {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            (name.starts_with("pip-") && name.ends_with(".whl")).then(|| entry.path())
+        },
+    )
+}
+
+/// What makes a folder an environment of Python: where Python is, and that its packages are none of ours.
+pub(super) fn configuration(home: &str) -> String {
+    format!("home = {home}\ninclude-system-site-packages = false\n")
+}
+
+/// Name and version, in its own words.
+fn ask(program: &Path) -> Result<Interpreter, Fault> {
+    let told = "import sys; print(sys.executable); print('%d.%d.%d' % sys.version_info[:3])";
+    let said = Interpreter { program: program.to_owned(), version: String::new() }
+        .command()
+        .args(["-S", "-c", told])
+        .read(Exit::Missing)?;
+    match said.lines().collect::<Vec<_>>().as_slice() {
+        [program, version] => Ok(Interpreter { program: PathBuf::from(program), version: (*version).to_owned() }),
+        _ => Err(Fault::missing(format!("`{}` is no Python", program.display())).cause(format!("it says `{said}`"))),
+    }
+}
+
+/// The loader that an ELF program names; none for a static one.
+fn loader(program: &[u8]) -> Result<Option<String>, ParseError> {
+    let file = ElfBytes::<AnyEndian>::minimal_parse(program)?;
+    let named = file.segments().and_then(|all| all.iter().find(|segment| segment.p_type == PT_INTERP));
+    let Some(named) = named else { return Ok(None) };
+    let path = file.segment_data(&named)?;
+    Ok(Some(String::from_utf8_lossy(path.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned()))
+}
+
+/// Where a path of the root leads, links followed as they would be with the root as `/`; none where nothing is.
+fn within(root: &Path, path: &Path) -> Option<PathBuf> {
+    let mut rest: Vec<Component<'_>> = path.components().collect();
+    rest.reverse();
+    let mut rest: Vec<std::ffi::OsString> = rest.iter().map(|part| part.as_os_str().to_owned()).collect();
+    let (mut at, mut links) = (PathBuf::new(), 0);
+    while let Some(part) = rest.pop() {
+        match part.as_encoded_bytes() {
+            b"/" => at = PathBuf::new(),
+            b"." => {}
+            b".." => drop(at.pop()),
+            _ => {
+                let next = root.join(&at).join(&part);
+                if next.symlink_metadata().ok()?.is_symlink() {
+                    links += 1;
+                    let target = fs::read_link(&next).ok().filter(|_| links < 40)?;
+                    rest.extend(target.components().rev().map(|part| part.as_os_str().to_owned()));
+                } else {
+                    at.push(&part);
+                }
+            }
+        }
+    }
+    Some(root.join(at))
+}
+
+/// Where the root's loader looks for libraries: what its configuration names, then its own folders.
+fn libraries(root: &Path) -> Vec<PathBuf> {
+    let mut named = Vec::new();
+    configured(root, Path::new("/etc/ld.so.conf"), &mut named, 0);
+    named.extend(["/lib64", "/usr/lib64", "/lib", "/usr/lib"].map(str::to_owned));
+    let mut found = Vec::new();
+    for folder in named {
+        let folder = within(root, Path::new(&folder)).filter(|folder| folder.is_dir());
+        found.extend(folder.filter(|folder| !found.contains(folder)));
+    }
+    found
+}
+
+/// The folders of an `ld.so.conf` and of the files that it includes.
+fn configured(root: &Path, file: &Path, found: &mut Vec<String>, depth: usize) {
+    let Some(text) = within(root, file).and_then(|file| fs::read_to_string(file).ok()) else { return };
+    for line in text.lines().map(|line| line.split('#').next().unwrap_or_default().trim()) {
+        match line.strip_prefix("include ") {
+            Some(pattern) if depth < 4 => {
+                // The one form that distributions use: every `.conf` of a folder.
+                let Some((folder, "*.conf")) = pattern.trim().rsplit_once('/') else { continue };
+                let entries = within(root, Path::new(folder)).and_then(|folder| fs::read_dir(folder).ok());
+                let mut names: Vec<_> =
+                    entries.into_iter().flatten().flatten().map(|entry| entry.file_name()).collect();
+                names.sort();
+                for name in names.iter().filter(|name| name.to_string_lossy().ends_with(".conf")) {
+                    configured(root, &Path::new(folder).join(name), found, depth + 1);
+                }
+            }
+            None if line.starts_with('/') => found.push(line.to_owned()),
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_includes_folder_is_read_in_order() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        write("etc/ld.so.conf", "include /etc/ld.so.conf.d/*.conf\n# /none\n/opt/lib\n");
+        write("etc/ld.so.conf.d/b.conf", "/usr/local/lib # ours\n");
+        write("etc/ld.so.conf.d/a.conf", "/gone\n/usr/lib/x86_64-linux-gnu\n");
+        write("etc/ld.so.conf.d/c.txt", "/usr/share\n");
+        for folder in ["opt/lib", "usr/local/lib", "usr/lib/x86_64-linux-gnu", "usr/share"] {
+            fs::create_dir_all(root.path().join(folder)).unwrap();
+        }
+        std::os::unix::fs::symlink("usr/lib", root.path().join("lib")).unwrap();
+        let expected = ["usr/lib/x86_64-linux-gnu", "usr/local/lib", "opt/lib", "usr/lib"];
+        assert_eq!(libraries(root.path()), expected.map(|folder| root.path().join(folder)));
+    }
+
+    #[track_caller]
+    fn part(path: &str, expected: bool) {
+        assert_eq!(is_pythons(&ContextPath::new(path)), expected, "{path}");
+    }
+
+    #[test]
+    fn python_and_what_it_loads_are_a_part_of_the_root() {
+        part("usr/bin/python3.13", true);
+        part("usr/local/bin/python3", true);
+        part("usr/bin/perl", false);
+        part("usr/lib/python3.13/json/__pycache__/decoder.cpython-313.pyc", true);
+        part("usr/local/lib/python3.12/lib-dynload/_ssl.cpython-312-x86_64-linux-gnu.so", true);
+        part("usr/lib/python3/dist-packages/apt.py", true);
+        part("usr/lib/python3.13/test/support/__init__.py", false);
+        part("usr/lib/python3.12/config-3.12-x86_64-linux-gnu/libpython3.12.a", false);
+        part("usr/share/doc/python3/README", false);
+        part("usr/lib/x86_64-linux-gnu/libc.so.6", true);
+        part("usr/lib64/ld-linux-x86-64.so.2", true);
+        part("lib/ld-musl-x86_64.so.1", true);
+        part("usr/lib/x86_64-linux-gnu/gconv/UTF-16.so", false);
+        part("usr/lib/x86_64-linux-gnu/perl-base/auto/POSIX/POSIX.so", false);
+        part("etc/ld.so.conf", true);
+        part("etc/ld.so.conf.d/x86_64-linux-gnu.conf", true);
+        part("etc/ld.so.cache", false);
+        part("etc/passwd", false);
+        part("", false);
+    }
+
+    #[test]
+    fn links_lead_nowhere_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("root");
+        fs::create_dir_all(root.join("usr/bin")).unwrap();
+        fs::write(root.join("usr/bin/python3.13"), "").unwrap();
+        fs::write(folder.path().join("outside"), "").unwrap();
+        let link = |target: &str, path: &str| std::os::unix::fs::symlink(target, root.join(path)).unwrap();
+        link("/usr/bin", "bin");
+        link("python3.13", "usr/bin/python3");
+        link("../../../outside", "usr/bin/up");
+        link("loop", "loop");
+        let check = |path: &str, expected: Option<&str>| {
+            assert_eq!(within(&root, Path::new(path)), expected.map(|path| root.join(path)), "{path}");
+        };
+        check("/bin/python3", Some("usr/bin/python3.13"));
+        check("bin/../bin/./python3", Some("usr/bin/python3.13"));
+        check("/usr/bin/up", None);
+        check("/loop", None);
+        check("/gone", None);
+    }
+
+    #[test]
+    fn this_programs_loader_is_found() {
+        let own = fs::read(std::env::current_exe().unwrap()).unwrap();
+        let found = loader(&own).unwrap();
+        assert!(found.is_none_or(|path| path.contains("ld-")), "a loader is an `ld-…`");
+        assert!(loader(b"#!/bin/sh\n").is_err());
+    }
+}

@@ -1,0 +1,281 @@
+//! What an installed folder holds, as the items of the parts that its distributions belong to.
+//!
+//! Reads the folder and writes nothing. Whose a file is says its distribution's `RECORD`; byte code belongs to its source. A part
+//! follows from its own distributions alone: where several have a path with different bytes, each part has its own version, and
+//! what lies on top of all parts has the version that is used.
+
+use super::install::{Shared, renamed, version_folder};
+use super::record::{self, Row};
+use crate::layer::item::{Bytes, Content, Item};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use xtask_model::fault::Fault;
+use xtask_model::image::context::ContextPath;
+use xtask_model::spec::requirements::normalised;
+
+/// A folder that uv filled.
+pub(super) struct Installed<'a> {
+    /// The folder.
+    pub(super) prefix: &'a Path,
+    /// The target's Python, `3.13.5`.
+    pub(super) python: &'a str,
+    /// The folder's name of the Python that uv asked, `python3.11`: paths in `RECORD` have it.
+    pub(super) asked: &'a str,
+    /// How scripts name the Python that uv asked.
+    pub(super) interpreter: &'a str,
+    /// Paths of several distributions.
+    pub(super) shared: &'a Shared,
+}
+
+/// A distribution that was found.
+struct Distribution {
+    name: String,
+    /// From the prefix.
+    record: String,
+    rows: Vec<Row>,
+}
+
+/// A file on the disk: bytes and permission bits.
+#[derive(Clone, Copy)]
+struct Found {
+    size: u64,
+    mode: u32,
+}
+
+/// Items by path.
+pub(super) type Items = BTreeMap<ContextPath, Item>;
+
+/// The items of an installed folder.
+#[derive(Default)]
+pub(super) struct Split {
+    /// The items of each wanted part.
+    pub(super) parts: BTreeMap<usize, Items>,
+    /// What is used of the paths that several parts have with different bytes.
+    pub(super) used: Items,
+}
+
+/// The items of the wanted parts; `part_of` knows every distribution by its normalised name. `home` is where the environment will
+/// stand, `/opt/venv`.
+pub(super) fn split(
+    installed: &Installed<'_>,
+    home: &str,
+    part_of: &BTreeMap<String, usize>,
+    wanted: &BTreeSet<usize>,
+) -> Result<Split, Fault> {
+    let site = format!("lib/{}/site-packages", version_folder(installed.python));
+    let mut files = BTreeMap::new();
+    walk(installed.prefix, &mut PathBuf::new(), &mut files)?;
+    // Ours and uv's own, between whose files those of the packages stand.
+    files.remove(".lock");
+    let distributions = distributions(installed, &site)?;
+    let mut owners: BTreeMap<String, BTreeSet<usize>> = BTreeMap::new();
+    let mut out = Split { parts: wanted.iter().map(|part| (*part, Items::new())).collect(), used: Items::new() };
+    let writer = Writer { installed, home, site: &site, files: &files };
+    for distribution in &distributions {
+        let part = *part_of
+            .get(&distribution.name)
+            .ok_or_else(|| Fault::build(format!("`{}` was installed, and nobody asked for it", distribution.name)))?;
+        let items = writer.distribution(distribution, &mut |path| {
+            owners.entry(path.to_owned()).or_default().insert(part);
+        })?;
+        out.parts.entry(part).and_modify(|all| all.extend(items.clone()));
+        out.used.extend(writer.used(distribution, &items, part_of));
+    }
+    for (path, found) in files.iter().filter(|(path, _)| !owners.contains_key(*path)) {
+        let part = nearest(&owners, path).ok_or_else(|| {
+            Fault::build(format!("cannot tell which package `{path}` belongs to: no `RECORD` lists it"))
+                .hint("build this base with docker: `--engine docker`")
+        })?;
+        if let Some(items) = out.parts.get_mut(&part) {
+            put(items, home, path, *found, Bytes::At { file: installed.prefix.join(path), size: found.size });
+        }
+    }
+    Ok(out)
+}
+
+/// Every regular file below a folder, by its path with `/`.
+fn walk(prefix: &Path, below: &mut PathBuf, files: &mut BTreeMap<String, Found>) -> Result<(), Fault> {
+    let folder = prefix.join(&*below);
+    let cannot = |error: std::io::Error| Fault::build(format!("cannot read `{}`", folder.display())).cause(error);
+    for entry in fs::read_dir(&folder).map_err(cannot)? {
+        let entry = entry.map_err(cannot)?;
+        let meta = entry.metadata().map_err(cannot)?;
+        below.push(entry.file_name());
+        if meta.is_dir() {
+            walk(prefix, below, files)?;
+        } else if meta.is_file() {
+            let path = std::str::from_utf8(below.as_os_str().as_bytes());
+            let path = path.map_err(|_| Fault::build(format!("the name of `{}` is no UTF-8", below.display())))?;
+            files.insert(path.to_owned(), Found { size: meta.len(), mode: meta.permissions().mode() });
+        } else {
+            return Err(Fault::build(format!("`{}` is neither a file nor a folder", below.display())));
+        }
+        below.pop();
+    }
+    Ok(())
+}
+
+fn distributions(installed: &Installed<'_>, site: &str) -> Result<Vec<Distribution>, Fault> {
+    let folder = installed.prefix.join(site);
+    let cannot = |error: std::io::Error| Fault::build(format!("cannot read `{}`", folder.display())).cause(error);
+    let mut found = Vec::new();
+    for entry in fs::read_dir(&folder).map_err(cannot)? {
+        let name = entry.map_err(cannot)?.file_name().to_string_lossy().into_owned();
+        let Some(stem) = name.strip_suffix(".dist-info") else { continue };
+        let record = format!("{name}/RECORD");
+        let text = fs::read_to_string(folder.join(&record)).map_err(cannot)?;
+        let rows = record::parse(&text).map_err(|why| Fault::build(format!("cannot read `{record}`")).cause(why))?;
+        let name = stem.split_once('-').map_or(stem, |(name, _)| name);
+        found.push(Distribution { name: normalised(name), record: format!("{site}/{record}"), rows });
+    }
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(found)
+}
+
+/// Writes items of distributions.
+struct Writer<'a> {
+    installed: &'a Installed<'a>,
+    home: &'a str,
+    /// From the prefix.
+    site: &'a str,
+    /// Every installed file.
+    files: &'a BTreeMap<String, Found>,
+}
+
+impl Writer<'_> {
+    /// The files that a distribution lists; its scripts and its `RECORD` as they are where the environment will stand.
+    fn distribution(&self, distribution: &Distribution, own: &mut dyn FnMut(&str)) -> Result<Items, Fault> {
+        let Installed { prefix, python, asked, interpreter, shared } = *self.installed;
+        let (home, folder, mut out) = (self.home, version_folder(python), Items::new());
+        let script = format!("{home}/bin/python3");
+        let mut rows = Vec::with_capacity(distribution.rows.len());
+        for listed in &distribution.rows {
+            let row = Row { path: renamed(&listed.path, asked, &folder), ..listed.clone() };
+            let path = record::within(self.site, &row.path).ok_or_else(|| {
+                let name = &distribution.name;
+                Fault::build(format!("`{name}` lists `{}`, which is outside of the environment", row.path))
+            })?;
+            own(&path);
+            let kept = shared.own(&distribution.name, &listed.path);
+            let from = kept.as_deref().unwrap_or(prefix);
+            let found =
+                |path: &str| if kept.is_some() { found(&from.join(path)) } else { self.files.get(path).copied() };
+            // A file that an installer leaves out, or that another distribution removed.
+            let Some(file) = found(&path).filter(|_| path != distribution.record) else {
+                rows.push(row);
+                continue;
+            };
+            if let Some(code) = self.byte_code(&path) {
+                own(&code);
+                if let Some(found) = found(&code) {
+                    put(&mut out, home, &code, found, Bytes::At { file: from.join(&code), size: found.size });
+                }
+            }
+            let rewritten = if path.starts_with("bin/") {
+                let bytes = fs::read(from.join(&path));
+                let bytes = bytes.map_err(|error| Fault::build(format!("cannot read `{path}`")).cause(error))?;
+                record::of_interpreter(&bytes, interpreter, &script)
+            } else {
+                None
+            };
+            match rewritten {
+                Some(bytes) => {
+                    rows.push(Row { hash: record::hash(&bytes), size: bytes.len().to_string(), ..row });
+                    put(&mut out, home, &path, file, Bytes::Here(bytes.into()));
+                }
+                None => {
+                    rows.push(row);
+                    put(&mut out, home, &path, file, Bytes::At { file: from.join(&path), size: file.size });
+                }
+            }
+        }
+        rows.sort();
+        let text = record::print(&rows);
+        let found = Found { size: text.len() as u64, mode: 0o644 };
+        put(&mut out, home, &distribution.record, found, Bytes::Here(text.into_bytes().into()));
+        Ok(out)
+    }
+
+    /// Those items of a distribution that are used instead of other parts' versions.
+    fn used(&self, distribution: &Distribution, items: &Items, part_of: &BTreeMap<String, usize>) -> Items {
+        let mut out = Items::new();
+        for row in &distribution.rows {
+            let Some(owners) = self.installed.shared.owners.get(&row.path) else { continue };
+            let parts: BTreeSet<Option<&usize>> = owners.iter().map(|owner| part_of.get(owner)).collect();
+            if parts.len() < 2 || owners.last() != Some(&distribution.name) {
+                continue;
+            }
+            let renamed = renamed(&row.path, self.installed.asked, &version_folder(self.installed.python));
+            let Some(path) = record::within(self.site, &renamed) else { continue };
+            let at = |path: &str| ContextPath::new(format!("{}/{path}", self.home.trim_start_matches('/')));
+            let code = self.byte_code(&path);
+            for path in [Some(path), code.clone()].into_iter().flatten() {
+                if let Some(item) = items.get(&at(&path)) {
+                    folders(&mut out, self.home, &item.path);
+                    out.insert(item.path.clone(), item.clone());
+                } else if Some(&path) == code.as_ref()
+                    && owners.iter().any(|owner| self.installed.shared.folder.join(owner).join(&path).is_file())
+                {
+                    // Byte code of another version lies below: Python takes the source where byte code is empty.
+                    put(&mut out, self.home, &path, Found { size: 0, mode: 0o644 }, Bytes::Here(Vec::new().into()));
+                }
+            }
+        }
+        out
+    }
+
+    fn byte_code(&self, path: &str) -> Option<String> {
+        let tag = format!("cpython-{}", self.installed.python.split('.').take(2).collect::<String>());
+        record::byte_code(path, &tag)
+    }
+}
+
+/// A file's size and permission bits; none where no file is.
+fn found(file: &Path) -> Option<Found> {
+    let meta = fs::metadata(file).ok().filter(fs::Metadata::is_file)?;
+    Some(Found { size: meta.len(), mode: meta.permissions().mode() })
+}
+
+/// The part of what stands nearest around a file, where that is one.
+fn nearest(owners: &BTreeMap<String, BTreeSet<usize>>, path: &str) -> Option<usize> {
+    let mut folder = path;
+    while let Some((parent, _)) = folder.rsplit_once('/') {
+        let prefix = format!("{parent}/");
+        let around = owners.range(prefix.clone()..).take_while(|(path, _)| path.starts_with(&prefix));
+        let parts: BTreeSet<usize> = around.flat_map(|(_, parts)| parts.iter().copied()).collect();
+        match parts.len() {
+            0 => folder = parent,
+            1 => return parts.into_iter().next(),
+            _ => return None,
+        }
+    }
+    None
+}
+
+/// One file, and the folders that it is in.
+fn put(out: &mut Items, home: &str, path: &str, found: Found, bytes: Bytes) {
+    // As git would record it: the umask of whoever filled uv's cache is none of the image's.
+    let mode = if found.mode & 0o111 == 0 { 0o644 } else { 0o755 };
+    let path = ContextPath::new(format!("{}/{path}", home.trim_start_matches('/')));
+    folders(out, home, &path);
+    out.insert(path.clone(), Item { path, mode, uid: 0, gid: 0, content: Content::File(bytes) });
+}
+
+/// The folders of a path from the environment's own down.
+pub(super) fn folders(out: &mut Items, home: &str, path: &ContextPath) {
+    let home = ContextPath::new(home.trim_start_matches('/'));
+    let mut folder = path.parent();
+    while let Some(path) = folder.filter(|path| *path == home || path.below(&home).is_some()) {
+        folder = path.parent();
+        let item = Item { path: path.clone(), mode: 0o755, uid: 0, gid: 0, content: Content::Dir };
+        if out.insert(path, item).is_some() {
+            break;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

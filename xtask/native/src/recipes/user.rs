@@ -1,0 +1,199 @@
+//! `user`: an entry of its own for the user, a home, and the app's folder, as the Dockerfile's stage of that name writes them.
+
+use crate::layer::item::{Bytes, Content, Item};
+use crate::recipes::stage::{Foundation, Part, Realise};
+use std::collections::BTreeMap;
+use xtask_model::fault::Fault;
+use xtask_model::image::context::ContextPath;
+use xtask_model::spec::reference::Digest;
+
+/// Goes up whenever the same inputs would give another part other items.
+const SCHEMA: u32 = 1;
+
+/// The recipe for one root.
+pub struct User<'a> {
+    foundation: &'a dyn Foundation,
+    name: String,
+    user: u32,
+    group: u32,
+    home: String,
+    parts: Vec<Part>,
+}
+
+const PASSWD: &str = "etc/passwd";
+const GROUP: &str = "etc/group";
+const APP: &str = "app";
+
+impl<'a> User<'a> {
+    /// The recipe for these arguments of the stage, `USER_NAME`, `USER_ID`, `GROUP_ID` and `USER_HOME`.
+    ///
+    /// # Errors
+    /// An argument that is missing or could not stand in `/etc/passwd`.
+    pub fn new(args: &BTreeMap<String, String>, foundation: &'a dyn Foundation) -> Result<Self, Fault> {
+        let name = argument(args, "USER_NAME", "a name like `app`", |text| {
+            !text.starts_with('-') && text.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
+        })?;
+        let number = |key| -> Result<u32, Fault> {
+            let text =
+                argument(args, key, "a whole number", |text| text.parse::<u32>().is_ok_and(|n| n.to_string() == text))?;
+            Ok(text.parse().expect("it was checked"))
+        };
+        let (user, group) = (number("USER_ID")?, number("GROUP_ID")?);
+        let home = argument(args, "USER_HOME", "a path like `/home/app`", |text| {
+            let plain = |part: &str| !part.is_empty() && part != "." && part != "..";
+            text.strip_prefix('/').is_some_and(|rest| rest.split('/').all(plain)) && !text.contains([':', '\n'])
+        })?;
+        let layers = &foundation.config().rootfs.diff_ids;
+        let part = |path: &str, name: String, own: serde_json::Value| {
+            let recipe = serde_json::json!({ "recipe": "user", "schema": SCHEMA, "path": path, "of": own });
+            let under = ContextPath::new(path);
+            Part { name, recipe: Digest::of(recipe.to_string().as_bytes()), under }
+        };
+        let place = home.trim_start_matches('/').to_owned();
+        let mut parts = vec![
+            part(PASSWD, format!("user {name}"), serde_json::json!([layers, name, user, group, home])),
+            part(GROUP, format!("group {name}"), serde_json::json!([layers, name, group])),
+            part(&place, format!("home of {name}"), serde_json::Value::Null),
+        ];
+        if place != APP {
+            parts.push(part(APP, format!("folder `/{APP}`"), serde_json::Value::Null));
+        }
+        Ok(Self { foundation, name, user, group, home, parts })
+    }
+
+    fn items(&self, path: &ContextPath) -> Result<Vec<Item>, Fault> {
+        let Self { name, user, group, home, .. } = self;
+        let line = match path.as_bytes() {
+            bytes if bytes == PASSWD.as_bytes() => format!("{name}:x:{user}:{group}:{name}:{home}:/usr/sbin/nologin\n"),
+            bytes if bytes == GROUP.as_bytes() => format!("{name}:x:{group}:\n"),
+            _ => return Ok(vec![item(path, 0o755, Content::Dir)]),
+        };
+        let mut text = self.foundation.file(path)?.unwrap_or_default();
+        text.extend_from_slice(line.as_bytes());
+        Ok(vec![item(path, 0o644, Content::File(Bytes::Here(text.into())))])
+    }
+}
+
+fn item(path: &ContextPath, mode: u32, content: Content) -> Item {
+    Item { path: path.clone(), mode, uid: 0, gid: 0, content }
+}
+
+fn argument(
+    args: &BTreeMap<String, String>,
+    key: &str,
+    like: &str,
+    good: impl Fn(&str) -> bool,
+) -> Result<String, Fault> {
+    let what = match args.get(key) {
+        Some(text) if !text.is_empty() && good(text) => return Ok(text.clone()),
+        Some(text) => format!("the argument `{key}` is `{text}`, not {like}"),
+        None => format!("the stage has no argument `{key}`"),
+    };
+    Err(Fault::usage(what)
+        .needed_by("the recipe `user`")
+        .hint(format!("give it in the Dockerfile: `ARG {key}`, {like}")))
+}
+
+impl Realise for User<'_> {
+    fn parts(&self) -> &[Part] {
+        &self.parts
+    }
+
+    fn produce(&self, wanted: &[usize]) -> Result<Vec<Vec<Item>>, Fault> {
+        wanted.iter().map(|index| self.items(&self.parts[*index].under)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recipes::stage::Selection;
+    use std::path::PathBuf;
+    use xtask_model::spec::oci::Config;
+
+    struct Root(Config, &'static str);
+
+    impl Foundation for Root {
+        fn config(&self) -> &Config {
+            &self.0
+        }
+
+        fn has(&self, path: &ContextPath) -> Result<bool, Fault> {
+            Ok(self.file(path)?.is_some())
+        }
+
+        fn file(&self, path: &ContextPath) -> Result<Option<Vec<u8>>, Fault> {
+            Ok((path.as_bytes() == PASSWD.as_bytes()).then(|| self.1.as_bytes().to_vec()))
+        }
+
+        fn folder(&self, _: Option<&Selection>) -> Result<PathBuf, Fault> {
+            Err(Fault::build("the recipe needs no unpacked root"))
+        }
+    }
+
+    fn root(passwd: &'static str) -> Root {
+        let text = serde_json::json!({
+            "architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": [Digest::of(passwd.as_bytes())]},
+        });
+        Root(serde_json::from_value(text).unwrap(), passwd)
+    }
+
+    fn args(changed: &[(&str, &str)]) -> BTreeMap<String, String> {
+        let own = [("USER_NAME", "app"), ("USER_ID", "10001"), ("GROUP_ID", "10002"), ("USER_HOME", "/home/app")];
+        own.iter().chain(changed).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn a_line_each_is_added_to_what_the_root_has() {
+        let root = root("root:x:0:0:root:/root:/bin/sh\n");
+        let user = User::new(&args(&[]), &root).unwrap();
+        let made = user.produce(&[0, 1, 2, 3]).unwrap();
+        let text = |index: usize| match &made[index][0].content {
+            Content::File(Bytes::Here(bytes)) => String::from_utf8(bytes.to_vec()).unwrap(),
+            other => panic!("{other:?}"),
+        };
+        let passwd = "root:x:0:0:root:/root:/bin/sh\napp:x:10001:10002:app:/home/app:/usr/sbin/nologin\n";
+        assert_eq!(text(0), passwd);
+        assert_eq!(text(1), "app:x:10002:\n");
+        let places: Vec<String> = made.iter().map(|items| items[0].path.to_string()).collect();
+        assert_eq!(places, ["etc/passwd", "etc/group", "home/app", "app"]);
+        assert_eq!(made[2][0].content, Content::Dir);
+    }
+
+    fn recipes(root: &Root, changed: &[(&str, &str)]) -> Vec<Digest> {
+        User::new(&args(changed), root).unwrap().parts.iter().map(|part| part.recipe).collect()
+    }
+
+    #[test]
+    fn a_part_knows_what_it_is_made_of() {
+        let (one, two) = (root("one"), root("two"));
+        let (before, after) = (recipes(&one, &[]), recipes(&two, &[]));
+        let same: Vec<bool> = before.iter().zip(&after).map(|(before, after)| before == after).collect();
+        assert_eq!(same, [false, false, true, true], "folders do not depend on the root");
+        let named: Vec<bool> =
+            recipes(&one, &[("USER_ID", "7")]).iter().zip(&before).map(|(after, before)| after == before).collect();
+        assert_eq!(named, [false, true, true, true]);
+        assert_eq!(User::new(&args(&[("USER_HOME", "/app")]), &one).unwrap().parts.len(), 3);
+    }
+
+    #[track_caller]
+    fn refused(name: &str, value: &str, what: &str) {
+        let root = root("");
+        let Err(fault) = User::new(&args(&[(name, value)]), &root) else { panic!("`{value}` was taken") };
+        assert_eq!(fault.what, what);
+    }
+
+    #[test]
+    fn what_could_not_stand_in_passwd_is_refused() {
+        refused("USER_NAME", "a:b", "the argument `USER_NAME` is `a:b`, not a name like `app`");
+        refused("USER_NAME", "", "the argument `USER_NAME` is ``, not a name like `app`");
+        refused("USER_ID", "010", "the argument `USER_ID` is `010`, not a whole number");
+        refused("GROUP_ID", "staff", "the argument `GROUP_ID` is `staff`, not a whole number");
+        refused("USER_HOME", "/srv/../etc", "the argument `USER_HOME` is `/srv/../etc`, not a path like `/home/app`");
+        let mut without = args(&[]);
+        without.remove("GROUP_ID");
+        let root = root("");
+        let Err(fault) = User::new(&without, &root) else { panic!("nothing was missed") };
+        assert_eq!(fault.what, "the stage has no argument `GROUP_ID`");
+    }
+}

@@ -1,0 +1,391 @@
+//! The Debian root: the operating system and Python under everything, made of Debian packages where no registry of a Python
+//! image can be reached.
+//!
+//! The same package versions give the same bytes; nothing of the host (mirror, proxy, certificates, names) gets in.
+
+mod contents;
+
+use crate::container::guard;
+use contents::Contents;
+use serde::{Deserialize, Serialize};
+use sha2::Digest as _;
+use std::collections::BTreeMap;
+use std::fs::{self, File, Permissions};
+use std::io::{self, BufReader, BufWriter, Write};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use xtask_host::docker::debian::{self, Archive, Host, Source};
+use xtask_host::process::{self, Command};
+use xtask_host::registry::layout::Layout;
+use xtask_host::scratch::{self, Scratch};
+use xtask_host::terminal;
+use xtask_model::fault::{Exit, Fault};
+use xtask_model::quantity;
+use xtask_model::spec::oci::{Config, Descriptor, Execution, History, Manifest, RootFs, media_type};
+use xtask_model::spec::reference::{Digest, Platform};
+
+/// The label with the packages, a JSON object from name to version: `explain` compares it.
+pub const PACKAGES_LABEL: &str = "dev.xtask.root.packages";
+/// The label with the recipe, as [`Recipe`] serialises.
+pub const RECIPE_LABEL: &str = "dev.xtask.root.recipe";
+
+/// 2026-01-01T00:00:00Z: no file of a root is younger. A fixed time keeps the bytes from telling when they were made.
+const EPOCH: u64 = 1_767_225_600;
+const EPOCH_TEXT: &str = "2026-01-01T00:00:00Z";
+/// zlib's default: 20 MB smaller than the fastest, for less than a second.
+const GZIP_LEVEL: u32 = 6;
+
+/// How names of folders start in which a root is installed, and of what earlier versions have left.
+const SCRATCH: &str = "root-";
+const OLD_SCRATCH: &str = "mmdebstrap.";
+
+/// What a root is made of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recipe {
+    /// Debian's name of the release, `trixie`.
+    pub suite: String,
+    /// Packages beyond the essential ones, each with what it depends on.
+    pub packages: Vec<String>,
+    /// Python's major and minor version, which the suite must have.
+    pub python: String,
+}
+
+impl Default for Recipe {
+    /// Debian 13 with Python 3.13, certificates and time zones.
+    fn default() -> Self {
+        Self {
+            suite: "trixie".to_owned(),
+            packages: ["ca-certificates", "python3", "python3-venv", "tzdata"].map(str::to_owned).to_vec(),
+            python: "3.13".to_owned(),
+        }
+    }
+}
+
+impl Recipe {
+    /// The digest of all that decides the contents, but for the versions that the archive has on the day.
+    pub fn fingerprint(&self) -> Digest {
+        let packages: std::collections::BTreeSet<&String> = self.packages.iter().collect();
+        let key = serde_json::json!({
+            "schema": 1,
+            "contents": contents::VERSION,
+            "suite": self.suite,
+            "packages": packages,
+            "python": self.python,
+            "epoch": EPOCH,
+        });
+        Digest::of(key.to_string().as_bytes())
+    }
+
+    /// The name under which a layout keeps the root.
+    pub fn ref_name(&self, platform: &Platform) -> String {
+        format!("root/{}:{}-{}", self.suite, &self.fingerprint().hex()[..12], platform.dashed())
+    }
+}
+
+/// A root in a layout.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Root {
+    /// The digest of its manifest.
+    pub digest: Digest,
+    /// Python's full version, `3.13.5`.
+    pub python: String,
+    /// Every package with its version, sorted.
+    pub packages: Vec<(String, String)>,
+}
+
+/// The root that a layout has of this recipe, if any.
+pub fn find(recipe: &Recipe, layout: &Layout, platform: &Platform) -> Result<Option<Root>, Fault> {
+    let Some(descriptor) = layout.get(&recipe.ref_name(platform))? else { return Ok(None) };
+    let manifest: Manifest = layout.read_json(&descriptor)?;
+    let config: Config = layout.read_json(&manifest.config)?;
+    let Some(packages) = packages(&config) else { return Ok(None) };
+    Ok(python_version(&packages).map(|python| Root { digest: descriptor.digest, python, packages }))
+}
+
+/// Python's full version in a root of ours, as its label tells; none for another image.
+pub fn python(config: &Config) -> Option<String> {
+    python_version(&packages(config)?)
+}
+
+fn packages(config: &Config) -> Option<Vec<(String, String)>> {
+    let text = config.config.labels.get(PACKAGES_LABEL)?;
+    Some(serde_json::from_str::<BTreeMap<String, String>>(text).ok()?.into_iter().collect())
+}
+
+/// Makes the root anew and stores it in the layout under [`Recipe::ref_name`]. `work` is for what is in the making, and for
+/// mmdebstrap where the host has none.
+pub fn build(recipe: &Recipe, work: &Path, layout: &Layout, platform: &Platform) -> Result<Root, Fault> {
+    if *platform != Platform::host() {
+        return Err(Fault::usage(format!("cannot make a Debian root for `{platform}` on `{}`", Platform::host()))
+            .cause("the packages' own scripts run while it is made, and need the processor they are for")
+            .hint("make it on a machine of that kind, or name a root image from a registry in the policy"));
+    }
+    fs::create_dir_all(work).map_err(|error| cannot_write(work, &error))?;
+    let rights = guard::Rights::find()?;
+    sweep(work, || Ok(rights));
+    let scratch = Scratch::new_in(work, SCRATCH).map_err(|error| cannot_write(work, &error))?;
+    let tar = scratch.path().join("root.tar");
+    let installed = install(recipe, work, scratch.path(), &tar, rights);
+    if installed.is_err() {
+        // What an interrupted installation leaves may be other users': the value alone could not remove it.
+        let _ = rights.remove(scratch.path());
+    }
+    installed?;
+    let (layer, diff_id, contents) = store(&tar, layout)?;
+    let python = python_version(&contents.packages).unwrap_or_default();
+    if !python.starts_with(&format!("{}.", recipe.python)) {
+        let has = if python.is_empty() { "has none".to_owned() } else { format!("has {python}") };
+        return Err(Fault::usage(format!("cannot make a root with Python {}", recipe.python))
+            .cause(format!("Debian {} {has}", recipe.suite))
+            .hint("change `python` or `suite` in the policy"));
+    }
+    let image = image(recipe, platform, &contents, diff_id)?;
+    let config = layout.put_json(media_type::CONFIG, &image)?;
+    let manifest = layout.put_json(media_type::MANIFEST, &Manifest::new(config, vec![layer.clone()]))?;
+    layout.set(&recipe.ref_name(platform), &manifest.clone().with_platform(platform))?;
+    let (files, gzip) = (quantity::bytes(contents.bytes), quantity::bytes(layer.size));
+    terminal::step("root", &format!("Debian {} with Python {python}: {files}, {gzip} compressed", recipe.suite));
+    Ok(Root { digest: manifest.digest, python, packages: contents.packages })
+}
+
+/// Removes installations that were killed. `rights` are asked for where one has files that this user cannot remove.
+pub fn sweep(work: &Path, rights: impl Fn() -> Result<guard::Rights, Fault>) {
+    // The kernel names mounts by their real paths.
+    let Ok(work) = fs::canonicalize(work) else { return };
+    scratch::sweep(&work, &[SCRATCH, OLD_SCRATCH], |path| {
+        // Nothing is removed through a mount, which would be the host's own `/proc` or `/dev`.
+        xtask_host::docker::engine::unmount_under(path).map_err(io::Error::other)?;
+        if !path.is_dir() {
+            return fs::remove_file(path);
+        }
+        fs::remove_dir_all(path).or_else(|_| rights().map_err(io::Error::other)?.remove(path))
+    });
+}
+
+/// Runs mmdebstrap: the packages, installed, as one tar file.
+fn install(recipe: &Recipe, work: &Path, scratch: &Path, tar: &Path, rights: guard::Rights) -> Result<(), Fault> {
+    let source = Source::of_host()?;
+    let (program, path) = mmdebstrap(work)?;
+    // Apt's own user has to reach the folder of the installation in it.
+    fs::set_permissions(scratch, Permissions::from_mode(0o711)).map_err(|error| cannot_write(scratch, &error))?;
+    let acquire = scratch.join("apt.conf");
+    // Its own Dir is the new root, where no credentials for mirrors are.
+    let netrc = "Dir::Etc::netrc \"/etc/apt/auth.conf\";\nDir::Etc::netrcparts \"/etc/apt/auth.conf.d\";\n";
+    debian::write_private(&acquire, &format!("{}{netrc}Acquire::Languages \"none\";\n", source.acquire))?;
+    // An ordinary user is root where it runs.
+    let call = Command::new(program)
+        .args(["--mode=root", "--variant=essential", "--format=tar"])
+        .arg(format!("--include={}", recipe.packages.join(",")))
+        .arg(format!("--keyring={}", source.keyring.display()))
+        .arg(format!("--aptopt={}", acquire.display()))
+        .arg(&recipe.suite)
+        .arg(tar)
+        .args(sources(&source, &recipe.suite))
+        .env("PATH", path)
+        .env("SOURCE_DATE_EPOCH", EPOCH.to_string())
+        .env("LC_ALL", "C.UTF-8")
+        .env("TMPDIR", scratch);
+    // Its mounts and its processes end with it, and it ends with us.
+    let call = rights.apart(call)?;
+    let mut progress =
+        terminal::Progress::begin("root", &format!("installing Debian {}; takes about 20 s", recipe.suite));
+    let mut said = Vec::new();
+    let status = call.stream(|line| {
+        progress.line(line.trim_start_matches("I: "));
+        said.push(line.to_owned());
+    });
+    progress.end();
+    let status = status?;
+    if status.success() { Ok(()) } else { Err(not_installed(&call, status, &said)) }
+}
+
+fn not_installed(call: &Command, status: std::process::ExitStatus, said: &[String]) -> Fault {
+    let errors: Vec<&str> = said
+        .iter()
+        .map(String::as_str)
+        .filter(|line| ["E:", "Err:", "W:", "dpkg: error"].iter().any(|start| line.starts_with(start)))
+        .collect();
+    let text = errors.join("\n");
+    let exit = if ["Failed to fetch", "Could not resolve", "Unable to connect"].iter().any(|word| text.contains(word)) {
+        Exit::Network
+    } else {
+        Exit::Build
+    };
+    let last = said.last().map_or("it said nothing", String::as_str);
+    let fault =
+        call.failed(exit, status).needed_by("the Debian root").cause(if text.is_empty() { last } else { &text });
+    if exit == Exit::Network {
+        fault.hint("see whether `apt-get update` works on this host: its mirror and proxy are the ones used")
+    } else {
+        fault.hint("run it again with `-v` to see every line")
+    }
+}
+
+/// One-line sources: the release, its updates and its security fixes. Testing's and unstable's have no such suites to count on.
+fn sources(source: &Source, suite: &str) -> Vec<String> {
+    let mut lines = vec![format!("deb {} {suite} main", source.mirror)];
+    if !matches!(suite, "sid" | "unstable" | "testing" | "experimental") {
+        lines.push(format!("deb {} {suite}-updates main", source.mirror));
+        lines.extend(source.security.iter().map(|mirror| format!("deb {mirror} {suite}-security main")));
+    }
+    lines
+}
+
+/// The program, and a PATH on which it finds its parts: the host's own, else the host release's package, unpacked privately.
+fn mmdebstrap(work: &Path) -> Result<(PathBuf, String), Fault> {
+    let path = std::env::var("PATH").unwrap_or_default();
+    if let Some(program) = process::found("mmdebstrap") {
+        return Ok((program, path));
+    }
+    process::find("perl", "mmdebstrap", "install it: `apt-get install perl`")?;
+    let folder = work.join("mmdebstrap");
+    let program = folder.join("usr/bin/mmdebstrap");
+    if !program.is_file() {
+        let host = Host::read()?;
+        let archive = Archive::open(&debian::cache(work), &host.suite)?;
+        // Whole or not at all: half of it would fail later, and for a reason of its own.
+        let scratch = Scratch::new_in(work, SCRATCH).map_err(|error| cannot_write(work, &error))?;
+        let new = scratch.path().join("mmdebstrap");
+        debian::unpack(&archive.fetch(&["mmdebstrap"])?, &new)?;
+        let _ = fs::remove_dir_all(&folder);
+        fs::rename(&new, &folder).map_err(|error| cannot_write(&folder, &error))?;
+    }
+    Ok((program, format!("{}:{path}", folder.join("usr/bin").display())))
+}
+
+/// Streams the tar file through the rules into a gzip layer of the layout.
+fn store(tar: &Path, layout: &Layout) -> Result<(Descriptor, Digest, Contents), Fault> {
+    let mut progress = terminal::Progress::begin("root", "compressing");
+    progress.line("compressing");
+    let from = File::open(tar).map_err(|error| cannot_write(tar, &error))?;
+    let mut blob = layout.writer()?;
+    let mut diff = sha2::Sha256::new();
+    let copied = {
+        // Level and backend decide the compressed bytes; the header holds neither a name nor a time.
+        let gzip = flate2::GzBuilder::new().mtime(0).operating_system(255);
+        let mut gzip = gzip.write(BufWriter::new(&mut blob), flate2::Compression::new(GZIP_LEVEL));
+        let links = [("usr/local/bin/python", "/usr/bin/python3")];
+        let both = BufWriter::with_capacity(1 << 17, Both { one: &mut diff, two: &mut gzip });
+        let contents = contents::copy(BufReader::with_capacity(1 << 17, from), both, EPOCH, &links);
+        contents.and_then(|contents| gzip.finish()?.flush().map(|()| contents))
+    };
+    let contents = copied.map_err(|error| Fault::build("cannot make a layer of the Debian root").cause(error))?;
+    let (digest, size) = blob.finish(None)?;
+    progress.end();
+    Ok((Descriptor::new(media_type::LAYER_GZIP, digest, size), Digest::from_bytes(diff.finalize().into()), contents))
+}
+
+/// Gives all that is written to a hash and to a writer.
+struct Both<'a, W> {
+    one: &'a mut sha2::Sha256,
+    two: W,
+}
+
+impl<W: Write> Write for Both<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.two.write_all(bytes)?;
+        self.one.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.two.flush()
+    }
+}
+
+fn image(recipe: &Recipe, platform: &Platform, contents: &Contents, diff_id: Digest) -> Result<Config, Fault> {
+    let json = |value: serde_json::Result<String>| {
+        value.map_err(|error| Fault::build("cannot describe the Debian root").cause(error))
+    };
+    let packages: BTreeMap<&str, &str> = contents.packages.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+    let labels = BTreeMap::from([
+        (PACKAGES_LABEL.to_owned(), json(serde_json::to_string(&packages))?),
+        (RECIPE_LABEL.to_owned(), json(serde_json::to_string(recipe))?),
+    ]);
+    let path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+    Ok(Config {
+        created: Some(EPOCH_TEXT.to_owned()),
+        architecture: platform.architecture.clone(),
+        variant: platform.variant.clone(),
+        os: platform.os.clone(),
+        config: Execution {
+            env: vec![path.to_owned(), "LANG=C.UTF-8".to_owned()],
+            cmd: Some(vec!["python3".to_owned()]),
+            labels,
+            ..Execution::default()
+        },
+        rootfs: RootFs::new(vec![diff_id]),
+        history: vec![History {
+            created: Some(EPOCH_TEXT.to_owned()),
+            created_by: Some(format!("debian {} {}", recipe.suite, recipe.packages.join(" "))),
+            ..History::default()
+        }],
+        other: BTreeMap::new(),
+    })
+}
+
+/// `3.13.5` of the package `python3.13-minimal`, version `3.13.5-2+deb13u1`.
+fn python_version(packages: &[(String, String)]) -> Option<String> {
+    let minor = |name: &str| name.strip_prefix("python3.")?.strip_suffix("-minimal")?.parse::<u32>().ok();
+    let (_, version) = packages.iter().filter(|(name, _)| minor(name).is_some()).max_by_key(|(name, _)| minor(name))?;
+    Some(version.split(['-', '+', '~']).next()?.to_owned())
+}
+
+fn cannot_write(path: &Path, error: &io::Error) -> Fault {
+    Fault::build(format!("cannot write `{}`", path.display())).cause(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fingerprint_is_of_the_meaning() {
+        let recipe = Recipe::default();
+        let mut other = recipe.clone();
+        other.packages.reverse();
+        assert_eq!(other.fingerprint(), recipe.fingerprint());
+        other.packages.push("libgomp1".to_owned());
+        assert_ne!(other.fingerprint(), recipe.fingerprint());
+        let bookworm = Recipe { suite: "bookworm".to_owned(), ..recipe.clone() };
+        assert_ne!(bookworm.fingerprint(), recipe.fingerprint());
+        let name = recipe.ref_name(&"linux/arm64".parse().unwrap());
+        assert!(name.starts_with("root/trixie:") && name.ends_with("-linux-arm64"), "{name}");
+    }
+
+    #[track_caller]
+    fn python(packages: &[(&str, &str)], expected: Option<&str>) {
+        let packages: Vec<_> = packages.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+        assert_eq!(python_version(&packages).as_deref(), expected);
+    }
+
+    #[test]
+    fn pythons_version_is_that_of_its_package() {
+        python(&[("python3.13-minimal", "3.13.5-2+deb13u1"), ("python3-minimal", "3.13.5-1")], Some("3.13.5"));
+        python(&[("python3.9-minimal", "3.9.2-1"), ("python3.11-minimal", "3.11.2-6+deb12u6")], Some("3.11.2"));
+        python(&[("perl-base", "5")], None);
+    }
+
+    #[test]
+    fn security_fixes_come_with_a_release() {
+        let source = Source {
+            mirror: "http://m/d".to_owned(),
+            security: Some("http://m/s".to_owned()),
+            keyring: PathBuf::new(),
+            acquire: String::new(),
+        };
+        let all =
+            ["deb http://m/d trixie main", "deb http://m/d trixie-updates main", "deb http://m/s trixie-security main"];
+        assert_eq!(sources(&source, "trixie"), all);
+        assert_eq!(sources(&source, "sid"), ["deb http://m/d sid main"]);
+    }
+
+    #[test]
+    fn another_processor_is_refused_with_its_reason() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::open_or_create(&folder.path().join("images")).unwrap();
+        let fault = build(&Recipe::default(), folder.path(), &layout, &"linux/s390x".parse().unwrap()).unwrap_err();
+        assert_eq!(fault.exit, Exit::Usage);
+        assert!(fault.causes[0].contains("scripts"), "{fault}");
+    }
+}

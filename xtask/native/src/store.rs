@@ -1,0 +1,236 @@
+//! The layers that this machine has made or fetched before: recipe → layer, with what is known of them.
+//!
+//! A folder for several processes at once, which may end at any moment: what it holds is whole, or is taken for absent. Blobs
+//! stand as in an OCI layout; beside them a note for each recipe, documents by digest, and outlines. What is used
+//! least recently goes first; nothing goes while any process has the store open.
+
+mod prune;
+#[cfg(test)]
+mod tests;
+
+pub use prune::Pruned;
+
+use crate::layer::Written;
+use crate::layer::outline::LayerOutline;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use std::fs::{self, File};
+use std::io::{self, Read, Seek as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+use xtask_host::registry::layout::{BlobWriter, Layout};
+use xtask_host::terminal;
+use xtask_model::fault::Fault;
+use xtask_model::spec::oci::Descriptor;
+use xtask_model::spec::reference::Digest;
+
+const RECIPES: &str = "recipes";
+const DOCUMENTS: &str = "documents";
+const OUTLINES: &str = "outlines";
+/// Who has this file locked uses the store.
+const IN_USE: &str = ".in-use";
+
+/// A store that is in use as long as this lives.
+#[derive(Debug)]
+pub struct Store {
+    layout: Layout,
+    limit: u64,
+    in_use: File,
+}
+
+/// A layer of the store.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoredLayer {
+    /// What is stored: media type, digest, size in bytes.
+    pub descriptor: Descriptor,
+    /// The digest of the tar file in it.
+    pub diff_id: Digest,
+    /// The file; its bytes are believed only as [`Store::open_layer`] gives them.
+    pub path: PathBuf,
+}
+
+/// What stands in a recipe's note.
+#[derive(Serialize, Deserialize)]
+struct Note {
+    recipe: Digest,
+    descriptor: Descriptor,
+    diff_id: Digest,
+}
+
+impl Store {
+    /// Opens the store in a folder, which is made if it is not there. [`Store::prune`] keeps it within `limit` bytes.
+    pub fn open(folder: &Path, limit: u64) -> Result<Self, Fault> {
+        let layout = Layout::open_or_create(folder)?;
+        let prepare = || {
+            for part in [RECIPES, DOCUMENTS, OUTLINES] {
+                fs::create_dir_all(folder.join(part))?;
+            }
+            let in_use = File::create(folder.join(IN_USE))?;
+            in_use.lock_shared()?;
+            Ok(in_use)
+        };
+        let in_use = prepare().map_err(|error| cannot_write(folder, &error))?;
+        Ok(Self { layout, limit, in_use })
+    }
+
+    /// The layer that was made of a recipe. Says what is there, and reads none of it.
+    pub fn get(&self, recipe: &Digest) -> Result<Option<StoredLayer>, Fault> {
+        let path = self.note(RECIPES, recipe);
+        let Some(bytes) = self.read(&path)? else { return Ok(None) };
+        let Some(note) = Note::parse(&bytes).filter(|note| note.recipe == *recipe) else {
+            self.damaged(&path);
+            return Ok(None);
+        };
+        let layer = self.stored(note);
+        if self.layout.blob_size(&layer.descriptor.digest) != Some(layer.descriptor.size) {
+            self.damaged(&path);
+            return Ok(None);
+        }
+        used(&path);
+        Ok(Some(layer))
+    }
+
+    /// Stores the layer of a recipe, which `make` writes.
+    pub fn put(
+        &self,
+        recipe: &Digest,
+        make: impl FnOnce(&mut BlobWriter<'_>) -> Result<Written, Fault>,
+    ) -> Result<StoredLayer, Fault> {
+        let mut writer = self.layout.writer()?;
+        let written = make(&mut writer)?;
+        writer.finish(Some(&written.descriptor.digest))?;
+        self.remember(recipe, written.descriptor, written.diff_id)
+    }
+
+    /// Stores a layer that comes from elsewhere, under its own digest as the recipe; another content is an error.
+    pub fn adopt(&self, descriptor: &Descriptor, diff_id: Digest, content: impl Read) -> Result<StoredLayer, Fault> {
+        self.layout.put_blob(content, Some(&descriptor.digest))?;
+        let plain = Descriptor::new(&descriptor.media_type, descriptor.digest, descriptor.size);
+        self.remember(&descriptor.digest, plain, diff_id)
+    }
+
+    /// The bytes of a layer, read through once to see that they are what they are named by. What is damaged is removed, said,
+    /// and absent.
+    pub fn open_layer(&self, layer: &StoredLayer) -> Result<Option<File>, Fault> {
+        let cannot = |error: io::Error| Fault::build(format!("cannot read `{}`", layer.path.display())).cause(error);
+        let mut file = match File::open(&layer.path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(cannot(error)),
+        };
+        let mut state = Sha256::new();
+        let mut buffer = vec![0; 256 << 10];
+        loop {
+            match file.read(&mut buffer).map_err(cannot)? {
+                0 => break,
+                count => state.update(&buffer[..count]),
+            }
+        }
+        if Digest::from_bytes(state.finalize().into()) != layer.descriptor.digest {
+            self.damaged(&layer.path);
+            return Ok(None);
+        }
+        file.rewind().map_err(cannot)?;
+        Ok(Some(file))
+    }
+
+    /// A small document by its digest: a manifest or a configuration.
+    pub fn get_document(&self, digest: &Digest) -> Result<Option<Vec<u8>>, Fault> {
+        let path = self.note(DOCUMENTS, digest);
+        let Some(bytes) = self.read(&path)? else { return Ok(None) };
+        if Digest::of(&bytes) != *digest {
+            self.damaged(&path);
+            return Ok(None);
+        }
+        used(&path);
+        Ok(Some(bytes))
+    }
+
+    /// Keeps a small document, and says its digest.
+    pub fn put_document(&self, bytes: &[u8]) -> Result<Digest, Fault> {
+        let digest = Digest::of(bytes);
+        self.write(&self.note(DOCUMENTS, &digest), bytes)?;
+        Ok(digest)
+    }
+
+    /// The outline of a layer, by the digest of the tar file in it.
+    pub fn get_outline(&self, diff_id: &Digest) -> Result<Option<LayerOutline>, Fault> {
+        let path = self.note(OUTLINES, diff_id);
+        let Some(bytes) = self.read(&path)? else { return Ok(None) };
+        let outline = LayerOutline::from_bytes(bytes);
+        match &outline {
+            Some(_) => used(&path),
+            // Damaged, or of an older form; it is made anew in a moment.
+            None => drop(fs::remove_file(&path)),
+        }
+        Ok(outline)
+    }
+
+    /// Keeps an outline.
+    pub fn put_outline(&self, diff_id: &Digest, outline: &LayerOutline) -> Result<(), Fault> {
+        self.write(&self.note(OUTLINES, diff_id), outline.as_bytes())
+    }
+
+    fn remember(&self, recipe: &Digest, descriptor: Descriptor, diff_id: Digest) -> Result<StoredLayer, Fault> {
+        let note = Note { recipe: *recipe, descriptor, diff_id };
+        self.write(&self.note(RECIPES, recipe), &note.text())?;
+        Ok(self.stored(note))
+    }
+
+    fn stored(&self, note: Note) -> StoredLayer {
+        let path = self.layout.blob_path(&note.descriptor.digest);
+        StoredLayer { descriptor: note.descriptor, diff_id: note.diff_id, path }
+    }
+
+    fn note(&self, part: &str, digest: &Digest) -> PathBuf {
+        self.layout.folder().join(part).join(digest.hex())
+    }
+
+    fn read(&self, path: &Path) -> Result<Option<Vec<u8>>, Fault> {
+        match fs::read(path) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Fault::build(format!("cannot read `{}`", path.display())).cause(error)),
+        }
+    }
+
+    /// Under another name first: who reads meanwhile sees the old, the new, or nothing.
+    fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), Fault> {
+        let write = || {
+            let folder = path.parent().unwrap_or(self.layout.folder());
+            let mut file = tempfile::Builder::new().prefix(prune::PARTIAL).tempfile_in(folder)?;
+            file.write_all(bytes)?;
+            file.persist(path).map_err(|error| error.error)
+        };
+        write().map(drop).map_err(|error| cannot_write(path, &error))
+    }
+
+    fn damaged(&self, path: &Path) {
+        terminal::warn(&format!("`{}` was damaged, and is made anew", path.display()));
+        let _ = fs::remove_file(path);
+    }
+}
+
+impl Note {
+    /// The note, and in a second line the digest of the first: a recipe's layer is believed on its word.
+    fn text(&self) -> Vec<u8> {
+        let mut text = serde_json::to_string(self).expect("a note has nothing that JSON has not");
+        let digest = Digest::of(text.as_bytes());
+        text.push_str(&format!("\n{digest}\n"));
+        text.into_bytes()
+    }
+
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        let (json, digest) = std::str::from_utf8(bytes).ok()?.strip_suffix('\n')?.split_once('\n')?;
+        (digest.parse() == Ok(Digest::of(json.as_bytes()))).then(|| serde_json::from_str(json).ok())?
+    }
+}
+
+/// Marks a file as used now; where that cannot be, it only goes earlier.
+fn used(path: &Path) {
+    let _ = File::open(path).and_then(|file| file.set_modified(SystemTime::now()));
+}
+
+fn cannot_write(path: &Path, error: &io::Error) -> Fault {
+    Fault::build(format!("cannot write `{}`", path.display())).cause(error)
+}

@@ -1,0 +1,155 @@
+//! Keeps a store within its size.
+//!
+//! Only while nobody else has it open: what another process is about to name cannot be seen.
+
+use super::{DOCUMENTS, Note, OUTLINES, RECIPES, Store};
+use std::collections::BTreeMap;
+use std::fs::{self, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+use xtask_model::fault::Fault;
+
+/// How names of files start that are not whole yet.
+pub(super) const PARTIAL: &str = ".partial-";
+
+/// What a pruning has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pruned {
+    /// Bytes removed.
+    pub removed: u64,
+    /// Bytes that are left.
+    pub left: u64,
+    /// Whether it was left alone, because another process uses it.
+    pub busy: bool,
+}
+
+/// Files that go together.
+struct Group {
+    used: SystemTime,
+    bytes: u64,
+    /// In the order in which they go: what names before what is named.
+    files: Vec<PathBuf>,
+}
+
+impl Store {
+    /// Ends this use of the store and removes what was used least recently, until it is within its limit; and what processes
+    /// that were ended have left. Where another process has it open, nothing happens.
+    pub fn prune(self) -> Result<Pruned, Fault> {
+        let folder = self.layout.folder();
+        let cannot = |error: io::Error| Fault::build(format!("cannot prune `{}`", folder.display())).cause(error);
+        self.in_use.unlock().map_err(cannot)?;
+        match self.in_use.try_lock() {
+            Ok(()) => self.remove_old().map_err(cannot),
+            Err(TryLockError::WouldBlock) => Ok(Pruned { busy: true, ..Pruned::default() }),
+            Err(TryLockError::Error(error)) => Err(cannot(error)),
+        }
+    }
+
+    fn remove_old(&self) -> io::Result<Pruned> {
+        let mut pruned = Pruned::default();
+        let mut groups = self.groups(&mut pruned)?;
+        groups.sort_by_key(|group| group.used);
+        pruned.left = groups.iter().map(|group| group.bytes).sum();
+        for group in groups {
+            if pruned.left <= self.limit {
+                break;
+            }
+            for file in group.files {
+                fs::remove_file(file)?;
+            }
+            pruned.left -= group.bytes;
+            pruned.removed += group.bytes;
+        }
+        Ok(pruned)
+    }
+
+    /// What may stay, by what goes together; the rest goes at once.
+    fn groups(&self, pruned: &mut Pruned) -> io::Result<Vec<Group>> {
+        let folder = self.layout.folder();
+        let mut remove = |file: &Found| -> io::Result<()> {
+            pruned.removed += file.bytes;
+            fs::remove_file(&file.path)
+        };
+        let mut blobs: BTreeMap<String, Found> = BTreeMap::new();
+        for file in list(&folder.join("blobs/sha256"), &mut remove)? {
+            blobs.insert(file.name.clone(), file);
+        }
+        let mut layers: BTreeMap<String, Group> = BTreeMap::new();
+        let mut outlines: BTreeMap<String, Found> = BTreeMap::new();
+        for file in list(&folder.join(OUTLINES), &mut remove)? {
+            outlines.insert(file.name.clone(), file);
+        }
+        for file in list(&folder.join(RECIPES), &mut remove)? {
+            let note = fs::read(&file.path).ok().and_then(|bytes| Note::parse(&bytes));
+            let blob = note.as_ref().map(|note| (note.descriptor.digest.hex(), note.diff_id.hex()));
+            let Some((digest, diff_id)) = blob.filter(|(digest, _)| blobs.contains_key(digest)) else {
+                remove(&file)?;
+                continue;
+            };
+            let group = layers.entry(digest).or_insert_with(|| Group::new(&file));
+            group.add(&file);
+            if let Some(outline) = outlines.remove(&diff_id) {
+                group.add(&outline);
+            }
+        }
+        for (digest, file) in &blobs {
+            match layers.get_mut(digest) {
+                Some(group) => group.take(file),
+                None => remove(file)?,
+            }
+        }
+        let mut groups: Vec<Group> = layers.into_values().collect();
+        let documents = list(&folder.join(DOCUMENTS), &mut remove)?;
+        for file in documents.iter().chain(outlines.values()) {
+            let mut group = Group::new(file);
+            group.add(file);
+            groups.push(group);
+        }
+        Ok(groups)
+    }
+}
+
+impl Group {
+    fn new(first: &Found) -> Self {
+        Self { used: first.used, bytes: 0, files: Vec::new() }
+    }
+
+    /// A file that is used when the group is.
+    fn add(&mut self, file: &Found) {
+        self.used = self.used.max(file.used);
+        self.take(file);
+    }
+
+    fn take(&mut self, file: &Found) {
+        self.bytes += file.bytes;
+        self.files.push(file.path.clone());
+    }
+}
+
+struct Found {
+    name: String,
+    path: PathBuf,
+    bytes: u64,
+    used: SystemTime,
+}
+
+/// The whole files of a folder; those that are not whole are nobody's any more.
+fn list(folder: &Path, remove: &mut impl FnMut(&Found) -> io::Result<()>) -> io::Result<Vec<Found>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let metadata = entry.metadata()?;
+        if !metadata.is_file() {
+            continue;
+        }
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let file = Found { name, path: entry.path(), bytes: metadata.len(), used: metadata.modified()? };
+        if file.name.starts_with(PARTIAL) {
+            remove(&file)?;
+        } else {
+            files.push(file);
+        }
+    }
+    Ok(files)
+}

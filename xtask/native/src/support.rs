@@ -1,0 +1,42 @@
+//! Whether the native engine can build an image of the policy: for who says so before a build finds it out.
+//!
+//! Reads the Dockerfile and nothing else.
+
+use crate::assembly::{self, Subject};
+use crate::recipes;
+use xtask_host::tree::binary;
+use xtask_host::tree::facts::Tree;
+use xtask_model::fault::Fault;
+use xtask_model::image::policy::ImageKind;
+use xtask_model::spec::dockerfile::Dockerfile;
+
+/// Placeholder for the image that is built upon.
+const IMAGE: &str = "image.invalid/any";
+
+/// Why the native engine cannot build an image.
+///
+/// # Errors
+/// The first instruction that it does not do, with its line.
+pub fn refusal(tree: &Tree, kind: ImageKind) -> Result<(), Fault> {
+    let path = tree.dockerfile(kind)?;
+    let dockerfile = Dockerfile::parse(path.as_str(), &tree.files.text(path.as_ref())?)?;
+    let policy = &tree.policy;
+    for platform in &policy.project.platforms {
+        let mut args = if kind == ImageKind::Base { policy.base.args.clone() } else { policy.app.args.clone() };
+        args.extend(["ROOT_IMAGE", "BASE_IMAGE", "RUST_IMAGE"].map(|name| (name.to_owned(), IMAGE.to_owned())));
+        if let Some(binary) = &policy.app.binary {
+            args.insert("BINARY".to_owned(), binary::staged(platform, binary).to_string());
+        }
+        let stages = match kind {
+            ImageKind::Base => {
+                recipes::check(&dockerfile, &args, platform, &policy.base)?;
+                Some(&policy.base.stages)
+            }
+            ImageKind::App | ImageKind::Enhanced => None,
+        };
+        let realised = |name: &str| stages.is_some_and(|stages| stages.contains_key(name));
+        let subject = Subject { dockerfile: &dockerfile, args: &args, platform, image: IMAGE, realised: &realised };
+        assembly::refusal(&subject)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,66 @@
+//! Prints plans and reports for people, on stderr.
+
+use std::time::Duration;
+use xtask_host::terminal;
+use xtask_model::image::plan::{Decision, ImagePlan, Place};
+use xtask_model::quantity;
+use xtask_model::record::report::Report;
+
+/// Reasons that are told while one waits.
+const REASONS: usize = 20;
+
+/// The plan as a person reads it, on stderr: what happens to an image, and why.
+pub fn announce(plan: &ImagePlan) {
+    let reference = plan.repository.tag(&plan.tag);
+    match &plan.decision {
+        Decision::Reuse { place, .. } => {
+            let place = match place {
+                Place::Registry => "in the registry",
+                Place::Local => "on this machine",
+            };
+            terminal::step("reusing", &format!("{} `{reference}`: it is {place}", plan.kind));
+        }
+        Decision::Build { platforms, reasons } => {
+            let platforms: Vec<String> = platforms.iter().map(ToString::to_string).collect();
+            terminal::step("planned", &format!("{} `{reference}` for {}", plan.kind, platforms.join(", ")));
+            for reason in reasons.iter().take(REASONS) {
+                terminal::step("because", reason);
+            }
+            if reasons.len() > REASONS {
+                let more = reasons.len() - REASONS;
+                terminal::step("because", &format!("of {more} more changes: `cargo xtask explain` names them"));
+            }
+        }
+    }
+    plan.notes.iter().for_each(|note| terminal::step("note", note));
+}
+
+/// The end of a command on stderr: a line for each image.
+pub fn conclude(report: &Report) {
+    for image in &report.images {
+        let mut line = format!("{} {}", image.kind, image.action);
+        if let Some(size) = image.size {
+            line += &format!(", {}", quantity::bytes(size));
+        }
+        if let Some([all, cached]) = image.steps {
+            line += &format!(", {cached} of {all} steps from the cache");
+        }
+        let phases: Vec<String> = image
+            .seconds
+            .iter()
+            .map(|(phase, seconds)| format!("{phase} {}", quantity::seconds(Duration::from_secs_f64(*seconds))))
+            .collect();
+        if !phases.is_empty() {
+            line += &format!(" ({})", phases.join(", "));
+        }
+        terminal::step("image", &line);
+        let tags: Vec<String> = image.tags.iter().map(ToString::to_string).collect();
+        terminal::step("tags", &tags.join(", "));
+        if let Some(why) = &image.latest_stays {
+            terminal::step("latest", &format!("stays: {why}"));
+        }
+    }
+    let built = report.images.iter().filter(|image| image.action == "built").count();
+    let what = if built == 0 { "nothing to build" } else { "done" };
+    terminal::step("finished", &format!("{what} in {}", quantity::seconds(Duration::from_secs_f64(report.seconds))));
+}

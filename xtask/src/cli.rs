@@ -1,0 +1,112 @@
+//! The command line: reads it, calls the command, and reports a failure with its exit code. Nothing else.
+
+use crate::announce;
+use crate::flags::{BuildFlags, Command, Flags, Format, Global};
+use crate::{build, commands};
+use clap::{CommandFactory as _, Parser as _};
+use std::io::Write as _;
+use std::process::ExitCode;
+use xtask_host::tree::facts;
+use xtask_host::{process, terminal};
+use xtask_model::fault::{Exit, Fault};
+
+/// Runs `xtask` and returns its exit code.
+pub fn main() -> ExitCode {
+    if let Some(code) = xtask_native::container::inside() {
+        return code;
+    }
+    dispatch(run)
+}
+
+/// Reads the command line and runs it by `run`: what every program with these flags does.
+pub fn dispatch(run: fn(&Flags) -> anyhow::Result<ExitCode>) -> ExitCode {
+    let flags = Flags::parse();
+    terminal::set_volume(match (flags.global.quiet, flags.global.verbose) {
+        (true, _) => terminal::Volume::Quiet,
+        (_, true) => terminal::Volume::Verbose,
+        _ => terminal::Volume::Normal,
+    });
+    let done = process::forward_signals().and_then(|()| run(&flags));
+    hide_state(&flags.global);
+    match done {
+        Ok(code) => code,
+        Err(error) => tell(&error),
+    }
+}
+
+/// Has git ignore what this program leaves in `target`, whatever the repository's own `.gitignore` says.
+fn hide_state(global: &Global) {
+    let Ok(root) = facts::find_root(global.root.as_deref()) else { return };
+    let (folder, file) = (root.join("target"), root.join("target/.gitignore"));
+    if folder.is_dir() && !file.exists() {
+        // A folder that cannot be written has no state to hide.
+        let _ = std::fs::write(file, "# Written by xtask: its state is no part of the repository.\n*\n");
+    }
+}
+
+fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
+    let global = &flags.global;
+    if global.format == Format::Github && !matches!(flags.command, Command::Plan(_)) {
+        return Err(Fault::usage("`--format github` is for `plan`").into());
+    }
+    match &flags.command {
+        Command::Build(build) => images(global, build, build::Target::App)?,
+        Command::BuildBase { build, analyze: true } if !build.dry_run => {
+            let done = build::run(global, build, build::Target::Base)?;
+            announce::conclude(&done);
+            commands::analyze::run(global, build, &done)?;
+        }
+        Command::BuildBase { build, .. } => images(global, build, build::Target::Base)?,
+        Command::BuildFast(build) => images(global, build, build::Target::Fast)?,
+        Command::BuildEnhanced(build) => images(global, build, build::Target::Enhanced)?,
+        Command::Plan(plan) => commands::plan::run(global, plan)?,
+        Command::Explain { commit } => commands::explain::run(global, commit)?,
+        Command::Lock { check: true, .. } => commands::lock::check(global)?,
+        Command::Lock { upgrade, upgrade_package, .. } => commands::lock::run(global, *upgrade, upgrade_package)?,
+        Command::Smoke { image } => commands::smoke::run(global, image.as_deref())?,
+        Command::Run { image, args } => return commands::run::run(global, image.as_deref(), args),
+        Command::Doctor => commands::doctor::run(global)?,
+        Command::Quickstart { yes, engine } => commands::quickstart::run(global, *yes, *engine)?,
+        Command::Engine(engine) => commands::engine::run(global, engine)?,
+        Command::Base(base) => commands::base::run(global, base)?,
+        Command::Stats(stats) => commands::stats::run(global, stats)?,
+        Command::Bench { .. } => return commands::bench::run(global),
+        Command::Ci => commands::ci::run(global)?,
+        Command::Test { filter } => commands::test::run(global, filter.as_deref())?,
+        Command::Workflows { check } => commands::workflows::run(global, *check)?,
+        Command::Tidy => commands::tidy::run(global)?,
+        Command::Man { command } => commands::print(&commands::man::page(Flags::command(), command)?)?,
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Flags::command(), "cargo-xtask", &mut script);
+            commands::print(&String::from_utf8(script)?)?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn images(global: &Global, flags: &BuildFlags, target: build::Target) -> anyhow::Result<()> {
+    let done = build::run(global, flags, target)?;
+    if flags.dry_run {
+        return Ok(());
+    }
+    announce::conclude(&done);
+    match (global.format, done.images.last()) {
+        (Format::Json, _) => commands::print(&format!("{}\n", serde_json::to_string_pretty(&done)?)),
+        (Format::Text | Format::Github, Some(image)) => commands::print(&format!("{}\n", image.reference)),
+        (Format::Text | Format::Github, None) => Ok(()),
+    }
+}
+
+/// Tells an error; an expected one with its own exit code, any other as the bug that it is.
+fn tell(error: &anyhow::Error) -> ExitCode {
+    let _ = std::io::stdout().flush();
+    if let Some(fault) = error.downcast_ref::<Fault>() {
+        terminal::error(&fault.to_string());
+        return ExitCode::from(fault.exit as u8);
+    }
+    terminal::error(&format!(
+        "{error:#}\n\nhint: this is a bug of xtask; `RUST_BACKTRACE=1` shows where it comes from"
+    ));
+    ExitCode::from(Exit::Bug as u8)
+}
