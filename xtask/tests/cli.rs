@@ -280,7 +280,7 @@ fn a_policy_that_does_not_hold_is_told_whole() {
               hint: did you mean `suite`?
             images.toml:48:8: `smoke.user` is not a whole number from 0 to 4294967294
 
-            hint: edit `images.toml`; the README's section "Policy" lists every key
+            hint: edit `images.toml`; `docs/reference.md` lists every key
         "#]],
     );
     fs::write(root.join("images.toml"), "[project\n").unwrap();
@@ -293,7 +293,7 @@ fn a_policy_that_does_not_hold_is_told_whole() {
         error: the policy does not hold
         images.toml:1:9: unclosed table, expected `]`
 
-        hint: edit `images.toml`; the README's section "Policy" lists every key
+        hint: edit `images.toml`; `docs/reference.md` lists every key
     "#]],
     );
 }

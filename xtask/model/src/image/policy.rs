@@ -517,7 +517,7 @@ fn refused(problems: Problems<'_>) -> Fault {
         1 => format!("the policy does not hold\n{}", listed[0]),
         count => format!("the policy does not hold: {count} problems\n{}", listed.join("\n")),
     };
-    Fault::usage(what).hint(format!("edit `{FILE}`; the README's section \"Policy\" lists every key"))
+    Fault::usage(what).hint(format!("edit `{FILE}`; `docs/reference.md` lists every key"))
 }
 
 fn read(mut top: Section<'_>, problems: &mut Problems<'_>, is_file: &dyn Fn(&RelPath) -> bool) -> Option<Policy> {
