@@ -81,8 +81,15 @@ impl Global {
 
 /// Reads the name of an engine, and offers all names in help and completions.
 fn engine_parser() -> impl clap::builder::TypedValueParser<Value = Engine> {
-    use clap::builder::TypedValueParser as _;
-    clap::builder::PossibleValuesParser::new(Engine::NAMES.map(|(name, _)| name)).map(|chosen| {
+    use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser as _};
+    let values = Engine::NAMES.map(|(name, engine)| {
+        PossibleValue::new(name).help(match engine {
+            Engine::Auto => "Docker where one answers, native otherwise",
+            Engine::Docker => "The docker and buildx command lines",
+            Engine::Native => "No daemon: layers are put together here, and only what changed is moved",
+        })
+    });
+    PossibleValuesParser::new(values).map(|chosen| {
         Engine::NAMES.iter().find(|(name, _)| *name == chosen).map(|(_, engine)| *engine).unwrap_or_default()
     })
 }
