@@ -1,18 +1,18 @@
 //! The command line: reads it, calls the command, and reports a failure with its exit code. Nothing else.
 
-use crate::announce;
 use crate::flags::{BuildFlags, Command, Flags, Format, Global};
-use crate::{build, commands};
+use crate::{announce, build, commands};
 use clap::{CommandFactory as _, Parser as _};
 use std::io::Write as _;
 use std::process::ExitCode;
 use xtask_host::tree::facts;
 use xtask_host::{process, terminal};
 use xtask_model::fault::{Exit, Fault};
+use xtask_native::container;
 
 /// Runs `xtask` and returns its exit code.
 pub fn main() -> ExitCode {
-    if let Some(code) = xtask_native::container::inside() {
+    if let Some(code) = container::inside() {
         return code;
     }
     dispatch(run)

@@ -5,8 +5,7 @@
 
 use std::process::Output;
 use std::time::{Duration, Instant};
-use xtask_host::process;
-use xtask_host::terminal;
+use xtask_host::{process, terminal};
 use xtask_model::fault::Fault;
 use xtask_model::image::policy::{Smoke, SmokeServe};
 use xtask_model::quantity;

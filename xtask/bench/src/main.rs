@@ -6,8 +6,7 @@ use std::process::ExitCode;
 use xtask::commands;
 use xtask::flags::{Command, Flags, Format, Global};
 use xtask_bench::{self as bench, compare, table};
-use xtask_host::file;
-use xtask_host::terminal;
+use xtask_host::{file, terminal};
 use xtask_model::fault::Fault;
 
 fn main() -> ExitCode {

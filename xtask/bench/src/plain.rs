@@ -6,13 +6,12 @@
 use super::workshop::Workshop;
 use std::collections::BTreeMap;
 use std::path::Path;
-use xtask_host::docker;
-use xtask_host::docker::{Build, Output};
+use xtask_host::docker::{self, Build, Output};
 use xtask_host::tree::facts;
 use xtask_host::tree::secrets::Secrets;
 use xtask_host::tree::toolchain::{self, Portable};
 use xtask_model::fault::Fault;
-use xtask_model::image::key::BaseKey;
+use xtask_model::image::key::{BaseKey, RootKey};
 use xtask_model::image::policy::{ImageKind, Registry, RelPath};
 use xtask_model::spec::reference::{Digest, Platform, Reference};
 
@@ -70,7 +69,7 @@ pub(super) fn order(
 
 /// What a base stands on.
 pub(super) struct Root {
-    key: xtask_model::image::key::RootKey,
+    key: RootKey,
 }
 
 /// The root under the base that was built last.

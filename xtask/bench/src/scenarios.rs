@@ -7,14 +7,12 @@ use super::plain;
 use super::workshop::Workshop;
 use serde::Deserialize;
 use std::time::Instant;
-use xtask_host::clock;
 use xtask_host::process::Command;
-use xtask_host::terminal;
 use xtask_host::tree::uv::{Request, Upgrade};
+use xtask_host::{clock, file, terminal};
 use xtask_model::fault::Fault;
 use xtask_model::image::policy::Registry;
-use xtask_model::spec::lock;
-use xtask_model::spec::lock::Lock;
+use xtask_model::spec::lock::{self, Lock};
 
 /// One side's work, timed.
 pub type Side = fn(&Workshop) -> Result<Sample, Fault>;
@@ -229,7 +227,7 @@ pub(super) fn bump(shop: &Workshop, run: u32, candidates: &[&str]) -> Result<(),
     for change in lock::diff(&locked.meaning(), &after.meaning()) {
         terminal::detail(&format!("run {run}: {change}"));
     }
-    xtask_host::file::write(&shop.tree.root.join(&base.lock), &text).map(drop)
+    file::write(&shop.tree.root.join(&base.lock), &text).map(drop)
 }
 
 fn compile_xtask(shop: &Workshop, flags: &[&str]) -> Result<Sample, Fault> {

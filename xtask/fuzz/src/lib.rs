@@ -15,8 +15,7 @@ use xtask_model::spec::lock::Lock;
 use xtask_model::spec::oci::{Config, Index, Manifest};
 use xtask_model::spec::reference::Platform;
 use xtask_model::spec::requirements;
-use xtask_native::layer::outline;
-use xtask_native::layer::{Limits, Reader};
+use xtask_native::layer::{Limits, Reader, outline};
 
 /// A Dockerfile: read, checked, expanded, and asked for what it copies.
 pub fn dockerfile(bytes: &[u8]) -> bool {

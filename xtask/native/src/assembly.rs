@@ -23,6 +23,7 @@ mod tests;
 pub use beneath::{Beneath, Image, Images, Stat};
 pub use config::CREATED;
 pub use refusal::{Subject, other_image, refusal};
+use xtask_model::spec::dockerfile::{DEFAULT_PATH, Dockerfile, Footing, Inherited, Stage};
 
 use crate::layer::item::Item;
 use crate::recipes::stage::Realise;
@@ -32,7 +33,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use xtask_model::fault::Fault;
 use xtask_model::image::context::ContextPath;
-use xtask_model::spec::dockerfile::{Dockerfile, Footing, Inherited, Stage};
 use xtask_model::spec::ignore::Ignore;
 use xtask_model::spec::oci::Config;
 use xtask_model::spec::reference::{Digest, Platform};
@@ -180,7 +180,7 @@ fn inherited(config: &Config) -> Inherited {
     };
     let mut env: Vec<(String, String)> = config.config.env.iter().map(pair).collect();
     if !env.iter().any(|(name, _)| name == "PATH") {
-        env.push(("PATH".to_owned(), xtask_model::spec::dockerfile::DEFAULT_PATH.to_owned()));
+        env.push(("PATH".to_owned(), DEFAULT_PATH.to_owned()));
     }
     let triggers = config.config.other.get("OnBuild").and_then(|value| serde_json::from_value(value.clone()).ok());
     Inherited { env, triggers: triggers.unwrap_or_default() }

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 use xtask_host::registry::Client;
 use xtask_host::registry::layout::Layout;
-use xtask_host::terminal;
+use xtask_host::{process, terminal};
 use xtask_model::fault::Fault;
 use xtask_model::image::context::ContextPath;
 use xtask_model::spec::oci::{Config, Descriptor, Manifest, RootFs, media_type};
@@ -118,7 +118,7 @@ fn put_together(
         clock.lap("produce");
         for (index, items) in missing.into_iter().zip(produced) {
             let plan = &assembly.layers[index];
-            xtask_host::process::interrupted()?;
+            process::interrupted()?;
             terminal::detail(&format!("layer {}: {} entries", plan.name, items.len()));
             let stored = order.store.put(&plan.recipe, |sink| layer::write(&items, order.codec, threads(), sink))?;
             let descriptor = known::noted(stored.descriptor, &plan.recipe, &stored.diff_id);

@@ -4,8 +4,7 @@
 
 use std::io::{self, Write};
 use xtask_host::registry::layout::Layout;
-use xtask_host::registry::publish;
-use xtask_host::registry::{Answer, Client};
+use xtask_host::registry::{Answer, Client, publish};
 use xtask_model::fault::Fault;
 use xtask_model::spec::oci::{Config, Descriptor, Manifest, media_type};
 use xtask_model::spec::reference::{Digest, Platform, Repository};

@@ -15,6 +15,7 @@ use std::io::{self, BufReader, BufWriter, Write};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use xtask_host::docker::debian::{self, Archive, Host, Source};
+use xtask_host::docker::engine;
 use xtask_host::process::{self, Command};
 use xtask_host::registry::layout::Layout;
 use xtask_host::scratch::{self, Scratch};
@@ -154,7 +155,7 @@ pub fn sweep(work: &Path, rights: impl Fn() -> Result<guard::Rights, Fault>) {
     let Ok(work) = fs::canonicalize(work) else { return };
     scratch::sweep(&work, &[SCRATCH, OLD_SCRATCH], |path| {
         // Nothing is removed through a mount, which would be the host's own `/proc` or `/dev`.
-        xtask_host::docker::engine::unmount_under(path).map_err(io::Error::other)?;
+        engine::unmount_under(path).map_err(io::Error::other)?;
         if !path.is_dir() {
             return fs::remove_file(path);
         }

@@ -5,13 +5,13 @@ use super::Session;
 use super::planning::Image;
 use std::path::Path;
 use xtask_host::docker::Build;
-use xtask_host::file;
-use xtask_host::terminal;
 use xtask_host::tree::committed::{self, Committed};
 use xtask_host::tree::facts::{self, Parsed, Tree};
 use xtask_host::tree::git::Git;
 use xtask_host::tree::{binary, context};
+use xtask_host::{file, terminal};
 use xtask_model::fault::Fault;
+use xtask_model::image::context::{ContextPath, Entry};
 use xtask_model::image::key::Fingerprint;
 use xtask_model::image::plan::{self, Difference};
 use xtask_model::image::policy::{self, ImageKind};
@@ -110,10 +110,8 @@ impl Session<'_> {
         let folder = self.tree.root.join("target/docker").join(name);
         let staged = self.tree.policy.app.binary.as_ref().filter(|_| image.plan.kind == ImageKind::App);
         let made = staged.map(|binary| binary::staged(&call.platform, binary).as_str().into());
-        let made: Vec<xtask_model::image::context::ContextPath> =
-            made.map(|path: String| xtask_model::image::context::ContextPath::new(path)).into_iter().collect();
-        let entries: Vec<xtask_model::image::context::Entry> =
-            image.parsed.files.iter().chain(&image.parsed.meant).cloned().collect();
+        let made: Vec<ContextPath> = made.map(|path: String| ContextPath::new(path)).into_iter().collect();
+        let entries: Vec<Entry> = image.parsed.files.iter().chain(&image.parsed.meant).cloned().collect();
         context::stage(&self.tree.root, &entries, &made, &folder)
     }
 }

@@ -1,28 +1,23 @@
 //! Carries out the plan: compiles, builds, runs steps, publishes, reports. Every decision was made before.
 
-use super::Session;
 use super::call::{BaseImage, unknown_digest};
 use super::engine::Engine;
 use super::foundation::impatient;
-use super::layouts;
 use super::planning::{Image, Planned};
-use super::record;
 use super::tagging::{Named, Put};
-use crate::announce;
-use crate::steps;
+use super::{Session, layouts, record};
+use crate::{announce, steps};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
-use xtask_host::clock;
 use xtask_host::docker::{Build, Output};
-use xtask_host::file;
 use xtask_host::registry::Answer;
 use xtask_host::registry::publish::{self, Publication};
 use xtask_host::tree::binary;
 use xtask_host::tree::facts::{self, RootImage};
 use xtask_host::tree::secrets::Secrets;
-use xtask_host::{process, terminal};
+use xtask_host::{clock, file, process, terminal};
 use xtask_model::fault::Fault;
 use xtask_model::image::plan::{Decision, ImagePlan, Latest, Place};
 use xtask_model::image::policy::{After, ImageKind};

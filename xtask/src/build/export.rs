@@ -10,6 +10,7 @@ use xtask_host::scratch::{self, Scratch};
 use xtask_host::terminal;
 use xtask_host::tree::facts;
 use xtask_model::fault::{Exit, Fault};
+use xtask_model::image::policy::ImageKind;
 use xtask_model::record::report::ImageReport;
 use xtask_model::spec::oci::{Descriptor, Index, annotation, media_type};
 use xtask_model::spec::reference::{Platform, Tag};
@@ -79,9 +80,7 @@ impl Session<'_> {
             (true, _) => Place::Registry(report.reference.repository.clone()),
             (false, true) => Place::Layout(Layout::open_or_create(&local)?),
             // A base that is used where it is stays in the registry even for a local build.
-            (false, false) if report.kind == xtask_model::image::policy::ImageKind::Base => {
-                Place::Registry(report.reference.repository.clone())
-            }
+            (false, false) if report.kind == ImageKind::Base => Place::Registry(report.reference.repository.clone()),
             (false, false) => return self.save(report, tag, layout),
         };
         let image = Image::open(&self.client, place, digest, platform)?;

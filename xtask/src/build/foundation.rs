@@ -4,7 +4,7 @@ use super::{Inquiry, Session};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use xtask_host::registry::layout::Layout;
-use xtask_host::registry::publish;
+use xtask_host::registry::publish::{self, whole};
 use xtask_host::registry::{Answer, Client, Options};
 use xtask_host::terminal;
 use xtask_host::tree::facts::{self, RootImage, RootPlace, Tree};
@@ -149,7 +149,7 @@ impl Inquiry<'_> {
             && !self.fresh_root
             && let Answer::Present(mut found) = publish::read(self.client, &wanted.repository, wanted.tag.clone())?
         {
-            xtask_host::registry::publish::whole::check(&mut found, self.client, &wanted.repository)?;
+            whole::check(&mut found, self.client, &wanted.repository)?;
             match found.lost_reason(std::slice::from_ref(&wanted.platform)) {
                 None => return Ok(Some(wanted.published(found.digest))),
                 Some(lost) => terminal::step("lost", &format!("{lost}: the root is published again")),

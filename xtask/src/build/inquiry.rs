@@ -3,15 +3,13 @@
 
 use super::checks::Checks;
 use std::collections::BTreeMap;
-use xtask_host::registry::publish;
-use xtask_host::registry::{Answer, Client};
+use xtask_host::registry::{Answer, Client, publish};
 use xtask_host::tree::facts::Tree;
 use xtask_model::fault::Fault;
 use xtask_model::image::key::Fingerprint;
 use xtask_model::image::plan::{self, Decision, Wish};
 use xtask_model::image::policy::ImageKind;
-use xtask_model::image::presence::Published;
-use xtask_model::image::presence::Standing;
+use xtask_model::image::presence::{Published, Standing};
 use xtask_model::spec::oci::annotation;
 use xtask_model::spec::reference::{Digest, Platform, Tag};
 

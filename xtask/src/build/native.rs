@@ -9,14 +9,16 @@ use xtask_host::docker::{Build, Output};
 use xtask_host::registry::layout::Layout;
 use xtask_host::registry::publish;
 use xtask_host::terminal;
-use xtask_host::tree::binary;
-use xtask_host::tree::context;
+use xtask_host::tree::{binary, context};
 use xtask_model::fault::Fault;
+use xtask_model::image::commit::Commit;
 use xtask_model::image::context::ContextPath;
 use xtask_model::image::key::{AppKey, BinaryKey};
 use xtask_model::image::policy::{Compression, ImageKind};
 use xtask_model::image::presence::Published;
 use xtask_model::spec::dockerfile::{Dockerfile, Kind};
+use xtask_model::spec::oci::Descriptor;
+use xtask_model::spec::oci::media_type::MANIFEST;
 use xtask_model::spec::reference::{Digest, Platform, Reference, Tag};
 use xtask_native::build::{self, Built, Destination, Order};
 use xtask_native::files::Files;
@@ -48,11 +50,7 @@ impl Session<'_> {
                     let layout = Layout::open_or_create(folder)?;
                     let built = build::build(&self.client, order, Destination::Layout(&layout))?;
                     let size = layout.blob_size(&built.digest).unwrap_or(0);
-                    let manifest = xtask_model::spec::oci::Descriptor::new(
-                        xtask_model::spec::oci::media_type::MANIFEST,
-                        built.digest,
-                        size,
-                    );
+                    let manifest = Descriptor::new(MANIFEST, built.digest, size);
                     layout.set(image.plan.tag.as_str(), &manifest.with_platform(&call.platform))?;
                     Ok(built)
                 }
@@ -148,7 +146,7 @@ impl Session<'_> {
             beneath: Some(&beneath),
             codec,
             make: &*make,
-            created: tree.commit.as_ref().map(xtask_model::image::commit::Commit::created),
+            created: tree.commit.as_ref().map(Commit::created),
             store: &store,
             known: &known,
             force: call.no_cache,

@@ -3,17 +3,15 @@
 use super::Session;
 use std::collections::BTreeMap;
 use xtask_host::registry::Answer;
-use xtask_host::registry::publish;
-use xtask_host::registry::publish::marks;
-use xtask_host::terminal;
+use xtask_host::registry::publish::{self, marks};
 use xtask_host::tree::git::Git;
 use xtask_host::tree::git::remote::RemoteHead;
+use xtask_host::{process, terminal};
 use xtask_model::fault::Fault;
 use xtask_model::image::event;
 use xtask_model::image::plan::{ImagePlan, Latest};
 use xtask_model::image::presence::Published;
-use xtask_model::image::tags::Mark;
-use xtask_model::image::tags::{self, Head, OfBranch, Since};
+use xtask_model::image::tags::{self, Head, Mark, OfBranch, Since};
 use xtask_model::record::report;
 use xtask_model::spec::reference::{Digest, Platform, Repository, Tag};
 
@@ -65,13 +63,13 @@ impl Session<'_> {
         let latest = (plan.latest == Latest::Moves).then(Tag::latest);
         let mut stayed: BTreeMap<Tag, String> = BTreeMap::new();
         for tag in fixed {
-            xtask_host::process::interrupted()?;
+            process::interrupted()?;
             if let Some(why) = self.put_fixed(&plan.repository, image.digest, tag)? {
                 stayed.insert(tag.clone(), why);
             }
         }
         for tag in moving.into_iter().chain(&latest) {
-            xtask_host::process::interrupted()?;
+            process::interrupted()?;
             let known = if *tag == Tag::latest() { image.latest.take() } else { None };
             if let Some(why) = self.put_moving(&plan.repository, tag, &image, known)? {
                 stayed.insert(tag.clone(), why);

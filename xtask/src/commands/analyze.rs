@@ -3,9 +3,8 @@
 use crate::flags::{BuildFlags, Format, Global};
 use serde::Serialize;
 use xtask_host::docker::Docker;
-use xtask_host::registry::Answer;
 use xtask_host::registry::layout::Layout;
-use xtask_host::registry::publish;
+use xtask_host::registry::{Answer, publish};
 use xtask_host::tree::facts::{self};
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::key::Fingerprint;

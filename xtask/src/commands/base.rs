@@ -6,17 +6,13 @@ use crate::build;
 use crate::flags::{BaseCommand, Format, Global};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
-use std::time::SystemTime;
-use xtask_host::clock;
-use xtask_host::file;
-use xtask_host::registry::publish;
-use xtask_host::registry::publish::marks;
-use xtask_host::registry::survey::Question;
+use std::time::{Duration, SystemTime};
+use xtask_host::registry::publish::{self, marks};
+use xtask_host::registry::survey::{self, Question};
 use xtask_host::registry::{Answer, Client};
 use xtask_host::tree::facts::{self, Tree};
 use xtask_host::tree::git::Git;
-use xtask_host::{process, terminal};
+use xtask_host::{clock, file, process, terminal};
 use xtask_model::fault::Fault;
 use xtask_model::image::bases::{self, Base, Pruning, Rules, Survey, Verdict};
 use xtask_model::image::key::Fingerprint;
@@ -78,7 +74,7 @@ impl Desk {
     }
 
     fn survey(&self, referrers: bool) -> Result<Survey, Fault> {
-        xtask_host::registry::survey::survey(&Question {
+        survey::survey(&Question {
             client: &self.client,
             bases: &self.bases,
             apps: &self.apps,

@@ -8,9 +8,9 @@ use super::test::needs::Engine;
 use crate::flags::Global;
 use std::path::Path;
 use std::time::{Duration, Instant};
-use xtask_host::process;
-use xtask_host::terminal;
+use xtask_host::tree::binary;
 use xtask_host::tree::facts::find_root;
+use xtask_host::{process, terminal};
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::quantity;
 
@@ -62,7 +62,7 @@ impl Phases {
 
 /// A cargo command whose findings are a failed check.
 fn cargo(root: &Path, args: &[&str], rustdoc_flags: &str, hint: &str) -> anyhow::Result<()> {
-    let mut command = xtask_host::tree::binary::cargo(root).args(args);
+    let mut command = binary::cargo(root).args(args);
     if !rustdoc_flags.is_empty() {
         command = command.env("RUSTDOCFLAGS", rustdoc_flags);
     }

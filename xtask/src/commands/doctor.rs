@@ -5,13 +5,14 @@ use crate::{build, steps};
 use serde::Serialize;
 use xtask_host::docker::Docker;
 use xtask_host::process::{self, Command};
-use xtask_host::registry::publish;
-use xtask_host::registry::{Answer, Client};
+use xtask_host::registry::{Answer, Client, publish};
 use xtask_host::terminal;
 use xtask_host::tree::facts::{self, Tree};
+use xtask_host::tree::git::Git;
 use xtask_host::tree::uv;
 use xtask_model::fault::{Exit, Fault};
-use xtask_model::image::policy::{Action, Engine, ImageKind};
+use xtask_model::image::plan;
+use xtask_model::image::policy::{Action, Engine, FILE, ImageKind};
 use xtask_model::spec::dockerfile::{Dockerfile, Rule};
 use xtask_model::spec::lock::closure;
 use xtask_model::spec::reference::{Platform, Tag};
@@ -64,7 +65,7 @@ pub fn run(global: &Global) -> anyhow::Result<()> {
         },
     };
     let git = git_fault.map_or_else(|| git(global, &tree), |fault| bad("git", fault));
-    let mut findings = vec![good("policy", format!("`{}` holds", xtask_model::image::policy::FILE))];
+    let mut findings = vec![good("policy", format!("`{}` holds", FILE))];
     findings.extend(dockerfiles(&tree));
     findings.extend([lock(&tree), root_image(&tree, global), installer(&tree), git]);
     findings.extend(compiler(&tree));
@@ -194,7 +195,7 @@ fn git(global: &Global, tree: &Tree) -> Finding {
         Err(fault) => return bad("inputs", fault),
     };
     let Some(commit) = &tree.commit else {
-        let why = xtask_host::tree::git::Git::at(&tree.root).absence();
+        let why = Git::at(&tree.root).absence();
         return note("git", why, "with a commit, images are tagged by it, and `latest` can move");
     };
     let branch = commit.branch.as_deref().unwrap_or("no branch");
@@ -204,7 +205,7 @@ fn git(global: &Global, tree: &Tree) -> Finding {
     if differences.is_empty() {
         return good("git", format!("{} on {branch}, and the images are made of it", commit.short()));
     }
-    let listed = xtask_model::image::plan::listed(&differences);
+    let listed = plan::listed(&differences);
     note(
         "git",
         format!("{} on {branch}; the images are not made of it: {listed}", commit.short()),

@@ -3,10 +3,9 @@
 use crate::build;
 use crate::flags::Global;
 use std::path::Path;
-use xtask_host::file;
-use xtask_host::terminal;
 use xtask_host::tree::facts::{self, Tree};
 use xtask_host::tree::uv::{self, Request, Upgrade};
+use xtask_host::{file, terminal};
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::spec::lock::images::RootPin;
 use xtask_model::spec::lock::{self, ImagesLock, Lock, closure};

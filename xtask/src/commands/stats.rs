@@ -3,12 +3,9 @@
 use crate::flags::{Format, Global, StatsFlags};
 use std::collections::BTreeSet;
 use std::io::IsTerminal as _;
-use xtask_host::clock;
-use xtask_host::file;
-use xtask_host::registry::publish;
-use xtask_host::registry::{Answer, Client};
+use xtask_host::registry::{Answer, Client, publish};
 use xtask_host::tree::facts::Tree;
-use xtask_host::{process, terminal};
+use xtask_host::{clock, file, process, terminal};
 use xtask_model::fault::Fault;
 use xtask_model::image::policy::ImageKind;
 use xtask_model::record::ledger::{self, Record};

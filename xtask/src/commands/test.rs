@@ -11,6 +11,8 @@ use std::path::Path;
 use std::process::ExitStatus;
 use tally::Tally;
 use xtask_host::process::{self, Command};
+use xtask_host::terminal;
+use xtask_host::tree::binary;
 use xtask_model::fault::{Exit, Fault};
 
 /// Runs every test, or those whose name contains `filter`.
@@ -44,7 +46,7 @@ pub fn run(global: &Global, filter: Option<&str>) -> anyhow::Result<()> {
 
 /// The calls that run all tests: Rust's, those in its documentation, Python's.
 fn runners(root: &Path, needs: &Needs, filter: Option<&str>) -> Vec<Command> {
-    let cargo = |args: &[&str]| needs.apply(xtask_host::tree::binary::cargo(root).args(args));
+    let cargo = |args: &[&str]| needs.apply(binary::cargo(root).args(args));
     let mut runners = if process::found("cargo-nextest").is_some() {
         let nextest = ["nextest", "run", "--workspace", "--no-fail-fast", "--no-tests=pass", "--status-level=slow"];
         vec![cargo(&nextest), cargo(&["test", "--workspace", "--doc"])]
@@ -66,7 +68,7 @@ fn runners(root: &Path, needs: &Needs, filter: Option<&str>) -> Vec<Command> {
 /// Runs a command with every line on stderr, and gives each to `on_line` too.
 pub fn shown(command: &Command, on_line: &mut dyn FnMut(&str)) -> Result<ExitStatus, Fault> {
     use std::io::IsTerminal as _;
-    xtask_host::terminal::step("running", &command.to_string());
+    terminal::step("running", &command.to_string());
     let color = if std::io::stderr().is_terminal() { "always" } else { "never" };
     command.clone().env("CARGO_TERM_COLOR", color).stream(|line| {
         anstream::eprintln!("{line}");

@@ -4,6 +4,7 @@ use crate::flags::Global;
 use crate::tidy::{self, Files};
 use std::path::Path;
 use xtask_host::terminal;
+use xtask_host::tree::binary;
 use xtask_host::tree::facts::{self};
 use xtask_model::fault::{Exit, Fault};
 
@@ -34,7 +35,7 @@ pub fn run(global: &Global) -> anyhow::Result<()> {
 
 /// What a cargo command finds wrong, with its own words beneath.
 fn cargo(root: &Path, args: &[&str], what: &str) -> Option<String> {
-    let fault = xtask_host::tree::binary::cargo(root).args(args).read(Exit::Drift).err()?;
+    let fault = binary::cargo(root).args(args).read(Exit::Drift).err()?;
     let said = fault.causes.join("\n");
     let shown: Vec<&str> = said.lines().take(12).collect();
     Some(format!("{what}\n{}", shown.join("\n")))

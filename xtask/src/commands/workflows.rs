@@ -2,12 +2,10 @@
 
 use crate::flags::Global;
 use std::path::{Path, PathBuf};
-use xtask_host::file;
-use xtask_host::terminal;
 use xtask_host::tree::git::Git;
+use xtask_host::{file, terminal};
 use xtask_model::fault::Fault;
-use xtask_model::record::workflows;
-use xtask_model::record::workflows::Place;
+use xtask_model::record::workflows::{self, Place};
 
 /// Writes the workflows; with `check` changes nothing, and fails where a file is missing or differs. A file that someone else
 /// wrote is never replaced, and then none is.

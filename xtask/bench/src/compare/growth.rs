@@ -9,11 +9,10 @@ use sha2::{Digest as _, Sha256};
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write};
 use std::path::Path;
-use xtask_host::registry::Answer;
-use xtask_host::registry::publish;
-use xtask_host::terminal;
+use xtask_host::registry::{Answer, publish};
+use xtask_host::{process, terminal};
 use xtask_model::fault::Fault;
-use xtask_model::image::policy::Registry;
+use xtask_model::image::policy::{FILE, Registry};
 use xtask_model::quantity;
 use xtask_model::spec::oci::{Config, Descriptor, DescriptorPlatform, Index, Manifest, media_type};
 use xtask_model::spec::reference::{Digest, Platform, Repository};
@@ -32,7 +31,7 @@ pub(super) fn edit(rig: &mut Rig) -> Result<(), Fault> {
 
 fn without_steps(rig: &Rig) -> Result<(), Fault> {
     let mut broken = None;
-    rig.shop.edit(xtask_model::image::policy::FILE, |text| match text.parse::<toml::Table>() {
+    rig.shop.edit(FILE, |text| match text.parse::<toml::Table>() {
         Ok(mut policy) => {
             policy.remove("step");
             policy.to_string()
@@ -44,7 +43,7 @@ fn without_steps(rig: &Rig) -> Result<(), Fault> {
     })?;
     match broken {
         None => Ok(()),
-        Some(error) => Err(Fault::usage(format!("cannot read `{}`", xtask_model::image::policy::FILE)).cause(error)),
+        Some(error) => Err(Fault::usage(format!("cannot read `{}`", FILE)).cause(error)),
     }
 }
 
@@ -163,7 +162,7 @@ fn ballast(rig: &Rig, bytes: u64) -> Result<Vec<Descriptor>, Fault> {
     let path = rig.scratch().join("ballast");
     let mut made = Vec::new();
     for number in 0..LAYERS {
-        xtask_host::process::interrupted()?;
+        process::interrupted()?;
         let cannot = |error| cannot_write(&path, &error);
         let mut hashed = Hashed { file: File::create(&path).map_err(cannot)?, state: Sha256::new(), size: 0 };
         layer(number, bytes / LAYERS, &mut hashed).map_err(cannot)?;

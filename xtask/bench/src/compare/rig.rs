@@ -9,8 +9,7 @@ use crate::workshop::Workshop;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use xtask_host::registry::publish;
-use xtask_host::registry::{Answer, Client, Mount};
+use xtask_host::registry::{Answer, Client, Mount, Name, publish};
 use xtask_host::terminal;
 use xtask_host::tree::binary;
 use xtask_host::tree::facts::Tree;
@@ -153,12 +152,7 @@ fn copy_repository(client: &Client, from: &Repository, to: &Repository) -> Resul
     Ok(())
 }
 
-fn copy_manifest(
-    client: &Client,
-    from: &Repository,
-    to: &Repository,
-    name: xtask_host::registry::Name,
-) -> Result<Digest, Fault> {
+fn copy_manifest(client: &Client, from: &Repository, to: &Repository, name: Name) -> Result<Digest, Fault> {
     let Answer::Present(found) = client.manifest(from, name.clone())? else {
         return Err(Fault::network(format!("`{name}` of `{from}` has gone")));
     };

@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use xtask_model::fault::{Exit, Fault};
+use xtask_model::quantity;
 use xtask_model::spec::reference::Digest;
 
 /// Lists older than this are fetched again; packages that a newer point release has replaced vanish from mirrors.
@@ -253,8 +254,7 @@ impl Archive {
     fn download(&self, offers: &[&Offer]) -> Result<(), Fault> {
         let partial = self.folder.join("partial");
         let bytes = offers.iter().map(|offer| offer.size).sum();
-        let what =
-            format!("{} packages of Debian {} ({})", offers.len(), self.suite, xtask_model::quantity::bytes(bytes));
+        let what = format!("{} packages of Debian {} ({})", offers.len(), self.suite, quantity::bytes(bytes));
         let mut progress = crate::terminal::Progress::begin("downloading", &what);
         let mut said = Vec::new();
         let wanted = offers.iter().map(|offer| {

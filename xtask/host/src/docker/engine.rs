@@ -8,6 +8,7 @@ mod settings;
 mod start;
 
 pub use procfs::{Process, unmount_under};
+use xtask_model::spec::reference::Digest;
 
 use crate::docker::debian::Package;
 use crate::process::Command;
@@ -266,7 +267,7 @@ fn run_folder(folder: &Path) -> PathBuf {
         return run;
     }
     use std::os::unix::ffi::OsStrExt as _;
-    let key = &xtask_model::spec::reference::Digest::of(folder.as_os_str().as_bytes()).hex()[..12];
+    let key = &Digest::of(folder.as_os_str().as_bytes()).hex()[..12];
     let short = |base: PathBuf| base.join(format!("xtask-engine-{key}"));
     std::env::var_os("XDG_RUNTIME_DIR")
         // The kernel names mounts by their real paths.

@@ -7,14 +7,12 @@
 pub mod marks;
 pub mod whole;
 
-use crate::process;
 use crate::registry::{self, Answer, Client, Name};
-use crate::terminal;
+use crate::{process, terminal};
 use std::collections::BTreeMap;
 use xtask_model::fault::Fault;
 use xtask_model::image::key::{FINGERPRINT_LABEL, Fingerprint, KEY_LABEL};
-use xtask_model::image::presence::BUILT;
-use xtask_model::image::presence::Published;
+use xtask_model::image::presence::{BUILT, Published};
 use xtask_model::record::ledger;
 use xtask_model::spec::oci::{self, Config, Descriptor, DescriptorPlatform, Index, Manifest, annotation, media_type};
 use xtask_model::spec::reference::{Digest, Platform, Reference, Repository, Tag};

@@ -17,6 +17,7 @@ use ureq::http::{HeaderMap, Method, Request};
 use ureq::tls::{RootCerts, TlsConfig};
 use ureq::{Agent, SendBody, Timeout};
 use xtask_model::fault::Fault;
+use xtask_model::quantity;
 
 /// Error bodies, tokens and other short answers are read no further than this.
 pub(super) const SHORT: u64 = 1 << 20;
@@ -399,7 +400,7 @@ fn explain(url: &Url, deadline: &Deadline, error: ureq::Error) -> Broken {
         Error::Timeout(Timeout::Resolve | Timeout::Connect) => unreachable("timed out while connecting".to_owned()),
         Error::Timeout(Timeout::Global) => late(url, deadline),
         Error::Timeout(Timeout::PerRead | Timeout::PerWrite) => {
-            let silent = xtask_model::quantity::seconds(deadline.idle());
+            let silent = quantity::seconds(deadline.idle());
             passing(format!("timed out: silent for {silent} ({})", deadline.limits()))
         }
         Error::Timeout(phase) => passing(format!("timed out ({phase})")),

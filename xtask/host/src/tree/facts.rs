@@ -5,18 +5,17 @@
 use crate::docker::Docker;
 use crate::registry::layout::Layout;
 use crate::registry::{Client, Options};
-use crate::tree::binary;
 use crate::tree::context::{self, Files};
-use crate::tree::uv;
+use crate::tree::{binary, uv};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::commit::Commit;
-use xtask_model::image::context::Entry;
-use xtask_model::image::context::as_in_git;
-use xtask_model::image::key::FALLBACK;
-use xtask_model::image::key::{AppKey, BaseKey, BinaryKey, FINGERPRINT_LABEL, Fingerprint, Names, RootKey, SCHEMA};
+use xtask_model::image::context::{Entry, as_in_git};
+use xtask_model::image::key::{
+    self, AppKey, BaseKey, BinaryKey, FALLBACK, FINGERPRINT_LABEL, Fingerprint, Key, Names, RootKey, SCHEMA,
+};
 use xtask_model::image::policy::{self, ImageKind, Policy, Registry, RelPath};
 use xtask_model::image::presence::{Local, Published};
 use xtask_model::spec::dockerfile::Dockerfile;
@@ -493,7 +492,7 @@ pub fn base_changes(published: &Published, key: &BaseKey, names: &Names<'_>) -> 
     published
         .key()
         .and_then(|json| serde_json::from_str::<BaseKey>(json).ok())
-        .map(|old| xtask_model::image::key::base_changes(&old, key, names))
+        .map(|old| key::base_changes(&old, key, names))
         .unwrap_or_default()
 }
 
@@ -502,12 +501,12 @@ pub fn app_changes(published: &Published, key: &AppKey, names: &Names<'_>) -> Ve
     published
         .key()
         .and_then(|json| serde_json::from_str::<AppKey>(json).ok())
-        .map(|old| xtask_model::image::key::app_changes(&old, key, names))
+        .map(|old| key::app_changes(&old, key, names))
         .unwrap_or_default()
 }
 
 /// A key's fingerprint and tag, and its JSON, which takes a while to write where it names many files.
-pub fn tagged<K: xtask_model::image::key::Key>(tree: &Tree, key: &K) -> (Fingerprint, Tag, String) {
+pub fn tagged<K: Key>(tree: &Tree, key: &K) -> (Fingerprint, Tag, String) {
     let json = key.json();
     let fingerprint = K::fingerprint_of(&json);
     (fingerprint, fingerprint.tag(tree.policy.base.tag_length), json)

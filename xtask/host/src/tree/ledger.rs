@@ -51,30 +51,9 @@ pub fn read(root: &Path) -> Result<Read, Fault> {
 
 #[cfg(test)]
 mod tests {
-    use xtask_model::record::ledger::{Bytes, Kind, SCHEMA};
-    use xtask_model::time::Timestamp;
+    use xtask_model::record::ledger::Kind;
+    use xtask_model::record::ledger::made_up::record;
 
-    /// A record of this kind, at this second, that took so long.
-    fn record(kind: Kind, second: i64, seconds: f64) -> Record {
-        Record {
-            schema: SCHEMA,
-            when: Timestamp::from_second(second).unwrap(),
-            commit: None,
-            branch: Some("main".to_owned()),
-            decision: kind,
-            reasons: vec!["`a` changed".to_owned()],
-            change: None,
-            seconds,
-            phases: vec![("app build".to_owned(), seconds / 2.0)],
-            bytes: Bytes { built: Some(5), ..Bytes::default() },
-            steps: Some([4, 2]),
-            engine: None,
-            platform: Some("linux/amd64".parse().unwrap()),
-            cores: 2,
-            ci: false,
-            failed: None,
-        }
-    }
     use super::*;
 
     #[test]

@@ -1,6 +1,6 @@
 //! The bases of a registry: which there are, who stands on them, where `latest` can go back to, and which may be deleted.
 //!
-//! This file and `pruning` are pure; `survey` alone asks the registry, and changes nothing there.
+//! Decides from what `xtask_host::registry::survey` found in a registry.
 
 mod pruning;
 
@@ -8,10 +8,8 @@ pub use pruning::{Pruning, Rules, Verdict, prune};
 
 use crate::fault::Fault;
 use crate::image::commit::Ancestry;
-use crate::image::key::FALLBACK;
-use crate::image::key::Fingerprint;
-use crate::image::tags::Mark;
-use crate::image::tags::Since;
+use crate::image::key::{FALLBACK, Fingerprint};
+use crate::image::tags::{Mark, Since};
 use crate::spec::reference::{Digest, Platform, Tag};
 use crate::time::Timestamp;
 use serde::Serialize;

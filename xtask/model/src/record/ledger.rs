@@ -283,32 +283,14 @@ impl Record {
     }
 }
 
+#[cfg(any(test, feature = "test-data"))]
+pub mod made_up;
+
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
+    use super::made_up::record;
     use super::*;
     use proptest::prelude::*;
-
-    /// A record of this kind, at this second, that took so long.
-    pub(crate) fn record(kind: Kind, second: i64, seconds: f64) -> Record {
-        Record {
-            schema: SCHEMA,
-            when: Timestamp::from_second(second).unwrap(),
-            commit: None,
-            branch: Some("main".to_owned()),
-            decision: kind,
-            reasons: vec!["`a` changed".to_owned()],
-            change: None,
-            seconds,
-            phases: vec![("app build".to_owned(), seconds / 2.0)],
-            bytes: Bytes { built: Some(5), ..Bytes::default() },
-            steps: Some([4, 2]),
-            engine: None,
-            platform: Some("linux/amd64".parse().unwrap()),
-            cores: 2,
-            ci: false,
-            failed: None,
-        }
-    }
 
     #[test]
     fn a_half_written_line_costs_only_itself() {

@@ -318,7 +318,7 @@ pub fn gate(records: &[Record], since: Timestamp, count: usize, factor: f64) -> 
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::record::ledger::tests::record;
+    use crate::record::ledger::made_up::record;
     use proptest::collection::vec;
     use proptest::prelude::*;
 

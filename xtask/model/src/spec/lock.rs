@@ -1,7 +1,7 @@
 //! The lock: every distribution of the base, pinned with its hashes, and the requirements it answers to.
 //!
-//! This file and `diff`, `images` and `pip` are pure; `uv` alone runs a program, `file` alone writes. The text is what
-//! `uv pip compile --universal --generate-hashes` prints beneath a header of ours, so pip and uv install from it as it is.
+//! The text is what `uv pip compile --universal --generate-hashes` prints, below a header of xtask's, so pip and uv install from it as it is.
+//! `xtask_host::tree::uv` resolves and writes it.
 
 pub mod closure;
 mod diff;

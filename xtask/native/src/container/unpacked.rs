@@ -4,22 +4,20 @@
 //! the ones that have not been used for longest go when new ones come. An image has its folder's name only when all of it is
 //! there, and nobody writes to it then.
 
-use crate::layer::unpack;
-use crate::layer::{Limits, Reader};
+use crate::layer::{Limits, Reader, unpack};
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{ErrorKind, Seek as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 use xtask_host::registry::layout::Layout;
-use xtask_host::registry::publish;
-use xtask_host::registry::{Answer, Client};
+use xtask_host::registry::{Answer, Client, publish};
 use xtask_host::tree::facts::Tree;
 use xtask_host::{process, terminal};
 use xtask_model::fault::Fault;
 use xtask_model::quantity;
 use xtask_model::spec::oci::{Config, Descriptor, Manifest};
-use xtask_model::spec::reference::{Digest, Platform, Reference, Repository};
+use xtask_model::spec::reference::{Digest, Platform, Reference, Repository, Tag};
 
 /// How many unpacked images are kept: two of an app that is being worked on, and one of another.
 const KEPT: usize = 3;
@@ -114,7 +112,7 @@ impl Images {
         let published = match (digest, tag) {
             (Some(digest), _) => publish::read(&self.client, &repository, digest)?,
             (None, Some(tag)) => publish::read(&self.client, &repository, tag)?,
-            (None, None) => publish::read(&self.client, &repository, xtask_model::spec::reference::Tag::latest())?,
+            (None, None) => publish::read(&self.client, &repository, Tag::latest())?,
         };
         let Answer::Present(published) = published else {
             return Err(Fault::usage(format!("image `{name}` is neither on this machine nor in its registry"))

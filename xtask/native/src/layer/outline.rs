@@ -9,6 +9,7 @@ mod table;
 pub(crate) mod tests;
 
 pub use table::LayerOutline;
+use xtask_model::quantity;
 
 use crate::layer::{Contents, Entry, EntryKind, Reader};
 use std::collections::BTreeMap;
@@ -229,7 +230,7 @@ fn all(contents: &mut Contents<'_, '_>) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     contents.take(FILE_LIMIT + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > FILE_LIMIT {
-        return Err(std::io::Error::other(format!("it is larger than {}", xtask_model::quantity::bytes(FILE_LIMIT))));
+        return Err(std::io::Error::other(format!("it is larger than {}", quantity::bytes(FILE_LIMIT))));
     }
     Ok(bytes)
 }

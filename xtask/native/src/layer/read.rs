@@ -16,6 +16,7 @@ use sha2::{Digest as _, Sha256};
 use std::io::{self, BufReader, Read};
 use xtask_model::fault::Fault;
 use xtask_model::image::context::ContextPath;
+use xtask_model::quantity;
 use xtask_model::spec::reference::Digest;
 
 /// How a name starts that takes a file of a lower layer away.
@@ -296,10 +297,7 @@ impl Read for Tar<'_> {
         let count = self.tar.read(buffer)?;
         self.bytes += count as u64;
         if self.bytes > self.limit {
-            return Err(io::Error::other(format!(
-                "it unpacks to more than {}",
-                xtask_model::quantity::bytes(self.limit)
-            )));
+            return Err(io::Error::other(format!("it unpacks to more than {}", quantity::bytes(self.limit))));
         }
         if let Some(state) = &mut self.state {
             state.update(&buffer[..count]);

@@ -4,8 +4,7 @@
 //! Such a layer is named again, and neither built nor moved.
 
 use std::collections::{BTreeMap, BTreeSet};
-use xtask_host::registry::Client;
-use xtask_host::registry::publish;
+use xtask_host::registry::{Client, publish};
 use xtask_model::spec::oci::{Descriptor, Manifest};
 use xtask_model::spec::reference::{Digest, Repository};
 

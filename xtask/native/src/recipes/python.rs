@@ -31,7 +31,7 @@ use std::sync::Mutex;
 use std::time::Instant;
 use xtask_host::scratch::Scratch;
 use xtask_host::terminal;
-use xtask_host::tree::uv::Uv;
+use xtask_host::tree::uv::{self, Uv};
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::context::ContextPath;
 use xtask_model::image::policy::Base;
@@ -127,7 +127,7 @@ impl<'a> PythonPackages<'a> {
         let lock = Lock::parse(base.lock.as_ref(), &text)?;
         let installer: &Path = base.installer.as_ref();
         let uv = install::pinned(installer, &read(installer)?)?;
-        let requirements = xtask_host::tree::uv::requirements(root, base.requirements.as_ref())?;
+        let requirements = uv::requirements(root, base.requirements.as_ref())?;
         let direct: BTreeSet<String> = requirements.names().into_iter().map(str::to_owned).collect();
         let scripts = Path::new(base.dockerfile.as_str()).parent().unwrap_or(Path::new(""));
         let script = |name: &str| read(&scripts.join(name)).map(|text| Digest::of(text.as_bytes()));
@@ -245,7 +245,7 @@ impl<'a> PythonPackages<'a> {
         let began = Instant::now();
         let config = self.foundation.config();
         let platform = self.platform.to_string();
-        let indexes = xtask_host::tree::uv::indexes(&self.root, &self.requirements)?;
+        let indexes = uv::indexes(&self.root, &self.requirements)?;
         let wanted = install::Wanted {
             packages: &packages,
             environment: &self.environment,
@@ -413,7 +413,7 @@ impl Realise for PythonPackages<'_> {
     }
 
     fn check(&self) -> Result<(), Fault> {
-        closure::check(&self.whole(), &|| xtask_host::tree::uv::indexes(&self.root, &self.requirements))
+        closure::check(&self.whole(), &|| uv::indexes(&self.root, &self.requirements))
     }
 
     fn produce(&self, wanted: &[usize]) -> Result<Vec<Vec<Item>>, Fault> {

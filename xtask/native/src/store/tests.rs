@@ -2,10 +2,10 @@
 
 use super::*;
 use crate::layer::item::{Bytes, Content, Item};
-use crate::layer::outline;
-use crate::layer::{Codec, Limits, Reader, write};
+use crate::layer::{Codec, Limits, Reader, outline, write};
 use std::sync::Arc;
 use std::time::Duration;
+use xtask_model::fault::Exit;
 use xtask_model::image::context::ContextPath;
 use xtask_model::image::policy::Compression;
 
@@ -70,7 +70,7 @@ fn a_layer_from_elsewhere_is_checked() {
     let (_folder, store) = store(LIMIT);
     let descriptor = Descriptor::new("x/y", Digest::of(b"bytes"), 5);
     let fault = store.adopt(&descriptor, recipe("diff"), &b"other"[..]).unwrap_err();
-    assert_eq!(fault.exit, xtask_model::fault::Exit::Network);
+    assert_eq!(fault.exit, Exit::Network);
     assert_eq!(store.get(&descriptor.digest).unwrap(), None);
     let layer = store.adopt(&descriptor, recipe("diff"), &b"bytes"[..]).unwrap();
     assert_eq!(store.get(&descriptor.digest).unwrap(), Some(layer));

@@ -2,6 +2,7 @@
 
 use super::cargo;
 use std::path::Path;
+use xtask_host::tree::binary;
 use xtask_host::{process, terminal};
 use xtask_model::fault::Fault;
 use xtask_model::record::workflows::CARGO_DENY;
@@ -24,7 +25,7 @@ pub(super) fn check(root: &Path, offline: bool) -> anyhow::Result<()> {
         terminal::warn("advisories were not checked: `--offline` asks for no database");
         return Ok(());
     }
-    let fetched = xtask_host::tree::binary::cargo(root).args(["deny", "fetch", "db"]).output()?;
+    let fetched = binary::cargo(root).args(["deny", "fetch", "db"]).output()?;
     if !fetched.status.success() {
         terminal::warn(&format!("advisories were not checked: {}", cause(&String::from_utf8_lossy(&fetched.stderr))));
         return Ok(());

@@ -9,8 +9,7 @@ use super::Published;
 use crate::registry::{Answer, Client};
 use crate::terminal;
 use xtask_model::fault::Fault;
-use xtask_model::image::tags::Mark;
-use xtask_model::image::tags::{self, Since};
+use xtask_model::image::tags::{self, Mark, Since};
 use xtask_model::spec::oci::{Index, media_type};
 use xtask_model::spec::reference::{Repository, Tag};
 

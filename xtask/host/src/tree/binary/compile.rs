@@ -1,10 +1,9 @@
 //! Cargo's compiling of the app's program on the host, and its staging in the build context.
 
-use crate::file;
 use crate::process::{self, Command};
 use crate::scratch::{self, Scratch};
-use crate::terminal;
 use crate::tree::toolchain;
+use crate::{file, terminal};
 use elf::abi::SHT_GNU_VERNEED;
 use elf::endian::AnyEndian;
 use elf::gnu_symver::VerNeedIterator;

@@ -7,6 +7,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use xtask_model::image::context::{as_in_git, fingerprint};
+use xtask_model::spec::dockerfile::{Instruction, Reads};
 
 /// A tree from lines: `path`, `path=contents`, `path/`, `path->target`, `path*` (executable).
 fn tree(lines: &[&str]) -> tempfile::TempDir {
@@ -415,12 +416,7 @@ fn built(docker: &str, root: &Path, instructions: &str, ignore: &str) -> Option<
             || ["not found", "no such file", "too many symlinks"].iter().any(|why| said.contains(why)),
         "{instructions} with {ignore}: {said}"
     );
-    let all = Source {
-        place: "x".into(),
-        line: 1,
-        reads: xtask_model::spec::dockerfile::Reads::Path(String::new()),
-        excludes: vec![],
-    };
+    let all = Source { place: "x".into(), line: 1, reads: Reads::Path(String::new()), excludes: vec![] };
     output.status.success().then(|| read_sources(&out, &[all], &Ignore::none()).unwrap())
 }
 
@@ -629,7 +625,7 @@ fn buildkit_replaces_variables_as_we_do() {
     assert_eq!(ours, theirs.collect());
 }
 
-fn destination(instruction: &xtask_model::spec::dockerfile::Instruction) -> Option<String> {
+fn destination(instruction: &Instruction) -> Option<String> {
     match &instruction.kind {
         xtask_model::spec::dockerfile::Kind::Copy(copy) => Some(copy.destination.trim_start_matches('/').to_owned()),
         _ => None,

@@ -1,8 +1,7 @@
 //! What is written is read back, has one form, and is refused where it is no layer.
 
 use super::*;
-use crate::layer::{Codec, Limits, Reader};
-use crate::layer::{Entry, EntryKind};
+use crate::layer::{Codec, Entry, EntryKind, Limits, Reader};
 use proptest::prelude::*;
 use std::io::Seek as _;
 use std::sync::Arc;
