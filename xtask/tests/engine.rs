@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Instant;
 use xtask_host::docker::engine::{self, Options, State, Status};
 use xtask_model::fault::Exit;
@@ -20,8 +21,12 @@ fn possible() -> bool {
     false
 }
 
+/// A free port outside the range that the kernel gives to clients: it must stay free while a registry is stopped.
 fn free_port() -> u16 {
-    std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = 20_000 + u16::try_from(std::process::id() % 1000).unwrap() * 10;
+    let ports = std::iter::repeat_with(|| start + NEXT.fetch_add(1, Ordering::Relaxed));
+    ports.take(100).find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
 }
 
 #[track_caller]

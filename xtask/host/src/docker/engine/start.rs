@@ -21,7 +21,7 @@ const SUITE: &str = "trixie";
 const SUITE_GLIBC: (u32, u32) = (2, 41);
 const PACKAGES: [&str; 6] = ["containerd", "docker-buildx", "docker-cli", "docker-registry", "docker.io", "tini"];
 const READY_WITHIN: Duration = Duration::from_secs(60);
-const DEFAULT_PORT: u16 = 5000;
+const PREFERRED_PORTS: std::ops::Range<u16> = 5000..5100;
 
 pub(super) enum Outcome {
     Already(State),
@@ -183,7 +183,8 @@ fn snapshotter(data: &Path) -> Option<&'static str> {
     })
 }
 
-/// The port that is asked for, else the one that the registry had, else a free one. Another's registry may have taken it since.
+/// The requested port, else the one the registry had, else a free one. A port from the range that the kernel gives to clients is the
+/// last choice: while the registry is stopped, any connection could take it, and references to the registry would become invalid.
 fn registry_port(known: Option<&State>, options: &Options) -> Result<String, Fault> {
     let address = |port: u16| format!("127.0.0.1:{port}");
     let free = |address: &str| TcpListener::bind(address).and_then(|listener| listener.local_addr());
@@ -191,8 +192,9 @@ fn registry_port(known: Option<&State>, options: &Options) -> Result<String, Fau
     if let Some(address) = options.registry_port.map(address).or(kept.map(|state| state.registry.clone())) {
         return Ok(address);
     }
-    let listener = free(&address(DEFAULT_PORT)).or_else(|_| free(&address(0)));
+    let listener = PREFERRED_PORTS.into_iter().find_map(|port| free(&address(port)).ok());
     listener
+        .map_or_else(|| free(&address(0)), Ok)
         .map(|bound| bound.to_string())
         .map_err(|error| Fault::missing("no port on 127.0.0.1 is free for a registry").cause(error))
 }
@@ -305,7 +307,7 @@ mod tests {
     fn a_port_stays_once_it_is_chosen() {
         let options = Options { registry_port: Some(5999), ..Options::default() };
         assert_eq!(registry_port(None, &options).unwrap(), "127.0.0.1:5999");
-        let taken = TcpListener::bind(("127.0.0.1", DEFAULT_PORT));
+        let taken = TcpListener::bind(("127.0.0.1", PREFERRED_PORTS.start));
         assert_ne!(registry_port(None, &Options::default()).unwrap(), "127.0.0.1:5000");
         drop(taken);
     }
