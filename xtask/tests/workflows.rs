@@ -18,6 +18,7 @@ use xtask_host::registry::{Client, Options};
 use xtask_host::tree::uv;
 use xtask_model::fault::Exit;
 use xtask_model::image::presence::Published;
+use xtask_model::record::workflows;
 use xtask_model::spec::oci::{Config, Descriptor, DescriptorPlatform, Index, Manifest, RootFs, annotation, media_type};
 use xtask_model::spec::reference::{Digest, Platform, Repository, Tag};
 use xtask_model::spec::requirements;
@@ -80,9 +81,9 @@ fn actionlint_finds_nothing() {
     let other = text.replace("\"main\"", "\"release/a+b\"").replace("ghcr.io/acme", "registry.example:5000/team/x");
     for text in [text, two, other] {
         let policy = xtask_model::image::policy::parse(&text, &|_| true).unwrap_or_else(|fault| panic!("{fault}"));
-        let below = xtask_model::record::workflows::Place::new("services/app", "").unwrap();
-        let below = xtask_model::record::workflows::generate_at(&policy, &below).unwrap();
-        for file in xtask_model::record::workflows::generate(&policy).unwrap().into_iter().chain(below) {
+        let below = workflows::Place::new("services/app", "").unwrap();
+        let below = workflows::generate(&policy, &below).unwrap();
+        for file in workflows::generate(&policy, &workflows::Place::default()).unwrap().into_iter().chain(below) {
             let path = folder.path().join(Path::new(&file.path).file_name().unwrap());
             std::fs::write(&path, &file.text).unwrap();
             assert_eq!(lint(&actionlint, &path), None);
@@ -317,7 +318,7 @@ fn project(folder: &Path, registry: &str) {
     }
     let policy = xtask_model::image::policy::parse(&policy, &|_| true).unwrap();
     std::fs::create_dir_all(folder.join(".github/workflows")).unwrap();
-    for file in xtask_model::record::workflows::generate(&policy).unwrap() {
+    for file in workflows::generate(&policy, &workflows::Place::default()).unwrap() {
         std::fs::write(folder.join(file.path), file.text).unwrap();
     }
 }

@@ -36,60 +36,43 @@ pub struct Docker {
     pub private: bool,
 }
 
-/// Where a build's result goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
-    /// Into the engine's image store.
     Store,
-    /// Into the registry, under the names of the build.
     Push,
-    /// Into an OCI layout folder.
     Layout(PathBuf),
 }
 
 /// One call of `docker buildx build`, for one platform.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Build {
-    /// The build context's folder.
     pub context: PathBuf,
-    /// The repository's folder.
     pub root: PathBuf,
-    /// The Dockerfile in the repository.
     pub dockerfile: RelPath,
-    /// What is built for.
     pub platform: Platform,
-    /// Build arguments.
     pub args: BTreeMap<String, String>,
     /// Predefined arguments whose values docker takes from the environment (proxies): never shown.
     pub inherited_args: Vec<&'static str>,
     /// Images that stand for names in `FROM`.
     pub contexts: BTreeMap<String, String>,
-    /// Labels of the image.
     pub labels: BTreeMap<String, String>,
-    /// Files mounted as secrets, by id.
     pub secrets: BTreeMap<&'static str, PathBuf>,
-    /// Names of the result.
     pub names: Vec<String>,
-    /// Where it goes.
     pub outputs: Vec<Output>,
     /// How new layers are compressed.
     pub compression: Compression,
     /// Creation time in seconds since 1970.
     pub source_date_epoch: Option<i64>,
-    /// Builder instance or context.
     pub builder: Option<String>,
     /// Whether its steps use the host's network: they need one, and the engine has none of its own.
     pub host_network: bool,
-    /// Build again what the cache has.
     pub no_cache: bool,
 }
 
-/// What a finished build is.
 #[derive(Clone, Debug)]
 pub struct Built {
     /// Digest of its manifest, or of its index where there are attestations.
     pub digest: Digest,
-    /// How long it took.
     pub took: Duration,
     /// How many steps there were, and how many came from the cache.
     pub steps: Steps,
@@ -97,27 +80,19 @@ pub struct Built {
     pub pulled: BTreeMap<Digest, u64>,
 }
 
-/// How much of a build was work.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Steps {
-    /// All steps of the Dockerfile that the target needs.
     pub all: usize,
-    /// Those that BuildKit had already.
     pub cached: usize,
 }
 
-/// An image in the engine's store.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Stored {
     /// The manifest's digest in the containerd store, the config's in the classic one.
     #[serde(rename = "Id")]
     pub id: String,
-    /// Names with tags.
     #[serde(rename = "RepoTags", default)]
     pub tags: Vec<String>,
-    /// Bytes.
-    #[serde(rename = "Size", default)]
-    pub size: u64,
     #[serde(rename = "Config", default)]
     config: Option<StoredConfig>,
     #[serde(rename = "Architecture", default)]
@@ -133,12 +108,10 @@ struct StoredConfig {
 }
 
 impl Stored {
-    /// A label's value.
     pub fn label(&self, name: &str) -> Option<&str> {
         self.config.as_ref()?.labels.as_ref()?.get(name).map(String::as_str)
     }
 
-    /// All labels.
     pub fn labels(&self) -> BTreeMap<String, String> {
         self.config.as_ref().and_then(|config| config.labels.clone()).unwrap_or_default()
     }
@@ -148,7 +121,6 @@ impl Stored {
         self.config.iter().filter_map(|config| config.ports.as_ref()).flat_map(BTreeMap::keys).cloned().collect()
     }
 
-    /// Whether it is for this platform's architecture.
     pub fn is_for(&self, platform: &Platform) -> bool {
         self.architecture == platform.architecture
     }
@@ -232,7 +204,6 @@ impl Docker {
         self.chosen.as_ref().is_some_and(|(variable, value)| *variable == "DOCKER_CONTEXT" && value == name)
     }
 
-    /// A call as it can be pasted into a shell.
     pub fn shown(&self, command: &Command) -> String {
         let Some((name, value)) = &self.chosen else { return command.to_string() };
         // The address beats the context, so a context needs it gone.
@@ -240,7 +211,6 @@ impl Docker {
         format!("env {unset}{} {command}", process::quoted(&format!("{name}={value}")))
     }
 
-    /// A call of the docker client.
     pub fn command(&self) -> Command {
         self.call.clone()
     }
@@ -262,7 +232,6 @@ impl Docker {
         Ok(*self.without_bridge.get_or_init(|| lacks))
     }
 
-    /// Whether an engine answers, and its version.
     pub fn version(&self) -> Result<String, Fault> {
         let command = self.command().args(["version", "--format", "{{.Server.Version}}"]);
         let output = command.output()?;
@@ -272,7 +241,6 @@ impl Docker {
         Err(unreachable_engine(&String::from_utf8_lossy(&output.stderr)))
     }
 
-    /// The buildx plugin's version.
     pub fn buildx_version(&self) -> Result<String, Fault> {
         let output = self.buildx().arg("version").output()?;
         if output.status.success() {
@@ -392,7 +360,6 @@ impl Docker {
         if said.to_ascii_lowercase().contains("no such image") { Ok(None) } else { Err(unreachable_engine(&said)) }
     }
 
-    /// Gives a stored image one more name.
     pub fn tag(&self, image: &str, name: &str) -> Result<(), Fault> {
         self.command().args(["image", "tag", "--", image, name]).read(Exit::Build).map(drop)
     }
@@ -448,9 +415,7 @@ struct Log {
 /// What the scripts beside the base's Dockerfile say that a person should know, on a line of a step.
 #[derive(Debug, PartialEq, Eq)]
 enum Notice {
-    /// Distributions that share paths.
     Shared(String),
-    /// A module that was not imported, and why.
     PassedOver(String),
 }
 

@@ -15,7 +15,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use xtask_model::fault::{Exit, Fault};
 
-/// A program with its arguments, environment and folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Command {
     program: PathBuf,
@@ -44,7 +43,6 @@ impl Command {
         }
     }
 
-    /// The same call of another program.
     #[must_use]
     pub fn program(mut self, program: impl Into<PathBuf>) -> Self {
         self.program = program.into();
@@ -58,7 +56,6 @@ impl Command {
         self
     }
 
-    /// The program that the system starts, and its arguments.
     fn started(&self) -> (&Path, Vec<&OsStr>) {
         let args = self.args.iter().map(OsString::as_os_str);
         match &self.front {
@@ -70,14 +67,12 @@ impl Command {
         }
     }
 
-    /// Adds one argument.
     #[must_use]
     pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
         self.args.push(arg.as_ref().to_owned());
         self
     }
 
-    /// Adds arguments.
     #[must_use]
     pub fn args<A: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
         self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
@@ -92,7 +87,6 @@ impl Command {
         self
     }
 
-    /// Keeps a variable of ours from the program.
     #[must_use]
     pub fn env_remove(mut self, name: impl AsRef<OsStr>) -> Self {
         self.env.remove(name.as_ref());
@@ -107,7 +101,6 @@ impl Command {
         self
     }
 
-    /// Runs in this folder.
     #[must_use]
     pub fn current_dir(mut self, folder: impl Into<PathBuf>) -> Self {
         self.cwd = Some(folder.into());
@@ -121,7 +114,6 @@ impl Command {
         self
     }
 
-    /// The program and its arguments, as they are passed.
     pub fn argv(&self) -> Vec<String> {
         std::iter::once(self.program.as_os_str())
             .chain(self.args.iter().map(OsString::as_os_str))
@@ -129,7 +121,6 @@ impl Command {
             .collect()
     }
 
-    /// The program's file name, for messages.
     pub fn name(&self) -> String {
         self.program.file_name().unwrap_or(self.program.as_os_str()).to_string_lossy().into_owned()
     }
@@ -270,14 +261,12 @@ pub struct Conversation {
 }
 
 impl Conversation {
-    /// Asks.
     pub fn say(&mut self, question: &[u8]) -> std::io::Result<()> {
         let input = self.input.as_mut().expect("it lasts as long as the value");
         input.write_all(question)?;
         input.flush()
     }
 
-    /// Where the answers come from.
     pub fn answers(&mut self) -> &mut impl std::io::BufRead {
         &mut self.output
     }
@@ -302,7 +291,6 @@ impl fmt::Display for Command {
     }
 }
 
-/// A word as a POSIX shell reads it back.
 pub fn quoted(word: &str) -> Cow<'_, str> {
     let plain = !word.is_empty() && word.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_./:=@,+%~^".contains(&b));
     if plain { Cow::Borrowed(word) } else { Cow::Owned(format!("'{}'", word.replace('\'', r"'\''"))) }
@@ -358,7 +346,6 @@ impl Drop for Group {
     }
 }
 
-/// Asks every running child to end, as Ctrl-C would.
 pub fn end_children() {
     signal_groups();
 }

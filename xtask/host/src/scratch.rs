@@ -36,12 +36,10 @@ impl Scratch {
         }
     }
 
-    /// A folder in the system's folder for temporary files.
     pub fn new() -> io::Result<Self> {
         Self::new_in(&std::env::temp_dir(), SHARED)
     }
 
-    /// The folder.
     pub fn path(&self) -> &Path {
         self.folder.path()
     }
@@ -78,7 +76,6 @@ fn is_at(file: &File, path: &Path) -> bool {
     open.is_some() && open == named
 }
 
-/// Removes a file, or a folder with all below it.
 pub fn remove(path: &Path) -> io::Result<()> {
     if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
 }

@@ -12,7 +12,7 @@ use xtask_model::record::workflows::{self, Place};
 pub fn run(global: &Global, check: bool) -> Result<(), Fault> {
     let tree = global.tree()?;
     let (top, place) = place(&tree.root)?;
-    let files = workflows::generate_at(&tree.policy, &place)?;
+    let files = workflows::generate(&tree.policy, &place)?;
     let mut drift = Vec::new();
     for file in &files {
         let found = read(&top.join(&file.path), &file.path)?;

@@ -199,7 +199,10 @@ fn sent(root: &Path, path: &str, but: &[&Path], bytes: &mut Vec<u8>) -> Option<V
     let dockerfile = Dockerfile::parse(path, &fs::read_to_string(root.join(path)).ok()?).ok()?;
     let (_, ignore) = context::ignore_file(root, path).ok()?;
     let args = ["ROOT_IMAGE", "BASE_IMAGE"].map(|name| (name.to_owned(), "image.invalid/any".to_owned()));
-    let entries = context::read(root, &dockerfile, &ignore, &args.into(), &"linux/amd64".parse().unwrap()).ok()?;
+    let entries = {
+        let sources = dockerfile.sources(&args.into(), &"linux/amd64".parse().unwrap()).ok()?;
+        context::read_sources(root, &sources, &ignore).ok()?
+    };
     let mut copied = Vec::new();
     for entry in entries {
         let path = entry.path.to_path();

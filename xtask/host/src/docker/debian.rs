@@ -21,7 +21,6 @@ pub fn cache(target: &Path) -> PathBuf {
         .map_or_else(|| target.join("debian"), PathBuf::from)
 }
 
-/// What the host is: its release and its C library.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Host {
     /// `VERSION_CODENAME` of os-release, `bookworm`.
@@ -65,12 +64,9 @@ impl Host {
     }
 }
 
-/// A package file in the cache.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Package {
-    /// Its name, without the architecture.
     pub name: String,
-    /// Its version as Debian writes it.
     pub version: String,
     /// The `.deb` file.
     pub file: PathBuf,
@@ -79,18 +75,15 @@ pub struct Package {
 /// Where the host takes Debian from. None of it may reach an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
-    /// The address of the archive's mirror.
     pub mirror: String,
     /// The address of the security archive, where the host has one.
     pub security: Option<String>,
-    /// The keys that sign the archive.
     pub keyring: PathBuf,
     /// The host's `Acquire` settings for apt, in apt.conf(5)'s form: proxies, certificates, retries. May hold a password.
     pub acquire: String,
 }
 
 impl Source {
-    /// Asks the host's apt.
     pub fn of_host() -> Result<Self, Fault> {
         for program in ["apt-get", "dpkg"] {
             let hint = "this needs a Debian host; elsewhere install Docker, or build with `--engine native`";
@@ -148,11 +141,6 @@ impl Archive {
         archive.configure()?;
         archive.update()?;
         Ok(archive)
-    }
-
-    /// The suite's name.
-    pub fn suite(&self) -> &str {
-        &self.suite
     }
 
     fn configure(&self) -> Result<(), Fault> {

@@ -31,7 +31,6 @@ const REGISTRY: [&str; 1] = ["docker-registry"];
 /// Folders that dockerd and the shims create wherever they are told to keep their state.
 const IN_RUN: [&str; 4] = ["/run/docker/plugins", "/run/docker", "/run/containerd/s", "/run/containerd"];
 
-/// What an engine is asked to be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
     /// `None` is `target/engine`, a name is `target/engine-NAME`.
@@ -48,7 +47,6 @@ pub const REGISTRY_ALONE: &str = "registry";
 /// An engine's record, `state.json` in its folder.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
-    /// The engine's folder.
     pub folder: PathBuf,
     /// Where its sockets are: in the folder, or in a short one where the paths would be too long.
     pub run: PathBuf,
@@ -56,13 +54,10 @@ pub struct State {
     pub docker: PathBuf,
     /// The registry's host and port, the same from one `up` to the next.
     pub registry: String,
-    /// The daemons by program; empty once stopped.
     pub processes: BTreeMap<String, Process>,
-    /// The Debian packages and their versions.
     pub packages: BTreeMap<String, String>,
     /// Folders outside the engine's own that were not there before it.
     created: Vec<PathBuf>,
-    /// There is no Docker to it.
     #[serde(default)]
     pub registry_only: bool,
 }
@@ -113,16 +108,12 @@ impl State {
     }
 }
 
-/// How an engine is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Status {
-    /// There is none.
     Absent,
-    /// It is stopped, its data kept.
     Stopped(State),
     /// Something that should run does not, or something is left of what was: `up` heals it, `down` clears it.
     Broken(State, String),
-    /// Daemon and registry answer.
     Running(State),
 }
 
@@ -184,9 +175,7 @@ pub fn status(root: &Path, name: Option<&str>) -> Result<Status, Fault> {
 /// What `down` did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Down {
-    /// The programs that were running.
     pub stopped: Vec<String>,
-    /// Whether the folder, with images and logs, is gone too.
     pub purged: bool,
 }
 
@@ -322,7 +311,6 @@ fn stop(places: &Places, programs: &[&str]) -> Result<Vec<String>, Fault> {
     Ok(stopped)
 }
 
-/// Removes a folder, never through a mount.
 fn remove_folder(folder: &Path) -> Result<(), Fault> {
     if let Some(point) = procfs::mounts_under(folder).first() {
         return Err(Fault::build(format!("cannot remove `{}`", folder.display()))

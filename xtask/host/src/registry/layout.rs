@@ -178,16 +178,6 @@ impl Layout {
         })
     }
 
-    /// Takes a name away; whether it was there. Its blobs stay.
-    pub fn remove(&self, name: &str) -> Result<bool, Fault> {
-        let mut found = false;
-        self.change(|manifests| {
-            found = manifests.iter().any(|old| named(old, name));
-            manifests.retain(|old| !named(old, name));
-        })?;
-        Ok(found)
-    }
-
     fn change(&self, edit: impl FnOnce(&mut Vec<Descriptor>)) -> Result<(), Fault> {
         let _lock = self.lock()?;
         let mut index = self.read_index()?;
@@ -357,9 +347,6 @@ mod tests {
         assert_eq!(again.get("x").unwrap().unwrap().digest, two.digest);
         let names: Vec<_> = again.list().unwrap().into_iter().map(|(name, d)| (name, d.digest)).collect();
         assert_eq!(names, [("a".to_owned(), one.digest), ("x".to_owned(), two.digest)]);
-        assert!(again.remove("x").unwrap());
-        assert!(!again.remove("x").unwrap());
-        assert_eq!(again.get("x").unwrap(), None);
     }
 
     #[test]

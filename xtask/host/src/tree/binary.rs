@@ -5,6 +5,7 @@ mod compile;
 
 pub use compile::{cargo, compile, keep};
 
+use crate::file::cannot_read;
 use crate::tree::context::Files;
 use crate::tree::toolchain;
 use serde::Deserialize;
@@ -111,10 +112,6 @@ fn own_files<F: Files + ?Sized>(
 
 const LOCK_HINT: &str = "`cargo generate-lockfile` writes it";
 
-fn cannot_read(path: &Path, error: impl std::fmt::Display) -> Fault {
-    Fault::usage(format!("cannot read `{}`", path.display())).cause(error)
-}
-
 #[derive(Deserialize)]
 struct CargoLock {
     #[serde(default)]
@@ -164,7 +161,6 @@ fn reach<'l>(lock: &'l CargoLock, name: &str) -> Option<Vec<&'l Locked>> {
     Some(reached.into_values().collect())
 }
 
-/// The packages of the workspace, by name, with their folders.
 fn members<F: Files + ?Sized>(repository: &F) -> Result<Vec<(String, PathBuf)>, Fault> {
     #[derive(Deserialize)]
     struct Manifest {

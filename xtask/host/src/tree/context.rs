@@ -20,9 +20,9 @@ use xtask_model::image::context::{ContextPath, Entry, Found, Kind, Match, Select
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use xtask_model::fault::Fault;
-use xtask_model::spec::dockerfile::{Dockerfile, Source};
+use xtask_model::spec::dockerfile::Source;
 use xtask_model::spec::ignore::Ignore;
-use xtask_model::spec::reference::{Digest, Platform};
+use xtask_model::spec::reference::Digest;
 
 /// The ignore file that BuildKit takes for a Dockerfile (a path below the root): the one beside it, else `.dockerignore`.
 /// Returns its path too, where there is one.
@@ -35,18 +35,6 @@ pub fn ignore_file<F: Files + ?Sized>(files: &F, dockerfile: &str) -> Result<(Op
     Ok((None, Ignore::none()))
 }
 
-/// Everything that the Dockerfile's target reads from the context at `root`, by path.
-pub fn read(
-    root: &Path,
-    dockerfile: &Dockerfile,
-    ignore: &Ignore,
-    args: &BTreeMap<String, String>,
-    platform: &Platform,
-) -> Result<Vec<Entry>, Fault> {
-    read_sources(root, &dockerfile.sources(args, platform)?, ignore)
-}
-
-/// The same for sources that are already known.
 pub fn read_sources<F: Files + ?Sized>(files: &F, sources: &[Source], ignore: &Ignore) -> Result<Vec<Entry>, Fault> {
     let (tree, selection) = seen(files, sources, ignore, &BTreeSet::new())?;
     let paths = selection.complete(sources, ignore)?;
@@ -55,10 +43,8 @@ pub fn read_sources<F: Files + ?Sized>(files: &F, sources: &[Source], ignore: &I
     entries(files, &tree, paths)
 }
 
-/// What each source names, and what stands there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Picked {
-    /// What the sources name, in their order.
     pub matches: Vec<Match>,
     /// What stands at the paths that were selected, and perhaps at others.
     pub tree: Tree,

@@ -25,7 +25,6 @@ use std::path::{Path, PathBuf};
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::tags::is_version;
 
-/// The git program in one folder.
 #[derive(Clone, Debug)]
 pub struct Git {
     root: PathBuf,

@@ -19,19 +19,15 @@ use xtask_model::spec::requirements::Requirements;
 const PROXIES: [&str; 8] =
     ["HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "FTP_PROXY", "http_proxy", "https_proxy", "no_proxy", "ftp_proxy"];
 
-/// Where systems keep the certificates that they trust.
 const BUNDLES: [&str; 3] =
     ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
 
-/// A build's secrets, while they are needed.
 pub struct Secrets {
     files: BTreeMap<&'static str, PathBuf>,
-    /// Holds the files that were written for this build.
     _folder: Option<Scratch>,
 }
 
 impl Secrets {
-    /// None.
     pub fn none() -> Self {
         Self { files: BTreeMap::new(), _folder: None }
     }
@@ -106,7 +102,6 @@ impl Secrets {
         Ok(())
     }
 
-    /// The files by their ids.
     pub fn files(&self) -> &BTreeMap<&'static str, PathBuf> {
         &self.files
     }

@@ -67,37 +67,28 @@ const INSTALLATION: [&str; 10] = [
 const STORES: [&str; 3] =
     ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
 
-/// A uv that answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Uv {
     program: PathBuf,
     version: String,
 }
 
-/// Which pins may move.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Upgrade {
-    /// None that still fits.
     #[default]
     Keep,
-    /// All of them.
     All,
-    /// These distributions.
     Only(Vec<String>),
 }
 
 /// What is to be resolved; paths are relative to the root.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
-    /// The repository.
     pub root: &'a Path,
-    /// Its requirement file.
     pub requirements: &'a Path,
-    /// The lock whose pins are kept, where there is one.
     pub lock: &'a Path,
     /// The oldest Python that must be served: `3.12`.
     pub python: &'a str,
-    /// Which pins may move.
     pub upgrade: &'a Upgrade,
 }
 
@@ -147,7 +138,6 @@ impl Uv {
         Ok(Self { version: version.to_owned(), program })
     }
 
-    /// Where it is.
     pub fn program(&self) -> &Path {
         &self.program
     }

@@ -15,18 +15,15 @@ use crate::time::Timestamp;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What was found.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Survey {
     /// The bases, newest first.
     pub bases: Vec<Base>,
-    /// The apps.
     pub apps: Vec<App>,
     /// Manifests that an engine pushed and no base lists: a job was killed between the two, or is at it now.
     pub strays: Vec<Stray>,
 }
 
-/// One base, under one or more tags.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Base {
     /// Of the index, or of the manifest where there is none.
@@ -37,21 +34,15 @@ pub struct Base {
     pub fingerprint: Option<Fingerprint>,
     /// The tag made of the fingerprint, as far as it carries it.
     pub own_tag: Option<Tag>,
-    /// The commit that it was built from.
     pub revision: Option<String>,
-    /// That commit's time.
     pub created: Option<Timestamp>,
     /// What its key calls the root that it is built on.
     pub root: Option<String>,
-    /// When it was built, where that was recorded.
     pub built: Option<Timestamp>,
     /// Compressed bytes of all platforms, each layer once.
     pub size: u64,
-    /// The manifest of each platform.
     pub platforms: BTreeMap<Platform, Digest>,
-    /// The policy's platforms that it lacks.
     pub missing: Vec<Platform>,
-    /// Manifests that it lists and that are not there.
     pub lost: Vec<Digest>,
     /// What goes with it: listed manifests, their attestations and referrers.
     pub parts: BTreeSet<Digest>,
@@ -59,31 +50,22 @@ pub struct Base {
     pub staging: BTreeMap<Tag, Digest>,
 }
 
-/// One app image.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct App {
-    /// Of its index.
     pub digest: Digest,
     /// Tags that say what it is for: branches, versions, `latest`, whatever a person gave it.
     pub names: Vec<Tag>,
     /// Tags that only say what it is: of its fingerprint and its commit.
     pub marks: Vec<Tag>,
-    /// Its commit's time.
     pub created: Option<Timestamp>,
-    /// When it was built, where that was recorded.
     pub built: Option<Timestamp>,
-    /// The base manifests on which its platforms stand.
     pub stands_on: BTreeSet<Digest>,
 }
 
-/// A single platform's manifest that belongs to no base.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Stray {
-    /// Its tag.
     pub tag: Tag,
-    /// The manifest.
     pub digest: Digest,
-    /// Its commit's time.
     pub created: Option<Timestamp>,
 }
 
@@ -113,7 +95,6 @@ impl Base {
         self.tags.contains(&Tag::latest())
     }
 
-    /// The tag by which people know it.
     pub fn name(&self) -> String {
         let tag = self.own_tag.as_ref().or_else(|| self.tags.iter().find(|tag| **tag != Tag::latest()));
         tag.or(self.tags.first()).map_or_else(|| short(&self.digest), ToString::to_string)
@@ -147,7 +128,6 @@ impl App {
 }
 
 impl Survey {
-    /// The apps that stand on a base.
     pub fn users<'a>(&'a self, base: &'a Base) -> impl Iterator<Item = &'a App> {
         self.apps.iter().filter(|app| app.stands_on.iter().any(|digest| base.is(digest)))
     }
@@ -254,7 +234,6 @@ pub fn staged(tag: &Tag) -> Option<Tag> {
     platform.filter(|_| hex).and_then(|_| fingerprint.parse().ok())
 }
 
-/// The first twelve digits of a digest, for tables.
 pub fn short(digest: &Digest) -> String {
     format!("sha256:{}", &digest.hex()[..12])
 }

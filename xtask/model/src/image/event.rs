@@ -8,25 +8,19 @@ use crate::fault::Fault;
 use crate::image::change::Purpose;
 use serde::Deserialize;
 
-/// What a change is compared with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Against {
-    /// This revision.
     Revision(String),
     /// What this revision and head have in common; the revision itself where that is not known.
     Common(String),
-    /// Nothing, for this reason.
     Nothing(String),
     /// Nothing, and nothing is built either: the event removed this branch or tag.
     Deleted(String),
 }
 
-/// A CI event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// What it is for.
     pub purpose: Purpose,
-    /// What it is compared with.
     pub against: Against,
 }
 
@@ -129,7 +123,6 @@ fn checked(id: String, path: &str) -> Result<String, Fault> {
 }
 
 impl Payload {
-    /// The event's name, told from what it holds.
     fn kind(&self) -> &'static str {
         match self {
             Self { pull_request: Some(_), .. } => "pull_request",

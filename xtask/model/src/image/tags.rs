@@ -13,29 +13,22 @@ const QUEUE: &str = "gh-readonly-queue/";
 /// Begin of the tags that record the commit of a tag that moves; see [`mark`].
 pub const MARK: &str = "xtask-tag-";
 
-/// Longest tag of the distribution specification.
 const LONGEST: usize = 128;
 
 /// Hex digits of the hash in a tag that is not the branch's own name: as many as in a commit's tag.
 const DIGITS: usize = 12;
 
-/// Tag of a branch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OfBranch {
-    /// The branch's own name.
     Same(Tag),
-    /// Another name, for this reason.
     Other(Tag, String),
-    /// None, for this reason.
     None(String),
 }
 
-/// Tags of a commit, without the fingerprint's.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Names {
     /// All of them, in the order in which they are shown: commit, branch, versions.
     pub all: Vec<Tag>,
-    /// The one of the branch, which moves.
     pub branch: Option<Tag>,
     /// Names that get no tag or another one, each with its reason.
     pub notes: Vec<String>,
@@ -170,7 +163,6 @@ pub fn mark(tag: &Tag) -> Tag {
 /// Commit that a published tag is of, as far as it is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Since {
-    /// The commit's full name.
     pub commit: String,
     /// The tag was taken back from this commit's image by hand: only a later commit moves it.
     pub rolled_back: bool,
@@ -179,11 +171,9 @@ pub struct Since {
 /// The newest commit of a branch, as the event or the remote says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Head {
-    /// This commit.
     Ours,
     /// Another one, as this names it: "`main` of `origin` is at `0123456789ab`".
     Other(String),
-    /// Not known, for this reason.
     Unknown(String),
 }
 
@@ -223,12 +213,9 @@ pub fn stays(
     Ok(Some(format!("it names the image of `{short}`, {relation} ({clause})")))
 }
 
-/// A record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mark {
-    /// What the tag names while this counts.
     pub digest: Digest,
-    /// The commit that it is of.
     pub since: Since,
 }
 

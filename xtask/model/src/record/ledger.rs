@@ -12,7 +12,6 @@ use std::fmt;
 /// The version of [`Record`]'s encoding. Records of a later one are passed over.
 pub const SCHEMA: u32 = 1;
 
-/// Where the ledger stands, from the root of a repository.
 pub const PATH: &str = "target/ledger/builds.jsonl";
 
 /// How the annotations of an index begin that hold the records of the builds that published it, as compact JSON. Written in CI,
@@ -24,34 +23,25 @@ pub fn annotation(platform: &Platform) -> String {
     format!("{ANNOTATION}{}", platform.to_string().replace('/', "-"))
 }
 
-/// What a build turned out to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Kind {
-    /// Everything was there.
     #[serde(rename = "reused")]
     Reused,
-    /// The app, on a base that was there.
     #[serde(rename = "fast")]
     Fast,
-    /// The base alone.
     #[serde(rename = "base")]
     Base,
-    /// The base, and the app on it.
     #[serde(rename = "base+fast")]
     BaseFast,
-    /// Everything from scratch.
     #[serde(rename = "enhanced")]
     Enhanced,
-    /// It failed before there was a plan.
     #[serde(rename = "undecided")]
     Undecided,
 }
 
 impl Kind {
-    /// All of them, as they are shown.
     pub const ALL: [Self; 6] = [Self::Reused, Self::Fast, Self::Base, Self::BaseFast, Self::Enhanced, Self::Undecided];
 
-    /// As it is written.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Reused => "reused",
@@ -77,7 +67,6 @@ pub struct Bytes {
     /// Of layers that this build made, or had in its build cache.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub built: Option<u64>,
-    /// That came over the network to build on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pulled: Option<u64>,
     /// Of those that were made, what neither the image beneath nor `latest` had in the registry already.
@@ -92,9 +81,7 @@ pub struct Bytes {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Change {
-    /// The program, perhaps with files.
     Program,
-    /// Files that are copied, or the instructions that copy them.
     Files,
 }
 
@@ -118,7 +105,6 @@ impl fmt::Display for Change {
     }
 }
 
-/// One build.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     /// [`SCHEMA`].
@@ -128,12 +114,9 @@ pub struct Record {
     /// The commit, with `-dirty` where the tree differed from it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit: Option<String>,
-    /// The branch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub branch: Option<String>,
-    /// What it was.
     pub decision: Kind,
-    /// Why something had to be built.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reasons: Vec<String>,
     /// What the app's edit was of, where an earlier app was known.
@@ -144,7 +127,6 @@ pub struct Record {
     /// Seconds by phase, in order: `base build`, `app publish`. Phases may overlap.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub phases: Vec<(String, f64)>,
-    /// Bytes.
     #[serde(default)]
     pub bytes: Bytes,
     /// Steps of the Dockerfiles, and how many came from the build cache.
@@ -156,12 +138,9 @@ pub struct Record {
     /// What this machine is; records of before it was taken down have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<Platform>,
-    /// Processor cores of this machine.
     pub cores: usize,
-    /// Whether it ran in CI.
     #[serde(default)]
     pub ci: bool,
-    /// Why it failed, where it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed: Option<String>,
 }
@@ -170,13 +149,9 @@ pub struct Record {
 /// is part of it: records travel with images.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Machine {
-    /// A runner of CI, which begins with nothing.
     pub ci: bool,
-    /// What it is, where that is known.
     pub platform: Option<Platform>,
-    /// Its processor cores.
     pub cores: usize,
-    /// The builder elsewhere that did the work.
     pub builder: Option<String>,
 }
 
@@ -200,7 +175,6 @@ pub const BUILDER: &str = "builder ";
 /// The native engine in [`Record::engine`].
 pub const NATIVE: &str = "native";
 
-/// A ledger as it was read.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Read {
     /// The records, oldest first.
@@ -245,12 +219,10 @@ pub fn parse_line(line: &str) -> Result<Record, String> {
 }
 
 impl Record {
-    /// As a line of the ledger, or as the annotation.
     pub fn compact(&self) -> String {
         serde_json::to_string(self).expect("texts and numbers have a JSON form")
     }
 
-    /// Where it was built.
     pub fn machine(&self) -> Machine {
         let builder = self.engine.as_deref().and_then(|engine| engine.strip_prefix(BUILDER)).map(str::to_owned);
         Machine { ci: self.ci, platform: self.platform.clone(), cores: self.cores, builder }
@@ -277,7 +249,6 @@ impl Record {
         self.bytes.pushed.is_some()
     }
 
-    /// Whether its time counts: it came to its end.
     pub fn counts(&self) -> bool {
         self.failed.is_none()
     }

@@ -11,18 +11,13 @@ use crate::time::{Date, Timestamp};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What is shown.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Stats {
-    /// The first moment that counts.
     #[serde(serialize_with = "text")]
     pub since: Timestamp,
-    /// The moment of asking.
     #[serde(serialize_with = "text")]
     pub until: Timestamp,
-    /// Builds of that time, failed ones too.
     pub builds: usize,
-    /// Of those, failed.
     pub failed: usize,
     /// Builds by day in UTC, from the first day with one to today.
     pub days: Vec<Day>,
@@ -35,15 +30,11 @@ pub struct Stats {
     pub records: Vec<Record>,
 }
 
-/// What was built on machines of one kind.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct OnMachine {
-    /// The machines.
     #[serde(serialize_with = "text")]
     pub machine: Machine,
-    /// By kind of build, those that occur.
     pub kinds: BTreeMap<Kind, Summary>,
-    /// The time saved.
     pub saved: Saved,
     /// Median seconds by phase of the fast builds, the longest first.
     pub fast_phases: Vec<(String, f64)>,
@@ -51,32 +42,25 @@ pub struct OnMachine {
     pub fast: Vec<f64>,
 }
 
-/// One day's builds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Day {
     /// The day in UTC.
     #[serde(serialize_with = "text")]
     pub date: Date,
-    /// How many of each kind.
     pub kinds: BTreeMap<Kind, usize>,
 }
 
 /// What builds of one kind took. Times are of those that came to their end.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Summary {
-    /// How many, failed ones too.
     pub builds: usize,
-    /// Of those, failed.
     pub failed: usize,
-    /// Seconds.
     pub median: Option<f64>,
-    /// Seconds.
     pub slowest: Option<f64>,
     /// Compressed bytes sent by all of them, where they are known.
     pub pushed: u64,
 }
 
-/// What the fast builds have saved.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "state")]
 pub enum Saved {
@@ -86,21 +70,17 @@ pub enum Saved {
         seconds: f64,
         /// Seconds of the last `build-enhanced`.
         enhanced: f64,
-        /// When that was.
         #[serde(serialize_with = "text")]
         measured: Timestamp,
         /// Its steps that came from the build cache, of all: with many, the yardstick is a kind one.
         cached: Option<[usize; 2]>,
-        /// Seconds that the fast builds took together.
         spent: f64,
         /// Median seconds of the fast builds, for comparing at a glance; nothing is computed from it.
         fast: f64,
-        /// How many of them.
         builds: usize,
     },
     /// No `build-enhanced` was ever measured.
     NoYardstick,
-    /// There is no fast build.
     NoFastBuild,
 }
 
@@ -223,32 +203,23 @@ fn fast_phases(records: &[Record]) -> Vec<(String, f64)> {
     medians
 }
 
-/// What the gate found of one kind of machine.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Gate {
     /// The machines, and the native engine where that built; where others differ, whether it was pushed and what was edited.
     pub of: String,
-    /// What was found.
     #[serde(flatten)]
     pub found: Found,
 }
 
-/// Whether fast builds have become slower.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "state")]
 pub enum Found {
-    /// Too few fast builds to compare.
     TooFew {
-        /// How many there are.
         builds: usize,
-        /// How many are needed.
         needed: usize,
     },
-    /// Compared.
     Compared {
-        /// Median seconds of the builds before.
         before: f64,
-        /// Median seconds of the last ones.
         now: f64,
         /// Whether the last ones took more than so many times as long.
         slower: bool,
@@ -355,7 +326,6 @@ pub(crate) mod tests {
         assert_eq!(on.kinds[&Kind::Fast].slowest, Some(4.0));
     }
 
-    /// A desk, and a runner of CI with four cores.
     pub(crate) fn two_machines() -> Stats {
         let in_ci = |kind, second, seconds| Record { ci: true, cores: 4, ..record(kind, second, seconds) };
         let records = [
@@ -444,7 +414,6 @@ pub(crate) mod tests {
         );
     }
 
-    /// The one machine of these records.
     fn alone(records: &[Record]) -> OnMachine {
         let mut machines = sum(records, at(0), at(2 * HOUR)).machines;
         assert_eq!(machines.len(), 1);

@@ -8,12 +8,9 @@ use crate::fault::Fault;
 use crate::image::policy::{self, Ci, Policy};
 use crate::spec::reference::Platform;
 
-/// A file that is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct File {
-    /// Its path, from the top of the repository.
     pub path: String,
-    /// Its text.
     pub text: String,
 }
 
@@ -35,7 +32,6 @@ impl Action {
     }
 }
 
-/// The version of cargo-deny that CI installs.
 pub const CARGO_DENY: &str = "0.20.2";
 
 /// The runner of what belongs to no platform: deciding, naming, reporting.
@@ -45,7 +41,6 @@ const RUNNER: &str = "ubuntu-24.04";
 const PUBLISHES: &str = "github.event_name != 'pull_request' || \
      (github.event.pull_request.head.repo.full_name == github.repository && github.actor != 'dependabot[bot]')";
 
-/// The weekly run, which builds what exists.
 const WEEKLY: &str = "github.event_name == 'schedule'";
 
 /// Where the policy is in the repository. GitHub reads the workflows of the repository's top alone.
@@ -79,24 +74,17 @@ impl Place {
         if self.folder.is_empty() { String::new() } else { format!("{}-", self.folder.replace('/', "-")) }
     }
 
-    /// The policy's path.
     fn policy(&self) -> String {
         format!("{}{}", slashed(&self.folder), policy::FILE)
     }
 }
 
-/// A folder as the begin of a path.
 fn slashed(folder: &str) -> String {
     if folder.is_empty() { String::new() } else { format!("{folder}/") }
 }
 
-/// Every workflow that the policy gives, for a policy at the top of its repository.
-pub fn generate(policy: &Policy) -> Result<Vec<File>, Fault> {
-    generate_at(policy, &Place::default())
-}
-
-/// The same for a policy in any folder. A platform for which no runner is known is a fault.
-pub fn generate_at(policy: &Policy, place: &Place) -> Result<Vec<File>, Fault> {
+/// Workflows of a policy. A platform without a known runner is a fault.
+pub fn generate(policy: &Policy, place: &Place) -> Result<Vec<File>, Fault> {
     let matrix = matrix(policy)?;
     let path = |name: &str| format!(".github/workflows/{}{name}.yml", place.prefix());
     Ok(vec![
@@ -193,7 +181,6 @@ fn branch_filter(branch: &str) -> String {
     quoted(&if escaped.starts_with('!') { format!("\\{escaped}") } else { escaped })
 }
 
-/// Begin of every generated file.
 const HEADER: &str = "# Written by `cargo xtask workflows`";
 
 fn header(name: &str, place: &Place) -> String {

@@ -37,11 +37,9 @@ pub struct Stage {
     pub base: String,
     /// `--platform`, as it is written.
     pub platform: Option<String>,
-    /// Its instructions.
     pub instructions: Vec<Instruction>,
 }
 
-/// A Dockerfile that parses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dockerfile {
     path: String,
@@ -146,7 +144,6 @@ impl Dockerfile {
         named.or_else(|| name.parse().ok()).filter(|&index| index < before)
     }
 
-    /// How messages name the file.
     pub fn path(&self) -> &str {
         &self.path
     }
@@ -161,12 +158,10 @@ impl Dockerfile {
         &self.globals
     }
 
-    /// All stages, with nothing replaced.
     pub fn stages(&self) -> &[Stage] {
         &self.stages
     }
 
-    /// The stage that is built.
     pub fn target(&self) -> &Stage {
         &self.stages[self.target]
     }

@@ -19,10 +19,8 @@ const MOST_PATTERNS: usize = 5000;
 /// Bytes of one pattern: no path of the system is longer.
 const LONGEST_PATTERN: usize = 4096;
 
-/// A list of patterns.
 #[derive(Clone, Debug, Default)]
 pub struct Ignore {
-    /// The file that they come from.
     name: Option<String>,
     rules: Vec<Rule>,
 }
@@ -43,7 +41,6 @@ pub struct Verdict {
 }
 
 impl Ignore {
-    /// No patterns: nothing is ignored.
     pub fn none() -> Self {
         Self::default()
     }

@@ -23,16 +23,11 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-/// Where the lock of a repository stands, from its root.
-pub const PATH: &str = "requirements-enhanced.lock";
-
 /// The version of [`Meaning`]'s encoding.
 pub const SCHEMA: u32 = 1;
 
-/// A lock as it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lock {
-    /// The fingerprint of the requirements it was resolved from.
     pub requirements: Digest,
     /// The Python versions it was resolved for, a specifier: `>=3.12`.
     pub python: String,
@@ -44,7 +39,6 @@ pub struct Lock {
     pub no_binary: BTreeSet<String>,
     /// Distributions, or `:all:`, that may only be installed from wheels.
     pub only_binary: BTreeSet<String>,
-    /// What is known of the pins.
     pub records: closure::Records,
 }
 
@@ -59,7 +53,6 @@ pub struct LockedPackage {
     pub extras: BTreeSet<String>,
     /// The normalised marker of PEP 508.
     pub marker: Option<String>,
-    /// The file of a direct reference, without user information.
     pub url: Option<String>,
     /// `sha256:…` of every file that may be installed; never empty.
     pub hashes: BTreeSet<String>,
@@ -135,12 +128,10 @@ impl Lock {
         Ok(Self { requirements, python, resolver, packages, no_binary, only_binary, records })
     }
 
-    /// Whether it was resolved for this version of Python, too.
     pub fn serves(&self, python: &Version) -> bool {
         python_bound(&self.python).is_ok_and(|bound| bound.contains(python))
     }
 
-    /// What counts of it: neither the header nor the comments.
     pub fn meaning(&self) -> Meaning {
         Meaning {
             schema: SCHEMA,
@@ -149,15 +140,8 @@ impl Lock {
             only_binary: self.only_binary.clone(),
         }
     }
-
-    /// The sha256 of the meaning's JSON.
-    pub fn fingerprint(&self) -> Digest {
-        let json = serde_json::to_vec(&self.meaning()).expect("texts, numbers and lists of them have a JSON form");
-        Digest::of(&json)
-    }
 }
 
-/// The lines of ours above what the resolver prints.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
     pub requirements: Digest,

@@ -43,19 +43,15 @@ pub const MAX_BYTES: usize = 16 << 20;
 /// `-r` and `-c` lines, counted each time that one is read.
 const MAX_NAMED: usize = 1000;
 
-/// Files that name each other, from the first one on.
 const MAX_DEPTH: usize = 32;
 
-/// Lines of all files, continued ones counted once.
 const MAX_LINES: usize = 100_000;
 
 /// Bytes of one line with the lines that continue it: room for thousands of hashes.
 const MAX_LINE: usize = 512 << 10;
 
-/// Places that distributions may come from.
 const MAX_PLACES: usize = 100;
 
-/// Bad lines that are reported together.
 const MAX_PROBLEMS: usize = 50;
 
 /// Everything that a requirement file and the files it names ask for.
@@ -73,26 +69,20 @@ pub struct Requirements {
 pub struct Meaning {
     /// [`SCHEMA`].
     pub schema: u32,
-    /// What is asked for.
     pub requirements: BTreeSet<Entry>,
-    /// What limits it, wherever it is needed.
     pub constraints: BTreeSet<Entry>,
-    /// The options in force.
     pub options: Options,
 }
 
 impl Requirements {
-    /// The requirements in the order of the files.
     pub fn requirements(&self) -> &[Requirement] {
         &self.requirements
     }
 
-    /// The constraints in the order of the files.
     pub fn constraints(&self) -> &[Requirement] {
         &self.constraints
     }
 
-    /// The options in force after the last line.
     pub fn options(&self) -> &Options {
         &self.options
     }
@@ -112,7 +102,6 @@ impl Requirements {
         self.requirements.iter().map(|requirement| requirement.name.as_str()).collect()
     }
 
-    /// What counts of all this.
     pub fn meaning(&self) -> Meaning {
         let entries = |list: &[Requirement]| list.iter().map(Requirement::meaning).collect();
         Meaning {
@@ -179,13 +168,11 @@ struct Reader<'a> {
     found: Requirements,
     /// Files that were read, once as requirements and once as constraints at most.
     seen: BTreeSet<(PathBuf, bool)>,
-    /// The files being read, outermost first.
     open: Vec<PathBuf>,
     problems: Vec<Problem>,
     used: Used,
 }
 
-/// How much has been read, against the limits.
 #[derive(Default)]
 struct Used {
     bytes: usize,
@@ -193,7 +180,6 @@ struct Used {
     named: usize,
 }
 
-/// Too much of something: the limit with its number.
 fn limit(path: &Path, what: &str, most: usize) -> Fault {
     Fault::usage(format!("`{}` exceeds a limit of requirement files: at most {most} {what}", path.display()))
         .hint("split it, or remove lines that are repeated")

@@ -11,7 +11,6 @@ use xtask_model::fault::Fault;
 /// A process that is the same one for as long as both numbers are: ids are used again, start times are not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Process {
-    /// The process id.
     pub pid: u32,
     /// Clock ticks from boot to its start (proc(5), field 22 of `stat`).
     pub started: u64,
@@ -25,7 +24,6 @@ impl Process {
         (!matches!(state, 'Z' | 'X')).then_some(Self { pid, started })
     }
 
-    /// Whether it still runs.
     pub fn runs(&self) -> bool {
         Self::now(self.pid) == Some(*self)
     }

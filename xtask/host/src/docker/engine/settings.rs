@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 /// The longest path of a unix socket, without the closing zero (unix(7)).
 const SOCKET_LIMIT: usize = 107;
 
-/// The folders and files of one engine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Places {
     /// `target/engine` or `target/engine-NAME`.

@@ -262,7 +262,6 @@ pub(super) fn daemon_is_whole(state: &State) -> bool {
     state.processes.get("containerd").is_some_and(Process::runs) && daemon_answers(&state.places())
 }
 
-/// Whether dockerd answers on its socket.
 fn daemon_answers(places: &Places) -> bool {
     UnixStream::connect(places.docker_socket()).is_ok_and(|stream| {
         let _ = stream.set_read_timeout(Some(Duration::from_secs(5)));
@@ -270,7 +269,6 @@ fn daemon_answers(places: &Places) -> bool {
     })
 }
 
-/// Whether a registry answers at this address.
 pub(super) fn registry_answers(address: &str) -> bool {
     let Ok(address) = address.parse::<SocketAddr>() else { return false };
     TcpStream::connect_timeout(&address, Duration::from_secs(2)).is_ok_and(|stream| {

@@ -183,7 +183,6 @@ pub fn cargo(root: &Path) -> Command {
     told.fold(Command::new("cargo").current_dir(root), |cargo, name| cargo.env_remove(name))
 }
 
-/// The executable that one of cargo's JSON messages reports.
 fn artifact(line: &str, name: &str) -> Option<PathBuf> {
     #[derive(Deserialize)]
     struct Message {
@@ -229,8 +228,8 @@ fn stage(from: &Path, to: &Path) -> Result<(), Fault> {
 /// Refuses a binary that asks for a newer glibc than the root has.
 fn check_glibc(executable: &Path, binary: &Binary) -> Result<(), Fault> {
     let Some(limit) = &binary.glibc else { return Ok(()) };
-    let bytes = fs::read(executable).map_err(|error| super::cannot_read(executable, error))?;
-    let newest = newest_glibc(&bytes).map_err(|error| super::cannot_read(executable, error))?;
+    let bytes = fs::read(executable).map_err(|error| file::cannot_read(executable, error))?;
+    let newest = newest_glibc(&bytes).map_err(|error| file::cannot_read(executable, error))?;
     match newest {
         Some(newest) if newest > *limit => Err(Fault::build(format!("`{}` needs glibc {newest}, the root has {limit}", binary.name))
             .needed_by("the app image")

@@ -11,6 +11,7 @@
 mod tests;
 
 use super::{ContextPath, Entry, Kind};
+use crate::file::cannot_read;
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,7 +29,6 @@ const TIME: i64 = 1_767_225_600;
 /// A staged context. Nobody else changes it while the value lasts.
 #[derive(Debug)]
 pub struct Staged {
-    /// Its folder.
     pub folder: PathBuf,
     _lock: File,
 }
@@ -274,10 +274,6 @@ fn read_list(list: &Path) -> Option<Known> {
         known.insert(path, (sum.to_owned(), nanos));
     }
     Some(known)
-}
-
-fn cannot_read(path: &Path, error: io::Error) -> Fault {
-    Fault::usage(format!("cannot read `{}`", path.display())).cause(error)
 }
 
 fn cannot_write(path: &Path, error: io::Error) -> Fault {

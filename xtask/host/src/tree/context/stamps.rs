@@ -4,6 +4,7 @@
 //! A stamp that could still be that of other contents is never remembered, and a memory that cannot be read or written costs
 //! time only.
 
+use crate::file::cannot_read;
 use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
 use std::fs::{self, File, Metadata};
@@ -98,10 +99,6 @@ fn digest(path: &Path, buffer: &mut [u8]) -> Result<Digest, Fault> {
     }
 }
 
-fn cannot_read(path: &Path, error: io::Error) -> Fault {
-    Fault::usage(format!("cannot read `{}`", path.display())).cause(error)
-}
-
 /// What tells that a file is the one that was read: no write leaves all of it as it was. Times in nanoseconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Stamp {
@@ -131,7 +128,6 @@ impl Stamp {
     }
 }
 
-/// Where a repository's memory is.
 const PLACE: &str = "target/native/stamps";
 
 /// The first bytes of its file: what it is, and its version.
@@ -143,7 +139,6 @@ const RECORD: usize = 8 + 8 + 8 + 16 + 16 + 32;
 /// So many stamps, or four times as many as files, and the memory begins anew: it holds those of files as they were before, too.
 const LIMIT: usize = 100_000;
 
-/// Digests by stamp.
 #[derive(Debug, Default)]
 struct Memory {
     place: PathBuf,
@@ -156,7 +151,6 @@ impl Memory {
         Self { place, known: Self::parse(&bytes).unwrap_or_default() }
     }
 
-    /// None for what is no whole file of this version.
     fn parse(bytes: &[u8]) -> Option<HashMap<Stamp, Digest>> {
         let (records, sum) = bytes.strip_prefix(MAGIC)?.split_last_chunk::<32>()?;
         if Digest::of(records) != Digest::from_bytes(*sum) || records.len() % RECORD != 0 {
@@ -231,7 +225,6 @@ mod tests {
         Stamp::of(&fs::metadata(file).unwrap())
     }
 
-    /// As if they had been written long ago.
     fn later() -> SystemTime {
         SystemTime::now() + Duration::from_secs(60)
     }

@@ -2,6 +2,8 @@
 
 use super::*;
 use std::fs;
+use xtask_model::spec::dockerfile::Dockerfile;
+use xtask_model::spec::reference::Platform;
 
 fn tree(files: &[&str]) -> tempfile::TempDir {
     let root = tempfile::tempdir().unwrap();
@@ -16,7 +18,7 @@ fn tree(files: &[&str]) -> tempfile::TempDir {
 fn read_with(root: &Path, instruction: &str, ignore: &str) -> Result<Vec<String>, Fault> {
     let file = Dockerfile::parse("Dockerfile", &format!("FROM scratch\n{instruction}\n"))?;
     let ignore = Ignore::parse("app.dockerignore", ignore.as_bytes())?;
-    let entries = read(root, &file, &ignore, &BTreeMap::new(), &Platform::host())?;
+    let entries = read_sources(root, &file.sources(&BTreeMap::new(), &Platform::host())?, &ignore)?;
     Ok(entries.iter().filter(|entry| entry.kind == Kind::File).map(|entry| entry.path.to_string()).collect())
 }
 

@@ -12,7 +12,6 @@ use xtask_model::spec::ignore::{Ignore, Verdict, glob};
 /// Folders within each other that are read. Each level makes every path below it longer and slower to compare.
 const DEEPEST: usize = 256;
 
-/// Walks the tree from its root.
 pub(super) fn walk<F: Files + ?Sized>(
     files: &F,
     sources: &[Source],
@@ -32,16 +31,13 @@ pub(super) fn walk<F: Files + ?Sized>(
     Ok(walk.tree)
 }
 
-/// Where a source could lead.
 struct Reach {
     leads: Leads,
-    /// Whether it names something of this program's state.
     into_state: bool,
 }
 
 enum Leads {
     Path(ContextPath),
-    /// A folder, and the parts of a glob below it.
     Glob(ContextPath, Vec<glob::Glob>),
     /// A folder, and a pattern of an ignore file below it.
     Pattern(ContextPath, Ignore),

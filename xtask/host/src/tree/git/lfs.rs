@@ -4,7 +4,6 @@
 
 use xtask_model::spec::reference::Digest;
 
-/// Longest pointer file that the specification allows.
 const LONGEST: usize = 1024;
 
 /// Digest of the contents that a pointer file stands for; `None` for any other file.

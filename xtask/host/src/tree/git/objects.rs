@@ -11,46 +11,30 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::spec::reference::Digest;
 
-/// An object as git stores it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Object {
-    /// Its full name.
     pub id: String,
     /// `commit`, `tree`, `blob` or `tag`.
     pub kind: String,
-    /// Its contents.
     pub bytes: Vec<u8>,
 }
 
-/// What a tree object holds at a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
-    /// What it is.
     pub kind: NodeKind,
-    /// The object's full name.
     pub id: String,
 }
 
-/// What a tree object can hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NodeKind {
-    /// A folder.
     Folder,
-    /// A file, executable or not.
-    File {
-        /// Whether it may be run.
-        executable: bool,
-    },
-    /// A symbolic link.
+    File { executable: bool },
     Link,
-    /// A commit of another repository.
     Submodule,
 }
 
-/// A folder's names.
 pub(super) type Folder = BTreeMap<Vec<u8>, Node>;
 
-/// The objects of a repository.
 #[derive(Debug)]
 pub struct Objects {
     git: Git,
@@ -141,7 +125,6 @@ impl Objects {
         held(&self.pointers).get(pointer).copied()
     }
 
-    /// A tree object's names.
     pub fn folder(&self, id: &str) -> Result<Arc<Folder>, Fault> {
         if let Some(known) = held(&self.folders).get(id) {
             return Ok(known.clone());
@@ -179,7 +162,6 @@ impl Objects {
     }
 }
 
-/// A poisoned cache is still a cache.
 fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -11,7 +11,6 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 use xtask_model::fault::{Exit, Fault};
 
-/// How long a remote may take to answer.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Newest commit of a branch.
@@ -19,9 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(15);
 pub enum RemoteHead {
     /// It is at this commit of the named remote.
     At(String, String),
-    /// The named remote has no such branch.
     Absent(String),
-    /// Nothing is known, for this reason.
     Unknown(String),
 }
 

@@ -15,12 +15,10 @@ use xtask_model::fault::Fault;
 use xtask_model::image::context::{ContextPath, Found, Kind};
 use xtask_model::spec::reference::Digest;
 
-/// The tree of a commit.
 #[derive(Clone, Debug)]
 pub struct Revision {
     place: PathBuf,
     objects: Arc<Objects>,
-    /// The commit's full name.
     pub id: String,
     root: Arc<Folder>,
 }
@@ -95,7 +93,6 @@ impl Revision {
     }
 }
 
-/// The full name of the commit that a name means.
 pub fn commit(objects: &Objects, name: &str) -> Result<Option<String>, Fault> {
     // What would be an option or an object of another kind elsewhere is only a name here: it stands on stdin.
     Ok(objects.get(&format!("{name}^{{commit}}"))?.filter(|object| object.kind == "commit").map(|object| object.id))

@@ -64,7 +64,6 @@ impl Git {
         }
     }
 
-    /// The fault of a call that failed with these words.
     pub(super) fn trouble(&self, stderr: &[u8], what: impl Into<String>) -> Fault {
         let said = String::from_utf8_lossy(stderr);
         let said = said.trim();

@@ -12,7 +12,6 @@ use xtask_model::spec::lock::{Lock, LockedPackage};
 use xtask_model::spec::reference::Platform;
 use xtask_model::spec::requirements::{Environment, normalised, secret};
 
-/// What packages are installed for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Target {
     /// `linux/amd64 3.12`.
@@ -121,7 +120,6 @@ fn refused(said: &str) -> Fault {
     }
 }
 
-/// The metadata of the distributions in a folder, by name.
 fn read(folder: &Path) -> Result<BTreeMap<String, Needs>, Fault> {
     let cannot = |error: std::io::Error| Fault::build("cannot read what uv installed").cause(error);
     let mut found = BTreeMap::new();

@@ -10,37 +10,27 @@ use serde::Serialize;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-/// What is kept whatever else.
 #[derive(Clone, Debug)]
 pub struct Rules {
     /// So many of the newest complete bases.
     pub keep: usize,
-    /// What is younger.
     pub older_than: Duration,
-    /// Now.
     pub now: Timestamp,
-    /// The base of this tree, where it is known.
     pub this_tree: Option<Fingerprint>,
     /// The base that `images.lock` pins.
     pub pinned: Option<Digest>,
 }
 
-/// What happens to a base, or to a stray manifest.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Verdict {
-    /// By which people know it.
     pub name: String,
-    /// Its digest.
     pub digest: Digest,
     /// Its bytes, where they are known.
     pub size: u64,
-    /// Whether it stays.
     pub keep: bool,
-    /// Why.
     pub reasons: Vec<String>,
 }
 
-/// The whole plan.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Pruning {
     /// One for each base, for each stray, and for each manifest of a base that stays which its index no longer lists.
@@ -51,13 +41,11 @@ pub struct Pruning {
 }
 
 impl Pruning {
-    /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
         self.digests.is_empty()
     }
 }
 
-/// Decides.
 pub fn prune(survey: &Survey, rules: &Rules) -> Pruning {
     let newest: BTreeSet<Digest> =
         survey.bases.iter().filter(|base| base.is_complete()).take(rules.keep).map(|base| base.digest).collect();

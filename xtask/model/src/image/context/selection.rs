@@ -9,16 +9,12 @@ use crate::spec::dockerfile::{Reads, Source};
 use crate::spec::ignore::{Ignore, Verdict, glob};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What was seen at a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// What it is.
     pub kind: Kind,
-    /// Permission bits.
     pub mode: u32,
     /// Bytes of a file; 0 for others.
     pub size: u64,
-    /// A link's target.
     pub link: Option<Vec<u8>>,
 }
 
@@ -36,11 +32,9 @@ pub struct Selection {
 /// One thing that a source names: a copy brings it under its name, and what is below it by its path from there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Match {
-    /// The number of the source.
     pub source: usize,
     /// The name by which the source has it; a link's own, whatever it leads to.
     pub name: Vec<u8>,
-    /// Where it stands, links followed.
     pub at: ContextPath,
     /// What below it is wanted, by path; folders in front of what is in them.
     pub below: Vec<ContextPath>,
@@ -145,16 +139,13 @@ fn visible<'t>(tree: &'t Tree, ignore: &Ignore) -> BTreeMap<&'t ContextPath, &'t
     kept
 }
 
-/// The context as BuildKit sees it.
 struct View<'t> {
     tree: BTreeMap<&'t ContextPath, &'t Found>,
 }
 
-/// Where a path leads.
 struct Resolved {
     path: ContextPath,
     links: Vec<ContextPath>,
-    /// Whether it never ends.
     circle: bool,
 }
 
@@ -163,14 +154,12 @@ impl View<'_> {
         path.as_bytes().is_empty() || self.tree.contains_key(path) || self.below(path).next().is_some()
     }
 
-    /// Everything below a folder, with its path from there.
     fn below<'s>(&'s self, folder: &'s ContextPath) -> impl Iterator<Item = (&'s ContextPath, &'s [u8])> {
         let first = if folder.as_bytes().is_empty() { folder.clone() } else { folder.join(b"") };
         let range = self.tree.range(first..).map(|(path, _)| *path);
         range.map_while(move |path| Some((path, path.below(folder)?)))
     }
 
-    /// Follows every link on the way, within the context.
     fn resolve(&self, path: &ContextPath) -> Resolved {
         const MOST: usize = 255;
         let mut links = Vec::new();
@@ -201,7 +190,6 @@ impl View<'_> {
     }
 }
 
-/// One source at work.
 struct Pick<'v, 't> {
     view: &'v View<'t>,
     selection: &'v mut Selection,
@@ -210,7 +198,6 @@ struct Pick<'v, 't> {
 }
 
 impl Pick<'_, '_> {
-    /// A plain path; whether it is there.
     fn find(&mut self, path: &ContextPath) -> Option<ContextPath> {
         let resolved = self.view.resolve(path);
         let through_link = !resolved.links.is_empty();

@@ -5,22 +5,17 @@ use crate::quantity;
 use crate::record::ledger::Kind;
 use std::time::Duration;
 
-/// What the terminal can show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signs {
-    /// Eighths of blocks.
     Unicode,
     /// `#` alone.
     Plain,
 }
 
-/// The widest bar, in characters.
 const WIDTH: usize = 40;
 
-/// The days that are shown; the page shows all.
 const DAYS: usize = 31;
 
-/// Everything, as lines.
 pub fn print(stats: &Stats, signs: Signs) -> String {
     if stats.builds == 0 {
         return "no build was recorded in this time\n".to_owned();
@@ -55,7 +50,6 @@ pub fn together(stats: &Stats) -> Option<String> {
     Some(format!("time {verb} by {builds} fast builds, each on its own machine: {}{rest}", seconds(total.abs())))
 }
 
-/// Seconds as a person reads them.
 pub fn seconds(seconds: f64) -> String {
     let magnitude = Duration::try_from_secs_f64(seconds.abs()).unwrap_or(Duration::MAX);
     let hours = magnitude.as_secs() / 3600;
@@ -66,7 +60,6 @@ pub fn seconds(seconds: f64) -> String {
     if seconds < 0.0 { format!("-{text}") } else { text }
 }
 
-/// The sentence about the time saved.
 pub fn saved(saved: &Saved) -> String {
     match saved {
         Saved::NoFastBuild => "time saved: none, there was no fast build in this time".to_owned(),

@@ -7,10 +7,8 @@ use crate::record::ledger::{Kind, Record};
 use crate::time::Timestamp;
 use std::fmt::Write as _;
 
-/// Days that fit into the drawing of days.
 const DAYS: usize = 45;
 
-/// Rows of the table of builds.
 const ROWS: usize = 25;
 
 /// The page. `title` is what was built.
@@ -172,7 +170,6 @@ fn tiles(stats: &Stats) -> String {
     tiles
 }
 
-/// A sentence for the terminal as the page has it.
 fn plain(text: &str) -> String {
     text.replace('\n', "; ").replace('`', "").replace(" x ", " × ").replace(" - ", " − ")
 }

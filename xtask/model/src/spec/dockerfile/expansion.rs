@@ -18,26 +18,16 @@ pub struct Expanded {
     pub stages: Vec<Stage>,
 }
 
-impl Expanded {
-    /// The stage that is built.
-    pub fn target(&self) -> Option<&Stage> {
-        self.stages.last()
-    }
-}
-
 /// What an image from elsewhere brings into a stage that is built on it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inherited {
-    /// Its environment.
     pub env: Vec<(String, String)>,
     /// Its `ONBUILD` triggers, as they are written.
     pub triggers: Vec<String>,
 }
 
-/// What a stage stands on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Footing {
-    /// The stage's number.
     pub stage: usize,
     /// What its `FROM` names, with values in place.
     pub base: String,
@@ -50,7 +40,6 @@ pub struct Footing {
 /// What the image brings that a stage, by its number, stands on.
 type Images<'a> = &'a dyn Fn(usize) -> Option<Inherited>;
 
-/// What the variables hold at one point of a stage.
 #[derive(Clone, Debug, Default)]
 struct Scope {
     /// The last of `ARG` and `ENV` holds. The documentation says that `ENV` always does; in words, BuildKit disagrees.
@@ -71,7 +60,6 @@ impl Inherited {
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 impl Scope {
-    /// How much its values are.
     fn bytes(&self) -> usize {
         self.values.iter().map(|(name, value)| name.len() + value.len()).sum()
     }
@@ -123,7 +111,6 @@ impl Dockerfile {
             })
     }
 
-    /// The stages that the target reaches, in order.
     pub fn footings(&self, args: &BTreeMap<String, String>, platform: &Platform) -> Result<Vec<Footing>, Fault> {
         let found = || {
             let budget = Budget::default();
@@ -315,7 +302,6 @@ fn word(
     expanded.map(|expanded| expanded.text).map_err(|why| Problem::new(line, 1, why))
 }
 
-/// What the steps of a stage share.
 struct Work<'a> {
     escape: char,
     given: &'a BTreeMap<String, String>,
@@ -323,7 +309,6 @@ struct Work<'a> {
     budget: &'a Budget,
 }
 
-/// The words of one instruction, as they are replaced.
 struct Words<'a> {
     escape: char,
     line: usize,
@@ -382,7 +367,6 @@ impl Words<'_> {
 }
 
 impl Work<'_> {
-    /// The instruction with values in place; the scope moves on.
     fn step(&self, instruction: &Instruction, scope: &mut Scope) -> Result<Instruction, Problem> {
         let mut done = instruction.clone();
         let (escape, line, budget) = (self.escape, instruction.line, self.budget);
@@ -425,7 +409,6 @@ impl Work<'_> {
         Ok(done)
     }
 
-    /// What the instruction sets, for those that follow.
     fn remember(&self, kind: &mut Kind, scope: &mut Scope) {
         match kind {
             Kind::Env(pairs) => scope.values.extend(pairs.iter().cloned()),

@@ -6,12 +6,10 @@ use super::lines::{self, Heredoc, Logical, Problem, split_word};
 use super::nearest;
 use serde_json::Value;
 
-/// One instruction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Instruction {
     /// 1-based line on which it begins.
     pub line: usize,
-    /// What it says.
     pub kind: Kind,
     /// Once expanded: variables that the paths it reads ask for and nothing in the file sets; a base image may set them.
     pub unset: Vec<String>,
@@ -20,44 +18,28 @@ pub struct Instruction {
 /// What an instruction says. `FROM` is not here: it begins a [`Stage`](super::Stage).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Build arguments, each with its default.
     Arg(Vec<(String, Option<String>)>),
-    /// Environment variables.
     Env(Vec<(String, String)>),
-    /// Labels.
     Label(Vec<(String, String)>),
-    /// Files from the context, a stage or an image.
     Copy(Transfer),
     /// The same with URLs, git repositories and unpacking.
     Add(Transfer),
-    /// A command that runs.
     Run(Run),
-    /// The working folder.
     Workdir(String),
-    /// The user, perhaps with a group.
     User(String),
-    /// Ports.
     Expose(Vec<String>),
-    /// Mount points.
     Volume(Vec<String>),
-    /// The signal that stops the container.
     Stopsignal(String),
-    /// The shell of shell forms.
     Shell(Vec<String>),
     /// A health check; `None` is `HEALTHCHECK NONE`.
     Healthcheck(Option<Healthcheck>),
-    /// The program.
     Entrypoint(Command),
-    /// Its arguments.
     Cmd(Command),
-    /// An instruction for those who build on this image.
     Onbuild(Box<Instruction>),
-    /// An author (deprecated).
     Maintainer(String),
 }
 
 impl Kind {
-    /// How many variables, labels, paths and ports it names.
     pub(super) fn words(&self) -> usize {
         match self {
             Kind::Arg(pairs) => pairs.len(),
@@ -72,7 +54,6 @@ impl Kind {
         }
     }
 
-    /// The keyword in upper case.
     pub fn keyword(&self) -> &'static str {
         match self {
             Kind::Arg(_) => "ARG",
@@ -110,9 +91,7 @@ pub enum Command {
 pub struct Transfer {
     /// Paths, globs, URLs; not the here-documents.
     pub sources: Vec<String>,
-    /// Files that stand in the Dockerfile itself.
     pub heredocs: Vec<Heredoc>,
-    /// Where to.
     pub destination: String,
     /// `--from`: a stage's name or number, an image or a named context.
     pub from: Option<String>,
@@ -162,9 +141,7 @@ pub struct Run {
     pub security: Option<String>,
     /// `--device`, each.
     pub devices: Vec<String>,
-    /// The command.
     pub command: Command,
-    /// Its here-documents.
     pub heredocs: Vec<Heredoc>,
 }
 
@@ -175,13 +152,9 @@ pub struct Mount {
     pub kind: String,
     /// Where it comes from: a path in the context or in `from`.
     pub source: Option<String>,
-    /// Where it appears.
     pub target: Option<String>,
-    /// A stage or an image.
     pub from: Option<String>,
-    /// The name of a secret, an agent or a cache.
     pub id: Option<String>,
-    /// Whether the build fails without the secret.
     pub required: bool,
     /// Every other key as it is written (`sharing`, `mode`, `uid`, `gid`, `size`, `readonly`, `readwrite`, `env`).
     pub others: Vec<(String, String)>,
@@ -192,7 +165,6 @@ pub struct Mount {
 pub struct Healthcheck {
     /// `--interval`, `--timeout`, `--start-period`, `--start-interval`, `--retries`: those that are said.
     pub options: Vec<(String, String)>,
-    /// The command.
     pub command: Command,
 }
 
@@ -204,7 +176,6 @@ pub(super) struct From {
     pub(super) name: Option<String>,
 }
 
-/// A line that is an instruction or begins a stage.
 pub(super) enum Parsed {
     From(From),
     Other(Kind),
@@ -242,7 +213,6 @@ fn known_flags(keyword: &str) -> &'static [&'static str] {
     }
 }
 
-/// Reads a logical line.
 pub(super) fn parse(logical: &Logical, escape: char) -> Result<Parsed, Problem> {
     let (word, rest) = split_word(&logical.text);
     let keyword = word.to_ascii_uppercase();
@@ -289,7 +259,6 @@ impl Reader<'_> {
         problem
     }
 
-    /// The flags in front, and what follows them.
     fn flags<'t>(&self, text: &'t str) -> Result<(Vec<Flag>, &'t str), Problem> {
         let (words, rest) = flag_words(text);
         let known = known_flags(self.keyword);

@@ -38,7 +38,6 @@ pub struct Heredoc {
     pub content: String,
 }
 
-/// One instruction's text with continuations joined and comments gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Logical {
     /// 1-based line on which it begins.
@@ -49,7 +48,6 @@ pub(super) struct Logical {
     pub(super) heredocs: Vec<Heredoc>,
 }
 
-/// What the lines say before the first instruction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Directives {
     pub(super) escape: char,
@@ -57,7 +55,6 @@ pub(super) struct Directives {
     pub(super) syntax: Option<(usize, String)>,
 }
 
-/// Splits a Dockerfile into directives and logical lines.
 pub(super) fn split(text: &str, counts: &mut Counts) -> Result<(Directives, Vec<Logical>), Problem> {
     let raw: Vec<&str> = text.split_inclusive('\n').collect();
     let directives = directives(&raw)?;
@@ -221,7 +218,6 @@ fn read_heredoc(raw: &[&str], mut next: usize, doc: &mut Heredoc, at: &Logical) 
         .hint(format!("put `{}` on a line of its own after it", doc.name)))
 }
 
-/// The first word and what follows the blanks behind it.
 pub(super) fn split_word(text: &str) -> (&str, &str) {
     let text = text.trim_start();
     match text.find(char::is_whitespace) {

@@ -4,7 +4,6 @@
 
 use super::{Dockerfile, Kind, Transfer};
 
-/// A rule of this project.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rule {
     /// No `# syntax=` line: it makes the engine pull a frontend image.
@@ -19,21 +18,17 @@ pub enum Rule {
     Link,
 }
 
-/// Where a rule does not hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// The rule.
     pub rule: Rule,
     /// 1-based line.
     pub line: usize,
     /// `file:line: ` and a lowercase sentence.
     pub what: String,
-    /// What to do.
     pub hint: String,
 }
 
 impl Dockerfile {
-    /// Every finding, by line.
     pub fn lint(&self) -> Vec<Finding> {
         let mut findings = Vec::new();
         let mut found = |rule, line: usize, what: String, hint: &str| {
@@ -137,7 +132,6 @@ fn is_secret(name: &str) -> bool {
     !harmless && parts.any(|part| WORDS.contains(&part))
 }
 
-/// The instructions that the native engine carries out itself.
 fn copies_or_describes(kind: &Kind) -> bool {
     !matches!(kind, Kind::Add(_) | Kind::Run(_) | Kind::Shell(_) | Kind::Onbuild(_) | Kind::Maintainer(_))
 }

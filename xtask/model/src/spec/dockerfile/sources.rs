@@ -22,7 +22,6 @@ pub struct Source {
     pub excludes: Vec<String>,
 }
 
-/// How a source names files.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reads {
     /// `COPY`/`ADD`: a path, or a glob where `*` stays within a folder; a folder brings everything below it.
@@ -31,7 +30,6 @@ pub enum Reads {
     Parents {
         /// The folder in front of `/./`.
         pivot: String,
-        /// What is matched below it.
         pattern: String,
     },
     /// `RUN --mount=type=bind`: one path, never a glob.

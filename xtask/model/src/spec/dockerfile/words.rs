@@ -6,26 +6,20 @@
 use super::limits::Budget;
 use std::collections::BTreeSet;
 
-/// What stays as it is written.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Quoting {
-    /// Quotes stay in the result.
     pub(super) raw_quotes: bool,
-    /// Escapes stay in the result.
     pub(super) raw_escapes: bool,
-    /// Quotes have no meaning (here-documents).
     pub(super) no_quotes: bool,
     /// A variable that is not set stays as it is written.
     pub(super) keep_unset: bool,
 }
 
-/// A word with values in place.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Expanded {
     pub(super) text: String,
     /// The same, split at blanks outside quotes, after the replacement.
     pub(super) words: Vec<String>,
-    /// Variables that were asked for and not set.
     pub(super) unset: BTreeSet<String>,
 }
 

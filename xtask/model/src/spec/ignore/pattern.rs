@@ -2,7 +2,6 @@
 //!
 //! Pure. Matching takes time bounded by pattern × path: no pattern can make it explode.
 
-/// One piece of a pattern.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Piece {
     Literal(char),
@@ -34,7 +33,6 @@ enum How {
     Pieces(Vec<Piece>),
 }
 
-/// A cleaned pattern.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern {
     how: How,
@@ -64,7 +62,6 @@ impl Pattern {
         Ok(Self { how: How::Pieces(pieces(text, false)?), literal: literal(text) })
     }
 
-    /// Whether the pattern is the path.
     pub fn matches(&self, path: &[u8]) -> bool {
         match &self.how {
             How::Exact(text) => path == text,
@@ -200,7 +197,6 @@ fn begins_character(path: &[u8], at: usize) -> bool {
     path.get(at).is_none_or(|byte| byte & 0b1100_0000 != 0b1000_0000)
 }
 
-/// Set of reached positions, moved on piece by piece.
 fn matches(pieces: &[Piece], path: &[u8]) -> bool {
     let mut reached = vec![false; path.len() + 1];
     reached[0] = true;

@@ -13,14 +13,12 @@ use crate::spec::requirements::{
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-/// The line before the records.
 const TITLE: &str =
     "# What the packages require, by their own metadata; the digits in parentheses are of their hashes.";
 
 /// The line that says for which platforms and Pythons wheels were looked for.
 const TARGETS: &str = "# wheels were looked for on: ";
 
-/// What a distribution says that it needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Needs {
     requires: Vec<Requirement>,
@@ -42,7 +40,6 @@ impl Needs {
         found
     }
 
-    /// Without what counts for extras that nobody asks for.
     fn only(mut self, extras: &BTreeSet<String>) -> Self {
         self.requires.retain(|one| one.marker.as_ref().is_none_or(|marker| concerns(marker, extras)));
         self
@@ -87,7 +84,6 @@ fn specifiers(text: &str) -> BTreeSet<Specifier> {
         .collect()
 }
 
-/// Which pin a record belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
     name: String,
@@ -102,18 +98,14 @@ impl From<&LockedPackage> for Key {
     }
 }
 
-/// What is known of the pins of a lock.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Records {
     known: BTreeMap<Key, Needs>,
-    /// Where a pin has no wheel.
     lacking: BTreeMap<Key, BTreeSet<String>>,
-    /// Where wheels were looked for.
     targets: BTreeSet<String>,
 }
 
 impl Records {
-    /// Reads the records of a lock's text.
     pub(super) fn parse(text: &str) -> Self {
         let mut found = Self::default();
         for line in lines::physical(text).into_iter().filter(|line| line.starts_with("# ")) {
@@ -143,7 +135,6 @@ impl Records {
         Some(())
     }
 
-    /// What is known of a pin.
     pub fn of(&self, package: &LockedPackage) -> Option<&Needs> {
         self.known.get(&Key::from(package))
     }
@@ -153,27 +144,22 @@ impl Records {
         self.known.is_empty() && self.lacking.is_empty()
     }
 
-    /// Notes what a pin needs.
     pub fn learn(&mut self, package: &LockedPackage, needs: Needs) {
         self.known.insert(package.into(), needs);
     }
 
-    /// Notes that a pin has no wheel there.
     pub fn lacks(&mut self, package: &LockedPackage, target: &str) {
         self.lacking.entry(package.into()).or_default().insert(target.to_owned());
     }
 
-    /// Notes where wheels were looked for.
     pub fn looked(&mut self, targets: BTreeSet<String>) {
         self.targets = targets;
     }
 
-    /// Where wheels were looked for.
     pub fn targets(&self) -> &BTreeSet<String> {
         &self.targets
     }
 
-    /// The targets on which a pin has no wheel.
     pub fn without_wheel(&self, package: &LockedPackage) -> impl Iterator<Item = &str> {
         self.lacking.get(&package.into()).into_iter().flatten().map(String::as_str)
     }
@@ -308,7 +294,6 @@ pub fn unmet<'a>(
     causes
 }
 
-/// Why pins do not give what is required.
 fn wrong(who: &str, one: &Requirement, here: &BTreeMap<&str, &LockedPackage>) -> Option<String> {
     let entry = requirements::Entry { marker: None, ..one.meaning() };
     let Some(package) = here.get(one.name.as_str()) else {
@@ -346,7 +331,6 @@ pub fn verify(asked: &[Requirement], lock: &Lock, environments: &[Environment]) 
     found.into_iter().map(shown).collect()
 }
 
-/// A lock with these faults.
 pub fn fault(causes: impl IntoIterator<Item = String>) -> Fault {
     let fault = Fault::drift("the lock does not have all that its packages require");
     causes.into_iter().fold(fault, Fault::cause).hint("update it: `cargo xtask lock`")

@@ -7,43 +7,29 @@ use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-/// One difference; printed as a person would say it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "change")]
 pub enum Change {
-    /// It was not there.
     Added {
-        /// The distribution.
         name: String,
-        /// Its version.
         version: String,
     },
-    /// It is gone.
     Removed {
-        /// The distribution.
         name: String,
-        /// Its last version.
         version: String,
     },
-    /// Another version.
     Version {
-        /// The distribution.
         name: String,
-        /// The version before.
         from: String,
-        /// The version now.
         to: String,
     },
     /// The same version, from other files, with other extras or under another marker.
     Detail {
-        /// The distribution.
         name: String,
-        /// Its version.
         version: String,
         /// `hashes`, `extras`, `marker` or `url`, sorted.
         what: BTreeSet<&'static str>,
     },
-    /// An option about wheels and source archives.
     Option {
         /// `--no-binary` or `--only-binary`.
         name: &'static str,

@@ -68,7 +68,6 @@ fn conflict(package: &LockedPackage, allowed: &BTreeSet<String>) -> Fault {
     fault.hint(format!("a lock pins sha256: list one for `{name}`, as `pip hash --algorithm sha256 FILE` prints it"))
 }
 
-/// A few of many hashes.
 fn some(hashes: &BTreeSet<String>) -> String {
     let shown: Vec<&str> = hashes.iter().take(3).map(String::as_str).collect();
     let more = hashes.len() - shown.len();
@@ -76,7 +75,6 @@ fn some(hashes: &BTreeSet<String>) -> String {
     if more == 0 { list } else { format!("{list} and {more} more") }
 }
 
-/// Pins with a hash that the requirements do not list.
 pub(super) fn foreign(requirements: &Requirements, lock: &Lock) -> Vec<String> {
     let any = requirements.requirements().iter().chain(requirements.constraints());
     let names: BTreeSet<&str> = any.filter(|one| !one.hashes.is_empty()).map(|one| one.name.as_str()).collect();

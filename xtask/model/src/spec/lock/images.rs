@@ -11,7 +11,6 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-/// Where it stands, from the root of a repository.
 pub const PATH: &str = "images.lock";
 
 /// What is pinned by digest: the root image, a base, or both. A file that pins nothing is not written.
@@ -23,12 +22,9 @@ pub struct ImagesLock {
     pub base: Option<Digest>,
 }
 
-/// The root image, pinned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RootPin {
-    /// As the policy names it.
     pub image: Reference,
-    /// Its manifest for each platform.
     pub platforms: BTreeMap<Platform, Digest>,
 }
 

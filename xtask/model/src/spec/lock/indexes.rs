@@ -10,10 +10,8 @@ use crate::spec::requirements::{Options, PlaceKind, Requirements, secret};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// Variables of uv that name indexes.
 const VARIABLES: [&str; 5] = ["UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_INDEX", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS"];
 
-/// Indexes and pages of links, credentials and all.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Indexes {
     /// The default index of this machine, for whatever is installed here.
@@ -27,7 +25,6 @@ pub struct Indexes {
     no_index: bool,
     /// How several indexes are searched, where it is not as uv does by itself.
     strategy: Option<String>,
-    /// Hosts whose certificates are not checked.
     trusted: Vec<String>,
     /// Files of direct references that want a password: the URL as a lock has it, and as it is asked for.
     files: BTreeMap<String, String>,
@@ -120,7 +117,6 @@ impl Indexes {
         all.into_iter().filter(|(_, value)| !value.is_empty()).collect()
     }
 
-    /// Whether no index may be asked.
     pub fn no_index(&self) -> bool {
         self.no_index
     }
@@ -201,7 +197,6 @@ fn upto_path(rest: &str) -> &str {
     rest.split('/').next().unwrap_or_default()
 }
 
-/// Percent-encoded for the user information of a URL.
 fn encoded(text: &str) -> String {
     text.bytes()
         .map(|b| match b {
@@ -211,7 +206,6 @@ fn encoded(text: &str) -> String {
         .collect()
 }
 
-/// The text that percent-encoding stands for.
 fn decoded(text: &str) -> String {
     let mut bytes = Vec::new();
     let mut rest = text.as_bytes();
@@ -224,7 +218,6 @@ fn decoded(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// What configuration files of uv name.
 #[derive(Default)]
 struct Configuration {
     default: Option<String>,

@@ -8,7 +8,6 @@ use crate::spec::requirements::Options;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// Environment variables of a machine.
 pub type Variables<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// What pip would do here. Neither `Debug` nor `Display`: it may hold a password.

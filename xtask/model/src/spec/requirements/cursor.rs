@@ -4,7 +4,6 @@
 
 use super::lines::Bad;
 
-/// A text and how far it has been read.
 #[derive(Clone, Debug)]
 pub(crate) struct Cursor<'a> {
     text: &'a str,
@@ -32,7 +31,6 @@ impl<'a> Cursor<'a> {
         self.rest().chars().next()
     }
 
-    /// Goes past this text where it comes next.
     pub(crate) fn eat(&mut self, text: &str) -> bool {
         let found = self.rest().starts_with(text);
         if found {

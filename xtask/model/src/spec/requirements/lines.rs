@@ -23,7 +23,6 @@ impl Bad {
     }
 }
 
-/// One logical line: continuation lines joined, the comment cut off.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Line {
     pub(crate) text: String,
@@ -62,7 +61,6 @@ pub(crate) fn physical(source: &str) -> Vec<&str> {
     lines
 }
 
-/// The logical lines that are not empty.
 pub(crate) fn logical(source: &str) -> Vec<Line> {
     let mut lines = Vec::new();
     let mut open: Option<Line> = None;

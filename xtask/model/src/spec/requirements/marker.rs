@@ -11,7 +11,6 @@ use std::str::FromStr;
 /// order around `and` and `or` do not count.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Marker {
-    /// Two operands and an operator between them.
     Compare(Operand, &'static str, Operand),
     /// All of these, sorted, none of them an `All`.
     All(Vec<Marker>),
@@ -19,16 +18,13 @@ pub enum Marker {
     Any(Vec<Marker>),
 }
 
-/// A side of a comparison.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Operand {
     /// A variable of PEP 508.
     Variable(&'static str),
-    /// A quoted text.
     Text(String),
 }
 
-/// Names of variables, and the older spellings that setuptools knows.
 const VARIABLES: [(&str, &str); 20] = [
     ("python_full_version", "python_full_version"),
     ("python_version", "python_version"),
@@ -57,7 +53,6 @@ const OPERATORS: [&str; 9] = ["===", "~=", "==", "!=", "<=", ">=", "<", ">", "in
 /// How deep parentheses may go; far beyond what anyone writes, far below what a stack holds.
 const DEPTH: usize = 64;
 
-/// Reads a marker up to the end of the text.
 pub(crate) fn read(cursor: &mut Cursor<'_>) -> Result<Marker, Bad> {
     let marker = any(cursor, 0)?;
     cursor.blanks();

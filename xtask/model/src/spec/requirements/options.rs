@@ -8,7 +8,6 @@ use super::secret;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
-/// The options in force after the last line.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Options {
@@ -57,7 +56,6 @@ fn is_false(value: &bool) -> bool {
     !value
 }
 
-/// One option as it was written, in its long form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Written {
     pub(crate) name: &'static str,
@@ -92,7 +90,6 @@ const KNOWN: [(&str, &str, bool); 21] = [
     ("-Z", "--always-unzip", false),
 ];
 
-/// Splits options off a text that begins with one.
 pub(crate) fn read(text: &str) -> Result<Vec<Written>, Bad> {
     let mut words = words(text)?.into_iter().peekable();
     let mut found = Vec::new();

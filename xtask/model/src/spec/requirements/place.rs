@@ -7,29 +7,23 @@ use super::secret;
 use std::collections::BTreeSet;
 use std::fmt;
 
-/// An index or a page of links.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Place {
-    /// How it is searched.
     pub kind: PlaceKind,
     url: String,
 }
 
-/// How a place is searched for distributions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PlaceKind {
-    /// In place of the default index.
     Index,
     /// Before the default index.
     Extra,
-    /// A page with links to files.
     Links,
     /// A file of a direct reference that wants a user and password.
     File,
 }
 
 impl Place {
-    /// The place that an option names, if it names one.
     pub(crate) fn of(option: &Written) -> Option<Self> {
         let kind = match option.name {
             "--index-url" | "--pypi-url" => PlaceKind::Index,
@@ -52,7 +46,6 @@ impl Place {
         secret::without_user(&self.url)
     }
 
-    /// The URL as it is written, secrets and all.
     pub fn written(&self) -> &str {
         &self.url
     }

@@ -13,16 +13,13 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 
-/// A requirement or constraint and where it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Requirement {
     /// The distribution's name, normalised by PEP 503.
     pub name: String,
     /// Extras, normalised by PEP 503.
     pub extras: BTreeSet<String>,
-    /// Which versions, or which file.
     pub source: Source,
-    /// When it counts.
     pub marker: Option<Marker>,
     /// `sha256:…`, `sha384:…` or `sha512:…`.
     pub hashes: BTreeSet<String>,
@@ -32,17 +29,14 @@ pub struct Requirement {
     pub line: usize,
 }
 
-/// Where a distribution comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     /// An index, any version that fits all of these.
     Index(BTreeSet<Specifier>),
-    /// A file at this URL, without user information.
     Url(String),
 }
 
 impl Requirement {
-    /// The part of the meaning that this line is.
     pub fn meaning(&self) -> Entry {
         let (specifiers, url) = match &self.source {
             Source::Index(specifiers) => (specifiers.iter().map(Specifier::to_string).collect(), None),
@@ -68,7 +62,6 @@ pub struct Entry {
     pub extras: BTreeSet<String>,
     /// Normalised specifiers: `>=2.2`.
     pub specifiers: BTreeSet<String>,
-    /// The URL of a direct reference.
     pub url: Option<String>,
     /// The normalised marker.
     pub marker: Option<String>,

@@ -266,12 +266,10 @@ impl Specifier {
         Ok(Self { operator, text: version.to_string(), canonical })
     }
 
-    /// Whether it names one version and no other.
     pub fn is_pin(&self) -> bool {
         (self.operator == "==" && !self.text.ends_with(".*")) || self.operator == "==="
     }
 
-    /// What stands after the operator, trailing zeros and all.
     pub fn version(&self) -> &str {
         &self.text
     }
