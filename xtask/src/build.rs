@@ -154,7 +154,7 @@ impl<'a> Session<'a> {
             return Err(Fault::usage("`--push` publishes to a registry, and `--output docker` keeps the image here"));
         }
         let tree = global.tree()?;
-        if flags.output == Some(Output::Docker) && !Docker::at_hand(&tree.root) {
+        if flags.output == Some(Output::Docker) && !Docker::is_available(&tree.root) {
             return Err(Fault::missing("no Docker engine answers")
                 .needed_by("`--output docker`")
                 .hint("start Docker, or keep the image in a folder: `--output oci:DIR`"));
@@ -228,7 +228,7 @@ impl<'a> Session<'a> {
         }
         let docker = Docker::find(&self.tree.root)?;
         let docker = match &self.flags.builder {
-            Some(name) => docker.reaching(name)?,
+            Some(name) => docker.with_context(name)?,
             None => docker,
         };
         Ok(self.docker.get_or_init(|| docker))

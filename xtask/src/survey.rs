@@ -62,7 +62,7 @@ impl Snapshot {
         let lock = match pinned.base {
             None => facts::lock(&tree)?,
             // Builds use a pinned base whatever the requirements say, and so a plan has to.
-            Some(_) => facts::lock(&tree).or_else(|_| facts::lock_as_it_is(&tree))?,
+            Some(_) => facts::lock(&tree).or_else(|_| facts::unchecked_lock(&tree))?,
         };
         let wanted = &tree.policy.root.image;
         if let Some(pin) = pinned.root.as_ref().filter(|pin| pin.image != *wanted) {
@@ -120,7 +120,7 @@ impl Snapshot {
         AppKey { base: Some(base.to_string()), ..self.own.clone() }
     }
 
-    /// Which of the program's sources changed since an older tree of this revision: for [`xtask_model::image::key::Names`]. Empty where the
+    /// Which of the program's sources changed since an older tree of this revision: for [`xtask_model::image::key::FileNames`]. Empty where the
     /// program is the same, or is told in another way.
     pub fn sources_since(&self, old: &Self, revision: &str) -> String {
         let digest = |snapshot: &Self| snapshot.own.binary.as_ref().map(|binary| binary.sources);

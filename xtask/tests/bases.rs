@@ -13,8 +13,8 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 use xtask_host::clock;
 use xtask_host::registry::publish::{self, Publication, platform_tag};
-use xtask_host::registry::survey::{Question, survey};
-use xtask_host::registry::{Answer, Client, Options};
+use xtask_host::registry::survey::{SurveyRequest, survey};
+use xtask_host::registry::{Answer, Client, ClientOptions};
 use xtask_model::image::key::Fingerprint;
 use xtask_model::image::presence::{CREATED, REVISION};
 use xtask_model::spec::oci::{Config, Descriptor, Execution, Manifest, RootFs, media_type};
@@ -70,7 +70,7 @@ impl Scene {
         let first = git(folder.path(), &["rev-parse", "HEAD"]);
         git(folder.path(), &["commit", "-q", "--allow-empty", "-m", "two"]);
         let commits = [first, git(folder.path(), &["rev-parse", "HEAD"])];
-        Some(Self { registry, client: Client::new(Options::default()), folder, commits })
+        Some(Self { registry, client: Client::new(ClientOptions::default()), folder, commits })
     }
 
     fn repository(&self, name: &str) -> Repository {
@@ -220,7 +220,7 @@ fn fifty_apps_are_listed_in_less_than_a_second() {
     }
     let (bases, apps) = (scene.repository("autoscaler-base"), scene.repository("autoscaler"));
     let began = Instant::now();
-    let found = survey(&Question {
+    let found = survey(&SurveyRequest {
         client: &scene.client,
         bases: &bases,
         apps: &apps,

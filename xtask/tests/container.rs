@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use xtask_host::registry::layout::Layout;
-use xtask_host::registry::{Client, Options};
+use xtask_host::registry::{Client, ClientOptions};
 use xtask_model::spec::oci::{self, Descriptor, Execution, media_type};
 use xtask_model::spec::reference::Platform;
 use xtask_native::container::bare::Bare;
@@ -702,7 +702,7 @@ fn an_image_for_another_machine_is_said() {
 }
 
 fn client() -> Client {
-    Client::new(Options::default())
+    Client::new(ClientOptions::default())
 }
 
 #[test]

@@ -87,7 +87,7 @@ pub struct Steps {
 }
 
 #[derive(Clone, Debug, Deserialize)]
-pub struct Stored {
+pub struct StoredImage {
     /// The manifest's digest in the containerd store, the config's in the classic one.
     #[serde(rename = "Id")]
     pub id: String,
@@ -107,7 +107,7 @@ struct StoredConfig {
     ports: Option<BTreeMap<String, serde_json::Value>>,
 }
 
-impl Stored {
+impl StoredImage {
     pub fn label(&self, name: &str) -> Option<&str> {
         self.config.as_ref()?.labels.as_ref()?.get(name).map(String::as_str)
     }
@@ -150,7 +150,7 @@ impl Docker {
     }
 
     /// Whether an engine seems to answer, as far as can be told in a moment.
-    pub fn at_hand(root: &Path) -> bool {
+    pub fn is_available(root: &Path) -> bool {
         let chosen = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let listens = |socket: &str| std::os::unix::net::UnixStream::connect(socket).is_ok();
         match (chosen("DOCKER_HOST"), chosen("DOCKER_CONTEXT")) {
@@ -185,7 +185,7 @@ impl Docker {
 
     /// The engine of the docker context of this name, if there is one: buildx takes a context for a builder only where it
     /// is the one in use. Without such a context the name is a builder's, and this docker stays.
-    pub fn reaching(self, name: &str) -> Result<Self, Fault> {
+    pub fn with_context(self, name: &str) -> Result<Self, Fault> {
         if !self.command().args(["context", "inspect", "--", name]).output()?.status.success() {
             return Ok(self);
         }
@@ -331,7 +331,7 @@ impl Docker {
                 break (log, began.elapsed());
             }
             tries += 1;
-            if tries == TRIES || !log.lost_a_race() {
+            if tries == TRIES || !log.lost_name_race() {
                 return Err(log.fault(what, &build.dockerfile, status));
             }
         };
@@ -349,7 +349,7 @@ impl Docker {
     }
 
     /// An image of the store by name, `None` where there is none.
-    pub fn stored(&self, name: &str) -> Result<Option<Stored>, Fault> {
+    pub fn stored(&self, name: &str) -> Result<Option<StoredImage>, Fault> {
         let output = self.command().args(["image", "inspect", "--format", "{{json .}}", "--", name]).output()?;
         if output.status.success() {
             return serde_json::from_slice(&output.stdout)
@@ -478,7 +478,7 @@ impl Log {
 
     /// Whether another build gave its image the same name at the same moment. BuildKit looks whether the name is there, then
     /// creates it, and containerd lets only one of two do so; the loser has everything but the name in its cache.
-    fn lost_a_race(&self) -> bool {
+    fn lost_name_race(&self) -> bool {
         let error = self.tail.iter().rev().find_map(|line| line.strip_prefix("ERROR: ")).unwrap_or_default();
         error.contains("image \"") && error.ends_with("already exists")
     }
@@ -700,7 +700,7 @@ mod tests {
         let said = |line: &str| {
             let mut log = Log::default();
             log.add(line);
-            log.lost_a_race()
+            log.lost_name_race()
         };
         assert!(said("ERROR: failed to solve: image \"r/a:b-linux-amd64\": already exists"));
         assert!(!said("ERROR: failed to solve: mkdir /x: already exists"));

@@ -23,7 +23,7 @@ pub struct Command {
     front: Option<(PathBuf, Vec<OsString>)>,
     env: BTreeMap<OsString, OsString>,
     removed: Vec<OsString>,
-    without_ours: bool,
+    clears_env: bool,
     cwd: Option<PathBuf>,
     stdin: Option<Vec<u8>>,
 }
@@ -37,7 +37,7 @@ impl Command {
             front: None,
             env: BTreeMap::new(),
             removed: Vec::new(),
-            without_ours: false,
+            clears_env: false,
             cwd: None,
             stdin: None,
         }
@@ -51,7 +51,7 @@ impl Command {
 
     /// Starts `front` with these arguments instead, followed by this program and its arguments. Messages name this program.
     #[must_use]
-    pub fn behind<A: AsRef<OsStr>>(mut self, front: impl Into<PathBuf>, args: impl IntoIterator<Item = A>) -> Self {
+    pub fn wrapped_by<A: AsRef<OsStr>>(mut self, front: impl Into<PathBuf>, args: impl IntoIterator<Item = A>) -> Self {
         self.front = Some((front.into(), args.into_iter().map(|arg| arg.as_ref().to_owned()).collect()));
         self
     }
@@ -96,8 +96,8 @@ impl Command {
 
     /// Starts from an empty environment, where the program is started by [`Command::start`] or [`Command::replace`].
     #[must_use]
-    pub fn without_our_env(mut self) -> Self {
-        self.without_ours = true;
+    pub fn clear_env(mut self) -> Self {
+        self.clears_env = true;
         self
     }
 
@@ -206,7 +206,7 @@ impl Command {
 
     /// Starts a program that is asked on its stdin and answers on its stdout, for as long as the value lasts. What it says
     /// on stderr is dropped.
-    pub fn converse(&self) -> Result<Conversation, Fault> {
+    pub fn start_piped(&self) -> Result<PipedProcess, Fault> {
         interrupted()?;
         let cannot = |error: std::io::Error| Fault::missing(format!("cannot run `{}`", self.name())).cause(error);
         let mut command = self.plain();
@@ -214,7 +214,7 @@ impl Command {
         let mut child = command.spawn().map_err(cannot)?;
         let input = child.stdin.take();
         let output = std::io::BufReader::new(child.stdout.take().expect("stdout was asked for"));
-        Ok(Conversation { child, input, output })
+        Ok(PipedProcess { child, input, output })
     }
 
     /// Starts a program with these for stdin, stdout and stderr; the caller waits for it. Signals of the terminal reach it as
@@ -231,7 +231,7 @@ impl Command {
     fn plain(&self) -> std::process::Command {
         #[allow(clippy::disallowed_methods, reason = "this is the one way: duct and xshell wait for what they start")]
         let mut command = std::process::Command::new(self.started().0);
-        if self.without_ours {
+        if self.clears_env {
             command.env_clear();
         }
         command.args(self.started().1).envs(&self.env);
@@ -254,13 +254,13 @@ impl Command {
 
 /// A program that is asked and answers. It is told to end, and waited for, when the value goes.
 #[derive(Debug)]
-pub struct Conversation {
+pub struct PipedProcess {
     child: Child,
     input: Option<std::process::ChildStdin>,
     output: std::io::BufReader<std::process::ChildStdout>,
 }
 
-impl Conversation {
+impl PipedProcess {
     pub fn say(&mut self, question: &[u8]) -> std::io::Result<()> {
         let input = self.input.as_mut().expect("it lasts as long as the value");
         input.write_all(question)?;
@@ -272,7 +272,7 @@ impl Conversation {
     }
 }
 
-impl Drop for Conversation {
+impl Drop for PipedProcess {
     fn drop(&mut self) {
         // The end of its input ends it; how it ended changes nothing that was answered.
         drop(self.input.take());
@@ -402,7 +402,7 @@ mod tests {
 
     #[test]
     fn a_program_behind_another_is_started_by_it_and_named_in_messages() {
-        let call = Command::new("printf").args(["%s,", "a b", "-x"]).behind("env", ["A=1"]);
+        let call = Command::new("printf").args(["%s,", "a b", "-x"]).wrapped_by("env", ["A=1"]);
         assert_eq!(call.read(Exit::Build).unwrap(), "a b,-x,");
         assert_eq!((call.name(), call.to_string()), ("printf".to_owned(), "printf %s, 'a b' -x".to_owned()));
         let mut lines = Vec::new();
@@ -451,7 +451,7 @@ mod tests {
 
     #[test]
     fn a_conversation_goes_back_and_forth_and_ends() {
-        let mut talk = Command::new("cat").converse().unwrap();
+        let mut talk = Command::new("cat").start_piped().unwrap();
         for question in ["one\n", "two\n"] {
             talk.say(question.as_bytes()).unwrap();
             let mut answer = String::new();
@@ -459,7 +459,7 @@ mod tests {
             assert_eq!(answer, question);
         }
         drop(talk);
-        assert_eq!(Command::new("no-such-program-here").converse().unwrap_err().exit, Exit::Missing);
+        assert_eq!(Command::new("no-such-program-here").start_piped().unwrap_err().exit, Exit::Missing);
     }
 
     #[test]

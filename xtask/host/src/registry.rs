@@ -6,36 +6,27 @@
 //!
 //! One [`Client`] serves every registry and every thread. It prints nothing and logs nothing.
 
-mod auth;
 mod blobs;
-mod challenge;
-mod credentials;
-mod deadline;
-mod exchange;
+mod http;
 pub mod layout;
 mod listing;
 mod manifests;
-mod patience;
-mod proxy;
 pub mod publish;
-mod refusal;
 pub mod survey;
-mod transport;
 mod upload;
-mod url;
 
-pub use credentials::{Credential, Credentials, settings_text};
+pub use http::credentials::{Credential, Credentials, settings_text};
+pub use http::proxy::Proxies;
+pub use http::transport::BlobSource;
 pub use listing::Referrer;
-pub use manifests::{Head, Manifest, Name};
-pub use proxy::Proxies;
-pub use transport::Source;
+pub use manifests::{Head, Name, RawManifest};
 pub use upload::{Mount, Session};
 
+use http::url::Url;
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
-use url::Url;
 use xtask_model::fault::Fault;
 use xtask_model::spec::reference::Repository;
 
@@ -68,7 +59,7 @@ impl<T> Answer<T> {
 
 /// How registries are spoken to.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct ClientOptions {
     /// Registries (`host:port`) that may be spoken to over plain HTTP although they are not on loopback.
     pub plain_http: BTreeSet<String>,
     /// Registries (`host:port`) that speak TLS although they are on loopback.
@@ -82,7 +73,7 @@ pub struct Options {
     /// The longest first pause; each next one may be twice as long.
     pub backoff: Duration,
     /// All pauses of one operation together.
-    pub patience: Duration,
+    pub retry_budget: Duration,
     /// The time to resolve a name, and the time to connect.
     pub connect_timeout: Duration,
     /// How often an address that the network does not lead to is tried at most.
@@ -103,8 +94,8 @@ pub struct Options {
     pub chunk: Option<u64>,
 }
 
-impl Default for Options {
-    /// Nobody's credentials, no proxy, the usual patience: nothing is read from the environment.
+impl Default for ClientOptions {
+    /// Nobody's credentials, no proxy, the usual retry: nothing is read from the environment.
     fn default() -> Self {
         Self {
             plain_http: BTreeSet::new(),
@@ -113,7 +104,7 @@ impl Default for Options {
             proxies: Proxies::default(),
             tries: 5,
             backoff: Duration::from_secs(1),
-            patience: Duration::from_secs(120),
+            retry_budget: Duration::from_secs(120),
             connect_timeout: Duration::from_secs(10),
             connect_tries: 5,
             idle_timeout: Duration::from_secs(30),
@@ -126,7 +117,7 @@ impl Default for Options {
     }
 }
 
-impl Options {
+impl ClientOptions {
     /// With docker's credentials and the proxies of the environment.
     pub fn from_env() -> Self {
         Self { credentials: Credentials::from_env(), proxies: Proxies::from_env(), ..Self::default() }
@@ -135,9 +126,9 @@ impl Options {
 
 /// The client. Connections, challenges and tokens are shared by all that use it.
 pub struct Client {
-    options: Options,
-    transport: transport::Transport,
-    auth: auth::Auth,
+    options: ClientOptions,
+    transport: http::transport::Transport,
+    auth: http::auth::Auth,
     /// Registries whose API root has answered as a registry's.
     proven: Mutex<BTreeSet<String>>,
     /// Bytes of the layers that were read.
@@ -152,12 +143,12 @@ struct Endpoint {
 
 impl Client {
     /// A client with these options. Nothing is asked until it is needed.
-    pub fn new(options: Options) -> Self {
-        let transport = transport::Transport::new(&options);
+    pub fn new(options: ClientOptions) -> Self {
+        let transport = http::transport::Transport::new(&options);
         Self {
             options,
             transport,
-            auth: auth::Auth::default(),
+            auth: http::auth::Auth::default(),
             proven: Mutex::default(),
             streamed: AtomicU64::default(),
         }
@@ -172,7 +163,8 @@ impl Client {
             "docker.io" | "index.docker.io" | "registry-1.docker.io" => ("docker.io", "registry-1.docker.io"),
             other => (other, other),
         };
-        let plain = self.options.plain_http.contains(registry) || url::is_loopback(url::split_port(authority).0);
+        let plain =
+            self.options.plain_http.contains(registry) || http::url::is_loopback(http::url::split_port(authority).0);
         let https = self.options.tls.contains(registry) || !plain;
         let base = Url::root(https, authority)
             .ok_or_else(|| Fault::usage(format!("`{registry}` is not a registry's host")))?;
@@ -192,14 +184,14 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn endpoint(options: &Options, registry: &str, base: &str) {
+    fn endpoint(options: &ClientOptions, registry: &str, base: &str) {
         let client = Client::new(options.clone());
         assert_eq!(client.endpoint(registry).unwrap().base.wire(), base);
     }
 
     #[test]
     fn plain_http_is_for_loopback_and_for_what_is_listed() {
-        let mut options = Options::default();
+        let mut options = ClientOptions::default();
         endpoint(&options, "ghcr.io", "https://ghcr.io/");
         endpoint(&options, "docker.io", "https://registry-1.docker.io/");
         endpoint(&options, "127.0.0.1:5000", "http://127.0.0.1:5000/");

@@ -23,7 +23,7 @@ mod tests;
 pub use beneath::{Beneath, Image, Images, Stat};
 pub use config::CREATED;
 pub use refusal::{Subject, other_image, refusal};
-use xtask_model::spec::dockerfile::{DEFAULT_PATH, Dockerfile, Footing, Inherited, Stage};
+use xtask_model::spec::dockerfile::{DEFAULT_PATH, Dockerfile, Inherited, Stage, StageBase};
 
 use crate::layer::item::Item;
 use crate::recipes::stage::Realise;
@@ -102,8 +102,8 @@ impl Assembly<'_> {
 /// Plans the image.
 pub fn assemble<'a>(inputs: &'a Inputs<'a>) -> Result<Assembly<'a>, Fault> {
     let file = inputs.dockerfile;
-    let footings = file.footings(inputs.args, inputs.platform)?;
-    let interpreted = interpreted(file, &footings, &|name| inputs.realised.contains_key(name))?;
+    let stage_bases = file.stage_bases(inputs.args, inputs.platform)?;
+    let interpreted = interpreted(file, &stage_bases, &|name| inputs.realised.contains_key(name))?;
     let mut stages = Stages {
         inputs,
         layers: Layers::default(),
@@ -113,7 +113,7 @@ pub fn assemble<'a>(inputs: &'a Inputs<'a>) -> Result<Assembly<'a>, Fault> {
         taken: BTreeMap::new(),
     };
     let mut images: BTreeMap<usize, usize> = BTreeMap::new();
-    for footing in footings.iter().filter(|footing| interpreted.contains(&footing.stage)) {
+    for footing in stage_bases.iter().filter(|footing| interpreted.contains(&footing.stage)) {
         if footing.on.is_none() && footing.base != "scratch" {
             let platform = stages.platform(footing)?;
             let place = format!("`{}:{}`", file.path(), file.stages()[footing.stage].line);
@@ -130,7 +130,7 @@ pub fn assemble<'a>(inputs: &'a Inputs<'a>) -> Result<Assembly<'a>, Fault> {
     let found: Vec<&Stage> = expanded.stages.iter().filter(|stage| interpreted.contains(&stage.index)).collect();
     stages.gather(&found)?;
     for stage in found {
-        let footing = footings.iter().find(|footing| footing.stage == stage.index);
+        let footing = stage_bases.iter().find(|footing| footing.stage == stage.index);
         let footing = footing.expect("what is expanded is reached");
         stages.stage(stage, footing, images.get(&stage.index).copied())?;
     }
@@ -150,7 +150,7 @@ pub fn assemble<'a>(inputs: &'a Inputs<'a>) -> Result<Assembly<'a>, Fault> {
 /// that recipes make.
 fn interpreted(
     file: &Dockerfile,
-    footings: &[Footing],
+    stage_bases: &[StageBase],
     realised: &dyn Fn(&str) -> bool,
 ) -> Result<BTreeSet<usize>, Fault> {
     let is_realised = |stage: &usize| file.stages()[*stage].name.as_deref().is_some_and(realised);
@@ -165,7 +165,7 @@ fn interpreted(
         if is_realised(&stage) || !found.insert(stage) {
             continue;
         }
-        let on = footings.iter().find(|footing| footing.stage == stage).and_then(|footing| footing.on);
+        let on = stage_bases.iter().find(|footing| footing.stage == stage).and_then(|footing| footing.on);
         open.extend(on);
         open.extend(file.copied_stages(stage, on));
     }

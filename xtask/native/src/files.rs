@@ -19,7 +19,7 @@ use std::time::Instant;
 use xtask_host::registry::Client;
 use xtask_host::terminal;
 use xtask_model::fault::Fault;
-use xtask_model::image::context::{ContextPath, Kind};
+use xtask_model::image::context::{ContextPath, FileKind};
 use xtask_model::quantity;
 use xtask_model::spec::oci::{Config, Descriptor};
 use xtask_model::spec::reference::{Digest, Platform};
@@ -136,13 +136,13 @@ impl Foundation for Files<'_> {
     }
 
     fn has(&self, path: &ContextPath) -> Result<bool, Fault> {
-        Ok(self.outline()?.resolve(path)?.found.is_some_and(|found| found.node.kind == Kind::File))
+        Ok(self.outline()?.resolve(path)?.found.is_some_and(|found| found.node.kind == FileKind::File))
     }
 
     fn file(&self, path: &ContextPath) -> Result<Option<Vec<u8>>, Fault> {
         let resolved = self.outline()?.resolve(path)?;
         match resolved.found {
-            Some(found) if found.node.kind == Kind::File => Beneath::file(self, &resolved.path),
+            Some(found) if found.node.kind == FileKind::File => Beneath::file(self, &resolved.path),
             _ => Ok(None),
         }
     }
@@ -156,14 +156,14 @@ impl Beneath for Files<'_> {
     fn lookup(&self, path: &ContextPath) -> Result<Option<Stat>, Fault> {
         Ok(self.outline()?.get(path).map(|found| {
             let node = found.node;
-            let link = (node.kind == Kind::Symlink).then_some(node.link);
+            let link = (node.kind == FileKind::Symlink).then_some(node.link);
             Stat { kind: node.kind, mode: node.mode, uid: node.uid, gid: node.gid, link }
         }))
     }
 
     fn file(&self, path: &ContextPath) -> Result<Option<Vec<u8>>, Fault> {
         let outline = self.outline()?;
-        if outline.get(path).is_none_or(|found| found.node.kind != Kind::File) {
+        if outline.get(path).is_none_or(|found| found.node.kind != FileKind::File) {
             return Ok(None);
         }
         outline.read(path, |number, contents| {

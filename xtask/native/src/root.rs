@@ -14,7 +14,7 @@ use std::fs::{self, File, Permissions};
 use std::io::{self, BufReader, BufWriter, Write};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use xtask_host::docker::debian::{self, Archive, Host, Source};
+use xtask_host::docker::debian::{self, AptSource, Archive, Host};
 use xtask_host::docker::engine;
 use xtask_host::process::{self, Command};
 use xtask_host::registry::layout::Layout;
@@ -165,7 +165,7 @@ pub fn sweep(work: &Path, rights: impl Fn() -> Result<guard::Rights, Fault>) {
 
 /// Runs mmdebstrap: the packages, installed, as one tar file.
 fn install(recipe: &Recipe, work: &Path, scratch: &Path, tar: &Path, rights: guard::Rights) -> Result<(), Fault> {
-    let source = Source::of_host()?;
+    let source = AptSource::of_host()?;
     let (program, path) = mmdebstrap(work)?;
     // Apt's own user has to reach the folder of the installation in it.
     fs::set_permissions(scratch, Permissions::from_mode(0o711)).map_err(|error| cannot_write(scratch, &error))?;
@@ -223,7 +223,7 @@ fn not_installed(call: &Command, status: std::process::ExitStatus, said: &[Strin
 }
 
 /// One-line sources: the release, its updates and its security fixes. Testing's and unstable's have no such suites to count on.
-fn sources(source: &Source, suite: &str) -> Vec<String> {
+fn sources(source: &AptSource, suite: &str) -> Vec<String> {
     let mut lines = vec![format!("deb {} {suite} main", source.mirror)];
     if !matches!(suite, "sid" | "unstable" | "testing" | "experimental") {
         lines.push(format!("deb {} {suite}-updates main", source.mirror));
@@ -369,7 +369,7 @@ mod tests {
 
     #[test]
     fn security_fixes_come_with_a_release() {
-        let source = Source {
+        let source = AptSource {
             mirror: "http://m/d".to_owned(),
             security: Some("http://m/s".to_owned()),
             keyring: PathBuf::new(),

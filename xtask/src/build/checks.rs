@@ -28,7 +28,7 @@ impl Checks {
         match &*self.jobs.borrow() {
             // The thread ends early only with a fault, which is told when it is joined.
             Some(jobs) => drop(jobs.send((repository.clone(), found.clone()))),
-            None => xtask_host::registry::publish::whole::check(found, client, repository)?,
+            None => xtask_host::registry::publish::completeness::check(found, client, repository)?,
         }
         Ok(())
     }
@@ -48,7 +48,7 @@ impl Checks {
                 receiver
                     .into_iter()
                     .map(|(repository, mut found)| {
-                        xtask_host::registry::publish::whole::check(&mut found, client, &repository)?;
+                        xtask_host::registry::publish::completeness::check(&mut found, client, &repository)?;
                         Ok(((repository, found.digest), found))
                     })
                     .collect::<Result<BTreeMap<_, _>, Fault>>()

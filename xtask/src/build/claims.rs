@@ -11,7 +11,7 @@ use xtask_host::tree::git::Git;
 use xtask_host::tree::{binary, context};
 use xtask_host::{file, terminal};
 use xtask_model::fault::Fault;
-use xtask_model::image::context::{ContextPath, Entry};
+use xtask_model::image::context::{ContextEntry, ContextPath};
 use xtask_model::image::key::Fingerprint;
 use xtask_model::image::plan::{self, Difference};
 use xtask_model::image::policy::{self, ImageKind};
@@ -105,13 +105,13 @@ impl Session<'_> {
 
     /// Brings the files that an image reads into a folder of their own, where docker finds nothing that the image's key does not
     /// cover. The folder stays locked while the value lasts.
-    pub(super) fn stage(&self, image: &Image, call: &Build) -> Result<context::Staged, Fault> {
+    pub(super) fn stage(&self, image: &Image, call: &Build) -> Result<context::StagedContext, Fault> {
         let name = format!("{}-{}", image.plan.kind, call.platform.dashed());
         let folder = self.tree.root.join("target/docker").join(name);
         let staged = self.tree.policy.app.binary.as_ref().filter(|_| image.plan.kind == ImageKind::App);
         let made = staged.map(|binary| binary::staged(&call.platform, binary).as_str().into());
         let made: Vec<ContextPath> = made.map(|path: String| ContextPath::new(path)).into_iter().collect();
-        let entries: Vec<Entry> = image.parsed.files.iter().chain(&image.parsed.meant).cloned().collect();
+        let entries: Vec<ContextEntry> = image.parsed.files.iter().chain(&image.parsed.meant).cloned().collect();
         context::stage(&self.tree.root, &entries, &made, &folder)
     }
 }

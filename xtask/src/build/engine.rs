@@ -31,7 +31,7 @@ pub(super) fn choose(tree: &Tree, flags: &BuildFlags, target: Target) -> Result<
         }
         (_, Some(_)) | (policy::Engine::Docker, None) => Ok(Engine::Docker),
         (policy::Engine::Native, None) => Ok(Engine::Native),
-        (policy::Engine::Auto, None) if Docker::at_hand(&tree.root) => Ok(Engine::Docker),
+        (policy::Engine::Auto, None) if Docker::is_available(&tree.root) => Ok(Engine::Docker),
         (policy::Engine::Auto, None) => Ok(Engine::Native),
     }
 }
@@ -41,7 +41,7 @@ impl Session<'_> {
     pub(super) fn local_docker(&self) -> Result<Option<&Docker>, Fault> {
         match self.engine {
             Engine::Docker => self.docker().map(Some),
-            Engine::Native if Docker::at_hand(&self.tree.root) => self.docker().map(Some),
+            Engine::Native if Docker::is_available(&self.tree.root) => self.docker().map(Some),
             Engine::Native => Ok(None),
         }
     }

@@ -4,8 +4,8 @@ use super::{Inquiry, Session};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use xtask_host::registry::layout::Layout;
-use xtask_host::registry::publish::{self, whole};
-use xtask_host::registry::{Answer, Client, Options};
+use xtask_host::registry::publish::{self, completeness};
+use xtask_host::registry::{Answer, Client, ClientOptions};
 use xtask_host::terminal;
 use xtask_host::tree::facts::{self, RootImage, RootPlace, Tree};
 use xtask_model::fault::Fault;
@@ -149,7 +149,7 @@ impl Inquiry<'_> {
             && !self.fresh_root
             && let Answer::Present(mut found) = publish::read(self.client, &wanted.repository, wanted.tag.clone())?
         {
-            whole::check(&mut found, self.client, &wanted.repository)?;
+            completeness::check(&mut found, self.client, &wanted.repository)?;
             match found.lost_reason(std::slice::from_ref(&wanted.platform)) {
                 None => return Ok(Some(wanted.published(found.digest))),
                 Some(lost) => terminal::step("lost", &format!("{lost}: the root is published again")),
@@ -217,13 +217,13 @@ pub fn debian_recipe(debian: &DebianRoot) -> root::Recipe {
 /// A client that asks once and does not wait: for registries without which there is another way.
 pub fn impatient(tree: &Tree) -> Client {
     let (connect_timeout, deadline) = (Duration::from_secs(3), Duration::from_secs(20));
-    Client::new(Options { tries: 1, connect_timeout, deadline, ..tree.client_options() })
+    Client::new(ClientOptions { tries: 1, connect_timeout, deadline, ..tree.client_options() })
 }
 
 /// A client for the root's registry: where the network does not lead there it does not wait, and what passes is tried again.
 pub fn root_client(tree: &Tree) -> Client {
     let connect_timeout = Duration::from_secs(3);
-    Client::new(Options { tries: 3, connect_tries: 1, connect_timeout, ..tree.client_options() })
+    Client::new(ClientOptions { tries: 3, connect_tries: 1, connect_timeout, ..tree.client_options() })
 }
 
 /// The digests of the root's tag now, for each platform. A root that the registry does not have is wrong use, not an absence.

@@ -77,7 +77,7 @@ impl Inquiry<'_> {
         bases: &BTreeMap<Platform, Digest>,
     ) -> Result<Option<String>, Fault> {
         for platform in platforms.keys() {
-            let stands_on = match standing {
+            let built_on = match standing {
                 Standing::Registry(published) => publish::base_digest(
                     self.client,
                     &self.tree.repository(ImageKind::App),
@@ -86,7 +86,7 @@ impl Inquiry<'_> {
                 Standing::Local(local) => local.labels.get(annotation::BASE_DIGEST).and_then(|d| d.parse().ok()),
                 Standing::Absent => None,
             };
-            if let Some(base) = bases.get(platform).filter(|base| stands_on != Some(**base)) {
+            if let Some(base) = bases.get(platform).filter(|base| built_on != Some(**base)) {
                 return Ok(Some(format!("it stands on another build of its base than {base}")));
             }
         }
@@ -107,7 +107,7 @@ pub fn pinned_base(tree: &Tree, client: &Client, digest: Digest, platforms: &[Pl
             "the pinned `{reference}` is no base of ours: it has no fingerprint"
         ))));
     }
-    xtask_host::registry::publish::whole::check(&mut found, client, &reference.repository)?;
+    xtask_host::registry::publish::completeness::check(&mut found, client, &reference.repository)?;
     if let Some(lost) = found.lost_reason(platforms) {
         return Err(needed(Fault::usage(format!("the pinned base `{reference}` is not whole")).cause(lost)));
     }

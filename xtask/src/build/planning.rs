@@ -15,8 +15,8 @@ use xtask_model::image::key::{AppKey, BaseKey, BinaryKey, Fingerprint, app_chang
 use xtask_model::image::plan::{self, Decision, ImagePlan, Latest, LatestFacts, Wish};
 use xtask_model::image::policy::ImageKind;
 use xtask_model::image::presence::{Local, Published, Standing};
-use xtask_model::image::tags::Names;
-use xtask_model::record::ledger::Change;
+use xtask_model::image::tags::CommitTags;
+use xtask_model::record::ledger::EditKind;
 use xtask_model::spec::lock::Lock;
 use xtask_model::spec::reference::{Digest, Tag};
 
@@ -65,7 +65,7 @@ pub(super) struct Image {
     /// The commit that the published image was built from.
     pub revision: Option<String>,
     /// What an edit of the app was an edit of, where that is known.
-    pub change: Option<Change>,
+    pub change: Option<EditKind>,
     /// What `latest` named when this was planned.
     pub latest: Option<Published>,
 }
@@ -216,7 +216,7 @@ impl Session<'_> {
         let standing = self.standing(ImageKind::App, &fingerprint, &tag)?;
         let published = self.latest(ImageKind::App)?;
         let old: Option<AppKey> = self.last_key(ImageKind::App, published.as_ref());
-        let change = old.as_ref().and_then(|old| Change::between(old, &key));
+        let change = old.as_ref().and_then(|old| EditKind::between(old, &key));
         let changes = old.map(|old| app_changes(&old, &key, &self.tree.names(&parsed))).unwrap_or_default();
         let changes = named(&changes, since(published.as_ref()));
         let (decision, stale) = self.inquiry().decide_app(&standing, &base.plan.decision, &changes)?;
@@ -259,11 +259,11 @@ impl Session<'_> {
         parsed: Parsed,
         key: String,
     ) -> Image {
-        let Names { all: tags, branch, notes } = match kind {
+        let CommitTags { all: tags, branch, notes } = match kind {
             ImageKind::App => {
                 plan::app_tags(self.tree.commit.as_ref(), &self.differences(kind), &self.tree.policy, &self.wish)
             }
-            ImageKind::Base | ImageKind::Enhanced => Names::default(),
+            ImageKind::Base | ImageKind::Enhanced => CommitTags::default(),
         };
         let repository = self.tree.repository(kind);
         let replaces = self.wish.force;

@@ -12,7 +12,7 @@ use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::key::foremost;
 use xtask_model::image::plan::Decision;
 use xtask_model::image::policy::ImageKind;
-use xtask_model::record::ledger::{self, Bytes, Change, Kind, Record};
+use xtask_model::record::ledger::{self, BuildKind, Bytes, EditKind, Record};
 use xtask_model::record::report::ImageReport;
 use xtask_model::spec::oci;
 use xtask_model::spec::reference::{Digest, Platform, Repository, Tag};
@@ -20,8 +20,8 @@ use xtask_model::spec::reference::{Digest, Platform, Repository, Tag};
 /// What is known of the build so far.
 #[derive(Default)]
 pub(super) struct Trace {
-    decision: Option<Kind>,
-    change: Option<Change>,
+    decision: Option<BuildKind>,
+    change: Option<EditKind>,
     reasons: Vec<String>,
     finished: Vec<ImageReport>,
 }
@@ -45,11 +45,11 @@ impl Trace {
         let base = planned.base.as_ref().is_some_and(builds);
         let app = planned.app.as_ref().filter(|app| builds(app)).map(|app| app.plan.kind);
         self.decision = Some(match (base, app) {
-            (_, Some(ImageKind::Enhanced)) => Kind::Enhanced,
-            (true, Some(_)) => Kind::BaseFast,
-            (false, Some(_)) => Kind::Fast,
-            (true, None) => Kind::Base,
-            (false, None) => Kind::Reused,
+            (_, Some(ImageKind::Enhanced)) => BuildKind::Enhanced,
+            (true, Some(_)) => BuildKind::BaseFast,
+            (false, Some(_)) => BuildKind::Fast,
+            (true, None) => BuildKind::Base,
+            (false, None) => BuildKind::Reused,
         });
         self.change = planned.app.as_ref().filter(|app| builds(app)).and_then(|app| app.change);
         for image in planned.base.iter().chain(&planned.app) {
@@ -118,7 +118,7 @@ impl Session<'_> {
     pub(super) fn record_note(&self, unfinished: &ImageReport) -> Option<String> {
         let in_ci = in_ci();
         let last = match self.trace.borrow().decision? {
-            Kind::BaseFast => ImageKind::App,
+            BuildKind::BaseFast => ImageKind::App,
             _ => unfinished.kind,
         };
         (in_ci && unfinished.kind == last).then(|| self.record(std::slice::from_ref(unfinished)).compact())
@@ -147,7 +147,7 @@ impl Session<'_> {
             when: self.when,
             commit: commit.map(|commit| format!("{}{}", commit.id, if self.differs() { "-dirty" } else { "" })),
             branch: commit.and_then(|commit| commit.branch.clone()),
-            decision: trace.decision.unwrap_or(Kind::Undecided),
+            decision: trace.decision.unwrap_or(BuildKind::Undecided),
             reasons: trace.reasons.clone(),
             change: trace.change,
             seconds: round(self.began.elapsed().as_secs_f64()),

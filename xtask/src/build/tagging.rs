@@ -3,7 +3,7 @@
 use super::Session;
 use std::collections::BTreeMap;
 use xtask_host::registry::Answer;
-use xtask_host::registry::publish::{self, marks};
+use xtask_host::registry::publish::{self, records};
 use xtask_host::tree::git::Git;
 use xtask_host::tree::git::remote::RemoteHead;
 use xtask_host::{process, terminal};
@@ -11,7 +11,7 @@ use xtask_model::fault::Fault;
 use xtask_model::image::event;
 use xtask_model::image::plan::{ImagePlan, Latest};
 use xtask_model::image::presence::Published;
-use xtask_model::image::tags::{self, Head, Mark, OfBranch, Since};
+use xtask_model::image::tags::{self, BranchTag, Head, TagRecord, TaggedCommit};
 use xtask_model::record::report;
 use xtask_model::spec::reference::{Digest, Platform, Repository, Tag};
 
@@ -141,7 +141,7 @@ impl Session<'_> {
         if is_there && own {
             return Ok(None);
         }
-        let mark = marks::read(&self.client, repository, tag)?;
+        let mark = records::read(&self.client, repository, tag)?;
         if let Some(published) = &standing {
             if is_there && mark.as_ref().is_some_and(|mark| mark.digest == digest && mark.since.commit == commit.id) {
                 return Ok(None);
@@ -153,12 +153,12 @@ impl Session<'_> {
         }
         // Without a record the image's own commit counts.
         if !own || mark.is_some_and(|mark| mark.digest == digest) {
-            let since = Since { commit: commit.id.clone(), rolled_back: false };
+            let since = TaggedCommit { commit: commit.id.clone(), rolled_back: false };
             let image = match standing.filter(|_| is_there) {
                 Some(image) => image,
                 None => self.image_at(repository, digest)?,
             };
-            match marks::write(&self.client, repository, tag, &image, &since) {
+            match records::write(&self.client, repository, tag, &image, &since) {
                 // Then the tag it is about does not move either, once it is there.
                 Err(fault) if publish::is_immutable(&fault) => terminal::detail(&fault.what),
                 written => written?,
@@ -176,13 +176,14 @@ impl Session<'_> {
     }
 
     /// Why a tag that moves stays at what it names.
-    fn stays(&self, published: &Published, mark: Option<&Mark>) -> Result<Option<String>, Fault> {
+    fn stays(&self, published: &Published, mark: Option<&TagRecord>) -> Result<Option<String>, Fault> {
         let Some(commit) = &self.tree.commit else { return Ok(None) };
         let since = match mark.filter(|mark| mark.digest == published.digest) {
             Some(mark) => Some(mark.since.clone()),
-            None => published
-                .revision()
-                .map(|revision| Since { commit: revision.trim_end_matches("-dirty").to_owned(), rolled_back: false }),
+            None => published.revision().map(|revision| TaggedCommit {
+                commit: revision.trim_end_matches("-dirty").to_owned(),
+                rolled_back: false,
+            }),
         };
         let git = Git::at(&self.tree.root);
         tags::stays(&commit.id, since.as_ref(), &|first, second| git.ancestry(first, second), &|other| self.head(other))
@@ -213,9 +214,9 @@ impl Session<'_> {
     /// The tag of the branch that is checked out, whether this tree is its commit's or not.
     pub(super) fn branch_tag(&self) -> Option<Tag> {
         let branch = self.tree.commit.as_ref()?.branch.as_ref()?;
-        match tags::of_branch(branch, &self.tree.policy.project.default_branch) {
-            OfBranch::Same(tag) | OfBranch::Other(tag, _) => Some(tag),
-            OfBranch::None(_) => None,
+        match tags::branch_tag(branch, &self.tree.policy.project.default_branch) {
+            BranchTag::Same(tag) | BranchTag::Other(tag, _) => Some(tag),
+            BranchTag::None(_) => None,
         }
     }
 }

@@ -7,14 +7,14 @@ use crate::flags::{BaseCommand, Format, Global};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
-use xtask_host::registry::publish::{self, marks};
-use xtask_host::registry::survey::{self, Question};
+use xtask_host::registry::publish::{self, records};
+use xtask_host::registry::survey::{self, SurveyRequest};
 use xtask_host::registry::{Answer, Client};
 use xtask_host::tree::facts::{self, Tree};
 use xtask_host::tree::git::Git;
 use xtask_host::{clock, file, process, terminal};
 use xtask_model::fault::Fault;
-use xtask_model::image::bases::{self, Base, Pruning, Rules, Survey, Verdict};
+use xtask_model::image::bases::{self, Pruning, PublishedBase, Rules, Survey, Verdict};
 use xtask_model::image::key::Fingerprint;
 use xtask_model::image::policy::ImageKind;
 use xtask_model::quantity;
@@ -54,7 +54,7 @@ struct Desk {
 #[derive(Serialize)]
 struct Row<'a> {
     #[serde(flatten)]
-    base: &'a Base,
+    base: &'a PublishedBase,
     age: String,
     complete: bool,
     latest: bool,
@@ -74,7 +74,7 @@ impl Desk {
     }
 
     fn survey(&self, referrers: bool) -> Result<Survey, Fault> {
-        survey::survey(&Question {
+        survey::survey(&SurveyRequest {
             client: &self.client,
             bases: &self.bases,
             apps: &self.apps,
@@ -136,9 +136,9 @@ impl Desk {
     }
 
     /// Refuses a base of which the registry lost a layer or a configuration; a survey looks at manifests alone.
-    fn refuse_lost(&self, base: &Base) -> Result<(), Fault> {
+    fn refuse_lost(&self, base: &PublishedBase) -> Result<(), Fault> {
         let Answer::Present(mut found) = publish::read(&self.client, &self.bases, base.digest)? else { return Ok(()) };
-        xtask_host::registry::publish::whole::check(&mut found, &self.client, &self.bases)?;
+        xtask_host::registry::publish::completeness::check(&mut found, &self.client, &self.bases)?;
         let platforms: Vec<Platform> = base.platforms.keys().cloned().collect();
         match found.lost_reason(&platforms) {
             None => Ok(()),
@@ -163,7 +163,7 @@ impl Desk {
         }
         self.refuse_lost(to)?;
         let now = clock::now();
-        let told = |base: &Base| {
+        let told = |base: &PublishedBase| {
             let commit = base.revision.as_deref().map_or("no commit", |revision| &revision[..12.min(revision.len())]);
             format!(
                 "`{}` ({}, of {commit}, {} old)",
@@ -183,10 +183,10 @@ impl Desk {
             terminal::step("nothing", "was changed: `--yes` does it");
             return Ok(());
         }
-        let mark = marks::read(&self.client, &self.bases, &Tag::latest())?;
+        let mark = records::read(&self.client, &self.bases, &Tag::latest())?;
         let since = bases::after_rollback(survey.latest(), mark, to, &|first, second| git.ancestry(first, second))?;
         if let (Some(since), Answer::Present(image)) = (since, publish::read(&self.client, &self.bases, to.digest)?) {
-            marks::write(&self.client, &self.bases, &Tag::latest(), &image, &since)?;
+            records::write(&self.client, &self.bases, &Tag::latest(), &image, &since)?;
         }
         publish::tag(&self.client, &self.bases, to.digest, &Tag::latest())?;
         terminal::step("moved", &format!("`{}` to {}", self.bases.tag(&Tag::latest()), to.digest));
@@ -301,7 +301,7 @@ fn table(rows: &[Row<'_>]) -> String {
 }
 
 /// The tags of the apps on a base: what they are for before what they are.
-fn used_by<'a>(survey: &'a Survey, base: &'a Base) -> Vec<&'a Tag> {
+fn used_by<'a>(survey: &'a Survey, base: &'a PublishedBase) -> Vec<&'a Tag> {
     let names = survey.users(base).flat_map(|app| &app.names);
     names.chain(survey.users(base).flat_map(|app| &app.marks)).collect()
 }

@@ -139,9 +139,10 @@ fn known(tree: &Tree, lock: &Lock) -> Result<(), Fault> {
         terminal::step("", "  `cargo xtask lock` records it");
         return Ok(());
     }
-    let unlooked = facts::unlooked(tree, lock)?;
-    if !unlooked.is_empty() {
-        let what = format!("`{}` was written before the policy named {}", tree.policy.base.lock, unlooked.join(", "));
+    let unchecked_targets = facts::unchecked_targets(tree, lock)?;
+    if !unchecked_targets.is_empty() {
+        let what =
+            format!("`{}` was written before the policy named {}", tree.policy.base.lock, unchecked_targets.join(", "));
         return Err(Fault::drift(what)
             .cause("wheels were not looked for there")
             .hint("look for them, keeping the pins: `cargo xtask lock`"));

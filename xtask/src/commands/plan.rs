@@ -11,8 +11,8 @@ use xtask_host::tree::git::revision::{self, Revision};
 use xtask_host::tree::git::{Git, Objects};
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::change::{self, Changes, Decision, Facts, Plan, Presence, Purpose};
-use xtask_model::image::event::{self, Against};
-use xtask_model::image::key::Names;
+use xtask_model::image::event::{self, Comparison};
+use xtask_model::image::key::FileNames;
 
 /// Runs the command.
 pub fn run(global: &Global, flags: &PlanFlags) -> anyhow::Result<()> {
@@ -34,7 +34,7 @@ pub fn plan(global: &Global, flags: &PlanFlags, variable: &dyn Fn(&str) -> Optio
     };
     let head_name = head_revision.as_deref().unwrap_or("HEAD");
     if let Some(event) = clone.event(flags, variable)?
-        && let Against::Deleted(name) = event.against
+        && let Comparison::Deleted(name) = event.comparison
     {
         return Ok(nothing_left(event.purpose, head_revision, &name));
     }
@@ -77,7 +77,7 @@ fn compare(global: &Global, revision: Revision, head: &Snapshot) -> Result<Chang
         .and_then(Snapshot::take)
         .map_err(|why| format!("at `{}` {}", &id[..12], said(&why.fault())))?;
     let sources = head.sources_since(&old, &id);
-    let names = (head.tree.names(&head.base), Names { sources: &sources, ..head.tree.names(&head.app) });
+    let names = (head.tree.names(&head.base), FileNames { sources: &sources, ..head.tree.names(&head.app) });
     Ok(change::compare(&old.inputs(), &head.inputs(), &names.0, &names.1))
 }
 
@@ -167,11 +167,11 @@ impl Clone {
         let Some(event) = self.event(flags, variable)? else {
             return Ok((Purpose::Change, self.local(default_branch, head)));
         };
-        let found = match &event.against {
-            Against::Nothing(why) => Err(why.clone()),
-            Against::Deleted(name) => Err(format!("{name} was deleted")),
-            Against::Revision(id) => self.known(id),
-            Against::Common(id) => match Git::at(&self.root).merge_base(id, head) {
+        let found = match &event.comparison {
+            Comparison::Nothing(why) => Err(why.clone()),
+            Comparison::Deleted(name) => Err(format!("{name} was deleted")),
+            Comparison::Revision(id) => self.known(id),
+            Comparison::Common(id) => match Git::at(&self.root).merge_base(id, head) {
                 Ok(Some(common)) => self.known(&common),
                 // What both have in common is beyond a shallow clone; the revision itself compares as well.
                 Ok(None) => self.known(id),

@@ -132,9 +132,9 @@ fn another_key_with_the_same_tag_is_an_error() {
 fn a_builder_behind_a_docker_context_builds_and_the_image_ends_in_the_registry() {
     let Some(engine) = engine() else { return };
     let name = format!("second-{}", std::process::id());
-    let options = xtask_host::docker::engine::Options {
+    let options = xtask_host::docker::engine::EngineOptions {
         name: Some(name.clone()),
-        ..xtask_host::docker::engine::Options::default()
+        ..xtask_host::docker::engine::EngineOptions::default()
     };
     let second = xtask_host::docker::engine::up(&engine.root, &options).unwrap_or_else(|fault| panic!("{fault}"));
     let done = std::panic::catch_unwind(|| {

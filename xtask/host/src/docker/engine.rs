@@ -10,11 +10,11 @@ mod start;
 pub use procfs::{Process, unmount_under};
 use xtask_model::spec::reference::Digest;
 
-use crate::docker::debian::Package;
+use crate::docker::debian::DebPackage;
 use crate::process::Command;
 use crate::terminal;
 use serde::{Deserialize, Serialize};
-use settings::Places;
+use settings::EnginePaths;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -32,7 +32,7 @@ const REGISTRY: [&str; 1] = ["docker-registry"];
 const IN_RUN: [&str; 4] = ["/run/docker/plugins", "/run/docker", "/run/containerd/s", "/run/containerd"];
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Options {
+pub struct EngineOptions {
     /// `None` is `target/engine`, a name is `target/engine-NAME`.
     pub name: Option<String>,
     /// The registry's port on 127.0.0.1; `None` keeps the one it had, else takes 5000 or a free one.
@@ -65,14 +65,14 @@ pub struct State {
 impl State {
     /// The environment under which any docker client or plugin talks to this engine.
     pub fn docker_env(&self) -> BTreeMap<&'static str, OsString> {
-        let mut path = OsString::from(self.places().folder.join("bin"));
+        let mut path = OsString::from(self.paths().folder.join("bin"));
         if let Some(host) = std::env::var_os("PATH") {
             path.push(":");
             path.push(host);
         }
         BTreeMap::from([
-            ("DOCKER_HOST", format!("unix://{}", self.places().docker_socket().display()).into()),
-            ("DOCKER_CONFIG", self.places().docker_config().into()),
+            ("DOCKER_HOST", format!("unix://{}", self.paths().docker_socket().display()).into()),
+            ("DOCKER_CONFIG", self.paths().docker_config().into()),
             ("PATH", path),
         ])
     }
@@ -92,8 +92,8 @@ impl State {
         true
     }
 
-    fn places(&self) -> Places {
-        Places { folder: self.folder.clone(), run: self.run.clone() }
+    fn paths(&self) -> EnginePaths {
+        EnginePaths { folder: self.folder.clone(), run: self.run.clone() }
     }
 
     fn load(folder: &Path) -> Option<Self> {
@@ -118,7 +118,7 @@ pub enum Status {
 }
 
 /// Brings the engine up, or says that it is; returns once daemon and registry answer.
-pub fn up(root: &Path, options: &Options) -> Result<State, Fault> {
+pub fn up(root: &Path, options: &EngineOptions) -> Result<State, Fault> {
     if !options.registry_only {
         require_root()?;
     }
@@ -134,11 +134,11 @@ pub fn up(root: &Path, options: &Options) -> Result<State, Fault> {
     }
     let state = start::up(root, &folder, options)?;
     match state {
-        start::Outcome::Already(state) => {
+        start::StartOutcome::Already(state) => {
             terminal::step("engine", &format!("is up already; registry at {}", state.registry));
             Ok(state)
         }
-        start::Outcome::Started(state) => {
+        start::StartOutcome::Started(state) => {
             let took = quantity::seconds(began.elapsed());
             terminal::step("engine", &format!("is up in {took}; registry at {}", state.registry));
             Ok(state)
@@ -164,7 +164,7 @@ pub fn status(root: &Path, name: Option<&str>) -> Result<Status, Fault> {
     if !state.processes.is_empty() {
         return Ok(Status::Broken(state, "its processes run, but do not answer this user".to_owned()));
     }
-    let left = leftovers(&state.places());
+    let left = leftovers(&state.paths());
     Ok(if left.is_empty() {
         Status::Stopped(state)
     } else {
@@ -191,11 +191,11 @@ pub fn down(root: &Path, name: Option<&str>, purge: bool) -> Result<Down, Fault>
         require_root()?;
     }
     let lock = lock(&folder)?;
-    let places = match &state {
-        Some(state) => state.places(),
-        None => Places { run: run_folder(&folder), folder: folder.clone() },
+    let paths = match &state {
+        Some(state) => state.paths(),
+        None => EnginePaths { run: run_folder(&folder), folder: folder.clone() },
     };
-    let stopped = stop(&places, &[&ENGINE[..], &REGISTRY[..]].concat())?;
+    let stopped = stop(&paths, &[&ENGINE[..], &REGISTRY[..]].concat())?;
     if let Some(state) = &mut state {
         for created in state.created.drain(..) {
             // Not empty means that another engine uses it by now.
@@ -279,34 +279,34 @@ fn make_run_folder(run: &Path) -> Result<(), Fault> {
     Ok(())
 }
 
-fn leftovers(places: &Places) -> Vec<(String, Process)> {
-    procfs::running_from(&places.packages(), &[&ENGINE[..], &REGISTRY[..]].concat())
+fn leftovers(paths: &EnginePaths) -> Vec<(String, Process)> {
+    procfs::running_from(&paths.packages(), &[&ENGINE[..], &REGISTRY[..]].concat())
 }
 
 /// Stops these programs of the engine, their containers and mounts. The names of those that ran.
-fn stop(places: &Places, programs: &[&str]) -> Result<Vec<String>, Fault> {
+fn stop(paths: &EnginePaths, programs: &[&str]) -> Result<Vec<String>, Fault> {
     let mut stopped = Vec::new();
     for program in programs {
         // A daemon ends its children; each is looked for only when its turn comes.
-        for (name, process) in procfs::running_from(&places.packages(), &[program]) {
+        for (name, process) in procfs::running_from(&paths.packages(), &[program]) {
             process.stop(Duration::from_secs(20))?;
             stopped.push(name);
         }
         if *program == "dockerd" {
-            for container in procfs::rooted_in(&places.data()) {
+            for container in procfs::rooted_in(&paths.data()) {
                 container.stop(Duration::ZERO)?;
             }
         }
     }
     // containerd cleans up after a shim with another shim, which may have begun after its turn.
-    for (_, process) in procfs::running_from(&places.packages(), programs) {
+    for (_, process) in procfs::running_from(&paths.packages(), programs) {
         process.stop(Duration::from_secs(5))?;
     }
     if programs.contains(&"dockerd") {
-        for folder in [&places.run, &places.data()] {
+        for folder in [&paths.run, &paths.data()] {
             procfs::unmount_under(folder)?;
         }
-        remove_folder(&places.run)?;
+        remove_folder(&paths.run)?;
     }
     Ok(stopped)
 }
@@ -328,6 +328,6 @@ fn cannot_write(path: &Path, error: impl std::fmt::Display) -> Fault {
     Fault::missing(format!("cannot write `{}`", path.display())).cause(error)
 }
 
-fn versions(packages: &[Package]) -> BTreeMap<String, String> {
+fn versions(packages: &[DebPackage]) -> BTreeMap<String, String> {
     packages.iter().map(|package| (package.name.clone(), package.version.clone())).collect()
 }

@@ -2,11 +2,11 @@
 //!
 //! A list is whole or a fault; the number of pages is bounded.
 
-use super::exchange::{Ask, pull};
-use super::patience::Patience;
-use super::refusal::Refusal;
-use super::transport::{Broken, Reply};
-use super::url::Url;
+use super::http::error_response::ErrorResponse;
+use super::http::exchange::{ApiRequest, pull};
+use super::http::retry::Retry;
+use super::http::transport::{ExchangeError, HttpResponse};
+use super::http::url::Url;
 use super::{Answer, Client, Endpoint};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -117,26 +117,26 @@ impl Client {
         first: Url,
         accept: &str,
         mut take: impl FnMut(T),
-    ) -> Result<Result<(), Refusal>, Fault> {
+    ) -> Result<Result<(), ErrorResponse>, Fault> {
         let mut next = Some(first);
-        let mut patience = Patience::new(&self.options);
+        let mut retry = Retry::new(&self.options);
         for _ in 0..PAGES {
             let Some(url) = next else { return Ok(Ok(())) };
-            let mut ask = Ask::new(what, Method::GET, url, pull(repository));
+            let mut ask = ApiRequest::new(what, Method::GET, url, pull(repository));
             if !accept.is_empty() {
                 ask = ask.header("accept", accept);
             }
-            let read = self.send_within(endpoint, &ask, &mut patience, |reply| match reply.status {
+            let read = self.send_within(endpoint, &ask, &mut retry, |reply| match reply.status {
                 200 => page(reply).map(Ok),
-                _ => Ok(Err(Refusal::read(reply))),
+                _ => Ok(Err(ErrorResponse::read(reply))),
             })?;
             let (content, link, bytes) = match read {
                 Ok(page) => page,
                 Err(refusal) => return Ok(Err(refusal)),
             };
-            patience.progress();
+            retry.progress();
             // A list is as long as it is: each page adds the time of a short document.
-            patience.deadline.grow(bytes.max(PAGE));
+            retry.deadline.grow(bytes.max(PAGE));
             take(content);
             next = link;
         }
@@ -145,9 +145,9 @@ impl Client {
 }
 
 /// A page and the address of the next one, which must be the same registry's.
-fn page<T: DeserializeOwned>(reply: Reply) -> Result<(T, Option<Url>, u64), Broken> {
+fn page<T: DeserializeOwned>(reply: HttpResponse) -> Result<(T, Option<Url>, u64), ExchangeError> {
     let url = reply.url.clone();
-    let wrong = |why: String| Broken::lasting(format!("`{url}`: {why}"));
+    let wrong = |why: String| ExchangeError::lasting(format!("`{url}`: {why}"));
     let next = match reply.header("link").and_then(next_link) {
         None => None,
         Some(link) => match url.join(link).filter(|next| next.same_origin(&url) && *next != url) {

@@ -4,8 +4,8 @@
 //! names something that is not whole. A tag is read again right before it is written, so the loser of a race adopts the
 //! winner's digest.
 
-pub mod marks;
-pub mod whole;
+pub mod completeness;
+pub mod records;
 
 use crate::registry::{self, Answer, Client, Name};
 use crate::{process, terminal};
@@ -137,7 +137,7 @@ pub struct Publication<'a> {
 }
 
 /// What came of publishing.
-pub struct Outcome {
+pub struct PublishOutcome {
     /// What stands under the tag now.
     pub published: Published,
     /// Platforms for which another job's image was there first and was taken.
@@ -145,7 +145,7 @@ pub struct Outcome {
 }
 
 /// Puts manifests into the index under the fingerprint's tag, beside what is there.
-pub fn publish(client: &Client, publication: &Publication<'_>) -> Result<Outcome, Fault> {
+pub fn publish(client: &Client, publication: &Publication<'_>) -> Result<PublishOutcome, Fault> {
     let Publication { repository, fingerprint, tag, built, .. } = publication;
     let reference = repository.tag(tag);
     let (mut ours, mut pushed) = (BTreeMap::new(), BTreeMap::new());
@@ -162,7 +162,7 @@ pub fn publish(client: &Client, publication: &Publication<'_>) -> Result<Outcome
         let mut standing = read(client, repository, tag.clone())?.present();
         if let Some(found) = &mut standing {
             check_owner(found, fingerprint, &reference)?;
-            crate::registry::publish::whole::check(found, client, repository)?;
+            crate::registry::publish::completeness::check(found, client, repository)?;
         }
         let (index, adopted) = merge(standing.as_ref(), &ours, publication);
         if let Some(found) = &standing
@@ -173,7 +173,7 @@ pub fn publish(client: &Client, publication: &Publication<'_>) -> Result<Outcome
             // What was built once more to the same bytes is nobody else's.
             let others = |platform: &Platform| found.platforms[platform].digest != built[platform];
             let adopted = adopted.into_iter().filter(others).collect();
-            return Ok(Outcome { published: found.clone(), adopted });
+            return Ok(PublishOutcome { published: found.clone(), adopted });
         }
         let bytes = serde_json::to_vec(&index).expect("an index is JSON");
         client.put_manifest(repository, tag.clone(), media_type::INDEX, &bytes).map_err(|fault| {
@@ -186,7 +186,7 @@ pub fn publish(client: &Client, publication: &Publication<'_>) -> Result<Outcome
         let whole = ours.keys().all(|platform| written.platforms.contains_key(platform));
         if whole {
             keep_children(client, publication, &written, &pushed)?;
-            return Ok(Outcome { published: written, adopted });
+            return Ok(PublishOutcome { published: written, adopted });
         }
     }
     Err(Fault::network(format!("cannot publish `{reference}`"))
@@ -200,7 +200,7 @@ fn keep_children(
     client: &Client,
     publication: &Publication<'_>,
     published: &Published,
-    pushed: &BTreeMap<Digest, registry::Manifest>,
+    pushed: &BTreeMap<Digest, registry::RawManifest>,
 ) -> Result<(), Fault> {
     let ours = published.platforms.iter().filter(|(platform, _)| publication.built.contains_key(*platform));
     for (platform, descriptor) in ours {
@@ -225,7 +225,7 @@ fn descriptors(
     repository: &Repository,
     platform: &Platform,
     digest: Digest,
-) -> Result<(Vec<Descriptor>, registry::Manifest), Fault> {
+) -> Result<(Vec<Descriptor>, registry::RawManifest), Fault> {
     let Answer::Present(found) = client.manifest(repository, digest)? else {
         return Err(Fault::network(format!("`{}` was pushed and is not there", repository.digest(digest)))
             .hint("run this again; if it stays so, the registry loses manifests"));
@@ -258,7 +258,7 @@ fn merge(
         }
         // An attestation goes with the manifest it is about.
         manifests.extend(listed.into_iter().filter(|d| {
-            !replaced.contains(&d.digest) && whole::about(d).is_none_or(|subject| !replaced.contains(&subject))
+            !replaced.contains(&d.digest) && completeness::about(d).is_none_or(|subject| !replaced.contains(&subject))
         }));
         if publication.replace {
             // The builds of the platforms that stay are not undone by this one.

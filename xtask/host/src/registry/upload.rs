@@ -5,13 +5,13 @@
 //! <https://github.com/distribution/distribution/blob/v2.8.3/registry/handlers/blobupload.go>, its `_state` names the old
 //! offset.)
 
-use super::deadline::Deadline;
-use super::exchange::{Ask, pull, push};
+use super::http::deadline::Deadline;
+use super::http::error_response::{ErrorResponse, create_hint};
+use super::http::exchange::{ApiRequest, pull, push};
+use super::http::retry::{Retry, is_retryable};
+use super::http::transport::{BlobSource, ExchangeError, HttpResponse, Payload};
+use super::http::url::Url;
 use super::manifests::said_digest;
-use super::patience::{Patience, worth_another_try};
-use super::refusal::{Refusal, create_hint};
-use super::transport::{Broken, Payload, Reply, Source};
-use super::url::Url;
 use super::{Answer, Client, Endpoint};
 use std::time::Duration;
 use ureq::http::Method;
@@ -42,7 +42,7 @@ pub struct Session {
 struct Blob<'a> {
     digest: &'a Digest,
     size: u64,
-    source: &'a dyn Source,
+    source: &'a dyn BlobSource,
     what: &'a str,
 }
 
@@ -50,7 +50,7 @@ struct Blob<'a> {
 enum End {
     Done,
     /// It is gone, or holds something wrong; why, for the fault if no other one does better.
-    Lost(Broken),
+    Lost(ExchangeError),
 }
 
 /// The answer to one piece or to the question how much there is.
@@ -58,9 +58,9 @@ enum Step {
     /// So many bytes have arrived, whatever was sent.
     At(u64),
     Done,
-    Lost(Broken),
-    /// Ask the session how much has arrived, after a pause.
-    Unsure(Broken, Option<Duration>),
+    Lost(ExchangeError),
+    /// ApiRequest the session how much has arrived, after a pause.
+    Unsure(ExchangeError, Option<Duration>),
 }
 
 impl Client {
@@ -70,21 +70,27 @@ impl Client {
         repository: &Repository,
         digest: &Digest,
         size: u64,
-        source: &dyn Source,
+        source: &dyn BlobSource,
     ) -> Result<(), Fault> {
         let session = self.begin(repository, &upload_what(repository, digest))?;
         self.upload_into(session, digest, size, source)
     }
 
     /// Sends a blob into a session that a mount has left.
-    pub fn upload_into(&self, session: Session, digest: &Digest, size: u64, source: &dyn Source) -> Result<(), Fault> {
+    pub fn upload_into(
+        &self,
+        session: Session,
+        digest: &Digest,
+        size: u64,
+        source: &dyn BlobSource,
+    ) -> Result<(), Fault> {
         let repository = session.repository.clone();
         let what = upload_what(&repository, digest);
         let blob = Blob { digest, size, source, what: &what };
-        let mut patience = Patience::until(&self.options, Deadline::of_upload(&self.options, size));
+        let mut retry = Retry::until(&self.options, Deadline::of_upload(&self.options, size));
         let mut session = session;
         for begun in 1.. {
-            let broken = match self.run(session, &blob, &mut patience)? {
+            let broken = match self.run(session, &blob, &mut retry)? {
                 End::Done => return Ok(()),
                 End::Lost(broken) => broken,
             };
@@ -111,8 +117,8 @@ impl Client {
         let url = url.query([("mount", text.as_str()), ("from", from.path())]);
         let mut scopes = push(repository);
         scopes.extend(pull(from));
-        let ask = Ask::new(&what, Method::POST, url, scopes).payload(Payload::Bytes(b""));
-        match self.settle(&endpoint, &ask, &[201, 202])? {
+        let ask = ApiRequest::new(&what, Method::POST, url, scopes).payload(Payload::Bytes(b""));
+        match self.send_short(&endpoint, &ask, &[201, 202])? {
             Ok(reply) if reply.status == 201 => Ok(Mount::Mounted),
             Ok(reply) => Ok(Mount::Session(session(endpoint, repository, &what, &reply)?)),
             // Not being allowed to read the other repository is no reason not to write to this one.
@@ -126,8 +132,8 @@ impl Client {
     /// Gives up a session. The registry would forget it by itself, so that one it does not know is none to speak of.
     pub fn cancel(&self, session: Session) -> Result<(), Fault> {
         let what = format!("cannot cancel an upload to `{}`", session.repository);
-        let ask = Ask::new(&what, Method::DELETE, session.url.clone(), push(&session.repository));
-        match self.settle(&session.endpoint, &ask, &[200, 202, 204, 404, 405])? {
+        let ask = ApiRequest::new(&what, Method::DELETE, session.url.clone(), push(&session.repository));
+        match self.send_short(&session.endpoint, &ask, &[200, 202, 204, 404, 405])? {
             Ok(_) => Ok(()),
             Err(refusal) => Err(self.refused(&session.endpoint, &what, &refusal)),
         }
@@ -135,8 +141,8 @@ impl Client {
 
     fn begin(&self, repository: &Repository, what: &str) -> Result<Session, Fault> {
         let (endpoint, url) = self.of(repository, "blobs/uploads/")?;
-        let ask = Ask::new(what, Method::POST, url, push(repository)).payload(Payload::Bytes(b""));
-        let reply = match self.settle(&endpoint, &ask, &[202]) {
+        let ask = ApiRequest::new(what, Method::POST, url, push(repository)).payload(Payload::Bytes(b""));
+        let reply = match self.send_short(&endpoint, &ask, &[202]) {
             Ok(Ok(reply)) => reply,
             Ok(Err(refusal)) => return Err(self.not_pushed(&endpoint, repository, what, &refusal)),
             Err(fault) => return Err(self.hung_up(repository, fault)),
@@ -158,35 +164,35 @@ impl Client {
     }
 
     /// Sends what is missing until the session is closed or lost.
-    fn run(&self, mut session: Session, blob: &Blob<'_>, patience: &mut Patience) -> Result<End, Fault> {
+    fn run(&self, mut session: Session, blob: &Blob<'_>, retry: &mut Retry) -> Result<End, Fault> {
         let mut at = 0;
         loop {
             let step = if at == 0 && blob.size <= self.options.whole {
                 // A short blob that does not arrive is sent again from its beginning.
-                match self.close(&mut session, blob, 0, patience)? {
+                match self.close(&mut session, blob, 0, retry)? {
                     Step::Unsure(broken, after) => {
-                        self.again(blob.what, broken, after, patience)?;
-                        Step::Lost(Broken::passing("the answer was lost".to_owned()))
+                        self.pause_or_fail(blob.what, broken, after, retry)?;
+                        Step::Lost(ExchangeError::passing("the answer was lost".to_owned()))
                     }
                     step => step,
                 }
             } else if at < blob.size {
-                self.piece(&mut session, blob, at, patience)?
+                self.piece(&mut session, blob, at, retry)?
             } else {
-                self.close(&mut session, blob, blob.size, patience)?
+                self.close(&mut session, blob, blob.size, retry)?
             };
             match step {
                 Step::Done => return Ok(End::Done),
                 Step::Lost(broken) => return Ok(End::Lost(broken)),
-                Step::At(now) => at = self.moved(at, now, blob, patience)?,
+                Step::At(now) => at = self.moved(at, now, blob, retry)?,
                 Step::Unsure(broken, after) => {
                     let slow = broken.slow;
-                    self.again(blob.what, broken, after, patience)?;
+                    self.pause_or_fail(blob.what, broken, after, retry)?;
                     match self.arrived(&mut session, blob)? {
                         Step::At(now) if now > blob.size => return Ok(End::Lost(too_much(now))),
                         Step::At(now) => {
                             if now > at && !slow {
-                                patience.progress();
+                                retry.progress();
                             }
                             at = now;
                         }
@@ -199,25 +205,25 @@ impl Client {
     }
 
     /// A registry that keeps less than it was sent is asked to take the rest, but not for ever.
-    fn moved(&self, before: u64, now: u64, blob: &Blob<'_>, patience: &mut Patience) -> Result<u64, Fault> {
+    fn moved(&self, before: u64, now: u64, blob: &Blob<'_>, retry: &mut Retry) -> Result<u64, Fault> {
         if now > before {
-            patience.progress();
+            retry.progress();
         } else {
             let cause = format!("the registry has taken {now} bytes of {} and takes no more", blob.size);
-            self.again(blob.what, Broken::passing(cause), None, patience)?;
+            self.pause_or_fail(blob.what, ExchangeError::passing(cause), None, retry)?;
         }
         Ok(now)
     }
 
     /// Sends the next piece.
-    fn piece(&self, session: &mut Session, blob: &Blob<'_>, at: u64, patience: &Patience) -> Result<Step, Fault> {
+    fn piece(&self, session: &mut Session, blob: &Blob<'_>, at: u64, retry: &Retry) -> Result<Step, Fault> {
         let left = blob.size - at;
         let length = self.options.chunk.map_or(left, |chunk| chunk.max(session.least).max(1).min(left));
-        let ask = Ask::new(blob.what, Method::PATCH, session.url.clone(), push(&session.repository))
+        let ask = ApiRequest::new(blob.what, Method::PATCH, session.url.clone(), push(&session.repository))
             .header("content-type", "application/octet-stream")
             .header("content-range", format!("{at}-{}", at + length - 1))
             .payload(Payload::Part { source: blob.source, from: at, length });
-        let reply = match self.once(&session.endpoint, &ask, &patience.deadline)? {
+        let reply = match self.send_once(&session.endpoint, &ask, &retry.deadline)? {
             Ok(reply) => reply,
             Err(broken) => return unsure(blob, broken),
         };
@@ -233,17 +239,17 @@ impl Client {
     }
 
     /// Closes the session with the digest and whatever follows `at`.
-    fn close(&self, session: &mut Session, blob: &Blob<'_>, at: u64, patience: &Patience) -> Result<Step, Fault> {
+    fn close(&self, session: &mut Session, blob: &Blob<'_>, at: u64, retry: &Retry) -> Result<Step, Fault> {
         let digest = blob.digest.to_string();
         let url = session.url.query([("digest", digest.as_str())]);
         let payload = match blob.size - at {
             0 => Payload::Bytes(b""),
             length => Payload::Part { source: blob.source, from: at, length },
         };
-        let ask = Ask::new(blob.what, Method::PUT, url, push(&session.repository))
+        let ask = ApiRequest::new(blob.what, Method::PUT, url, push(&session.repository))
             .header("content-type", "application/octet-stream")
             .payload(payload);
-        let reply = match self.once(&session.endpoint, &ask, &patience.deadline)? {
+        let reply = match self.send_once(&session.endpoint, &ask, &retry.deadline)? {
             Ok(reply) => reply,
             Err(broken) => return unsure(blob, broken),
         };
@@ -259,22 +265,22 @@ impl Client {
     }
 
     /// What an answer other than success means for the session.
-    fn judge(&self, session: &Session, blob: &Blob<'_>, reply: Reply) -> Result<Step, Fault> {
+    fn judge(&self, session: &Session, blob: &Blob<'_>, reply: HttpResponse) -> Result<Step, Fault> {
         let (status, after) = (reply.status, reply.retry_after());
-        let refusal = Refusal::read(reply);
-        let broken = Broken::passing(refusal.cause.clone());
+        let refusal = ErrorResponse::read(reply);
+        let broken = ExchangeError::passing(refusal.cause.clone());
         // A wrong range says that the registry and its own last word disagree.
         if matches!(status, 404 | 416) || refusal.has("BLOB_UPLOAD_UNKNOWN") || refusal.has("BLOB_UPLOAD_INVALID") {
             return Ok(Step::Lost(broken));
         }
         if refusal.has("DIGEST_INVALID") {
             // Pieces that were put together wrongly come right when sent anew; a wrong source does not, and ends.
-            return Ok(Step::Lost(Broken {
+            return Ok(Step::Lost(ExchangeError {
                 hint: Some("did the file change while it was sent?".to_owned()),
                 ..broken
             }));
         }
-        if worth_another_try(status) {
+        if is_retryable(status) {
             return Ok(Step::Unsure(broken, after));
         }
         Err(self.refused(&session.endpoint, blob.what, &refusal))
@@ -282,8 +288,8 @@ impl Client {
 
     /// Asks the session how much has arrived.
     fn arrived(&self, session: &mut Session, blob: &Blob<'_>) -> Result<Step, Fault> {
-        let ask = Ask::new(blob.what, Method::GET, session.url.clone(), push(&session.repository));
-        match self.settle(&session.endpoint, &ask, &[204, 200, 202])? {
+        let ask = ApiRequest::new(blob.what, Method::GET, session.url.clone(), push(&session.repository));
+        match self.send_short(&session.endpoint, &ask, &[204, 200, 202])? {
             Ok(reply) => {
                 session.follow(&reply);
                 Ok(Step::At(range_end(&reply).unwrap_or(0)))
@@ -291,14 +297,14 @@ impl Client {
             Err(refusal) if matches!(refusal.status, 401 | 403) => {
                 Err(self.refused(&session.endpoint, blob.what, &refusal))
             }
-            Err(refusal) => Ok(Step::Lost(Broken::passing(refusal.cause))),
+            Err(refusal) => Ok(Step::Lost(ExchangeError::passing(refusal.cause))),
         }
     }
 }
 
 impl Session {
     /// Each answer may move the session to another address.
-    fn follow(&mut self, reply: &Reply) {
+    fn follow(&mut self, reply: &HttpResponse) {
         if let Some(url) = reply.location().filter(|url| url.is_https() || !self.url.is_https()) {
             self.url = url;
         }
@@ -309,7 +315,7 @@ fn upload_what(repository: &Repository, digest: &Digest) -> String {
     format!("cannot upload the blob `{}`", repository.digest(*digest))
 }
 
-fn session(endpoint: Endpoint, repository: &Repository, what: &str, reply: &Reply) -> Result<Session, Fault> {
+fn session(endpoint: Endpoint, repository: &Repository, what: &str, reply: &HttpResponse) -> Result<Session, Fault> {
     let url = reply.location().filter(|url| url.is_https() || !endpoint.base.is_https());
     let url = url.ok_or_else(|| {
         Fault::network(what).cause(format!("`{}` began an upload without an address to send it to", reply.url))
@@ -319,16 +325,16 @@ fn session(endpoint: Endpoint, repository: &Repository, what: &str, reply: &Repl
 }
 
 /// A broken exchange leaves open what has arrived, unless it is our side that cannot go on.
-fn unsure(blob: &Blob<'_>, broken: Broken) -> Result<Step, Fault> {
+fn unsure(blob: &Blob<'_>, broken: ExchangeError) -> Result<Step, Fault> {
     if broken.again { Ok(Step::Unsure(broken, None)) } else { Err(broken.fault(blob.what)) }
 }
 
-fn too_much(now: u64) -> Broken {
-    Broken::passing(format!("the registry claims to have {now} bytes, more than there are"))
+fn too_much(now: u64) -> ExchangeError {
+    ExchangeError::passing(format!("the registry claims to have {now} bytes, more than there are"))
 }
 
 /// The number of bytes that have arrived, of `Range: 0-9` (or `bytes=0-9`); `0-0` is how none is spelled.
-fn range_end(reply: &Reply) -> Option<u64> {
+fn range_end(reply: &HttpResponse) -> Option<u64> {
     read_range(reply.header("range")?)
 }
 

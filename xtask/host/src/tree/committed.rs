@@ -14,7 +14,7 @@ use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use xtask_model::fault::Fault;
-use xtask_model::image::context::{ContextPath, Entry, Kind};
+use xtask_model::image::context::{ContextEntry, ContextPath, FileKind};
 use xtask_model::image::plan::Difference;
 use xtask_model::image::policy::{self, ImageKind};
 use xtask_model::spec::lock;
@@ -79,7 +79,8 @@ impl Committed {
 
     /// Paths of an image's files that are pointer files of Git LFS: the image gets these instead of what they stand for.
     pub fn pointers(&self, parsed: &Parsed) -> Vec<ContextPath> {
-        let is_pointer = |entry: &&Entry| entry.digest.is_some_and(|digest| self.objects.pointed(&digest).is_some());
+        let is_pointer =
+            |entry: &&ContextEntry| entry.digest.is_some_and(|digest| self.objects.lfs_contents(&digest).is_some());
         parsed.files.iter().filter(is_pointer).map(|entry| entry.path.clone()).collect()
     }
 
@@ -103,7 +104,7 @@ impl Committed {
         }
         let lock = &tree.policy.base.lock;
         if kind != ImageKind::App && !same(lock.as_ref())? {
-            let meaning = |tree: &Tree| facts::lock_as_it_is(tree).map(|lock| lock.meaning());
+            let meaning = |tree: &Tree| facts::unchecked_lock(tree).map(|lock| lock.meaning());
             match (meaning(tree), meaning(theirs)) {
                 (Ok(mine), Ok(other)) if mine == other => {}
                 _ => found.push(Difference::new(lock, EDITED)),
@@ -116,15 +117,15 @@ impl Committed {
         &self,
         tree: &Tree,
         theirs: &Tree,
-        committed: &[Entry],
-        here: &[Entry],
+        committed: &[ContextEntry],
+        here: &[ContextEntry],
         found: &mut Vec<Difference>,
     ) -> Result<(), Fault> {
-        let index = |entries: &'_ [Entry]| -> BTreeMap<ContextPath, Entry> {
+        let index = |entries: &'_ [ContextEntry]| -> BTreeMap<ContextPath, ContextEntry> {
             entries.iter().map(|entry| (entry.path.clone(), entry.clone())).collect()
         };
         let (before, now) = (index(committed), index(here));
-        let mut new: Vec<Entry> = Vec::new();
+        let mut new: Vec<ContextEntry> = Vec::new();
         for (path, entry) in &now {
             let Some(old) = before.get(path) else {
                 new.push(entry.clone());
@@ -148,7 +149,7 @@ impl Committed {
         let holds = |paths: &BTreeSet<&ContextPath>, folder: &ContextPath| {
             paths.range(folder.join(b"")..).next().is_some_and(|path| path.below(folder).is_some())
         };
-        for path in gone.iter().filter(|path| before[*path].kind != Kind::Dir || !holds(&gone, path)) {
+        for path in gone.iter().filter(|path| before[*path].kind != FileKind::Dir || !holds(&gone, path)) {
             found.push(Difference::new(path, "in the commit, missing here (deleted, or not checked out)"));
         }
         let ignored = ignored(&self.git, &new)?;
@@ -159,7 +160,7 @@ impl Committed {
             if ignored.contains_key(path) || ignored.keys().any(|folder| path.below(folder).is_some()) {
                 continue;
             }
-            if entry.kind != Kind::Dir {
+            if entry.kind != FileKind::Dir {
                 found.push(Difference::new(path, "not in the commit"));
             } else if !holds(&paths, path) {
                 found.push(Difference::new(path, "an empty folder, which git does not record"));
@@ -177,7 +178,10 @@ impl Committed {
         (committed, here): (Option<Digest>, Option<Digest>),
     ) -> Result<Option<&'static str>, Fault> {
         // The commit has a pointer, and here is what it stands for.
-        if committed.and_then(|digest| self.objects.pointed(&digest)).is_some_and(|contents| Some(contents) == here) {
+        if committed
+            .and_then(|digest| self.objects.lfs_contents(&digest))
+            .is_some_and(|contents| Some(contents) == here)
+        {
             return Ok(None);
         }
         let read = |tree: &Tree| Ok::<_, Fault>(tree.files.read(path.to_path())?.unwrap_or_default());
@@ -221,10 +225,10 @@ impl Committed {
         }
         let sources =
             |tree: &Tree, parsed: &Parsed| Ok::<_, Fault>(facts::binary_sources(tree, parsed)?.unwrap_or_default());
-        let as_entries = |sources: binary::Sources| -> Vec<Entry> {
+        let as_entries = |sources: binary::Sources| -> Vec<ContextEntry> {
             let entry = |(path, digest): (PathBuf, Digest)| {
                 let path = ContextPath::new(OsString::from(path).into_vec());
-                Entry { path, kind: Kind::File, mode: 0o644, digest: Some(digest) }
+                ContextEntry { path, kind: FileKind::File, mode: 0o644, digest: Some(digest) }
             };
             sources.into_iter().map(entry).collect()
         };
@@ -242,7 +246,7 @@ pub fn ignored_without_commit(git: &Git, parsed: &Parsed) -> Result<Vec<Differen
 }
 
 /// Files and folders that git ignores; of a folder with all in it, the folder alone.
-fn ignored(git: &Git, entries: &[Entry]) -> Result<BTreeMap<ContextPath, Difference>, Fault> {
+fn ignored(git: &Git, entries: &[ContextEntry]) -> Result<BTreeMap<ContextPath, Difference>, Fault> {
     let paths: Vec<&Path> = entries.iter().map(|entry| entry.path.to_path()).collect();
     let rules = git.ignored(&paths)?;
     let mut found: BTreeMap<ContextPath, Difference> = BTreeMap::new();

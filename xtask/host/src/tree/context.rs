@@ -14,8 +14,8 @@ mod tests;
 mod walk;
 
 pub use files::{Files, Named};
-pub use staged::{Staged, stage};
-use xtask_model::image::context::{ContextPath, Entry, Found, Kind, Match, Selection, Tree, select};
+pub use staged::{StagedContext, stage};
+use xtask_model::image::context::{ContextEntry, ContextPath, FileInfo, FileKind, Match, Selection, Tree, select};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -35,7 +35,11 @@ pub fn ignore_file<F: Files + ?Sized>(files: &F, dockerfile: &str) -> Result<(Op
     Ok((None, Ignore::none()))
 }
 
-pub fn read_sources<F: Files + ?Sized>(files: &F, sources: &[Source], ignore: &Ignore) -> Result<Vec<Entry>, Fault> {
+pub fn read_sources<F: Files + ?Sized>(
+    files: &F,
+    sources: &[Source],
+    ignore: &Ignore,
+) -> Result<Vec<ContextEntry>, Fault> {
     let (tree, selection) = seen(files, sources, ignore, &BTreeSet::new())?;
     let paths = selection.complete(sources, ignore)?;
     without_repository(&paths, ignore)?;
@@ -79,7 +83,7 @@ fn seen<F: Files + ?Sized>(
     let mut linked = BTreeSet::new();
     loop {
         let mut tree = walk::walk(files, sources, &linked, ignore)?;
-        let program = || Found { kind: Kind::File, mode: 0o755, size: 0, link: None };
+        let program = || FileInfo { kind: FileKind::File, mode: 0o755, size: 0, link: None };
         tree.extend(absent.iter().map(|path| (path.clone(), program())));
         let selection = select(&tree, sources, ignore)?;
         let before = linked.len();
@@ -116,23 +120,23 @@ fn without_state(paths: &BTreeSet<ContextPath>) -> Result<(), Fault> {
         .hint("name the files that the image needs, as in `COPY target/release/app /app/`"))
 }
 
-fn entries<F: Files + ?Sized>(root: &F, tree: &Tree, paths: BTreeSet<ContextPath>) -> Result<Vec<Entry>, Fault> {
-    let mut entries: Vec<Entry> = Vec::with_capacity(paths.len());
+fn entries<F: Files + ?Sized>(root: &F, tree: &Tree, paths: BTreeSet<ContextPath>) -> Result<Vec<ContextEntry>, Fault> {
+    let mut entries: Vec<ContextEntry> = Vec::with_capacity(paths.len());
     let (mut files, mut bytes) = (Vec::new(), 0);
     for path in paths {
         let Some(found) = tree.get(&path) else { continue };
-        if found.kind == Kind::Special {
+        if found.kind == FileKind::Special {
             let what = format!("`{path}` in the build context is neither a file nor a folder nor a link");
             return Err(
                 Fault::usage(what).hint(format!("remove it, or leave it out with a line `{path}` in the ignore file"))
             );
         }
-        if found.kind == Kind::File {
+        if found.kind == FileKind::File {
             files.push(entries.len());
             bytes += found.size;
         }
         let digest = found.link.as_deref().map(Digest::of);
-        entries.push(Entry { path, kind: found.kind, mode: found.mode, digest });
+        entries.push(ContextEntry { path, kind: found.kind, mode: found.mode, digest });
     }
     let named: Vec<&ContextPath> = files.iter().map(|&index: &usize| &entries[index].path).collect();
     let digests = root.digests(&named, bytes)?;

@@ -4,7 +4,7 @@
 
 use crate::docker::Docker;
 use crate::registry::layout::Layout;
-use crate::registry::{Client, Options};
+use crate::registry::{Client, ClientOptions};
 use crate::tree::context::{self, Files};
 use crate::tree::{binary, uv};
 use serde::Deserialize;
@@ -12,9 +12,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::commit::Commit;
-use xtask_model::image::context::{Entry, as_in_git};
+use xtask_model::image::context::{ContextEntry, as_in_git};
 use xtask_model::image::key::{
-    self, AppKey, BaseKey, BinaryKey, FALLBACK, FINGERPRINT_LABEL, Fingerprint, Key, Names, RootKey, SCHEMA,
+    self, AppKey, BaseKey, BinaryKey, FALLBACK, FINGERPRINT_LABEL, FileNames, Fingerprint, Key, RootKey, SCHEMA,
 };
 use xtask_model::image::policy::{self, ImageKind, Policy, Registry, RelPath};
 use xtask_model::image::presence::{Local, Published};
@@ -100,9 +100,9 @@ impl Tree {
     }
 
     /// How the policy and the command line want registries to be asked.
-    pub fn client_options(&self) -> Options {
+    pub fn client_options(&self) -> ClientOptions {
         let plain_http = self.policy.project.insecure_registries.iter().cloned().collect::<BTreeSet<_>>();
-        Options { plain_http, offline: self.offline, ..Options::from_env() }
+        ClientOptions { plain_http, offline: self.offline, ..ClientOptions::from_env() }
     }
 
     /// Where images live when there is no registry.
@@ -111,8 +111,8 @@ impl Tree {
     }
 
     /// What the differences between keys call files.
-    pub fn names<'a>(&'a self, parsed: &'a Parsed) -> Names<'a> {
-        Names {
+    pub fn names<'a>(&'a self, parsed: &'a Parsed) -> FileNames<'a> {
+        FileNames {
             policy: policy::FILE,
             lock: self.policy.base.lock.as_str(),
             dockerfile: parsed.path.as_str(),
@@ -151,9 +151,9 @@ pub struct Parsed {
     /// The line of each.
     pub lines: Vec<usize>,
     /// The files that it reads, but for those that count by their meaning.
-    pub files: Vec<Entry>,
+    pub files: Vec<ContextEntry>,
     /// Those that it reads and that count by their meaning.
-    pub meant: Vec<Entry>,
+    pub meant: Vec<ContextEntry>,
     /// The ignore file in force, or the one that would be.
     pub ignore_file: String,
     /// The names of the secrets that its steps mount.
@@ -193,8 +193,8 @@ pub fn parse(tree: &Tree, kind: ImageKind, args: &BTreeMap<String, String>) -> R
     }
     // The lock counts by its meaning: its comments and order change no image.
     let lock = tree.policy.base.lock.as_str();
-    let is_lock = |entry: &Entry| entry.path.as_bytes() == lock.as_bytes();
-    let (meant, files): (Vec<Entry>, Vec<Entry>) = files.into_iter().partition(is_lock);
+    let is_lock = |entry: &ContextEntry| entry.path.as_bytes() == lock.as_bytes();
+    let (meant, files): (Vec<ContextEntry>, Vec<ContextEntry>) = files.into_iter().partition(is_lock);
     Ok(Parsed {
         meaning: dockerfile.meaning(),
         lines: dockerfile.meaning_lines(),
@@ -239,7 +239,7 @@ fn declared(
 
 /// Reads the lock, which has to answer to the requirements.
 pub fn lock(tree: &Tree) -> Result<Lock, Fault> {
-    let lock = lock_as_it_is(tree)?;
+    let lock = unchecked_lock(tree)?;
     let requirements = uv::requirements(&*tree.files, tree.policy.base.requirements.as_ref())?;
     // Drift is what a check finds; a build on a stale lock is wrong use.
     let usage = |fault| Fault { exit: Exit::Usage, ..fault };
@@ -304,7 +304,7 @@ pub fn targets(tree: &Tree) -> Result<Vec<uv::Target>, Fault> {
 }
 
 /// Where the policy installs packages and wheels were not looked for when the lock was written.
-pub fn unlooked(tree: &Tree, lock: &Lock) -> Result<Vec<String>, Fault> {
+pub fn unchecked_targets(tree: &Tree, lock: &Lock) -> Result<Vec<String>, Fault> {
     let looked = lock.records.targets();
     let names = targets(tree)?.into_iter().map(|target| target.name);
     Ok(names.filter(|name| !lock.records.is_empty() && !looked.contains(name)).collect())
@@ -325,7 +325,7 @@ pub fn indexes(tree: &Tree) -> Result<lock::Indexes, Fault> {
 }
 
 /// Reads the lock, whether it answers to the requirements or not: for where nothing is built of it.
-pub fn lock_as_it_is(tree: &Tree) -> Result<Lock, Fault> {
+pub fn unchecked_lock(tree: &Tree) -> Result<Lock, Fault> {
     let base = &tree.policy.base;
     let bytes = tree.files.regular(base.lock.as_ref(), requirements::MAX_BYTES);
     let text = bytes.and_then(|bytes| {
@@ -488,7 +488,7 @@ pub fn local_store(
 }
 
 /// The difference between what `latest` says of itself and a key, where `latest` is ours: why there is something to build.
-pub fn base_changes(published: &Published, key: &BaseKey, names: &Names<'_>) -> Vec<String> {
+pub fn base_changes(published: &Published, key: &BaseKey, names: &FileNames<'_>) -> Vec<String> {
     published
         .key()
         .and_then(|json| serde_json::from_str::<BaseKey>(json).ok())
@@ -497,7 +497,7 @@ pub fn base_changes(published: &Published, key: &BaseKey, names: &Names<'_>) -> 
 }
 
 /// The same for an app.
-pub fn app_changes(published: &Published, key: &AppKey, names: &Names<'_>) -> Vec<String> {
+pub fn app_changes(published: &Published, key: &AppKey, names: &FileNames<'_>) -> Vec<String> {
     published
         .key()
         .and_then(|json| serde_json::from_str::<AppKey>(json).ok())

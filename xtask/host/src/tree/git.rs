@@ -1,17 +1,17 @@
 //! What git knows of the tree: the only place that calls git.
 //!
 //! A folder outside every repository, or a repository without commits, is a fact like any other: [`Git::commit`] is then
-//! `None`. Every other failure of git is a fault with git's own words (`trouble`). No call runs a program that the
+//! `None`. Every other failure of git is a fault with git's own words (`fault`). No call runs a program that the
 //! repository's configuration names: see `Git::command`. `objects` asks for git's objects, `revision` reads a commit's files
 //! from them.
 
+mod errors;
 mod lfs;
 mod objects;
 pub mod remote;
 pub mod revision;
 #[cfg(test)]
 mod tests;
-mod trouble;
 
 pub use lfs::pointer;
 use xtask_model::image::commit::{Ancestry, Commit};
@@ -139,7 +139,7 @@ impl Git {
             let before = paths.len();
             paths.retain(|path| !folder.is_some_and(|folder| path.starts_with(folder)));
             if paths.len() == before {
-                return Err(self.trouble(&output.stderr, "cannot ask git which files it ignores"));
+                return Err(self.fault(&output.stderr, "cannot ask git which files it ignores"));
             }
         };
         // Four words for each: the file of the rule, its line, the pattern, the path.
@@ -194,8 +194,8 @@ impl Git {
         match output.status.code() {
             Some(0) => Ok(Some(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())),
             Some(1) => Ok(None),
-            _ if trouble::is_unknown(&output.stderr) => Ok(None),
-            _ => Err(self.trouble(&output.stderr, format!("cannot compare commit `{one}` with `{other}`"))),
+            _ if errors::is_unknown(&output.stderr) => Ok(None),
+            _ => Err(self.fault(&output.stderr, format!("cannot compare commit `{one}` with `{other}`"))),
         }
     }
 
@@ -206,8 +206,8 @@ impl Git {
         match output.status.code() {
             Some(0) => Ok(Ancestry::Ancestor),
             Some(1) => Ok(Ancestry::NotAncestor),
-            _ if trouble::is_unknown(&output.stderr) => Ok(Ancestry::Unknown),
-            _ => Err(self.trouble(&output.stderr, format!("cannot compare commit `{ancestor}` with `{descendant}`"))),
+            _ if errors::is_unknown(&output.stderr) => Ok(Ancestry::Unknown),
+            _ => Err(self.fault(&output.stderr, format!("cannot compare commit `{ancestor}` with `{descendant}`"))),
         }
     }
 }

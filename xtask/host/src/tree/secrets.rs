@@ -77,7 +77,7 @@ impl Secrets {
         }
         // Asking the host's apt takes a moment.
         if let Some(suite) = suite.filter(|_| wants("apt-sources")) {
-            secrets.write("apt-sources", &debian::Source::of_host()?.deb822(suite))?;
+            secrets.write("apt-sources", &debian::AptSource::of_host()?.deb822(suite))?;
         }
         if wants("cargo-config")
             && let Some(config) = cargo_config(&variable)?

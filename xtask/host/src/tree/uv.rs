@@ -345,11 +345,11 @@ fn upgrades(command: Command, upgrade: &Upgrade) -> Command {
 
 /// A lock is committed: a password that is written out in a URL would be published with it.
 fn no_password(text: &str, request: &Request<'_>) -> Result<(), Fault> {
-    let line = text.lines().find(|line| secret::holds_one(line));
+    let line = text.lines().find(|line| secret::has_password(line));
     line.map_or(Ok(()), |line| {
         Err(Fault::usage(format!(
             "the lock would hold a password: `{}`",
-            secret::hidden(line.trim_end_matches([' ', '\\']))
+            secret::redacted(line.trim_end_matches([' ', '\\']))
         ))
         .needed_by(format!("`{}`", request.requirements.display()))
         .hint("take it from the environment, as in `https://${USER}:${TOKEN}@…`"))
@@ -361,14 +361,14 @@ fn run(command: &Command, needed_by: &str) -> Result<String, Fault> {
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
-    let said = secret::hidden(String::from_utf8_lossy(&output.stderr).trim());
-    let (exit, what, hint) = judged(&said);
+    let said = secret::redacted(String::from_utf8_lossy(&output.stderr).trim());
+    let (exit, what, hint) = classified(&said);
     Err(Fault::new(exit, what).needed_by(format!("`{needed_by}`")).cause(said).hint(hint))
 }
 
 /// What uv's own words mean where it installs.
-pub fn judgement(said: &str) -> Fault {
-    let (exit, what, hint) = judged(said);
+pub fn install_fault(said: &str) -> Fault {
+    let (exit, what, hint) = classified(said);
     let fault = match exit {
         Exit::Usage if is_unknown_to_the_index(said) => {
             Fault::build("uv cannot find a locked package on the package index")
@@ -381,7 +381,7 @@ pub fn judgement(said: &str) -> Fault {
 }
 
 /// What uv's own words are about: exit code, sentence and next step.
-fn judged(said: &str) -> (Exit, &'static str, &'static str) {
+fn classified(said: &str) -> (Exit, &'static str, &'static str) {
     let says = |words: &[&str]| words.iter().any(|word| said.contains(word));
     if says(&["No interpreter found", "No virtual environment or system Python"]) {
         return (Exit::Missing, "uv finds no Python to work with", "install Python 3, with its `venv`");

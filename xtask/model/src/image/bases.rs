@@ -9,7 +9,7 @@ pub use pruning::{Pruning, Rules, Verdict, prune};
 use crate::fault::Fault;
 use crate::image::commit::Ancestry;
 use crate::image::key::{FALLBACK, Fingerprint};
-use crate::image::tags::{Mark, Since};
+use crate::image::tags::{TagRecord, TaggedCommit};
 use crate::spec::reference::{Digest, Platform, Tag};
 use crate::time::Timestamp;
 use serde::Serialize;
@@ -18,14 +18,14 @@ use std::collections::{BTreeMap, BTreeSet};
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Survey {
     /// The bases, newest first.
-    pub bases: Vec<Base>,
-    pub apps: Vec<App>,
+    pub bases: Vec<PublishedBase>,
+    pub apps: Vec<PublishedApp>,
     /// Manifests that an engine pushed and no base lists: a job was killed between the two, or is at it now.
     pub strays: Vec<Stray>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Base {
+pub struct PublishedBase {
     /// Of the index, or of the manifest where there is none.
     pub digest: Digest,
     /// Its tags, but for those of single platforms.
@@ -51,7 +51,7 @@ pub struct Base {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct App {
+pub struct PublishedApp {
     pub digest: Digest,
     /// Tags that say what it is for: branches, versions, `latest`, whatever a person gave it.
     pub names: Vec<Tag>,
@@ -59,7 +59,7 @@ pub struct App {
     pub marks: Vec<Tag>,
     pub created: Option<Timestamp>,
     pub built: Option<Timestamp>,
-    pub stands_on: BTreeSet<Digest>,
+    pub built_on: BTreeSet<Digest>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -69,7 +69,7 @@ pub struct Stray {
     pub created: Option<Timestamp>,
 }
 
-impl Base {
+impl PublishedBase {
     /// Whether builds for every platform of the policy can stand on it.
     pub fn is_complete(&self) -> bool {
         self.missing.is_empty() && self.lost.is_empty()
@@ -120,7 +120,7 @@ impl Base {
     }
 }
 
-impl App {
+impl PublishedApp {
     /// The moment from which its age counts, as a base's does.
     pub fn since(&self) -> Option<Timestamp> {
         self.built.or(self.created)
@@ -128,12 +128,12 @@ impl App {
 }
 
 impl Survey {
-    pub fn users<'a>(&'a self, base: &'a Base) -> impl Iterator<Item = &'a App> {
-        self.apps.iter().filter(|app| app.stands_on.iter().any(|digest| base.is(digest)))
+    pub fn users<'a>(&'a self, base: &'a PublishedBase) -> impl Iterator<Item = &'a PublishedApp> {
+        self.apps.iter().filter(|app| app.built_on.iter().any(|digest| base.is(digest)))
     }
 
     /// The base that `latest` names.
-    pub fn latest(&self) -> Option<&Base> {
+    pub fn latest(&self) -> Option<&PublishedBase> {
         self.bases.iter().find(|base| base.is_latest())
     }
 
@@ -141,9 +141,9 @@ impl Survey {
     ///
     /// # Errors
     /// There is none.
-    pub fn named(&self, name: &str) -> Result<&Base, Fault> {
+    pub fn named(&self, name: &str) -> Result<&PublishedBase, Fault> {
         let digest: Option<Digest> = name.parse().ok();
-        let found = |base: &&Base| match &digest {
+        let found = |base: &&PublishedBase| match &digest {
             Some(digest) => base.is(digest),
             None => base.tags.iter().any(|tag| tag.as_str() == name),
         };
@@ -157,7 +157,7 @@ impl Survey {
 ///
 /// # Errors
 /// There is no such base, or it is not complete.
-pub fn pin<'a>(survey: &'a Survey, name: Option<&str>) -> Result<&'a Base, Fault> {
+pub fn pin<'a>(survey: &'a Survey, name: Option<&str>) -> Result<&'a PublishedBase, Fault> {
     let base = survey.named(name.unwrap_or("latest"))?;
     base.refuse_incomplete()?;
     Ok(base)
@@ -172,7 +172,7 @@ pub fn rollback<'a>(
     survey: &'a Survey,
     name: Option<&str>,
     ancestry: &dyn Fn(&str, &str) -> Result<Ancestry, Fault>,
-) -> Result<&'a Base, Fault> {
+) -> Result<&'a PublishedBase, Fault> {
     let latest = survey.latest();
     if let Some(name) = name {
         let base = survey.named(name)?;
@@ -185,7 +185,7 @@ pub fn rollback<'a>(
     let Some(latest) = latest else {
         return Err(Fault::usage("there is no `latest` to go back from").hint("name a base: `cargo xtask base list`"));
     };
-    let mut earlier: Vec<&Base> =
+    let mut earlier: Vec<&PublishedBase> =
         survey.bases.iter().filter(|base| !base.is_latest() && base.refuse_incomplete().is_ok()).collect();
     // By the time of their commits, not by that of their builds: an old commit may have been built again.
     earlier.sort_by_key(|base| std::cmp::Reverse(base.created));
@@ -206,11 +206,11 @@ pub fn rollback<'a>(
 /// What `latest` is of once it was moved by hand from one base to another: builds of the commit it came from, and of those before,
 /// must not move it again. `mark` is the record of `latest` as it was; nothing comes back where no commit is known.
 pub fn after_rollback(
-    from: Option<&Base>,
-    mark: Option<Mark>,
-    to: &Base,
+    from: Option<&PublishedBase>,
+    mark: Option<TagRecord>,
+    to: &PublishedBase,
     ancestry: &dyn Fn(&str, &str) -> Result<Ancestry, Fault>,
-) -> Result<Option<Since>, Fault> {
+) -> Result<Option<TaggedCommit>, Fault> {
     let plain = |revision: &String| revision.trim_end_matches("-dirty").to_owned();
     let recorded =
         mark.filter(|mark| from.is_some_and(|from| from.digest == mark.digest)).map(|mark| mark.since.commit);
@@ -219,10 +219,10 @@ pub fn after_rollback(
     Ok(match (before, own) {
         // Back to the base of that commit or of a later one: the move is undone.
         (Some(before), Some(own)) if before == own || ancestry(&before, &own)? == Ancestry::Ancestor => {
-            Some(Since { commit: own, rolled_back: false })
+            Some(TaggedCommit { commit: own, rolled_back: false })
         }
-        (Some(commit), _) => Some(Since { commit, rolled_back: true }),
-        (None, own) => own.map(|commit| Since { commit, rolled_back: false }),
+        (Some(commit), _) => Some(TaggedCommit { commit, rolled_back: true }),
+        (None, own) => own.map(|commit| TaggedCommit { commit, rolled_back: false }),
     })
 }
 
@@ -252,11 +252,11 @@ pub fn age(created: Option<Timestamp>, now: Timestamp) -> String {
 pub(crate) mod tests {
     use super::*;
 
-    pub(crate) fn base(name: &str, second: i64) -> Base {
+    pub(crate) fn base(name: &str, second: i64) -> PublishedBase {
         let digest = Digest::of(name.as_bytes());
         let manifest = Digest::of(format!("{name} linux/amd64").as_bytes());
         let fingerprint: Fingerprint = digest.hex().parse().unwrap();
-        Base {
+        PublishedBase {
             digest,
             tags: vec![fingerprint.tag(12)],
             fingerprint: Some(fingerprint),
@@ -306,12 +306,17 @@ pub(crate) mod tests {
         let order =
             |first: &str, second: &str| Ok(if first <= second { Ancestry::Ancestor } else { Ancestry::NotAncestor });
         let (old, new) = (base("a", 100), base("c", 300));
-        let after = |from: &Base, mark: Option<Mark>, to: &Base| after_rollback(Some(from), mark, to, &order).unwrap();
-        let since = |commit: &str, rolled_back| Some(Since { commit: commit.to_owned(), rolled_back });
+        let after = |from: &PublishedBase, mark: Option<TagRecord>, to: &PublishedBase| {
+            after_rollback(Some(from), mark, to, &order).unwrap()
+        };
+        let since = |commit: &str, rolled_back| Some(TaggedCommit { commit: commit.to_owned(), rolled_back });
         assert_eq!(after(&new, None, &old), since("c", true));
         // A later commit had the same base, and so had `latest`.
-        let mark = |base: &Base, commit: &str| {
-            Some(Mark { digest: base.digest, since: Since { commit: commit.to_owned(), rolled_back: false } })
+        let mark = |base: &PublishedBase, commit: &str| {
+            Some(TagRecord {
+                digest: base.digest,
+                since: TaggedCommit { commit: commit.to_owned(), rolled_back: false },
+            })
         };
         assert_eq!(after(&new, mark(&new, "d"), &old), since("d", true));
         assert_eq!(after(&new, mark(&old, "d"), &old), since("c", true), "the record is of another image");

@@ -10,7 +10,7 @@
 //!
 //! What cannot be known never leads to `skip`: it fails open to building, and says why.
 
-use crate::image::key::{AppKey, BaseKey, Names, app_changes, base_changes, foremost};
+use crate::image::key::{AppKey, BaseKey, FileNames, app_changes, base_changes, foremost};
 use crate::spec::lock;
 use crate::spec::reference::Reference;
 use serde::Serialize;
@@ -136,7 +136,7 @@ pub struct Changes {
 }
 
 /// Compares two trees. Equal inputs have no changes, and different ones at least one.
-pub fn compare(old: &Inputs, new: &Inputs, base_names: &Names<'_>, app_names: &Names<'_>) -> Changes {
+pub fn compare(old: &Inputs, new: &Inputs, base_names: &FileNames<'_>, app_names: &FileNames<'_>) -> Changes {
     let mut base = Vec::new();
     let mut before = old.base.clone();
     if old.pinned != new.pinned {

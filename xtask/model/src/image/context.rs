@@ -4,25 +4,25 @@ mod path;
 mod selection;
 
 pub use path::ContextPath;
-pub use selection::{Found, Match, Selection, Tree, select};
+pub use selection::{FileInfo, Match, Selection, Tree, select};
 
 use crate::spec::reference::Digest;
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Kind {
+pub enum FileKind {
     Dir,
     File,
     Symlink,
-    /// A pipe, socket or device. Seen in a tree, never in an [`Entry`]: BuildKit would copy it, a socket as an empty file.
+    /// A pipe, socket or device. Seen in a tree, never in an [`ContextEntry`]: BuildKit would copy it, a socket as an empty file.
     Special,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Entry {
+pub struct ContextEntry {
     pub path: ContextPath,
-    pub kind: Kind,
+    pub kind: FileKind,
     /// Permission bits with set-id and sticky, as `COPY` keeps them; 0o777 for links.
     pub mode: u32,
     /// Digest of a file's contents or of a link's target; none for folders.
@@ -32,11 +32,11 @@ pub struct Entry {
 
 /// The entries as a git checkout records them: a file is executable or not, a folder has no mode of its own. For keys that
 /// machines with different umasks are to share.
-pub fn as_in_git(entries: &[Entry]) -> Vec<Entry> {
-    let mode = |entry: &Entry| match entry.kind {
-        Kind::File if entry.mode & 0o100 == 0 => 0o644,
-        Kind::File | Kind::Dir => 0o755,
-        Kind::Symlink | Kind::Special => 0o777,
+pub fn as_in_git(entries: &[ContextEntry]) -> Vec<ContextEntry> {
+    let mode = |entry: &ContextEntry| match entry.kind {
+        FileKind::File if entry.mode & 0o100 == 0 => 0o644,
+        FileKind::File | FileKind::Dir => 0o755,
+        FileKind::Symlink | FileKind::Special => 0o777,
     };
-    entries.iter().map(|entry| Entry { mode: mode(entry), ..entry.clone() }).collect()
+    entries.iter().map(|entry| ContextEntry { mode: mode(entry), ..entry.clone() }).collect()
 }

@@ -3,7 +3,7 @@
 //! Pure. A key serialises to JSON, travels with the image (label and annotation) and so explains itself later. The
 //! encoding is versioned: changing what a key holds means raising [`SCHEMA`], and a golden test watches the bytes.
 
-use crate::image::context::Entry;
+use crate::image::context::ContextEntry;
 use crate::spec::lock;
 use crate::spec::reference::{Digest, Malformed, Platform, Tag};
 use serde::{Deserialize, Serialize};
@@ -75,13 +75,13 @@ pub struct BaseKey {
     /// The Python that the lock was resolved for.
     pub python: String,
     /// The meaning of the lock.
-    pub lock: lock::Meaning,
+    pub lock: lock::LockMeaning,
     /// The Dockerfile's instructions, without comments and blank lines.
     pub dockerfile: Vec<String>,
     /// Build arguments of the policy.
     pub args: BTreeMap<String, String>,
     /// Files that the Dockerfile reads, but for the lock, which counts by its meaning. Sorted.
-    pub files: Vec<Entry>,
+    pub files: Vec<ContextEntry>,
     /// Layer compression.
     pub compression: String,
 }
@@ -117,7 +117,7 @@ pub struct AppKey {
     /// Build arguments of the policy.
     pub args: BTreeMap<String, String>,
     /// Files that the Dockerfile reads, but for the binary, which counts by its recipe. Sorted.
-    pub files: Vec<Entry>,
+    pub files: Vec<ContextEntry>,
     /// The binary's recipe.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub binary: Option<BinaryKey>,
@@ -153,7 +153,7 @@ impl Key for AppKey {
 }
 
 /// One difference between a published key and ours, ready to be read: `scipy 1.16.3 -> 1.17.0`.
-pub fn base_changes(old: &BaseKey, new: &BaseKey, names: &Names<'_>) -> Vec<String> {
+pub fn base_changes(old: &BaseKey, new: &BaseKey, names: &FileNames<'_>) -> Vec<String> {
     let mut changes = Vec::new();
     if old.schema != new.schema {
         changes.push(format!("the key's schema {} -> {}", old.schema, new.schema));
@@ -191,7 +191,7 @@ pub fn base_changes(old: &BaseKey, new: &BaseKey, names: &Names<'_>) -> Vec<Stri
 }
 
 /// The differences between two app keys.
-pub fn app_changes(old: &AppKey, new: &AppKey, names: &Names<'_>) -> Vec<String> {
+pub fn app_changes(old: &AppKey, new: &AppKey, names: &FileNames<'_>) -> Vec<String> {
     let mut changes = Vec::new();
     if old.schema != new.schema {
         changes.push(format!("the key's schema {} -> {}", old.schema, new.schema));
@@ -242,7 +242,7 @@ pub fn foremost(changes: &[String]) -> Vec<String> {
 }
 
 /// What files are called in the differences.
-pub struct Names<'a> {
+pub struct FileNames<'a> {
     /// The policy's file.
     pub policy: &'a str,
     /// The lock's file.
@@ -260,7 +260,7 @@ fn short(digest: &Digest) -> String {
     digest.hex()[..12].to_owned()
 }
 
-fn line_changes(old: &[String], new: &[String], names: &Names<'_>, changes: &mut Vec<String>) {
+fn line_changes(old: &[String], new: &[String], names: &FileNames<'_>, changes: &mut Vec<String>) {
     if old == new {
         return;
     }
@@ -285,9 +285,9 @@ fn map_changes(what: &str, old: &BTreeMap<String, String>, new: &BTreeMap<String
     changes.extend(old.keys().filter(|name| !new.contains_key(*name)).map(|name| format!("{what} {name} is gone")));
 }
 
-fn file_changes(old: &[Entry], new: &[Entry], changes: &mut Vec<String>) {
+fn file_changes(old: &[ContextEntry], new: &[ContextEntry], changes: &mut Vec<String>) {
     let index =
-        |files: &[Entry]| files.iter().map(|file| (file.path.clone(), file.clone())).collect::<BTreeMap<_, _>>();
+        |files: &[ContextEntry]| files.iter().map(|file| (file.path.clone(), file.clone())).collect::<BTreeMap<_, _>>();
     let (old, new) = (index(old), index(new));
     for (path, after) in &new {
         match old.get(path) {
@@ -306,11 +306,11 @@ fn file_changes(old: &[Entry], new: &[Entry], changes: &mut Vec<String>) {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::image::context::{ContextPath, Kind};
+    use crate::image::context::{ContextPath, FileKind};
     use expect_test::expect;
     use std::collections::BTreeSet;
 
-    const NAMES: Names<'_> = Names {
+    const NAMES: FileNames<'_> = FileNames {
         policy: "images.toml",
         lock: "requirements-enhanced.lock",
         dockerfile: "dockerfiles/Dockerfile.base",
@@ -327,7 +327,7 @@ pub(crate) mod tests {
                 digests: BTreeMap::from([("linux/amd64".parse().unwrap(), Digest::of(b"root"))]),
             },
             python: "3.12".to_owned(),
-            lock: lock::Meaning {
+            lock: lock::LockMeaning {
                 schema: lock::SCHEMA,
                 packages: vec![lock::Pin {
                     name: "scipy".to_owned(),
@@ -342,9 +342,9 @@ pub(crate) mod tests {
             },
             dockerfile: vec!["ARG ROOT_IMAGE".to_owned(), "FROM ${ROOT_IMAGE}".to_owned()],
             args: BTreeMap::new(),
-            files: vec![Entry {
+            files: vec![ContextEntry {
                 path: ContextPath::new("dockerfiles/check-imports.py"),
-                kind: Kind::File,
+                kind: FileKind::File,
                 mode: 0o644,
                 digest: Some(Digest::of(b"file")),
             }],

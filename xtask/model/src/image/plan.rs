@@ -7,7 +7,7 @@ use crate::image::commit::Commit;
 use crate::image::key::{Fingerprint, foremost};
 use crate::image::policy::{ImageKind, Policy};
 use crate::image::presence::{Local, Published, Standing};
-use crate::image::tags::{self, Names};
+use crate::image::tags::{self, CommitTags};
 use crate::spec::reference::{Digest, Platform, Reference, Repository, Tag};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -47,7 +47,7 @@ pub struct ImagePlan {
     /// The one of these that is the branch's, and moves.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub branch: Option<Tag>,
-    /// Names of the commit that get no tag or another one, with the reason.
+    /// CommitTags of the commit that get no tag or another one, with the reason.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
     /// `latest`, or why it stays.
@@ -173,8 +173,8 @@ pub fn latest(policy: &Policy, wish: &Wish, facts: &LatestFacts<'_>) -> Latest {
 
 /// The tags of an app in addition to its fingerprint's: short commit, branch, versions. An image with an input that is not the
 /// commit's must not carry the commit's names.
-pub fn app_tags(commit: Option<&Commit>, differences: &[Difference], policy: &Policy, wish: &Wish) -> Names {
-    let Some(commit) = commit.filter(|_| differences.is_empty()) else { return Names::default() };
+pub fn app_tags(commit: Option<&Commit>, differences: &[Difference], policy: &Policy, wish: &Wish) -> CommitTags {
+    let Some(commit) = commit.filter(|_| differences.is_empty()) else { return CommitTags::default() };
     let mut names = tags::of_commit(commit, &policy.project.default_branch);
     if wish.no_branch_tag || (wish.push && !policy.project.moving_tags.branch) {
         names.all.retain(|tag| names.branch.as_ref() != Some(tag));

@@ -24,7 +24,7 @@ pub fn annotation(platform: &Platform) -> String {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum Kind {
+pub enum BuildKind {
     #[serde(rename = "reused")]
     Reused,
     #[serde(rename = "fast")]
@@ -39,7 +39,7 @@ pub enum Kind {
     Undecided,
 }
 
-impl Kind {
+impl BuildKind {
     pub const ALL: [Self; 6] = [Self::Reused, Self::Fast, Self::Base, Self::BaseFast, Self::Enhanced, Self::Undecided];
 
     pub fn as_str(self) -> &'static str {
@@ -54,7 +54,7 @@ impl Kind {
     }
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for BuildKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())
     }
@@ -80,12 +80,12 @@ pub struct Bytes {
 /// What of an app an edit was of. A program that is compiled takes other times than files that are copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Change {
+pub enum EditKind {
     Program,
     Files,
 }
 
-impl Change {
+impl EditKind {
     /// What differs between an earlier app and one to be built; nothing where only their bases do.
     pub fn between(old: &AppKey, new: &AppKey) -> Option<Self> {
         let rest = |key: &AppKey| AppKey { base: None, scratch: None, binary: None, ..key.clone() };
@@ -96,7 +96,7 @@ impl Change {
     }
 }
 
-impl fmt::Display for Change {
+impl fmt::Display for EditKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Program => "edits of the program",
@@ -116,12 +116,12 @@ pub struct Record {
     pub commit: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub branch: Option<String>,
-    pub decision: Kind,
+    pub decision: BuildKind,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reasons: Vec<String>,
     /// What the app's edit was of, where an earlier app was known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub change: Option<Change>,
+    pub change: Option<EditKind>,
     /// Wall-clock seconds of the whole command.
     pub seconds: f64,
     /// Seconds by phase, in order: `base build`, `app publish`. Phases may overlap.
@@ -234,12 +234,12 @@ impl Record {
     }
 
     /// What its edit was of. Records from before this was written down say it by their reasons and phases.
-    pub fn change(&self) -> Option<Change> {
+    pub fn change(&self) -> Option<EditKind> {
         let compiled = || self.phases.iter().any(|(name, _)| name == "app compile");
         let says = |words: &str| self.reasons.iter().any(|reason| reason.contains(words));
         self.change.or_else(|| match () {
-            () if compiled() || says(": sources of ") || says(": locked crates of ") => Some(Change::Program),
-            () if says("was edited") || says(" is new") || says(" is gone") => Some(Change::Files),
+            () if compiled() || says(": sources of ") || says(": locked crates of ") => Some(EditKind::Program),
+            () if says("was edited") || says(" is new") || says(" is gone") => Some(EditKind::Files),
             () => None,
         })
     }
@@ -255,17 +255,17 @@ impl Record {
 }
 
 #[cfg(any(test, feature = "test-data"))]
-pub mod made_up;
+pub mod test_data;
 
 #[cfg(test)]
 mod tests {
-    use super::made_up::record;
+    use super::test_data::record;
     use super::*;
     use proptest::prelude::*;
 
     #[test]
     fn a_half_written_line_costs_only_itself() {
-        let (one, two) = (record(Kind::Fast, 10, 1.0), record(Kind::Base, 5, 2.0));
+        let (one, two) = (record(BuildKind::Fast, 10, 1.0), record(BuildKind::Base, 5, 2.0));
         let text = format!("{}\n{}\n\n{}\n", one.compact(), &one.compact()[..40], two.compact());
         let read = parse(&text);
         assert_eq!(read.records, [two, one]);
@@ -283,14 +283,14 @@ mod tests {
         refused("{}", "missing field `schema`");
         refused(r#"{"schema": 2}"#, "its schema is 2");
         refused("[1]", "invalid");
-        let negative = record(Kind::Fast, 1, -1.0).compact();
+        let negative = record(BuildKind::Fast, 1, -1.0).compact();
         refused(&negative, "its seconds are none");
-        refused(&record(Kind::Fast, 1, 2.0).compact().replace("1970-", "x"), "timestamp format is invalid");
+        refused(&record(BuildKind::Fast, 1, 2.0).compact().replace("1970-", "x"), "timestamp format is invalid");
     }
 
     #[test]
     fn a_machine_is_told_by_what_it_is() {
-        let desk = record(Kind::Fast, 1, 1.0);
+        let desk = record(BuildKind::Fast, 1, 1.0);
         let old = Record { platform: None, cores: 1, ..desk.clone() };
         let far = Record { ci: true, engine: Some("builder kube".to_owned()), ..desk.clone() };
         assert_eq!(
@@ -302,7 +302,7 @@ mod tests {
 
     #[test]
     fn kinds_are_written_as_they_are_called() {
-        for kind in Kind::ALL {
+        for kind in BuildKind::ALL {
             assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
         }
     }
@@ -310,7 +310,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_between_records_lose_no_record(noise in "[^\\n\\r]{0,60}", second in 0_i64..4_000_000_000, thousandths in 0_u32..4_000_000) {
-            let record = record(Kind::BaseFast, second, f64::from(thousandths) / 500.0);
+            let record = record(BuildKind::BaseFast, second, f64::from(thousandths) / 500.0);
             let text = format!("{}\n{noise}\n{}\n", record.compact(), record.compact());
             prop_assert_eq!(parse(&text).records, [record.clone(), record]);
         }

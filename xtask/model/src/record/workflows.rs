@@ -15,18 +15,18 @@ pub struct File {
 }
 
 /// An action, by the commit that its version names: a tag can be moved, a commit cannot.
-struct Action {
+struct GithubAction {
     name: &'static str,
     commit: &'static str,
     version: &'static str,
 }
 
-const CHECKOUT: Action =
-    Action { name: "actions/checkout", commit: "de0fac2e4500dabe0009e67214ff5f5447ce83dd", version: "v6.0.2" };
-const CACHE: Action =
-    Action { name: "actions/cache", commit: "0057852bfaa89a56745cba8c7296529d2fc39830", version: "v4.3.0" };
+const CHECKOUT: GithubAction =
+    GithubAction { name: "actions/checkout", commit: "de0fac2e4500dabe0009e67214ff5f5447ce83dd", version: "v6.0.2" };
+const CACHE: GithubAction =
+    GithubAction { name: "actions/cache", commit: "0057852bfaa89a56745cba8c7296529d2fc39830", version: "v4.3.0" };
 
-impl Action {
+impl GithubAction {
     fn uses(&self) -> String {
         format!("uses: {}@{} # {}", self.name, self.commit, self.version)
     }
@@ -45,14 +45,14 @@ const WEEKLY: &str = "github.event_name == 'schedule'";
 
 /// Where the policy is in the repository. GitHub reads the workflows of the repository's top alone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Place {
+pub struct PolicyLocation {
     /// The policy's folder from the top, `services/app`; empty at the top.
     folder: String,
     /// The folder of its Cargo workspace, which is the same or one above.
     workspace: String,
 }
 
-impl Place {
+impl PolicyLocation {
     /// A policy in `folder`, whose Cargo workspace is in `workspace`; both from the top of the repository.
     ///
     /// # Errors
@@ -84,7 +84,7 @@ fn slashed(folder: &str) -> String {
 }
 
 /// Workflows of a policy. A platform without a known runner is a fault.
-pub fn generate(policy: &Policy, place: &Place) -> Result<Vec<File>, Fault> {
+pub fn generate(policy: &Policy, place: &PolicyLocation) -> Result<Vec<File>, Fault> {
     let matrix = matrix(policy)?;
     let path = |name: &str| format!(".github/workflows/{}{name}.yml", place.prefix());
     Ok(vec![
@@ -94,12 +94,12 @@ pub fn generate(policy: &Policy, place: &Place) -> Result<Vec<File>, Fault> {
 }
 
 /// Whether a file that is there was written for the policy at this place, and may be replaced.
-pub fn is_ours(found: &str, place: &Place) -> bool {
+pub fn is_ours(found: &str, place: &PolicyLocation) -> bool {
     found.starts_with(&format!("{HEADER} from `{}`", place.policy()))
 }
 
 /// The fault of a file that someone else wrote under the name of a generated one.
-pub fn foreign(wanted: &File, found: &str) -> Fault {
+pub fn foreign_file(wanted: &File, found: &str) -> Fault {
     Fault::usage(format!(
         "`{}` was not written by `cargo xtask workflows` for this policy, and is not replaced",
         wanted.path
@@ -183,14 +183,14 @@ fn branch_filter(branch: &str) -> String {
 
 const HEADER: &str = "# Written by `cargo xtask workflows`";
 
-fn header(name: &str, place: &Place) -> String {
+fn header(name: &str, place: &PolicyLocation) -> String {
     let folder = if place.folder.is_empty() { String::new() } else { format!(" ({})", place.folder) };
     format!("{HEADER} from `{}`; do not edit.\nname: {name}{folder}\n", place.policy())
 }
 
 /// Work on a branch ends older work on it. On the default branch and for tags every run is a group of its own: what
 /// publishes under shared names is left to end.
-fn concurrency(name: &str, policy: &Policy, place: &Place) -> String {
+fn concurrency(name: &str, policy: &Policy, place: &PolicyLocation) -> String {
     let prefix = place.prefix();
     let branch = &policy.project.default_branch;
     format!(
@@ -203,7 +203,7 @@ concurrency:
     )
 }
 
-fn defaults(place: &Place) -> String {
+fn defaults(place: &PolicyLocation) -> String {
     match place.folder.is_empty() {
         true => DEFAULTS.to_owned(),
         false => format!("{DEFAULTS}    working-directory: {}\n", place.folder),
@@ -237,7 +237,7 @@ fn checkout() -> String {
 
 /// Cargo's cache. The key is what xtask is made of: with an exact hit its sources are those of the binary that was kept, and
 /// only their times, which a checkout makes new, would have cargo compile it again.
-fn cargo(kind: &str, place: &Place) -> String {
+fn cargo(kind: &str, place: &PolicyLocation) -> String {
     let at = slashed(&place.workspace);
     // Where the steps run is the policy's folder.
     let folder = if at.is_empty() { "." } else { &place.workspace };
@@ -264,7 +264,7 @@ fn cargo(kind: &str, place: &Place) -> String {
 }
 
 /// The crates of the app's program: compiled once for a lock, whatever is edited.
-fn program_cache(policy: &Policy, place: &Place) -> String {
+fn program_cache(policy: &Policy, place: &PolicyLocation) -> String {
     let Some(binary) = &policy.app.binary else { return String::new() };
     let at = slashed(&place.workspace);
     let profile = if binary.profile == "dev" { "debug" } else { &binary.profile };
@@ -346,7 +346,7 @@ fn login(policy: &Policy, when: Option<&str>) -> String {
     )
 }
 
-fn ci(policy: &Policy, place: &Place) -> String {
+fn ci(policy: &Policy, place: &PolicyLocation) -> String {
     let branch = branch_filter(&policy.project.default_branch);
     let minutes = policy.ci.timeout_minutes;
     let [header, concurrency] = [header("ci", place), concurrency("ci", policy, place)];
@@ -382,7 +382,7 @@ jobs:
     )
 }
 
-fn images(policy: &Policy, place: &Place, matrix: &str) -> String {
+fn images(policy: &Policy, place: &PolicyLocation, matrix: &str) -> String {
     let branch = branch_filter(&policy.project.default_branch);
     let (head, defaults) = (header("images", place), defaults(place));
     let schedule = quoted(&policy.ci.schedule);
@@ -411,7 +411,7 @@ jobs:
     )
 }
 
-fn plan(policy: &Policy, place: &Place) -> String {
+fn plan(policy: &Policy, place: &PolicyLocation) -> String {
     let (checkout, cargo) = (checkout(), cargo("xtask", place));
     let login = login(policy, Some("steps.may.outputs.publish == 'true'"));
     let outputs: String =
@@ -442,7 +442,7 @@ fn plan(policy: &Policy, place: &Place) -> String {
     )
 }
 
-fn base(policy: &Policy, place: &Place, matrix: &str) -> String {
+fn base(policy: &Policy, place: &PolicyLocation, matrix: &str) -> String {
     let minutes = policy.ci.timeout_minutes;
     let (checkout, cargo, login) = (checkout(), cargo("xtask", place), login(policy, None));
     format!(
@@ -468,7 +468,7 @@ fn base(policy: &Policy, place: &Place, matrix: &str) -> String {
     )
 }
 
-fn app(policy: &Policy, place: &Place, matrix: &str) -> String {
+fn app(policy: &Policy, place: &PolicyLocation, matrix: &str) -> String {
     let minutes = policy.ci.timeout_minutes;
     let (checkout, cargo, login, program) =
         (checkout(), cargo("xtask", place), login(policy, None), program_cache(policy, place));
@@ -500,7 +500,7 @@ fn app(policy: &Policy, place: &Place, matrix: &str) -> String {
     )
 }
 
-fn fork(policy: &Policy, place: &Place, matrix: &str) -> String {
+fn fork(policy: &Policy, place: &PolicyLocation, matrix: &str) -> String {
     let minutes = policy.ci.timeout_minutes;
     let (checkout, cargo, program) = (checkout(), cargo("xtask", place), program_cache(policy, place));
     format!(
@@ -525,7 +525,7 @@ fn fork(policy: &Policy, place: &Place, matrix: &str) -> String {
     )
 }
 
-fn release(policy: &Policy, place: &Place) -> String {
+fn release(policy: &Policy, place: &PolicyLocation) -> String {
     let branch = &policy.project.default_branch;
     let minutes = policy.ci.timeout_minutes;
     let (checkout, cargo, login) = (checkout(), cargo("xtask", place), login(policy, None));
@@ -552,7 +552,7 @@ fn release(policy: &Policy, place: &Place) -> String {
 }
 
 /// Whether fast builds have become slow, from the records that travel with the images.
-fn gate(policy: &Policy, place: &Place) -> Option<String> {
+fn gate(policy: &Policy, place: &PolicyLocation) -> Option<String> {
     let factor = policy.ci.gate_factor?;
     let branch = &policy.project.default_branch;
     let (checkout, cargo, login) = (checkout(), cargo("xtask", place), login(policy, None));
@@ -575,7 +575,7 @@ fn gate(policy: &Policy, place: &Place) -> Option<String> {
     ))
 }
 
-fn required(policy: &Policy, place: &Place) -> String {
+fn required(policy: &Policy, place: &PolicyLocation) -> String {
     // It checks nothing out: the folder of the other jobs is not there.
     let folder = if place.folder.is_empty() { "" } else { "        working-directory: .\n" };
     let gate = if policy.ci.gate_factor.is_some() { ", gate" } else { "" };

@@ -13,16 +13,16 @@ mod sources;
 mod tests;
 mod words;
 
-pub use expansion::{DEFAULT_PATH, Expanded, Footing, Inherited};
+pub use expansion::{DEFAULT_PATH, Expanded, Inherited, StageBase};
 pub use instruction::{Command, Healthcheck, Instruction, Kind, Mount, Run, Transfer};
 pub use lines::Heredoc;
-pub use lint::{Finding, Rule};
+pub use lint::{Finding, LintRule};
 pub use sources::remote;
 pub use sources::{Reads, Source};
 
 use crate::fault::Fault;
 use instruction::{Parsed, parse};
-use lines::Problem;
+use lines::ParseError;
 
 /// A `FROM` and what follows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,7 +73,7 @@ impl Dockerfile {
         }
     }
 
-    fn fill(&mut self, text: &str) -> Result<(), Problem> {
+    fn fill(&mut self, text: &str) -> Result<(), ParseError> {
         limits::bytes(text)?;
         let mut counts = limits::Counts::default();
         let (directives, logical) = lines::split(text, &mut counts)?;
@@ -94,24 +94,24 @@ impl Dockerfile {
                         (None, Kind::Arg(_)) => self.globals.push(instruction),
                         (None, kind) => {
                             let what = format!("`{}` stands before the first `FROM`", kind.keyword());
-                            return Err(Problem::new(line.line, line.column, what));
+                            return Err(ParseError::new(line.line, line.column, what));
                         }
                     }
                 }
             }
         }
         if self.stages.is_empty() {
-            return Err(Problem::new(1, 1, "there is no `FROM`").hint("begin with `FROM image`"));
+            return Err(ParseError::new(1, 1, "there is no `FROM`").hint("begin with `FROM image`"));
         }
         self.target = self.stages.len() - 1;
         Ok(())
     }
 
-    fn begin_stage(&mut self, line: &lines::Logical, from: instruction::From) -> Result<(), Problem> {
+    fn begin_stage(&mut self, line: &lines::Logical, from: instruction::From) -> Result<(), ParseError> {
         let twin = self.stages.iter().find(|stage| from.name.is_some() && stage.name == from.name);
         if let (Some(twin), Some(name)) = (twin, &from.name) {
             let what = format!("two stages are named `{name}` (the other is on line {})", twin.line);
-            return Err(Problem::new(line.line, line.column, what));
+            return Err(ParseError::new(line.line, line.column, what));
         }
         self.stages.push(Stage {
             line: line.line,
@@ -190,8 +190,8 @@ impl Dockerfile {
     }
 
     /// A problem as a person reads it: place, line, caret, hint.
-    fn fault(&self, problem: &Problem) -> Fault {
-        let Problem { line, column, what, hint } = problem;
+    fn fault(&self, problem: &ParseError) -> Fault {
+        let ParseError { line, column, what, hint } = problem;
         let gutter = " ".repeat(line.to_string().len());
         let text = self.lines.get(line - 1).map_or("", |text| text.trim_end());
         // Tabs stay, so that the caret stands under its column at any tab width.

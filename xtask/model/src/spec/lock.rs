@@ -1,4 +1,4 @@
-//! The lock: every distribution of the base, pinned with its hashes, and the requirements it answers to.
+//! The lock: every distribution of the base, pinned with its hashes, and the requirements it satisfies to.
 //!
 //! The text is what `uv pip compile --universal --generate-hashes` prints, below a header of xtask's, so pip and uv install from it as it is.
 //! `xtask_host::tree::uv` resolves and writes it.
@@ -10,20 +10,21 @@ pub mod images;
 pub mod indexes;
 pub mod pip;
 
-pub use diff::{Change, diff};
+pub use diff::{LockChange, diff};
 pub use images::ImagesLock;
 pub use indexes::Indexes;
 
 use crate::fault::Fault;
 use crate::spec::reference::Digest;
 use crate::spec::requirements::{
-    self, Entry, Environment, Options, Requirement, Requirements, Source, Specifier, Version, lines,
+    self, Environment, NormalRequirement, Options, Requirement, RequirementSource, Requirements, Specifier, Version,
+    lines,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-/// The version of [`Meaning`]'s encoding.
+/// The version of [`LockMeaning`]'s encoding.
 pub const SCHEMA: u32 = 1;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,7 +61,7 @@ pub struct LockedPackage {
 
 /// What counts of a lock: what it makes a base install. Small enough for a label: hashes are there by their own digest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Meaning {
+pub struct LockMeaning {
     /// [`SCHEMA`].
     pub schema: u32,
     /// Sorted as in [`Lock::packages`].
@@ -132,8 +133,8 @@ impl Lock {
         python_bound(&self.python).is_ok_and(|bound| bound.contains(python))
     }
 
-    pub fn meaning(&self) -> Meaning {
-        Meaning {
+    pub fn meaning(&self) -> LockMeaning {
+        LockMeaning {
             schema: SCHEMA,
             packages: self.packages.iter().map(Pin::from).collect(),
             no_binary: self.no_binary.clone(),
@@ -199,16 +200,16 @@ fn no_places(path: &Path, options: &Options) -> Result<(), Fault> {
 }
 
 fn bad_line(path: &Path, text: &str, line: usize, why: &str) -> Fault {
-    let shown = requirements::secret::hidden(lines::physical(text).get(line - 1).copied().unwrap_or_default());
+    let shown = requirements::secret::redacted(lines::physical(text).get(line - 1).copied().unwrap_or_default());
     Fault::usage(format!("{}:{line}:1: {why}\n    {shown}\n    ^", path.display()))
         .hint("write it anew: `cargo xtask lock`")
 }
 
 fn pinned(requirement: &Requirement) -> Result<LockedPackage, String> {
-    let Entry { name, extras, url, marker, hashes, .. } = requirement.meaning();
+    let NormalRequirement { name, extras, url, marker, hashes, .. } = requirement.meaning();
     let version = match &requirement.source {
-        Source::Index(specifiers) => exact(specifiers).ok_or("expected one exact version, `name==1.2.3`")?,
-        Source::Url(url) => match requirements::distribution(url) {
+        RequirementSource::Index(specifiers) => exact(specifiers).ok_or("expected one exact version, `name==1.2.3`")?,
+        RequirementSource::Url(url) => match requirements::distribution(url) {
             Some((_, version)) => version,
             None => "unknown".to_owned(),
         },
@@ -230,7 +231,7 @@ fn python_bound(text: &str) -> Result<Specifier, String> {
     text.strip_prefix(">=").and_then(|version| Specifier::new(">=", version.trim()).ok()).ok_or_else(wrong)
 }
 
-/// Whether the lock answers to these requirements for this Python version (`3.12`).
+/// Whether the lock satisfies to these requirements for this Python version (`3.12`).
 ///
 /// # Errors
 /// Drift, naming what changed as far as the lock can tell.
@@ -241,9 +242,9 @@ pub fn check(requirements: &Requirements, python: &str, lock: &Lock) -> Result<(
         locked.entry(&package.name).or_default().push(package);
     }
     let of = |wanted: &Requirement| locked.get(wanted.name.as_str()).map_or(&[][..], Vec::as_slice);
-    causes.extend(requirements.requirements().iter().filter_map(|wanted| unanswered(wanted, of(wanted), true)));
-    causes.extend(requirements.constraints().iter().filter_map(|wanted| unanswered(wanted, of(wanted), false)));
-    causes.extend(hashes::foreign(requirements, lock));
+    causes.extend(requirements.requirements().iter().filter_map(|wanted| unsatisfied(wanted, of(wanted), true)));
+    causes.extend(requirements.constraints().iter().filter_map(|wanted| unsatisfied(wanted, of(wanted), false)));
+    causes.extend(hashes::unlisted(requirements, lock));
     if causes.is_empty() && requirements.fingerprint() != lock.requirements {
         causes
             .push("a requirement, constraint or option was added, removed or changed since it was written".to_owned());
@@ -279,22 +280,22 @@ fn python_cause(python: &str, lock: &Lock) -> Vec<String> {
     }
 }
 
-/// Why no locked package answers to a requirement. With a marker one fitting version is enough, or none where it is for
+/// Why no locked package satisfies to a requirement. With a marker one fitting version is enough, or none where it is for
 /// an environment that this lock does not serve.
-fn unanswered(wanted: &Requirement, locked: &[&LockedPackage], required: bool) -> Option<String> {
+fn unsatisfied(wanted: &Requirement, locked: &[&LockedPackage], required: bool) -> Option<String> {
     let asks = wanted.meaning();
     if locked.is_empty() {
         return (required && wanted.marker.is_none()).then(|| format!("`{asks}` is not in it"));
     }
-    let bad: Vec<&&LockedPackage> = locked.iter().filter(|package| !answers(&wanted.source, package)).collect();
+    let bad: Vec<&&LockedPackage> = locked.iter().filter(|package| !satisfies(&wanted.source, package)).collect();
     let wrong = if wanted.marker.is_some() { bad.len() == locked.len() } else { !bad.is_empty() };
     wrong.then(|| format!("{} {} is locked, but `{asks}` is asked for", wanted.name, bad[0].version))
 }
 
-fn answers(source: &Source, package: &LockedPackage) -> bool {
+fn satisfies(source: &RequirementSource, package: &LockedPackage) -> bool {
     match source {
-        Source::Url(url) => package.url.as_ref() == Some(url),
-        Source::Index(specifiers) => package
+        RequirementSource::Url(url) => package.url.as_ref() == Some(url),
+        RequirementSource::Index(specifiers) => package
             .version
             .parse::<Version>()
             .map_or(package.url.is_some(), |version| specifiers.iter().all(|specifier| specifier.contains(&version))),

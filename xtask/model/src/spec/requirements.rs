@@ -10,31 +10,31 @@ mod cursor;
 pub mod encoding;
 mod environment;
 pub(crate) mod lines;
+mod location;
 mod marker;
 mod options;
-mod place;
 mod portable;
 mod requirement;
 pub mod secret;
 mod version;
 
 pub use environment::Environment;
+pub use location::{LocationKind, PackageLocation};
 pub use marker::{Marker, Operand};
 pub use options::Options;
-pub use place::{Place, PlaceKind};
 pub use portable::portable;
 pub use requirement::distribution;
-pub use requirement::{Entry, Requirement, Source, normalised};
+pub use requirement::{NormalRequirement, Requirement, RequirementSource, normalised};
 pub use version::{Specifier, Version};
 
 use crate::fault::Fault;
 use crate::spec::reference::Digest;
-use lines::{Bad, Line, Problem};
+use lines::{Line, LineError, LocatedError};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
 
-/// The version of [`Meaning`]'s encoding; raised whenever the same files would get another fingerprint.
+/// The version of [`RequirementsMeaning`]'s encoding; raised whenever the same files would get another fingerprint.
 pub const SCHEMA: u32 = 1;
 
 /// Bytes that a requirement file and the files it names may have together. Locks of thousands of packages are below.
@@ -50,7 +50,7 @@ const MAX_LINES: usize = 100_000;
 /// Bytes of one line with the lines that continue it: room for thousands of hashes.
 const MAX_LINE: usize = 512 << 10;
 
-const MAX_PLACES: usize = 100;
+const MAX_LOCATIONS: usize = 100;
 
 const MAX_PROBLEMS: usize = 50;
 
@@ -60,17 +60,17 @@ pub struct Requirements {
     requirements: Vec<Requirement>,
     constraints: Vec<Requirement>,
     options: Options,
-    places: Vec<Place>,
+    locations: Vec<PackageLocation>,
     files: Vec<PathBuf>,
 }
 
 /// What counts: the same for two sets of files that ask for the same, however they are written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Meaning {
+pub struct RequirementsMeaning {
     /// [`SCHEMA`].
     pub schema: u32,
-    pub requirements: BTreeSet<Entry>,
-    pub constraints: BTreeSet<Entry>,
+    pub requirements: BTreeSet<NormalRequirement>,
+    pub constraints: BTreeSet<NormalRequirement>,
     pub options: Options,
 }
 
@@ -88,8 +88,8 @@ impl Requirements {
     }
 
     /// Indexes and pages of links in the order of the files, as they are written.
-    pub fn places(&self) -> &[Place] {
-        &self.places
+    pub fn locations(&self) -> &[PackageLocation] {
+        &self.locations
     }
 
     /// Every file that was read, the first one first, each once, as it was given to the loader.
@@ -102,9 +102,9 @@ impl Requirements {
         self.requirements.iter().map(|requirement| requirement.name.as_str()).collect()
     }
 
-    pub fn meaning(&self) -> Meaning {
+    pub fn meaning(&self) -> RequirementsMeaning {
         let entries = |list: &[Requirement]| list.iter().map(Requirement::meaning).collect();
-        Meaning {
+        RequirementsMeaning {
             schema: SCHEMA,
             requirements: entries(&self.requirements),
             constraints: entries(&self.constraints),
@@ -126,7 +126,7 @@ impl Requirements {
 /// A fault of `load` and a limit at once; every bad line of every file together, as `file:line:column` with the line and a
 /// caret.
 pub fn read(path: &Path, load: &mut dyn FnMut(&Path) -> Result<String, Fault>) -> Result<Requirements, Fault> {
-    let mut reader = Reader {
+    let mut reader = FileReader {
         load,
         found: Requirements::default(),
         seen: BTreeSet::new(),
@@ -135,12 +135,12 @@ pub fn read(path: &Path, load: &mut dyn FnMut(&Path) -> Result<String, Fault>) -
         used: Used::default(),
     };
     reader.file(&lexical(path), false)?;
-    let Reader { found, problems, .. } = reader;
+    let FileReader { found, problems, .. } = reader;
     if problems.is_empty() { Ok(found) } else { Err(fault(path, &problems)) }
 }
 
-fn fault(path: &Path, problems: &[Problem]) -> Fault {
-    let shown: Vec<String> = problems.iter().map(Problem::to_string).collect();
+fn fault(path: &Path, problems: &[LocatedError]) -> Fault {
+    let shown: Vec<String> = problems.iter().map(LocatedError::to_string).collect();
     let count = if problems.len() == 1 { "a line".to_owned() } else { format!("{} lines", problems.len()) };
     Fault::usage(format!("cannot read {count} of the requirements\n\n{}", shown.join("\n\n")))
         .needed_by(format!("`{}`", path.display()))
@@ -163,13 +163,13 @@ fn lexical(path: &Path) -> PathBuf {
     clean
 }
 
-struct Reader<'a> {
+struct FileReader<'a> {
     load: &'a mut dyn FnMut(&Path) -> Result<String, Fault>,
     found: Requirements,
     /// Files that were read, once as requirements and once as constraints at most.
     seen: BTreeSet<(PathBuf, bool)>,
     open: Vec<PathBuf>,
-    problems: Vec<Problem>,
+    problems: Vec<LocatedError>,
     used: Used,
 }
 
@@ -185,7 +185,7 @@ fn limit(path: &Path, what: &str, most: usize) -> Fault {
         .hint("split it, or remove lines that are repeated")
 }
 
-impl Reader<'_> {
+impl FileReader<'_> {
     fn file(&mut self, path: &Path, constraint: bool) -> Result<(), Fault> {
         if !self.seen.insert((path.to_owned(), constraint)) {
             return Ok(());
@@ -214,7 +214,7 @@ impl Reader<'_> {
             match self.line(path, &line, constraint)? {
                 Ok(()) => {}
                 Err(bad) if self.problems.len() < MAX_PROBLEMS => {
-                    self.problems.push(Problem::new(path, &source, &line, bad));
+                    self.problems.push(LocatedError::new(path, &source, &line, bad));
                 }
                 Err(_) => break,
             }
@@ -224,9 +224,9 @@ impl Reader<'_> {
     }
 
     /// The outer result is the loader's, the inner one the line's.
-    fn line(&mut self, path: &Path, line: &Line, constraint: bool) -> Result<Result<(), Bad>, Fault> {
-        if let Some(at) = line.swallows {
-            return Ok(Err(Bad::new(
+    fn line(&mut self, path: &Path, line: &Line, constraint: bool) -> Result<Result<(), LineError>, Fault> {
+        if let Some(at) = line.continues_comment {
+            return Ok(Err(LineError::new(
                 at,
                 "a comment that ends in a backslash takes the next line with it: remove the backslash",
             )));
@@ -239,16 +239,21 @@ impl Reader<'_> {
             };
         }
         Ok(entry(path, line, constraint).map(|requirement| {
-            if matches!(requirement.source, Source::Url(_)) {
-                self.found.places.extend(Place::of_line(&line.text));
+            if matches!(requirement.source, RequirementSource::Url(_)) {
+                self.found.locations.extend(PackageLocation::of_line(&line.text));
             }
             if constraint { &mut self.found.constraints } else { &mut self.found.requirements }.push(requirement);
         }))
     }
 
-    fn options(&mut self, path: &Path, from: usize, written: &[options::Written]) -> Result<Result<(), Bad>, Fault> {
+    fn options(
+        &mut self,
+        path: &Path,
+        from: usize,
+        written: &[options::WrittenOption],
+    ) -> Result<Result<(), LineError>, Fault> {
         for option in written {
-            let bad = |why: &str| Ok(Err(Bad::new(from + option.at, why)));
+            let bad = |why: &str| Ok(Err(LineError::new(from + option.at, why)));
             match option.name {
                 "--requirement" | "--constraint" => {
                     if let Err(bad) = self.nested(path, option)? {
@@ -260,9 +265,11 @@ impl Reader<'_> {
                 }
                 "--hash" => return bad("expected a requirement before `--hash`"),
                 _ if self.found.options.take(option) => {
-                    self.found.places.extend(Place::of(option));
-                    if self.found.places.iter().filter(|place| place.kind != PlaceKind::File).count() > MAX_PLACES {
-                        return Err(limit(path, "indexes and pages of links", MAX_PLACES));
+                    self.found.locations.extend(PackageLocation::of(option));
+                    if self.found.locations.iter().filter(|place| place.kind != LocationKind::File).count()
+                        > MAX_LOCATIONS
+                    {
+                        return Err(limit(path, "indexes and pages of links", MAX_LOCATIONS));
                     }
                 }
                 other => return bad(&format!("expected a requirement before `{other}`")),
@@ -271,8 +278,8 @@ impl Reader<'_> {
         Ok(Ok(()))
     }
 
-    fn nested(&mut self, path: &Path, option: &options::Written) -> Result<Result<(), Bad>, Fault> {
-        let bad = |why: String| Ok(Err(Bad::new(option.value_at, why)));
+    fn nested(&mut self, path: &Path, option: &options::WrittenOption) -> Result<Result<(), LineError>, Fault> {
+        let bad = |why: String| Ok(Err(LineError::new(option.value_at, why)));
         if option.value.contains("://") {
             return bad("a file from the network can change behind a lock: keep it in the repository".to_owned());
         }
@@ -300,7 +307,7 @@ impl Reader<'_> {
 }
 
 /// A requirement with its options: `name==1 ; marker --hash=sha256:…`.
-fn entry(path: &Path, line: &Line, constraint: bool) -> Result<Requirement, Bad> {
+fn entry(path: &Path, line: &Line, constraint: bool) -> Result<Requirement, LineError> {
     let split = options_begin(&line.text);
     let mut requirement = requirement::read(&line.text[..split])?;
     requirement.file = path.to_owned();
@@ -308,7 +315,7 @@ fn entry(path: &Path, line: &Line, constraint: bool) -> Result<Requirement, Bad>
     for option in options::read(&line.text[split..]).map_err(|bad| bad.within(split))? {
         match option.name {
             "--hash" => {
-                let hash = options::hash(&option.value).map_err(|why| Bad::new(split + option.value_at, why))?;
+                let hash = options::hash(&option.value).map_err(|why| LineError::new(split + option.value_at, why))?;
                 requirement.hashes.insert(hash);
             }
             "--global-option" | "--config-settings" => {
@@ -316,13 +323,13 @@ fn entry(path: &Path, line: &Line, constraint: bool) -> Result<Requirement, Bad>
                     "`{}` is for building on this machine; a locked build takes no build settings",
                     option.name
                 );
-                return Err(Bad::new(split + option.at, why));
+                return Err(LineError::new(split + option.at, why));
             }
-            other => return Err(Bad::new(split + option.at, format!("`{other}` stands on a line of its own"))),
+            other => return Err(LineError::new(split + option.at, format!("`{other}` stands on a line of its own"))),
         }
     }
     if constraint && !requirement.extras.is_empty() {
-        return Err(Bad::new(line.text.find('[').unwrap_or(0), "a constraint cannot have extras"));
+        return Err(LineError::new(line.text.find('[').unwrap_or(0), "a constraint cannot have extras"));
     }
     Ok(requirement)
 }

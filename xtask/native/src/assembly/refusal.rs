@@ -31,9 +31,9 @@ pub struct Subject<'a> {
 /// That instruction, with its line and the ways out.
 pub fn refusal(subject: &Subject<'_>) -> Result<(), Fault> {
     let Subject { dockerfile, args, platform, image, realised } = subject;
-    let footings = dockerfile.footings(args, platform)?;
-    let interpreted = interpreted(dockerfile, &footings, realised)?;
-    let mut images = footings.iter().filter(|footing| footing.on.is_none() && footing.base != "scratch");
+    let stage_bases = dockerfile.stage_bases(args, platform)?;
+    let interpreted = interpreted(dockerfile, &stage_bases, realised)?;
+    let mut images = stage_bases.iter().filter(|footing| footing.on.is_none() && footing.base != "scratch");
     if let Some(other) = images.find(|footing| interpreted.contains(&footing.stage) && footing.base != *image) {
         let line = dockerfile.stages()[other.stage].line;
         return Err(other_image(&other.base, image).needed_by(format!("`{}:{line}`", dockerfile.path())));

@@ -56,7 +56,7 @@ pub(super) fn through_ourselves() {
 /// The same call, ending with the thread that starts it, and with no open file but its three streams.
 pub fn guarded(call: Command) -> Command {
     let Some(xtask) = XTASK.get() else { return call };
-    call.behind(xtask, Task::Guarded { parent: std::process::id() }.args().expect("a number is JSON"))
+    call.wrapped_by(xtask, Task::Guarded { parent: std::process::id() }.args().expect("a number is JSON"))
 }
 
 impl Rights {
@@ -94,7 +94,7 @@ impl Rights {
         };
         let xtask =
             XTASK.get().ok_or_else(|| Fault::new(Exit::Bug, "no xtask binary is set to start programs with"))?;
-        Ok(call.behind(xtask, Task::Apart(Apart { parent: std::process::id(), ranges }).args()?))
+        Ok(call.wrapped_by(xtask, Task::Apart(Apart { parent: std::process::id(), ranges }).args()?))
     }
 
     /// Removes a folder whose files may be of every user that programs apart have.

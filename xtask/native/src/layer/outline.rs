@@ -17,7 +17,7 @@ use std::io::Read;
 use std::sync::Arc;
 use table::Mark;
 use xtask_model::fault::Fault;
-use xtask_model::image::context::{ContextPath, Kind};
+use xtask_model::image::context::{ContextPath, FileKind};
 
 /// Files whose contents are kept: names of users and groups are looked up by whoever copies into an image.
 const KEPT: [&[u8]; 2] = [b"etc/passwd", b"etc/group"];
@@ -30,7 +30,7 @@ const LINKS: usize = 40;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
     /// What it is; a hard link is a file.
-    pub kind: Kind,
+    pub kind: FileKind,
     /// Permission bits with set-id and sticky.
     pub mode: u32,
     /// The numeric owner.
@@ -48,7 +48,7 @@ pub struct Node {
 impl Node {
     /// A folder that no layer says anything of, as every unpacker makes it.
     fn implied() -> Self {
-        Self { kind: Kind::Dir, mode: 0o755, uid: 0, gid: 0, size: 0, link: Vec::new(), contents: None }
+        Self { kind: FileKind::Dir, mode: 0o755, uid: 0, gid: 0, size: 0, link: Vec::new(), contents: None }
     }
 }
 
@@ -95,7 +95,9 @@ impl Outline {
         let mut implied = path.as_bytes().is_empty();
         for (number, layer) in self.layers.iter().enumerate().rev() {
             match layer.get(path.as_bytes()) {
-                Some(node) if !implied || node.kind == Kind::Dir => return Some(Found { node, layer: Some(number) }),
+                Some(node) if !implied || node.kind == FileKind::Dir => {
+                    return Some(Found { node, layer: Some(number) });
+                }
                 // What a layer above needs to be a folder is one, and a new one.
                 Some(_) => break,
                 None => {}
@@ -128,7 +130,7 @@ impl Outline {
             let next = at.join(&part);
             let here = self.get(&next);
             match here {
-                Some(Found { node: Node { kind: Kind::Symlink, link, .. }, .. }) => {
+                Some(Found { node: Node { kind: FileKind::Symlink, link, .. }, .. }) => {
                     links += 1;
                     if links > LINKS {
                         return Err(Fault::build(format!("cannot follow `{path}` in the image"))
@@ -157,7 +159,7 @@ impl Outline {
                 let mut folder = path.parent();
                 while let Some(one) = folder.filter(|folder| !folder.as_bytes().is_empty()) {
                     let implied = all.entry(one.clone()).or_insert_with(Node::implied);
-                    if implied.kind != Kind::Dir {
+                    if implied.kind != FileKind::Dir {
                         *implied = Node::implied();
                     }
                     folder = one.parent();
@@ -178,7 +180,7 @@ impl Outline {
         let Resolved { path, found: Some(Found { node, layer: Some(layer) }) } = self.resolve(path)? else {
             return Ok(None);
         };
-        if node.kind != Kind::File {
+        if node.kind != FileKind::File {
             return Ok(None);
         }
         if let Some(contents) = node.contents {
@@ -258,12 +260,12 @@ pub fn of(reader: &mut Reader<'_>) -> Result<LayerOutline, Fault> {
 
 fn node(entry: Entry, contents: Option<Vec<u8>>) -> (ContextPath, Node) {
     let (kind, size, link) = match entry.kind {
-        EntryKind::Dir => (Kind::Dir, 0, Vec::new()),
-        EntryKind::File(size) => (Kind::File, size, Vec::new()),
-        EntryKind::Symlink(target) => (Kind::Symlink, 0, target),
-        EntryKind::HardLink(target) => (Kind::File, 0, target.as_bytes().to_vec()),
-        EntryKind::Special => (Kind::Special, 0, Vec::new()),
+        EntryKind::Dir => (FileKind::Dir, 0, Vec::new()),
+        EntryKind::File(size) => (FileKind::File, size, Vec::new()),
+        EntryKind::Symlink(target) => (FileKind::Symlink, 0, target),
+        EntryKind::HardLink(target) => (FileKind::File, 0, target.as_bytes().to_vec()),
+        EntryKind::Special => (FileKind::Special, 0, Vec::new()),
     };
-    let mode = if kind == Kind::Symlink { 0o777 } else { entry.mode };
+    let mode = if kind == FileKind::Symlink { 0o777 } else { entry.mode };
     (entry.path, Node { kind, mode, uid: entry.uid, gid: entry.gid, size, link, contents })
 }

@@ -6,7 +6,7 @@ use super::prepared;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use xtask_host::docker::engine::{self, Options, State, Status};
+use xtask_host::docker::engine::{self, EngineOptions, State, Status};
 use xtask_host::process::{self, Command};
 use xtask_host::terminal;
 use xtask_host::tree::facts::{self, Tree};
@@ -31,7 +31,7 @@ impl Engine {
         if ours {
             terminal::step("engine", "starts under `target/engine`, and ends when this is done");
         }
-        Ok(Self { root: root.to_owned(), state: engine::up(root, &Options::default())?, ours })
+        Ok(Self { root: root.to_owned(), state: engine::up(root, &EngineOptions::default())?, ours })
     }
 
     /// How it is reached.

@@ -35,10 +35,10 @@ impl Process {
         }
     }
 
-    /// SIGTERM, then SIGKILL after `patience`; returns once it has ended.
-    pub fn stop(&self, patience: Duration) -> Result<(), Fault> {
+    /// SIGTERM, then SIGKILL after `timeout`; returns once it has ended.
+    pub fn stop(&self, timeout: Duration) -> Result<(), Fault> {
         self.signal(Signal::TERM);
-        if self.ends_within(patience) {
+        if self.ends_within(timeout) {
             return Ok(());
         }
         self.signal(Signal::KILL);
@@ -48,8 +48,8 @@ impl Process {
         Err(Fault::build(format!("cannot end process {}", self.pid)).cause("it is still there 10 s after SIGKILL"))
     }
 
-    fn ends_within(&self, patience: Duration) -> bool {
-        let limit = Instant::now() + patience;
+    fn ends_within(&self, timeout: Duration) -> bool {
+        let limit = Instant::now() + timeout;
         while self.runs() {
             if Instant::now() >= limit {
                 return false;

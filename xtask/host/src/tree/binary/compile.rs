@@ -29,7 +29,7 @@ pub fn compile(
     copied: &BTreeSet<PathBuf>,
 ) -> Result<Duration, Fault> {
     let staged = root.join(super::staged(platform, binary));
-    if Staged::read(&note(root, binary, platform))
+    if StagedBinary::read(&note(root, binary, platform))
         .is_some_and(|known| known.recipe == *recipe && known.is_still(&staged))
     {
         return Ok(Duration::ZERO);
@@ -96,7 +96,7 @@ pub fn keep(
 ) -> Result<(), Fault> {
     let staged = root.join(super::staged(platform, binary));
     stage(executable, &staged)?;
-    if let Some(known) = Staged::of(recipe, &staged) {
+    if let Some(known) = StagedBinary::of(recipe, &staged) {
         file::write(&note(root, binary, platform), &serde_json::to_string(&known).expect("a note is JSON"))?;
     }
     Ok(())
@@ -108,14 +108,14 @@ fn note(root: &Path, binary: &Binary, platform: &Platform) -> PathBuf {
 
 /// What is remembered of a staged binary, so that cargo need not be asked whether it is the right one.
 #[derive(Serialize, Deserialize)]
-struct Staged {
+struct StagedBinary {
     recipe: BinaryKey,
     size: u64,
     /// Nanoseconds since 1970.
     modified: u128,
 }
 
-impl Staged {
+impl StagedBinary {
     fn read(note: &Path) -> Option<Self> {
         serde_json::from_slice(&fs::read(note).ok()?).ok()
     }
@@ -301,7 +301,7 @@ mod tests {
             crates: xtask_model::spec::reference::Digest::of(b""),
             sources: xtask_model::spec::reference::Digest::of(b""),
         };
-        let staged = Staged::of(&recipe, &file).unwrap();
+        let staged = StagedBinary::of(&recipe, &file).unwrap();
         assert!(staged.is_still(&file));
         fs::write(&file, "other").unwrap();
         assert!(!staged.is_still(&file));

@@ -9,7 +9,7 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use xtask_model::fault::Fault;
-use xtask_model::image::context::{ContextPath, Found, Kind};
+use xtask_model::image::context::{ContextPath, FileInfo, FileKind};
 use xtask_model::spec::reference::Digest;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub trait Files: Send + Sync {
     fn list(&self, folder: &ContextPath) -> Result<Vec<Named>, Fault>;
 
     /// What stands at a path, itself not followed; `None` where nothing does.
-    fn found(&self, path: &ContextPath) -> Result<Option<Found>, Fault>;
+    fn found(&self, path: &ContextPath) -> Result<Option<FileInfo>, Fault>;
 
     /// Digests of files' contents, in order. `bytes` is what they hold together, as far as [`Files::found`] said.
     fn digests(&self, files: &[&ContextPath], bytes: u64) -> Result<Vec<Digest>, Fault>;
@@ -113,7 +113,7 @@ impl<P: AsRef<Path> + Send + Sync + ?Sized> Files for P {
         Ok(listed)
     }
 
-    fn found(&self, path: &ContextPath) -> Result<Option<Found>, Fault> {
+    fn found(&self, path: &ContextPath) -> Result<Option<FileInfo>, Fault> {
         let location = self.as_ref().join(path.to_path());
         match std::fs::symlink_metadata(&location) {
             Ok(metadata) => found(&location, &metadata).map(Some),
@@ -128,19 +128,19 @@ impl<P: AsRef<Path> + Send + Sync + ?Sized> Files for P {
     }
 }
 
-fn found(location: &Path, metadata: &Metadata) -> Result<Found, Fault> {
+fn found(location: &Path, metadata: &Metadata) -> Result<FileInfo, Fault> {
     let mode = metadata.permissions().mode() & 0o7777;
     let file_type = metadata.file_type();
     if file_type.is_symlink() {
         let target = std::fs::read_link(location)
             .map_err(|error| Fault::usage(format!("cannot read link `{}`", location.display())).cause(error))?;
         let link = Some(target.into_os_string().into_vec());
-        return Ok(Found { kind: Kind::Symlink, mode: 0o777, size: 0, link });
+        return Ok(FileInfo { kind: FileKind::Symlink, mode: 0o777, size: 0, link });
     }
     let (kind, size) = match (file_type.is_dir(), file_type.is_file()) {
-        (true, _) => (Kind::Dir, 0),
-        (_, true) => (Kind::File, metadata.len()),
-        _ => (Kind::Special, 0),
+        (true, _) => (FileKind::Dir, 0),
+        (_, true) => (FileKind::File, metadata.len()),
+        _ => (FileKind::Special, 0),
     };
-    Ok(Found { kind, mode, size, link: None })
+    Ok(FileInfo { kind, mode, size, link: None })
 }

@@ -1,7 +1,7 @@
 //! Digests of files. Where they are many, what has not been touched since it was read is not read again, by this build or by
 //! the next: a file is known by its stamp, as git's index knows it.
 //!
-//! A stamp that could still be that of other contents is never remembered, and a memory that cannot be read or written costs
+//! A stamp that could still be that of other contents is never remembered, and a cache that cannot be read or written costs
 //! time only.
 
 use crate::file::cannot_read;
@@ -18,10 +18,10 @@ use xtask_model::image::context::ContextPath;
 use xtask_model::spec::reference::Digest;
 
 /// Bytes and files beyond which a second thread is worth its start.
-const MUCH: (u64, usize) = (4 << 20, 128);
+const PARALLEL_FROM: (u64, usize) = (4 << 20, 128);
 
 /// The same beyond which remembering is worth its file.
-const PLENTY: (u64, usize) = (64 << 20, 2000);
+const REMEMBER_FROM: (u64, usize) = (64 << 20, 2000);
 
 /// So many files are shared out at once: what comes back of each is larger than what is kept.
 const AT_ONCE: usize = 4096;
@@ -31,12 +31,12 @@ const RACY: i128 = 1_000_000_000;
 
 /// Digests of files below `root`, in order; `bytes` is how much there is to read.
 pub(super) fn digests(root: &Path, files: &[&ContextPath], bytes: u64) -> Result<Vec<Digest>, Fault> {
-    if bytes < PLENTY.0 && files.len() < PLENTY.1 {
+    if bytes < REMEMBER_FROM.0 && files.len() < REMEMBER_FROM.1 {
         return in_turn(root, files, bytes, digest);
     }
-    let mut memory = Memory::load(root.join(PLACE));
+    let mut cache = DigestCache::load(root.join(PLACE));
     let now = SystemTime::now();
-    let known = &memory.known;
+    let known = &cache.known;
     let found = in_turn(root, files, bytes, |file, buffer| {
         let stamp =
             fs::metadata(file).map(|metadata| Stamp::of(&metadata)).map_err(|error| cannot_read(file, error))?;
@@ -45,7 +45,7 @@ pub(super) fn digests(root: &Path, files: &[&ContextPath], bytes: u64) -> Result
             None => Ok((stamp, digest(file, buffer)?)),
         }
     })?;
-    memory.learn(&found, now);
+    cache.learn(&found, now);
     Ok(found.into_iter().map(|(_, digest)| digest).collect())
 }
 
@@ -56,7 +56,7 @@ fn in_turn<T: Send>(
     bytes: u64,
     work: impl Fn(&Path, &mut [u8]) -> Result<T, Fault> + Sync,
 ) -> Result<Vec<T>, Fault> {
-    let alone = bytes < MUCH.0 && files.len() < MUCH.1;
+    let alone = bytes < PARALLEL_FROM.0 && files.len() < PARALLEL_FROM.1;
     let mut results = Vec::with_capacity(files.len());
     for chunk in files.chunks(AT_ONCE) {
         let next = AtomicUsize::new(0);
@@ -136,16 +136,16 @@ const MAGIC: &[u8; 8] = b"stamps 1";
 /// A stamp and a digest, as they stand in the file.
 const RECORD: usize = 8 + 8 + 8 + 16 + 16 + 32;
 
-/// So many stamps, or four times as many as files, and the memory begins anew: it holds those of files as they were before, too.
+/// So many stamps, or four times as many as files, and the cache begins anew: it holds those of files as they were before, too.
 const LIMIT: usize = 100_000;
 
 #[derive(Debug, Default)]
-struct Memory {
+struct DigestCache {
     place: PathBuf,
     known: HashMap<Stamp, Digest>,
 }
 
-impl Memory {
+impl DigestCache {
     fn load(place: PathBuf) -> Self {
         let bytes = fs::read(&place).unwrap_or_default();
         Self { place, known: Self::parse(&bytes).unwrap_or_default() }
@@ -240,7 +240,7 @@ mod tests {
         let paths = paths(&files);
         let paths: Vec<&ContextPath> = paths.iter().collect();
         assert_eq!(digests(root.path(), &paths, 0).unwrap(), one);
-        assert_eq!(digests(root.path(), &paths, PLENTY.0).unwrap(), one);
+        assert_eq!(digests(root.path(), &paths, REMEMBER_FROM.0).unwrap(), one);
     }
 
     #[test]
@@ -248,7 +248,7 @@ mod tests {
         let (root, files) = folder(1);
         fs::remove_file(&files[0]).unwrap();
         let paths = paths(&files);
-        for bytes in [0, PLENTY.0] {
+        for bytes in [0, REMEMBER_FROM.0] {
             let fault = digests(root.path(), &[&paths[0]], bytes).unwrap_err();
             assert!(fault.what.starts_with("cannot read"), "{fault}");
         }
@@ -258,18 +258,18 @@ mod tests {
     fn what_is_learned_is_there_for_the_next() {
         let (root, files) = folder(3);
         let found: Vec<_> = files.iter().map(|file| (stamp(file), Digest::of(b"as read"))).collect();
-        let mut memory = Memory::load(root.path().join("memory"));
-        memory.learn(&found, later());
-        let again = Memory::load(root.path().join("memory"));
+        let mut cache = DigestCache::load(root.path().join("cache"));
+        cache.learn(&found, later());
+        let again = DigestCache::load(root.path().join("cache"));
         assert_eq!(again.known, found.iter().copied().collect());
     }
 
     #[test]
     fn what_was_just_written_is_not_remembered() {
         let (root, files) = folder(1);
-        let mut memory = Memory::load(root.path().join("memory"));
-        memory.learn(&[(stamp(&files[0]), Digest::of(b"x"))], SystemTime::now());
-        assert!(memory.known.is_empty());
+        let mut cache = DigestCache::load(root.path().join("cache"));
+        cache.learn(&[(stamp(&files[0]), Digest::of(b"x"))], SystemTime::now());
+        assert!(cache.known.is_empty());
     }
 
     #[test]
@@ -290,16 +290,16 @@ mod tests {
     #[test]
     fn a_damaged_memory_is_none() {
         let (root, files) = folder(2);
-        let place = root.path().join("memory");
-        let mut memory = Memory::load(place.clone());
-        memory.learn(&[(stamp(&files[0]), Digest::of(b"x")), (stamp(&files[1]), Digest::of(b"y"))], later());
+        let place = root.path().join("cache");
+        let mut cache = DigestCache::load(place.clone());
+        cache.learn(&[(stamp(&files[0]), Digest::of(b"x")), (stamp(&files[1]), Digest::of(b"y"))], later());
         let whole = fs::read(&place).unwrap();
-        assert_eq!(Memory::parse(&whole).unwrap().len(), 2);
+        assert_eq!(DigestCache::parse(&whole).unwrap().len(), 2);
         for at in 0..whole.len() {
             let mut bytes = whole.clone();
             bytes[at] ^= 1;
-            assert_eq!(Memory::parse(&bytes), None, "byte {at}");
-            assert_eq!(Memory::parse(&whole[..at]), None, "cut at {at}");
+            assert_eq!(DigestCache::parse(&bytes), None, "byte {at}");
+            assert_eq!(DigestCache::parse(&whole[..at]), None, "cut at {at}");
         }
     }
 }

@@ -19,7 +19,7 @@ fn read_with(root: &Path, instruction: &str, ignore: &str) -> Result<Vec<String>
     let file = Dockerfile::parse("Dockerfile", &format!("FROM scratch\n{instruction}\n"))?;
     let ignore = Ignore::parse("app.dockerignore", ignore.as_bytes())?;
     let entries = read_sources(root, &file.sources(&BTreeMap::new(), &Platform::host())?, &ignore)?;
-    Ok(entries.iter().filter(|entry| entry.kind == Kind::File).map(|entry| entry.path.to_string()).collect())
+    Ok(entries.iter().filter(|entry| entry.kind == FileKind::File).map(|entry| entry.path.to_string()).collect())
 }
 
 const FILES: [&str; 5] = ["a", "target/images/x", "target/release/app", "targets/b", "src/target/c"];

@@ -35,13 +35,13 @@ fn plant(root: &Path, line: &str) {
     }
 }
 
-fn read_with(root: &Path, instructions: &str, ignore: &str) -> Result<Vec<Entry>, Fault> {
+fn read_with(root: &Path, instructions: &str, ignore: &str) -> Result<Vec<ContextEntry>, Fault> {
     let file = Dockerfile::parse("Dockerfile", &format!("FROM scratch\n{instructions}\n"))?;
     let ignore = Ignore::parse(".dockerignore", ignore.as_bytes())?;
     read_sources(root, &file.sources(&BTreeMap::new(), &Platform::host())?, &ignore)
 }
 
-fn paths(entries: &[Entry]) -> Vec<String> {
+fn paths(entries: &[ContextEntry]) -> Vec<String> {
     entries.iter().map(|entry| entry.path.to_string()).collect()
 }
 
@@ -193,7 +193,7 @@ fn entries_keep_every_name_in_json() {
     let entries = read_with(root.path(), "COPY . /", "").unwrap();
     assert_eq!(paths(&entries), ["l", "run", "ä %25.txt", "%FF%0A"]);
     let json = serde_json::to_string(&entries).unwrap();
-    assert_eq!(serde_json::from_str::<Vec<Entry>>(&json).unwrap(), entries);
+    assert_eq!(serde_json::from_str::<Vec<ContextEntry>>(&json).unwrap(), entries);
     expect_test::expect![[r#"[{"path":"l","kind":"symlink","mode":511,"digest":"sha256:33e6d73fee82904c8d7afb78de1154d1e8dc2a0edb08120e63df5b9385c2d9cc"}]"#]]
         .assert_eq(&serde_json::to_string(&entries[..1]).unwrap());
 }
@@ -283,8 +283,8 @@ proptest! {
         let read = |path: &String| before.iter().chain(&after).any(|entry| entry.path.to_string() == *path);
         // A folder that the ignore file takes back only for a file in it is copied with that file, even where the copy itself
         // excludes the file: BuildKit sends the folder, and so its going is a change.
-        let folders = |entries: &[Entry]| -> Vec<_> {
-            entries.iter().filter(|entry| entry.kind == Kind::Dir).map(|entry| entry.path.clone()).collect()
+        let folders = |entries: &[ContextEntry]| -> Vec<_> {
+            entries.iter().filter(|entry| entry.kind == FileKind::Dir).map(|entry| entry.path.clone()).collect()
         };
         let counts = changed.iter().any(read) || folders(&before) != folders(&after);
         prop_assert_eq!(before != after, counts, "{:?}", changed);
@@ -338,7 +338,7 @@ impl Files for Backwards<'_> {
         Ok(listed)
     }
 
-    fn found(&self, path: &ContextPath) -> Result<Option<Found>, Fault> {
+    fn found(&self, path: &ContextPath) -> Result<Option<FileInfo>, Fault> {
         self.0.found(path)
     }
 
@@ -392,7 +392,7 @@ fn docker() -> Option<String> {
 }
 
 /// What a build puts into a folder, or nothing where it fails.
-fn built(docker: &str, root: &Path, instructions: &str, ignore: &str) -> Option<Vec<Entry>> {
+fn built(docker: &str, root: &Path, instructions: &str, ignore: &str) -> Option<Vec<ContextEntry>> {
     let work = tempfile::tempdir().unwrap();
     let (file, out) = (work.path().join("Dockerfile"), work.path().join("out"));
     fs::write(&file, format!("FROM scratch\n{instructions}\n")).unwrap();
@@ -491,8 +491,8 @@ const ORACLE_IGNORES: &[&str] = &[
 fn buildkit_copies_what_we_pick() {
     let Some(docker) = docker() else { return };
     let root = tree(TREE);
-    let files = |entries: Vec<Entry>| {
-        let files = entries.into_iter().filter(|entry| entry.kind == Kind::File);
+    let files = |entries: Vec<ContextEntry>| {
+        let files = entries.into_iter().filter(|entry| entry.kind == FileKind::File);
         files.map(|entry| (entry.digest, entry.mode)).collect::<BTreeSet<_>>()
     };
     for (source, ignore) in [
@@ -611,7 +611,7 @@ fn buildkit_replaces_variables_as_we_do() {
     let ours: BTreeSet<String> = expanded.stages.last().unwrap().instructions.iter().filter_map(destination).collect();
     let root = tree(&["f"]);
     let built = built(&docker, root.path(), text.strip_prefix("FROM scratch\n").unwrap(), "").unwrap();
-    let theirs = built.into_iter().filter(|entry| entry.kind == Kind::File).map(|entry| entry.path.to_string());
+    let theirs = built.into_iter().filter(|entry| entry.kind == FileKind::File).map(|entry| entry.path.to_string());
     assert_eq!(ours, theirs.collect());
 }
 

@@ -12,7 +12,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use xtask_model::fault::Fault;
-use xtask_model::image::context::{ContextPath, Found, Kind};
+use xtask_model::image::context::{ContextPath, FileInfo, FileKind};
 use xtask_model::spec::reference::Digest;
 
 #[derive(Clone, Debug)]
@@ -140,14 +140,14 @@ impl Files for Revision {
         Ok(names.iter().map(|(name, node)| Named { name: name.clone(), is_dir: is_dir(node) }).collect())
     }
 
-    fn found(&self, path: &ContextPath) -> Result<Option<Found>, Fault> {
+    fn found(&self, path: &ContextPath) -> Result<Option<FileInfo>, Fault> {
         let Some(node) = self.node(path)? else { return Ok(None) };
         let (kind, mode, link) = match node.kind {
-            NodeKind::Folder | NodeKind::Submodule => (Kind::Dir, 0o755, None),
-            NodeKind::File { executable } => (Kind::File, if executable { 0o755 } else { 0o644 }, None),
-            NodeKind::Link => (Kind::Symlink, 0o777, Some(self.objects.named(&node.id)?.bytes)),
+            NodeKind::Folder | NodeKind::Submodule => (FileKind::Dir, 0o755, None),
+            NodeKind::File { executable } => (FileKind::File, if executable { 0o755 } else { 0o644 }, None),
+            NodeKind::Link => (FileKind::Symlink, 0o777, Some(self.objects.named(&node.id)?.bytes)),
         };
-        Ok(Some(Found { kind, mode, size: 0, link }))
+        Ok(Some(FileInfo { kind, mode, size: 0, link }))
     }
 
     fn digests(&self, files: &[&ContextPath], _bytes: u64) -> Result<Vec<Digest>, Fault> {

@@ -42,7 +42,7 @@ fn installed(root: &Path, pip: &Command, help: impl FnOnce(Fault) -> Fault) -> R
     let tools = root.join(TOOLS);
     let call = pip.clone().args(["--quiet", "--disable-pip-version-check", "--no-input"]).args(wanted(root));
     call.current_dir(root).read(Exit::Network).map_err(|fault| {
-        let causes = fault.causes.iter().map(|cause| secret::hidden(cause)).collect();
+        let causes = fault.causes.iter().map(|cause| secret::redacted(cause)).collect();
         help(Fault { causes, ..fault }).needed_by("uv")
     })?;
     link(&tools.join("uv"), &tools)?;

@@ -204,7 +204,7 @@ fn what_is_not_uv_is_told() {
 
 #[track_caller]
 fn judge(said: &str, exit: Exit) {
-    assert_eq!(judged(said).0, exit);
+    assert_eq!(classified(said).0, exit);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! What it deletes is never reachable from what it keeps: an index keeps its manifests, attestations and referrers.
 
-use super::{App, Base, Stray, Survey, age};
+use super::{PublishedApp, PublishedBase, Stray, Survey, age};
 use crate::image::key::Fingerprint;
 use crate::spec::reference::Digest;
 use crate::time::Timestamp;
@@ -99,7 +99,7 @@ pub fn prune(survey: &Survey, rules: &Rules) -> Pruning {
 }
 
 /// Why a base stays; none if it does not.
-fn keeps(survey: &Survey, base: &Base, newest: &BTreeSet<Digest>, rules: &Rules) -> Vec<String> {
+fn keeps(survey: &Survey, base: &PublishedBase, newest: &BTreeSet<Digest>, rules: &Rules) -> Vec<String> {
     let mut reasons = Vec::new();
     if base.fingerprint.is_none() {
         reasons.push("it is not ours: it has no fingerprint".to_owned());
@@ -128,7 +128,7 @@ fn keeps(survey: &Survey, base: &Base, newest: &BTreeSet<Digest>, rules: &Rules)
 }
 
 /// Which app stays, if it does. One that nothing names and that is old keeps its own layers, and needs no base any more.
-fn why_app_stays(app: &App, rules: &Rules) -> Option<String> {
+fn why_app_stays(app: &PublishedApp, rules: &Rules) -> Option<String> {
     match app.names.first() {
         Some(name) => Some(format!("`{name}`")),
         None if young(app.since(), rules) => {
@@ -139,7 +139,7 @@ fn why_app_stays(app: &App, rules: &Rules) -> Option<String> {
     }
 }
 
-fn goes(survey: &Survey, base: &Base, rules: &Rules) -> Vec<String> {
+fn goes(survey: &Survey, base: &PublishedBase, rules: &Rules) -> Vec<String> {
     let mut reasons = vec![format!("{} old, not one of the newest {}", age(base.since(), rules.now), rules.keep)];
     reasons.push(match survey.users(base).count() {
         0 => "no app stands on it".to_owned(),
@@ -177,18 +177,18 @@ mod tests {
         Rules { keep, older_than: days(30), now, this_tree: None, pinned: None }
     }
 
-    fn old(name: &str, days: i64) -> Base {
+    fn old(name: &str, days: i64) -> PublishedBase {
         base(name, (1000 - days) * DAY)
     }
 
-    fn app(on: &Base, days: i64, names: &[&str]) -> App {
-        App {
+    fn app(on: &PublishedBase, days: i64, names: &[&str]) -> PublishedApp {
+        PublishedApp {
             digest: Digest::of(b"app"),
             names: names.iter().map(|name| name.parse().unwrap()).collect(),
             marks: vec!["aaaaaaaaaaaa".parse().unwrap()],
             created: Timestamp::from_second((1000 - days) * DAY),
             built: None,
-            stands_on: on.platforms.values().copied().collect(),
+            built_on: on.platforms.values().copied().collect(),
         }
     }
 
@@ -268,15 +268,15 @@ mod tests {
         let now = rules(0).now;
         // Of an old commit, built a minute ago; and the reverse, where the commit's clock was wrong.
         let minute = Timestamp::from_second(now.as_second() - 60);
-        let fresh = Base { built: minute, ..old("fresh", 90) };
-        let stale = Base { built: Timestamp::from_second(900 * DAY), ..old("stale", 0) };
+        let fresh = PublishedBase { built: minute, ..old("fresh", 90) };
+        let stale = PublishedBase { built: Timestamp::from_second(900 * DAY), ..old("stale", 0) };
         let survey = Survey { bases: vec![fresh.clone(), stale.clone()], ..Survey::default() };
         let plan = prune(&survey, &rules(0));
         assert_eq!(plan.verdicts[0].reasons, ["1 min old"]);
         assert!(plan.verdicts[1].reasons[0].starts_with("100 days old"), "{:?}", plan.verdicts[1]);
         assert_eq!(plan.digests[0], stale.digest);
         // An app that was built just now keeps its base.
-        let app = App { built: minute, ..app(&stale, 90, &[]) };
+        let app = PublishedApp { built: minute, ..app(&stale, 90, &[]) };
         let plan = prune(&Survey { bases: vec![stale], apps: vec![app], ..Survey::default() }, &rules(0));
         assert_eq!(plan.verdicts[0].reasons, ["the app `aaaaaaaaaaaa`, 1 min old, stands on it"]);
     }
@@ -344,7 +344,7 @@ mod tests {
             }
             // No app that is named loses its base.
             for app in survey.apps.iter().filter(|app| !app.names.is_empty()) {
-                prop_assert!(app.stands_on.iter().all(|digest| !plan.digests.contains(digest)));
+                prop_assert!(app.built_on.iter().all(|digest| !plan.digests.contains(digest)));
             }
         }
 

@@ -4,14 +4,14 @@
 //! is followed within the context, links below a folder are copied as links, a glob may match nothing, a plain path may not.
 
 use crate::fault::Fault;
-use crate::image::context::{ContextPath, Kind};
+use crate::image::context::{ContextPath, FileKind};
 use crate::spec::dockerfile::{Reads, Source};
-use crate::spec::ignore::{Ignore, Verdict, glob};
+use crate::spec::ignore::{Ignore, MatchState, glob};
 use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
-    pub kind: Kind,
+pub struct FileInfo {
+    pub kind: FileKind,
     pub mode: u32,
     /// Bytes of a file; 0 for others.
     pub size: u64,
@@ -19,7 +19,7 @@ pub struct Found {
 }
 
 /// Paths and what stands there. Folders may be left out where they have something in them.
-pub type Tree = BTreeMap<ContextPath, Found>;
+pub type Tree = BTreeMap<ContextPath, FileInfo>;
 
 /// The paths that were selected, and those that a source names and the tree lacks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -105,22 +105,22 @@ pub fn select(tree: &Tree, sources: &[Source], ignore: &Ignore) -> Result<Select
 }
 
 /// The paths that the ignore file leaves in, with the folders they are in.
-fn visible<'t>(tree: &'t Tree, ignore: &Ignore) -> BTreeMap<&'t ContextPath, &'t Found> {
-    let mut verdicts: BTreeMap<ContextPath, Verdict> = BTreeMap::new();
-    let mut kept: BTreeMap<&ContextPath, &Found> = BTreeMap::new();
+fn visible<'t>(tree: &'t Tree, ignore: &Ignore) -> BTreeMap<&'t ContextPath, &'t FileInfo> {
+    let mut verdicts: BTreeMap<ContextPath, MatchState> = BTreeMap::new();
+    let mut kept: BTreeMap<&ContextPath, &FileInfo> = BTreeMap::new();
     for (path, found) in tree {
         let folder = path.parent().filter(|folder| !folder.as_bytes().is_empty());
         let verdict = match folder {
-            None => ignore.judge(path.as_bytes(), None),
+            None => ignore.evaluate(path.as_bytes(), None),
             Some(folder) => {
                 let known = verdicts.entry(folder).or_insert_with_key(|folder| ignore.verdict(folder.as_bytes()));
-                ignore.judge(path.as_bytes(), Some(known))
+                ignore.evaluate(path.as_bytes(), Some(known))
             }
         };
         if !verdict.matched {
             kept.insert(path, found);
         }
-        if found.kind == Kind::Dir {
+        if found.kind == FileKind::Dir {
             verdicts.insert(path.clone(), verdict);
         }
     }
@@ -140,7 +140,7 @@ fn visible<'t>(tree: &'t Tree, ignore: &Ignore) -> BTreeMap<&'t ContextPath, &'t
 }
 
 struct View<'t> {
-    tree: BTreeMap<&'t ContextPath, &'t Found>,
+    tree: BTreeMap<&'t ContextPath, &'t FileInfo>,
 }
 
 struct Resolved {
@@ -214,7 +214,7 @@ impl Pick<'_, '_> {
         let Some(found) = self.find(path) else { return };
         let everything = Ignore::none();
         let apart = !found.is_state();
-        let (_, below) = self.all_below(&found, apart, |path, folder| !everything.judge(path, folder).matched);
+        let (_, below) = self.all_below(&found, apart, |path, folder| !everything.evaluate(path, folder).matched);
         if !found.as_bytes().is_empty() {
             self.selection.paths.insert(found.clone());
         }
@@ -249,7 +249,7 @@ impl Pick<'_, '_> {
         for pivot in self.hits(pivot)? {
             let Some(at) = self.find(&pivot) else { continue };
             // A file in place of the pivot's folder is copied as it is.
-            if self.view.tree.get(&at).is_some_and(|found| found.kind != Kind::Dir) && !plain {
+            if self.view.tree.get(&at).is_some_and(|found| found.kind != FileKind::Dir) && !plain {
                 self.path(&pivot);
                 continue;
             }
@@ -273,7 +273,7 @@ impl Pick<'_, '_> {
         &mut self,
         folder: &ContextPath,
         apart: bool,
-        wanted: impl Fn(&[u8], Option<&Verdict>) -> bool,
+        wanted: impl Fn(&[u8], Option<&MatchState>) -> bool,
     ) -> (bool, Vec<ContextPath>) {
         let mut any = false;
         let mut selected = BTreeSet::new();

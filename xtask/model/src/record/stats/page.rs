@@ -1,9 +1,9 @@
 //! Statistics as one page: text, tables and drawings in one file, without a script and without anything from elsewhere. Pure.
 
 use super::chart::{saved, seconds, together};
-use super::{OnMachine, Saved, Stats, median};
+use super::{MachineStats, Saved, Stats, median};
 use crate::quantity;
-use crate::record::ledger::{Kind, Record};
+use crate::record::ledger::{BuildKind, Record};
 use crate::time::Timestamp;
 use std::fmt::Write as _;
 
@@ -94,14 +94,14 @@ pub fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;").replace('\'', "&#39;")
 }
 
-fn colour(kind: Kind) -> &'static str {
+fn colour(kind: BuildKind) -> &'static str {
     match kind {
-        Kind::Reused => "var(--reused)",
-        Kind::Fast => "var(--fast)",
-        Kind::Base => "var(--base)",
-        Kind::BaseFast => "var(--both)",
-        Kind::Enhanced => "var(--enhanced)",
-        Kind::Undecided => "var(--undecided)",
+        BuildKind::Reused => "var(--reused)",
+        BuildKind::Fast => "var(--fast)",
+        BuildKind::Base => "var(--base)",
+        BuildKind::BaseFast => "var(--both)",
+        BuildKind::Enhanced => "var(--enhanced)",
+        BuildKind::Undecided => "var(--undecided)",
     }
 }
 
@@ -118,7 +118,7 @@ fn tile(class: &str, value: &str, what: &str) -> String {
 }
 
 /// What is drawn for each machine, under its name where there are several.
-fn on_each(stats: &Stats, draw: fn(&OnMachine) -> String) -> String {
+fn on_each(stats: &Stats, draw: fn(&MachineStats) -> String) -> String {
     match &stats.machines[..] {
         [on] => draw(on),
         several => {
@@ -132,7 +132,7 @@ fn on_each(stats: &Stats, draw: fn(&OnMachine) -> String) -> String {
 fn tiles(stats: &Stats) -> String {
     let mut tiles = String::from("<div class=\"tiles\">");
     match (&stats.machines[..], stats.saved) {
-        ([OnMachine { saved: Saved::Measured { enhanced, fast, .. }, .. }], Some((total, builds))) => {
+        ([MachineStats { saved: Saved::Measured { enhanced, fast, .. }, .. }], Some((total, builds))) => {
             let verb = if total < 0.0 { "lost" } else { "saved" };
             tiles += &tile("main", &seconds(total.abs()), &format!("{verb} by {builds} fast builds"));
             tiles += &tile("", &seconds(*fast), "median fast build");
@@ -157,7 +157,7 @@ fn tiles(stats: &Stats) -> String {
     tiles += "</div>";
     let note = |text: &str| format!("<p class=\"note sum\">{}</p>", escape(&plain(text)));
     match &stats.machines[..] {
-        [OnMachine { machine, saved: measured @ Saved::Measured { .. }, .. }] => {
+        [MachineStats { machine, saved: measured @ Saved::Measured { .. }, .. }] => {
             tiles += &note(&format!("{machine}: {}", saved(measured)));
         }
         [_] => {}
@@ -188,8 +188,8 @@ fn row(name: &str, colour: &str, share: f64, beyond: f64, value: &str, note: &st
     )
 }
 
-fn kinds(on: &OnMachine) -> String {
-    let mut rows: Vec<(Kind, f64, f64, usize)> = Vec::new();
+fn kinds(on: &MachineStats) -> String {
+    let mut rows: Vec<(BuildKind, f64, f64, usize)> = Vec::new();
     for (kind, summary) in &on.kinds {
         if let (Some(median), Some(slowest)) = (summary.median, summary.slowest) {
             rows.push((*kind, median, slowest, summary.builds));
@@ -204,26 +204,26 @@ fn kinds(on: &OnMachine) -> String {
     out + "</div>"
 }
 
-fn phases(on: &OnMachine) -> String {
+fn phases(on: &MachineStats) -> String {
     let longest = on.fast_phases.iter().map(|(_, time)| *time).fold(f64::MIN_POSITIVE, f64::max);
     if on.fast_phases.is_empty() {
         return String::new();
     }
     let mut out = String::from("<div class=\"rows\">");
     for (name, time) in on.fast_phases.iter().take(8) {
-        out += &row(name, colour(Kind::Fast), time / longest, 0.0, &seconds(*time), "");
+        out += &row(name, colour(BuildKind::Fast), time / longest, 0.0, &seconds(*time), "");
     }
     out + "</div>"
 }
 
-fn legend(kinds: impl Iterator<Item = Kind>) -> String {
-    let item = |kind: Kind| format!("<span><i style=\"background:{}\"></i>{kind}</span>", colour(kind));
+fn legend(kinds: impl Iterator<Item = BuildKind>) -> String {
+    let item = |kind: BuildKind| format!("<span><i style=\"background:{}\"></i>{kind}</span>", colour(kind));
     format!("<div class=\"legend\">{}</div>", kinds.map(item).collect::<String>())
 }
 
 fn days(stats: &Stats) -> String {
     let shown = &stats.days[stats.days.len().saturating_sub(DAYS)..];
-    let count = |kinds: &std::collections::BTreeMap<Kind, usize>| kinds.values().sum::<usize>();
+    let count = |kinds: &std::collections::BTreeMap<BuildKind, usize>| kinds.values().sum::<usize>();
     let most = shown.iter().map(|day| count(&day.kinds)).max().unwrap_or(0).max(1);
     let (width, height) = (720.0, 150.0);
     // Few days are drawn narrow, from the left, as if there were a week.
@@ -263,7 +263,7 @@ fn days(stats: &Stats) -> String {
             );
         }
     }
-    let kinds = Kind::ALL.into_iter().filter(|kind| shown.iter().any(|day| day.kinds.contains_key(kind)));
+    let kinds = BuildKind::ALL.into_iter().filter(|kind| shown.iter().any(|day| day.kinds.contains_key(kind)));
     out + "</svg></div>" + &legend(kinds)
 }
 
@@ -298,7 +298,7 @@ fn times(stats: &Stats) -> String {
     let middle = if stats.machines.len() > 1 {
         None
     } else {
-        median(points.iter().filter(|record| record.decision == Kind::Fast).map(|record| record.seconds))
+        median(points.iter().filter(|record| record.decision == BuildKind::Fast).map(|record| record.seconds))
     };
     if let Some(middle) = middle {
         let y = up(middle);
@@ -330,7 +330,7 @@ fn times(stats: &Stats) -> String {
         minute(first),
         minute(last),
     );
-    let kinds = Kind::ALL.into_iter().filter(|kind| points.iter().any(|record| record.decision == *kind));
+    let kinds = BuildKind::ALL.into_iter().filter(|kind| points.iter().any(|record| record.decision == *kind));
     out + "</svg></div>" + &legend(kinds)
 }
 

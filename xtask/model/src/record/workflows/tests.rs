@@ -31,7 +31,7 @@ fn policies() -> Vec<Policy> {
 /// Every job of every workflow of every policy: its name, itself, and its text for messages.
 fn jobs(check: impl Fn(&str, &Yaml)) {
     for policy in policies() {
-        for file in generate(&policy, &Place::default()).unwrap() {
+        for file in generate(&policy, &PolicyLocation::default()).unwrap() {
             let document =
                 YamlLoader::load_from_str(&file.text).unwrap_or_else(|error| panic!("{error}\n{}", file.text));
             for (name, job) in document[0]["jobs"].as_hash().unwrap() {
@@ -48,7 +48,7 @@ fn steps(job: &Yaml) -> &[Yaml] {
 #[test]
 fn the_files_of_this_repository_are_what_its_policy_gives() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
-    for file in generate(&policy(|text| text), &Place::default()).unwrap() {
+    for file in generate(&policy(|text| text), &PolicyLocation::default()).unwrap() {
         let found = std::fs::read_to_string(root.join(&file.path)).unwrap_or_default();
         if let Some(difference) = difference(&file, &found) {
             panic!("{difference}\n\nhint: write them: `cargo xtask workflows`");
@@ -92,7 +92,7 @@ fn fault_8_the_app_waits_for_the_base_of_its_own_push() {
     let waits =
         |job: &Yaml, other: &str| job["needs"].as_vec().unwrap().iter().any(|name| name.as_str() == Some(other));
     for policy in policies() {
-        let files = generate(&policy, &Place::default()).unwrap();
+        let files = generate(&policy, &PolicyLocation::default()).unwrap();
         let builds = |file: &&File| file.text.contains("xtask build");
         assert_eq!(
             files.iter().filter(builds).map(|file| file.path.as_str()).collect::<Vec<_>>(),
@@ -107,7 +107,7 @@ fn fault_8_the_app_waits_for_the_base_of_its_own_push() {
 #[test]
 fn ci_has_the_cargo_deny_that_its_phase_needs() {
     for policy in policies() {
-        let text = generate(&policy, &Place::default()).unwrap().remove(0).text;
+        let text = generate(&policy, &PolicyLocation::default()).unwrap().remove(0).text;
         let document = &YamlLoader::load_from_str(&text).unwrap()[0];
         let runs: Vec<_> = steps(&document["jobs"]["ci"]).iter().filter_map(|step| step["run"].as_str()).collect();
         let at = |call: &str| runs.iter().position(|run| run.starts_with(call)).unwrap_or_else(|| panic!("{call}"));
@@ -119,7 +119,10 @@ fn ci_has_the_cargo_deny_that_its_phase_needs() {
 #[test]
 fn the_gate_stands_where_the_policy_wants_it() {
     let text = |text: &str| {
-        generate(&policy(|all| all.replace("gate-factor = 2", text)), &Place::default()).unwrap().remove(1).text
+        generate(&policy(|all| all.replace("gate-factor = 2", text)), &PolicyLocation::default())
+            .unwrap()
+            .remove(1)
+            .text
     };
     assert!(text("gate-factor = 1.5").contains("run: cargo xtask stats --from-registry --gate-factor 1.5\n"));
     assert!(!text("").contains("gate"));
@@ -188,7 +191,7 @@ fn a_run_line_holds_no_expression_and_builds_only_by_xtask() {
 #[test]
 fn the_required_check_waits_for_every_other_job() {
     for policy in policies() {
-        let text = generate(&policy, &Place::default()).unwrap().remove(1).text;
+        let text = generate(&policy, &PolicyLocation::default()).unwrap().remove(1).text;
         let document = &YamlLoader::load_from_str(&text).unwrap()[0];
         let mut others: Vec<_> = document["jobs"].as_hash().unwrap().keys().filter_map(Yaml::as_str).collect();
         others.retain(|name| *name != "required");
@@ -200,7 +203,7 @@ fn the_required_check_waits_for_every_other_job() {
 
 #[test]
 fn the_policy_stands_in_the_texts() {
-    let files = generate(&policies()[2], &Place::default()).unwrap();
+    let files = generate(&policies()[2], &PolicyLocation::default()).unwrap();
     let document = &YamlLoader::load_from_str(&files[1].text).unwrap()[0];
     let on = &document["on"];
     assert_eq!(on["push"]["branches"][0].as_str(), Some("release/a\\+b"));
@@ -215,12 +218,12 @@ fn the_policy_stands_in_the_texts() {
 #[test]
 fn a_platform_without_a_runner_is_told() {
     let text = |text: String| text.replace("[\"linux/amd64\"]", "[\"linux/riscv64\"]");
-    let fault = generate(&policy(text), &Place::default()).unwrap_err();
+    let fault = generate(&policy(text), &PolicyLocation::default()).unwrap_err();
     assert_eq!(fault.what, "no runner is known for `linux/riscv64`");
     let named = |all| text(all) + "runs = 1\n";
     assert!(crate::image::policy::parse(&named(POLICY.to_owned()), &|_| true).is_err(), "`runs` is no key");
     let named = |all| text(all) + "runners = { \"linux/riscv64\" = \"riscv\" }\n";
-    assert!(generate(&policy(named), &Place::default()).is_ok());
+    assert!(generate(&policy(named), &PolicyLocation::default()).is_ok());
 }
 
 #[test]
@@ -238,7 +241,7 @@ fn a_difference_is_told_by_its_line() {
 fn a_cluster_is_started_only_where_the_policy_wants_one() {
     let text = |cluster: bool| {
         let ci_of = crate::image::policy::Ci { cluster, ..Default::default() };
-        ci(&Policy { ci: ci_of, ..policy(|text| text) }, &Place::default())
+        ci(&Policy { ci: ci_of, ..policy(|text| text) }, &PolicyLocation::default())
     };
     let wanted = text(true);
     assert!(
@@ -252,7 +255,7 @@ fn a_cluster_is_started_only_where_the_policy_wants_one() {
 fn the_workflows_of_a_policy_below_the_top_stand_where_github_reads_them() {
     let policy = policy(|text| text);
     for (folder, workspace, in_workspace) in [("services/app", "services/app", None), ("services/app", "", Some("."))] {
-        let place = Place::new(folder, workspace).unwrap();
+        let place = PolicyLocation::new(folder, workspace).unwrap();
         let files = generate(&policy, &place).unwrap();
         let paths: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
         assert_eq!(paths, [".github/workflows/services-app-ci.yml", ".github/workflows/services-app-images.yml"]);
@@ -281,14 +284,14 @@ fn the_workflows_of_a_policy_below_the_top_stand_where_github_reads_them() {
         }
     }
     for wrong in ["a b", "a'b", "-a", "a\nb", "ä"] {
-        assert!(Place::new(wrong, "").is_err(), "{wrong}");
+        assert!(PolicyLocation::new(wrong, "").is_err(), "{wrong}");
     }
 }
 
 #[test]
 fn only_a_file_that_was_written_for_this_policy_is_ours() {
     let policy = policy(|text| text);
-    let (top, below) = (Place::default(), Place::new("a", "a").unwrap());
+    let (top, below) = (PolicyLocation::default(), PolicyLocation::new("a", "a").unwrap());
     for (place, other) in [(&top, &below), (&below, &top)] {
         for file in generate(&policy, place).unwrap() {
             assert!(is_ours(&file.text, place) && !is_ours(&file.text, other));
@@ -297,6 +300,6 @@ fn only_a_file_that_was_written_for_this_policy_is_ours() {
     }
     assert!(!is_ours("name: ci\n# Written by `cargo xtask workflows` from `images.toml`; do not edit.\n", &top));
     let wanted = File { path: "ci.yml".to_owned(), text: "name: ci\nours\nend\n".to_owned() };
-    let said = foreign(&wanted, "name: ci\nmine\nend\n").to_string();
+    let said = foreign_file(&wanted, "name: ci\nmine\nend\n").to_string();
     assert!(said.contains("-mine\n") && said.contains("+ours\n") && !said.contains("end"), "{said}");
 }

@@ -4,7 +4,7 @@
 
 use super::instruction::{Instruction, Kind, Transfer};
 use super::limits::Budget;
-use super::lines::{Heredoc, Problem};
+use super::lines::{Heredoc, ParseError};
 use super::words::{self, Quoting};
 use super::{Dockerfile, Stage};
 use crate::fault::Fault;
@@ -27,7 +27,7 @@ pub struct Inherited {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Footing {
+pub struct StageBase {
     pub stage: usize,
     /// What its `FROM` names, with values in place.
     pub base: String,
@@ -111,17 +111,17 @@ impl Dockerfile {
             })
     }
 
-    pub fn footings(&self, args: &BTreeMap<String, String>, platform: &Platform) -> Result<Vec<Footing>, Fault> {
+    pub fn stage_bases(&self, args: &BTreeMap<String, String>, platform: &Platform) -> Result<Vec<StageBase>, Fault> {
         let found = || {
             let budget = Budget::default();
             let headers = self.headers(&self.globals_with(args, platform, &budget)?, &budget)?;
-            let footing = |index: usize| {
+            let base = |index: usize| {
                 let Stage { base, platform, .. } = headers[index].clone();
-                Footing { stage: index, on: self.find_stage(&base, index), base, platform }
+                StageBase { stage: index, on: self.find_stage(&base, index), base, platform }
             };
-            Ok(self.reached(&headers)?.into_iter().map(footing).collect())
+            Ok(self.reached(&headers)?.into_iter().map(base).collect())
         };
-        found().map_err(|problem: Problem| self.fault(&problem))
+        found().map_err(|problem: ParseError| self.fault(&problem))
     }
 
     /// The stages that a stage's instructions copy from, those of its base's triggers too.
@@ -133,10 +133,10 @@ impl Dockerfile {
     }
 
     /// What an image's triggers say, as if they stood on the stage's line.
-    fn inherited(&self, triggers: &[String], line: usize) -> Result<Vec<Instruction>, Problem> {
+    fn inherited(&self, triggers: &[String], line: usize) -> Result<Vec<Instruction>, ParseError> {
         let read = |text: &String| {
             let wrong = |_| {
-                Problem::new(line, 1, format!("cannot read the image's trigger `ONBUILD {text}`"))
+                ParseError::new(line, 1, format!("cannot read the image's trigger `ONBUILD {text}`"))
                     .hint("build that image anew without it")
             };
             let file = Dockerfile::parse(&self.path, &format!("FROM scratch\n{text}\n")).map_err(wrong)?;
@@ -146,7 +146,7 @@ impl Dockerfile {
                 .map(|found| Instruction { line, ..found.clone() })
                 .collect::<Vec<_>>())
         };
-        let read: Result<Vec<_>, Problem> = triggers.iter().map(read).collect();
+        let read: Result<Vec<_>, ParseError> = triggers.iter().map(read).collect();
         Ok(read?.concat())
     }
 
@@ -155,7 +155,7 @@ impl Dockerfile {
         args: &BTreeMap<String, String>,
         platform: &Platform,
         images: Images<'_>,
-    ) -> Result<Expanded, Problem> {
+    ) -> Result<Expanded, ParseError> {
         let budget = Budget::default();
         let globals = self.globals_with(args, platform, &budget)?;
         let headers = self.headers(&globals, &budget)?;
@@ -167,7 +167,7 @@ impl Dockerfile {
             let mut scope = match self.find_stage(&stage.base, index) {
                 Some(base) => {
                     let inherited = scopes.get(&base).cloned().unwrap_or_default();
-                    budget.spend(inherited.bytes()).map_err(|why| Problem::new(stage.line, 1, why))?;
+                    budget.spend(inherited.bytes()).map_err(|why| ParseError::new(stage.line, 1, why))?;
                     inherited
                 }
                 None if stage.base == "scratch" => Scope::over(Inherited::scratch(), Vec::new()),
@@ -196,7 +196,7 @@ impl Dockerfile {
         given: &BTreeMap<String, String>,
         platform: &Platform,
         budget: &Budget,
-    ) -> Result<BTreeMap<String, String>, Problem> {
+    ) -> Result<BTreeMap<String, String>, ParseError> {
         let mut globals = predefined(platform, self.stages[self.target].name.as_deref());
         for (name, value) in &mut globals {
             if let Some(given) = given.get(name) {
@@ -218,13 +218,13 @@ impl Dockerfile {
     }
 
     /// The stages without their instructions, `FROM` expanded.
-    fn headers(&self, globals: &BTreeMap<String, String>, budget: &Budget) -> Result<Vec<Stage>, Problem> {
+    fn headers(&self, globals: &BTreeMap<String, String>, budget: &Budget) -> Result<Vec<Stage>, ParseError> {
         let header = |stage: &Stage| {
             let base = word(&stage.base, self.escape, stage.line, (globals, budget))?;
             if base.is_empty() {
                 let what = format!("`FROM {}` names no image", stage.base);
                 return Err(
-                    Problem::new(stage.line, 1, what).hint("give the argument a default before the first `FROM`")
+                    ParseError::new(stage.line, 1, what).hint("give the argument a default before the first `FROM`")
                 );
             }
             let platform = stage
@@ -238,7 +238,7 @@ impl Dockerfile {
     }
 
     /// Stages that the target needs, itself included, in order.
-    fn reached(&self, headers: &[Stage]) -> Result<BTreeSet<usize>, Problem> {
+    fn reached(&self, headers: &[Stage]) -> Result<BTreeSet<usize>, ParseError> {
         let mut reached = BTreeSet::new();
         let mut open = vec![self.target];
         while let Some(index) = open.pop() {
@@ -254,7 +254,9 @@ impl Dockerfile {
                 for name in stages_named(&instruction.kind) {
                     if name.contains('$') {
                         let what = "`--from` replaces no variables";
-                        return Err(Problem::new(instruction.line, 1, what).hint("name a stage: `FROM $image AS name`"));
+                        return Err(
+                            ParseError::new(instruction.line, 1, what).hint("name a stage: `FROM $image AS name`")
+                        );
                     }
                     open.extend(self.find_stage(name, index));
                 }
@@ -297,9 +299,9 @@ fn word(
     escape: char,
     line: usize,
     (values, budget): (&BTreeMap<String, String>, &Budget),
-) -> Result<String, Problem> {
+) -> Result<String, ParseError> {
     let expanded = words::expand(text, escape, Quoting::default(), budget, &|name| values.get(name).cloned());
-    expanded.map(|expanded| expanded.text).map_err(|why| Problem::new(line, 1, why))
+    expanded.map(|expanded| expanded.text).map_err(|why| ParseError::new(line, 1, why))
 }
 
 struct Work<'a> {
@@ -309,7 +311,7 @@ struct Work<'a> {
     budget: &'a Budget,
 }
 
-struct Words<'a> {
+struct InstructionWords<'a> {
     escape: char,
     line: usize,
     scope: &'a Scope,
@@ -317,27 +319,27 @@ struct Words<'a> {
     unset: BTreeSet<String>,
 }
 
-impl Words<'_> {
-    fn expand(&self, text: &str, quoting: Quoting) -> Result<words::Expanded, Problem> {
+impl InstructionWords<'_> {
+    fn expand(&self, text: &str, quoting: Quoting) -> Result<words::ExpandedWord, ParseError> {
         words::expand(text, self.escape, quoting, self.budget, &|name| self.scope.values.get(name).cloned())
-            .map_err(|why| Problem::new(self.line, 1, why))
+            .map_err(|why| ParseError::new(self.line, 1, why))
     }
 
-    fn one(&self, text: &mut String) -> Result<(), Problem> {
+    fn one(&self, text: &mut String) -> Result<(), ParseError> {
         *text = self.expand(text, Quoting::default())?.text;
         Ok(())
     }
 
-    fn all(&self, texts: &mut [String]) -> Result<(), Problem> {
+    fn all(&self, texts: &mut [String]) -> Result<(), ParseError> {
         texts.iter_mut().try_for_each(|text| self.one(text))
     }
 
-    fn maybe(&self, text: &mut Option<String>) -> Result<(), Problem> {
+    fn maybe(&self, text: &mut Option<String>) -> Result<(), ParseError> {
         text.as_mut().map_or(Ok(()), |text| self.one(text))
     }
 
     /// A path that is read: what is not set is remembered.
-    fn read(&mut self, text: &mut String) -> Result<(), Problem> {
+    fn read(&mut self, text: &mut String) -> Result<(), ParseError> {
         let expanded = self.expand(text, Quoting::default())?;
         *text = expanded.text;
         if !self.scope.closed {
@@ -346,11 +348,11 @@ impl Words<'_> {
         Ok(())
     }
 
-    fn pairs(&self, pairs: &mut [(String, String)]) -> Result<(), Problem> {
+    fn pairs(&self, pairs: &mut [(String, String)]) -> Result<(), ParseError> {
         pairs.iter_mut().try_for_each(|(name, value)| self.one(name).and_then(|()| self.one(value)))
     }
 
-    fn transfer(&mut self, transfer: &mut Transfer) -> Result<(), Problem> {
+    fn transfer(&mut self, transfer: &mut Transfer) -> Result<(), ParseError> {
         for path in transfer.sources.iter_mut().chain(&mut transfer.excludes) {
             self.read(path)?;
         }
@@ -367,10 +369,10 @@ impl Words<'_> {
 }
 
 impl Work<'_> {
-    fn step(&self, instruction: &Instruction, scope: &mut Scope) -> Result<Instruction, Problem> {
+    fn step(&self, instruction: &Instruction, scope: &mut Scope) -> Result<Instruction, ParseError> {
         let mut done = instruction.clone();
         let (escape, line, budget) = (self.escape, instruction.line, self.budget);
-        let mut words = Words { escape, line, scope, budget, unset: BTreeSet::new() };
+        let mut words = InstructionWords { escape, line, scope, budget, unset: BTreeSet::new() };
         match &mut done.kind {
             Kind::Env(pairs) | Kind::Label(pairs) => words.pairs(pairs)?,
             Kind::Copy(transfer) | Kind::Add(transfer) => words.transfer(transfer)?,

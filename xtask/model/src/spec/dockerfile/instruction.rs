@@ -2,7 +2,7 @@
 //!
 //! Pure. Replaces no variable: values stay as they are written.
 
-use super::lines::{self, Heredoc, Logical, Problem, split_word};
+use super::lines::{self, Heredoc, Logical, ParseError, split_word};
 use super::nearest;
 use serde_json::Value;
 
@@ -213,10 +213,10 @@ fn known_flags(keyword: &str) -> &'static [&'static str] {
     }
 }
 
-pub(super) fn parse(logical: &Logical, escape: char) -> Result<Parsed, Problem> {
+pub(super) fn parse(logical: &Logical, escape: char) -> Result<Parsed, ParseError> {
     let (word, rest) = split_word(&logical.text);
     let keyword = word.to_ascii_uppercase();
-    let reader = Reader { logical, escape, keyword: &keyword };
+    let reader = InstructionReader { logical, escape, keyword: &keyword };
     if !KEYWORDS.contains(&keyword.as_str()) {
         let problem = reader.problem(format!("unknown instruction `{word}`"));
         return Err(match nearest(&keyword, KEYWORDS) {
@@ -239,19 +239,19 @@ struct Flag {
     value: Option<String>,
 }
 
-struct Reader<'a> {
+struct InstructionReader<'a> {
     logical: &'a Logical,
     escape: char,
     keyword: &'a str,
 }
 
-impl Reader<'_> {
-    fn problem(&self, what: impl Into<String>) -> Problem {
-        Problem::new(self.logical.line, self.logical.column, what)
+impl InstructionReader<'_> {
+    fn problem(&self, what: impl Into<String>) -> ParseError {
+        ParseError::new(self.logical.line, self.logical.column, what)
     }
 
     /// A problem at a text of the instruction's first line, or else at its beginning.
-    fn problem_at(&self, text: &str, what: impl Into<String>) -> Problem {
+    fn problem_at(&self, text: &str, what: impl Into<String>) -> ParseError {
         let mut problem = self.problem(what);
         if let Some(at) = self.logical.text.find(text) {
             problem.column += self.logical.text[..at].chars().count();
@@ -259,7 +259,7 @@ impl Reader<'_> {
         problem
     }
 
-    fn flags<'t>(&self, text: &'t str) -> Result<(Vec<Flag>, &'t str), Problem> {
+    fn flags<'t>(&self, text: &'t str) -> Result<(Vec<Flag>, &'t str), ParseError> {
         let (words, rest) = flag_words(text);
         let known = known_flags(self.keyword);
         let mut flags: Vec<Flag> = Vec::new();
@@ -290,7 +290,7 @@ impl Reader<'_> {
         Ok((flags, rest))
     }
 
-    fn switch(&self, flag: &Flag) -> Result<bool, Problem> {
+    fn switch(&self, flag: &Flag) -> Result<bool, ParseError> {
         match flag.value.as_deref().map(str::to_ascii_lowercase).as_deref() {
             None | Some("" | "true") => Ok(true),
             Some("false") => Ok(false),
@@ -298,7 +298,7 @@ impl Reader<'_> {
         }
     }
 
-    fn from(&self, flags: Vec<Flag>, rest: &str) -> Result<From, Problem> {
+    fn from(&self, flags: Vec<Flag>, rest: &str) -> Result<From, ParseError> {
         let words: Vec<&str> = blanks(rest).collect();
         let platform = flags.into_iter().find_map(|flag| flag.value);
         let name = match words.as_slice() {
@@ -309,7 +309,7 @@ impl Reader<'_> {
         Ok(From { base: words[0].to_owned(), platform, name })
     }
 
-    fn stage_name(&self, name: &str) -> Result<String, Problem> {
+    fn stage_name(&self, name: &str) -> Result<String, ParseError> {
         let lower = name.to_ascii_lowercase();
         let good = lower.starts_with(|c: char| c.is_ascii_lowercase())
             && lower.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c));
@@ -321,7 +321,7 @@ impl Reader<'_> {
             .hint("a letter, then letters, digits, `-`, `_`, `.`"))
     }
 
-    fn kind(&self, flags: Vec<Flag>, rest: &str) -> Result<Kind, Problem> {
+    fn kind(&self, flags: Vec<Flag>, rest: &str) -> Result<Kind, ParseError> {
         let one = || rest.to_owned();
         Ok(match self.keyword {
             "ARG" => Kind::Arg(self.args(rest)?),
@@ -348,17 +348,17 @@ impl Reader<'_> {
     }
 
     /// JSON where it is a list of strings, else the text for the shell.
-    fn command(&self, rest: &str) -> Result<Command, Problem> {
+    fn command(&self, rest: &str) -> Result<Command, ParseError> {
         Ok(self.json(rest)?.map_or_else(|| Command::Shell(rest.to_owned()), Command::Exec))
     }
 
     /// JSON where it is a list of strings, else split at blanks.
-    fn list(&self, rest: &str) -> Result<Vec<String>, Problem> {
+    fn list(&self, rest: &str) -> Result<Vec<String>, ParseError> {
         Ok(self.json(rest)?.unwrap_or_else(|| blanks(rest).map(str::to_owned).collect()))
     }
 
     /// A JSON list; one of anything but strings is an error, and what is no JSON is nothing.
-    fn json(&self, rest: &str) -> Result<Option<Vec<String>>, Problem> {
+    fn json(&self, rest: &str) -> Result<Option<Vec<String>>, ParseError> {
         let Some(values) = rest.starts_with('[').then(|| serde_json::from_str::<Vec<Value>>(rest).ok()).flatten()
         else {
             return Ok(None);
@@ -372,7 +372,7 @@ impl Reader<'_> {
         values.into_iter().map(text).collect::<Result<_, _>>().map(Some)
     }
 
-    fn args(&self, rest: &str) -> Result<Vec<(String, Option<String>)>, Problem> {
+    fn args(&self, rest: &str) -> Result<Vec<(String, Option<String>)>, ParseError> {
         let mut args = Vec::new();
         for word in quoted_words(rest, self.escape) {
             let (name, value) = match word.split_once('=') {
@@ -388,7 +388,7 @@ impl Reader<'_> {
     }
 
     /// `name=value …`, or the old `name value`.
-    fn pairs(&self, rest: &str) -> Result<Vec<(String, String)>, Problem> {
+    fn pairs(&self, rest: &str) -> Result<Vec<(String, String)>, ParseError> {
         let words = quoted_words(rest, self.escape);
         if words.first().is_some_and(|word| !word.contains('=')) {
             let (name, value) = split_word(rest);
@@ -411,7 +411,7 @@ impl Reader<'_> {
         Ok(pairs)
     }
 
-    fn transfer(&self, flags: Vec<Flag>, rest: &str) -> Result<Transfer, Problem> {
+    fn transfer(&self, flags: Vec<Flag>, rest: &str) -> Result<Transfer, ParseError> {
         let mut transfer = Transfer::default();
         for flag in flags {
             let switch = self.switch(&flag);
@@ -449,7 +449,7 @@ impl Reader<'_> {
         Ok(transfer)
     }
 
-    fn run(&self, flags: Vec<Flag>, rest: &str) -> Result<Run, Problem> {
+    fn run(&self, flags: Vec<Flag>, rest: &str) -> Result<Run, ParseError> {
         let heredocs = self.logical.heredocs.clone();
         let mut run = Run {
             mounts: vec![],
@@ -471,7 +471,7 @@ impl Reader<'_> {
         Ok(run)
     }
 
-    fn mount(&self, text: &str) -> Result<Mount, Problem> {
+    fn mount(&self, text: &str) -> Result<Mount, ParseError> {
         const KINDS: [&str; 5] = ["bind", "cache", "tmpfs", "secret", "ssh"];
         const KEYS: [&str; 19] = [
             "type",
@@ -529,7 +529,7 @@ impl Reader<'_> {
         Ok(mount)
     }
 
-    fn healthcheck(&self, flags: Vec<Flag>, rest: &str) -> Result<Option<Healthcheck>, Problem> {
+    fn healthcheck(&self, flags: Vec<Flag>, rest: &str) -> Result<Option<Healthcheck>, ParseError> {
         let (word, rest) = split_word(rest);
         match word.to_ascii_uppercase().as_str() {
             "NONE" if rest.is_empty() => Ok(None),
@@ -543,7 +543,7 @@ impl Reader<'_> {
         }
     }
 
-    fn onbuild(&self, rest: &str) -> Result<Instruction, Problem> {
+    fn onbuild(&self, rest: &str) -> Result<Instruction, ParseError> {
         let keyword = split_word(rest).0.to_ascii_uppercase();
         if ["ONBUILD", "FROM", "MAINTAINER"].contains(&keyword.as_str()) {
             return Err(self.problem(format!("`ONBUILD {keyword}` is not allowed")));

@@ -2,7 +2,7 @@
 //!
 //! Pure. BuildKit has the limit of a line, and none of the others.
 
-use super::lines::Problem;
+use super::lines::ParseError;
 use std::cell::Cell;
 
 /// Bytes of a file.
@@ -19,7 +19,7 @@ const VALUES: usize = 16_000_000;
 /// Characters of patterns times characters of the values that they are matched against.
 const STEPS: usize = 50_000_000;
 
-pub(super) fn bytes(text: &str) -> Result<(), Problem> {
+pub(super) fn bytes(text: &str) -> Result<(), ParseError> {
     if text.len() > BYTES {
         return Err(too_much(1, format!("a Dockerfile of {} bytes: {BYTES} is the limit", text.len())));
     }
@@ -40,20 +40,20 @@ pub(super) struct Counts {
 }
 
 impl Counts {
-    pub(super) fn instruction(&mut self, line: usize) -> Result<(), Problem> {
+    pub(super) fn instruction(&mut self, line: usize) -> Result<(), ParseError> {
         count(&mut self.instructions, 1, INSTRUCTIONS, line, "instructions")
     }
 
-    pub(super) fn words(&mut self, line: usize, words: usize) -> Result<(), Problem> {
+    pub(super) fn words(&mut self, line: usize, words: usize) -> Result<(), ParseError> {
         count(&mut self.words, words, WORDS, line, "variables, labels and paths")
     }
 
-    pub(super) fn stage(&mut self, line: usize) -> Result<(), Problem> {
+    pub(super) fn stage(&mut self, line: usize) -> Result<(), ParseError> {
         count(&mut self.stages, 1, STAGES, line, "stages")
     }
 }
 
-fn count(have: &mut usize, more: usize, limit: usize, line: usize, what: &str) -> Result<(), Problem> {
+fn count(have: &mut usize, more: usize, limit: usize, line: usize, what: &str) -> Result<(), ParseError> {
     *have += more;
     match *have > limit {
         true => Err(too_much(line, format!("more than {limit} {what}, the limit of a Dockerfile"))),
@@ -61,8 +61,8 @@ fn count(have: &mut usize, more: usize, limit: usize, line: usize, what: &str) -
     }
 }
 
-fn too_much(line: usize, what: String) -> Problem {
-    Problem::new(line, 1, what)
+fn too_much(line: usize, what: String) -> ParseError {
+    ParseError::new(line, 1, what)
 }
 
 #[derive(Debug)]

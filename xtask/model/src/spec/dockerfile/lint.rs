@@ -5,7 +5,7 @@
 use super::{Dockerfile, Kind, Transfer};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Rule {
+pub enum LintRule {
     /// No `# syntax=` line: it makes the engine pull a frontend image.
     Syntax,
     /// No `FROM …:latest`, and no `FROM` without tag or digest.
@@ -20,7 +20,7 @@ pub enum Rule {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    pub rule: Rule,
+    pub rule: LintRule,
     /// 1-based line.
     pub line: usize,
     /// `file:line: ` and a lowercase sentence.
@@ -37,7 +37,7 @@ impl Dockerfile {
         };
         if let Some((line, image)) = self.syntax() {
             found(
-                Rule::Syntax,
+                LintRule::Syntax,
                 line,
                 format!("`# syntax={image}` pulls a frontend before anything is built"),
                 "remove the line",
@@ -46,27 +46,27 @@ impl Dockerfile {
         for stage in self.stages() {
             if self.find_stage(&stage.base, stage.index).is_none() && is_latest(&stage.base) {
                 let what = format!("`FROM {}` can change from one build to the next", stage.base);
-                found(Rule::Latest, stage.line, what, "name a version, or pin a digest");
+                found(LintRule::Latest, stage.line, what, "name a version, or pin a digest");
             }
         }
         let instructions = self.globals().iter().chain(self.stages().iter().flat_map(|stage| &stage.instructions));
         for instruction in instructions {
             for name in named(&instruction.kind).into_iter().filter(|name| is_secret(name)) {
                 let what = format!("`{}` `{name}` stays readable in the image's history", instruction.kind.keyword());
-                found(Rule::Secret, instruction.line, what, "use `RUN --mount=type=secret`");
+                found(LintRule::Secret, instruction.line, what, "use `RUN --mount=type=secret`");
             }
         }
         for instruction in
             self.target().instructions.iter().filter(|instruction| !copies_or_describes(&instruction.kind))
         {
             let what = format!("`{}` in the last stage: it may only copy and describe", instruction.kind.keyword());
-            found(Rule::LastStage, instruction.line, what, "move it to a stage with a name and copy its result");
+            found(LintRule::LastStage, instruction.line, what, "move it to a stage with a name and copy its result");
         }
         for stage in self.stages() {
             for instruction in &stage.instructions {
                 let (Kind::Copy(transfer) | Kind::Add(transfer)) = &instruction.kind else { continue };
                 if let Some((what, hint)) = link(instruction.kind.keyword(), transfer) {
-                    found(Rule::Link, instruction.line, what, &hint);
+                    found(LintRule::Link, instruction.line, what, &hint);
                 }
             }
         }

@@ -3,7 +3,7 @@
 //! Pure. Which of the context's files a source matches is decided in `context`.
 
 use super::instruction::{Kind, Transfer};
-use super::lines::Problem;
+use super::lines::ParseError;
 use super::{Dockerfile, Instruction};
 use crate::fault::Fault;
 use crate::spec::reference::Platform;
@@ -85,7 +85,7 @@ impl Dockerfile {
         match instruction.unset.first().filter(|_| reads) {
             None => Ok(()),
             Some(name) => Err(self.fault(
-                &Problem::new(
+                &ParseError::new(
                     instruction.line,
                     1,
                     format!(

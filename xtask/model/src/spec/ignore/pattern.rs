@@ -22,9 +22,9 @@ enum Piece {
     Never,
 }
 
-/// How a pattern compares, as BuildKit chooses.
+/// Matcher a pattern compares, as BuildKit chooses.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum How {
+enum Matcher {
     Exact(Vec<u8>),
     /// `dir/**`.
     Prefix(Vec<u8>),
@@ -35,7 +35,7 @@ enum How {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern {
-    how: How,
+    how: Matcher,
     /// What every match begins with, up to the first character with a meaning.
     literal: Vec<u8>,
 }
@@ -46,28 +46,28 @@ impl Pattern {
         let pieces = pieces(text, true)?;
         let plain = |text: &str| !text.contains(['*', '?', '[', ']', '\\']);
         let how = if plain(text) {
-            How::Exact(text.into())
+            Matcher::Exact(text.into())
         } else if let Some(suffix) = text.strip_prefix("**").filter(|suffix| plain(suffix)) {
-            How::Suffix(suffix.into())
+            Matcher::Suffix(suffix.into())
         } else if let Some(prefix) = text.strip_suffix("**").filter(|prefix| plain(prefix)) {
-            How::Prefix(prefix.into())
+            Matcher::Prefix(prefix.into())
         } else {
-            How::Pieces(pieces)
+            Matcher::Pieces(pieces)
         };
         Ok(Self { how, literal: literal(text) })
     }
 
     /// Reads a glob of `COPY`: no `**`, every wildcard stays within a folder.
     pub(crate) fn glob(text: &str) -> Result<Self, String> {
-        Ok(Self { how: How::Pieces(pieces(text, false)?), literal: literal(text) })
+        Ok(Self { how: Matcher::Pieces(pieces(text, false)?), literal: literal(text) })
     }
 
     pub fn matches(&self, path: &[u8]) -> bool {
         match &self.how {
-            How::Exact(text) => path == text,
-            How::Prefix(prefix) => path.starts_with(prefix),
-            How::Suffix(suffix) => path.ends_with(suffix) || suffix.strip_prefix(b"/") == Some(path),
-            How::Pieces(pieces) => path.starts_with(&self.literal) && matches(pieces, path),
+            Matcher::Exact(text) => path == text,
+            Matcher::Prefix(prefix) => path.starts_with(prefix),
+            Matcher::Suffix(suffix) => path.ends_with(suffix) || suffix.strip_prefix(b"/") == Some(path),
+            Matcher::Pieces(pieces) => path.starts_with(&self.literal) && matches(pieces, path),
         }
     }
 
@@ -75,10 +75,10 @@ impl Pattern {
     pub(crate) fn may_match_below(&self, folder: &[u8]) -> bool {
         let inside = [folder, b"/"].concat();
         match &self.how {
-            How::Exact(text) => text.starts_with(&inside),
-            How::Suffix(_) => true,
-            How::Prefix(_) => self.may_lead(&inside),
-            How::Pieces(pieces) => {
+            Matcher::Exact(text) => text.starts_with(&inside),
+            Matcher::Suffix(_) => true,
+            Matcher::Prefix(_) => self.may_lead(&inside),
+            Matcher::Pieces(pieces) => {
                 self.may_lead(&inside) && deepest(pieces).is_none_or(|most| slashes(&inside) <= most)
             }
         }
@@ -95,7 +95,7 @@ fn slashes(path: &[u8]) -> usize {
     path.iter().filter(|b| **b == b'/').count()
 }
 
-/// How many slashes a match can have; `None` where a piece stands for any number.
+/// Matcher many slashes a match can have; `None` where a piece stands for any number.
 fn deepest(pieces: &[Piece]) -> Option<usize> {
     pieces.iter().try_fold(0, |count, piece| match piece {
         Piece::Everything | Piece::Folders | Piece::Class { .. } => None,

@@ -196,7 +196,7 @@ proptest! {
     fn any_text_is_read_or_refused(text in any::<Vec<u8>>(), path in any::<Vec<u8>>()) {
         if let Ok(ignore) = Ignore::parse("x", &text) {
             ignore.ignores(&path);
-            ignore.may_take_back_below(&path);
+            ignore.may_reinclude_below(&path);
         }
     }
 
@@ -212,7 +212,7 @@ proptest! {
     fn nothing_is_taken_back_where_none_was_foreseen(lines in prop::collection::vec(pattern(), 1..5), path in path()) {
         let Ok(ignore) = Ignore::parse("x", lines.join("\n").as_bytes()) else { return Ok(()) };
         let Some((folder, _)) = path.rsplit_once('/') else { return Ok(()) };
-        if ignore.ignores(folder.as_bytes()) && !ignore.may_take_back_below(folder.as_bytes()) {
+        if ignore.ignores(folder.as_bytes()) && !ignore.may_reinclude_below(folder.as_bytes()) {
             prop_assert!(ignore.ignores(path.as_bytes()));
         }
     }

@@ -38,7 +38,7 @@ impl ImagesLock {
             let what = error.message().lines().next().unwrap_or("this is not TOML").to_owned();
             fault(path, text, &[(error.span().unwrap_or(0..0), what)])
         })?;
-        let mut reader = Reader { problems: Vec::new() };
+        let mut reader = ImagesLockReader { problems: Vec::new() };
         let found = reader.whole(document.get_ref(), text.len());
         match (found, reader.problems.is_empty()) {
             (Some(lock), true) => Ok(lock),
@@ -61,13 +61,13 @@ impl fmt::Display for ImagesLock {
     }
 }
 
-type Problem = (Range<usize>, String);
+type TomlError = (Range<usize>, String);
 
-struct Reader {
-    problems: Vec<Problem>,
+struct ImagesLockReader {
+    problems: Vec<TomlError>,
 }
 
-impl Reader {
+impl ImagesLockReader {
     fn bad(&mut self, at: Range<usize>, why: impl Into<String>) {
         self.problems.push((at, why.into()));
     }
@@ -151,7 +151,7 @@ impl Reader {
     }
 }
 
-fn fault(path: &Path, text: &str, problems: &[Problem]) -> Fault {
+fn fault(path: &Path, text: &str, problems: &[TomlError]) -> Fault {
     let mut problems = problems.to_vec();
     problems.sort_by_key(|(span, _)| span.start);
     let shown: Vec<String> = problems.iter().map(|(span, why)| place(path, text, span.start, why)).collect();

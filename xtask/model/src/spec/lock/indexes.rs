@@ -6,7 +6,7 @@
 
 use super::pip::{Settings, Variables};
 use crate::fault::Fault;
-use crate::spec::requirements::{Options, PlaceKind, Requirements, secret};
+use crate::spec::requirements::{LocationKind, Options, Requirements, secret};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -77,19 +77,19 @@ impl Indexes {
         let links = own("UV_FIND_LINKS").or_else(|| from_pip.get("UV_FIND_LINKS").cloned()).unwrap_or_default();
         found.links = links.split(',').map(str::trim).filter(|link| !link.is_empty()).map(str::to_owned).collect();
         found.links.extend(project.links.into_iter().chain(machine.links));
-        for place in requirements.places() {
+        for place in requirements.locations() {
             let url = place.expanded(variable).map_err(|unset| {
                 let names: Vec<String> = unset.iter().map(|name| format!("`{name}`")).collect();
                 Fault::usage(format!("the environment has no value for {}", names.join(", ")))
-                    .needed_by(format!("`{}` in the requirements", secret::hidden(place.written())))
+                    .needed_by(format!("`{}` in the requirements", secret::redacted(place.written())))
                     .hint(format!("set it: `export {}=…`", unset.first().map_or("NAME", String::as_str)))
             })?;
             match place.kind {
-                PlaceKind::Index if told => {}
-                PlaceKind::Index => found.repository = Some(url),
-                PlaceKind::Extra => found.extra.push(url),
-                PlaceKind::Links => found.links.push(local(&url, root)),
-                PlaceKind::File => drop(found.files.insert(place.plain(), url)),
+                LocationKind::Index if told => {}
+                LocationKind::Index => found.repository = Some(url),
+                LocationKind::Extra => found.extra.push(url),
+                LocationKind::Links => found.links.push(local(&url, root)),
+                LocationKind::File => drop(found.files.insert(place.plain(), url)),
             }
         }
         for list in [&mut found.extra, &mut found.links] {
@@ -104,7 +104,7 @@ impl Indexes {
         VARIABLES
     }
 
-    /// What uv is given in its environment to install from these places and no others.
+    /// What uv is given in its environment to install from these locations and no others.
     pub fn for_uv(&self) -> BTreeMap<&'static str, String> {
         let default = self.repository.clone().or_else(|| self.machine.clone());
         let all = [

@@ -64,7 +64,7 @@ fn the_encoding_is_golden() {
     let found = lock(&format!("b==2 ; os_name=='x' --hash={A}\na[y]==1.0 --hash={A} --hash={B}\n"));
     expect![[r#"{"schema":1,"packages":[{"name":"a","version":"1.0","extras":["y"],"hashes":"sha256:b4012b109cf4b3d8b12aa4b3c2552843e39c3a62f6593b72a12addd5dc57e728"},{"name":"b","version":"2","marker":"os_name == 'x'","hashes":"sha256:084c549b4d987bb58c6ede291356dd0b6dd357d9661d8f31f8acaaa0665c90fe"}],"no_binary":[],"only_binary":[]}"#]].assert_eq(&serde_json::to_string(&found.meaning()).unwrap());
     let json = serde_json::to_string(&found.meaning()).unwrap();
-    assert_eq!(serde_json::from_str::<Meaning>(&json).unwrap(), found.meaning());
+    assert_eq!(serde_json::from_str::<LockMeaning>(&json).unwrap(), found.meaning());
 }
 
 #[track_caller]
@@ -128,8 +128,8 @@ fn a_hash_that_a_person_wrote_is_the_only_one_that_is_pinned() {
         assert_eq!(lock.packages[0].hashes, BTreeSet::from([hash.to_owned()]));
         assert_eq!(lock.packages[1].hashes, BTreeSet::from([B.to_owned()]), "of others nothing is taken");
         assert!(kept.contains("# via -r r.txt"), "{kept}");
-        assert!(hashes::foreign(&wanted(hash), &lock).is_empty());
-        assert_eq!(hashes::foreign(&wanted(other), &lock).len(), 1);
+        assert!(hashes::unlisted(&wanted(hash), &lock).is_empty());
+        assert_eq!(hashes::unlisted(&wanted(other), &lock).len(), 1);
     }
     let none = format!("sha256:{}", "0".repeat(64));
     let fault = hashes::constrained(&wanted(&none), &text, &parse(&text).unwrap()).unwrap_err();
@@ -166,7 +166,7 @@ fn a_change_that_leaves_no_trace_in_the_lock_is_drift_all_the_same() {
 fn changes(old: &str, new: &str, wanted: &[&str]) {
     let meaning =
         |body: &str| lock(&body.replace('#', &format!(" --hash={A}")).replace('%', &format!(" --hash={B}"))).meaning();
-    let found: Vec<String> = diff(&meaning(old), &meaning(new)).iter().map(Change::to_string).collect();
+    let found: Vec<String> = diff(&meaning(old), &meaning(new)).iter().map(LockChange::to_string).collect();
     assert_eq!(found, wanted);
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Pure; never moves past the end.
 
-use super::lines::Bad;
+use super::lines::LineError;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Cursor<'a> {
@@ -51,11 +51,11 @@ impl<'a> Cursor<'a> {
         self.take(char::is_whitespace);
     }
 
-    pub(crate) fn bad(&self, why: impl Into<String>) -> Bad {
-        Bad::new(self.at, why)
+    pub(crate) fn bad(&self, why: impl Into<String>) -> LineError {
+        LineError::new(self.at, why)
     }
 
-    pub(crate) fn expected(&self, what: &str) -> Bad {
+    pub(crate) fn expected(&self, what: &str) -> LineError {
         self.bad(format!("expected {what}"))
     }
 }

@@ -3,7 +3,7 @@
 //! Pure. A marker is read and printed in one normal form; it is not evaluated here: the lock serves every platform.
 
 use super::cursor::Cursor;
-use super::lines::Bad;
+use super::lines::LineError;
 use std::fmt;
 use std::str::FromStr;
 
@@ -53,7 +53,7 @@ const OPERATORS: [&str; 9] = ["===", "~=", "==", "!=", "<=", ">=", "<", ">", "in
 /// How deep parentheses may go; far beyond what anyone writes, far below what a stack holds.
 const DEPTH: usize = 64;
 
-pub(crate) fn read(cursor: &mut Cursor<'_>) -> Result<Marker, Bad> {
+pub(crate) fn read(cursor: &mut Cursor<'_>) -> Result<Marker, LineError> {
     let marker = any(cursor, 0)?;
     cursor.blanks();
     if cursor.is_done() {
@@ -62,7 +62,7 @@ pub(crate) fn read(cursor: &mut Cursor<'_>) -> Result<Marker, Bad> {
     Err(cursor.expected("`and`, `or` or the end of the marker"))
 }
 
-fn any(cursor: &mut Cursor<'_>, depth: usize) -> Result<Marker, Bad> {
+fn any(cursor: &mut Cursor<'_>, depth: usize) -> Result<Marker, LineError> {
     let mut parts = vec![all(cursor, depth)?];
     while word(cursor, "or") {
         parts.push(all(cursor, depth)?);
@@ -77,7 +77,7 @@ fn any(cursor: &mut Cursor<'_>, depth: usize) -> Result<Marker, Bad> {
     ))
 }
 
-fn all(cursor: &mut Cursor<'_>, depth: usize) -> Result<Marker, Bad> {
+fn all(cursor: &mut Cursor<'_>, depth: usize) -> Result<Marker, LineError> {
     let mut parts = vec![one(cursor, depth)?];
     while word(cursor, "and") {
         parts.push(one(cursor, depth)?);
@@ -108,7 +108,7 @@ fn joined(
     }
 }
 
-fn one(cursor: &mut Cursor<'_>, depth: usize) -> Result<Marker, Bad> {
+fn one(cursor: &mut Cursor<'_>, depth: usize) -> Result<Marker, LineError> {
     cursor.blanks();
     if cursor.eat("(") {
         if depth == DEPTH {
@@ -123,19 +123,23 @@ fn one(cursor: &mut Cursor<'_>, depth: usize) -> Result<Marker, Bad> {
     let at = cursor.at();
     let right = operand(cursor)?;
     if matches!((&left, &right), (Operand::Text(_), Operand::Text(_))) {
-        return Err(Bad::new(at, "expected a variable like `python_version` on one side of a comparison"));
+        return Err(LineError::new(at, "expected a variable like `python_version` on one side of a comparison"));
     }
     Ok(Marker::Compare(left, operator, right))
 }
 
-fn operand(cursor: &mut Cursor<'_>) -> Result<Operand, Bad> {
+fn operand(cursor: &mut Cursor<'_>) -> Result<Operand, LineError> {
     cursor.blanks();
     if let Some(quote) = cursor.peek().filter(|c| matches!(c, '\'' | '"')) {
         let at = cursor.at();
         cursor.eat(quote.encode_utf8(&mut [0; 4]));
         let text = cursor.take(|c| c != quote);
         let closed = cursor.eat(quote.encode_utf8(&mut [0; 4]));
-        return if closed { Ok(Operand::Text(text.to_owned())) } else { Err(Bad::new(at, "expected a closing quote")) };
+        return if closed {
+            Ok(Operand::Text(text.to_owned()))
+        } else {
+            Err(LineError::new(at, "expected a closing quote"))
+        };
     }
     let at = cursor.at();
     let name = cursor.take(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.'));
@@ -145,10 +149,10 @@ fn operand(cursor: &mut Cursor<'_>) -> Result<Operand, Bad> {
     let near = VARIABLES.iter().map(|(known, _)| *known).filter(|known| strsim::jaro(known, name) > 0.8);
     let near = near.max_by(|a, b| strsim::jaro(a, name).total_cmp(&strsim::jaro(b, name)));
     let also = near.map_or(String::new(), |near| format!("; did you mean `{near}`?"));
-    Err(Bad::new(at, format!("expected a variable like `python_version` or a quoted text{also}")))
+    Err(LineError::new(at, format!("expected a variable like `python_version` or a quoted text{also}")))
 }
 
-fn operator(cursor: &mut Cursor<'_>) -> Result<&'static str, Bad> {
+fn operator(cursor: &mut Cursor<'_>) -> Result<&'static str, LineError> {
     cursor.blanks();
     if word(cursor, "not") {
         return if word(cursor, "in") { Ok("not in") } else { Err(cursor.expected("`in` after `not`")) };
@@ -210,7 +214,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn marker(text: &str) -> Result<Marker, Bad> {
+    fn marker(text: &str) -> Result<Marker, LineError> {
         read(&mut Cursor::new(text))
     }
 

@@ -78,7 +78,7 @@ fn pip_reads_the_same_from_the_same_file() {
         .requirements()
         .iter()
         .map(|one| {
-            let Entry { name, extras, specifiers, url, marker, .. } = one.meaning();
+            let NormalRequirement { name, extras, specifiers, url, marker, .. } = one.meaning();
             json!([one.line, name, extras, specifiers, url, marker.is_some()])
         })
         .collect();

@@ -4,7 +4,7 @@
 //! because a locked build installs by hash.
 
 use super::cursor::Cursor;
-use super::lines::Bad;
+use super::lines::LineError;
 use super::marker::{self, Marker};
 use super::secret;
 use super::version::{OPERATORS, Specifier};
@@ -19,7 +19,7 @@ pub struct Requirement {
     pub name: String,
     /// Extras, normalised by PEP 503.
     pub extras: BTreeSet<String>,
-    pub source: Source,
+    pub source: RequirementSource,
     pub marker: Option<Marker>,
     /// `sha256:…`, `sha384:…` or `sha512:…`.
     pub hashes: BTreeSet<String>,
@@ -30,19 +30,19 @@ pub struct Requirement {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
+pub enum RequirementSource {
     /// An index, any version that fits all of these.
     Index(BTreeSet<Specifier>),
     Url(String),
 }
 
 impl Requirement {
-    pub fn meaning(&self) -> Entry {
+    pub fn meaning(&self) -> NormalRequirement {
         let (specifiers, url) = match &self.source {
-            Source::Index(specifiers) => (specifiers.iter().map(Specifier::to_string).collect(), None),
-            Source::Url(url) => (BTreeSet::new(), Some(url.clone())),
+            RequirementSource::Index(specifiers) => (specifiers.iter().map(Specifier::to_string).collect(), None),
+            RequirementSource::Url(url) => (BTreeSet::new(), Some(url.clone())),
         };
-        Entry {
+        NormalRequirement {
             name: self.name.clone(),
             extras: self.extras.clone(),
             specifiers,
@@ -55,7 +55,7 @@ impl Requirement {
 
 /// A requirement without its place: texts in normal form, ready to be compared, stored and hashed.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Entry {
+pub struct NormalRequirement {
     /// See [`Requirement::name`].
     pub name: String,
     /// See [`Requirement::extras`].
@@ -70,7 +70,7 @@ pub struct Entry {
 }
 
 /// As it would stand in a file, on one line and without hashes.
-impl fmt::Display for Entry {
+impl fmt::Display for NormalRequirement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let joined = |set: &BTreeSet<String>| set.iter().map(String::as_str).collect::<Vec<_>>().join(",");
         f.write_str(&self.name)?;
@@ -92,7 +92,7 @@ pub fn normalised(name: &str) -> String {
 }
 
 /// Reads what stands before the options of a line; file, line and hashes are left for the caller to fill in.
-pub(crate) fn read(text: &str) -> Result<Requirement, Bad> {
+pub(crate) fn read(text: &str) -> Result<Requirement, LineError> {
     let mut cursor = Cursor::new(text.trim_end());
     cursor.blanks();
     let begin = cursor.at();
@@ -103,7 +103,11 @@ pub(crate) fn read(text: &str) -> Result<Requirement, Bad> {
     cursor.blanks();
     let extras = extras(&mut cursor)?;
     cursor.blanks();
-    let source = if cursor.eat("@") { Source::Url(url(&mut cursor)?) } else { Source::Index(specifiers(&mut cursor)?) };
+    let source = if cursor.eat("@") {
+        RequirementSource::Url(url(&mut cursor)?)
+    } else {
+        RequirementSource::Index(specifiers(&mut cursor)?)
+    };
     let marker = rest(&mut cursor, &source)?;
     Ok(Requirement { name, extras, source, marker, hashes: BTreeSet::new(), file: PathBuf::new(), line: 0 })
 }
@@ -114,7 +118,7 @@ const CHECKOUT: &str = "a version control checkout has no hash and cannot be par
                         `https://` URL of an archive";
 
 /// Whether the text is a place rather than a name: `Ok` for a URL to read, an error for a place that cannot be locked.
-fn place(text: &str) -> Option<Result<(), Bad>> {
+fn place(text: &str) -> Option<Result<(), LineError>> {
     let word = text.split_whitespace().next().unwrap_or_default();
     let scheme = word.split_once("://").map(|(scheme, _)| scheme).filter(|scheme| {
         scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b)) && !scheme.is_empty()
@@ -125,28 +129,28 @@ fn place(text: &str) -> Option<Result<(), Bad>> {
     let head = word.split(['[', '@', ';', '=', '<', '>', '~', '!']).next().unwrap_or_default();
     let archive = [".whl", ".tar.gz", ".zip", ".tar.bz2", ".tgz"].iter().any(|end| head.ends_with(end));
     let path = word.starts_with(['.', '/', '~', '\\']) || word.starts_with("file:") || head.contains('/') || archive;
-    path.then(|| Err(Bad::new(0, LOCAL)))
+    path.then(|| Err(LineError::new(0, LOCAL)))
 }
 
-fn lockable(scheme: &str) -> Result<(), Bad> {
+fn lockable(scheme: &str) -> Result<(), LineError> {
     match scheme {
         "http" | "https" => Ok(()),
-        "file" => Err(Bad::new(0, LOCAL)),
+        "file" => Err(LineError::new(0, LOCAL)),
         _ if scheme.contains('+') || matches!(scheme, "git" | "ssh" | "svn" | "hg" | "bzr") => {
-            Err(Bad::new(0, CHECKOUT))
+            Err(LineError::new(0, CHECKOUT))
         }
-        _ => Err(Bad::new(0, "expected an `https://` URL")),
+        _ => Err(LineError::new(0, "expected an `https://` URL")),
     }
 }
 
 /// A URL without a name: the file's name has to tell it.
-fn bare_url(cursor: &mut Cursor<'_>) -> Result<Requirement, Bad> {
+fn bare_url(cursor: &mut Cursor<'_>) -> Result<Requirement, LineError> {
     let at = cursor.at();
     let url = url(cursor)?;
     let Some((name, _)) = distribution(&url) else {
-        return Err(Bad::new(at, "expected the name of a distribution before the URL, as in `name @ https://…`"));
+        return Err(LineError::new(at, "expected the name of a distribution before the URL, as in `name @ https://…`"));
     };
-    let source = Source::Url(url);
+    let source = RequirementSource::Url(url);
     let marker = rest(cursor, &source)?;
     let (extras, hashes) = (BTreeSet::new(), BTreeSet::new());
     Ok(Requirement { name, extras, source, marker, hashes, file: PathBuf::new(), line: 0 })
@@ -166,19 +170,19 @@ pub fn distribution(url: &str) -> Option<(String, String)> {
     (!name.is_empty()).then(|| (normalised(name), version.to_owned()))
 }
 
-fn name(cursor: &mut Cursor<'_>, what: &str) -> Result<String, Bad> {
+fn name(cursor: &mut Cursor<'_>, what: &str) -> Result<String, LineError> {
     let at = cursor.at();
     let text = cursor.take(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
     if text.is_empty() {
-        return Err(Bad::new(at, format!("expected {what}")));
+        return Err(LineError::new(at, format!("expected {what}")));
     }
     if let Some(odd) = [0, text.len() - 1].into_iter().find(|index| !text.as_bytes()[*index].is_ascii_alphanumeric()) {
-        return Err(Bad::new(at + odd, format!("expected {what}, which begins and ends with a letter or digit")));
+        return Err(LineError::new(at + odd, format!("expected {what}, which begins and ends with a letter or digit")));
     }
     Ok(normalised(text))
 }
 
-fn extras(cursor: &mut Cursor<'_>) -> Result<BTreeSet<String>, Bad> {
+fn extras(cursor: &mut Cursor<'_>) -> Result<BTreeSet<String>, LineError> {
     let mut extras = BTreeSet::new();
     if !cursor.eat("[") {
         return Ok(extras);
@@ -200,23 +204,23 @@ fn extras(cursor: &mut Cursor<'_>) -> Result<BTreeSet<String>, Bad> {
     }
 }
 
-fn url(cursor: &mut Cursor<'_>) -> Result<String, Bad> {
+fn url(cursor: &mut Cursor<'_>) -> Result<String, LineError> {
     cursor.blanks();
     let at = cursor.at();
     let text = cursor.take(|c| !c.is_whitespace());
     match place(text) {
         Some(Ok(())) => {}
         Some(Err(bad)) => return Err(bad.within(at)),
-        None => return Err(Bad::new(at, "expected an `https://` URL after `@`")),
+        None => return Err(LineError::new(at, "expected an `https://` URL after `@`")),
     }
     let host = text.split_once("://").map_or("", |(_, rest)| rest.split('/').next().unwrap_or_default());
     if host.is_empty() {
-        return Err(Bad::new(at, "expected a host after `://`"));
+        return Err(LineError::new(at, "expected a host after `://`"));
     }
     Ok(secret::without_user(text))
 }
 
-fn specifiers(cursor: &mut Cursor<'_>) -> Result<BTreeSet<Specifier>, Bad> {
+fn specifiers(cursor: &mut Cursor<'_>) -> Result<BTreeSet<Specifier>, LineError> {
     let open = cursor.eat("(");
     let mut specifiers = BTreeSet::new();
     loop {
@@ -235,7 +239,7 @@ fn specifiers(cursor: &mut Cursor<'_>) -> Result<BTreeSet<Specifier>, Bad> {
     Ok(specifiers)
 }
 
-fn specifier(cursor: &mut Cursor<'_>, operator: &'static str) -> Result<Specifier, Bad> {
+fn specifier(cursor: &mut Cursor<'_>, operator: &'static str) -> Result<Specifier, LineError> {
     cursor.blanks();
     let at = cursor.at();
     let text = if operator == "===" {
@@ -247,13 +251,13 @@ fn specifier(cursor: &mut Cursor<'_>, operator: &'static str) -> Result<Specifie
         return Err(cursor.bad("a version from the environment cannot be locked: write it here"));
     }
     if text.is_empty() {
-        return Err(Bad::new(at, format!("expected a version after `{operator}`")));
+        return Err(LineError::new(at, format!("expected a version after `{operator}`")));
     }
-    Specifier::new(operator, text).map_err(|why| Bad::new(at, why))
+    Specifier::new(operator, text).map_err(|why| LineError::new(at, why))
 }
 
 /// What may follow a source: nothing, or `;` and a marker.
-fn rest(cursor: &mut Cursor<'_>, source: &Source) -> Result<Option<Marker>, Bad> {
+fn rest(cursor: &mut Cursor<'_>, source: &RequirementSource) -> Result<Option<Marker>, LineError> {
     cursor.blanks();
     if cursor.is_done() {
         return Ok(None);
@@ -263,12 +267,12 @@ fn rest(cursor: &mut Cursor<'_>, source: &Source) -> Result<Option<Marker>, Bad>
     }
     let rest = cursor.rest();
     Err(match source {
-        Source::Url(_) => cursor.expected("` ; ` and a marker, or the end of the line, after the URL"),
-        Source::Index(_) if rest.starts_with('=') => cursor.expected("`==`, not `=`"),
-        Source::Index(specifiers) if specifiers.is_empty() => {
+        RequirementSource::Url(_) => cursor.expected("` ; ` and a marker, or the end of the line, after the URL"),
+        RequirementSource::Index(_) if rest.starts_with('=') => cursor.expected("`==`, not `=`"),
+        RequirementSource::Index(specifiers) if specifiers.is_empty() => {
             cursor.expected("a specifier like `>=1.0`, `[extra]`, `@ https://…`, `; marker` or the end of the line")
         }
-        Source::Index(_) => cursor.expected("`,` and a specifier, `; marker` or the end of the line"),
+        RequirementSource::Index(_) => cursor.expected("`,` and a specifier, `; marker` or the end of the line"),
     })
 }
 

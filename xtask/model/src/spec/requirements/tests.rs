@@ -235,7 +235,7 @@ fn the_encoding_is_golden() {
         .assert_eq(&serde_json::to_string(&read.meaning()).unwrap());
     expect!["sha256:856b331c8b467db8ff3566fc5cfc185d6a37c28b02006f91f428fec3b54bf5b9"]
         .assert_eq(&read.fingerprint().to_string());
-    let back: Meaning = serde_json::from_str(&serde_json::to_string(&read.meaning()).unwrap()).unwrap();
+    let back: RequirementsMeaning = serde_json::from_str(&serde_json::to_string(&read.meaning()).unwrap()).unwrap();
     assert_eq!(back, read.meaning());
 }
 

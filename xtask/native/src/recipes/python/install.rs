@@ -15,7 +15,7 @@ use xtask_host::terminal;
 use xtask_host::tree::uv;
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::spec::lock::{Indexes, LockedPackage};
-use xtask_model::spec::requirements::{self, Source, secret};
+use xtask_model::spec::requirements::{self, RequirementSource, secret};
 
 /// The version of uv that the installer's lock pins.
 pub(super) fn pinned(path: &Path, text: &str) -> Result<String, Fault> {
@@ -24,8 +24,10 @@ pub(super) fn pinned(path: &Path, text: &str) -> Result<String, Fault> {
     let read = requirements::read(path, &mut |asked| first.take().ok_or_else(|| nested(asked)))?;
     let uv = read.requirements().iter().find(|requirement| requirement.name == "uv");
     let version = uv.and_then(|uv| match &uv.source {
-        Source::Index(specifiers) => specifiers.iter().find(|one| one.is_pin()).map(|pin| pin.version().to_owned()),
-        Source::Url(url) => requirements::distribution(url).map(|(_, version)| version),
+        RequirementSource::Index(specifiers) => {
+            specifiers.iter().find(|one| one.is_pin()).map(|pin| pin.version().to_owned())
+        }
+        RequirementSource::Url(url) => requirements::distribution(url).map(|(_, version)| version),
     });
     version.ok_or_else(|| {
         Fault::usage(format!("`{}` pins no version of uv", path.display())).hint("write it anew: `cargo xtask lock`")
@@ -124,7 +126,7 @@ pub(super) fn install(
     let call = guard::guarded(call);
     let output = call.output()?;
     if !output.status.success() {
-        let said = secret::hidden(String::from_utf8_lossy(&output.stderr).trim());
+        let said = secret::redacted(String::from_utf8_lossy(&output.stderr).trim());
         return Err(if output.status.code() == Some(REFUSED) { refused(&said) } else { judged(&said, wanted) });
     }
     fs::remove_file(lib64).map_err(cannot)?;
@@ -247,7 +249,7 @@ fn judged(said: &str, wanted: &Wanted<'_>) -> Fault {
             .cause(said)
             .hint("look at what the index gives out before you lock it anew: `cargo xtask lock`");
     }
-    uv::judgement(said).needed_by("the recipe `python-packages`")
+    uv::install_fault(said).needed_by("the recipe `python-packages`")
 }
 
 /// The site-packages of an installed folder.

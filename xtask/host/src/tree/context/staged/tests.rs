@@ -86,7 +86,7 @@ fn lay_out(root: &Path, things: &Things, habit: Habit) {
     }
 }
 
-fn entries(root: &Path) -> Vec<Entry> {
+fn entries(root: &Path) -> Vec<ContextEntry> {
     let everything =
         Source { place: "Dockerfile:1".to_owned(), line: 1, reads: Reads::Path(String::new()), excludes: Vec::new() };
     as_in_git(&read_sources(root, &[everything], &Ignore::none()).unwrap())

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 /// How a registry wants to be asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Challenge {
+pub(in crate::registry) enum Challenge {
     /// A token of the server at `realm`, for `service`; `scope` is what this one request would have needed.
     Bearer { realm: String, service: Option<String>, scopes: Vec<String> },
     /// User name and password with every request.
@@ -14,7 +14,7 @@ pub(super) enum Challenge {
 }
 
 /// The challenge to answer among the header's values: a token before a password; `None` where neither is offered.
-pub(super) fn choose<'a>(values: impl IntoIterator<Item = &'a str>) -> Option<Challenge> {
+pub(in crate::registry) fn choose<'a>(values: impl IntoIterator<Item = &'a str>) -> Option<Challenge> {
     let mut basic = None;
     for (scheme, mut params) in values.into_iter().flat_map(parse) {
         match scheme.as_str() {

@@ -35,7 +35,7 @@ impl Git {
                 .cause(format!("the branch's file `{}` names no commit", file.display()))
                 .hint("`git fsck` finds what is broken; `git reflog` lists earlier commits"));
         }
-        Err(self.trouble(stderr, cannot))
+        Err(self.fault(stderr, cannot))
     }
 
     /// Nearest `.git` folder above that looks like a repository and was not accepted as one.
@@ -64,7 +64,7 @@ impl Git {
         }
     }
 
-    pub(super) fn trouble(&self, stderr: &[u8], what: impl Into<String>) -> Fault {
+    pub(super) fn fault(&self, stderr: &[u8], what: impl Into<String>) -> Fault {
         let said = String::from_utf8_lossy(stderr);
         let said = said.trim();
         let fault = Fault::new(Exit::Usage, what).cause(if said.is_empty() { "git gave no reason" } else { said });

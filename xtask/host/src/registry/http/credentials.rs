@@ -40,7 +40,7 @@ impl fmt::Debug for Credential {
 
 impl Credential {
     /// The value of an `Authorization` header, where this is a password.
-    pub(super) fn basic(&self) -> Option<String> {
+    pub(in crate::registry) fn basic(&self) -> Option<String> {
         match self {
             Self::Password { user, secret } => Some(format!("Basic {}", BASE64.encode(format!("{user}:{secret}")))),
             Self::Anonymous | Self::IdentityToken(_) => None,

@@ -39,7 +39,7 @@ impl Proxies {
     }
 
     /// The proxy for this address.
-    pub(super) fn for_url(&self, url: &Url) -> Option<&str> {
+    pub(in crate::registry) fn for_url(&self, url: &Url) -> Option<&str> {
         let direct = url.is_loopback() || self.none_for.split(',').any(|entry| exempts(entry.trim(), url));
         let proxy = if url.is_https() { &self.https } else { &self.http };
         proxy.as_deref().filter(|_| !direct)
