@@ -155,7 +155,7 @@ impl<'a> Session<'a> {
         }
         let tree = global.tree()?;
         if flags.output == Some(Output::Docker) && !Docker::is_available(&tree.root) {
-            return Err(Fault::missing("no Docker engine answers")
+            return Err(Fault::missing("no Docker engine responds")
                 .needed_by("`--output docker`")
                 .hint("start Docker, or keep the image in a folder: `--output oci:DIR`"));
         }

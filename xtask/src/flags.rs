@@ -253,7 +253,7 @@ Examples:
     },
     /// Run an image with this terminal: by Docker, or without any engine
     ///
-    /// Where no Docker engine answers, the image is unpacked under `target/native/images` and run in namespaces of its own, as
+    /// Where no Docker engine responds, the image is unpacked under `target/native/images` and run in namespaces of its own, as
     /// an ordinary user where the machine allows that. Docker publishes the image's ports on 127.0.0.1; without an engine, and
     /// where the engine has no bridge, the host's network is the image's. What the program writes is gone when it has ended,
     /// and its exit code is this command's.

@@ -257,11 +257,11 @@ fn a_prune_deletes_what_nothing_refers_to_and_nothing_else() {
         &plan,
         0,
         &[
-            "the app `1.0.0` stands on it",
+            "the app `1.0.0` is built on it",
             "the tag `release` names it",
-            "no app stands on it",
-            "it keeps its own layers",
-            "the build that pushed it was ended",
+            "no app is built on it",
+            "keeps its own layers",
+            "the build that pushed it was interrupted",
             "nothing was deleted",
         ],
     );
@@ -357,7 +357,7 @@ fn a_pinned_base_is_used_whatever_the_requirements_say() {
     let base = scene.publish("autoscaler-base", "one", 3, &scene.commits[0], &["latest"], None);
     let file = scene.folder.path().join("images.lock");
     let before = std::fs::read_to_string(&file).unwrap();
-    scene.says(&["base", "pin", "nosuch"], 2, &["no base `nosuch` is in the registry"]);
+    scene.says(&["base", "pin", "nosuch"], 2, &["base `nosuch` is not in the registry"]);
     assert_eq!(std::fs::read_to_string(&file).unwrap(), before);
     scene.says(&["base", "pin"], 0, &["wrote `images.lock`", &base.tag]);
     let pinned = std::fs::read_to_string(&file).unwrap();

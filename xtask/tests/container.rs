@@ -850,7 +850,7 @@ fn what_is_missing_is_said_with_both_ways_out() {
         let output = call.current_dir("/").output().unwrap();
         assert_eq!(output.status.code(), Some(3), "{}", err(&output));
         for text in
-            ["cannot run an image on this machine", "no Docker engine answers", "cannot make namespaces", "engine up"]
+            ["cannot run an image on this machine", "no Docker engine responds", "cannot make namespaces", "engine up"]
         {
             assert!(err(&output).contains(text), "{text}: {}", err(&output));
         }

@@ -79,7 +79,7 @@ fn nothing_is_left(folder: &Path, states: &[&State]) {
     }
     for entry in fs::read_dir("/proc").unwrap().flatten() {
         let exe = fs::read_link(entry.path().join("exe")).unwrap_or_default();
-        assert!(!exe.to_string_lossy().contains(name), "{} still runs", exe.display());
+        assert!(!exe.to_string_lossy().contains(name), "{} is still running", exe.display());
     }
 }
 

@@ -116,9 +116,9 @@ fn a_wrong_size_digest_or_source_is_never_stored() {
     let Some(registry) = RealRegistry::start(false) else { return };
     let client = Client::new(quick());
     let repository = repository(&registry.address.to_string(), "a");
-    let lying = Digest::of(b"something else");
+    let lying = Digest::of(b"another tool pushed it");
     let fault = client.upload(&repository, &lying, 3, &b"abc".to_vec()).unwrap_err().to_string();
-    assert!(fault.contains("DIGEST_INVALID") && fault.contains("did the file change"), "{fault}");
+    assert!(fault.contains("DIGEST_INVALID") && fault.contains("whether the file changed"), "{fault}");
     assert!(!client.has_blob(&repository, &lying).unwrap());
 
     let short = Digest::of(b"abcd");

@@ -65,7 +65,7 @@ fn fast(last: f64) -> Vec<Record> {
 fn without_a_ledger_there_is_nothing_and_no_failure() {
     let folder = repository(&[]);
     let output = stats(folder.path(), &["--gate-factor", "1.5"]);
-    assert_eq!((output.status.code(), &*out(&output)), (Some(0), "no build was recorded in this time\n"));
+    assert_eq!((output.status.code(), &*out(&output)), (Some(0), "no build was recorded in this period\n"));
     assert!(err(&output).contains("open: no fast build is recorded in this time"), "{}", err(&output));
     let few = stats(repository(&fast(2.0)[..3]).path(), &["--gate-factor", "1.5"]);
     let said = "open: local, linux/amd64, 2 cores: 3 fast builds are recorded, and 10 are needed to compare";
@@ -82,13 +82,15 @@ fn what_is_not_measured_is_not_claimed() {
     );
     xtask_host::tree::ledger::append(folder.path(), &record(BuildKind::Enhanced, 24 * 40, 102.0)).unwrap();
     let said = out(&stats(folder.path(), &[]));
-    let sum = "time saved: 16 min 40 s = 10 fast builds x 1 min 42 s from scratch - 20.0 s that they took\n";
+    let sum = "time saved: 16 min 40 s = 10 fast builds x 1 min 42 s from scratch - 20.0 s for the fast builds\n";
     assert!(said.contains(sum), "{said}");
     // A cold build among them counts with its own time, not as one of its kind.
     xtask_host::tree::ledger::append(folder.path(), &record(BuildKind::Fast, 1, 80.0)).unwrap();
     let said = out(&stats(folder.path(), &[]));
     assert!(
-        said.contains("time saved: 17 min 02 s = 11 fast builds x 1 min 42 s from scratch - 1 min 40 s that they took"),
+        said.contains(
+            "time saved: 17 min 02 s = 11 fast builds x 1 min 42 s from scratch - 1 min 40 s for the fast builds"
+        ),
         "{said}"
     );
     assert!(said.is_ascii(), "plain signs where there is no terminal:\n{said}");

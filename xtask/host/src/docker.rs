@@ -1,7 +1,7 @@
 //! The docker and buildx command lines: the only place that calls them.
 //!
 //! A [`Build`] is turned into an argument list by a pure function ([`Docker::build_command`]), so what `--dry-run` prints is
-//! what runs. Failures are read from the tool's own words and told with their cause.
+//! what runs. Failures are read from the tool's output and reported with their cause.
 
 pub mod debian;
 pub mod engine;
@@ -19,7 +19,7 @@ use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::policy::{Compression, RelPath};
 use xtask_model::spec::reference::{Digest, Platform};
 
-/// How often a build is called that loses a race for its name.
+/// Maximum number of calls of a build that loses a race for its name.
 const TRIES: usize = 3;
 
 /// A docker client and the engine that it reaches.
@@ -30,9 +30,9 @@ pub struct Docker {
     buildx: Command,
     /// The variable that says which engine, where the caller's own environment does not.
     chosen: Option<(&'static str, String)>,
-    /// Whether it is known that the engine has no bridge; asked for where it is not known.
+    /// True if it is known that the engine has no bridge; asked for where it is not known.
     without_bridge: OnceCell<bool>,
-    /// Whether it is the private engine of `cargo xtask engine up`.
+    /// True if it is the private engine of `cargo xtask engine up`.
     pub private: bool,
 }
 
@@ -53,18 +53,17 @@ pub struct Build {
     pub args: BTreeMap<String, String>,
     /// Predefined arguments whose values docker takes from the environment (proxies): never shown.
     pub inherited_args: Vec<&'static str>,
-    /// Images that stand for names in `FROM`.
+    /// Images by their names in `FROM`.
     pub contexts: BTreeMap<String, String>,
     pub labels: BTreeMap<String, String>,
     pub secrets: BTreeMap<&'static str, PathBuf>,
     pub names: Vec<String>,
     pub outputs: Vec<Output>,
-    /// How new layers are compressed.
     pub compression: Compression,
     /// Creation time in seconds since 1970.
     pub source_date_epoch: Option<i64>,
     pub builder: Option<String>,
-    /// Whether its steps use the host's network: they need one, and the engine has none of its own.
+    /// True if its steps use the host's network: they need one, and the engine has none of its own.
     pub host_network: bool,
     pub no_cache: bool,
 }
@@ -74,7 +73,6 @@ pub struct Built {
     /// Digest of its manifest, or of its index where there are attestations.
     pub digest: Digest,
     pub took: Duration,
-    /// How many steps there were, and how many came from the cache.
     pub steps: Steps,
     /// Blobs that came over the network, with about as many bytes.
     pub pulled: BTreeMap<Digest, u64>,
@@ -149,7 +147,7 @@ impl Docker {
         })
     }
 
-    /// Whether an engine seems to answer, as far as can be told in a moment.
+    /// True if an engine seems to respond. Checked quickly, without starting anything.
     pub fn is_available(root: &Path) -> bool {
         let chosen = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let listens = |socket: &str| std::os::unix::net::UnixStream::connect(socket).is_ok();
@@ -221,7 +219,7 @@ impl Docker {
         self.buildx.clone().env("BUILDX_GIT_INFO", "false").env("BUILDX_GIT_CHECK_DIRTY", "false")
     }
 
-    /// Whether the engine was started without a bridge: what needs a network there takes the host's.
+    /// True if the engine was started without a bridge: what needs a network there takes the host's.
     pub fn lacks_bridge(&self) -> Result<bool, Fault> {
         if let Some(known) = self.without_bridge.get() {
             return Ok(*known);
@@ -251,7 +249,7 @@ impl Docker {
             .hint("install docker-buildx, or start a private engine here: `cargo xtask engine up`"))
     }
 
-    /// Whether images are kept by containerd, and so known by their manifests' digests.
+    /// True if images are kept by containerd, and so known by their manifests' digests.
     pub fn has_containerd_store(&self) -> Result<bool, Fault> {
         let said = self.command().args(["info", "--format", "{{json .DriverStatus}}"]).read(Exit::Missing)?;
         Ok(said.contains("io.containerd.snapshotter"))
@@ -341,7 +339,7 @@ impl Docker {
             digest: Digest,
         }
         let cannot = |cause: &dyn std::fmt::Display| {
-            Fault::build(format!("cannot learn the digest of {what} from `docker buildx build`")).cause(cause)
+            Fault::build(format!("cannot read the digest of {what} from `docker buildx build`")).cause(cause)
         };
         let text = std::fs::read(&metadata).map_err(|error| cannot(&error))?;
         let digest = serde_json::from_slice::<Metadata>(&text).map_err(|error| cannot(&error))?.digest;
@@ -354,7 +352,7 @@ impl Docker {
         if output.status.success() {
             return serde_json::from_slice(&output.stdout)
                 .map(Some)
-                .map_err(|error| Fault::build(format!("cannot read what docker says of `{name}`")).cause(error));
+                .map_err(|error| Fault::build(format!("cannot read docker's answer about `{name}`")).cause(error));
         }
         let said = String::from_utf8_lossy(&output.stderr);
         if said.to_ascii_lowercase().contains("no such image") { Ok(None) } else { Err(unreachable_engine(&said)) }
@@ -365,7 +363,7 @@ impl Docker {
     }
 }
 
-/// Whether docker's configuration names an engine other than this machine's.
+/// True if docker's configuration names an engine other than this machine's.
 fn has_context() -> bool {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
@@ -396,14 +394,14 @@ fn csv(fields: &[String]) -> String {
 
 /// The fault where docker's client works and no engine answers.
 fn unreachable_engine(said: &str) -> Fault {
-    let fault = Fault::missing("no Docker engine answers").cause(said.trim());
+    let fault = Fault::missing("no Docker engine responds").cause(said.trim());
     if said.contains("permission denied") {
         return fault.hint("join the group `docker`, or run as root");
     }
     fault.hint("start Docker, or a private engine here: `cargo xtask engine up`")
 }
 
-/// What a build printed: its end, and what BuildKit says of each step.
+/// Output of a build: its last lines, and BuildKit's state of each step.
 #[derive(Default)]
 struct Log {
     tail: VecDeque<String>,
@@ -412,7 +410,7 @@ struct Log {
     notices: Vec<Notice>,
 }
 
-/// What the scripts beside the base's Dockerfile say that a person should know, on a line of a step.
+/// Message for the user from the scripts of the base's Dockerfile, on a line of a step.
 #[derive(Debug, PartialEq, Eq)]
 enum Notice {
     Shared(String),
@@ -438,7 +436,7 @@ impl Notice {
     }
 }
 
-/// What a line says to have come over the network: `sha256:… 13.63MB / 78.14MB 0.2s`.
+/// Downloaded bytes in a line: `sha256:… 13.63MB / 78.14MB 0.2s`.
 fn arrived(state: &str) -> Option<(Digest, u64)> {
     let mut words = state.split(' ');
     let (digest, amount, of) = (words.next()?, words.next()?, words.next()?);
@@ -456,7 +454,7 @@ fn arrived(state: &str) -> Option<(Digest, u64)> {
 
 impl Log {
     fn add(&mut self, line: &str) {
-        // `#12 CACHED` and `#12 DONE 0.4s`, after `#12 [packages 4/8] RUN …`; transfers and exports are no steps.
+        // `#12 CACHED` and `#12 DONE 0.4s`, after `#12 [packages 4/8] RUN …`; transfers and exports do not count.
         if let Some((number, state)) = line.strip_prefix('#').and_then(|rest| rest.split_once(' '))
             && number.bytes().all(|b| b.is_ascii_digit())
         {
@@ -476,7 +474,7 @@ impl Log {
         self.tail.push_back(line.to_owned());
     }
 
-    /// Whether another build gave its image the same name at the same moment. BuildKit looks whether the name is there, then
+    /// True if another build gave its image the same name at the same moment. BuildKit looks whether the name is there, then
     /// creates it, and containerd lets only one of two do so; the loser has everything but the name in its cache.
     fn lost_name_race(&self) -> bool {
         let error = self.tail.iter().rev().find_map(|line| line.strip_prefix("ERROR: ")).unwrap_or_default();
@@ -508,10 +506,10 @@ impl Log {
             || all.contains("pushing") && !all.contains("executor failed") && is_network(&all)
         {
             Fault::network(format!("cannot push {what}"))
-                .hint("`cargo xtask doctor` checks the registry and its credentials")
+                .hint("check the registry and its credentials: `cargo xtask doctor`")
         } else if is_network(error) {
-            Fault::network(format!("cannot build {what}: a registry or index does not answer"))
-                .hint("`cargo xtask doctor` checks what can be reached")
+            Fault::network(format!("cannot build {what}: a registry or package index does not respond"))
+                .hint("check the network: `cargo xtask doctor`")
         } else {
             Fault::build(format!("cannot build {what} ({status})"))
         };
@@ -540,7 +538,7 @@ impl Log {
             || all.contains("exporter \"oci\" could not be found")
         {
             return fault.hint(
-                "the engine keeps images in its classic store: switch on `containerd-snapshotter` in its `features`, \
+                "the engine uses its classic image store: enable `containerd-snapshotter` in its `features`, \
                  use another builder with `--builder NAME`, or start a private engine: `cargo xtask engine up`",
             );
         }
@@ -668,7 +666,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_are_told_by_their_cause() {
+    fn failures_are_reported_with_their_cause() {
         let fault = failed(&[
             "#9 0.2 broken",
             "------",

@@ -188,7 +188,7 @@ impl Command {
         interrupted()?;
         match reader.try_wait().map_err(|error| cannot(&error))? {
             Some(output) => Ok(output.status),
-            None => Err(cannot(&"it closed its output and went on")),
+            None => Err(cannot(&"it closed its output and kept running")),
         }
     }
 
@@ -252,7 +252,7 @@ impl Command {
     }
 }
 
-/// A program that is asked and answers. It is told to end, and waited for, when the value goes.
+/// A running program with a pipe to its stdin and from its stdout. Dropping it closes stdin and waits for the exit.
 #[derive(Debug)]
 pub struct PipedProcess {
     child: Child,
@@ -299,11 +299,11 @@ pub fn quoted(word: &str) -> Cow<'_, str> {
 /// Where a program is, as the system would find it, or a fault with what to install.
 pub fn find(program: &str, needed_by: &str, hint: &str) -> Result<PathBuf, Fault> {
     which::which(program).map_err(|error| {
-        Fault::missing(format!("`{program}` is not on the PATH")).needed_by(needed_by).cause(error).hint(hint)
+        Fault::missing(format!("`{program}` is not on `PATH`")).needed_by(needed_by).cause(error).hint(hint)
     })
 }
 
-/// Whether `program` is on the PATH.
+/// True if `program` is on the PATH.
 pub fn found(program: impl AsRef<Path>) -> Option<PathBuf> {
     which::which(program.as_ref()).ok()
 }
@@ -353,7 +353,7 @@ pub fn end_children() {
 fn signal_groups() {
     for pid in groups().iter() {
         if let Some(pid) = i32::try_from(*pid).ok().and_then(rustix::process::Pid::from_raw) {
-            // A group that has just ended is no error.
+            // A group that has just ended is not an error.
             let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::INT);
         }
     }
@@ -377,7 +377,7 @@ pub fn forward_signals() -> anyhow::Result<()> {
 /// An error once Ctrl-C or SIGTERM has come: called between steps, so that nothing new begins.
 pub fn interrupted() -> Result<(), Fault> {
     if INTERRUPTED.load(Ordering::SeqCst) {
-        return Err(Fault::new(Exit::Interrupted, "interrupted; nothing was published that is not whole"));
+        return Err(Fault::new(Exit::Interrupted, "interrupted; nothing incomplete was published"));
     }
     Ok(())
 }

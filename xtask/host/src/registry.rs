@@ -1,6 +1,6 @@
 //! A synchronous client of registries: the OCI distribution specification 1.1 over HTTP.
 //!
-//! Every question has three answers: [`Answer::Present`], [`Answer::Absent`], or a [`Fault`] with its cause. A failure of
+//! Every request has three outcomes: [`Answer::Present`], [`Answer::Absent`], or a [`Fault`] with its cause. A failure of
 //! the network, of authentication or of a digest is never taken for absence. Bytes are checked against their digest on
 //! their way; blobs stream in both directions. What manifests mean is not known here: they are bytes and a media type.
 //!
@@ -30,17 +30,17 @@ use std::time::Duration;
 use xtask_model::fault::Fault;
 use xtask_model::spec::reference::Repository;
 
-/// What a registry says of a thing when it can be asked at all.
+/// Answer of a registry that responds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer<T> {
-    /// It is there.
+    /// The thing exists.
     Present(T),
-    /// The registry itself says that it is not there.
+    /// The registry itself says that it is missing.
     Absent,
 }
 
 impl<T> Answer<T> {
-    /// The thing, where it is there.
+    /// The thing, if present.
     pub fn present(self) -> Option<T> {
         match self {
             Self::Present(thing) => Some(thing),
@@ -48,7 +48,7 @@ impl<T> Answer<T> {
         }
     }
 
-    /// Changes what is there.
+    /// Maps the present thing.
     pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Answer<U> {
         match self {
             Self::Present(thing) => Answer::Present(change(thing)),
@@ -57,36 +57,34 @@ impl<T> Answer<T> {
     }
 }
 
-/// How registries are spoken to.
+/// Settings of the client.
 #[derive(Clone, Debug)]
 pub struct ClientOptions {
-    /// Registries (`host:port`) that may be spoken to over plain HTTP although they are not on loopback.
+    /// Registries (`host:port`) allowed to use plain HTTP although they are not on loopback.
     pub plain_http: BTreeSet<String>,
-    /// Registries (`host:port`) that speak TLS although they are on loopback.
+    /// Registries (`host:port`) that use TLS although they are on loopback.
     pub tls: BTreeSet<String>,
-    /// Who we are.
     pub credentials: Credentials,
-    /// Which way out.
     pub proxies: Proxies,
-    /// How often one request is sent at most.
+    /// Maximum number of tries of one request.
     pub tries: u32,
     /// The longest first pause; each next one may be twice as long.
     pub backoff: Duration,
-    /// All pauses of one operation together.
+    /// Limit of all pauses of one operation together.
     pub retry_budget: Duration,
     /// The time to resolve a name, and the time to connect.
     pub connect_timeout: Duration,
-    /// How often an address that the network does not lead to is tried at most.
+    /// Maximum number of tries of an unreachable address.
     pub connect_tries: u32,
-    /// The longest silence on a connection, four times as long for an upload: registries are silent while they put a large
-    /// blob together.
+    /// Limit of silence on a connection, longer for an upload: registries are silent while they assemble a large
+    /// blob.
     pub idle_timeout: Duration,
     /// The longest that one operation may wait for the network, all its tries together and without the pauses between them;
     /// the time for its bytes at the minimum speed is added.
     pub deadline: Duration,
     /// Bytes a second below which a transfer counts as stalled, measured over the longest silence.
     pub min_speed: u64,
-    /// No network is used: every question is a fault.
+    /// No network is used: every request is a fault.
     pub offline: bool,
     /// Blobs up to this many bytes are sent in one request, larger ones in pieces that can be resumed.
     pub whole: u64,
@@ -95,7 +93,7 @@ pub struct ClientOptions {
 }
 
 impl Default for ClientOptions {
-    /// Nobody's credentials, no proxy, the usual retry: nothing is read from the environment.
+    /// No credentials, no proxy, default limits: nothing is read from the environment.
     fn default() -> Self {
         Self {
             plain_http: BTreeSet::new(),
@@ -118,7 +116,7 @@ impl Default for ClientOptions {
 }
 
 impl ClientOptions {
-    /// With docker's credentials and the proxies of the environment.
+    /// Options with docker's credentials and the proxies of the environment.
     pub fn from_env() -> Self {
         Self { credentials: Credentials::from_env(), proxies: Proxies::from_env(), ..Self::default() }
     }
@@ -156,7 +154,7 @@ impl Client {
 
     fn endpoint(&self, registry: &str) -> Result<Endpoint, Fault> {
         if self.options.offline {
-            return Err(Fault::usage(format!("`{registry}` has to be asked, and `--offline` uses no network"))
+            return Err(Fault::usage(format!("`{registry}` must be queried, and `--offline` uses no network"))
                 .hint("run this again without `--offline`"));
         }
         let (name, authority) = match registry {
@@ -171,7 +169,7 @@ impl Client {
         Ok(Endpoint { name: name.to_owned(), base })
     }
 
-    /// Where a repository's API is, and the address of `rest` beneath it.
+    /// Endpoint of a repository's API, and the URL of `rest` in it.
     fn of(&self, repository: &Repository, rest: &str) -> Result<(Endpoint, Url), Fault> {
         let endpoint = self.endpoint(repository.registry())?;
         let url = endpoint.base.at(&format!("/v2/{}/{rest}", repository.path()));

@@ -1,7 +1,7 @@
-//! What a person is told when something cannot be done.
+//! Expected failures, as they are reported to the user.
 //!
 //! A [`Fault`] is an *expected* failure: it knows its exit code, who needed the thing, the cause and the next command.
-//! Any other error that reaches `main` is a bug of ours (exit code 1). Nothing here prints.
+//! Any other error that reaches `main` is a bug (exit code 1). Nothing here prints.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use std::fmt;
 #[repr(u8)]
 pub enum Exit {
     Bug = 1,
-    /// Wrong usage, or a policy or input file that does not hold.
+    /// Wrong usage, or an invalid policy or input file.
     Usage = 2,
     Missing = 3,
     Build = 4,

@@ -45,7 +45,7 @@ impl Timestamp {
         httpdate::parse_http_date(text).ok().map(Timestamp)
     }
 
-    /// How long after `earlier` this is; nothing if it is before.
+    /// Time since `earlier`; zero if it is later.
     pub fn since(self, earlier: Timestamp) -> Duration {
         self.0.duration_since(earlier.0).unwrap_or_default()
     }

@@ -83,7 +83,7 @@ impl Image {
                 Answer::Present(()) => Ok(()),
                 Answer::Absent => {
                     Err(Fault::network(format!("layer `{}` of `{repository}` is not there", layer.digest))
-                        .hint("the registry lost it: build again with `--force`"))
+                        .hint("rebuild it: `--force`"))
                 }
             },
             Place::Layout(layout) => {
@@ -98,8 +98,8 @@ impl Image {
 /// The platform's manifest behind a digest that may be an index's.
 fn manifest_of(client: &Client, repository: &Repository, digest: Digest, platform: &Platform) -> Result<Digest, Fault> {
     let Answer::Present(found) = client.head(repository, digest)? else {
-        return Err(Fault::network(format!("`{}` is not there", repository.digest(digest)))
-            .hint("the registry lost it: build again with `--force`"));
+        return Err(Fault::network(format!("`{}` is missing from the registry", repository.digest(digest)))
+            .hint("rebuild it: `--force`"));
     };
     if !media_type::is_index(&found.media_type) {
         return Ok(digest);

@@ -216,7 +216,7 @@ fn not_installed(call: &Command, status: std::process::ExitStatus, said: &[Strin
     let fault =
         call.failed(exit, status).needed_by("the Debian root").cause(if text.is_empty() { last } else { &text });
     if exit == Exit::Network {
-        fault.hint("see whether `apt-get update` works on this host: its mirror and proxy are the ones used")
+        fault.hint("check that `apt-get update` works on this host: the same mirror and proxy are used")
     } else {
         fault.hint("run it again with `-v` to see every line")
     }

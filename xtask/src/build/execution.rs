@@ -372,15 +372,18 @@ impl Session<'_> {
         let tag = publish::platform_tag(&plan.tag, platform);
         match self.client.head(&plan.repository, tag.clone())? {
             Answer::Present(found) => Ok(found.digest),
-            Answer::Absent => {
-                Err(Fault::network(format!("`{}` was pushed and is not there", plan.repository.tag(&tag)))
-                    .hint("run this again; if it stays so, the registry loses what it is given"))
-            }
+            Answer::Absent => Err(Fault::network(format!(
+                "`{}` was pushed but is missing from the registry",
+                plan.repository.tag(&tag)
+            ))
+            .hint("run this again; if it stays so, the registry loses what it is given")),
         }
     }
 
     fn pushed_manifest(&self, plan: &ImagePlan, digest: Digest) -> Result<Manifest, Fault> {
-        let lost = || Fault::network(format!("`{}` was pushed and is not there", plan.repository.digest(digest)));
+        let lost = || {
+            Fault::network(format!("`{}` was pushed but is missing from the registry", plan.repository.digest(digest)))
+        };
         let Answer::Present(found) = publish::read(&self.client, &plan.repository, digest)? else { return Err(lost()) };
         let first = found.platforms.values().next().ok_or_else(lost)?;
         publish::read_manifest(&self.client, &plan.repository, first.digest)

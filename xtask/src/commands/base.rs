@@ -280,7 +280,7 @@ fn table(rows: &[Row<'_>]) -> String {
             }
         };
         note(row.latest, "latest");
-        note(row.this_tree == Some(true), "this tree's");
+        note(row.this_tree == Some(true), "it is this tree's base");
         note(row.pinned, "pinned");
         note(!row.base.lost.is_empty(), "lost manifests");
         note(row.base.fingerprint.is_none(), "not ours");
@@ -331,7 +331,7 @@ impl Layouts {
         for (index, (path, _)) in found.into_iter().enumerate() {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let reason = match (&mine, index) {
-                (Some(mine), _) if name.starts_with(mine.as_str()) => "this tree's".to_owned(),
+                (Some(mine), _) if name.starts_with(mine.as_str()) => "it is this tree's base".to_owned(),
                 (_, ..LAYOUTS) => format!("one of the newest {LAYOUTS} on this machine"),
                 _ => format!("not one of the newest {LAYOUTS} on this machine"),
             };

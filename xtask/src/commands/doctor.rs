@@ -257,7 +257,7 @@ fn engine(tree: &Tree) -> Vec<Finding> {
         Engine::Auto if !Docker::is_available(&tree.root) => {
             let enhanced = tree.policy.app.enhanced.is_some();
             let only = if enhanced { "; only `build-enhanced` needs one: `cargo xtask engine up`" } else { "" };
-            vec![good("engine", format!("native: no Docker engine answers, and none is needed{only}"))]
+            vec![good("engine", format!("native: no Docker engine responds, and none is needed{only}"))]
         }
         Engine::Auto | Engine::Docker => docker(tree),
     }

@@ -17,7 +17,7 @@ pub fn run(global: &Global, upgrade: bool, upgrade_package: &[String]) -> Result
     let uv = match uv::find(&tree.root, &[]) {
         Ok(uv) => uv,
         Err(_) => {
-            terminal::step("installing", "uv, which is not on the PATH, under `target/tools`");
+            terminal::step("installing", "uv, which is not on `PATH`, under `target/tools`");
             uv::install(&tree.root)?
         }
     };

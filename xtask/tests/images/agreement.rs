@@ -141,7 +141,7 @@ fn a_pinned_root_out_of_reach_leaves_what_stands_on_the_fallback() {
     repo.write("templates/page.html", "<p>two</p>\n").commit("template");
     agrees(&repo, "HEAD~1", "fast");
     let listed = repo.xtask(&["base", "list"]).run().ok();
-    assert!(listed.stdout.contains("this tree's"), "{}", listed.stdout);
+    assert!(listed.stdout.contains("it is this tree's base"), "{}", listed.stdout);
     let told = repo.xtask(&["explain"]).run().ok();
     assert_eq!(told.stdout.matches("nothing differs").count(), 2, "{}", told.stdout);
     // The base's own tag is that of the fallback.

@@ -182,7 +182,7 @@ fn a_rollback_is_not_undone_by_a_build_of_the_same_commit() {
     assert_eq!(latest(), first.digest("base"));
     let report = repo.push();
     assert_eq!(report.actions(), actions("reused", "reused"));
-    assert!(report.text("base", "latest_stays").contains("moved back"), "{report:?}");
+    assert!(report.text("base", "latest_stays").contains("rolled back"), "{report:?}");
     assert_eq!(latest(), first.digest("base"));
     // A later commit moves it forwards, as is said.
     page(repo, "later");

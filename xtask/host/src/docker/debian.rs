@@ -57,9 +57,9 @@ impl Host {
             (Some(suite), Some(glibc)) => {
                 Ok(Self { suite, version: field("VERSION_ID").and_then(|id| id.parse().ok()), glibc })
             }
-            _ => Err(Fault::missing("Debian packages cannot be used on this host")
+            _ => Err(Fault::missing("this host cannot use Debian packages")
                 .cause(format!("it is {system}, not Debian with the GNU C library"))
-                .hint("install Docker with buildx by the means of this system, or build with `--engine native`")),
+                .hint("install Docker with buildx, or build with `--engine native`")),
         }
     }
 }
@@ -201,7 +201,7 @@ impl Archive {
             let what = format!("cannot fetch the package lists of Debian `{}`", self.suite);
             if known {
                 // Apt keeps the lists it has; with them all that is in the cache can still be used.
-                crate::terminal::warn(&format!("{what}; going on with those of an earlier day"));
+                crate::terminal::warn(&format!("{what}; using older lists"));
                 return Ok(());
             }
             return Err(apt_fault(what, &said.join("\n")));
@@ -234,7 +234,7 @@ impl Archive {
                     Ok(DebPackage { name, version, file })
                 } else {
                     Err(Fault::network(format!("cannot download `{}`", offer.file))
-                        .cause("its size or its sha256 is not what the package list says"))
+                        .cause("its size or sha256 differs from the package list"))
                 }
             })
             .collect()
@@ -274,7 +274,7 @@ pub fn unpack(packages: &[DebPackage], into: &Path) -> Result<(), Fault> {
     std::thread::scope(|scope| {
         let running: Vec<_> = packages.iter().map(|package| scope.spawn(move || unpack_one(package, into))).collect();
         running.into_iter().try_for_each(|one| {
-            one.join().unwrap_or_else(|_| Err(Fault::new(Exit::Bug, "a thread that unpacks a package has panicked")))
+            one.join().unwrap_or_else(|_| Err(Fault::new(Exit::Bug, "a thread that unpacks a package panicked")))
         })
     })
 }
@@ -346,7 +346,7 @@ fn keyring() -> Result<PathBuf, Fault> {
         .into_iter()
         .find(|path| path.is_file())
         .ok_or_else(|| {
-            Fault::missing("Debian's archive keys are not on this host")
+            Fault::missing("Debian's archive keys are not installed")
                 .hint("install them: `apt-get install debian-archive-keyring`")
         })
 }
@@ -362,7 +362,7 @@ fn apt_fault(what: String, said: &str) -> Fault {
     } else if said.contains("Unable to locate package") || said.contains("No packages found") {
         (Exit::Missing, "this suite has no such package for this architecture")
     } else {
-        (Exit::Network, "see whether `apt-get update` works on this host: its mirror and proxy are the ones used")
+        (Exit::Network, "check that `apt-get update` works on this host: the same mirror and proxy are used")
     };
     Fault::new(exit, what).cause(said).hint(hint)
 }
@@ -399,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn other_hosts_are_told_what_they_are() {
+    fn other_hosts_are_named_in_the_error() {
         let ubuntu = "PRETTY_NAME=\"Ubuntu 24.04\"\nVERSION_CODENAME=noble\nID=ubuntu\nID_LIKE=debian\n";
         let fault = Host::parse(ubuntu, "glibc 2.39").unwrap_err();
         assert!(fault.causes[0].contains("Ubuntu 24.04"), "{fault}");

@@ -1,4 +1,4 @@
-//! A private Docker engine and registry for machines that have none, in one folder beneath `target`.
+//! A private Docker engine and registry for machines that have none, in one folder below `target`.
 //!
 //! Never changes the host outside that folder but for empty folders in `/run` that dockerd and its shims insist on, which go
 //! again with the engine; sets no firewall rule and no bridge; ends no process that does not run from the folder.
@@ -28,7 +28,7 @@ use xtask_model::quantity;
 const ENGINE: [&str; 5] = ["dockerd", "docker-proxy", "runc", "containerd-shim-runc-v2", "containerd"];
 const REGISTRY: [&str; 1] = ["docker-registry"];
 
-/// Folders that dockerd and the shims create wherever they are told to keep their state.
+/// Folders that dockerd and the shims create whatever state folder is configured.
 const IN_RUN: [&str; 4] = ["/run/docker/plugins", "/run/docker", "/run/containerd/s", "/run/containerd"];
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -87,7 +87,7 @@ impl State {
         self.docker_env().iter().fold(call, |call, (name, value)| call.env(name, value))
     }
 
-    /// Whether builds and runs that need a network must ask for `--network=host`: there is no bridge.
+    /// True if builds and runs that need a network must ask for `--network=host`: there is no bridge.
     pub fn network_host(&self) -> bool {
         true
     }
@@ -97,7 +97,7 @@ impl State {
     }
 
     fn load(folder: &Path) -> Option<Self> {
-        // A record that cannot be read is no record: what runs is found by the kernel's word, not by this file.
+        // An unreadable record is ignored: running processes are found in `/proc`, not by this file.
         serde_json::from_slice(&fs::read(folder.join("state.json")).ok()?).ok()
     }
 
@@ -135,18 +135,18 @@ pub fn up(root: &Path, options: &EngineOptions) -> Result<State, Fault> {
     let state = start::up(root, &folder, options)?;
     match state {
         start::StartOutcome::Already(state) => {
-            terminal::step("engine", &format!("is up already; registry at {}", state.registry));
+            terminal::step("engine", &format!("is already running; registry at {}", state.registry));
             Ok(state)
         }
         start::StartOutcome::Started(state) => {
             let took = quantity::seconds(began.elapsed());
-            terminal::step("engine", &format!("is up in {took}; registry at {}", state.registry));
+            terminal::step("engine", &format!("started in {took}; registry at {}", state.registry));
             Ok(state)
         }
     }
 }
 
-/// How the engine is now. Changes nothing and waits for no one.
+/// Current status. Changes nothing and does not wait.
 pub fn status(root: &Path, name: Option<&str>) -> Result<Status, Fault> {
     let folder = folder(root, name)?;
     let Some(state) = folder.canonicalize().ok().and_then(|folder| State::load(&folder)) else {
@@ -158,32 +158,31 @@ pub fn status(root: &Path, name: Option<&str>) -> Result<Status, Fault> {
     }
     let dead = state.processes.iter().find(|(_, process)| !process.runs());
     if let Some((name, process)) = dead {
-        let why = format!("`{name}` (process {}) has ended without `down`", process.pid);
+        let why = format!("`{name}` (process {}) ended without `cargo xtask engine down`", process.pid);
         return Ok(Status::Broken(state, why));
     }
     if !state.processes.is_empty() {
-        return Ok(Status::Broken(state, "its processes run, but do not answer this user".to_owned()));
+        return Ok(Status::Broken(state, "its processes run but do not respond to this user".to_owned()));
     }
     let left = leftovers(&state.paths());
     Ok(if left.is_empty() {
         Status::Stopped(state)
     } else {
-        Status::Broken(state, format!("{} still runs", left[0].0))
+        Status::Broken(state, format!("{} is still running", left[0].0))
     })
 }
 
-/// What `down` did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Down {
     pub stopped: Vec<String>,
     pub purged: bool,
 }
 
-/// Stops the engine, and with `purge` removes its folder; the package cache beside it stays. Right for an engine in any state.
+/// Stops the engine, and with `purge` removes its folder; the package cache stays. Works for an engine in any state.
 pub fn down(root: &Path, name: Option<&str>, purge: bool) -> Result<Down, Fault> {
     let folder = folder(root, name)?;
     let Ok(folder) = folder.canonicalize() else {
-        terminal::step("engine", "there is none");
+        terminal::step("engine", "not found");
         return Ok(Down { stopped: Vec::new(), purged: false });
     };
     let mut state = State::load(&folder);
@@ -209,7 +208,7 @@ pub fn down(root: &Path, name: Option<&str>, purge: bool) -> Result<Down, Fault>
     }
     drop(lock);
     let stopped_text =
-        if stopped.is_empty() { "was down".to_owned() } else { format!("stopped {}", stopped.join(", ")) };
+        if stopped.is_empty() { "was not running".to_owned() } else { format!("stopped {}", stopped.join(", ")) };
     terminal::step("engine", &format!("{stopped_text}{}", if purge { "; its folder is removed" } else { "" }));
     Ok(Down { stopped, purged: purge })
 }
@@ -218,7 +217,7 @@ pub fn down(root: &Path, name: Option<&str>, purge: bool) -> Result<Down, Fault>
 fn folder(root: &Path, name: Option<&str>) -> Result<PathBuf, Fault> {
     let folder = settings::folder_name(name).ok_or_else(|| {
         Fault::usage(format!("`{}` is not a name for an engine", name.unwrap_or_default()))
-            .hint("letters, digits, `-` and `_` make a name")
+            .hint("use letters, digits, `-` and `_`")
     })?;
     Ok(root.join("target").join(folder))
 }
@@ -239,7 +238,7 @@ fn lock(folder: &Path) -> Result<File, Fault> {
         fs::create_dir_all(folder).map_err(|error| cannot_write(folder, error))?;
         let file = File::create(&path).map_err(|error| cannot_write(&path, error))?;
         if file.try_lock().is_err() {
-            terminal::step("waiting", "another `cargo xtask engine` is at work here");
+            terminal::step("waiting", "another `cargo xtask engine` command is running");
             file.lock().map_err(|error| cannot_write(&path, error))?;
         }
         let held = file.metadata().map(|meta| meta.ino()).ok();
@@ -249,7 +248,7 @@ fn lock(folder: &Path) -> Result<File, Fault> {
     }
 }
 
-/// Beneath the folder where sockets fit, else a folder of its own, whose name follows from the engine's.
+/// In the engine's folder if the socket paths fit, else a folder whose name is derived from it.
 fn run_folder(folder: &Path) -> PathBuf {
     let run = folder.join("run");
     if settings::sockets_fit(&run) {
@@ -273,7 +272,7 @@ fn make_run_folder(run: &Path) -> Result<(), Fault> {
             meta.is_dir() && meta.uid() == rustix::process::geteuid().as_raw() && meta.mode() & 0o077 == 0
         });
         if !ours {
-            return Err(cannot_write(run, error).cause("it is not a folder of this user alone"));
+            return Err(cannot_write(run, error).cause("other users can access it, or it belongs to another user"));
         }
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! Blobs on their way down: streamed, checked against size and digest, gone on with where a connection was cut.
+//! Downloads of blobs: streamed, checked against size and digest, resumed after a lost connection.
 //!
 //! A blob is never held whole unless the caller asks for its bytes.
 
@@ -19,7 +19,7 @@ use xtask_model::spec::reference::{Digest, Repository};
 /// Bytes that are read at once.
 const PIECE: usize = 128 << 10;
 
-/// A blob that is being written out: what has come of it so far.
+/// A download in progress.
 struct Download<'w> {
     to: &'w mut dyn Write,
     hash: Sha256,
@@ -27,7 +27,6 @@ struct Download<'w> {
     max: u64,
 }
 
-/// What one answer brought.
 enum BodyEnd {
     /// The body came to its promised end.
     Whole,
@@ -35,7 +34,7 @@ enum BodyEnd {
 }
 
 impl Client {
-    /// Whether the repository has the blob.
+    /// True if the repository has the blob.
     pub fn has_blob(&self, repository: &Repository, digest: &Digest) -> Result<bool, Fault> {
         let what = format!("cannot ask for the blob `{}`", repository.digest(*digest));
         let (endpoint, url) = self.of(repository, &format!("blobs/{digest}"))?;
@@ -118,7 +117,7 @@ impl Client {
     }
 
     fn no_blob<T>(&self, endpoint: &Endpoint, what: &str, reply: HttpResponse) -> Result<Answer<T>, Fault> {
-        // A blob's store behind a redirect is no registry: its 404 does not say that the blob is absent.
+        // Blob storage behind a redirect is not a registry: its 404 does not mean that the blob is absent.
         let elsewhere = !reply.url.same_origin(&endpoint.base);
         let refusal = ErrorResponse::read(reply);
         if elsewhere { Err(refusal.fault(what)) } else { self.absent(endpoint, what, &refusal) }
@@ -126,7 +125,7 @@ impl Client {
 }
 
 impl Download<'_> {
-    /// Takes in a body that begins at the first byte (200) or where the last one broke off (206).
+    /// Reads a body that begins at the first byte (200) or where the last one ended (206).
     fn take(&mut self, what: &str, reply: HttpResponse, deadline: &mut Deadline) -> Result<BodyEnd, Fault> {
         let url = reply.url.clone();
         let begins = match reply.status {
@@ -135,7 +134,7 @@ impl Download<'_> {
         };
         let Some(mut skip) = begins.and_then(|begins| self.have.checked_sub(begins)) else {
             return Ok(BodyEnd::Cut(ExchangeError::lasting(format!(
-                "`{url}` answered with another range than was asked for"
+                "`{url}` answered with a range that was not requested"
             ))));
         };
         let promised = reply.length();

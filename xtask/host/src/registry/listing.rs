@@ -34,7 +34,6 @@ pub struct Referrer {
     pub digest: Digest,
     /// Its length in bytes.
     pub size: u64,
-    /// What it is.
     pub artifact_type: Option<String>,
     /// Its annotations.
     #[serde(default)]
@@ -70,7 +69,7 @@ impl Client {
     }
 
     /// The manifests whose subject this one is, of one artifact type or of all; asked of the referrers API, and where a
-    /// registry has none, of the tag that stands in for it. A manifest that is not there has none.
+    /// registry lacks it, the fallback tag is read. A missing manifest has no referrers.
     pub fn referrers(
         &self,
         repository: &Repository,
@@ -104,7 +103,7 @@ impl Client {
         let tag: Tag = digest.to_string().replace(':', "-").parse().map_err(|error| wrong(&error))?;
         let Answer::Present(manifest) = self.manifest(repository, &tag)? else { return Ok(Vec::new()) };
         let index: Index = serde_json::from_slice(&manifest.bytes)
-            .map_err(|error| wrong(&format!("the tag `{tag}` is no index of referrers: {error}")))?;
+            .map_err(|error| wrong(&format!("the tag `{tag}` is not an index of referrers: {error}")))?;
         Ok(index.manifests.unwrap_or_default())
     }
 
@@ -151,7 +150,7 @@ fn page<T: DeserializeOwned>(reply: HttpResponse) -> Result<(T, Option<Url>, u64
     let next = match reply.header("link").and_then(next_link) {
         None => None,
         Some(link) => match url.join(link).filter(|next| next.same_origin(&url) && *next != url) {
-            None => return Err(wrong("the next page of the list is nowhere to be read".to_owned())),
+            None => return Err(wrong("the link to the next page of the list is invalid".to_owned())),
             next => next,
         },
     };

@@ -18,11 +18,11 @@ use xtask_model::spec::reference::{Digest, Reference, Repository, Tag};
 const LONGEST: u64 = 4 << 20;
 
 /// The pauses before a registry is asked again whether it lacks what a manifest names. distribution empties a blob's link
-/// before it writes it anew, so that another job which sends the same blob hides it for a moment:
+/// before it writes it again, so another job that sends the same blob hides it for a moment:
 /// <https://github.com/distribution/distribution/issues/4489>.
 const HIDDEN: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(100)];
 
-/// What is taken for a manifest.
+/// Accepted media types of manifests.
 const ACCEPTED: [&str; 4] = [
     "application/vnd.oci.image.index.v1+json",
     "application/vnd.oci.image.manifest.v1+json",
@@ -93,7 +93,7 @@ pub struct RawManifest {
     pub digest: Digest,
 }
 
-/// What is known of a manifest without reading it.
+/// Descriptor of a manifest from a HEAD request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
     /// Its media type.
@@ -202,7 +202,7 @@ impl Client {
             Ok(_) => Ok(Answer::Present(())),
             Err(refusal) if refusal.status == 405 || refusal.has("UNSUPPORTED") => Err(refusal
                 .fault(&what)
-                .hint("this registry does not delete in this way: allow it in its configuration, or use its own page")),
+                .hint("enable deletion in the registry's configuration, or delete it in the registry's web page")),
             Err(refusal) => self.absent(&endpoint, &what, &refusal),
         }
     }
@@ -237,28 +237,28 @@ fn checked(reply: HttpResponse, name: &Name) -> Result<RawManifest, ExchangeErro
     };
     match (media_type.or_else(|| stated.media_type.clone()), stated.media_type) {
         (Some(header), Some(inside)) if header != inside => {
-            wrong(format!("the registry calls it `{header}`, it calls itself `{inside}`"))
+            wrong(format!("the registry calls it `{header}`, its content says `{inside}`"))
         }
         (Some(media_type), _) if ACCEPTED.contains(&media_type.as_str()) => {
             Ok(RawManifest { bytes, media_type, digest })
         }
-        (Some(other), _) => wrong(format!("`{other}` is not a manifest's media type")),
+        (Some(other), _) => wrong(format!("`{other}` is not a manifest media type")),
         (None, _) => wrong("neither it nor the registry says its media type".to_owned()),
     }
 }
 
-/// Refuses an answer that is no manifest before its body is read.
+/// Refuses an answer with another media type before its body is read.
 fn accepted(reply: &HttpResponse, media_type: &str) -> Result<(), ExchangeError> {
     if ACCEPTED.contains(&media_type) {
         return Ok(());
     }
     Err(ExchangeError::lasting(format!(
-        "`{}` answered with the media type `{media_type}`, which is no manifest's",
+        "`{}` answered with the media type `{media_type}`, which is not a manifest type",
         reply.url
     )))
 }
 
-/// `Docker-Content-Digest`, where it is there; one of another algorithm says nothing that can be checked.
+/// `Docker-Content-Digest`, if present; other algorithms are ignored because they cannot be checked.
 pub(super) fn said_digest(reply: &HttpResponse) -> Result<Option<Digest>, ExchangeError> {
     match reply.header("docker-content-digest").filter(|said| said.starts_with("sha256:")) {
         None => Ok(None),

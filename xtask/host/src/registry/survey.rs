@@ -16,7 +16,7 @@ use xtask_model::time::Timestamp;
 /// Questions under way at once: enough to hide the way to a registry far away, few enough for its limits.
 const AT_ONCE: usize = 12;
 
-/// Whom to ask, and for what.
+/// Parameters of a survey.
 pub struct SurveyRequest<'a> {
     /// The client.
     pub client: &'a Client,
@@ -24,11 +24,11 @@ pub struct SurveyRequest<'a> {
     pub bases: &'a Repository,
     /// Where apps are.
     pub apps: &'a Repository,
-    /// What a complete base has.
+    /// Platforms of a complete base.
     pub platforms: &'a [Platform],
     /// The digits of a fingerprint's tag.
     pub tag_length: usize,
-    /// ApiRequest for signatures and the like too: a deletion takes them with it.
+    /// Also list referrers, such as signatures: a deletion takes them with it.
     pub referrers: bool,
 }
 
@@ -63,7 +63,7 @@ fn bases(ask: &SurveyRequest<'_>) -> Result<(Vec<PublishedBase>, Vec<Stray>), Fa
     // Newest first; of one moment, by name.
     bases.sort_by_key(|base| (std::cmp::Reverse(base.since()), base.name()));
     for base in &mut bases {
-        // Signatures stand under tags that spell their subject's digest.
+        // Tags of signatures contain their subject's digest.
         let about = |tag: &Tag| base.reachable().any(|digest| tag.as_str()[7..].starts_with(&digest.hex()));
         let signatures: Vec<Digest> =
             subjects.iter().filter(|(tag, _)| about(tag)).map(|(_, digest)| *digest).collect();
@@ -91,7 +91,7 @@ fn base(ask: &SurveyRequest<'_>, digest: Digest, tags: &[Tag]) -> Result<Option<
         match ask.client.manifest(ask.bases, descriptor.digest)? {
             Answer::Absent => lost.push(descriptor.digest),
             Answer::Present(manifest) => {
-                // What is no manifest has no layers to count.
+                // Other documents have no layers to count.
                 let Ok(manifest) = serde_json::from_slice::<Manifest>(&manifest.bytes) else { continue };
                 sizes.extend(manifest.layers.iter().chain([&manifest.config]).map(|blob| (blob.digest, blob.size)));
             }
@@ -126,7 +126,7 @@ fn base(ask: &SurveyRequest<'_>, digest: Digest, tags: &[Tag]) -> Result<Option<
 
 fn apps(ask: &SurveyRequest<'_>) -> Result<Vec<PublishedApp>, Fault> {
     let mut tags: BTreeMap<Digest, Vec<Tag>> = BTreeMap::new();
-    // An app from scratch stands on no base.
+    // An app from scratch has no base.
     let counts = |tag: &Tag| staged(tag).is_none() && !tag.as_str().starts_with("sha256-");
     for (tag, digest) in standing(ask, ask.apps, counts)? {
         tags.entry(digest).or_default().push(tag);
@@ -163,7 +163,7 @@ fn created(found: &Published) -> Option<Timestamp> {
     found.notes.get(CREATED)?.parse().ok()
 }
 
-/// The digest under each tag of a repository. A tag that goes while it is asked for is not there.
+/// The digest of each tag of a repository. A tag that is deleted meanwhile is omitted.
 fn standing(
     ask: &SurveyRequest<'_>,
     repository: &Repository,
@@ -181,7 +181,7 @@ fn at_once<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> Result<R, Fault> 
     some_at_once(AT_ONCE, items, work)
 }
 
-/// The same, so many at a time.
+/// The same with this number of threads.
 pub(crate) fn some_at_once<T: Sync, R: Send>(
     threads: usize,
     items: &[T],

@@ -1,4 +1,4 @@
-//! Blobs on their way up: in one request, or in pieces that go on where a cut connection left them; and mounts.
+//! Uploads of blobs: in one request, or in pieces that resume after a lost connection; and mounts.
 //!
 //! A blob counts as there only when the registry has said so for its digest. A session that the registry has forgotten
 //! is begun again, a bounded number of times. (distribution 2.8 forgets every session that was cut within a piece:
@@ -18,10 +18,10 @@ use ureq::http::Method;
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::spec::reference::{Digest, Repository};
 
-/// How often an upload is begun at most.
+/// Maximum number of upload sessions of one blob.
 const SESSIONS: u32 = 5;
 
-/// What a mount came to.
+/// Result of a mount.
 pub enum Mount {
     /// The blob is there; nothing has to be sent.
     Mounted,
@@ -46,7 +46,6 @@ struct Blob<'a> {
     what: &'a str,
 }
 
-/// How a session ended.
 enum End {
     Done,
     /// It is gone, or holds something wrong; why, for the fault if no other one does better.
@@ -55,11 +54,11 @@ enum End {
 
 /// The answer to one piece or to the question how much there is.
 enum Step {
-    /// So many bytes have arrived, whatever was sent.
+    /// Number of bytes that the registry has.
     At(u64),
     Done,
     Lost(ExchangeError),
-    /// ApiRequest the session how much has arrived, after a pause.
+    /// Ask the session how many bytes it has, after a pause.
     Unsure(ExchangeError, Option<Duration>),
 }
 
@@ -110,7 +109,7 @@ impl Client {
     pub fn mount(&self, repository: &Repository, digest: &Digest, from: &Repository) -> Result<Mount, Fault> {
         let what = format!("cannot mount the blob `{}` into `{repository}`", from.digest(*digest));
         if repository.registry() != from.registry() {
-            return Err(Fault::usage(what).cause("only one registry's repositories share blobs"));
+            return Err(Fault::usage(what).cause("blobs can only be mounted within one registry"));
         }
         let (endpoint, url) = self.of(repository, "blobs/uploads/")?;
         let text = digest.to_string();
@@ -163,7 +162,7 @@ impl Client {
         }
     }
 
-    /// Sends what is missing until the session is closed or lost.
+    /// Sends the missing bytes until the session is closed or lost.
     fn run(&self, mut session: Session, blob: &Blob<'_>, retry: &mut Retry) -> Result<End, Fault> {
         let mut at = 0;
         loop {
@@ -204,12 +203,12 @@ impl Client {
         }
     }
 
-    /// A registry that keeps less than it was sent is asked to take the rest, but not for ever.
+    /// A registry that keeps less than it was sent gets the rest, with limited retries.
     fn moved(&self, before: u64, now: u64, blob: &Blob<'_>, retry: &mut Retry) -> Result<u64, Fault> {
         if now > before {
             retry.progress();
         } else {
-            let cause = format!("the registry has taken {now} bytes of {} and takes no more", blob.size);
+            let cause = format!("the registry accepted {now} of {} bytes and accepts no more", blob.size);
             self.pause_or_fail(blob.what, ExchangeError::passing(cause), None, retry)?;
         }
         Ok(now)
@@ -264,7 +263,7 @@ impl Client {
         }
     }
 
-    /// What an answer other than success means for the session.
+    /// Next step after an error response in a session.
     fn judge(&self, session: &Session, blob: &Blob<'_>, reply: HttpResponse) -> Result<Step, Fault> {
         let (status, after) = (reply.status, reply.retry_after());
         let refusal = ErrorResponse::read(reply);
@@ -274,9 +273,9 @@ impl Client {
             return Ok(Step::Lost(broken));
         }
         if refusal.has("DIGEST_INVALID") {
-            // Pieces that were put together wrongly come right when sent anew; a wrong source does not, and ends.
+            // Pieces that were put together wrongly are correct when sent again; a wrong source fails again.
             return Ok(Step::Lost(ExchangeError {
-                hint: Some("did the file change while it was sent?".to_owned()),
+                hint: Some("check whether the file changed during the upload".to_owned()),
                 ..broken
             }));
         }
@@ -318,13 +317,13 @@ fn upload_what(repository: &Repository, digest: &Digest) -> String {
 fn session(endpoint: Endpoint, repository: &Repository, what: &str, reply: &HttpResponse) -> Result<Session, Fault> {
     let url = reply.location().filter(|url| url.is_https() || !endpoint.base.is_https());
     let url = url.ok_or_else(|| {
-        Fault::network(what).cause(format!("`{}` began an upload without an address to send it to", reply.url))
+        Fault::network(what).cause(format!("`{}` started an upload without an upload address", reply.url))
     })?;
     let least = reply.header("oci-chunk-min-length").and_then(|length| length.parse().ok()).unwrap_or(0);
     Ok(Session { endpoint, repository: repository.clone(), url, least })
 }
 
-/// A broken exchange leaves open what has arrived, unless it is our side that cannot go on.
+/// A failed exchange leaves the number of received bytes unknown, unless the error is local.
 fn unsure(blob: &Blob<'_>, broken: ExchangeError) -> Result<Step, Fault> {
     if broken.again { Ok(Step::Unsure(broken, None)) } else { Err(broken.fault(blob.what)) }
 }

@@ -77,14 +77,14 @@ impl Committed {
         Ok(found)
     }
 
-    /// Paths of an image's files that are pointer files of Git LFS: the image gets these instead of what they stand for.
+    /// Paths of an image's files that are pointer files of Git LFS: the image gets these instead of the contents.
     pub fn pointers(&self, parsed: &Parsed) -> Vec<ContextPath> {
         let is_pointer =
             |entry: &&ContextEntry| entry.digest.is_some_and(|digest| self.objects.lfs_contents(&digest).is_some());
         parsed.files.iter().filter(is_pointer).map(|entry| entry.path.clone()).collect()
     }
 
-    /// What counts by its meaning.
+    /// Differences of settings that count by their meaning.
     fn settings(&self, tree: &Tree, theirs: &Tree, kind: ImageKind) -> Result<Vec<Difference>, Fault> {
         let mut found = Vec::new();
         let same = |path: &Path| Ok::<_, Fault>(tree.files.read(path)? == theirs.files.read(path)?);
@@ -177,7 +177,7 @@ impl Committed {
         path: &ContextPath,
         (committed, here): (Option<Digest>, Option<Digest>),
     ) -> Result<Option<&'static str>, Fault> {
-        // The commit has a pointer, and here is what it stands for.
+        // The commit has a pointer, and the work tree its contents.
         if committed
             .and_then(|digest| self.objects.lfs_contents(&digest))
             .is_some_and(|contents| Some(contents) == here)

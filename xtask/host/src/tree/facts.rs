@@ -1,6 +1,6 @@
-//! What is seen: the working tree, its commit, the root image and what stands in the registry and on this machine.
+//! Facts: the working tree, its commit, the root image, and images in the registry and on this machine.
 //!
-//! Reads files, git, the registry and docker's store, and changes nothing. Ends in values from which `plan` decides alone.
+//! Reads files, git, the registry and docker's store, and changes nothing.
 
 use crate::docker::Docker;
 use crate::registry::layout::Layout;
@@ -30,7 +30,6 @@ pub struct Tree {
     pub root: PathBuf,
     /// Its files: the working folder's, or those of a revision.
     pub files: Box<dyn Files>,
-    /// What is wanted.
     pub policy: Policy,
     /// The registry in force.
     pub registry: Registry,
@@ -63,7 +62,7 @@ impl Tree {
             ImageKind::Base => Ok(self.policy.base.dockerfile.clone()),
             ImageKind::App => Ok(self.policy.app.dockerfile.clone()),
             ImageKind::Enhanced => self.policy.app.enhanced.clone().ok_or_else(|| {
-                Fault::usage("the policy names no Dockerfile that builds from scratch")
+                Fault::usage("`images.toml` has no Dockerfile that builds from scratch")
                     .hint("`enhanced = \"dockerfiles/Dockerfile.enhanced\"` in `[app]` of `images.toml`")
             }),
         }
@@ -94,7 +93,7 @@ impl Tree {
         })
     }
 
-    /// A registry client as the policy wants it.
+    /// A registry client with the policy's settings.
     pub fn client(&self) -> Client {
         Client::new(self.client_options())
     }
@@ -110,7 +109,7 @@ impl Tree {
         self.root.join("target/images")
     }
 
-    /// What the differences between keys call files.
+    /// Names of files in printed differences.
     pub fn names<'a>(&'a self, parsed: &'a Parsed) -> FileNames<'a> {
         FileNames {
             policy: policy::FILE,
@@ -131,13 +130,13 @@ pub fn find_root(named: Option<&Path>) -> Result<PathBuf, Fault> {
         let root = named.canonicalize().map_err(|error| cannot(named, error))?;
         if !root.join(policy::FILE).is_file() {
             return Err(Fault::usage(format!("`{}` has no `{}`", named.display(), policy::FILE))
-                .hint("`--root` names the folder in which it stands"));
+                .hint("name the folder that contains it: `--root DIR`"));
         }
         return Ok(root);
     }
     let here = std::env::current_dir().map_err(|error| cannot(Path::new("."), error))?;
     here.ancestors().find(|folder| folder.join(policy::FILE).is_file()).map(Path::to_owned).ok_or_else(|| {
-        Fault::usage(format!("neither this folder nor one above it has an `{}`", policy::FILE))
+        Fault::usage(format!("neither this folder nor a parent folder has an `{}`", policy::FILE))
             .hint("go to the repository, or name it: `--root DIR`")
     })
 }
@@ -171,7 +170,7 @@ pub fn parse(tree: &Tree, kind: ImageKind, args: &BTreeMap<String, String>) -> R
     let mut files = BTreeSet::new();
     let mut secrets = BTreeSet::new();
     for platform in &tree.policy.project.platforms {
-        // The images beneath count by their digests; which files are read does not hang on their names.
+        // Base images count by their digests; their names do not affect which files are read.
         let mut args = args.clone();
         args.extend(
             ["ROOT_IMAGE", "BASE_IMAGE", "RUST_IMAGE"].map(|name| (name.to_owned(), "image.invalid/any".to_owned())),
@@ -237,7 +236,7 @@ fn declared(
     .hint(format!("declare it: `ARG {name}`, or remove it from `images.toml`")))
 }
 
-/// Reads the lock, which has to answer to the requirements.
+/// Reads the lock and checks it against the requirements.
 pub fn lock(tree: &Tree) -> Result<Lock, Fault> {
     let lock = unchecked_lock(tree)?;
     let requirements = uv::requirements(&*tree.files, tree.policy.base.requirements.as_ref())?;
@@ -255,7 +254,7 @@ pub fn environments(tree: &Tree) -> Vec<Environment> {
     lock::closure::environments(&tree.policy.project.platforms, &tree.policy.root.pythons()).collect()
 }
 
-/// Whether the base's Dockerfile can compile packages that have no wheel.
+/// True if the base's Dockerfile can compile packages that have no wheel.
 pub fn compiles(tree: &Tree) -> Result<bool, Fault> {
     let text = tree.files.text(tree.policy.base.dockerfile.as_ref())?;
     let given = argument(tree, &text, "BUILD_PACKAGES");
@@ -286,12 +285,13 @@ pub fn without_wheel(tree: &Tree, lock: &Lock) -> Result<Vec<String>, Fault> {
     let missing = |package: &lock::LockedPackage| {
         let here = |place: &&str| targets.iter().any(|target| target.name == **place);
         let places: Vec<&str> = lock.records.without_wheel(package).filter(here).collect();
-        (!places.is_empty()).then(|| format!("{} {} has none for {}", package.name, package.version, places.join(", ")))
+        (!places.is_empty())
+            .then(|| format!("{} {} has no wheel for {}", package.name, package.version, places.join(", ")))
     };
     Ok(lock.packages.iter().filter_map(missing).collect())
 }
 
-/// What packages are installed for, as far as uv knows wheels for it.
+/// Targets of packages for which uv knows wheels.
 pub fn targets(tree: &Tree) -> Result<Vec<uv::Target>, Fault> {
     let glibc = glibc(tree)?;
     let mut targets = Vec::new();
@@ -312,7 +312,7 @@ pub fn unchecked_targets(tree: &Tree, lock: &Lock) -> Result<Vec<String>, Fault>
 
 /// A package without a wheel in a base that compiles nothing.
 pub fn no_wheel(missing: &[String]) -> Fault {
-    let fault = Fault::usage("packages have no wheel, and the base compiles nothing");
+    let fault = Fault::usage("packages have no wheel, and the base does not compile packages");
     missing.iter().fold(fault, Fault::cause).hint(
         "pin a version that has one, or compile it: `BUILD_PACKAGES = \"gcc python3-dev\"` in `[base.args]`, with \
          `--engine docker`",
@@ -324,12 +324,12 @@ pub fn indexes(tree: &Tree) -> Result<lock::Indexes, Fault> {
     uv::indexes(&tree.root, &uv::requirements(&*tree.files, tree.policy.base.requirements.as_ref())?)
 }
 
-/// Reads the lock, whether it answers to the requirements or not: for where nothing is built of it.
+/// Reads the lock without checking it against the requirements, where nothing is built from it.
 pub fn unchecked_lock(tree: &Tree) -> Result<Lock, Fault> {
     let base = &tree.policy.base;
     let bytes = tree.files.regular(base.lock.as_ref(), requirements::MAX_BYTES);
     let text = bytes.and_then(|bytes| {
-        String::from_utf8(bytes).map_err(|error| Fault::usage("it is not a text").cause(error.utf8_error()))
+        String::from_utf8(bytes).map_err(|error| Fault::usage("it is not UTF-8 text").cause(error.utf8_error()))
     });
     let text = text.map_err(|fault| {
         // The reason is the last cause, or, where nothing caused it, what happened.
@@ -342,7 +342,7 @@ pub fn unchecked_lock(tree: &Tree) -> Result<Lock, Fault> {
     Lock::parse(base.lock.as_ref(), &text)
 }
 
-/// What `images.lock` pins; without the file, nothing.
+/// Pins of `images.lock`; none without the file.
 pub fn images_lock(tree: &Tree) -> Result<ImagesLock, Fault> {
     let path = Path::new(lock::images::PATH);
     let text = tree.files.read_text(path)?;
@@ -352,7 +352,7 @@ pub fn images_lock(tree: &Tree) -> Result<ImagesLock, Fault> {
 /// The image under the base, with its digest for each platform.
 #[derive(Clone, Debug)]
 pub struct RootImage {
-    /// What it is called in keys and labels.
+    /// Name in keys and labels.
     pub name: String,
     /// Its manifest for each platform.
     pub digests: BTreeMap<Platform, Digest>,
@@ -361,7 +361,7 @@ pub struct RootImage {
 }
 
 impl RootImage {
-    /// Whether it is the one from Debian's packages, which the network has chosen and not the commit.
+    /// True if it is the one from Debian's packages, which the network has chosen and not the commit.
     pub fn is_fallback(&self) -> bool {
         self.name.starts_with(FALLBACK)
     }
@@ -391,7 +391,7 @@ pub fn base_key(tree: &Tree, root: &RootImage, lock: &Lock, parsed: &Parsed) -> 
     }
 }
 
-/// Whether a file is in the image as it is, and so does not count for the program, unless that is said to be compiled from it.
+/// True if a file is in the image as it is, and so does not count for the program, unless that is said to be compiled from it.
 fn is_copied<'p>(tree: &'p Tree, parsed: &'p Parsed) -> impl Fn(&Path) -> bool + 'p {
     let embeds = tree.policy.app.binary.as_ref().is_some_and(|binary| binary.embeds);
     let copied: BTreeSet<&Path> = parsed.files.iter().map(|entry| entry.path.to_path()).collect();
@@ -457,7 +457,7 @@ pub fn in_layout(
     Ok(ours.then_some(local))
 }
 
-/// A layout's image whose blobs are all there in full length; a half-written one is no image.
+/// A layout's image whose blobs are all there in full length; an incomplete one is ignored.
 fn read_local(layout: &Layout, descriptor: &Descriptor) -> Option<Local> {
     let manifest: Manifest = layout.read_json(descriptor).ok()?;
     let config: Config = layout.read_json(&manifest.config).ok()?;

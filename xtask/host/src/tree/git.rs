@@ -1,4 +1,4 @@
-//! What git knows of the tree: the only place that calls git.
+//! Git's view of the tree: the only module that calls git.
 //!
 //! A folder outside every repository, or a repository without commits, is a fact like any other: [`Git::commit`] is then
 //! `None`. Every other failure of git is a fault with git's own words (`fault`). No call runs a program that the
@@ -72,7 +72,7 @@ impl Git {
         Command::new("git").arg("-C").arg(&self.root).env("LC_ALL", "C").env("GIT_TERMINAL_PROMPT", "0")
     }
 
-    /// Whether git may fetch what a partial clone lacks: the repository's own configuration holds only keys that are known to
+    /// True if git may fetch what a partial clone lacks: the repository's own configuration holds only keys that are known to
     /// run nothing. A list of what is harmless, so that a key of a later version is not.
     fn fetches_safely(&self) -> Result<bool, Fault> {
         let output = self.command().args(["config", "--list", "--includes", "--show-scope", "-z"]).output()?;
@@ -88,14 +88,14 @@ impl Git {
         Ok(words.chunks(2).all(harmless))
     }
 
-    /// Whether this is a partial clone, whose missing objects are elsewhere.
+    /// True if this is a partial clone, whose missing objects are elsewhere.
     fn is_partial(&self) -> bool {
         let call =
             self.command().args(["config", "--get-regexp", r"^(extensions\.partialclone|remote\..*\.promisor)$"]);
         call.output().is_ok_and(|output| output.status.success())
     }
 
-    /// Whether the commit's own `.gitattributes` give a file CRLF at the end of its lines. Attributes that only this clone has do
+    /// True if the commit's own `.gitattributes` give a file CRLF at the end of its lines. Attributes that only this clone has do
     /// not count, and older versions of git cannot say.
     pub fn ends_lines_with_crlf(&self, commit: &str, path: &Path) -> Result<bool, Fault> {
         let own = self.command().args(["rev-parse", "--git-path", "info/attributes"]).output()?;
@@ -199,7 +199,7 @@ impl Git {
         }
     }
 
-    /// Whether `ancestor` is an ancestor of `descendant`, or the same commit.
+    /// True if `ancestor` is an ancestor of `descendant`, or the same commit.
     pub fn ancestry(&self, ancestor: &str, descendant: &str) -> Result<Ancestry, Fault> {
         let output =
             self.command().args(["merge-base", "--is-ancestor", "--end-of-options", ancestor, descendant]).output()?;
@@ -212,7 +212,7 @@ impl Git {
     }
 }
 
-/// Whether a setting of a repository's own configuration (`key\nvalue`) can make a fetch run no program. Keys are lowercase but
+/// True if a setting of a repository's own configuration (`key\nvalue`) can make a fetch run no program. Keys are lowercase but
 /// for the part in their middle.
 fn is_harmless(setting: &str) -> bool {
     const CORE: [&str; 9] = [

@@ -1,4 +1,4 @@
-//! The ledger on the disk: appended to, read, and never written anew.
+//! The ledger on disk: appended to and read, never rewritten.
 
 use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
@@ -27,7 +27,7 @@ pub fn append(root: &Path, record: &Record) -> Result<(), Fault> {
     file.write_all(line.as_bytes()).map_err(cannot)
 }
 
-/// Whether the last line has no end: its writer was killed.
+/// True if the last line has no end: its writer was killed.
 fn breaks_off(file: &mut fs::File) -> std::io::Result<bool> {
     let mut last = [b'\n'];
     if file.seek(SeekFrom::End(0))? > 0 {
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_after_a_broken_line_stands_on_its_own() {
+    fn a_record_after_a_broken_line_is_read() {
         let folder = tempfile::tempdir().unwrap();
         append(folder.path(), &record(BuildKind::Fast, 1, 1.0)).unwrap();
         let path = folder.path().join(PATH);

@@ -1,4 +1,4 @@
-//! What of the host a build may use and must not keep: certificates, package index, credentials, proxies.
+//! Settings of the host that a build uses and must not keep: certificates, package index, credentials, proxies.
 //!
 //! Everything goes in as a file that BuildKit mounts for one step, or as an argument that it knows and keeps out of the
 //! history. No value of it is ever an argument of a program.
@@ -33,7 +33,7 @@ impl Secrets {
     }
 
     /// Collects those that a Dockerfile's steps mount, from the environment and the host's own configuration. `suite` is the
-    /// Debian release that the image is built on, where it is one whose packages come from the host's mirror.
+    /// Debian release that the image is built on, if its packages come from the host's mirror.
     pub fn collect(wanted: &BTreeSet<String>, suite: Option<&str>) -> Result<Self, Fault> {
         Self::of(wanted, suite, &|| uv::indexes(Path::new("/"), &Requirements::default()))
     }
@@ -53,9 +53,7 @@ impl Secrets {
         if ["index-url", "extra-index-url", "find-links", "index-strategy"].into_iter().any(wants) {
             let indexes = indexes()?;
             for folder in indexes.folders() {
-                terminal::warn(&format!(
-                    "`--find-links {folder}` is a folder of this machine: steps of a Dockerfile do not see it"
-                ));
+                terminal::warn(&format!("`--find-links {folder}` is a local folder: Dockerfile steps cannot read it"));
             }
             for (id, value) in indexes.secrets().into_iter().filter(|(id, _)| wants(id)) {
                 secrets.write(id, &value)?;
@@ -112,7 +110,7 @@ impl Secrets {
     }
 }
 
-/// The certificates that the host trusts: those that its tools were told of, else the system's.
+/// The certificates that the host trusts: those that its tools are configured with, else the system's.
 fn certificates(variable: &dyn Fn(&str) -> Option<String>) -> Option<PathBuf> {
     let told = ["SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"].into_iter().find_map(variable);
     let told = told.map(PathBuf::from).filter(|path| path.is_file());
@@ -151,7 +149,7 @@ mod tests {
     use std::path::Path;
 
     #[test]
-    fn a_bundle_that_tools_were_told_of_comes_first() {
+    fn a_configured_bundle_comes_first() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let path = file.path().to_str().unwrap().to_owned();
         let told = |name: &str| (name == "PIP_CERT").then(|| path.clone());
@@ -168,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn cargo_is_told_where_crates_come_from_and_nothing_else() {
+    fn cargo_gets_sources_of_crates_and_nothing_else() {
         let table = "[source.crates-io]\nreplace-with = \"near\"\n[http]\ncainfo = \"/host/ca\"\n[build]\njobs = 1\n";
         assert_eq!(sources_of(table.parse().unwrap()).unwrap(), "[source.crates-io]\nreplace-with = \"near\"\n");
         assert_eq!(sources_of("[build]\njobs = 1\n".parse().unwrap()), None);

@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn what_compiling_takes_is_staged_anew() {
+    fn what_compiling_takes_is_staged_again() {
         let whole = folder(&[
             "bin/cargo",
             "bin/rustc",

@@ -1,4 +1,4 @@
-//! The bases of a registry: which there are, who stands on them, where `latest` can go back to, and which may be deleted.
+//! The bases of a registry: the list, the apps built on each, the target of a rollback, and which may be deleted.
 //!
 //! Decides from what `xtask_host::registry::survey` found in a registry.
 
@@ -36,7 +36,7 @@ pub struct PublishedBase {
     pub own_tag: Option<Tag>,
     pub revision: Option<String>,
     pub created: Option<Timestamp>,
-    /// What its key calls the root that it is built on.
+    /// Name of its root, from its key.
     pub root: Option<String>,
     pub built: Option<Timestamp>,
     /// Compressed bytes of all platforms, each layer once.
@@ -44,7 +44,7 @@ pub struct PublishedBase {
     pub platforms: BTreeMap<Platform, Digest>,
     pub missing: Vec<Platform>,
     pub lost: Vec<Digest>,
-    /// What goes with it: listed manifests, their attestations and referrers.
+    /// Manifests that belong to it: listed ones, their attestations and referrers.
     pub parts: BTreeSet<Digest>,
     /// The tags under which an engine pushed single platforms of it.
     pub staging: BTreeMap<Tag, Digest>,
@@ -70,7 +70,7 @@ pub struct Stray {
 }
 
 impl PublishedBase {
-    /// Whether builds for every platform of the policy can stand on it.
+    /// True if it has every platform of the policy.
     pub fn is_complete(&self) -> bool {
         self.missing.is_empty() && self.lost.is_empty()
     }
@@ -80,17 +80,17 @@ impl PublishedBase {
         self.built.or(self.created)
     }
 
-    /// Whether a digest names it or its image for a platform.
+    /// True if a digest names it or its image for a platform.
     pub fn is(&self, digest: &Digest) -> bool {
         self.digest == *digest || self.platforms.values().any(|platform| platform == digest)
     }
 
-    /// Whether it is on the root from Debian's packages, which the network has chosen and not its commit.
+    /// True if it is on the root from Debian's packages, which the network has chosen and not its commit.
     pub fn is_on_fallback(&self) -> bool {
         self.root.as_ref().is_some_and(|root| root.starts_with(FALLBACK))
     }
 
-    /// Whether `latest` names it.
+    /// True if `latest` names it.
     pub fn is_latest(&self) -> bool {
         self.tags.contains(&Tag::latest())
     }
@@ -108,15 +108,16 @@ impl PublishedBase {
     /// Why nothing can be built on it, where that is so.
     fn refuse_incomplete(&self) -> Result<(), Fault> {
         let mut causes: Vec<String> = self.missing.iter().map(|platform| format!("it lacks {platform}")).collect();
-        causes.extend(self.lost.iter().map(|digest| format!("it lists `{digest}`, which is not there")));
+        causes
+            .extend(self.lost.iter().map(|digest| format!("it lists `{digest}`, which is missing from the registry")));
         if self.fingerprint.is_none() {
-            causes.push("it has no fingerprint: it is not ours".to_owned());
+            causes.push("it has no fingerprint: `cargo xtask` did not build it".to_owned());
         }
         if causes.is_empty() {
             return Ok(());
         }
         let fault = Fault::usage(format!("base `{}` is not complete", self.name()));
-        Err(causes.into_iter().fold(fault, Fault::cause).hint("`cargo xtask base list` shows those that are"))
+        Err(causes.into_iter().fold(fault, Fault::cause).hint("list complete bases: `cargo xtask base list`"))
     }
 }
 
@@ -148,7 +149,7 @@ impl Survey {
             None => base.tags.iter().any(|tag| tag.as_str() == name),
         };
         self.bases.iter().find(found).ok_or_else(|| {
-            Fault::usage(format!("no base `{name}` is in the registry")).hint("`cargo xtask base list` shows them")
+            Fault::usage(format!("base `{name}` is not in the registry")).hint("list them: `cargo xtask base list`")
         })
     }
 }
@@ -178,12 +179,14 @@ pub fn rollback<'a>(
         let base = survey.named(name)?;
         base.refuse_incomplete()?;
         if base.is_latest() {
-            return Err(Fault::usage(format!("`latest` names `{name}` already")));
+            return Err(Fault::usage(format!("`latest` already names `{name}`")));
         }
         return Ok(base);
     }
     let Some(latest) = latest else {
-        return Err(Fault::usage("there is no `latest` to go back from").hint("name a base: `cargo xtask base list`"));
+        return Err(
+            Fault::usage("the registry has no `latest` to roll back").hint("name a base: `cargo xtask base list`")
+        );
     };
     let mut earlier: Vec<&PublishedBase> =
         survey.bases.iter().filter(|base| !base.is_latest() && base.refuse_incomplete().is_ok()).collect();
@@ -200,10 +203,10 @@ pub fn rollback<'a>(
         }
     }
     Err(Fault::usage("no complete base of an earlier commit is in the registry")
-        .hint("name one: `cargo xtask base rollback TAG`; `cargo xtask base list` shows them"))
+        .hint("name one: `cargo xtask base rollback TAG`; list them: `cargo xtask base list`"))
 }
 
-/// What `latest` is of once it was moved by hand from one base to another: builds of the commit it came from, and of those before,
+/// The commit of `latest` after it was moved by hand from one base to another: builds of the commit it came from, and of those before,
 /// must not move it again. `mark` is the record of `latest` as it was; nothing comes back where no commit is known.
 pub fn after_rollback(
     from: Option<&PublishedBase>,
@@ -332,10 +335,10 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_rollback_refuses_what_builds_cannot_stand_on() {
+    fn a_rollback_refuses_incomplete_bases() {
         refused(&survey().bases[2].name(), "it lacks linux/arm64");
-        refused("nosuch", "no base `nosuch` is in the registry");
-        refused("latest", "`latest` names `latest` already");
+        refused("nosuch", "base `nosuch` is not in the registry");
+        refused("latest", "`latest` already names `latest`");
     }
 
     #[test]

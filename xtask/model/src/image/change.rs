@@ -59,7 +59,7 @@ pub struct Inputs {
     pub base: BaseKey,
     /// The app's own.
     pub app: AppKey,
-    /// Whether the root's digests are pinned.
+    /// True if the root's digests are pinned.
     pub pinned: bool,
     /// What no key holds and images hang on all the same: where they stand, for which platforms.
     pub settings: BTreeMap<&'static str, String>,
@@ -79,7 +79,7 @@ pub enum Purpose {
     Manual,
 }
 
-/// Whether the registry has an image.
+/// True if the registry has an image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "answer", content = "because")]
 pub enum Presence {
@@ -111,7 +111,7 @@ impl Presence {
 pub struct Facts {
     /// What asked.
     pub purpose: Purpose,
-    /// Whether the base's inputs and the app's differ from the base revision's, and how; or why that cannot be known.
+    /// True if the base's inputs and the app's differ from the base revision's, and how; or why that cannot be known.
     pub changes: Result<Changes, String>,
     /// Why the base's own key cannot be computed at head, where the app can still be built from scratch.
     pub no_base: Option<String>,
@@ -271,16 +271,16 @@ pub struct Plan {
     pub changes: Option<Changes>,
     /// The base's name by its fingerprint's tag, where the root is known.
     pub base_reference: Option<Reference>,
-    /// Whether the registry has it.
+    /// True if the registry has it.
     pub base: Presence,
     /// The app's name by its fingerprint's tag.
     pub app_reference: Option<Reference>,
-    /// Whether the registry has it.
+    /// True if the registry has it.
     pub app: Presence,
 }
 
 impl Plan {
-    /// Whether the base's inputs changed, or cannot be compared.
+    /// True if the base's inputs changed, or cannot be compared.
     pub fn requirements_changed(&self) -> bool {
         self.changes.as_ref().is_none_or(|changes| !changes.base.is_empty() || !changes.waiting.is_empty())
     }

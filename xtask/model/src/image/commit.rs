@@ -25,7 +25,6 @@ impl Commit {
     }
 }
 
-/// What git says of one commit's relation to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ancestry {
     /// The first is an ancestor of the second, or the same.

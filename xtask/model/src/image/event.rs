@@ -1,7 +1,7 @@
-//! What started a CI run, and which revision its change is to be compared with.
+//! CI events, and the revision to compare with.
 //!
-//! Pure: reads GitHub's variables and the event's JSON as they are given. An event that names no revision is no error, the
-//! reason goes on to the plan; an event that cannot be read is one.
+//! Pure: reads GitHub's variables and the event's JSON as they are given. An event without a revision is not an error: the
+//! reason is part of the plan. An event that cannot be read is an error.
 //! Reference: <https://docs.github.com/en/actions/reference/workflows-and-actions/events-that-trigger-workflows>.
 
 use crate::fault::Fault;
@@ -11,7 +11,7 @@ use serde::Deserialize;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Comparison {
     Revision(String),
-    /// What this revision and head have in common; the revision itself where that is not known.
+    /// The merge base of this revision and head; the revision itself if that is unknown.
     Common(String),
     Nothing(String),
     /// Nothing, and nothing is built either: the event removed this branch or tag.
@@ -118,7 +118,7 @@ fn checked(id: String, path: &str) -> Result<String, Fault> {
     if matches!(id.len(), 40 | 64) && id.bytes().all(|b| b.is_ascii_hexdigit()) {
         return Ok(id);
     }
-    Err(Fault::usage(format!("the event `{path}` names `{}`, which is no revision", id.escape_default()))
+    Err(Fault::usage(format!("the event `{path}` names `{}`, which is not a revision", id.escape_default()))
         .hint("name the revision instead: `cargo xtask plan --base REV`"))
 }
 
@@ -225,7 +225,11 @@ mod tests {
         refuse(None, "{", "cannot read the event `event.json`");
         refuse(Some("push"), "[]", "cannot read the event `event.json`");
         refuse(Some("pull_request"), "{}", "the event `event.json` has no `pull_request`");
-        refuse(Some("push"), r#"{"before":"--help"}"#, "the event `event.json` names `--help`, which is no revision");
+        refuse(
+            Some("push"),
+            r#"{"before":"--help"}"#,
+            "the event `event.json` names `--help`, which is not a revision",
+        );
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What determines an image's contents, as one value that can print itself, hash itself and be compared.
+//! Everything that determines an image's contents, as one value that can be printed, hashed and compared.
 //!
 //! Pure. A key serialises to JSON, travels with the image (label and annotation) and so explains itself later. The
 //! encoding is versioned: changing what a key holds means raising [`SCHEMA`], and a golden test watches the bytes.
@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-/// What the name of a root from Debian's packages begins with. No reference does.
+/// Prefix of the name of a root from Debian's packages. No reference has it.
 pub const FALLBACK: &str = "debian:";
 
 /// The version of the encoding. A key of another version never equals ours.
@@ -70,7 +70,7 @@ pub struct BaseKey {
     pub schema: u32,
     /// `base.epoch` of the policy.
     pub epoch: u32,
-    /// What it stands on.
+    /// The root below the base.
     pub root: RootKey,
     /// The Python that the lock was resolved for.
     pub python: String,
@@ -86,7 +86,7 @@ pub struct BaseKey {
     pub compression: String,
 }
 
-/// What determines the program that cargo compiles.
+/// Everything that determines the compiled program.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BinaryKey {
     /// Package and binary: `autoscaler/autoscaler`.
@@ -109,7 +109,7 @@ pub struct AppKey {
     /// The base's fingerprint, as hex; none for one built from scratch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<String>,
-    /// What an image from scratch holds of the base's own key.
+    /// The base's key, for an image from scratch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scratch: Option<Box<BaseKey>>,
     /// The Dockerfile's instructions, without comments and blank lines.
@@ -229,7 +229,7 @@ pub fn app_changes(old: &AppKey, new: &AppKey, names: &FileNames<'_>) -> Vec<Str
     changes
 }
 
-/// The first of many differences, and how many there are beside: a folder that moved has a thousand, and they are told on a page,
+/// The first differences of many, and the number of the others: a moved folder has a thousand, and they are printed on a page,
 /// in a record, in an error. `explain` names all.
 pub fn foremost(changes: &[String]) -> Vec<String> {
     const SHOWN: usize = 20;
@@ -241,7 +241,7 @@ pub fn foremost(changes: &[String]) -> Vec<String> {
     shown
 }
 
-/// What files are called in the differences.
+/// Names of files in printed differences.
 pub struct FileNames<'a> {
     /// The policy's file.
     pub policy: &'a str,
@@ -353,7 +353,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn of_many_differences_the_first_are_told() {
+    fn only_the_first_of_many_differences_are_shown() {
         let changes = |count: usize| (0..count).map(|n| format!("{n} is new")).collect::<Vec<_>>();
         assert_eq!(foremost(&changes(21)), changes(21));
         let told = foremost(&changes(1000));

@@ -54,7 +54,7 @@ pub struct ImagePlan {
     pub latest: Latest,
 }
 
-/// Whether an image is built.
+/// True if an image is built.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "action")]
 pub enum Decision {
@@ -86,7 +86,7 @@ pub enum Place {
     Local,
 }
 
-/// Whether `latest` moves.
+/// True if `latest` moves.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "move", content = "because")]
 pub enum Latest {
@@ -103,7 +103,7 @@ pub struct Difference {
     pub path: String,
     /// The difference, in a few words.
     pub why: String,
-    /// Whether it is a file or folder that git ignores.
+    /// True if it is a file or folder that git ignores.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub ignored: bool,
 }

@@ -7,7 +7,7 @@ use crate::fault::Fault;
 use crate::image::commit::{Ancestry, Commit};
 use crate::spec::reference::{Digest, Tag};
 
-/// What the branches of GitHub's merge queue begin with. Each lives for one run, and nobody would ever remove its tag.
+/// Prefix of the branches of GitHub's merge queue. Each exists for one run, and nobody would remove its tag.
 const QUEUE: &str = "gh-readonly-queue/";
 
 /// Begin of the tags that record the commit of a tag that moves; see [`record_tag`].
@@ -76,7 +76,7 @@ pub fn branch_tag(branch: &str, default: &str) -> BranchTag {
         match (reserved(&name), Tag::from_name(&name)) {
             (Some(why), _) => BranchTag::None(why),
             (None, Some(tag)) => BranchTag::Other(tag, why.to_owned()),
-            (None, None) => BranchTag::None("nothing of its name can be part of a tag".to_owned()),
+            (None, None) => BranchTag::None("its name has no character that a tag can have".to_owned()),
         }
     };
     // The default branch keeps a short name; whoever is called like its tag gets another one.
@@ -86,20 +86,20 @@ pub fn branch_tag(branch: &str, default: &str) -> BranchTag {
         return if plain == branch { BranchTag::Same(tag) } else { BranchTag::Other(tag, why()) };
     }
     if branch != default && plain.eq_ignore_ascii_case(&replaced(default)) {
-        return other("its own name would be read as the default branch's");
+        return other("its name would be read as the default branch's");
     }
     if long {
-        return other("its own name is too long for a tag");
+        return other("its name is too long for a tag");
     }
     if plain != branch {
-        return other("its own name has characters that a tag cannot have");
+        return other("its name has characters that a tag cannot have");
     }
     if ends_in_hash(branch) {
-        return other("its own name ends like the tag of a renamed branch");
+        return other("its name ends like the tag of a renamed branch");
     }
     match branch.parse() {
         Ok(tag) => BranchTag::Same(tag),
-        Err(_) => other("its own name is not a tag"),
+        Err(_) => other("its name is not a valid tag"),
     }
 }
 
@@ -129,7 +129,7 @@ fn reserved(name: &str) -> Option<String> {
         return text("it looks like a version, and only the git tag of a version gives that name");
     }
     if name.starts_with(RECORD_PREFIX) {
-        return text("such tags record which commit another tag is of");
+        return text("such tags record the commit of another tag");
     }
     let digest = ["sha256-", "sha512-"].iter().find_map(|start| name.strip_prefix(start));
     if digest.is_some_and(|digest| digest.len() >= 32) {
@@ -193,7 +193,7 @@ pub fn stays(
     let Some(TaggedCommit { commit, rolled_back }) = since else { return Ok(None) };
     let short = &commit[..12.min(commit.len())];
     let back =
-        || Ok(Some(format!("it was moved back from the image of `{short}` by hand, and waits for a later commit")));
+        || Ok(Some(format!("it was rolled back by hand from the image of `{short}`; only a later commit moves it")));
     if commit == ours {
         return if *rolled_back { back() } else { Ok(None) };
     }
@@ -204,7 +204,7 @@ pub fn stays(
     let clause = match head(commit)? {
         Head::Ours => return Ok(None),
         Head::Other(said) => said,
-        Head::Unknown(why) => format!("whether this commit replaced it is not known: {why}"),
+        Head::Unknown(why) => format!("cannot tell whether this commit replaced it: {why}"),
     };
     if known == Ancestry::NotAncestor && ancestry(ours, commit)? == Ancestry::Ancestor {
         return Ok(Some("it names the image of a later commit".to_owned()));
@@ -268,7 +268,7 @@ mod tests {
             is(branch, "none: it looks like a commit or a fingerprint");
         }
         is(&format!("sha256-{hex}"), "none: it looks like the tag of a signature");
-        is("xtask-tag-main", "none: such tags record which commit another tag is of");
+        is("xtask-tag-main", "none: such tags record the commit of another tag");
     }
 
     #[test]
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_is_no_branchs_tag() {
+    fn a_record_is_not_a_branch_tag() {
         assert_eq!(record_tag(&Tag::latest()).as_str(), "xtask-tag-latest");
         assert!(record_tag(&"y".repeat(128).parse().unwrap()).as_str().len() <= LONGEST);
     }
@@ -358,7 +358,7 @@ mod tests {
         moves("C", "B", "C", "moves");
         moves("B", "C", "C", "it names the image of `C`, a commit that this one does not follow (`main` is at `C`)");
         moves("B", "D", "D", "it names the image of `D`, a commit that this one does not follow (`main` is at `D`)");
-        let unsure = "a commit that this one does not follow (whether this commit replaced it is not known: no remote)";
+        let unsure = "a commit that this one does not follow (cannot tell whether this commit replaced it: no remote)";
         moves("C", "B", "", &format!("it names the image of `B`, {unsure}"));
         // An older job overtaken by a newer one; the branch was set back on purpose.
         moves("A", "B", "B", "it names the image of a later commit");
@@ -371,7 +371,7 @@ mod tests {
 
     #[test]
     fn what_was_moved_back_by_hand_waits_for_a_later_commit() {
-        let back = "it was moved back from the image of `C` by hand, and waits for a later commit";
+        let back = "it was rolled back by hand from the image of `C`; only a later commit moves it";
         moves("C", "C!", "C", back);
         moves("D", "C!", "D", "moves");
     }

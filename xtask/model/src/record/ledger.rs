@@ -1,7 +1,7 @@
 //! The ledger: a record of every build, one JSON object a line, in `target/ledger/builds.jsonl`.
 //!
-//! This file is pure: what a record is, and how lines become records. `file` alone touches the disk. A record never changes;
-//! a line that cannot be read is passed over with a word, and never makes a build fail.
+//! Pure; `xtask_host::tree::ledger` reads and writes the file. A record never changes;
+//! an invalid line is skipped with a warning, and never makes a build fail.
 
 use crate::image::key::AppKey;
 use crate::spec::reference::Platform;
@@ -14,7 +14,7 @@ pub const SCHEMA: u32 = 1;
 
 pub const PATH: &str = "target/ledger/builds.jsonl";
 
-/// How the annotations of an index begin that hold the records of the builds that published it, as compact JSON. Written in CI,
+/// Prefix of the annotations of an index with the records of the builds that published it, as compact JSON. Written in CI,
 /// whose disks vanish.
 pub const ANNOTATION: &str = "dev.xtask.build.";
 
@@ -69,15 +69,15 @@ pub struct Bytes {
     pub built: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pulled: Option<u64>,
-    /// Of those that were made, what neither the image beneath nor `latest` had in the registry already.
+    /// Of those that were made, what neither the base nor `latest` had in the registry already.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pushed: Option<u64>,
-    /// Of layers that came from the image beneath, or of an image that was there whole.
+    /// Of layers that came from the base, or of an image that existed already.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reused: Option<u64>,
 }
 
-/// What of an app an edit was of. A program that is compiled takes other times than files that are copied.
+/// Part of the app that was edited. Compiling a program takes longer than copying files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EditKind {
@@ -86,7 +86,7 @@ pub enum EditKind {
 }
 
 impl EditKind {
-    /// What differs between an earlier app and one to be built; nothing where only their bases do.
+    /// Kind of edit between an earlier app and a new one; `None` if only their bases differ.
     pub fn between(old: &AppKey, new: &AppKey) -> Option<Self> {
         let rest = |key: &AppKey| AppKey { base: None, scratch: None, binary: None, ..key.clone() };
         match old.binary == new.binary {
@@ -119,7 +119,7 @@ pub struct Record {
     pub decision: BuildKind,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reasons: Vec<String>,
-    /// What the app's edit was of, where an earlier app was known.
+    /// Kind of the app's edit, if an earlier app was known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub change: Option<EditKind>,
     /// Wall-clock seconds of the whole command.
@@ -132,10 +132,10 @@ pub struct Record {
     /// Steps of the Dockerfiles, and how many came from the build cache.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub steps: Option<[usize; 2]>,
-    /// What built: `29.1.3`, or a builder's name; nothing where nothing was built.
+    /// The engine: `29.1.3`, or a builder's name; `None` if nothing was built.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine: Option<String>,
-    /// What this machine is; records of before it was taken down have none.
+    /// Platform of the machine; old records have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<Platform>,
     pub cores: usize,
@@ -145,8 +145,8 @@ pub struct Record {
     pub failed: Option<String>,
 }
 
-/// What a build's time hangs on beside the build itself. Times of unlike machines are never put together. No name of a host
-/// is part of it: records travel with images.
+/// Machine properties that affect a build's time. Times of different machines are never combined. No host name
+/// is part of it: records are published with images.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Machine {
     pub ci: bool,
@@ -169,7 +169,7 @@ impl fmt::Display for Machine {
     }
 }
 
-/// What comes before a builder's name in [`Record::engine`].
+/// Prefix of a builder's name in [`Record::engine`].
 pub const BUILDER: &str = "builder ";
 
 /// The native engine in [`Record::engine`].
@@ -179,7 +179,7 @@ pub const NATIVE: &str = "native";
 pub struct Read {
     /// The records, oldest first.
     pub records: Vec<Record>,
-    /// The lines that are no records, by number, with the reason.
+    /// Invalid lines, by number, with the reason.
     pub skipped: Vec<(usize, String)>,
 }
 
@@ -199,7 +199,7 @@ pub fn parse(text: &str) -> Read {
 /// Reads one record.
 ///
 /// # Errors
-/// Text that is no record, or one of a later schema.
+/// Invalid text, or a record of a later schema.
 pub fn parse_line(line: &str) -> Result<Record, String> {
     #[derive(Deserialize)]
     struct Versioned {
@@ -214,7 +214,7 @@ pub fn parse_line(line: &str) -> Result<Record, String> {
     // JSON has no infinity, but 1e999 is one.
     match times().all(|seconds| seconds.is_finite() && seconds >= 0.0) {
         true => Ok(record),
-        false => Err("its seconds are none".to_owned()),
+        false => Err("its times are not numbers of seconds".to_owned()),
     }
 }
 
@@ -228,12 +228,12 @@ impl Record {
         Machine { ci: self.ci, platform: self.platform.clone(), cores: self.cores, builder }
     }
 
-    /// Whether the native engine built it: it has times of its own, on whatever machine.
+    /// True if the native engine built it: it has times of its own, on whatever machine.
     pub fn is_native(&self) -> bool {
         self.engine.as_deref() == Some(NATIVE)
     }
 
-    /// What its edit was of. Records from before this was written down say it by their reasons and phases.
+    /// Kind of the edit. For older records it is derived from reasons and phases.
     pub fn change(&self) -> Option<EditKind> {
         let compiled = || self.phases.iter().any(|(name, _)| name == "app compile");
         let says = |words: &str| self.reasons.iter().any(|reason| reason.contains(words));
@@ -244,7 +244,7 @@ impl Record {
         })
     }
 
-    /// Whether its layers went to a registry, which is part of its time.
+    /// True if its layers went to a registry, which is part of its time.
     pub fn is_pushed(&self) -> bool {
         self.bytes.pushed.is_some()
     }
@@ -279,17 +279,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_record_is_refused() {
+    fn invalid_records_are_refused() {
         refused("{}", "missing field `schema`");
         refused(r#"{"schema": 2}"#, "its schema is 2");
         refused("[1]", "invalid");
         let negative = record(BuildKind::Fast, 1, -1.0).compact();
-        refused(&negative, "its seconds are none");
+        refused(&negative, "its times are not numbers of seconds");
         refused(&record(BuildKind::Fast, 1, 2.0).compact().replace("1970-", "x"), "timestamp format is invalid");
     }
 
     #[test]
-    fn a_machine_is_told_by_what_it_is() {
+    fn machines_differ_by_kind_not_by_name() {
         let desk = record(BuildKind::Fast, 1, 1.0);
         let old = Record { platform: None, cores: 1, ..desk.clone() };
         let far = Record { ci: true, engine: Some("builder kube".to_owned()), ..desk.clone() };

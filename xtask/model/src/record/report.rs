@@ -1,4 +1,4 @@
-//! What was done: references, tags, sizes, seconds and reasons, for people and as JSON. Decides nothing.
+//! Reports: references, tags, sizes, seconds and reasons, for people and as JSON. Decides nothing.
 
 use crate::image::plan::{Difference, Latest};
 use crate::image::policy::ImageKind;

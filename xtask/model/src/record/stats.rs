@@ -1,4 +1,4 @@
-//! What builds have cost: sums, medians and the time saved, from records alone. Pure.
+//! Statistics of builds: sums, medians and the time saved, from records alone. Pure.
 //!
 //! Only what was measured is said: the time saved is measured against a `build-enhanced` that really ran, or not at all. Nothing is
 //! computed from times of unlike machines: what a runner of CI takes says nothing of a desk.
@@ -50,7 +50,7 @@ pub struct Day {
     pub kinds: BTreeMap<BuildKind, usize>,
 }
 
-/// What builds of one kind took. Times are of those that came to their end.
+/// Builds of one kind. Times are seconds of those that succeeded.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Summary {
     pub builds: usize,
@@ -222,12 +222,12 @@ pub enum GateResult {
     Compared {
         before: f64,
         now: f64,
-        /// Whether the last ones took more than so many times as long.
+        /// True if the last ones exceed the allowed factor.
         slower: bool,
     },
 }
 
-/// What has to be equal for two times to be comparable.
+/// Properties that must be equal for two times to be comparable.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Comparable {
     machine: Machine,

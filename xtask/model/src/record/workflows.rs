@@ -37,7 +37,7 @@ pub const CARGO_DENY: &str = "0.20.2";
 /// The runner of what belongs to no platform: deciding, naming, reporting.
 const RUNNER: &str = "ubuntu-24.04";
 
-/// Whether the event may publish. GitHub gives the token of a fork's pull request, and of Dependabot's, no right to write.
+/// True if the event may publish. GitHub gives the token of a fork's pull request, and of Dependabot's, no right to write.
 const PUBLISHES: &str = "github.event_name != 'pull_request' || \
      (github.event.pull_request.head.repo.full_name == github.repository && github.actor != 'dependabot[bot]')";
 
@@ -93,7 +93,7 @@ pub fn generate(policy: &Policy, place: &PolicyLocation) -> Result<Vec<File>, Fa
     ])
 }
 
-/// Whether a file that is there was written for the policy at this place, and may be replaced.
+/// True if a file that is there was written for the policy at this place, and may be replaced.
 pub fn is_ours(found: &str, place: &PolicyLocation) -> bool {
     found.starts_with(&format!("{HEADER} from `{}`", place.policy()))
 }
@@ -101,10 +101,10 @@ pub fn is_ours(found: &str, place: &PolicyLocation) -> bool {
 /// The fault of a file that someone else wrote under the name of a generated one.
 pub fn foreign_file(wanted: &File, found: &str) -> Fault {
     Fault::usage(format!(
-        "`{}` was not written by `cargo xtask workflows` for this policy, and is not replaced",
+        "`{}` was not written by `cargo xtask workflows` for this policy and is not replaced",
         wanted.path
     ))
-    .cause(format!("it differs (`-` is there, `+` would be written):\n{}", lines_between(found, &wanted.text)))
+    .cause(format!("it differs (`-` exists, `+` would be written):\n{}", lines_between(found, &wanted.text)))
     .hint(format!("keep it under another name: `mv {} .github/workflows/other.yml`; then run this again", wanted.path))
 }
 
@@ -139,7 +139,7 @@ pub fn difference(wanted: &File, found: &str) -> Option<String> {
                 return Some(format!("{}:{line}: `{}` should be `{}`", wanted.path, f.trim(), w.trim()));
             }
             (Some(w), None) => return Some(format!("{}:{line}: `{}` is missing", wanted.path, w.trim())),
-            (None, Some(f)) => return Some(format!("{}:{line}: `{}` should not be there", wanted.path, f.trim())),
+            (None, Some(f)) => return Some(format!("{}:{line}: `{}` should be removed", wanted.path, f.trim())),
         }
     }
     Some(format!("`{}` differs in how its lines end", wanted.path))
@@ -461,7 +461,7 @@ fn base(policy: &Policy, place: &PolicyLocation, matrix: &str) -> String {
 {checkout}{cargo}{ENGINE}{login}      - name: Build the base
         if: github.event_name != 'schedule'
         run: cargo xtask build-base --push --locked --no-latest --platform \"$PLATFORM\"
-      - name: Build the base anew, for security updates
+      - name: Rebuild the base for security updates
         if: {WEEKLY}
         run: cargo xtask build-base --push --locked --force --no-latest --platform \"$PLATFORM\"
 "
@@ -490,7 +490,7 @@ fn app(policy: &Policy, place: &PolicyLocation, matrix: &str) -> String {
 {checkout}{cargo}{program}{ENGINE}{login}      - name: Build the app on its base
         if: github.event_name != 'schedule' && needs.plan.outputs.decision != 'full'
         run: cargo xtask build-fast --push --locked --no-latest --platform \"$PLATFORM\"
-      - name: Build the app anew, on the new base
+      - name: Rebuild the app on the new base
         if: {WEEKLY} && needs.plan.outputs.decision != 'full'
         run: cargo xtask build-fast --push --locked --force --no-latest --platform \"$PLATFORM\"
       - name: Build the app from scratch
@@ -531,7 +531,7 @@ fn release(policy: &Policy, place: &PolicyLocation) -> String {
     let (checkout, cargo, login) = (checkout(), cargo("xtask", place), login(policy, None));
     format!(
         "  # Names the digest that was built and tested, once every platform is in its index: `latest`, and a tag's version. It builds
-  # nothing, and fails where that digest is not there.
+  # nothing, and fails if that digest is missing.
   release:
     needs: [plan, base, app]
     if: >-
@@ -551,7 +551,7 @@ fn release(policy: &Policy, place: &PolicyLocation) -> String {
     )
 }
 
-/// Whether fast builds have become slow, from the records that travel with the images.
+/// True if fast builds have become slow, from the records that travel with the images.
 fn gate(policy: &Policy, place: &PolicyLocation) -> Option<String> {
     let factor = policy.ci.gate_factor?;
     let branch = &policy.project.default_branch;
@@ -576,7 +576,7 @@ fn gate(policy: &Policy, place: &PolicyLocation) -> Option<String> {
 }
 
 fn required(policy: &Policy, place: &PolicyLocation) -> String {
-    // It checks nothing out: the folder of the other jobs is not there.
+    // It checks nothing out: the folder of the other jobs does not exist.
     let folder = if place.folder.is_empty() { "" } else { "        working-directory: .\n" };
     let gate = if policy.ci.gate_factor.is_some() { ", gate" } else { "" };
     format!(

@@ -1,4 +1,4 @@
-//! What a Dockerfile says: stages and typed instructions, with the line of each.
+//! A parsed Dockerfile: stages and typed instructions with their lines.
 //!
 //! Pure: text in, values out. Where it disagrees with BuildKit it is wrong, whatever the documentation says.
 //! Reference: <https://docs.docker.com/reference/dockerfile/>.
@@ -33,7 +33,7 @@ pub struct Stage {
     pub index: usize,
     /// Its name in lower case.
     pub name: Option<String>,
-    /// What it builds on: a stage, an image, `scratch`; as it is written.
+    /// Its base, unexpanded: a stage, an image or `scratch`.
     pub base: String,
     /// `--platform`, as it is written.
     pub platform: Option<String>,
@@ -93,7 +93,7 @@ impl Dockerfile {
                         (Some(stage), _) => stage.instructions.push(instruction),
                         (None, Kind::Arg(_)) => self.globals.push(instruction),
                         (None, kind) => {
-                            let what = format!("`{}` stands before the first `FROM`", kind.keyword());
+                            let what = format!("`{}` is before the first `FROM`", kind.keyword());
                             return Err(ParseError::new(line.line, line.column, what));
                         }
                     }
@@ -101,7 +101,7 @@ impl Dockerfile {
             }
         }
         if self.stages.is_empty() {
-            return Err(ParseError::new(1, 1, "there is no `FROM`").hint("begin with `FROM image`"));
+            return Err(ParseError::new(1, 1, "the file has no `FROM`").hint("start with `FROM image`"));
         }
         self.target = self.stages.len() - 1;
         Ok(())
@@ -166,7 +166,7 @@ impl Dockerfile {
         &self.stages[self.target]
     }
 
-    /// What can change what is built: directives that matter and each instruction on one line, in order, without
+    /// Everything that can change the result: directives that matter and each instruction on one line, in order, without
     /// comments, blank lines and continuations. Goes into keys: a comment or a moved line changes nothing in it.
     pub fn meaning(&self) -> Vec<String> {
         self.directives().into_iter().chain(self.meaning.iter().cloned()).map(|(_, text)| text).collect()
@@ -194,7 +194,7 @@ impl Dockerfile {
         let ParseError { line, column, what, hint } = problem;
         let gutter = " ".repeat(line.to_string().len());
         let text = self.lines.get(line - 1).map_or("", |text| text.trim_end());
-        // Tabs stay, so that the caret stands under its column at any tab width.
+        // Tabs stay, so that the caret is under its column at any tab width.
         let indent: String = text.chars().take(column - 1).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
         let fault = Fault::usage(format!(
             "{}:{line}:{column}: {what}\n{gutter} |\n{line} | {text}\n{gutter} | {indent}^",

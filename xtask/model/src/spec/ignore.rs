@@ -32,10 +32,10 @@ struct IgnoreRule {
     negated: bool,
 }
 
-/// What the patterns say of one path, and what those below it need to know.
+/// Result of matching one path, with the state that paths below it need.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MatchState {
-    /// Whether a pattern matches, and no later one takes it back.
+    /// True if a pattern matches, and no later one takes it back.
     pub matched: bool,
     rules: Vec<bool>,
 }
@@ -72,7 +72,7 @@ impl Ignore {
             let rule = rule(&format!("{}{cleaned}", if negated { "!" } else { "" }));
             rules.push(rule.map_err(|why| {
                 Fault::usage(format!("{path}:{}:1: {why}\n  | {line}", index + 1))
-                    .hint("put `\\` before a character to take it as it is")
+                    .hint("escape a literal character with `\\`")
             })?);
         }
         Ok(Self { name: Some(path.to_owned()), rules })
@@ -120,17 +120,17 @@ impl Ignore {
         folder.unwrap_or_default()
     }
 
-    /// Whether BuildKit leaves this path out (as a folder it may still come along for something below it).
+    /// True if BuildKit leaves this path out (as a folder it may still come along for something below it).
     pub fn ignores(&self, path: &[u8]) -> bool {
         self.verdict(path).matched
     }
 
-    /// Whether something below an ignored folder could be taken back, so that it must be looked into.
+    /// True if something below an ignored folder could be taken back, so that it must be looked into.
     pub fn may_reinclude_below(&self, folder: &[u8]) -> bool {
         self.rules.iter().any(|rule| rule.negated && rule.pattern.may_match_below(folder))
     }
 
-    /// Whether something below a folder could match (for patterns that select).
+    /// True if something below a folder could match (for patterns that select).
     pub fn may_match_below(&self, folder: &[u8]) -> bool {
         self.rules.iter().any(|rule| !rule.negated && rule.pattern.may_match_below(folder))
     }
@@ -140,7 +140,7 @@ impl Ignore {
 fn rule(text: &str) -> Result<IgnoreRule, String> {
     let cleaned = clean(text.trim());
     match cleaned.strip_prefix('!') {
-        Some("") => Err("`!` takes nothing back".to_owned()),
+        Some("") => Err("`!` needs a pattern".to_owned()),
         Some(rest) => Ok(IgnoreRule { pattern: Pattern::new(rest)?, negated: true }),
         None => Ok(IgnoreRule { pattern: Pattern::new(&cleaned)?, negated: false }),
     }

@@ -1,4 +1,4 @@
-//! The lock: every distribution of the base, pinned with its hashes, and the requirements it satisfies to.
+//! The lock: every distribution of the base, pinned with its hashes, and the requirements it satisfies.
 //!
 //! The text is what `uv pip compile --universal --generate-hashes` prints, below a header of xtask's, so pip and uv install from it as it is.
 //! `xtask_host::tree::uv` resolves and writes it.
@@ -32,9 +32,9 @@ pub struct Lock {
     pub requirements: Digest,
     /// The Python versions it was resolved for, a specifier: `>=3.12`.
     pub python: String,
-    /// What resolved it: `uv 0.13.9`.
+    /// The resolver: `uv 0.13.9`.
     pub resolver: String,
-    /// What is pinned, sorted by name, version and marker.
+    /// Sorted by name, version and marker.
     pub packages: Vec<LockedPackage>,
     /// Distributions, or `:all:`, that may not be installed from wheels.
     pub no_binary: BTreeSet<String>,
@@ -59,7 +59,7 @@ pub struct LockedPackage {
     pub hashes: BTreeSet<String>,
 }
 
-/// What counts of a lock: what it makes a base install. Small enough for a label: hashes are there by their own digest.
+/// Canonical form of a lock. Small enough for a label: hashes are replaced by their digest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LockMeaning {
     /// [`SCHEMA`].
@@ -110,12 +110,12 @@ impl Lock {
     /// Reads a lock; `path` is only for messages.
     ///
     /// # Errors
-    /// A text that is no lock of ours: without its header, with a line that is no exact pin, with a pin without a hash.
+    /// Text without the header, a line that is not an exact pin, a pin without a hash.
     pub fn parse(path: &Path, text: &str) -> Result<Self, Fault> {
         let header = Header::parse(path, text)?;
         let mut first = Some(text.to_owned());
         let found = requirements::read(path, &mut |asked| first.take().ok_or_else(|| nested(path, asked)))
-            .map_err(|fault| fault.hint("write it anew: `cargo xtask lock`"))?;
+            .map_err(|fault| fault.hint("update it: `cargo xtask lock`"))?;
         let mut packages = Vec::new();
         for requirement in found.requirements() {
             packages.push(pinned(requirement).map_err(|why| bad_line(path, text, requirement.line, &why))?);
@@ -158,10 +158,10 @@ impl Header {
             let line = head.iter().position(|line| line.starts_with(&prefix));
             let missing = || {
                 Fault::usage(format!(
-                    "`{}` is not a lock of ours: it has no line `{prefix}…` at its head",
+                    "`{}` is not a lock of `cargo xtask lock`: it has no line `{prefix}…` at its head",
                     path.display()
                 ))
-                .hint("write it anew: `cargo xtask lock`")
+                .hint("update it: `cargo xtask lock`")
             };
             line.map(|index| (index + 1, head[index][prefix.len()..].trim().to_owned())).ok_or_else(missing)
         };
@@ -182,9 +182,13 @@ impl Header {
     }
 }
 
-/// A lock names no other file: what it pins stands in it.
+/// A lock does not include other files.
 fn nested(path: &Path, asked: &Path) -> Fault {
-    Fault::usage(format!("`{}` is not a lock of ours: it names the file `{}`", path.display(), asked.display()))
+    Fault::usage(format!(
+        "`{}` is not a lock of `cargo xtask lock`: it names the file `{}`",
+        path.display(),
+        asked.display()
+    ))
 }
 
 /// A lock says what to install, not where this machine gets it.
@@ -194,15 +198,15 @@ fn no_places(path: &Path, options: &Options) -> Result<(), Fault> {
     if others == Options::default() {
         return Ok(());
     }
-    Err(Fault::usage(format!("`{}` is not a lock of ours: it has options about indexes", path.display()))
-        .cause("only `--no-binary`, `--only-binary` and `--require-hashes` can stand in a lock")
-        .hint("write it anew: `cargo xtask lock`"))
+    Err(Fault::usage(format!("`{}` is not a lock of `cargo xtask lock`: it has options about indexes", path.display()))
+        .cause("only `--no-binary`, `--only-binary` and `--require-hashes` are allowed in a lock")
+        .hint("update it: `cargo xtask lock`"))
 }
 
 fn bad_line(path: &Path, text: &str, line: usize, why: &str) -> Fault {
     let shown = requirements::secret::redacted(lines::physical(text).get(line - 1).copied().unwrap_or_default());
     Fault::usage(format!("{}:{line}:1: {why}\n    {shown}\n    ^", path.display()))
-        .hint("write it anew: `cargo xtask lock`")
+        .hint("update it: `cargo xtask lock`")
 }
 
 fn pinned(requirement: &Requirement) -> Result<LockedPackage, String> {
@@ -231,7 +235,7 @@ fn python_bound(text: &str) -> Result<Specifier, String> {
     text.strip_prefix(">=").and_then(|version| Specifier::new(">=", version.trim()).ok()).ok_or_else(wrong)
 }
 
-/// Whether the lock satisfies to these requirements for this Python version (`3.12`).
+/// Checks that the lock satisfies these requirements for this Python version (`3.12`).
 ///
 /// # Errors
 /// Drift, naming what changed as far as the lock can tell.
@@ -246,14 +250,13 @@ pub fn check(requirements: &Requirements, python: &str, lock: &Lock) -> Result<(
     causes.extend(requirements.constraints().iter().filter_map(|wanted| unsatisfied(wanted, of(wanted), false)));
     causes.extend(hashes::unlisted(requirements, lock));
     if causes.is_empty() && requirements.fingerprint() != lock.requirements {
-        causes
-            .push("a requirement, constraint or option was added, removed or changed since it was written".to_owned());
+        causes.push("a requirement, constraint or option changed after it was written".to_owned());
     }
     causes.dedup();
     outdated(requirements, causes)
 }
 
-/// Whether the lock is whole for these Pythons (`3.12`) on these platforms: each has all that the requirements and the locked
+/// True if the lock is whole for these Pythons (`3.12`) on these platforms: each has all that the requirements and the locked
 /// packages require, in versions that fit, as far as the lock records it.
 ///
 /// # Errors
@@ -267,8 +270,8 @@ fn outdated(requirements: &Requirements, causes: Vec<String>) -> Result<(), Faul
     if causes.is_empty() {
         return Ok(());
     }
-    let source = requirements.files().first().map_or_else(String::new, |file| format!(" to `{}`", file.display()));
-    let fault = Fault::drift(format!("the lock no longer answers{source}")).hint("write it anew: `cargo xtask lock`");
+    let source = requirements.files().first().map_or_else(String::new, |file| format!(" with `{}`", file.display()));
+    let fault = Fault::drift(format!("the lock is out of date{source}")).hint("update it: `cargo xtask lock`");
     Err(causes.into_iter().fold(fault, Fault::cause))
 }
 
@@ -280,16 +283,16 @@ fn python_cause(python: &str, lock: &Lock) -> Vec<String> {
     }
 }
 
-/// Why no locked package satisfies to a requirement. With a marker one fitting version is enough, or none where it is for
+/// Why no locked package satisfies a requirement. With a marker one fitting version is enough, or none where it is for
 /// an environment that this lock does not serve.
 fn unsatisfied(wanted: &Requirement, locked: &[&LockedPackage], required: bool) -> Option<String> {
     let asks = wanted.meaning();
     if locked.is_empty() {
-        return (required && wanted.marker.is_none()).then(|| format!("`{asks}` is not in it"));
+        return (required && wanted.marker.is_none()).then(|| format!("`{asks}` is missing from it"));
     }
     let bad: Vec<&&LockedPackage> = locked.iter().filter(|package| !satisfies(&wanted.source, package)).collect();
     let wrong = if wanted.marker.is_some() { bad.len() == locked.len() } else { !bad.is_empty() };
-    wrong.then(|| format!("{} {} is locked, but `{asks}` is asked for", wanted.name, bad[0].version))
+    wrong.then(|| format!("{} {} is locked, but `{asks}` is required", wanted.name, bad[0].version))
 }
 
 fn satisfies(source: &RequirementSource, package: &LockedPackage) -> bool {

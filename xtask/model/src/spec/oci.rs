@@ -1,7 +1,7 @@
 //! The OCI image specification's documents, version 1.1, as types: descriptor, manifest, index, config.
 //!
 //! Pure. What these types do not name is kept as it came, so that a document read and written again loses nothing; a digest
-//! is always of the bytes as they are stored, never of a value written anew.
+//! is always of the bytes as they are stored, never of a value that was serialised again.
 
 use crate::spec::reference::{Digest, Platform};
 use serde::{Deserialize, Serialize};
@@ -17,7 +17,7 @@ pub mod media_type {
     pub const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
     pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 
-    /// Whether this names an index, in OCI's word or in Docker's.
+    /// True if this names an index, in OCI's word or in Docker's.
     pub fn is_index(name: &str) -> bool {
         matches!(name, INDEX | DOCKER_LIST)
     }
@@ -51,7 +51,7 @@ pub struct Descriptor {
 }
 
 impl Descriptor {
-    /// A descriptor of content with nothing beside the three required fields.
+    /// A descriptor with only the three required fields.
     pub fn new(media_type: impl Into<String>, digest: Digest, size: u64) -> Self {
         Self {
             media_type: media_type.into(),
@@ -148,7 +148,7 @@ pub struct Index {
     /// [`media_type::INDEX`] or Docker's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub media_type: Option<String>,
-    /// What it lists, in the order in which a client looks.
+    /// In the order in which a client looks.
     pub manifests: Vec<Descriptor>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,

@@ -161,7 +161,7 @@ impl Repository {
         &self.path
     }
 
-    /// Whether the registry is on this machine's loopback, where plain HTTP is the rule.
+    /// True if the registry is on this machine's loopback, where plain HTTP is the rule.
     pub fn is_loopback(&self) -> bool {
         let host = match self.registry.rsplit_once(':') {
             Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
@@ -192,7 +192,7 @@ impl FromStr for Repository {
         let (registry, path) = match text.split_once('/') {
             Some((first, rest)) if first.contains(['.', ':']) || first == "localhost" => (first, rest.to_owned()),
             _ if is_image_id(text) => {
-                return Err(Malformed(format!("`{text}` is an image's identifier, not the name of a repository")));
+                return Err(Malformed(format!("`{text}` is an image ID, not a repository name")));
             }
             _ => (DOCKER_HUB, text.to_owned()),
         };
@@ -354,7 +354,7 @@ impl FromStr for Platform {
                     v.strip_prefix('v').is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
                 });
                 if !variant_good {
-                    return Err(Malformed(format!("`{text}` has no variant of the form `v8`")));
+                    return Err(Malformed(format!("`{text}` has an invalid variant: expected a form like `v8`")));
                 }
                 // `linux/arm64/v8` is how some tools spell `linux/arm64`.
                 let variant = variant.filter(|v| !(architecture == "arm64" && *v == "v8"));
@@ -455,7 +455,7 @@ mod tests {
         for part in ["a", "0", "a.b", "a_b", "a__b", "a-b", "a---b", "a.b_c__d--e", "1.2.3"] {
             assert!(is_path_part(part), "{part}");
         }
-        refused(&"0".repeat(64), "an image's identifier");
+        refused(&"0".repeat(64), "an image ID");
         refused(&format!("ghcr.io/{}", "a".repeat(256)), "longer than the 255");
         reference(&format!("ghcr.io/{}", "a".repeat(255)), &format!("ghcr.io/{}", "a".repeat(255)));
     }

@@ -64,7 +64,7 @@ pub struct Requirements {
     files: Vec<PathBuf>,
 }
 
-/// What counts: the same for two sets of files that ask for the same, however they are written.
+/// Canonical form: equal for two sets of files with the same requirements, however they are written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RequirementsMeaning {
     /// [`SCHEMA`].
@@ -228,7 +228,7 @@ impl FileReader<'_> {
         if let Some(at) = line.continues_comment {
             return Ok(Err(LineError::new(
                 at,
-                "a comment that ends in a backslash takes the next line with it: remove the backslash",
+                "a comment that ends in a backslash continues on the next line: remove the backslash",
             )));
         }
         let blank = line.text.len() - line.text.trim_start().len();
@@ -261,7 +261,7 @@ impl FileReader<'_> {
                     }
                 }
                 "--editable" => {
-                    return bad("an editable install is a path of this machine and cannot be part of a locked build");
+                    return bad("an editable install is a local path and cannot be part of a locked build");
                 }
                 "--hash" => return bad("expected a requirement before `--hash`"),
                 _ if self.found.options.take(option) => {
@@ -281,14 +281,16 @@ impl FileReader<'_> {
     fn nested(&mut self, path: &Path, option: &options::WrittenOption) -> Result<Result<(), LineError>, Fault> {
         let bad = |why: String| Ok(Err(LineError::new(option.value_at, why)));
         if option.value.contains("://") {
-            return bad("a file from the network can change behind a lock: keep it in the repository".to_owned());
+            return bad(
+                "a file from the network can change after the lock is written: keep it in the repository".to_owned()
+            );
         }
         if option.value.contains("${") {
             return bad("the name of a file cannot come from the environment: write it here".to_owned());
         }
         let inner = lexical(&path.parent().unwrap_or(Path::new("")).join(&option.value));
         if !inner.components().all(|part| matches!(part, Component::Normal(_))) || inner.as_os_str().is_empty() {
-            return bad("this is outside of the repository: a lock reads files of the repository only".to_owned());
+            return bad("this path is outside of the repository: a lock only reads files in the repository".to_owned());
         }
         self.used.named += 1;
         if self.used.named > MAX_NAMED {
@@ -319,13 +321,10 @@ fn entry(path: &Path, line: &Line, constraint: bool) -> Result<Requirement, Line
                 requirement.hashes.insert(hash);
             }
             "--global-option" | "--config-settings" => {
-                let why = format!(
-                    "`{}` is for building on this machine; a locked build takes no build settings",
-                    option.name
-                );
+                let why = format!("`{}` is a build setting, and a locked build takes none", option.name);
                 return Err(LineError::new(split + option.at, why));
             }
-            other => return Err(LineError::new(split + option.at, format!("`{other}` stands on a line of its own"))),
+            other => return Err(LineError::new(split + option.at, format!("`{other}` must be on its own line"))),
         }
     }
     if constraint && !requirement.extras.is_empty() {

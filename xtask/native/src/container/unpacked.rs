@@ -332,8 +332,7 @@ fn not_for_us(name: &str) -> Fault {
 }
 
 fn lost(repository: &Repository, descriptor: &Descriptor) -> Fault {
-    Fault::network(format!("blob `{}` is not in `{repository}`", descriptor.digest))
-        .hint("the registry lost it: build again with `--force`")
+    Fault::network(format!("blob `{}` is not in `{repository}`", descriptor.digest)).hint("rebuild it: `--force`")
 }
 
 fn cannot_write(path: &Path, error: &std::io::Error) -> Fault {

@@ -198,7 +198,7 @@ fn host_python(oldest: &str) -> Result<HostPython, Fault> {
         first.get_or_insert(found);
     }
     first.ok_or_else(|| {
-        Fault::missing("`python3` is not on the PATH")
+        Fault::missing("`python3` is not on `PATH`")
             .needed_by("the tests of the Python worker")
             .hint("install it: `apt-get install python3 python3-venv`")
     })

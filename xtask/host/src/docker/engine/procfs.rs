@@ -1,4 +1,4 @@
-//! What runs and what is mounted, read from `/proc`, and ending it: only ever what runs from, or lies in, the engine's own folder.
+//! Processes and mounts from `/proc`, and ending them: only those that run from, or are in, the engine's own folder.
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
@@ -45,7 +45,7 @@ impl Process {
         if self.ends_within(Duration::from_secs(10)) {
             return Ok(());
         }
-        Err(Fault::build(format!("cannot end process {}", self.pid)).cause("it is still there 10 s after SIGKILL"))
+        Err(Fault::build(format!("cannot end process {}", self.pid)).cause("it is still running 10 s after SIGKILL"))
     }
 
     fn ends_within(&self, timeout: Duration) -> bool {
@@ -60,7 +60,7 @@ impl Process {
     }
 }
 
-/// State and start time. The name before them stands in parentheses and may hold anything, parentheses too.
+/// State and start time. The name before them is in parentheses and may contain anything, even parentheses.
 fn parse_stat(stat: &str) -> Option<(char, u64)> {
     let (_, rest) = stat.rsplit_once(") ")?;
     let mut fields = rest.split(' ');
@@ -116,7 +116,7 @@ fn upper_folder(options: &[u8]) -> Option<PathBuf> {
     Some(unescape(option))
 }
 
-/// Mount points beneath `folder`, innermost first.
+/// Mount points below `folder`, innermost first.
 pub(super) fn mounts_under(folder: &Path) -> Vec<PathBuf> {
     let info = fs::read("/proc/self/mountinfo").unwrap_or_default();
     mount_points(&info).into_iter().rev().filter(|point| point.starts_with(folder)).collect()
@@ -147,7 +147,7 @@ fn unescape(field: &[u8]) -> PathBuf {
     PathBuf::from(std::ffi::OsString::from_vec(bytes))
 }
 
-/// Unmounts all beneath `folder`, not the folder itself, which may be a volume of whoever runs us. What is busy is detached
+/// Unmounts everything below `folder`, not the folder itself, which may be a volume of the caller. A busy mount is detached
 /// and goes with its last user.
 pub fn unmount_under(folder: &Path) -> Result<(), Fault> {
     for point in mounts_under(folder).iter().filter(|point| *point != folder) {
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_mounted_on_a_folder_stays_and_what_is_beneath_goes() {
+    fn a_mount_on_the_folder_stays_and_those_below_go() {
         let folder = tempfile::tempdir().unwrap();
         let [data, inner] = ["da ta", "da ta/in ner"].map(|name| folder.path().canonicalize().unwrap().join(name));
         for point in [&data, &inner] {

@@ -1,4 +1,4 @@
-//! Where an engine's parts lie and what its programs are told: folders and configuration texts.
+//! Folders and configuration files of an engine.
 //!
 //! Pure but for the folders given: starts nothing, reads nothing.
 
@@ -88,7 +88,7 @@ impl EnginePaths {
         format!("{config:#}\n")
     }
 
-    /// The registry's configuration: JSON, which is YAML too, so that any path can stand in it.
+    /// The registry's configuration: JSON, which is YAML too, so that it can contain any path.
     pub(super) fn registry(&self, address: &str) -> String {
         let config = json!({
             "version": "0.1",
@@ -103,7 +103,7 @@ impl EnginePaths {
     }
 }
 
-/// `engine`, or `engine-NAME` for an engine beside it.
+/// `engine`, or `engine-NAME` for an additional engine.
 pub(super) fn folder_name(name: Option<&str>) -> Option<String> {
     match name {
         None => Some("engine".to_owned()),
@@ -114,7 +114,7 @@ pub(super) fn folder_name(name: Option<&str>) -> Option<String> {
     }
 }
 
-/// Whether every socket of an engine fits beneath `run`; the longest are named by libnetwork and by containerd.
+/// True if every socket path of an engine below `run` is short enough; the longest are named by libnetwork and by containerd.
 pub(super) fn sockets_fit(run: &Path) -> bool {
     ["containerd.sock.ttrpc", "docker/libnetwork/0123456789ab.sock"]
         .iter()

@@ -45,7 +45,7 @@ pub(super) fn up(root: &Path, folder: &Path, options: &EngineOptions) -> Result<
         return Ok(StartOutcome::Already(state.clone()));
     }
     if known.as_ref().is_some_and(|state| !state.processes.is_empty()) {
-        terminal::step("healing", "the engine was not stopped; clearing what is left of it");
+        terminal::step("repairing", "the engine was not stopped; removing its leftovers");
     }
     let stale = [if daemon { &[][..] } else { &ENGINE[..] }, if registry_up { &[] } else { &REGISTRY[..] }].concat();
     stop(&paths, &stale)?;
@@ -124,12 +124,12 @@ fn install(root: &Path, paths: &EnginePaths, registry_only: bool) -> Result<Vec<
     let cache = debian::cache(&root.join("target"));
     let mut names = if registry_only { REGISTRY.to_vec() } else { PACKAGES.to_vec() };
     if registry_only {
-        terminal::step("registry", &format!("taking it from Debian {suite}"));
+        terminal::step("registry", &format!("using Debian {suite}"));
     } else {
         if suite == runc_suite {
             names.push("runc");
         }
-        terminal::step("engine", &format!("taking Docker from Debian {suite}, runc from {runc_suite}"));
+        terminal::step("engine", &format!("using Docker from Debian {suite} and runc from {runc_suite}"));
     }
     let mut packages = Archive::open(&cache, suite)?.fetch(&names)?;
     if suite != runc_suite && !registry_only {
@@ -198,10 +198,10 @@ fn registry_port(known: Option<&State>, options: &EngineOptions) -> Result<Strin
     listener
         .map_or_else(|| free(&address(0)), Ok)
         .map(|bound| bound.to_string())
-        .map_err(|error| Fault::missing("no port on 127.0.0.1 is free for a registry").cause(error))
+        .map_err(|error| Fault::missing("no free port on 127.0.0.1 for a registry").cause(error))
 }
 
-/// Whether the registry's process is there: what answers at its address may be another's.
+/// True if the registry's process is there: what answers at its address may be another's.
 pub(super) fn registry_runs(state: &State) -> bool {
     state.processes.get("docker-registry").is_some_and(Process::runs)
 }
@@ -212,7 +212,7 @@ fn spawn(paths: &EnginePaths, state: &mut State, program: &str, args: &[PathBuf]
     let _ = fs::rename(&log, log.with_extension("log.old"));
     let path = paths.path(&std::env::var("PATH").unwrap_or_default());
     let call = Command::new(paths.program(program)).args(args).env("PATH", path).current_dir(&paths.folder);
-    // Containerd mounts what it unpacks beneath it: after a crash that must be found in our folder.
+    // containerd mounts what it unpacks below it: after a crash the mounts must be in the engine's folder.
     let call = call.env("TMPDIR", paths.run.join("tmp"));
     // These would make the daemons of another engine's configuration ours.
     let call =
@@ -234,9 +234,9 @@ fn wait(paths: &EnginePaths, state: &State, program: &str, ready: impl Fn() -> b
             return Ok(());
         }
         let why = if !runs {
-            "it ended"
+            "it exited"
         } else if Instant::now() > limit {
-            "it does not answer"
+            "it does not respond"
         } else {
             std::thread::sleep(Duration::from_millis(30));
             continue;
@@ -256,10 +256,10 @@ fn not_ready(log: &Path, program: &str, why: &str) -> Fault {
     } else {
         fault
     };
-    fault.hint(format!("the whole log is `{}`", log.display()))
+    fault.hint(format!("read the log: `{}`", log.display()))
 }
 
-/// Whether dockerd answers and its containerd is there: without it dockerd still answers, and can do nothing.
+/// True if dockerd answers and its containerd is there: without it dockerd still answers, and can do nothing.
 pub(super) fn daemon_is_whole(state: &State) -> bool {
     state.processes.get("containerd").is_some_and(Process::runs) && daemon_answers(&state.paths())
 }
@@ -318,7 +318,7 @@ mod tests {
         let log = folder.path().join("x.log");
         let text: String = (0..20).map(|n| format!("line {n}\n")).collect();
         fs::write(&log, text + "listen tcp 127.0.0.1:5000: bind: address already in use\n").unwrap();
-        let fault = not_ready(&log, "docker-registry", "it ended");
+        let fault = not_ready(&log, "docker-registry", "it exited");
         assert!(fault.causes[0].starts_with("line 13\n"), "{fault}");
         assert!(fault.hints[0].contains("--registry-port"), "{fault}");
     }

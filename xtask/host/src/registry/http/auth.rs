@@ -1,4 +1,4 @@
-//! What stands in `Authorization`: nothing, a password, or a token per set of scopes (distribution's token specification).
+//! The `Authorization` header: none, a password, or a token per set of scopes (distribution's token specification).
 //!
 //! A credential goes only to the registry itself and to the realm that its own challenge names, over HTTPS or to
 //! loopback ([`Transport::permit`] holds this). Nothing here is logged.
@@ -19,10 +19,10 @@ use std::time::{Duration, Instant};
 use ureq::http::Method;
 use xtask_model::fault::Fault;
 
-/// What a request needs: `repository:acme/app:pull,push`.
+/// Scopes of a request: `repository:acme/app:pull,push`.
 pub(in crate::registry) type Scopes = BTreeSet<String>;
 
-/// What is known of every registry that has been spoken to.
+/// Authentication state of every contacted registry.
 #[derive(Default)]
 pub(in crate::registry) struct Auth {
     registries: Mutex<BTreeMap<String, Arc<Mutex<RegistryAuth>>>>,
@@ -50,7 +50,6 @@ struct TokenAnswer {
     expires_in: Option<u64>,
 }
 
-/// What authentication is done with.
 pub(in crate::registry) struct AuthContext<'a> {
     pub(in crate::registry) transport: &'a Transport,
     pub(in crate::registry) credentials: &'a Credentials,
@@ -116,7 +115,7 @@ impl Auth {
     }
 }
 
-/// Who gives tokens, and for whom.
+/// Token server and the service for which it issues tokens.
 struct Server {
     realm: String,
     service: Option<String>,
@@ -148,7 +147,7 @@ impl RegistryAuth {
     }
 }
 
-/// Asks the token server, as often as retry allows.
+/// Asks the token server, with retries.
 fn fetch(
     context: &AuthContext<'_>,
     endpoint: &Endpoint,
@@ -157,9 +156,10 @@ fn fetch(
     credential: &Credential,
 ) -> Result<Token, Fault> {
     let what = format!("cannot get a token for `{}`", endpoint.name);
-    let realm = endpoint.base.join(&server.realm).ok_or_else(|| {
-        Fault::network(&what).cause("its challenge names a realm that is not an http or https address")
-    })?;
+    let realm = endpoint
+        .base
+        .join(&server.realm)
+        .ok_or_else(|| Fault::network(&what).cause("its challenge has a realm that is not an http or https URL"))?;
     let mut retry = Retry::new(context.options);
     loop {
         process::interrupted()?;
@@ -217,7 +217,7 @@ fn read(body: &[u8], asked: Instant) -> Result<Token, &'static str> {
     let token = answer.token.or(answer.access_token).filter(|token| !token.is_empty());
     let token = token.ok_or("the token server's answer has no token")?;
     if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err("the token server's token cannot stand in a header");
+        return Err("the token has characters that a header cannot have");
     }
     // The specification's default is 60 s; a day is long enough for any build.
     let life = Duration::from_secs(answer.expires_in.filter(|seconds| *seconds > 0).unwrap_or(60).min(86_400));
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_without_a_usable_token_is_no_token() {
+    fn an_answer_without_a_usable_token_is_refused() {
         for body in ["{}", "{\"token\": \"\"}", "<html>", "{\"token\": \"a\\r\\nb\"}"] {
             assert!(read(body.as_bytes(), Instant::now()).is_err(), "{body}");
         }

@@ -1,10 +1,10 @@
-//! What a `WWW-Authenticate` header asks for (RFC 9110 section 11.6.1; the token specification of distribution).
+//! Challenges of a `WWW-Authenticate` header (RFC 9110 section 11.6.1; the token specification of distribution).
 //!
 //! Pure. Schemes that are not known are passed over.
 
 use std::collections::BTreeMap;
 
-/// How a registry wants to be asked.
+/// Authentication that a registry requires.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::registry) enum Challenge {
     /// A token of the server at `realm`, for `service`; `scope` is what this one request would have needed.

@@ -30,7 +30,7 @@ impl Deadline {
         Self { began: Instant::now(), base, speed, bytes: 0, expected: 0, idle: options.idle_timeout }
     }
 
-    /// The deadline of a download of at most so many bytes. It grows with those that came.
+    /// The deadline of a download of at most `most` bytes. It grows with the received bytes.
     pub(in crate::registry) fn of_download(options: &ClientOptions, most: u64) -> Self {
         Self { expected: most, ..Self::new(options) }
     }
@@ -52,7 +52,7 @@ impl Deadline {
         self.began += pause;
     }
 
-    /// The time for so many bytes.
+    /// Time allowed for a number of bytes.
     fn allowed(&self, bytes: u64) -> Duration {
         self.base.saturating_add(Duration::from_secs(bytes / self.speed))
     }
@@ -63,7 +63,7 @@ impl Deadline {
         allowed.saturating_sub(self.began.elapsed()).clamp(Duration::from_millis(1), LONGEST)
     }
 
-    /// Whether it is over for the bytes that have moved.
+    /// True if it is over for the bytes that have moved.
     pub(in crate::registry) fn is_over(&self) -> bool {
         self.began.elapsed() >= self.allowed(self.bytes)
     }
@@ -76,7 +76,7 @@ impl Deadline {
     /// Both limits, as messages say them: `limit: 60 s, and 1 s more for each 10.0 kB of 4.2 MB`.
     pub(in crate::registry) fn limits(&self) -> String {
         let (base, speed) = (quantity::seconds(self.base), quantity::bytes(self.speed));
-        format!("the limit is {base}, and 1 s more for each {speed} of {}", quantity::bytes(self.bytes))
+        format!("limit: {base}, plus 1 s for each {speed} of {}", quantity::bytes(self.bytes))
     }
 
     /// Begins to measure a speed.

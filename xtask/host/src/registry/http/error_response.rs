@@ -1,4 +1,4 @@
-//! What an answer that is no success means: absent, refused, or not understood.
+//! Meaning of an error response: absent, refused, or not understood.
 //!
 //! Absent is said only by a registry's own error or by a 404 of something that has proved to be a registry.
 
@@ -56,7 +56,7 @@ impl ErrorResponse {
         }
     }
 
-    /// Whether the registry itself says that there is no such thing; `None` where a 404 does not say who speaks.
+    /// True if the registry itself says that there is no such thing; `None` where a 404 does not say who speaks.
     pub(in crate::registry) fn absent(&self) -> Option<bool> {
         const ABSENT: [&str; 4] = ["MANIFEST_UNKNOWN", "NAME_UNKNOWN", "BLOB_UNKNOWN", "NOT_FOUND"];
         match self.status {
@@ -80,7 +80,7 @@ pub(in crate::registry) fn create_hint(fault: Fault, repository: &Repository) ->
     fault.hint(create(repository.registry(), repository.path()))
 }
 
-/// How a repository is created.
+/// Command that creates a repository.
 fn create(registry: &str, path: &str) -> String {
     let labels: Vec<&str> = registry.split('.').collect();
     let command = match labels.as_slice() {
@@ -123,12 +123,14 @@ pub(in crate::registry) fn refused(what: &str, reply: HttpResponse) -> Fault {
 pub(in crate::registry) fn login_hint(fault: Fault, registry: &str, anonymous: bool) -> Fault {
     let login = if registry == "docker.io" { "docker login".to_owned() } else { format!("docker login {registry}") };
     let fault = if anonymous {
-        fault.hint(format!("nobody is logged in there: `{login}`"))
+        fault.hint(format!("not logged in: `{login}`"))
     } else {
-        fault.hint(format!("the account may lack the right, or its password may have expired: `{login}`"))
+        fault.hint(format!("the account may lack the permission, or its password may have expired: `{login}`"))
     };
-    // ghcr.io and docker.io hide what is not there behind the same answer.
-    fault.hint("a repository that does not exist is answered like this too: check its name, or create it by pushing")
+    // ghcr.io and docker.io give the same answer for a missing repository.
+    fault.hint(
+        "registries give the same answer for a repository that does not exist: check its name, or create it by pushing",
+    )
 }
 
 #[cfg(test)]

@@ -112,7 +112,7 @@ impl Client {
         }
     }
 
-    /// Sends a request until there is an answer worth reading and `finish` has read it whole, within `retry`.
+    /// Sends a request until there is an answer worth reading and `finish` has read it whole.
     pub(in crate::registry) fn send<T>(
         &self,
         endpoint: &Endpoint,
@@ -122,7 +122,7 @@ impl Client {
         self.send_within(endpoint, ask, &mut Retry::new(&self.options), finish)
     }
 
-    /// The same as a part of a longer operation.
+    /// As [`Self::send`], as a part of a longer operation.
     pub(in crate::registry) fn send_within<T>(
         &self,
         endpoint: &Endpoint,
@@ -166,7 +166,7 @@ impl Client {
         let tries = retry.failed();
         Err(match after {
             Some(asked) if tries < self.options.tries => {
-                fault.cause(format!("it asks for {} s of retry, which is more than is left", asked.as_secs()))
+                fault.cause(format!("it asks to wait {} s, longer than the time left for retries", asked.as_secs()))
             }
             _ if tries > 1 => fault.cause(format!("gave up after {tries} tries")),
             _ => fault,
@@ -185,7 +185,7 @@ impl Client {
         })
     }
 
-    /// What a refusal context: absent, or a fault.
+    /// Interprets an error response: absent, or a fault.
     pub(in crate::registry) fn absent<T>(
         &self,
         endpoint: &Endpoint,
@@ -210,7 +210,7 @@ impl Client {
     pub(in crate::registry) fn refused(&self, endpoint: &Endpoint, what: &str, refusal: &ErrorResponse) -> Fault {
         let fault = refusal.fault(what);
         if refusal.status == 429 {
-            return fault.hint("the registry limits how often it is asked: log in there, or run this again later");
+            return fault.hint("the registry limits requests: log in, or run this again later");
         }
         if !matches!(refusal.status, 401 | 403) {
             return fault;
@@ -253,7 +253,7 @@ impl Client {
     }
 }
 
-/// Where a redirect leads; from HTTPS never back to plain HTTP.
+/// Target of a redirect; never from HTTPS to plain HTTP.
 fn redirected(reply: &HttpResponse, count: usize) -> Result<Url, ExchangeError> {
     let from = &reply.url;
     if count > REDIRECTS {
@@ -261,7 +261,7 @@ fn redirected(reply: &HttpResponse, count: usize) -> Result<Url, ExchangeError> 
     }
     let target = reply.location().ok_or_else(|| ExchangeError::lasting(format!("`{from}` redirects to no address")))?;
     if from.is_https() && !target.is_https() {
-        return Err(ExchangeError::lasting(format!("`{from}` redirects to `{target}`, which is not encrypted")));
+        return Err(ExchangeError::lasting(format!("`{from}` redirects to `{target}`, which is unencrypted")));
     }
     Ok(target)
 }

@@ -46,7 +46,7 @@ impl Proxies {
     }
 }
 
-/// Whether an entry of `NO_PROXY` covers the address: `*`, a host and what is beneath it, an address, a CIDR block;
+/// True if an entry of `NO_PROXY` covers the address: `*`, a host and its subdomains, an address, a CIDR block;
 /// each but the block with a port where one is written.
 fn exempts(entry: &str, url: &Url) -> bool {
     if entry.is_empty() || entry == "*" {

@@ -1,4 +1,4 @@
-//! How long and how often something is tried again: exponential back-off with full jitter, and `Retry-After`.
+//! Retries: exponential back-off with full jitter, and `Retry-After`.
 //!
 //! It decides and sleeps; it sends nothing. Ctrl-C ends a pause within a tenth of a second.
 
@@ -13,7 +13,7 @@ use xtask_model::time::Timestamp;
 /// No single pause is longer, whatever a registry asks for.
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// What is left of the tries and of the time for pauses of one operation.
+/// Remaining tries and pauses of one operation.
 pub(in crate::registry) struct Retry {
     first: Duration,
     limit: u32,
@@ -34,17 +34,17 @@ impl Retry {
         Self { first: options.backoff, limit: options.tries.max(1), made: 0, left: options.retry_budget, deadline }
     }
 
-    /// How many tries have failed in a row.
+    /// Number of tries that failed in a row.
     pub(in crate::registry) fn failed(&self) -> u32 {
         self.made
     }
 
-    /// Something moved: the tries count from one again, while the time goes on running out.
+    /// Resets the number of tries after progress; the time budget is not reset.
     pub(in crate::registry) fn progress(&mut self) {
         self.made = 0;
     }
 
-    /// Waits before the next try; false when there shall be none.
+    /// Waits before the next try; `false` if there must not be one.
     pub(in crate::registry) fn pause(&mut self, retry_after: Option<Duration>) -> Result<bool, Fault> {
         process::interrupted()?;
         self.made += 1;

@@ -44,7 +44,7 @@ impl BlobSource for Vec<u8> {
     }
 }
 
-/// What is sent with a request; its length is always said.
+/// Body of a request; its length is always sent.
 #[derive(Clone, Copy)]
 pub(in crate::registry) enum Payload<'a> {
     /// Nothing: GET, HEAD, DELETE.
@@ -55,7 +55,7 @@ pub(in crate::registry) enum Payload<'a> {
     Part { source: &'a dyn BlobSource, from: u64, length: u64 },
 }
 
-/// A request as it goes on the wire.
+/// An HTTP request as it is sent.
 pub(in crate::registry) struct HttpRequest<'a> {
     pub(in crate::registry) method: Method,
     pub(in crate::registry) url: &'a Url,
@@ -68,9 +68,8 @@ pub(in crate::registry) struct HttpRequest<'a> {
 pub(in crate::registry) struct ExchangeError {
     /// In words, with the address.
     pub(in crate::registry) cause: String,
-    /// Whether another try may do better.
+    /// True if another try may do better.
     pub(in crate::registry) again: bool,
-    /// What a person can do.
     pub(in crate::registry) hint: Option<String>,
     /// The network does not lead there.
     pub(in crate::registry) unreachable: bool,
@@ -79,12 +78,12 @@ pub(in crate::registry) struct ExchangeError {
 }
 
 impl ExchangeError {
-    /// What another try would not mend.
+    /// An error that a retry cannot fix.
     pub(in crate::registry) fn lasting(cause: impl Into<String>) -> Self {
         Self { again: false, ..Self::passing(cause) }
     }
 
-    /// What another try may mend.
+    /// An error that a retry may fix.
     pub(in crate::registry) fn passing(cause: impl Into<String>) -> Self {
         Self { cause: cause.into(), again: true, hint: None, unreachable: false, slow: false }
     }
@@ -256,7 +255,9 @@ fn send(agent: &Agent, outgoing: &HttpRequest<'_>, deadline: &Deadline) -> Resul
         request = request.header(*name, value);
     }
     let malformed = |_| {
-        ExchangeError::lasting(format!("`{url}` cannot be asked: its address or a header has a forbidden character"))
+        ExchangeError::lasting(format!(
+            "`{url}` cannot be requested: its address or a header has a forbidden character"
+        ))
     };
     match outgoing.payload {
         Payload::None => {
@@ -344,7 +345,7 @@ fn limited<S: ureq::AsSendBody>(agent: &Agent, request: Request<S>, deadline: &D
     configured.timeout_per_read(Some(deadline.idle())).timeout_per_write(Some(deadline.idle())).build()
 }
 
-/// Exactly so many bytes of a reader. One that ends early is an error: ureq would ask it for more for ever.
+/// Reads exactly `left` bytes. An early end is an error: ureq would otherwise read forever.
 struct ExactReader<'a> {
     reader: Box<dyn Read + 'a>,
     left: u64,
@@ -415,7 +416,7 @@ fn explain(url: &Url, deadline: &Deadline, error: ureq::Error) -> ExchangeError 
             unreachable(format!("the proxy cannot reach it ({why})"))
         }
         Error::ConnectProxyFailed(why) => ExchangeError::lasting(format!("`{url}`: the proxy refuses ({why})"))
-            .hint("`NO_PROXY` names the hosts that are reached without the proxy"),
+            .hint("list hosts to reach without the proxy in `NO_PROXY`"),
         Error::Rustls(error) => certificate(url, &error.to_string()),
         Error::Tls(error) => certificate(url, error),
         // rustls hands its own errors through as invalid data.
@@ -427,7 +428,7 @@ fn explain(url: &Url, deadline: &Deadline, error: ureq::Error) -> ExchangeError 
     }
 }
 
-/// Whether a connection did not come to be. A name that is not found has no kind of its own in std.
+/// True if a connection did not come to be. A name that is not found has no kind of its own in std.
 fn is_unreachable(error: &io::Error) -> bool {
     use io::ErrorKind as Kind;
     matches!(
@@ -438,15 +439,15 @@ fn is_unreachable(error: &io::Error) -> bool {
 
 /// The end of an operation that has used up its time.
 pub(in crate::registry) fn late(url: &Url, deadline: &Deadline) -> ExchangeError {
-    ExchangeError::lasting(format!("`{url}`: timed out, for the operation is not done in time: {}", deadline.limits()))
+    ExchangeError::lasting(format!("`{url}`: timed out: the operation takes too long: {}", deadline.limits()))
 }
 
-/// The end of a transfer that does not get on.
+/// The end of a transfer that stalls.
 pub(in crate::registry) fn too_slow(url: &Url, deadline: &Deadline, why: &str) -> ExchangeError {
     ExchangeError { slow: true, ..ExchangeError::passing(format!("`{url}`: {why} ({})", deadline.limits())) }
 }
 
-/// How a registry that speaks plain HTTP is allowed.
+/// Hint for a registry that speaks plain HTTP.
 fn insecure(host: &str) -> String {
     format!("list it in `images.toml`: `[project] insecure-registries = [\"{host}\"]`")
 }
@@ -455,9 +456,9 @@ fn insecure(host: &str) -> String {
 fn certificate(url: &Url, why: &str) -> ExchangeError {
     let broken = ExchangeError::lasting(format!("`{url}`: TLS failed: {why}"));
     if !why.contains("InvalidContentType") {
-        return broken.hint("a certificate authority of your own is read from `SSL_CERT_FILE`");
+        return broken.hint("name your own certificate authority in `SSL_CERT_FILE`");
     }
-    let cause = format!("`{url}`: the other side does not speak TLS; it may speak plain HTTP ({why})");
+    let cause = format!("`{url}`: the server does not speak TLS; it may speak plain HTTP ({why})");
     ExchangeError { cause, ..broken }
-        .hint(format!("if it is a registry that is meant to be asked in plain HTTP, {}", insecure(url.authority())))
+        .hint(format!("if the registry is meant to use plain HTTP, {}", insecure(url.authority())))
 }

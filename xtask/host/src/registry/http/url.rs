@@ -1,6 +1,6 @@
 //! Absolute http and https addresses: parsing, joining a `Location`, comparing origins.
 //!
-//! Pure. An address with a user name in it is refused, so that no secret can stand in one that is shown.
+//! Pure. An address with a user name in it is refused, so that a printed URL has no secret.
 
 use std::fmt;
 
@@ -81,7 +81,7 @@ impl Url {
         format!("{}://{}{}", if self.https { "https" } else { "http" }, self.authority, self.target)
     }
 
-    /// Whether the connection is encrypted.
+    /// True if the connection is encrypted.
     pub(in crate::registry) fn is_https(&self) -> bool {
         self.https
     }
@@ -101,12 +101,12 @@ impl Url {
         split_port(&self.authority).1.unwrap_or(if self.https { 443 } else { 80 })
     }
 
-    /// Whether both have the same scheme, host and port: the only place a credential may follow to.
+    /// True if both have the same scheme, host and port: the only place a credential may follow to.
     pub(in crate::registry) fn same_origin(&self, other: &Self) -> bool {
         self.https == other.https && self.authority == other.authority
     }
 
-    /// Whether it leads to this machine only.
+    /// True if it leads to this machine only.
     pub(in crate::registry) fn is_loopback(&self) -> bool {
         is_loopback(self.host())
     }
@@ -130,7 +130,7 @@ pub(in crate::registry) fn split_port(authority: &str) -> (&str, Option<u16>) {
     }
 }
 
-/// Whether a host without brackets is this machine's loopback.
+/// True if a host without brackets is this machine's loopback.
 pub(in crate::registry) fn is_loopback(host: &str) -> bool {
     host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }

@@ -1,4 +1,4 @@
-//! Whether an image is whole: each manifest that its index lists, and the configuration and layers of each.
+//! True if an image is whole: each manifest that its index lists, and the configuration and layers of each.
 //!
 //! Clean-ups delete manifests without tags, and storage loses blobs; an index stays where it is in both cases. Asks only.
 

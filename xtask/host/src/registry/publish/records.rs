@@ -17,7 +17,7 @@ const DIGEST: &str = "dev.xtask.tag.digest";
 const COMMIT: &str = "dev.xtask.tag.commit";
 const ROLLED_BACK: &str = "dev.xtask.tag.rolled-back";
 
-/// Whether a tag is that of a record.
+/// True if a tag is that of a record.
 pub fn is(tag: &Tag) -> bool {
     tag.as_str().starts_with(tags::RECORD_PREFIX)
 }

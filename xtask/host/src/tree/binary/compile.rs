@@ -106,7 +106,7 @@ fn note(root: &Path, binary: &Binary, platform: &Platform) -> PathBuf {
     root.join("target/images").join(format!("{}-{}.staged.json", binary.name, platform.dashed()))
 }
 
-/// What is remembered of a staged binary, so that cargo need not be asked whether it is the right one.
+/// Record of a staged binary, which saves a call of cargo.
 #[derive(Serialize, Deserialize)]
 struct StagedBinary {
     recipe: BinaryKey,
@@ -125,7 +125,7 @@ impl StagedBinary {
         Some(Self { recipe: recipe.clone(), size, modified })
     }
 
-    /// Whether the file is the one that the note was written about.
+    /// True if the file is the one that the note was written about.
     fn is_still(&self, staged: &Path) -> bool {
         Self::seen(staged) == Some((self.size, self.modified))
     }
@@ -146,12 +146,12 @@ fn check_embedded(root: &Path, executable: &Path, binary: &Binary, copied: &BTre
     match embedded {
         None => Ok(()),
         Some(path) => Err(Fault::usage(format!(
-            "`{}` is compiled into `{}`, and the image copies it too",
+            "`{}` is compiled into `{}` and also copied into the image",
             path.display(),
             binary.name
         ))
         .needed_by("the app's fingerprint: a file that is copied does not count for the binary")
-        .hint("let such files count for both: `embeds = true` in `[app.binary]` of `images.toml`")),
+        .hint("count such files for both: `embeds = true` in `[app.binary]` of `images.toml`")),
     }
 }
 
@@ -174,7 +174,7 @@ fn dependencies(list: &str) -> Vec<PathBuf> {
     found
 }
 
-/// A call of cargo in the repository. What `cargo run` told this program of its own package is kept from it: build scripts
+/// A call of cargo in the repository, without the variables that `cargo run` sets about xtask's own package: build scripts
 /// that look at these variables would run again, and everything on them would be compiled again.
 pub fn cargo(root: &Path) -> Command {
     let ours = ["CARGO_BIN_NAME", "CARGO_CRATE_NAME", "CARGO_MANIFEST_", "CARGO_PKG_", "CARGO_PRIMARY_PACKAGE"];
@@ -199,7 +199,7 @@ fn artifact(line: &str, name: &str) -> Option<PathBuf> {
     message.executable.filter(|_| ours)
 }
 
-/// How names of folders start in which a binary is copied.
+/// Prefix of the temporary folders for copying a binary.
 const SCRATCH: &str = ".staging-";
 
 const EXECUTABLE: u32 = 0o755;
@@ -208,7 +208,7 @@ const EXECUTABLE: u32 = 0o755;
 /// executable for everybody, whatever the umask of who compiled it.
 fn stage(from: &Path, to: &Path) -> Result<(), Fault> {
     let cannot = |error: std::io::Error| Fault::build(format!("cannot stage `{}`", to.display())).cause(error);
-    let folder = to.parent().expect("a staged binary stands in a folder");
+    let folder = to.parent().expect("a staged binary has a folder");
     fs::create_dir_all(folder).map_err(cannot)?;
     if let (Ok(new), Ok(old)) = (fs::metadata(from), fs::metadata(to))
         && new.len() == old.len()
@@ -231,7 +231,7 @@ fn check_glibc(executable: &Path, binary: &Binary) -> Result<(), Fault> {
     let bytes = fs::read(executable).map_err(|error| file::cannot_read(executable, error))?;
     let newest = newest_glibc(&bytes).map_err(|error| file::cannot_read(executable, error))?;
     match newest {
-        Some(newest) if newest > *limit => Err(Fault::build(format!("`{}` needs glibc {newest}, the root has {limit}", binary.name))
+        Some(newest) if newest > *limit => Err(Fault::build(format!("`{}` needs glibc {newest}, but the root has {limit}", binary.name))
             .needed_by("the app image")
             .cause("it was linked on a newer system than the image's")
             .hint("compile on the root's system, or for a static target; `[app.binary] glibc` in `images.toml` says what the root has")),

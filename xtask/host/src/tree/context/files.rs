@@ -15,7 +15,7 @@ use xtask_model::spec::reference::Digest;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Named {
     pub name: Vec<u8>,
-    /// Whether it is a folder itself; a link to one is none.
+    /// True if it is a folder itself; a link to one is none.
     pub is_dir: bool,
 }
 
@@ -28,10 +28,10 @@ pub trait Files: Send + Sync {
 
     fn has_file(&self, path: &Path) -> bool;
 
-    /// What is in a folder, in no order; links on the way are not followed.
+    /// Entries of a folder, unordered; links on the way are not followed.
     fn list(&self, folder: &ContextPath) -> Result<Vec<Named>, Fault>;
 
-    /// What stands at a path, itself not followed; `None` where nothing does.
+    /// The file at a path, without following it; `None` if missing.
     fn found(&self, path: &ContextPath) -> Result<Option<FileInfo>, Fault>;
 
     /// Digests of files' contents, in order. `bytes` is what they hold together, as far as [`Files::found`] said.

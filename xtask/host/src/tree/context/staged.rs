@@ -33,7 +33,7 @@ pub struct StagedContext {
     _lock: File,
 }
 
-/// What is known of a staged file: its contents, and the nanoseconds that stand for them.
+/// Known staged files: contents, and the nanoseconds that identify them.
 type StagedFiles = BTreeMap<ContextPath, (String, i64)>;
 
 /// Brings `folder` to hold these entries of the context at `root`, and the files `made`, which no key knows by their contents.
@@ -52,7 +52,7 @@ pub fn stage(
     let list = folder.with_extension("list");
     let mut known = read_list(&list).filter(|_| folder.is_dir()).unwrap_or_default();
     if known.is_empty() {
-        // What is there is of an unknown state.
+        // The state of existing files is unknown.
         remove(folder).map_err(cannot)?;
     }
     make_folder(folder).map_err(cannot)?;

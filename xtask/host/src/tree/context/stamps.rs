@@ -23,7 +23,7 @@ const PARALLEL_FROM: (u64, usize) = (4 << 20, 128);
 /// The same beyond which remembering is worth its file.
 const REMEMBER_FROM: (u64, usize) = (64 << 20, 2000);
 
-/// So many files are shared out at once: what comes back of each is larger than what is kept.
+/// Files per batch: a result is larger than what is kept of it.
 const AT_ONCE: usize = 4096;
 
 /// Younger than this, a file may change once more without its times telling.
@@ -99,7 +99,7 @@ fn digest(path: &Path, buffer: &mut [u8]) -> Result<Digest, Fault> {
     }
 }
 
-/// What tells that a file is the one that was read: no write leaves all of it as it was. Times in nanoseconds since 1970.
+/// Identifies an unchanged file: every write changes part of it. Times in nanoseconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Stamp {
     device: u64,
@@ -121,7 +121,7 @@ impl Stamp {
         }
     }
 
-    /// Whether the file was at rest at a time: its next change will have another stamp.
+    /// True if the file was at rest at a time: its next change will have another stamp.
     fn is_settled(&self, at: SystemTime) -> bool {
         let at = at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos() as i128);
         self.modified.max(self.changed) + RACY < at
@@ -133,10 +133,10 @@ const PLACE: &str = "target/native/stamps";
 /// The first bytes of its file: what it is, and its version.
 const MAGIC: &[u8; 8] = b"stamps 1";
 
-/// A stamp and a digest, as they stand in the file.
+/// Length of a stamp and a digest in the file.
 const RECORD: usize = 8 + 8 + 8 + 16 + 16 + 32;
 
-/// So many stamps, or four times as many as files, and the cache begins anew: it holds those of files as they were before, too.
+/// Stamps above which the cache is emptied, or four times the number of files: it also has stamps of earlier contents.
 const LIMIT: usize = 100_000;
 
 #[derive(Debug, Default)]
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_gone_is_told() {
+    fn a_missing_file_is_reported() {
         let (root, files) = folder(1);
         fs::remove_file(&files[0]).unwrap();
         let paths = paths(&files);

@@ -1,4 +1,4 @@
-//! What a context never holds, and how deep it may be.
+//! Contents that a context never has, and its maximum depth.
 
 use super::*;
 use std::fs;
@@ -80,7 +80,7 @@ fn gits_folder_in_a_context_is_refused_and_the_ignore_file_named() {
         let root = tree(&["a", "vendor/lib/a", &format!("{at}/HEAD")]);
         let fault = read_with(root.path(), instruction, "").unwrap_err();
         assert_eq!(fault.what, format!("`{at}` would be copied into the image"), "{instruction}");
-        assert_eq!(fault.hints, [format!("leave it out: add a line `{at}` to `app.dockerignore`")]);
+        assert_eq!(fault.hints, [format!("exclude it: add a line `{at}` to `app.dockerignore`")]);
         if instruction == "COPY . /app/" {
             assert_eq!(read_with(root.path(), instruction, ".git").unwrap(), ["a", "vendor/lib/a"]);
         }

@@ -103,7 +103,7 @@ fn sources_pick_files() {
 }
 
 #[test]
-fn ignored_files_are_not_there() {
+fn ignored_files_are_left_out() {
     picks("COPY src /", "**/*.py\nsrc/up", &["src", "src/deep", "src/deep/p.md"]);
     picks("COPY . /", "*\n!src/deep/*.md", &["src", "src/deep", "src/deep/p.md"]);
     picks("COPY *.txt /", "*.txt", &[]);
@@ -144,7 +144,7 @@ fn nothing_outside_the_context_is_read() {
 }
 
 #[test]
-fn the_ignore_file_beside_the_dockerfile_comes_first() {
+fn the_dockerfiles_own_ignore_file_comes_first() {
     let root = tree(&[".dockerignore=a", "d/Dockerfile.base.dockerignore=b", "d/Dockerfile.base=FROM scratch"]);
     let (path, ignore) = ignore_file(root.path(), "d/Dockerfile.base").unwrap();
     assert_eq!(
@@ -199,7 +199,7 @@ fn entries_keep_every_name_in_json() {
 }
 
 #[test]
-fn umask_is_no_difference_in_git() {
+fn umask_does_not_matter_in_git() {
     let root = tree(&["a", "b*", "d/c"]);
     let before = read_with(root.path(), "COPY . /", "").unwrap();
     for (path, mode) in [("a", 0o664), ("b", 0o775), ("d", 0o700)] {
@@ -348,7 +348,7 @@ impl Files for Backwards<'_> {
 }
 
 #[test]
-fn the_order_of_the_walk_is_no_difference() {
+fn the_order_of_the_walk_does_not_matter() {
     let root = tree(&PLACES);
     symlink("d", root.path().join("link")).unwrap();
     for copy in COPIES {
@@ -391,7 +391,7 @@ fn docker() -> Option<String> {
     found
 }
 
-/// What a build puts into a folder, or nothing where it fails.
+/// Files that a build puts into a folder; `None` if it fails.
 fn built(docker: &str, root: &Path, instructions: &str, ignore: &str) -> Option<Vec<ContextEntry>> {
     let work = tempfile::tempdir().unwrap();
     let (file, out) = (work.path().join("Dockerfile"), work.path().join("out"));

@@ -1,6 +1,6 @@
 //! The walk over a tree of files: only where a source or a link could lead, and never into what is ignored for good.
 //!
-//! Reads folders and links' targets, no file's contents. Says what is there; selects nothing.
+//! Reads folders and links' targets, no file's contents. Lists files; selects nothing.
 
 use super::Files;
 use std::collections::BTreeSet;
@@ -52,7 +52,7 @@ impl SourceReach {
             Reads::Path(text) => (Target::Path(path(text)), path(text)),
             Reads::Glob(text) => match glob::split(text) {
                 None => (Target::Path(path(text)), path(text)),
-                // A negated class may stand for a slash: its parts say nothing.
+                // A negated class may match a slash, so its parts are not checked.
                 Some((folder, pattern)) if pattern.contains("[^") => (Target::Path(path(folder)), path(folder)),
                 Some((folder, pattern)) => (Target::Glob(path(folder), glob::parts(pattern)?), path(folder)),
             },
@@ -68,7 +68,7 @@ impl SourceReach {
         Ok(Self { leads, into_state: named.is_state() })
     }
 
-    /// Whether the path leads there, is it, or is below it.
+    /// True if the path leads there, is it, or is below it.
     fn touches(&self, path: &ContextPath) -> bool {
         if !self.into_state && path.is_state() {
             return false;
@@ -91,7 +91,7 @@ impl SourceReach {
     }
 }
 
-/// Whether `path` is `wanted` or a folder on the way to it.
+/// True if `path` is `wanted` or a folder on the way to it.
 fn leads_to(path: &ContextPath, wanted: &ContextPath) -> bool {
     path == wanted || wanted.below(path).is_some()
 }
@@ -110,7 +110,7 @@ impl<F: Files + ?Sized> Walk<'_, F> {
             return Err(Fault::usage(format!("folders below `{top}` are nested more than {DEEPEST} deep"))
                 .cause(format!("the limit of a build context is {DEEPEST}"))
                 .hint(format!(
-                    "remove them, or leave them out with a line in `{}`",
+                    "remove them, or exclude them with a line in `{}`",
                     self.ignore.name().unwrap_or(".dockerignore")
                 )));
         }

@@ -48,7 +48,7 @@ impl Git {
         self.root.ancestors().any(|folder| folder.join(".git").exists())
     }
 
-    /// Whether git can be asked about this folder.
+    /// True if git can be asked about this folder.
     pub fn is_repository(&self) -> bool {
         self.has_repository()
             && crate::process::found("git").is_some()
@@ -117,7 +117,7 @@ impl Git {
     }
 }
 
-/// Whether git failed because a name means nothing in this clone.
+/// True if git failed because a name means nothing in this clone.
 pub(super) fn is_unknown(stderr: &[u8]) -> bool {
     let said = String::from_utf8_lossy(stderr);
     ["Not a valid commit name", "Not a valid object name", "not a valid object name", "Needed a single revision"]

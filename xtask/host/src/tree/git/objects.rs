@@ -1,6 +1,6 @@
 //! Git's objects, asked of one `git cat-file` that lasts as long as the value: any number of questions, one process.
 //!
-//! Folders and digests are remembered by object name, which never comes to mean something else.
+//! Folders and digests are remembered by object name, which never changes its meaning.
 
 use super::Git;
 use crate::process::PipedProcess;
@@ -39,11 +39,11 @@ pub(super) type Folder = BTreeMap<Vec<u8>, Node>;
 pub struct Objects {
     git: Git,
     talk: Mutex<PipedProcess>,
-    /// Whether what a partial clone lacks may still be asked for: nobody forbade it, and it was not done yet.
+    /// True if what a partial clone lacks may still be asked for: nobody forbade it, and it was not done yet.
     may_fetch: AtomicBool,
     folders: Mutex<HashMap<String, Arc<Folder>>>,
     digests: Mutex<HashMap<String, Digest>>,
-    /// Pointer files of Git LFS that were read, by the digest of the pointer: the digest of what each stands for.
+    /// Pointer files of Git LFS that were read, by the digest of the pointer: the digest of the contents.
     pointers: Mutex<HashMap<Digest, Digest>>,
 }
 
@@ -120,7 +120,7 @@ impl Objects {
         self.get(name)
     }
 
-    /// The digest of the contents that a pointer file of Git LFS stands for, if it was read and is one.
+    /// The digest of the contents of a Git LFS pointer, if it was read.
     pub fn lfs_contents(&self, pointer: &Digest) -> Option<Digest> {
         locked(&self.pointers).get(pointer).copied()
     }

@@ -94,7 +94,7 @@ impl Revision {
 }
 
 pub fn commit(objects: &Objects, name: &str) -> Result<Option<String>, Fault> {
-    // What would be an option or an object of another kind elsewhere is only a name here: it stands on stdin.
+    // What would be an option or an object of another kind elsewhere is only a name here: it is passed on stdin.
     Ok(objects.get(&format!("{name}^{{commit}}"))?.filter(|object| object.kind == "commit").map(|object| object.id))
 }
 
@@ -107,8 +107,8 @@ pub fn missing(name: &str) -> Fault {
 
 fn submodule(path: &ContextPath) -> Fault {
     Fault::usage(format!("cannot read `{path}` at a revision"))
-        .cause("it is in a submodule, whose files are not among this repository's objects")
-        .hint("leave it out with the ignore file, or keep what the image needs in this repository")
+        .cause("it is in a submodule, and this repository does not contain its files")
+        .hint("exclude it with the ignore file, or keep the files in this repository")
 }
 
 impl Files for Revision {
@@ -122,7 +122,7 @@ impl Files for Revision {
     }
 
     fn has_file(&self, path: &Path) -> bool {
-        // A tree that cannot be read is told by whoever reads the file next.
+        // An unreadable tree is reported when the file is read.
         matches!(self.file(path), Ok(Some(_)) | Err(_))
     }
 

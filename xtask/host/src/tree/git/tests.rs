@@ -150,7 +150,7 @@ fn what_is_broken_is_not_taken_for_a_tree_without_commits() {
         std::fs::write(root.join(".git"), "gitdir: /nowhere").unwrap();
     };
     broken(&gone, "/nowhere");
-    // A branch without commits and a folder called `.git` without anything in it are no fault.
+    // A branch without commits and a folder called `.git` without contents are not errors.
     let repo = Repo::new();
     repo.commit("a");
     repo.git(&["checkout", "-q", "--orphan", "new"]);

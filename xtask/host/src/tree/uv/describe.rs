@@ -1,4 +1,4 @@
-//! What the packages of a lock require and where they have wheels, asked of uv by installing them into a folder that goes.
+//! Dependencies and wheels of locked packages, found by installing them with uv into a temporary folder.
 //!
 //! Runs uv. Nothing is compiled, every file is checked by its hash, and what is downloaded stays in uv's cache for the build.
 
@@ -113,11 +113,7 @@ fn line(package: &LockedPackage, indexes: &Indexes) -> String {
 
 fn refused(said: &str) -> Fault {
     let fault = install_fault(said).needed_by("the check of what the locked packages require");
-    if is_unknown_to_the_index(said) || !fault.hints.is_empty() {
-        fault
-    } else {
-        fault.hint("see uv's own words above")
-    }
+    if is_unknown_to_the_index(said) || !fault.hints.is_empty() { fault } else { fault.hint("read uv's message above") }
 }
 
 fn read(folder: &Path) -> Result<BTreeMap<String, PackageMetadata>, Fault> {

@@ -49,7 +49,7 @@ impl ContextPath {
         Some(Self(self.0[..end].to_vec()))
     }
 
-    /// What follows `folder/`, or nothing where the path is not below it.
+    /// The rest after `folder/`; `None` if the path is not below it.
     pub fn below(&self, folder: &Self) -> Option<&[u8]> {
         if folder.0.is_empty() {
             return (!self.0.is_empty()).then_some(&self.0);
@@ -57,7 +57,7 @@ impl ContextPath {
         self.0.strip_prefix(folder.0.as_slice())?.strip_prefix(b"/")
     }
 
-    /// Whether it is the folder of this program's and cargo's state, or in it.
+    /// True if it is the folder of this program's and cargo's state, or in it.
     pub fn is_state(&self) -> bool {
         self.parts().next() == Some(STATE.as_bytes())
     }

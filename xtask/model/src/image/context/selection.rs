@@ -18,7 +18,7 @@ pub struct FileInfo {
     pub link: Option<Vec<u8>>,
 }
 
-/// Paths and what stands there. Folders may be left out where they have something in them.
+/// Paths with their files. Folders that are not empty may be omitted.
 pub type Tree = BTreeMap<ContextPath, FileInfo>;
 
 /// The paths that were selected, and those that a source names and the tree lacks.
@@ -36,7 +36,7 @@ pub struct Match {
     /// The name by which the source has it; a link's own, whatever it leads to.
     pub name: Vec<u8>,
     pub at: ContextPath,
-    /// What below it is wanted, by path; folders in front of what is in them.
+    /// Selected paths below it; folders before their contents.
     pub below: Vec<ContextPath>,
 }
 
@@ -227,7 +227,7 @@ impl Pick<'_, '_> {
         Ok(())
     }
 
-    /// The paths that a glob names; a text without wildcards names itself, whether it is there or not.
+    /// The paths that a glob names; a text without wildcards names itself, even if it is missing.
     fn hits(&mut self, text: &str) -> Result<Vec<ContextPath>, String> {
         let Some((folder, pattern)) = glob::split(text) else {
             return Ok(vec![ContextPath::new(text.as_bytes())]);

@@ -86,7 +86,7 @@ enhanced = "dockerfiles/Missing"
     refuses(
         text,
         expect![[r#"
-            the policy does not hold: 10 problems
+            `images.toml` is invalid: 10 problems
             images.toml:2:1: `project.registry` is missing
             images.toml:3:8: `project.name` is empty
               hint: write a value, or remove the key
@@ -109,7 +109,7 @@ fn a_document_that_is_no_toml_says_where() {
     refuses(
         "[project\nname = 1",
         expect![[r#"
-            the policy does not hold
+            `images.toml` is invalid
             images.toml:1:9: unclosed table, expected `]`"#]],
     );
 }
@@ -119,7 +119,7 @@ fn an_empty_policy_names_what_is_missing() {
     refuses(
         "",
         expect![[r#"
-            the policy does not hold: 2 problems
+            `images.toml` is invalid: 2 problems
             images.toml:1:1: `[project]` is missing
             images.toml:1:1: `[root]` is missing"#]],
     );
@@ -287,7 +287,7 @@ uses = "size-budget"
     refuses(
         &text,
         expect![[r#"
-            the policy does not hold: 6 problems
+            `images.toml` is invalid: 6 problems
             images.toml:84:1: `step.run` names no program
               hint: write a list: `run = ["program", "argument"]`
             images.toml:85:8: `step.name` `a b` holds more than letters, digits, `.`, `_` and `-`
@@ -346,7 +346,7 @@ fn ci_has_defaults_and_its_own_problems() {
         "`ci.timeout-minutes` is not a whole number from 1 to 360",
         "`ci.gate-factor` is not a number of at least 1",
         "`ci.runners`: `linux/arm64` is not among the platforms",
-        "`ci.runners`: `a b` is no label of a runner",
+        "`ci.runners`: `a b` is not a runner label",
         "`ci.runners`: `x` is not a platform",
     ] {
         assert!(fault.what.contains(expected), "{expected}\n{}", fault.what);

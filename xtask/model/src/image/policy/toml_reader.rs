@@ -107,7 +107,7 @@ impl<'t> Section<'t> {
         }
     }
 
-    /// Whether a key holds a table, where it may hold a text too.
+    /// True if a key holds a table, where it may hold a text too.
     pub(crate) fn holds_table(&self, key: &str) -> bool {
         self.table.get(key).is_some_and(|item| item.get_ref().as_table().is_some())
     }

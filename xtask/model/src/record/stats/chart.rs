@@ -18,7 +18,7 @@ const DAYS: usize = 31;
 
 pub fn print(stats: &Stats, signs: Charset) -> String {
     if stats.builds == 0 {
-        return "no build was recorded in this time\n".to_owned();
+        return "no build was recorded in this period\n".to_owned();
     }
     let mut out = format!("builds a day (UTC)\n{}", days(&stats.days, signs));
     for on in &stats.machines {
@@ -46,7 +46,7 @@ pub fn together(stats: &Stats) -> Option<String> {
     let unmeasured = |on: &&MachineStats| on.saved == Saved::NoYardstick;
     let others: usize = stats.machines.iter().filter(unmeasured).map(|on| on.fast.len()).sum();
     let rest =
-        if others > 0 { format!("; {others} more have no build from scratch beside them") } else { String::new() };
+        if others > 0 { format!("; {others} more have no build from scratch to compare with") } else { String::new() };
     Some(format!("time {verb} by {builds} fast builds, each on its own machine: {}{rest}", seconds(total.abs())))
 }
 
@@ -62,14 +62,14 @@ pub fn seconds(seconds: f64) -> String {
 
 pub fn saved(saved: &Saved) -> String {
     match saved {
-        Saved::NoFastBuild => "time saved: none, there was no fast build in this time".to_owned(),
+        Saved::NoFastBuild => "time saved: none, no fast build in this period".to_owned(),
         Saved::NoYardstick => {
             "time saved: not known, no build from scratch was measured on such a machine\nmeasure one: `cargo xtask build-enhanced`"
                 .to_owned()
         }
         Saved::Measured { seconds: total, enhanced, measured, cached, spent, builds, .. } => {
             let scratch = format!("{builds} fast builds x {} from scratch", seconds(*enhanced));
-            let took = format!("{} that they took", seconds(*spent));
+            let took = format!("{} for the fast builds", seconds(*spent));
             let sum = match *total < 0.0 {
                 true => format!("time lost: {} = {took} - {scratch}", seconds(-total)),
                 false => format!("time saved: {} = {scratch} - {took}", seconds(*total)),
@@ -175,7 +175,7 @@ mod tests {
             base+fast      1       0  40.0 s   40.0 s       -
             fast builds, oldest first: ▅█▆ (2.00 s to 4.00 s)
             a fast build's phases: app build 1.50 s
-            time saved: 4 min 21 s = 3 fast builds x 90.0 s from scratch - 9.00 s that they took
+            time saved: 4 min 21 s = 3 fast builds x 90.0 s from scratch - 9.00 s for the fast builds
             each counts with its own time; `build-enhanced` was last measured on 1970-01-01, 2 of 4 steps from the cache
         "#]]
         .assert_eq(&print(&team(), Charset::Unicode));
@@ -192,7 +192,7 @@ mod tests {
             base+fast      1       0  40.0 s   40.0 s       -
             fast builds, oldest first: 2.00 s to 4.00 s
             a fast build's phases: app build 1.50 s
-            time saved: 4 min 21 s = 3 fast builds x 90.0 s from scratch - 9.00 s that they took
+            time saved: 4 min 21 s = 3 fast builds x 90.0 s from scratch - 9.00 s for the fast builds
             each counts with its own time; `build-enhanced` was last measured on 1970-01-01, 2 of 4 steps from the cache
         "#]]
         .assert_eq(&print(&team(), Charset::Plain));
@@ -210,7 +210,7 @@ mod tests {
             enhanced      1       0  90.0 s   90.0 s       -
             fast builds, oldest first: 2.00 s to 4.00 s
             a fast build's phases: app build 1.50 s
-            time saved: 2 min 54 s = 2 fast builds x 90.0 s from scratch - 6.00 s that they took
+            time saved: 2 min 54 s = 2 fast builds x 90.0 s from scratch - 6.00 s for the fast builds
             each counts with its own time; `build-enhanced` was last measured on 1970-01-01, 2 of 4 steps from the cache
 
             CI, linux/amd64, 4 cores
@@ -221,7 +221,7 @@ mod tests {
             time saved: not known, no build from scratch was measured on such a machine
             measure one: `cargo xtask build-enhanced`
 
-            time saved by 2 fast builds, each on its own machine: 2 min 54 s; 3 more have no build from scratch beside them
+            time saved by 2 fast builds, each on its own machine: 2 min 54 s; 3 more have no build from scratch to compare with
         "#]].assert_eq(&print(&two_machines(), Charset::Plain));
     }
 

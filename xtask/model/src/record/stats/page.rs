@@ -18,7 +18,7 @@ pub fn print(stats: &Stats, title: &str) -> String {
     let (since, until) = (day(stats.since), day(stats.until));
     let mut body = String::new();
     if stats.builds == 0 {
-        body += "<p class=\"empty\">No build was recorded in this time.</p>";
+        body += "<p class=\"empty\">No build was recorded in this period.</p>";
     } else {
         body += &tiles(stats);
         body +=
@@ -89,7 +89,7 @@ footer{margin-top:1.5rem;font-size:.85rem}
 code{font-family:ui-monospace,'DejaVu Sans Mono',monospace;font-size:.92em}
 ";
 
-/// Text as it may stand in the page, in an attribute too.
+/// Text escaped for the page, including attributes.
 pub fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;").replace('\'', "&#39;")
 }
@@ -117,7 +117,7 @@ fn tile(class: &str, value: &str, what: &str) -> String {
     format!("<div class=\"tile {class}\"><b>{}</b><span>{}</span></div>", escape(value), escape(what))
 }
 
-/// What is drawn for each machine, under its name where there are several.
+/// One drawing for each machine, with its name if there are several.
 fn on_each(stats: &Stats, draw: fn(&MachineStats) -> String) -> String {
     match &stats.machines[..] {
         [on] => draw(on),
@@ -352,7 +352,7 @@ fn table(stats: &Stats) -> String {
         };
         let machine =
             if several { format!("<td>{}</td>", escape(&record.machine().to_string())) } else { String::new() };
-        let why = if why.is_empty() { "everything was there".to_owned() } else { why };
+        let why = if why.is_empty() { "everything existed already".to_owned() } else { why };
         let _ = write!(
             out,
             "<tr><td class=\"n\">{}</td><td class=\"n\"><i style=\"background:{}\"></i>{}</td><td class=\"n\">{}</td>\
@@ -402,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_measured_is_no_page_of_numbers() {
+    fn without_measurements_the_page_has_no_numbers() {
         let mut stats = team();
         (stats.machines[0].saved, stats.saved) = (Saved::NoYardstick, None);
         assert!(print(&stats, "x").contains("measure one: cargo xtask build-enhanced"));

@@ -1,4 +1,4 @@
-//! What the generator writes, for policies of several kinds.
+//! Generated workflows, for policies of several kinds.
 
 use super::*;
 use yaml_rust2::{Yaml, YamlLoader};
@@ -76,7 +76,7 @@ fn every_job_has_an_end_and_no_more_rights_than_it_names() {
     });
 }
 
-/// A condition without what stands in parentheses.
+/// A condition without its parenthesised parts.
 fn outermost(when: &str) -> String {
     let mut depth = 0;
     let outside = |c: &char| {
@@ -202,7 +202,7 @@ fn the_required_check_waits_for_every_other_job() {
 }
 
 #[test]
-fn the_policy_stands_in_the_texts() {
+fn the_texts_contain_the_policy() {
     let files = generate(&policies()[2], &PolicyLocation::default()).unwrap();
     let document = &YamlLoader::load_from_str(&files[1].text).unwrap()[0];
     let on = &document["on"];
@@ -216,24 +216,24 @@ fn the_policy_stands_in_the_texts() {
 }
 
 #[test]
-fn a_platform_without_a_runner_is_told() {
+fn a_platform_without_a_runner_is_reported() {
     let text = |text: String| text.replace("[\"linux/amd64\"]", "[\"linux/riscv64\"]");
     let fault = generate(&policy(text), &PolicyLocation::default()).unwrap_err();
     assert_eq!(fault.what, "no runner is known for `linux/riscv64`");
     let named = |all| text(all) + "runs = 1\n";
-    assert!(crate::image::policy::parse(&named(POLICY.to_owned()), &|_| true).is_err(), "`runs` is no key");
+    assert!(crate::image::policy::parse(&named(POLICY.to_owned()), &|_| true).is_err(), "`runs` is not a key");
     let named = |all| text(all) + "runners = { \"linux/riscv64\" = \"riscv\" }\n";
     assert!(generate(&policy(named), &PolicyLocation::default()).is_ok());
 }
 
 #[test]
-fn a_difference_is_told_by_its_line() {
+fn a_difference_is_reported_by_line() {
     let file = File { path: "x.yml".to_owned(), text: "a\nb\n".to_owned() };
     let told = |found: &str| difference(&file, found).unwrap_or_default();
     assert_eq!(told("a\nb\n"), "");
     assert_eq!(told("a\n c\n"), "x.yml:2: `c` should be `b`");
     assert_eq!(told("a\n"), "x.yml:2: `b` is missing");
-    assert_eq!(told("a\nb\nc\n"), "x.yml:3: `c` should not be there");
+    assert_eq!(told("a\nb\nc\n"), "x.yml:3: `c` should be removed");
     assert_eq!(told("a\r\nb\r\n"), "`x.yml` differs in how its lines end");
 }
 

@@ -1,6 +1,6 @@
 //! Variables: which `ARG` and `ENV` hold where, and instructions with their values in place.
 //!
-//! Pure. Only stages that the target reaches are expanded, as BuildKit does: an error in another stage is no error.
+//! Pure. Only stages that the target reaches are expanded, as BuildKit does: an error in another stage is not reported.
 
 use super::instruction::{Instruction, Kind, Transfer};
 use super::limits::Budget;
@@ -18,7 +18,7 @@ pub struct Expanded {
     pub stages: Vec<Stage>,
 }
 
-/// What an image from elsewhere brings into a stage that is built on it.
+/// Environment and triggers of an image that a stage is built on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inherited {
     pub env: Vec<(String, String)>,
@@ -29,7 +29,7 @@ pub struct Inherited {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StageBase {
     pub stage: usize,
-    /// What its `FROM` names, with values in place.
+    /// The image or stage in its `FROM`, expanded.
     pub base: String,
     /// Its `--platform`, with values in place.
     pub platform: Option<String>,
@@ -37,7 +37,7 @@ pub struct StageBase {
     pub on: Option<usize>,
 }
 
-/// What the image brings that a stage, by its number, stands on.
+/// Environment and triggers of the base image of a stage, by the stage's number.
 type Images<'a> = &'a dyn Fn(usize) -> Option<Inherited>;
 
 #[derive(Clone, Debug, Default)]
@@ -45,12 +45,12 @@ struct Scope {
     /// The last of `ARG` and `ENV` holds. The documentation says that `ENV` always does; in words, BuildKit disagrees.
     values: BTreeMap<String, String>,
     triggers: Vec<Instruction>,
-    /// Whether everything it builds on is in this file, so that no variable can come from elsewhere.
+    /// True if everything it builds on is in this file, so that no variable can come from elsewhere.
     closed: bool,
 }
 
 impl Inherited {
-    /// What `scratch` brings: the path that BuildKit gives every image without one.
+    /// Environment of `scratch`: the `PATH` that BuildKit gives every image without one.
     fn scratch() -> Self {
         Self { env: vec![("PATH".to_owned(), DEFAULT_PATH.to_owned())], triggers: Vec::new() }
     }
@@ -100,7 +100,7 @@ impl Dockerfile {
         names
     }
 
-    /// Whether an argument has an effect without being declared: proxies, and what BuildKit itself reads.
+    /// True if an argument has an effect without being declared: proxies, and what BuildKit itself reads.
     pub fn is_predefined(name: &str) -> bool {
         let upper = name.to_ascii_uppercase();
         ["HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"].contains(&upper.as_str())
@@ -132,12 +132,12 @@ impl Dockerfile {
         named.filter_map(|name| self.find_stage(name, stage)).collect()
     }
 
-    /// What an image's triggers say, as if they stood on the stage's line.
+    /// Instructions of an image's triggers, with the stage's line.
     fn inherited(&self, triggers: &[String], line: usize) -> Result<Vec<Instruction>, ParseError> {
         let read = |text: &String| {
             let wrong = |_| {
                 ParseError::new(line, 1, format!("cannot read the image's trigger `ONBUILD {text}`"))
-                    .hint("build that image anew without it")
+                    .hint("rebuild that image without it")
             };
             let file = Dockerfile::parse(&self.path, &format!("FROM scratch\n{text}\n")).map_err(wrong)?;
             Ok(file.stages[0]
@@ -222,7 +222,7 @@ impl Dockerfile {
         let header = |stage: &Stage| {
             let base = word(&stage.base, self.escape, stage.line, (globals, budget))?;
             if base.is_empty() {
-                let what = format!("`FROM {}` names no image", stage.base);
+                let what = format!("`FROM {}` does not name an image", stage.base);
                 return Err(
                     ParseError::new(stage.line, 1, what).hint("give the argument a default before the first `FROM`")
                 );

@@ -15,7 +15,7 @@ pub struct Instruction {
     pub unset: Vec<String>,
 }
 
-/// What an instruction says. `FROM` is not here: it begins a [`Stage`](super::Stage).
+/// A typed instruction. `FROM` is not one: it begins a [`Stage`](super::Stage).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
     Arg(Vec<(String, Option<String>)>),
@@ -124,7 +124,7 @@ impl Transfer {
         self.chmod.as_deref().filter(|text| !text.is_empty())
     }
 
-    /// Whether the layer depends on nothing below it. BuildKit links nothing where a mode is said.
+    /// True if the layer depends on nothing below it. BuildKit links nothing where a mode is said.
     pub fn is_linked(&self) -> bool {
         self.link && self.chmod().is_none()
     }
@@ -279,7 +279,7 @@ impl InstructionReader<'_> {
             }
             let repeats = ["exclude", "mount", "device"].contains(&name.as_str());
             if !repeats && flags.iter().any(|flag| flag.name == name) {
-                return Err(self.problem_at(&format!("--{name}"), format!("flag `--{name}` stands twice")));
+                return Err(self.problem_at(&format!("--{name}"), format!("flag `--{name}` is set twice")));
             }
             let switch = ["link", "parents", "keep-git-dir", "unpack"].contains(&name.as_str());
             if value.is_none() && !switch {
@@ -357,7 +357,7 @@ impl InstructionReader<'_> {
         Ok(self.json(rest)?.unwrap_or_else(|| blanks(rest).map(str::to_owned).collect()))
     }
 
-    /// A JSON list; one of anything but strings is an error, and what is no JSON is nothing.
+    /// A JSON list of strings. Other lists are an error; other texts give `None`.
     fn json(&self, rest: &str) -> Result<Option<Vec<String>>, ParseError> {
         let Some(values) = rest.starts_with('[').then(|| serde_json::from_str::<Vec<Value>>(rest).ok()).flatten()
         else {

@@ -1,4 +1,4 @@
-//! How much a Dockerfile may ask for, far beyond any that a person writes: a file of a few lines must not cost minutes or gigabytes.
+//! Limits of a Dockerfile, far beyond any real file: a few lines must not cost minutes or gigabytes.
 //!
 //! Pure. BuildKit has the limit of a line, and none of the others.
 

@@ -30,9 +30,9 @@ impl ParseError {
 pub struct Heredoc {
     /// The delimiter without quotes; for `COPY` also the file's name.
     pub name: String,
-    /// Whether variables in it are replaced (false where the delimiter is quoted).
+    /// True if variables in it are replaced (false where the delimiter is quoted).
     pub expand: bool,
-    /// Whether leading tabs are stripped (`<<-`).
+    /// True if leading tabs are stripped (`<<-`).
     pub chomp: bool,
     /// The content as it is written, each line with its newline.
     pub content: String,
@@ -160,7 +160,7 @@ fn heredocs_announced(instruction: &Logical) -> Result<Vec<Heredoc>, ParseError>
     // The escape is always the backslash here, whatever the directive says.
     let Ok(expanded) = words::expand(rest, '\\', raw, &Budget::default(), &|_| None) else { return Ok(Vec::new()) };
     let wrong = |word: &str, hint: &str| {
-        let what = format!("`{word}` begins no here-document of `{keyword}`");
+        let what = format!("`{word}` does not start a here-document of `{keyword}`");
         Err(ParseError::new(instruction.line, instruction.column, what).hint(hint.to_owned()))
     };
     for word in &expanded.words {

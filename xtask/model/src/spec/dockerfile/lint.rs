@@ -1,6 +1,6 @@
-//! What is allowed by BuildKit and not by this project, for `doctor` and `tidy`.
+//! Rules of this project beyond BuildKit's, for `doctor` and `tidy`.
 //!
-//! Pure. Decides nothing about a build: a finding is told, never acted upon.
+//! Pure. Decides nothing about a build: a finding is only reported.
 
 use super::{Dockerfile, Kind, Transfer};
 
@@ -52,7 +52,7 @@ impl Dockerfile {
         let instructions = self.globals().iter().chain(self.stages().iter().flat_map(|stage| &stage.instructions));
         for instruction in instructions {
             for name in named(&instruction.kind).into_iter().filter(|name| is_secret(name)) {
-                let what = format!("`{}` `{name}` stays readable in the image's history", instruction.kind.keyword());
+                let what = format!("`{}` `{name}` remains readable in the image's history", instruction.kind.keyword());
                 found(LintRule::Secret, instruction.line, what, "use `RUN --mount=type=secret`");
             }
         }
@@ -87,21 +87,21 @@ const MERGED: [(&str, &str); 8] = [
     ("var/lock", "run/lock"),
 ];
 
-/// What a linked copy does that was hardly meant, and what to do.
+/// Probably unintended effect of a linked copy, and the hint.
 fn link(keyword: &str, transfer: &Transfer) -> Option<(String, String)> {
     if !transfer.link {
         return None;
     }
     if !transfer.is_linked() {
-        let what = format!("`{keyword} --link --chmod` is not linked: BuildKit ignores `--link` where a mode is said");
-        return Some((what, "leave `--chmod` out and set the file's mode in git, or leave `--link` out".to_owned()));
+        let what = format!("`{keyword} --link --chmod` is not linked: BuildKit ignores `--link` if a mode is set");
+        return Some((what, "remove `--chmod` and set the file's mode in git, or remove `--link`".to_owned()));
     }
     let to: Vec<&str> = transfer.destination.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
     let to = to.join("/");
     let through = |(from, _): &&(&str, &str)| to.strip_prefix(from).is_some_and(|rest| rest.starts_with('/'));
     let (from, leads) = MERGED.iter().find(through).filter(|_| transfer.destination.starts_with('/'))?;
     let what = format!(
-        "`{keyword} --link` to `/{to}` makes a folder of `/{from}`, which is a link in a root with a merged `/usr`"
+        "`{keyword} --link` to `/{to}` makes a folder of `/{from}`, which is a link on a root with a merged `/usr`"
     );
     Some((what, format!("write `/{leads}{}`", &to[from.len()..])))
 }
@@ -127,7 +127,7 @@ fn is_secret(name: &str) -> bool {
         ["APIKEY", "AUTH", "CREDENTIAL", "CREDENTIALS", "KEY", "PASSWD", "PASSWORD", "SECRET", "TOKEN"];
     let upper = name.to_ascii_uppercase();
     let mut parts = upper.split(['_', '-']);
-    // A file's place or a public half is no secret.
+    // A path of a file or a public key is not a secret.
     let harmless = upper.contains("PUBLIC") || upper.ends_with("_FILE") || upper.ends_with("_PATH");
     !harmless && parts.any(|part| WORDS.contains(&part))
 }

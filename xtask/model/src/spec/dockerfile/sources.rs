@@ -1,4 +1,4 @@
-//! What a Dockerfile reads from the build context.
+//! Files that a Dockerfile reads from the build context.
 //!
 //! Pure. Which of the context's files a source matches is decided in `context`.
 
@@ -16,7 +16,7 @@ pub struct Source {
     pub place: String,
     /// 1-based line of the instruction.
     pub line: usize,
-    /// What it reads; paths are clean, relative to the context and without a leading slash (the context is empty).
+    /// Paths are clean, relative to the context and without a leading slash (the context is empty).
     pub reads: Reads,
     /// `--exclude` patterns, as they are written.
     pub excludes: Vec<String>,
@@ -89,7 +89,7 @@ impl Dockerfile {
                     instruction.line,
                     1,
                     format!(
-                        "cannot know what `{}` reads: nothing in this file sets `{name}`",
+                        "cannot determine what `{}` reads: nothing in this file sets `{name}`",
                         instruction.kind.keyword()
                     ),
                 )
@@ -112,7 +112,7 @@ fn copied(transfer: &Transfer, add: bool) -> Vec<(Reads, Vec<String>)> {
 }
 
 impl Transfer {
-    /// How one of its sources names files, wherever they come from.
+    /// Way in which one of its sources names files, wherever they come from.
     pub fn reads(&self, source: &str) -> Reads {
         if !self.parents {
             return Reads::Glob(clean(source));
@@ -122,7 +122,7 @@ impl Transfer {
     }
 }
 
-/// What `ADD` fetches from elsewhere.
+/// True for a source that `ADD` downloads.
 pub fn remote(source: &str) -> bool {
     ["http://", "https://", "git://", "ssh://", "git@"].iter().any(|scheme| source.starts_with(scheme))
 }

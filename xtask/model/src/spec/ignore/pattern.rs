@@ -18,11 +18,11 @@ enum Piece {
         negated: bool,
         ranges: Vec<(char, char)>,
     },
-    /// A bare `^` beside a wildcard, which BuildKit's regular expression takes for an anchor.
+    /// A bare `^` with a wildcard: BuildKit's regular expression reads it as an anchor.
     Never,
 }
 
-/// Matcher a pattern compares, as BuildKit chooses.
+/// Way to compare a pattern, as BuildKit chooses it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Matcher {
     Exact(Vec<u8>),
@@ -36,7 +36,7 @@ enum Matcher {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern {
     how: Matcher,
-    /// What every match begins with, up to the first character with a meaning.
+    /// Common prefix of every match.
     literal: Vec<u8>,
 }
 
@@ -71,7 +71,7 @@ impl Pattern {
         }
     }
 
-    /// Whether something below the folder could match. May say yes too often, never no.
+    /// True if something below the folder could match. May say yes too often, never no.
     pub(crate) fn may_match_below(&self, folder: &[u8]) -> bool {
         let inside = [folder, b"/"].concat();
         match &self.how {
@@ -95,7 +95,7 @@ fn slashes(path: &[u8]) -> usize {
     path.iter().filter(|b| **b == b'/').count()
 }
 
-/// Matcher many slashes a match can have; `None` where a piece stands for any number.
+/// Number of slashes that a match can have; `None` for any number.
 fn deepest(pieces: &[Piece]) -> Option<usize> {
     pieces.iter().try_fold(0, |count, piece| match piece {
         Piece::Everything | Piece::Folders | Piece::Class { .. } => None,

@@ -154,7 +154,7 @@ fn exceptions_take_back() {
     kept("**\n!util/docker/web", "util/docker/web/foo");
     kept("*\n!a/b/c", "a/b/c");
     ignored("*\n!a/b/c", "a/b");
-    // The walker never asked `!a` about `a`, so it does not hold below: not "the last match wins".
+    // The walker never asked `!a` about `a`, so it has no effect below: not "the last match wins".
     ignored("a/b\n!a", "a/b");
 }
 
@@ -166,7 +166,7 @@ fn lines() {
     ignored(" #foo", "#foo");
     ignored("\u{feff}foo", "foo");
     kept("", "foo");
-    refused("a\n!", ".dockerignore:2:1: `!` takes nothing back");
+    refused("a\n!", ".dockerignore:2:1: `!` needs a pattern");
     for bad in ["[", "[^", "[^bc", "a[", "[]a]", "[-]", "[x-]", "[-x]", "[a-b-c]"] {
         refused(bad, "class");
     }

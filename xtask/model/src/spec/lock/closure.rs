@@ -1,7 +1,7 @@
-//! Whether a lock is whole: every distribution that a locked one requires is locked too, in a version that fits.
+//! True if a lock is whole: every distribution that a locked one requires is locked too, in a version that fits.
 //!
 //! Pure. What a distribution requires is in its wheel's metadata; [`Records`] keep that in the lock, as comments behind the
-//! pins, so that a check metadata neither network nor wheels. A record belongs to a name, a version and hashes: a pin that was
+//! pins, so that a check needs neither network nor wheels. A record belongs to a name, a version and hashes: a pin that was
 //! edited has none.
 
 use super::{Lock, LockedPackage, Pin};
@@ -46,7 +46,7 @@ impl PackageMetadata {
     }
 }
 
-/// Whether a condition can hold where these extras are asked for.
+/// True if a condition can hold where these extras are asked for.
 fn concerns(marker: &Marker, extras: &BTreeSet<String>) -> bool {
     use requirements::Operand::{Text, Variable};
     match marker {
@@ -139,7 +139,7 @@ impl Records {
         self.known.get(&PinId::from(package))
     }
 
-    /// Whether nothing is known of any pin: a lock from before there were records.
+    /// True if nothing is known of any pin: a lock from before there were records.
     pub fn is_empty(&self) -> bool {
         self.known.is_empty() && self.missing_wheels.is_empty()
     }
@@ -257,7 +257,7 @@ pub fn pins_of<'a>(
     (here, causes)
 }
 
-/// What pins lack in an environment: a distribution that one of them requires, or a version that fits. `asked` is what the
+/// Unmet dependencies of pins in an environment: a missing distribution, or a version that does not fit. `asked` is what the
 /// requirement files ask for, `metadata` what is known of a pin.
 pub fn unmet<'a>(
     asked: &'a [Requirement],
@@ -306,14 +306,14 @@ fn wrong(who: &str, one: &Requirement, here: &BTreeMap<&str, &LockedPackage>) ->
     (!fits).then(|| format!("{who} `{entry}`, but {} {} is locked", package.name, package.version))
 }
 
-/// Whether a bound of Python holds for the minor version: releases of it are not told apart.
+/// True if a bound of Python holds for the minor version: patch releases are not distinguished.
 fn fits_python(bound: &Specifier, environment: &Environment) -> bool {
     let minor = environment.minor();
     let releases = [environment.python().to_owned(), format!("{minor}.0"), format!("{minor}.99")];
     releases.iter().any(|release| release.parse::<Version>().is_ok_and(|version| bound.contains(&version)))
 }
 
-/// What is wrong with a lock in these environments, each once, with the environments where not all have it.
+/// Problems of a lock, each once, with its environments unless all have it.
 pub fn verify(asked: &[Requirement], lock: &Lock, environments: &[Environment]) -> Vec<String> {
     let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     let mut all = BTreeSet::new();
@@ -332,7 +332,7 @@ pub fn verify(asked: &[Requirement], lock: &Lock, environments: &[Environment]) 
 }
 
 pub fn fault(causes: impl IntoIterator<Item = String>) -> Fault {
-    let fault = Fault::drift("the lock does not have all that its packages require");
+    let fault = Fault::drift("the lock lacks dependencies of its packages");
     causes.into_iter().fold(fault, Fault::cause).hint("update it: `cargo xtask lock`")
 }
 

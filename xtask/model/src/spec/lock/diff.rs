@@ -1,4 +1,4 @@
-//! What became of one lock in another, distribution by distribution.
+//! Differences between two locks, by distribution.
 //!
 //! Pure.
 

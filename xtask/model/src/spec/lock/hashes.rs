@@ -65,7 +65,7 @@ fn conflict(package: &LockedPackage, allowed: &BTreeSet<String>) -> Fault {
         .cause(format!("listed: {}", some(allowed)))
         .cause(format!("on the index: {}", some(&package.hashes)));
     if allowed.iter().any(|hash| hash.starts_with("sha256:")) {
-        return fault.hint(format!("find out why the files differ, then correct or remove `--hash` of `{name}`"));
+        return fault.hint(format!("check why the files differ, then correct or remove `--hash` of `{name}`"));
     }
     fault.hint(format!("a lock pins sha256: list one for `{name}`, as `pip hash --algorithm sha256 FILE` prints it"))
 }

@@ -13,7 +13,7 @@ use toml::de::{DeTable, DeValue};
 
 pub const PATH: &str = "images.lock";
 
-/// What is pinned by digest: the root image, a base, or both. A file that pins nothing is not written.
+/// Digests of the root image, a base, or both. A file that pins nothing is not written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ImagesLock {
     /// The root image: `cargo xtask lock`.
@@ -156,7 +156,7 @@ fn fault(path: &Path, text: &str, problems: &[TomlError]) -> Fault {
     problems.sort_by_key(|(span, _)| span.start);
     let shown: Vec<String> = problems.iter().map(|(span, why)| place(path, text, span.start, why)).collect();
     Fault::usage(format!("cannot read `{}`\n\n{}", path.display(), shown.join("\n\n")))
-        .hint("write it anew: `cargo xtask lock`")
+        .hint("update it: `cargo xtask lock`")
 }
 
 fn place(path: &Path, text: &str, at: usize, why: &str) -> String {
@@ -233,7 +233,7 @@ mod tests {
                 digest = 3
                          ^
 
-            hint: write it anew: `cargo xtask lock`"#]]
+            hint: update it: `cargo xtask lock`"#]]
         .assert_eq(&parse(text).unwrap_err().to_string());
         expect![[r#"
             cannot read `images.lock`
@@ -242,14 +242,14 @@ mod tests {
                 [root
                      ^
 
-            hint: write it anew: `cargo xtask lock`"#]]
+            hint: update it: `cargo xtask lock`"#]]
         .assert_eq(&parse("[root\n").unwrap_err().to_string());
         expect![[r#"
             cannot read `images.lock`
 
             images.lock:1:1: expected a table `root`
 
-            hint: write it anew: `cargo xtask lock`"#]]
+            hint: update it: `cargo xtask lock`"#]]
         .assert_eq(&parse("").unwrap_err().to_string());
     }
 }

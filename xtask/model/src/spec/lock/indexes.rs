@@ -23,7 +23,7 @@ pub struct Indexes {
     /// Pages of links; folders of this machine begin with `/`.
     links: Vec<String>,
     no_index: bool,
-    /// How several indexes are searched, where it is not as uv does by itself.
+    /// `UV_INDEX_STRATEGY`, if set.
     strategy: Option<String>,
     trusted: Vec<String>,
     /// Files of direct references that want a password: the URL as a lock has it, and as it is asked for.
@@ -104,7 +104,7 @@ impl Indexes {
         VARIABLES
     }
 
-    /// What uv is given in its environment to install from these locations and no others.
+    /// Environment variables with which uv installs from these indexes only.
     pub fn for_uv(&self) -> BTreeMap<&'static str, String> {
         let default = self.repository.clone().or_else(|| self.machine.clone());
         let all = [
@@ -267,7 +267,7 @@ impl Configuration {
     }
 }
 
-/// What uv would read for the repository, and what it would read for this user and machine.
+/// uv's configuration of the repository, and that of the user and machine.
 fn configurations(
     root: &Path,
     variable: Variables<'_>,

@@ -75,7 +75,7 @@ fn refused(text: &str, why: &str) {
 }
 
 #[test]
-fn what_is_no_lock_says_why() {
+fn an_invalid_lock_is_reported_with_the_reason() {
     refused("", "no line `# requirements: …` at its head");
     refused("a==1\n", "no line `# requirements: …`");
     refused(&head("a").replace("# python: >=3.12\n", ""), "no line `# python: …`");
@@ -103,18 +103,18 @@ fn checked(requirements: &str, python: &str, body: &str, causes: &[&str]) {
 }
 
 #[test]
-fn a_lock_answers_to_its_requirements() {
+fn a_lock_satisfies_its_requirements() {
     let body = format!("a==1.5 --hash={A}\nb==2 --hash={A}\n");
     checked("a>=1,<2\nb", "3.12", &body, &[]);
     checked("a", "3.13", &body, &[]);
     checked("a", "3.12.4", &body, &[]);
     checked("a", "3.11", &body, &["it was resolved for Python >=3.12, not for 3.11"]);
-    checked("a>=2\nc", "3.12", &body, &["a 1.5 is locked, but `a>=2` is asked for", "`c` is not in it"]);
+    checked("a>=2\nc", "3.12", &body, &["a 1.5 is locked, but `a>=2` is required", "`c` is missing from it"]);
     checked("c ; python_version < '3'", "3.12", &body, &[]);
-    checked("a @ https://h/a-1.5.zip", "3.12", &body, &["a 1.5 is locked, but `a @ https://h/a-1.5.zip` is asked for"]);
+    checked("a @ https://h/a-1.5.zip", "3.12", &body, &["a 1.5 is locked, but `a @ https://h/a-1.5.zip` is required"]);
     let forked = format!("a==1 ; os_name=='x' --hash={A}\na==2 ; os_name!='x' --hash={A}\n");
     checked("a<2 ; os_name=='x'\na>=2 ; os_name!='x'", "3.12", &forked, &[]);
-    checked("a<2", "3.12", &forked, &["a 2 is locked, but `a<2` is asked for"]);
+    checked("a<2", "3.12", &forked, &["a 2 is locked, but `a<2` is required"]);
 }
 
 #[test]
@@ -143,16 +143,16 @@ fn a_hash_that_a_person_wrote_is_the_only_one_that_is_pinned() {
 }
 
 #[test]
-fn constraints_are_answered_too() {
+fn constraints_are_checked_too() {
     let lock = lock(&format!("a==1 --hash={A}\nb==2 --hash={A}\n"));
     let mut load = |path: &Path| Ok(if path == Path::new("r.txt") { "a\n-c c.txt" } else { "b<2\nz<1" }.to_owned());
     let wanted = pip_files::read(Path::new("r.txt"), &mut load).unwrap();
     let fault = check(&wanted, "3.12", &lock).unwrap_err();
     expect![[r#"
-        the lock no longer answers to `r.txt`
-          cause: b 2 is locked, but `b<2` is asked for
+        the lock is out of date with `r.txt`
+          cause: b 2 is locked, but `b<2` is required
 
-        hint: write it anew: `cargo xtask lock`"#]]
+        hint: update it: `cargo xtask lock`"#]]
     .assert_eq(&fault.to_string());
 }
 
@@ -171,7 +171,7 @@ fn changes(old: &str, new: &str, wanted: &[&str]) {
 }
 
 #[test]
-fn differences_are_told_by_distribution() {
+fn differences_are_reported_by_distribution() {
     changes("a==1#\n", "a==1#\n", &[]);
     changes("scipy==1.16.3#", "scipy==1.17.0%", &["scipy 1.16.3 -> 1.17.0"]);
     changes("b==1#\na==1#", "c==1#\na==1#", &["removed b 1", "added c 1"]);

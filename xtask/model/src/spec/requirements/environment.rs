@@ -1,6 +1,6 @@
 //! The environment that a marker asks about, and its answer.
 //!
-//! Pure. The answers are those of uv for a Python and a platform that it is told: nothing of the machine that builds.
+//! Pure. Results equal uv's for the given Python and platform; the build machine does not matter.
 
 use super::{Marker, Operand, Specifier, Version, normalised};
 use crate::spec::reference::Platform;

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-/// What is wrong with a logical line, at a byte offset of its text.
+/// An error in a logical line, at a byte offset of its text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LineError {
     pub(crate) at: usize,

@@ -1,4 +1,4 @@
-//! Where distributions come from, as the files name it: with the credentials or variables that stand in the URLs.
+//! Where distributions come from, as the files name it: with the credentials or variables in the URLs.
 //!
 //! Pure. A [`PackageLocation`] may hold a password: it is never printed, compared by a fingerprint or written into a lock.
 

@@ -50,7 +50,7 @@ const VARIABLES: [(&str, &str); 20] = [
 
 const OPERATORS: [&str; 9] = ["===", "~=", "==", "!=", "<=", ">=", "<", ">", "in"];
 
-/// How deep parentheses may go; far beyond what anyone writes, far below what a stack holds.
+/// Maximum nesting of parentheses.
 const DEPTH: usize = 64;
 
 pub(crate) fn read(cursor: &mut Cursor<'_>) -> Result<Marker, LineError> {
@@ -92,7 +92,7 @@ fn all(cursor: &mut Cursor<'_>, depth: usize) -> Result<Marker, LineError> {
     ))
 }
 
-/// Sorted, without doubles, parts of the same kind taken in; a single part stands for itself.
+/// Sorted, without doubles, parts of the same kind taken in; a single part is returned as it is.
 fn joined(
     parts: Vec<Marker>,
     open: fn(Marker) -> Result<Vec<Marker>, Marker>,
@@ -112,7 +112,7 @@ fn one(cursor: &mut Cursor<'_>, depth: usize) -> Result<Marker, LineError> {
     cursor.blanks();
     if cursor.eat("(") {
         if depth == DEPTH {
-            return Err(cursor.bad(format!("a marker cannot have more than {DEPTH} parentheses in each other")));
+            return Err(cursor.bad(format!("a marker cannot have more than {DEPTH} nested parentheses")));
         }
         let marker = any(cursor, depth + 1)?;
         cursor.blanks();

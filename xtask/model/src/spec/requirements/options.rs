@@ -1,6 +1,6 @@
 //! The options that a requirement file may hold, as pip's own reader splits and spells them.
 //!
-//! Pure. URLs are kept without user information: a password is no part of what will be installed.
+//! Pure. URLs are kept without user information: a password does not change what is installed.
 
 use super::lines::LineError;
 use super::requirement::normalised;
@@ -136,7 +136,7 @@ fn known(word: &str) -> Result<(&'static str, bool, Option<&str>), String> {
     Err(format!("`{}` is not an option of requirement files{also}", secret::redacted(head)))
 }
 
-/// Words as a POSIX shell splits them (pip's reader does), with their locations. Quotes and backslashes join.
+/// Words as a POSIX shell splits them (pip's reader does), with their offsets. Quotes and backslashes join.
 fn words(text: &str) -> Result<Vec<(usize, String)>, LineError> {
     let mut words: Vec<(usize, String)> = Vec::new();
     let mut open: Option<(usize, String)> = None;

@@ -1,6 +1,6 @@
 //! One requirement of PEP 508, as pip takes it in a file: name, extras, specifiers or a URL, marker, hashes.
 //!
-//! Pure. What only the machine at hand can resolve (a path, a checkout, an editable install) is refused with its reason,
+//! Pure. What only the local machine can resolve (a path, a checkout, an editable install) is refused with its reason,
 //! because a locked build installs by hash.
 
 use super::cursor::Cursor;
@@ -69,7 +69,7 @@ pub struct NormalRequirement {
     pub hashes: BTreeSet<String>,
 }
 
-/// As it would stand in a file, on one line and without hashes.
+/// As written in a file, on one line and without hashes.
 impl fmt::Display for NormalRequirement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let joined = |set: &BTreeSet<String>| set.iter().map(String::as_str).collect::<Vec<_>>().join(",");
@@ -112,12 +112,12 @@ pub(crate) fn read(text: &str) -> Result<Requirement, LineError> {
     Ok(Requirement { name, extras, source, marker, hashes: BTreeSet::new(), file: PathBuf::new(), line: 0 })
 }
 
-const LOCAL: &str = "a path of this machine cannot be part of a locked build: publish the distribution, or name it by an \
+const LOCAL: &str = "a local path cannot be part of a locked build: publish the distribution, or name it by an \
                      `https://` URL";
 const CHECKOUT: &str = "a version control checkout has no hash and cannot be part of a locked build: name a release, or the \
                         `https://` URL of an archive";
 
-/// Whether the text is a place rather than a name: `Ok` for a URL to read, an error for a place that cannot be locked.
+/// True if the text is a place rather than a name: `Ok` for a URL to read, an error for a place that cannot be locked.
 fn place(text: &str) -> Option<Result<(), LineError>> {
     let word = text.split_whitespace().next().unwrap_or_default();
     let scheme = word.split_once("://").map(|(scheme, _)| scheme).filter(|scheme| {
@@ -256,7 +256,7 @@ fn specifier(cursor: &mut Cursor<'_>, operator: &'static str) -> Result<Specifie
     Specifier::new(operator, text).map_err(|why| LineError::new(at, why))
 }
 
-/// What may follow a source: nothing, or `;` and a marker.
+/// Reads the optional marker after a source.
 fn rest(cursor: &mut Cursor<'_>, source: &RequirementSource) -> Result<Option<Marker>, LineError> {
     cursor.blanks();
     if cursor.is_done() {
@@ -324,7 +324,7 @@ mod tests {
         refused("numpy 2", 6, "expected a specifier");
         refused("numpy>=2 <3", 9, "`,` and a specifier");
         refused("numpy>=x", 7, "`x` is not a version");
-        refused("numpy>=2.*", 7, "goes only with");
+        refused("numpy>=2.*", 7, "is only allowed with");
         refused("numpy==${V}", 7, "from the environment");
         refused("numpy[a", 7, "`,` or `]`");
         refused("numpy[,a]", 6, "name of an extra");
@@ -341,10 +341,10 @@ mod tests {
     #[test]
     fn what_cannot_be_locked_says_why() {
         for local in [".", "./a", "../a-1.0.tar.gz", "/a/b", "a/b", "x.whl", "file:///a.whl", "~/a"] {
-            refused(local, 0, "a path of this machine");
+            refused(local, 0, "a local path");
         }
-        refused("a @ file:///x.whl", 4, "a path of this machine");
-        refused("a @ ./x.whl", 4, "a path of this machine");
+        refused("a @ file:///x.whl", 4, "a local path");
+        refused("a @ ./x.whl", 4, "a local path");
         refused("git+https://h/a", 0, "checkout");
         refused("a @ git+ssh://git@h/a@v1", 4, "checkout");
         refused("a @ ftp://h/a", 4, "`https://` URL");

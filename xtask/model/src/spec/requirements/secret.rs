@@ -21,12 +21,12 @@ fn user_infos(text: &str) -> Vec<std::ops::Range<usize>> {
     found
 }
 
-/// How long the user information at the start of this word is, without its `@`; `last` is the word's last `@`.
+/// Length of the user information at the start of this word, without its `@`; `last` is the word's last `@`.
 fn user_info(word: &str, last: usize) -> Option<usize> {
     let authority = upto(word, |c| "/?#".contains(c));
     match authority.rfind('@') {
         Some(at) if at + 1 < authority.len() => Some(at),
-        // A password with a raw `/` or `?` is no URL by RFC 3986, but people write it: what cannot be a port is a password.
+        // A password with a raw `/` or `?` is invalid by RFC 3986, but people write it: what cannot be a port is a password.
         _ if authority.contains('@') || has_no_port(authority) => Some(last),
         _ => None,
     }
@@ -36,7 +36,7 @@ fn upto(text: &str, end: impl Fn(char) -> bool) -> &str {
     &text[..text.find(end).unwrap_or(text.len())]
 }
 
-/// Whether `user:word` cannot be a host with a port.
+/// True if `user:word` cannot be a host with a port.
 fn has_no_port(authority: &str) -> bool {
     let port = authority.rsplit_once(':').filter(|_| !authority.starts_with('[')).map(|(_, port)| port);
     port.is_some_and(|port| port.is_empty() || !port.bytes().all(|b| b.is_ascii_digit()))
@@ -76,7 +76,7 @@ pub fn without_user(url: &str) -> String {
     text + &url[from..]
 }
 
-/// Whether a URL of the text has user information that is written out, rather than `${NAME}` of the environment.
+/// True if a URL of the text has user information that is written out, rather than `${NAME}` of the environment.
 pub fn has_password(text: &str) -> bool {
     user_infos(text).into_iter().any(|range| {
         let parts = text[range].split(':');
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_is_told_from_a_variable() {
+    fn a_password_is_distinguished_from_a_variable() {
         for (text, yes) in [
             ("https://u:p@h/", true),
             ("https://${U}:${P}@h/", false),

@@ -30,7 +30,7 @@ pub(super) fn pinned(path: &Path, text: &str) -> Result<String, Fault> {
         RequirementSource::Url(url) => requirements::distribution(url).map(|(_, version)| version),
     });
     version.ok_or_else(|| {
-        Fault::usage(format!("`{}` pins no version of uv", path.display())).hint("write it anew: `cargo xtask lock`")
+        Fault::usage(format!("`{}` pins no version of uv", path.display())).hint("update it: `cargo xtask lock`")
     })
 }
 

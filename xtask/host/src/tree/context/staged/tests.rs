@@ -7,7 +7,7 @@ use xtask_model::image::context::as_in_git;
 use xtask_model::spec::dockerfile::{Reads, Source};
 use xtask_model::spec::ignore::Ignore;
 
-/// What a checkout holds at a path.
+/// File of a checkout.
 #[derive(Clone, Debug, PartialEq)]
 enum Thing {
     File { text: String, executable: bool },
@@ -17,7 +17,7 @@ enum Thing {
 
 type Things = BTreeMap<String, Thing>;
 
-/// What a checkout may have besides what the key covers.
+/// Properties of a checkout that the key does not cover.
 #[derive(Clone, Copy, Debug)]
 struct Habit {
     /// Permission bits that it takes away, as a umask does.

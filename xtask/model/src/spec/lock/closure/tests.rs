@@ -63,7 +63,7 @@ fn a_pin_outside_of_what_another_requires() {
 fn a_pin_that_was_deleted() {
     check("needw", &[("needw==1.0", &["plain<1.1"])], &["needw 1.0 requires `plain<1.1`, which is not locked"]);
     check("needw\nplain", &[("needw==1.0", &[])], &["the requirements ask for `plain`, which is not locked"]);
-    // Nobody misses what only another platform metadata.
+    // What only another platform needs is not missing.
     check("needw", &[("needw==1.0", &["plain; sys_platform == 'win32'"])], &[]);
 }
 
