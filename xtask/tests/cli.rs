@@ -425,7 +425,7 @@ fn workflows_of_a_policy_below_the_top_go_where_github_reads_them() {
     let (code, said) = workflows(&place.path().join("services/app"), &[]);
     assert_eq!(code, Some(0), "{said}");
     let folder = place.path().join(".github/workflows");
-    let text = std::fs::read_to_string(folder.join("services-app-release.yml")).unwrap();
+    let text = std::fs::read_to_string(folder.join("services-app-ci.yml")).unwrap();
     assert!(text.contains("working-directory: services/app") && text.contains("'services/app/Cargo.lock'"), "{text}");
     assert_eq!(std::fs::read_to_string(folder.join("ci.yml")).unwrap(), "name: mine\non: push\n");
     assert!(!place.path().join("services/app/.github").exists());

@@ -73,10 +73,12 @@ pub fn plan(global: &Global, flags: &PlanFlags, variable: &dyn Fn(&str) -> Optio
     let (decision, reasons) = change::decide(&facts);
     let Facts { base, app, .. } = facts;
     let changes = changes.ok();
-    let tested = match Git::at(&clone.root).commit(variable)?.filter(|_| purpose != Purpose::Change) {
-        Some(commit) if flags.head.is_none() => tested(global, &head, app_reference.as_ref(), &commit),
-        _ => None,
+    let commit = if purpose == Purpose::Change || flags.head.is_some() {
+        None
+    } else {
+        Git::at(&clone.root).commit(variable)?
     };
+    let tested = commit.and_then(|commit| tested(global, &head, app_reference.as_ref(), &commit));
     let (verification, verification_reason) = verify(&head.tree.policy, purpose, &changed, tested.as_deref());
     Ok(Plan {
         verification,
