@@ -29,6 +29,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Instant;
+use xtask_host::linux;
 use xtask_host::scratch::Scratch;
 use xtask_host::terminal;
 use xtask_host::tree::uv::{self, Uv};
@@ -442,7 +443,7 @@ impl Compiler {
 }
 
 fn compiler(platform: &Platform, environment: &Environment) -> Compiler {
-    if cfg!(target_os = "linux") && *platform == Platform::host() {
+    if linux::PRESENT && *platform == Platform::host() {
         return Compiler::Root;
     }
     let minor = environment.minor();
