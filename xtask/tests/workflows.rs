@@ -78,7 +78,8 @@ fn actionlint_finds_nothing() {
     let text = std::fs::read_to_string(Path::new(REPOSITORY).join("images.toml")).unwrap();
     let two = text.replace("[\"linux/amd64\"]", "[\"linux/amd64\", \"linux/arm64\"]");
     let other = text.replace("\"main\"", "\"release/a+b\"").replace("ghcr.io/acme", "registry.example:5000/team/x");
-    for text in [text, two, other] {
+    let laptops = format!("{text}laptops = [\"macos\"]\n");
+    for text in [text, two, other, laptops] {
         let policy = xtask_model::image::policy::parse(&text, &|_| true).unwrap_or_else(|fault| panic!("{fault}"));
         let below = xtask_model::record::workflows::Place::new("services/app", "").unwrap();
         let below = xtask_model::record::workflows::generate_at(&policy, &below).unwrap();

@@ -5,7 +5,7 @@
 //! branch, a title) is ever part of a `run:` line.
 
 use crate::fault::Fault;
-use crate::image::policy::{self, Ci, Policy};
+use crate::image::policy::{self, Ci, Laptop, Policy};
 use crate::spec::reference::Platform;
 
 /// A file that is written.
@@ -366,6 +366,7 @@ fn ci(policy: &Policy, place: &Place) -> String {
     let [checkout, cargo, deny] = [checkout(), cargo("ci", place), deny()];
     let defaults = defaults(place);
     let (cluster, kubeconfig) = if policy.ci.cluster { (CLUSTER, KUBECONFIG) } else { Default::default() };
+    let laptops: String = policy.ci.laptops.iter().map(|laptop| laptop_job(*laptop, policy, place)).collect();
     format!(
         "{header}
 on:
@@ -391,7 +392,39 @@ jobs:
           # A tool that is missing is a failure here, not a test that is left out.
           XTASK_REQUIRE_REAL: '1'
 {kubeconfig}        run: cargo xtask ci
-"
+{laptops}"
+    )
+}
+
+/// The job that compiles and tests xtask on the runners of a system other than Linux, one for each of its processors.
+fn laptop_job(laptop: Laptop, policy: &Policy, place: &Place) -> String {
+    let (name, runners) = match laptop {
+        Laptop::MacOs => ("macos", ["macos-15", "macos-15-intel"]),
+    };
+    let (minutes, checkout, at) = (policy.ci.timeout_minutes, checkout(), slashed(&place.workspace));
+    format!(
+        "  {name}:
+    strategy:
+      fail-fast: false
+      matrix:
+        runner: [{}]
+    runs-on: ${{{{ matrix.runner }}}}
+    timeout-minutes: {minutes}
+    permissions:
+      contents: read
+    steps:
+{checkout}      - name: Cache the crates' sources
+        {}
+        with:
+          path: |
+            ~/.cargo/registry/index
+            ~/.cargo/registry/cache
+          key: crates-${{{{ hashFiles('{at}Cargo.lock') }}}}
+      - name: What needs no Linux is compiled and tested
+        run: cargo xtask test --quick
+",
+        runners.join(", "),
+        CACHE.uses()
     )
 }
 

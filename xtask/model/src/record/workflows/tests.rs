@@ -17,7 +17,7 @@ fn policies() -> Vec<Policy> {
         policy(|text| text.replace("[\"linux/amd64\"]", "[\"linux/amd64\", \"linux/arm64\"]")),
         policy(|text| {
             text.replace("\"main\"", "\"release/a+b\"").replace("ghcr.io/acme", "registry.example:5000/team/x")
-                + "schedule = \"0 0 * * 0\"\ntimeout-minutes = 9\nrunners = { \"linux/amd64\" = \"own.one\" }\n"
+                + "schedule = \"0 0 * * 0\"\ntimeout-minutes = 9\nlaptops = [\"macos\"]\nrunners = { \"linux/amd64\" = \"own.one\" }\n"
         }),
         {
             let mut policy = policy(|text| text);
@@ -113,6 +113,21 @@ fn ci_has_the_cargo_deny_that_its_phase_needs() {
         let at = |call: &str| runs.iter().position(|run| run.starts_with(call)).unwrap_or_else(|| panic!("{call}"));
         let install = format!("cargo install --locked --version {CARGO_DENY} cargo-deny");
         assert!(at(&install) < at("cargo xtask ci"));
+    }
+}
+
+#[test]
+fn a_laptops_system_has_a_job_where_the_policy_asks_for_it() {
+    for policy in policies() {
+        let text = generate(&policy).unwrap().remove(0).text;
+        let job = &YamlLoader::load_from_str(&text).unwrap()[0]["jobs"]["macos"];
+        assert_eq!(job.is_badvalue(), policy.ci.laptops.is_empty());
+        if !policy.ci.laptops.is_empty() {
+            let runners: Vec<_> = job["strategy"]["matrix"]["runner"].as_vec().unwrap().iter().collect();
+            assert_eq!(runners.len(), 2, "both processors");
+            let runs: Vec<_> = steps(job).iter().filter_map(|step| step["run"].as_str()).collect();
+            assert_eq!(runs, ["cargo xtask test --quick"]);
+        }
     }
 }
 
