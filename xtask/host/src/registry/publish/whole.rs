@@ -32,7 +32,7 @@ pub fn check(published: &mut Published, client: &Client, repository: &Repository
     let read = some_at_once(at_once(repository), &manifests, |manifest| read(client, repository, manifest))?;
     let blobs: BTreeSet<Digest> = read.iter().flatten().flat_map(parts).collect();
     let blobs: Vec<Digest> = blobs.into_iter().collect();
-    let found = some_at_once(at_once(repository), &blobs, |digest| client.has_blob(repository, digest))?;
+    let found = client.has_blobs(repository, &blobs, at_once(repository))?;
     let absent: BTreeSet<Digest> =
         blobs.into_iter().zip(found).filter(|(_, found)| !found).map(|(digest, _)| digest).collect();
     let mut lost: BTreeMap<Digest, String> = BTreeMap::new();
