@@ -2,8 +2,8 @@
 //!
 //! Reads files, git objects and the registry; builds and writes nothing. `change` decides from what is found here.
 
-use crate::build::{self, Checks, Inquiry};
 use crate::flags::Global;
+use crate::pipeline::{self, Checks, Inquiry};
 use std::collections::BTreeMap;
 use xtask_host::registry::layout::Layout;
 use xtask_host::tree::binary;
@@ -162,7 +162,7 @@ impl Snapshot {
     /// # Errors
     /// What a build would refuse, too: another image under our tag, a pinned base that cannot be built on.
     pub fn footing(&self, global: &Global) -> Result<Footing, Fault> {
-        let client = build::impatient(&self.tree);
+        let client = pipeline::impatient(&self.tree);
         let platforms = self.tree.policy.project.platforms.clone();
         let wish = Wish { push: !global.offline, platforms, force: false, no_latest: true, no_branch_tag: true };
         let (offline, locked) = (global.offline, global.locked);
@@ -228,7 +228,7 @@ impl Snapshot {
         if inquiry.offline {
             return Ok(unknown(Presence::NotAsked));
         }
-        let found = match build::pinned_base(&self.tree, inquiry.client, digest, &inquiry.wish.platforms) {
+        let found = match pipeline::pinned_base(&self.tree, inquiry.client, digest, &inquiry.wish.platforms) {
             Ok(found) => found,
             Err(fault) if fault.exit == Exit::Network => return Ok(unknown(Presence::Unknown(said(&fault)))),
             Err(fault) => return Err(fault),
@@ -271,7 +271,7 @@ impl Snapshot {
         let folder = self.tree.images().join("root");
         let debian = self.tree.policy.root.fallback.as_ref().filter(|_| folder.join("index.json").is_file())?;
         let layout = Layout::open_or_create(&folder).ok()?;
-        root::find(&build::debian_recipe(debian), &layout, &self.platform()).ok()?
+        root::find(&pipeline::debian_recipe(debian), &layout, &self.platform()).ok()?
     }
 
     /// The platform of a root that is made here.

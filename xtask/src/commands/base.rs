@@ -2,8 +2,8 @@
 //!
 //! Every command that changes something shows first what it does; what cannot be undone waits for `--yes`.
 
-use crate::build;
 use crate::flags::{BaseCommand, Format, Global};
+use crate::pipeline;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -87,7 +87,7 @@ impl Desk {
     /// The survey, and this tree's fingerprint where it can be known; one does not wait for the other.
     fn survey_and_mine(&self, global: &Global, referrers: bool) -> Result<(Survey, Option<Fingerprint>), Fault> {
         let (survey, mine) = std::thread::scope(|scope| {
-            let mine = scope.spawn(|| build::base_fingerprint(global));
+            let mine = scope.spawn(|| pipeline::base_fingerprint(global));
             (self.survey(referrers), mine.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         });
         let mine =
@@ -198,7 +198,7 @@ impl Desk {
         let rules = Rules { keep, older_than, now: clock::now(), this_tree: mine, pinned: self.pinned };
         let plan = bases::prune(&survey, &rules);
         // A build that is at work may stand on a layout that is to go, or be about to put one in its place.
-        let lock = if yes { Some(build::lock_images(&self.tree.images())?) } else { None };
+        let lock = if yes { Some(pipeline::lock_images(&self.tree.images())?) } else { None };
         let layouts = Layouts::plan(&self.tree, mine)?;
         if global.format == Format::Json {
             let json = serde_json::json!({"registry": plan, "layouts": layouts.verdicts});

@@ -1,7 +1,7 @@
 //! `doctor`: everything that a build needs, looked at without changing anything, each with its remedy.
 
 use crate::flags::{Format, Global};
-use crate::{build, steps};
+use crate::{pipeline, steps};
 use serde::Serialize;
 use xtask_host::docker::Docker;
 use xtask_host::process::{self, Command};
@@ -164,7 +164,7 @@ fn root_image(tree: &Tree, global: &Global) -> Finding {
         Ok(None) if global.offline => return note("root", "not pinned", "`cargo xtask lock` pins it"),
         Ok(None) => {}
     }
-    match build::resolve_root(tree, &tree.policy.project.platforms) {
+    match pipeline::resolve_root(tree, &tree.policy.project.platforms) {
         Ok(_) => note("root", format!("`{image}` can be reached and is not pinned"), "`cargo xtask lock` pins it"),
         Err(fault) if tree.policy.root.fallback.is_some() && fault.unreachable => {
             let cause = fault.causes.last().cloned().unwrap_or(fault.what);
@@ -190,7 +190,7 @@ fn installer(tree: &Tree) -> Finding {
 }
 
 fn git(global: &Global, tree: &Tree) -> Finding {
-    let compared = match build::compare_with_commit(tree, global.offline) {
+    let compared = match pipeline::compare_with_commit(tree, global.offline) {
         Ok(compared) => compared,
         Err(fault) => return bad("inputs", fault),
     };
@@ -294,7 +294,7 @@ fn registry(tree: &Tree, global: &Global) -> Vec<Finding> {
     if global.offline {
         return vec![note("registry", "not asked", "run this without `--offline`")];
     }
-    let client = build::impatient(tree);
+    let client = pipeline::impatient(tree);
     if let Err(fault) = client.ping(repository.registry()) {
         // A team without its registry can still build for the local store.
         let fault = fault.hint("`--registry HOST` names another; without `--push` images stay on this machine");
@@ -338,7 +338,7 @@ fn latest(tree: &Tree, client: &Client, kind: ImageKind, again: &str) -> Result<
 fn pinned_base(tree: &Tree, client: &Client) -> Option<Finding> {
     let digest = facts::images_lock(tree).ok()?.base?;
     let remedy = "`cargo xtask base pin --remove` lets builds follow the requirements again";
-    Some(match build::pinned_base(tree, client, digest, &tree.policy.project.platforms) {
+    Some(match pipeline::pinned_base(tree, client, digest, &tree.policy.project.platforms) {
         Ok(_) => note("pinned base", format!("builds use `{digest}`, whatever the requirements say"), remedy),
         Err(fault) => bad("pinned base", fault),
     })

@@ -1,7 +1,7 @@
 //! `cargo xtask explain`: what is published beside this tree, or one commit beside another, difference by difference.
 
-use crate::build;
 use crate::flags::{Format, Global};
+use crate::pipeline;
 use crate::survey::{Found, Snapshot, Untaken, said};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -97,7 +97,7 @@ struct Before<K> {
 fn published(global: &Global) -> Result<Vec<Explained>, Fault> {
     let root = facts::find_root(global.root.as_deref())?;
     let here = Snapshot::take(global.tree_of(Box::new(root))?).map_err(Untaken::fault)?;
-    let client = (!global.offline).then(|| build::impatient(&here.tree));
+    let client = (!global.offline).then(|| pipeline::impatient(&here.tree));
     let base: Option<Before<BaseKey>> = before(&here, client.as_ref(), ImageKind::Base)?;
     let app: Option<Before<AppKey>> = before(&here, client.as_ref(), ImageKind::App)?;
     let footing = here.footing(global)?;

@@ -3,8 +3,8 @@
 //! Installs nothing outside the repository's `target`, and says first what it is going to do.
 
 use crate::announce;
-use crate::build::{self, Target};
 use crate::flags::{BuildFlags, Global};
+use crate::pipeline::{self, Target};
 use std::io::{BufRead as _, IsTerminal as _};
 use xtask_host::docker::{Docker, debian, engine};
 use xtask_host::terminal;
@@ -69,7 +69,7 @@ pub fn run(global: &Global, yes: bool, engine: Option<Engine>) -> anyhow::Result
     }
     let push = global.registry.is_some();
     let flags = BuildFlags { push, platform: vec![Platform::host()], engine, ..BuildFlags::default() };
-    let done = build::run(&global, &flags, Target::App)?;
+    let done = pipeline::run(&global, &flags, Target::App)?;
     announce::conclude(&done);
     let Some(app) = done.images.last() else { return Ok(()) };
     let in_ci = std::env::var_os("CI").is_some_and(|value| !value.is_empty());

@@ -123,7 +123,7 @@ fn on_a_foreign_root(name: &str, registry: &str, settings: &str) -> Option<Repo>
     );
     repo.commit("a root of another registry");
     let policy = policy::parse(&text, &|_| true).unwrap_or_else(|fault| panic!("{fault}"));
-    let recipe = xtask::build::debian_recipe(policy.root.fallback.as_ref().unwrap());
+    let recipe = xtask::pipeline::debian_recipe(policy.root.fallback.as_ref().unwrap());
     let tag = format!("{}-{}", &recipe.fingerprint().hex()[..12], host.replace('/', "-"));
     repo.engine.push_root(&format!("{}/app-root", repo.registry).parse().unwrap(), &tag, "fallback");
     Some(repo)
