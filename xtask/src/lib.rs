@@ -8,5 +8,4 @@ pub mod leftovers;
 pub mod pipeline;
 pub mod smoke;
 pub mod steps;
-pub mod survey;
 pub mod tidy;

@@ -14,13 +14,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use xtask::commands::plan::plan;
 use xtask::flags::{Format, Global, PlanFlags};
-use xtask::survey::{Snapshot, Untaken};
+use xtask::pipeline::{Sources, Unreadable, plan_tree};
 use xtask_host::registry::Client;
 use xtask_model::fault::{Exit, Fault};
-use xtask_model::image::change::{Decision, Presence};
+use xtask_model::image::change::{ChangePlan, Ready, Work};
 use xtask_model::image::key::{AppKey, BaseKey, FINGERPRINT_LABEL, KEY_LABEL, Key};
 use xtask_model::image::policy::ImageKind;
-use xtask_model::image::presence::REVISION;
+use xtask_model::image::presence::{Presence, REVISION};
 use xtask_model::spec::oci::annotation;
 use xtask_model::spec::reference::{Digest, Repository, Tag};
 
@@ -63,10 +63,11 @@ struct Here {
 fn here(global: &Global) -> Here {
     let tree = global.tree_of(Box::new(global.root.clone().unwrap())).unwrap();
     let client = tree.client();
-    let here = Snapshot::take(tree).map_err(Untaken::fault).unwrap();
-    let (base, app) = here.keys(&here.footing(global).unwrap().root.unwrap());
-    let repository = |kind| here.tree.repository(kind);
-    Here { base: (repository(ImageKind::Base), base), app: (repository(ImageKind::App), app), client }
+    let sources = Sources::read_all(&tree).map_err(Unreadable::fault).unwrap();
+    let plan = plan_tree(global, &sources).unwrap();
+    let base = sources.base_key(&plan.root.unwrap());
+    let app = sources.app_key(&base.fingerprint());
+    Here { base: (tree.repository(ImageKind::Base), base), app: (tree.repository(ImageKind::App), app), client }
 }
 
 impl Here {
@@ -113,7 +114,7 @@ fn labels(key: &impl Key) -> BTreeMap<&'static str, String> {
     BTreeMap::from([(FINGERPRINT_LABEL, key.fingerprint().to_string()), (KEY_LABEL, key.json())])
 }
 
-fn decide(global: &Global) -> Result<xtask_model::image::change::Plan, Fault> {
+fn decide(global: &Global) -> Result<ChangePlan, Fault> {
     plan(global, &PlanFlags { base: Some("HEAD".to_owned()), ..PlanFlags::default() }, &|_| None)
 }
 
@@ -133,8 +134,8 @@ fn what_the_registry_holds_decides_too() {
     let before = here(&global);
 
     let found = decide(&global).unwrap();
-    assert_eq!(found.decision, Decision::BaseFast);
-    assert!(found.reasons[0].ends_with("is not in the registry; nothing of yours changed"), "{:?}", found.reasons);
+    assert_eq!(found.decision, Work::BaseFast);
+    assert!(found.reasons[0].ends_with("is not in the registry, although no input changed"), "{:?}", found.reasons);
     let (code, out, err) = explain(&global);
     assert_eq!((code, out.matches("nothing is published yet").count()), (0, 2), "{out}{err}");
 
@@ -142,16 +143,16 @@ fn what_the_registry_holds_decides_too() {
     let base_tag = tag(&|| before.base.1.fingerprint());
     let base = before.publish_base(&[base_tag.clone(), Tag::latest()]);
     let found = decide(&global).unwrap();
-    assert_eq!((found.decision, &found.base), (Decision::Fast, &Presence::Present));
-    assert_eq!(found.base_reference, Some(before.base.0.tag(&base_tag)));
+    assert_eq!((found.decision, found.base.ready()), (Work::Fast, Ready::Yes));
+    assert_eq!(found.base.reference, Some(before.base.0.tag(&base_tag)));
 
     let app_tag = tag(&|| before.app.1.fingerprint());
     before.publish_app(Digest::of(b"an older build"), &[app_tag.clone(), Tag::latest()]);
     let found = decide(&global).unwrap();
-    assert_eq!(found.decision, Decision::Fast, "{:?}", found.reasons);
-    assert!(matches!(found.app, Presence::Stale(_)), "{:?}", found.app);
+    assert_eq!(found.decision, Work::Fast, "{:?}", found.reasons);
+    assert!(matches!(found.app.ready(), Ready::No(why) if why.contains("different base")), "{:?}", found.app);
     before.publish_app(base, &[app_tag.clone(), Tag::latest()]);
-    assert_eq!(decide(&global).unwrap().decision, Decision::Skip);
+    assert_eq!(decide(&global).unwrap().decision, Work::Skip);
     let (_, out, _) = explain(&global);
     assert_eq!(out.matches("nothing differs").count(), 2, "{out}");
 
@@ -162,7 +163,7 @@ fn what_the_registry_holds_decides_too() {
     repo.file("requirements-enhanced.lock", &lock.replace(&format!("scipy=={version}"), "scipy==1.99.0"));
     repo.file("autoscaler/templates/new.html", "x\n");
     let found = decide(&global).unwrap();
-    assert_eq!(found.decision, Decision::BaseFast, "{:?}", found.reasons);
+    assert_eq!(found.decision, Work::BaseFast, "{:?}", found.reasons);
     let said = format!("scipy {version} -> 1.99.0 (requirements-enhanced.lock)");
     assert_eq!(found.reasons[0], format!("base: {said}"));
     let (_, out, _) = explain(&global);
@@ -172,7 +173,7 @@ fn what_the_registry_holds_decides_too() {
     let after = here(&global);
     after.publish_base(&[after.base.1.fingerprint().tag(12)]);
     let found = decide(&global).unwrap();
-    assert_eq!((found.decision, found.requirements_changed()), (Decision::Fast, true));
+    assert_eq!((found.decision, found.requirements_changed()), (Work::Fast, true));
     repo.git(&["checkout", "-q", "."]);
     repo.git(&["clean", "-fdq"]);
 
@@ -191,7 +192,7 @@ fn what_the_registry_lost_is_told_from_what_changed() {
     here.publish_base(&[Tag::latest()]);
     let (code, out, err) = explain(&global);
     assert_eq!(code, 0, "{err}");
-    assert!(out.contains(":latest`\n  the registry lost it, nothing of yours changed\n"), "{out}");
+    assert!(out.contains(":latest`\n  the registry lost it, although no input changed\n"), "{out}");
 }
 
 #[test]
@@ -214,10 +215,10 @@ fn changed_sources_of_a_published_program_are_named() {
     };
     says(&id, &format!("changed since {short}: autoscaler/src/main.rs\n"));
     says(&format!("{id}-dirty"), &format!("changed since {short}: autoscaler/src/main.rs\n"));
-    says(&"1".repeat(40), "(which ones cannot be told: revision `1111");
+    says(&"1".repeat(40), "(which ones is unknown: revision `1111");
     // A commit whose sources are not those of the key says nothing about them.
     let now = repo.lines(&["rev-parse", "HEAD"])[0].clone();
-    says(&now, &format!("(which ones cannot be told: it was built from more than commit {})", &now[..12]));
+    says(&now, &format!("(which ones is unknown: it was built from more than commit {})", &now[..12]));
 }
 
 #[test]
@@ -227,8 +228,8 @@ fn a_registry_out_of_reach_fails_open_in_a_plan_and_is_an_error_in_an_explanatio
     let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let global = global(repo.root(), &address.to_string());
     let found = decide(&global).unwrap();
-    assert_eq!(found.decision, Decision::BaseFast);
-    assert!(matches!(found.base, Presence::Unknown(_)));
+    assert_eq!(found.decision, Work::BaseFast);
+    assert!(matches!(found.base.presence, Presence::Unknown(_)));
     assert!(found.reasons[0].starts_with("whether the registry has the base cannot be known"), "{:?}", found.reasons);
     let (code, out, err) = explain(&global);
     assert_eq!((code, out.as_str()), (5, ""), "{err}");

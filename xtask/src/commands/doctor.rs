@@ -294,7 +294,7 @@ fn registry(tree: &Tree, global: &Global) -> Vec<Finding> {
     if global.offline {
         return vec![note("registry", "not asked", "run this without `--offline`")];
     }
-    let client = pipeline::impatient(tree);
+    let client = pipeline::single_try_client(tree);
     if let Err(fault) = client.ping(repository.registry()) {
         // A team without its registry can still build for the local store.
         let fault = fault.hint("`--registry HOST` names another; without `--push` images stay on this machine");

@@ -1,7 +1,7 @@
-//! `cargo xtask plan`: finds the two trees, gathers the facts of both, has `change` decide, and tells it.
+//! `cargo xtask plan`: finds the two trees, plans the newer one as `build` does, has `change` classify the work, and prints it.
 
 use crate::flags::{Format, Global, PlanFlags};
-use crate::survey::{Footing, Snapshot, Untaken, said};
+use crate::pipeline::{self, Sources, TreePlan, Unreadable, one_line};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,9 +10,10 @@ use xtask_host::tree::facts::{self};
 use xtask_host::tree::git::revision::{self, Revision};
 use xtask_host::tree::git::{Git, Objects};
 use xtask_model::fault::{Exit, Fault};
-use xtask_model::image::change::{self, Changes, Decision, Facts, Plan, Presence, Purpose};
+use xtask_model::image::change::{self, ChangeFacts, ChangePlan, Changes, PlannedImage, Purpose, Work};
 use xtask_model::image::event::{self, Against};
 use xtask_model::image::key::Names;
+use xtask_model::image::presence::Presence;
 
 /// Runs the command.
 pub fn run(global: &Global, flags: &PlanFlags) -> anyhow::Result<()> {
@@ -21,7 +22,11 @@ pub fn run(global: &Global, flags: &PlanFlags) -> anyhow::Result<()> {
 }
 
 /// Plans. `variable` is the environment, where CI says what happened.
-pub fn plan(global: &Global, flags: &PlanFlags, variable: &dyn Fn(&str) -> Option<String>) -> Result<Plan, Fault> {
+pub fn plan(
+    global: &Global,
+    flags: &PlanFlags,
+    variable: &dyn Fn(&str) -> Option<String>,
+) -> Result<ChangePlan, Fault> {
     let root = facts::find_root(global.root.as_deref())?;
     let clone = Clone { objects: Arc::new(Objects::open(&Git::at(&root), global.offline)?), root };
     let (head, head_revision) = match &flags.head {
@@ -36,89 +41,62 @@ pub fn plan(global: &Global, flags: &PlanFlags, variable: &dyn Fn(&str) -> Optio
     if let Some(event) = clone.event(flags, variable)?
         && let Against::Deleted(name) = event.against
     {
-        return Ok(nothing_left(event.purpose, head_revision, &name));
+        let reasons = vec![format!("{name} was deleted: there is nothing to build")];
+        let changes = Some(Changes::default());
+        return Ok(ChangePlan {
+            decision: Work::Skip,
+            reasons,
+            changes,
+            ..unasked(event.purpose, None, head_revision)
+        });
     }
     let (purpose, base) = clone.base(flags, variable, &head.policy.project.default_branch, head_name)?;
     let base_revision = base.as_ref().ok().map(|revision| revision.id.clone());
-    let head = match Snapshot::take(head) {
-        Ok(head) => head,
-        Err(Untaken::Wrong(fault)) => return Err(fault),
-        Err(Untaken::NoBase(fault)) => return Ok(from_scratch(purpose, base_revision, head_revision, &fault)),
+    let sources = match Sources::read_all(&head) {
+        Ok(sources) => sources,
+        Err(Unreadable::Tree(fault)) => return Err(fault),
+        Err(Unreadable::Base(fault)) => {
+            let why = one_line(&fault);
+            let plan = unasked(purpose, base_revision, head_revision);
+            let (base, app) = (plan.base.clone(), plan.app.clone());
+            let facts =
+                ChangeFacts { purpose, changes: Err(why.clone()), no_base: Some(why), pinned: false, base, app };
+            let (decision, reasons) = change::decide(&facts);
+            return Ok(ChangePlan { decision, reasons, ..plan });
+        }
     };
-    let changes = base.and_then(|revision| compare(global, revision, &head));
-    let Footing { base, app, .. } = head.footing(global)?;
-    let (base_reference, app_reference) = (base.reference, app.reference);
-    let pinned = head.pinned_base().is_some();
-    let (base, app) = (base.presence, app.presence);
-    let facts = Facts { purpose, changes: changes.clone(), no_base: None, pinned, base, app };
+    let changes = base.and_then(|revision| compare(global, revision, &sources));
+    let TreePlan { base, app, .. } = pipeline::plan_tree(global, &sources)?;
+    let facts = ChangeFacts { purpose, changes, no_base: None, pinned: sources.pins.base.is_some(), base, app };
     let (decision, reasons) = change::decide(&facts);
-    let Facts { base, app, .. } = facts;
-    let changes = changes.ok();
-    Ok(Plan {
-        decision,
-        reasons,
-        purpose,
-        base_revision,
-        head_revision,
-        changes,
-        base_reference,
-        base,
-        app_reference,
-        app,
-    })
+    let ChangeFacts { changes, base, app, .. } = facts;
+    Ok(ChangePlan { decision, reasons, purpose, base_revision, head_revision, changes: changes.ok(), base, app })
 }
 
 /// The differences of head to a revision; a reason where the revision's inputs cannot be read.
-fn compare(global: &Global, revision: Revision, head: &Snapshot) -> Result<Changes, String> {
+fn compare(global: &Global, revision: Revision, head: &Sources<'_>) -> Result<Changes, String> {
     let id = revision.id.clone();
-    let old = global
-        .tree_of(Box::new(revision))
-        .map_err(Untaken::from)
-        .and_then(Snapshot::take)
-        .map_err(|why| format!("at `{}` {}", &id[..12], said(&why.fault())))?;
+    let unreadable = |fault: Fault| format!("at `{}` {}", &id[..12], one_line(&fault));
+    let tree = global.tree_of(Box::new(revision)).map_err(unreadable)?;
+    let old = Sources::read_all(&tree).map_err(|why| unreadable(why.fault()))?;
     let sources = head.sources_since(&old, &id);
-    let names = (head.tree.names(&head.base), Names { sources: &sources, ..head.tree.names(&head.app) });
-    Ok(change::compare(&old.inputs(), &head.inputs(), &names.0, &names.1))
+    let base_names = head.tree.names(&head.base);
+    let app_names = Names { sources: &sources, ..head.tree.names(&head.app().parsed) };
+    Ok(change::compare(&old.inputs(), &head.inputs(), &base_names, &app_names))
 }
 
-/// The plan for an event that removed what it is about.
-fn nothing_left(purpose: Purpose, head_revision: Option<String>, name: &str) -> Plan {
-    Plan {
-        decision: Decision::Skip,
-        reasons: vec![format!("{name} was deleted: there is nothing to build")],
-        purpose,
-        base_revision: None,
-        head_revision,
-        changes: Some(Changes::default()),
-        base_reference: None,
-        base: Presence::NotAsked,
-        app_reference: None,
-        app: Presence::NotAsked,
-    }
-}
-
-fn from_scratch(purpose: Purpose, base_revision: Option<String>, head_revision: Option<String>, why: &Fault) -> Plan {
-    let facts = Facts {
-        purpose,
-        changes: Err(said(why)),
-        no_base: Some(said(why)),
-        pinned: false,
-        base: Presence::NotAsked,
-        app: Presence::NotAsked,
-    };
-    let (decision, reasons) = change::decide(&facts);
-    debug_assert_eq!(decision, Decision::Full);
-    Plan {
-        decision,
-        reasons,
+/// A plan for which no registry was asked.
+fn unasked(purpose: Purpose, base_revision: Option<String>, head_revision: Option<String>) -> ChangePlan {
+    let image = || PlannedImage { reference: None, presence: Presence::NotAsked, decision: None };
+    ChangePlan {
+        decision: Work::Full,
+        reasons: Vec::new(),
         purpose,
         base_revision,
         head_revision,
         changes: None,
-        base_reference: None,
-        base: facts.base,
-        app_reference: None,
-        app: facts.app,
+        base: image(),
+        app: image(),
     }
 }
 
@@ -226,12 +204,12 @@ impl Clone {
 /// A fault in one line, with the command that helps.
 fn with_help(fault: &Fault) -> String {
     match fault.hints.first() {
-        Some(hint) => format!("{}; {hint}", said(fault)),
-        None => said(fault),
+        Some(hint) => format!("{}; {hint}", one_line(fault)),
+        None => one_line(fault),
     }
 }
 
-fn tell(format: Format, plan: &Plan) -> anyhow::Result<()> {
+fn tell(format: Format, plan: &ChangePlan) -> anyhow::Result<()> {
     match format {
         Format::Text => {
             if let Some(base) = &plan.base_revision {

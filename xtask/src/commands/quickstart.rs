@@ -55,14 +55,9 @@ pub fn run(global: &Global, yes: bool, engine: Option<Engine>) -> anyhow::Result
     }
     if global.registry.is_none() {
         // The policy's registry belongs to the team; a first try does not write to it.
-        let state = state.or_else(|| match engine::status(&tree.root, None) {
-            Ok(engine::Status::Running(state)) => Some(state),
-            _ => None,
-        });
-        global.registry = state
-            .map(|state| state.registry.parse())
-            .transpose()
-            .map_err(|error| Fault::build(format!("cannot use the engine's registry: {error}")))?;
+        let started = state.map(|state| state.registry.parse()).transpose();
+        let started = started.map_err(|error| Fault::build(format!("cannot use the engine's registry: {error}")))?;
+        global.registry = started.or_else(|| pipeline::private_registries(&tree.root).into_iter().next());
     }
     if needs_lock {
         super::lock::run(&global, false, &[])?;

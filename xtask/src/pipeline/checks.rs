@@ -13,14 +13,14 @@ use xtask_model::spec::reference::{Digest, Platform, Repository};
 
 /// Images that are looked at, and those that were.
 #[derive(Default)]
-pub struct Checks {
+pub(super) struct Checks {
     jobs: RefCell<Option<Sender<(Repository, Published)>>>,
     done: RefCell<BTreeMap<(Repository, Digest), Published>>,
 }
 
 impl Checks {
     /// Looks at an image, or has it looked at until `Checks::beside` ends.
-    pub fn check(&self, client: &Client, repository: &Repository, found: &mut Published) -> Result<(), Fault> {
+    pub(super) fn check(&self, client: &Client, repository: &Repository, found: &mut Published) -> Result<(), Fault> {
         if let Some(done) = self.done.borrow().get(&(repository.clone(), found.digest)) {
             *found = done.clone();
             return Ok(());

@@ -1,17 +1,12 @@
-//! Whether an image may carry the names of the commit that is checked out: its inputs are compared with the commit's, once for
-//! each image.
+//! Compares an image's inputs with the checked-out commit: only an equal image gets the commit's names.
 
-use super::Session;
-use super::planning::Image;
+use super::Context;
 use std::path::Path;
-use xtask_host::docker::Build;
 use xtask_host::tree::committed::{self, Committed};
 use xtask_host::tree::facts::{self, Parsed, Tree};
 use xtask_host::tree::git::Git;
-use xtask_host::tree::{binary, context};
 use xtask_host::{file, terminal};
 use xtask_model::fault::Fault;
-use xtask_model::image::context::{ContextPath, Entry};
 use xtask_model::image::key::Fingerprint;
 use xtask_model::image::plan::{self, Difference};
 use xtask_model::image::policy::{self, ImageKind};
@@ -22,97 +17,68 @@ use xtask_model::spec::reference::Digest;
 /// Differences that are shown line by line.
 const SHOWN: usize = 20;
 
-impl Session<'_> {
-    /// Compares an image's inputs with the commit's, and remembers the differences for its tags and labels.
-    ///
-    /// # Errors
-    /// The image would have files that git ignores and the policy does not allow.
-    pub(super) fn compare(&self, kind: ImageKind, parsed: &Parsed, fingerprint: &Fingerprint) -> Result<(), Fault> {
-        let differences = match &self.tree.commit {
-            None => committed::ignored_without_commit(&Git::at(&self.tree.root), parsed)?,
-            Some(commit) => {
-                let proof = self.proof(&commit.id, fingerprint)?;
-                let known = self.tree.images().join(format!("{kind}.commit"));
-                if std::fs::read_to_string(&known).is_ok_and(|text| text == proof) {
-                    return Ok(());
-                }
-                let committed = Committed::open(&self.tree.root, &commit.id, self.global.offline)?;
-                let differences = committed.differences(&self.tree, kind, parsed)?;
-                let pointers = committed.pointers(parsed);
-                for path in &pointers {
-                    terminal::warn(&format!(
-                        "`{path}` is a pointer file of Git LFS, and the {kind} gets the pointer instead of its contents; fetch \
-                         them: `git lfs pull`"
-                    ));
-                }
-                if differences.is_empty() && pointers.is_empty() && !self.flags.dry_run {
-                    // Equal once is equal for ever: a commit does not change, and the fingerprint covers the rest.
-                    file::write(&known, &proof)?;
-                }
-                differences
+/// Compares an image's inputs with the commit's.
+///
+/// # Errors
+/// The image would have files that git ignores and the policy does not allow.
+pub(super) fn compare(
+    context: &Context<'_>,
+    kind: ImageKind,
+    parsed: &Parsed,
+    fingerprint: &Fingerprint,
+) -> Result<Vec<Difference>, Fault> {
+    let (tree, request) = (context.tree, &context.request);
+    let differences = match &tree.commit {
+        None => committed::ignored_without_commit(&Git::at(&tree.root), parsed)?,
+        Some(commit) => {
+            let proof = proof(tree, &commit.id, fingerprint)?;
+            let known = tree.images().join(format!("{kind}.commit"));
+            if std::fs::read_to_string(&known).is_ok_and(|text| text == proof) {
+                return Ok(Vec::new());
             }
-        };
-        refuse_ignored(&self.tree, kind, parsed, &differences)?;
-        // Where the first root cannot be built on, an image is planned again on another.
-        let before = self.differences.borrow_mut().insert(kind, differences.clone());
-        if before.as_ref() != Some(&differences) {
-            self.announce(kind, &differences);
+            let committed = Committed::open(&tree.root, &commit.id, request.offline)?;
+            let differences = committed.differences(tree, kind, parsed)?;
+            let pointers = committed.pointers(parsed);
+            for path in &pointers {
+                terminal::warn(&format!(
+                    "`{path}` is a pointer file of Git LFS, and the {kind} gets the pointer instead of its contents; fetch \
+                     them: `git lfs pull`"
+                ));
+            }
+            if differences.is_empty() && pointers.is_empty() && !request.dry_run {
+                // Equal once is equal for ever: a commit does not change, and the fingerprint covers the rest.
+                file::write(&known, &proof)?;
+            }
+            differences
         }
-        Ok(())
-    }
+    };
+    refuse_ignored(tree, kind, parsed, &differences)?;
+    announce(context, kind, &differences);
+    Ok(differences)
+}
 
-    /// What an equal comparison is remembered by: everything that it looked at.
-    fn proof(&self, commit: &str, fingerprint: &Fingerprint) -> Result<String, Fault> {
-        let digest =
-            |path: &str| Ok::<_, Fault>(Digest::of(&self.tree.files.read(Path::new(path))?.unwrap_or_default()));
-        let (policy, pins, lock) =
-            (digest(policy::FILE)?, digest(lock::images::PATH)?, digest(self.tree.policy.base.lock.as_str())?);
-        Ok(format!("{commit} {fingerprint} {policy} {pins} {lock} {}\n", env!("CARGO_PKG_VERSION")))
-    }
+/// Record of an equal comparison: everything that was compared.
+fn proof(tree: &Tree, commit: &str, fingerprint: &Fingerprint) -> Result<String, Fault> {
+    let digest = |path: &str| Ok::<_, Fault>(Digest::of(&tree.files.read(Path::new(path))?.unwrap_or_default()));
+    let (policy, pins, lock) =
+        (digest(policy::FILE)?, digest(lock::images::PATH)?, digest(tree.policy.base.lock.as_str())?);
+    Ok(format!("{commit} {fingerprint} {policy} {pins} {lock} {}\n", env!("CARGO_PKG_VERSION")))
+}
 
-    fn announce(&self, kind: ImageKind, differences: &[Difference]) {
-        let Some(commit) = self.tree.commit.as_ref().filter(|_| !differences.is_empty()) else { return };
-        let short = commit.short();
-        if !self.wish.push {
-            return terminal::detail(&format!(
-                "the {kind} is not made of commit {short}: {}",
-                plan::listed(differences)
-            ));
-        }
-        terminal::warn(&format!(
-            "the {kind} is not made of commit {short}: it gets no tag of a commit, branch or version, and `latest` stays"
-        ));
-        for difference in differences.iter().take(SHOWN) {
-            terminal::step("differs", &format!("`{}`: {}", difference.path, difference.why));
-        }
-        if differences.len() > SHOWN {
-            terminal::step("differs", &format!("{} more", differences.len() - SHOWN));
-        }
+fn announce(context: &Context<'_>, kind: ImageKind, differences: &[Difference]) {
+    let Some(commit) = context.tree.commit.as_ref().filter(|_| !differences.is_empty()) else { return };
+    let short = commit.short();
+    if !context.request.wanted.push {
+        return terminal::detail(&format!("the {kind} is not made of commit {short}: {}", plan::listed(differences)));
     }
-
-    /// Differences of an image from the commit: those of its own inputs, and of the base that it is built on.
-    pub(super) fn differences(&self, kind: ImageKind) -> Vec<Difference> {
-        let known = self.differences.borrow();
-        let own = |kind: ImageKind| known.get(&kind).into_iter().flatten().cloned();
-        let mut found: Vec<Difference> = match kind {
-            ImageKind::App => own(ImageKind::Base).chain(own(kind)).collect(),
-            ImageKind::Base | ImageKind::Enhanced => own(kind).collect(),
-        };
-        found.sort();
-        found.dedup();
-        found
+    terminal::warn(&format!(
+        "the {kind} is not made of commit {short}: it gets no tag of a commit, branch or version, and `latest` stays"
+    ));
+    for difference in differences.iter().take(SHOWN) {
+        terminal::step("differs", &format!("`{}`: {}", difference.path, difference.why));
     }
-
-    /// Brings the files that an image reads into a folder of their own, where docker finds nothing that the image's key does not
-    /// cover. The folder stays locked while the value lasts.
-    pub(super) fn stage(&self, image: &Image, call: &Build) -> Result<context::Staged, Fault> {
-        let name = format!("{}-{}", image.plan.kind, call.platform.dashed());
-        let folder = self.tree.root.join("target/docker").join(name);
-        let staged = self.tree.policy.app.binary.as_ref().filter(|_| image.plan.kind == ImageKind::App);
-        let made = staged.map(|binary| binary::staged(&call.platform, binary).as_str().into());
-        let made: Vec<ContextPath> = made.map(|path: String| ContextPath::new(path)).into_iter().collect();
-        let entries: Vec<Entry> = image.parsed.files.iter().chain(&image.parsed.meant).cloned().collect();
-        context::stage(&self.tree.root, &entries, &made, &folder)
+    if differences.len() > SHOWN {
+        terminal::step("differs", &format!("{} more", differences.len() - SHOWN));
     }
 }
 

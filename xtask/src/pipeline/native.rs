@@ -1,11 +1,10 @@
-//! A build by the native engine: what its order is made of, from the session's tree, policy and plan.
+//! The native engine's translation of an order.
 
-use super::Session;
-use super::call::unknown_digest;
-use super::planning::Image;
+use super::Context;
+use super::facts::Image;
+use super::tagging::branch_tag;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use xtask_host::docker::{Build, Output};
 use xtask_host::registry::layout::Layout;
 use xtask_host::registry::publish;
 use xtask_host::terminal;
@@ -14,12 +13,13 @@ use xtask_model::fault::Fault;
 use xtask_model::image::commit::Commit;
 use xtask_model::image::context::ContextPath;
 use xtask_model::image::key::{AppKey, BinaryKey};
-use xtask_model::image::policy::{Compression, ImageKind};
+use xtask_model::image::order::{FromPlace, ImageOrder};
+use xtask_model::image::policy::{Binary, Compression, ImageKind};
 use xtask_model::image::presence::Published;
 use xtask_model::spec::dockerfile::{Dockerfile, Kind};
 use xtask_model::spec::oci::Descriptor;
 use xtask_model::spec::oci::media_type::MANIFEST;
-use xtask_model::spec::reference::{Digest, Platform, Reference, Tag};
+use xtask_model::spec::reference::{Digest, Platform};
 use xtask_native::build::{self, Built, Destination, Order};
 use xtask_native::files::Files;
 use xtask_native::image::{self, Place};
@@ -29,209 +29,192 @@ use xtask_native::recipes::stage::Realise;
 use xtask_native::store::Store;
 use xtask_native::{assembly, recipes};
 
-impl Session<'_> {
-    /// Builds one platform's image and brings it to the registry or into its layout.
-    pub(super) fn build_native(&self, image: &Image, call: &Build) -> Result<Built, Fault> {
-        if image.plan.kind == ImageKind::Base && self.tree.policy.base.compression.native == Compression::Zstd {
-            terminal::warn(
-                "`[base] compression` asks for zstd, which the native engine writes several times as slowly as gzip, and no \
-                 smaller; `compression = { docker = \"zstd\", native = \"gzip\" }` says one for each engine",
-            );
+/// Builds an order and brings the image to the registry or into its layout.
+pub(super) fn build(context: &Context<'_>, image: &Image<'_>, order: &ImageOrder) -> Result<Built, Fault> {
+    if order.kind == ImageKind::Base && order.compression.native == Compression::Zstd {
+        terminal::warn(
+            "`[base] compression` is zstd, which the native engine writes several times as slowly as gzip, and no smaller; \
+             `compression = { docker = \"zstd\", native = \"gzip\" }` sets one for each engine",
+        );
+    }
+    with_inputs(context, image, order, |inputs| {
+        inputs.inputs.realised.values().try_for_each(|stage| stage.check())?;
+        let Some(folder) = order.layout() else {
+            return build::build(&context.client, inputs, Destination::Repository(&order.repository));
+        };
+        let layout = Layout::open_or_create(folder)?;
+        let built = build::build(&context.client, inputs, Destination::Layout(&layout))?;
+        let size = layout.blob_size(&built.digest).unwrap_or(0);
+        let manifest = Descriptor::new(MANIFEST, built.digest, size);
+        layout.set(image.plan.tag.as_str(), &manifest.with_platform(&order.platform))?;
+        Ok(built)
+    })
+}
+
+/// The plan of the layers, a line for each.
+///
+/// Where the image in `FROM` cannot be read, because it is built first or because no registry is asked, the layers are those of the
+/// Dockerfile, and whether they are known is unknown.
+pub(super) fn shown(context: &Context<'_>, image: &Image<'_>, order: &ImageOrder) -> Result<String, Fault> {
+    let unknown = match &order.from.place {
+        FromPlace::NotBuilt => Some("the image that it is built on is built first".to_owned()),
+        FromPlace::Registry if context.request.offline => {
+            Some(format!("`{}` is in a registry, and `--offline` asks none", order.from.name()))
         }
-        self.with_order(image, call, |order| {
-            order.inputs.realised.values().try_for_each(|stage| stage.check())?;
-            let layout = call.outputs.iter().find_map(|output| match output {
-                Output::Layout(folder) => Some(folder),
-                Output::Store | Output::Push => None,
-            });
-            match layout {
-                None => build::build(&self.client, order, Destination::Repository(&image.plan.repository)),
-                Some(folder) => {
-                    let layout = Layout::open_or_create(folder)?;
-                    let built = build::build(&self.client, order, Destination::Layout(&layout))?;
-                    let size = layout.blob_size(&built.digest).unwrap_or(0);
-                    let manifest = Descriptor::new(MANIFEST, built.digest, size);
-                    layout.set(image.plan.tag.as_str(), &manifest.with_platform(&call.platform))?;
-                    Ok(built)
-                }
-            }
-        })
+        FromPlace::Registry | FromPlace::Layout(_) => None,
+    };
+    if let Some(why) = unknown {
+        let what = format!("{} for {}: every layer is shown as made, because {why}", order.kind, order.platform);
+        terminal::step("unknown", &what);
+        return shown_by_text(context, order);
     }
-
-    /// What would be done, a line for each layer.
-    ///
-    /// An image whose foundation cannot be looked at, because it is built first or because no registry is asked, is shown by its
-    /// Dockerfile: which of its layers are known already is not known itself.
-    pub(super) fn show_native(&self, image: &Image, call: &Build) -> Result<String, Fault> {
-        let name = beneath_name(call);
-        let reference: Reference = name.parse().expect("written by us");
-        let unseen = if reference.digest == Some(unknown_digest()) {
-            Some("the image that it is built on is built first".to_owned())
-        } else if self.global.offline && !call.contexts.contains_key(name) {
-            Some(format!("`{name}` is in a registry, and `--offline` asks none"))
-        } else {
-            None
+    with_inputs(context, image, order, |inputs| {
+        let line = |(plan, known): (assembly::LayerPlan, bool)| {
+            format!("{} {} {}\n", &plan.recipe.hex()[..12], if known { "named" } else { "made " }, plan.name)
         };
-        if let Some(why) = unseen {
-            let what = format!("{} for {}: every layer is shown as made, for {why}", image.plan.kind, call.platform);
-            terminal::step("unknown", &what);
-            return self.show_by_text(call);
+        Ok(build::plan(inputs)?.into_iter().map(line).collect())
+    })
+}
+
+/// The instructions of the target that make layers.
+fn shown_by_text(context: &Context<'_>, order: &ImageOrder) -> Result<String, Fault> {
+    let text = context.tree.files.text(order.dockerfile.as_ref())?;
+    let dockerfile = Dockerfile::parse(order.dockerfile.as_str(), &text)?;
+    let makes = |kind: &Kind| matches!(kind, Kind::Copy(_) | Kind::Add(_) | Kind::Run(_) | Kind::Workdir(_));
+    let made = dockerfile.target().instructions.iter().filter(|instruction| makes(&instruction.kind));
+    let text = |line| dockerfile.instruction_text(line).unwrap_or_default();
+    let unknown = "-".repeat(12);
+    Ok(made.map(|instruction| format!("{unknown} made  {}\n", text(instruction.line))).collect())
+}
+
+fn with_inputs<T>(
+    context: &Context<'_>,
+    image: &Image<'_>,
+    order: &ImageOrder,
+    work: impl FnOnce(&Order<'_>) -> Result<T, Fault>,
+) -> Result<T, Fault> {
+    let tree = context.tree;
+    let text = tree.files.text(order.dockerfile.as_ref())?;
+    let dockerfile = Dockerfile::parse(order.dockerfile.as_str(), &text)?;
+    let (_, ignore) = context::ignore_file(&*tree.files, order.dockerfile.as_str())?;
+    let store = store(&tree.root)?;
+    let from = open_from(context, order)?;
+    let files = Files::new(&context.client, &store, &from, &order.from.name().to_string(), &tree.root);
+    let args = order.build_args();
+    let stages = match order.kind {
+        ImageKind::Base => {
+            let work = tree.root.join("target/native/work");
+            recipes::stages(tree, &dockerfile, &args, &order.platform, &files, &work)?
         }
-        self.with_order(image, call, |order| {
-            let line = |(plan, known): (assembly::LayerPlan, bool)| {
-                format!("{} {} {}\n", &plan.recipe.hex()[..12], if known { "named" } else { "made " }, plan.name)
-            };
-            Ok(build::plan(order)?.into_iter().map(line).collect())
-        })
+        ImageKind::App | ImageKind::Enhanced => BTreeMap::new(),
+    };
+    let realised: BTreeMap<String, &dyn Realise> =
+        stages.iter().map(|(name, stage)| (name.clone(), stage.as_ref())).collect();
+    let codec = Codec::new(order.compression.native);
+    let program = Program::of(context, image, order);
+    let known_files = program.iter().map(Program::entry).collect();
+    let make = |_: &BTreeSet<ContextPath>| program.as_ref().map_or(Ok(()), Program::compile);
+    let known = match context.request.wanted.push {
+        true => Known::read(&context.client, &order.repository, &previous(context, image, &order.platform)),
+        false => Known::default(),
+    };
+    let codec_id = codec.id();
+    let inputs = Order {
+        inputs: assembly::Inputs {
+            dockerfile: &dockerfile,
+            args: &args,
+            platform: &order.platform,
+            context: &tree.root,
+            ignore: &ignore,
+            labels: &order.labels,
+            images: &files,
+            realised: &realised,
+            known: &known_files,
+            codec: &codec_id,
+        },
+        beneath: Some(&from),
+        codec,
+        make: &make,
+        created: tree.commit.as_ref().map(Commit::created),
+        store: &store,
+        known: &known,
+        force: order.rebuild,
+    };
+    let done = work(&inputs)?;
+    drop(stages);
+    store.prune()?;
+    Ok(done)
+}
+
+/// The image that the Dockerfile's `FROM` names.
+fn open_from(context: &Context<'_>, order: &ImageOrder) -> Result<image::Image, Fault> {
+    let place = match &order.from.place {
+        FromPlace::Registry | FromPlace::NotBuilt => Place::Registry(order.from.repository.clone()),
+        FromPlace::Layout(folder) => Place::Layout(Layout::open_or_create(folder)?),
+    };
+    image::Image::open(&context.client, place, order.from.digest, &order.platform)
+}
+
+/// The compiled program: a file that counts by its recipe, and is compiled when a layer needs it.
+struct Program<'a> {
+    root: &'a Path,
+    binary: &'a Binary,
+    recipe: &'a BinaryKey,
+    platform: &'a Platform,
+    /// Files that are in the image as they are.
+    copied: BTreeSet<PathBuf>,
+}
+
+impl<'a> Program<'a> {
+    fn of(context: &'a Context<'_>, image: &'a Image<'_>, order: &'a ImageOrder) -> Option<Self> {
+        let (binary, recipe) = context.tree.policy.app.binary.as_ref().zip(image.facts.binary.as_ref())?;
+        let copied = image.parsed.files.iter().map(|file| file.path.to_path().to_owned()).collect();
+        Some(Self { root: &context.tree.root, binary, recipe, platform: &order.platform, copied })
     }
 
-    /// The instructions of the target that make layers.
-    fn show_by_text(&self, call: &Build) -> Result<String, Fault> {
-        let text = self.tree.files.text(call.dockerfile.as_ref())?;
-        let dockerfile = Dockerfile::parse(call.dockerfile.as_str(), &text)?;
-        let makes = |kind: &Kind| matches!(kind, Kind::Copy(_) | Kind::Add(_) | Kind::Run(_) | Kind::Workdir(_));
-        let made = dockerfile.target().instructions.iter().filter(|instruction| makes(&instruction.kind));
-        let text = |line| dockerfile.instruction_text(line).unwrap_or_default();
-        let unknown = "-".repeat(12);
-        Ok(made.map(|instruction| format!("{unknown} made  {}\n", text(instruction.line))).collect())
+    fn entry(&self) -> (ContextPath, Digest) {
+        let path = ContextPath::new(binary::staged(self.platform, self.binary).as_str().as_bytes());
+        (path, Digest::of(&serde_json::to_vec(self.recipe).expect("a key is JSON")))
     }
 
-    fn with_order<T>(
-        &self,
-        image: &Image,
-        call: &Build,
-        work: impl FnOnce(&Order<'_>) -> Result<T, Fault>,
-    ) -> Result<T, Fault> {
-        let tree = &self.tree;
-        let text = tree.files.text(call.dockerfile.as_ref())?;
-        let dockerfile = Dockerfile::parse(call.dockerfile.as_str(), &text)?;
-        let (_, ignore) = context::ignore_file(&*tree.files, call.dockerfile.as_str())?;
-        let store = store(&tree.root)?;
-        let beneath = self.beneath(call)?;
-        let files = Files::new(&self.client, &store, &beneath, beneath_name(call), &tree.root);
-        let stages = match image.plan.kind {
-            ImageKind::Base => recipes::stages(
-                tree,
-                &dockerfile,
-                &call.args,
-                &call.platform,
-                &files,
-                &tree.root.join("target/native/work"),
-            )?,
-            ImageKind::App | ImageKind::Enhanced => BTreeMap::new(),
-        };
-        let realised: BTreeMap<String, &dyn Realise> =
-            stages.iter().map(|(name, stage)| (name.clone(), stage.as_ref())).collect();
-        // gzip whatever the policy tells docker: every runtime reads it, and there is no zstd in Rust that is as fast.
-        let codec = Codec::new(tree.policy.base.compression.native);
-        let (known_files, make) = self.binary_of(image, &call.platform);
-        let known = match self.wish.push {
-            true => Known::read(&self.client, &image.plan.repository, &self.previous(image, &call.platform)),
-            false => Known::default(),
-        };
-        let codec_id = codec.id();
-        let order = Order {
-            inputs: assembly::Inputs {
-                dockerfile: &dockerfile,
-                args: &call.args,
-                platform: &call.platform,
-                context: &tree.root,
-                ignore: &ignore,
-                labels: &call.labels,
-                images: &files,
-                realised: &realised,
-                known: &known_files,
-                codec: &codec_id,
-            },
-            beneath: Some(&beneath),
-            codec,
-            make: &*make,
-            created: tree.commit.as_ref().map(Commit::created),
-            store: &store,
-            known: &known,
-            force: call.no_cache,
-        };
-        let done = work(&order)?;
-        drop(stages);
-        store.prune()?;
-        Ok(done)
-    }
-
-    /// The image that the Dockerfile's `FROM` names.
-    fn beneath(&self, call: &Build) -> Result<image::Image, Fault> {
-        let name = beneath_name(call);
-        let reference: Reference = name.parse().expect("written by us");
-        let digest = reference.digest.expect("images beneath are named by digest");
-        let place = match call.contexts.get(name) {
-            None => Place::Registry(reference.repository.clone()),
-            Some(layout) => {
-                let folder = layout.strip_prefix("oci-layout://").and_then(|rest| rest.rsplit_once('@'));
-                let (folder, _) = folder.expect("written by us");
-                Place::Layout(Layout::open_or_create(folder.as_ref())?)
-            }
-        };
-        image::Image::open(&self.client, place, digest, &call.platform)
-    }
-
-    /// The compiled program as a file that counts by its recipe, and how it is made.
-    #[allow(clippy::type_complexity, reason = "a map and a closure, each named where it goes")]
-    fn binary_of<'s>(
-        &'s self,
-        image: &'s Image,
-        platform: &'s Platform,
-    ) -> (BTreeMap<ContextPath, Digest>, Box<dyn Fn(&BTreeSet<ContextPath>) -> Result<(), Fault> + 's>) {
-        let Some((binary, recipe)) = self.tree.policy.app.binary.as_ref().zip(image.binary.as_ref()) else {
-            return (BTreeMap::new(), Box::new(|_| Ok(())));
-        };
-        let path = ContextPath::new(binary::staged(platform, binary).as_str().as_bytes());
-        let digest = Digest::of(&serde_json::to_vec(recipe).expect("a key is JSON"));
-        let make = move |_: &BTreeSet<ContextPath>| {
-            let copied: BTreeSet<PathBuf> =
-                image.parsed.files.iter().map(|file| file.path.to_path().to_owned()).collect();
-            binary::compile(&self.tree.root, binary, platform, recipe, &copied).map(drop)
-        };
-        (BTreeMap::from([(path, digest)]), Box::new(make))
-    }
-
-    /// Whether an app that is published has the binary of this recipe: its layer will be named, and nothing need be compiled. Where
-    /// that layer turns out to be lost, the compiler is asked after all.
-    pub(super) fn has_binary(&self, image: &Image, recipe: &BinaryKey) -> bool {
-        let of = |published: &Published| serde_json::from_str::<AppKey>(published.key()?).ok()?.binary;
-        self.wish.push && self.published(image).iter().any(|published| of(published).as_ref() == Some(recipe))
-    }
-
-    /// Manifests of the repository whose layers may be named again.
-    fn previous(&self, image: &Image, platform: &Platform) -> Vec<Digest> {
-        let mut found = Vec::new();
-        for published in self.published(image) {
-            let digest = published.platforms.get(platform).map(|manifest| manifest.digest);
-            found.extend(digest.filter(|digest| !found.contains(digest)));
-        }
-        found
-    }
-
-    /// What `latest` and this branch's tag name.
-    fn published(&self, image: &Image) -> Vec<Published> {
-        let mut found = Vec::new();
-        let branch = self.branch_tag().filter(|_| image.plan.kind == ImageKind::App);
-        for tag in branch.into_iter().chain([Tag::latest()]) {
-            // What cannot be read saves no work, and is no reason not to build.
-            match publish::read(&self.client, &image.plan.repository, tag) {
-                Ok(answer) => found.extend(answer.present()),
-                Err(fault) => terminal::detail(&fault.what),
-            }
-        }
-        found
+    fn compile(&self) -> Result<(), Fault> {
+        binary::compile(self.root, self.binary, self.platform, self.recipe, &self.copied).map(drop)
     }
 }
 
-/// The name of the image that a build stands on, as its Dockerfile gets it.
-fn beneath_name(call: &Build) -> &str {
-    let name = call.args.get("BASE_IMAGE").or_else(|| call.args.get("ROOT_IMAGE"));
-    name.expect("every build is given the image that it stands on")
+/// Whether an app that is published has the program of this recipe: its layer will be named, and nothing need be compiled. Where
+/// that layer turns out to be lost, the program is compiled after all.
+pub(super) fn has_binary(context: &Context<'_>, image: &Image<'_>, recipe: &BinaryKey) -> bool {
+    let of = |published: &Published| serde_json::from_str::<AppKey>(published.key()?).ok()?.binary;
+    context.request.wanted.push
+        && published(context, image).iter().any(|published| of(published).as_ref() == Some(recipe))
 }
 
-/// Bytes that the store of layers may hold.
+/// Manifests of the repository whose layers may be named again.
+fn previous(context: &Context<'_>, image: &Image<'_>, platform: &Platform) -> Vec<Digest> {
+    let mut found = Vec::new();
+    for published in published(context, image) {
+        let digest = published.platforms.get(platform).map(|manifest| manifest.digest);
+        found.extend(digest.filter(|digest| !found.contains(digest)));
+    }
+    found
+}
+
+/// The images of this branch's tag and of `latest`.
+fn published(context: &Context<'_>, image: &Image<'_>) -> Vec<Published> {
+    let mut found = Vec::new();
+    if let Some(tag) = branch_tag(context.tree).filter(|_| image.plan.kind == ImageKind::App) {
+        // An image that cannot be read saves no work, and is no reason not to build.
+        match publish::read(&context.client, &image.plan.repository, tag) {
+            Ok(answer) => found.extend(answer.present()),
+            Err(fault) => terminal::detail(&fault.what),
+        }
+    }
+    found.extend(image.facts.latest.clone());
+    found
+}
+
+/// Limit of the store of layers, in bytes.
 const STORE_LIMIT: u64 = 5_000_000_000;
 
 /// The store of the layers that were made on this machine: the repository's, or the one that `XTASK_STORE` names.
