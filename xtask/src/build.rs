@@ -2,6 +2,7 @@
 //!
 //! `inquiry` and `foundation` decide what is built on which root, `call` writes docker's arguments. Tags are written last, and only by `publish`.
 
+mod buildable;
 mod call;
 mod checks;
 mod claims;
@@ -94,9 +95,10 @@ pub fn this_app(global: &Global) -> Result<Reference, Fault> {
         let platform = vec![Platform::host()];
         let flags = BuildFlags { push, platform, dry_run: true, no_latest: true, ..BuildFlags::default() };
         let Some(app) = Session::open(&global, &flags, Target::App)?.plan(Target::App)?.app else { continue };
+        let shown = app.plan.shown();
         match app.plan.decision {
             Decision::Reuse { digest, .. } => return Ok(app.plan.repository.digest(digest)),
-            Decision::Build { reasons, .. } => missing = Some((app.plan.repository.tag(&app.plan.tag), reasons)),
+            Decision::Build { reasons, .. } => missing = Some((shown, reasons)),
         }
     }
     let (reference, reasons) = missing.expect("a plan for an app has one");

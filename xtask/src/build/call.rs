@@ -72,8 +72,8 @@ impl Session<'_> {
                 publish::base_labels(&mut labels, &root.name, &root.digests[platform]);
                 args.insert("ROOT_IMAGE".to_owned(), from.to_string());
                 if plan.kind == ImageKind::Enhanced {
-                    let rust = match self.rust_image(root)? {
-                        Some(image) => image,
+                    let rust = match &image.rust_image {
+                        Some(image) => image.clone(),
                         None => {
                             if let Some(own) = Portable::find(&self.tree.root, platform) {
                                 let place = match self.flags.dry_run {
@@ -150,9 +150,21 @@ impl Session<'_> {
         }
     }
 
-    /// The policy's image with cargo. None where there is none to be had: the root then compiles, with the host's toolchain or
+    /// Name of what compiles the binary in a stage of the Dockerfile, for the key: the image by digest, or else a toolchain, whose
+    /// version is in the binary's own key.
+    pub(super) fn compiler(&self, rust_image: Option<&str>) -> Option<String> {
+        self.tree.policy.app.binary.as_ref()?;
+        let portable = |platform| Portable::find(&self.tree.root, platform).is_some();
+        Some(match rust_image {
+            Some(image) => image.to_owned(),
+            None if self.wish.platforms.iter().all(portable) => "toolchain of the host".to_owned(),
+            None => "cargo of the root's packages".to_owned(),
+        })
+    }
+
+    /// The policy's image with cargo, by digest. None where it cannot be had: the root then compiles, with the host's toolchain or
     /// with Debian's, which the Dockerfile installs on it.
-    fn rust_image(&self, root: &RootImage) -> Result<Option<String>, Fault> {
+    pub(super) fn rust_image(&self, root: &RootImage) -> Result<Option<String>, Fault> {
         let wanted = self.tree.policy.app.binary.as_ref().and_then(|binary| binary.rust_image.as_ref());
         // Whence the root could not come, no other image will.
         let Some(image) = wanted.filter(|_| !root.is_fallback() && !self.global.offline) else {
@@ -174,13 +186,8 @@ impl Session<'_> {
 
     /// The labels that the image specification names.
     pub(super) fn labels(&self, kind: ImageKind) -> BTreeMap<String, String> {
-        let mut labels = BTreeMap::new();
+        let mut labels = facts::labels(&self.tree, kind);
         let mut add = |name: &str, value: String| drop(labels.insert(name.to_owned(), value));
-        let name = self.tree.repository(kind).path().rsplit('/').next().unwrap_or_default().to_owned();
-        add("org.opencontainers.image.title", name);
-        if let Some(source) = &self.tree.policy.project.source {
-            add("org.opencontainers.image.source", source.clone());
-        }
         if let Some(commit) = &self.tree.commit {
             let dirty = if self.differences(kind).is_empty() { "" } else { "-dirty" };
             add(REVISION, format!("{}{dirty}", commit.id));

@@ -1,5 +1,6 @@
 //! Which image the base stands on: the pinned one, the tag's of now, or one made of Debian's packages.
 
+use super::call::unknown_digest;
 use super::{Inquiry, Session};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use xtask_host::terminal;
 use xtask_host::tree::facts::{self, RootImage, RootPlace, Tree};
 use xtask_model::fault::Fault;
 use xtask_model::image::key::FALLBACK;
-use xtask_model::image::policy::DebianRoot;
+use xtask_model::image::policy::{DebianRoot, ImageKind};
 use xtask_model::spec::reference::{Digest, Platform, Repository, Tag};
 use xtask_native::root;
 
@@ -165,6 +166,12 @@ impl Wanted {
         RootImage { name: self.name.clone(), digests, place: RootPlace::Registry(self.repository.clone()) }
     }
 
+    /// Placeholder for one that a dry run does not build.
+    pub(super) fn unbuilt(&self, tree: &Tree) -> RootImage {
+        let digests = BTreeMap::from([(self.platform.clone(), unknown_digest())]);
+        RootImage { name: self.name.clone(), digests, place: RootPlace::Layout(tree.images().join("root")) }
+    }
+
     /// The one that is on this machine already.
     pub fn at_hand(&self, tree: &Tree) -> Result<Option<RootImage>, Fault> {
         let folder = tree.images().join("root");
@@ -179,8 +186,9 @@ impl Wanted {
 }
 
 impl Session<'_> {
-    /// Makes the root from Debian's packages, unless it is on this machine, and publishes it where the base will be.
-    pub(super) fn make_root(&self, wanted: &Wanted) -> Result<Option<RootImage>, Fault> {
+    /// Makes the root from Debian packages, unless it is on this machine, and publishes it where the base will be. Nothing is made
+    /// for an image that cannot be built on it.
+    pub(super) fn make_root(&self, wanted: &Wanted, image: ImageKind) -> Result<Option<RootImage>, Fault> {
         if self.flags.dry_run || self.flags.reuse_only {
             return wanted.at_hand(&self.tree);
         }
@@ -190,7 +198,10 @@ impl Session<'_> {
         let found = if self.fresh_root { None } else { root::find(recipe, &layout, platform)? };
         let digest = match found {
             Some(root) => root.digest,
-            None => root::build(recipe, &self.tree.root.join("target/root"), &layout, platform)?.digest,
+            None => {
+                self.check_buildable(image)?;
+                root::build(recipe, &self.tree.root.join("target/root"), &layout, platform)?.digest
+            }
         };
         if self.wish.push {
             let Some(descriptor) = layout.get(&recipe.ref_name(platform))? else {
@@ -202,6 +213,11 @@ impl Session<'_> {
         let digests = BTreeMap::from([(platform.clone(), digest)]);
         Ok(Some(RootImage { name: name.clone(), digests, place: RootPlace::Layout(folder) }))
     }
+}
+
+/// Whether a root is the placeholder of a dry run, see [`Wanted::unbuilt`].
+pub(super) fn is_unbuilt(root: &RootImage) -> bool {
+    root.digests.values().any(|digest| *digest == unknown_digest())
 }
 
 /// The recipe of the policy's Debian root.

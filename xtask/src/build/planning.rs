@@ -1,7 +1,7 @@
 //! Gathers the facts that a plan is made of, and has `plan` decide. Builds nothing and writes nothing, but for a root without
 //! which nothing can be planned.
 
-use super::foundation::impatient;
+use super::foundation::{impatient, is_unbuilt};
 use super::{Checks, Inquiry, Session, Target, pinned_base};
 use crate::flags::{BuildFlags, Global};
 use std::collections::BTreeMap;
@@ -60,6 +60,8 @@ pub(super) struct Image {
     pub key: String,
     /// What determines the program in it.
     pub binary: Option<BinaryKey>,
+    /// The image that compiles the program in a stage of the Dockerfile, by digest.
+    pub rust_image: Option<String>,
     pub local: Option<Local>,
     pub size: Option<u64>,
     /// The commit that the published image was built from.
@@ -80,15 +82,22 @@ impl Session<'_> {
         if let (Some(digest), Target::Base | Target::App | Target::Fast) =
             (facts::images_lock(&self.tree)?.base, target)
         {
-            return Ok(self.named_by_policy(self.plan_pinned(target, digest)?));
+            let planned = self.plan_pinned(target, digest)?;
+            self.check_planned(&planned)?;
+            return Ok(self.named_by_policy(planned));
         }
         let lock = facts::lock(&self.tree)?;
+        let on_root = if target == Target::Enhanced { ImageKind::Enhanced } else { ImageKind::Base };
         let planned = self.inquiry().on_a_root(
-            &|wanted| self.make_root(wanted),
+            &|wanted| {
+                let made = self.make_root(wanted, on_root)?;
+                Ok(made.or_else(|| self.flags.dry_run.then(|| wanted.unbuilt(&self.tree))))
+            },
             |root| self.plan_on(target, root, &lock),
             Planned::needs_root,
         )?;
-        Ok(self.named_by_policy(planned))
+        self.check_planned(&planned)?;
+        Ok(self.named_by_policy(on_unbuilt_root(planned)))
     }
 
     /// The plan with the names that the policy allows: an image on the fallback root is not what the commit says, but what the
@@ -124,19 +133,27 @@ impl Session<'_> {
         let base_parsed = facts::parse(&self.tree, ImageKind::Base, &self.tree.policy.base.args)?;
         let base_key = facts::base_key(&self.tree, &root, lock, &base_parsed);
         let (fingerprint, tag, json) = facts::tagged(&self.tree, &base_key);
+        let tag = if is_unbuilt(&root) { plan::unknown_tag() } else { tag };
         if target != Target::Enhanced {
             self.compare(ImageKind::Base, &base_parsed, &fingerprint)?;
         }
         if target == Target::Enhanced {
             let parsed = facts::parse(&self.tree, ImageKind::Enhanced, &self.tree.policy.app.args)?;
-            let key = facts::enhanced_key(&self.tree, base_key, &parsed)?;
+            let rust_image = self.rust_image(&root)?;
+            let compiler = self.compiler(rust_image.as_deref());
+            let key = facts::enhanced_key(&self.tree, base_key, &parsed, compiler)?;
             let (fingerprint, tag, json) = facts::tagged(&self.tree, &key);
             self.compare(ImageKind::Enhanced, &parsed, &fingerprint)?;
-            let tag = Tag::from_name(&format!("enhanced-{tag}")).expect("a prefix keeps a tag a tag");
+            let tag = match is_unbuilt(&root) {
+                true => plan::unknown_tag(),
+                false => Tag::from_name(&format!("enhanced-{tag}")).expect("a prefix keeps a tag a tag"),
+            };
             let standing = self.standing(ImageKind::Enhanced, &fingerprint, &tag)?;
             let decision = plan::decide(&self.wish, &standing, &[]);
             let latest = Latest::Stays("an image from scratch is the fallback".to_owned());
-            let image = self.image(ImageKind::Enhanced, fingerprint, tag, decision, &standing, latest, parsed, json);
+            let mut image =
+                self.image(ImageKind::Enhanced, fingerprint, tag, decision, &standing, latest, parsed, json);
+            image.rust_image = rust_image;
             return Ok(Planned { root, base: None, app: Some(image) });
         }
         let standing = self.standing(ImageKind::Base, &fingerprint, &tag)?;
@@ -147,6 +164,12 @@ impl Session<'_> {
         let wish = if target == Target::Fast { Wish { force: false, ..self.wish.clone() } } else { self.wish.clone() };
         let decision = plan::decide(&wish, &standing, &named(&changes, since));
         if let (Target::Fast, Decision::Build { reasons, .. }) = (target, &decision) {
+            if is_unbuilt(&root) {
+                return Err(Fault::usage("the base image of this tree has not been built")
+                    .needed_by(format!("`{}`", self.tree.policy.app.dockerfile))
+                    .cause(format!("its root `{}` is not on this machine", root.name))
+                    .hint("build both: `cargo xtask build`"));
+            }
             let reference = self.tree.repository(ImageKind::Base).tag(&tag);
             if let Standing::Registry(found) = &standing
                 && !found.lost.is_empty()
@@ -212,6 +235,7 @@ impl Session<'_> {
         let parsed = facts::parse(&self.tree, ImageKind::App, &self.tree.policy.app.args)?;
         let key = facts::app_key(&self.tree, base_fingerprint, &parsed)?;
         let (fingerprint, tag, json) = facts::tagged(&self.tree, &key);
+        let tag = if base.plan.tag == plan::unknown_tag() { plan::unknown_tag() } else { tag };
         self.compare(ImageKind::App, &parsed, &fingerprint)?;
         let standing = self.standing(ImageKind::App, &fingerprint, &tag)?;
         let published = self.latest(ImageKind::App)?;
@@ -274,7 +298,7 @@ impl Session<'_> {
             Standing::Absent => (None, None),
         };
         let size = local.as_ref().and_then(|local| local.size);
-        Image { plan, parsed, key, binary: None, local, size, revision, change: None, latest: None }
+        Image { plan, parsed, key, binary: None, rust_image: None, local, size, revision, change: None, latest: None }
     }
 
     /// The key of the image that was there before: `latest`'s in the registry, the last one built here otherwise.
@@ -295,6 +319,9 @@ impl Session<'_> {
 
     /// What of an image is there already.
     fn standing(&self, kind: ImageKind, fingerprint: &Fingerprint, tag: &Tag) -> Result<Standing, Fault> {
+        if *tag == plan::unknown_tag() {
+            return Ok(Standing::Absent);
+        }
         let repository = self.tree.repository(kind);
         let reference = repository.tag(tag);
         let mine = &self.wish.platforms[0];
@@ -345,6 +372,22 @@ impl Session<'_> {
     }
 }
 
+/// The plan of a dry run whose root has to be built first, with that as the reason.
+fn on_unbuilt_root(mut planned: Planned) -> Planned {
+    if !is_unbuilt(&planned.root) {
+        return planned;
+    }
+    let root = planned.root.name.clone();
+    terminal::step("planned", &format!("root `{root}` from Debian packages: it is not on this machine"));
+    for image in planned.base.iter_mut().chain(&mut planned.app) {
+        if let Decision::Build { reasons, .. } = &mut image.plan.decision {
+            let under = if image.plan.kind == ImageKind::App { "base" } else { "root" };
+            *reasons = vec![format!("its {under} is built first, and its fingerprint is known after that")];
+        }
+    }
+    planned
+}
+
 /// With what an image's key is compared, as part of a sentence; see [`Session::last_key`].
 fn since(published: Option<&Published>) -> &'static str {
     if published.is_some() { "since `latest`" } else { "since the last build on this machine" }
@@ -367,7 +410,8 @@ pub fn base_fingerprint(global: &Global) -> Result<Fingerprint, Fault> {
             facts::tagged(&session.tree, &facts::base_key(&session.tree, &root, &lock, &parsed));
         Ok((fingerprint, inquiry.published(ImageKind::Base, &fingerprint, &tag)?))
     };
-    let found =
-        inquiry.on_a_root(&|wanted| session.make_root(wanted), standing, |(_, found)| *found == Standing::Absent);
+    let found = inquiry.on_a_root(&|wanted| session.make_root(wanted, ImageKind::Base), standing, |(_, found)| {
+        *found == Standing::Absent
+    });
     Ok(found?.0)
 }

@@ -76,6 +76,21 @@ pub enum Decision {
     },
 }
 
+/// Tag of an image in a dry run whose root is built first: its fingerprint depends on that root.
+pub fn unknown_tag() -> Tag {
+    Tag::from_name("unknown").expect("a word is a tag")
+}
+
+impl ImagePlan {
+    /// Name of the image for people: with its tag, where that is known.
+    pub fn shown(&self) -> String {
+        if self.tag == unknown_tag() {
+            return self.repository.to_string();
+        }
+        self.repository.tag(&self.tag).to_string()
+    }
+}
+
 /// Where an image is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
