@@ -11,7 +11,7 @@ const REASONS: usize = 20;
 
 /// The plan as a person reads it, on stderr: what happens to an image, and why.
 pub fn announce(plan: &ImagePlan) {
-    let reference = plan.repository.tag(&plan.tag);
+    let reference = plan.shown();
     match &plan.decision {
         Decision::Reuse { place, .. } => {
             let place = match place {

@@ -3,6 +3,7 @@
 //! `facts` gathers everything first and has `xtask_model::image::plan` decide. `order` turns an image of the plan into an order that
 //! names no engine; `docker` and `native` translate it. Tags are written last, by `tagging`.
 
+mod buildable;
 mod checks;
 mod claims;
 mod docker;
@@ -125,9 +126,10 @@ pub fn this_app(global: &Global) -> Result<Reference, Fault> {
         let context = Context::new(&tree, Request::new(&global, &flags, Target::App, &tree)?);
         let planned = facts::plan_build(&context, &Sources::read(&tree, Target::App)?)?;
         let app = planned.plan.app.expect("an app is planned");
+        let shown = app.shown();
         match app.decision {
             Decision::Reuse { digest, .. } => return Ok(app.repository.digest(digest)),
-            Decision::Build { reasons, .. } => missing = Some((app.repository.tag(&app.tag), reasons)),
+            Decision::Build { reasons, .. } => missing = Some((shown, reasons)),
         }
     }
     let (reference, reasons) = missing.expect("there is a place to look in");

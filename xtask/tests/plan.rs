@@ -553,3 +553,23 @@ fn what_is_wrong_is_said_with_the_exit_code_of_the_table() {
     std::fs::remove_file(repo.root().join("images.toml")).unwrap();
     wrong(&["plan"], &format!("`{}` has no `images.toml`", repo.root().display()));
 }
+
+/// A label in the images' configuration that follows from the policy.
+#[test]
+fn the_label_of_the_source_is_in_both_keys() {
+    let repo = Repo::new();
+    repo.import(&[seed()]);
+    repo.checkout("main");
+    assert_eq!(ask(repo.root(), "HEAD", None).unwrap().decision, Work::Skip);
+    let policy = std::fs::read_to_string(repo.root().join("images.toml")).unwrap();
+    let edited = policy.replace("https://github.com/acme/autoscaler", "https://example.com/autoscaler");
+    assert_ne!(policy, edited);
+    std::fs::write(repo.root().join("images.toml"), edited).unwrap();
+    let found = ask(repo.root(), "HEAD", None).unwrap();
+    assert_eq!(found.decision, Work::BaseFast);
+    assert!(
+        found.reasons.iter().any(|reason| reason.contains("label org.opencontainers.image.source")),
+        "{:?}",
+        found.reasons
+    );
+}

@@ -9,7 +9,7 @@ use xtask_host::registry::{Answer, Client, publish};
 use xtask_host::terminal;
 use xtask_host::tree::facts::{self, Tree};
 use xtask_host::tree::git::Git;
-use xtask_host::tree::uv;
+use xtask_host::tree::{secrets, uv};
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::plan;
 use xtask_model::image::policy::{Action, Engine, FILE, ImageKind};
@@ -235,12 +235,23 @@ fn engines_of_images(tree: &Tree) -> Vec<Finding> {
             Engine::Auto => !Docker::at_hand(&tree.root),
             Engine::Docker => false,
         };
-        findings.push(match support::refusal(tree, kind) {
+        let docker = match kind {
+            ImageKind::App => Ok(()),
+            ImageKind::Base | ImageKind::Enhanced => {
+                facts::secrets(tree, kind).and_then(|wanted| secrets::check_folders(&wanted, &|| facts::indexes(tree)))
+            }
+        };
+        findings.push(match (support::refusal(tree, kind, &tree.policy.project.platforms), docker) {
             // From scratch, programs run while it is built: that is what it is for.
-            _ if kind == ImageKind::Enhanced => good(what, "docker"),
-            Ok(()) => good(what, "docker, native"),
-            Err(fault) if native => bad(what, fault),
-            Err(fault) => {
+            (_, Ok(())) if kind == ImageKind::Enhanced => good(what, "docker"),
+            (Ok(()), Ok(())) => good(what, "docker, native"),
+            (_, Err(fault)) if kind == ImageKind::Enhanced => note(what, fault.what, fault.hints.join("; ")),
+            (Ok(()), Err(fault)) if native => {
+                note(what, format!("native alone: {}", fault.what), fault.hints.join("; "))
+            }
+            (_, Err(fault)) => bad(what, fault),
+            (Err(fault), _) if native => bad(what, fault),
+            (Err(fault), _) => {
                 let causes: String = fault.causes.iter().map(|cause| format!(": {cause}")).collect();
                 note(what, format!("docker alone: {}{causes}", fault.what), fault.hints.join("; "))
             }

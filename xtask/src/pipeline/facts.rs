@@ -2,11 +2,11 @@
 //!
 //! Reads files, git, the registry and this machine's images. Builds nothing, except a root without which no key is known.
 
-use super::root::single_try_client;
+use super::root::{is_unbuilt, single_try_client};
 use super::sources::{Sources, one_line};
-use super::{Checks, Context, Request, claims, order};
+use super::{Checks, Context, Request, buildable, claims, order};
 use crate::flags::Global;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use xtask_host::registry::{Answer, Client, publish};
@@ -49,7 +49,7 @@ impl Planned {
 
 /// The facts that a caller needs.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Detail {
+pub(super) enum Detail {
     /// Those that decide. A registry that does not answer is a fact.
     Decisions,
     /// Those of reasons and tags, too. A registry that has to answer and does not is a fault.
@@ -61,15 +61,23 @@ pub(super) struct Lookup<'a> {
     pub context: &'a Context<'a>,
     pub sources: &'a Sources<'a>,
     pub client: &'a Client,
-    detail: Detail,
+    pub(super) detail: Detail,
     /// Differences from the commit, compared once for each image: they do not depend on the root.
     differences: RefCell<BTreeMap<ImageKind, Vec<Difference>>>,
+    /// The root of this round is the placeholder of a dry run.
+    unbuilt_root: Cell<bool>,
 }
 
 /// Plans a build.
 pub(super) fn plan_build(context: &Context<'_>, sources: &Sources<'_>) -> Result<Planned, Fault> {
     let lookup = Lookup::new(context, sources, &context.client, Detail::All);
-    context.checks.beside(&context.client, || lookup.plan())
+    let planned = context.checks.beside(&context.client, || lookup.plan())?;
+    if planned.facts.unbuilt_root {
+        let what = format!("root `{}` from Debian packages: it is not on this machine", planned.root.name);
+        terminal::step("planned", &what);
+    }
+    planned.plan.images().filter(|image| image.builds()).try_for_each(|image| buildable::check(context, image.kind))?;
+    Ok(planned)
 }
 
 /// The images of a tree as `build --push` would treat them.
@@ -140,7 +148,7 @@ pub fn base_fingerprint(global: &Global) -> Result<Fingerprint, Fault> {
 
 impl<'a> Lookup<'a> {
     fn new(context: &'a Context<'a>, sources: &'a Sources<'a>, client: &'a Client, detail: Detail) -> Self {
-        Self { context, sources, client, detail, differences: RefCell::default() }
+        Self { context, sources, client, detail, differences: RefCell::default(), unbuilt_root: Cell::new(false) }
     }
 
     pub(super) fn tree(&self) -> &Tree {
@@ -182,6 +190,7 @@ impl<'a> Lookup<'a> {
     }
 
     fn plan_on(&self, root: &RootImage) -> Result<Planned, Fault> {
+        self.unbuilt_root.set(is_unbuilt(root));
         let base_key = self.sources.base_key(root);
         let (base, app) = match self.target() {
             Target::Enhanced => (None, Some(self.enhanced(base_key, root)?)),
@@ -192,7 +201,8 @@ impl<'a> Lookup<'a> {
                 (Some(base), Some(app))
             }
         };
-        self.decide(Facts { commit: self.commit(), root: root.name.clone(), pinned: false, base, app }, root.clone())
+        let (name, unbuilt_root) = (root.name.clone(), is_unbuilt(root));
+        self.decide(Facts { commit: self.commit(), root: name, unbuilt_root, pinned: false, base, app }, root.clone())
     }
 
     /// Plans where `images.lock` pins the base: the app is built on it, whatever the requirements say.
@@ -236,7 +246,14 @@ impl<'a> Lookup<'a> {
             rust_image: None,
         };
         let app = self.app(&base)?;
-        let facts = Facts { commit: self.commit(), root: name.clone(), pinned: true, base: Some(base), app: Some(app) };
+        let facts = Facts {
+            commit: self.commit(),
+            root: name.clone(),
+            unbuilt_root: false,
+            pinned: true,
+            base: Some(base),
+            app: Some(app),
+        };
         self.decide(facts, RootImage { name, digests: BTreeMap::new(), place })
     }
 
@@ -278,12 +295,14 @@ impl<'a> Lookup<'a> {
     }
 
     fn enhanced(&self, base: BaseKey, root: &RootImage) -> Result<ImageFacts, Fault> {
-        let key = facts::enhanced_key(self.tree(), base, self.sources.parsed(ImageKind::Enhanced))?;
         let rust_image = order::rust_image(self.context, root)?;
-        let presence = |facts: &ImageFacts| self.presence(ImageKind::Enhanced, &facts.fingerprint, &facts.tag);
+        let compiler = order::compiler_name(self.context, rust_image.as_ref());
+        let key = facts::enhanced_key(self.tree(), base, self.sources.parsed(ImageKind::Enhanced), compiler)?;
         let mut image = self.image_with(ImageKind::Enhanced, &key, Presence::NotAsked)?;
-        image.tag = Tag::from_name(&format!("enhanced-{}", image.tag)).expect("a prefix keeps a tag a tag");
-        image.presence = presence(&image)?;
+        if image.tag != plan::unknown_tag() {
+            image.tag = Tag::from_name(&format!("enhanced-{}", image.tag)).expect("a prefix keeps a tag a tag");
+        }
+        image.presence = self.presence(ImageKind::Enhanced, &image.fingerprint, &image.tag)?;
         Ok(ImageFacts { rust_image, ..image })
     }
 
@@ -315,6 +334,7 @@ impl<'a> Lookup<'a> {
     /// An image of this presence, compared with the commit.
     fn image_with<K: Key>(&self, kind: ImageKind, key: &K, presence: Presence) -> Result<ImageFacts, Fault> {
         let (fingerprint, tag, json) = facts::tagged(self.tree(), key);
+        let tag = if self.unbuilt_root.get() { plan::unknown_tag() } else { tag };
         Ok(ImageFacts {
             kind,
             repository: self.tree().repository(kind),
@@ -358,7 +378,7 @@ impl<'a> Lookup<'a> {
     /// Presence of an image: on this machine for a build that stays here, in the registry otherwise.
     fn presence(&self, kind: ImageKind, fingerprint: &Fingerprint, tag: &Tag) -> Result<Presence, Fault> {
         let Request { wanted, offline, .. } = self.request();
-        if self.detail == Detail::Decisions && *offline {
+        if self.unbuilt_root.get() || self.detail == Detail::Decisions && *offline {
             return Ok(Presence::NotAsked);
         }
         if !wanted.push {

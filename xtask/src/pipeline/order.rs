@@ -3,7 +3,7 @@
 use super::Context;
 use super::engine::Engine;
 use super::facts::Image;
-use super::root::root_client;
+use super::root::{is_unbuilt, root_client};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use xtask_host::registry::{Answer, publish};
@@ -117,7 +117,10 @@ fn from_root(context: &Context<'_>, root: &RootImage, platform: &Platform) -> Re
         RootPlace::Layout(folder) => {
             let name = format!("{}-root", context.tree.policy.project.name);
             let repository = context.tree.registry.repository(&name);
-            FromImage { repository, digest, place: FromPlace::Layout(folder.clone()) }
+            match is_unbuilt(root) {
+                true => FromImage::not_built(repository),
+                false => FromImage { repository, digest, place: FromPlace::Layout(folder.clone()) },
+            }
         }
     })
 }
@@ -131,6 +134,18 @@ fn compiler(context: &Context<'_>, facts: &ImageFacts, platform: &Platform) -> R
         (None, Some(_)) if context.request.dry_run => Ok(Compiler::Toolchain(Portable::place(root))),
         (None, Some(own)) => own.stage(root).map(Compiler::Toolchain),
     }
+}
+
+/// Name of the compiler of an image from scratch, for its key: the image by digest, or a toolchain, whose version is in the program's
+/// own key.
+pub(super) fn compiler_name(context: &Context<'_>, rust_image: Option<&Reference>) -> Option<String> {
+    context.tree.policy.app.binary.as_ref()?;
+    let portable = |platform| Portable::find(&context.tree.root, platform).is_some();
+    Some(match rust_image {
+        Some(image) => image.to_string(),
+        None if context.request.wanted.platforms.iter().all(portable) => "toolchain of the host".to_owned(),
+        None => "cargo of the root's packages".to_owned(),
+    })
 }
 
 /// The policy's image with cargo, by digest; none where it is unavailable.
@@ -155,20 +170,16 @@ pub(super) fn rust_image(context: &Context<'_>, root: &RootImage) -> Result<Opti
 }
 
 /// The labels that the image specification names.
-pub(super) fn labels(context: &Context<'_>, facts: &ImageFacts) -> BTreeMap<String, String> {
+pub(super) fn labels(context: &Context<'_>, image: &ImageFacts) -> BTreeMap<String, String> {
     let tree = context.tree;
-    let mut labels = BTreeMap::new();
+    let mut labels = facts::labels(tree, image.kind);
     let mut add = |name: &str, value: String| drop(labels.insert(name.to_owned(), value));
-    add("org.opencontainers.image.title", facts.repository.path().rsplit('/').next().unwrap_or_default().to_owned());
-    if let Some(source) = &tree.policy.project.source {
-        add("org.opencontainers.image.source", source.clone());
-    }
-    let is_committed = facts.differences.is_empty();
+    let is_committed = image.differences.is_empty();
     if let Some(commit) = &tree.commit {
         add(REVISION, format!("{}{}", commit.id, if is_committed { "" } else { "-dirty" }));
         add(CREATED, commit.created());
     }
-    if facts.kind != ImageKind::Base {
+    if image.kind != ImageKind::Base {
         let commit = tree.commit.as_ref().filter(|_| is_committed);
         let tagged = commit.and_then(|commit| commit.versions.last().cloned());
         if let Some(version) = tagged.or_else(|| tree.version()) {

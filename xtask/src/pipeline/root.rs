@@ -1,7 +1,8 @@
 //! The root under the base: the pinned one, the tag's current one, or one built from Debian packages.
 
 use super::Context;
-use super::facts::Lookup;
+use super::buildable;
+use super::facts::{Detail, Lookup};
 use super::sources::pinned_root;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use xtask_host::terminal;
 use xtask_host::tree::facts::{RootImage, RootPlace, Tree};
 use xtask_model::fault::Fault;
 use xtask_model::image::key::FALLBACK;
+use xtask_model::image::order::unknown_digest;
 use xtask_model::image::policy::DebianRoot;
 use xtask_model::spec::reference::{Digest, Platform, Repository, Tag};
 use xtask_native::root::{self, Root};
@@ -109,10 +111,11 @@ impl Lookup<'_> {
                 Some(lost) => terminal::step("lost", &format!("{lost}: the root is published again")),
             }
         }
-        match request.may_build_root() {
-            true => wanted.build(self.context).map(Some),
-            false => wanted.on_this_machine(tree),
+        if request.may_build_root() {
+            return wanted.build(self.context).map(Some);
         }
+        let unbuilt = || (request.dry_run && self.detail == Detail::All).then(|| wanted.unbuilt(tree));
+        Ok(wanted.on_this_machine(tree)?.or_else(unbuilt))
     }
 }
 
@@ -148,6 +151,11 @@ impl DebianImage {
         self.image(digest, RootPlace::Registry(self.repository.clone()))
     }
 
+    /// The placeholder of a dry run, which does not build it.
+    fn unbuilt(&self, tree: &Tree) -> RootImage {
+        self.image(unknown_digest(), RootPlace::Layout(tree.images().join("root")))
+    }
+
     fn on_this_machine(&self, tree: &Tree) -> Result<Option<RootImage>, Fault> {
         let folder = tree.images().join("root");
         if !folder.join("index.json").is_file() {
@@ -166,7 +174,11 @@ impl DebianImage {
         let found = if context.request.refreshes_root() { None } else { root::find(recipe, &layout, platform)? };
         let digest = match found {
             Some(root) => root.digest,
-            None => root::build(recipe, &tree.root.join("target/root"), &layout, platform)?.digest,
+            None => {
+                // Nothing is built for an image that the engine cannot build.
+                buildable::check(context, context.request.wanted.target.kind_on_root())?;
+                root::build(recipe, &tree.root.join("target/root"), &layout, platform)?.digest
+            }
         };
         if !context.request.wanted.push {
             return Ok(self.image(digest, RootPlace::Layout(folder)));
@@ -188,6 +200,11 @@ pub fn local_root(tree: &Tree) -> Option<Root> {
         _ => Platform::host(),
     };
     root::find(&debian_recipe(debian), &Layout::open_or_create(&folder).ok()?, &platform).ok()?
+}
+
+/// Whether a root is the placeholder of a dry run, which does not build it.
+pub(super) fn is_unbuilt(root: &RootImage) -> bool {
+    root.digests.values().any(|digest| *digest == unknown_digest())
 }
 
 /// The recipe of the policy's Debian root.

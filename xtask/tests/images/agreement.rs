@@ -84,6 +84,10 @@ fn a_pinned_base_is_not_built_whatever_is_edited() {
     assert!(!told.stdout.contains("this tree's key is in the registry already"), "{}", told.stdout);
     repo.write("templates/page.html", "<p>two</p>\n").commit("template");
     agrees(&repo, "HEAD~1", "fast");
+    // The app's own layers are compressed as the policy says now, whatever the pinned base was built with.
+    repo.set("base", "compression = \"zstd\"").commit("compression");
+    agrees(&repo, "HEAD~1", "fast");
+    repo.write("templates/page.html", "<p>three</p>\n").commit("template");
     // The weekly rebuild has no base to build either.
     repo.write("target/event.json", "{\"schedule\": \"17 4 * * 1\"}");
     let event = repo.path.join("target/event.json");

@@ -21,7 +21,12 @@ pub struct ImageOrder {
     pub files: Vec<Entry>,
     /// The compiled program, which is in the build context and not in the repository.
     pub binary: Option<RelPath>,
-    /// What compiles the program in an image from scratch.
+    /// Digest in the place of one that a dry run does not know.
+pub fn unknown_digest() -> Digest {
+    Digest::from_bytes([0; 32])
+}
+
+/// What compiles the program in an image from scratch.
     pub compiler: Option<Compiler>,
     /// The policy's build arguments.
     pub args: BTreeMap<String, String>,
@@ -61,13 +66,18 @@ pub enum FromPlace {
 impl FromImage {
     /// An image that a dry run does not build; a digest of zeros takes the place of its own.
     pub fn not_built(repository: Repository) -> Self {
-        Self { repository, digest: Digest::from_bytes([0; 32]), place: FromPlace::NotBuilt }
+        Self { repository, digest: unknown_digest(), place: FromPlace::NotBuilt }
     }
 
     /// The name in `FROM`.
     pub fn name(&self) -> Reference {
         self.repository.digest(self.digest)
     }
+}
+
+/// Digest in the place of one that a dry run does not know.
+pub fn unknown_digest() -> Digest {
+    Digest::from_bytes([0; 32])
 }
 
 /// What compiles the program in an image from scratch.

@@ -25,6 +25,16 @@ pub enum Target {
     Enhanced,
 }
 
+impl Target {
+    /// The image that is built on the root.
+    pub fn kind_on_root(self) -> ImageKind {
+        match self {
+            Self::Base | Self::App | Self::Fast => ImageKind::Base,
+            Self::Enhanced => ImageKind::Enhanced,
+        }
+    }
+}
+
 /// The part of a request that decides.
 #[derive(Clone, Debug)]
 pub struct Wanted {
@@ -47,6 +57,8 @@ pub struct Facts {
     pub commit: Result<Commit, &'static str>,
     /// Name of the root that the keys are computed on.
     pub root: String,
+    /// A dry run does not build the root, and without it the fingerprints are unknown.
+    pub unbuilt_root: bool,
     /// `images.lock` pins the base.
     pub pinned: bool,
     pub base: Option<ImageFacts>,
@@ -128,7 +140,14 @@ impl Plan {
     pub fn check_base(&self, policy: &Policy, wanted: &Wanted, facts: &Facts) -> Result<(), Fault> {
         match (wanted.target, self.base.as_ref().map(|base| &base.decision), &facts.base) {
             (Target::Fast, Some(Decision::Build { reasons, .. }), Some(base)) => {
-                Err(missing_base(base, wanted.push, policy.app.dockerfile.as_str(), reasons))
+                let dockerfile = policy.app.dockerfile.as_str();
+                if facts.unbuilt_root {
+                    return Err(Fault::usage("the base image of this tree has not been built")
+                        .needed_by(format!("`{dockerfile}`"))
+                        .cause(format!("its root `{}` is not on this machine", facts.root))
+                        .hint("build both: `cargo xtask build`"));
+                }
+                Err(missing_base(base, wanted.push, dockerfile, reasons))
             }
             _ => Ok(()),
         }
@@ -138,7 +157,7 @@ impl Plan {
     pub fn check_reuse(&self) -> Result<(), Fault> {
         for image in self.images() {
             if let Decision::Build { reasons, .. } = &image.decision {
-                let what = format!("{} `{}` would have to be built", image.kind, image.repository.tag(&image.tag));
+                let what = format!("{} `{}` would have to be built", image.kind, image.shown());
                 return Err(Fault::drift(what)
                     .needed_by("`--reuse-only`")
                     .cause(reasons.join("; "))
@@ -176,12 +195,6 @@ pub struct ImagePlan {
     pub latest: Latest,
 }
 
-impl ImagePlan {
-    pub fn builds(&self) -> bool {
-        matches!(self.decision, Decision::Build { .. })
-    }
-}
-
 /// Whether an image is built.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "action")]
@@ -202,6 +215,25 @@ pub enum Decision {
         /// Why.
         reasons: Vec<String>,
     },
+}
+
+/// Tag of an image in a dry run whose root is built first: its fingerprint depends on that root.
+pub fn unknown_tag() -> Tag {
+    Tag::from_name("unknown").expect("a word is a tag")
+}
+
+impl ImagePlan {
+    pub fn builds(&self) -> bool {
+        matches!(self.decision, Decision::Build { .. })
+    }
+
+    /// Name of the image for people: with its tag, where that is known.
+    pub fn shown(&self) -> String {
+        if self.tag == unknown_tag() {
+            return self.repository.to_string();
+        }
+        self.repository.tag(&self.tag).to_string()
+    }
 }
 
 /// Where an image is.
@@ -316,9 +348,9 @@ pub fn plan(policy: &Policy, wanted: &Wanted, facts: &Facts) -> Plan {
     // `build-fast` uses the base as it is, and no flag builds a pinned one.
     let force_base = wanted.force && wanted.target != Target::Fast && !facts.pinned;
     let image = |image: &ImageFacts, decision| image_plan(policy, wanted, facts, image, decision);
-    let base = facts.base.as_ref().map(|base| image(base, decide(wanted, force_base, base)));
+    let base = facts.base.as_ref().map(|base| image(base, decide(wanted, facts, force_base, base)));
     let app = facts.app.as_ref().map(|app| {
-        let decision = decide(wanted, wanted.force, app);
+        let decision = decide(wanted, facts, wanted.force, app);
         match base.as_ref().and_then(|base| outdated(app, &decision, &base.decision)) {
             None => image(app, decision),
             Some(reason) => {
@@ -331,7 +363,12 @@ pub fn plan(policy: &Policy, wanted: &Wanted, facts: &Facts) -> Plan {
 }
 
 /// Decides whether an image is built, by its own facts.
-fn decide(wanted: &Wanted, force: bool, image: &ImageFacts) -> Decision {
+fn decide(wanted: &Wanted, facts: &Facts, force: bool, image: &ImageFacts) -> Decision {
+    if facts.unbuilt_root {
+        let below = if image.kind == ImageKind::App { "base" } else { "root" };
+        let reason = format!("its {below} is built first, and its fingerprint is known after that");
+        return Decision::Build { platforms: wanted.platforms.clone(), reasons: vec![reason] };
+    }
     let build = |platforms: &[Platform], reason: String| {
         let changes = image.changes.iter().map(|change| format!("{change} {}", image.since));
         Decision::Build { platforms: platforms.to_vec(), reasons: std::iter::once(reason).chain(changes).collect() }
@@ -546,7 +583,8 @@ mod tests {
         let published: Published = Published::for_tests(BTreeMap::from([(amd.clone(), descriptor)]));
         let presence = Presence::Registry(Box::new(published));
         let both = Wanted { platforms: vec![amd.clone(), arm.clone()], ..wanted() };
-        match decide(&both, false, &ImageFacts { presence, ..image(ImageKind::Base) }) {
+        let base = ImageFacts { presence, ..image(ImageKind::Base) };
+        match decide(&both, &facts(base.clone(), None), false, &base) {
             Decision::Build { platforms, reasons } => {
                 assert_eq!(platforms, std::slice::from_ref(&arm));
                 assert_eq!(reasons, ["linux/arm64 is not in the registry's index"]);
@@ -594,7 +632,8 @@ mod tests {
     }
 
     fn facts(base: ImageFacts, app: Option<ImageFacts>) -> Facts {
-        Facts { commit: Ok(commit()), root: "python:3.12".to_owned(), pinned: false, base: Some(base), app }
+        let root = "python:3.12".to_owned();
+        Facts { commit: Ok(commit()), root, unbuilt_root: false, pinned: false, base: Some(base), app }
     }
 
     #[test]
