@@ -2,7 +2,7 @@
 
 use super::Context;
 use std::path::Path;
-use xtask_host::tree::committed::{self, Committed};
+use xtask_host::tree::committed::{self, Committed, Compared, Memory};
 use xtask_host::tree::facts::{self, Parsed, Tree};
 use xtask_host::tree::git::Git;
 use xtask_host::{file, terminal};
@@ -36,9 +36,10 @@ pub(super) fn compare(
             if std::fs::read_to_string(&known).is_ok_and(|text| text == proof) {
                 return Ok(Vec::new());
             }
-            let committed = Committed::open(&tree.root, &commit.id, request.offline)?;
-            let differences = committed.differences(tree, kind, parsed)?;
-            let pointers = committed.pointers(parsed);
+            let path = tree.images().join(format!("{kind}.commit.json"));
+            let memory = Memory { path: &path, writes: !request.dry_run };
+            let Compared { differences, pointers } =
+                committed::compare(tree, kind, parsed, &commit.id, &memory, request.offline)?;
             for path in &pointers {
                 terminal::warn(&format!(
                     "`{path}` is a pointer file of Git LFS, and the {kind} gets the pointer instead of its contents; fetch \

@@ -64,6 +64,11 @@ impl Repo {
         for kind in [ImageKind::Base, ImageKind::App] {
             let parsed = facts::parse(&tree, kind, &BTreeMap::new()).unwrap_or_else(|fault| panic!("{fault}"));
             let differences = committed.differences(&tree, kind, &parsed).unwrap();
+            let path = self.path(&format!("target/{kind}.commit.json"));
+            let memory = Memory { path: &path, writes: true };
+            let remembered = compare(&tree, kind, &parsed, &commit.id, &memory, true).unwrap();
+            assert_eq!(remembered.differences, differences, "what is remembered of the commit says the same");
+            assert_eq!(remembered.pointers, committed.pointers(&parsed));
             found.extend(
                 differences
                     .into_iter()
