@@ -40,7 +40,7 @@ use xtask_host::process;
 use xtask_host::registry::Client;
 use xtask_host::tree::facts::Tree;
 use xtask_model::fault::Fault;
-use xtask_model::image::plan::Decision;
+use xtask_model::image::plan::{Decision, Plan};
 use xtask_model::image::policy::Registry;
 use xtask_model::record::report::{ImageReport, Report};
 use xtask_model::spec::reference::{Platform, Reference};
@@ -105,6 +105,14 @@ fn build(context: &Context<'_>, trace: &Trace) -> Result<Vec<ImageReport>, Fault
     execution::execute(context, &sources, &planned, trace)
 }
 
+/// The plan of a build, which is not executed.
+pub fn planned(global: &Global, flags: &BuildFlags, target: Target) -> Result<Plan, Fault> {
+    let flags = BuildFlags { dry_run: true, ..flags.clone() };
+    let tree = global.tree()?;
+    let context = Context::new(&tree, Request::new(global, &flags, target, &tree)?);
+    Ok(facts::plan_build(&context, &Sources::read(&tree, target)?)?.plan)
+}
+
 /// The app of this tree, where it was built already: on this machine, in a private registry that runs here, or in the registry.
 /// Builds nothing.
 ///
@@ -121,11 +129,8 @@ pub fn this_app(global: &Global) -> Result<Reference, Fault> {
     let mut missing = None;
     for (global, push) in places {
         let platform = vec![Platform::host()];
-        let flags = BuildFlags { push, platform, dry_run: true, no_latest: true, ..BuildFlags::default() };
-        let tree = global.tree()?;
-        let context = Context::new(&tree, Request::new(&global, &flags, Target::App, &tree)?);
-        let planned = facts::plan_build(&context, &Sources::read(&tree, Target::App)?)?;
-        let app = planned.plan.app.expect("an app is planned");
+        let flags = BuildFlags { push, platform, no_latest: true, ..BuildFlags::default() };
+        let app = planned(&global, &flags, Target::App)?.app.expect("an app is planned");
         let shown = app.shown();
         match app.decision {
             Decision::Reuse { digest, .. } => return Ok(app.repository.digest(digest)),

@@ -11,15 +11,19 @@ mod real_registry;
 use history::{Repo, seed};
 use real_registry::RealRegistry;
 use std::collections::BTreeMap;
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+use std::io::{Read as _, Write as _};
 use std::path::Path;
 use xtask::commands::plan::plan;
-use xtask::flags::{Format, Global, PlanFlags};
-use xtask::pipeline::{Sources, Unreadable, plan_tree};
-use xtask_host::registry::Client;
+use xtask::flags::{BuildFlags, Format, Global, PlanFlags};
+use xtask::pipeline::{Sources, Target, Unreadable, plan_tree, planned};
+use xtask_host::registry::{Answer, Client, publish};
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::change::{ChangePlan, Ready, Work};
 use xtask_model::image::key::{AppKey, BaseKey, FINGERPRINT_LABEL, KEY_LABEL, Key};
-use xtask_model::image::policy::ImageKind;
+use xtask_model::image::plan::Decision;
+use xtask_model::image::policy::{Engine, ImageKind};
 use xtask_model::image::presence::{Presence, REVISION};
 use xtask_model::spec::oci::annotation;
 use xtask_model::spec::reference::{Digest, Repository, Tag};
@@ -234,4 +238,88 @@ fn a_registry_out_of_reach_fails_open_in_a_plan_and_is_an_error_in_an_explanatio
     let (code, out, err) = explain(&global);
     assert_eq!((code, out.as_str()), (5, ""), "{err}");
     assert!(err.contains("--offline"), "{err}");
+}
+
+/// States of an image in the registry.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum State {
+    Absent,
+    Whole,
+    /// The registry lost its configuration.
+    Lost,
+    /// For the app: whole, and built on another base.
+    OnAnotherBase,
+}
+
+impl Here {
+    fn set(&self, repository: &Repository, labels: &BTreeMap<&str, String>, tag: &Tag, state: State) -> Digest {
+        if let Answer::Present(found) = self.client.head(repository, tag).unwrap() {
+            self.client.delete_manifest(repository, &found.digest).unwrap();
+        }
+        if state == State::Absent {
+            return Digest::of(b"absent");
+        }
+        let digest = self.put(repository, labels, std::slice::from_ref(tag));
+        if state == State::Lost {
+            let manifest = publish::read_manifest(&self.client, repository, digest).unwrap();
+            let path = format!("{}/blobs/{}", repository.path(), manifest.config.digest);
+            let host = repository.registry();
+            let mut connection = std::net::TcpStream::connect(host).unwrap();
+            write!(connection, "DELETE /v2/{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").unwrap();
+            let mut answer = String::new();
+            connection.read_to_string(&mut answer).unwrap();
+            assert!(answer.starts_with("HTTP/1.1 202"), "{answer}");
+        }
+        digest
+    }
+}
+
+/// `plan` and `build` gather facts by two ways, a patient one and one that asks once, and decide alike from any state of the
+/// registry. What each decides follows from the state.
+#[test]
+fn plan_and_build_decide_alike_in_every_state_of_the_registry() {
+    let Some(registry) = RealRegistry::start(false) else { return };
+    let repo = committed();
+    let global = global(repo.root(), &format!("{}/acme", registry.address));
+    let here = here(&global);
+    let (base_tag, app_tag) = (here.base.1.fingerprint().tag(12), here.app.1.fingerprint().tag(12));
+    let states = [State::Absent, State::Whole, State::Lost, State::OnAnotherBase];
+    let strategy = (0_usize..3, 0_usize..4, any::<bool>(), any::<bool>());
+    let config = ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() };
+    let law = |(base, app, force, fast): (usize, usize, bool, bool)| {
+        let (base, app) = (states[base], states[app]);
+        let digest = here.set(&here.base.0, &labels(&here.base.1), &base_tag, base);
+        let mut own = labels(&here.app.1);
+        let on = if app == State::OnAnotherBase { Digest::of(b"an older build") } else { digest };
+        own.insert(annotation::BASE_DIGEST, on.to_string());
+        here.set(&here.app.0, &own, &app_tag, app);
+
+        let tree = global.tree_of(Box::new(repo.root().to_owned())).unwrap();
+        let sources = Sources::read_all(&tree).map_err(Unreadable::fault).unwrap();
+        let seen = plan_tree(&global, &sources).unwrap();
+        let flags = BuildFlags { push: true, engine: Some(Engine::Docker), ..BuildFlags::default() };
+        let built = planned(&global, &flags, Target::App).unwrap();
+        let action = |decision: &Decision| match decision {
+            Decision::Reuse { digest, platforms, .. } => format!("reuse {digest} {platforms:?}"),
+            Decision::Build { platforms, reasons } => format!("build {platforms:?} {}", reasons[0]),
+        };
+        let seen = [seen.base, seen.app].map(|image| action(&image.decision.unwrap()));
+        let built = [built.base, built.app].map(|image| action(&image.unwrap().decision));
+        prop_assert_eq!(&seen, &built);
+        let builds = [base != State::Whole, base != State::Whole || app != State::Whole];
+        prop_assert_eq!(built.map(|action| action.starts_with("build")), builds);
+
+        // `--force` builds both, and `build-fast` never builds a base.
+        let target = if fast { Target::Fast } else { Target::App };
+        match planned(&global, &BuildFlags { force, ..flags }, target) {
+            Err(fault) => prop_assert!(fast && base != State::Whole, "{}", fault),
+            Ok(plan) => {
+                prop_assert!(!fast || base == State::Whole);
+                prop_assert_eq!(plan.base.unwrap().builds(), !fast && (force || builds[0]));
+                prop_assert_eq!(plan.app.unwrap().builds(), force || builds[1]);
+            }
+        }
+        Ok(())
+    };
+    TestRunner::new(config).run(&strategy, law).unwrap_or_else(|error| panic!("{error}"));
 }
