@@ -9,10 +9,10 @@ mod history;
 mod real_registry;
 
 use history::{Repo, seed};
-use real_registry::RealRegistry;
-use std::collections::BTreeMap;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
+use real_registry::RealRegistry;
+use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::path::Path;
 use xtask::commands::plan::plan;

@@ -43,14 +43,16 @@ fn a_build_does_what_a_plan_says() {
     let Some(world) = World::new("plans") else { return };
     let count = Cell::new(0);
     let call = |args: &[&str]| -> Outcome { world.repo.xtask(args).without_engine().run().ok() };
-    let config = ProptestConfig { cases: 12, max_shrink_iters: 0, failure_persistence: None, ..ProptestConfig::default() };
+    let config =
+        ProptestConfig { cases: 12, max_shrink_iters: 0, failure_persistence: None, ..ProptestConfig::default() };
     let law = |events: Vec<usize>| {
         events.iter().for_each(|event| happen(&world, *event, &count));
         let plan: serde_json::Value =
             serde_json::from_str(&call(&["plan", "--base", "HEAD", "--format", "json"]).stdout).unwrap();
         let said = ["base", "app"].map(|kind| plan[kind]["decision"]["action"].as_str().unwrap_or("none").to_owned());
         let dry = call(&["build", "--push", "--dry-run"]).stderr;
-        let shown = ["base", "app"].map(|kind| if dry.contains(&format!("reusing {kind}")) { "reuse" } else { "build" });
+        let shown =
+            ["base", "app"].map(|kind| if dry.contains(&format!("reusing {kind}")) { "reuse" } else { "build" });
         let report = call(&["build", "--push", "--format", "json"]).report();
         let done = ["base", "app"].map(|kind| if report.action(kind) == "reused" { "reuse" } else { "build" });
         prop_assert_eq!(said, done, "{:?}: {:#}", &events, plan);

@@ -21,12 +21,7 @@ pub struct ImageOrder {
     pub files: Vec<Entry>,
     /// The compiled program, which is in the build context and not in the repository.
     pub binary: Option<RelPath>,
-    /// Digest in the place of one that a dry run does not know.
-pub fn unknown_digest() -> Digest {
-    Digest::from_bytes([0; 32])
-}
-
-/// What compiles the program in an image from scratch.
+    /// Compiler of the program in an image from scratch.
     pub compiler: Option<Compiler>,
     /// The policy's build arguments.
     pub args: BTreeMap<String, String>,
@@ -42,6 +37,11 @@ pub fn unknown_digest() -> Digest {
     pub created: Option<i64>,
     /// Build again what a cache has.
     pub rebuild: bool,
+}
+
+/// Digest in the place of one that a dry run does not know.
+pub fn unknown_digest() -> Digest {
+    Digest::from_bytes([0; 32])
 }
 
 /// The image that another one is built on.
@@ -75,12 +75,7 @@ impl FromImage {
     }
 }
 
-/// Digest in the place of one that a dry run does not know.
-pub fn unknown_digest() -> Digest {
-    Digest::from_bytes([0; 32])
-}
-
-/// What compiles the program in an image from scratch.
+/// Compiler of the program in an image from scratch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Compiler {
     /// An image with cargo.
