@@ -208,6 +208,7 @@ impl<'a> Session<'a> {
         if self.flags.reuse_only {
             planned.refuse_building()?;
         }
+        self.check_planned(&planned)?;
         self.execute(&planned)
     }
 

@@ -82,9 +82,7 @@ impl Session<'_> {
         if let (Some(digest), Target::Base | Target::App | Target::Fast) =
             (facts::images_lock(&self.tree)?.base, target)
         {
-            let planned = self.plan_pinned(target, digest)?;
-            self.check_planned(&planned)?;
-            return Ok(self.named_by_policy(planned));
+            return Ok(self.named_by_policy(self.plan_pinned(target, digest)?));
         }
         let lock = facts::lock(&self.tree)?;
         let on_root = if target == Target::Enhanced { ImageKind::Enhanced } else { ImageKind::Base };
@@ -96,7 +94,6 @@ impl Session<'_> {
             |root| self.plan_on(target, root, &lock),
             Planned::needs_root,
         )?;
-        self.check_planned(&planned)?;
         Ok(self.named_by_policy(on_unbuilt_root(planned)))
     }
 
