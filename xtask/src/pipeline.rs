@@ -102,6 +102,8 @@ fn build(context: &Context<'_>, trace: &Trace) -> Result<Vec<ImageReport>, Fault
     if context.request.reuse_only {
         planned.plan.check_reuse()?;
     }
+    let builds = planned.plan.images().filter(|image| image.builds());
+    builds.map(|image| image.kind).try_for_each(|kind| buildable::check(context, kind))?;
     execution::execute(context, &sources, &planned, trace)
 }
 

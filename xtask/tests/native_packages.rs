@@ -309,6 +309,10 @@ fn built(engine: &Engine, repository: &Repository, root: &Root, below: &[&str]) 
         let header = entry.header();
         let (kind, mode) = (header.entry_type(), header.mode().unwrap() & 0o7777);
         let owner = (header.uid().unwrap(), header.gid().unwrap());
+        if path.starts_with("opt/venv/") {
+            // The native engine gives everything this time.
+            assert_eq!(header.mtime().unwrap(), xtask_native::layer::TIME, "{path}");
+        }
         let (kind, mode, content) = if kind.is_dir() {
             ('d', mode, String::new())
         } else if kind.is_symlink() {

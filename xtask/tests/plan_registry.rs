@@ -47,11 +47,16 @@ const ROOT: &str = "127.0.0.99:9/library/python:3.12-slim";
 
 /// A committed repository whose root is pinned.
 fn committed() -> Repo {
+    committed_with(|policy| policy)
+}
+
+/// The same with an edit of its policy.
+fn committed_with(edit: impl FnOnce(String) -> String) -> Repo {
     let (repo, mut state) = (Repo::new(), seed());
     let lock =
         format!("[root]\nimage = \"{ROOT}\"\n\n[root.platforms]\n\"linux/amd64\" = \"{}\"\n", Digest::of(b"root"));
     let policy = history::seeded("images.toml").replace("docker.io/library/python:3.12-slim", ROOT);
-    state.insert("images.toml".to_owned(), (0o100_644, policy.into_bytes()));
+    state.insert("images.toml".to_owned(), (0o100_644, edit(policy).into_bytes()));
     state.insert("images.lock".to_owned(), (0o100_644, lock.into_bytes()));
     repo.import(&[state]);
     repo.checkout_branch("main");
@@ -279,7 +284,12 @@ impl Here {
 #[test]
 fn plan_and_build_decide_alike_in_every_state_of_the_registry() {
     let Some(registry) = RealRegistry::start(false) else { return };
-    let repo = committed();
+    // Without a fallback the root of the registry is the only one, whether it can be reached or not.
+    let repo = committed_with(|policy| {
+        let (before, rest) = policy.split_once("fallback = \"debian\"\n").unwrap();
+        let (_, after) = rest.split_once("[base]\n").unwrap();
+        format!("{before}\n[base]\n{after}")
+    });
     let global = global(repo.root(), &format!("{}/acme", registry.address));
     let here = here(&global);
     let (base_tag, app_tag) = (here.base.1.fingerprint().tag(12), here.app.1.fingerprint().tag(12));

@@ -210,7 +210,7 @@ fn an_environment_shows_no_time_of_its_installation() {
     for line in found.lines() {
         assert!(line.ends_with(" 1767225600.0000000000"), "{line}");
     }
-    // What is no environment keeps its times: the folders above it may be anybody's.
+    // A folder outside an environment keeps its times: anything may be above it.
     let other = World::new(&[("a", files)]);
     assert_eq!(other.install(false).status.code(), Some(0));
     let before = times(&other.path("venv"));

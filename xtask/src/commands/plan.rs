@@ -6,14 +6,20 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use xtask_host::terminal;
-use xtask_host::tree::facts::{self};
+use xtask_host::tree::facts::{self, Tree};
 use xtask_host::tree::git::revision::{self, Revision};
 use xtask_host::tree::git::{Git, Objects};
 use xtask_model::fault::{Exit, Fault};
-use xtask_model::image::change::{self, ChangeFacts, ChangePlan, Changes, PlannedImage, Purpose, Work};
+use xtask_model::image::change::{
+    self, ChangeFacts, ChangePlan, Changes, Machines, PlannedImage, Purpose, Ready, Work,
+};
+use xtask_model::image::commit::Commit;
 use xtask_model::image::event::{self, Against};
 use xtask_model::image::key::Names;
+use xtask_model::image::policy::{ImageKind, Policy};
 use xtask_model::image::presence::Presence;
+use xtask_model::image::tags;
+use xtask_model::image::verification::{self, Needed};
 
 /// Runs the command.
 pub fn run(global: &Global, flags: &PlanFlags) -> anyhow::Result<()> {
@@ -42,11 +48,14 @@ pub fn plan(
         && let Against::Deleted(name) = event.against
     {
         let reasons = vec![format!("{name} was deleted: there is nothing to build")];
-        let changes = Some(Changes::default());
         return Ok(ChangePlan {
             decision: Work::Skip,
             reasons,
-            changes,
+            changes: Some(Changes::default()),
+            verification: Needed::None,
+            verification_reason: format!("{name} was deleted"),
+            machines: Machines::One,
+            compiles: false,
             ..unasked(event.purpose, None, head_revision)
         });
     }
@@ -62,19 +71,66 @@ pub fn plan(
             let facts =
                 ChangeFacts { purpose, changes: Err(why.clone()), no_base: Some(why), pinned: false, base, app };
             let (decision, reasons) = change::decide(&facts);
-            return Ok(ChangePlan { decision, reasons, ..plan });
+            let machines = Machines::needed(&head.policy, decision, true);
+            return Ok(ChangePlan { decision, reasons, machines, ..plan });
         }
     };
-    let changes = base.and_then(|revision| compare(global, revision, &sources));
+    let changed = match &base {
+        Ok(revision) => {
+            Git::at(&clone.root).changed(&revision.id, head_revision.as_deref()).map_err(|fault| with_help(&fault))
+        }
+        Err(why) => Err(why.clone()),
+    };
+    let compared = base.and_then(|revision| compare(global, revision, &sources));
+    let compiles = compared.as_ref().map_or(head.policy.app.binary.is_some(), |(_, compiles)| *compiles);
+    let changes = compared.map(|(changes, _)| changes);
     let TreePlan { base, app, .. } = pipeline::plan_tree(global, &sources)?;
+    let commit = match purpose == Purpose::Change || flags.head.is_some() {
+        true => None,
+        false => Git::at(&clone.root).commit(variable)?,
+    };
+    let tested = commit.and_then(|commit| tested(&head, &app, &commit));
     let facts = ChangeFacts { purpose, changes, no_base: None, pinned: sources.pins.base.is_some(), base, app };
     let (decision, reasons) = change::decide(&facts);
+    let (verification, verification_reason) = verify(&head.policy, purpose, &changed, tested.as_deref());
     let ChangeFacts { changes, base, app, .. } = facts;
-    Ok(ChangePlan { decision, reasons, purpose, base_revision, head_revision, changes: changes.ok(), base, app })
+    Ok(ChangePlan {
+        decision,
+        reasons,
+        purpose,
+        base_revision,
+        head_revision,
+        changes: changes.ok(),
+        base,
+        app,
+        verification,
+        verification_reason,
+        machines: Machines::needed(&head.policy, decision, compiles),
+        compiles,
+    })
 }
 
-/// The differences of head to a revision; a reason where the revision's inputs cannot be read.
-fn compare(global: &Global, revision: Revision, head: &Sources<'_>) -> Result<Changes, String> {
+fn verify(
+    policy: &Policy,
+    purpose: Purpose,
+    changed: &Result<Vec<String>, String>,
+    tested: Option<&str>,
+) -> (Needed, String) {
+    let changed = changed.as_deref().map_err(String::as_str);
+    verification::needed(&verification::Facts { purpose, changed, tested }, &policy.ci.documents, &policy.ci.tests)
+}
+
+/// The tag of this commit, where it names this commit's app in the registry: CI puts it after the tests.
+fn tested(tree: &Tree, app: &PlannedImage, commit: &Commit) -> Option<String> {
+    let Presence::Registry(app) = &app.presence else { return None };
+    let tag = tags::of_commit(commit, &tree.policy.project.default_branch).all.into_iter().next()?;
+    let client = pipeline::single_try_client(tree);
+    let named = client.head(&tree.repository(ImageKind::App), tag.clone()).ok()?.present()?.digest;
+    (named == app.digest).then(|| tag.to_string())
+}
+
+/// The differences of head to a revision, and whether the program is compiled; a reason where the revision's inputs cannot be read.
+fn compare(global: &Global, revision: Revision, head: &Sources<'_>) -> Result<(Changes, bool), String> {
     let id = revision.id.clone();
     let unreadable = |fault: Fault| format!("at `{}` {}", &id[..12], one_line(&fault));
     let tree = global.tree_of(Box::new(revision)).map_err(unreadable)?;
@@ -82,7 +138,19 @@ fn compare(global: &Global, revision: Revision, head: &Sources<'_>) -> Result<Ch
     let sources = head.sources_since(&old, &id);
     let base_names = head.tree.names(&head.base);
     let app_names = Names { sources: &sources, ..head.tree.names(&head.app().parsed) };
-    Ok(change::compare(&old.inputs(), &head.inputs(), &base_names, &app_names))
+    let changes = change::compare(&old.inputs(), &head.inputs(), &base_names, &app_names);
+    Ok((changes, compiles_since(head, &old, global)))
+}
+
+/// Whether a build compiles the program: its sources changed, or the older tree's image, whose program would be used, is missing.
+fn compiles_since(head: &Sources<'_>, old: &Sources<'_>, global: &Global) -> bool {
+    let program = |sources: &Sources<'_>| sources.app().binary().cloned();
+    if program(head).is_none() || program(old) != program(head) {
+        return program(head).is_some();
+    }
+    // Where one machine compiles for the only platform, a wrong guess costs time alone.
+    let several = head.tree.policy.project.platforms.len() > 1;
+    several && !pipeline::plan_tree(global, old).is_ok_and(|old| old.app.ready() == Ready::Yes)
 }
 
 /// A plan for which no registry was asked.
@@ -97,6 +165,10 @@ fn unasked(purpose: Purpose, base_revision: Option<String>, head_revision: Optio
         changes: None,
         base: image(),
         app: image(),
+        verification: Needed::All,
+        verification_reason: "the base's inputs cannot be read".to_owned(),
+        machines: Machines::Several,
+        compiles: true,
     }
 }
 

@@ -4,7 +4,7 @@
 
 use super::root::{is_unbuilt, single_try_client};
 use super::sources::{Sources, one_line};
-use super::{Checks, Context, Request, buildable, claims, order};
+use super::{Checks, Context, Request, claims, order};
 use crate::flags::Global;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -76,7 +76,6 @@ pub(super) fn plan_build(context: &Context<'_>, sources: &Sources<'_>) -> Result
         let what = format!("root `{}` from Debian packages: it is not on this machine", planned.root.name);
         terminal::step("planned", &what);
     }
-    planned.plan.images().filter(|image| image.builds()).try_for_each(|image| buildable::check(context, image.kind))?;
     Ok(planned)
 }
 

@@ -1,11 +1,13 @@
 //! The flags of a build, checked once against each other and against the policy. Later code sees only valid requests.
 
 use super::engine::{self, Engine};
+use super::record::in_ci;
 use crate::flags::{BuildFlags, Global, Output};
 use xtask_host::docker::Docker;
 use xtask_host::tree::facts::Tree;
 use xtask_model::fault::Fault;
 use xtask_model::image::plan::{Target, Wanted};
+use xtask_model::image::policy::{ImageKind, SharedTags};
 use xtask_model::spec::reference::Platform;
 
 /// A valid request.
@@ -60,9 +62,11 @@ impl Request {
             return Err(Fault::usage("the local store holds one platform of an image")
                 .hint("name one with `--platform`, or publish them together with `--push`"));
         }
-        let BuildFlags { force, no_latest, no_branch_tag, dry_run, reuse_only, .. } = *flags;
+        let BuildFlags { force, no_latest, no_branch_tag, untested, dry_run, reuse_only, .. } = *flags;
+        let shared = tree.policy.project.shared_tags == SharedTags::Anywhere;
+        let left_to_ci = !shared && !in_ci() && !tree.repository(ImageKind::App).is_loopback();
         Ok(Self {
-            wanted: Wanted { target, push, platforms, force, no_latest, no_branch_tag },
+            wanted: Wanted { target, push, platforms, force, no_latest, no_branch_tag, untested, left_to_ci },
             offline: global.offline,
             locked: global.locked,
             dry_run,
@@ -76,9 +80,17 @@ impl Request {
     /// The request of `build --push`, to be planned and not executed.
     pub fn question(global: &Global, tree: &Tree, target: Target) -> Self {
         let platforms = tree.policy.project.platforms.clone();
-        let push = !global.offline;
         Self {
-            wanted: Wanted { target, push, platforms, force: false, no_latest: false, no_branch_tag: false },
+            wanted: Wanted {
+                target,
+                push: !global.offline,
+                platforms,
+                force: false,
+                no_latest: true,
+                no_branch_tag: true,
+                untested: true,
+                left_to_ci: false,
+            },
             offline: global.offline,
             locked: global.locked,
             dry_run: true,

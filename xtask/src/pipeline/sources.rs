@@ -7,7 +7,7 @@ use xtask_host::tree::facts::{self, Parsed, RootImage, RootPlace, Tree};
 use xtask_host::tree::git::Revision;
 use xtask_model::fault::Fault;
 use xtask_model::image::change::{FALLBACK_ROOT, Inputs, PINNED_BASE};
-use xtask_model::image::key::{AppKey, BaseKey, Fingerprint};
+use xtask_model::image::key::{AppKey, BaseKey, BinaryKey, Fingerprint};
 use xtask_model::image::plan::Target;
 use xtask_model::image::policy::{DebianRoot, ImageKind};
 use xtask_model::spec::lock::images::RootPin;
@@ -63,6 +63,11 @@ impl AppSources {
         let parsed = facts::parse(tree, kind, &tree.policy.app.args)?;
         let own = AppKey { base: None, ..facts::app_key(tree, any_fingerprint(), &parsed)? };
         Ok(Self { kind, parsed, own })
+    }
+
+    /// Recipe of the program in the app.
+    pub fn binary(&self) -> Option<&BinaryKey> {
+        self.own.binary.as_ref()
     }
 }
 

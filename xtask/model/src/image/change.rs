@@ -12,7 +12,9 @@
 
 use crate::image::key::{AppKey, BaseKey, Names, app_changes, base_changes, foremost};
 use crate::image::plan::Decision;
+use crate::image::policy::{Engine, Policy};
 use crate::image::presence::Presence;
+use crate::image::verification::Needed;
 use crate::spec::lock;
 use crate::spec::reference::Reference;
 use serde::Serialize;
@@ -285,6 +287,45 @@ pub struct ChangePlan {
     pub changes: Option<Changes>,
     pub base: PlannedImage,
     pub app: PlannedImage,
+    /// The tests that the commit must pass.
+    pub verification: Needed,
+    /// Why these tests.
+    pub verification_reason: String,
+    /// Whether one machine can build everything.
+    pub machines: Machines,
+    /// Whether the app's program is compiled, as far as the comparison tells.
+    pub compiles: bool,
+}
+
+/// The machines that a build needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Machines {
+    /// Any one.
+    One,
+    /// One of each platform's kind: something is compiled, run or imported there.
+    Several,
+}
+
+impl Machines {
+    /// Returns the machines that CI's builds need. Copying files is the same on every machine; compilers, `RUN` and the import of packages
+    /// are not.
+    pub fn needed(policy: &Policy, work: Work, compiles: bool) -> Self {
+        let copies = match work {
+            Work::Skip => true,
+            Work::Fast => policy.ci.engine == Engine::Native && !compiles,
+            Work::BaseFast | Work::Full => false,
+        };
+        if copies || policy.project.platforms.len() == 1 { Self::One } else { Self::Several }
+    }
+
+    /// The value of CI's output.
+    pub fn as_output(self) -> &'static str {
+        match self {
+            Self::One => "one",
+            Self::Several => "several",
+        }
+    }
 }
 
 impl ChangePlan {
@@ -299,7 +340,7 @@ impl ChangePlan {
         for reason in &self.reasons {
             text += &format!("  {reason}\n");
         }
-        text
+        text + &format!("tests: {}\n  {}\n", self.verification, self.verification_reason)
     }
 
     /// What CI's later jobs read.
@@ -311,6 +352,9 @@ impl ChangePlan {
             ("requirements-changed", self.requirements_changed().to_string()),
             ("base-reference", self.base.reference.as_ref().map(ToString::to_string).unwrap_or_default()),
             ("base-present", self.base.as_output().to_owned()),
+            ("tests", self.verification.to_string()),
+            ("machines", self.machines.as_output().to_owned()),
+            ("compiles", self.compiles.to_string()),
         ]
     }
 
@@ -328,6 +372,7 @@ impl ChangePlan {
             ("planned", revision(&self.head_revision, "the working tree")),
             ("base", image(&self.base)),
             ("app", image(&self.app)),
+            ("tests", format!("`{}`: {}", self.verification, plain(&self.verification_reason))),
         ];
         for (name, value) in rows {
             text += &format!("| {name} | {value} |\n");
@@ -506,6 +551,37 @@ mod tests {
                 ..present()
             },
             app: not_asked(),
+            verification: Needed::Selected("pages".to_owned()),
+            verification_reason: "`[[ci.tests]]` `pages` covers every changed file (`a_b<c>.html`)".to_owned(),
+            machines: Machines::One,
+            compiles: false,
+        }
+    }
+
+    #[test]
+    fn only_what_must_run_on_a_platforms_own_machine_needs_several() {
+        let text = include_str!("../../../../images.toml");
+        let policy = |engine: &str, platforms: &str| {
+            let engine = format!("engine = \"{engine}\"\n# The operator");
+            let text =
+                text.replace("[\"linux/amd64\"]", platforms).replace("engine = \"native\"\n# The operator", &engine);
+            crate::image::policy::parse(&text, &|_| true).unwrap()
+        };
+        let two = "[\"linux/amd64\", \"linux/arm64\"]";
+        for (engine, platforms, decision, compiles, machines) in [
+            ("docker", "[\"linux/amd64\"]", Work::Full, true, Machines::One),
+            ("native", two, Work::Fast, false, Machines::One),
+            ("native", two, Work::Fast, true, Machines::Several),
+            ("docker", two, Work::Fast, false, Machines::Several),
+            ("native", two, Work::BaseFast, false, Machines::Several),
+            ("native", two, Work::Full, true, Machines::Several),
+            ("docker", two, Work::Skip, false, Machines::One),
+        ] {
+            assert_eq!(
+                Machines::needed(&policy(engine, platforms), decision, compiles),
+                machines,
+                "{engine} {decision}"
+            );
         }
     }
 
@@ -519,6 +595,9 @@ mod tests {
             requirements-changed=false
             base-reference=ghcr.io/acme/autoscaler-base:3f9c02d1a7b4
             base-present=true
+            tests=pages
+            machines=one
+            compiles=false
         "#]]
         .assert_eq(&lines);
         expect![[r#"
@@ -532,6 +611,7 @@ mod tests {
             | planned | the working tree |
             | base | `ghcr.io/acme/autoscaler-base:3f9c02d1a7b4`, is in the registry |
             | app | its root is not known here, was not asked for |
+            | tests | `pages`: `\[\[ci.tests\]\]` `pages` covers every changed file (`a\_b&lt;c>.html`) |
         "#]]
         .assert_eq(&plan().markdown());
     }

@@ -48,6 +48,10 @@ pub struct Wanted {
     pub no_latest: bool,
     /// Leave the branch's tag.
     pub no_branch_tag: bool,
+    /// Put no tag but the fingerprint's: the commit's tests have not passed yet.
+    pub untested: bool,
+    /// A build outside CI, of a repository whose policy leaves `latest` and the tags of commits to CI.
+    pub left_to_ci: bool,
 }
 
 /// Everything that was seen before anything is decided.
@@ -306,6 +310,12 @@ pub fn latest(policy: &Policy, wanted: &Wanted, facts: &LatestFacts<'_>) -> Late
     if !wanted.push {
         return Latest::Moves;
     }
+    if wanted.untested {
+        return stays("`--untested`: the tests of this commit have not passed yet".to_owned());
+    }
+    if wanted.left_to_ci {
+        return stays("only CI moves it, after the tests (`[project] shared-tags = \"ci\"`)".to_owned());
+    }
     if !policy.project.moving_tags.latest {
         return stays("the policy's `moving-tags` leaves it out".to_owned());
     }
@@ -334,8 +344,15 @@ pub fn latest(policy: &Policy, wanted: &Wanted, facts: &LatestFacts<'_>) -> Late
 /// The tags of an app in addition to its fingerprint's: short commit, branch, versions. An image with an input that is not the
 /// commit's must not carry the commit's names.
 pub fn app_tags(commit: Option<&Commit>, differences: &[Difference], policy: &Policy, wanted: &Wanted) -> Names {
-    let Some(commit) = commit.filter(|_| differences.is_empty()) else { return Names::default() };
+    let Some(commit) = commit.filter(|_| differences.is_empty() && !(wanted.push && wanted.untested)) else {
+        return Names::default();
+    };
     let mut names = tags::of_commit(commit, &policy.project.default_branch);
+    if wanted.push && wanted.left_to_ci {
+        let default = commit.branch.as_ref() == Some(&policy.project.default_branch);
+        names.branch = names.branch.filter(|_| !default);
+        names.all.retain(|tag| names.branch.as_ref() == Some(tag));
+    }
     if wanted.no_branch_tag || (wanted.push && !policy.project.moving_tags.branch) {
         names.all.retain(|tag| names.branch.as_ref() != Some(tag));
         names.branch = None;
@@ -509,6 +526,8 @@ mod tests {
             force: false,
             no_latest: false,
             no_branch_tag: false,
+            untested: false,
+            left_to_ci: false,
         }
     }
 
@@ -573,6 +592,24 @@ mod tests {
         assert_eq!(latest_of(&only_latest), Latest::Moves);
         assert_eq!(texts(&policy(), &Wanted { no_branch_tag: true, ..wanted() }), ["0123456789ab", "1.2.3"]);
         assert!(fixed("[\"branches\"]").unwrap_err().to_string().contains("not `branch` or `latest`"));
+    }
+
+    #[test]
+    fn tags_that_claim_tests_wait_for_them() {
+        let texts = |commit: &Commit, wanted: &Wanted| {
+            app_tags(Some(commit), &[], &policy(), wanted).all.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let untested = Wanted { untested: true, ..wanted() };
+        assert_eq!(texts(&commit(), &untested), [""; 0]);
+        stays(|_, wanted| wanted.untested = true, "`--untested`: the tests of this commit have not passed yet");
+        // The tag of a commit says that CI has tested it; a person's own branch is theirs.
+        let desk = Wanted { left_to_ci: true, ..wanted() };
+        assert_eq!(texts(&commit(), &desk), [""; 0]);
+        assert_eq!(texts(&Commit { branch: Some("mine".to_owned()), ..commit() }, &desk), ["mine"]);
+        let why = "only CI moves it, after the tests (`[project] shared-tags = \"ci\"`)";
+        stays(|_, wanted| wanted.left_to_ci = true, why);
+        // Nobody shares the local store.
+        assert_eq!(texts(&commit(), &Wanted { push: false, ..desk }), ["0123456789ab", "main", "1.2.3"]);
     }
 
     #[test]
