@@ -251,13 +251,16 @@ impl Committed {
 /// A file's digest in the commit, and here.
 type Digests = (Option<Digest>, Option<Digest>);
 
-/// Compares two lists of files; `contents` says why two files of one path are different.
+/// Says why two files of one path differ; nothing where they do not count as different.
+type Contents<'a> = dyn Fn(&ContextPath, Digests) -> Result<Option<&'static str>, Fault> + 'a;
+
+/// Compares two lists of files.
 fn files(
     git: &Git,
     committed: &[Entry],
     here: &[Entry],
     found: &mut Vec<Difference>,
-    contents: &dyn Fn(&ContextPath, Digests) -> Result<Option<&'static str>, Fault>,
+    contents: &Contents<'_>,
 ) -> Result<(), Fault> {
     let index = |entries: &'_ [Entry]| -> BTreeMap<ContextPath, Entry> {
         entries.iter().map(|entry| (entry.path.clone(), entry.clone())).collect()
