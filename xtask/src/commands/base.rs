@@ -30,19 +30,19 @@ pub fn run(global: &Global, command: &BaseCommand) -> anyhow::Result<()> {
         return Ok(unpin(&global.tree()?)?);
     }
     if global.offline {
-        return Err(Fault::usage("bases are in the registry, and `--offline` asks none").into());
+        return Err(Fault::usage("bases are in the registry, and `--offline` asks no registry").into());
     }
-    let desk = Desk::open(global)?;
+    let bases = Bases::open(global)?;
     match command {
-        BaseCommand::List => desk.list(global),
-        BaseCommand::Pin { name, .. } => Ok(desk.pin(name.as_deref())?),
-        BaseCommand::Rollback { name, yes } => Ok(desk.rollback(name.as_deref(), *yes)?),
-        BaseCommand::Prune { keep, older_than, yes } => desk.prune(global, *keep, *older_than, *yes),
+        BaseCommand::List => bases.list(global),
+        BaseCommand::Pin { name, .. } => Ok(bases.pin(name.as_deref())?),
+        BaseCommand::Rollback { name, yes } => Ok(bases.rollback(name.as_deref(), *yes)?),
+        BaseCommand::Prune { keep, older_than, yes } => bases.prune(global, *keep, *older_than, *yes),
     }
 }
 
 /// What every one of them needs.
-struct Desk {
+struct Bases {
     tree: Tree,
     client: Client,
     bases: Repository,
@@ -65,7 +65,7 @@ struct Row<'a> {
     used_by: Vec<&'a Tag>,
 }
 
-impl Desk {
+impl Bases {
     fn open(global: &Global) -> Result<Self, Fault> {
         let tree = global.tree()?;
         let pinned = facts::images_lock(&tree)?.base;
@@ -163,7 +163,7 @@ impl Desk {
         }
         self.refuse_lost(to)?;
         let now = clock::now();
-        let told = |base: &Base| {
+        let described = |base: &Base| {
             let commit = base.revision.as_deref().map_or("no commit", |revision| &revision[..12.min(revision.len())]);
             format!(
                 "`{}` ({}, of {commit}, {} old)",
@@ -173,10 +173,10 @@ impl Desk {
             )
         };
         match survey.latest() {
-            Some(from) => terminal::step("from", &told(from)),
+            Some(from) => terminal::step("from", &described(from)),
             None => terminal::step("from", "nothing: there is no `latest`"),
         }
-        terminal::step("to", &told(to));
+        terminal::step("to", &described(to));
         terminal::step("", "apps stay as they are; the next build of a later commit moves `latest` forwards again");
         terminal::step("", "(a build of this commit does not); `cargo xtask base pin` holds builds to a base");
         if !yes {

@@ -215,7 +215,7 @@ fn explain<K>(
     Explained { image, this, beside: before.name, verdict, differences }
 }
 
-/// The Debian packages in which two roots differ, where the labels of both are at hand.
+/// The Debian packages in which two roots differ, where the labels of both are available.
 fn root_packages(
     tree: &Tree,
     client: Option<&Client>,

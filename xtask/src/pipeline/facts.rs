@@ -71,7 +71,7 @@ pub(super) struct Lookup<'a> {
 /// Plans a build.
 pub(super) fn plan_build(context: &Context<'_>, sources: &Sources<'_>) -> Result<Planned, Fault> {
     let lookup = Lookup::new(context, sources, &context.client, Detail::All);
-    let planned = context.checks.beside(&context.client, || lookup.plan())?;
+    let planned = context.checks.in_parallel(&context.client, || lookup.plan())?;
     if planned.facts.unbuilt_root {
         let what = format!("root `{}` from Debian packages: it is not on this machine", planned.root.name);
         terminal::step("planned", &what);
