@@ -36,7 +36,7 @@ use std::cell::OnceCell;
 use std::path::Path;
 use xtask_host::docker::Docker;
 use xtask_host::docker::engine as private;
-use xtask_host::process;
+use xtask_host::linux;
 use xtask_host::registry::Client;
 use xtask_host::tree::facts::Tree;
 use xtask_model::fault::Fault;
@@ -93,7 +93,7 @@ pub fn run(global: &Global, flags: &BuildFlags, target: Target) -> Result<Report
         export::export(&context, image)?;
     }
     drop(lock);
-    Ok(Report { images, seconds: trace.elapsed().as_secs_f64(), peak_memory: process::peak_memory() })
+    Ok(Report { images, seconds: trace.elapsed().as_secs_f64(), peak_memory: linux::peak_memory() })
 }
 
 fn build(context: &Context<'_>, trace: &Trace) -> Result<Vec<ImageReport>, Fault> {
