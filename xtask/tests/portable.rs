@@ -255,7 +255,9 @@ fn images_have_the_same_layers_on_every_system() {
     let world = World::new(small_root(), "3.12.1", PLATFORM);
     world.commit("begin");
     let built = world.built(Path::new(XTASK));
-    layers(&built, expect![[r#"
+    layers(
+        &built,
+        expect![[r#"
         base 200d82a44e2768b2 4119
         base 77ced17a6457056e 215
         base ac2e9fd62b11b80a 177
@@ -271,7 +273,8 @@ fn images_have_the_same_layers_on_every_system() {
         app bfd70892448a0de5 206
         app e76e7e42f2ba0beb 662
         app 0c381562bacd1391 199
-    "#]]);
+    "#]],
+    );
     if let Some(full) = std::env::var_os("XTASK_TEST_FULL") {
         assert_eq!(world.built(Path::new(&full)), built, "the program for Linux gives other images");
     }
