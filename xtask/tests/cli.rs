@@ -399,17 +399,17 @@ fn workflows(root: &std::path::Path, args: &[&str]) -> (Option<i32>, String) {
 
 #[test]
 fn a_workflow_that_someone_else_wrote_is_not_replaced() {
-    let place = with_workflow("", "images.yml");
+    let place = with_workflow("", "release.yml");
     let folder = place.path().join(".github/workflows");
     let (code, said) = workflows(place.path(), &[]);
     assert_eq!(code, Some(2), "{said}");
-    for part in ["`.github/workflows/images.yml` was not written by", "-name: mine", "+name: images", "`mv "] {
+    for part in ["`.github/workflows/release.yml` was not written by", "-name: mine", "+name: release", "`mv "] {
         assert!(said.contains(part), "{said}");
     }
-    assert_eq!(std::fs::read_to_string(folder.join("images.yml")).unwrap(), "name: mine\non: push\n");
+    assert_eq!(std::fs::read_to_string(folder.join("release.yml")).unwrap(), "name: mine\non: push\n");
     assert!(!folder.join("ci.yml").exists(), "not one of them is written");
     assert_eq!(workflows(place.path(), &["--check"]).0, Some(6));
-    std::fs::rename(folder.join("images.yml"), folder.join("other.yml")).unwrap();
+    std::fs::rename(folder.join("release.yml"), folder.join("other.yml")).unwrap();
     assert_eq!(workflows(place.path(), &[]).0, Some(0));
     // What was written by us is replaced, edits included.
     let written = std::fs::read_to_string(folder.join("ci.yml")).unwrap();
@@ -425,7 +425,7 @@ fn workflows_of_a_policy_below_the_top_go_where_github_reads_them() {
     let (code, said) = workflows(&place.path().join("services/app"), &[]);
     assert_eq!(code, Some(0), "{said}");
     let folder = place.path().join(".github/workflows");
-    let text = std::fs::read_to_string(folder.join("services-app-images.yml")).unwrap();
+    let text = std::fs::read_to_string(folder.join("services-app-ci.yml")).unwrap();
     assert!(text.contains("working-directory: services/app") && text.contains("'services/app/Cargo.lock'"), "{text}");
     assert_eq!(std::fs::read_to_string(folder.join("ci.yml")).unwrap(), "name: mine\non: push\n");
     assert!(!place.path().join("services/app/.github").exists());
@@ -457,6 +457,77 @@ fn doctor_names_the_engines_of_each_image_and_the_line_that_forbids_one() {
     );
     assert!(bad.contains(&said), "{bad}");
     assert!(bad.starts_with("exit: 2\n"), "{bad}");
+}
+
+/// A [`repository`] whose base has all files that its Dockerfile copies.
+fn repository_with_base() -> (TempDir, PathBuf) {
+    let (folder, root) = repository();
+    for name in ["install.py", "compile.py", "check-imports.py"] {
+        let path = Path::new("dockerfiles").join(name);
+        fs::copy(Path::new(ROOT).join(&path), root.join(&path)).unwrap();
+    }
+    (folder, root)
+}
+
+/// What the native engine does not build is known from the files alone: no root is downloaded or made for it.
+#[test]
+fn what_native_cannot_build_is_refused_before_a_root_is_made() {
+    let (_folder, root) = repository_with_base();
+    let text = fs::read_to_string(root.join("dockerfiles/Dockerfile.base")).unwrap();
+    let policy = fs::read_to_string(root.join("images.toml")).unwrap();
+    let added = text.replace("mkdir -p \"${USER_HOME}\" /app", "mkdir -p \"${USER_HOME}\" /app && chmod 1777 /app");
+    let run = text.replace("WORKDIR /app\nUSER", "RUN true\nWORKDIR /app\nUSER");
+    let compilers = format!("{policy}\n[base.args]\nBUILD_PACKAGES = \"gcc\"\n");
+    for (dockerfile, policy, said) in [
+        (&added, &policy, "the recipe `user` does not do what this `RUN` says"),
+        (&run, &policy, "Dockerfile.base:"),
+        (&text, &compilers, "the recipe `python-packages` does not do what this `RUN` says"),
+    ] {
+        assert!(dockerfile != &text || policy == &compilers);
+        fs::write(root.join("dockerfiles/Dockerfile.base"), dockerfile).unwrap();
+        fs::write(root.join("images.toml"), policy).unwrap();
+        for args in [&["build-base"][..], &["build-base", "--dry-run"], &["build-base", "--force"]] {
+            let args = [args, &["--offline", "--engine", "native"]].concat();
+            let output = shown(&xtask(&root, &args).output().unwrap());
+            assert!(output.starts_with("exit: 2\n") && output.contains(said), "{args:?}: {output}");
+            assert!(output.contains("`--engine docker`"), "{output}");
+        }
+    }
+    assert!(!root.join("target/root").exists(), "a root was begun");
+}
+
+/// A step of a Dockerfile cannot read a folder of this machine.
+#[test]
+fn docker_refuses_a_folder_of_wheels_before_a_root_is_made() {
+    let (_folder, root) = repository_with_base();
+    let mut call = xtask(&root, &["build-base", "--offline", "--engine", "docker"]);
+    let output = shown(&call.env("UV_FIND_LINKS", "/srv/wheels").output().unwrap());
+    assert!(output.starts_with("exit: 2\n"), "{output}");
+    for part in ["docker cannot read the packages in `/srv/wheels`", "`--engine native`", "`--find-links https://…`"]
+    {
+        assert!(output.contains(part), "{output}");
+    }
+    let mut doctor = xtask(&root, &["doctor", "--offline"]);
+    let output = shown(&doctor.env("UV_FIND_LINKS", "/srv/wheels").output().unwrap());
+    assert!(output.contains("docker cannot read the packages in `/srv/wheels`"), "{output}");
+    assert!(!root.join("target/root").exists(), "a root was begun");
+}
+
+#[test]
+fn a_dry_run_without_a_root_lists_the_root_and_what_is_built_on_it() {
+    let (_folder, root) = repository_with_base();
+    let output =
+        shown(&xtask(&root, &["build-base", "--dry-run", "--offline", "--engine", "native"]).output().unwrap());
+    assert!(output.starts_with("exit: 0\n"), "{output}");
+    for part in [
+        "planned root `debian:trixie` from Debian packages",
+        "planned base `ghcr.io/acme/autoscaler-base` for ",
+        "because its root is built first",
+        "made  COPY --link --from=packages /opt/venv /opt/venv",
+    ] {
+        assert!(output.contains(part), "{part}: {output}");
+    }
+    assert!(!output.contains("unknown`") && !root.join("target/root").exists(), "{output}");
 }
 
 /// A name that is misspelt would leave the image as it is, by either engine.

@@ -8,9 +8,10 @@ use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-use xtask::build;
 use xtask::flags::{Format, Global};
+use xtask::pipeline;
 use xtask_host::docker::{Docker, debian, engine};
+use xtask_host::linux;
 use xtask_host::process::{self, Command};
 use xtask_host::registry::layout::Layout;
 use xtask_host::terminal;
@@ -245,7 +246,7 @@ impl Workshop {
     pub fn has_root(&self) -> Result<bool, Fault> {
         let Some(debian) = &self.tree.policy.root.fallback else { return Ok(true) };
         let layout = Layout::open_or_create(&self.tree.root.join("target/images/root"))?;
-        Ok(root::find(&build::debian_recipe(debian), &layout, &Platform::host())?.is_some())
+        Ok(root::find(&pipeline::debian_recipe(debian), &layout, &Platform::host())?.is_some())
     }
 
     /// Undoes every edit of the copy.
@@ -380,7 +381,7 @@ fn link_folder(from: &Path, to: &Path) -> Result<(), Fault> {
 fn remove_mounted(folder: &Path) -> Result<(), Fault> {
     if folder.exists() {
         let real = folder.canonicalize().map_err(|error| cannot_write(folder, &error))?;
-        engine::unmount_under(&real)?;
+        linux::unmount_under(&real)?;
     }
     remove(folder)
 }

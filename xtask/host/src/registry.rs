@@ -10,6 +10,7 @@ mod blobs;
 mod http;
 pub mod layout;
 mod listing;
+mod loopback;
 mod manifests;
 pub mod publish;
 pub mod survey;

@@ -29,6 +29,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Instant;
+use xtask_host::linux;
 use xtask_host::scratch::Scratch;
 use xtask_host::terminal;
 use xtask_host::tree::uv::{self, Uv};
@@ -101,10 +102,12 @@ struct Scripts {
 enum Compiler {
     /// The root's own Python.
     Root,
-    /// A Python of this machine, of the same minor version.
+    /// A Python of this machine, whose byte code has the root's magic number.
     Host(Interpreter),
-    /// Nobody.
+    /// Nobody: no such Python is here, and the image does without.
     None,
+    /// A Python of this machine that is yet to be installed: the root's runs on no machine of this system.
+    Missing,
 }
 
 impl<'a> PythonPackages<'a> {
@@ -114,11 +117,7 @@ impl<'a> PythonPackages<'a> {
     /// A lock or script that cannot be read, a platform for which there are no wheels, a stage that is told to compile.
     pub fn new(request: &Request<'_>, foundation: &'a dyn Foundation) -> Result<Self, Fault> {
         let Request { root, base, platform, .. } = *request;
-        if let Some(packages) = request.args.get("BUILD_PACKAGES").filter(|packages| !packages.trim().is_empty()) {
-            return Err(Fault::usage(format!("`BUILD_PACKAGES` asks for `{packages}`, to compile with"))
-                .needed_by("the recipe `python-packages`, which compiles nothing")
-                .hint("build this base with docker: `--engine docker`"));
-        }
+        settings(request.args, platform, request.python)?;
         let read = |path: &Path| {
             std::fs::read_to_string(root.join(path))
                 .map_err(|error| Fault::usage(format!("cannot read `{}`", path.display())).cause(error))
@@ -142,11 +141,7 @@ impl<'a> PythonPackages<'a> {
         let config = foundation.config();
         let told = version(config);
         let python = told.clone().unwrap_or_else(|| request.python.to_owned());
-        let environment = Environment::new(&python, platform).ok_or_else(|| {
-            Fault::usage(format!("cannot install packages for `{platform}` without running its root"))
-                .cause("wheels are chosen for `linux/amd64` and `linux/arm64`")
-                .hint("build this base with docker: `--engine docker`")
-        })?;
+        let environment = environment(&python, platform)?;
         let packages = environment.packages(&lock)?;
         wheels(&lock, &packages)?;
         let groups = groups::groups(&packages, &direct);
@@ -173,7 +168,7 @@ impl<'a> PythonPackages<'a> {
         // were checked together, on this root.
         let own = serde_json::json!({
             "recipe": "python-packages/environment", "schema": SCHEMA, "home": HOME, "python": environment.minor(),
-            "path": paths(config), "root": layers, "install": install, "check": check, "compiler": compiler.to_json(),
+            "path": paths(config), "root": layers, "install": install, "check": check, "compiler": compiler.proof(),
             "parts": parts.iter().map(|part| part.recipe).collect::<Vec<_>>(),
         });
         parts.push(part(format!("environment of Python {}", environment.minor()), &own));
@@ -231,6 +226,9 @@ impl<'a> PythonPackages<'a> {
 
     /// Every package, installed and checked; of the groups that are wanted, by their numbers, the items.
     fn packages(&self, wanted_groups: &BTreeSet<usize>) -> Result<Split, Fault> {
+        if self.compiler == Compiler::Missing {
+            return Err(no_compiler(&self.environment.minor()));
+        }
         let packages: Vec<LockedPackage> =
             self.groups.iter().flat_map(|group| group.packages.iter().cloned()).collect();
         let cannot =
@@ -431,24 +429,65 @@ impl Realise for PythonPackages<'_> {
     }
 }
 
+/// Refuses settings of the stage that the recipe does not support: what can be known before there is a root.
+///
+/// # Errors
+/// Packages to compile with; a platform for which no wheels are chosen.
+pub(super) fn settings(args: &BTreeMap<String, String>, platform: &Platform, python: &str) -> Result<(), Fault> {
+    if let Some(packages) = args.get("BUILD_PACKAGES").filter(|packages| !packages.trim().is_empty()) {
+        return Err(Fault::usage(format!("`BUILD_PACKAGES` asks for `{packages}`, to compile with"))
+            .needed_by("the recipe `python-packages`, which compiles nothing")
+            .hint("build this base with docker: `--engine docker`"));
+    }
+    environment(python, platform).map(drop)
+}
+
+fn environment(python: &str, platform: &Platform) -> Result<Environment, Fault> {
+    Environment::new(python, platform).ok_or_else(|| {
+        Fault::usage(format!("cannot install packages for `{platform}` without running its root"))
+            .cause("wheels are chosen for `linux/amd64` and `linux/arm64`")
+            .hint("build this base with docker: `--engine docker`")
+    })
+}
+
 impl Compiler {
+    /// What the recipe of the environment says of it: on Linux, a layer that was made without the import of every package is
+    /// not taken for one that was made with it.
+    fn proof(&self) -> serde_json::Value {
+        match self {
+            Self::Host(host) if linux::PRESENT => host.version.clone().into(),
+            _ => self.to_json(),
+        }
+    }
+
+    /// What a recipe says of it: all Pythons of one magic number give the same byte code.
     fn to_json(&self) -> serde_json::Value {
         match self {
-            Self::Root => "root".into(),
-            Self::Host(host) => host.version.clone().into(),
+            Self::Root | Self::Host(_) | Self::Missing => "root".into(),
             Self::None => serde_json::Value::Null,
         }
     }
 }
 
 fn compiler(platform: &Platform, environment: &Environment) -> Compiler {
-    if cfg!(target_os = "linux") && *platform == Platform::host() {
+    if linux::PRESENT && *platform == Platform::host() {
         return Compiler::Root;
     }
     let minor = environment.minor();
-    let found = [format!("python{minor}"), "python3".to_owned()].iter().find_map(|name| Interpreter::of_host(name));
-    let fits = found.filter(|host| host.version.starts_with(&format!("{minor}.")));
-    fits.map_or(Compiler::None, Compiler::Host)
+    let mut names = [format!("python{minor}"), "python3".to_owned(), "python".to_owned()].into_iter();
+    let fits = names.find_map(|name| Interpreter::of_host(&name).filter(|host| host.compiles_for(&minor)));
+    fits.map_or(if linux::PRESENT { Compiler::None } else { Compiler::Missing }, Compiler::Host)
+}
+
+/// The fault where no Python of this machine makes the root's byte code.
+fn no_compiler(minor: &str) -> Fault {
+    let magic = interpreter::magic(minor).map(|magic| format!(" (magic number {magic})")).unwrap_or_default();
+    Fault::missing(format!("no Python {minor} on the PATH"))
+        .needed_by("the packages' byte code: the root's own Python needs Linux")
+        .cause(format!("only a CPython {minor}{magic} makes the byte code that the root's Python reads"))
+        .hint(format!(
+            "install it: `uv python install {minor}` or `brew install python@{minor}`; or build with `--engine docker`"
+        ))
 }
 
 /// Packages that the lock forbids to install from wheels.
