@@ -145,7 +145,6 @@ pub fn up(root: &Path, options: &EngineOptions) -> Result<State, Fault> {
     }
 }
 
-/// Current status. Changes nothing and does not wait.
 pub fn status(root: &Path, name: Option<&str>) -> Result<Status, Fault> {
     let folder = folder(root, name)?;
     let Some(state) = folder.canonicalize().ok().and_then(|folder| State::load(&folder)) else {

@@ -19,7 +19,6 @@ use xtask_model::spec::reference::{Digest, Repository};
 /// Bytes that are read at once.
 const PIECE: usize = 128 << 10;
 
-/// A download in progress.
 struct Download<'w> {
     to: &'w mut dyn Write,
     hash: Sha256,
@@ -28,13 +27,11 @@ struct Download<'w> {
 }
 
 enum BodyEnd {
-    /// The body came to its promised end.
     Whole,
     Cut(ExchangeError),
 }
 
 impl Client {
-    /// True if the repository has the blob.
     pub fn has_blob(&self, repository: &Repository, digest: &Digest) -> Result<bool, Fault> {
         let what = format!("cannot ask for the blob `{}`", repository.digest(*digest));
         let (endpoint, url) = self.of(repository, &format!("blobs/{digest}"))?;

@@ -17,10 +17,8 @@ use xtask_model::spec::reference::{Digest, Platform};
 /// The largest document that is read into memory, in bytes: the limit that registries set for manifests.
 const DOCUMENT_LIMIT: u64 = 4 << 20;
 
-/// Prefix of incomplete files.
 const PARTIAL: &str = ".partial-";
 
-/// A folder of images.
 #[derive(Clone, Debug)]
 pub struct Layout {
     folder: PathBuf,
@@ -54,12 +52,10 @@ impl Layout {
         }
     }
 
-    /// The layout's folder.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// Path of a blob, which may not exist.
     pub fn blob_path(&self, digest: &Digest) -> PathBuf {
         self.folder.join("blobs/sha256").join(digest.hex())
     }
@@ -69,7 +65,6 @@ impl Layout {
         fs::metadata(self.blob_path(digest)).ok().filter(fs::Metadata::is_file).map(|meta| meta.len())
     }
 
-    /// Opens a blob for reading.
     pub fn open_blob(&self, digest: &Digest) -> Result<File, Fault> {
         let path = self.blob_path(digest);
         // To open a pipe would be to wait for whoever writes to it.
@@ -96,7 +91,6 @@ impl Layout {
         self.put_blob(bytes, Some(&digest))
     }
 
-    /// Stores a document as JSON and describes it.
     pub fn put_json(&self, media_type: &str, document: &impl Serialize) -> Result<Descriptor, Fault> {
         let bytes = serde_json::to_vec(document)
             .map_err(|error| Fault::build(format!("cannot write a document of type `{media_type}`")).cause(error))?;
@@ -111,7 +105,6 @@ impl Layout {
         Ok(BlobWriter { layout: self, file, state: Sha256::new(), size: 0 })
     }
 
-    /// Removes blobs that killed processes have left unfinished.
     pub fn sweep(folder: &Path) {
         for folder in [folder.to_owned(), folder.join("blobs/sha256")] {
             scratch::sweep(&folder, &[PARTIAL], scratch::remove);
@@ -134,7 +127,6 @@ impl Layout {
         Ok(bytes)
     }
 
-    /// A document, checked against its descriptor.
     pub fn read_json<T: DeserializeOwned>(&self, descriptor: &Descriptor) -> Result<T, Fault> {
         serde_json::from_slice(&self.read_bytes(descriptor)?)
             .map_err(|error| cannot_read(&self.blob_path(&descriptor.digest), &error))
@@ -148,7 +140,6 @@ impl Layout {
         Ok(self.read_json::<Index>(descriptor)?.for_platform(platform).cloned())
     }
 
-    /// Descriptor of a name.
     pub fn get(&self, name: &str) -> Result<Option<Descriptor>, Fault> {
         Ok(self.read_index()?.manifests.into_iter().find(|descriptor| named(descriptor, name)))
     }

@@ -28,14 +28,11 @@ const PAGE: u64 = 20_000;
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Referrer {
-    /// The media type of the manifest.
     pub media_type: String,
-    /// Its digest.
     pub digest: Digest,
     /// Its length in bytes.
     pub size: u64,
     pub artifact_type: Option<String>,
-    /// Its annotations.
     #[serde(default)]
     pub annotations: BTreeMap<String, String>,
 }
@@ -107,7 +104,6 @@ impl Client {
         Ok(index.manifests.unwrap_or_default())
     }
 
-    /// Reads a list to its last page.
     fn pages<T: DeserializeOwned>(
         &self,
         endpoint: &Endpoint,

@@ -17,7 +17,6 @@ use xtask_model::spec::reference::{Digest, Repository};
 /// The longest silence. A slower registry is asked in the usual way, which waits longer.
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// The longest head of an answer.
 const HEAD: u64 = 16 << 10;
 
 impl Client {

@@ -22,7 +22,6 @@ const LONGEST: u64 = 4 << 20;
 /// <https://github.com/distribution/distribution/issues/4489>.
 const HIDDEN: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(100)];
 
-/// Accepted media types of manifests.
 const ACCEPTED: [&str; 4] = [
     "application/vnd.oci.image.index.v1+json",
     "application/vnd.oci.image.manifest.v1+json",
@@ -73,7 +72,6 @@ impl From<&Digest> for Name {
 }
 
 impl Name {
-    /// As a person writes it.
     pub(super) fn of(&self, repository: &Repository) -> Reference {
         match self {
             Self::Tag(tag) => repository.tag(tag),
@@ -93,12 +91,9 @@ pub struct RawManifest {
     pub digest: Digest,
 }
 
-/// Descriptor of a manifest from a HEAD request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
-    /// Its media type.
     pub media_type: String,
-    /// Its digest.
     pub digest: Digest,
     /// Its length in bytes, where the registry says it.
     pub size: Option<u64>,

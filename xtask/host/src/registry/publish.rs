@@ -59,7 +59,6 @@ fn document<T: serde::de::DeserializeOwned>(bytes: &[u8], what: &Reference) -> R
     serde_json::from_slice(bytes).map_err(|error| Fault::network(format!("cannot read `{what}`")).cause(error))
 }
 
-/// Reads the manifest that a descriptor points at.
 pub fn read_manifest(client: &Client, repository: &Repository, digest: Digest) -> Result<Manifest, Fault> {
     match client.manifest(repository, digest)? {
         Answer::Present(found) => document(&found.bytes, &repository.digest(digest)),
@@ -74,7 +73,6 @@ pub fn read_manifest(client: &Client, repository: &Repository, digest: Digest) -
 /// Keys make configurations large; what is larger than this, in bytes, is none.
 const CONFIG_LIMIT: u64 = 8 << 20;
 
-/// Reads the configuration of a manifest.
 pub fn read_config(client: &Client, repository: &Repository, manifest: &Manifest) -> Result<Config, Fault> {
     let digest = manifest.config.digest;
     match client.blob_bytes(repository, &digest, CONFIG_LIMIT)? {
@@ -124,24 +122,18 @@ pub fn check_owner(found: &Published, fingerprint: &Fingerprint, reference: &Ref
     }
 }
 
-/// An image to publish under its fingerprint's tag.
 pub struct Publication<'a> {
-    /// The repository.
     pub repository: &'a Repository,
-    /// The image's fingerprint.
     pub fingerprint: Fingerprint,
-    /// The fingerprint's tag.
     pub tag: Tag,
     /// Manifests (or indexes with attestations) that are in the repository already, by platform.
     pub built: BTreeMap<Platform, Digest>,
-    /// Annotations of the index.
     pub notes: BTreeMap<String, String>,
     /// Replaces an existing image (`--force`).
     pub replace: bool,
 }
 
 pub struct PublishOutcome {
-    /// The image that the tag names now.
     pub published: Published,
     /// Platforms for which another job's image was there first and was taken.
     pub adopted: Vec<Platform>,
@@ -301,7 +293,6 @@ pub fn tag(client: &Client, repository: &Repository, digest: Digest, tag: &Tag) 
     Ok(true)
 }
 
-/// Hint for a registry with immutable tags.
 const WHOLE: &str = "this registry's tags are immutable: publish all platforms by one command, `cargo xtask build --push`; \
      a build with `--force` needs another `[base] epoch` in `images.toml`";
 

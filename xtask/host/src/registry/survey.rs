@@ -16,17 +16,11 @@ use xtask_model::time::Timestamp;
 /// Questions under way at once: enough to hide the way to a registry far away, few enough for its limits.
 const AT_ONCE: usize = 12;
 
-/// Parameters of a survey.
 pub struct SurveyRequest<'a> {
-    /// The client.
     pub client: &'a Client,
-    /// Where bases are.
     pub bases: &'a Repository,
-    /// Where apps are.
     pub apps: &'a Repository,
-    /// Platforms of a complete base.
     pub platforms: &'a [Platform],
-    /// The digits of a fingerprint's tag.
     pub tag_length: usize,
     /// Also list referrers, such as signatures: a deletion takes them with it.
     pub referrers: bool,
@@ -181,7 +175,6 @@ fn at_once<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> Result<R, Fault> 
     some_at_once(AT_ONCE, items, work)
 }
 
-/// The same with this number of threads.
 pub(crate) fn some_at_once<T: Sync, R: Send>(
     threads: usize,
     items: &[T],

@@ -18,10 +18,8 @@ use ureq::http::Method;
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::spec::reference::{Digest, Repository};
 
-/// Maximum number of upload sessions of one blob.
 const SESSIONS: u32 = 5;
 
-/// Result of a mount.
 pub enum Mount {
     /// The blob is there; nothing has to be sent.
     Mounted,
@@ -29,7 +27,6 @@ pub enum Mount {
     Session(Session),
 }
 
-/// An upload that the registry has begun.
 pub struct Session {
     endpoint: Endpoint,
     repository: Repository,
@@ -38,7 +35,6 @@ pub struct Session {
     least: u64,
 }
 
-/// A blob to send.
 struct Blob<'a> {
     digest: &'a Digest,
     size: u64,
@@ -214,7 +210,6 @@ impl Client {
         Ok(now)
     }
 
-    /// Sends the next piece.
     fn piece(&self, session: &mut Session, blob: &Blob<'_>, at: u64, retry: &Retry) -> Result<Step, Fault> {
         let left = blob.size - at;
         let length = self.options.chunk.map_or(left, |chunk| chunk.max(session.least).max(1).min(left));
@@ -285,7 +280,6 @@ impl Client {
         Err(self.refused(&session.endpoint, blob.what, &refusal))
     }
 
-    /// Asks the session how much has arrived.
     fn arrived(&self, session: &mut Session, blob: &Blob<'_>) -> Result<Step, Fault> {
         let ask = ApiRequest::new(blob.what, Method::GET, session.url.clone(), push(&session.repository));
         match self.send_short(&session.endpoint, &ask, &[204, 200, 202])? {

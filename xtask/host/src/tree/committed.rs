@@ -23,7 +23,6 @@ use xtask_model::image::policy::{self, ImageKind};
 use xtask_model::spec::lock;
 use xtask_model::spec::reference::Digest;
 
-/// Result of a comparison.
 pub struct Compared {
     /// What differs, sorted by path. What cannot be compared is part of it.
     pub differences: Vec<Difference>,
@@ -41,9 +40,7 @@ impl Compared {
 
 /// Where the inputs that a commit gives an image are remembered.
 pub struct Memory<'a> {
-    /// The file.
     pub path: &'a Path,
-    /// True if it may be written.
     pub writes: bool,
 }
 
@@ -144,7 +141,6 @@ impl Committed {
         parsed.files.iter().filter(is_pointer).map(|entry| entry.path.clone()).collect()
     }
 
-    /// Differences of settings that count by their meaning.
     fn settings(&self, tree: &Tree, theirs: &Tree, kind: ImageKind) -> Result<Vec<Difference>, Fault> {
         let mut found = Vec::new();
         let same = |path: &Path| Ok::<_, Fault>(tree.files.read(path)? == theirs.files.read(path)?);
@@ -210,7 +206,6 @@ impl Committed {
         Ok(Some(EDITED))
     }
 
-    /// The sources of the program in the app.
     fn program(
         &self,
         tree: &Tree,
@@ -252,13 +247,11 @@ impl Committed {
     }
 }
 
-/// A file's digest in the commit, and here.
 type Digests = (Option<Digest>, Option<Digest>);
 
 /// Says why two files of one path differ; nothing where they do not count as different.
 type Contents<'a> = dyn Fn(&ContextPath, Digests) -> Result<Option<&'static str>, Fault> + 'a;
 
-/// Compares two lists of files.
 fn files(
     git: &Git,
     committed: &[ContextEntry],

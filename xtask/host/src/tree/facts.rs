@@ -15,28 +15,24 @@ use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::commit::Commit;
 use xtask_model::image::context::{ContextEntry, as_in_git};
 use xtask_model::image::key::{
-    self, AppKey, BaseKey, BinaryKey, FALLBACK, FINGERPRINT_LABEL, FileNames, Fingerprint, Key, RootKey, SCHEMA,
+    AppKey, BaseKey, BinaryKey, FALLBACK, FINGERPRINT_LABEL, FileNames, Fingerprint, Key, RootKey, SCHEMA,
 };
 use xtask_model::image::policy::{self, ImageKind, Policy, Registry, RelPath};
-use xtask_model::image::presence::{Local, Published};
+use xtask_model::image::presence::Local;
 use xtask_model::spec::dockerfile::Dockerfile;
 use xtask_model::spec::lock::{self, ImagesLock, Lock};
 use xtask_model::spec::oci::{Config, Descriptor, Manifest};
 use xtask_model::spec::reference::{Digest, Platform, Reference, Repository, Tag};
 use xtask_model::spec::requirements::{self, Environment};
 
-/// A repository with a policy, opened.
 pub struct Tree {
     /// Its folder, absolute.
     pub root: PathBuf,
     /// Its files: the working folder's, or those of a revision.
     pub files: Box<dyn Files>,
     pub policy: Policy,
-    /// The registry in force.
     pub registry: Registry,
-    /// The commit that is checked out.
     pub commit: Option<Commit>,
-    /// No registry may be asked.
     pub offline: bool,
 }
 
@@ -49,7 +45,6 @@ impl Tree {
         Ok(Self { root: files.place().to_owned(), files, policy, registry, commit: None, offline: false })
     }
 
-    /// The repository of an image.
     pub fn repository(&self, kind: ImageKind) -> Repository {
         self.registry.repository(match kind {
             ImageKind::Base => &self.policy.base.repository,
@@ -57,7 +52,6 @@ impl Tree {
         })
     }
 
-    /// The Dockerfile of an image.
     pub fn dockerfile(&self, kind: ImageKind) -> Result<RelPath, Fault> {
         match kind {
             ImageKind::Base => Ok(self.policy.base.dockerfile.clone()),
@@ -94,7 +88,6 @@ impl Tree {
         })
     }
 
-    /// A registry client with the policy's settings.
     pub fn client(&self) -> Client {
         Client::new(self.client_options())
     }
@@ -105,12 +98,10 @@ impl Tree {
         ClientOptions { plain_http, offline: self.offline, ..ClientOptions::from_env() }
     }
 
-    /// Where images live when there is no registry.
     pub fn images(&self) -> PathBuf {
         self.root.join("target/images")
     }
 
-    /// Names of files in printed differences.
     pub fn names<'a>(&'a self, parsed: &'a Parsed) -> FileNames<'a> {
         FileNames {
             policy: policy::FILE,
@@ -145,13 +136,10 @@ pub fn find_root(named: Option<&Path>) -> Result<PathBuf, Fault> {
 /// Placeholder for an image that a Dockerfile names by an argument.
 const ANY_IMAGE: &str = "image.invalid/any";
 
-/// A Dockerfile as it counts.
 pub struct Parsed {
-    /// Its path.
     pub path: RelPath,
     /// Its instructions, normalised.
     pub meaning: Vec<String>,
-    /// The line of each.
     pub lines: Vec<usize>,
     /// The files that it reads, but for those that count by their meaning.
     pub files: Vec<ContextEntry>,
@@ -338,7 +326,6 @@ pub fn no_wheel(missing: &[String]) -> Fault {
     )
 }
 
-/// Where the packages of the lock come from.
 pub fn indexes(tree: &Tree) -> Result<lock::Indexes, Fault> {
     uv::indexes(&tree.root, &uv::requirements(&*tree.files, tree.policy.base.requirements.as_ref())?)
 }
@@ -371,9 +358,7 @@ pub fn images_lock(tree: &Tree) -> Result<ImagesLock, Fault> {
 /// The image under the base, with its digest for each platform.
 #[derive(Clone, Debug)]
 pub struct RootImage {
-    /// Name in keys and labels.
     pub name: String,
-    /// Its manifest for each platform.
     pub digests: BTreeMap<Platform, Digest>,
     /// Where `FROM` finds it.
     pub place: RootPlace,
@@ -386,16 +371,13 @@ impl RootImage {
     }
 }
 
-/// Where a root image is.
 #[derive(Clone, Debug)]
 pub enum RootPlace {
-    /// In a registry, by digest.
     Registry(Repository),
     /// In an OCI layout on this machine: built from Debian's packages.
     Layout(PathBuf),
 }
 
-/// The base's key.
 pub fn base_key(tree: &Tree, root: &RootImage, lock: &Lock, parsed: &Parsed) -> BaseKey {
     BaseKey {
         schema: SCHEMA,
@@ -443,7 +425,6 @@ pub fn binary_key(tree: &Tree, parsed: &Parsed) -> Result<Option<BinaryKey>, Fau
     Ok(parsed.program.get_or_init(|| key).clone())
 }
 
-/// The app's key on a base.
 pub fn app_key(tree: &Tree, base: Fingerprint, parsed: &Parsed) -> Result<AppKey, Fault> {
     Ok(AppKey {
         schema: SCHEMA,
@@ -524,24 +505,6 @@ pub fn local_store(
     }
     let labels = stored.labels();
     Ok(stored.id.parse().ok().map(|digest| Local { digest, layout: None, size: None, labels }))
-}
-
-/// The difference between what `latest` says of itself and a key, where `latest` is ours: why there is something to build.
-pub fn base_changes(published: &Published, key: &BaseKey, names: &FileNames<'_>) -> Vec<String> {
-    published
-        .key()
-        .and_then(|json| serde_json::from_str::<BaseKey>(json).ok())
-        .map(|old| key::base_changes(&old, key, names))
-        .unwrap_or_default()
-}
-
-/// The same for an app.
-pub fn app_changes(published: &Published, key: &AppKey, names: &FileNames<'_>) -> Vec<String> {
-    published
-        .key()
-        .and_then(|json| serde_json::from_str::<AppKey>(json).ok())
-        .map(|old| key::app_changes(&old, key, names))
-        .unwrap_or_default()
 }
 
 /// A key's fingerprint and tag, and its JSON, which takes a while to write where it names many files.

@@ -21,7 +21,6 @@ const PROXIES: [&str; 8] =
 const BUNDLES: [&str; 3] =
     ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
 
-/// Secrets that say where packages come from.
 const INDEX_SECRETS: [&str; 4] = ["index-url", "extra-index-url", "find-links", "index-strategy"];
 
 /// Refuses a local folder of packages for a Dockerfile whose steps install packages: a step cannot read it, and without it would
@@ -41,7 +40,6 @@ pub fn check_folders(wanted: &BTreeSet<String>, indexes: &dyn Fn() -> Result<Ind
         .hint("serve the folder over HTTP, and name its URL: `--find-links https://…` in the requirements"))
 }
 
-/// A build's secrets, while they are needed.
 pub struct Secrets {
     files: BTreeMap<&'static str, PathBuf>,
     _folder: Option<Scratch>,

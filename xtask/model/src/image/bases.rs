@@ -36,7 +36,6 @@ pub struct PublishedBase {
     pub own_tag: Option<Tag>,
     pub revision: Option<String>,
     pub created: Option<Timestamp>,
-    /// Name of its root, from its key.
     pub root: Option<String>,
     pub built: Option<Timestamp>,
     /// Compressed bytes of all platforms, each layer once.

@@ -54,46 +54,35 @@ impl Serialize for Fingerprint {
     }
 }
 
-/// The root under the base.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RootKey {
     /// The image's name, or `debian:trixie` for one built from Debian's packages.
     pub image: String,
-    /// Its digest for each platform.
     pub digests: BTreeMap<Platform, Digest>,
 }
 
-/// Everything that determines the base image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BaseKey {
     /// [`SCHEMA`].
     pub schema: u32,
     /// `base.epoch` of the policy.
     pub epoch: u32,
-    /// The root below the base.
     pub root: RootKey,
-    /// The Python that the lock was resolved for.
     pub python: String,
-    /// The meaning of the lock.
     pub lock: lock::LockMeaning,
-    /// The Dockerfile's instructions, without comments and blank lines.
     pub dockerfile: Vec<String>,
-    /// Build arguments of the policy.
     pub args: BTreeMap<String, String>,
     /// Labels of the policy: those that say the same of every build of this key.
     pub labels: BTreeMap<String, String>,
     /// Files that the Dockerfile reads, but for the lock, which counts by its meaning. Sorted.
     pub files: Vec<ContextEntry>,
-    /// Layer compression.
     pub compression: String,
 }
 
-/// Everything that determines the compiled program.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BinaryKey {
     /// Package and binary: `autoscaler/autoscaler`.
     pub name: String,
-    /// Cargo profile.
     pub profile: String,
     /// The toolchain, as `rust-toolchain.toml` pins it or `rustc -V` prints it.
     pub toolchain: String,
@@ -103,7 +92,6 @@ pub struct BinaryKey {
     pub sources: Digest,
 }
 
-/// Everything that determines an app image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AppKey {
     /// [`SCHEMA`].
@@ -111,18 +99,14 @@ pub struct AppKey {
     /// The base's fingerprint, as hex; none for one built from scratch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<String>,
-    /// The base's key, for an image from scratch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scratch: Option<Box<BaseKey>>,
-    /// The Dockerfile's instructions, without comments and blank lines.
     pub dockerfile: Vec<String>,
-    /// Build arguments of the policy.
     pub args: BTreeMap<String, String>,
     /// Labels of the policy: those that say the same of every build of this key.
     pub labels: BTreeMap<String, String>,
     /// Files that the Dockerfile reads, but for the binary, which counts by its recipe. Sorted.
     pub files: Vec<ContextEntry>,
-    /// The binary's recipe.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub binary: Option<BinaryKey>,
     /// The image or toolchain that compiles the binary in a stage of the Dockerfile, for an app from scratch.
@@ -132,7 +116,6 @@ pub struct AppKey {
     pub compression: String,
 }
 
-/// A key of either kind.
 pub trait Key: Serialize {
     /// The kind's name, which separates equal encodings of different kinds.
     const KIND: &'static str;
@@ -198,7 +181,6 @@ pub fn base_changes(old: &BaseKey, new: &BaseKey, names: &FileNames<'_>) -> Vec<
     changes
 }
 
-/// The differences between two app keys.
 pub fn app_changes(old: &AppKey, new: &AppKey, names: &FileNames<'_>) -> Vec<String> {
     let mut changes = Vec::new();
     if old.schema != new.schema {
@@ -254,13 +236,9 @@ pub fn foremost(changes: &[String]) -> Vec<String> {
     shown
 }
 
-/// Names of files in printed differences.
 pub struct FileNames<'a> {
-    /// The policy's file.
     pub policy: &'a str,
-    /// The lock's file.
     pub lock: &'a str,
-    /// The Dockerfile.
     pub dockerfile: &'a str,
     /// The line of each instruction of the newer Dockerfile.
     pub lines: &'a [usize],

@@ -135,7 +135,6 @@ pub struct Record {
     /// The engine: `29.1.3`, or a builder's name; `None` if nothing was built.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine: Option<String>,
-    /// Platform of the machine; old records have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<Platform>,
     pub cores: usize,
@@ -179,7 +178,6 @@ pub const NATIVE: &str = "native";
 pub struct Read {
     /// The records, oldest first.
     pub records: Vec<Record>,
-    /// Invalid lines, by number, with the reason.
     pub skipped: Vec<(usize, String)>,
 }
 

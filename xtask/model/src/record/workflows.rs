@@ -46,7 +46,6 @@ const RUNNER: &str = "ubuntu-24.04";
 const PUBLISHES: &str = "github.event_name != 'pull_request' || \
      (github.event.pull_request.head.repo.full_name == github.repository && github.actor != 'dependabot[bot]')";
 
-/// The weekly run, which rebuilds what exists.
 const WEEKLY: &str = "github.event_name == 'schedule'";
 const NOT_WEEKLY: &str = "github.event_name != 'schedule'";
 
@@ -259,7 +258,6 @@ fn checkout() -> String {
 struct Cache {
     /// The step's id, and the begin of the key.
     id: &'static str,
-    /// What it holds, as step names say it.
     what: &'static str,
     /// The key after the operating system and the processor.
     key: String,
@@ -415,7 +413,6 @@ fn login(policy: &Policy, when: Option<&str>) -> String {
     )
 }
 
-/// What the generated files are made of.
 #[derive(Clone, Copy)]
 struct Writer<'p> {
     policy: &'p Policy,
@@ -445,7 +442,6 @@ impl Writer<'_> {
         }
     }
 
-    /// What every job that runs xtask begins with.
     fn begin(&self, cache: &Cache) -> String {
         format!("{}{}{}", checkout(), cache.restore(None), trust_times(cache.id, self.place))
     }

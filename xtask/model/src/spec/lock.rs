@@ -182,7 +182,6 @@ impl Header {
     }
 }
 
-/// A lock does not include other files.
 fn nested(path: &Path, asked: &Path) -> Fault {
     Fault::usage(format!(
         "`{}` is not a lock of `cargo xtask lock`: it names the file `{}`",

@@ -51,7 +51,6 @@ pub struct Descriptor {
 }
 
 impl Descriptor {
-    /// A descriptor with only the three required fields.
     pub fn new(media_type: impl Into<String>, digest: Digest, size: u64) -> Self {
         Self {
             media_type: media_type.into(),
@@ -148,7 +147,6 @@ pub struct Index {
     /// [`media_type::INDEX`] or Docker's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub media_type: Option<String>,
-    /// In the order in which a client looks.
     pub manifests: Vec<Descriptor>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,

@@ -22,7 +22,6 @@ use xtask_model::fault::Fault;
 /// Scopes of a request: `repository:acme/app:pull,push`.
 pub(in crate::registry) type Scopes = BTreeSet<String>;
 
-/// Authentication state of every contacted registry.
 #[derive(Default)]
 pub(in crate::registry) struct Auth {
     registries: Mutex<BTreeMap<String, Arc<Mutex<RegistryAuth>>>>,
@@ -147,7 +146,6 @@ impl RegistryAuth {
     }
 }
 
-/// Asks the token server, with retries.
 fn fetch(
     context: &AuthContext<'_>,
     endpoint: &Endpoint,

@@ -4,12 +4,14 @@
 
 use std::collections::BTreeMap;
 
-/// Authentication that a registry requires.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::registry) enum Challenge {
     /// A token of the server at `realm`, for `service`; `scope` is what this one request would have needed.
-    Bearer { realm: String, service: Option<String>, scopes: Vec<String> },
-    /// User name and password with every request.
+    Bearer {
+        realm: String,
+        service: Option<String>,
+        scopes: Vec<String>,
+    },
     Basic,
 }
 

@@ -15,13 +15,10 @@ use xtask_model::fault::Fault;
 /// A credential for a registry or its token server.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Credential {
-    /// Nothing.
     Anonymous,
     /// A user name and a password or access token.
     Password {
-        /// The user.
         user: String,
-        /// The password.
         secret: String,
     },
     /// An OAuth2 refresh token that only the token server takes.
@@ -57,7 +54,6 @@ const BASE64: base64::engine::GeneralPurpose = base64::engine::general_purpose::
 /// The key that `docker login` without a registry uses.
 const DOCKER_HUB: &str = "https://index.docker.io/v1/";
 
-/// Where credentials are looked for.
 #[derive(Clone, Debug, Default)]
 pub struct Credentials {
     /// The folder of `config.json`; `None` means that everybody is anonymous.

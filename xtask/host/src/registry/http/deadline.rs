@@ -47,7 +47,6 @@ impl Deadline {
         self.bytes = self.bytes.saturating_add(bytes);
     }
 
-    /// Leaves out a pause.
     pub(in crate::registry) fn pause(&mut self, pause: Duration) {
         self.began += pause;
     }
@@ -79,7 +78,6 @@ impl Deadline {
         format!("limit: {base}, plus 1 s for each {speed} of {}", quantity::bytes(self.bytes))
     }
 
-    /// Begins to measure a speed.
     pub(in crate::registry) fn pace(&self) -> Pace {
         Pace { since: Instant::now(), bytes: 0, speed: self.speed, window: self.idle }
     }

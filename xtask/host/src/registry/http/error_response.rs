@@ -80,7 +80,6 @@ pub(in crate::registry) fn create_hint(fault: Fault, repository: &Repository) ->
     fault.hint(create(repository.registry(), repository.path()))
 }
 
-/// Command that creates a repository.
 fn create(registry: &str, path: &str) -> String {
     let labels: Vec<&str> = registry.split('.').collect();
     let command = match labels.as_slice() {

@@ -15,10 +15,8 @@ use ureq::http::Method;
 use xtask_model::fault::Fault;
 use xtask_model::spec::reference::Repository;
 
-/// Redirects of one request.
 const REDIRECTS: usize = 5;
 
-/// A request before it is authenticated.
 pub(in crate::registry) struct ApiRequest<'a> {
     /// The sentence for a fault: "cannot read `…`".
     pub(in crate::registry) what: &'a str,
@@ -30,7 +28,6 @@ pub(in crate::registry) struct ApiRequest<'a> {
 }
 
 impl<'a> ApiRequest<'a> {
-    /// A request without headers and body.
     pub(in crate::registry) fn new(what: &'a str, method: Method, url: Url, scopes: Scopes) -> Self {
         Self { what, method, url, headers: Vec::new(), payload: Payload::None, scopes }
     }
@@ -48,12 +45,10 @@ impl<'a> ApiRequest<'a> {
     }
 }
 
-/// The scopes to read a repository.
 pub(in crate::registry) fn pull(repository: &Repository) -> Scopes {
     Scopes::from([format!("repository:{}:pull", repository.path())])
 }
 
-/// The scopes to write a repository.
 pub(in crate::registry) fn push(repository: &Repository) -> Scopes {
     Scopes::from([format!("repository:{}:pull,push", repository.path())])
 }
@@ -232,7 +227,6 @@ impl Client {
         if refusal.has("NAME_UNKNOWN") { create_hint(fault, to) } else { fault }
     }
 
-    /// Makes sure, once, that a registry answers there.
     fn prove(&self, endpoint: &Endpoint) -> Result<(), Fault> {
         let proven = || self.proven.lock().unwrap_or_else(PoisonError::into_inner);
         if proven().contains(&endpoint.name) {

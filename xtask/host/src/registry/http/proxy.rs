@@ -38,7 +38,6 @@ impl Proxies {
         }
     }
 
-    /// The proxy for this address.
     pub(in crate::registry) fn for_url(&self, url: &Url) -> Option<&str> {
         let direct = url.is_loopback() || self.none_for.split(',').any(|entry| exempts(entry.trim(), url));
         let proxy = if url.is_https() { &self.https } else { &self.http };

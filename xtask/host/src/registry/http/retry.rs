@@ -13,7 +13,6 @@ use xtask_model::time::Timestamp;
 /// No single pause is longer, whatever a registry asks for.
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// Remaining tries and pauses of one operation.
 pub(in crate::registry) struct Retry {
     first: Duration,
     limit: u32,
@@ -29,12 +28,10 @@ impl Retry {
         Self::until(options, Deadline::new(options))
     }
 
-    /// For an operation with this deadline.
     pub(in crate::registry) fn until(options: &ClientOptions, deadline: Deadline) -> Self {
         Self { first: options.backoff, limit: options.tries.max(1), made: 0, left: options.retry_budget, deadline }
     }
 
-    /// Number of tries that failed in a row.
     pub(in crate::registry) fn failed(&self) -> u32 {
         self.made
     }
@@ -76,7 +73,6 @@ fn fraction() -> f64 {
     (random >> 11) as f64 / (1u64 << 53) as f64
 }
 
-/// Statuses after which the same request may succeed.
 pub(in crate::registry) fn is_retryable(status: u16) -> bool {
     matches!(status, 408 | 429 | 500 | 502 | 503 | 504)
 }

@@ -51,15 +51,16 @@ impl BlobSource for Vec<u8> {
 /// Body of a request; its length is always sent.
 #[derive(Clone, Copy)]
 pub(in crate::registry) enum Payload<'a> {
-    /// Nothing: GET, HEAD, DELETE.
     None,
     /// These bytes, which may be none: POST, PUT, PATCH.
     Bytes(&'a [u8]),
-    /// A part of a blob.
-    Part { source: &'a dyn BlobSource, from: u64, length: u64 },
+    Part {
+        source: &'a dyn BlobSource,
+        from: u64,
+        length: u64,
+    },
 }
 
-/// An HTTP request as it is sent.
 pub(in crate::registry) struct HttpRequest<'a> {
     pub(in crate::registry) method: Method,
     pub(in crate::registry) url: &'a Url,
@@ -72,10 +73,8 @@ pub(in crate::registry) struct HttpRequest<'a> {
 pub(in crate::registry) struct ExchangeError {
     /// In words, with the address.
     pub(in crate::registry) cause: String,
-    /// True if another try may do better.
     pub(in crate::registry) again: bool,
     pub(in crate::registry) hint: Option<String>,
-    /// The network does not lead there.
     pub(in crate::registry) unreachable: bool,
     /// It came too slowly: no progress to speak of.
     pub(in crate::registry) slow: bool,
@@ -112,23 +111,19 @@ pub(in crate::registry) struct HttpResponse {
     pub(in crate::registry) status: u16,
     pub(in crate::registry) headers: HeaderMap,
     pub(in crate::registry) url: Url,
-    /// Until when its body has to be read.
     pub(in crate::registry) deadline: Deadline,
     body: ureq::Body,
 }
 
 impl HttpResponse {
-    /// A header as text.
     pub(in crate::registry) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok().map(str::trim)
     }
 
-    /// The pause that the registry asks for.
     pub(in crate::registry) fn retry_after(&self) -> Option<Duration> {
         retry_after(self.header("retry-after")?, clock::now())
     }
 
-    /// The media type without its parameters.
     pub(in crate::registry) fn media_type(&self) -> Option<String> {
         let value = self.header("content-type")?.split(';').next()?.trim();
         (!value.is_empty()).then(|| value.to_ascii_lowercase())
@@ -156,7 +151,6 @@ impl HttpResponse {
         Ok(bytes)
     }
 
-    /// The body as it comes.
     pub(in crate::registry) fn reader(self) -> impl Read {
         self.body.into_reader()
     }
@@ -322,7 +316,6 @@ type Job = Box<dyn FnOnce() + Send>;
 /// Threads that wait for work: to begin one for each request costs as much as a request on this machine.
 static IDLE: Mutex<Vec<mpsc::Sender<Job>>> = Mutex::new(Vec::new());
 
-/// Has a thread do it.
 fn on_idle_thread(job: Job) {
     let idle = || IDLE.lock().unwrap_or_else(PoisonError::into_inner);
     let waiting = idle().pop();
@@ -359,7 +352,6 @@ struct ExactReader<'a> {
     pace: Pace,
 }
 
-/// Why an upload was ended from this side.
 enum Failure {
     Source(io::Error),
     Slow(String),
@@ -448,12 +440,10 @@ pub(in crate::registry) fn late(url: &Url, deadline: &Deadline) -> ExchangeError
     ExchangeError::lasting(format!("`{url}`: timed out: the operation takes too long: {}", deadline.limits()))
 }
 
-/// The end of a transfer that stalls.
 pub(in crate::registry) fn too_slow(url: &Url, deadline: &Deadline, why: &str) -> ExchangeError {
     ExchangeError { slow: true, ..ExchangeError::passing(format!("`{url}`: {why} ({})", deadline.limits())) }
 }
 
-/// Hint for a registry that speaks plain HTTP.
 fn insecure(host: &str) -> String {
     format!("list it in `images.toml`: `[project] insecure-registries = [\"{host}\"]`")
 }

@@ -66,7 +66,6 @@ impl Url {
         Self { target: path.to_owned(), ..self.clone() }
     }
 
-    /// With these pairs added to the query.
     pub(in crate::registry) fn query<'a>(&self, pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         let mut target = self.target.clone();
         for (name, value) in pairs {
@@ -76,12 +75,10 @@ impl Url {
         Self { target, ..self.clone() }
     }
 
-    /// Everything, to be put on the wire.
     pub(in crate::registry) fn wire(&self) -> String {
         format!("{}://{}{}", if self.https { "https" } else { "http" }, self.authority, self.target)
     }
 
-    /// True if the connection is encrypted.
     pub(in crate::registry) fn is_https(&self) -> bool {
         self.https
     }
@@ -91,7 +88,6 @@ impl Url {
         &self.authority
     }
 
-    /// The host without its port and brackets.
     pub(in crate::registry) fn host(&self) -> &str {
         split_port(&self.authority).0
     }
@@ -106,7 +102,6 @@ impl Url {
         self.https == other.https && self.authority == other.authority
     }
 
-    /// True if it leads to this machine only.
     pub(in crate::registry) fn is_loopback(&self) -> bool {
         is_loopback(self.host())
     }

@@ -67,7 +67,6 @@ pub fn check(published: &mut Published, client: &Client, repository: &Repository
     Ok(())
 }
 
-/// The manifest that an attestation is about.
 pub(super) fn about(descriptor: &Descriptor) -> Option<Digest> {
     descriptor.annotations.get(ABOUT)?.parse().ok()
 }

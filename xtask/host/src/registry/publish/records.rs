@@ -22,7 +22,6 @@ pub fn is(tag: &Tag) -> bool {
     tag.as_str().starts_with(tags::RECORD_PREFIX)
 }
 
-/// Reads the record of a tag.
 pub fn read(client: &Client, repository: &Repository, tag: &Tag) -> Result<Option<TagRecord>, Fault> {
     let Answer::Present(found) = client.manifest(repository, tags::record_tag(tag))? else { return Ok(None) };
     let mark = serde_json::from_slice::<Index>(&found.bytes).ok().and_then(|index| parse(&index));

@@ -18,10 +18,8 @@ use xtask_model::image::policy::{self, ImageKind};
 use xtask_model::spec::lock;
 use xtask_model::spec::reference::Digest;
 
-/// An image's inputs in a commit.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Known {
-    /// The commit's full name.
     commit: String,
     /// The program that selected them: another build of it may select others.
     program: String,
@@ -83,7 +81,6 @@ impl Known {
         (known.commit == commit && known.program == program()).then_some(known)
     }
 
-    /// Writes it for the next command.
     pub(super) fn write(&self, path: &Path) -> Result<(), Fault> {
         let text = serde_json::to_string(self).expect("texts, numbers and lists");
         crate::file::write(path, &text).map(drop)
@@ -117,7 +114,6 @@ impl Known {
     }
 }
 
-/// Name of the running program's build.
 fn program() -> String {
     let own = std::env::current_exe().and_then(std::fs::metadata);
     let own = own.map(|own| format!("{} {}.{:09}", own.size(), own.mtime(), own.mtime_nsec())).unwrap_or_default();

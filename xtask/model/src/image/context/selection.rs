@@ -36,7 +36,6 @@ pub struct Match {
     /// The name by which the source has it; a link's own, whatever it leads to.
     pub name: Vec<u8>,
     pub at: ContextPath,
-    /// Selected paths below it; folders before their contents.
     pub below: Vec<ContextPath>,
 }
 

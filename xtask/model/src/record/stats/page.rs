@@ -89,7 +89,6 @@ footer{margin-top:1.5rem;font-size:.85rem}
 code{font-family:ui-monospace,'DejaVu Sans Mono',monospace;font-size:.92em}
 ";
 
-/// Text escaped for the page, including attributes.
 pub fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;").replace('\'', "&#39;")
 }

@@ -36,7 +36,6 @@ enum Matcher {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern {
     how: Matcher,
-    /// Common prefix of every match.
     literal: Vec<u8>,
 }
 

@@ -50,7 +50,6 @@ const VARIABLES: [(&str, &str); 20] = [
 
 const OPERATORS: [&str; 9] = ["===", "~=", "==", "!=", "<=", ">=", "<", ">", "in"];
 
-/// Maximum nesting of parentheses.
 const DEPTH: usize = 64;
 
 pub(crate) fn read(cursor: &mut Cursor<'_>) -> Result<Marker, LineError> {

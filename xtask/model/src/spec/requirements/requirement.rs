@@ -256,7 +256,6 @@ fn specifier(cursor: &mut Cursor<'_>, operator: &'static str) -> Result<Specifie
     Specifier::new(operator, text).map_err(|why| LineError::new(at, why))
 }
 
-/// Reads the optional marker after a source.
 fn rest(cursor: &mut Cursor<'_>, source: &RequirementSource) -> Result<Option<Marker>, LineError> {
     cursor.blanks();
     if cursor.is_done() {
