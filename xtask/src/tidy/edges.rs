@@ -21,6 +21,7 @@ const PURE: &[&str] = &[
     "autoscaler::floor",
     "xtask::commands::test::tally",
     "xtask::tidy::edges",
+    "xtask::tidy::prose",
     "xtask::tidy::text",
     "xtask_bench::compare::rewrite",
     "xtask_host::docker::engine::settings",
