@@ -4,6 +4,7 @@
 
 mod edges;
 mod files;
+mod generated;
 mod images;
 mod links;
 mod manifests;
@@ -45,8 +46,8 @@ impl fmt::Display for Violation {
 
 /// Every violation of every rule, by place.
 pub fn check(files: &Files) -> Vec<Violation> {
-    let rules: [fn(&Files) -> Vec<Violation>; 6] =
-        [text::check, prose::check, edges::check, manifests::check, images::check, links::check];
+    let rules: [fn(&Files) -> Vec<Violation>; 7] =
+        [text::check, prose::check, edges::check, manifests::check, images::check, links::check, generated::check];
     let mut found: Vec<Violation> = rules.iter().flat_map(|rule| rule(files)).collect();
     found.sort();
     found

@@ -202,6 +202,8 @@ fn a_base_is_listed_with_who_stands_on_it() {
     assert!(line.ends_with("latest") && line.contains("1.2.3, main"), "{line}");
     let json = scene.xtask(&["base", "list", "--format", "json"]);
     let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(xtask::documents::BASES.unlisted(&json), [""; 0]);
+    let json = &json["bases"];
     assert_eq!((&json[0]["complete"], &json[1]["complete"]), (&false.into(), &true.into()));
     assert_eq!((json[0]["digest"].as_str(), &json[1]["latest"]), (Some(&*partial.digest.to_string()), &true.into()));
     assert_eq!(json[1]["used_by"][0], "1.2.3");

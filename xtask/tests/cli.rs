@@ -99,7 +99,7 @@ fn every_command_has_its_help() {
 fn no_command_is_a_question_for_help() {
     let output = xtask(Path::new(ROOT), &[]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
-    assert!(text(&output.stderr).contains("Begin here:"), "{}", shown(&output));
+    assert!(text(&output.stderr).contains("Start here:"), "{}", shown(&output));
 }
 
 #[test]
@@ -276,9 +276,9 @@ fn a_policy_that_does_not_hold_is_told_whole() {
             exit: 2
             --- stderr
             error: the policy does not hold: 2 problems
-            images.toml:20:1: unknown key `siute` in `[root.debian]`
+            images.toml:21:1: unknown key `siute` in `[root.debian]`
               hint: did you mean `suite`?
-            images.toml:48:8: `smoke.user` is not a whole number from 0 to 4294967294
+            images.toml:49:8: `smoke.user` is not a whole number from 0 to 4294967294
 
             hint: edit `images.toml`; `docs/reference.md` lists every key
         "#]],
@@ -351,6 +351,38 @@ fn a_reader_that_goes_away_is_no_error() {
         drop(child.stdout.take());
         let output = child.wait_with_output().unwrap();
         assert!(output.status.success() && output.stderr.is_empty(), "{args:?}: {}", shown(&output));
+    }
+}
+
+/// Documents carry a version, and every field has a meaning in the reference.
+#[test]
+fn documents_have_a_version_and_only_listed_fields() {
+    use xtask::documents::{self, Document};
+    let (_folder, root) = repository();
+    let policy = "[project]\nname = \"a\"\nregistry = \"ghcr.io/a\"\n[root]\nimage = \"a:1\"\npython = \"3.12\"\n";
+    fs::write(root.join("images.toml"), policy).unwrap();
+    fs::write(root.join("dockerfiles/Dockerfile.base"), "ARG ROOT_IMAGE\nFROM ${ROOT_IMAGE}\n").unwrap();
+    fs::write(root.join("dockerfiles/Dockerfile.fast"), "ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\n").unwrap();
+    let git = |args: &[&str]| {
+        let who = ["-c", "user.name=a", "-c", "user.email=a@example.com", "-c", "commit.gpgsign=false"];
+        assert!(Command::new("git").arg("-C").arg(&root).args(who).args(args).status().unwrap().success());
+    };
+    git(&["init", "-q", "-b", "main"]);
+    git(&["add", "-A"]);
+    git(&["commit", "-q", "-m", "one"]);
+    edit(&root.join("dockerfiles/Dockerfile.base"), "FROM ", "ARG MORE=1\nFROM ");
+    let cases: [(&[&str], &Document); 4] = [
+        (&["plan", "--offline", "--base", "HEAD"], &documents::PLAN),
+        (&["explain", "--offline"], &documents::EXPLAIN),
+        (&["doctor", "--offline"], &documents::DOCTOR),
+        (&["stats"], &documents::STATS),
+    ];
+    for (args, document) in cases {
+        let output = xtask(&root, &[args, &["--format", "json"]].concat()).output().unwrap();
+        let json: serde_json::Value =
+            serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{args:?}: {error}\n{}", shown(&output)));
+        assert_eq!(document.unlisted(&json), [""; 0], "{json:#}");
+        assert_eq!(json["version"], document.version, "{json:#}");
     }
 }
 

@@ -1,5 +1,6 @@
 //! `build-base --analyze`: where a base's bytes are, by layer and by package.
 
+use crate::documents;
 use crate::flags::{BuildFlags, Format, Global};
 use serde::Serialize;
 use xtask_host::docker::Docker;
@@ -91,7 +92,7 @@ pub fn run(global: &Global, flags: &BuildFlags, report: &Report) -> anyhow::Resu
     packages.sort_by_key(|package| std::cmp::Reverse(package.size));
     let analysis = Analysis { layers: layers(&manifest, &config), packages };
     if global.format == Format::Json {
-        return super::print(&format!("{}\n", serde_json::to_string_pretty(&analysis)?));
+        return documents::ANALYSIS.print(&analysis);
     }
     super::print(&text(&analysis))
 }

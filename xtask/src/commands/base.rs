@@ -3,6 +3,7 @@
 //! Every command that changes something shows first what it does; what cannot be undone waits for `--yes`.
 
 use crate::build;
+use crate::documents;
 use crate::flags::{BaseCommand, Format, Global};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -112,7 +113,7 @@ impl Desk {
             })
             .collect();
         if global.format == Format::Json {
-            return super::print(&format!("{}\n", serde_json::to_string_pretty(&rows)?));
+            return documents::BASES.print_list("bases", &rows);
         }
         if rows.is_empty() {
             terminal::step("none", &format!("`{}` has no base; `cargo xtask build-base --push` makes one", self.bases));
@@ -202,7 +203,7 @@ impl Desk {
         let layouts = Layouts::plan(&self.tree, mine)?;
         if global.format == Format::Json {
             let json = serde_json::json!({"registry": plan, "layouts": layouts.verdicts});
-            super::print(&format!("{}\n", serde_json::to_string_pretty(&json)?))?;
+            documents::PRUNE.print(&json)?;
         } else {
             show(&plan.verdicts);
             show(&layouts.verdicts);

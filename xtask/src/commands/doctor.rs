@@ -1,7 +1,7 @@
 //! `doctor`: everything that a build needs, looked at without changing anything, each with its remedy.
 
 use crate::flags::{Format, Global};
-use crate::{build, steps};
+use crate::{build, documents, steps};
 use serde::Serialize;
 use xtask_host::docker::Docker;
 use xtask_host::process::{self, Command};
@@ -74,7 +74,7 @@ pub fn run(global: &Global) -> anyhow::Result<()> {
     findings.extend(registry(&tree, global));
     findings.extend(step_tools(&tree));
     if global.format == Format::Json {
-        super::print(&format!("{}\n", serde_json::to_string_pretty(&findings)?))?;
+        documents::DOCTOR.print_list("findings", &findings)?;
     } else {
         for finding in &findings {
             let mark = match finding.state {

@@ -1,5 +1,6 @@
 //! `engine up|status|down`: the private engine on the command line.
 
+use crate::documents;
 use crate::flags::{EngineCommand, Format, Global};
 use std::collections::BTreeMap;
 use xtask_host::docker::engine::{self, Options, Status};
@@ -52,7 +53,7 @@ const UP: &str = "`cargo xtask engine up` starts it, or heals it";
 fn tell(global: &Global, state: &engine::State) -> anyhow::Result<()> {
     terminal::step("registry", &state.registry);
     if global.format == Format::Json {
-        return super::print(&format!("{}\n", serde_json::to_string_pretty(state)?));
+        return documents::ENGINE.print(state);
     }
     let mut text = String::new();
     let docker = if state.registry_only { BTreeMap::new() } else { state.docker_env() };

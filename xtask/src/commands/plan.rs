@@ -1,5 +1,6 @@
 //! `cargo xtask plan`: finds the two trees, gathers the facts of both, has `change` decide, and tells it.
 
+use crate::documents;
 use crate::flags::{Format, Global, PlanFlags};
 use crate::survey::{Footing, Snapshot, Untaken, said};
 use std::io::Write as _;
@@ -239,7 +240,7 @@ fn tell(format: Format, plan: &Plan) -> anyhow::Result<()> {
             }
             super::print(&plan.text())
         }
-        Format::Json => super::print(&format!("{}\n", serde_json::to_string_pretty(plan)?)),
+        Format::Json => documents::PLAN.print(plan),
         Format::Github => {
             let outputs: String = plan.outputs().iter().map(|(name, value)| change::output_line(name, value)).collect();
             hand_over("GITHUB_OUTPUT", &outputs)?;

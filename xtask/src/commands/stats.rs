@@ -1,5 +1,6 @@
 //! `stats`: reads the ledger, has it summed up, and shows it; or holds builds to what they took before.
 
+use crate::documents;
 use crate::flags::{Format, Global, StatsFlags};
 use std::collections::BTreeSet;
 use std::io::IsTerminal as _;
@@ -25,7 +26,7 @@ pub fn run(global: &Global, flags: &StatsFlags) -> anyhow::Result<()> {
             let mut json = serde_json::to_value(&stats)?;
             json["gate"] = serde_json::to_value(&gate)?;
             json["records"] = serde_json::to_value(&stats.records)?;
-            super::print(&format!("{}\n", serde_json::to_string_pretty(&json)?))?;
+            documents::STATS.print(&json)?;
         }
         Format::Text | Format::Github => super::print(&chart::print(&stats, signs()))?,
     }

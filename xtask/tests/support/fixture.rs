@@ -476,6 +476,7 @@ impl Outcome {
     #[track_caller]
     pub fn report(&self) -> Report {
         let value: Value = serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"));
+        assert_eq!(xtask::documents::BUILD.unlisted(&value), [""; 0], "{value:#}");
         Report(value)
     }
 
