@@ -76,11 +76,6 @@ fn exit_codes() -> String {
     format!("| code | meaning |\n|---|---|\n| 0 | done |\n{rows}")
 }
 
-/// Text for a cell of a Markdown table.
-fn cell(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ").replace('|', "\\|")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -379,8 +379,8 @@ fn documents_have_a_version_and_only_listed_fields() {
     ];
     for (args, document) in cases {
         let output = xtask(&root, &[args, &["--format", "json"]].concat()).output().unwrap();
-        let json: serde_json::Value =
-            serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{args:?}: {error}\n{}", shown(&output)));
+        let json: serde_json::Value = serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|error| panic!("{args:?}: {error}\n{}", shown(&output)));
         assert_eq!(document.unlisted(&json), [""; 0], "{json:#}");
         assert_eq!(json["version"], document.version, "{json:#}");
     }

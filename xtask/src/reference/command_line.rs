@@ -1,6 +1,6 @@
 //! Commands and flags in the reference, from the same types as `--help`.
 
-use super::cell;
+use super::policy::cell;
 use clap::{Arg, Command};
 
 /// A section for each command, after the flags that all of them have.

@@ -17,12 +17,14 @@ pub(super) const DARK: Theme =
 /// Pixels of one character of the font, and of one line.
 const CHARACTER: f64 = 7.8;
 const LINE: usize = 20;
+/// Columns of the terminal: longer lines continue on the next one.
+const COLUMNS: usize = 112;
 /// Columns of the word that xtask prints first in a line, right-aligned.
 const LABEL: usize = 12;
 
 /// The picture of a session: lines that begin with `$ ` are typed, the others are output.
 pub(super) fn svg(session: &str, theme: &Theme) -> String {
-    let lines: Vec<&str> = session.lines().collect();
+    let lines: Vec<String> = session.lines().flat_map(wrapped).collect();
     let columns = lines.iter().map(|line| line.chars().count()).max().unwrap_or_default();
     let (width, height) = ((columns as f64 * CHARACTER) as usize + 40, lines.len() * LINE + 32);
     let Theme { background, border, text, .. } = theme;
@@ -39,6 +41,12 @@ pub(super) fn svg(session: &str, theme: &Theme) -> String {
         svg += &format!("<text x=\"20\" y=\"{y}\" xml:space=\"preserve\">{}</text>\n", spans(line, theme));
     }
     svg + "</g>\n</svg>\n"
+}
+
+/// A line as a terminal shows it.
+fn wrapped(line: &str) -> Vec<String> {
+    let all: Vec<char> = line.chars().collect();
+    if all.is_empty() { vec![String::new()] } else { all.chunks(COLUMNS).map(|part| part.iter().collect()).collect() }
 }
 
 fn spans(line: &str, theme: &Theme) -> String {
@@ -71,5 +79,11 @@ mod tests {
         assert!(svg.contains("$ </tspan><tspan font-weight=\"bold\">a &lt;b&gt;</tspan>"), "{svg}");
         assert!(svg.contains("font-weight=\"bold\">       built</tspan> `x &amp; y`"), "{svg}");
         assert!(svg.contains(">plain</text>"), "{svg}");
+    }
+
+    #[test]
+    fn long_lines_continue_on_the_next() {
+        let shown = svg(&"x".repeat(COLUMNS + 1), &DARK);
+        assert_eq!(shown.matches("<text ").count(), 2, "{shown}");
     }
 }

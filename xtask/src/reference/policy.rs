@@ -1,6 +1,5 @@
 //! The tables of policy keys in the reference.
 
-use super::cell;
 use xtask_model::image::policy::keys::{Default, Key, Kind, TABLES, Table};
 
 /// One section for each table of the policy.
@@ -52,4 +51,9 @@ fn kind(kind: Kind) -> String {
         Kind::Tables => "list of tables".to_owned(),
         Kind::ForEach(choices) => format!("{}, or a table with one for each engine", words(choices)),
     }
+}
+
+/// Text for a cell of a Markdown table.
+pub(super) fn cell(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ").replace('|', "\\|")
 }
