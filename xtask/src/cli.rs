@@ -40,7 +40,7 @@ fn hide_state(global: &Global) {
     let (folder, file) = (root.join("target"), root.join("target/.gitignore"));
     if folder.is_dir() && !file.exists() {
         // A folder that cannot be written has no state to hide.
-        let _ = std::fs::write(file, "# Written by xtask: its state is no part of the repository.\n*\n");
+        let _ = std::fs::write(file, "# Written by xtask: its state does not belong to the repository.\n*\n");
     }
 }
 

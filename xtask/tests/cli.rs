@@ -307,7 +307,7 @@ fn a_repository_may_stand_in_any_path() {
         expect![[r#"
         exit: 0
         --- stderr
-             checked 9 packages answer to `requirements-enhanced.txt`
+             checked 9 packages match `requirements-enhanced.txt`
     "#]],
     );
     check(

@@ -66,9 +66,9 @@ fn without_a_ledger_there_is_nothing_and_no_failure() {
     let folder = repository(&[]);
     let output = stats(folder.path(), &["--gate-factor", "1.5"]);
     assert_eq!((output.status.code(), &*out(&output)), (Some(0), "no build was recorded in this time\n"));
-    assert!(err(&output).contains("open: no fast build is recorded in this time"), "{}", err(&output));
+    assert!(err(&output).contains("passed: no fast build is recorded in this time"), "{}", err(&output));
     let few = stats(repository(&fast(2.0)[..3]).path(), &["--gate-factor", "1.5"]);
-    let said = "open: local, linux/amd64, 2 cores: 3 fast builds are recorded, and 10 are needed to compare";
+    let said = "passed: local, linux/amd64, 2 cores: 3 fast builds are recorded, 10 are needed to compare";
     assert!(few.status.success() && err(&few).contains(said), "{}", err(&few));
 }
 
@@ -101,7 +101,7 @@ fn a_half_written_line_is_told_and_passed_over() {
     let text = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, &text[..text.len() - 30]).unwrap();
     let output = stats(folder.path(), &["--format", "json"]);
-    assert!(err(&output).contains("target/ledger/builds.jsonl:10: passed over"), "{}", err(&output));
+    assert!(err(&output).contains("target/ledger/builds.jsonl:10: skipped"), "{}", err(&output));
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(xtask::documents::STATS.unlisted(&json), [""; 0]);
     assert_eq!((&json["builds"], &json["machines"][0]["kinds"]["fast"]["median"]), (&9.into(), &2.0.into()));

@@ -448,9 +448,9 @@ fn check_finds_drift_and_names_the_repair() {
     let (code, said) = xtask(&["--check"]);
     let line = 1 + text.lines().position(|line| line.contains("contents: read")).unwrap();
     let expected = format!(
-        "error: the workflows are not what the policy gives\n  \
+        "error: the workflows are out of date with `images.toml`\n  \
          cause: .github/workflows/ci.yml:{line}: `contents: write` should be `contents: read`\n  \
-         cause: `.github/workflows/images.yml` is missing\n\nhint: write them: `cargo xtask workflows`\n"
+         cause: `.github/workflows/images.yml` is missing\n\nhint: update them: `cargo xtask workflows`\n"
     );
     assert_eq!((code, said), (6, expected));
     assert_eq!(xtask(&[]).0, 0);

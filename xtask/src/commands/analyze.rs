@@ -1,4 +1,4 @@
-//! `build-base --analyze`: where a base's bytes are, by layer and by package.
+//! `build-base --analyze`: size of a base by layer and by package.
 
 use crate::documents;
 use crate::flags::{BuildFlags, Format, Global};
@@ -75,7 +75,7 @@ pub fn run(global: &Global, flags: &BuildFlags, report: &Report) -> anyhow::Resu
             let descriptor: &Descriptor = found
                 .platforms
                 .get(&platform)
-                .ok_or_else(|| Fault::usage(format!("the base is not there for {platform}")))?;
+                .ok_or_else(|| Fault::usage(format!("the base has no image for {platform}")))?;
             let manifest = publish::read_manifest(&client, &repository, descriptor.digest)?;
             let config = publish::read_config(&client, &repository, &manifest)?;
             (manifest, config, descriptor.digest)
@@ -97,7 +97,7 @@ pub fn run(global: &Global, flags: &BuildFlags, report: &Report) -> anyhow::Resu
     super::print(&text(&analysis))
 }
 
-/// Layers beside the history entries that made them; entries without a layer made none.
+/// Layers with the history entries that made them; entries without a layer are skipped.
 fn layers(manifest: &Manifest, config: &Config) -> Vec<Layer> {
     let mut made_by = config.history.iter().filter(|entry| !entry.empty_layer);
     let layer = |layer: &Descriptor| Layer {

@@ -1,6 +1,6 @@
-//! `ci`: what CI runs and what a person runs before pushing, phase by phase, each with its seconds.
+//! `ci`: everything that CI runs, phase by phase, each with its seconds.
 //!
-//! Ends at the first phase that fails, with that phase's exit code. What it starts it ends again.
+//! Stops at the first phase that fails, with that phase's exit code. Stops the engine that it started.
 
 mod deny;
 
@@ -19,22 +19,23 @@ pub fn run(global: &Global) -> anyhow::Result<()> {
     let root = find_root(global.root.as_deref())?;
     let mut phases = Phases::default();
     phases.run("tidy", || super::tidy::run(global))?;
-    phases.run("clippy", || cargo(&root, CLIPPY, "", "fix what it says: `cargo clippy --workspace --all-targets`"))?;
-    phases.run("doc", || cargo(&root, DOC, "-D warnings", "fix what it says: `cargo doc --workspace --no-deps`"))?;
+    phases
+        .run("clippy", || cargo(&root, CLIPPY, "", "fix the warnings of `cargo clippy --workspace --all-targets`"))?;
+    phases.run("doc", || cargo(&root, DOC, "-D warnings", "fix the warnings of `cargo doc --workspace --no-deps`"))?;
     phases.run("deny", || deny::check(&root, global.offline))?;
     phases.run("lock", || Ok(super::lock::check(global)?))?;
     let engine = phases.run("engine", || Ok(Engine::start(&root)?))?;
     phases.run("test", || super::test::run(global, None))?;
     phases.run("images", || images(global, &engine))?;
     drop(engine);
-    phases.tell();
+    phases.print();
     Ok(())
 }
 
 const CLIPPY: &[&str] = &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
 const DOC: &[&str] = &["doc", "--workspace", "--no-deps"];
 
-/// The phases that are over.
+/// Finished phases.
 #[derive(Default)]
 struct Phases(Vec<(&'static str, Duration)>);
 
@@ -46,13 +47,13 @@ impl Phases {
         let done = phase();
         self.0.push((name, began.elapsed()));
         if done.is_err() {
-            self.tell();
+            self.print();
             terminal::warn(&format!("`{name}` failed; later phases were not run"));
         }
         done
     }
 
-    fn tell(&self) {
+    fn print(&self) {
         for (name, took) in &self.0 {
             terminal::step(name, &quantity::seconds(*took));
         }
@@ -70,7 +71,7 @@ fn cargo(root: &Path, args: &[&str], rustdoc_flags: &str, hint: &str) -> anyhow:
     if status.success() { Ok(()) } else { Err(command.failed(Exit::Drift, status).hint(hint).into()) }
 }
 
-/// A real build into the engine's registry, and questions to the app that came of it.
+/// A real build into the engine's registry, with smoke tests of the app.
 fn images(global: &Global, engine: &Engine) -> anyhow::Result<()> {
     let registry = &engine.state().registry;
     let registry = registry.parse().map_err(|error| Fault::build(format!("cannot use `{registry}`: {error}")))?;

@@ -21,7 +21,7 @@ pub fn run(global: &Global, filter: Option<&str>) -> anyhow::Result<()> {
     let needs = Needs::gather(&tree)?;
     let mut tally = Tally::default();
     let mut failed = Vec::new();
-    // Every runner has its turn: what fails is told together.
+    // All runners run, and failures are reported together.
     for command in runners(&tree.root, &needs, filter) {
         let status = shown(&command, &mut |line| tally.read(line))?;
         // pytest's code for "no test has such a name".
