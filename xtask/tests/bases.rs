@@ -20,7 +20,7 @@ use xtask_model::image::presence::{CREATED, REVISION};
 use xtask_model::spec::oci::{Config, Descriptor, Execution, Manifest, RootFs, media_type};
 use xtask_model::spec::reference::{Digest, Platform, Repository, Tag};
 
-/// A registry with a repository of ours, and a client of it.
+/// A registry with a repository for the tests, and a client of it.
 struct Scene {
     registry: RealRegistry,
     client: Client,
@@ -190,7 +190,7 @@ struct Image {
 }
 
 #[test]
-fn a_base_is_listed_with_who_stands_on_it() {
+fn a_base_is_listed_with_the_apps_that_use_it() {
     let Some(scene) = Scene::new() else { return };
     scene.says(&["base", "list"], 0, &["has no base"]);
     let base = scene.publish("autoscaler-base", "one", 3, &scene.commits[0], &["latest"], None);
@@ -336,7 +336,7 @@ fn a_manifest_that_two_bases_share_stays_while_one_of_them_does() {
 }
 
 #[test]
-fn latest_goes_back_only_when_it_is_told_to_and_to_what_is_whole() {
+fn latest_moves_back_only_with_yes_and_to_a_complete_base() {
     let Some(scene) = Scene::new() else { return };
     let old = scene.publish("autoscaler-base", "old", 9, &scene.commits[0], &[], None);
     let side = scene.publish("autoscaler-base", "side", 8, &format!("{}-dirty", scene.commits[0]), &[], None);
@@ -419,7 +419,7 @@ fn a_record_travels_with_its_image() {
     xtask_host::tree::ledger::append(scene.folder.path(), &record).unwrap();
     scene.says(&["stats", "--from-registry", "--format", "json"], 0, &["\"builds\": 1,"]);
     scene.says(&["stats", "--from-registry", "--offline"], 2, &["cannot be used with `--offline`"]);
-    // Another machine adds its platform, and builds it anew: each has its last record there.
+    // Another machine adds its platform, and builds it again: each has its last record there.
     let other: Platform = "linux/arm64".parse().unwrap();
     for (seconds, replace) in [(3.5, false), (4.5, true)] {
         let manifest = scene.push(&repository, &tag, &other, BTreeMap::new());

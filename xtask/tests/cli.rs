@@ -1,6 +1,6 @@
 //! The command line over the real program: stdout, stderr and exit codes, in repositories of its own.
 //!
-//! `UPDATE_EXPECT=1 cargo test -p xtask --test cli` writes the snapshots anew after a change of flags.
+//! `UPDATE_EXPECT=1 cargo test -p xtask --test cli` updates the snapshots after a change of flags.
 
 #![allow(clippy::disallowed_methods, reason = "the program under test, run as a person's shell would")]
 
@@ -228,7 +228,7 @@ fn flags_that_do_not_fit_are_refused() {
 }
 
 #[test]
-fn a_folder_without_a_policy_is_no_repository() {
+fn a_folder_without_a_policy_is_refused() {
     let here = tempfile::tempdir().unwrap();
     check(
         here.path(),
@@ -265,7 +265,7 @@ fn a_folder_without_a_policy_is_no_repository() {
 }
 
 #[test]
-fn a_policy_that_does_not_hold_is_told_whole() {
+fn all_errors_of_an_invalid_policy_are_reported_together() {
     let (_folder, root) = repository();
     edit(&root.join("images.toml"), "suite = \"trixie\"", "siute = \"trixie\"");
     edit(&root.join("images.toml"), "user = 10001", "user = -1");
@@ -299,7 +299,7 @@ fn a_policy_that_does_not_hold_is_told_whole() {
 }
 
 #[test]
-fn a_repository_may_stand_in_any_path() {
+fn a_repository_may_be_in_any_path() {
     let (folder, root) = repository();
     check(
         &root,
@@ -327,7 +327,7 @@ fn a_repository_may_stand_in_any_path() {
 }
 
 #[test]
-fn drift_has_an_exit_code_of_its_own() {
+fn drift_has_its_own_exit_code() {
     let (_folder, root) = repository();
     edit(&root.join("requirements-enhanced.txt"), "numpy>=2.2,<3", "numpy>=99");
     check(
@@ -345,7 +345,7 @@ fn drift_has_an_exit_code_of_its_own() {
 }
 
 #[test]
-fn a_reader_that_goes_away_is_no_error() {
+fn a_reader_that_closes_the_pipe_is_not_an_error() {
     for args in [&["completions", "bash"][..], &["man"], &["--help"], &["build", "--help"]] {
         let mut child = xtask(Path::new(ROOT), args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         drop(child.stdout.take());

@@ -136,7 +136,7 @@ struct World {
 struct Expected<'e> {
     decision: &'e str,
     base_present: &'e str,
-    /// Jobs beside `plan` and `required` that run.
+    /// Jobs besides `plan` and `required` that run.
     run: &'e [&'e str],
 }
 
@@ -214,7 +214,7 @@ impl World {
         json["builds"].as_u64().unwrap()
     }
 
-    /// `latest` and a name beside it are whole, and the app stands on this very base.
+    /// `latest` and another name are whole, and the app is built on this base.
     #[track_caller]
     fn is_whole(&self) {
         let (base, app) = (self.published(&self.base, "latest").unwrap(), self.published(&self.app, "latest").unwrap());
