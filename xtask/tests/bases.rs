@@ -268,6 +268,9 @@ fn a_prune_deletes_what_nothing_refers_to_and_nothing_else() {
         ],
     );
     assert!(scene.stands("autoscaler-base", &unused.tag).is_some(), "{said}");
+    let json = scene.xtask(&[&plan[..], &["--format", "json"]].concat());
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(xtask::documents::PRUNE.unlisted(&json), [""; 0], "{json:#}");
     scene.says(&[&plan[..], &["--yes"]].concat(), 0, &["deleted 5 manifests"]);
     for gone in [&unused, &stale] {
         for name in [gone.tag.clone(), gone.digest.to_string(), gone.manifest.to_string()] {

@@ -125,3 +125,17 @@ fn text(analysis: &Analysis) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_field_is_in_the_reference() {
+        let layers = vec![Layer { size: 1, made_by: "COPY".to_owned() }];
+        let package = Package { name: "a".to_owned(), version: "1".to_owned(), size: 1, files: 1 };
+        let mut json = serde_json::to_value(Analysis { layers, packages: vec![package] }).unwrap();
+        json["version"] = documents::ANALYSIS.version.into();
+        assert_eq!(documents::ANALYSIS.unlisted(&json), [""; 0]);
+    }
+}

@@ -75,6 +75,13 @@ mod tests {
     }
 
     #[test]
+    fn every_field_is_in_the_reference() {
+        let mut json = serde_json::to_value(state(true)).unwrap();
+        json["version"] = documents::ENGINE.version.into();
+        assert_eq!(documents::ENGINE.unlisted(&json), [""; 0]);
+    }
+
+    #[test]
     fn a_registry_alone_is_found_next_to_a_stopped_engine() {
         let found = |engine, alone| running(engine, alone).map(|state| state.registry_only).map_err(|fault| fault.what);
         let alone = || Status::Running(state(true));
