@@ -346,7 +346,7 @@ fn latest_moves_back_only_with_yes_and_to_a_complete_base() {
     let arm = "linux/arm64".parse().unwrap();
     let partial = scene.publish_for("autoscaler-base", "partial", 7, &scene.commits[0], &[], None, &arm);
     let new = scene.publish("autoscaler-base", "new", 1, &scene.commits[1], &["latest"], None);
-    scene.says(&["base", "rollback"], 0, &[&new.tag, &old.tag, "moves `latest` forwards again", "add `--yes`"]);
+    scene.says(&["base", "rollback"], 0, &[&new.tag, &old.tag, "moves `latest` forward again", "add `--yes`"]);
     assert_eq!(scene.stands("autoscaler-base", "latest"), Some(new.digest));
     scene.says(&["base", "rollback", &partial.tag, "--yes"], 2, &["is not complete", "it lacks linux/amd64"]);
     scene.says(&["base", "rollback", "--yes"], 0, &["moved"]);

@@ -54,7 +54,7 @@ fn a_smoke_test_that_fails_tells_why_with_and_without_an_engine() {
     for call in ways(|| repo.xtask(&["smoke"])) {
         call.run()
             .ends(4)
-            .says("`/no/such/file` did not answer")
+            .says("`/no/such/file` did not print the expected text")
             .says("needed by: the smoke test")
             .says("No such file");
     }
