@@ -60,6 +60,11 @@ pub const PLAN: Document = Document {
         ("app_reference", "the app by its fingerprint's tag"),
         ("app.answer", "as `base.answer`"),
         ("app.because", "the reason"),
+        ("verification.tests", "the tests that the commit must pass: `all`, `selected`, `documents` or `none`"),
+        ("verification.name", "the `[[ci.tests]]` that is enough"),
+        ("verification_reason", "why these tests"),
+        ("machines", "`one` if one machine can build everything"),
+        ("compiles", "`true` if the app's program is compiled, as far as the comparison shows"),
     ],
 };
 

@@ -144,6 +144,9 @@ pub struct BuildFlags {
     /// Do not set the branch's tag, for example in a registry with immutable tags
     #[arg(long)]
     pub no_branch_tag: bool,
+    /// Set no tag but the fingerprint's: the tests of this commit have not passed yet
+    #[arg(long, conflicts_with = "reuse_only")]
+    pub untested: bool,
     /// Destination: `registry` (same as `--push`), `docker`, `oci:DIR` or `oci-archive:FILE`
     ///
     /// A folder or an archive is written in addition to the usual destination: the local Docker or `target/images`, or the registry with
@@ -324,7 +327,11 @@ Examples:
     /// Run everything that CI runs: tidy, clippy, docs, licences, the lock, every test on real engines, a real build
     ///
     /// Stops at the first phase that fails, with its exit code. Stops the engine that it started.
-    Ci,
+    Ci {
+        /// Run only what a small change needs, as `plan` names it: `documents`, or a `[[ci.tests]]` of the policy
+        #[arg(long, value_name = "TESTS")]
+        only: Option<String>,
+    },
     /// Run the tests, with real engines; installs what they need under `target`
     Test {
         /// Run only tests whose name contains this
@@ -480,7 +487,7 @@ mod tests {
 
     /// Every flag of a build, and whether the native engine supports it; it refuses the others. A new flag needs a row: no engine
     /// may ignore it silently.
-    const FLAGS: [(&str, bool); 10] = [
+    const FLAGS: [(&str, bool); 11] = [
         ("push", true),
         ("platform", true),
         // A builder is docker's: with `--engine native` it is an error, else it chooses docker.
@@ -490,6 +497,7 @@ mod tests {
         ("dry_run", true),
         ("no_latest", true),
         ("no_branch_tag", true),
+        ("untested", true),
         ("output", true),
         ("engine", true),
     ];

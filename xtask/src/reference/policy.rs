@@ -8,10 +8,7 @@ pub(super) fn tables() -> String {
 }
 
 fn section(table: &Table) -> String {
-    let header = match table.name {
-        name @ ("step" | "smoke.run") => format!("[[{name}]]"),
-        name => format!("[{name}]"),
-    };
+    let header = table.header();
     let rows: String = table.keys.iter().map(row).collect();
     format!(
         "### `{header}`\n\n{}\n\n| key | type | default | engine | meaning |\n|---|---|---|---|---|\n{rows}\n",

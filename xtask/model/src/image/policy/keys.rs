@@ -103,6 +103,13 @@ impl Table {
     pub fn key(&self, name: &str) -> Option<&'static Key> {
         self.keys.iter().find(|key| key.name == name)
     }
+
+    /// The table's header in the file: `[base]`, or `[[step]]` for a list.
+    pub fn header(&self) -> String {
+        let (above, name) = self.name.rsplit_once('.').unwrap_or(("", self.name));
+        let is_list = table(above).key(name).is_some_and(|key| key.kind == Kind::Tables);
+        if is_list { format!("[[{}]]", self.name) } else { format!("[{}]", self.name) }
+    }
 }
 
 /// The table of this full name.
@@ -118,6 +125,9 @@ const fn of(engine: Engine, key: Key) -> Key {
     Key { engine, ..key }
 }
 
+/// As [`DEFAULT_DOCUMENTS`](crate::image::verification::DEFAULT_DOCUMENTS), which a test compares.
+const DOCUMENTS: &str = "[\"**/*.md\", \"**/*.rst\", \"docs\", \"LICENSE*\", \"CODEOWNERS\", \".github/CODEOWNERS\", \
+                         \".github/ISSUE_TEMPLATE\", \".github/PULL_REQUEST_TEMPLATE\"]";
 const COMPRESSIONS: &[&str] = &["gzip", "zstd"];
 
 /// Every table, in the order of the reference.
@@ -170,6 +180,12 @@ pub const TABLES: &[Table] = &[
                 Kind::Choices(&["branch", "latest"]),
                 Default::Toml("[\"branch\", \"latest\"]"),
                 "moving tags to publish. Use `[]` for a registry with immutable tags (Amazon ECR, Google Artifact Registry)",
+            ),
+            key(
+                "shared-tags",
+                Kind::Choice(&["ci", "anywhere"]),
+                Default::Text("ci"),
+                "who sets `latest` and the tags of commits and versions: `ci`, after the tests, or every `--push`. A registry on this machine takes them from everybody",
             ),
             key(
                 "allow-ignored",
@@ -435,6 +451,33 @@ pub const TABLES: &[Table] = &[
                 Default::None,
                 "CI fails if the last five fast builds took this many times as long as the five before, on the same kind of machine, with the same engine, for the same kind of edit",
             ),
+            key(
+                "engine",
+                Kind::Choice(&["docker", "native"]),
+                Default::Text("docker"),
+                "the engine of CI's builds. With `native`, one job builds every platform of a change that compiles nothing",
+            ),
+            key(
+                "documents",
+                Kind::Texts,
+                Default::Toml(DOCUMENTS),
+                "patterns of files whose change needs only the checks of documents",
+            ),
+            key("tests", Kind::Tables, Default::None, "commands that are enough to test a change of some paths"),
+        ],
+    },
+    Table {
+        name: "ci.tests",
+        meaning: "A command that is enough to test a change of some paths. The first entry that covers every changed file counts; without one, all tests run.",
+        keys: &[
+            key(
+                "name",
+                Kind::Text,
+                Default::Required,
+                "name: lowercase letters, digits and `-`; not `all`, `none` or `documents`",
+            ),
+            key("paths", Kind::Texts, Default::Required, "patterns of the paths, as in an ignore file"),
+            key("run", Kind::Texts, Default::Required, "the program with its arguments"),
         ],
     },
 ];
