@@ -43,6 +43,10 @@ pub(super) fn execute(
     planned: &Planned,
     trace: &Trace,
 ) -> Result<Vec<ImageReport>, Fault> {
+    if planned.facts.unbuilt_root {
+        let what = format!("root `{}` from Debian packages: it is not on this machine", planned.root.name);
+        terminal::step("planned", &what);
+    }
     planned.plan.images().for_each(announce::announce);
     let planning = trace.elapsed();
     trace.plan(planned);

@@ -31,6 +31,9 @@ pub(super) struct Planned {
     pub root: RootImage,
 }
 
+/// Differences from an earlier key, and the part of the app that was edited.
+type Differs = (Vec<String>, Option<Change>);
+
 /// One image of a plan, with its facts and its inputs.
 #[derive(Clone, Copy)]
 pub(super) struct Image<'a> {
@@ -71,12 +74,7 @@ pub(super) struct Lookup<'a> {
 /// Plans a build.
 pub(super) fn plan_build(context: &Context<'_>, sources: &Sources<'_>) -> Result<Planned, Fault> {
     let lookup = Lookup::new(context, sources, &context.client, Detail::All);
-    let planned = context.checks.in_parallel(&context.client, || lookup.plan())?;
-    if planned.facts.unbuilt_root {
-        let what = format!("root `{}` from Debian packages: it is not on this machine", planned.root.name);
-        terminal::step("planned", &what);
-    }
-    Ok(planned)
+    context.checks.in_parallel(&context.client, || lookup.plan())
 }
 
 /// The images of a tree as `build --push` would treat them.
@@ -310,7 +308,7 @@ impl<'a> Lookup<'a> {
         &self,
         kind: ImageKind,
         key: &K,
-        changes: &dyn Fn(&K, &Names<'_>) -> (Vec<String>, Option<Change>),
+        changes: &dyn Fn(&K, &Names<'_>) -> Differs,
     ) -> Result<ImageFacts, Fault> {
         let mut image = self.image_with(kind, key, Presence::NotAsked)?;
         image.presence = self.presence(kind, &image.fingerprint, &image.tag)?;
