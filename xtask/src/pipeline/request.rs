@@ -1,6 +1,6 @@
 //! The flags of a build, checked once against each other and against the policy. Later code sees only valid requests.
 
-use super::engine::{self, Engine};
+use super::engine::{self, BuildEngine};
 use super::record::in_ci;
 use crate::flags::{BuildFlags, Global, Output};
 use xtask_host::docker::Docker;
@@ -24,7 +24,7 @@ pub struct Request {
     pub output: Option<Output>,
     /// Docker's builder.
     pub builder: Option<String>,
-    pub(super) engine: Engine,
+    pub(super) engine: BuildEngine,
 }
 
 impl Request {
@@ -97,7 +97,7 @@ impl Request {
             reuse_only: false,
             output: None,
             builder: None,
-            engine: Engine::Native,
+            engine: BuildEngine::Native,
         }
     }
 
