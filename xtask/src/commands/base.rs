@@ -30,7 +30,7 @@ pub fn run(global: &Global, command: &BaseCommand) -> anyhow::Result<()> {
         return Ok(unpin(&global.tree()?)?);
     }
     if global.offline {
-        return Err(Fault::usage("bases are in the registry, and `--offline` asks no registry").into());
+        return Err(Fault::usage("`base` cannot be used with `--offline`: bases are in the registry").into());
     }
     let bases = Bases::open(global)?;
     match command {
