@@ -168,7 +168,7 @@ impl<'a> PythonPackages<'a> {
         // were checked together, on this root.
         let own = serde_json::json!({
             "recipe": "python-packages/environment", "schema": SCHEMA, "home": HOME, "python": environment.minor(),
-            "path": paths(config), "root": layers, "install": install, "check": check, "compiler": compiler.to_json(),
+            "path": paths(config), "root": layers, "install": install, "check": check, "compiler": compiler.proof(),
             "parts": parts.iter().map(|part| part.recipe).collect::<Vec<_>>(),
         });
         parts.push(part(format!("environment of Python {}", environment.minor()), &own));
@@ -451,6 +451,15 @@ fn environment(python: &str, platform: &Platform) -> Result<Environment, Fault> 
 }
 
 impl Compiler {
+    /// What the recipe of the environment says of it: on Linux, a layer that was made without the import of every package is
+    /// not taken for one that was made with it.
+    fn proof(&self) -> serde_json::Value {
+        match self {
+            Self::Host(host) if linux::PRESENT => host.version.clone().into(),
+            _ => self.to_json(),
+        }
+    }
+
     /// What a recipe says of it: all Pythons of one magic number give the same byte code.
     fn to_json(&self) -> serde_json::Value {
         match self {
