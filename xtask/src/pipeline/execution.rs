@@ -96,7 +96,7 @@ fn compilation(
     })
 }
 
-/// What the execution of every image of a plan shares.
+/// Values that the execution of every image shares.
 struct Execution<'a> {
     context: &'a Context<'a>,
     root: &'a RootImage,

@@ -226,22 +226,9 @@ impl<'a> Lookup<'a> {
         // Nothing is built on a root.
         let place = RootPlace::Registry(repository.clone());
         let name = serde_json::from_str::<BaseKey>(&key).map_or_else(|_| "none".to_owned(), |key| key.root.image);
-        let base = ImageFacts {
-            kind: ImageKind::Base,
-            repository,
-            fingerprint,
-            tag: fingerprint.tag(self.tree().policy.base.tag_length),
-            key,
-            presence: Presence::Registry(Box::new(found)),
-            built_on: BTreeMap::new(),
-            latest: None,
-            changes: Vec::new(),
-            since: "",
-            edited: None,
-            differences: Vec::new(),
-            binary: None,
-            rust_image: None,
-        };
+        let tag = fingerprint.tag(self.tree().policy.base.tag_length);
+        let base = ImageFacts::new(ImageKind::Base, repository, fingerprint, tag, key);
+        let base = ImageFacts { presence: Presence::Registry(Box::new(found)), ..base };
         let app = self.app(&base)?;
         let facts = Facts {
             commit: self.commit(),
@@ -332,22 +319,10 @@ impl<'a> Lookup<'a> {
     fn image_with<K: Key>(&self, kind: ImageKind, key: &K, presence: Presence) -> Result<ImageFacts, Fault> {
         let (fingerprint, tag, json) = facts::tagged(self.tree(), key);
         let tag = if self.unbuilt_root.get() { plan::unknown_tag() } else { tag };
-        Ok(ImageFacts {
-            kind,
-            repository: self.tree().repository(kind),
-            fingerprint,
-            tag,
-            key: json,
-            presence,
-            built_on: BTreeMap::new(),
-            latest: None,
-            changes: Vec::new(),
-            since: "since the last build on this machine",
-            edited: None,
-            differences: self.differences(kind, &fingerprint)?,
-            binary: None,
-            rust_image: None,
-        })
+        let differences = self.differences(kind, &fingerprint)?;
+        let since = "since the last build on this machine";
+        let facts = ImageFacts::new(kind, self.tree().repository(kind), fingerprint, tag, json);
+        Ok(ImageFacts { presence, since, differences, ..facts })
     }
 
     fn differences(&self, kind: ImageKind, fingerprint: &Fingerprint) -> Result<Vec<Difference>, Fault> {

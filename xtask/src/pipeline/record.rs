@@ -36,7 +36,7 @@ struct Progress {
     decision: Option<Kind>,
     change: Option<Change>,
     reasons: Vec<String>,
-    /// Whether an image is not made of the commit alone.
+    /// An image has inputs that are not the commit's.
     differs: bool,
     finished: Vec<ImageReport>,
 }

@@ -101,12 +101,11 @@ impl Request {
         }
     }
 
-    /// Whether a root from Debian packages is built again: `--force` of a base is for the newest packages.
+    /// A root from Debian packages is built again: `--force` of a base is for the newest packages.
     pub(super) fn refreshes_root(&self) -> bool {
         self.wanted.force && !self.dry_run && matches!(self.wanted.target, Target::Base | Target::App)
     }
 
-    /// Whether a root from Debian packages may be built.
     pub(super) fn may_build_root(&self) -> bool {
         !self.dry_run && !self.reuse_only
     }
