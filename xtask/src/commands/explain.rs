@@ -1,5 +1,6 @@
 //! `cargo xtask explain`: compares this tree with what is published, or one commit with another, difference by difference.
 
+use crate::documents;
 use crate::flags::{Format, Global};
 use crate::pipeline::{self, Sources, Unreadable, one_line};
 use serde::Serialize;
@@ -39,7 +40,7 @@ pub fn run(global: &Global, commits: &[String]) -> anyhow::Result<()> {
         _ => return Err(Fault::usage("`--commit` is for one commit or two").into()),
     };
     match global.format {
-        Format::Json => super::print(&format!("{}\n", serde_json::to_string_pretty(&explained)?)),
+        Format::Json => documents::EXPLAIN.print_list("images", &explained),
         Format::Text | Format::Github => super::print(&explained.iter().map(text).collect::<String>()),
     }
 }

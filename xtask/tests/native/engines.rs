@@ -100,7 +100,7 @@ fn plan_explain_and_base_list_know_images_of_either() {
     let listed = |what: &str| {
         let rows = repo.xtask(&["base", "list", "--format", "json"]).run().ok().stdout;
         let rows: Value = serde_json::from_str(&rows).unwrap();
-        let row = rows
+        let row = rows["bases"]
             .as_array()
             .unwrap()
             .iter()
