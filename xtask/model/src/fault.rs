@@ -5,9 +5,11 @@
 
 use std::fmt;
 
+/// Exit codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Exit {
+    /// A bug in xtask.
     Bug = 1,
     /// Wrong usage, or an invalid policy or input file.
     Usage = 2,
@@ -17,6 +19,19 @@ pub enum Exit {
     Drift = 6,
     /// Ended by Ctrl-C or SIGTERM (128 + SIGINT).
     Interrupted = 130,
+}
+
+impl Exit {
+    /// Every code but 0 with its meaning, for help and the reference.
+    pub const MEANINGS: [(Self, &'static str); 7] = [
+        (Self::Bug, "a bug in xtask"),
+        (Self::Usage, "wrong usage, or an invalid policy or input file"),
+        (Self::Missing, "a tool or engine is missing"),
+        (Self::Build, "a build, step or smoke test failed"),
+        (Self::Network, "a registry or the network failed"),
+        (Self::Drift, "a check found a difference"),
+        (Self::Interrupted, "interrupted"),
+    ];
 }
 
 /// An expected failure, in the parts in which it is shown.

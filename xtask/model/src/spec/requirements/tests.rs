@@ -153,7 +153,7 @@ fn what_a_locked_build_cannot_use_is_refused_with_its_reason() {
     refused("a @ git+https://h/a", ":1:5: a version control checkout");
     refused("-r https://h/r.txt", ":1:4: a file from the network");
     refused("-r ${DIR}/r.txt", ":1:4: the name of a file");
-    refused("a --config-settings x=y", ":1:3: `--config-settings` is for building");
+    refused("a --config-settings x=y", ":1:3: `--config-settings` is a build setting");
     refused("a --pre", ":1:3: `--pre` must be on its own line");
     refused("--hash=sha256:00", ":1:1: expected a requirement before `--hash`");
     refused("a --hash=sha256:00", ":1:10: expected 64 hex digits");
