@@ -73,8 +73,6 @@ const NOT_YET: &[&str] = &[
     "docs/troubleshooting.md",
     "xtask/bench/",
     "xtask/fuzz/",
-    "xtask/host/",
-    "xtask/model/",
     "xtask/native/",
     "xtask/src/",
     "xtask/tests/",

@@ -54,7 +54,8 @@ impl Client {
         let what = format!("cannot list the tags of `{repository}`");
         let (endpoint, url) = self.of(repository, "tags/list")?;
         let mut all = Vec::new();
-        let read = self.pages(&endpoint, &what, repository, url.query([("n", "1000")]), "", |page: Tags| {
+        let ask = ApiRequest::new(&what, Method::GET, url.query([("n", "1000")]), pull(repository));
+        let read = self.pages(&endpoint, ask, |page: Tags| {
             all.extend(page.tags.unwrap_or_default());
         })?;
         all.sort();
@@ -77,8 +78,9 @@ impl Client {
         let (endpoint, url) = self.of(repository, &format!("referrers/{digest}"))?;
         let url = url.query(artifact_type.map(|wanted| ("artifactType", wanted)));
         let mut all = Vec::new();
-        let accept = "application/vnd.oci.image.index.v1+json";
-        let read = self.pages(&endpoint, &what, repository, url, accept, |page: Index| {
+        let ask = ApiRequest::new(&what, Method::GET, url, pull(repository))
+            .header("accept", "application/vnd.oci.image.index.v1+json");
+        let read = self.pages(&endpoint, ask, |page: Index| {
             all.extend(page.manifests.unwrap_or_default());
         })?;
         match read {
@@ -107,20 +109,11 @@ impl Client {
     fn pages<T: DeserializeOwned>(
         &self,
         endpoint: &Endpoint,
-        what: &str,
-        repository: &Repository,
-        first: Url,
-        accept: &str,
+        mut ask: ApiRequest<'_>,
         mut take: impl FnMut(T),
     ) -> Result<Result<(), ErrorResponse>, Fault> {
-        let mut next = Some(first);
         let mut retry = Retry::new(&self.options);
         for _ in 0..PAGES {
-            let Some(url) = next else { return Ok(Ok(())) };
-            let mut ask = ApiRequest::new(what, Method::GET, url, pull(repository));
-            if !accept.is_empty() {
-                ask = ask.header("accept", accept);
-            }
             let read = self.send_within(endpoint, &ask, &mut retry, |reply| match reply.status {
                 200 => page(reply).map(Ok),
                 _ => Ok(Err(ErrorResponse::read(reply))),
@@ -133,9 +126,12 @@ impl Client {
             // A list is as long as it is: each page adds the time of a short document.
             retry.deadline.grow(bytes.max(PAGE));
             take(content);
-            next = link;
+            match link {
+                Some(next) => ask.url = next,
+                None => return Ok(Ok(())),
+            }
         }
-        Err(Fault::network(what).cause(format!("the list has more than {PAGES} pages")))
+        Err(Fault::network(ask.what).cause(format!("the list has more than {PAGES} pages")))
     }
 }
 

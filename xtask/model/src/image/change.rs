@@ -465,7 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_is_judged_by_what_it_changes_and_by_what_is_there() {
+    fn a_change_is_classified_by_its_differences_and_by_presence() {
         let nothing = "nothing that an image is made of changed";
         let absent = || builds(Presence::Absent, "the registry lost it");
         let unknown = || planned(Presence::Unknown("it timed out".to_owned()), None);

@@ -102,7 +102,7 @@ impl Engine {
 /// `[root]`
 #[derive(Clone, Debug)]
 pub struct Root {
-    /// The image under everything, by tag; its digests stand in `images.lock`.
+    /// The image under everything, by tag; its digests are in `images.lock`.
     pub image: Reference,
     /// The Python of the root, for which requirements are resolved: `3.12`.
     pub python: String,
@@ -296,7 +296,7 @@ pub struct Step {
 pub struct Ci {
     /// The runner of each platform, by label; those that are not named have GitHub's own.
     pub runners: BTreeMap<Platform, String>,
-    /// When everything is built anew for security updates, as cron spells it, in UTC.
+    /// Schedule of the rebuild for security updates, in cron syntax, UTC.
     pub schedule: String,
     /// Minutes after which a job that builds is ended.
     pub timeout_minutes: u32,

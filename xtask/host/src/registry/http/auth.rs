@@ -88,8 +88,7 @@ impl Auth {
         endpoint: &Endpoint,
         scopes: &mut Scopes,
         reply: &HttpResponse,
-        sent: Option<&str>,
-        count: u32,
+        Attempt { sent, count }: Attempt<'_>,
     ) -> Result<bool, Fault> {
         let values = reply.headers.get_all("www-authenticate").iter().filter_map(|value| value.to_str().ok());
         let Some(challenge) = choose(values) else { return Ok(false) };
@@ -112,6 +111,12 @@ impl Auth {
             }
         }
     }
+}
+
+/// A request that was answered with 401: its header, and the number of such answers in a row.
+pub(in crate::registry) struct Attempt<'a> {
+    pub(in crate::registry) sent: Option<&'a str>,
+    pub(in crate::registry) count: u32,
 }
 
 /// Token server and the service for which it issues tokens.

@@ -2,7 +2,7 @@
 //!
 //! `Authorization` is sent to the registry's own origin only, however a redirect or a `Location` is spelled.
 
-use super::auth::{AuthContext, Scopes};
+use super::auth::{Attempt, AuthContext, Scopes};
 use super::deadline::Deadline;
 use super::error_response::{ErrorResponse, create_hint, login_hint};
 use super::retry::{Retry, is_retryable};
@@ -83,14 +83,8 @@ impl Client {
             // One answer to learn the challenge, one because a token was spent; a third would change nothing.
             if reply.status == 401 && ours && challenges < 2 {
                 challenges += 1;
-                if self.auth.challenged(
-                    &context,
-                    endpoint,
-                    &mut scopes,
-                    &reply,
-                    authorization.as_deref(),
-                    challenges,
-                )? {
+                let attempt = Attempt { sent: authorization.as_deref(), count: challenges };
+                if self.auth.challenged(&context, endpoint, &mut scopes, &reply, attempt)? {
                     continue;
                 }
             }

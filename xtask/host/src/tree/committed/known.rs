@@ -27,7 +27,7 @@ pub(super) struct Known {
     dockerfile: String,
     meaning: Vec<String>,
     files: Vec<ContextEntry>,
-    /// Pointer files of Git LFS among them, with the digests of the contents that they stand for.
+    /// Pointer files of Git LFS among them, with the digests of their contents.
     pointers: BTreeMap<Digest, Digest>,
     binary: Option<BinaryKey>,
 }

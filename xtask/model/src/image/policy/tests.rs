@@ -1,4 +1,4 @@
-//! The policy of this repository, and policies that do not hold.
+//! The policy of this repository, and invalid policies.
 
 use super::*;
 use expect_test::{Expect, expect};
@@ -64,7 +64,7 @@ fn a_stage_has_a_recipe_that_exists() {
 }
 
 #[test]
-fn every_problem_is_told_at_once() {
+fn every_problem_is_reported_at_once() {
     let text = r#"
 [project]
 name = ""
@@ -105,7 +105,7 @@ enhanced = "dockerfiles/Missing"
 }
 
 #[test]
-fn a_document_that_is_no_toml_says_where() {
+fn invalid_toml_is_reported_with_its_place() {
     refuses(
         "[project\nname = 1",
         expect![[r#"
@@ -277,7 +277,7 @@ uses = "size-budget"
 }
 
 #[test]
-fn a_secret_is_no_build_argument() {
+fn a_secret_is_not_a_build_argument() {
     let text = GOOD.replace("[app.binary]", "args = { NPM_TOKEN = \"x\" }\n[app.binary]");
     let fault = parse(&text, &|_| true).unwrap_err();
     assert!(fault.what.contains("build argument `NPM_TOKEN` looks like a secret"), "{fault}");
