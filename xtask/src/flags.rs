@@ -337,6 +337,9 @@ Examples:
         /// Run only tests whose name contains this
         #[arg(value_name = "FILTER")]
         filter: Option<String>,
+        /// Run only unit tests and tests of the command line: needs no engine, installs nothing, takes under a minute once compiled
+        #[arg(long)]
+        quick: bool,
     },
     /// Write `.github/workflows` from the policy
     Workflows {

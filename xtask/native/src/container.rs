@@ -3,15 +3,17 @@
 //! A [`Runner`] says which way an image goes, an [`Image`] runs it, and a [`Running`] is what has been started. Whatever way,
 //! a container ends with its value; nothing here builds, publishes or names anything.
 
-pub mod bare;
 mod docked;
-pub mod guard;
-mod inside;
+/// Containers made by this program. Elsewhere, and with `--cfg xtask_portable`, `elsewhere.rs` has the same names.
+#[cfg(all(target_os = "linux", not(xtask_portable)))]
+mod linux;
+#[cfg(not(all(target_os = "linux", not(xtask_portable))))]
+#[path = "container/elsewhere.rs"]
+mod linux;
 pub mod program;
-mod stream;
 pub mod unpacked;
 
-pub use inside::inside;
+pub use linux::{bare, guard, inside};
 
 use bare::{Bare, Contained};
 use serde::{Deserialize, Serialize};

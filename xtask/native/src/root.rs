@@ -15,7 +15,7 @@ use std::io::{self, BufReader, BufWriter, Write};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use xtask_host::docker::debian::{self, Archive, Host, Source};
-use xtask_host::docker::engine;
+use xtask_host::linux;
 use xtask_host::process::{self, Command};
 use xtask_host::registry::layout::Layout;
 use xtask_host::scratch::{self, Scratch};
@@ -116,6 +116,7 @@ fn packages(config: &Config) -> Option<Vec<(String, String)>> {
 /// Makes the root anew and stores it in the layout under [`Recipe::ref_name`]. `work` is for what is in the making, and for
 /// mmdebstrap where the host has none.
 pub fn build(recipe: &Recipe, work: &Path, layout: &Layout, platform: &Platform) -> Result<Root, Fault> {
+    linux::require("a Debian root")?;
     if *platform != Platform::host() {
         return Err(Fault::usage(format!("cannot make a Debian root for `{platform}` on `{}`", Platform::host()))
             .cause("the packages' own scripts run while it is made, and need the processor they are for")
@@ -155,7 +156,7 @@ pub fn sweep(work: &Path, rights: impl Fn() -> Result<guard::Rights, Fault>) {
     let Ok(work) = fs::canonicalize(work) else { return };
     scratch::sweep(&work, &[SCRATCH, OLD_SCRATCH], |path| {
         // Nothing is removed through a mount, which would be the host's own `/proc` or `/dev`.
-        engine::unmount_under(path).map_err(io::Error::other)?;
+        linux::unmount_under(path).map_err(io::Error::other)?;
         if !path.is_dir() {
             return fs::remove_file(path);
         }

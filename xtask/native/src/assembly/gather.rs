@@ -9,6 +9,7 @@ use crate::layer::item::{Bytes, Content};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::path::Path;
+use xtask_host::linux;
 use xtask_host::tree::context::{self, Picked};
 use xtask_model::fault::Fault;
 use xtask_model::image::context::{ContextPath, Kind, Match};
@@ -106,13 +107,12 @@ fn is_packed(head: &[u8]) -> bool {
 
 /// BuildKit copies no extended attribute of the context. That a program loses what it may do is told rather than done.
 fn without_capabilities(file: &Path, path: &ContextPath, source: &Source) -> Result<(), Fault> {
-    let mut buffer = [0; 64];
-    match rustix::fs::lgetxattr(file, "security.capability", &mut buffer[..]) {
-        Ok(_) => Err(Fault::usage(format!("`{path}` in the build context has file capabilities, which no copy keeps"))
-            .needed_by(format!("`{}`", source.place))
-            .hint(format!("take them away with `setcap -r {path}`, and let the container's runtime give them"))),
-        Err(_) => Ok(()),
+    if !linux::has_capabilities(file) {
+        return Ok(());
     }
+    Err(Fault::usage(format!("`{path}` in the build context has file capabilities, which no copy keeps"))
+        .needed_by(format!("`{}`", source.place))
+        .hint(format!("take them away with `setcap -r {path}`, and let the container's runtime give them")))
 }
 
 /// The size of a file that was yet to be made when it was taken.

@@ -446,6 +446,12 @@ pub const TABLES: &[Table] = &[
                 "gives the tests a Kubernetes cluster, which `KUBECONFIG` names",
             ),
             key(
+                "laptops",
+                Kind::Choices(&["macos"]),
+                Default::None,
+                "a job for each processor of these systems compiles xtask and runs `cargo xtask test --quick`",
+            ),
+            key(
                 "gate-factor",
                 Kind::AtLeast(1.0),
                 Default::None,

@@ -6,9 +6,9 @@
 //! Nothing is listened to on the host, nothing kept on disk, and nothing outlives the thread that started it.
 
 use super::inside::{self, Join, News, OURSELVES, Rights, Start, Task};
-use super::program::{Accounts, Program};
 use super::stream::{Stream, Streams};
-use super::{Launch, Manner};
+use crate::container::program::{Accounts, Program};
+use crate::container::{Launch, Manner};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
