@@ -64,6 +64,7 @@ fn written(folder: &Path) -> Vec<PathBuf> {
     let two = text.replace("[\"linux/amd64\"]", "[\"linux/amd64\", \"linux/arm64\"]");
     let docker = two.replace("engine = \"native\"", "engine = \"docker\"");
     let other = text.replace("\"main\"", "\"release/a+b\"").replace("ghcr.io/acme", "registry.example:5000/team/x");
+    let other = other.replace("[ci]\n", "[ci]\nlaptops = [\"macos\"]\n");
     let below = xtask_model::record::workflows::Place::new("services/app", "").unwrap();
     let mut paths = Vec::new();
     let laptops = docker.replace("[ci]\n", "[ci]\nlaptops = [\"macos\"]\n");

@@ -2,9 +2,9 @@
 //!
 //! Every command that changes something prints the change first; what cannot be undone needs `--yes`.
 
-use crate::build;
 use crate::documents;
 use crate::flags::{BaseCommand, Format, Global};
+use crate::pipeline;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -33,17 +33,17 @@ pub fn run(global: &Global, command: &BaseCommand) -> anyhow::Result<()> {
     if global.offline {
         return Err(Fault::usage("`base` cannot be used with `--offline`: bases are in the registry").into());
     }
-    let desk = Desk::open(global)?;
+    let bases = Bases::open(global)?;
     match command {
-        BaseCommand::List => desk.list(global),
-        BaseCommand::Pin { name, .. } => Ok(desk.pin(name.as_deref())?),
-        BaseCommand::Rollback { name, yes } => Ok(desk.rollback(name.as_deref(), *yes)?),
-        BaseCommand::Prune { keep, older_than, yes } => desk.prune(global, *keep, *older_than, *yes),
+        BaseCommand::List => bases.list(global),
+        BaseCommand::Pin { name, .. } => Ok(bases.pin(name.as_deref())?),
+        BaseCommand::Rollback { name, yes } => Ok(bases.rollback(name.as_deref(), *yes)?),
+        BaseCommand::Prune { keep, older_than, yes } => bases.prune(global, *keep, *older_than, *yes),
     }
 }
 
 /// Values that all subcommands need.
-struct Desk {
+struct Bases {
     tree: Tree,
     client: Client,
     bases: Repository,
@@ -66,7 +66,7 @@ struct Row<'a> {
     used_by: Vec<&'a Tag>,
 }
 
-impl Desk {
+impl Bases {
     fn open(global: &Global) -> Result<Self, Fault> {
         let tree = global.tree()?;
         let pinned = facts::images_lock(&tree)?.base;
@@ -88,7 +88,7 @@ impl Desk {
     /// The survey and, if it is known, this tree's fingerprint, gathered in parallel.
     fn survey_and_mine(&self, global: &Global, referrers: bool) -> Result<(Survey, Option<Fingerprint>), Fault> {
         let (survey, mine) = std::thread::scope(|scope| {
-            let mine = scope.spawn(|| build::base_fingerprint(global));
+            let mine = scope.spawn(|| pipeline::base_fingerprint(global));
             (self.survey(referrers), mine.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         });
         let mine =
@@ -167,7 +167,7 @@ impl Desk {
         }
         self.refuse_lost(to)?;
         let now = clock::now();
-        let told = |base: &Base| {
+        let described = |base: &Base| {
             let commit = base.revision.as_deref().map_or("no commit", |revision| &revision[..12.min(revision.len())]);
             format!(
                 "`{}` ({}, of {commit}, {} old)",
@@ -177,10 +177,10 @@ impl Desk {
             )
         };
         match survey.latest() {
-            Some(from) => terminal::step("from", &told(from)),
+            Some(from) => terminal::step("from", &described(from)),
             None => terminal::step("from", "nothing: there is no `latest`"),
         }
-        terminal::step("to", &told(to));
+        terminal::step("to", &described(to));
         terminal::step("", "apps do not change; the next build of a later commit moves `latest` forward again");
         terminal::step("", "(a build of this commit does not); to keep a base, pin it: `cargo xtask base pin`");
         if !yes {
@@ -202,7 +202,7 @@ impl Desk {
         let rules = Rules { keep, older_than, now: clock::now(), this_tree: mine, pinned: self.pinned };
         let plan = bases::prune(&survey, &rules);
         // A running build may use a layout that is to be deleted, or be about to replace it.
-        let lock = if yes { Some(build::lock_images(&self.tree.images())?) } else { None };
+        let lock = if yes { Some(pipeline::lock_images(&self.tree.images())?) } else { None };
         let layouts = Layouts::plan(&self.tree, mine)?;
         if global.format == Format::Json {
             let json = serde_json::json!({"registry": plan, "layouts": layouts.verdicts});

@@ -117,11 +117,7 @@ impl<'a> PythonPackages<'a> {
     /// A lock or script that cannot be read, a platform for which there are no wheels, a stage that is told to compile.
     pub fn new(request: &Request<'_>, foundation: &'a dyn Foundation) -> Result<Self, Fault> {
         let Request { root, base, platform, .. } = *request;
-        if let Some(packages) = request.args.get("BUILD_PACKAGES").filter(|packages| !packages.trim().is_empty()) {
-            return Err(Fault::usage(format!("`BUILD_PACKAGES` asks for `{packages}`, to compile with"))
-                .needed_by("the recipe `python-packages`, which compiles nothing")
-                .hint("build this base with docker: `--engine docker`"));
-        }
+        settings(request.args, platform, request.python)?;
         let read = |path: &Path| {
             std::fs::read_to_string(root.join(path))
                 .map_err(|error| Fault::usage(format!("cannot read `{}`", path.display())).cause(error))
@@ -145,11 +141,7 @@ impl<'a> PythonPackages<'a> {
         let config = foundation.config();
         let told = version(config);
         let python = told.clone().unwrap_or_else(|| request.python.to_owned());
-        let environment = Environment::new(&python, platform).ok_or_else(|| {
-            Fault::usage(format!("cannot install packages for `{platform}` without running its root"))
-                .cause("wheels are chosen for `linux/amd64` and `linux/arm64`")
-                .hint("build this base with docker: `--engine docker`")
-        })?;
+        let environment = environment(&python, platform)?;
         let packages = environment.packages(&lock)?;
         wheels(&lock, &packages)?;
         let groups = groups::groups(&packages, &direct);
@@ -176,7 +168,7 @@ impl<'a> PythonPackages<'a> {
         // were checked together, on this root.
         let own = serde_json::json!({
             "recipe": "python-packages/environment", "schema": SCHEMA, "home": HOME, "python": environment.minor(),
-            "path": paths(config), "root": layers, "install": install, "check": check, "compiler": compiler.to_json(),
+            "path": paths(config), "root": layers, "install": install, "check": check, "compiler": compiler.proof(),
             "parts": parts.iter().map(|part| part.recipe).collect::<Vec<_>>(),
         });
         parts.push(part(format!("environment of Python {}", environment.minor()), &own));
@@ -437,7 +429,37 @@ impl Realise for PythonPackages<'_> {
     }
 }
 
+/// Refuses settings of the stage that the recipe does not support: what can be known before there is a root.
+///
+/// # Errors
+/// Packages to compile with; a platform for which no wheels are chosen.
+pub(super) fn settings(args: &BTreeMap<String, String>, platform: &Platform, python: &str) -> Result<(), Fault> {
+    if let Some(packages) = args.get("BUILD_PACKAGES").filter(|packages| !packages.trim().is_empty()) {
+        return Err(Fault::usage(format!("`BUILD_PACKAGES` asks for `{packages}`, to compile with"))
+            .needed_by("the recipe `python-packages`, which compiles nothing")
+            .hint("build this base with docker: `--engine docker`"));
+    }
+    environment(python, platform).map(drop)
+}
+
+fn environment(python: &str, platform: &Platform) -> Result<Environment, Fault> {
+    Environment::new(python, platform).ok_or_else(|| {
+        Fault::usage(format!("cannot install packages for `{platform}` without running its root"))
+            .cause("wheels are chosen for `linux/amd64` and `linux/arm64`")
+            .hint("build this base with docker: `--engine docker`")
+    })
+}
+
 impl Compiler {
+    /// What the recipe of the environment says of it: on Linux, a layer that was made without the import of every package is
+    /// not taken for one that was made with it.
+    fn proof(&self) -> serde_json::Value {
+        match self {
+            Self::Host(host) if linux::PRESENT => host.version.clone().into(),
+            _ => self.to_json(),
+        }
+    }
+
     /// What a recipe says of it: all Pythons of one magic number give the same byte code.
     fn to_json(&self) -> serde_json::Value {
         match self {
