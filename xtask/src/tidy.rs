@@ -7,6 +7,7 @@ mod files;
 mod images;
 mod links;
 mod manifests;
+mod portable;
 mod text;
 
 pub use files::Files;
@@ -44,8 +45,8 @@ impl fmt::Display for Violation {
 
 /// Every violation of every rule, by place.
 pub fn check(files: &Files) -> Vec<Violation> {
-    let rules: [fn(&Files) -> Vec<Violation>; 5] =
-        [text::check, edges::check, manifests::check, images::check, links::check];
+    let rules: [fn(&Files) -> Vec<Violation>; 6] =
+        [text::check, edges::check, portable::check, manifests::check, images::check, links::check];
     let mut found: Vec<Violation> = rules.iter().flat_map(|rule| rule(files)).collect();
     found.sort();
     found
