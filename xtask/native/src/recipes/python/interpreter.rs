@@ -315,7 +315,11 @@ mod tests {
 
     #[test]
     fn the_table_agrees_with_this_machines_python() {
-        let Some(host) = Interpreter::of_host("python3") else { return println!("skipped: no `python3` on the PATH") };
+        let Some(host) = Interpreter::of_host("python3") else {
+            assert_ne!(std::env::var("XTASK_REQUIRE_REAL").as_deref(), Ok("1"), "no `python3` on the PATH");
+            println!("skipped: no `python3` on the PATH");
+            return;
+        };
         let minor = host.version.rsplit_once('.').unwrap().0;
         assert!(magic(minor).is_none_or(|magic| magic == host.magic), "{host:?}");
     }
