@@ -35,7 +35,7 @@ impl Machine {
     /// Looks around. Tools that do not answer are left out.
     pub fn look(tree: &Tree) -> Self {
         // What cannot be compared is not taken for the commit.
-        let differs = xtask::build::compare_with_commit(tree, true)
+        let differs = xtask::pipeline::compare_with_commit(tree, true)
             .map_or(true, |images| images.iter().any(|(_, differences)| !differences.is_empty()));
         let cpuinfo = read("/proc/cpuinfo");
         let memory = field(&read("/proc/meminfo"), "MemTotal", ':').unwrap_or_default();

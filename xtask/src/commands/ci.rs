@@ -1,7 +1,6 @@
-//! `ci`: what CI runs and what a person runs before pushing, phase by phase, each with its seconds. `--only` runs what is enough for
-//! a small change.
+//! `ci`: everything that CI runs, phase by phase, each with its seconds. `--only` runs the phases that a small change needs.
 //!
-//! Ends at the first phase that fails, with that phase's exit code. What it starts it ends again.
+//! Stops at the first phase that fails, with that phase's exit code. Stops the engine that it started.
 
 mod deny;
 
@@ -32,12 +31,13 @@ pub fn run(global: &Global, only: Option<&str>) -> anyhow::Result<()> {
                 if status.success() { Ok(()) } else { Err(command.failed(Exit::Build, status).hint(hint).into()) }
             })?;
         }
-        phases.tell();
+        phases.print();
         return Ok(());
     }
     phases.run("tidy", || super::tidy::run(global))?;
-    phases.run("clippy", || cargo(&root, CLIPPY, "", "fix what it says: `cargo clippy --workspace --all-targets`"))?;
-    phases.run("doc", || cargo(&root, DOC, "-D warnings", "fix what it says: `cargo doc --workspace --no-deps`"))?;
+    phases
+        .run("clippy", || cargo(&root, CLIPPY, "", "fix the warnings of `cargo clippy --workspace --all-targets`"))?;
+    phases.run("doc", || cargo(&root, DOC, "-D warnings", "fix the warnings of `cargo doc --workspace --no-deps`"))?;
     phases.run("deny", || deny::check(&root, global.offline))?;
     phases.run("lock", || Ok(super::lock::check(global)?))?;
     let engine = phases.run("engine", || Ok(Engine::start(&root)?))?;
@@ -45,7 +45,7 @@ pub fn run(global: &Global, only: Option<&str>) -> anyhow::Result<()> {
     phases.run("portable", || portable(&root))?;
     phases.run("images", || images(global, &engine))?;
     drop(engine);
-    phases.tell();
+    phases.print();
     Ok(())
 }
 
@@ -67,7 +67,7 @@ fn selected(global: &Global, only: &str) -> Result<Option<Vec<String>>, Fault> {
 const CLIPPY: &[&str] = &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
 const DOC: &[&str] = &["doc", "--workspace", "--no-deps"];
 
-/// The phases that are over.
+/// Finished phases.
 #[derive(Default)]
 struct Phases(Vec<(&'static str, Duration)>);
 
@@ -79,13 +79,13 @@ impl Phases {
         let done = phase();
         self.0.push((name, began.elapsed()));
         if done.is_err() {
-            self.tell();
+            self.print();
             terminal::warn(&format!("`{name}` failed; later phases were not run"));
         }
         done
     }
 
-    fn tell(&self) {
+    fn print(&self) {
         for (name, took) in &self.0 {
             terminal::step(name, &quantity::seconds(*took));
         }
@@ -138,7 +138,7 @@ const PORTABLE_TEST: &[&str] = &[
     "portable",
 ];
 
-/// A real build into the engine's registry, and questions to the app that came of it.
+/// A real build into the engine's registry, with smoke tests of the app.
 fn images(global: &Global, engine: &Engine) -> anyhow::Result<()> {
     let registry = &engine.state().registry;
     let registry = registry.parse().map_err(|error| Fault::build(format!("cannot use `{registry}`: {error}")))?;

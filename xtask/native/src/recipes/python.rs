@@ -117,11 +117,7 @@ impl<'a> PythonPackages<'a> {
     /// A lock or script that cannot be read, a platform for which there are no wheels, a stage that is told to compile.
     pub fn new(request: &Request<'_>, foundation: &'a dyn Foundation) -> Result<Self, Fault> {
         let Request { root, base, platform, .. } = *request;
-        if let Some(packages) = request.args.get("BUILD_PACKAGES").filter(|packages| !packages.trim().is_empty()) {
-            return Err(Fault::usage(format!("`BUILD_PACKAGES` asks for `{packages}`, to compile with"))
-                .needed_by("the recipe `python-packages`, which compiles nothing")
-                .hint("build this base with docker: `--engine docker`"));
-        }
+        settings(request.args, platform, request.python)?;
         let read = |path: &Path| {
             std::fs::read_to_string(root.join(path))
                 .map_err(|error| Fault::usage(format!("cannot read `{}`", path.display())).cause(error))
@@ -145,11 +141,7 @@ impl<'a> PythonPackages<'a> {
         let config = foundation.config();
         let told = version(config);
         let python = told.clone().unwrap_or_else(|| request.python.to_owned());
-        let environment = Environment::new(&python, platform).ok_or_else(|| {
-            Fault::usage(format!("cannot install packages for `{platform}` without running its root"))
-                .cause("wheels are chosen for `linux/amd64` and `linux/arm64`")
-                .hint("build this base with docker: `--engine docker`")
-        })?;
+        let environment = environment(&python, platform)?;
         let packages = environment.packages(&lock)?;
         wheels(&lock, &packages)?;
         let groups = groups::groups(&packages, &direct);
@@ -435,6 +427,27 @@ impl Realise for PythonPackages<'_> {
             })
             .collect()
     }
+}
+
+/// Refuses settings of the stage that the recipe does not support: what can be known before there is a root.
+///
+/// # Errors
+/// Packages to compile with; a platform for which no wheels are chosen.
+pub(super) fn settings(args: &BTreeMap<String, String>, platform: &Platform, python: &str) -> Result<(), Fault> {
+    if let Some(packages) = args.get("BUILD_PACKAGES").filter(|packages| !packages.trim().is_empty()) {
+        return Err(Fault::usage(format!("`BUILD_PACKAGES` asks for `{packages}`, to compile with"))
+            .needed_by("the recipe `python-packages`, which compiles nothing")
+            .hint("build this base with docker: `--engine docker`"));
+    }
+    environment(python, platform).map(drop)
+}
+
+fn environment(python: &str, platform: &Platform) -> Result<Environment, Fault> {
+    Environment::new(python, platform).ok_or_else(|| {
+        Fault::usage(format!("cannot install packages for `{platform}` without running its root"))
+            .cause("wheels are chosen for `linux/amd64` and `linux/arm64`")
+            .hint("build this base with docker: `--engine docker`")
+    })
 }
 
 impl Compiler {
