@@ -65,7 +65,7 @@ impl Interpreter {
         ["LD_LIBRARY_PATH", "LD_PRELOAD", "LD_AUDIT"].into_iter().fold(call, Command::env_remove)
     }
 
-    /// Whether it makes the byte code that a root with this minor version reads.
+    /// True if it makes the byte code that a root with this minor version reads.
     pub(super) fn compiles_for(&self, minor: &str) -> bool {
         self.version.starts_with(&format!("{minor}.")) && magic(minor).is_none_or(|magic| magic == self.magic)
     }
