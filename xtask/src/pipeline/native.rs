@@ -59,7 +59,7 @@ pub(super) fn shown(context: &Context<'_>, image: &Image<'_>, order: &ImageOrder
     let unknown = match &order.from.place {
         FromPlace::NotBuilt => Some("the image that it is built on is built first".to_owned()),
         FromPlace::Registry if context.request.offline => {
-            Some(format!("`{}` is in a registry, which `--offline` does not ask", order.from.name()))
+            Some(format!("`{}` is in a registry, which `--offline` does not contact", order.from.name()))
         }
         FromPlace::Registry | FromPlace::Layout(_) => None,
     };
