@@ -288,8 +288,8 @@ fn fill_a_store() {
             let layer = store.put(&recipe, |sink| write(&items, Codec::new(Compression::Gzip), 2, sink)).unwrap();
             let opened = store.open_layer(&layer).unwrap().unwrap();
             let mut reader = Reader::open(opened, Some(&layer.diff_id), Limits::default()).unwrap();
-            let outline = xtask_native::layer::outline::of(&mut reader).unwrap();
-            store.put_outline(&layer.diff_id, &outline).unwrap();
+            let toc = xtask_native::layer::toc::of(&mut reader).unwrap();
+            store.put_toc(&layer.diff_id, &toc).unwrap();
             store.put_document(&recipe.hex().into_bytes()).unwrap();
         }
         store.prune().unwrap();

@@ -27,11 +27,11 @@ use xtask_model::image::policy::{self, Policy};
 use xtask_model::spec::oci::{Config, Manifest};
 use xtask_model::spec::reference::{Digest, Platform};
 use xtask_native::layer::item::{Bytes, Content, Item};
-use xtask_native::layer::unpack::Unpacked;
+use xtask_native::layer::unpack::Unpacker;
 use xtask_native::layer::{Limits, Reader};
 use xtask_native::recipes::python::{PythonPackages, Request};
 use xtask_native::recipes::stage::{Foundation, Realise, Selection};
-use xtask_native::recipes::user::User;
+use xtask_native::recipes::user::UserStage;
 use xtask_native::root::{self, Recipe};
 
 /// Scripts and what they need, C and C++ extensions, headers, and a package of one file; pinned, so that the test is of us.
@@ -119,7 +119,7 @@ impl Foundation for Root {
         if !part.exists() {
             let layout = Layout::open_or_create(&self.layout)?;
             let blob = std::fs::File::open(layout.blob_path(&self.blob)).unwrap();
-            Unpacked::open(&part)?.only(some.has).apply(&mut Reader::open(blob, None, Limits::default())?)?;
+            Unpacker::open(&part)?.only(some.has).apply(&mut Reader::open(blob, None, Limits::default())?)?;
             self.spoiled.iter().for_each(|path| std::fs::remove_dir_all(part.join(path)).unwrap());
         }
         Ok(part)
@@ -389,7 +389,7 @@ fn recipes_make_what_docker_makes() {
     ] {
         assert!(packages.contains_key(path), "{path}");
     }
-    let user = User::new(&arguments(), &root).unwrap_or_else(|fault| panic!("{fault}"));
+    let user = UserStage::new(&arguments(), &root).unwrap_or_else(|fault| panic!("{fault}"));
     let mut ours = packages;
     ours.extend(tree(&all(&user)));
     // The stage's folder is root's; the base gives it to the user as it copies.

@@ -6,10 +6,10 @@
 mod buildah;
 mod goal;
 mod growth;
-mod ours;
+mod native;
 mod peers;
 mod rewrite;
-mod rig;
+mod harness;
 mod rows;
 pub mod table;
 
@@ -19,7 +19,7 @@ use super::machine::{self, Machine};
 use super::scenarios::Sample;
 use super::statistics::{Summary, by_phase, ratio};
 use peers::Start;
-use rig::Rig;
+use harness::Harness;
 use rows::{ROWS, Row, Side};
 use serde::Serialize;
 use xtask_host::process::{self, Command};
@@ -32,7 +32,7 @@ pub const RUNS: u32 = 7;
 
 /// Everything that was compared.
 #[derive(Clone, Debug, Serialize)]
-pub struct Results {
+pub struct Comparison {
     /// In the table's order.
     pub rows: Vec<Compared>,
     /// Where and with what.
@@ -79,16 +79,16 @@ pub fn select(filter: Option<&str>) -> Result<Vec<&'static Row>, Fault> {
 }
 
 /// Measures the rows, each side `runs` times, or less often where it takes long.
-pub fn run(tree: &Tree, chosen: &[&Row], runs: u32) -> Result<Results, Fault> {
-    let mut machine = super::look(tree);
-    let mut rig = Rig::open(tree)?;
-    let rows = chosen.iter().map(|row| measure(&mut rig, row, runs)).collect::<Result<_, _>>()?;
-    super::ask_docker(&mut machine, &rig.shop);
+pub fn run(tree: &Tree, chosen: &[&Row], runs: u32) -> Result<Comparison, Fault> {
+    let mut machine = super::read_machine(tree);
+    let mut harness = Harness::open(tree)?;
+    let rows = chosen.iter().map(|row| measure(&mut harness, row, runs)).collect::<Result<_, _>>()?;
+    super::ask_docker(&mut machine, &harness.workspace);
     if process::found("buildah").is_some() {
         machine.ask("buildah", &Command::new("buildah").arg("--version"));
     }
     machine.load.1 = machine::load();
-    Ok(Results { rows, machine })
+    Ok(Comparison { rows, machine })
 }
 
 /// What a side has come to.
@@ -98,13 +98,13 @@ struct Tally {
     why: Option<String>,
 }
 
-fn measure(rig: &mut Rig, row: &Row, runs: u32) -> Result<Compared, Fault> {
-    rig.begin(row.edit)?;
+fn measure(harness: &mut Harness, row: &Row, runs: u32) -> Result<Compared, Fault> {
+    harness.begin(row.edit)?;
     let mut tallies: Vec<Tally> = row.sides.iter().map(|_| Tally::default()).collect();
     if row.start == Start::Warm {
         for (side, tally) in row.sides.iter().zip(&mut tallies) {
             terminal::step("warming", &format!("{}: {}", row.name, side.by));
-            once(rig, row, side, tally)?;
+            once(harness, row, side, tally)?;
             tally.samples.clear();
         }
     }
@@ -114,7 +114,7 @@ fn measure(rig: &mut Rig, row: &Row, runs: u32) -> Result<Compared, Fault> {
             continue;
         }
         terminal::step("measuring", &format!("{}: {}, run {run}", row.name, side.by));
-        once(rig, row, side, tally)?;
+        once(harness, row, side, tally)?;
         if let Some(sample) = tally.samples.last() {
             terminal::step("took", &format!("{:.3} s", sample.seconds));
         }
@@ -134,12 +134,12 @@ fn order(row: &Row, runs: u32) -> Vec<(u32, usize)> {
 }
 
 /// One build of a side after one more edit. What another builder cannot do is noted.
-fn once(rig: &mut Rig, row: &Row, side: &Side, tally: &mut Tally) -> Result<(), Fault> {
+fn once(harness: &mut Harness, row: &Row, side: &Side, tally: &mut Tally) -> Result<(), Fault> {
     process::interrupted()?;
-    rig.edit_again()?;
-    match side.work.once(rig, row) {
+    harness.edit_again()?;
+    match side.work.once(harness, row) {
         Ok(sample) => tally.samples.push(sample),
-        Err(fault) if side.work.is_ours() => return Err(fault),
+        Err(fault) if side.work.is_native() => return Err(fault),
         Err(fault) => {
             process::interrupted()?;
             terminal::warn(&format!("{}: {} cannot: {fault}", row.name, side.by));
@@ -196,7 +196,7 @@ mod tests {
         for row in &ROWS {
             let sides: BTreeSet<_> = row.sides.iter().map(|side| side.by).collect();
             assert_eq!(sides.len(), row.sides.len(), "{}", row.name);
-            assert!(row.sides[0].work.is_ours(), "{}", row.name);
+            assert!(row.sides[0].work.is_native(), "{}", row.name);
         }
     }
 

@@ -1,7 +1,7 @@
 //! Measures what an edit, a bump and a cold start cost, beside plain docker: picks scenarios, readies what each needs, times
 //! both sides in turn. `compare` does it for the native engine beside other builders.
 //!
-//! Works on a copy of the repository ([`Workshop`]) and never publishes anywhere but to a registry on loopback.
+//! Works on a copy of the repository ([`Workspace`]) and never publishes anywhere but to a registry on loopback.
 
 pub mod compare;
 pub mod machine;
@@ -9,9 +9,9 @@ mod plain;
 pub mod scenarios;
 pub mod statistics;
 pub mod table;
-mod workshop;
+mod workspace;
 
-pub use workshop::Workshop;
+pub use workspace::Workspace;
 
 use machine::Machine;
 use scenarios::{Needs, Runs, SCENARIOS, Sample, Scenario};
@@ -84,8 +84,8 @@ fn pick<T>(
 }
 
 /// The machine; what else runs on it is worth a warning.
-fn look(tree: &Tree) -> Machine {
-    let machine = Machine::look(tree);
+fn read_machine(tree: &Tree) -> Machine {
+    let machine = Machine::read(tree);
     if machine.load.0 > BUSY * machine.cores as f64 {
         terminal::warn(&format!("the load average is {:.2}: what else runs here is measured too", machine.load.0));
     }
@@ -98,39 +98,39 @@ fn look(tree: &Tree) -> Machine {
     machine
 }
 
-fn ask_docker(machine: &mut Machine, shop: &Workshop) {
-    if let Ok(docker) = shop.docker() {
+fn ask_docker(machine: &mut Machine, workspace: &Workspace) {
+    if let Ok(docker) = workspace.docker() {
         machine.ask("docker", &docker.command().args(["version", "--format", "{{.Server.Version}}"]));
         machine.ask("buildx", &docker.command().args(["buildx", "version"]));
     }
-    if let Ok(uv) = shop.uv() {
+    if let Ok(uv) = workspace.uv() {
         machine.versions.insert("uv", uv.version().to_owned());
     }
 }
 
 /// Measures the scenarios, each warm one `runs` times.
 pub fn run(tree: &Tree, chosen: &[&Scenario], runs: u32) -> Result<Results, Fault> {
-    let mut machine = look(tree);
-    let mut shop = Workshop::open(tree)?;
+    let mut machine = read_machine(tree);
+    let mut workspace = Workspace::open(tree)?;
     let mut scenarios = Vec::new();
     for scenario in chosen {
         let runs = if scenario.runs == Runs::Once { 1 } else { runs };
-        scenarios.push(measure(&mut shop, scenario, runs)?);
+        scenarios.push(measure(&mut workspace, scenario, runs)?);
     }
-    ask_docker(&mut machine, &shop);
+    ask_docker(&mut machine, &workspace);
     machine.load.1 = machine::load();
     Ok(Results { scenarios, machine })
 }
 
-fn measure(shop: &mut Workshop, scenario: &Scenario, runs: u32) -> Result<Measured, Fault> {
-    shop.reset()?;
-    ready(shop, scenario)?;
+fn measure(workspace: &mut Workspace, scenario: &Scenario, runs: u32) -> Result<Measured, Fault> {
+    workspace.reset()?;
+    prepare(workspace, scenario)?;
     let (mut ours, mut plain): (Vec<Sample>, Vec<f64>) = (Vec::new(), Vec::new());
     for run in 1..=runs {
         process::interrupted()?;
         terminal::step("measuring", &format!("{}, run {run} of {runs}", scenario.name));
-        (scenario.edit)(shop, run)?;
-        let sample = (scenario.ours)(shop)?;
+        (scenario.edit)(workspace, run)?;
+        let sample = (scenario.ours)(workspace)?;
         if scenario.builds.is_some_and(|builds| builds != sample.built) {
             return Err(Fault::build(format!("cannot measure `{}`", scenario.name))
                 .cause(format!("xtask built {} images, where another number have changed", sample.built)));
@@ -138,13 +138,13 @@ fn measure(shop: &mut Workshop, scenario: &Scenario, runs: u32) -> Result<Measur
         ours.push(sample);
         if let Some(side) = scenario.plain {
             if scenario.needs == Needs::FreshEngine {
-                shop.fresh_engine()?;
+                workspace.fresh_engine()?;
             }
-            plain.push(side(shop)?.seconds);
+            plain.push(side(workspace)?.seconds);
         }
-        tell(&ours, &plain);
+        print_sample(&ours, &plain);
     }
-    shop.reset()?;
+    workspace.reset()?;
     let seconds: Vec<f64> = ours.iter().map(|sample| sample.seconds).collect();
     let overheads: Vec<f64> = ours.iter().filter_map(|sample| sample.overhead).collect();
     let phases: Vec<_> = ours.into_iter().map(|sample| sample.phases).collect();
@@ -160,41 +160,41 @@ fn measure(shop: &mut Workshop, scenario: &Scenario, runs: u32) -> Result<Measur
     })
 }
 
-fn tell(ours: &[Sample], plain: &[f64]) {
+fn print_sample(ours: &[Sample], plain: &[f64]) {
     let Some(ours) = ours.last() else { return };
     let beside = plain.last().map_or_else(String::new, |seconds| format!(", plain docker {seconds:.3} s"));
     terminal::step("took", &format!("{:.3} s{beside}", ours.seconds));
 }
 
 /// Makes what a scenario needs, off the clock.
-fn ready(shop: &mut Workshop, scenario: &Scenario) -> Result<(), Fault> {
-    shop.compile()?;
+fn prepare(workspace: &mut Workspace, scenario: &Scenario) -> Result<(), Fault> {
+    workspace.compile()?;
     match scenario.needs {
         Needs::Xtask => Ok(()),
-        Needs::WarmEngine => warm(shop, scenario),
+        Needs::WarmEngine => warm(workspace, scenario),
         Needs::FreshEngine => {
-            if !shop.has_root()? {
+            if !workspace.has_root()? {
                 // The first build makes the root, which is no part of the scenario.
-                shop.engine_up()?;
+                workspace.engine_up()?;
                 terminal::step("warming", "a first build makes the root");
-                scenarios::build(shop)?;
+                scenarios::build(workspace)?;
             }
-            shop.fresh_engine()
+            workspace.fresh_engine()
         }
     }
 }
 
-fn warm(shop: &mut Workshop, scenario: &Scenario) -> Result<(), Fault> {
-    shop.engine_up()?;
-    if !shop.warm {
+fn warm(workspace: &mut Workspace, scenario: &Scenario) -> Result<(), Fault> {
+    workspace.engine_up()?;
+    if !workspace.warm {
         terminal::step("warming", "the engine: a first build of each kind");
     }
     // Repeated for each scenario: after an edit is undone, both sides have built what stands there.
-    scenarios::build(shop)?;
+    scenarios::build(workspace)?;
     if scenario.plain.is_some() {
-        scenarios::build_plain(shop)?;
+        scenarios::build_plain(workspace)?;
     }
-    shop.warm = true;
+    workspace.warm = true;
     Ok(())
 }
 

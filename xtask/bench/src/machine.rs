@@ -33,7 +33,7 @@ pub struct Machine {
 
 impl Machine {
     /// Looks around. Tools that do not answer are left out.
-    pub fn look(tree: &Tree) -> Self {
+    pub fn read(tree: &Tree) -> Self {
         // What cannot be compared is not taken for the commit.
         let differs = xtask::build::compare_with_commit(tree, true)
             .map_or(true, |images| images.iter().any(|(_, differences)| !differences.is_empty()));

@@ -33,14 +33,14 @@ fn measure(
     if beside {
         let chosen = compare::select(filter)?;
         let results = compare::run(&global.tree()?, &chosen, runs.unwrap_or(compare::RUNS))?;
-        return tell(global, write, &results, compare::table::text, compare::table::markdown);
+        return print_results(global, write, &results, compare::table::text, compare::table::markdown);
     }
     let chosen = bench::select(filter)?;
     let results = bench::run(&global.tree()?, &chosen, runs.unwrap_or(bench::RUNS))?;
-    tell(global, write, &results, table::text, table::markdown)
+    print_results(global, write, &results, table::text, table::markdown)
 }
 
-fn tell<R: Serialize>(
+fn print_results<R: Serialize>(
     global: &Global,
     write: Option<&Path>,
     results: &R,

@@ -4,7 +4,7 @@
 //! downloaded for both is on our clock.
 
 use super::plain;
-use super::workshop::Workshop;
+use super::workspace::Workspace;
 use serde::Deserialize;
 use std::time::Instant;
 use xtask_host::process::Command;
@@ -15,7 +15,7 @@ use xtask_model::image::policy::Registry;
 use xtask_model::spec::lock::{self, Lock};
 
 /// One side's work, timed.
-pub type Side = fn(&Workshop) -> Result<Sample, Fault>;
+pub type Measure = fn(&Workspace) -> Result<Sample, Fault>;
 
 /// One thing to measure.
 pub struct Scenario {
@@ -32,11 +32,11 @@ pub struct Scenario {
     /// How many images have changed, where some are built: a time in which fewer were says nothing.
     pub builds: Option<usize>,
     /// Changes the copy before each run, whose number it is given.
-    pub edit: fn(&Workshop, u32) -> Result<(), Fault>,
+    pub edit: fn(&Workspace, u32) -> Result<(), Fault>,
     /// The work by this system.
-    pub ours: Side,
+    pub ours: Measure,
     /// The same work by plain docker, where there is such.
-    pub plain: Option<Side>,
+    pub plain: Option<Measure>,
 }
 
 /// What a scenario finds when it begins.
@@ -84,7 +84,7 @@ pub const SCENARIOS: [Scenario; 10] = [
         on_request: false,
         builds: None,
         edit: |_, _| Ok(()),
-        ours: |shop| compile_xtask(shop, &[]),
+        ours: |workspace| compile_xtask(workspace, &[]),
         plain: None,
     },
     Scenario {
@@ -95,7 +95,7 @@ pub const SCENARIOS: [Scenario; 10] = [
         on_request: true,
         builds: None,
         edit: |_, _| Ok(()),
-        ours: |shop| compile_xtask(shop, &["--release"]),
+        ours: |workspace| compile_xtask(workspace, &["--release"]),
         plain: None,
     },
     Scenario {
@@ -106,7 +106,7 @@ pub const SCENARIOS: [Scenario; 10] = [
         on_request: false,
         builds: None,
         edit: |_, _| Ok(()),
-        ours: |shop| call(&Command::new(shop.cargo_folder("warm").join("debug/xtask")).arg("--version")),
+        ours: |workspace| call(&Command::new(workspace.cargo_folder("warm").join("debug/xtask")).arg("--version")),
         plain: None,
     },
     Scenario {
@@ -117,7 +117,7 @@ pub const SCENARIOS: [Scenario; 10] = [
         on_request: false,
         builds: None,
         edit: |_, _| Ok(()),
-        ours: |shop| call(&shop.cargo("warm")?.args(["xtask", "--version"])),
+        ours: |workspace| call(&workspace.cargo("warm")?.args(["xtask", "--version"])),
         plain: None,
     },
     Scenario {
@@ -139,7 +139,7 @@ pub const SCENARIOS: [Scenario; 10] = [
         on_request: false,
         builds: Some(1),
         edit: |_, _| Ok(()),
-        ours: |shop| xtask(shop, shop.cargo("warm")?, "build-base"),
+        ours: |workspace| xtask(workspace, workspace.cargo("warm")?, "build-base"),
         plain: None,
     },
     Scenario {
@@ -172,8 +172,8 @@ pub const SCENARIOS: [Scenario; 10] = [
         on_request: false,
         builds: Some(1),
         edit: edit_template,
-        ours: |shop| shop.forget_builds().and_then(|()| build(shop)),
-        plain: Some(|shop| shop.forget_builds().and_then(|()| build_plain(shop))),
+        ours: |workspace| workspace.forget_builds().and_then(|()| build(workspace)),
+        plain: Some(|workspace| workspace.forget_builds().and_then(|()| build_plain(workspace))),
     },
     Scenario {
         name: "requirement",
@@ -182,7 +182,7 @@ pub const SCENARIOS: [Scenario; 10] = [
         runs: Runs::Many,
         on_request: false,
         builds: Some(2),
-        edit: |shop, run| bump(shop, run, &BUMPED),
+        edit: |workspace, run| bump(workspace, run, &BUMPED),
         ours: build,
         plain: Some(build_plain),
     },
@@ -194,16 +194,16 @@ const TEMPLATE: &str = "autoscaler/templates/forecast.html";
 pub(super) const BUMPED: [&str; 3] = ["packaging", "tzdata", "six"];
 
 /// Adds a comment that no build has seen.
-pub(super) fn edit_template(shop: &Workshop, run: u32) -> Result<(), Fault> {
-    shop.edit(TEMPLATE, |text| format!("{text}{{# run {run} at {} #}}\n", clock::now()))
+pub(super) fn edit_template(workspace: &Workspace, run: u32) -> Result<(), Fault> {
+    workspace.edit(TEMPLATE, |text| format!("{text}{{# run {run} at {} #}}\n", clock::now()))
 }
 
 /// Takes the release before the locked one of the first candidate that the lock holds, so that each run has contents that no
 /// cache knows.
-pub(super) fn bump(shop: &Workshop, run: u32, candidates: &[&str]) -> Result<(), Fault> {
-    let base = &shop.tree.policy.base;
+pub(super) fn bump(workspace: &Workspace, run: u32, candidates: &[&str]) -> Result<(), Fault> {
+    let base = &workspace.tree.policy.base;
     let read = |path: &str| {
-        std::fs::read_to_string(shop.tree.root.join(path))
+        std::fs::read_to_string(workspace.tree.root.join(path))
             .map_err(|error| Fault::usage(format!("cannot read `{path}`")).cause(error))
     };
     let locked = Lock::parse(base.lock.as_ref(), &read(base.lock.as_str())?)?;
@@ -213,51 +213,51 @@ pub(super) fn bump(shop: &Workshop, run: u32, candidates: &[&str]) -> Result<(),
             .hint("name another package in `xtask/bench/src`")
     })?;
     let name = package.name.clone();
-    shop.edit(&base.requirements, |text| format!("{text}{name}<{}\n", package.version))?;
+    workspace.edit(&base.requirements, |text| format!("{text}{name}<{}\n", package.version))?;
     let upgrade = Upgrade::Only(vec![name.clone()]);
     let request = Request {
-        root: &shop.tree.root,
+        root: &workspace.tree.root,
         requirements: base.requirements.as_ref(),
         lock: base.lock.as_ref(),
-        python: &shop.tree.policy.root.python,
+        python: &workspace.tree.policy.root.python,
         upgrade: &upgrade,
     };
-    let text = shop.uv()?.resolve(&request)?;
+    let text = workspace.uv()?.resolve(&request)?;
     let after = Lock::parse(base.lock.as_ref(), &text)?;
     for change in lock::diff(&locked.meaning(), &after.meaning()) {
         terminal::detail(&format!("run {run}: {change}"));
     }
-    file::write(&shop.tree.root.join(&base.lock), &text).map(drop)
+    file::write(&workspace.tree.root.join(&base.lock), &text).map(drop)
 }
 
-fn compile_xtask(shop: &Workshop, flags: &[&str]) -> Result<Sample, Fault> {
-    shop.remove_cargo_folder("cold")?;
+fn compile_xtask(workspace: &Workspace, flags: &[&str]) -> Result<Sample, Fault> {
+    workspace.remove_cargo_folder("cold")?;
     // As CI's runners do: each compiles once.
     let call_cargo =
-        shop.cargo("cold")?.env("CARGO_INCREMENTAL", "0").args(["build", "--locked", "--package", "xtask"]).args(flags);
+        workspace.cargo("cold")?.env("CARGO_INCREMENTAL", "0").args(["build", "--locked", "--package", "xtask"]).args(flags);
     let sample = call(&call_cargo);
-    shop.remove_cargo_folder("cold")?;
+    workspace.remove_cargo_folder("cold")?;
     sample
 }
 
 /// The whole `cargo xtask build --push`.
-pub fn build(shop: &Workshop) -> Result<Sample, Fault> {
-    xtask(shop, shop.cargo("warm")?, "build")
+pub fn build(workspace: &Workspace) -> Result<Sample, Fault> {
+    xtask(workspace, workspace.cargo("warm")?, "build")
 }
 
 /// The same by plain docker.
-pub fn build_plain(shop: &Workshop) -> Result<Sample, Fault> {
-    let built = plain::build(shop)?;
+pub fn build_plain(workspace: &Workspace) -> Result<Sample, Fault> {
+    let built = plain::build(workspace)?;
     Ok(Sample { seconds: built.took.as_secs_f64(), ..Sample::default() })
 }
 
 /// As on a machine that has compiled and downloaded nothing: docker's side downloads its crates as well.
-fn build_cold(shop: &Workshop) -> Result<Sample, Fault> {
-    shop.remove_cargo_folder("cold")?;
-    let cargo = shop.cargo("cold")?.env("CARGO_HOME", shop.empty_cargo_home()?);
-    let sample = xtask(shop, cargo, "build");
-    shop.remove_cargo_folder("cold")?;
-    shop.remove_cargo_folder("home")?;
+fn build_cold(workspace: &Workspace) -> Result<Sample, Fault> {
+    workspace.remove_cargo_folder("cold")?;
+    let cargo = workspace.cargo("cold")?.env("CARGO_HOME", workspace.empty_cargo_home()?);
+    let sample = xtask(workspace, cargo, "build");
+    workspace.remove_cargo_folder("cold")?;
+    workspace.remove_cargo_folder("home")?;
     sample
 }
 
@@ -268,8 +268,8 @@ pub fn call(command: &Command) -> Result<Sample, Fault> {
 }
 
 /// Runs `cargo xtask COMMAND --push` and reads its report.
-fn xtask(shop: &Workshop, cargo: Command, command: &str) -> Result<Sample, Fault> {
-    push(cargo.args(["xtask", command]), &shop.registry()?)
+fn xtask(workspace: &Workspace, cargo: Command, command: &str) -> Result<Sample, Fault> {
+    push(cargo.args(["xtask", command]), &workspace.registry()?)
 }
 
 /// Runs a build of xtask's, to which it adds where to push, and reads its report.

@@ -15,7 +15,7 @@ use xtask_model::spec::lock::Lock;
 use xtask_model::spec::oci::{Config, Index, Manifest};
 use xtask_model::spec::reference::Platform;
 use xtask_model::spec::requirements;
-use xtask_native::layer::{Limits, Reader, outline};
+use xtask_native::layer::{Limits, Reader, toc};
 
 /// A Dockerfile: read, checked, expanded, and asked for what it copies.
 pub fn dockerfile(bytes: &[u8]) -> bool {
@@ -105,11 +105,11 @@ pub fn layer(bytes: &[u8]) -> bool {
             }
         }
     }
-    let outline = Reader::open(bytes, None, limits).and_then(|mut reader| outline::of(&mut reader));
-    let Ok(outline) = outline else { return false };
-    let again = outline::LayerOutline::from_bytes(outline.as_bytes().to_vec());
-    assert!(again.as_ref() == Some(&outline), "an outline is not read as it was written");
-    let image = outline::Outline::new([outline.into()]);
+    let toc = Reader::open(bytes, None, limits).and_then(|mut reader| toc::of(&mut reader));
+    let Ok(toc) = toc else { return false };
+    let again = toc::LayerToc::from_bytes(toc.as_bytes().to_vec());
+    assert!(again.as_ref() == Some(&toc), "an toc is not read as it was written");
+    let image = toc::ImageToc::new([toc.into()]);
     for path in image.merged().keys() {
         assert!(image.get(path).is_some());
         let _ = image.resolve(path);
@@ -123,7 +123,7 @@ mod tests {
     use proptest::prelude::*;
     use proptest::sample::Index as At;
     use std::io::Write as _;
-    use xtask_native::layer::made_up;
+    use xtask_native::layer::test_data;
 
     /// One change of some bytes.
     #[derive(Clone, Debug)]
@@ -285,13 +285,13 @@ mod tests {
 
     #[test]
     fn layers() {
-        let plain = made_up::tar(&["d etc", "f etc/passwd root", "l a etc", "h b etc/passwd", "f etc/.wh.x", "c d"]);
+        let plain = test_data::tar(&["d etc", "f etc/passwd root", "l a etc", "h b etc/passwd", "f etc/.wh.x", "c d"]);
         let long = "n".repeat(200);
         let names = [
-            made_up::entry(long.as_bytes(), b'0', b"", b"1"),
-            made_up::entry(b"././@LongLink", b'L', b"", long.as_bytes()),
-            made_up::entry(b"x", b'2', long.as_bytes(), b""),
-            made_up::END.to_vec(),
+            test_data::entry(long.as_bytes(), b'0', b"", b"1"),
+            test_data::entry(b"././@LongLink", b'L', b"", long.as_bytes()),
+            test_data::entry(b"x", b'2', long.as_bytes(), b""),
+            test_data::END.to_vec(),
         ]
         .concat();
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());

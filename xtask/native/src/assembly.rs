@@ -3,32 +3,25 @@
 //! Gives what BuildKit makes of the same file. Reads the build context and nothing else; asks an image for its files only
 //! where an instruction depends on them, which one with `--link` never does. Writes nothing.
 
-mod beneath;
+mod base;
 mod config;
+mod context;
 mod copy;
-mod duration;
-mod gather;
-mod ground;
-mod mode;
-mod owner;
-mod ports;
-mod recipe;
-mod refusal;
+mod fingerprint;
+mod layers;
 mod stages;
-mod taking;
-mod target;
 #[cfg(test)]
 mod tests;
+pub(crate) mod unsupported;
 
-pub use beneath::{Beneath, Image, Images, Stat};
+pub use base::{BaseFiles, FromImage, FromImages, Stat};
 pub use config::CREATED;
-pub use refusal::{Subject, other_image, refusal};
 use xtask_model::spec::dockerfile::{DEFAULT_PATH, Dockerfile, Footing, Inherited, Stage};
 
 use crate::layer::item::Item;
 use crate::recipes::stage::Realise;
-use ground::Layers;
-use stages::{Stages, ways_out};
+use layers::Layers;
+use stages::{Stages, with_alternatives};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use xtask_model::fault::Fault;
@@ -52,7 +45,7 @@ pub struct Inputs<'a> {
     /// Labels from the command line, which win.
     pub labels: &'a BTreeMap<String, String>,
     /// The images that `FROM` names.
-    pub images: &'a dyn Images,
+    pub images: &'a dyn FromImages,
     /// Stages that recipes make, by name.
     pub realised: &'a BTreeMap<String, &'a dyn Realise>,
     /// Files of the context that count by the recipe that makes them, and need not be there yet. They count as executable.
@@ -95,7 +88,7 @@ impl Assembly<'_> {
     pub fn produce(&self, wanted: &[usize]) -> Result<Vec<Vec<Item>>, Fault> {
         let numbers: Vec<usize> = wanted.iter().map(|layer| self.numbers[*layer]).collect();
         self.all.prepare(&numbers)?;
-        numbers.iter().map(|number| ground::items(&self.all.made(*number)?)).collect()
+        numbers.iter().map(|number| layers::items(&self.all.made(*number)?)).collect()
     }
 }
 
@@ -110,7 +103,7 @@ pub fn assemble<'a>(inputs: &'a Inputs<'a>) -> Result<Assembly<'a>, Fault> {
         plans: Vec::new(),
         done: BTreeMap::new(),
         inherited: 0,
-        taken: BTreeMap::new(),
+        selected: BTreeMap::new(),
     };
     let mut images: BTreeMap<usize, usize> = BTreeMap::new();
     for footing in footings.iter().filter(|footing| interpreted.contains(&footing.stage)) {
@@ -128,7 +121,7 @@ pub fn assemble<'a>(inputs: &'a Inputs<'a>) -> Result<Assembly<'a>, Fault> {
     let inherits = |stage: usize| images.get(&stage).map(|image| inherited(&stages.layers.images[*image].config));
     let expanded = file.expand_over(inputs.args, inputs.platform, &inherits)?;
     let found: Vec<&Stage> = expanded.stages.iter().filter(|stage| interpreted.contains(&stage.index)).collect();
-    stages.gather(&found)?;
+    stages.read_context(&found)?;
     for stage in found {
         let footing = footings.iter().find(|footing| footing.stage == stage.index);
         let footing = footing.expect("what is expanded is reached");
@@ -136,12 +129,12 @@ pub fn assemble<'a>(inputs: &'a Inputs<'a>) -> Result<Assembly<'a>, Fault> {
     }
     let mut state = stages.done.remove(&file.target().index).expect("the target is interpreted");
     state.description.label(inputs.labels);
-    let image = state.ground.image.map(|image| stages.layers.images[image].config.rootfs.diff_ids.clone());
+    let image = state.chain.image.map(|image| stages.layers.images[image].config.rootfs.diff_ids.clone());
     Ok(Assembly {
         config: state.description.finish(),
         base: image.unwrap_or_default(),
-        layers: state.ground.layers.iter().map(|layer| stages.plans[*layer].clone()).collect(),
-        numbers: state.ground.layers,
+        layers: state.chain.layers.iter().map(|layer| stages.plans[*layer].clone()).collect(),
+        numbers: state.chain.layers,
         all: stages.layers,
     })
 }
@@ -157,7 +150,7 @@ fn interpreted(
     let target = file.target();
     if is_realised(&target.index) {
         let what = format!("{}:{}: the target is a stage that a recipe makes", file.path(), target.line);
-        return Err(ways_out(Fault::usage(what)));
+        return Err(with_alternatives(Fault::usage(what)));
     }
     let mut found = BTreeSet::new();
     let mut open = vec![target.index];

@@ -3,10 +3,10 @@
 //!
 //! Layers are read once, and only when somebody asks: an outline of each is kept in the store, the unpacked image under `target`.
 
-use crate::assembly::{self, Beneath, Stat};
+use crate::assembly::{self, BaseFiles, Stat};
 use crate::image::{Image, Place};
-use crate::layer::outline::{self, Outline};
-use crate::layer::unpack::Unpacked;
+use crate::layer::toc::{self, ImageToc};
+use crate::layer::unpack::Unpacker;
 use crate::layer::{Limits, Reader};
 use crate::recipes::stage::{Foundation, Selection};
 use crate::store::Store;
@@ -33,34 +33,34 @@ pub struct Files<'a> {
     name: String,
     /// Where images are unpacked.
     folder: PathBuf,
-    outline: OnceCell<Outline>,
+    toc: OnceCell<ImageToc>,
 }
 
 impl<'a> Files<'a> {
     /// The files of an image, for a build in the repository at `root`. Reads nothing yet.
     pub fn new(client: &'a Client, store: &'a Store, image: &'a Image, name: &str, root: &Path) -> Self {
         let folder = root.join("target/native/roots");
-        Self { client, store, image, name: name.to_owned(), folder, outline: OnceCell::new() }
+        Self { client, store, image, name: name.to_owned(), folder, toc: OnceCell::new() }
     }
 
-    fn outline(&self) -> Result<&Outline, Fault> {
-        if let Some(outline) = self.outline.get() {
-            return Ok(outline);
+    fn toc(&self) -> Result<&ImageToc, Fault> {
+        if let Some(toc) = self.toc.get() {
+            return Ok(toc);
         }
         let mut layers = Vec::new();
         for (descriptor, diff_id) in self.image.layers() {
-            let outline = match self.store.get_outline(&diff_id)? {
-                Some(outline) => outline,
+            let toc = match self.store.get_toc(&diff_id)? {
+                Some(toc) => toc,
                 None => {
                     terminal::detail(&format!("reading layer `{}` for what stands where", descriptor.digest));
-                    let outline = self.read_layer(descriptor, diff_id, outline::of)?;
-                    self.store.put_outline(&diff_id, &outline)?;
-                    outline
+                    let toc = self.read_layer(descriptor, diff_id, toc::of)?;
+                    self.store.put_toc(&diff_id, &toc)?;
+                    toc
                 }
             };
-            layers.push(Arc::new(outline));
+            layers.push(Arc::new(toc));
         }
-        Ok(self.outline.get_or_init(|| Outline::new(layers)))
+        Ok(self.toc.get_or_init(|| ImageToc::new(layers)))
     }
 
     /// Reads a layer as a stream of entries; it was whole only if its digest says so at the end.
@@ -116,7 +116,7 @@ impl<'a> Files<'a> {
         }
         let began = Instant::now();
         let partial = self.folder.join(".partial");
-        let mut unpacked = Unpacked::open(&partial)?;
+        let mut unpacked = Unpacker::open(&partial)?;
         if let Some(some) = which {
             unpacked = unpacked.only(some.has);
         }
@@ -136,13 +136,13 @@ impl Foundation for Files<'_> {
     }
 
     fn has(&self, path: &ContextPath) -> Result<bool, Fault> {
-        Ok(self.outline()?.resolve(path)?.found.is_some_and(|found| found.node.kind == Kind::File))
+        Ok(self.toc()?.resolve(path)?.found.is_some_and(|found| found.node.kind == Kind::File))
     }
 
     fn file(&self, path: &ContextPath) -> Result<Option<Vec<u8>>, Fault> {
-        let resolved = self.outline()?.resolve(path)?;
+        let resolved = self.toc()?.resolve(path)?;
         match resolved.found {
-            Some(found) if found.node.kind == Kind::File => Beneath::file(self, &resolved.path),
+            Some(found) if found.node.kind == Kind::File => BaseFiles::file(self, &resolved.path),
             _ => Ok(None),
         }
     }
@@ -152,9 +152,9 @@ impl Foundation for Files<'_> {
     }
 }
 
-impl Beneath for Files<'_> {
+impl BaseFiles for Files<'_> {
     fn lookup(&self, path: &ContextPath) -> Result<Option<Stat>, Fault> {
-        Ok(self.outline()?.get(path).map(|found| {
+        Ok(self.toc()?.get(path).map(|found| {
             let node = found.node;
             let link = (node.kind == Kind::Symlink).then_some(node.link);
             Stat { kind: node.kind, mode: node.mode, uid: node.uid, gid: node.gid, link }
@@ -162,26 +162,26 @@ impl Beneath for Files<'_> {
     }
 
     fn file(&self, path: &ContextPath) -> Result<Option<Vec<u8>>, Fault> {
-        let outline = self.outline()?;
-        if outline.get(path).is_none_or(|found| found.node.kind != Kind::File) {
+        let toc = self.toc()?;
+        if toc.get(path).is_none_or(|found| found.node.kind != Kind::File) {
             return Ok(None);
         }
-        outline.read(path, |number, contents| {
-            let (descriptor, diff_id) = self.image.layers().nth(number).expect("the outline is of these layers");
+        toc.read(path, |number, contents| {
+            let (descriptor, diff_id) = self.image.layers().nth(number).expect("the toc is of these layers");
             self.read_layer(descriptor, diff_id, |reader| contents(reader))
         })
     }
 
     fn any_below(&self, folder: &ContextPath) -> Result<bool, Fault> {
-        Ok(self.outline()?.merged().keys().any(|path| path.below(folder).is_some()))
+        Ok(self.toc()?.merged().keys().any(|path| path.below(folder).is_some()))
     }
 }
 
-impl assembly::Images for Files<'_> {
-    fn image(&self, name: &str, _platform: &Platform) -> Result<assembly::Image<'_>, Fault> {
+impl assembly::FromImages for Files<'_> {
+    fn image(&self, name: &str, _platform: &Platform) -> Result<assembly::FromImage<'_>, Fault> {
         if name != self.name {
-            return Err(assembly::other_image(name, &self.name));
+            return Err(assembly::unsupported::wrong_base(name, &self.name));
         }
-        Ok(assembly::Image { config: self.image.config.clone(), beneath: self })
+        Ok(assembly::FromImage { config: self.image.config.clone(), files: self })
     }
 }

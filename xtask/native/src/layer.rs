@@ -8,8 +8,8 @@ mod decompress;
 mod header;
 pub mod item;
 #[cfg(any(test, feature = "test-data"))]
-pub mod made_up;
-pub mod outline;
+pub mod test_data;
+pub mod toc;
 mod read;
 pub mod unpack;
 mod write;

@@ -7,7 +7,7 @@ pub mod user;
 
 use crate::recipes::python::{PythonPackages, Request};
 use crate::recipes::stage::{Foundation, Realise};
-use crate::recipes::user::User;
+use crate::recipes::user::UserStage;
 use std::collections::BTreeMap;
 use std::path::Path;
 use xtask_host::tree::facts::Tree;
@@ -44,7 +44,7 @@ pub fn stages<'a>(
                 };
                 Box::new(PythonPackages::new(&request, foundation)?)
             }
-            Recipe::User => Box::new(User::new(&args, foundation)?),
+            Recipe::User => Box::new(UserStage::new(&args, foundation)?),
         };
         stages.insert(name.clone(), stage);
     }

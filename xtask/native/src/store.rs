@@ -11,7 +11,7 @@ mod tests;
 pub use prune::Pruned;
 
 use crate::layer::Written;
-use crate::layer::outline::LayerOutline;
+use crate::layer::toc::LayerToc;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::fs::{self, File};
@@ -154,21 +154,21 @@ impl Store {
     }
 
     /// The outline of a layer, by the digest of the tar file in it.
-    pub fn get_outline(&self, diff_id: &Digest) -> Result<Option<LayerOutline>, Fault> {
+    pub fn get_toc(&self, diff_id: &Digest) -> Result<Option<LayerToc>, Fault> {
         let path = self.note(OUTLINES, diff_id);
         let Some(bytes) = self.read(&path)? else { return Ok(None) };
-        let outline = LayerOutline::from_bytes(bytes);
-        match &outline {
+        let toc = LayerToc::from_bytes(bytes);
+        match &toc {
             Some(_) => used(&path),
             // Damaged, or of an older form; it is made anew in a moment.
             None => drop(fs::remove_file(&path)),
         }
-        Ok(outline)
+        Ok(toc)
     }
 
     /// Keeps an outline.
-    pub fn put_outline(&self, diff_id: &Digest, outline: &LayerOutline) -> Result<(), Fault> {
-        self.write(&self.note(OUTLINES, diff_id), outline.as_bytes())
+    pub fn put_toc(&self, diff_id: &Digest, toc: &LayerToc) -> Result<(), Fault> {
+        self.write(&self.note(OUTLINES, diff_id), toc.as_bytes())
     }
 
     fn remember(&self, recipe: &Digest, descriptor: Descriptor, diff_id: Digest) -> Result<StoredLayer, Fault> {

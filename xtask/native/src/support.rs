@@ -2,7 +2,7 @@
 //!
 //! Reads the Dockerfile and nothing else.
 
-use crate::assembly::{self, Subject};
+use crate::assembly::unsupported::{self, Candidate};
 use crate::recipes;
 use xtask_host::tree::binary;
 use xtask_host::tree::facts::Tree;
@@ -35,8 +35,8 @@ pub fn refusal(tree: &Tree, kind: ImageKind) -> Result<(), Fault> {
             ImageKind::App | ImageKind::Enhanced => None,
         };
         let realised = |name: &str| stages.is_some_and(|stages| stages.contains_key(name));
-        let subject = Subject { dockerfile: &dockerfile, args: &args, platform, image: IMAGE, realised: &realised };
-        assembly::refusal(&subject)?;
+        let candidate = Candidate { dockerfile: &dockerfile, args: &args, platform, image: IMAGE, realised: &realised };
+        unsupported::check(&candidate)?;
     }
     Ok(())
 }

@@ -32,7 +32,7 @@ use xtask_model::spec::dockerfile::Dockerfile;
 use xtask_model::spec::ignore::Ignore;
 use xtask_model::spec::oci::{self, Config, Descriptor, media_type};
 use xtask_model::spec::reference::{Digest, Platform, Repository, Tag};
-use xtask_native::assembly::{Beneath, Image, Images, Inputs, Stat, assemble};
+use xtask_native::assembly::{BaseFiles, FromImage, FromImages, Inputs, Stat, assemble};
 
 /// An image that `FROM` names, as its registry has it and as the interpreter sees it.
 struct Base {
@@ -40,7 +40,7 @@ struct Base {
     tree: Tree,
 }
 
-impl Beneath for Base {
+impl BaseFiles for Base {
     fn lookup(&self, path: &ContextPath) -> Result<Option<Stat>, Fault> {
         Ok(self.tree.stat(path))
     }
@@ -57,10 +57,10 @@ impl Beneath for Base {
 /// All images by the names that the registry has them under.
 struct Bases(BTreeMap<String, Base>);
 
-impl Images for Bases {
-    fn image(&self, name: &str, _: &Platform) -> Result<Image<'_>, Fault> {
+impl FromImages for Bases {
+    fn image(&self, name: &str, _: &Platform) -> Result<FromImage<'_>, Fault> {
         let base = self.0.get(name).ok_or_else(|| Fault::network(format!("there is no image `{name}`")))?;
-        Ok(Image { config: base.config.clone(), beneath: base })
+        Ok(FromImage { config: base.config.clone(), beneath: base })
     }
 }
 

@@ -2,7 +2,7 @@
 //! the bench; what buildah remembers of where blobs are it keeps where it always does.
 
 use super::peers::Start;
-use crate::workshop::Workshop;
+use crate::workspace::Workspace;
 use std::ffi::OsString;
 use std::path::Path;
 use xtask_host::docker::Build;
@@ -14,13 +14,13 @@ use xtask_model::image::policy::RelPath;
 pub(super) const FOLDER: &str = "buildah";
 
 /// A call of buildah.
-pub(super) fn command(shop: &Workshop) -> Result<Command, Fault> {
+pub(super) fn command(workspace: &Workspace) -> Result<Command, Fault> {
     let program = process::find("buildah", "the comparison with it", "`apt-get install buildah`")?;
-    let folder = shop.private_folder(FOLDER);
+    let folder = workspace.private_folder(FOLDER);
     let temporary = folder.join("tmp");
     std::fs::create_dir_all(&temporary)
         .map_err(|error| Fault::build(format!("cannot write `{}`", temporary.display())).cause(error))?;
-    let call = shop.at_desk(Command::new(program)).env("TMPDIR", &temporary);
+    let call = workspace.isolated(Command::new(program)).env("TMPDIR", &temporary);
     let place = |flag: &str, name: &str| joined(flag, &folder.join(name));
     Ok(call.arg(place("--root=", "root")).arg(place("--runroot=", "run")).arg("--storage-driver=overlay"))
 }

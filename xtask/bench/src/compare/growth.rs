@@ -1,8 +1,8 @@
 //! Bases, contexts and changes that grow, for what must not grow with them.
 
-use super::ours;
+use super::native;
 use super::peers::{Start, What};
-use super::rig::{Rig, mount, read};
+use super::harness::{Harness, mount, read};
 use crate::scenarios::{self, Sample, edit_template};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
@@ -24,14 +24,14 @@ const COPIED: &str = "autoscaler/samples";
 const LAYERS: u64 = 10;
 
 /// A template edited, and no limit on an image's size.
-pub(super) fn edit(rig: &mut Rig) -> Result<(), Fault> {
-    edit_template(&rig.shop, rig.number)?;
-    without_steps(rig)
+pub(super) fn edit(harness: &mut Harness) -> Result<(), Fault> {
+    edit_template(&harness.workspace, harness.number)?;
+    without_steps(harness)
 }
 
-fn without_steps(rig: &Rig) -> Result<(), Fault> {
+fn without_steps(harness: &Harness) -> Result<(), Fault> {
     let mut broken = None;
-    rig.shop.edit(FILE, |text| match text.parse::<toml::Table>() {
+    harness.workspace.edit(FILE, |text| match text.parse::<toml::Table>() {
         Ok(mut policy) => {
             policy.remove("step");
             policy.to_string()
@@ -48,52 +48,52 @@ fn without_steps(rig: &Rig) -> Result<(), Fault> {
 }
 
 /// The app on a base that holds so many more bytes of what no codec makes smaller, on a machine that has nothing.
-pub(super) fn on_base(rig: &mut Rig, bytes: u64) -> Result<Sample, Fault> {
-    let seeds = ours::seeds(rig, Start::Cold)?;
+pub(super) fn on_base(harness: &mut Harness, bytes: u64) -> Result<Sample, Fault> {
+    let seeds = native::seeds(harness, Start::Cold)?;
     let name = format!("base-{bytes}");
-    let is_new = !rig.is_filled(&name);
-    let space = rig.filled(name, &seeds)?;
+    let is_new = !harness.is_filled(&name);
+    let namespace = harness.filled(name, &seeds)?;
     if is_new {
         terminal::step("readying", &format!("a base of {} more", quantity::bytes(bytes)));
-        grow(rig, &space.repository(&rig.shop.tree.policy.base.repository), bytes)?;
+        grow(harness, &namespace.repository(&harness.workspace.tree.policy.base.repository), bytes)?;
         // The app that was there before the edit stands on it too.
-        cold(rig, &space)?;
-        rig.edit_again()?;
+        cold(harness, &namespace)?;
+        harness.edit_again()?;
     }
-    cold(rig, &space)
+    cold(harness, &namespace)
 }
 
 /// The app among so many files that do not change, on a machine that has nothing.
-pub(super) fn among_files(rig: &mut Rig, count: usize) -> Result<Sample, Fault> {
-    let seeds = ours::seeds(rig, Start::Cold)?;
-    let space = rig.filled(format!("files-{count}"), &seeds)?;
-    if rig.files != count {
+pub(super) fn among_files(harness: &mut Harness, count: usize) -> Result<Sample, Fault> {
+    let seeds = native::seeds(harness, Start::Cold)?;
+    let namespace = harness.filled(format!("files-{count}"), &seeds)?;
+    if harness.files != count {
         terminal::step("readying", &format!("{count} files"));
-        rig.shop.rewind()?;
-        write_files(&rig.shop.tree.root.join(COPIED).join("many"), count)?;
-        rig.shop.commit()?;
-        rig.files = count;
+        harness.workspace.rewind()?;
+        write_files(&harness.workspace.tree.root.join(COPIED).join("many"), count)?;
+        harness.workspace.commit()?;
+        harness.files = count;
         // Of a clean tree, so that `latest` names the app with these files.
-        cold(rig, &space)?;
-        rig.edit_again()?;
+        cold(harness, &namespace)?;
+        harness.edit_again()?;
     }
-    cold(rig, &space)
+    cold(harness, &namespace)
 }
 
 /// The app with a new file of so many bytes, which no codec makes smaller.
-pub(super) fn with_file(rig: &mut Rig, bytes: u64) -> Result<Sample, Fault> {
-    let path = rig.shop.tree.root.join(COPIED).join("grown.bin");
+pub(super) fn with_file(harness: &mut Harness, bytes: u64) -> Result<Sample, Fault> {
+    let path = harness.workspace.tree.root.join(COPIED).join("grown.bin");
     let mut file = File::create(&path).map_err(|error| cannot_write(&path, &error))?;
     random(bytes, &mut file).map_err(|error| cannot_write(&path, &error))?;
-    let sample = ours::build(rig, ours::Caller::Binary, What::App, Start::Cold);
+    let sample = native::build(harness, native::Caller::Binary, What::App, Start::Cold);
     fs::remove_file(&path).map_err(|error| cannot_write(&path, &error))?;
     sample
 }
 
-fn cold(rig: &Rig, space: &Registry) -> Result<Sample, Fault> {
-    ours::forget(&rig.shop)?;
+fn cold(harness: &Harness, namespace: &Registry) -> Result<Sample, Fault> {
+    native::forget(&harness.workspace)?;
     rustix::fs::sync();
-    scenarios::push(ours::cold_call(&rig.shop).args(["build", "--engine", "native"]), space)
+    scenarios::push(native::cold_call(&harness.workspace).args(["build", "--engine", "native"]), namespace)
 }
 
 fn write_files(folder: &Path, count: usize) -> Result<(), Fault> {
@@ -109,10 +109,10 @@ fn write_files(folder: &Path, count: usize) -> Result<(), Fault> {
 }
 
 /// Puts layers on the base that every tag of a repository names, and moves the tags.
-fn grow(rig: &Rig, repository: &Repository, bytes: u64) -> Result<(), Fault> {
-    let client = &rig.client;
-    let layers = ballast(rig, bytes)?;
-    let store = rig.before_ours()?.repository(BALLAST);
+fn grow(harness: &Harness, repository: &Repository, bytes: u64) -> Result<(), Fault> {
+    let client = &harness.client;
+    let layers = padding(harness, bytes)?;
+    let store = harness.before_native()?.repository(PADDING);
     for layer in &layers {
         mount(client, &store, repository, &layer.digest)?;
     }
@@ -125,7 +125,7 @@ fn grow(rig: &Rig, repository: &Repository, bytes: u64) -> Result<(), Fault> {
         for child in &mut index.manifests {
             let platform = child.platform.as_ref().and_then(DescriptorPlatform::platform);
             if platform == Some(Platform::host()) {
-                let grown = grown(rig, repository, child.digest, &layers)?;
+                let grown = grown(harness, repository, child.digest, &layers)?;
                 (child.digest, child.size) = grown;
             }
         }
@@ -137,8 +137,8 @@ fn grow(rig: &Rig, repository: &Repository, bytes: u64) -> Result<(), Fault> {
 }
 
 /// One platform's manifest with more layers: its digest and length.
-fn grown(rig: &Rig, repository: &Repository, digest: Digest, layers: &[Descriptor]) -> Result<(Digest, u64), Fault> {
-    let client = &rig.client;
+fn grown(harness: &Harness, repository: &Repository, digest: Digest, layers: &[Descriptor]) -> Result<(Digest, u64), Fault> {
+    let client = &harness.client;
     let mut manifest: Manifest = publish::read_manifest(client, repository, digest)?;
     let mut config: Config = publish::read_config(client, repository, &manifest)?;
     manifest.layers.extend(layers.iter().cloned());
@@ -154,12 +154,12 @@ fn grown(rig: &Rig, repository: &Repository, digest: Digest, layers: &[Descripto
 }
 
 /// Where the layers are that bases grow by.
-const BALLAST: &str = "ballast";
+const PADDING: &str = "padding";
 
 /// [`LAYERS`] layers with so many random bytes in all, in the registry.
-fn ballast(rig: &Rig, bytes: u64) -> Result<Vec<Descriptor>, Fault> {
-    let repository = rig.before_ours()?.repository(BALLAST);
-    let path = rig.scratch().join("ballast");
+fn padding(harness: &Harness, bytes: u64) -> Result<Vec<Descriptor>, Fault> {
+    let repository = harness.before_native()?.repository(PADDING);
+    let path = harness.scratch().join("padding");
     let mut made = Vec::new();
     for number in 0..LAYERS {
         process::interrupted()?;
@@ -167,7 +167,7 @@ fn ballast(rig: &Rig, bytes: u64) -> Result<Vec<Descriptor>, Fault> {
         let mut hashed = Hashed { file: File::create(&path).map_err(cannot)?, state: Sha256::new(), size: 0 };
         layer(number, bytes / LAYERS, &mut hashed).map_err(cannot)?;
         let digest = Digest::from_bytes(hashed.state.finalize().into());
-        rig.client.upload(&repository, &digest, hashed.size, &path)?;
+        harness.client.upload(&repository, &digest, hashed.size, &path)?;
         made.push(Descriptor::new(media_type::LAYER, digest, hashed.size));
     }
     let _ = fs::remove_file(&path);
@@ -177,7 +177,7 @@ fn ballast(rig: &Rig, bytes: u64) -> Result<Vec<Descriptor>, Fault> {
 /// A layer with one file of so many random bytes.
 fn layer(number: u64, bytes: u64, sink: &mut impl Write) -> io::Result<()> {
     let mut header = tar::Header::new_ustar();
-    header.set_path(format!("opt/ballast/{number}"))?;
+    header.set_path(format!("opt/padding/{number}"))?;
     header.set_size(bytes);
     header.set_mode(0o644);
     header.set_cksum();
@@ -240,7 +240,7 @@ mod tests {
                 (entry.path().unwrap().display().to_string(), entry.size())
             })
             .collect();
-        assert_eq!(entries, [("opt/ballast/7".to_owned(), 1_000_001)]);
+        assert_eq!(entries, [("opt/padding/7".to_owned(), 1_000_001)]);
     }
 
     #[test]

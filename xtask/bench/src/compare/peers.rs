@@ -2,7 +2,7 @@
 //!
 //! The binary, which a person would have to compile, is there for nothing, and no xtask runs on their side.
 
-use super::rig::{Rig, Seeds};
+use super::harness::{Harness, Seeds};
 use super::{buildah, rewrite};
 use crate::plain;
 use crate::scenarios::{Sample, call};
@@ -68,75 +68,75 @@ impl Peer {
 }
 
 /// Builds and pushes; the seconds are those of the command lines.
-pub(super) fn build(rig: &mut Rig, peer: Peer, what: What, start: Start) -> Result<Sample, Fault> {
+pub(super) fn build(harness: &mut Harness, peer: Peer, what: What, start: Start) -> Result<Sample, Fault> {
     if peer == Peer::Buildah {
         // Asked for first: without it nothing need be made ready.
-        buildah::command(&rig.shop)?;
+        buildah::command(&harness.workspace)?;
     }
-    if rig.before.is_none() {
-        let before = before(rig)?;
-        rig.before = Some(before);
+    if harness.before.is_none() {
+        let before = before(harness)?;
+        harness.before = Some(before);
     }
     let names: &[&str] = if start == Start::Nothing { &[] } else { &["base", "app"] };
-    let seeds = Seeds { from: rig.prefix(BEFORE)?, names: names.iter().map(|name| (*name).to_owned()).collect() };
-    let to = rig.space(peer.name(), start, &seeds)?;
+    let seeds = Seeds { from: harness.prefix(BEFORE)?, names: names.iter().map(|name| (*name).to_owned()).collect() };
+    let to = harness.namespace(peer.name(), start, &seeds)?;
     if start != Start::Warm {
         match peer {
-            Peer::Docker | Peer::DockerByPip => rig.shop.forget_builds()?,
-            Peer::Buildah => drop(rig.shop.empty_private_folder(buildah::FOLDER)?),
+            Peer::Docker | Peer::DockerByPip => harness.workspace.forget_builds()?,
+            Peer::Buildah => drop(harness.workspace.empty_private_folder(buildah::FOLDER)?),
         }
     }
-    place_binary(rig)?;
-    let before = rig.before.as_ref().expect("made above");
-    let realise = |order: &Build, ignore: &RelPath| realise(rig, peer, order, ignore, start);
+    place_binary(harness)?;
+    let before = harness.before.as_ref().expect("made above");
+    let realise = |order: &Build, ignore: &RelPath| realise(harness, peer, order, ignore, start);
     rustix::fs::sync();
     let mut seconds = 0.0;
     let mut base = before.base.to_string();
     if what != What::App {
-        let (order, ignore) = base_order(rig, peer, before, &to)?;
+        let (order, ignore) = base_order(harness, peer, before, &to)?;
         let (took, name) = realise(&order, &ignore)?;
         seconds += took;
         base = name;
     }
     if what != What::Base {
-        let (order, ignore) = app_order(rig, peer, base, &to)?;
+        let (order, ignore) = app_order(harness, peer, base, &to)?;
         seconds += realise(&order, &ignore)?.0;
     }
     Ok(Sample { seconds, ..Sample::default() })
 }
 
 /// Publishes base and app of the unchanged tree.
-fn before(rig: &mut Rig) -> Result<Before, Fault> {
+fn before(harness: &mut Harness) -> Result<Before, Fault> {
     terminal::step("readying", "base and app by plain docker");
-    let (shop, root) = (&rig.shop, &rig.root);
-    let parsed = facts::parse(&shop.tree, ImageKind::Base, &shop.tree.policy.base.args)?;
+    let (workspace, root) = (&harness.workspace, &harness.root);
+    let parsed = facts::parse(&workspace.tree, ImageKind::Base, &workspace.tree.policy.base.args)?;
     let secrets = Secrets::collect(&parsed.secrets, root.suite())?;
-    let from = root.published(shop, &rig.before_ours()?)?;
-    let to = rig.prefix(BEFORE)?;
-    shop.rewind()?;
-    place_binary(rig)?;
+    let from = root.published(workspace, &harness.before_native()?)?;
+    let to = harness.prefix(BEFORE)?;
+    workspace.rewind()?;
+    place_binary(harness)?;
     let unknown = from.clone();
     let mut before = Before { secrets, root: from, base: unknown };
-    let (order, _) = base_order(rig, Peer::Docker, &before, &to)?;
-    let digest = shop.docker()?.build(&order, "the base by plain docker")?.digest;
+    let (order, _) = base_order(harness, Peer::Docker, &before, &to)?;
+    let digest = workspace.docker()?.build(&order, "the base by plain docker")?.digest;
     before.base = to.repository("base").digest(digest);
-    let (order, _) = app_order(rig, Peer::Docker, before.base.to_string(), &to)?;
-    shop.docker()?.build(&order, "the app by plain docker")?;
-    rig.edit_again()?;
+    let (order, _) = app_order(harness, Peer::Docker, before.base.to_string(), &to)?;
+    workspace.docker()?.build(&order, "the app by plain docker")?;
+    harness.edit_again()?;
     Ok(before)
 }
 
-fn base_order(rig: &Rig, peer: Peer, before: &Before, to: &Registry) -> Result<(Build, RelPath), Fault> {
-    let policy = &rig.shop.tree.policy.base;
+fn base_order(harness: &Harness, peer: Peer, before: &Before, to: &Registry) -> Result<(Build, RelPath), Fault> {
+    let policy = &harness.workspace.tree.policy.base;
     let mut args = policy.args.clone();
     args.insert("ROOT_IMAGE".to_owned(), before.root.to_string());
-    let (dockerfile, ignore) = dockerfile(rig, peer, &policy.dockerfile)?;
+    let (dockerfile, ignore) = dockerfile(harness, peer, &policy.dockerfile)?;
     let name = format!("{}:bench", to.repository("base"));
-    Ok((plain::order(&rig.shop, dockerfile, args, &before.secrets, name)?, ignore))
+    Ok((plain::order(&harness.workspace, dockerfile, args, &before.secrets, name)?, ignore))
 }
 
-fn app_order(rig: &Rig, peer: Peer, base: String, to: &Registry) -> Result<(Build, RelPath), Fault> {
-    let policy = &rig.shop.tree.policy.app;
+fn app_order(harness: &Harness, peer: Peer, base: String, to: &Registry) -> Result<(Build, RelPath), Fault> {
+    let policy = &harness.workspace.tree.policy.app;
     let mut args = policy.args.clone();
     args.insert("BASE_IMAGE".to_owned(), base);
     if let Some(binary) = &policy.binary {
@@ -144,22 +144,22 @@ fn app_order(rig: &Rig, peer: Peer, base: String, to: &Registry) -> Result<(Buil
     }
     // pip is for the base alone.
     let peer = if peer == Peer::DockerByPip { Peer::Docker } else { peer };
-    let (dockerfile, ignore) = dockerfile(rig, peer, &policy.dockerfile)?;
+    let (dockerfile, ignore) = dockerfile(harness, peer, &policy.dockerfile)?;
     let name = format!("{}:bench", to.repository("app"));
-    Ok((plain::order(&rig.shop, dockerfile, args, &Secrets::none(), name)?, ignore))
+    Ok((plain::order(&harness.workspace, dockerfile, args, &Secrets::none(), name)?, ignore))
 }
 
 /// The Dockerfile as this builder has it, and the ignore file beside it.
-fn dockerfile(rig: &Rig, peer: Peer, path: &RelPath) -> Result<(RelPath, RelPath), Fault> {
+fn dockerfile(harness: &Harness, peer: Peer, path: &RelPath) -> Result<(RelPath, RelPath), Fault> {
     let beside = |path: &RelPath| relative(&format!("{path}.dockerignore"));
-    let text = rig.shop.tree.files.text(path.as_ref())?;
+    let text = harness.workspace.tree.files.text(path.as_ref())?;
     let text = match peer {
         Peer::Docker => return Ok((path.clone(), beside(path))),
         Peer::DockerByPip => rewrite::by_pip(path.as_str(), &text)?,
         Peer::Buildah => rewrite::without_link(&text),
     };
     let rewritten = relative(&format!("target/compare/Dockerfile.{}", peer.name()));
-    let root = &rig.shop.tree.root;
+    let root = &harness.workspace.tree.root;
     let file = root.join(&rewritten);
     let cannot = |error: std::io::Error| Fault::build(format!("cannot write `{}`", file.display())).cause(error);
     fs::create_dir_all(root.join("target/compare")).map_err(cannot)?;
@@ -174,16 +174,16 @@ fn relative(path: &str) -> RelPath {
 }
 
 /// Seconds, and what the image is called for the one that is built on it.
-fn realise(rig: &Rig, peer: Peer, order: &Build, ignore: &RelPath, start: Start) -> Result<(f64, String), Fault> {
+fn realise(harness: &Harness, peer: Peer, order: &Build, ignore: &RelPath, start: Start) -> Result<(f64, String), Fault> {
     if peer != Peer::Buildah {
-        let built = rig.shop.docker()?.build(order, "the same by plain docker")?;
+        let built = harness.workspace.docker()?.build(order, "the same by plain docker")?;
         if start != Start::Warm && built.steps.cached > 0 {
             return Err(Fault::build("a cold build found what should have been forgotten")
                 .cause(format!("{} steps came from docker's cache", built.steps.cached)));
         }
         return Ok((built.took.as_secs_f64(), on(order, built.digest)));
     }
-    let command = buildah::command(&rig.shop)?;
+    let command = buildah::command(&harness.workspace)?;
     let built = call(&command.clone().args(buildah::build(order, ignore, start)))?;
     let pushed = call(&command.args(buildah::push(order)))?;
     // By its tag it is at hand; by digest it would have to be pulled.
@@ -196,12 +196,12 @@ fn on(order: &Build, digest: Digest) -> String {
 }
 
 /// Puts the program where the app's Dockerfile copies it from.
-fn place_binary(rig: &Rig) -> Result<(), Fault> {
-    let Some(binary) = &rig.shop.tree.policy.app.binary else { return Ok(()) };
-    let staged = rig.shop.tree.root.join(binary::staged(&Platform::host(), binary));
+fn place_binary(harness: &Harness) -> Result<(), Fault> {
+    let Some(binary) = &harness.workspace.tree.policy.app.binary else { return Ok(()) };
+    let staged = harness.workspace.tree.root.join(binary::staged(&Platform::host(), binary));
     let cannot = |error: std::io::Error| Fault::build(format!("cannot write `{}`", staged.display())).cause(error);
     fs::create_dir_all(staged.parent().expect("a staged binary stands in a folder")).map_err(cannot)?;
-    fs::copy(rig.program(), &staged).map(drop).map_err(cannot)
+    fs::copy(harness.program(), &staged).map(drop).map_err(cannot)
 }
 
 #[cfg(test)]

@@ -2,9 +2,9 @@
 
 use super::goal::Goal;
 use super::growth;
-use super::ours::{self, Caller};
+use super::native::{self, Caller};
 use super::peers::{self, Peer, Start, What};
-use super::rig::{Edit, Rig, copy_file};
+use super::harness::{Edit, Harness, copy_file};
 use crate::scenarios::{BUMPED, Sample, bump, edit_template};
 use std::fs::File;
 use xtask_model::fault::Fault;
@@ -45,7 +45,7 @@ pub struct Side {
 #[derive(Clone, Copy)]
 pub enum Work {
     /// The native engine.
-    Ours(Caller),
+    Native(Caller),
     /// Another builder.
     Peer(Peer),
     /// The native engine with a base of so many more bytes, in ten layers.
@@ -58,20 +58,20 @@ pub enum Work {
 
 impl Work {
     /// Whether it is the native engine, whose memory is watched.
-    pub fn is_ours(self) -> bool {
+    pub fn is_native(self) -> bool {
         !matches!(self, Self::Peer(_))
     }
 
     /// Does it once; the change is made already.
-    pub fn once(self, rig: &mut Rig, row: &Row) -> Result<Sample, Fault> {
+    pub fn once(self, harness: &mut Harness, row: &Row) -> Result<Sample, Fault> {
         let sample = match self {
-            Self::Ours(caller) => ours::build(rig, caller, row.what, row.start),
-            Self::Peer(peer) => peers::build(rig, peer, row.what, row.start),
-            Self::OnBase(bytes) => growth::on_base(rig, bytes),
-            Self::AmongFiles(count) => growth::among_files(rig, count),
-            Self::WithFile(bytes) => growth::with_file(rig, bytes),
+            Self::Native(caller) => native::build(harness, caller, row.what, row.start),
+            Self::Peer(peer) => peers::build(harness, peer, row.what, row.start),
+            Self::OnBase(bytes) => growth::on_base(harness, bytes),
+            Self::AmongFiles(count) => growth::among_files(harness, count),
+            Self::WithFile(bytes) => growth::with_file(harness, bytes),
         }?;
-        if self.is_ours() && sample.built != row.builds {
+        if self.is_native() && sample.built != row.builds {
             return Err(Fault::build(format!("cannot compare `{}`", row.name))
                 .cause(format!("xtask built {} images where {} have changed", sample.built, row.builds)));
         }
@@ -91,14 +91,14 @@ const fn side(by: &'static str, work: Work, goal: Option<Goal>) -> Side {
 }
 
 const fn native(goal: Option<Goal>) -> Side {
-    side("native", Work::Ours(Caller::Binary), goal)
+    side("native", Work::Native(Caller::Binary), goal)
 }
 
 const fn alias(goal: Option<Goal>) -> Side {
-    side("native, by cargo's alias", Work::Ours(Caller::Alias), goal)
+    side("native, by cargo's alias", Work::Native(Caller::Alias), goal)
 }
 
-const WITHOUT_UV: Side = side("native, installing uv first", Work::Ours(Caller::WithoutUv), None);
+const WITHOUT_UV: Side = side("native, installing uv first", Work::Native(Caller::WithoutUv), None);
 
 const fn docker(goal: Option<Goal>) -> Side {
     side("docker buildx", Work::Peer(Peer::Docker), goal)
@@ -115,7 +115,7 @@ pub(super) static ROWS: [Row; 10] = [
         name: "template-cold",
         about: "a template edited, nothing local",
         on_request: false,
-        edit: |rig| edit_template(&rig.shop, rig.number),
+        edit: |harness| edit_template(&harness.workspace, harness.number),
         what: What::App,
         start: Start::Cold,
         builds: 1,
@@ -125,7 +125,7 @@ pub(super) static ROWS: [Row; 10] = [
         name: "template-warm",
         about: "a template edited, everything warm",
         on_request: false,
-        edit: |rig| edit_template(&rig.shop, rig.number),
+        edit: |harness| edit_template(&harness.workspace, harness.number),
         what: What::App,
         start: Start::Warm,
         builds: 1,
@@ -145,7 +145,7 @@ pub(super) static ROWS: [Row; 10] = [
         name: "small-package-cold",
         about: "one small package bumped, nothing local: base and app",
         on_request: false,
-        edit: |rig| bump(&rig.shop, rig.number, &BUMPED),
+        edit: |harness| bump(&harness.workspace, harness.number, &BUMPED),
         what: What::BaseAndApp,
         start: Start::Cold,
         builds: 2,
@@ -155,7 +155,7 @@ pub(super) static ROWS: [Row; 10] = [
         name: "scipy-cold",
         about: "scipy bumped, nothing local: base and app",
         on_request: false,
-        edit: |rig| bump(&rig.shop, rig.number, &["scipy"]),
+        edit: |harness| bump(&harness.workspace, harness.number, &["scipy"]),
         what: What::BaseAndApp,
         start: Start::Cold,
         builds: 2,
@@ -239,14 +239,14 @@ const STEADY: Option<Goal> = Some(Goal::Steady(1.25));
 const BINARY: u64 = 15_000_000;
 
 /// A source edited, and the program that came of it: the real one, and random bytes at its end.
-fn new_binary(rig: &mut Rig) -> Result<(), Fault> {
-    let program = rig.scratch().join("new-program");
-    copy_file(&rig.scratch().join("program"), &program)?;
+fn new_binary(harness: &mut Harness) -> Result<(), Fault> {
+    let program = harness.scratch().join("new-program");
+    copy_file(&harness.scratch().join("program"), &program)?;
     let cannot = |error| Fault::build(format!("cannot write `{}`", program.display())).cause(error);
     let mut file = File::options().append(true).open(&program).map_err(cannot)?;
     let has = file.metadata().map_err(cannot)?.len();
     growth::random(BINARY.saturating_sub(has).max(1000), &mut file).map_err(cannot)?;
-    rig.new_program = Some(program);
-    let number = rig.number;
-    rig.shop.edit("autoscaler/src/main.rs", |text| format!("{text}// {number}\n"))
+    harness.new_program = Some(program);
+    let number = harness.number;
+    harness.workspace.edit("autoscaler/src/main.rs", |text| format!("{text}// {number}\n"))
 }

@@ -1,14 +1,14 @@
 //! A comparison as a person reads it: aligned text for a terminal, Markdown for the documentation. Pure: prints nothing.
 
 use super::goal::MEMORY;
-use super::{Compared, Results, Sided};
+use super::{Compared, Comparison, Sided};
 use crate::table::{aligned, line, machine, phases, span};
 use xtask_model::quantity;
 
 const HEAD: [&str; 7] = ["scenario", "by", "seconds", "times the first", "goal", "met", "memory"];
 
 /// A row for each side; the scenario's own words stand in its first.
-fn rows(results: &Results) -> Vec<[String; 7]> {
+fn rows(results: &Comparison) -> Vec<[String; 7]> {
     let sides = |row: &Compared| {
         let sided = |(index, side): (usize, &Sided)| {
             let name = if index == 0 { row.name.to_owned() } else { String::new() };
@@ -33,7 +33,7 @@ fn memory(side: &Sided) -> String {
 }
 
 /// What the scenarios are, how often sides were measured, and why some were not.
-fn notes(results: &Results, code: &str) -> Vec<String> {
+fn notes(results: &Comparison, code: &str) -> Vec<String> {
     let mut notes = Vec::new();
     for row in &results.rows {
         notes.push(format!("{code}{}{code}: {}; {}", row.name, row.about, runs(row)));
@@ -55,7 +55,7 @@ fn runs(row: &Compared) -> String {
 }
 
 /// For a terminal.
-pub fn text(results: &Results) -> String {
+pub fn text(results: &Comparison) -> String {
     let mut text = aligned(&HEAD, &rows(results));
     for block in [notes(results, ""), machine(&results.machine)] {
         text += &format!("\n{}\n", block.join("\n"));
@@ -64,7 +64,7 @@ pub fn text(results: &Results) -> String {
 }
 
 /// For the documentation.
-pub fn markdown(results: &Results) -> String {
+pub fn markdown(results: &Comparison) -> String {
     let mut text = String::from(INTRODUCTION);
     text += &line(&HEAD.map(str::to_owned));
     text += "|---|---|---:|---:|---:|---|---:|\n";
@@ -100,7 +100,7 @@ mod tests {
     use expect_test::expect;
     use std::collections::BTreeMap;
 
-    fn results() -> Results {
+    fn results() -> Comparison {
         let side = |by, seconds: &[f64]| Sided {
             by,
             seconds: Summary::of(seconds),
@@ -128,7 +128,7 @@ mod tests {
         };
         let buildah = Sided { why: Some("it is not installed".to_owned()), ..side("buildah", &[]) };
         let slow = side("by pip", &[9.0]);
-        Results {
+        Comparison {
             rows: vec![Compared {
                 name: "template-cold",
                 about: "a template edited",

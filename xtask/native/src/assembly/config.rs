@@ -2,9 +2,11 @@
 //!
 //! Pure. Copying and the folders that `WORKDIR` makes are told here and carried out elsewhere.
 
+mod duration;
+mod ports;
+
 use super::copy::joined;
-use super::duration::{self, Duration};
-use super::ports;
+use duration::Duration;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use xtask_model::spec::dockerfile::{Command, DEFAULT_PATH, Healthcheck, Kind};

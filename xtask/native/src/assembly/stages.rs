@@ -2,16 +2,16 @@
 //!
 //! Copies nothing: a layer is planned here and made when it is asked for.
 
-use super::beneath::Stat;
+use super::base::Stat;
 use super::config::Description;
-use super::copy::{Node, Taken, destination};
-use super::gather::Context;
-use super::ground::{Ground, Job, Layer, Layers, Origin, concerns, run};
-use super::mode::Mode;
-use super::owner::Owner;
-use super::recipe::Recipe;
-use super::target::{Lookup as _, Made, Nothing, Sum, Target, resolve};
-use super::{Inputs, LayerPlan, refusal};
+use super::copy::{SelectedNode, Selected, destination};
+use super::context::Context;
+use super::layers::{LayerChain, CopyJob, StageLayer, Layers, CopySource, may_contain, run};
+use super::copy::mode::Mode;
+use super::copy::owner::Owner;
+use super::fingerprint::LayerFingerprint;
+use super::copy::target::{Lookup as _, Made, Nothing, Sum, Target, resolve};
+use super::{Inputs, LayerPlan, unsupported};
 use crate::layer::item::{Bytes, Content};
 use crate::recipes::stage::{Part, Realise};
 use std::cell::OnceCell;
@@ -32,7 +32,7 @@ const HISTORIES: usize = 16_000_000;
 #[derive(Clone)]
 pub(super) struct State {
     pub(super) description: Description,
-    pub(super) ground: Ground,
+    pub(super) chain: LayerChain,
 }
 
 /// All stages so far.
@@ -45,11 +45,11 @@ pub(super) struct Stages<'a> {
     /// Bytes of history that stages have inherited.
     pub(super) inherited: usize,
     /// What `COPY` and `ADD` take from the context, by stage and instruction, one list for each source.
-    pub(super) taken: BTreeMap<(usize, usize), Vec<Vec<Taken>>>,
+    pub(super) selected: BTreeMap<(usize, usize), Vec<Vec<Selected>>>,
 }
 
 /// The ways out of what this engine does not do.
-pub(super) fn ways_out(fault: Fault) -> Fault {
+pub(super) fn with_alternatives(fault: Fault) -> Fault {
     fault
         .hint("move it to a stage with a name, and give that stage a recipe in the policy")
         .hint("or build with `--engine docker`")
@@ -65,7 +65,7 @@ impl<'a> Stages<'a> {
     }
 
     /// What the instructions of these stages read from the context, read in one walk.
-    pub(super) fn gather(&mut self, stages: &[&Stage]) -> Result<(), Fault> {
+    pub(super) fn read_context(&mut self, stages: &[&Stage]) -> Result<(), Fault> {
         let (mut sources, mut owners) = (Vec::new(), Vec::new());
         for stage in stages {
             for (index, instruction) in stage.instructions.iter().enumerate() {
@@ -86,13 +86,13 @@ impl<'a> Stages<'a> {
             }
         }
         let context = Context { root: self.inputs.context, ignore: self.inputs.ignore, known: self.inputs.known };
-        for ((owner, taken), source) in owners.into_iter().zip(context.take(&sources)?).zip(&sources) {
+        for ((owner, selected), source) in owners.into_iter().zip(context.select(&sources)?).zip(&sources) {
             let adds =
                 stages.iter().find(|stage| stage.index == owner.0).map(|stage| &stage.instructions[owner.1].kind);
             if matches!(adds, Some(Kind::Add(transfer)) if transfer.unpack != Some(false)) {
-                context.refuse_archives(&taken, source)?;
+                context.refuse_archives(&selected, source)?;
             }
-            self.taken.entry(owner).or_default().push(taken);
+            self.selected.entry(owner).or_default().push(selected);
         }
         Ok(())
     }
@@ -103,16 +103,16 @@ impl<'a> Stages<'a> {
             (Some(on), _) => {
                 let Some(base) = self.done.get(&on) else {
                     let what = format!("a stage on `{}`, which a recipe makes, cannot be put together", stage.base);
-                    return Err(ways_out(self.wrong(stage.line, what)));
+                    return Err(with_alternatives(self.wrong(stage.line, what)));
                 };
-                State { description: base.description.next_stage(), ground: base.ground.clone() }
+                State { description: base.description.next_stage(), chain: base.chain.clone() }
             }
             (None, Some(image)) => State {
                 description: Description::over(&self.layers.images[image].config),
-                ground: Ground { image: Some(image), layers: Vec::new() },
+                chain: LayerChain { image: Some(image), layers: Vec::new() },
             },
             (None, None) => {
-                State { description: Description::scratch(self.inputs.platform), ground: Ground::default() }
+                State { description: Description::scratch(self.inputs.platform), chain: LayerChain::default() }
             }
         };
         self.inherited += state.description.history_bytes;
@@ -123,7 +123,7 @@ impl<'a> Stages<'a> {
         }
         for (index, instruction) in stage.instructions.iter().enumerate() {
             self.instruction(&mut state, stage, index, instruction)?;
-            if state.ground.layers.len() > LAYERS {
+            if state.chain.layers.len() > LAYERS {
                 let what = format!("more than {LAYERS} layers, the limit of an image");
                 return Err(self.wrong(instruction.line, what).hint("copy several things by one instruction"));
             }
@@ -149,7 +149,7 @@ impl<'a> Stages<'a> {
         instruction: &Instruction,
     ) -> Result<(), Fault> {
         let line = instruction.line;
-        refusal::of_instruction(self.inputs.dockerfile, stage.index, instruction)?;
+        unsupported::check_instruction(self.inputs.dockerfile, stage.index, instruction)?;
         match &instruction.kind {
             Kind::Copy(transfer) | Kind::Add(transfer) => self.copy(state, stage, index, line, transfer),
             Kind::Workdir(folder) => self.workdir(state, line, folder),
@@ -173,15 +173,15 @@ impl<'a> Stages<'a> {
         let keyword = stage.instructions[index].kind.keyword();
         let owner = transfer.chown().map(Owner::parse).transpose().map_err(|why| self.wrong(line, why))?;
         let names = owner.as_ref().is_some_and(|owner| owner.if_numbers().is_none());
-        if names && state.ground.is_empty() {
-            return Err(refusal::nameless(self.inputs.dockerfile, line, transfer));
+        if names && state.chain.is_empty() {
+            return Err(unsupported::unresolvable_owner(self.inputs.dockerfile, line, transfer));
         }
         let mode = transfer.chmod().map(Mode::parse).transpose().map_err(|why| self.wrong(line, why))?;
         let excludes =
             Ignore::from_patterns(transfer.excludes.iter().map(String::as_str)).map_err(|why| self.wrong(line, why))?;
         let created_by = history(keyword, transfer);
         let to = destination(state.description.working_dir(), &transfer.destination);
-        let job = |origin: Origin<'a>, linked: bool| Job {
+        let job = |origin: CopySource<'a>, linked: bool| CopyJob {
             place: format!("{}:{line}", self.inputs.dockerfile.path()),
             origin,
             to: to.clone(),
@@ -194,9 +194,9 @@ impl<'a> Stages<'a> {
         if let Some(from) = &transfer.from {
             let reads: Vec<Reads> = transfer.sources.iter().map(|source| transfer.reads(source)).collect();
             let number = self.inputs.dockerfile.find_stage(from, stage.index).expect("it was checked");
-            if let Some(ground) = self.done.get(&number).map(|done| done.ground.clone()) {
-                let source = self.layers.chain(&ground);
-                let job = job(Origin::Stage { ground, reads }, linked);
+            if let Some(chain) = self.done.get(&number).map(|done| done.chain.clone()) {
+                let source = self.layers.chain_id(&chain);
+                let job = job(CopySource::Stage { chain, reads }, linked);
                 self.plan_later(state, line, job, transfer, &source, (created_by.clone(), created_by));
                 return Ok(());
             }
@@ -205,10 +205,10 @@ impl<'a> Stages<'a> {
                 .inputs
                 .realised
                 .get(name)
-                .ok_or_else(|| ways_out(self.wrong(line, format!("the stage `{from}` has no recipe"))))?;
+                .ok_or_else(|| with_alternatives(self.wrong(line, format!("the stage `{from}` has no recipe"))))?;
             for (number_of_part, reads, alone) in self.parts(line, realise, &reads)? {
                 let part: &Part = &realise.parts()[number_of_part];
-                let origin = Origin::Part { stage: number, realise, number: number_of_part, reads, alone };
+                let origin = CopySource::Part { stage: number, realise, number: number_of_part, reads, alone };
                 let told = (format!("{created_by} # {}", part.name), part.name.clone());
                 let recipe = part.recipe;
                 let job = job(origin, linked);
@@ -216,25 +216,25 @@ impl<'a> Stages<'a> {
             }
             return Ok(());
         }
-        let mut taken: Vec<Taken> =
-            self.taken.remove(&(stage.index, index)).unwrap_or_default().into_iter().flatten().collect();
-        taken.extend(heredocs(transfer));
-        let linked = linked || state.ground.is_empty();
-        if taken.is_empty() {
+        let mut selected: Vec<Selected> =
+            self.selected.remove(&(stage.index, index)).unwrap_or_default().into_iter().flatten().collect();
+        selected.extend(heredocs(transfer));
+        let linked = linked || state.chain.is_empty();
+        if selected.is_empty() {
             state.description.remember(created_by, false);
             return Ok(());
         }
         // `--exclude` was looked at when the context was read.
-        let job = Job { excludes: Ignore::none(), ..job(Origin::Known(Vec::new()), linked) };
+        let job = CopyJob { excludes: Ignore::none(), ..job(CopySource::Known(Vec::new()), linked) };
         if !linked {
-            let contents = fingerprint(&taken);
-            let job = Job { origin: Origin::Known(taken), ..job };
+            let contents = fingerprint(&selected);
+            let job = CopyJob { origin: CopySource::Known(selected), ..job };
             self.plan_later(state, line, job, transfer, &contents, (created_by.clone(), created_by));
             return Ok(());
         }
         let numbers =
             |owner: &Owner| owner.if_numbers().ok_or_else(|| Fault::usage("a name has no image to be looked up in"));
-        let made = run(&job, taken, &Nothing, &numbers)
+        let made = run(&job, selected, &Nothing, &numbers)
             .map_err(|fault| Fault { what: format!("{}: {}", job.place, fault.what), ..fault })?;
         self.plan_now(state, line, &created_by, made);
         Ok(())
@@ -249,7 +249,7 @@ impl<'a> Stages<'a> {
     ) -> Result<Vec<(usize, Vec<Reads>, bool)>, Fault> {
         let concerned = |reads: &Reads| -> Vec<usize> {
             let parts = realise.parts().iter().enumerate();
-            parts.filter(|(_, part)| concerns(&part.under, reads)).map(|(number, _)| number).collect()
+            parts.filter(|(_, part)| may_contain(&part.under, reads)).map(|(number, _)| number).collect()
         };
         let mut found: BTreeMap<usize, (Vec<Reads>, bool)> = BTreeMap::new();
         for reads in reads {
@@ -276,7 +276,7 @@ impl<'a> Stages<'a> {
         &mut self,
         state: &mut State,
         line: usize,
-        job: Job<'a>,
+        job: CopyJob<'a>,
         transfer: &Transfer,
         source: &Digest,
         (created_by, name): (String, String),
@@ -284,8 +284,8 @@ impl<'a> Stages<'a> {
         let mut recipe = self.recipe("copy").digest(source).text(job.to.as_bytes());
         recipe = recipe.maybe(transfer.chown()).maybe(transfer.chmod()).texts(&transfer.excludes);
         let reads = match &job.origin {
-            Origin::Known(_) => &[][..],
-            Origin::Stage { reads, .. } | Origin::Part { reads, .. } => reads,
+            CopySource::Known(_) => &[][..],
+            CopySource::Stage { reads, .. } | CopySource::Part { reads, .. } => reads,
         };
         recipe = recipe.number(reads.len() as u64);
         for reads in reads {
@@ -299,11 +299,11 @@ impl<'a> Stages<'a> {
         }
         let recipe = match job.linked {
             true => recipe.text(b"on anything"),
-            false => recipe.text(b"on").digest(&self.layers.chain(&state.ground)),
+            false => recipe.text(b"on").digest(&self.layers.chain_id(&state.chain)),
         };
         let needs = match &job.origin {
-            Origin::Known(taken) => {
-                self.needs(taken.iter().flat_map(|taken| &taken.nodes).map(|n| (&n.content, &n.sum)))
+            CopySource::Known(selected) => {
+                self.needs(selected.iter().flat_map(|selected| &selected.nodes).map(|n| (&n.content, &n.sum)))
             }
             _ => BTreeSet::new(),
         };
@@ -324,14 +324,14 @@ impl<'a> Stages<'a> {
         self.add(state, plan, None, OnceCell::from(std::rc::Rc::from(made)));
     }
 
-    fn add(&mut self, state: &mut State, plan: LayerPlan, job: Option<Job<'a>>, made: OnceCell<std::rc::Rc<[Made]>>) {
-        self.layers.layers.push(Layer { recipe: plan.recipe, ground: state.ground.clone(), job, made });
-        state.ground.layers.push(self.plans.len());
+    fn add(&mut self, state: &mut State, plan: LayerPlan, job: Option<CopyJob<'a>>, made: OnceCell<std::rc::Rc<[Made]>>) {
+        self.layers.layers.push(StageLayer { recipe: plan.recipe, chain: state.chain.clone(), job, made });
+        state.chain.layers.push(self.plans.len());
         self.plans.push(plan);
     }
 
-    fn recipe(&self, kind: &str) -> Recipe {
-        Recipe::new(kind).text(self.inputs.codec.as_bytes())
+    fn recipe(&self, kind: &str) -> LayerFingerprint {
+        LayerFingerprint::new(kind).text(self.inputs.codec.as_bytes())
     }
 
     /// Files of the context that have to be there when a layer is made.
@@ -356,7 +356,7 @@ impl<'a> Stages<'a> {
             None => fault.needed_by(format!("`{}`", self.place(line))),
         };
         let make = || {
-            let view = self.layers.view(&state.ground);
+            let view = self.layers.view(&state.chain);
             let path = resolve(folder.as_bytes(), &|path| view.lookup(path))?;
             if path.as_bytes().is_empty() || view.lookup(&path)?.is_some_and(|stat| stat.is_dir()) {
                 return Ok(Vec::new());
@@ -378,10 +378,10 @@ impl<'a> Stages<'a> {
 }
 
 /// Here-documents as files.
-fn heredocs(transfer: &Transfer) -> impl Iterator<Item = Taken> {
+fn heredocs(transfer: &Transfer) -> impl Iterator<Item = Selected> {
     transfer.heredocs.iter().map(|heredoc| {
         let bytes = heredoc.content.as_bytes();
-        let node = Node {
+        let node = SelectedNode {
             rest: ContextPath::default(),
             mode: 0o644,
             uid: 0,
@@ -389,7 +389,7 @@ fn heredocs(transfer: &Transfer) -> impl Iterator<Item = Taken> {
             content: Content::File(Bytes::Here(bytes.into())),
             sum: Some(Sum::Contents(Digest::of(bytes))),
         };
-        Taken { name: heredoc.name.as_bytes().to_vec(), nodes: vec![node] }
+        Selected { name: heredoc.name.as_bytes().to_vec(), nodes: vec![node] }
     })
 }
 
@@ -413,11 +413,11 @@ fn history(keyword: &str, transfer: &Transfer) -> String {
 }
 
 /// Everything that is copied, under the names that matter.
-fn fingerprint(taken: &[Taken]) -> Digest {
-    let mut recipe = Recipe::new("taken").number(taken.len() as u64);
-    for taken in taken {
-        let made: Vec<Made> = taken.nodes.iter().map(Node::as_made).collect();
-        recipe = recipe.text(&taken.name).made(&made);
+fn fingerprint(selected: &[Selected]) -> Digest {
+    let mut recipe = LayerFingerprint::new("selected").number(selected.len() as u64);
+    for selected in selected {
+        let made: Vec<Made> = selected.nodes.iter().map(SelectedNode::as_made).collect();
+        recipe = recipe.text(&selected.name).made(&made);
     }
     recipe.finish()
 }

@@ -49,7 +49,7 @@ fn image(lines: &[&str], execution: Execution) -> MadeUp {
     MadeUp { config, files, asked: RefCell::default() }
 }
 
-impl Beneath for MadeUp {
+impl BaseFiles for MadeUp {
     fn lookup(&self, path: &ContextPath) -> Result<Option<Stat>, Fault> {
         self.asked.borrow_mut().push(path.to_string());
         Ok(self.files.get(path).map(|(stat, _)| stat.clone()))
@@ -66,10 +66,10 @@ impl Beneath for MadeUp {
     }
 }
 
-impl Images for MadeUp {
-    fn image(&self, name: &str, _: &Platform) -> Result<Image<'_>, Fault> {
+impl FromImages for MadeUp {
+    fn image(&self, name: &str, _: &Platform) -> Result<FromImage<'_>, Fault> {
         match name {
-            "base" => Ok(Image { config: self.config.clone(), beneath: self }),
+            "base" => Ok(FromImage { config: self.config.clone(), files: self }),
             _ => Err(Fault::network(format!("there is no `{name}`"))),
         }
     }

@@ -213,7 +213,7 @@ fn make(name: &str, folder: &Path, manifest: &Manifest, source: &Source<'_>, own
     let bytes = quantity::bytes(manifest.layers.iter().map(|layer| layer.size).sum());
     let mut progress = terminal::Progress::begin("unpacking", &format!("`{name}` ({bytes} of layers)"));
     let root = partial.join("root");
-    let mut unpacked = unpack::Unpacked::open(&root)?;
+    let mut unpacked = unpack::Unpacker::open(&root)?;
     if owners {
         unpacked = unpacked.with_owners();
     }

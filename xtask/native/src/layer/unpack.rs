@@ -16,7 +16,7 @@ use xtask_model::fault::Fault;
 use xtask_model::image::context::ContextPath;
 
 /// A folder that layers are unpacked into, the lowest first.
-pub struct Unpacked {
+pub struct Unpacker {
     root: OwnedFd,
     shown: PathBuf,
     owners: bool,
@@ -25,7 +25,7 @@ pub struct Unpacked {
     last: Option<(ContextPath, OwnedFd)>,
 }
 
-impl Unpacked {
+impl Unpacker {
     /// Opens a folder, which is made if it is not there.
     pub fn open(folder: &Path) -> Result<Self, Fault> {
         let open = || -> io::Result<OwnedFd> {

@@ -246,7 +246,7 @@ impl<'a> PythonPackages<'a> {
         let config = self.foundation.config();
         let platform = self.platform.to_string();
         let indexes = uv::indexes(&self.root, &self.requirements)?;
-        let wanted = install::Wanted {
+        let wanted = install::InstallRequest {
             packages: &packages,
             environment: &self.environment,
             python: &self.python,
@@ -313,8 +313,8 @@ impl<'a> PythonPackages<'a> {
     }
 
     /// All that belongs into the environment.
-    fn whole(&self) -> closure::Wanted<'_> {
-        closure::Wanted {
+    fn whole(&self) -> closure::ClosureCheck<'_> {
+        closure::ClosureCheck {
             root: &self.root,
             asked: self.requirements.requirements(),
             lock: &self.lock,

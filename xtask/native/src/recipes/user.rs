@@ -11,7 +11,7 @@ use xtask_model::spec::reference::Digest;
 const SCHEMA: u32 = 1;
 
 /// The recipe for one root.
-pub struct User<'a> {
+pub struct UserStage<'a> {
     foundation: &'a dyn Foundation,
     name: String,
     user: u32,
@@ -24,7 +24,7 @@ const PASSWD: &str = "etc/passwd";
 const GROUP: &str = "etc/group";
 const APP: &str = "app";
 
-impl<'a> User<'a> {
+impl<'a> UserStage<'a> {
     /// The recipe for these arguments of the stage, `USER_NAME`, `USER_ID`, `GROUP_ID` and `USER_HOME`.
     ///
     /// # Errors
@@ -94,7 +94,7 @@ fn argument(
         .hint(format!("give it in the Dockerfile: `ARG {key}`, {like}")))
 }
 
-impl Realise for User<'_> {
+impl Realise for UserStage<'_> {
     fn parts(&self) -> &[Part] {
         &self.parts
     }
@@ -146,7 +146,7 @@ mod tests {
     #[test]
     fn a_line_each_is_added_to_what_the_root_has() {
         let root = root("root:x:0:0:root:/root:/bin/sh\n");
-        let user = User::new(&args(&[]), &root).unwrap();
+        let user = UserStage::new(&args(&[]), &root).unwrap();
         let made = user.produce(&[0, 1, 2, 3]).unwrap();
         let text = |index: usize| match &made[index][0].content {
             Content::File(Bytes::Here(bytes)) => String::from_utf8(bytes.to_vec()).unwrap(),
@@ -161,7 +161,7 @@ mod tests {
     }
 
     fn recipes(root: &Root, changed: &[(&str, &str)]) -> Vec<Digest> {
-        User::new(&args(changed), root).unwrap().parts.iter().map(|part| part.recipe).collect()
+        UserStage::new(&args(changed), root).unwrap().parts.iter().map(|part| part.recipe).collect()
     }
 
     #[test]
@@ -173,13 +173,13 @@ mod tests {
         let named: Vec<bool> =
             recipes(&one, &[("USER_ID", "7")]).iter().zip(&before).map(|(after, before)| after == before).collect();
         assert_eq!(named, [false, true, true, true]);
-        assert_eq!(User::new(&args(&[("USER_HOME", "/app")]), &one).unwrap().parts.len(), 3);
+        assert_eq!(UserStage::new(&args(&[("USER_HOME", "/app")]), &one).unwrap().parts.len(), 3);
     }
 
     #[track_caller]
     fn refused(name: &str, value: &str, what: &str) {
         let root = root("");
-        let Err(fault) = User::new(&args(&[(name, value)]), &root) else { panic!("`{value}` was taken") };
+        let Err(fault) = UserStage::new(&args(&[(name, value)]), &root) else { panic!("`{value}` was taken") };
         assert_eq!(fault.what, what);
     }
 
@@ -193,7 +193,7 @@ mod tests {
         let mut without = args(&[]);
         without.remove("GROUP_ID");
         let root = root("");
-        let Err(fault) = User::new(&without, &root) else { panic!("nothing was missed") };
+        let Err(fault) = UserStage::new(&without, &root) else { panic!("nothing was missed") };
         assert_eq!(fault.what, "the stage has no argument `GROUP_ID`");
     }
 }

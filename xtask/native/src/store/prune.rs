@@ -25,7 +25,7 @@ pub struct Pruned {
 }
 
 /// Files that go together.
-struct Group {
+struct FileGroup {
     used: SystemTime,
     bytes: u64,
     /// In the order in which they go: what names before what is named.
@@ -65,20 +65,20 @@ impl Store {
     }
 
     /// What may stay, by what goes together; the rest goes at once.
-    fn groups(&self, pruned: &mut Pruned) -> io::Result<Vec<Group>> {
+    fn groups(&self, pruned: &mut Pruned) -> io::Result<Vec<FileGroup>> {
         let folder = self.layout.folder();
-        let mut remove = |file: &Found| -> io::Result<()> {
+        let mut remove = |file: &StoreFile| -> io::Result<()> {
             pruned.removed += file.bytes;
             fs::remove_file(&file.path)
         };
-        let mut blobs: BTreeMap<String, Found> = BTreeMap::new();
+        let mut blobs: BTreeMap<String, StoreFile> = BTreeMap::new();
         for file in list(&folder.join("blobs/sha256"), &mut remove)? {
             blobs.insert(file.name.clone(), file);
         }
-        let mut layers: BTreeMap<String, Group> = BTreeMap::new();
-        let mut outlines: BTreeMap<String, Found> = BTreeMap::new();
+        let mut layers: BTreeMap<String, FileGroup> = BTreeMap::new();
+        let mut tocs: BTreeMap<String, StoreFile> = BTreeMap::new();
         for file in list(&folder.join(OUTLINES), &mut remove)? {
-            outlines.insert(file.name.clone(), file);
+            tocs.insert(file.name.clone(), file);
         }
         for file in list(&folder.join(RECIPES), &mut remove)? {
             let note = fs::read(&file.path).ok().and_then(|bytes| Note::parse(&bytes));
@@ -87,10 +87,10 @@ impl Store {
                 remove(&file)?;
                 continue;
             };
-            let group = layers.entry(digest).or_insert_with(|| Group::new(&file));
+            let group = layers.entry(digest).or_insert_with(|| FileGroup::new(&file));
             group.add(&file);
-            if let Some(outline) = outlines.remove(&diff_id) {
-                group.add(&outline);
+            if let Some(toc) = tocs.remove(&diff_id) {
+                group.add(&toc);
             }
         }
         for (digest, file) in &blobs {
@@ -99,10 +99,10 @@ impl Store {
                 None => remove(file)?,
             }
         }
-        let mut groups: Vec<Group> = layers.into_values().collect();
+        let mut groups: Vec<FileGroup> = layers.into_values().collect();
         let documents = list(&folder.join(DOCUMENTS), &mut remove)?;
-        for file in documents.iter().chain(outlines.values()) {
-            let mut group = Group::new(file);
+        for file in documents.iter().chain(tocs.values()) {
+            let mut group = FileGroup::new(file);
             group.add(file);
             groups.push(group);
         }
@@ -110,24 +110,24 @@ impl Store {
     }
 }
 
-impl Group {
-    fn new(first: &Found) -> Self {
+impl FileGroup {
+    fn new(first: &StoreFile) -> Self {
         Self { used: first.used, bytes: 0, files: Vec::new() }
     }
 
     /// A file that is used when the group is.
-    fn add(&mut self, file: &Found) {
+    fn add(&mut self, file: &StoreFile) {
         self.used = self.used.max(file.used);
         self.take(file);
     }
 
-    fn take(&mut self, file: &Found) {
+    fn take(&mut self, file: &StoreFile) {
         self.bytes += file.bytes;
         self.files.push(file.path.clone());
     }
 }
 
-struct Found {
+struct StoreFile {
     name: String,
     path: PathBuf,
     bytes: u64,
@@ -135,7 +135,7 @@ struct Found {
 }
 
 /// The whole files of a folder; those that are not whole are nobody's any more.
-fn list(folder: &Path, remove: &mut impl FnMut(&Found) -> io::Result<()>) -> io::Result<Vec<Found>> {
+fn list(folder: &Path, remove: &mut impl FnMut(&StoreFile) -> io::Result<()>) -> io::Result<Vec<StoreFile>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
@@ -144,7 +144,7 @@ fn list(folder: &Path, remove: &mut impl FnMut(&Found) -> io::Result<()>) -> io:
             continue;
         }
         let name = entry.file_name().to_string_lossy().into_owned();
-        let file = Found { name, path: entry.path(), bytes: metadata.len(), used: metadata.modified()? };
+        let file = StoreFile { name, path: entry.path(), bytes: metadata.len(), used: metadata.modified()? };
         if file.name.starts_with(PARTIAL) {
             remove(&file)?;
         } else {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::layer::item::{Bytes, Content, Item};
-use crate::layer::{Codec, Limits, Reader, outline, write};
+use crate::layer::{Codec, Limits, Reader, toc, write};
 use std::sync::Arc;
 use std::time::Duration;
 use xtask_model::fault::Exit;
@@ -116,12 +116,12 @@ fn documents_and_outlines_are_kept() {
 
     let layer = put(&store, "a", b"contents");
     let file = store.open_layer(&layer).unwrap().unwrap();
-    let outline = outline::of(&mut Reader::open(file, Some(&layer.diff_id), Limits::default()).unwrap()).unwrap();
-    assert_eq!(store.get_outline(&layer.diff_id).unwrap(), None);
-    store.put_outline(&layer.diff_id, &outline).unwrap();
-    assert_eq!(store.get_outline(&layer.diff_id).unwrap(), Some(outline));
+    let toc = toc::of(&mut Reader::open(file, Some(&layer.diff_id), Limits::default()).unwrap()).unwrap();
+    assert_eq!(store.get_toc(&layer.diff_id).unwrap(), None);
+    store.put_toc(&layer.diff_id, &toc).unwrap();
+    assert_eq!(store.get_toc(&layer.diff_id).unwrap(), Some(toc));
     fs::write(store.note(OUTLINES, &layer.diff_id), b"outline1").unwrap();
-    assert_eq!(store.get_outline(&layer.diff_id).unwrap(), None);
+    assert_eq!(store.get_toc(&layer.diff_id).unwrap(), None);
 }
 
 fn age(store: &Store, part: &str, digest: &Digest, seconds: u64) {

@@ -1,7 +1,7 @@
 //! Layers that somebody made to do harm, or made badly, and layers that others make well.
 
 use super::*;
-use crate::layer::made_up::{END, entry};
+use crate::layer::test_data::{END, entry};
 use std::io::Write as _;
 
 fn gzip(plain: &[u8]) -> Vec<u8> {

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::layer::Limits;
-use crate::layer::made_up::{END, entry, tar};
-use crate::layer::outline::{self, Outline};
+use crate::layer::test_data::{END, entry, tar};
+use crate::layer::toc::{self, ImageToc};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -32,7 +32,7 @@ impl Place {
     }
 
     fn apply(&self, layers: &[Vec<u8>]) -> Result<(), Fault> {
-        let mut unpacked = Unpacked::open(&self.root())?;
+        let mut unpacked = Unpacker::open(&self.root())?;
         for layer in layers {
             unpacked.apply(&mut Reader::open(&**layer, None, Limits::default())?)?;
         }
@@ -84,7 +84,7 @@ fn a_part_is_the_chosen_files_and_every_link() {
     let place = Place::new();
     let lower = tar(&["d lib", "f lib/a.so lower", "d share", "f share/a left", "l link share/a"]);
     let upper = tar(&["f lib/a.so upper", "h b.so lib/a.so"]);
-    let mut part = Unpacked::open(&place.root()).unwrap().only(|path| path.as_bytes().ends_with(b".so"));
+    let mut part = Unpacker::open(&place.root()).unwrap().only(|path| path.as_bytes().ends_with(b".so"));
     for layer in [&lower, &upper] {
         part.apply(&mut Reader::open(&**layer, None, Limits::default()).unwrap()).unwrap();
     }
@@ -176,8 +176,8 @@ fn no_whiteout_deletes_outside_its_folder() {
         place.apply(&[tar(&[line])]).unwrap_err();
         place.unharmed();
         assert_eq!(place.tree().len(), 3, "{line}");
-        let outline = outline::of(&mut Reader::open(&*tar(&[line]), None, Limits::default()).unwrap());
-        assert!(outline.is_err(), "{line}");
+        let toc = toc::of(&mut Reader::open(&*tar(&[line]), None, Limits::default()).unwrap());
+        assert!(toc.is_err(), "{line}");
     }
     // Nor where a caller has a name from elsewhere.
     let place = Place::new();
@@ -213,7 +213,7 @@ fn no_hard_link_leads_out() {
 fn what_is_too_large_ends() {
     let place = Place::new();
     let big = [entry(b"big", b'0', b"", &vec![0; 3 << 20]), END.to_vec()].concat();
-    let mut unpacked = Unpacked::open(&place.root()).unwrap();
+    let mut unpacked = Unpacker::open(&place.root()).unwrap();
     let limits = Limits { bytes: 1 << 20, ..Limits::default() };
     let fault = unpacked.apply(&mut Reader::open(&*big, None, limits).unwrap()).unwrap_err().to_string();
     assert!(fault.contains("unpacks to more than"), "{fault}");
@@ -235,16 +235,16 @@ proptest! {
 
     #[test]
     fn what_is_unpacked_is_what_the_outline_says(
-        layers in prop::collection::vec(outline::tests::random_layer(), 1..4)
+        layers in prop::collection::vec(toc::tests::random_layer(), 1..4)
     ) {
         let tars: Vec<Vec<u8>> = layers
             .iter()
             .map(|lines| tar(&lines.iter().map(String::as_str).collect::<Vec<_>>()))
             .collect();
-        let outlines = tars.iter().map(|tar| {
-            Arc::new(outline::of(&mut Reader::open(&**tar, None, Limits::default()).unwrap()).unwrap())
+        let tocs = tars.iter().map(|tar| {
+            Arc::new(toc::of(&mut Reader::open(&**tar, None, Limits::default()).unwrap()).unwrap())
         });
-        let expected: BTreeMap<String, &str> = Outline::new(outlines)
+        let expected: BTreeMap<String, &str> = ImageToc::new(tocs)
             .merged()
             .into_iter()
             .filter(|(path, _)| !path.as_bytes().is_empty())

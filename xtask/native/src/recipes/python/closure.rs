@@ -16,7 +16,7 @@ use xtask_model::spec::reference::Platform;
 use xtask_model::spec::requirements::{Requirement, Version, normalised};
 
 /// What is checked.
-pub(super) struct Wanted<'a> {
+pub(super) struct ClosureCheck<'a> {
     /// The repository.
     pub(super) root: &'a Path,
     /// What the requirement files ask for.
@@ -34,8 +34,8 @@ pub(super) struct Wanted<'a> {
 }
 
 /// Checks the lock for the Python and the platform of this image.
-pub(super) fn check(wanted: &Wanted<'_>, indexes: &dyn Fn() -> Result<Indexes, Fault>) -> Result<(), Fault> {
-    let Wanted { lock, environment, .. } = wanted;
+pub(super) fn check(wanted: &ClosureCheck<'_>, indexes: &dyn Fn() -> Result<Indexes, Fault>) -> Result<(), Fault> {
+    let ClosureCheck { lock, environment, .. } = wanted;
     let python = environment.markers().python();
     if python.parse::<Version>().is_ok_and(|version| !lock.serves(&version)) {
         return Err(Fault::usage(format!("the root has Python {python}, and the lock is for Python {}", lock.python))
@@ -54,7 +54,7 @@ pub(super) fn check(wanted: &Wanted<'_>, indexes: &dyn Fn() -> Result<Indexes, F
 }
 
 /// Checks distributions by the metadata that was installed with them, against all pins.
-pub(super) fn check_installed(wanted: &Wanted<'_>, site: &Path) -> Result<(), Fault> {
+pub(super) fn check_installed(wanted: &ClosureCheck<'_>, site: &Path) -> Result<(), Fault> {
     let cannot = |error: std::io::Error| Fault::build(format!("cannot read `{}`", site.display())).cause(error);
     let mut found: BTreeMap<String, Needs> = BTreeMap::new();
     for entry in std::fs::read_dir(site).map_err(cannot)? {
@@ -98,7 +98,7 @@ mod tests {
         }
         let platform = "linux/amd64".parse().unwrap();
         let environment = Environment::new(python, &platform).unwrap();
-        let wanted = Wanted {
+        let wanted = ClosureCheck {
             root: Path::new("/"),
             asked: &[],
             lock: &lock,

@@ -59,7 +59,7 @@ pub(super) fn uv(
 }
 
 /// What is installed, and for whom.
-pub(super) struct Wanted<'a> {
+pub(super) struct InstallRequest<'a> {
     /// The packages; each has hashes.
     pub(super) packages: &'a [LockedPackage],
     /// The target's.
@@ -106,7 +106,7 @@ impl Shared {
 pub(super) fn install(
     uv: &uv::Uv,
     interpreter: &Interpreter,
-    wanted: &Wanted<'_>,
+    wanted: &InstallRequest<'_>,
     prefix: &Path,
 ) -> Result<Shared, Fault> {
     let cannot = |error: std::io::Error| Fault::build(format!("cannot write `{}`", prefix.display())).cause(error);
@@ -138,14 +138,14 @@ pub(super) fn install(
 /// What `install.py` has left, after its warnings are shown.
 fn shared(folder: PathBuf) -> Result<Shared, Fault> {
     #[derive(Deserialize)]
-    struct Found {
+    struct Report {
         owners: BTreeMap<String, Vec<String>>,
         warnings: Vec<String>,
     }
     let file = folder.join("shared.json");
     let cannot = |error: String| Fault::build(format!("cannot read `{}`", file.display())).cause(error);
     let text = fs::read(&file).map_err(|error| cannot(error.to_string()))?;
-    let found: Found = serde_json::from_slice(&text).map_err(|error| cannot(error.to_string()))?;
+    let found: Report = serde_json::from_slice(&text).map_err(|error| cannot(error.to_string()))?;
     found.warnings.iter().for_each(|warning| terminal::warn(warning));
     Ok(Shared { owners: found.owners, folder })
 }
@@ -168,7 +168,7 @@ pub(super) fn version_folder(version: &str) -> String {
 fn call(
     uv: &uv::Uv,
     interpreter: &Interpreter,
-    wanted: &Wanted<'_>,
+    wanted: &InstallRequest<'_>,
     prefix: &Path,
     (list, kept): (&Path, &Path),
 ) -> Command {
@@ -227,7 +227,7 @@ pub(super) fn renamed(path: &str, from: &str, to: &str) -> String {
 }
 
 /// What uv's words mean for whoever builds.
-fn judged(said: &str, wanted: &Wanted<'_>) -> Fault {
+fn judged(said: &str, wanted: &InstallRequest<'_>) -> Fault {
     let without: Vec<String> = wanted
         .packages
         .iter()
@@ -303,7 +303,7 @@ mod tests {
             hashes: BTreeSet::new(),
         }];
         let environment = Environment::new("3.13.5", &"linux/arm64".parse().unwrap()).unwrap();
-        let wanted = Wanted {
+        let wanted = InstallRequest {
             packages: &packages,
             environment: &environment,
             python: "3.13.5",

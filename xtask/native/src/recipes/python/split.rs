@@ -40,7 +40,7 @@ struct Distribution {
 
 /// A file on the disk: bytes and permission bits.
 #[derive(Clone, Copy)]
-struct Found {
+struct FileMeta {
     size: u64,
     mode: u32,
 }
@@ -97,7 +97,7 @@ pub(super) fn split(
 }
 
 /// Every regular file below a folder, by its path with `/`.
-fn walk(prefix: &Path, below: &mut PathBuf, files: &mut BTreeMap<String, Found>) -> Result<(), Fault> {
+fn walk(prefix: &Path, below: &mut PathBuf, files: &mut BTreeMap<String, FileMeta>) -> Result<(), Fault> {
     let folder = prefix.join(&*below);
     let cannot = |error: std::io::Error| Fault::build(format!("cannot read `{}`", folder.display())).cause(error);
     for entry in fs::read_dir(&folder).map_err(cannot)? {
@@ -109,7 +109,7 @@ fn walk(prefix: &Path, below: &mut PathBuf, files: &mut BTreeMap<String, Found>)
         } else if meta.is_file() {
             let path = std::str::from_utf8(below.as_os_str().as_bytes());
             let path = path.map_err(|_| Fault::build(format!("the name of `{}` is no UTF-8", below.display())))?;
-            files.insert(path.to_owned(), Found { size: meta.len(), mode: meta.permissions().mode() });
+            files.insert(path.to_owned(), FileMeta { size: meta.len(), mode: meta.permissions().mode() });
         } else {
             return Err(Fault::build(format!("`{}` is neither a file nor a folder", below.display())));
         }
@@ -142,7 +142,7 @@ struct Writer<'a> {
     /// From the prefix.
     site: &'a str,
     /// Every installed file.
-    files: &'a BTreeMap<String, Found>,
+    files: &'a BTreeMap<String, FileMeta>,
 }
 
 impl Writer<'_> {
@@ -194,7 +194,7 @@ impl Writer<'_> {
         }
         rows.sort();
         let text = record::print(&rows);
-        let found = Found { size: text.len() as u64, mode: 0o644 };
+        let found = FileMeta { size: text.len() as u64, mode: 0o644 };
         put(&mut out, home, &distribution.record, found, Bytes::Here(text.into_bytes().into()));
         Ok(out)
     }
@@ -220,7 +220,7 @@ impl Writer<'_> {
                     && owners.iter().any(|owner| self.installed.shared.folder.join(owner).join(&path).is_file())
                 {
                     // Byte code of another version lies below: Python takes the source where byte code is empty.
-                    put(&mut out, self.home, &path, Found { size: 0, mode: 0o644 }, Bytes::Here(Vec::new().into()));
+                    put(&mut out, self.home, &path, FileMeta { size: 0, mode: 0o644 }, Bytes::Here(Vec::new().into()));
                 }
             }
         }
@@ -234,9 +234,9 @@ impl Writer<'_> {
 }
 
 /// A file's size and permission bits; none where no file is.
-fn found(file: &Path) -> Option<Found> {
+fn found(file: &Path) -> Option<FileMeta> {
     let meta = fs::metadata(file).ok().filter(fs::Metadata::is_file)?;
-    Some(Found { size: meta.len(), mode: meta.permissions().mode() })
+    Some(FileMeta { size: meta.len(), mode: meta.permissions().mode() })
 }
 
 /// The part of what stands nearest around a file, where that is one.
@@ -256,7 +256,7 @@ fn nearest(owners: &BTreeMap<String, BTreeSet<usize>>, path: &str) -> Option<usi
 }
 
 /// One file, and the folders that it is in.
-fn put(out: &mut Items, home: &str, path: &str, found: Found, bytes: Bytes) {
+fn put(out: &mut Items, home: &str, path: &str, found: FileMeta, bytes: Bytes) {
     // As git would record it: the umask of whoever filled uv's cache is none of the image's.
     let mode = if found.mode & 0o111 == 0 { 0o644 } else { 0o755 };
     let path = ContextPath::new(format!("{}/{path}", home.trim_start_matches('/')));

@@ -2,7 +2,7 @@
 //!
 //! Pure. The files are a stage's own, with every link's place known; following links is the caller's business.
 
-use super::copy::{Node, Taken};
+use super::{SelectedNode, Selected};
 use super::target::Made;
 use crate::layer::item::Content;
 use std::collections::BTreeMap;
@@ -11,10 +11,10 @@ use xtask_model::spec::dockerfile::Reads;
 use xtask_model::spec::ignore::{Ignore, glob};
 
 /// Files by path.
-pub(super) type Files = BTreeMap<ContextPath, Made>;
+pub(crate) type FileMap = BTreeMap<ContextPath, Made>;
 
 /// Lays a layer over files: what is no folder takes the place of what was there, with all below it.
-pub(super) fn lay(files: &mut Files, layer: &[Made]) {
+pub(crate) fn apply_layer(files: &mut FileMap, layer: &[Made]) {
     for made in layer {
         let path = &made.item.path;
         let is_dir = |made: &Made| made.item.content == Content::Dir;
@@ -27,8 +27,8 @@ pub(super) fn lay(files: &mut Files, layer: &[Made]) {
 }
 
 /// Everything below a folder.
-pub(super) fn below<'f>(
-    files: &'f Files,
+pub(crate) fn below<'f>(
+    files: &'f FileMap,
     folder: &'f ContextPath,
 ) -> impl Iterator<Item = (&'f ContextPath, &'f Made)> {
     let first = if folder.as_bytes().is_empty() { folder.clone() } else { folder.join(b"") };
@@ -36,8 +36,8 @@ pub(super) fn below<'f>(
 }
 
 /// What stands at a path under the name by which it is asked for; `None` where nothing does.
-pub(super) fn take(files: &Files, at: &ContextPath, name: &[u8]) -> Option<Taken> {
-    let node = |made: &Made, rest: &[u8]| Node {
+pub(crate) fn entry(files: &FileMap, at: &ContextPath, name: &[u8]) -> Option<Selected> {
+    let node = |made: &Made, rest: &[u8]| SelectedNode {
         rest: ContextPath::new(rest),
         mode: made.item.mode,
         uid: made.item.uid,
@@ -45,21 +45,21 @@ pub(super) fn take(files: &Files, at: &ContextPath, name: &[u8]) -> Option<Taken
         content: made.item.content.clone(),
         sum: made.sum,
     };
-    let mut nodes: Vec<Node> = files.get(at).map(|made| node(made, b"")).into_iter().collect();
+    let mut nodes: Vec<SelectedNode> = files.get(at).map(|made| node(made, b"")).into_iter().collect();
     nodes.extend(below(files, at).filter_map(|(path, made)| Some(node(made, path.below(at)?))));
     if nodes.first()?.rest != ContextPath::default() {
         nodes.insert(0, folder());
     }
-    Some(Taken { name: name.to_vec(), nodes })
+    Some(Selected { name: name.to_vec(), nodes })
 }
 
 /// A folder that is there only because something is in it.
-pub(super) fn folder() -> Node {
-    Node { rest: ContextPath::default(), mode: 0o755, uid: 0, gid: 0, content: Content::Dir, sum: None }
+pub(crate) fn folder() -> SelectedNode {
+    SelectedNode { rest: ContextPath::default(), mode: 0o755, uid: 0, gid: 0, content: Content::Dir, sum: None }
 }
 
 /// The folder that a source certainly leads through, and where it is not plain what is matched below it.
-pub(super) fn lead(reads: &Reads) -> (ContextPath, Option<&str>) {
+pub(crate) fn fixed_prefix(reads: &Reads) -> (ContextPath, Option<&str>) {
     match reads {
         Reads::Path(path) => (ContextPath::new(path.as_bytes()), None),
         Reads::Glob(text) => match glob::split(text) {
@@ -75,42 +75,42 @@ pub(super) fn lead(reads: &Reads) -> (ContextPath, Option<&str>) {
 
 /// What `--parents` names of a stage's files: of each folder that the pivot names, what its pattern matches. `resolved` follows
 /// links. `None` where a path without wildcards is not there.
-pub(super) fn parents<E: From<String>>(
-    files: &Files,
+pub(crate) fn parents<E: From<String>>(
+    files: &FileMap,
     (pivot, pattern): (&str, &str),
     resolved: &dyn Fn(&ContextPath) -> Result<ContextPath, E>,
-) -> Result<Option<Vec<Taken>>, E> {
+) -> Result<Option<Vec<Selected>>, E> {
     let pivots = match glob::split(pivot) {
         None => vec![ContextPath::new(pivot.as_bytes())],
         Some((folder, pattern)) => {
             let folder = resolved(&ContextPath::new(folder.as_bytes()))?;
-            if take(files, &folder, b"").is_none() && !folder.as_bytes().is_empty() {
+            if entry(files, &folder, b"").is_none() && !folder.as_bytes().is_empty() {
                 return Ok(None);
             }
             hits(files, &folder, pattern)?
         }
     };
     let plain = glob::split(pivot).is_none() && glob::split(pattern).is_none();
-    let mut taken = Vec::new();
+    let mut selected = Vec::new();
     for pivot in pivots {
         let at = resolved(&pivot)?;
         let name = pivot.parts().next_back().unwrap_or_default();
-        let Some(all) = take(files, &at, name) else { return Ok(None) };
+        let Some(all) = entry(files, &at, name) else { return Ok(None) };
         if all.nodes.first().is_some_and(|top| top.content != Content::Dir) && !plain {
-            taken.push(all);
+            selected.push(all);
             continue;
         }
         let all = with_parents(all, pattern)?;
         if plain && !pattern.is_empty() && all.nodes.len() < 2 {
             return Ok(None);
         }
-        taken.push(all);
+        selected.push(all);
     }
-    Ok(Some(taken))
+    Ok(Some(selected))
 }
 
 /// The paths below a folder that a glob names, as BuildKit walks; the error is one lowercase phrase.
-pub(super) fn hits(files: &Files, folder: &ContextPath, pattern: &str) -> Result<Vec<ContextPath>, String> {
+pub(crate) fn hits(files: &FileMap, folder: &ContextPath, pattern: &str) -> Result<Vec<ContextPath>, String> {
     let pattern = glob::parse(pattern)?;
     let named = |path: &&ContextPath| path.below(folder).is_some_and(|rest| pattern.matches(rest));
     let mut hits: Vec<ContextPath> = below(files, folder).map(|(path, _)| path).filter(named).cloned().collect();
@@ -119,18 +119,18 @@ pub(super) fn hits(files: &Files, folder: &ContextPath, pattern: &str) -> Result
 }
 
 /// What of a folder's contents a pattern of `--parents` names, with the folders in front; the error is one lowercase phrase.
-pub(super) fn with_parents(taken: Taken, pattern: &str) -> Result<Taken, String> {
+pub(crate) fn with_parents(selected: Selected, pattern: &str) -> Result<Selected, String> {
     let wanted = Ignore::from_patterns([pattern])?;
-    let is_wanted = |node: &Node| pattern.is_empty() || wanted.ignores(node.rest.as_bytes());
+    let is_wanted = |node: &SelectedNode| pattern.is_empty() || wanted.ignores(node.rest.as_bytes());
     let mut kept = std::collections::BTreeSet::from([ContextPath::default()]);
-    for node in taken.nodes.iter().filter(|node| is_wanted(node)) {
+    for node in selected.nodes.iter().filter(|node| is_wanted(node)) {
         let mut path = Some(node.rest.clone());
         while let Some(next) = path.filter(|path| kept.insert(path.clone())) {
             path = next.parent();
         }
     }
-    let nodes: Vec<Node> = taken.nodes.into_iter().filter(|node| kept.contains(&node.rest)).collect();
-    Ok(Taken { name: Vec::new(), nodes })
+    let nodes: Vec<SelectedNode> = selected.nodes.into_iter().filter(|node| kept.contains(&node.rest)).collect();
+    Ok(Selected { name: Vec::new(), nodes })
 }
 
 #[cfg(test)]
@@ -147,16 +147,16 @@ mod tests {
         Made { item, sum: None }
     }
 
-    fn files(layers: &[&[&str]]) -> Files {
-        let mut files = Files::new();
+    fn files(layers: &[&[&str]]) -> FileMap {
+        let mut files = FileMap::new();
         for layer in layers {
-            lay(&mut files, &layer.iter().map(|line| made(line)).collect::<Vec<_>>());
+            apply_layer(&mut files, &layer.iter().map(|line| made(line)).collect::<Vec<_>>());
         }
         files
     }
 
-    fn rests(taken: &Taken) -> Vec<String> {
-        taken.nodes.iter().map(|node| node.rest.to_string()).collect()
+    fn rests(selected: &Selected) -> Vec<String> {
+        selected.nodes.iter().map(|node| node.rest.to_string()).collect()
     }
 
     #[test]
@@ -170,10 +170,10 @@ mod tests {
     #[test]
     fn a_path_is_taken_with_all_below() {
         let files = files(&[&["a/", "a/b", "a-b", "a/c/d"]]);
-        assert_eq!(rests(&take(&files, &ContextPath::new("a"), b"a").unwrap()), ["", "b", "c/d"]);
-        assert_eq!(rests(&take(&files, &ContextPath::new("a/c"), b"c").unwrap()), ["", "d"]);
-        assert_eq!(rests(&take(&files, &ContextPath::new("a-b"), b"x").unwrap()), [""]);
-        assert_eq!(take(&files, &ContextPath::new("x"), b"x"), None);
+        assert_eq!(rests(&entry(&files, &ContextPath::new("a"), b"a").unwrap()), ["", "b", "c/d"]);
+        assert_eq!(rests(&entry(&files, &ContextPath::new("a/c"), b"c").unwrap()), ["", "d"]);
+        assert_eq!(rests(&entry(&files, &ContextPath::new("a-b"), b"x").unwrap()), [""]);
+        assert_eq!(entry(&files, &ContextPath::new("x"), b"x"), None);
     }
 
     #[test]
@@ -181,7 +181,7 @@ mod tests {
         let files = files(&[&["a/", "a/b.x", "a/c.y", "a/d/", "a/d/e.x"]]);
         let hits = hits(&files, &ContextPath::new("a"), "*.x").unwrap();
         assert_eq!(hits.iter().map(ToString::to_string).collect::<Vec<_>>(), ["a/b.x"]);
-        let all = take(&files, &ContextPath::default(), b"").unwrap();
+        let all = entry(&files, &ContextPath::default(), b"").unwrap();
         assert_eq!(rests(&with_parents(all, "**/*.x").unwrap()), ["", "a", "a/b.x", "a/d", "a/d/e.x"]);
     }
 }

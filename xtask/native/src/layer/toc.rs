@@ -8,7 +8,7 @@ mod table;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use table::LayerOutline;
+pub use table::LayerToc;
 use xtask_model::quantity;
 
 use crate::layer::{Contents, Entry, EntryKind, Reader};
@@ -57,7 +57,7 @@ pub type ReadLayer<'a> = dyn Fn(&mut Reader<'_>) -> Result<Option<Vec<u8>>, Faul
 
 /// A node, and the layer that it is from; none for a folder that is only implied.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
+pub struct TocEntry {
     /// What it is.
     pub node: Node,
     /// The layer's number, from the lowest, 0.
@@ -70,32 +70,32 @@ pub struct Resolved {
     /// The path without links in it; what does not exist stands as it was asked for.
     pub path: ContextPath,
     /// What is there, which is no link.
-    pub found: Option<Found>,
+    pub found: Option<TocEntry>,
 }
 
 /// The outline of an image: those of its layers.
 #[derive(Clone, Debug, Default)]
-pub struct Outline {
-    layers: Vec<Arc<LayerOutline>>,
+pub struct ImageToc {
+    layers: Vec<Arc<LayerToc>>,
 }
 
-impl Outline {
+impl ImageToc {
     /// An image of these layers, the lowest first.
-    pub fn new(layers: impl IntoIterator<Item = Arc<LayerOutline>>) -> Self {
+    pub fn new(layers: impl IntoIterator<Item = Arc<LayerToc>>) -> Self {
         Self { layers: layers.into_iter().collect() }
     }
 
     /// Puts a layer on top.
-    pub fn apply(&mut self, layer: Arc<LayerOutline>) {
+    pub fn apply(&mut self, layer: Arc<LayerToc>) {
         self.layers.push(layer);
     }
 
     /// What stands at a path, itself not followed; folders on the way are taken as they are written.
-    pub fn get(&self, path: &ContextPath) -> Option<Found> {
+    pub fn get(&self, path: &ContextPath) -> Option<TocEntry> {
         let mut implied = path.as_bytes().is_empty();
         for (number, layer) in self.layers.iter().enumerate().rev() {
             match layer.get(path.as_bytes()) {
-                Some(node) if !implied || node.kind == Kind::Dir => return Some(Found { node, layer: Some(number) }),
+                Some(node) if !implied || node.kind == Kind::Dir => return Some(TocEntry { node, layer: Some(number) }),
                 // What a layer above needs to be a folder is one, and a new one.
                 Some(_) => break,
                 None => {}
@@ -105,7 +105,7 @@ impl Outline {
                 break;
             }
         }
-        implied.then(|| Found { node: Node::implied(), layer: None })
+        implied.then(|| TocEntry { node: Node::implied(), layer: None })
     }
 
     /// Follows the links in a path, within the image: `/` is its root, and nothing is above that. Links that lead in a circle
@@ -128,7 +128,7 @@ impl Outline {
             let next = at.join(&part);
             let here = self.get(&next);
             match here {
-                Some(Found { node: Node { kind: Kind::Symlink, link, .. }, .. }) => {
+                Some(TocEntry { node: Node { kind: Kind::Symlink, link, .. }, .. }) => {
                     links += 1;
                     if links > LINKS {
                         return Err(Fault::build(format!("cannot follow `{path}` in the image"))
@@ -175,7 +175,7 @@ impl Outline {
         path: &ContextPath,
         mut open: impl FnMut(usize, &ReadLayer<'_>) -> Result<Option<Vec<u8>>, Fault>,
     ) -> Result<Option<Vec<u8>>, Fault> {
-        let Resolved { path, found: Some(Found { node, layer: Some(layer) }) } = self.resolve(path)? else {
+        let Resolved { path, found: Some(TocEntry { node, layer: Some(layer) }) } = self.resolve(path)? else {
             return Ok(None);
         };
         if node.kind != Kind::File {
@@ -197,7 +197,7 @@ impl Outline {
             (node, holder) = match own {
                 Some(own) => (own, (target, holder.1)),
                 None => match self.get(&target) {
-                    Some(Found { node, layer: Some(layer) }) if layer < holder.1 => (node, (target, layer)),
+                    Some(TocEntry { node, layer: Some(layer) }) if layer < holder.1 => (node, (target, layer)),
                     _ => return Err(no_bytes(&path, "it is a hard link of what is not there")),
                 },
             };
@@ -239,7 +239,7 @@ fn all(contents: &mut Contents<'_, '_>) -> std::io::Result<Vec<u8>> {
 const FILE_LIMIT: u64 = 64 << 20;
 
 /// Reads a layer for its outline.
-pub fn of(reader: &mut Reader<'_>) -> Result<LayerOutline, Fault> {
+pub fn of(reader: &mut Reader<'_>) -> Result<LayerToc, Fault> {
     let mut builder = table::Builder::default();
     while let Some(entry) = reader.next()? {
         if let Some(whiteout) = entry.whiteout() {

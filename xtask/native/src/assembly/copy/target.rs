@@ -2,7 +2,7 @@
 //!
 //! Pure, but for what the answers of [`Lookup`] cost. Follows the system calls that BuildKit's copying makes.
 
-use super::beneath::Stat;
+use crate::assembly::base::Stat;
 use crate::layer::item::{Content, Item};
 use std::collections::BTreeMap;
 use xtask_model::fault::Fault;
@@ -10,13 +10,13 @@ use xtask_model::image::context::ContextPath;
 use xtask_model::spec::reference::Digest;
 
 /// What stands beneath a layer.
-pub(super) trait Lookup {
+pub(crate) trait Lookup {
     /// What stands at a path, itself not followed.
     fn lookup(&self, path: &ContextPath) -> Result<Option<Stat>, Fault>;
 }
 
 /// Nothing: a layer that does not depend on what it comes to stand on.
-pub(super) struct Nothing;
+pub(crate) struct Nothing;
 
 impl Lookup for Nothing {
     fn lookup(&self, _: &ContextPath) -> Result<Option<Stat>, Fault> {
@@ -26,7 +26,7 @@ impl Lookup for Nothing {
 
 /// By what a file's contents are known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sum {
+pub(crate) enum Sum {
     /// By their digest.
     Contents(Digest),
     /// By the recipe that makes them.
@@ -35,13 +35,13 @@ pub(super) enum Sum {
 
 /// An item with what is known of its contents.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Made {
-    pub(super) item: Item,
-    pub(super) sum: Option<Sum>,
+pub(crate) struct Made {
+    pub(crate) item: Item,
+    pub(crate) sum: Option<Sum>,
 }
 
 /// A layer as it grows.
-pub(super) struct Target<'l> {
+pub(crate) struct Target<'l> {
     below: &'l dyn Lookup,
     made: BTreeMap<ContextPath, Made>,
 }
@@ -50,12 +50,12 @@ pub(super) struct Target<'l> {
 const LINKS: usize = 255;
 
 impl<'l> Target<'l> {
-    pub(super) fn new(below: &'l dyn Lookup) -> Self {
+    pub(crate) fn new(below: &'l dyn Lookup) -> Self {
         Self { below, made: BTreeMap::new() }
     }
 
     /// What stands at a path, itself not followed.
-    pub(super) fn stat(&self, path: &ContextPath) -> Result<Option<Stat>, Fault> {
+    pub(crate) fn stat(&self, path: &ContextPath) -> Result<Option<Stat>, Fault> {
         if path.as_bytes().is_empty() {
             return Ok(Some(Stat::folder((0, 0))));
         }
@@ -75,12 +75,12 @@ impl<'l> Target<'l> {
     }
 
     /// Where a path leads, every link on the way and at its end followed, never above the root.
-    pub(super) fn resolve(&self, path: &[u8]) -> Result<ContextPath, Fault> {
+    pub(crate) fn resolve(&self, path: &[u8]) -> Result<ContextPath, Fault> {
         resolve(path, &|path| self.stat(path))
     }
 
     /// Makes a folder and those in front of it, all like this one; those that are there stay as they are.
-    pub(super) fn make_folders(&mut self, path: &ContextPath, like: &Stat) -> Result<(), Fault> {
+    pub(crate) fn make_folders(&mut self, path: &ContextPath, like: &Stat) -> Result<(), Fault> {
         match self.stat(path)? {
             Some(stat) if stat.is_dir() => return Ok(()),
             Some(_) => return Err(Fault::usage(format!("`/{path}` in the image is not a folder"))),
@@ -94,13 +94,13 @@ impl<'l> Target<'l> {
     }
 
     /// Puts something at a path, whatever stood there.
-    pub(super) fn put(&mut self, path: ContextPath, stat: &Stat, content: Content, sum: Option<Sum>) {
+    pub(crate) fn put(&mut self, path: ContextPath, stat: &Stat, content: Content, sum: Option<Sum>) {
         let item = Item { path: path.clone(), mode: stat.mode, uid: stat.uid, gid: stat.gid, content };
         self.made.insert(path, Made { item, sum });
     }
 
     /// Everything that the layer holds, by path, with the folders in front as they are.
-    pub(super) fn finish(mut self) -> Result<Vec<Made>, Fault> {
+    pub(crate) fn finish(mut self) -> Result<Vec<Made>, Fault> {
         let mut folders: BTreeMap<ContextPath, Stat> = BTreeMap::new();
         for path in self.made.keys() {
             let mut parent = path.parent();
@@ -121,7 +121,7 @@ impl<'l> Target<'l> {
 }
 
 /// Where a path leads among what `stat` answers.
-pub(super) fn resolve(
+pub(crate) fn resolve(
     path: &[u8],
     stat: &dyn Fn(&ContextPath) -> Result<Option<Stat>, Fault>,
 ) -> Result<ContextPath, Fault> {
@@ -140,7 +140,7 @@ pub(super) fn resolve(
         let next = at.join(&part);
         match stat(&next)?.and_then(|stat| stat.link) {
             Some(_) if links == LINKS => {
-                return Err(Fault::usage(format!("the links at `/{next}` in the image lead in a circle")));
+                return Err(Fault::usage(format!("the links at `/{next}` in the image prefix in a circle")));
             }
             Some(target) => {
                 links += 1;

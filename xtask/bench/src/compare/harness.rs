@@ -1,11 +1,11 @@
 //! What a comparison works with: the copy and its engine, the state of the registry before a change, and a part of the
 //! registry for each build, so that none finds what another has pushed.
 
-use super::ours;
+use super::native;
 use super::peers::{self, Start};
 use crate::plain::{self, Root};
 use crate::scenarios;
-use crate::workshop::Workshop;
+use crate::workspace::Workspace;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,15 +19,15 @@ use xtask_model::spec::oci::{Index, Manifest, media_type};
 use xtask_model::spec::reference::{Digest, Platform, Repository};
 
 /// Changes the copy.
-pub(super) type Edit = fn(&mut Rig) -> Result<(), Fault>;
+pub(super) type Edit = fn(&mut Harness) -> Result<(), Fault>;
 
 /// The registry of the state before the change, for the native engine.
 const BEFORE: &str = "before";
 
 /// The state of the comparison.
-pub struct Rig {
+pub struct Harness {
     /// The copy.
-    pub shop: Workshop,
+    pub workspace: Workspace,
     /// Asks and fills the registry, off the clock.
     pub(super) client: Client,
     /// What every base stands on.
@@ -39,7 +39,7 @@ pub struct Rig {
     /// How many files were added to the copy.
     pub(super) files: usize,
     /// Parts of the registry that are filled.
-    spaces: BTreeSet<String>,
+    namespaces: BTreeSet<String>,
     /// How many edits there were: no two are alike.
     pub(super) number: u32,
     edit: Edit,
@@ -51,27 +51,27 @@ pub(super) struct Seeds {
     pub(super) names: Vec<String>,
 }
 
-impl Rig {
+impl Harness {
     /// Copies the repository, starts the engine, and publishes the unchanged tree.
     pub fn open(tree: &Tree) -> Result<Self, Fault> {
-        let mut shop = Workshop::open(tree)?;
-        shop.compile()?;
-        shop.engine_up()?;
+        let mut workspace = Workspace::open(tree)?;
+        workspace.compile()?;
+        workspace.engine_up()?;
         terminal::step("readying", "base and app by the native engine");
-        let before = prefix(&shop, BEFORE)?;
-        scenarios::push(ours::call(&shop).args(["build", "--engine", "native"]), &before)?;
-        let scratch = shop.empty_private_folder("scratch")?;
-        if let Some(binary) = &shop.tree.policy.app.binary {
-            copy_file(&shop.tree.root.join(binary::staged(&Platform::host(), binary)), &scratch.join("program"))?;
+        let before = prefix(&workspace, BEFORE)?;
+        scenarios::push(native::call(&workspace).args(["build", "--engine", "native"]), &before)?;
+        let scratch = workspace.empty_private_folder("scratch")?;
+        if let Some(binary) = &workspace.tree.policy.app.binary {
+            copy_file(&workspace.tree.root.join(binary::staged(&Platform::host(), binary)), &scratch.join("program"))?;
         }
         Ok(Self {
-            client: shop.tree.client(),
-            root: plain::root(&shop.tree.root)?,
-            shop,
+            client: workspace.tree.client(),
+            root: plain::root(&workspace.tree.root)?,
+            workspace,
             before: None,
             new_program: None,
             files: 0,
-            spaces: BTreeSet::new(),
+            namespaces: BTreeSet::new(),
             number: 0,
             edit: |_| Ok(()),
         })
@@ -82,19 +82,19 @@ impl Rig {
         self.edit = edit;
         self.new_program = None;
         self.files = 0;
-        self.shop.rewind()
+        self.workspace.rewind()
     }
 
     /// Undoes the last edit and does another of the same kind.
     pub fn edit_again(&mut self) -> Result<(), Fault> {
-        self.shop.reset()?;
+        self.workspace.reset()?;
         self.number += 1;
         (self.edit)(self)
     }
 
     /// A folder for files of an edit.
     pub(super) fn scratch(&self) -> PathBuf {
-        self.shop.private_folder("scratch")
+        self.workspace.private_folder("scratch")
     }
 
     /// The program that the app has now.
@@ -104,42 +104,42 @@ impl Rig {
 
     /// A part of the engine's registry.
     pub(super) fn prefix(&self, name: &str) -> Result<Registry, Fault> {
-        prefix(&self.shop, name)
+        prefix(&self.workspace, name)
     }
 
     /// Where the native engine has published the unchanged tree.
-    pub(super) fn before_ours(&self) -> Result<Registry, Fault> {
+    pub(super) fn before_native(&self) -> Result<Registry, Fault> {
         self.prefix(BEFORE)
     }
 
     /// Where a builder pushes to: a warm one where it did before, any other to a part of the registry that holds the seeds.
-    pub(super) fn space(&mut self, who: &str, start: Start, seeds: &Seeds) -> Result<Registry, Fault> {
+    pub(super) fn namespace(&mut self, who: &str, start: Start, seeds: &Seeds) -> Result<Registry, Fault> {
         let name = match start {
             Start::Warm => format!("warm-{who}"),
-            Start::Cold | Start::Nothing => format!("run-{}-{who}", self.spaces.len()),
+            Start::Cold | Start::Nothing => format!("run-{}-{who}", self.namespaces.len()),
         };
         self.filled(name, seeds)
     }
 
     /// Whether the part of the registry of this name is filled.
     pub(super) fn is_filled(&self, name: &str) -> bool {
-        self.spaces.contains(name)
+        self.namespaces.contains(name)
     }
 
     /// The part of the registry of this name, filled when it is first asked for.
     pub(super) fn filled(&mut self, name: String, seeds: &Seeds) -> Result<Registry, Fault> {
-        let space = self.prefix(&name)?;
-        if self.spaces.insert(name) {
+        let namespace = self.prefix(&name)?;
+        if self.namespaces.insert(name) {
             for name in &seeds.names {
-                copy_repository(&self.client, &seeds.from.repository(name), &space.repository(name))?;
+                copy_repository(&self.client, &seeds.from.repository(name), &namespace.repository(name))?;
             }
         }
-        Ok(space)
+        Ok(namespace)
     }
 }
 
-fn prefix(shop: &Workshop, name: &str) -> Result<Registry, Fault> {
-    let text = format!("{}/{name}", shop.registry()?);
+fn prefix(workspace: &Workspace, name: &str) -> Result<Registry, Fault> {
+    let text = format!("{}/{name}", workspace.registry()?);
     text.parse().map_err(|error| Fault::build(format!("cannot use the registry `{text}`: {error}")))
 }
 

@@ -4,7 +4,7 @@
 
 /// A user and perhaps a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Owner {
+pub(crate) struct Owner {
     user: Name,
     group: Option<Name>,
 }
@@ -36,7 +36,7 @@ impl Name {
 
 impl Owner {
     /// Reads `user`, `user:group`, `:group`; the error is one lowercase phrase.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         Ok(match text.split_once(':') {
             Some((user, group)) => Self { user: Name::parse(user)?, group: Some(Name::parse(group)?) },
             None => Self { user: Name::parse(text)?, group: None },
@@ -44,18 +44,18 @@ impl Owner {
     }
 
     /// Whether `/etc/passwd` has to be asked.
-    pub(super) fn needs_passwd(&self) -> bool {
+    pub(crate) fn needs_passwd(&self) -> bool {
         matches!(self.user, Name::Text(_))
     }
 
     /// Whether `/etc/group` has to be asked.
-    pub(super) fn needs_group(&self) -> bool {
+    pub(crate) fn needs_group(&self) -> bool {
         matches!(self.group, Some(Name::Text(_)))
     }
 
     /// The numbers. A user without a group has the group of the user's own entry; a number has itself. The error is one
     /// lowercase phrase.
-    pub(super) fn numbers(&self, passwd: &[u8], group: &[u8]) -> Result<(u32, u32), String> {
+    pub(crate) fn numbers(&self, passwd: &[u8], group: &[u8]) -> Result<(u32, u32), String> {
         let (uid, own) = match &self.user {
             Name::Number(number) => (*number, *number),
             Name::Text(name) => entry(passwd, name, &[2, 3])
@@ -73,7 +73,7 @@ impl Owner {
     }
 
     /// The same where every name is a number.
-    pub(super) fn if_numbers(&self) -> Option<(u32, u32)> {
+    pub(crate) fn if_numbers(&self) -> Option<(u32, u32)> {
         (!self.needs_passwd() && !self.needs_group()).then(|| self.numbers(&[], &[]).ok()).flatten()
     }
 }

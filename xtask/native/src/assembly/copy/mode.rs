@@ -4,7 +4,7 @@
 
 /// A change of permission bits.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Mode {
+pub(crate) struct Mode {
     steps: Vec<Step>,
     octal: Option<u32>,
 }
@@ -32,7 +32,7 @@ const MASK: u32 = !0o022;
 
 impl Mode {
     /// Reads it; the error is one lowercase phrase.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         if text.starts_with(|c: char| c.is_ascii_digit()) {
             let wrong = || format!("`--chmod={text}` is not an octal number up to 7777");
             let bits = u32::from_str_radix(text, 8).ok().filter(|bits| *bits <= 0o7777).ok_or_else(wrong)?;
@@ -47,12 +47,12 @@ impl Mode {
 
     /// The bits of folders that copying makes on the way, where they are said: those of an octal mode, without set-id and
     /// sticky. BuildKit does so since 0.21.
-    pub(super) fn of_parents(&self) -> Option<u32> {
+    pub(crate) fn of_parents(&self) -> Option<u32> {
         self.octal.map(|bits| bits & 0o777)
     }
 
     /// The bits after the change.
-    pub(super) fn apply(&self, before: u32, is_dir: bool) -> u32 {
+    pub(crate) fn apply(&self, before: u32, is_dir: bool) -> u32 {
         let mut mode = before;
         for step in &self.steps {
             match *step {
@@ -90,7 +90,7 @@ fn clause(text: &str, steps: &mut Vec<Step>) -> Option<()> {
     }
     let mut rest = text[at..].chars().peekable();
     while let Some(operator) = rest.next() {
-        let mut change = Change { who, operator, bits: 0, executable: false, done: false };
+        let mut change = Clause { who, operator, bits: 0, executable: false, done: false };
         while let Some(letter) = rest.next_if(|c| !['+', '-', '='].contains(c)) {
             change.letter(letter, steps)?;
         }
@@ -100,7 +100,7 @@ fn clause(text: &str, steps: &mut Vec<Step>) -> Option<()> {
 }
 
 /// One operator and what follows it.
-struct Change {
+struct Clause {
     who: u32,
     operator: char,
     bits: u32,
@@ -109,7 +109,7 @@ struct Change {
     done: bool,
 }
 
-impl Change {
+impl Clause {
     fn letter(&mut self, letter: char, steps: &mut Vec<Step>) -> Option<()> {
         let only_others = self.who != 0 && self.who & !0o007 == 0;
         match letter {

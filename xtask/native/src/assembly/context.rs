@@ -2,9 +2,9 @@
 //!
 //! Reads the context's folder. Modes are as git records them, so that machines with another umask give the same image.
 
-use super::copy::{Node, Taken};
-use super::taking::folder;
-use super::target::Sum;
+use super::copy::{SelectedNode, Selected};
+use super::copy::select::folder;
+use super::copy::target::Sum;
 use crate::layer::item::{Bytes, Content};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
@@ -25,20 +25,20 @@ pub(super) struct Context<'a> {
 
 impl Context<'_> {
     /// What each source names, in order.
-    pub(super) fn take(&self, sources: &[Source]) -> Result<Vec<Vec<Taken>>, Fault> {
-        let mut taken = vec![Vec::new(); sources.len()];
+    pub(super) fn select(&self, sources: &[Source]) -> Result<Vec<Vec<Selected>>, Fault> {
+        let mut selected = vec![Vec::new(); sources.len()];
         if sources.is_empty() {
-            return Ok(taken);
+            return Ok(selected);
         }
         let absent: BTreeSet<ContextPath> = self.known.keys().cloned().collect();
         let picked = context::pick(self.root, sources, self.ignore, &absent)?;
         for found in &picked.matches {
-            taken[found.source].push(self.taken(found, &picked, &sources[found.source])?);
+            selected[found.source].push(self.selected(found, &picked, &sources[found.source])?);
         }
-        Ok(taken)
+        Ok(selected)
     }
 
-    fn taken(&self, found: &Match, picked: &Picked, source: &Source) -> Result<Taken, Fault> {
+    fn selected(&self, found: &Match, picked: &Picked, source: &Source) -> Result<Selected, Fault> {
         let mut nodes = vec![match picked.tree.get(&found.at) {
             Some(_) => self.node(&found.at, ContextPath::default(), picked, source)?,
             None => folder(),
@@ -47,11 +47,11 @@ impl Context<'_> {
             let rest = ContextPath::new(path.below(&found.at).unwrap_or_default());
             nodes.push(self.node(path, rest, picked, source)?);
         }
-        Ok(Taken { name: found.name.clone(), nodes })
+        Ok(Selected { name: found.name.clone(), nodes })
     }
 
-    fn node(&self, path: &ContextPath, rest: ContextPath, picked: &Picked, source: &Source) -> Result<Node, Fault> {
-        let Some(found) = picked.tree.get(path) else { return Ok(Node { rest, ..folder() }) };
+    fn node(&self, path: &ContextPath, rest: ContextPath, picked: &Picked, source: &Source) -> Result<SelectedNode, Fault> {
+        let Some(found) = picked.tree.get(path) else { return Ok(SelectedNode { rest, ..folder() }) };
         let file = self.root.join(path.to_path());
         let (content, mode) = match found.kind {
             Kind::Dir => (Content::Dir, 0o755),
@@ -69,12 +69,12 @@ impl Context<'_> {
             (Some(recipe), _) => Some(Sum::Recipe(*recipe)),
             (None, digest) => digest.copied().map(Sum::Contents),
         };
-        Ok(Node { rest, mode, uid: 0, gid: 0, content, sum })
+        Ok(SelectedNode { rest, mode, uid: 0, gid: 0, content, sum })
     }
 
     /// Refuses what `ADD` would unpack, or might: what begins as an archive or as something compressed.
-    pub(super) fn refuse_archives(&self, taken: &[Taken], source: &Source) -> Result<(), Fault> {
-        let files = taken.iter().filter_map(|taken| taken.nodes.first());
+    pub(super) fn refuse_archives(&self, selected: &[Selected], source: &Source) -> Result<(), Fault> {
+        let files = selected.iter().filter_map(|selected| selected.nodes.first());
         for node in files {
             let Content::File(Bytes::At { file, .. }) = &node.content else { continue };
             if matches!(node.sum, Some(Sum::Recipe(_))) {

@@ -52,7 +52,7 @@ impl From<&Item> for Stat {
 }
 
 /// The files of an image.
-pub trait Beneath {
+pub trait BaseFiles {
     /// What stands at a path, itself not followed. A path that leads through a link has nothing.
     fn lookup(&self, path: &ContextPath) -> Result<Option<Stat>, Fault>;
 
@@ -65,15 +65,15 @@ pub trait Beneath {
 
 /// An image that a `FROM` names.
 #[derive(Clone)]
-pub struct Image<'a> {
+pub struct FromImage<'a> {
     /// Its configuration, with the digests of its layers.
     pub config: Config,
     /// Its files.
-    pub beneath: &'a dyn Beneath,
+    pub files: &'a dyn BaseFiles,
 }
 
 /// The images that `FROM` can name.
-pub trait Images {
+pub trait FromImages {
     /// The image of a name, as it stands in the Dockerfile with its arguments in place.
-    fn image(&self, name: &str, platform: &Platform) -> Result<Image<'_>, Fault>;
+    fn image(&self, name: &str, platform: &Platform) -> Result<FromImage<'_>, Fault>;
 }

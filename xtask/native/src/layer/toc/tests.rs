@@ -1,21 +1,21 @@
 //! Layers upon layers: what is seen, where links lead, and that questions and a merge agree.
 
 use super::*;
-use crate::layer::made_up::tar;
+use crate::layer::test_data::tar;
 use crate::layer::{Limits, Reader};
 use proptest::prelude::*;
 
-fn layer(lines: &[&str]) -> Arc<LayerOutline> {
+fn layer(lines: &[&str]) -> Arc<LayerToc> {
     Arc::new(of(&mut Reader::open(&*tar(lines), None, Limits::default()).unwrap()).unwrap())
 }
 
-fn image(layers: &[&[&str]]) -> Outline {
-    Outline::new(layers.iter().map(|lines| layer(lines)))
+fn image(layers: &[&[&str]]) -> ImageToc {
+    ImageToc::new(layers.iter().map(|lines| layer(lines)))
 }
 
 /// `d a`, `f a/b 3`, `l a/c target`, with the layer's number; `-` where it is only implied.
-fn shown(path: &str, found: Option<Found>) -> String {
-    let Some(Found { node, layer }) = found else { return format!("no {path}") };
+fn shown(path: &str, found: Option<TocEntry>) -> String {
+    let Some(TocEntry { node, layer }) = found else { return format!("no {path}") };
     let layer = layer.map_or("-".to_owned(), |layer| layer.to_string());
     let link = String::from_utf8_lossy(&node.link).into_owned();
     match node.kind {
@@ -27,7 +27,7 @@ fn shown(path: &str, found: Option<Found>) -> String {
 }
 
 #[track_caller]
-fn sees(image: &Outline, expected: &[&str]) {
+fn sees(image: &ImageToc, expected: &[&str]) {
     for line in expected {
         let path = line.split(' ').nth(if line.starts_with("no ") { 1 } else { 2 }).unwrap();
         assert_eq!(shown(path, image.get(&ContextPath::new(path))), *line);
@@ -83,7 +83,7 @@ fn a_layer_that_contradicts_itself_is_refused() {
 }
 
 #[track_caller]
-fn leads(image: &Outline, path: &str, expected: &str) {
+fn leads(image: &ImageToc, path: &str, expected: &str) {
     let resolved = image.resolve(&ContextPath::new(path)).unwrap();
     assert_eq!(shown(&resolved.path.to_string(), resolved.found), expected, "{path}");
 }
@@ -119,7 +119,7 @@ fn files_are_read_through_links_and_layers() {
     let image = image(&layers);
     let mut opened = Vec::new();
     let tars: Vec<Vec<u8>> = layers.iter().map(|lines| tar(lines)).collect();
-    let mut read = |image: &Outline, path: &str| {
+    let mut read = |image: &ImageToc, path: &str| {
         let open = |layer: usize, contents: &ReadLayer<'_>| {
             opened.push(layer);
             contents(&mut Reader::open(&*tars[layer], None, Limits::default())?)
@@ -134,21 +134,21 @@ fn files_are_read_through_links_and_layers() {
     assert_eq!(read(&image, "etc/i"), (text("lower"), vec![0]));
     assert_eq!(read(&image, "etc/passwd"), (None, vec![]));
     assert_eq!(read(&image, "folder"), (None, vec![]));
-    let two = Outline { layers: image.layers[..2].to_vec() };
+    let two = ImageToc { layers: image.layers[..2].to_vec() };
     assert_eq!(read(&two, "etc/passwd"), (text("root"), vec![]), "what is kept is not read again");
 }
 
 #[test]
 fn a_kept_outline_is_believed_only_whole() {
-    let outline = layer(&["d a", "f a/b 1", "l c a", "f .wh.x"]);
-    let bytes = outline.as_bytes().to_vec();
-    assert_eq!(LayerOutline::from_bytes(bytes.clone()).as_ref(), Some(&*outline));
-    assert_eq!(outline.len(), 4);
+    let toc = layer(&["d a", "f a/b 1", "l c a", "f .wh.x"]);
+    let bytes = toc.as_bytes().to_vec();
+    assert_eq!(LayerToc::from_bytes(bytes.clone()).as_ref(), Some(&*toc));
+    assert_eq!(toc.len(), 4);
     for at in 0..bytes.len() {
         let mut damaged = bytes.clone();
         damaged[at] ^= 1;
-        assert_eq!(LayerOutline::from_bytes(damaged), None, "{at}");
-        assert_eq!(LayerOutline::from_bytes(bytes[..at].to_vec()), None, "{at}");
+        assert_eq!(LayerToc::from_bytes(damaged), None, "{at}");
+        assert_eq!(LayerToc::from_bytes(bytes[..at].to_vec()), None, "{at}");
     }
 }
 
@@ -159,17 +159,17 @@ fn a_hundred_thousand_paths_are_cheap() {
         let path = format!("usr/lib/python3/site-packages/package{}/module{number}.py", number / 100);
         builder.put(ContextPath::new(path), Node { kind: Kind::File, ..Node::implied() });
     }
-    let outline = builder.finish().unwrap();
+    let toc = builder.finish().unwrap();
     let began = std::time::Instant::now();
-    let again = LayerOutline::from_bytes(outline.as_bytes().to_vec()).unwrap();
+    let again = LayerToc::from_bytes(toc.as_bytes().to_vec()).unwrap();
     let loaded = began.elapsed();
-    let image = Outline::new([Arc::new(again)]);
+    let image = ImageToc::new([Arc::new(again)]);
     let asked = std::time::Instant::now();
     for number in 0..1000 {
         let path = format!("usr/lib/python3/site-packages/package{number}/module{}.py", number * 100);
         assert!(image.get(&ContextPath::new(path)).is_some());
     }
-    let (bytes, asked) = (outline.as_bytes().len(), asked.elapsed());
+    let (bytes, asked) = (toc.as_bytes().len(), asked.elapsed());
     eprintln!("{bytes} bytes, loaded in {loaded:?}, 1000 paths asked for in {asked:?}");
     assert!(loaded.as_millis() < 500 && asked.as_millis() < 500, "{loaded:?} {asked:?}");
 }
@@ -204,7 +204,7 @@ proptest! {
     #[test]
     fn asking_and_merging_agree(layers in prop::collection::vec(random_layer(), 1..5)) {
         let layers: Vec<Vec<&str>> = layers.iter().map(|lines| lines.iter().map(String::as_str).collect()).collect();
-        let image = Outline::new(layers.iter().map(|lines| layer(lines)));
+        let image = ImageToc::new(layers.iter().map(|lines| layer(lines)));
         let merged = image.merged();
         let names = ["a", "b", "c"];
         let mut paths: Vec<String> = names.map(str::to_owned).to_vec();

@@ -27,7 +27,7 @@ pub(super) enum Mark {
 }
 
 /// Where the layer says so: a path may be emptied, gone, and there anew.
-type Place = (Vec<u8>, u8);
+type MarkKey = (Vec<u8>, u8);
 
 const NODE: u8 = 0;
 const GONE: u8 = 1;
@@ -35,14 +35,14 @@ const EMPTIED: u8 = 2;
 
 /// What one layer adds and takes away.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LayerOutline {
+pub struct LayerToc {
     bytes: Vec<u8>,
 }
 
 /// An outline in the making.
 #[derive(Default)]
 pub(super) struct Builder {
-    marks: BTreeMap<Place, Mark>,
+    marks: BTreeMap<MarkKey, Mark>,
     /// A path that is a folder and something else.
     double: Option<Vec<u8>>,
 }
@@ -67,7 +67,7 @@ impl Builder {
     }
 
     /// What is a folder and something else in the same layer is an error: unpackers do not agree about it.
-    pub(super) fn finish(mut self) -> Result<LayerOutline, Fault> {
+    pub(super) fn finish(mut self) -> Result<LayerToc, Fault> {
         if let Some(path) = &self.double {
             let path = ContextPath::new(path.as_slice());
             return Err(contradiction(format!("`{path}` is a folder, and is none, in the same layer")));
@@ -90,14 +90,14 @@ impl Builder {
                 }
             }
         }
-        Ok(LayerOutline { bytes: encode(&self.marks) })
+        Ok(LayerToc { bytes: encode(&self.marks) })
     }
 
     /// A hard link is as large as what it is a link of.
     fn link_up(&mut self) {
         let is_link =
             |mark: &Mark| matches!(mark, Mark::Node(node) if node.kind == Kind::File && !node.link.is_empty());
-        let links: Vec<Place> = self.marks.iter().filter(|(_, mark)| is_link(mark)).map(|(at, _)| at.clone()).collect();
+        let links: Vec<MarkKey> = self.marks.iter().filter(|(_, mark)| is_link(mark)).map(|(at, _)| at.clone()).collect();
         for place in links {
             let mut size = None;
             let mut next = place.clone();
@@ -130,7 +130,7 @@ fn folders(path: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::successors(parent_of(path), |folder| parent_of(folder))
 }
 
-fn encode(marks: &BTreeMap<Place, Mark>) -> Vec<u8> {
+fn encode(marks: &BTreeMap<MarkKey, Mark>) -> Vec<u8> {
     let mut bytes = vec![0; HEAD];
     bytes[..MAGIC.len()].copy_from_slice(MAGIC);
     bytes.extend_from_slice(&(marks.len() as u32).to_le_bytes());
@@ -167,13 +167,13 @@ fn put(bytes: &mut Vec<u8>, text: &[u8]) {
     bytes.extend_from_slice(text);
 }
 
-impl LayerOutline {
+impl LayerToc {
     /// The bytes, to be kept.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// From bytes that were kept; `None` where they are not what [`LayerOutline::as_bytes`] gave, or an older form of it.
+    /// From bytes that were kept; `None` where they are not what [`LayerToc::as_bytes`] gave, or an older form of it.
     pub fn from_bytes(bytes: Vec<u8>) -> Option<Self> {
         let whole = bytes.get(..MAGIC.len())? == MAGIC && bytes.get(MAGIC.len()..HEAD)? == digest(bytes.get(HEAD..)?);
         whole.then_some(Self { bytes })

@@ -2,7 +2,7 @@
 //!
 //! Pure. Typed, versioned and length-delimited: no two recipes have one encoding.
 
-use super::target::{Made, Sum};
+use super::copy::target::{Made, Sum};
 use crate::layer::item::Content;
 use sha2::{Digest as _, Sha256};
 use xtask_model::spec::reference::Digest;
@@ -11,9 +11,9 @@ use xtask_model::spec::reference::Digest;
 const SCHEMA: u64 = 2;
 
 /// A fingerprint as it grows.
-pub(super) struct Recipe(Sha256);
+pub(super) struct LayerFingerprint(Sha256);
 
-impl Recipe {
+impl LayerFingerprint {
     /// Begins one of a kind.
     pub(super) fn new(kind: &str) -> Self {
         Self(Sha256::new()).text(b"native layer").number(SCHEMA).text(kind.as_bytes())

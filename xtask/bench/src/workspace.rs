@@ -1,7 +1,7 @@
 //! Where measuring happens: a copy of the repository with an engine and cargo folders of its own, beneath `target/bench`.
 //!
 //! Never writes to the repository itself but beneath its `target`. Whatever ends the work, the engine is stopped and the copy
-//! removed when the [`Workshop`] is dropped; what a killed run leaves is cleared by the next.
+//! removed when the [`Workspace`] is dropped; what a killed run leaves is cleared by the next.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -23,7 +23,7 @@ use xtask_model::spec::reference::Platform;
 use xtask_native::root;
 
 /// The copy and what belongs to it.
-pub struct Workshop {
+pub struct Workspace {
     /// The copy, opened.
     pub tree: Tree,
     /// The repository that it is a copy of.
@@ -62,7 +62,7 @@ const PRIVATE: [&str; 3] = ["buildah", "scratch", "uv"];
 /// The copy's first commit; no tag, for tags are versions.
 const FIRST: &str = "refs/bench/first";
 
-impl Workshop {
+impl Workspace {
     /// Copies the repository. One at a time: a second one is refused.
     pub fn open(tree: &Tree) -> Result<Self, Fault> {
         let folder = tree.root.join("target/bench");
@@ -103,7 +103,7 @@ impl Workshop {
         self.folder.join(format!("cargo-{name}"))
     }
 
-    /// Removes a folder of [`Workshop::cargo_folder`].
+    /// Removes a folder of [`Workspace::cargo_folder`].
     pub fn remove_cargo_folder(&self, name: &str) -> Result<(), Fault> {
         remove(&self.cargo_folder(name))
     }
@@ -111,17 +111,17 @@ impl Workshop {
     /// A call of cargo in the copy, as at a desk: nothing of the calling cargo or CI reaches it.
     pub fn cargo(&self, folder: &str) -> Result<Command, Fault> {
         let cargo = process::find("cargo", "measuring", "install Rust: https://rustup.rs")?;
-        Ok(self.at_desk(Command::new(cargo)).env("CARGO_TARGET_DIR", self.cargo_folder(folder)))
+        Ok(self.isolated(Command::new(cargo)).env("CARGO_TARGET_DIR", self.cargo_folder(folder)))
     }
 
     /// A call of the copy's xtask itself, without cargo in front of it.
     pub fn xtask(&self) -> Command {
         let warm = self.cargo_folder("warm");
-        self.at_desk(Command::new(warm.join("debug/xtask"))).env("CARGO_TARGET_DIR", warm)
+        self.isolated(Command::new(warm.join("debug/xtask"))).env("CARGO_TARGET_DIR", warm)
     }
 
     /// A call in the copy that nothing of the calling cargo, docker or CI reaches.
-    pub fn at_desk(&self, call: Command) -> Command {
+    pub fn isolated(&self, call: Command) -> Command {
         FOREIGN.iter().fold(call.current_dir(&self.tree.root), |call, name| call.env_remove(name))
     }
 
@@ -131,7 +131,7 @@ impl Workshop {
         self.folder.join(name)
     }
 
-    /// Empties a folder of [`Workshop::private_folder`], whatever is mounted in it.
+    /// Empties a folder of [`Workspace::private_folder`], whatever is mounted in it.
     pub fn empty_private_folder(&self, name: &str) -> Result<PathBuf, Fault> {
         let folder = self.private_folder(name);
         remove_mounted(&folder)?;
@@ -272,7 +272,7 @@ impl Workshop {
     }
 }
 
-impl Drop for Workshop {
+impl Drop for Workspace {
     fn drop(&mut self) {
         for done in [self.engine_down(), clear(&self.folder)] {
             if let Err(fault) = done {

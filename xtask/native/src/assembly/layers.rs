@@ -2,14 +2,14 @@
 //!
 //! Asks the layers of this Dockerfile before the images beneath. Reads files of the context only for their contents.
 
-use super::beneath::{Image, Stat};
-use super::copy::{self, Flags, Taken};
-use super::gather;
-use super::mode::Mode;
-use super::owner::Owner;
-use super::recipe::Recipe;
-use super::taking::{self, Files};
-use super::target::{Lookup, Made, Nothing, Sum, Target, resolve};
+use super::base::{FromImage, Stat};
+use super::copy::{self, Flags, Selected};
+use super::context;
+use super::copy::mode::Mode;
+use super::copy::owner::Owner;
+use super::fingerprint::LayerFingerprint;
+use super::copy::select::{self, FileMap};
+use super::copy::target::{Lookup, Made, Nothing, Sum, Target, resolve};
 use crate::layer::item::{Bytes, Content, Item};
 use crate::recipes::stage::Realise;
 use std::cell::{OnceCell, RefCell};
@@ -23,14 +23,14 @@ use xtask_model::spec::reference::Digest;
 
 /// What a stage stands on so far.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Ground {
+pub(super) struct LayerChain {
     /// The number of its image; `None` for `scratch`.
     pub(super) image: Option<usize>,
     /// The numbers of this Dockerfile's layers, lowest first.
     pub(super) layers: Vec<usize>,
 }
 
-impl Ground {
+impl LayerChain {
     /// Whether there is nothing.
     pub(super) fn is_empty(&self) -> bool {
         self.image.is_none() && self.layers.is_empty()
@@ -38,11 +38,11 @@ impl Ground {
 }
 
 /// Where copied files come from.
-pub(super) enum Origin<'a> {
+pub(super) enum CopySource<'a> {
     /// They are known.
-    Known(Vec<Taken>),
+    Known(Vec<Selected>),
     /// A stage of this Dockerfile.
-    Stage { ground: Ground, reads: Vec<Reads> },
+    Stage { chain: LayerChain, reads: Vec<Reads> },
     /// A part of a stage that a recipe makes.
     Part {
         stage: usize,
@@ -55,10 +55,10 @@ pub(super) enum Origin<'a> {
 }
 
 /// A `COPY`.
-pub(super) struct Job<'a> {
+pub(super) struct CopyJob<'a> {
     /// The file and line, as messages show them.
     pub(super) place: String,
-    pub(super) origin: Origin<'a>,
+    pub(super) origin: CopySource<'a>,
     pub(super) to: String,
     pub(super) owner: Option<Owner>,
     pub(super) mode: Option<Mode>,
@@ -68,12 +68,12 @@ pub(super) struct Job<'a> {
 }
 
 /// A layer, perhaps made already.
-pub(super) struct Layer<'a> {
+pub(super) struct StageLayer<'a> {
     pub(super) recipe: Digest,
     /// What it stands on.
-    pub(super) ground: Ground,
+    pub(super) chain: LayerChain,
     /// How it is made; `None` where it was made at once.
-    pub(super) job: Option<Job<'a>>,
+    pub(super) job: Option<CopyJob<'a>>,
     pub(super) made: OnceCell<Rc<[Made]>>,
 }
 
@@ -83,40 +83,40 @@ type Parts = BTreeMap<(usize, usize), Rc<[Made]>>;
 /// All layers of all stages.
 #[derive(Default)]
 pub(super) struct Layers<'a> {
-    pub(super) images: Vec<Image<'a>>,
-    pub(super) layers: Vec<Layer<'a>>,
+    pub(super) images: Vec<FromImage<'a>>,
+    pub(super) layers: Vec<StageLayer<'a>>,
     parts: RefCell<Parts>,
 }
 
 /// What a layer says of a path.
-enum Seen {
-    There(Stat),
+enum PathState {
+    Present(Stat),
     /// A file or link stands where the path has a folder: what is beneath does not count.
     Hidden,
-    No,
+    Absent,
 }
 
 impl<'a> Layers<'a> {
     /// Everything that determines what stands on a ground.
-    pub(super) fn chain(&self, ground: &Ground) -> Digest {
-        let image = ground.image.map_or(&[][..], |image| &self.images[image].config.rootfs.diff_ids);
-        let mut recipe = Recipe::new("chain").number(image.len() as u64);
+    pub(super) fn chain_id(&self, chain: &LayerChain) -> Digest {
+        let image = chain.image.map_or(&[][..], |image| &self.images[image].config.rootfs.diff_ids);
+        let mut recipe = LayerFingerprint::new("chain").number(image.len() as u64);
         for diff_id in image {
             recipe = recipe.digest(diff_id);
         }
-        ground.layers.iter().fold(recipe, |recipe, layer| recipe.digest(&self.layers[*layer].recipe)).finish()
+        chain.layers.iter().fold(recipe, |recipe, layer| recipe.digest(&self.layers[*layer].recipe)).finish()
     }
 
     /// A ground as something to look at.
-    pub(super) fn view<'v>(&'v self, ground: &'v Ground) -> View<'v, 'a> {
-        View { layers: self, ground }
+    pub(super) fn view<'v>(&'v self, chain: &'v LayerChain) -> View<'v, 'a> {
+        View { layers: self, chain }
     }
 
     /// Makes the parts of realised stages that layers need, each recipe asked once.
     pub(super) fn prepare(&self, wanted: &[usize]) -> Result<(), Fault> {
         let mut missing: BTreeMap<usize, (&'a dyn Realise, Vec<usize>)> = BTreeMap::new();
         for layer in wanted {
-            let Some(Job { origin: Origin::Part { stage, realise, number, .. }, .. }) = &self.layers[*layer].job else {
+            let Some(CopyJob { origin: CopySource::Part { stage, realise, number, .. }, .. }) = &self.layers[*layer].job else {
                 continue;
             };
             let numbers = &mut missing.entry(*stage).or_insert_with(|| (*realise, Vec::new())).1;
@@ -135,61 +135,61 @@ impl<'a> Layers<'a> {
 
     /// What stands in a layer, by path.
     pub(super) fn made(&self, layer: usize) -> Result<Rc<[Made]>, Fault> {
-        let Layer { made, job, ground, .. } = &self.layers[layer];
+        let StageLayer { made, job, chain, .. } = &self.layers[layer];
         if let Some(made) = made.get() {
             return Ok(made.clone());
         }
         let job = job.as_ref().expect("a layer that is not made has a job");
-        let found: Rc<[Made]> = self.carry_out(layer, job, ground)?.into();
+        let found: Rc<[Made]> = self.execute(layer, job, chain)?.into();
         Ok(made.get_or_init(|| found).clone())
     }
 
-    fn carry_out(&self, layer: usize, job: &Job<'a>, ground: &Ground) -> Result<Vec<Made>, Fault> {
+    fn execute(&self, layer: usize, job: &CopyJob<'a>, chain: &LayerChain) -> Result<Vec<Made>, Fault> {
         let at_place = |fault: Fault| match fault.needed_by {
             Some(_) => fault,
             None => fault.needed_by(format!("`{}`", job.place)),
         };
-        let taken = match &job.origin {
-            Origin::Known(known) => known.clone(),
-            Origin::Stage { ground, reads } => self.taken_from_stage(ground, reads, &job.place)?,
-            Origin::Part { stage, number, reads, alone, .. } => {
+        let selected = match &job.origin {
+            CopySource::Known(known) => known.clone(),
+            CopySource::Stage { chain, reads } => self.select_from_stage(chain, reads, &job.place)?,
+            CopySource::Part { stage, number, reads, alone, .. } => {
                 self.prepare(&[layer])?;
                 let parts = self.parts.borrow();
                 let part = parts.get(&(*stage, *number)).ok_or_else(|| {
                     Fault::build(format!("{}: the recipe made no part {number} of the stage", job.place))
                 })?;
-                let taken =
-                    taken_from_part(part, reads).map_err(|why| Fault::usage(format!("{}: {why}", job.place)))?;
-                if taken.is_empty() && *alone {
+                let selected =
+                    select_from_part(part, reads).map_err(|why| Fault::usage(format!("{}: {why}", job.place)))?;
+                if selected.is_empty() && *alone {
                     let what = format!("{}: the recipe of the stage made nothing that this names", job.place);
                     let hint = "links in front of a source are not followed in a stage with a recipe";
                     return Err(Fault::usage(what).hint(hint));
                 }
-                taken
+                selected
             }
         };
-        let view = self.view(ground);
-        run(job, taken, if job.linked { &Nothing } else { &view }, &|owner| view.numbers(owner)).map_err(at_place)
+        let view = self.view(chain);
+        run(job, selected, if job.linked { &Nothing } else { &view }, &|owner| view.numbers(owner)).map_err(at_place)
     }
 
     /// What sources name among the files that a stage's own instructions made.
-    fn taken_from_stage(&self, ground: &Ground, reads: &[Reads], place: &str) -> Result<Vec<Taken>, Fault> {
-        let mut files = Files::new();
-        self.prepare(&ground.layers)?;
-        for layer in &ground.layers {
-            taking::lay(&mut files, &self.made(*layer)?);
+    fn select_from_stage(&self, chain: &LayerChain, reads: &[Reads], place: &str) -> Result<Vec<Selected>, Fault> {
+        let mut files = FileMap::new();
+        self.prepare(&chain.layers)?;
+        for layer in &chain.layers {
+            select::apply_layer(&mut files, &self.made(*layer)?);
         }
-        let view = self.view(ground);
+        let view = self.view(chain);
         let resolved = |path: &ContextPath| resolve(path.as_bytes(), &|path| view.lookup(path));
         let wrong = |why: String| Fault::usage(format!("{place}: {why}"));
-        let mut taken = Vec::new();
+        let mut selected = Vec::new();
         for reads in reads {
-            let (folder, pattern) = taking::lead(reads);
+            let (folder, pattern) = select::fixed_prefix(reads);
             let at = resolved(&folder)?;
             let is_file = files.get(&at).is_some_and(|made| made.item.content != Content::Dir);
-            if let Some(image) = ground.image.filter(|_| !is_file) {
-                let beneath = self.images[image].beneath;
-                if beneath.any_below(&at)? || !files.contains_key(&at) && beneath.lookup(&at)?.is_some() {
+            if let Some(image) = chain.image.filter(|_| !is_file) {
+                let base = self.images[image].files;
+                if base.any_below(&at)? || !files.contains_key(&at) && base.lookup(&at)?.is_some() {
                     let what = format!("{place}: `/{folder}` of the stage is, or is in part, its image's");
                     return Err(Fault::usage(what)
                         .hint("copy what the stage's own instructions made, file by file")
@@ -203,48 +203,48 @@ impl<'a> Layers<'a> {
             let named = folder.to_string();
             match (reads, pattern) {
                 (Reads::Parents { pivot, pattern }, _) => {
-                    let found = taking::parents::<Lost>(&files, (pivot, pattern), &|path| Ok(resolved(path)?));
+                    let found = select::parents::<SelectError>(&files, (pivot, pattern), &|path| Ok(resolved(path)?));
                     let found = found.map_err(|lost| match lost {
-                        Lost::Why(why) => wrong(why),
-                        Lost::Fault(fault) => fault,
+                        SelectError::Invalid(why) => wrong(why),
+                        SelectError::Fault(fault) => fault,
                     })?;
                     let named = if pivot.is_empty() { pattern.clone() } else { format!("{pivot}/./{pattern}") };
-                    taken.extend(found.ok_or_else(|| missing(&named))?);
+                    selected.extend(found.ok_or_else(|| missing(&named))?);
                 }
                 (_, Some(pattern)) => {
-                    for hit in taking::hits(&files, &at, pattern).map_err(wrong)? {
+                    for hit in select::hits(&files, &at, pattern).map_err(wrong)? {
                         let at = resolved(&hit)?;
-                        taken.push(taking::take(&files, &at, name(&hit)).ok_or_else(|| missing(&hit.to_string()))?);
+                        selected.push(select::entry(&files, &at, name(&hit)).ok_or_else(|| missing(&hit.to_string()))?);
                     }
                 }
-                _ => taken.push(taking::take(&files, &at, name(&folder)).ok_or_else(|| missing(&named))?),
+                _ => selected.push(select::entry(&files, &at, name(&folder)).ok_or_else(|| missing(&named))?),
             }
         }
-        Ok(taken)
+        Ok(selected)
     }
 
     /// What a layer says of a path. A part of a realised stage is not made for a folder that is sure to be there.
-    fn seen(&self, layer: usize, path: &ContextPath) -> Result<Seen, Fault> {
-        let Layer { made, job, .. } = &self.layers[layer];
+    fn seen(&self, layer: usize, path: &ContextPath) -> Result<PathState, Fault> {
+        let StageLayer { made, job, .. } = &self.layers[layer];
         if let (None, Some(job)) = (made.get(), job) {
-            if let Some(seen) = job.foresee(path) {
+            if let Some(seen) = job.predict(path) {
                 return Ok(seen);
             }
         }
         let made = self.made(layer)?;
         let find = |path: &ContextPath| made.binary_search_by(|made| made.item.path.cmp(path)).ok().map(|at| &made[at]);
         if let Some(found) = find(path) {
-            return Ok(Seen::There(Stat::from(&found.item)));
+            return Ok(PathState::Present(Stat::from(&found.item)));
         }
         let mut parent = path.parent();
         while let Some(folder) = parent {
             match find(&folder) {
-                Some(found) if found.item.content != Content::Dir => return Ok(Seen::Hidden),
+                Some(found) if found.item.content != Content::Dir => return Ok(PathState::Hidden),
                 Some(_) => break,
                 None => parent = folder.parent(),
             }
         }
-        Ok(Seen::No)
+        Ok(PathState::Absent)
     }
 }
 
@@ -253,56 +253,56 @@ type Numbers<'n> = &'n dyn Fn(&Owner) -> Result<(u32, u32), Fault>;
 
 /// Copies everything that a job takes.
 pub(super) fn run(
-    job: &Job<'_>,
-    taken: Vec<Taken>,
+    job: &CopyJob<'_>,
+    selected: Vec<Selected>,
     below: &dyn Lookup,
     numbers: Numbers<'_>,
 ) -> Result<Vec<Made>, Fault> {
     let owner = job.owner.as_ref().map(numbers).transpose()?;
     let flags = Flags { owner, mode: job.mode.clone(), excludes: job.excludes.clone() };
     let mut target = Target::new(below);
-    taken.into_iter().try_for_each(|taken| copy::copy(&mut target, taken, &job.to, &flags))?;
+    selected.into_iter().try_for_each(|selected| copy::copy(&mut target, selected, &job.to, &flags))?;
     target.finish()
 }
 
 /// Why a source cannot be taken: in one phrase, or because a layer cannot be read.
-enum Lost {
-    Why(String),
+enum SelectError {
+    Invalid(String),
     Fault(Fault),
 }
 
-impl From<String> for Lost {
+impl From<String> for SelectError {
     fn from(why: String) -> Self {
-        Self::Why(why)
+        Self::Invalid(why)
     }
 }
 
-impl From<Fault> for Lost {
+impl From<Fault> for SelectError {
     fn from(fault: Fault) -> Self {
         Self::Fault(fault)
     }
 }
 
 /// What sources name in a part of a realised stage; the error is one lowercase phrase.
-fn taken_from_part(part: &[Made], reads: &[Reads]) -> Result<Vec<Taken>, String> {
-    let mut files = Files::new();
-    taking::lay(&mut files, part);
-    let mut taken = Vec::new();
+fn select_from_part(part: &[Made], reads: &[Reads]) -> Result<Vec<Selected>, String> {
+    let mut files = FileMap::new();
+    select::apply_layer(&mut files, part);
+    let mut selected = Vec::new();
     for reads in reads {
-        let (folder, pattern) = taking::lead(reads);
+        let (folder, pattern) = select::fixed_prefix(reads);
         match (reads, pattern) {
             (Reads::Parents { pivot, pattern }, _) => {
-                let found = taking::parents::<String>(&files, (pivot, pattern), &|path| Ok(path.clone()))?;
-                taken.extend(found.unwrap_or_default());
+                let found = select::parents::<String>(&files, (pivot, pattern), &|path| Ok(path.clone()))?;
+                selected.extend(found.unwrap_or_default());
             }
             (_, Some(pattern)) => {
-                let hits = taking::hits(&files, &folder, pattern)?;
-                taken.extend(hits.iter().filter_map(|hit| taking::take(&files, hit, name(hit))));
+                let hits = select::hits(&files, &folder, pattern)?;
+                selected.extend(hits.iter().filter_map(|hit| select::entry(&files, hit, name(hit))));
             }
-            _ => taken.extend(taking::take(&files, &folder, name(&folder))),
+            _ => selected.extend(select::entry(&files, &folder, name(&folder))),
         }
     }
-    Ok(taken)
+    Ok(selected)
 }
 
 fn name(path: &ContextPath) -> &[u8] {
@@ -310,15 +310,15 @@ fn name(path: &ContextPath) -> &[u8] {
 }
 
 /// Whether a part of a realised stage can hold something that a source names.
-pub(super) fn concerns(under: &ContextPath, reads: &Reads) -> bool {
-    let (lead, _) = taking::lead(reads);
-    *under == lead || under.below(&lead).is_some() || lead.below(under).is_some()
+pub(super) fn may_contain(under: &ContextPath, reads: &Reads) -> bool {
+    let (prefix, _) = select::fixed_prefix(reads);
+    *under == prefix || under.below(&prefix).is_some() || prefix.below(under).is_some()
 }
 
-impl Job<'_> {
+impl CopyJob<'_> {
     /// What is sure before anything is made: only of parts that depend on nothing beneath.
-    fn foresee(&self, path: &ContextPath) -> Option<Seen> {
-        let Origin::Part { realise, number, reads, .. } = &self.origin else { return None };
+    fn predict(&self, path: &ContextPath) -> Option<PathState> {
+        let CopySource::Part { realise, number, reads, .. } = &self.origin else { return None };
         if !self.linked {
             return None;
         }
@@ -328,22 +328,22 @@ impl Job<'_> {
         };
         let folder = ContextPath::new(copy::joined("/", &self.to).trim_start_matches('/'));
         if folder.below(path).is_some() {
-            return Some(Seen::There(Stat::folder(owner)));
+            return Some(PathState::Present(Stat::folder(owner)));
         }
         let under = &realise.parts()[*number].under;
         let plain: Option<Vec<ContextPath>> =
-            reads.iter().map(taking::lead).map(|(lead, pattern)| pattern.is_none().then_some(lead)).collect();
+            reads.iter().map(select::fixed_prefix).map(|(prefix, pattern)| pattern.is_none().then_some(prefix)).collect();
         // What stands below the part's own place in a folder that is copied is where that folder's copy is.
-        let inside = |lead: &ContextPath| under.below(lead).map(|rest| folder.join(rest));
+        let inside = |prefix: &ContextPath| under.below(prefix).map(|rest| folder.join(rest));
         let places: Option<Vec<ContextPath>> = plain?.iter().map(inside).collect();
         match path.below(&folder) {
-            None if path != &folder => Some(Seen::No),
-            None if self.to.ends_with('/') || places.is_some() => Some(Seen::There(Stat::folder(owner))),
+            None if path != &folder => Some(PathState::Absent),
+            None if self.to.ends_with('/') || places.is_some() => Some(PathState::Present(Stat::folder(owner))),
             None => None,
             Some(_) => {
                 let touches =
                     |place: &ContextPath| place == path || path.below(place).is_some() || place.below(path).is_some();
-                (!places?.iter().any(touches)).then_some(Seen::No)
+                (!places?.iter().any(touches)).then_some(PathState::Absent)
             }
         }
     }
@@ -352,19 +352,19 @@ impl Job<'_> {
 /// The files of a ground.
 pub(super) struct View<'v, 'a> {
     layers: &'v Layers<'a>,
-    ground: &'v Ground,
+    chain: &'v LayerChain,
 }
 
 impl Lookup for View<'_, '_> {
     fn lookup(&self, path: &ContextPath) -> Result<Option<Stat>, Fault> {
-        for layer in self.ground.layers.iter().rev() {
+        for layer in self.chain.layers.iter().rev() {
             match self.layers.seen(*layer, path)? {
-                Seen::There(stat) => return Ok(Some(stat)),
-                Seen::Hidden => return Ok(None),
-                Seen::No => {}
+                PathState::Present(stat) => return Ok(Some(stat)),
+                PathState::Hidden => return Ok(None),
+                PathState::Absent => {}
             }
         }
-        self.ground.image.map_or(Ok(None), |image| self.layers.images[image].beneath.lookup(path))
+        self.chain.image.map_or(Ok(None), |image| self.layers.images[image].files.lookup(path))
     }
 }
 
@@ -372,21 +372,21 @@ impl View<'_, '_> {
     /// A file's contents, links followed; empty where there is none.
     fn file(&self, path: &str) -> Result<Vec<u8>, Fault> {
         let path = resolve(path.as_bytes(), &|path| self.lookup(path))?;
-        for layer in self.ground.layers.iter().rev() {
+        for layer in self.chain.layers.iter().rev() {
             match self.layers.seen(*layer, &path)? {
-                Seen::No => continue,
-                Seen::Hidden => return Ok(Vec::new()),
-                Seen::There(_) => {}
+                PathState::Absent => continue,
+                PathState::Hidden => return Ok(Vec::new()),
+                PathState::Present(_) => {}
             }
             let made = self.layers.made(*layer)?;
             let found = made.iter().find(|made| made.item.path == path);
             return match found.map(|made| &made.item.content) {
-                Some(Content::File(bytes)) => gather::contents(bytes),
+                Some(Content::File(bytes)) => context::contents(bytes),
                 _ => Ok(Vec::new()),
             };
         }
-        let beneath = self.ground.image.map(|image| self.layers.images[image].beneath);
-        Ok(beneath.map_or(Ok(None), |beneath| beneath.file(&path))?.unwrap_or_default())
+        let base = self.chain.image.map(|image| self.layers.images[image].files);
+        Ok(base.map_or(Ok(None), |base| base.file(&path))?.unwrap_or_default())
     }
 
     /// An owner's numbers.
@@ -402,7 +402,7 @@ pub(super) fn items(made: &[Made]) -> Result<Vec<Item>, Fault> {
     let item = |made: &Made| {
         let mut item = made.item.clone();
         if let (Some(Sum::Recipe(_)), Content::File(Bytes::At { file, size })) = (&made.sum, &mut item.content) {
-            *size = gather::size_now(file)?;
+            *size = context::size_now(file)?;
         }
         Ok(item)
     };
