@@ -91,7 +91,7 @@ with tarfile.open(sys.argv[1], "r:*", encoding="utf-8") as archive:
 "#;
 
 #[test]
-fn python_reads_what_is_written() {
+fn python_reads_written_layers() {
     let Some(python) = tool("python3") else { return };
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("layer");
@@ -103,7 +103,7 @@ fn python_reads_what_is_written() {
 }
 
 #[test]
-fn tar_unpacks_what_is_written() {
+fn tar_unpacks_written_layers() {
     let Some(tar) = tool("tar") else { return };
     let Some(zstd) = tool("zstd") else { return };
     let Some(gzip) = tool("gzip") else { return };
@@ -298,7 +298,7 @@ fn fill_a_store() {
 
 #[test]
 #[allow(clippy::disallowed_methods, reason = "this test program again, killed by its handle")]
-fn a_store_survives_those_who_are_killed() {
+fn a_store_survives_killed_processes() {
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("store");
     let mut seen = 0;

@@ -455,7 +455,7 @@ const NUMPY: Wheel<'_> = ("our-numpy", "1", "", &[("our_numpy/__init__.py", "rea
 const CARRIER: Wheel<'_> = ("carrier", "1", "", &[("carrier.py", ""), ("our_numpy/__init__.py", "")]);
 
 #[test]
-fn a_warm_build_imports_what_it_does_not_make() {
+fn a_warm_build_imports_packages_of_known_layers() {
     if engine().is_none() {
         return;
     }
@@ -485,7 +485,7 @@ fn a_warm_build_imports_what_it_does_not_make() {
 }
 
 #[test]
-fn a_wheel_that_carries_a_known_package_s_file_is_refused() {
+fn a_wheel_with_a_file_of_a_known_package_is_rejected() {
     if engine().is_none() {
         return;
     }

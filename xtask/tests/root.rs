@@ -9,7 +9,7 @@ use xtask_model::spec::reference::Platform;
 use xtask_native::root::{self, Recipe};
 
 #[test]
-fn two_roots_are_one() {
+fn two_builds_of_a_root_are_identical() {
     if !rustix::process::geteuid().is_root() || xtask_host::docker::debian::Host::read().is_err() {
         assert!(std::env::var("XTASK_REQUIRE_REAL").as_deref() != Ok("1"), "cannot run: not root on a Debian host");
         println!("skipped: not root on a Debian host");

@@ -1,7 +1,7 @@
-//! Measures what an edit, a bump and a cold start cost, beside plain docker: picks scenarios, readies what each needs, times
-//! both sides in turn. `compare` does it for the native engine beside other builders.
+//! Measures the cost of an edit, a dependency update and a cold start, compared with plain docker. `compare` compares
+//! the native engine with other builders.
 //!
-//! Works on a copy of the repository ([`Workspace`]) and never publishes anywhere but to a registry on loopback.
+//! Works on a copy of the repository ([`Workspace`]) and publishes only to a registry on loopback.
 
 pub mod compare;
 pub mod machine;
@@ -21,48 +21,42 @@ use xtask_host::tree::facts::Tree;
 use xtask_host::{process, terminal};
 use xtask_model::fault::Fault;
 
-/// Runs of each warm scenario where nothing else is asked for.
+/// Default number of runs of a warm scenario.
 pub const RUNS: u32 = 5;
 
-/// What xtask may take beside the docker commands that it runs, in seconds.
+/// Time that xtask may add to the docker commands that it runs, in seconds.
 pub const OVERHEAD_BUDGET: f64 = 0.3;
 
-/// Load that is not ours, for each core, from which on numbers say little.
+/// Background load for each core above which measurements are unreliable.
 const BUSY: f64 = 0.25;
 
-/// Everything that was measured.
 #[derive(Clone, Debug, Serialize)]
 pub struct Results {
-    /// In the table's order.
+    /// In table order.
     pub scenarios: Vec<Measured>,
-    /// Where and with what.
     pub machine: Machine,
 }
 
-/// One scenario's numbers.
 #[derive(Clone, Debug, Serialize)]
 pub struct Measured {
-    /// Its name.
     pub name: &'static str,
-    /// What happens in it.
     pub about: &'static str,
-    /// Seconds by this system.
     pub ours: Summary,
-    /// Seconds by plain docker, where there is such.
+    /// Seconds by plain docker, if compared.
     pub plain: Option<Summary>,
-    /// Seconds of ours beside docker, the compiler and steps, for warm builds.
+    /// xtask's own seconds, without docker, the compiler and steps, for warm builds.
     pub overhead: Option<Summary>,
-    /// Where ours went.
     pub phases: Vec<(String, Summary)>,
 }
 
-/// The scenarios that a filter means; without one, all but those that must be named.
+/// Scenarios that match a filter; without one, all except those that must be named.
 pub fn select(filter: Option<&str>) -> Result<Vec<&'static Scenario>, Fault> {
     static TABLE: [Scenario; SCENARIOS.len()] = SCENARIOS;
     pick(&TABLE, |scenario| (scenario.name, scenario.on_request), filter)
 }
 
-/// The entries of a table that a filter means, by name and whether it must be named: parts of names, with commas between.
+/// Entries of a table that match a comma-separated list of name parts; `known` returns the name, and whether the entry
+/// must be named in full.
 fn pick<T>(
     table: &'static [T],
     known: fn(&T) -> (&'static str, bool),
@@ -83,11 +77,11 @@ fn pick<T>(
     Ok(chosen)
 }
 
-/// The machine; what else runs on it is worth a warning.
+/// Warns about background load.
 fn read_machine(tree: &Tree) -> Machine {
     let machine = Machine::read(tree);
     if machine.load.0 > BUSY * machine.cores as f64 {
-        terminal::warn(&format!("the load average is {:.2}: what else runs here is measured too", machine.load.0));
+        terminal::warn(&format!("the load average is {:.2}: other programs affect the measurements", machine.load.0));
     }
     if machine.file_system.1 {
         terminal::warn(
@@ -133,7 +127,7 @@ fn measure(workspace: &mut Workspace, scenario: &Scenario, runs: u32) -> Result<
         let sample = (scenario.ours)(workspace)?;
         if scenario.builds.is_some_and(|builds| builds != sample.built) {
             return Err(Fault::build(format!("cannot measure `{}`", scenario.name))
-                .cause(format!("xtask built {} images, where another number have changed", sample.built)));
+                .cause(format!("xtask built {} images, but a different number have changed", sample.built)));
         }
         ours.push(sample);
         if let Some(side) = scenario.plain {
@@ -148,13 +142,13 @@ fn measure(workspace: &mut Workspace, scenario: &Scenario, runs: u32) -> Result<
     let seconds: Vec<f64> = ours.iter().map(|sample| sample.seconds).collect();
     let overheads: Vec<f64> = ours.iter().filter_map(|sample| sample.overhead).collect();
     let phases: Vec<_> = ours.into_iter().map(|sample| sample.phases).collect();
-    let summary = Summary::of(&seconds).ok_or_else(|| Fault::usage("nothing was measured"))?;
+    let summary = Summary::of(&seconds).ok_or_else(|| Fault::usage("no measurements"))?;
     Ok(Measured {
         name: scenario.name,
         about: scenario.about,
         ours: summary,
         plain: Summary::of(&plain),
-        // A cold start compiles xtask itself: that has a scenario of its own.
+        // A cold start compiles xtask itself, which has its own scenario.
         overhead: Summary::of(&overheads).filter(|_| scenario.needs == Needs::WarmEngine),
         phases: by_phase(&phases),
     })
@@ -166,7 +160,7 @@ fn print_sample(ours: &[Sample], plain: &[f64]) {
     terminal::step("took", &format!("{:.3} s{beside}", ours.seconds));
 }
 
-/// Makes what a scenario needs, off the clock.
+/// Prepares a scenario; not measured.
 fn prepare(workspace: &mut Workspace, scenario: &Scenario) -> Result<(), Fault> {
     workspace.compile()?;
     match scenario.needs {
@@ -174,7 +168,7 @@ fn prepare(workspace: &mut Workspace, scenario: &Scenario) -> Result<(), Fault> 
         Needs::WarmEngine => warm(workspace, scenario),
         Needs::FreshEngine => {
             if !workspace.has_root()? {
-                // The first build makes the root, which is no part of the scenario.
+                // The first build makes the root, which is not part of the scenario.
                 workspace.engine_up()?;
                 terminal::step("warming", "a first build makes the root");
                 scenarios::build(workspace)?;
@@ -189,7 +183,7 @@ fn warm(workspace: &mut Workspace, scenario: &Scenario) -> Result<(), Fault> {
     if !workspace.warm {
         terminal::step("warming", "the engine: a first build of each kind");
     }
-    // Repeated for each scenario: after an edit is undone, both sides have built what stands there.
+    // For each scenario: after an edit is undone, both sides have built the current state.
     scenarios::build(workspace)?;
     if scenario.plain.is_some() {
         scenarios::build_plain(workspace)?;
@@ -214,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_measured_on_request_has_to_be_named() {
+    fn scenarios_on_request_must_be_named() {
         assert!(!names(None).contains(&"release-compile-xtask"));
         assert_eq!(names(Some("compile")), ["compile-xtask"]);
         assert_eq!(names(Some("release-compile-xtask")), ["release-compile-xtask"]);

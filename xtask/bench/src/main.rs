@@ -1,4 +1,4 @@
-//! Measures, and prints the numbers as a table, as JSON or as Markdown: what `cargo xtask bench` runs.
+//! `cargo xtask bench`: measures and prints a table, JSON or Markdown.
 
 use serde::Serialize;
 use std::path::Path;
@@ -15,14 +15,14 @@ fn main() -> ExitCode {
 
 fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     let Command::Bench { filter, runs, compare, write } = &flags.command else {
-        return Err(Fault::usage("this program measures; everything else is `cargo xtask`").into());
+        return Err(Fault::usage("this program only measures; use `cargo xtask` for other commands").into());
     };
     measure(&flags.global, filter.as_deref(), *runs, *compare, write.as_deref())?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Measures what the filter means, each warm scenario `runs` times; with `beside`, the native engine beside other builders. `write`
-/// gets the Markdown.
+/// Measures the scenarios of a filter, each warm one `runs` times; `with_others` compares the native engine with other
+/// builders. The Markdown goes to `write`.
 fn measure(
     global: &Global,
     filter: Option<&str>,

@@ -1,7 +1,6 @@
-//! The same image by plain `docker build`: what a team does that has one Dockerfile and no build system.
+//! The same image with plain `docker build`, as a team with one Dockerfile and no build system would do it.
 //!
-//! The command line is the one that xtask's own builds have (secrets, compression, no provenance), so that neither side does
-//! work that the other leaves out.
+//! Uses the same options as xtask's builds (secrets, compression, no provenance), so that both sides do the same work.
 
 use super::workspace::Workspace;
 use std::collections::BTreeMap;
@@ -15,7 +14,7 @@ use xtask_model::image::key::{BaseKey, RootKey};
 use xtask_model::image::policy::{ImageKind, Registry, RelPath};
 use xtask_model::spec::reference::{Digest, Platform, Reference};
 
-/// Builds the app from scratch as the tree is now, and pushes it. Needs a build of ours before it: it takes the same root.
+/// Builds the app from scratch from the current tree, and pushes it. Needs an xtask build before it, for the same root.
 pub(super) fn build(workspace: &Workspace) -> Result<docker::Built, Fault> {
     let root = root(&workspace.tree.root)?;
     let parsed = facts::parse(&workspace.tree, ImageKind::Enhanced, &BTreeMap::new())?;
@@ -35,11 +34,12 @@ pub(super) fn build(workspace: &Workspace) -> Result<docker::Built, Fault> {
     };
     let args = BTreeMap::from([("ROOT_IMAGE".to_owned(), from), ("RUST_IMAGE".to_owned(), rust)]);
     let name = format!("{}:bench", registry.repository("plain"));
-    let build = Build { contexts, ..order(workspace, workspace.tree.dockerfile(ImageKind::Enhanced)?, args, &secrets, name)? };
-    workspace.docker()?.build(&build, "the same by plain docker")
+    let build =
+        Build { contexts, ..order(workspace, workspace.tree.dockerfile(ImageKind::Enhanced)?, args, &secrets, name)? };
+    workspace.docker()?.build(&build, "the same with plain docker")
 }
 
-/// A build of the copy that is pushed, as a person would have it.
+/// Options of a build of the copy that is pushed.
 pub(super) fn order(
     workspace: &Workspace,
     dockerfile: RelPath,
@@ -67,16 +67,15 @@ pub(super) fn order(
     })
 }
 
-/// What a base stands on.
 pub(super) struct Root {
     key: RootKey,
 }
 
-/// The root under the base that was built last.
+/// Root of the last base that was built.
 pub(super) fn root(tree: &Path) -> Result<Root, Fault> {
     let path = tree.join("target/images/base.key.json");
     let cannot = |cause: &dyn std::fmt::Display| {
-        Fault::build("cannot learn which root the base stands on").cause(cause).needed_by("plain docker build")
+        Fault::build("cannot find the root of the base").cause(cause).needed_by("plain docker build")
     };
     let text = std::fs::read_to_string(&path).map_err(|error| cannot(&error))?;
     let key: BaseKey = serde_json::from_str(&text).map_err(|error| cannot(&error))?;
@@ -84,20 +83,18 @@ pub(super) fn root(tree: &Path) -> Result<Root, Fault> {
 }
 
 impl Root {
-    /// Debian's release, for a root from its packages.
+    /// Debian's release, for a Debian root.
     pub(super) fn suite(&self) -> Option<&str> {
         self.key.image.strip_prefix("debian:")
     }
 
     fn digest(&self) -> Result<Digest, Fault> {
-        self.key
-            .digests
-            .get(&Platform::host())
-            .copied()
-            .ok_or_else(|| Fault::usage(format!("the root `{}` is not there for {}", self.key.image, Platform::host())))
+        self.key.digests.get(&Platform::host()).copied().ok_or_else(|| {
+            Fault::usage(format!("the root `{}` has no manifest for {}", self.key.image, Platform::host()))
+        })
     }
 
-    /// What `FROM` names once a base on it was pushed to this registry, which then has a root from Debian's packages too.
+    /// Reference for `FROM` after a base was pushed to this registry, which then has a Debian root too.
     pub(super) fn published(&self, workspace: &Workspace, registry: &Registry) -> Result<Reference, Fault> {
         let policy = &workspace.tree.policy;
         Ok(match self.suite() {
@@ -106,7 +103,7 @@ impl Root {
         })
     }
 
-    /// What `FROM` names, and where that is.
+    /// Reference for `FROM`, and its build context.
     fn from(&self, workspace: &Workspace) -> Result<(String, BTreeMap<String, String>), Fault> {
         let digest = self.digest()?;
         if self.suite().is_none() {
@@ -114,7 +111,7 @@ impl Root {
         }
         let layout = workspace.tree.root.join("target/images/root");
         let place = format!("oci-layout://{}@{digest}", layout.display());
-        // A bare `root` would also stand for the Dockerfile's stage of that name.
+        // A bare `root` would also match the Dockerfile's stage of that name.
         let name = workspace.registry()?.repository("root").digest(digest).to_string();
         Ok((name.clone(), BTreeMap::from([(name, place)])))
     }

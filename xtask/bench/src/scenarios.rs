@@ -1,7 +1,7 @@
-//! What is measured: one table. A new scenario is an entry of it.
+//! The scenarios. To add one, add an entry to the table.
 //!
-//! Both sides of a scenario start from the same edit, one after the other on the same engine; ours goes first, so that what is
-//! downloaded for both is on our clock.
+//! Both sides start from the same edit, one after the other on the same engine; xtask is first, so shared downloads
+//! count against it.
 
 use super::plain;
 use super::workspace::Workspace;
@@ -14,67 +14,57 @@ use xtask_model::fault::Fault;
 use xtask_model::image::policy::Registry;
 use xtask_model::spec::lock::{self, Lock};
 
-/// One side's work, timed.
 pub type Measure = fn(&Workspace) -> Result<Sample, Fault>;
 
-/// One thing to measure.
 pub struct Scenario {
-    /// Its name, which `FILTER` is looked for in.
+    /// Matched by `FILTER`.
     pub name: &'static str,
-    /// What happens, for a table's row.
+    /// Description in the table.
     pub about: &'static str,
-    /// What has to be there before.
     pub needs: Needs,
-    /// Whether it is measured several times.
     pub runs: Runs,
-    /// Whether it is measured only when it is named.
+    /// Whether it is measured only when named.
     pub on_request: bool,
-    /// How many images have changed, where some are built: a time in which fewer were says nothing.
+    /// Number of changed images, for scenarios that build: a run that builds fewer is invalid.
     pub builds: Option<usize>,
-    /// Changes the copy before each run, whose number it is given.
+    /// Changes the copy before each run, with the run's number.
     pub edit: fn(&Workspace, u32) -> Result<(), Fault>,
-    /// The work by this system.
     pub ours: Measure,
-    /// The same work by plain docker, where there is such.
     pub plain: Option<Measure>,
 }
 
-/// What a scenario finds when it begins.
+/// State at the start of a scenario.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Needs {
-    /// A compiled xtask.
     Xtask,
     /// An engine on which both sides have built the unchanged tree.
     WarmEngine,
-    /// For each side an engine that has nothing.
+    /// An empty engine for each side.
     FreshEngine,
 }
 
-/// How often it is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Runs {
-    /// Once: a cold start takes minutes.
+    /// Once, because a cold start takes minutes.
     Once,
-    /// As often as asked for.
     Many,
 }
 
-/// One measurement.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Sample {
-    /// Wall-clock seconds, as one waits for them.
+    /// Wall-clock seconds.
     pub seconds: f64,
-    /// Where they went, in order. Phases may overlap.
+    /// In order. Phases may overlap.
     pub phases: Vec<(String, f64)>,
-    /// Seconds that xtask and its start took beside docker, the compiler and steps.
+    /// xtask's own seconds, without docker, the compiler and steps.
     pub overhead: Option<f64>,
-    /// The most memory that xtask held at once, in bytes.
+    /// Peak memory of xtask, in bytes.
     pub memory: Option<u64>,
-    /// How many images xtask has built; what it found is not among them.
+    /// Number of images that xtask built, without reused ones.
     pub built: usize,
 }
 
-/// Every scenario, in the order in which they are measured.
+/// All scenarios, in the order of measurement.
 pub const SCENARIOS: [Scenario; 10] = [
     Scenario {
         name: "compile-xtask",
@@ -122,7 +112,7 @@ pub const SCENARIOS: [Scenario; 10] = [
     },
     Scenario {
         name: "cold",
-        about: "nothing but sources and the root: xtask compiled, base and app built and pushed",
+        about: "only sources and the root: xtask compiled, base and app built and pushed",
         needs: Needs::FreshEngine,
         runs: Runs::Once,
         on_request: false,
@@ -166,7 +156,7 @@ pub const SCENARIOS: [Scenario; 10] = [
     },
     Scenario {
         name: "template-empty-cache",
-        about: "the same on an engine that has nothing, the base in the registry: a CI runner with cargo's cache",
+        about: "the same on an empty engine, the base in the registry: a CI runner with cargo's cache",
         needs: Needs::WarmEngine,
         runs: Runs::Once,
         on_request: false,
@@ -177,7 +167,7 @@ pub const SCENARIOS: [Scenario; 10] = [
     },
     Scenario {
         name: "requirement",
-        about: "a requirement at another version: base and app pushed",
+        about: "another version of a requirement: base and app pushed",
         needs: Needs::WarmEngine,
         runs: Runs::Many,
         on_request: false,
@@ -190,7 +180,7 @@ pub const SCENARIOS: [Scenario; 10] = [
 
 const TEMPLATE: &str = "autoscaler/templates/forecast.html";
 
-/// Small packages that have many releases; the first one that the lock holds is bumped.
+/// Small packages with many releases; the first one in the lock is updated.
 pub(super) const BUMPED: [&str; 3] = ["packaging", "tzdata", "six"];
 
 /// Adds a comment that no build has seen.
@@ -198,8 +188,8 @@ pub(super) fn edit_template(workspace: &Workspace, run: u32) -> Result<(), Fault
     workspace.edit(TEMPLATE, |text| format!("{text}{{# run {run} at {} #}}\n", clock::now()))
 }
 
-/// Takes the release before the locked one of the first candidate that the lock holds, so that each run has contents that no
-/// cache knows.
+/// Pins the release before the locked one, for the first candidate in the lock, so that no cache has the result of a
+/// run.
 pub(super) fn bump(workspace: &Workspace, run: u32, candidates: &[&str]) -> Result<(), Fault> {
     let base = &workspace.tree.policy.base;
     let read = |path: &str| {
@@ -209,8 +199,8 @@ pub(super) fn bump(workspace: &Workspace, run: u32, candidates: &[&str]) -> Resu
     let locked = Lock::parse(base.lock.as_ref(), &read(base.lock.as_str())?)?;
     let found = candidates.iter().find_map(|name| locked.packages.iter().find(|package| package.name == *name));
     let package = found.ok_or_else(|| {
-        Fault::usage(format!("`{}` holds none of {}", base.lock, candidates.join(", ")))
-            .hint("name another package in `xtask/bench/src`")
+        Fault::usage(format!("`{}` has none of the packages {}", base.lock, candidates.join(", ")))
+            .hint("change `BUMPED` in `xtask/bench/src/scenarios.rs`")
     })?;
     let name = package.name.clone();
     workspace.edit(&base.requirements, |text| format!("{text}{name}<{}\n", package.version))?;
@@ -232,26 +222,28 @@ pub(super) fn bump(workspace: &Workspace, run: u32, candidates: &[&str]) -> Resu
 
 fn compile_xtask(workspace: &Workspace, flags: &[&str]) -> Result<Sample, Fault> {
     workspace.remove_cargo_folder("cold")?;
-    // As CI's runners do: each compiles once.
-    let call_cargo =
-        workspace.cargo("cold")?.env("CARGO_INCREMENTAL", "0").args(["build", "--locked", "--package", "xtask"]).args(flags);
+    // As in CI, where each runner compiles once.
+    let call_cargo = workspace
+        .cargo("cold")?
+        .env("CARGO_INCREMENTAL", "0")
+        .args(["build", "--locked", "--package", "xtask"])
+        .args(flags);
     let sample = call(&call_cargo);
     workspace.remove_cargo_folder("cold")?;
     sample
 }
 
-/// The whole `cargo xtask build --push`.
+/// `cargo xtask build --push`.
 pub fn build(workspace: &Workspace) -> Result<Sample, Fault> {
     xtask(workspace, workspace.cargo("warm")?, "build")
 }
 
-/// The same by plain docker.
 pub fn build_plain(workspace: &Workspace) -> Result<Sample, Fault> {
     let built = plain::build(workspace)?;
     Ok(Sample { seconds: built.took.as_secs_f64(), ..Sample::default() })
 }
 
-/// As on a machine that has compiled and downloaded nothing: docker's side downloads its crates as well.
+/// As on a new machine; docker's side downloads its crates too.
 fn build_cold(workspace: &Workspace) -> Result<Sample, Fault> {
     workspace.remove_cargo_folder("cold")?;
     let cargo = workspace.cargo("cold")?.env("CARGO_HOME", workspace.empty_cargo_home()?);
@@ -261,7 +253,6 @@ fn build_cold(workspace: &Workspace) -> Result<Sample, Fault> {
     sample
 }
 
-/// Runs a program to its end.
 pub fn call(command: &Command) -> Result<Sample, Fault> {
     let (seconds, _) = timed(command)?;
     Ok(Sample { seconds, ..Sample::default() })
@@ -272,11 +263,11 @@ fn xtask(workspace: &Workspace, cargo: Command, command: &str) -> Result<Sample,
     push(cargo.args(["xtask", command]), &workspace.registry()?)
 }
 
-/// Runs a build of xtask's, to which it adds where to push, and reads its report.
+/// Runs an xtask build with the flags to push, and reads its report.
 pub(super) fn push(call: Command, registry: &Registry) -> Result<Sample, Fault> {
     let call = call.args(["--push", "--format", "json", "--registry", &registry.to_string()]);
     let (seconds, lines) = timed(&call)?;
-    // Talk comes first, the report last: it begins at the last line that is nothing but an opening brace.
+    // The report is at the end: it starts at the last line that is a single opening brace.
     let begin = lines.iter().rposition(|line| line == "{").unwrap_or(lines.len());
     let done: Done = serde_json::from_str(&lines[begin..].join("\n"))
         .map_err(|error| Fault::build(format!("cannot read the report of `{call}`")).cause(error))?;
@@ -298,7 +289,7 @@ fn timed(command: &Command) -> Result<(f64, Vec<String>), Fault> {
     Err(Fault::build(format!("cannot measure `{command}`")).cause(format!("it failed ({status})")).cause(tail))
 }
 
-/// The part of a build's report that counts here.
+/// The used part of a build's report.
 #[derive(Debug, Deserialize)]
 struct Done {
     images: Vec<DoneImage>,
@@ -313,7 +304,7 @@ struct DoneImage {
     seconds: Vec<(String, f64)>,
 }
 
-/// A build's measurement from outside and its own report. Pure.
+/// A sample from the measured time and the build's report. Pure.
 fn sample(seconds: f64, done: &Done) -> Sample {
     let mut phases = vec![("start".to_owned(), (seconds - done.seconds).max(0.0))];
     let mut elsewhere = 0.0;
@@ -322,7 +313,7 @@ fn sample(seconds: f64, done: &Done) -> Sample {
         for (phase, took) in &image.seconds {
             let name = if phase == "plan" { phase.clone() } else { format!("{} {phase}", image.kind) };
             phases.push((name, *took));
-            // The compiler works beside the base's build, whose time is counted; alone, it is waited for.
+            // The compiler runs in parallel with the base's build, which is counted; without one, its time counts.
             let counts = phase == "build" || phase.starts_with("step ") || phase == "compile" && !builds_base;
             elsewhere += if counts { *took } else { 0.0 };
         }
@@ -343,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn what_docker_compiler_and_steps_take_is_no_overhead() {
+    fn docker_compiler_and_steps_do_not_count_as_overhead() {
         let json = r#"{"seconds": 0.9, "images": [
             {"kind": "base", "action": "reused", "seconds": [["plan", 0.05]]},
             {"kind": "app", "action": "built",
@@ -352,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn a_compiler_beside_the_base_is_not_counted_twice() {
+    fn a_compiler_in_parallel_with_the_base_is_not_counted_twice() {
         let json = r#"{"seconds": 20.0, "images": [
             {"kind": "base", "action": "built", "seconds": [["plan", 0.1], ["build", 18.0], ["publish", 0.1]]},
             {"kind": "app", "action": "built", "seconds": [["compile", 9.0], ["build", 1.5], ["publish", 0.1]]}]}"#;
@@ -360,12 +351,12 @@ mod tests {
     }
 
     #[test]
-    fn a_no_op_is_overhead_alone() {
+    fn a_no_op_is_all_overhead() {
         overhead(r#"{"seconds": 0.1, "images": [{"kind": "app", "action": "reused", "seconds": []}]}"#, 0.25, 0.25);
     }
 
     #[test]
-    fn names_tell_scenarios_apart() {
+    fn scenario_names_are_unique() {
         let names: std::collections::BTreeSet<_> = SCENARIOS.iter().map(|scenario| scenario.name).collect();
         assert_eq!(names.len(), SCENARIOS.len());
     }

@@ -1,7 +1,7 @@
-//! Where measuring happens: a copy of the repository with an engine and cargo folders of its own, beneath `target/bench`.
+//! A copy of the repository in `target/bench`, with its own engine and cargo folders.
 //!
-//! Never writes to the repository itself but beneath its `target`. Whatever ends the work, the engine is stopped and the copy
-//! removed when the [`Workspace`] is dropped; what a killed run leaves is cleared by the next.
+//! Writes only below the repository's `target`. The engine is stopped and the copy removed when the [`Workspace`] is
+//! dropped; the next run removes what a killed run left.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -22,23 +22,20 @@ use xtask_model::quantity;
 use xtask_model::spec::reference::Platform;
 use xtask_native::root;
 
-/// The copy and what belongs to it.
 pub struct Workspace {
-    /// The copy, opened.
     pub tree: Tree,
-    /// The repository that it is a copy of.
+    /// Root of the original repository.
     pub original: PathBuf,
     /// `target/bench` of the original.
     folder: PathBuf,
     engine: Option<engine::State>,
     /// Whether both sides have built on this engine.
     pub warm: bool,
-    /// Whether the copy's xtask is compiled.
     pub compiled: bool,
     _lock: File,
 }
 
-/// Variables that would lead a measured xtask, cargo or docker elsewhere, or make it do more than at a desk.
+/// Variables that would redirect a measured xtask, cargo or docker, or make it do more than for a developer.
 const FOREIGN: [&str; 14] = [
     "BUILDX_BUILDER",
     "CARGO_BUILD_TARGET",
@@ -56,21 +53,22 @@ const FOREIGN: [&str; 14] = [
     "XTASK_STORE",
 ];
 
-/// Folders beneath `target/bench` that hold what other programs keep.
+/// Folders in `target/bench` for files of other programs.
 const PRIVATE: [&str; 3] = ["buildah", "scratch", "uv"];
 
-/// The copy's first commit; no tag, for tags are versions.
+/// The copy's first commit; not a tag, because tags are versions.
 const FIRST: &str = "refs/bench/first";
 
 impl Workspace {
-    /// Copies the repository. One at a time: a second one is refused.
+    /// Copies the repository. Fails if another bench is running.
     pub fn open(tree: &Tree) -> Result<Self, Fault> {
         let folder = tree.root.join("target/bench");
         fs::create_dir_all(&folder).map_err(|error| cannot_write(&folder, &error))?;
         let path = folder.join("lock");
         let lock = File::create(&path).map_err(|error| cannot_write(&path, &error))?;
         lock.try_lock().map_err(|_| {
-            Fault::usage("another `cargo xtask bench` is at work here").cause("two at once would measure each other")
+            Fault::usage("another `cargo xtask bench` is running")
+                .cause("two at a time would affect each other's measurements")
         })?;
         let copy = folder.join("tree");
         clear(&folder)?;
@@ -98,40 +96,39 @@ impl Workspace {
         })
     }
 
-    /// A folder for cargo's output: `warm` is kept from one bench to the next, any other goes at its end.
+    /// Folder for cargo's output: `warm` is kept between runs, others are removed at the end.
     pub fn cargo_folder(&self, name: &str) -> PathBuf {
         self.folder.join(format!("cargo-{name}"))
     }
 
-    /// Removes a folder of [`Workspace::cargo_folder`].
     pub fn remove_cargo_folder(&self, name: &str) -> Result<(), Fault> {
         remove(&self.cargo_folder(name))
     }
 
-    /// A call of cargo in the copy, as at a desk: nothing of the calling cargo or CI reaches it.
+    /// cargo in the copy, independent of the calling cargo and CI.
     pub fn cargo(&self, folder: &str) -> Result<Command, Fault> {
         let cargo = process::find("cargo", "measuring", "install Rust: https://rustup.rs")?;
         Ok(self.isolated(Command::new(cargo)).env("CARGO_TARGET_DIR", self.cargo_folder(folder)))
     }
 
-    /// A call of the copy's xtask itself, without cargo in front of it.
+    /// The copy's xtask binary, without cargo.
     pub fn xtask(&self) -> Command {
         let warm = self.cargo_folder("warm");
         self.isolated(Command::new(warm.join("debug/xtask"))).env("CARGO_TARGET_DIR", warm)
     }
 
-    /// A call in the copy that nothing of the calling cargo, docker or CI reaches.
+    /// A command in the copy, independent of the calling cargo, docker and CI.
     pub fn isolated(&self, call: Command) -> Command {
         FOREIGN.iter().fold(call.current_dir(&self.tree.root), |call, name| call.env_remove(name))
     }
 
-    /// A folder that goes with the copy: of one of `PRIVATE`.
+    /// One of `PRIVATE`; removed with the copy.
     pub fn private_folder(&self, name: &str) -> PathBuf {
         debug_assert!(PRIVATE.contains(&name));
         self.folder.join(name)
     }
 
-    /// Empties a folder of [`Workspace::private_folder`], whatever is mounted in it.
+    /// Empties a folder of [`Workspace::private_folder`], and unmounts what is in it.
     pub fn empty_private_folder(&self, name: &str) -> Result<PathBuf, Fault> {
         let folder = self.private_folder(name);
         remove_mounted(&folder)?;
@@ -139,7 +136,6 @@ impl Workspace {
         Ok(folder)
     }
 
-    /// Compiles the copy's xtask, once.
     pub fn compile(&mut self) -> Result<(), Fault> {
         if !self.compiled {
             terminal::step("compiling", "xtask in the copy");
@@ -149,24 +145,24 @@ impl Workspace {
         Ok(())
     }
 
-    /// Leaves none of the programs that a build installs.
+    /// Removes programs that builds installed.
     pub fn forget_tools(&self) -> Result<(), Fault> {
         remove(&self.tree.root.join("target/tools"))
     }
 
-    /// Makes what stands in the copy a commit of its own.
+    /// Commits the current state of the copy.
     pub fn commit(&self) -> Result<(), Fault> {
         commit(&self.tree.root)
     }
 
-    /// Undoes every edit and every commit.
+    /// Undoes all edits and commits.
     pub fn rewind(&self) -> Result<(), Fault> {
         git(&self.tree.root, &["reset", "--quiet", "--hard", FIRST])?;
         git(&self.tree.root, &["clean", "--quiet", "-d", "--force"]).map(drop)
     }
 
-    /// Makes the copy as a runner has it that has built nothing: no store of layers, no staged program, no note of a build. The
-    /// root and the programs of `target/tools` stay.
+    /// Removes results of builds, as on a new runner: layer store, staged program, records. The root and `target/tools`
+    /// stay.
     pub fn forget_native(&self) -> Result<(), Fault> {
         let target = self.tree.root.join("target");
         for folder in ["native", "image", "ledger"] {
@@ -184,7 +180,7 @@ impl Workspace {
         Ok(())
     }
 
-    /// An empty `CARGO_HOME` with the settings of the real one (mirrors, proxies), for a cargo that has downloaded nothing.
+    /// An empty `CARGO_HOME` with the settings of the real one (mirrors, proxies).
     pub fn empty_cargo_home(&self) -> Result<PathBuf, Fault> {
         let home = self.cargo_folder("home");
         remove(&home)?;
@@ -194,25 +190,23 @@ impl Workspace {
         for name in ["config.toml", "credentials.toml"] {
             let settings = real.as_ref().map(|real| real.join(name)).filter(|path| path.is_file());
             if let Some(settings) = settings {
-                // A link: credentials are not copied.
+                // A link, so that credentials are not copied.
                 std::os::unix::fs::symlink(&settings, home.join(name)).map_err(|error| cannot_write(&home, &error))?;
             }
         }
         Ok(home)
     }
 
-    /// The engine's registry.
     pub fn registry(&self) -> Result<Registry, Fault> {
         let state = self.engine.as_ref().ok_or_else(no_engine)?;
         state.registry.parse().map_err(|error| Fault::build(format!("cannot use the engine's registry: {error}")))
     }
 
-    /// The engine's docker.
     pub fn docker(&self) -> Result<Docker, Fault> {
         self.engine.as_ref().map(Docker::of_engine).ok_or_else(no_engine)
     }
 
-    /// Makes sure of an engine.
+    /// Starts the engine unless it runs.
     pub fn engine_up(&mut self) -> Result<(), Fault> {
         if self.engine.is_none() {
             let began = Instant::now();
@@ -222,13 +216,13 @@ impl Workspace {
         Ok(())
     }
 
-    /// An engine that has nothing: no build cache, no image, no download of an earlier build, an empty registry.
+    /// Starts an empty engine: no build cache, no images, no downloads, an empty registry.
     pub fn fresh_engine(&mut self) -> Result<(), Fault> {
         self.engine_down()?;
         self.engine_up()
     }
 
-    /// Empties the engine's build cache and image store; the registry keeps what it has.
+    /// Empties the engine's build cache and image store, but not the registry.
     pub fn forget_builds(&self) -> Result<(), Fault> {
         let docker = self.docker()?;
         docker.buildx().args(["prune", "--all", "--force"]).read(Exit::Build)?;
@@ -241,19 +235,17 @@ impl Workspace {
         engine::down(&self.tree.root, None, true).map(drop)
     }
 
-    /// Whether a build needs no root image made first: there is no such fallback, or its root was shared.
+    /// Whether a build can start without making a root image: there is no fallback, or its root was shared.
     pub fn has_root(&self) -> Result<bool, Fault> {
         let Some(debian) = &self.tree.policy.root.fallback else { return Ok(true) };
         let layout = Layout::open_or_create(&self.tree.root.join("target/images/root"))?;
         Ok(root::find(&build::debian_recipe(debian), &layout, &Platform::host())?.is_some())
     }
 
-    /// Undoes every edit of the copy.
     pub fn reset(&self) -> Result<(), Fault> {
         git(&self.tree.root, &["checkout", "--quiet", "--", "."]).map(drop)
     }
 
-    /// Rewrites a file of the copy.
     pub fn edit(&self, path: impl AsRef<Path>, change: impl FnOnce(String) -> String) -> Result<(), Fault> {
         let path = self.tree.root.join(path);
         let text = fs::read_to_string(&path)
@@ -261,7 +253,7 @@ impl Workspace {
         fs::write(&path, change(text)).map_err(|error| cannot_write(&path, &error))
     }
 
-    /// uv: the one that `XTASK_TEST_UV` names, the machine's, the repository's own, or one that is installed into the copy.
+    /// uv: from `XTASK_TEST_UV`, the machine, the repository, or a new installation in the copy.
     pub fn uv(&self) -> Result<Uv, Fault> {
         let named: Vec<PathBuf> = std::env::var_os("XTASK_TEST_UV").map(PathBuf::from).into_iter().collect();
         let found = uv::find(&self.tree.root, &named).or_else(|_| uv::find(&self.original, &[]));
@@ -283,10 +275,10 @@ impl Drop for Workspace {
 }
 
 fn no_engine() -> Fault {
-    Fault::missing("there is no engine to measure with")
+    Fault::missing("the engine is not running")
 }
 
-/// Removes what a run leaves: the engine of the copy, the copy, cold cargo folders.
+/// Removes leftovers of a run: the copy's engine, the copy, cold cargo folders.
 fn clear(folder: &Path) -> Result<(), Fault> {
     let copy = folder.join("tree");
     if copy.join("target/engine").exists() {
@@ -305,14 +297,14 @@ fn clear(folder: &Path) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Copies what git knows or would take, as it is on disk, and makes it a repository with one commit.
+/// Copies tracked and untracked files as they are on disk, and makes a repository with one commit.
 fn copy_tree(from: &Path, to: &Path) -> Result<(), Fault> {
     let listed = git(from, &["ls-files", "-z", "--cached", "--others", "--exclude-standard"])?;
     for name in listed.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
         let name = Path::new(OsStr::from_bytes(name));
         let (source, target) = (from.join(name), to.join(name));
         let cannot = |error| cannot_write(&target, &error);
-        // A file that is deleted but still in the index.
+        // Deleted, but still in the index.
         let Ok(meta) = source.symlink_metadata() else { continue };
         fs::create_dir_all(target.parent().unwrap_or(to)).map_err(cannot)?;
         if meta.is_symlink() {
@@ -320,7 +312,7 @@ fn copy_tree(from: &Path, to: &Path) -> Result<(), Fault> {
             std::os::unix::fs::symlink(to, &target).map_err(cannot)?;
         } else if meta.is_file() {
             fs::copy(&source, &target).map_err(cannot)?;
-            // Cargo goes by times: with new ones, the kept folder would compile again what has not changed.
+            // Keeps times: cargo compiles files with new times again.
             let times = fs::FileTimes::new().set_modified(meta.modified().map_err(cannot)?);
             File::options().write(true).open(&target).and_then(|file| file.set_times(times)).map_err(cannot)?;
         }
@@ -346,7 +338,7 @@ fn git(folder: &Path, args: &[&str]) -> Result<Vec<u8>, Fault> {
     Err(call.failed(Exit::Usage, output.status).cause(String::from_utf8_lossy(&output.stderr).trim()))
 }
 
-/// Gives the copy what takes minutes to make or download and is nobody's work here: the Debian root and Debian's packages.
+/// Shares what takes minutes to make and is not measured: the Debian root and Debian packages.
 fn share_root(from: &Path, to: &Path) -> Result<(), Fault> {
     let root = from.join("target/images/root");
     if root.join("index.json").is_file() {
@@ -360,7 +352,7 @@ fn share_root(from: &Path, to: &Path) -> Result<(), Fault> {
     std::os::unix::fs::symlink(&cache, &link).map_err(|error| cannot_write(&link, &error))
 }
 
-/// A folder again: blobs, whose names are their contents, by link; all else copied.
+/// Copies a folder; blobs, which never change, as hard links.
 fn link_folder(from: &Path, to: &Path) -> Result<(), Fault> {
     let cannot = |error| cannot_write(to, &error);
     fs::create_dir_all(to).map_err(cannot)?;
@@ -376,7 +368,7 @@ fn link_folder(from: &Path, to: &Path) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Removes a folder in which a program may have mounted something.
+/// Removes a folder that may contain mounts.
 fn remove_mounted(folder: &Path) -> Result<(), Fault> {
     if folder.exists() {
         let real = folder.canonicalize().map_err(|error| cannot_write(folder, &error))?;
@@ -403,7 +395,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_copy_is_the_tree_as_it_is_on_disk() {
+    fn a_copy_matches_the_tree_on_disk() {
         let folder = tempfile::tempdir().unwrap();
         let (from, to) = (folder.path().join("from"), folder.path().join("to"));
         fs::create_dir_all(from.join("sub")).unwrap();

@@ -1,7 +1,7 @@
-//! A Dockerfile's target put together without a daemon: its layers by their recipes, and the image's configuration.
+//! Plans a Dockerfile's target without a daemon: its layers with their recipes, and the image's configuration.
 //!
-//! Gives what BuildKit makes of the same file. Reads the build context and nothing else; asks an image for its files only
-//! where an instruction depends on them, which one with `--link` never does. Writes nothing.
+//! The result equals BuildKit's for the same file. Reads only the build context, and the base image's files only where
+//! an instruction depends on them (`--link` never does). Writes nothing.
 
 mod base;
 mod config;
@@ -30,61 +30,53 @@ use xtask_model::spec::ignore::Ignore;
 use xtask_model::spec::oci::Config;
 use xtask_model::spec::reference::{Digest, Platform};
 
-/// Everything that an image is made of.
 pub struct Inputs<'a> {
-    /// The Dockerfile, its target the stage to build.
+    /// The Dockerfile, with its target set to the stage to build.
     pub dockerfile: &'a Dockerfile,
-    /// Build arguments.
     pub args: &'a BTreeMap<String, String>,
-    /// What it is built for.
     pub platform: &'a Platform,
-    /// The build context's folder.
     pub context: &'a Path,
-    /// What of it is left out.
     pub ignore: &'a Ignore,
-    /// Labels from the command line, which win.
+    /// Labels from the command line; they override those of the Dockerfile.
     pub labels: &'a BTreeMap<String, String>,
-    /// The images that `FROM` names.
     pub images: &'a dyn FromImages,
-    /// Stages that recipes make, by name.
     pub realised: &'a BTreeMap<String, &'a dyn Realise>,
-    /// Files of the context that count by the recipe that makes them, and need not be there yet. They count as executable.
+    /// Context files that are identified by the recipe that makes them and may not exist yet. They count as executable.
     pub known: &'a BTreeMap<ContextPath, Digest>,
-    /// How layers are compressed: a part of every recipe.
+    /// Compression of layers; part of every recipe.
     pub codec: &'a str,
 }
 
-/// A layer that the image has on top of its base.
+/// A layer on top of the base image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LayerPlan {
-    /// 1-based line of its instruction.
     pub line: usize,
-    /// What the history says of it.
+    /// Its line in the image's history.
     pub created_by: String,
-    /// What reports call it: the instruction, or the part of a realised stage.
+    /// Name in reports: the instruction, or the part of a realised stage.
     pub name: String,
-    /// The digest of everything that determines what is in it.
+    /// Digest of everything that determines its contents.
     pub recipe: Digest,
-    /// Files of [`Inputs::known`] that have to be there when it is made.
+    /// Files of [`Inputs::known`] that must exist when the layer is made.
     pub needs: BTreeSet<ContextPath>,
 }
 
-/// An image, planned.
+/// A planned image.
 pub struct Assembly<'a> {
-    /// Its configuration, complete but for its layers' digests. Its history has an entry for each layer.
+    /// Complete except for layer digests. Its history has an entry for each layer.
     pub config: Config,
-    /// The layers beneath: those of the image that its first `FROM` names.
+    /// Layers of the image that the first `FROM` names.
     pub base: Vec<Digest>,
     /// Its own layers, lowest first.
     pub layers: Vec<LayerPlan>,
-    /// Which of all stages' layers these are.
+    /// Numbers of these layers among the layers of all stages.
     numbers: Vec<usize>,
     all: Layers<'a>,
 }
 
 impl Assembly<'_> {
-    /// The items of these layers, by their numbers in [`Self::layers`]: of each, sorted by path. Recipes of stages are asked
-    /// once for all.
+    /// Items of these layers, by their numbers in [`Self::layers`], each list sorted by path. Each recipe runs at most
+    /// once.
     pub fn produce(&self, wanted: &[usize]) -> Result<Vec<Vec<Item>>, Fault> {
         let numbers: Vec<usize> = wanted.iter().map(|layer| self.numbers[*layer]).collect();
         self.all.prepare(&numbers)?;
@@ -92,7 +84,6 @@ impl Assembly<'_> {
     }
 }
 
-/// Plans the image.
 pub fn assemble<'a>(inputs: &'a Inputs<'a>) -> Result<Assembly<'a>, Fault> {
     let file = inputs.dockerfile;
     let footings = file.footings(inputs.args, inputs.platform)?;
@@ -124,10 +115,10 @@ pub fn assemble<'a>(inputs: &'a Inputs<'a>) -> Result<Assembly<'a>, Fault> {
     stages.read_context(&found)?;
     for stage in found {
         let footing = footings.iter().find(|footing| footing.stage == stage.index);
-        let footing = footing.expect("what is expanded is reached");
+        let footing = footing.expect("every expanded stage has a footing");
         stages.stage(stage, footing, images.get(&stage.index).copied())?;
     }
-    let mut state = stages.done.remove(&file.target().index).expect("the target is interpreted");
+    let mut state = stages.done.remove(&file.target().index).expect("the target is always interpreted");
     state.description.label(inputs.labels);
     let image = state.chain.image.map(|image| stages.layers.images[image].config.rootfs.diff_ids.clone());
     Ok(Assembly {
@@ -139,8 +130,8 @@ pub fn assemble<'a>(inputs: &'a Inputs<'a>) -> Result<Assembly<'a>, Fault> {
     })
 }
 
-/// The stages whose instructions are carried out: the target, what it stands on, and what these copy from, but for those
-/// that recipes make.
+/// Stages to interpret: the target, the stages below it, and the stages these copy from, except those that recipes
+/// make.
 fn interpreted(
     file: &Dockerfile,
     footings: &[Footing],
@@ -165,7 +156,7 @@ fn interpreted(
     Ok(found)
 }
 
-/// What an image brings into a stage on it.
+/// Environment and triggers that a stage inherits from its image.
 fn inherited(config: &Config) -> Inherited {
     let pair = |entry: &String| {
         let (name, value) = entry.split_once('=').unwrap_or((entry, ""));

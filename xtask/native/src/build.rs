@@ -1,5 +1,5 @@
-//! Builds one image for one platform without a daemon: plans its layers, names those that are known, makes the others, brings
-//! everything to where it goes. Tags are not written here.
+//! Builds one image for one platform without a daemon: plans layers, reuses known ones, makes the others, and uploads.
+//! Writes no tags.
 
 use crate::assembly::{Assembly, Inputs, LayerPlan, assemble};
 use crate::image::{Image, oci_layer};
@@ -17,50 +17,41 @@ use xtask_model::image::context::ContextPath;
 use xtask_model::spec::oci::{Config, Descriptor, Manifest, RootFs, media_type};
 use xtask_model::spec::reference::{Digest, Repository};
 
-/// What is to be built, and with what.
 pub struct Order<'a> {
-    /// What determines the image.
     pub inputs: Inputs<'a>,
-    /// The image beneath; none for one from nothing.
+    /// The base image; `None` for `scratch`.
     pub beneath: Option<&'a Image>,
-    /// How new layers are compressed.
     pub codec: Codec,
-    /// Makes files of the context that are known by their recipe, when a layer needs them.
+    /// Makes context files that are known by recipe, when a layer needs them.
     pub make: &'a dyn Fn(&BTreeSet<ContextPath>) -> Result<(), Fault>,
-    /// When it was made, RFC 3339.
+    /// Creation time, RFC 3339.
     pub created: Option<String>,
-    /// Layers that were made here before.
+    /// Layers on this machine.
     pub store: &'a Store,
     /// Layers that the destination has.
     pub known: &'a Known,
-    /// Whether layers are made anew although they are known.
+    /// Makes all layers, even known ones.
     pub force: bool,
 }
 
-/// Where an image goes.
 #[derive(Clone, Copy)]
 pub enum Destination<'a> {
-    /// To a repository.
     Repository(&'a Repository),
-    /// Into a layout.
     Layout(&'a Layout),
 }
 
-/// What was built.
 pub struct Built {
-    /// Its manifest's digest.
+    /// Digest of the manifest.
     pub digest: Digest,
-    /// Its manifest.
     pub manifest: Manifest,
-    /// How many layers it has on the image beneath, and how many of them were known.
+    /// Number of layers on the base, and how many of them were reused.
     pub layers: [usize; 2],
-    /// Bytes that were sent to the registry.
+    /// Bytes sent to the registry.
     pub sent: u64,
-    /// Seconds by phase.
+    /// Time by phase.
     pub took: Vec<(&'static str, Duration)>,
 }
 
-/// Builds it and brings it there.
 pub fn build(client: &Client, order: &Order<'_>, destination: Destination<'_>) -> Result<Built, Fault> {
     let mut clock = Clock::start();
     let assembly = assemble(&order.inputs)?;
@@ -68,16 +59,16 @@ pub fn build(client: &Client, order: &Order<'_>, destination: Destination<'_>) -
     let mut built = match put_together(client, order, &assembly, destination, false, &mut clock)? {
         Some(built) => built,
         None => {
-            terminal::warn("the registry has lost layers that its own manifests name: they are made again");
+            terminal::warn("the registry lost layers that its manifests name; building them again");
             let again = put_together(client, order, &assembly, destination, true, &mut clock)?;
-            again.ok_or_else(|| Fault::network("the registry goes on losing what it is given"))?
+            again.ok_or_else(|| Fault::network("the registry loses layers that were just pushed"))?
         }
     };
     built.took = clock.laps;
     Ok(built)
 }
 
-/// The layers as they would be, for a dry run: each with whether it is known.
+/// Layers for a dry run, each with whether it is known.
 pub fn plan(order: &Order<'_>) -> Result<Vec<(LayerPlan, bool)>, Fault> {
     let assembly = assemble(&order.inputs)?;
     let known = |plan: &LayerPlan| {
@@ -87,7 +78,7 @@ pub fn plan(order: &Order<'_>) -> Result<Vec<(LayerPlan, bool)>, Fault> {
     Ok(assembly.layers.iter().map(|plan| (plan.clone(), known(plan))).collect())
 }
 
-/// One attempt; none where the registry turned out to lack what it was said to have. With `distrust` it is asked for everything.
+/// One attempt. `None` if the registry lacks a layer that its manifests name; with `distrust`, every layer is checked.
 fn put_together(
     client: &Client,
     order: &Order<'_>,
@@ -129,7 +120,7 @@ fn put_together(
     let own: Vec<Layer> = layers.into_iter().flatten().collect();
     let beneath = order.beneath.into_iter().flat_map(|image| {
         image.layers().map(|(descriptor, diff_id)| {
-            // What the repository has lost is mounted again, for the image beneath has it still.
+            // A layer that the repository has lost is mounted again: the base image still has it.
             let named = matches!(destination, Destination::Repository(_)) && order.known.has_blob(&descriptor.digest);
             let there = named && !distrust;
             let origin = if there { Origin::There } else { Origin::Beneath };
@@ -147,7 +138,7 @@ fn put_together(
                 config.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
                 Ok::<_, Fault>(sent)
             })?;
-            // Not every registry refuses a manifest whose layers it lacks.
+            // Some registries accept a manifest whose layers are missing.
             let Some(sent) = sent else { return Ok(None) };
             let bytes = json(&manifest)?;
             let put = client.put_manifest(repository, Digest::of(&bytes), media_type::MANIFEST, &bytes);
@@ -169,7 +160,7 @@ fn put_together(
     Ok(Some(Built { digest, manifest, layers: [assembly.layers.len(), named], sent, took: Vec::new() }))
 }
 
-/// A layer that need not be made: one that a manifest of the repository names, or one of the store.
+/// A known layer: one that a manifest of the repository names, or one in the store.
 fn find(
     client: &Client,
     order: &Order<'_>,
@@ -184,7 +175,7 @@ fn find(
         return Ok(Some(Layer { descriptor: descriptor.clone(), diff_id, origin: Origin::There }));
     }
     let Some(stored) = order.store.get(&plan.recipe)? else { return Ok(None) };
-    // Read through once: what is damaged is made anew.
+    // Reads it once; a damaged layer is made again.
     Ok(order.store.open_layer(&stored)?.map(|_| Layer {
         descriptor: known::noted(stored.descriptor, &plan.recipe, &stored.diff_id),
         diff_id: stored.diff_id,
@@ -192,7 +183,7 @@ fn find(
     }))
 }
 
-/// The configuration's bytes and the manifest.
+/// The configuration as JSON, and the manifest.
 fn documents(order: &Order<'_>, assembly: &Assembly<'_>, layers: &[Layer]) -> Result<(Vec<u8>, Manifest), Fault> {
     let mut config: Config = assembly.config.clone();
     config.rootfs = RootFs::new(layers.iter().map(|layer| layer.diff_id).collect());
@@ -206,14 +197,14 @@ fn documents(order: &Order<'_>, assembly: &Assembly<'_>, layers: &[Layer]) -> Re
 }
 
 fn json(document: &impl serde::Serialize) -> Result<Vec<u8>, Fault> {
-    serde_json::to_vec(document).map_err(|error| Fault::build("cannot write a document of the image").cause(error))
+    serde_json::to_vec(document).map_err(|error| Fault::build("cannot serialise a document of the image").cause(error))
 }
 
 fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-/// Seconds by phase. A phase that comes again adds to itself.
+/// Time by phase; a repeated phase adds up.
 struct Clock {
     since: Instant,
     laps: Vec<(&'static str, Duration)>,

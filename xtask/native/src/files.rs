@@ -1,7 +1,7 @@
-//! The files of the image beneath, for who has to know them: an instruction that is not `--link`ed, a recipe that runs the
-//! image's own Python.
+//! Files of the base image, for instructions without `--link` and for recipes that run the image's Python.
 //!
-//! Layers are read once, and only when somebody asks: an outline of each is kept in the store, the unpacked image under `target`.
+//! Layers are read once, on demand: the table of contents of each is kept in the store, the unpacked image under
+//! `target`.
 
 use crate::assembly::{self, BaseFiles, Stat};
 use crate::image::{Image, Place};
@@ -24,20 +24,18 @@ use xtask_model::quantity;
 use xtask_model::spec::oci::{Config, Descriptor};
 use xtask_model::spec::reference::{Digest, Platform};
 
-/// The files of one image.
 pub struct Files<'a> {
     client: &'a Client,
     store: &'a Store,
     image: &'a Image,
-    /// What `FROM` calls it.
+    /// Its name in `FROM`.
     name: String,
-    /// Where images are unpacked.
     folder: PathBuf,
     toc: OnceCell<ImageToc>,
 }
 
 impl<'a> Files<'a> {
-    /// The files of an image, for a build in the repository at `root`. Reads nothing yet.
+    /// Files of an image, for a build in the repository at `root`. Reads nothing yet.
     pub fn new(client: &'a Client, store: &'a Store, image: &'a Image, name: &str, root: &Path) -> Self {
         let folder = root.join("target/native/roots");
         Self { client, store, image, name: name.to_owned(), folder, toc: OnceCell::new() }
@@ -52,7 +50,7 @@ impl<'a> Files<'a> {
             let toc = match self.store.get_toc(&diff_id)? {
                 Some(toc) => toc,
                 None => {
-                    terminal::detail(&format!("reading layer `{}` for what stands where", descriptor.digest));
+                    terminal::detail(&format!("reading the table of contents of layer `{}`", descriptor.digest));
                     let toc = self.read_layer(descriptor, diff_id, toc::of)?;
                     self.store.put_toc(&diff_id, &toc)?;
                     toc
@@ -63,7 +61,7 @@ impl<'a> Files<'a> {
         Ok(self.toc.get_or_init(|| ImageToc::new(layers)))
     }
 
-    /// Reads a layer as a stream of entries; it was whole only if its digest says so at the end.
+    /// Reads a layer as a stream of entries. It is complete only if its digest matches at the end.
     fn read_layer<T>(
         &self,
         layer: &Descriptor,
@@ -85,7 +83,7 @@ impl<'a> Files<'a> {
                     let download = scope.spawn(move || image.copy_layer(client, layer, &mut writer));
                     let done = from(&mut reader);
                     if done.is_err() {
-                        // Whether it was the layer or its way here is known when all of it has come.
+                        // An error of the download is the real cause; it is known when the stream has ended.
                         let _ = io::copy(&mut reader, &mut io::sink());
                     }
                     drop(reader);
@@ -102,7 +100,7 @@ impl<'a> Files<'a> {
         let folder = which.map_or(all.clone(), |some| self.folder.join(format!("{}-{hex}", some.name)));
         let cannot = |error: io::Error| Fault::build(format!("cannot write `{}`", folder.display())).cause(error);
         fs::create_dir_all(&self.folder).map_err(cannot)?;
-        // One at a time: the later finds what the earlier unpacked.
+        // One process at a time: the next one finds the result.
         let lock = File::create(self.folder.join(".lock")).map_err(cannot)?;
         lock.lock().map_err(cannot)?;
         if let Some(there) = [&all, &folder].into_iter().find(|folder| folder.is_dir()) {
@@ -111,7 +109,7 @@ impl<'a> Files<'a> {
         let of_this = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().ends_with(&hex);
         let others = |entry: &fs::DirEntry| entry.path().is_dir() && !of_this(entry);
         for entry in fs::read_dir(&self.folder).map_err(cannot)?.flatten().filter(others) {
-            // What a killed build left, and images that nobody builds on any more. A part of this one may be running.
+            // Removes what killed builds left, and images that are no longer used. Parts of this image may be in use.
             let _ = fs::remove_dir_all(entry.path());
         }
         let began = Instant::now();
@@ -167,7 +165,8 @@ impl BaseFiles for Files<'_> {
             return Ok(None);
         }
         toc.read(path, |number, contents| {
-            let (descriptor, diff_id) = self.image.layers().nth(number).expect("the toc is of these layers");
+            let (descriptor, diff_id) =
+                self.image.layers().nth(number).expect("the table of contents is of these layers");
             self.read_layer(descriptor, diff_id, |reader| contents(reader))
         })
     }

@@ -1,4 +1,4 @@
-//! The native engine: images without a daemon, in the time of what changed.
+//! Native engine: builds images without a daemon; the cost follows the size of the change.
 
 pub mod assembly;
 pub mod build;

@@ -1,4 +1,4 @@
-//! The recipes that the policy names for stages of the base's Dockerfile, each with the arguments of its stage.
+//! Recipes that the policy assigns to stages of the base's Dockerfile.
 
 pub mod python;
 mod reference;
@@ -17,8 +17,7 @@ use xtask_model::spec::dockerfile::{Dockerfile, Kind};
 use xtask_model::spec::oci::Config;
 use xtask_model::spec::reference::Platform;
 
-/// The realised stages of a base's Dockerfile, by name. Nothing is made yet, and of the foundation only its configuration is
-/// asked.
+/// Realised stages of a base's Dockerfile by name. Makes nothing yet, and reads only the root's configuration.
 pub fn stages<'a>(
     tree: &Tree,
     dockerfile: &Dockerfile,
@@ -51,7 +50,7 @@ pub fn stages<'a>(
     Ok(stages)
 }
 
-/// Refuses a stage of the policy whose text is not the one that its recipe implements.
+/// Rejects a stage whose text differs from what its recipe implements.
 pub fn check(
     dockerfile: &Dockerfile,
     args: &BTreeMap<String, String>,
@@ -63,18 +62,18 @@ pub fn check(
         .try_for_each(|(stage, recipe)| reference::check(dockerfile, stage, *recipe, (args, platform), base))
 }
 
-/// Refuses a root whose triggers would run in the stages: a recipe runs none.
+/// Rejects a root with triggers: docker would run them in the stages, and a recipe cannot.
 fn no_triggers(dockerfile: &Dockerfile, root: &Config) -> Result<(), Fault> {
     let triggers = root.config.other.get("OnBuild").and_then(|value| value.as_array());
     let Some(first) = triggers.and_then(|triggers| triggers.first()) else { return Ok(()) };
     let what =
         format!("{}: the root image has the trigger `ONBUILD {}`", dockerfile.path(), first.as_str().unwrap_or("…"));
     Err(Fault::usage(what)
-        .cause("it would run in the stages that have recipes, and a recipe runs nothing")
+        .cause("docker would run it in stages that have recipes; a recipe cannot")
         .hint("build this base with docker: `--engine docker`"))
 }
 
-/// The arguments of a stage with their values.
+/// Arguments of a stage with their values.
 fn arguments(
     dockerfile: &Dockerfile,
     stage: &str,

@@ -1,6 +1,6 @@
-//! Whether the native engine can build an image of the policy: for who says so before a build finds it out.
+//! Checks whether the native engine can build an image of the policy, before a build fails.
 //!
-//! Reads the Dockerfile and nothing else.
+//! Reads only the Dockerfile.
 
 use crate::assembly::unsupported::{self, Candidate};
 use crate::recipes;
@@ -10,13 +10,13 @@ use xtask_model::fault::Fault;
 use xtask_model::image::policy::ImageKind;
 use xtask_model::spec::dockerfile::Dockerfile;
 
-/// Placeholder for the image that is built upon.
+/// Placeholder for the base image.
 const IMAGE: &str = "image.invalid/any";
 
-/// Why the native engine cannot build an image.
+/// Checks an image for every platform of the policy.
 ///
 /// # Errors
-/// The first instruction that it does not do, with its line.
+/// The first unsupported instruction, with its line.
 pub fn refusal(tree: &Tree, kind: ImageKind) -> Result<(), Fault> {
     let path = tree.dockerfile(kind)?;
     let dockerfile = Dockerfile::parse(path.as_str(), &tree.files.text(path.as_ref())?)?;

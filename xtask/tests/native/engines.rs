@@ -60,7 +60,7 @@ fn an_app_by_native_on_a_base_by_docker() {
 
 /// Docker's layers are of its own making, but the files in them are the same, so that the image runs the same.
 #[test]
-fn what_is_beneath_can_be_looked_into_whoever_made_it() {
+fn a_base_of_either_engine_can_be_read() {
     let Some(world) = World::new("lookinto") else { return };
     world.repo.edit(
         "dockerfiles/Dockerfile.fast",
@@ -79,7 +79,7 @@ fn what_is_beneath_can_be_looked_into_whoever_made_it() {
 }
 
 #[test]
-fn plan_explain_and_base_list_know_images_of_either() {
+fn plan_explain_and_base_list_support_images_of_both_engines() {
     let Some(world) = World::new("told") else { return };
     let repo = &world.repo;
     let plan = |since: &str| -> Value {
@@ -183,7 +183,7 @@ fn unusual(world: &World) {
 }
 
 #[test]
-fn one_key_is_one_image_whichever_engine_and_whatever_checkout() {
+fn one_key_is_one_image_for_any_engine_and_checkout() {
     let mut seen = Vec::new();
     for (engine, odd) in [("docker", false), ("docker", true), ("native", false), ("native", true)] {
         let Some(world) = World::new(&format!("onekey{engine}{odd}")) else { return };

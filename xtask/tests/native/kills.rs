@@ -69,7 +69,7 @@ fn is_sound(store: &Path) {
 }
 
 #[test]
-fn a_hundred_kills_leave_nothing_wrong_and_the_next_build_heals() {
+fn a_hundred_kills_do_no_damage_and_the_next_build_succeeds() {
     let Some(world) = World::new("kills") else { return };
     let store = world.repo.path.join("target/store of all");
     let copies: Vec<Repo> = (0..AT_ONCE).map(|number| world.repo.clone(&format!("copy {number}"))).collect();

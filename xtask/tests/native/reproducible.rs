@@ -105,7 +105,7 @@ fn another_number_of_processors() {
 }
 
 #[test]
-fn what_stays_here_is_what_would_be_published() {
+fn local_images_equal_published_ones() {
     let Some(world) = world("here") else { return };
     let expected = made(&world, &world.repo, |call| call);
     world.wipe();

@@ -399,7 +399,7 @@ fn run(engine: &'static Engine, cases: &[Case], context: &Path) -> Vec<String> {
 }
 
 #[test]
-fn buildkit_gives_the_same() {
+fn buildkit_gives_the_same_result() {
     let Some(engine) = engine() else { return };
     let context = tempfile::tempdir().unwrap();
     fill(context.path());
@@ -412,7 +412,7 @@ fn buildkit_gives_the_same() {
 
 /// What differs on purpose, with files that no checkout of git has.
 #[test]
-fn buildkit_keeps_what_git_does_not_know() {
+fn buildkit_keeps_modes_that_git_does_not_record() {
     let Some(engine) = engine() else { return };
     let context = tempfile::tempdir().unwrap();
     let root = context.path();

@@ -1,8 +1,8 @@
-//! Bases, contexts and changes that grow, for what must not grow with them.
+//! Growing bases, contexts and changes, for costs that must not grow with them.
 
+use super::harness::{Harness, mount, read};
 use super::native;
 use super::peers::{Start, What};
-use super::harness::{Harness, mount, read};
 use crate::scenarios::{self, Sample, edit_template};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
@@ -20,10 +20,10 @@ use xtask_model::spec::reference::{Digest, Platform, Repository};
 /// A folder that the app's Dockerfile copies.
 const COPIED: &str = "autoscaler/samples";
 
-/// Layers that a base grows by, however large: a registry looks at each one that a manifest names.
+/// Number of layers added to a base, whatever its size: a registry checks each layer of a manifest.
 const LAYERS: u64 = 10;
 
-/// A template edited, and no limit on an image's size.
+/// Edits a template, and removes the limit on an image's size.
 pub(super) fn edit(harness: &mut Harness) -> Result<(), Fault> {
     edit_template(&harness.workspace, harness.number)?;
     without_steps(harness)
@@ -47,23 +47,23 @@ fn without_steps(harness: &Harness) -> Result<(), Fault> {
     }
 }
 
-/// The app on a base that holds so many more bytes of what no codec makes smaller, on a machine that has nothing.
+/// The app on a base with this many additional bytes of incompressible data; nothing local.
 pub(super) fn on_base(harness: &mut Harness, bytes: u64) -> Result<Sample, Fault> {
     let seeds = native::seeds(harness, Start::Cold)?;
     let name = format!("base-{bytes}");
     let is_new = !harness.is_filled(&name);
     let namespace = harness.filled(name, &seeds)?;
     if is_new {
-        terminal::step("readying", &format!("a base of {} more", quantity::bytes(bytes)));
+        terminal::step("readying", &format!("a base that is {} larger", quantity::bytes(bytes)));
         grow(harness, &namespace.repository(&harness.workspace.tree.policy.base.repository), bytes)?;
-        // The app that was there before the edit stands on it too.
+        // The published app must use it too.
         cold(harness, &namespace)?;
         harness.edit_again()?;
     }
     cold(harness, &namespace)
 }
 
-/// The app among so many files that do not change, on a machine that has nothing.
+/// The app with this many additional unchanged files; nothing local.
 pub(super) fn among_files(harness: &mut Harness, count: usize) -> Result<Sample, Fault> {
     let seeds = native::seeds(harness, Start::Cold)?;
     let namespace = harness.filled(format!("files-{count}"), &seeds)?;
@@ -73,14 +73,14 @@ pub(super) fn among_files(harness: &mut Harness, count: usize) -> Result<Sample,
         write_files(&harness.workspace.tree.root.join(COPIED).join("many"), count)?;
         harness.workspace.commit()?;
         harness.files = count;
-        // Of a clean tree, so that `latest` names the app with these files.
+        // From a clean tree, so that `latest` names the app with these files.
         cold(harness, &namespace)?;
         harness.edit_again()?;
     }
     cold(harness, &namespace)
 }
 
-/// The app with a new file of so many bytes, which no codec makes smaller.
+/// The app with a new file of this many incompressible bytes.
 pub(super) fn with_file(harness: &mut Harness, bytes: u64) -> Result<Sample, Fault> {
     let path = harness.workspace.tree.root.join(COPIED).join("grown.bin");
     let mut file = File::create(&path).map_err(|error| cannot_write(&path, &error))?;
@@ -108,7 +108,7 @@ fn write_files(folder: &Path, count: usize) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Puts layers on the base that every tag of a repository names, and moves the tags.
+/// Adds layers to the base of every tag of a repository, and moves the tags.
 fn grow(harness: &Harness, repository: &Repository, bytes: u64) -> Result<(), Fault> {
     let client = &harness.client;
     let layers = padding(harness, bytes)?;
@@ -136,8 +136,13 @@ fn grow(harness: &Harness, repository: &Repository, bytes: u64) -> Result<(), Fa
     Ok(())
 }
 
-/// One platform's manifest with more layers: its digest and length.
-fn grown(harness: &Harness, repository: &Repository, digest: Digest, layers: &[Descriptor]) -> Result<(Digest, u64), Fault> {
+/// Adds layers to one platform's manifest; returns its digest and size.
+fn grown(
+    harness: &Harness,
+    repository: &Repository,
+    digest: Digest,
+    layers: &[Descriptor],
+) -> Result<(Digest, u64), Fault> {
     let client = &harness.client;
     let mut manifest: Manifest = publish::read_manifest(client, repository, digest)?;
     let mut config: Config = publish::read_config(client, repository, &manifest)?;
@@ -153,10 +158,10 @@ fn grown(harness: &Harness, repository: &Repository, digest: Digest, layers: &[D
     Ok((digest, bytes.len() as u64))
 }
 
-/// Where the layers are that bases grow by.
+/// Repository of the additional layers.
 const PADDING: &str = "padding";
 
-/// [`LAYERS`] layers with so many random bytes in all, in the registry.
+/// [`LAYERS`] layers with this many random bytes in total, in the registry.
 fn padding(harness: &Harness, bytes: u64) -> Result<Vec<Descriptor>, Fault> {
     let repository = harness.before_native()?.repository(PADDING);
     let path = harness.scratch().join("padding");
@@ -174,7 +179,7 @@ fn padding(harness: &Harness, bytes: u64) -> Result<Vec<Descriptor>, Fault> {
     Ok(made)
 }
 
-/// A layer with one file of so many random bytes.
+/// A layer with one file of random bytes.
 fn layer(number: u64, bytes: u64, sink: &mut impl Write) -> io::Result<()> {
     let mut header = tar::Header::new_ustar();
     header.set_path(format!("opt/padding/{number}"))?;
@@ -183,12 +188,11 @@ fn layer(number: u64, bytes: u64, sink: &mut impl Write) -> io::Result<()> {
     header.set_cksum();
     sink.write_all(header.as_bytes())?;
     random(bytes, sink)?;
-    // To a whole block, and two empty ones at the end.
+    // Up to a full block, and two empty ones at the end.
     let rest = (512 - bytes % 512) % 512;
     sink.write_all(&vec![0; usize::try_from(rest).unwrap_or(0) + 1024])
 }
 
-/// Bytes that are different each time.
 pub(super) fn random(count: u64, sink: &mut impl Write) -> io::Result<()> {
     io::copy(&mut File::open("/dev/urandom")?.take(count), sink).map(drop)
 }
@@ -213,7 +217,7 @@ impl Write for Hashed {
 }
 
 fn json(document: &impl Serialize) -> Result<Vec<u8>, Fault> {
-    serde_json::to_vec(document).map_err(|error| Fault::build("cannot write a document of the image").cause(error))
+    serde_json::to_vec(document).map_err(|error| Fault::build("cannot serialise a document of the image").cause(error))
 }
 
 fn cannot_write(path: &Path, error: &io::Error) -> Fault {
@@ -225,7 +229,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_layer_is_a_tar_of_the_size_it_says() {
+    fn a_layer_is_a_valid_tar_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("layer");
         let mut hashed = Hashed { file: File::create(&path).unwrap(), state: Sha256::new(), size: 0 };

@@ -1,5 +1,5 @@
-//! What a comparison works with: the copy and its engine, the state of the registry before a change, and a part of the
-//! registry for each build, so that none finds what another has pushed.
+//! State of a comparison: the copy and its engine, the registry before a change, and a registry namespace for each
+//! build, so that no build finds another's images.
 
 use super::native;
 use super::peers::{self, Start};
@@ -21,31 +21,28 @@ use xtask_model::spec::reference::{Digest, Platform, Repository};
 /// Changes the copy.
 pub(super) type Edit = fn(&mut Harness) -> Result<(), Fault>;
 
-/// The registry of the state before the change, for the native engine.
+/// Registry namespace of the state before the change, for the native engine.
 const BEFORE: &str = "before";
 
-/// The state of the comparison.
 pub struct Harness {
-    /// The copy.
     pub workspace: Workspace,
-    /// Asks and fills the registry, off the clock.
+    /// For requests that are not measured.
     pub(super) client: Client,
-    /// What every base stands on.
     pub(super) root: Root,
-    /// The state before the change, for other builders; made when the first of them is measured.
+    /// The state before the change for other builders; made on first use.
     pub(super) before: Option<peers::Before>,
-    /// The binary that an edit has brought.
+    /// The binary of an edit.
     pub(super) new_program: Option<PathBuf>,
-    /// How many files were added to the copy.
+    /// Number of files that were added to the copy.
     pub(super) files: usize,
-    /// Parts of the registry that are filled.
+    /// Filled registry namespaces.
     namespaces: BTreeSet<String>,
-    /// How many edits there were: no two are alike.
+    /// Number of edits so far; each is different.
     pub(super) number: u32,
     edit: Edit,
 }
 
-/// What a part of the registry begins with.
+/// Initial contents of a registry namespace.
 pub(super) struct Seeds {
     pub(super) from: Registry,
     pub(super) names: Vec<String>,
@@ -57,7 +54,7 @@ impl Harness {
         let mut workspace = Workspace::open(tree)?;
         workspace.compile()?;
         workspace.engine_up()?;
-        terminal::step("readying", "base and app by the native engine");
+        terminal::step("readying", "base and app with the native engine");
         let before = prefix(&workspace, BEFORE)?;
         scenarios::push(native::call(&workspace).args(["build", "--engine", "native"]), &before)?;
         let scratch = workspace.empty_private_folder("scratch")?;
@@ -77,7 +74,7 @@ impl Harness {
         })
     }
 
-    /// Undoes what the scenario before has done.
+    /// Undoes the changes of the previous scenario.
     pub(super) fn begin(&mut self, edit: Edit) -> Result<(), Fault> {
         self.edit = edit;
         self.new_program = None;
@@ -85,34 +82,33 @@ impl Harness {
         self.workspace.rewind()
     }
 
-    /// Undoes the last edit and does another of the same kind.
+    /// Undoes the last edit and makes another of the same kind.
     pub fn edit_again(&mut self) -> Result<(), Fault> {
         self.workspace.reset()?;
         self.number += 1;
         (self.edit)(self)
     }
 
-    /// A folder for files of an edit.
+    /// Folder for files of an edit.
     pub(super) fn scratch(&self) -> PathBuf {
         self.workspace.private_folder("scratch")
     }
 
-    /// The program that the app has now.
+    /// The app's current program.
     pub(super) fn program(&self) -> PathBuf {
         self.new_program.clone().unwrap_or_else(|| self.scratch().join("program"))
     }
 
-    /// A part of the engine's registry.
     pub(super) fn prefix(&self, name: &str) -> Result<Registry, Fault> {
         prefix(&self.workspace, name)
     }
 
-    /// Where the native engine has published the unchanged tree.
+    /// Where the native engine published the unchanged tree.
     pub(super) fn before_native(&self) -> Result<Registry, Fault> {
         self.prefix(BEFORE)
     }
 
-    /// Where a builder pushes to: a warm one where it did before, any other to a part of the registry that holds the seeds.
+    /// Where a builder pushes: the same namespace for each warm build, else a new one with the seeds.
     pub(super) fn namespace(&mut self, who: &str, start: Start, seeds: &Seeds) -> Result<Registry, Fault> {
         let name = match start {
             Start::Warm => format!("warm-{who}"),
@@ -121,12 +117,11 @@ impl Harness {
         self.filled(name, seeds)
     }
 
-    /// Whether the part of the registry of this name is filled.
     pub(super) fn is_filled(&self, name: &str) -> bool {
         self.namespaces.contains(name)
     }
 
-    /// The part of the registry of this name, filled when it is first asked for.
+    /// A registry namespace, filled on first use.
     pub(super) fn filled(&mut self, name: String, seeds: &Seeds) -> Result<Registry, Fault> {
         let namespace = self.prefix(&name)?;
         if self.namespaces.insert(name) {
@@ -143,7 +138,7 @@ fn prefix(workspace: &Workspace, name: &str) -> Result<Registry, Fault> {
     text.parse().map_err(|error| Fault::build(format!("cannot use the registry `{text}`: {error}")))
 }
 
-/// Gives a repository every tag of another one of the same registry.
+/// Copies every tag to another repository of the same registry.
 fn copy_repository(client: &Client, from: &Repository, to: &Repository) -> Result<(), Fault> {
     for tag in client.tags(from)?.present().unwrap_or_default() {
         let digest = copy_manifest(client, from, to, (&tag).into())?;
@@ -154,7 +149,7 @@ fn copy_repository(client: &Client, from: &Repository, to: &Repository) -> Resul
 
 fn copy_manifest(client: &Client, from: &Repository, to: &Repository, name: Name) -> Result<Digest, Fault> {
     let Answer::Present(found) = client.manifest(from, name.clone())? else {
-        return Err(Fault::network(format!("`{name}` of `{from}` has gone")));
+        return Err(Fault::network(format!("`{name}` of `{from}` is missing in the registry")));
     };
     if media_type::is_index(&found.media_type) {
         let index: Index = read(&found.bytes)?;
@@ -172,23 +167,20 @@ fn copy_manifest(client: &Client, from: &Repository, to: &Repository, name: Name
     client.put_manifest(to, found.digest, &found.media_type, &found.bytes)
 }
 
-/// Makes a blob of one repository known in another.
 pub(super) fn mount(client: &Client, from: &Repository, to: &Repository, blob: &Digest) -> Result<(), Fault> {
     match client.mount(to, blob, from)? {
         Mount::Mounted => Ok(()),
         Mount::Session(session) => {
             client.cancel(session)?;
-            Err(Fault::network(format!("the registry does not share `{blob}` of `{from}` with `{to}`")))
+            Err(Fault::network(format!("the registry cannot mount `{blob}` of `{from}` in `{to}`")))
         }
     }
 }
 
-/// A document of the registry, which we or a builder wrote.
 pub(super) fn read<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, Fault> {
     serde_json::from_slice(bytes).map_err(|error| Fault::network("cannot read a manifest").cause(error))
 }
 
-/// Copies a file; its folder is there.
 pub(super) fn copy_file(from: &Path, to: &Path) -> Result<(), Fault> {
     let cannot = |error| Fault::build(format!("cannot copy `{}` to `{}`", from.display(), to.display())).cause(error);
     fs::copy(from, to).map(drop).map_err(cannot)

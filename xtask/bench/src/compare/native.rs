@@ -1,7 +1,7 @@
-//! The native engine's side: `xtask build --engine native --push`, by the binary itself or through cargo's alias.
+//! The native engine's side: `xtask build --engine native --push`, with the binary or through cargo's alias.
 
-use super::peers::{Start, What};
 use super::harness::{Harness, Seeds};
+use super::peers::{Start, What};
 use crate::scenarios::{self, Sample};
 use crate::workspace::Workspace;
 use xtask_host::process::Command;
@@ -10,31 +10,29 @@ use xtask_model::fault::Fault;
 use xtask_model::image::policy::ImageKind;
 use xtask_model::spec::reference::Platform;
 
-/// uv's cache, beneath `target/bench`.
+/// Folder of uv's cache in `target/bench`.
 const UV: &str = "uv";
 
-/// Who calls it.
+/// How xtask is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Caller {
-    /// The binary.
     Binary,
     /// `cargo xtask`.
     Alias,
-    /// The binary, where uv has yet to be installed.
+    /// The binary, when uv must be installed first.
     WithoutUv,
 }
 
-/// A call of the copy's xtask with uv's cache of its own.
+/// The copy's xtask with its own uv cache.
 pub(super) fn call(workspace: &Workspace) -> Command {
     workspace.xtask().env("UV_CACHE_DIR", workspace.private_folder(UV))
 }
 
-/// The same where cargo has never compiled anything either.
+/// With an empty cargo target folder too.
 pub(super) fn cold_call(workspace: &Workspace) -> Command {
     call(workspace).env("CARGO_TARGET_DIR", workspace.cargo_folder("cold"))
 }
 
-/// Builds and pushes.
 pub(super) fn build(harness: &mut Harness, caller: Caller, what: What, start: Start) -> Result<Sample, Fault> {
     let seeds = seeds(harness, start)?;
     let to = harness.namespace("native", start, &seeds)?;
@@ -56,14 +54,14 @@ pub(super) fn build(harness: &mut Harness, caller: Caller, what: What, start: St
     scenarios::push(call.args([command, "--engine", "native"]), &to)
 }
 
-/// Leaves nothing of any build on this machine.
+/// Removes the results of all builds on this machine.
 pub(super) fn forget(workspace: &Workspace) -> Result<(), Fault> {
     workspace.forget_native()?;
     workspace.remove_cargo_folder("cold")?;
     workspace.empty_private_folder(UV).map(drop)
 }
 
-/// What the registry holds before a build.
+/// Contents of the registry before a build.
 pub(super) fn seeds(harness: &Harness, start: Start) -> Result<Seeds, Fault> {
     let policy = &harness.workspace.tree.policy;
     let mut names = vec![format!("{}-root", policy.project.name)];
@@ -73,13 +71,13 @@ pub(super) fn seeds(harness: &Harness, start: Start) -> Result<Seeds, Fault> {
     Ok(Seeds { from: harness.before_native()?, names })
 }
 
-/// Stages the binary that an edit has brought, as if the compiler had just made it of the sources as they are.
+/// Stages the binary of an edit, as if it had just been compiled from the current sources.
 fn stage(harness: &Harness) -> Result<(), Fault> {
     let tree = &harness.workspace.tree;
     let (Some(program), Some(binary)) = (&harness.new_program, &tree.policy.app.binary) else { return Ok(()) };
     let parsed = facts::parse(tree, ImageKind::App, &tree.policy.app.args)?;
     let any = "0".repeat(64).parse().expect("64 hex digits");
     let key = facts::app_key(tree, any, &parsed)?.binary;
-    let recipe = key.expect("an app with a binary has its recipe in its key");
+    let recipe = key.expect("the key of an app with a binary has its recipe");
     binary::keep(&tree.root, binary, &Platform::host(), &recipe, program)
 }

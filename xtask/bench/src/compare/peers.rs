@@ -1,6 +1,6 @@
-//! The other builders: docker's and buildah's plain command lines for base and app, as a person would type them.
+//! Other builders: docker's and buildah's command lines for base and app, as a person would type them.
 //!
-//! The binary, which a person would have to compile, is there for nothing, and no xtask runs on their side.
+//! They get the compiled binary for free, and xtask does not run on their side.
 
 use super::harness::{Harness, Seeds};
 use super::{buildah, rewrite};
@@ -15,47 +15,44 @@ use xtask_model::fault::Fault;
 use xtask_model::image::policy::{ImageKind, Registry, RelPath};
 use xtask_model::spec::reference::{Digest, Platform, Reference};
 
-/// A builder beside ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
     /// `docker buildx build`.
     Docker,
-    /// The same with pip in the base's Dockerfile.
+    /// With pip in the base's Dockerfile.
     DockerByPip,
     /// `buildah build` and `buildah push`.
     Buildah,
 }
 
-/// What is built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum What {
-    /// The app, on a base that is published.
+    /// The app, on a published base.
     App,
     /// The base, and the app on it.
     BaseAndApp,
-    /// The base alone.
     Base,
 }
 
-/// What a build finds when it begins.
+/// State at the start of a build.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
-    /// Everything of the build before.
+    /// Everything from the previous build.
     Warm,
-    /// Nothing local; the base and app before this change in the registry.
+    /// Nothing local; the previous base and app in the registry.
     Cold,
     /// Nothing local, and only the root in the registry.
     Nothing,
 }
 
-/// What the other builders need to know of the state before the change.
+/// State before the change, for the other builders.
 pub(super) struct Before {
     secrets: Secrets,
     root: Reference,
     base: Reference,
 }
 
-/// The registry of the state before, for them.
+/// Registry namespace of that state.
 const BEFORE: &str = "before-plain";
 
 impl Peer {
@@ -67,10 +64,10 @@ impl Peer {
     }
 }
 
-/// Builds and pushes; the seconds are those of the command lines.
+/// Builds and pushes; measures only the command lines.
 pub(super) fn build(harness: &mut Harness, peer: Peer, what: What, start: Start) -> Result<Sample, Fault> {
     if peer == Peer::Buildah {
-        // Asked for first: without it nothing need be made ready.
+        // First: without buildah no preparation is needed.
         buildah::command(&harness.workspace)?;
     }
     if harness.before.is_none() {
@@ -107,7 +104,7 @@ pub(super) fn build(harness: &mut Harness, peer: Peer, what: What, start: Start)
 
 /// Publishes base and app of the unchanged tree.
 fn before(harness: &mut Harness) -> Result<Before, Fault> {
-    terminal::step("readying", "base and app by plain docker");
+    terminal::step("readying", "base and app with plain docker");
     let (workspace, root) = (&harness.workspace, &harness.root);
     let parsed = facts::parse(&workspace.tree, ImageKind::Base, &workspace.tree.policy.base.args)?;
     let secrets = Secrets::collect(&parsed.secrets, root.suite())?;
@@ -118,10 +115,10 @@ fn before(harness: &mut Harness) -> Result<Before, Fault> {
     let unknown = from.clone();
     let mut before = Before { secrets, root: from, base: unknown };
     let (order, _) = base_order(harness, Peer::Docker, &before, &to)?;
-    let digest = workspace.docker()?.build(&order, "the base by plain docker")?.digest;
+    let digest = workspace.docker()?.build(&order, "the base with plain docker")?.digest;
     before.base = to.repository("base").digest(digest);
     let (order, _) = app_order(harness, Peer::Docker, before.base.to_string(), &to)?;
-    workspace.docker()?.build(&order, "the app by plain docker")?;
+    workspace.docker()?.build(&order, "the app with plain docker")?;
     harness.edit_again()?;
     Ok(before)
 }
@@ -142,14 +139,14 @@ fn app_order(harness: &Harness, peer: Peer, base: String, to: &Registry) -> Resu
     if let Some(binary) = &policy.binary {
         args.insert("BINARY".to_owned(), binary::staged(&Platform::host(), binary).to_string());
     }
-    // pip is for the base alone.
+    // pip is only used for the base.
     let peer = if peer == Peer::DockerByPip { Peer::Docker } else { peer };
     let (dockerfile, ignore) = dockerfile(harness, peer, &policy.dockerfile)?;
     let name = format!("{}:bench", to.repository("app"));
     Ok((plain::order(&harness.workspace, dockerfile, args, &Secrets::none(), name)?, ignore))
 }
 
-/// The Dockerfile as this builder has it, and the ignore file beside it.
+/// This builder's Dockerfile, and its ignore file.
 fn dockerfile(harness: &Harness, peer: Peer, path: &RelPath) -> Result<(RelPath, RelPath), Fault> {
     let beside = |path: &RelPath| relative(&format!("{path}.dockerignore"));
     let text = harness.workspace.tree.files.text(path.as_ref())?;
@@ -170,15 +167,21 @@ fn dockerfile(harness: &Harness, peer: Peer, path: &RelPath) -> Result<(RelPath,
 }
 
 fn relative(path: &str) -> RelPath {
-    path.parse().expect("made of a checked path, or of our own words")
+    path.parse().expect("made of a checked path or a constant")
 }
 
-/// Seconds, and what the image is called for the one that is built on it.
-fn realise(harness: &Harness, peer: Peer, order: &Build, ignore: &RelPath, start: Start) -> Result<(f64, String), Fault> {
+/// Seconds, and the reference for an image that is built on it.
+fn realise(
+    harness: &Harness,
+    peer: Peer,
+    order: &Build,
+    ignore: &RelPath,
+    start: Start,
+) -> Result<(f64, String), Fault> {
     if peer != Peer::Buildah {
-        let built = harness.workspace.docker()?.build(order, "the same by plain docker")?;
+        let built = harness.workspace.docker()?.build(order, "the same with plain docker")?;
         if start != Start::Warm && built.steps.cached > 0 {
-            return Err(Fault::build("a cold build found what should have been forgotten")
+            return Err(Fault::build("a cold build found cached steps")
                 .cause(format!("{} steps came from docker's cache", built.steps.cached)));
         }
         return Ok((built.took.as_secs_f64(), on(order, built.digest)));
@@ -186,7 +189,7 @@ fn realise(harness: &Harness, peer: Peer, order: &Build, ignore: &RelPath, start
     let command = buildah::command(&harness.workspace)?;
     let built = call(&command.clone().args(buildah::build(order, ignore, start)))?;
     let pushed = call(&command.args(buildah::push(order)))?;
-    // By its tag it is at hand; by digest it would have to be pulled.
+    // The tag is available locally; a digest would have to be pulled.
     Ok((built.seconds + pushed.seconds, order.names[0].clone()))
 }
 
@@ -195,12 +198,12 @@ fn on(order: &Build, digest: Digest) -> String {
     format!("{name}@{digest}")
 }
 
-/// Puts the program where the app's Dockerfile copies it from.
+/// Copies the program to where the app's Dockerfile expects it.
 fn place_binary(harness: &Harness) -> Result<(), Fault> {
     let Some(binary) = &harness.workspace.tree.policy.app.binary else { return Ok(()) };
     let staged = harness.workspace.tree.root.join(binary::staged(&Platform::host(), binary));
     let cannot = |error: std::io::Error| Fault::build(format!("cannot write `{}`", staged.display())).cause(error);
-    fs::create_dir_all(staged.parent().expect("a staged binary stands in a folder")).map_err(cannot)?;
+    fs::create_dir_all(staged.parent().expect("a staged binary has a parent folder")).map_err(cannot)?;
     fs::copy(harness.program(), &staged).map(drop).map_err(cannot)
 }
 
@@ -238,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn buildah_is_told_what_docker_is_told() {
+    fn buildah_gets_the_same_options_as_docker() {
         let told = shown(&buildah::build(&order(), &relative("x.dockerignore"), Start::Cold));
         assert_eq!(
             told,
@@ -255,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_is_named_by_digest_for_the_next_one() {
+    fn the_next_image_refers_to_it_by_digest() {
         let digest = Digest::of(b"");
         assert_eq!(on(&order(), digest), format!("127.0.0.1:5/app@{digest}"));
     }

@@ -1,68 +1,58 @@
-//! What is compared: one table. A new row is an entry of it.
+//! The rows of a comparison. To add a row, add an entry to the table.
 
 use super::goal::Goal;
 use super::growth;
+use super::harness::{Edit, Harness, copy_file};
 use super::native::{self, Caller};
 use super::peers::{self, Peer, Start, What};
-use super::harness::{Edit, Harness, copy_file};
 use crate::scenarios::{BUMPED, Sample, bump, edit_template};
 use std::fs::File;
 use xtask_model::fault::Fault;
 
-/// One change, and who carries it to the registry.
 pub struct Row {
-    /// Its name, which `FILTER` is looked for in.
+    /// Matched by `FILTER`.
     pub name: &'static str,
-    /// What happens, for a table's row.
+    /// Description in the table.
     pub about: &'static str,
-    /// Whether it is measured only when it is named.
+    /// Whether it is measured only when named.
     pub on_request: bool,
-    /// What is changed before each run.
+    /// The change before each run.
     pub(super) edit: Edit,
-    /// What is built.
     pub what: What,
-    /// What the build finds.
     pub start: Start,
-    /// How many images have changed: a time in which fewer were built says nothing.
+    /// Number of changed images: a run that builds fewer is invalid.
     pub builds: usize,
-    /// Who is measured; the native engine is first.
+    /// The native engine first.
     pub sides: &'static [Side],
 }
 
-/// Who is measured, and what is wanted of it.
 pub struct Side {
-    /// Its name in the table.
+    /// Name in the table.
     pub by: &'static str,
-    /// How it works.
     pub work: Work,
-    /// What has to hold.
     pub goal: Option<Goal>,
-    /// It takes so long that fewer runs have to do.
+    /// Limit on the number of runs of a slow side.
     pub at_most: Option<u32>,
 }
 
-/// How a side works.
 #[derive(Clone, Copy)]
 pub enum Work {
-    /// The native engine.
     Native(Caller),
-    /// Another builder.
     Peer(Peer),
-    /// The native engine with a base of so many more bytes, in ten layers.
+    /// The native engine with a base that is larger by this many bytes, in ten layers.
     OnBase(u64),
-    /// The native engine with so many more files in the context.
+    /// The native engine with this many more files in the context.
     AmongFiles(usize),
-    /// The native engine with a new file of so many bytes.
+    /// The native engine with a new file of this many bytes.
     WithFile(u64),
 }
 
 impl Work {
-    /// Whether it is the native engine, whose memory is watched.
     pub fn is_native(self) -> bool {
         !matches!(self, Self::Peer(_))
     }
 
-    /// Does it once; the change is made already.
+    /// Builds once, after the change was made.
     pub fn once(self, harness: &mut Harness, row: &Row) -> Result<Sample, Fault> {
         let sample = match self {
             Self::Native(caller) => native::build(harness, caller, row.what, row.start),
@@ -73,14 +63,14 @@ impl Work {
         }?;
         if self.is_native() && sample.built != row.builds {
             return Err(Fault::build(format!("cannot compare `{}`", row.name))
-                .cause(format!("xtask built {} images where {} have changed", sample.built, row.builds)));
+                .cause(format!("xtask built {} images, but {} have changed", sample.built, row.builds)));
         }
         Ok(sample)
     }
 }
 
 impl Row {
-    /// Whether each side has all its runs before the next: making ready takes long.
+    /// Whether each side finishes before the next starts, because preparation is slow.
     pub fn one_by_one(&self) -> bool {
         self.sides.iter().any(|side| matches!(side.work, Work::OnBase(_) | Work::AmongFiles(_)))
     }
@@ -95,7 +85,7 @@ const fn native(goal: Option<Goal>) -> Side {
 }
 
 const fn alias(goal: Option<Goal>) -> Side {
-    side("native, by cargo's alias", Work::Native(Caller::Alias), goal)
+    side("native, through cargo's alias", Work::Native(Caller::Alias), goal)
 }
 
 const WITHOUT_UV: Side = side("native, installing uv first", Work::Native(Caller::WithoutUv), None);
@@ -106,10 +96,10 @@ const fn docker(goal: Option<Goal>) -> Side {
 
 const BUILDAH: Side = side("buildah", Work::Peer(Peer::Buildah), None);
 
-/// It takes a minute or more where it builds a base.
+/// A base takes it a minute or more.
 const SLOW_BUILDAH: Side = Side { at_most: Some(3), ..BUILDAH };
 
-/// Every row, in the order in which they are measured.
+/// All rows, in the order of measurement.
 pub(super) static ROWS: [Row; 10] = [
     Row {
         name: "template-cold",
@@ -143,7 +133,7 @@ pub(super) static ROWS: [Row; 10] = [
     },
     Row {
         name: "small-package-cold",
-        about: "one small package bumped, nothing local: base and app",
+        about: "one small package updated, nothing local: base and app",
         on_request: false,
         edit: |harness| bump(&harness.workspace, harness.number, &BUMPED),
         what: What::BaseAndApp,
@@ -153,7 +143,7 @@ pub(super) static ROWS: [Row; 10] = [
     },
     Row {
         name: "scipy-cold",
-        about: "scipy bumped, nothing local: base and app",
+        about: "scipy updated, nothing local: base and app",
         on_request: false,
         edit: |harness| bump(&harness.workspace, harness.number, &["scipy"]),
         what: What::BaseAndApp,
@@ -172,8 +162,8 @@ pub(super) static ROWS: [Row; 10] = [
         sides: &[
             native(None),
             WITHOUT_UV,
-            side("docker buildx, by pip", Work::Peer(Peer::DockerByPip), Some(Goal::Faster(5.0))),
-            side("docker buildx, by uv", Work::Peer(Peer::Docker), Some(Goal::Faster(2.0))),
+            side("docker buildx, with pip", Work::Peer(Peer::DockerByPip), Some(Goal::Faster(5.0))),
+            side("docker buildx, with uv", Work::Peer(Peer::Docker), Some(Goal::Faster(2.0))),
             SLOW_BUILDAH,
         ],
     },
@@ -189,7 +179,7 @@ pub(super) static ROWS: [Row; 10] = [
     },
     Row {
         name: "growth-base",
-        about: "a template edited, nothing local, on a base with so much more in ten layers",
+        about: "a template edited, nothing local, on a base that is larger by this size, in ten layers",
         on_request: true,
         edit: growth::edit,
         what: What::App,
@@ -204,7 +194,7 @@ pub(super) static ROWS: [Row; 10] = [
     },
     Row {
         name: "growth-files",
-        about: "a template edited, nothing local, among so many more files",
+        about: "a template edited, nothing local, with this many more files",
         on_request: true,
         edit: growth::edit,
         what: What::App,
@@ -232,13 +222,13 @@ pub(super) static ROWS: [Row; 10] = [
     },
 ];
 
-/// What must not grow may differ by so much from one measurement to the next.
+/// Tolerance for a cost that must not grow.
 const STEADY: Option<Goal> = Some(Goal::Steady(1.25));
 
-/// The bytes of a new binary.
+/// Size of a new binary in bytes.
 const BINARY: u64 = 15_000_000;
 
-/// A source edited, and the program that came of it: the real one, and random bytes at its end.
+/// Edits a source and makes its program: the real one with random bytes at the end.
 fn new_binary(harness: &mut Harness) -> Result<(), Fault> {
     let program = harness.scratch().join("new-program");
     copy_file(&harness.scratch().join("program"), &program)?;

@@ -1,13 +1,13 @@
-//! A comparison as a person reads it: aligned text for a terminal, Markdown for the documentation. Pure: prints nothing.
+//! Prints a comparison: aligned text for a terminal, Markdown for the documentation. Pure.
 
 use super::goal::MEMORY;
 use super::{Compared, Comparison, Sided};
 use crate::table::{aligned, line, machine, phases, span};
 use xtask_model::quantity;
 
-const HEAD: [&str; 7] = ["scenario", "by", "seconds", "times the first", "goal", "met", "memory"];
+const HEAD: [&str; 7] = ["scenario", "by", "seconds", "vs. first", "goal", "met", "memory"];
 
-/// A row for each side; the scenario's own words stand in its first.
+/// One row for each side; the first one has the scenario's name.
 fn rows(results: &Comparison) -> Vec<[String; 7]> {
     let sides = |row: &Compared| {
         let sided = |(index, side): (usize, &Sided)| {
@@ -32,7 +32,7 @@ fn memory(side: &Sided) -> String {
     format!("{}{}", quantity::bytes(bytes), if side.memory_met == Some(false) { ", too much" } else { "" })
 }
 
-/// What the scenarios are, how often sides were measured, and why some were not.
+/// Descriptions of the scenarios, numbers of runs, and reasons for missing ones.
 fn notes(results: &Comparison, code: &str) -> Vec<String> {
     let mut notes = Vec::new();
     for row in &results.rows {
@@ -54,7 +54,6 @@ fn runs(row: &Compared) -> String {
     format!("{most} {}{fewer}", if most == 1 { "run" } else { "runs" })
 }
 
-/// For a terminal.
 pub fn text(results: &Comparison) -> String {
     let mut text = aligned(&HEAD, &rows(results));
     for block in [notes(results, ""), machine(&results.machine)] {
@@ -63,7 +62,6 @@ pub fn text(results: &Comparison) -> String {
     text
 }
 
-/// For the documentation.
 pub fn markdown(results: &Comparison) -> String {
     let mut text = String::from(INTRODUCTION);
     text += &line(&HEAD.map(str::to_owned));
@@ -75,7 +73,7 @@ pub fn markdown(results: &Comparison) -> String {
         text += &line(&row);
     }
     text += &format!(
-        "\nMedians, in brackets the least and the most of all runs. Memory is the most that xtask held in any run; {} are allowed.\n\n",
+        "\nMedians, with minimum and maximum of all runs in brackets. Memory is the peak of xtask in any run; the limit is {}.\n\n",
         quantity::bytes(MEMORY)
     );
     notes(results, "`").iter().chain(&machine(&results.machine)).for_each(|line| text += &format!("- {line}\n"));
@@ -151,9 +149,9 @@ mod tests {
     #[test]
     fn a_terminal_gets_columns() {
         expect![[r#"
-            scenario       by             seconds                 times the first  goal      met  memory
-            template-cold  native         0.20 s (0.19 s–0.21 s)                   ≤ 0.25 s  yes  42.0 MB
-                           docker buildx  7.10 s (7.00 s–7.20 s)  35.5×            ≥ 40×     no
+            scenario       by             seconds                 vs. first  goal      met  memory
+            template-cold  native         0.20 s (0.19 s–0.21 s)             ≤ 0.25 s  yes  42.0 MB
+                           docker buildx  7.10 s (7.00 s–7.20 s)  35.5×      ≥ 40×     no
                            buildah        –
                            by pip         9.00 s
 
@@ -172,7 +170,7 @@ mod tests {
     fn the_documentation_gets_a_table() {
         let text = markdown(&results());
         expect![[r#"
-            | scenario | by | seconds | times the first | goal | met | memory |
+            | scenario | by | seconds | vs. first | goal | met | memory |
             |---|---|---:|---:|---:|---|---:|
             | `template-cold` | native | 0.20 s (0.19 s–0.21 s) |  | ≤ 0.25 s | yes | 42.0 MB |
             |  | docker buildx | 7.10 s (7.00 s–7.20 s) | 35.5× | ≥ 40× | no |  |

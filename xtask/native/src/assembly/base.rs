@@ -1,6 +1,6 @@
-//! What an assembly asks of the images that it builds on.
+//! Access to the images that a Dockerfile builds on.
 //!
-//! Pure: types and questions. An answer may cost a download, so nothing is asked that the Dockerfile's own layers answer.
+//! Pure. An answer may cost a download, so callers ask only what the Dockerfile's own layers do not answer.
 
 use crate::layer::item::{Content, Item};
 use xtask_model::fault::Fault;
@@ -8,33 +8,29 @@ use xtask_model::image::context::{ContextPath, Kind};
 use xtask_model::spec::oci::Config;
 use xtask_model::spec::reference::Platform;
 
-/// What stands at a path of an image, without contents.
+/// Metadata of a path in an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stat {
-    /// What it is.
     pub kind: Kind,
     /// Permission bits with set-id and sticky.
     pub mode: u32,
-    /// The numeric owner.
     pub uid: u32,
-    /// The numeric group.
     pub gid: u32,
-    /// A symbolic link's target.
+    /// Target of a symbolic link.
     pub link: Option<Vec<u8>>,
 }
 
 impl Stat {
-    /// A folder as copying makes it, unless a mode is said.
+    /// Folder with the mode that a copy uses by default.
     pub(super) fn folder(owner: (u32, u32)) -> Self {
         Self::folder_with(0o755, owner)
     }
 
-    /// A folder with these bits.
     pub(super) fn folder_with(mode: u32, (uid, gid): (u32, u32)) -> Self {
         Self { kind: Kind::Dir, mode, uid, gid, link: None }
     }
 
-    /// Whether it is a folder itself; a link to one is none.
+    /// False for a link to a folder.
     pub fn is_dir(&self) -> bool {
         self.kind == Kind::Dir
     }
@@ -51,29 +47,24 @@ impl From<&Item> for Stat {
     }
 }
 
-/// The files of an image.
 pub trait BaseFiles {
-    /// What stands at a path, itself not followed. A path that leads through a link has nothing.
+    /// Metadata of a path; links are not followed. `None` for a path that leads through a link.
     fn lookup(&self, path: &ContextPath) -> Result<Option<Stat>, Fault>;
 
-    /// The contents of a regular file; `None` where there is none. No link is followed.
+    /// Contents of a regular file, else `None`; links are not followed.
     fn file(&self, path: &ContextPath) -> Result<Option<Vec<u8>>, Fault>;
 
-    /// Whether there is anything below a folder.
     fn any_below(&self, folder: &ContextPath) -> Result<bool, Fault>;
 }
 
-/// An image that a `FROM` names.
+/// Image of a `FROM`.
 #[derive(Clone)]
 pub struct FromImage<'a> {
-    /// Its configuration, with the digests of its layers.
     pub config: Config,
-    /// Its files.
     pub files: &'a dyn BaseFiles,
 }
 
-/// The images that `FROM` can name.
 pub trait FromImages {
-    /// The image of a name, as it stands in the Dockerfile with its arguments in place.
+    /// The image of a name, as the Dockerfile gives it after its arguments are expanded.
     fn image(&self, name: &str, platform: &Platform) -> Result<FromImage<'_>, Fault>;
 }

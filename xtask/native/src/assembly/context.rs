@@ -1,10 +1,10 @@
-//! What the instructions take from the build context.
+//! Files that instructions copy from the build context.
 //!
-//! Reads the context's folder. Modes are as git records them, so that machines with another umask give the same image.
+//! Reads the context's folder. Modes are normalised as git records them, so a different umask gives the same image.
 
-use super::copy::{SelectedNode, Selected};
 use super::copy::select::folder;
 use super::copy::target::Sum;
+use super::copy::{Selected, SelectedNode};
 use crate::layer::item::{Bytes, Content};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
@@ -16,7 +16,7 @@ use xtask_model::spec::dockerfile::Source;
 use xtask_model::spec::ignore::Ignore;
 use xtask_model::spec::reference::Digest;
 
-/// The context with what is known of files that are yet to be made.
+/// The build context, with files that are made later.
 pub(super) struct Context<'a> {
     pub(super) root: &'a Path,
     pub(super) ignore: &'a Ignore,
@@ -24,7 +24,7 @@ pub(super) struct Context<'a> {
 }
 
 impl Context<'_> {
-    /// What each source names, in order.
+    /// Files of each source, in order.
     pub(super) fn select(&self, sources: &[Source]) -> Result<Vec<Vec<Selected>>, Fault> {
         let mut selected = vec![Vec::new(); sources.len()];
         if sources.is_empty() {
@@ -50,7 +50,13 @@ impl Context<'_> {
         Ok(Selected { name: found.name.clone(), nodes })
     }
 
-    fn node(&self, path: &ContextPath, rest: ContextPath, picked: &Picked, source: &Source) -> Result<SelectedNode, Fault> {
+    fn node(
+        &self,
+        path: &ContextPath,
+        rest: ContextPath,
+        picked: &Picked,
+        source: &Source,
+    ) -> Result<SelectedNode, Fault> {
         let Some(found) = picked.tree.get(path) else { return Ok(SelectedNode { rest, ..folder() }) };
         let file = self.root.join(path.to_path());
         let (content, mode) = match found.kind {
@@ -72,7 +78,7 @@ impl Context<'_> {
         Ok(SelectedNode { rest, mode, uid: 0, gid: 0, content, sum })
     }
 
-    /// Refuses what `ADD` would unpack, or might: what begins as an archive or as something compressed.
+    /// Rejects archives and compressed files, which `ADD` would unpack.
     pub(super) fn refuse_archives(&self, selected: &[Selected], source: &Source) -> Result<(), Fault> {
         let files = selected.iter().filter_map(|selected| selected.nodes.first());
         for node in files {
@@ -85,12 +91,12 @@ impl Context<'_> {
             std::fs::File::open(file).and_then(|file| file.take(512).read_to_end(&mut head)).map_err(cannot)?;
             if is_packed(&head) {
                 let what = format!(
-                    "{}: `ADD` would unpack `{}`, and the native engine does not",
+                    "{}: `ADD` would unpack `{}`, which the native engine does not support",
                     source.place,
                     file.display()
                 );
                 return Err(Fault::usage(what)
-                    .hint("copy it as it is with `COPY`, or commit what is in it")
+                    .hint("copy the archive unchanged with `COPY`, or commit its contents")
                     .hint("or build with `--engine docker`"));
             }
         }
@@ -98,24 +104,26 @@ impl Context<'_> {
     }
 }
 
-/// What a file begins with that BuildKit looks into: gzip, bzip2, xz, zstd, tar.
+/// Whether BuildKit might unpack a file that starts with these bytes: gzip, bzip2, xz, zstd, tar.
 fn is_packed(head: &[u8]) -> bool {
     let magics: [&[u8]; 4] = [b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd"];
     magics.iter().any(|magic| head.starts_with(magic)) || head.get(257..262) == Some(b"ustar")
 }
 
-/// BuildKit copies no extended attribute of the context. That a program loses what it may do is told rather than done.
+/// BuildKit does not copy extended attributes. A program that would lose its capabilities is an error, not a surprise.
 fn without_capabilities(file: &Path, path: &ContextPath, source: &Source) -> Result<(), Fault> {
     let mut buffer = [0; 64];
     match rustix::fs::lgetxattr(file, "security.capability", &mut buffer[..]) {
-        Ok(_) => Err(Fault::usage(format!("`{path}` in the build context has file capabilities, which no copy keeps"))
-            .needed_by(format!("`{}`", source.place))
-            .hint(format!("take them away with `setcap -r {path}`, and let the container's runtime give them"))),
+        Ok(_) => {
+            Err(Fault::usage(format!("`{path}` in the build context has file capabilities, which a copy would drop"))
+                .needed_by(format!("`{}`", source.place))
+                .hint(format!("remove them with `setcap -r {path}`, and grant them at run time")))
+        }
         Err(_) => Ok(()),
     }
 }
 
-/// The size of a file that was yet to be made when it was taken.
+/// Size of a file that did not exist when it was selected.
 pub(super) fn size_now(file: &Path) -> Result<u64, Fault> {
     let cannot = || Fault::build(format!("cannot read `{}`", file.display()));
     match std::fs::symlink_metadata(file) {
@@ -125,7 +133,6 @@ pub(super) fn size_now(file: &Path) -> Result<u64, Fault> {
     }
 }
 
-/// A file's contents.
 pub(super) fn contents(bytes: &Bytes) -> Result<Vec<u8>, Fault> {
     match bytes {
         Bytes::Here(bytes) => Ok(bytes.to_vec()),

@@ -1,6 +1,6 @@
-//! Where what `COPY` takes comes to stand, step by step as BuildKit does it.
+//! Computes where `COPY` puts files, with the same steps as BuildKit.
 //!
-//! Pure, but for what the answers of the layers beneath cost.
+//! Pure, except for what lookups in lower layers cost.
 
 pub(crate) mod mode;
 pub(crate) mod owner;
@@ -8,17 +8,17 @@ pub(crate) mod select;
 pub(crate) mod target;
 
 use super::base::Stat;
+use crate::layer::item::{Content, Item};
 use mode::Mode;
 use target::{Made, Sum, Target};
-use crate::layer::item::{Content, Item};
 use xtask_model::fault::Fault;
 use xtask_model::image::context::{ContextPath, Kind};
 use xtask_model::spec::ignore::Ignore;
 
-/// Something that is copied, or a part of it.
+/// A copied file or folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SelectedNode {
-    /// Its path below what is copied; empty for that itself.
+    /// Path relative to the copied root; empty for the root itself.
     pub(crate) rest: ContextPath,
     pub(crate) mode: u32,
     pub(crate) uid: u32,
@@ -28,23 +28,23 @@ pub(crate) struct SelectedNode {
 }
 
 impl SelectedNode {
-    /// As if it stood in a layer, at its path from what is copied.
+    /// As an entry of a layer, at its relative path.
     pub(crate) fn as_made(&self) -> Made {
         let Self { rest, mode, uid, gid, content, sum } = self.clone();
         Made { item: Item { path: rest, mode, uid, gid, content }, sum }
     }
 }
 
-/// One thing that a source names.
+/// Everything that one source names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Selected {
-    /// The name by which the source has it.
+    /// File name in the source.
     pub(crate) name: Vec<u8>,
-    /// Itself first, then what is below it by path.
+    /// The root first, then its contents by path.
     pub(crate) nodes: Vec<SelectedNode>,
 }
 
-/// What the flags of a `COPY` say.
+/// Flags of a `COPY`.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Flags {
     pub(crate) owner: Option<(u32, u32)>,
@@ -53,15 +53,14 @@ pub(crate) struct Flags {
 }
 
 impl Flags {
-    /// A folder that has to be made on the way.
+    /// Attributes of a parent folder that has to be created.
     fn folder(&self) -> Stat {
         let mode = self.mode.as_ref().and_then(Mode::of_parents).unwrap_or(0o755);
         Stat::folder_with(mode, self.owner.unwrap_or((0, 0)))
     }
 }
 
-/// An absolute destination from one as it is written: relative ones are below the working folder. One that ends with a slash
-/// is a folder, and so is `.`.
+/// Absolute destination: a relative one is below the working folder. A trailing slash, or `.`, means a folder.
 pub(crate) fn destination(working_dir: &str, written: &str) -> String {
     if written.starts_with('/') {
         return written.to_owned();
@@ -74,7 +73,7 @@ pub(crate) fn destination(working_dir: &str, written: &str) -> String {
     }
 }
 
-/// Two paths as one, clean and absolute.
+/// Joins two paths into a clean absolute one.
 pub(crate) fn joined(folder: &str, path: &str) -> String {
     let mut parts: Vec<&str> = Vec::new();
     for part in folder.split('/').chain(path.split('/')) {
@@ -87,11 +86,10 @@ pub(crate) fn joined(folder: &str, path: &str) -> String {
     format!("/{}", parts.join("/"))
 }
 
-/// Copies one thing to an absolute destination.
 pub(crate) fn copy(target: &mut Target<'_>, selected: Selected, to: &str, flags: &Flags) -> Result<(), Fault> {
     let Some(top) = selected.nodes.first() else { return Ok(()) };
     let like = flags.folder();
-    // What ends as a folder's name is made a folder, whatever is copied into it.
+    // The folder part of the destination is created, whatever is copied.
     let (folder, name) = to.rsplit_once('/').unwrap_or(("", to));
     let ensured = if name.is_empty() || name == "." { to } else { folder };
     let ensured = target.resolve(ensured.as_bytes())?;
@@ -108,7 +106,7 @@ pub(crate) fn copy(target: &mut Target<'_>, selected: Selected, to: &str, flags:
     } else {
         target.make_folders(&place.parent().unwrap_or_default(), &like)?;
     }
-    // `--exclude` looks below what is copied, not at that itself.
+    // `--exclude` applies to the contents, not to the copied root.
     let wanted = |node: &SelectedNode| node.rest.as_bytes().is_empty() || !flags.excludes.ignores(node.rest.as_bytes());
     selected.nodes.into_iter().filter(wanted).try_for_each(|node| put(target, node, &place, flags))
 }
@@ -122,12 +120,12 @@ fn put(target: &mut Target<'_>, node: SelectedNode, place: &ContextPath, flags: 
     let is_folder = node.content == Content::Dir;
     match &there {
         Some(stat) if is_folder && !stat.is_dir() => {
-            return Err(Fault::usage(format!("cannot copy a folder to `/{at}`, which is none in the image")));
+            return Err(Fault::usage(format!("cannot copy a folder to `/{at}`: it is not a folder in the image")));
         }
         Some(stat) if !is_folder && stat.is_dir() => {
-            return Err(Fault::usage(format!("cannot copy a file to `/{at}`, which is a folder in the image")));
+            return Err(Fault::usage(format!("cannot copy a file to `/{at}`: it is a folder in the image")));
         }
-        // The folder that is copied into stays as it is; those below it come with their own modes.
+        // An existing destination folder keeps its attributes; folders below it get the copied ones.
         Some(_) if is_folder && node.rest.as_bytes().is_empty() => return Ok(()),
         Some(_) => {}
         None => target.make_folders(&at.parent().unwrap_or_default(), &flags.folder())?,
@@ -265,20 +263,20 @@ mod tests {
         gives(&["x->/p/q"], &a_file("a"), "/x/b", &["p/ 755 0:0", "p/q/ 755 0:0", "p/q/b 644 0:0"]);
         gives(&["p/", "p/l->../y"], &a_file("a"), "/p/l", &["y 644 0:0"]);
         gives(&["x->../../../y"], &a_file("a"), "/x", &["y 644 0:0"]);
-        refuses(&["x->x"], &a_file("a"), "/x", "the links at `/x` in the image prefix in a circle");
+        refuses(&["x->x"], &a_file("a"), "/x", "the links at `/x` in the image form a loop");
     }
 
     #[test]
     fn a_file_and_a_folder_do_not_replace_each_other() {
-        refuses(&["x"], &a_folder(), "/x", "cannot copy a folder to `/x`, which is none in the image");
+        refuses(&["x"], &a_folder(), "/x", "cannot copy a folder to `/x`: it is not a folder in the image");
         refuses(&["x"], &a_folder(), "/x/", "`/x` in the image is not a folder");
-        refuses(&["x/", "x/e"], &a_folder(), "/x", "cannot copy a folder to `/x/e`, which is none in the image");
-        refuses(&["x/", "x/a/"], &a_file("a"), "/x/", "cannot copy a file to `/x/a`, which is a folder in the image");
+        refuses(&["x/", "x/e"], &a_folder(), "/x", "cannot copy a folder to `/x/e`: it is not a folder in the image");
+        refuses(&["x/", "x/a/"], &a_file("a"), "/x/", "cannot copy a file to `/x/a`: it is a folder in the image");
         refuses(&["x"], &a_file("a"), "/x/y", "`/x` in the image is not a folder");
     }
 
     #[test]
-    fn flags_hold_for_all_that_is_made() {
+    fn flags_apply_to_everything_that_is_created() {
         let flags = Flags {
             owner: Some((5, 6)),
             mode: Some(Mode::parse("u=rwx,go=").unwrap()),
@@ -290,7 +288,7 @@ mod tests {
 
     /// BuildKit's own case since 0.21: `COPY --chmod=770 foo /parent/sub/foo`.
     #[test]
-    fn folders_on_the_way_take_an_octal_mode() {
+    fn created_parents_get_an_octal_mode() {
         let made = |mode: &str, selected: &Selected, to: &str| {
             let flags = Flags { mode: Some(Mode::parse(mode).unwrap()), ..Flags::default() };
             copied(&image(&["parent/"]), selected, to, &flags).unwrap()
@@ -313,7 +311,7 @@ mod tests {
     proptest! {
         /// What is made is below the root, has its folders in front, and is sorted.
         #[test]
-        fn what_is_made_is_whole(
+        fn layers_include_parent_folders(
             to in "(/?(a|b|\\.\\.|\\.|x){1,2}){1,4}/?", folder in any::<bool>(), links in "[abx]", leads in "(\\.\\./|/|a/|b/){0,3}x?",
         ) {
             let below = image(&[&format!("{links}->{leads}")]);

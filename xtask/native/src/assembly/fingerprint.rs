@@ -1,20 +1,18 @@
-//! The fingerprint of a layer before it is made.
+//! Fingerprint of a layer, computed before the layer is made.
 //!
-//! Pure. Typed, versioned and length-delimited: no two recipes have one encoding.
+//! Pure. The encoding is typed, versioned and length-delimited, so two recipes never share one.
 
 use super::copy::target::{Made, Sum};
 use crate::layer::item::Content;
 use sha2::{Digest as _, Sha256};
 use xtask_model::spec::reference::Digest;
 
-/// The version of the encodings: raised when the same inputs come to give other items.
+/// Version of the encoding. Increase it when the same inputs give other items.
 const SCHEMA: u64 = 2;
 
-/// A fingerprint as it grows.
 pub(super) struct LayerFingerprint(Sha256);
 
 impl LayerFingerprint {
-    /// Begins one of a kind.
     pub(super) fn new(kind: &str) -> Self {
         Self(Sha256::new()).text(b"native layer").number(SCHEMA).text(kind.as_bytes())
     }
@@ -34,7 +32,7 @@ impl LayerFingerprint {
         self.text(digest.hex().as_bytes())
     }
 
-    /// An optional text: none is not an empty one.
+    /// Encodes an optional text; a missing text differs from an empty one.
     pub(super) fn maybe(self, text: Option<&str>) -> Self {
         match text {
             None => self.number(0),
@@ -46,7 +44,7 @@ impl LayerFingerprint {
         texts.iter().fold(self.number(texts.len() as u64), |recipe, text| recipe.text(text.as_ref()))
     }
 
-    /// Everything that stands in a layer, contents by their digests.
+    /// All entries of a layer; file contents by digest.
     pub(super) fn made(self, made: &[Made]) -> Self {
         made.iter().fold(self.number(made.len() as u64), |recipe, Made { item, sum }| {
             let recipe = recipe.text(item.path.as_bytes()).number(item.uid.into()).number(item.gid.into());

@@ -1,15 +1,15 @@
-//! Layers of stages, made when somebody asks: a layer that is found elsewhere by its recipe is never worked out.
+//! Layers of stages, made on demand: a layer that is found elsewhere by its recipe is never computed.
 //!
-//! Asks the layers of this Dockerfile before the images beneath. Reads files of the context only for their contents.
+//! Looks in this Dockerfile's layers before the base images. Reads context files only for their contents.
 
 use super::base::{FromImage, Stat};
-use super::copy::{self, Flags, Selected};
 use super::context;
 use super::copy::mode::Mode;
 use super::copy::owner::Owner;
-use super::fingerprint::LayerFingerprint;
 use super::copy::select::{self, FileMap};
 use super::copy::target::{Lookup, Made, Nothing, Sum, Target, resolve};
+use super::copy::{self, Flags, Selected};
+use super::fingerprint::LayerFingerprint;
 use crate::layer::item::{Bytes, Content, Item};
 use crate::recipes::stage::Realise;
 use std::cell::{OnceCell, RefCell};
@@ -21,66 +21,62 @@ use xtask_model::spec::dockerfile::Reads;
 use xtask_model::spec::ignore::Ignore;
 use xtask_model::spec::reference::Digest;
 
-/// What a stage stands on so far.
+/// The image and the layers of a stage so far.
 #[derive(Clone, Debug, Default)]
 pub(super) struct LayerChain {
-    /// The number of its image; `None` for `scratch`.
+    /// Number of its image; `None` for `scratch`.
     pub(super) image: Option<usize>,
-    /// The numbers of this Dockerfile's layers, lowest first.
+    /// Numbers of this Dockerfile's layers, lowest first.
     pub(super) layers: Vec<usize>,
 }
 
 impl LayerChain {
-    /// Whether there is nothing.
     pub(super) fn is_empty(&self) -> bool {
         self.image.is_none() && self.layers.is_empty()
     }
 }
 
-/// Where copied files come from.
 pub(super) enum CopySource<'a> {
-    /// They are known.
     Known(Vec<Selected>),
-    /// A stage of this Dockerfile.
-    Stage { chain: LayerChain, reads: Vec<Reads> },
+    Stage {
+        chain: LayerChain,
+        reads: Vec<Reads>,
+    },
     /// A part of a stage that a recipe makes.
     Part {
         stage: usize,
         realise: &'a dyn Realise,
         number: usize,
         reads: Vec<Reads>,
-        /// Whether no other part can hold what is named.
+        /// Whether only this part can contain the source.
         alone: bool,
     },
 }
 
-/// A `COPY`.
 pub(super) struct CopyJob<'a> {
-    /// The file and line, as messages show them.
+    /// `FILE:LINE` for messages.
     pub(super) place: String,
     pub(super) origin: CopySource<'a>,
     pub(super) to: String,
     pub(super) owner: Option<Owner>,
     pub(super) mode: Option<Mode>,
     pub(super) excludes: Ignore,
-    /// Whether it does not depend on what is beneath.
+    /// Whether it is independent of lower layers.
     pub(super) linked: bool,
 }
 
-/// A layer, perhaps made already.
+/// A layer, made on first use.
 pub(super) struct StageLayer<'a> {
     pub(super) recipe: Digest,
-    /// What it stands on.
     pub(super) chain: LayerChain,
-    /// How it is made; `None` where it was made at once.
+    /// `None` if the layer was made when it was planned.
     pub(super) job: Option<CopyJob<'a>>,
     pub(super) made: OnceCell<Rc<[Made]>>,
 }
 
-/// The items of a part of a stage, by the stage's number and the part's.
+/// Items by stage number and part number.
 type Parts = BTreeMap<(usize, usize), Rc<[Made]>>;
 
-/// All layers of all stages.
 #[derive(Default)]
 pub(super) struct Layers<'a> {
     pub(super) images: Vec<FromImage<'a>>,
@@ -88,16 +84,16 @@ pub(super) struct Layers<'a> {
     parts: RefCell<Parts>,
 }
 
-/// What a layer says of a path.
+/// State of a path in one layer.
 enum PathState {
     Present(Stat),
-    /// A file or link stands where the path has a folder: what is beneath does not count.
+    /// A parent of the path is a file or link here, which hides lower layers.
     Hidden,
     Absent,
 }
 
 impl<'a> Layers<'a> {
-    /// Everything that determines what stands on a ground.
+    /// Digest of everything below the next layer.
     pub(super) fn chain_id(&self, chain: &LayerChain) -> Digest {
         let image = chain.image.map_or(&[][..], |image| &self.images[image].config.rootfs.diff_ids);
         let mut recipe = LayerFingerprint::new("chain").number(image.len() as u64);
@@ -107,16 +103,17 @@ impl<'a> Layers<'a> {
         chain.layers.iter().fold(recipe, |recipe, layer| recipe.digest(&self.layers[*layer].recipe)).finish()
     }
 
-    /// A ground as something to look at.
     pub(super) fn view<'v>(&'v self, chain: &'v LayerChain) -> View<'v, 'a> {
         View { layers: self, chain }
     }
 
-    /// Makes the parts of realised stages that layers need, each recipe asked once.
+    /// Makes the parts of realised stages that these layers need; each recipe runs once.
     pub(super) fn prepare(&self, wanted: &[usize]) -> Result<(), Fault> {
         let mut missing: BTreeMap<usize, (&'a dyn Realise, Vec<usize>)> = BTreeMap::new();
         for layer in wanted {
-            let Some(CopyJob { origin: CopySource::Part { stage, realise, number, .. }, .. }) = &self.layers[*layer].job else {
+            let Some(CopyJob { origin: CopySource::Part { stage, realise, number, .. }, .. }) =
+                &self.layers[*layer].job
+            else {
                 continue;
             };
             let numbers = &mut missing.entry(*stage).or_insert_with(|| (*realise, Vec::new())).1;
@@ -133,13 +130,13 @@ impl<'a> Layers<'a> {
         Ok(())
     }
 
-    /// What stands in a layer, by path.
+    /// Entries of a layer by path.
     pub(super) fn made(&self, layer: usize) -> Result<Rc<[Made]>, Fault> {
         let StageLayer { made, job, chain, .. } = &self.layers[layer];
         if let Some(made) = made.get() {
             return Ok(made.clone());
         }
-        let job = job.as_ref().expect("a layer that is not made has a job");
+        let job = job.as_ref().expect("a planned layer has a job");
         let found: Rc<[Made]> = self.execute(layer, job, chain)?.into();
         Ok(made.get_or_init(|| found).clone())
     }
@@ -156,13 +153,13 @@ impl<'a> Layers<'a> {
                 self.prepare(&[layer])?;
                 let parts = self.parts.borrow();
                 let part = parts.get(&(*stage, *number)).ok_or_else(|| {
-                    Fault::build(format!("{}: the recipe made no part {number} of the stage", job.place))
+                    Fault::build(format!("{}: the recipe did not make part {number} of the stage", job.place))
                 })?;
                 let selected =
                     select_from_part(part, reads).map_err(|why| Fault::usage(format!("{}: {why}", job.place)))?;
                 if selected.is_empty() && *alone {
-                    let what = format!("{}: the recipe of the stage made nothing that this names", job.place);
-                    let hint = "links in front of a source are not followed in a stage with a recipe";
+                    let what = format!("{}: the recipe of the stage made no file that matches the source", job.place);
+                    let hint = "in a stage with a recipe, links in the source path are not followed";
                     return Err(Fault::usage(what).hint(hint));
                 }
                 selected
@@ -172,7 +169,7 @@ impl<'a> Layers<'a> {
         run(job, selected, if job.linked { &Nothing } else { &view }, &|owner| view.numbers(owner)).map_err(at_place)
     }
 
-    /// What sources name among the files that a stage's own instructions made.
+    /// Selects from files that a stage's own instructions made.
     fn select_from_stage(&self, chain: &LayerChain, reads: &[Reads], place: &str) -> Result<Vec<Selected>, Fault> {
         let mut files = FileMap::new();
         self.prepare(&chain.layers)?;
@@ -190,14 +187,15 @@ impl<'a> Layers<'a> {
             if let Some(image) = chain.image.filter(|_| !is_file) {
                 let base = self.images[image].files;
                 if base.any_below(&at)? || !files.contains_key(&at) && base.lookup(&at)?.is_some() {
-                    let what = format!("{place}: `/{folder}` of the stage is, or is in part, its image's");
+                    let what =
+                        format!("{place}: `/{folder}` of the stage comes, at least in part, from its base image");
                     return Err(Fault::usage(what)
-                        .hint("copy what the stage's own instructions made, file by file")
+                        .hint("copy single files that the stage's own instructions made")
                         .hint("or build with `--engine docker`"));
                 }
             }
             let missing = |path: &str| {
-                let hint = "a stage gives what its own `COPY`, `ADD` and `WORKDIR` make";
+                let hint = "only what a stage's own `COPY`, `ADD` and `WORKDIR` make can be copied from it";
                 Fault::usage(format!("{place}: `/{path}` is not in the stage")).hint(hint)
             };
             let named = folder.to_string();
@@ -223,7 +221,7 @@ impl<'a> Layers<'a> {
         Ok(selected)
     }
 
-    /// What a layer says of a path. A part of a realised stage is not made for a folder that is sure to be there.
+    /// Does not make a part of a realised stage for a folder that certainly exists.
     fn seen(&self, layer: usize, path: &ContextPath) -> Result<PathState, Fault> {
         let StageLayer { made, job, .. } = &self.layers[layer];
         if let (None, Some(job)) = (made.get(), job) {
@@ -248,10 +246,9 @@ impl<'a> Layers<'a> {
     }
 }
 
-/// Who answers what numbers an owner has.
+/// Resolves an owner to numeric ids.
 type Numbers<'n> = &'n dyn Fn(&Owner) -> Result<(u32, u32), Fault>;
 
-/// Copies everything that a job takes.
 pub(super) fn run(
     job: &CopyJob<'_>,
     selected: Vec<Selected>,
@@ -265,7 +262,7 @@ pub(super) fn run(
     target.finish()
 }
 
-/// Why a source cannot be taken: in one phrase, or because a layer cannot be read.
+/// An invalid source, in one phrase, or an unreadable layer.
 enum SelectError {
     Invalid(String),
     Fault(Fault),
@@ -283,7 +280,7 @@ impl From<Fault> for SelectError {
     }
 }
 
-/// What sources name in a part of a realised stage; the error is one lowercase phrase.
+/// Selects from a part of a realised stage; the error is one lowercase phrase.
 fn select_from_part(part: &[Made], reads: &[Reads]) -> Result<Vec<Selected>, String> {
     let mut files = FileMap::new();
     select::apply_layer(&mut files, part);
@@ -309,14 +306,14 @@ fn name(path: &ContextPath) -> &[u8] {
     path.parts().next_back().unwrap_or_default()
 }
 
-/// Whether a part of a realised stage can hold something that a source names.
+/// Whether a part of a realised stage may contain what a source names.
 pub(super) fn may_contain(under: &ContextPath, reads: &Reads) -> bool {
     let (prefix, _) = select::fixed_prefix(reads);
     *under == prefix || under.below(&prefix).is_some() || prefix.below(under).is_some()
 }
 
 impl CopyJob<'_> {
-    /// What is sure before anything is made: only of parts that depend on nothing beneath.
+    /// State of a path that is known before the layer is made; only for parts that do not depend on lower layers.
     fn predict(&self, path: &ContextPath) -> Option<PathState> {
         let CopySource::Part { realise, number, reads, .. } = &self.origin else { return None };
         if !self.linked {
@@ -331,9 +328,12 @@ impl CopyJob<'_> {
             return Some(PathState::Present(Stat::folder(owner)));
         }
         let under = &realise.parts()[*number].under;
-        let plain: Option<Vec<ContextPath>> =
-            reads.iter().map(select::fixed_prefix).map(|(prefix, pattern)| pattern.is_none().then_some(prefix)).collect();
-        // What stands below the part's own place in a folder that is copied is where that folder's copy is.
+        let plain: Option<Vec<ContextPath>> = reads
+            .iter()
+            .map(select::fixed_prefix)
+            .map(|(prefix, pattern)| pattern.is_none().then_some(prefix))
+            .collect();
+        // A file below the part's own path keeps its relative path in the copy.
         let inside = |prefix: &ContextPath| under.below(prefix).map(|rest| folder.join(rest));
         let places: Option<Vec<ContextPath>> = plain?.iter().map(inside).collect();
         match path.below(&folder) {
@@ -349,7 +349,7 @@ impl CopyJob<'_> {
     }
 }
 
-/// The files of a ground.
+/// Files of a stage.
 pub(super) struct View<'v, 'a> {
     layers: &'v Layers<'a>,
     chain: &'v LayerChain,
@@ -369,7 +369,7 @@ impl Lookup for View<'_, '_> {
 }
 
 impl View<'_, '_> {
-    /// A file's contents, links followed; empty where there is none.
+    /// Contents of a file, links followed; empty if missing.
     fn file(&self, path: &str) -> Result<Vec<u8>, Fault> {
         let path = resolve(path.as_bytes(), &|path| self.lookup(path))?;
         for layer in self.chain.layers.iter().rev() {
@@ -389,15 +389,14 @@ impl View<'_, '_> {
         Ok(base.map_or(Ok(None), |base| base.file(&path))?.unwrap_or_default())
     }
 
-    /// An owner's numbers.
     pub(super) fn numbers(&self, owner: &Owner) -> Result<(u32, u32), Fault> {
         let passwd = if owner.needs_passwd() { self.file("etc/passwd")? } else { Vec::new() };
         let group = if owner.needs_group() { self.file("etc/group")? } else { Vec::new() };
-        owner.numbers(&passwd, &group).map_err(|why| Fault::usage(why).hint("write the number instead of the name"))
+        owner.numbers(&passwd, &group).map_err(|why| Fault::usage(why).hint("use the number instead of the name"))
     }
 }
 
-/// Items as they go into a layer. What was yet to be made has its size by now.
+/// Items for the layer file. Files that were made late get their size here.
 pub(super) fn items(made: &[Made]) -> Result<Vec<Item>, Fault> {
     let item = |made: &Made| {
         let mut item = made.item.clone();

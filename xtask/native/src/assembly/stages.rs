@@ -1,16 +1,16 @@
-//! The instructions of a Dockerfile's stages, carried out in order.
+//! Interprets the instructions of a Dockerfile's stages in order.
 //!
-//! Copies nothing: a layer is planned here and made when it is asked for.
+//! Copies nothing: layers are planned here and made on demand.
 
 use super::base::Stat;
 use super::config::Description;
-use super::copy::{SelectedNode, Selected, destination};
 use super::context::Context;
-use super::layers::{LayerChain, CopyJob, StageLayer, Layers, CopySource, may_contain, run};
 use super::copy::mode::Mode;
 use super::copy::owner::Owner;
-use super::fingerprint::LayerFingerprint;
 use super::copy::target::{Lookup as _, Made, Nothing, Sum, Target, resolve};
+use super::copy::{Selected, SelectedNode, destination};
+use super::fingerprint::LayerFingerprint;
+use super::layers::{CopyJob, CopySource, LayerChain, Layers, StageLayer, may_contain, run};
 use super::{Inputs, LayerPlan, unsupported};
 use crate::layer::item::{Bytes, Content};
 use crate::recipes::stage::{Part, Realise};
@@ -22,36 +22,32 @@ use xtask_model::spec::dockerfile::{Footing, Instruction, Kind, Reads, Source, S
 use xtask_model::spec::ignore::Ignore;
 use xtask_model::spec::reference::{Digest, Platform};
 
-/// Layers that the instructions of an image may make; a container runtime mounts far fewer.
+/// Limit on layers of an image; a container runtime mounts far fewer.
 const LAYERS: usize = 500;
 
-/// Bytes of history that all stages together may inherit from stages below.
+/// Limit on the history that all stages together inherit, in bytes.
 const HISTORIES: usize = 16_000_000;
 
-/// A stage so far.
 #[derive(Clone)]
 pub(super) struct State {
     pub(super) description: Description,
     pub(super) chain: LayerChain,
 }
 
-/// All stages so far.
 pub(super) struct Stages<'a> {
     pub(super) inputs: &'a Inputs<'a>,
     pub(super) layers: Layers<'a>,
-    /// What is told of each layer.
     pub(super) plans: Vec<LayerPlan>,
     pub(super) done: BTreeMap<usize, State>,
-    /// Bytes of history that stages have inherited.
     pub(super) inherited: usize,
-    /// What `COPY` and `ADD` take from the context, by stage and instruction, one list for each source.
+    /// Context files of each `COPY` and `ADD`, by stage and instruction, one list for each source.
     pub(super) selected: BTreeMap<(usize, usize), Vec<Vec<Selected>>>,
 }
 
-/// The ways out of what this engine does not do.
+/// Adds hints for what this engine cannot do.
 pub(super) fn with_alternatives(fault: Fault) -> Fault {
     fault
-        .hint("move it to a stage with a name, and give that stage a recipe in the policy")
+        .hint("move it to a named stage, and give that stage a recipe in `[base.stages]` of `images.toml`")
         .hint("or build with `--engine docker`")
 }
 
@@ -64,7 +60,7 @@ impl<'a> Stages<'a> {
         Fault::usage(format!("{}: {why}", self.place(line)))
     }
 
-    /// What the instructions of these stages read from the context, read in one walk.
+    /// Reads the context files of these stages in one walk.
     pub(super) fn read_context(&mut self, stages: &[&Stage]) -> Result<(), Fault> {
         let (mut sources, mut owners) = (Vec::new(), Vec::new());
         for stage in stages {
@@ -97,12 +93,11 @@ impl<'a> Stages<'a> {
         Ok(())
     }
 
-    /// Carries out a stage.
     pub(super) fn stage(&mut self, stage: &Stage, footing: &Footing, image: Option<usize>) -> Result<(), Fault> {
         let mut state = match (footing.on, image) {
             (Some(on), _) => {
                 let Some(base) = self.done.get(&on) else {
-                    let what = format!("a stage on `{}`, which a recipe makes, cannot be put together", stage.base);
+                    let what = format!("a stage cannot be built on `{}`, which a recipe makes", stage.base);
                     return Err(with_alternatives(self.wrong(stage.line, what)));
                 };
                 State { description: base.description.next_stage(), chain: base.chain.clone() }
@@ -117,22 +112,20 @@ impl<'a> Stages<'a> {
         };
         self.inherited += state.description.history_bytes;
         if self.inherited > HISTORIES {
-            let what =
-                format!("stages on stages inherit more than {HISTORIES} bytes of history, the limit of a Dockerfile");
+            let what = format!("stages inherit more than {HISTORIES} bytes of history, the limit of a Dockerfile");
             return Err(self.wrong(stage.line, what));
         }
         for (index, instruction) in stage.instructions.iter().enumerate() {
             self.instruction(&mut state, stage, index, instruction)?;
             if state.chain.layers.len() > LAYERS {
                 let what = format!("more than {LAYERS} layers, the limit of an image");
-                return Err(self.wrong(instruction.line, what).hint("copy several things by one instruction"));
+                return Err(self.wrong(instruction.line, what).hint("copy several files with one instruction"));
             }
         }
         self.done.insert(stage.index, state);
         Ok(())
     }
 
-    /// What a stage is built for.
     pub(super) fn platform(&self, footing: &Footing) -> Result<Platform, Fault> {
         let Some(written) = footing.platform.as_ref().filter(|text| !text.is_empty()) else {
             return Ok(self.inputs.platform.clone());
@@ -156,7 +149,7 @@ impl<'a> Stages<'a> {
             kind => {
                 let text = self.inputs.dockerfile.instruction_text(line).unwrap_or_default();
                 let done = state.description.apply(kind, text).map_err(|why| self.wrong(line, why))?;
-                debug_assert!(done, "every other instruction describes");
+                debug_assert!(done, "every other instruction changes the configuration");
                 Ok(())
             }
         }
@@ -193,7 +186,7 @@ impl<'a> Stages<'a> {
         let linked = transfer.is_linked();
         if let Some(from) = &transfer.from {
             let reads: Vec<Reads> = transfer.sources.iter().map(|source| transfer.reads(source)).collect();
-            let number = self.inputs.dockerfile.find_stage(from, stage.index).expect("it was checked");
+            let number = self.inputs.dockerfile.find_stage(from, stage.index).expect("checked before");
             if let Some(chain) = self.done.get(&number).map(|done| done.chain.clone()) {
                 let source = self.layers.chain_id(&chain);
                 let job = job(CopySource::Stage { chain, reads }, linked);
@@ -224,7 +217,7 @@ impl<'a> Stages<'a> {
             state.description.remember(created_by, false);
             return Ok(());
         }
-        // `--exclude` was looked at when the context was read.
+        // `--exclude` was applied when the context was read.
         let job = CopyJob { excludes: Ignore::none(), ..job(CopySource::Known(Vec::new()), linked) };
         if !linked {
             let contents = fingerprint(&selected);
@@ -232,15 +225,16 @@ impl<'a> Stages<'a> {
             self.plan_later(state, line, job, transfer, &contents, (created_by.clone(), created_by));
             return Ok(());
         }
-        let numbers =
-            |owner: &Owner| owner.if_numbers().ok_or_else(|| Fault::usage("a name has no image to be looked up in"));
+        let numbers = |owner: &Owner| {
+            owner.if_numbers().ok_or_else(|| Fault::usage("an owner's name needs an image to look it up in"))
+        };
         let made = run(&job, selected, &Nothing, &numbers)
             .map_err(|fault| Fault { what: format!("{}: {}", job.place, fault.what), ..fault })?;
         self.plan_now(state, line, &created_by, made);
         Ok(())
     }
 
-    /// The parts that can hold what is named: their numbers, what may be in each, and whether nothing else may hold it.
+    /// Parts that may contain the sources: number, sources, and whether no other part may contain them.
     fn parts(
         &self,
         line: usize,
@@ -259,8 +253,8 @@ impl<'a> Stages<'a> {
                     realise.parts().iter().map(|part| format!("`/{}`", part.under)).take(5).collect();
                 let places: Vec<String> = places.into_iter().collect();
                 return Err(self
-                    .wrong(line, "the recipe of the stage makes nothing that this names")
-                    .hint(format!("what it makes is below {}", places.join(", "))));
+                    .wrong(line, "the recipe of the stage makes no file that matches the source")
+                    .hint(format!("it makes files below {}", places.join(", "))));
             }
             for number in &parts {
                 let (all, alone) = found.entry(*number).or_insert_with(|| (Vec::new(), false));
@@ -271,7 +265,7 @@ impl<'a> Stages<'a> {
         Ok(found.into_iter().map(|(number, (reads, alone))| (number, reads, alone)).collect())
     }
 
-    /// A layer whose items are worked out when they are asked for. `source` stands for what is copied.
+    /// Plans a layer that is made on demand. `source` identifies what is copied.
     fn plan_later(
         &mut self,
         state: &mut State,
@@ -312,7 +306,7 @@ impl<'a> Stages<'a> {
         self.add(state, plan, Some(job), OnceCell::new());
     }
 
-    /// A layer whose items are known.
+    /// Plans a layer whose entries are known.
     fn plan_now(&mut self, state: &mut State, line: usize, created_by: &str, made: Vec<Made>) {
         state.description.remember(created_by.to_owned(), !made.is_empty());
         if made.is_empty() {
@@ -324,7 +318,13 @@ impl<'a> Stages<'a> {
         self.add(state, plan, None, OnceCell::from(std::rc::Rc::from(made)));
     }
 
-    fn add(&mut self, state: &mut State, plan: LayerPlan, job: Option<CopyJob<'a>>, made: OnceCell<std::rc::Rc<[Made]>>) {
+    fn add(
+        &mut self,
+        state: &mut State,
+        plan: LayerPlan,
+        job: Option<CopyJob<'a>>,
+        made: OnceCell<std::rc::Rc<[Made]>>,
+    ) {
         self.layers.layers.push(StageLayer { recipe: plan.recipe, chain: state.chain.clone(), job, made });
         state.chain.layers.push(self.plans.len());
         self.plans.push(plan);
@@ -334,7 +334,7 @@ impl<'a> Stages<'a> {
         LayerFingerprint::new(kind).text(self.inputs.codec.as_bytes())
     }
 
-    /// Files of the context that have to be there when a layer is made.
+    /// Context files that must exist when the layer is made.
     fn needs<'n>(&self, contents: impl Iterator<Item = (&'n Content, &'n Option<Sum>)>) -> BTreeSet<ContextPath> {
         let known: BTreeMap<_, _> =
             self.inputs.known.keys().map(|path| (self.inputs.context.join(path.to_path()), path)).collect();
@@ -347,7 +347,7 @@ impl<'a> Stages<'a> {
         contents.filter_map(path).collect()
     }
 
-    /// Sets the working folder, and makes it where nothing is there.
+    /// Sets the working folder, and creates it if it is missing.
     fn workdir(&mut self, state: &mut State, line: usize, written: &str) -> Result<(), Fault> {
         let folder = state.description.set_working_dir(written);
         let created_by = format!("WORKDIR {folder}");
@@ -377,7 +377,6 @@ impl<'a> Stages<'a> {
     }
 }
 
-/// Here-documents as files.
 fn heredocs(transfer: &Transfer) -> impl Iterator<Item = Selected> {
     transfer.heredocs.iter().map(|heredoc| {
         let bytes = heredoc.content.as_bytes();
@@ -393,7 +392,7 @@ fn heredocs(transfer: &Transfer) -> impl Iterator<Item = Selected> {
     })
 }
 
-/// What the history says of a copy, as BuildKit's does.
+/// History entry of a copy, as BuildKit writes it.
 fn history(keyword: &str, transfer: &Transfer) -> String {
     let mut text = keyword.to_owned();
     if transfer.parents {
@@ -412,7 +411,7 @@ fn history(keyword: &str, transfer: &Transfer) -> String {
     text
 }
 
-/// Everything that is copied, under the names that matter.
+/// Digest of copied files with their names.
 fn fingerprint(selected: &[Selected]) -> Digest {
     let mut recipe = LayerFingerprint::new("selected").number(selected.len() as u64);
     for selected in selected {

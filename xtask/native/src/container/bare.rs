@@ -1,9 +1,9 @@
 //! Containers without an engine: an unpacked image in namespaces, as an ordinary user where the host allows it.
 //!
-//! A container is as confined as Docker's with the same wishes, but for this. There is no seccomp filter, no AppArmor profile
-//! and no limit of a control group. `/sys` is empty. An ordinary user has one identity to give away: the image's user is
-//! another name for it, owns every file of the image, and no second user can be one inside. Root gives every user its own.
-//! Nothing is listened to on the host, nothing kept on disk, and nothing outlives the thread that started it.
+//! A container is confined like Docker's with the same options, with these differences. There is no seccomp filter, no
+//! AppArmor profile and no control group limit. `/sys` is empty. An ordinary user maps only its own id: the image's
+//! user is mapped to it and owns every file of the image, and there is no second user. Root keeps all users. No port is
+//! opened on the host, nothing is kept on disk, and a container ends with the thread that started it.
 
 use super::inside::{self, Join, News, OURSELVES, Rights, Start, Task};
 use super::program::{Accounts, Program};
@@ -20,10 +20,10 @@ use xtask_host::scratch::Scratch;
 use xtask_model::fault::Fault;
 use xtask_model::spec::oci::Execution;
 
-/// How long a program that was asked to end may take, as `docker stop` waits.
+/// Time that a program gets to end after Ctrl-C, as with `docker stop`.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Namespaces as this machine gives them to us.
+/// Namespaces that this process may create.
 #[derive(Clone, Debug)]
 pub struct Bare {
     program: PathBuf,
@@ -31,21 +31,21 @@ pub struct Bare {
 }
 
 impl Bare {
-    /// Namespaces, if this machine has them for us: tried, not guessed.
+    /// Tries to create namespaces.
     pub fn find() -> Result<Self, Fault> {
         Self::through(OURSELVES)
     }
 
-    /// The same with another xtask to do the work inside.
+    /// With another xtask binary for the work inside the namespaces.
     pub fn through(program: impl Into<PathBuf>) -> Result<Self, Fault> {
         let rights = if inside::has_roots() { Rights::Root } else { Rights::Ordinary };
         let bare = Self { program: program.into(), rights };
-        let empty = Scratch::new().map_err(cannot("make a temporary folder"))?;
+        let empty = Scratch::new().map_err(cannot("create a temporary folder"))?;
         bare.begin(empty.path(), Manner::Confined, None, &Streams::kept()?)?.wait()?;
         Ok(bare)
     }
 
-    /// Whether images' users are users of this machine, and not other names for whoever runs us.
+    /// Whether the image's users are users of this machine. If not, they are mapped to the current user.
     pub fn has_every_user(&self) -> bool {
         self.rights == Rights::Root
     }
@@ -58,7 +58,7 @@ impl Bare {
         streams.output(status)
     }
 
-    /// Starts a program of the image in `folder` in the background, both its streams going to its log.
+    /// Starts a program of the image in `folder` in the background; both output streams go to its log.
     pub fn start(&self, folder: &Path, image: &Execution, launch: &Launch) -> Result<Contained, Fault> {
         let log = Stream::new()?;
         let program = Image { folder, execution: image }.program(launch)?;
@@ -67,7 +67,7 @@ impl Bare {
         Ok(Contained { processes, bare: self.clone(), folder, image, manner: launch.manner, log })
     }
 
-    /// Runs a program with our own streams. Ctrl-C is passed on; the exit is the program's.
+    /// Runs a program on this terminal and returns its exit status. Ctrl-C is passed on.
     pub fn attach(&self, folder: &Path, image: &Execution, launch: &Launch) -> Result<ExitStatus, Fault> {
         let program = Image { folder, execution: image }.program(launch)?;
         let mut processes = self.begin(folder, launch.manner, Some(program), &Streams::ours())?;
@@ -105,14 +105,14 @@ impl Bare {
         let call = Command::new(&self.program).args(task.args()?);
         let first = call.start(streams.stdio()?).map_err(cannot("start xtask itself"))?;
         let mut processes = Processes { first, init: None, init_id: None };
-        // Where it fails, what has begun ends with the value.
+        // On an error, the drop ends what was started.
         self.await_ready(&mut processes, &report, streams)?;
         Ok(processes)
     }
 
     fn await_ready(&self, processes: &mut Processes, report: &Stream, streams: &Streams) -> Result<(), Fault> {
         loop {
-            // Asked before the news are read: what it said last is written when it has ended.
+            // Checked before the report is read: an ended process has written its last line.
             let ended = processes.ended()?;
             let text = report.read()?;
             let mut ready = false;
@@ -121,17 +121,17 @@ impl Bare {
                     Ok(News::Init(id)) => processes.know(id),
                     Ok(News::Ready) => ready = true,
                     Ok(News::Failed { what, cause }) => return Err(self.impossible(&what, &cause)),
-                    Err(error) => return Err(cannot("learn how a container began")(error)),
+                    Err(error) => return Err(cannot("read the progress of a container")(error)),
                 }
             }
-            // Two processes tell the news: the one that knows who is ready may come second.
+            // Two processes write the report: the process id may come after `Ready`.
             if ready && processes.init_id.is_some() {
                 return Ok(());
             }
             if let Some(status) = ended {
                 let said = streams.output(status).map(|output| output.stderr).unwrap_or_default();
                 let said = String::from_utf8_lossy(&said).trim().to_owned();
-                return Err(self.impossible(&format!("it ended before it began ({status})"), &said));
+                return Err(self.impossible(&format!("it ended before its program started ({status})"), &said));
             }
             process::interrupted()?;
             std::thread::sleep(Duration::from_millis(1));
@@ -142,9 +142,9 @@ impl Bare {
         let fault = Fault::missing("cannot run an image in namespaces").cause(what);
         let fault = if cause.is_empty() { fault } else { fault.cause(cause) };
         if self.rights == Rights::Root {
-            return fault.hint("within a container, that one has to be privileged");
+            return fault.hint("in a container, use a privileged one");
         }
-        // Each distribution has a lock of its own.
+        // Distributions restrict user namespaces in different ways.
         let locks = [
             ("kernel/unprivileged_userns_clone", "0", "kernel.unprivileged_userns_clone=1"),
             ("kernel/apparmor_restrict_unprivileged_userns", "1", "kernel.apparmor_restrict_unprivileged_userns=0"),
@@ -154,13 +154,14 @@ impl Bare {
             fs::read_to_string(Path::new("/proc/sys").join(file)).is_ok_and(|text| text.trim() == *value)
         };
         match locks.iter().find(is) {
-            Some((_, _, setting)) => fault.hint(format!("let ordinary users make them: `sudo sysctl -w {setting}`")),
+            Some((_, _, setting)) => {
+                fault.hint(format!("allow unprivileged user namespaces: `sudo sysctl -w {setting}`"))
+            }
             None => fault.hint("run it as root"),
         }
     }
 }
 
-/// What is run, before it is.
 struct Image<'a> {
     folder: &'a Path,
     execution: &'a Execution,
@@ -181,7 +182,7 @@ impl Image<'_> {
     }
 }
 
-/// An account file of an image; empty where there is none, and where it is a link, which could lead out of the image.
+/// An account file of an image; empty if it is missing, or if it is a link, which could lead out of the image.
 fn account_file(folder: &Path, name: &str) -> String {
     let etc = folder.join("etc");
     let path = etc.join(name);
@@ -194,7 +195,7 @@ fn account_file(folder: &Path, name: &str) -> String {
     fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
 }
 
-/// A running container. It ends with the value, and with the thread that started it.
+/// A running container. It ends when it is dropped, and with the thread that started it.
 #[derive(Debug)]
 pub struct Contained {
     processes: Processes,
@@ -206,7 +207,6 @@ pub struct Contained {
 }
 
 impl Contained {
-    /// Whether its program still runs.
     pub fn runs(&mut self) -> Result<bool, Fault> {
         Ok(self.processes.ended()?.is_none())
     }
@@ -223,35 +223,35 @@ impl Contained {
         let streams = Streams::kept()?;
         let call = Command::new(&self.bare.program).args(task.args()?);
         let child = call.start(streams.stdio()?).map_err(cannot("start xtask itself"))?;
-        // It has no process 1 of its own: where it is killed, what it runs ends with the container.
+        // It has no process 1 of its own: if it is killed, what it runs ends with the container.
         let status = Processes { first: child, init: None, init_id: None }.wait()?;
         streams.output(status)
     }
 
-    /// What it has said until now.
+    /// Its output so far.
     pub fn log(&self) -> Result<String, Fault> {
         Ok(String::from_utf8_lossy(&self.log.read()?).into_owned())
     }
 
-    /// Ends it, and says how it ended. What it runs gets no time to end by itself: nothing of it is kept.
+    /// Kills it and returns its exit status.
     pub fn end(mut self) -> Result<ExitStatus, Fault> {
         self.processes.kill();
         self.processes.first.wait().map_err(cannot("wait for a container"))
     }
 }
 
-/// The processes of a container on this side.
+/// Processes of a container, as seen from the host.
 #[derive(Debug)]
 struct Processes {
-    /// Ours: it waits for the container's process 1.
+    /// Child of this process; it waits for the container's process 1.
     first: Child,
-    /// The container's process 1, with which all others end; `None` where it had ended before it could be known.
+    /// Process 1 of the container, whose end ends all others; `None` if it ended too early to be opened.
     init: Option<OwnedFd>,
     init_id: Option<u32>,
 }
 
 impl Processes {
-    /// Learns who is process 1. Its id may be another's by now: only a child of ours is the one.
+    /// Opens process 1. The id may have been reused, so it must be a grandchild of this process.
     fn know(&mut self, id: u32) {
         if self.init_id.replace(id).is_some() {
             return;
@@ -266,7 +266,7 @@ impl Processes {
         self.first.try_wait().map_err(cannot("wait for a container"))
     }
 
-    /// Waits for the end; Ctrl-C is an error, with which the value goes.
+    /// Waits for the end. Ctrl-C is an error, and the drop then ends the container.
     fn wait(mut self) -> Result<ExitStatus, Fault> {
         let mut pause = Duration::from_millis(1);
         loop {
@@ -279,7 +279,7 @@ impl Processes {
         }
     }
 
-    /// Passes Ctrl-C on; whether the program listens to it. The kernel keeps from a process 1 what it does not listen to.
+    /// Sends Ctrl-C if the program handles it. The kernel ignores signals to process 1 that have no handler.
     fn ask_to_end(&self) -> bool {
         let Some(init) = &self.init else { return false };
         let text = fs::read_to_string(format!("/proc/{}/status", self.init_id.unwrap_or_default())).unwrap_or_default();
@@ -291,7 +291,8 @@ impl Processes {
     }
 
     fn kill(&mut self) {
-        // What has ended already cannot be ended. The first ends after process 1, and that one after all others.
+        // A process that has ended needs no signal. The first process ends after process 1, and process 1 after all
+        // others.
         match &self.init {
             Some(init) => drop(pidfd_send_signal(init, Signal::KILL)),
             None => drop(self.first.kill()),

@@ -1,4 +1,4 @@
-//! Containers by the docker command line.
+//! Containers through the docker command line.
 
 use super::{Launch, Manner};
 use std::io::IsTerminal as _;
@@ -9,30 +9,28 @@ use xtask_model::fault::{Exit, Fault};
 
 const CONFINED: [&str; 4] = ["--network=none", "--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges"];
 
-/// A container that is removed whatever happens.
+/// A container that is removed when it is dropped.
 pub(super) struct Running<'d> {
     docker: &'d Docker,
     id: String,
 }
 
-/// Runs an image to the end.
 pub(super) fn run(docker: &Docker, image: &str, launch: &Launch) -> Result<Output, Fault> {
     called(docker, launch).arg("--rm").args(named(image, launch)).output()
 }
 
-/// Starts an image in the background.
 pub(super) fn start<'d>(docker: &'d Docker, image: &str, launch: &Launch) -> Result<Running<'d>, Fault> {
     let id = called(docker, launch).arg("--detach").args(named(image, launch)).read(Exit::Build)?;
     Ok(Running { docker, id })
 }
 
-/// Becomes `docker run` with our terminal; comes back only where that is impossible.
+/// Replaces this process with `docker run` on its terminal; returns only on an error.
 pub(super) fn attach(docker: &Docker, image: &str, launch: &Launch) -> Fault {
     let call = || -> Result<Command, Fault> {
         let ports = match docker.stored(image)? {
             Some(stored) => stored.ports(),
             None => {
-                // Its configuration says which ports it has, and is there only when it is.
+                // The exposed ports are in the configuration, which is available only after a pull.
                 xtask_host::terminal::step("pulling", &format!("`{image}`"));
                 docker.command().args(["pull", "--quiet", "--", image]).read(Exit::Network)?;
                 docker.stored(image)?.map(|stored| stored.ports()).unwrap_or_default()
@@ -46,7 +44,7 @@ pub(super) fn attach(docker: &Docker, image: &str, launch: &Launch) -> Fault {
             call = if docker.lacks_bridge()? {
                 call.arg("--network=host")
             } else {
-                // Of this machine alone: whoever wants more calls docker.
+                // On the loopback interface only; other options need docker itself.
                 ports.iter().fold(call, |call, port| call.arg(format!("--publish=127.0.0.1:{}", published(port))))
             };
         }
@@ -58,7 +56,7 @@ pub(super) fn attach(docker: &Docker, image: &str, launch: &Launch) -> Fault {
     }
 }
 
-/// `8080:8080` of `8080`, `53:53/udp` of `53/udp`.
+/// `8080:8080` for `8080`, `53:53/udp` for `53/udp`.
 fn published(port: &str) -> String {
     let number = port.split('/').next().unwrap_or(port);
     format!("{number}:{port}")
@@ -95,7 +93,7 @@ impl Running<'_> {
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        // It may have ended by itself; there is nobody left to tell.
+        // It may have ended already; an error here has no receiver.
         let _ = self.docker.command().args(["rm", "--force", "--volumes", &self.id]).output();
     }
 }

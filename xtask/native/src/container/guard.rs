@@ -1,8 +1,8 @@
-//! Programs of this machine that end when xtask ends, however it ends, and that inherit only their streams.
+//! Programs of the host that end with xtask, however it ends, and inherit only their standard streams.
 //!
-//! This binary, started again, comes first: it asks the kernel for the signal at our end, closes what it has inherited, and
-//! becomes the program ([`guarded`]), or starts it in mount and process namespaces of its own ([`Rights::apart`]), with which its mounts
-//! and all its processes end.
+//! xtask starts itself again first: that process asks the kernel for a signal at the parent's end, closes inherited
+//! files, and becomes the program ([`guarded`]) or starts it in own mount and process namespaces ([`Rights::apart`]),
+//! so that its mounts and processes end with it.
 
 use super::inside::{self, Apart, OURSELVES, Task};
 use std::fs;
@@ -11,41 +11,38 @@ use std::sync::OnceLock;
 use xtask_host::process::{self, Command};
 use xtask_model::fault::{Exit, Fault};
 
-/// User or group numbers that a process may use in addition to its own: the first, and the count.
+/// Additional user or group ids of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Range {
-    /// The first.
     pub first: u32,
-    /// How many.
     pub count: u32,
 }
 
-/// The ranges of `/etc/subuid` and `/etc/subgid` that an ordinary user has.
+/// Ranges of a user in `/etc/subuid` and `/etc/subgid`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Ranges {
-    /// Users.
     pub users: Range,
-    /// Groups.
     pub groups: Range,
 }
 
-/// The rights with which programs are started apart.
+/// Privileges for programs in own namespaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rights {
-    /// Root's: the program is root on this machine.
+    /// The program is root on this machine.
     Root,
-    /// Root's in a container that may not mount: no namespaces can be made, and none are needed.
+    /// Root in a container without mount rights: no namespaces are possible, and none are needed.
     Contained,
-    /// An ordinary user's: the program is root in a user namespace, where our user is `root` and these are the others.
+    /// An ordinary user: the program is root in a user namespace with these additional ids.
     Ordinary(Ranges),
 }
 
-/// The binary that is started, where it is not the one that runs.
+/// The xtask binary, if it is not the current one.
 static XTASK: OnceLock<PathBuf> = OnceLock::new();
 
-/// Sets the xtask binary. Until then programs start without a guard: another binary, a test's, does not know the call.
+/// Sets the xtask binary. Before that, programs start directly: another binary, such as a test, does not know the
+/// internal call.
 pub fn through(xtask: impl Into<PathBuf>) {
-    // It is set once: there is one xtask.
+    // Set once: there is one xtask.
     let _ = XTASK.set(xtask.into());
 }
 
@@ -53,14 +50,14 @@ pub(super) fn through_ourselves() {
     through(OURSELVES);
 }
 
-/// The same call, ending with the thread that starts it, and with no open file but its three streams.
+/// The same command; it ends with the thread that starts it, and has no open file but its three streams.
 pub fn guarded(call: Command) -> Command {
     let Some(xtask) = XTASK.get() else { return call };
-    call.behind(xtask, Task::Guarded { parent: std::process::id() }.args().expect("a number is JSON"))
+    call.behind(xtask, Task::Guarded { parent: std::process::id() }.args().expect("a number is valid JSON"))
 }
 
 impl Rights {
-    /// Those of this process; for an ordinary user, tried. A fault names what is missing.
+    /// Privileges of this process; for an ordinary user, tried out. The error names what is missing.
     pub fn find() -> Result<Self, Fault> {
         if inside::has_roots() {
             return Ok(Self::Root);
@@ -85,19 +82,18 @@ impl Rights {
         Err(no_namespaces(String::from_utf8_lossy(&tried.stderr).trim()))
     }
 
-    /// The same call in mount and process namespaces of its own, as root there, ending with the thread that starts it.
+    /// The same command in own mount and process namespaces, as root there; it ends with the thread that starts it.
     pub fn apart(self, call: Command) -> Result<Command, Fault> {
         let ranges = match self {
             Self::Contained => return Ok(guarded(call)),
             Self::Root => None,
             Self::Ordinary(ranges) => Some(ranges),
         };
-        let xtask =
-            XTASK.get().ok_or_else(|| Fault::new(Exit::Bug, "no xtask binary is set to start programs with"))?;
+        let xtask = XTASK.get().ok_or_else(|| Fault::new(Exit::Bug, "the xtask binary is not set"))?;
         Ok(call.behind(xtask, Task::Apart(Apart { parent: std::process::id(), ranges }).args()?))
     }
 
-    /// Removes a folder whose files may be of every user that programs apart have.
+    /// Removes a folder with files of any user of the namespace.
     pub fn remove(self, folder: &Path) -> std::io::Result<()> {
         let Self::Ordinary(_) = self else { return fs::remove_dir_all(folder) };
         let call = Command::new("rm").args(["-rf", "--one-file-system", "--"]).arg(folder);
@@ -108,10 +104,10 @@ impl Rights {
 
 const NEEDED_BY: &str = "installing Debian packages as an ordinary user";
 
-/// The users of a Debian system end at 65534: a shorter range cannot hold them.
+/// Debian's user ids go up to 65534; a shorter range cannot hold them.
 const ENOUGH: u32 = 65535;
 
-/// The first range that is long enough in a file of subuid(5)'s form, by the user's name or number.
+/// First range of sufficient length in a subuid(5) file, by user name or id.
 fn range_of(text: &str, user: &str, uid: u32) -> Option<Range> {
     let number = uid.to_string();
     text.lines().find_map(|line| {
@@ -131,7 +127,7 @@ fn no_range(file: &str, user: &str, uid: u32) -> Fault {
         .hint("or run this as root")
 }
 
-/// Settings that keep user namespaces from ordinary users: the file, the value that does so, and the one that does not.
+/// Settings that deny user namespaces to ordinary users: file, denying value, allowing value.
 const SETTINGS: [(&str, &str, &str); 3] = [
     ("kernel/unprivileged_userns_clone", "0", "1"),
     ("user/max_user_namespaces", "0", "15000"),
@@ -139,7 +135,7 @@ const SETTINGS: [(&str, &str, &str); 3] = [
 ];
 
 fn no_namespaces(said: &str) -> Fault {
-    let said = if said.is_empty() { "it gave no reason" } else { said };
+    let said = if said.is_empty() { "no reason given" } else { said };
     let fault = Fault::missing("cannot make a user namespace").needed_by(NEEDED_BY).cause(said);
     let closed = SETTINGS.iter().find(|(file, closed, _)| {
         fs::read_to_string(Path::new("/proc/sys").join(file)).is_ok_and(|value| value.trim() == *closed)
@@ -149,7 +145,7 @@ fn no_namespaces(said: &str) -> Fault {
             let setting = file.replace('/', ".");
             fault.hint(format!("allow it, as root: `sysctl -w {setting}={open}`; or run this as root"))
         }
-        None => fault.hint("within a container, that one has to allow user namespaces; or run this as root"),
+        None => fault.hint("in a container, allow user namespaces for it; or run this as root"),
     }
 }
 

@@ -1,10 +1,9 @@
-//! What happens between our call and the program of an image: this same binary, started again, makes namespaces and becomes
-//! the program.
+//! The internal call of xtask: the same binary, started again, creates namespaces and becomes the program of an image.
 //!
-//! Three parts, each a process. The *first* leaves the host's namespaces and waits; the *second*, process 1 of the new ones,
-//! builds the root filesystem, gives up its rights and becomes the image's program; *join* enters namespaces that are there
-//! already. Whoever starts the first is told through a file how far it came. Each dies with the one that started it, so that
-//! nothing outlives us, whatever ends us. Nothing here may start a thread: threads cannot leave their namespaces.
+//! It has three parts, each a process. *first* leaves the host's namespaces and waits; *second*, process 1 of the new
+//! namespaces, builds the root file system, drops privileges and becomes the image's program; *join* enters existing
+//! namespaces. The caller reads the progress from a file. Each process dies with its parent, so nothing outlives xtask.
+//! This code must not start threads: they cannot change their namespaces.
 
 mod apart;
 mod filesystem;
@@ -30,67 +29,64 @@ use std::process::{ExitCode, ExitStatus, Stdio};
 use xtask_host::process::Command;
 use xtask_model::fault::Fault;
 
-/// The first argument of such a call.
+/// First argument of an internal call.
 const WORD: &str = "container-inside";
-/// This binary, wherever it is and whatever was built in its place meanwhile.
+/// This binary, even if its file was replaced since it started.
 pub(super) const OURSELVES: &str = "/proc/self/exe";
-/// The exit where no program was reached, as docker has it.
+/// Exit code if no program was started, as in docker.
 const NOT_STARTED: u8 = 125;
 
-/// With which rights namespaces are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Rights {
-    /// Those of root: the program's user is a user of this machine.
+    /// Root: the program's user is a user of this machine.
     Root,
-    /// An ordinary user's: the program's user is another name for whoever runs us.
+    /// An ordinary user: the program's user is mapped to the current user.
     Ordinary,
 }
 
-/// What the first and the second process are to do.
+/// Arguments of the first and the second process.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Start {
-    /// The unpacked image.
+    /// Folder of the unpacked image.
     pub folder: PathBuf,
-    /// Where they tell how far they came.
+    /// File for progress reports.
     pub report: PathBuf,
-    /// The process whose end is theirs.
+    /// The processes end with this one.
     pub parent: u32,
     pub rights: Rights,
     pub manner: Manner,
-    /// Without a program all is made ready, and nothing run.
+    /// `None` prepares everything and runs nothing.
     pub program: Option<Program>,
 }
 
-/// What [`Task::Join`] is to do.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Join {
-    /// The process 1 of the namespaces.
+    /// Process 1 of the namespaces.
     pub init: u32,
-    /// That process's parent, by which it is known to be the one.
+    /// Its parent, which identifies it.
     pub first: u32,
-    /// The process whose end is ours.
+    /// This process ends with that one.
     pub parent: u32,
     pub rights: Rights,
     pub manner: Manner,
     pub program: Program,
 }
 
-/// What [`Task::Apart`] is to do.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Apart {
-    /// The process whose end is ours.
+    /// This process ends with that one.
     pub parent: u32,
-    /// The users that an ordinary user gives to a user namespace.
+    /// Ids for the user namespace of an ordinary user.
     pub ranges: Option<Ranges>,
 }
 
-/// What a call of ourselves is for.
+/// Tasks of an internal call.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum Task {
     First(Start),
     Second(Start),
     Join(Join),
-    /// A program of this machine, which is the rest of the arguments, as are those of the next two.
+    /// A host program, given by the remaining arguments, as for the next two.
     Guarded {
         parent: u32,
     },
@@ -101,19 +97,21 @@ pub(super) enum Task {
     Map(Ranges),
 }
 
-/// What is told of a start, a line each.
+/// Progress of a start, one line each.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum News {
-    /// The second process has this id on the host.
+    /// Process id of the second process on the host.
     Init(u32),
-    /// All is ready, and the program is next.
+    /// Everything is prepared; the program is next.
     Ready,
-    /// It cannot be made ready.
-    Failed { what: String, cause: String },
+    Failed {
+        what: String,
+        cause: String,
+    },
 }
 
 impl Task {
-    /// The arguments of a call of ourselves.
+    /// Arguments of an internal call.
     pub(super) fn args(&self) -> Result<[String; 2], Fault> {
         let text = serde_json::to_string(self);
         let text = text.map_err(|error| Fault::usage("cannot run a container in this folder").cause(error))?;
@@ -121,20 +119,20 @@ impl Task {
     }
 }
 
-/// Does what a call of ourselves asks; `None` where this is no such call. To be asked before any thread is started.
+/// Runs the task if this process is an internal call, else returns `None`. Must run before any thread is started.
 pub fn inside() -> Option<ExitCode> {
     let mut args = std::env::args_os().skip(1);
     if args.next().is_none_or(|word| word != WORD) {
         guard::through_ourselves();
         return None;
     }
-    // Whatever else was inherited is somebody's of the host: an open folder would lead a program out of its image.
+    // Other inherited files belong to the host: an open folder would lead a program out of its image.
     close_fds::set_fds_cloexec(3, &[]);
     let text = args.next().unwrap_or_default();
     let argv: Vec<OsString> = args.collect();
     let task = serde_json::from_str(&text.to_string_lossy());
     if !matches!(task, Ok(Task::Guarded { .. } | Task::Map(_))) {
-        // Whatever the caller's is: what is written for an image is for all its users.
+        // Files for an image must be readable for all its users, whatever the caller's umask.
         rustix::process::umask(Mode::from_raw_mode(0o022));
     }
     let done = match task {
@@ -145,30 +143,30 @@ pub fn inside() -> Option<ExitCode> {
         Ok(Task::Apart(task)) => apart::first(&task, &argv),
         Ok(Task::Init { parent }) => apart::init(parent, &argv),
         Ok(Task::Map(ranges)) => apart::map(&ranges),
-        Err(error) => Err(Fault::usage("this call is for xtask itself").cause(error)),
+        Err(error) => Err(Fault::usage("this call is internal to xtask").cause(error)),
     };
     Some(done.unwrap_or_else(|fault| {
-        // Where someone waits for news, the news has it already.
+        // If a caller reads the report, it has the error already.
         eprintln!("{fault}");
         ExitCode::from(NOT_STARTED)
     }))
 }
 
-/// Where news go.
+/// Writes the progress report.
 struct Reporter(File);
 
 impl Reporter {
     fn tell(&mut self, news: &News) {
-        let mut line = serde_json::to_vec(news).expect("news are plain data");
+        let mut line = serde_json::to_vec(news).expect("progress reports are valid JSON");
         line.push(b'\n');
-        // Whoever wanted to hear it has ended; so will we.
+        // If the reader has ended, this process ends too.
         let _ = self.0.write_all(&line);
     }
 }
 
 fn reported(start: &Start, part: fn(&Start, &mut Reporter) -> Result<ExitCode, Fault>) -> Result<ExitCode, Fault> {
     let opened = File::options().append(true).open(&start.report);
-    let mut reporter = Reporter(opened.map_err(cannot("open the report of a container"))?);
+    let mut reporter = Reporter(opened.map_err(cannot("open the progress report of a container"))?);
     part(start, &mut reporter).or_else(|fault| {
         reporter.tell(&News::Failed { what: fault.what, cause: fault.causes.join(": ") });
         Ok(ExitCode::from(NOT_STARTED))
@@ -181,7 +179,7 @@ fn first(start: &Start, reporter: &mut Reporter) -> Result<ExitCode, Fault> {
     if rustix::process::getppid() != pid(start.parent) {
         return Ok(ExitCode::from(NOT_STARTED));
     }
-    // No terminal is ours: what is typed at it, Ctrl-C too, is for whoever started us, and nothing can be put into it.
+    // No controlling terminal: Ctrl-C goes to the caller, and the program cannot inject input.
     rustix::process::setsid().map_err(cannot("begin a session"))?;
     let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     leave(start)?;
@@ -189,20 +187,20 @@ fn first(start: &Start, reporter: &mut Reporter) -> Result<ExitCode, Fault> {
         let user = start.program.as_ref().map(|program| &program.user);
         let (inner_uid, inner_gid) = user.map_or((0, 0), |user| (user.uid, user.gid));
         let map = |file: &str, text: &str| {
-            std::fs::write(format!("/proc/self/{file}"), text).map_err(cannot("name the user of a user namespace"))
+            std::fs::write(format!("/proc/self/{file}"), text).map_err(cannot("map the ids of a user namespace"))
         };
         map("setgroups", "deny")?;
         map("uid_map", &format!("{inner_uid} {uid} 1"))?;
         map("gid_map", &format!("{inner_gid} {gid} 1"))?;
-        rights::keep_through_exec().map_err(cannot("keep the rights of a user namespace"))?;
+        rights::keep_through_exec().map_err(cannot("keep the capabilities of a user namespace"))?;
     }
-    // The signal is forgotten with a change of rights.
+    // A change of privileges clears the signal.
     die_with_parent()?;
     let own = std::process::id();
     let report = PathBuf::from(format!("/proc/{own}/fd/{}", reporter.0.as_raw_fd()));
     let second = Task::Second(Start { parent: own, report, ..start.clone() });
     let call = Command::new(OURSELVES).args(second.args()?);
-    let mut child = call.start(ours()).map_err(cannot("start ourselves again"))?;
+    let mut child = call.start(ours()).map_err(cannot("start xtask itself"))?;
     reporter.tell(&News::Init(child.id()));
     Ok(code(child.wait().map_err(cannot("wait for a container"))?))
 }
@@ -215,11 +213,11 @@ fn leave(start: &Start) -> Result<(), Fault> {
     if start.rights == Rights::Ordinary {
         flags |= UnshareFlags::NEWUSER;
     }
-    #[expect(deprecated, reason = "the other one is unsafe for `CLONE_FILES` alone, which is not asked for")]
+    #[expect(deprecated, reason = "the other function is unsafe because of `CLONE_FILES`, which is not used")]
     rustix::thread::unshare(flags).map_err(cannot("make namespaces"))
 }
 
-/// Makes the image's folder the root of everything, and becomes its program.
+/// Makes the image's folder the root file system and becomes the image's program.
 fn second(start: &Start, reporter: &mut Reporter) -> Result<ExitCode, Fault> {
     die_with_parent()?;
     let mut status = File::open("/proc/self/status").map_err(cannot("read `/proc`"))?;
@@ -235,8 +233,8 @@ fn second(start: &Start, reporter: &mut Reporter) -> Result<ExitCode, Fault> {
         reporter.tell(&News::Ready);
         return Ok(ExitCode::SUCCESS);
     };
-    rights::drop(&program.user, start.rights, start.manner).map_err(cannot("give up rights"))?;
-    // Forgotten again; whoever ended meanwhile cannot end us any more.
+    rights::drop(&program.user, start.rights, start.manner).map_err(cannot("drop privileges"))?;
+    // Cleared again. If the parent has ended meanwhile, the check below ends this process.
     die_with_parent()?;
     if parent(&mut status) != Some(start.parent) {
         return Ok(ExitCode::from(NOT_STARTED));
@@ -255,7 +253,7 @@ fn join(task: &Join) -> Result<ExitCode, Fault> {
     let mut kinds = vec![
         ("ipc", LinkNameSpaceType::InterProcessCommunication),
         ("pid", LinkNameSpaceType::ProcessID),
-        // Last: with it `/proc` is another.
+        // Last: it changes `/proc`.
         ("mnt", LinkNameSpaceType::Mount),
     ];
     if task.manner == Manner::Confined {
@@ -263,12 +261,12 @@ fn join(task: &Join) -> Result<ExitCode, Fault> {
         kinds.insert(0, ("uts", LinkNameSpaceType::HostNameAndNISDomainName));
     }
     if task.rights == Rights::Ordinary {
-        // First: with it come the rights to enter the others.
+        // First: it gives the rights to enter the others.
         kinds.insert(0, ("user", LinkNameSpaceType::User));
     }
     let opened: Result<Vec<_>, _> = kinds.into_iter().map(|(name, kind)| Ok((open(name)?, kind))).collect();
     let opened = opened.map_err(|error: std::io::Error| ended(&error))?;
-    // The files are those of the process that had this id when they were opened: still the container's, or another's?
+    // The opened files belong to the process that had this id; check that it is still the container's.
     let parent_is = File::open(proc.join("status")).ok().and_then(|mut status| parent(&mut status));
     if parent_is != Some(task.first) || rustix::process::getppid() != pid(task.parent) {
         return Err(ended(&"its program has ended"));
@@ -276,11 +274,11 @@ fn join(task: &Join) -> Result<ExitCode, Fault> {
     for (file, kind) in opened {
         rustix::thread::move_into_link_name_space(file.as_fd(), Some(kind)).map_err(cannot("enter a container"))?;
     }
-    rights::drop(&task.program.user, task.rights, task.manner).map_err(cannot("give up rights"))?;
+    rights::drop(&task.program.user, task.rights, task.manner).map_err(cannot("drop privileges"))?;
     if let Err(error) = std::env::set_current_dir(&task.program.folder) {
         return Ok(not_run(&task.program.folder, &error));
     }
-    // Only a child is in the other process namespace.
+    // Only a child is in the new process namespace.
     let child = command(&task.program).start(ours());
     Ok(match child.and_then(|mut child| child.wait()) {
         Ok(status) => code(status),
@@ -297,7 +295,7 @@ fn command(program: &Program) -> Command {
     program.env.iter().fold(call, |call, (name, value)| call.env(name, value))
 }
 
-/// Says in the program's place why there is none, with the exit that shells have for it.
+/// Reports why no program runs, with the shell's exit code for it.
 fn not_run(what: &str, error: &std::io::Error) -> ExitCode {
     eprintln!("cannot run `{what}`: {error}");
     ExitCode::from(if error.kind() == ErrorKind::NotFound { 127 } else { 126 })
@@ -310,14 +308,15 @@ fn code(status: ExitStatus) -> ExitCode {
 }
 
 fn die_with_parent() -> Result<(), Fault> {
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(cannot("follow our parent's end"))
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+        .map_err(cannot("request the parent-death signal"))
 }
 
 fn pid(number: u32) -> Option<Pid> {
     i32::try_from(number).ok().and_then(Pid::from_raw)
 }
 
-/// The parent that a process has now, in the words of proc(5).
+/// Current parent of a process, from proc(5).
 pub(super) fn parent(status: &mut File) -> Option<u32> {
     let mut text = String::new();
     status.rewind().ok()?;
@@ -326,7 +325,7 @@ pub(super) fn parent(status: &mut File) -> Option<u32> {
 }
 
 fn ended(cause: &dyn std::fmt::Display) -> Fault {
-    Fault::build("cannot run a program in a container that is not there").cause(cause)
+    Fault::build("cannot run a program in a container that has ended").cause(cause)
 }
 
 fn cannot<E: std::fmt::Display>(what: &str) -> impl Fn(E) -> Fault + use<E> {
@@ -334,7 +333,6 @@ fn cannot<E: std::fmt::Display>(what: &str) -> impl Fn(E) -> Fault + use<E> {
     move |error| Fault::missing(what.clone()).cause(error)
 }
 
-/// The same with a path.
 fn cannot_at<E: std::fmt::Display, P: AsRef<Path>>(what: &str, path: P) -> impl Fn(E) -> Fault + use<E, P> {
     cannot(&format!("{what} `{}`", path.as_ref().display()))
 }

@@ -1,4 +1,4 @@
-//! Files that hold what a program says until someone asks. They have no name, and so nothing is left of them, whoever ends.
+//! Captures a program's output in unnamed files, so nothing is left of them, whatever ends first.
 
 use std::fs::File;
 use std::io;
@@ -8,7 +8,6 @@ use std::path::PathBuf;
 use std::process::{ExitStatus, Output, Stdio};
 use xtask_model::fault::Fault;
 
-/// What was written until now, and what is still to come.
 #[derive(Debug)]
 pub(super) struct Stream(File);
 
@@ -17,12 +16,12 @@ impl Stream {
         tempfile::tempfile().map(Self).map_err(|error| cannot(&error))
     }
 
-    /// The name by which a process of this user finds it while we have it.
+    /// A path by which other processes of this user can open it while this process runs.
     pub(super) fn path(&self) -> PathBuf {
         PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd()))
     }
 
-    /// All that is there. The place at which is written stays: writers share it with us.
+    /// Reads everything so far. Does not move the write position, which the writers share.
     pub(super) fn read(&self) -> Result<Vec<u8>, Fault> {
         let mut bytes = Vec::new();
         let mut piece = vec![0; 64 << 10];
@@ -41,24 +40,23 @@ impl Stream {
     }
 }
 
-/// Where a program's streams lead.
+/// Standard streams of a program.
 #[derive(Debug)]
 pub(super) struct Streams {
     kept: Option<(Stream, Stream)>,
 }
 
 impl Streams {
-    /// Nothing to read; both outputs are kept apart.
+    /// No input; both outputs are captured separately.
     pub(super) fn kept() -> Result<Self, Fault> {
         Ok(Self { kept: Some((Stream::new()?, Stream::new()?)) })
     }
 
-    /// Nothing to read; both outputs go to one log, in the order in which they are written.
+    /// No input; both outputs go to one log, in the order of writing.
     pub(super) fn joined(log: &Stream) -> Result<Self, Fault> {
         Ok(Self { kept: Some((Stream(log.copy()?), Stream(log.copy()?))) })
     }
 
-    /// Our own.
     pub(super) fn ours() -> Self {
         Self { kept: None }
     }
@@ -70,7 +68,6 @@ impl Streams {
         })
     }
 
-    /// What came, with how it ended.
     pub(super) fn output(&self, status: ExitStatus) -> Result<Output, Fault> {
         let (stdout, stderr) = match &self.kept {
             Some((out, err)) => (out.read()?, err.read()?),
@@ -81,5 +78,5 @@ impl Streams {
 }
 
 fn cannot(error: &io::Error) -> Fault {
-    Fault::missing("cannot keep what a program says").cause(error)
+    Fault::missing("cannot capture a program's output").cause(error)
 }

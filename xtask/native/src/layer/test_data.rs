@@ -1,11 +1,10 @@
-//! Tar files for tests, of entries that nobody would write.
+//! Tar files for tests, with entries that no tool writes.
 
 use super::header::{self, Header};
 
-/// The mark of the end.
+/// End mark.
 pub const END: [u8; 2 * header::RECORD] = [0; 2 * header::RECORD];
 
-/// An entry's header and contents, padded.
 pub fn entry(path: &[u8], flag: u8, link: &[u8], contents: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     let size = contents.len() as u64;
@@ -28,7 +27,7 @@ pub fn tar(lines: &[&str]) -> Vec<u8> {
             "l" => entry(path.as_bytes(), b'2', rest, b""),
             "h" => entry(path.as_bytes(), b'1', rest, b""),
             "c" => entry(path.as_bytes(), b'3', b"", b""),
-            other => panic!("`{other}` is no kind"),
+            other => panic!("unknown kind `{other}`"),
         });
     }
     out.extend_from_slice(&END);

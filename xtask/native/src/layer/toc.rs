@@ -1,8 +1,7 @@
-//! What stands where in an image, without contents.
+//! Table of contents of an image: all paths with their metadata, without file contents.
 //!
-//! A layer's outline is a table that is read as it is stored, so that an image of many layers costs nothing until somebody asks
-//! for a path. Questions go through the layers from the top down, by the rules of OCI's whiteouts; nothing is ever merged.
-//! Reads no file: layers and tables are given.
+//! A layer's table is used in its stored form, so an image of many layers costs nothing until a path is looked up.
+//! Lookups go through the layers from the top, by the rules of OCI whiteouts; nothing is merged. Reads no file.
 
 mod table;
 #[cfg(test)]
@@ -19,84 +18,80 @@ use table::Mark;
 use xtask_model::fault::Fault;
 use xtask_model::image::context::{ContextPath, Kind};
 
-/// Files whose contents are kept: names of users and groups are looked up by whoever copies into an image.
+/// Files whose contents are kept: copying needs the names of users and groups.
 const KEPT: [&[u8]; 2] = [b"etc/passwd", b"etc/group"];
-/// Bytes beyond which they are not.
+/// Contents above this size are not kept.
 const KEPT_LIMIT: u64 = 256 << 10;
-/// Links in a row, as Linux has it.
+/// Limit on links in a row, as in Linux.
 const LINKS: usize = 40;
 
-/// What stands at a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
-    /// What it is; a hard link is a file.
+    /// A hard link is a file.
     pub kind: Kind,
     /// Permission bits with set-id and sticky.
     pub mode: u32,
-    /// The numeric owner.
     pub uid: u32,
-    /// The numeric group.
     pub gid: u32,
-    /// A file's bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// A symbolic link's target as it is written, or the path of which a file is another name.
+    /// Target of a symbolic link as written, or the path that a hard link refers to.
     pub link: Vec<u8>,
-    /// A file's contents, for the few of which they are kept.
+    /// Contents, for the few files that keep them.
     pub contents: Option<Vec<u8>>,
 }
 
 impl Node {
-    /// A folder that no layer says anything of, as every unpacker makes it.
+    /// A folder that no layer lists, with an unpacker's defaults.
     fn implied() -> Self {
         Self { kind: Kind::Dir, mode: 0o755, uid: 0, gid: 0, size: 0, link: Vec::new(), contents: None }
     }
 }
 
-/// What reads a file's contents out of a layer.
+/// Reads a file's contents from a layer.
 pub type ReadLayer<'a> = dyn Fn(&mut Reader<'_>) -> Result<Option<Vec<u8>>, Fault> + 'a;
 
-/// A node, and the layer that it is from; none for a folder that is only implied.
+/// A node with its layer; `None` for an implied folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TocEntry {
-    /// What it is.
     pub node: Node,
-    /// The layer's number, from the lowest, 0.
+    /// Number of the layer, from 0 for the lowest.
     pub layer: Option<usize>,
 }
 
-/// Where a path leads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resolved {
-    /// The path without links in it; what does not exist stands as it was asked for.
+    /// The path without links; a missing path stays as given.
     pub path: ContextPath,
-    /// What is there, which is no link.
+    /// Never a link.
     pub found: Option<TocEntry>,
 }
 
-/// The outline of an image: those of its layers.
+/// Table of contents of an image: one table for each layer.
 #[derive(Clone, Debug, Default)]
 pub struct ImageToc {
     layers: Vec<Arc<LayerToc>>,
 }
 
 impl ImageToc {
-    /// An image of these layers, the lowest first.
+    /// An image of these layers, lowest first.
     pub fn new(layers: impl IntoIterator<Item = Arc<LayerToc>>) -> Self {
         Self { layers: layers.into_iter().collect() }
     }
 
-    /// Puts a layer on top.
     pub fn apply(&mut self, layer: Arc<LayerToc>) {
         self.layers.push(layer);
     }
 
-    /// What stands at a path, itself not followed; folders on the way are taken as they are written.
+    /// Entry at a path; links are not followed, and parent folders are taken literally.
     pub fn get(&self, path: &ContextPath) -> Option<TocEntry> {
         let mut implied = path.as_bytes().is_empty();
         for (number, layer) in self.layers.iter().enumerate().rev() {
             match layer.get(path.as_bytes()) {
-                Some(node) if !implied || node.kind == Kind::Dir => return Some(TocEntry { node, layer: Some(number) }),
-                // What a layer above needs to be a folder is one, and a new one.
+                Some(node) if !implied || node.kind == Kind::Dir => {
+                    return Some(TocEntry { node, layer: Some(number) });
+                }
+                // A layer above makes it a new folder.
                 Some(_) => break,
                 None => {}
             }
@@ -108,8 +103,7 @@ impl ImageToc {
         implied.then(|| TocEntry { node: Node::implied(), layer: None })
     }
 
-    /// Follows the links in a path, within the image: `/` is its root, and nothing is above that. Links that lead in a circle
-    /// are an error.
+    /// Follows the links of a path within the image, where `/` is the root. A loop is an error.
     pub fn resolve(&self, path: &ContextPath) -> Result<Resolved, Fault> {
         let mut rest: Vec<Vec<u8>> = path.parts().rev().map(<[u8]>::to_vec).collect();
         let mut at = ContextPath::default();
@@ -132,7 +126,7 @@ impl ImageToc {
                     links += 1;
                     if links > LINKS {
                         return Err(Fault::build(format!("cannot follow `{path}` in the image"))
-                            .cause(format!("there are more than {LINKS} links on the way: they lead in a circle")));
+                            .cause(format!("more than {LINKS} links: they form a loop")));
                     }
                     if link.starts_with(b"/") {
                         at = ContextPath::default();
@@ -146,7 +140,7 @@ impl ImageToc {
         Ok(Resolved { path: at, found })
     }
 
-    /// All that is in the image, by path.
+    /// All entries of the image by path.
     pub fn merged(&self) -> BTreeMap<ContextPath, Node> {
         let mut all: BTreeMap<ContextPath, Node> = BTreeMap::new();
         for layer in &self.layers {
@@ -168,8 +162,7 @@ impl ImageToc {
         all
     }
 
-    /// A file's contents, links followed; `None` where there is no such file. `open` opens the layer of a number, and has what it
-    /// is given read it.
+    /// Contents of a file, links followed; `None` if it is missing. `open` reads the layer of a number.
     pub fn read(
         &self,
         path: &ContextPath,
@@ -184,13 +177,14 @@ impl ImageToc {
         if let Some(contents) = node.contents {
             return Ok(Some(contents));
         }
-        // The entry that has the bytes: a hard link is of an earlier one, in the same layer or, in odd ones, below it.
+        // The entry that has the bytes: a hard link refers to an earlier one, in the same layer or, rarely, in a lower
+        // one.
         let mut holder = (path.clone(), layer);
         let mut node = node;
         for _ in 0..LINKS {
             if node.link.is_empty() {
                 let bytes = open(holder.1, &|reader| contents(reader, &holder.0))?;
-                return bytes.map(Some).ok_or_else(|| no_bytes(&path, "the layer does not have it"));
+                return bytes.map(Some).ok_or_else(|| no_bytes(&path, "the layer does not contain it"));
             }
             let target = ContextPath::new(node.link);
             let own = self.layers[holder.1].get(target.as_bytes());
@@ -198,11 +192,11 @@ impl ImageToc {
                 Some(own) => (own, (target, holder.1)),
                 None => match self.get(&target) {
                     Some(TocEntry { node, layer: Some(layer) }) if layer < holder.1 => (node, (target, layer)),
-                    _ => return Err(no_bytes(&path, "it is a hard link of what is not there")),
+                    _ => return Err(no_bytes(&path, "it is a hard link to a missing file")),
                 },
             };
         }
-        Err(no_bytes(&path, "hard links lead in a circle"))
+        Err(no_bytes(&path, "its hard links form a loop"))
     }
 }
 
@@ -210,7 +204,7 @@ fn no_bytes(path: &ContextPath, why: &str) -> Fault {
     Fault::build(format!("cannot read `{path}` in the image")).cause(why)
 }
 
-/// The bytes of the last entry of that path. The layer is read to its end: before, nobody knows whether it is whole.
+/// Bytes of the last entry of a path. Reads the whole layer, because only its end shows whether it is complete.
 fn contents(reader: &mut Reader<'_>, path: &ContextPath) -> Result<Option<Vec<u8>>, Fault> {
     let mut last = None;
     while let Some(entry) = reader.next()? {
@@ -235,10 +229,10 @@ fn all(contents: &mut Contents<'_, '_>) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The largest file that is read into memory, in bytes.
+/// Largest file that is read into memory, in bytes.
 const FILE_LIMIT: u64 = 64 << 20;
 
-/// Reads a layer for its outline.
+/// Reads a layer's table of contents.
 pub fn of(reader: &mut Reader<'_>) -> Result<LayerToc, Fault> {
     let mut builder = table::Builder::default();
     while let Some(entry) = reader.next()? {

@@ -1,7 +1,7 @@
-//! Brings an image's blobs to where it goes: a repository, or a layout. Names nothing: tags are `publish`'s.
+//! Sends an image's blobs to a repository or a layout. Writes no tags.
 //!
-//! What is there is not sent; what another repository of the registry has is mounted; everything else is streamed, several
-//! layers at once.
+//! Existing blobs are not sent; blobs of other repositories in the registry are mounted; the others are streamed,
+//! several at once.
 
 use crate::image::{Image, Place};
 use std::path::PathBuf;
@@ -15,34 +15,31 @@ use xtask_model::fault::Fault;
 use xtask_model::spec::oci::Descriptor;
 use xtask_model::spec::reference::{Digest, Repository};
 
-/// Layers that are on their way at one moment. More do not go faster over one line.
+/// Number of parallel transfers. More are not faster on one connection.
 const AT_ONCE: usize = 4;
 
-/// One layer of the image to be.
+/// One layer of the new image.
 #[derive(Clone, Debug)]
 pub struct Layer {
-    /// What points at it.
     pub descriptor: Descriptor,
-    /// Its uncompressed digest.
+    /// Uncompressed digest.
     pub diff_id: Digest,
-    /// Where its bytes are.
     pub origin: Origin,
 }
 
-/// Where a layer's bytes are.
+/// Location of a layer's bytes.
 #[derive(Clone, Debug)]
 pub enum Origin {
-    /// In the repository already, as one of its manifests says.
+    /// In the repository, as one of its manifests says.
     There,
-    /// In a file.
     File(PathBuf),
-    /// In the image beneath.
+    /// In the base image.
     Beneath,
 }
 
-/// Brings the layers to a repository; returns the bytes that were sent, or nothing where the repository lacks a layer that one of
-/// its manifests names. With `distrust` nothing is said to be there that was not asked for, and what is lost is a fault.
-pub fn to_repository(
+/// Sends the layers to a repository. Returns the bytes sent, or `None` if the repository lacks a layer that its
+/// manifests name. With `distrust` every layer is checked, and a missing one is a fault.
+pub(crate) fn to_repository(
     client: &Client,
     repository: &Repository,
     layers: &[Layer],
@@ -54,7 +51,7 @@ pub fn to_repository(
         let (digest, size) = (&layer.descriptor.digest, layer.descriptor.size);
         let ask = match (&layer.origin, beneath.map(|image| &image.place)) {
             (Origin::Beneath, Some(Place::Registry(from))) if from == repository => return Ok(()),
-            // A mount says itself whether the blob is there.
+            // A mount reports whether the blob exists.
             (Origin::Beneath, Some(Place::Registry(from))) => from.registry() != repository.registry(),
             _ => true,
         };
@@ -69,7 +66,7 @@ pub fn to_repository(
         match (&layer.origin, beneath) {
             (Origin::There, _) => {
                 Err(Fault::network(format!("the registry lost the layer `{}`", repository.digest(*digest)))
-                    .hint("build again with `--force`: it is then made anew"))
+                    .hint("build it again with `--force`"))
             }
             (Origin::File(file), _) => client.upload(repository, digest, size, file),
             (Origin::Beneath, Some(image)) => match &image.place {
@@ -91,13 +88,13 @@ pub fn to_repository(
                     client.upload(repository, digest, size, &copy.path)
                 }
             },
-            (Origin::Beneath, None) => unreachable!("a layer beneath has an image that it is of"),
+            (Origin::Beneath, None) => unreachable!("a layer of the base needs a base image"),
         }
     })?;
     Ok((!lost.into_inner()).then(|| sent.into_inner()))
 }
 
-/// Whether the repository lacks a layer that it was said to have.
+/// Whether the repository lacks a layer that its manifests name.
 pub fn lacks(client: &Client, repository: &Repository, layers: &[Layer]) -> Result<bool, Fault> {
     let lacks = AtomicBool::new(false);
     at_once(layers, |layer| {
@@ -109,7 +106,7 @@ pub fn lacks(client: &Client, repository: &Repository, layers: &[Layer]) -> Resu
     Ok(lacks.into_inner())
 }
 
-/// Brings the layers into a layout.
+/// Copies the layers into a layout.
 pub fn to_layout(client: &Client, layout: &Layout, layers: &[Layer], beneath: Option<&Image>) -> Result<(), Fault> {
     at_once(layers, |layer| {
         let digest = &layer.descriptor.digest;
@@ -122,7 +119,7 @@ pub fn to_layout(client: &Client, layout: &Layout, layers: &[Layer], beneath: Op
             _ => None,
         };
         match (file, beneath) {
-            // On one file system nothing is copied; blobs are never written to again.
+            // Hard links on one file system; blobs are never modified.
             (Some(file), _) => {
                 let target = layout.blob_path(digest);
                 if std::fs::hard_link(&file, &target).is_ok() {
@@ -137,12 +134,12 @@ pub fn to_layout(client: &Client, layout: &Layout, layers: &[Layer], beneath: Op
                 image.copy_layer(client, &layer.descriptor, &mut writer)?;
                 writer.finish(Some(digest)).map(drop)
             }
-            (None, None) => Err(Fault::build(format!("layer `{digest}` is nowhere on this machine"))),
+            (None, None) => Err(Fault::build(format!("layer `{digest}` not found on this machine"))),
         }
     })
 }
 
-/// A layer of the image beneath as a file, for a registry that wants to see it.
+/// Downloads a layer of the base image to a temporary file.
 fn fetched(client: &Client, image: &Image, layer: &Descriptor) -> Result<Fetched, Fault> {
     let cannot = |error| Fault::build("cannot write a temporary file").cause(error);
     let folder = Scratch::new().map_err(cannot)?;
@@ -152,13 +149,13 @@ fn fetched(client: &Client, image: &Image, layer: &Descriptor) -> Result<Fetched
     Ok(Fetched { path, _folder: folder })
 }
 
-/// A layer's file, for as long as the value lives.
+/// A temporary file, removed on drop.
 struct Fetched {
     path: PathBuf,
     _folder: Scratch,
 }
 
-/// Does the same with each layer, several at once; the first fault ends it.
+/// Runs `work` for each layer, several at once; stops at the first fault.
 fn at_once(layers: &[Layer], work: impl Fn(&Layer) -> Result<(), Fault> + Sync) -> Result<(), Fault> {
     let next = AtomicUsize::new(0);
     let failed = Mutex::new(None);

@@ -1,20 +1,19 @@
-//! Layers that are in a repository already, by the recipe that made them: what earlier manifests say of themselves.
+//! Layers of a repository by the recipe that made them, from its earlier manifests.
 //!
-//! A manifest names the recipe and the uncompressed digest of each layer that a recipe made, as annotations of its descriptor.
-//! Such a layer is named again, and neither built nor moved.
+//! A manifest records the recipe and the uncompressed digest of each layer as annotations. Such a layer is referenced
+//! again instead of being built or sent.
 
 use std::collections::{BTreeMap, BTreeSet};
 use xtask_host::registry::{Client, publish};
 use xtask_model::spec::oci::{Descriptor, Manifest};
 use xtask_model::spec::reference::{Digest, Repository};
 
-/// The annotation with the digest of the recipe that made a layer.
+/// Annotation: digest of the recipe that made a layer.
 pub const RECIPE: &str = "dev.xtask.layer.recipe";
 
-/// The annotation with a layer's uncompressed digest.
+/// Annotation: uncompressed digest of a layer.
 pub const DIFF_ID: &str = "dev.xtask.layer.diff-id";
 
-/// What is known of a repository.
 #[derive(Clone, Debug, Default)]
 pub struct Known {
     by_recipe: BTreeMap<Digest, (Descriptor, Digest)>,
@@ -22,7 +21,7 @@ pub struct Known {
 }
 
 impl Known {
-    /// What these manifests of a repository say. One that cannot be read says nothing: it is there to save work.
+    /// Reads manifests of a repository. Unreadable ones are skipped: they only save work.
     pub fn read(client: &Client, repository: &Repository, manifests: &[Digest]) -> Self {
         let mut known = Self::default();
         for digest in manifests {
@@ -33,7 +32,6 @@ impl Known {
         known
     }
 
-    /// Adds what a manifest says.
     pub fn add(&mut self, manifest: &Manifest) {
         for layer in &manifest.layers {
             self.blobs.insert(layer.digest);
@@ -44,7 +42,7 @@ impl Known {
         }
     }
 
-    /// The layer that this recipe made, with its uncompressed digest.
+    /// The layer of a recipe, with its uncompressed digest.
     pub fn layer(&self, recipe: &Digest) -> Option<(&Descriptor, Digest)> {
         self.by_recipe.get(recipe).map(|(descriptor, diff_id)| (descriptor, *diff_id))
     }
@@ -55,8 +53,8 @@ impl Known {
     }
 }
 
-/// A descriptor that says which recipe made its layer.
-pub fn noted(descriptor: Descriptor, recipe: &Digest, diff_id: &Digest) -> Descriptor {
+/// Records the recipe of a layer in its descriptor.
+pub(crate) fn noted(descriptor: Descriptor, recipe: &Digest, diff_id: &Digest) -> Descriptor {
     descriptor.with_annotation(RECIPE, recipe.to_string()).with_annotation(DIFF_ID, diff_id.to_string())
 }
 
@@ -66,7 +64,7 @@ mod tests {
     use xtask_model::spec::oci::media_type;
 
     #[test]
-    fn a_manifest_says_which_recipe_made_a_layer() {
+    fn manifests_record_the_recipe_of_a_layer() {
         let (recipe, diff_id) = (Digest::of(b"recipe"), Digest::of(b"tar"));
         let made = noted(Descriptor::new(media_type::LAYER_GZIP, Digest::of(b"gz"), 2), &recipe, &diff_id);
         let other = Descriptor::new(media_type::LAYER_GZIP, Digest::of(b"base"), 4);

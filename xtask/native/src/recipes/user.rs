@@ -1,4 +1,4 @@
-//! `user`: an entry of its own for the user, a home, and the app's folder, as the Dockerfile's stage of that name writes them.
+//! `user`: the user's account entries, home and app folder, as in the Dockerfile's stage `user`.
 
 use crate::layer::item::{Bytes, Content, Item};
 use crate::recipes::stage::{Foundation, Part, Realise};
@@ -7,10 +7,9 @@ use xtask_model::fault::Fault;
 use xtask_model::image::context::ContextPath;
 use xtask_model::spec::reference::Digest;
 
-/// Goes up whenever the same inputs would give another part other items.
+/// Increase it when the same inputs give other items.
 const SCHEMA: u32 = 1;
 
-/// The recipe for one root.
 pub struct UserStage<'a> {
     foundation: &'a dyn Foundation,
     name: String,
@@ -25,10 +24,10 @@ const GROUP: &str = "etc/group";
 const APP: &str = "app";
 
 impl<'a> UserStage<'a> {
-    /// The recipe for these arguments of the stage, `USER_NAME`, `USER_ID`, `GROUP_ID` and `USER_HOME`.
+    /// The recipe with the stage's arguments `USER_NAME`, `USER_ID`, `GROUP_ID` and `USER_HOME`.
     ///
     /// # Errors
-    /// An argument that is missing or could not stand in `/etc/passwd`.
+    /// An argument that is missing or not allowed in `/etc/passwd`.
     pub fn new(args: &BTreeMap<String, String>, foundation: &'a dyn Foundation) -> Result<Self, Fault> {
         let name = argument(args, "USER_NAME", "a name like `app`", |text| {
             !text.starts_with('-') && text.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
@@ -36,7 +35,7 @@ impl<'a> UserStage<'a> {
         let number = |key| -> Result<u32, Fault> {
             let text =
                 argument(args, key, "a whole number", |text| text.parse::<u32>().is_ok_and(|n| n.to_string() == text))?;
-            Ok(text.parse().expect("it was checked"))
+            Ok(text.parse().expect("checked before"))
         };
         let (user, group) = (number("USER_ID")?, number("GROUP_ID")?);
         let home = argument(args, "USER_HOME", "a path like `/home/app`", |text| {
@@ -91,7 +90,7 @@ fn argument(
     };
     Err(Fault::usage(what)
         .needed_by("the recipe `user`")
-        .hint(format!("give it in the Dockerfile: `ARG {key}`, {like}")))
+        .hint(format!("set it in the Dockerfile: `ARG {key}`, {like}")))
 }
 
 impl Realise for UserStage<'_> {
@@ -144,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_each_is_added_to_what_the_root_has() {
+    fn one_line_is_appended_to_each_account_file() {
         let root = root("root:x:0:0:root:/root:/bin/sh\n");
         let user = UserStage::new(&args(&[]), &root).unwrap();
         let made = user.produce(&[0, 1, 2, 3]).unwrap();
@@ -165,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_knows_what_it_is_made_of() {
+    fn a_part_depends_on_its_inputs() {
         let (one, two) = (root("one"), root("two"));
         let (before, after) = (recipes(&one, &[]), recipes(&two, &[]));
         let same: Vec<bool> = before.iter().zip(&after).map(|(before, after)| before == after).collect();
@@ -184,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_not_stand_in_passwd_is_refused() {
+    fn values_that_are_invalid_in_passwd_are_rejected() {
         refused("USER_NAME", "a:b", "the argument `USER_NAME` is `a:b`, not a name like `app`");
         refused("USER_NAME", "", "the argument `USER_NAME` is ``, not a name like `app`");
         refused("USER_ID", "010", "the argument `USER_ID` is `010`, not a whole number");

@@ -1,6 +1,6 @@
-//! Keeps a store within its size.
+//! Keeps a store within its size limit.
 //!
-//! Only while nobody else has it open: what another process is about to name cannot be seen.
+//! Only while no other process has it open: an entry might be about to be used there.
 
 use super::{DOCUMENTS, Note, OUTLINES, RECIPES, Store};
 use std::collections::BTreeMap;
@@ -10,31 +10,28 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 use xtask_model::fault::Fault;
 
-/// How names of files start that are not whole yet.
+/// Name prefix of incomplete files.
 pub(super) const PARTIAL: &str = ".partial-";
 
-/// What a pruning has done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pruned {
-    /// Bytes removed.
     pub removed: u64,
-    /// Bytes that are left.
     pub left: u64,
-    /// Whether it was left alone, because another process uses it.
+    /// Whether nothing was removed because another process uses the store.
     pub busy: bool,
 }
 
-/// Files that go together.
+/// Files that are removed together.
 struct FileGroup {
     used: SystemTime,
     bytes: u64,
-    /// In the order in which they go: what names before what is named.
+    /// In order of removal: references before what they refer to.
     files: Vec<PathBuf>,
 }
 
 impl Store {
-    /// Ends this use of the store and removes what was used least recently, until it is within its limit; and what processes
-    /// that were ended have left. Where another process has it open, nothing happens.
+    /// Closes the store and removes the least recently used entries until it is within its limit, and leftovers of
+    /// killed processes. Does nothing while another process has it open.
     pub fn prune(self) -> Result<Pruned, Fault> {
         let folder = self.layout.folder();
         let cannot = |error: io::Error| Fault::build(format!("cannot prune `{}`", folder.display())).cause(error);
@@ -64,7 +61,7 @@ impl Store {
         Ok(pruned)
     }
 
-    /// What may stay, by what goes together; the rest goes at once.
+    /// Groups the files that may stay; removes the others.
     fn groups(&self, pruned: &mut Pruned) -> io::Result<Vec<FileGroup>> {
         let folder = self.layout.folder();
         let mut remove = |file: &StoreFile| -> io::Result<()> {
@@ -115,7 +112,7 @@ impl FileGroup {
         Self { used: first.used, bytes: 0, files: Vec::new() }
     }
 
-    /// A file that is used when the group is.
+    /// Adds a file whose use counts as use of the group.
     fn add(&mut self, file: &StoreFile) {
         self.used = self.used.max(file.used);
         self.take(file);
@@ -134,7 +131,7 @@ struct StoreFile {
     used: SystemTime,
 }
 
-/// The whole files of a folder; those that are not whole are nobody's any more.
+/// Complete files of a folder; incomplete ones are removed.
 fn list(folder: &Path, remove: &mut impl FnMut(&StoreFile) -> io::Result<()>) -> io::Result<Vec<StoreFile>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder)? {

@@ -53,7 +53,7 @@ fn a_layer_is_found_by_its_recipe() {
 }
 
 #[test]
-fn what_cannot_be_made_leaves_nothing() {
+fn a_failed_layer_leaves_nothing() {
     let (_folder, store) = store(LIMIT);
     let fail = |sink: &mut BlobWriter<'_>| {
         sink.write_all(b"half").unwrap();
@@ -77,7 +77,7 @@ fn a_layer_from_elsewhere_is_checked() {
 }
 
 #[test]
-fn what_is_damaged_is_absent() {
+fn damaged_entries_count_as_missing() {
     let (_folder, store) = store(LIMIT);
     let layer = put(&store, "a", b"contents");
     let mut bytes = fs::read(&layer.path).unwrap();
@@ -106,7 +106,7 @@ fn what_is_damaged_is_absent() {
 }
 
 #[test]
-fn documents_and_outlines_are_kept() {
+fn documents_and_tables_of_contents_are_kept() {
     let (_folder, store) = store(LIMIT);
     let digest = store.put_document(b"{}").unwrap();
     assert_eq!(store.get_document(&digest).unwrap().as_deref(), Some(&b"{}"[..]));
@@ -130,7 +130,7 @@ fn age(store: &Store, part: &str, digest: &Digest, seconds: u64) {
 }
 
 #[test]
-fn what_is_used_least_recently_goes_first() {
+fn the_least_recently_used_entries_are_removed_first() {
     let (folder, store) = store(25_000);
     for (name, seed) in [("old", 1), ("older", 2), ("new", 3)] {
         put(&store, name, &noise(10_000, seed));
@@ -155,7 +155,7 @@ fn what_is_used_least_recently_goes_first() {
 }
 
 #[test]
-fn a_blob_of_two_recipes_stays_as_long_as_one() {
+fn a_blob_of_two_recipes_stays_as_long_as_one_of_them() {
     let (_folder, store) = store(15_000);
     let one = put(&store, "one", &noise(10_000, 1));
     assert_eq!(put(&store, "two", &noise(10_000, 1)), one);
@@ -171,7 +171,7 @@ fn a_blob_of_two_recipes_stays_as_long_as_one() {
 }
 
 #[test]
-fn what_an_ended_process_left_goes() {
+fn leftovers_of_ended_processes_are_removed() {
     let (_folder, store) = store(LIMIT);
     let layer = put(&store, "a", b"contents");
     let folder = store.layout.folder().to_owned();

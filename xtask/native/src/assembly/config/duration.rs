@@ -1,8 +1,8 @@
-//! Times as Go writes them: `1h2m3.5s`.
+//! Go's duration syntax: `1h2m3.5s`.
 //!
 //! Pure. Reference: <https://pkg.go.dev/time#ParseDuration>.
 
-/// A span of time in nanoseconds.
+/// In nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Duration(pub(super) i64);
 
@@ -17,7 +17,7 @@ const UNITS: [(&str, u64); 8] = [
     ("h", 3_600_000_000_000),
 ];
 
-/// Reads it; `None` where it is none, or longer than 290 years.
+/// Returns `None` for invalid text, or for more than 290 years.
 pub(super) fn parse(text: &str) -> Option<Duration> {
     let (negative, mut rest) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),
@@ -53,7 +53,7 @@ fn digits(text: &str) -> (&str, &str) {
     text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()))
 }
 
-/// The part of a unit that stands behind the point; digits beyond the eighteenth are lost, as nanoseconds are long before.
+/// Fraction of a unit. Digits after the eighteenth are dropped: they are far below a nanosecond.
 fn part(fraction: &str, unit: u64) -> u64 {
     let kept = &fraction[..fraction.len().min(18)];
     let numerator: u128 = kept.parse().unwrap_or(0);
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_time_is_told() {
+    fn invalid_durations_are_reported() {
         for text in ["", "5", "s", "5x", ".s", "5s5", "1e3s", "- 1s", "9999999h", "5 s"] {
             is(text, None);
         }
@@ -96,7 +96,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_read_or_refused(text in "[-+0-9.hmsnu\u{b5}]{0,24}") {
+        fn any_text_is_parsed_or_rejected(text in "[-+0-9.hmsnu\u{b5}]{0,24}") {
             let _ = parse(&text);
         }
     }

@@ -1,17 +1,17 @@
-//! `EXPOSE`: ports as a configuration names them.
+//! Ports of `EXPOSE`, in the form of an image configuration.
 //!
-//! Pure. Where a port on the host is said (`8080:80`), the container's counts.
+//! Pure. Of `8080:80` only the container's port counts.
 
 use std::collections::BTreeSet;
 
-/// Ports that one instruction may name: all of the three protocols.
+/// Limit of one instruction: all ports of the three protocols.
 const MOST: usize = 3 * 65_536;
 
-/// `80/tcp` for each port that the words name; the error is one lowercase phrase.
+/// `80/tcp` for each port in these words; the error is one lowercase phrase.
 pub(super) fn exposed(words: &[String]) -> Result<BTreeSet<String>, String> {
     let (mut ports, mut named) = (BTreeSet::new(), 0);
     for word in words {
-        let wrong = || format!("`{word}` is not a port, as `80`, `53/udp` and `8000-8010` are");
+        let wrong = || format!("`{word}` is not a port such as `80`, `53/udp` or `8000-8010`");
         let (range, protocol) = match word.split_once('/') {
             Some((range, protocol)) => (range, protocol.to_ascii_lowercase()),
             None => (word.as_str(), "tcp".to_owned()),
@@ -23,7 +23,7 @@ pub(super) fn exposed(words: &[String]) -> Result<BTreeSet<String>, String> {
         let (first, last) = range_of(places.next().unwrap_or_default()).ok_or_else(wrong)?;
         if let Some(host) = places.next().filter(|host| !host.is_empty()) {
             let (low, high) = range_of(host).ok_or_else(wrong)?;
-            // One port of the container may have several to choose from.
+            // One container port may map to a range of host ports.
             if high - low != last - first && first != last {
                 return Err(wrong());
             }
@@ -69,14 +69,14 @@ mod tests {
     }
 
     #[test]
-    fn all_ports_again_and_again_are_refused() {
+    fn repeated_ranges_of_all_ports_are_rejected() {
         let all = vec!["0-65535".to_owned(); 1_000];
         assert_eq!(exposed(&all[..3]).unwrap().len(), 65_536);
         assert!(exposed(&all).unwrap_err().contains("more than 196608 ports"));
     }
 
     #[test]
-    fn what_is_no_port_is_told() {
+    fn invalid_ports_are_reported() {
         for word in ["", "x", "80/icmp", "70000", "9-8", "80-", "-80", "+80", "1-2:3-5", "80/"] {
             assert!(exposed(&[word.to_owned()]).is_err(), "{word}");
         }

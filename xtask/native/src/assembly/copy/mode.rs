@@ -1,8 +1,7 @@
-//! `--chmod`: octal, or the symbolic form of chmod(1) as BuildKit reads it.
+//! `--chmod`: octal, or the symbolic form of chmod(1) as BuildKit parses it.
 //!
-//! Pure. Without `u`, `g`, `o` or `a` in front a change obeys the mask 022, as it does in a container.
+//! Pure. A clause without `u`, `g`, `o` or `a` is subject to umask 022, as in a container.
 
-/// A change of permission bits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Mode {
     steps: Vec<Step>,
@@ -13,14 +12,14 @@ pub(crate) struct Mode {
 enum Step {
     Clear(u32),
     Set(u32),
-    /// Where any execute bit was set before, or on a folder.
+    /// Applies to folders, and to files with any execute bit.
     SetIfExecutable(u32),
-    /// One class's three bits for others.
+    /// Copies one class's bits to other classes.
     Copy {
-        /// How far right the class stands.
+        /// Shift of the source class: 6, 3 or 0.
         shift: u32,
         operator: char,
-        /// The bits of the classes that get them.
+        /// Mask of the classes that receive the bits.
         classes: u32,
         mask: u32,
     },
@@ -31,7 +30,7 @@ const STICKY: u32 = 0o1000;
 const MASK: u32 = !0o022;
 
 impl Mode {
-    /// Reads it; the error is one lowercase phrase.
+    /// The error is one lowercase phrase.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         if text.starts_with(|c: char| c.is_ascii_digit()) {
             let wrong = || format!("`--chmod={text}` is not an octal number up to 7777");
@@ -45,13 +44,12 @@ impl Mode {
         Ok(Self { steps, octal: None })
     }
 
-    /// The bits of folders that copying makes on the way, where they are said: those of an octal mode, without set-id and
-    /// sticky. BuildKit does so since 0.21.
+    /// Mode of parent folders that a copy creates: the octal mode without set-id and sticky bits, as in BuildKit since
+    /// 0.21.
     pub(crate) fn of_parents(&self) -> Option<u32> {
         self.octal.map(|bits| bits & 0o777)
     }
 
-    /// The bits after the change.
     pub(crate) fn apply(&self, before: u32, is_dir: bool) -> u32 {
         let mut mode = before;
         for step in &self.steps {
@@ -75,7 +73,7 @@ impl Mode {
     }
 }
 
-/// `ugoa`, then operators each with their bits.
+/// Parses `ugoa` followed by operators with their bits.
 fn clause(text: &str, steps: &mut Vec<Step>) -> Option<()> {
     let at = text.find(['+', '-', '='])?;
     let mut who = 0;
@@ -99,13 +97,13 @@ fn clause(text: &str, steps: &mut Vec<Step>) -> Option<()> {
     Some(())
 }
 
-/// One operator and what follows it.
+/// One operator with its letters.
 struct Clause {
     who: u32,
     operator: char,
     bits: u32,
     executable: bool,
-    /// Whether a `=` has cleared already.
+    /// Whether `=` has already cleared the bits.
     done: bool,
 }
 
@@ -191,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn octal_is_taken_as_it_is() {
+    fn octal_modes_are_absolute() {
         changes("755", 0o644, 0o755);
         changes("0755", 0o644, 0o755);
         changes("4755", 0o644, 0o4755);
@@ -200,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn letters_change_what_was_there() {
+    fn symbolic_modes_change_the_existing_bits() {
         changes("u+x", 0o644, 0o744);
         changes("+x", 0o644, 0o755);
         changes("a+x", 0o644, 0o755);
@@ -227,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn execution_is_kept_where_it_was() {
+    fn capital_x_keeps_execution_bits() {
         changes("a+X", 0o644, 0o644);
         changes("a+X", 0o744, 0o755);
         of_folder("a+X", 0o600, 0o711);
@@ -241,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn what_chmod_does_not_know_is_refused() {
+    fn invalid_modes_are_rejected() {
         for text in ["", "9", "17777", "u", "z+x", "u+q", "u+x,", "rwx", "0o755", "u x"] {
             refuses(text);
         }
@@ -249,7 +247,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_read_or_refused(text in "[ugoa0-7rwxXst,=+-]{0,12}", before in 0_u32..0o10000, dir in any::<bool>()) {
+        fn any_text_is_parsed_or_rejected(text in "[ugoa0-7rwxXst,=+-]{0,12}", before in 0_u32..0o10000, dir in any::<bool>()) {
             if let Ok(mode) = Mode::parse(&text) {
                 prop_assert!(mode.apply(before, dir) <= 0o7777);
             }

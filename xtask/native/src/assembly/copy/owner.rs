@@ -1,8 +1,8 @@
-//! `--chown` and `USER`: numbers, or names that the image's own files answer.
+//! `--chown` and `USER`: numbers, or names from the image's account files.
 //!
-//! Pure. BuildKit gives what belongs to an unknown name to root; here that is an error.
+//! Pure. BuildKit maps an unknown name to root; here it is an error.
 
-/// A user and perhaps a group.
+/// A user with an optional group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Owner {
     user: Name,
@@ -15,12 +15,12 @@ enum Name {
     Text(String),
 }
 
-/// The greatest number that BuildKit takes for an owner, and that a runtime starts a program as.
+/// Largest id that BuildKit accepts and that a runtime can start a program as.
 const GREATEST: u32 = i32::MAX as u32;
 
 impl Name {
     fn parse(text: &str) -> Result<Self, String> {
-        // An empty half is root, as in `:staff`.
+        // An empty half means root, as in `:staff`.
         if text.is_empty() || text == "root" {
             return Ok(Self::Number(0));
         }
@@ -29,13 +29,13 @@ impl Name {
         }
         match text.parse() {
             Ok(number) if number <= GREATEST => Ok(Self::Number(number)),
-            _ => Err(format!("the owner `{text}` is too great a number: {GREATEST} is the greatest")),
+            _ => Err(format!("invalid owner `{text}`: the largest id is {GREATEST}")),
         }
     }
 }
 
 impl Owner {
-    /// Reads `user`, `user:group`, `:group`; the error is one lowercase phrase.
+    /// Parses `user`, `user:group` or `:group`; the error is one lowercase phrase.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         Ok(match text.split_once(':') {
             Some((user, group)) => Self { user: Name::parse(user)?, group: Some(Name::parse(group)?) },
@@ -43,18 +43,16 @@ impl Owner {
         })
     }
 
-    /// Whether `/etc/passwd` has to be asked.
     pub(crate) fn needs_passwd(&self) -> bool {
         matches!(self.user, Name::Text(_))
     }
 
-    /// Whether `/etc/group` has to be asked.
     pub(crate) fn needs_group(&self) -> bool {
         matches!(self.group, Some(Name::Text(_)))
     }
 
-    /// The numbers. A user without a group has the group of the user's own entry; a number has itself. The error is one
-    /// lowercase phrase.
+    /// Numeric ids. Without a group, a named user gets the group of its entry, and a number gets itself as the group.
+    /// The error is one lowercase phrase.
     pub(crate) fn numbers(&self, passwd: &[u8], group: &[u8]) -> Result<(u32, u32), String> {
         let (uid, own) = match &self.user {
             Name::Number(number) => (*number, *number),
@@ -72,7 +70,7 @@ impl Owner {
         Ok((uid, gid))
     }
 
-    /// The same where every name is a number.
+    /// The ids, if no name has to be looked up.
     pub(crate) fn if_numbers(&self) -> Option<(u32, u32)> {
         (!self.needs_passwd() && !self.needs_group()).then(|| self.numbers(&[], &[]).ok()).flatten()
     }
@@ -121,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_names_are_told() {
+    fn unknown_names_are_reported() {
         refuses("nobody", "user `nobody` is not in the image's `/etc/passwd`");
         refuses("broken", "user `broken` is not in the image's `/etc/passwd`");
         refuses("app:none", "group `none` is not in the image's `/etc/group`");
@@ -129,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_ask_nobody() {
+    fn numbers_need_no_account_files() {
         let numbers = |text: &str| Owner::parse(text).unwrap().if_numbers();
         assert_eq!(numbers("1:2"), Some((1, 2)));
         assert_eq!(numbers("root"), Some((0, 0)));
@@ -138,11 +136,11 @@ mod tests {
     }
 
     #[test]
-    fn a_number_that_no_system_has_is_not_a_name() {
+    fn a_number_that_is_too_large_is_not_a_name() {
         is("2147483647", (2_147_483_647, 2_147_483_647));
         for text in ["2147483648", "4294967295", "4294967296", "1:4294967296", "99999999999999999999"] {
             let number = text.rsplit(':').next().unwrap();
-            refuses(text, &format!("the owner `{number}` is too great a number: 2147483647 is the greatest"));
+            refuses(text, &format!("invalid owner `{number}`: the largest id is 2147483647"));
         }
     }
 }

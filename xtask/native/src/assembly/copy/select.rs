@@ -1,19 +1,18 @@
-//! What the source of a `COPY --from` names among the files of a stage.
+//! Selects files of a stage for `COPY --from`.
 //!
-//! Pure. The files are a stage's own, with every link's place known; following links is the caller's business.
+//! Pure. Works on a stage's own files; the caller follows links.
 
-use super::{SelectedNode, Selected};
 use super::target::Made;
+use super::{Selected, SelectedNode};
 use crate::layer::item::Content;
 use std::collections::BTreeMap;
 use xtask_model::image::context::ContextPath;
 use xtask_model::spec::dockerfile::Reads;
 use xtask_model::spec::ignore::{Ignore, glob};
 
-/// Files by path.
 pub(crate) type FileMap = BTreeMap<ContextPath, Made>;
 
-/// Lays a layer over files: what is no folder takes the place of what was there, with all below it.
+/// Applies a layer: anything but a folder replaces what was at its path, with everything below.
 pub(crate) fn apply_layer(files: &mut FileMap, layer: &[Made]) {
     for made in layer {
         let path = &made.item.path;
@@ -26,7 +25,6 @@ pub(crate) fn apply_layer(files: &mut FileMap, layer: &[Made]) {
     }
 }
 
-/// Everything below a folder.
 pub(crate) fn below<'f>(
     files: &'f FileMap,
     folder: &'f ContextPath,
@@ -35,7 +33,7 @@ pub(crate) fn below<'f>(
     files.range(first..).take_while(move |(path, _)| path.below(folder).is_some())
 }
 
-/// What stands at a path under the name by which it is asked for; `None` where nothing does.
+/// The tree at a path, under the name that the source uses; `None` if the path is missing.
 pub(crate) fn entry(files: &FileMap, at: &ContextPath, name: &[u8]) -> Option<Selected> {
     let node = |made: &Made, rest: &[u8]| SelectedNode {
         rest: ContextPath::new(rest),
@@ -53,12 +51,12 @@ pub(crate) fn entry(files: &FileMap, at: &ContextPath, name: &[u8]) -> Option<Se
     Some(Selected { name: name.to_vec(), nodes })
 }
 
-/// A folder that is there only because something is in it.
+/// A folder that exists only because something is in it.
 pub(crate) fn folder() -> SelectedNode {
     SelectedNode { rest: ContextPath::default(), mode: 0o755, uid: 0, gid: 0, content: Content::Dir, sum: None }
 }
 
-/// The folder that a source certainly leads through, and where it is not plain what is matched below it.
+/// Longest folder of a source without wildcards, and the pattern to match below it.
 pub(crate) fn fixed_prefix(reads: &Reads) -> (ContextPath, Option<&str>) {
     match reads {
         Reads::Path(path) => (ContextPath::new(path.as_bytes()), None),
@@ -73,8 +71,8 @@ pub(crate) fn fixed_prefix(reads: &Reads) -> (ContextPath, Option<&str>) {
     }
 }
 
-/// What `--parents` names of a stage's files: of each folder that the pivot names, what its pattern matches. `resolved` follows
-/// links. `None` where a path without wildcards is not there.
+/// Selects for `--parents`: matches the pattern in each folder that the pivot names. `resolved` follows links. `None`
+/// if a path without wildcards is missing.
 pub(crate) fn parents<E: From<String>>(
     files: &FileMap,
     (pivot, pattern): (&str, &str),
@@ -109,7 +107,7 @@ pub(crate) fn parents<E: From<String>>(
     Ok(Some(selected))
 }
 
-/// The paths below a folder that a glob names, as BuildKit walks; the error is one lowercase phrase.
+/// Paths below a folder that match a glob, in BuildKit's order; the error is one lowercase phrase.
 pub(crate) fn hits(files: &FileMap, folder: &ContextPath, pattern: &str) -> Result<Vec<ContextPath>, String> {
     let pattern = glob::parse(pattern)?;
     let named = |path: &&ContextPath| path.below(folder).is_some_and(|rest| pattern.matches(rest));
@@ -118,7 +116,8 @@ pub(crate) fn hits(files: &FileMap, folder: &ContextPath, pattern: &str) -> Resu
     Ok(hits)
 }
 
-/// What of a folder's contents a pattern of `--parents` names, with the folders in front; the error is one lowercase phrase.
+/// Contents of a folder that a `--parents` pattern matches, with their parent folders; the error is one lowercase
+/// phrase.
 pub(crate) fn with_parents(selected: Selected, pattern: &str) -> Result<Selected, String> {
     let wanted = Ignore::from_patterns([pattern])?;
     let is_wanted = |node: &SelectedNode| pattern.is_empty() || wanted.ignores(node.rest.as_bytes());
@@ -160,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn layers_lie_over_each_other() {
+    fn upper_layers_replace_lower_ones() {
         let names = |layers: &[&[&str]]| files(layers).keys().map(ToString::to_string).collect::<Vec<_>>();
         assert_eq!(names(&[&["a/", "a/b"], &["a/", "a/c"]]), ["a", "a/b", "a/c"]);
         assert_eq!(names(&[&["a/", "a/b", "a-b"], &["a"]]), ["a", "a-b"]);
@@ -168,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_is_taken_with_all_below() {
+    fn a_path_is_selected_with_its_contents() {
         let files = files(&[&["a/", "a/b", "a-b", "a/c/d"]]);
         assert_eq!(rests(&entry(&files, &ContextPath::new("a"), b"a").unwrap()), ["", "b", "c/d"]);
         assert_eq!(rests(&entry(&files, &ContextPath::new("a/c"), b"c").unwrap()), ["", "d"]);

@@ -1,6 +1,6 @@
-//! The files of an image while a layer of it grows: what the layer holds, and what stands beneath.
+//! A layer while it is built: its own entries over the files of lower layers.
 //!
-//! Pure, but for what the answers of [`Lookup`] cost. Follows the system calls that BuildKit's copying makes.
+//! Pure, except for what [`Lookup`] costs. Follows the system calls of BuildKit's copy.
 
 use crate::assembly::base::Stat;
 use crate::layer::item::{Content, Item};
@@ -9,13 +9,13 @@ use xtask_model::fault::Fault;
 use xtask_model::image::context::ContextPath;
 use xtask_model::spec::reference::Digest;
 
-/// What stands beneath a layer.
+/// Files below a layer.
 pub(crate) trait Lookup {
-    /// What stands at a path, itself not followed.
+    /// Metadata of a path; links are not followed.
     fn lookup(&self, path: &ContextPath) -> Result<Option<Stat>, Fault>;
 }
 
-/// Nothing: a layer that does not depend on what it comes to stand on.
+/// For a layer that does not depend on lower layers.
 pub(crate) struct Nothing;
 
 impl Lookup for Nothing {
@@ -24,29 +24,26 @@ impl Lookup for Nothing {
     }
 }
 
-/// By what a file's contents are known.
+/// Identity of a file's contents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sum {
-    /// By their digest.
     Contents(Digest),
-    /// By the recipe that makes them.
     Recipe(Digest),
 }
 
-/// An item with what is known of its contents.
+/// An item with the identity of its contents.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Made {
     pub(crate) item: Item,
     pub(crate) sum: Option<Sum>,
 }
 
-/// A layer as it grows.
 pub(crate) struct Target<'l> {
     below: &'l dyn Lookup,
     made: BTreeMap<ContextPath, Made>,
 }
 
-/// Links followed at most, as in the kernel's and BuildKit's resolving.
+/// Limit on followed links, as in the kernel and BuildKit.
 const LINKS: usize = 255;
 
 impl<'l> Target<'l> {
@@ -54,7 +51,7 @@ impl<'l> Target<'l> {
         Self { below, made: BTreeMap::new() }
     }
 
-    /// What stands at a path, itself not followed.
+    /// Metadata of a path; links are not followed.
     pub(crate) fn stat(&self, path: &ContextPath) -> Result<Option<Stat>, Fault> {
         if path.as_bytes().is_empty() {
             return Ok(Some(Stat::folder((0, 0))));
@@ -66,7 +63,7 @@ impl<'l> Target<'l> {
         while let Some(folder) = parent {
             match self.made.get(&folder) {
                 Some(made) if made.item.content != Content::Dir => return Ok(None),
-                // What is in front of a folder is a folder.
+                // The parents of a folder are folders.
                 Some(_) => break,
                 None => parent = folder.parent(),
             }
@@ -74,12 +71,12 @@ impl<'l> Target<'l> {
         self.below.lookup(path)
     }
 
-    /// Where a path leads, every link on the way and at its end followed, never above the root.
+    /// Follows every link of a path, at its end too, and never leaves the root.
     pub(crate) fn resolve(&self, path: &[u8]) -> Result<ContextPath, Fault> {
         resolve(path, &|path| self.stat(path))
     }
 
-    /// Makes a folder and those in front of it, all like this one; those that are there stay as they are.
+    /// Creates a folder and its missing parents, all with the same attributes. Existing ones are unchanged.
     pub(crate) fn make_folders(&mut self, path: &ContextPath, like: &Stat) -> Result<(), Fault> {
         match self.stat(path)? {
             Some(stat) if stat.is_dir() => return Ok(()),
@@ -93,13 +90,13 @@ impl<'l> Target<'l> {
         Ok(())
     }
 
-    /// Puts something at a path, whatever stood there.
+    /// Replaces what is at a path.
     pub(crate) fn put(&mut self, path: ContextPath, stat: &Stat, content: Content, sum: Option<Sum>) {
         let item = Item { path: path.clone(), mode: stat.mode, uid: stat.uid, gid: stat.gid, content };
         self.made.insert(path, Made { item, sum });
     }
 
-    /// Everything that the layer holds, by path, with the folders in front as they are.
+    /// All entries of the layer by path, with their parent folders unchanged.
     pub(crate) fn finish(mut self) -> Result<Vec<Made>, Fault> {
         let mut folders: BTreeMap<ContextPath, Stat> = BTreeMap::new();
         for path in self.made.keys() {
@@ -120,7 +117,7 @@ impl<'l> Target<'l> {
     }
 }
 
-/// Where a path leads among what `stat` answers.
+/// Follows every link of a path with `stat`.
 pub(crate) fn resolve(
     path: &[u8],
     stat: &dyn Fn(&ContextPath) -> Result<Option<Stat>, Fault>,
@@ -140,7 +137,7 @@ pub(crate) fn resolve(
         let next = at.join(&part);
         match stat(&next)?.and_then(|stat| stat.link) {
             Some(_) if links == LINKS => {
-                return Err(Fault::usage(format!("the links at `/{next}` in the image prefix in a circle")));
+                return Err(Fault::usage(format!("the links at `/{next}` in the image form a loop")));
             }
             Some(target) => {
                 links += 1;

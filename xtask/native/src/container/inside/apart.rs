@@ -1,4 +1,4 @@
-//! A program of this machine behind this binary: it ends with whoever started it, and its mounts and processes with it.
+//! A host program behind this binary: it ends with its parent, and so do its mounts and processes.
 
 use super::{Apart, NOT_STARTED, OURSELVES, Task, cannot, code, die_with_parent, not_run, ours, parent, pid};
 use crate::container::guard::{Range, Ranges};
@@ -12,7 +12,6 @@ use std::process::{ExitCode, Stdio};
 use xtask_host::process::Command;
 use xtask_model::fault::{Exit, Fault};
 
-/// Becomes the program.
 pub(super) fn guarded(expected: u32, argv: &[OsString]) -> Result<ExitCode, Fault> {
     if !follows(expected)? {
         return Ok(ExitCode::from(NOT_STARTED));
@@ -21,43 +20,43 @@ pub(super) fn guarded(expected: u32, argv: &[OsString]) -> Result<ExitCode, Faul
     Ok(not_run(&call.name(), &call.replace()))
 }
 
-/// Makes the namespaces, starts their process 1 and waits for its end.
+/// Creates the namespaces, starts their process 1 and waits for its end.
 pub(super) fn first(task: &Apart, argv: &[OsString]) -> Result<ExitCode, Fault> {
     if !follows(task.parent)? {
         return Ok(ExitCode::from(NOT_STARTED));
     }
-    // The program that names users has to run outside the namespace, and once there is one: it waits for the end of its input.
+    // The mapping program must run outside the new namespace and after its creation: it waits for the end of its input.
     let mapper = task.ranges.map(|ranges| {
         let call = Command::new(OURSELVES).args(Task::Map(ranges).args()?);
-        call.start([Stdio::piped(), Stdio::inherit(), Stdio::inherit()]).map_err(cannot("start ourselves again"))
+        call.start([Stdio::piped(), Stdio::inherit(), Stdio::inherit()]).map_err(cannot("start xtask itself"))
     });
     let mapper = mapper.transpose()?;
     let mut flags = UnshareFlags::NEWNS | UnshareFlags::NEWPID | UnshareFlags::NEWIPC;
     if mapper.is_some() {
         flags |= UnshareFlags::NEWUSER;
     }
-    #[expect(deprecated, reason = "the other one is unsafe for `CLONE_FILES` alone, which is not asked for")]
+    #[expect(deprecated, reason = "the other function is unsafe because of `CLONE_FILES`, which is not used")]
     thread::unshare(flags).map_err(cannot("make namespaces"))?;
     if let Some(mut mapper) = mapper {
         drop(mapper.stdin.take());
-        let status = mapper.wait().map_err(cannot("wait for the names of users"))?;
+        let status = mapper.wait().map_err(cannot("wait for the id mapping"))?;
         if !status.success() {
-            // It has said why.
+            // The mapper has printed the reason.
             return Ok(ExitCode::from(NOT_STARTED));
         }
         become_root().map_err(cannot("become root of a user namespace"))?;
-        // The signal is forgotten with a change of rights.
+        // A change of privileges clears the signal.
         if !follows(task.parent)? {
             return Ok(ExitCode::from(NOT_STARTED));
         }
     }
     let init = Task::Init { parent: std::process::id() };
     let mut child =
-        Command::new(OURSELVES).args(init.args()?).args(argv).start(ours()).map_err(cannot("start ourselves again"))?;
+        Command::new(OURSELVES).args(init.args()?).args(argv).start(ours()).map_err(cannot("start xtask itself"))?;
     Ok(code(child.wait().map_err(cannot("wait for a program"))?))
 }
 
-/// Process 1: keeps mounts from the host, starts the program and waits. With it all others end.
+/// Process 1: makes mounts private, starts the program and waits. All other processes end with it.
 pub(super) fn init(expected: u32, argv: &[OsString]) -> Result<ExitCode, Fault> {
     die_with_parent()?;
     let mut status = File::open("/proc/self/status").map_err(cannot("read `/proc`"))?;
@@ -65,8 +64,8 @@ pub(super) fn init(expected: u32, argv: &[OsString]) -> Result<ExitCode, Fault> 
         return Ok(ExitCode::from(NOT_STARTED));
     }
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
-        .map_err(cannot("keep mounts to ourselves"))?;
-    // A signal to the program's own group reaches nobody outside.
+        .map_err(cannot("make mounts private"))?;
+    // A signal to the program's process group reaches no process outside.
     rustix::process::setsid().map_err(cannot("begin a session"))?;
     let call = command(argv)?;
     match call.start(ours()) {
@@ -75,9 +74,9 @@ pub(super) fn init(expected: u32, argv: &[OsString]) -> Result<ExitCode, Fault> 
     }
 }
 
-/// Gives the process that started us the users of a user namespace, by the programs that may.
+/// Maps ids into the parent's user namespace with the setuid programs `newuidmap` and `newgidmap`.
 pub(super) fn map(ranges: &Ranges) -> Result<ExitCode, Fault> {
-    // Asked first: once its user namespace is made, its end may have come.
+    // Read first: the parent may end once its user namespace exists.
     let target = rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get()).to_string();
     let mut nothing = Vec::new();
     std::io::stdin().read_to_end(&mut nothing).map_err(cannot("wait for a user namespace"))?;
@@ -96,13 +95,13 @@ fn become_root() -> rustix::io::Result<()> {
     thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)
 }
 
-/// Asks for the end with our parent, and says whether it is still the expected one.
+/// Requests the parent-death signal, and checks the parent.
 fn follows(expected: u32) -> Result<bool, Fault> {
     die_with_parent()?;
     Ok(rustix::process::getppid() == pid(expected))
 }
 
 fn command(argv: &[OsString]) -> Result<Command, Fault> {
-    let (program, args) = argv.split_first().ok_or_else(|| Fault::usage("this call is for xtask itself"))?;
+    let (program, args) = argv.split_first().ok_or_else(|| Fault::usage("this call is internal to xtask"))?;
     Ok(Command::new(program).args(args))
 }

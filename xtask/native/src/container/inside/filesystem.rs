@@ -1,8 +1,8 @@
-//! The root filesystem of a container: the image's folder beneath what a container writes, with devices and `/proc` of its own.
+//! Root file system of a container: the image's folder under a writable layer, with own devices and `/proc`.
 //!
-//! All of it is in a mount namespace and in memory: nothing is written to the image's folder, and nothing is left of it when
-//! the last process has ended. Until the host's files are out of sight, no path of the image is written to: a link in it
-//! could lead there.
+//! Everything is in a mount namespace and in memory: the image's folder is not written to, and nothing remains after
+//! the last process. While the host's files are reachable, no path of the image is written to: a link in it could lead
+//! there.
 
 use super::{Rights, Start, cannot, cannot_at};
 use crate::container::Manner;
@@ -16,19 +16,19 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 use xtask_model::fault::Fault;
 
-/// Where the host's files are while they are still needed.
+/// Mount point of the host's files while they are needed.
 const HOST: &str = ".xtask-host";
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
-/// What of `/proc` is for administrators: the same that Docker hides, and what it shows unwritable.
+/// Parts of `/proc` for administrators: what Docker hides, and what it makes read-only.
 const HIDDEN: [&str; 7] = ["kcore", "keys", "latency_stats", "sched_debug", "timer_list", "timer_stats", "interrupts"];
 const HIDDEN_FOLDERS: [&str; 4] = ["acpi", "asound", "scsi", "tty/driver"];
 const UNWRITABLE: [&str; 5] = ["bus", "fs", "irq", "sys", "sysrq-trigger"];
 const LOCALHOST: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n";
 
-/// Makes the image the root of this process's mount namespace, which nobody else uses.
+/// Makes the image the root of this process's private mount namespace.
 pub(super) fn enter(start: &Start) -> Result<(), Fault> {
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
-        .map_err(cannot("keep mounts to ourselves"))?;
+        .map_err(cannot("make mounts private"))?;
     let host_file = |name: &str| fs::read(Path::new("/etc").join(name)).ok();
     let names = match start.manner {
         Manner::Confined => [("hosts", Some(LOCALHOST.as_bytes().to_vec())), ("resolv.conf", None)],
@@ -38,17 +38,17 @@ pub(super) fn enter(start: &Start) -> Result<(), Fault> {
     proc()?;
     devices()?;
     let host = Path::new("/").join(HOST);
-    unmount(&host, UnmountFlags::DETACH).map_err(cannot("put the host's files out of sight"))?;
-    // An empty folder of this name harms nobody.
+    unmount(&host, UnmountFlags::DETACH).map_err(cannot("unmount the host's files"))?;
+    // An empty folder of this name does no harm.
     let _ = fs::remove_dir(&host);
     for (name, content) in names {
         if let Some(content) = content {
-            // What cannot be written here, a file of another owner for one, leaves the image's own.
+            // A file that cannot be written here, such as one of another owner, stays the image's own.
             let _ = put(Path::new("/etc").join(name).as_path(), &content);
         }
     }
     if let Some(program) = &start.program {
-        // Docker makes the folder too; where it cannot be made, entering it says why.
+        // Docker creates the folder too; if that fails, entering it reports the reason.
         let _ = fs::create_dir_all(&program.folder);
     }
     match start.manner {
@@ -57,12 +57,13 @@ pub(super) fn enter(start: &Start) -> Result<(), Fault> {
     }
 }
 
-/// Stacks a writable layer in memory on the image, and makes that the root.
+/// Mounts a writable in-memory layer over the image, and makes that the root.
 fn stack(start: &Start) -> Result<(), Fault> {
     let folder = &start.folder;
     let image = File::open(folder).map_err(cannot_at("open", folder))?;
     let mode = image.metadata().map_err(cannot_at("read", folder))?.permissions().mode();
-    // The image stays reachable by its descriptor; its name is taken by what is written, which so needs no folder of its own.
+    // The image stays reachable by its descriptor; the writable layer is mounted over its path, so it needs no folder
+    // of its own.
     let options = MountFlags::NOSUID | MountFlags::NODEV;
     mount("tmpfs", folder, "tmpfs", options, c"mode=0755").map_err(cannot("mount a tmpfs"))?;
     std::env::set_current_dir(folder).map_err(cannot_at("enter", folder))?;
@@ -70,14 +71,14 @@ fn stack(start: &Start) -> Result<(), Fault> {
         fs::create_dir(name).map_err(cannot("write to a tmpfs"))?;
     }
     fs::set_permissions("upper", Permissions::from_mode(mode & 0o7777)).map_err(cannot("write to a tmpfs"))?;
-    // Attributes that an ordinary user may not set have a name of their own there.
+    // An ordinary user needs the `user.` attributes of overlayfs.
     let own = if start.rights == Rights::Ordinary { ",userxattr" } else { "" };
     let layers = format!("lowerdir=/proc/self/fd/{},upperdir=upper,workdir=work{own}", image.as_raw_fd());
-    let layers = CString::new(layers).expect("there is no zero byte in it");
+    let layers = CString::new(layers).expect("the paths have no zero byte");
     mount("overlay", "root", "overlay", options, layers.as_c_str())
-        .map_err(cannot("mount an overlay, which an ordinary user can from Linux 5.11 on"))?;
+        .map_err(cannot("mount an overlay (ordinary users need Linux 5.11 or newer)"))?;
     let host = Path::new("root").join(HOST);
-    rustix::process::pivot_root("root", &host).map_err(cannot("change the root filesystem"))?;
+    rustix::process::pivot_root("root", &host).map_err(cannot("change the root file system"))?;
     std::env::set_current_dir("/").map_err(cannot_at("enter", "/"))
 }
 
@@ -113,7 +114,7 @@ fn devices() -> Result<(), Fault> {
     }
     let shm = dev.join("shm");
     fs::create_dir(&shm).map_err(cannot_at("write", &shm))?;
-    // As large as Docker's, and as writable even where all else is not.
+    // Docker's size; writable even if everything else is read-only.
     mount("tmpfs", &shm, "tmpfs", plain | MountFlags::NODEV, c"mode=1777,size=64m")
         .map_err(cannot_at("mount", &shm))?;
     read_only(dev, plain)
@@ -124,7 +125,7 @@ fn read_only(path: impl AsRef<Path>, kept: MountFlags) -> Result<(), Fault> {
     mount_remount(path, MountFlags::BIND | MountFlags::RDONLY | kept, "").map_err(cannot_at("write-protect", path))
 }
 
-/// A file in the place of whatever the image has there.
+/// Replaces whatever file the image has at this path.
 fn put(path: &Path, content: &[u8]) -> std::io::Result<()> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;

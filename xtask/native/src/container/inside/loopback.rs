@@ -1,20 +1,20 @@
-//! Brings up the loopback interface of a new network namespace, by one message of rtnetlink(7): no program of the host is needed.
+//! Brings up the loopback interface of a new network namespace with one rtnetlink(7) message: no host program is
+//! needed.
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with};
 
-/// `RTM_NEWLINK`: what follows is how an interface shall be.
+/// `RTM_NEWLINK`: sets the state of an interface.
 const NEW_LINK: u16 = 16;
-/// `NLMSG_ERROR`: the answer, which may be that there was none.
+/// `NLMSG_ERROR`: the answer; error 0 means success.
 const ERROR: u16 = 2;
 /// `NLM_F_REQUEST | NLM_F_ACK`.
 const ASK_AND_ANSWER: u16 = 1 | 4;
 /// `IFF_UP`.
 const UP: u32 = 1;
-/// The loopback interface is the first of every namespace.
+/// Index of the loopback interface in every namespace.
 const FIRST: i32 = 1;
 
-/// Makes 127.0.0.1 and ::1 answer.
 pub(super) fn up() -> rustix::io::Result<()> {
     let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
     // struct nlmsghdr { len, type, flags, seq, pid }, struct ifinfomsg { family, pad, type, index, flags, change }.
@@ -30,7 +30,7 @@ pub(super) fn up() -> rustix::io::Result<()> {
     send(&socket, &message, SendFlags::empty())?;
     let mut answer = [0_u8; 64];
     let (count, _) = recv(&socket, &mut answer[..], RecvFlags::empty())?;
-    // struct nlmsgerr begins with the error, negative, or 0.
+    // struct nlmsgerr starts with the negative error, or 0.
     let kind = u16::from_ne_bytes([answer[4], answer[5]]);
     if count < 20 || kind != ERROR {
         return Err(Errno::PROTO);

@@ -1,4 +1,4 @@
-//! What a program of an image may do: its user, its capabilities, and that it can gain none.
+//! Privileges of an image's program: its user and capabilities, with no way to gain more.
 
 use super::Rights;
 use crate::container::Manner;
@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 use rustix::thread::{self, CapabilitySet, CapabilitySets};
 
-/// What Docker leaves to a root user that is not confined.
+/// Docker's default capabilities for root.
 const OPEN: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::DAC_OVERRIDE)
     .union(CapabilitySet::FSETID)
@@ -23,7 +23,7 @@ const OPEN: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::KILL)
     .union(CapabilitySet::AUDIT_WRITE);
 
-/// Whether this process may mount, which root in a container may not.
+/// Whether this process may mount. Root in a container may not.
 pub(in crate::container) fn has_roots() -> bool {
     let effective = thread::capabilities(None).map(|sets| sets.effective).unwrap_or(CapabilitySet::empty());
     rustix::process::geteuid().is_root()
@@ -31,11 +31,11 @@ pub(in crate::container) fn has_roots() -> bool {
 }
 
 fn each() -> impl Iterator<Item = CapabilitySet> {
-    // 64 is what the kernel's interface has room for; those that it does not know are not there.
+    // The kernel interface has 64 bits; unknown ones are skipped.
     (0..64).map(|bit| CapabilitySet::from_bits_retain(1 << bit))
 }
 
-/// Lets the next program have the rights that a user namespace has given: only root's are kept otherwise.
+/// Keeps the capabilities of a user namespace for the next program; without this only root's are kept.
 pub(super) fn keep_through_exec() -> rustix::io::Result<()> {
     let have = thread::capabilities(None)?;
     thread::set_capabilities(None, CapabilitySets { inheritable: have.permitted, ..have })?;
@@ -48,7 +48,7 @@ pub(super) fn keep_through_exec() -> rustix::io::Result<()> {
     Ok(())
 }
 
-/// Becomes the program's user without any way back. Changes of rights make the kernel forget the signal at a parent's end.
+/// Becomes the program's user for good. A change of privileges clears the parent-death signal.
 pub(super) fn drop(user: &User, rights: Rights, manner: Manner) -> rustix::io::Result<()> {
     let kept = match manner {
         Manner::Confined => CapabilitySet::empty(),
@@ -62,7 +62,7 @@ pub(super) fn drop(user: &User, rights: Rights, manner: Manner) -> rustix::io::R
         }
     }
     if rights == Rights::Root {
-        // The main group too, or what is kept from that group could be read by leaving it.
+        // With the main group: files that deny it access must stay denied.
         let groups: Vec<Gid> =
             std::iter::once(user.gid).chain(user.groups.iter().copied()).map(Gid::from_raw).collect();
         thread::set_thread_groups(&groups)?;
@@ -70,7 +70,7 @@ pub(super) fn drop(user: &User, rights: Rights, manner: Manner) -> rustix::io::R
         thread::set_thread_res_gid(gid, gid, gid)?;
         thread::set_thread_res_uid(uid, uid, uid)?;
     }
-    // A root user gets what the bounding set has left with the next program; nobody else gets anything.
+    // Root gets the remaining bounding set with the next program; other users get nothing.
     let none = CapabilitySet::empty();
     thread::set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?;
     if manner == Manner::Confined {

@@ -1,7 +1,7 @@
-//! A layer's outline as bytes: records sorted by path behind a list of where each begins, so that a question is a binary search
-//! and reading a stored one costs no more than its bytes.
+//! Stored form of a layer's table: records sorted by path after a list of their offsets, so that a lookup is a binary
+//! search and loading costs no parsing.
 //!
-//! Pure. Bytes from elsewhere are taken only with their digest, which stands before them.
+//! Pure. Stored bytes start with their digest, which is checked.
 
 use super::Node;
 use crate::layer::Whiteout;
@@ -10,45 +10,42 @@ use xtask_model::fault::Fault;
 use xtask_model::image::context::{ContextPath, Kind};
 use xtask_model::spec::reference::Digest;
 
-/// Goes up with every change of the form.
+/// Increase it with every change of the format.
 const MAGIC: &[u8; 8] = b"outline1";
-/// Magic and digest.
 const HEAD: usize = MAGIC.len() + 32;
 
-/// What a layer says of a path.
+/// Statement of a layer about a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Mark {
-    /// This stands there.
     Node(Node),
-    /// What stands there below is gone.
+    /// The path of lower layers is removed.
     Gone,
-    /// What stands below it, in layers below, is gone.
+    /// Everything below the path in lower layers is removed.
     Emptied,
 }
 
-/// Where the layer says so: a path may be emptied, gone, and there anew.
+/// A path can be emptied, removed and present in one layer.
 type MarkKey = (Vec<u8>, u8);
 
 const NODE: u8 = 0;
 const GONE: u8 = 1;
 const EMPTIED: u8 = 2;
 
-/// What one layer adds and takes away.
+/// Table of contents of one layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LayerToc {
     bytes: Vec<u8>,
 }
 
-/// An outline in the making.
 #[derive(Default)]
 pub(super) struct Builder {
     marks: BTreeMap<MarkKey, Mark>,
-    /// A path that is a folder and something else.
+    /// A path that is both a folder and something else.
     double: Option<Vec<u8>>,
 }
 
 impl Builder {
-    /// An entry; the last one of a path counts.
+    /// Adds an entry; the last one of a path counts.
     pub(super) fn put(&mut self, path: ContextPath, node: Node) {
         let is_dir = node.kind == Kind::Dir;
         let before = self.marks.insert((path.as_bytes().to_vec(), NODE), Mark::Node(node));
@@ -66,11 +63,11 @@ impl Builder {
         self.marks.insert(place.0, place.1);
     }
 
-    /// What is a folder and something else in the same layer is an error: unpackers do not agree about it.
+    /// Fails if a path is both a folder and something else: unpackers disagree about it.
     pub(super) fn finish(mut self) -> Result<LayerToc, Fault> {
         if let Some(path) = &self.double {
             let path = ContextPath::new(path.as_slice());
-            return Err(contradiction(format!("`{path}` is a folder, and is none, in the same layer")));
+            return Err(contradiction(format!("`{path}` is both a folder and something else in one layer")));
         }
         self.link_up();
         let mut parent: Option<&[u8]> = None;
@@ -84,7 +81,7 @@ impl Builder {
                 if let Some(Mark::Node(node)) = self.marks.get(&(folder.to_vec(), NODE)) {
                     if node.kind != Kind::Dir {
                         let (path, folder) = (ContextPath::new(path.as_slice()), ContextPath::new(folder));
-                        let why = format!("`{path}` stands below `{folder}`, which is no folder in the same layer");
+                        let why = format!("`{path}` is below `{folder}`, which is not a folder in the same layer");
                         return Err(contradiction(why));
                     }
                 }
@@ -93,11 +90,12 @@ impl Builder {
         Ok(LayerToc { bytes: encode(&self.marks) })
     }
 
-    /// A hard link is as large as what it is a link of.
+    /// A hard link has the size of its target.
     fn link_up(&mut self) {
         let is_link =
             |mark: &Mark| matches!(mark, Mark::Node(node) if node.kind == Kind::File && !node.link.is_empty());
-        let links: Vec<MarkKey> = self.marks.iter().filter(|(_, mark)| is_link(mark)).map(|(at, _)| at.clone()).collect();
+        let links: Vec<MarkKey> =
+            self.marks.iter().filter(|(_, mark)| is_link(mark)).map(|(at, _)| at.clone()).collect();
         for place in links {
             let mut size = None;
             let mut next = place.clone();
@@ -125,7 +123,7 @@ fn parent_of(path: &[u8]) -> Option<&[u8]> {
     path.iter().rposition(|byte| *byte == b'/').map(|at| &path[..at])
 }
 
-/// The folders that a path is in, without the root, the innermost first.
+/// Parent folders of a path, innermost first, without the root.
 fn folders(path: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::successors(parent_of(path), |folder| parent_of(folder))
 }
@@ -168,33 +166,28 @@ fn put(bytes: &mut Vec<u8>, text: &[u8]) {
 }
 
 impl LayerToc {
-    /// The bytes, to be kept.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// From bytes that were kept; `None` where they are not what [`LayerToc::as_bytes`] gave, or an older form of it.
+    /// Parses stored bytes; `None` if they are damaged or of an older format.
     pub fn from_bytes(bytes: Vec<u8>) -> Option<Self> {
         let whole = bytes.get(..MAGIC.len())? == MAGIC && bytes.get(MAGIC.len()..HEAD)? == digest(bytes.get(HEAD..)?);
         whole.then_some(Self { bytes })
     }
 
-    /// The digest of what it says.
     pub fn digest(&self) -> Digest {
         Digest::of(&self.bytes)
     }
 
-    /// How many paths it says something of.
     pub fn len(&self) -> usize {
         Cursor { bytes: &self.bytes, at: HEAD }.number() as usize
     }
 
-    /// Whether it says nothing.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// What the layer puts at a path.
     pub(super) fn get(&self, path: &[u8]) -> Option<Node> {
         match self.mark(self.find(path, NODE).ok()?).1 {
             Mark::Node(node) => Some(node),
@@ -202,12 +195,11 @@ impl LayerToc {
         }
     }
 
-    /// Whether the layer has anything below a path.
     pub(super) fn has_below(&self, path: &[u8]) -> bool {
         let below = if path.is_empty() { Vec::new() } else { [path, b"/"].concat() };
         let mut at = self.find(&below, 0).unwrap_or_else(|at| at);
         while at < self.len() && self.place(at).0.starts_with(&below) {
-            // What only takes away makes no folder.
+            // A removal does not imply a folder.
             if self.place(at).1 == NODE {
                 return true;
             }
@@ -216,7 +208,7 @@ impl LayerToc {
         false
     }
 
-    /// Whether what stands at a path in layers below is not to be seen any more.
+    /// Whether the layer hides a path of lower layers.
     pub(super) fn hides(&self, path: &[u8]) -> bool {
         let says = |path: &[u8], what: u8| self.find(path, what).is_ok();
         let replaced = |path: &[u8]| self.get(path).is_some_and(|node| node.kind != Kind::Dir);
@@ -224,7 +216,6 @@ impl LayerToc {
         says(path, GONE) || (!path.is_empty() && says(b"", EMPTIED)) || folders(path).any(above)
     }
 
-    /// All that it says, by path.
     pub(super) fn marks(&self) -> impl Iterator<Item = (&[u8], Mark)> {
         (0..self.len()).map(|number| self.mark(number))
     }
@@ -281,7 +272,7 @@ impl LayerToc {
     }
 }
 
-/// Reads what [`encode`] has written: the digest says that it is nothing else.
+/// Reads the output of [`encode`], whose digest was checked.
 struct Cursor<'a> {
     bytes: &'a [u8],
     at: usize,

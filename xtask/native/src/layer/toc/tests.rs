@@ -37,13 +37,13 @@ fn sees(image: &ImageToc, expected: &[&str]) {
 }
 
 #[test]
-fn the_uppermost_layer_is_seen() {
+fn the_uppermost_layer_counts() {
     let image = image(&[&["d a", "f a/x 1", "f a/y 1", "f f 1"], &["f a/x 22", "f b/c/d 1"], &["d f", "f f/g 1"]]);
     sees(&image, &["0 d a", "1 f a/x 2", "0 f a/y 1", "- d b", "- d b/c", "1 f b/c/d 1", "2 d f", "2 f f/g 1", "no g"]);
 }
 
 #[test]
-fn whiteouts_take_away_what_is_below() {
+fn whiteouts_hide_lower_layers() {
     let below: &[&str] = &["d a", "d a/b", "f a/b/c 1", "f a/d 1", "f e 1"];
     sees(&image(&[below, &["f a/.wh.b"]]), &["0 d a", "no a/b", "no a/b/c", "0 f a/d 1"]);
     sees(&image(&[below, &["f .wh.a", "f .wh.e"]]), &["no a", "no a/b", "no a/b/c", "no a/d", "no e"]);
@@ -57,7 +57,7 @@ fn whiteouts_take_away_what_is_below() {
 }
 
 #[test]
-fn what_is_no_folder_hides_one() {
+fn a_file_hides_a_lower_folder() {
     let below: &[&str] = &["d a", "f a/b 1"];
     sees(&image(&[below, &["l a x"]]), &["1 l a x", "no a/b"]);
     sees(&image(&[below, &["l a x"], &["d a"]]), &["2 d a", "no a/b"]);
@@ -72,10 +72,10 @@ fn a_hard_link_is_as_large_as_its_file() {
 }
 
 #[test]
-fn a_layer_that_contradicts_itself_is_refused() {
+fn a_contradictory_layer_is_rejected() {
     let fault = |lines: &[&str]| of(&mut Reader::open(&*tar(lines), None, Limits::default()).unwrap()).unwrap_err();
     let text = fault(&["l a /etc", "f a/passwd x"]).to_string();
-    assert!(text.contains("`a/passwd` stands below `a`, which is no folder"), "{text}");
+    assert!(text.contains("`a/passwd` is below `a`, which is not a folder"), "{text}");
     fault(&["f a/b/c x", "f a 1"]);
     fault(&["f a 1", "f a-b 1", "f a/b/c x"]);
     fault(&["f a 1", "d a"]);
@@ -105,7 +105,7 @@ fn links_are_followed_within_the_image() {
     leads(&image, "new/file", "no new/file");
     for circle in ["loop", "ping/x", "pong"] {
         let fault = image.resolve(&ContextPath::new(circle)).unwrap_err().to_string();
-        assert!(fault.contains("in a circle"), "{fault}");
+        assert!(fault.contains("form a loop"), "{fault}");
     }
 }
 
@@ -139,7 +139,7 @@ fn files_are_read_through_links_and_layers() {
 }
 
 #[test]
-fn a_kept_outline_is_believed_only_whole() {
+fn a_damaged_stored_table_is_rejected() {
     let toc = layer(&["d a", "f a/b 1", "l c a", "f .wh.x"]);
     let bytes = toc.as_bytes().to_vec();
     assert_eq!(LayerToc::from_bytes(bytes.clone()).as_ref(), Some(&*toc));
@@ -202,7 +202,7 @@ pub(crate) fn random_layer() -> impl Strategy<Value = Vec<String>> {
 
 proptest! {
     #[test]
-    fn asking_and_merging_agree(layers in prop::collection::vec(random_layer(), 1..5)) {
+    fn lookups_and_the_merged_view_agree(layers in prop::collection::vec(random_layer(), 1..5)) {
         let layers: Vec<Vec<&str>> = layers.iter().map(|lines| lines.iter().map(String::as_str).collect()).collect();
         let image = ImageToc::new(layers.iter().map(|lines| layer(lines)));
         let merged = image.merged();

@@ -93,12 +93,12 @@ fn a_part_is_the_chosen_files_and_every_link() {
     assert_eq!(std::fs::read_to_string(place.root().join("b.so")).unwrap(), "upper");
     let alone = tar(&["f share/b", "h c.so share/b"]);
     let fault = part.apply(&mut Reader::open(&*alone, None, Limits::default()).unwrap()).unwrap_err();
-    assert!(fault.to_string().contains("hard link of `share/b`"), "{fault}");
+    assert!(fault.to_string().contains("hard link to `share/b`"), "{fault}");
     place.unharmed();
 }
 
 #[test]
-fn layers_lie_upon_each_other() {
+fn layers_are_unpacked_over_each_other() {
     let place = Place::new();
     let below = tar(&["d a", "f a/x 1", "f a/y 2", "d d", "f d/e 3", "l l a", "f s 4", "h t s"]);
     let above = tar(&["f a/.wh.x", "f d/n 5", "f d/.wh..wh..opq", "f l 6", "f s 7", "c a/y"]);
@@ -108,7 +108,7 @@ fn layers_lie_upon_each_other() {
 }
 
 #[test]
-fn modes_are_kept_as_far_as_the_owner_can_work() {
+fn modes_are_kept_but_the_owner_keeps_access() {
     let place = Place::new();
     let with = |path: &[u8], flag: u8, mode: &[u8]| {
         let mut bytes = entry(path, flag, b"", b"");
@@ -139,11 +139,11 @@ fn modes_are_kept_as_far_as_the_owner_can_work() {
 }
 
 #[test]
-fn no_link_leads_a_file_out() {
+fn no_symbolic_link_leads_out_of_the_folder() {
     let outside = Place::new().outside();
     for target in [&*outside, "../outside", "/", "."] {
-        refuses(&[tar(&[&format!("l x {target}"), "f x/secret harm"])], "has to be a folder, and `x` is none");
-        refuses(&[tar(&[&format!("l x {target}"), "f x/a/b/c harm"])], "has to be a folder, and `x` is none");
+        refuses(&[tar(&[&format!("l x {target}"), "f x/secret harm"])], "must be a folder, but `x` is not one");
+        refuses(&[tar(&[&format!("l x {target}"), "f x/a/b/c harm"])], "must be a folder, but `x` is not one");
     }
     let place = Place::new();
     let link = format!("l x {}", place.outside());
@@ -154,8 +154,8 @@ fn no_link_leads_a_file_out() {
 
     let place = Place::new();
     let file = format!("l x {}/secret", place.outside());
-    refuses(&[tar(&["f x 1", "d x"])], "is a folder, and is none");
-    refuses(&[tar(&["f x/y 1", "f x 1"])], "is a folder, and is none");
+    refuses(&[tar(&["f x 1", "d x"])], "is both a folder and something else");
+    refuses(&[tar(&["f x/y 1", "f x 1"])], "is both a folder and something else");
     place.apply(&[tar(&[&file, "f x harm"]), tar(&["f x more"])]).unwrap();
     place.unharmed();
     assert_eq!(place.tree()["x"], "f more");
@@ -170,7 +170,7 @@ fn no_link_leads_a_file_out() {
 fn no_whiteout_deletes_outside_its_folder() {
     for line in ["f .wh...", "f .wh..", "f .wh.", "f a/.wh...", "f a/b/.wh...", "d .wh...", "l .wh... x", "f ./.wh..."]
     {
-        refuses(&[tar(&["f a/b/c 1"]), tar(&[line])], "takes away what is no name");
+        refuses(&[tar(&["f a/b/c 1"]), tar(&[line])], "is a whiteout of the invalid name");
         let place = Place::new();
         place.apply(&[tar(&["f a/b/c 1"])]).unwrap();
         place.apply(&[tar(&[line])]).unwrap_err();
@@ -190,27 +190,27 @@ fn no_whiteout_deletes_outside_its_folder() {
 }
 
 #[test]
-fn no_hard_link_leads_out() {
+fn no_hard_link_leads_out_of_the_folder() {
     for (line, why) in [
         ("h x ../outside/secret", "leads out"),
-        ("h x /etc/passwd", "starts at the root"),
-        ("h x nothing", "hard link of `nothing`"),
-        ("h x d", "hard link of `d`"),
+        ("h x /etc/passwd", "is absolute"),
+        ("h x nothing", "hard link to `nothing`"),
+        ("h x d", "hard link to `d`"),
     ] {
         refuses(&[tar(&["d d", line])], why);
     }
     let place = Place::new();
     let link = format!("l l {}", place.outside());
     let fault = place.apply(&[tar(&[&link, "h x l/secret"])]).unwrap_err().to_string();
-    assert!(fault.contains("hard link of `l/secret`"), "{fault}");
+    assert!(fault.contains("hard link to `l/secret`"), "{fault}");
     let file = format!("l m {}/secret", place.outside());
     let fault = place.apply(&[tar(&[&file, "h x m"])]).unwrap_err().to_string();
-    assert!(fault.contains("hard link of `m`"), "{fault}");
+    assert!(fault.contains("hard link to `m`"), "{fault}");
     place.unharmed();
 }
 
 #[test]
-fn what_is_too_large_ends() {
+fn oversized_layers_are_rejected() {
     let place = Place::new();
     let big = [entry(b"big", b'0', b"", &vec![0; 3 << 20]), END.to_vec()].concat();
     let mut unpacked = Unpacker::open(&place.root()).unwrap();
@@ -219,11 +219,11 @@ fn what_is_too_large_ends() {
     assert!(fault.contains("unpacks to more than"), "{fault}");
     let cut = &big[..1 << 20];
     let fault = unpacked.apply(&mut Reader::open(cut, None, Limits::default()).unwrap()).unwrap_err().to_string();
-    assert!(fault.contains("ends in the middle"), "{fault}");
+    assert!(fault.contains("is truncated"), "{fault}");
 }
 
 #[test]
-fn a_deep_tree_comes_and_goes() {
+fn deep_trees_are_created_and_removed() {
     let place = Place::new();
     let deep = vec!["d"; 300].join("/");
     place.apply(&[tar(&[&format!("f {deep}/f x")]), tar(&["f .wh.d"])]).unwrap();
@@ -234,7 +234,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
     #[test]
-    fn what_is_unpacked_is_what_the_outline_says(
+    fn unpacked_files_match_the_table_of_contents(
         layers in prop::collection::vec(toc::tests::random_layer(), 1..4)
     ) {
         let tars: Vec<Vec<u8>> = layers

@@ -1,7 +1,7 @@
-//! A Python to work with: that of an unpacked root, run by the root's own loader and libraries, or one of this machine.
+//! A Python: of an unpacked root, run with the root's own loader and libraries, or of this machine.
 //!
-//! Needs neither root rights nor a change of the root folder. What a root's Python runs, it runs as this machine's user: a root
-//! is trusted like any image that is built on.
+//! Needs no root privileges and does not change the root folder. The root's Python runs as the current user: a root is
+//! trusted like any base image.
 
 use crate::container::guard;
 use crate::recipes::stage::Selection;
@@ -16,10 +16,10 @@ use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::context::ContextPath;
 use xtask_model::spec::oci::Config;
 
-/// What of a root is enough to run its Python, and most of what is imported: a quarter of its files, half of its bytes.
+/// Files that Python and most imports need: a quarter of a root's files, half of its bytes.
 pub(super) const PYTHON: Selection = Selection { name: "python", has: is_pythons };
 
-/// Parts of Python that no package imports.
+/// Parts of Python that packages do not import.
 const UNUSED: [&[u8]; 7] = [b"test", b"tests", b"ensurepip", b"idlelib", b"pydoc_data", b"tkinter", b"turtledemo"];
 
 fn is_pythons(path: &ContextPath) -> bool {
@@ -32,7 +32,7 @@ fn is_pythons(path: &ContextPath) -> bool {
             !folders.iter().any(|part| UNUSED.contains(part) || part.starts_with(b"config-"))
         }
         _ if *folder == b"bin" => name.starts_with(b"python"),
-        // Loaders and shared libraries, where distributions have them.
+        // Loaders and shared libraries of common distributions.
         _ if folder.starts_with(b"lib") || folder.ends_with(b"-linux-gnu") => {
             name.ends_with(b".so") || name.windows(4).any(|part| part == b".so.")
         }
@@ -40,51 +40,50 @@ fn is_pythons(path: &ContextPath) -> bool {
     }
 }
 
-/// A Python that answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Interpreter {
-    /// What is run, by the name that the program gives itself.
+    /// `sys.executable`.
     pub(super) program: PathBuf,
     /// `3.13.5`.
     pub(super) version: String,
 }
 
 impl Interpreter {
-    /// A call that no setting and no open file of this machine reaches, and that ends when we end.
+    /// A command that is independent of this machine's settings and open files, and ends with xtask.
     pub(super) fn command(&self) -> Command {
         let call = guard::guarded(Command::new(&self.program).arg("-I"));
         ["LD_LIBRARY_PATH", "LD_PRELOAD", "LD_AUDIT"].into_iter().fold(call, Command::env_remove)
     }
 
-    /// The Python of this machine's PATH, or of this name.
+    /// A Python on this machine's PATH.
     pub(super) fn of_host(name: &str) -> Option<Self> {
-        // What stands on the PATH may only choose among several; what it chose is the same program the next time.
+        // A launcher on the PATH may choose a version; this runs what it chose.
         ask(&process::found(name)?).ok()
     }
 
-    /// The root's, as the environment at `home`, which is made for it: a folder of an environment's layout, with a script that
-    /// starts the root's loader in place of the program.
+    /// The root's Python, with a new environment at `home`: a script there starts the program through the root's
+    /// loader.
     pub(super) fn of_root(root: &Path, config: &Config, home: &Path) -> Result<Self, Fault> {
         let cannot = |what: &str| Fault::build("cannot run the root's Python on this machine").cause(what);
         let program = super::paths(config).into_iter().find_map(|folder| {
             let file = within(root, &Path::new(&folder).join("python3")).filter(|file| file.is_file())?;
             Some((folder, file))
         });
-        let (folder, program) = program.ok_or_else(|| cannot("no `python3` is on the root's PATH"))?;
+        let (folder, program) = program.ok_or_else(|| cannot("no `python3` on the root's PATH"))?;
         let bytes = fs::read(&program).map_err(|error| cannot(&error.to_string()))?;
         let loader = loader(&bytes).map_err(|error| cannot(&error.to_string()))?;
         let shown = |path: &Path| process::quoted(&path.to_string_lossy()).into_owned();
         let script = home.join("bin/python3");
         let call = match loader {
-            // A static program needs no help, but for its name.
+            // A static program runs directly.
             None => shown(&program),
             Some(loader) => {
                 let loader = within(root, Path::new(&loader)).filter(|file| file.is_file());
-                let loader = loader.ok_or_else(|| cannot("its loader is not in the root"))?;
+                let loader = loader.ok_or_else(|| cannot("its loader is missing in the root"))?;
                 let libraries: Vec<String> =
                     libraries(root).iter().map(|folder| folder.to_string_lossy().into_owned()).collect();
                 if libraries.iter().any(|folder| folder.contains([':', ';'])) {
-                    return Err(cannot("its folder's name holds a `:` or `;`, which part folders for the loader"));
+                    return Err(cannot("its folder's name contains `:` or `;`, which separate folders for the loader"));
                 }
                 format!(
                     "{} --inhibit-cache --library-path {} --argv0 {} {}",
@@ -107,7 +106,7 @@ impl Interpreter {
     }
 }
 
-/// The wheel of pip that a root has for making environments: it runs as it is.
+/// The wheel of pip in a root, which can run without installation.
 pub(super) fn pip(root: &Path, config: &Config, version: &str) -> Option<PathBuf> {
     let minor = version.split('.').take(2).collect::<Vec<_>>().join(".");
     let beside =
@@ -121,12 +120,12 @@ pub(super) fn pip(root: &Path, config: &Config, version: &str) -> Option<PathBuf
     )
 }
 
-/// What makes a folder an environment of Python: where Python is, and that its packages are none of ours.
+/// Contents of `pyvenv.cfg`.
 pub(super) fn configuration(home: &str) -> String {
     format!("home = {home}\ninclude-system-site-packages = false\n")
 }
 
-/// Name and version, in its own words.
+/// Asks a program for its path and version.
 fn ask(program: &Path) -> Result<Interpreter, Fault> {
     let told = "import sys; print(sys.executable); print('%d.%d.%d' % sys.version_info[:3])";
     let said = Interpreter { program: program.to_owned(), version: String::new() }
@@ -135,11 +134,12 @@ fn ask(program: &Path) -> Result<Interpreter, Fault> {
         .read(Exit::Missing)?;
     match said.lines().collect::<Vec<_>>().as_slice() {
         [program, version] => Ok(Interpreter { program: PathBuf::from(program), version: (*version).to_owned() }),
-        _ => Err(Fault::missing(format!("`{}` is no Python", program.display())).cause(format!("it says `{said}`"))),
+        _ => Err(Fault::missing(format!("`{}` is not a Python interpreter", program.display()))
+            .cause(format!("its output is `{said}`"))),
     }
 }
 
-/// The loader that an ELF program names; none for a static one.
+/// Loader of an ELF program; `None` for a static one.
 fn loader(program: &[u8]) -> Result<Option<String>, ParseError> {
     let file = ElfBytes::<AnyEndian>::minimal_parse(program)?;
     let named = file.segments().and_then(|all| all.iter().find(|segment| segment.p_type == PT_INTERP));
@@ -148,7 +148,7 @@ fn loader(program: &[u8]) -> Result<Option<String>, ParseError> {
     Ok(Some(String::from_utf8_lossy(path.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned()))
 }
 
-/// Where a path of the root leads, links followed as they would be with the root as `/`; none where nothing is.
+/// Resolves a path as if the root were `/`; `None` if it is missing.
 fn within(root: &Path, path: &Path) -> Option<PathBuf> {
     let mut rest: Vec<Component<'_>> = path.components().collect();
     rest.reverse();
@@ -174,7 +174,7 @@ fn within(root: &Path, path: &Path) -> Option<PathBuf> {
     Some(root.join(at))
 }
 
-/// Where the root's loader looks for libraries: what its configuration names, then its own folders.
+/// Library folders of the root's loader: configured ones, then the defaults.
 fn libraries(root: &Path) -> Vec<PathBuf> {
     let mut named = Vec::new();
     configured(root, Path::new("/etc/ld.so.conf"), &mut named, 0);
@@ -187,13 +187,13 @@ fn libraries(root: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The folders of an `ld.so.conf` and of the files that it includes.
+/// Folders of an `ld.so.conf` with its includes.
 fn configured(root: &Path, file: &Path, found: &mut Vec<String>, depth: usize) {
     let Some(text) = within(root, file).and_then(|file| fs::read_to_string(file).ok()) else { return };
     for line in text.lines().map(|line| line.split('#').next().unwrap_or_default().trim()) {
         match line.strip_prefix("include ") {
             Some(pattern) if depth < 4 => {
-                // The one form that distributions use: every `.conf` of a folder.
+                // Distributions use only this form: all `.conf` files of a folder.
                 let Some((folder, "*.conf")) = pattern.trim().rsplit_once('/') else { continue };
                 let entries = within(root, Path::new(folder)).and_then(|folder| fs::read_dir(folder).ok());
                 let mut names: Vec<_> =
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn links_lead_nowhere_else() {
+    fn links_stay_within_the_root() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().join("root");
         fs::create_dir_all(root.join("usr/bin")).unwrap();
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn this_programs_loader_is_found() {
+    fn the_loader_of_this_program_is_found() {
         let own = fs::read(std::env::current_exe().unwrap()).unwrap();
         let found = loader(&own).unwrap();
         assert!(found.is_none_or(|path| path.contains("ld-")), "a loader is an `ld-…`");
