@@ -28,7 +28,6 @@ use xtask_host::terminal;
 use xtask_host::tree::facts::Tree;
 use xtask_model::fault::Fault;
 
-/// Default number of runs for each side.
 pub const RUNS: u32 = 7;
 
 #[derive(Clone, Debug, Serialize)]
@@ -42,7 +41,6 @@ pub struct Comparison {
 pub struct Compared {
     pub name: &'static str,
     pub about: &'static str,
-    /// The native engine first.
     pub sides: Vec<Sided>,
 }
 
@@ -51,15 +49,12 @@ pub struct Sided {
     pub by: &'static str,
     /// `None` if it failed.
     pub seconds: Option<Summary>,
-    /// Why it failed.
     pub why: Option<String>,
     /// Time relative to the first side.
     pub times: Option<f64>,
-    /// Phases of the native engine.
     pub phases: Vec<(String, Summary)>,
     /// Peak memory of the native engine in any run, in bytes.
     pub memory: Option<u64>,
-    /// Whether that is within the limit.
     pub memory_met: Option<bool>,
     pub goal: Option<String>,
     pub met: Option<bool>,
@@ -83,7 +78,6 @@ pub fn run(tree: &Tree, chosen: &[&Row], runs: u32) -> Result<Comparison, Fault>
     Ok(Comparison { rows, machine })
 }
 
-/// Measurements of one side.
 #[derive(Default)]
 struct Tally {
     samples: Vec<Sample>,

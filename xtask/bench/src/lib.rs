@@ -21,7 +21,6 @@ use xtask_host::tree::facts::Tree;
 use xtask_host::{process, terminal};
 use xtask_model::fault::Fault;
 
-/// Default number of runs of a warm scenario.
 pub const RUNS: u32 = 5;
 
 /// Time that xtask may add to the docker commands that it runs, in seconds.
@@ -42,7 +41,6 @@ pub struct Measured {
     pub name: &'static str,
     pub about: &'static str,
     pub ours: Summary,
-    /// Seconds by plain docker, if compared.
     pub plain: Option<Summary>,
     /// xtask's own seconds, without docker, the compiler and steps, for warm builds.
     pub overhead: Option<Summary>,
@@ -77,7 +75,6 @@ fn pick<T>(
     Ok(chosen)
 }
 
-/// Warns about background load.
 fn read_machine(tree: &Tree) -> Machine {
     let machine = Machine::read(tree);
     if machine.load.0 > BUSY * machine.cores as f64 {
@@ -102,7 +99,6 @@ fn ask_docker(machine: &mut Machine, workspace: &Workspace) {
     }
 }
 
-/// Measures the scenarios, each warm one `runs` times.
 pub fn run(tree: &Tree, chosen: &[&Scenario], runs: u32) -> Result<Results, Fault> {
     let mut machine = read_machine(tree);
     let mut workspace = Workspace::open(tree)?;
@@ -160,7 +156,6 @@ fn print_sample(ours: &[Sample], plain: &[f64]) {
     terminal::step("took", &format!("{:.3} s{beside}", ours.seconds));
 }
 
-/// Prepares a scenario; not measured.
 fn prepare(workspace: &mut Workspace, scenario: &Scenario) -> Result<(), Fault> {
     workspace.compile()?;
     match scenario.needs {

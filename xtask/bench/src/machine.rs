@@ -10,7 +10,6 @@ use xtask_model::fault::Exit;
 
 #[derive(Clone, Debug, Serialize)]
 pub struct Machine {
-    /// Available to this process.
     pub cores: usize,
     pub processor: String,
     /// In bytes.
@@ -57,7 +56,6 @@ impl Machine {
         machine
     }
 
-    /// Adds the version that a tool prints.
     pub fn ask(&mut self, tool: &'static str, call: &Command) {
         if let Ok(said) = call.read(Exit::Missing) {
             self.versions.insert(tool, version(&said));
@@ -99,7 +97,6 @@ fn field(text: &str, name: &str, separator: char) -> Option<String> {
     Some(value.trim().to_owned())
 }
 
-/// First word that looks like a version.
 fn version(said: &str) -> String {
     let looks = |word: &&str| word.trim_start_matches('v').starts_with(|c: char| c.is_ascii_digit());
     said.split_whitespace().find(looks).unwrap_or(said).trim_start_matches('v').to_owned()

@@ -71,7 +71,6 @@ pub(super) struct Root {
     key: RootKey,
 }
 
-/// Root of the last base that was built.
 pub(super) fn root(tree: &Path) -> Result<Root, Fault> {
     let path = tree.join("target/images/base.key.json");
     let cannot = |cause: &dyn std::fmt::Display| {
@@ -83,7 +82,6 @@ pub(super) fn root(tree: &Path) -> Result<Root, Fault> {
 }
 
 impl Root {
-    /// Debian's release, for a Debian root.
     pub(super) fn suite(&self) -> Option<&str> {
         self.key.image.strip_prefix("debian:")
     }
@@ -103,7 +101,6 @@ impl Root {
         })
     }
 
-    /// Reference for `FROM`, and its build context.
     fn from(&self, workspace: &Workspace) -> Result<(String, BTreeMap<String, String>), Fault> {
         let digest = self.digest()?;
         if self.suite().is_none() {

@@ -17,9 +17,7 @@ use xtask_model::spec::lock::{self, Lock};
 pub type Measure = fn(&Workspace) -> Result<Sample, Fault>;
 
 pub struct Scenario {
-    /// Matched by `FILTER`.
     pub name: &'static str,
-    /// Description in the table.
     pub about: &'static str,
     pub needs: Needs,
     pub runs: Runs,
@@ -33,13 +31,11 @@ pub struct Scenario {
     pub plain: Option<Measure>,
 }
 
-/// State at the start of a scenario.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Needs {
     Xtask,
     /// An engine on which both sides have built the unchanged tree.
     WarmEngine,
-    /// An empty engine for each side.
     FreshEngine,
 }
 
@@ -64,18 +60,26 @@ pub struct Sample {
     pub built: usize,
 }
 
-/// All scenarios, in the order of measurement.
+const SCENARIO: Scenario = Scenario {
+    name: "",
+    about: "",
+    needs: Needs::WarmEngine,
+    runs: Runs::Many,
+    on_request: false,
+    builds: None,
+    edit: |_, _| Ok(()),
+    ours: build,
+    plain: None,
+};
+
 pub const SCENARIOS: [Scenario; 10] = [
     Scenario {
         name: "compile-xtask",
         about: "xtask compiled from nothing, crates downloaded before",
         needs: Needs::Xtask,
         runs: Runs::Once,
-        on_request: false,
-        builds: None,
-        edit: |_, _| Ok(()),
         ours: |workspace| compile_xtask(workspace, &[]),
-        plain: None,
+        ..SCENARIO
     },
     Scenario {
         name: "release-compile-xtask",
@@ -83,98 +87,68 @@ pub const SCENARIOS: [Scenario; 10] = [
         needs: Needs::Xtask,
         runs: Runs::Once,
         on_request: true,
-        builds: None,
-        edit: |_, _| Ok(()),
         ours: |workspace| compile_xtask(workspace, &["--release"]),
-        plain: None,
+        ..SCENARIO
     },
     Scenario {
         name: "start-binary",
         about: "`xtask --version`",
         needs: Needs::Xtask,
-        runs: Runs::Many,
-        on_request: false,
-        builds: None,
-        edit: |_, _| Ok(()),
         ours: |workspace| call(&Command::new(workspace.cargo_folder("warm").join("debug/xtask")).arg("--version")),
-        plain: None,
+        ..SCENARIO
     },
     Scenario {
         name: "start-alias",
         about: "`cargo xtask --version`",
         needs: Needs::Xtask,
-        runs: Runs::Many,
-        on_request: false,
-        builds: None,
-        edit: |_, _| Ok(()),
         ours: |workspace| call(&workspace.cargo("warm")?.args(["xtask", "--version"])),
-        plain: None,
+        ..SCENARIO
     },
     Scenario {
         name: "cold",
         about: "only sources and the root: xtask compiled, base and app built and pushed",
         needs: Needs::FreshEngine,
         runs: Runs::Once,
-        on_request: false,
         builds: Some(2),
-        edit: |_, _| Ok(()),
         ours: build_cold,
         plain: Some(build_plain),
+        ..SCENARIO
     },
     Scenario {
         name: "cold-base",
         about: "nothing on the engine: the base built and pushed",
         needs: Needs::FreshEngine,
         runs: Runs::Once,
-        on_request: false,
         builds: Some(1),
-        edit: |_, _| Ok(()),
         ours: |workspace| xtask(workspace, workspace.cargo("warm")?, "build-base"),
-        plain: None,
+        ..SCENARIO
     },
-    Scenario {
-        name: "no-op",
-        about: "nothing changed",
-        needs: Needs::WarmEngine,
-        runs: Runs::Many,
-        on_request: false,
-        builds: Some(0),
-        edit: |_, _| Ok(()),
-        ours: build,
-        plain: Some(build_plain),
-    },
+    Scenario { name: "no-op", about: "nothing changed", builds: Some(0), plain: Some(build_plain), ..SCENARIO },
     Scenario {
         name: "template",
         about: "a template edited: the app pushed",
-        needs: Needs::WarmEngine,
-        runs: Runs::Many,
-        on_request: false,
         builds: Some(1),
         edit: edit_template,
-        ours: build,
         plain: Some(build_plain),
+        ..SCENARIO
     },
     Scenario {
         name: "template-empty-cache",
         about: "the same on an empty engine, the base in the registry: a CI runner with cargo's cache",
-        needs: Needs::WarmEngine,
         runs: Runs::Once,
-        on_request: false,
         builds: Some(1),
         edit: edit_template,
         ours: |workspace| workspace.forget_builds().and_then(|()| build(workspace)),
         plain: Some(|workspace| workspace.forget_builds().and_then(|()| build_plain(workspace))),
+        ..SCENARIO
     },
     Scenario {
         name: "requirement",
         about: "another version of a requirement: base and app pushed",
-        needs: Needs::WarmEngine,
-        runs: Runs::Many,
-        on_request: false,
         builds: Some(2),
         edit: |workspace, run| bump(workspace, run, &BUMPED),
-        ours: build,
         plain: Some(build_plain),
+        ..SCENARIO
     },
 ];
 
@@ -233,7 +207,6 @@ fn compile_xtask(workspace: &Workspace, flags: &[&str]) -> Result<Sample, Fault>
     sample
 }
 
-/// `cargo xtask build --push`.
 pub fn build(workspace: &Workspace) -> Result<Sample, Fault> {
     xtask(workspace, workspace.cargo("warm")?, "build")
 }
@@ -258,7 +231,6 @@ pub fn call(command: &Command) -> Result<Sample, Fault> {
     Ok(Sample { seconds, ..Sample::default() })
 }
 
-/// Runs `cargo xtask COMMAND --push` and reads its report.
 fn xtask(workspace: &Workspace, cargo: Command, command: &str) -> Result<Sample, Fault> {
     push(cargo.args(["xtask", command]), &workspace.registry()?)
 }
@@ -289,7 +261,6 @@ fn timed(command: &Command) -> Result<(f64, Vec<String>), Fault> {
     Err(Fault::build(format!("cannot measure `{command}`")).cause(format!("it failed ({status})")).cause(tail))
 }
 
-/// The used part of a build's report.
 #[derive(Debug, Deserialize)]
 struct Done {
     images: Vec<DoneImage>,

@@ -12,7 +12,6 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// `None` without measurements.
     pub fn of(seconds: &[f64]) -> Option<Self> {
         let mut sorted = seconds.to_vec();
         sorted.sort_by(f64::total_cmp);

@@ -24,7 +24,6 @@ use xtask_native::root;
 
 pub struct Workspace {
     pub tree: Tree,
-    /// Root of the original repository.
     pub original: PathBuf,
     /// `target/bench` of the original.
     folder: PathBuf,
@@ -53,7 +52,6 @@ const FOREIGN: [&str; 14] = [
     "XTASK_STORE",
 ];
 
-/// Folders in `target/bench` for files of other programs.
 const PRIVATE: [&str; 3] = ["buildah", "scratch", "uv"];
 
 /// The copy's first commit; not a tag, because tags are versions.
@@ -111,7 +109,6 @@ impl Workspace {
         Ok(self.isolated(Command::new(cargo)).env("CARGO_TARGET_DIR", self.cargo_folder(folder)))
     }
 
-    /// The copy's xtask binary, without cargo.
     pub fn xtask(&self) -> Command {
         let warm = self.cargo_folder("warm");
         self.isolated(Command::new(warm.join("debug/xtask"))).env("CARGO_TARGET_DIR", warm)
@@ -145,17 +142,14 @@ impl Workspace {
         Ok(())
     }
 
-    /// Removes programs that builds installed.
     pub fn forget_tools(&self) -> Result<(), Fault> {
         remove(&self.tree.root.join("target/tools"))
     }
 
-    /// Commits the current state of the copy.
     pub fn commit(&self) -> Result<(), Fault> {
         commit(&self.tree.root)
     }
 
-    /// Undoes all edits and commits.
     pub fn rewind(&self) -> Result<(), Fault> {
         git(&self.tree.root, &["reset", "--quiet", "--hard", FIRST])?;
         git(&self.tree.root, &["clean", "--quiet", "-d", "--force"]).map(drop)
@@ -206,7 +200,6 @@ impl Workspace {
         self.engine.as_ref().map(Docker::of_engine).ok_or_else(no_engine)
     }
 
-    /// Starts the engine unless it runs.
     pub fn engine_up(&mut self) -> Result<(), Fault> {
         if self.engine.is_none() {
             let began = Instant::now();
@@ -368,7 +361,6 @@ fn link_folder(from: &Path, to: &Path) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Removes a folder that may contain mounts.
 fn remove_mounted(folder: &Path) -> Result<(), Fault> {
     if folder.exists() {
         let real = folder.canonicalize().map_err(|error| cannot_write(folder, &error))?;

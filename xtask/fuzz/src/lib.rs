@@ -16,7 +16,6 @@ use xtask_model::spec::reference::Platform;
 use xtask_model::spec::requirements;
 use xtask_native::layer::{Limits, Reader, toc};
 
-/// Parses, lints and expands a Dockerfile.
 pub fn dockerfile(bytes: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(bytes) else { return false };
     let Ok(dockerfile) = Dockerfile::parse("Dockerfile", text) else { return false };

@@ -47,11 +47,9 @@ pub struct Inputs<'a> {
     pub codec: &'a str,
 }
 
-/// A layer on top of the base image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LayerPlan {
     pub line: usize,
-    /// Its line in the image's history.
     pub created_by: String,
     /// Name in reports: the instruction, or the part of a realised stage.
     pub name: String,
@@ -61,13 +59,11 @@ pub struct LayerPlan {
     pub needs: BTreeSet<ContextPath>,
 }
 
-/// A planned image.
 pub struct Assembly<'a> {
     /// Complete except for layer digests. Its history has an entry for each layer.
     pub config: Config,
     /// Layers of the image that the first `FROM` names.
     pub base: Vec<Digest>,
-    /// Its own layers, lowest first.
     pub layers: Vec<LayerPlan>,
     /// Numbers of these layers among the layers of all stages.
     numbers: Vec<usize>,

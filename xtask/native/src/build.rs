@@ -26,9 +26,7 @@ pub struct Order<'a> {
     pub make: &'a dyn Fn(&BTreeSet<ContextPath>) -> Result<(), Fault>,
     /// Creation time, RFC 3339.
     pub created: Option<String>,
-    /// Layers on this machine.
     pub store: &'a Store,
-    /// Layers that the destination has.
     pub known: &'a Known,
     /// Makes all layers, even known ones.
     pub force: bool,
@@ -41,14 +39,12 @@ pub enum Destination<'a> {
 }
 
 pub struct Built {
-    /// Digest of the manifest.
     pub digest: Digest,
     pub manifest: Manifest,
     /// Number of layers on the base, and how many of them were reused.
     pub layers: [usize; 2],
     /// Bytes sent to the registry.
     pub sent: u64,
-    /// Time by phase.
     pub took: Vec<(&'static str, Duration)>,
 }
 
@@ -183,7 +179,6 @@ fn find(
     }))
 }
 
-/// The configuration as JSON, and the manifest.
 fn documents(order: &Order<'_>, assembly: &Assembly<'_>, layers: &[Layer]) -> Result<(Vec<u8>, Manifest), Fault> {
     let mut config: Config = assembly.config.clone();
     config.rootfs = RootFs::new(layers.iter().map(|layer| layer.diff_id).collect());

@@ -41,7 +41,6 @@ pub struct Launch {
 }
 
 impl Launch {
-    /// The image's entrypoint with these arguments, confined.
     pub fn confined(args: &[String]) -> Self {
         Self { entrypoint: None, args: args.to_vec(), manner: Manner::Confined }
     }
@@ -117,13 +116,8 @@ impl Runner {
 }
 
 impl<'r> Image<'r> {
-    /// Its name as the user gave it.
     pub fn name(&self) -> &str {
         &self.name
-    }
-
-    pub(crate) fn is_docked(&self) -> bool {
-        matches!(self.way, Way::Docker(_))
     }
 
     /// Runs it to the end and captures its output. The caller judges a non-zero exit code; a container that cannot
@@ -174,7 +168,6 @@ impl Running<'_> {
         }
     }
 
-    /// The last lines of its output.
     pub fn log(&self, lines: usize) -> Result<String, Fault> {
         match &self.0 {
             Started::Docker(container) => container.log(lines),

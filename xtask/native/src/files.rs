@@ -28,7 +28,6 @@ pub struct Files<'a> {
     client: &'a Client,
     store: &'a Store,
     image: &'a Image,
-    /// Its name in `FROM`.
     name: String,
     folder: PathBuf,
     toc: OnceCell<ImageToc>,

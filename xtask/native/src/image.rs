@@ -17,7 +17,6 @@ pub enum Place {
 
 #[derive(Clone, Debug)]
 pub struct Image {
-    /// Digest of the manifest.
     pub digest: Digest,
     pub manifest: Manifest,
     pub config: Config,

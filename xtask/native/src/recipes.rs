@@ -73,7 +73,6 @@ fn no_triggers(dockerfile: &Dockerfile, root: &Config) -> Result<(), Fault> {
         .hint("build this base with docker: `--engine docker`"))
 }
 
-/// Arguments of a stage with their values.
 fn arguments(
     dockerfile: &Dockerfile,
     stage: &str,

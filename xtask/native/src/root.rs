@@ -75,7 +75,6 @@ impl Recipe {
         Digest::of(key.to_string().as_bytes())
     }
 
-    /// Name of the root in a layout.
     pub fn ref_name(&self, platform: &Platform) -> String {
         format!("root/{}:{}-{}", self.suite, &self.fingerprint().hex()[..12], platform.dashed())
     }
@@ -83,7 +82,6 @@ impl Recipe {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Root {
-    /// Digest of its manifest.
     pub digest: Digest,
     /// Full version, `3.13.5`.
     pub python: String,
@@ -274,7 +272,6 @@ fn store(tar: &Path, layout: &Layout) -> Result<(Descriptor, Digest, Contents), 
     Ok((Descriptor::new(media_type::LAYER_GZIP, digest, size), Digest::from_bytes(diff.finalize().into()), contents))
 }
 
-/// Writes to a hash and to a writer.
 struct Both<'a, W> {
     one: &'a mut sha2::Sha256,
     two: W,

@@ -1,7 +1,7 @@
 //! Layers on this machine by recipe, with their metadata.
 //!
 //! Several processes may use the folder and may end at any time: an entry is complete or treated as missing. Blobs are
-//! stored as in an OCI layout; there are also one record for each recipe, documents by digest, and tables of contents.
+//! stored as in an OCI layout; there are also one record for each recipe and tables of contents.
 //! The least recently used entries are removed first, and none while any process has the store open.
 
 mod prune;
@@ -25,12 +25,10 @@ use xtask_model::spec::oci::Descriptor;
 use xtask_model::spec::reference::Digest;
 
 const RECIPES: &str = "recipes";
-const DOCUMENTS: &str = "documents";
 const OUTLINES: &str = "outlines";
 /// Processes hold a shared lock on this file while they use the store.
 const IN_USE: &str = ".in-use";
 
-/// An open store.
 #[derive(Debug)]
 pub struct Store {
     layout: Layout,
@@ -40,15 +38,12 @@ pub struct Store {
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoredLayer {
-    /// Media type, digest and size in bytes.
     pub descriptor: Descriptor,
-    /// Digest of the tar file.
     pub diff_id: Digest,
     /// The bytes are verified only by [`Store::open_layer`].
     pub path: PathBuf,
 }
 
-/// The stored record of a recipe.
 #[derive(Serialize, Deserialize)]
 struct Note {
     recipe: Digest,
@@ -61,7 +56,7 @@ impl Store {
     pub fn open(folder: &Path, limit: u64) -> Result<Self, Fault> {
         let layout = Layout::open_or_create(folder)?;
         let prepare = || {
-            for part in [RECIPES, DOCUMENTS, OUTLINES] {
+            for part in [RECIPES, OUTLINES] {
                 fs::create_dir_all(folder.join(part))?;
             }
             let in_use = File::create(folder.join(IN_USE))?;
@@ -89,7 +84,6 @@ impl Store {
         Ok(Some(layer))
     }
 
-    /// Stores the layer of a recipe, which `make` writes.
     pub fn put(
         &self,
         recipe: &Digest,
@@ -99,13 +93,6 @@ impl Store {
         let written = make(&mut writer)?;
         writer.finish(Some(&written.descriptor.digest))?;
         self.remember(recipe, written.descriptor, written.diff_id)
-    }
-
-    /// Stores a layer from elsewhere, with its own digest as the recipe. Other contents are an error.
-    pub(crate) fn adopt(&self, descriptor: &Descriptor, diff_id: Digest, content: impl Read) -> Result<StoredLayer, Fault> {
-        self.layout.put_blob(content, Some(&descriptor.digest))?;
-        let plain = Descriptor::new(&descriptor.media_type, descriptor.digest, descriptor.size);
-        self.remember(&descriptor.digest, plain, diff_id)
     }
 
     /// Opens a layer after verifying its digest. A damaged one is removed with a warning, and counts as missing.
@@ -130,24 +117,6 @@ impl Store {
         }
         file.rewind().map_err(cannot)?;
         Ok(Some(file))
-    }
-
-    /// A manifest or a configuration by digest.
-    pub fn get_document(&self, digest: &Digest) -> Result<Option<Vec<u8>>, Fault> {
-        let path = self.note(DOCUMENTS, digest);
-        let Some(bytes) = self.read(&path)? else { return Ok(None) };
-        if Digest::of(&bytes) != *digest {
-            self.damaged(&path);
-            return Ok(None);
-        }
-        used(&path);
-        Ok(Some(bytes))
-    }
-
-    pub fn put_document(&self, bytes: &[u8]) -> Result<Digest, Fault> {
-        let digest = Digest::of(bytes);
-        self.write(&self.note(DOCUMENTS, &digest), bytes)?;
-        Ok(digest)
     }
 
     /// Table of contents of a layer, by uncompressed digest.

@@ -10,7 +10,6 @@ use xtask_host::process::{self, Command};
 use xtask_model::fault::Fault;
 use xtask_model::image::policy::RelPath;
 
-/// Its folder in `target/bench`.
 pub(super) const FOLDER: &str = "buildah";
 
 pub(super) fn command(workspace: &Workspace) -> Result<Command, Fault> {
@@ -46,7 +45,6 @@ pub(super) fn build(build: &Build, ignore: &RelPath, start: Start) -> Vec<OsStri
     args
 }
 
-/// Arguments that push the result.
 pub(super) fn push(build: &Build) -> Vec<OsString> {
     let mut args = vec!["push".into(), "--tls-verify=false".into()];
     args.push(format!("--compression-format={}", build.compression.as_str()).into());

@@ -11,7 +11,6 @@ pub(super) const MEMORY: u64 = 150_000_000;
 /// A target for medians.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Goal {
-    /// At most this many seconds.
     Within(f64),
     /// The native engine is at least this many times faster.
     Faster(f64),

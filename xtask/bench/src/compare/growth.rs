@@ -158,7 +158,6 @@ fn grown(
     Ok((digest, bytes.len() as u64))
 }
 
-/// Repository of the additional layers.
 const PADDING: &str = "padding";
 
 /// [`LAYERS`] layers with this many random bytes in total, in the registry.
@@ -179,7 +178,6 @@ fn padding(harness: &Harness, bytes: u64) -> Result<Vec<Descriptor>, Fault> {
     Ok(made)
 }
 
-/// A layer with one file of random bytes.
 fn layer(number: u64, bytes: u64, sink: &mut impl Write) -> io::Result<()> {
     let mut header = tar::Header::new_ustar();
     header.set_path(format!("opt/padding/{number}"))?;

@@ -18,7 +18,6 @@ use xtask_model::image::policy::Registry;
 use xtask_model::spec::oci::{Index, Manifest, media_type};
 use xtask_model::spec::reference::{Digest, Platform, Repository};
 
-/// Changes the copy.
 pub(super) type Edit = fn(&mut Harness) -> Result<(), Fault>;
 
 /// Registry namespace of the state before the change, for the native engine.
@@ -31,18 +30,14 @@ pub struct Harness {
     pub(super) root: Root,
     /// The state before the change for other builders; made on first use.
     pub(super) before: Option<peers::Before>,
-    /// The binary of an edit.
     pub(super) new_program: Option<PathBuf>,
-    /// Number of files that were added to the copy.
     pub(super) files: usize,
-    /// Filled registry namespaces.
     namespaces: BTreeSet<String>,
     /// Number of edits so far; each is different.
     pub(super) number: u32,
     edit: Edit,
 }
 
-/// Initial contents of a registry namespace.
 pub(super) struct Seeds {
     pub(super) from: Registry,
     pub(super) names: Vec<String>,
@@ -74,7 +69,6 @@ impl Harness {
         })
     }
 
-    /// Undoes the changes of the previous scenario.
     pub(super) fn begin(&mut self, edit: Edit) -> Result<(), Fault> {
         self.edit = edit;
         self.new_program = None;
@@ -89,12 +83,10 @@ impl Harness {
         (self.edit)(self)
     }
 
-    /// Folder for files of an edit.
     pub(super) fn scratch(&self) -> PathBuf {
         self.workspace.private_folder("scratch")
     }
 
-    /// The app's current program.
     pub(super) fn program(&self) -> PathBuf {
         self.new_program.clone().unwrap_or_else(|| self.scratch().join("program"))
     }

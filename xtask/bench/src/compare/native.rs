@@ -10,20 +10,16 @@ use xtask_model::fault::Fault;
 use xtask_model::image::policy::ImageKind;
 use xtask_model::spec::reference::Platform;
 
-/// Folder of uv's cache in `target/bench`.
 const UV: &str = "uv";
 
-/// How xtask is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Caller {
     Binary,
-    /// `cargo xtask`.
     Alias,
     /// The binary, when uv must be installed first.
     WithoutUv,
 }
 
-/// The copy's xtask with its own uv cache.
 pub(super) fn call(workspace: &Workspace) -> Command {
     workspace.xtask().env("UV_CACHE_DIR", workspace.private_folder(UV))
 }
@@ -54,14 +50,12 @@ pub(super) fn build(harness: &mut Harness, caller: Caller, what: What, start: St
     scenarios::push(call.args([command, "--engine", "native"]), &to)
 }
 
-/// Removes the results of all builds on this machine.
 pub(super) fn forget(workspace: &Workspace) -> Result<(), Fault> {
     workspace.forget_native()?;
     workspace.remove_cargo_folder("cold")?;
     workspace.empty_private_folder(UV).map(drop)
 }
 
-/// Contents of the registry before a build.
 pub(super) fn seeds(harness: &Harness, start: Start) -> Result<Seeds, Fault> {
     let policy = &harness.workspace.tree.policy;
     let mut names = vec![format!("{}-root", policy.project.name)];

@@ -17,27 +17,20 @@ use xtask_model::spec::reference::{Digest, Platform, Reference};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
-    /// `docker buildx build`.
     Docker,
-    /// With pip in the base's Dockerfile.
     DockerByPip,
-    /// `buildah build` and `buildah push`.
     Buildah,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum What {
-    /// The app, on a published base.
     App,
-    /// The base, and the app on it.
     BaseAndApp,
     Base,
 }
 
-/// State at the start of a build.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
-    /// Everything from the previous build.
     Warm,
     /// Nothing local; the previous base and app in the registry.
     Cold,
@@ -45,14 +38,12 @@ pub enum Start {
     Nothing,
 }
 
-/// State before the change, for the other builders.
 pub(super) struct Before {
     secrets: Secrets,
     root: Reference,
     base: Reference,
 }
 
-/// Registry namespace of that state.
 const BEFORE: &str = "before-plain";
 
 impl Peer {
@@ -102,7 +93,6 @@ pub(super) fn build(harness: &mut Harness, peer: Peer, what: What, start: Start)
     Ok(Sample { seconds, ..Sample::default() })
 }
 
-/// Publishes base and app of the unchanged tree.
 fn before(harness: &mut Harness) -> Result<Before, Fault> {
     terminal::step("readying", "base and app with plain docker");
     let (workspace, root) = (&harness.workspace, &harness.root);
@@ -146,7 +136,6 @@ fn app_order(harness: &Harness, peer: Peer, base: String, to: &Registry) -> Resu
     Ok((plain::order(&harness.workspace, dockerfile, args, &Secrets::none(), name)?, ignore))
 }
 
-/// This builder's Dockerfile, and its ignore file.
 fn dockerfile(harness: &Harness, peer: Peer, path: &RelPath) -> Result<(RelPath, RelPath), Fault> {
     let beside = |path: &RelPath| relative(&format!("{path}.dockerignore"));
     let text = harness.workspace.tree.files.text(path.as_ref())?;

@@ -10,13 +10,10 @@ use std::fs::File;
 use xtask_model::fault::Fault;
 
 pub struct Row {
-    /// Matched by `FILTER`.
     pub name: &'static str,
-    /// Description in the table.
     pub about: &'static str,
     /// Whether it is measured only when named.
     pub on_request: bool,
-    /// The change before each run.
     pub(super) edit: Edit,
     pub what: What,
     pub start: Start,
@@ -27,7 +24,6 @@ pub struct Row {
 }
 
 pub struct Side {
-    /// Name in the table.
     pub by: &'static str,
     pub work: Work,
     pub goal: Option<Goal>,
@@ -99,66 +95,63 @@ const BUILDAH: Side = side("buildah", Work::Peer(Peer::Buildah), None);
 /// A base takes it a minute or more.
 const SLOW_BUILDAH: Side = Side { at_most: Some(3), ..BUILDAH };
 
-/// All rows, in the order of measurement.
+const ROW: Row = Row {
+    name: "",
+    about: "",
+    on_request: false,
+    edit: |_| Ok(()),
+    what: What::App,
+    start: Start::Cold,
+    builds: 1,
+    sides: &[],
+};
+
 pub(super) static ROWS: [Row; 10] = [
     Row {
         name: "template-cold",
         about: "a template edited, nothing local",
-        on_request: false,
         edit: |harness| edit_template(&harness.workspace, harness.number),
-        what: What::App,
-        start: Start::Cold,
-        builds: 1,
         sides: &[native(Some(Goal::Within(0.25))), alias(None), docker(Some(Goal::Faster(40.0))), BUILDAH],
+        ..ROW
     },
     Row {
         name: "template-warm",
         about: "a template edited, everything warm",
-        on_request: false,
         edit: |harness| edit_template(&harness.workspace, harness.number),
-        what: What::App,
         start: Start::Warm,
-        builds: 1,
         sides: &[native(None), alias(None), docker(Some(Goal::Faster(4.0))), BUILDAH],
+        ..ROW
     },
     Row {
         name: "binary-cold",
         about: "a new binary of 15 MB, compiled before, nothing else local",
-        on_request: false,
         edit: new_binary,
-        what: What::App,
-        start: Start::Cold,
-        builds: 1,
         sides: &[native(None), docker(Some(Goal::Faster(20.0))), BUILDAH],
+        ..ROW
     },
     Row {
         name: "small-package-cold",
         about: "one small package updated, nothing local: base and app",
-        on_request: false,
         edit: |harness| bump(&harness.workspace, harness.number, &BUMPED),
         what: What::BaseAndApp,
-        start: Start::Cold,
         builds: 2,
         sides: &[native(None), WITHOUT_UV, docker(Some(Goal::Faster(20.0))), SLOW_BUILDAH],
+        ..ROW
     },
     Row {
         name: "scipy-cold",
         about: "scipy updated, nothing local: base and app",
-        on_request: false,
         edit: |harness| bump(&harness.workspace, harness.number, &["scipy"]),
         what: What::BaseAndApp,
-        start: Start::Cold,
         builds: 2,
         sides: &[native(None), docker(Some(Goal::Faster(10.0))), SLOW_BUILDAH],
+        ..ROW
     },
     Row {
         name: "base-from-nothing",
         about: "the whole base, only the root in the registry, no wheel cached",
-        on_request: false,
-        edit: |_| Ok(()),
         what: What::Base,
         start: Start::Nothing,
-        builds: 1,
         sides: &[
             native(None),
             WITHOUT_UV,
@@ -166,59 +159,52 @@ pub(super) static ROWS: [Row; 10] = [
             side("docker buildx, with uv", Work::Peer(Peer::Docker), Some(Goal::Faster(2.0))),
             SLOW_BUILDAH,
         ],
+        ..ROW
     },
     Row {
         name: "no-op",
         about: "nothing changed",
-        on_request: false,
-        edit: |_| Ok(()),
-        what: What::App,
         start: Start::Warm,
         builds: 0,
         sides: &[native(Some(Goal::Within(0.1))), alias(Some(Goal::Within(0.1))), docker(None), BUILDAH],
+        ..ROW
     },
     Row {
         name: "growth-base",
         about: "a template edited, nothing local, on a base that is larger by this size, in ten layers",
         on_request: true,
         edit: growth::edit,
-        what: What::App,
-        start: Start::Cold,
-        builds: 1,
         sides: &[
             side("0.1 GB", Work::OnBase(100_000_000), None),
             side("0.5 GB", Work::OnBase(500_000_000), STEADY),
             side("2 GB", Work::OnBase(2_000_000_000), STEADY),
             side("8 GB", Work::OnBase(8_000_000_000), STEADY),
         ],
+        ..ROW
     },
     Row {
         name: "growth-files",
         about: "a template edited, nothing local, with this many more files",
         on_request: true,
         edit: growth::edit,
-        what: What::App,
-        start: Start::Cold,
-        builds: 1,
         sides: &[
             side("1,000 files", Work::AmongFiles(1_000), None),
             side("10,000 files", Work::AmongFiles(10_000), STEADY),
             side("100,000 files", Work::AmongFiles(100_000), STEADY),
         ],
+        ..ROW
     },
     Row {
         name: "growth-change",
         about: "a new file of random bytes, nothing else local: the memory must not grow",
         on_request: true,
         edit: growth::edit,
-        what: What::App,
-        start: Start::Cold,
-        builds: 1,
         sides: &[
             side("10 MB", Work::WithFile(10_000_000), None),
             side("100 MB", Work::WithFile(100_000_000), None),
             side("1 GB", Work::WithFile(1_000_000_000), None),
         ],
+        ..ROW
     },
 ];
 

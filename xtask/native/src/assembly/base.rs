@@ -8,7 +8,6 @@ use xtask_model::image::context::{ContextPath, Kind};
 use xtask_model::spec::oci::Config;
 use xtask_model::spec::reference::Platform;
 
-/// Metadata of a path in an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stat {
     pub kind: Kind,
@@ -16,7 +15,6 @@ pub struct Stat {
     pub mode: u32,
     pub uid: u32,
     pub gid: u32,
-    /// Target of a symbolic link.
     pub link: Option<Vec<u8>>,
 }
 
@@ -57,7 +55,6 @@ pub trait BaseFiles {
     fn any_below(&self, folder: &ContextPath) -> Result<bool, Fault>;
 }
 
-/// Image of a `FROM`.
 #[derive(Clone)]
 pub struct FromImage<'a> {
     pub config: Config,

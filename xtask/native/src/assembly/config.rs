@@ -13,13 +13,10 @@ use xtask_model::spec::dockerfile::{Command, DEFAULT_PATH, Healthcheck, Kind};
 use xtask_model::spec::oci::{Config, Execution, History, RootFs};
 use xtask_model::spec::reference::Platform;
 
-/// Time of every entry in an image.
 pub const CREATED: &str = "2026-01-01T00:00:00Z";
 
-/// Comment of each history entry.
 const COMMENT: &str = "xtask.native.v1";
 
-/// Configuration of a stage while it is built.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Description {
     pub(super) config: Config,
@@ -33,7 +30,6 @@ pub(super) struct Description {
 const HISTORY: usize = 1_000_000;
 
 impl Description {
-    /// For `FROM scratch`.
     pub(super) fn scratch(platform: &Platform) -> Self {
         let config = Config {
             created: None,
@@ -176,7 +172,6 @@ impl Description {
         folder
     }
 
-    /// Labels from the command line; they override others.
     pub(super) fn label(&mut self, labels: &BTreeMap<String, String>) {
         self.config.config.labels.extend(labels.iter().map(|(name, value)| (name.clone(), value.clone())));
     }
@@ -223,7 +218,6 @@ fn command_words(command: &Command, execution: &Execution) -> Vec<String> {
     }
 }
 
-/// A list of words as the history shows it.
 fn quoted(words: &[String]) -> String {
     let quoted: Vec<String> = words.iter().map(|word| Value::from(word.as_str()).to_string()).collect();
     format!("[{}]", quoted.join(" "))
@@ -276,7 +270,6 @@ fn span(name: &str, text: &str) -> Result<i64, String> {
     }
 }
 
-/// Linux signal names without `SIG`.
 const SIGNALS: [&str; 36] = [
     "ABRT", "ALRM", "BUS", "CHLD", "CLD", "CONT", "FPE", "HUP", "ILL", "INT", "IO", "IOT", "KILL", "PIPE", "POLL",
     "PROF", "PWR", "QUIT", "SEGV", "STKFLT", "STOP", "SYS", "TERM", "TRAP", "TSTP", "TTIN", "TTOU", "URG", "USR1",

@@ -16,7 +16,6 @@ use xtask_model::spec::dockerfile::Source;
 use xtask_model::spec::ignore::Ignore;
 use xtask_model::spec::reference::Digest;
 
-/// The build context, with files that are made later.
 pub(super) struct Context<'a> {
     pub(super) root: &'a Path,
     pub(super) ignore: &'a Ignore,
@@ -24,7 +23,6 @@ pub(super) struct Context<'a> {
 }
 
 impl Context<'_> {
-    /// Files of each source, in order.
     pub(super) fn select(&self, sources: &[Source]) -> Result<Vec<Vec<Selected>>, Fault> {
         let mut selected = vec![Vec::new(); sources.len()];
         if sources.is_empty() {

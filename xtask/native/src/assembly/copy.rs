@@ -15,7 +15,6 @@ use xtask_model::fault::Fault;
 use xtask_model::image::context::{ContextPath, Kind};
 use xtask_model::spec::ignore::Ignore;
 
-/// A copied file or folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SelectedNode {
     /// Path relative to the copied root; empty for the root itself.
@@ -35,16 +34,13 @@ impl SelectedNode {
     }
 }
 
-/// Everything that one source names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Selected {
-    /// File name in the source.
     pub(crate) name: Vec<u8>,
     /// The root first, then its contents by path.
     pub(crate) nodes: Vec<SelectedNode>,
 }
 
-/// Flags of a `COPY`.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Flags {
     pub(crate) owner: Option<(u32, u32)>,
@@ -73,7 +69,6 @@ pub(crate) fn destination(working_dir: &str, written: &str) -> String {
     }
 }
 
-/// Joins two paths into a clean absolute one.
 pub(crate) fn joined(folder: &str, path: &str) -> String {
     let mut parts: Vec<&str> = Vec::new();
     for part in folder.split('/').chain(path.split('/')) {

@@ -6,7 +6,7 @@ use super::base::{FromImage, Stat};
 use super::context;
 use super::copy::mode::Mode;
 use super::copy::owner::Owner;
-use super::copy::select::{self, FileMap};
+use super::copy::select::{self, FileMap, Rules};
 use super::copy::target::{Lookup, Made, Nothing, Sum, Target, resolve};
 use super::copy::{self, Flags, Selected};
 use super::fingerprint::LayerFingerprint;
@@ -65,7 +65,6 @@ pub(super) struct CopyJob<'a> {
     pub(super) linked: bool,
 }
 
-/// A layer, made on first use.
 pub(super) struct StageLayer<'a> {
     pub(super) recipe: Digest,
     pub(super) chain: LayerChain,
@@ -84,7 +83,6 @@ pub(super) struct Layers<'a> {
     parts: RefCell<Parts>,
 }
 
-/// State of a path in one layer.
 enum PathState {
     Present(Stat),
     /// A parent of the path is a file or link here, which hides lower layers.
@@ -130,7 +128,6 @@ impl<'a> Layers<'a> {
         Ok(())
     }
 
-    /// Entries of a layer by path.
     pub(super) fn made(&self, layer: usize) -> Result<Rc<[Made]>, Fault> {
         let StageLayer { made, job, chain, .. } = &self.layers[layer];
         if let Some(made) = made.get() {
@@ -155,8 +152,7 @@ impl<'a> Layers<'a> {
                 let part = parts.get(&(*stage, *number)).ok_or_else(|| {
                     Fault::build(format!("{}: the recipe did not make part {number} of the stage", job.place))
                 })?;
-                let selected =
-                    select_from_part(part, reads).map_err(|why| Fault::usage(format!("{}: {why}", job.place)))?;
+                let selected = select_from_part(part, reads, &job.place)?;
                 if selected.is_empty() && *alone {
                     let what = format!("{}: the recipe of the stage made no file that matches the source", job.place);
                     let hint = "in a stage with a recipe, links in the source path are not followed";
@@ -169,7 +165,6 @@ impl<'a> Layers<'a> {
         run(job, selected, if job.linked { &Nothing } else { &view }, &|owner| view.numbers(owner)).map_err(at_place)
     }
 
-    /// Selects from files that a stage's own instructions made.
     fn select_from_stage(&self, chain: &LayerChain, reads: &[Reads], place: &str) -> Result<Vec<Selected>, Fault> {
         let mut files = FileMap::new();
         self.prepare(&chain.layers)?;
@@ -178,10 +173,11 @@ impl<'a> Layers<'a> {
         }
         let view = self.view(chain);
         let resolved = |path: &ContextPath| resolve(path.as_bytes(), &|path| view.lookup(path));
-        let wrong = |why: String| Fault::usage(format!("{place}: {why}"));
+        let invalid = |why: String| Fault::usage(format!("{place}: {why}"));
+        let rules = Rules { resolved: &resolved, invalid: &invalid };
         let mut selected = Vec::new();
         for reads in reads {
-            let (folder, pattern) = select::fixed_prefix(reads);
+            let (folder, _) = select::fixed_prefix(reads);
             let at = resolved(&folder)?;
             let is_file = files.get(&at).is_some_and(|made| made.item.content != Content::Dir);
             if let Some(image) = chain.image.filter(|_| !is_file) {
@@ -194,29 +190,11 @@ impl<'a> Layers<'a> {
                         .hint("or build with `--engine docker`"));
                 }
             }
-            let missing = |path: &str| {
-                let hint = "only what a stage's own `COPY`, `ADD` and `WORKDIR` make can be copied from it";
-                Fault::usage(format!("{place}: `/{path}` is not in the stage")).hint(hint)
-            };
-            let named = folder.to_string();
-            match (reads, pattern) {
-                (Reads::Parents { pivot, pattern }, _) => {
-                    let found = select::parents::<SelectError>(&files, (pivot, pattern), &|path| Ok(resolved(path)?));
-                    let found = found.map_err(|lost| match lost {
-                        SelectError::Invalid(why) => wrong(why),
-                        SelectError::Fault(fault) => fault,
-                    })?;
-                    let named = if pivot.is_empty() { pattern.clone() } else { format!("{pivot}/./{pattern}") };
-                    selected.extend(found.ok_or_else(|| missing(&named))?);
-                }
-                (_, Some(pattern)) => {
-                    for hit in select::hits(&files, &at, pattern).map_err(wrong)? {
-                        let at = resolved(&hit)?;
-                        selected.push(select::entry(&files, &at, name(&hit)).ok_or_else(|| missing(&hit.to_string()))?);
-                    }
-                }
-                _ => selected.push(select::entry(&files, &at, name(&folder)).ok_or_else(|| missing(&named))?),
-            }
+            let found = select::select(&files, reads, &at, &rules)?;
+            selected.extend(found.map_err(|path| {
+                Fault::usage(format!("{place}: `/{path}` is not in the stage"))
+                    .hint("only what a stage's own `COPY`, `ADD` and `WORKDIR` make can be copied from it")
+            })?);
         }
         Ok(selected)
     }
@@ -234,15 +212,10 @@ impl<'a> Layers<'a> {
         if let Some(found) = find(path) {
             return Ok(PathState::Present(Stat::from(&found.item)));
         }
-        let mut parent = path.parent();
-        while let Some(folder) = parent {
-            match find(&folder) {
-                Some(found) if found.item.content != Content::Dir => return Ok(PathState::Hidden),
-                Some(_) => break,
-                None => parent = folder.parent(),
-            }
+        match path.folders().find_map(|folder| find(&folder)) {
+            Some(found) if found.item.content != Content::Dir => Ok(PathState::Hidden),
+            _ => Ok(PathState::Absent),
         }
-        Ok(PathState::Absent)
     }
 }
 
@@ -262,48 +235,17 @@ pub(super) fn run(
     target.finish()
 }
 
-/// An invalid source, in one phrase, or an unreadable layer.
-enum SelectError {
-    Invalid(String),
-    Fault(Fault),
-}
-
-impl From<String> for SelectError {
-    fn from(why: String) -> Self {
-        Self::Invalid(why)
-    }
-}
-
-impl From<Fault> for SelectError {
-    fn from(fault: Fault) -> Self {
-        Self::Fault(fault)
-    }
-}
-
-/// Selects from a part of a realised stage; the error is one lowercase phrase.
-fn select_from_part(part: &[Made], reads: &[Reads]) -> Result<Vec<Selected>, String> {
+fn select_from_part(part: &[Made], reads: &[Reads], place: &str) -> Result<Vec<Selected>, Fault> {
     let mut files = FileMap::new();
     select::apply_layer(&mut files, part);
+    let invalid = |why: String| Fault::usage(format!("{place}: {why}"));
+    let rules = Rules { resolved: &|path| Ok(path.clone()), invalid: &invalid };
     let mut selected = Vec::new();
     for reads in reads {
-        let (folder, pattern) = select::fixed_prefix(reads);
-        match (reads, pattern) {
-            (Reads::Parents { pivot, pattern }, _) => {
-                let found = select::parents::<String>(&files, (pivot, pattern), &|path| Ok(path.clone()))?;
-                selected.extend(found.unwrap_or_default());
-            }
-            (_, Some(pattern)) => {
-                let hits = select::hits(&files, &folder, pattern)?;
-                selected.extend(hits.iter().filter_map(|hit| select::entry(&files, hit, name(hit))));
-            }
-            _ => selected.extend(select::entry(&files, &folder, name(&folder))),
-        }
+        let found = select::select(&files, reads, &select::fixed_prefix(reads).0, &rules)?;
+        selected.extend(found.unwrap_or_default());
     }
     Ok(selected)
-}
-
-fn name(path: &ContextPath) -> &[u8] {
-    path.parts().next_back().unwrap_or_default()
 }
 
 /// Whether a part of a realised stage may contain what a source names.
@@ -349,7 +291,6 @@ impl CopyJob<'_> {
     }
 }
 
-/// Files of a stage.
 pub(super) struct View<'v, 'a> {
     layers: &'v Layers<'a>,
     chain: &'v LayerChain,

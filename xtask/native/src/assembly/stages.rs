@@ -306,7 +306,6 @@ impl<'a> Stages<'a> {
         self.add(state, plan, Some(job), OnceCell::new());
     }
 
-    /// Plans a layer whose entries are known.
     fn plan_now(&mut self, state: &mut State, line: usize, created_by: &str, made: Vec<Made>) {
         state.description.remember(created_by.to_owned(), !made.is_empty());
         if made.is_empty() {
@@ -411,7 +410,6 @@ fn history(keyword: &str, transfer: &Transfer) -> String {
     text
 }
 
-/// Digest of copied files with their names.
 fn fingerprint(selected: &[Selected]) -> Digest {
     let mut recipe = LayerFingerprint::new("selected").number(selected.len() as u64);
     for selected in selected {

@@ -11,15 +11,12 @@ use xtask_model::fault::Fault;
 use xtask_model::spec::dockerfile::{Dockerfile, Instruction, Kind, Transfer, remote};
 use xtask_model::spec::reference::Platform;
 
-/// A Dockerfile to check.
 pub(crate) struct Candidate<'a> {
     /// The Dockerfile, with its target set to the stage to build.
     pub(crate) dockerfile: &'a Dockerfile,
     pub(crate) args: &'a BTreeMap<String, String>,
     pub(crate) platform: &'a Platform,
-    /// Base image, as the arguments name it.
     pub(crate) image: &'a str,
-    /// Whether a recipe makes the stage of this name.
     pub(crate) realised: &'a dyn Fn(&str) -> bool,
 }
 
@@ -91,7 +88,6 @@ fn check_add(file: &Dockerfile, line: usize, transfer: &Transfer) -> Result<(), 
     Ok(())
 }
 
-/// Checks that `COPY` and `ADD` share.
 fn check_transfer(file: &Dockerfile, line: usize, transfer: &Transfer) -> Result<(), Fault> {
     let owner = transfer.chown().map(Owner::parse).transpose();
     let owner = owner.map_err(|why| wrong(file, line, why).hint("use a number up to 2147483647, or a name"))?;

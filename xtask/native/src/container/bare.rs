@@ -23,7 +23,6 @@ use xtask_model::spec::oci::Execution;
 /// Time that a program gets to end after Ctrl-C, as with `docker stop`.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Namespaces that this process may create.
 #[derive(Clone, Debug)]
 pub struct Bare {
     program: PathBuf,
@@ -31,7 +30,6 @@ pub struct Bare {
 }
 
 impl Bare {
-    /// Tries to create namespaces.
     pub fn find() -> Result<Self, Fault> {
         Self::through(OURSELVES)
     }
@@ -90,7 +88,6 @@ impl Bare {
         }
     }
 
-    /// Starts a container and waits until its program runs.
     fn begin(
         &self,
         folder: &Path,
@@ -228,7 +225,6 @@ impl Contained {
         streams.output(status)
     }
 
-    /// Its output so far.
     pub fn log(&self) -> Result<String, Fault> {
         Ok(String::from_utf8_lossy(&self.log.read()?).into_owned())
     }
@@ -240,7 +236,6 @@ impl Contained {
     }
 }
 
-/// Processes of a container, as seen from the host.
 #[derive(Debug)]
 struct Processes {
     /// Child of this process; it waits for the container's process 1.

@@ -28,7 +28,6 @@ pub struct Ranges {
 /// Privileges for programs in own namespaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rights {
-    /// The program is root on this machine.
     Root,
     /// Root in a container without mount rights: no namespaces are possible, and none are needed.
     Contained,

@@ -29,7 +29,6 @@ use std::process::{ExitCode, ExitStatus, Stdio};
 use xtask_host::process::Command;
 use xtask_model::fault::Fault;
 
-/// First argument of an internal call.
 const WORD: &str = "container-inside";
 /// This binary, even if its file was replaced since it started.
 pub(super) const OURSELVES: &str = "/proc/self/exe";
@@ -44,12 +43,10 @@ pub(super) enum Rights {
     Ordinary,
 }
 
-/// Arguments of the first and the second process.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Start {
     /// Folder of the unpacked image.
     pub folder: PathBuf,
-    /// File for progress reports.
     pub report: PathBuf,
     /// The processes end with this one.
     pub parent: u32,
@@ -74,13 +71,10 @@ pub(super) struct Join {
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Apart {
-    /// This process ends with that one.
     pub parent: u32,
-    /// Ids for the user namespace of an ordinary user.
     pub ranges: Option<Ranges>,
 }
 
-/// Tasks of an internal call.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum Task {
     First(Start),
@@ -111,7 +105,6 @@ pub(super) enum News {
 }
 
 impl Task {
-    /// Arguments of an internal call.
     pub(super) fn args(&self) -> Result<[String; 2], Fault> {
         let text = serde_json::to_string(self);
         let text = text.map_err(|error| Fault::usage("cannot run a container in this folder").cause(error))?;
@@ -152,7 +145,6 @@ pub fn inside() -> Option<ExitCode> {
     }))
 }
 
-/// Writes the progress report.
 struct Reporter(File);
 
 impl Reporter {

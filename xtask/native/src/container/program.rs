@@ -6,7 +6,6 @@ use serde::{Deserialize, Serialize};
 use xtask_model::fault::Fault;
 use xtask_model::spec::oci::Execution;
 
-/// Default search path.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,7 +23,6 @@ pub struct Program {
 pub struct User {
     pub uid: u32,
     pub gid: u32,
-    /// Additional groups.
     pub groups: Vec<u32>,
     pub home: String,
 }
@@ -32,9 +30,7 @@ pub struct User {
 /// An image's account files as text; empty if missing.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Accounts<'a> {
-    /// `/etc/passwd`.
     pub passwd: &'a str,
-    /// `/etc/group`.
     pub group: &'a str,
 }
 

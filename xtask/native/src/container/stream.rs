@@ -40,7 +40,6 @@ impl Stream {
     }
 }
 
-/// Standard streams of a program.
 #[derive(Debug)]
 pub(super) struct Streams {
     kept: Option<(Stream, Stream)>,

@@ -48,7 +48,6 @@ enum Source<'a> {
 }
 
 impl Images {
-    /// Images of this repository.
     pub fn of(tree: &Tree) -> Self {
         Self::new(tree.images(), store(tree), tree.client())
     }

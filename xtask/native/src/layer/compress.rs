@@ -19,7 +19,6 @@ use xtask_model::spec::reference::Digest;
 /// Size of a block before compression, in bytes.
 pub(super) const BLOCK: usize = 1 << 20;
 
-/// gzip header without name, time and system.
 const GZIP_HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
 /// Empty final block; the blocks before it are not final.
 const GZIP_END: [u8; 2] = [3, 0];

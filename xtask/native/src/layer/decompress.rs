@@ -22,7 +22,6 @@ pub(super) fn open<'a>(mut source: impl Read + 'a, window: u64) -> io::Result<Bo
     })
 }
 
-/// Contents of consecutive zstd frames.
 struct Frames<R> {
     source: R,
     decoder: FrameDecoder,

@@ -57,7 +57,6 @@ pub(super) fn encode(header: &Header<'_>, out: &mut Vec<u8>) {
     ustar(header, split.unwrap_or((b"", cut(header.path, 100))), out);
 }
 
-/// Number of zero bytes after contents of this size.
 pub(super) fn padding(size: u64) -> usize {
     (RECORD - (size % RECORD as u64) as usize) % RECORD
 }

@@ -4,11 +4,11 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use xtask_model::fault::Fault;
 use xtask_model::image::context::ContextPath;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Item {
-    /// Relative to the image's root.
     pub path: ContextPath,
     /// Permission bits with set-id and sticky; ignored for links.
     pub mode: u32,
@@ -42,4 +42,40 @@ impl Bytes {
             Self::Here(bytes) => bytes.len() as u64,
         }
     }
+}
+
+/// Follows every link of a path, at its end too, and never leaves the root. `link` returns a link's target; more than
+/// `most` links are the error `looped`.
+pub(crate) fn resolve(
+    path: &[u8],
+    most: usize,
+    link: &dyn Fn(&ContextPath) -> Result<Option<Vec<u8>>, Fault>,
+    looped: &dyn Fn(&ContextPath) -> Fault,
+) -> Result<ContextPath, Fault> {
+    let mut links = 0;
+    let mut todo: Vec<Vec<u8>> = ContextPath::new(path).parts().map(<[u8]>::to_vec).rev().collect();
+    let mut at = ContextPath::default();
+    while let Some(part) = todo.pop() {
+        match part.as_slice() {
+            b"." => continue,
+            b".." => {
+                at = at.parent().unwrap_or_default();
+                continue;
+            }
+            _ => {}
+        }
+        let next = at.join(&part);
+        match link(&next)? {
+            Some(_) if links == most => return Err(looped(&next)),
+            Some(target) => {
+                links += 1;
+                if target.starts_with(b"/") {
+                    at = ContextPath::default();
+                }
+                todo.extend(ContextPath::new(target).parts().map(<[u8]>::to_vec).rev());
+            }
+            None => at = next,
+        }
+    }
+    Ok(at)
 }

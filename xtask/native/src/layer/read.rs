@@ -25,7 +25,6 @@ const OPAQUE: &[u8] = b".wh..wh..opq";
 /// Names used by an obsolete union file system.
 const RESERVED: &[u8] = b".wh..wh.";
 
-/// Limits on an untrusted layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Size of the tar file.
@@ -34,9 +33,7 @@ pub struct Limits {
     pub entries: u64,
     /// Length of a path or a link target.
     pub path: usize,
-    /// Size of an extended header.
     pub header: u64,
-    /// zstd window.
     pub window: u64,
 }
 
@@ -68,11 +65,9 @@ pub enum EntryKind {
     /// Target as written.
     Symlink(Vec<u8>),
     HardLink(ContextPath),
-    /// A device or a pipe.
     Special,
 }
 
-/// Removal of files of lower layers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Whiteout {
     /// This path, with everything below it.
@@ -161,7 +156,6 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Unread contents of the current entry.
     pub fn contents(&mut self) -> Contents<'_, 'a> {
         Contents { reader: self }
     }
@@ -176,7 +170,6 @@ impl<'a> Reader<'a> {
         read.map(|_| Some(bytes)).map_err(|error| self.failed(error))
     }
 
-    /// Converts an error in reading contents.
     pub fn failed(&self, error: io::Error) -> Fault {
         if error.kind() == io::ErrorKind::UnexpectedEof {
             return self.broken("it is truncated");
@@ -211,7 +204,6 @@ impl<'a> Reader<'a> {
         Err(self.broken(if self.entries == 0 { "it is empty" } else { "it has no end mark" }))
     }
 
-    /// Reads up to a full block.
     fn fill(&mut self, block: &mut [u8]) -> Result<usize, Fault> {
         let mut filled = 0;
         while filled < block.len() {

@@ -2,7 +2,6 @@
 
 use super::header::{self, Header};
 
-/// End mark.
 pub const END: [u8; 2 * header::RECORD] = [0; 2 * header::RECORD];
 
 pub fn entry(path: &[u8], flag: u8, link: &[u8], contents: &[u8]) -> Vec<u8> {

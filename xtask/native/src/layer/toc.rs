@@ -10,7 +10,7 @@ pub(crate) mod tests;
 pub use table::LayerToc;
 use xtask_model::quantity;
 
-use crate::layer::{Contents, Entry, EntryKind, Reader};
+use crate::layer::{Contents, Entry, EntryKind, Reader, item};
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::sync::Arc;
@@ -37,7 +37,6 @@ pub struct Node {
     pub size: u64,
     /// Target of a symbolic link as written, or the path that a hard link refers to.
     pub link: Vec<u8>,
-    /// Contents, for the few files that keep them.
     pub contents: Option<Vec<u8>>,
 }
 
@@ -48,7 +47,6 @@ impl Node {
     }
 }
 
-/// Reads a file's contents from a layer.
 pub type ReadLayer<'a> = dyn Fn(&mut Reader<'_>) -> Result<Option<Vec<u8>>, Fault> + 'a;
 
 /// A node with its layer; `None` for an implied folder.
@@ -105,42 +103,18 @@ impl ImageToc {
 
     /// Follows the links of a path within the image, where `/` is the root. A loop is an error.
     pub fn resolve(&self, path: &ContextPath) -> Result<Resolved, Fault> {
-        let mut rest: Vec<Vec<u8>> = path.parts().rev().map(<[u8]>::to_vec).collect();
-        let mut at = ContextPath::default();
-        let mut found = self.get(&at);
-        let mut links = 0;
-        while let Some(part) = rest.pop() {
-            match &*part {
-                b"" | b"." => continue,
-                b".." => {
-                    at = at.parent().unwrap_or_default();
-                    found = self.get(&at);
-                    continue;
-                }
-                _ => {}
-            }
-            let next = at.join(&part);
-            let here = self.get(&next);
-            match here {
-                Some(TocEntry { node: Node { kind: Kind::Symlink, link, .. }, .. }) => {
-                    links += 1;
-                    if links > LINKS {
-                        return Err(Fault::build(format!("cannot follow `{path}` in the image"))
-                            .cause(format!("more than {LINKS} links: they form a loop")));
-                    }
-                    if link.starts_with(b"/") {
-                        at = ContextPath::default();
-                        found = self.get(&at);
-                    }
-                    rest.extend(link.split(|byte| *byte == b'/').rev().map(<[u8]>::to_vec));
-                }
-                here => (at, found) = (next, here),
-            }
-        }
-        Ok(Resolved { path: at, found })
+        let link = |path: &ContextPath| {
+            Ok(self.get(path).and_then(|found| (found.node.kind == Kind::Symlink).then_some(found.node.link)))
+        };
+        let looped = |_: &ContextPath| {
+            Fault::build(format!("cannot follow `{path}` in the image"))
+                .cause(format!("more than {LINKS} links: they form a loop"))
+        };
+        let path = item::resolve(path.as_bytes(), LINKS, &link, &looped)?;
+        let found = self.get(&path);
+        Ok(Resolved { path, found })
     }
 
-    /// All entries of the image by path.
     pub fn merged(&self) -> BTreeMap<ContextPath, Node> {
         let mut all: BTreeMap<ContextPath, Node> = BTreeMap::new();
         for layer in &self.layers {
@@ -148,13 +122,11 @@ impl ImageToc {
             for (path, mark) in layer.marks() {
                 let Mark::Node(node) = mark else { continue };
                 let path = ContextPath::new(path);
-                let mut folder = path.parent();
-                while let Some(one) = folder.filter(|folder| !folder.as_bytes().is_empty()) {
-                    let implied = all.entry(one.clone()).or_insert_with(Node::implied);
+                for folder in path.folders() {
+                    let implied = all.entry(folder).or_insert_with(Node::implied);
                     if implied.kind != Kind::Dir {
                         *implied = Node::implied();
                     }
-                    folder = one.parent();
                 }
                 all.insert(path, node);
             }
@@ -232,7 +204,6 @@ fn all(contents: &mut Contents<'_, '_>) -> std::io::Result<Vec<u8>> {
 /// Largest file that is read into memory, in bytes.
 const FILE_LIMIT: u64 = 64 << 20;
 
-/// Reads a layer's table of contents.
 pub fn of(reader: &mut Reader<'_>) -> Result<LayerToc, Fault> {
     let mut builder = table::Builder::default();
     while let Some(entry) = reader.next()? {

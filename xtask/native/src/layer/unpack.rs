@@ -15,7 +15,6 @@ use std::path::{Path, PathBuf};
 use xtask_model::fault::Fault;
 use xtask_model::image::context::ContextPath;
 
-/// A folder to unpack layers into, lowest first.
 pub struct Unpacker {
     root: OwnedFd,
     shown: PathBuf,
@@ -26,7 +25,6 @@ pub struct Unpacker {
 }
 
 impl Unpacker {
-    /// Opens or creates a folder.
     pub fn open(folder: &Path) -> Result<Self, Fault> {
         let open = || -> io::Result<OwnedFd> {
             std::fs::create_dir_all(folder)?;
@@ -190,7 +188,6 @@ impl Unpacker {
         removed.map_err(|error| cannot_write(&self.shown, path, error))
     }
 
-    /// Removes what lower layers have below a folder.
     fn take_below(&mut self, path: &ContextPath, own: &Own) -> Result<(), Fault> {
         self.last = None;
         let cannot = |error: Errno| cannot_write(&self.shown, path, error);
@@ -208,16 +205,13 @@ impl Unpacker {
     }
 }
 
-/// Paths of the current layer.
 #[derive(Default)]
 struct Own {
     paths: BTreeSet<ContextPath>,
-    /// Those that are not folders.
     leaves: BTreeSet<ContextPath>,
 }
 
 impl Own {
-    /// Whether it has the path or anything below it.
     fn has(&self, path: &ContextPath) -> bool {
         let below = path.join(b"");
         let next = self.paths.range(&below..).next();
@@ -225,7 +219,6 @@ impl Own {
     }
 }
 
-/// Folder and name; `None` for the root.
 fn split(path: &ContextPath) -> Option<(ContextPath, &[u8])> {
     Some((path.parent()?, path.parts().next_back()?))
 }

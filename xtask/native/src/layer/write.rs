@@ -17,7 +17,6 @@ use xtask_model::spec::reference::Digest;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Written {
-    /// Digest of the tar file.
     pub diff_id: Digest,
     /// Media type, digest and size of what was written.
     pub descriptor: Descriptor,
@@ -101,7 +100,6 @@ fn changed(path: &Path, how: &str) -> Fault {
         .hint("run it again when no other program writes to it")
 }
 
-/// Checks that these items form a layer.
 fn check(items: &[Item]) -> Result<(), Fault> {
     let mut parent: Option<&[u8]> = None;
     for (index, item) in items.iter().enumerate() {
@@ -130,14 +128,12 @@ fn check(items: &[Item]) -> Result<(), Fault> {
 
 /// Rejects entries below anything but a folder.
 fn folders(before: &[Item], path: &ContextPath) -> Result<(), Fault> {
-    let mut folder = path.parent().filter(|folder| !folder.as_bytes().is_empty());
-    while let Some(one) = folder {
-        if let Ok(at) = before.binary_search_by(|item| item.path.cmp(&one)) {
+    for folder in path.folders() {
+        if let Ok(at) = before.binary_search_by(|item| item.path.cmp(&folder)) {
             if before[at].content != Content::Dir {
-                return Err(cannot(path, &format!("`{one}` is not a folder")));
+                return Err(cannot(path, &format!("`{folder}` is not a folder")));
             }
         }
-        folder = one.parent().filter(|folder| !folder.as_bytes().is_empty());
     }
     Ok(())
 }

@@ -18,7 +18,6 @@ use xtask_model::spec::reference::{Digest, Repository};
 /// Number of parallel transfers. More are not faster on one connection.
 const AT_ONCE: usize = 4;
 
-/// One layer of the new image.
 #[derive(Clone, Debug)]
 pub struct Layer {
     pub descriptor: Descriptor,
@@ -27,13 +26,11 @@ pub struct Layer {
     pub origin: Origin,
 }
 
-/// Location of a layer's bytes.
 #[derive(Clone, Debug)]
 pub enum Origin {
     /// In the repository, as one of its manifests says.
     There,
     File(PathBuf),
-    /// In the base image.
     Beneath,
 }
 
@@ -106,7 +103,6 @@ pub fn lacks(client: &Client, repository: &Repository, layers: &[Layer]) -> Resu
     Ok(lacks.into_inner())
 }
 
-/// Copies the layers into a layout.
 pub fn to_layout(client: &Client, layout: &Layout, layers: &[Layer], beneath: Option<&Image>) -> Result<(), Fault> {
     at_once(layers, |layer| {
         let digest = &layer.descriptor.digest;

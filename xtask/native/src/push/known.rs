@@ -42,7 +42,6 @@ impl Known {
         }
     }
 
-    /// The layer of a recipe, with its uncompressed digest.
     pub fn layer(&self, recipe: &Digest) -> Option<(&Descriptor, Digest)> {
         self.by_recipe.get(recipe).map(|(descriptor, diff_id)| (descriptor, *diff_id))
     }

@@ -57,7 +57,6 @@ pub struct Request<'a> {
     pub platform: &'a Platform,
     /// The root's Python in the policy, `3.12`: for a root that does not declare a version.
     pub python: &'a str,
-    /// Arguments of the stage, with their defaults.
     pub args: &'a BTreeMap<String, String>,
     /// Working folder; hard links need the file system of uv's cache.
     pub work: &'a Path,
@@ -92,7 +91,6 @@ struct Scripts {
     check: PathBuf,
 }
 
-/// The Python that makes byte code.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Compiler {
     Root,
@@ -463,7 +461,6 @@ fn version(config: &Config) -> Option<String> {
     root::python(config).or_else(variable)
 }
 
-/// Search path of the image.
 fn paths(config: &Config) -> Vec<String> {
     // BuildKit's default.
     const DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

@@ -37,7 +37,6 @@ pub(super) fn check(
     checked.same(found, expected)
 }
 
-/// The reference with the policy's paths.
 fn of_policy(base: &Base) -> String {
     let (installer, lock, dockerfile) = (base.installer.as_str(), base.lock.as_str(), base.dockerfile.as_str());
     let last = |path: &'_ str| path.rsplit('/').next().unwrap_or(path).to_owned();
@@ -103,7 +102,6 @@ impl Checked<'_> {
         }
     }
 
-    /// Rejects the first instruction that differs.
     fn same(&self, found: &Stage, expected: &[Instruction]) -> Result<(), Fault> {
         let (mut ours, mut theirs): (Vec<_>, Vec<_>) =
             (found.instructions.iter().map(meant).collect(), expected.iter().map(meant).collect());
@@ -112,23 +110,22 @@ impl Checked<'_> {
         let (ours, theirs) = (ours.split_off(first), theirs.split_off(first));
         let line = found.instructions.get(first).map_or(found.line, |instruction| instruction.line);
         let says = |kind: &Kind| format!("this `{}`", kind.keyword());
+        let superfluous = |extra: &Kind| {
+            Err(self.refuse(line, &says(extra), format!("the recipe has no such `{}`", extra.keyword())))
+        };
         match (ours.as_slice(), theirs.as_slice()) {
             ([], []) => Ok(()),
             ([], [missing, ..]) => {
                 let why = format!("a `{}` of the recipe is missing from the stage", missing.keyword());
                 Err(self.refuse(line, "this stage", why))
             }
-            ([extra, rest @ ..], theirs) if rest.first() == theirs.first() => {
-                Err(self.refuse(line, &says(extra), format!("the recipe has no such `{}`", extra.keyword())))
-            }
+            ([extra, rest @ ..], theirs) if rest.first() == theirs.first() => superfluous(extra),
+            ([extra, ..], []) => superfluous(extra),
             ([ours, ..], [missing, rest @ ..]) if Some(ours) == rest.first() => {
                 let why = format!("a `{}` of the recipe is missing before it", missing.keyword());
                 Err(self.refuse(line, &says(ours), why))
             }
             ([ours, ..], [theirs, ..]) => Err(self.refuse(line, &says(ours), difference(ours, theirs))),
-            ([extra, ..], []) => {
-                Err(self.refuse(line, &says(extra), format!("the recipe has no such `{}`", extra.keyword())))
-            }
         }
     }
 }
@@ -143,7 +140,6 @@ fn arguments(instructions: &[Instruction]) -> Vec<&str> {
     found
 }
 
-/// An instruction in normalised spelling.
 fn meant(instruction: &Instruction) -> Kind {
     let mut kind = instruction.kind.clone();
     match &mut kind {
@@ -196,7 +192,6 @@ fn words(text: &str) -> Vec<String> {
     words
 }
 
-/// First difference between two instructions.
 fn difference(ours: &Kind, theirs: &Kind) -> String {
     let shell = |kind: &Kind| match kind {
         Kind::Run(run) => match &run.command {

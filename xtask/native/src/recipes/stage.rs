@@ -20,7 +20,6 @@ pub struct Part {
     pub under: ContextPath,
 }
 
-/// A stage whose files come from a recipe.
 pub trait Realise {
     /// Parts, known before they are made, lowest first: for a common path the later one is used.
     fn parts(&self) -> &[Part];
@@ -50,7 +49,6 @@ pub trait Foundation {
     fn folder(&self, which: Option<&Selection>) -> Result<PathBuf, Fault>;
 }
 
-/// A subset of an image's files.
 #[derive(Debug)]
 pub struct Selection {
     /// Purpose, in one word; part of the folder's name.

@@ -47,7 +47,6 @@ fn is_kept(path: &str, folder: bool) -> bool {
 
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Contents {
-    /// `/var/lib/dpkg/status`.
     pub(super) dpkg_status: String,
     /// Packages with versions, sorted.
     pub(super) packages: Vec<(String, String)>,
@@ -148,7 +147,6 @@ fn extensions(entry: &mut tar::Entry<'_, impl Read>, builder: &mut tar::Builder<
     builder.append_pax_extensions(kept.iter().map(|(key, value)| (key.as_str(), value.as_slice())))
 }
 
-/// Installed packages in a dpkg status file.
 fn packages(status: &str) -> Vec<(String, String)> {
     let mut packages: Vec<_> = status
         .split("\n\n")

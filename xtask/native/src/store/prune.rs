@@ -2,7 +2,7 @@
 //!
 //! Only while no other process has it open: an entry might be about to be used there.
 
-use super::{DOCUMENTS, Note, OUTLINES, RECIPES, Store};
+use super::{Note, OUTLINES, RECIPES, Store};
 use std::collections::BTreeMap;
 use std::fs::{self, TryLockError};
 use std::io;
@@ -21,7 +21,6 @@ pub struct Pruned {
     pub busy: bool,
 }
 
-/// Files that are removed together.
 struct FileGroup {
     used: SystemTime,
     bytes: u64,
@@ -61,7 +60,6 @@ impl Store {
         Ok(pruned)
     }
 
-    /// Groups the files that may stay; removes the others.
     fn groups(&self, pruned: &mut Pruned) -> io::Result<Vec<FileGroup>> {
         let folder = self.layout.folder();
         let mut remove = |file: &StoreFile| -> io::Result<()> {
@@ -97,8 +95,7 @@ impl Store {
             }
         }
         let mut groups: Vec<FileGroup> = layers.into_values().collect();
-        let documents = list(&folder.join(DOCUMENTS), &mut remove)?;
-        for file in documents.iter().chain(tocs.values()) {
+        for file in tocs.values() {
             let mut group = FileGroup::new(file);
             group.add(file);
             groups.push(group);

@@ -5,7 +5,6 @@ use crate::layer::item::{Bytes, Content, Item};
 use crate::layer::{Codec, Limits, Reader, toc, write};
 use std::sync::Arc;
 use std::time::Duration;
-use xtask_model::fault::Exit;
 use xtask_model::image::context::ContextPath;
 use xtask_model::image::policy::Compression;
 
@@ -66,17 +65,6 @@ fn a_failed_layer_leaves_nothing() {
 }
 
 #[test]
-fn a_layer_from_elsewhere_is_checked() {
-    let (_folder, store) = store(LIMIT);
-    let descriptor = Descriptor::new("x/y", Digest::of(b"bytes"), 5);
-    let fault = store.adopt(&descriptor, recipe("diff"), &b"other"[..]).unwrap_err();
-    assert_eq!(fault.exit, Exit::Network);
-    assert_eq!(store.get(&descriptor.digest).unwrap(), None);
-    let layer = store.adopt(&descriptor, recipe("diff"), &b"bytes"[..]).unwrap();
-    assert_eq!(store.get(&descriptor.digest).unwrap(), Some(layer));
-}
-
-#[test]
 fn damaged_entries_count_as_missing() {
     let (_folder, store) = store(LIMIT);
     let layer = put(&store, "a", b"contents");
@@ -106,14 +94,8 @@ fn damaged_entries_count_as_missing() {
 }
 
 #[test]
-fn documents_and_tables_of_contents_are_kept() {
+fn tables_of_contents_are_kept() {
     let (_folder, store) = store(LIMIT);
-    let digest = store.put_document(b"{}").unwrap();
-    assert_eq!(store.get_document(&digest).unwrap().as_deref(), Some(&b"{}"[..]));
-    assert_eq!(store.get_document(&recipe("none")).unwrap(), None);
-    fs::write(store.note(DOCUMENTS, &digest), b"{ }").unwrap();
-    assert_eq!(store.get_document(&digest).unwrap(), None);
-
     let layer = put(&store, "a", b"contents");
     let file = store.open_layer(&layer).unwrap().unwrap();
     let toc = toc::of(&mut Reader::open(file, Some(&layer.diff_id), Limits::default()).unwrap()).unwrap();
@@ -135,7 +117,6 @@ fn the_least_recently_used_entries_are_removed_first() {
     for (name, seed) in [("old", 1), ("older", 2), ("new", 3)] {
         put(&store, name, &noise(10_000, seed));
     }
-    let digest = store.put_document(b"{}").unwrap();
     age(&store, RECIPES, &recipe("old"), 100);
     age(&store, RECIPES, &recipe("older"), 200);
     age(&store, RECIPES, &recipe("new"), 50);
@@ -151,7 +132,6 @@ fn the_least_recently_used_entries_are_removed_first() {
     assert_eq!(store.get(&recipe("old")).unwrap(), None);
     assert!(store.get(&recipe("older")).unwrap().is_some());
     assert!(store.get(&recipe("new")).unwrap().is_some());
-    assert!(store.get_document(&digest).unwrap().is_some());
 }
 
 #[test]

@@ -97,7 +97,6 @@ fn clause(text: &str, steps: &mut Vec<Step>) -> Option<()> {
     Some(())
 }
 
-/// One operator with its letters.
 struct Clause {
     who: u32,
     operator: char,

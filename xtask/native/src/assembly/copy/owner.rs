@@ -2,7 +2,6 @@
 //!
 //! Pure. BuildKit maps an unknown name to root; here it is an error.
 
-/// A user with an optional group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Owner {
     user: Name,
@@ -76,7 +75,6 @@ impl Owner {
     }
 }
 
-/// Numbers of the first entry with a name.
 fn entry(file: &[u8], name: &str, fields: &[usize]) -> Option<Vec<u32>> {
     let text = String::from_utf8_lossy(file);
     let line = text.lines().map(str::trim).find(|line| line.split(':').next() == Some(name))?;

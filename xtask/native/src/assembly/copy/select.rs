@@ -6,6 +6,7 @@ use super::target::Made;
 use super::{Selected, SelectedNode};
 use crate::layer::item::Content;
 use std::collections::BTreeMap;
+use xtask_model::fault::Fault;
 use xtask_model::image::context::ContextPath;
 use xtask_model::spec::dockerfile::Reads;
 use xtask_model::spec::ignore::{Ignore, glob};
@@ -25,16 +26,13 @@ pub(crate) fn apply_layer(files: &mut FileMap, layer: &[Made]) {
     }
 }
 
-pub(crate) fn below<'f>(
-    files: &'f FileMap,
-    folder: &'f ContextPath,
-) -> impl Iterator<Item = (&'f ContextPath, &'f Made)> {
+fn below<'f>(files: &'f FileMap, folder: &'f ContextPath) -> impl Iterator<Item = (&'f ContextPath, &'f Made)> {
     let first = if folder.as_bytes().is_empty() { folder.clone() } else { folder.join(b"") };
     files.range(first..).take_while(move |(path, _)| path.below(folder).is_some())
 }
 
 /// The tree at a path, under the name that the source uses; `None` if the path is missing.
-pub(crate) fn entry(files: &FileMap, at: &ContextPath, name: &[u8]) -> Option<Selected> {
+fn entry(files: &FileMap, at: &ContextPath, name: &[u8]) -> Option<Selected> {
     let node = |made: &Made, rest: &[u8]| SelectedNode {
         rest: ContextPath::new(rest),
         mode: made.item.mode,
@@ -71,34 +69,65 @@ pub(crate) fn fixed_prefix(reads: &Reads) -> (ContextPath, Option<&str>) {
     }
 }
 
-/// Selects for `--parents`: matches the pattern in each folder that the pivot names. `resolved` follows links. `None`
-/// if a path without wildcards is missing.
-pub(crate) fn parents<E: From<String>>(
+/// How sources are read: `resolved` follows links, `invalid` makes an error of one lowercase phrase.
+pub(crate) struct Rules<'r> {
+    pub(crate) resolved: &'r dyn Fn(&ContextPath) -> Result<ContextPath, Fault>,
+    pub(crate) invalid: &'r dyn Fn(String) -> Fault,
+}
+
+/// Everything that a source names; the inner error is a missing path. `at` is the resolved [`fixed_prefix`].
+pub(crate) fn select(
     files: &FileMap,
-    (pivot, pattern): (&str, &str),
-    resolved: &dyn Fn(&ContextPath) -> Result<ContextPath, E>,
-) -> Result<Option<Vec<Selected>>, E> {
+    reads: &Reads,
+    at: &ContextPath,
+    rules: &Rules<'_>,
+) -> Result<Result<Vec<Selected>, String>, Fault> {
+    let (folder, pattern) = fixed_prefix(reads);
+    match (reads, pattern) {
+        (Reads::Parents { pivot, pattern }, _) => {
+            let named = if pivot.is_empty() { pattern.clone() } else { format!("{pivot}/./{pattern}") };
+            Ok(parents(files, (pivot, pattern), rules)?.ok_or(named))
+        }
+        (_, Some(pattern)) => {
+            let mut selected = Vec::new();
+            for hit in hits(files, at, pattern).map_err(rules.invalid)? {
+                let Some(found) = entry(files, &(rules.resolved)(&hit)?, name(&hit)) else {
+                    return Ok(Err(hit.to_string()));
+                };
+                selected.push(found);
+            }
+            Ok(Ok(selected))
+        }
+        _ => Ok(entry(files, at, name(&folder)).map(|found| vec![found]).ok_or(folder.to_string())),
+    }
+}
+
+fn name(path: &ContextPath) -> &[u8] {
+    path.parts().next_back().unwrap_or_default()
+}
+
+/// Selects for `--parents`: matches the pattern in each folder that the pivot names. `None` if a path without wildcards
+/// is missing.
+fn parents(files: &FileMap, (pivot, pattern): (&str, &str), rules: &Rules<'_>) -> Result<Option<Vec<Selected>>, Fault> {
     let pivots = match glob::split(pivot) {
         None => vec![ContextPath::new(pivot.as_bytes())],
         Some((folder, pattern)) => {
-            let folder = resolved(&ContextPath::new(folder.as_bytes()))?;
+            let folder = (rules.resolved)(&ContextPath::new(folder.as_bytes()))?;
             if entry(files, &folder, b"").is_none() && !folder.as_bytes().is_empty() {
                 return Ok(None);
             }
-            hits(files, &folder, pattern)?
+            hits(files, &folder, pattern).map_err(rules.invalid)?
         }
     };
     let plain = glob::split(pivot).is_none() && glob::split(pattern).is_none();
     let mut selected = Vec::new();
     for pivot in pivots {
-        let at = resolved(&pivot)?;
-        let name = pivot.parts().next_back().unwrap_or_default();
-        let Some(all) = entry(files, &at, name) else { return Ok(None) };
+        let Some(all) = entry(files, &(rules.resolved)(&pivot)?, name(&pivot)) else { return Ok(None) };
         if all.nodes.first().is_some_and(|top| top.content != Content::Dir) && !plain {
             selected.push(all);
             continue;
         }
-        let all = with_parents(all, pattern)?;
+        let all = with_parents(all, pattern).map_err(rules.invalid)?;
         if plain && !pattern.is_empty() && all.nodes.len() < 2 {
             return Ok(None);
         }
@@ -108,7 +137,7 @@ pub(crate) fn parents<E: From<String>>(
 }
 
 /// Paths below a folder that match a glob, in BuildKit's order; the error is one lowercase phrase.
-pub(crate) fn hits(files: &FileMap, folder: &ContextPath, pattern: &str) -> Result<Vec<ContextPath>, String> {
+fn hits(files: &FileMap, folder: &ContextPath, pattern: &str) -> Result<Vec<ContextPath>, String> {
     let pattern = glob::parse(pattern)?;
     let named = |path: &&ContextPath| path.below(folder).is_some_and(|rest| pattern.matches(rest));
     let mut hits: Vec<ContextPath> = below(files, folder).map(|(path, _)| path).filter(named).cloned().collect();
@@ -118,15 +147,12 @@ pub(crate) fn hits(files: &FileMap, folder: &ContextPath, pattern: &str) -> Resu
 
 /// Contents of a folder that a `--parents` pattern matches, with their parent folders; the error is one lowercase
 /// phrase.
-pub(crate) fn with_parents(selected: Selected, pattern: &str) -> Result<Selected, String> {
+fn with_parents(selected: Selected, pattern: &str) -> Result<Selected, String> {
     let wanted = Ignore::from_patterns([pattern])?;
     let is_wanted = |node: &SelectedNode| pattern.is_empty() || wanted.ignores(node.rest.as_bytes());
     let mut kept = std::collections::BTreeSet::from([ContextPath::default()]);
     for node in selected.nodes.iter().filter(|node| is_wanted(node)) {
-        let mut path = Some(node.rest.clone());
-        while let Some(next) = path.filter(|path| kept.insert(path.clone())) {
-            path = next.parent();
-        }
+        let _ = std::iter::once(node.rest.clone()).chain(node.rest.folders()).all(|path| kept.insert(path));
     }
     let nodes: Vec<SelectedNode> = selected.nodes.into_iter().filter(|node| kept.contains(&node.rest)).collect();
     Ok(Selected { name: Vec::new(), nodes })

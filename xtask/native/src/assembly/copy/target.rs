@@ -3,13 +3,12 @@
 //! Pure, except for what [`Lookup`] costs. Follows the system calls of BuildKit's copy.
 
 use crate::assembly::base::Stat;
-use crate::layer::item::{Content, Item};
+use crate::layer::item::{self, Content, Item};
 use std::collections::BTreeMap;
 use xtask_model::fault::Fault;
 use xtask_model::image::context::ContextPath;
 use xtask_model::spec::reference::Digest;
 
-/// Files below a layer.
 pub(crate) trait Lookup {
     /// Metadata of a path; links are not followed.
     fn lookup(&self, path: &ContextPath) -> Result<Option<Stat>, Fault>;
@@ -31,7 +30,6 @@ pub(crate) enum Sum {
     Recipe(Digest),
 }
 
-/// An item with the identity of its contents.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Made {
     pub(crate) item: Item,
@@ -59,16 +57,11 @@ impl<'l> Target<'l> {
         if let Some(made) = self.made.get(path) {
             return Ok(Some(Stat::from(&made.item)));
         }
-        let mut parent = path.parent();
-        while let Some(folder) = parent {
-            match self.made.get(&folder) {
-                Some(made) if made.item.content != Content::Dir => return Ok(None),
-                // The parents of a folder are folders.
-                Some(_) => break,
-                None => parent = folder.parent(),
-            }
+        // The parents of a folder are folders.
+        match path.folders().find_map(|folder| self.made.get(&folder)) {
+            Some(made) if made.item.content != Content::Dir => Ok(None),
+            _ => self.below.lookup(path),
         }
-        self.below.lookup(path)
     }
 
     /// Follows every link of a path, at its end too, and never leaves the root.
@@ -90,7 +83,6 @@ impl<'l> Target<'l> {
         Ok(())
     }
 
-    /// Replaces what is at a path.
     pub(crate) fn put(&mut self, path: ContextPath, stat: &Stat, content: Content, sum: Option<Sum>) {
         let item = Item { path: path.clone(), mode: stat.mode, uid: stat.uid, gid: stat.gid, content };
         self.made.insert(path, Made { item, sum });
@@ -100,13 +92,11 @@ impl<'l> Target<'l> {
     pub(crate) fn finish(mut self) -> Result<Vec<Made>, Fault> {
         let mut folders: BTreeMap<ContextPath, Stat> = BTreeMap::new();
         for path in self.made.keys() {
-            let mut parent = path.parent();
-            while let Some(folder) = parent.filter(|folder| !folder.as_bytes().is_empty()) {
+            for folder in path.folders() {
                 if self.made.contains_key(&folder) || folders.contains_key(&folder) {
                     break;
                 }
                 let stat = self.below.lookup(&folder)?.unwrap_or_else(|| Stat::folder((0, 0)));
-                parent = folder.parent();
                 folders.insert(folder, stat);
             }
         }
@@ -117,37 +107,11 @@ impl<'l> Target<'l> {
     }
 }
 
-/// Follows every link of a path with `stat`.
 pub(crate) fn resolve(
     path: &[u8],
     stat: &dyn Fn(&ContextPath) -> Result<Option<Stat>, Fault>,
 ) -> Result<ContextPath, Fault> {
-    let mut links = 0;
-    let mut todo: Vec<Vec<u8>> = ContextPath::new(path).parts().map(<[u8]>::to_vec).rev().collect();
-    let mut at = ContextPath::default();
-    while let Some(part) = todo.pop() {
-        match part.as_slice() {
-            b"." => continue,
-            b".." => {
-                at = at.parent().unwrap_or_default();
-                continue;
-            }
-            _ => {}
-        }
-        let next = at.join(&part);
-        match stat(&next)?.and_then(|stat| stat.link) {
-            Some(_) if links == LINKS => {
-                return Err(Fault::usage(format!("the links at `/{next}` in the image form a loop")));
-            }
-            Some(target) => {
-                links += 1;
-                if target.starts_with(b"/") {
-                    at = ContextPath::default();
-                }
-                todo.extend(ContextPath::new(target).parts().map(<[u8]>::to_vec).rev());
-            }
-            None => at = next,
-        }
-    }
-    Ok(at)
+    let link = |path: &ContextPath| Ok(stat(path)?.and_then(|stat| stat.link));
+    let looped = |path: &ContextPath| Fault::usage(format!("the links at `/{path}` in the image form a loop"));
+    item::resolve(path, LINKS, &link, &looped)
 }

@@ -13,7 +13,6 @@ pub(super) struct Extended {
 }
 
 impl Extended {
-    /// Parses an extended header of a type flag.
     pub(super) fn take(&mut self, flag: u8, text: Vec<u8>) -> Result<(), String> {
         if matches!(flag, b'L' | b'K') {
             let name = if flag == b'L' { &mut self.path } else { &mut self.link };

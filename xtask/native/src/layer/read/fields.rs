@@ -29,7 +29,6 @@ impl<'a> Fields<'a> {
         Ok(Self { block, flag: block[156], size })
     }
 
-    /// The entry and the size of its contents.
     pub(super) fn complete(self, extended: Extended, longest: usize) -> Result<(Entry, u64), String> {
         let block = self.block;
         let name = extended.path.unwrap_or_else(|| {
@@ -81,7 +80,6 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Up to the first zero byte.
 fn text(field: &[u8]) -> &[u8] {
     &field[..field.iter().position(|byte| *byte == 0).unwrap_or(field.len())]
 }

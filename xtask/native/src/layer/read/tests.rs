@@ -109,11 +109,11 @@ fn unsupported_entries_are_rejected() {
     fails(&[entry(b"a", b'S', b"", b""), END.to_vec()].concat(), "sparse");
     fails(&[entry(b"a", b'M', b"", b""), END.to_vec()].concat(), "the type `M`, which layers do not support");
     fails(&[entry(b"h", b'x', b"", b"22 GNU.sparse.major=1\n"), END.to_vec()].concat(), "sparse");
-    fails(&[entry(b"h", b'g', b"", b"9 path=a\n"), END.to_vec()].concat(), "all entries at once");
+    fails(&[entry(b"h", b'g', b"", b"9 path=a\n"), END.to_vec()].concat(), "a global header sets `path`");
     fails(&[entry(b"h", b'x', b"", b"9 path=a\n"), END.to_vec()].concat(), "ends after an extended header");
     fails(&[entry(b"h", b'x', b"", b"19 path=a\n"), END.to_vec()].concat(), "malformed");
     fails(b"<html>this is no layer</html>", "is truncated in the middle of a header");
-    fails(&[b'x'; 600], "no octal number");
+    fails(&[b'x'; 600], "not an octal number");
     fails(b"", "it is empty");
     reads(&END, &[]);
 }

@@ -14,7 +14,6 @@ use xtask_model::spec::reference::Digest;
 const MAGIC: &[u8; 8] = b"outline1";
 const HEAD: usize = MAGIC.len() + 32;
 
-/// Statement of a layer about a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Mark {
     Node(Node),
@@ -31,7 +30,6 @@ const NODE: u8 = 0;
 const GONE: u8 = 1;
 const EMPTIED: u8 = 2;
 
-/// Table of contents of one layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LayerToc {
     bytes: Vec<u8>,

@@ -17,13 +17,11 @@ use xtask_model::spec::requirements::{Requirement, Version, normalised};
 
 pub(super) struct ClosureCheck<'a> {
     pub(super) root: &'a Path,
-    /// Requirements of the requirement files.
     pub(super) asked: &'a [Requirement],
     pub(super) lock: &'a Lock,
     pub(super) environment: &'a Environment,
     pub(super) platform: &'a Platform,
     pub(super) glibc: &'a str,
-    /// Pinned version of uv.
     pub(super) uv: &'a str,
 }
 

@@ -17,7 +17,6 @@ use xtask_model::fault::{Exit, Fault};
 use xtask_model::spec::lock::{Indexes, LockedPackage};
 use xtask_model::spec::requirements::{self, Source, secret};
 
-/// Version of uv in the installer's lock.
 pub(super) fn pinned(path: &Path, text: &str) -> Result<String, Fault> {
     let mut first = Some(text.to_owned());
     let nested = |asked: &Path| Fault::usage(format!("`{}` includes the file `{}`", path.display(), asked.display()));
@@ -62,18 +61,15 @@ pub(super) struct InstallRequest<'a> {
     /// Each has hashes.
     pub(super) packages: &'a [LockedPackage],
     pub(super) environment: &'a Environment,
-    /// Full version of the target's Python.
     pub(super) python: &'a str,
     /// Newest glibc that a wheel may need: `2_36`.
     pub(super) glibc: &'a str,
-    /// For messages.
     pub(super) platform: &'a str,
     pub(super) indexes: &'a Indexes,
     /// The repository's `install.py`, which runs uv and decides which of several files is used at one path.
     pub(super) script: &'a Path,
 }
 
-/// Exit code of `install.py` for distributions that conflict.
 const REFUSED: i32 = 3;
 
 /// Paths that several distributions have with different bytes.
@@ -132,7 +128,6 @@ pub(super) fn install(
     Ok(shared)
 }
 
-/// Reads the result of `install.py` and prints its warnings.
 fn shared(folder: PathBuf) -> Result<Shared, Fault> {
     #[derive(Deserialize)]
     struct Report {
@@ -223,7 +218,6 @@ pub(super) fn renamed(path: &str, from: &str, to: &str) -> String {
     }
 }
 
-/// Converts uv's message to an error.
 fn judged(said: &str, wanted: &InstallRequest<'_>) -> Fault {
     let without: Vec<String> = wanted
         .packages

@@ -19,7 +19,6 @@ use xtask_model::spec::oci::Config;
 /// Files that Python and most imports need: a quarter of a root's files, half of its bytes.
 pub(super) const PYTHON: Selection = Selection { name: "python", has: is_pythons };
 
-/// Parts of Python that packages do not import.
 const UNUSED: [&[u8]; 7] = [b"test", b"tests", b"ensurepip", b"idlelib", b"pydoc_data", b"tkinter", b"turtledemo"];
 
 fn is_pythons(path: &ContextPath) -> bool {
@@ -55,7 +54,6 @@ impl Interpreter {
         ["LD_LIBRARY_PATH", "LD_PRELOAD", "LD_AUDIT"].into_iter().fold(call, Command::env_remove)
     }
 
-    /// A Python on this machine's PATH.
     pub(super) fn of_host(name: &str) -> Option<Self> {
         // A launcher on the PATH may choose a version; this runs what it chose.
         ask(&process::found(name)?).ok()
@@ -125,7 +123,6 @@ pub(super) fn configuration(home: &str) -> String {
     format!("home = {home}\ninclude-system-site-packages = false\n")
 }
 
-/// Asks a program for its path and version.
 fn ask(program: &Path) -> Result<Interpreter, Fault> {
     let told = "import sys; print(sys.executable); print('%d.%d.%d' % sys.version_info[:3])";
     let said = Interpreter { program: program.to_owned(), version: String::new() }
@@ -187,7 +184,6 @@ fn libraries(root: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Folders of an `ld.so.conf` with its includes.
 fn configured(root: &Path, file: &Path, found: &mut Vec<String>, depth: usize) {
     let Some(text) = within(root, file).and_then(|file| fs::read_to_string(file).ok()) else { return };
     for line in text.lines().map(|line| line.split('#').next().unwrap_or_default().trim()) {

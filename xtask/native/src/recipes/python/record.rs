@@ -47,7 +47,6 @@ pub(super) fn parse(text: &str) -> Result<Vec<Row>, String> {
     Ok(rows)
 }
 
-/// One field of comma-separated values, and the rest.
 fn field(text: &str) -> Result<(String, &str), String> {
     let Some(mut rest) = text.strip_prefix('"') else {
         let end = text.find([',', '\n', '\r']).unwrap_or(text.len());
@@ -79,7 +78,6 @@ pub(super) fn print(rows: &[Row]) -> String {
     rows.iter().map(|row| format!("{},{},{}\n", quoted(&row.path), row.hash, row.size)).collect()
 }
 
-/// Hash of a file in `RECORD`'s form.
 pub(super) fn hash(bytes: &[u8]) -> String {
     use base64::Engine as _;
     format!("sha256={}", base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(Sha256::digest(bytes)))

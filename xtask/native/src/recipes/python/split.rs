@@ -16,21 +16,18 @@ use xtask_model::fault::Fault;
 use xtask_model::image::context::ContextPath;
 use xtask_model::spec::requirements::normalised;
 
-/// A folder that uv filled.
 pub(super) struct Installed<'a> {
     pub(super) prefix: &'a Path,
     /// Version of the target's Python, `3.13.5`.
     pub(super) python: &'a str,
     /// Folder name of uv's interpreter, `python3.11`: paths in `RECORD` contain it.
     pub(super) asked: &'a str,
-    /// uv's interpreter in scripts.
     pub(super) interpreter: &'a str,
     pub(super) shared: &'a Shared,
 }
 
 struct Distribution {
     name: String,
-    /// Relative to the prefix.
     record: String,
     rows: Vec<Row>,
 }
@@ -132,7 +129,6 @@ fn distributions(installed: &Installed<'_>, site: &str) -> Result<Vec<Distributi
 struct Writer<'a> {
     installed: &'a Installed<'a>,
     home: &'a str,
-    /// Relative to the prefix.
     site: &'a str,
     files: &'a BTreeMap<String, FileMeta>,
 }
@@ -246,7 +242,6 @@ fn nearest(owners: &BTreeMap<String, BTreeSet<usize>>, path: &str) -> Option<usi
     None
 }
 
-/// Adds a file and its folders.
 fn put(out: &mut Items, home: &str, path: &str, found: FileMeta, bytes: Bytes) {
     // As git records it: the umask of whoever filled uv's cache must not matter.
     let mode = if found.mode & 0o111 == 0 { 0o644 } else { 0o755 };
@@ -258,9 +253,7 @@ fn put(out: &mut Items, home: &str, path: &str, found: FileMeta, bytes: Bytes) {
 /// Adds the folders of a path, from the environment's own down.
 pub(super) fn folders(out: &mut Items, home: &str, path: &ContextPath) {
     let home = ContextPath::new(home.trim_start_matches('/'));
-    let mut folder = path.parent();
-    while let Some(path) = folder.filter(|path| *path == home || path.below(&home).is_some()) {
-        folder = path.parent();
+    for path in path.folders().take_while(|path| *path == home || path.below(&home).is_some()) {
         let item = Item { path: path.clone(), mode: 0o755, uid: 0, gid: 0, content: Content::Dir };
         if out.insert(path, item).is_some() {
             break;
