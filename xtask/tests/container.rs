@@ -358,7 +358,7 @@ fn an_image_in_a_folder_with_any_name_runs() {
 struct Repo {
     holder: TempDir,
     root: PathBuf,
-    /// As whom xtask is called, and a copy of it that this user can read.
+    /// The user that calls xtask, and a copy of it that this user can read.
     user: Option<u32>,
     xtask: PathBuf,
 }

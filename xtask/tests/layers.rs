@@ -58,7 +58,7 @@ fn expected(items: &[Item]) -> Vec<String> {
             Content::File(Bytes::Here(bytes)) => {
                 format!("{path} f {:o} {uid}:{gid} {}", item.mode, Digest::of(bytes).hex())
             }
-            Content::File(Bytes::At { .. }) => unreachable!("all is at hand"),
+            Content::File(Bytes::At { .. }) => unreachable!("all bytes are in memory"),
         }
     };
     items.iter().map(line).collect()
@@ -338,7 +338,7 @@ fn whole(folder: &Path) -> usize {
             continue;
         }
         let recipe: Digest = format!("sha256:{name}").parse().unwrap();
-        let layer = store.get(&recipe).unwrap().expect("a note of a layer that is not there");
+        let layer = store.get(&recipe).unwrap().expect("a record of a layer that is missing");
         let file = store.open_layer(&layer).unwrap().expect("a layer that is not what it is named by");
         let mut reader = Reader::open(file, Some(&layer.diff_id), Limits::default()).unwrap();
         while reader.next().unwrap().is_some() {}

@@ -253,7 +253,7 @@ struct Found {
     content: String,
 }
 
-fn told(item: &Item) -> (String, Found) {
+fn described(item: &Item) -> (String, Found) {
     let read = |bytes: &Bytes| match bytes {
         Bytes::At { file, size } => {
             let read = std::fs::read(file).unwrap();
@@ -361,7 +361,7 @@ fn all(recipe: &dyn Realise) -> Vec<Vec<Item>> {
 fn tree(parts: &[Vec<Item>]) -> BTreeMap<String, Found> {
     let mut tree = BTreeMap::new();
     for item in parts.iter().flatten() {
-        let (path, found) = told(item);
+        let (path, found) = described(item);
         // The later part is what an image has.
         tree.insert(path, found);
     }

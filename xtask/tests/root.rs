@@ -40,7 +40,7 @@ fn two_builds_of_a_root_are_identical() {
         let mut entry = entry.unwrap();
         let path = entry.path().unwrap().display().to_string();
         bytes += entry.size();
-        // What apt was told must not be told to anyone else.
+        // Apt's settings must not get into the image.
         if path.starts_with("etc/apt") || path.starts_with("etc/dpkg") {
             let mut text = String::new();
             entry.read_to_string(&mut text).unwrap();

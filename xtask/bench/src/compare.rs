@@ -202,7 +202,7 @@ mod tests {
             tally(&[0.2, 0.3, 0.1], Some(160_000_000)),
             tally(&[0.4], Some(90_000_000)),
             tally(&[8.0, 9.0, 7.0], None),
-            Tally { samples: Vec::new(), why: Some("it is not there".to_owned()) },
+            Tally { samples: Vec::new(), why: Some("it is not installed".to_owned()) },
         ];
         let compared = compared(row("template-cold"), tallies);
         let judged: Vec<_> =
@@ -216,7 +216,7 @@ mod tests {
                 (None, None, None)
             ]
         );
-        assert_eq!(compared.sides[3].why.as_deref(), Some("it is not there"));
+        assert_eq!(compared.sides[3].why.as_deref(), Some("it is not installed"));
     }
 
     #[test]

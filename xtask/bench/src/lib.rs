@@ -152,8 +152,8 @@ fn measure(workspace: &mut Workspace, scenario: &Scenario, runs: u32) -> Result<
 
 fn print_sample(ours: &[Sample], plain: &[f64]) {
     let Some(ours) = ours.last() else { return };
-    let beside = plain.last().map_or_else(String::new, |seconds| format!(", plain docker {seconds:.3} s"));
-    terminal::step("took", &format!("{:.3} s{beside}", ours.seconds));
+    let plain = plain.last().map_or_else(String::new, |seconds| format!(", plain docker {seconds:.3} s"));
+    terminal::step("took", &format!("{:.3} s{plain}", ours.seconds));
 }
 
 fn prepare(workspace: &mut Workspace, scenario: &Scenario) -> Result<(), Fault> {

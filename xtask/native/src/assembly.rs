@@ -49,8 +49,6 @@ pub struct Inputs<'a> {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LayerPlan {
-    pub line: usize,
-    pub created_by: String,
     /// Name in reports: the instruction, or the part of a realised stage.
     pub name: String,
     /// Digest of everything that determines its contents.
@@ -87,7 +85,6 @@ pub fn assemble<'a>(inputs: &'a Inputs<'a>) -> Result<Assembly<'a>, Fault> {
     let mut stages = Stages {
         inputs,
         layers: Layers::default(),
-        plans: Vec::new(),
         done: BTreeMap::new(),
         inherited: 0,
         selected: BTreeMap::new(),
@@ -120,7 +117,7 @@ pub fn assemble<'a>(inputs: &'a Inputs<'a>) -> Result<Assembly<'a>, Fault> {
     Ok(Assembly {
         config: state.description.finish(),
         base: image.unwrap_or_default(),
-        layers: state.chain.layers.iter().map(|layer| stages.plans[*layer].clone()).collect(),
+        layers: state.chain.layers.iter().map(|layer| stages.layers.layers[*layer].plan.clone()).collect(),
         numbers: state.chain.layers,
         all: stages.layers,
     })

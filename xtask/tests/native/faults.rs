@@ -205,9 +205,9 @@ fn a_garbled_document() {
     });
 }
 
-/// A cold runner with an app that has to look at what is beneath, whose layers the registry spoils.
+/// A cold runner with an app that has to read its base, whose layers the registry damages.
 #[track_caller]
-fn beneath(name: &str, code: i32, mishap: impl FnOnce(&FaultProxy, &str)) -> Option<Outcome> {
+fn damaged_base(name: &str, code: i32, mishap: impl FnOnce(&FaultProxy, &str)) -> Option<Outcome> {
     let world = World::new(name)?;
     world.repo.edit("dockerfiles/Dockerfile.fast", "COPY --link --chown=0:0 templates", "COPY --chown=0:0 templates");
     world.repo.commit("unlinked");
@@ -234,12 +234,12 @@ fn beneath(name: &str, code: i32, mishap: impl FnOnce(&FaultProxy, &str)) -> Opt
 
 #[test]
 fn a_truncated_layer_is_requested_again() {
-    beneath("truncated", 0, |proxy, layer| _ = proxy.on("GET", layer, 2, Mishap::CutAnswer(1000)));
+    damaged_base("truncated", 0, |proxy, layer| _ = proxy.on("GET", layer, 2, Mishap::CutAnswer(1000)));
 }
 
 #[test]
 fn a_layer_that_never_arrives() {
-    let said = beneath("truncatedalways", 5, |proxy, layer| {
+    let said = damaged_base("truncatedalways", 5, |proxy, layer| {
         proxy.on("GET", layer, usize::MAX, Mishap::CutAnswer(0));
     });
     said.map(|said| said.says("broke off"));
@@ -247,7 +247,7 @@ fn a_layer_that_never_arrives() {
 
 #[test]
 fn a_garbled_layer() {
-    let said = beneath("garbledlayer", 5, |proxy, layer| _ = proxy.on("GET", layer, usize::MAX, Mishap::Garble));
+    let said = damaged_base("garbledlayer", 5, |proxy, layer| _ = proxy.on("GET", layer, usize::MAX, Mishap::Garble));
     said.map(|said| said.says("have the digest").keeps("panicked"));
 }
 

@@ -1,4 +1,4 @@
-//! The ordinary way: what is built, sent, mounted and asked, and what then stands in the registry.
+//! The usual way: what is built, sent, mounted and requested, and what is in the registry afterwards.
 
 use crate::fixture::{Repo, actions};
 use crate::world::{NAMES, World, listing};
@@ -43,7 +43,7 @@ fn a_template_edit_on_a_cold_runner_makes_and_sends_one_layer() {
     assert_eq!(sent, expected.into());
     assert_eq!(bytes, new[0].size + after.config.size);
     assert_eq!(traffic.read(&after.layers).iter().sum::<usize>(), 0, "no layer is read");
-    assert_eq!(traffic.mounted(), 0, "what is beneath is there already");
+    assert_eq!(traffic.mounted(), 0, "the base is in the registry already");
     world.is_whole();
     assert_eq!(world.repo.run(&report.text("app", "reference"), &[]), "<p>two</p>");
 }
@@ -99,7 +99,7 @@ fn a_copy_without_link_reads_the_base_once() {
     assert_eq!(world.repo.run(&report.text("app", "reference"), &[]), "<p>two</p>");
 }
 
-/// What an engine leaves in the registry, as far as it does not tell of the engine itself.
+/// What an engine leaves in the registry, without what names the engine itself.
 fn published(world: &World) -> BTreeMap<String, serde_json::Value> {
     let mut all = BTreeMap::new();
     for name in ["app-base", "app"] {
@@ -187,7 +187,7 @@ fn force_makes_every_layer_again() {
     assert_eq!(forced.actions(), actions("built", "built"));
     for (kind, layers) in [("base", 5), ("app", 3)] {
         assert_eq!(forced.image(kind)["steps"], serde_json::json!([layers, 0]), "{kind}");
-        // The same inputs give the same bytes, made anew or not.
+        // The same inputs give the same bytes, made again or not.
         assert_eq!(forced.image(kind)["platforms"], first.image(kind)["platforms"], "{kind}");
     }
     assert!(traffic.count("PUT", "/manifests/") >= 4, "{:?}", traffic.writes());

@@ -1,4 +1,4 @@
-//! A root that was made to do harm, beneath a base that has to look into it: a clear error or the right image, and nothing
+//! A malicious root under a base that has to read it: a clear error or the right image, and nothing
 //! outside the repository's `target`, whatever its layers say.
 
 use crate::fixture::{Outcome, client};
@@ -100,7 +100,7 @@ fn push(world: &World, layers: &[Layer]) {
     client.put_manifest(&root, "1".parse::<Tag>().unwrap(), media_type::MANIFEST, &bytes).unwrap();
 }
 
-/// What is beside the repository, where a layer must not get to.
+/// A folder next to the repository, which a layer must not reach.
 struct Outside(PathBuf);
 
 impl Outside {

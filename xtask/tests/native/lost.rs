@@ -1,4 +1,4 @@
-//! An image of which the registry has lost a part is not there: `plan`, `build` and `doctor` say so alike, and a build heals it.
+//! An image of which the registry lost a part counts as missing: `plan`, `build` and `doctor` report it, and a build repairs it.
 //! And what is planned without an image that it is built on.
 
 use crate::fixture::{Outcome, actions, client};

@@ -122,7 +122,7 @@ fn a_local_build_without_docker_is_kept_and_found_again() {
     assert_eq!(edited.image("app")["steps"], serde_json::json!([3, 2]));
     assert_eq!(traffic.read(&world.manifest("root", "1").layers), [0]);
     assert_eq!(call(&["run"]).run().ok().stdout, "<p>two</p>\n");
-    // A layer that rots is made anew.
+    // A damaged layer is made again.
     let blobs = folders("app-").into_iter().flat_map(|folder| std::fs::read_dir(folder.join("blobs/sha256")).unwrap());
     for blob in blobs.flatten() {
         let text = std::fs::read(blob.path()).unwrap();
@@ -192,7 +192,7 @@ fn auto_uses_docker_if_available_and_native_otherwise() {
     world.repo.xtask(&["build", "--output", "docker"]).without_engine().run().ends(3).says("no Docker engine answers");
 }
 
-/// What `[base] compression` says, by either engine. Docker keeps a layer that its build cache has as it is there, so only layers whose
+/// What `[base] compression` says, by either engine. Docker keeps a layer of its build cache unchanged, so only layers whose
 /// contents are new are looked at.
 #[test]
 fn layers_are_compressed_as_configured() {

@@ -26,7 +26,7 @@ fn made(world: &World, repo: &Repo, call: impl FnOnce(Call) -> Call) -> [serde_j
     world.wipe();
     let report = call(repo.xtask(&["build", "--push", "--format", "json"])).without_engine().run().ok().report();
     ["base", "app"].map(|kind| {
-        assert_eq!(report.image(kind)["steps"][1], 0, "all is made anew");
+        assert_eq!(report.image(kind)["steps"][1], 0, "everything is made again");
         report.image(kind)["platforms"].clone()
     })
 }

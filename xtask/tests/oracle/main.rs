@@ -362,7 +362,7 @@ fn fill(root: &Path) {
     ] {
         symlink(to, root.join(path)).unwrap();
     }
-    // As git has them: folders of a strict umask are no difference for us, and would be one for docker.
+    // As git has them: folders of a strict umask make no difference for the native engine, but would for docker.
     for folder in ["src", "src/deep", "src/deep/er", "docs", "empty", "sp ace", "one", "one/two", "one/three", "."] {
         fs::set_permissions(root.join(folder), fs::Permissions::from_mode(0o755)).unwrap();
     }

@@ -9,6 +9,7 @@ use super::copy::owner::Owner;
 use super::copy::select::{self, FileMap, Rules};
 use super::copy::target::{Lookup, Made, Nothing, Sum, Target, resolve};
 use super::copy::{self, Flags, Selected};
+use super::LayerPlan;
 use super::fingerprint::LayerFingerprint;
 use crate::layer::item::{Bytes, Content, Item};
 use crate::recipes::stage::Realise;
@@ -66,7 +67,7 @@ pub(super) struct CopyJob<'a> {
 }
 
 pub(super) struct StageLayer<'a> {
-    pub(super) recipe: Digest,
+    pub(super) plan: LayerPlan,
     pub(super) chain: LayerChain,
     /// `None` if the layer was made when it was planned.
     pub(super) job: Option<CopyJob<'a>>,
@@ -98,7 +99,7 @@ impl<'a> Layers<'a> {
         for diff_id in image {
             recipe = recipe.digest(diff_id);
         }
-        chain.layers.iter().fold(recipe, |recipe, layer| recipe.digest(&self.layers[*layer].recipe)).finish()
+        chain.layers.iter().fold(recipe, |recipe, layer| recipe.digest(&self.layers[*layer].plan.recipe)).finish()
     }
 
     pub(super) fn view<'v>(&'v self, chain: &'v LayerChain) -> View<'v, 'a> {

@@ -16,6 +16,7 @@ use crate::layer::item::{Bytes, Content};
 use crate::recipes::stage::{Part, Realise};
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 use xtask_model::fault::Fault;
 use xtask_model::image::context::ContextPath;
 use xtask_model::spec::dockerfile::{Footing, Instruction, Kind, Reads, Source, Stage, Transfer, remote};
@@ -37,7 +38,6 @@ pub(super) struct State {
 pub(super) struct Stages<'a> {
     pub(super) inputs: &'a Inputs<'a>,
     pub(super) layers: Layers<'a>,
-    pub(super) plans: Vec<LayerPlan>,
     pub(super) done: BTreeMap<usize, State>,
     pub(super) inherited: usize,
     /// Context files of each `COPY` and `ADD`, by stage and instruction, one list for each source.
@@ -116,7 +116,7 @@ impl<'a> Stages<'a> {
             return Err(self.wrong(stage.line, what));
         }
         for (index, instruction) in stage.instructions.iter().enumerate() {
-            self.instruction(&mut state, stage, index, instruction)?;
+            self.instruction(&mut state, stage, index)?;
             if state.chain.layers.len() > LAYERS {
                 let what = format!("more than {LAYERS} layers, the limit of an image");
                 return Err(self.wrong(instruction.line, what).hint("copy several files with one instruction"));
@@ -134,17 +134,12 @@ impl<'a> Stages<'a> {
         written.parse().map_err(|error| self.wrong(line, error))
     }
 
-    fn instruction(
-        &mut self,
-        state: &mut State,
-        stage: &Stage,
-        index: usize,
-        instruction: &Instruction,
-    ) -> Result<(), Fault> {
+    fn instruction(&mut self, state: &mut State, stage: &Stage, index: usize) -> Result<(), Fault> {
+        let instruction = &stage.instructions[index];
         let line = instruction.line;
         unsupported::check_instruction(self.inputs.dockerfile, stage.index, instruction)?;
         match &instruction.kind {
-            Kind::Copy(transfer) | Kind::Add(transfer) => self.copy(state, stage, index, line, transfer),
+            Kind::Copy(transfer) | Kind::Add(transfer) => self.copy(state, stage, index, transfer),
             Kind::Workdir(folder) => self.workdir(state, line, folder),
             kind => {
                 let text = self.inputs.dockerfile.instruction_text(line).unwrap_or_default();
@@ -155,15 +150,9 @@ impl<'a> Stages<'a> {
         }
     }
 
-    fn copy(
-        &mut self,
-        state: &mut State,
-        stage: &Stage,
-        index: usize,
-        line: usize,
-        transfer: &Transfer,
-    ) -> Result<(), Fault> {
-        let keyword = stage.instructions[index].kind.keyword();
+    fn copy(&mut self, state: &mut State, stage: &Stage, index: usize, transfer: &Transfer) -> Result<(), Fault> {
+        let Instruction { line, kind, .. } = &stage.instructions[index];
+        let (line, keyword) = (*line, kind.keyword());
         let owner = transfer.chown().map(Owner::parse).transpose().map_err(|why| self.wrong(line, why))?;
         let names = owner.as_ref().is_some_and(|owner| owner.if_numbers().is_none());
         if names && state.chain.is_empty() {
@@ -190,7 +179,7 @@ impl<'a> Stages<'a> {
             if let Some(chain) = self.done.get(&number).map(|done| done.chain.clone()) {
                 let source = self.layers.chain_id(&chain);
                 let job = job(CopySource::Stage { chain, reads }, linked);
-                self.plan_later(state, line, job, transfer, &source, (created_by.clone(), created_by));
+                self.plan_later(state, job, transfer, &source, (created_by.clone(), created_by));
                 return Ok(());
             }
             let name = self.inputs.dockerfile.stages()[number].name.as_deref().unwrap_or_default();
@@ -202,10 +191,10 @@ impl<'a> Stages<'a> {
             for (number_of_part, reads, alone) in self.parts(line, realise, &reads)? {
                 let part: &Part = &realise.parts()[number_of_part];
                 let origin = CopySource::Part { stage: number, realise, number: number_of_part, reads, alone };
-                let told = (format!("{created_by} # {}", part.name), part.name.clone());
+                let names = (format!("{created_by} # {}", part.name), part.name.clone());
                 let recipe = part.recipe;
                 let job = job(origin, linked);
-                self.plan_later(state, line, job, transfer, &recipe, told);
+                self.plan_later(state, job, transfer, &recipe, names);
             }
             return Ok(());
         }
@@ -222,7 +211,7 @@ impl<'a> Stages<'a> {
         if !linked {
             let contents = fingerprint(&selected);
             let job = CopyJob { origin: CopySource::Known(selected), ..job };
-            self.plan_later(state, line, job, transfer, &contents, (created_by.clone(), created_by));
+            self.plan_later(state, job, transfer, &contents, (created_by.clone(), created_by));
             return Ok(());
         }
         let numbers = |owner: &Owner| {
@@ -230,7 +219,7 @@ impl<'a> Stages<'a> {
         };
         let made = run(&job, selected, &Nothing, &numbers)
             .map_err(|fault| Fault { what: format!("{}: {}", job.place, fault.what), ..fault })?;
-        self.plan_now(state, line, &created_by, made);
+        self.plan_now(state, created_by, made);
         Ok(())
     }
 
@@ -269,7 +258,6 @@ impl<'a> Stages<'a> {
     fn plan_later(
         &mut self,
         state: &mut State,
-        line: usize,
         job: CopyJob<'a>,
         transfer: &Transfer,
         source: &Digest,
@@ -301,32 +289,26 @@ impl<'a> Stages<'a> {
             }
             _ => BTreeSet::new(),
         };
-        state.description.remember(created_by.clone(), true);
-        let plan = LayerPlan { line, created_by, name, recipe: recipe.finish(), needs };
+        state.description.remember(created_by, true);
+        let plan = LayerPlan { name, recipe: recipe.finish(), needs };
         self.add(state, plan, Some(job), OnceCell::new());
     }
 
-    fn plan_now(&mut self, state: &mut State, line: usize, created_by: &str, made: Vec<Made>) {
-        state.description.remember(created_by.to_owned(), !made.is_empty());
+    fn plan_now(&mut self, state: &mut State, created_by: String, made: Vec<Made>) {
+        state.description.remember(created_by.clone(), !made.is_empty());
         if made.is_empty() {
             return;
         }
         let recipe = self.recipe("items").made(&made).finish();
         let needs = self.needs(made.iter().map(|made| (&made.item.content, &made.sum)));
-        let plan = LayerPlan { line, created_by: created_by.to_owned(), name: created_by.to_owned(), recipe, needs };
-        self.add(state, plan, None, OnceCell::from(std::rc::Rc::from(made)));
+        let plan = LayerPlan { name: created_by, recipe, needs };
+        self.add(state, plan, None, OnceCell::from(Rc::from(made)));
     }
 
-    fn add(
-        &mut self,
-        state: &mut State,
-        plan: LayerPlan,
-        job: Option<CopyJob<'a>>,
-        made: OnceCell<std::rc::Rc<[Made]>>,
-    ) {
-        self.layers.layers.push(StageLayer { recipe: plan.recipe, chain: state.chain.clone(), job, made });
-        state.chain.layers.push(self.plans.len());
-        self.plans.push(plan);
+    fn add(&mut self, state: &mut State, plan: LayerPlan, job: Option<CopyJob<'a>>, made: OnceCell<Rc<[Made]>>) {
+        let chain = state.chain.clone();
+        state.chain.layers.push(self.layers.layers.len());
+        self.layers.layers.push(StageLayer { plan, chain, job, made });
     }
 
     fn recipe(&self, kind: &str) -> LayerFingerprint {
@@ -371,7 +353,7 @@ impl<'a> Stages<'a> {
             target.finish()
         };
         let made = make().map_err(at_place)?;
-        self.plan_now(state, line, &created_by, made);
+        self.plan_now(state, created_by, made);
         Ok(())
     }
 }

@@ -529,7 +529,7 @@ proptest! {
     }
 }
 
-/// Not a test of speed: what is slower than a few seconds for so many files grows faster than they do.
+/// Not a speed test: more than a few seconds for this number of files means a cost that grows faster than their number.
 #[test]
 fn many_files_are_fast() {
     let world = world();

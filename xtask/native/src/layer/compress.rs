@@ -57,13 +57,11 @@ pub(super) fn stream<W: Write>(
 /// Queue that the threads share. Waiting for the lock is cheap compared with compression.
 type Queue = Mutex<Option<Receiver<Job>>>;
 
-struct Job {
-    plain: Vec<u8>,
-    packed: Vec<u8>,
-    done: SyncSender<Done>,
-}
+/// A block, and where it goes when it is compressed.
+type Job = (Block, SyncSender<Block>);
 
-struct Done {
+#[derive(Default)]
+struct Block {
     plain: Vec<u8>,
     packed: Vec<u8>,
     crc: Crc,
@@ -77,8 +75,8 @@ pub(super) struct Blocks<'scope, 'env, W> {
     jobs: Option<SyncSender<Job>>,
     own: Option<Encoder>,
     block: Vec<u8>,
-    spare: Vec<(Vec<u8>, Vec<u8>)>,
-    running: VecDeque<Receiver<Done>>,
+    spare: Vec<Block>,
+    running: VecDeque<Receiver<Block>>,
     plain: Sha256,
     bytes: u64,
     crc: Crc,
@@ -112,7 +110,7 @@ impl<W: Write> Blocks<'_, '_, W> {
     }
 
     fn begin(&mut self) -> Result<(), Fault> {
-        if self.codec.compression == Compression::Gzip {
+        if self.codec.0 == Compression::Gzip {
             self.out.put(&GZIP_HEADER)?;
         }
         Ok(())
@@ -125,17 +123,16 @@ impl<W: Write> Blocks<'_, '_, W> {
     fn send(&mut self, last: bool) -> Result<(), Fault> {
         self.plain.update(&self.block);
         self.bytes += self.block.len() as u64;
-        let (mut next, mut packed) = self.spare.pop().unwrap_or_default();
-        next.clear();
-        packed.clear();
-        let plain = std::mem::replace(&mut self.block, next);
+        let mut block = self.spare.pop().unwrap_or_default();
+        block.plain.clear();
+        std::mem::swap(&mut block.plain, &mut self.block);
         if self.threads < 2 || (last && self.jobs.is_none()) {
             let own = self.own.get_or_insert_with(|| Encoder::new(self.codec));
-            let crc = own.block(&plain, &mut packed);
-            return self.take(Done { plain, packed, crc });
+            own.compress(&mut block);
+            return self.take(block);
         }
         let (done, receiver) = sync_channel(1);
-        self.workers().send(Job { plain, packed, done }).expect("the threads outlive the queue");
+        self.workers().send((block, done)).expect("the threads outlive the queue");
         self.running.push_back(receiver);
         while self.running.len() > 2 * self.threads {
             self.take_one()?;
@@ -160,10 +157,10 @@ impl<W: Write> Blocks<'_, '_, W> {
         self.take(next.recv().expect("every job gets an answer"))
     }
 
-    fn take(&mut self, done: Done) -> Result<(), Fault> {
-        self.crc.combine(&done.crc);
-        self.out.put(&done.packed)?;
-        self.spare.push((done.plain, done.packed));
+    fn take(&mut self, block: Block) -> Result<(), Fault> {
+        self.crc.combine(&block.crc);
+        self.out.put(&block.packed)?;
+        self.spare.push(block);
         Ok(())
     }
 
@@ -176,7 +173,7 @@ impl<W: Write> Blocks<'_, '_, W> {
         while !self.running.is_empty() {
             self.take_one()?;
         }
-        if self.codec.compression == Compression::Gzip {
+        if self.codec.0 == Compression::Gzip {
             self.out.put(&GZIP_END)?;
             self.out.put(&self.crc.sum().to_le_bytes())?;
             self.out.put(&(self.bytes as u32).to_le_bytes())?;
@@ -197,10 +194,10 @@ fn work(queue: &Queue, mut encoder: Encoder) {
             Ok(queue) => queue.as_ref().and_then(|jobs| jobs.recv().ok()),
             Err(_) => None,
         };
-        let Some(Job { plain, mut packed, done }) = job else { return };
-        let crc = encoder.block(&plain, &mut packed);
+        let Some((mut block, done)) = job else { return };
+        encoder.compress(&mut block);
         // The receiver is gone if the stream failed.
-        let _ = done.send(Done { plain, packed, crc });
+        let _ = done.send(block);
     }
 }
 
@@ -211,24 +208,24 @@ enum Encoder {
 
 impl Encoder {
     fn new(codec: Codec) -> Self {
-        match codec.compression {
-            Compression::Gzip => Self::Gzip(Compress::new(flate2::Compression::new(codec.level), false)),
+        match codec.0 {
+            Compression::Gzip => Self::Gzip(Compress::new(flate2::Compression::new(super::LEVEL), false)),
             Compression::Zstd => Self::Zstd,
         }
     }
 
-    /// Compresses a block independently of the others. Returns gzip's checksum.
-    fn block(&mut self, plain: &[u8], packed: &mut Vec<u8>) -> Crc {
-        let mut crc = Crc::new();
+    /// Compresses a block independently of the others. The checksum is gzip's.
+    fn compress(&mut self, Block { plain, packed, crc }: &mut Block) {
+        crc.reset();
         match self {
             Self::Gzip(deflate) => {
                 crc.update(plain);
                 deflate.reset();
+                packed.clear();
                 deflated(deflate, plain, packed);
             }
-            Self::Zstd => *packed = compress_to_vec(plain, CompressionLevel::Fastest),
+            Self::Zstd => *packed = compress_to_vec(&**plain, CompressionLevel::Fastest),
         }
-        crc
     }
 }
 

@@ -79,7 +79,7 @@ pub enum Whiteout {
 }
 
 impl Entry {
-    /// The removal that this entry stands for, if it is a whiteout.
+    /// The removal that this entry means, if it is a whiteout.
     pub(crate) fn whiteout(&self) -> Option<Whiteout> {
         let name = self.path.parts().next_back()?;
         let folder = || self.path.parent().unwrap_or_default();

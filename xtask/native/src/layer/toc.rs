@@ -77,10 +77,6 @@ impl ImageToc {
         Self { layers: layers.into_iter().collect() }
     }
 
-    pub fn apply(&mut self, layer: Arc<LayerToc>) {
-        self.layers.push(layer);
-    }
-
     /// Entry at a path; links are not followed, and parent folders are taken literally.
     pub fn get(&self, path: &ContextPath) -> Option<TocEntry> {
         let mut implied = path.as_bytes().is_empty();

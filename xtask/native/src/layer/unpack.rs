@@ -67,10 +67,9 @@ impl Unpacker {
     }
 
     fn put(&mut self, entry: &Entry, reader: &mut Reader<'_>, own: &mut Own) -> Result<(), Fault> {
-        let cannot = |shown: &Path, error: Errno| cannot_write(shown, &entry.path, error);
-        let Some((folder, name)) = split(&entry.path) else {
-            return Ok(());
-        };
+        let Some((folder, name)) = split(&entry.path) else { return Ok(()) };
+        let shown = self.shown.clone();
+        let cannot = |error: Errno| cannot_write(&shown, &entry.path, error);
         let is_dir = entry.kind == EntryKind::Dir;
         let was_leaf = own.leaves.contains(&entry.path);
         if is_dir && was_leaf || !is_dir && !was_leaf && own.has(&entry.path) {
@@ -78,36 +77,34 @@ impl Unpacker {
                 self.contradiction(&format!("`{}` is both a folder and something else in one layer", entry.path))
             );
         }
-        let shown = self.shown.clone();
         let target = match &entry.kind {
             EntryKind::HardLink(target) => Some(self.file(target).map_err(|error| {
-                cannot(&shown, error).cause(format!("it is a hard link to `{target}`, which must exist before it"))
+                cannot(error).cause(format!("it is a hard link to `{target}`, which must exist before it"))
             })?),
             _ => None,
         };
         let parent = self.folder(&folder, own)?;
-        let found = kind(parent, name).map_err(|error| cannot(&shown, error))?;
+        let found = kind(parent, name).map_err(cannot)?;
         if found.is_some_and(|found| !(is_dir && found == FileType::Directory)) {
             self.take_away_all(&entry.path)?;
         }
         let parent = self.folder(&folder, own)?;
         match &entry.kind {
-            EntryKind::Dir => make_dir(parent, name, entry.mode).map_err(|error| cannot(&shown, error))?,
+            EntryKind::Dir => make_dir(parent, name, entry.mode).map_err(cannot)?,
             EntryKind::Symlink(target) => {
-                rustix::fs::symlinkat(target.as_slice(), parent, name).map_err(|error| cannot(&shown, error))?;
+                rustix::fs::symlinkat(target.as_slice(), parent, name).map_err(cannot)?;
             }
             EntryKind::File(_) => {
-                let mut file = make_file(parent, name).map_err(|error| cannot(&shown, error))?;
+                let mut file = make_file(parent, name).map_err(cannot)?;
                 write(reader, &mut file).map_err(|error| match error {
                     Broken::Layer(error) => reader.failed(error),
                     Broken::Folder(error) => cannot_write(&shown, &entry.path, error),
                 })?;
-                finish(&file, entry).map_err(|error| cannot(&shown, error))?;
+                finish(&file, entry).map_err(cannot)?;
             }
             EntryKind::HardLink(_) => {
                 let (from, name_there) = target.as_ref().expect("looked up above");
-                rustix::fs::linkat(from, name_there, parent, name, AtFlags::empty())
-                    .map_err(|error| cannot(&shown, error))?;
+                rustix::fs::linkat(from, name_there, parent, name, AtFlags::empty()).map_err(cannot)?;
             }
             // A skipped device still replaces what was there.
             EntryKind::Special => {}
@@ -115,8 +112,7 @@ impl Unpacker {
         if self.owners && !matches!(entry.kind, EntryKind::Special | EntryKind::HardLink(_)) {
             let parent = self.folder(&folder, own)?;
             let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
-            rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
-                .map_err(|error| cannot(&shown, error))?;
+            rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW).map_err(cannot)?;
         }
         own.paths.insert(entry.path.clone());
         if !is_dir {

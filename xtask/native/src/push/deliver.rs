@@ -60,32 +60,25 @@ pub(crate) fn to_repository(
             return Ok(());
         }
         sent.fetch_add(size, Ordering::Relaxed);
-        match (&layer.origin, beneath) {
-            (Origin::There, _) => {
-                Err(Fault::network(format!("the registry lost the layer `{}`", repository.digest(*digest)))
-                    .hint("build it again with `--force`"))
-            }
-            (Origin::File(file), _) => client.upload(repository, digest, size, file),
-            (Origin::Beneath, Some(image)) => match &image.place {
-                Place::Layout(layout) => client.upload(repository, digest, size, &layout.blob_path(digest)),
-                Place::Registry(from) if from.registry() == repository.registry() => {
-                    match client.mount(repository, digest, from)? {
-                        Mount::Mounted => {
-                            sent.fetch_sub(size, Ordering::Relaxed);
-                            Ok(())
-                        }
-                        Mount::Session(session) => {
-                            let copy = fetched(client, image, &layer.descriptor)?;
-                            client.upload_into(session, digest, size, &copy.path)
-                        }
-                    }
-                }
-                Place::Registry(_) => {
-                    let copy = fetched(client, image, &layer.descriptor)?;
-                    client.upload(repository, digest, size, &copy.path)
-                }
-            },
-            (Origin::Beneath, None) => unreachable!("a layer of the base needs a base image"),
+        if let Some(file) = local_file(layer, beneath) {
+            return client.upload(repository, digest, size, &file);
+        }
+        let Some((image, Place::Registry(from))) = of_base(layer, beneath) else {
+            return Err(Fault::network(format!("the registry lost the layer `{}`", repository.digest(*digest)))
+                .hint("build it again with `--force`"));
+        };
+        let session = match from.registry() == repository.registry() {
+            true => Some(client.mount(repository, digest, from)?),
+            false => None,
+        };
+        if let Some(Mount::Mounted) = session {
+            sent.fetch_sub(size, Ordering::Relaxed);
+            return Ok(());
+        }
+        let (copy, _folder) = fetched(client, image, &layer.descriptor)?;
+        match session {
+            Some(Mount::Session(session)) => client.upload_into(session, digest, size, &copy),
+            _ => client.upload(repository, digest, size, &copy),
         }
     })?;
     Ok((!lost.into_inner()).then(|| sent.into_inner()))
@@ -109,12 +102,7 @@ pub fn to_layout(client: &Client, layout: &Layout, layers: &[Layer], beneath: Op
         if layout.blob_size(digest) == Some(layer.descriptor.size) {
             return Ok(());
         }
-        let file = match (&layer.origin, beneath.map(|image| &image.place)) {
-            (Origin::File(file), _) => Some(file.clone()),
-            (Origin::Beneath, Some(Place::Layout(from))) => Some(from.blob_path(digest)),
-            _ => None,
-        };
-        match (file, beneath) {
+        match (local_file(layer, beneath), beneath) {
             // Hard links on one file system; blobs are never modified.
             (Some(file), _) => {
                 let target = layout.blob_path(digest);
@@ -135,20 +123,27 @@ pub fn to_layout(client: &Client, layout: &Layout, layers: &[Layer], beneath: Op
     })
 }
 
-/// Downloads a layer of the base image to a temporary file.
-fn fetched(client: &Client, image: &Image, layer: &Descriptor) -> Result<Fetched, Fault> {
+/// The base image and its location, for a layer of the base.
+fn of_base<'i>(layer: &Layer, beneath: Option<&'i Image>) -> Option<(&'i Image, &'i Place)> {
+    beneath.filter(|_| matches!(layer.origin, Origin::Beneath)).map(|image| (image, &image.place))
+}
+
+fn local_file(layer: &Layer, beneath: Option<&Image>) -> Option<PathBuf> {
+    match (&layer.origin, of_base(layer, beneath)) {
+        (Origin::File(file), _) => Some(file.clone()),
+        (_, Some((_, Place::Layout(from)))) => Some(from.blob_path(&layer.descriptor.digest)),
+        _ => None,
+    }
+}
+
+/// Downloads a layer of the base image to a file in a temporary folder.
+fn fetched(client: &Client, image: &Image, layer: &Descriptor) -> Result<(PathBuf, Scratch), Fault> {
     let cannot = |error| Fault::build("cannot write a temporary file").cause(error);
     let folder = Scratch::new().map_err(cannot)?;
     let path = folder.path().join("layer");
     let mut file = std::fs::File::create_new(&path).map_err(cannot)?;
     image.copy_layer(client, layer, &mut file)?;
-    Ok(Fetched { path, _folder: folder })
-}
-
-/// A temporary file, removed on drop.
-struct Fetched {
-    path: PathBuf,
-    _folder: Scratch,
+    Ok((path, folder))
 }
 
 /// Runs `work` for each layer, several at once; stops at the first fault.

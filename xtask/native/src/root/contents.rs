@@ -1,4 +1,4 @@
-//! Selects what of a new Debian installation goes into the image: tar file in, tar file out.
+//! Selects the files of a new Debian installation for the image: tar file in, tar file out.
 //!
 //! Pure except for the given streams. Decides by path alone, so the same packages give the same bytes on every host.
 

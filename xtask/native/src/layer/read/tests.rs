@@ -112,7 +112,7 @@ fn unsupported_entries_are_rejected() {
     fails(&[entry(b"h", b'g', b"", b"9 path=a\n"), END.to_vec()].concat(), "a global header sets `path`");
     fails(&[entry(b"h", b'x', b"", b"9 path=a\n"), END.to_vec()].concat(), "ends after an extended header");
     fails(&[entry(b"h", b'x', b"", b"19 path=a\n"), END.to_vec()].concat(), "malformed");
-    fails(b"<html>this is no layer</html>", "is truncated in the middle of a header");
+    fails(b"<html>this is not a layer</html>", "is truncated in the middle of a header");
     fails(&[b'x'; 600], "not an octal number");
     fails(b"", "it is empty");
     reads(&END, &[]);

@@ -8,7 +8,6 @@ use crate::layer::Whiteout;
 use std::collections::BTreeMap;
 use xtask_model::fault::Fault;
 use xtask_model::image::context::{ContextPath, Kind};
-use xtask_model::spec::reference::Digest;
 
 /// Increase it with every change of the format.
 const MAGIC: &[u8; 8] = b"outline1";
@@ -174,16 +173,8 @@ impl LayerToc {
         whole.then_some(Self { bytes })
     }
 
-    pub fn digest(&self) -> Digest {
-        Digest::of(&self.bytes)
-    }
-
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         Cursor { bytes: &self.bytes, at: HEAD }.number() as usize
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     pub(super) fn get(&self, path: &[u8]) -> Option<Node> {

@@ -49,7 +49,7 @@ fn whiteouts_hide_lower_layers() {
     sees(&image(&[below, &["f .wh.a", "f .wh.e"]]), &["no a", "no a/b", "no a/b/c", "no a/d", "no e"]);
     sees(&image(&[below, &["f a/.wh..wh..opq"]]), &["0 d a", "no a/b", "no a/b/c", "no a/d", "0 f e 1"]);
     sees(&image(&[below, &["f .wh..wh..opq", "f x 1"]]), &["no a", "no a/b/c", "no e", "1 f x 1"]);
-    // What the same layer puts there stays, wherever it stands in it.
+    // Entries of the same layer stay, whatever their order.
     sees(&image(&[below, &["f a/n 1", "f a/.wh..wh..opq"]]), &["0 d a", "no a/b", "1 f a/n 1"]);
     sees(&image(&[below, &["f a/b/n 1", "f a/.wh.b"]]), &["- d a/b", "no a/b/c", "1 f a/b/n 1"]);
     sees(&image(&[below, &["f .wh.a"], &["f a/z 1"]]), &["- d a", "no a/b", "2 f a/z 1"]);

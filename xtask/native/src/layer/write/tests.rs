@@ -1,4 +1,4 @@
-//! What is written is read back, has one form, and is refused where it is no layer.
+//! Written layers are read back unchanged and have one form; invalid items are rejected.
 
 use super::*;
 use crate::layer::{Codec, Entry, EntryKind, Limits, Reader};
@@ -31,8 +31,8 @@ fn read_back(written: &Written, bytes: &[u8]) -> Vec<(Entry, Vec<u8>)> {
     all
 }
 
-fn codecs() -> [Codec; 4] {
-    [Codec::new(Compression::Gzip), Codec::gzip(6), Codec::gzip(9), Codec::new(Compression::Zstd)]
+fn codecs() -> [Codec; 2] {
+    [Codec::new(Compression::Gzip), Codec::new(Compression::Zstd)]
 }
 
 /// Letters that compress, and noise that does not; a quarter of a block of both, again and again.
@@ -112,7 +112,7 @@ fn odd_names_owners_and_modes_are_kept() {
 
 #[test]
 fn the_bytes_never_change() {
-    // Another digest here means that every layer of every image is built and moved anew.
+    // Another digest here means that every layer of every image is built and pushed again.
     let items = [item("a", Content::Dir), file("a/b", &contents(70_000, 3)), file("x".repeat(120), b"long")];
     let (gzip, _) = layer(&items, Codec::new(Compression::Gzip), 1);
     let (zstd, _) = layer(&items, Codec::new(Compression::Zstd), 1);
@@ -230,7 +230,7 @@ proptest! {
         for codec in [Codec::new(Compression::Gzip), Codec::new(Compression::Zstd)] {
             let one = layer(&items, codec, 1);
             for threads in [0, 2, 5] {
-                prop_assert!(one == layer(&items, codec, threads), "{threads} threads, {codec}");
+                prop_assert!(one == layer(&items, codec, threads), "{threads} threads, {codec:?}");
             }
         }
     }

@@ -4,13 +4,15 @@
 //! trusted like any base image.
 
 use crate::container::guard;
+use crate::layer::item;
 use crate::recipes::stage::Selection;
 use elf::abi::PT_INTERP;
 use elf::endian::AnyEndian;
 use elf::{ElfBytes, ParseError};
 use std::fs;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use xtask_host::process::{self, Command};
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::context::ContextPath;
@@ -147,28 +149,10 @@ fn loader(program: &[u8]) -> Result<Option<String>, ParseError> {
 
 /// Resolves a path as if the root were `/`; `None` if it is missing.
 fn within(root: &Path, path: &Path) -> Option<PathBuf> {
-    let mut rest: Vec<Component<'_>> = path.components().collect();
-    rest.reverse();
-    let mut rest: Vec<std::ffi::OsString> = rest.iter().map(|part| part.as_os_str().to_owned()).collect();
-    let (mut at, mut links) = (PathBuf::new(), 0);
-    while let Some(part) = rest.pop() {
-        match part.as_encoded_bytes() {
-            b"/" => at = PathBuf::new(),
-            b"." => {}
-            b".." => drop(at.pop()),
-            _ => {
-                let next = root.join(&at).join(&part);
-                if next.symlink_metadata().ok()?.is_symlink() {
-                    links += 1;
-                    let target = fs::read_link(&next).ok().filter(|_| links < 40)?;
-                    rest.extend(target.components().rev().map(|part| part.as_os_str().to_owned()));
-                } else {
-                    at.push(&part);
-                }
-            }
-        }
-    }
-    Some(root.join(at))
+    let link = |path: &ContextPath| Ok(fs::read_link(root.join(path.to_path())).ok().map(|to| to.into_os_string().into_vec()));
+    let looped = |path: &ContextPath| Fault::missing(format!("the links at `{path}` form a loop"));
+    let found = root.join(item::resolve(path.as_os_str().as_bytes(), 40, &link, &looped).ok()?.to_path());
+    found.symlink_metadata().is_ok().then_some(found)
 }
 
 /// Library folders of the root's loader: configured ones, then the defaults.
