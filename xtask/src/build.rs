@@ -41,7 +41,7 @@ use xtask_host::tree::git::remote::RemoteHead;
 use xtask_host::{clock, process};
 use xtask_model::fault::Fault;
 use xtask_model::image::plan::{Decision, Difference, Wish};
-use xtask_model::image::policy::{ImageKind, Registry};
+use xtask_model::image::policy::{ImageKind, Registry, SharedTags};
 use xtask_model::record::report::{ImageReport, Report};
 use xtask_model::spec::reference::{Platform, Reference};
 use xtask_model::time::Timestamp;
@@ -176,8 +176,10 @@ impl<'a> Session<'a> {
                 .hint("name one with `--platform`, or publish them together with `--push`"));
         }
         let engine = engine::choose(&tree, flags, target)?;
-        let BuildFlags { push, force, no_latest, no_branch_tag, .. } = *flags;
-        let wish = Wish { push, platforms, force, no_latest, no_branch_tag };
+        let BuildFlags { push, force, no_latest, no_branch_tag, untested, .. } = *flags;
+        let shared = tree.policy.project.shared_tags == SharedTags::Anywhere;
+        let left_to_ci = !shared && !record::in_ci() && !tree.repository(ImageKind::App).is_loopback();
+        let wish = Wish { push, platforms, force, no_latest, no_branch_tag, untested, left_to_ci };
         let client = tree.client();
         let lock = if flags.push || flags.dry_run { None } else { Some(layouts::lock(&tree.images())?) };
         let fresh_root = flags.force && !flags.dry_run && matches!(target, Target::Base | Target::App);

@@ -71,7 +71,7 @@ fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
         Command::Base(base) => commands::base::run(global, base)?,
         Command::Stats(stats) => commands::stats::run(global, stats)?,
         Command::Bench { .. } => return commands::bench::run(global),
-        Command::Ci => commands::ci::run(global)?,
+        Command::Ci { only } => commands::ci::run(global, only.as_deref())?,
         Command::Test { filter } => commands::test::run(global, filter.as_deref())?,
         Command::Workflows { check } => commands::workflows::run(global, *check)?,
         Command::Tidy => commands::tidy::run(global)?,

@@ -133,6 +133,9 @@ pub struct BuildFlags {
     /// Leave out the tag of the branch, as for a registry whose tags are immutable
     #[arg(long)]
     pub no_branch_tag: bool,
+    /// Put no tag but the fingerprint's: the tests of this commit have not passed yet
+    #[arg(long, conflicts_with = "reuse_only")]
+    pub untested: bool,
     /// Where the image goes: `registry` (as `--push`), `docker`, `oci:DIR` or `oci-archive:FILE`
     ///
     /// A folder or an archive is written beside where the image goes anyway: the local Docker or `target/images`, or the registry with
@@ -313,7 +316,11 @@ Examples:
     /// What CI runs: tidy, clippy, docs, licences, the lock, every test on real engines, a real build
     ///
     /// Ends at the first phase that fails, with its exit code. The engine that it starts is ended again.
-    Ci,
+    Ci {
+        /// Only what a small change needs, as `plan` names it: `documents`, or a `[[ci.tests]]` of the policy
+        #[arg(long, value_name = "TESTS")]
+        only: Option<String>,
+    },
     /// Every test, real-engine tests included; installs what they need, under `target`
     Test {
         /// Only tests whose name contains this
@@ -463,7 +470,7 @@ mod tests {
 
     /// Every flag of a build, and whether the native engine honours it; what it cannot honour it refuses. A new flag has to get a
     /// row: no engine may pass over it in silence.
-    const FLAGS: [(&str, bool); 10] = [
+    const FLAGS: [(&str, bool); 11] = [
         ("push", true),
         ("platform", true),
         // A builder is docker's: with `--engine native` it is an error, else it chooses docker.
@@ -473,6 +480,7 @@ mod tests {
         ("dry_run", true),
         ("no_latest", true),
         ("no_branch_tag", true),
+        ("untested", true),
         ("output", true),
         ("engine", true),
     ];

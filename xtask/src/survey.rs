@@ -152,6 +152,16 @@ impl Snapshot {
         }
     }
 
+    /// Whether a build compiles the program: its sources changed, or the older tree's image, whose program would be taken, is missing.
+    pub fn compiles_since(&self, old: &Self, global: &Global) -> bool {
+        if self.own.binary.is_none() || old.own.binary != self.own.binary {
+            return self.own.binary.is_some();
+        }
+        // Where one machine compiles for the only platform, a wrong guess costs time alone.
+        let several = self.tree.policy.project.platforms.len() > 1;
+        several && !old.footing(global).is_ok_and(|old| old.app.presence == Presence::Present)
+    }
+
     /// The base that `images.lock` pins.
     pub fn pinned_base(&self) -> Option<Digest> {
         self.pinned.base
@@ -164,7 +174,15 @@ impl Snapshot {
     pub fn footing(&self, global: &Global) -> Result<Footing, Fault> {
         let client = build::impatient(&self.tree);
         let platforms = self.tree.policy.project.platforms.clone();
-        let wish = Wish { push: !global.offline, platforms, force: false, no_latest: true, no_branch_tag: true };
+        let wish = Wish {
+            push: !global.offline,
+            platforms,
+            force: false,
+            no_latest: true,
+            no_branch_tag: true,
+            untested: true,
+            left_to_ci: false,
+        };
         let (offline, locked) = (global.offline, global.locked);
         let checks = Checks::default();
         let (tree, client, wish) = (&self.tree, &client, &wish);

@@ -399,17 +399,17 @@ fn workflows(root: &std::path::Path, args: &[&str]) -> (Option<i32>, String) {
 
 #[test]
 fn a_workflow_that_someone_else_wrote_is_not_replaced() {
-    let place = with_workflow("", "images.yml");
+    let place = with_workflow("", "release.yml");
     let folder = place.path().join(".github/workflows");
     let (code, said) = workflows(place.path(), &[]);
     assert_eq!(code, Some(2), "{said}");
-    for part in ["`.github/workflows/images.yml` was not written by", "-name: mine", "+name: images", "`mv "] {
+    for part in ["`.github/workflows/release.yml` was not written by", "-name: mine", "+name: release", "`mv "] {
         assert!(said.contains(part), "{said}");
     }
-    assert_eq!(std::fs::read_to_string(folder.join("images.yml")).unwrap(), "name: mine\non: push\n");
+    assert_eq!(std::fs::read_to_string(folder.join("release.yml")).unwrap(), "name: mine\non: push\n");
     assert!(!folder.join("ci.yml").exists(), "not one of them is written");
     assert_eq!(workflows(place.path(), &["--check"]).0, Some(6));
-    std::fs::rename(folder.join("images.yml"), folder.join("other.yml")).unwrap();
+    std::fs::rename(folder.join("release.yml"), folder.join("other.yml")).unwrap();
     assert_eq!(workflows(place.path(), &[]).0, Some(0));
     // What was written by us is replaced, edits included.
     let written = std::fs::read_to_string(folder.join("ci.yml")).unwrap();
@@ -425,7 +425,7 @@ fn workflows_of_a_policy_below_the_top_go_where_github_reads_them() {
     let (code, said) = workflows(&place.path().join("services/app"), &[]);
     assert_eq!(code, Some(0), "{said}");
     let folder = place.path().join(".github/workflows");
-    let text = std::fs::read_to_string(folder.join("services-app-images.yml")).unwrap();
+    let text = std::fs::read_to_string(folder.join("services-app-ci.yml")).unwrap();
     assert!(text.contains("working-directory: services/app") && text.contains("'services/app/Cargo.lock'"), "{text}");
     assert_eq!(std::fs::read_to_string(folder.join("ci.yml")).unwrap(), "name: mine\non: push\n");
     assert!(!place.path().join("services/app/.github").exists());

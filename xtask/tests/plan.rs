@@ -330,7 +330,7 @@ fn a_hundred_thousand_files_cost_nothing() {
         let began = Instant::now();
         let (code, out, _) = run(&repo, &["plan", "--offline", "--base", "main~1", "--head", "main"], &[]);
         best = best.min(began.elapsed());
-        assert_eq!((code, out.as_str()), (0, "fast\n  app: autoscaler/templates/new-0.html is new\n"));
+        assert_eq!((code, out.as_str()), (0, planned("new-0.html").as_str()));
     }
     println!("plan over 100,000 files: {} ms", best.as_millis());
     assert!(best < Duration::from_millis(150), "{} ms", best.as_millis());
@@ -474,6 +474,12 @@ fn run(repo: &Repo, args: &[&str], variables: &[(&str, &str)]) -> (i32, String, 
     (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
 }
 
+/// The plan for a new template.
+fn planned(name: &str) -> String {
+    let path = format!("autoscaler/templates/{name}");
+    format!("fast\n  app: {path} is new\ntests: pages\n  `[[ci.tests]]` `pages` covers every changed file (`{path}`)\n")
+}
+
 #[test]
 fn the_command_line() {
     let (repo, _) = committed();
@@ -481,11 +487,11 @@ fn the_command_line() {
     repo.file("autoscaler/templates/new.html", "x\n");
     repo.commit("template");
     let (code, out, _) = run(&repo, &["plan", "--offline", "--base", "HEAD~1"], &[]);
-    assert_eq!((code, out.as_str()), (0, "fast\n  app: autoscaler/templates/new.html is new\n"));
+    assert_eq!((code, out.as_str()), (0, planned("new.html").as_str()));
 
-    // Git is started once for all objects, and once more where histories are compared.
+    // Git is started once for all objects, once for the changed paths, and once more where histories are compared.
     let trace = repo.root().join("target/trace");
-    for (args, most) in [(["--base", "HEAD~1", "--head", "HEAD"].as_slice(), 1), (["--head", "HEAD"].as_slice(), 2)] {
+    for (args, most) in [(["--base", "HEAD~1", "--head", "HEAD"].as_slice(), 2), (["--head", "HEAD"].as_slice(), 3)] {
         let _ = std::fs::remove_file(&trace);
         let args = [["plan", "--offline"].as_slice(), args].concat();
         assert_eq!(run(&repo, &args, &[("GIT_TRACE", trace.to_str().unwrap())]).0, 0);
@@ -504,7 +510,7 @@ fn the_command_line() {
     assert_eq!((code, out.as_str()), (0, ""));
     assert_eq!(
         std::fs::read_to_string(outputs).unwrap(),
-        "before=1\ndecision=fast\nshould-build=true\nuse-fast-build=true\nrequirements-changed=false\nbase-reference=\nbase-present=unknown\n"
+        "before=1\ndecision=fast\nshould-build=true\nuse-fast-build=true\nrequirements-changed=false\nbase-reference=\nbase-present=unknown\ntests=pages\nmachines=one\ncompiles=false\n"
     );
     assert!(std::fs::read_to_string(summary).unwrap().starts_with("## Plan: `fast`\n"));
 

@@ -10,3 +10,4 @@ pub mod plan;
 pub mod policy;
 pub mod presence;
 pub mod tags;
+pub mod verification;

@@ -1,4 +1,5 @@
-//! `ci`: what CI runs and what a person runs before pushing, phase by phase, each with its seconds.
+//! `ci`: what CI runs and what a person runs before pushing, phase by phase, each with its seconds. `--only` runs what is enough for
+//! a small change.
 //!
 //! Ends at the first phase that fails, with that phase's exit code. What it starts it ends again.
 
@@ -12,12 +13,28 @@ use xtask_host::tree::binary;
 use xtask_host::tree::facts::find_root;
 use xtask_host::{process, terminal};
 use xtask_model::fault::{Exit, Fault};
+use xtask_model::image::verification;
 use xtask_model::quantity;
 
-/// Runs every phase.
-pub fn run(global: &Global) -> anyhow::Result<()> {
+/// Runs every phase, or those that `only` needs.
+pub fn run(global: &Global, only: Option<&str>) -> anyhow::Result<()> {
     let root = find_root(global.root.as_deref())?;
     let mut phases = Phases::default();
+    if let Some(only) = only {
+        let selected = selected(global, only)?;
+        phases.run("tidy", || super::tidy::run(global))?;
+        phases.run("workflows", || Ok(super::workflows::run(global, true)?))?;
+        if let Some([program, args @ ..]) = selected.as_deref() {
+            phases.run("tests", || {
+                let command = process::Command::new(program).args(args).current_dir(&root);
+                let status = super::test::shown(&command, &mut |_| {})?;
+                let hint = format!("run it alone: `{command}`");
+                if status.success() { Ok(()) } else { Err(command.failed(Exit::Build, status).hint(hint).into()) }
+            })?;
+        }
+        phases.tell();
+        return Ok(());
+    }
     phases.run("tidy", || super::tidy::run(global))?;
     phases.run("clippy", || cargo(&root, CLIPPY, "", "fix what it says: `cargo clippy --workspace --all-targets`"))?;
     phases.run("doc", || cargo(&root, DOC, "-D warnings", "fix what it says: `cargo doc --workspace --no-deps`"))?;
@@ -29,6 +46,21 @@ pub fn run(global: &Global) -> anyhow::Result<()> {
     drop(engine);
     phases.tell();
     Ok(())
+}
+
+/// The command of a `[[ci.tests]]`; none for documents, whose checks every selection begins with.
+fn selected(global: &Global, only: &str) -> Result<Option<Vec<String>>, Fault> {
+    let tests = global.tree()?.policy.ci.tests;
+    match tests.iter().find(|tests| tests.name == only) {
+        Some(tests) => Ok(Some(tests.run.clone())),
+        None if only == verification::DOCUMENTS => Ok(None),
+        None => {
+            let names: Vec<String> = tests.iter().map(|tests| format!("`{}`", tests.name)).collect();
+            let known = [vec![format!("`{}`", verification::DOCUMENTS)], names].concat().join(", ");
+            Err(Fault::usage(format!("no `[[ci.tests]]` in `images.toml` is named `{only}`"))
+                .hint(format!("choose one of {known}, or run every test: `cargo xtask ci`")))
+        }
+    }
 }
 
 const CLIPPY: &[&str] = &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];

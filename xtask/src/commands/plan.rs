@@ -1,18 +1,25 @@
 //! `cargo xtask plan`: finds the two trees, gathers the facts of both, has `change` decide, and tells it.
 
+use crate::build;
 use crate::flags::{Format, Global, PlanFlags};
 use crate::survey::{Footing, Snapshot, Untaken, said};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use xtask_host::registry::Answer;
 use xtask_host::terminal;
 use xtask_host::tree::facts::{self};
 use xtask_host::tree::git::revision::{self, Revision};
 use xtask_host::tree::git::{Git, Objects};
 use xtask_model::fault::{Exit, Fault};
-use xtask_model::image::change::{self, Changes, Decision, Facts, Plan, Presence, Purpose};
+use xtask_model::image::change::{self, Changes, Decision, Facts, Machines, Plan, Presence, Purpose};
+use xtask_model::image::commit::Commit;
 use xtask_model::image::event::{self, Against};
 use xtask_model::image::key::Names;
+use xtask_model::image::policy::{ImageKind, Policy};
+use xtask_model::image::tags;
+use xtask_model::image::verification::{self, Needed};
+use xtask_model::spec::reference::{Reference, Tag};
 
 /// Runs the command.
 pub fn run(global: &Global, flags: &PlanFlags) -> anyhow::Result<()> {
@@ -40,12 +47,24 @@ pub fn plan(global: &Global, flags: &PlanFlags, variable: &dyn Fn(&str) -> Optio
     }
     let (purpose, base) = clone.base(flags, variable, &head.policy.project.default_branch, head_name)?;
     let base_revision = base.as_ref().ok().map(|revision| revision.id.clone());
+    let policy = head.policy.clone();
     let head = match Snapshot::take(head) {
         Ok(head) => head,
         Err(Untaken::Wrong(fault)) => return Err(fault),
-        Err(Untaken::NoBase(fault)) => return Ok(from_scratch(purpose, base_revision, head_revision, &fault)),
+        Err(Untaken::NoBase(fault)) => {
+            let plan = from_scratch(purpose, base_revision, head_revision, &fault);
+            return Ok(Plan { machines: Machines::needed(&policy, plan.decision, true), ..plan });
+        }
     };
-    let changes = base.and_then(|revision| compare(global, revision, &head));
+    let changed = match &base {
+        Ok(revision) => {
+            Git::at(&clone.root).changed(&revision.id, head_revision.as_deref()).map_err(|fault| with_help(&fault))
+        }
+        Err(why) => Err(why.clone()),
+    };
+    let compared = base.and_then(|revision| compare(global, revision, &head));
+    let compiles = compared.as_ref().map_or(head.tree.policy.app.binary.is_some(), |(_, compiles)| *compiles);
+    let changes = compared.map(|(changes, _)| changes);
     let Footing { base, app, .. } = head.footing(global)?;
     let (base_reference, app_reference) = (base.reference, app.reference);
     let pinned = head.pinned_base().is_some();
@@ -54,7 +73,18 @@ pub fn plan(global: &Global, flags: &PlanFlags, variable: &dyn Fn(&str) -> Optio
     let (decision, reasons) = change::decide(&facts);
     let Facts { base, app, .. } = facts;
     let changes = changes.ok();
+    let commit = if purpose == Purpose::Change || flags.head.is_some() {
+        None
+    } else {
+        Git::at(&clone.root).commit(variable)?
+    };
+    let tested = commit.and_then(|commit| tested(global, &head, app_reference.as_ref(), &commit));
+    let (verification, verification_reason) = verify(&head.tree.policy, purpose, &changed, tested.as_deref());
     Ok(Plan {
+        verification,
+        verification_reason,
+        machines: Machines::needed(&head.tree.policy, decision, compiles),
+        compiles,
         decision,
         reasons,
         purpose,
@@ -68,8 +98,31 @@ pub fn plan(global: &Global, flags: &PlanFlags, variable: &dyn Fn(&str) -> Optio
     })
 }
 
-/// The differences of head to a revision; a reason where the revision's inputs cannot be read.
-fn compare(global: &Global, revision: Revision, head: &Snapshot) -> Result<Changes, String> {
+fn verify(
+    policy: &Policy,
+    purpose: Purpose,
+    changed: &Result<Vec<String>, String>,
+    tested: Option<&str>,
+) -> (Needed, String) {
+    let changed = changed.as_deref().map_err(String::as_str);
+    verification::needed(&verification::Facts { purpose, changed, tested }, &policy.ci.documents, &policy.ci.tests)
+}
+
+/// The tag of this commit, where it names this commit's app in the registry: CI puts it after the tests.
+fn tested(global: &Global, head: &Snapshot, app: Option<&Reference>, commit: &Commit) -> Option<String> {
+    let app = app.filter(|_| !global.offline)?;
+    let tag = tags::of_commit(commit, &head.tree.policy.project.default_branch).all.into_iter().next()?;
+    let client = build::impatient(&head.tree);
+    let digest = |tag: &Tag| match client.head(&head.tree.repository(ImageKind::App), tag) {
+        Ok(Answer::Present(found)) => Some(found.digest),
+        _ => None,
+    };
+    let named = digest(&tag)?;
+    (digest(app.tag.as_ref()?) == Some(named)).then(|| tag.to_string())
+}
+
+/// The differences of head to a revision, and whether the program is compiled; a reason where the revision's inputs cannot be read.
+fn compare(global: &Global, revision: Revision, head: &Snapshot) -> Result<(Changes, bool), String> {
     let id = revision.id.clone();
     let old = global
         .tree_of(Box::new(revision))
@@ -78,7 +131,8 @@ fn compare(global: &Global, revision: Revision, head: &Snapshot) -> Result<Chang
         .map_err(|why| format!("at `{}` {}", &id[..12], said(&why.fault())))?;
     let sources = head.sources_since(&old, &id);
     let names = (head.tree.names(&head.base), Names { sources: &sources, ..head.tree.names(&head.app) });
-    Ok(change::compare(&old.inputs(), &head.inputs(), &names.0, &names.1))
+    let changes = change::compare(&old.inputs(), &head.inputs(), &names.0, &names.1);
+    Ok((changes, head.compiles_since(&old, global)))
 }
 
 /// The plan for an event that removed what it is about.
@@ -94,6 +148,10 @@ fn nothing_left(purpose: Purpose, head_revision: Option<String>, name: &str) -> 
         base: Presence::NotAsked,
         app_reference: None,
         app: Presence::NotAsked,
+        verification: Needed::None,
+        verification_reason: format!("{name} was deleted"),
+        machines: Machines::One,
+        compiles: false,
     }
 }
 
@@ -119,6 +177,10 @@ fn from_scratch(purpose: Purpose, base_revision: Option<String>, head_revision: 
         base: facts.base,
         app_reference: None,
         app: facts.app,
+        verification: Needed::All,
+        verification_reason: "the base's inputs cannot be read".to_owned(),
+        machines: Machines::Several,
+        compiles: true,
     }
 }
 

@@ -200,6 +200,36 @@ impl Git {
         }
     }
 
+    /// The files that differ between a commit and another one, or the working tree with its untracked files. Their paths are from this
+    /// folder, with `..` where they are outside of it.
+    pub fn changed(&self, from: &str, to: Option<&str>) -> Result<Vec<String>, Fault> {
+        let below = self.below_top()?;
+        let plain = ["diff", "--name-only", "-z", "--no-renames", "--no-ext-diff", "--ignore-submodules=none"];
+        let call = self.command().args(plain).arg("--end-of-options").arg(from).args(to).arg("--");
+        let mut found = self.paths(&call, &format!("cannot compare with commit `{from}`"))?;
+        if !below.is_empty() {
+            let (inside, outside) = (format!("{below}/"), "../".repeat(below.split('/').count()));
+            for path in &mut found {
+                *path = path.strip_prefix(&inside).map_or_else(|| format!("{outside}{path}"), str::to_owned);
+            }
+        }
+        if to.is_none() {
+            let call = self.command().args(["ls-files", "--others", "--exclude-standard", "-z"]);
+            found.extend(self.paths(&call, "cannot list untracked files")?);
+        }
+        Ok(found)
+    }
+
+    /// The paths that a command prints with a NUL after each.
+    fn paths(&self, call: &Command, what: &str) -> Result<Vec<String>, Fault> {
+        let output = call.output()?;
+        if !output.status.success() {
+            return Err(self.trouble(&output.stderr, what.to_owned()));
+        }
+        let paths = output.stdout.split(|byte| *byte == 0).filter(|path| !path.is_empty());
+        Ok(paths.map(|path| String::from_utf8_lossy(path).into_owned()).collect())
+    }
+
     /// Whether `ancestor` is an ancestor of `descendant`, or the same commit.
     pub fn ancestry(&self, ancestor: &str, descendant: &str) -> Result<Ancestry, Fault> {
         let output =

@@ -11,6 +11,8 @@
 //! What cannot be known never leads to `skip`: it fails open to building, and says why.
 
 use crate::image::key::{AppKey, BaseKey, Names, app_changes, base_changes, foremost};
+use crate::image::policy::{Engine, Policy};
+use crate::image::verification::Needed;
 use crate::spec::lock;
 use crate::spec::reference::Reference;
 use serde::Serialize;
@@ -277,6 +279,45 @@ pub struct Plan {
     pub app_reference: Option<Reference>,
     /// Whether the registry has it.
     pub app: Presence,
+    /// The tests that the commit must pass.
+    pub verification: Needed,
+    /// Why these tests.
+    pub verification_reason: String,
+    /// Whether one machine can build everything.
+    pub machines: Machines,
+    /// Whether the app's program is compiled, as far as the comparison tells.
+    pub compiles: bool,
+}
+
+/// The machines that a build needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Machines {
+    /// Any one.
+    One,
+    /// One of each platform's kind: something is compiled, run or imported there.
+    Several,
+}
+
+impl Machines {
+    /// The machines that CI's builds need. Copying files is the same on every machine; compilers, `RUN` and the import of packages
+    /// are not.
+    pub fn needed(policy: &Policy, decision: Decision, compiles: bool) -> Self {
+        let copies = match decision {
+            Decision::Skip => true,
+            Decision::Fast => policy.ci.engine == Engine::Native && !compiles,
+            Decision::BaseFast | Decision::Full => false,
+        };
+        if copies || policy.project.platforms.len() == 1 { Self::One } else { Self::Several }
+    }
+
+    /// The value of CI's output.
+    pub fn as_output(self) -> &'static str {
+        match self {
+            Self::One => "one",
+            Self::Several => "several",
+        }
+    }
 }
 
 impl Plan {
@@ -291,7 +332,7 @@ impl Plan {
         for reason in &self.reasons {
             text += &format!("  {reason}\n");
         }
-        text
+        text + &format!("tests: {}\n  {}\n", self.verification, self.verification_reason)
     }
 
     /// What CI's later jobs read.
@@ -303,6 +344,9 @@ impl Plan {
             ("requirements-changed", self.requirements_changed().to_string()),
             ("base-reference", self.base_reference.as_ref().map(ToString::to_string).unwrap_or_default()),
             ("base-present", self.base.as_output().to_owned()),
+            ("tests", self.verification.to_string()),
+            ("machines", self.machines.as_output().to_owned()),
+            ("compiles", self.compiles.to_string()),
         ]
     }
 
@@ -320,6 +364,7 @@ impl Plan {
             ("planned", revision(&self.head_revision, "the working tree")),
             ("base", image(self.base_reference.as_ref(), &self.base)),
             ("app", image(self.app_reference.as_ref(), &self.app)),
+            ("tests", format!("`{}`: {}", self.verification, plain(&self.verification_reason))),
         ];
         for (name, value) in rows {
             text += &format!("| {name} | {value} |\n");
@@ -482,6 +527,37 @@ mod tests {
             base: Presence::Present,
             app_reference: None,
             app: Presence::NotAsked,
+            verification: Needed::Selected("pages".to_owned()),
+            verification_reason: "`[[ci.tests]]` `pages` covers every changed file (`a_b<c>.html`)".to_owned(),
+            machines: Machines::One,
+            compiles: false,
+        }
+    }
+
+    #[test]
+    fn only_what_must_run_on_a_platforms_own_machine_needs_several() {
+        let text = include_str!("../../../../images.toml");
+        let policy = |engine: &str, platforms: &str| {
+            let engine = format!("engine = \"{engine}\"\n# The operator");
+            let text =
+                text.replace("[\"linux/amd64\"]", platforms).replace("engine = \"native\"\n# The operator", &engine);
+            crate::image::policy::parse(&text, &|_| true).unwrap()
+        };
+        let two = "[\"linux/amd64\", \"linux/arm64\"]";
+        for (engine, platforms, decision, compiles, machines) in [
+            ("docker", "[\"linux/amd64\"]", Decision::Full, true, Machines::One),
+            ("native", two, Decision::Fast, false, Machines::One),
+            ("native", two, Decision::Fast, true, Machines::Several),
+            ("docker", two, Decision::Fast, false, Machines::Several),
+            ("native", two, Decision::BaseFast, false, Machines::Several),
+            ("native", two, Decision::Full, true, Machines::Several),
+            ("docker", two, Decision::Skip, false, Machines::One),
+        ] {
+            assert_eq!(
+                Machines::needed(&policy(engine, platforms), decision, compiles),
+                machines,
+                "{engine} {decision}"
+            );
         }
     }
 
@@ -495,6 +571,9 @@ mod tests {
             requirements-changed=false
             base-reference=ghcr.io/acme/autoscaler-base:3f9c02d1a7b4
             base-present=true
+            tests=pages
+            machines=one
+            compiles=false
         "#]]
         .assert_eq(&lines);
         expect![[r#"
@@ -508,6 +587,7 @@ mod tests {
             | planned | the working tree |
             | base | `ghcr.io/acme/autoscaler-base:3f9c02d1a7b4`, is in the registry |
             | app | its root is not known here, was not asked for |
+            | tests | `pages`: `\[\[ci.tests\]\]` `pages` covers every changed file (`a\_b&lt;c>.html`) |
         "#]]
         .assert_eq(&plan().markdown());
     }

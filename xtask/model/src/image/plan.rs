@@ -25,6 +25,10 @@ pub struct Wish {
     pub no_latest: bool,
     /// Leave the branch's tag.
     pub no_branch_tag: bool,
+    /// Put no tag but the fingerprint's: the commit's tests have not passed yet.
+    pub untested: bool,
+    /// A build outside CI, of a repository whose policy leaves `latest` and the tags of commits to CI.
+    pub left_to_ci: bool,
 }
 
 /// One image's part of the plan.
@@ -146,6 +150,12 @@ pub fn latest(policy: &Policy, wish: &Wish, facts: &LatestFacts<'_>) -> Latest {
     if !wish.push {
         return Latest::Moves;
     }
+    if wish.untested {
+        return stays("`--untested`: the tests of this commit have not passed yet".to_owned());
+    }
+    if wish.left_to_ci {
+        return stays("only CI moves it, after the tests (`[project] shared-tags = \"ci\"`)".to_owned());
+    }
     if !policy.project.moving_tags.latest {
         return stays("the policy's `moving-tags` leaves it out".to_owned());
     }
@@ -174,8 +184,15 @@ pub fn latest(policy: &Policy, wish: &Wish, facts: &LatestFacts<'_>) -> Latest {
 /// The tags of an app in addition to its fingerprint's: short commit, branch, versions. An image with an input that is not the
 /// commit's must not carry the commit's names.
 pub fn app_tags(commit: Option<&Commit>, differences: &[Difference], policy: &Policy, wish: &Wish) -> Names {
-    let Some(commit) = commit.filter(|_| differences.is_empty()) else { return Names::default() };
+    let Some(commit) = commit.filter(|_| differences.is_empty() && !(wish.push && wish.untested)) else {
+        return Names::default();
+    };
     let mut names = tags::of_commit(commit, &policy.project.default_branch);
+    if wish.push && wish.left_to_ci {
+        let default = commit.branch.as_ref() == Some(&policy.project.default_branch);
+        names.branch = names.branch.filter(|_| !default);
+        names.all.retain(|tag| names.branch.as_ref() == Some(tag));
+    }
     if wish.no_branch_tag || (wish.push && !policy.project.moving_tags.branch) {
         names.all.retain(|tag| names.branch.as_ref() != Some(tag));
         names.branch = None;
@@ -252,6 +269,8 @@ mod tests {
             force: false,
             no_latest: false,
             no_branch_tag: false,
+            untested: false,
+            left_to_ci: false,
         }
     }
 
@@ -312,6 +331,24 @@ mod tests {
         assert_eq!(latest_of(&only_latest), Latest::Moves);
         assert_eq!(texts(&policy(), &Wish { no_branch_tag: true, ..wish() }), ["0123456789ab", "1.2.3"]);
         assert!(fixed("[\"branches\"]").unwrap_err().to_string().contains("not `branch` or `latest`"));
+    }
+
+    #[test]
+    fn tags_that_claim_tests_wait_for_them() {
+        let texts = |commit: &Commit, wish: &Wish| {
+            app_tags(Some(commit), &[], &policy(), wish).all.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let untested = Wish { untested: true, ..wish() };
+        assert_eq!(texts(&commit(), &untested), [""; 0]);
+        stays(|_, wish| wish.untested = true, "`--untested`: the tests of this commit have not passed yet");
+        // The tag of a commit says that CI has tested it; a person's own branch is theirs.
+        let desk = Wish { left_to_ci: true, ..wish() };
+        assert_eq!(texts(&commit(), &desk), [""; 0]);
+        assert_eq!(texts(&Commit { branch: Some("mine".to_owned()), ..commit() }, &desk), ["mine"]);
+        let why = "only CI moves it, after the tests (`[project] shared-tags = \"ci\"`)";
+        stays(|_, wish| wish.left_to_ci = true, why);
+        // Nobody shares the local store.
+        assert_eq!(texts(&commit(), &Wish { push: false, ..desk }), ["0123456789ab", "main", "1.2.3"]);
     }
 
     #[test]

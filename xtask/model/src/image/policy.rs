@@ -5,6 +5,7 @@
 mod toml_reader;
 
 use crate::fault::Fault;
+use crate::image::verification::{self, DEFAULT_DOCUMENTS, Selected};
 use crate::spec::ignore::Ignore;
 use crate::spec::reference::{Platform, Reference, Repository, Tag};
 use std::collections::{BTreeMap, BTreeSet};
@@ -54,8 +55,20 @@ pub struct Project {
     pub engine: Engine,
     /// The tags that move and are written to a registry.
     pub moving_tags: MovingTags,
+    /// Who puts `latest` and the tags of commits and versions.
+    pub shared_tags: SharedTags,
     /// Files that images may have although git ignores them: patterns as in an ignore file.
     pub allow_ignored: Vec<String>,
+}
+
+/// Who puts the tags that other people rely on. A registry of this machine has no other people: there everybody puts them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SharedTags {
+    /// CI alone, after the tests.
+    #[default]
+    Ci,
+    /// Every `--push`.
+    Anywhere,
 }
 
 /// Tags that name one image now and another one later. A registry whose tags are immutable takes none of them twice.
@@ -290,6 +303,12 @@ pub struct Ci {
     pub cluster: bool,
     /// How many times as long fast builds may take as those before; nothing where they are not held to it.
     pub gate_factor: Option<f64>,
+    /// The engine of CI's builds, `docker` or `native`; the desk has `[project] engine`.
+    pub engine: Engine,
+    /// Files whose change needs the checks of documents alone.
+    pub documents: Ignore,
+    /// Tests that are enough for a change of certain paths, in the order in which they are tried.
+    pub tests: Vec<Selected>,
 }
 
 impl Default for Ci {
@@ -301,6 +320,9 @@ impl Default for Ci {
             timeout_minutes: 60,
             cluster: false,
             gate_factor: None,
+            engine: Engine::Docker,
+            documents: Ignore::from_patterns(DEFAULT_DOCUMENTS).expect("constant patterns are valid"),
+            tests: Vec::new(),
         }
     }
 }
@@ -582,6 +604,8 @@ fn read_project(mut section: Section<'_>, problems: &mut Problems<'_>) -> Option
         problems.add(&branch.at, format!("`project.default-branch`: `{}` is no branch name", branch.value), None);
     }
     let moving_tags = read_moving_tags(&mut section, problems);
+    let whose = [("ci", SharedTags::Ci), ("anywhere", SharedTags::Anywhere)];
+    let shared_tags = section.choice("shared-tags", &whose, problems).unwrap_or_default();
     let allow_ignored = section.texts("allow-ignored", problems).unwrap_or_default();
     for pattern in &allow_ignored {
         if let Err(why) = Ignore::from_patterns([pattern.value.as_str()]) {
@@ -602,6 +626,7 @@ fn read_project(mut section: Section<'_>, problems: &mut Problems<'_>) -> Option
         default_branch: default_branch.map_or_else(|| "main".to_owned(), |text| text.value),
         engine: engine.unwrap_or_default(),
         moving_tags,
+        shared_tags,
         allow_ignored: allow_ignored.into_iter().map(|pattern| pattern.value).collect(),
         platforms: platforms.unwrap_or_else(|| vec![Platform::host()]),
     })
@@ -661,8 +686,59 @@ fn read_ci(mut section: Section<'_>, platforms: &[Platform], problems: &mut Prob
     }
     ci.cluster = section.choice("cluster", &[("k3d", true)], problems).unwrap_or_default();
     ci.gate_factor = section.at_least("gate-factor", 1.0, problems);
+    let engines = [("docker", Engine::Docker), ("native", Engine::Native)];
+    ci.engine = section.choice("engine", &engines, problems).unwrap_or(ci.engine);
+    ci.documents = read_patterns(&mut section, "documents", problems).unwrap_or(ci.documents);
+    for section in section.sections("tests", problems) {
+        let at = section.at().clone();
+        if let Some(tests) = read_selected_tests(section, problems) {
+            if ci.tests.iter().any(|other| other.name == tests.name) {
+                problems.add(&at, format!("there are two `[[ci.tests]]` named `{}`", tests.name), None);
+            }
+            ci.tests.push(tests);
+        }
+    }
     section.finish(problems);
     ci
+}
+
+/// A list of patterns, in the syntax of `.dockerignore`.
+fn read_patterns(section: &mut Section<'_>, key: &'static str, problems: &mut Problems<'_>) -> Option<Ignore> {
+    let texts = section.texts(key, problems)?;
+    let mut patterns = Ignore::none();
+    for text in &texts {
+        if let Err(why) = Ignore::from_patterns([text.value.as_str()]) {
+            problems.add(&text.at, format!("`{key}` of `[ci]`: `{}`: {why}", text.value), None);
+            return Some(patterns);
+        }
+    }
+    if let Ok(all) = Ignore::from_patterns(texts.iter().map(|text| text.value.as_str())) {
+        patterns = all;
+    }
+    Some(patterns)
+}
+
+fn read_selected_tests(mut section: Section<'_>, problems: &mut Problems<'_>) -> Option<Selected> {
+    let at = section.at().clone();
+    let name = section.required("name", problems);
+    let paths = read_patterns(&mut section, "paths", problems);
+    let run = section.texts("run", problems);
+    section.finish(problems);
+    let reserved = ["all", "none", verification::DOCUMENTS];
+    let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if let Some(name) = name.as_ref().filter(|name| !name.value.chars().all(good) || reserved.contains(&&*name.value)) {
+        let hint = "lowercase letters, digits and `-`, and not `all`, `none` or `documents`";
+        problems.add(&name.at, format!("`ci.tests.name` is `{}`", name.value), Some(hint.into()));
+    }
+    if paths.is_none() {
+        problems.add(&at, "`ci.tests.paths` is missing", Some("list what these tests are enough for".into()));
+    }
+    match run.as_deref() {
+        Some([program, ..]) if !program.value.is_empty() => {}
+        _ => problems.add(&at, "`ci.tests.run` names no program", Some("`run = [\"cargo\", \"test\"]`".into())),
+    }
+    let run = run.unwrap_or_default().into_iter().map(|text| text.value).collect();
+    Some(Selected { name: name?.value, paths: paths?, run })
 }
 
 fn read_root(mut section: Section<'_>, problems: &mut Problems<'_>) -> Option<Root> {

@@ -201,6 +201,7 @@ const KEYS: &[(&str, &[(&str, Read)])] = &[
             ("engine", Read::ByBoth),
             ("platforms", Read::ByBoth),
             ("moving-tags", Read::ByBoth),
+            ("shared-tags", Read::ByBoth),
             ("allow-ignored", Read::ByBoth),
         ],
     ),
@@ -288,15 +289,15 @@ uses = "size-budget"
         &text,
         expect![[r#"
             the policy does not hold: 6 problems
-            images.toml:84:1: `step.run` names no program
+            images.toml:92:1: `step.run` names no program
               hint: write a list: `run = ["program", "argument"]`
-            images.toml:85:8: `step.name` `a b` holds more than letters, digits, `.`, `_` and `-`
-            images.toml:89:8: `smok` is not a known step: `smoke` and `size-budget` are
+            images.toml:93:8: `step.name` `a b` holds more than letters, digits, `.`, `_` and `-`
+            images.toml:97:8: `smok` is not a known step: `smoke` and `size-budget` are
               hint: did you mean `smoke`?
-            images.toml:90:9: `step.after` is `pushed`, not one of `build`, `push`
-            images.toml:91:11: `step.images` holds `apps`, not `base`, `app` or `enhanced`
+            images.toml:98:9: `step.after` is `pushed`, not one of `build`, `push`
+            images.toml:99:11: `step.images` holds `apps`, not `base`, `app` or `enhanced`
               hint: did you mean `app`?
-            images.toml:94:8: a `size-budget` step needs `max`
+            images.toml:102:8: a `size-budget` step needs `max`
               hint: write `max = "400 MB"` (compressed)"#]],
     );
 }
@@ -340,7 +341,8 @@ fn ci_has_defaults_and_its_own_problems() {
         assert_eq!(parse(&gate(text), &|_| true).unwrap().ci.gate_factor, factor);
     }
     let wrong = "schedule = \"weekly\"\ntimeout-minutes = 0\nrunners = { \"linux/arm64\" = \"a b\", x = \"y\" }\n";
-    let fault = parse(&format!("{}\n{wrong}", gate("gate-factor = 0.5\n")), &|_| true).unwrap_err();
+    let text = gate("gate-factor = 0.5\n").replace("[ci]\n", &format!("[ci]\n{wrong}"));
+    let fault = parse(&text, &|_| true).unwrap_err();
     for expected in [
         "`ci.schedule` is `weekly`, not the five fields of cron",
         "`ci.timeout-minutes` is not a whole number from 1 to 360",
@@ -348,6 +350,33 @@ fn ci_has_defaults_and_its_own_problems() {
         "`ci.runners`: `linux/arm64` is not among the platforms",
         "`ci.runners`: `a b` is no label of a runner",
         "`ci.runners`: `x` is not a platform",
+    ] {
+        assert!(fault.what.contains(expected), "{expected}\n{}", fault.what);
+    }
+}
+
+#[test]
+fn tests_of_small_changes_are_checked() {
+    let ci = parse(GOOD, &|_| true).unwrap().ci;
+    assert_eq!(ci.tests.iter().map(|tests| tests.name.as_str()).collect::<Vec<_>>(), ["pages"]);
+    assert!(ci.documents.ignores(b"docs/guide.md") && !ci.documents.ignores(b"src/main.rs"));
+    let own = GOOD.replace("[ci]\n", "[ci]\ndocuments = [\"**/*.txt\"]\n");
+    let own = parse(&own, &|_| true).unwrap().ci.documents;
+    assert!(own.ignores(b"a/b.txt") && !own.ignores(b"README.md"));
+    let wrong = GOOD.to_owned()
+        + "[[ci.tests]]\nname = \"pages\"\npaths = [\"x\"]\nrun = [\"true\"]\n\
+           [[ci.tests]]\nname = \"all\"\nrun = []\n[[ci.tests]]\nname = \"b c\"\npaths = [\"[\"]\nrun = [\"true\"]\n";
+    let fault =
+        parse(&wrong.replace("engine = \"native\"\n# The operator", "engine = \"auto\"\n# The operator"), &|_| true)
+            .unwrap_err();
+    for expected in [
+        "`ci.engine` is `auto`, not one of `docker`, `native`",
+        "there are two `[[ci.tests]]` named `pages`",
+        "`ci.tests.name` is `all`",
+        "`ci.tests.paths` is missing",
+        "`ci.tests.run` names no program",
+        "`ci.tests.name` is `b c`",
+        "`[`: ",
     ] {
         assert!(fault.what.contains(expected), "{expected}\n{}", fault.what);
     }
