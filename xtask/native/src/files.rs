@@ -79,7 +79,7 @@ impl<'a> Files<'a> {
                 let (mut reader, mut writer) = io::pipe().map_err(cannot)?;
                 let (image, client) = (self.image, self.client);
                 std::thread::scope(|scope| {
-                    let download = scope.spawn(move || image.copy_layer(client, layer, &mut writer));
+                    let download = scope.spawn(move || image.place.copy_layer(client, layer, &mut writer));
                     let done = from(&mut reader);
                     if done.is_err() {
                         // An error of the download is the real cause; it is known when the stream has ended.

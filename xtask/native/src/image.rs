@@ -55,33 +55,46 @@ impl Image {
 
     /// Bytes of the manifest or the configuration.
     pub fn document(&self, client: &Client, document: &Descriptor) -> Result<Vec<u8>, Fault> {
-        let lost = || Fault::network(format!("`{}` is missing in the registry", document.digest));
         match &self.place {
-            Place::Layout(layout) => layout.read_bytes(document),
             Place::Registry(repository) if document.digest == self.digest => {
-                Ok(client.manifest(repository, document.digest)?.present().ok_or_else(lost)?.bytes)
+                let manifest = client.manifest(repository, document.digest)?.present();
+                Ok(manifest.ok_or_else(|| lost(repository, document))?.bytes)
             }
-            Place::Registry(repository) => {
-                client.blob_bytes(repository, &document.digest, document.size)?.present().ok_or_else(lost)
+            place => place.blob(client, document),
+        }
+    }
+}
+
+impl Place {
+    pub(crate) fn blob(&self, client: &Client, blob: &Descriptor) -> Result<Vec<u8>, Fault> {
+        match self {
+            Self::Layout(layout) => layout.read_bytes(blob),
+            Self::Registry(repository) => {
+                let read = client.blob_bytes(repository, &blob.digest, blob.size)?;
+                read.present().ok_or_else(|| lost(repository, blob))
             }
         }
     }
 
     /// Streams the compressed bytes of a layer. The digest is checked at the end, after the bytes were used.
     pub(crate) fn copy_layer(&self, client: &Client, layer: &Descriptor, to: &mut dyn Write) -> Result<(), Fault> {
-        match &self.place {
-            Place::Registry(repository) => match client.blob(repository, &layer.digest, layer.size, to)? {
-                Answer::Present(()) => Ok(()),
-                Answer::Absent => Err(Fault::network(format!("layer `{}` is missing in `{repository}`", layer.digest))
-                    .hint("the registry lost it; build again with `--force`")),
-            },
-            Place::Layout(layout) => {
+        match self {
+            Self::Registry(repository) => {
+                let read = client.blob(repository, &layer.digest, layer.size, to)?;
+                read.present().ok_or_else(|| lost(repository, layer))
+            }
+            Self::Layout(layout) => {
                 let cannot =
                     |error: io::Error| Fault::build(format!("cannot copy layer `{}`", layer.digest)).cause(error);
                 io::copy(&mut layout.open_blob(&layer.digest)?, to).map(drop).map_err(cannot)
             }
         }
     }
+}
+
+fn lost(repository: &Repository, blob: &Descriptor) -> Fault {
+    Fault::network(format!("`{}` is missing in `{repository}`", blob.digest))
+        .hint("the registry lost it; build again with `--force`")
 }
 
 /// Manifest of a platform; `digest` may be that of an index.

@@ -6,6 +6,7 @@
 //! opened on the host, nothing is kept on disk, and a container ends with the thread that started it.
 
 use super::inside::{self, Join, News, OURSELVES, Rights, Start, Task};
+use super::guard;
 use super::program::{Accounts, Program};
 use super::stream::{Stream, Streams};
 use super::{Launch, Manner};
@@ -21,7 +22,7 @@ use xtask_model::fault::Fault;
 use xtask_model::spec::oci::Execution;
 
 /// Time that a program gets to end after Ctrl-C, as with `docker stop`.
-const PATIENCE: Duration = Duration::from_secs(10);
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Debug)]
 pub struct Bare {
@@ -51,7 +52,7 @@ impl Bare {
     /// Runs a program of the image in `folder` to its end.
     pub fn run(&self, folder: &Path, image: &Execution, launch: &Launch) -> Result<Output, Fault> {
         let streams = Streams::kept()?;
-        let program = Image { folder, execution: image }.program(launch)?;
+        let program = program(folder, image, launch)?;
         let status = self.begin(folder, launch.manner, Some(program), &streams)?.wait()?;
         streams.output(status)
     }
@@ -59,7 +60,7 @@ impl Bare {
     /// Starts a program of the image in `folder` in the background; both output streams go to its log.
     pub fn start(&self, folder: &Path, image: &Execution, launch: &Launch) -> Result<Contained, Fault> {
         let log = Stream::new()?;
-        let program = Image { folder, execution: image }.program(launch)?;
+        let program = program(folder, image, launch)?;
         let processes = self.begin(folder, launch.manner, Some(program), &Streams::joined(&log)?)?;
         let (folder, image) = (folder.to_owned(), image.clone());
         Ok(Contained { processes, bare: self.clone(), folder, image, manner: launch.manner, log })
@@ -67,7 +68,7 @@ impl Bare {
 
     /// Runs a program on this terminal and returns its exit status. Ctrl-C is passed on.
     pub fn attach(&self, folder: &Path, image: &Execution, launch: &Launch) -> Result<ExitStatus, Fault> {
-        let program = Image { folder, execution: image }.program(launch)?;
+        let program = program(folder, image, launch)?;
         let mut processes = self.begin(folder, launch.manner, Some(program), &Streams::ours())?;
         let mut asked = None;
         loop {
@@ -81,7 +82,7 @@ impl Bare {
                     }
                     asked = Some(Instant::now());
                 }
-                Some(since) if since.elapsed() > PATIENCE => processes.kill(),
+                Some(since) if since.elapsed() > STOP_TIMEOUT => processes.kill(),
                 _ => {}
             }
             std::thread::sleep(Duration::from_millis(10));
@@ -141,42 +142,21 @@ impl Bare {
         if self.rights == Rights::Root {
             return fault.hint("in a container, use a privileged one");
         }
-        // Distributions restrict user namespaces in different ways.
-        let locks = [
-            ("kernel/unprivileged_userns_clone", "0", "kernel.unprivileged_userns_clone=1"),
-            ("kernel/apparmor_restrict_unprivileged_userns", "1", "kernel.apparmor_restrict_unprivileged_userns=0"),
-            ("user/max_user_namespaces", "0", "user.max_user_namespaces=10000"),
-        ];
-        let is = |(file, value, _): &&(&str, &str, &str)| {
-            fs::read_to_string(Path::new("/proc/sys").join(file)).is_ok_and(|text| text.trim() == *value)
-        };
-        match locks.iter().find(is) {
-            Some((_, _, setting)) => {
-                fault.hint(format!("allow unprivileged user namespaces: `sudo sysctl -w {setting}`"))
-            }
+        match guard::denying_setting() {
+            Some(setting) => fault.hint(format!("allow unprivileged user namespaces: `sudo sysctl -w {setting}`")),
             None => fault.hint("run it as root"),
         }
     }
 }
 
-struct Image<'a> {
-    folder: &'a Path,
-    execution: &'a Execution,
+fn program(folder: &Path, image: &Execution, launch: &Launch) -> Result<Program, Fault> {
+    let [passwd, group] = account_files(folder);
+    let accounts = Accounts { passwd: &passwd, group: &group };
+    Program::of(image, launch.entrypoint.as_deref(), &launch.args, accounts)
 }
 
-impl Image<'_> {
-    fn program(&self, launch: &Launch) -> Result<Program, Fault> {
-        self.with_accounts(|accounts| Program::of(self.execution, launch.entrypoint.as_deref(), &launch.args, accounts))
-    }
-
-    fn another(&self, argv: &[String]) -> Result<Program, Fault> {
-        self.with_accounts(|accounts| Program::new(argv.to_vec(), self.execution, accounts))
-    }
-
-    fn with_accounts<T>(&self, read: impl FnOnce(Accounts<'_>) -> T) -> T {
-        let [passwd, group] = ["passwd", "group"].map(|name| account_file(self.folder, name));
-        read(Accounts { passwd: &passwd, group: &group })
-    }
+fn account_files(folder: &Path) -> [String; 2] {
+    ["passwd", "group"].map(|name| account_file(folder, name))
 }
 
 /// An account file of an image; empty if it is missing, or if it is a link, which could lead out of the image.
@@ -211,7 +191,9 @@ impl Contained {
     /// Runs another program in it to its end, as the image's user.
     pub fn exec(&mut self, argv: &[String]) -> Result<Output, Fault> {
         process::interrupted()?;
-        let program = Image { folder: &self.folder, execution: &self.image }.another(argv)?;
+        let [passwd, group] = account_files(&self.folder);
+        let accounts = Accounts { passwd: &passwd, group: &group };
+        let program = Program::new(argv.to_vec(), &self.image, accounts)?;
         let (Some(init), first) = (self.processes.init_id, self.processes.first.id()) else {
             return Err(Fault::build("cannot run a program in a container that has ended"));
         };

@@ -133,17 +133,20 @@ const SETTINGS: [(&str, &str, &str); 3] = [
     ("kernel/apparmor_restrict_unprivileged_userns", "1", "0"),
 ];
 
+/// The setting that denies user namespaces on this machine, with its allowing value: `user.max_user_namespaces=15000`.
+pub(super) fn denying_setting() -> Option<String> {
+    let denies = |(file, denying, _): &&(&str, &str, &str)| {
+        fs::read_to_string(Path::new("/proc/sys").join(file)).is_ok_and(|value| value.trim() == *denying)
+    };
+    let (file, _, allowing) = SETTINGS.iter().find(denies)?;
+    Some(format!("{}={allowing}", file.replace('/', ".")))
+}
+
 fn no_namespaces(said: &str) -> Fault {
     let said = if said.is_empty() { "no reason given" } else { said };
     let fault = Fault::missing("cannot make a user namespace").needed_by(NEEDED_BY).cause(said);
-    let closed = SETTINGS.iter().find(|(file, closed, _)| {
-        fs::read_to_string(Path::new("/proc/sys").join(file)).is_ok_and(|value| value.trim() == *closed)
-    });
-    match closed {
-        Some((file, _, open)) => {
-            let setting = file.replace('/', ".");
-            fault.hint(format!("allow it, as root: `sysctl -w {setting}={open}`; or run this as root"))
-        }
+    match denying_setting() {
+        Some(setting) => fault.hint(format!("allow it, as root: `sysctl -w {setting}`; or run this as root")),
         None => fault.hint("in a container, allow user namespaces for it; or run this as root"),
     }
 }

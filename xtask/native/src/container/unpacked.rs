@@ -4,6 +4,7 @@
 //! used ones are removed when new ones come. A folder gets its final name when it is complete, and is read-only after
 //! that.
 
+use crate::image::Place;
 use crate::layer::{Limits, Reader, unpack};
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{ErrorKind, Seek as _, Write as _};
@@ -17,7 +18,7 @@ use xtask_host::{process, terminal};
 use xtask_model::fault::Fault;
 use xtask_model::quantity;
 use xtask_model::spec::oci::{Config, Descriptor, Manifest};
-use xtask_model::spec::reference::{Digest, Platform, Reference, Repository, Tag};
+use xtask_model::spec::reference::{Digest, Platform, Reference, Tag};
 
 /// Number of unpacked images to keep: two of an app in development, and one of another.
 const KEPT: usize = 3;
@@ -40,11 +41,6 @@ pub struct Unpacked {
 pub struct Found {
     layout: Layout,
     manifest: Descriptor,
-}
-
-enum Source<'a> {
-    Layout(Layout),
-    Registry(&'a Client, Repository),
 }
 
 impl Images {
@@ -95,14 +91,14 @@ impl Images {
     /// Unpacks an image unless it is unpacked. Only root can set file `owners`.
     pub fn unpack(&self, name: &str, owners: bool) -> Result<Unpacked, Fault> {
         let (digest, manifest, source) = match self.find(name)? {
-            Some(Found { layout, manifest }) => (manifest.digest, layout.read_json(&manifest)?, Source::Layout(layout)),
+            Some(Found { layout, manifest }) => (manifest.digest, layout.read_json(&manifest)?, Place::Layout(layout)),
             None => self.published(name)?,
         };
         let folder = self.store.join(format!("{}{}", digest.hex(), if owners { "-owned" } else { "" }));
-        self.folder_of(&folder, || make(name, &folder, &manifest, &source, owners))
+        self.folder_of(&folder, || self.make(name, &folder, (&manifest, &source), owners))
     }
 
-    fn published(&self, name: &str) -> Result<(Digest, Manifest, Source<'_>), Fault> {
+    fn published(&self, name: &str) -> Result<(Digest, Manifest, Place), Fault> {
         let Reference { repository, tag, digest } = parse(name)?;
         let published = match (digest, tag) {
             (Some(digest), _) => publish::read(&self.client, &repository, digest)?,
@@ -115,7 +111,7 @@ impl Images {
         };
         let platform = published.platforms.get(&Platform::host()).ok_or_else(|| not_for_us(name))?;
         let manifest = publish::read_manifest(&self.client, &repository, platform.digest)?;
-        Ok((platform.digest, manifest, Source::Registry(&self.client, repository)))
+        Ok((platform.digest, manifest, Place::Registry(repository)))
     }
 
     fn folder_of(&self, folder: &Path, make: impl Fn() -> Result<(), Fault>) -> Result<Unpacked, Fault> {
@@ -139,6 +135,66 @@ impl Images {
                 make()?;
             }
         }
+    }
+
+    /// Unpacks an image under a temporary name, and renames it when it is complete. The caller holds its lock.
+    fn make(&self, name: &str, folder: &Path, (manifest, place): (&Manifest, &Place), owners: bool) -> Result<(), Fault> {
+        let partial = folder.with_extension("partial");
+        remove(&partial).map_err(|error| cannot_write(&partial, &error))?;
+        let config = place.blob(&self.client, &manifest.config)?;
+        let parsed: Config = serde_json::from_slice(&config)
+            .map_err(|error| Fault::build(format!("cannot read the configuration of `{name}`")).cause(error))?;
+        if parsed.architecture != Platform::host().architecture {
+            return Err(not_for_us(name));
+        }
+        if parsed.rootfs.diff_ids.len() != manifest.layers.len() {
+            return Err(Fault::build(format!("cannot unpack `{name}`"))
+                .cause("its configuration and its manifest have different numbers of layers"));
+        }
+        let began = Instant::now();
+        let bytes = quantity::bytes(manifest.layers.iter().map(|layer| layer.size).sum());
+        let mut progress = terminal::Progress::begin("unpacking", &format!("`{name}` ({bytes} of layers)"));
+        let root = partial.join("root");
+        let mut unpacked = unpack::Unpacker::open(&root)?;
+        if owners {
+            unpacked = unpacked.with_owners();
+        }
+        std::thread::scope(|scope| {
+            // One layer is fetched while the previous one is unpacked.
+            let (sender, fetched) = std::sync::mpsc::sync_channel(0);
+            let partial = &partial;
+            scope.spawn(move || {
+                // The receiver is gone if unpacking failed.
+                manifest.layers.iter().map(|layer| self.layer(place, layer, partial)).try_for_each(|file| sender.send(file))
+            });
+            for (number, (diff_id, file)) in parsed.rootfs.diff_ids.iter().zip(fetched).enumerate() {
+                process::interrupted()?;
+                progress.line(&format!("layer {} of {}", number + 1, manifest.layers.len()));
+                unpacked.apply(&mut Reader::open(file?, Some(diff_id), Limits::default())?)?;
+            }
+            Ok(())
+        })?;
+        progress.end();
+        drop(unpacked);
+        terminal::detail(&format!("unpacked in {}", quantity::seconds(began.elapsed())));
+        let settle = || {
+            fs::set_permissions(&root, fs::Permissions::from_mode(0o755))?;
+            fs::write(partial.join("config.json"), &config)?;
+            fs::rename(&partial, folder)
+        };
+        settle().map_err(|error| cannot_write(folder, &error))
+    }
+
+    /// Compressed bytes of a layer; the reader checks the digest.
+    fn layer(&self, place: &Place, descriptor: &Descriptor, near: &Path) -> Result<File, Fault> {
+        if let Place::Layout(layout) = place {
+            return layout.open_blob(&descriptor.digest);
+        }
+        let cannot = |error: std::io::Error| cannot_write(near, &error);
+        let mut file = tempfile::tempfile_in(near).map_err(cannot)?;
+        place.copy_layer(&self.client, descriptor, &mut file)?;
+        file.flush().and_then(|()| file.rewind()).map_err(cannot)?;
+        Ok(file)
     }
 
     /// Removes the least recently used images and incomplete ones, unless they are in use.
@@ -188,81 +244,6 @@ pub fn sweep(tree: &Tree) {
 
 fn store(tree: &Tree) -> PathBuf {
     tree.root.join("target/native/images")
-}
-
-/// Unpacks an image under a temporary name, and renames it when it is complete. The caller holds its lock.
-fn make(name: &str, folder: &Path, manifest: &Manifest, source: &Source<'_>, owners: bool) -> Result<(), Fault> {
-    let partial = folder.with_extension("partial");
-    remove(&partial).map_err(|error| cannot_write(&partial, &error))?;
-    let config = source.document(&manifest.config)?;
-    let parsed: Config = serde_json::from_slice(&config)
-        .map_err(|error| Fault::build(format!("cannot read the configuration of `{name}`")).cause(error))?;
-    if parsed.architecture != Platform::host().architecture {
-        return Err(not_for_us(name));
-    }
-    if parsed.rootfs.diff_ids.len() != manifest.layers.len() {
-        return Err(Fault::build(format!("cannot unpack `{name}`"))
-            .cause("its configuration and its manifest have different numbers of layers"));
-    }
-    let began = Instant::now();
-    let bytes = quantity::bytes(manifest.layers.iter().map(|layer| layer.size).sum());
-    let mut progress = terminal::Progress::begin("unpacking", &format!("`{name}` ({bytes} of layers)"));
-    let root = partial.join("root");
-    let mut unpacked = unpack::Unpacker::open(&root)?;
-    if owners {
-        unpacked = unpacked.with_owners();
-    }
-    std::thread::scope(|scope| {
-        // One layer is fetched while the previous one is unpacked.
-        let (sender, fetched) = std::sync::mpsc::sync_channel(0);
-        let partial = &partial;
-        scope.spawn(move || {
-            // The receiver is gone if unpacking failed.
-            manifest.layers.iter().map(|layer| source.layer(layer, partial)).try_for_each(|file| sender.send(file))
-        });
-        for (number, (diff_id, file)) in parsed.rootfs.diff_ids.iter().zip(fetched).enumerate() {
-            process::interrupted()?;
-            progress.line(&format!("layer {} of {}", number + 1, manifest.layers.len()));
-            unpacked.apply(&mut Reader::open(file?, Some(diff_id), Limits::default())?)?;
-        }
-        Ok(())
-    })?;
-    progress.end();
-    drop(unpacked);
-    terminal::detail(&format!("unpacked in {}", quantity::seconds(began.elapsed())));
-    let settle = || {
-        fs::set_permissions(&root, fs::Permissions::from_mode(0o755))?;
-        fs::write(partial.join("config.json"), &config)?;
-        fs::rename(&partial, folder)
-    };
-    settle().map_err(|error| cannot_write(folder, &error))
-}
-
-impl Source<'_> {
-    fn document(&self, descriptor: &Descriptor) -> Result<Vec<u8>, Fault> {
-        match self {
-            Self::Layout(layout) => layout.read_bytes(descriptor),
-            Self::Registry(client, repository) => {
-                let read = client.blob_bytes(repository, &descriptor.digest, descriptor.size)?;
-                read.present().ok_or_else(|| lost(repository, descriptor))
-            }
-        }
-    }
-
-    /// Compressed bytes of a layer; the reader checks the digest.
-    fn layer(&self, descriptor: &Descriptor, near: &Path) -> Result<File, Fault> {
-        match self {
-            Self::Layout(layout) => layout.open_blob(&descriptor.digest),
-            Self::Registry(client, repository) => {
-                let cannot = |error: std::io::Error| cannot_write(near, &error);
-                let mut file = tempfile::tempfile_in(near).map_err(cannot)?;
-                let read = client.blob(repository, &descriptor.digest, descriptor.size, &mut file)?;
-                read.present().ok_or_else(|| lost(repository, descriptor))?;
-                file.flush().and_then(|()| file.rewind()).map_err(cannot)?;
-                Ok(file)
-            }
-        }
-    }
 }
 
 fn parse(name: &str) -> Result<Reference, Fault> {
@@ -324,11 +305,6 @@ fn open_up(folder: &Path) -> std::io::Result<()> {
 fn not_for_us(name: &str) -> Fault {
     Fault::usage(format!("image `{name}` is not for {}", Platform::host()))
         .hint(format!("build it for this machine: `cargo xtask build --platform {}`", Platform::host()))
-}
-
-fn lost(repository: &Repository, descriptor: &Descriptor) -> Fault {
-    Fault::network(format!("blob `{}` is missing in `{repository}`", descriptor.digest))
-        .hint("the registry lost it; push it again: `cargo xtask build --push --force`")
 }
 
 fn cannot_write(path: &Path, error: &std::io::Error) -> Fault {

@@ -115,7 +115,7 @@ pub fn to_layout(client: &Client, layout: &Layout, layers: &[Layer], beneath: Op
             }
             (None, Some(image)) => {
                 let mut writer = layout.writer()?;
-                image.copy_layer(client, &layer.descriptor, &mut writer)?;
+                image.place.copy_layer(client, &layer.descriptor, &mut writer)?;
                 writer.finish(Some(digest)).map(drop)
             }
             (None, None) => Err(Fault::build(format!("layer `{digest}` not found on this machine"))),
@@ -142,7 +142,7 @@ fn fetched(client: &Client, image: &Image, layer: &Descriptor) -> Result<(PathBu
     let folder = Scratch::new().map_err(cannot)?;
     let path = folder.path().join("layer");
     let mut file = std::fs::File::create_new(&path).map_err(cannot)?;
-    image.copy_layer(client, layer, &mut file)?;
+    image.place.copy_layer(client, layer, &mut file)?;
     Ok((path, folder))
 }
 
