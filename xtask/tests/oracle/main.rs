@@ -60,7 +60,7 @@ struct Bases(BTreeMap<String, Base>);
 impl FromImages for Bases {
     fn image(&self, name: &str, _: &Platform) -> Result<FromImage<'_>, Fault> {
         let base = self.0.get(name).ok_or_else(|| Fault::network(format!("there is no image `{name}`")))?;
-        Ok(FromImage { config: base.config.clone(), beneath: base })
+        Ok(FromImage { config: base.config.clone(), files: base })
     }
 }
 

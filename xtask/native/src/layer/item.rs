@@ -44,12 +44,15 @@ impl Bytes {
     }
 }
 
-/// Follows every link of a path, at its end too, and never leaves the root. `link` returns a link's target; more than
-/// `most` links are the error `looped`.
+/// Returns the target of a link; `None` for anything else.
+pub(crate) type LinkOf<'l> = dyn Fn(&ContextPath) -> Result<Option<Vec<u8>>, Fault> + 'l;
+
+/// Follows every link of a path, at its end too, and never leaves the root. More than `most` links are the error
+/// `looped`.
 pub(crate) fn resolve(
     path: &[u8],
     most: usize,
-    link: &dyn Fn(&ContextPath) -> Result<Option<Vec<u8>>, Fault>,
+    link: &LinkOf<'_>,
     looped: &dyn Fn(&ContextPath) -> Fault,
 ) -> Result<ContextPath, Fault> {
     let mut links = 0;
