@@ -38,7 +38,7 @@ use xtask_host::docker::engine as private;
 use xtask_host::registry::Client;
 use xtask_host::tree::facts::Tree;
 use xtask_host::tree::git::remote::RemoteHead;
-use xtask_host::{clock, process};
+use xtask_host::{clock, linux};
 use xtask_model::fault::Fault;
 use xtask_model::image::plan::{Decision, Difference, Wish};
 use xtask_model::image::policy::{ImageKind, Registry, SharedTags};
@@ -73,7 +73,7 @@ pub fn run(global: &Global, flags: &BuildFlags, target: Target) -> Result<Report
         session.export(image)?;
     }
     let seconds = session.began.elapsed().as_secs_f64();
-    Ok(Report { images, seconds, peak_memory: process::peak_memory() })
+    Ok(Report { images, seconds, peak_memory: linux::peak_memory() })
 }
 
 /// The app of this tree, as it is now, where it was built already: on this machine, in a private registry that runs here, else in the

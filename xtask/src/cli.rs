@@ -72,7 +72,7 @@ fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
         Command::Stats(stats) => commands::stats::run(global, stats)?,
         Command::Bench { .. } => return commands::bench::run(global),
         Command::Ci { only } => commands::ci::run(global, only.as_deref())?,
-        Command::Test { filter } => commands::test::run(global, filter.as_deref())?,
+        Command::Test { filter, quick } => commands::test::run(global, filter.as_deref(), *quick)?,
         Command::Workflows { check } => commands::workflows::run(global, *check)?,
         Command::Tidy => commands::tidy::run(global)?,
         Command::Man { command } => commands::print(&commands::man::page(Flags::command(), command)?)?,

@@ -326,6 +326,9 @@ Examples:
         /// Only tests whose name contains this
         #[arg(value_name = "FILTER")]
         filter: Option<String>,
+        /// Only unit tests and tests of the command line: no engine, nothing installed, under a minute when compiled
+        #[arg(long)]
+        quick: bool,
     },
     /// Write `.github/workflows` from the policy
     Workflows {

@@ -66,7 +66,8 @@ fn written(folder: &Path) -> Vec<PathBuf> {
     let other = text.replace("\"main\"", "\"release/a+b\"").replace("ghcr.io/acme", "registry.example:5000/team/x");
     let below = xtask_model::record::workflows::Place::new("services/app", "").unwrap();
     let mut paths = Vec::new();
-    for (index, text) in [text, two, docker, other].iter().enumerate() {
+    let laptops = docker.replace("[ci]\n", "[ci]\nlaptops = [\"macos\"]\n");
+    for (index, text) in [text, two, docker, other, laptops].iter().enumerate() {
         let policy = xtask_model::image::policy::parse(text, &|_| true).unwrap_or_else(|fault| panic!("{fault}"));
         let below = xtask_model::record::workflows::generate_at(&policy, &below).unwrap();
         for file in xtask_model::record::workflows::generate(&policy).unwrap().into_iter().chain(below) {

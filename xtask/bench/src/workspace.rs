@@ -11,6 +11,7 @@ use std::time::Instant;
 use xtask::build;
 use xtask::flags::{Format, Global};
 use xtask_host::docker::{Docker, debian, engine};
+use xtask_host::linux;
 use xtask_host::process::{self, Command};
 use xtask_host::registry::layout::Layout;
 use xtask_host::terminal;
@@ -364,7 +365,7 @@ fn link_folder(from: &Path, to: &Path) -> Result<(), Fault> {
 fn remove_mounted(folder: &Path) -> Result<(), Fault> {
     if folder.exists() {
         let real = folder.canonicalize().map_err(|error| cannot_write(folder, &error))?;
-        engine::unmount_under(&real)?;
+        linux::unmount_under(&real)?;
     }
     remove(folder)
 }

@@ -82,13 +82,8 @@ pub fn assemble<'a>(inputs: &'a Inputs<'a>) -> Result<Assembly<'a>, Fault> {
     let file = inputs.dockerfile;
     let footings = file.footings(inputs.args, inputs.platform)?;
     let interpreted = interpreted(file, &footings, &|name| inputs.realised.contains_key(name))?;
-    let mut stages = Stages {
-        inputs,
-        layers: Layers::default(),
-        done: BTreeMap::new(),
-        inherited: 0,
-        selected: BTreeMap::new(),
-    };
+    let mut stages =
+        Stages { inputs, layers: Layers::default(), done: BTreeMap::new(), inherited: 0, selected: BTreeMap::new() };
     let mut images: BTreeMap<usize, usize> = BTreeMap::new();
     for footing in footings.iter().filter(|footing| interpreted.contains(&footing.stage)) {
         if footing.on.is_none() && footing.base != "scratch" {

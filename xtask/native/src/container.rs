@@ -3,15 +3,17 @@
 //! A [`Runner`] chooses how an image runs, an [`Image`] runs it, a [`Running`] is a started container. A container ends
 //! when its value is dropped. Nothing here builds, publishes or tags.
 
-pub mod bare;
 mod docked;
-pub mod guard;
-mod inside;
+/// Containers made by this program. Elsewhere, and with `--cfg xtask_portable`, `elsewhere.rs` has the same names.
+#[cfg(all(target_os = "linux", not(xtask_portable)))]
+mod linux;
+#[cfg(not(all(target_os = "linux", not(xtask_portable))))]
+#[path = "container/elsewhere.rs"]
+mod linux;
 pub mod program;
-mod stream;
 pub mod unpacked;
 
-pub use inside::inside;
+pub use linux::{bare, guard, inside};
 
 use bare::{Bare, Contained};
 use serde::{Deserialize, Serialize};

@@ -14,7 +14,7 @@ use std::io::{self, BufReader, BufWriter, Write};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use xtask_host::docker::debian::{self, Archive, Host, Source};
-use xtask_host::docker::engine;
+use xtask_host::linux;
 use xtask_host::process::{self, Command};
 use xtask_host::registry::layout::Layout;
 use xtask_host::scratch::{self, Scratch};
@@ -111,6 +111,7 @@ fn packages(config: &Config) -> Option<Vec<(String, String)>> {
 /// Builds the root and stores it in the layout as [`Recipe::ref_name`]. `work` is for temporary files, and for
 /// mmdebstrap if the host has none.
 pub fn build(recipe: &Recipe, work: &Path, layout: &Layout, platform: &Platform) -> Result<Root, Fault> {
+    linux::require("a Debian root")?;
     if *platform != Platform::host() {
         return Err(Fault::usage(format!("cannot build a Debian root for `{platform}` on `{}`", Platform::host()))
             .cause("the packages' scripts must run on the processor that they are for")
@@ -150,7 +151,7 @@ pub fn sweep(work: &Path, rights: impl Fn() -> Result<guard::Rights, Fault>) {
     let Ok(work) = fs::canonicalize(work) else { return };
     scratch::sweep(&work, &[SCRATCH, OLD_SCRATCH], |path| {
         // Never removes through a mount, which could be the host's `/proc` or `/dev`.
-        engine::unmount_under(path).map_err(io::Error::other)?;
+        linux::unmount_under(path).map_err(io::Error::other)?;
         if !path.is_dir() {
             return fs::remove_file(path);
         }

@@ -37,11 +37,12 @@ pub fn run(global: &Global, only: Option<&str>) -> anyhow::Result<()> {
     }
     phases.run("tidy", || super::tidy::run(global))?;
     phases.run("clippy", || cargo(&root, CLIPPY, "", "fix what it says: `cargo clippy --workspace --all-targets`"))?;
+    phases.run("portable", || portable(&root))?;
     phases.run("doc", || cargo(&root, DOC, "-D warnings", "fix what it says: `cargo doc --workspace --no-deps`"))?;
     phases.run("deny", || deny::check(&root, global.offline))?;
     phases.run("lock", || Ok(super::lock::check(global)?))?;
     let engine = phases.run("engine", || Ok(Engine::start(&root)?))?;
-    phases.run("test", || super::test::run(global, None))?;
+    phases.run("test", || super::test::run(global, None, false))?;
     phases.run("images", || images(global, &engine))?;
     drop(engine);
     phases.tell();
@@ -101,6 +102,29 @@ fn cargo(root: &Path, args: &[&str], rustdoc_flags: &str, hint: &str) -> anyhow:
     let status = super::test::shown(&command, &mut |_| {})?;
     if status.success() { Ok(()) } else { Err(command.failed(Exit::Drift, status).hint(hint).into()) }
 }
+
+/// The build for systems other than Linux: it compiles, and gives the digests of this one.
+fn portable(root: &Path) -> anyhow::Result<()> {
+    let hint = format!("run it: `RUSTFLAGS='{PORTABLE}' cargo clippy --package xtask`");
+    let flags = std::env::var("RUSTFLAGS").map_or_else(|_| PORTABLE.to_owned(), |own| format!("{own} {PORTABLE}"));
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |own| root.join(own));
+    let full = std::env::current_exe().map_err(|error| Fault::build("cannot find this program's file").cause(error))?;
+    let test: &[&str] = &["test", "--package", "xtask", "--test", "portable"];
+    for (args, exit) in [(PORTABLE_CLIPPY, Exit::Drift), (test, Exit::Build)] {
+        let call = binary::cargo(root).args(args).env("RUSTFLAGS", &flags);
+        let call = call.env("CARGO_TARGET_DIR", target.join("portable")).env("XTASK_TEST_FULL", &full);
+        let status = super::test::shown(&call, &mut |_| {})?;
+        if !status.success() {
+            return Err(call.failed(exit, status).hint(hint).into());
+        }
+    }
+    Ok(())
+}
+
+/// Leaves out what needs Linux.
+const PORTABLE: &str = "--cfg xtask_portable";
+const PORTABLE_CLIPPY: &[&str] =
+    &["clippy", "--package", "xtask", "--package", "xtask-bench", "--package", "xtask-fuzz", "--", "-D", "warnings"];
 
 /// A real build into the engine's registry, and questions to the app that came of it.
 fn images(global: &Global, engine: &Engine) -> anyhow::Result<()> {

@@ -7,6 +7,7 @@ use crate::build::{self, Target};
 use crate::flags::{BuildFlags, Global};
 use std::io::{BufRead as _, IsTerminal as _};
 use xtask_host::docker::{Docker, debian, engine};
+use xtask_host::linux;
 use xtask_host::terminal;
 use xtask_host::tree::facts::Tree;
 use xtask_host::tree::uv;
@@ -109,7 +110,7 @@ fn start(tree: &Tree, engine: Engine, has_registry: bool) -> Start {
         Engine::Auto if answers() => Start::Nothing,
         Engine::Auto | Engine::Native if has_registry => Start::Nothing,
         // Only Debian has the registry's package; elsewhere images stay in layouts.
-        Engine::Auto | Engine::Native if debian::Host::read().is_err() => Start::Nothing,
+        Engine::Auto | Engine::Native if !linux::PRESENT || debian::Host::read().is_err() => Start::Nothing,
         Engine::Auto | Engine::Native => Start::Registry,
     }
 }

@@ -301,6 +301,8 @@ pub struct Ci {
     pub timeout_minutes: u32,
     /// Whether the tests get a Kubernetes cluster, which `KUBECONFIG` names.
     pub cluster: bool,
+    /// The systems of laptops for which CI compiles and tests xtask.
+    pub laptops: BTreeSet<Laptop>,
     /// How many times as long fast builds may take as those before; nothing where they are not held to it.
     pub gate_factor: Option<f64>,
     /// The engine of CI's builds, `docker` or `native`; the desk has `[project] engine`.
@@ -319,10 +321,29 @@ impl Default for Ci {
             schedule: "17 4 * * 1".to_owned(),
             timeout_minutes: 60,
             cluster: false,
+            laptops: BTreeSet::new(),
             gate_factor: None,
             engine: Engine::Docker,
             documents: Ignore::from_patterns(DEFAULT_DOCUMENTS).expect("constant patterns are valid"),
             tests: Vec::new(),
+        }
+    }
+}
+
+/// A system other than Linux on which xtask runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Laptop {
+    MacOs,
+}
+
+impl FromStr for Laptop {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "macos" => Ok(Self::MacOs),
+            "linux" => Err("`linux` is what the job `ci` runs on; write `macos` or nothing".to_owned()),
+            _ => Err(format!("`{text}` is not `macos`")),
         }
     }
 }
@@ -685,6 +706,7 @@ fn read_ci(mut section: Section<'_>, platforms: &[Platform], problems: &mut Prob
         ci.timeout_minutes = u32::try_from(minutes).expect("the range was checked");
     }
     ci.cluster = section.choice("cluster", &[("k3d", true)], problems).unwrap_or_default();
+    ci.laptops = section.list::<Laptop>("laptops", problems).unwrap_or_default().into_iter().collect();
     ci.gate_factor = section.at_least("gate-factor", 1.0, problems);
     let engines = [("docker", Engine::Docker), ("native", Engine::Native)];
     ci.engine = section.choice("engine", &engines, problems).unwrap_or(ci.engine);

@@ -5,7 +5,7 @@
 //! branch, a title) is ever part of a `run:` line.
 
 use crate::fault::Fault;
-use crate::image::policy::{self, Ci, Engine, Policy};
+use crate::image::policy::{self, Ci, Engine, Laptop, Policy};
 use crate::spec::reference::Platform;
 
 /// A file that is written.
@@ -473,7 +473,9 @@ impl Writer<'_> {
         let (head, defaults, concurrency) = (header("ci", place), defaults(place), concurrency("ci", policy, place));
         let schedule = quoted(&policy.ci.schedule);
         let elsewhere = if self.several() { vec![self.base(), self.app()] } else { Vec::new() };
-        let jobs = [vec![self.images()], elsewhere, vec![self.test(), self.release(), self.required()]].concat();
+        let laptops: Vec<String> = policy.ci.laptops.iter().map(|laptop| self.laptop(*laptop)).collect();
+        let jobs = [vec![self.images()], elsewhere, vec![self.test()], laptops, vec![self.release(), self.required()]];
+        let jobs = jobs.concat();
         format!(
             "{head}
 on:
@@ -686,6 +688,49 @@ jobs:
         )
     }
 
+    /// Compiles and tests xtask on the runners of a system other than Linux, one for each of its processors.
+    fn laptop(&self, laptop: Laptop) -> String {
+        let runners = match laptop {
+            Laptop::MacOs => ["macos-15", "macos-15-intel"],
+        };
+        let name = laptop_job(laptop);
+        let (minutes, checkout, at) = (self.policy.ci.timeout_minutes, checkout(), slashed(&self.place.workspace));
+        let cache = Cache {
+            id: "crates",
+            what: "the crates' sources",
+            key: format!("${{{{ hashFiles('{at}Cargo.lock') }}}}"),
+            older: false,
+            paths: vec!["~/.cargo/registry/index".to_owned(), "~/.cargo/registry/cache".to_owned()],
+        };
+        let (restore, save) = (cache.restore(None), cache.save(self.policy));
+        format!(
+            "  {name}:
+    needs: images
+    if: needs.images.outputs.tests == 'all'
+    strategy:
+      fail-fast: false
+      matrix:
+        runner: [{}]
+    runs-on: ${{{{ matrix.runner }}}}
+    timeout-minutes: {minutes}
+    permissions:
+      contents: read
+    steps:
+{checkout}{restore}      - name: Compile and test what needs no Linux
+        run: cargo xtask test --quick
+{save}",
+            runners.join(", ")
+        )
+    }
+
+    /// The names of all jobs that build or test, as `needs` lists them.
+    fn earlier(&self) -> String {
+        let elsewhere: &[&str] = if self.several() { &["base", "app"] } else { &[] };
+        let laptops = self.policy.ci.laptops.iter().map(|laptop| laptop_job(*laptop));
+        let names: Vec<&str> = ["images"].iter().chain(elsewhere).copied().chain(["test"]).chain(laptops).collect();
+        names.join(", ")
+    }
+
     /// The steps that run every test; `when` is the condition of each step that this job may leave out.
     fn all_tests(&self, when: &str) -> String {
         let policy = self.policy;
@@ -722,21 +767,19 @@ jobs:
         let (policy, minutes) = (self.policy, self.policy.ci.timeout_minutes);
         let cache = Cache::xtask("xtask", self.place);
         let (begin, login) = (self.begin(&cache), login(policy, None));
-        let (several, needs) = if self.several() {
-            (
-                "(needs.images.outputs.tests == 'all' || needs.images.outputs.machines == 'several')",
-                "[images, base, app, test]",
-            )
+        let several = if self.several() {
+            "(needs.images.outputs.tests == 'all' || needs.images.outputs.machines == 'several')"
         } else {
-            ("needs.images.outputs.tests == 'all'", "[images, test]")
+            "needs.images.outputs.tests == 'all'"
         };
+        let needs = self.earlier();
         // Its conditions are the job's.
         let name = self.name("").replace(&format!("        if: {MAY} && steps.plan.outputs.decision != 'full'\n"), "");
         let name = name.replace(&format!("{MAY} && "), "").replace("steps.plan", "needs.images");
         format!(
             "  # Puts the tags on the digests that were built and tested. It builds nothing, and fails where a digest is missing.
   release:
-    needs: {needs}
+    needs: [{needs}]
     if: >-
       !cancelled() && !failure() && needs.images.outputs.publish == 'true' &&
       needs.images.outputs.decision != 'full' && {several}
@@ -754,11 +797,11 @@ jobs:
     fn required(&self) -> String {
         // It checks nothing out: the folder of the other jobs does not exist.
         let folder = if self.place.folder.is_empty() { "" } else { "        working-directory: .\n" };
-        let needs = if self.several() { "[images, base, app, test, release]" } else { "[images, test, release]" };
+        let needs = self.earlier();
         format!(
             "  # The one check that branch protection asks for: it always reports, also when nothing had to be built.
   required:
-    needs: {needs}
+    needs: [{needs}, release]
     if: always()
     runs-on: {RUNNER}
     timeout-minutes: 5
@@ -823,6 +866,13 @@ jobs:
         run: cargo xtask build {flag} --push --locked --reuse-only
 "
         )
+    }
+}
+
+/// The name of the job of a laptop's system.
+fn laptop_job(laptop: Laptop) -> &'static str {
+    match laptop {
+        Laptop::MacOs => "macos",
     }
 }
 

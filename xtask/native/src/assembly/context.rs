@@ -9,6 +9,7 @@ use crate::layer::item::{Bytes, Content};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::path::Path;
+use xtask_host::linux;
 use xtask_host::tree::context::{self, Picked};
 use xtask_model::fault::Fault;
 use xtask_model::image::context::{ContextPath, Kind, Match};
@@ -110,15 +111,12 @@ fn is_packed(head: &[u8]) -> bool {
 
 /// BuildKit does not copy extended attributes. A program that would lose its capabilities is an error, not a surprise.
 fn without_capabilities(file: &Path, path: &ContextPath, source: &Source) -> Result<(), Fault> {
-    let mut buffer = [0; 64];
-    match rustix::fs::lgetxattr(file, "security.capability", &mut buffer[..]) {
-        Ok(_) => {
-            Err(Fault::usage(format!("`{path}` in the build context has file capabilities, which a copy would drop"))
-                .needed_by(format!("`{}`", source.place))
-                .hint(format!("remove them with `setcap -r {path}`, and grant them at run time")))
-        }
-        Err(_) => Ok(()),
+    if !linux::has_capabilities(file) {
+        return Ok(());
     }
+    Err(Fault::usage(format!("`{path}` in the build context has file capabilities, which a copy would drop"))
+        .needed_by(format!("`{}`", source.place))
+        .hint(format!("remove them with `setcap -r {path}`, and grant them at run time")))
 }
 
 /// Size of a file that did not exist when it was selected.

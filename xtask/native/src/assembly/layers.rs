@@ -2,6 +2,7 @@
 //!
 //! Looks in this Dockerfile's layers before the base images. Reads context files only for their contents.
 
+use super::LayerPlan;
 use super::base::{FromImage, Stat};
 use super::context;
 use super::copy::mode::Mode;
@@ -9,7 +10,6 @@ use super::copy::owner::Owner;
 use super::copy::select::{self, FileMap, Rules};
 use super::copy::target::{Lookup, Made, Nothing, Sum, Target, resolve};
 use super::copy::{self, Flags, Selected};
-use super::LayerPlan;
 use super::fingerprint::LayerFingerprint;
 use crate::layer::item::{Bytes, Content, Item};
 use crate::recipes::stage::Realise;

@@ -138,7 +138,13 @@ impl Images {
     }
 
     /// Unpacks an image under a temporary name, and renames it when it is complete. The caller holds its lock.
-    fn make(&self, name: &str, folder: &Path, (manifest, place): (&Manifest, &Place), owners: bool) -> Result<(), Fault> {
+    fn make(
+        &self,
+        name: &str,
+        folder: &Path,
+        (manifest, place): (&Manifest, &Place),
+        owners: bool,
+    ) -> Result<(), Fault> {
         let partial = folder.with_extension("partial");
         remove(&partial).map_err(|error| cannot_write(&partial, &error))?;
         let config = place.blob(&self.client, &manifest.config)?;
@@ -165,7 +171,11 @@ impl Images {
             let partial = &partial;
             scope.spawn(move || {
                 // The receiver is gone if unpacking failed.
-                manifest.layers.iter().map(|layer| self.layer(place, layer, partial)).try_for_each(|file| sender.send(file))
+                manifest
+                    .layers
+                    .iter()
+                    .map(|layer| self.layer(place, layer, partial))
+                    .try_for_each(|file| sender.send(file))
             });
             for (number, (diff_id, file)) in parsed.rootfs.diff_ids.iter().zip(fetched).enumerate() {
                 process::interrupted()?;

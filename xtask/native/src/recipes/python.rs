@@ -28,6 +28,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Instant;
+use xtask_host::linux;
 use xtask_host::scratch::Scratch;
 use xtask_host::terminal;
 use xtask_host::tree::uv::{self, Uv};
@@ -94,9 +95,12 @@ struct Scripts {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Compiler {
     Root,
-    /// A Python of this machine with the same minor version.
+    /// A Python of this machine, whose byte code has the root's magic number.
     Host(Interpreter),
+    /// No such Python on this machine; the image has no byte code.
     None,
+    /// A Python must be installed: the root's cannot run on this operating system.
+    Missing,
 }
 
 impl<'a> PythonPackages<'a> {
@@ -223,6 +227,9 @@ impl<'a> PythonPackages<'a> {
 
     /// Installs and checks every package; returns the items of the wanted groups.
     fn packages(&self, wanted_groups: &BTreeSet<usize>) -> Result<Split, Fault> {
+        if self.compiler == Compiler::Missing {
+            return Err(no_compiler(&self.environment.minor()));
+        }
         let packages: Vec<LockedPackage> =
             self.groups.iter().flat_map(|group| group.packages.iter().cloned()).collect();
         let cannot =
@@ -423,23 +430,34 @@ impl Realise for PythonPackages<'_> {
 }
 
 impl Compiler {
+    /// Its entry in a recipe: all Pythons with one magic number make the same byte code.
     fn to_json(&self) -> serde_json::Value {
         match self {
-            Self::Root => "root".into(),
-            Self::Host(host) => host.version.clone().into(),
+            Self::Root | Self::Host(_) | Self::Missing => "root".into(),
             Self::None => serde_json::Value::Null,
         }
     }
 }
 
 fn compiler(platform: &Platform, environment: &Environment) -> Compiler {
-    if cfg!(target_os = "linux") && *platform == Platform::host() {
+    if linux::PRESENT && *platform == Platform::host() {
         return Compiler::Root;
     }
     let minor = environment.minor();
-    let found = [format!("python{minor}"), "python3".to_owned()].iter().find_map(|name| Interpreter::of_host(name));
-    let fits = found.filter(|host| host.version.starts_with(&format!("{minor}.")));
-    fits.map_or(Compiler::None, Compiler::Host)
+    let mut names = [format!("python{minor}"), "python3".to_owned(), "python".to_owned()].into_iter();
+    let fits = names.find_map(|name| Interpreter::of_host(&name).filter(|host| host.compiles_for(&minor)));
+    fits.map_or(if linux::PRESENT { Compiler::None } else { Compiler::Missing }, Compiler::Host)
+}
+
+/// Error if no Python of this machine makes the root's byte code.
+fn no_compiler(minor: &str) -> Fault {
+    let magic = interpreter::magic(minor).map(|magic| format!(" (magic number {magic})")).unwrap_or_default();
+    Fault::missing(format!("no Python {minor} on the PATH"))
+        .needed_by("the packages' byte code: the root's own Python needs Linux")
+        .cause(format!("only a CPython {minor}{magic} makes the byte code that the root's Python reads"))
+        .hint(format!(
+            "install it: `uv python install {minor}` or `brew install python@{minor}`; or build with `--engine docker`"
+        ))
 }
 
 /// Rejects a lock that forbids wheels for these packages.

@@ -340,13 +340,17 @@ fn ci_has_defaults_and_its_own_problems() {
     for (text, factor) in [("gate-factor = 2\n", Some(2.0)), ("gate-factor = 1.5\n", Some(1.5)), ("", None)] {
         assert_eq!(parse(&gate(text), &|_| true).unwrap().ci.gate_factor, factor);
     }
-    let wrong = "schedule = \"weekly\"\ntimeout-minutes = 0\nrunners = { \"linux/arm64\" = \"a b\", x = \"y\" }\n";
-    let text = gate("gate-factor = 0.5\n").replace("[ci]\n", &format!("[ci]\n{wrong}"));
-    let fault = parse(&text, &|_| true).unwrap_err();
+    assert!(ci.laptops.is_empty());
+    let keys = |text: &str, keys: &str| text.replace("[ci]\n", &format!("[ci]\n{keys}"));
+    let laptops = parse(&keys(GOOD, "laptops = [\"macos\"]\n"), &|_| true).unwrap().ci.laptops;
+    assert_eq!(laptops, BTreeSet::from([Laptop::MacOs]));
+    let wrong = "laptops = [\"windows\"]\nschedule = \"weekly\"\ntimeout-minutes = 0\nrunners = { \"linux/arm64\" = \"a b\", x = \"y\" }\n";
+    let fault = parse(&keys(&gate("gate-factor = 0.5\n"), wrong), &|_| true).unwrap_err();
     for expected in [
         "`ci.schedule` is `weekly`, not the five fields of cron",
         "`ci.timeout-minutes` is not a whole number from 1 to 360",
         "`ci.gate-factor` is not a number of at least 1",
+        "`ci.laptops`: `windows` is not `macos`",
         "`ci.runners`: `linux/arm64` is not among the platforms",
         "`ci.runners`: `a b` is no label of a runner",
         "`ci.runners`: `x` is not a platform",

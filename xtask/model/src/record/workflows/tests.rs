@@ -24,7 +24,7 @@ fn policies() -> Vec<Policy> {
             let text =
                 text.replace("\"main\"", "\"release/a+b\"").replace("ghcr.io/acme", "registry.example:5000/team/x");
             let text = text.replace("engine = \"native\"", "engine = \"docker\"");
-            keys(&text, "schedule = \"0 0 * * 0\"\ntimeout-minutes = 9\nrunners = { \"linux/amd64\" = \"own.one\" }\n")
+            keys(&text, "schedule = \"0 0 * * 0\"\ntimeout-minutes = 9\nlaptops = [\"macos\"]\nrunners = { \"linux/amd64\" = \"own.one\" }\n")
                 .replace("[\"linux/amd64\"]", "[\"linux/amd64\", \"linux/arm64\"]")
         }),
         {
@@ -121,6 +121,21 @@ fn whoever_runs_every_test_has_the_cargo_deny_that_it_needs() {
     });
     let several = policies().iter().filter(|policy| policy.project.platforms.len() > 1).count();
     assert_eq!(found.get(), 2 * policies().len() - several, "one in each file, but for a release of several platforms");
+}
+
+#[test]
+fn a_laptops_system_has_a_job_where_the_policy_asks_for_it() {
+    for policy in policies() {
+        let text = generate(&policy).unwrap().remove(0).text;
+        let job = &YamlLoader::load_from_str(&text).unwrap()[0]["jobs"]["macos"];
+        assert_eq!(job.is_badvalue(), policy.ci.laptops.is_empty());
+        if !policy.ci.laptops.is_empty() {
+            let runners: Vec<_> = job["strategy"]["matrix"]["runner"].as_vec().unwrap().iter().collect();
+            assert_eq!(runners.len(), 2, "both processors");
+            let runs: Vec<_> = steps(job).iter().filter_map(|step| step["run"].as_str()).collect();
+            assert_eq!(runs, ["cargo xtask test --quick"]);
+        }
+    }
 }
 
 #[test]

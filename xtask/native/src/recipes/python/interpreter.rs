@@ -47,6 +47,15 @@ pub(super) struct Interpreter {
     pub(super) program: PathBuf,
     /// `3.13.5`.
     pub(super) version: String,
+    /// Magic number of its byte code: `importlib.util.MAGIC_NUMBER` without the last two bytes.
+    magic: u16,
+}
+
+/// Magic number of all releases of a CPython minor version; `None` for versions newer than this table.
+pub(super) fn magic(minor: &str) -> Option<u16> {
+    // Lib/importlib/_bootstrap_external.py, later Include/internal/pycore_magic_number.h.
+    let known = [("3.11", 3495), ("3.12", 3531), ("3.13", 3571), ("3.14", 3627)];
+    known.into_iter().find_map(|(known, magic)| (known == minor).then_some(magic))
 }
 
 impl Interpreter {
@@ -54,6 +63,11 @@ impl Interpreter {
     pub(super) fn command(&self) -> Command {
         let call = guard::guarded(Command::new(&self.program).arg("-I"));
         ["LD_LIBRARY_PATH", "LD_PRELOAD", "LD_AUDIT"].into_iter().fold(call, Command::env_remove)
+    }
+
+    /// Whether it makes the byte code that a root with this minor version reads.
+    pub(super) fn compiles_for(&self, minor: &str) -> bool {
+        self.version.starts_with(&format!("{minor}.")) && magic(minor).is_none_or(|magic| magic == self.magic)
     }
 
     pub(super) fn of_host(name: &str) -> Option<Self> {
@@ -126,13 +140,18 @@ pub(super) fn configuration(home: &str) -> String {
 }
 
 fn ask(program: &Path) -> Result<Interpreter, Fault> {
-    let told = "import sys; print(sys.executable); print('%d.%d.%d' % sys.version_info[:3])";
-    let said = Interpreter { program: program.to_owned(), version: String::new() }
+    let script = "import sys, _frozen_importlib_external as e; print(sys.executable); print('%d.%d.%d' % sys.version_info[:3]); \
+                print(int.from_bytes(e.MAGIC_NUMBER[:2], 'little'))";
+    let said = Interpreter { program: program.to_owned(), version: String::new(), magic: 0 }
         .command()
-        .args(["-S", "-c", told])
+        .args(["-S", "-c", script])
         .read(Exit::Missing)?;
-    match said.lines().collect::<Vec<_>>().as_slice() {
-        [program, version] => Ok(Interpreter { program: PathBuf::from(program), version: (*version).to_owned() }),
+    let lines: Vec<&str> = said.lines().collect();
+    let magic = lines.get(2).and_then(|line| line.parse().ok());
+    match (lines.as_slice(), magic) {
+        ([program, version, _], Some(magic)) => {
+            Ok(Interpreter { program: PathBuf::from(program), version: (*version).to_owned(), magic })
+        }
         _ => Err(Fault::missing(format!("`{}` is not a Python interpreter", program.display()))
             .cause(format!("its output is `{said}`"))),
     }
@@ -149,7 +168,8 @@ fn loader(program: &[u8]) -> Result<Option<String>, ParseError> {
 
 /// Resolves a path as if the root were `/`; `None` if it is missing.
 fn within(root: &Path, path: &Path) -> Option<PathBuf> {
-    let link = |path: &ContextPath| Ok(fs::read_link(root.join(path.to_path())).ok().map(|to| to.into_os_string().into_vec()));
+    let link =
+        |path: &ContextPath| Ok(fs::read_link(root.join(path.to_path())).ok().map(|to| to.into_os_string().into_vec()));
     let looped = |path: &ContextPath| Fault::missing(format!("the links at `{path}` form a loop"));
     let found = root.join(item::resolve(path.as_os_str().as_bytes(), 40, &link, &looped).ok()?.to_path());
     found.symlink_metadata().is_ok().then_some(found)
@@ -264,7 +284,28 @@ mod tests {
     }
 
     #[test]
+    fn byte_code_is_made_by_a_python_with_the_roots_magic_number() {
+        let host = |version: &str, magic| Interpreter { program: PathBuf::new(), version: version.to_owned(), magic };
+        assert!(host("3.12.1", 3531).compiles_for("3.12"));
+        // A prerelease, another implementation, another minor version.
+        assert!(!host("3.12.0", 3524).compiles_for("3.12"));
+        assert!(!host("3.1.2", 3531).compiles_for("3.12"));
+        assert!(!host("3.13.0", 3571).compiles_for("3.12"));
+        assert!(host("3.99.0", 1).compiles_for("3.99"), "newer than the table: the version alone decides");
+    }
+
+    #[test]
+    fn the_table_agrees_with_this_machines_python() {
+        let Some(host) = Interpreter::of_host("python3") else { return println!("skipped: no `python3` on the PATH") };
+        let minor = host.version.rsplit_once('.').unwrap().0;
+        assert!(magic(minor).is_none_or(|magic| magic == host.magic), "{host:?}");
+    }
+
+    #[test]
     fn the_loader_of_this_program_is_found() {
+        if !cfg!(target_os = "linux") {
+            return;
+        }
         let own = fs::read(std::env::current_exe().unwrap()).unwrap();
         let found = loader(&own).unwrap();
         assert!(found.is_none_or(|path| path.contains("ld-")), "a loader is an `ld-…`");

@@ -12,9 +12,9 @@ mod rights;
 
 pub(super) use rights::has_roots;
 
-use super::Manner;
 use super::guard::{self, Ranges};
-use super::program::Program;
+use crate::container::Manner;
+use crate::container::program::Program;
 use rustix::fs::Mode;
 use rustix::process::{Pid, Signal};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};

@@ -1,4 +1,6 @@
-//! What runs and what is mounted, read from `/proc`, and ending it: only ever what runs from, or lies in, the engine's own folder.
+//! Processes and mounts as `/proc` shows them, and ending them; memory, file systems and attributes as only Linux has them.
+//!
+//! Ends a process only where its id and its start are both the expected ones.
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
@@ -7,6 +9,9 @@ use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use xtask_model::fault::Fault;
+
+/// Whether what needs Linux is part of this program.
+pub const PRESENT: bool = true;
 
 /// A process that is the same one for as long as both numbers are: ids are used again, start times are not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -76,7 +81,7 @@ fn all() -> impl Iterator<Item = Process> {
 }
 
 /// Processes whose program is one of `programs` in `folder`, by the kernel's own link: no id is trusted.
-pub(super) fn running_from(folder: &Path, programs: &[&str]) -> Vec<(String, Process)> {
+pub fn running_from(folder: &Path, programs: &[&str]) -> Vec<(String, Process)> {
     all()
         .filter_map(|process| {
             let exe = fs::read_link(format!("/proc/{}/exe", process.pid)).ok()?;
@@ -92,7 +97,7 @@ pub(super) fn running_from(folder: &Path, programs: &[&str]) -> Vec<(String, Pro
 }
 
 /// Processes of containers: their root is an overlay whose upper folder lies in `data`.
-pub(super) fn rooted_in(data: &Path) -> Vec<Process> {
+pub fn rooted_in(data: &Path) -> Vec<Process> {
     let mine = fs::read("/proc/self/mountinfo").map(|info| root_mount(&info)).ok().flatten();
     all()
         .filter(|process| {
@@ -119,7 +124,7 @@ fn upper_folder(options: &[u8]) -> Option<PathBuf> {
 }
 
 /// Mount points beneath `folder`, innermost first.
-pub(super) fn mounts_under(folder: &Path) -> Vec<PathBuf> {
+pub fn mounts_under(folder: &Path) -> Vec<PathBuf> {
     let info = fs::read("/proc/self/mountinfo").unwrap_or_default();
     mount_points(&info).into_iter().rev().filter(|point| point.starts_with(folder)).collect()
 }
@@ -163,9 +168,43 @@ pub fn unmount_under(folder: &Path) -> Result<(), Fault> {
     Ok(())
 }
 
+/// The most memory that this process has held at once, in bytes: the kernel's high-water mark of what was resident. Programs that
+/// it runs are not counted.
+pub fn peak_memory() -> Option<u64> {
+    high_water(&fs::read_to_string("/proc/self/status").ok()?)
+}
+
+fn high_water(status: &str) -> Option<u64> {
+    let kibibytes = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.trim().strip_suffix(" kB")?;
+    Some(kibibytes.parse::<u64>().ok()? * 1024)
+}
+
+/// Whether a folder is on an overlay file system.
+pub fn is_overlay(folder: &Path) -> bool {
+    const OVERLAYFS_MAGIC: u64 = 0x794c_7630;
+    rustix::fs::statfs(folder).is_ok_and(|found| found.f_type as u64 == OVERLAYFS_MAGIC)
+}
+
+/// Whether a file has capabilities, which no copy keeps.
+pub fn has_capabilities(file: &Path) -> bool {
+    rustix::fs::lgetxattr(file, "security.capability", &mut [0; 64][..]).is_ok()
+}
+
+/// Passes: this is Linux.
+pub fn require(_what: &str) -> Result<(), Fault> {
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_high_water_mark_is_in_bytes() {
+        assert_eq!(high_water("VmPeak:\t  900 kB\nVmHWM:\t    12 kB\nVmRSS:\t 4 kB\n"), Some(12 * 1024));
+        assert_eq!(high_water("VmPeak:\t  900 kB\n"), None);
+        assert!(peak_memory().is_some_and(|bytes| bytes > 1 << 20));
+    }
 
     #[test]
     fn a_process_is_known_by_its_start_too() {

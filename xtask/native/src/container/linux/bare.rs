@@ -5,11 +5,11 @@
 //! user is mapped to it and owns every file of the image, and there is no second user. Root keeps all users. No port is
 //! opened on the host, nothing is kept on disk, and a container ends with the thread that started it.
 
-use super::inside::{self, Join, News, OURSELVES, Rights, Start, Task};
 use super::guard;
-use super::program::{Accounts, Program};
+use super::inside::{self, Join, News, OURSELVES, Rights, Start, Task};
 use super::stream::{Stream, Streams};
-use super::{Launch, Manner};
+use crate::container::program::{Accounts, Program};
+use crate::container::{Launch, Manner};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
