@@ -23,8 +23,8 @@ use xtask_host::registry::{Client, Options};
 use xtask_model::spec::oci::{self, Descriptor, Execution, media_type};
 use xtask_model::spec::reference::Platform;
 use xtask_native::container::bare::Bare;
-use xtask_native::container::guard;
-use xtask_native::container::unpacked::Images;
+use xtask_native::container::subprocess;
+use xtask_native::container::unpacked::ImageStore;
 use xtask_native::container::{Launch, Manner};
 
 const XTASK: &str = env!("CARGO_BIN_EXE_xtask");
@@ -563,20 +563,20 @@ fn a_descriptor_that_the_caller_left_open_is_closed_in_a_container() {
 #[test]
 fn a_program_behind_xtask_inherits_no_descriptor_and_keeps_its_arguments() {
     let (_folder, path) = leaked();
-    guard::through(XTASK);
+    subprocess::through(XTASK);
     let script = format!("test -e {path} && echo open; ls /proc/self/fd | wc -l; echo \"$1\"");
     let call = || xtask_host::process::Command::new("sh").args(["-c", &script, "sh", "an 'odd' word"]);
     let direct = call().read(xtask_model::fault::Exit::Build).unwrap();
     assert!(direct.starts_with("open\n"), "the test leaks nothing: {direct}");
-    let mut ways = vec![guard::guarded(call())];
-    match guard::Rights::find() {
-        Ok(rights) => ways.push(rights.apart(call()).unwrap()),
+    let mut ways = vec![subprocess::bound(call())];
+    match subprocess::Isolation::find() {
+        Ok(rights) => ways.push(rights.isolated(call()).unwrap()),
         Err(fault) => println!("skipped: {fault}"),
     }
     for way in ways {
         assert_eq!(way.read(xtask_model::fault::Exit::Build).unwrap(), "4\nan 'odd' word");
     }
-    let missing = guard::guarded(xtask_host::process::Command::new("no-such-program-here"));
+    let missing = subprocess::bound(xtask_host::process::Command::new("no-such-program-here"));
     assert_eq!(missing.output().unwrap().status.code(), Some(127));
 }
 
@@ -639,7 +639,7 @@ fn concurrent_runs_unpack_an_image_once() {
 #[test]
 fn old_images_are_removed_unless_they_are_in_use() {
     let folder = tempfile::tempdir().unwrap();
-    let images = |layout: &str| Images::new(folder.path().join(layout), folder.path().join("store"), client());
+    let images = |layout: &str| ImageStore::new(folder.path().join(layout), folder.path().join("store"), client());
     let unpack = |number: usize| {
         let layout = Layout::open_or_create(&folder.path().join(format!("layout{number}"))).unwrap();
         let name = layout.folder().to_str().unwrap().to_owned();
@@ -696,7 +696,7 @@ fn an_image_for_another_machine_is_reported() {
     config.architecture = "s390x".to_owned();
     manifest.config = layout.put_json(media_type::CONFIG, &config).unwrap();
     layout.set("image", &layout.put_json(media_type::MANIFEST, &manifest).unwrap()).unwrap();
-    let images = Images::new(folder.path().join("none"), folder.path().join("store"), client());
+    let images = ImageStore::new(folder.path().join("none"), folder.path().join("store"), client());
     let fault = images.unpack(layout.folder().to_str().unwrap(), false).err().unwrap();
     assert!(fault.what.contains("is not for linux/"), "{fault}");
 }

@@ -30,7 +30,7 @@ use xtask_native::layer::item::{Bytes, Content, Item};
 use xtask_native::layer::unpack::Unpacker;
 use xtask_native::layer::{Limits, Reader};
 use xtask_native::recipes::python::{PythonPackages, Request};
-use xtask_native::recipes::stage::{Foundation, Realise, Selection};
+use xtask_native::recipes::stage::{Realise, RootFiles, Selection};
 use xtask_native::recipes::user::UserStage;
 use xtask_native::root::{self, Recipe};
 
@@ -60,7 +60,7 @@ struct Root {
 
 impl Root {
     fn get() -> Self {
-        xtask_native::container::guard::through(env!("CARGO_BIN_EXE_xtask"));
+        xtask_native::container::subprocess::through(env!("CARGO_BIN_EXE_xtask"));
         let home = Path::new(env!("CARGO_TARGET_TMPDIR")).join("native-packages");
         std::fs::create_dir_all(&home).unwrap();
         let lock = std::fs::File::create(home.join("lock")).unwrap();
@@ -96,7 +96,7 @@ impl Root {
     }
 }
 
-impl Foundation for Root {
+impl RootFiles for Root {
     fn config(&self) -> &Config {
         &self.config
     }

@@ -15,7 +15,7 @@ fn two_builds_of_a_root_are_identical() {
         println!("skipped: not root on a Debian host");
         return;
     }
-    xtask_native::container::guard::through(env!("CARGO_BIN_EXE_xtask"));
+    xtask_native::container::subprocess::through(env!("CARGO_BIN_EXE_xtask"));
     let folder = tempfile::Builder::new().prefix("rööt of a test ").tempdir().unwrap();
     let (recipe, platform) = (Recipe::default(), Platform::host());
     let make = |name: &str| {

@@ -1,9 +1,9 @@
 //! Runs images: with docker if an engine is available, else in namespaces.
 //!
-//! A [`Runner`] chooses how an image runs, an [`Image`] runs it, a [`Running`] is a started container. A container ends
+//! A [`Runner`] chooses how an image runs, a [`RunnableImage`] runs it, a [`Running`] is a started container. A container ends
 //! when its value is dropped. Nothing here builds, publishes or tags.
 
-mod docked;
+mod docker;
 /// Containers made by this program. Elsewhere, and with `--cfg xtask_portable`, `elsewhere.rs` has the same names.
 #[cfg(all(target_os = "linux", not(xtask_portable)))]
 mod linux;
@@ -13,12 +13,12 @@ mod linux;
 pub mod program;
 pub mod unpacked;
 
-pub use linux::{bare, guard, inside};
+pub use linux::{bare, dispatch, subprocess};
 
 use bare::{Bare, Contained};
 use serde::{Deserialize, Serialize};
 use std::process::Output;
-use unpacked::{Images, Unpacked};
+use unpacked::{ImageStore, Unpacked};
 use xtask_host::docker::Docker;
 use xtask_host::terminal;
 use xtask_host::tree::facts::Tree;
@@ -51,10 +51,10 @@ impl Launch {
 pub struct Runner {
     docker: Option<Docker>,
     bare: Option<Bare>,
-    images: Option<Images>,
+    images: Option<ImageStore>,
 }
 
-pub struct Image<'r> {
+pub struct RunnableImage<'r> {
     name: String,
     way: Way<'r>,
 }
@@ -68,7 +68,7 @@ enum Way<'r> {
 pub struct Running<'r>(Started<'r>);
 
 enum Started<'r> {
-    Docker(docked::Running<'r>),
+    Docker(docker::Container<'r>),
     Bare(Box<Contained>),
 }
 
@@ -79,13 +79,13 @@ impl Runner {
 
     /// In namespaces, even if an engine is available.
     pub fn bare(tree: &Tree) -> Result<Self, Fault> {
-        Ok(Self { docker: None, bare: Some(Bare::find()?), images: Some(Images::of(tree)) })
+        Ok(Self { docker: None, bare: Some(Bare::find()?), images: Some(ImageStore::of(tree)) })
     }
 
     /// With docker if an engine is available, else in namespaces.
-    pub fn at_hand(tree: &Tree) -> Result<Self, Fault> {
+    pub fn available(tree: &Tree) -> Result<Self, Fault> {
         let found = Docker::find(&tree.root).and_then(|docker| docker.version().map(|_| docker));
-        let images = Some(Images::of(tree));
+        let images = Some(ImageStore::of(tree));
         match found {
             Ok(docker) => Ok(Self { docker: Some(docker), bare: None, images }),
             Err(no_docker) => match Bare::find() {
@@ -97,11 +97,11 @@ impl Runner {
 
     /// An image by its reference, or by the folder of an OCI layout. An image that only a layout has runs in
     /// namespaces, because docker cannot find it.
-    pub fn image(&self, name: &str) -> Result<Image<'_>, Fault> {
+    pub fn image(&self, name: &str) -> Result<RunnableImage<'_>, Fault> {
         if let Some(docker) = &self.docker {
             let here = self.images.as_ref().map(|images| images.find(name)).transpose()?.flatten();
             if here.is_none() || docker.stored(name).is_ok_and(|stored| stored.is_some()) {
-                return Ok(Image { name: name.to_owned(), way: Way::Docker(docker) });
+                return Ok(RunnableImage { name: name.to_owned(), way: Way::Docker(docker) });
             }
         }
         let bare = self.bare.clone().map_or_else(Bare::find, Ok)?;
@@ -113,11 +113,11 @@ impl Runner {
         };
         let whose = if bare.has_every_user() { "" } else { ", mapped to the current user" };
         terminal::step("runs", &format!("without an engine, in namespaces, as user `{user}`{whose}"));
-        Ok(Image { name: name.to_owned(), way: Way::Bare(bare, Box::new(image)) })
+        Ok(RunnableImage { name: name.to_owned(), way: Way::Bare(bare, Box::new(image)) })
     }
 }
 
-impl<'r> Image<'r> {
+impl<'r> RunnableImage<'r> {
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -126,14 +126,14 @@ impl<'r> Image<'r> {
     /// start is a fault, or docker's exit code 125.
     pub fn run(&self, launch: &Launch) -> Result<Output, Fault> {
         match &self.way {
-            Way::Docker(docker) => docked::run(docker, &self.name, launch),
+            Way::Docker(docker) => docker::run(docker, &self.name, launch),
             Way::Bare(bare, image) => bare.run(&image.folder, &image.config.config, launch),
         }
     }
 
     pub fn start(&self, launch: &Launch) -> Result<Running<'r>, Fault> {
         Ok(Running(match &self.way {
-            Way::Docker(docker) => Started::Docker(docked::start(docker, &self.name, launch)?),
+            Way::Docker(docker) => Started::Docker(docker::start(docker, &self.name, launch)?),
             Way::Bare(bare, image) => {
                 Started::Bare(Box::new(bare.start(&image.folder, &image.config.config, launch)?))
             }
@@ -144,7 +144,7 @@ impl<'r> Image<'r> {
     /// client.
     pub fn attach(&self, launch: &Launch) -> Result<u8, Fault> {
         match &self.way {
-            Way::Docker(docker) => Err(docked::attach(docker, &self.name, launch)),
+            Way::Docker(docker) => Err(docker::attach(docker, &self.name, launch)),
             Way::Bare(bare, image) => {
                 let status = bare.attach(&image.folder, &image.config.config, launch)?;
                 // An end by signal N was already converted to 128 + N.
@@ -184,11 +184,11 @@ impl Running<'_> {
 
 /// Error that says what docker and namespaces each need.
 fn neither(no_docker: &Fault, no_bare: &Fault) -> Fault {
-    let told = |fault: &Fault| {
+    let summary = |fault: &Fault| {
         let what = std::iter::once(&fault.what).chain(&fault.causes);
         what.map(String::as_str).collect::<Vec<_>>().join(": ")
     };
-    let mut fault = Fault::missing("cannot run an image on this machine").cause(told(no_docker)).cause(told(no_bare));
+    let mut fault = Fault::missing("cannot run an image on this machine").cause(summary(no_docker)).cause(summary(no_bare));
     fault.hints = no_docker.hints.iter().chain(&no_bare.hints).cloned().collect();
     fault
 }

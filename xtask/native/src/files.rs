@@ -8,7 +8,7 @@ use crate::image::{Image, Place};
 use crate::layer::toc::{self, ImageToc};
 use crate::layer::unpack::Unpacker;
 use crate::layer::{Limits, Reader};
-use crate::recipes::stage::{Foundation, Selection};
+use crate::recipes::stage::{RootFiles, Selection};
 use crate::store::Store;
 use std::cell::OnceCell;
 use std::fs::{self, File};
@@ -24,7 +24,7 @@ use xtask_model::quantity;
 use xtask_model::spec::oci::{Config, Descriptor};
 use xtask_model::spec::reference::{Digest, Platform};
 
-pub struct Files<'a> {
+pub struct ImageFiles<'a> {
     client: &'a Client,
     store: &'a Store,
     image: &'a Image,
@@ -33,7 +33,7 @@ pub struct Files<'a> {
     toc: OnceCell<ImageToc>,
 }
 
-impl<'a> Files<'a> {
+impl<'a> ImageFiles<'a> {
     /// Files of an image, for a build in the repository at `root`. Reads nothing yet.
     pub fn new(client: &'a Client, store: &'a Store, image: &'a Image, name: &str, root: &Path) -> Self {
         let folder = root.join("target/native/roots");
@@ -127,7 +127,7 @@ impl<'a> Files<'a> {
     }
 }
 
-impl Foundation for Files<'_> {
+impl RootFiles for ImageFiles<'_> {
     fn config(&self) -> &Config {
         &self.image.config
     }
@@ -149,7 +149,7 @@ impl Foundation for Files<'_> {
     }
 }
 
-impl BaseFiles for Files<'_> {
+impl BaseFiles for ImageFiles<'_> {
     fn lookup(&self, path: &ContextPath) -> Result<Option<Stat>, Fault> {
         Ok(self.toc()?.get(path).map(|found| {
             let node = found.node;
@@ -175,7 +175,7 @@ impl BaseFiles for Files<'_> {
     }
 }
 
-impl assembly::FromImages for Files<'_> {
+impl assembly::FromImages for ImageFiles<'_> {
     fn image(&self, name: &str, _platform: &Platform) -> Result<assembly::FromImage<'_>, Fault> {
         if name != self.name {
             return Err(assembly::unsupported::wrong_base(name, &self.name));

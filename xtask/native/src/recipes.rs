@@ -6,7 +6,7 @@ pub mod stage;
 pub mod user;
 
 use crate::recipes::python::{PythonPackages, Request};
-use crate::recipes::stage::{Foundation, Realise};
+use crate::recipes::stage::{Realise, RootFiles};
 use crate::recipes::user::UserStage;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -23,12 +23,12 @@ pub fn stages<'a>(
     dockerfile: &Dockerfile,
     args: &BTreeMap<String, String>,
     platform: &Platform,
-    foundation: &'a dyn Foundation,
+    root_files: &'a dyn RootFiles,
     work: &Path,
 ) -> Result<BTreeMap<String, Box<dyn Realise + 'a>>, Fault> {
     let mut stages: BTreeMap<String, Box<dyn Realise + 'a>> = BTreeMap::new();
     check(dockerfile, args, platform, &tree.policy.base)?;
-    no_triggers(dockerfile, foundation.config())?;
+    no_triggers(dockerfile, root_files.config())?;
     for (name, recipe) in &tree.policy.base.stages {
         let args = arguments(dockerfile, name, args, platform)?;
         let stage: Box<dyn Realise + 'a> = match recipe {
@@ -41,9 +41,9 @@ pub fn stages<'a>(
                     args: &args,
                     work,
                 };
-                Box::new(PythonPackages::new(&request, foundation)?)
+                Box::new(PythonPackages::new(&request, root_files)?)
             }
-            Recipe::User => Box::new(UserStage::new(&args, foundation)?),
+            Recipe::User => Box::new(UserStage::new(&args, root_files)?),
         };
         stages.insert(name.clone(), stage);
     }

@@ -4,7 +4,7 @@
 
 mod contents;
 
-use crate::container::guard;
+use crate::container::subprocess;
 use contents::Contents;
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
@@ -118,7 +118,7 @@ pub fn build(recipe: &Recipe, work: &Path, layout: &Layout, platform: &Platform)
             .hint("build it on a machine of that kind, or use a root image from a registry"));
     }
     fs::create_dir_all(work).map_err(|error| cannot_write(work, &error))?;
-    let rights = guard::Rights::find()?;
+    let rights = subprocess::Isolation::find()?;
     sweep(work, || Ok(rights));
     let scratch = Scratch::new_in(work, SCRATCH).map_err(|error| cannot_write(work, &error))?;
     let tar = scratch.path().join("root.tar");
@@ -146,7 +146,7 @@ pub fn build(recipe: &Recipe, work: &Path, layout: &Layout, platform: &Platform)
 }
 
 /// Removes killed installations. Calls `rights` if one has files that the current user cannot remove.
-pub fn sweep(work: &Path, rights: impl Fn() -> Result<guard::Rights, Fault>) {
+pub fn sweep(work: &Path, rights: impl Fn() -> Result<subprocess::Isolation, Fault>) {
     // The kernel lists mounts by real path.
     let Ok(work) = fs::canonicalize(work) else { return };
     scratch::sweep(&work, &[SCRATCH, OLD_SCRATCH], |path| {
@@ -160,7 +160,13 @@ pub fn sweep(work: &Path, rights: impl Fn() -> Result<guard::Rights, Fault>) {
 }
 
 /// Runs mmdebstrap, which writes the installed packages as one tar file.
-fn install(recipe: &Recipe, work: &Path, scratch: &Path, tar: &Path, rights: guard::Rights) -> Result<(), Fault> {
+fn install(
+    recipe: &Recipe,
+    work: &Path,
+    scratch: &Path,
+    tar: &Path,
+    rights: subprocess::Isolation,
+) -> Result<(), Fault> {
     let source = Source::of_host()?;
     let (program, path) = mmdebstrap(work)?;
     // Apt's sandbox user must reach the installation in this folder.
@@ -183,7 +189,7 @@ fn install(recipe: &Recipe, work: &Path, scratch: &Path, tar: &Path, rights: gua
         .env("LC_ALL", "C.UTF-8")
         .env("TMPDIR", scratch);
     // Its mounts and processes end with it, and it ends with xtask.
-    let call = rights.apart(call)?;
+    let call = rights.isolated(call)?;
     let mut progress =
         terminal::Progress::begin("root", &format!("installing Debian {}; takes about 20 s", recipe.suite));
     let mut said = Vec::new();

@@ -50,7 +50,7 @@ impl Session<'_> {
     pub(super) fn runner(&self) -> Result<Runner, Fault> {
         match (self.engine, self.local_docker()?) {
             (Engine::Docker, _) => Ok(Runner::docker(self.docker()?.clone())),
-            (Engine::Native, Some(_)) => Runner::at_hand(&self.tree),
+            (Engine::Native, Some(_)) => Runner::available(&self.tree),
             (Engine::Native, None) => Runner::bare(&self.tree),
         }
     }

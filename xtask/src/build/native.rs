@@ -21,7 +21,7 @@ use xtask_model::spec::oci::Descriptor;
 use xtask_model::spec::oci::media_type::MANIFEST;
 use xtask_model::spec::reference::{Digest, Platform, Reference, Tag};
 use xtask_native::build::{self, Built, Destination, Order};
-use xtask_native::files::Files;
+use xtask_native::files::ImageFiles;
 use xtask_native::image::{self, Place};
 use xtask_native::layer::Codec;
 use xtask_native::push::known::Known;
@@ -108,7 +108,7 @@ impl Session<'_> {
         let (_, ignore) = context::ignore_file(&*tree.files, call.dockerfile.as_str())?;
         let store = store(&tree.root)?;
         let beneath = self.beneath(call)?;
-        let files = Files::new(&self.client, &store, &beneath, beneath_name(call), &tree.root);
+        let files = ImageFiles::new(&self.client, &store, &beneath, beneath_name(call), &tree.root);
         let stages = match image.plan.kind {
             ImageKind::Base => recipes::stages(
                 tree,

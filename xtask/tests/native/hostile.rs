@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use xtask_model::fault::Fault;
 use xtask_model::spec::oci::{Descriptor, Manifest, media_type};
 use xtask_model::spec::reference::{Digest, Platform, Tag};
-use xtask_native::files::Files;
+use xtask_native::files::ImageFiles;
 use xtask_native::image::{Image, Place};
-use xtask_native::recipes::stage::Foundation as _;
+use xtask_native::recipes::stage::RootFiles as _;
 use xtask_native::store::Store;
 
 /// A layer and what is said of it.
@@ -136,7 +136,7 @@ fn unpack(world: &World) -> Result<(), Fault> {
     let store = Store::open(&target.join("native/store"), u64::MAX)?;
     let digest = world.repo.published("root", "1").unwrap().digest;
     let image = Image::open(&client, Place::Registry(world.root()), digest, &Platform::host())?;
-    Files::new(&client, &store, &image, "image.invalid/base", &world.repo.path).folder(None).map(drop)
+    ImageFiles::new(&client, &store, &image, "image.invalid/base", &world.repo.path).folder(None).map(drop)
 }
 
 /// Builds the base on such a root.

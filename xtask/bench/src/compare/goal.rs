@@ -61,7 +61,7 @@ mod tests {
 
     #[test]
     fn goals_are_shown_in_short() {
-        let told = [Goal::Within(0.25), Goal::Faster(40.0), Goal::Steady(1.25)].map(|goal| goal.to_string());
-        assert_eq!(told, ["≤ 0.25 s", "≥ 40×", "≤ 1.25×"]);
+        let shown = [Goal::Within(0.25), Goal::Faster(40.0), Goal::Steady(1.25)].map(|goal| goal.to_string());
+        assert_eq!(shown, ["≤ 0.25 s", "≥ 40×", "≤ 1.25×"]);
     }
 }

@@ -231,9 +231,9 @@ mod tests {
 
     #[test]
     fn buildah_gets_the_same_options_as_docker() {
-        let told = shown(&buildah::build(&order(), &relative("x.dockerignore"), Start::Cold));
+        let line = shown(&buildah::build(&order(), &relative("x.dockerignore"), Start::Cold));
         assert_eq!(
-            told,
+            line,
             "build --isolation=chroot --tls-verify=false --format=oci --pull=false --layers=false \
              --file=/tree/target/compare/Dockerfile.buildah --ignorefile=/tree/x.dockerignore \
              --build-arg BASE_IMAGE=127.0.0.1:5/base:bench --build-arg HTTPS_PROXY --secret=id=ca,src=/ca.crt \

@@ -23,7 +23,7 @@ use xtask_model::spec::reference::{Digest, Platform, Reference, Tag};
 /// Number of unpacked images to keep: two of an app in development, and one of another.
 const KEPT: usize = 3;
 
-pub struct Images {
+pub struct ImageStore {
     layouts: PathBuf,
     store: PathBuf,
     client: Client,
@@ -38,12 +38,12 @@ pub struct Unpacked {
 
 /// An image for this machine's platform in a layout.
 #[derive(Clone, Debug)]
-pub struct Found {
+pub struct LayoutImage {
     layout: Layout,
     manifest: Descriptor,
 }
 
-impl Images {
+impl ImageStore {
     pub fn of(tree: &Tree) -> Self {
         Self::new(tree.images(), store(tree), tree.client())
     }
@@ -54,14 +54,14 @@ impl Images {
     }
 
     /// The layout that has an image: a named folder, or a layout of this repository that has the reference.
-    pub fn find(&self, name: &str) -> Result<Option<Found>, Fault> {
+    pub fn find(&self, name: &str) -> Result<Option<LayoutImage>, Fault> {
         if is_layout(Path::new(name)) {
             let layout = Layout::open_or_create(Path::new(name))?;
             let Some((_, descriptor)) = layout.list()?.into_iter().next() else {
                 return Err(Fault::usage(format!("the image layout `{name}` has no named image")));
             };
             return match layout.manifest_for(&descriptor, &Platform::host())? {
-                Some(manifest) => Ok(Some(Found { layout, manifest })),
+                Some(manifest) => Ok(Some(LayoutImage { layout, manifest })),
                 None => Err(not_for_us(name)),
             };
         }
@@ -81,7 +81,7 @@ impl Images {
                     None => tag == name,
                 };
                 if named {
-                    return Ok(Some(Found { layout, manifest }));
+                    return Ok(Some(LayoutImage { layout, manifest }));
                 }
             }
         }
@@ -91,7 +91,9 @@ impl Images {
     /// Unpacks an image unless it is unpacked. Only root can set file `owners`.
     pub fn unpack(&self, name: &str, owners: bool) -> Result<Unpacked, Fault> {
         let (digest, manifest, source) = match self.find(name)? {
-            Some(Found { layout, manifest }) => (manifest.digest, layout.read_json(&manifest)?, Place::Layout(layout)),
+            Some(LayoutImage { layout, manifest }) => {
+                (manifest.digest, layout.read_json(&manifest)?, Place::Layout(layout))
+            }
             None => self.published(name)?,
         };
         let folder = self.store.join(format!("{}{}", digest.hex(), if owners { "-owned" } else { "" }));

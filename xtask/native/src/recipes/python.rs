@@ -17,7 +17,7 @@ mod record;
 mod split;
 
 use crate::layer::item::{Bytes, Content, Item};
-use crate::recipes::stage::{Foundation, Part, Realise};
+use crate::recipes::stage::{Part, Realise, RootFiles};
 use crate::root;
 use environment::Environment;
 use groups::Group;
@@ -68,7 +68,7 @@ pub const SCRATCH: &str = "packages-";
 
 /// The recipe for one base and one platform. Files of its items exist while it lives.
 pub struct PythonPackages<'a> {
-    foundation: &'a dyn Foundation,
+    root_files: &'a dyn RootFiles,
     root: PathBuf,
     work: PathBuf,
     platform: Platform,
@@ -108,7 +108,7 @@ impl<'a> PythonPackages<'a> {
     ///
     /// # Errors
     /// An unreadable lock or script, a platform without wheels, a stage that compiles.
-    pub fn new(request: &Request<'_>, foundation: &'a dyn Foundation) -> Result<Self, Fault> {
+    pub fn new(request: &Request<'_>, root_files: &'a dyn RootFiles) -> Result<Self, Fault> {
         let Request { root, base, platform, .. } = *request;
         if let Some(packages) = request.args.get("BUILD_PACKAGES").filter(|packages| !packages.trim().is_empty()) {
             return Err(Fault::usage(format!("`BUILD_PACKAGES` requests compilers (`{packages}`)"))
@@ -135,9 +135,9 @@ impl<'a> PythonPackages<'a> {
                 .map_err(|error| Fault::usage(format!("cannot resolve the path `{}`", path.display())).cause(error))
         };
         let (root, work) = (absolute(root)?, absolute(request.work)?);
-        let config = foundation.config();
-        let told = version(config);
-        let python = told.clone().unwrap_or_else(|| request.python.to_owned());
+        let config = root_files.config();
+        let stated = version(config);
+        let python = stated.clone().unwrap_or_else(|| request.python.to_owned());
         let environment = Environment::new(&python, platform).ok_or_else(|| {
             Fault::usage(format!("cannot install packages for `{platform}` without running its root"))
                 .cause("wheels are supported for `linux/amd64` and `linux/arm64`")
@@ -153,7 +153,7 @@ impl<'a> PythonPackages<'a> {
             let pins: Vec<Pin> = packages.iter().map(Pin::from).collect();
             serde_json::json!({
                 "recipe": "python-packages", "schema": SCHEMA, "home": HOME, "packages": pins, "python": python,
-                "root": told.is_none().then_some(layers), "uv": uv, "platform": platform.to_string(), "glibc": glibc,
+                "root": stated.is_none().then_some(layers), "uv": uv, "platform": platform.to_string(), "glibc": glibc,
                 "script": compile, "compiler": compiler.to_json(),
             })
         };
@@ -176,7 +176,7 @@ impl<'a> PythonPackages<'a> {
         let at = |name: &str| root.join(scripts).join(name);
         let scripts = Scripts { install: at("install.py"), compile: at("compile.py"), check: at("check-imports.py") };
         Ok(Self {
-            foundation,
+            root_files,
             scripts,
             requirements,
             lock,
@@ -196,11 +196,11 @@ impl<'a> PythonPackages<'a> {
 
     /// The environment itself, with the used files of paths that several parts have.
     fn environment(&self, used: Items) -> Result<Vec<Item>, Fault> {
-        let config = self.foundation.config();
+        let config = self.root_files.config();
         let mut home = None;
         for folder in paths(config) {
             let python = ContextPath::new(format!("{}/python3", folder.trim_matches('/')));
-            if self.foundation.has(&python)? {
+            if self.root_files.has(&python)? {
                 home = Some(folder);
                 break;
             }
@@ -242,7 +242,7 @@ impl<'a> PythonPackages<'a> {
         std::os::unix::fs::symlink("../installed/lib", home.join("lib")).map_err(cannot)?;
 
         let began = Instant::now();
-        let config = self.foundation.config();
+        let config = self.root_files.config();
         let platform = self.platform.to_string();
         let indexes = uv::indexes(&self.root, &self.requirements)?;
         let wanted = install::InstallRequest {
@@ -283,8 +283,8 @@ impl<'a> PythonPackages<'a> {
         };
         prove(own.as_ref()).or_else(|fault| {
             // A package may need a file outside Python's own: try again with the whole root.
-            let part = self.foundation.folder(Some(&interpreter::PYTHON));
-            match (&own, part.and_then(|part| Ok((part, self.foundation.folder(None)?)))) {
+            let part = self.root_files.folder(Some(&interpreter::PYTHON));
+            match (&own, part.and_then(|part| Ok((part, self.root_files.folder(None)?)))) {
                 (Some(_), Ok((part, whole))) if part != whole => {
                     terminal::detail("Python's own files were not enough: trying the whole root");
                     prove(Some(&Interpreter::of_root(&whole, config, &home)?))
@@ -329,7 +329,7 @@ impl<'a> PythonPackages<'a> {
             &self.root,
             &self.uv,
             Some(&|| {
-                let pip = interpreter::pip(&self.foundation.folder(None)?, self.foundation.config(), &own.version);
+                let pip = interpreter::pip(&self.root_files.folder(None)?, self.root_files.config(), &own.version);
                 pip.map(|pip| own.command().arg(pip.join("pip"))).ok_or_else(|| {
                     Fault::missing("`uv` not found, and no Python to install it with")
                         .hint("install uv: `cargo xtask quickstart`")
@@ -340,11 +340,11 @@ impl<'a> PythonPackages<'a> {
 
     /// The root's Python, from the files that it needs, or from the whole root if these are not enough.
     fn root_python(&self, home: &Path) -> Result<Interpreter, Fault> {
-        let config = self.foundation.config();
-        let part = self.foundation.folder(Some(&interpreter::PYTHON));
+        let config = self.root_files.config();
+        let part = self.root_files.folder(Some(&interpreter::PYTHON));
         part.and_then(|part| Interpreter::of_root(&part, config, home)).or_else(|fault| match fault.exit {
             Exit::Network => Err(fault),
-            _ => Interpreter::of_root(&self.foundation.folder(None)?, config, home),
+            _ => Interpreter::of_root(&self.root_files.folder(None)?, config, home),
         })
     }
 

@@ -35,7 +35,7 @@ pub trait Realise {
 
 /// Files of the image that a realised stage is built on. A call may need a download, so a recipe calls it only while it
 /// produces.
-pub trait Foundation {
+pub trait RootFiles {
     fn config(&self) -> &Config;
 
     /// Whether a file exists, links followed.

@@ -1,7 +1,7 @@
 //! `user`: the user's account entries, home and app folder, as in the Dockerfile's stage `user`.
 
 use crate::layer::item::{Bytes, Content, Item};
-use crate::recipes::stage::{Foundation, Part, Realise};
+use crate::recipes::stage::{Part, Realise, RootFiles};
 use std::collections::BTreeMap;
 use xtask_model::fault::Fault;
 use xtask_model::image::context::ContextPath;
@@ -11,7 +11,7 @@ use xtask_model::spec::reference::Digest;
 const SCHEMA: u32 = 1;
 
 pub struct UserStage<'a> {
-    foundation: &'a dyn Foundation,
+    root_files: &'a dyn RootFiles,
     name: String,
     user: u32,
     group: u32,
@@ -28,7 +28,7 @@ impl<'a> UserStage<'a> {
     ///
     /// # Errors
     /// An argument that is missing or not allowed in `/etc/passwd`.
-    pub fn new(args: &BTreeMap<String, String>, foundation: &'a dyn Foundation) -> Result<Self, Fault> {
+    pub fn new(args: &BTreeMap<String, String>, root_files: &'a dyn RootFiles) -> Result<Self, Fault> {
         let name = argument(args, "USER_NAME", "a name like `app`", |text| {
             !text.starts_with('-') && text.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
         })?;
@@ -42,7 +42,7 @@ impl<'a> UserStage<'a> {
             let plain = |part: &str| !part.is_empty() && part != "." && part != "..";
             text.strip_prefix('/').is_some_and(|rest| rest.split('/').all(plain)) && !text.contains([':', '\n'])
         })?;
-        let layers = &foundation.config().rootfs.diff_ids;
+        let layers = &root_files.config().rootfs.diff_ids;
         let part = |path: &str, name: String, own: serde_json::Value| {
             let recipe = serde_json::json!({ "recipe": "user", "schema": SCHEMA, "path": path, "of": own });
             let under = ContextPath::new(path);
@@ -57,7 +57,7 @@ impl<'a> UserStage<'a> {
         if place != APP {
             parts.push(part(APP, format!("folder `/{APP}`"), serde_json::Value::Null));
         }
-        Ok(Self { foundation, name, user, group, home, parts })
+        Ok(Self { root_files, name, user, group, home, parts })
     }
 
     fn items(&self, path: &ContextPath) -> Result<Vec<Item>, Fault> {
@@ -67,7 +67,7 @@ impl<'a> UserStage<'a> {
             bytes if bytes == GROUP.as_bytes() => format!("{name}:x:{group}:\n"),
             _ => return Ok(vec![item(path, 0o755, Content::Dir)]),
         };
-        let mut text = self.foundation.file(path)?.unwrap_or_default();
+        let mut text = self.root_files.file(path)?.unwrap_or_default();
         text.extend_from_slice(line.as_bytes());
         Ok(vec![item(path, 0o644, Content::File(Bytes::Here(text.into())))])
     }
@@ -112,7 +112,7 @@ mod tests {
 
     struct Root(Config, &'static str);
 
-    impl Foundation for Root {
+    impl RootFiles for Root {
         fn config(&self) -> &Config {
             &self.0
         }

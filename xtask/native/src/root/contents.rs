@@ -35,14 +35,14 @@ const FILES: [&str; 13] = [
 ];
 
 fn is_kept(path: &str, folder: bool) -> bool {
-    let beneath = |parent: &str| path.strip_prefix(parent).is_some_and(|rest| rest.starts_with('/'));
-    if EMPTIED.iter().any(|parent| beneath(parent)) || FILES.contains(&path) {
+    let below = |parent: &str| path.strip_prefix(parent).is_some_and(|rest| rest.starts_with('/'));
+    if EMPTIED.iter().any(|parent| below(parent)) || FILES.contains(&path) {
         return false;
     }
     // Licences must be shipped with the software.
-    let licence = beneath("usr/share/doc") && path.ends_with("/copyright");
-    let language = folder && beneath("usr/share/locale");
-    !language && (folder || licence || !DOCUMENTATION.iter().any(|parent| beneath(parent)))
+    let licence = below("usr/share/doc") && path.ends_with("/copyright");
+    let language = folder && below("usr/share/locale");
+    !language && (folder || licence || !DOCUMENTATION.iter().any(|parent| below(parent)))
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -5,9 +5,9 @@
 //! user is mapped to it and owns every file of the image, and there is no second user. Root keeps all users. No port is
 //! opened on the host, nothing is kept on disk, and a container ends with the thread that started it.
 
-use super::guard;
-use super::inside::{self, Join, News, OURSELVES, Rights, Start, Task};
-use super::stream::{Stream, Streams};
+use super::output::{OutputFile, StdStreams};
+use super::reexec::{self, Join, Privileges, Progress, Start, THIS_BINARY, Task};
+use super::subprocess;
 use crate::container::program::{Accounts, Program};
 use crate::container::{Launch, Manner};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -27,31 +27,31 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug)]
 pub struct Bare {
     program: PathBuf,
-    rights: Rights,
+    rights: Privileges,
 }
 
 impl Bare {
     pub fn find() -> Result<Self, Fault> {
-        Self::through(OURSELVES)
+        Self::through(THIS_BINARY)
     }
 
     /// With another xtask binary for the work inside the namespaces.
     pub fn through(program: impl Into<PathBuf>) -> Result<Self, Fault> {
-        let rights = if inside::has_roots() { Rights::Root } else { Rights::Ordinary };
+        let rights = if reexec::may_mount() { Privileges::Root } else { Privileges::Ordinary };
         let bare = Self { program: program.into(), rights };
         let empty = Scratch::new().map_err(cannot("create a temporary folder"))?;
-        bare.begin(empty.path(), Manner::Confined, None, &Streams::kept()?)?.wait()?;
+        bare.begin(empty.path(), Manner::Confined, None, &StdStreams::captured()?)?.wait()?;
         Ok(bare)
     }
 
     /// Whether the image's users are users of this machine. If not, they are mapped to the current user.
     pub fn has_every_user(&self) -> bool {
-        self.rights == Rights::Root
+        self.rights == Privileges::Root
     }
 
     /// Runs a program of the image in `folder` to its end.
     pub fn run(&self, folder: &Path, image: &Execution, launch: &Launch) -> Result<Output, Fault> {
-        let streams = Streams::kept()?;
+        let streams = StdStreams::captured()?;
         let program = program(folder, image, launch)?;
         let status = self.begin(folder, launch.manner, Some(program), &streams)?.wait()?;
         streams.output(status)
@@ -59,9 +59,9 @@ impl Bare {
 
     /// Starts a program of the image in `folder` in the background; both output streams go to its log.
     pub fn start(&self, folder: &Path, image: &Execution, launch: &Launch) -> Result<Contained, Fault> {
-        let log = Stream::new()?;
+        let log = OutputFile::new()?;
         let program = program(folder, image, launch)?;
-        let processes = self.begin(folder, launch.manner, Some(program), &Streams::joined(&log)?)?;
+        let processes = self.begin(folder, launch.manner, Some(program), &StdStreams::joined(&log)?)?;
         let (folder, image) = (folder.to_owned(), image.clone());
         Ok(Contained { processes, bare: self.clone(), folder, image, manner: launch.manner, log })
     }
@@ -69,7 +69,7 @@ impl Bare {
     /// Runs a program on this terminal and returns its exit status. Ctrl-C is passed on.
     pub fn attach(&self, folder: &Path, image: &Execution, launch: &Launch) -> Result<ExitStatus, Fault> {
         let program = program(folder, image, launch)?;
-        let mut processes = self.begin(folder, launch.manner, Some(program), &Streams::ours())?;
+        let mut processes = self.begin(folder, launch.manner, Some(program), &StdStreams::inherited())?;
         let mut asked = None;
         loop {
             if let Some(status) = processes.ended()? {
@@ -94,11 +94,11 @@ impl Bare {
         folder: &Path,
         manner: Manner,
         program: Option<Program>,
-        streams: &Streams,
+        streams: &StdStreams,
     ) -> Result<Processes, Fault> {
         process::interrupted()?;
         let folder = fs::canonicalize(folder).map_err(cannot("run a container"))?;
-        let (report, parent) = (Stream::new()?, std::process::id());
+        let (report, parent) = (OutputFile::new()?, std::process::id());
         let task = Task::First(Start { folder, report: report.path(), parent, rights: self.rights, manner, program });
         let call = Command::new(&self.program).args(task.args()?);
         let first = call.start(streams.stdio()?).map_err(cannot("start xtask itself"))?;
@@ -108,7 +108,7 @@ impl Bare {
         Ok(processes)
     }
 
-    fn await_ready(&self, processes: &mut Processes, report: &Stream, streams: &Streams) -> Result<(), Fault> {
+    fn await_ready(&self, processes: &mut Processes, report: &OutputFile, streams: &StdStreams) -> Result<(), Fault> {
         loop {
             // Checked before the report is read: an ended process has written its last line.
             let ended = processes.ended()?;
@@ -116,9 +116,9 @@ impl Bare {
             let mut ready = false;
             for line in text.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n")) {
                 match serde_json::from_slice(line) {
-                    Ok(News::Init(id)) => processes.know(id),
-                    Ok(News::Ready) => ready = true,
-                    Ok(News::Failed { what, cause }) => return Err(self.impossible(&what, &cause)),
+                    Ok(Progress::Init(id)) => processes.know(id),
+                    Ok(Progress::Ready) => ready = true,
+                    Ok(Progress::Failed { what, cause }) => return Err(self.impossible(&what, &cause)),
                     Err(error) => return Err(cannot("read the progress of a container")(error)),
                 }
             }
@@ -139,10 +139,10 @@ impl Bare {
     fn impossible(&self, what: &str, cause: &str) -> Fault {
         let fault = Fault::missing("cannot run an image in namespaces").cause(what);
         let fault = if cause.is_empty() { fault } else { fault.cause(cause) };
-        if self.rights == Rights::Root {
+        if self.rights == Privileges::Root {
             return fault.hint("in a container, use a privileged one");
         }
-        match guard::denying_setting() {
+        match subprocess::denying_setting() {
             Some(setting) => fault.hint(format!("allow unprivileged user namespaces: `sudo sysctl -w {setting}`")),
             None => fault.hint("run it as root"),
         }
@@ -180,7 +180,7 @@ pub struct Contained {
     folder: PathBuf,
     image: Execution,
     manner: Manner,
-    log: Stream,
+    log: OutputFile,
 }
 
 impl Contained {
@@ -199,7 +199,7 @@ impl Contained {
         };
         let (rights, manner, parent) = (self.bare.rights, self.manner, std::process::id());
         let task = Task::Join(Join { init, first, parent, rights, manner, program });
-        let streams = Streams::kept()?;
+        let streams = StdStreams::captured()?;
         let call = Command::new(&self.bare.program).args(task.args()?);
         let child = call.start(streams.stdio()?).map_err(cannot("start xtask itself"))?;
         // It has no process 1 of its own: if it is killed, what it runs ends with the container.
@@ -235,7 +235,7 @@ impl Processes {
         }
         let pid = i32::try_from(id).ok().and_then(Pid::from_raw);
         let opened = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
-        let parent = File::open(format!("/proc/{id}/status")).ok().and_then(|mut status| inside::parent(&mut status));
+        let parent = File::open(format!("/proc/{id}/status")).ok().and_then(|mut status| reexec::parent(&mut status));
         self.init = opened.filter(|_| parent == Some(self.first.id()));
     }
 

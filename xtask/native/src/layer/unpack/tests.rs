@@ -1,4 +1,4 @@
-//! What is unpacked is what the outline says, and nothing outside the folder is touched.
+//! Unpacked files match the table of contents, and nothing outside the folder is touched.
 
 use super::*;
 use crate::layer::Limits;

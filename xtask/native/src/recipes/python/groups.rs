@@ -102,9 +102,9 @@ mod tests {
         ) {
             let packages: Vec<_> = names.iter().map(|name| package(name)).collect();
             let whole = groups(&packages, &direct);
-            let mut told: Vec<_> = whole.iter().flat_map(|group| group.packages.clone()).collect();
-            told.sort();
-            prop_assert_eq!(&told, &packages);
+            let mut shown: Vec<_> = whole.iter().flat_map(|group| group.packages.clone()).collect();
+            shown.sort();
+            prop_assert_eq!(&shown, &packages);
             prop_assert!(whole.len() <= usize::from(OWN) + usize::from(SHARED));
             let before = groups(&packages[1..], &direct);
             let newcomer = &packages[0];

@@ -5,7 +5,7 @@
 
 use super::environment::Environment;
 use super::interpreter::Interpreter;
-use crate::container::guard;
+use crate::container::subprocess;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fs;
@@ -114,7 +114,7 @@ pub(super) fn install(
         call = call.arg("--no-index");
     }
     // It writes into a temporary folder, so it must end with xtask.
-    let call = guard::guarded(call);
+    let call = subprocess::bound(call);
     let output = call.output()?;
     if !output.status.success() {
         let said = secret::hidden(String::from_utf8_lossy(&output.stderr).trim());

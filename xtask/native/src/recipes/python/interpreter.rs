@@ -3,7 +3,7 @@
 //! Needs no root privileges and does not change the root folder. The root's Python runs as the current user: a root is
 //! trusted like any base image.
 
-use crate::container::guard;
+use crate::container::subprocess;
 use crate::layer::item;
 use crate::recipes::stage::Selection;
 use elf::abi::PT_INTERP;
@@ -61,7 +61,7 @@ pub(super) fn magic(minor: &str) -> Option<u16> {
 impl Interpreter {
     /// A command that is independent of this machine's settings and open files, and ends with xtask.
     pub(super) fn command(&self) -> Command {
-        let call = guard::guarded(Command::new(&self.program).arg("-I"));
+        let call = subprocess::bound(Command::new(&self.program).arg("-I"));
         ["LD_LIBRARY_PATH", "LD_PRELOAD", "LD_AUDIT"].into_iter().fold(call, Command::env_remove)
     }
 

@@ -4,7 +4,7 @@
 //! the last process. While the host's files are reachable, no path of the image is written to: a link in it could lead
 //! there.
 
-use super::{Rights, Start, cannot, cannot_at};
+use super::{Privileges, Start, cannot, cannot_at};
 use crate::container::Manner;
 use rustix::mount::{
     MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change, mount_remount, unmount,
@@ -72,7 +72,7 @@ fn stack(start: &Start) -> Result<(), Fault> {
     }
     fs::set_permissions("upper", Permissions::from_mode(mode & 0o7777)).map_err(cannot("write to a tmpfs"))?;
     // An ordinary user needs the `user.` attributes of overlayfs.
-    let own = if start.rights == Rights::Ordinary { ",userxattr" } else { "" };
+    let own = if start.rights == Privileges::Ordinary { ",userxattr" } else { "" };
     let layers = format!("lowerdir=/proc/self/fd/{},upperdir=upper,workdir=work{own}", image.as_raw_fd());
     let layers = CString::new(layers).expect("the paths have no zero byte");
     mount("overlay", "root", "overlay", options, layers.as_c_str())

@@ -9,9 +9,9 @@ use std::process::{ExitStatus, Output, Stdio};
 use xtask_model::fault::Fault;
 
 #[derive(Debug)]
-pub(super) struct Stream(File);
+pub(super) struct OutputFile(File);
 
-impl Stream {
+impl OutputFile {
     pub(super) fn new() -> Result<Self, Fault> {
         tempfile::tempfile().map(Self).map_err(|error| cannot(&error))
     }
@@ -41,22 +41,22 @@ impl Stream {
 }
 
 #[derive(Debug)]
-pub(super) struct Streams {
-    kept: Option<(Stream, Stream)>,
+pub(super) struct StdStreams {
+    kept: Option<(OutputFile, OutputFile)>,
 }
 
-impl Streams {
+impl StdStreams {
     /// No input; both outputs are captured separately.
-    pub(super) fn kept() -> Result<Self, Fault> {
-        Ok(Self { kept: Some((Stream::new()?, Stream::new()?)) })
+    pub(super) fn captured() -> Result<Self, Fault> {
+        Ok(Self { kept: Some((OutputFile::new()?, OutputFile::new()?)) })
     }
 
     /// No input; both outputs go to one log, in the order of writing.
-    pub(super) fn joined(log: &Stream) -> Result<Self, Fault> {
-        Ok(Self { kept: Some((Stream(log.copy()?), Stream(log.copy()?))) })
+    pub(super) fn joined(log: &OutputFile) -> Result<Self, Fault> {
+        Ok(Self { kept: Some((OutputFile(log.copy()?), OutputFile(log.copy()?))) })
     }
 
-    pub(super) fn ours() -> Self {
+    pub(super) fn inherited() -> Self {
         Self { kept: None }
     }
 

@@ -10,7 +10,7 @@ use xtask_model::fault::{Exit, Fault};
 const CONFINED: [&str; 4] = ["--network=none", "--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges"];
 
 /// A container that is removed when it is dropped.
-pub(super) struct Running<'d> {
+pub(super) struct Container<'d> {
     docker: &'d Docker,
     id: String,
 }
@@ -19,9 +19,9 @@ pub(super) fn run(docker: &Docker, image: &str, launch: &Launch) -> Result<Outpu
     called(docker, launch).arg("--rm").args(named(image, launch)).output()
 }
 
-pub(super) fn start<'d>(docker: &'d Docker, image: &str, launch: &Launch) -> Result<Running<'d>, Fault> {
+pub(super) fn start<'d>(docker: &'d Docker, image: &str, launch: &Launch) -> Result<Container<'d>, Fault> {
     let id = called(docker, launch).arg("--detach").args(named(image, launch)).read(Exit::Build)?;
-    Ok(Running { docker, id })
+    Ok(Container { docker, id })
 }
 
 /// Replaces this process with `docker run` on its terminal; returns only on an error.
@@ -75,7 +75,7 @@ fn named(image: &str, launch: &Launch) -> Vec<String> {
     entrypoint.chain(["--".to_owned(), image.to_owned()]).chain(launch.args.iter().cloned()).collect()
 }
 
-impl Running<'_> {
+impl Container<'_> {
     pub(super) fn exec(&self, argv: &[&str]) -> Result<Output, Fault> {
         self.docker.command().args(["exec", &self.id]).args(argv).output()
     }
@@ -91,7 +91,7 @@ impl Running<'_> {
     }
 }
 
-impl Drop for Running<'_> {
+impl Drop for Container<'_> {
     fn drop(&mut self) {
         // It may have ended already; an error here has no receiver.
         let _ = self.docker.command().args(["rm", "--force", "--volumes", &self.id]).output();

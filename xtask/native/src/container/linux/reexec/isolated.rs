@@ -1,7 +1,7 @@
 //! A host program behind this binary: it ends with its parent, and so do its mounts and processes.
 
-use super::{Apart, NOT_STARTED, OURSELVES, Task, cannot, code, die_with_parent, not_run, ours, parent, pid};
-use crate::container::guard::{Range, Ranges};
+use super::{Isolated, NOT_STARTED, THIS_BINARY, Task, cannot, code, die_with_parent, not_run, ours, parent, pid};
+use crate::container::subprocess::{Range, Ranges};
 use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::process::{Gid, Uid};
 use rustix::thread::{self, UnshareFlags};
@@ -12,7 +12,7 @@ use std::process::{ExitCode, Stdio};
 use xtask_host::process::Command;
 use xtask_model::fault::{Exit, Fault};
 
-pub(super) fn guarded(expected: u32, argv: &[OsString]) -> Result<ExitCode, Fault> {
+pub(super) fn bound(expected: u32, argv: &[OsString]) -> Result<ExitCode, Fault> {
     if !follows(expected)? {
         return Ok(ExitCode::from(NOT_STARTED));
     }
@@ -21,13 +21,13 @@ pub(super) fn guarded(expected: u32, argv: &[OsString]) -> Result<ExitCode, Faul
 }
 
 /// Creates the namespaces, starts their process 1 and waits for its end.
-pub(super) fn first(task: &Apart, argv: &[OsString]) -> Result<ExitCode, Fault> {
+pub(super) fn first(task: &Isolated, argv: &[OsString]) -> Result<ExitCode, Fault> {
     if !follows(task.parent)? {
         return Ok(ExitCode::from(NOT_STARTED));
     }
     // The mapping program must run outside the new namespace and after its creation: it waits for the end of its input.
     let mapper = task.ranges.map(|ranges| {
-        let call = Command::new(OURSELVES).args(Task::Map(ranges).args()?);
+        let call = Command::new(THIS_BINARY).args(Task::Map(ranges).args()?);
         call.start([Stdio::piped(), Stdio::inherit(), Stdio::inherit()]).map_err(cannot("start xtask itself"))
     });
     let mapper = mapper.transpose()?;
@@ -52,7 +52,7 @@ pub(super) fn first(task: &Apart, argv: &[OsString]) -> Result<ExitCode, Fault> 
     }
     let init = Task::Init { parent: std::process::id() };
     let mut child =
-        Command::new(OURSELVES).args(init.args()?).args(argv).start(ours()).map_err(cannot("start xtask itself"))?;
+        Command::new(THIS_BINARY).args(init.args()?).args(argv).start(ours()).map_err(cannot("start xtask itself"))?;
     Ok(code(child.wait().map_err(cannot("wait for a program"))?))
 }
 

@@ -1,6 +1,6 @@
 //! Privileges of an image's program: its user and capabilities, with no way to gain more.
 
-use super::Rights;
+use super::Privileges;
 use crate::container::Manner;
 use crate::container::program::User;
 use rustix::io::Errno;
@@ -24,7 +24,7 @@ const OPEN: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::AUDIT_WRITE);
 
 /// Whether this process may mount. Root in a container may not.
-pub(in crate::container) fn has_roots() -> bool {
+pub(in crate::container) fn may_mount() -> bool {
     let effective = thread::capabilities(None).map(|sets| sets.effective).unwrap_or(CapabilitySet::empty());
     rustix::process::geteuid().is_root()
         && effective.contains(CapabilitySet::SYS_ADMIN | CapabilitySet::SETUID | CapabilitySet::SETGID)
@@ -49,7 +49,7 @@ pub(super) fn keep_through_exec() -> rustix::io::Result<()> {
 }
 
 /// Becomes the program's user for good. A change of privileges clears the parent-death signal.
-pub(super) fn drop(user: &User, rights: Rights, manner: Manner) -> rustix::io::Result<()> {
+pub(super) fn drop(user: &User, rights: Privileges, manner: Manner) -> rustix::io::Result<()> {
     let kept = match manner {
         Manner::Confined => CapabilitySet::empty(),
         Manner::Open => OPEN,
@@ -61,7 +61,7 @@ pub(super) fn drop(user: &User, rights: Rights, manner: Manner) -> rustix::io::R
             Err(error) => return Err(error),
         }
     }
-    if rights == Rights::Root {
+    if rights == Privileges::Root {
         // With the main group: files that deny it access must stay denied.
         let groups: Vec<Gid> =
             std::iter::once(user.gid).chain(user.groups.iter().copied()).map(Gid::from_raw).collect();

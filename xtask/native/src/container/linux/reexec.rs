@@ -5,14 +5,14 @@
 //! namespaces. The caller reads the progress from a file. Each process dies with its parent, so nothing outlives xtask.
 //! This code must not start threads: they cannot change their namespaces.
 
-mod apart;
-mod filesystem;
+mod isolated;
 mod loopback;
-mod rights;
+mod privileges;
+mod rootfs;
 
-pub(super) use rights::has_roots;
+pub(super) use privileges::may_mount;
 
-use super::guard::{self, Ranges};
+use super::subprocess::{self, Ranges};
 use crate::container::Manner;
 use crate::container::program::Program;
 use rustix::fs::Mode;
@@ -31,12 +31,12 @@ use xtask_model::fault::Fault;
 
 const WORD: &str = "container-inside";
 /// This binary, even if its file was replaced since it started.
-pub(super) const OURSELVES: &str = "/proc/self/exe";
+pub(super) const THIS_BINARY: &str = "/proc/self/exe";
 /// Exit code if no program was started, as in docker.
 const NOT_STARTED: u8 = 125;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Rights {
+pub(super) enum Privileges {
     /// Root: the program's user is a user of this machine.
     Root,
     /// An ordinary user: the program's user is mapped to the current user.
@@ -50,7 +50,7 @@ pub(super) struct Start {
     pub report: PathBuf,
     /// The processes end with this one.
     pub parent: u32,
-    pub rights: Rights,
+    pub rights: Privileges,
     pub manner: Manner,
     /// `None` prepares everything and runs nothing.
     pub program: Option<Program>,
@@ -64,13 +64,13 @@ pub(super) struct Join {
     pub first: u32,
     /// This process ends with that one.
     pub parent: u32,
-    pub rights: Rights,
+    pub rights: Privileges,
     pub manner: Manner,
     pub program: Program,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Apart {
+pub(super) struct Isolated {
     pub parent: u32,
     pub ranges: Option<Ranges>,
 }
@@ -81,10 +81,10 @@ pub(super) enum Task {
     Second(Start),
     Join(Join),
     /// A host program, given by the remaining arguments, as for the next two.
-    Guarded {
+    Bound {
         parent: u32,
     },
-    Apart(Apart),
+    Isolated(Isolated),
     Init {
         parent: u32,
     },
@@ -93,7 +93,7 @@ pub(super) enum Task {
 
 /// Progress of a start, one line each.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum News {
+pub(super) enum Progress {
     /// Process id of the second process on the host.
     Init(u32),
     /// Everything is prepared; the program is next.
@@ -113,10 +113,10 @@ impl Task {
 }
 
 /// Runs the task if this process is an internal call, else returns `None`. Must run before any thread is started.
-pub fn inside() -> Option<ExitCode> {
+pub fn dispatch() -> Option<ExitCode> {
     let mut args = std::env::args_os().skip(1);
     if args.next().is_none_or(|word| word != WORD) {
-        guard::through_ourselves();
+        subprocess::use_this_binary();
         return None;
     }
     // Other inherited files belong to the host: an open folder would lead a program out of its image.
@@ -124,7 +124,7 @@ pub fn inside() -> Option<ExitCode> {
     let text = args.next().unwrap_or_default();
     let argv: Vec<OsString> = args.collect();
     let task = serde_json::from_str(&text.to_string_lossy());
-    if !matches!(task, Ok(Task::Guarded { .. } | Task::Map(_))) {
+    if !matches!(task, Ok(Task::Bound { .. } | Task::Map(_))) {
         // Files for an image must be readable for all its users, whatever the caller's umask.
         rustix::process::umask(Mode::from_raw_mode(0o022));
     }
@@ -132,10 +132,10 @@ pub fn inside() -> Option<ExitCode> {
         Ok(Task::First(start)) => reported(&start, first),
         Ok(Task::Second(start)) => reported(&start, second),
         Ok(Task::Join(task)) => join(&task),
-        Ok(Task::Guarded { parent }) => apart::guarded(parent, &argv),
-        Ok(Task::Apart(task)) => apart::first(&task, &argv),
-        Ok(Task::Init { parent }) => apart::init(parent, &argv),
-        Ok(Task::Map(ranges)) => apart::map(&ranges),
+        Ok(Task::Bound { parent }) => isolated::bound(parent, &argv),
+        Ok(Task::Isolated(task)) => isolated::first(&task, &argv),
+        Ok(Task::Init { parent }) => isolated::init(parent, &argv),
+        Ok(Task::Map(ranges)) => isolated::map(&ranges),
         Err(error) => Err(Fault::usage("this call is internal to xtask").cause(error)),
     };
     Some(done.unwrap_or_else(|fault| {
@@ -148,8 +148,8 @@ pub fn inside() -> Option<ExitCode> {
 struct Reporter(File);
 
 impl Reporter {
-    fn tell(&mut self, news: &News) {
-        let mut line = serde_json::to_vec(news).expect("progress reports are valid JSON");
+    fn report(&mut self, progress: &Progress) {
+        let mut line = serde_json::to_vec(progress).expect("progress reports are valid JSON");
         line.push(b'\n');
         // If the reader has ended, this process ends too.
         let _ = self.0.write_all(&line);
@@ -160,7 +160,7 @@ fn reported(start: &Start, part: fn(&Start, &mut Reporter) -> Result<ExitCode, F
     let opened = File::options().append(true).open(&start.report);
     let mut reporter = Reporter(opened.map_err(cannot("open the progress report of a container"))?);
     part(start, &mut reporter).or_else(|fault| {
-        reporter.tell(&News::Failed { what: fault.what, cause: fault.causes.join(": ") });
+        reporter.report(&Progress::Failed { what: fault.what, cause: fault.causes.join(": ") });
         Ok(ExitCode::from(NOT_STARTED))
     })
 }
@@ -175,7 +175,7 @@ fn first(start: &Start, reporter: &mut Reporter) -> Result<ExitCode, Fault> {
     rustix::process::setsid().map_err(cannot("begin a session"))?;
     let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     leave(start)?;
-    if start.rights == Rights::Ordinary {
+    if start.rights == Privileges::Ordinary {
         let user = start.program.as_ref().map(|program| &program.user);
         let (inner_uid, inner_gid) = user.map_or((0, 0), |user| (user.uid, user.gid));
         let map = |file: &str, text: &str| {
@@ -184,16 +184,16 @@ fn first(start: &Start, reporter: &mut Reporter) -> Result<ExitCode, Fault> {
         map("setgroups", "deny")?;
         map("uid_map", &format!("{inner_uid} {uid} 1"))?;
         map("gid_map", &format!("{inner_gid} {gid} 1"))?;
-        rights::keep_through_exec().map_err(cannot("keep the capabilities of a user namespace"))?;
+        privileges::keep_through_exec().map_err(cannot("keep the capabilities of a user namespace"))?;
     }
     // A change of privileges clears the signal.
     die_with_parent()?;
     let own = std::process::id();
     let report = PathBuf::from(format!("/proc/{own}/fd/{}", reporter.0.as_raw_fd()));
     let second = Task::Second(Start { parent: own, report, ..start.clone() });
-    let call = Command::new(OURSELVES).args(second.args()?);
+    let call = Command::new(THIS_BINARY).args(second.args()?);
     let mut child = call.start(ours()).map_err(cannot("start xtask itself"))?;
-    reporter.tell(&News::Init(child.id()));
+    reporter.report(&Progress::Init(child.id()));
     Ok(code(child.wait().map_err(cannot("wait for a container"))?))
 }
 
@@ -202,7 +202,7 @@ fn leave(start: &Start) -> Result<(), Fault> {
     if start.manner == Manner::Confined {
         flags |= UnshareFlags::NEWNET | UnshareFlags::NEWUTS;
     }
-    if start.rights == Rights::Ordinary {
+    if start.rights == Privileges::Ordinary {
         flags |= UnshareFlags::NEWUSER;
     }
     #[expect(deprecated, reason = "the other function is unsafe because of `CLONE_FILES`, which is not used")]
@@ -216,22 +216,22 @@ fn second(start: &Start, reporter: &mut Reporter) -> Result<ExitCode, Fault> {
     if parent(&mut status) != Some(start.parent) {
         return Ok(ExitCode::from(NOT_STARTED));
     }
-    filesystem::enter(start)?;
+    rootfs::enter(start)?;
     if start.manner == Manner::Confined {
         loopback::up().map_err(cannot("bring up the loopback interface"))?;
         rustix::system::sethostname(b"container").map_err(cannot("name the container"))?;
     }
     let Some(program) = &start.program else {
-        reporter.tell(&News::Ready);
+        reporter.report(&Progress::Ready);
         return Ok(ExitCode::SUCCESS);
     };
-    rights::drop(&program.user, start.rights, start.manner).map_err(cannot("drop privileges"))?;
+    privileges::drop(&program.user, start.rights, start.manner).map_err(cannot("drop privileges"))?;
     // Cleared again. If the parent has ended meanwhile, the check below ends this process.
     die_with_parent()?;
     if parent(&mut status) != Some(start.parent) {
         return Ok(ExitCode::from(NOT_STARTED));
     }
-    reporter.tell(&News::Ready);
+    reporter.report(&Progress::Ready);
     let call = command(program);
     Ok(std::env::set_current_dir(&program.folder)
         .map_or_else(|error| not_run(&program.folder, &error), |()| not_run(&program.argv[0], &call.replace())))
@@ -252,7 +252,7 @@ fn join(task: &Join) -> Result<ExitCode, Fault> {
         kinds.insert(0, ("net", LinkNameSpaceType::Network));
         kinds.insert(0, ("uts", LinkNameSpaceType::HostNameAndNISDomainName));
     }
-    if task.rights == Rights::Ordinary {
+    if task.rights == Privileges::Ordinary {
         // First: it gives the rights to enter the others.
         kinds.insert(0, ("user", LinkNameSpaceType::User));
     }
@@ -266,7 +266,7 @@ fn join(task: &Join) -> Result<ExitCode, Fault> {
     for (file, kind) in opened {
         rustix::thread::move_into_link_name_space(file.as_fd(), Some(kind)).map_err(cannot("enter a container"))?;
     }
-    rights::drop(&task.program.user, task.rights, task.manner).map_err(cannot("drop privileges"))?;
+    privileges::drop(&task.program.user, task.rights, task.manner).map_err(cannot("drop privileges"))?;
     if let Err(error) = std::env::set_current_dir(&task.program.folder) {
         return Ok(not_run(&task.program.folder, &error));
     }

@@ -1,10 +1,10 @@
 //! Programs of the host that end with xtask, however it ends, and inherit only their standard streams.
 //!
 //! xtask starts itself again first: that process asks the kernel for a signal at the parent's end, closes inherited
-//! files, and becomes the program ([`guarded`]) or starts it in own mount and process namespaces ([`Rights::apart`]),
+//! files, and becomes the program ([`bound`]) or starts it in own mount and process namespaces ([`Isolation::apart`]),
 //! so that its mounts and processes end with it.
 
-use super::inside::{self, Apart, OURSELVES, Task};
+use super::reexec::{self, Isolated, THIS_BINARY, Task};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -27,7 +27,7 @@ pub struct Ranges {
 
 /// Privileges for programs in own namespaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rights {
+pub enum Isolation {
     Root,
     /// Root in a container without mount rights: no namespaces are possible, and none are needed.
     Contained,
@@ -45,20 +45,20 @@ pub fn through(xtask: impl Into<PathBuf>) {
     let _ = XTASK.set(xtask.into());
 }
 
-pub(super) fn through_ourselves() {
-    through(OURSELVES);
+pub(super) fn use_this_binary() {
+    through(THIS_BINARY);
 }
 
 /// The same command; it ends with the thread that starts it, and has no open file but its three streams.
-pub fn guarded(call: Command) -> Command {
+pub fn bound(call: Command) -> Command {
     let Some(xtask) = XTASK.get() else { return call };
-    call.behind(xtask, Task::Guarded { parent: std::process::id() }.args().expect("a number is valid JSON"))
+    call.behind(xtask, Task::Bound { parent: std::process::id() }.args().expect("a number is valid JSON"))
 }
 
-impl Rights {
+impl Isolation {
     /// Privileges of this process; for an ordinary user, tried out. The error names what is missing.
     pub fn find() -> Result<Self, Fault> {
-        if inside::has_roots() {
+        if reexec::may_mount() {
             return Ok(Self::Root);
         }
         if rustix::process::geteuid().is_root() {
@@ -74,7 +74,7 @@ impl Rights {
             range_of(&text, &user, uid).ok_or_else(|| no_range(file, &user, uid))
         };
         let rights = Self::Ordinary(Ranges { users: range("/etc/subuid")?, groups: range("/etc/subgid")? });
-        let tried = rights.apart(Command::new("true"))?.output()?;
+        let tried = rights.isolated(Command::new("true"))?.output()?;
         if tried.status.success() {
             return Ok(rights);
         }
@@ -82,21 +82,21 @@ impl Rights {
     }
 
     /// The same command in own mount and process namespaces, as root there; it ends with the thread that starts it.
-    pub fn apart(self, call: Command) -> Result<Command, Fault> {
+    pub fn isolated(self, call: Command) -> Result<Command, Fault> {
         let ranges = match self {
-            Self::Contained => return Ok(guarded(call)),
+            Self::Contained => return Ok(bound(call)),
             Self::Root => None,
             Self::Ordinary(ranges) => Some(ranges),
         };
         let xtask = XTASK.get().ok_or_else(|| Fault::new(Exit::Bug, "the xtask binary is not set"))?;
-        Ok(call.behind(xtask, Task::Apart(Apart { parent: std::process::id(), ranges }).args()?))
+        Ok(call.behind(xtask, Task::Isolated(Isolated { parent: std::process::id(), ranges }).args()?))
     }
 
     /// Removes a folder with files of any user of the namespace.
     pub fn remove(self, folder: &Path) -> std::io::Result<()> {
         let Self::Ordinary(_) = self else { return fs::remove_dir_all(folder) };
         let call = Command::new("rm").args(["-rf", "--one-file-system", "--"]).arg(folder);
-        let removed = self.apart(call).and_then(|call| call.read(Exit::Build));
+        let removed = self.isolated(call).and_then(|call| call.read(Exit::Build));
         removed.map(drop).map_err(|fault| std::io::Error::other(fault.to_string()))
     }
 }
