@@ -5,7 +5,7 @@ use super::Session;
 use super::planning::Image;
 use std::path::Path;
 use xtask_host::docker::Build;
-use xtask_host::tree::committed::{self, Committed};
+use xtask_host::tree::committed::{self, Committed, Compared, Memory};
 use xtask_host::tree::facts::{self, Parsed, Tree};
 use xtask_host::tree::git::Git;
 use xtask_host::tree::{binary, context};
@@ -36,9 +36,10 @@ impl Session<'_> {
                 if std::fs::read_to_string(&known).is_ok_and(|text| text == proof) {
                     return Ok(());
                 }
-                let committed = Committed::open(&self.tree.root, &commit.id, self.global.offline)?;
-                let differences = committed.differences(&self.tree, kind, parsed)?;
-                let pointers = committed.pointers(parsed);
+                let path = self.tree.images().join(format!("{kind}.commit.json"));
+                let memory = Memory { path: &path, writes: !self.flags.dry_run };
+                let Compared { differences, pointers } =
+                    committed::compare(&self.tree, kind, parsed, &commit.id, &memory, self.global.offline)?;
                 for path in &pointers {
                     terminal::warn(&format!(
                         "`{path}` is a pointer file of Git LFS, and the {kind} gets the pointer instead of its contents; fetch \

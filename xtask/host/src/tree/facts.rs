@@ -10,6 +10,7 @@ use crate::tree::{binary, uv};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::commit::Commit;
 use xtask_model::image::context::{Entry, as_in_git};
@@ -158,6 +159,8 @@ pub struct Parsed {
     pub ignore_file: String,
     /// The names of the secrets that its steps mount.
     pub secrets: BTreeSet<String>,
+    /// The key of the program in the image, once it was read.
+    program: OnceLock<Option<BinaryKey>>,
 }
 
 /// Reads a Dockerfile and the files that it copies, for every platform of the policy.
@@ -202,6 +205,7 @@ pub fn parse(tree: &Tree, kind: ImageKind, args: &BTreeMap<String, String>) -> R
         meant,
         ignore_file: ignore_file.unwrap_or_else(|| format!("{path}.dockerignore")),
         secrets,
+        program: OnceLock::new(),
         path,
     })
 }
@@ -404,10 +408,14 @@ pub fn binary_sources(tree: &Tree, parsed: &Parsed) -> Result<Option<binary::Sou
     binary.map(|binary| binary::sources(&*tree.files, binary, &is_copied(tree, parsed))).transpose()
 }
 
-/// The key of the program in the app, where there is one.
+/// The key of the program in the app, where there is one. Read once for a [`Parsed`], which belongs to one tree.
 pub fn binary_key(tree: &Tree, parsed: &Parsed) -> Result<Option<BinaryKey>, Fault> {
+    if let Some(known) = parsed.program.get() {
+        return Ok(known.clone());
+    }
     let binary = tree.policy.app.binary.as_ref();
-    binary.map(|binary| binary::key(&*tree.files, binary, &is_copied(tree, parsed))).transpose()
+    let key = binary.map(|binary| binary::key(&*tree.files, binary, &is_copied(tree, parsed))).transpose()?;
+    Ok(parsed.program.get_or_init(|| key).clone())
 }
 
 /// The app's key on a base.
