@@ -1,7 +1,7 @@
 //! The command line: reads it, calls the command, and reports a failure with its exit code. Nothing else.
 
 use crate::flags::{BuildFlags, Command, Flags, Format, Global};
-use crate::{announce, build, commands};
+use crate::{announce, commands, pipeline};
 use clap::{CommandFactory as _, Parser as _};
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -50,15 +50,15 @@ fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
         return Err(Fault::usage("`--format github` is for `plan`").into());
     }
     match &flags.command {
-        Command::Build(build) => images(global, build, build::Target::App)?,
+        Command::Build(build) => images(global, build, pipeline::Target::App)?,
         Command::BuildBase { build, analyze: true } if !build.dry_run => {
-            let done = build::run(global, build, build::Target::Base)?;
+            let done = pipeline::run(global, build, pipeline::Target::Base)?;
             announce::conclude(&done);
             commands::analyze::run(global, build, &done)?;
         }
-        Command::BuildBase { build, .. } => images(global, build, build::Target::Base)?,
-        Command::BuildFast(build) => images(global, build, build::Target::Fast)?,
-        Command::BuildEnhanced(build) => images(global, build, build::Target::Enhanced)?,
+        Command::BuildBase { build, .. } => images(global, build, pipeline::Target::Base)?,
+        Command::BuildFast(build) => images(global, build, pipeline::Target::Fast)?,
+        Command::BuildEnhanced(build) => images(global, build, pipeline::Target::Enhanced)?,
         Command::Plan(plan) => commands::plan::run(global, plan)?,
         Command::Explain { commit } => commands::explain::run(global, commit)?,
         Command::Lock { check: true, .. } => commands::lock::check(global)?,
@@ -85,8 +85,8 @@ fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn images(global: &Global, flags: &BuildFlags, target: build::Target) -> anyhow::Result<()> {
-    let done = build::run(global, flags, target)?;
+fn images(global: &Global, flags: &BuildFlags, target: pipeline::Target) -> anyhow::Result<()> {
+    let done = pipeline::run(global, flags, target)?;
     if flags.dry_run {
         return Ok(());
     }

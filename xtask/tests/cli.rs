@@ -459,6 +459,77 @@ fn doctor_names_the_engines_of_each_image_and_the_line_that_forbids_one() {
     assert!(bad.starts_with("exit: 2\n"), "{bad}");
 }
 
+/// A [`repository`] whose base has all files that its Dockerfile copies.
+fn repository_with_base() -> (TempDir, PathBuf) {
+    let (folder, root) = repository();
+    for name in ["install.py", "compile.py", "check-imports.py"] {
+        let path = Path::new("dockerfiles").join(name);
+        fs::copy(Path::new(ROOT).join(&path), root.join(&path)).unwrap();
+    }
+    (folder, root)
+}
+
+/// What the native engine does not build is known from the files alone: no root is downloaded or made for it.
+#[test]
+fn what_native_cannot_build_is_refused_before_a_root_is_made() {
+    let (_folder, root) = repository_with_base();
+    let text = fs::read_to_string(root.join("dockerfiles/Dockerfile.base")).unwrap();
+    let policy = fs::read_to_string(root.join("images.toml")).unwrap();
+    let added = text.replace("mkdir -p \"${USER_HOME}\" /app", "mkdir -p \"${USER_HOME}\" /app && chmod 1777 /app");
+    let run = text.replace("WORKDIR /app\nUSER", "RUN true\nWORKDIR /app\nUSER");
+    let compilers = format!("{policy}\n[base.args]\nBUILD_PACKAGES = \"gcc\"\n");
+    for (dockerfile, policy, said) in [
+        (&added, &policy, "the recipe `user` does not do what this `RUN` says"),
+        (&run, &policy, "Dockerfile.base:"),
+        (&text, &compilers, "the recipe `python-packages` does not do what this `RUN` says"),
+    ] {
+        assert!(dockerfile != &text || policy == &compilers);
+        fs::write(root.join("dockerfiles/Dockerfile.base"), dockerfile).unwrap();
+        fs::write(root.join("images.toml"), policy).unwrap();
+        for args in [&["build-base"][..], &["build-base", "--dry-run"], &["build-base", "--force"]] {
+            let args = [args, &["--offline", "--engine", "native"]].concat();
+            let output = shown(&xtask(&root, &args).output().unwrap());
+            assert!(output.starts_with("exit: 2\n") && output.contains(said), "{args:?}: {output}");
+            assert!(output.contains("`--engine docker`"), "{output}");
+        }
+    }
+    assert!(!root.join("target/root").exists(), "a root was begun");
+}
+
+/// A step of a Dockerfile cannot read a folder of this machine.
+#[test]
+fn docker_refuses_a_folder_of_wheels_before_a_root_is_made() {
+    let (_folder, root) = repository_with_base();
+    let mut call = xtask(&root, &["build-base", "--offline", "--engine", "docker"]);
+    let output = shown(&call.env("UV_FIND_LINKS", "/srv/wheels").output().unwrap());
+    assert!(output.starts_with("exit: 2\n"), "{output}");
+    for part in ["docker cannot read the packages in `/srv/wheels`", "`--engine native`", "`--find-links https://…`"]
+    {
+        assert!(output.contains(part), "{output}");
+    }
+    let mut doctor = xtask(&root, &["doctor", "--offline"]);
+    let output = shown(&doctor.env("UV_FIND_LINKS", "/srv/wheels").output().unwrap());
+    assert!(output.contains("docker cannot read the packages in `/srv/wheels`"), "{output}");
+    assert!(!root.join("target/root").exists(), "a root was begun");
+}
+
+#[test]
+fn a_dry_run_without_a_root_lists_the_root_and_what_is_built_on_it() {
+    let (_folder, root) = repository_with_base();
+    let output =
+        shown(&xtask(&root, &["build-base", "--dry-run", "--offline", "--engine", "native"]).output().unwrap());
+    assert!(output.starts_with("exit: 0\n"), "{output}");
+    for part in [
+        "planned root `debian:trixie` from Debian packages",
+        "planned base `ghcr.io/acme/autoscaler-base` for ",
+        "because its root is built first",
+        "made  COPY --link --from=packages /opt/venv /opt/venv",
+    ] {
+        assert!(output.contains(part), "{part}: {output}");
+    }
+    assert!(!output.contains("unknown`") && !root.join("target/root").exists(), "{output}");
+}
+
 /// A name that is misspelt would leave the image as it is, by either engine.
 #[test]
 fn an_argument_of_the_policy_that_nothing_declares_is_refused() {

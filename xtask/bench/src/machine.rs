@@ -29,7 +29,7 @@ impl Machine {
     /// Tools that fail are left out.
     pub fn read(tree: &Tree) -> Self {
         // A failed comparison counts as a difference.
-        let differs = xtask::build::compare_with_commit(tree, true)
+        let differs = xtask::pipeline::compare_with_commit(tree, true)
             .map_or(true, |images| images.iter().any(|(_, differences)| !differences.is_empty()));
         let cpuinfo = read("/proc/cpuinfo");
         let memory = field(&read("/proc/meminfo"), "MemTotal", ':').unwrap_or_default();

@@ -8,8 +8,8 @@ use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-use xtask::build;
 use xtask::flags::{Format, Global};
+use xtask::pipeline;
 use xtask_host::docker::{Docker, debian, engine};
 use xtask_host::linux;
 use xtask_host::process::{self, Command};
@@ -233,7 +233,7 @@ impl Workspace {
     pub fn has_root(&self) -> Result<bool, Fault> {
         let Some(debian) = &self.tree.policy.root.fallback else { return Ok(true) };
         let layout = Layout::open_or_create(&self.tree.root.join("target/images/root"))?;
-        Ok(root::find(&build::debian_recipe(debian), &layout, &Platform::host())?.is_some())
+        Ok(root::find(&pipeline::debian_recipe(debian), &layout, &Platform::host())?.is_some())
     }
 
     pub fn reset(&self) -> Result<(), Fault> {

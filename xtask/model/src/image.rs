@@ -6,6 +6,7 @@ pub mod commit;
 pub mod context;
 pub mod event;
 pub mod key;
+pub mod order;
 pub mod plan;
 pub mod policy;
 pub mod presence;

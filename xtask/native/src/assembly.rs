@@ -42,7 +42,7 @@ pub struct Inputs<'a> {
     pub images: &'a dyn FromImages,
     pub realised: &'a BTreeMap<String, &'a dyn Realise>,
     /// Context files that are identified by the recipe that makes them and may not exist yet. They count as executable.
-    pub known: &'a BTreeMap<ContextPath, Digest>,
+    pub deferred: &'a BTreeMap<ContextPath, Digest>,
     /// Compression of layers; part of every recipe.
     pub codec: &'a str,
 }
@@ -53,7 +53,7 @@ pub struct LayerPlan {
     pub name: String,
     /// Digest of everything that determines its contents.
     pub recipe: Digest,
-    /// Files of [`Inputs::known`] that must exist when the layer is made.
+    /// Files of [`Inputs::deferred`] that must exist when the layer is made.
     pub needs: BTreeSet<ContextPath>,
 }
 

@@ -188,7 +188,8 @@ fn neither(no_docker: &Fault, no_bare: &Fault) -> Fault {
         let what = std::iter::once(&fault.what).chain(&fault.causes);
         what.map(String::as_str).collect::<Vec<_>>().join(": ")
     };
-    let mut fault = Fault::missing("cannot run an image on this machine").cause(summary(no_docker)).cause(summary(no_bare));
+    let mut fault =
+        Fault::missing("cannot run an image on this machine").cause(summary(no_docker)).cause(summary(no_bare));
     fault.hints = no_docker.hints.iter().chain(&no_bare.hints).cloned().collect();
     fault
 }

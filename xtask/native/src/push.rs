@@ -1,4 +1,4 @@
 //! Uploads an image: finds the layers that the registry has, and sends the others.
 
 pub mod deliver;
-pub mod known;
+pub mod published;

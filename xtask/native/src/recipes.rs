@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use xtask_host::tree::facts::Tree;
 use xtask_model::fault::Fault;
-use xtask_model::image::policy::{Base, Recipe};
+use xtask_model::image::policy::{Base, Policy, Recipe};
 use xtask_model::spec::dockerfile::{Dockerfile, Kind};
 use xtask_model::spec::oci::Config;
 use xtask_model::spec::reference::Platform;
@@ -60,6 +60,20 @@ pub fn check(
     base.stages
         .iter()
         .try_for_each(|(stage, recipe)| reference::check(dockerfile, stage, *recipe, (args, platform), base))
+}
+
+/// Rejects settings that a recipe of the policy does not support.
+pub fn settings(
+    dockerfile: &Dockerfile,
+    args: &BTreeMap<String, String>,
+    platform: &Platform,
+    policy: &Policy,
+) -> Result<(), Fault> {
+    let python = |recipe: &Recipe| *recipe == Recipe::PythonPackages;
+    for stage in policy.base.stages.iter().filter(|(_, recipe)| python(recipe)).map(|(stage, _)| stage) {
+        python::settings(&arguments(dockerfile, stage, args, platform)?, platform, &policy.root.python)?;
+    }
+    Ok(())
 }
 
 /// Rejects a root with triggers: docker would run them in the stages, and a recipe cannot.

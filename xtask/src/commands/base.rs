@@ -2,8 +2,8 @@
 //!
 //! Every command that changes something shows first what it does; what cannot be undone waits for `--yes`.
 
-use crate::build;
 use crate::flags::{BaseCommand, Format, Global};
+use crate::pipeline;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -30,19 +30,19 @@ pub fn run(global: &Global, command: &BaseCommand) -> anyhow::Result<()> {
         return Ok(unpin(&global.tree()?)?);
     }
     if global.offline {
-        return Err(Fault::usage("bases are in the registry, and `--offline` asks none").into());
+        return Err(Fault::usage("bases are in the registry, and `--offline` asks no registry").into());
     }
-    let desk = Desk::open(global)?;
+    let bases = Bases::open(global)?;
     match command {
-        BaseCommand::List => desk.list(global),
-        BaseCommand::Pin { name, .. } => Ok(desk.pin(name.as_deref())?),
-        BaseCommand::Rollback { name, yes } => Ok(desk.rollback(name.as_deref(), *yes)?),
-        BaseCommand::Prune { keep, older_than, yes } => desk.prune(global, *keep, *older_than, *yes),
+        BaseCommand::List => bases.list(global),
+        BaseCommand::Pin { name, .. } => Ok(bases.pin(name.as_deref())?),
+        BaseCommand::Rollback { name, yes } => Ok(bases.rollback(name.as_deref(), *yes)?),
+        BaseCommand::Prune { keep, older_than, yes } => bases.prune(global, *keep, *older_than, *yes),
     }
 }
 
 /// What every one of them needs.
-struct Desk {
+struct Bases {
     tree: Tree,
     client: Client,
     bases: Repository,
@@ -65,7 +65,7 @@ struct Row<'a> {
     used_by: Vec<&'a Tag>,
 }
 
-impl Desk {
+impl Bases {
     fn open(global: &Global) -> Result<Self, Fault> {
         let tree = global.tree()?;
         let pinned = facts::images_lock(&tree)?.base;
@@ -87,7 +87,7 @@ impl Desk {
     /// The survey, and this tree's fingerprint where it can be known; one does not wait for the other.
     fn survey_and_mine(&self, global: &Global, referrers: bool) -> Result<(Survey, Option<Fingerprint>), Fault> {
         let (survey, mine) = std::thread::scope(|scope| {
-            let mine = scope.spawn(|| build::base_fingerprint(global));
+            let mine = scope.spawn(|| pipeline::base_fingerprint(global));
             (self.survey(referrers), mine.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         });
         let mine =
@@ -163,7 +163,7 @@ impl Desk {
         }
         self.refuse_lost(to)?;
         let now = clock::now();
-        let told = |base: &Base| {
+        let described = |base: &Base| {
             let commit = base.revision.as_deref().map_or("no commit", |revision| &revision[..12.min(revision.len())]);
             format!(
                 "`{}` ({}, of {commit}, {} old)",
@@ -173,10 +173,10 @@ impl Desk {
             )
         };
         match survey.latest() {
-            Some(from) => terminal::step("from", &told(from)),
+            Some(from) => terminal::step("from", &described(from)),
             None => terminal::step("from", "nothing: there is no `latest`"),
         }
-        terminal::step("to", &told(to));
+        terminal::step("to", &described(to));
         terminal::step("", "apps stay as they are; the next build of a later commit moves `latest` forwards again");
         terminal::step("", "(a build of this commit does not); `cargo xtask base pin` holds builds to a base");
         if !yes {
@@ -198,7 +198,7 @@ impl Desk {
         let rules = Rules { keep, older_than, now: clock::now(), this_tree: mine, pinned: self.pinned };
         let plan = bases::prune(&survey, &rules);
         // A build that is at work may stand on a layout that is to go, or be about to put one in its place.
-        let lock = if yes { Some(build::lock_images(&self.tree.images())?) } else { None };
+        let lock = if yes { Some(pipeline::lock_images(&self.tree.images())?) } else { None };
         let layouts = Layouts::plan(&self.tree, mine)?;
         if global.format == Format::Json {
             let json = serde_json::json!({"registry": plan, "layouts": layouts.verdicts});

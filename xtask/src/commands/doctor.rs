@@ -1,7 +1,7 @@
 //! `doctor`: everything that a build needs, looked at without changing anything, each with its remedy.
 
 use crate::flags::{Format, Global};
-use crate::{build, steps};
+use crate::{pipeline, steps};
 use serde::Serialize;
 use xtask_host::docker::Docker;
 use xtask_host::process::{self, Command};
@@ -9,14 +9,14 @@ use xtask_host::registry::{Answer, Client, publish};
 use xtask_host::terminal;
 use xtask_host::tree::facts::{self, Tree};
 use xtask_host::tree::git::Git;
-use xtask_host::tree::uv;
+use xtask_host::tree::{secrets, uv};
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::plan;
 use xtask_model::image::policy::{Action, Engine, FILE, ImageKind};
 use xtask_model::spec::dockerfile::{Dockerfile, Rule};
 use xtask_model::spec::lock::closure;
 use xtask_model::spec::reference::{Platform, Tag};
-use xtask_native::support;
+use xtask_native::preflight;
 
 /// How one thing is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -164,7 +164,7 @@ fn root_image(tree: &Tree, global: &Global) -> Finding {
         Ok(None) if global.offline => return note("root", "not pinned", "`cargo xtask lock` pins it"),
         Ok(None) => {}
     }
-    match build::resolve_root(tree, &tree.policy.project.platforms) {
+    match pipeline::resolve_root(tree, &tree.policy.project.platforms) {
         Ok(_) => note("root", format!("`{image}` can be reached and is not pinned"), "`cargo xtask lock` pins it"),
         Err(fault) if tree.policy.root.fallback.is_some() && fault.unreachable => {
             let cause = fault.causes.last().cloned().unwrap_or(fault.what);
@@ -190,7 +190,7 @@ fn installer(tree: &Tree) -> Finding {
 }
 
 fn git(global: &Global, tree: &Tree) -> Finding {
-    let compared = match build::compare_with_commit(tree, global.offline) {
+    let compared = match pipeline::compare_with_commit(tree, global.offline) {
         Ok(compared) => compared,
         Err(fault) => return bad("inputs", fault),
     };
@@ -235,12 +235,23 @@ fn engines_of_images(tree: &Tree) -> Vec<Finding> {
             Engine::Auto => !Docker::at_hand(&tree.root),
             Engine::Docker => false,
         };
-        findings.push(match support::refusal(tree, kind) {
+        let docker = match kind {
+            ImageKind::App => Ok(()),
+            ImageKind::Base | ImageKind::Enhanced => {
+                facts::secrets(tree, kind).and_then(|wanted| secrets::check_folders(&wanted, &|| facts::indexes(tree)))
+            }
+        };
+        findings.push(match (preflight::check(tree, kind, &tree.policy.project.platforms), docker) {
             // From scratch, programs run while it is built: that is what it is for.
-            _ if kind == ImageKind::Enhanced => good(what, "docker"),
-            Ok(()) => good(what, "docker, native"),
-            Err(fault) if native => bad(what, fault),
-            Err(fault) => {
+            (_, Ok(())) if kind == ImageKind::Enhanced => good(what, "docker"),
+            (Ok(()), Ok(())) => good(what, "docker, native"),
+            (_, Err(fault)) if kind == ImageKind::Enhanced => note(what, fault.what, fault.hints.join("; ")),
+            (Ok(()), Err(fault)) if native => {
+                note(what, format!("native alone: {}", fault.what), fault.hints.join("; "))
+            }
+            (_, Err(fault)) => bad(what, fault),
+            (Err(fault), _) if native => bad(what, fault),
+            (Err(fault), _) => {
                 let causes: String = fault.causes.iter().map(|cause| format!(": {cause}")).collect();
                 note(what, format!("docker alone: {}{causes}", fault.what), fault.hints.join("; "))
             }
@@ -294,7 +305,7 @@ fn registry(tree: &Tree, global: &Global) -> Vec<Finding> {
     if global.offline {
         return vec![note("registry", "not asked", "run this without `--offline`")];
     }
-    let client = build::impatient(tree);
+    let client = pipeline::single_try_client(tree);
     if let Err(fault) = client.ping(repository.registry()) {
         // A team without its registry can still build for the local store.
         let fault = fault.hint("`--registry HOST` names another; without `--push` images stay on this machine");
@@ -338,7 +349,7 @@ fn latest(tree: &Tree, client: &Client, kind: ImageKind, again: &str) -> Result<
 fn pinned_base(tree: &Tree, client: &Client) -> Option<Finding> {
     let digest = facts::images_lock(tree).ok()?.base?;
     let remedy = "`cargo xtask base pin --remove` lets builds follow the requirements again";
-    Some(match build::pinned_base(tree, client, digest, &tree.policy.project.platforms) {
+    Some(match pipeline::pinned_base(tree, client, digest, &tree.policy.project.platforms) {
         Ok(_) => note("pinned base", format!("builds use `{digest}`, whatever the requirements say"), remedy),
         Err(fault) => bad("pinned base", fault),
     })

@@ -1,7 +1,7 @@
 //! `lock`: what the requirements resolve to, the installer, and the root's digests, each in its file.
 
-use crate::build;
 use crate::flags::Global;
+use crate::pipeline;
 use std::path::Path;
 use xtask_host::tree::facts::{self, Tree};
 use xtask_host::tree::uv::{self, Request, Upgrade};
@@ -80,7 +80,7 @@ fn pin_root(tree: &Tree, global: &Global) -> Result<(), Fault> {
     if global.offline {
         return Ok(());
     }
-    match build::resolve_root(tree, &tree.policy.project.platforms) {
+    match pipeline::resolve_root(tree, &tree.policy.project.platforms) {
         Ok(platforms) => {
             let base = facts::images_lock(tree)?.base;
             let lock = ImagesLock { root: Some(RootPin { image: image.clone(), platforms }), base };

@@ -1,25 +1,25 @@
-//! `cargo xtask plan`: finds the two trees, gathers the facts of both, has `change` decide, and tells it.
+//! `cargo xtask plan`: finds the two trees, plans the newer one as `build` does, has `change` classify the work, and prints it.
 
-use crate::build;
 use crate::flags::{Format, Global, PlanFlags};
-use crate::survey::{Footing, Snapshot, Untaken, said};
+use crate::pipeline::{self, Sources, TreePlan, Unreadable, one_line};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use xtask_host::registry::Answer;
 use xtask_host::terminal;
-use xtask_host::tree::facts::{self};
+use xtask_host::tree::facts::{self, Tree};
 use xtask_host::tree::git::revision::{self, Revision};
 use xtask_host::tree::git::{Git, Objects};
 use xtask_model::fault::{Exit, Fault};
-use xtask_model::image::change::{self, Changes, Decision, Facts, Machines, Plan, Presence, Purpose};
+use xtask_model::image::change::{
+    self, ChangeFacts, ChangePlan, Changes, Machines, PlannedImage, Purpose, Ready, Work,
+};
 use xtask_model::image::commit::Commit;
 use xtask_model::image::event::{self, Against};
 use xtask_model::image::key::Names;
 use xtask_model::image::policy::{ImageKind, Policy};
+use xtask_model::image::presence::Presence;
 use xtask_model::image::tags;
 use xtask_model::image::verification::{self, Needed};
-use xtask_model::spec::reference::{Reference, Tag};
 
 /// Runs the command.
 pub fn run(global: &Global, flags: &PlanFlags) -> anyhow::Result<()> {
@@ -28,7 +28,11 @@ pub fn run(global: &Global, flags: &PlanFlags) -> anyhow::Result<()> {
 }
 
 /// Plans. `variable` is the environment, where CI says what happened.
-pub fn plan(global: &Global, flags: &PlanFlags, variable: &dyn Fn(&str) -> Option<String>) -> Result<Plan, Fault> {
+pub fn plan(
+    global: &Global,
+    flags: &PlanFlags,
+    variable: &dyn Fn(&str) -> Option<String>,
+) -> Result<ChangePlan, Fault> {
     let root = facts::find_root(global.root.as_deref())?;
     let clone = Clone { objects: Arc::new(Objects::open(&Git::at(&root), global.offline)?), root };
     let (head, head_revision) = match &flags.head {
@@ -43,17 +47,32 @@ pub fn plan(global: &Global, flags: &PlanFlags, variable: &dyn Fn(&str) -> Optio
     if let Some(event) = clone.event(flags, variable)?
         && let Against::Deleted(name) = event.against
     {
-        return Ok(nothing_left(event.purpose, head_revision, &name));
+        let reasons = vec![format!("{name} was deleted: there is nothing to build")];
+        return Ok(ChangePlan {
+            decision: Work::Skip,
+            reasons,
+            changes: Some(Changes::default()),
+            verification: Needed::None,
+            verification_reason: format!("{name} was deleted"),
+            machines: Machines::One,
+            compiles: false,
+            ..unasked(event.purpose, None, head_revision)
+        });
     }
     let (purpose, base) = clone.base(flags, variable, &head.policy.project.default_branch, head_name)?;
     let base_revision = base.as_ref().ok().map(|revision| revision.id.clone());
-    let policy = head.policy.clone();
-    let head = match Snapshot::take(head) {
-        Ok(head) => head,
-        Err(Untaken::Wrong(fault)) => return Err(fault),
-        Err(Untaken::NoBase(fault)) => {
-            let plan = from_scratch(purpose, base_revision, head_revision, &fault);
-            return Ok(Plan { machines: Machines::needed(&policy, plan.decision, true), ..plan });
+    let sources = match Sources::read_all(&head) {
+        Ok(sources) => sources,
+        Err(Unreadable::Tree(fault)) => return Err(fault),
+        Err(Unreadable::Base(fault)) => {
+            let why = one_line(&fault);
+            let plan = unasked(purpose, base_revision, head_revision);
+            let (base, app) = (plan.base.clone(), plan.app.clone());
+            let facts =
+                ChangeFacts { purpose, changes: Err(why.clone()), no_base: Some(why), pinned: false, base, app };
+            let (decision, reasons) = change::decide(&facts);
+            let machines = Machines::needed(&head.policy, decision, true);
+            return Ok(ChangePlan { decision, reasons, machines, ..plan });
         }
     };
     let changed = match &base {
@@ -62,39 +81,32 @@ pub fn plan(global: &Global, flags: &PlanFlags, variable: &dyn Fn(&str) -> Optio
         }
         Err(why) => Err(why.clone()),
     };
-    let compared = base.and_then(|revision| compare(global, revision, &head));
-    let compiles = compared.as_ref().map_or(head.tree.policy.app.binary.is_some(), |(_, compiles)| *compiles);
+    let compared = base.and_then(|revision| compare(global, revision, &sources));
+    let compiles = compared.as_ref().map_or(head.policy.app.binary.is_some(), |(_, compiles)| *compiles);
     let changes = compared.map(|(changes, _)| changes);
-    let Footing { base, app, .. } = head.footing(global)?;
-    let (base_reference, app_reference) = (base.reference, app.reference);
-    let pinned = head.pinned_base().is_some();
-    let (base, app) = (base.presence, app.presence);
-    let facts = Facts { purpose, changes: changes.clone(), no_base: None, pinned, base, app };
-    let (decision, reasons) = change::decide(&facts);
-    let Facts { base, app, .. } = facts;
-    let changes = changes.ok();
-    let commit = if purpose == Purpose::Change || flags.head.is_some() {
-        None
-    } else {
-        Git::at(&clone.root).commit(variable)?
+    let TreePlan { base, app, .. } = pipeline::plan_tree(global, &sources)?;
+    let commit = match purpose == Purpose::Change || flags.head.is_some() {
+        true => None,
+        false => Git::at(&clone.root).commit(variable)?,
     };
-    let tested = commit.and_then(|commit| tested(global, &head, app_reference.as_ref(), &commit));
-    let (verification, verification_reason) = verify(&head.tree.policy, purpose, &changed, tested.as_deref());
-    Ok(Plan {
-        verification,
-        verification_reason,
-        machines: Machines::needed(&head.tree.policy, decision, compiles),
-        compiles,
+    let tested = commit.and_then(|commit| tested(&head, &app, &commit));
+    let facts = ChangeFacts { purpose, changes, no_base: None, pinned: sources.pins.base.is_some(), base, app };
+    let (decision, reasons) = change::decide(&facts);
+    let (verification, verification_reason) = verify(&head.policy, purpose, &changed, tested.as_deref());
+    let ChangeFacts { changes, base, app, .. } = facts;
+    Ok(ChangePlan {
         decision,
         reasons,
         purpose,
         base_revision,
         head_revision,
-        changes,
-        base_reference,
+        changes: changes.ok(),
         base,
-        app_reference,
         app,
+        verification,
+        verification_reason,
+        machines: Machines::needed(&head.policy, decision, compiles),
+        compiles,
     })
 }
 
@@ -109,74 +121,50 @@ fn verify(
 }
 
 /// The tag of this commit, where it names this commit's app in the registry: CI puts it after the tests.
-fn tested(global: &Global, head: &Snapshot, app: Option<&Reference>, commit: &Commit) -> Option<String> {
-    let app = app.filter(|_| !global.offline)?;
-    let tag = tags::of_commit(commit, &head.tree.policy.project.default_branch).all.into_iter().next()?;
-    let client = build::impatient(&head.tree);
-    let digest = |tag: &Tag| match client.head(&head.tree.repository(ImageKind::App), tag) {
-        Ok(Answer::Present(found)) => Some(found.digest),
-        _ => None,
-    };
-    let named = digest(&tag)?;
-    (digest(app.tag.as_ref()?) == Some(named)).then(|| tag.to_string())
+fn tested(tree: &Tree, app: &PlannedImage, commit: &Commit) -> Option<String> {
+    let Presence::Registry(app) = &app.presence else { return None };
+    let tag = tags::of_commit(commit, &tree.policy.project.default_branch).all.into_iter().next()?;
+    let client = pipeline::single_try_client(tree);
+    let named = client.head(&tree.repository(ImageKind::App), tag.clone()).ok()?.present()?.digest;
+    (named == app.digest).then(|| tag.to_string())
 }
 
 /// The differences of head to a revision, and whether the program is compiled; a reason where the revision's inputs cannot be read.
-fn compare(global: &Global, revision: Revision, head: &Snapshot) -> Result<(Changes, bool), String> {
+fn compare(global: &Global, revision: Revision, head: &Sources<'_>) -> Result<(Changes, bool), String> {
     let id = revision.id.clone();
-    let old = global
-        .tree_of(Box::new(revision))
-        .map_err(Untaken::from)
-        .and_then(Snapshot::take)
-        .map_err(|why| format!("at `{}` {}", &id[..12], said(&why.fault())))?;
+    let unreadable = |fault: Fault| format!("at `{}` {}", &id[..12], one_line(&fault));
+    let tree = global.tree_of(Box::new(revision)).map_err(unreadable)?;
+    let old = Sources::read_all(&tree).map_err(|why| unreadable(why.fault()))?;
     let sources = head.sources_since(&old, &id);
-    let names = (head.tree.names(&head.base), Names { sources: &sources, ..head.tree.names(&head.app) });
-    let changes = change::compare(&old.inputs(), &head.inputs(), &names.0, &names.1);
-    Ok((changes, head.compiles_since(&old, global)))
+    let base_names = head.tree.names(&head.base);
+    let app_names = Names { sources: &sources, ..head.tree.names(&head.app().parsed) };
+    let changes = change::compare(&old.inputs(), &head.inputs(), &base_names, &app_names);
+    Ok((changes, compiles_since(head, &old, global)))
 }
 
-/// The plan for an event that removed what it is about.
-fn nothing_left(purpose: Purpose, head_revision: Option<String>, name: &str) -> Plan {
-    Plan {
-        decision: Decision::Skip,
-        reasons: vec![format!("{name} was deleted: there is nothing to build")],
-        purpose,
-        base_revision: None,
-        head_revision,
-        changes: Some(Changes::default()),
-        base_reference: None,
-        base: Presence::NotAsked,
-        app_reference: None,
-        app: Presence::NotAsked,
-        verification: Needed::None,
-        verification_reason: format!("{name} was deleted"),
-        machines: Machines::One,
-        compiles: false,
+/// Whether a build compiles the program: its sources changed, or the older tree's image, whose program would be used, is missing.
+fn compiles_since(head: &Sources<'_>, old: &Sources<'_>, global: &Global) -> bool {
+    let program = |sources: &Sources<'_>| sources.app().binary().cloned();
+    if program(head).is_none() || program(old) != program(head) {
+        return program(head).is_some();
     }
+    // Where one machine compiles for the only platform, a wrong guess costs time alone.
+    let several = head.tree.policy.project.platforms.len() > 1;
+    several && !pipeline::plan_tree(global, old).is_ok_and(|old| old.app.ready() == Ready::Yes)
 }
 
-fn from_scratch(purpose: Purpose, base_revision: Option<String>, head_revision: Option<String>, why: &Fault) -> Plan {
-    let facts = Facts {
-        purpose,
-        changes: Err(said(why)),
-        no_base: Some(said(why)),
-        pinned: false,
-        base: Presence::NotAsked,
-        app: Presence::NotAsked,
-    };
-    let (decision, reasons) = change::decide(&facts);
-    debug_assert_eq!(decision, Decision::Full);
-    Plan {
-        decision,
-        reasons,
+/// A plan for which no registry was asked.
+fn unasked(purpose: Purpose, base_revision: Option<String>, head_revision: Option<String>) -> ChangePlan {
+    let image = || PlannedImage { reference: None, presence: Presence::NotAsked, decision: None };
+    ChangePlan {
+        decision: Work::Full,
+        reasons: Vec::new(),
         purpose,
         base_revision,
         head_revision,
         changes: None,
-        base_reference: None,
-        base: facts.base,
-        app_reference: None,
-        app: facts.app,
+        base: image(),
+        app: image(),
         verification: Needed::All,
         verification_reason: "the base's inputs cannot be read".to_owned(),
         machines: Machines::Several,
@@ -288,12 +276,12 @@ impl Clone {
 /// A fault in one line, with the command that helps.
 fn with_help(fault: &Fault) -> String {
     match fault.hints.first() {
-        Some(hint) => format!("{}; {hint}", said(fault)),
-        None => said(fault),
+        Some(hint) => format!("{}; {hint}", one_line(fault)),
+        None => one_line(fault),
     }
 }
 
-fn tell(format: Format, plan: &Plan) -> anyhow::Result<()> {
+fn tell(format: Format, plan: &ChangePlan) -> anyhow::Result<()> {
     match format {
         Format::Text => {
             if let Some(base) = &plan.base_revision {

@@ -1,4 +1,4 @@
-//! `run`: an image with this terminal, by the engine at hand.
+//! `run`: runs an image with this terminal, by the available engine.
 
 use super::smoke::this_trees;
 use crate::flags::Global;

@@ -1,7 +1,7 @@
 //! `smoke`: the policy's questions to an image that exists.
 
 use crate::flags::{Format, Global};
-use crate::{build, leftovers, smoke};
+use crate::{leftovers, pipeline, smoke};
 use xtask_host::terminal;
 use xtask_model::fault::Fault;
 use xtask_native::container::Runner;
@@ -25,7 +25,7 @@ pub fn run(global: &Global, image: Option<&str>) -> anyhow::Result<()> {
 
 /// The app of this tree; where it was not built, `command` is how to name another image.
 pub(super) fn this_trees(global: &Global, command: &str) -> Result<String, Fault> {
-    let app =
-        build::this_app(global).map_err(|fault| fault.hint(format!("name an image: `cargo xtask {command} IMAGE`")))?;
+    let app = pipeline::this_app(global)
+        .map_err(|fault| fault.hint(format!("name an image: `cargo xtask {command} IMAGE`")))?;
     Ok(app.to_string())
 }

@@ -96,7 +96,7 @@ fn a_dry_run_of_base_and_app_prints_both() {
     let Some(repo) = Repo::new("drytwo") else { return };
     let said = repo.xtask(&["build", "--dry-run"]).run().ok();
     assert_eq!(said.stdout.lines().count(), 2, "{}", said.stdout);
-    said.says("because nothing of this fingerprint is on this machine");
+    said.says("is not on this machine");
     assert!(!repo.path.join("target/images").exists());
 }
 

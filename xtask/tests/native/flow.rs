@@ -3,7 +3,7 @@
 use crate::fixture::{Repo, actions};
 use crate::world::{NAMES, World, listing};
 use std::collections::BTreeMap;
-use xtask_native::push::known::{DIFF_ID, RECIPE};
+use xtask_native::push::published::{DIFF_ID, RECIPE};
 
 #[test]
 fn the_second_build_builds_nothing_and_writes_nothing() {

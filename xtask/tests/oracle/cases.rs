@@ -24,7 +24,7 @@ pub(crate) struct Case {
     pub(crate) args: &'static [(&'static str, &'static str)],
     pub(crate) labels: &'static [(&'static str, &'static str)],
     pub(crate) target: &'static str,
-    pub(crate) known: &'static [&'static str],
+    pub(crate) deferred: &'static [&'static str],
     pub(crate) expect: Expect,
 }
 
@@ -37,7 +37,7 @@ impl Case {
         args: &[],
         labels: &[],
         target: "",
-        known: &[],
+        deferred: &[],
         expect: Expect::Same,
     };
 }

@@ -264,7 +264,7 @@ fn ours(bases: &Bases, place: &Place<'_>, text: &str, case: &Case) -> Result<Out
         dockerfile = dockerfile.with_target(case.target)?;
     }
     let map = |pairs: &[(&str, &str)]| pairs.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
-    let known = case.known.iter().map(|path| (ContextPath::new(*path), Digest::of(path.as_bytes()))).collect();
+    let known = case.deferred.iter().map(|path| (ContextPath::new(*path), Digest::of(path.as_bytes()))).collect();
     let inputs = Inputs {
         dockerfile: &dockerfile,
         args: &map(case.args),
@@ -274,7 +274,7 @@ fn ours(bases: &Bases, place: &Place<'_>, text: &str, case: &Case) -> Result<Out
         labels: &map(case.labels),
         images: bases,
         realised: &BTreeMap::new(),
-        known: &known,
+        deferred: &known,
         codec: "none",
     };
     let assembly = assemble(&inputs)?;
@@ -450,7 +450,7 @@ fn buildkit_gives_the_same_app() {
         dockerfile: text("dockerfiles/Dockerfile.fast"),
         ignore: text("dockerfiles/Dockerfile.fast.dockerignore"),
         args,
-        known: &["target/release/autoscaler"],
+        deferred: &["target/release/autoscaler"],
         ..Case::SAME
     };
     let wrong = run(engine, &[case], context.path());

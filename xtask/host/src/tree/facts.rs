@@ -143,6 +143,9 @@ pub fn find_root(named: Option<&Path>) -> Result<PathBuf, Fault> {
     })
 }
 
+/// Placeholder for an image that a Dockerfile names by an argument.
+const ANY_IMAGE: &str = "image.invalid/any";
+
 /// A Dockerfile as it counts.
 pub struct Parsed {
     /// Its path.
@@ -176,9 +179,7 @@ pub fn parse(tree: &Tree, kind: ImageKind, args: &BTreeMap<String, String>) -> R
     for platform in &tree.policy.project.platforms {
         // The images beneath count by their digests; which files are read does not hang on their names.
         let mut args = args.clone();
-        args.extend(
-            ["ROOT_IMAGE", "BASE_IMAGE", "RUST_IMAGE"].map(|name| (name.to_owned(), "image.invalid/any".to_owned())),
-        );
+        args.extend(["ROOT_IMAGE", "BASE_IMAGE", "RUST_IMAGE"].map(|name| (name.to_owned(), ANY_IMAGE.to_owned())));
         if kind == ImageKind::App {
             args.extend(staged(platform).map(|path| ("BINARY".to_owned(), path.to_string())));
         }
@@ -208,6 +209,20 @@ pub fn parse(tree: &Tree, kind: ImageKind, args: &BTreeMap<String, String>) -> R
         program: OnceLock::new(),
         path,
     })
+}
+
+/// Names of the secrets that the steps of a Dockerfile mount, on any platform of the policy. Reads nothing but the Dockerfile.
+pub fn secrets(tree: &Tree, kind: ImageKind) -> Result<BTreeSet<String>, Fault> {
+    let path = tree.dockerfile(kind)?;
+    let dockerfile = Dockerfile::parse(path.as_str(), &tree.files.text(path.as_ref())?)?;
+    let own = if kind == ImageKind::Base { &tree.policy.base.args } else { &tree.policy.app.args };
+    let images = ["ROOT_IMAGE", "BASE_IMAGE", "RUST_IMAGE"].map(|name| (name.to_owned(), ANY_IMAGE.to_owned()));
+    let args: BTreeMap<String, String> = own.clone().into_iter().chain(images).collect();
+    let mut secrets = BTreeSet::new();
+    for platform in &tree.policy.project.platforms {
+        secrets.extend(dockerfile.secrets(&args, platform)?);
+    }
+    Ok(secrets)
 }
 
 /// Refuses an argument of the policy that no `ARG` declares: both engines would pass over it in silence.
@@ -390,9 +405,19 @@ pub fn base_key(tree: &Tree, root: &RootImage, lock: &Lock, parsed: &Parsed) -> 
         lock: lock.meaning(),
         dockerfile: parsed.meaning.clone(),
         args: tree.policy.base.args.clone(),
+        labels: labels(tree, ImageKind::Base),
         files: parsed.files.clone(),
         compression: tree.policy.base.compression.to_string(),
     }
+}
+
+/// The labels that follow from the policy alone, and so are part of an image's key. Labels that describe one build (revision, time,
+/// version, name of the base) are not: a build that reuses the image does not change them.
+pub fn labels(tree: &Tree, kind: ImageKind) -> BTreeMap<String, String> {
+    let title = tree.repository(kind).path().rsplit('/').next().unwrap_or_default().to_owned();
+    let source = tree.policy.project.source.clone().map(|source| ("org.opencontainers.image.source", source));
+    let labels = [("org.opencontainers.image.title", title)].into_iter().chain(source);
+    labels.map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 /// Whether a file is in the image as it is, and so does not count for the program, unless that is said to be compiled from it.
@@ -426,15 +451,21 @@ pub fn app_key(tree: &Tree, base: Fingerprint, parsed: &Parsed) -> Result<AppKey
         scratch: None,
         dockerfile: parsed.meaning.clone(),
         args: tree.policy.app.args.clone(),
+        labels: labels(tree, ImageKind::App),
         files: parsed.files.clone(),
         binary: binary_key(tree, parsed)?,
+        compiler: None,
+        compression: tree.policy.base.compression.to_string(),
     })
 }
 
 /// The key of the app from scratch: what the base's holds, but for the base's own Dockerfile and files.
-pub fn enhanced_key(tree: &Tree, base: BaseKey, parsed: &Parsed) -> Result<AppKey, Fault> {
-    let scratch = BaseKey { dockerfile: Vec::new(), files: Vec::new(), ..base };
-    Ok(AppKey { base: None, scratch: Some(Box::new(scratch)), ..app_key(tree, scratch_base(), parsed)? })
+///
+/// `compiler` names what compiles the binary in a stage of the Dockerfile.
+pub fn enhanced_key(tree: &Tree, base: BaseKey, parsed: &Parsed, compiler: Option<String>) -> Result<AppKey, Fault> {
+    let scratch = BaseKey { dockerfile: Vec::new(), files: Vec::new(), labels: BTreeMap::new(), ..base };
+    let key = app_key(tree, scratch_base(), parsed)?;
+    Ok(AppKey { base: None, scratch: Some(Box::new(scratch)), compiler, ..key })
 }
 
 fn scratch_base() -> Fingerprint {

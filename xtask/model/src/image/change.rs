@@ -2,7 +2,7 @@
 //!
 //! - **skip**: both keys equal the base revision's, and the registry lacks neither image (or was not asked: `--offline`).
 //! - **fast**: the base of exactly this key is in the registry for every platform (or equals the base revision's, with the
-//!   registry not asked), and the app differs, is missing, stands on another build of its base, or is wanted whatever changed.
+//!   registry not asked), and the app differs, is missing, was built on a different base, or is wanted whatever changed.
 //!   So it is with a pinned base, of which none is ever built: what only another base would be made of does not count.
 //! - **base+fast**: the base differs from the base revision's or cannot be compared, and is not known to be there.
 //! - **full**: the base's own key cannot be computed at head (its Dockerfile does not parse, or reads what is not there), so that
@@ -11,7 +11,9 @@
 //! What cannot be known never leads to `skip`: it fails open to building, and says why.
 
 use crate::image::key::{AppKey, BaseKey, Names, app_changes, base_changes, foremost};
+use crate::image::plan::Decision;
 use crate::image::policy::{Engine, Policy};
+use crate::image::presence::Presence;
 use crate::image::verification::Needed;
 use crate::spec::lock;
 use crate::spec::reference::Reference;
@@ -19,9 +21,9 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// What is to be built.
+/// Work that a change needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub enum Decision {
+pub enum Work {
     /// Nothing.
     #[serde(rename = "skip")]
     Skip,
@@ -36,7 +38,7 @@ pub enum Decision {
     Full,
 }
 
-impl fmt::Display for Decision {
+impl fmt::Display for Work {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Skip => "skip",
@@ -81,36 +83,52 @@ pub enum Purpose {
     Manual,
 }
 
-/// Whether the registry has an image.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case", tag = "answer", content = "because")]
-pub enum Presence {
-    /// With every platform of the policy.
-    Present,
-    /// Not, or not whole: the reason.
-    Absent(String),
-    /// It is there, but stands on another build of its base than the one that is there now: how.
-    Stale(String),
-    /// The registry did not say: the cause.
+/// One image of the tree, as the build would treat it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PlannedImage {
+    /// The name by its fingerprint's tag, or by digest where the base is pinned; none where its root is unknown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reference: Option<Reference>,
+    pub presence: Presence,
+    /// The build's own decision, where the registry was asked and answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decision: Option<Decision>,
+}
+
+/// Answer to the question whether an image can be used as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ready {
+    Yes,
+    /// It has to be built, for these reasons.
+    No(String),
+    /// The registry did not answer: the cause.
     Unknown(String),
-    /// It was not asked.
     NotAsked,
 }
 
-impl Presence {
+impl PlannedImage {
+    pub fn ready(&self) -> Ready {
+        match (&self.presence, &self.decision) {
+            (Presence::NotAsked, _) => Ready::NotAsked,
+            (Presence::Unknown(why), _) => Ready::Unknown(why.clone()),
+            (_, Some(Decision::Build { reasons, .. })) => Ready::No(reasons.join("; ")),
+            (_, Some(Decision::Reuse { .. }) | None) => Ready::Yes,
+        }
+    }
+
     /// `true`, `false` or `unknown`, as CI's outputs have it.
     pub fn as_output(&self) -> &'static str {
-        match self {
-            Self::Present => "true",
-            Self::Absent(_) | Self::Stale(_) => "false",
-            Self::Unknown(_) | Self::NotAsked => "unknown",
+        match self.ready() {
+            Ready::Yes => "true",
+            Ready::No(_) => "false",
+            Ready::Unknown(_) | Ready::NotAsked => "unknown",
         }
     }
 }
 
-/// What decides.
+/// Facts that decide what a change needs.
 #[derive(Clone, Debug)]
-pub struct Facts {
+pub struct ChangeFacts {
     /// What asked.
     pub purpose: Purpose,
     /// Whether the base's inputs and the app's differ from the base revision's, and how; or why that cannot be known.
@@ -119,10 +137,8 @@ pub struct Facts {
     pub no_base: Option<String>,
     /// `images.lock` pins the base: there is none to build, whatever changed.
     pub pinned: bool,
-    /// The base in the registry.
-    pub base: Presence,
-    /// The app in the registry.
-    pub app: Presence,
+    pub base: PlannedImage,
+    pub app: PlannedImage,
 }
 
 /// The differences between two trees, ready to be read.
@@ -179,9 +195,9 @@ pub fn compare(old: &Inputs, new: &Inputs, base_names: &Names<'_>, app_names: &N
 }
 
 /// Decides, and says why.
-pub fn decide(facts: &Facts) -> (Decision, Vec<String>) {
+pub fn decide(facts: &ChangeFacts) -> (Work, Vec<String>) {
     if let Some(why) = &facts.no_base {
-        return (Decision::Full, vec![format!("no base can be named: {why}")]);
+        return (Work::Full, vec![format!("no base can be named: {why}")]);
     }
     let mut reasons = Vec::new();
     match facts.purpose {
@@ -190,7 +206,7 @@ pub fn decide(facts: &Facts) -> (Decision, Vec<String>) {
         }
         Purpose::Schedule => {
             reasons.push("the regular rebuild takes the root's security updates".to_owned());
-            return (Decision::BaseFast, reasons);
+            return (Work::BaseFast, reasons);
         }
         Purpose::Release => reasons.push("a release is never skipped".to_owned()),
         Purpose::Manual => reasons.push("it was asked for by hand".to_owned()),
@@ -209,36 +225,36 @@ pub fn decide(facts: &Facts) -> (Decision, Vec<String>) {
         }
         Err(why) => reasons.push(format!("what changed cannot be known: {why}")),
     }
-    let base_ready = match &facts.base {
-        Presence::Present => {
+    let base_ready = match facts.base.ready() {
+        Ready::Yes => {
             if !base_same && !facts.pinned {
                 reasons.push("the base of this key is in the registry already".to_owned());
             }
             true
         }
-        Presence::Absent(why) | Presence::Stale(why) => {
-            reasons.push(lost("base", why, base_same));
+        Ready::No(why) => {
+            reasons.push(lost("base", &why, base_same));
             false
         }
-        Presence::Unknown(why) => {
+        Ready::Unknown(why) => {
             reasons.push(format!("whether the registry has the base cannot be known: {why}"));
             false
         }
-        Presence::NotAsked => base_same,
+        Ready::NotAsked => base_same,
     };
     if facts.pinned && !base_same {
         reasons.push(format!("the base is pinned in `{}`: none is built", lock::images::PATH));
     }
     if !base_ready && !facts.pinned {
-        return (Decision::BaseFast, reasons);
+        return (Work::BaseFast, reasons);
     }
-    let app_ready = match &facts.app {
-        Presence::Present | Presence::NotAsked => true,
-        Presence::Absent(why) | Presence::Stale(why) => {
-            reasons.push(lost("app", why, base_same && app_same));
+    let app_ready = match facts.app.ready() {
+        Ready::Yes | Ready::NotAsked => true,
+        Ready::No(why) => {
+            reasons.push(lost("app", &why, base_same && app_same));
             false
         }
-        Presence::Unknown(why) => {
+        Ready::Unknown(why) => {
             reasons.push(format!("whether the registry has the app cannot be known: {why}"));
             false
         }
@@ -246,22 +262,20 @@ pub fn decide(facts: &Facts) -> (Decision, Vec<String>) {
     if facts.purpose == Purpose::Change && base_same && app_same && base_ready && app_ready {
         reasons = vec!["nothing that an image is made of changed".to_owned()];
         reasons.extend(waiting);
-        return (Decision::Skip, reasons);
+        return (Work::Skip, reasons);
     }
     reasons.extend(waiting);
-    (Decision::Fast, reasons)
+    (Work::Fast, reasons)
 }
 
 fn lost(image: &str, why: &str, same: bool) -> String {
-    if same { format!("{image}: {why}; nothing of yours changed") } else { format!("{image}: {why}") }
+    if same { format!("{image}: {why}, although no input changed") } else { format!("{image}: {why}") }
 }
 
-/// A plan as it is told: the decision with all that led to it.
+/// The work with the facts and reasons that led to it.
 #[derive(Clone, Debug, Serialize)]
-pub struct Plan {
-    /// What is to be built.
-    pub decision: Decision,
-    /// Why.
+pub struct ChangePlan {
+    pub decision: Work,
     pub reasons: Vec<String>,
     /// What asked.
     pub purpose: Purpose,
@@ -271,14 +285,8 @@ pub struct Plan {
     pub head_revision: Option<String>,
     /// The differences, where they are known.
     pub changes: Option<Changes>,
-    /// The base's name by its fingerprint's tag, where the root is known.
-    pub base_reference: Option<Reference>,
-    /// Whether the registry has it.
-    pub base: Presence,
-    /// The app's name by its fingerprint's tag.
-    pub app_reference: Option<Reference>,
-    /// Whether the registry has it.
-    pub app: Presence,
+    pub base: PlannedImage,
+    pub app: PlannedImage,
     /// The tests that the commit must pass.
     pub verification: Needed,
     /// Why these tests.
@@ -300,13 +308,13 @@ pub enum Machines {
 }
 
 impl Machines {
-    /// The machines that CI's builds need. Copying files is the same on every machine; compilers, `RUN` and the import of packages
+    /// Returns the machines that CI's builds need. Copying files is the same on every machine; compilers, `RUN` and the import of packages
     /// are not.
-    pub fn needed(policy: &Policy, decision: Decision, compiles: bool) -> Self {
-        let copies = match decision {
-            Decision::Skip => true,
-            Decision::Fast => policy.ci.engine == Engine::Native && !compiles,
-            Decision::BaseFast | Decision::Full => false,
+    pub fn needed(policy: &Policy, work: Work, compiles: bool) -> Self {
+        let copies = match work {
+            Work::Skip => true,
+            Work::Fast => policy.ci.engine == Engine::Native && !compiles,
+            Work::BaseFast | Work::Full => false,
         };
         if copies || policy.project.platforms.len() == 1 { Self::One } else { Self::Several }
     }
@@ -320,7 +328,7 @@ impl Machines {
     }
 }
 
-impl Plan {
+impl ChangePlan {
     /// Whether the base's inputs changed, or cannot be compared.
     pub fn requirements_changed(&self) -> bool {
         self.changes.as_ref().is_none_or(|changes| !changes.base.is_empty() || !changes.waiting.is_empty())
@@ -339,10 +347,10 @@ impl Plan {
     pub fn outputs(&self) -> Vec<(&'static str, String)> {
         vec![
             ("decision", self.decision.to_string()),
-            ("should-build", (self.decision != Decision::Skip).to_string()),
-            ("use-fast-build", (self.decision == Decision::Fast).to_string()),
+            ("should-build", (self.decision != Work::Skip).to_string()),
+            ("use-fast-build", (self.decision == Work::Fast).to_string()),
             ("requirements-changed", self.requirements_changed().to_string()),
-            ("base-reference", self.base_reference.as_ref().map(ToString::to_string).unwrap_or_default()),
+            ("base-reference", self.base.reference.as_ref().map(ToString::to_string).unwrap_or_default()),
             ("base-present", self.base.as_output().to_owned()),
             ("tests", self.verification.to_string()),
             ("machines", self.machines.as_output().to_owned()),
@@ -362,8 +370,8 @@ impl Plan {
         let rows = [
             ("compared with", revision(&self.base_revision, "nothing")),
             ("planned", revision(&self.head_revision, "the working tree")),
-            ("base", image(self.base_reference.as_ref(), &self.base)),
-            ("app", image(self.app_reference.as_ref(), &self.app)),
+            ("base", image(&self.base)),
+            ("app", image(&self.app)),
             ("tests", format!("`{}`: {}", self.verification, plain(&self.verification_reason))),
         ];
         for (name, value) in rows {
@@ -373,16 +381,17 @@ impl Plan {
     }
 }
 
-fn image(reference: Option<&Reference>, presence: &Presence) -> String {
-    let name = reference.map_or_else(|| "its root is not known here".to_owned(), |name| format!("`{name}`"));
-    let standing = match presence {
-        Presence::Present => "is in the registry",
-        Presence::Absent(_) => "is not in the registry",
-        Presence::Stale(_) => "is in the registry, on another build of its base",
-        Presence::Unknown(_) => "cannot be known",
-        Presence::NotAsked => "was not asked for",
+fn image(image: &PlannedImage) -> String {
+    let name =
+        image.reference.as_ref().map_or_else(|| "its root is not known here".to_owned(), |name| format!("`{name}`"));
+    let presence = match (image.ready(), &image.presence) {
+        (Ready::Yes, _) => "is in the registry",
+        (Ready::No(_), Presence::Absent) => "is not in the registry",
+        (Ready::No(_), _) => "is in the registry and has to be built again",
+        (Ready::Unknown(_), _) => "cannot be known",
+        (Ready::NotAsked, _) => "was not asked for",
     };
-    format!("{name}, {standing}")
+    format!("{name}, {presence}")
 }
 
 /// A line in which a file's name cannot become markup.
@@ -415,21 +424,38 @@ pub fn output_line(name: &str, value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::presence::Published;
     use expect_test::expect;
 
-    fn facts() -> Facts {
-        Facts {
+    fn planned(presence: Presence, decision: Option<Decision>) -> PlannedImage {
+        PlannedImage { reference: None, presence, decision }
+    }
+
+    fn builds(presence: Presence, reason: &str) -> PlannedImage {
+        planned(presence, Some(Decision::Build { platforms: Vec::new(), reasons: vec![reason.to_owned()] }))
+    }
+
+    fn present() -> PlannedImage {
+        planned(Presence::Registry(Box::new(Published::for_tests(BTreeMap::new()))), None)
+    }
+
+    fn not_asked() -> PlannedImage {
+        planned(Presence::NotAsked, None)
+    }
+
+    fn facts() -> ChangeFacts {
+        ChangeFacts {
             purpose: Purpose::Change,
             changes: Ok(Changes::default()),
             no_base: None,
             pinned: false,
-            base: Presence::Present,
-            app: Presence::Present,
+            base: present(),
+            app: present(),
         }
     }
 
     #[track_caller]
-    fn check(edit: impl FnOnce(&mut Facts), decision: Decision, first: &str) {
+    fn check(edit: impl FnOnce(&mut ChangeFacts), decision: Work, first: &str) {
         let mut facts = facts();
         edit(&mut facts);
         let (found, reasons) = decide(&facts);
@@ -444,76 +470,73 @@ mod tests {
     #[test]
     fn a_change_is_judged_by_what_it_changes_and_by_what_is_there() {
         let nothing = "nothing that an image is made of changed";
-        let absent = || Presence::Absent("the registry lost it".to_owned());
-        let unknown = || Presence::Unknown("it timed out".to_owned());
-        check(|_| {}, Decision::Skip, nothing);
-        check(|f| (f.base, f.app) = (Presence::NotAsked, Presence::NotAsked), Decision::Skip, nothing);
-        check(|f| f.changes = changed(&[], &["x was edited"]), Decision::Fast, "app: x was edited");
-        check(|f| f.changes = changed(&["scipy"], &[]), Decision::Fast, "base: scipy");
-        check(
-            |f| (f.changes, f.base) = (changed(&["scipy"], &[]), Presence::NotAsked),
-            Decision::BaseFast,
-            "base: scipy",
-        );
-        check(|f| (f.changes, f.base) = (changed(&["scipy"], &[]), absent()), Decision::BaseFast, "base: scipy");
-        let lost = "base: the registry lost it; nothing of yours changed";
-        check(|f| f.base = absent(), Decision::BaseFast, lost);
-        check(|f| f.app = absent(), Decision::Fast, "app: the registry lost it; nothing of yours changed");
+        let absent = || builds(Presence::Absent, "the registry lost it");
+        let unknown = || planned(Presence::Unknown("it timed out".to_owned()), None);
+        check(|_| {}, Work::Skip, nothing);
+        check(|f| (f.base, f.app) = (not_asked(), not_asked()), Work::Skip, nothing);
+        check(|f| f.changes = changed(&[], &["x was edited"]), Work::Fast, "app: x was edited");
+        check(|f| f.changes = changed(&["scipy"], &[]), Work::Fast, "base: scipy");
+        check(|f| (f.changes, f.base) = (changed(&["scipy"], &[]), not_asked()), Work::BaseFast, "base: scipy");
+        check(|f| (f.changes, f.base) = (changed(&["scipy"], &[]), absent()), Work::BaseFast, "base: scipy");
+        let lost = "base: the registry lost it, although no input changed";
+        check(|f| f.base = absent(), Work::BaseFast, lost);
+        check(|f| f.app = absent(), Work::Fast, "app: the registry lost it, although no input changed");
         check(
             |f| f.base = unknown(),
-            Decision::BaseFast,
+            Work::BaseFast,
             "whether the registry has the base cannot be known: it timed out",
         );
-        check(|f| f.app = unknown(), Decision::Fast, "whether the registry has the app cannot be known: it timed out");
+        check(|f| f.app = unknown(), Work::Fast, "whether the registry has the app cannot be known: it timed out");
     }
 
     #[test]
     fn what_cannot_be_known_fails_open() {
         let shallow = || Err("a shallow clone".to_owned());
         let reason = "what changed cannot be known: a shallow clone";
-        check(|f| f.changes = shallow(), Decision::Fast, reason);
-        check(|f| (f.changes, f.base) = (shallow(), Presence::NotAsked), Decision::BaseFast, reason);
-        check(|f| f.no_base = Some("x".to_owned()), Decision::Full, "no base can be named: x");
+        check(|f| f.changes = shallow(), Work::Fast, reason);
+        check(|f| (f.changes, f.base) = (shallow(), not_asked()), Work::BaseFast, reason);
+        check(|f| f.no_base = Some("x".to_owned()), Work::Full, "no base can be named: x");
     }
 
     #[test]
     fn releases_and_requests_are_never_skipped() {
-        check(|f| f.purpose = Purpose::Release, Decision::Fast, "a release is never skipped");
-        check(|f| f.purpose = Purpose::Manual, Decision::Fast, "it was asked for by hand");
+        check(|f| f.purpose = Purpose::Release, Work::Fast, "a release is never skipped");
+        check(|f| f.purpose = Purpose::Manual, Work::Fast, "it was asked for by hand");
         let weekly = "the regular rebuild takes the root's security updates";
-        check(|f| f.purpose = Purpose::Schedule, Decision::BaseFast, weekly);
+        check(|f| f.purpose = Purpose::Schedule, Work::BaseFast, weekly);
     }
 
     #[test]
     fn no_base_is_built_in_the_place_of_a_pinned_one() {
-        let pinned = |f: &mut Facts| f.pinned = true;
+        let pinned = |f: &mut ChangeFacts| f.pinned = true;
         let nothing = "nothing that an image is made of changed";
-        check(pinned, Decision::Skip, nothing);
+        check(pinned, Work::Skip, nothing);
         let weekly = "the regular rebuild takes a pinned base as it is";
-        check(|f| (f.pinned, f.purpose) = (true, Purpose::Schedule), Decision::Fast, weekly);
-        let unknown = || Presence::Unknown("it timed out".to_owned());
+        check(|f| (f.pinned, f.purpose) = (true, Purpose::Schedule), Work::Fast, weekly);
+        let unknown = || planned(Presence::Unknown("it timed out".to_owned()), None);
         let cannot = "whether the registry has the base cannot be known: it timed out";
-        check(|f| (f.pinned, f.base) = (true, unknown()), Decision::Fast, cannot);
+        check(|f| (f.pinned, f.base) = (true, unknown()), Work::Fast, cannot);
         let changes = || changed(&["scipy"], &[]);
-        check(|f| (f.pinned, f.base, f.changes) = (true, Presence::NotAsked, changes()), Decision::Fast, "base: scipy");
-        let (_, reasons) = decide(&Facts { pinned: true, changes: changes(), ..facts() });
+        check(|f| (f.pinned, f.base, f.changes) = (true, not_asked(), changes()), Work::Fast, "base: scipy");
+        let (_, reasons) = decide(&ChangeFacts { pinned: true, changes: changes(), ..facts() });
         assert_eq!(reasons, ["base: scipy", "the base is pinned in `images.lock`: none is built"]);
         let waiting = || Ok(Changes { waiting: vec!["scipy".to_owned()], ..Changes::default() });
-        let (decision, reasons) = decide(&Facts { pinned: true, changes: waiting(), ..facts() });
+        let (decision, reasons) = decide(&ChangeFacts { pinned: true, changes: waiting(), ..facts() });
         let waits = "base: scipy; it waits, the base is pinned in `images.lock`";
-        assert_eq!((decision, reasons), (Decision::Skip, vec![nothing.to_owned(), waits.to_owned()]));
+        assert_eq!((decision, reasons), (Work::Skip, vec![nothing.to_owned(), waits.to_owned()]));
     }
 
     #[test]
     fn an_app_on_another_build_of_its_base_is_built() {
-        let stale = || Presence::Stale("it stands on x".to_owned());
-        check(|f| f.app = stale(), Decision::Fast, "app: it stands on x; nothing of yours changed");
-        assert_eq!(stale().as_output(), "false");
+        let reason = "it was built on a different base (expected x)";
+        let outdated = || builds(present().presence, reason);
+        check(|f| f.app = outdated(), Work::Fast, &format!("app: {reason}, although no input changed"));
+        assert_eq!(outdated().as_output(), "false");
     }
 
-    fn plan() -> Plan {
-        Plan {
-            decision: Decision::Fast,
+    fn plan() -> ChangePlan {
+        ChangePlan {
+            decision: Work::Fast,
             reasons: vec!["app: a_b<c>.html was edited".to_owned()],
             purpose: Purpose::Change,
             base_revision: Some("0123456789abcdef".to_owned()),
@@ -523,10 +546,11 @@ mod tests {
                 app: vec!["a_b<c>.html was edited".to_owned()],
                 waiting: Vec::new(),
             }),
-            base_reference: Some("ghcr.io/acme/autoscaler-base:3f9c02d1a7b4".parse().unwrap()),
-            base: Presence::Present,
-            app_reference: None,
-            app: Presence::NotAsked,
+            base: PlannedImage {
+                reference: Some("ghcr.io/acme/autoscaler-base:3f9c02d1a7b4".parse().unwrap()),
+                ..present()
+            },
+            app: not_asked(),
             verification: Needed::Selected("pages".to_owned()),
             verification_reason: "`[[ci.tests]]` `pages` covers every changed file (`a_b<c>.html`)".to_owned(),
             machines: Machines::One,
@@ -545,13 +569,13 @@ mod tests {
         };
         let two = "[\"linux/amd64\", \"linux/arm64\"]";
         for (engine, platforms, decision, compiles, machines) in [
-            ("docker", "[\"linux/amd64\"]", Decision::Full, true, Machines::One),
-            ("native", two, Decision::Fast, false, Machines::One),
-            ("native", two, Decision::Fast, true, Machines::Several),
-            ("docker", two, Decision::Fast, false, Machines::Several),
-            ("native", two, Decision::BaseFast, false, Machines::Several),
-            ("native", two, Decision::Full, true, Machines::Several),
-            ("docker", two, Decision::Skip, false, Machines::One),
+            ("docker", "[\"linux/amd64\"]", Work::Full, true, Machines::One),
+            ("native", two, Work::Fast, false, Machines::One),
+            ("native", two, Work::Fast, true, Machines::Several),
+            ("docker", two, Work::Fast, false, Machines::Several),
+            ("native", two, Work::BaseFast, false, Machines::Several),
+            ("native", two, Work::Full, true, Machines::Several),
+            ("docker", two, Work::Skip, false, Machines::One),
         ] {
             assert_eq!(
                 Machines::needed(&policy(engine, platforms), decision, compiles),

@@ -20,7 +20,7 @@ use xtask_model::spec::reference::Digest;
 pub(super) struct Context<'a> {
     pub(super) root: &'a Path,
     pub(super) ignore: &'a Ignore,
-    pub(super) known: &'a BTreeMap<ContextPath, Digest>,
+    pub(super) deferred: &'a BTreeMap<ContextPath, Digest>,
 }
 
 impl Context<'_> {
@@ -29,7 +29,7 @@ impl Context<'_> {
         if sources.is_empty() {
             return Ok(selected);
         }
-        let absent: BTreeSet<ContextPath> = self.known.keys().cloned().collect();
+        let absent: BTreeSet<ContextPath> = self.deferred.keys().cloned().collect();
         let picked = context::pick(self.root, sources, self.ignore, &absent)?;
         for found in &picked.matches {
             selected[found.source].push(self.selected(found, &picked, &sources[found.source])?);
@@ -63,14 +63,14 @@ impl Context<'_> {
             Kind::Symlink => (Content::Symlink(found.link.clone().unwrap_or_default()), 0o777),
             Kind::File | Kind::Special => {
                 let executable = found.mode & 0o100 != 0;
-                if executable && !self.known.contains_key(path) {
+                if executable && !self.deferred.contains_key(path) {
                     without_capabilities(&file, path, source)?;
                 }
                 let content = Content::File(Bytes::At { file, size: found.size });
                 (content, if executable { 0o755 } else { 0o644 })
             }
         };
-        let sum = match (self.known.get(path), picked.digests.get(path)) {
+        let sum = match (self.deferred.get(path), picked.digests.get(path)) {
             (Some(recipe), _) => Some(Sum::Recipe(*recipe)),
             (None, digest) => digest.copied().map(Sum::Contents),
         };

@@ -81,7 +81,7 @@ impl<'a> Stages<'a> {
                 }
             }
         }
-        let context = Context { root: self.inputs.context, ignore: self.inputs.ignore, known: self.inputs.known };
+        let context = Context { root: self.inputs.context, ignore: self.inputs.ignore, deferred: self.inputs.deferred };
         for ((owner, selected), source) in owners.into_iter().zip(context.select(&sources)?).zip(&sources) {
             let adds =
                 stages.iter().find(|stage| stage.index == owner.0).map(|stage| &stage.instructions[owner.1].kind);
@@ -318,7 +318,7 @@ impl<'a> Stages<'a> {
     /// Context files that must exist when the layer is made.
     fn needs<'n>(&self, contents: impl Iterator<Item = (&'n Content, &'n Option<Sum>)>) -> BTreeSet<ContextPath> {
         let known: BTreeMap<_, _> =
-            self.inputs.known.keys().map(|path| (self.inputs.context.join(path.to_path()), path)).collect();
+            self.inputs.deferred.keys().map(|path| (self.inputs.context.join(path.to_path()), path)).collect();
         let path = |(content, sum): (&Content, &Option<Sum>)| match (content, sum) {
             (Content::File(Bytes::At { file, .. }), Some(Sum::Recipe(_))) => {
                 known.get(file).map(|path| (*path).clone())

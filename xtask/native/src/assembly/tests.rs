@@ -114,7 +114,7 @@ struct World {
     ignore: Ignore,
     image: MadeUp,
     made: Parts,
-    known: BTreeMap<ContextPath, Digest>,
+    deferred: BTreeMap<ContextPath, Digest>,
     args: BTreeMap<String, String>,
     labels: BTreeMap<String, String>,
     codec: &'static str,
@@ -138,7 +138,7 @@ fn world() -> World {
         ignore: Ignore::none(),
         image: image(&BASE, Execution { env, ..Execution::default() }),
         made: parts(&["opt/venv/one", "opt/venv/two", "etc", "srv/app"]),
-        known: BTreeMap::new(),
+        deferred: BTreeMap::new(),
         args: BTreeMap::new(),
         labels: BTreeMap::new(),
         codec: "none",
@@ -160,7 +160,7 @@ impl World {
             labels: &self.labels,
             images: &self.image,
             realised: &realised,
-            known: &self.known,
+            deferred: &self.deferred,
             codec: self.codec,
         };
         assemble(&inputs).map(|assembly| look(&assembly))
@@ -371,7 +371,7 @@ fn triggers_of_the_image_run_first_and_once() {
 fn a_file_that_is_made_later_is_identified_by_its_recipe() {
     let mut world = world();
     let path = ContextPath::new("target/program");
-    world.known.insert(path.clone(), Digest::of(b"one"));
+    world.deferred.insert(path.clone(), Digest::of(b"one"));
     let text = "FROM base\nCOPY --link target/program /bin/\nCOPY --link a /x\n";
     let needs = world.with(text, |assembly| assembly.layers[0].needs.clone()).unwrap();
     assert_eq!(needs, BTreeSet::from([path.clone()]));
@@ -385,7 +385,7 @@ fn a_file_that_is_made_later_is_identified_by_its_recipe() {
         other => panic!("{other:?}"),
     });
     assert_eq!(size, Ok(5));
-    world.known.insert(path, Digest::of(b"two"));
+    world.deferred.insert(path, Digest::of(b"two"));
     let after = world.recipes(text);
     assert_ne!(after[0], before[0]);
     assert_eq!(after[1], before[1]);

@@ -19,19 +19,19 @@ use xtask_model::spec::reference::{Digest, Repository};
 const AT_ONCE: usize = 4;
 
 #[derive(Clone, Debug)]
-pub struct Layer {
+pub struct ImageLayer {
     pub descriptor: Descriptor,
     /// Uncompressed digest.
     pub diff_id: Digest,
-    pub origin: Origin,
+    pub place: LayerPlace,
 }
 
 #[derive(Clone, Debug)]
-pub enum Origin {
+pub enum LayerPlace {
     /// In the repository, as one of its manifests says.
-    There,
+    Repository,
     File(PathBuf),
-    Beneath,
+    Base,
 }
 
 /// Sends the layers to a repository. Returns the bytes sent, or `None` if the repository lacks a layer that its
@@ -39,31 +39,31 @@ pub enum Origin {
 pub(crate) fn to_repository(
     client: &Client,
     repository: &Repository,
-    layers: &[Layer],
-    beneath: Option<&Image>,
+    layers: &[ImageLayer],
+    base: Option<&Image>,
     distrust: bool,
 ) -> Result<Option<u64>, Fault> {
     let (sent, lost) = (AtomicU64::new(0), AtomicBool::new(false));
     at_once(layers, |layer| {
         let (digest, size) = (&layer.descriptor.digest, layer.descriptor.size);
-        let ask = match (&layer.origin, beneath.map(|image| &image.place)) {
-            (Origin::Beneath, Some(Place::Registry(from))) if from == repository => return Ok(()),
+        let ask = match (&layer.place, base.map(|image| &image.place)) {
+            (LayerPlace::Base, Some(Place::Registry(from))) if from == repository => return Ok(()),
             // A mount reports whether the blob exists.
-            (Origin::Beneath, Some(Place::Registry(from))) => from.registry() != repository.registry(),
+            (LayerPlace::Base, Some(Place::Registry(from))) => from.registry() != repository.registry(),
             _ => true,
         };
         if ask && client.has_blob(repository, digest)? {
             return Ok(());
         }
-        if matches!(layer.origin, Origin::There) && !distrust {
+        if matches!(layer.place, LayerPlace::Repository) && !distrust {
             lost.store(true, Ordering::Relaxed);
             return Ok(());
         }
         sent.fetch_add(size, Ordering::Relaxed);
-        if let Some(file) = local_file(layer, beneath) {
+        if let Some(file) = local_file(layer, base) {
             return client.upload(repository, digest, size, &file);
         }
-        let Some((image, Place::Registry(from))) = of_base(layer, beneath) else {
+        let Some((image, Place::Registry(from))) = of_base(layer, base) else {
             return Err(Fault::network(format!("the registry lost the layer `{}`", repository.digest(*digest)))
                 .hint("build it again with `--force`"));
         };
@@ -85,10 +85,10 @@ pub(crate) fn to_repository(
 }
 
 /// Whether the repository lacks a layer that its manifests name.
-pub fn lacks(client: &Client, repository: &Repository, layers: &[Layer]) -> Result<bool, Fault> {
+pub fn lacks(client: &Client, repository: &Repository, layers: &[ImageLayer]) -> Result<bool, Fault> {
     let lacks = AtomicBool::new(false);
     at_once(layers, |layer| {
-        if matches!(layer.origin, Origin::There) && !client.has_blob(repository, &layer.descriptor.digest)? {
+        if matches!(layer.place, LayerPlace::Repository) && !client.has_blob(repository, &layer.descriptor.digest)? {
             lacks.store(true, Ordering::Relaxed);
         }
         Ok(())
@@ -96,13 +96,13 @@ pub fn lacks(client: &Client, repository: &Repository, layers: &[Layer]) -> Resu
     Ok(lacks.into_inner())
 }
 
-pub fn to_layout(client: &Client, layout: &Layout, layers: &[Layer], beneath: Option<&Image>) -> Result<(), Fault> {
+pub fn to_layout(client: &Client, layout: &Layout, layers: &[ImageLayer], base: Option<&Image>) -> Result<(), Fault> {
     at_once(layers, |layer| {
         let digest = &layer.descriptor.digest;
         if layout.blob_size(digest) == Some(layer.descriptor.size) {
             return Ok(());
         }
-        match (local_file(layer, beneath), beneath) {
+        match (local_file(layer, base), base) {
             // Hard links on one file system; blobs are never modified.
             (Some(file), _) => {
                 let target = layout.blob_path(digest);
@@ -124,13 +124,13 @@ pub fn to_layout(client: &Client, layout: &Layout, layers: &[Layer], beneath: Op
 }
 
 /// The base image and its location, for a layer of the base.
-fn of_base<'i>(layer: &Layer, beneath: Option<&'i Image>) -> Option<(&'i Image, &'i Place)> {
-    beneath.filter(|_| matches!(layer.origin, Origin::Beneath)).map(|image| (image, &image.place))
+fn of_base<'i>(layer: &ImageLayer, base: Option<&'i Image>) -> Option<(&'i Image, &'i Place)> {
+    base.filter(|_| matches!(layer.place, LayerPlace::Base)).map(|image| (image, &image.place))
 }
 
-fn local_file(layer: &Layer, beneath: Option<&Image>) -> Option<PathBuf> {
-    match (&layer.origin, of_base(layer, beneath)) {
-        (Origin::File(file), _) => Some(file.clone()),
+fn local_file(layer: &ImageLayer, base: Option<&Image>) -> Option<PathBuf> {
+    match (&layer.place, of_base(layer, base)) {
+        (LayerPlace::File(file), _) => Some(file.clone()),
         (_, Some((_, Place::Layout(from)))) => Some(from.blob_path(&layer.descriptor.digest)),
         _ => None,
     }
@@ -147,7 +147,7 @@ fn fetched(client: &Client, image: &Image, layer: &Descriptor) -> Result<(PathBu
 }
 
 /// Runs `work` for each layer, several at once; stops at the first fault.
-fn at_once(layers: &[Layer], work: impl Fn(&Layer) -> Result<(), Fault> + Sync) -> Result<(), Fault> {
+fn at_once(layers: &[ImageLayer], work: impl Fn(&ImageLayer) -> Result<(), Fault> + Sync) -> Result<(), Fault> {
     let next = AtomicUsize::new(0);
     let failed = Mutex::new(None);
     let run = || {

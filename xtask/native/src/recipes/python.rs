@@ -110,11 +110,7 @@ impl<'a> PythonPackages<'a> {
     /// An unreadable lock or script, a platform without wheels, a stage that compiles.
     pub fn new(request: &Request<'_>, root_files: &'a dyn RootFiles) -> Result<Self, Fault> {
         let Request { root, base, platform, .. } = *request;
-        if let Some(packages) = request.args.get("BUILD_PACKAGES").filter(|packages| !packages.trim().is_empty()) {
-            return Err(Fault::usage(format!("`BUILD_PACKAGES` requests compilers (`{packages}`)"))
-                .needed_by("the recipe `python-packages`, which only installs wheels")
-                .hint("build this base with docker: `--engine docker`"));
-        }
+        settings(request.args, platform, request.python)?;
         let read = |path: &Path| {
             std::fs::read_to_string(root.join(path))
                 .map_err(|error| Fault::usage(format!("cannot read `{}`", path.display())).cause(error))
@@ -138,11 +134,7 @@ impl<'a> PythonPackages<'a> {
         let config = root_files.config();
         let stated = version(config);
         let python = stated.clone().unwrap_or_else(|| request.python.to_owned());
-        let environment = Environment::new(&python, platform).ok_or_else(|| {
-            Fault::usage(format!("cannot install packages for `{platform}` without running its root"))
-                .cause("wheels are supported for `linux/amd64` and `linux/arm64`")
-                .hint("build this base with docker: `--engine docker`")
-        })?;
+        let environment = environment(&python, platform)?;
         let packages = environment.packages(&lock)?;
         wheels(&lock, &packages)?;
         let groups = groups::groups(&packages, &direct);
@@ -427,6 +419,27 @@ impl Realise for PythonPackages<'_> {
             })
             .collect()
     }
+}
+
+/// Rejects settings of the stage that the recipe does not support; needs no root.
+///
+/// # Errors
+/// Packages to compile with; a platform without wheels.
+pub(super) fn settings(args: &BTreeMap<String, String>, platform: &Platform, python: &str) -> Result<(), Fault> {
+    if let Some(packages) = args.get("BUILD_PACKAGES").filter(|packages| !packages.trim().is_empty()) {
+        return Err(Fault::usage(format!("`BUILD_PACKAGES` requests compilers (`{packages}`)"))
+            .needed_by("the recipe `python-packages`, which only installs wheels")
+            .hint("build this base with docker: `--engine docker`"));
+    }
+    environment(python, platform).map(drop)
+}
+
+fn environment(python: &str, platform: &Platform) -> Result<Environment, Fault> {
+    Environment::new(python, platform).ok_or_else(|| {
+        Fault::usage(format!("cannot install packages for `{platform}` without running its root"))
+            .cause("wheels are supported for `linux/amd64` and `linux/arm64`")
+            .hint("build this base with docker: `--engine docker`")
+    })
 }
 
 impl Compiler {

@@ -15,21 +15,21 @@ pub const RECIPE: &str = "dev.xtask.layer.recipe";
 pub const DIFF_ID: &str = "dev.xtask.layer.diff-id";
 
 #[derive(Clone, Debug, Default)]
-pub struct Known {
+pub struct PublishedLayers {
     by_recipe: BTreeMap<Digest, (Descriptor, Digest)>,
     blobs: BTreeSet<Digest>,
 }
 
-impl Known {
+impl PublishedLayers {
     /// Reads manifests of a repository. Unreadable ones are skipped: they only save work.
     pub fn read(client: &Client, repository: &Repository, manifests: &[Digest]) -> Self {
-        let mut known = Self::default();
+        let mut published = Self::default();
         for digest in manifests {
             if let Ok(manifest) = publish::read_manifest(client, repository, *digest) {
-                known.add(&manifest);
+                published.add(&manifest);
             }
         }
-        known
+        published
     }
 
     pub fn add(&mut self, manifest: &Manifest) {
@@ -53,7 +53,7 @@ impl Known {
 }
 
 /// Records the recipe of a layer in its descriptor.
-pub(crate) fn noted(descriptor: Descriptor, recipe: &Digest, diff_id: &Digest) -> Descriptor {
+pub(crate) fn with_recipe(descriptor: Descriptor, recipe: &Digest, diff_id: &Digest) -> Descriptor {
     descriptor.with_annotation(RECIPE, recipe.to_string()).with_annotation(DIFF_ID, diff_id.to_string())
 }
 
@@ -65,13 +65,13 @@ mod tests {
     #[test]
     fn manifests_record_the_recipe_of_a_layer() {
         let (recipe, diff_id) = (Digest::of(b"recipe"), Digest::of(b"tar"));
-        let made = noted(Descriptor::new(media_type::LAYER_GZIP, Digest::of(b"gz"), 2), &recipe, &diff_id);
+        let made = with_recipe(Descriptor::new(media_type::LAYER_GZIP, Digest::of(b"gz"), 2), &recipe, &diff_id);
         let other = Descriptor::new(media_type::LAYER_GZIP, Digest::of(b"base"), 4);
         let config = Descriptor::new(media_type::CONFIG, Digest::of(b"config"), 6);
-        let mut known = Known::default();
-        known.add(&Manifest::new(config, vec![other.clone(), made.clone()]));
-        assert_eq!(known.layer(&recipe), Some((&made, diff_id)));
-        assert_eq!(known.layer(&diff_id), None);
-        assert!(known.has_blob(&other.digest) && known.has_blob(&made.digest) && !known.has_blob(&recipe));
+        let mut published = PublishedLayers::default();
+        published.add(&Manifest::new(config, vec![other.clone(), made.clone()]));
+        assert_eq!(published.layer(&recipe), Some((&made, diff_id)));
+        assert_eq!(published.layer(&diff_id), None);
+        assert!(published.has_blob(&other.digest) && published.has_blob(&made.digest) && !published.has_blob(&recipe));
     }
 }

@@ -22,7 +22,7 @@ pub fn lock(folder: &Path) -> Result<File, Fault> {
             Err(TryLockError::WouldBlock) => {}
         }
         if !said {
-            terminal::step("waiting", "another build of this repository is at work");
+            terminal::step("waiting", "for another build of this repository");
             said = true;
         }
         process::interrupted()?;
@@ -30,7 +30,7 @@ pub fn lock(folder: &Path) -> Result<File, Fault> {
     }
 }
 
-/// An empty folder for a layout in the making.
+/// Makes an empty folder for a layout.
 pub(super) fn prepare(partial: &Path) -> Result<(), Fault> {
     remove(partial)?;
     std::fs::create_dir_all(partial).map_err(|error| cannot_write(partial, error))

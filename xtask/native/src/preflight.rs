@@ -9,19 +9,20 @@ use xtask_host::tree::facts::Tree;
 use xtask_model::fault::Fault;
 use xtask_model::image::policy::ImageKind;
 use xtask_model::spec::dockerfile::Dockerfile;
+use xtask_model::spec::reference::Platform;
 
 /// Placeholder for the base image.
 const IMAGE: &str = "image.invalid/any";
 
-/// Checks an image for every platform of the policy.
+/// Checks an image for these platforms.
 ///
 /// # Errors
 /// The first unsupported instruction, with its line.
-pub fn refusal(tree: &Tree, kind: ImageKind) -> Result<(), Fault> {
+pub fn check(tree: &Tree, kind: ImageKind, platforms: &[Platform]) -> Result<(), Fault> {
     let path = tree.dockerfile(kind)?;
     let dockerfile = Dockerfile::parse(path.as_str(), &tree.files.text(path.as_ref())?)?;
     let policy = &tree.policy;
-    for platform in &policy.project.platforms {
+    for platform in platforms {
         let mut args = if kind == ImageKind::Base { policy.base.args.clone() } else { policy.app.args.clone() };
         args.extend(["ROOT_IMAGE", "BASE_IMAGE", "RUST_IMAGE"].map(|name| (name.to_owned(), IMAGE.to_owned())));
         if let Some(binary) = &policy.app.binary {
@@ -30,6 +31,7 @@ pub fn refusal(tree: &Tree, kind: ImageKind) -> Result<(), Fault> {
         let stages = match kind {
             ImageKind::Base => {
                 recipes::check(&dockerfile, &args, platform, &policy.base)?;
+                recipes::settings(&dockerfile, &args, platform, policy)?;
                 Some(&policy.base.stages)
             }
             ImageKind::App | ImageKind::Enhanced => None,

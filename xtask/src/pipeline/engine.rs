@@ -1,14 +1,15 @@
-//! Which engine realises a plan: the one that was asked for, else the one that is at hand.
+//! The engine of a build: the one that was asked for, else the one that is available.
 
-use super::{Session, Target};
+use super::Context;
 use crate::flags::BuildFlags;
 use xtask_host::docker::Docker;
 use xtask_host::tree::facts::Tree;
 use xtask_model::fault::Fault;
+use xtask_model::image::plan::Target;
 use xtask_model::image::policy;
 use xtask_native::container::Runner;
 
-/// What builds.
+/// A builder of images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Engine {
     /// The docker and buildx command lines.
@@ -21,7 +22,7 @@ pub(super) enum Engine {
 pub(super) fn choose(tree: &Tree, flags: &BuildFlags, target: Target) -> Result<Engine, Fault> {
     let asked = flags.engine.unwrap_or(tree.policy.project.engine);
     let only_docker = match (&flags.builder, target) {
-        (Some(builder), _) => Some(format!("`{builder}` is a builder of docker's")),
+        (Some(builder), _) => Some(format!("`{builder}` is a builder of docker")),
         (None, Target::Enhanced) => Some("an image from scratch runs programs while it is built".to_owned()),
         (None, Target::Base | Target::App | Target::Fast) => None,
     };
@@ -36,22 +37,22 @@ pub(super) fn choose(tree: &Tree, flags: &BuildFlags, target: Target) -> Result<
     }
 }
 
-impl Session<'_> {
+impl Context<'_> {
     /// The docker into whose store local images go; without one they stay in layouts.
     pub(super) fn local_docker(&self) -> Result<Option<&Docker>, Fault> {
-        match self.engine {
+        match self.request.engine {
             Engine::Docker => self.docker().map(Some),
             Engine::Native if Docker::at_hand(&self.tree.root) => self.docker().map(Some),
             Engine::Native => Ok(None),
         }
     }
 
-    /// How images are run: by the engine that built them, or by what is at hand.
+    /// Runs images: by the engine that built them, or by what is available.
     pub(super) fn runner(&self) -> Result<Runner, Fault> {
-        match (self.engine, self.local_docker()?) {
+        match (self.request.engine, self.local_docker()?) {
             (Engine::Docker, _) => Ok(Runner::docker(self.docker()?.clone())),
-            (Engine::Native, Some(_)) => Runner::available(&self.tree),
-            (Engine::Native, None) => Runner::bare(&self.tree),
+            (Engine::Native, Some(_)) => Runner::available(self.tree),
+            (Engine::Native, None) => Runner::bare(self.tree),
         }
     }
 }

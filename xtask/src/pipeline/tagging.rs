@@ -1,9 +1,11 @@
 //! Puts the tags other than the fingerprint's, `latest` last, and decides right before each whether it may move.
 
-use super::Session;
+use super::Context;
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use xtask_host::registry::Answer;
 use xtask_host::registry::publish::{self, marks};
+use xtask_host::tree::facts::Tree;
 use xtask_host::tree::git::Git;
 use xtask_host::tree::git::remote::RemoteHead;
 use xtask_host::{process, terminal};
@@ -15,17 +17,17 @@ use xtask_model::image::tags::{self, Head, Mark, OfBranch, Since};
 use xtask_model::record::report;
 use xtask_model::spec::reference::{Digest, Platform, Repository, Tag};
 
-/// The image that is to be named.
+/// An image to tag.
 pub(super) struct Named {
     /// Its digest.
     pub digest: Digest,
     /// The commit that it was built from.
     pub revision: Option<String>,
-    /// What `latest` names, where that was asked just now and is this image.
+    /// The image of `latest`, where it was read just now and is this one.
     pub latest: Option<Published>,
 }
 
-/// What came of it.
+/// The outcome.
 pub(super) struct Put {
     /// The tags that name the image now.
     pub tags: Vec<Tag>,
@@ -42,7 +44,18 @@ impl Put {
     }
 }
 
-impl Session<'_> {
+/// Puts the tags of a build's images.
+pub(super) struct Tagger<'a> {
+    context: &'a Context<'a>,
+    /// The commit of the branch, once a remote was asked.
+    remote: OnceCell<RemoteHead>,
+}
+
+impl<'a> Tagger<'a> {
+    pub(super) fn new(context: &'a Context<'a>) -> Self {
+        Self { context, remote: OnceCell::new() }
+    }
+
     /// Puts the tags other than the fingerprint's; those that name the image already are left alone. An image that lacks a platform of
     /// the policy gets none: its last platform's job names it.
     pub(super) fn put_tags(
@@ -53,8 +66,11 @@ impl Session<'_> {
     ) -> Result<Put, Fault> {
         let mut put = Put::nothing(plan);
         let lacks = |platform: &&Platform| !platforms.contains_key(*platform);
-        if let Some(missing) = self.tree.policy.project.platforms.iter().find(lacks) {
-            terminal::step("unnamed", &format!("`{}` waits for {missing}", plan.repository.tag(&plan.tag)));
+        if let Some(missing) = self.context.tree.policy.project.platforms.iter().find(lacks) {
+            terminal::step(
+                "unnamed",
+                &format!("`{}` gets its tags once {missing} is published", plan.repository.tag(&plan.tag)),
+            );
             return Ok(put);
         }
         // What never moves comes first: where a registry refuses to move the others, the image has its names.
@@ -91,13 +107,13 @@ impl Session<'_> {
     /// Puts a tag that does not move: of the commit, or of a version. Returns why it stays at another image.
     fn put_fixed(&self, repository: &Repository, digest: Digest, tag: &Tag) -> Result<Option<String>, Fault> {
         if tags::is_version(tag.as_str())
-            && let Answer::Present(head) = self.client.head(repository, tag)?
+            && let Answer::Present(head) = self.context.client.head(repository, tag)?
             && head.digest != digest
             && let Some(why) = self.version_stays(repository, tag)?
         {
             return Ok(Some(why));
         }
-        match publish::tag(&self.client, repository, digest, tag) {
+        match publish::tag(&self.context.client, repository, digest, tag) {
             Ok(_) => Ok(None),
             Err(fault) if publish::is_immutable(&fault) => {
                 Ok(Some("the registry's tags are immutable, and it names another build of this commit".to_owned()))
@@ -115,9 +131,9 @@ impl Session<'_> {
             }
             Err(_) => {}
         }
-        let published = publish::read(&self.client, repository, tag)?.present();
+        let published = publish::read(&self.context.client, repository, tag)?.present();
         let revision = published.as_ref().and_then(Published::revision).unwrap_or("unknown");
-        let ours = self.tree.commit.as_ref().is_some_and(|commit| commit.id == revision);
+        let ours = self.context.tree.commit.as_ref().is_some_and(|commit| commit.id == revision);
         Ok((!ours).then(|| format!("a version does not move to another commit (it is of `{revision}`)")))
     }
 
@@ -129,62 +145,62 @@ impl Session<'_> {
         image: &Named,
         known: Option<Published>,
     ) -> Result<Option<String>, Fault> {
-        let Some(commit) = &self.tree.commit else { return Ok(None) };
+        let Some(commit) = &self.context.tree.commit else { return Ok(None) };
         let digest = image.digest;
         let own = image.revision.as_ref() == Some(&commit.id);
         // Asked for again: a later commit may have been published while this one was built.
-        let standing = match known {
+        let current = match known {
             Some(known) => Some(known),
-            None => publish::read(&self.client, repository, tag.clone())?.present(),
+            None => publish::read(&self.context.client, repository, tag.clone())?.present(),
         };
-        let is_there = standing.as_ref().is_some_and(|published| published.digest == digest);
-        if is_there && own {
+        let is_current = current.as_ref().is_some_and(|published| published.digest == digest);
+        if is_current && own {
             return Ok(None);
         }
-        let mark = marks::read(&self.client, repository, tag)?;
-        if let Some(published) = &standing {
-            if is_there && mark.as_ref().is_some_and(|mark| mark.digest == digest && mark.since.commit == commit.id) {
+        let mark = marks::read(&self.context.client, repository, tag)?;
+        if let Some(published) = &current {
+            if is_current && mark.as_ref().is_some_and(|mark| mark.digest == digest && mark.since.commit == commit.id) {
                 return Ok(None);
             }
             if let Some(why) = self.stays(published, mark.as_ref())? {
                 // Nothing to say of a tag that names this very image, for whichever commit.
-                return Ok((!is_there).then_some(why));
+                return Ok((!is_current).then_some(why));
             }
         }
         // Without a record the image's own commit counts.
         if !own || mark.is_some_and(|mark| mark.digest == digest) {
             let since = Since { commit: commit.id.clone(), rolled_back: false };
-            let image = match standing.filter(|_| is_there) {
+            let image = match current.filter(|_| is_current) {
                 Some(image) => image,
                 None => self.image_at(repository, digest)?,
             };
-            match marks::write(&self.client, repository, tag, &image, &since) {
+            match marks::write(&self.context.client, repository, tag, &image, &since) {
                 // Then the tag it is about does not move either, once it is there.
                 Err(fault) if publish::is_immutable(&fault) => terminal::detail(&fault.what),
                 written => written?,
             }
         }
-        match publish::tag(&self.client, repository, digest, tag) {
+        match publish::tag(&self.context.client, repository, digest, tag) {
             Err(fault) if publish::is_immutable(&fault) => Err(leave_out(fault, tag)),
             done => done.map(|_| None),
         }
     }
 
     fn image_at(&self, repository: &Repository, digest: Digest) -> Result<Published, Fault> {
-        let found = publish::read(&self.client, repository, digest)?.present();
+        let found = publish::read(&self.context.client, repository, digest)?.present();
         found.ok_or_else(|| Fault::network(format!("`{}` is not in the registry", repository.digest(digest))))
     }
 
     /// Why a tag that moves stays at what it names.
     fn stays(&self, published: &Published, mark: Option<&Mark>) -> Result<Option<String>, Fault> {
-        let Some(commit) = &self.tree.commit else { return Ok(None) };
+        let Some(commit) = &self.context.tree.commit else { return Ok(None) };
         let since = match mark.filter(|mark| mark.digest == published.digest) {
             Some(mark) => Some(mark.since.clone()),
             None => published
                 .revision()
                 .map(|revision| Since { commit: revision.trim_end_matches("-dirty").to_owned(), rolled_back: false }),
         };
-        let git = Git::at(&self.tree.root);
+        let git = Git::at(&self.context.tree.root);
         tags::stays(&commit.id, since.as_ref(), &|first, second| git.ancestry(first, second), &|other| self.head(other))
     }
 
@@ -192,12 +208,12 @@ impl Session<'_> {
     /// replaced `other`.
     fn head(&self, other: &str) -> Result<Head, Fault> {
         let Some((id, branch)) =
-            self.tree.commit.as_ref().and_then(|commit| Some((&commit.id, commit.branch.as_ref()?)))
+            self.context.tree.commit.as_ref().and_then(|commit| Some((&commit.id, commit.branch.as_ref()?)))
         else {
             return Ok(Head::Unknown("no branch is checked out".to_owned()));
         };
         if self.remote.get().is_none() {
-            let _ = self.remote.set(Git::at(&self.tree.root).remote_head(branch)?);
+            let _ = self.remote.set(Git::at(&self.context.tree.root).remote_head(branch)?);
         }
         Ok(match self.remote.get().expect("it was set") {
             RemoteHead::At(head, _) if head == id => Head::Ours,
@@ -209,14 +225,14 @@ impl Session<'_> {
             RemoteHead::Unknown(why) => Head::Unknown(why.clone()),
         })
     }
+}
 
-    /// The tag of the branch that is checked out, whether this tree is its commit's or not.
-    pub(super) fn branch_tag(&self) -> Option<Tag> {
-        let branch = self.tree.commit.as_ref()?.branch.as_ref()?;
-        match tags::of_branch(branch, &self.tree.policy.project.default_branch) {
-            OfBranch::Same(tag) | OfBranch::Other(tag, _) => Some(tag),
-            OfBranch::None(_) => None,
-        }
+/// The tag of the branch that is checked out, whether this tree is its commit's or not.
+pub(super) fn branch_tag(tree: &Tree) -> Option<Tag> {
+    let branch = tree.commit.as_ref()?.branch.as_ref()?;
+    match tags::of_branch(branch, &tree.policy.project.default_branch) {
+        OfBranch::Same(tag) | OfBranch::Other(tag, _) => Some(tag),
+        OfBranch::None(_) => None,
     }
 }
 

@@ -1,35 +1,49 @@
-//! What the ledger is told of a build: gathered while it goes on, so that a build that fails leaves what is known of it.
+//! The ledger's record of a build. It is filled during the build, so that a build that fails leaves a record too.
 
-use super::Session;
+use super::Context;
 use super::engine::Engine;
-use super::planning::Planned;
+use super::facts::Planned;
+use super::root::single_try_client;
+use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
 use xtask_host::docker::Docker;
 use xtask_host::registry::{Answer, Client, publish};
-use xtask_host::terminal;
+use xtask_host::{clock, terminal};
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::key::foremost;
-use xtask_model::image::plan::Decision;
+use xtask_model::image::plan::{Decision, ImagePlan};
 use xtask_model::image::policy::ImageKind;
 use xtask_model::record::ledger::{self, Bytes, Change, Kind, Record};
 use xtask_model::record::report::ImageReport;
 use xtask_model::spec::oci;
 use xtask_model::spec::reference::{Digest, Platform, Repository, Tag};
+use xtask_model::time::Timestamp;
 
-/// What is known of the build so far.
-#[derive(Default)]
+/// A build's record so far.
 pub(super) struct Trace {
+    began: Instant,
+    /// The same moment on the calendar.
+    when: Timestamp,
+    state: RefCell<State>,
+    /// Filled by another thread.
+    background: Mutex<Background>,
+}
+
+#[derive(Default)]
+struct State {
     decision: Option<Kind>,
     change: Option<Change>,
     reasons: Vec<String>,
+    /// Whether an image is not made of the commit alone.
+    differs: bool,
     finished: Vec<ImageReport>,
 }
 
-/// What can be seen beside the build, without making it wait.
+/// Facts that only the record needs, read in the background so that the build does not wait for them.
 #[derive(Default)]
-pub(super) struct Seen {
-    /// What builds.
+struct Background {
     engine: Option<String>,
     /// The layers that the registry had before.
     known: BTreeSet<Digest>,
@@ -39,55 +53,81 @@ pub(super) struct Seen {
 pub(crate) type Layers = Vec<(Digest, u64)>;
 
 impl Trace {
-    /// Takes down what is going to be done.
-    pub(super) fn plan(&mut self, planned: &Planned) {
-        let builds = |image: &super::planning::Image| matches!(image.plan.decision, Decision::Build { .. });
-        let base = planned.base.as_ref().is_some_and(builds);
-        let app = planned.app.as_ref().filter(|app| builds(app)).map(|app| app.plan.kind);
-        self.decision = Some(match (base, app) {
+    pub(super) fn begin() -> Self {
+        Self { began: Instant::now(), when: clock::now(), state: RefCell::default(), background: Mutex::default() }
+    }
+
+    pub(super) fn elapsed(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// Records the plan.
+    pub(super) fn plan(&self, planned: &Planned) {
+        let mut state = self.state.borrow_mut();
+        let plan = &planned.plan;
+        let base = plan.base.as_ref().is_some_and(ImagePlan::builds);
+        let app = plan.app.as_ref().filter(|app| app.builds()).map(|app| app.kind);
+        state.decision = Some(match (base, app) {
             (_, Some(ImageKind::Enhanced)) => Kind::Enhanced,
             (true, Some(_)) => Kind::BaseFast,
             (false, Some(_)) => Kind::Fast,
             (true, None) => Kind::Base,
             (false, None) => Kind::Reused,
         });
-        self.change = planned.app.as_ref().filter(|app| builds(app)).and_then(|app| app.change);
-        for image in planned.base.iter().chain(&planned.app) {
-            if let Decision::Build { reasons, .. } = &image.plan.decision {
-                self.reasons.extend(foremost(reasons).iter().map(|reason| format!("{}: {reason}", image.plan.kind)));
+        state.change = app.and_then(|_| planned.facts.app.as_ref()?.edited);
+        state.differs = planned.facts.base.iter().chain(&planned.facts.app).any(|image| !image.differences.is_empty());
+        for image in plan.images() {
+            if let Decision::Build { reasons, .. } = &image.decision {
+                state.reasons.extend(foremost(reasons).iter().map(|reason| format!("{}: {reason}", image.kind)));
             }
         }
     }
 
-    /// Takes down an image that is done.
-    pub(super) fn finish(&mut self, report: &ImageReport) {
-        self.finished.push(report.clone());
+    /// Records an image that is done.
+    pub(super) fn finish(&self, report: &ImageReport) {
+        self.state.borrow_mut().finished.push(report.clone());
+    }
+
+    /// The background work for a plan that builds something.
+    pub(super) fn background<'a>(
+        &'a self,
+        context: &Context<'_>,
+        planned: &Planned,
+    ) -> Option<impl FnOnce() + Send + use<'a>> {
+        let built: Vec<&ImagePlan> = planned.plan.images().filter(|image| image.builds()).collect();
+        let request = &context.request;
+        if request.dry_run || built.is_empty() {
+            return None;
+        }
+        let platform = &request.wanted.platforms[0];
+        let repositories = built.iter().filter(|_| request.wanted.push);
+        let latest: Vec<(Repository, Platform)> =
+            repositories.map(|image| (image.repository.clone(), platform.clone())).collect();
+        let (root, engine, builder) = (context.tree.root.clone(), request.engine, request.builder.clone());
+        let client = single_try_client(context.tree);
+        let background = &self.background;
+        Some(move || {
+            let engine = match (engine, builder) {
+                (Engine::Native, _) => Some(ledger::NATIVE.to_owned()),
+                (Engine::Docker, Some(name)) => Some(format!("{}{name}", ledger::BUILDER)),
+                (Engine::Docker, None) => Docker::find(&root).and_then(|docker| docker.version()).ok(),
+            };
+            let known = known_layers(&client, &latest);
+            *background.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Background { engine, known };
+        })
     }
 }
 
-/// Looks at the engine and at what the registry has, while something is built.
-pub(super) fn look(
-    root: &Path,
-    engine: Engine,
-    builder: Option<&str>,
-    client: &Client,
-    latest: &[(Repository, Platform)],
-) -> Seen {
-    let engine = match (engine, builder) {
-        (Engine::Native, _) => Some(ledger::NATIVE.to_owned()),
-        (Engine::Docker, Some(name)) => Some(format!("{}{name}", ledger::BUILDER)),
-        (Engine::Docker, None) => Docker::find(root).and_then(|docker| docker.version()).ok(),
-    };
+/// The layers of the images of `latest`. A registry that cannot be read only makes the record less complete.
+fn known_layers(client: &Client, latest: &[(Repository, Platform)]) -> BTreeSet<Digest> {
     let mut known = BTreeSet::new();
     for (repository, platform) in latest {
-        // What cannot be read only makes the record say less.
         let Ok(Answer::Present(found)) = publish::read(client, repository, Tag::latest()) else { continue };
         let Some(descriptor) = found.platforms.get(platform) else { continue };
-        known.extend(
-            layers(client, repository, descriptor.digest).unwrap_or_default().into_iter().map(|(digest, _)| digest),
-        );
+        let layers = layers(client, repository, descriptor.digest).unwrap_or_default();
+        known.extend(layers.into_iter().map(|(digest, _)| digest));
     }
-    Seen { engine, known }
+    known
 }
 
 /// The layers of a manifest in a registry.
@@ -100,41 +140,36 @@ pub(super) fn layers_of(manifest: &oci::Manifest) -> Layers {
     manifest.layers.iter().map(|layer| (layer.digest, layer.size)).collect()
 }
 
-impl Session<'_> {
-    /// Appends this build to the ledger. That it cannot be written ends nothing.
-    pub(super) fn append_record(&self, failed: Option<&Fault>) {
-        let mut record = self.record(&[]);
+impl Trace {
+    /// Appends this build to the ledger. A failure to write it is a warning.
+    pub(super) fn append(&self, context: &Context<'_>, failed: Option<&Fault>) {
+        let mut record = self.record(context, &[]);
         record.failed = failed.map(|fault| match fault.exit {
             Exit::Interrupted => "interrupted".to_owned(),
             _ => fault.what.lines().next().unwrap_or_default().to_owned(),
         });
-        if let Err(fault) = xtask_host::tree::ledger::append(&self.tree.root, &record) {
+        if let Err(fault) = xtask_host::tree::ledger::append(&context.tree.root, &record) {
             terminal::warn(&format!("{}: {}", fault.what, fault.causes.join(": ")));
         }
     }
 
     /// The annotation with which the record travels where the disk does not last; `unfinished` is the image about to be
     /// published. Only the last image that a command builds carries it, so that it is counted once.
-    pub(super) fn record_note(&self, unfinished: &ImageReport) -> Option<String> {
+    pub(super) fn note(&self, context: &Context<'_>, unfinished: &ImageReport) -> Option<String> {
         let in_ci = in_ci();
-        let last = match self.trace.borrow().decision? {
+        let last = match self.state.borrow().decision? {
             Kind::BaseFast => ImageKind::App,
             _ => unfinished.kind,
         };
-        (in_ci && unfinished.kind == last).then(|| self.record(std::slice::from_ref(unfinished)).compact())
+        (in_ci && unfinished.kind == last).then(|| self.record(context, std::slice::from_ref(unfinished)).compact())
     }
 
-    /// Whether an image of this build is not made of the commit alone.
-    fn differs(&self) -> bool {
-        self.differences.borrow().values().any(|differences| !differences.is_empty())
-    }
-
-    /// What is known now.
-    fn record(&self, unfinished: &[ImageReport]) -> Record {
-        let trace = self.trace.borrow();
-        let seen = self.seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let reports: Vec<&ImageReport> = trace.finished.iter().chain(unfinished).collect();
-        let commit = self.tree.commit.as_ref();
+    /// The record now.
+    fn record(&self, context: &Context<'_>, unfinished: &[ImageReport]) -> Record {
+        let state = self.state.borrow();
+        let background = self.background.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let reports: Vec<&ImageReport> = state.finished.iter().chain(unfinished).collect();
+        let commit = context.tree.commit.as_ref();
         let phases = |report: &&ImageReport| {
             let kind = report.kind;
             let name = move |phase: &str| if phase == "plan" { phase.to_owned() } else { format!("{kind} {phase}") };
@@ -145,16 +180,16 @@ impl Session<'_> {
         Record {
             schema: ledger::SCHEMA,
             when: self.when,
-            commit: commit.map(|commit| format!("{}{}", commit.id, if self.differs() { "-dirty" } else { "" })),
+            commit: commit.map(|commit| format!("{}{}", commit.id, if state.differs { "-dirty" } else { "" })),
             branch: commit.and_then(|commit| commit.branch.clone()),
-            decision: trace.decision.unwrap_or(Kind::Undecided),
-            reasons: trace.reasons.clone(),
-            change: trace.change,
+            decision: state.decision.unwrap_or(Kind::Undecided),
+            reasons: state.reasons.clone(),
+            change: state.change,
             seconds: round(self.began.elapsed().as_secs_f64()),
             phases: reports.iter().flat_map(phases).collect(),
-            bytes: bytes(&reports, &seen.known, self.wish.push),
+            bytes: bytes(&reports, &background.known, context.request.wanted.push),
             steps,
-            engine: seen.engine.clone(),
+            engine: background.engine.clone(),
             platform: Some(Platform::host()),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             ci: in_ci(),
@@ -167,7 +202,7 @@ pub(super) fn in_ci() -> bool {
     std::env::var_os("CI").is_some_and(|value| !value.is_empty())
 }
 
-/// Milliseconds are what these clocks are good for.
+/// Rounds to milliseconds.
 fn round(seconds: f64) -> f64 {
     (seconds * 1000.0).round() / 1000.0
 }
@@ -175,7 +210,7 @@ fn round(seconds: f64) -> f64 {
 /// The bytes of a build, from the layers of its images, base first.
 fn bytes(reports: &[&ImageReport], known: &BTreeSet<Digest>, push: bool) -> Bytes {
     let mut sums = Bytes::default();
-    let mut beneath: BTreeSet<Digest> = BTreeSet::new();
+    let mut lower: BTreeSet<Digest> = BTreeSet::new();
     let add = |sum: &mut Option<u64>, bytes: u64| *sum = Some(sum.unwrap_or(0) + bytes);
     for (index, report) in reports.iter().enumerate() {
         if let Some(pulled) = report.pulled {
@@ -183,7 +218,7 @@ fn bytes(reports: &[&ImageReport], known: &BTreeSet<Digest>, push: bool) -> Byte
         }
         match (report.action, report.layers.is_empty()) {
             ("reused", _) => {
-                // What the next image shows to stand on is counted there.
+                // The layers of the next image include these, and count them.
                 let counted_later = reports.get(index + 1).is_some_and(|next| !next.layers.is_empty());
                 let layers = report.layers.iter().map(|(_, size)| *size).sum();
                 if let Some(size) = report.size.or(Some(layers)).filter(|size| *size > 0 && !counted_later) {
@@ -194,10 +229,10 @@ fn bytes(reports: &[&ImageReport], known: &BTreeSet<Digest>, push: bool) -> Byte
                 let sum = |test: &dyn Fn(&Digest) -> bool| {
                     report.layers.iter().filter(|(digest, _)| test(digest)).map(|(_, size)| size).sum::<u64>()
                 };
-                add(&mut sums.built, sum(&|digest| !beneath.contains(digest)));
-                add(&mut sums.reused, sum(&|digest| beneath.contains(digest)));
+                add(&mut sums.built, sum(&|digest| !lower.contains(digest)));
+                add(&mut sums.reused, sum(&|digest| lower.contains(digest)));
                 if push {
-                    add(&mut sums.pushed, sum(&|digest| !beneath.contains(digest) && !known.contains(digest)));
+                    add(&mut sums.pushed, sum(&|digest| !lower.contains(digest) && !known.contains(digest)));
                 }
             }
             (_, true) => {
@@ -206,7 +241,7 @@ fn bytes(reports: &[&ImageReport], known: &BTreeSet<Digest>, push: bool) -> Byte
                 }
             }
         }
-        beneath.extend(report.layers.iter().map(|(digest, _)| *digest));
+        lower.extend(report.layers.iter().map(|(digest, _)| *digest));
     }
     if !reports.is_empty() && reports.iter().all(|report| report.action == "reused") {
         sums = Bytes { built: Some(0), pulled: Some(0), pushed: Some(0), ..sums };
@@ -242,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn layers_beneath_are_reused_and_those_that_were_there_are_not_pushed() {
+    fn layers_of_the_base_are_reused_and_known_layers_are_not_pushed() {
         let base = report(ImageKind::Base, "reused", &[("root", 10), ("packages", 100)]);
         let app = report(ImageKind::App, "built", &[("root", 10), ("packages", 100), ("binary", 7), ("code", 1)]);
         let known = BTreeSet::from([Digest::of(b"binary")]);

@@ -4,8 +4,8 @@
 use crate::assembly::{Assembly, Inputs, LayerPlan, assemble};
 use crate::image::{Image, oci_layer};
 use crate::layer::{self, Codec};
-use crate::push::deliver::{self, Layer, Origin};
-use crate::push::known::{self, Known};
+use crate::push::deliver::{self, ImageLayer, LayerPlace};
+use crate::push::published::{self, PublishedLayers};
 use crate::store::Store;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -20,14 +20,14 @@ use xtask_model::spec::reference::{Digest, Repository};
 pub struct Order<'a> {
     pub inputs: Inputs<'a>,
     /// The base image; `None` for `scratch`.
-    pub beneath: Option<&'a Image>,
+    pub base: Option<&'a Image>,
     pub codec: Codec,
     /// Makes context files that are known by recipe, when a layer needs them.
     pub make: &'a dyn Fn(&BTreeSet<ContextPath>) -> Result<(), Fault>,
     /// Creation time, RFC 3339.
     pub created: Option<String>,
     pub store: &'a Store,
-    pub known: &'a Known,
+    pub published: &'a PublishedLayers,
     /// Makes all layers, even known ones.
     pub force: bool,
 }
@@ -69,7 +69,7 @@ pub fn plan(order: &Order<'_>) -> Result<Vec<(LayerPlan, bool)>, Fault> {
     let assembly = assemble(&order.inputs)?;
     let known = |plan: &LayerPlan| {
         !order.force
-            && (order.known.layer(&plan.recipe).is_some() || matches!(order.store.get(&plan.recipe), Ok(Some(_))))
+            && (order.published.layer(&plan.recipe).is_some() || matches!(order.store.get(&plan.recipe), Ok(Some(_))))
     };
     Ok(assembly.layers.iter().map(|plan| (plan.clone(), known(plan))).collect())
 }
@@ -108,29 +108,31 @@ fn put_together(
             process::interrupted()?;
             terminal::detail(&format!("layer {}: {} entries", plan.name, items.len()));
             let stored = order.store.put(&plan.recipe, |sink| layer::write(&items, order.codec, threads(), sink))?;
-            let descriptor = known::noted(stored.descriptor, &plan.recipe, &stored.diff_id);
-            layers[index] = Some(Layer { descriptor, diff_id: stored.diff_id, origin: Origin::File(stored.path) });
+            let descriptor = published::with_recipe(stored.descriptor, &plan.recipe, &stored.diff_id);
+            layers[index] =
+                Some(ImageLayer { descriptor, diff_id: stored.diff_id, place: LayerPlace::File(stored.path) });
         }
         clock.lap("compress");
     }
-    let own: Vec<Layer> = layers.into_iter().flatten().collect();
-    let beneath = order.beneath.into_iter().flat_map(|image| {
+    let own: Vec<ImageLayer> = layers.into_iter().flatten().collect();
+    let base = order.base.into_iter().flat_map(|image| {
         image.layers().map(|(descriptor, diff_id)| {
             // A layer that the repository has lost is mounted again: the base image still has it.
-            let named = matches!(destination, Destination::Repository(_)) && order.known.has_blob(&descriptor.digest);
+            let named =
+                matches!(destination, Destination::Repository(_)) && order.published.has_blob(&descriptor.digest);
             let there = named && !distrust;
-            let origin = if there { Origin::There } else { Origin::Beneath };
-            Layer { descriptor: oci_layer(descriptor), diff_id, origin }
+            let place = if there { LayerPlace::Repository } else { LayerPlace::Base };
+            ImageLayer { descriptor: oci_layer(descriptor), diff_id, place }
         })
     });
-    let all: Vec<Layer> = beneath.chain(own).collect();
+    let all: Vec<ImageLayer> = base.chain(own).collect();
     let (config, manifest) = documents(order, assembly, &all)?;
     let sent = match destination {
         Destination::Repository(repository) => {
             let (digest, size) = (manifest.config.digest, manifest.config.size);
             let sent = std::thread::scope(|scope| {
                 let config = scope.spawn(|| client.upload(repository, &digest, size, &config));
-                let sent = deliver::to_repository(client, repository, &all, order.beneath, distrust)?;
+                let sent = deliver::to_repository(client, repository, &all, order.base, distrust)?;
                 config.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
                 Ok::<_, Fault>(sent)
             })?;
@@ -145,7 +147,7 @@ fn put_together(
             sent + size
         }
         Destination::Layout(layout) => {
-            deliver::to_layout(client, layout, &all, order.beneath)?;
+            deliver::to_layout(client, layout, &all, order.base)?;
             layout.put_bytes(&config)?;
             layout.put_bytes(&json(&manifest)?)?;
             0
@@ -163,23 +165,23 @@ fn find(
     plan: &LayerPlan,
     destination: Destination<'_>,
     distrust: bool,
-) -> Result<Option<Layer>, Fault> {
+) -> Result<Option<ImageLayer>, Fault> {
     if let (Destination::Repository(repository), Some((descriptor, diff_id))) =
-        (destination, order.known.layer(&plan.recipe))
+        (destination, order.published.layer(&plan.recipe))
         && (!distrust || client.has_blob(repository, &descriptor.digest)?)
     {
-        return Ok(Some(Layer { descriptor: descriptor.clone(), diff_id, origin: Origin::There }));
+        return Ok(Some(ImageLayer { descriptor: descriptor.clone(), diff_id, place: LayerPlace::Repository }));
     }
     let Some(stored) = order.store.get(&plan.recipe)? else { return Ok(None) };
     // Reads it once; a damaged layer is made again.
-    Ok(order.store.open_layer(&stored)?.map(|_| Layer {
-        descriptor: known::noted(stored.descriptor, &plan.recipe, &stored.diff_id),
+    Ok(order.store.open_layer(&stored)?.map(|_| ImageLayer {
+        descriptor: published::with_recipe(stored.descriptor, &plan.recipe, &stored.diff_id),
         diff_id: stored.diff_id,
-        origin: Origin::File(stored.path),
+        place: LayerPlace::File(stored.path),
     }))
 }
 
-fn documents(order: &Order<'_>, assembly: &Assembly<'_>, layers: &[Layer]) -> Result<(Vec<u8>, Manifest), Fault> {
+fn documents(order: &Order<'_>, assembly: &Assembly<'_>, layers: &[ImageLayer]) -> Result<(Vec<u8>, Manifest), Fault> {
     let mut config: Config = assembly.config.clone();
     config.rootfs = RootFs::new(layers.iter().map(|layer| layer.diff_id).collect());
     if let Some(created) = &order.created {
