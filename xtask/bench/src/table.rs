@@ -135,10 +135,10 @@ pub fn markdown(results: &Results) -> String {
 const INTRODUCTION: &str = "\
 # Benchmarks
 
-Written by `cargo xtask bench --write docs/benchmarks.md`; do not edit. Everything is measured in one go on one machine, on a
-private engine and a registry on loopback, until the image is in the registry. Beside it stands the same work by
-`docker buildx build --push` of `dockerfiles/Dockerfile.enhanced`, with the same root, secrets and compression: what a team does
-that has one Dockerfile and no build system.
+Written by `cargo xtask bench --write docs/benchmarks.md`; do not edit. All scenarios are measured in one run on one machine, with a
+private engine and a registry on loopback, until the image is in the registry. The comparison is the same work with
+`docker buildx build --push` of `dockerfiles/Dockerfile.enhanced`, with the same root, secrets and compression: what a team
+with one Dockerfile and no build system does.
 
 ";
 

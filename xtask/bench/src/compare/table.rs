@@ -81,12 +81,13 @@ pub fn markdown(results: &Comparison) -> String {
 }
 
 const INTRODUCTION: &str = "\
-# The native engine beside docker buildx and buildah
+# The native engine compared with docker buildx and buildah
 
-Written by `cargo xtask bench --compare --write FILE`; do not edit. Everything is measured in one go on one machine, until the
-image is in a registry on loopback. Docker has the containerd store and `COPY --link`; buildah, which knows no `--link`, chroot isolation and
-overlay storage. Both have plain command lines, and the app's binary for nothing. Nothing local means: docker's caches and images pruned,
-buildah's storage and uv's cache emptied, no layer, binary or note of the native engine; docker, buildah and uv are installed.
+Written by `cargo xtask bench --compare --write FILE`; do not edit. All rows are measured in one run on one machine, until the image
+is in a registry on loopback. Docker uses the containerd store and `COPY --link`; buildah, which does not support `--link`, uses chroot
+isolation and overlay storage. Both run plain command lines and get the compiled binary for free. Nothing local means: docker's caches and
+images are pruned, buildah's storage and uv's cache are empty, and no layer, binary or record of the native engine exists; docker, buildah
+and uv are installed.
 
 ";
 
