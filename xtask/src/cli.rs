@@ -1,7 +1,7 @@
 //! The command line: reads it, calls the command, and reports a failure with its exit code. Nothing else.
 
 use crate::flags::{BuildFlags, Command, Flags, Format, Global};
-use crate::{announce, commands, pipeline};
+use crate::{announce, commands, documents, pipeline};
 use clap::{CommandFactory as _, Parser as _};
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -30,7 +30,7 @@ pub fn dispatch(run: fn(&Flags) -> anyhow::Result<ExitCode>) -> ExitCode {
     hide_state(&flags.global);
     match done {
         Ok(code) => code,
-        Err(error) => tell(&error),
+        Err(error) => report(&error),
     }
 }
 
@@ -40,7 +40,7 @@ fn hide_state(global: &Global) {
     let (folder, file) = (root.join("target"), root.join("target/.gitignore"));
     if folder.is_dir() && !file.exists() {
         // A folder that cannot be written has no state to hide.
-        let _ = std::fs::write(file, "# Written by xtask: its state is no part of the repository.\n*\n");
+        let _ = std::fs::write(file, "# Written by xtask: its state does not belong to the repository.\n*\n");
     }
 }
 
@@ -74,6 +74,7 @@ fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
         Command::Ci { only } => commands::ci::run(global, only.as_deref())?,
         Command::Test { filter, quick } => commands::test::run(global, filter.as_deref(), *quick)?,
         Command::Workflows { check } => commands::workflows::run(global, *check)?,
+        Command::Reference { check } => commands::reference::run(global, *check)?,
         Command::Tidy => commands::tidy::run(global)?,
         Command::Man { command } => commands::print(&commands::man::page(Flags::command(), command)?)?,
         Command::Completions { shell } => {
@@ -92,14 +93,14 @@ fn images(global: &Global, flags: &BuildFlags, target: pipeline::Target) -> anyh
     }
     announce::conclude(&done);
     match (global.format, done.images.last()) {
-        (Format::Json, _) => commands::print(&format!("{}\n", serde_json::to_string_pretty(&done)?)),
+        (Format::Json, _) => documents::BUILD.print(&done),
         (Format::Text | Format::Github, Some(image)) => commands::print(&format!("{}\n", image.reference)),
         (Format::Text | Format::Github, None) => Ok(()),
     }
 }
 
-/// Tells an error; an expected one with its own exit code, any other as the bug that it is.
-fn tell(error: &anyhow::Error) -> ExitCode {
+/// Prints an error and returns its exit code; an unexpected one is a bug.
+fn report(error: &anyhow::Error) -> ExitCode {
     let _ = std::io::stdout().flush();
     if let Some(fault) = error.downcast_ref::<Fault>() {
         terminal::error(&fault.to_string());

@@ -3,9 +3,11 @@
 pub mod announce;
 pub mod cli;
 pub mod commands;
+pub mod documents;
 pub mod flags;
 pub mod leftovers;
 pub mod pipeline;
+pub mod reference;
 pub mod smoke;
 pub mod steps;
 pub mod tidy;

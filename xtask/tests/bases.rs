@@ -20,7 +20,7 @@ use xtask_model::image::presence::{CREATED, REVISION};
 use xtask_model::spec::oci::{Config, Descriptor, Execution, Manifest, RootFs, media_type};
 use xtask_model::spec::reference::{Digest, Platform, Repository, Tag};
 
-/// A registry with a repository of ours, and a client of it.
+/// A registry with a repository for the tests, and a client of it.
 struct Scene {
     registry: RealRegistry,
     client: Client,
@@ -190,7 +190,7 @@ struct Image {
 }
 
 #[test]
-fn a_base_is_listed_with_who_stands_on_it() {
+fn a_base_is_listed_with_the_apps_that_use_it() {
     let Some(scene) = Scene::new() else { return };
     scene.says(&["base", "list"], 0, &["has no base"]);
     let base = scene.publish("autoscaler-base", "one", 3, &scene.commits[0], &["latest"], None);
@@ -202,11 +202,13 @@ fn a_base_is_listed_with_who_stands_on_it() {
     assert!(line.ends_with("latest") && line.contains("1.2.3, main"), "{line}");
     let json = scene.xtask(&["base", "list", "--format", "json"]);
     let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(xtask::documents::BASES.unlisted(&json), [""; 0]);
+    let json = &json["bases"];
     assert_eq!((&json[0]["complete"], &json[1]["complete"]), (&false.into(), &true.into()));
     assert_eq!((json[0]["digest"].as_str(), &json[1]["latest"]), (Some(&*partial.digest.to_string()), &true.into()));
     assert_eq!(json[1]["used_by"][0], "1.2.3");
     assert_eq!(json[1]["this_tree"], false);
-    scene.says(&["base", "list", "--offline"], 2, &["`--offline` asks none"]);
+    scene.says(&["base", "list", "--offline"], 2, &["cannot be used with `--offline`"]);
 }
 
 #[test]
@@ -266,6 +268,9 @@ fn a_prune_deletes_what_nothing_refers_to_and_nothing_else() {
         ],
     );
     assert!(scene.stands("autoscaler-base", &unused.tag).is_some(), "{said}");
+    let json = scene.xtask(&[&plan[..], &["--format", "json"]].concat());
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(xtask::documents::PRUNE.unlisted(&json), [""; 0], "{json:#}");
     scene.says(&[&plan[..], &["--yes"]].concat(), 0, &["deleted 5 manifests"]);
     for gone in [&unused, &stale] {
         for name in [gone.tag.clone(), gone.digest.to_string(), gone.manifest.to_string()] {
@@ -284,7 +289,7 @@ fn a_prune_deletes_what_nothing_refers_to_and_nothing_else() {
     let manifest = publish::read_manifest(&scene.client, &apps, old.manifest).unwrap();
     assert!(manifest.layers.iter().all(|layer| scene.client.has_blob(&apps, &layer.digest).unwrap()));
     let again = scene.says(&[&plan[..], &["--yes"]].concat(), 0, &[]);
-    assert!(again.contains("nothing is to be deleted") && !again.contains("delete `"), "{again}");
+    assert!(again.contains("nothing to delete") && !again.contains("delete `"), "{again}");
 }
 
 #[test]
@@ -334,14 +339,14 @@ fn a_manifest_that_two_bases_share_stays_while_one_of_them_does() {
 }
 
 #[test]
-fn latest_goes_back_only_when_it_is_told_to_and_to_what_is_whole() {
+fn latest_moves_back_only_with_yes_and_to_a_complete_base() {
     let Some(scene) = Scene::new() else { return };
     let old = scene.publish("autoscaler-base", "old", 9, &scene.commits[0], &[], None);
     let side = scene.publish("autoscaler-base", "side", 8, &format!("{}-dirty", scene.commits[0]), &[], None);
     let arm = "linux/arm64".parse().unwrap();
     let partial = scene.publish_for("autoscaler-base", "partial", 7, &scene.commits[0], &[], None, &arm);
     let new = scene.publish("autoscaler-base", "new", 1, &scene.commits[1], &["latest"], None);
-    scene.says(&["base", "rollback"], 0, &[&new.tag, &old.tag, "moves `latest` forwards again", "`--yes` does it"]);
+    scene.says(&["base", "rollback"], 0, &[&new.tag, &old.tag, "moves `latest` forward again", "add `--yes`"]);
     assert_eq!(scene.stands("autoscaler-base", "latest"), Some(new.digest));
     scene.says(&["base", "rollback", &partial.tag, "--yes"], 2, &["is not complete", "it lacks linux/amd64"]);
     scene.says(&["base", "rollback", "--yes"], 0, &["moved"]);
@@ -416,8 +421,8 @@ fn a_record_travels_with_its_image() {
     scene.says(&["stats", "--from-registry", "--format", "json"], 0, &["\"builds\": 1,", "\"median\": 2.5"]);
     xtask_host::tree::ledger::append(scene.folder.path(), &record).unwrap();
     scene.says(&["stats", "--from-registry", "--format", "json"], 0, &["\"builds\": 1,"]);
-    scene.says(&["stats", "--from-registry", "--offline"], 2, &["`--offline` asks none"]);
-    // Another machine adds its platform, and builds it anew: each has its last record there.
+    scene.says(&["stats", "--from-registry", "--offline"], 2, &["cannot be used with `--offline`"]);
+    // Another machine adds its platform, and builds it again: each has its last record there.
     let other: Platform = "linux/arm64".parse().unwrap();
     for (seconds, replace) in [(3.5, false), (4.5, true)] {
         let manifest = scene.push(&repository, &tag, &other, BTreeMap::new());

@@ -1,6 +1,6 @@
 //! The command line over the real program: stdout, stderr and exit codes, in repositories of its own.
 //!
-//! `UPDATE_EXPECT=1 cargo test -p xtask --test cli` writes the snapshots anew after a change of flags.
+//! `UPDATE_EXPECT=1 cargo test -p xtask --test cli` updates the snapshots after a change of flags.
 
 #![allow(clippy::disallowed_methods, reason = "the program under test, run as a person's shell would")]
 
@@ -99,7 +99,7 @@ fn every_command_has_its_help() {
 fn no_command_is_a_question_for_help() {
     let output = xtask(Path::new(ROOT), &[]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
-    assert!(text(&output.stderr).contains("Begin here:"), "{}", shown(&output));
+    assert!(text(&output.stderr).contains("Start here:"), "{}", shown(&output));
 }
 
 #[test]
@@ -228,7 +228,7 @@ fn flags_that_do_not_fit_are_refused() {
 }
 
 #[test]
-fn a_folder_without_a_policy_is_no_repository() {
+fn a_folder_without_a_policy_is_refused() {
     let here = tempfile::tempdir().unwrap();
     check(
         here.path(),
@@ -265,7 +265,7 @@ fn a_folder_without_a_policy_is_no_repository() {
 }
 
 #[test]
-fn a_policy_that_does_not_hold_is_told_whole() {
+fn all_errors_of_an_invalid_policy_are_reported_together() {
     let (_folder, root) = repository();
     edit(&root.join("images.toml"), "suite = \"trixie\"", "siute = \"trixie\"");
     edit(&root.join("images.toml"), "user = 10001", "user = -1");
@@ -276,9 +276,9 @@ fn a_policy_that_does_not_hold_is_told_whole() {
             exit: 2
             --- stderr
             error: the policy does not hold: 2 problems
-            images.toml:20:1: unknown key `siute` in `[root.debian]`
+            images.toml:21:1: unknown key `siute` in `[root.debian]`
               hint: did you mean `suite`?
-            images.toml:48:8: `smoke.user` is not a whole number from 0 to 4294967294
+            images.toml:49:8: `smoke.user` is not a whole number from 0 to 4294967294
 
             hint: edit `images.toml`; `docs/reference.md` lists every key
         "#]],
@@ -299,7 +299,7 @@ fn a_policy_that_does_not_hold_is_told_whole() {
 }
 
 #[test]
-fn a_repository_may_stand_in_any_path() {
+fn a_repository_may_be_in_any_path() {
     let (folder, root) = repository();
     check(
         &root,
@@ -307,7 +307,7 @@ fn a_repository_may_stand_in_any_path() {
         expect![[r#"
         exit: 0
         --- stderr
-             checked 9 packages answer to `requirements-enhanced.txt`
+             checked 9 packages match `requirements-enhanced.txt`
     "#]],
     );
     check(
@@ -327,7 +327,7 @@ fn a_repository_may_stand_in_any_path() {
 }
 
 #[test]
-fn drift_has_an_exit_code_of_its_own() {
+fn drift_has_its_own_exit_code() {
     let (_folder, root) = repository();
     edit(&root.join("requirements-enhanced.txt"), "numpy>=2.2,<3", "numpy>=99");
     check(
@@ -345,12 +345,44 @@ fn drift_has_an_exit_code_of_its_own() {
 }
 
 #[test]
-fn a_reader_that_goes_away_is_no_error() {
+fn a_reader_that_closes_the_pipe_is_not_an_error() {
     for args in [&["completions", "bash"][..], &["man"], &["--help"], &["build", "--help"]] {
         let mut child = xtask(Path::new(ROOT), args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         drop(child.stdout.take());
         let output = child.wait_with_output().unwrap();
         assert!(output.status.success() && output.stderr.is_empty(), "{args:?}: {}", shown(&output));
+    }
+}
+
+/// Documents carry a version, and every field has a meaning in the reference.
+#[test]
+fn documents_have_a_version_and_only_listed_fields() {
+    use xtask::documents::{self, Document};
+    let (_folder, root) = repository();
+    let policy = "[project]\nname = \"a\"\nregistry = \"ghcr.io/a\"\n[root]\nimage = \"a:1\"\npython = \"3.12\"\n";
+    fs::write(root.join("images.toml"), policy).unwrap();
+    fs::write(root.join("dockerfiles/Dockerfile.base"), "ARG ROOT_IMAGE\nFROM ${ROOT_IMAGE}\n").unwrap();
+    fs::write(root.join("dockerfiles/Dockerfile.fast"), "ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\n").unwrap();
+    let git = |args: &[&str]| {
+        let who = ["-c", "user.name=a", "-c", "user.email=a@example.com", "-c", "commit.gpgsign=false"];
+        assert!(Command::new("git").arg("-C").arg(&root).args(who).args(args).status().unwrap().success());
+    };
+    git(&["init", "-q", "-b", "main"]);
+    git(&["add", "-A"]);
+    git(&["commit", "-q", "-m", "one"]);
+    edit(&root.join("dockerfiles/Dockerfile.base"), "FROM ", "ARG MORE=1\nFROM ");
+    let cases: [(&[&str], &Document); 4] = [
+        (&["plan", "--offline", "--base", "HEAD"], &documents::PLAN),
+        (&["explain", "--offline"], &documents::EXPLAIN),
+        (&["doctor", "--offline"], &documents::DOCTOR),
+        (&["stats"], &documents::STATS),
+    ];
+    for (args, document) in cases {
+        let output = xtask(&root, &[args, &["--format", "json"]].concat()).output().unwrap();
+        let json: serde_json::Value = serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|error| panic!("{args:?}: {error}\n{}", shown(&output)));
+        assert_eq!(document.unlisted(&json), [""; 0], "{json:#}");
+        assert_eq!(json["version"], document.version, "{json:#}");
     }
 }
 

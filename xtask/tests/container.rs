@@ -519,7 +519,7 @@ fn smoke_tests_an_image_without_an_engine() {
         fs::write(&policy, text).unwrap();
         let output = repo.output(&["smoke"]);
         assert_eq!(output.status.code(), Some(4));
-        assert!(err(&output).contains("`id -u` did not answer as it should"), "{}", err(&output));
+        assert!(err(&output).contains("`id -u` did not print the expected text"), "{}", err(&output));
     }
 }
 

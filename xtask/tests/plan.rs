@@ -153,7 +153,7 @@ fn this_repositorys_own_history_agrees_with_extracted_contexts() {
                     assert_eq!(found.decision, expected(before, after), "{id}: {:?}", found.reasons);
                     compared += 1;
                 }
-                // The older tree does not hold by today's rules: never `skip`.
+                // The older tree is invalid by today's rules: never `skip`.
                 Ok(found) => assert_ne!(found.decision, Work::Skip, "{id}"),
                 Err(fault) => assert_eq!(fault.exit, Exit::Usage, "{id}: {fault}"),
             }
@@ -180,7 +180,7 @@ fn after_writing(path: &str, text: &str, wanted: Work) {
 }
 
 #[test]
-fn fault_5_an_edit_of_another_requirements_file_or_dockerfile_is_no_base_rebuild() {
+fn fault_5_an_edit_of_another_requirements_file_or_dockerfile_does_not_rebuild_the_base() {
     after_writing("requirements-dev.txt", "pytest\n", Work::Skip);
     after_writing("autoscaler/forecaster/tests/requirements.txt", "pytest\n", Work::Skip);
     after_writing("dockerfiles/Dockerfile.other", "FROM scratch\n", Work::Skip);
@@ -261,7 +261,7 @@ fn pinning_the_root_is_a_change_of_the_base() {
 }
 
 #[test]
-fn a_folder_that_is_no_repository_is_built() {
+fn a_folder_without_git_is_built() {
     let folder = tempfile::tempdir().unwrap();
     let repo = Repo::at(&folder.path().canonicalize().unwrap());
     repo.write(&State::new(), &seed());
@@ -314,7 +314,7 @@ fn a_partial_clone_without_its_objects_fails_open() {
     assert_eq!(found.changes.map(|changes| changes.app), Some(vec!["autoscaler/templates/new.html is new".to_owned()]));
 }
 
-/// The promise: 150 ms on a repository of 100,000 files. The best of many runs counts, for a busy machine is no slow plan.
+/// The promise: 150 ms on a repository of 100,000 files. The best of many runs counts, because a busy machine does not make the plan slow.
 #[test]
 fn a_hundred_thousand_files_cost_nothing() {
     let mut state = seed();

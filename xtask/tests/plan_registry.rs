@@ -1,4 +1,4 @@
-//! `plan` and `explain` with what a real registry holds: published, lost, foreign, out of reach.
+//! `plan` and `explain` with a real registry: published, lost, foreign and unreachable images.
 
 #![allow(clippy::disallowed_methods, reason = "the program under test, run as a person's shell would run it")]
 
@@ -193,7 +193,7 @@ fn what_the_registry_holds_decides_too() {
 }
 
 #[test]
-fn what_the_registry_lost_is_told_from_what_changed() {
+fn a_loss_of_the_registry_is_distinguished_from_a_change() {
     let Some(registry) = RealRegistry::start(false) else { return };
     let repo = committed();
     let global = global(repo.root(), &format!("{}/acme", registry.address));
@@ -231,7 +231,7 @@ fn changed_sources_of_a_published_program_are_named() {
 }
 
 #[test]
-fn a_registry_out_of_reach_fails_open_in_a_plan_and_is_an_error_in_an_explanation() {
+fn an_unreachable_registry_fails_open_in_a_plan_and_is_an_error_in_an_explanation() {
     let repo = committed();
     // A port that nobody listens on.
     let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();

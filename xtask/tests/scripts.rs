@@ -1,4 +1,4 @@
-//! The scripts beside the base's Dockerfile, by this machine's Python: what they let pass, what they refuse and what they skip.
+//! The scripts next to the base's Dockerfile, by this machine's Python: what they let pass, what they refuse and what they skip.
 
 #![allow(clippy::disallowed_methods, reason = "the scripts are run as both engines run them")]
 
@@ -276,7 +276,7 @@ fn data_and_a_project_s_own_files_are_never_imported() {
 }
 
 #[test]
-fn what_stands_in_a_namespace_is_imported() {
+fn modules_of_a_namespace_are_imported() {
     let failed = ["space-one 1: cannot import space.one: no such thing"];
     let wrong = ("space/one/__init__.py", "raise ImportError('no such thing')\n");
     for init in [NAMESPACE, OTHER_NAMESPACE, ""] {

@@ -64,6 +64,7 @@ fn written(folder: &Path) -> Vec<PathBuf> {
     let two = text.replace("[\"linux/amd64\"]", "[\"linux/amd64\", \"linux/arm64\"]");
     let docker = two.replace("engine = \"native\"", "engine = \"docker\"");
     let other = text.replace("\"main\"", "\"release/a+b\"").replace("ghcr.io/acme", "registry.example:5000/team/x");
+    let other = other.replace("[ci]\n", "[ci]\nlaptops = [\"macos\"]\n");
     let below = xtask_model::record::workflows::Place::new("services/app", "").unwrap();
     let mut paths = Vec::new();
     let laptops = docker.replace("[ci]\n", "[ci]\nlaptops = [\"macos\"]\n");
@@ -174,7 +175,7 @@ struct Expected<'e> {
     decision: &'e str,
     base_present: &'e str,
     tests: &'e str,
-    /// Jobs other than `images` and `required` that run.
+    /// Jobs besides `images` and `required` that run.
     run: &'e [&'e str],
 }
 
@@ -252,7 +253,7 @@ impl World {
         json["builds"].as_u64().unwrap()
     }
 
-    /// `latest` and a name beside it are whole, and the app stands on this very base.
+    /// `latest` and another name are whole, and the app is built on this base.
     #[track_caller]
     fn is_whole(&self) {
         let (base, app) = (self.published(&self.base, "latest").unwrap(), self.published(&self.app, "latest").unwrap());
@@ -403,7 +404,7 @@ fn the_run_lines_do_what_each_event_needs() {
     let outcome = world.happens("code", &code, &needs("fast", "true", "app", &[]));
     let calls: Vec<&str> = outcome.calls.iter().map(|call| call.split(" --").next().unwrap()).collect();
     assert_eq!(calls, ["xtask plan", "xtask build-fast", "xtask ci", "xtask build", "xtask stats"]);
-    assert!(outcome.log.contains("fast builds are recorded, and 10 are needed"), "{}", outcome.log);
+    assert!(outcome.log.contains("fast builds are recorded, 10 are needed"), "{}", outcome.log);
     world.is_whole();
     let after_code = world.latest();
     assert!(after_code[0] == base && after_code[1] != app, "the app alone is new");
@@ -527,10 +528,10 @@ fn check_finds_drift_and_names_the_repair() {
     let (code, said) = xtask(&["--check"]);
     let line = 1 + text.lines().position(|line| line.contains("contents: read")).unwrap();
     let expected = format!(
-        "error: the workflows are not what the policy gives\n  \
+        "error: the workflows are out of date with `images.toml`\n  \
          cause: .github/workflows/ci.yml:{line}: `contents: write` should be `contents: read`\n  \
          cause: `.github/workflows/release.yml` is missing\n  \
-         cause: `.github/workflows/images.yml` is obsolete: `ci.yml` does its work\n\nhint: write them: `cargo xtask workflows`\n"
+         cause: `.github/workflows/images.yml` is obsolete: `ci.yml` does its work\n\nhint: update them: `cargo xtask workflows`\n"
     );
     assert_eq!((code, said), (6, expected));
     assert_eq!(xtask(&[]).0, 0);

@@ -1,7 +1,6 @@
-//! `ci`: what CI runs and what a person runs before pushing, phase by phase, each with its seconds. `--only` runs what is enough for
-//! a small change.
+//! `ci`: everything that CI runs, phase by phase, each with its seconds. `--only` runs the phases that a small change needs.
 //!
-//! Ends at the first phase that fails, with that phase's exit code. What it starts it ends again.
+//! Stops at the first phase that fails, with that phase's exit code. Stops the engine that it started.
 
 mod deny;
 
@@ -32,20 +31,21 @@ pub fn run(global: &Global, only: Option<&str>) -> anyhow::Result<()> {
                 if status.success() { Ok(()) } else { Err(command.failed(Exit::Build, status).hint(hint).into()) }
             })?;
         }
-        phases.tell();
+        phases.print();
         return Ok(());
     }
     phases.run("tidy", || super::tidy::run(global))?;
-    phases.run("clippy", || cargo(&root, CLIPPY, "", "fix what it says: `cargo clippy --workspace --all-targets`"))?;
-    phases.run("portable", || portable(&root))?;
-    phases.run("doc", || cargo(&root, DOC, "-D warnings", "fix what it says: `cargo doc --workspace --no-deps`"))?;
+    phases
+        .run("clippy", || cargo(&root, CLIPPY, "", "fix the warnings of `cargo clippy --workspace --all-targets`"))?;
+    phases.run("doc", || cargo(&root, DOC, "-D warnings", "fix the warnings of `cargo doc --workspace --no-deps`"))?;
     phases.run("deny", || deny::check(&root, global.offline))?;
     phases.run("lock", || Ok(super::lock::check(global)?))?;
     let engine = phases.run("engine", || Ok(Engine::start(&root)?))?;
     phases.run("test", || super::test::run(global, None, false))?;
+    phases.run("portable", || portable(&root))?;
     phases.run("images", || images(global, &engine))?;
     drop(engine);
-    phases.tell();
+    phases.print();
     Ok(())
 }
 
@@ -67,7 +67,7 @@ fn selected(global: &Global, only: &str) -> Result<Option<Vec<String>>, Fault> {
 const CLIPPY: &[&str] = &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
 const DOC: &[&str] = &["doc", "--workspace", "--no-deps"];
 
-/// The phases that are over.
+/// Finished phases.
 #[derive(Default)]
 struct Phases(Vec<(&'static str, Duration)>);
 
@@ -79,13 +79,13 @@ impl Phases {
         let done = phase();
         self.0.push((name, began.elapsed()));
         if done.is_err() {
-            self.tell();
+            self.print();
             terminal::warn(&format!("`{name}` failed; later phases were not run"));
         }
         done
     }
 
-    fn tell(&self) {
+    fn print(&self) {
         for (name, took) in &self.0 {
             terminal::step(name, &quantity::seconds(*took));
         }
@@ -105,14 +105,14 @@ fn cargo(root: &Path, args: &[&str], rustdoc_flags: &str, hint: &str) -> anyhow:
 
 /// The build for systems other than Linux: it compiles, and gives the digests of this one.
 fn portable(root: &Path) -> anyhow::Result<()> {
-    let hint = format!("run it: `RUSTFLAGS='{PORTABLE}' cargo clippy --package xtask`");
+    let hint = "what needs Linux belongs in `xtask/host/src/linux.rs` or `xtask/native/src/container/linux`";
     let flags = std::env::var("RUSTFLAGS").map_or_else(|_| PORTABLE.to_owned(), |own| format!("{own} {PORTABLE}"));
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |own| root.join(own));
     let full = std::env::current_exe().map_err(|error| Fault::build("cannot find this program's file").cause(error))?;
-    let test: &[&str] = &["test", "--package", "xtask", "--test", "portable"];
-    for (args, exit) in [(PORTABLE_CLIPPY, Exit::Drift), (test, Exit::Build)] {
+    for (args, exit) in [(PORTABLE_CLIPPY, Exit::Drift), (PORTABLE_TEST, Exit::Build)] {
         let call = binary::cargo(root).args(args).env("RUSTFLAGS", &flags);
         let call = call.env("CARGO_TARGET_DIR", target.join("portable")).env("XTASK_TEST_FULL", &full);
+        let call = call.env("XTASK_TEST_UV", root.join("target/tools/bin/uv")).env_remove("XTASK_REGISTRY");
         let status = super::test::shown(&call, &mut |_| {})?;
         if !status.success() {
             return Err(call.failed(exit, status).hint(hint).into());
@@ -125,8 +125,20 @@ fn portable(root: &Path) -> anyhow::Result<()> {
 const PORTABLE: &str = "--cfg xtask_portable";
 const PORTABLE_CLIPPY: &[&str] =
     &["clippy", "--package", "xtask", "--package", "xtask-bench", "--package", "xtask-fuzz", "--", "-D", "warnings"];
+const PORTABLE_TEST: &[&str] = &[
+    "test",
+    "--package",
+    "xtask",
+    "--package",
+    "xtask-host",
+    "--package",
+    "xtask-native",
+    "--lib",
+    "--test",
+    "portable",
+];
 
-/// A real build into the engine's registry, and questions to the app that came of it.
+/// A real build into the engine's registry, with smoke tests of the app.
 fn images(global: &Global, engine: &Engine) -> anyhow::Result<()> {
     let registry = &engine.state().registry;
     let registry = registry.parse().map_err(|error| Fault::build(format!("cannot use `{registry}`: {error}")))?;

@@ -1,5 +1,6 @@
 //! `cargo xtask explain`: what is published beside this tree, or one commit beside another, difference by difference.
 
+use crate::documents;
 use crate::flags::{Format, Global};
 use crate::pipeline::{self, Sources, Unreadable, one_line};
 use serde::Serialize;
@@ -23,7 +24,7 @@ struct Explained {
     image: ImageKind,
     /// This tree's image, or the newer commit's.
     this: String,
-    /// What it is compared with.
+    #[serde(rename = "compared_with")]
     beside: String,
     /// In a few words, where there are no differences to name.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -40,7 +41,7 @@ pub fn run(global: &Global, commits: &[String]) -> anyhow::Result<()> {
         _ => return Err(Fault::usage("`--commit` is for one commit or two").into()),
     };
     match global.format {
-        Format::Json => super::print(&format!("{}\n", serde_json::to_string_pretty(&explained)?)),
+        Format::Json => documents::EXPLAIN.print_list("images", &explained),
         Format::Text | Format::Github => super::print(&explained.iter().map(text).collect::<String>()),
     }
 }

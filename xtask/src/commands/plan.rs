@@ -1,5 +1,6 @@
 //! `cargo xtask plan`: finds the two trees, plans the newer one as `build` does, has `change` classify the work, and prints it.
 
+use crate::documents;
 use crate::flags::{Format, Global, PlanFlags};
 use crate::pipeline::{self, Sources, TreePlan, Unreadable, one_line};
 use std::io::Write as _;
@@ -289,7 +290,7 @@ fn tell(format: Format, plan: &ChangePlan) -> anyhow::Result<()> {
             }
             super::print(&plan.text())
         }
-        Format::Json => super::print(&format!("{}\n", serde_json::to_string_pretty(plan)?)),
+        Format::Json => documents::PLAN.print(plan),
         Format::Github => {
             let outputs: String = plan.outputs().iter().map(|(name, value)| change::output_line(name, value)).collect();
             hand_over("GITHUB_OUTPUT", &outputs)?;

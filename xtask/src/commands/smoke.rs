@@ -1,7 +1,7 @@
 //! `smoke`: the policy's questions to an image that exists.
 
 use crate::flags::{Format, Global};
-use crate::{leftovers, pipeline, smoke};
+use crate::{documents, leftovers, pipeline, smoke};
 use xtask_host::terminal;
 use xtask_model::fault::Fault;
 use xtask_native::container::Runner;
@@ -18,7 +18,7 @@ pub fn run(global: &Global, image: Option<&str>) -> anyhow::Result<()> {
     terminal::step("smoke", &format!("`{image}`"));
     let shown = smoke::run(&runner.image(&image)?, &tree.policy.smoke, tree.version().as_deref())?;
     if global.format == Format::Json {
-        super::print(&format!("{}\n", serde_json::to_string_pretty(&shown)?))?;
+        documents::SMOKE.print_list("checks", &shown)?;
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! `workflows`: writes `.github/workflows` from the policy, or says where it is not what the policy gives.
+//! `workflows`: writes `.github/workflows` from the policy, or reports files that are out of date.
 
 use crate::flags::Global;
 use std::path::{Path, PathBuf};
@@ -43,14 +43,14 @@ pub fn run(global: &Global, check: bool) -> Result<(), Fault> {
         return Ok(());
     }
     if drift.is_empty() {
-        terminal::step("checked", &format!("{} workflows are what the policy gives", files.len()));
+        terminal::step("checked", &format!("{} workflows are up to date", files.len()));
         return Ok(());
     }
-    let fault = drift.iter().fold(Fault::drift("the workflows are not what the policy gives"), Fault::cause);
-    Err(fault.hint("write them: `cargo xtask workflows`"))
+    let fault = drift.iter().fold(Fault::drift("the workflows are out of date with `images.toml`"), Fault::cause);
+    Err(fault.hint("update them: `cargo xtask workflows`"))
 }
 
-/// A file's text, or `None` where the file is missing. Bytes that are not UTF-8 are never a generated file's.
+/// Text of a file, or `None` if it is missing. Invalid UTF-8 is replaced: a generated file has none.
 fn read(path: &Path, name: &str) -> Result<Option<String>, Fault> {
     match std::fs::read(path) {
         Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),

@@ -20,7 +20,11 @@ const CRATES: [(&str, &str); 7] = [
 const PURE: &[&str] = &[
     "autoscaler::floor",
     "xtask::commands::test::tally",
+    "xtask::reference::picture",
+    "xtask::reference::policy",
+    "xtask::reference::schema",
     "xtask::tidy::edges",
+    "xtask::tidy::prose",
     "xtask::tidy::text",
     "xtask_bench::compare::rewrite",
     "xtask_host::docker::engine::settings",

@@ -50,8 +50,8 @@ fn an_ordinary_life() {
 }
 
 #[test]
-fn a_base_that_was_built_anew_wants_its_app_anew() {
-    let Some(repo) = Repo::new("anew") else { return };
+fn a_base_that_was_built_again_needs_its_app_again() {
+    let Some(repo) = Repo::new("again") else { return };
     let before = repo.push();
     repo.commit("another revision, so another manifest even within one second");
     let after = repo.xtask(&["build-base", "--push", "--force", "--format", "json"]).run().ok().report();
@@ -135,7 +135,7 @@ const NOWHERE: &str = "127.0.0.99:9";
 
 /// A pinned root that nobody serves, and its fallback in the registry.
 #[test]
-fn a_pinned_root_out_of_reach_leaves_what_stands_on_the_fallback() {
+fn an_unreachable_pinned_root_leaves_images_on_the_fallback() {
     let Some(repo) = on_a_foreign_root("fallback", NOWHERE, "fallback-publishes = \"loopback\"\n") else { return };
     agrees(&repo, "HEAD", "base+fast");
     agrees(&repo, "HEAD", "skip");
@@ -161,7 +161,7 @@ fn images_on_the_fallback_root_get_no_names_unless_the_policy_says_so() {
             assert_eq!(repo.tags(name), [&report.fingerprint(kind)[..12]], "{kind}");
             assert!(report.text(kind, "latest_stays").contains("fallback root"), "{report:?}");
         }
-        // Nor when they are there already, nor by going back, nor on a base that is pinned.
+        // Nor when they exist already, nor by going back, nor on a base that is pinned.
         repo.push();
         let fallback = repo.tags("app-base").remove(0);
         repo.xtask(&["base", "rollback", &fallback, "--yes"]).run().ends(2).says("it is on the fallback root");

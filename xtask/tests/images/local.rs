@@ -69,7 +69,7 @@ fn a_local_build_takes_the_registrys_base() {
 }
 
 #[test]
-fn a_local_build_goes_on_without_a_registry_and_says_so() {
+fn a_local_build_continues_without_a_registry_and_says_so() {
     let Some(repo) = Repo::with_registry("alone", "127.0.0.99:9") else { return };
     let said = repo.xtask(&["build", "--format", "json"]).run().ok();
     assert_eq!(said.report().actions(), actions("built", "built"));

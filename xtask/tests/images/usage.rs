@@ -3,7 +3,7 @@
 use crate::fixture::{Repo, actions};
 
 #[test]
-fn a_policy_that_does_not_hold_is_wrong_use() {
+fn an_invalid_policy_is_a_usage_error() {
     let Some(repo) = Repo::new("policy") else { return };
     repo.edit("images.toml", "[base]", "[base]\nepohc = 1");
     let said = repo.xtask(&["build", "--push"]).without_engine().run().ends(2);

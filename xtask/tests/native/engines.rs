@@ -93,14 +93,14 @@ fn plan_explain_and_base_list_support_images_of_both_engines() {
     let planned = plan("HEAD");
     assert_eq!(planned["decision"], "skip", "{planned:#}");
     for kind in ["base", "app"] {
-        assert_eq!(planned[kind]["answer"], "present", "{planned:#}");
+        assert_eq!(planned[kind]["presence"]["answer"], "registry", "{planned:#}");
     }
     let said = repo.xtask(&["explain"]).run().ok().stdout;
     assert_eq!(said.matches("nothing differs").count(), 2, "{said}");
     let listed = |what: &str| {
         let rows = repo.xtask(&["base", "list", "--format", "json"]).run().ok().stdout;
         let rows: Value = serde_json::from_str(&rows).unwrap();
-        let row = rows
+        let row = rows["bases"]
             .as_array()
             .unwrap()
             .iter()

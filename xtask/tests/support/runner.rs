@@ -236,5 +236,5 @@ fn environment(yaml: &Yaml, context: &Value) -> BTreeMap<String, String> {
 }
 
 fn text(yaml: &Yaml) -> String {
-    yaml.as_str().unwrap_or_else(|| panic!("{yaml:?} is no text")).to_owned()
+    yaml.as_str().unwrap_or_else(|| panic!("{yaml:?} is not a string")).to_owned()
 }

@@ -2,6 +2,7 @@
 //!
 //! Pure: the text and a question ("is there such a file?") come in, a [`Policy`] or every problem at once goes out.
 
+pub mod keys;
 mod toml_reader;
 
 use crate::fault::Fault;
@@ -702,12 +703,12 @@ fn read_ci(mut section: Section<'_>, platforms: &[Platform], problems: &mut Prob
         }
         ci.schedule = schedule.value;
     }
-    if let Some(minutes) = section.number("timeout-minutes", 1..361, problems) {
+    if let Some(minutes) = section.number("timeout-minutes", problems) {
         ci.timeout_minutes = u32::try_from(minutes).expect("the range was checked");
     }
     ci.cluster = section.choice("cluster", &[("k3d", true)], problems).unwrap_or_default();
     ci.laptops = section.list::<Laptop>("laptops", problems).unwrap_or_default().into_iter().collect();
-    ci.gate_factor = section.at_least("gate-factor", 1.0, problems);
+    ci.gate_factor = section.at_least("gate-factor", problems);
     let engines = [("docker", Engine::Docker), ("native", Engine::Native)];
     ci.engine = section.choice("engine", &engines, problems).unwrap_or(ci.engine);
     ci.documents = read_patterns(&mut section, "documents", problems).unwrap_or(ci.documents);
@@ -835,18 +836,17 @@ fn debian_python(suite: &str) -> &'static str {
     }
 }
 
-/// A path that has to be a file of the repository.
+/// A path, or the described default, that has to be a file of the repository.
 fn file(
     section: &mut Section<'_>,
     key: &'static str,
-    default: Option<&str>,
     problems: &mut Problems<'_>,
     is_file: &dyn Fn(&RelPath) -> bool,
 ) -> Option<RelPath> {
     let at = section.at().clone();
     let path = match section.parsed::<RelPath>(key, problems) {
         Some(path) => path,
-        None => toml_reader::Spanned { value: default?.parse().expect("defaults are paths"), at },
+        None => toml_reader::Spanned { value: section.default_text(key)?.parse().expect("defaults are paths"), at },
     };
     if !is_file(&path.value) {
         let hint = format!("create it, or name another file with `{key}`");
@@ -888,15 +888,15 @@ fn read_base(
     if let Some(name) = &repository {
         repository_name("base.repository", name, problems);
     }
-    let dockerfile = file(&mut section, "dockerfile", Some("dockerfiles/Dockerfile.base"), problems, is_file);
-    let requirements = file(&mut section, "requirements", Some("requirements-enhanced.txt"), problems, is_file);
+    let dockerfile = file(&mut section, "dockerfile", problems, is_file);
+    let requirements = file(&mut section, "requirements", problems, is_file);
     // The lock and the installer's lock are written by `cargo xtask lock`: they need not be there yet.
     let anything = |_: &RelPath| true;
-    let lock = file(&mut section, "lock", Some("requirements-enhanced.lock"), problems, &anything);
-    let installer = file(&mut section, "installer", Some("dockerfiles/installer.lock"), problems, &anything);
+    let lock = file(&mut section, "lock", problems, &anything);
+    let installer = file(&mut section, "installer", problems, &anything);
     let args = read_args(&mut section, problems);
-    let tag_length = section.number("tag-length", 8..65, problems).unwrap_or(12);
-    let epoch = section.number("epoch", 0..i64::from(u32::MAX), problems).unwrap_or(0);
+    let tag_length = section.number_or_default("tag-length", problems);
+    let epoch = section.number_or_default("epoch", problems);
     let compression = read_compression(&mut section, problems);
     let stages = read_stages(&mut section, problems);
     section.finish(problems);
@@ -961,8 +961,8 @@ fn read_app(
     if let Some(name) = &repository {
         repository_name("app.repository", name, problems);
     }
-    let dockerfile = file(&mut section, "dockerfile", Some("dockerfiles/Dockerfile.fast"), problems, is_file);
-    let enhanced = file(&mut section, "enhanced", None, problems, is_file);
+    let dockerfile = file(&mut section, "dockerfile", problems, is_file);
+    let enhanced = file(&mut section, "enhanced", problems, is_file);
     let args = read_args(&mut section, problems);
     let binary = section.section("binary", problems).and_then(|mut section| {
         let package = section.required("package", problems);
@@ -997,7 +997,7 @@ fn read_app(
 }
 
 fn read_smoke(mut section: Section<'_>, problems: &mut Problems<'_>) -> Smoke {
-    let user = section.number("user", 0..i64::from(u32::MAX), problems);
+    let user = section.number("user", problems);
     let texts = |values: Option<Vec<toml_reader::Spanned<String>>>| -> Vec<String> {
         values.unwrap_or_default().into_iter().map(|text| text.value).collect()
     };
@@ -1013,7 +1013,7 @@ fn read_smoke(mut section: Section<'_>, problems: &mut Problems<'_>) -> Smoke {
     let serve = section.section("serve", problems).and_then(|mut serve| {
         let args = texts(serve.texts("args", problems));
         let (url, contains) = (serve.required("url", problems), serve.required("contains", problems));
-        let seconds = serve.number("seconds", 1..601, problems).unwrap_or(20);
+        let seconds = serve.number_or_default("seconds", problems);
         serve.finish(problems);
         Some(SmokeServe { args, url: url?.value, contains: contains?.value, seconds: seconds.unsigned_abs() })
     });

@@ -161,7 +161,7 @@ impl<'a> PythonPackages<'a> {
         // environment was checked with just these, on this root.
         let own = serde_json::json!({
             "recipe": "python-packages/environment", "schema": SCHEMA, "home": HOME, "python": environment.minor(),
-            "path": paths(config), "root": layers, "install": install, "check": check, "compiler": compiler.to_json(),
+            "path": paths(config), "root": layers, "install": install, "check": check, "compiler": compiler.proof(),
             "parts": parts.iter().map(|part| part.recipe).collect::<Vec<_>>(),
         });
         parts.push(part(format!("environment of Python {}", environment.minor()), &own));
@@ -443,6 +443,15 @@ fn environment(python: &str, platform: &Platform) -> Result<Environment, Fault> 
 }
 
 impl Compiler {
+    /// Its entry in the environment's recipe: on Linux, a layer made without importing every package must differ from one
+    /// that was made with it.
+    fn proof(&self) -> serde_json::Value {
+        match self {
+            Self::Host(host) if linux::PRESENT => host.version.clone().into(),
+            _ => self.to_json(),
+        }
+    }
+
     /// Its entry in a recipe: all Pythons with one magic number make the same byte code.
     fn to_json(&self) -> serde_json::Value {
         match self {
