@@ -44,7 +44,7 @@ pub const BUILD: Document = Document {
 
 pub const PLAN: Document = Document {
     commands: "`plan`",
-    version: 1,
+    version: 2,
     fields: &[
         ("decision", "`skip`, `fast`, `base+fast` or `full`"),
         ("reasons[]", "why"),

@@ -382,7 +382,7 @@ fn a_pinned_base_is_used_whatever_the_requirements_say() {
     let plan =
         scene.says(&["plan", "--base", "HEAD"], 0, &["fast\n", "the base is pinned in `images.lock`: none is built"]);
     assert!(!plan.contains("base+fast"), "{plan}");
-    scene.says(&["build", "--offline", "--dry-run"], 2, &["a pinned base is the registry's"]);
+    scene.says(&["build", "--offline", "--dry-run"], 2, &["a pinned base cannot be used with `--offline`"]);
     scene.says(&["base", "pin", "--remove"], 0, &["builds follow the requirements again"]);
     assert!(!std::fs::read_to_string(&file).unwrap().contains("[base]"));
     scene.says(&["base", "pin", "--remove"], 0, &["no base is pinned"]);

@@ -281,8 +281,7 @@ impl Here {
     }
 }
 
-/// `plan` and `build` gather facts by two ways, a patient one and one that asks once, and decide alike from any state of the
-/// registry. What each decides follows from the state.
+/// `plan` and `build` gather facts in two ways, and decide alike from any state of the registry.
 #[test]
 fn plan_and_build_decide_alike_in_every_state_of_the_registry() {
     let Some(registry) = RealRegistry::start(false) else { return };

@@ -93,7 +93,7 @@ fn plan_explain_and_base_list_know_images_of_either() {
     let planned = plan("HEAD");
     assert_eq!(planned["decision"], "skip", "{planned:#}");
     for kind in ["base", "app"] {
-        assert_eq!(planned[kind]["answer"], "present", "{planned:#}");
+        assert_eq!(planned[kind]["decision"]["action"], "reuse", "{planned:#}");
     }
     let told = repo.xtask(&["explain"]).run().ok().stdout;
     assert_eq!(told.matches("nothing differs").count(), 2, "{told}");
