@@ -4,7 +4,7 @@
 //! a container ends with its value; nothing here builds, publishes or names anything.
 
 mod docked;
-/// Containers made by this program. Elsewhere, and with `--cfg xtask_portable`, `elsewhere.rs` has the same names.
+/// Containers made by this program. On another system, and with `--cfg xtask_portable`, `elsewhere.rs` has the same names.
 #[cfg(all(target_os = "linux", not(xtask_portable)))]
 mod linux;
 #[cfg(not(all(target_os = "linux", not(xtask_portable))))]

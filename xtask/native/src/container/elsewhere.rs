@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-/// Says that this is no call of the program by itself: none is made here.
+/// Returns `None`: on this system the program never starts itself.
 pub fn inside() -> Option<ExitCode> {
     None
 }
@@ -63,7 +63,7 @@ pub mod bare {
     }
 }
 
-/// Programs that end with this one: here they are started as they are.
+/// Starts programs without a guard: no kernel but Linux ends them with this one.
 pub mod guard {
     use std::path::{Path, PathBuf};
     use xtask_host::linux;

@@ -1,4 +1,4 @@
-//! What runs an image without an engine, and ends what this program starts: namespaces, mounts, capabilities, process handles.
+//! Runs images without an engine, and ends the programs that this one starts: namespaces, mounts, capabilities, process handles.
 
 pub mod bare;
 pub mod guard;

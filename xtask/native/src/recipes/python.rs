@@ -451,8 +451,8 @@ fn environment(python: &str, platform: &Platform) -> Result<Environment, Fault> 
 }
 
 impl Compiler {
-    /// What the recipe of the environment says of it: on Linux, a layer that was made without the import of every package is
-    /// not taken for one that was made with it.
+    /// Its part of the environment's recipe: on Linux, a layer that was made without the import of every package differs from
+    /// one that was made with it.
     fn proof(&self) -> serde_json::Value {
         match self {
             Self::Host(host) if linux::PRESENT => host.version.clone().into(),
@@ -460,7 +460,7 @@ impl Compiler {
         }
     }
 
-    /// What a recipe says of it: all Pythons of one magic number give the same byte code.
+    /// Its part of a recipe: all Pythons of one magic number give the same byte code.
     fn to_json(&self) -> serde_json::Value {
         match self {
             Self::Root | Self::Host(_) | Self::Missing => "root".into(),
