@@ -13,7 +13,7 @@ use std::fs::{self, File, Permissions};
 use std::io::{self, BufReader, BufWriter, Write};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use xtask_host::docker::debian::{self, Archive, Host, Source};
+use xtask_host::docker::debian::{self, AptSource, Archive, Host};
 use xtask_host::linux;
 use xtask_host::process::{self, Command};
 use xtask_host::registry::layout::Layout;
@@ -167,7 +167,7 @@ fn install(
     tar: &Path,
     rights: subprocess::Isolation,
 ) -> Result<(), Fault> {
-    let source = Source::of_host()?;
+    let source = AptSource::of_host()?;
     let (program, path) = mmdebstrap(work)?;
     // Apt's sandbox user must reach the installation in this folder.
     fs::set_permissions(scratch, Permissions::from_mode(0o711)).map_err(|error| cannot_write(scratch, &error))?;
@@ -225,7 +225,7 @@ fn not_installed(call: &Command, status: std::process::ExitStatus, said: &[Strin
 }
 
 /// One-line sources: the release, its updates and security fixes. Testing and unstable lack reliable suites for these.
-fn sources(source: &Source, suite: &str) -> Vec<String> {
+fn sources(source: &AptSource, suite: &str) -> Vec<String> {
     let mut lines = vec![format!("deb {} {suite} main", source.mirror)];
     if !matches!(suite, "sid" | "unstable" | "testing" | "experimental") {
         lines.push(format!("deb {} {suite}-updates main", source.mirror));
@@ -371,7 +371,7 @@ mod tests {
 
     #[test]
     fn security_fixes_come_with_a_release() {
-        let source = Source {
+        let source = AptSource {
             mirror: "http://m/d".to_owned(),
             security: Some("http://m/s".to_owned()),
             keyring: PathBuf::new(),
