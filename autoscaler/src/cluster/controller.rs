@@ -273,7 +273,8 @@ impl Reconcile<'_> {
                 }
                 Ok(applied) => {
                     self.settle(&facts, &decision, &applied).await?;
-                    return Ok(Action::requeue(until_next(self.name, facts.settings.policy.step, self.now)));
+                    let next = until_next(self.name, facts.settings.policy.step, self.now);
+                    return Ok(Action::requeue(facts.turn_in().map_or(next, |turn| turn.min(next))));
                 }
             }
         }

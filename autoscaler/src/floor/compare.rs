@@ -36,7 +36,7 @@ impl Chosen {
 /// Chooses at the beginning of every block of a run, by what was known there, and makes the forecasts of that choice.
 pub fn choose(setup: &Setup<'_>, season_seconds: u32, candidates: &[Candidate], goal: Goal) -> Chosen {
     let before = Setup { first: setup.first.min(first_origin(candidates)), ..*setup };
-    let evaluation = Evaluation::new(&before, season_seconds, candidates);
+    let evaluation = Evaluation::new(&before, season_seconds, candidates, goal);
     let horizon = Outlook::horizon(setup.policy.lead_time, setup.policy.step) as usize;
     let mut chosen = Chosen { forecasts: Forecasts::new(), choices: Vec::new() };
     let mut block = None;

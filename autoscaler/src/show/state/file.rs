@@ -52,6 +52,9 @@ pub(super) const MIGRATIONS: &[&str] = &[
     "
     ALTER TABLE scaler ADD COLUMN fit TEXT;
 ",
+    "
+    ALTER TABLE scaler ADD COLUMN choice TEXT;
+",
 ];
 
 /// Why a file was not opened.
