@@ -44,7 +44,7 @@ class Question:
     horizon: int
     quantile: float
     model: str = "auto"
-    # What an earlier answer left, and how many samples have come since; where it does not fit, all is done anew.
+    # What an earlier answer left, and how many samples have come since; where it does not fit, everything is done again.
     fit: dict | None = None
     since: int = 0
     # The lead time in samples: with it each model's own line is answered, and its peaks at the last `replay` origins.

@@ -1,4 +1,4 @@
-"""A fit carried on: the same as fitted anew where nothing came since, and as statsmodels goes on where something did."""
+"""A fit carried on: the same as a new fit where nothing came since, and as statsmodels continues where something did."""
 
 import json
 import time
@@ -65,11 +65,11 @@ def test_a_renewed_answer_keeps_the_verdict_and_follows_the_demand():
     # As it travels.
     fit = json.loads(json.dumps(first.fit))
     renewed = answer(question(values, fit=fit, since=12))
-    anew = answer(question(values))
+    again = answer(question(values))
     assert (renewed.members, renewed.skilled, renewed.skill) == (first.members, first.skilled, first.skill)
     assert renewed.backtests == first.backtests and renewed.fit is None
-    spread = np.mean(np.array(anew.upper) - np.array(anew.lower))
-    assert np.abs(np.array(renewed.mean) - np.array(anew.mean)).max() < 0.2 * spread
+    spread = np.mean(np.array(again.upper) - np.array(again.lower))
+    assert np.abs(np.array(renewed.mean) - np.array(again.mean)).max() < 0.2 * spread
     assert np.abs(np.array(first.mean) - np.array(renewed.mean)).max() > 0
 
 

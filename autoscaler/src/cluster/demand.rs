@@ -52,6 +52,8 @@ const TURN: Duration = Duration::from_secs(2);
 const NEXT: usize = 4;
 /// A scaler that is so late for its turn loses its place in the queue.
 const LATE: Duration = Duration::from_secs(30);
+/// The time until a fit is tried again that the worker could not make.
+const AGAIN: Duration = Duration::from_secs(15);
 /// Time that a fit is expected to take before one was measured.
 const FIRST_FIT: Duration = Duration::from_millis(150);
 
@@ -160,7 +162,7 @@ impl Kept {
         Some(Renewal { fit: self.fit.clone(), since })
     }
 
-    /// Whether it is time to fit anew: once in a while, for each scaler at a time of its own.
+    /// Whether it is time to fit again: once in a while, for each scaler at a time of its own.
     fn is_due(&self, name: &ScalerName, history: &History) -> bool {
         let every = REFITTED_AFTER.max(12 * i64::from(history.step.seconds()));
         let turn = |second: i64| (second + (name.share() * every as f64) as i64).div_euclid(every);
@@ -478,6 +480,8 @@ impl Demands {
             }
         }
         let outage = made.instead_of.is_some();
+        // A worker that is only starting should not cost every scaler a step.
+        let turn_in = if outage && fit_is_due { Some(self.waiting().join(name).max(AGAIN)) } else { turn_in };
         Ok(Made { answer, outage, fallback: made.instead_of, fitted: fitted && !outage, turn_in })
     }
 

@@ -32,7 +32,7 @@ const FADING: f64 = 0.92;
 const MOST_BLOCKS: usize = 14;
 /// Fewer days with shortage cannot tell a rule from luck.
 const MIN_BLOCKS: usize = 2;
-/// From so many blocks on the oddest one is left out.
+/// From this number of blocks on the oddest one is left out.
 const TRIMMED_FROM: usize = 5;
 /// How much more than equal-cost headroom a candidate has to prevent.
 const BETTER: f64 = 1.25;

@@ -110,7 +110,7 @@ pub fn rules(setup: &Setup<'_>, candidates: &[Candidate], ours: Cost) -> Vec<Rul
     found
 }
 
-/// The headroom that costs so many pod-seconds, to a thousandth.
+/// The headroom that costs this number of pod-seconds, to a thousandth.
 fn equal_cost(setup: &Setup<'_>, pod_seconds: u64) -> (f64, Cost) {
     let (mut low, mut high) = (1.0, 4.0);
     let mut cost = setup.with_headroom(low);

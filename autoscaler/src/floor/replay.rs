@@ -1,4 +1,4 @@
-//! Replays of one past with many floors, for choosing between them: coarser than a simulation and a hundred times as fast.
+//! Replays of one past with many floors, for choosing between them: coarser than a simulation, and much faster.
 //!
 //! The autoscaler and `decide` are the same as in a simulation, without what a choice does not read: reasons, annotations and
 //! the trace of each second. Tests compare both. What does not depend on the floor is computed once and shared by all replays.

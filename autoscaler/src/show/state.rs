@@ -1,6 +1,6 @@
 //! What the operator remembers between two decisions and shows on its pages: samples, forecasts, decisions.
 //!
-//! A cache that can be rebuilt, never the truth for a rollback: that stands in the cluster (`minimum`). So nothing here
+//! A cache that can be rebuilt, never the truth for a rollback: that is in the cluster (`minimum`). So nothing here
 //! fails: a file that cannot be used is set aside, a disk that is full is a warning, and whoever asks gets what there is.
 //! Never blocks for long: one connection, short transactions, nothing is waited for.
 
@@ -629,7 +629,7 @@ impl State {
                 let cause = cause.to_string();
                 // Once for each cause, not once for each scaler and step.
                 if slot.unwritten.as_ref().is_none_or(|(before, _)| *before != cause) {
-                    tracing::warn!(cause, "cannot write {what} to the state: going on without");
+                    tracing::warn!(cause, "cannot write {what} to the state: continuing without it");
                 }
                 slot.unwritten = Some((cause, Instant::now()));
             }
