@@ -3,7 +3,8 @@ order and by however many jobs.
 
     compile.py FOLDER [PATH [NAME...]]
 
-PATH is where FOLDER will stand in the image, as tracebacks show it, if that is elsewhere. With NAMEs, only sources of these distributions
+PATH is where FOLDER will stand in the image, as tracebacks show it, if that is elsewhere. Without it, FOLDER is the image's own
+`lib/python3.x/site-packages`: byte code and the environment's folders get the time that files have in layers of the native engine. With NAMEs, only sources of these distributions
 and those of none are compiled. A source that is no Python (a template, a parser's test) is passed over, as installers do. Needs Python 3.11, the first that writes
 sets in an order of their own, and nothing but the standard library: both engines run it with the image's own Python, as
 `python3 -I -S compile.py`, so that it begins in one state.
@@ -24,6 +25,9 @@ UNCHECKED_HASH = (0b01).to_bytes(4, "little")
 
 # Folders of which nothing is imported while an app runs, and half of what there is to compile in a scientific set.
 LEFT_OUT = {"__pycache__", "tests"}
+
+# The time of every file in a layer, as the native engine writes it and install.py sets it.
+TIME = 1_767_225_600
 
 # What was compiled before in a process shows in byte code: a text that Python has interned is another object than one that it has not.
 # So a few sources of one distribution, always the same, share a process that has seen nothing else. One for each would cost as much again.
@@ -52,6 +56,7 @@ def compile_together(folder: Path, path: str, sources: list[str], others: set[st
         # Under another name first: what stands there may be a link to a file that is not ours.
         new = cached.with_name(f".{cached.name}.new")
         new.write_bytes(code)
+        os.utime(new, (TIME, TIME))
         new.replace(cached)
 
 
@@ -83,6 +88,14 @@ def sources_of(folder: Path) -> set[str]:
     return found
 
 
+def set_times(prefix: Path) -> None:
+    """Gives the folders of an environment their time; the files in them have it."""
+    if not (prefix / "pyvenv.cfg").is_file():
+        return
+    for where, _, _ in os.walk(prefix):
+        os.utime(where, (TIME, TIME))
+
+
 def main(args: list[str]) -> int:
     folder = Path(args[0])
     path = args[1] if len(args) > 1 else args[0]
@@ -111,6 +124,8 @@ def main(args: list[str]) -> int:
         running += 1
     for _ in range(running):
         failed |= os.wait()[1]
+    if len(args) == 1:
+        set_times(folder.absolute().parent.parent.parent)
     return 1 if failed else 0
 
 

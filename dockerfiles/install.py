@@ -21,6 +21,9 @@ Everything else ends with exit code 3, and so do
 - byte code for another distribution's source;
 - a file in place of the environment's own: `bin/python3`, `pyvenv.cfg`.
 
+A file that a wheel has and its RECORD does not list counts as the distribution's: uv lists all that it installs. Without --keep, as in
+a Dockerfile, everything in the environment gets the time that files have in layers of the native engine.
+
 With --keep, each distribution's own version of such a file is left in FOLDER/NAME, at its path from the environment's folder, and
 FOLDER/shared.json holds the warnings and the owners of each path in the order of the lock. Both engines run this script: the rule
 exists once. Needs Python 3.8 and nothing but the standard library.
@@ -41,6 +44,9 @@ from pathlib import Path
 # What stands next to the package in a project's repository, and gets into a wheel by accident: nothing that is imported by an app.
 BESIDE = {"benchmark", "benchmarks", "conftest", "doc", "docs", "example", "examples", "noxfile", "sample", "samples", "scripts", "setup"}
 BESIDE |= {"test", "tests"}
+
+# The time of every file in a layer, as the native engine writes it.
+TIME = 1_767_225_600
 
 MODULE = re.compile(r"\.py$|\.pyc$|\.so$|\.pth$")
 OWN = re.compile(r"bin/python[0-9.]*|pyvenv\.cfg")
@@ -214,6 +220,16 @@ def settle(site, keep, command):
     return owners, warnings, errors
 
 
+def set_times(prefix):
+    """Gives one time to everything in an environment: when it was installed shows in no layer."""
+    if not (prefix / "pyvenv.cfg").is_file():
+        return
+    for where, folders, files in os.walk(prefix, topdown=False):
+        for name in folders + files:
+            os.utime(os.path.join(where, name), (TIME, TIME), follow_symlinks=False)
+    os.utime(prefix, (TIME, TIME))
+
+
 def main(args):
     site, keep, command = Path(args[0]), None, args[1:]
     if command[0] == "--keep":
@@ -226,6 +242,7 @@ def main(args):
         keep.mkdir(exist_ok=True)
         (keep / "shared.json").write_text(json.dumps({"owners": owners, "warnings": warnings}), encoding="utf-8")
     else:
+        set_times(site.absolute().parent.parent.parent)
         for warning in warnings:
             print(f"warning: {warning}", file=sys.stderr)
     for error in errors:

@@ -6,12 +6,12 @@ use xtask_model::image::plan::{Decision, ImagePlan, Place};
 use xtask_model::quantity;
 use xtask_model::record::report::Report;
 
-/// Reasons that are told while one waits.
+/// Limit of reasons on the terminal.
 const REASONS: usize = 20;
 
 /// The plan as a person reads it, on stderr: what happens to an image, and why.
 pub fn announce(plan: &ImagePlan) {
-    let reference = plan.repository.tag(&plan.tag);
+    let reference = plan.shown();
     match &plan.decision {
         Decision::Reuse { place, .. } => {
             let place = match place {
@@ -28,7 +28,7 @@ pub fn announce(plan: &ImagePlan) {
             }
             if reasons.len() > REASONS {
                 let more = reasons.len() - REASONS;
-                terminal::step("because", &format!("of {more} more changes: `cargo xtask explain` names them"));
+                terminal::step("because", &format!("{more} more changes: `cargo xtask explain` lists them"));
             }
         }
     }

@@ -1,7 +1,7 @@
 //! The command line: reads it, calls the command, and reports a failure with its exit code. Nothing else.
 
 use crate::flags::{BuildFlags, Command, Flags, Format, Global};
-use crate::{announce, build, commands};
+use crate::{announce, commands, documents, pipeline};
 use clap::{CommandFactory as _, Parser as _};
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -12,7 +12,7 @@ use xtask_native::container;
 
 /// Runs `xtask` and returns its exit code.
 pub fn main() -> ExitCode {
-    if let Some(code) = container::inside() {
+    if let Some(code) = container::dispatch() {
         return code;
     }
     dispatch(run)
@@ -30,7 +30,7 @@ pub fn dispatch(run: fn(&Flags) -> anyhow::Result<ExitCode>) -> ExitCode {
     hide_state(&flags.global);
     match done {
         Ok(code) => code,
-        Err(error) => tell(&error),
+        Err(error) => report(&error),
     }
 }
 
@@ -40,7 +40,7 @@ fn hide_state(global: &Global) {
     let (folder, file) = (root.join("target"), root.join("target/.gitignore"));
     if folder.is_dir() && !file.exists() {
         // A folder that cannot be written has no state to hide.
-        let _ = std::fs::write(file, "# Written by xtask: its state is no part of the repository.\n*\n");
+        let _ = std::fs::write(file, "# Written by xtask: its state does not belong to the repository.\n*\n");
     }
 }
 
@@ -50,15 +50,15 @@ fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
         return Err(Fault::usage("`--format github` is for `plan`").into());
     }
     match &flags.command {
-        Command::Build(build) => images(global, build, build::Target::App)?,
+        Command::Build(build) => images(global, build, pipeline::Target::App)?,
         Command::BuildBase { build, analyze: true } if !build.dry_run => {
-            let done = build::run(global, build, build::Target::Base)?;
+            let done = pipeline::run(global, build, pipeline::Target::Base)?;
             announce::conclude(&done);
             commands::analyze::run(global, build, &done)?;
         }
-        Command::BuildBase { build, .. } => images(global, build, build::Target::Base)?,
-        Command::BuildFast(build) => images(global, build, build::Target::Fast)?,
-        Command::BuildEnhanced(build) => images(global, build, build::Target::Enhanced)?,
+        Command::BuildBase { build, .. } => images(global, build, pipeline::Target::Base)?,
+        Command::BuildFast(build) => images(global, build, pipeline::Target::Fast)?,
+        Command::BuildEnhanced(build) => images(global, build, pipeline::Target::Enhanced)?,
         Command::Plan(plan) => commands::plan::run(global, plan)?,
         Command::Explain { commit } => commands::explain::run(global, commit)?,
         Command::Lock { check: true, .. } => commands::lock::check(global)?,
@@ -71,9 +71,10 @@ fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
         Command::Base(base) => commands::base::run(global, base)?,
         Command::Stats(stats) => commands::stats::run(global, stats)?,
         Command::Bench { .. } => return commands::bench::run(global),
-        Command::Ci => commands::ci::run(global)?,
-        Command::Test { filter } => commands::test::run(global, filter.as_deref())?,
+        Command::Ci { only } => commands::ci::run(global, only.as_deref())?,
+        Command::Test { filter, quick } => commands::test::run(global, filter.as_deref(), *quick)?,
         Command::Workflows { check } => commands::workflows::run(global, *check)?,
+        Command::Reference { check } => commands::reference::run(global, *check)?,
         Command::Tidy => commands::tidy::run(global)?,
         Command::Man { command } => commands::print(&commands::man::page(Flags::command(), command)?)?,
         Command::Completions { shell } => {
@@ -85,21 +86,21 @@ fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn images(global: &Global, flags: &BuildFlags, target: build::Target) -> anyhow::Result<()> {
-    let done = build::run(global, flags, target)?;
+fn images(global: &Global, flags: &BuildFlags, target: pipeline::Target) -> anyhow::Result<()> {
+    let done = pipeline::run(global, flags, target)?;
     if flags.dry_run {
         return Ok(());
     }
     announce::conclude(&done);
     match (global.format, done.images.last()) {
-        (Format::Json, _) => commands::print(&format!("{}\n", serde_json::to_string_pretty(&done)?)),
+        (Format::Json, _) => documents::BUILD.print(&done),
         (Format::Text | Format::Github, Some(image)) => commands::print(&format!("{}\n", image.reference)),
         (Format::Text | Format::Github, None) => Ok(()),
     }
 }
 
-/// Tells an error; an expected one with its own exit code, any other as the bug that it is.
-fn tell(error: &anyhow::Error) -> ExitCode {
+/// Prints an error and returns its exit code; an unexpected one is a bug.
+fn report(error: &anyhow::Error) -> ExitCode {
     let _ = std::io::stdout().flush();
     if let Some(fault) = error.downcast_ref::<Fault>() {
         terminal::error(&fault.to_string());

@@ -1,4 +1,4 @@
-//! The commands that are more than one call: each gathers facts, decides and tells.
+//! One module for each command that is more than one call: it gathers facts, decides and reports.
 
 pub mod analyze;
 pub mod base;
@@ -11,6 +11,7 @@ pub mod lock;
 pub mod man;
 pub mod plan;
 pub mod quickstart;
+pub mod reference;
 pub mod run;
 pub mod smoke;
 pub mod stats;
@@ -20,7 +21,7 @@ pub mod workflows;
 
 use std::io::Write as _;
 
-/// Writes data to stdout. A reader that has gone away is no error.
+/// Writes data to stdout. A reader that closed the pipe is not an error.
 pub fn print(text: &str) -> anyhow::Result<()> {
     match std::io::stdout().lock().write_all(text.as_bytes()) {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),

@@ -1,4 +1,4 @@
-//! The command line: every command, flag and word of help. Decides nothing.
+//! The command line: every command and flag with its help. Decides nothing.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -7,11 +7,29 @@ use std::time::Duration;
 use xtask_host::tree::context::Files;
 use xtask_host::tree::facts::{self, Tree};
 use xtask_host::tree::git::Git;
-use xtask_model::fault::Fault;
+use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::policy::{Engine, Registry};
 use xtask_model::spec::reference::Platform;
 
-/// Builds this repository's container images: a base with every dependency, the app on it.
+/// Text after the help: the first commands to use, and the exit codes.
+fn after_help() -> String {
+    let codes: String =
+        Exit::MEANINGS.iter().map(|(exit, meaning)| format!("  {:<3}  {meaning}\n", *exit as u8)).collect();
+    format!(
+        "\
+Start here:
+  cargo xtask quickstart     on a fresh machine: installs, builds, pushes, smoke-tests
+  cargo xtask build          builds the base if it changed, then the app on it
+  cargo xtask doctor         checks what a build needs, and prints a fix for each problem
+
+Exit codes:
+  0    done
+{}",
+        codes.trim_end()
+    )
+}
+
+/// Builds this repository's container images: a base with every dependency, and the app on it
 #[derive(Debug, Parser)]
 #[command(
     name = "cargo xtask",
@@ -20,14 +38,7 @@ use xtask_model::spec::reference::Platform;
     max_term_width = 110,
     subcommand_required = true,
     arg_required_else_help = true,
-    after_help = "\
-Begin here:
-  cargo xtask quickstart     on a fresh machine: installs what is missing, builds, pushes, smoke-tests
-  cargo xtask build          base if it changed, then the app on it
-  cargo xtask doctor         what is missing, and what to do about it
-
-Exit codes: 0 done, 1 a bug of ours, 2 usage or policy, 3 a missing tool or engine, 4 a build failed,
-            5 a registry or network failure, 6 a check found drift, 130 interrupted"
+    after_help = after_help()
 )]
 pub struct Flags {
     #[command(flatten)]
@@ -38,29 +49,29 @@ pub struct Flags {
     pub command: Command,
 }
 
-/// What every command takes.
+/// Flags of every command.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Everywhere")]
 pub struct Global {
-    /// The repository to work on; by default the nearest folder above with an `images.toml`
+    /// Repository to work on; by default the nearest folder above that has an `images.toml`
     #[arg(long, global = true, value_name = "DIR")]
     pub root: Option<PathBuf>,
     /// Registry and path prefix instead of the policy's: `127.0.0.1:5000`, `ghcr.io/acme`
     #[arg(long, global = true, value_name = "HOST[/PREFIX]", env = "XTASK_REGISTRY")]
     pub registry: Option<Registry>,
-    /// What stdout carries
+    /// Format of stdout
     #[arg(long, global = true, value_enum, default_value_t = Format::Text)]
     pub format: Format,
-    /// Refuse anything that is not pinned: a root without digest, a fallback root, a stale lock
+    /// Refuse what is not pinned: a root without digest, a fallback root, a stale lock
     #[arg(long, global = true)]
     pub locked: bool,
-    /// Ask no registry: only what is on this machine counts
+    /// Do not contact registries: only images on this machine count
     #[arg(long, global = true)]
     pub offline: bool,
-    /// Every line of every tool
+    /// Print every line of every tool
     #[arg(short, long, global = true, conflicts_with = "quiet")]
     pub verbose: bool,
-    /// Errors only
+    /// Print errors only
     #[arg(short, long, global = true)]
     pub quiet: bool,
 }
@@ -84,9 +95,9 @@ fn engine_parser() -> impl clap::builder::TypedValueParser<Value = Engine> {
     use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser as _};
     let values = Engine::NAMES.map(|(name, engine)| {
         PossibleValue::new(name).help(match engine {
-            Engine::Auto => "Docker where one answers, native otherwise",
+            Engine::Auto => "Docker if it is available, native otherwise",
             Engine::Docker => "The docker and buildx command lines",
-            Engine::Native => "No daemon: layers are put together here, and only what changed is moved",
+            Engine::Native => "No daemon: xtask makes the layers, and uploads only what changed",
         })
     });
     PossibleValuesParser::new(values).map(|chosen| {
@@ -94,57 +105,60 @@ fn engine_parser() -> impl clap::builder::TypedValueParser<Value = Engine> {
     })
 }
 
-/// What stdout carries.
+/// Format of stdout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// For people and shells.
+    /// For people and shells
     Text,
-    /// One JSON document.
+    /// One JSON document
     Json,
-    /// GitHub's outputs and job summary; for `plan`.
+    /// GitHub's step outputs and job summary; only for `plan`
     Github,
 }
 
-/// How images are built.
+/// Flags of every build.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Building")]
 pub struct BuildFlags {
-    /// Publish to the registry; without it the image stays in the local Docker
+    /// Publish to the registry; without it the image stays on this machine
     #[arg(long)]
     pub push: bool,
-    /// Build for these platforms only; by default this machine's, and with `--push` all of the policy's
+    /// Platforms to build; by default this machine's, and with `--push` all of the policy's
     #[arg(long, value_name = "OS/ARCH", value_delimiter = ',')]
     pub platform: Vec<Platform>,
-    /// A buildx builder or docker context to build with: a second machine, a Kubernetes builder
+    /// Buildx builder or docker context to build with, for example on a second machine or in Kubernetes
     #[arg(long, value_name = "NAME")]
     pub builder: Option<String>,
-    /// Build even what exists already, without the build cache
+    /// Build images that exist already too, without the build cache
     #[arg(long)]
     pub force: bool,
-    /// Build nothing: fail (exit code 6) where an image is not there already; for naming what was tested
+    /// Build nothing, and fail (exit code 6) if an image is missing: to tag an image that was tested
     #[arg(long, conflicts_with = "force")]
     pub reuse_only: bool,
-    /// Print the plan and the exact commands, and do nothing
+    /// Print the plan and the exact commands, and change nothing
     #[arg(long)]
     pub dry_run: bool,
-    /// Leave the tag `latest` where it is
+    /// Do not move the tag `latest`
     #[arg(long)]
     pub no_latest: bool,
-    /// Leave out the tag of the branch, as for a registry whose tags are immutable
+    /// Do not set the branch's tag, for example in a registry with immutable tags
     #[arg(long)]
     pub no_branch_tag: bool,
-    /// Where the image goes: `registry` (as `--push`), `docker`, `oci:DIR` or `oci-archive:FILE`
+    /// Set no tag but the fingerprint's: the tests of this commit have not passed yet
+    #[arg(long, conflicts_with = "reuse_only")]
+    pub untested: bool,
+    /// Destination: `registry` (same as `--push`), `docker`, `oci:DIR` or `oci-archive:FILE`
     ///
-    /// A folder or an archive is written beside where the image goes anyway: the local Docker or `target/images`, or the registry with
+    /// A folder or an archive is written in addition to the usual destination: the local Docker or `target/images`, or the registry with
     /// `--push`.
     #[arg(long, value_name = "WHERE")]
     pub output: Option<Output>,
-    /// What builds; by default the policy's `[project] engine`, and without one docker where it answers, native otherwise
+    /// Engine; by default `[project] engine` of the policy, `auto` if that is not set
     #[arg(long, value_parser = engine_parser())]
     pub engine: Option<Engine>,
 }
 
-/// Where an image goes.
+/// Destination of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
     /// To the registry.
@@ -161,184 +175,197 @@ impl FromStr for Output {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let place = |path: &str| if path.is_empty() { Err("it names no path".to_owned()) } else { Ok(path.into()) };
+        let place = |path: &str| if path.is_empty() { Err("the path is empty".to_owned()) } else { Ok(path.into()) };
         match (text, text.split_once(':')) {
             ("registry", _) => Ok(Self::Registry),
             ("docker", _) => Ok(Self::Docker),
             (_, Some(("oci", folder))) => place(folder).map(Self::Layout),
             (_, Some(("oci-archive", file))) => place(file).map(Self::Archive),
-            _ => Err("it is none of `registry`, `docker`, `oci:DIR`, `oci-archive:FILE`".to_owned()),
+            _ => Err("expected `registry`, `docker`, `oci:DIR` or `oci-archive:FILE`".to_owned()),
         }
     }
 }
 
-/// What is compared.
+/// Flags of a comparison.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Comparing")]
 pub struct PlanFlags {
-    /// Compare with this revision; by default what CI's event names, at the desk where the change left the default branch
+    /// Compare with this revision; by default CI's event names it, and on a laptop it is the merge base with the default branch
     #[arg(long, value_name = "REV", conflicts_with = "event")]
     pub base: Option<String>,
-    /// Plan for this revision; by default the working tree with all that is not committed
+    /// Plan for this revision; by default the working tree with uncommitted changes
     #[arg(long, value_name = "REV")]
     pub head: Option<String>,
-    /// A CI event's JSON; by default `$GITHUB_EVENT_PATH`
+    /// JSON file of a CI event; by default `$GITHUB_EVENT_PATH`
     #[arg(long, value_name = "FILE")]
     pub event: Option<PathBuf>,
 }
 
-/// The commands.
+/// Commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Make sure of the base, then build the app on it; prints the app's reference by digest
+    /// Build the base if it changed, then the app on it; prints the app's reference by digest
     ///
-    /// The base is built when nothing that determines it has been built before: its key is hashed over the root, the lock's
-    /// meaning, the Dockerfile and every file it copies. The app is built when one of its own files changed.
+    /// The base is built if no base with its key exists. The key covers the root, the lock, the Dockerfile and every file
+    /// that it copies. The app is built if one of its own files changed.
     #[command(after_help = "\
 Examples:
   cargo xtask build                                   into the local Docker
-  cargo xtask build --push                            into the policy's registry, `latest` with it
+  cargo xtask build --push                            into the policy's registry; moves `latest` too
   cargo xtask build --push --registry 127.0.0.1:5000  into a registry on this machine
-  cargo xtask build --dry-run                         what would be run, and why")]
+  cargo xtask build --dry-run                         prints what would run, and why")]
     Build(BuildFlags),
     /// Build the base image: Python and every locked dependency
     BuildBase {
         #[command(flatten)]
         #[allow(missing_docs)]
         build: BuildFlags,
-        /// Show where the bytes are, by layer and by package
+        /// Print the size of each layer and each package
         #[arg(long)]
         analyze: bool,
     },
-    /// Build the app on the base of this tree, which has to exist
+    /// Build the app on the base of this tree, which must exist
     BuildFast(BuildFlags),
-    /// Build the app from scratch, without any base: the fallback and the yardstick
+    /// Build the app from scratch, without a base: as a fallback, and to measure what the base saves
     BuildEnhanced(BuildFlags),
-    /// What a change needs: `skip`, `fast`, `base+fast` or `full`, and why
+    /// Print what a change needs, `skip`, `fast`, `base+fast` or `full`, and why
     ///
-    /// Compares what determines the images at two revisions, and asks the registry what is there. What cannot be known leads
-    /// to building, never to `skip`.
+    /// Compares the inputs of the images at two revisions, and asks the registry which images exist. If something cannot be
+    /// determined, the answer is to build, never `skip`.
     #[command(after_help = "\
 Examples:
   cargo xtask plan                                    this working tree
   cargo xtask plan --base origin/main --head HEAD     two commits
   cargo xtask plan --format github                    in CI: the event's change, as outputs and job summary")]
     Plan(PlanFlags),
-    /// Why an image of this tree is not the published one: package by package, file by file
+    /// Print how the images of this tree differ from the published ones: package by package, file by file
     Explain {
-        /// Compare this commit with the working tree, or, given twice, with the second
+        /// Compare this commit with the working tree; given twice, compare the two commits
         #[arg(long, value_name = "REV")]
         commit: Vec<String>,
     },
     /// Resolve the requirements into the lock, and pin the root's digests
     ///
-    /// Writes the lock with every transitive package and its hashes for all platforms, the installer's lock, and `images.lock`
-    /// with the root's digest for each platform.
+    /// Writes the lock with all packages and their hashes for all platforms, the installer's lock, and `images.lock` with the
+    /// root's digest for each platform.
     Lock {
-        /// Change nothing; fail if the lock does not answer to the requirements
+        /// Change nothing; fail if the lock is out of date, incomplete or inconsistent
         #[arg(long)]
         check: bool,
-        /// Take the newest version of every package that the requirements allow
+        /// Upgrade every package to the newest version that the requirements allow
         #[arg(long, conflicts_with = "check")]
         upgrade: bool,
-        /// Take the newest version of this package
+        /// Upgrade only this package; can be repeated
         #[arg(short = 'P', long, value_name = "NAME", conflicts_with = "check")]
         upgrade_package: Vec<String>,
     },
-    /// Run a built image and ask it something: version, user, read-only filesystem, the policy's own checks
+    /// Run the policy's smoke tests on a built image
     Smoke {
-        /// The image; by default the app of this tree
+        /// Image to test; by default the app of this tree
         #[arg(value_name = "IMAGE")]
         image: Option<String>,
     },
-    /// Run an image with this terminal: by Docker, or without any engine
+    /// Run an image in this terminal, with Docker or without any engine
     ///
-    /// Where no Docker engine answers, the image is unpacked under `target/native/images` and run in namespaces of its own, as
-    /// an ordinary user where the machine allows that. Docker publishes the image's ports on 127.0.0.1; without an engine, and
-    /// where the engine has no bridge, the host's network is the image's. What the program writes is gone when it has ended,
-    /// and its exit code is this command's.
+    /// Without a Docker engine the image is unpacked under `target/native/images` and runs in its own namespaces, as an
+    /// ordinary user if the machine allows that. Docker publishes the image's ports on 127.0.0.1; without an engine, or if the
+    /// engine has no bridge, the image uses the host's network. Files that the program writes are deleted when it ends, and
+    /// its exit code is the exit code of this command.
     #[command(after_help = "\
 Examples:
   cargo xtask run                           the app of this tree
-  cargo xtask run -- --version              the same with other arguments
+  cargo xtask run -- --version              the same, with other arguments
   cargo xtask run 127.0.0.1:5000/app:latest another image
   cargo xtask run target/images/app         an OCI layout on this machine")]
     Run {
-        /// The image: a reference, or the folder of an OCI layout; by default the app of this tree
+        /// Image to run: a reference, or the folder of an OCI layout; by default the app of this tree
         #[arg(value_name = "IMAGE")]
         image: Option<String>,
-        /// Arguments instead of the image's own
+        /// Arguments for the image's entry point, instead of the image's own
         #[arg(last = true, value_name = "ARGS")]
         args: Vec<String>,
     },
-    /// Find what is missing or out of date, and say what to do
+    /// Check everything that a build needs, and print a fix for each problem
     Doctor,
-    /// From nothing to a smoke-tested app in a registry: installs what is missing (says so first)
+    /// Build, push and smoke-test on a fresh machine: installs what is missing, and asks before
     Quickstart {
-        /// Do not ask before installing
+        /// Install without asking
         #[arg(short, long)]
         yes: bool,
-        /// What builds; `docker` starts a private engine where none answers, otherwise such a machine needs none
+        /// Engine; `docker` starts a private Docker engine if there is none, the others then build without Docker
         #[arg(long, value_parser = engine_parser())]
         engine: Option<Engine>,
     },
-    /// A private Docker engine and registry under `target/engine`, for machines without one
+    /// Start and stop a private Docker engine and registry under `target/engine`
     #[command(subcommand)]
     Engine(EngineCommand),
-    /// The published bases: list them, pin one, move `latest` back, prune
+    /// Work with published bases: list, pin, roll back, prune
     #[command(subcommand)]
     Base(BaseCommand),
-    /// What builds have cost, and what the split into base and app has saved: from the ledger of measured builds
+    /// Print what builds cost, and how much time the base saved, from the ledger of builds
     #[command(after_help = "\
 Examples:
   cargo xtask stats                          a table and a chart of the last 30 days
-  cargo xtask stats --html target/stats.html one page to look at or to send
+  cargo xtask stats --html target/stats.html one page, for example to send
   cargo xtask stats --gate-factor 1.5        for CI: exit code 6 when fast builds have become slower")]
     Stats(StatsFlags),
-    /// Measure: what an edit, a bump and a cold start cost, beside plain docker
+    /// Measure an edit, a dependency bump and a cold start, and compare with plain docker
     Bench {
-        /// Measure only scenarios whose name contains this, or one of these with commas between
+        /// Measure only scenarios whose name contains this; several with commas between
         #[arg(value_name = "FILTER")]
         filter: Option<String>,
-        /// Runs of each warm scenario, by default 5; with `--compare` of each side, by default 7; the median counts
+        /// Runs of each warm scenario, by default 5, with `--compare` 7 of each tool; the result is the median
         #[arg(long, value_parser = clap::value_parser!(u32).range(1..100))]
         runs: Option<u32>,
-        /// Measure the native engine beside docker buildx and, where it is installed, buildah; takes most of an hour
+        /// Compare the native engine with docker buildx and, if it is installed, buildah; takes most of an hour
         #[arg(long)]
         compare: bool,
-        /// Write the result as Markdown into this file too
+        /// Write the result as Markdown to this file too
         #[arg(long, value_name = "FILE")]
         write: Option<PathBuf>,
     },
-    /// What CI runs: tidy, clippy, docs, licences, the lock, every test on real engines, a real build
+    /// Run everything that CI runs: tidy, clippy, docs, licences, the lock, every test on real engines, a real build
     ///
-    /// Ends at the first phase that fails, with its exit code. The engine that it starts is ended again.
-    Ci,
-    /// Every test, real-engine tests included; installs what they need, under `target`
+    /// Stops at the first phase that fails, with its exit code. Stops the engine that it started.
+    Ci {
+        /// Run only what a small change needs, as `plan` names it: `documents`, or a `[[ci.tests]]` of the policy
+        #[arg(long, value_name = "TESTS")]
+        only: Option<String>,
+    },
+    /// Run the tests, with real engines; installs what they need under `target`
     Test {
-        /// Only tests whose name contains this
+        /// Run only tests whose name contains this
         #[arg(value_name = "FILTER")]
         filter: Option<String>,
+        /// Run only unit tests and tests of the command line: needs no engine, installs nothing, takes under a minute once compiled
+        #[arg(long)]
+        quick: bool,
     },
     /// Write `.github/workflows` from the policy
     Workflows {
-        /// Change nothing; fail if a file is not what would be written
+        /// Change nothing; fail if a file is out of date
         #[arg(long)]
         check: bool,
     },
-    /// The repository's invariants: formatting, hosts, paths, links, manifests, ignore files, module edges
+    /// Write the generated parts of the documents: the reference, the JSON Schema of `images.toml`, the terminal pictures
+    Reference {
+        /// Change nothing; fail if a file is out of date
+        #[arg(long)]
+        check: bool,
+    },
+    /// Check the repository's rules: formatting, plain English, hosts, paths, links, manifests, ignore files, module edges
     ///
-    /// Tells every violation with its repair, and changes nothing.
+    /// Prints every violation with its repair, and changes nothing.
     Tidy,
-    /// A manual page, on stdout: `cargo xtask man build | man -l -`
+    /// Print a manual page: `cargo xtask man build | man -l -`
     Man {
-        /// The command, as it is typed: `build`, `engine up`; by default all of xtask
+        /// Command as you type it: `build`, `engine up`; by default all of xtask
         #[arg(value_name = "COMMAND")]
         command: Vec<String>,
     },
-    /// Completions for a shell, on stdout
+    /// Print completions for a shell
     Completions {
-        /// The shell
+        /// Shell
         shell: clap_complete::Shell,
     },
 }
@@ -346,20 +373,20 @@ Examples:
 /// `cargo xtask engine …`
 #[derive(Debug, Subcommand)]
 pub enum EngineCommand {
-    /// Start it; returns when Docker and the registry answer
+    /// Start the engine; returns when Docker and the registry are ready
     Up {
-        /// The registry's port on 127.0.0.1; kept between runs
+        /// Port of the registry on 127.0.0.1; kept between runs
         #[arg(long, value_name = "PORT")]
         registry_port: Option<u16>,
-        /// The registry alone, for the native engine: no Docker, no root rights
+        /// Start only the registry, for the native engine: needs no Docker and no root rights
         #[arg(long)]
         registry_only: bool,
     },
-    /// How it is, and the environment that reaches it
+    /// Print its state, and the environment variables for it
     Status,
-    /// Stop it by its process id; its data stays
+    /// Stop the engine; keeps its data
     Down {
-        /// Remove its folder too
+        /// Delete its data too
         #[arg(long)]
         purge: bool,
     },
@@ -368,57 +395,57 @@ pub enum EngineCommand {
 /// `cargo xtask base …`
 #[derive(Debug, Subcommand)]
 pub enum BaseCommand {
-    /// What is in the registry: age, size, platforms, who stands on it, which is `latest`, this tree's, pinned
+    /// List the bases in the registry with age, size, platforms and the apps that use them
     List,
-    /// Build on this base whatever the requirements say: writes its digest into `images.lock`
+    /// Pin a base: every build uses it, whatever the requirements say; writes its digest to `images.lock`
     Pin {
-        /// A base's tag or digest; by default the one that `latest` names
+        /// Tag or digest of a base; by default `latest`
         #[arg(value_name = "TAG|DIGEST")]
         name: Option<String>,
-        /// Let the pinned base go
+        /// Remove the pin
         #[arg(long, conflicts_with = "name")]
         remove: bool,
     },
-    /// Move `latest` back to the base before, or to the named one; shows what it does first
+    /// Move `latest` back to the previous base, or to another one; prints the change first
     Rollback {
-        /// A base's tag or digest; by default the newest complete one of an earlier commit
+        /// Tag or digest of a base; by default the newest complete one of an earlier commit
         #[arg(value_name = "TAG|DIGEST")]
         name: Option<String>,
-        /// Do it
+        /// Make the change
         #[arg(short, long)]
         yes: bool,
     },
-    /// Delete old bases that nothing refers to, with the layouts on this machine; shows the plan and its reasons first
+    /// Delete old bases that nothing uses, in the registry and on this machine; prints the plan and its reasons first
     Prune {
-        /// Keep so many of the newest complete bases
+        /// Number of newest complete bases to keep
         #[arg(long, value_name = "N", default_value_t = 5)]
         keep: usize,
-        /// Keep what was built later than so long ago, and the bases of apps that were: `30d`, `12h`
+        /// Age from which a base may be deleted: `30d`, `12h`; the bases of younger apps are kept
         #[arg(long, value_name = "AGE", default_value = "30d", value_parser = span)]
         older_than: Duration,
-        /// Do it
+        /// Make the change
         #[arg(short, long)]
         yes: bool,
     },
 }
 
-/// What `stats` shows.
+/// Flags of `stats`.
 #[derive(Clone, Debug, Args)]
 pub struct StatsFlags {
-    /// Builds of this last time only: `30d`, `12h`
+    /// Age of the oldest build to count: `30d`, `12h`
     #[arg(long, value_name = "AGE", default_value = "30d", value_parser = span)]
     pub since: Duration,
-    /// Write one self-contained page to this file
+    /// Write the statistics as one self-contained HTML page to this file
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
-    /// Fail (exit code 6) when the last fast builds took more than so many times what those before took: on the same kind of
-    /// machine and engine, of the same kind of edit
+    /// Fail (exit code 6) if the last fast builds took more than this many times as long as those before, on the same kind of
+    /// machine and engine, for the same kind of edit
     #[arg(long, value_name = "FACTOR", value_parser = factor)]
     pub gate_factor: Option<f64>,
-    /// How many fast builds the gate compares with how many before
+    /// Number of fast builds that the gate compares, last and before
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     pub gate_builds: u16,
-    /// Take the records that travelled with the images of CI, too
+    /// Also use the records in published images, from CI
     #[arg(long)]
     pub from_registry: bool,
 }
@@ -461,9 +488,9 @@ impl Flags {
 mod tests {
     use super::*;
 
-    /// Every flag of a build, and whether the native engine honours it; what it cannot honour it refuses. A new flag has to get a
-    /// row: no engine may pass over it in silence.
-    const FLAGS: [(&str, bool); 10] = [
+    /// Every flag of a build, and whether the native engine supports it; it refuses the others. A new flag needs a row: no engine
+    /// may ignore it silently.
+    const FLAGS: [(&str, bool); 11] = [
         ("push", true),
         ("platform", true),
         // A builder is docker's: with `--engine native` it is an error, else it chooses docker.
@@ -473,6 +500,7 @@ mod tests {
         ("dry_run", true),
         ("no_latest", true),
         ("no_branch_tag", true),
+        ("untested", true),
         ("output", true),
         ("engine", true),
     ];

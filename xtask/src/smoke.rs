@@ -1,4 +1,4 @@
-//! Runs a built image and asks it something, as the policy's `[smoke]` says.
+//! Runs the policy's `[smoke]` checks on a built image.
 //!
 //! Every container runs with a read-only filesystem, no network, no capabilities and no new privileges: an image that needs
 //! more than that fails here, not in the cluster.
@@ -9,19 +9,19 @@ use xtask_host::{process, terminal};
 use xtask_model::fault::Fault;
 use xtask_model::image::policy::{Smoke, SmokeServe};
 use xtask_model::quantity;
-use xtask_native::container::{Image, Launch};
+use xtask_native::container::{Launch, RunnableImage};
 
-/// One thing that an image showed.
+/// A check that passed.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Shown {
-    /// What it was.
+    /// Name of the check.
     pub check: String,
     /// Seconds it took.
     pub seconds: f64,
 }
 
 /// Runs every check on `image`; `version` is the package's. Ends at the first that fails.
-pub fn run(image: &Image<'_>, smoke: &Smoke, version: Option<&str>) -> Result<Vec<Shown>, Fault> {
+pub fn run(image: &RunnableImage<'_>, smoke: &Smoke, version: Option<&str>) -> Result<Vec<Shown>, Fault> {
     let mut shown = Vec::new();
     let mut check = |name: &str, test: &mut dyn FnMut() -> Result<(), Fault>| -> Result<(), Fault> {
         process::interrupted()?;
@@ -50,7 +50,7 @@ pub fn run(image: &Image<'_>, smoke: &Smoke, version: Option<&str>) -> Result<Ve
         check(&format!("serves {}", serve.url), &mut || served(image, serve))?;
     }
     if shown.is_empty() {
-        terminal::warn("the policy has no `[smoke]` check: nothing was asked of the image");
+        terminal::warn("the policy has no `[smoke]` check: nothing was tested");
     }
     Ok(shown)
 }
@@ -68,12 +68,12 @@ fn expect(output: &Output, contains: &str, what: &str) -> Result<(), Fault> {
         // Docker's own failure, not the program's.
         return Err(Fault::build("docker cannot run the image").cause(end(&err)));
     }
-    let fault = Fault::build(format!("`{what}` did not answer as it should ({})", output.status));
+    let fault = Fault::build(format!("`{what}` did not print the expected text ({})", output.status));
     let fault = fault.cause(format!("expected `{contains}` in its output"));
     Err(fault.cause(end(if output.status.success() { &out } else { &err })))
 }
 
-fn served(image: &Image<'_>, serve: &SmokeServe) -> Result<(), Fault> {
+fn served(image: &RunnableImage<'_>, serve: &SmokeServe) -> Result<(), Fault> {
     // The question is asked from within, by the Python that every such image has: no port is opened anywhere.
     const ASK: &str = "import sys,urllib.request as r;sys.stdout.buffer.write(r.urlopen(sys.argv[1],timeout=5).read())";
     let mut container = image.start(&Launch::confined(&serve.args))?;

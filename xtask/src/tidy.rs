@@ -4,16 +4,19 @@
 
 mod edges;
 mod files;
+mod generated;
 mod images;
 mod links;
 mod manifests;
+mod portable;
+mod prose;
 mod text;
 
 pub use files::Files;
 
 use std::fmt;
 
-/// A place where a rule does not hold.
+/// A place that breaks a rule.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Violation {
     /// The file, from the root.
@@ -44,8 +47,16 @@ impl fmt::Display for Violation {
 
 /// Every violation of every rule, by place.
 pub fn check(files: &Files) -> Vec<Violation> {
-    let rules: [fn(&Files) -> Vec<Violation>; 5] =
-        [text::check, edges::check, manifests::check, images::check, links::check];
+    let rules: [fn(&Files) -> Vec<Violation>; 8] = [
+        text::check,
+        prose::check,
+        edges::check,
+        portable::check,
+        manifests::check,
+        images::check,
+        links::check,
+        generated::check,
+    ];
     let mut found: Vec<Violation> = rules.iter().flat_map(|rule| rule(files)).collect();
     found.sort();
     found

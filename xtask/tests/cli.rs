@@ -1,6 +1,6 @@
 //! The command line over the real program: stdout, stderr and exit codes, in repositories of its own.
 //!
-//! `UPDATE_EXPECT=1 cargo test -p xtask --test cli` writes the snapshots anew after a change of flags.
+//! `UPDATE_EXPECT=1 cargo test -p xtask --test cli` updates the snapshots after a change of flags.
 
 #![allow(clippy::disallowed_methods, reason = "the program under test, run as a person's shell would")]
 
@@ -99,7 +99,7 @@ fn every_command_has_its_help() {
 fn no_command_is_a_question_for_help() {
     let output = xtask(Path::new(ROOT), &[]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
-    assert!(text(&output.stderr).contains("Begin here:"), "{}", shown(&output));
+    assert!(text(&output.stderr).contains("Start here:"), "{}", shown(&output));
 }
 
 #[test]
@@ -228,7 +228,7 @@ fn flags_that_do_not_fit_are_refused() {
 }
 
 #[test]
-fn a_folder_without_a_policy_is_no_repository() {
+fn a_folder_without_a_policy_is_refused() {
     let here = tempfile::tempdir().unwrap();
     check(
         here.path(),
@@ -265,7 +265,7 @@ fn a_folder_without_a_policy_is_no_repository() {
 }
 
 #[test]
-fn a_policy_that_does_not_hold_is_told_whole() {
+fn all_errors_of_an_invalid_policy_are_reported_together() {
     let (_folder, root) = repository();
     edit(&root.join("images.toml"), "suite = \"trixie\"", "siute = \"trixie\"");
     edit(&root.join("images.toml"), "user = 10001", "user = -1");
@@ -276,9 +276,9 @@ fn a_policy_that_does_not_hold_is_told_whole() {
             exit: 2
             --- stderr
             error: the policy does not hold: 2 problems
-            images.toml:20:1: unknown key `siute` in `[root.debian]`
+            images.toml:21:1: unknown key `siute` in `[root.debian]`
               hint: did you mean `suite`?
-            images.toml:48:8: `smoke.user` is not a whole number from 0 to 4294967294
+            images.toml:49:8: `smoke.user` is not a whole number from 0 to 4294967294
 
             hint: edit `images.toml`; `docs/reference.md` lists every key
         "#]],
@@ -299,7 +299,7 @@ fn a_policy_that_does_not_hold_is_told_whole() {
 }
 
 #[test]
-fn a_repository_may_stand_in_any_path() {
+fn a_repository_may_be_in_any_path() {
     let (folder, root) = repository();
     check(
         &root,
@@ -307,7 +307,7 @@ fn a_repository_may_stand_in_any_path() {
         expect![[r#"
         exit: 0
         --- stderr
-             checked 9 packages answer to `requirements-enhanced.txt`
+             checked 9 packages match `requirements-enhanced.txt`
     "#]],
     );
     check(
@@ -327,7 +327,7 @@ fn a_repository_may_stand_in_any_path() {
 }
 
 #[test]
-fn drift_has_an_exit_code_of_its_own() {
+fn drift_has_its_own_exit_code() {
     let (_folder, root) = repository();
     edit(&root.join("requirements-enhanced.txt"), "numpy>=2.2,<3", "numpy>=99");
     check(
@@ -345,12 +345,44 @@ fn drift_has_an_exit_code_of_its_own() {
 }
 
 #[test]
-fn a_reader_that_goes_away_is_no_error() {
+fn a_reader_that_closes_the_pipe_is_not_an_error() {
     for args in [&["completions", "bash"][..], &["man"], &["--help"], &["build", "--help"]] {
         let mut child = xtask(Path::new(ROOT), args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         drop(child.stdout.take());
         let output = child.wait_with_output().unwrap();
         assert!(output.status.success() && output.stderr.is_empty(), "{args:?}: {}", shown(&output));
+    }
+}
+
+/// Documents carry a version, and every field has a meaning in the reference.
+#[test]
+fn documents_have_a_version_and_only_listed_fields() {
+    use xtask::documents::{self, Document};
+    let (_folder, root) = repository();
+    let policy = "[project]\nname = \"a\"\nregistry = \"ghcr.io/a\"\n[root]\nimage = \"a:1\"\npython = \"3.12\"\n";
+    fs::write(root.join("images.toml"), policy).unwrap();
+    fs::write(root.join("dockerfiles/Dockerfile.base"), "ARG ROOT_IMAGE\nFROM ${ROOT_IMAGE}\n").unwrap();
+    fs::write(root.join("dockerfiles/Dockerfile.fast"), "ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\n").unwrap();
+    let git = |args: &[&str]| {
+        let who = ["-c", "user.name=a", "-c", "user.email=a@example.com", "-c", "commit.gpgsign=false"];
+        assert!(Command::new("git").arg("-C").arg(&root).args(who).args(args).status().unwrap().success());
+    };
+    git(&["init", "-q", "-b", "main"]);
+    git(&["add", "-A"]);
+    git(&["commit", "-q", "-m", "one"]);
+    edit(&root.join("dockerfiles/Dockerfile.base"), "FROM ", "ARG MORE=1\nFROM ");
+    let cases: [(&[&str], &Document); 4] = [
+        (&["plan", "--offline", "--base", "HEAD"], &documents::PLAN),
+        (&["explain", "--offline"], &documents::EXPLAIN),
+        (&["doctor", "--offline"], &documents::DOCTOR),
+        (&["stats"], &documents::STATS),
+    ];
+    for (args, document) in cases {
+        let output = xtask(&root, &[args, &["--format", "json"]].concat()).output().unwrap();
+        let json: serde_json::Value = serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|error| panic!("{args:?}: {error}\n{}", shown(&output)));
+        assert_eq!(document.unlisted(&json), [""; 0], "{json:#}");
+        assert_eq!(json["version"], document.version, "{json:#}");
     }
 }
 
@@ -399,17 +431,17 @@ fn workflows(root: &std::path::Path, args: &[&str]) -> (Option<i32>, String) {
 
 #[test]
 fn a_workflow_that_someone_else_wrote_is_not_replaced() {
-    let place = with_workflow("", "images.yml");
+    let place = with_workflow("", "release.yml");
     let folder = place.path().join(".github/workflows");
     let (code, said) = workflows(place.path(), &[]);
     assert_eq!(code, Some(2), "{said}");
-    for part in ["`.github/workflows/images.yml` was not written by", "-name: mine", "+name: images", "`mv "] {
+    for part in ["`.github/workflows/release.yml` was not written by", "-name: mine", "+name: release", "`mv "] {
         assert!(said.contains(part), "{said}");
     }
-    assert_eq!(std::fs::read_to_string(folder.join("images.yml")).unwrap(), "name: mine\non: push\n");
+    assert_eq!(std::fs::read_to_string(folder.join("release.yml")).unwrap(), "name: mine\non: push\n");
     assert!(!folder.join("ci.yml").exists(), "not one of them is written");
     assert_eq!(workflows(place.path(), &["--check"]).0, Some(6));
-    std::fs::rename(folder.join("images.yml"), folder.join("other.yml")).unwrap();
+    std::fs::rename(folder.join("release.yml"), folder.join("other.yml")).unwrap();
     assert_eq!(workflows(place.path(), &[]).0, Some(0));
     // What was written by us is replaced, edits included.
     let written = std::fs::read_to_string(folder.join("ci.yml")).unwrap();
@@ -425,7 +457,7 @@ fn workflows_of_a_policy_below_the_top_go_where_github_reads_them() {
     let (code, said) = workflows(&place.path().join("services/app"), &[]);
     assert_eq!(code, Some(0), "{said}");
     let folder = place.path().join(".github/workflows");
-    let text = std::fs::read_to_string(folder.join("services-app-images.yml")).unwrap();
+    let text = std::fs::read_to_string(folder.join("services-app-ci.yml")).unwrap();
     assert!(text.contains("working-directory: services/app") && text.contains("'services/app/Cargo.lock'"), "{text}");
     assert_eq!(std::fs::read_to_string(folder.join("ci.yml")).unwrap(), "name: mine\non: push\n");
     assert!(!place.path().join("services/app/.github").exists());
@@ -453,10 +485,81 @@ fn doctor_names_the_engines_of_each_image_and_the_line_that_forbids_one() {
     let line = text.lines().position(|line| line.contains("gunicorn")).unwrap() + 1;
     let bad = asked(&["doctor", "--offline"]);
     let said = format!(
-        "bad engines of the base image: dockerfiles/Dockerfile.base:{line}: the recipe `python-packages` does not do what this `RUN` says"
+        "bad engines of the base image: dockerfiles/Dockerfile.base:{line}: the recipe `python-packages` does not implement this `RUN`"
     );
     assert!(bad.contains(&said), "{bad}");
     assert!(bad.starts_with("exit: 2\n"), "{bad}");
+}
+
+/// A [`repository`] whose base has all files that its Dockerfile copies.
+fn repository_with_base() -> (TempDir, PathBuf) {
+    let (folder, root) = repository();
+    for name in ["install.py", "compile.py", "check-imports.py"] {
+        let path = Path::new("dockerfiles").join(name);
+        fs::copy(Path::new(ROOT).join(&path), root.join(&path)).unwrap();
+    }
+    (folder, root)
+}
+
+/// What the native engine does not build is known from the files alone: no root is downloaded or made for it.
+#[test]
+fn what_native_cannot_build_is_refused_before_a_root_is_made() {
+    let (_folder, root) = repository_with_base();
+    let text = fs::read_to_string(root.join("dockerfiles/Dockerfile.base")).unwrap();
+    let policy = fs::read_to_string(root.join("images.toml")).unwrap();
+    let added = text.replace("mkdir -p \"${USER_HOME}\" /app", "mkdir -p \"${USER_HOME}\" /app && chmod 1777 /app");
+    let run = text.replace("WORKDIR /app\nUSER", "RUN true\nWORKDIR /app\nUSER");
+    let compilers = format!("{policy}\n[base.args]\nBUILD_PACKAGES = \"gcc\"\n");
+    for (dockerfile, policy, said) in [
+        (&added, &policy, "the recipe `user` does not do what this `RUN` says"),
+        (&run, &policy, "Dockerfile.base:"),
+        (&text, &compilers, "the recipe `python-packages` does not do what this `RUN` says"),
+    ] {
+        assert!(dockerfile != &text || policy == &compilers);
+        fs::write(root.join("dockerfiles/Dockerfile.base"), dockerfile).unwrap();
+        fs::write(root.join("images.toml"), policy).unwrap();
+        for args in [&["build-base"][..], &["build-base", "--dry-run"], &["build-base", "--force"]] {
+            let args = [args, &["--offline", "--engine", "native"]].concat();
+            let output = shown(&xtask(&root, &args).output().unwrap());
+            assert!(output.starts_with("exit: 2\n") && output.contains(said), "{args:?}: {output}");
+            assert!(output.contains("`--engine docker`"), "{output}");
+        }
+    }
+    assert!(!root.join("target/root").exists(), "a root was begun");
+}
+
+/// A step of a Dockerfile cannot read a folder of this machine.
+#[test]
+fn docker_refuses_a_folder_of_wheels_before_a_root_is_made() {
+    let (_folder, root) = repository_with_base();
+    let mut call = xtask(&root, &["build-base", "--offline", "--engine", "docker"]);
+    let output = shown(&call.env("UV_FIND_LINKS", "/srv/wheels").output().unwrap());
+    assert!(output.starts_with("exit: 2\n"), "{output}");
+    for part in ["docker cannot read the packages in `/srv/wheels`", "`--engine native`", "`--find-links https://…`"]
+    {
+        assert!(output.contains(part), "{output}");
+    }
+    let mut doctor = xtask(&root, &["doctor", "--offline"]);
+    let output = shown(&doctor.env("UV_FIND_LINKS", "/srv/wheels").output().unwrap());
+    assert!(output.contains("docker cannot read the packages in `/srv/wheels`"), "{output}");
+    assert!(!root.join("target/root").exists(), "a root was begun");
+}
+
+#[test]
+fn a_dry_run_without_a_root_lists_the_root_and_what_is_built_on_it() {
+    let (_folder, root) = repository_with_base();
+    let output =
+        shown(&xtask(&root, &["build-base", "--dry-run", "--offline", "--engine", "native"]).output().unwrap());
+    assert!(output.starts_with("exit: 0\n"), "{output}");
+    for part in [
+        "planned root `debian:trixie` from Debian packages",
+        "planned base `ghcr.io/acme/autoscaler-base` for ",
+        "because its root is built first",
+        "made  COPY --link --from=packages /opt/venv /opt/venv",
+    ] {
+        assert!(output.contains(part), "{part}: {output}");
+    }
+    assert!(!output.contains("unknown`") && !root.join("target/root").exists(), "{output}");
 }
 
 /// A name that is misspelt would leave the image as it is, by either engine.

@@ -148,7 +148,7 @@ fn an_engine_comes_up_heals_and_goes() {
 }
 
 #[test]
-fn two_engines_stand_beside_each_other() {
+fn two_engines_run_at_the_same_time() {
     if !possible() {
         return;
     }

@@ -6,6 +6,7 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -264,6 +265,82 @@ fn an_index_behind_a_password_of_the_environment_serves_the_records_too() {
     assert!(!said.contains("word") && !lock.contains("word@") && !lock.contains("http://"), "{said}{lock}");
     fs::remove_file(world.path("requirements-enhanced.lock")).unwrap();
     world.xtask(&["lock", "--offline"], &[("IDX_USER", "me"), ("IDX_TOKEN", "wrong")], 5);
+}
+
+/// Writes a wheel of uv whose program starts another one: `FOLDER VERSION PROGRAM`.
+const UV_WHEEL: &str = r##"
+import base64, hashlib, os, sys, zipfile
+folder, version, program = sys.argv[1:]
+path, info, data = os.environ["PATH"], f"uv-{version}.dist-info", f"uv-{version}.data"
+files = {f"{data}/scripts/uv": f"#!/bin/sh\nPATH='{path}' exec '{program}' \"$@\"\n",
+         f"{info}/METADATA": f"Metadata-Version: 2.1\nName: uv\nVersion: {version}\n\n",
+         f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"}
+hashed = lambda text: base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
+record = "".join(f"{path},sha256={hashed(text)},{len(text)}\n" for path, text in files.items())
+files[f"{info}/RECORD"] = record + f"{info}/RECORD,,\n"
+with zipfile.ZipFile(f"{folder}/uv-{version}-py3-none-any.whl", "w") as made:
+    for path, text in files.items():
+        entry = zipfile.ZipInfo(path, (2020, 1, 1, 0, 0, 0))
+        entry.external_attr = 0o100755 << 16
+        made.writestr(entry, text)
+"##;
+
+impl World {
+    /// A folder for the PATH with Python and git, and without uv; the index gets a wheel of uv in this version.
+    fn without_uv(&self, version: &str) -> PathBuf {
+        let files = self.folder.path().join("files");
+        let call = Command::new("python3").args(["-c", UV_WHEEL]).arg(files).arg(version).arg(&self.uv).status();
+        assert!(call.unwrap().success());
+        let tools = self.folder.path().join("bin");
+        fs::create_dir_all(&tools).unwrap();
+        let asked = Command::new("python3").args(["-c", "import sys; print(sys.executable)"]).output().unwrap();
+        let python = String::from_utf8(asked.stdout).unwrap();
+        fs::write(tools.join("python3"), format!("#!/bin/sh\nexec '{}' \"$@\"\n", python.trim())).unwrap();
+        fs::set_permissions(tools.join("python3"), fs::Permissions::from_mode(0o755)).unwrap();
+        let path = std::env::var_os("PATH").unwrap();
+        let git = std::env::split_paths(&path).map(|folder| folder.join("git")).find(|program| program.is_file());
+        symlink(git.unwrap(), tools.join("git")).unwrap();
+        tools
+    }
+
+    /// Runs a command with this PATH, with the world's index as the machine's.
+    #[track_caller]
+    fn xtask_on(&self, path: &Path, args: &[&str], exit: i32) -> String {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+        command.args(args).current_dir(self.path("")).stdin(Stdio::null()).env_clear();
+        command.env("PATH", path).env("HOME", self.folder.path()).env("PIP_CONFIG_FILE", "/dev/null");
+        let output = command.env("PIP_INDEX_URL", format!("http://{}/simple", self.index)).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+        assert_eq!(output.status.code(), Some(exit), "{said}");
+        said
+    }
+}
+
+#[test]
+fn lock_installs_the_pinned_uv_where_there_is_none() {
+    let Some(world) = World::new("a machine without uv") else { return };
+    let version = uv::find(&world.path(""), std::slice::from_ref(&world.uv)).unwrap().version().to_owned();
+    let path = world.without_uv(&version);
+    world.asks("INDEX\nneedw\n");
+    // Another file than the pinned one is not installed.
+    let pin =
+        |hash: &str| fs::write(world.path("dockerfiles/installer.lock"), format!("uv=={version} --hash={hash}\n"));
+    pin(&format!("sha256:{}", "0".repeat(64))).unwrap();
+    let said = world.xtask_on(&path, &["lock", "--offline"], 5);
+    assert!(said.contains("installing uv") && said.contains("DO NOT MATCH"), "{said}");
+    assert!(!world.path("target/tools/bin/uv").exists() && !world.path("requirements-enhanced.lock").exists());
+
+    pin(&world.hash(&format!("uv-{version}-py3-none-any.whl"))).unwrap();
+    let said = world.xtask_on(&path, &["lock", "--offline"], 0);
+    assert!(said.contains("installing uv") && said.contains(&format!("with uv {version}")), "{said}");
+    assert!(world.path("target/tools/bin/uv").exists());
+    let lock = world.lock_text();
+    assert!(lock.contains("plain==1.0") && lock.contains(") requires plain<1.1"), "{lock}");
+    assert!(fs::read_to_string(world.path("dockerfiles/installer.lock")).unwrap().contains(&format!("uv=={version}")));
+    // It is installed once.
+    let said = world.xtask_on(&path, &["lock", "--offline"], 0);
+    assert!(!said.contains("installing"), "{said}");
+    assert_eq!(world.lock_text(), lock);
 }
 
 /// The repository's script over distributions of the test's own, with the pip of this machine as the reader of requirements.

@@ -27,11 +27,11 @@ use xtask_model::image::policy::{self, Policy};
 use xtask_model::spec::oci::{Config, Manifest};
 use xtask_model::spec::reference::{Digest, Platform};
 use xtask_native::layer::item::{Bytes, Content, Item};
-use xtask_native::layer::unpack::Unpacked;
+use xtask_native::layer::unpack::Unpacker;
 use xtask_native::layer::{Limits, Reader};
 use xtask_native::recipes::python::{PythonPackages, Request};
-use xtask_native::recipes::stage::{Foundation, Realise, Selection};
-use xtask_native::recipes::user::User;
+use xtask_native::recipes::stage::{Realise, RootFiles, Selection};
+use xtask_native::recipes::user::UserStage;
 use xtask_native::root::{self, Recipe};
 
 /// Scripts and what they need, C and C++ extensions, headers, and a package of one file; pinned, so that the test is of us.
@@ -60,7 +60,7 @@ struct Root {
 
 impl Root {
     fn get() -> Self {
-        xtask_native::container::guard::through(env!("CARGO_BIN_EXE_xtask"));
+        xtask_native::container::subprocess::through(env!("CARGO_BIN_EXE_xtask"));
         let home = Path::new(env!("CARGO_TARGET_TMPDIR")).join("native-packages");
         std::fs::create_dir_all(&home).unwrap();
         let lock = std::fs::File::create(home.join("lock")).unwrap();
@@ -96,7 +96,7 @@ impl Root {
     }
 }
 
-impl Foundation for Root {
+impl RootFiles for Root {
     fn config(&self) -> &Config {
         &self.config
     }
@@ -119,7 +119,7 @@ impl Foundation for Root {
         if !part.exists() {
             let layout = Layout::open_or_create(&self.layout)?;
             let blob = std::fs::File::open(layout.blob_path(&self.blob)).unwrap();
-            Unpacked::open(&part)?.only(some.has).apply(&mut Reader::open(blob, None, Limits::default())?)?;
+            Unpacker::open(&part)?.only(some.has).apply(&mut Reader::open(blob, None, Limits::default())?)?;
             self.spoiled.iter().for_each(|path| std::fs::remove_dir_all(part.join(path)).unwrap());
         }
         Ok(part)
@@ -132,16 +132,18 @@ struct Repository {
     policy: Policy,
 }
 
-/// Writes a wheel: its folder, name, version, requirements, and files as JSON.
+/// Writes a wheel: its folder, name, version, requirements, and files as JSON. `RECORD` does not list a path that begins with `!`.
 const WHEEL: &str = r#"
 import base64, hashlib, json, sys, zipfile
 folder, name, version, requires, files = sys.argv[1:]
 stem = f"{name.replace('-', '_')}-{version}"
 files, info = json.loads(files), f"{stem}.dist-info"
+unlisted = {path[1:] for path in files if path.startswith("!")}
+files = {path.lstrip("!"): text for path, text in files.items()}
 files[f"{info}/METADATA"] = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{requires}"
 files[f"{info}/WHEEL"] = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 hashed = lambda text: base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
-rows = [f"{path},sha256={hashed(text)},{len(text)}\n" for path, text in files.items()]
+rows = [f"{path},sha256={hashed(text)},{len(text)}\n" for path, text in files.items() if path not in unlisted]
 files[f"{info}/RECORD"] = "".join(rows) + f"{info}/RECORD,,\n"
 with zipfile.ZipFile(f"{folder}/{stem}-py3-none-any.whl", "w") as wheel:
     for path, text in files.items():
@@ -253,7 +255,7 @@ struct Found {
     content: String,
 }
 
-fn told(item: &Item) -> (String, Found) {
+fn described(item: &Item) -> (String, Found) {
     let read = |bytes: &Bytes| match bytes {
         Bytes::At { file, size } => {
             let read = std::fs::read(file).unwrap();
@@ -307,6 +309,10 @@ fn built(engine: &Engine, repository: &Repository, root: &Root, below: &[&str]) 
         let header = entry.header();
         let (kind, mode) = (header.entry_type(), header.mode().unwrap() & 0o7777);
         let owner = (header.uid().unwrap(), header.gid().unwrap());
+        if path.starts_with("opt/venv/") {
+            // The native engine gives everything this time.
+            assert_eq!(header.mtime().unwrap(), xtask_native::layer::TIME, "{path}");
+        }
         let (kind, mode, content) = if kind.is_dir() {
             ('d', mode, String::new())
         } else if kind.is_symlink() {
@@ -361,7 +367,7 @@ fn all(recipe: &dyn Realise) -> Vec<Vec<Item>> {
 fn tree(parts: &[Vec<Item>]) -> BTreeMap<String, Found> {
     let mut tree = BTreeMap::new();
     for item in parts.iter().flatten() {
-        let (path, found) = told(item);
+        let (path, found) = described(item);
         // The later part is what an image has.
         tree.insert(path, found);
     }
@@ -389,7 +395,7 @@ fn recipes_make_what_docker_makes() {
     ] {
         assert!(packages.contains_key(path), "{path}");
     }
-    let user = User::new(&arguments(), &root).unwrap_or_else(|fault| panic!("{fault}"));
+    let user = UserStage::new(&arguments(), &root).unwrap_or_else(|fault| panic!("{fault}"));
     let mut ours = packages;
     ours.extend(tree(&all(&user)));
     // The stage's folder is root's; the base gives it to the user as it copies.
@@ -452,10 +458,11 @@ const PANDAS: Wheel<'_> =
 const PYTZ: Wheel<'_> = ("our-pytz", "1", "", &[("our_pytz/__init__.py", "utc = 1\n")]);
 const PYTZ_WITHOUT_UTC: Wheel<'_> = ("our-pytz", "2", "", &[("our_pytz/__init__.py", "pass\n")]);
 const NUMPY: Wheel<'_> = ("our-numpy", "1", "", &[("our_numpy/__init__.py", "real = True\n")]);
+const SILENT_CARRIER: Wheel<'_> = ("carrier", "1", "", &[("carrier.py", ""), ("!our_numpy/__init__.py", "")]);
 const CARRIER: Wheel<'_> = ("carrier", "1", "", &[("carrier.py", ""), ("our_numpy/__init__.py", "")]);
 
 #[test]
-fn a_warm_build_imports_what_it_does_not_make() {
+fn a_warm_build_imports_packages_of_known_layers() {
     if engine().is_none() {
         return;
     }
@@ -485,18 +492,41 @@ fn a_warm_build_imports_what_it_does_not_make() {
 }
 
 #[test]
-fn a_wheel_that_carries_a_known_package_s_file_is_refused() {
+fn a_wheel_with_a_file_of_a_known_package_is_rejected() {
     if engine().is_none() {
         return;
     }
     let (root, uv) = (Root::get(), pinned_uv());
-    let repository = Repository::of_wheels(&uv, &[CARRIER, NUMPY]);
-    let recipe = repository.recipe(&root, &Platform::host().to_string()).unwrap();
-    for wanted in [&[0, 2][..], &[1], &[2]] {
-        let fault = recipe.produce(wanted).unwrap_err();
-        assert_eq!(fault.what, "`carrier` and `our-numpy` have different files at `our_numpy/__init__.py`");
-        assert_eq!(fault.exit, Exit::Usage);
+    for carrier in [CARRIER, SILENT_CARRIER] {
+        let repository = Repository::of_wheels(&uv, &[carrier, NUMPY]);
+        let recipe = repository.recipe(&root, &Platform::host().to_string()).unwrap();
+        for wanted in [&[0, 2][..], &[1], &[2]] {
+            let fault = recipe.produce(wanted).unwrap_err();
+            assert_eq!(fault.what, "`carrier` and `our-numpy` have different files at `our_numpy/__init__.py`");
+            assert_eq!(fault.exit, Exit::Usage);
+        }
     }
+}
+
+/// uv installs every file of a wheel and lists each in the installed `RECORD`: that is what makes it owned.
+#[test]
+fn a_file_that_no_record_lists_belongs_to_its_wheel() {
+    if engine().is_none() {
+        return;
+    }
+    let (root, uv) = (Root::get(), pinned_uv());
+    let silent: Wheel<'_> =
+        ("silent", "1", "", &[("silent/__init__.py", "from silent import inner\n"), ("!silent/inner.py", "")]);
+    let repository = Repository::of_wheels(&uv, &[silent, NUMPY]);
+    let recipe = repository.recipe(&root, &Platform::host().to_string()).unwrap();
+    let made = all(&recipe);
+    let part = recipe.parts().iter().position(|part| part.name.starts_with("silent")).unwrap();
+    let files = tree(&made[part..=part]);
+    let site = "opt/venv/lib/python3.13/site-packages";
+    assert!(files.contains_key(&format!("{site}/silent/inner.py")), "{:?}", files.keys());
+    let record = made[part].iter().find(|item| item.path.to_string().ends_with("dist-info/RECORD")).unwrap();
+    let Content::File(Bytes::Here(text)) = &record.content else { panic!("{}", record.path) };
+    assert!(String::from_utf8_lossy(text).contains("silent/inner.py,"), "{}", String::from_utf8_lossy(text));
 }
 
 #[test]

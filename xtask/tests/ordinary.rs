@@ -245,7 +245,7 @@ fn a_root_that_was_killed_while_it_was_installed_leaves_no_mount_and_no_process_
 }
 
 #[test]
-fn an_ordinary_user_is_told_what_is_missing_for_a_root() {
+fn an_ordinary_user_sees_what_a_root_needs() {
     if !possible() {
         return;
     }

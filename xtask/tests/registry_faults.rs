@@ -526,7 +526,7 @@ fn sent(registry: &FaultProxy) -> Vec<String> {
 }
 
 #[test]
-fn an_upload_goes_on_where_it_was_cut() {
+fn an_upload_resumes_where_it_was_cut() {
     let registry = FaultProxy::alone();
     registry.on_after(1, "PATCH", "", 1, Mishap::CutRequest(400));
     // What the registry has kept of the piece that was cut.
@@ -633,7 +633,7 @@ fn a_store_that_has_lost_a_blob_does_not_make_it_absent() {
 }
 
 #[test]
-fn a_blob_without_ranges_is_read_anew() {
+fn a_blob_without_ranges_is_read_again() {
     let content: Vec<u8> = (0..200_000_u32).map(|number| (number % 251) as u8).collect();
     let registry = FaultProxy::alone();
     let cut = Scripted::new(200).header("content-length", "200000").body(&content[..150_000]);
@@ -759,7 +759,7 @@ const BUSY: &str = "XTASK_TEST_BUSY_REGISTRY";
 
 /// Waits for the registry that the variable names; does nothing by itself.
 #[test]
-fn wait_as_told() {
+fn wait_as_asked() {
     let Ok(registry) = std::env::var(BUSY) else { return };
     xtask_host::process::forward_signals().unwrap();
     let fault = Client::new(Options::default()).ping(&registry).unwrap_err();
@@ -773,7 +773,7 @@ fn ctrl_c_ends_a_pause() {
     let busy = Scripted::new(503).header("retry-after", "50");
     registry.on("GET", "", usize::MAX, Mishap::Answer(busy));
     let child = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["wait_as_told", "--exact", "--nocapture"])
+        .args(["wait_as_asked", "--exact", "--nocapture"])
         .env(BUSY, registry.host())
         .stdout(std::process::Stdio::piped())
         .spawn()

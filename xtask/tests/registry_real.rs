@@ -262,7 +262,7 @@ fn an_upload_that_never_succeeds_ends() {
 }
 
 #[test]
-fn a_download_goes_on_where_it_was_cut() {
+fn a_download_resumes_where_it_was_cut() {
     let Some(registry) = RealRegistry::start(false) else { return };
     let proxy = arrives(&registry, quick(), 3_000_000, |proxy| {
         proxy.on("GET", "/blobs/sha256", 3, Mishap::CutAnswer(900_000));

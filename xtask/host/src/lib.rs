@@ -3,6 +3,12 @@
 pub mod clock;
 pub mod docker;
 pub mod file;
+/// Everything that only Linux has. On another system, and with `--cfg xtask_portable`, `elsewhere.rs` has the same names.
+#[cfg(all(target_os = "linux", not(xtask_portable)))]
+pub mod linux;
+#[cfg(not(all(target_os = "linux", not(xtask_portable))))]
+#[path = "elsewhere.rs"]
+pub mod linux;
 pub mod process;
 pub mod registry;
 pub mod scratch;

@@ -320,17 +320,6 @@ pub fn found(program: impl AsRef<Path>) -> Option<PathBuf> {
     which::which(program.as_ref()).ok()
 }
 
-/// The most memory that this process has held at once, in bytes: the kernel's high-water mark of what was resident. Programs that
-/// it runs are not counted.
-pub fn peak_memory() -> Option<u64> {
-    high_water(&std::fs::read_to_string("/proc/self/status").ok()?)
-}
-
-fn high_water(status: &str) -> Option<u64> {
-    let kibibytes = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.trim().strip_suffix(" kB")?;
-    Some(kibibytes.parse::<u64>().ok()? * 1024)
-}
-
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 static GROUPS: OnceLock<Mutex<Vec<u32>>> = OnceLock::new();
 
@@ -398,13 +387,6 @@ pub fn interrupted() -> Result<(), Fault> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_high_water_mark_is_in_bytes() {
-        assert_eq!(high_water("VmPeak:\t  900 kB\nVmHWM:\t    12 kB\nVmRSS:\t 4 kB\n"), Some(12 * 1024));
-        assert_eq!(high_water("VmPeak:\t  900 kB\n"), None);
-        assert!(peak_memory().is_some_and(|bytes| bytes > 1 << 20));
-    }
 
     #[test]
     fn arguments_are_never_split_or_expanded() {

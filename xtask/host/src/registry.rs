@@ -14,6 +14,7 @@ mod deadline;
 mod exchange;
 pub mod layout;
 mod listing;
+mod loopback;
 mod manifests;
 mod patience;
 mod proxy;

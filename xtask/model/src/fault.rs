@@ -5,13 +5,13 @@
 
 use std::fmt;
 
-/// The exit codes of the README's table.
+/// Exit codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Exit {
-    /// A bug of ours.
+    /// A bug in xtask.
     Bug = 1,
-    /// Wrong usage, or a policy or input file that does not hold.
+    /// Wrong usage, or an invalid policy or input file.
     Usage = 2,
     /// A tool or engine is missing.
     Missing = 3,
@@ -23,6 +23,19 @@ pub enum Exit {
     Drift = 6,
     /// Ended by Ctrl-C or SIGTERM (128 + SIGINT).
     Interrupted = 130,
+}
+
+impl Exit {
+    /// Every code but 0 with its meaning, for help and the reference.
+    pub const MEANINGS: [(Self, &'static str); 7] = [
+        (Self::Bug, "a bug in xtask"),
+        (Self::Usage, "wrong usage, or an invalid policy or input file"),
+        (Self::Missing, "a tool or engine is missing"),
+        (Self::Build, "a build, step or smoke test failed"),
+        (Self::Network, "a registry or the network failed"),
+        (Self::Drift, "a check found a difference"),
+        (Self::Interrupted, "interrupted"),
+    ];
 }
 
 /// An expected failure, in the parts in which it is shown.

@@ -1,5 +1,6 @@
-//! `build-base --analyze`: where a base's bytes are, by layer and by package.
+//! `build-base --analyze`: size of a base by layer and by package.
 
+use crate::documents;
 use crate::flags::{BuildFlags, Format, Global};
 use serde::Serialize;
 use xtask_host::docker::Docker;
@@ -74,7 +75,7 @@ pub fn run(global: &Global, flags: &BuildFlags, report: &Report) -> anyhow::Resu
             let descriptor: &Descriptor = found
                 .platforms
                 .get(&platform)
-                .ok_or_else(|| Fault::usage(format!("the base is not there for {platform}")))?;
+                .ok_or_else(|| Fault::usage(format!("the base has no image for {platform}")))?;
             let manifest = publish::read_manifest(&client, &repository, descriptor.digest)?;
             let config = publish::read_config(&client, &repository, &manifest)?;
             (manifest, config, descriptor.digest)
@@ -91,12 +92,12 @@ pub fn run(global: &Global, flags: &BuildFlags, report: &Report) -> anyhow::Resu
     packages.sort_by_key(|package| std::cmp::Reverse(package.size));
     let analysis = Analysis { layers: layers(&manifest, &config), packages };
     if global.format == Format::Json {
-        return super::print(&format!("{}\n", serde_json::to_string_pretty(&analysis)?));
+        return documents::ANALYSIS.print(&analysis);
     }
     super::print(&text(&analysis))
 }
 
-/// Layers beside the history entries that made them; entries without a layer made none.
+/// Layers with the history entries that made them; entries without a layer are skipped.
 fn layers(manifest: &Manifest, config: &Config) -> Vec<Layer> {
     let mut made_by = config.history.iter().filter(|entry| !entry.empty_layer);
     let layer = |layer: &Descriptor| Layer {
@@ -123,4 +124,18 @@ fn text(analysis: &Analysis) -> String {
         );
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_field_is_in_the_reference() {
+        let layers = vec![Layer { size: 1, made_by: "COPY".to_owned() }];
+        let package = Package { name: "a".to_owned(), version: "1".to_owned(), size: 1, files: 1 };
+        let mut json = serde_json::to_value(Analysis { layers, packages: vec![package] }).unwrap();
+        json["version"] = documents::ANALYSIS.version.into();
+        assert_eq!(documents::ANALYSIS.unlisted(&json), [""; 0]);
+    }
 }

@@ -1,9 +1,10 @@
-//! `base`: what exists, which one is pinned, where `latest` points, and what may go.
+//! `base`: list, pin, roll back and prune the published bases.
 //!
-//! Every command that changes something shows first what it does; what cannot be undone waits for `--yes`.
+//! Every command that changes something prints the change first; what cannot be undone needs `--yes`.
 
-use crate::build;
+use crate::documents;
 use crate::flags::{BaseCommand, Format, Global};
+use crate::pipeline;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -21,7 +22,7 @@ use xtask_model::quantity;
 use xtask_model::spec::lock::{self, ImagesLock};
 use xtask_model::spec::reference::{Digest, Platform, Repository, Tag};
 
-/// Local layouts that are kept beside this tree's.
+/// Number of local layouts to keep besides this tree's.
 const LAYOUTS: usize = 3;
 
 /// Runs one of them.
@@ -30,19 +31,19 @@ pub fn run(global: &Global, command: &BaseCommand) -> anyhow::Result<()> {
         return Ok(unpin(&global.tree()?)?);
     }
     if global.offline {
-        return Err(Fault::usage("bases are in the registry, and `--offline` asks none").into());
+        return Err(Fault::usage("`base` cannot be used with `--offline`: bases are in the registry").into());
     }
-    let desk = Desk::open(global)?;
+    let bases = Bases::open(global)?;
     match command {
-        BaseCommand::List => desk.list(global),
-        BaseCommand::Pin { name, .. } => Ok(desk.pin(name.as_deref())?),
-        BaseCommand::Rollback { name, yes } => Ok(desk.rollback(name.as_deref(), *yes)?),
-        BaseCommand::Prune { keep, older_than, yes } => desk.prune(global, *keep, *older_than, *yes),
+        BaseCommand::List => bases.list(global),
+        BaseCommand::Pin { name, .. } => Ok(bases.pin(name.as_deref())?),
+        BaseCommand::Rollback { name, yes } => Ok(bases.rollback(name.as_deref(), *yes)?),
+        BaseCommand::Prune { keep, older_than, yes } => bases.prune(global, *keep, *older_than, *yes),
     }
 }
 
-/// What every one of them needs.
-struct Desk {
+/// Values that all subcommands need.
+struct Bases {
     tree: Tree,
     client: Client,
     bases: Repository,
@@ -59,13 +60,13 @@ struct Row<'a> {
     complete: bool,
     latest: bool,
     pinned: bool,
-    /// Not said where this tree's fingerprint cannot be known.
+    /// Absent if this tree's fingerprint is unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     this_tree: Option<bool>,
     used_by: Vec<&'a Tag>,
 }
 
-impl Desk {
+impl Bases {
     fn open(global: &Global) -> Result<Self, Fault> {
         let tree = global.tree()?;
         let pinned = facts::images_lock(&tree)?.base;
@@ -84,14 +85,14 @@ impl Desk {
         })
     }
 
-    /// The survey, and this tree's fingerprint where it can be known; one does not wait for the other.
+    /// The survey and, if it is known, this tree's fingerprint, gathered in parallel.
     fn survey_and_mine(&self, global: &Global, referrers: bool) -> Result<(Survey, Option<Fingerprint>), Fault> {
         let (survey, mine) = std::thread::scope(|scope| {
-            let mine = scope.spawn(|| build::base_fingerprint(global));
+            let mine = scope.spawn(|| pipeline::base_fingerprint(global));
             (self.survey(referrers), mine.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         });
         let mine =
-            mine.inspect_err(|fault| terminal::warn(&format!("cannot tell which base is this tree's: {}", fault.what)));
+            mine.inspect_err(|fault| terminal::warn(&format!("cannot determine this tree's base: {}", fault.what)));
         Ok((survey?, mine.ok()))
     }
 
@@ -112,10 +113,13 @@ impl Desk {
             })
             .collect();
         if global.format == Format::Json {
-            return super::print(&format!("{}\n", serde_json::to_string_pretty(&rows)?));
+            return documents::BASES.print_list("bases", &rows);
         }
         if rows.is_empty() {
-            terminal::step("none", &format!("`{}` has no base; `cargo xtask build-base --push` makes one", self.bases));
+            terminal::step(
+                "none",
+                &format!("`{}` has no base; build one: `cargo xtask build-base --push`", self.bases),
+            );
             return Ok(());
         }
         super::print(&table(&rows))
@@ -130,8 +134,8 @@ impl Desk {
             terminal::step("wrote", &format!("`{}`", lock::images::PATH));
         }
         terminal::step("pinned", &format!("`{}` ({})", base.name(), base.digest));
-        terminal::step("", "builds use it whatever the requirements say, once `images.lock` is committed everywhere");
-        terminal::step("", "`cargo xtask base pin --remove` lets it go");
+        terminal::step("", "builds use it, whatever the requirements say, where `images.lock` is committed");
+        terminal::step("", "remove the pin: `cargo xtask base pin --remove`");
         Ok(())
     }
 
@@ -142,7 +146,7 @@ impl Desk {
         let platforms: Vec<Platform> = base.platforms.keys().cloned().collect();
         match found.lost_reason(&platforms) {
             None => Ok(()),
-            Some(lost) => Err(Fault::usage(format!("base `{}` is not whole", base.name()))
+            Some(lost) => Err(Fault::usage(format!("base `{}` is incomplete", base.name()))
                 .cause(lost)
                 .hint("build it again: `cargo xtask build-base --push` on its commit")),
         }
@@ -163,7 +167,7 @@ impl Desk {
         }
         self.refuse_lost(to)?;
         let now = clock::now();
-        let told = |base: &Base| {
+        let described = |base: &Base| {
             let commit = base.revision.as_deref().map_or("no commit", |revision| &revision[..12.min(revision.len())]);
             format!(
                 "`{}` ({}, of {commit}, {} old)",
@@ -173,14 +177,14 @@ impl Desk {
             )
         };
         match survey.latest() {
-            Some(from) => terminal::step("from", &told(from)),
+            Some(from) => terminal::step("from", &described(from)),
             None => terminal::step("from", "nothing: there is no `latest`"),
         }
-        terminal::step("to", &told(to));
-        terminal::step("", "apps stay as they are; the next build of a later commit moves `latest` forwards again");
-        terminal::step("", "(a build of this commit does not); `cargo xtask base pin` holds builds to a base");
+        terminal::step("to", &described(to));
+        terminal::step("", "apps do not change; the next build of a later commit moves `latest` forward again");
+        terminal::step("", "(a build of this commit does not); to keep a base, pin it: `cargo xtask base pin`");
         if !yes {
-            terminal::step("nothing", "was changed: `--yes` does it");
+            terminal::step("nothing", "was changed; to change it, add `--yes`");
             return Ok(());
         }
         let mark = marks::read(&self.client, &self.bases, &Tag::latest())?;
@@ -197,22 +201,22 @@ impl Desk {
         let (survey, mine) = self.survey_and_mine(global, true)?;
         let rules = Rules { keep, older_than, now: clock::now(), this_tree: mine, pinned: self.pinned };
         let plan = bases::prune(&survey, &rules);
-        // A build that is at work may stand on a layout that is to go, or be about to put one in its place.
-        let lock = if yes { Some(build::lock_images(&self.tree.images())?) } else { None };
+        // A running build may use a layout that is to be deleted, or be about to replace it.
+        let lock = if yes { Some(pipeline::lock_images(&self.tree.images())?) } else { None };
         let layouts = Layouts::plan(&self.tree, mine)?;
         if global.format == Format::Json {
             let json = serde_json::json!({"registry": plan, "layouts": layouts.verdicts});
-            super::print(&format!("{}\n", serde_json::to_string_pretty(&json)?))?;
+            documents::PRUNE.print(&json)?;
         } else {
             show(&plan.verdicts);
             show(&layouts.verdicts);
         }
         if plan.is_empty() && layouts.gone.is_empty() {
-            terminal::step("nothing", "is to be deleted");
+            terminal::step("nothing", "to delete");
             return Ok(());
         }
         if !yes {
-            terminal::step("nothing", "was deleted: `--yes` does it");
+            terminal::step("nothing", "was deleted; to delete it, add `--yes`");
             return Ok(());
         }
         layouts.remove()?;
@@ -220,7 +224,7 @@ impl Desk {
         Ok(self.delete(&plan, &survey)?)
     }
 
-    /// Carries the plan out, unless the registry has changed since it was made.
+    /// Executes the plan, unless the registry changed since it was made.
     fn delete(&self, plan: &Pruning, before: &Survey) -> Result<(), Fault> {
         if !plan.digests.is_empty() && self.survey(true)? != *before {
             return Err(Fault::drift("the registry changed while the plan was shown: nothing was deleted in it")
@@ -242,7 +246,7 @@ impl Desk {
     }
 }
 
-/// Lets the pinned base go; a file that pins nothing any more goes too.
+/// Removes the pin, and the file if it pins nothing else.
 fn unpin(tree: &Tree) -> Result<(), Fault> {
     let lock = facts::images_lock(tree)?;
     let Some(digest) = lock.base else {
@@ -257,7 +261,7 @@ fn unpin(tree: &Tree) -> Result<(), Fault> {
     } else {
         file::write(&path, &lock.to_string())?;
     }
-    terminal::step("let go", &format!("{digest}: builds follow the requirements again"));
+    terminal::step("unpinned", &format!("{digest}: builds follow the requirements again"));
     Ok(())
 }
 
@@ -300,7 +304,7 @@ fn table(rows: &[Row<'_>]) -> String {
     lines.iter().map(print).collect()
 }
 
-/// The tags of the apps on a base: what they are for before what they are.
+/// Tags of the apps on a base: names such as branches first, then fingerprints and commits.
 fn used_by<'a>(survey: &'a Survey, base: &'a Base) -> Vec<&'a Tag> {
     let names = survey.users(base).flat_map(|app| &app.names);
     names.chain(survey.users(base).flat_map(|app| &app.marks)).collect()
@@ -354,7 +358,7 @@ impl Layouts {
     fn remove(&self) -> Result<(), Fault> {
         for path in &self.gone {
             process::interrupted()?;
-            // Renamed first: half a layout under its name would be taken for one.
+            // Renamed first, so that a half-deleted layout is never used.
             let partial = path.with_extension("partial");
             std::fs::rename(path, &partial)
                 .and_then(|()| std::fs::remove_dir_all(&partial))

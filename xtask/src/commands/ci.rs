@@ -1,6 +1,6 @@
-//! `ci`: what CI runs and what a person runs before pushing, phase by phase, each with its seconds.
+//! `ci`: everything that CI runs, phase by phase, each with its seconds. `--only` runs the phases that a small change needs.
 //!
-//! Ends at the first phase that fails, with that phase's exit code. What it starts it ends again.
+//! Stops at the first phase that fails, with that phase's exit code. Stops the engine that it started.
 
 mod deny;
 
@@ -12,29 +12,62 @@ use xtask_host::tree::binary;
 use xtask_host::tree::facts::find_root;
 use xtask_host::{process, terminal};
 use xtask_model::fault::{Exit, Fault};
+use xtask_model::image::verification;
 use xtask_model::quantity;
 
-/// Runs every phase.
-pub fn run(global: &Global) -> anyhow::Result<()> {
+/// Runs every phase, or those that `only` needs.
+pub fn run(global: &Global, only: Option<&str>) -> anyhow::Result<()> {
     let root = find_root(global.root.as_deref())?;
     let mut phases = Phases::default();
+    if let Some(only) = only {
+        let selected = selected(global, only)?;
+        phases.run("tidy", || super::tidy::run(global))?;
+        phases.run("workflows", || Ok(super::workflows::run(global, true)?))?;
+        if let Some([program, args @ ..]) = selected.as_deref() {
+            phases.run("tests", || {
+                let command = process::Command::new(program).args(args).current_dir(&root);
+                let status = super::test::shown(&command, &mut |_| {})?;
+                let hint = format!("run it alone: `{command}`");
+                if status.success() { Ok(()) } else { Err(command.failed(Exit::Build, status).hint(hint).into()) }
+            })?;
+        }
+        phases.print();
+        return Ok(());
+    }
     phases.run("tidy", || super::tidy::run(global))?;
-    phases.run("clippy", || cargo(&root, CLIPPY, "", "fix what it says: `cargo clippy --workspace --all-targets`"))?;
-    phases.run("doc", || cargo(&root, DOC, "-D warnings", "fix what it says: `cargo doc --workspace --no-deps`"))?;
+    phases
+        .run("clippy", || cargo(&root, CLIPPY, "", "fix the warnings of `cargo clippy --workspace --all-targets`"))?;
+    phases.run("doc", || cargo(&root, DOC, "-D warnings", "fix the warnings of `cargo doc --workspace --no-deps`"))?;
     phases.run("deny", || deny::check(&root, global.offline))?;
     phases.run("lock", || Ok(super::lock::check(global)?))?;
     let engine = phases.run("engine", || Ok(Engine::start(&root)?))?;
-    phases.run("test", || super::test::run(global, None))?;
+    phases.run("test", || super::test::run(global, None, false))?;
+    phases.run("portable", || portable(&root))?;
     phases.run("images", || images(global, &engine))?;
     drop(engine);
-    phases.tell();
+    phases.print();
     Ok(())
+}
+
+/// The command of a `[[ci.tests]]`; none for documents, whose checks every selection begins with.
+fn selected(global: &Global, only: &str) -> Result<Option<Vec<String>>, Fault> {
+    let tests = global.tree()?.policy.ci.tests;
+    match tests.iter().find(|tests| tests.name == only) {
+        Some(tests) => Ok(Some(tests.run.clone())),
+        None if only == verification::DOCUMENTS => Ok(None),
+        None => {
+            let names: Vec<String> = tests.iter().map(|tests| format!("`{}`", tests.name)).collect();
+            let known = [vec![format!("`{}`", verification::DOCUMENTS)], names].concat().join(", ");
+            Err(Fault::usage(format!("no `[[ci.tests]]` in `images.toml` is named `{only}`"))
+                .hint(format!("choose one of {known}, or run every test: `cargo xtask ci`")))
+        }
+    }
 }
 
 const CLIPPY: &[&str] = &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
 const DOC: &[&str] = &["doc", "--workspace", "--no-deps"];
 
-/// The phases that are over.
+/// Finished phases.
 #[derive(Default)]
 struct Phases(Vec<(&'static str, Duration)>);
 
@@ -46,13 +79,13 @@ impl Phases {
         let done = phase();
         self.0.push((name, began.elapsed()));
         if done.is_err() {
-            self.tell();
+            self.print();
             terminal::warn(&format!("`{name}` failed; later phases were not run"));
         }
         done
     }
 
-    fn tell(&self) {
+    fn print(&self) {
         for (name, took) in &self.0 {
             terminal::step(name, &quantity::seconds(*took));
         }
@@ -70,7 +103,42 @@ fn cargo(root: &Path, args: &[&str], rustdoc_flags: &str, hint: &str) -> anyhow:
     if status.success() { Ok(()) } else { Err(command.failed(Exit::Drift, status).hint(hint).into()) }
 }
 
-/// A real build into the engine's registry, and questions to the app that came of it.
+/// The build for systems other than Linux: it compiles, and gives the digests of this one.
+fn portable(root: &Path) -> anyhow::Result<()> {
+    let hint = "what needs Linux belongs in `xtask/host/src/linux.rs` or `xtask/native/src/container/linux`";
+    let flags = std::env::var("RUSTFLAGS").map_or_else(|_| PORTABLE.to_owned(), |own| format!("{own} {PORTABLE}"));
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |own| root.join(own));
+    let full = std::env::current_exe().map_err(|error| Fault::build("cannot find this program's file").cause(error))?;
+    for (args, exit) in [(PORTABLE_CLIPPY, Exit::Drift), (PORTABLE_TEST, Exit::Build)] {
+        let call = binary::cargo(root).args(args).env("RUSTFLAGS", &flags);
+        let call = call.env("CARGO_TARGET_DIR", target.join("portable")).env("XTASK_TEST_FULL", &full);
+        let call = call.env("XTASK_TEST_UV", root.join("target/tools/bin/uv")).env_remove("XTASK_REGISTRY");
+        let status = super::test::shown(&call, &mut |_| {})?;
+        if !status.success() {
+            return Err(call.failed(exit, status).hint(hint).into());
+        }
+    }
+    Ok(())
+}
+
+/// Leaves out what needs Linux.
+const PORTABLE: &str = "--cfg xtask_portable";
+const PORTABLE_CLIPPY: &[&str] =
+    &["clippy", "--package", "xtask", "--package", "xtask-bench", "--package", "xtask-fuzz", "--", "-D", "warnings"];
+const PORTABLE_TEST: &[&str] = &[
+    "test",
+    "--package",
+    "xtask",
+    "--package",
+    "xtask-host",
+    "--package",
+    "xtask-native",
+    "--lib",
+    "--test",
+    "portable",
+];
+
+/// A real build into the engine's registry, with smoke tests of the app.
 fn images(global: &Global, engine: &Engine) -> anyhow::Result<()> {
     let registry = &engine.state().registry;
     let registry = registry.parse().map_err(|error| Fault::build(format!("cannot use `{registry}`: {error}")))?;

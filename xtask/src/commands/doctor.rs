@@ -1,7 +1,7 @@
-//! `doctor`: everything that a build needs, looked at without changing anything, each with its remedy.
+//! `doctor`: checks everything that a build needs, with a fix for each problem. Changes nothing.
 
 use crate::flags::{Format, Global};
-use crate::{build, steps};
+use crate::{documents, pipeline, steps};
 use serde::Serialize;
 use xtask_host::docker::Docker;
 use xtask_host::process::{self, Command};
@@ -9,16 +9,16 @@ use xtask_host::registry::{Answer, Client, publish};
 use xtask_host::terminal;
 use xtask_host::tree::facts::{self, Tree};
 use xtask_host::tree::git::Git;
-use xtask_host::tree::uv;
+use xtask_host::tree::{secrets, uv};
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::plan;
 use xtask_model::image::policy::{Action, Engine, FILE, ImageKind};
 use xtask_model::spec::dockerfile::{Dockerfile, Rule};
 use xtask_model::spec::lock::closure;
 use xtask_model::spec::reference::{Platform, Tag};
-use xtask_native::support;
+use xtask_native::preflight;
 
-/// How one thing is.
+/// Result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum State {
@@ -27,7 +27,7 @@ enum State {
     Bad,
 }
 
-/// One thing that was looked at.
+/// A check.
 #[derive(Debug, Serialize)]
 struct Finding {
     state: State,
@@ -54,7 +54,7 @@ fn bad(what: impl Into<String>, fault: Fault) -> Finding {
     Finding { state: State::Bad, what: what.into(), said, remedy: fault.hints, exit: Some(fault.exit) }
 }
 
-/// Looks at everything; fails with the first bad finding's exit code once all are told.
+/// Runs every check, prints all findings, and fails with the exit code of the first bad one.
 pub fn run(global: &Global) -> anyhow::Result<()> {
     // A git that fails is a finding like any other.
     let (tree, git_fault) = match global.tree() {
@@ -65,7 +65,7 @@ pub fn run(global: &Global) -> anyhow::Result<()> {
         },
     };
     let git = git_fault.map_or_else(|| git(global, &tree), |fault| bad("git", fault));
-    let mut findings = vec![good("policy", format!("`{}` holds", FILE))];
+    let mut findings = vec![good("policy", format!("`{}` is valid", FILE))];
     findings.extend(dockerfiles(&tree));
     findings.extend([lock(&tree), root_image(&tree, global), installer(&tree), git]);
     findings.extend(compiler(&tree));
@@ -74,7 +74,7 @@ pub fn run(global: &Global) -> anyhow::Result<()> {
     findings.extend(registry(&tree, global));
     findings.extend(step_tools(&tree));
     if global.format == Format::Json {
-        super::print(&format!("{}\n", serde_json::to_string_pretty(&findings)?))?;
+        documents::DOCTOR.print_list("findings", &findings)?;
     } else {
         for finding in &findings {
             let mark = match finding.state {
@@ -91,7 +91,7 @@ pub fn run(global: &Global) -> anyhow::Result<()> {
         Some(first) => {
             let count = findings.iter().filter(|finding| finding.state == State::Bad).count();
             let exit = first.exit.unwrap_or(Exit::Usage);
-            Err(Fault::new(exit, format!("{count} of {} things are not as a build needs them", findings.len())).into())
+            Err(Fault::new(exit, format!("{count} of {} checks failed", findings.len())).into())
         }
     }
 }
@@ -113,7 +113,7 @@ fn dockerfiles(tree: &Tree) -> Vec<Finding> {
                     findings.push(note(path.as_str(), lint.what.clone(), lint.hint.clone()));
                 }
                 if clean {
-                    findings.push(good(path.as_str(), "parses, and keeps the conventions"));
+                    findings.push(good(path.as_str(), "is valid and follows the conventions"));
                 }
             }
         }
@@ -134,17 +134,17 @@ fn lock(tree: &Tree) -> Finding {
     match facts::unlooked(tree, &lock) {
         Ok(unlooked) if unlooked.is_empty() => {}
         Ok(unlooked) => {
-            let said = format!("wheels were not looked for on {}", unlooked.join(", "));
-            return note("lock", said, "`cargo xtask lock` looks for them");
+            let said = format!("wheels were not checked on {}", unlooked.join(", "));
+            return note("lock", said, "check them: `cargo xtask lock`");
         }
         Err(fault) => return bad("lock", fault),
     }
     let unknown = closure::unrecorded(&lock, &facts::environments(tree));
     if !unknown.is_empty() {
-        let said = format!("what {} of its packages require is not recorded: {}", unknown.len(), unknown.join(", "));
-        return note("lock", said, "`cargo xtask lock` checks and records it; builds check it in any case");
+        let said = format!("the requirements of {} packages are not recorded: {}", unknown.len(), unknown.join(", "));
+        return note("lock", said, "check and record them: `cargo xtask lock`; builds check them in any case");
     }
-    good("lock", format!("{} packages answer to `{}`", lock.packages.len(), tree.policy.base.requirements))
+    good("lock", format!("{} packages match `{}`", lock.packages.len(), tree.policy.base.requirements))
 }
 
 fn root_image(tree: &Tree, global: &Global) -> Finding {
@@ -161,17 +161,17 @@ fn root_image(tree: &Tree, global: &Global) -> Finding {
                     .hint("`cargo xtask lock`"),
             );
         }
-        Ok(None) if global.offline => return note("root", "not pinned", "`cargo xtask lock` pins it"),
+        Ok(None) if global.offline => return note("root", "not pinned", "pin it: `cargo xtask lock`"),
         Ok(None) => {}
     }
-    match build::resolve_root(tree, &tree.policy.project.platforms) {
-        Ok(_) => note("root", format!("`{image}` can be reached and is not pinned"), "`cargo xtask lock` pins it"),
+    match pipeline::resolve_root(tree, &tree.policy.project.platforms) {
+        Ok(_) => note("root", format!("`{image}` is reachable and not pinned"), "pin it: `cargo xtask lock`"),
         Err(fault) if tree.policy.root.fallback.is_some() && fault.unreachable => {
             let cause = fault.causes.last().cloned().unwrap_or(fault.what);
             note(
                 "root",
-                format!("`{image}` cannot be reached ({cause})"),
-                "builds take a root made of Debian's packages; `--locked` refuses it",
+                format!("`{image}` is unreachable ({cause})"),
+                "builds use a root made of Debian packages; `--locked` refuses it",
             )
         }
         Err(fault) => bad("root", fault),
@@ -190,7 +190,7 @@ fn installer(tree: &Tree) -> Finding {
 }
 
 fn git(global: &Global, tree: &Tree) -> Finding {
-    let compared = match build::compare_with_commit(tree, global.offline) {
+    let compared = match pipeline::compare_with_commit(tree, global.offline) {
         Ok(compared) => compared,
         Err(fault) => return bad("inputs", fault),
     };
@@ -203,12 +203,12 @@ fn git(global: &Global, tree: &Tree) -> Finding {
     differences.sort();
     differences.dedup();
     if differences.is_empty() {
-        return good("git", format!("{} on {branch}, and the images are made of it", commit.short()));
+        return good("git", format!("{} on {branch}; the inputs of the images equal the commit's", commit.short()));
     }
     let listed = plan::listed(&differences);
     note(
         "git",
-        format!("{} on {branch}; the images are not made of it: {listed}", commit.short()),
+        format!("{} on {branch}; inputs differ from the commit: {listed}", commit.short()),
         "commit them, or leave them out with the ignore file: until then no tag of the commit and no `latest`",
     )
 }
@@ -222,7 +222,7 @@ fn compiler(tree: &Tree) -> Option<Finding> {
     })
 }
 
-/// Which engine can build each image. What a Dockerfile says and the native engine does not do is named with its line.
+/// Engines that can build each image, with the line of a Dockerfile that the native engine does not support.
 fn engines_of_images(tree: &Tree) -> Vec<Finding> {
     let mut findings = Vec::new();
     for kind in [ImageKind::Base, ImageKind::App, ImageKind::Enhanced] {
@@ -235,28 +235,39 @@ fn engines_of_images(tree: &Tree) -> Vec<Finding> {
             Engine::Auto => !Docker::at_hand(&tree.root),
             Engine::Docker => false,
         };
-        findings.push(match support::refusal(tree, kind) {
+        let docker = match kind {
+            ImageKind::App => Ok(()),
+            ImageKind::Base | ImageKind::Enhanced => {
+                facts::secrets(tree, kind).and_then(|wanted| secrets::check_folders(&wanted, &|| facts::indexes(tree)))
+            }
+        };
+        findings.push(match (preflight::check(tree, kind, &tree.policy.project.platforms), docker) {
             // From scratch, programs run while it is built: that is what it is for.
-            _ if kind == ImageKind::Enhanced => good(what, "docker"),
-            Ok(()) => good(what, "docker, native"),
-            Err(fault) if native => bad(what, fault),
-            Err(fault) => {
+            (_, Ok(())) if kind == ImageKind::Enhanced => good(what, "docker"),
+            (Ok(()), Ok(())) => good(what, "docker, native"),
+            (_, Err(fault)) if kind == ImageKind::Enhanced => note(what, fault.what, fault.hints.join("; ")),
+            (Ok(()), Err(fault)) if native => {
+                note(what, format!("native alone: {}", fault.what), fault.hints.join("; "))
+            }
+            (_, Err(fault)) => bad(what, fault),
+            (Err(fault), _) if native => bad(what, fault),
+            (Err(fault), _) => {
                 let causes: String = fault.causes.iter().map(|cause| format!(": {cause}")).collect();
-                note(what, format!("docker alone: {}{causes}", fault.what), fault.hints.join("; "))
+                note(what, format!("only docker: {}{causes}", fault.what), fault.hints.join("; "))
             }
         });
     }
     findings
 }
 
-/// What builds here, and what it lacks.
+/// The engine of this machine, and what it lacks.
 fn engine(tree: &Tree) -> Vec<Finding> {
     match tree.policy.project.engine {
         Engine::Native => vec![good("engine", "native, as the policy says: no Docker is needed")],
         Engine::Auto if !Docker::at_hand(&tree.root) => {
             let enhanced = tree.policy.app.enhanced.is_some();
             let only = if enhanced { "; only `build-enhanced` needs one: `cargo xtask engine up`" } else { "" };
-            vec![good("engine", format!("native: no Docker engine answers, and none is needed{only}"))]
+            vec![good("engine", format!("native: no Docker engine is available, and none is needed{only}"))]
         }
         Engine::Auto | Engine::Docker => docker(tree),
     }
@@ -278,7 +289,7 @@ fn docker(tree: &Tree) -> Vec<Finding> {
         Err(fault) => findings.push(bad("buildx", fault)),
     }
     match docker.has_containerd_store() {
-        Ok(true) => findings.push(good("image store", "containerd: images are known by digest")),
+        Ok(true) => findings.push(good("image store", "containerd: images have digests")),
         Ok(false) => findings.push(note(
             "image store",
             "classic: local images have no digest, so a base cannot stay on this machine",
@@ -292,9 +303,9 @@ fn docker(tree: &Tree) -> Vec<Finding> {
 fn registry(tree: &Tree, global: &Global) -> Vec<Finding> {
     let repository = tree.repository(ImageKind::Base);
     if global.offline {
-        return vec![note("registry", "not asked", "run this without `--offline`")];
+        return vec![note("registry", "not checked", "run this without `--offline`")];
     }
-    let client = build::impatient(tree);
+    let client = pipeline::single_try_client(tree);
     if let Err(fault) = client.ping(repository.registry()) {
         // A team without its registry can still build for the local store.
         let fault = fault.hint("`--registry HOST` names another; without `--push` images stay on this machine");
@@ -314,7 +325,7 @@ fn registry(tree: &Tree, global: &Global) -> Vec<Finding> {
     findings
 }
 
-/// What `latest` names, and whether the registry still has all of it.
+/// The image that `latest` names, if the registry still has all of it.
 fn latest(tree: &Tree, client: &Client, kind: ImageKind, again: &str) -> Result<Option<Finding>, Fault> {
     let repository = tree.repository(kind);
     let answer = publish::read(client, &repository, Tag::latest())?;
@@ -328,17 +339,17 @@ fn latest(tree: &Tree, client: &Client, kind: ImageKind, again: &str) -> Result<
             good(kind.to_string(), format!("`{reference}` is {} for {}", found.digest, platforms.join(", ")))
         }
         Some(lost) => {
-            let fault = Fault::network(format!("`{reference}` is not whole")).cause(lost);
+            let fault = Fault::network(format!("`{reference}` is incomplete")).cause(lost);
             bad(kind.to_string(), fault.hint(format!("build what is missing: `{again}`")))
         }
     }))
 }
 
-/// A base that is pinned has to be there, and is worth a word: builds no longer follow the requirements.
+/// A pinned base must exist, and is worth a note: builds no longer follow the requirements.
 fn pinned_base(tree: &Tree, client: &Client) -> Option<Finding> {
     let digest = facts::images_lock(tree).ok()?.base?;
-    let remedy = "`cargo xtask base pin --remove` lets builds follow the requirements again";
-    Some(match build::pinned_base(tree, client, digest, &tree.policy.project.platforms) {
+    let remedy = "let builds follow the requirements again: `cargo xtask base pin --remove`";
+    Some(match pipeline::pinned_base(tree, client, digest, &tree.policy.project.platforms) {
         Ok(_) => note("pinned base", format!("builds use `{digest}`, whatever the requirements say"), remedy),
         Err(fault) => bad("pinned base", fault),
     })
@@ -351,21 +362,17 @@ fn step_tools(tree: &Tree) -> Vec<Finding> {
         let found =
             if program.contains('/') { tree.root.join(program).is_file() } else { process::found(program).is_some() };
         findings.push(if found {
-            good(format!("step {}", step.name), format!("`{program}` is there"))
+            good(format!("step {}", step.name), format!("`{program}` is installed"))
         } else {
             bad(
                 format!("step {}", step.name),
-                Fault::missing(format!("`{program}` is not there"))
+                Fault::missing(format!("`{program}` is missing"))
                     .hint(format!("install `{program}`, or remove the step from `images.toml`")),
             )
         });
     }
     if tree.policy.steps.iter().any(|step| matches!(step.action, Action::Smoke)) && tree.policy.smoke.runs.is_empty() {
-        findings.push(note(
-            "step smoke",
-            "`[smoke]` asks nothing of the image",
-            "write `[[smoke.run]]` in `images.toml`",
-        ));
+        findings.push(note("step smoke", "`[smoke]` has no check", "write `[[smoke.run]]` in `images.toml`"));
     }
     findings
 }

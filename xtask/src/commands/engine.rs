@@ -1,14 +1,19 @@
 //! `engine up|status|down`: the private engine on the command line.
 
+use crate::documents;
 use crate::flags::{EngineCommand, Format, Global};
 use std::collections::BTreeMap;
 use xtask_host::docker::engine::{self, Options, Status};
+use xtask_host::linux;
 use xtask_host::terminal;
 use xtask_host::tree::facts::find_root;
 use xtask_model::fault::{Exit, Fault};
 
 /// Runs the subcommand.
 pub fn run(global: &Global, command: &EngineCommand) -> anyhow::Result<()> {
+    if !matches!(command, EngineCommand::Up { .. }) {
+        linux::require("the private engine")?;
+    }
     let root = find_root(global.root.as_deref())?;
     match command {
         EngineCommand::Up { registry_port, registry_only } => {
@@ -29,7 +34,7 @@ pub fn run(global: &Global, command: &EngineCommand) -> anyhow::Result<()> {
     }
 }
 
-/// What can be reached: the engine, or where none is wanted any more the registry alone.
+/// The running engine, or the registry that runs alone.
 fn running(engine: Status, alone: Status) -> Result<engine::State, Fault> {
     let fault = match (engine, alone) {
         (Status::Running(state), _) | (Status::Absent | Status::Stopped(_), Status::Running(state)) => {
@@ -41,18 +46,18 @@ fn running(engine: Status, alone: Status) -> Result<engine::State, Fault> {
             Fault::new(Exit::Missing, "the private registry is broken").cause(why)
         }
         (Status::Absent, Status::Stopped(_)) => Fault::new(Exit::Missing, "the private registry is stopped"),
-        (Status::Absent, Status::Absent) => Fault::new(Exit::Missing, "there is no private engine here"),
+        (Status::Absent, Status::Absent) => Fault::new(Exit::Missing, "this repository has no private engine"),
     };
     Err(fault.hint(UP))
 }
 
-const UP: &str = "`cargo xtask engine up` starts it, or heals it";
+const UP: &str = "start or repair it: `cargo xtask engine up`";
 
-/// The environment that reaches the engine, for `eval "$(cargo xtask engine status)"`.
+/// Prints the environment of the engine, for `eval "$(cargo xtask engine status)"`.
 fn tell(global: &Global, state: &engine::State) -> anyhow::Result<()> {
     terminal::step("registry", &state.registry);
     if global.format == Format::Json {
-        return super::print(&format!("{}\n", serde_json::to_string_pretty(state)?));
+        return documents::ENGINE.print(state);
     }
     let mut text = String::new();
     let docker = if state.registry_only { BTreeMap::new() } else { state.docker_env() };
@@ -74,7 +79,14 @@ mod tests {
     }
 
     #[test]
-    fn a_registry_alone_is_found_beside_an_engine_that_was_stopped() {
+    fn every_field_is_in_the_reference() {
+        let mut json = serde_json::to_value(state(true)).unwrap();
+        json["version"] = documents::ENGINE.version.into();
+        assert_eq!(documents::ENGINE.unlisted(&json), [""; 0]);
+    }
+
+    #[test]
+    fn a_registry_alone_is_found_next_to_a_stopped_engine() {
         let found = |engine, alone| running(engine, alone).map(|state| state.registry_only).map_err(|fault| fault.what);
         let alone = || Status::Running(state(true));
         assert_eq!(found(Status::Absent, alone()), Ok(true));

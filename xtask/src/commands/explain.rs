@@ -1,19 +1,19 @@
-//! `cargo xtask explain`: what is published beside this tree, or one commit beside another, difference by difference.
+//! `cargo xtask explain`: compares this tree with the published images, or two commits, difference by difference.
 
-use crate::build;
+use crate::documents;
 use crate::flags::{Format, Global};
-use crate::survey::{Found, Snapshot, Untaken, said};
+use crate::pipeline::{self, Sources, Unreadable, one_line};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use xtask_host::registry::{Answer, Client, publish};
-use xtask_host::tree::facts::{self, RootImage, RootPlace};
+use xtask_host::tree::facts::{self, RootImage, RootPlace, Tree};
 use xtask_host::tree::git::Revision;
 use xtask_model::fault::Fault;
-use xtask_model::image::change::{self, Presence};
-use xtask_model::image::key::{AppKey, BaseKey, Names, app_changes, base_changes};
+use xtask_model::image::change::{self, PlannedImage, Ready};
+use xtask_model::image::key::{AppKey, BaseKey, Key, Names, app_changes, base_changes};
 use xtask_model::image::policy::ImageKind;
-use xtask_model::image::presence::Published;
+use xtask_model::image::presence::{Presence, Published};
 use xtask_model::image::tags::{self, OfBranch};
 use xtask_model::spec::reference::{Reference, Tag};
 use xtask_native::root::PACKAGES_LABEL;
@@ -24,8 +24,7 @@ struct Explained {
     image: ImageKind,
     /// This tree's image, or the newer commit's.
     this: String,
-    /// What it is compared with.
-    beside: String,
+    compared_with: String,
     /// In a few words, where there are no differences to name.
     #[serde(skip_serializing_if = "Option::is_none")]
     verdict: Option<String>,
@@ -41,43 +40,46 @@ pub fn run(global: &Global, commits: &[String]) -> anyhow::Result<()> {
         _ => return Err(Fault::usage("`--commit` is for one commit or two").into()),
     };
     match global.format {
-        Format::Json => super::print(&format!("{}\n", serde_json::to_string_pretty(&explained)?)),
+        Format::Json => documents::EXPLAIN.print_list("images", &explained),
         Format::Text | Format::Github => super::print(&explained.iter().map(text).collect::<String>()),
     }
 }
 
 fn text(explained: &Explained) -> String {
-    let mut text = format!("{} {}, beside {}\n", explained.image, explained.this, explained.beside);
+    let mut text = format!("{} {}, compared with {}\n", explained.image, explained.this, explained.compared_with);
     for line in explained.verdict.iter().chain(&explained.differences) {
         text += &format!("  {line}\n");
     }
     text
 }
 
-/// Two trees.
+/// Compares two trees.
 fn between(global: &Global, old: &str, new: Option<&String>) -> Result<Vec<Explained>, Fault> {
     let root = facts::find_root(global.root.as_deref())?;
-    let at = |name: &str| -> Result<(String, Snapshot), Fault> {
+    let at = |name: &str| -> Result<(String, Tree), Fault> {
         let revision = Revision::open(&root, name, global.offline)?;
         let id = revision.id[..12].to_owned();
-        let tree = global.tree_of(Box::new(revision)).and_then(|tree| Snapshot::take(tree).map_err(Untaken::fault));
+        let tree = global.tree_of(Box::new(revision));
         Ok((id.clone(), tree.map_err(|fault| fault.needed_by(format!("commit `{id}`")))?))
     };
     let (old_id, old) = at(old)?;
+    let read = |tree| Sources::read_all(tree).map_err(Unreadable::fault);
+    let old = read(&old).map_err(|fault| fault.needed_by(format!("commit `{old_id}`")))?;
     let (new_name, new) = match new {
         Some(new) => at(new).map(|(id, tree)| (format!("at `{id}`"), tree))?,
-        None => {
-            let tree = global.tree_of(Box::new(root.clone()))?;
-            ("of this tree".to_owned(), Snapshot::take(tree).map_err(Untaken::fault)?)
-        }
+        None => ("of this tree".to_owned(), global.tree_of(Box::new(root.clone()))?),
     };
+    let new = read(&new).map_err(|fault| match new_name.strip_prefix("at ") {
+        Some(id) => fault.needed_by(format!("commit {id}")),
+        None => fault,
+    })?;
     let sources = new.sources_since(&old, &old_id);
-    let names = (new.tree.names(&new.base), Names { sources: &sources, ..new.tree.names(&new.app) });
+    let names = (new.tree.names(&new.base), Names { sources: &sources, ..new.tree.names(&new.app().parsed) });
     let changes = change::compare(&old.inputs(), &new.inputs(), &names.0, &names.1);
     let explain = |image, differences: Vec<String>| Explained {
         image,
         this: new_name.clone(),
-        beside: format!("the one at `{old_id}`"),
+        compared_with: format!("the one at `{old_id}`"),
         verdict: differences.is_empty().then(|| "nothing differs".to_owned()),
         differences,
     };
@@ -93,28 +95,28 @@ struct Before<K> {
     published: Option<Published>,
 }
 
-/// This tree, and what is published (or, offline, what was built here last).
+/// Compares this tree with what is published, or, offline, with what was built here last.
 fn published(global: &Global) -> Result<Vec<Explained>, Fault> {
     let root = facts::find_root(global.root.as_deref())?;
-    let here = Snapshot::take(global.tree_of(Box::new(root))?).map_err(Untaken::fault)?;
-    let client = (!global.offline).then(|| build::impatient(&here.tree));
-    let base: Option<Before<BaseKey>> = before(&here, client.as_ref(), ImageKind::Base)?;
-    let app: Option<Before<AppKey>> = before(&here, client.as_ref(), ImageKind::App)?;
-    let footing = here.footing(global)?;
+    let tree = global.tree_of(Box::new(root))?;
+    let here = Sources::read_all(&tree).map_err(Unreadable::fault)?;
+    let client = (!global.offline).then(|| pipeline::single_try_client(&tree));
+    let base: Option<Before<BaseKey>> = before(&tree, client.as_ref(), ImageKind::Base)?;
+    let app: Option<Before<AppKey>> = before(&tree, client.as_ref(), ImageKind::App)?;
+    let plan = pipeline::plan_tree(global, &here)?;
+    let pinned = here.pins.base.is_some();
     let old_base = base.as_ref().and_then(|base| base.key.as_ref());
-    let root = footing.root.clone().unwrap_or_else(|_| assumed_root(&here, old_base));
-    let (base_key, app_key) = here.keys(&root);
-    let app_key = footing.app_key.unwrap_or(app_key);
-    let mut differences =
-        old_base.map(|old| base_changes(old, &base_key, &here.tree.names(&here.base))).unwrap_or_default();
+    let base_key = here.base_key(&plan.root.clone().unwrap_or_else(|_| assumed_root(&tree, old_base)));
+    let app_key = plan.app_key.unwrap_or_else(|| here.app_key(&base_key.fingerprint()));
+    let mut differences = old_base.map(|old| base_changes(old, &base_key, &tree.names(&here.base))).unwrap_or_default();
     if let Some(published) = base.as_ref().and_then(|base| base.published.as_ref()) {
-        differences.extend(root_packages(&here, client.as_ref(), published, old_base, &base_key));
+        differences.extend(root_packages(&tree, client.as_ref(), published, old_base, &base_key));
     }
-    if let (Err(why), Some(_), None) = (&footing.root, old_base, here.pinned_base()) {
+    if let (Err(why), Some(_), false) = (&plan.root, old_base, pinned) {
         differences.push(format!("its root could not be compared: {why}"));
     }
-    let mut explained = vec![explain(client.as_ref(), ImageKind::Base, footing.base, base, differences)];
-    if here.pinned_base().is_some() {
+    let mut explained = vec![explain(client.is_some(), ImageKind::Base, plan.base, base, differences)];
+    if pinned {
         let waits = "it is pinned in `images.lock`: none is built of what differs from the published one";
         explained[0].verdict = Some(waits.to_owned());
     }
@@ -124,17 +126,17 @@ fn published(global: &Global) -> Result<Vec<Explained>, Fault> {
             let old = app.key.as_ref()?;
             let revision = app.published.as_ref().and_then(Published::revision);
             let sources = revision.map(|revision| here.sources_since_published(global, old, revision));
-            let names = Names { sources: &sources.unwrap_or_default(), ..here.tree.names(&here.app) };
+            let names = Names { sources: &sources.unwrap_or_default(), ..tree.names(&here.app().parsed) };
             Some(app_changes(old, &app_key, &names))
         })
         .unwrap_or_default();
-    explained.push(explain(client.as_ref(), ImageKind::App, footing.app, app, differences));
+    explained.push(explain(client.is_some(), ImageKind::App, plan.app, app, differences));
     Ok(explained)
 }
 
 /// The root of the published base, for where ours cannot be known: then nothing is said of it.
-fn assumed_root(here: &Snapshot, old: Option<&BaseKey>) -> RootImage {
-    let wanted = &here.tree.policy.root.image;
+fn assumed_root(tree: &Tree, old: Option<&BaseKey>) -> RootImage {
+    let wanted = &tree.policy.root.image;
     let place = RootPlace::Registry(wanted.repository.clone());
     match old {
         Some(old) => RootImage { name: old.root.image.clone(), digests: old.root.digests.clone(), place },
@@ -143,21 +145,22 @@ fn assumed_root(here: &Snapshot, old: Option<&BaseKey>) -> RootImage {
 }
 
 fn before<K: DeserializeOwned>(
-    here: &Snapshot,
+    tree: &Tree,
     client: Option<&Client>,
     kind: ImageKind,
 ) -> Result<Option<Before<K>>, Fault> {
     let Some(client) = client else {
-        let file = here.tree.images().join(format!("{kind}.key.json"));
-        let key = std::fs::read_to_string(file).ok().and_then(|json| serde_json::from_str(&json).ok());
+        let key = std::fs::read_to_string(pipeline::key_file(tree, kind))
+            .ok()
+            .and_then(|json| serde_json::from_str(&json).ok());
         return Ok(key.map(|key| Before {
             name: "the last one built here".to_owned(),
             key: Some(key),
             published: None,
         }));
     };
-    let repository = here.tree.repository(kind);
-    let default = &here.tree.policy.project.default_branch;
+    let repository = tree.repository(kind);
+    let default = &tree.policy.project.default_branch;
     let branch = match tags::of_branch(default, default) {
         OfBranch::Same(tag) | OfBranch::Other(tag, _) => Some(tag),
         OfBranch::None(_) => None,
@@ -176,43 +179,45 @@ fn before<K: DeserializeOwned>(
 }
 
 fn explain<K>(
-    client: Option<&Client>,
+    online: bool,
     image: ImageKind,
-    found: Found,
+    found: PlannedImage,
     before: Option<Before<K>>,
     mut differences: Vec<String>,
 ) -> Explained {
-    // What stands there under a digest is a pinned base: not of this tree's key.
+    let ready = found.ready();
+    // A reference by digest is a pinned base: not of this tree's key.
     let pinned = found.reference.as_ref().is_some_and(|reference| reference.digest.is_some());
     let this = found.reference.map_or_else(|| "of this tree".to_owned(), |reference| format!("`{reference}`"));
-    let presence = found.presence;
     let Some(before) = before else {
-        let (beside, verdict) = match (&presence, client) {
-            (Presence::Present, _) => ("what is published", "it is in the registry, and `latest` names nothing"),
-            (_, Some(_)) => ("what is published", "nothing is published yet"),
-            (_, None) => ("what was built here", "nothing was built here yet"),
+        let (compared_with, verdict) = match (ready, online) {
+            (Ready::Yes, _) => ("what is published", "it is in the registry, and `latest` names nothing"),
+            (_, true) => ("what is published", "nothing is published yet"),
+            (_, false) => ("what was built here", "nothing was built here yet"),
         };
         let verdict = Some(verdict.to_owned());
-        return Explained { image, this, beside: beside.to_owned(), verdict, differences };
+        return Explained { image, this, compared_with: compared_with.to_owned(), verdict, differences };
     };
-    let verdict = match (&before.key, &presence) {
+    let lost = match &found.presence {
+        Presence::Registry(published) => !published.lost.is_empty(),
+        Presence::NotAsked | Presence::Unknown(_) | Presence::Absent | Presence::Local(_) => true,
+    };
+    let verdict = match (&before.key, &ready) {
         (None, _) => Some("it carries no key that this version can read: nothing can be compared".to_owned()),
-        (Some(_), Presence::Absent(_)) if differences.is_empty() => {
-            Some("the registry lost it, nothing of yours changed".to_owned())
-        }
-        (Some(_), Presence::Stale(why)) if differences.is_empty() => Some(format!("{why}, nothing of yours changed")),
-        (Some(_), _) if differences.is_empty() => Some("nothing differs".to_owned()),
-        _ => None,
+        (Some(_), _) if !differences.is_empty() => None,
+        (Some(_), Ready::No(_)) if lost => Some("the registry lost it, although no input changed".to_owned()),
+        (Some(_), Ready::No(why)) => Some(format!("{why}, although no input changed")),
+        (Some(_), Ready::Yes | Ready::Unknown(_) | Ready::NotAsked) => Some("nothing differs".to_owned()),
     };
-    if presence == Presence::Present && verdict.is_none() && !pinned {
+    if ready == Ready::Yes && verdict.is_none() && !pinned {
         differences.push("an image of this tree's key is in the registry already".to_owned());
     }
-    Explained { image, this, beside: before.name, verdict, differences }
+    Explained { image, this, compared_with: before.name, verdict, differences }
 }
 
-/// The Debian packages in which two roots differ, where the labels of both are at hand.
+/// The Debian packages in which two roots differ, where the labels of both are available.
 fn root_packages(
-    here: &Snapshot,
+    tree: &Tree,
     client: Option<&Client>,
     published: &Published,
     old: Option<&BaseKey>,
@@ -223,7 +228,7 @@ fn root_packages(
         return Vec::new();
     }
     let labels = || -> Result<Option<BTreeMap<String, String>>, Fault> {
-        let repository = here.tree.repository(ImageKind::Base);
+        let repository = tree.repository(ImageKind::Base);
         let Some(descriptor) = published.platforms.values().next() else { return Ok(None) };
         let manifest = publish::read_manifest(client, &repository, descriptor.digest)?;
         let config = publish::read_config(client, &repository, &manifest)?;
@@ -232,9 +237,9 @@ fn root_packages(
     let before = match labels() {
         Ok(Some(before)) => before,
         Ok(None) => return Vec::new(),
-        Err(fault) => return vec![format!("the published root's packages cannot be read: {}", said(&fault))],
+        Err(fault) => return vec![format!("the published root's packages cannot be read: {}", one_line(&fault))],
     };
-    let Some(now) = here.local_root() else { return Vec::new() };
+    let Some(now) = pipeline::local_root(tree) else { return Vec::new() };
     package_changes(&before, &now.packages.into_iter().collect())
 }
 

@@ -1,7 +1,7 @@
-//! `lock`: what the requirements resolve to, the installer, and the root's digests, each in its file.
+//! `lock`: resolves the requirements, the installer and the root's digests, each into its file.
 
-use crate::build;
 use crate::flags::Global;
+use crate::pipeline;
 use std::path::Path;
 use xtask_host::tree::facts::{self, Tree};
 use xtask_host::tree::uv::{self, Request, Upgrade};
@@ -10,7 +10,7 @@ use xtask_model::fault::{Exit, Fault};
 use xtask_model::spec::lock::images::RootPin;
 use xtask_model::spec::lock::{self, ImagesLock, Lock, closure};
 
-/// Resolves and pins anew.
+/// Resolves and pins.
 pub fn run(global: &Global, upgrade: bool, upgrade_package: &[String]) -> Result<(), Fault> {
     let tree = global.tree()?;
     let base = &tree.policy.base;
@@ -73,14 +73,13 @@ fn write(root: &Path, path: &Path, text: &str) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Asks for the root's digests and writes them down. Where they cannot be had and the policy has a fallback, what is pinned
-/// stays pinned.
+/// Gets the root's digests and writes them. If they are unavailable and the policy has a fallback, pins do not change.
 fn pin_root(tree: &Tree, global: &Global) -> Result<(), Fault> {
     let image = &tree.policy.root.image;
     if global.offline {
         return Ok(());
     }
-    match build::resolve_root(tree, &tree.policy.project.platforms) {
+    match pipeline::resolve_root(tree, &tree.policy.project.platforms) {
         Ok(platforms) => {
             let base = facts::images_lock(tree)?.base;
             let lock = ImagesLock { root: Some(RootPin { image: image.clone(), platforms }), base };
@@ -88,16 +87,14 @@ fn pin_root(tree: &Tree, global: &Global) -> Result<(), Fault> {
         }
         Err(fault) if fault.unreachable && tree.policy.root.fallback.is_some() => {
             let cause = fault.causes.last().cloned().unwrap_or(fault.what);
-            terminal::warn(&format!(
-                "the root `{image}` is not pinned: {cause}; builds fall back to Debian's packages"
-            ));
+            terminal::warn(&format!("the root `{image}` is not pinned: {cause}; builds fall back to Debian packages"));
             Ok(())
         }
         Err(fault) => Err(fault.needed_by("the root's digests in `images.lock`")),
     }
 }
 
-/// Fails when a lock does not answer to what it is a lock of.
+/// Fails if a lock is out of date, incomplete or inconsistent.
 pub fn check(global: &Global) -> Result<(), Fault> {
     let tree = global.tree()?;
     let lock = facts::lock(&tree).map_err(|fault| Fault { exit: Exit::Drift, ..fault })?;
@@ -108,7 +105,7 @@ pub fn check(global: &Global) -> Result<(), Fault> {
     {
         return Err(Fault::drift(format!("`images.lock` pins `{}`", pinned.image))
             .cause(format!("the policy wants `{}`", tree.policy.root.image))
-            .hint("pin it anew: `cargo xtask lock`"));
+            .hint("update it: `cargo xtask lock`"));
     }
     if pinned.is_none() && global.locked {
         return Err(Fault::drift("the root's digests are not pinned").hint("pin them: `cargo xtask lock`"));
@@ -118,14 +115,11 @@ pub fn check(global: &Global) -> Result<(), Fault> {
             Fault::drift(format!("`{}` is missing", tree.policy.base.installer)).hint("write it: `cargo xtask lock`")
         );
     }
-    terminal::step(
-        "checked",
-        &format!("{} packages answer to `{}`", lock.packages.len(), tree.policy.base.requirements),
-    );
+    terminal::step("checked", &format!("{} packages match `{}`", lock.packages.len(), tree.policy.base.requirements));
     Ok(())
 }
 
-/// Fails where the lock does not record what its packages require, and so cannot be checked without them.
+/// Fails if the lock does not record the requirements of its packages, and so cannot be checked without them.
 fn known(tree: &Tree, lock: &Lock) -> Result<(), Fault> {
     let missing = facts::without_wheel(tree, lock)?;
     if !missing.is_empty() {
@@ -136,15 +130,15 @@ fn known(tree: &Tree, lock: &Lock) -> Result<(), Fault> {
             "`{}` does not record what its packages require: builds check it",
             tree.policy.base.lock
         ));
-        terminal::step("", "  `cargo xtask lock` records it");
+        terminal::step("", "  record it: `cargo xtask lock`");
         return Ok(());
     }
     let unlooked = facts::unlooked(tree, lock)?;
     if !unlooked.is_empty() {
         let what = format!("`{}` was written before the policy named {}", tree.policy.base.lock, unlooked.join(", "));
         return Err(Fault::drift(what)
-            .cause("wheels were not looked for there")
-            .hint("look for them, keeping the pins: `cargo xtask lock`"));
+            .cause("wheels were not checked there")
+            .hint("check them, and keep the pins: `cargo xtask lock`"));
     }
     let unknown = closure::unrecorded(lock, &facts::environments(tree));
     if unknown.is_empty() {
@@ -152,5 +146,5 @@ fn known(tree: &Tree, lock: &Lock) -> Result<(), Fault> {
     }
     let fault = Fault::drift(format!("`{}` was edited since `cargo xtask lock` wrote it", tree.policy.base.lock));
     let fault = fault.cause(format!("what it requires is not recorded for: {}", unknown.join(", ")));
-    Err(fault.hint("check and record it, keeping the pins that fit: `cargo xtask lock`"))
+    Err(fault.hint("check and record it, and keep the pins that fit: `cargo xtask lock`"))
 }

@@ -1,4 +1,4 @@
-//! `man`: manual pages out of the flags. Writes nothing.
+//! `man`: manual pages from the flags.
 
 use xtask_model::fault::Fault;
 
@@ -21,6 +21,6 @@ fn unknown(within: &clap::Command, name: &str) -> Fault {
     let fault = Fault::usage(format!("there is no command `{name}`"));
     match near.filter(|near| strsim::jaro_winkler(near, name) > 0.8) {
         Some(near) => fault.hint(format!("did you mean `{near}`?")),
-        None => fault.hint("`cargo xtask --help` names them all"),
+        None => fault.hint("list all commands: `cargo xtask --help`"),
     }
 }

@@ -1,18 +1,26 @@
-//! `cargo xtask plan`: finds the two trees, gathers the facts of both, has `change` decide, and tells it.
+//! `cargo xtask plan`: finds the two trees, plans the newer one as `build` does, has `change` classify the work, and prints it.
 
+use crate::documents;
 use crate::flags::{Format, Global, PlanFlags};
-use crate::survey::{Footing, Snapshot, Untaken, said};
+use crate::pipeline::{self, Sources, TreePlan, Unreadable, one_line};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use xtask_host::terminal;
-use xtask_host::tree::facts::{self};
+use xtask_host::tree::facts::{self, Tree};
 use xtask_host::tree::git::revision::{self, Revision};
 use xtask_host::tree::git::{Git, Objects};
 use xtask_model::fault::{Exit, Fault};
-use xtask_model::image::change::{self, Changes, Decision, Facts, Plan, Presence, Purpose};
+use xtask_model::image::change::{
+    self, ChangeFacts, ChangePlan, Changes, Machines, PlannedImage, Purpose, Ready, Work,
+};
+use xtask_model::image::commit::Commit;
 use xtask_model::image::event::{self, Against};
 use xtask_model::image::key::Names;
+use xtask_model::image::policy::{ImageKind, Policy};
+use xtask_model::image::presence::Presence;
+use xtask_model::image::tags;
+use xtask_model::image::verification::{self, Needed};
 
 /// Runs the command.
 pub fn run(global: &Global, flags: &PlanFlags) -> anyhow::Result<()> {
@@ -21,7 +29,11 @@ pub fn run(global: &Global, flags: &PlanFlags) -> anyhow::Result<()> {
 }
 
 /// Plans. `variable` is the environment, where CI says what happened.
-pub fn plan(global: &Global, flags: &PlanFlags, variable: &dyn Fn(&str) -> Option<String>) -> Result<Plan, Fault> {
+pub fn plan(
+    global: &Global,
+    flags: &PlanFlags,
+    variable: &dyn Fn(&str) -> Option<String>,
+) -> Result<ChangePlan, Fault> {
     let root = facts::find_root(global.root.as_deref())?;
     let clone = Clone { objects: Arc::new(Objects::open(&Git::at(&root), global.offline)?), root };
     let (head, head_revision) = match &flags.head {
@@ -36,89 +48,128 @@ pub fn plan(global: &Global, flags: &PlanFlags, variable: &dyn Fn(&str) -> Optio
     if let Some(event) = clone.event(flags, variable)?
         && let Against::Deleted(name) = event.against
     {
-        return Ok(nothing_left(event.purpose, head_revision, &name));
+        let reasons = vec![format!("{name} was deleted: there is nothing to build")];
+        return Ok(ChangePlan {
+            decision: Work::Skip,
+            reasons,
+            changes: Some(Changes::default()),
+            verification: Needed::None,
+            verification_reason: format!("{name} was deleted"),
+            machines: Machines::One,
+            compiles: false,
+            ..unasked(event.purpose, None, head_revision)
+        });
     }
     let (purpose, base) = clone.base(flags, variable, &head.policy.project.default_branch, head_name)?;
     let base_revision = base.as_ref().ok().map(|revision| revision.id.clone());
-    let head = match Snapshot::take(head) {
-        Ok(head) => head,
-        Err(Untaken::Wrong(fault)) => return Err(fault),
-        Err(Untaken::NoBase(fault)) => return Ok(from_scratch(purpose, base_revision, head_revision, &fault)),
+    let sources = match Sources::read_all(&head) {
+        Ok(sources) => sources,
+        Err(Unreadable::Tree(fault)) => return Err(fault),
+        Err(Unreadable::Base(fault)) => {
+            let why = one_line(&fault);
+            let plan = unasked(purpose, base_revision, head_revision);
+            let (base, app) = (plan.base.clone(), plan.app.clone());
+            let facts =
+                ChangeFacts { purpose, changes: Err(why.clone()), no_base: Some(why), pinned: false, base, app };
+            let (decision, reasons) = change::decide(&facts);
+            let machines = Machines::needed(&head.policy, decision, true);
+            return Ok(ChangePlan { decision, reasons, machines, ..plan });
+        }
     };
-    let changes = base.and_then(|revision| compare(global, revision, &head));
-    let Footing { base, app, .. } = head.footing(global)?;
-    let (base_reference, app_reference) = (base.reference, app.reference);
-    let pinned = head.pinned_base().is_some();
-    let (base, app) = (base.presence, app.presence);
-    let facts = Facts { purpose, changes: changes.clone(), no_base: None, pinned, base, app };
+    let changed = match &base {
+        Ok(revision) => {
+            Git::at(&clone.root).changed(&revision.id, head_revision.as_deref()).map_err(|fault| with_help(&fault))
+        }
+        Err(why) => Err(why.clone()),
+    };
+    let compared = base.and_then(|revision| compare(global, revision, &sources));
+    let compiles = compared.as_ref().map_or(head.policy.app.binary.is_some(), |(_, compiles)| *compiles);
+    let changes = compared.map(|(changes, _)| changes);
+    let TreePlan { base, app, .. } = pipeline::plan_tree(global, &sources)?;
+    let commit = match purpose == Purpose::Change || flags.head.is_some() {
+        true => None,
+        false => Git::at(&clone.root).commit(variable)?,
+    };
+    let tested = commit.and_then(|commit| tested(&head, &app, &commit));
+    let facts = ChangeFacts { purpose, changes, no_base: None, pinned: sources.pins.base.is_some(), base, app };
     let (decision, reasons) = change::decide(&facts);
-    let Facts { base, app, .. } = facts;
-    let changes = changes.ok();
-    Ok(Plan {
+    let (verification, verification_reason) = verify(&head.policy, purpose, &changed, tested.as_deref());
+    let ChangeFacts { changes, base, app, .. } = facts;
+    Ok(ChangePlan {
         decision,
         reasons,
         purpose,
         base_revision,
         head_revision,
-        changes,
-        base_reference,
+        changes: changes.ok(),
         base,
-        app_reference,
         app,
+        verification,
+        verification_reason,
+        machines: Machines::needed(&head.policy, decision, compiles),
+        compiles,
     })
 }
 
-/// The differences of head to a revision; a reason where the revision's inputs cannot be read.
-fn compare(global: &Global, revision: Revision, head: &Snapshot) -> Result<Changes, String> {
+fn verify(
+    policy: &Policy,
+    purpose: Purpose,
+    changed: &Result<Vec<String>, String>,
+    tested: Option<&str>,
+) -> (Needed, String) {
+    let changed = changed.as_deref().map_err(String::as_str);
+    verification::needed(&verification::Facts { purpose, changed, tested }, &policy.ci.documents, &policy.ci.tests)
+}
+
+/// The tag of this commit, where it names this commit's app in the registry: CI puts it after the tests.
+fn tested(tree: &Tree, app: &PlannedImage, commit: &Commit) -> Option<String> {
+    let Presence::Registry(app) = &app.presence else { return None };
+    let tag = tags::of_commit(commit, &tree.policy.project.default_branch).all.into_iter().next()?;
+    let client = pipeline::single_try_client(tree);
+    let named = client.head(&tree.repository(ImageKind::App), tag.clone()).ok()?.present()?.digest;
+    (named == app.digest).then(|| tag.to_string())
+}
+
+/// The differences of head to a revision, and whether the program is compiled; a reason where the revision's inputs cannot be read.
+fn compare(global: &Global, revision: Revision, head: &Sources<'_>) -> Result<(Changes, bool), String> {
     let id = revision.id.clone();
-    let old = global
-        .tree_of(Box::new(revision))
-        .map_err(Untaken::from)
-        .and_then(Snapshot::take)
-        .map_err(|why| format!("at `{}` {}", &id[..12], said(&why.fault())))?;
+    let unreadable = |fault: Fault| format!("at `{}` {}", &id[..12], one_line(&fault));
+    let tree = global.tree_of(Box::new(revision)).map_err(unreadable)?;
+    let old = Sources::read_all(&tree).map_err(|why| unreadable(why.fault()))?;
     let sources = head.sources_since(&old, &id);
-    let names = (head.tree.names(&head.base), Names { sources: &sources, ..head.tree.names(&head.app) });
-    Ok(change::compare(&old.inputs(), &head.inputs(), &names.0, &names.1))
+    let base_names = head.tree.names(&head.base);
+    let app_names = Names { sources: &sources, ..head.tree.names(&head.app().parsed) };
+    let changes = change::compare(&old.inputs(), &head.inputs(), &base_names, &app_names);
+    Ok((changes, compiles_since(head, &old, global)))
 }
 
-/// The plan for an event that removed what it is about.
-fn nothing_left(purpose: Purpose, head_revision: Option<String>, name: &str) -> Plan {
-    Plan {
-        decision: Decision::Skip,
-        reasons: vec![format!("{name} was deleted: there is nothing to build")],
-        purpose,
-        base_revision: None,
-        head_revision,
-        changes: Some(Changes::default()),
-        base_reference: None,
-        base: Presence::NotAsked,
-        app_reference: None,
-        app: Presence::NotAsked,
+/// Returns true if a build compiles the program: its sources changed, or the older tree's image with that program is missing.
+fn compiles_since(head: &Sources<'_>, old: &Sources<'_>, global: &Global) -> bool {
+    let program = |sources: &Sources<'_>| sources.app().binary().cloned();
+    if program(head).is_none() || program(old) != program(head) {
+        return program(head).is_some();
     }
+    // Where one machine compiles for the only platform, a wrong guess costs time alone.
+    let several = head.tree.policy.project.platforms.len() > 1;
+    several && !pipeline::plan_tree(global, old).is_ok_and(|old| old.app.ready() == Ready::Yes)
 }
 
-fn from_scratch(purpose: Purpose, base_revision: Option<String>, head_revision: Option<String>, why: &Fault) -> Plan {
-    let facts = Facts {
-        purpose,
-        changes: Err(said(why)),
-        no_base: Some(said(why)),
-        pinned: false,
-        base: Presence::NotAsked,
-        app: Presence::NotAsked,
-    };
-    let (decision, reasons) = change::decide(&facts);
-    debug_assert_eq!(decision, Decision::Full);
-    Plan {
-        decision,
-        reasons,
+/// A plan for which no registry was asked.
+fn unasked(purpose: Purpose, base_revision: Option<String>, head_revision: Option<String>) -> ChangePlan {
+    let image = || PlannedImage { reference: None, presence: Presence::NotAsked, decision: None };
+    ChangePlan {
+        decision: Work::Full,
+        reasons: Vec::new(),
         purpose,
         base_revision,
         head_revision,
         changes: None,
-        base_reference: None,
-        base: facts.base,
-        app_reference: None,
-        app: facts.app,
+        base: image(),
+        app: image(),
+        verification: Needed::All,
+        verification_reason: "the base's inputs cannot be read".to_owned(),
+        machines: Machines::Several,
+        compiles: true,
     }
 }
 
@@ -152,7 +203,7 @@ impl Clone {
         event::read(name.as_deref(), variable("GITHUB_REF").as_deref(), &shown, &json).map(Some)
     }
 
-    /// What asked, and the revision to compare with or why there is none.
+    /// The purpose, and the revision to compare with or why there is none.
     #[allow(clippy::type_complexity, reason = "two answers, one of them with a reason instead")]
     fn base(
         &self,
@@ -192,7 +243,7 @@ impl Clone {
         }
     }
 
-    /// What a person's change is compared with: where it left the default branch; with nothing but uncommitted changes, the
+    /// The revision that a person's change is compared with: where it left the default branch; with nothing but uncommitted changes, the
     /// commit; a commit of the default branch itself, with the one before it.
     fn local(&self, default_branch: &str, head: &str) -> Result<Revision, String> {
         let commit = |name: &str| revision::commit(&self.objects, name).map_err(|fault| with_help(&fault));
@@ -226,12 +277,12 @@ impl Clone {
 /// A fault in one line, with the command that helps.
 fn with_help(fault: &Fault) -> String {
     match fault.hints.first() {
-        Some(hint) => format!("{}; {hint}", said(fault)),
-        None => said(fault),
+        Some(hint) => format!("{}; {hint}", one_line(fault)),
+        None => one_line(fault),
     }
 }
 
-fn tell(format: Format, plan: &Plan) -> anyhow::Result<()> {
+fn tell(format: Format, plan: &ChangePlan) -> anyhow::Result<()> {
     match format {
         Format::Text => {
             if let Some(base) = &plan.base_revision {
@@ -239,7 +290,7 @@ fn tell(format: Format, plan: &Plan) -> anyhow::Result<()> {
             }
             super::print(&plan.text())
         }
-        Format::Json => super::print(&format!("{}\n", serde_json::to_string_pretty(plan)?)),
+        Format::Json => documents::PLAN.print(plan),
         Format::Github => {
             let outputs: String = plan.outputs().iter().map(|(name, value)| change::output_line(name, value)).collect();
             hand_over("GITHUB_OUTPUT", &outputs)?;

@@ -3,10 +3,11 @@
 //! Installs nothing outside the repository's `target`, and says first what it is going to do.
 
 use crate::announce;
-use crate::build::{self, Target};
 use crate::flags::{BuildFlags, Global};
+use crate::pipeline::{self, Target};
 use std::io::{BufRead as _, IsTerminal as _};
 use xtask_host::docker::{Docker, debian, engine};
+use xtask_host::linux;
 use xtask_host::terminal;
 use xtask_host::tree::facts::Tree;
 use xtask_host::tree::uv;
@@ -55,21 +56,16 @@ pub fn run(global: &Global, yes: bool, engine: Option<Engine>) -> anyhow::Result
     }
     if global.registry.is_none() {
         // The policy's registry belongs to the team; a first try does not write to it.
-        let state = state.or_else(|| match engine::status(&tree.root, None) {
-            Ok(engine::Status::Running(state)) => Some(state),
-            _ => None,
-        });
-        global.registry = state
-            .map(|state| state.registry.parse())
-            .transpose()
-            .map_err(|error| Fault::build(format!("cannot use the engine's registry: {error}")))?;
+        let started = state.map(|state| state.registry.parse()).transpose();
+        let started = started.map_err(|error| Fault::build(format!("cannot use the engine's registry: {error}")))?;
+        global.registry = started.or_else(|| pipeline::private_registries(&tree.root).into_iter().next());
     }
     if needs_lock {
         super::lock::run(&global, false, &[])?;
     }
     let push = global.registry.is_some();
     let flags = BuildFlags { push, platform: vec![Platform::host()], engine, ..BuildFlags::default() };
-    let done = build::run(&global, &flags, Target::App)?;
+    let done = pipeline::run(&global, &flags, Target::App)?;
     announce::conclude(&done);
     let Some(app) = done.images.last() else { return Ok(()) };
     let in_ci = std::env::var_os("CI").is_some_and(|value| !value.is_empty());
@@ -109,7 +105,7 @@ fn start(tree: &Tree, engine: Engine, has_registry: bool) -> Start {
         Engine::Auto if answers() => Start::Nothing,
         Engine::Auto | Engine::Native if has_registry => Start::Nothing,
         // Only Debian has the registry's package; elsewhere images stay in layouts.
-        Engine::Auto | Engine::Native if debian::Host::read().is_err() => Start::Nothing,
+        Engine::Auto | Engine::Native if !linux::PRESENT || debian::Host::read().is_err() => Start::Nothing,
         Engine::Auto | Engine::Native => Start::Registry,
     }
 }
@@ -120,7 +116,7 @@ fn confirm() -> Result<(), Fault> {
     if !std::io::stdin().is_terminal() {
         return Err(declined().cause("there is no terminal to ask"));
     }
-    anstream::eprint!("Go on? [y/N] ");
+    anstream::eprint!("Continue? [y/N] ");
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer).map_err(|error| declined().cause(error))?;
     if matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes") { Ok(()) } else { Err(declined()) }

@@ -1,7 +1,7 @@
 //! `smoke`: the policy's questions to an image that exists.
 
 use crate::flags::{Format, Global};
-use crate::{build, leftovers, smoke};
+use crate::{documents, leftovers, pipeline, smoke};
 use xtask_host::terminal;
 use xtask_model::fault::Fault;
 use xtask_native::container::Runner;
@@ -10,7 +10,7 @@ use xtask_native::container::Runner;
 pub fn run(global: &Global, image: Option<&str>) -> anyhow::Result<()> {
     let tree = global.tree()?;
     leftovers::sweep(&tree);
-    let runner = Runner::at_hand(&tree)?;
+    let runner = Runner::available(&tree)?;
     let image = match image {
         Some(image) => image.to_owned(),
         None => this_trees(global, "smoke")?,
@@ -18,14 +18,14 @@ pub fn run(global: &Global, image: Option<&str>) -> anyhow::Result<()> {
     terminal::step("smoke", &format!("`{image}`"));
     let shown = smoke::run(&runner.image(&image)?, &tree.policy.smoke, tree.version().as_deref())?;
     if global.format == Format::Json {
-        super::print(&format!("{}\n", serde_json::to_string_pretty(&shown)?))?;
+        documents::SMOKE.print_list("checks", &shown)?;
     }
     Ok(())
 }
 
 /// The app of this tree; where it was not built, `command` is how to name another image.
 pub(super) fn this_trees(global: &Global, command: &str) -> Result<String, Fault> {
-    let app =
-        build::this_app(global).map_err(|fault| fault.hint(format!("name an image: `cargo xtask {command} IMAGE`")))?;
+    let app = pipeline::this_app(global)
+        .map_err(|fault| fault.hint(format!("name an image: `cargo xtask {command} IMAGE`")))?;
     Ok(app.to_string())
 }

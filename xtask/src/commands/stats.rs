@@ -1,5 +1,6 @@
-//! `stats`: reads the ledger, has it summed up, and shows it; or holds builds to what they took before.
+//! `stats`: reads the ledger and prints its summary, or fails if builds have become slower.
 
+use crate::documents;
 use crate::flags::{Format, Global, StatsFlags};
 use std::collections::BTreeSet;
 use std::io::IsTerminal as _;
@@ -12,7 +13,7 @@ use xtask_model::record::ledger::{self, Record};
 use xtask_model::record::stats::{self, Found, Gate, chart, page};
 use xtask_model::spec::reference::Digest;
 
-/// Shows them, and then fails if the gate closes.
+/// Prints the statistics, then fails if the gate fails.
 pub fn run(global: &Global, flags: &StatsFlags) -> anyhow::Result<()> {
     let tree = global.tree()?;
     let records = records(&tree, global, flags)?;
@@ -25,7 +26,7 @@ pub fn run(global: &Global, flags: &StatsFlags) -> anyhow::Result<()> {
             let mut json = serde_json::to_value(&stats)?;
             json["gate"] = serde_json::to_value(&gate)?;
             json["records"] = serde_json::to_value(&stats.records)?;
-            super::print(&format!("{}\n", serde_json::to_string_pretty(&json)?))?;
+            documents::STATS.print(&json)?;
         }
         Format::Text | Format::Github => super::print(&chart::print(&stats, signs()))?,
     }
@@ -39,7 +40,7 @@ pub fn run(global: &Global, flags: &StatsFlags) -> anyhow::Result<()> {
     }
 }
 
-/// Bars where a terminal shows them; what is read by a program gets plain signs.
+/// Unicode bars on a terminal, plain characters for programs.
 fn signs() -> chart::Signs {
     let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
     match std::io::stdout().is_terminal() && !dumb {
@@ -51,12 +52,12 @@ fn signs() -> chart::Signs {
 fn records(tree: &Tree, global: &Global, flags: &StatsFlags) -> Result<Vec<Record>, Fault> {
     let read = xtask_host::tree::ledger::read(&tree.root)?;
     for (line, why) in &read.skipped {
-        terminal::warn(&format!("{}:{line}: passed over, it is no record: {why}", ledger::PATH));
+        terminal::warn(&format!("{}:{line}: skipped, not a record: {why}", ledger::PATH));
     }
     let mut records = read.records;
     if flags.from_registry {
         if global.offline {
-            return Err(Fault::usage("`--from-registry` asks a registry, and `--offline` asks none"));
+            return Err(Fault::usage("`--from-registry` cannot be used with `--offline`"));
         }
         let name = |record: &Record| (record.when, record.commit.clone(), record.machine());
         let mut known: BTreeSet<_> = records.iter().map(name).collect();
@@ -68,7 +69,7 @@ fn records(tree: &Tree, global: &Global, flags: &StatsFlags) -> Result<Vec<Recor
     Ok(records)
 }
 
-/// The records that travel with images.
+/// Records in published images.
 fn published(tree: &Tree, client: &Client) -> Result<Vec<Record>, Fault> {
     let mut records = Vec::new();
     for kind in [ImageKind::Base, ImageKind::App] {
@@ -87,7 +88,7 @@ fn published(tree: &Tree, client: &Client) -> Result<Vec<Record>, Fault> {
             for (_, line) in found.notes.iter().filter(|(name, _)| name.starts_with(ledger::ANNOTATION)) {
                 match ledger::parse_line(line) {
                     Ok(record) => records.push(record),
-                    Err(why) => terminal::warn(&format!("`{}` carries no record: {why}", repository.tag(&tag))),
+                    Err(why) => terminal::warn(&format!("`{}` has no valid record: {why}", repository.tag(&tag))),
                 }
             }
         }
@@ -97,7 +98,7 @@ fn published(tree: &Tree, client: &Client) -> Result<Vec<Record>, Fault> {
 
 fn hold(gates: &[Gate], factor: f64, count: u16) -> Result<(), Fault> {
     if gates.is_empty() {
-        terminal::step("gate", "open: no fast build is recorded in this time");
+        terminal::step("gate", "passed: no fast build is recorded in this time");
     }
     let mut slow = Vec::new();
     for Gate { of, found } in gates {
@@ -105,7 +106,7 @@ fn hold(gates: &[Gate], factor: f64, count: u16) -> Result<(), Fault> {
             Found::TooFew { builds, needed } => {
                 terminal::step(
                     "gate",
-                    &format!("open: {of}: {builds} fast builds are recorded, and {needed} are needed to compare"),
+                    &format!("passed: {of}: {builds} fast builds are recorded, {needed} are needed to compare"),
                 );
             }
             Found::Compared { before, now, slower } => {
@@ -113,8 +114,9 @@ fn hold(gates: &[Gate], factor: f64, count: u16) -> Result<(), Fault> {
                 if *slower {
                     slow.push(format!("{of}: {now} instead of {before} (medians of {count})"));
                 } else {
-                    let what =
-                        format!("open: {of}: the last {count} fast builds took {now} (median), those before {before}");
+                    let what = format!(
+                        "passed: {of}: the last {count} fast builds took {now} (median), those before {before}"
+                    );
                     terminal::step("gate", &what);
                 }
             }

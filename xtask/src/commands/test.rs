@@ -1,6 +1,7 @@
 //! `test`: every test of the workspace and of the Python worker, with the real tools that they need, and one closing line.
 //!
-//! Installs under `target` only. A test that would be skipped for want of a tool fails: `XTASK_REQUIRE_REAL=1`.
+//! Installs under `target` only. A test that would be skipped for want of a tool fails: `XTASK_REQUIRE_REAL=1`. The quick mode
+//! installs nothing, needs no engine, and runs the tests that need none.
 
 pub mod needs;
 mod tally;
@@ -9,47 +10,77 @@ use crate::flags::Global;
 use needs::Needs;
 use std::path::Path;
 use std::process::ExitStatus;
+use std::time::Instant;
 use tally::Tally;
 use xtask_host::process::{self, Command};
 use xtask_host::terminal;
 use xtask_host::tree::binary;
+use xtask_host::tree::facts::find_root;
 use xtask_model::fault::{Exit, Fault};
+use xtask_model::quantity;
 
-/// Runs every test, or those whose name contains `filter`.
-pub fn run(global: &Global, filter: Option<&str>) -> anyhow::Result<()> {
+/// Runs every test, or those whose name contains `filter`; with `quick` unit tests and tests of the command line alone.
+pub fn run(global: &Global, filter: Option<&str>, quick: bool) -> anyhow::Result<()> {
+    if quick {
+        let root = find_root(global.root.as_deref())?;
+        return all_pass(&[quick_runner(&root, filter, process::found("cargo-nextest").is_some())], filter, false);
+    }
     let tree = global.tree()?;
     let needs = Needs::gather(&tree)?;
+    all_pass(&runners(&tree.root, &needs, filter), filter, true)
+}
+
+/// Runs these, each in its turn, and reports all failures together. A skipped test is a failure where `whole` is asked for.
+fn all_pass(runners: &[Command], filter: Option<&str>, whole: bool) -> anyhow::Result<()> {
+    let began = Instant::now();
     let mut tally = Tally::default();
     let mut failed = Vec::new();
-    // Every runner has its turn: what fails is told together.
-    for command in runners(&tree.root, &needs, filter) {
-        let status = shown(&command, &mut |line| tally.read(line))?;
+    for command in runners {
+        let status = shown(command, &mut |line| tally.read(line))?;
         // pytest's code for "no test has such a name".
         let none_named = filter.is_some() && status.code() == Some(5);
         if !status.success() && !none_named {
             failed.push(command.to_string());
         }
     }
-    drop(needs);
+    terminal::step("took", &quantity::seconds(began.elapsed()));
     anstream::eprintln!("{} passed, {} failed", tally.passed, tally.failed);
-    if tally.skipped > 0 {
+    if whole && tally.skipped > 0 {
         let skipped = format!("{} tests were skipped", tally.skipped);
         return Err(Fault::build(skipped).hint("the lines that begin with `skipped:` say what was missing").into());
     }
     if failed.is_empty() {
         return Ok(());
     }
-    let hint = "one test alone: `cargo xtask test NAME`";
+    let hint = if whole {
+        "one test alone: `cargo xtask test NAME`"
+    } else {
+        "one test alone: `cargo xtask test --quick NAME`"
+    };
     let fault = Fault::build(format!("tests failed: {} of {}", tally.failed, tally.passed + tally.failed)).hint(hint);
     Err(failed.into_iter().fold(fault, Fault::cause).into())
 }
+
+/// The integration tests that need neither an engine nor a network.
+const QUICK: [&str; 2] = ["cli", "portable"];
+
+/// The call that runs unit tests, and the tests of the command line.
+fn quick_runner(root: &Path, filter: Option<&str>, has_nextest: bool) -> Command {
+    let call = if has_nextest { NEXTEST } else { &["test", "--no-fail-fast"] };
+    let call = binary::cargo(root).args(call).args(["--workspace", "--lib", "--bins"]);
+    let call = QUICK.iter().fold(call, |call, test| call.args(["--test", test]));
+    // What a person has set for xtask itself is not for the tests, and no tool is required.
+    let foreign = ["XTASK_REGISTRY", "XTASK_REQUIRE_REAL", "RUST_BACKTRACE"];
+    filter.into_iter().fold(foreign.into_iter().fold(call, Command::env_remove), Command::arg)
+}
+
+const NEXTEST: &[&str] = &["nextest", "run", "--no-fail-fast", "--no-tests=pass", "--status-level=slow"];
 
 /// The calls that run all tests: Rust's, those in its documentation, Python's.
 fn runners(root: &Path, needs: &Needs, filter: Option<&str>) -> Vec<Command> {
     let cargo = |args: &[&str]| needs.apply(binary::cargo(root).args(args));
     let mut runners = if process::found("cargo-nextest").is_some() {
-        let nextest = ["nextest", "run", "--workspace", "--no-fail-fast", "--no-tests=pass", "--status-level=slow"];
-        vec![cargo(&nextest), cargo(&["test", "--workspace", "--doc"])]
+        vec![cargo(NEXTEST).arg("--workspace"), cargo(&["test", "--workspace", "--doc"])]
     } else {
         vec![cargo(&["test", "--workspace", "--no-fail-fast"])]
     };
@@ -79,4 +110,23 @@ pub fn shown(command: &Command, on_line: &mut dyn FnMut(&str)) -> Result<ExitSta
 /// The fault of a call that prepares something.
 fn prepared(command: &Command, what: &str) -> Result<(), Fault> {
     command.read(Exit::Network).map(drop).map_err(|fault| fault.needed_by(what.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn quick(filter: Option<&str>, has_nextest: bool, expected: &str) {
+        assert_eq!(quick_runner(Path::new("/"), filter, has_nextest).to_string(), expected);
+    }
+
+    #[test]
+    fn the_quick_mode_leaves_out_tests_that_need_an_engine() {
+        let tests = "--workspace --lib --bins --test cli --test portable";
+        let nextest = "cargo nextest run --no-fail-fast --no-tests=pass --status-level=slow";
+        quick(None, true, &format!("{nextest} {tests}"));
+        quick(Some("policy"), true, &format!("{nextest} {tests} policy"));
+        quick(None, false, &format!("cargo test --no-fail-fast {tests}"));
+    }
 }

@@ -1,4 +1,4 @@
-//! `tidy`: every invariant of the repository, all violations told before it fails, each with its repair.
+//! `tidy`: checks the repository's rules and prints all violations, each with its repair.
 
 use crate::flags::Global;
 use crate::tidy::{self, Files};
@@ -8,7 +8,7 @@ use xtask_host::tree::binary;
 use xtask_host::tree::facts::{self};
 use xtask_model::fault::{Exit, Fault};
 
-/// Looks at everything; changes nothing.
+/// Runs all rules; changes nothing.
 pub fn run(global: &Global) -> anyhow::Result<()> {
     let tree = global.tree()?;
     let files = Files::read(&tree.root)?;
@@ -30,10 +30,10 @@ pub fn run(global: &Global) -> anyhow::Result<()> {
         return Ok(());
     }
     let fault = Fault::drift(format!("{} violations of the repository's rules", found.len()));
-    Err(fault.hint("each line above ends with its repair; then again `cargo xtask tidy`").into())
+    Err(fault.hint("each line above ends with its repair; then run `cargo xtask tidy` again").into())
 }
 
-/// What a cargo command finds wrong, with its own words beneath.
+/// Failure of a cargo command, with the lines that it printed.
 fn cargo(root: &Path, args: &[&str], what: &str) -> Option<String> {
     let fault = binary::cargo(root).args(args).read(Exit::Drift).err()?;
     let said = fault.causes.join("\n");

@@ -1,4 +1,4 @@
-//! `workflows`: writes `.github/workflows` from the policy, or says where it is not what the policy gives.
+//! `workflows`: writes `.github/workflows` from the policy, or reports files that are out of date.
 
 use crate::flags::Global;
 use std::path::{Path, PathBuf};
@@ -22,6 +22,19 @@ pub fn run(global: &Global, check: bool) -> Result<(), Fault> {
             Some(text) => drift.extend(workflows::difference(file, &text)),
         }
     }
+    for path in workflows::obsolete(&place) {
+        let found = read(&top.join(&path), &path)?;
+        if found.is_none_or(|text| !workflows::is_ours(&text, &place)) {
+            continue;
+        }
+        if check {
+            drift.push(format!("`{path}` is obsolete: `ci.yml` does its work"));
+        } else {
+            std::fs::remove_file(top.join(&path))
+                .map_err(|error| Fault::usage(format!("cannot remove `{path}`")).cause(error))?;
+            terminal::step("removed", &format!("`{path}`: `ci.yml` does its work"));
+        }
+    }
     if !check {
         for file in &files {
             let wrote = file::write(&top.join(&file.path), &file.text)?;
@@ -30,14 +43,14 @@ pub fn run(global: &Global, check: bool) -> Result<(), Fault> {
         return Ok(());
     }
     if drift.is_empty() {
-        terminal::step("checked", &format!("{} workflows are what the policy gives", files.len()));
+        terminal::step("checked", &format!("{} workflows are up to date", files.len()));
         return Ok(());
     }
-    let fault = drift.iter().fold(Fault::drift("the workflows are not what the policy gives"), Fault::cause);
-    Err(fault.hint("write them: `cargo xtask workflows`"))
+    let fault = drift.iter().fold(Fault::drift("the workflows are out of date with `images.toml`"), Fault::cause);
+    Err(fault.hint("update them: `cargo xtask workflows`"))
 }
 
-/// A file's text, or `None` where the file is missing. Bytes that are not UTF-8 are never a generated file's.
+/// Text of a file, or `None` if it is missing. Invalid UTF-8 is replaced: a generated file has none.
 fn read(path: &Path, name: &str) -> Result<Option<String>, Fault> {
     match std::fs::read(path) {
         Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),

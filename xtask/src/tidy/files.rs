@@ -31,7 +31,7 @@ impl Files {
         Ok(Self { root: root.to_owned(), texts })
     }
 
-    /// Files that are only thought of.
+    /// Files for a test.
     #[cfg(test)]
     pub(super) fn made_up(files: &[(&str, &str)]) -> Self {
         let texts = files.iter().map(|(path, text)| ((*path).to_owned(), Some((*text).to_owned()))).collect();
@@ -68,7 +68,7 @@ impl Files {
         self.texts.keys().map(String::as_str)
     }
 
-    /// Whether a file, or a folder with files in it, stands there.
+    /// Returns true for a file, and for a folder with files in it.
     pub(super) fn exists(&self, path: &str) -> bool {
         let folder = format!("{path}/");
         path.is_empty()

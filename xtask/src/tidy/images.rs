@@ -17,7 +17,7 @@ pub(super) fn check(files: &Files) -> Vec<Violation> {
     let Some(text) = files.text(policy::FILE) else { return Vec::new() };
     let policy = match policy::parse(text, &|path| files.text(path.as_str()).is_some()) {
         Ok(policy) => policy,
-        Err(fault) => return vec![told(policy::FILE, &fault)],
+        Err(fault) => return vec![reported(policy::FILE, &fault)],
     };
     let mut found = Vec::new();
     let enhanced = policy.app.enhanced.iter().map(|path| (path, true));
@@ -30,17 +30,17 @@ pub(super) fn check(files: &Files) -> Vec<Violation> {
             Ok(dockerfile) => {
                 found.extend(conventions(path, &dockerfile, enhanced));
                 found.extend(
-                    context(files, &policy, path, &dockerfile).unwrap_or_else(|fault| vec![told(path, &fault)]),
+                    context(files, &policy, path, &dockerfile).unwrap_or_else(|fault| vec![reported(path, &fault)]),
                 );
             }
-            Err(fault) => found.push(told(path, &fault)),
+            Err(fault) => found.push(reported(path, &fault)),
         }
     }
     found.sort();
     found
 }
 
-fn told(path: &str, fault: &Fault) -> Violation {
+fn reported(path: &str, fault: &Fault) -> Violation {
     let what = [fault.what.as_str()].into_iter().chain(fault.causes.iter().map(String::as_str)).collect::<Vec<_>>();
     Violation::new(path, 0, what.join(": "), fault.hints.first().map_or("correct it", String::as_str))
 }
@@ -57,11 +57,11 @@ fn conventions(path: &str, dockerfile: &Dockerfile, enhanced: bool) -> Vec<Viola
     findings.map(told).collect()
 }
 
-/// The ignore file beside a Dockerfile lets in what is copied and nothing else.
+/// The ignore file of a Dockerfile lets in exactly the files that it copies.
 fn context(files: &Files, policy: &Policy, path: &str, dockerfile: &Dockerfile) -> Result<Vec<Violation>, Fault> {
     let ignore_path = format!("{path}.dockerignore");
     let Some(text) = files.text(&ignore_path) else {
-        let what = "there is no ignore file beside it: every file of the repository is sent to the builder";
+        let what = "there is no ignore file for it: every file of the repository is sent to the builder";
         return Ok(vec![Violation::new(path, 0, what, format!("write `{ignore_path}`"))]);
     };
     let tree = tree(files, policy);
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_that_does_not_hold_is_told_too() {
+    fn an_invalid_policy_is_reported_too() {
         let files = Files::made_up(&[("images.toml", "[project]\n")]);
         assert!(!check(&files).is_empty());
         assert!(check(&Files::made_up(&[("a", "")])).is_empty());

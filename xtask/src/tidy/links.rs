@@ -1,10 +1,10 @@
 //! Links and pictures in Markdown point at files that are committed.
 //!
-//! Pure. Looks at no address on the network.
+//! Pure. Does not check addresses on the network.
 
 use super::{Files, Violation};
 
-/// Every link that leads nowhere.
+/// Every broken link.
 pub(super) fn check(files: &Files) -> Vec<Violation> {
     let mut found = Vec::new();
     for (path, text) in files.texts().filter(|(path, _)| path.ends_with(".md")) {
@@ -14,7 +14,7 @@ pub(super) fn check(files: &Files) -> Vec<Violation> {
             for target in targets(line).filter(|_| !code) {
                 let file = target.split(['#', '?']).next().unwrap_or_default();
                 if !file.is_empty() && !resolved(path, file).is_some_and(|file| files.exists(&file)) {
-                    let what = format!("the link leads to `{target}`, which is not there");
+                    let what = format!("the link leads to `{target}`, which does not exist");
                     found.push(Violation::new(path, index + 1, what, "correct it, or commit the file"));
                 }
             }
@@ -70,10 +70,10 @@ mod tests {
     fn links_lead_somewhere() {
         finds("[a](../../README.md#b) ![c](../images/a.png \"d\") [e](../images) [f](/README.md) [g](#here)\n", &[]);
         finds("[a](https://acme.com/x) <img src=\"../images/a.png\"> [b]: x\n", &[]);
-        finds("x\n[a](README.md)\n", &["2: the link leads to `README.md`, which is not there"]);
-        finds("<img src=\"a.png\">\n", &["1: the link leads to `a.png`, which is not there"]);
-        finds("[a](../../../x.md)\n", &["1: the link leads to `../../../x.md`, which is not there"]);
-        finds("[a]: b.md\n", &["1: the link leads to `b.md`, which is not there"]);
+        finds("x\n[a](README.md)\n", &["2: the link leads to `README.md`, which does not exist"]);
+        finds("<img src=\"a.png\">\n", &["1: the link leads to `a.png`, which does not exist"]);
+        finds("[a](../../../x.md)\n", &["1: the link leads to `../../../x.md`, which does not exist"]);
+        finds("[a]: b.md\n", &["1: the link leads to `b.md`, which does not exist"]);
         finds("```\n[a](b.md)\n```\n", &[]);
     }
 }

@@ -1,6 +1,6 @@
 //! Rules about single lines: white space, unfinished code, hosts and paths that belong to one machine, module headers.
 //!
-//! Pure. The words looked for are put together from halves, so that this file does not hold them.
+//! Pure. The words are written in halves, so that this file does not contain them.
 
 use super::{Files, Violation};
 use std::path::Path;

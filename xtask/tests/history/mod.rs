@@ -1,4 +1,4 @@
-//! Made-up histories of a repository like this one, and what of each tree reaches an image, found the naive way: from the
+//! Made-up histories of a repository like this one, and the parts of each tree that reach an image, found the naive way: from the
 //! files of a checkout, byte by byte, without keys.
 
 #![allow(clippy::disallowed_methods, reason = "git, as an oracle that shares no code with the program")]
@@ -148,7 +148,7 @@ fn epoch(state: &mut State, value: usize) {
     *bytes = (lines.collect::<Vec<_>>().join("\n") + "\n").into_bytes();
 }
 
-/// What of a tree reaches the images.
+/// Parts of a tree that reach the images.
 #[derive(PartialEq)]
 pub struct Extracted {
     pub base: Vec<u8>,
@@ -218,7 +218,7 @@ fn sent(root: &Path, path: &str, but: &[&Path], bytes: &mut Vec<u8>) -> Option<V
     Some(copied)
 }
 
-/// What of `Cargo.lock` the program can reach: the closure over its entries, until it grows no more.
+/// Packages of `Cargo.lock` that the program can reach: the closure over its entries, until it grows no more.
 fn crates(lock: &str) -> Option<Vec<u8>> {
     let lock: toml::Table = lock.parse().ok()?;
     let packages = lock.get("package")?.as_array()?;

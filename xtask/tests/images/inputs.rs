@@ -90,7 +90,10 @@ fn a_checkout_with_another_umask_gives_the_same_image() {
         assert!(line.starts_with(&format!("{mode} 0:0 ")), "{line}");
     }
     assert_eq!(repo.run(&reference, &[]), "<p>one</p>", "the image's user can read it");
-    assert!(report.tags("app").contains(&"latest".to_owned()), "modes that git does not record are no difference");
+    assert!(
+        report.tags("app").contains(&"latest".to_owned()),
+        "modes that git does not record do not count as a difference"
+    );
     // Group-writable files of another day are the same image, and contents of the same length are not.
     modes(&repo, 0o775, 0o664, 0o775);
     assert_eq!(repo.push().actions(), actions("reused", "reused"));
@@ -128,7 +131,7 @@ fn listed(repo: &Repo, reference: &str, paths: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn the_whole_repository_as_context_holds_no_state_of_ours() {
+fn the_whole_repository_as_context_contains_no_state_of_xtask() {
     let Some(repo) = Repo::new("whole") else { return };
     fs::remove_file(repo.path.join(".dockerignore")).unwrap();
     repo.write(".gitignore", "");

@@ -27,7 +27,7 @@ fn of_two_jobs_with_one_base_the_later_adopts_the_earliers() {
     assert_eq!(report.digest("base"), winner.digest("base"));
     loser.says("another job published");
     assert_eq!(repo.digest("app-base", &report.tags("base")[0]), winner.digest("base"));
-    // The loser's app stands on the winner's base, and so is the same app as the winner's.
+    // The loser's app is built on the winner's base, and so is the same app as the winner's.
     assert_eq!(report.fingerprint("app"), winner.fingerprint("app"));
     let labels = repo.config("app", &report.digest("app")).config.labels;
     assert_eq!(labels["org.opencontainers.image.base.digest"], winner.image("base")["platforms"][platforms().0]);
@@ -66,7 +66,7 @@ fn adding_a_platform_merges_into_the_index_and_only_then_moves_latest() {
         assert_eq!(both[&host], first.image(kind)["platforms"][&host]);
         assert_eq!(repo.digest(name, "latest"), second.digest(kind));
     }
-    // Each platform's app stands on its own platform's base.
+    // Each platform's app is built on its own platform's base.
     let found = repo.published("app", "latest").unwrap();
     for (platform, descriptor) in &found.platforms {
         let base = xtask_host::registry::publish::base_digest(&client(), &repo.repository("app"), descriptor)

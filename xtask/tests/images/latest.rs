@@ -55,8 +55,8 @@ fn an_edited_input_does_not_move_it_and_gets_no_name_of_the_commit() {
 }
 
 #[test]
-fn it_stays_when_told_to() {
-    stays("told", "`--no-latest`", &["--no-latest"], |repo| drop(repo.commit("two")));
+fn it_stays_with_no_latest() {
+    stays("flag", "`--no-latest`", &["--no-latest"], |repo| drop(repo.commit("two")));
 }
 
 #[test]

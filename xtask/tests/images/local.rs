@@ -69,7 +69,7 @@ fn a_local_build_takes_the_registrys_base() {
 }
 
 #[test]
-fn a_local_build_goes_on_without_a_registry_and_says_so() {
+fn a_local_build_continues_without_a_registry_and_says_so() {
     let Some(repo) = Repo::with_registry("alone", "127.0.0.99:9") else { return };
     let said = repo.xtask(&["build", "--format", "json"]).run().ok();
     assert_eq!(said.report().actions(), actions("built", "built"));
@@ -91,6 +91,32 @@ fn the_app_from_scratch_has_tags_of_its_own() {
     assert_eq!(report.tags("enhanced"), [format!("enhanced-{}", &report.fingerprint("enhanced")[..12])]);
     assert_eq!(repo.digest("app", "latest"), fast.digest("app"));
     assert_eq!(call().without_engine().run().ok().report().action("enhanced"), "reused");
+}
+
+#[test]
+fn the_image_that_compiles_an_app_from_scratch_is_in_its_key() {
+    let Some(repo) = Repo::new("compiler") else { return };
+    repo.write("Cargo.toml", "[workspace]\nresolver = \"3\"\nmembers = [\"tool\"]\n");
+    repo.write("tool/Cargo.toml", "[package]\nname = \"tool\"\nversion = \"4.5.6\"\nedition = \"2024\"\n");
+    repo.write("tool/src/main.rs", "fn main() {}\n");
+    repo.write("rust-toolchain.toml", include_str!("../../../rust-toolchain.toml"));
+    repo.write("Cargo.lock", "version = 4\n\n[[package]]\nname = \"tool\"\nversion = \"4.5.6\"\n");
+    let dockerfile =
+        "ARG ROOT_IMAGE\nARG RUST_IMAGE\nFROM ${RUST_IMAGE} AS rust\nFROM ${ROOT_IMAGE}\nCOPY --from=rust /bin /rust\n";
+    repo.write("dockerfiles/Dockerfile.enhanced", dockerfile);
+    repo.set("app", "enhanced = \"dockerfiles/Dockerfile.enhanced\"");
+    let binary = format!("\n[app.binary]\npackage = \"tool\"\nrust-image = \"{}/rust:1\"\n", repo.registry);
+    repo.write("images.toml", &(repo.read("images.toml") + &binary)).commit("a program");
+    let planned = |marker: &str| {
+        let digest = repo.engine.push_root(&repo.repository("rust"), "1", marker);
+        let said = repo.xtask(&["build-enhanced", "--push", "--dry-run"]).run().ok();
+        assert!(said.stdout.contains(&format!("rust@{digest}")), "{said:?}");
+        let at = said.stderr.find(":enhanced-").expect("it is planned");
+        said.stderr[at..][..22].to_owned()
+    };
+    let (one, two) = (planned("one"), planned("two"));
+    assert_ne!(one, two);
+    assert_eq!(planned("two"), two);
 }
 
 #[test]

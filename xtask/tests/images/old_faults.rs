@@ -34,7 +34,7 @@ fn fault_2_a_laptops_single_platform_base_is_not_taken_for_the_complete_one() {
 }
 
 #[test]
-fn fault_3_the_app_stands_on_the_base_of_its_own_tree_not_on_latest() {
+fn fault_3_the_app_is_built_on_the_base_of_its_own_tree_not_on_latest() {
     let Some(repo) = Repo::new("fault3") else { return };
     let ours = repo.xtask(&["build-base", "--push", "--format", "json"]).run().ok().report();
     // Another tree's base becomes `latest` before our app is built.
@@ -51,7 +51,7 @@ fn fault_3_the_app_stands_on_the_base_of_its_own_tree_not_on_latest() {
 }
 
 #[test]
-fn fault_4_no_tool_of_the_host_makes_the_fingerprint_and_time_is_no_part_of_it() {
+fn fault_4_no_tool_of_the_host_makes_the_fingerprint_and_time_does_not_count() {
     let Some(repo) = Repo::new("fault4") else { return };
     let first = repo.push();
     // A machine with git and nothing else: no sha256sum, shasum, openssl or docker.
@@ -88,7 +88,7 @@ fn fault_7_every_transitive_package_counts_and_an_unanswered_requirement_is_refu
     let said = repo.xtask(&["build", "--push", "--format", "json"]).run().ok();
     assert_ne!(before.fingerprint("base"), said.report().fingerprint("base"));
     said.says("numpy 2.3.1 -> 2.3.2 (requirements-enhanced.lock)");
-    // A requirement that the lock does not know is no build.
+    // A requirement that the lock does not have fails the build.
     repo.write("requirements-enhanced.txt", "scipy==1.16.3\npandas\n");
     let said = repo.xtask(&["build", "--push"]).without_engine().run().ends(2);
     said.says("the lock no longer answers to `requirements-enhanced.txt`")

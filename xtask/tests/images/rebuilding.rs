@@ -136,7 +136,7 @@ fn build_fast_without_a_base_is_an_error_that_names_the_command() {
     let reference = said.stderr.split('`').find(|part| part.contains("/app-base:")).unwrap().to_owned();
     let error = format!(
         "error: base image `{reference}` is not in the registry\n  needed by: `dockerfiles/Dockerfile.fast`\n  cause: it was \
-         never built, or it was removed; nothing says that anything of yours changed\n\n\
+         never built, or it was removed: no input is known to have changed\n\n\
          hint: build it: `cargo xtask build-base --push`, or let `cargo xtask build --push` do both\n"
     );
     said.says(&error);

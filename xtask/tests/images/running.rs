@@ -27,7 +27,8 @@ fn an_image_of_the_registry_answers_the_same_with_and_without_an_engine() {
     for call in ways(|| repo.xtask(&["smoke", "--format", "json"])) {
         let outcome = call.run().ok();
         let checks: Value = serde_json::from_str(&outcome.stdout).unwrap();
-        shown.push(checks.as_array().unwrap().iter().map(|check| check["check"].clone()).collect::<Vec<_>>());
+        assert_eq!(xtask::documents::SMOKE.unlisted(&checks), [""; 0]);
+        shown.push(checks["checks"].as_array().unwrap().iter().map(|check| check["check"].clone()).collect::<Vec<_>>());
     }
     assert_eq!(shown[0], ["runs as user 10001", "page"]);
     assert_eq!(shown[0], shown[1]);
@@ -53,7 +54,7 @@ fn a_smoke_test_that_fails_tells_why_with_and_without_an_engine() {
     for call in ways(|| repo.xtask(&["smoke"])) {
         call.run()
             .ends(4)
-            .says("`/no/such/file` did not answer")
+            .says("`/no/such/file` did not print the expected text")
             .says("needed by: the smoke test")
             .says("No such file");
     }

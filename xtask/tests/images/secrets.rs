@@ -56,7 +56,7 @@ fn secrets_reach_the_build_and_nothing_else() {
             assert!(!history.contains(secret), "{history}");
             assert!(!contains(&bytes, secret.as_bytes()), "{secret} is in the {kind}");
         }
-        // The search finds what is there: the Dockerfile in the key's label, the template in its layer.
+        // The search finds what it should: the Dockerfile in the key's label, the template in its layer.
         assert_eq!(contains(&bytes, b"m4rker-1n"), kind == "base");
         assert_eq!(contains(&bytes, b"<p>one</p>"), kind == "app");
     }

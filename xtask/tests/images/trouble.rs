@@ -73,7 +73,7 @@ fn a_registry_of_500s_is_a_network_failure_not_an_absent_image() {
 }
 
 #[test]
-fn a_host_that_is_no_registry_is_not_an_absent_image() {
+fn a_host_without_a_registry_is_not_an_absent_image() {
     let said = breaks("fourohfour", 5, |proxy| {
         proxy.on("*", "/", usize::MAX, Mishap::Answer(Answer::new(404)));
     });
@@ -201,7 +201,7 @@ impl Drop for Small<'_> {
 }
 
 #[test]
-fn a_registry_whose_disk_is_full_is_told_and_heals() {
+fn a_full_disk_of_a_registry_is_reported_and_a_later_build_succeeds() {
     let Some(engine) = engine() else { return };
     let holder = tempfile::tempdir().unwrap();
     let store = holder.path().join("small");
@@ -221,7 +221,7 @@ fn a_registry_whose_disk_is_full_is_told_and_heals() {
 }
 
 #[test]
-fn a_full_disk_here_is_told_and_heals() {
+fn a_full_local_disk_is_reported_and_a_later_build_succeeds() {
     let Some(repo) = Repo::new("fulldisk") else { return };
     let images = repo.path.join("target/images");
     let _small = Small::mount(&images, "256k");

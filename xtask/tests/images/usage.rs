@@ -3,7 +3,7 @@
 use crate::fixture::{Repo, actions};
 
 #[test]
-fn a_policy_that_does_not_hold_is_wrong_use() {
+fn an_invalid_policy_is_a_usage_error() {
     let Some(repo) = Repo::new("policy") else { return };
     repo.edit("images.toml", "[base]", "[base]\nepohc = 1");
     let said = repo.xtask(&["build", "--push"]).without_engine().run().ends(2);
@@ -96,7 +96,7 @@ fn a_dry_run_of_base_and_app_prints_both() {
     let Some(repo) = Repo::new("drytwo") else { return };
     let said = repo.xtask(&["build", "--dry-run"]).run().ok();
     assert_eq!(said.stdout.lines().count(), 2, "{}", said.stdout);
-    said.says("because nothing of this fingerprint is on this machine");
+    said.says("is not on this machine");
     assert!(!repo.path.join("target/images").exists());
 }
 

@@ -1,7 +1,10 @@
-//! Both engines over one registry: either builds on what the other has built, takes it for what it is, and tells of it alike.
+//! Both engines with one registry: each builds on images of the other, recognises them, and reports them in the same way.
 
 use crate::fixture::{Report, actions, client};
 use crate::world::World;
+use proptest::prelude::*;
+use proptest::strategy::ValueTree as _;
+use proptest::test_runner::TestRunner;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io::{BufReader, Read as _};
@@ -40,7 +43,7 @@ fn on_a_base_of_another(base: &str, app: &str) {
         assert_eq!(again.digest("app"), report.digest("app"), "{engine}");
         assert_eq!(traffic.writes(), Vec::<String>::new());
     }
-    // And builds on: the one engine's layers are beneath the other's.
+    // And builds on it: the layers of one engine are below the other's.
     world.repo.write("templates/page.html", "<p>two</p>\n").commit("edit");
     let edited = build(&world, "build", base);
     assert_eq!(edited.actions(), actions("reused", "built"));
@@ -60,7 +63,7 @@ fn an_app_by_native_on_a_base_by_docker() {
 
 /// Docker's layers are of its own making, but the files in them are the same, so that the image runs the same.
 #[test]
-fn what_is_beneath_can_be_looked_into_whoever_made_it() {
+fn a_base_of_either_engine_can_be_read() {
     let Some(world) = World::new("lookinto") else { return };
     world.repo.edit(
         "dockerfiles/Dockerfile.fast",
@@ -79,8 +82,8 @@ fn what_is_beneath_can_be_looked_into_whoever_made_it() {
 }
 
 #[test]
-fn plan_explain_and_base_list_know_images_of_either() {
-    let Some(world) = World::new("told") else { return };
+fn plan_explain_and_base_list_support_images_of_both_engines() {
+    let Some(world) = World::new("reports") else { return };
     let repo = &world.repo;
     let plan = |since: &str| -> Value {
         serde_json::from_str(&repo.xtask(&["plan", "--base", since, "--format", "json"]).run().ok().stdout).unwrap()
@@ -90,14 +93,14 @@ fn plan_explain_and_base_list_know_images_of_either() {
     let planned = plan("HEAD");
     assert_eq!(planned["decision"], "skip", "{planned:#}");
     for kind in ["base", "app"] {
-        assert_eq!(planned[kind]["answer"], "present", "{planned:#}");
+        assert_eq!(planned[kind]["decision"]["action"], "reuse", "{planned:#}");
     }
-    let told = repo.xtask(&["explain"]).run().ok().stdout;
-    assert_eq!(told.matches("nothing differs").count(), 2, "{told}");
+    let said = repo.xtask(&["explain"]).run().ok().stdout;
+    assert_eq!(said.matches("nothing differs").count(), 2, "{said}");
     let listed = |what: &str| {
         let rows = repo.xtask(&["base", "list", "--format", "json"]).run().ok().stdout;
         let rows: Value = serde_json::from_str(&rows).unwrap();
-        let row = rows
+        let row = rows["bases"]
             .as_array()
             .unwrap()
             .iter()
@@ -112,18 +115,18 @@ fn plan_explain_and_base_list_know_images_of_either() {
 
     repo.write("templates/page.html", "<p>two</p>\n").commit("template");
     assert_eq!(plan("HEAD~1")["decision"], "fast");
-    let told = repo.xtask(&["explain"]).run().ok().stdout;
-    assert!(told.contains("templates/page.html"), "{told}");
+    let said = repo.xtask(&["explain"]).run().ok().stdout;
+    assert!(said.contains("templates/page.html"), "{said}");
     repo.lock("scipy>=1.16\n", &[("scipy", "1.17.0")]).commit("lock");
     assert_eq!(plan("HEAD~1")["decision"], "base+fast");
-    let told = repo.xtask(&["explain"]).run().ok().stdout;
-    assert!(told.contains("scipy 1.16.3 -> 1.17.0"), "{told}");
+    let said = repo.xtask(&["explain"]).run().ok().stdout;
+    assert!(said.contains("scipy 1.16.3 -> 1.17.0"), "{said}");
     let after = repo.push();
     assert_eq!(after.actions(), actions("built", "built"));
     assert_ne!(after.digest("base"), built.digest("base"));
     listed("edited");
 
-    // A base that docker makes anew of the same key wants its app anew, as ever.
+    // A base that docker builds again with the same key needs a new app, as always.
     build(&world, "build-base", "docker");
     let forced = repo.xtask(&["build-base", "--push", "--engine", "docker", "--force"]).run().ok();
     forced.reference();
@@ -133,11 +136,15 @@ fn plan_explain_and_base_list_know_images_of_either() {
     listed("docker");
 }
 
-/// Path, kind, mode, owner and, for what is no folder, time and bytes of what an app has in its own three layers. Folders have
-/// the time of the build where docker makes them itself.
 fn contents(world: &World) -> BTreeMap<String, String> {
+    contents_of(world, "latest")
+}
+
+/// Path, kind, mode, owner, time and bytes of what an app has in its own three layers. Folders that docker makes itself, for the
+/// destination of a `COPY`, have the time of the build, which is left out.
+fn contents_of(world: &World, tag: &str) -> BTreeMap<String, String> {
     let (repository, client) = (world.repo.repository("app"), client());
-    let manifest = world.manifest("app", "latest");
+    let manifest = world.manifest("app", tag);
     let config = publish::read_config(&client, &repository, &manifest).unwrap();
     let mut found = BTreeMap::new();
     let layers: Vec<_> = manifest.layers.iter().zip(&config.rootfs.diff_ids).rev().take(3).collect();
@@ -146,8 +153,9 @@ fn contents(world: &World) -> BTreeMap<String, String> {
         client.blob(&repository, &layer.digest, layer.size, &mut bytes).unwrap();
         let mut reader = Reader::open(BufReader::new(&bytes[..]), Some(diff_id), Limits::default()).unwrap();
         while let Some(entry) = reader.next().unwrap() {
-            let time = if entry.kind == EntryKind::Dir { 0 } else { entry.time };
             let (path, kind) = (entry.path.to_string(), format!("{:?}", entry.kind));
+            let copied = entry.kind != EntryKind::Dir || path.starts_with("app/code/");
+            let time = if copied { entry.time } else { 0 };
             let mut text = Vec::new();
             if matches!(entry.kind, EntryKind::File(_)) {
                 reader.contents().read_to_end(&mut text).unwrap();
@@ -183,7 +191,7 @@ fn unusual(world: &World) {
 }
 
 #[test]
-fn one_key_is_one_image_whichever_engine_and_whatever_checkout() {
+fn one_key_is_one_image_for_any_engine_and_checkout() {
     let mut seen = Vec::new();
     for (engine, odd) in [("docker", false), ("docker", true), ("native", false), ("native", true)] {
         let Some(world) = World::new(&format!("onekey{engine}{odd}")) else { return };
@@ -207,4 +215,123 @@ fn one_key_is_one_image_whichever_engine_and_whatever_checkout() {
         assert_eq!(other_key, key, "{who}");
         assert_eq!(other, files, "{who}");
     }
+}
+
+/// A path of a random tree below `code/cases`.
+#[derive(Clone, Debug)]
+enum Thing {
+    File { text: String, executable: bool },
+    Link(&'static str),
+    Folder,
+}
+
+/// What a checkout adds to a path that the key does not cover.
+#[derive(Clone, Debug)]
+struct Habit {
+    umask: u32,
+    special: u32,
+    owner: u32,
+    seconds: u64,
+    attribute: bool,
+}
+
+/// Random trees, each with the habits of two checkouts for each of its paths.
+fn cases(count: usize) -> Vec<Vec<(String, Thing, [Habit; 2])>> {
+    let thing = prop_oneof![
+        6 => ("[ab]{0,3}", any::<bool>()).prop_map(|(text, executable)| Thing::File { text, executable }),
+        2 => prop::sample::select(vec!["a", "b/c", "/etc/passwd", "../../x", "nowhere", "."]).prop_map(Thing::Link),
+        1 => Just(Thing::Folder),
+    ];
+    let umask = prop::sample::select(vec![0o000, 0o002, 0o022, 0o027, 0o077]);
+    let special = prop::sample::select(vec![0, 0o4000, 0o2000, 0o1000]);
+    let habit = || {
+        (umask.clone(), special.clone(), 0..3_u32, 0..2_000_000_000_u64, any::<bool>())
+            .prop_map(|(umask, special, owner, seconds, attribute)| Habit { umask, special, owner, seconds, attribute })
+    };
+    let path = "(d|e/f|g h)/[a-c]|[a-c]|d/[é!]";
+    let tree = prop::collection::btree_map(path, (thing, habit(), habit()), 1..8);
+    let trees = prop::collection::vec(tree, count);
+    let drawn = trees.new_tree(&mut TestRunner::deterministic()).unwrap().current();
+    let flat = |(path, (thing, one, other))| (path, thing, [one, other]);
+    drawn.into_iter().map(|tree| tree.into_iter().map(flat).collect()).collect()
+}
+
+/// Lays out the trees as one of the two checkouts has them.
+fn lay_out(world: &World, cases: &[Vec<(String, Thing, [Habit; 2])>], checkout: usize) {
+    use std::fs::{self, FileTimes, Permissions};
+    use std::os::unix::fs::{PermissionsExt as _, lchown, symlink};
+    for (number, case) in cases.iter().enumerate() {
+        for (path, thing, habits) in case {
+            let at = world.repo.path.join(format!("code/cases/{number}")).join(path);
+            let Habit { umask, special, owner, seconds, attribute } = habits[checkout];
+            fs::create_dir_all(at.parent().unwrap()).unwrap();
+            let bits = match thing {
+                Thing::File { text, executable } => {
+                    fs::write(&at, text).unwrap();
+                    if *executable { 0o777 } else { 0o666 }
+                }
+                Thing::Link(to) => {
+                    symlink(to, &at).unwrap();
+                    continue;
+                }
+                Thing::Folder => {
+                    fs::create_dir_all(&at).unwrap();
+                    0o777
+                }
+            };
+            let _ = lchown(&at, Some(owner), Some(owner));
+            // Git records whether the owner may execute a file: no checkout takes that away.
+            fs::set_permissions(&at, Permissions::from_mode((bits & !umask) | special)).unwrap();
+            if attribute {
+                let _ = rustix::fs::lsetxattr(&at, "user.note", b"x", rustix::fs::XattrFlags::empty());
+            }
+            let time = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+            fs::File::open(&at).unwrap().set_times(FileTimes::new().set_modified(time)).unwrap();
+        }
+    }
+}
+
+/// Every label is part of the key, or on the list of those that describe the build and change with no rebuild.
+#[track_caller]
+fn labels_are_of_the_key_or_of_the_build(world: &World, tag: &str, key: &Value) {
+    const OF_THE_BUILD: [&str; 7] = [
+        "dev.xtask.image.fingerprint",
+        "dev.xtask.image.key",
+        "org.opencontainers.image.base.digest",
+        "org.opencontainers.image.base.name",
+        "org.opencontainers.image.created",
+        "org.opencontainers.image.revision",
+        "org.opencontainers.image.version",
+    ];
+    let config = publish::read_config(&client(), &world.repo.repository("app"), &world.manifest("app", tag)).unwrap();
+    assert_eq!(config.config.labels["org.opencontainers.image.source"], "https://example.com/app");
+    for (name, value) in &config.config.labels {
+        let known = key["labels"][name] == **value || OF_THE_BUILD.contains(&&**name);
+        assert!(known, "the label `{name}` is in no key");
+    }
+}
+
+/// One build by each engine of many random trees, checked out in different ways: the layers hold the same, times of copied folders
+/// included.
+#[test]
+fn random_trees_are_the_same_layers_by_both_engines() {
+    let cases = cases(80);
+    let mut seen = Vec::new();
+    for (checkout, engine) in ["docker", "native"].into_iter().enumerate() {
+        let Some(world) = World::new(&format!("random{engine}")) else { return };
+        lay_out(&world, &cases, checkout);
+        world.repo.commit("random trees");
+        let report = build(&world, "build", engine);
+        let tag = &report.fingerprint("app")[..12];
+        let key: Value = serde_json::from_str(world.repo.published("app", tag).unwrap().key().unwrap()).unwrap();
+        labels_are_of_the_key_or_of_the_build(&world, tag, &key);
+        seen.push((key["files"].clone(), contents_of(&world, tag)));
+    }
+    let [(docker_key, docker), (native_key, native)] = &seen[..] else { unreachable!("two builds") };
+    assert_eq!(docker_key, native_key);
+    assert!(docker.len() > 300, "{}", docker.len());
+    for (path, what) in docker {
+        assert_eq!(native.get(path), Some(what), "{path}");
+    }
+    assert_eq!(docker.len(), native.len());
 }

@@ -28,6 +28,7 @@ mod hostile;
 mod kills;
 mod lost;
 mod outputs;
+mod plans;
 mod reproducible;
 mod tags;
 mod world;

@@ -30,7 +30,7 @@ impl Request {
     }
 }
 
-/// An answer that no registry gave. `Content-Length` is added unless it is there.
+/// An answer that no registry gave. `Content-Length` is added unless it is present.
 #[derive(Clone, Debug)]
 pub struct Answer {
     pub status: u16,
@@ -144,7 +144,7 @@ impl FaultProxy {
         self.on_after(0, method, part, times, mishap)
     }
 
-    /// As [`FaultProxy::on`], after so many matching requests have gone by.
+    /// As [`FaultProxy::on`], after this number of matching requests.
     pub fn on_after(&self, skip: usize, method: &str, part: &str, times: usize, mishap: Mishap) -> &Self {
         let rule = Rule { method: method.to_owned(), part: part.to_owned(), condition: None, skip, times, mishap };
         self.script.rules.lock().unwrap().push(rule);
@@ -307,7 +307,7 @@ fn relay(
     let whole = pass_body(reader, request, &mut to, limit);
     script.remember(request);
     if !whole? {
-        // What has been written shall arrive before the end of it does.
+        // Written bytes must arrive before the end of the stream.
         std::thread::sleep(Duration::from_millis(50));
         let _ = server.shutdown(Shutdown::Both);
         return Ok(false);

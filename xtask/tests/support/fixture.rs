@@ -18,7 +18,7 @@ use xtask_model::spec::{oci, requirements};
 
 /// What the tests change of `images.toml`.
 pub const BASE: &str = "\
-# The base of the tests: a folder that stands for what pip would have installed.
+# The base of the tests: a folder in place of what pip would have installed.
 ARG ROOT_IMAGE
 FROM ${ROOT_IMAGE} AS packages
 ARG GREETING=none
@@ -73,7 +73,7 @@ COPY --link --chown=0:0 templates /app/templates
 ENTRYPOINT [\"cat\", \"/app/templates/page.html\"]
 ";
 
-/// A step that waits until another job is done, where it is told to.
+/// A step that waits until another job is done, if `GATE` is set.
 pub const GATE: &str = "name = \"gate\"\nafter = \"build\"\nimages = [\"base\"]\nrun = [\"sh\", \"-c\", \"test -z \\\"$GATE\\\" || { \
                     echo waiting; while ! test -e \\\"$GATE\\\"; do sleep 0.05; done; }\"]";
 
@@ -153,7 +153,7 @@ impl Repo {
         std::os::unix::fs::symlink(self.engine.folder(), self.path.join("target/engine")).unwrap();
     }
 
-    /// Writes the requirements and a lock that answers to them.
+    /// Writes the requirements and a lock that matches them.
     pub fn lock(&self, wanted: &str, pins: &[(&str, &str)]) -> &Self {
         self.write("requirements-enhanced.txt", wanted);
         let mut text = Some(wanted.to_owned());
@@ -269,7 +269,7 @@ impl Repo {
         format!("{}/{name}", self.registry).parse().unwrap()
     }
 
-    /// What stands under a name (a tag or a digest) of the base (`app-base`) or the app (`app`).
+    /// Image under a name (a tag or a digest) of the base (`app-base`) or the app (`app`).
     #[track_caller]
     pub fn published(&self, name: &str, tag: &str) -> Option<Published> {
         let repository = self.repository(name);
@@ -476,6 +476,7 @@ impl Outcome {
     #[track_caller]
     pub fn report(&self) -> Report {
         let value: Value = serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"));
+        assert_eq!(xtask::documents::BUILD.unlisted(&value), [""; 0], "{value:#}");
         Report(value)
     }
 

@@ -18,7 +18,7 @@ use xtask_model::fault::Exit;
 use xtask_model::spec::oci::{self, Descriptor, media_type};
 use xtask_model::spec::reference::{Digest, Platform, Repository, Tag};
 
-/// The engine and what a test needs beside it.
+/// The engine and other things that a test needs.
 pub struct Engine {
     pub state: State,
     /// The workspace-like folder in whose `target` it lives.

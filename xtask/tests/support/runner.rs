@@ -37,7 +37,7 @@ pub(crate) struct Runner {
 pub(crate) struct Outcome {
     /// `success`, `failure` or `skipped` of each job.
     pub results: BTreeMap<String, &'static str>,
-    /// The outputs of the job `plan`.
+    /// The outputs of the job `images`.
     pub planned: BTreeMap<String, String>,
     /// Every `cargo` call, in order.
     pub calls: Vec<String>,
@@ -55,16 +55,18 @@ struct Job<'a> {
 impl Runner {
     /// Runs every job, in the order of the file, which names a job after all that it needs.
     pub(crate) fn run(&self, event: &Event) -> Outcome {
-        let text = self.git(&["show", &format!("{}:.github/workflows/images.yml", event.commit)]);
+        // GitHub chooses by `on:`; a tag is what `release.yml` waits for, and everything else is `ci.yml`'s.
+        let file = if event.reference.starts_with("refs/tags/") { "release" } else { "ci" };
+        let text = self.git(&["show", &format!("{}:.github/workflows/{file}.yml", event.commit)]);
         let document = &YamlLoader::load_from_str(&text).unwrap()[0];
         let mut outcome = Outcome::default();
         let mut needs = Map::new();
         let mut cached = BTreeSet::new();
         for (name, job) in document["jobs"].as_hash().unwrap() {
             let name = name.as_str().unwrap();
-            let result = self.job(name, job, event, &needs, &mut cached, &mut outcome);
+            let result = self.job((name, job), event, &needs, &mut cached, &mut outcome);
             outcome.results.insert(name.to_owned(), result);
-            let outputs = if name == "plan" { json!(outcome.planned) } else { json!({}) };
+            let outputs = if name == "images" { json!(outcome.planned) } else { json!({}) };
             needs.insert(name.to_owned(), json!({"result": result, "outputs": outputs}));
         }
         let calls = std::fs::read_to_string(self.folder.join("calls")).unwrap_or_default();
@@ -75,8 +77,7 @@ impl Runner {
 
     fn job(
         &self,
-        name: &str,
-        yaml: &Yaml,
+        (name, yaml): (&str, &Yaml),
         event: &Event,
         done: &Map<String, Value>,
         cached: &mut BTreeSet<String>,
@@ -134,9 +135,14 @@ impl Runner {
             let outputs = match step["uses"].as_str().map(|uses| uses.split('@').next().unwrap()) {
                 Some("actions/checkout") => self.check_out(&job.workspace, event),
                 // Kept by the first job on a runner's kind, found by those after it.
-                Some("actions/cache") => {
-                    let key = format!("{} {}", text(&step["with"]["path"]), job.context["matrix"]["runner"]);
-                    json!({"cache-hit": if cached.insert(key) { "false" } else { "true" }})
+                Some("actions/cache/restore") => {
+                    let key = format!("{} {}", text(&step["with"]["key"]), job.context["matrix"]["runner"]);
+                    let hit = if cached.contains(&key) { "true" } else { "false" };
+                    json!({"cache-hit": hit, "cache-primary-key": key})
+                }
+                Some("actions/cache/save") => {
+                    cached.insert(interpolate(&text(&step["with"]["key"]), &job.context));
+                    json!({})
                 }
                 Some(other) => panic!("`{name}` uses `{other}`"),
                 None => match self.shell(&text(&step["run"]), step, job, event, outcome) {
@@ -229,5 +235,5 @@ fn environment(yaml: &Yaml, context: &Value) -> BTreeMap<String, String> {
 }
 
 fn text(yaml: &Yaml) -> String {
-    yaml.as_str().unwrap_or_else(|| panic!("{yaml:?} is no text")).to_owned()
+    yaml.as_str().unwrap_or_else(|| panic!("{yaml:?} is not a string")).to_owned()
 }

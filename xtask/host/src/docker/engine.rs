@@ -3,14 +3,11 @@
 //! Never changes the host outside that folder but for empty folders in `/run` that dockerd and its shims insist on, which go
 //! again with the engine; sets no firewall rule and no bridge; ends no process that does not run from the folder.
 
-mod procfs;
 mod settings;
 mod start;
 
-pub use procfs::{Process, unmount_under};
-use xtask_model::spec::reference::Digest;
-
 use crate::docker::debian::Package;
+use crate::linux::{self, Process};
 use crate::process::Command;
 use crate::terminal;
 use serde::{Deserialize, Serialize};
@@ -23,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use xtask_model::fault::Fault;
 use xtask_model::quantity;
+use xtask_model::spec::reference::Digest;
 
 /// The daemons, in the order in which they are stopped, with what they leave running.
 const ENGINE: [&str; 5] = ["dockerd", "docker-proxy", "runc", "containerd-shim-runc-v2", "containerd"];
@@ -128,6 +126,7 @@ pub enum Status {
 
 /// Brings the engine up, or says that it is; returns once daemon and registry answer.
 pub fn up(root: &Path, options: &Options) -> Result<State, Fault> {
+    linux::require(if options.registry_only { "a private registry" } else { "a private Docker engine" })?;
     if !options.registry_only {
         require_root()?;
     }
@@ -291,7 +290,7 @@ fn make_run_folder(run: &Path) -> Result<(), Fault> {
 }
 
 fn leftovers(places: &Places) -> Vec<(String, Process)> {
-    procfs::running_from(&places.packages(), &[&ENGINE[..], &REGISTRY[..]].concat())
+    linux::running_from(&places.packages(), &[&ENGINE[..], &REGISTRY[..]].concat())
 }
 
 /// Stops these programs of the engine, their containers and mounts. The names of those that ran.
@@ -299,23 +298,23 @@ fn stop(places: &Places, programs: &[&str]) -> Result<Vec<String>, Fault> {
     let mut stopped = Vec::new();
     for program in programs {
         // A daemon ends its children; each is looked for only when its turn comes.
-        for (name, process) in procfs::running_from(&places.packages(), &[program]) {
+        for (name, process) in linux::running_from(&places.packages(), &[program]) {
             process.stop(Duration::from_secs(20))?;
             stopped.push(name);
         }
         if *program == "dockerd" {
-            for container in procfs::rooted_in(&places.data()) {
+            for container in linux::rooted_in(&places.data()) {
                 container.stop(Duration::ZERO)?;
             }
         }
     }
     // containerd cleans up after a shim with another shim, which may have begun after its turn.
-    for (_, process) in procfs::running_from(&places.packages(), programs) {
+    for (_, process) in linux::running_from(&places.packages(), programs) {
         process.stop(Duration::from_secs(5))?;
     }
     if programs.contains(&"dockerd") {
         for folder in [&places.run, &places.data()] {
-            procfs::unmount_under(folder)?;
+            linux::unmount_under(folder)?;
         }
         remove_folder(&places.run)?;
     }
@@ -324,7 +323,7 @@ fn stop(places: &Places, programs: &[&str]) -> Result<Vec<String>, Fault> {
 
 /// Removes a folder, never through a mount.
 fn remove_folder(folder: &Path) -> Result<(), Fault> {
-    if let Some(point) = procfs::mounts_under(folder).first() {
+    if let Some(point) = linux::mounts_under(folder).first() {
         return Err(Fault::build(format!("cannot remove `{}`", folder.display()))
             .cause(format!("`{}` is still mounted", point.display())));
     }

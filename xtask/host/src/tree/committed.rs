@@ -5,9 +5,12 @@
 //! off, and it looks at files that no image reads. Here the commit's own files are selected by the same rules
 //! ([`facts::parse`]) and compared by contents. Reads files and git's objects; runs no filter.
 
+mod known;
+
 use crate::tree::binary;
 use crate::tree::facts::{self, Parsed, Tree};
 use crate::tree::git::{Git, Objects, Revision, revision};
+use known::Known;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt as _;
@@ -19,6 +22,52 @@ use xtask_model::image::plan::Difference;
 use xtask_model::image::policy::{self, ImageKind};
 use xtask_model::spec::lock;
 use xtask_model::spec::reference::Digest;
+
+/// Result of a comparison.
+pub struct Compared {
+    /// What differs, sorted by path. What cannot be compared is part of it.
+    pub differences: Vec<Difference>,
+    /// Paths of pointer files of Git LFS: the image gets these instead of what they stand for.
+    pub pointers: Vec<ContextPath>,
+}
+
+impl Compared {
+    fn new(mut differences: Vec<Difference>, pointers: Vec<ContextPath>) -> Self {
+        differences.sort();
+        differences.dedup();
+        Self { differences, pointers }
+    }
+}
+
+/// Where the inputs that a commit gives an image are remembered.
+pub struct Memory<'a> {
+    /// The file.
+    pub path: &'a Path,
+    /// Whether it may be written.
+    pub writes: bool,
+}
+
+/// Compares what an image reads with a commit: by what is remembered of it where that is enough, else with git's objects.
+pub fn compare(
+    tree: &Tree,
+    kind: ImageKind,
+    parsed: &Parsed,
+    id: &str,
+    memory: &Memory<'_>,
+    offline: bool,
+) -> Result<Compared, Fault> {
+    if let Some(known) = Known::read(memory.path, id)
+        && let Some(compared) = known.compare(tree, kind, parsed)?
+    {
+        return Ok(compared);
+    }
+    let committed = Committed::open(&tree.root, id, offline)?;
+    let (differences, known) = committed.examine(tree, kind, parsed)?;
+    if let Some(known) = known.filter(|_| memory.writes) {
+        known.write(memory.path)?;
+    }
+    Ok(Compared::new(differences, committed.pointers(parsed)))
+}
 
 /// The commit that is checked out, as a tree to compare with.
 pub struct Committed {
@@ -42,11 +91,22 @@ impl Committed {
 
     /// Differences of what an image reads, sorted by path. What cannot be compared is one of them.
     pub fn differences(&self, tree: &Tree, kind: ImageKind, parsed: &Parsed) -> Result<Vec<Difference>, Fault> {
+        let (differences, _) = self.examine(tree, kind, parsed)?;
+        Ok(Compared::new(differences, Vec::new()).differences)
+    }
+
+    /// The differences in any order, with what there is to remember of a commit that can be read.
+    fn examine(
+        &self,
+        tree: &Tree,
+        kind: ImageKind,
+        parsed: &Parsed,
+    ) -> Result<(Vec<Difference>, Option<Known>), Fault> {
         let theirs = match &self.tree {
             Ok(theirs) => theirs,
             Err(fault) => {
                 let why = format!("the commit's cannot be read: {}", reason(fault));
-                return Ok(vec![Difference::new(policy::FILE, why)]);
+                return Ok((vec![Difference::new(policy::FILE, why)], None));
             }
         };
         let args = match kind {
@@ -54,12 +114,14 @@ impl Committed {
             ImageKind::App | ImageKind::Enhanced => &theirs.policy.app.args,
         };
         let mut found = self.settings(tree, theirs, kind)?;
+        let mut known = None;
         match facts::parse(theirs, kind, args) {
             Ok(committed) => {
                 if committed.path != parsed.path || committed.meaning != parsed.meaning {
                     found.push(Difference::new(&parsed.path, EDITED));
                 }
                 self.files(tree, theirs, &committed.files, &parsed.files, &mut found)?;
+                known = Known::of(&self.id, theirs, kind, &committed, &|digest| self.objects.pointed(digest)).ok();
                 if kind != ImageKind::Base {
                     self.program(tree, theirs, &committed, parsed, &mut found)?;
                 }
@@ -72,9 +134,7 @@ impl Committed {
                 found.extend(parsed.files.iter().filter_map(|entry| ignored.get(&entry.path)).cloned());
             }
         }
-        found.sort();
-        found.dedup();
-        Ok(found)
+        Ok((found, known))
     }
 
     /// Paths of an image's files that are pointer files of Git LFS: the image gets these instead of what they stand for.
@@ -120,52 +180,7 @@ impl Committed {
         here: &[Entry],
         found: &mut Vec<Difference>,
     ) -> Result<(), Fault> {
-        let index = |entries: &'_ [Entry]| -> BTreeMap<ContextPath, Entry> {
-            entries.iter().map(|entry| (entry.path.clone(), entry.clone())).collect()
-        };
-        let (before, now) = (index(committed), index(here));
-        let mut new: Vec<Entry> = Vec::new();
-        for (path, entry) in &now {
-            let Some(old) = before.get(path) else {
-                new.push(entry.clone());
-                continue;
-            };
-            if old.kind != entry.kind {
-                found.push(Difference::new(path, "another kind of file than in the commit"));
-            } else if old.digest != entry.digest {
-                let digests = (old.digest, entry.digest);
-                found.extend(self.contents(tree, theirs, path, digests)?.map(|why| Difference::new(path, why)));
-            } else if old.mode != entry.mode {
-                let why = if entry.mode & 0o100 == 0 {
-                    "executable in the commit, not here"
-                } else {
-                    "executable here, not in the commit"
-                };
-                found.push(Difference::new(path, why));
-            }
-        }
-        let gone: BTreeSet<&ContextPath> = before.keys().filter(|path| !now.contains_key(*path)).collect();
-        let holds = |paths: &BTreeSet<&ContextPath>, folder: &ContextPath| {
-            paths.range(folder.join(b"")..).next().is_some_and(|path| path.below(folder).is_some())
-        };
-        for path in gone.iter().filter(|path| before[*path].kind != Kind::Dir || !holds(&gone, path)) {
-            found.push(Difference::new(path, "in the commit, missing here (deleted, or not checked out)"));
-        }
-        let ignored = ignored(&self.git, &new)?;
-        found.extend(ignored.values().cloned());
-        let paths: BTreeSet<&ContextPath> = new.iter().map(|entry| &entry.path).collect();
-        for entry in &new {
-            let path = &entry.path;
-            if ignored.contains_key(path) || ignored.keys().any(|folder| path.below(folder).is_some()) {
-                continue;
-            }
-            if entry.kind != Kind::Dir {
-                found.push(Difference::new(path, "not in the commit"));
-            } else if !holds(&paths, path) {
-                found.push(Difference::new(path, "an empty folder, which git does not record"));
-            }
-        }
-        Ok(())
+        files(&self.git, committed, here, found, &|path, digests| self.contents(tree, theirs, path, digests))
     }
 
     /// Why the contents of a file are not the commit's; nothing where a checkout of the commit gives them.
@@ -174,7 +189,7 @@ impl Committed {
         tree: &Tree,
         theirs: &Tree,
         path: &ContextPath,
-        (committed, here): (Option<Digest>, Option<Digest>),
+        (committed, here): Digests,
     ) -> Result<Option<&'static str>, Fault> {
         // The commit has a pointer, and here is what it stands for.
         if committed.and_then(|digest| self.objects.pointed(&digest)).is_some_and(|contents| Some(contents) == here) {
@@ -231,6 +246,68 @@ impl Committed {
         let (before, now) = (as_entries(sources(theirs, committed)?), as_entries(sources(tree, parsed)?));
         self.files(tree, theirs, &before, &now, found)
     }
+}
+
+/// A file's digest in the commit, and here.
+type Digests = (Option<Digest>, Option<Digest>);
+
+/// Says why two files of one path differ; nothing where they do not count as different.
+type Contents<'a> = dyn Fn(&ContextPath, Digests) -> Result<Option<&'static str>, Fault> + 'a;
+
+/// Compares two lists of files.
+fn files(
+    git: &Git,
+    committed: &[Entry],
+    here: &[Entry],
+    found: &mut Vec<Difference>,
+    contents: &Contents<'_>,
+) -> Result<(), Fault> {
+    let index = |entries: &'_ [Entry]| -> BTreeMap<ContextPath, Entry> {
+        entries.iter().map(|entry| (entry.path.clone(), entry.clone())).collect()
+    };
+    let (before, now) = (index(committed), index(here));
+    let mut new: Vec<Entry> = Vec::new();
+    for (path, entry) in &now {
+        let Some(old) = before.get(path) else {
+            new.push(entry.clone());
+            continue;
+        };
+        if old.kind != entry.kind {
+            found.push(Difference::new(path, "another kind of file than in the commit"));
+        } else if old.digest != entry.digest {
+            let digests = (old.digest, entry.digest);
+            found.extend(contents(path, digests)?.map(|why| Difference::new(path, why)));
+        } else if old.mode != entry.mode {
+            let why = if entry.mode & 0o100 == 0 {
+                "executable in the commit, not here"
+            } else {
+                "executable here, not in the commit"
+            };
+            found.push(Difference::new(path, why));
+        }
+    }
+    let gone: BTreeSet<&ContextPath> = before.keys().filter(|path| !now.contains_key(*path)).collect();
+    let holds = |paths: &BTreeSet<&ContextPath>, folder: &ContextPath| {
+        paths.range(folder.join(b"")..).next().is_some_and(|path| path.below(folder).is_some())
+    };
+    for path in gone.iter().filter(|path| before[*path].kind != Kind::Dir || !holds(&gone, path)) {
+        found.push(Difference::new(path, "in the commit, missing here (deleted, or not checked out)"));
+    }
+    let ignored = ignored(git, &new)?;
+    found.extend(ignored.values().cloned());
+    let paths: BTreeSet<&ContextPath> = new.iter().map(|entry| &entry.path).collect();
+    for entry in &new {
+        let path = &entry.path;
+        if ignored.contains_key(path) || ignored.keys().any(|folder| path.below(folder).is_some()) {
+            continue;
+        }
+        if entry.kind != Kind::Dir {
+            found.push(Difference::new(path, "not in the commit"));
+        } else if !holds(&paths, path) {
+            found.push(Difference::new(path, "an empty folder, which git does not record"));
+        }
+    }
+    Ok(())
 }
 
 /// The files that git ignores among an image's, where there is no commit to compare with.

@@ -10,6 +10,7 @@ use crate::tree::{binary, uv};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::commit::Commit;
 use xtask_model::image::context::{Entry, as_in_git};
@@ -142,6 +143,9 @@ pub fn find_root(named: Option<&Path>) -> Result<PathBuf, Fault> {
     })
 }
 
+/// Placeholder for an image that a Dockerfile names by an argument.
+const ANY_IMAGE: &str = "image.invalid/any";
+
 /// A Dockerfile as it counts.
 pub struct Parsed {
     /// Its path.
@@ -158,6 +162,8 @@ pub struct Parsed {
     pub ignore_file: String,
     /// The names of the secrets that its steps mount.
     pub secrets: BTreeSet<String>,
+    /// The key of the program in the image, once it was read.
+    program: OnceLock<Option<BinaryKey>>,
 }
 
 /// Reads a Dockerfile and the files that it copies, for every platform of the policy.
@@ -173,9 +179,7 @@ pub fn parse(tree: &Tree, kind: ImageKind, args: &BTreeMap<String, String>) -> R
     for platform in &tree.policy.project.platforms {
         // The images beneath count by their digests; which files are read does not hang on their names.
         let mut args = args.clone();
-        args.extend(
-            ["ROOT_IMAGE", "BASE_IMAGE", "RUST_IMAGE"].map(|name| (name.to_owned(), "image.invalid/any".to_owned())),
-        );
+        args.extend(["ROOT_IMAGE", "BASE_IMAGE", "RUST_IMAGE"].map(|name| (name.to_owned(), ANY_IMAGE.to_owned())));
         if kind == ImageKind::App {
             args.extend(staged(platform).map(|path| ("BINARY".to_owned(), path.to_string())));
         }
@@ -202,8 +206,23 @@ pub fn parse(tree: &Tree, kind: ImageKind, args: &BTreeMap<String, String>) -> R
         meant,
         ignore_file: ignore_file.unwrap_or_else(|| format!("{path}.dockerignore")),
         secrets,
+        program: OnceLock::new(),
         path,
     })
+}
+
+/// Names of the secrets that the steps of a Dockerfile mount, on any platform of the policy. Reads nothing but the Dockerfile.
+pub fn secrets(tree: &Tree, kind: ImageKind) -> Result<BTreeSet<String>, Fault> {
+    let path = tree.dockerfile(kind)?;
+    let dockerfile = Dockerfile::parse(path.as_str(), &tree.files.text(path.as_ref())?)?;
+    let own = if kind == ImageKind::Base { &tree.policy.base.args } else { &tree.policy.app.args };
+    let images = ["ROOT_IMAGE", "BASE_IMAGE", "RUST_IMAGE"].map(|name| (name.to_owned(), ANY_IMAGE.to_owned()));
+    let args: BTreeMap<String, String> = own.clone().into_iter().chain(images).collect();
+    let mut secrets = BTreeSet::new();
+    for platform in &tree.policy.project.platforms {
+        secrets.extend(dockerfile.secrets(&args, platform)?);
+    }
+    Ok(secrets)
 }
 
 /// Refuses an argument of the policy that no `ARG` declares: both engines would pass over it in silence.
@@ -386,9 +405,19 @@ pub fn base_key(tree: &Tree, root: &RootImage, lock: &Lock, parsed: &Parsed) -> 
         lock: lock.meaning(),
         dockerfile: parsed.meaning.clone(),
         args: tree.policy.base.args.clone(),
+        labels: labels(tree, ImageKind::Base),
         files: parsed.files.clone(),
         compression: tree.policy.base.compression.to_string(),
     }
+}
+
+/// The labels that follow from the policy alone, and so are part of an image's key. Labels that describe one build (revision, time,
+/// version, name of the base) are not: a build that reuses the image does not change them.
+pub fn labels(tree: &Tree, kind: ImageKind) -> BTreeMap<String, String> {
+    let title = tree.repository(kind).path().rsplit('/').next().unwrap_or_default().to_owned();
+    let source = tree.policy.project.source.clone().map(|source| ("org.opencontainers.image.source", source));
+    let labels = [("org.opencontainers.image.title", title)].into_iter().chain(source);
+    labels.map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 /// Whether a file is in the image as it is, and so does not count for the program, unless that is said to be compiled from it.
@@ -404,10 +433,14 @@ pub fn binary_sources(tree: &Tree, parsed: &Parsed) -> Result<Option<binary::Sou
     binary.map(|binary| binary::sources(&*tree.files, binary, &is_copied(tree, parsed))).transpose()
 }
 
-/// The key of the program in the app, where there is one.
+/// The key of the program in the app, where there is one. Read once for a [`Parsed`], which belongs to one tree.
 pub fn binary_key(tree: &Tree, parsed: &Parsed) -> Result<Option<BinaryKey>, Fault> {
+    if let Some(known) = parsed.program.get() {
+        return Ok(known.clone());
+    }
     let binary = tree.policy.app.binary.as_ref();
-    binary.map(|binary| binary::key(&*tree.files, binary, &is_copied(tree, parsed))).transpose()
+    let key = binary.map(|binary| binary::key(&*tree.files, binary, &is_copied(tree, parsed))).transpose()?;
+    Ok(parsed.program.get_or_init(|| key).clone())
 }
 
 /// The app's key on a base.
@@ -418,15 +451,21 @@ pub fn app_key(tree: &Tree, base: Fingerprint, parsed: &Parsed) -> Result<AppKey
         scratch: None,
         dockerfile: parsed.meaning.clone(),
         args: tree.policy.app.args.clone(),
+        labels: labels(tree, ImageKind::App),
         files: parsed.files.clone(),
         binary: binary_key(tree, parsed)?,
+        compiler: None,
+        compression: tree.policy.base.compression.to_string(),
     })
 }
 
 /// The key of the app from scratch: what the base's holds, but for the base's own Dockerfile and files.
-pub fn enhanced_key(tree: &Tree, base: BaseKey, parsed: &Parsed) -> Result<AppKey, Fault> {
-    let scratch = BaseKey { dockerfile: Vec::new(), files: Vec::new(), ..base };
-    Ok(AppKey { base: None, scratch: Some(Box::new(scratch)), ..app_key(tree, scratch_base(), parsed)? })
+///
+/// `compiler` names what compiles the binary in a stage of the Dockerfile.
+pub fn enhanced_key(tree: &Tree, base: BaseKey, parsed: &Parsed, compiler: Option<String>) -> Result<AppKey, Fault> {
+    let scratch = BaseKey { dockerfile: Vec::new(), files: Vec::new(), labels: BTreeMap::new(), ..base };
+    let key = app_key(tree, scratch_base(), parsed)?;
+    Ok(AppKey { base: None, scratch: Some(Box::new(scratch)), compiler, ..key })
 }
 
 fn scratch_base() -> Fingerprint {

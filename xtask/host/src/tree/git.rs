@@ -21,6 +21,7 @@ pub use revision::Revision;
 
 use crate::process::Command;
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::tags::is_version;
@@ -200,6 +201,108 @@ impl Git {
         }
     }
 
+    /// The files that differ between a commit and another one, or the working tree with its untracked files. Their paths are from this
+    /// folder, with `..` where they are outside of it. No filter runs: a file that a filter or line endings change counts as changed
+    /// once its times differ from the index's.
+    pub fn changed(&self, from: &str, to: Option<&str>) -> Result<Vec<String>, Fault> {
+        let plain =
+            ["--name-only", "-z", "--no-renames", "--no-ext-diff", "--ignore-submodules=none", "--end-of-options"];
+        let call = match to {
+            Some(to) => self.command().args(["diff-tree", "-r"]).args(plain).args([from, to]),
+            None => self.command().args(["diff-index", "--cached"]).args(plain).arg(from),
+        };
+        let mut found = self.relative_to_root(self.paths(&call, &format!("cannot compare with commit `{from}`"))?)?;
+        if to.is_none() {
+            found.extend(self.edited()?);
+            let call = self.command().args(["ls-files", "--others", "--exclude-standard", "-z"]);
+            found.extend(self.paths(&call, "cannot list untracked files")?);
+            found.sort();
+            found.dedup();
+        }
+        Ok(found)
+    }
+
+    /// The files of the index whose contents, as they are on disk, differ from it. Their times are compared as git does it; where these
+    /// differ the contents are hashed as they are, because git would run the repository's filters.
+    fn edited(&self) -> Result<Vec<String>, Fault> {
+        let what = "cannot compare the working tree with the index";
+        let index = self.command().args(["rev-parse", "--git-path", "index"]).read(Exit::Usage)?;
+        let written = std::fs::metadata(self.root.join(index.trim_end())).and_then(|data| data.modified()).ok();
+        let call = self.command().args(["ls-files", "--stage", "--debug", "-z", ":/"]);
+        let output = call.output()?;
+        if !output.status.success() {
+            return Err(self.trouble(&output.stderr, what));
+        }
+        let text = String::from_utf8_lossy(&output.stdout);
+        let (mut edited, mut suspects, mut ids) = (Vec::new(), Vec::new(), Vec::new());
+        // `MODE ID STAGE`, a tab, the path, a NUL, and five lines of what the file was like; then the next entry.
+        let mut rest = &*text;
+        while let Some((entry, after)) = rest.split_once('\0') {
+            let end = after.match_indices('\n').nth(4).map_or(after.len(), |(at, _)| at + 1);
+            let (seen, next) = after.split_at(end);
+            rest = next;
+            let Some((object, path)) = entry.split_once('\t') else { continue };
+            match self.compare_times(path, seen, written) {
+                Some(true) => {}
+                Some(false) if !path.contains('\n') => {
+                    ids.push(object.split(' ').nth(1).unwrap_or_default().to_owned());
+                    suspects.push(path.to_owned());
+                }
+                _ => edited.push(path.to_owned()),
+            }
+        }
+        if suspects.is_empty() {
+            return Ok(edited);
+        }
+        let call = self.command().args(["hash-object", "--no-filters", "--stdin-paths"]);
+        // Absolute, for git takes these from the top of the repository.
+        let root = std::path::absolute(&self.root).unwrap_or_else(|_| self.root.clone());
+        let files: String = suspects.iter().map(|path| format!("{}\n", root.join(path).display())).collect();
+        let output = call.stdin(files).output()?;
+        let hashed = String::from_utf8_lossy(&output.stdout);
+        // Where git could not read a file, what follows counts as edited.
+        let mut now = hashed.lines();
+        edited.extend(suspects.into_iter().zip(ids).filter(|(_, id)| now.next() != Some(id)).map(|(path, _)| path));
+        Ok(edited)
+    }
+
+    /// Whether a file is as the index saw it, by size and time; `None` where it is gone or of another kind.
+    fn compare_times(&self, path: &str, seen: &str, index: Option<std::time::SystemTime>) -> Option<bool> {
+        let data = std::fs::symlink_metadata(self.root.join(path)).ok().filter(|data| !data.is_dir())?;
+        if data.is_symlink() {
+            return Some(true).filter(|_| field(seen, "size: ").parse() == Ok(data.len()));
+        }
+        let (seconds, nanos) = field(seen, "mtime: ").split_once(':').unwrap_or_default();
+        let same = field(seen, "size: ").parse() == Ok(data.len())
+            && seconds.parse() == Ok(data.mtime())
+            && nanos.parse() == Ok(data.mtime_nsec());
+        // A file written in the same moment as the index may have changed since without another time.
+        let before = data.modified().ok().zip(index).is_some_and(|(file, index)| file < index);
+        Some(same && before)
+    }
+
+    /// Paths from the top of the repository, as they are from this folder.
+    fn relative_to_root(&self, mut paths: Vec<String>) -> Result<Vec<String>, Fault> {
+        let below = if paths.is_empty() { String::new() } else { self.below_top()? };
+        if !below.is_empty() {
+            let (inside, outside) = (format!("{below}/"), "../".repeat(below.split('/').count()));
+            for path in &mut paths {
+                *path = path.strip_prefix(&inside).map_or_else(|| format!("{outside}{path}"), str::to_owned);
+            }
+        }
+        Ok(paths)
+    }
+
+    /// The paths that a command prints with a NUL after each.
+    fn paths(&self, call: &Command, what: &str) -> Result<Vec<String>, Fault> {
+        let output = call.output()?;
+        if !output.status.success() {
+            return Err(self.trouble(&output.stderr, what.to_owned()));
+        }
+        let paths = output.stdout.split(|byte| *byte == 0).filter(|path| !path.is_empty());
+        Ok(paths.map(|path| String::from_utf8_lossy(path).into_owned()).collect())
+    }
+
     /// Whether `ancestor` is an ancestor of `descendant`, or the same commit.
     pub fn ancestry(&self, ancestor: &str, descendant: &str) -> Result<Ancestry, Fault> {
         let output =
@@ -211,6 +314,12 @@ impl Git {
             _ => Err(self.trouble(&output.stderr, format!("cannot compare commit `{ancestor}` with `{descendant}`"))),
         }
     }
+}
+
+/// The word after a name in what `ls-files --debug` prints.
+fn field<'t>(text: &'t str, name: &str) -> &'t str {
+    let rest = text.split_once(name).map_or("", |(_, rest)| rest);
+    rest.split(['\t', '\n']).next().unwrap_or_default()
 }
 
 /// Whether a setting of a repository's own configuration (`key\nvalue`) can make a fetch run no program. Keys are lowercase but

@@ -5,7 +5,6 @@
 
 use crate::docker::debian;
 use crate::scratch::Scratch;
-use crate::terminal;
 use crate::tree::uv;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
@@ -22,6 +21,26 @@ const PROXIES: [&str; 8] =
 /// Where systems keep the certificates that they trust.
 const BUNDLES: [&str; 3] =
     ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
+
+/// Secrets that say where packages come from.
+const INDEX_SECRETS: [&str; 4] = ["index-url", "extra-index-url", "find-links", "index-strategy"];
+
+/// Refuses a local folder of packages for a Dockerfile whose steps install packages: a step cannot read it, and without it would
+/// install other packages or none.
+///
+/// # Errors
+/// The first folder among the places that packages come from.
+pub fn check_folders(wanted: &BTreeSet<String>, indexes: &dyn Fn() -> Result<Indexes, Fault>) -> Result<(), Fault> {
+    if !INDEX_SECRETS.into_iter().any(|id| wanted.contains(id)) {
+        return Ok(());
+    }
+    let indexes = indexes()?;
+    let Some(folder) = indexes.folders().next() else { return Ok(()) };
+    Err(Fault::usage(format!("docker cannot read the packages in `{folder}`"))
+        .cause("the folder is on this machine, and a step of a Dockerfile reads packages from URLs alone")
+        .needed_by("`--find-links` of the requirements, `find-links` of uv, or `UV_FIND_LINKS`")
+        .hint("serve the folder over HTTP, and name its URL: `--find-links https://…` in the requirements"))
+}
 
 /// A build's secrets, while they are needed.
 pub struct Secrets {
@@ -54,13 +73,8 @@ impl Secrets {
         if wants("ca") {
             secrets.files.extend(certificates(&variable).map(|bundle| ("ca", bundle)));
         }
-        if ["index-url", "extra-index-url", "find-links", "index-strategy"].into_iter().any(wants) {
+        if INDEX_SECRETS.into_iter().any(wants) {
             let indexes = indexes()?;
-            for folder in indexes.folders() {
-                terminal::warn(&format!(
-                    "`--find-links {folder}` is a folder of this machine: steps of a Dockerfile do not see it"
-                ));
-            }
             for (id, value) in indexes.secrets().into_iter().filter(|(id, _)| wants(id)) {
                 secrets.write(id, &value)?;
             }
@@ -163,6 +177,28 @@ mod tests {
         assert_eq!(certificates(&told).as_deref(), Some(file.path()));
         let gone = |name: &str| (name == "PIP_CERT").then(|| "/no/such/file".to_owned());
         assert_ne!(certificates(&gone).as_deref(), Some(Path::new("/no/such/file")));
+    }
+
+    #[track_caller]
+    fn folders(wanted: &[&str], links: &str, refused: Option<&str>) {
+        let wanted = wanted.iter().map(|id| (*id).to_owned()).collect();
+        let text = format!("--find-links {links}\na\n");
+        let mut first = Some(text);
+        let read = xtask_model::spec::requirements::read(Path::new("r.txt"), &mut |_| Ok(first.take().unwrap()));
+        let indexes = || uv::indexes(Path::new("/repository"), read.as_ref().unwrap());
+        let fault = check_folders(&wanted, &indexes).err();
+        assert_eq!(fault.map(|fault| fault.what).as_deref(), refused);
+    }
+
+    #[test]
+    fn a_folder_of_wheels_is_refused_where_a_step_installs_packages() {
+        let what = "docker cannot read the packages in `/repository/wheels`";
+        folders(&["find-links", "ca"], "./wheels", Some(what));
+        // A step that takes an index and not the links would install other packages.
+        folders(&["index-url"], "wheels", Some(what));
+        folders(&["find-links"], "file:///srv/wheels", Some("docker cannot read the packages in `/srv/wheels`"));
+        folders(&["ca"], "./wheels", None);
+        folders(&["find-links"], "https://example.com/wheels", None);
     }
 
     #[test]

@@ -45,7 +45,7 @@ pub struct Portable {
 impl Portable {
     /// The one of this repository.
     pub fn find(root: &Path, platform: &Platform) -> Option<Self> {
-        if *platform != Platform::host() {
+        if !cfg!(target_os = "linux") || *platform != Platform::host() {
             return None;
         }
         let rustc = process::found("rustc")?;

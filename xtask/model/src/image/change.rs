@@ -1,25 +1,29 @@
-//! What a change needs: `skip`, `fast`, `base+fast` or `full`, with the reasons. A pure function of facts.
+//! The work that a change needs: `skip`, `fast`, `base+fast` or `full`, with the reasons. A pure function of facts.
 //!
 //! - **skip**: both keys equal the base revision's, and the registry lacks neither image (or was not asked: `--offline`).
 //! - **fast**: the base of exactly this key is in the registry for every platform (or equals the base revision's, with the
-//!   registry not asked), and the app differs, is missing, stands on another build of its base, or is wanted whatever changed.
+//!   registry not asked), and the app differs, is missing, was built on a different base, or is wanted whatever changed.
 //!   So it is with a pinned base, of which none is ever built: what only another base would be made of does not count.
 //! - **base+fast**: the base differs from the base revision's or cannot be compared, and is not known to be there.
-//! - **full**: the base's own key cannot be computed at head (its Dockerfile does not parse, or reads what is not there), so that
+//! - **full**: the base's own key cannot be computed at head (its Dockerfile does not parse, or reads a file that is missing), so that
 //!   no base can be trusted, and the policy has a Dockerfile that builds from scratch.
 //!
-//! What cannot be known never leads to `skip`: it fails open to building, and says why.
+//! Unknown facts never lead to `skip`: they lead to a build, with the reason.
 
 use crate::image::key::{AppKey, BaseKey, Names, app_changes, base_changes, foremost};
+use crate::image::plan::Decision;
+use crate::image::policy::{Engine, Policy};
+use crate::image::presence::Presence;
+use crate::image::verification::Needed;
 use crate::spec::lock;
 use crate::spec::reference::Reference;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// What is to be built.
+/// Work that a change needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub enum Decision {
+pub enum Work {
     /// Nothing.
     #[serde(rename = "skip")]
     Skip,
@@ -34,7 +38,7 @@ pub enum Decision {
     Full,
 }
 
-impl fmt::Display for Decision {
+impl fmt::Display for Work {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Skip => "skip",
@@ -48,10 +52,10 @@ impl fmt::Display for Decision {
 /// The setting that `images.lock` holds and not the policy.
 pub const PINNED_BASE: &str = "pinned base";
 
-/// The setting with the root that is built where the wanted one is out of reach.
+/// The setting with the root that is built where the wanted one is unreachable.
 pub const FALLBACK_ROOT: &str = "fallback root";
 
-/// What determines the images of one tree, in the form in which two trees are compared: a root that is not pinned counts by
+/// Inputs of the images of one tree, in the form in which two trees are compared: a root that is not pinned counts by
 /// the policy's text, and the app's key leaves its base out, which is compared by itself.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Inputs {
@@ -59,9 +63,9 @@ pub struct Inputs {
     pub base: BaseKey,
     /// The app's own.
     pub app: AppKey,
-    /// Whether the root's digests are pinned.
+    /// The root's digests are pinned.
     pub pinned: bool,
-    /// What no key holds and images hang on all the same: where they stand, for which platforms.
+    /// Settings outside of the keys that images depend on: repositories and platforms.
     pub settings: BTreeMap<&'static str, String>,
 }
 
@@ -79,48 +83,61 @@ pub enum Purpose {
     Manual,
 }
 
-/// Whether the registry has an image.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case", tag = "answer", content = "because")]
-pub enum Presence {
-    /// With every platform of the policy.
-    Present,
-    /// Not, or not whole: the reason.
-    Absent(String),
-    /// It is there, but stands on another build of its base than the one that is there now: how.
-    Stale(String),
-    /// The registry did not say: the cause.
+/// One image of the tree, as the build would treat it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PlannedImage {
+    /// The name by its fingerprint's tag, or by digest where the base is pinned; none where its root is unknown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reference: Option<Reference>,
+    pub presence: Presence,
+    /// The build's own decision, where the registry was asked and answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decision: Option<Decision>,
+}
+
+/// Answer to the question whether an image can be used as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ready {
+    Yes,
+    /// It has to be built, for these reasons.
+    No(String),
+    /// The registry did not answer: the cause.
     Unknown(String),
-    /// It was not asked.
     NotAsked,
 }
 
-impl Presence {
+impl PlannedImage {
+    pub fn ready(&self) -> Ready {
+        match (&self.presence, &self.decision) {
+            (Presence::NotAsked, _) => Ready::NotAsked,
+            (Presence::Unknown(why), _) => Ready::Unknown(why.clone()),
+            (_, Some(Decision::Build { reasons, .. })) => Ready::No(reasons.join("; ")),
+            (_, Some(Decision::Reuse { .. }) | None) => Ready::Yes,
+        }
+    }
+
     /// `true`, `false` or `unknown`, as CI's outputs have it.
     pub fn as_output(&self) -> &'static str {
-        match self {
-            Self::Present => "true",
-            Self::Absent(_) | Self::Stale(_) => "false",
-            Self::Unknown(_) | Self::NotAsked => "unknown",
+        match self.ready() {
+            Ready::Yes => "true",
+            Ready::No(_) => "false",
+            Ready::Unknown(_) | Ready::NotAsked => "unknown",
         }
     }
 }
 
-/// What decides.
+/// Facts that decide what a change needs.
 #[derive(Clone, Debug)]
-pub struct Facts {
-    /// What asked.
+pub struct ChangeFacts {
     pub purpose: Purpose,
-    /// Whether the base's inputs and the app's differ from the base revision's, and how; or why that cannot be known.
+    /// Differences of the inputs from the base revision's, or why they are unknown.
     pub changes: Result<Changes, String>,
     /// Why the base's own key cannot be computed at head, where the app can still be built from scratch.
     pub no_base: Option<String>,
     /// `images.lock` pins the base: there is none to build, whatever changed.
     pub pinned: bool,
-    /// The base in the registry.
-    pub base: Presence,
-    /// The app in the registry.
-    pub app: Presence,
+    pub base: PlannedImage,
+    pub app: PlannedImage,
 }
 
 /// The differences between two trees, ready to be read.
@@ -177,9 +194,9 @@ pub fn compare(old: &Inputs, new: &Inputs, base_names: &Names<'_>, app_names: &N
 }
 
 /// Decides, and says why.
-pub fn decide(facts: &Facts) -> (Decision, Vec<String>) {
+pub fn decide(facts: &ChangeFacts) -> (Work, Vec<String>) {
     if let Some(why) = &facts.no_base {
-        return (Decision::Full, vec![format!("no base can be named: {why}")]);
+        return (Work::Full, vec![format!("no base can be named: {why}")]);
     }
     let mut reasons = Vec::new();
     match facts.purpose {
@@ -188,7 +205,7 @@ pub fn decide(facts: &Facts) -> (Decision, Vec<String>) {
         }
         Purpose::Schedule => {
             reasons.push("the regular rebuild takes the root's security updates".to_owned());
-            return (Decision::BaseFast, reasons);
+            return (Work::BaseFast, reasons);
         }
         Purpose::Release => reasons.push("a release is never skipped".to_owned()),
         Purpose::Manual => reasons.push("it was asked for by hand".to_owned()),
@@ -207,36 +224,36 @@ pub fn decide(facts: &Facts) -> (Decision, Vec<String>) {
         }
         Err(why) => reasons.push(format!("what changed cannot be known: {why}")),
     }
-    let base_ready = match &facts.base {
-        Presence::Present => {
+    let base_ready = match facts.base.ready() {
+        Ready::Yes => {
             if !base_same && !facts.pinned {
                 reasons.push("the base of this key is in the registry already".to_owned());
             }
             true
         }
-        Presence::Absent(why) | Presence::Stale(why) => {
-            reasons.push(lost("base", why, base_same));
+        Ready::No(why) => {
+            reasons.push(lost("base", &why, base_same));
             false
         }
-        Presence::Unknown(why) => {
+        Ready::Unknown(why) => {
             reasons.push(format!("whether the registry has the base cannot be known: {why}"));
             false
         }
-        Presence::NotAsked => base_same,
+        Ready::NotAsked => base_same,
     };
     if facts.pinned && !base_same {
         reasons.push(format!("the base is pinned in `{}`: none is built", lock::images::PATH));
     }
     if !base_ready && !facts.pinned {
-        return (Decision::BaseFast, reasons);
+        return (Work::BaseFast, reasons);
     }
-    let app_ready = match &facts.app {
-        Presence::Present | Presence::NotAsked => true,
-        Presence::Absent(why) | Presence::Stale(why) => {
-            reasons.push(lost("app", why, base_same && app_same));
+    let app_ready = match facts.app.ready() {
+        Ready::Yes | Ready::NotAsked => true,
+        Ready::No(why) => {
+            reasons.push(lost("app", &why, base_same && app_same));
             false
         }
-        Presence::Unknown(why) => {
+        Ready::Unknown(why) => {
             reasons.push(format!("whether the registry has the app cannot be known: {why}"));
             false
         }
@@ -244,24 +261,21 @@ pub fn decide(facts: &Facts) -> (Decision, Vec<String>) {
     if facts.purpose == Purpose::Change && base_same && app_same && base_ready && app_ready {
         reasons = vec!["nothing that an image is made of changed".to_owned()];
         reasons.extend(waiting);
-        return (Decision::Skip, reasons);
+        return (Work::Skip, reasons);
     }
     reasons.extend(waiting);
-    (Decision::Fast, reasons)
+    (Work::Fast, reasons)
 }
 
 fn lost(image: &str, why: &str, same: bool) -> String {
-    if same { format!("{image}: {why}; nothing of yours changed") } else { format!("{image}: {why}") }
+    if same { format!("{image}: {why}, although no input changed") } else { format!("{image}: {why}") }
 }
 
-/// A plan as it is told: the decision with all that led to it.
+/// The work with the facts and reasons that led to it.
 #[derive(Clone, Debug, Serialize)]
-pub struct Plan {
-    /// What is to be built.
-    pub decision: Decision,
-    /// Why.
+pub struct ChangePlan {
+    pub decision: Work,
     pub reasons: Vec<String>,
-    /// What asked.
     pub purpose: Purpose,
     /// The revision that was compared with, where there is one.
     pub base_revision: Option<String>,
@@ -269,18 +283,50 @@ pub struct Plan {
     pub head_revision: Option<String>,
     /// The differences, where they are known.
     pub changes: Option<Changes>,
-    /// The base's name by its fingerprint's tag, where the root is known.
-    pub base_reference: Option<Reference>,
-    /// Whether the registry has it.
-    pub base: Presence,
-    /// The app's name by its fingerprint's tag.
-    pub app_reference: Option<Reference>,
-    /// Whether the registry has it.
-    pub app: Presence,
+    pub base: PlannedImage,
+    pub app: PlannedImage,
+    /// The tests that the commit must pass.
+    pub verification: Needed,
+    /// Why these tests.
+    pub verification_reason: String,
+    pub machines: Machines,
+    /// The app's program is compiled, as far as the comparison shows.
+    pub compiles: bool,
 }
 
-impl Plan {
-    /// Whether the base's inputs changed, or cannot be compared.
+/// The machines that a build needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Machines {
+    /// Any one.
+    One,
+    /// One of each platform's kind: something is compiled, run or imported there.
+    Several,
+}
+
+impl Machines {
+    /// Returns the machines that CI's builds need. Copying files is the same on every machine; compilers, `RUN` and the import of packages
+    /// are not.
+    pub fn needed(policy: &Policy, work: Work, compiles: bool) -> Self {
+        let copies = match work {
+            Work::Skip => true,
+            Work::Fast => policy.ci.engine == Engine::Native && !compiles,
+            Work::BaseFast | Work::Full => false,
+        };
+        if copies || policy.project.platforms.len() == 1 { Self::One } else { Self::Several }
+    }
+
+    /// The value of CI's output.
+    pub fn as_output(self) -> &'static str {
+        match self {
+            Self::One => "one",
+            Self::Several => "several",
+        }
+    }
+}
+
+impl ChangePlan {
+    /// Returns true if the base's inputs changed or cannot be compared.
     pub fn requirements_changed(&self) -> bool {
         self.changes.as_ref().is_none_or(|changes| !changes.base.is_empty() || !changes.waiting.is_empty())
     }
@@ -291,18 +337,21 @@ impl Plan {
         for reason in &self.reasons {
             text += &format!("  {reason}\n");
         }
-        text
+        text + &format!("tests: {}\n  {}\n", self.verification, self.verification_reason)
     }
 
-    /// What CI's later jobs read.
+    /// Outputs for CI's later jobs.
     pub fn outputs(&self) -> Vec<(&'static str, String)> {
         vec![
             ("decision", self.decision.to_string()),
-            ("should-build", (self.decision != Decision::Skip).to_string()),
-            ("use-fast-build", (self.decision == Decision::Fast).to_string()),
+            ("should-build", (self.decision != Work::Skip).to_string()),
+            ("use-fast-build", (self.decision == Work::Fast).to_string()),
             ("requirements-changed", self.requirements_changed().to_string()),
-            ("base-reference", self.base_reference.as_ref().map(ToString::to_string).unwrap_or_default()),
+            ("base-reference", self.base.reference.as_ref().map(ToString::to_string).unwrap_or_default()),
             ("base-present", self.base.as_output().to_owned()),
+            ("tests", self.verification.to_string()),
+            ("machines", self.machines.as_output().to_owned()),
+            ("compiles", self.compiles.to_string()),
         ]
     }
 
@@ -318,8 +367,9 @@ impl Plan {
         let rows = [
             ("compared with", revision(&self.base_revision, "nothing")),
             ("planned", revision(&self.head_revision, "the working tree")),
-            ("base", image(self.base_reference.as_ref(), &self.base)),
-            ("app", image(self.app_reference.as_ref(), &self.app)),
+            ("base", image(&self.base)),
+            ("app", image(&self.app)),
+            ("tests", format!("`{}`: {}", self.verification, plain(&self.verification_reason))),
         ];
         for (name, value) in rows {
             text += &format!("| {name} | {value} |\n");
@@ -328,16 +378,17 @@ impl Plan {
     }
 }
 
-fn image(reference: Option<&Reference>, presence: &Presence) -> String {
-    let name = reference.map_or_else(|| "its root is not known here".to_owned(), |name| format!("`{name}`"));
-    let standing = match presence {
-        Presence::Present => "is in the registry",
-        Presence::Absent(_) => "is not in the registry",
-        Presence::Stale(_) => "is in the registry, on another build of its base",
-        Presence::Unknown(_) => "cannot be known",
-        Presence::NotAsked => "was not asked for",
+fn image(image: &PlannedImage) -> String {
+    let name =
+        image.reference.as_ref().map_or_else(|| "its root is not known here".to_owned(), |name| format!("`{name}`"));
+    let presence = match (image.ready(), &image.presence) {
+        (Ready::Yes, _) => "is in the registry",
+        (Ready::No(_), Presence::Absent) => "is not in the registry",
+        (Ready::No(_), _) => "is in the registry and has to be built again",
+        (Ready::Unknown(_), _) => "cannot be known",
+        (Ready::NotAsked, _) => "was not asked for",
     };
-    format!("{name}, {standing}")
+    format!("{name}, {presence}")
 }
 
 /// A line in which a file's name cannot become markup.
@@ -355,7 +406,7 @@ fn plain(text: &str) -> String {
     plain
 }
 
-/// One output in the form of `$GITHUB_OUTPUT`, with a delimiter that the value does not hold.
+/// One output in the form of `$GITHUB_OUTPUT`, with a delimiter that is not in the value.
 pub fn output_line(name: &str, value: &str) -> String {
     if !value.contains(['\n', '\r']) {
         return format!("{name}={value}\n");
@@ -370,21 +421,38 @@ pub fn output_line(name: &str, value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::presence::Published;
     use expect_test::expect;
 
-    fn facts() -> Facts {
-        Facts {
+    fn planned(presence: Presence, decision: Option<Decision>) -> PlannedImage {
+        PlannedImage { reference: None, presence, decision }
+    }
+
+    fn builds(presence: Presence, reason: &str) -> PlannedImage {
+        planned(presence, Some(Decision::Build { platforms: Vec::new(), reasons: vec![reason.to_owned()] }))
+    }
+
+    fn present() -> PlannedImage {
+        planned(Presence::Registry(Box::new(Published::for_tests(BTreeMap::new()))), None)
+    }
+
+    fn not_asked() -> PlannedImage {
+        planned(Presence::NotAsked, None)
+    }
+
+    fn facts() -> ChangeFacts {
+        ChangeFacts {
             purpose: Purpose::Change,
             changes: Ok(Changes::default()),
             no_base: None,
             pinned: false,
-            base: Presence::Present,
-            app: Presence::Present,
+            base: present(),
+            app: present(),
         }
     }
 
     #[track_caller]
-    fn check(edit: impl FnOnce(&mut Facts), decision: Decision, first: &str) {
+    fn check(edit: impl FnOnce(&mut ChangeFacts), decision: Work, first: &str) {
         let mut facts = facts();
         edit(&mut facts);
         let (found, reasons) = decide(&facts);
@@ -399,76 +467,73 @@ mod tests {
     #[test]
     fn a_change_is_judged_by_what_it_changes_and_by_what_is_there() {
         let nothing = "nothing that an image is made of changed";
-        let absent = || Presence::Absent("the registry lost it".to_owned());
-        let unknown = || Presence::Unknown("it timed out".to_owned());
-        check(|_| {}, Decision::Skip, nothing);
-        check(|f| (f.base, f.app) = (Presence::NotAsked, Presence::NotAsked), Decision::Skip, nothing);
-        check(|f| f.changes = changed(&[], &["x was edited"]), Decision::Fast, "app: x was edited");
-        check(|f| f.changes = changed(&["scipy"], &[]), Decision::Fast, "base: scipy");
-        check(
-            |f| (f.changes, f.base) = (changed(&["scipy"], &[]), Presence::NotAsked),
-            Decision::BaseFast,
-            "base: scipy",
-        );
-        check(|f| (f.changes, f.base) = (changed(&["scipy"], &[]), absent()), Decision::BaseFast, "base: scipy");
-        let lost = "base: the registry lost it; nothing of yours changed";
-        check(|f| f.base = absent(), Decision::BaseFast, lost);
-        check(|f| f.app = absent(), Decision::Fast, "app: the registry lost it; nothing of yours changed");
+        let absent = || builds(Presence::Absent, "the registry lost it");
+        let unknown = || planned(Presence::Unknown("it timed out".to_owned()), None);
+        check(|_| {}, Work::Skip, nothing);
+        check(|f| (f.base, f.app) = (not_asked(), not_asked()), Work::Skip, nothing);
+        check(|f| f.changes = changed(&[], &["x was edited"]), Work::Fast, "app: x was edited");
+        check(|f| f.changes = changed(&["scipy"], &[]), Work::Fast, "base: scipy");
+        check(|f| (f.changes, f.base) = (changed(&["scipy"], &[]), not_asked()), Work::BaseFast, "base: scipy");
+        check(|f| (f.changes, f.base) = (changed(&["scipy"], &[]), absent()), Work::BaseFast, "base: scipy");
+        let lost = "base: the registry lost it, although no input changed";
+        check(|f| f.base = absent(), Work::BaseFast, lost);
+        check(|f| f.app = absent(), Work::Fast, "app: the registry lost it, although no input changed");
         check(
             |f| f.base = unknown(),
-            Decision::BaseFast,
+            Work::BaseFast,
             "whether the registry has the base cannot be known: it timed out",
         );
-        check(|f| f.app = unknown(), Decision::Fast, "whether the registry has the app cannot be known: it timed out");
+        check(|f| f.app = unknown(), Work::Fast, "whether the registry has the app cannot be known: it timed out");
     }
 
     #[test]
     fn what_cannot_be_known_fails_open() {
         let shallow = || Err("a shallow clone".to_owned());
         let reason = "what changed cannot be known: a shallow clone";
-        check(|f| f.changes = shallow(), Decision::Fast, reason);
-        check(|f| (f.changes, f.base) = (shallow(), Presence::NotAsked), Decision::BaseFast, reason);
-        check(|f| f.no_base = Some("x".to_owned()), Decision::Full, "no base can be named: x");
+        check(|f| f.changes = shallow(), Work::Fast, reason);
+        check(|f| (f.changes, f.base) = (shallow(), not_asked()), Work::BaseFast, reason);
+        check(|f| f.no_base = Some("x".to_owned()), Work::Full, "no base can be named: x");
     }
 
     #[test]
     fn releases_and_requests_are_never_skipped() {
-        check(|f| f.purpose = Purpose::Release, Decision::Fast, "a release is never skipped");
-        check(|f| f.purpose = Purpose::Manual, Decision::Fast, "it was asked for by hand");
+        check(|f| f.purpose = Purpose::Release, Work::Fast, "a release is never skipped");
+        check(|f| f.purpose = Purpose::Manual, Work::Fast, "it was asked for by hand");
         let weekly = "the regular rebuild takes the root's security updates";
-        check(|f| f.purpose = Purpose::Schedule, Decision::BaseFast, weekly);
+        check(|f| f.purpose = Purpose::Schedule, Work::BaseFast, weekly);
     }
 
     #[test]
     fn no_base_is_built_in_the_place_of_a_pinned_one() {
-        let pinned = |f: &mut Facts| f.pinned = true;
+        let pinned = |f: &mut ChangeFacts| f.pinned = true;
         let nothing = "nothing that an image is made of changed";
-        check(pinned, Decision::Skip, nothing);
+        check(pinned, Work::Skip, nothing);
         let weekly = "the regular rebuild takes a pinned base as it is";
-        check(|f| (f.pinned, f.purpose) = (true, Purpose::Schedule), Decision::Fast, weekly);
-        let unknown = || Presence::Unknown("it timed out".to_owned());
+        check(|f| (f.pinned, f.purpose) = (true, Purpose::Schedule), Work::Fast, weekly);
+        let unknown = || planned(Presence::Unknown("it timed out".to_owned()), None);
         let cannot = "whether the registry has the base cannot be known: it timed out";
-        check(|f| (f.pinned, f.base) = (true, unknown()), Decision::Fast, cannot);
+        check(|f| (f.pinned, f.base) = (true, unknown()), Work::Fast, cannot);
         let changes = || changed(&["scipy"], &[]);
-        check(|f| (f.pinned, f.base, f.changes) = (true, Presence::NotAsked, changes()), Decision::Fast, "base: scipy");
-        let (_, reasons) = decide(&Facts { pinned: true, changes: changes(), ..facts() });
+        check(|f| (f.pinned, f.base, f.changes) = (true, not_asked(), changes()), Work::Fast, "base: scipy");
+        let (_, reasons) = decide(&ChangeFacts { pinned: true, changes: changes(), ..facts() });
         assert_eq!(reasons, ["base: scipy", "the base is pinned in `images.lock`: none is built"]);
         let waiting = || Ok(Changes { waiting: vec!["scipy".to_owned()], ..Changes::default() });
-        let (decision, reasons) = decide(&Facts { pinned: true, changes: waiting(), ..facts() });
+        let (decision, reasons) = decide(&ChangeFacts { pinned: true, changes: waiting(), ..facts() });
         let waits = "base: scipy; it waits, the base is pinned in `images.lock`";
-        assert_eq!((decision, reasons), (Decision::Skip, vec![nothing.to_owned(), waits.to_owned()]));
+        assert_eq!((decision, reasons), (Work::Skip, vec![nothing.to_owned(), waits.to_owned()]));
     }
 
     #[test]
     fn an_app_on_another_build_of_its_base_is_built() {
-        let stale = || Presence::Stale("it stands on x".to_owned());
-        check(|f| f.app = stale(), Decision::Fast, "app: it stands on x; nothing of yours changed");
-        assert_eq!(stale().as_output(), "false");
+        let reason = "it was built on a different base (expected x)";
+        let outdated = || builds(present().presence, reason);
+        check(|f| f.app = outdated(), Work::Fast, &format!("app: {reason}, although no input changed"));
+        assert_eq!(outdated().as_output(), "false");
     }
 
-    fn plan() -> Plan {
-        Plan {
-            decision: Decision::Fast,
+    fn plan() -> ChangePlan {
+        ChangePlan {
+            decision: Work::Fast,
             reasons: vec!["app: a_b<c>.html was edited".to_owned()],
             purpose: Purpose::Change,
             base_revision: Some("0123456789abcdef".to_owned()),
@@ -478,10 +543,42 @@ mod tests {
                 app: vec!["a_b<c>.html was edited".to_owned()],
                 waiting: Vec::new(),
             }),
-            base_reference: Some("ghcr.io/acme/autoscaler-base:3f9c02d1a7b4".parse().unwrap()),
-            base: Presence::Present,
-            app_reference: None,
-            app: Presence::NotAsked,
+            base: PlannedImage {
+                reference: Some("ghcr.io/acme/autoscaler-base:3f9c02d1a7b4".parse().unwrap()),
+                ..present()
+            },
+            app: not_asked(),
+            verification: Needed::Selected("pages".to_owned()),
+            verification_reason: "`[[ci.tests]]` `pages` covers every changed file (`a_b<c>.html`)".to_owned(),
+            machines: Machines::One,
+            compiles: false,
+        }
+    }
+
+    #[test]
+    fn only_what_must_run_on_a_platforms_own_machine_needs_several() {
+        let text = include_str!("../../../../images.toml");
+        let policy = |engine: &str, platforms: &str| {
+            let engine = format!("engine = \"{engine}\"\n# The operator");
+            let text =
+                text.replace("[\"linux/amd64\"]", platforms).replace("engine = \"native\"\n# The operator", &engine);
+            crate::image::policy::parse(&text, &|_| true).unwrap()
+        };
+        let two = "[\"linux/amd64\", \"linux/arm64\"]";
+        for (engine, platforms, decision, compiles, machines) in [
+            ("docker", "[\"linux/amd64\"]", Work::Full, true, Machines::One),
+            ("native", two, Work::Fast, false, Machines::One),
+            ("native", two, Work::Fast, true, Machines::Several),
+            ("docker", two, Work::Fast, false, Machines::Several),
+            ("native", two, Work::BaseFast, false, Machines::Several),
+            ("native", two, Work::Full, true, Machines::Several),
+            ("docker", two, Work::Skip, false, Machines::One),
+        ] {
+            assert_eq!(
+                Machines::needed(&policy(engine, platforms), decision, compiles),
+                machines,
+                "{engine} {decision}"
+            );
         }
     }
 
@@ -495,6 +592,9 @@ mod tests {
             requirements-changed=false
             base-reference=ghcr.io/acme/autoscaler-base:3f9c02d1a7b4
             base-present=true
+            tests=pages
+            machines=one
+            compiles=false
         "#]]
         .assert_eq(&lines);
         expect![[r#"
@@ -508,6 +608,7 @@ mod tests {
             | planned | the working tree |
             | base | `ghcr.io/acme/autoscaler-base:3f9c02d1a7b4`, is in the registry |
             | app | its root is not known here, was not asked for |
+            | tests | `pages`: `\[\[ci.tests\]\]` `pages` covers every changed file (`a\_b&lt;c>.html`) |
         "#]]
         .assert_eq(&plan().markdown());
     }

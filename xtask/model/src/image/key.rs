@@ -80,6 +80,8 @@ pub struct BaseKey {
     pub dockerfile: Vec<String>,
     /// Build arguments of the policy.
     pub args: BTreeMap<String, String>,
+    /// Labels of the policy: those that say the same of every build of this key.
+    pub labels: BTreeMap<String, String>,
     /// Files that the Dockerfile reads, but for the lock, which counts by its meaning. Sorted.
     pub files: Vec<Entry>,
     /// Layer compression.
@@ -116,11 +118,18 @@ pub struct AppKey {
     pub dockerfile: Vec<String>,
     /// Build arguments of the policy.
     pub args: BTreeMap<String, String>,
+    /// Labels of the policy: those that say the same of every build of this key.
+    pub labels: BTreeMap<String, String>,
     /// Files that the Dockerfile reads, but for the binary, which counts by its recipe. Sorted.
     pub files: Vec<Entry>,
     /// The binary's recipe.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub binary: Option<BinaryKey>,
+    /// The image or toolchain that compiles the binary in a stage of the Dockerfile, for an app from scratch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compiler: Option<String>,
+    /// Compression of the app's own layers. The base's key has it too, but a pinned base keeps the one it was built with.
+    pub compression: String,
 }
 
 /// A key of either kind.
@@ -183,10 +192,9 @@ pub fn base_changes(old: &BaseKey, new: &BaseKey, names: &Names<'_>) -> Vec<Stri
     changes.extend(lock::diff(&old.lock, &new.lock).iter().map(|change| format!("{change} ({})", names.lock)));
     line_changes(&old.dockerfile, &new.dockerfile, names, &mut changes);
     map_changes("build argument", &old.args, &new.args, &mut changes);
+    map_changes("label", &old.labels, &new.labels, &mut changes);
     file_changes(&old.files, &new.files, &mut changes);
-    if old.compression != new.compression {
-        changes.push(format!("compression {} -> {}", old.compression, new.compression));
-    }
+    text_change("compression", &old.compression, &new.compression, &mut changes);
     changes
 }
 
@@ -207,17 +215,12 @@ pub fn app_changes(old: &AppKey, new: &AppKey, names: &Names<'_>) -> Vec<String>
     }
     line_changes(&old.dockerfile, &new.dockerfile, names, &mut changes);
     map_changes("build argument", &old.args, &new.args, &mut changes);
+    map_changes("label", &old.labels, &new.labels, &mut changes);
     file_changes(&old.files, &new.files, &mut changes);
     if let (Some(before), Some(after)) = (&old.binary, &new.binary) {
-        for (what, before, after) in [
-            ("binary", &before.name, &after.name),
-            ("cargo profile", &before.profile, &after.profile),
-            ("toolchain", &before.toolchain, &after.toolchain),
-        ] {
-            if before != after {
-                changes.push(format!("{what} {before} -> {after}"));
-            }
-        }
+        text_change("binary", &before.name, &after.name, &mut changes);
+        text_change("cargo profile", &before.profile, &after.profile, &mut changes);
+        text_change("toolchain", &before.toolchain, &after.toolchain, &mut changes);
         if before.crates != after.crates {
             changes.push(format!("locked crates of {} (Cargo.lock)", after.name));
         }
@@ -226,7 +229,17 @@ pub fn app_changes(old: &AppKey, new: &AppKey, names: &Names<'_>) -> Vec<String>
             changes.push(format!("sources of {}{which}", after.name));
         }
     }
+    if let (Some(before), Some(after)) = (&old.compiler, &new.compiler) {
+        text_change("compiler", before, after, &mut changes);
+    }
+    text_change("compression", &old.compression, &new.compression, &mut changes);
     changes
+}
+
+fn text_change(what: &str, old: &str, new: &str, changes: &mut Vec<String>) {
+    if old != new {
+        changes.push(format!("{what} {old} -> {new}"));
+    }
 }
 
 /// The first of many differences, and how many there are beside: a folder that moved has a thousand, and they are told on a page,
@@ -342,12 +355,37 @@ pub(crate) mod tests {
             },
             dockerfile: vec!["ARG ROOT_IMAGE".to_owned(), "FROM ${ROOT_IMAGE}".to_owned()],
             args: BTreeMap::new(),
+            labels: BTreeMap::from([("org.opencontainers.image.title".to_owned(), "app-base".to_owned())]),
             files: vec![Entry {
                 path: ContextPath::new("dockerfiles/check-imports.py"),
                 kind: Kind::File,
                 mode: 0o644,
                 digest: Some(Digest::of(b"file")),
             }],
+            compression: "gzip".to_owned(),
+        }
+    }
+
+    const SOURCE: &str = "org.opencontainers.image.source";
+
+    fn app_key() -> AppKey {
+        let BaseKey { dockerfile, args, files, .. } = base_key();
+        AppKey {
+            schema: SCHEMA,
+            base: Some("ab".repeat(32)),
+            scratch: None,
+            dockerfile,
+            args,
+            labels: BTreeMap::from([(SOURCE.to_owned(), "https://example.com/a".to_owned())]),
+            files,
+            binary: Some(BinaryKey {
+                name: "app/app".to_owned(),
+                profile: "release".to_owned(),
+                toolchain: "1.95".to_owned(),
+                crates: Digest::of(b"crates"),
+                sources: Digest::of(b"sources"),
+            }),
+            compiler: Some("rust@sha256:1".to_owned()),
             compression: "gzip".to_owned(),
         }
     }
@@ -363,16 +401,25 @@ pub(crate) mod tests {
     #[test]
     fn the_encoding_is_pinned() {
         // A change here rebuilds every image of every repository: raise `SCHEMA` and say so in the changelog.
-        expect![[r#"{"schema":2,"epoch":0,"root":{"image":"docker.io/library/python:3.12-slim","digests":{"linux/amd64":"sha256:4813494d137e1631bba301d5acab6e7bb7aa74ce1185d456565ef51d737677b2"}},"python":"3.12","lock":{"schema":1,"packages":[{"name":"scipy","version":"1.16.3","hashes":"sha256:3a4278f83ecea3815f068ff7e014dd671bc7d790661f139315b2952888356a72"}],"no_binary":[],"only_binary":[]},"dockerfile":["ARG ROOT_IMAGE","FROM ${ROOT_IMAGE}"],"args":{},"files":[{"path":"dockerfiles/check-imports.py","kind":"file","mode":420,"digest":"sha256:3b9c358f36f0a31b6ad3e14f309c7cf198ac9246e8316f9ce543d5b19ac02b80"}],"compression":"gzip"}"#]]
+        expect![[r#"{"schema":2,"epoch":0,"root":{"image":"docker.io/library/python:3.12-slim","digests":{"linux/amd64":"sha256:4813494d137e1631bba301d5acab6e7bb7aa74ce1185d456565ef51d737677b2"}},"python":"3.12","lock":{"schema":1,"packages":[{"name":"scipy","version":"1.16.3","hashes":"sha256:3a4278f83ecea3815f068ff7e014dd671bc7d790661f139315b2952888356a72"}],"no_binary":[],"only_binary":[]},"dockerfile":["ARG ROOT_IMAGE","FROM ${ROOT_IMAGE}"],"args":{},"labels":{"org.opencontainers.image.title":"app-base"},"files":[{"path":"dockerfiles/check-imports.py","kind":"file","mode":420,"digest":"sha256:3b9c358f36f0a31b6ad3e14f309c7cf198ac9246e8316f9ce543d5b19ac02b80"}],"compression":"gzip"}"#]]
         .assert_eq(&base_key().json());
-        expect!["7eaf2b16bf5ce4ee08967fad84dd558468f029d19735727bcaab9b1f4c01634d"]
+        expect!["8797ee52443a0c31cd21d1e7a96df48808f3362896bae5a7be33abadbc516071"]
             .assert_eq(&base_key().fingerprint().to_string());
+    }
+
+    #[test]
+    fn the_encoding_of_an_app_is_pinned() {
+        expect![[r#"{"schema":2,"base":"abababababababababababababababababababababababababababababababab","dockerfile":["ARG ROOT_IMAGE","FROM ${ROOT_IMAGE}"],"args":{},"labels":{"org.opencontainers.image.source":"https://example.com/a"},"files":[{"path":"dockerfiles/check-imports.py","kind":"file","mode":420,"digest":"sha256:3b9c358f36f0a31b6ad3e14f309c7cf198ac9246e8316f9ce543d5b19ac02b80"}],"binary":{"name":"app/app","profile":"release","toolchain":"1.95","crates":"sha256:7282bed9a11a4f95f953e27010c75140f638f55893b6532d73533f4321ddec0b","sources":"sha256:878a52fc5ff6a57d50b7b870aa51637a3dfd38fc22352a39f95a3c292eb976d5"},"compiler":"rust@sha256:1","compression":"gzip"}"#]].assert_eq(&app_key().json());
+        expect!["ae3769eaed845d5b0daf100afcedb90ad706b55acff26d258a56551c106e6e29"]
+            .assert_eq(&app_key().fingerprint().to_string());
     }
 
     #[test]
     fn a_key_survives_its_label() {
         let key = base_key();
         assert_eq!(serde_json::from_str::<BaseKey>(&key.json()).unwrap(), key);
+        let key = app_key();
+        assert_eq!(serde_json::from_str::<AppKey>(&key.json()).unwrap(), key);
     }
 
     #[track_caller]
@@ -407,6 +454,10 @@ pub(crate) mod tests {
         change(|key| drop(key.args.insert("A".to_owned(), "1".to_owned())), "build argument A is new");
         change(|key| key.compression = "zstd".to_owned(), "compression gzip -> zstd");
         change(
+            |key| drop(key.labels.insert(SOURCE.to_owned(), "https://example.com/a".to_owned())),
+            "label org.opencontainers.image.source is new",
+        );
+        change(
             |key| key.root.image = "debian:trixie".to_owned(),
             "root docker.io/library/python:3.12-slim -> debian:trixie",
         );
@@ -416,6 +467,29 @@ pub(crate) mod tests {
             },
             "root docker.io/library/python:3.12-slim: platform linux/arm64 is new",
         );
+    }
+
+    #[track_caller]
+    fn app_change(edit: impl FnOnce(&mut AppKey), said: &str) {
+        let (old, mut new) = (app_key(), app_key());
+        edit(&mut new);
+        assert_ne!(old.fingerprint(), new.fingerprint());
+        assert_eq!(app_changes(&old, &new, &NAMES), [said]);
+    }
+
+    #[test]
+    fn every_part_of_an_app_counts_and_is_named() {
+        app_change(|key| key.base = Some("cd".repeat(32)), "base abababababab -> cdcdcdcdcdcd");
+        app_change(|key| key.compression = "zstd".to_owned(), "compression gzip -> zstd");
+        app_change(|key| key.compiler = Some("rust@sha256:2".to_owned()), "compiler rust@sha256:1 -> rust@sha256:2");
+        app_change(
+            |key| drop(key.labels.insert(SOURCE.to_owned(), "https://example.com/b".to_owned())),
+            "label org.opencontainers.image.source https://example.com/a -> https://example.com/b",
+        );
+        app_change(|key| key.binary.as_mut().unwrap().toolchain = "1.96".to_owned(), "toolchain 1.95 -> 1.96");
+        app_change(|key| key.files.clear(), "dockerfiles/check-imports.py is gone");
+        app_change(|key| drop(key.args.insert("A".to_owned(), "1".to_owned())), "build argument A is new");
+        app_change(|key| key.dockerfile.push("USER 1".to_owned()), "dockerfiles/Dockerfile.base line 9 (`USER 1`)");
     }
 
     #[test]

@@ -2,9 +2,11 @@
 //!
 //! Pure: the text and a question ("is there such a file?") come in, a [`Policy`] or every problem at once goes out.
 
+pub mod keys;
 mod toml_reader;
 
 use crate::fault::Fault;
+use crate::image::verification::{self, DEFAULT_DOCUMENTS, Selected};
 use crate::spec::ignore::Ignore;
 use crate::spec::reference::{Platform, Reference, Repository, Tag};
 use std::collections::{BTreeMap, BTreeSet};
@@ -54,8 +56,20 @@ pub struct Project {
     pub engine: Engine,
     /// The tags that move and are written to a registry.
     pub moving_tags: MovingTags,
+    /// Who puts `latest` and the tags of commits and versions.
+    pub shared_tags: SharedTags,
     /// Files that images may have although git ignores them: patterns as in an ignore file.
     pub allow_ignored: Vec<String>,
+}
+
+/// Who puts the tags that other people rely on. A registry of this machine has no other people: there everybody puts them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SharedTags {
+    /// CI alone, after the tests.
+    #[default]
+    Ci,
+    /// Every `--push`.
+    Anywhere,
 }
 
 /// Tags that name one image now and another one later. A registry whose tags are immutable takes none of them twice.
@@ -288,8 +302,16 @@ pub struct Ci {
     pub timeout_minutes: u32,
     /// Whether the tests get a Kubernetes cluster, which `KUBECONFIG` names.
     pub cluster: bool,
+    /// The systems of laptops for which CI compiles and tests xtask.
+    pub laptops: BTreeSet<Laptop>,
     /// How many times as long fast builds may take as those before; nothing where they are not held to it.
     pub gate_factor: Option<f64>,
+    /// The engine of CI's builds, `docker` or `native`; the desk has `[project] engine`.
+    pub engine: Engine,
+    /// Files whose change needs the checks of documents alone.
+    pub documents: Ignore,
+    /// Tests that are enough for a change of certain paths, in the order in which they are tried.
+    pub tests: Vec<Selected>,
 }
 
 impl Default for Ci {
@@ -300,7 +322,29 @@ impl Default for Ci {
             schedule: "17 4 * * 1".to_owned(),
             timeout_minutes: 60,
             cluster: false,
+            laptops: BTreeSet::new(),
             gate_factor: None,
+            engine: Engine::Docker,
+            documents: Ignore::from_patterns(DEFAULT_DOCUMENTS).expect("constant patterns are valid"),
+            tests: Vec::new(),
+        }
+    }
+}
+
+/// A system other than Linux on which xtask runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Laptop {
+    MacOs,
+}
+
+impl FromStr for Laptop {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "macos" => Ok(Self::MacOs),
+            "linux" => Err("`linux` is what the job `ci` runs on; write `macos` or nothing".to_owned()),
+            _ => Err(format!("`{text}` is not `macos`")),
         }
     }
 }
@@ -582,6 +626,8 @@ fn read_project(mut section: Section<'_>, problems: &mut Problems<'_>) -> Option
         problems.add(&branch.at, format!("`project.default-branch`: `{}` is no branch name", branch.value), None);
     }
     let moving_tags = read_moving_tags(&mut section, problems);
+    let whose = [("ci", SharedTags::Ci), ("anywhere", SharedTags::Anywhere)];
+    let shared_tags = section.choice("shared-tags", &whose, problems).unwrap_or_default();
     let allow_ignored = section.texts("allow-ignored", problems).unwrap_or_default();
     for pattern in &allow_ignored {
         if let Err(why) = Ignore::from_patterns([pattern.value.as_str()]) {
@@ -602,6 +648,7 @@ fn read_project(mut section: Section<'_>, problems: &mut Problems<'_>) -> Option
         default_branch: default_branch.map_or_else(|| "main".to_owned(), |text| text.value),
         engine: engine.unwrap_or_default(),
         moving_tags,
+        shared_tags,
         allow_ignored: allow_ignored.into_iter().map(|pattern| pattern.value).collect(),
         platforms: platforms.unwrap_or_else(|| vec![Platform::host()]),
     })
@@ -656,13 +703,65 @@ fn read_ci(mut section: Section<'_>, platforms: &[Platform], problems: &mut Prob
         }
         ci.schedule = schedule.value;
     }
-    if let Some(minutes) = section.number("timeout-minutes", 1..361, problems) {
+    if let Some(minutes) = section.number("timeout-minutes", problems) {
         ci.timeout_minutes = u32::try_from(minutes).expect("the range was checked");
     }
     ci.cluster = section.choice("cluster", &[("k3d", true)], problems).unwrap_or_default();
-    ci.gate_factor = section.at_least("gate-factor", 1.0, problems);
+    ci.laptops = section.list::<Laptop>("laptops", problems).unwrap_or_default().into_iter().collect();
+    ci.gate_factor = section.at_least("gate-factor", problems);
+    let engines = [("docker", Engine::Docker), ("native", Engine::Native)];
+    ci.engine = section.choice("engine", &engines, problems).unwrap_or(ci.engine);
+    ci.documents = read_patterns(&mut section, "documents", problems).unwrap_or(ci.documents);
+    for section in section.sections("tests", problems) {
+        let at = section.at().clone();
+        if let Some(tests) = read_selected_tests(section, problems) {
+            if ci.tests.iter().any(|other| other.name == tests.name) {
+                problems.add(&at, format!("there are two `[[ci.tests]]` named `{}`", tests.name), None);
+            }
+            ci.tests.push(tests);
+        }
+    }
     section.finish(problems);
     ci
+}
+
+/// A list of patterns, in the syntax of `.dockerignore`.
+fn read_patterns(section: &mut Section<'_>, key: &'static str, problems: &mut Problems<'_>) -> Option<Ignore> {
+    let texts = section.texts(key, problems)?;
+    let mut patterns = Ignore::none();
+    for text in &texts {
+        if let Err(why) = Ignore::from_patterns([text.value.as_str()]) {
+            problems.add(&text.at, format!("`{key}` of `[ci]`: `{}`: {why}", text.value), None);
+            return Some(patterns);
+        }
+    }
+    if let Ok(all) = Ignore::from_patterns(texts.iter().map(|text| text.value.as_str())) {
+        patterns = all;
+    }
+    Some(patterns)
+}
+
+fn read_selected_tests(mut section: Section<'_>, problems: &mut Problems<'_>) -> Option<Selected> {
+    let at = section.at().clone();
+    let name = section.required("name", problems);
+    let paths = read_patterns(&mut section, "paths", problems);
+    let run = section.texts("run", problems);
+    section.finish(problems);
+    let reserved = ["all", "none", verification::DOCUMENTS];
+    let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if let Some(name) = name.as_ref().filter(|name| !name.value.chars().all(good) || reserved.contains(&&*name.value)) {
+        let hint = "lowercase letters, digits and `-`, and not `all`, `none` or `documents`";
+        problems.add(&name.at, format!("`ci.tests.name` is `{}`", name.value), Some(hint.into()));
+    }
+    if paths.is_none() {
+        problems.add(&at, "`ci.tests.paths` is missing", Some("list what these tests are enough for".into()));
+    }
+    match run.as_deref() {
+        Some([program, ..]) if !program.value.is_empty() => {}
+        _ => problems.add(&at, "`ci.tests.run` names no program", Some("`run = [\"cargo\", \"test\"]`".into())),
+    }
+    let run = run.unwrap_or_default().into_iter().map(|text| text.value).collect();
+    Some(Selected { name: name?.value, paths: paths?, run })
 }
 
 fn read_root(mut section: Section<'_>, problems: &mut Problems<'_>) -> Option<Root> {
@@ -737,18 +836,17 @@ fn debian_python(suite: &str) -> &'static str {
     }
 }
 
-/// A path that has to be a file of the repository.
+/// A path, or the described default, that has to be a file of the repository.
 fn file(
     section: &mut Section<'_>,
     key: &'static str,
-    default: Option<&str>,
     problems: &mut Problems<'_>,
     is_file: &dyn Fn(&RelPath) -> bool,
 ) -> Option<RelPath> {
     let at = section.at().clone();
     let path = match section.parsed::<RelPath>(key, problems) {
         Some(path) => path,
-        None => toml_reader::Spanned { value: default?.parse().expect("defaults are paths"), at },
+        None => toml_reader::Spanned { value: section.default_text(key)?.parse().expect("defaults are paths"), at },
     };
     if !is_file(&path.value) {
         let hint = format!("create it, or name another file with `{key}`");
@@ -790,15 +888,15 @@ fn read_base(
     if let Some(name) = &repository {
         repository_name("base.repository", name, problems);
     }
-    let dockerfile = file(&mut section, "dockerfile", Some("dockerfiles/Dockerfile.base"), problems, is_file);
-    let requirements = file(&mut section, "requirements", Some("requirements-enhanced.txt"), problems, is_file);
+    let dockerfile = file(&mut section, "dockerfile", problems, is_file);
+    let requirements = file(&mut section, "requirements", problems, is_file);
     // The lock and the installer's lock are written by `cargo xtask lock`: they need not be there yet.
     let anything = |_: &RelPath| true;
-    let lock = file(&mut section, "lock", Some("requirements-enhanced.lock"), problems, &anything);
-    let installer = file(&mut section, "installer", Some("dockerfiles/installer.lock"), problems, &anything);
+    let lock = file(&mut section, "lock", problems, &anything);
+    let installer = file(&mut section, "installer", problems, &anything);
     let args = read_args(&mut section, problems);
-    let tag_length = section.number("tag-length", 8..65, problems).unwrap_or(12);
-    let epoch = section.number("epoch", 0..i64::from(u32::MAX), problems).unwrap_or(0);
+    let tag_length = section.number_or_default("tag-length", problems);
+    let epoch = section.number_or_default("epoch", problems);
     let compression = read_compression(&mut section, problems);
     let stages = read_stages(&mut section, problems);
     section.finish(problems);
@@ -863,8 +961,8 @@ fn read_app(
     if let Some(name) = &repository {
         repository_name("app.repository", name, problems);
     }
-    let dockerfile = file(&mut section, "dockerfile", Some("dockerfiles/Dockerfile.fast"), problems, is_file);
-    let enhanced = file(&mut section, "enhanced", None, problems, is_file);
+    let dockerfile = file(&mut section, "dockerfile", problems, is_file);
+    let enhanced = file(&mut section, "enhanced", problems, is_file);
     let args = read_args(&mut section, problems);
     let binary = section.section("binary", problems).and_then(|mut section| {
         let package = section.required("package", problems);
@@ -899,7 +997,7 @@ fn read_app(
 }
 
 fn read_smoke(mut section: Section<'_>, problems: &mut Problems<'_>) -> Smoke {
-    let user = section.number("user", 0..i64::from(u32::MAX), problems);
+    let user = section.number("user", problems);
     let texts = |values: Option<Vec<toml_reader::Spanned<String>>>| -> Vec<String> {
         values.unwrap_or_default().into_iter().map(|text| text.value).collect()
     };
@@ -915,7 +1013,7 @@ fn read_smoke(mut section: Section<'_>, problems: &mut Problems<'_>) -> Smoke {
     let serve = section.section("serve", problems).and_then(|mut serve| {
         let args = texts(serve.texts("args", problems));
         let (url, contains) = (serve.required("url", problems), serve.required("contains", problems));
-        let seconds = serve.number("seconds", 1..601, problems).unwrap_or(20);
+        let seconds = serve.number_or_default("seconds", problems);
         serve.finish(problems);
         Some(SmokeServe { args, url: url?.value, contains: contains?.value, seconds: seconds.unsigned_abs() })
     });

@@ -1,10 +1,11 @@
-//! What is known of an image that may be in the registry or on this machine.
+//! Presence of an image in the registry or on this machine, and the facts that it carries.
 
 use crate::image::key::{FINGERPRINT_LABEL, Fingerprint, KEY_LABEL};
 use crate::record::ledger;
 use crate::spec::oci::{Descriptor, Index};
 use crate::spec::reference::{Digest, Platform};
 use crate::time::Timestamp;
+use serde::{Serialize, Serializer};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -18,14 +19,14 @@ pub const CREATED: &str = "org.opencontainers.image.created";
 /// that the same commit gives the same bytes; an index is put together once for each build anyway.
 pub const BUILT: &str = "dev.xtask.built.";
 
-/// An image as it stands under a tag or digest.
+/// An image in a registry.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Published {
     /// Digest of the index, or of the manifest where there is no index.
     pub digest: Digest,
     /// The manifest of each platform.
     pub platforms: BTreeMap<Platform, Descriptor>,
-    /// Annotations of the index, with the image's labels beneath them.
+    /// Annotations of the index; for names that it lacks, the image's labels.
     pub notes: BTreeMap<String, String>,
     /// Platforms that it lists and of which the registry lost a part, with that part: of an image that was looked at whole.
     pub lost: BTreeMap<Platform, String>,
@@ -100,15 +101,44 @@ impl Published {
     }
 }
 
-/// Where an image was found.
+/// Presence of an image in the places that count for a build.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Standing {
-    /// Nowhere.
+pub enum Presence {
+    /// No place was asked.
+    NotAsked,
+    /// The registry did not answer: the cause.
+    Unknown(String),
+    /// In none of the places that were asked.
     Absent,
-    /// In the registry, with these platforms.
+    /// In the registry; [`Published::lost`] has the platforms of which it lost a part.
     Registry(Box<Published>),
     /// On this machine, for one platform.
     Local(Local),
+}
+
+impl Serialize for Presence {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        #[serde(rename_all = "kebab-case", tag = "answer")]
+        enum Answer<'a> {
+            NotAsked,
+            Unknown { because: &'a str },
+            Absent,
+            Registry { digest: Digest, platforms: Vec<&'a Platform>, lost: &'a BTreeMap<Platform, String> },
+            Local { digest: Digest },
+        }
+        let answer = match self {
+            Self::NotAsked => Answer::NotAsked,
+            Self::Unknown(because) => Answer::Unknown { because },
+            Self::Absent => Answer::Absent,
+            Self::Registry(found) => {
+                let platforms = found.platforms.keys().collect();
+                Answer::Registry { digest: found.digest, platforms, lost: &found.lost }
+            }
+            Self::Local(local) => Answer::Local { digest: local.digest },
+        };
+        answer.serialize(serializer)
+    }
 }
 
 /// An image on this machine.

@@ -5,7 +5,7 @@
 //! branch, a title) is ever part of a `run:` line.
 
 use crate::fault::Fault;
-use crate::image::policy::{self, Ci, Policy};
+use crate::image::policy::{self, Ci, Engine, Laptop, Policy};
 use crate::spec::reference::Platform;
 
 /// A file that is written.
@@ -26,8 +26,10 @@ struct Action {
 
 const CHECKOUT: Action =
     Action { name: "actions/checkout", commit: "de0fac2e4500dabe0009e67214ff5f5447ce83dd", version: "v6.0.2" };
-const CACHE: Action =
-    Action { name: "actions/cache", commit: "0057852bfaa89a56745cba8c7296529d2fc39830", version: "v4.3.0" };
+const CACHE_RESTORE: Action =
+    Action { name: "actions/cache/restore", commit: "0057852bfaa89a56745cba8c7296529d2fc39830", version: "v4.3.0" };
+const CACHE_SAVE: Action =
+    Action { name: "actions/cache/save", commit: "0057852bfaa89a56745cba8c7296529d2fc39830", version: "v4.3.0" };
 
 impl Action {
     fn uses(&self) -> String {
@@ -45,8 +47,13 @@ const RUNNER: &str = "ubuntu-24.04";
 const PUBLISHES: &str = "github.event_name != 'pull_request' || \
      (github.event.pull_request.head.repo.full_name == github.repository && github.actor != 'dependabot[bot]')";
 
-/// The weekly run, which builds what exists.
+/// The weekly run, which rebuilds what exists.
 const WEEKLY: &str = "github.event_name == 'schedule'";
+const NOT_WEEKLY: &str = "github.event_name != 'schedule'";
+
+/// The answer of [`PUBLISHES`], in the job that asked.
+const MAY: &str = "steps.may.outputs.publish == 'true'";
+const MAY_NOT: &str = "steps.may.outputs.publish != 'true'";
 
 /// Where the policy is in the repository. GitHub reads the workflows of the repository's top alone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -98,11 +105,20 @@ pub fn generate(policy: &Policy) -> Result<Vec<File>, Fault> {
 /// The same for a policy in any folder. A platform for which no runner is known is a fault.
 pub fn generate_at(policy: &Policy, place: &Place) -> Result<Vec<File>, Fault> {
     let matrix = matrix(policy)?;
-    let path = |name: &str| format!(".github/workflows/{}{name}.yml", place.prefix());
+    let writer = Writer { policy, place, matrix: &matrix };
     Ok(vec![
-        File { path: path("ci"), text: ci(policy, place) },
-        File { path: path("images"), text: images(policy, place, &matrix) },
+        File { path: path("ci", place), text: writer.ci() },
+        File { path: path("release", place), text: writer.tagged() },
     ])
+}
+
+fn path(name: &str, place: &Place) -> String {
+    format!(".github/workflows/{}{name}.yml", place.prefix())
+}
+
+/// Files that earlier versions generated and that would build a second time.
+pub fn obsolete(place: &Place) -> [String; 1] {
+    [path("images", place)]
 }
 
 /// Whether a file that is there was written for the policy at this place, and may be replaced.
@@ -166,7 +182,7 @@ fn runner<'p>(ci: &'p Ci, platform: &Platform) -> Result<&'p str, Fault> {
         "linux/amd64" => Ok(RUNNER),
         "linux/arm64" => Ok("ubuntu-24.04-arm"),
         _ => Err(Fault::usage(format!("no runner is known for `{platform}`"))
-            .needed_by("`.github/workflows/images.yml`")
+            .needed_by("`.github/workflows/ci.yml`")
             .hint(format!("name one in `images.toml`: `[ci] runners = {{ \"{platform}\" = \"LABEL\" }}`"))),
     }
 }
@@ -248,49 +264,93 @@ fn checkout() -> String {
     )
 }
 
-/// Cargo's cache. The key is what xtask is made of: with an exact hit its sources are those of the binary that was kept, and
-/// only their times, which a checkout makes new, would have cargo compile it again.
-fn cargo(kind: &str, place: &Place) -> String {
-    let at = slashed(&place.workspace);
-    // Where the steps run is the policy's folder.
-    let folder = if at.is_empty() { "." } else { &place.workspace };
+/// A cache of folders. A run for the default branch alone saves it: no job that publishes restores what a pull request wrote.
+struct Cache {
+    /// The step's id, and the begin of the key.
+    id: &'static str,
+    /// What it holds, as step names say it.
+    what: &'static str,
+    /// The key after the operating system and the processor.
+    key: String,
+    /// Whether an older cache of the same dependencies is restored where there is none of this key.
+    older: bool,
+    paths: Vec<String>,
+}
+
+impl Cache {
+    /// What cargo needs to find `xtask` compiled; with an exact hit, its sources are those of the cached binary.
+    fn xtask(id: &'static str, place: &Place) -> Self {
+        let at = slashed(&place.workspace);
+        let locked = format!("${{{{ hashFiles('{at}Cargo.lock', '{at}rust-toolchain.toml') }}}}");
+        let sources = format!("${{{{ hashFiles('{at}Cargo.toml', '{at}.cargo/config.toml', '{at}xtask/**') }}}}");
+        let paths =
+            vec!["~/.cargo/registry/index".into(), "~/.cargo/registry/cache".into(), format!("{at}target/debug")];
+        Self { id, what: "xtask", key: format!("{locked}-{sources}"), older: true, paths }
+    }
+
+    /// The crates of the app's program: compiled once for a lock, whatever is edited.
+    fn program(policy: &Policy, place: &Place) -> Option<Self> {
+        let binary = policy.app.binary.as_ref()?;
+        let at = slashed(&place.workspace);
+        let profile = if binary.profile == "dev" { "debug" } else { &binary.profile };
+        let key = format!("${{{{ hashFiles('{at}Cargo.lock', '{at}rust-toolchain.toml') }}}}");
+        let paths = vec![format!("{at}target/{profile}"), format!("{at}target/*/{profile}")];
+        Some(Self { id: "program", what: "the program's crates", key, older: false, paths })
+    }
+
+    fn fields(&self) -> String {
+        let paths: String = self.paths.iter().map(|path| format!("            {path}\n")).collect();
+        format!("          path: |\n{paths}")
+    }
+
+    fn restore(&self, when: Option<&str>) -> String {
+        let (id, key, fields) = (self.id, &self.key, self.fields());
+        let when = when.map(|when| format!("        if: {when}\n")).unwrap_or_default();
+        let prefix = format!("{id}-${{{{ runner.os }}}}-${{{{ runner.arch }}}}");
+        let locked = key.split("}}-").next().unwrap_or(key);
+        let older = if self.older {
+            format!("          restore-keys: |\n            {prefix}-{locked}}}}}-\n")
+        } else {
+            String::new()
+        };
+        format!(
+            "      - name: Restore {}
+        id: {id}
+{when}        {}
+        with:
+{fields}          key: {prefix}-{key}
+{older}",
+            self.what,
+            CACHE_RESTORE.uses()
+        )
+    }
+
+    /// Saves what was compiled, where a run for the default branch found no cache of this key.
+    fn save(&self, policy: &Policy) -> String {
+        let (id, branch, fields) = (self.id, &policy.project.default_branch, self.fields());
+        format!(
+            "      - name: Save {}
+        if: github.ref == 'refs/heads/{branch}' && steps.{id}.outputs.cache-primary-key && steps.{id}.outputs.cache-hit != 'true'
+        {}
+        with:
+{fields}          key: ${{{{ steps.{id}.outputs.cache-primary-key }}}}
+",
+            self.what,
+            CACHE_SAVE.uses()
+        )
+    }
+}
+
+/// Only the times of the sources, which a checkout sets to now, would have cargo compile a cached xtask again.
+fn trust_times(id: &str, place: &Place) -> String {
+    let folder = if place.workspace.is_empty() { "." } else { &place.workspace };
     let elsewhere = place.workspace != place.folder;
     let folder = if elsewhere { format!("        working-directory: {folder}\n") } else { String::new() };
     format!(
-        "      - name: Cache xtask
-        id: cache
-        {}
-        with:
-          path: |
-            ~/.cargo/registry/index
-            ~/.cargo/registry/cache
-            {at}target/debug
-          key: {kind}-${{{{ runner.os }}}}-${{{{ runner.arch }}}}-${{{{ hashFiles('{at}Cargo.lock', '{at}rust-toolchain.toml') }}}}-${{{{ hashFiles('{at}Cargo.toml', '{at}.cargo/config.toml', '{at}xtask/**') }}}}
-          restore-keys: |
-            {kind}-${{{{ runner.os }}}}-${{{{ runner.arch }}}}-${{{{ hashFiles('{at}Cargo.lock', '{at}rust-toolchain.toml') }}}}-
-      - name: Trust the times of what was cached
-        if: steps.cache.outputs.cache-hit == 'true'
+        "      - name: Trust the times of cached sources
+        if: steps.{id}.outputs.cache-hit == 'true'
 {folder}        run: git ls-files -z -- Cargo.toml Cargo.lock rust-toolchain.toml .cargo xtask | xargs -0 --no-run-if-empty touch --no-create --date=@0
-",
-        CACHE.uses()
-    )
-}
-
-/// The crates of the app's program: compiled once for a lock, whatever is edited.
-fn program_cache(policy: &Policy, place: &Place) -> String {
-    let Some(binary) = &policy.app.binary else { return String::new() };
-    let at = slashed(&place.workspace);
-    let profile = if binary.profile == "dev" { "debug" } else { &binary.profile };
-    format!(
-        "      - name: Cache the program's crates
-        {}
-        with:
-          path: |
-            {at}target/{profile}
-            {at}target/*/{profile}
-          key: program-${{{{ runner.os }}}}-${{{{ runner.arch }}}}-${{{{ hashFiles('{at}Cargo.lock', '{at}rust-toolchain.toml') }}}}
-",
-        CACHE.uses()
+"
     )
 }
 
@@ -298,8 +358,12 @@ fn program_cache(policy: &Policy, place: &Place) -> String {
 const GIT_TOKEN: &str = "      XTASK_GIT_TOKEN: ${{ github.token }}\n";
 
 /// Images are known by their manifests' digests only where containerd keeps them.
-const ENGINE: &str = "      - name: Keep images in containerd's store
-        run: |
+fn engine(when: Option<&str>) -> String {
+    let when = when.map(|when| format!("        if: {when}\n")).unwrap_or_default();
+    format!("      - name: Keep images in containerd's store\n{when}{ENGINE}")
+}
+
+const ENGINE: &str = "        run: |
           case \"$(docker info --format '{{json .DriverStatus}}')\" in *io.containerd.snapshotter*) exit 0 ;; esac
           sudo touch /etc/docker/daemon.json
           sudo cat /etc/docker/daemon.json | jq -n '(try input catch {}) | .features.\"containerd-snapshotter\" = true' > \"$RUNNER_TEMP/daemon.json\"
@@ -321,20 +385,21 @@ const KUBECONFIG: &str = "          KUBECONFIG: ${{ runner.temp }}/kubeconfig
 ";
 
 /// cargo-deny, compiled once for its version; only where `deny.toml` says what it is to check.
-fn deny() -> String {
+fn deny(policy: &Policy) -> String {
+    let cache = Cache {
+        id: "deny",
+        what: "cargo-deny",
+        key: CARGO_DENY.to_owned(),
+        older: false,
+        paths: vec!["~/.cargo/bin/cargo-deny".to_owned()],
+    };
+    let exists = "hashFiles('deny.toml') != ''";
+    let (restore, save) = (cache.restore(Some(exists)), cache.save(policy));
     format!(
-        "      - name: Cache cargo-deny
-        id: deny
-        if: hashFiles('deny.toml') != ''
-        {}
-        with:
-          path: ~/.cargo/bin/cargo-deny
-          key: cargo-deny-{CARGO_DENY}-${{{{ runner.os }}}}-${{{{ runner.arch }}}}
-      - name: Install cargo-deny
-        if: hashFiles('deny.toml') != '' && steps.deny.outputs.cache-hit != 'true'
+        "{restore}      - name: Install cargo-deny
+        if: {exists} && steps.deny.outputs.cache-hit != 'true'
         run: cargo install --locked --version {CARGO_DENY} cargo-deny
-",
-        CACHE.uses()
+{save}"
     )
 }
 
@@ -359,57 +424,63 @@ fn login(policy: &Policy, when: Option<&str>) -> String {
     )
 }
 
-fn ci(policy: &Policy, place: &Place) -> String {
-    let branch = branch_filter(&policy.project.default_branch);
-    let minutes = policy.ci.timeout_minutes;
-    let [header, concurrency] = [header("ci", place), concurrency("ci", policy, place)];
-    let [checkout, cargo, deny] = [checkout(), cargo("ci", place), deny()];
-    let defaults = defaults(place);
-    let (cluster, kubeconfig) = if policy.ci.cluster { (CLUSTER, KUBECONFIG) } else { Default::default() };
-    format!(
-        "{header}
-on:
-  push:
-    branches: [{branch}]
-  pull_request:
-  merge_group:
-  workflow_dispatch:
-
-{defaults}
-{concurrency}
-jobs:
-  ci:
-    runs-on: {RUNNER}
-    timeout-minutes: {minutes}
-    permissions:
-      contents: read
-    steps:
-{checkout}{cargo}{deny}{ENGINE}{cluster}      - name: Workflows are what the policy gives
-        run: cargo xtask workflows --check
-      - name: Everything is tested
-        env:
-          # A tool that is missing is a failure here, not a test that is left out.
-          XTASK_REQUIRE_REAL: '1'
-{kubeconfig}        run: cargo xtask ci
-"
-    )
+/// What the generated files are made of.
+#[derive(Clone, Copy)]
+struct Writer<'p> {
+    policy: &'p Policy,
+    place: &'p Place,
+    /// The legs of a job that runs for each platform.
+    matrix: &'p str,
 }
 
-fn images(policy: &Policy, place: &Place, matrix: &str) -> String {
-    let branch = branch_filter(&policy.project.default_branch);
-    let (head, defaults) = (header("images", place), defaults(place));
-    let schedule = quoted(&policy.ci.schedule);
-    let concurrency = concurrency("images", policy, place);
-    let built = [base(policy, place, matrix), app(policy, place, matrix), fork(policy, place, matrix)];
-    let jobs = [plan(policy, place)].into_iter().chain(built).chain([release(policy, place)]);
-    let jobs = jobs.chain(gate(policy, place)).chain([required(policy, place)]);
-    let jobs: Vec<String> = jobs.collect();
-    format!(
-        "{head}
+/// Whether a run tests or names what it builds itself, or leaves it to later jobs.
+const SMALL: &str = "steps.plan.outputs.tests != 'all'";
+
+impl Writer<'_> {
+    /// Whether jobs on other machines exist: a platform's compilers run on a machine of its kind.
+    fn several(&self) -> bool {
+        self.policy.project.platforms.len() > 1
+    }
+
+    /// The condition under which the first job builds by itself, as the begin of a longer one.
+    fn here(&self) -> &'static str {
+        if self.several() { "steps.plan.outputs.machines == 'one' && " } else { "" }
+    }
+
+    fn flag(&self) -> &'static str {
+        match self.policy.ci.engine {
+            Engine::Native => "--engine native",
+            Engine::Docker | Engine::Auto => "--engine docker",
+        }
+    }
+
+    /// What every job that runs xtask begins with.
+    fn begin(&self, cache: &Cache) -> String {
+        format!("{}{}{}", checkout(), cache.restore(None), trust_times(cache.id, self.place))
+    }
+
+    /// Docker's store, where docker builds; `when` is the begin of a condition.
+    fn engine(&self, when: &str) -> String {
+        match self.policy.ci.engine {
+            Engine::Native => String::new(),
+            Engine::Docker | Engine::Auto => engine(Some(&format!("{when}steps.plan.outputs.should-build == 'true'"))),
+        }
+    }
+
+    fn ci(&self) -> String {
+        let (policy, place) = (self.policy, self.place);
+        let branch = branch_filter(&policy.project.default_branch);
+        let (head, defaults, concurrency) = (header("ci", place), defaults(place), concurrency("ci", policy, place));
+        let schedule = quoted(&policy.ci.schedule);
+        let elsewhere = if self.several() { vec![self.base(), self.app()] } else { Vec::new() };
+        let laptops: Vec<String> = policy.ci.laptops.iter().map(|laptop| self.laptop(*laptop)).collect();
+        let jobs = [vec![self.images()], elsewhere, vec![self.test()], laptops, vec![self.release(), self.required()]];
+        let jobs = jobs.concat();
+        format!(
+            "{head}
 on:
   push:
     branches: [{branch}]
-    tags: ['v*.*.*']
   pull_request:
   merge_group:
   schedule:
@@ -420,30 +491,43 @@ on:
 {concurrency}
 jobs:
 {}",
-        jobs.join("\n")
-    )
-}
+            jobs.join("\n")
+        )
+    }
 
-fn plan(policy: &Policy, place: &Place) -> String {
-    let (checkout, cargo) = (checkout(), cargo("xtask", place));
-    let login = login(policy, Some("steps.may.outputs.publish == 'true'"));
-    let outputs: String =
-        ["decision", "should-build", "use-fast-build", "requirements-changed", "base-reference", "base-present"]
+    /// Plans, and does everything that needs no other machine and no long tests.
+    fn images(&self) -> String {
+        let (policy, minutes) = (self.policy, self.policy.ci.timeout_minutes);
+        let cache = Cache::xtask("xtask", self.place);
+        let (begin, save, login) = (self.begin(&cache), cache.save(policy), login(policy, Some(MAY)));
+        let outputs: String = ["decision", "should-build", "use-fast-build", "requirements-changed", "base-reference"]
             .iter()
+            .chain(&["base-present", "tests", "machines"])
             .map(|name| format!("      {name}: ${{{{ steps.plan.outputs.{name} }}}}\n"))
             .collect();
-    format!(
-        "  # What the change needs, and whether this event may publish it.
-  plan:
+        let (here, flag) = (self.here(), self.flag());
+        let engine = self.engine(here);
+        let program = Cache::program(policy, self.place);
+        let compiles = format!("{here}steps.plan.outputs.compiles == 'true'");
+        let restored = program.as_ref().map(|cache| cache.restore(Some(&compiles))).unwrap_or_default();
+        let saved = program.as_ref().map(|cache| cache.save(policy)).unwrap_or_default();
+        let scratch = self.scratch(here);
+        let branch = &policy.project.default_branch;
+        let named = format!("(steps.plan.outputs.should-build == 'true' || github.ref == 'refs/heads/{branch}')");
+        let name = self.name(&format!("{here}{SMALL} && {named} && "));
+        format!(
+            "  # Plans, and does all that needs no other machine and no long tests: builds, checks a small change, puts the tags.
+  images:
     runs-on: {RUNNER}
-    timeout-minutes: 20
+    timeout-minutes: {minutes}
     permissions:
       contents: read
-      packages: read
+      packages: write
     outputs:
       publish: ${{{{ steps.may.outputs.publish }}}}
-{outputs}    steps:
-{checkout}{cargo}      - name: Who may publish
+{outputs}    env:
+{GIT_TOKEN}    steps:
+{begin}      - name: Decide whether this event may publish
         id: may
         env:
           PUBLISH: ${{{{ {PUBLISHES} }}}}
@@ -451,161 +535,345 @@ fn plan(policy: &Policy, place: &Place) -> String {
 {login}      - name: Plan
         id: plan
         run: cargo xtask plan --locked --format github
-"
-    )
-}
+{save}{restored}{engine}      - name: Build the base
+        if: {here}{MAY} && steps.plan.outputs.decision == 'base+fast' && {NOT_WEEKLY}
+        run: cargo xtask build-base {flag} --push --locked --no-latest
+      - name: Rebuild the base for security updates
+        if: {here}{MAY} && steps.plan.outputs.decision == 'base+fast' && {WEEKLY}
+        run: cargo xtask build-base {flag} --push --locked --force --no-latest
+      - name: Build the app on its base
+        if: {here}{MAY} && contains(steps.plan.outputs.decision, 'fast') && {NOT_WEEKLY}
+        run: cargo xtask build-fast {flag} --push --locked --untested
+      - name: Rebuild the app on the new base
+        if: {here}{MAY} && contains(steps.plan.outputs.decision, 'fast') && {WEEKLY}
+        run: cargo xtask build-fast {flag} --push --locked --force --untested
+      - name: Build the base and the app without publishing them
+        if: {here}{MAY_NOT} && contains(steps.plan.outputs.decision, 'fast')
+        run: cargo xtask build {flag}
+{scratch}{saved}      - name: Test a small change
+        if: {SMALL} && steps.plan.outputs.tests != 'none'
+        env:
+          TESTS: ${{{{ steps.plan.outputs.tests }}}}
+        run: cargo xtask ci --only \"$TESTS\"
+{name}"
+        )
+    }
 
-fn base(policy: &Policy, place: &Place, matrix: &str) -> String {
-    let minutes = policy.ci.timeout_minutes;
-    let (checkout, cargo, login) = (checkout(), cargo("xtask", place), login(policy, None));
-    format!(
-        "  # Each platform on a machine of its own kind, on the root that `images.lock` pins and on no other; the index has them all once the last is done.
-  base:
-    needs: plan
-    if: needs.plan.outputs.publish == 'true' && needs.plan.outputs.decision == 'base+fast'
-{matrix}    runs-on: ${{{{ matrix.runner }}}}
-    timeout-minutes: {minutes}
-    permissions:
-      contents: read
-      packages: write
-    env:
-      PLATFORM: ${{{{ matrix.platform }}}}
-    steps:
-{checkout}{cargo}{ENGINE}{login}      - name: Build the base
-        if: github.event_name != 'schedule'
-        run: cargo xtask build-base --push --locked --no-latest --platform \"$PLATFORM\"
-      - name: Build the base anew, for security updates
-        if: {WEEKLY}
-        run: cargo xtask build-base --push --locked --force --no-latest --platform \"$PLATFORM\"
+    /// The image from scratch, which only docker builds.
+    fn scratch(&self, here: &str) -> String {
+        let full = format!("{here}steps.plan.outputs.decision == 'full'");
+        let docker = match self.policy.ci.engine {
+            Engine::Native => engine(Some(&full)),
+            Engine::Docker | Engine::Auto => String::new(),
+        };
+        format!(
+            "{docker}      - name: Build the app from scratch
+        if: {full} && {MAY}
+        run: cargo xtask build-enhanced --push --locked
+      - name: Build the app from scratch without publishing it
+        if: {full} && {MAY_NOT}
+        run: cargo xtask build-enhanced
 "
-    )
-}
+        )
+    }
 
-fn app(policy: &Policy, place: &Place, matrix: &str) -> String {
-    let minutes = policy.ci.timeout_minutes;
-    let (checkout, cargo, login, program) =
-        (checkout(), cargo("xtask", place), login(policy, None), program_cache(policy, place));
-    format!(
-        "  # Waits for the base; when the base was there already, that job is skipped and this one runs at once.
-  app:
-    needs: [plan, base]
-    if: >-
-      !cancelled() && !failure() && needs.plan.outputs.publish == 'true' &&
-      needs.plan.outputs.should-build == 'true'
-{matrix}    runs-on: ${{{{ matrix.runner }}}}
-    timeout-minutes: {minutes}
-    permissions:
-      contents: read
-      packages: write
-    env:
-      PLATFORM: ${{{{ matrix.platform }}}}
-{GIT_TOKEN}    steps:
-{checkout}{cargo}{program}{ENGINE}{login}      - name: Build the app on its base
-        if: github.event_name != 'schedule' && needs.plan.outputs.decision != 'full'
-        run: cargo xtask build-fast --push --locked --no-latest --platform \"$PLATFORM\"
-      - name: Build the app anew, on the new base
-        if: {WEEKLY} && needs.plan.outputs.decision != 'full'
-        run: cargo xtask build-fast --push --locked --force --no-latest --platform \"$PLATFORM\"
-      - name: Build the app from scratch
-        if: needs.plan.outputs.decision == 'full'
-        run: cargo xtask build-enhanced --push --locked --platform \"$PLATFORM\"
-"
-    )
-}
-
-fn fork(policy: &Policy, place: &Place, matrix: &str) -> String {
-    let minutes = policy.ci.timeout_minutes;
-    let (checkout, cargo, program) = (checkout(), cargo("xtask", place), program_cache(policy, place));
-    format!(
-        "  # What may not publish is built all the same: no right to write, no secret, no `--push`.
-  fork:
-    needs: plan
-    if: needs.plan.outputs.publish != 'true' && needs.plan.outputs.should-build == 'true'
-{matrix}    runs-on: ${{{{ matrix.runner }}}}
-    timeout-minutes: {minutes}
-    permissions:
-      contents: read
-    env:
-      PLATFORM: ${{{{ matrix.platform }}}}
-    steps:
-{checkout}{cargo}{program}{ENGINE}      - name: Build the base and the app
-        if: needs.plan.outputs.decision != 'full'
-        run: cargo xtask build --platform \"$PLATFORM\"
-      - name: Build the app from scratch
-        if: needs.plan.outputs.decision == 'full'
-        run: cargo xtask build-enhanced --platform \"$PLATFORM\"
-"
-    )
-}
-
-fn release(policy: &Policy, place: &Place) -> String {
-    let branch = &policy.project.default_branch;
-    let minutes = policy.ci.timeout_minutes;
-    let (checkout, cargo, login) = (checkout(), cargo("xtask", place), login(policy, None));
-    format!(
-        "  # Names the digest that was built and tested, once every platform is in its index: `latest`, and a tag's version. It builds
-  # nothing, and fails where that digest is not there.
-  release:
-    needs: [plan, base, app]
-    if: >-
-      !cancelled() && !failure() && needs.plan.outputs.publish == 'true' &&
-      (startsWith(github.ref, 'refs/tags/') || (github.ref == 'refs/heads/{branch}' &&
-      needs.plan.outputs.should-build == 'true' && needs.plan.outputs.decision != 'full'))
-    runs-on: {RUNNER}
-    timeout-minutes: {minutes}
-    permissions:
-      contents: read
-      packages: write
-    env:
-{GIT_TOKEN}    steps:
-{checkout}{cargo}{ENGINE}{login}      - name: Name what was tested
-        run: cargo xtask build --push --locked --reuse-only
-"
-    )
-}
-
-/// Whether fast builds have become slow, from the records that travel with the images.
-fn gate(policy: &Policy, place: &Place) -> Option<String> {
-    let factor = policy.ci.gate_factor?;
-    let branch = &policy.project.default_branch;
-    let (checkout, cargo, login) = (checkout(), cargo("xtask", place), login(policy, None));
-    Some(format!(
-        "  # Tells that fast builds have become slow, after what was built is named: it is slow, and not wrong.
-  gate:
-    needs: [plan, app, release]
-    if: >-
-      !cancelled() && !failure() && needs.plan.outputs.publish == 'true' &&
-      needs.plan.outputs.decision == 'fast' && github.ref == 'refs/heads/{branch}'
-    runs-on: {RUNNER}
-    timeout-minutes: 20
-    permissions:
-      contents: read
-      packages: read
-    steps:
-{checkout}{cargo}{login}      - name: Fast builds stay fast
+    /// Puts the tags that claim a commit, on digests that were built and tested before, and compares the time of fast builds.
+    fn name(&self, when: &str) -> String {
+        let (branch, flag) = (&self.policy.project.default_branch, self.flag());
+        let gate = self.policy.ci.gate_factor.map(|factor| {
+            format!(
+                "      - name: Compare the time of fast builds
+        if: {when}{MAY} && steps.plan.outputs.decision == 'fast' && github.ref == 'refs/heads/{branch}'
         run: cargo xtask stats --from-registry --gate-factor {factor}
 "
-    ))
-}
+            )
+        });
+        format!(
+            "      - name: Tag what was tested
+        if: {when}{MAY} && steps.plan.outputs.decision != 'full'
+        run: cargo xtask build {flag} --push --locked --reuse-only
+{}",
+            gate.unwrap_or_default()
+        )
+    }
 
-fn required(policy: &Policy, place: &Place) -> String {
-    // It checks nothing out: the folder of the other jobs is not there.
-    let folder = if place.folder.is_empty() { "" } else { "        working-directory: .\n" };
-    let gate = if policy.ci.gate_factor.is_some() { ", gate" } else { "" };
-    format!(
-        "  # The one check that branch protection asks for: it always reports, also when nothing had to be built.
+    /// A job for each platform, on a machine of its kind.
+    fn elsewhere(&self, name: &str, needs: &str, when: &str, steps: &str) -> String {
+        let (minutes, matrix) = (self.policy.ci.timeout_minutes, self.matrix);
+        let cache = Cache::xtask("xtask", self.place);
+        let (begin, save) = (self.begin(&cache), cache.save(self.policy));
+        let login = login(self.policy, Some(&MAY.replace("steps.may", "needs.images")));
+        format!(
+            "  {name}:
+    needs: {needs}
+    if: >-
+      !cancelled() && !failure() && needs.images.outputs.machines == 'several' &&
+      {when}
+{matrix}    runs-on: ${{{{ matrix.runner }}}}
+    timeout-minutes: {minutes}
+    permissions:
+      contents: read
+      packages: write
+    env:
+      PLATFORM: ${{{{ matrix.platform }}}}
+{GIT_TOKEN}    steps:
+{begin}{login}{steps}{save}"
+        )
+    }
+
+    fn base(&self) -> String {
+        let flag = self.flag();
+        let engine = if self.policy.ci.engine == Engine::Native { String::new() } else { engine(None) };
+        let steps = format!(
+            "{engine}      - name: Build the base
+        if: {NOT_WEEKLY}
+        run: cargo xtask build-base {flag} --push --locked --no-latest --platform \"$PLATFORM\"
+      - name: Rebuild the base for security updates
+        if: {WEEKLY}
+        run: cargo xtask build-base {flag} --push --locked --force --no-latest --platform \"$PLATFORM\"
+"
+        );
+        let when = "needs.images.outputs.publish == 'true' && needs.images.outputs.decision == 'base+fast'";
+        self.elsewhere("base", "images", when, &steps)
+    }
+
+    fn app(&self) -> String {
+        let flag = self.flag();
+        let program = Cache::program(self.policy, self.place);
+        let restored = program.as_ref().map(|cache| cache.restore(None)).unwrap_or_default();
+        let saved = program.as_ref().map(|cache| cache.save(self.policy)).unwrap_or_default();
+        let docker = match self.policy.ci.engine {
+            Engine::Native => engine(Some("needs.images.outputs.decision == 'full'")),
+            Engine::Docker | Engine::Auto => engine(None),
+        };
+        let fast = "contains(needs.images.outputs.decision, 'fast')";
+        let (may, may_not) = ("needs.images.outputs.publish == 'true'", "needs.images.outputs.publish != 'true'");
+        let full = "needs.images.outputs.decision == 'full'";
+        let steps = format!(
+            "{restored}{docker}      - name: Build the app on its base
+        if: {may} && {fast} && {NOT_WEEKLY}
+        run: cargo xtask build-fast {flag} --push --locked --untested --platform \"$PLATFORM\"
+      - name: Rebuild the app on the new base
+        if: {may} && {fast} && {WEEKLY}
+        run: cargo xtask build-fast {flag} --push --locked --force --untested --platform \"$PLATFORM\"
+      - name: Build the base and the app without publishing them
+        if: {may_not} && {fast}
+        run: cargo xtask build {flag} --platform \"$PLATFORM\"
+      - name: Build the app from scratch
+        if: {may} && {full}
+        run: cargo xtask build-enhanced --push --locked --platform \"$PLATFORM\"
+      - name: Build the app from scratch without publishing it
+        if: {may_not} && {full}
+        run: cargo xtask build-enhanced --platform \"$PLATFORM\"
+{saved}"
+        );
+        self.elsewhere("app", "[images, base]", "needs.images.outputs.should-build == 'true'", &steps)
+    }
+
+    /// Every test, where the plan found no smaller set.
+    fn test(&self) -> String {
+        let minutes = self.policy.ci.timeout_minutes;
+        let steps = self.all_tests("");
+        format!(
+            "  # Every test, where no smaller set covers the change.
+  test:
+    needs: images
+    if: needs.images.outputs.tests == 'all'
+    runs-on: {RUNNER}
+    timeout-minutes: {minutes}
+    permissions:
+      contents: read
+    steps:
+{steps}"
+        )
+    }
+
+    /// Compiles and tests xtask on the runners of a system other than Linux, one for each of its processors.
+    fn laptop(&self, laptop: Laptop) -> String {
+        let runners = match laptop {
+            Laptop::MacOs => ["macos-15", "macos-15-intel"],
+        };
+        let name = laptop_job(laptop);
+        let (minutes, checkout, at) = (self.policy.ci.timeout_minutes, checkout(), slashed(&self.place.workspace));
+        let cache = Cache {
+            id: "crates",
+            what: "the crates' sources",
+            key: format!("${{{{ hashFiles('{at}Cargo.lock') }}}}"),
+            older: false,
+            paths: vec!["~/.cargo/registry/index".to_owned(), "~/.cargo/registry/cache".to_owned()],
+        };
+        let (restore, save) = (cache.restore(None), cache.save(self.policy));
+        format!(
+            "  {name}:
+    needs: images
+    if: needs.images.outputs.tests == 'all'
+    strategy:
+      fail-fast: false
+      matrix:
+        runner: [{}]
+    runs-on: ${{{{ matrix.runner }}}}
+    timeout-minutes: {minutes}
+    permissions:
+      contents: read
+    steps:
+{checkout}{restore}      - name: Compile and test what needs no Linux
+        run: cargo xtask test --quick
+{save}",
+            runners.join(", ")
+        )
+    }
+
+    /// The names of all jobs that build or test, as `needs` lists them.
+    fn earlier(&self) -> String {
+        let elsewhere: &[&str] = if self.several() { &["base", "app"] } else { &[] };
+        let laptops = self.policy.ci.laptops.iter().map(|laptop| laptop_job(*laptop));
+        let names: Vec<&str> = ["images"].iter().chain(elsewhere).copied().chain(["test"]).chain(laptops).collect();
+        names.join(", ")
+    }
+
+    /// The steps that run every test; `when` is the condition of each step that this job may leave out.
+    fn all_tests(&self, when: &str) -> String {
+        let policy = self.policy;
+        let cache = Cache::xtask("tests", self.place);
+        let (cluster, kubeconfig) = if policy.ci.cluster { (CLUSTER, KUBECONFIG) } else { Default::default() };
+        let begin = if when.is_empty() { self.begin(&cache) } else { String::new() };
+        let save = if when.is_empty() { cache.save(policy) } else { String::new() };
+        let (deny, engine) =
+            (if when.is_empty() { deny(policy) } else { String::new() }, engine((!when.is_empty()).then_some(when)));
+        let condition = if when.is_empty() { String::new() } else { format!("        if: {when}\n") };
+        let cluster = cluster.replacen("\n", &format!("\n{condition}"), usize::from(!cluster.is_empty()));
+        let installed = if when.is_empty() {
+            String::new()
+        } else {
+            format!(
+                "      - name: Install cargo-deny
+        if: {when} && hashFiles('deny.toml') != ''
+        run: cargo install --locked --version {CARGO_DENY} cargo-deny
+"
+            )
+        };
+        format!(
+            "{begin}{deny}{installed}{engine}{cluster}      - name: Run every test
+{condition}        env:
+          # A missing tool is a failure here, not a test that is left out.
+          XTASK_REQUIRE_REAL: '1'
+{kubeconfig}        run: cargo xtask ci
+{save}"
+        )
+    }
+
+    /// Names digests, once every job that built or tested them has succeeded.
+    fn release(&self) -> String {
+        let (policy, minutes) = (self.policy, self.policy.ci.timeout_minutes);
+        let cache = Cache::xtask("xtask", self.place);
+        let (begin, login) = (self.begin(&cache), login(policy, None));
+        let several = if self.several() {
+            "(needs.images.outputs.tests == 'all' || needs.images.outputs.machines == 'several')"
+        } else {
+            "needs.images.outputs.tests == 'all'"
+        };
+        let needs = self.earlier();
+        // Its conditions are the job's.
+        let name = self.name("").replace(&format!("        if: {MAY} && steps.plan.outputs.decision != 'full'\n"), "");
+        let name = name.replace(&format!("{MAY} && "), "").replace("steps.plan", "needs.images");
+        format!(
+            "  # Puts the tags on the digests that were built and tested. It builds nothing, and fails where a digest is missing.
+  release:
+    needs: [{needs}]
+    if: >-
+      !cancelled() && !failure() && needs.images.outputs.publish == 'true' &&
+      needs.images.outputs.decision != 'full' && {several}
+    runs-on: {RUNNER}
+    timeout-minutes: {minutes}
+    permissions:
+      contents: read
+      packages: write
+    env:
+{GIT_TOKEN}    steps:
+{begin}{login}{name}"
+        )
+    }
+
+    fn required(&self) -> String {
+        // It checks nothing out: the folder of the other jobs does not exist.
+        let folder = if self.place.folder.is_empty() { "" } else { "        working-directory: .\n" };
+        let needs = self.earlier();
+        format!(
+            "  # The one check that branch protection asks for: it always reports, also when nothing had to be built.
   required:
-    needs: [plan, base, app, fork, release{gate}]
+    needs: [{needs}, release]
     if: always()
     runs-on: {RUNNER}
     timeout-minutes: 5
     permissions: {{}}
     steps:
-      - name: Nothing that ran has failed
+      - name: Check that no job failed
         if: contains(needs.*.result, 'failure') || contains(needs.*.result, 'cancelled')
 {folder}        run: exit 1
 "
-    )
+        )
+    }
+
+    /// The run of a version's git tag. It restores no cache: what publishes is compiled from the tag's sources alone. A commit that CI
+    /// has not tested is built and tested first, or refused where that takes several machines.
+    fn tagged(&self) -> String {
+        let (policy, place, minutes) = (self.policy, self.place, self.policy.ci.timeout_minutes);
+        let (head, defaults, concurrency) =
+            (header("release", place), defaults(place), concurrency("release", policy, place));
+        let (checkout, login, flag) = (checkout(), login(policy, None), self.flag());
+        let untested = "steps.plan.outputs.tests == 'all'";
+        let untested = if self.several() {
+            format!(
+                "      - name: Refuse a commit that CI has not tested
+        if: {untested}
+        run: |
+          echo '::error::CI has not tested this commit. Push it to a branch, wait for its run, then run this job again.'
+          exit 1
+"
+            )
+        } else {
+            let (docker, tests) = (self.engine(&format!("{untested} && ")), self.all_tests(untested));
+            format!(
+                "{docker}      - name: Build what CI has not built
+        if: {untested} && steps.plan.outputs.decision != 'full'
+        run: cargo xtask build {flag} --push --locked --untested
+{tests}"
+            )
+        };
+        format!(
+            "{head}
+on:
+  push:
+    tags: ['v*.*.*']
+
+{defaults}
+{concurrency}
+jobs:
+  # Puts the version on the digest that CI tested for this commit. It restores no cache: what publishes is compiled from the tag.
+  release:
+    runs-on: {RUNNER}
+    timeout-minutes: {minutes}
+    permissions:
+      contents: read
+      packages: write
+    env:
+{GIT_TOKEN}    steps:
+{checkout}{login}      - name: Plan
+        id: plan
+        run: cargo xtask plan --locked --format github
+{untested}      - name: Tag what was tested
+        if: steps.plan.outputs.decision != 'full'
+        run: cargo xtask build {flag} --push --locked --reuse-only
+"
+        )
+    }
+}
+
+/// The name of the job of a laptop's system.
+fn laptop_job(laptop: Laptop) -> &'static str {
+    match laptop {
+        Laptop::MacOs => "macos",
+    }
 }
 
 #[cfg(test)]

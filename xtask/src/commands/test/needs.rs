@@ -1,4 +1,4 @@
-//! What the tests need of the world: an engine, uv, a Python with the worker's packages, and the variables that name them.
+//! Prerequisites of the tests: an engine, uv, a Python with the worker's packages, and the variables that name them.
 //!
 //! Writes under the repository's `target` only, and ends the engine that it started.
 
@@ -58,7 +58,7 @@ pub(super) struct Needs {
 }
 
 impl Needs {
-    /// Finds what is there, and installs the rest.
+    /// Finds installed tools, and installs the rest.
     pub(super) fn gather(tree: &Tree) -> Result<Self, Fault> {
         let root = &tree.root;
         let uv = match uv::find(root, &[]) {
@@ -129,7 +129,7 @@ fn cache(root: &Path) -> OsString {
     chosen.unwrap_or_else(|| root.join("target/debian").into())
 }
 
-/// A virtual environment with the worker's packages and pytest under `target/tools`, made anew when a lock has changed.
+/// A virtual environment with the worker's packages and pytest under `target/tools`, made again when a lock has changed.
 fn python(tree: &Tree, uv: &Uv) -> Result<PathBuf, Fault> {
     let root = &tree.root;
     let lock = facts::lock(tree)?;

@@ -1,9 +1,9 @@
 //! From packages to daemons that answer. Starts only what does not answer yet; a failed start leaves nothing running.
 
-use super::procfs::Process;
 use super::settings::Places;
 use super::{ENGINE, IN_RUN, Options, REGISTRY, State, cannot_write, make_run_folder, run_folder, stop, versions};
 use crate::docker::debian::{self, Archive, Host, Package};
+use crate::linux::{self, Process};
 use crate::process::{self, Command};
 use crate::terminal;
 use std::collections::BTreeMap;
@@ -175,9 +175,7 @@ fn link(to: &Path, at: &Path) -> Result<(), Fault> {
 
 /// An overlay cannot lie on an overlay: within a container's own file system plain copies must do.
 fn snapshotter(data: &Path) -> Option<&'static str> {
-    const OVERLAYFS_MAGIC: u64 = 0x794c_7630;
-    let kind = rustix::fs::statfs(data).ok()?.f_type;
-    (kind as u64 == OVERLAYFS_MAGIC).then(|| {
+    linux::is_overlay(data).then(|| {
         terminal::warn("the engine's folder is on an overlay file system; layers are copied, which is slow");
         "native"
     })

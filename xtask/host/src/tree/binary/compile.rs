@@ -36,7 +36,8 @@ pub fn compile(
     }
     process::find("cargo", "compiling the app's binary", "install Rust: https://rustup.rs")?;
     let triple = toolchain::triple(platform)?;
-    let foreign = *platform != Platform::host();
+    // On a system other than Linux every program of an image is for another one.
+    let foreign = !cfg!(target_os = "linux") || *platform != Platform::host();
     // Choices made for xtask's own compilation are not the binary's.
     let mut call = cargo(root).env_remove("CARGO_BUILD_TARGET").env_remove("RUSTFLAGS");
     call = if foreign && process::found("cargo-zigbuild").is_some() { call.arg("zigbuild") } else { call.arg("build") };
@@ -68,7 +69,7 @@ pub fn compile(
         let missing_target = said
             .iter()
             .any(|line| line.contains("can't find crate for `core`") || line.contains("can't find crate for `std`"));
-        return Err(if missing_target {
+        return Err(if missing_target || foreign && process::found("cargo-zigbuild").is_none() {
             fault.hint(format!("`rustup target add {triple}`, and `cargo install cargo-zigbuild` for its linker; or build on that platform"))
         } else {
             fault

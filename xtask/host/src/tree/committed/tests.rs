@@ -64,6 +64,11 @@ impl Repo {
         for kind in [ImageKind::Base, ImageKind::App] {
             let parsed = facts::parse(&tree, kind, &BTreeMap::new()).unwrap_or_else(|fault| panic!("{fault}"));
             let differences = committed.differences(&tree, kind, &parsed).unwrap();
+            let path = self.path(&format!("target/{kind}.commit.json"));
+            let memory = Memory { path: &path, writes: true };
+            let remembered = compare(&tree, kind, &parsed, &commit.id, &memory, true).unwrap();
+            assert_eq!(remembered.differences, differences, "what is remembered of the commit says the same");
+            assert_eq!(remembered.pointers, committed.pointers(&parsed));
             found.extend(
                 differences
                     .into_iter()
@@ -293,4 +298,32 @@ fn a_repository_without_commits_still_refuses_what_it_ignores() {
     repo.git(&["init", "-q"]);
     let found = ignored_without_commit(&git, &parsed).unwrap();
     assert_eq!(found.iter().map(|found| found.path.as_str()).collect::<Vec<_>>(), ["templates/prod.env"]);
+}
+
+#[test]
+fn an_edit_is_compared_with_what_is_remembered_and_line_ends_with_git() {
+    let repo = Repo::new();
+    let id = Git::at(repo.0.path()).commit(&|_| None).unwrap().unwrap().id;
+    assert!(repo.differences().is_empty());
+    let path = repo.path(&format!("target/{}.commit.json", ImageKind::App));
+    let compared = |id: &str| {
+        let tree = Tree::with_registry(None, Box::new(repo.0.path().to_owned())).unwrap();
+        let parsed = facts::parse(&tree, ImageKind::App, &BTreeMap::new()).unwrap();
+        let found = compare(&tree, ImageKind::App, &parsed, id, &Memory { path: &path, writes: false }, true);
+        found.map(|found| found.differences.into_iter().map(|found| found.path.clone()).collect::<Vec<_>>())
+    };
+    // Without git's objects, only what is remembered can answer.
+    fs::rename(repo.path(".git"), repo.path("target/git")).unwrap();
+    assert_eq!(compared(&id).unwrap(), [] as [&str; 0]);
+    repo.write("templates/page.html", "<p>edited</p>\n");
+    fs::remove_file(repo.path("templates/deep/two.html")).unwrap();
+    fs::remove_dir(repo.path("templates/deep")).unwrap();
+    assert_eq!(compared(&id).unwrap(), ["templates/deep/two.html", "templates/page.html"]);
+    let asks_git = |id: &str| compared(id).map_or(true, |found| found.contains(&policy::FILE.to_owned()));
+    assert!(asks_git(&"0".repeat(40)), "nothing is remembered of another commit");
+    repo.write("templates/page.html", "<p>one</p>\r\n");
+    assert!(asks_git(&id), "line ends are compared with the commit's file");
+    repo.write("templates/page.html", "<p>one</p>\n");
+    repo.write("images.toml", &format!("{POLICY}# another comment\n"));
+    assert!(asks_git(&id), "settings count by their meaning");
 }

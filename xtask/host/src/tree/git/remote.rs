@@ -80,7 +80,8 @@ impl Git {
 
     /// This folder from the repository's top, as `services/app`; empty at the top, and outside a repository.
     pub fn below_top(&self) -> Result<String, Fault> {
-        if !self.root.ancestors().any(|folder| folder.join(".git").exists()) {
+        let mut above = self.root.ancestors().map(|folder| folder.join(".git").exists());
+        if above.next() == Some(true) || !above.any(|found| found) {
             return Ok(String::new());
         }
         let prefix = self.command().args(["rev-parse", "--show-prefix"]).read(Exit::Usage)?;

@@ -52,6 +52,34 @@ fn a_commit_knows_its_branch_and_tags() {
 }
 
 #[test]
+fn changed_files_are_those_whose_contents_differ() {
+    let repo = Repo::new();
+    for file in ["a", "b", "c", "gone"] {
+        repo.commit(file);
+    }
+    let folder = repo.0.path().join("below/here");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("d"), "d").unwrap();
+    repo.commit("e");
+    let write = |file: &str, text: &str| std::fs::write(repo.0.path().join(file), text).unwrap();
+    // A filter would make the clean file differ and start a program.
+    write(".git/info/attributes", "* filter=trap\n");
+    repo.git(&["config", "filter.trap.clean", "touch ran; tr a-z A-Z"]);
+    let at = |folder: &std::path::Path, from: &str, to: Option<&str>| Git::at(folder).changed(from, to).unwrap();
+    assert_eq!(at(repo.0.path(), "HEAD", None), [""; 0]);
+    // Other times, the same contents, as after a restored cache.
+    let old = std::time::SystemTime::UNIX_EPOCH;
+    std::fs::File::options().write(true).open(repo.0.path().join("a")).unwrap().set_modified(old).unwrap();
+    write("b", "x");
+    write("new", "new");
+    std::fs::remove_file(repo.0.path().join("gone")).unwrap();
+    assert_eq!(at(repo.0.path(), "HEAD", None), ["b", "gone", "new"]);
+    assert_eq!(at(repo.0.path(), "HEAD~1", Some("HEAD")), ["below/here/d", "e"]);
+    assert_eq!(at(&folder, "HEAD~1", None), ["../../b", "../../e", "../../gone", "d"]);
+    assert!(!repo.0.path().join("ran").exists(), "no filter runs");
+}
+
+#[test]
 fn ancestry() {
     let repo = Repo::new();
     repo.commit("a");

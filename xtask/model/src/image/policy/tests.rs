@@ -175,96 +175,71 @@ fn a_key_without_effect_is_refused() {
     }
 }
 
-/// Who reads a key.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Read {
-    /// Before an engine is chosen, or by each of them.
-    ByBoth,
-    /// One for each engine.
-    OneForEach,
-    /// By docker, for the Dockerfile from scratch, which is docker's alone.
-    ForTheEnhanced,
-    /// By the native engine, which runs nothing; docker runs the stage itself.
-    InPlaceOfRunning,
+/// A policy with an empty table of this name, besides the least one.
+fn with_table(table: &keys::Table, line: &str) -> String {
+    let header = match table.name {
+        "" => return format!("{line}\n{LEAST}"),
+        "project" | "root" => {
+            return LEAST.replace(&format!("[{}]\n", table.name), &format!("[{}]\n{line}\n", table.name));
+        }
+        _ => table.header(),
+    };
+    format!("{LEAST}{header}\n{line}\n")
 }
 
-/// Every key of every table that bears on what is built. A new key has to get a row: no engine may pass over it in silence.
-const KEYS: &[(&str, &[(&str, Read)])] = &[
-    (
-        "project",
-        &[
-            ("name", Read::ByBoth),
-            ("registry", Read::ByBoth),
-            ("insecure-registries", Read::ByBoth),
-            ("source", Read::ByBoth),
-            ("default-branch", Read::ByBoth),
-            ("engine", Read::ByBoth),
-            ("platforms", Read::ByBoth),
-            ("moving-tags", Read::ByBoth),
-            ("allow-ignored", Read::ByBoth),
-        ],
-    ),
-    (
-        "root",
-        &[
-            ("image", Read::ByBoth),
-            ("python", Read::ByBoth),
-            ("fallback", Read::ByBoth),
-            ("fallback-publishes", Read::ByBoth),
-            ("debian", Read::ByBoth),
-        ],
-    ),
-    ("root.debian", &[("suite", Read::ByBoth), ("python", Read::ByBoth), ("packages", Read::ByBoth)]),
-    (
-        "base",
-        &[
-            ("repository", Read::ByBoth),
-            ("dockerfile", Read::ByBoth),
-            ("requirements", Read::ByBoth),
-            ("lock", Read::ByBoth),
-            ("installer", Read::ByBoth),
-            ("args", Read::ByBoth),
-            ("tag-length", Read::ByBoth),
-            ("epoch", Read::ByBoth),
-            ("compression", Read::OneForEach),
-            ("stages", Read::InPlaceOfRunning),
-        ],
-    ),
-    (
-        "app",
-        &[
-            ("repository", Read::ByBoth),
-            ("dockerfile", Read::ByBoth),
-            ("enhanced", Read::ForTheEnhanced),
-            ("args", Read::ByBoth),
-            ("binary", Read::ByBoth),
-        ],
-    ),
-    (
-        "app.binary",
-        &[
-            ("package", Read::ByBoth),
-            ("name", Read::ByBoth),
-            ("profile", Read::ByBoth),
-            ("glibc", Read::ByBoth),
-            ("rust-image", Read::ForTheEnhanced),
-            ("embeds", Read::ByBoth),
-        ],
-    ),
-];
+#[test]
+fn an_unknown_key_is_reported_with_the_described_keys_of_every_table() {
+    for table in keys::TABLES {
+        let fault = parse(&with_table(table, "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx = 1"), &|_| true).unwrap_err();
+        let known = fault.what.lines().skip_while(|line| !line.contains("unknown key `xxx")).nth(1);
+        let known = known.unwrap_or_else(|| panic!("{}: {fault}", table.name)).trim();
+        let names: Vec<String> = table.keys.iter().map(|key| format!("`{}`", key.name)).collect();
+        assert_eq!(known, format!("hint: known here: {}", names.join(", ")), "[{}]", table.name);
+    }
+}
 
 #[test]
-fn every_key_has_a_reader_in_each_engine() {
-    for (table, keys) in KEYS {
-        let text = format!("[{table}]\nxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx = 1\n");
-        let fault = parse(&text, &|_| true).unwrap_err();
-        let known = fault.what.lines().skip_while(|line| !line.contains("unknown key `xxx")).nth(1);
-        let known = known.unwrap_or_else(|| panic!("{table}: {fault}")).trim().strip_prefix("hint: known here: ");
-        let known: std::collections::BTreeSet<&str> =
-            known.unwrap().split(", ").map(|key| key.trim_matches('`')).collect();
-        assert_eq!(known, keys.iter().map(|(key, _)| *key).collect(), "[{table}]");
-        let several = keys.iter().filter(|(_, read)| *read == Read::OneForEach).count();
-        assert_eq!(several, usize::from(*table == "base"), "[{table}]");
+fn every_key_has_a_meaning_and_every_table_of_a_key_is_described() {
+    for table in keys::TABLES {
+        assert!(table.meaning.ends_with('.'), "[{}]", table.name);
+        for key in table.keys {
+            let name = format!("{}.{}", table.name, key.name);
+            assert!(key.meaning.len() > 3 && !key.meaning.ends_with('.'), "{name}: {}", key.meaning);
+            if matches!(key.kind, keys::Kind::Table | keys::Kind::Tables | keys::Kind::ForEach(_)) {
+                assert!(keys::TABLES.iter().any(|other| other.name == name.trim_start_matches('.')), "{name}");
+            }
+        }
+    }
+}
+
+/// A default that is written changes nothing: the table and the parser agree.
+#[test]
+fn described_defaults_are_those_of_the_parser() {
+    let with = |table: &str, key: &str, value: &str| match table {
+        "smoke.serve" => format!("{LEAST}[smoke.serve]\nurl = \"http://a/\"\ncontains = \"a\"\n{key} = {value}\n"),
+        "app.binary" => format!("{LEAST}[app.binary]\npackage = \"a\"\n{key} = {value}\n"),
+        "step" => format!("{LEAST}[[step]]\nname = \"a\"\nuses = \"smoke\"\n{key} = {value}\n"),
+        "root.debian" => {
+            let root = LEAST.replace("[root]\n", "[root]\nfallback = \"debian\"\n");
+            format!("{root}[root.debian]\npackages = []\n{key} = {value}\n")
+        }
+        "base.compression" => format!("{LEAST}[base]\ncompression = {{ {key} = {value} }}\n"),
+        _ => with_table(keys::table(table), &format!("{key} = {value}")),
+    };
+    let parsed = |text: &str| format!("{:?}", parse(text, &|_| true).unwrap_or_else(|fault| panic!("{text}\n{fault}")));
+    for table in keys::TABLES {
+        for key in table.keys {
+            let value = match key.default {
+                keys::Default::Text(text) => format!("\"{text}\""),
+                keys::Default::Number(number) => number.to_string(),
+                keys::Default::Toml(value) => value.to_owned(),
+                keys::Default::Required | keys::Default::None | keys::Default::Derived(_) => continue,
+            };
+            let written = with(table.name, key.name, &value);
+            let without = written.replace(&format!("{} = {value}", key.name), "");
+            assert_ne!(written, without);
+            assert_eq!(parsed(&written), parsed(&without), "[{}] {}", table.name, key.name);
+        }
     }
 }
 
@@ -288,15 +263,15 @@ uses = "size-budget"
         &text,
         expect![[r#"
             the policy does not hold: 6 problems
-            images.toml:84:1: `step.run` names no program
+            images.toml:93:1: `step.run` names no program
               hint: write a list: `run = ["program", "argument"]`
-            images.toml:85:8: `step.name` `a b` holds more than letters, digits, `.`, `_` and `-`
-            images.toml:89:8: `smok` is not a known step: `smoke` and `size-budget` are
+            images.toml:94:8: `step.name` `a b` holds more than letters, digits, `.`, `_` and `-`
+            images.toml:98:8: `smok` is not a known step: `smoke` and `size-budget` are
               hint: did you mean `smoke`?
-            images.toml:90:9: `step.after` is `pushed`, not one of `build`, `push`
-            images.toml:91:11: `step.images` holds `apps`, not `base`, `app` or `enhanced`
+            images.toml:99:9: `step.after` is `pushed`, not one of `build`, `push`
+            images.toml:100:11: `step.images` holds `apps`, not `base`, `app` or `enhanced`
               hint: did you mean `app`?
-            images.toml:94:8: a `size-budget` step needs `max`
+            images.toml:103:8: a `size-budget` step needs `max`
               hint: write `max = "400 MB"` (compressed)"#]],
     );
 }
@@ -339,15 +314,47 @@ fn ci_has_defaults_and_its_own_problems() {
     for (text, factor) in [("gate-factor = 2\n", Some(2.0)), ("gate-factor = 1.5\n", Some(1.5)), ("", None)] {
         assert_eq!(parse(&gate(text), &|_| true).unwrap().ci.gate_factor, factor);
     }
-    let wrong = "schedule = \"weekly\"\ntimeout-minutes = 0\nrunners = { \"linux/arm64\" = \"a b\", x = \"y\" }\n";
-    let fault = parse(&format!("{}\n{wrong}", gate("gate-factor = 0.5\n")), &|_| true).unwrap_err();
+    assert!(ci.laptops.is_empty());
+    let keys = |text: &str, keys: &str| text.replace("[ci]\n", &format!("[ci]\n{keys}"));
+    let laptops = parse(&keys(GOOD, "laptops = [\"macos\"]\n"), &|_| true).unwrap().ci.laptops;
+    assert_eq!(laptops, BTreeSet::from([Laptop::MacOs]));
+    let wrong = "laptops = [\"windows\"]\nschedule = \"weekly\"\ntimeout-minutes = 0\nrunners = { \"linux/arm64\" = \"a b\", x = \"y\" }\n";
+    let fault = parse(&keys(&gate("gate-factor = 0.5\n"), wrong), &|_| true).unwrap_err();
     for expected in [
         "`ci.schedule` is `weekly`, not the five fields of cron",
         "`ci.timeout-minutes` is not a whole number from 1 to 360",
         "`ci.gate-factor` is not a number of at least 1",
+        "`ci.laptops`: `windows` is not `macos`",
         "`ci.runners`: `linux/arm64` is not among the platforms",
         "`ci.runners`: `a b` is no label of a runner",
         "`ci.runners`: `x` is not a platform",
+    ] {
+        assert!(fault.what.contains(expected), "{expected}\n{}", fault.what);
+    }
+}
+
+#[test]
+fn tests_of_small_changes_are_checked() {
+    let ci = parse(GOOD, &|_| true).unwrap().ci;
+    assert_eq!(ci.tests.iter().map(|tests| tests.name.as_str()).collect::<Vec<_>>(), ["pages"]);
+    assert!(ci.documents.ignores(b"docs/guide.md") && !ci.documents.ignores(b"src/main.rs"));
+    let own = GOOD.replace("[ci]\n", "[ci]\ndocuments = [\"**/*.txt\"]\n");
+    let own = parse(&own, &|_| true).unwrap().ci.documents;
+    assert!(own.ignores(b"a/b.txt") && !own.ignores(b"README.md"));
+    let wrong = GOOD.to_owned()
+        + "[[ci.tests]]\nname = \"pages\"\npaths = [\"x\"]\nrun = [\"true\"]\n\
+           [[ci.tests]]\nname = \"all\"\nrun = []\n[[ci.tests]]\nname = \"b c\"\npaths = [\"[\"]\nrun = [\"true\"]\n";
+    let fault =
+        parse(&wrong.replace("engine = \"native\"\n# The operator", "engine = \"auto\"\n# The operator"), &|_| true)
+            .unwrap_err();
+    for expected in [
+        "`ci.engine` is `auto`, not one of `docker`, `native`",
+        "there are two `[[ci.tests]]` named `pages`",
+        "`ci.tests.name` is `all`",
+        "`ci.tests.paths` is missing",
+        "`ci.tests.run` names no program",
+        "`ci.tests.name` is `b c`",
+        "`[`: ",
     ] {
         assert!(fault.what.contains(expected), "{expected}\n{}", fault.what);
     }

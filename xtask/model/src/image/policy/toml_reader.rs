@@ -1,8 +1,9 @@
 //! Reads a TOML document key by key, remembers where each stood, and collects every problem instead of ending at the first.
 //!
-//! The keys that the reading code asks for *are* the schema: [`Section::finish`] calls every other key unknown and names
-//! the nearest one that was asked for.
+//! [`keys`] describes every table: ranges and defaults come from there, and [`Section::finish`] calls every other key unknown and names
+//! the nearest known one.
 
+use super::keys::{self, Default, Kind, Table};
 use std::fmt::Display;
 use std::ops::Range;
 use toml::de::{DeTable, DeValue};
@@ -65,24 +66,48 @@ pub(crate) struct Section<'t> {
     name: String,
     table: &'t DeTable<'t>,
     at: Range<usize>,
+    described: &'static Table,
     asked: Vec<&'static str>,
 }
 
 impl<'t> Section<'t> {
     /// A table that the document does not have: every key has its default.
     pub(crate) fn absent(name: &str, empty: &'t DeTable<'t>) -> Self {
-        Self { name: name.to_owned(), table: empty, at: 0..0, asked: Vec::new() }
+        Self::new(name.to_owned(), empty, 0..0)
     }
 
     /// The whole document.
     pub(crate) fn document(table: &'t DeTable<'t>) -> Self {
-        Self { name: String::new(), table, at: 0..0, asked: Vec::new() }
+        Self::new(String::new(), table, 0..0)
+    }
+
+    fn new(name: String, table: &'t DeTable<'t>, at: Range<usize>) -> Self {
+        let described = keys::table(&name);
+        Self { name, table, at, described, asked: Vec::new() }
     }
 
     fn get(&mut self, key: &'static str) -> Option<(&'t DeValue<'t>, Range<usize>)> {
-        self.asked.push(key);
+        self.ask(key);
         let item = self.table.get(key)?;
         Some((item.get_ref(), item.span()))
+    }
+
+    fn ask(&mut self, key: &'static str) {
+        self.kind(key);
+        self.asked.push(key);
+    }
+
+    /// The described type of a key.
+    fn kind(&self, key: &str) -> Kind {
+        self.described.key(key).expect("every key that is read has a description").kind
+    }
+
+    /// The described default of a key that has a text.
+    pub(crate) fn default_text(&self, key: &str) -> Option<&'static str> {
+        match self.described.key(key)?.default {
+            Default::Text(text) => Some(text),
+            _ => None,
+        }
     }
 
     fn full(&self, key: &str) -> String {
@@ -99,7 +124,7 @@ impl<'t> Section<'t> {
         let (item, at) = self.get(key)?;
         let name = self.full(key);
         match item.as_table() {
-            Some(table) => Some(Section { name, table, at, asked: Vec::new() }),
+            Some(table) => Some(Section::new(name, table, at)),
             None => {
                 problems.add(&at, format!("`{name}` is a {}, not a table", item.type_str()), None);
                 None
@@ -124,7 +149,7 @@ impl<'t> Section<'t> {
             problems.add(&at, format!("`{name}` is written `[[{name}]]`, once for each"), None);
             return Vec::new();
         };
-        tables.into_iter().map(|(table, at)| Section { name: name.clone(), table, at, asked: Vec::new() }).collect()
+        tables.into_iter().map(|(table, at)| Section::new(name.clone(), table, at)).collect()
     }
 
     /// A text that must not be empty.
@@ -150,7 +175,7 @@ impl<'t> Section<'t> {
     /// A text that has to be there.
     pub(crate) fn required(&mut self, key: &'static str, problems: &mut Problems<'_>) -> Option<Spanned<String>> {
         if !self.table.contains_key(key) {
-            self.asked.push(key);
+            self.ask(key);
             problems.add(&self.at.clone(), format!("`{}` is missing", self.full(key)), None);
             return None;
         }
@@ -190,6 +215,9 @@ impl<'t> Section<'t> {
         choices: &[(&str, T)],
         problems: &mut Problems<'_>,
     ) -> Option<T> {
+        if let Kind::Choice(words) | Kind::ForEach(words) = self.kind(key) {
+            debug_assert_eq!(words, choices.iter().map(|(word, _)| *word).collect::<Vec<_>>(), "words of `{key}`");
+        }
         let text = self.text(key, problems)?;
         let found = choices.iter().find(|(name, _)| *name == text.value).map(|(_, value)| *value);
         if found.is_none() {
@@ -200,8 +228,9 @@ impl<'t> Section<'t> {
         found
     }
 
-    /// A number that is not smaller than this.
-    pub(crate) fn at_least(&mut self, key: &'static str, least: f64, problems: &mut Problems<'_>) -> Option<f64> {
+    /// A number that is not smaller than the described one.
+    pub(crate) fn at_least(&mut self, key: &'static str, problems: &mut Problems<'_>) -> Option<f64> {
+        let Kind::AtLeast(least) = self.kind(key) else { panic!("`{key}` is described as another type") };
         let (item, at) = self.get(key)?;
         let number = item.as_float().and_then(|float| float.as_str().parse::<f64>().ok());
         let number = number.or_else(|| whole(item).map(|whole| whole as f64));
@@ -212,15 +241,14 @@ impl<'t> Section<'t> {
         good
     }
 
-    /// A whole number in a range.
-    pub(crate) fn number(&mut self, key: &'static str, range: Range<i64>, problems: &mut Problems<'_>) -> Option<i64> {
+    /// A whole number in the described range.
+    pub(crate) fn number(&mut self, key: &'static str, problems: &mut Problems<'_>) -> Option<i64> {
+        let Kind::Whole(least, most) = self.kind(key) else { panic!("`{key}` is described as another type") };
         let (item, at) = self.get(key)?;
         match whole(item) {
-            Some(number) if range.contains(&number) => Some(number),
+            Some(number) if (least..=most).contains(&number) => Some(number),
             _ => {
-                let what =
-                    format!("`{}` is not a whole number from {} to {}", self.full(key), range.start, range.end - 1);
-                problems.add(&at, what, None);
+                problems.add(&at, format!("`{}` is not a whole number from {least} to {most}", self.full(key)), None);
                 None
             }
         }
@@ -287,19 +315,30 @@ impl<'t> Section<'t> {
         pairs
     }
 
-    /// Calls every key that was not asked for unknown.
+    /// A whole number in the described range, by default the described one.
+    pub(crate) fn number_or_default(&mut self, key: &'static str, problems: &mut Problems<'_>) -> i64 {
+        let Some(Default::Number(default)) = self.described.key(key).map(|key| key.default) else {
+            panic!("`{key}` is described without a number as its default")
+        };
+        self.number(key, problems).unwrap_or(default)
+    }
+
+    /// Calls every key without a description unknown.
     pub(crate) fn finish(self, problems: &mut Problems<'_>) {
+        let known = || self.described.keys.iter().map(|key| key.name);
+        debug_assert!(
+            known().all(|key| self.asked.contains(&key)),
+            "`[{}]`: not every described key is read",
+            self.name
+        );
         for name in self.table.keys() {
             let key = name.get_ref().as_ref();
-            if self.asked.contains(&key) {
+            if known().any(|known| known == key) {
                 continue;
             }
             let place = if self.name.is_empty() { String::new() } else { format!(" in `[{}]`", self.name) };
-            let hint = nearest(key, self.asked.iter().copied()).or_else(|| {
-                Some(format!(
-                    "known here: {}",
-                    self.asked.iter().map(|k| format!("`{k}`")).collect::<Vec<_>>().join(", ")
-                ))
+            let hint = nearest(key, known()).or_else(|| {
+                Some(format!("known here: {}", known().map(|k| format!("`{k}`")).collect::<Vec<_>>().join(", ")))
             });
             problems.add(&name.span(), format!("unknown key `{key}`{place}"), hint);
         }

@@ -170,7 +170,7 @@ fn local(link: &str, root: &Path) -> String {
     match link.strip_prefix("file://") {
         Some(path) => path.to_owned(),
         None if link.contains("://") => link.to_owned(),
-        None => root.join(link).to_string_lossy().into_owned(),
+        None => root.join(link.trim_start_matches("./")).to_string_lossy().into_owned(),
     }
 }
 

@@ -1,0 +1,173 @@
+//! Asks a registry of this machine for many blobs over one connection.
+//!
+//! The way to such a registry is short, so that preparing each request costs more than the request itself. Only a plain 200 counts here:
+//! a blob with any other answer is asked for again by [`Client::has_blob`], which knows challenges, redirects, refusals and retries.
+
+use super::auth::Means;
+use super::exchange::pull;
+use super::survey::some_at_once;
+use super::{Client, Endpoint};
+use crate::process;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpStream, ToSocketAddrs as _};
+use std::time::Duration;
+use xtask_model::fault::Fault;
+use xtask_model::spec::reference::{Digest, Repository};
+
+/// The longest silence. A slower registry is asked in the usual way, which waits longer.
+const SILENCE: Duration = Duration::from_secs(1);
+
+/// The longest head of an answer.
+const HEAD: u64 = 16 << 10;
+
+impl Client {
+    /// Whether the repository has each of the blobs, asked over `connections` at a time.
+    pub fn has_blobs(
+        &self,
+        repository: &Repository,
+        digests: &[Digest],
+        connections: usize,
+    ) -> Result<Vec<bool>, Fault> {
+        let parts: Vec<&[Digest]> = digests.chunks(digests.len().div_ceil(connections).max(1)).collect();
+        let found = some_at_once(connections, &parts, |part| {
+            let (endpoint, url) = self.of(repository, "blobs/")?;
+            let here = !url.is_https() && url.is_loopback();
+            let present = if here { self.in_a_row(&endpoint, repository, part)? } else { 0 };
+            let asked = part[present..].iter().map(|digest| self.has_blob(repository, digest));
+            std::iter::repeat_n(Ok(true), present).chain(asked).collect::<Result<Vec<bool>, Fault>>()
+        })?;
+        Ok(found.concat())
+    }
+
+    /// Number of blobs from the first that the registry says it has, up to one about which it says anything else.
+    fn in_a_row(&self, endpoint: &Endpoint, repository: &Repository, digests: &[Digest]) -> Result<usize, Fault> {
+        let means =
+            Means { transport: &self.transport, credentials: &self.options.credentials, options: &self.options };
+        let authorization = self.auth.header(&means, endpoint, &pull(repository))?;
+        let authorization = authorization.map(|value| format!("Authorization: {value}\r\n")).unwrap_or_default();
+        let (host, path) = (endpoint.base.authority(), repository.path());
+        let agent = concat!("xtask/", env!("CARGO_PKG_VERSION"));
+        let Some(mut connection) = connect(endpoint) else { return Ok(0) };
+        for (count, digest) in digests.iter().enumerate() {
+            process::interrupted()?;
+            let request = format!(
+                "HEAD /v2/{path}/blobs/{digest} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: {agent}\r\nAccept: */*\r\n{authorization}\r\n"
+            );
+            match ask(&mut connection, &request) {
+                Some(Said::Present) => {}
+                Some(Said::PresentAndClosed) => return Ok(count + 1),
+                None => return Ok(count),
+            }
+        }
+        Ok(digests.len())
+    }
+}
+
+/// What a registry says of a blob that it has.
+enum Said {
+    Present,
+    /// It ends the connection.
+    PresentAndClosed,
+}
+
+fn connect(endpoint: &Endpoint) -> Option<BufReader<TcpStream>> {
+    let url = &endpoint.base;
+    let address = (url.host(), url.port()).to_socket_addrs().ok()?.next()?;
+    let stream = TcpStream::connect_timeout(&address, SILENCE).ok()?;
+    stream.set_nodelay(true).ok()?;
+    stream.set_read_timeout(Some(SILENCE)).ok()?;
+    stream.set_write_timeout(Some(SILENCE)).ok()?;
+    Some(BufReader::new(stream))
+}
+
+/// Sends one request and reads the head of its answer; a HEAD's has no body. Nothing where it is anything but a plain 200.
+fn ask(connection: &mut BufReader<TcpStream>, request: &str) -> Option<Said> {
+    connection.get_mut().write_all(request.as_bytes()).ok()?;
+    let mut head = connection.take(HEAD);
+    let mut line = String::new();
+    head.read_line(&mut line).ok()?;
+    if !line.starts_with("HTTP/1.1 200 ") {
+        return None;
+    }
+    let mut said = Said::Present;
+    loop {
+        line.clear();
+        head.read_line(&mut line).ok()?;
+        match line.as_str() {
+            "\r\n" => return Some(said),
+            other if !other.ends_with("\r\n") => return None,
+            other if other.trim_end().eq_ignore_ascii_case("connection: close") => said = Said::PresentAndClosed,
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::Options;
+    use std::net::TcpListener;
+    use std::sync::Mutex;
+
+    /// A registry that gives each connection the next of these lists of answers; it returns what was asked of each.
+    fn registry(answers: &[&[&str]], digests: &[Digest]) -> (Result<Vec<bool>, Fault>, Vec<Vec<String>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let repository: Repository = format!("{}/some/app", listener.local_addr().unwrap()).parse().unwrap();
+        let asked = Mutex::new(Vec::new());
+        let found = std::thread::scope(|scope| {
+            let serve = scope.spawn(|| {
+                for answers in answers {
+                    let mut connection = BufReader::new(listener.accept().unwrap().0);
+                    let mut questions = Vec::new();
+                    for answer in *answers {
+                        let mut line = String::new();
+                        connection.read_line(&mut line).unwrap();
+                        questions.push(line.trim_end().to_owned());
+                        while connection.read_line(&mut line).is_ok_and(|bytes| bytes > 2) {}
+                        connection.get_mut().write_all(answer.as_bytes()).unwrap();
+                    }
+                    asked.lock().unwrap().push(questions);
+                }
+            });
+            let client = Client::new(Options { tries: 1, ..Options::default() });
+            let found = client.has_blobs(&repository, digests, 1);
+            serve.join().unwrap();
+            found
+        });
+        (found, asked.into_inner().unwrap())
+    }
+
+    const YES: &str = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n";
+    const LAST: &str = "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n";
+    const ABSENT: &str = "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    const PROVEN: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    const BROKEN: &str = "HTTP/1.1 200 OK\r\nContent-Le";
+
+    fn digests() -> Vec<Digest> {
+        ["one", "two", "three"].map(|text| Digest::of(text.as_bytes())).to_vec()
+    }
+
+    #[test]
+    fn blobs_that_are_there_take_one_connection() {
+        let (found, asked) = registry(&[&[YES, YES, YES]], &digests());
+        assert_eq!(found.unwrap(), [true; 3]);
+        assert_eq!(asked[0].len(), 3);
+        assert_eq!(asked[0][1], format!("HEAD /v2/some/app/blobs/{} HTTP/1.1", digests()[1]));
+        let (found, _) = registry(&[], &[]);
+        assert!(found.unwrap().is_empty());
+    }
+
+    #[test]
+    fn anything_but_a_plain_answer_is_asked_again_in_the_usual_way() {
+        // The question that proves the registry follows the first bare 404.
+        let (found, asked) = registry(&[&[YES, ABSENT], &[ABSENT], &[PROVEN], &[LAST]], &digests());
+        assert_eq!(found.unwrap(), [true, false, true]);
+        assert!(asked[1][0].contains(&digests()[1].to_string()), "{asked:?}");
+        let (found, _) = registry(&[&[LAST], &[LAST], &[LAST]], &digests());
+        assert_eq!(found.unwrap(), [true; 3], "a connection that ends");
+        let (found, _) = registry(&[&[BROKEN], &[ABSENT], &[PROVEN]], &digests()[..1]);
+        assert_eq!(found.unwrap(), [false], "half an answer says nothing");
+        let (found, _) = registry(&[&[], &["HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"]], &digests()[..1]);
+        found.unwrap_err();
+    }
+}

@@ -1,0 +1,489 @@
+//! Every table and key of `images.toml`: its type, default, engines and meaning.
+//!
+//! The parser, the reference and the JSON Schema all read this one table. A [`Section`](super::toml_reader::Section) takes ranges from it, calls
+//! every other key unknown, and asserts that it reads each key of its table.
+
+use std::fmt;
+
+/// A table of the policy.
+#[derive(Debug)]
+pub struct Table {
+    /// Full name, `root.debian`; empty for the whole file.
+    pub name: &'static str,
+    pub meaning: &'static str,
+    /// In the order of the reference.
+    pub keys: &'static [Key],
+}
+
+/// A key of a table.
+#[derive(Debug)]
+pub struct Key {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub default: Default,
+    pub engine: Engine,
+    /// A phrase in Markdown, without a full stop at its end.
+    pub meaning: &'static str,
+}
+
+/// The type of a value.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Kind {
+    /// A string that is not empty.
+    Text,
+    /// A path of a file in the repository.
+    Path,
+    /// Numbers with dots between: `3.12`.
+    Version,
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    /// A whole number between these two, both included.
+    Whole(i64, i64),
+    /// A number that is not smaller.
+    AtLeast(f64),
+    Boolean,
+    /// A list of strings.
+    Texts,
+    /// A list of these words.
+    Choices(&'static [&'static str]),
+    /// A list of platforms, `linux/amd64`.
+    Platforms,
+    /// Strings by any name.
+    Map,
+    /// Some of these words by any name.
+    MapOf(&'static [&'static str]),
+    /// A table of its own, in [`TABLES`].
+    Table,
+    /// Tables of a list, `[[step]]`; in [`TABLES`].
+    Tables,
+    /// One of these words for both engines, or a table with one for each.
+    ForEach(&'static [&'static str]),
+}
+
+/// The value of a key that is not written.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Default {
+    /// The key must be written.
+    Required,
+    /// Nothing.
+    None,
+    /// This string.
+    Text(&'static str),
+    /// This number.
+    Number(i64),
+    /// This value, as TOML spells it.
+    Toml(&'static str),
+    /// A value that follows from others, in Markdown.
+    Derived(&'static str),
+}
+
+/// Which engine uses a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    Both,
+    /// Each has a value of its own.
+    Each,
+    Docker,
+    Native,
+}
+
+impl fmt::Display for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Both => "both",
+            Self::Each => "each its own",
+            Self::Docker => "docker",
+            Self::Native => "native",
+        })
+    }
+}
+
+impl Table {
+    /// The key of this name.
+    pub fn key(&self, name: &str) -> Option<&'static Key> {
+        self.keys.iter().find(|key| key.name == name)
+    }
+
+    /// The table's header in the file: `[base]`, or `[[step]]` for a list.
+    pub fn header(&self) -> String {
+        let (above, name) = self.name.rsplit_once('.').unwrap_or(("", self.name));
+        let is_list = table(above).key(name).is_some_and(|key| key.kind == Kind::Tables);
+        if is_list { format!("[[{}]]", self.name) } else { format!("[{}]", self.name) }
+    }
+}
+
+/// The table of this full name.
+pub fn table(name: &str) -> &'static Table {
+    TABLES.iter().find(|table| table.name == name).expect("every table that is read has a description")
+}
+
+const fn key(name: &'static str, kind: Kind, default: Default, meaning: &'static str) -> Key {
+    Key { name, kind, default, engine: Engine::Both, meaning }
+}
+
+const fn of(engine: Engine, key: Key) -> Key {
+    Key { engine, ..key }
+}
+
+/// As [`DEFAULT_DOCUMENTS`](crate::image::verification::DEFAULT_DOCUMENTS), which a test compares.
+const DOCUMENTS: &str = "[\"**/*.md\", \"**/*.rst\", \"docs\", \"LICENSE*\", \"CODEOWNERS\", \".github/CODEOWNERS\", \
+                         \".github/ISSUE_TEMPLATE\", \".github/PULL_REQUEST_TEMPLATE\"]";
+const COMPRESSIONS: &[&str] = &["gzip", "zstd"];
+
+/// Every table, in the order of the reference.
+pub const TABLES: &[Table] = &[
+    Table {
+        name: "",
+        meaning: "The whole file.",
+        keys: &[
+            key("project", Kind::Table, Default::Required, "the project as a whole"),
+            key("root", Kind::Table, Default::Required, "the operating system and Python"),
+            key("base", Kind::Table, Default::None, "the base image"),
+            key("app", Kind::Table, Default::None, "the app image"),
+            key("smoke", Kind::Table, Default::None, "smoke tests"),
+            key("step", Kind::Tables, Default::None, "programs and checks around a build"),
+            key("ci", Kind::Table, Default::None, "generated workflows"),
+        ],
+    },
+    Table {
+        name: "project",
+        meaning: "The project as a whole.",
+        keys: &[
+            key("name", Kind::Text, Default::Required, "name of the project"),
+            key(
+                "registry",
+                Kind::Text,
+                Default::Required,
+                "registry host and the path prefix of all repositories; `--registry` or `XTASK_REGISTRY` replaces it",
+            ),
+            key(
+                "insecure-registries",
+                Kind::Texts,
+                Default::None,
+                "registries (`host:port`) that use plain HTTP, besides those on loopback; Docker's engine has its own setting of that name",
+            ),
+            key(
+                "source",
+                Kind::Text,
+                Default::None,
+                "URL of the source, for the label `org.opencontainers.image.source`",
+            ),
+            key("default-branch", Kind::Text, Default::Text("main"), "the branch that moves `latest`"),
+            key(
+                "engine",
+                Kind::Choice(&["auto", "docker", "native"]),
+                Default::Text("auto"),
+                "what builds; `auto` is docker where it answers, native otherwise. `--engine` replaces it",
+            ),
+            key(
+                "moving-tags",
+                Kind::Choices(&["branch", "latest"]),
+                Default::Toml("[\"branch\", \"latest\"]"),
+                "moving tags to publish. Use `[]` for a registry with immutable tags (Amazon ECR, Google Artifact Registry)",
+            ),
+            key(
+                "shared-tags",
+                Kind::Choice(&["ci", "anywhere"]),
+                Default::Text("ci"),
+                "who sets `latest` and the tags of commits and versions: `ci`, after the tests, or every `--push`. A registry on this machine takes them from everybody",
+            ),
+            key(
+                "allow-ignored",
+                Kind::Texts,
+                Default::None,
+                "files that an image may contain although git ignores them, as patterns of an ignore file. Without it such a file is an error. An image with such a file gets no tag of the commit, and `latest` stays",
+            ),
+            key("platforms", Kind::Platforms, Default::Derived("this machine's"), "platforms of a complete image"),
+        ],
+    },
+    Table {
+        name: "root",
+        meaning: "The operating system and Python.",
+        keys: &[
+            key(
+                "image",
+                Kind::Text,
+                Default::Required,
+                "the root image by tag; `cargo xtask lock` writes its digests to `images.lock`",
+            ),
+            key(
+                "python",
+                Kind::Version,
+                Default::Required,
+                "the root's Python, for which requirements are resolved: `3.12`",
+            ),
+            key(
+                "fallback",
+                Kind::Choice(&["debian"]),
+                Default::None,
+                "build a root from Debian packages if the network does not reach the registry of `image` (no name, no route, no connection). A registry that answers with an error is an error. `--locked` refuses the fallback",
+            ),
+            key(
+                "fallback-publishes",
+                Kind::Choice(&["never", "loopback", "always"]),
+                Default::Text("never"),
+                "where images on the fallback root get tags of commits, branches and versions, and `latest`; `loopback` is a registry on this machine. Elsewhere they have only their fingerprint's tag",
+            ),
+            key("debian", Kind::Table, Default::None, "the fallback root"),
+        ],
+    },
+    Table {
+        name: "root.debian",
+        meaning: "The fallback root; needs `fallback = \"debian\"`.",
+        keys: &[
+            key("suite", Kind::Text, Default::Text("trixie"), "release of Debian"),
+            key(
+                "python",
+                Kind::Version,
+                Default::Derived("the release's"),
+                "Python of that release; may not be older than `root.python`",
+            ),
+            key("packages", Kind::Texts, Default::None, "Debian packages besides Python's own"),
+        ],
+    },
+    Table {
+        name: "base",
+        meaning: "The base image: root, locked Python packages, system libraries, user.",
+        keys: &[
+            key("repository", Kind::Text, Default::Derived("`NAME-base`"), "name of its repository under the registry"),
+            key("dockerfile", Kind::Path, Default::Text("dockerfiles/Dockerfile.base"), "its Dockerfile"),
+            key("requirements", Kind::Path, Default::Text("requirements-enhanced.txt"), "the required Python packages"),
+            key(
+                "lock",
+                Kind::Path,
+                Default::Text("requirements-enhanced.lock"),
+                "the locked packages; `cargo xtask lock` writes it",
+            ),
+            key(
+                "installer",
+                Kind::Path,
+                Default::Text("dockerfiles/installer.lock"),
+                "the installer with version and hashes; `cargo xtask lock` writes it",
+            ),
+            key("args", Kind::Map, Default::None, "build arguments, each declared by an `ARG`; part of the key"),
+            key(
+                "tag-length",
+                Kind::Whole(8, 64),
+                Default::Number(12),
+                "hexadecimal digits of the fingerprint in the tag",
+            ),
+            key(
+                "epoch",
+                Kind::Whole(0, u32::MAX as i64 - 1),
+                Default::Number(0),
+                "raise it to rebuild everything once",
+            ),
+            of(
+                Engine::Each,
+                key(
+                    "compression",
+                    Kind::ForEach(COMPRESSIONS),
+                    Default::Text("gzip"),
+                    "compression of layers. The native engine writes zstd at a seventh of the speed of gzip, and not smaller; docker does not recompress layers of its build cache",
+                ),
+            ),
+            of(
+                Engine::Native,
+                key(
+                    "stages",
+                    Kind::MapOf(&["python-packages", "user"]),
+                    Default::None,
+                    "the recipe that builds a stage of the Dockerfile without running it, by the stage's name. A stage with other instructions than the recipe's is refused with its line",
+                ),
+            ),
+        ],
+    },
+    Table {
+        name: "base.compression",
+        meaning: "One compression for each engine.",
+        keys: &[
+            of(
+                Engine::Docker,
+                key("docker", Kind::Choice(COMPRESSIONS), Default::Text("gzip"), "layers that docker builds"),
+            ),
+            of(
+                Engine::Native,
+                key(
+                    "native",
+                    Kind::Choice(COMPRESSIONS),
+                    Default::Text("gzip"),
+                    "layers that the native engine builds",
+                ),
+            ),
+        ],
+    },
+    Table {
+        name: "app",
+        meaning: "The app image: base, code, templates, binary.",
+        keys: &[
+            key("repository", Kind::Text, Default::Derived("`NAME`"), "name of its repository under the registry"),
+            key(
+                "dockerfile",
+                Kind::Path,
+                Default::Text("dockerfiles/Dockerfile.fast"),
+                "the Dockerfile that copies onto the base",
+            ),
+            of(
+                Engine::Docker,
+                key("enhanced", Kind::Path, Default::None, "the Dockerfile that builds everything from scratch"),
+            ),
+            key("args", Kind::Map, Default::None, "build arguments of both Dockerfiles; part of the key"),
+            key("binary", Kind::Table, Default::None, "a program that cargo compiles on the host"),
+        ],
+    },
+    Table {
+        name: "app.binary",
+        meaning: "A program that cargo compiles on the host. The Dockerfile gets its path as `BINARY`.",
+        keys: &[
+            key("package", Kind::Text, Default::Required, "the cargo package"),
+            key("name", Kind::Text, Default::Derived("the package's"), "the binary in it"),
+            key("profile", Kind::Text, Default::Text("release"), "the cargo profile"),
+            key(
+                "glibc",
+                Kind::Version,
+                Default::None,
+                "newest glibc symbol version of the root: a binary that needs a newer one is refused. Not checked by default",
+            ),
+            of(
+                Engine::Docker,
+                key(
+                    "rust-image",
+                    Kind::Text,
+                    Default::None,
+                    "image with cargo for `app.enhanced`. If it cannot be pulled, the host's toolchain of rustup compiles, or Debian's cargo",
+                ),
+            ),
+            key(
+                "embeds",
+                Kind::Boolean,
+                Default::Toml("false"),
+                "`true` if the binary is compiled from files that the image copies too: they then count for both. Without it a build refuses such a binary",
+            ),
+        ],
+    },
+    Table {
+        name: "smoke",
+        meaning: "What `cargo xtask smoke` and the step `smoke` check in a built image.",
+        keys: &[
+            key("user", Kind::Whole(0, u32::MAX as i64 - 1), Default::None, "the user, as `id -u` prints it"),
+            key("run", Kind::Tables, Default::None, "programs to run in the image"),
+            key("serve", Kind::Table, Default::None, "a server to start and ask for a page"),
+        ],
+    },
+    Table {
+        name: "smoke.run",
+        meaning: "A program to run in the image, with the image's own entry point.",
+        keys: &[
+            key("name", Kind::Text, Default::Required, "name in reports"),
+            key(
+                "contains",
+                Kind::Text,
+                Default::Required,
+                "text that the output must contain; `{version}` is the package's version",
+            ),
+            key("args", Kind::Texts, Default::None, "arguments"),
+        ],
+    },
+    Table {
+        name: "smoke.serve",
+        meaning: "A server to start and ask for a page.",
+        keys: &[
+            key("args", Kind::Texts, Default::None, "arguments"),
+            key("url", Kind::Text, Default::Required, "the page's URL, within the container"),
+            key("contains", Kind::Text, Default::Required, "text that the page must contain"),
+            key("seconds", Kind::Whole(1, 600), Default::Number(20), "seconds in which the server must answer"),
+        ],
+    },
+    Table {
+        name: "step",
+        meaning: "A program or check around a build. Steps run in file order.",
+        keys: &[
+            key("name", Kind::Text, Default::Required, "name in reports: letters, digits, `.`, `_` and `-`"),
+            key(
+                "after",
+                Kind::Choice(&["build", "push"]),
+                Default::Text("build"),
+                "when it runs: before anything is published, or after",
+            ),
+            key("only", Kind::Choice(&["ci"]), Default::None, "run it only where `CI` is set"),
+            key(
+                "images",
+                Kind::Choices(&["base", "app", "enhanced"]),
+                Default::Toml("[\"app\", \"enhanced\"]"),
+                "the images it runs for",
+            ),
+            key(
+                "uses",
+                Kind::Choice(&["smoke", "size-budget"]),
+                Default::None,
+                "a built-in check; either this or `run`",
+            ),
+            key("run", Kind::Texts, Default::None, "a program with its arguments; either this or `uses`"),
+            key("max", Kind::Text, Default::None, "largest compressed size, `400 MB`; for `uses = \"size-budget\"`"),
+        ],
+    },
+    Table {
+        name: "ci",
+        meaning: "What `cargo xtask workflows` writes beyond the rest of the policy.",
+        keys: &[
+            key(
+                "runners",
+                Kind::Map,
+                Default::Derived("GitHub's own"),
+                "label of the runner that builds a platform, by platform",
+            ),
+            key(
+                "schedule",
+                Kind::Text,
+                Default::Text("17 4 * * 1"),
+                "when everything is rebuilt for security updates, as the five fields of cron, in UTC",
+            ),
+            key("timeout-minutes", Kind::Whole(1, 360), Default::Number(60), "time limit of a job that builds"),
+            key(
+                "cluster",
+                Kind::Choice(&["k3d"]),
+                Default::None,
+                "gives the tests a Kubernetes cluster, which `KUBECONFIG` names",
+            ),
+            key(
+                "laptops",
+                Kind::Choices(&["macos"]),
+                Default::None,
+                "a job for each processor of these systems compiles xtask and runs `cargo xtask test --quick`",
+            ),
+            key(
+                "gate-factor",
+                Kind::AtLeast(1.0),
+                Default::None,
+                "CI fails if the last five fast builds took this many times as long as the five before, on the same kind of machine, with the same engine, for the same kind of edit",
+            ),
+            key(
+                "engine",
+                Kind::Choice(&["docker", "native"]),
+                Default::Text("docker"),
+                "the engine of CI's builds. With `native`, one job builds every platform of a change that compiles nothing",
+            ),
+            key(
+                "documents",
+                Kind::Texts,
+                Default::Toml(DOCUMENTS),
+                "patterns of files whose change needs only the checks of documents",
+            ),
+            key("tests", Kind::Tables, Default::None, "commands that are enough to test a change of some paths"),
+        ],
+    },
+    Table {
+        name: "ci.tests",
+        meaning: "A command that is enough to test a change of some paths. The first entry that covers every changed file counts; without one, all tests run.",
+        keys: &[
+            key(
+                "name",
+                Kind::Text,
+                Default::Required,
+                "name: lowercase letters, digits and `-`; not `all`, `none` or `documents`",
+            ),
+            key("paths", Kind::Texts, Default::Required, "patterns of the paths, as in an ignore file"),
+            key("run", Kind::Texts, Default::Required, "the program with its arguments"),
+        ],
+    },
+];

@@ -1,0 +1,183 @@
+//! Which tests a commit must pass before CI gives its images a shared tag: a pure function of the changed paths and the policy.
+//!
+//! Unknown never means untested: paths that cannot be compared need every test.
+
+use crate::image::change::Purpose;
+use crate::spec::ignore::Ignore;
+use serde::Serialize;
+use std::fmt;
+
+/// The name of the tests that documents need, in CI's outputs and in `cargo xtask ci --only`.
+pub const DOCUMENTS: &str = "documents";
+
+/// The documents of a repository whose policy has no `[ci] documents`. Docker's ignore patterns.
+pub const DEFAULT_DOCUMENTS: [&str; 8] = [
+    "**/*.md",
+    "**/*.rst",
+    "docs",
+    "LICENSE*",
+    "CODEOWNERS",
+    ".github/CODEOWNERS",
+    ".github/ISSUE_TEMPLATE",
+    ".github/PULL_REQUEST_TEMPLATE",
+];
+
+/// `[[ci.tests]]`: tests that are enough for a change of certain paths.
+#[derive(Clone, Debug)]
+pub struct Selected {
+    /// Name in CI's outputs and in `cargo xtask ci --only`.
+    pub name: String,
+    /// The paths, from the policy's folder.
+    pub paths: Ignore,
+    /// The program that tests them, with its arguments.
+    pub run: Vec<String>,
+}
+
+/// The tests that a change needs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "tests", content = "name")]
+pub enum Needed {
+    /// None: the commit passed its tests before, or equals the revision that it is compared with.
+    None,
+    /// The checks of documents.
+    Documents,
+    /// Those of one `[[ci.tests]]`, after the checks of documents.
+    Selected(String),
+    /// All of them.
+    All,
+}
+
+impl fmt::Display for Needed {
+    /// The value of CI's output `tests`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Documents => DOCUMENTS,
+            Self::Selected(name) => name,
+            Self::All => "all",
+        })
+    }
+}
+
+/// What decides about the tests.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts<'a> {
+    /// What started the run.
+    pub purpose: Purpose,
+    /// Changed paths from the policy's folder, with `..` where they are outside of it; or why they are unknown.
+    pub changed: Result<&'a [String], &'a str>,
+    /// The registry tag of this commit, where it names this commit's app: CI writes it after the tests.
+    pub tested: Option<&'a str>,
+}
+
+/// Returns the tests that are needed, and the reason.
+pub fn needed(facts: &Facts<'_>, documents: &Ignore, selected: &[Selected]) -> (Needed, String) {
+    if facts.purpose != Purpose::Change {
+        return match facts.tested {
+            Some(tag) => (Needed::None, format!("the commit passed its tests before: they wrote the tag `{tag}`")),
+            None => (Needed::All, "no tag in the registry shows that the commit passed its tests".to_owned()),
+        };
+    }
+    let changed = match facts.changed {
+        Ok(changed) => changed,
+        Err(why) => return (Needed::All, format!("the changed files are unknown: {why}")),
+    };
+    let Some(example) = changed.first() else { return (Needed::None, "no file changed".to_owned()) };
+    let rest: Vec<&String> = changed.iter().filter(|path| !documents.ignores(path.as_bytes())).collect();
+    let Some(first) = rest.first() else {
+        return (Needed::Documents, format!("only documents changed ({})", some(example, changed.len())));
+    };
+    let covers = |tests: &&Selected| rest.iter().all(|path| tests.paths.ignores(path.as_bytes()));
+    match selected.iter().find(covers) {
+        Some(tests) => {
+            let why =
+                format!("`[[ci.tests]]` `{}` covers every changed file ({})", tests.name, some(first, rest.len()));
+            (Needed::Selected(tests.name.clone()), why)
+        }
+        None => {
+            let other = |path: &&&String| !selected.iter().any(|tests| tests.paths.ignores(path.as_bytes()));
+            let example = rest.iter().find(other).unwrap_or(first);
+            (Needed::All, format!("no smaller set of tests covers `{example}`"))
+        }
+    }
+}
+
+/// A path, and how many more there are.
+fn some(path: &str, count: usize) -> String {
+    if count > 1 { format!("`{path}` and {} more", count - 1) } else { format!("`{path}`") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ignore(patterns: &[&str]) -> Ignore {
+        Ignore::from_patterns(patterns.iter().copied()).unwrap()
+    }
+
+    #[track_caller]
+    fn check(purpose: Purpose, changed: Result<&[&str], &str>, tested: Option<&str>, expected: &str, reason: &str) {
+        let changed = changed.map(|paths| paths.iter().map(|path| (*path).to_owned()).collect::<Vec<_>>());
+        let facts = Facts { purpose, changed: changed.as_deref().map_err(|why| *why), tested };
+        let pages = |name: &str, path: &str| Selected {
+            name: name.to_owned(),
+            paths: ignore(&[path]),
+            run: vec!["true".to_owned()],
+        };
+        let selected = [pages("pages", "templates"), pages("worker", "forecaster/**")];
+        let (needed, why) = needed(&facts, &ignore(&DEFAULT_DOCUMENTS), &selected);
+        assert_eq!((needed.to_string().as_str(), why.as_str()), (expected, reason));
+    }
+
+    #[test]
+    fn a_change_needs_the_smallest_set_of_tests_that_covers_all_its_files() {
+        let change = |changed: &[&str], expected: &str, reason: &str| {
+            check(Purpose::Change, Ok(changed), None, expected, reason);
+        };
+        change(&[], "none", "no file changed");
+        change(&["README.md"], "documents", "only documents changed (`README.md`)");
+        change(&["a/b.md", "docs/x.svg"], "documents", "only documents changed (`a/b.md` and 1 more)");
+        change(
+            &["README.md", "templates/a.html"],
+            "pages",
+            "`[[ci.tests]]` `pages` covers every changed file (`templates/a.html`)",
+        );
+        change(
+            &["forecaster/a/b.py"],
+            "worker",
+            "`[[ci.tests]]` `worker` covers every changed file (`forecaster/a/b.py`)",
+        );
+        change(&["templates/a.html", "src/x.rs"], "all", "no smaller set of tests covers `src/x.rs`");
+        change(&["templates/a.html", "forecaster/b.py"], "all", "no smaller set of tests covers `templates/a.html`");
+        change(&["README.mdx"], "all", "no smaller set of tests covers `README.mdx`");
+        change(&["../other/templates/a"], "all", "no smaller set of tests covers `../other/templates/a`");
+    }
+
+    #[test]
+    fn what_is_unknown_needs_every_test() {
+        check(
+            Purpose::Change,
+            Err("the clone is shallow"),
+            Some("0123"),
+            "all",
+            "the changed files are unknown: the clone is shallow",
+        );
+    }
+
+    #[test]
+    fn a_release_needs_no_tests_only_where_the_registry_shows_that_they_passed() {
+        for purpose in [Purpose::Release, Purpose::Schedule, Purpose::Manual] {
+            let tag = Some("0123456789ab");
+            check(
+                purpose,
+                Err("x"),
+                tag,
+                "none",
+                "the commit passed its tests before: they wrote the tag `0123456789ab`",
+            );
+            let untested = "no tag in the registry shows that the commit passed its tests";
+            check(purpose, Ok(&[]), None, "all", untested);
+            check(purpose, Ok(&["README.md"]), None, "all", untested);
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! Builds images: a valid request, then facts, then the plan, then its execution.
+//!
+//! `facts` gathers everything first and has `xtask_model::image::plan` decide. `order` turns an image of the plan into an order that
+//! names no engine; `docker` and `native` translate it. Tags are written last, by `tagging`.
+
+mod buildable;
+mod checks;
+mod claims;
+mod docker;
+mod engine;
+mod execution;
+mod export;
+mod facts;
+mod layouts;
+mod native;
+mod order;
+mod record;
+mod request;
+mod root;
+mod sources;
+mod tagging;
+
+pub use claims::survey as compare_with_commit;
+pub use facts::{TreePlan, base_fingerprint, key_file, pinned_base, plan_tree};
+pub use layouts::lock as lock_images;
+pub use request::Request;
+pub use root::{debian_recipe, local_root, resolve_root, single_try_client};
+pub use sources::{Sources, Unreadable, one_line};
+pub use xtask_model::image::plan::Target;
+
+use crate::flags::{BuildFlags, Global};
+use crate::leftovers;
+use checks::Checks;
+use record::Trace;
+use std::cell::OnceCell;
+use std::path::Path;
+use xtask_host::docker::Docker;
+use xtask_host::docker::engine as private;
+use xtask_host::linux;
+use xtask_host::registry::Client;
+use xtask_host::tree::facts::Tree;
+use xtask_model::fault::Fault;
+use xtask_model::image::plan::{Decision, Plan};
+use xtask_model::image::policy::Registry;
+use xtask_model::record::report::{ImageReport, Report};
+use xtask_model::spec::reference::{Platform, Reference};
+
+/// A request for one tree, with the connections that serve it.
+struct Context<'t> {
+    tree: &'t Tree,
+    request: Request,
+    client: Client,
+    docker: OnceCell<Docker>,
+    /// Checks that published images are whole.
+    checks: Checks,
+}
+
+impl<'t> Context<'t> {
+    fn new(tree: &'t Tree, request: Request) -> Self {
+        Self { tree, request, client: tree.client(), docker: OnceCell::new(), checks: Checks::default() }
+    }
+
+    fn docker(&self) -> Result<&Docker, Fault> {
+        if let Some(docker) = self.docker.get() {
+            return Ok(docker);
+        }
+        let docker = Docker::find(&self.tree.root)?;
+        let docker = match &self.request.builder {
+            Some(name) => docker.reaching(name)?,
+            None => docker,
+        };
+        Ok(self.docker.get_or_init(|| docker))
+    }
+}
+
+/// Builds, publishes if asked to, and reports. With `--dry-run` prints the plan instead, and returns no images.
+pub fn run(global: &Global, flags: &BuildFlags, target: Target) -> Result<Report, Fault> {
+    let trace = Trace::begin();
+    let tree = global.tree()?;
+    let request = Request::new(global, flags, target, &tree)?;
+    if !request.dry_run {
+        leftovers::sweep(&tree);
+    }
+    // Held while images of this machine are read and built.
+    let lock = if request.wanted.push || request.dry_run { None } else { Some(layouts::lock(&tree.images())?) };
+    let context = Context::new(&tree, request);
+    let done = build(&context, &trace);
+    if !context.request.dry_run {
+        trace.append(&context, done.as_ref().err());
+    }
+    let images = done?;
+    if let Some(image) = images.last() {
+        export::export(&context, image)?;
+    }
+    drop(lock);
+    Ok(Report { images, seconds: trace.elapsed().as_secs_f64(), peak_memory: linux::peak_memory() })
+}
+
+fn build(context: &Context<'_>, trace: &Trace) -> Result<Vec<ImageReport>, Fault> {
+    let sources = Sources::read(context.tree, context.request.wanted.target)?;
+    let planned = facts::plan_build(context, &sources)?;
+    if context.request.reuse_only {
+        planned.plan.check_reuse()?;
+    }
+    let builds = planned.plan.images().filter(|image| image.builds());
+    builds.map(|image| image.kind).try_for_each(|kind| buildable::check(context, kind))?;
+    execution::execute(context, &sources, &planned, trace)
+}
+
+/// The plan of a build, which is not executed.
+pub fn planned(global: &Global, flags: &BuildFlags, target: Target) -> Result<Plan, Fault> {
+    let flags = BuildFlags { dry_run: true, ..flags.clone() };
+    let tree = global.tree()?;
+    let context = Context::new(&tree, Request::new(global, &flags, target, &tree)?);
+    Ok(facts::plan_build(&context, &Sources::read(&tree, target)?)?.plan)
+}
+
+/// The app of this tree, where it was built already: on this machine, in a private registry that runs here, or in the registry.
+/// Builds nothing.
+///
+/// # Errors
+/// It was not built, or its name cannot be known.
+pub fn this_app(global: &Global) -> Result<Reference, Fault> {
+    let mut places = vec![(global.clone(), false)];
+    if !global.offline {
+        // `quickstart` publishes to the registry that it starts, which the policy does not name.
+        let private = if global.registry.is_none() { private_registries(&global.tree()?.root) } else { Vec::new() };
+        places.extend(private.into_iter().map(|here| (Global { registry: Some(here), ..global.clone() }, true)));
+        places.push((global.clone(), true));
+    }
+    let mut missing = None;
+    for (global, push) in places {
+        let platform = vec![Platform::host()];
+        let flags = BuildFlags { push, platform, no_latest: true, ..BuildFlags::default() };
+        let app = planned(&global, &flags, Target::App)?.app.expect("an app is planned");
+        let shown = app.shown();
+        match app.decision {
+            Decision::Reuse { digest, .. } => return Ok(app.repository.digest(digest)),
+            Decision::Build { reasons, .. } => missing = Some((shown, reasons)),
+        }
+    }
+    let (reference, reasons) = missing.expect("there is a place to look in");
+    let fault = Fault::usage(format!("the app of this tree, `{reference}`, has not been built"));
+    Err(reasons.into_iter().fold(fault, Fault::cause).hint("build it: `cargo xtask build`"))
+}
+
+/// Registries that `engine up` and `quickstart` started for this repository, and that run.
+pub fn private_registries(root: &Path) -> Vec<Registry> {
+    let running = |name| match private::status(root, name) {
+        Ok(private::Status::Running(state)) => state.registry.parse().ok(),
+        _ => None,
+    };
+    [None, Some(private::REGISTRY_ALONE)].into_iter().filter_map(running).collect()
+}

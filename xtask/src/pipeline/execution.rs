@@ -1,0 +1,377 @@
+//! Carries out the plan: compiles, builds, runs steps, publishes, reports. Every decision was made before.
+
+use super::engine::BuildEngine;
+use super::facts::{Image, Planned, key_file};
+use super::order::{self, BaseImage, labels, local_tags};
+use super::record::Trace;
+use super::sources::Sources;
+use super::tagging::{Named, Tagger};
+use super::{Context, docker, export, layouts, native};
+use crate::{announce, steps};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::thread::ScopedJoinHandle;
+use std::time::{Duration, Instant};
+use xtask_host::registry::Answer;
+use xtask_host::registry::publish::{self, Publication};
+use xtask_host::tree::binary;
+use xtask_host::tree::facts::{self, RootImage};
+use xtask_host::{clock, file, process, terminal};
+use xtask_model::fault::Fault;
+use xtask_model::image::order::{ImageOrder, Output};
+use xtask_model::image::plan::{Decision, ImagePlan, Place};
+use xtask_model::image::policy::{After, ImageKind};
+use xtask_model::image::presence::Presence;
+use xtask_model::quantity;
+use xtask_model::record::ledger;
+use xtask_model::record::report::{self, ImageReport};
+use xtask_model::spec::oci::Manifest;
+use xtask_model::spec::reference::{Digest, Platform};
+
+/// The program's compilation, in parallel with the build of the base.
+type Compilation<'scope> = ScopedJoinHandle<'scope, Result<Duration, Fault>>;
+
+struct Done {
+    base: BaseImage,
+    report: ImageReport,
+}
+
+/// Does what the plan says; a dry run prints it and returns no report.
+pub(super) fn execute(
+    context: &Context<'_>,
+    sources: &Sources<'_>,
+    planned: &Planned,
+    trace: &Trace,
+) -> Result<Vec<ImageReport>, Fault> {
+    if planned.facts.unbuilt_root {
+        let what = format!("root `{}` from Debian packages: it is not on this machine", planned.root.name);
+        terminal::step("planned", &what);
+    }
+    planned.plan.images().for_each(announce::announce);
+    let planning = trace.elapsed();
+    trace.plan(planned);
+    let execution = Execution { context, root: &planned.root, trace, tagger: Tagger::new(context) };
+    let images: Vec<Image<'_>> = planned.images(sources).collect();
+    let reports = std::thread::scope(|scope| {
+        trace.background(context, planned).map(|work| scope.spawn(work));
+        // The base waits for downloads and the compiler for the processor, so they run in parallel.
+        let mut compilation = compilation(context, &images).map(|compile| scope.spawn(compile));
+        let mut reports = Vec::new();
+        let mut base = None;
+        for image in &images {
+            let done = execution.realise(image, base.as_ref(), &mut compilation);
+            // Parallel work would only delay the message of a failure.
+            let mut done = done.inspect_err(|_| process::end_children())?;
+            if reports.is_empty() {
+                done.report.seconds.insert(0, ("plan".to_owned(), planning.as_secs_f64()));
+            }
+            base = Some(done.base);
+            trace.finish(&done.report);
+            reports.push(done.report);
+        }
+        Ok(reports)
+    })?;
+    Ok(if context.request.dry_run { Vec::new() } else { reports })
+}
+
+/// The compilation that the plan needs, as a function that another thread can run.
+fn compilation(
+    context: &Context<'_>,
+    images: &[Image<'_>],
+) -> Option<impl FnOnce() -> Result<Duration, Fault> + Send + use<>> {
+    let tree = context.tree;
+    let app = images.iter().find(|image| image.plan.kind == ImageKind::App && !context.request.dry_run)?;
+    let Decision::Build { platforms, .. } = &app.plan.decision else { return None };
+    let (binary, recipe) = (tree.policy.app.binary.clone()?, app.facts.binary.clone()?);
+    // The native engine asks for the program when it finds no layer of it, unless there is time for it while the base is built.
+    let waits = images.iter().all(|image| image.plan.kind == ImageKind::App || !image.plan.builds());
+    if context.request.engine == BuildEngine::Native && (waits || native::has_binary(context, app, &recipe)) {
+        return None;
+    }
+    let copied: BTreeSet<PathBuf> = app.parsed.files.iter().map(|file| file.path.to_path().to_owned()).collect();
+    let (root, platforms) = (tree.root.clone(), platforms.clone());
+    Some(move || {
+        let compile = |platform| binary::compile(&root, &binary, platform, &recipe, &copied);
+        platforms.iter().map(compile).sum()
+    })
+}
+
+/// Values that the execution of every image shares.
+struct Execution<'a> {
+    context: &'a Context<'a>,
+    root: &'a RootImage,
+    trace: &'a Trace,
+    tagger: Tagger<'a>,
+}
+
+impl Execution<'_> {
+    fn realise(
+        &self,
+        image: &Image<'_>,
+        base: Option<&BaseImage>,
+        compilation: &mut Option<Compilation<'_>>,
+    ) -> Result<Done, Fault> {
+        let Decision::Build { platforms, .. } = &image.plan.decision else { return self.reuse(image) };
+        let compiled = match image.plan.kind {
+            ImageKind::App => compilation.take().map(compiled).transpose()?,
+            ImageKind::Base | ImageKind::Enhanced => None,
+        };
+        let mut done = self.build(image, platforms, base)?;
+        if let Some(took) = compiled.filter(|took| !took.is_zero()) {
+            done.report.seconds.insert(0, ("compile".to_owned(), took.as_secs_f64()));
+        }
+        Ok(done)
+    }
+
+    fn reuse(&self, image: &Image<'_>) -> Result<Done, Fault> {
+        let (plan, wanted) = (image.plan, &self.context.request.wanted);
+        let Decision::Reuse { digest, platforms, place } = &plan.decision else { unreachable!("it is built") };
+        let mut report = report(image, "reused", *digest);
+        report.platforms = platforms.clone();
+        report.size = image.facts.local().and_then(|local| local.size);
+        if !self.context.request.dry_run {
+            let began = Instant::now();
+            match place {
+                Place::Registry if wanted.push => {
+                    // Nothing was built since `latest` was read.
+                    let latest = image.facts.latest.clone().filter(|latest| latest.digest == *digest);
+                    let revision = image.facts.revision().map(str::to_owned);
+                    let put = self.tagger.put_tags(plan, platforms, Named { digest: *digest, revision, latest })?;
+                    report.tags.extend(put.tags);
+                    (report.latest_stays, report.kept) = (put.latest_stays, put.kept);
+                }
+                Place::Registry => {}
+                Place::Local => report.tags.extend(docker::tag_local(self.context, plan, image.facts.local())?),
+            }
+            if began.elapsed() > Duration::from_millis(500) {
+                terminal::step("tagged", &format!("in {}", quantity::seconds(began.elapsed())));
+            }
+        }
+        let layouts = match (image.facts.local().and_then(|local| local.layout.clone()), wanted.platforms.as_slice()) {
+            (Some(layout), [platform]) => BTreeMap::from([(platform.clone(), layout)]),
+            _ => BTreeMap::new(),
+        };
+        if plan.kind == ImageKind::Base && wanted.push {
+            report.layers = self.context.checks.layers(&plan.repository, *digest, &wanted.platforms[0]);
+        }
+        let digests = platforms.iter().map(|(platform, digest)| (platform.clone(), Some(*digest))).collect();
+        Ok(Done { base: BaseImage { repository: plan.repository.clone(), digests, layouts }, report })
+    }
+
+    fn build(&self, image: &Image<'_>, platforms: &[Platform], base: Option<&BaseImage>) -> Result<Done, Fault> {
+        let (plan, context) = (image.plan, self.context);
+        let mut report = report(image, "built", Digest::of(b""));
+        // The platforms that are not built again are in the registry.
+        let present = match &image.facts.presence {
+            Presence::Registry(published) => published.platforms.clone(),
+            Presence::NotAsked | Presence::Unknown(_) | Presence::Absent | Presence::Local(_) => BTreeMap::new(),
+        };
+        let digests = present.into_iter().map(|(platform, manifest)| (platform, Some(manifest.digest))).collect();
+        let mut result = BaseImage { repository: plan.repository.clone(), digests, layouts: BTreeMap::new() };
+        for platform in platforms {
+            let order = order::order(context, image, platform, self.root, base)?;
+            if context.request.dry_run {
+                // On stdout: it is what was asked for.
+                anstream::print!("{}", self.shown(image, &order)?);
+                result.digests.insert(platform.clone(), None);
+                continue;
+            }
+            if let Some(partial) = order.layout() {
+                layouts::prepare(partial)?;
+            }
+            let digest = match context.request.engine {
+                BuildEngine::Docker => self.build_by_docker(image, &order, &mut report)?,
+                BuildEngine::Native => self.build_by_native(image, &order, &mut report)?,
+            };
+            report.platforms.insert(platform.clone(), digest);
+            result.digests.insert(platform.clone(), Some(digest));
+            if let Some(partial) = order.layout() {
+                let folder = partial.with_extension("");
+                layouts::keep(partial, &folder)?;
+                report.size = facts::in_layout(context.tree, plan.kind, &plan.fingerprint, &plan.tag, platform)?
+                    .and_then(|l| l.size);
+                let stores = context.request.engine == BuildEngine::Native && plan.kind == ImageKind::App;
+                if stores && order.outputs.contains(&Output::Store) {
+                    export::load(context, &folder, plan)?;
+                }
+                result.layouts.insert(platform.clone(), folder);
+            }
+            self.run_steps(After::Build, plan, platform, &mut report)?;
+        }
+        if !context.request.dry_run {
+            self.finish(image, platforms, &mut report)?;
+            result.digests =
+                report.platforms.iter().map(|(platform, digest)| (platform.clone(), Some(*digest))).collect();
+        }
+        Ok(Done { base: result, report })
+    }
+
+    /// The engine's own words for an order.
+    fn shown(&self, image: &Image<'_>, order: &ImageOrder) -> Result<String, Fault> {
+        match self.context.request.engine {
+            BuildEngine::Docker => docker::shown(self.context, order, self.root),
+            BuildEngine::Native => native::shown(self.context, image, order),
+        }
+    }
+
+    fn build_by_docker(
+        &self,
+        image: &Image<'_>,
+        order: &ImageOrder,
+        report: &mut ImageReport,
+    ) -> Result<Digest, Fault> {
+        let built = docker::build(self.context, order, self.root)?;
+        report.took("build", built.took);
+        report.steps = Some([built.steps.all, built.steps.cached]);
+        report.pulled = Some(built.pulled.values().sum());
+        if !self.context.request.wanted.push {
+            return Ok(built.digest);
+        }
+        let digest = self.pushed(image.plan, &order.platform)?;
+        report.weigh(&self.pushed_manifest(image.plan, digest)?);
+        // BuildKit rounds what it says; the manifest does not.
+        let exact: BTreeMap<Digest, u64> = report.layers.iter().copied().collect();
+        report.pulled = Some(built.pulled.iter().map(|(layer, about)| exact.get(layer).unwrap_or(about)).sum());
+        Ok(digest)
+    }
+
+    fn build_by_native(
+        &self,
+        image: &Image<'_>,
+        order: &ImageOrder,
+        report: &mut ImageReport,
+    ) -> Result<Digest, Fault> {
+        let client = &self.context.client;
+        let before = client.streamed();
+        let built = native::build(self.context, image, order)?;
+        report.pulled = Some(client.streamed() - before);
+        for (phase, took) in &built.took {
+            report.took(*phase, *took);
+        }
+        report.steps = Some(built.layers);
+        report.weigh(&built.manifest);
+        Ok(built.digest)
+    }
+
+    /// Publishes what was built, or names it in the local store, and remembers its key.
+    fn finish(&self, image: &Image<'_>, platforms: &[Platform], report: &mut ImageReport) -> Result<(), Fault> {
+        let (plan, context) = (image.plan, self.context);
+        process::interrupted()?;
+        if context.request.wanted.push {
+            let began = Instant::now();
+            let mut notes = publish::notes(&plan.fingerprint, image.facts.key.clone(), &labels(context, image.facts));
+            let now = clock::now().to_string();
+            notes.extend(platforms.iter().map(|platform| (publish::built(platform), now.clone())));
+            notes.extend(self.trace.note(context, report).map(|record| (ledger::annotation(&platforms[0]), record)));
+            let publication = Publication {
+                repository: &plan.repository,
+                fingerprint: plan.fingerprint,
+                tag: plan.tag.clone(),
+                built: report.platforms.clone(),
+                notes,
+                replace: plan.replaces,
+            };
+            let outcome = publish::publish(&context.client, &publication)?;
+            if outcome.adopted.len() == platforms.len() {
+                terminal::step(
+                    "adopted",
+                    &format!("another job published `{}` first: using its image", plan.repository.tag(&plan.tag)),
+                );
+                report.action = "adopted";
+            }
+            report.digest = outcome.published.digest;
+            report.platforms = outcome.published.platforms.iter().map(|(p, found)| (p.clone(), found.digest)).collect();
+            let revision = outcome.published.revision().map(str::to_owned);
+            let named = Named { digest: report.digest, revision, latest: None };
+            let put = self.tagger.put_tags(plan, &report.platforms, named)?;
+            report.tags.extend(put.tags);
+            (report.latest_stays, report.kept) = (put.latest_stays, put.kept);
+            report.took("publish", began.elapsed());
+            for platform in platforms {
+                self.run_steps(After::Push, plan, platform, report)?;
+            }
+        } else {
+            report.digest = report.platforms[&platforms[0]];
+            report.tags.extend(local_tags(plan));
+        }
+        report.reference = plan.repository.digest(report.digest);
+        file::write(&key_file(context.tree, plan.kind), &image.facts.key).map(drop)
+    }
+
+    fn run_steps(
+        &self,
+        when: After,
+        plan: &ImagePlan,
+        platform: &Platform,
+        report: &mut ImageReport,
+    ) -> Result<(), Fault> {
+        let (tree, digest) = (self.context.tree, report.platforms[platform]);
+        let reference = plan.repository.digest(digest);
+        let version = tree.version();
+        let subject = steps::Subject {
+            kind: plan.kind,
+            reference: &reference,
+            digest,
+            platform,
+            size: report.size,
+            version: version.as_deref(),
+        };
+        let times = steps::run(&tree.policy, &tree.root, when, &|| self.context.runner(), &subject)?;
+        times.into_iter().for_each(|(name, took)| report.took(name, took));
+        Ok(())
+    }
+
+    /// The digest under which the registry knows what was just pushed. An engine with the classic image store knows its images by
+    /// their configurations alone, so the registry is asked.
+    fn pushed(&self, plan: &ImagePlan, platform: &Platform) -> Result<Digest, Fault> {
+        let tag = publish::platform_tag(&plan.tag, platform);
+        match self.context.client.head(&plan.repository, tag.clone())? {
+            Answer::Present(found) => Ok(found.digest),
+            Answer::Absent => {
+                Err(Fault::network(format!("`{}` was pushed and is not in the registry", plan.repository.tag(&tag)))
+                    .hint("run this again; if it fails again, the registry loses images"))
+            }
+        }
+    }
+
+    fn pushed_manifest(&self, plan: &ImagePlan, digest: Digest) -> Result<Manifest, Fault> {
+        let lost =
+            || Fault::network(format!("`{}` was pushed and is not in the registry", plan.repository.digest(digest)));
+        let Answer::Present(found) = publish::read(&self.context.client, &plan.repository, digest)? else {
+            return Err(lost());
+        };
+        let first = found.platforms.values().next().ok_or_else(lost)?;
+        publish::read_manifest(&self.context.client, &plan.repository, first.digest)
+    }
+}
+
+fn report(image: &Image<'_>, action: &'static str, digest: Digest) -> ImageReport {
+    let plan = image.plan;
+    let reasons = match &plan.decision {
+        Decision::Build { reasons, .. } => reasons.clone(),
+        Decision::Reuse { .. } => Vec::new(),
+    };
+    ImageReport {
+        kind: plan.kind,
+        reference: plan.repository.digest(digest),
+        digest,
+        platforms: BTreeMap::new(),
+        fingerprint: plan.fingerprint.to_string(),
+        tags: vec![plan.tag.clone()],
+        latest_stays: report::stays(&plan.latest),
+        kept: plan.notes.clone(),
+        differences: image.facts.differences.clone(),
+        action,
+        reasons,
+        size: None,
+        steps: None,
+        pulled: None,
+        seconds: Vec::new(),
+        layers: Vec::new(),
+    }
+}
+
+/// Waits for the end of the compilation.
+fn compiled(compilation: Compilation<'_>) -> Result<Duration, Fault> {
+    compilation.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}

@@ -1,0 +1,232 @@
+//! The native engine's translation of an order.
+
+use super::Context;
+use super::facts::Image;
+use super::tagging::branch_tag;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use xtask_host::registry::layout::Layout;
+use xtask_host::registry::publish;
+use xtask_host::terminal;
+use xtask_host::tree::{binary, context};
+use xtask_model::fault::Fault;
+use xtask_model::image::commit::Commit;
+use xtask_model::image::context::ContextPath;
+use xtask_model::image::key::{AppKey, BinaryKey};
+use xtask_model::image::order::{FromPlace, ImageOrder};
+use xtask_model::image::policy::{Binary, Compression, ImageKind};
+use xtask_model::image::presence::Published;
+use xtask_model::spec::dockerfile::{Dockerfile, Kind};
+use xtask_model::spec::oci::Descriptor;
+use xtask_model::spec::oci::media_type::MANIFEST;
+use xtask_model::spec::reference::{Digest, Platform};
+use xtask_native::builder::{self, Built, Destination, Order};
+use xtask_native::files::ImageFiles;
+use xtask_native::image::{self, Place};
+use xtask_native::layer::Codec;
+use xtask_native::push::published::PublishedLayers;
+use xtask_native::recipes::stage::Realise;
+use xtask_native::store::Store;
+use xtask_native::{assembly, recipes};
+
+/// Builds an order and brings the image to the registry or into its layout.
+pub(super) fn build(context: &Context<'_>, image: &Image<'_>, order: &ImageOrder) -> Result<Built, Fault> {
+    if order.kind == ImageKind::Base && order.compression.native == Compression::Zstd {
+        terminal::warn(
+            "`[base] compression` is zstd, which the native engine writes several times as slowly as gzip, and no smaller; \
+             `compression = { docker = \"zstd\", native = \"gzip\" }` sets one for each engine",
+        );
+    }
+    with_inputs(context, image, order, |inputs| {
+        inputs.inputs.realised.values().try_for_each(|stage| stage.check())?;
+        let Some(folder) = order.layout() else {
+            return builder::build(&context.client, inputs, Destination::Repository(&order.repository));
+        };
+        let layout = Layout::open_or_create(folder)?;
+        let built = builder::build(&context.client, inputs, Destination::Layout(&layout))?;
+        let size = layout.blob_size(&built.digest).unwrap_or(0);
+        let manifest = Descriptor::new(MANIFEST, built.digest, size);
+        layout.set(image.plan.tag.as_str(), &manifest.with_platform(&order.platform))?;
+        Ok(built)
+    })
+}
+
+/// The plan of the layers, a line for each.
+///
+/// Where the image in `FROM` cannot be read, because it is built first or because no registry is asked, the layers are those of the
+/// Dockerfile, and whether they are known is unknown.
+pub(super) fn shown(context: &Context<'_>, image: &Image<'_>, order: &ImageOrder) -> Result<String, Fault> {
+    let unknown = match &order.from.place {
+        FromPlace::NotBuilt => Some("the image that it is built on is built first".to_owned()),
+        FromPlace::Registry if context.request.offline => {
+            Some(format!("`{}` is in a registry, which `--offline` does not contact", order.from.name()))
+        }
+        FromPlace::Registry | FromPlace::Layout(_) => None,
+    };
+    if let Some(why) = unknown {
+        let what = format!("{} for {}: every layer is shown as made, because {why}", order.kind, order.platform);
+        terminal::step("unknown", &what);
+        return shown_by_text(context, order);
+    }
+    with_inputs(context, image, order, |inputs| {
+        let line = |(plan, known): (assembly::LayerPlan, bool)| {
+            format!("{} {} {}\n", &plan.recipe.hex()[..12], if known { "named" } else { "made " }, plan.name)
+        };
+        Ok(builder::plan(inputs)?.into_iter().map(line).collect())
+    })
+}
+
+/// The instructions of the target that make layers.
+fn shown_by_text(context: &Context<'_>, order: &ImageOrder) -> Result<String, Fault> {
+    let text = context.tree.files.text(order.dockerfile.as_ref())?;
+    let dockerfile = Dockerfile::parse(order.dockerfile.as_str(), &text)?;
+    let makes = |kind: &Kind| matches!(kind, Kind::Copy(_) | Kind::Add(_) | Kind::Run(_) | Kind::Workdir(_));
+    let made = dockerfile.target().instructions.iter().filter(|instruction| makes(&instruction.kind));
+    let text = |line| dockerfile.instruction_text(line).unwrap_or_default();
+    let unknown = "-".repeat(12);
+    Ok(made.map(|instruction| format!("{unknown} made  {}\n", text(instruction.line))).collect())
+}
+
+fn with_inputs<T>(
+    context: &Context<'_>,
+    image: &Image<'_>,
+    order: &ImageOrder,
+    work: impl FnOnce(&Order<'_>) -> Result<T, Fault>,
+) -> Result<T, Fault> {
+    let tree = context.tree;
+    let text = tree.files.text(order.dockerfile.as_ref())?;
+    let dockerfile = Dockerfile::parse(order.dockerfile.as_str(), &text)?;
+    let (_, ignore) = context::ignore_file(&*tree.files, order.dockerfile.as_str())?;
+    let store = store(&tree.root)?;
+    let from = open_from(context, order)?;
+    let files = ImageFiles::new(&context.client, &store, &from, &order.from.name().to_string(), &tree.root);
+    let args = order.build_args();
+    let stages = match order.kind {
+        ImageKind::Base => {
+            let work = tree.root.join("target/native/work");
+            recipes::stages(tree, &dockerfile, &args, &order.platform, &files, &work)?
+        }
+        ImageKind::App | ImageKind::Enhanced => BTreeMap::new(),
+    };
+    let realised: BTreeMap<String, &dyn Realise> =
+        stages.iter().map(|(name, stage)| (name.clone(), stage.as_ref())).collect();
+    let codec = Codec::new(order.compression.native);
+    let program = Program::of(context, image, order);
+    let known_files = program.iter().map(Program::entry).collect();
+    let make = |_: &BTreeSet<ContextPath>| program.as_ref().map_or(Ok(()), Program::compile);
+    let published = match context.request.wanted.push {
+        true => PublishedLayers::read(&context.client, &order.repository, &previous(context, image, &order.platform)),
+        false => PublishedLayers::default(),
+    };
+    let codec_id = codec.id();
+    let inputs = Order {
+        inputs: assembly::Inputs {
+            dockerfile: &dockerfile,
+            args: &args,
+            platform: &order.platform,
+            context: &tree.root,
+            ignore: &ignore,
+            labels: &order.labels,
+            images: &files,
+            realised: &realised,
+            deferred: &known_files,
+            codec: &codec_id,
+        },
+        base: Some(&from),
+        codec,
+        make: &make,
+        created: tree.commit.as_ref().map(Commit::created),
+        store: &store,
+        published: &published,
+        force: order.rebuild,
+    };
+    let done = work(&inputs)?;
+    drop(stages);
+    store.prune()?;
+    Ok(done)
+}
+
+/// The image that the Dockerfile's `FROM` names.
+fn open_from(context: &Context<'_>, order: &ImageOrder) -> Result<image::Image, Fault> {
+    let place = match &order.from.place {
+        FromPlace::Registry | FromPlace::NotBuilt => Place::Registry(order.from.repository.clone()),
+        FromPlace::Layout(folder) => Place::Layout(Layout::open_or_create(folder)?),
+    };
+    image::Image::open(&context.client, place, order.from.digest, &order.platform)
+}
+
+/// The compiled program: a file that counts by its recipe, and is compiled when a layer needs it.
+struct Program<'a> {
+    root: &'a Path,
+    binary: &'a Binary,
+    recipe: &'a BinaryKey,
+    platform: &'a Platform,
+    /// Files that are in the image as they are.
+    copied: BTreeSet<PathBuf>,
+}
+
+impl<'a> Program<'a> {
+    fn of(context: &'a Context<'_>, image: &'a Image<'_>, order: &'a ImageOrder) -> Option<Self> {
+        let (binary, recipe) = context.tree.policy.app.binary.as_ref().zip(image.facts.binary.as_ref())?;
+        let copied = image.parsed.files.iter().map(|file| file.path.to_path().to_owned()).collect();
+        Some(Self { root: &context.tree.root, binary, recipe, platform: &order.platform, copied })
+    }
+
+    fn entry(&self) -> (ContextPath, Digest) {
+        let path = ContextPath::new(binary::staged(self.platform, self.binary).as_str().as_bytes());
+        (path, Digest::of(&serde_json::to_vec(self.recipe).expect("a key is JSON")))
+    }
+
+    fn compile(&self) -> Result<(), Fault> {
+        binary::compile(self.root, self.binary, self.platform, self.recipe, &self.copied).map(drop)
+    }
+}
+
+/// Returns true if a published app has the program of this recipe: its layer is named then, and nothing is compiled. Where that
+/// layer turns out to be lost, the program is compiled after all.
+pub(super) fn has_binary(context: &Context<'_>, image: &Image<'_>, recipe: &BinaryKey) -> bool {
+    let of = |published: &Published| serde_json::from_str::<AppKey>(published.key()?).ok()?.binary;
+    context.request.wanted.push
+        && published(context, image).iter().any(|published| of(published).as_ref() == Some(recipe))
+}
+
+/// Manifests of the repository whose layers may be named again.
+fn previous(context: &Context<'_>, image: &Image<'_>, platform: &Platform) -> Vec<Digest> {
+    let mut found = Vec::new();
+    for published in published(context, image) {
+        let digest = published.platforms.get(platform).map(|manifest| manifest.digest);
+        found.extend(digest.filter(|digest| !found.contains(digest)));
+    }
+    found
+}
+
+/// The images of this branch's tag and of `latest`.
+fn published(context: &Context<'_>, image: &Image<'_>) -> Vec<Published> {
+    let mut found = Vec::new();
+    if let Some(tag) = branch_tag(context.tree).filter(|_| image.plan.kind == ImageKind::App) {
+        // An image that cannot be read saves no work; the build continues.
+        match publish::read(&context.client, &image.plan.repository, tag) {
+            Ok(answer) => found.extend(answer.present()),
+            Err(fault) => terminal::detail(&fault.what),
+        }
+    }
+    found.extend(image.facts.latest.clone());
+    found
+}
+
+/// Limit of the store of layers, in bytes.
+const STORE_LIMIT: u64 = 5_000_000_000;
+
+/// The store of the layers that were made on this machine: the repository's, or the one that `XTASK_STORE` names.
+fn store(root: &Path) -> Result<Store, Fault> {
+    let named = std::env::var_os("XTASK_STORE").filter(|folder| !folder.is_empty()).map(PathBuf::from);
+    if let Some(folder) = named.as_deref().and_then(|folder| std::path::absolute(folder).ok())
+        && folder.starts_with(root)
+        && !folder.starts_with(root.join("target"))
+    {
+        return Err(Fault::usage(format!("`XTASK_STORE` is `{}`, inside the repository", folder.display()))
+            .cause("a `COPY` could take its layers into an image")
+            .hint("name a folder outside, or one below `target`"));
+    }
+    Store::open(&named.unwrap_or_else(|| root.join("target/native/store")), STORE_LIMIT)
+}

@@ -1,0 +1,294 @@
+//! The ledger's record of a build. It is filled during the build, so that a build that fails leaves a record too.
+
+use super::Context;
+use super::engine::BuildEngine;
+use super::facts::Planned;
+use super::root::single_try_client;
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+use xtask_host::docker::Docker;
+use xtask_host::registry::{Answer, Client, publish};
+use xtask_host::{clock, terminal};
+use xtask_model::fault::{Exit, Fault};
+use xtask_model::image::key::foremost;
+use xtask_model::image::plan::{Decision, ImagePlan};
+use xtask_model::image::policy::ImageKind;
+use xtask_model::record::ledger::{self, Bytes, Change, Kind, Record};
+use xtask_model::record::report::ImageReport;
+use xtask_model::spec::oci;
+use xtask_model::spec::reference::{Digest, Platform, Repository, Tag};
+use xtask_model::time::Timestamp;
+
+/// A build's record so far.
+pub(super) struct Trace {
+    began: Instant,
+    /// The same moment on the calendar.
+    when: Timestamp,
+    progress: RefCell<Progress>,
+    /// Filled by another thread.
+    background: Mutex<Background>,
+}
+
+#[derive(Default)]
+struct Progress {
+    decision: Option<Kind>,
+    change: Option<Change>,
+    reasons: Vec<String>,
+    /// An image has inputs that are not the commit's.
+    differs: bool,
+    finished: Vec<ImageReport>,
+}
+
+/// Facts that only the record needs, read in the background so that the build does not wait for them.
+#[derive(Default)]
+struct Background {
+    engine: Option<String>,
+    /// The layers that the registry had before.
+    known: BTreeSet<Digest>,
+}
+
+/// The layers of an image, lowest first, with their compressed bytes.
+pub(crate) type Layers = Vec<(Digest, u64)>;
+
+impl Trace {
+    pub(super) fn begin() -> Self {
+        Self { began: Instant::now(), when: clock::now(), progress: RefCell::default(), background: Mutex::default() }
+    }
+
+    pub(super) fn elapsed(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// Records the plan.
+    pub(super) fn plan(&self, planned: &Planned) {
+        let mut progress = self.progress.borrow_mut();
+        let plan = &planned.plan;
+        let base = plan.base.as_ref().is_some_and(ImagePlan::builds);
+        let app = plan.app.as_ref().filter(|app| app.builds()).map(|app| app.kind);
+        progress.decision = Some(match (base, app) {
+            (_, Some(ImageKind::Enhanced)) => Kind::Enhanced,
+            (true, Some(_)) => Kind::BaseFast,
+            (false, Some(_)) => Kind::Fast,
+            (true, None) => Kind::Base,
+            (false, None) => Kind::Reused,
+        });
+        progress.change = app.and_then(|_| planned.facts.app.as_ref()?.edited);
+        progress.differs =
+            planned.facts.base.iter().chain(&planned.facts.app).any(|image| !image.differences.is_empty());
+        for image in plan.images() {
+            if let Decision::Build { reasons, .. } = &image.decision {
+                progress.reasons.extend(foremost(reasons).iter().map(|reason| format!("{}: {reason}", image.kind)));
+            }
+        }
+    }
+
+    /// Records an image that is done.
+    pub(super) fn finish(&self, report: &ImageReport) {
+        self.progress.borrow_mut().finished.push(report.clone());
+    }
+
+    /// The background work for a plan that builds something.
+    pub(super) fn background<'a>(
+        &'a self,
+        context: &Context<'_>,
+        planned: &Planned,
+    ) -> Option<impl FnOnce() + Send + use<'a>> {
+        let built: Vec<&ImagePlan> = planned.plan.images().filter(|image| image.builds()).collect();
+        let request = &context.request;
+        if request.dry_run || built.is_empty() {
+            return None;
+        }
+        let platform = &request.wanted.platforms[0];
+        let repositories = built.iter().filter(|_| request.wanted.push);
+        let latest: Vec<(Repository, Platform)> =
+            repositories.map(|image| (image.repository.clone(), platform.clone())).collect();
+        let (root, engine, builder) = (context.tree.root.clone(), request.engine, request.builder.clone());
+        let client = single_try_client(context.tree);
+        let background = &self.background;
+        Some(move || {
+            let engine = match (engine, builder) {
+                (BuildEngine::Native, _) => Some(ledger::NATIVE.to_owned()),
+                (BuildEngine::Docker, Some(name)) => Some(format!("{}{name}", ledger::BUILDER)),
+                (BuildEngine::Docker, None) => Docker::find(&root).and_then(|docker| docker.version()).ok(),
+            };
+            let known = known_layers(&client, &latest);
+            *background.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Background { engine, known };
+        })
+    }
+}
+
+/// The layers of the images of `latest`. A registry that cannot be read only makes the record less complete.
+fn known_layers(client: &Client, latest: &[(Repository, Platform)]) -> BTreeSet<Digest> {
+    let mut known = BTreeSet::new();
+    for (repository, platform) in latest {
+        let Ok(Answer::Present(found)) = publish::read(client, repository, Tag::latest()) else { continue };
+        let Some(descriptor) = found.platforms.get(platform) else { continue };
+        let layers = layers(client, repository, descriptor.digest).unwrap_or_default();
+        known.extend(layers.into_iter().map(|(digest, _)| digest));
+    }
+    known
+}
+
+/// The layers of a manifest in a registry.
+pub(super) fn layers(client: &Client, repository: &Repository, digest: Digest) -> Result<Layers, Fault> {
+    Ok(layers_of(&publish::read_manifest(client, repository, digest)?))
+}
+
+/// The layers of a manifest.
+pub(super) fn layers_of(manifest: &oci::Manifest) -> Layers {
+    manifest.layers.iter().map(|layer| (layer.digest, layer.size)).collect()
+}
+
+impl Trace {
+    /// Appends this build to the ledger. A failure to write it is a warning.
+    pub(super) fn append(&self, context: &Context<'_>, failed: Option<&Fault>) {
+        let mut record = self.record(context, &[]);
+        record.failed = failed.map(|fault| match fault.exit {
+            Exit::Interrupted => "interrupted".to_owned(),
+            _ => fault.what.lines().next().unwrap_or_default().to_owned(),
+        });
+        if let Err(fault) = xtask_host::tree::ledger::append(&context.tree.root, &record) {
+            terminal::warn(&format!("{}: {}", fault.what, fault.causes.join(": ")));
+        }
+    }
+
+    /// The annotation with which the record travels where the disk does not last; `unfinished` is the image about to be
+    /// published. Only the last image that a command builds carries it, so that it is counted once.
+    pub(super) fn note(&self, context: &Context<'_>, unfinished: &ImageReport) -> Option<String> {
+        let in_ci = in_ci();
+        let last = match self.progress.borrow().decision? {
+            Kind::BaseFast => ImageKind::App,
+            _ => unfinished.kind,
+        };
+        (in_ci && unfinished.kind == last).then(|| self.record(context, std::slice::from_ref(unfinished)).compact())
+    }
+
+    /// The record now.
+    fn record(&self, context: &Context<'_>, unfinished: &[ImageReport]) -> Record {
+        let progress = self.progress.borrow();
+        let background = self.background.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let reports: Vec<&ImageReport> = progress.finished.iter().chain(unfinished).collect();
+        let commit = context.tree.commit.as_ref();
+        let phases = |report: &&ImageReport| {
+            let kind = report.kind;
+            let name = move |phase: &str| if phase == "plan" { phase.to_owned() } else { format!("{kind} {phase}") };
+            report.seconds.iter().map(move |(phase, seconds)| (name(phase), round(*seconds))).collect::<Vec<_>>()
+        };
+        let steps = reports.iter().filter_map(|report| report.steps);
+        let steps = steps.reduce(|[all, cached], [more, warm]| [all + more, cached + warm]);
+        Record {
+            schema: ledger::SCHEMA,
+            when: self.when,
+            commit: commit.map(|commit| format!("{}{}", commit.id, if progress.differs { "-dirty" } else { "" })),
+            branch: commit.and_then(|commit| commit.branch.clone()),
+            decision: progress.decision.unwrap_or(Kind::Undecided),
+            reasons: progress.reasons.clone(),
+            change: progress.change,
+            seconds: round(self.began.elapsed().as_secs_f64()),
+            phases: reports.iter().flat_map(phases).collect(),
+            bytes: bytes(&reports, &background.known, context.request.wanted.push),
+            steps,
+            engine: background.engine.clone(),
+            platform: Some(Platform::host()),
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
+            ci: in_ci(),
+            failed: None,
+        }
+    }
+}
+
+pub(super) fn in_ci() -> bool {
+    std::env::var_os("CI").is_some_and(|value| !value.is_empty())
+}
+
+/// Rounds to milliseconds.
+fn round(seconds: f64) -> f64 {
+    (seconds * 1000.0).round() / 1000.0
+}
+
+/// The bytes of a build, from the layers of its images, base first.
+fn bytes(reports: &[&ImageReport], known: &BTreeSet<Digest>, push: bool) -> Bytes {
+    let mut sums = Bytes::default();
+    let mut lower: BTreeSet<Digest> = BTreeSet::new();
+    let add = |sum: &mut Option<u64>, bytes: u64| *sum = Some(sum.unwrap_or(0) + bytes);
+    for (index, report) in reports.iter().enumerate() {
+        if let Some(pulled) = report.pulled {
+            add(&mut sums.pulled, pulled);
+        }
+        match (report.action, report.layers.is_empty()) {
+            ("reused", _) => {
+                // The layers of the next image include these, and count them.
+                let counted_later = reports.get(index + 1).is_some_and(|next| !next.layers.is_empty());
+                let layers = report.layers.iter().map(|(_, size)| *size).sum();
+                if let Some(size) = report.size.or(Some(layers)).filter(|size| *size > 0 && !counted_later) {
+                    add(&mut sums.reused, size);
+                }
+            }
+            (_, false) => {
+                let sum = |test: &dyn Fn(&Digest) -> bool| {
+                    report.layers.iter().filter(|(digest, _)| test(digest)).map(|(_, size)| size).sum::<u64>()
+                };
+                add(&mut sums.built, sum(&|digest| !lower.contains(digest)));
+                add(&mut sums.reused, sum(&|digest| lower.contains(digest)));
+                if push {
+                    add(&mut sums.pushed, sum(&|digest| !lower.contains(digest) && !known.contains(digest)));
+                }
+            }
+            (_, true) => {
+                if let Some(size) = report.size {
+                    add(&mut sums.built, size);
+                }
+            }
+        }
+        lower.extend(report.layers.iter().map(|(digest, _)| *digest));
+    }
+    if !reports.is_empty() && reports.iter().all(|report| report.action == "reused") {
+        sums = Bytes { built: Some(0), pulled: Some(0), pushed: Some(0), ..sums };
+    }
+    sums
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    fn report(kind: ImageKind, action: &'static str, layers: &[(&str, u64)]) -> ImageReport {
+        let digest = Digest::of(b"");
+        ImageReport {
+            kind,
+            reference: format!("127.0.0.1:1/x@{digest}").parse().unwrap(),
+            digest,
+            platforms: BTreeMap::new(),
+            fingerprint: String::new(),
+            tags: Vec::new(),
+            latest_stays: None,
+            kept: Vec::new(),
+            differences: Vec::new(),
+            action,
+            reasons: Vec::new(),
+            size: None,
+            steps: None,
+            pulled: None,
+            seconds: Vec::new(),
+            layers: layers.iter().map(|(name, size)| (Digest::of(name.as_bytes()), *size)).collect(),
+        }
+    }
+
+    #[test]
+    fn layers_of_the_base_are_reused_and_known_layers_are_not_pushed() {
+        let base = report(ImageKind::Base, "reused", &[("root", 10), ("packages", 100)]);
+        let app = report(ImageKind::App, "built", &[("root", 10), ("packages", 100), ("binary", 7), ("code", 1)]);
+        let known = BTreeSet::from([Digest::of(b"binary")]);
+        let expected = Bytes { built: Some(8), pulled: None, pushed: Some(1), reused: Some(110) };
+        assert_eq!(bytes(&[&base, &app], &known, true), expected);
+        assert_eq!(bytes(&[&base, &app], &known, false), Bytes { pushed: None, ..expected });
+        let pulling = ImageReport { pulled: Some(110), ..app.clone() };
+        assert_eq!(bytes(&[&base, &pulling], &known, true), Bytes { pulled: Some(110), ..expected });
+        let nothing = Bytes { built: Some(0), pulled: Some(0), pushed: Some(0), reused: Some(110) };
+        assert_eq!(bytes(&[&base], &known, true), nothing);
+        assert_eq!(bytes(&[], &known, true), Bytes::default());
+    }
+}

@@ -1,0 +1,112 @@
+//! The flags of a build, checked once against each other and against the policy. Later code sees only valid requests.
+
+use super::engine::{self, BuildEngine};
+use super::record::in_ci;
+use crate::flags::{BuildFlags, Global, Output};
+use xtask_host::docker::Docker;
+use xtask_host::tree::facts::Tree;
+use xtask_model::fault::Fault;
+use xtask_model::image::plan::{Target, Wanted};
+use xtask_model::image::policy::{ImageKind, SharedTags};
+use xtask_model::spec::reference::Platform;
+
+/// A valid request.
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub wanted: Wanted,
+    /// No registry is asked.
+    pub offline: bool,
+    /// Nothing is used that is not pinned.
+    pub locked: bool,
+    pub dry_run: bool,
+    /// Nothing is built.
+    pub reuse_only: bool,
+    pub output: Option<Output>,
+    /// Docker's builder.
+    pub builder: Option<String>,
+    pub(super) engine: BuildEngine,
+}
+
+impl Request {
+    /// # Errors
+    /// Flags that contradict each other, or that this tree or machine cannot satisfy.
+    pub fn new(global: &Global, flags: &BuildFlags, target: Target, tree: &Tree) -> Result<Self, Fault> {
+        let push = flags.push || flags.output == Some(Output::Registry);
+        if push && global.offline {
+            return Err(Fault::usage("`--push` cannot be used with `--offline`"));
+        }
+        if let (Some(builder), false) = (&flags.builder, push) {
+            return Err(Fault::usage(format!("`--builder {builder}` cannot load images into the local Docker"))
+                .hint("add `--push`: the image then goes from the builder to the registry"));
+        }
+        if push && flags.output == Some(Output::Docker) {
+            return Err(Fault::usage("`--push` cannot be used with `--output docker`")
+                .cause("one publishes the image, the other keeps it on this machine"));
+        }
+        if flags.output == Some(Output::Docker) && !Docker::at_hand(&tree.root) {
+            return Err(Fault::missing("no Docker engine answers")
+                .needed_by("`--output docker`")
+                .hint("start Docker, or keep the image in a folder: `--output oci:DIR`"));
+        }
+        let known = &tree.policy.project.platforms;
+        let platforms = match (flags.platform.as_slice(), push) {
+            ([], true) => known.clone(),
+            ([], false) => vec![Platform::host()],
+            (named, _) => named.to_vec(),
+        };
+        if let Some(foreign) = platforms.iter().find(|platform| !known.contains(platform)) {
+            return Err(Fault::usage(format!("`{foreign}` is not among the policy's platforms"))
+                .hint("add it to `[project] platforms` in `images.toml`"));
+        }
+        if !push && platforms.len() > 1 {
+            return Err(Fault::usage("the local store holds one platform of an image")
+                .hint("name one with `--platform`, or publish them together with `--push`"));
+        }
+        let BuildFlags { force, no_latest, no_branch_tag, untested, dry_run, reuse_only, .. } = *flags;
+        let shared = tree.policy.project.shared_tags == SharedTags::Anywhere;
+        let left_to_ci = !shared && !in_ci() && !tree.repository(ImageKind::App).is_loopback();
+        Ok(Self {
+            wanted: Wanted { target, push, platforms, force, no_latest, no_branch_tag, untested, left_to_ci },
+            offline: global.offline,
+            locked: global.locked,
+            dry_run,
+            reuse_only,
+            output: flags.output.clone(),
+            builder: flags.builder.clone(),
+            engine: engine::choose(tree, flags, target)?,
+        })
+    }
+
+    /// The request of `build --push`, to be planned and not executed.
+    pub fn question(global: &Global, tree: &Tree, target: Target) -> Self {
+        let platforms = tree.policy.project.platforms.clone();
+        Self {
+            wanted: Wanted {
+                target,
+                push: !global.offline,
+                platforms,
+                force: false,
+                no_latest: true,
+                no_branch_tag: true,
+                untested: true,
+                left_to_ci: false,
+            },
+            offline: global.offline,
+            locked: global.locked,
+            dry_run: true,
+            reuse_only: false,
+            output: None,
+            builder: None,
+            engine: BuildEngine::Native,
+        }
+    }
+
+    /// A root from Debian packages is built again: `--force` of a base is for the newest packages.
+    pub(super) fn refreshes_root(&self) -> bool {
+        self.wanted.force && !self.dry_run && matches!(self.wanted.target, Target::Base | Target::App)
+    }
+
+    pub(super) fn may_build_root(&self) -> bool {
+        !self.dry_run && !self.reuse_only
+    }
+}

@@ -1,0 +1,260 @@
+//! Puts the tags other than the fingerprint's, `latest` last, and decides right before each whether it may move.
+
+use super::Context;
+use std::cell::OnceCell;
+use std::collections::BTreeMap;
+use xtask_host::registry::Answer;
+use xtask_host::registry::publish::{self, marks};
+use xtask_host::tree::facts::Tree;
+use xtask_host::tree::git::Git;
+use xtask_host::tree::git::remote::RemoteHead;
+use xtask_host::{process, terminal};
+use xtask_model::fault::Fault;
+use xtask_model::image::event;
+use xtask_model::image::plan::{ImagePlan, Latest};
+use xtask_model::image::presence::Published;
+use xtask_model::image::tags::{self, Head, Mark, OfBranch, Since};
+use xtask_model::record::report;
+use xtask_model::spec::reference::{Digest, Platform, Repository, Tag};
+
+/// An image to tag.
+pub(super) struct Named {
+    /// Its digest.
+    pub digest: Digest,
+    /// The commit that it was built from.
+    pub revision: Option<String>,
+    /// The image of `latest`, where it was read just now and is this one.
+    pub latest: Option<Published>,
+}
+
+/// The outcome.
+pub(super) struct Put {
+    /// The tags that name the image now.
+    pub tags: Vec<Tag>,
+    /// The others, and names without a tag, with the reason.
+    pub kept: Vec<String>,
+    /// Why `latest` stayed, if it did.
+    pub latest_stays: Option<String>,
+}
+
+impl Put {
+    /// No tag yet.
+    pub(super) fn nothing(plan: &ImagePlan) -> Self {
+        Self { tags: Vec::new(), kept: plan.notes.clone(), latest_stays: report::stays(&plan.latest) }
+    }
+}
+
+/// Puts the tags of a build's images.
+pub(super) struct Tagger<'a> {
+    context: &'a Context<'a>,
+    /// The commit of the branch, once a remote was asked.
+    remote: OnceCell<RemoteHead>,
+}
+
+impl<'a> Tagger<'a> {
+    pub(super) fn new(context: &'a Context<'a>) -> Self {
+        Self { context, remote: OnceCell::new() }
+    }
+
+    /// Puts the tags other than the fingerprint's; those that name the image already are left alone. An image that lacks a platform of
+    /// the policy gets none: its last platform's job names it.
+    pub(super) fn put_tags(
+        &self,
+        plan: &ImagePlan,
+        platforms: &BTreeMap<Platform, Digest>,
+        mut image: Named,
+    ) -> Result<Put, Fault> {
+        let mut put = Put::nothing(plan);
+        let lacks = |platform: &&Platform| !platforms.contains_key(*platform);
+        if let Some(missing) = self.context.tree.policy.project.platforms.iter().find(lacks) {
+            terminal::step(
+                "unnamed",
+                &format!("`{}` gets its tags once {missing} is published", plan.repository.tag(&plan.tag)),
+            );
+            return Ok(put);
+        }
+        // What never moves comes first: where a registry refuses to move the others, the image has its names.
+        let (moving, fixed): (Vec<&Tag>, Vec<&Tag>) =
+            plan.tags.iter().partition(|tag| plan.branch.as_ref() == Some(*tag));
+        let latest = (plan.latest == Latest::Moves).then(Tag::latest);
+        let mut stayed: BTreeMap<Tag, String> = BTreeMap::new();
+        for tag in fixed {
+            process::interrupted()?;
+            if let Some(why) = self.put_fixed(&plan.repository, image.digest, tag)? {
+                stayed.insert(tag.clone(), why);
+            }
+        }
+        for tag in moving.into_iter().chain(&latest) {
+            process::interrupted()?;
+            let known = if *tag == Tag::latest() { image.latest.take() } else { None };
+            if let Some(why) = self.put_moving(&plan.repository, tag, &image, known)? {
+                stayed.insert(tag.clone(), why);
+            }
+        }
+        put.latest_stays = put.latest_stays.or_else(|| stayed.get(&Tag::latest()).cloned());
+        put.tags = plan.tags.iter().chain(&latest).filter(|tag| !stayed.contains_key(*tag)).cloned().collect();
+        for (tag, why) in stayed {
+            let why = format!("`{}` stays: {why}", plan.repository.tag(&tag));
+            // Of `latest` the report says it.
+            if tag != Tag::latest() {
+                terminal::step("kept", &why);
+            }
+            put.kept.push(why);
+        }
+        Ok(put)
+    }
+
+    /// Puts a tag that does not move: of the commit, or of a version. Returns why it stays at another image.
+    fn put_fixed(&self, repository: &Repository, digest: Digest, tag: &Tag) -> Result<Option<String>, Fault> {
+        if tags::is_version(tag.as_str())
+            && let Answer::Present(head) = self.context.client.head(repository, tag)?
+            && head.digest != digest
+            && let Some(why) = self.version_stays(repository, tag)?
+        {
+            return Ok(Some(why));
+        }
+        match publish::tag(&self.context.client, repository, digest, tag) {
+            Ok(_) => Ok(None),
+            Err(fault) if publish::is_immutable(&fault) => {
+                Ok(Some("the registry's tags are immutable, and it names another build of this commit".to_owned()))
+            }
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// A version that is published moves only for its own git tag: in that tag's run, or by hand to another build of its commit.
+    fn version_stays(&self, repository: &Repository, tag: &Tag) -> Result<Option<String>, Fault> {
+        match std::env::var("GITHUB_REF") {
+            Ok(name) if name == format!("refs/tags/v{tag}") => return Ok(None),
+            Ok(name) => {
+                return Ok(Some(format!("only the git tag `v{tag}` moves a version, and this is for `{name}`")));
+            }
+            Err(_) => {}
+        }
+        let published = publish::read(&self.context.client, repository, tag)?.present();
+        let revision = published.as_ref().and_then(Published::revision).unwrap_or("unknown");
+        let ours = self.context.tree.commit.as_ref().is_some_and(|commit| commit.id == revision);
+        Ok((!ours).then(|| format!("a version does not move to another commit (it is of `{revision}`)")))
+    }
+
+    /// Puts a tag that moves, with the record of its commit. Returns why it stays at another image.
+    fn put_moving(
+        &self,
+        repository: &Repository,
+        tag: &Tag,
+        image: &Named,
+        known: Option<Published>,
+    ) -> Result<Option<String>, Fault> {
+        let Some(commit) = &self.context.tree.commit else { return Ok(None) };
+        let digest = image.digest;
+        let own = image.revision.as_ref() == Some(&commit.id);
+        // Asked for again: a later commit may have been published while this one was built.
+        let current = match known {
+            Some(known) => Some(known),
+            None => publish::read(&self.context.client, repository, tag.clone())?.present(),
+        };
+        let is_current = current.as_ref().is_some_and(|published| published.digest == digest);
+        if is_current && own {
+            return Ok(None);
+        }
+        let mark = marks::read(&self.context.client, repository, tag)?;
+        if let Some(published) = &current {
+            if is_current && mark.as_ref().is_some_and(|mark| mark.digest == digest && mark.since.commit == commit.id) {
+                return Ok(None);
+            }
+            if let Some(why) = self.stays(published, mark.as_ref())? {
+                // Nothing to say of a tag that names this very image, for whichever commit.
+                return Ok((!is_current).then_some(why));
+            }
+        }
+        // Without a record the image's own commit counts.
+        if !own || mark.is_some_and(|mark| mark.digest == digest) {
+            let since = Since { commit: commit.id.clone(), rolled_back: false };
+            let image = match current.filter(|_| is_current) {
+                Some(image) => image,
+                None => self.image_at(repository, digest)?,
+            };
+            match marks::write(&self.context.client, repository, tag, &image, &since) {
+                // An immutable record belongs to a tag that does not move either.
+                Err(fault) if publish::is_immutable(&fault) => terminal::detail(&fault.what),
+                written => written?,
+            }
+        }
+        match publish::tag(&self.context.client, repository, digest, tag) {
+            Err(fault) if publish::is_immutable(&fault) => Err(leave_out(fault, tag)),
+            done => done.map(|_| None),
+        }
+    }
+
+    fn image_at(&self, repository: &Repository, digest: Digest) -> Result<Published, Fault> {
+        let found = publish::read(&self.context.client, repository, digest)?.present();
+        found.ok_or_else(|| Fault::network(format!("`{}` is not in the registry", repository.digest(digest))))
+    }
+
+    /// Why a tag that moves stays at what it names.
+    fn stays(&self, published: &Published, mark: Option<&Mark>) -> Result<Option<String>, Fault> {
+        let Some(commit) = &self.context.tree.commit else { return Ok(None) };
+        let since = match mark.filter(|mark| mark.digest == published.digest) {
+            Some(mark) => Some(mark.since.clone()),
+            None => published
+                .revision()
+                .map(|revision| Since { commit: revision.trim_end_matches("-dirty").to_owned(), rolled_back: false }),
+        };
+        let git = Git::at(&self.context.tree.root);
+        tags::stays(&commit.id, since.as_ref(), &|first, second| git.ancestry(first, second), &|other| self.head(other))
+    }
+
+    /// Compares this commit with its branch's newest: as a remote says; where none answers, as CI's event says of the push that
+    /// replaced `other`.
+    fn head(&self, other: &str) -> Result<Head, Fault> {
+        let Some((id, branch)) =
+            self.context.tree.commit.as_ref().and_then(|commit| Some((&commit.id, commit.branch.as_ref()?)))
+        else {
+            return Ok(Head::Unknown("no branch is checked out".to_owned()));
+        };
+        if self.remote.get().is_none() {
+            let _ = self.remote.set(Git::at(&self.context.tree.root).remote_head(branch)?);
+        }
+        Ok(match self.remote.get().expect("it was set") {
+            RemoteHead::At(head, _) if head == id => Head::Ours,
+            RemoteHead::At(head, remote) => {
+                Head::Other(format!("`{branch}` of `{remote}` is at `{}`", &head[..12.min(head.len())]))
+            }
+            RemoteHead::Absent(remote) => Head::Other(format!("`{remote}` has no branch `{branch}`")),
+            RemoteHead::Unknown(_) if replaced(branch, id).is_some_and(|before| before == other) => Head::Ours,
+            RemoteHead::Unknown(why) => Head::Unknown(why.clone()),
+        })
+    }
+}
+
+/// The tag of the branch that is checked out, whether this tree is its commit's or not.
+pub(super) fn branch_tag(tree: &Tree) -> Option<Tag> {
+    let branch = tree.commit.as_ref()?.branch.as_ref()?;
+    match tags::of_branch(branch, &tree.policy.project.default_branch) {
+        OfBranch::Same(tag) | OfBranch::Other(tag, _) => Some(tag),
+        OfBranch::None(_) => None,
+    }
+}
+
+/// The commit that CI's push replaced by this one. A job that is run again may be of a push that was replaced since, and says
+/// nothing.
+fn replaced(branch: &str, commit: &str) -> Option<String> {
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    if variable("GITHUB_RUN_ATTEMPT").is_some_and(|attempt| attempt != "1") {
+        return None;
+    }
+    event::replaced_by(&std::fs::read_to_string(variable("GITHUB_EVENT_PATH")?).ok()?, branch, commit)
+}
+
+/// Adds the remedy for a tag that the registry does not let move.
+fn leave_out(fault: Fault, tag: &Tag) -> Fault {
+    let (flag, rest) = match *tag == Tag::latest() {
+        true => ("--no-latest", "moving-tags = [\"branch\"]"),
+        false => ("--no-branch-tag", "moving-tags = [\"latest\"]"),
+    };
+    let fault = fault.cause("this registry's tags are immutable, and this one names another image already");
+    fault.hint(format!(
+        "leave it out once: `{flag}`; for every build: `{rest}` in `[project]` of `images.toml`, or `moving-tags = []` for no tag \
+         that moves"
+    ))
+}

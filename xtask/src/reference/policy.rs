@@ -1,0 +1,56 @@
+//! The tables of policy keys in the reference.
+
+use xtask_model::image::policy::keys::{Default, Key, Kind, TABLES, Table};
+
+/// One section for each table of the policy.
+pub(super) fn tables() -> String {
+    TABLES.iter().filter(|table| !table.name.is_empty()).map(section).collect()
+}
+
+fn section(table: &Table) -> String {
+    let header = table.header();
+    let rows: String = table.keys.iter().map(row).collect();
+    format!(
+        "### `{header}`\n\n{}\n\n| key | type | default | engine | meaning |\n|---|---|---|---|---|\n{rows}\n",
+        table.meaning
+    )
+}
+
+fn row(key: &Key) -> String {
+    let default = match key.default {
+        Default::Required => "required".to_owned(),
+        Default::None => "none".to_owned(),
+        Default::Text(text) => format!("`\"{text}\"`"),
+        Default::Number(number) => format!("`{number}`"),
+        Default::Toml(value) => format!("`{value}`"),
+        Default::Derived(text) => text.to_owned(),
+    };
+    format!("| `{}` | {} | {default} | {} | {} |\n", key.name, kind(key.kind), key.engine, cell(key.meaning))
+}
+
+fn kind(kind: Kind) -> String {
+    let words = |words: &[&str]| words.iter().map(|word| format!("`\"{word}\"`")).collect::<Vec<_>>().join(", ");
+    match kind {
+        Kind::Text => "string".to_owned(),
+        Kind::Path => "path of a file".to_owned(),
+        Kind::Version => "version as a string".to_owned(),
+        Kind::Choice(choices) => words(choices),
+        Kind::Whole(least, most) if most > 1_000_000 => format!("whole number from {least}"),
+        Kind::Whole(least, most) => format!("whole number from {least} to {most}"),
+        Kind::AtLeast(least) => format!("number from {least}"),
+        Kind::Boolean => "`true` or `false`".to_owned(),
+        Kind::Texts => "list of strings".to_owned(),
+        Kind::Choices(choices) => format!("list of {}", words(choices)),
+        Kind::Platforms => "list of `OS/ARCH`".to_owned(),
+        Kind::Map => "table of strings".to_owned(),
+        Kind::MapOf(choices) => format!("table of {}", words(choices)),
+        Kind::Table => "table".to_owned(),
+        Kind::Tables => "list of tables".to_owned(),
+        Kind::ForEach(choices) => format!("{}, or a table with one for each engine", words(choices)),
+    }
+}
+
+/// Text for a cell of a Markdown table.
+pub(super) fn cell(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ").replace('|', "\\|")
+}
