@@ -4,7 +4,7 @@
 //! when its value is dropped. Nothing here builds, publishes or tags.
 
 mod docker;
-/// Containers made by this program. Elsewhere, and with `--cfg xtask_portable`, `elsewhere.rs` has the same names.
+/// Containers made by this program. On another system, and with `--cfg xtask_portable`, `elsewhere.rs` has the same names.
 #[cfg(all(target_os = "linux", not(xtask_portable)))]
 mod linux;
 #[cfg(not(all(target_os = "linux", not(xtask_portable))))]

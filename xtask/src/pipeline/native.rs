@@ -59,7 +59,7 @@ pub(super) fn shown(context: &Context<'_>, image: &Image<'_>, order: &ImageOrder
     let unknown = match &order.from.place {
         FromPlace::NotBuilt => Some("the image that it is built on is built first".to_owned()),
         FromPlace::Registry if context.request.offline => {
-            Some(format!("`{}` is in a registry, and `--offline` asks none", order.from.name()))
+            Some(format!("`{}` is in a registry, which `--offline` does not contact", order.from.name()))
         }
         FromPlace::Registry | FromPlace::Layout(_) => None,
     };
@@ -182,8 +182,8 @@ impl<'a> Program<'a> {
     }
 }
 
-/// Whether an app that is published has the program of this recipe: its layer will be named, and nothing need be compiled. Where
-/// that layer turns out to be lost, the program is compiled after all.
+/// Returns true if a published app has the program of this recipe: its layer is named then, and nothing is compiled. Where that
+/// layer turns out to be lost, the program is compiled after all.
 pub(super) fn has_binary(context: &Context<'_>, image: &Image<'_>, recipe: &BinaryKey) -> bool {
     let of = |published: &Published| serde_json::from_str::<AppKey>(published.key()?).ok()?.binary;
     context.request.wanted.push
@@ -204,7 +204,7 @@ fn previous(context: &Context<'_>, image: &Image<'_>, platform: &Platform) -> Ve
 fn published(context: &Context<'_>, image: &Image<'_>) -> Vec<Published> {
     let mut found = Vec::new();
     if let Some(tag) = branch_tag(context.tree).filter(|_| image.plan.kind == ImageKind::App) {
-        // An image that cannot be read saves no work, and is no reason not to build.
+        // An image that cannot be read saves no work; the build continues.
         match publish::read(&context.client, &image.plan.repository, tag) {
             Ok(answer) => found.extend(answer.present()),
             Err(fault) => terminal::detail(&fault.what),

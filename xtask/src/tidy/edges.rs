@@ -24,6 +24,7 @@ const PURE: &[&str] = &[
     "xtask::reference::policy",
     "xtask::reference::schema",
     "xtask::tidy::edges",
+    "xtask::tidy::portable",
     "xtask::tidy::prose",
     "xtask::tidy::text",
     "xtask_bench::compare::rewrite",
@@ -128,7 +129,7 @@ fn absolute(module: &str, path: &str) -> String {
 }
 
 /// The text without comments and test modules; lines keep their numbers.
-fn without_tests(text: &str) -> String {
+pub(super) fn without_tests(text: &str) -> String {
     let mut code = String::new();
     let mut lines = text.lines();
     while let Some(line) = lines.next() {
@@ -146,9 +147,9 @@ fn without_tests(text: &str) -> String {
 }
 
 /// Every path that begins at a root, groups of `use` spread out, with its line.
-fn paths(code: &str) -> Vec<(usize, String)> {
+pub(super) fn paths(code: &str) -> Vec<(usize, String)> {
     let mut found = Vec::new();
-    let roots = ["std::", "crate::", "super::", "self::"].map(str::to_owned);
+    let roots = ["std::", "rustix::", "crate::", "super::", "self::"].map(str::to_owned);
     for root in roots.into_iter().chain(CRATES.map(|(_, name)| format!("{name}::"))) {
         for (at, _) in code.match_indices(&root) {
             let before = code[..at].chars().next_back();

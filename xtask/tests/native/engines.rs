@@ -93,7 +93,7 @@ fn plan_explain_and_base_list_support_images_of_both_engines() {
     let planned = plan("HEAD");
     assert_eq!(planned["decision"], "skip", "{planned:#}");
     for kind in ["base", "app"] {
-        assert_eq!(planned[kind]["presence"]["answer"], "registry", "{planned:#}");
+        assert_eq!(planned[kind]["decision"]["action"], "reuse", "{planned:#}");
     }
     let said = repo.xtask(&["explain"]).run().ok().stdout;
     assert_eq!(said.matches("nothing differs").count(), 2, "{said}");

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-/// Internal calls do not exist here.
+/// Returns `None`: on this system the program never starts itself.
 pub fn dispatch() -> Option<ExitCode> {
     None
 }
@@ -63,7 +63,7 @@ pub mod bare {
     }
 }
 
-/// Programs start unchanged.
+/// Starts programs unchanged: only Linux can end them with this one.
 pub mod subprocess {
     use std::path::{Path, PathBuf};
     use xtask_host::linux;

@@ -65,7 +65,7 @@ impl Interpreter {
         ["LD_LIBRARY_PATH", "LD_PRELOAD", "LD_AUDIT"].into_iter().fold(call, Command::env_remove)
     }
 
-    /// Whether it makes the byte code that a root with this minor version reads.
+    /// True if it makes the byte code that a root with this minor version reads.
     pub(super) fn compiles_for(&self, minor: &str) -> bool {
         self.version.starts_with(&format!("{minor}.")) && magic(minor).is_none_or(|magic| magic == self.magic)
     }
@@ -296,7 +296,11 @@ mod tests {
 
     #[test]
     fn the_table_agrees_with_this_machines_python() {
-        let host = Interpreter::of_host("python3").expect("`python3` is on the PATH");
+        let Some(host) = Interpreter::of_host("python3") else {
+            let why = "no `python3` on the PATH";
+            assert!(std::env::var("XTASK_REQUIRE_REAL").as_deref() != Ok("1"), "{why}");
+            return println!("skipped: {why}");
+        };
         let minor = host.version.rsplit_once('.').unwrap().0;
         assert!(magic(minor).is_none_or(|magic| magic == host.magic), "{host:?}");
     }
