@@ -116,12 +116,12 @@ fn packages(config: &Config) -> Option<Vec<(String, String)>> {
 /// Makes the root anew and stores it in the layout under [`Recipe::ref_name`]. `work` is for what is in the making, and for
 /// mmdebstrap where the host has none.
 pub fn build(recipe: &Recipe, work: &Path, layout: &Layout, platform: &Platform) -> Result<Root, Fault> {
-    linux::require("a Debian root")?;
     if *platform != Platform::host() {
         return Err(Fault::usage(format!("cannot make a Debian root for `{platform}` on `{}`", Platform::host()))
             .cause("the packages' own scripts run while it is made, and need the processor they are for")
             .hint("make it on a machine of that kind, or name a root image from a registry in the policy"));
     }
+    linux::require("a Debian root")?;
     fs::create_dir_all(work).map_err(|error| cannot_write(work, &error))?;
     let rights = guard::Rights::find()?;
     sweep(work, || Ok(rights));
