@@ -259,7 +259,7 @@ enum State {
 impl Here {
     fn set(&self, repository: &Repository, labels: &BTreeMap<&str, String>, tag: &Tag, state: State) -> Digest {
         if let Answer::Present(found) = self.client.head(repository, tag).unwrap() {
-            self.client.delete_manifest(repository, &found.digest).unwrap();
+            self.client.delete_manifest(repository, found.digest).unwrap();
         }
         if state == State::Absent {
             return Digest::of(b"absent");
@@ -276,7 +276,7 @@ impl Here {
         });
         let index = index.to_string();
         self.client.put_manifest(repository, tag.clone(), INDEX, index.as_bytes()).unwrap();
-        self.client.delete_manifest(repository, &manifest).unwrap();
+        self.client.delete_manifest(repository, manifest).unwrap();
         Digest::of(index.as_bytes())
     }
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask explain`: compares this tree with what is published, or one commit with another, difference by difference.
+//! `cargo xtask explain`: compares this tree with the published images, or two commits, difference by difference.
 
 use crate::documents;
 use crate::flags::{Format, Global};

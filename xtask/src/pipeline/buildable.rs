@@ -6,7 +6,7 @@ use super::engine::BuildEngine;
 use xtask_host::tree::{facts, secrets};
 use xtask_model::fault::Fault;
 use xtask_model::image::policy::ImageKind;
-use xtask_native::support;
+use xtask_native::preflight;
 
 /// Refuses an image that the engine cannot build. An image that is reused needs no engine.
 ///
@@ -15,7 +15,7 @@ use xtask_native::support;
 /// Dockerfile can read.
 pub(super) fn check(context: &Context<'_>, kind: ImageKind) -> Result<(), Fault> {
     match (context.request.engine, kind) {
-        (BuildEngine::Native, _) => support::refusal(context.tree, kind, &context.request.wanted.platforms),
+        (BuildEngine::Native, _) => preflight::check(context.tree, kind, &context.request.wanted.platforms),
         (BuildEngine::Docker, ImageKind::Base | ImageKind::Enhanced) => {
             let wanted = facts::secrets(context.tree, kind)?;
             let checked = secrets::check_folders(&wanted, &|| facts::indexes(context.tree));

@@ -51,7 +51,7 @@ impl Context<'_> {
     pub(super) fn runner(&self) -> Result<Runner, Fault> {
         match (self.request.engine, self.local_docker()?) {
             (BuildEngine::Docker, _) => Ok(Runner::docker(self.docker()?.clone())),
-            (BuildEngine::Native, Some(_)) => Runner::at_hand(self.tree),
+            (BuildEngine::Native, Some(_)) => Runner::available(self.tree),
             (BuildEngine::Native, None) => Runner::bare(self.tree),
         }
     }

@@ -175,7 +175,7 @@ impl<'a> Tagger<'a> {
                 None => self.image_at(repository, digest)?,
             };
             match marks::write(&self.context.client, repository, tag, &image, &since) {
-                // Then the tag that the record is about does not move either, once it exists.
+                // An immutable record belongs to a tag that does not move either.
                 Err(fault) if publish::is_immutable(&fault) => terminal::detail(&fault.what),
                 written => written?,
             }
