@@ -111,12 +111,12 @@ fn packages(config: &Config) -> Option<Vec<(String, String)>> {
 /// Builds the root and stores it in the layout as [`Recipe::ref_name`]. `work` is for temporary files, and for
 /// mmdebstrap if the host has none.
 pub fn build(recipe: &Recipe, work: &Path, layout: &Layout, platform: &Platform) -> Result<Root, Fault> {
-    linux::require("a Debian root")?;
     if *platform != Platform::host() {
         return Err(Fault::usage(format!("cannot build a Debian root for `{platform}` on `{}`", Platform::host()))
             .cause("the packages' scripts must run on the processor that they are for")
             .hint("build it on a machine of that kind, or use a root image from a registry"));
     }
+    linux::require("a Debian root")?;
     fs::create_dir_all(work).map_err(|error| cannot_write(work, &error))?;
     let rights = subprocess::Isolation::find()?;
     sweep(work, || Ok(rights));
