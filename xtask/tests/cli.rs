@@ -305,24 +305,37 @@ fn a_repository_may_be_in_any_path() {
         &root,
         &["lock", "--check"],
         expect![[r#"
-        exit: 0
-        --- stderr
-             checked 9 packages match `requirements-enhanced.txt`
-    "#]],
+            exit: 6
+            --- stderr
+            error: `requirements-enhanced.lock` was written before the policy named linux/amd64 3.12, linux/amd64 3.13
+              cause: wheels were not checked there
+
+            hint: check them, and keep the pins: `cargo xtask lock`
+        "#]],
     );
     check(
         &root.join("dockerfiles"),
         &["--quiet", "lock", "--check"],
         expect![[r#"
-        exit: 0
-    "#]],
+            exit: 6
+            --- stderr
+            error: `requirements-enhanced.lock` was written before the policy named linux/amd64 3.12, linux/amd64 3.13
+              cause: wheels were not checked there
+
+            hint: check them, and keep the pins: `cargo xtask lock`
+        "#]],
     );
     check(
         folder.path(),
         &["lock", "--check", "--quiet", "--root", "a repository 'of' Jörg"],
         expect![[r#"
-        exit: 0
-    "#]],
+            exit: 6
+            --- stderr
+            error: `requirements-enhanced.lock` was written before the policy named linux/amd64 3.12, linux/amd64 3.13
+              cause: wheels were not checked there
+
+            hint: check them, and keep the pins: `cargo xtask lock`
+        "#]],
     );
 }
 
@@ -511,9 +524,9 @@ fn what_native_cannot_build_is_refused_before_a_root_is_made() {
     let run = text.replace("WORKDIR /app\nUSER", "RUN true\nWORKDIR /app\nUSER");
     let compilers = format!("{policy}\n[base.args]\nBUILD_PACKAGES = \"gcc\"\n");
     for (dockerfile, policy, said) in [
-        (&added, &policy, "the recipe `user` does not do what this `RUN` says"),
+        (&added, &policy, "the recipe `user` does not implement this `RUN`"),
         (&run, &policy, "Dockerfile.base:"),
-        (&text, &compilers, "the recipe `python-packages` does not do what this `RUN` says"),
+        (&text, &compilers, "the recipe `python-packages` does not implement this `RUN`"),
     ] {
         assert!(dockerfile != &text || policy == &compilers);
         fs::write(root.join("dockerfiles/Dockerfile.base"), dockerfile).unwrap();
