@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use xtask_model::fault::Fault;
 use xtask_model::image::context::{ContextPath, Entry, Kind};
-use xtask_model::image::plan::Difference;
+use xtask_model::image::plan::{self, Difference};
 use xtask_model::image::policy::{self, ImageKind};
 use xtask_model::spec::lock;
 use xtask_model::spec::reference::Digest;
@@ -33,8 +33,7 @@ pub struct Compared {
 
 impl Compared {
     fn new(mut differences: Vec<Difference>, pointers: Vec<ContextPath>) -> Self {
-        differences.sort();
-        differences.dedup();
+        plan::sort(&mut differences);
         Self { differences, pointers }
     }
 }
@@ -123,7 +122,9 @@ impl Committed {
                 self.files(tree, theirs, &committed.files, &parsed.files, &mut found)?;
                 known = Known::of(&self.id, theirs, kind, &committed, &|digest| self.objects.pointed(digest)).ok();
                 if kind != ImageKind::Base {
+                    let others = found.len();
                     self.program(tree, theirs, &committed, parsed, &mut found)?;
+                    found[others..].iter_mut().for_each(|difference| difference.program = true);
                 }
             }
             Err(fault) => {

@@ -40,13 +40,17 @@ pub fn compile(
     let foreign = !cfg!(target_os = "linux") || *platform != Platform::host();
     // Choices made for xtask's own compilation are not the binary's.
     let mut call = cargo(root).env_remove("CARGO_BUILD_TARGET").env_remove("RUSTFLAGS");
+    // Cargo gives the repository's own crates other file names when they are compiled incrementally, and shares the rest: neither
+    // kind of build invalidates the other.
+    call = call.env("CARGO_INCREMENTAL", if recipe.incremental { "1" } else { "0" });
     call = if foreign && process::found("cargo-zigbuild").is_some() { call.arg("zigbuild") } else { call.arg("build") };
     call = call.args(["--locked", "--package", &binary.package, "--bin", &binary.name, "--profile", &binary.profile]);
     call = call.args(["--message-format", "json-render-diagnostics"]);
     if foreign {
         call = call.args(["--target", triple]);
     }
-    let mut progress = terminal::Progress::begin("compiling", &format!("{} for {platform}", binary.name));
+    let how = if recipe.incremental { ", incrementally: its sources differ from the commit's" } else { "" };
+    let mut progress = terminal::Progress::begin("compiling", &format!("{} for {platform}{how}", binary.name));
     let mut executable = None;
     let mut said = VecDeque::new();
     let status = call.stream(|line| match artifact(line, &binary.name) {
@@ -212,10 +216,11 @@ fn stage(from: &Path, to: &Path) -> Result<(), Fault> {
     let cannot = |error: std::io::Error| Fault::build(format!("cannot stage `{}`", to.display())).cause(error);
     let folder = to.parent().expect("a staged binary stands in a folder");
     fs::create_dir_all(folder).map_err(cannot)?;
+    // By content: an older program of the same size may come back, from an incremental build or by an edit that is undone.
     if let (Ok(new), Ok(old)) = (fs::metadata(from), fs::metadata(to))
         && new.len() == old.len()
         && old.permissions().mode() & 0o777 == EXECUTABLE
-        && matches!((new.modified(), old.modified()), (Ok(new), Ok(old)) if new <= old)
+        && fs::read(from).map_err(cannot)? == fs::read(to).map_err(cannot)?
     {
         return Ok(());
     }
@@ -292,6 +297,20 @@ mod tests {
     }
 
     #[test]
+    fn an_older_program_of_the_same_size_is_staged() {
+        let folder = tempfile::tempdir().unwrap();
+        let (from, to) = (folder.path().join("app"), folder.path().join("image/app"));
+        fs::write(&from, "full").unwrap();
+        let made = fs::metadata(&from).unwrap().modified().unwrap();
+        fs::write(&from, "part").unwrap();
+        stage(&from, &to).unwrap();
+        fs::write(&from, "full").unwrap();
+        fs::File::open(&from).unwrap().set_modified(made).unwrap();
+        stage(&from, &to).unwrap();
+        assert_eq!(fs::read(&to).unwrap(), b"full");
+    }
+
+    #[test]
     fn a_staged_binary_is_known_until_it_changes() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("app");
@@ -302,6 +321,7 @@ mod tests {
             toolchain: "1".to_owned(),
             crates: xtask_model::spec::reference::Digest::of(b""),
             sources: xtask_model::spec::reference::Digest::of(b""),
+            incremental: false,
         };
         let staged = Staged::of(&recipe, &file).unwrap();
         assert!(staged.is_still(&file));
