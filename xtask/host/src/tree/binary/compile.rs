@@ -2,6 +2,7 @@
 
 use crate::process::{self, Command};
 use crate::scratch::{self, Scratch};
+use crate::terminal::Count;
 use crate::tree::toolchain;
 use crate::{file, terminal};
 use elf::abi::SHT_GNU_VERNEED;
@@ -51,12 +52,17 @@ pub fn compile(
     }
     let how = if recipe.incremental { ", incrementally: its sources differ from the commit's" } else { "" };
     let mut progress = terminal::Progress::begin("compiling", &format!("{} for {platform}{how}", binary.name));
+    // Cargo counts its crates for terminals alone, unless it is asked to.
+    call = call.env("CARGO_TERM_PROGRESS_WHEN", "always").env("CARGO_TERM_PROGRESS_WIDTH", "160");
     let mut executable = None;
     let mut said = VecDeque::new();
     let status = call.stream(|line| match artifact(line, &binary.name) {
         Some(path) => executable = Some(path),
-        None if line.starts_with('{') => {}
+        None if line.starts_with('{') || line.is_empty() => {}
         None => {
+            if let Some(count) = counted(line) {
+                return progress.count(count);
+            }
             progress.line(line);
             if said.len() == 30 {
                 said.pop_front();
@@ -205,6 +211,14 @@ fn artifact(line: &str, name: &str) -> Option<PathBuf> {
     message.executable.filter(|_| ours)
 }
 
+/// The numbers in a line of cargo's progress: `Building [==>  ] 12/314: syn, regex`.
+fn counted(line: &str) -> Option<Count<'_>> {
+    let (_, rest) = line.split_once("Building [")?.1.split_once("] ")?;
+    let (numbers, current) = rest.split_once(':').unwrap_or((rest, ""));
+    let (done, total) = numbers.trim().split_once('/')?;
+    Some(Count { done: done.parse().ok()?, total: total.parse().ok()?, what: "crates", current: current.trim() })
+}
+
 /// How names of folders start in which a binary is copied.
 const SCRATCH: &str = ".staging-";
 
@@ -337,6 +351,17 @@ mod tests {
         let fault = check_glibc(&std::env::current_exe().unwrap(), &old).unwrap_err();
         assert!(fault.what.contains("the root has 2.3"), "{fault}");
         assert!(newest_glibc(b"#!/bin/sh").is_err());
+    }
+
+    #[test]
+    fn cargo_counts_its_crates() {
+        let numbers = |line: &str| counted(line).map(|count| (count.done, count.total, count.current.to_owned()));
+        let line = "    Building [=======>         ] 120/314: syn, regex-automata";
+        assert_eq!(numbers(line), Some((120, 314, "syn, regex-automata".to_owned())));
+        assert_eq!(numbers("    Building [====>  ] 3/5"), Some((3, 5, String::new())));
+        for other in ["   Compiling syn v2.0.1", "error: [Building [x", "    Building [===>] x/y: a"] {
+            assert_eq!(numbers(other), None, "{other}");
+        }
     }
 
     #[test]
