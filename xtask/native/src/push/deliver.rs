@@ -118,6 +118,7 @@ pub fn to_layout(client: &Client, layout: &Layout, layers: &[Layer], beneath: Op
         }
         let file = match (&layer.origin, beneath.map(|image| &image.place)) {
             (Origin::File(file), _) => Some(file.clone()),
+            _ if layout.link_shared(digest, layer.descriptor.size) => return Ok(()),
             (Origin::Beneath, Some(Place::Layout(from))) => Some(from.blob_path(digest)),
             _ => None,
         };
