@@ -211,7 +211,7 @@ impl Git {
             Some(to) => self.command().args(["diff-tree", "-r"]).args(plain).args([from, to]),
             None => self.command().args(["diff-index", "--cached"]).args(plain).arg(from),
         };
-        let mut found = self.from_here(self.paths(&call, &format!("cannot compare with commit `{from}`"))?)?;
+        let mut found = self.relative_to_root(self.paths(&call, &format!("cannot compare with commit `{from}`"))?)?;
         if to.is_none() {
             found.extend(self.edited()?);
             let call = self.command().args(["ls-files", "--others", "--exclude-standard", "-z"]);
@@ -282,7 +282,7 @@ impl Git {
     }
 
     /// Paths from the top of the repository, as they are from this folder.
-    fn from_here(&self, mut paths: Vec<String>) -> Result<Vec<String>, Fault> {
+    fn relative_to_root(&self, mut paths: Vec<String>) -> Result<Vec<String>, Fault> {
         let below = if paths.is_empty() { String::new() } else { self.below_top()? };
         if !below.is_empty() {
             let (inside, outside) = (format!("{below}/"), "../".repeat(below.split('/').count()));
