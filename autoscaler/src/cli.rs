@@ -41,7 +41,7 @@ Examples:
 
 Exit codes:
   0  done
-  1  a bug of ours (of `healthcheck`: not healthy)
+  1  a bug in autoscaler (of `healthcheck`: not healthy)
   2  usage or bad input
   3  the worker cannot start (of `doctor`: something is missing)
   4  the forecast failed";
@@ -89,7 +89,7 @@ enum Command {
     /// Backtest a history file, and print how good forecasts would have been
     #[command(after_help = backtest::HELP)]
     Backtest(backtest::BacktestArgs),
-    /// Simulate an autoscaler alone beside one with a floor
+    /// Simulate an autoscaler alone and one with a floor
     #[command(after_help = simulate::HELP)]
     Simulate(Box<simulate::SimulateArgs>),
     /// Serve a page with the forecast, /healthz, /readyz and /metrics

@@ -34,7 +34,7 @@ use crate::show::state::{Decided, ScalerName};
 use facts::{Blocked, Facts};
 pub use sweep::sweep;
 
-/// How often a decision is made anew when the object has changed under it.
+/// How often a decision is made again when the object has changed under it.
 const TRIES: usize = 4;
 /// How soon a failed reconcile is tried again; doubles with each failure.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
@@ -77,7 +77,7 @@ pub struct Identity {
     pub class: Option<String>,
 }
 
-/// What is remembered of a scaler from one reconcile to the next, beside the state.
+/// Memory of a scaler from one reconcile to the next, in addition to the state.
 #[derive(Clone, Debug, Default)]
 struct Track {
     uid: String,
@@ -273,7 +273,8 @@ impl Reconcile<'_> {
                 }
                 Ok(applied) => {
                     self.settle(&facts, &decision, &applied).await?;
-                    return Ok(Action::requeue(until_next(self.name, facts.settings.policy.step, self.now)));
+                    let next = until_next(self.name, facts.settings.policy.step, self.now);
+                    return Ok(Action::requeue(facts.turn_in().map_or(next, |turn| turn.min(next))));
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! Decides a workload's floor: from a forecast, what stands there, and what was decided before.
+//! Decides a workload's floor: from a forecast, the current minimum, and what was decided before.
 //!
 //! One pure function without a clock: `decide`. What it remembers is in `Memory`, what it saw and why it did so is in the
 //! `reason`s, both data. Time counts only while someone watched: a clock that jumps, and hours in which nobody decided,
@@ -46,7 +46,7 @@ pub struct Policy {
     pub step: Span,
     /// How long before the demand its pods are wanted.
     pub lead_time: Span,
-    /// The floor's limit, beside the autoscaler's own maximum.
+    /// The floor's limit, in addition to the autoscaler's own maximum.
     pub max_floor: Replicas,
     /// The most pods by which the floor moves within a step, up, or down without a forecast.
     pub max_step_up: Replicas,
@@ -86,7 +86,7 @@ impl Change {
         Change { from, to }
     }
 
-    /// The minimum that stands there.
+    /// The current minimum.
     pub fn from(self) -> Replicas {
         self.from
     }

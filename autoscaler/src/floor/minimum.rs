@@ -1,6 +1,6 @@
 //! The minimum of a HorizontalPodAutoscaler: what its owner wants, and what it was raised to.
 //!
-//! The owner's number is written into an annotation in the same patch that raises the field, so whoever starts anew
+//! The owner's number is written into an annotation in the same patch that raises the field, so a new process
 //! reads it there and never takes a raised floor for the original. Where the two do not fit together, nothing is
 //! assumed. Pure: text in, text out.
 
@@ -60,7 +60,7 @@ impl fmt::Display for Unreadable {
 impl std::error::Error for Unreadable {}
 
 impl Minimum {
-    /// Reads the field and the annotation beside it.
+    /// Reads the field and its annotation.
     ///
     /// A field that is not what the note says it was raised to was set by another hand since: that is the owner's new
     /// wish, and the note is void.
@@ -91,7 +91,7 @@ impl Minimum {
         field.unwrap_or(DEFAULT)
     }
 
-    /// What stands there now.
+    /// The current minimum.
     pub fn floor(&self) -> Replicas {
         self.field.unwrap_or(DEFAULT)
     }
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn an_annotation_that_cannot_be_read_is_no_original() {
+    fn an_annotation_that_cannot_be_read_gives_no_original() {
         for text in [
             "",
             "2",

@@ -54,7 +54,7 @@ pub fn answer(question: &Question) -> Result<Answer, Refusal> {
     })
 }
 
-/// Forecasts from many origins, each from its past alone, as the worker's `rolling` would. The judgement is made anew a
+/// Forecasts from many origins, each from its past alone, as the worker's `rolling` would. The judgement is made again a
 /// hundred times in a run; an origin that cannot be forecast from is left out.
 pub fn roll(rolling: &Rolling) -> Result<Rolled, Refusal> {
     let question = &rolling.question;
@@ -228,7 +228,7 @@ fn spread(first: usize, last: usize) -> Vec<usize> {
     at
 }
 
-/// Samples, and what of them is asked again and again.
+/// Samples, and sums of them that are asked for repeatedly.
 struct Past<'a> {
     samples: &'a [Option<f64>],
     season: usize,
@@ -303,7 +303,7 @@ impl Tested {
     }
 
     /// Whether the gain over another is at least twice its standard error, counting only origins whose horizons fit
-    /// beside each other.
+    /// next to each other.
     fn beats(&self, other: &Tested, origins: &[usize], horizon: usize) -> bool {
         let size = |row: &[Option<(f64, f64)>]| {
             let errors: Vec<f64> = row.iter().flatten().map(|(_, error)| error.abs()).collect();

@@ -1,4 +1,4 @@
-//! One story in real time, told to a cluster in memory and to a real one where KUBECONFIG names it: the definition is
+//! One story in real time, played on a cluster in memory and on a real one where KUBECONFIG names it: the definition is
 //! applied, an autoscaler and a scaler too; the floor rises before the load and is released after it, the leader is killed
 //! in between, and the deletion gives everything back.
 
@@ -122,7 +122,7 @@ async fn run_story(client: Client, namespace: &str, pace: Pace) {
         ahead < 5 * Duration::from_secs(pace.step as u64) && !pace.busy(Timestamp::now().as_second()),
         "raised {ahead:?} before the load, not in it"
     );
-    // Killed with its floor raised; the next begins with what stands in the cluster.
+    // Killed with its floor raised; the next begins with what is in the cluster.
     first.abort();
     let _ = first.await;
     let second = replica(&client, namespace, "second", &prometheus).await;

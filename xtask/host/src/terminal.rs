@@ -6,25 +6,20 @@ use anstyle::{AnsiColor, Style};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-/// How much is said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Volume {
     /// Errors only.
     Quiet,
-    /// One line a step.
     Normal,
-    /// Every line of every tool.
     Verbose,
 }
 
 static VOLUME: OnceLock<Volume> = OnceLock::new();
 
-/// Sets the volume, once, before anything is said.
 pub fn set_volume(volume: Volume) {
     let _ = VOLUME.set(volume);
 }
 
-/// The volume in force.
 pub fn volume() -> Volume {
     *VOLUME.get().unwrap_or(&Volume::Normal)
 }
@@ -53,7 +48,6 @@ pub fn detail(line: &str) {
     }
 }
 
-/// The last word of a command that failed.
 pub fn error(what: &str) {
     anstream::eprintln!("{ERROR}error{ERROR:#}: {what}");
 }
@@ -109,7 +103,6 @@ impl Progress {
         }
     }
 
-    /// Clears the live line and returns the time passed.
     pub fn end(self) -> Duration {
         if self.live && self.shown.is_some() {
             anstream::eprint!("\r\x1b[2K");

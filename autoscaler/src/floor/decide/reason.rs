@@ -40,7 +40,7 @@ pub enum Missing {
         /// By how much.
         by: Seconds,
     },
-    /// Steps between now and the lead time are not there.
+    /// Steps between now and the lead time are missing.
     Incomplete {
         /// How many are.
         has: usize,
@@ -97,7 +97,7 @@ impl fmt::Display for Missing {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "reason", rename_all = "kebab-case")]
 pub enum Reason {
-    /// Nothing is remembered: the floor that stands there counts as just wanted.
+    /// Nothing is remembered: the current floor counts as just wanted.
     Began {
         /// That floor.
         floor: Replicas,
@@ -106,7 +106,7 @@ pub enum Reason {
     FloorMoved {
         /// What was decided.
         decided: Replicas,
-        /// What is there.
+        /// The number that exists.
         found: Replicas,
     },
     /// The clock shows an earlier time than at the last decision.
@@ -213,9 +213,9 @@ fn pods(count: Replicas) -> String {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Reason::Began { floor } => write!(f, "began with the floor of {floor} that stands there"),
+            Reason::Began { floor } => write!(f, "began with the current floor of {floor}"),
             Reason::FloorMoved { decided, found } => {
-                write!(f, "the floor is {found}, not the {decided} decided last: began anew")
+                write!(f, "the floor is {found}, not the {decided} decided last: began from there")
             }
             Reason::ClockWentBack { by } => write!(f, "the clock went back by {by}: no time has passed"),
             Reason::Paused => f.write_str("paused: nothing changes"),
