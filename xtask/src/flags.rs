@@ -285,6 +285,16 @@ Examples:
         #[arg(last = true, value_name = "ARGS")]
         args: Vec<String>,
     },
+    /// Rebuild and restart the app whenever a file is saved, until Ctrl-C
+    ///
+    /// Waits for changes of the files that decide about the images: those that the Dockerfiles copy, the program's sources, the policy
+    /// and the locks. An error is printed, and the app from before keeps running. A round that changes no image restarts nothing.
+    #[command(after_help = "\
+Examples:
+  cargo xtask watch                                    the app of this tree
+  cargo xtask watch -- cargo xtask smoke {}            a command in its place, for each image
+  cargo xtask watch --push -- kubectl set image deployment/app app={}")]
+    Watch(WatchFlags),
     /// Check everything that a build needs, and print a fix for each problem
     Doctor,
     /// Build, push and smoke-test on a fresh machine: installs what is missing, and asks before
@@ -427,6 +437,24 @@ pub enum BaseCommand {
         #[arg(short, long)]
         yes: bool,
     },
+}
+
+/// Flags of `watch`.
+#[derive(Clone, Debug, Args)]
+pub struct WatchFlags {
+    /// Publish each image, under its fingerprint's tag only, and run nothing but the command
+    #[arg(long)]
+    pub push: bool,
+    /// Platforms to build; by default this machine's, and with `--push` all of the policy's
+    #[arg(long, value_name = "OS/ARCH", value_delimiter = ',')]
+    pub platform: Vec<Platform>,
+    /// Engine; by default `[project] engine` of the policy, `auto` if that is not set
+    #[arg(long, value_parser = engine_parser())]
+    pub engine: Option<Engine>,
+    /// Command in place of the app, restarted with each new image; with `--push`, run after each push. `{}` and the variable
+    /// `IMAGE` are the image's reference by digest
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
 }
 
 /// Flags of `stats`.

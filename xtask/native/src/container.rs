@@ -18,6 +18,7 @@ pub use linux::{bare, guard, inside};
 use bare::{Bare, Contained};
 use serde::{Deserialize, Serialize};
 use std::process::Output;
+use std::time::Duration;
 use unpacked::{Images, Unpacked};
 use xtask_host::docker::Docker;
 use xtask_host::terminal;
@@ -154,6 +155,16 @@ impl<'r> Image<'r> {
         }))
     }
 
+    /// Starts it in the background with our own streams, and with its ports reachable from this machine.
+    pub fn serve(&self, launch: &Launch) -> Result<Running<'r>, Fault> {
+        Ok(Running(match &self.way {
+            Way::Docker(docker) => Started::Docker(docked::serve(docker, &self.name, launch)?),
+            Way::Bare(bare, image) => {
+                Started::Bare(Box::new(bare.serve(&image.folder, &image.config.config, launch)?))
+            }
+        }))
+    }
+
     /// Runs it with our own streams, Ctrl-C included, and says its exit; by docker this process becomes the docker client.
     pub fn attach(&self, launch: &Launch) -> Result<u8, Fault> {
         match &self.way {
@@ -173,6 +184,14 @@ impl Running<'_> {
         match &mut self.0 {
             Started::Docker(container) => container.exec(argv),
             Started::Bare(container) => container.exec(&argv.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>()),
+        }
+    }
+
+    /// Asks its program to end, and ends it when this time has passed.
+    pub fn end(self, patience: Duration) {
+        match self.0 {
+            Started::Docker(container) => container.end(patience),
+            Started::Bare(container) => container.end_within(patience),
         }
     }
 

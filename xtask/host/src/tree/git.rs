@@ -32,6 +32,17 @@ pub struct Git {
     root: PathBuf,
 }
 
+/// A commit, and what it changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// Its full name.
+    pub commit: String,
+    /// First line of its message.
+    pub subject: String,
+    /// Files that differ from its first parent.
+    pub changed: Vec<String>,
+}
+
 impl Git {
     /// Git in `root`.
     pub fn at(root: &Path) -> Self {
@@ -220,6 +231,34 @@ impl Git {
             found.dedup();
         }
         Ok(found)
+    }
+
+    /// The commits that `to` has and `from` does not, by first parents, the oldest first, each with the files in which it differs from
+    /// its first parent. Paths as in [`Self::changed`].
+    pub fn first_parents(&self, from: &str, to: &str) -> Result<Vec<Step>, Fault> {
+        let log = ["log", "--first-parent", "--diff-merges=first-parent", "--reverse", "--name-only", "-z"];
+        let plain =
+            ["--no-renames", "--no-ext-diff", "--no-textconv", "--ignore-submodules=none", "--no-show-signature"];
+        let range = [format!("^{from}"), to.to_owned()];
+        let call = self.command().args(log).args(plain).args(["--root", "--no-relative", "--format=%x01%H %s"]);
+        let call = call.arg("--end-of-options").args(range);
+        let mut steps: Vec<Step> = Vec::new();
+        for text in self.paths(&call, &format!("cannot list the commits from `{from}` to `{to}`"))? {
+            let text = text.trim_start_matches('\n');
+            match (text.strip_prefix('\u{1}'), steps.last_mut()) {
+                (Some(header), _) => {
+                    let (commit, subject) = header.split_once(' ').unwrap_or((header, ""));
+                    let (commit, subject) = (commit.to_owned(), subject.to_owned());
+                    steps.push(Step { commit, subject, changed: Vec::new() });
+                }
+                (None, Some(step)) => step.changed.push(text.to_owned()),
+                (None, None) => {}
+            }
+        }
+        for step in &mut steps {
+            step.changed = self.from_here(std::mem::take(&mut step.changed))?;
+        }
+        Ok(steps)
     }
 
     /// The files of the index whose contents, as they are on disk, differ from it. Their times are compared as git does it; where these

@@ -2,7 +2,9 @@
 
 use super::{Launch, Manner};
 use std::io::IsTerminal as _;
-use std::process::Output;
+use std::process::{Child, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 use xtask_host::docker::Docker;
 use xtask_host::process::Command;
 use xtask_model::fault::{Exit, Fault};
@@ -13,6 +15,8 @@ const CONFINED: [&str; 4] = ["--network=none", "--read-only", "--cap-drop=ALL", 
 pub(super) struct Running<'d> {
     docker: &'d Docker,
     id: String,
+    /// The docker client that prints what the program prints.
+    client: Option<Child>,
 }
 
 /// Runs an image to the end.
@@ -23,39 +27,52 @@ pub(super) fn run(docker: &Docker, image: &str, launch: &Launch) -> Result<Outpu
 /// Starts an image in the background.
 pub(super) fn start<'d>(docker: &'d Docker, image: &str, launch: &Launch) -> Result<Running<'d>, Fault> {
     let id = called(docker, launch).arg("--detach").args(named(image, launch)).read(Exit::Build)?;
-    Ok(Running { docker, id })
+    Ok(Running { docker, id, client: None })
+}
+
+/// Starts an image in the background, with our outputs.
+pub(super) fn serve<'d>(docker: &'d Docker, image: &str, launch: &Launch) -> Result<Running<'d>, Fault> {
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    let id = format!("xtask-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+    let call = reachable(docker, image, launch)?.args(["--rm", &format!("--name={id}")]).args(named(image, launch));
+    let client = call.start([Stdio::null(), Stdio::inherit(), Stdio::inherit()]);
+    let client = client.map_err(|error| Fault::missing("cannot run docker").cause(error))?;
+    Ok(Running { docker, id, client: Some(client) })
 }
 
 /// Becomes `docker run` with our terminal; comes back only where that is impossible.
 pub(super) fn attach(docker: &Docker, image: &str, launch: &Launch) -> Fault {
-    let call = || -> Result<Command, Fault> {
-        let ports = match docker.stored(image)? {
-            Some(stored) => stored.ports(),
-            None => {
-                // Its configuration says which ports it has, and is there only when it is.
-                xtask_host::terminal::step("pulling", &format!("`{image}`"));
-                docker.command().args(["pull", "--quiet", "--", image]).read(Exit::Network)?;
-                docker.stored(image)?.map(|stored| stored.ports()).unwrap_or_default()
-            }
-        };
-        let mut call = called(docker, launch).args(["--rm", "--interactive"]);
-        if std::io::stdin().is_terminal() && std::io::stdout().is_terminal() {
-            call = call.arg("--tty");
-        }
-        if launch.manner == Manner::Open {
-            call = if docker.lacks_bridge()? {
-                call.arg("--network=host")
-            } else {
-                // Of this machine alone: whoever wants more calls docker.
-                ports.iter().fold(call, |call, port| call.arg(format!("--publish=127.0.0.1:{}", published(port))))
-            };
-        }
-        Ok(call.args(named(image, launch)))
+    let mut call = match reachable(docker, image, launch) {
+        Ok(call) => call.args(["--rm", "--interactive"]),
+        Err(fault) => return fault,
     };
-    match call() {
-        Ok(call) => Fault::missing("cannot run docker").cause(call.replace()),
-        Err(fault) => fault,
+    if std::io::stdin().is_terminal() && std::io::stdout().is_terminal() {
+        call = call.arg("--tty");
     }
+    Fault::missing("cannot run docker").cause(call.args(named(image, launch)).replace())
+}
+
+/// `docker run` of an image whose ports can be reached from this machine.
+fn reachable(docker: &Docker, image: &str, launch: &Launch) -> Result<Command, Fault> {
+    let ports = match docker.stored(image)? {
+        Some(stored) => stored.ports(),
+        None => {
+            // Its configuration says which ports it has, and is there only when it is.
+            xtask_host::terminal::step("pulling", &format!("`{image}`"));
+            docker.command().args(["pull", "--quiet", "--", image]).read(Exit::Network)?;
+            docker.stored(image)?.map(|stored| stored.ports()).unwrap_or_default()
+        }
+    };
+    let call = called(docker, launch);
+    if launch.manner != Manner::Open {
+        return Ok(call);
+    }
+    Ok(if docker.lacks_bridge()? {
+        call.arg("--network=host")
+    } else {
+        // Of this machine alone: whoever wants more calls docker.
+        ports.iter().fold(call, |call, port| call.arg(format!("--publish=127.0.0.1:{}", published(port))))
+    })
 }
 
 /// `8080:8080` of `8080`, `53:53/udp` of `53/udp`.
@@ -82,9 +99,20 @@ impl Running<'_> {
         self.docker.command().args(["exec", &self.id]).args(argv).output()
     }
 
-    pub(super) fn runs(&self) -> Result<bool, Fault> {
+    pub(super) fn runs(&mut self) -> Result<bool, Fault> {
+        if let Some(client) = &mut self.client {
+            let ended = client.try_wait().map_err(|error| Fault::missing("cannot wait for docker").cause(error))?;
+            return Ok(ended.is_none());
+        }
         let call = self.docker.command().args(["inspect", "--format={{.State.Running}}", &self.id]);
         Ok(call.read(Exit::Build)? == "true")
+    }
+
+    /// Asks its program to end, and ends it when this time has passed.
+    pub(super) fn end(self, patience: Duration) {
+        let time = format!("--time={}", patience.as_secs());
+        // What is left of it is removed with the value.
+        let _ = self.docker.command().args(["stop", &time, &self.id]).output();
     }
 
     pub(super) fn log(&self, lines: usize) -> Result<String, Fault> {
@@ -97,6 +125,9 @@ impl Drop for Running<'_> {
     fn drop(&mut self) {
         // It may have ended by itself; there is nobody left to tell.
         let _ = self.docker.command().args(["rm", "--force", "--volumes", &self.id]).output();
+        if let Some(client) = &mut self.client {
+            let _ = client.wait();
+        }
     }
 }
 

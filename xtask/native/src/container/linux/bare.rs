@@ -67,6 +67,14 @@ impl Bare {
         Ok(Contained { processes, bare: self.clone(), folder, image, manner: launch.manner, log })
     }
 
+    /// Starts a program of the image in `folder` in the background, with our own streams.
+    pub fn serve(&self, folder: &Path, image: &Execution, launch: &Launch) -> Result<Contained, Fault> {
+        let program = Image { folder, execution: image }.program(launch)?;
+        let processes = self.begin(folder, launch.manner, Some(program), &Streams::ours())?;
+        let (folder, image, log) = (folder.to_owned(), image.clone(), Stream::new()?);
+        Ok(Contained { processes, bare: self.clone(), folder, image, manner: launch.manner, log })
+    }
+
     /// Runs a program with our own streams. Ctrl-C is passed on; the exit is the program's.
     pub fn attach(&self, folder: &Path, image: &Execution, launch: &Launch) -> Result<ExitStatus, Fault> {
         let program = Image { folder, execution: image }.program(launch)?;
@@ -231,6 +239,17 @@ impl Contained {
     /// What it has said until now.
     pub fn log(&self) -> Result<String, Fault> {
         Ok(String::from_utf8_lossy(&self.log.read()?).into_owned())
+    }
+
+    /// Asks its program to end, and ends it when this time has passed, or at once where it does not listen.
+    pub fn end_within(mut self, patience: Duration) {
+        let began = Instant::now();
+        if !self.processes.ask_to_end() {
+            return;
+        }
+        while matches!(self.processes.ended(), Ok(None)) && began.elapsed() < patience {
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 
     /// Ends it, and says how it ended. What it runs gets no time to end by itself: nothing of it is kept.
