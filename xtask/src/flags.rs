@@ -317,6 +317,7 @@ Examples:
 Examples:
   cargo xtask stats                          a table and a chart of the last 30 days
   cargo xtask stats --html target/stats.html one page, for example to send
+  cargo xtask stats --replay HEAD~100..HEAD  what the last 100 commits would have built and tested
   cargo xtask stats --gate-factor 1.5        for CI: exit code 6 when fast builds have become slower")]
     Stats(StatsFlags),
     /// Measure an edit, a dependency bump and a cold start, and compare with plain docker
@@ -476,6 +477,20 @@ pub struct StatsFlags {
     /// Also use the records in published images, from CI
     #[arg(long)]
     pub from_registry: bool,
+    /// Print what each commit of this range would have built and tested, and the time saved against building everything; by first
+    /// parents, without a registry
+    #[arg(long, value_name = "A..B", value_parser = range, conflicts_with_all = ["gate_factor", "from_registry"])]
+    pub replay: Option<(String, String)>,
+}
+
+/// Reads a range of commits, `A..B`.
+fn range(text: &str) -> Result<(String, String), String> {
+    match text.split_once("..") {
+        Some((from, to)) if !from.is_empty() && !to.is_empty() && !to.starts_with('.') => {
+            Ok((from.to_owned(), to.to_owned()))
+        }
+        _ => Err("expected two revisions, as in `v1.0..main` or `HEAD~100..HEAD`".to_owned()),
+    }
 }
 
 /// Reads a time: `90m`, `12h`, `30d`, `4w`.
@@ -550,6 +565,10 @@ mod tests {
         assert_eq!(factor("1.5"), Ok(1.5));
         for wrong in ["0.9", "NaN", "inf", "x"] {
             assert!(factor(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(range("HEAD~9..main"), Ok(("HEAD~9".to_owned(), "main".to_owned())));
+        for wrong in ["", "main", "..main", "main..", "a...b"] {
+            assert!(range(wrong).is_err(), "{wrong}");
         }
     }
 }
