@@ -12,7 +12,7 @@ use xtask_native::container;
 
 /// Runs `xtask` and returns its exit code.
 pub fn main() -> ExitCode {
-    if let Some(code) = container::inside() {
+    if let Some(code) = container::dispatch() {
         return code;
     }
     dispatch(run)

@@ -348,7 +348,7 @@ Examples:
         /// Run only tests whose name contains this
         #[arg(value_name = "FILTER")]
         filter: Option<String>,
-        /// Only unit tests and tests of the command line: no engine, nothing installed, under a minute when compiled
+        /// Run only unit tests and tests of the command line: needs no engine, installs nothing, takes under a minute once compiled
         #[arg(long)]
         quick: bool,
     },

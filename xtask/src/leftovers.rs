@@ -6,7 +6,7 @@
 use xtask_host::registry::layout::Layout;
 use xtask_host::scratch;
 use xtask_host::tree::facts::Tree;
-use xtask_native::container::guard::Rights;
+use xtask_native::container::subprocess::Isolation;
 use xtask_native::container::unpacked;
 use xtask_native::recipes::python;
 use xtask_native::root;
@@ -17,7 +17,7 @@ pub fn sweep(tree: &Tree) {
     scratch::sweep_temporary();
     scratch::sweep(&target, &[scratch::SHARED], scratch::remove);
     scratch::sweep(&target.join("native/work"), &[python::SCRATCH], scratch::remove);
-    root::sweep(&target.join("root"), Rights::find);
+    root::sweep(&target.join("root"), Isolation::find);
     Layout::sweep(&tree.images().join("root"));
     unpacked::sweep(tree);
 }

@@ -9,7 +9,7 @@ use xtask_host::{process, terminal};
 use xtask_model::fault::Fault;
 use xtask_model::image::policy::{Smoke, SmokeServe};
 use xtask_model::quantity;
-use xtask_native::container::{Image, Launch};
+use xtask_native::container::{Launch, RunnableImage};
 
 /// A check that passed.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -21,7 +21,7 @@ pub struct Shown {
 }
 
 /// Runs every check on `image`; `version` is the package's. Ends at the first that fails.
-pub fn run(image: &Image<'_>, smoke: &Smoke, version: Option<&str>) -> Result<Vec<Shown>, Fault> {
+pub fn run(image: &RunnableImage<'_>, smoke: &Smoke, version: Option<&str>) -> Result<Vec<Shown>, Fault> {
     let mut shown = Vec::new();
     let mut check = |name: &str, test: &mut dyn FnMut() -> Result<(), Fault>| -> Result<(), Fault> {
         process::interrupted()?;
@@ -73,7 +73,7 @@ fn expect(output: &Output, contains: &str, what: &str) -> Result<(), Fault> {
     Err(fault.cause(end(if output.status.success() { &out } else { &err })))
 }
 
-fn served(image: &Image<'_>, serve: &SmokeServe) -> Result<(), Fault> {
+fn served(image: &RunnableImage<'_>, serve: &SmokeServe) -> Result<(), Fault> {
     // The question is asked from within, by the Python that every such image has: no port is opened anywhere.
     const ASK: &str = "import sys,urllib.request as r;sys.stdout.buffer.write(r.urlopen(sys.argv[1],timeout=5).read())";
     let mut container = image.start(&Launch::confined(&serve.args))?;

@@ -8,6 +8,7 @@ mod generated;
 mod images;
 mod links;
 mod manifests;
+mod portable;
 mod prose;
 mod text;
 
@@ -46,8 +47,16 @@ impl fmt::Display for Violation {
 
 /// Every violation of every rule, by place.
 pub fn check(files: &Files) -> Vec<Violation> {
-    let rules: [fn(&Files) -> Vec<Violation>; 7] =
-        [text::check, prose::check, edges::check, manifests::check, images::check, links::check, generated::check];
+    let rules: [fn(&Files) -> Vec<Violation>; 8] = [
+        text::check,
+        prose::check,
+        edges::check,
+        portable::check,
+        manifests::check,
+        images::check,
+        links::check,
+        generated::check,
+    ];
     let mut found: Vec<Violation> = rules.iter().flat_map(|rule| rule(files)).collect();
     found.sort();
     found

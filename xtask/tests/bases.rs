@@ -128,28 +128,17 @@ impl Scene {
     }
 
     /// Publishes an image as a build does. Returns its tag, its digest and its platform's manifest.
-    fn publish(
-        &self,
-        repository: &str,
-        name: &str,
-        days: u64,
-        commit: &str,
-        tags: &[&str],
-        on: Option<Digest>,
-    ) -> Image {
-        self.publish_for(repository, name, days, commit, tags, on, &platform())
+    fn publish(&self, image: (&str, &str), days: u64, commit: &str, tags: &[&str], on: Option<Digest>) -> Image {
+        self.publish_for(image, days, commit, tags, (on, &platform()))
     }
 
-    #[allow(clippy::too_many_arguments, reason = "what a test says of an image, in one line")]
     fn publish_for(
         &self,
-        repository: &str,
-        name: &str,
+        (repository, name): (&str, &str),
         days: u64,
         commit: &str,
         tags: &[&str],
-        on: Option<Digest>,
-        platform: &Platform,
+        (on, platform): (Option<Digest>, &Platform),
     ) -> Image {
         let repository = self.repository(repository);
         let fingerprint: Fingerprint = Digest::of(name.as_bytes()).hex().parse().unwrap();
@@ -193,10 +182,10 @@ struct Image {
 fn a_base_is_listed_with_the_apps_that_use_it() {
     let Some(scene) = Scene::new() else { return };
     scene.says(&["base", "list"], 0, &["has no base"]);
-    let base = scene.publish("autoscaler-base", "one", 3, &scene.commits[0], &["latest"], None);
+    let base = scene.publish(("autoscaler-base", "one"), 3, &scene.commits[0], &["latest"], None);
     let arm = "linux/arm64".parse().unwrap();
-    let partial = scene.publish_for("autoscaler-base", "two", 2, &scene.commits[1], &[], None, &arm);
-    scene.publish("autoscaler", "app", 1, &scene.commits[1], &["main", "1.2.3"], Some(base.manifest));
+    let partial = scene.publish_for(("autoscaler-base", "two"), 2, &scene.commits[1], &[], (None, &arm));
+    scene.publish(("autoscaler", "app"), 1, &scene.commits[1], &["main", "1.2.3"], Some(base.manifest));
     let said = scene.says(&["base", "list"], 0, &["lacks linux/amd64", "3 days", "1.2.3, main"]);
     let line = said.lines().find(|line| line.starts_with(&base.tag)).unwrap();
     assert!(line.ends_with("latest") && line.contains("1.2.3, main"), "{line}");
@@ -215,10 +204,10 @@ fn a_base_is_listed_with_the_apps_that_use_it() {
 fn fifty_apps_are_listed_in_less_than_a_second() {
     let Some(scene) = Scene::new() else { return };
     let bases: Vec<Image> =
-        (0..4).map(|n| scene.publish("autoscaler-base", &format!("base {n}"), n, "c", &[], None)).collect();
+        (0..4).map(|n| scene.publish(("autoscaler-base", &format!("base {n}")), n, "c", &[], None)).collect();
     for number in 0..50 {
         let on = bases[number % 4].manifest;
-        scene.publish("autoscaler", &format!("app {number}"), 1, "c", &[&format!("branch-{number}")], Some(on));
+        scene.publish(("autoscaler", &format!("app {number}")), 1, "c", &[&format!("branch-{number}")], Some(on));
     }
     let (bases, apps) = (scene.repository("autoscaler-base"), scene.repository("autoscaler"));
     let began = Instant::now();
@@ -241,13 +230,13 @@ fn fifty_apps_are_listed_in_less_than_a_second() {
 #[test]
 fn a_prune_deletes_what_nothing_refers_to_and_nothing_else() {
     let Some(scene) = Scene::new() else { return };
-    let newest = scene.publish("autoscaler-base", "newest", 1, "c", &["latest"], None);
-    let used = scene.publish("autoscaler-base", "used", 90, "c", &[], None);
-    let named = scene.publish("autoscaler-base", "named", 91, "c", &["release"], None);
-    let unused = scene.publish("autoscaler-base", "unused", 92, "c", &[], None);
-    let stale = scene.publish("autoscaler-base", "stale", 93, "c", &[], None);
-    scene.publish("autoscaler", "app", 80, "c", &["1.0.0"], Some(used.manifest));
-    let old = scene.publish("autoscaler", "old app", 80, "c", &[], Some(stale.manifest));
+    let newest = scene.publish(("autoscaler-base", "newest"), 1, "c", &["latest"], None);
+    let used = scene.publish(("autoscaler-base", "used"), 90, "c", &[], None);
+    let named = scene.publish(("autoscaler-base", "named"), 91, "c", &["release"], None);
+    let unused = scene.publish(("autoscaler-base", "unused"), 92, "c", &[], None);
+    let stale = scene.publish(("autoscaler-base", "stale"), 93, "c", &[], None);
+    scene.publish(("autoscaler", "app"), 80, "c", &["1.0.0"], Some(used.manifest));
+    let old = scene.publish(("autoscaler", "old app"), 80, "c", &[], Some(stale.manifest));
     let stray = scene.push(
         &scene.repository("autoscaler-base"),
         &"aaaaaaaaaaaa".parse().unwrap(),
@@ -321,7 +310,7 @@ fn a_prune_waits_for_a_build_on_this_machine() {
 fn a_manifest_that_two_bases_share_stays_while_one_of_them_does() {
     let Some(scene) = Scene::new() else { return };
     let repository = scene.repository("autoscaler-base");
-    let kept = scene.publish("autoscaler-base", "kept", 1, "c", &["latest"], None);
+    let kept = scene.publish(("autoscaler-base", "kept"), 1, "c", &["latest"], None);
     let fingerprint: Fingerprint = Digest::of(b"other").hex().parse().unwrap();
     let notes = BTreeMap::from([(CREATED.to_owned(), "2020-01-01T00:00:00Z".to_owned())]);
     let publication = Publication {
@@ -341,11 +330,11 @@ fn a_manifest_that_two_bases_share_stays_while_one_of_them_does() {
 #[test]
 fn latest_moves_back_only_with_yes_and_to_a_complete_base() {
     let Some(scene) = Scene::new() else { return };
-    let old = scene.publish("autoscaler-base", "old", 9, &scene.commits[0], &[], None);
-    let side = scene.publish("autoscaler-base", "side", 8, &format!("{}-dirty", scene.commits[0]), &[], None);
+    let old = scene.publish(("autoscaler-base", "old"), 9, &scene.commits[0], &[], None);
+    let side = scene.publish(("autoscaler-base", "side"), 8, &format!("{}-dirty", scene.commits[0]), &[], None);
     let arm = "linux/arm64".parse().unwrap();
-    let partial = scene.publish_for("autoscaler-base", "partial", 7, &scene.commits[0], &[], None, &arm);
-    let new = scene.publish("autoscaler-base", "new", 1, &scene.commits[1], &["latest"], None);
+    let partial = scene.publish_for(("autoscaler-base", "partial"), 7, &scene.commits[0], &[], (None, &arm));
+    let new = scene.publish(("autoscaler-base", "new"), 1, &scene.commits[1], &["latest"], None);
     scene.says(&["base", "rollback"], 0, &[&new.tag, &old.tag, "moves `latest` forward again", "add `--yes`"]);
     assert_eq!(scene.stands("autoscaler-base", "latest"), Some(new.digest));
     scene.says(&["base", "rollback", &partial.tag, "--yes"], 2, &["is not complete", "it lacks linux/amd64"]);
@@ -359,7 +348,7 @@ fn latest_moves_back_only_with_yes_and_to_a_complete_base() {
 #[test]
 fn a_pinned_base_is_used_whatever_the_requirements_say() {
     let Some(scene) = Scene::new() else { return };
-    let base = scene.publish("autoscaler-base", "one", 3, &scene.commits[0], &["latest"], None);
+    let base = scene.publish(("autoscaler-base", "one"), 3, &scene.commits[0], &["latest"], None);
     let file = scene.folder.path().join("images.lock");
     let before = std::fs::read_to_string(&file).unwrap();
     scene.says(&["base", "pin", "nosuch"], 2, &["no base `nosuch` is in the registry"]);
@@ -382,7 +371,7 @@ fn a_pinned_base_is_used_whatever_the_requirements_say() {
     let plan =
         scene.says(&["plan", "--base", "HEAD"], 0, &["fast\n", "the base is pinned in `images.lock`: none is built"]);
     assert!(!plan.contains("base+fast"), "{plan}");
-    scene.says(&["build", "--offline", "--dry-run"], 2, &["a pinned base is the registry's"]);
+    scene.says(&["build", "--offline", "--dry-run"], 2, &["a pinned base cannot be used with `--offline`"]);
     scene.says(&["base", "pin", "--remove"], 0, &["builds follow the requirements again"]);
     assert!(!std::fs::read_to_string(&file).unwrap().contains("[base]"));
     scene.says(&["base", "pin", "--remove"], 0, &["no base is pinned"]);

@@ -485,7 +485,7 @@ fn doctor_names_the_engines_of_each_image_and_the_line_that_forbids_one() {
     let line = text.lines().position(|line| line.contains("gunicorn")).unwrap() + 1;
     let bad = asked(&["doctor", "--offline"]);
     let said = format!(
-        "bad engines of the base image: dockerfiles/Dockerfile.base:{line}: the recipe `python-packages` does not do what this `RUN` says"
+        "bad engines of the base image: dockerfiles/Dockerfile.base:{line}: the recipe `python-packages` does not implement this `RUN`"
     );
     assert!(bad.contains(&said), "{bad}");
     assert!(bad.starts_with("exit: 2\n"), "{bad}");

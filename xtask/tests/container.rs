@@ -23,8 +23,8 @@ use xtask_host::registry::{Client, Options};
 use xtask_model::spec::oci::{self, Descriptor, Execution, media_type};
 use xtask_model::spec::reference::Platform;
 use xtask_native::container::bare::Bare;
-use xtask_native::container::guard;
-use xtask_native::container::unpacked::Images;
+use xtask_native::container::subprocess;
+use xtask_native::container::unpacked::ImageStore;
 use xtask_native::container::{Launch, Manner};
 
 const XTASK: &str = env!("CARGO_BIN_EXE_xtask");
@@ -152,7 +152,7 @@ fn there_is_no_network_but_a_loopback() {
 }
 
 #[test]
-fn there_are_no_rights_and_none_to_be_gained() {
+fn there_are_no_privileges_and_none_can_be_gained() {
     let none = "0000000000000000";
     says("grep Cap /proc/self/status | grep -vc 0000000000000000", "0");
     says("grep CapBnd /proc/self/status", &format!("CapBnd:\t{none}"));
@@ -160,7 +160,7 @@ fn there_are_no_rights_and_none_to_be_gained() {
 }
 
 #[test]
-fn nothing_of_the_host_is_seen() {
+fn nothing_of_the_host_is_visible() {
     says("test $(ls -d /proc/[0-9]* | wc -l) -lt 8 && echo few", "few");
     says("cat /proc/1/cmdline | head -c 2", "sh");
     says("test -s /proc/kcore; echo $?; ls /proc/acpi /proc/scsi 2>/dev/null | grep -vc :", "1\n0");
@@ -188,11 +188,11 @@ fn the_user_is_the_images() {
         assert_eq!(out(&output), "Groups:\t50 10002");
     }
     let fault = bare.run(folder.path(), &user("nobody"), &confined("id")).unwrap_err();
-    assert_eq!(fault.what, "the image runs as user `nobody`, which it does not have");
+    assert_eq!(fault.what, "the image runs as user `nobody`, which does not exist in it");
 }
 
 #[test]
-fn root_without_rights_reads_only_what_it_owns() {
+fn root_without_privileges_reads_only_its_own_files() {
     let Some(bare) = bare() else { return };
     if !bare.has_every_user() {
         return println!("skipped: an ordinary user owns all of an image");
@@ -223,7 +223,7 @@ fn an_open_image_writes_and_the_image_stays() {
 }
 
 #[test]
-fn the_exit_is_the_programs() {
+fn the_exit_code_is_the_programs() {
     let Some(bare) = bare() else { return };
     let folder = image();
     let code = |script: &str| bare.run(folder.path(), &user("app"), &confined(script)).unwrap().status.code();
@@ -241,7 +241,7 @@ fn the_exit_is_the_programs() {
 }
 
 #[test]
-fn streams_are_kept_apart_and_whole() {
+fn streams_are_separate_and_complete() {
     let Some(bare) = bare() else { return };
     let folder = image();
     let script = "echo one; echo two >&2; head -c 3000000 /dev/zero; echo three >&2";
@@ -250,7 +250,7 @@ fn streams_are_kept_apart_and_whole() {
 }
 
 #[test]
-fn arguments_environment_and_folder_come_as_they_are() {
+fn arguments_environment_and_folder_are_unchanged() {
     let Some(bare) = bare() else { return };
     let folder = image();
     let odd = ["a b", "$HOME", "`id`", "é'\"\n", "", "--privileged"];
@@ -265,7 +265,7 @@ fn arguments_environment_and_folder_come_as_they_are() {
 }
 
 #[test]
-fn a_container_in_the_background_is_asked_and_ended() {
+fn a_container_in_the_background_runs_programs_and_ends() {
     let Some(bare) = bare() else { return };
     let (folder, number) = (image(), number());
     let script =
@@ -295,7 +295,7 @@ fn a_container_in_the_background_is_asked_and_ended() {
 }
 
 #[test]
-fn a_container_that_has_ended_says_so() {
+fn a_container_that_has_ended_reports_it() {
     let Some(bare) = bare() else { return };
     let folder = image();
     let mut container = bare.start(folder.path(), &user("app"), &confined("echo last words; exit 3")).unwrap();
@@ -318,7 +318,7 @@ fn many_containers_share_an_image() {
 }
 
 #[test]
-fn links_in_an_image_lead_nowhere_outside() {
+fn links_in_an_image_stay_inside() {
     let Some(bare) = bare() else { return };
     let (folder, outside) = (image(), tempfile::tempdir().unwrap());
     fs::write(outside.path().join("hosts"), "mine\n").unwrap();
@@ -358,7 +358,7 @@ fn an_image_in_a_folder_with_any_name_runs() {
 struct Repo {
     holder: TempDir,
     root: PathBuf,
-    /// As whom xtask is called, and a copy of it that this user can read.
+    /// The user that calls xtask, and a copy of it that this user can read.
     user: Option<u32>,
     xtask: PathBuf,
 }
@@ -492,7 +492,7 @@ fn run_starts_what_was_built_last_without_an_engine() {
         assert_eq!((out(&output).as_str(), output.status.code()), ("by itself", Some(0)), "{}", err(&output));
         assert!(err(&output).contains("without an engine"), "{}", err(&output));
         assert_eq!(
-            err(&output).contains("another name for yours"),
+            err(&output).contains("mapped to the current user"),
             repo.user.is_some() || !rustix::process::geteuid().is_root()
         );
         let again =
@@ -509,7 +509,7 @@ fn run_starts_what_was_built_last_without_an_engine() {
 }
 
 #[test]
-fn smoke_asks_an_image_without_an_engine() {
+fn smoke_tests_an_image_without_an_engine() {
     for repo in repositories() {
         let output = repo.output(&["smoke"]);
         assert_eq!(output.status.code(), Some(0), "{}", err(&output));
@@ -563,25 +563,25 @@ fn a_descriptor_that_the_caller_left_open_is_closed_in_a_container() {
 #[test]
 fn a_program_behind_xtask_inherits_no_descriptor_and_keeps_its_arguments() {
     let (_folder, path) = leaked();
-    guard::through(XTASK);
+    subprocess::through(XTASK);
     let script = format!("test -e {path} && echo open; ls /proc/self/fd | wc -l; echo \"$1\"");
     let call = || xtask_host::process::Command::new("sh").args(["-c", &script, "sh", "an 'odd' word"]);
     let direct = call().read(xtask_model::fault::Exit::Build).unwrap();
     assert!(direct.starts_with("open\n"), "the test leaks nothing: {direct}");
-    let mut ways = vec![guard::guarded(call())];
-    match guard::Rights::find() {
-        Ok(rights) => ways.push(rights.apart(call()).unwrap()),
+    let mut ways = vec![subprocess::bound(call())];
+    match subprocess::Isolation::find() {
+        Ok(rights) => ways.push(rights.isolated(call()).unwrap()),
         Err(fault) => println!("skipped: {fault}"),
     }
     for way in ways {
         assert_eq!(way.read(xtask_model::fault::Exit::Build).unwrap(), "4\nan 'odd' word");
     }
-    let missing = guard::guarded(xtask_host::process::Command::new("no-such-program-here"));
+    let missing = subprocess::bound(xtask_host::process::Command::new("no-such-program-here"));
     assert_eq!(missing.output().unwrap().status.code(), Some(127));
 }
 
 #[test]
-fn what_a_killed_run_has_left_is_removed_by_the_next_command() {
+fn leftovers_of_a_killed_run_are_removed_by_the_next_command() {
     for repo in repositories() {
         repo.output(&["run"]);
         let [name] = &repo.stored()[..] else { panic!("{:?}", repo.stored()) };
@@ -625,7 +625,7 @@ fn a_half_unpacked_image_is_unpacked_again() {
 }
 
 #[test]
-fn several_at_once_unpack_an_image_once() {
+fn concurrent_runs_unpack_an_image_once() {
     for repo in repositories() {
         let children: Vec<_> = (0..4).map(|_| begin(&repo, &["run"])).collect();
         let outputs = children.into_iter().map(|child| child.wait_with_output().unwrap()).collect::<Vec<_>>();
@@ -637,9 +637,9 @@ fn several_at_once_unpack_an_image_once() {
 }
 
 #[test]
-fn old_images_make_room_but_not_those_in_use() {
+fn old_images_are_removed_unless_they_are_in_use() {
     let folder = tempfile::tempdir().unwrap();
-    let images = |layout: &str| Images::new(folder.path().join(layout), folder.path().join("store"), client());
+    let images = |layout: &str| ImageStore::new(folder.path().join(layout), folder.path().join("store"), client());
     let unpack = |number: usize| {
         let layout = Layout::open_or_create(&folder.path().join(format!("layout{number}"))).unwrap();
         let name = layout.folder().to_str().unwrap().to_owned();
@@ -686,7 +686,7 @@ fn write_image(layout: &Layout, text: &str) {
 }
 
 #[test]
-fn an_image_for_another_machine_is_said() {
+fn an_image_for_another_machine_is_reported() {
     let folder = tempfile::tempdir().unwrap();
     let layout = Layout::open_or_create(&folder.path().join("layout")).unwrap();
     write_image(&layout, "text");
@@ -696,7 +696,7 @@ fn an_image_for_another_machine_is_said() {
     config.architecture = "s390x".to_owned();
     manifest.config = layout.put_json(media_type::CONFIG, &config).unwrap();
     layout.set("image", &layout.put_json(media_type::MANIFEST, &manifest).unwrap()).unwrap();
-    let images = Images::new(folder.path().join("none"), folder.path().join("store"), client());
+    let images = ImageStore::new(folder.path().join("none"), folder.path().join("store"), client());
     let fault = images.unpack(layout.folder().to_str().unwrap(), false).err().unwrap();
     assert!(fault.what.contains("is not for linux/"), "{fault}");
 }
@@ -706,7 +706,7 @@ fn client() -> Client {
 }
 
 #[test]
-fn an_image_of_another_content_than_it_says_does_not_run() {
+fn an_image_with_a_wrong_digest_does_not_run() {
     for repo in repositories() {
         let layout = Layout::open_or_create(&repo.root.join("target/images/app")).unwrap();
         let (_, image) = layout.list().unwrap().remove(0);
@@ -724,7 +724,7 @@ fn an_image_of_another_content_than_it_says_does_not_run() {
 }
 
 #[test]
-fn an_image_that_is_nowhere_is_said() {
+fn a_missing_image_is_reported() {
     for repo in repositories() {
         let output = repo.output(&["run", "no such image"]);
         assert_eq!(output.status.code(), Some(2), "{}", err(&output));
@@ -789,7 +789,7 @@ fn nothing_is_left_whenever_xtask_is_killed() {
 }
 
 #[test]
-fn ctrl_c_reaches_a_program_that_listens_and_ends_one_that_does_not() {
+fn ctrl_c_reaches_a_program_with_a_handler_and_ends_one_without() {
     for repo in repositories() {
         let number = number();
         let script = format!("trap 'echo bye; exit 42' INT; sleep {number} & wait");
@@ -829,7 +829,7 @@ fn ctrl_c_ends_a_smoke_test_that_hangs() {
 }
 
 #[test]
-fn what_is_missing_is_said_with_both_ways_out() {
+fn the_error_without_docker_and_namespaces_explains_both() {
     for repo in repositories() {
         // A user namespace in which no mount namespace may be made: what a locked-down host is to us.
         let script = "echo 0 > /proc/sys/user/max_mnt_namespaces && exec \"$@\"";

@@ -58,7 +58,7 @@ fn expected(items: &[Item]) -> Vec<String> {
             Content::File(Bytes::Here(bytes)) => {
                 format!("{path} f {:o} {uid}:{gid} {}", item.mode, Digest::of(bytes).hex())
             }
-            Content::File(Bytes::At { .. }) => unreachable!("all is at hand"),
+            Content::File(Bytes::At { .. }) => unreachable!("all bytes are in memory"),
         }
     };
     items.iter().map(line).collect()
@@ -91,7 +91,7 @@ with tarfile.open(sys.argv[1], "r:*", encoding="utf-8") as archive:
 "#;
 
 #[test]
-fn python_reads_what_is_written() {
+fn python_reads_written_layers() {
     let Some(python) = tool("python3") else { return };
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("layer");
@@ -103,7 +103,7 @@ fn python_reads_what_is_written() {
 }
 
 #[test]
-fn tar_unpacks_what_is_written() {
+fn tar_unpacks_written_layers() {
     let Some(tar) = tool("tar") else { return };
     let Some(zstd) = tool("zstd") else { return };
     let Some(gzip) = tool("gzip") else { return };
@@ -288,9 +288,8 @@ fn fill_a_store() {
             let layer = store.put(&recipe, |sink| write(&items, Codec::new(Compression::Gzip), 2, sink)).unwrap();
             let opened = store.open_layer(&layer).unwrap().unwrap();
             let mut reader = Reader::open(opened, Some(&layer.diff_id), Limits::default()).unwrap();
-            let outline = xtask_native::layer::outline::of(&mut reader).unwrap();
-            store.put_outline(&layer.diff_id, &outline).unwrap();
-            store.put_document(&recipe.hex().into_bytes()).unwrap();
+            let toc = xtask_native::layer::toc::of(&mut reader).unwrap();
+            store.put_toc(&layer.diff_id, &toc).unwrap();
         }
         store.prune().unwrap();
     }
@@ -298,7 +297,7 @@ fn fill_a_store() {
 
 #[test]
 #[allow(clippy::disallowed_methods, reason = "this test program again, killed by its handle")]
-fn a_store_survives_those_who_are_killed() {
+fn a_store_survives_killed_processes() {
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("store");
     let mut seen = 0;
@@ -339,17 +338,11 @@ fn whole(folder: &Path) -> usize {
             continue;
         }
         let recipe: Digest = format!("sha256:{name}").parse().unwrap();
-        let layer = store.get(&recipe).unwrap().expect("a note of a layer that is not there");
+        let layer = store.get(&recipe).unwrap().expect("a record of a layer that is missing");
         let file = store.open_layer(&layer).unwrap().expect("a layer that is not what it is named by");
         let mut reader = Reader::open(file, Some(&layer.diff_id), Limits::default()).unwrap();
         while reader.next().unwrap().is_some() {}
         layers += 1;
-    }
-    for round in 0..7_u32 {
-        for number in 0..6_u32 {
-            let digest = Digest::of(Digest::of(&[round, number].map(u32::to_le_bytes).concat()).hex().as_bytes());
-            let _ = store.get_document(&digest).unwrap();
-        }
     }
     // Pruning with room for all only clears away; what was whole stays.
     let pruned = store.prune().unwrap();
@@ -359,6 +352,6 @@ fn whole(folder: &Path) -> usize {
             .unwrap()
             .any(|file| file.unwrap().file_name().to_string_lossy().starts_with(".partial-"))
     };
-    assert!(!["recipes", "documents", "outlines", "blobs/sha256"].into_iter().any(partial));
+    assert!(!["recipes", "outlines", "blobs/sha256"].into_iter().any(partial));
     layers
 }

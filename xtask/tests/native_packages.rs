@@ -27,11 +27,11 @@ use xtask_model::image::policy::{self, Policy};
 use xtask_model::spec::oci::{Config, Manifest};
 use xtask_model::spec::reference::{Digest, Platform};
 use xtask_native::layer::item::{Bytes, Content, Item};
-use xtask_native::layer::unpack::Unpacked;
+use xtask_native::layer::unpack::Unpacker;
 use xtask_native::layer::{Limits, Reader};
 use xtask_native::recipes::python::{PythonPackages, Request};
-use xtask_native::recipes::stage::{Foundation, Realise, Selection};
-use xtask_native::recipes::user::User;
+use xtask_native::recipes::stage::{Realise, RootFiles, Selection};
+use xtask_native::recipes::user::UserStage;
 use xtask_native::root::{self, Recipe};
 
 /// Scripts and what they need, C and C++ extensions, headers, and a package of one file; pinned, so that the test is of us.
@@ -60,7 +60,7 @@ struct Root {
 
 impl Root {
     fn get() -> Self {
-        xtask_native::container::guard::through(env!("CARGO_BIN_EXE_xtask"));
+        xtask_native::container::subprocess::through(env!("CARGO_BIN_EXE_xtask"));
         let home = Path::new(env!("CARGO_TARGET_TMPDIR")).join("native-packages");
         std::fs::create_dir_all(&home).unwrap();
         let lock = std::fs::File::create(home.join("lock")).unwrap();
@@ -96,7 +96,7 @@ impl Root {
     }
 }
 
-impl Foundation for Root {
+impl RootFiles for Root {
     fn config(&self) -> &Config {
         &self.config
     }
@@ -119,7 +119,7 @@ impl Foundation for Root {
         if !part.exists() {
             let layout = Layout::open_or_create(&self.layout)?;
             let blob = std::fs::File::open(layout.blob_path(&self.blob)).unwrap();
-            Unpacked::open(&part)?.only(some.has).apply(&mut Reader::open(blob, None, Limits::default())?)?;
+            Unpacker::open(&part)?.only(some.has).apply(&mut Reader::open(blob, None, Limits::default())?)?;
             self.spoiled.iter().for_each(|path| std::fs::remove_dir_all(part.join(path)).unwrap());
         }
         Ok(part)
@@ -255,7 +255,7 @@ struct Found {
     content: String,
 }
 
-fn told(item: &Item) -> (String, Found) {
+fn described(item: &Item) -> (String, Found) {
     let read = |bytes: &Bytes| match bytes {
         Bytes::At { file, size } => {
             let read = std::fs::read(file).unwrap();
@@ -367,7 +367,7 @@ fn all(recipe: &dyn Realise) -> Vec<Vec<Item>> {
 fn tree(parts: &[Vec<Item>]) -> BTreeMap<String, Found> {
     let mut tree = BTreeMap::new();
     for item in parts.iter().flatten() {
-        let (path, found) = told(item);
+        let (path, found) = described(item);
         // The later part is what an image has.
         tree.insert(path, found);
     }
@@ -395,7 +395,7 @@ fn recipes_make_what_docker_makes() {
     ] {
         assert!(packages.contains_key(path), "{path}");
     }
-    let user = User::new(&arguments(), &root).unwrap_or_else(|fault| panic!("{fault}"));
+    let user = UserStage::new(&arguments(), &root).unwrap_or_else(|fault| panic!("{fault}"));
     let mut ours = packages;
     ours.extend(tree(&all(&user)));
     // The stage's folder is root's; the base gives it to the user as it copies.
@@ -462,7 +462,7 @@ const SILENT_CARRIER: Wheel<'_> = ("carrier", "1", "", &[("carrier.py", ""), ("!
 const CARRIER: Wheel<'_> = ("carrier", "1", "", &[("carrier.py", ""), ("our_numpy/__init__.py", "")]);
 
 #[test]
-fn a_warm_build_imports_what_it_does_not_make() {
+fn a_warm_build_imports_packages_of_known_layers() {
     if engine().is_none() {
         return;
     }
@@ -492,7 +492,7 @@ fn a_warm_build_imports_what_it_does_not_make() {
 }
 
 #[test]
-fn a_wheel_that_carries_a_known_package_s_file_is_refused() {
+fn a_wheel_with_a_file_of_a_known_package_is_rejected() {
     if engine().is_none() {
         return;
     }

@@ -518,7 +518,7 @@ fn the_command_line() {
 
     let (code, out, _) = run(&repo, &["explain", "--commit", "HEAD~1", "--commit", "HEAD"], &[]);
     assert_eq!(code, 0);
-    assert!(out.contains(&format!("beside the one at `{first}`\n  nothing differs\napp ")), "{out}");
+    assert!(out.contains(&format!("compared with the one at `{first}`\n  nothing differs\napp ")), "{out}");
     assert!(out.ends_with("\n  autoscaler/templates/new.html is new\n"), "{out}");
     let (code, out, _) = run(&repo, &["explain", "--offline"], &[]);
     assert_eq!((code, out.contains("nothing was built here yet")), (0, true), "{out}");

@@ -259,7 +259,7 @@ enum State {
 impl Here {
     fn set(&self, repository: &Repository, labels: &BTreeMap<&str, String>, tag: &Tag, state: State) -> Digest {
         if let Answer::Present(found) = self.client.head(repository, tag).unwrap() {
-            self.client.delete_manifest(repository, &found.digest).unwrap();
+            self.client.delete_manifest(repository, found.digest).unwrap();
         }
         if state == State::Absent {
             return Digest::of(b"absent");
@@ -276,13 +276,12 @@ impl Here {
         });
         let index = index.to_string();
         self.client.put_manifest(repository, tag.clone(), INDEX, index.as_bytes()).unwrap();
-        self.client.delete_manifest(repository, &manifest).unwrap();
+        self.client.delete_manifest(repository, manifest).unwrap();
         Digest::of(index.as_bytes())
     }
 }
 
-/// `plan` and `build` gather facts by two ways, a patient one and one that asks once, and decide alike from any state of the
-/// registry. What each decides follows from the state.
+/// `plan` and `build` gather facts in two ways, and decide alike from any state of the registry.
 #[test]
 fn plan_and_build_decide_alike_in_every_state_of_the_registry() {
     let Some(registry) = RealRegistry::start(false) else { return };

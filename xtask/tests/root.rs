@@ -9,13 +9,13 @@ use xtask_model::spec::reference::Platform;
 use xtask_native::root::{self, Recipe};
 
 #[test]
-fn two_roots_are_one() {
+fn two_builds_of_a_root_are_identical() {
     if !rustix::process::geteuid().is_root() || xtask_host::docker::debian::Host::read().is_err() {
         assert!(std::env::var("XTASK_REQUIRE_REAL").as_deref() != Ok("1"), "cannot run: not root on a Debian host");
         println!("skipped: not root on a Debian host");
         return;
     }
-    xtask_native::container::guard::through(env!("CARGO_BIN_EXE_xtask"));
+    xtask_native::container::subprocess::through(env!("CARGO_BIN_EXE_xtask"));
     let folder = tempfile::Builder::new().prefix("rööt of a test ").tempdir().unwrap();
     let (recipe, platform) = (Recipe::default(), Platform::host());
     let make = |name: &str| {
@@ -40,7 +40,7 @@ fn two_roots_are_one() {
         let mut entry = entry.unwrap();
         let path = entry.path().unwrap().display().to_string();
         bytes += entry.size();
-        // What apt was told must not be told to anyone else.
+        // Apt's settings must not get into the image.
         if path.starts_with("etc/apt") || path.starts_with("etc/dpkg") {
             let mut text = String::new();
             entry.read_to_string(&mut text).unwrap();

@@ -1,15 +1,16 @@
-//! `bench --compare`: the native engine beside docker buildx and buildah, all in one run on one machine, until the image is in the
-//! registry. Each row is a change; each side carries it out with what it may find, and a goal says what is wanted of it.
+//! `bench --compare`: compares the native engine with docker buildx and buildah, in one run on one machine, until the
+//! image is in the registry. Each row is a change; each side builds it from its own starting state, and may have a
+//! target.
 //!
-//! A side that cannot do its part, or is not installed, has a dash and its reason in the results; the native engine must be able to.
+//! A builder that fails or is not installed gets a dash and the reason; the native engine must succeed.
 
 mod buildah;
 mod goal;
 mod growth;
-mod ours;
+mod harness;
+mod native;
 mod peers;
 mod rewrite;
-mod rig;
 mod rows;
 pub mod table;
 
@@ -18,8 +19,8 @@ pub use goal::Goal;
 use super::machine::{self, Machine};
 use super::scenarios::Sample;
 use super::statistics::{Summary, by_phase, ratio};
+use harness::Harness;
 use peers::Start;
-use rig::Rig;
 use rows::{ROWS, Row, Side};
 use serde::Serialize;
 use xtask_host::process::{self, Command};
@@ -27,84 +28,69 @@ use xtask_host::terminal;
 use xtask_host::tree::facts::Tree;
 use xtask_model::fault::Fault;
 
-/// Runs of each side where nothing else is asked for.
 pub const RUNS: u32 = 7;
 
-/// Everything that was compared.
 #[derive(Clone, Debug, Serialize)]
-pub struct Results {
-    /// In the table's order.
+pub struct Comparison {
+    /// In table order.
     pub rows: Vec<Compared>,
-    /// Where and with what.
     pub machine: Machine,
 }
 
-/// One change.
 #[derive(Clone, Debug, Serialize)]
 pub struct Compared {
-    /// Its name.
     pub name: &'static str,
-    /// What happens.
     pub about: &'static str,
-    /// Who carried it out, the native engine first.
     pub sides: Vec<Sided>,
 }
 
-/// One side of it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Sided {
-    /// Who.
     pub by: &'static str,
-    /// Its seconds; none where it could not.
+    /// `None` if it failed.
     pub seconds: Option<Summary>,
-    /// Why it could not.
     pub why: Option<String>,
-    /// How many times as long as the first side it took.
+    /// Time relative to the first side.
     pub times: Option<f64>,
-    /// Where the native engine's went.
     pub phases: Vec<(String, Summary)>,
-    /// The most memory of the native engine in any run, in bytes.
+    /// Peak memory of the native engine in any run, in bytes.
     pub memory: Option<u64>,
-    /// Whether that is within its limit.
     pub memory_met: Option<bool>,
-    /// What was wanted.
     pub goal: Option<String>,
-    /// Whether it holds.
     pub met: Option<bool>,
 }
 
-/// The rows that a filter means; without one, all but those that must be named.
+/// Rows that match a filter; without one, all except those that must be named.
 pub fn select(filter: Option<&str>) -> Result<Vec<&'static Row>, Fault> {
     super::pick(&ROWS, |row| (row.name, row.on_request), filter)
 }
 
-/// Measures the rows, each side `runs` times, or less often where it takes long.
-pub fn run(tree: &Tree, chosen: &[&Row], runs: u32) -> Result<Results, Fault> {
-    let mut machine = super::look(tree);
-    let mut rig = Rig::open(tree)?;
-    let rows = chosen.iter().map(|row| measure(&mut rig, row, runs)).collect::<Result<_, _>>()?;
-    super::ask_docker(&mut machine, &rig.shop);
+/// Measures the rows, each side `runs` times, or fewer for slow sides.
+pub fn run(tree: &Tree, chosen: &[&Row], runs: u32) -> Result<Comparison, Fault> {
+    let mut machine = super::read_machine(tree);
+    let mut harness = Harness::open(tree)?;
+    let rows = chosen.iter().map(|row| measure(&mut harness, row, runs)).collect::<Result<_, _>>()?;
+    super::ask_docker(&mut machine, &harness.workspace);
     if process::found("buildah").is_some() {
         machine.ask("buildah", &Command::new("buildah").arg("--version"));
     }
     machine.load.1 = machine::load();
-    Ok(Results { rows, machine })
+    Ok(Comparison { rows, machine })
 }
 
-/// What a side has come to.
 #[derive(Default)]
 struct Tally {
     samples: Vec<Sample>,
     why: Option<String>,
 }
 
-fn measure(rig: &mut Rig, row: &Row, runs: u32) -> Result<Compared, Fault> {
-    rig.begin(row.edit)?;
+fn measure(harness: &mut Harness, row: &Row, runs: u32) -> Result<Compared, Fault> {
+    harness.begin(row.edit)?;
     let mut tallies: Vec<Tally> = row.sides.iter().map(|_| Tally::default()).collect();
     if row.start == Start::Warm {
         for (side, tally) in row.sides.iter().zip(&mut tallies) {
             terminal::step("warming", &format!("{}: {}", row.name, side.by));
-            once(rig, row, side, tally)?;
+            once(harness, row, side, tally)?;
             tally.samples.clear();
         }
     }
@@ -114,7 +100,7 @@ fn measure(rig: &mut Rig, row: &Row, runs: u32) -> Result<Compared, Fault> {
             continue;
         }
         terminal::step("measuring", &format!("{}: {}, run {run}", row.name, side.by));
-        once(rig, row, side, tally)?;
+        once(harness, row, side, tally)?;
         if let Some(sample) = tally.samples.last() {
             terminal::step("took", &format!("{:.3} s", sample.seconds));
         }
@@ -122,7 +108,7 @@ fn measure(rig: &mut Rig, row: &Row, runs: u32) -> Result<Compared, Fault> {
     Ok(compared(row, tallies))
 }
 
-/// Which run of which side comes when: all sides in turn, so that what the machine does meanwhile meets each; or one after the other.
+/// Order of all runs: the sides take turns, so that background load affects all of them; or one side after the other.
 fn order(row: &Row, runs: u32) -> Vec<(u32, usize)> {
     let of = |index: usize| row.sides[index].at_most.map_or(runs, |most| most.min(runs));
     let all = (0..row.sides.len()).flat_map(|index| (1..=of(index)).map(move |run| (run, index)));
@@ -133,13 +119,13 @@ fn order(row: &Row, runs: u32) -> Vec<(u32, usize)> {
     all
 }
 
-/// One build of a side after one more edit. What another builder cannot do is noted.
-fn once(rig: &mut Rig, row: &Row, side: &Side, tally: &mut Tally) -> Result<(), Fault> {
+/// One build of a side after a new edit. A failure of another builder is recorded.
+fn once(harness: &mut Harness, row: &Row, side: &Side, tally: &mut Tally) -> Result<(), Fault> {
     process::interrupted()?;
-    rig.edit_again()?;
-    match side.work.once(rig, row) {
+    harness.edit_again()?;
+    match side.work.once(harness, row) {
         Ok(sample) => tally.samples.push(sample),
-        Err(fault) if side.work.is_ours() => return Err(fault),
+        Err(fault) if side.work.is_native() => return Err(fault),
         Err(fault) => {
             process::interrupted()?;
             terminal::warn(&format!("{}: {} cannot: {fault}", row.name, side.by));
@@ -150,7 +136,7 @@ fn once(rig: &mut Rig, row: &Row, side: &Side, tally: &mut Tally) -> Result<(), 
     Ok(())
 }
 
-/// The tallies beside each other. Pure.
+/// Compares the sides. Pure.
 fn compared(row: &Row, tallies: Vec<Tally>) -> Compared {
     let seconds = |tally: &Tally| Summary::of(&tally.samples.iter().map(|sample| sample.seconds).collect::<Vec<_>>());
     let first = tallies.first().and_then(seconds);
@@ -190,13 +176,13 @@ mod tests {
     }
 
     #[test]
-    fn names_tell_rows_and_sides_apart() {
+    fn names_of_rows_and_sides_are_unique() {
         let names: BTreeSet<_> = ROWS.iter().map(|row| row.name).collect();
         assert_eq!(names.len(), ROWS.len());
         for row in &ROWS {
             let sides: BTreeSet<_> = row.sides.iter().map(|side| side.by).collect();
             assert_eq!(sides.len(), row.sides.len(), "{}", row.name);
-            assert!(row.sides[0].work.is_ours(), "{}", row.name);
+            assert!(row.sides[0].work.is_native(), "{}", row.name);
         }
     }
 
@@ -211,12 +197,12 @@ mod tests {
     }
 
     #[test]
-    fn goals_are_judged_by_medians() {
+    fn goals_are_checked_against_medians() {
         let tallies = vec![
             tally(&[0.2, 0.3, 0.1], Some(160_000_000)),
             tally(&[0.4], Some(90_000_000)),
             tally(&[8.0, 9.0, 7.0], None),
-            Tally { samples: Vec::new(), why: Some("it is not there".to_owned()) },
+            Tally { samples: Vec::new(), why: Some("it is not installed".to_owned()) },
         ];
         let compared = compared(row("template-cold"), tallies);
         let judged: Vec<_> =
@@ -230,11 +216,11 @@ mod tests {
                 (None, None, None)
             ]
         );
-        assert_eq!(compared.sides[3].why.as_deref(), Some("it is not there"));
+        assert_eq!(compared.sides[3].why.as_deref(), Some("it is not installed"));
     }
 
     #[test]
-    fn what_grows_is_measured_on_request() {
+    fn growth_rows_are_measured_on_request() {
         let names = |filter| select(filter).unwrap().iter().map(|row| row.name).collect::<Vec<_>>();
         assert_eq!(names(None).len(), 7);
         assert_eq!(names(Some("template")), ["template-cold", "template-warm"]);

@@ -1,5 +1,5 @@
-//! What was measured on and with: processor, memory, kernel, tools. Reads `/proc` and asks tools for their versions; never a
-//! name of the host.
+//! The machine of a measurement: processor, memory, kernel, tools. Reads `/proc` and asks tools for their versions;
+//! records no host name.
 
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -8,33 +8,27 @@ use xtask_host::process::Command;
 use xtask_host::tree::facts::Tree;
 use xtask_model::fault::Exit;
 
-/// The machine, its tools and the commit.
 #[derive(Clone, Debug, Serialize)]
 pub struct Machine {
-    /// Processors that this process may use.
     pub cores: usize,
-    /// The processor's name.
     pub processor: String,
-    /// Bytes of memory.
+    /// In bytes.
     pub memory: u64,
-    /// The kernel's release.
     pub kernel: String,
-    /// The operating system's own name.
     pub system: String,
-    /// The file system that builds write to, as `ext4`, and whether it has no journal where that can be told.
+    /// Type of `target`'s file system, as `ext4`, and whether it is known to have no journal.
     pub file_system: (String, bool),
-    /// Tools and their versions.
     pub versions: BTreeMap<&'static str, String>,
-    /// The commit, with `-dirty` where the tree differs from it, and its time.
+    /// The commit, with `-dirty` if the tree differs, and its time.
     pub commit: Option<(String, String)>,
     /// Load average over one minute, before the first measurement and after the last.
     pub load: (f64, f64),
 }
 
 impl Machine {
-    /// Looks around. Tools that do not answer are left out.
-    pub fn look(tree: &Tree) -> Self {
-        // What cannot be compared is not taken for the commit.
+    /// Tools that fail are left out.
+    pub fn read(tree: &Tree) -> Self {
+        // A failed comparison counts as a difference.
         let differs = xtask::pipeline::compare_with_commit(tree, true)
             .map_or(true, |images| images.iter().any(|(_, differences)| !differences.is_empty()));
         let cpuinfo = read("/proc/cpuinfo");
@@ -62,7 +56,6 @@ impl Machine {
         machine
     }
 
-    /// Adds the version that a tool prints, without the tool's own name.
     pub fn ask(&mut self, tool: &'static str, call: &Command) {
         if let Ok(said) = call.read(Exit::Missing) {
             self.versions.insert(tool, version(&said));
@@ -70,7 +63,7 @@ impl Machine {
     }
 }
 
-/// The load average over one minute; zero where the system has none.
+/// Load average over one minute; zero if the system has none.
 pub fn load() -> f64 {
     read("/proc/loadavg").split(' ').next().and_then(|first| first.parse().ok()).unwrap_or_default()
 }
@@ -79,11 +72,12 @@ fn read(path: impl AsRef<Path>) -> String {
     std::fs::read_to_string(path).unwrap_or_default()
 }
 
-/// The type of the file system that a folder is on, and whether it is an ext4 without a journal. Such a one looks, for each new file, at
-/// every inode that was given back in the last minutes: what one build removes, the next one pays for.
+/// File system type of a folder, and whether it is ext4 without a journal. Without a journal, creating a file scans all
+/// inodes that were freed in the last minutes, so one build pays for files that another removed.
 fn file_system(folder: &Path, mounts: &str, proc_fs: &Path) -> (String, bool) {
     let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
-    // proc_pid_mountinfo(5): `… MOUNT-POINT OPTIONS [OPTIONAL…] - TYPE SOURCE …`; of mounts over each other the last is seen.
+    // proc_pid_mountinfo(5): `… MOUNT-POINT OPTIONS [OPTIONAL…] - TYPE SOURCE …`; the last of several mounts is
+    // visible.
     let mounted = mounts.lines().filter_map(|line| {
         let (place, kind) = line.split_once(" - ")?;
         let (place, mut kind) = (place.split(' ').nth(4)?, kind.split(' '));
@@ -97,13 +91,12 @@ fn file_system(folder: &Path, mounts: &str, proc_fs: &Path) -> (String, bool) {
     (kind.to_owned(), is_ext4 && !names.any(|name| name.starts_with(&format!("{device}-"))))
 }
 
-/// The value of the first line `name = value`.
+/// Value of the first line `name = value`.
 fn field(text: &str, name: &str, separator: char) -> Option<String> {
     let (_, value) = text.lines().filter_map(|line| line.split_once(separator)).find(|(key, _)| key.trim() == name)?;
     Some(value.trim().to_owned())
 }
 
-/// The first word that has the look of a version.
 fn version(said: &str) -> String {
     let looks = |word: &&str| word.trim_start_matches('v').starts_with(|c: char| c.is_ascii_digit());
     said.split_whitespace().find(looks).unwrap_or(said).trim_start_matches('v').to_owned()
@@ -114,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_are_found_in_what_tools_say() {
+    fn versions_are_parsed_from_the_output_of_tools() {
         assert_eq!(version("rustc 1.95.0 (59807616e 2026-04-14)"), "1.95.0");
         assert_eq!(version("github.com/docker/buildx v0.13.1 abc"), "0.13.1");
         assert_eq!(version("26.1.5+dfsg1"), "26.1.5+dfsg1");
@@ -122,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_system_without_a_journal_is_told() {
+    fn a_file_system_without_a_journal_is_detected() {
         let folder = tempfile::tempdir().unwrap();
         let proc_fs = folder.path().join("proc");
         for path in ["ext4/vda", "ext4/vdb", "jbd2/vdb-8"] {

@@ -1,4 +1,4 @@
-//! Measures, and prints the numbers as a table, as JSON or as Markdown: what `cargo xtask bench` runs.
+//! `cargo xtask bench`: measures and prints a table, JSON or Markdown.
 
 use serde::Serialize;
 use std::path::Path;
@@ -15,14 +15,14 @@ fn main() -> ExitCode {
 
 fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     let Command::Bench { filter, runs, compare, write } = &flags.command else {
-        return Err(Fault::usage("this program measures; everything else is `cargo xtask`").into());
+        return Err(Fault::usage("this program only measures; use `cargo xtask` for other commands").into());
     };
     measure(&flags.global, filter.as_deref(), *runs, *compare, write.as_deref())?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Measures what the filter means, each warm scenario `runs` times; with `beside`, the native engine beside other builders. `write`
-/// gets the Markdown.
+/// Measures the scenarios of a filter, each warm one `runs` times; `with_others` compares the native engine with other
+/// builders. The Markdown goes to `write`.
 fn measure(
     global: &Global,
     filter: Option<&str>,
@@ -33,14 +33,14 @@ fn measure(
     if beside {
         let chosen = compare::select(filter)?;
         let results = compare::run(&global.tree()?, &chosen, runs.unwrap_or(compare::RUNS))?;
-        return tell(global, write, &results, compare::table::text, compare::table::markdown);
+        return print_results(global, write, &results, compare::table::text, compare::table::markdown);
     }
     let chosen = bench::select(filter)?;
     let results = bench::run(&global.tree()?, &chosen, runs.unwrap_or(bench::RUNS))?;
-    tell(global, write, &results, table::text, table::markdown)
+    print_results(global, write, &results, table::text, table::markdown)
 }
 
-fn tell<R: Serialize>(
+fn print_results<R: Serialize>(
     global: &Global,
     write: Option<&Path>,
     results: &R,

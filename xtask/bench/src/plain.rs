@@ -1,9 +1,8 @@
-//! The same image by plain `docker build`: what a team does that has one Dockerfile and no build system.
+//! The same image with plain `docker build`, as a team with one Dockerfile and no build system would do it.
 //!
-//! The command line is the one that xtask's own builds have (secrets, compression, no provenance), so that neither side does
-//! work that the other leaves out.
+//! Uses the same options as xtask's builds (secrets, compression, no provenance), so that both sides do the same work.
 
-use super::workshop::Workshop;
+use super::workspace::Workspace;
 use std::collections::BTreeMap;
 use std::path::Path;
 use xtask_host::docker::{self, Build, Output};
@@ -15,41 +14,42 @@ use xtask_model::image::key::{BaseKey, RootKey};
 use xtask_model::image::policy::{ImageKind, Registry, RelPath};
 use xtask_model::spec::reference::{Digest, Platform, Reference};
 
-/// Builds the app from scratch as the tree is now, and pushes it. Needs a build of ours before it: it takes the same root.
-pub(super) fn build(shop: &Workshop) -> Result<docker::Built, Fault> {
-    let root = root(&shop.tree.root)?;
-    let parsed = facts::parse(&shop.tree, ImageKind::Enhanced, &BTreeMap::new())?;
+/// Builds the app from scratch from the current tree, and pushes it. Needs an xtask build before it, for the same root.
+pub(super) fn build(workspace: &Workspace) -> Result<docker::Built, Fault> {
+    let root = root(&workspace.tree.root)?;
+    let parsed = facts::parse(&workspace.tree, ImageKind::Enhanced, &BTreeMap::new())?;
     let secrets = Secrets::collect(&parsed.secrets, root.suite())?;
-    let policy = &shop.tree.policy;
-    let registry = shop.registry()?;
+    let policy = &workspace.tree.policy;
+    let registry = workspace.registry()?;
     let rust = policy.app.binary.as_ref().and_then(|binary| binary.rust_image.as_ref()).map(ToString::to_string);
-    let (from, mut contexts) = root.from(shop)?;
+    let (from, mut contexts) = root.from(workspace)?;
     let rust = match rust.filter(|_| root.suite().is_none()) {
         Some(rust) => rust,
         None => {
-            if let Some(own) = Portable::find(&shop.tree.root, &Platform::host()) {
-                contexts.insert(toolchain::CONTEXT.to_owned(), own.stage(&shop.tree.root)?.display().to_string());
+            if let Some(own) = Portable::find(&workspace.tree.root, &Platform::host()) {
+                contexts.insert(toolchain::CONTEXT.to_owned(), own.stage(&workspace.tree.root)?.display().to_string());
             }
             from.clone()
         }
     };
     let args = BTreeMap::from([("ROOT_IMAGE".to_owned(), from), ("RUST_IMAGE".to_owned(), rust)]);
     let name = format!("{}:bench", registry.repository("plain"));
-    let build = Build { contexts, ..order(shop, shop.tree.dockerfile(ImageKind::Enhanced)?, args, &secrets, name)? };
-    shop.docker()?.build(&build, "the same by plain docker")
+    let build =
+        Build { contexts, ..order(workspace, workspace.tree.dockerfile(ImageKind::Enhanced)?, args, &secrets, name)? };
+    workspace.docker()?.build(&build, "the same with plain docker")
 }
 
-/// A build of the copy that is pushed, as a person would have it.
+/// Options of a build of the copy that is pushed.
 pub(super) fn order(
-    shop: &Workshop,
+    workspace: &Workspace,
     dockerfile: RelPath,
     args: BTreeMap<String, String>,
     secrets: &Secrets,
     name: String,
 ) -> Result<Build, Fault> {
     Ok(Build {
-        context: shop.tree.root.clone(),
-        root: shop.tree.root.clone(),
+        context: workspace.tree.root.clone(),
+        root: workspace.tree.root.clone(),
         dockerfile,
         platform: Platform::host(),
         args,
@@ -59,24 +59,22 @@ pub(super) fn order(
         secrets: secrets.files().clone(),
         names: vec![name],
         outputs: vec![Output::Push],
-        compression: shop.tree.policy.base.compression.docker,
+        compression: workspace.tree.policy.base.compression.docker,
         source_date_epoch: None,
         builder: None,
-        host_network: shop.docker()?.lacks_bridge()?,
+        host_network: workspace.docker()?.lacks_bridge()?,
         no_cache: false,
     })
 }
 
-/// What a base stands on.
 pub(super) struct Root {
     key: RootKey,
 }
 
-/// The root under the base that was built last.
 pub(super) fn root(tree: &Path) -> Result<Root, Fault> {
     let path = tree.join("target/images/base.key.json");
     let cannot = |cause: &dyn std::fmt::Display| {
-        Fault::build("cannot learn which root the base stands on").cause(cause).needed_by("plain docker build")
+        Fault::build("cannot find the root of the base").cause(cause).needed_by("plain docker build")
     };
     let text = std::fs::read_to_string(&path).map_err(|error| cannot(&error))?;
     let key: BaseKey = serde_json::from_str(&text).map_err(|error| cannot(&error))?;
@@ -84,38 +82,34 @@ pub(super) fn root(tree: &Path) -> Result<Root, Fault> {
 }
 
 impl Root {
-    /// Debian's release, for a root from its packages.
     pub(super) fn suite(&self) -> Option<&str> {
         self.key.image.strip_prefix("debian:")
     }
 
     fn digest(&self) -> Result<Digest, Fault> {
-        self.key
-            .digests
-            .get(&Platform::host())
-            .copied()
-            .ok_or_else(|| Fault::usage(format!("the root `{}` is not there for {}", self.key.image, Platform::host())))
+        self.key.digests.get(&Platform::host()).copied().ok_or_else(|| {
+            Fault::usage(format!("the root `{}` has no manifest for {}", self.key.image, Platform::host()))
+        })
     }
 
-    /// What `FROM` names once a base on it was pushed to this registry, which then has a root from Debian's packages too.
-    pub(super) fn published(&self, shop: &Workshop, registry: &Registry) -> Result<Reference, Fault> {
-        let policy = &shop.tree.policy;
+    /// Reference for `FROM` after a base was pushed to this registry, which then has a Debian root too.
+    pub(super) fn published(&self, workspace: &Workspace, registry: &Registry) -> Result<Reference, Fault> {
+        let policy = &workspace.tree.policy;
         Ok(match self.suite() {
             Some(_) => registry.repository(&format!("{}-root", policy.project.name)).digest(self.digest()?),
             None => policy.root.image.repository.digest(self.digest()?),
         })
     }
 
-    /// What `FROM` names, and where that is.
-    fn from(&self, shop: &Workshop) -> Result<(String, BTreeMap<String, String>), Fault> {
+    fn from(&self, workspace: &Workspace) -> Result<(String, BTreeMap<String, String>), Fault> {
         let digest = self.digest()?;
         if self.suite().is_none() {
-            return Ok((shop.tree.policy.root.image.repository.digest(digest).to_string(), BTreeMap::new()));
+            return Ok((workspace.tree.policy.root.image.repository.digest(digest).to_string(), BTreeMap::new()));
         }
-        let layout = shop.tree.root.join("target/images/root");
+        let layout = workspace.tree.root.join("target/images/root");
         let place = format!("oci-layout://{}@{digest}", layout.display());
-        // A bare `root` would also stand for the Dockerfile's stage of that name.
-        let name = shop.registry()?.repository("root").digest(digest).to_string();
+        // A bare `root` would also match the Dockerfile's stage of that name.
+        let name = workspace.registry()?.repository("root").digest(digest).to_string();
         Ok((name.clone(), BTreeMap::from([(name, place)])))
     }
 }

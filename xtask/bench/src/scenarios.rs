@@ -1,10 +1,10 @@
-//! What is measured: one table. A new scenario is an entry of it.
+//! The scenarios. To add one, add an entry to the table.
 //!
-//! Both sides of a scenario start from the same edit, one after the other on the same engine; ours goes first, so that what is
-//! downloaded for both is on our clock.
+//! Both sides start from the same edit, one after the other on the same engine; xtask is first, so shared downloads
+//! count against it.
 
 use super::plain;
-use super::workshop::Workshop;
+use super::workspace::Workspace;
 use serde::Deserialize;
 use std::time::Instant;
 use xtask_host::process::Command;
@@ -14,78 +14,72 @@ use xtask_model::fault::Fault;
 use xtask_model::image::policy::Registry;
 use xtask_model::spec::lock::{self, Lock};
 
-/// One side's work, timed.
-pub type Side = fn(&Workshop) -> Result<Sample, Fault>;
+pub type Measure = fn(&Workspace) -> Result<Sample, Fault>;
 
-/// One thing to measure.
 pub struct Scenario {
-    /// Its name, which `FILTER` is looked for in.
     pub name: &'static str,
-    /// What happens, for a table's row.
     pub about: &'static str,
-    /// What has to be there before.
     pub needs: Needs,
-    /// Whether it is measured several times.
     pub runs: Runs,
-    /// Whether it is measured only when it is named.
+    /// Whether it is measured only when named.
     pub on_request: bool,
-    /// How many images have changed, where some are built: a time in which fewer were says nothing.
+    /// Number of changed images, for scenarios that build: a run that builds fewer is invalid.
     pub builds: Option<usize>,
-    /// Changes the copy before each run, whose number it is given.
-    pub edit: fn(&Workshop, u32) -> Result<(), Fault>,
-    /// The work by this system.
-    pub ours: Side,
-    /// The same work by plain docker, where there is such.
-    pub plain: Option<Side>,
+    /// Changes the copy before each run, with the run's number.
+    pub edit: fn(&Workspace, u32) -> Result<(), Fault>,
+    pub ours: Measure,
+    pub plain: Option<Measure>,
 }
 
-/// What a scenario finds when it begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Needs {
-    /// A compiled xtask.
     Xtask,
     /// An engine on which both sides have built the unchanged tree.
     WarmEngine,
-    /// For each side an engine that has nothing.
     FreshEngine,
 }
 
-/// How often it is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Runs {
-    /// Once: a cold start takes minutes.
+    /// Once, because a cold start takes minutes.
     Once,
-    /// As often as asked for.
     Many,
 }
 
-/// One measurement.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Sample {
-    /// Wall-clock seconds, as one waits for them.
+    /// Wall-clock seconds.
     pub seconds: f64,
-    /// Where they went, in order. Phases may overlap.
+    /// In order. Phases may overlap.
     pub phases: Vec<(String, f64)>,
-    /// Seconds that xtask and its start took beside docker, the compiler and steps.
+    /// xtask's own seconds, without docker, the compiler and steps.
     pub overhead: Option<f64>,
-    /// The most memory that xtask held at once, in bytes.
+    /// Peak memory of xtask, in bytes.
     pub memory: Option<u64>,
-    /// How many images xtask has built; what it found is not among them.
+    /// Number of images that xtask built, without reused ones.
     pub built: usize,
 }
 
-/// Every scenario, in the order in which they are measured.
+const SCENARIO: Scenario = Scenario {
+    name: "",
+    about: "",
+    needs: Needs::WarmEngine,
+    runs: Runs::Many,
+    on_request: false,
+    builds: None,
+    edit: |_, _| Ok(()),
+    ours: build,
+    plain: None,
+};
+
 pub const SCENARIOS: [Scenario; 10] = [
     Scenario {
         name: "compile-xtask",
         about: "xtask compiled from nothing, crates downloaded before",
         needs: Needs::Xtask,
         runs: Runs::Once,
-        on_request: false,
-        builds: None,
-        edit: |_, _| Ok(()),
-        ours: |shop| compile_xtask(shop, &[]),
-        plain: None,
+        ours: |workspace| compile_xtask(workspace, &[]),
+        ..SCENARIO
     },
     Scenario {
         name: "release-compile-xtask",
@@ -93,190 +87,159 @@ pub const SCENARIOS: [Scenario; 10] = [
         needs: Needs::Xtask,
         runs: Runs::Once,
         on_request: true,
-        builds: None,
-        edit: |_, _| Ok(()),
-        ours: |shop| compile_xtask(shop, &["--release"]),
-        plain: None,
+        ours: |workspace| compile_xtask(workspace, &["--release"]),
+        ..SCENARIO
     },
     Scenario {
         name: "start-binary",
         about: "`xtask --version`",
         needs: Needs::Xtask,
-        runs: Runs::Many,
-        on_request: false,
-        builds: None,
-        edit: |_, _| Ok(()),
-        ours: |shop| call(&Command::new(shop.cargo_folder("warm").join("debug/xtask")).arg("--version")),
-        plain: None,
+        ours: |workspace| call(&Command::new(workspace.cargo_folder("warm").join("debug/xtask")).arg("--version")),
+        ..SCENARIO
     },
     Scenario {
         name: "start-alias",
         about: "`cargo xtask --version`",
         needs: Needs::Xtask,
-        runs: Runs::Many,
-        on_request: false,
-        builds: None,
-        edit: |_, _| Ok(()),
-        ours: |shop| call(&shop.cargo("warm")?.args(["xtask", "--version"])),
-        plain: None,
+        ours: |workspace| call(&workspace.cargo("warm")?.args(["xtask", "--version"])),
+        ..SCENARIO
     },
     Scenario {
         name: "cold",
-        about: "nothing but sources and the root: xtask compiled, base and app built and pushed",
+        about: "only sources and the root: xtask compiled, base and app built and pushed",
         needs: Needs::FreshEngine,
         runs: Runs::Once,
-        on_request: false,
         builds: Some(2),
-        edit: |_, _| Ok(()),
         ours: build_cold,
         plain: Some(build_plain),
+        ..SCENARIO
     },
     Scenario {
         name: "cold-base",
         about: "nothing on the engine: the base built and pushed",
         needs: Needs::FreshEngine,
         runs: Runs::Once,
-        on_request: false,
         builds: Some(1),
-        edit: |_, _| Ok(()),
-        ours: |shop| xtask(shop, shop.cargo("warm")?, "build-base"),
-        plain: None,
+        ours: |workspace| xtask(workspace, workspace.cargo("warm")?, "build-base"),
+        ..SCENARIO
     },
-    Scenario {
-        name: "no-op",
-        about: "nothing changed",
-        needs: Needs::WarmEngine,
-        runs: Runs::Many,
-        on_request: false,
-        builds: Some(0),
-        edit: |_, _| Ok(()),
-        ours: build,
-        plain: Some(build_plain),
-    },
+    Scenario { name: "no-op", about: "nothing changed", builds: Some(0), plain: Some(build_plain), ..SCENARIO },
     Scenario {
         name: "template",
         about: "a template edited: the app pushed",
-        needs: Needs::WarmEngine,
-        runs: Runs::Many,
-        on_request: false,
         builds: Some(1),
         edit: edit_template,
-        ours: build,
         plain: Some(build_plain),
+        ..SCENARIO
     },
     Scenario {
         name: "template-empty-cache",
-        about: "the same on an engine that has nothing, the base in the registry: a CI runner with cargo's cache",
-        needs: Needs::WarmEngine,
+        about: "the same on an empty engine, the base in the registry: a CI runner with cargo's cache",
         runs: Runs::Once,
-        on_request: false,
         builds: Some(1),
         edit: edit_template,
-        ours: |shop| shop.forget_builds().and_then(|()| build(shop)),
-        plain: Some(|shop| shop.forget_builds().and_then(|()| build_plain(shop))),
+        ours: |workspace| workspace.forget_builds().and_then(|()| build(workspace)),
+        plain: Some(|workspace| workspace.forget_builds().and_then(|()| build_plain(workspace))),
+        ..SCENARIO
     },
     Scenario {
         name: "requirement",
-        about: "a requirement at another version: base and app pushed",
-        needs: Needs::WarmEngine,
-        runs: Runs::Many,
-        on_request: false,
+        about: "another version of a requirement: base and app pushed",
         builds: Some(2),
-        edit: |shop, run| bump(shop, run, &BUMPED),
-        ours: build,
+        edit: |workspace, run| bump(workspace, run, &BUMPED),
         plain: Some(build_plain),
+        ..SCENARIO
     },
 ];
 
 const TEMPLATE: &str = "autoscaler/templates/forecast.html";
 
-/// Small packages that have many releases; the first one that the lock holds is bumped.
+/// Small packages with many releases; the first one in the lock is updated.
 pub(super) const BUMPED: [&str; 3] = ["packaging", "tzdata", "six"];
 
 /// Adds a comment that no build has seen.
-pub(super) fn edit_template(shop: &Workshop, run: u32) -> Result<(), Fault> {
-    shop.edit(TEMPLATE, |text| format!("{text}{{# run {run} at {} #}}\n", clock::now()))
+pub(super) fn edit_template(workspace: &Workspace, run: u32) -> Result<(), Fault> {
+    workspace.edit(TEMPLATE, |text| format!("{text}{{# run {run} at {} #}}\n", clock::now()))
 }
 
-/// Takes the release before the locked one of the first candidate that the lock holds, so that each run has contents that no
-/// cache knows.
-pub(super) fn bump(shop: &Workshop, run: u32, candidates: &[&str]) -> Result<(), Fault> {
-    let base = &shop.tree.policy.base;
+/// Pins the release before the locked one, for the first candidate in the lock, so that no cache has the result of a
+/// run.
+pub(super) fn bump(workspace: &Workspace, run: u32, candidates: &[&str]) -> Result<(), Fault> {
+    let base = &workspace.tree.policy.base;
     let read = |path: &str| {
-        std::fs::read_to_string(shop.tree.root.join(path))
+        std::fs::read_to_string(workspace.tree.root.join(path))
             .map_err(|error| Fault::usage(format!("cannot read `{path}`")).cause(error))
     };
     let locked = Lock::parse(base.lock.as_ref(), &read(base.lock.as_str())?)?;
     let found = candidates.iter().find_map(|name| locked.packages.iter().find(|package| package.name == *name));
     let package = found.ok_or_else(|| {
-        Fault::usage(format!("`{}` holds none of {}", base.lock, candidates.join(", ")))
-            .hint("name another package in `xtask/bench/src`")
+        Fault::usage(format!("`{}` has none of the packages {}", base.lock, candidates.join(", ")))
+            .hint("change `BUMPED` in `xtask/bench/src/scenarios.rs`")
     })?;
     let name = package.name.clone();
-    shop.edit(&base.requirements, |text| format!("{text}{name}<{}\n", package.version))?;
+    workspace.edit(&base.requirements, |text| format!("{text}{name}<{}\n", package.version))?;
     let upgrade = Upgrade::Only(vec![name.clone()]);
     let request = Request {
-        root: &shop.tree.root,
+        root: &workspace.tree.root,
         requirements: base.requirements.as_ref(),
         lock: base.lock.as_ref(),
-        python: &shop.tree.policy.root.python,
+        python: &workspace.tree.policy.root.python,
         upgrade: &upgrade,
     };
-    let text = shop.uv()?.resolve(&request)?;
+    let text = workspace.uv()?.resolve(&request)?;
     let after = Lock::parse(base.lock.as_ref(), &text)?;
     for change in lock::diff(&locked.meaning(), &after.meaning()) {
         terminal::detail(&format!("run {run}: {change}"));
     }
-    file::write(&shop.tree.root.join(&base.lock), &text).map(drop)
+    file::write(&workspace.tree.root.join(&base.lock), &text).map(drop)
 }
 
-fn compile_xtask(shop: &Workshop, flags: &[&str]) -> Result<Sample, Fault> {
-    shop.remove_cargo_folder("cold")?;
-    // As CI's runners do: each compiles once.
-    let call_cargo =
-        shop.cargo("cold")?.env("CARGO_INCREMENTAL", "0").args(["build", "--locked", "--package", "xtask"]).args(flags);
+fn compile_xtask(workspace: &Workspace, flags: &[&str]) -> Result<Sample, Fault> {
+    workspace.remove_cargo_folder("cold")?;
+    // As in CI, where each runner compiles once.
+    let call_cargo = workspace
+        .cargo("cold")?
+        .env("CARGO_INCREMENTAL", "0")
+        .args(["build", "--locked", "--package", "xtask"])
+        .args(flags);
     let sample = call(&call_cargo);
-    shop.remove_cargo_folder("cold")?;
+    workspace.remove_cargo_folder("cold")?;
     sample
 }
 
-/// The whole `cargo xtask build --push`.
-pub fn build(shop: &Workshop) -> Result<Sample, Fault> {
-    xtask(shop, shop.cargo("warm")?, "build")
+pub fn build(workspace: &Workspace) -> Result<Sample, Fault> {
+    xtask(workspace, workspace.cargo("warm")?, "build")
 }
 
-/// The same by plain docker.
-pub fn build_plain(shop: &Workshop) -> Result<Sample, Fault> {
-    let built = plain::build(shop)?;
+pub fn build_plain(workspace: &Workspace) -> Result<Sample, Fault> {
+    let built = plain::build(workspace)?;
     Ok(Sample { seconds: built.took.as_secs_f64(), ..Sample::default() })
 }
 
-/// As on a machine that has compiled and downloaded nothing: docker's side downloads its crates as well.
-fn build_cold(shop: &Workshop) -> Result<Sample, Fault> {
-    shop.remove_cargo_folder("cold")?;
-    let cargo = shop.cargo("cold")?.env("CARGO_HOME", shop.empty_cargo_home()?);
-    let sample = xtask(shop, cargo, "build");
-    shop.remove_cargo_folder("cold")?;
-    shop.remove_cargo_folder("home")?;
+/// As on a new machine; docker's side downloads its crates too.
+fn build_cold(workspace: &Workspace) -> Result<Sample, Fault> {
+    workspace.remove_cargo_folder("cold")?;
+    let cargo = workspace.cargo("cold")?.env("CARGO_HOME", workspace.empty_cargo_home()?);
+    let sample = xtask(workspace, cargo, "build");
+    workspace.remove_cargo_folder("cold")?;
+    workspace.remove_cargo_folder("home")?;
     sample
 }
 
-/// Runs a program to its end.
 pub fn call(command: &Command) -> Result<Sample, Fault> {
     let (seconds, _) = timed(command)?;
     Ok(Sample { seconds, ..Sample::default() })
 }
 
-/// Runs `cargo xtask COMMAND --push` and reads its report.
-fn xtask(shop: &Workshop, cargo: Command, command: &str) -> Result<Sample, Fault> {
-    push(cargo.args(["xtask", command]), &shop.registry()?)
+fn xtask(workspace: &Workspace, cargo: Command, command: &str) -> Result<Sample, Fault> {
+    push(cargo.args(["xtask", command]), &workspace.registry()?)
 }
 
-/// Runs a build of xtask's, to which it adds where to push, and reads its report.
+/// Runs an xtask build with the flags to push, and reads its report.
 pub(super) fn push(call: Command, registry: &Registry) -> Result<Sample, Fault> {
     let call = call.args(["--push", "--format", "json", "--registry", &registry.to_string()]);
     let (seconds, lines) = timed(&call)?;
-    // Talk comes first, the report last: it begins at the last line that is nothing but an opening brace.
+    // The report is at the end: it starts at the last line that is a single opening brace.
     let begin = lines.iter().rposition(|line| line == "{").unwrap_or(lines.len());
     let done: Done = serde_json::from_str(&lines[begin..].join("\n"))
         .map_err(|error| Fault::build(format!("cannot read the report of `{call}`")).cause(error))?;
@@ -298,7 +261,6 @@ fn timed(command: &Command) -> Result<(f64, Vec<String>), Fault> {
     Err(Fault::build(format!("cannot measure `{command}`")).cause(format!("it failed ({status})")).cause(tail))
 }
 
-/// The part of a build's report that counts here.
 #[derive(Debug, Deserialize)]
 struct Done {
     images: Vec<DoneImage>,
@@ -313,7 +275,7 @@ struct DoneImage {
     seconds: Vec<(String, f64)>,
 }
 
-/// A build's measurement from outside and its own report. Pure.
+/// A sample from the measured time and the build's report. Pure.
 fn sample(seconds: f64, done: &Done) -> Sample {
     let mut phases = vec![("start".to_owned(), (seconds - done.seconds).max(0.0))];
     let mut elsewhere = 0.0;
@@ -322,7 +284,7 @@ fn sample(seconds: f64, done: &Done) -> Sample {
         for (phase, took) in &image.seconds {
             let name = if phase == "plan" { phase.clone() } else { format!("{} {phase}", image.kind) };
             phases.push((name, *took));
-            // The compiler works beside the base's build, whose time is counted; alone, it is waited for.
+            // The compiler runs in parallel with the base's build, which is counted; without one, its time counts.
             let counts = phase == "build" || phase.starts_with("step ") || phase == "compile" && !builds_base;
             elsewhere += if counts { *took } else { 0.0 };
         }
@@ -343,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn what_docker_compiler_and_steps_take_is_no_overhead() {
+    fn docker_compiler_and_steps_do_not_count_as_overhead() {
         let json = r#"{"seconds": 0.9, "images": [
             {"kind": "base", "action": "reused", "seconds": [["plan", 0.05]]},
             {"kind": "app", "action": "built",
@@ -352,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_compiler_beside_the_base_is_not_counted_twice() {
+    fn a_compiler_in_parallel_with_the_base_is_not_counted_twice() {
         let json = r#"{"seconds": 20.0, "images": [
             {"kind": "base", "action": "built", "seconds": [["plan", 0.1], ["build", 18.0], ["publish", 0.1]]},
             {"kind": "app", "action": "built", "seconds": [["compile", 9.0], ["build", 1.5], ["publish", 0.1]]}]}"#;
@@ -360,12 +322,12 @@ mod tests {
     }
 
     #[test]
-    fn a_no_op_is_overhead_alone() {
+    fn a_no_op_is_all_overhead() {
         overhead(r#"{"seconds": 0.1, "images": [{"kind": "app", "action": "reused", "seconds": []}]}"#, 0.25, 0.25);
     }
 
     #[test]
-    fn names_tell_scenarios_apart() {
+    fn scenario_names_are_unique() {
         let names: std::collections::BTreeSet<_> = SCENARIOS.iter().map(|scenario| scenario.name).collect();
         assert_eq!(names.len(), SCENARIOS.len());
     }

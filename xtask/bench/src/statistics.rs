@@ -1,22 +1,17 @@
-//! Medians, spans and ratios of measured seconds. Pure: measures nothing and prints nothing.
+//! Medians, spans and ratios of measured seconds. Pure.
 
 use serde::Serialize;
 
-/// Several measurements of one thing, in seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Summary {
-    /// The middle one; of an even number, the mean of the two in the middle.
+    /// For an even number, the mean of the middle two.
     pub median: f64,
-    /// The least.
     pub min: f64,
-    /// The greatest.
     pub max: f64,
-    /// How many there were.
     pub runs: usize,
 }
 
 impl Summary {
-    /// Of at least one measurement; `None` of none.
     pub fn of(seconds: &[f64]) -> Option<Self> {
         let mut sorted = seconds.to_vec();
         sorted.sort_by(f64::total_cmp);
@@ -27,14 +22,13 @@ impl Summary {
     }
 }
 
-/// How many times the median of `slow` is that of `quick`; `None` where that says nothing.
+/// Ratio of medians; `None` if it is undefined.
 pub fn ratio(slow: &Summary, quick: &Summary) -> Option<f64> {
     let ratio = slow.median / quick.median;
     (quick.median > 0.0 && ratio.is_finite()).then_some(ratio)
 }
 
-/// The phases of several runs, each summarised, in the order in which they were first seen. A phase that a run did not have
-/// took it no time.
+/// Summary of each phase over several runs, in order of first appearance. A missing phase counts as zero.
 pub fn by_phase(runs: &[Vec<(String, f64)>]) -> Vec<(String, Summary)> {
     let mut names: Vec<&String> = Vec::new();
     for (name, _) in runs.iter().flatten() {
@@ -74,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_has_no_median() {
+    fn without_measurements_there_is_no_median() {
         assert_eq!(Summary::of(&[]), None);
     }
 
@@ -87,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn phases_keep_their_order_and_a_missing_one_is_nothing() {
+    fn phases_keep_their_order_and_a_missing_one_counts_as_zero() {
         let phase = |name: &str, seconds| (name.to_owned(), seconds);
         let runs = [
             vec![phase("plan", 1.0), phase("build", 4.0)],
@@ -100,7 +94,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_median_lies_within_and_no_order_moves_it(mut seconds in prop::collection::vec(0.0..1e6, 1..40)) {
+        fn a_median_is_within_the_range_and_independent_of_the_order(mut seconds in prop::collection::vec(0.0..1e6, 1..40)) {
             let summary = Summary::of(&seconds).unwrap();
             prop_assert!(summary.min <= summary.median && summary.median <= summary.max);
             let below = seconds.iter().filter(|s| **s < summary.median).count();

@@ -1,4 +1,4 @@
-//! Results as a person reads them: aligned text for a terminal, Markdown for the documentation. Pure: prints nothing.
+//! Prints results: aligned text for a terminal, Markdown for the documentation. Pure.
 
 use super::machine::Machine;
 use super::statistics::{Summary, ratio};
@@ -6,7 +6,7 @@ use super::{Measured, OVERHEAD_BUDGET, Results};
 use std::time::Duration;
 use xtask_model::quantity;
 
-/// Seconds, with milliseconds where these are what counts.
+/// Seconds, or milliseconds below 0.1 s.
 fn seconds(seconds: f64) -> String {
     if seconds < 0.1 {
         return format!("{:.0} ms", seconds * 1000.0);
@@ -27,7 +27,7 @@ fn times(measured: &Measured) -> String {
     ratio.map_or_else(|| "–".to_owned(), |ratio| format!("{ratio:.1}×"))
 }
 
-/// A row for each scenario; `code` marks its name.
+/// One row for each scenario; `code` encloses its name.
 fn rows(results: &Results, code: &str) -> Vec<[String; 5]> {
     let row = |measured: &Measured| {
         [
@@ -78,7 +78,6 @@ pub(super) fn machine(machine: &Machine) -> Vec<String> {
     lines
 }
 
-/// Columns as wide as their widest cell.
 pub(super) fn aligned<const N: usize>(head: &[&str; N], rows: &[[String; N]]) -> String {
     let mut widths = head.map(|head| head.chars().count());
     for row in rows {
@@ -95,12 +94,10 @@ pub(super) fn aligned<const N: usize>(head: &[&str; N], rows: &[[String; N]]) ->
     text
 }
 
-/// A row of a Markdown table.
 pub(super) fn line(cells: &[String]) -> String {
     format!("| {} |\n", cells.join(" | "))
 }
 
-/// For a terminal.
 pub fn text(results: &Results) -> String {
     let mut text = aligned(&HEAD, &rows(results, ""));
     let mut details = Vec::new();
@@ -114,16 +111,15 @@ pub fn text(results: &Results) -> String {
     text
 }
 
-/// For the documentation.
 pub fn markdown(results: &Results) -> String {
     let mut text = String::from(INTRODUCTION);
     text += &line(&HEAD.map(str::to_owned));
     text += "|---|---|---:|---:|---:|\n";
     rows(results, "`").iter().for_each(|row| text += &line(row));
-    text += "\nMedians, in brackets the least and the most of all runs; one number is one run.\n";
+    text += "\nMedians, with minimum and maximum of all runs in brackets; a single number is one run.\n";
     text += "\n## Where the time goes\n\n";
-    text += "`start` is cargo, which finds xtask up to date or compiles it, and the process itself; the compiler works beside\n";
-    text += "the base's build. xtask's own part is all but docker, the compiler and steps.\n\n";
+    text += "`start` is cargo, which checks or compiles xtask, and the start of the process; the compiler runs in parallel with\n";
+    text += "the base's build. xtask's own part excludes docker, the compiler and steps.\n\n";
     text += "| scenario | phases, medians | xtask's own part |\n|---|---|---|\n";
     for measured in &results.scenarios {
         if let Some(phases) = phases(&measured.phases) {
@@ -139,10 +135,10 @@ pub fn markdown(results: &Results) -> String {
 const INTRODUCTION: &str = "\
 # Benchmarks
 
-Written by `cargo xtask bench --write docs/benchmarks.md`; do not edit. Everything is measured in one go on one machine, on a
-private engine and a registry on loopback, until the image is in the registry. Beside it stands the same work by
-`docker buildx build --push` of `dockerfiles/Dockerfile.enhanced`, with the same root, secrets and compression: what a team does
-that has one Dockerfile and no build system.
+Written by `cargo xtask bench --write docs/benchmarks.md`; do not edit. All scenarios are measured in one run on one machine, with a
+private engine and a registry on loopback, until the image is in the registry. The comparison is the same work with
+`docker buildx build --push` of `dockerfiles/Dockerfile.enhanced`, with the same root, secrets and compression: what a team
+with one Dockerfile and no build system does.
 
 ";
 

@@ -1,8 +1,7 @@
-//! What reads bytes that others have written, each as one function over any bytes at all: for the fuzz targets in `xtask/fuzz`,
-//! and for the tests here, which every run of the tests repeats.
+//! Parsers of untrusted bytes, each as one function over any bytes: for the fuzz targets in `xtask/fuzz/targets`, and
+//! for the tests here.
 //!
-//! A function returns, whatever it is given: that it does, and the laws that it asserts, are all there is to it. It says
-//! whether there was anything to read.
+//! A function must return for any input, and asserts invariants. It returns whether the input was valid.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -15,9 +14,8 @@ use xtask_model::spec::lock::Lock;
 use xtask_model::spec::oci::{Config, Index, Manifest};
 use xtask_model::spec::reference::Platform;
 use xtask_model::spec::requirements;
-use xtask_native::layer::{Limits, Reader, outline};
+use xtask_native::layer::{Limits, Reader, toc};
 
-/// A Dockerfile: read, checked, expanded, and asked for what it copies.
 pub fn dockerfile(bytes: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(bytes) else { return false };
     let Ok(dockerfile) = Dockerfile::parse("Dockerfile", text) else { return false };
@@ -35,7 +33,7 @@ pub fn dockerfile(bytes: &[u8]) -> bool {
     true
 }
 
-/// An ignore file, up to the first zero byte, and a path to judge by it.
+/// Parses an ignore file, up to the first zero byte, and matches the path after it.
 pub fn ignore(bytes: &[u8]) -> bool {
     let mut parts = bytes.splitn(2, |byte| *byte == 0);
     let (text, path) = (parts.next().unwrap_or_default(), parts.next().unwrap_or(b"a/b/c.py"));
@@ -43,12 +41,12 @@ pub fn ignore(bytes: &[u8]) -> bool {
     let verdict = ignore.ignores(path);
     let parent = path.iter().rposition(|byte| *byte == b'/').map(|at| &path[..at]);
     if let Some(folder) = parent.filter(|folder| ignore.ignores(folder) && !verdict && !folder.is_empty()) {
-        assert!(ignore.may_take_back_below(folder), "a walk that stops there does not see it");
+        assert!(ignore.may_take_back_below(folder), "a walk that stops at this folder misses it");
     }
     true
 }
 
-/// A requirement file, up to the first zero byte, and what every file that it names says.
+/// Parses a requirement file, up to the first zero byte; the rest is the contents of every file that it names.
 pub fn requirement_file(bytes: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(bytes) else { return false };
     let (text, other) = text.split_once('\0').unwrap_or((text, ""));
@@ -58,7 +56,7 @@ pub fn requirement_file(bytes: &[u8]) -> bool {
         match loads {
             1 => Ok(text.to_owned()),
             2..20 => Ok(other.to_owned()),
-            _ => Err(Fault::usage("there is no end to it")),
+            _ => Err(Fault::usage("endless includes")),
         }
     };
     let Ok(requirements) = requirements::read(Path::new("requirements.txt"), &mut load) else { return false };
@@ -68,7 +66,6 @@ pub fn requirement_file(bytes: &[u8]) -> bool {
     true
 }
 
-/// A lock.
 pub fn lock(bytes: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(bytes) else { return false };
     let Ok(lock) = Lock::parse(Path::new("a.lock"), text) else { return false };
@@ -77,7 +74,7 @@ pub fn lock(bytes: &[u8]) -> bool {
     true
 }
 
-/// Manifests, indexes and configurations: what is read and written again is read as the same.
+/// Manifests, indexes and configurations: reading and writing them again changes nothing.
 pub fn documents(bytes: &[u8]) -> bool {
     if let Ok(index) = serde_json::from_slice::<Index>(bytes) {
         let _ = index.for_platform(&Platform::host());
@@ -87,13 +84,13 @@ pub fn documents(bytes: &[u8]) -> bool {
 
 fn survives<T: DeserializeOwned + Serialize + PartialEq>(bytes: &[u8]) -> bool {
     let Ok(document) = serde_json::from_slice::<T>(bytes) else { return false };
-    let written = serde_json::to_vec(&document).expect("what was read can be written");
-    let again: T = serde_json::from_slice(&written).expect("what was written can be read");
+    let written = serde_json::to_vec(&document).expect("a parsed document can be serialised");
+    let again: T = serde_json::from_slice(&written).expect("a serialised document can be parsed");
     assert!(again == document, "a document changes when it is read and written");
     true
 }
 
-/// A layer of any compression, and its outline.
+/// Reads a layer of any compression, and its table of contents.
 pub fn layer(bytes: &[u8]) -> bool {
     let limits = Limits { bytes: 1 << 20, entries: 1000, path: 1000, header: 10_000, window: 1 << 20 };
     if let Ok(mut reader) = Reader::open(bytes, None, limits) {
@@ -105,11 +102,11 @@ pub fn layer(bytes: &[u8]) -> bool {
             }
         }
     }
-    let outline = Reader::open(bytes, None, limits).and_then(|mut reader| outline::of(&mut reader));
-    let Ok(outline) = outline else { return false };
-    let again = outline::LayerOutline::from_bytes(outline.as_bytes().to_vec());
-    assert!(again.as_ref() == Some(&outline), "an outline is not read as it was written");
-    let image = outline::Outline::new([outline.into()]);
+    let toc = Reader::open(bytes, None, limits).and_then(|mut reader| toc::of(&mut reader));
+    let Ok(toc) = toc else { return false };
+    let again = toc::LayerToc::from_bytes(toc.as_bytes().to_vec());
+    assert!(again.as_ref() == Some(&toc), "the stored form is read differently");
+    let image = toc::ImageToc::new([toc.into()]);
     for path in image.merged().keys() {
         assert!(image.get(path).is_some());
         let _ = image.resolve(path);
@@ -123,7 +120,7 @@ mod tests {
     use proptest::prelude::*;
     use proptest::sample::Index as At;
     use std::io::Write as _;
-    use xtask_native::layer::made_up;
+    use xtask_native::layer::test_data;
 
     /// One change of some bytes.
     #[derive(Clone, Debug)]
@@ -268,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn manifests_and_their_kin() {
+    fn manifests_indexes_and_configurations() {
         let digest = xtask_model::spec::reference::Digest::of(b"");
         let descriptor = format!(r#"{{"mediaType":"a/b","digest":"{digest}","size":3,"annotations":{{"a":"b"}}}}"#);
         let seeds = [
@@ -285,13 +282,13 @@ mod tests {
 
     #[test]
     fn layers() {
-        let plain = made_up::tar(&["d etc", "f etc/passwd root", "l a etc", "h b etc/passwd", "f etc/.wh.x", "c d"]);
+        let plain = test_data::tar(&["d etc", "f etc/passwd root", "l a etc", "h b etc/passwd", "f etc/.wh.x", "c d"]);
         let long = "n".repeat(200);
         let names = [
-            made_up::entry(long.as_bytes(), b'0', b"", b"1"),
-            made_up::entry(b"././@LongLink", b'L', b"", long.as_bytes()),
-            made_up::entry(b"x", b'2', long.as_bytes(), b""),
-            made_up::END.to_vec(),
+            test_data::entry(long.as_bytes(), b'0', b"", b"1"),
+            test_data::entry(b"././@LongLink", b'L', b"", long.as_bytes()),
+            test_data::entry(b"x", b'2', long.as_bytes(), b""),
+            test_data::END.to_vec(),
         ]
         .concat();
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());

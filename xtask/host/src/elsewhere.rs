@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use xtask_model::fault::Fault;
 
-/// Whether what needs Linux is part of this program.
+/// True in a program that has the parts for Linux.
 pub const PRESENT: bool = false;
 
 /// A process in the record of an engine that another system runs.

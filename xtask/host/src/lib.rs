@@ -3,7 +3,7 @@
 pub mod clock;
 pub mod docker;
 pub mod file;
-/// What the rest asks of Linux alone. Elsewhere, and with `--cfg xtask_portable`, `elsewhere.rs` has the same names.
+/// Everything that only Linux has. On another system, and with `--cfg xtask_portable`, `elsewhere.rs` has the same names.
 #[cfg(all(target_os = "linux", not(xtask_portable)))]
 pub mod linux;
 #[cfg(not(all(target_os = "linux", not(xtask_portable))))]

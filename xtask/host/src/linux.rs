@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use xtask_model::fault::Fault;
 
-/// Whether what needs Linux is part of this program.
+/// True in a program that has the parts for Linux.
 pub const PRESENT: bool = true;
 
 /// A process that is the same one for as long as both numbers are: ids are used again, start times are not.
@@ -179,13 +179,13 @@ fn high_water(status: &str) -> Option<u64> {
     Some(kibibytes.parse::<u64>().ok()? * 1024)
 }
 
-/// Whether a folder is on an overlay file system.
+/// True for a folder on an overlay file system.
 pub fn is_overlay(folder: &Path) -> bool {
     const OVERLAYFS_MAGIC: u64 = 0x794c_7630;
     rustix::fs::statfs(folder).is_ok_and(|found| found.f_type as u64 == OVERLAYFS_MAGIC)
 }
 
-/// Whether a file has capabilities, which no copy keeps.
+/// True for a file with capabilities, which no copy keeps.
 pub fn has_capabilities(file: &Path) -> bool {
     rustix::fs::lgetxattr(file, "security.capability", &mut [0; 64][..]).is_ok()
 }

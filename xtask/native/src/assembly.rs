@@ -1,34 +1,27 @@
-//! A Dockerfile's target put together without a daemon: its layers by their recipes, and the image's configuration.
+//! Plans a Dockerfile's target without a daemon: its layers with their recipes, and the image's configuration.
 //!
-//! Gives what BuildKit makes of the same file. Reads the build context and nothing else; asks an image for its files only
-//! where an instruction depends on them, which one with `--link` never does. Writes nothing.
+//! The result equals BuildKit's for the same file. Reads only the build context, and the base image's files only where
+//! an instruction depends on them (`--link` never does). Writes nothing.
 
-mod beneath;
+mod base;
 mod config;
+mod context;
 mod copy;
-mod duration;
-mod gather;
-mod ground;
-mod mode;
-mod owner;
-mod ports;
-mod recipe;
-mod refusal;
+mod fingerprint;
+mod layers;
 mod stages;
-mod taking;
-mod target;
 #[cfg(test)]
 mod tests;
+pub(crate) mod unsupported;
 
-pub use beneath::{Beneath, Image, Images, Stat};
+pub use base::{BaseFiles, FromImage, FromImages, Stat};
 pub use config::CREATED;
-pub use refusal::{Subject, other_image, refusal};
 use xtask_model::spec::dockerfile::{DEFAULT_PATH, Dockerfile, Footing, Inherited, Stage};
 
 use crate::layer::item::Item;
 use crate::recipes::stage::Realise;
-use ground::Layers;
-use stages::{Stages, ways_out};
+use layers::Layers;
+use stages::{Stages, with_alternatives};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use xtask_model::fault::Fault;
@@ -37,81 +30,60 @@ use xtask_model::spec::ignore::Ignore;
 use xtask_model::spec::oci::Config;
 use xtask_model::spec::reference::{Digest, Platform};
 
-/// Everything that an image is made of.
 pub struct Inputs<'a> {
-    /// The Dockerfile, its target the stage to build.
+    /// The Dockerfile, with its target set to the stage to build.
     pub dockerfile: &'a Dockerfile,
-    /// Build arguments.
     pub args: &'a BTreeMap<String, String>,
-    /// What it is built for.
     pub platform: &'a Platform,
-    /// The build context's folder.
     pub context: &'a Path,
-    /// What of it is left out.
     pub ignore: &'a Ignore,
-    /// Labels from the command line, which win.
+    /// Labels from the command line; they override those of the Dockerfile.
     pub labels: &'a BTreeMap<String, String>,
-    /// The images that `FROM` names.
-    pub images: &'a dyn Images,
-    /// Stages that recipes make, by name.
+    pub images: &'a dyn FromImages,
     pub realised: &'a BTreeMap<String, &'a dyn Realise>,
-    /// Files of the context that count by the recipe that makes them, and need not be there yet. They count as executable.
-    pub known: &'a BTreeMap<ContextPath, Digest>,
-    /// How layers are compressed: a part of every recipe.
+    /// Context files that are identified by the recipe that makes them and may not exist yet. They count as executable.
+    pub deferred: &'a BTreeMap<ContextPath, Digest>,
+    /// Compression of layers; part of every recipe.
     pub codec: &'a str,
 }
 
-/// A layer that the image has on top of its base.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LayerPlan {
-    /// 1-based line of its instruction.
-    pub line: usize,
-    /// What the history says of it.
-    pub created_by: String,
-    /// What reports call it: the instruction, or the part of a realised stage.
+    /// Name in reports: the instruction, or the part of a realised stage.
     pub name: String,
-    /// The digest of everything that determines what is in it.
+    /// Digest of everything that determines its contents.
     pub recipe: Digest,
-    /// Files of [`Inputs::known`] that have to be there when it is made.
+    /// Files of [`Inputs::deferred`] that must exist when the layer is made.
     pub needs: BTreeSet<ContextPath>,
 }
 
-/// An image, planned.
 pub struct Assembly<'a> {
-    /// Its configuration, complete but for its layers' digests. Its history has an entry for each layer.
+    /// Complete except for layer digests. Its history has an entry for each layer.
     pub config: Config,
-    /// The layers beneath: those of the image that its first `FROM` names.
+    /// Layers of the image that the first `FROM` names.
     pub base: Vec<Digest>,
-    /// Its own layers, lowest first.
     pub layers: Vec<LayerPlan>,
-    /// Which of all stages' layers these are.
+    /// Numbers of these layers among the layers of all stages.
     numbers: Vec<usize>,
     all: Layers<'a>,
 }
 
 impl Assembly<'_> {
-    /// The items of these layers, by their numbers in [`Self::layers`]: of each, sorted by path. Recipes of stages are asked
-    /// once for all.
+    /// Items of these layers, by their numbers in [`Self::layers`], each list sorted by path. Each recipe runs at most
+    /// once.
     pub fn produce(&self, wanted: &[usize]) -> Result<Vec<Vec<Item>>, Fault> {
         let numbers: Vec<usize> = wanted.iter().map(|layer| self.numbers[*layer]).collect();
         self.all.prepare(&numbers)?;
-        numbers.iter().map(|number| ground::items(&self.all.made(*number)?)).collect()
+        numbers.iter().map(|number| layers::items(&self.all.made(*number)?)).collect()
     }
 }
 
-/// Plans the image.
 pub fn assemble<'a>(inputs: &'a Inputs<'a>) -> Result<Assembly<'a>, Fault> {
     let file = inputs.dockerfile;
     let footings = file.footings(inputs.args, inputs.platform)?;
     let interpreted = interpreted(file, &footings, &|name| inputs.realised.contains_key(name))?;
-    let mut stages = Stages {
-        inputs,
-        layers: Layers::default(),
-        plans: Vec::new(),
-        done: BTreeMap::new(),
-        inherited: 0,
-        taken: BTreeMap::new(),
-    };
+    let mut stages =
+        Stages { inputs, layers: Layers::default(), done: BTreeMap::new(), inherited: 0, selected: BTreeMap::new() };
     let mut images: BTreeMap<usize, usize> = BTreeMap::new();
     for footing in footings.iter().filter(|footing| interpreted.contains(&footing.stage)) {
         if footing.on.is_none() && footing.base != "scratch" {
@@ -128,26 +100,26 @@ pub fn assemble<'a>(inputs: &'a Inputs<'a>) -> Result<Assembly<'a>, Fault> {
     let inherits = |stage: usize| images.get(&stage).map(|image| inherited(&stages.layers.images[*image].config));
     let expanded = file.expand_over(inputs.args, inputs.platform, &inherits)?;
     let found: Vec<&Stage> = expanded.stages.iter().filter(|stage| interpreted.contains(&stage.index)).collect();
-    stages.gather(&found)?;
+    stages.read_context(&found)?;
     for stage in found {
         let footing = footings.iter().find(|footing| footing.stage == stage.index);
-        let footing = footing.expect("what is expanded is reached");
+        let footing = footing.expect("every expanded stage has a footing");
         stages.stage(stage, footing, images.get(&stage.index).copied())?;
     }
-    let mut state = stages.done.remove(&file.target().index).expect("the target is interpreted");
+    let mut state = stages.done.remove(&file.target().index).expect("the target is always interpreted");
     state.description.label(inputs.labels);
-    let image = state.ground.image.map(|image| stages.layers.images[image].config.rootfs.diff_ids.clone());
+    let image = state.chain.image.map(|image| stages.layers.images[image].config.rootfs.diff_ids.clone());
     Ok(Assembly {
         config: state.description.finish(),
         base: image.unwrap_or_default(),
-        layers: state.ground.layers.iter().map(|layer| stages.plans[*layer].clone()).collect(),
-        numbers: state.ground.layers,
+        layers: state.chain.layers.iter().map(|layer| stages.layers.layers[*layer].plan.clone()).collect(),
+        numbers: state.chain.layers,
         all: stages.layers,
     })
 }
 
-/// The stages whose instructions are carried out: the target, what it stands on, and what these copy from, but for those
-/// that recipes make.
+/// Stages to interpret: the target, the stages below it, and the stages these copy from, except those that recipes
+/// make.
 fn interpreted(
     file: &Dockerfile,
     footings: &[Footing],
@@ -157,7 +129,7 @@ fn interpreted(
     let target = file.target();
     if is_realised(&target.index) {
         let what = format!("{}:{}: the target is a stage that a recipe makes", file.path(), target.line);
-        return Err(ways_out(Fault::usage(what)));
+        return Err(with_alternatives(Fault::usage(what)));
     }
     let mut found = BTreeSet::new();
     let mut open = vec![target.index];
@@ -172,7 +144,7 @@ fn interpreted(
     Ok(found)
 }
 
-/// What an image brings into a stage on it.
+/// Environment and triggers that a stage inherits from its image.
 fn inherited(config: &Config) -> Inherited {
     let pair = |entry: &String| {
         let (name, value) = entry.split_once('=').unwrap_or((entry, ""));

@@ -1,10 +1,10 @@
-//! Runs images: by docker where an engine answers, else bare, in namespaces.
+//! Runs images: with docker if an engine is available, else in namespaces.
 //!
-//! A [`Runner`] says which way an image goes, an [`Image`] runs it, and a [`Running`] is what has been started. Whatever way,
-//! a container ends with its value; nothing here builds, publishes or names anything.
+//! A [`Runner`] chooses how an image runs, a [`RunnableImage`] runs it, a [`Running`] is a started container. A container ends
+//! when its value is dropped. Nothing here builds, publishes or tags.
 
-mod docked;
-/// Containers made by this program. Elsewhere, and with `--cfg xtask_portable`, `elsewhere.rs` has the same names.
+mod docker;
+/// Containers made by this program. On another system, and with `--cfg xtask_portable`, `elsewhere.rs` has the same names.
 #[cfg(all(target_os = "linux", not(xtask_portable)))]
 mod linux;
 #[cfg(not(all(target_os = "linux", not(xtask_portable))))]
@@ -13,55 +13,49 @@ mod linux;
 pub mod program;
 pub mod unpacked;
 
-pub use linux::{bare, guard, inside};
+pub use linux::{bare, dispatch, subprocess};
 
 use bare::{Bare, Contained};
 use serde::{Deserialize, Serialize};
 use std::process::Output;
 use std::time::Duration;
-use unpacked::{Images, Unpacked};
+use unpacked::{ImageStore, Unpacked};
 use xtask_host::docker::Docker;
 use xtask_host::terminal;
 use xtask_host::tree::facts::Tree;
 use xtask_model::fault::Fault;
 
-/// What a container may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Manner {
-    /// As little as a container can: a filesystem that is read-only, `/tmp` too, no network but a loopback of its own, no
-    /// capabilities, and none to be gained.
+    /// As little as possible: a read-only file system (`/tmp` too), no network except an own loopback, no capabilities,
+    /// no new privileges.
     Confined,
-    /// What Docker allows by itself, and a network.
+    /// Docker's defaults, with a network.
     Open,
 }
 
-/// What is run of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Launch {
-    /// Instead of the image's own program and its arguments.
+    /// Replaces the image's entrypoint and arguments.
     pub entrypoint: Option<String>,
-    /// Arguments; without any, the image's own.
+    /// If empty, the image's own.
     pub args: Vec<String>,
-    /// What it may do.
     pub manner: Manner,
 }
 
 impl Launch {
-    /// The image's own program with these arguments, confined.
     pub fn confined(args: &[String]) -> Self {
         Self { entrypoint: None, args: args.to_vec(), manner: Manner::Confined }
     }
 }
 
-/// How images are run on this machine.
 pub struct Runner {
     docker: Option<Docker>,
     bare: Option<Bare>,
-    images: Option<Images>,
+    images: Option<ImageStore>,
 }
 
-/// An image that can be run.
-pub struct Image<'r> {
+pub struct RunnableImage<'r> {
     name: String,
     way: Way<'r>,
 }
@@ -71,29 +65,28 @@ enum Way<'r> {
     Bare(Bare, Box<Unpacked>),
 }
 
-/// A container in the background. It ends with the value.
+/// A container in the background. Dropping it ends the container.
 pub struct Running<'r>(Started<'r>);
 
 enum Started<'r> {
-    Docker(docked::Running<'r>),
+    Docker(docker::Container<'r>),
     Bare(Box<Contained>),
 }
 
 impl Runner {
-    /// By this docker alone.
     pub fn docker(docker: Docker) -> Self {
         Self { docker: Some(docker), bare: None, images: None }
     }
 
-    /// Without an engine, whether there is one or not.
+    /// In namespaces, even if an engine is available.
     pub fn bare(tree: &Tree) -> Result<Self, Fault> {
-        Ok(Self { docker: None, bare: Some(Bare::find()?), images: Some(Images::of(tree)) })
+        Ok(Self { docker: None, bare: Some(Bare::find()?), images: Some(ImageStore::of(tree)) })
     }
 
-    /// By docker where an engine answers, else bare.
-    pub fn at_hand(tree: &Tree) -> Result<Self, Fault> {
+    /// With docker if an engine is available, else in namespaces.
+    pub fn available(tree: &Tree) -> Result<Self, Fault> {
         let found = Docker::find(&tree.root).and_then(|docker| docker.version().map(|_| docker));
-        let images = Some(Images::of(tree));
+        let images = Some(ImageStore::of(tree));
         match found {
             Ok(docker) => Ok(Self { docker: Some(docker), bare: None, images }),
             Err(no_docker) => match Bare::find() {
@@ -103,13 +96,13 @@ impl Runner {
         }
     }
 
-    /// An image by its reference, or by the folder of an OCI layout. What only such a folder has goes bare: docker could not
-    /// find it.
-    pub fn image(&self, name: &str) -> Result<Image<'_>, Fault> {
+    /// An image by its reference, or by the folder of an OCI layout. An image that only a layout has runs in
+    /// namespaces, because docker cannot find it.
+    pub fn image(&self, name: &str) -> Result<RunnableImage<'_>, Fault> {
         if let Some(docker) = &self.docker {
             let here = self.images.as_ref().map(|images| images.find(name)).transpose()?.flatten();
             if here.is_none() || docker.stored(name).is_ok_and(|stored| stored.is_some()) {
-                return Ok(Image { name: name.to_owned(), way: Way::Docker(docker) });
+                return Ok(RunnableImage { name: name.to_owned(), way: Way::Docker(docker) });
             }
         }
         let bare = self.bare.clone().map_or_else(Bare::find, Ok)?;
@@ -119,59 +112,53 @@ impl Runner {
             "" => "root",
             user => user,
         };
-        let whose = if bare.has_every_user() { "" } else { ", which is another name for yours" };
+        let whose = if bare.has_every_user() { "" } else { ", mapped to the current user" };
         terminal::step("runs", &format!("without an engine, in namespaces, as user `{user}`{whose}"));
-        Ok(Image { name: name.to_owned(), way: Way::Bare(bare, Box::new(image)) })
+        Ok(RunnableImage { name: name.to_owned(), way: Way::Bare(bare, Box::new(image)) })
     }
 }
 
-impl<'r> Image<'r> {
-    /// Its name, as it was asked for.
+impl<'r> RunnableImage<'r> {
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Whether it runs by docker.
-    pub fn is_docked(&self) -> bool {
-        matches!(self.way, Way::Docker(_))
-    }
-
-    /// Runs it to the end and keeps what it says. An exit other than 0 is the caller's to judge; a container that cannot be is
-    /// a fault, or docker's exit 125.
+    /// Runs it to the end and captures its output. The caller judges a non-zero exit code; a container that cannot
+    /// start is a fault, or docker's exit code 125.
     pub fn run(&self, launch: &Launch) -> Result<Output, Fault> {
         match &self.way {
-            Way::Docker(docker) => docked::run(docker, &self.name, launch),
+            Way::Docker(docker) => docker::run(docker, &self.name, launch),
             Way::Bare(bare, image) => bare.run(&image.folder, &image.config.config, launch),
         }
     }
 
-    /// Starts it in the background.
     pub fn start(&self, launch: &Launch) -> Result<Running<'r>, Fault> {
         Ok(Running(match &self.way {
-            Way::Docker(docker) => Started::Docker(docked::start(docker, &self.name, launch)?),
+            Way::Docker(docker) => Started::Docker(docker::start(docker, &self.name, launch)?),
             Way::Bare(bare, image) => {
                 Started::Bare(Box::new(bare.start(&image.folder, &image.config.config, launch)?))
             }
         }))
     }
 
-    /// Starts it in the background with our own streams, and with its ports reachable from this machine.
+    /// Starts it in the background with this process's streams, and with its ports reachable from this machine.
     pub fn serve(&self, launch: &Launch) -> Result<Running<'r>, Fault> {
         Ok(Running(match &self.way {
-            Way::Docker(docker) => Started::Docker(docked::serve(docker, &self.name, launch)?),
+            Way::Docker(docker) => Started::Docker(docker::serve(docker, &self.name, launch)?),
             Way::Bare(bare, image) => {
                 Started::Bare(Box::new(bare.serve(&image.folder, &image.config.config, launch)?))
             }
         }))
     }
 
-    /// Runs it with our own streams, Ctrl-C included, and says its exit; by docker this process becomes the docker client.
+    /// Runs it on this terminal, with Ctrl-C, and returns its exit code. With docker, this process becomes the docker
+    /// client.
     pub fn attach(&self, launch: &Launch) -> Result<u8, Fault> {
         match &self.way {
-            Way::Docker(docker) => Err(docked::attach(docker, &self.name, launch)),
+            Way::Docker(docker) => Err(docker::attach(docker, &self.name, launch)),
             Way::Bare(bare, image) => {
                 let status = bare.attach(&image.folder, &image.config.config, launch)?;
-                // What ended by a signal has been told as 128 and its number already.
+                // An end by signal N was already converted to 128 + N.
                 Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX))
             }
         }
@@ -179,7 +166,7 @@ impl<'r> Image<'r> {
 }
 
 impl Running<'_> {
-    /// Runs another program in it, as the image's user, and keeps what it says.
+    /// Runs another program in it as the image's user, and captures its output.
     pub fn exec(&mut self, argv: &[&str]) -> Result<Output, Fault> {
         match &mut self.0 {
             Started::Docker(container) => container.exec(argv),
@@ -187,7 +174,7 @@ impl Running<'_> {
         }
     }
 
-    /// Asks its program to end, and ends it when this time has passed.
+    /// Asks its program to end, and kills it after this time.
     pub fn end(self, patience: Duration) {
         match self.0 {
             Started::Docker(container) => container.end(patience),
@@ -195,7 +182,6 @@ impl Running<'_> {
         }
     }
 
-    /// Whether its program still runs.
     pub fn runs(&mut self) -> Result<bool, Fault> {
         match &mut self.0 {
             Started::Docker(container) => container.runs(),
@@ -203,7 +189,6 @@ impl Running<'_> {
         }
     }
 
-    /// The end of what it has said, in so many lines.
     pub fn log(&self, lines: usize) -> Result<String, Fault> {
         match &self.0 {
             Started::Docker(container) => container.log(lines),
@@ -216,13 +201,14 @@ impl Running<'_> {
     }
 }
 
-/// Neither way is open: what each would need.
+/// Error that says what docker and namespaces each need.
 fn neither(no_docker: &Fault, no_bare: &Fault) -> Fault {
-    let told = |fault: &Fault| {
+    let summary = |fault: &Fault| {
         let what = std::iter::once(&fault.what).chain(&fault.causes);
         what.map(String::as_str).collect::<Vec<_>>().join(": ")
     };
-    let mut fault = Fault::missing("cannot run an image on this machine").cause(told(no_docker)).cause(told(no_bare));
+    let mut fault =
+        Fault::missing("cannot run an image on this machine").cause(summary(no_docker)).cause(summary(no_bare));
     fault.hints = no_docker.hints.iter().chain(&no_bare.hints).cloned().collect();
     fault
 }
@@ -232,7 +218,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_ways_out_are_named() {
+    fn the_error_explains_docker_and_namespaces() {
         let docker = Fault::missing("no Docker engine answers").cause("no socket").hint("start Docker");
         let bare = Fault::missing("cannot run an image in namespaces").cause("cannot make namespaces").hint("as root");
         let fault = neither(&docker, &bare);

@@ -1,14 +1,14 @@
-//! The files of the image beneath, for who has to know them: an instruction that is not `--link`ed, a recipe that runs the
-//! image's own Python.
+//! Files of the base image, for instructions without `--link` and for recipes that run the image's Python.
 //!
-//! Layers are read once, and only when somebody asks: an outline of each is kept in the store, the unpacked image under `target`.
+//! Layers are read once, on demand: the table of contents of each is kept in the store, the unpacked image under
+//! `target`.
 
-use crate::assembly::{self, Beneath, Stat};
+use crate::assembly::{self, BaseFiles, Stat};
 use crate::image::{Image, Place};
-use crate::layer::outline::{self, Outline};
-use crate::layer::unpack::Unpacked;
+use crate::layer::toc::{self, ImageToc};
+use crate::layer::unpack::Unpacker;
 use crate::layer::{Limits, Reader};
-use crate::recipes::stage::{Foundation, Selection};
+use crate::recipes::stage::{RootFiles, Selection};
 use crate::store::Store;
 use std::cell::OnceCell;
 use std::fs::{self, File};
@@ -24,46 +24,43 @@ use xtask_model::quantity;
 use xtask_model::spec::oci::{Config, Descriptor};
 use xtask_model::spec::reference::{Digest, Platform};
 
-/// The files of one image.
-pub struct Files<'a> {
+pub struct ImageFiles<'a> {
     client: &'a Client,
     store: &'a Store,
     image: &'a Image,
-    /// What `FROM` calls it.
     name: String,
-    /// Where images are unpacked.
     folder: PathBuf,
-    outline: OnceCell<Outline>,
+    toc: OnceCell<ImageToc>,
 }
 
-impl<'a> Files<'a> {
-    /// The files of an image, for a build in the repository at `root`. Reads nothing yet.
+impl<'a> ImageFiles<'a> {
+    /// Files of an image, for a build in the repository at `root`. Reads nothing yet.
     pub fn new(client: &'a Client, store: &'a Store, image: &'a Image, name: &str, root: &Path) -> Self {
         let folder = root.join("target/native/roots");
-        Self { client, store, image, name: name.to_owned(), folder, outline: OnceCell::new() }
+        Self { client, store, image, name: name.to_owned(), folder, toc: OnceCell::new() }
     }
 
-    fn outline(&self) -> Result<&Outline, Fault> {
-        if let Some(outline) = self.outline.get() {
-            return Ok(outline);
+    fn toc(&self) -> Result<&ImageToc, Fault> {
+        if let Some(toc) = self.toc.get() {
+            return Ok(toc);
         }
         let mut layers = Vec::new();
         for (descriptor, diff_id) in self.image.layers() {
-            let outline = match self.store.get_outline(&diff_id)? {
-                Some(outline) => outline,
+            let toc = match self.store.get_toc(&diff_id)? {
+                Some(toc) => toc,
                 None => {
-                    terminal::detail(&format!("reading layer `{}` for what stands where", descriptor.digest));
-                    let outline = self.read_layer(descriptor, diff_id, outline::of)?;
-                    self.store.put_outline(&diff_id, &outline)?;
-                    outline
+                    terminal::detail(&format!("reading the table of contents of layer `{}`", descriptor.digest));
+                    let toc = self.read_layer(descriptor, diff_id, toc::of)?;
+                    self.store.put_toc(&diff_id, &toc)?;
+                    toc
                 }
             };
-            layers.push(Arc::new(outline));
+            layers.push(Arc::new(toc));
         }
-        Ok(self.outline.get_or_init(|| Outline::new(layers)))
+        Ok(self.toc.get_or_init(|| ImageToc::new(layers)))
     }
 
-    /// Reads a layer as a stream of entries; it was whole only if its digest says so at the end.
+    /// Reads a layer as a stream of entries. It is complete only if its digest matches at the end.
     fn read_layer<T>(
         &self,
         layer: &Descriptor,
@@ -82,10 +79,10 @@ impl<'a> Files<'a> {
                 let (mut reader, mut writer) = io::pipe().map_err(cannot)?;
                 let (image, client) = (self.image, self.client);
                 std::thread::scope(|scope| {
-                    let download = scope.spawn(move || image.copy_layer(client, layer, &mut writer));
+                    let download = scope.spawn(move || image.place.copy_layer(client, layer, &mut writer));
                     let done = from(&mut reader);
                     if done.is_err() {
-                        // Whether it was the layer or its way here is known when all of it has come.
+                        // An error of the download is the real cause; it is known when the stream has ended.
                         let _ = io::copy(&mut reader, &mut io::sink());
                     }
                     drop(reader);
@@ -102,7 +99,7 @@ impl<'a> Files<'a> {
         let folder = which.map_or(all.clone(), |some| self.folder.join(format!("{}-{hex}", some.name)));
         let cannot = |error: io::Error| Fault::build(format!("cannot write `{}`", folder.display())).cause(error);
         fs::create_dir_all(&self.folder).map_err(cannot)?;
-        // One at a time: the later finds what the earlier unpacked.
+        // One process at a time: the next one finds the result.
         let lock = File::create(self.folder.join(".lock")).map_err(cannot)?;
         lock.lock().map_err(cannot)?;
         if let Some(there) = [&all, &folder].into_iter().find(|folder| folder.is_dir()) {
@@ -111,12 +108,12 @@ impl<'a> Files<'a> {
         let of_this = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().ends_with(&hex);
         let others = |entry: &fs::DirEntry| entry.path().is_dir() && !of_this(entry);
         for entry in fs::read_dir(&self.folder).map_err(cannot)?.flatten().filter(others) {
-            // What a killed build left, and images that nobody builds on any more. A part of this one may be running.
+            // Removes what killed builds left, and images that are no longer used. Parts of this image may be in use.
             let _ = fs::remove_dir_all(entry.path());
         }
         let began = Instant::now();
         let partial = self.folder.join(".partial");
-        let mut unpacked = Unpacked::open(&partial)?;
+        let mut unpacked = Unpacker::open(&partial)?;
         if let Some(some) = which {
             unpacked = unpacked.only(some.has);
         }
@@ -130,19 +127,19 @@ impl<'a> Files<'a> {
     }
 }
 
-impl Foundation for Files<'_> {
+impl RootFiles for ImageFiles<'_> {
     fn config(&self) -> &Config {
         &self.image.config
     }
 
     fn has(&self, path: &ContextPath) -> Result<bool, Fault> {
-        Ok(self.outline()?.resolve(path)?.found.is_some_and(|found| found.node.kind == Kind::File))
+        Ok(self.toc()?.resolve(path)?.found.is_some_and(|found| found.node.kind == Kind::File))
     }
 
     fn file(&self, path: &ContextPath) -> Result<Option<Vec<u8>>, Fault> {
-        let resolved = self.outline()?.resolve(path)?;
+        let resolved = self.toc()?.resolve(path)?;
         match resolved.found {
-            Some(found) if found.node.kind == Kind::File => Beneath::file(self, &resolved.path),
+            Some(found) if found.node.kind == Kind::File => BaseFiles::file(self, &resolved.path),
             _ => Ok(None),
         }
     }
@@ -152,9 +149,9 @@ impl Foundation for Files<'_> {
     }
 }
 
-impl Beneath for Files<'_> {
+impl BaseFiles for ImageFiles<'_> {
     fn lookup(&self, path: &ContextPath) -> Result<Option<Stat>, Fault> {
-        Ok(self.outline()?.get(path).map(|found| {
+        Ok(self.toc()?.get(path).map(|found| {
             let node = found.node;
             let link = (node.kind == Kind::Symlink).then_some(node.link);
             Stat { kind: node.kind, mode: node.mode, uid: node.uid, gid: node.gid, link }
@@ -162,26 +159,27 @@ impl Beneath for Files<'_> {
     }
 
     fn file(&self, path: &ContextPath) -> Result<Option<Vec<u8>>, Fault> {
-        let outline = self.outline()?;
-        if outline.get(path).is_none_or(|found| found.node.kind != Kind::File) {
+        let toc = self.toc()?;
+        if toc.get(path).is_none_or(|found| found.node.kind != Kind::File) {
             return Ok(None);
         }
-        outline.read(path, |number, contents| {
-            let (descriptor, diff_id) = self.image.layers().nth(number).expect("the outline is of these layers");
+        toc.read(path, |number, contents| {
+            let (descriptor, diff_id) =
+                self.image.layers().nth(number).expect("the table of contents is of these layers");
             self.read_layer(descriptor, diff_id, |reader| contents(reader))
         })
     }
 
     fn any_below(&self, folder: &ContextPath) -> Result<bool, Fault> {
-        Ok(self.outline()?.merged().keys().any(|path| path.below(folder).is_some()))
+        Ok(self.toc()?.merged().keys().any(|path| path.below(folder).is_some()))
     }
 }
 
-impl assembly::Images for Files<'_> {
-    fn image(&self, name: &str, _platform: &Platform) -> Result<assembly::Image<'_>, Fault> {
+impl assembly::FromImages for ImageFiles<'_> {
+    fn image(&self, name: &str, _platform: &Platform) -> Result<assembly::FromImage<'_>, Fault> {
         if name != self.name {
-            return Err(assembly::other_image(name, &self.name));
+            return Err(assembly::unsupported::wrong_base(name, &self.name));
         }
-        Ok(assembly::Image { config: self.image.config.clone(), beneath: self })
+        Ok(assembly::FromImage { config: self.image.config.clone(), files: self })
     }
 }

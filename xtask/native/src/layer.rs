@@ -1,73 +1,58 @@
-//! Layers: tar files, compressed, each known by the digest of what it holds and by the digest of what is stored.
+//! Layers: compressed tar files, each identified by the digest of its contents and the digest of the stored bytes.
 //!
-//! The same items give the same bytes on every machine: nothing of a clock, a user's name, a umask or a number of threads gets
-//! in. What comes from elsewhere is read as if it were hostile.
+//! The same items give the same bytes on every machine: clock, user names, umask and number of threads have no effect.
+//! Layers from other sources are read as untrusted input.
 
 mod compress;
 mod decompress;
 mod header;
 pub mod item;
-#[cfg(any(test, feature = "test-data"))]
-pub mod made_up;
-pub mod outline;
 mod read;
+#[cfg(any(test, feature = "test-data"))]
+pub mod test_data;
+pub mod toc;
 pub mod unpack;
 mod write;
 
 pub use read::{Contents, Entry, EntryKind, Limits, Reader, Whiteout};
 pub use write::{Written, write};
 
-use std::fmt;
 use xtask_model::image::policy::Compression;
 use xtask_model::spec::oci::media_type;
 
 /// 2026-01-01T00:00:00Z, the time of every entry, in seconds.
 pub const TIME: u64 = 1_767_225_600;
 
-/// The compressors as the lock file has them: other versions may give other bytes.
+/// The compressor versions of the lock file: other versions may give other bytes.
 const GZIP_LIBRARY: &str = "zlib-rs 0.6.8";
 const ZSTD_LIBRARY: &str = "ruzstd 0.9.1";
 
-/// How a layer is compressed.
+/// Level 1: a layer is compressed once and mostly travels a short way.
+const LEVEL: u32 = 1;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Codec {
-    compression: Compression,
-    level: u32,
-}
+pub struct Codec(Compression);
 
 impl Codec {
-    /// The level that is worth its time: a layer is compressed once and mostly travels a short way.
     pub fn new(compression: Compression) -> Self {
-        Self { compression, level: 1 }
+        Self(compression)
     }
 
-    /// gzip with a level of its own, from 1, the fastest, to 9.
-    pub fn gzip(level: u32) -> Self {
-        Self { compression: Compression::Gzip, level: level.clamp(1, 9) }
-    }
-
-    /// Names everything that decides about the compressed bytes of given items; for the fingerprint of a layer's recipe.
+    /// Everything that determines the compressed bytes, for the fingerprint of a layer's recipe.
     pub fn id(&self) -> String {
-        self.to_string()
-    }
-
-    /// The media type of its layers.
-    pub fn media_type(&self) -> &'static str {
-        match self.compression {
-            Compression::Gzip => media_type::LAYER_GZIP,
-            Compression::Zstd => media_type::LAYER_ZSTD,
-        }
-    }
-}
-
-impl fmt::Display for Codec {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let library = match self.compression {
+        let library = match self.0 {
             Compression::Gzip => GZIP_LIBRARY,
             Compression::Zstd => ZSTD_LIBRARY,
         };
         let blocks = compress::BLOCK >> 10;
-        write!(f, "{} level {}, blocks of {blocks} KiB, {library}", self.compression.as_str(), self.level)
+        format!("{} level {LEVEL}, blocks of {blocks} KiB, {library}", self.0.as_str())
+    }
+
+    pub(crate) fn media_type(&self) -> &'static str {
+        match self.0 {
+            Compression::Gzip => media_type::LAYER_GZIP,
+            Compression::Zstd => media_type::LAYER_ZSTD,
+        }
     }
 }
 
@@ -92,10 +77,9 @@ mod tests {
     }
 
     #[test]
-    fn a_codec_names_what_decides_about_its_bytes() {
+    fn a_codec_id_has_everything_that_affects_its_bytes() {
         let gzip = Codec::new(Compression::Gzip);
         assert_eq!(gzip.id(), "gzip level 1, blocks of 1024 KiB, zlib-rs 0.6.8");
-        assert_ne!(gzip.id(), Codec::gzip(6).id());
         assert_ne!(gzip.id(), Codec::new(Compression::Zstd).id());
     }
 }

@@ -1,13 +1,13 @@
-//! The native engine: images without a daemon, in the time of what changed.
+//! Native engine: builds images without a daemon; the cost follows the size of the change.
 
 pub mod assembly;
-pub mod build;
+pub mod builder;
 pub mod container;
 pub mod files;
 pub mod image;
 pub mod layer;
+pub mod preflight;
 pub mod push;
 pub mod recipes;
 pub mod root;
 pub mod store;
-pub mod support;

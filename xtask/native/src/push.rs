@@ -1,4 +1,4 @@
-//! Brings an image to a registry: which layers it has already, and the rest.
+//! Uploads an image: finds the layers that the registry has, and sends the others.
 
 pub mod deliver;
-pub mod known;
+pub mod published;

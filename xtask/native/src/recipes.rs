@@ -1,4 +1,4 @@
-//! The recipes that the policy names for stages of the base's Dockerfile, each with the arguments of its stage.
+//! Recipes that the policy assigns to stages of the base's Dockerfile.
 
 pub mod python;
 mod reference;
@@ -6,8 +6,8 @@ pub mod stage;
 pub mod user;
 
 use crate::recipes::python::{PythonPackages, Request};
-use crate::recipes::stage::{Foundation, Realise};
-use crate::recipes::user::User;
+use crate::recipes::stage::{Realise, RootFiles};
+use crate::recipes::user::UserStage;
 use std::collections::BTreeMap;
 use std::path::Path;
 use xtask_host::tree::facts::Tree;
@@ -17,19 +17,18 @@ use xtask_model::spec::dockerfile::{Dockerfile, Kind};
 use xtask_model::spec::oci::Config;
 use xtask_model::spec::reference::Platform;
 
-/// The realised stages of a base's Dockerfile, by name. Nothing is made yet, and of the foundation only its configuration is
-/// asked.
+/// Realised stages of a base's Dockerfile by name. Makes nothing yet, and reads only the root's configuration.
 pub fn stages<'a>(
     tree: &Tree,
     dockerfile: &Dockerfile,
     args: &BTreeMap<String, String>,
     platform: &Platform,
-    foundation: &'a dyn Foundation,
+    root_files: &'a dyn RootFiles,
     work: &Path,
 ) -> Result<BTreeMap<String, Box<dyn Realise + 'a>>, Fault> {
     let mut stages: BTreeMap<String, Box<dyn Realise + 'a>> = BTreeMap::new();
     check(dockerfile, args, platform, &tree.policy.base)?;
-    no_triggers(dockerfile, foundation.config())?;
+    no_triggers(dockerfile, root_files.config())?;
     for (name, recipe) in &tree.policy.base.stages {
         let args = arguments(dockerfile, name, args, platform)?;
         let stage: Box<dyn Realise + 'a> = match recipe {
@@ -42,16 +41,16 @@ pub fn stages<'a>(
                     args: &args,
                     work,
                 };
-                Box::new(PythonPackages::new(&request, foundation)?)
+                Box::new(PythonPackages::new(&request, root_files)?)
             }
-            Recipe::User => Box::new(User::new(&args, foundation)?),
+            Recipe::User => Box::new(UserStage::new(&args, root_files)?),
         };
         stages.insert(name.clone(), stage);
     }
     Ok(stages)
 }
 
-/// Refuses a stage of the policy whose text is not the one that its recipe implements.
+/// Rejects a stage whose text differs from what its recipe implements.
 pub fn check(
     dockerfile: &Dockerfile,
     args: &BTreeMap<String, String>,
@@ -63,7 +62,7 @@ pub fn check(
         .try_for_each(|(stage, recipe)| reference::check(dockerfile, stage, *recipe, (args, platform), base))
 }
 
-/// Refuses settings that a recipe of the policy does not support.
+/// Rejects settings that a recipe of the policy does not support.
 pub fn settings(
     dockerfile: &Dockerfile,
     args: &BTreeMap<String, String>,
@@ -77,18 +76,17 @@ pub fn settings(
     Ok(())
 }
 
-/// Refuses a root whose triggers would run in the stages: a recipe runs none.
+/// Rejects a root with triggers: docker would run them in the stages, and a recipe cannot.
 fn no_triggers(dockerfile: &Dockerfile, root: &Config) -> Result<(), Fault> {
     let triggers = root.config.other.get("OnBuild").and_then(|value| value.as_array());
     let Some(first) = triggers.and_then(|triggers| triggers.first()) else { return Ok(()) };
     let what =
         format!("{}: the root image has the trigger `ONBUILD {}`", dockerfile.path(), first.as_str().unwrap_or("…"));
     Err(Fault::usage(what)
-        .cause("it would run in the stages that have recipes, and a recipe runs nothing")
+        .cause("docker would run it in stages that have recipes; a recipe cannot")
         .hint("build this base with docker: `--engine docker`"))
 }
 
-/// The arguments of a stage with their values.
 fn arguments(
     dockerfile: &Dockerfile,
     stage: &str,

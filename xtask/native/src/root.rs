@@ -1,11 +1,10 @@
-//! The Debian root: the operating system and Python under everything, made of Debian packages where no registry of a Python
-//! image can be reached.
+//! The Debian root: operating system and Python from Debian packages, for use without a registry of Python images.
 //!
-//! The same package versions give the same bytes; nothing of the host (mirror, proxy, certificates, names) gets in.
+//! The same package versions give the same bytes; mirror, proxy, certificates and names of the host have no effect.
 
 mod contents;
 
-use crate::container::guard;
+use crate::container::subprocess;
 use contents::Contents;
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
@@ -25,27 +24,26 @@ use xtask_model::quantity;
 use xtask_model::spec::oci::{Config, Descriptor, Execution, History, Manifest, RootFs, media_type};
 use xtask_model::spec::reference::{Digest, Platform};
 
-/// The label with the packages, a JSON object from name to version: `explain` compares it.
+/// Label with the packages, a JSON object from name to version; `explain` compares it.
 pub const PACKAGES_LABEL: &str = "dev.xtask.root.packages";
-/// The label with the recipe, as [`Recipe`] serialises.
-pub const RECIPE_LABEL: &str = "dev.xtask.root.recipe";
+/// Label with the [`Recipe`] as JSON.
+pub(crate) const RECIPE_LABEL: &str = "dev.xtask.root.recipe";
 
-/// 2026-01-01T00:00:00Z: no file of a root is younger. A fixed time keeps the bytes from telling when they were made.
+/// 2026-01-01T00:00:00Z: the latest time of any file in a root, for reproducible bytes.
 const EPOCH: u64 = 1_767_225_600;
 const EPOCH_TEXT: &str = "2026-01-01T00:00:00Z";
 /// zlib's default: 20 MB smaller than the fastest, for less than a second.
 const GZIP_LEVEL: u32 = 6;
 
-/// How names of folders start in which a root is installed, and of what earlier versions have left.
+/// Name prefix of installation folders, and that of earlier versions.
 const SCRATCH: &str = "root-";
 const OLD_SCRATCH: &str = "mmdebstrap.";
 
-/// What a root is made of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Recipe {
-    /// Debian's name of the release, `trixie`.
+    /// Debian's release name, `trixie`.
     pub suite: String,
-    /// Packages beyond the essential ones, each with what it depends on.
+    /// Packages in addition to the essential ones; dependencies are added.
     pub packages: Vec<String>,
     /// Python's major and minor version, which the suite must have.
     pub python: String,
@@ -63,7 +61,7 @@ impl Default for Recipe {
 }
 
 impl Recipe {
-    /// The digest of all that decides the contents, but for the versions that the archive has on the day.
+    /// Digest of everything that determines the contents, except the package versions in the archive.
     pub fn fingerprint(&self) -> Digest {
         let packages: std::collections::BTreeSet<&String> = self.packages.iter().collect();
         let key = serde_json::json!({
@@ -77,24 +75,21 @@ impl Recipe {
         Digest::of(key.to_string().as_bytes())
     }
 
-    /// The name under which a layout keeps the root.
     pub fn ref_name(&self, platform: &Platform) -> String {
         format!("root/{}:{}-{}", self.suite, &self.fingerprint().hex()[..12], platform.dashed())
     }
 }
 
-/// A root in a layout.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Root {
-    /// The digest of its manifest.
     pub digest: Digest,
-    /// Python's full version, `3.13.5`.
+    /// Full version, `3.13.5`.
     pub python: String,
-    /// Every package with its version, sorted.
+    /// Package names with versions, sorted.
     pub packages: Vec<(String, String)>,
 }
 
-/// The root that a layout has of this recipe, if any.
+/// The root of this recipe in a layout, if any.
 pub fn find(recipe: &Recipe, layout: &Layout, platform: &Platform) -> Result<Option<Root>, Fault> {
     let Some(descriptor) = layout.get(&recipe.ref_name(platform))? else { return Ok(None) };
     let manifest: Manifest = layout.read_json(&descriptor)?;
@@ -103,7 +98,7 @@ pub fn find(recipe: &Recipe, layout: &Layout, platform: &Platform) -> Result<Opt
     Ok(python_version(&packages).map(|python| Root { digest: descriptor.digest, python, packages }))
 }
 
-/// Python's full version in a root of ours, as its label tells; none for another image.
+/// Python's full version from the label of a Debian root; `None` for other images.
 pub fn python(config: &Config) -> Option<String> {
     python_version(&packages(config)?)
 }
@@ -113,23 +108,23 @@ fn packages(config: &Config) -> Option<Vec<(String, String)>> {
     Some(serde_json::from_str::<BTreeMap<String, String>>(text).ok()?.into_iter().collect())
 }
 
-/// Makes the root anew and stores it in the layout under [`Recipe::ref_name`]. `work` is for what is in the making, and for
-/// mmdebstrap where the host has none.
+/// Builds the root and stores it in the layout as [`Recipe::ref_name`]. `work` is for temporary files, and for
+/// mmdebstrap if the host has none.
 pub fn build(recipe: &Recipe, work: &Path, layout: &Layout, platform: &Platform) -> Result<Root, Fault> {
     linux::require("a Debian root")?;
     if *platform != Platform::host() {
-        return Err(Fault::usage(format!("cannot make a Debian root for `{platform}` on `{}`", Platform::host()))
-            .cause("the packages' own scripts run while it is made, and need the processor they are for")
-            .hint("make it on a machine of that kind, or name a root image from a registry in the policy"));
+        return Err(Fault::usage(format!("cannot build a Debian root for `{platform}` on `{}`", Platform::host()))
+            .cause("the packages' scripts must run on the processor that they are for")
+            .hint("build it on a machine of that kind, or use a root image from a registry"));
     }
     fs::create_dir_all(work).map_err(|error| cannot_write(work, &error))?;
-    let rights = guard::Rights::find()?;
+    let rights = subprocess::Isolation::find()?;
     sweep(work, || Ok(rights));
     let scratch = Scratch::new_in(work, SCRATCH).map_err(|error| cannot_write(work, &error))?;
     let tar = scratch.path().join("root.tar");
     let installed = install(recipe, work, scratch.path(), &tar, rights);
     if installed.is_err() {
-        // What an interrupted installation leaves may be other users': the value alone could not remove it.
+        // An interrupted installation may leave files of other users, which dropping the value cannot remove.
         let _ = rights.remove(scratch.path());
     }
     installed?;
@@ -137,9 +132,9 @@ pub fn build(recipe: &Recipe, work: &Path, layout: &Layout, platform: &Platform)
     let python = python_version(&contents.packages).unwrap_or_default();
     if !python.starts_with(&format!("{}.", recipe.python)) {
         let has = if python.is_empty() { "has none".to_owned() } else { format!("has {python}") };
-        return Err(Fault::usage(format!("cannot make a root with Python {}", recipe.python))
+        return Err(Fault::usage(format!("cannot build a root with Python {}", recipe.python))
             .cause(format!("Debian {} {has}", recipe.suite))
-            .hint("change `python` or `suite` in the policy"));
+            .hint("change `python` or `suite` in `images.toml`"));
     }
     let image = image(recipe, platform, &contents, diff_id)?;
     let config = layout.put_json(media_type::CONFIG, &image)?;
@@ -150,12 +145,12 @@ pub fn build(recipe: &Recipe, work: &Path, layout: &Layout, platform: &Platform)
     Ok(Root { digest: manifest.digest, python, packages: contents.packages })
 }
 
-/// Removes installations that were killed. `rights` are asked for where one has files that this user cannot remove.
-pub fn sweep(work: &Path, rights: impl Fn() -> Result<guard::Rights, Fault>) {
-    // The kernel names mounts by their real paths.
+/// Removes killed installations. Calls `rights` if one has files that the current user cannot remove.
+pub fn sweep(work: &Path, rights: impl Fn() -> Result<subprocess::Isolation, Fault>) {
+    // The kernel lists mounts by real path.
     let Ok(work) = fs::canonicalize(work) else { return };
     scratch::sweep(&work, &[SCRATCH, OLD_SCRATCH], |path| {
-        // Nothing is removed through a mount, which would be the host's own `/proc` or `/dev`.
+        // Never removes through a mount, which could be the host's `/proc` or `/dev`.
         linux::unmount_under(path).map_err(io::Error::other)?;
         if !path.is_dir() {
             return fs::remove_file(path);
@@ -164,17 +159,23 @@ pub fn sweep(work: &Path, rights: impl Fn() -> Result<guard::Rights, Fault>) {
     });
 }
 
-/// Runs mmdebstrap: the packages, installed, as one tar file.
-fn install(recipe: &Recipe, work: &Path, scratch: &Path, tar: &Path, rights: guard::Rights) -> Result<(), Fault> {
+/// Runs mmdebstrap, which writes the installed packages as one tar file.
+fn install(
+    recipe: &Recipe,
+    work: &Path,
+    scratch: &Path,
+    tar: &Path,
+    rights: subprocess::Isolation,
+) -> Result<(), Fault> {
     let source = Source::of_host()?;
     let (program, path) = mmdebstrap(work)?;
-    // Apt's own user has to reach the folder of the installation in it.
+    // Apt's sandbox user must reach the installation in this folder.
     fs::set_permissions(scratch, Permissions::from_mode(0o711)).map_err(|error| cannot_write(scratch, &error))?;
     let acquire = scratch.join("apt.conf");
-    // Its own Dir is the new root, where no credentials for mirrors are.
+    // Apt's `Dir` is the new root, which has no credentials for mirrors.
     let netrc = "Dir::Etc::netrc \"/etc/apt/auth.conf\";\nDir::Etc::netrcparts \"/etc/apt/auth.conf.d\";\n";
     debian::write_private(&acquire, &format!("{}{netrc}Acquire::Languages \"none\";\n", source.acquire))?;
-    // An ordinary user is root where it runs.
+    // An ordinary user is root inside the namespace.
     let call = Command::new(program)
         .args(["--mode=root", "--variant=essential", "--format=tar"])
         .arg(format!("--include={}", recipe.packages.join(",")))
@@ -187,8 +188,8 @@ fn install(recipe: &Recipe, work: &Path, scratch: &Path, tar: &Path, rights: gua
         .env("SOURCE_DATE_EPOCH", EPOCH.to_string())
         .env("LC_ALL", "C.UTF-8")
         .env("TMPDIR", scratch);
-    // Its mounts and its processes end with it, and it ends with us.
-    let call = rights.apart(call)?;
+    // Its mounts and processes end with it, and it ends with xtask.
+    let call = rights.isolated(call)?;
     let mut progress =
         terminal::Progress::begin("root", &format!("installing Debian {}; takes about 20 s", recipe.suite));
     let mut said = Vec::new();
@@ -213,17 +214,17 @@ fn not_installed(call: &Command, status: std::process::ExitStatus, said: &[Strin
     } else {
         Exit::Build
     };
-    let last = said.last().map_or("it said nothing", String::as_str);
+    let last = said.last().map_or("no output", String::as_str);
     let fault =
         call.failed(exit, status).needed_by("the Debian root").cause(if text.is_empty() { last } else { &text });
     if exit == Exit::Network {
-        fault.hint("see whether `apt-get update` works on this host: its mirror and proxy are the ones used")
+        fault.hint("check whether `apt-get update` works on this host: its mirror and proxy are used")
     } else {
         fault.hint("run it again with `-v` to see every line")
     }
 }
 
-/// One-line sources: the release, its updates and its security fixes. Testing's and unstable's have no such suites to count on.
+/// One-line sources: the release, its updates and security fixes. Testing and unstable lack reliable suites for these.
 fn sources(source: &Source, suite: &str) -> Vec<String> {
     let mut lines = vec![format!("deb {} {suite} main", source.mirror)];
     if !matches!(suite, "sid" | "unstable" | "testing" | "experimental") {
@@ -233,7 +234,8 @@ fn sources(source: &Source, suite: &str) -> Vec<String> {
     lines
 }
 
-/// The program, and a PATH on which it finds its parts: the host's own, else the host release's package, unpacked privately.
+/// mmdebstrap and a PATH with its helper programs: from the host, else from the host release's package, unpacked to
+/// `work`.
 fn mmdebstrap(work: &Path) -> Result<(PathBuf, String), Fault> {
     let path = std::env::var("PATH").unwrap_or_default();
     if let Some(program) = process::found("mmdebstrap") {
@@ -245,7 +247,7 @@ fn mmdebstrap(work: &Path) -> Result<(PathBuf, String), Fault> {
     if !program.is_file() {
         let host = Host::read()?;
         let archive = Archive::open(&debian::cache(work), &host.suite)?;
-        // Whole or not at all: half of it would fail later, and for a reason of its own.
+        // All or nothing: a partial copy would fail later with a misleading error.
         let scratch = Scratch::new_in(work, SCRATCH).map_err(|error| cannot_write(work, &error))?;
         let new = scratch.path().join("mmdebstrap");
         debian::unpack(&archive.fetch(&["mmdebstrap"])?, &new)?;
@@ -255,7 +257,7 @@ fn mmdebstrap(work: &Path) -> Result<(PathBuf, String), Fault> {
     Ok((program, format!("{}:{path}", folder.join("usr/bin").display())))
 }
 
-/// Streams the tar file through the rules into a gzip layer of the layout.
+/// Filters the tar file into a gzip layer of the layout.
 fn store(tar: &Path, layout: &Layout) -> Result<(Descriptor, Digest, Contents), Fault> {
     let mut progress = terminal::Progress::begin("root", "compressing");
     progress.line("compressing");
@@ -263,7 +265,7 @@ fn store(tar: &Path, layout: &Layout) -> Result<(Descriptor, Digest, Contents), 
     let mut blob = layout.writer()?;
     let mut diff = sha2::Sha256::new();
     let copied = {
-        // Level and backend decide the compressed bytes; the header holds neither a name nor a time.
+        // Level and library determine the bytes; the header has no name and no time.
         let gzip = flate2::GzBuilder::new().mtime(0).operating_system(255);
         let mut gzip = gzip.write(BufWriter::new(&mut blob), flate2::Compression::new(GZIP_LEVEL));
         let links = [("usr/local/bin/python", "/usr/bin/python3")];
@@ -271,13 +273,12 @@ fn store(tar: &Path, layout: &Layout) -> Result<(Descriptor, Digest, Contents), 
         let contents = contents::copy(BufReader::with_capacity(1 << 17, from), both, EPOCH, &links);
         contents.and_then(|contents| gzip.finish()?.flush().map(|()| contents))
     };
-    let contents = copied.map_err(|error| Fault::build("cannot make a layer of the Debian root").cause(error))?;
+    let contents = copied.map_err(|error| Fault::build("cannot create a layer of the Debian root").cause(error))?;
     let (digest, size) = blob.finish(None)?;
     progress.end();
     Ok((Descriptor::new(media_type::LAYER_GZIP, digest, size), Digest::from_bytes(diff.finalize().into()), contents))
 }
 
-/// Gives all that is written to a hash and to a writer.
 struct Both<'a, W> {
     one: &'a mut sha2::Sha256,
     two: W,
@@ -342,7 +343,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_fingerprint_is_of_the_meaning() {
+    fn the_fingerprint_depends_on_the_meaning_only() {
         let recipe = Recipe::default();
         let mut other = recipe.clone();
         other.packages.reverse();
@@ -362,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn pythons_version_is_that_of_its_package() {
+    fn the_python_version_comes_from_its_package() {
         python(&[("python3.13-minimal", "3.13.5-2+deb13u1"), ("python3-minimal", "3.13.5-1")], Some("3.13.5"));
         python(&[("python3.9-minimal", "3.9.2-1"), ("python3.11-minimal", "3.11.2-6+deb12u6")], Some("3.11.2"));
         python(&[("perl-base", "5")], None);
@@ -383,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn another_processor_is_refused_with_its_reason() {
+    fn another_processor_is_rejected_with_the_reason() {
         let folder = tempfile::tempdir().unwrap();
         let layout = Layout::open_or_create(&folder.path().join("images")).unwrap();
         let fault = build(&Recipe::default(), folder.path(), &layout, &"linux/s390x".parse().unwrap()).unwrap_err();

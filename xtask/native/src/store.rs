@@ -1,8 +1,8 @@
-//! The layers that this machine has made or fetched before: recipe → layer, with what is known of them.
+//! Layers on this machine by recipe, with their metadata.
 //!
-//! A folder for several processes at once, which may end at any moment: what it holds is whole, or is taken for absent. Blobs
-//! stand as in an OCI layout; beside them a note for each recipe, documents by digest, and outlines. What is used
-//! least recently goes first; nothing goes while any process has the store open.
+//! Several processes may use the folder and may end at any time: an entry is complete or treated as missing. Blobs are
+//! stored as in an OCI layout; there are also one record for each recipe and tables of contents.
+//! The least recently used entries are removed first, and none while any process has the store open.
 
 mod prune;
 #[cfg(test)]
@@ -11,7 +11,7 @@ mod tests;
 pub use prune::Pruned;
 
 use crate::layer::Written;
-use crate::layer::outline::LayerOutline;
+use crate::layer::toc::LayerToc;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::fs::{self, File};
@@ -25,12 +25,10 @@ use xtask_model::spec::oci::Descriptor;
 use xtask_model::spec::reference::Digest;
 
 const RECIPES: &str = "recipes";
-const DOCUMENTS: &str = "documents";
 const OUTLINES: &str = "outlines";
-/// Who has this file locked uses the store.
+/// Processes hold a shared lock on this file while they use the store.
 const IN_USE: &str = ".in-use";
 
-/// A store that is in use as long as this lives.
 #[derive(Debug)]
 pub struct Store {
     layout: Layout,
@@ -38,18 +36,14 @@ pub struct Store {
     in_use: File,
 }
 
-/// A layer of the store.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoredLayer {
-    /// What is stored: media type, digest, size in bytes.
     pub descriptor: Descriptor,
-    /// The digest of the tar file in it.
     pub diff_id: Digest,
-    /// The file; its bytes are believed only as [`Store::open_layer`] gives them.
+    /// The bytes are verified only by [`Store::open_layer`].
     pub path: PathBuf,
 }
 
-/// What stands in a recipe's note.
 #[derive(Serialize, Deserialize)]
 struct Note {
     recipe: Digest,
@@ -58,11 +52,11 @@ struct Note {
 }
 
 impl Store {
-    /// Opens the store in a folder, which is made if it is not there. [`Store::prune`] keeps it within `limit` bytes.
+    /// Opens or creates a store. [`Store::prune`] keeps it within `limit` bytes.
     pub fn open(folder: &Path, limit: u64) -> Result<Self, Fault> {
         let layout = Layout::open_or_create(folder)?;
         let prepare = || {
-            for part in [RECIPES, DOCUMENTS, OUTLINES] {
+            for part in [RECIPES, OUTLINES] {
                 fs::create_dir_all(folder.join(part))?;
             }
             let in_use = File::create(folder.join(IN_USE))?;
@@ -73,7 +67,7 @@ impl Store {
         Ok(Self { layout, limit, in_use })
     }
 
-    /// The layer that was made of a recipe. Says what is there, and reads none of it.
+    /// The layer of a recipe. Does not read the layer.
     pub fn get(&self, recipe: &Digest) -> Result<Option<StoredLayer>, Fault> {
         let path = self.note(RECIPES, recipe);
         let Some(bytes) = self.read(&path)? else { return Ok(None) };
@@ -90,7 +84,6 @@ impl Store {
         Ok(Some(layer))
     }
 
-    /// Stores the layer of a recipe, which `make` writes.
     pub fn put(
         &self,
         recipe: &Digest,
@@ -102,15 +95,7 @@ impl Store {
         self.remember(recipe, written.descriptor, written.diff_id)
     }
 
-    /// Stores a layer that comes from elsewhere, under its own digest as the recipe; another content is an error.
-    pub fn adopt(&self, descriptor: &Descriptor, diff_id: Digest, content: impl Read) -> Result<StoredLayer, Fault> {
-        self.layout.put_blob(content, Some(&descriptor.digest))?;
-        let plain = Descriptor::new(&descriptor.media_type, descriptor.digest, descriptor.size);
-        self.remember(&descriptor.digest, plain, diff_id)
-    }
-
-    /// The bytes of a layer, read through once to see that they are what they are named by. What is damaged is removed, said,
-    /// and absent.
+    /// Opens a layer after verifying its digest. A damaged one is removed with a warning, and counts as missing.
     pub fn open_layer(&self, layer: &StoredLayer) -> Result<Option<File>, Fault> {
         let cannot = |error: io::Error| Fault::build(format!("cannot read `{}`", layer.path.display())).cause(error);
         let mut file = match File::open(&layer.path) {
@@ -134,41 +119,21 @@ impl Store {
         Ok(Some(file))
     }
 
-    /// A small document by its digest: a manifest or a configuration.
-    pub fn get_document(&self, digest: &Digest) -> Result<Option<Vec<u8>>, Fault> {
-        let path = self.note(DOCUMENTS, digest);
-        let Some(bytes) = self.read(&path)? else { return Ok(None) };
-        if Digest::of(&bytes) != *digest {
-            self.damaged(&path);
-            return Ok(None);
-        }
-        used(&path);
-        Ok(Some(bytes))
-    }
-
-    /// Keeps a small document, and says its digest.
-    pub fn put_document(&self, bytes: &[u8]) -> Result<Digest, Fault> {
-        let digest = Digest::of(bytes);
-        self.write(&self.note(DOCUMENTS, &digest), bytes)?;
-        Ok(digest)
-    }
-
-    /// The outline of a layer, by the digest of the tar file in it.
-    pub fn get_outline(&self, diff_id: &Digest) -> Result<Option<LayerOutline>, Fault> {
+    /// Table of contents of a layer, by uncompressed digest.
+    pub(crate) fn get_toc(&self, diff_id: &Digest) -> Result<Option<LayerToc>, Fault> {
         let path = self.note(OUTLINES, diff_id);
         let Some(bytes) = self.read(&path)? else { return Ok(None) };
-        let outline = LayerOutline::from_bytes(bytes);
-        match &outline {
+        let toc = LayerToc::from_bytes(bytes);
+        match &toc {
             Some(_) => used(&path),
-            // Damaged, or of an older form; it is made anew in a moment.
+            // Damaged, or of an older format; the caller makes it again.
             None => drop(fs::remove_file(&path)),
         }
-        Ok(outline)
+        Ok(toc)
     }
 
-    /// Keeps an outline.
-    pub fn put_outline(&self, diff_id: &Digest, outline: &LayerOutline) -> Result<(), Fault> {
-        self.write(&self.note(OUTLINES, diff_id), outline.as_bytes())
+    pub fn put_toc(&self, diff_id: &Digest, toc: &LayerToc) -> Result<(), Fault> {
+        self.write(&self.note(OUTLINES, diff_id), toc.as_bytes())
     }
 
     fn remember(&self, recipe: &Digest, descriptor: Descriptor, diff_id: Digest) -> Result<StoredLayer, Fault> {
@@ -194,7 +159,7 @@ impl Store {
         }
     }
 
-    /// Under another name first: who reads meanwhile sees the old, the new, or nothing.
+    /// Writes under a temporary name first: a concurrent reader sees the old file, the new file, or none.
     fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), Fault> {
         let write = || {
             let folder = path.parent().unwrap_or(self.layout.folder());
@@ -206,15 +171,15 @@ impl Store {
     }
 
     fn damaged(&self, path: &Path) {
-        terminal::warn(&format!("`{}` was damaged, and is made anew", path.display()));
+        terminal::warn(&format!("`{}` is damaged; it is created again", path.display()));
         let _ = fs::remove_file(path);
     }
 }
 
 impl Note {
-    /// The note, and in a second line the digest of the first: a recipe's layer is believed on its word.
+    /// The record, and its digest in a second line, because it is trusted without reading the layer.
     fn text(&self) -> Vec<u8> {
-        let mut text = serde_json::to_string(self).expect("a note has nothing that JSON has not");
+        let mut text = serde_json::to_string(self).expect("a record is valid JSON");
         let digest = Digest::of(text.as_bytes());
         text.push_str(&format!("\n{digest}\n"));
         text.into_bytes()
@@ -226,7 +191,7 @@ impl Note {
     }
 }
 
-/// Marks a file as used now; where that cannot be, it only goes earlier.
+/// Sets the time of last use. On failure the entry is only removed earlier.
 fn used(path: &Path) {
     let _ = File::open(path).and_then(|file| file.set_modified(SystemTime::now()));
 }

@@ -16,7 +16,7 @@ use xtask_model::image::policy::{Action, Engine, FILE, ImageKind};
 use xtask_model::spec::dockerfile::{Dockerfile, Rule};
 use xtask_model::spec::lock::closure;
 use xtask_model::spec::reference::{Platform, Tag};
-use xtask_native::support;
+use xtask_native::preflight;
 
 /// Result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -241,7 +241,7 @@ fn engines_of_images(tree: &Tree) -> Vec<Finding> {
                 facts::secrets(tree, kind).and_then(|wanted| secrets::check_folders(&wanted, &|| facts::indexes(tree)))
             }
         };
-        findings.push(match (support::refusal(tree, kind, &tree.policy.project.platforms), docker) {
+        findings.push(match (preflight::check(tree, kind, &tree.policy.project.platforms), docker) {
             // From scratch, programs run while it is built: that is what it is for.
             (_, Ok(())) if kind == ImageKind::Enhanced => good(what, "docker"),
             (Ok(()), Ok(())) => good(what, "docker, native"),

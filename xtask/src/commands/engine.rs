@@ -4,12 +4,16 @@ use crate::documents;
 use crate::flags::{EngineCommand, Format, Global};
 use std::collections::BTreeMap;
 use xtask_host::docker::engine::{self, Options, Status};
+use xtask_host::linux;
 use xtask_host::terminal;
 use xtask_host::tree::facts::find_root;
 use xtask_model::fault::{Exit, Fault};
 
 /// Runs the subcommand.
 pub fn run(global: &Global, command: &EngineCommand) -> anyhow::Result<()> {
+    if !matches!(command, EngineCommand::Up { .. }) {
+        linux::require("the private engine")?;
+    }
     let root = find_root(global.root.as_deref())?;
     match command {
         EngineCommand::Up { registry_port, registry_only } => {

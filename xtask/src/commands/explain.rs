@@ -1,4 +1,4 @@
-//! `cargo xtask explain`: what is published beside this tree, or one commit beside another, difference by difference.
+//! `cargo xtask explain`: compares this tree with the published images, or two commits, difference by difference.
 
 use crate::documents;
 use crate::flags::{Format, Global};
@@ -24,8 +24,7 @@ struct Explained {
     image: ImageKind,
     /// This tree's image, or the newer commit's.
     this: String,
-    #[serde(rename = "compared_with")]
-    beside: String,
+    compared_with: String,
     /// In a few words, where there are no differences to name.
     #[serde(skip_serializing_if = "Option::is_none")]
     verdict: Option<String>,
@@ -47,7 +46,7 @@ pub fn run(global: &Global, commits: &[String]) -> anyhow::Result<()> {
 }
 
 fn text(explained: &Explained) -> String {
-    let mut text = format!("{} {}, beside {}\n", explained.image, explained.this, explained.beside);
+    let mut text = format!("{} {}, compared with {}\n", explained.image, explained.this, explained.compared_with);
     for line in explained.verdict.iter().chain(&explained.differences) {
         text += &format!("  {line}\n");
     }
@@ -80,7 +79,7 @@ fn between(global: &Global, old: &str, new: Option<&String>) -> Result<Vec<Expla
     let explain = |image, differences: Vec<String>| Explained {
         image,
         this: new_name.clone(),
-        beside: format!("the one at `{old_id}`"),
+        compared_with: format!("the one at `{old_id}`"),
         verdict: differences.is_empty().then(|| "nothing differs".to_owned()),
         differences,
     };
@@ -191,13 +190,13 @@ fn explain<K>(
     let pinned = found.reference.as_ref().is_some_and(|reference| reference.digest.is_some());
     let this = found.reference.map_or_else(|| "of this tree".to_owned(), |reference| format!("`{reference}`"));
     let Some(before) = before else {
-        let (beside, verdict) = match (ready, online) {
+        let (compared_with, verdict) = match (ready, online) {
             (Ready::Yes, _) => ("what is published", "it is in the registry, and `latest` names nothing"),
             (_, true) => ("what is published", "nothing is published yet"),
             (_, false) => ("what was built here", "nothing was built here yet"),
         };
         let verdict = Some(verdict.to_owned());
-        return Explained { image, this, beside: beside.to_owned(), verdict, differences };
+        return Explained { image, this, compared_with: compared_with.to_owned(), verdict, differences };
     };
     let lost = match &found.presence {
         Presence::Registry(published) => !published.lost.is_empty(),
@@ -213,7 +212,7 @@ fn explain<K>(
     if ready == Ready::Yes && verdict.is_none() && !pinned {
         differences.push("an image of this tree's key is in the registry already".to_owned());
     }
-    Explained { image, this, beside: before.name, verdict, differences }
+    Explained { image, this, compared_with: before.name, verdict, differences }
 }
 
 /// The Debian packages in which two roots differ, where the labels of both are available.

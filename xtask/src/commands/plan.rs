@@ -143,7 +143,7 @@ fn compare(global: &Global, revision: Revision, head: &Sources<'_>) -> Result<(C
     Ok((changes, compiles_since(head, &old, global)))
 }
 
-/// Whether a build compiles the program: its sources changed, or the older tree's image, whose program would be used, is missing.
+/// Returns true if a build compiles the program: its sources changed, or the older tree's image with that program is missing.
 fn compiles_since(head: &Sources<'_>, old: &Sources<'_>, global: &Global) -> bool {
     let program = |sources: &Sources<'_>| sources.app().binary().cloned();
     if program(head).is_none() || program(old) != program(head) {
@@ -203,7 +203,7 @@ impl Clone {
         event::read(name.as_deref(), variable("GITHUB_REF").as_deref(), &shown, &json).map(Some)
     }
 
-    /// What asked, and the revision to compare with or why there is none.
+    /// The purpose, and the revision to compare with or why there is none.
     #[allow(clippy::type_complexity, reason = "two answers, one of them with a reason instead")]
     fn base(
         &self,
@@ -243,7 +243,7 @@ impl Clone {
         }
     }
 
-    /// What a person's change is compared with: where it left the default branch; with nothing but uncommitted changes, the
+    /// The revision that a person's change is compared with: where it left the default branch; with nothing but uncommitted changes, the
     /// commit; a commit of the default branch itself, with the one before it.
     fn local(&self, default_branch: &str, head: &str) -> Result<Revision, String> {
         let commit = |name: &str| revision::commit(&self.objects, name).map_err(|fault| with_help(&fault));

@@ -116,7 +116,7 @@ fn confirm() -> Result<(), Fault> {
     if !std::io::stdin().is_terminal() {
         return Err(declined().cause("there is no terminal to ask"));
     }
-    anstream::eprint!("Go on? [y/N] ");
+    anstream::eprint!("Continue? [y/N] ");
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer).map_err(|error| declined().cause(error))?;
     if matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes") { Ok(()) } else { Err(declined()) }

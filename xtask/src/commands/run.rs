@@ -15,7 +15,7 @@ pub fn run(global: &Global, image: Option<&str>, args: &[String]) -> anyhow::Res
         Some(image) => image.to_owned(),
         None => this_trees(global, "run")?,
     };
-    let runner = Runner::at_hand(&tree)?;
+    let runner = Runner::available(&tree)?;
     terminal::step("running", &format!("`{image}`; Ctrl-C ends it"));
     let launch = Launch { entrypoint: None, args: args.to_vec(), manner: Manner::Open };
     Ok(ExitCode::from(runner.image(&image)?.attach(&launch)?))

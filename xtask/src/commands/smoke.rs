@@ -10,7 +10,7 @@ use xtask_native::container::Runner;
 pub fn run(global: &Global, image: Option<&str>) -> anyhow::Result<()> {
     let tree = global.tree()?;
     leftovers::sweep(&tree);
-    let runner = Runner::at_hand(&tree)?;
+    let runner = Runner::available(&tree)?;
     let image = match image {
         Some(image) => image.to_owned(),
         None => this_trees(global, "smoke")?,

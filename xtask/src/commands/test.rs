@@ -35,7 +35,6 @@ fn all_pass(runners: &[Command], filter: Option<&str>, whole: bool) -> anyhow::R
     let began = Instant::now();
     let mut tally = Tally::default();
     let mut failed = Vec::new();
-    // All runners run, and failures are reported together.
     for command in runners {
         let status = shown(command, &mut |line| tally.read(line))?;
         // pytest's code for "no test has such a name".

@@ -18,8 +18,8 @@ use xtask_host::tree::watched::{Paths, Recorder, Stamps};
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::quantity;
 use xtask_model::spec::reference::Reference;
-use xtask_native::container::guard;
-use xtask_native::container::{Image, Launch, Manner, Runner, Running};
+use xtask_native::container::subprocess;
+use xtask_native::container::{Launch, Manner, RunnableImage, Runner, Running};
 
 /// Pause between two looks at the files.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -43,7 +43,7 @@ pub fn run(global: &Global, flags: &WatchFlags) -> anyhow::Result<()> {
         match runner.get() {
             Some(runner) => Ok(runner),
             None => {
-                let found = Runner::at_hand(&tree)?;
+                let found = Runner::available(&tree)?;
                 Ok(runner.get_or_init(|| found))
             }
         }
@@ -82,7 +82,7 @@ struct Watch<'a, 'r> {
 
 /// What runs the image.
 enum Program<'r> {
-    App(Running<'r>, #[allow(dead_code, reason = "its files stay for as long as the value")] Image<'r>),
+    App(Running<'r>, #[allow(dead_code, reason = "its files stay for as long as the value")] RunnableImage<'r>),
     Command(Held),
 }
 
@@ -195,7 +195,7 @@ impl<'r> Watch<'_, 'r> {
             return Ok("no image changed: what runs was not restarted".to_owned());
         }
         let hushed = self.image.is_some();
-        let prepare = || -> Result<Option<Image<'r>>, Fault> {
+        let prepare = || -> Result<Option<RunnableImage<'r>>, Fault> {
             if self.flags.command.is_empty() { (self.runner)()?.image(&image.to_string()).map(Some) } else { Ok(None) }
         };
         let prepared = if hushed { terminal::hushed(prepare) } else { prepare() }?;
@@ -216,7 +216,7 @@ impl<'r> Watch<'_, 'r> {
     fn command(&self, image: &Reference) -> process::Command {
         let image = image.to_string();
         let words: Vec<String> = self.flags.command.iter().map(|word| word.replace("{}", &image)).collect();
-        guard::guarded(process::Command::new(&words[0]).args(&words[1..]).env("IMAGE", &image))
+        subprocess::bound(process::Command::new(&words[0]).args(&words[1..]).env("IMAGE", &image))
     }
 
     /// Ends what runs.

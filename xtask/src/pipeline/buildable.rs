@@ -2,11 +2,11 @@
 //! before anything is downloaded.
 
 use super::Context;
-use super::engine::Engine;
+use super::engine::BuildEngine;
 use xtask_host::tree::{facts, secrets};
 use xtask_model::fault::Fault;
 use xtask_model::image::policy::ImageKind;
-use xtask_native::support;
+use xtask_native::preflight;
 
 /// Refuses an image that the engine cannot build. An image that is reused needs no engine.
 ///
@@ -15,8 +15,8 @@ use xtask_native::support;
 /// Dockerfile can read.
 pub(super) fn check(context: &Context<'_>, kind: ImageKind) -> Result<(), Fault> {
     match (context.request.engine, kind) {
-        (Engine::Native, _) => support::refusal(context.tree, kind, &context.request.wanted.platforms),
-        (Engine::Docker, ImageKind::Base | ImageKind::Enhanced) => {
+        (BuildEngine::Native, _) => preflight::check(context.tree, kind, &context.request.wanted.platforms),
+        (BuildEngine::Docker, ImageKind::Base | ImageKind::Enhanced) => {
             let wanted = facts::secrets(context.tree, kind)?;
             let checked = secrets::check_folders(&wanted, &|| facts::indexes(context.tree));
             checked.map_err(|fault| match kind {
@@ -24,6 +24,6 @@ pub(super) fn check(context: &Context<'_>, kind: ImageKind) -> Result<(), Fault>
                 ImageKind::App | ImageKind::Enhanced => fault,
             })
         }
-        (Engine::Docker, ImageKind::App) => Ok(()),
+        (BuildEngine::Docker, ImageKind::App) => Ok(()),
     }
 }

@@ -11,7 +11,7 @@ use xtask_native::container::Runner;
 
 /// A builder of images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Engine {
+pub(super) enum BuildEngine {
     /// The docker and buildx command lines.
     Docker,
     /// No daemon.
@@ -19,7 +19,7 @@ pub(super) enum Engine {
 }
 
 /// Chooses: the command line, then the policy, then docker where it answers.
-pub(super) fn choose(tree: &Tree, flags: &BuildFlags, target: Target) -> Result<Engine, Fault> {
+pub(super) fn choose(tree: &Tree, flags: &BuildFlags, target: Target) -> Result<BuildEngine, Fault> {
     let asked = flags.engine.unwrap_or(tree.policy.project.engine);
     let only_docker = match (&flags.builder, target) {
         (Some(builder), _) => Some(format!("`{builder}` is a builder of docker")),
@@ -30,10 +30,10 @@ pub(super) fn choose(tree: &Tree, flags: &BuildFlags, target: Target) -> Result<
         (policy::Engine::Native, Some(why)) if flags.engine.is_some() => {
             Err(Fault::usage("the native engine cannot build this").cause(why).hint("`--engine docker` can"))
         }
-        (_, Some(_)) | (policy::Engine::Docker, None) => Ok(Engine::Docker),
-        (policy::Engine::Native, None) => Ok(Engine::Native),
-        (policy::Engine::Auto, None) if Docker::at_hand(&tree.root) => Ok(Engine::Docker),
-        (policy::Engine::Auto, None) => Ok(Engine::Native),
+        (_, Some(_)) | (policy::Engine::Docker, None) => Ok(BuildEngine::Docker),
+        (policy::Engine::Native, None) => Ok(BuildEngine::Native),
+        (policy::Engine::Auto, None) if Docker::at_hand(&tree.root) => Ok(BuildEngine::Docker),
+        (policy::Engine::Auto, None) => Ok(BuildEngine::Native),
     }
 }
 
@@ -41,18 +41,18 @@ impl Context<'_> {
     /// The docker into whose store local images go; without one they stay in layouts.
     pub(super) fn local_docker(&self) -> Result<Option<&Docker>, Fault> {
         match self.request.engine {
-            Engine::Docker => self.docker().map(Some),
-            Engine::Native if Docker::at_hand(&self.tree.root) => self.docker().map(Some),
-            Engine::Native => Ok(None),
+            BuildEngine::Docker => self.docker().map(Some),
+            BuildEngine::Native if Docker::at_hand(&self.tree.root) => self.docker().map(Some),
+            BuildEngine::Native => Ok(None),
         }
     }
 
     /// Runs images: by the engine that built them, or by what is available.
     pub(super) fn runner(&self) -> Result<Runner, Fault> {
         match (self.request.engine, self.local_docker()?) {
-            (Engine::Docker, _) => Ok(Runner::docker(self.docker()?.clone())),
-            (Engine::Native, Some(_)) => Runner::at_hand(self.tree),
-            (Engine::Native, None) => Runner::bare(self.tree),
+            (BuildEngine::Docker, _) => Ok(Runner::docker(self.docker()?.clone())),
+            (BuildEngine::Native, Some(_)) => Runner::available(self.tree),
+            (BuildEngine::Native, None) => Runner::bare(self.tree),
         }
     }
 }

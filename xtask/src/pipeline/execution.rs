@@ -1,6 +1,6 @@
 //! Carries out the plan: compiles, builds, runs steps, publishes, reports. Every decision was made before.
 
-use super::engine::Engine;
+use super::engine::BuildEngine;
 use super::facts::{Image, Planned, key_file};
 use super::order::{self, BaseImage, labels, local_tags};
 use super::record::Trace;
@@ -43,6 +43,10 @@ pub(super) fn execute(
     planned: &Planned,
     trace: &Trace,
 ) -> Result<Vec<ImageReport>, Fault> {
+    if planned.facts.unbuilt_root {
+        let what = format!("root `{}` from Debian packages: it is not on this machine", planned.root.name);
+        terminal::step("planned", &what);
+    }
     planned.plan.images().for_each(announce::announce);
     let planning = trace.elapsed();
     trace.plan(planned);
@@ -81,7 +85,7 @@ fn compilation(
     let (binary, recipe) = (tree.policy.app.binary.clone()?, app.facts.binary.clone()?);
     // The native engine asks for the program when it finds no layer of it, unless there is time for it while the base is built.
     let waits = images.iter().all(|image| image.plan.kind == ImageKind::App || !image.plan.builds());
-    if context.request.engine == Engine::Native && (waits || native::has_binary(context, app, &recipe)) {
+    if context.request.engine == BuildEngine::Native && (waits || native::has_binary(context, app, &recipe)) {
         return None;
     }
     let copied: BTreeSet<PathBuf> = app.parsed.files.iter().map(|file| file.path.to_path().to_owned()).collect();
@@ -92,7 +96,7 @@ fn compilation(
     })
 }
 
-/// What the execution of every image of a plan shares.
+/// Values that the execution of every image shares.
 struct Execution<'a> {
     context: &'a Context<'a>,
     root: &'a RootImage,
@@ -176,8 +180,8 @@ impl Execution<'_> {
                 layouts::prepare(partial)?;
             }
             let digest = match context.request.engine {
-                Engine::Docker => self.build_by_docker(image, &order, &mut report)?,
-                Engine::Native => self.build_by_native(image, &order, &mut report)?,
+                BuildEngine::Docker => self.build_by_docker(image, &order, &mut report)?,
+                BuildEngine::Native => self.build_by_native(image, &order, &mut report)?,
             };
             report.platforms.insert(platform.clone(), digest);
             result.digests.insert(platform.clone(), Some(digest));
@@ -186,7 +190,7 @@ impl Execution<'_> {
                 layouts::keep(partial, &folder)?;
                 report.size = facts::in_layout(context.tree, plan.kind, &plan.fingerprint, &plan.tag, platform)?
                     .and_then(|l| l.size);
-                let stores = context.request.engine == Engine::Native && plan.kind == ImageKind::App;
+                let stores = context.request.engine == BuildEngine::Native && plan.kind == ImageKind::App;
                 if stores && order.outputs.contains(&Output::Store) {
                     export::load(context, &folder, plan)?;
                 }
@@ -205,8 +209,8 @@ impl Execution<'_> {
     /// The engine's own words for an order.
     fn shown(&self, image: &Image<'_>, order: &ImageOrder) -> Result<String, Fault> {
         match self.context.request.engine {
-            Engine::Docker => docker::shown(self.context, order, self.root),
-            Engine::Native => native::shown(self.context, image, order),
+            BuildEngine::Docker => docker::shown(self.context, order, self.root),
+            BuildEngine::Native => native::shown(self.context, image, order),
         }
     }
 

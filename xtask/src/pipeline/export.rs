@@ -17,7 +17,7 @@ use xtask_model::record::report::ImageReport;
 use xtask_model::spec::oci::{Descriptor, Index, annotation, media_type};
 use xtask_model::spec::reference::{Platform, Tag};
 use xtask_native::image::{Image, Place};
-use xtask_native::push::deliver::{self, Layer, Origin};
+use xtask_native::push::deliver::{self, ImageLayer, LayerPlace};
 
 /// Writes the last image of the report where `--output` says.
 pub(super) fn export(context: &Context<'_>, report: &ImageReport) -> Result<(), Fault> {
@@ -90,12 +90,12 @@ fn copy_to(
         (false, false) => return save(context, report, tag, layout),
     };
     let image = Image::open(&context.client, place, digest, platform)?;
-    let layer = |(descriptor, diff_id): (&Descriptor, _)| Layer {
+    let layer = |(descriptor, diff_id): (&Descriptor, _)| ImageLayer {
         descriptor: descriptor.clone(),
         diff_id,
-        origin: Origin::Beneath,
+        place: LayerPlace::Base,
     };
-    let layers: Vec<Layer> = image.layers().map(layer).collect();
+    let layers: Vec<ImageLayer> = image.layers().map(layer).collect();
     deliver::to_layout(&context.client, layout, &layers, Some(&image))?;
     // Documents go over as the bytes that they are: their digests are of these.
     let documents = [Descriptor::new(media_type::MANIFEST, image.digest, 0), image.manifest.config.clone()];

@@ -31,6 +31,9 @@ pub(super) struct Planned {
     pub root: RootImage,
 }
 
+/// Differences from an earlier key, and the part of the app that was edited.
+type Differs = (Vec<String>, Option<Change>);
+
 /// One image of a plan, with its facts and its inputs.
 #[derive(Clone, Copy)]
 pub(super) struct Image<'a> {
@@ -71,12 +74,7 @@ pub(super) struct Lookup<'a> {
 /// Plans a build.
 pub(super) fn plan_build(context: &Context<'_>, sources: &Sources<'_>) -> Result<Planned, Fault> {
     let lookup = Lookup::new(context, sources, &context.client, Detail::All);
-    let planned = context.checks.in_parallel(&context.client, || lookup.plan())?;
-    if planned.facts.unbuilt_root {
-        let what = format!("root `{}` from Debian packages: it is not on this machine", planned.root.name);
-        terminal::step("planned", &what);
-    }
-    Ok(planned)
+    context.checks.in_parallel(&context.client, || lookup.plan())
 }
 
 /// The images of a tree as `build --push` would treat them.
@@ -228,22 +226,9 @@ impl<'a> Lookup<'a> {
         // Nothing is built on a root.
         let place = RootPlace::Registry(repository.clone());
         let name = serde_json::from_str::<BaseKey>(&key).map_or_else(|_| "none".to_owned(), |key| key.root.image);
-        let base = ImageFacts {
-            kind: ImageKind::Base,
-            repository,
-            fingerprint,
-            tag: fingerprint.tag(self.tree().policy.base.tag_length),
-            key,
-            presence: Presence::Registry(Box::new(found)),
-            built_on: BTreeMap::new(),
-            latest: None,
-            changes: Vec::new(),
-            since: "",
-            edited: None,
-            differences: Vec::new(),
-            binary: None,
-            rust_image: None,
-        };
+        let tag = fingerprint.tag(self.tree().policy.base.tag_length);
+        let base = ImageFacts::new(ImageKind::Base, repository, fingerprint, tag, key);
+        let base = ImageFacts { presence: Presence::Registry(Box::new(found)), ..base };
         let app = self.app(&base)?;
         let facts = Facts {
             commit: self.commit(),
@@ -310,7 +295,7 @@ impl<'a> Lookup<'a> {
         &self,
         kind: ImageKind,
         key: &K,
-        changes: &dyn Fn(&K, &Names<'_>) -> (Vec<String>, Option<Change>),
+        changes: &dyn Fn(&K, &Names<'_>) -> Differs,
     ) -> Result<ImageFacts, Fault> {
         let mut image = self.image_with(kind, key, Presence::NotAsked)?;
         image.presence = self.presence(kind, &image.fingerprint, &image.tag)?;
@@ -334,22 +319,10 @@ impl<'a> Lookup<'a> {
     fn image_with<K: Key>(&self, kind: ImageKind, key: &K, presence: Presence) -> Result<ImageFacts, Fault> {
         let (fingerprint, tag, json) = facts::tagged(self.tree(), key);
         let tag = if self.unbuilt_root.get() { plan::unknown_tag() } else { tag };
-        Ok(ImageFacts {
-            kind,
-            repository: self.tree().repository(kind),
-            fingerprint,
-            tag,
-            key: json,
-            presence,
-            built_on: BTreeMap::new(),
-            latest: None,
-            changes: Vec::new(),
-            since: "since the last build on this machine",
-            edited: None,
-            differences: self.differences(kind, &fingerprint)?,
-            binary: None,
-            rust_image: None,
-        })
+        let differences = self.differences(kind, &fingerprint)?;
+        let since = "since the last build on this machine";
+        let facts = ImageFacts::new(kind, self.tree().repository(kind), fingerprint, tag, json);
+        Ok(ImageFacts { presence, since, differences, ..facts })
     }
 
     fn differences(&self, kind: ImageKind, fingerprint: &Fingerprint) -> Result<Vec<Difference>, Fault> {

@@ -20,11 +20,11 @@ use xtask_model::spec::dockerfile::{Dockerfile, Kind};
 use xtask_model::spec::oci::Descriptor;
 use xtask_model::spec::oci::media_type::MANIFEST;
 use xtask_model::spec::reference::{Digest, Platform};
-use xtask_native::build::{self, Built, Destination, Order};
-use xtask_native::files::Files;
+use xtask_native::builder::{self, Built, Destination, Order};
+use xtask_native::files::ImageFiles;
 use xtask_native::image::{self, Place};
 use xtask_native::layer::Codec;
-use xtask_native::push::known::Known;
+use xtask_native::push::published::PublishedLayers;
 use xtask_native::recipes::stage::Realise;
 use xtask_native::store::Store;
 use xtask_native::{assembly, recipes};
@@ -40,10 +40,10 @@ pub(super) fn build(context: &Context<'_>, image: &Image<'_>, order: &ImageOrder
     with_inputs(context, image, order, |inputs| {
         inputs.inputs.realised.values().try_for_each(|stage| stage.check())?;
         let Some(folder) = order.layout() else {
-            return build::build(&context.client, inputs, Destination::Repository(&order.repository));
+            return builder::build(&context.client, inputs, Destination::Repository(&order.repository));
         };
         let layout = Layout::open_or_create(folder)?;
-        let built = build::build(&context.client, inputs, Destination::Layout(&layout))?;
+        let built = builder::build(&context.client, inputs, Destination::Layout(&layout))?;
         let size = layout.blob_size(&built.digest).unwrap_or(0);
         let manifest = Descriptor::new(MANIFEST, built.digest, size);
         layout.set(image.plan.tag.as_str(), &manifest.with_platform(&order.platform))?;
@@ -59,7 +59,7 @@ pub(super) fn shown(context: &Context<'_>, image: &Image<'_>, order: &ImageOrder
     let unknown = match &order.from.place {
         FromPlace::NotBuilt => Some("the image that it is built on is built first".to_owned()),
         FromPlace::Registry if context.request.offline => {
-            Some(format!("`{}` is in a registry, and `--offline` asks none", order.from.name()))
+            Some(format!("`{}` is in a registry, which `--offline` does not contact", order.from.name()))
         }
         FromPlace::Registry | FromPlace::Layout(_) => None,
     };
@@ -72,7 +72,7 @@ pub(super) fn shown(context: &Context<'_>, image: &Image<'_>, order: &ImageOrder
         let line = |(plan, known): (assembly::LayerPlan, bool)| {
             format!("{} {} {}\n", &plan.recipe.hex()[..12], if known { "named" } else { "made " }, plan.name)
         };
-        Ok(build::plan(inputs)?.into_iter().map(line).collect())
+        Ok(builder::plan(inputs)?.into_iter().map(line).collect())
     })
 }
 
@@ -99,7 +99,7 @@ fn with_inputs<T>(
     let (_, ignore) = context::ignore_file(&*tree.files, order.dockerfile.as_str())?;
     let store = store(&tree.root)?;
     let from = open_from(context, order)?;
-    let files = Files::new(&context.client, &store, &from, &order.from.name().to_string(), &tree.root);
+    let files = ImageFiles::new(&context.client, &store, &from, &order.from.name().to_string(), &tree.root);
     let args = order.build_args();
     let stages = match order.kind {
         ImageKind::Base => {
@@ -114,9 +114,9 @@ fn with_inputs<T>(
     let program = Program::of(context, image, order);
     let known_files = program.iter().map(Program::entry).collect();
     let make = |_: &BTreeSet<ContextPath>| program.as_ref().map_or(Ok(()), Program::compile);
-    let known = match context.request.wanted.push {
-        true => Known::read(&context.client, &order.repository, &previous(context, image, &order.platform)),
-        false => Known::default(),
+    let published = match context.request.wanted.push {
+        true => PublishedLayers::read(&context.client, &order.repository, &previous(context, image, &order.platform)),
+        false => PublishedLayers::default(),
     };
     let codec_id = codec.id();
     let inputs = Order {
@@ -129,15 +129,15 @@ fn with_inputs<T>(
             labels: &order.labels,
             images: &files,
             realised: &realised,
-            known: &known_files,
+            deferred: &known_files,
             codec: &codec_id,
         },
-        beneath: Some(&from),
+        base: Some(&from),
         codec,
         make: &make,
         created: tree.commit.as_ref().map(Commit::created),
         store: &store,
-        known: &known,
+        published: &published,
         force: order.rebuild,
     };
     let done = work(&inputs)?;
@@ -182,8 +182,8 @@ impl<'a> Program<'a> {
     }
 }
 
-/// Whether an app that is published has the program of this recipe: its layer will be named, and nothing need be compiled. Where
-/// that layer turns out to be lost, the program is compiled after all.
+/// Returns true if a published app has the program of this recipe: its layer is named then, and nothing is compiled. Where that
+/// layer turns out to be lost, the program is compiled after all.
 pub(super) fn has_binary(context: &Context<'_>, image: &Image<'_>, recipe: &BinaryKey) -> bool {
     let of = |published: &Published| serde_json::from_str::<AppKey>(published.key()?).ok()?.binary;
     context.request.wanted.push
@@ -204,7 +204,7 @@ fn previous(context: &Context<'_>, image: &Image<'_>, platform: &Platform) -> Ve
 fn published(context: &Context<'_>, image: &Image<'_>) -> Vec<Published> {
     let mut found = Vec::new();
     if let Some(tag) = branch_tag(context.tree).filter(|_| image.plan.kind == ImageKind::App) {
-        // An image that cannot be read saves no work, and is no reason not to build.
+        // An image that cannot be read saves no work; the build continues.
         match publish::read(&context.client, &image.plan.repository, tag) {
             Ok(answer) => found.extend(answer.present()),
             Err(fault) => terminal::detail(&fault.what),

@@ -1,7 +1,7 @@
 //! Turns an image of the plan into an order for either engine: labels, names, outputs, the image that it is built on.
 
 use super::Context;
-use super::engine::Engine;
+use super::engine::BuildEngine;
 use super::facts::Image;
 use super::root::{is_unbuilt, root_client};
 use std::collections::BTreeMap;
@@ -78,7 +78,7 @@ pub(super) fn order(
         if context.local_docker()?.is_some() {
             outputs.push(Output::Store);
         }
-        if plan.kind == ImageKind::Base || context.request.engine == Engine::Native {
+        if plan.kind == ImageKind::Base || context.request.engine == BuildEngine::Native {
             let folder = facts::local_layout(context.tree, plan.kind, &plan.tag, platform);
             outputs.push(Output::Layout(folder.with_extension("partial")));
         }

@@ -1,7 +1,7 @@
 //! The ledger's record of a build. It is filled during the build, so that a build that fails leaves a record too.
 
 use super::Context;
-use super::engine::Engine;
+use super::engine::BuildEngine;
 use super::facts::Planned;
 use super::root::single_try_client;
 use std::cell::RefCell;
@@ -26,17 +26,17 @@ pub(super) struct Trace {
     began: Instant,
     /// The same moment on the calendar.
     when: Timestamp,
-    state: RefCell<State>,
+    progress: RefCell<Progress>,
     /// Filled by another thread.
     background: Mutex<Background>,
 }
 
 #[derive(Default)]
-struct State {
+struct Progress {
     decision: Option<Kind>,
     change: Option<Change>,
     reasons: Vec<String>,
-    /// Whether an image is not made of the commit alone.
+    /// An image has inputs that are not the commit's.
     differs: bool,
     finished: Vec<ImageReport>,
 }
@@ -54,7 +54,7 @@ pub(crate) type Layers = Vec<(Digest, u64)>;
 
 impl Trace {
     pub(super) fn begin() -> Self {
-        Self { began: Instant::now(), when: clock::now(), state: RefCell::default(), background: Mutex::default() }
+        Self { began: Instant::now(), when: clock::now(), progress: RefCell::default(), background: Mutex::default() }
     }
 
     pub(super) fn elapsed(&self) -> Duration {
@@ -63,29 +63,30 @@ impl Trace {
 
     /// Records the plan.
     pub(super) fn plan(&self, planned: &Planned) {
-        let mut state = self.state.borrow_mut();
+        let mut progress = self.progress.borrow_mut();
         let plan = &planned.plan;
         let base = plan.base.as_ref().is_some_and(ImagePlan::builds);
         let app = plan.app.as_ref().filter(|app| app.builds()).map(|app| app.kind);
-        state.decision = Some(match (base, app) {
+        progress.decision = Some(match (base, app) {
             (_, Some(ImageKind::Enhanced)) => Kind::Enhanced,
             (true, Some(_)) => Kind::BaseFast,
             (false, Some(_)) => Kind::Fast,
             (true, None) => Kind::Base,
             (false, None) => Kind::Reused,
         });
-        state.change = app.and_then(|_| planned.facts.app.as_ref()?.edited);
-        state.differs = planned.facts.base.iter().chain(&planned.facts.app).any(|image| !image.differences.is_empty());
+        progress.change = app.and_then(|_| planned.facts.app.as_ref()?.edited);
+        progress.differs =
+            planned.facts.base.iter().chain(&planned.facts.app).any(|image| !image.differences.is_empty());
         for image in plan.images() {
             if let Decision::Build { reasons, .. } = &image.decision {
-                state.reasons.extend(foremost(reasons).iter().map(|reason| format!("{}: {reason}", image.kind)));
+                progress.reasons.extend(foremost(reasons).iter().map(|reason| format!("{}: {reason}", image.kind)));
             }
         }
     }
 
     /// Records an image that is done.
     pub(super) fn finish(&self, report: &ImageReport) {
-        self.state.borrow_mut().finished.push(report.clone());
+        self.progress.borrow_mut().finished.push(report.clone());
     }
 
     /// The background work for a plan that builds something.
@@ -108,9 +109,9 @@ impl Trace {
         let background = &self.background;
         Some(move || {
             let engine = match (engine, builder) {
-                (Engine::Native, _) => Some(ledger::NATIVE.to_owned()),
-                (Engine::Docker, Some(name)) => Some(format!("{}{name}", ledger::BUILDER)),
-                (Engine::Docker, None) => Docker::find(&root).and_then(|docker| docker.version()).ok(),
+                (BuildEngine::Native, _) => Some(ledger::NATIVE.to_owned()),
+                (BuildEngine::Docker, Some(name)) => Some(format!("{}{name}", ledger::BUILDER)),
+                (BuildEngine::Docker, None) => Docker::find(&root).and_then(|docker| docker.version()).ok(),
             };
             let known = known_layers(&client, &latest);
             *background.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Background { engine, known };
@@ -157,7 +158,7 @@ impl Trace {
     /// published. Only the last image that a command builds carries it, so that it is counted once.
     pub(super) fn note(&self, context: &Context<'_>, unfinished: &ImageReport) -> Option<String> {
         let in_ci = in_ci();
-        let last = match self.state.borrow().decision? {
+        let last = match self.progress.borrow().decision? {
             Kind::BaseFast => ImageKind::App,
             _ => unfinished.kind,
         };
@@ -166,9 +167,9 @@ impl Trace {
 
     /// The record now.
     fn record(&self, context: &Context<'_>, unfinished: &[ImageReport]) -> Record {
-        let state = self.state.borrow();
+        let progress = self.progress.borrow();
         let background = self.background.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let reports: Vec<&ImageReport> = state.finished.iter().chain(unfinished).collect();
+        let reports: Vec<&ImageReport> = progress.finished.iter().chain(unfinished).collect();
         let commit = context.tree.commit.as_ref();
         let phases = |report: &&ImageReport| {
             let kind = report.kind;
@@ -180,11 +181,11 @@ impl Trace {
         Record {
             schema: ledger::SCHEMA,
             when: self.when,
-            commit: commit.map(|commit| format!("{}{}", commit.id, if state.differs { "-dirty" } else { "" })),
+            commit: commit.map(|commit| format!("{}{}", commit.id, if progress.differs { "-dirty" } else { "" })),
             branch: commit.and_then(|commit| commit.branch.clone()),
-            decision: state.decision.unwrap_or(Kind::Undecided),
-            reasons: state.reasons.clone(),
-            change: state.change,
+            decision: progress.decision.unwrap_or(Kind::Undecided),
+            reasons: progress.reasons.clone(),
+            change: progress.change,
             seconds: round(self.began.elapsed().as_secs_f64()),
             phases: reports.iter().flat_map(phases).collect(),
             bytes: bytes(&reports, &background.known, context.request.wanted.push),

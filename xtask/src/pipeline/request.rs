@@ -1,6 +1,6 @@
 //! The flags of a build, checked once against each other and against the policy. Later code sees only valid requests.
 
-use super::engine::{self, Engine};
+use super::engine::{self, BuildEngine};
 use super::record::in_ci;
 use crate::flags::{BuildFlags, Global, Output};
 use xtask_host::docker::Docker;
@@ -24,7 +24,7 @@ pub struct Request {
     pub output: Option<Output>,
     /// Docker's builder.
     pub builder: Option<String>,
-    pub(super) engine: Engine,
+    pub(super) engine: BuildEngine,
 }
 
 impl Request {
@@ -97,16 +97,15 @@ impl Request {
             reuse_only: false,
             output: None,
             builder: None,
-            engine: Engine::Native,
+            engine: BuildEngine::Native,
         }
     }
 
-    /// Whether a root from Debian packages is built again: `--force` of a base is for the newest packages.
+    /// A root from Debian packages is built again: `--force` of a base is for the newest packages.
     pub(super) fn refreshes_root(&self) -> bool {
         self.wanted.force && !self.dry_run && matches!(self.wanted.target, Target::Base | Target::App)
     }
 
-    /// Whether a root from Debian packages may be built.
     pub(super) fn may_build_root(&self) -> bool {
         !self.dry_run && !self.reuse_only
     }

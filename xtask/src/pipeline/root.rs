@@ -69,7 +69,7 @@ impl Lookup<'_> {
         }
     }
 
-    /// Whether a root that is known by digest is in a registry that cannot be reached, and the policy has a fallback.
+    /// Returns true if the registry of a root that is known by digest is unreachable, and the policy has a fallback.
     pub(super) fn root_is_unreachable(&self, image: &RootImage) -> Result<bool, Fault> {
         let RootPlace::Registry(repository) = &image.place else { return Ok(false) };
         if self.tree().policy.root.fallback.is_none() || self.request().locked || image.is_fallback() {
@@ -202,7 +202,7 @@ pub fn local_root(tree: &Tree) -> Option<Root> {
     root::find(&debian_recipe(debian), &Layout::open_or_create(&folder).ok()?, &platform).ok()?
 }
 
-/// Whether a root is the placeholder of a dry run, which does not build it.
+/// Returns true for the placeholder of a dry run, which does not build the root.
 pub(super) fn is_unbuilt(root: &RootImage) -> bool {
     root.digests.values().any(|digest| *digest == unknown_digest())
 }

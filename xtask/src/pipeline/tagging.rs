@@ -175,7 +175,7 @@ impl<'a> Tagger<'a> {
                 None => self.image_at(repository, digest)?,
             };
             match marks::write(&self.context.client, repository, tag, &image, &since) {
-                // Then the tag it is about does not move either, once it is there.
+                // An immutable record belongs to a tag that does not move either.
                 Err(fault) if publish::is_immutable(&fault) => terminal::detail(&fault.what),
                 written => written?,
             }
@@ -204,7 +204,7 @@ impl<'a> Tagger<'a> {
         tags::stays(&commit.id, since.as_ref(), &|first, second| git.ancestry(first, second), &|other| self.head(other))
     }
 
-    /// Whether this commit is its branch's newest: as a remote says; where none answers, as CI's event says of the push that
+    /// Compares this commit with its branch's newest: as a remote says; where none answers, as CI's event says of the push that
     /// replaced `other`.
     fn head(&self, other: &str) -> Result<Head, Fault> {
         let Some((id, branch)) =
@@ -246,7 +246,7 @@ fn replaced(branch: &str, commit: &str) -> Option<String> {
     event::replaced_by(&std::fs::read_to_string(variable("GITHUB_EVENT_PATH")?).ok()?, branch, commit)
 }
 
-/// What a person can do about a tag that the registry does not let move.
+/// Adds the remedy for a tag that the registry does not let move.
 fn leave_out(fault: Fault, tag: &Tag) -> Fault {
     let (flag, rest) = match *tag == Tag::latest() {
         true => ("--no-latest", "moving-tags = [\"branch\"]"),

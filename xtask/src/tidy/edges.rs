@@ -24,6 +24,7 @@ const PURE: &[&str] = &[
     "xtask::reference::policy",
     "xtask::reference::schema",
     "xtask::tidy::edges",
+    "xtask::tidy::portable",
     "xtask::tidy::prose",
     "xtask::tidy::text",
     "xtask_bench::compare::rewrite",
@@ -31,16 +32,10 @@ const PURE: &[&str] = &[
     "xtask_host::registry::challenge",
     "xtask_host::registry::url",
     "xtask_model",
-    "xtask_native::assembly::beneath",
+    "xtask_native::assembly::base",
     "xtask_native::assembly::config",
     "xtask_native::assembly::copy",
-    "xtask_native::assembly::duration",
-    "xtask_native::assembly::mode",
-    "xtask_native::assembly::owner",
-    "xtask_native::assembly::ports",
-    "xtask_native::assembly::recipe",
-    "xtask_native::assembly::taking",
-    "xtask_native::assembly::target",
+    "xtask_native::assembly::fingerprint",
     "xtask_native::container::program",
     "xtask_native::layer::item",
     "xtask_native::recipes::python::environment",
@@ -134,7 +129,7 @@ fn absolute(module: &str, path: &str) -> String {
 }
 
 /// The text without comments and test modules; lines keep their numbers.
-fn without_tests(text: &str) -> String {
+pub(super) fn without_tests(text: &str) -> String {
     let mut code = String::new();
     let mut lines = text.lines();
     while let Some(line) = lines.next() {
@@ -152,9 +147,9 @@ fn without_tests(text: &str) -> String {
 }
 
 /// Every path that begins at a root, groups of `use` spread out, with its line.
-fn paths(code: &str) -> Vec<(usize, String)> {
+pub(super) fn paths(code: &str) -> Vec<(usize, String)> {
     let mut found = Vec::new();
-    let roots = ["std::", "crate::", "super::", "self::"].map(str::to_owned);
+    let roots = ["std::", "rustix::", "crate::", "super::", "self::"].map(str::to_owned);
     for root in roots.into_iter().chain(CRATES.map(|(_, name)| format!("{name}::"))) {
         for (at, _) in code.match_indices(&root) {
             let before = code[..at].chars().next_back();

@@ -71,11 +71,8 @@ const NOT_YET: &[&str] = &[
     "autoscaler/",
     "dockerfiles/",
     "docs/troubleshooting.md",
-    "xtask/bench/",
-    "xtask/fuzz/",
     "xtask/host/",
     "xtask/model/",
-    "xtask/native/",
     "xtask/src/",
     "xtask/tests/",
 ];

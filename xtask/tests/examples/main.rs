@@ -38,6 +38,9 @@ const SESSION_COMMANDS: [&str; 5] = [
 ];
 const TEMPLATE: &str = "autoscaler/templates/forecast.html";
 
+const PAGES: &str =
+    "[[ci.tests]]\nname = \"pages\"\npaths = [\"autoscaler/templates\"]\nrun = [\"cargo\", \"xtask\", \"smoke\"]\n";
+
 const FAST: &str = "\
 ARG BASE_IMAGE
 FROM ${BASE_IMAGE} AS app
@@ -136,7 +139,8 @@ impl Scene {
         engine.push_root(&root, "1", "");
         repo.for_native(&root);
         repo.edit("images.toml", "name = \"app\"", "name = \"autoscaler\"");
-        repo.write("dockerfiles/Dockerfile.fast", FAST);
+        let policy = repo.read("images.toml") + PAGES;
+        repo.write("images.toml", &policy).write("dockerfiles/Dockerfile.fast", FAST);
         repo.write(TEMPLATE, "<h1>Forecast</h1>\n");
         repo.write("images.lock", &pinned(&repo));
         repo.lock("numpy>=2\nscipy>=1\n", &[("numpy", "2.5.5"), ("scipy", "1.18.0")]);

@@ -1,4 +1,4 @@
-//! Both engines over one registry: either builds on what the other has built, takes it for what it is, and tells of it alike.
+//! Both engines with one registry: each builds on images of the other, recognises them, and reports them in the same way.
 
 use crate::fixture::{Report, actions, client};
 use crate::world::World;
@@ -43,7 +43,7 @@ fn on_a_base_of_another(base: &str, app: &str) {
         assert_eq!(again.digest("app"), report.digest("app"), "{engine}");
         assert_eq!(traffic.writes(), Vec::<String>::new());
     }
-    // And builds on: the one engine's layers are beneath the other's.
+    // And builds on it: the layers of one engine are below the other's.
     world.repo.write("templates/page.html", "<p>two</p>\n").commit("edit");
     let edited = build(&world, "build", base);
     assert_eq!(edited.actions(), actions("reused", "built"));
@@ -63,7 +63,7 @@ fn an_app_by_native_on_a_base_by_docker() {
 
 /// Docker's layers are of its own making, but the files in them are the same, so that the image runs the same.
 #[test]
-fn what_is_beneath_can_be_looked_into_whoever_made_it() {
+fn a_base_of_either_engine_can_be_read() {
     let Some(world) = World::new("lookinto") else { return };
     world.repo.edit(
         "dockerfiles/Dockerfile.fast",
@@ -82,8 +82,8 @@ fn what_is_beneath_can_be_looked_into_whoever_made_it() {
 }
 
 #[test]
-fn plan_explain_and_base_list_know_images_of_either() {
-    let Some(world) = World::new("told") else { return };
+fn plan_explain_and_base_list_support_images_of_both_engines() {
+    let Some(world) = World::new("reports") else { return };
     let repo = &world.repo;
     let plan = |since: &str| -> Value {
         serde_json::from_str(&repo.xtask(&["plan", "--base", since, "--format", "json"]).run().ok().stdout).unwrap()
@@ -93,10 +93,10 @@ fn plan_explain_and_base_list_know_images_of_either() {
     let planned = plan("HEAD");
     assert_eq!(planned["decision"], "skip", "{planned:#}");
     for kind in ["base", "app"] {
-        assert_eq!(planned[kind]["answer"], "present", "{planned:#}");
+        assert_eq!(planned[kind]["decision"]["action"], "reuse", "{planned:#}");
     }
-    let told = repo.xtask(&["explain"]).run().ok().stdout;
-    assert_eq!(told.matches("nothing differs").count(), 2, "{told}");
+    let said = repo.xtask(&["explain"]).run().ok().stdout;
+    assert_eq!(said.matches("nothing differs").count(), 2, "{said}");
     let listed = |what: &str| {
         let rows = repo.xtask(&["base", "list", "--format", "json"]).run().ok().stdout;
         let rows: Value = serde_json::from_str(&rows).unwrap();
@@ -115,18 +115,18 @@ fn plan_explain_and_base_list_know_images_of_either() {
 
     repo.write("templates/page.html", "<p>two</p>\n").commit("template");
     assert_eq!(plan("HEAD~1")["decision"], "fast");
-    let told = repo.xtask(&["explain"]).run().ok().stdout;
-    assert!(told.contains("templates/page.html"), "{told}");
+    let said = repo.xtask(&["explain"]).run().ok().stdout;
+    assert!(said.contains("templates/page.html"), "{said}");
     repo.lock("scipy>=1.16\n", &[("scipy", "1.17.0")]).commit("lock");
     assert_eq!(plan("HEAD~1")["decision"], "base+fast");
-    let told = repo.xtask(&["explain"]).run().ok().stdout;
-    assert!(told.contains("scipy 1.16.3 -> 1.17.0"), "{told}");
+    let said = repo.xtask(&["explain"]).run().ok().stdout;
+    assert!(said.contains("scipy 1.16.3 -> 1.17.0"), "{said}");
     let after = repo.push();
     assert_eq!(after.actions(), actions("built", "built"));
     assert_ne!(after.digest("base"), built.digest("base"));
     listed("edited");
 
-    // A base that docker makes anew of the same key wants its app anew, as ever.
+    // A base that docker builds again with the same key needs a new app, as always.
     build(&world, "build-base", "docker");
     let forced = repo.xtask(&["build-base", "--push", "--engine", "docker", "--force"]).run().ok();
     forced.reference();
@@ -191,7 +191,7 @@ fn unusual(world: &World) {
 }
 
 #[test]
-fn one_key_is_one_image_whichever_engine_and_whatever_checkout() {
+fn one_key_is_one_image_for_any_engine_and_checkout() {
     let mut seen = Vec::new();
     for (engine, odd) in [("docker", false), ("docker", true), ("native", false), ("native", true)] {
         let Some(world) = World::new(&format!("onekey{engine}{odd}")) else { return };

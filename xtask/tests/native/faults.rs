@@ -69,7 +69,7 @@ fn slow_answers() {
 }
 
 #[test]
-fn connections_that_are_cut() {
+fn connections_that_are_interrupted() {
     passes("cut", |proxy| {
         proxy.on("PUT", "/blobs/uploads/", 1, Mishap::CutRequest(100));
         proxy.on("HEAD", "/v2/", 1, Mishap::Hangup);
@@ -79,7 +79,7 @@ fn connections_that_are_cut() {
 }
 
 #[test]
-fn connections_that_are_always_cut() {
+fn connections_that_are_always_interrupted() {
     fails("alwayscut", "cannot upload the blob", |proxy| {
         proxy.on("PUT", "/blobs/uploads/", usize::MAX, Mishap::CutRequest(100));
     });
@@ -97,7 +97,7 @@ fn too_many_requests_with_a_time_to_wait() {
 }
 
 #[test]
-fn too_many_requests_for_longer_than_anyone_waits() {
+fn too_many_requests_beyond_the_retry_limit() {
     fails("busyforever", "3600 s", |proxy| {
         let busy = Answer::new(429).header("retry-after", "3600");
         proxy.on("POST", "/blobs/uploads/", usize::MAX, Mishap::Answer(busy));
@@ -105,7 +105,7 @@ fn too_many_requests_for_longer_than_anyone_waits() {
 }
 
 #[test]
-fn internal_errors_that_pass() {
+fn temporary_internal_errors() {
     passes("fivehundred", |proxy| {
         let broken = || Mishap::Answer(Answer::new(500));
         proxy.on("PUT", "/blobs/uploads/", 1, broken()).on("PUT", "/manifests/sha256", 1, broken());
@@ -115,7 +115,7 @@ fn internal_errors_that_pass() {
 
 /// The manifest arrives, the index that would name it does not.
 #[test]
-fn internal_errors_before_anything_is_named() {
+fn internal_errors_before_any_tag() {
     fails("noindex", "500", |proxy| {
         let index = |request: &Request| request.header("content-type") == Some(INDEX);
         proxy.on_where("PUT", "/manifests/", index, Mishap::Answer(Answer::new(500)));
@@ -123,7 +123,7 @@ fn internal_errors_before_anything_is_named() {
 }
 
 #[test]
-fn a_token_that_is_spent_in_the_middle() {
+fn a_token_that_expires_during_a_build() {
     let tokens = FaultProxy::alone();
     tokens.reply("GET", "/token", |_| Answer::new(200).body("{\"token\": \"new\"}"));
     let challenge = format!("Bearer realm=\"http://{}/token\",service=\"test\"", tokens.host());
@@ -138,7 +138,7 @@ fn a_token_that_is_spent_in_the_middle() {
 }
 
 #[test]
-fn a_login_that_is_refused_in_the_middle() {
+fn a_login_that_is_rejected_during_a_build() {
     fails("refused", "docker login", |proxy| {
         let refused = refusal(401, "UNAUTHORIZED").header("www-authenticate", "Basic realm=\"test\"");
         proxy.on("PUT", "/blobs/uploads/", usize::MAX, Mishap::Answer(refused));
@@ -205,9 +205,9 @@ fn a_garbled_document() {
     });
 }
 
-/// A cold runner with an app that has to look at what is beneath, whose layers the registry spoils.
+/// A cold runner with an app that has to read its base, whose layers the registry damages.
 #[track_caller]
-fn beneath(name: &str, code: i32, mishap: impl FnOnce(&FaultProxy, &str)) -> Option<Outcome> {
+fn damaged_base(name: &str, code: i32, mishap: impl FnOnce(&FaultProxy, &str)) -> Option<Outcome> {
     let world = World::new(name)?;
     world.repo.edit("dockerfiles/Dockerfile.fast", "COPY --link --chown=0:0 templates", "COPY --chown=0:0 templates");
     world.repo.commit("unlinked");
@@ -233,13 +233,13 @@ fn beneath(name: &str, code: i32, mishap: impl FnOnce(&FaultProxy, &str)) -> Opt
 }
 
 #[test]
-fn a_truncated_layer_is_asked_for_again() {
-    beneath("truncated", 0, |proxy, layer| _ = proxy.on("GET", layer, 2, Mishap::CutAnswer(1000)));
+fn a_truncated_layer_is_requested_again() {
+    damaged_base("truncated", 0, |proxy, layer| _ = proxy.on("GET", layer, 2, Mishap::CutAnswer(1000)));
 }
 
 #[test]
-fn a_layer_that_never_comes() {
-    let said = beneath("truncatedalways", 5, |proxy, layer| {
+fn a_layer_that_never_arrives() {
+    let said = damaged_base("truncatedalways", 5, |proxy, layer| {
         proxy.on("GET", layer, usize::MAX, Mishap::CutAnswer(0));
     });
     said.map(|said| said.says("broke off"));
@@ -247,7 +247,7 @@ fn a_layer_that_never_comes() {
 
 #[test]
 fn a_garbled_layer() {
-    let said = beneath("garbledlayer", 5, |proxy, layer| _ = proxy.on("GET", layer, usize::MAX, Mishap::Garble));
+    let said = damaged_base("garbledlayer", 5, |proxy, layer| _ = proxy.on("GET", layer, usize::MAX, Mishap::Garble));
     said.map(|said| said.says("have the digest").keeps("panicked"));
 }
 
@@ -262,13 +262,13 @@ fn a_layer_that_the_registry_lost_is_made_again() {
     world.repo.write("templates/page.html", "<p>two</p>\n").commit("edit");
     let said = world.repo.clone("runner").xtask(&["build", "--push", "--format", "json"]).without_engine().run().ok();
     assert_eq!(said.report().actions(), actions("reused", "built"));
-    said.says("the registry has lost layers that its own manifests name: they are made again");
+    said.says("the registry lost layers that its manifests name; building them again");
     assert!(world.manifest("app", "latest").layers.iter().any(|layer| layer.digest == code.digest));
     world.is_whole();
 }
 
 #[test]
-fn a_layer_beneath_that_the_registry_lost_is_mounted_again() {
+fn a_lost_base_layer_is_mounted_again() {
     let Some(world) = World::new("lostbeneath") else { return };
     world.repo.push();
     let base = world.manifest("app-base", "latest").layers;
@@ -282,7 +282,7 @@ fn a_layer_beneath_that_the_registry_lost_is_mounted_again() {
 }
 
 #[test]
-fn a_registry_that_mounts_nothing_is_sent_the_layers() {
+fn layers_are_uploaded_to_a_registry_without_mounts() {
     let Some(world) = World::new("nomount") else { return };
     let base = world.repo.xtask(&["build-base", "--push", "--format", "json"]).run().ok().report();
     let beneath = world.manifest("app-base", &base.digest("base")).layers;

@@ -1,9 +1,9 @@
-//! The ordinary way: what is built, sent, mounted and asked, and what then stands in the registry.
+//! The usual way: what is built, sent, mounted and requested, and what is in the registry afterwards.
 
 use crate::fixture::{Repo, actions};
 use crate::world::{NAMES, World, listing};
 use std::collections::BTreeMap;
-use xtask_native::push::known::{DIFF_ID, RECIPE};
+use xtask_native::push::published::{DIFF_ID, RECIPE};
 
 #[test]
 fn the_second_build_builds_nothing_and_writes_nothing() {
@@ -43,13 +43,13 @@ fn a_template_edit_on_a_cold_runner_makes_and_sends_one_layer() {
     assert_eq!(sent, expected.into());
     assert_eq!(bytes, new[0].size + after.config.size);
     assert_eq!(traffic.read(&after.layers).iter().sum::<usize>(), 0, "no layer is read");
-    assert_eq!(traffic.mounted(), 0, "what is beneath is there already");
+    assert_eq!(traffic.mounted(), 0, "the base is in the registry already");
     world.is_whole();
     assert_eq!(world.repo.run(&report.text("app", "reference"), &[]), "<p>two</p>");
 }
 
 #[test]
-fn layers_beneath_are_mounted_and_never_read() {
+fn base_layers_are_mounted_and_never_read() {
     let Some(world) = World::new("mounted") else { return };
     let base = world.repo.xtask(&["build-base", "--push", "--format", "json"]).run().ok().report();
     let beneath = world.manifest("app-base", &base.digest("base")).layers;
@@ -67,7 +67,7 @@ fn layers_beneath_are_mounted_and_never_read() {
 }
 
 #[test]
-fn the_root_is_read_once_for_who_is_in_it() {
+fn the_root_is_read_once_for_its_accounts() {
     let Some(world) = World::new("rootonce") else { return };
     let root = world.manifest("root", "1").layers;
     let (said, traffic) = world.traffic(|| world.repo.xtask(&["build-base", "--push"]).run());
@@ -80,7 +80,7 @@ fn the_root_is_read_once_for_who_is_in_it() {
 }
 
 #[test]
-fn a_copy_without_link_asks_for_what_is_beneath_once() {
+fn a_copy_without_link_reads_the_base_once() {
     let Some(world) = World::new("unlinked") else { return };
     world.repo.edit("dockerfiles/Dockerfile.fast", "COPY --link --chown=0:0 templates", "COPY --chown=0:0 templates");
     world.repo.commit("unlinked");
@@ -99,7 +99,7 @@ fn a_copy_without_link_asks_for_what_is_beneath_once() {
     assert_eq!(world.repo.run(&report.text("app", "reference"), &[]), "<p>two</p>");
 }
 
-/// What an engine leaves in the registry, as far as it does not tell of the engine itself.
+/// What an engine leaves in the registry, without what names the engine itself.
 fn published(world: &World) -> BTreeMap<String, serde_json::Value> {
     let mut all = BTreeMap::new();
     for name in ["app-base", "app"] {
@@ -128,7 +128,7 @@ fn published(world: &World) -> BTreeMap<String, serde_json::Value> {
 }
 
 #[test]
-fn tags_labels_and_annotations_are_those_of_docker() {
+fn tags_labels_and_annotations_equal_dockers() {
     let Some(world) = World::new("asdocker") else { return };
     world.repo.git(&["tag", "v1.2.3"]);
     let by = |engine: &str| {
@@ -178,7 +178,7 @@ fn latest_moves_only_from_a_clean_default_branch() {
 }
 
 #[test]
-fn force_makes_every_layer_anew() {
+fn force_makes_every_layer_again() {
     let Some(world) = World::new("force") else { return };
     let first = world.repo.push();
     let (forced, traffic) =
@@ -187,7 +187,7 @@ fn force_makes_every_layer_anew() {
     assert_eq!(forced.actions(), actions("built", "built"));
     for (kind, layers) in [("base", 5), ("app", 3)] {
         assert_eq!(forced.image(kind)["steps"], serde_json::json!([layers, 0]), "{kind}");
-        // The same inputs give the same bytes, made anew or not.
+        // The same inputs give the same bytes, made again or not.
         assert_eq!(forced.image(kind)["platforms"], first.image(kind)["platforms"], "{kind}");
     }
     assert!(traffic.count("PUT", "/manifests/") >= 4, "{:?}", traffic.writes());
@@ -195,7 +195,7 @@ fn force_makes_every_layer_anew() {
 }
 
 #[test]
-fn a_dry_run_says_what_would_be_made_and_changes_nothing() {
+fn a_dry_run_lists_layers_and_changes_nothing() {
     let Some(world) = World::new("dry") else { return };
     world.repo.push();
     world.repo.write("templates/page.html", "<p>two</p>\n").commit("edit");

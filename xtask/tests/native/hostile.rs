@@ -1,4 +1,4 @@
-//! A root that was made to do harm, beneath a base that has to look into it: a clear error or the right image, and nothing
+//! A malicious root under a base that has to read it: a clear error or the right image, and nothing
 //! outside the repository's `target`, whatever its layers say.
 
 use crate::fixture::{Outcome, client};
@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use xtask_model::fault::Fault;
 use xtask_model::spec::oci::{Descriptor, Manifest, media_type};
 use xtask_model::spec::reference::{Digest, Platform, Tag};
-use xtask_native::files::Files;
+use xtask_native::files::ImageFiles;
 use xtask_native::image::{Image, Place};
-use xtask_native::recipes::stage::Foundation as _;
+use xtask_native::recipes::stage::RootFiles as _;
 use xtask_native::store::Store;
 
 /// A layer and what is said of it.
@@ -100,7 +100,7 @@ fn push(world: &World, layers: &[Layer]) {
     client.put_manifest(&root, "1".parse::<Tag>().unwrap(), media_type::MANIFEST, &bytes).unwrap();
 }
 
-/// What is beside the repository, where a layer must not get to.
+/// A folder next to the repository, which a layer must not reach.
 struct Outside(PathBuf);
 
 impl Outside {
@@ -136,7 +136,7 @@ fn unpack(world: &World) -> Result<(), Fault> {
     let store = Store::open(&target.join("native/store"), u64::MAX)?;
     let digest = world.repo.published("root", "1").unwrap().digest;
     let image = Image::open(&client, Place::Registry(world.root()), digest, &Platform::host())?;
-    Files::new(&client, &store, &image, "image.invalid/base", &world.repo.path).folder(None).map(drop)
+    ImageFiles::new(&client, &store, &image, "image.invalid/base", &world.repo.path).folder(None).map(drop)
 }
 
 /// Builds the base on such a root.
@@ -191,18 +191,18 @@ fn harmless(name: &str, lines: impl FnOnce(&str) -> Vec<String>, users: &str) {
 #[test]
 fn names_that_lead_out() {
     for name in ["../../../tmp/xtask-escaped", "a/../../../../../../tmp/xtask-escaped"] {
-        refused("dots", "cannot read the layer", &[Layer::new(&tar(&[&format!("f {name} x"), "f etc/passwd root\n"]))]);
+        refused("dots", "cannot read layer", &[Layer::new(&tar(&[&format!("f {name} x"), "f etc/passwd root\n"]))]);
     }
 }
 
 #[test]
 fn absolute_names() {
     let layers = [Layer::new(&tar(&["f /tmp/xtask-escaped x", "f etc/passwd root"]))];
-    refused("absolute", "starts at the root of the machine", &layers);
+    refused("absolute", "is absolute", &layers);
 }
 
 #[test]
-fn links_that_lead_out_lead_nowhere() {
+fn links_that_lead_out_are_not_followed() {
     // `/etc` is a link to a folder of the host, `passwd` in it a file that is not the image's.
     let lines = |outside: &str| vec![format!("l etc {outside}")];
     harmless("linkout", lines, "");
@@ -225,7 +225,7 @@ fn writing_through_a_link_of_a_lower_layer_stays_inside() {
 }
 
 #[test]
-fn a_hard_link_has_the_contents_of_what_it_links() {
+fn a_hard_link_has_the_contents_of_its_target() {
     let lines = |_: &str| {
         ["d usr/", "f usr/passwd root:x:0:0:::/bin/sh", "d etc/", "h etc/passwd usr/passwd"].map(str::to_owned).to_vec()
     };
@@ -237,18 +237,18 @@ fn a_hard_link_to_the_host() {
     let layers = [Layer::new(&tar(&["d etc/", "h etc/passwd ../../../../../../etc/hostname"]))];
     refused("hardout", "cannot read", &layers);
     let layers = [Layer::new(&tar(&["d etc/", "h etc/passwd /etc/hostname"]))];
-    refused("hardabsolute", "starts at the root of the machine", &layers);
+    refused("hardabsolute", "is absolute", &layers);
 }
 
 #[test]
-fn a_layer_that_is_another_than_its_configuration_says() {
+fn a_layer_with_another_digest_than_in_its_configuration() {
     let tar = tar(&["d etc/", "f etc/passwd root"]);
     let layer = Layer { diff_id: Digest::of(b"another"), ..Layer::new(&tar) };
     refused("diffid", "digest", &[layer]);
 }
 
 #[test]
-fn a_layer_of_another_length_than_its_manifest_says() {
+fn a_layer_with_another_size_than_in_its_manifest() {
     for difference in [-1, 1] {
         let mut layer = Layer::new(&tar(&["d etc/", "f etc/passwd root"]));
         layer.size = layer.size.checked_add_signed(difference).unwrap();
@@ -259,16 +259,16 @@ fn a_layer_of_another_length_than_its_manifest_says() {
 #[test]
 fn a_file_that_claims_to_be_larger_than_its_layer() {
     let tar = [header("etc/passwd", tar::EntryType::Regular, 1 << 20, "").as_bytes().as_slice(), b"root"].concat();
-    refused("claims", "it ends in the middle", &[Layer::new(&tar)]);
+    refused("claims", "it is truncated", &[Layer::new(&tar)]);
     let tar = header("etc/passwd", tar::EntryType::Regular, 1 << 50, "").as_bytes().to_vec();
-    refused("claimsmuch", "cannot read the layer", &[Layer::new(&tar)]);
+    refused("claimsmuch", "cannot read layer", &[Layer::new(&tar)]);
 }
 
 #[test]
-fn what_is_no_archive_at_all() {
+fn a_layer_that_is_not_an_archive() {
     let noise: Vec<u8> = (0..5000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     let size = noise.len() as u64;
-    refused("noise", "cannot read the layer", &[Layer { diff_id: Digest::of(&noise), size, bytes: noise }]);
+    refused("noise", "cannot read layer", &[Layer { diff_id: Digest::of(&noise), size, bytes: noise }]);
 }
 
 /// A build that a layer of a few megabytes wants to fill the memory, or the disk.
@@ -288,11 +288,11 @@ fn bomb(name: &str, says: &str, beginning: &tar::Header) {
 }
 
 #[test]
-fn a_file_of_users_that_is_a_gigabyte_of_nothing() {
+fn an_account_file_of_a_gigabyte_of_zeros() {
     bomb("bombfile", "it is larger than", &header("etc/passwd", tar::EntryType::Regular, 1 << 30, ""));
 }
 
 #[test]
 fn a_name_that_is_a_gigabyte_long() {
-    bomb("bombname", "cannot read the layer", &header("././@LongLink", tar::EntryType::GNULongName, 1 << 30, ""));
+    bomb("bombname", "cannot read layer", &header("././@LongLink", tar::EntryType::GNULongName, 1 << 30, ""));
 }

@@ -39,7 +39,7 @@ fn build(repo: &Repo, store: &Path) -> Call {
     repo.xtask(&["build", "--push", "--format", "json"]).without_engine().env("XTASK_STORE", store)
 }
 
-/// What each name of the registry stands for.
+/// What each name of the registry refers to.
 fn names(world: &World) -> BTreeMap<String, String> {
     let names = NAMES.iter().flat_map(|name| world.repo.tags(name).into_iter().map(move |tag| (name, tag)));
     names.map(|(name, tag)| (format!("{name}:{tag}"), world.repo.digest(name, &tag))).collect()
@@ -69,7 +69,7 @@ fn is_sound(store: &Path) {
 }
 
 #[test]
-fn a_hundred_kills_leave_nothing_wrong_and_the_next_build_heals() {
+fn a_hundred_kills_do_no_damage_and_the_next_build_succeeds() {
     let Some(world) = World::new("kills") else { return };
     let store = world.repo.path.join("target/store of all");
     let copies: Vec<Repo> = (0..AT_ONCE).map(|number| world.repo.clone(&format!("copy {number}"))).collect();
@@ -95,7 +95,7 @@ fn a_hundred_kills_leave_nothing_wrong_and_the_next_build_heals() {
         }
         for (running, ..) in starts {
             let outcome = running.end();
-            // The machine is not equally fast all the time: moments shall be spread over builds, to their very end.
+            // The machine is not equally fast all the time: moments are spread over builds, to their very end.
             span = span.mul_f64(if outcome.code.is_none() { 1.03 } else { 0.93 });
             killed += usize::from(outcome.code.is_none());
             assert!(matches!(outcome.code, None | Some(0)), "{outcome:?}");

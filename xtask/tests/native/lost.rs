@@ -1,4 +1,4 @@
-//! An image of which the registry has lost a part is not there: `plan`, `build` and `doctor` say so alike, and a build heals it.
+//! An image of which the registry lost a part counts as missing: `plan`, `build` and `doctor` report it, and a build repairs it.
 //! And what is planned without an image that it is built on.
 
 use crate::fixture::{Outcome, actions, client};
@@ -31,7 +31,7 @@ fn call(world: &World, args: &[&str]) -> Outcome {
 }
 
 #[test]
-fn a_lost_part_is_not_present_and_is_built_again() {
+fn a_lost_part_counts_as_missing_and_is_built_again() {
     let parts: [(&str, Lose); 3] = [("manifest", lose_manifest), ("config", lose_config), ("layer", lose_layer)];
     for (what, lose) in parts {
         let Some(world) = World::new(&format!("lost{what}")) else { return };
@@ -85,7 +85,7 @@ fn every_manifest_has_a_tag_of_its_own() {
         let named: Vec<_> = tags.iter().map(tagged).collect();
         for digest in &named {
             let registry::Answer::Present(found) = publish::read(&client, &repository, *digest).unwrap() else {
-                panic!("`{digest}` is not there")
+                panic!("`{digest}` is missing")
             };
             assert!(found.listed().iter().all(|child| named.contains(child)), "{name}: {tags:?}");
         }
@@ -98,7 +98,7 @@ fn every_manifest_has_a_tag_of_its_own() {
 
 /// Base and app are to be built: the app's layers cannot be looked up, and are shown all the same.
 #[test]
-fn a_dry_run_says_what_would_be_built_on_what_is_not_built_yet() {
+fn a_dry_run_shows_images_on_a_base_that_is_not_built_yet() {
     let Some(world) = World::new("dry") else { return };
     let (said, traffic) = world.traffic(|| call(&world, &["build", "--push", "--dry-run"]).ok());
     assert!(said.stdout.contains("templates /app/templates"), "{}", said.stdout);

@@ -49,7 +49,7 @@ fn unpacks(umoci: Command, layout: &Path, tag: &str, page: &str) {
 }
 
 #[test]
-fn a_layout_and_an_archive_are_read_by_others() {
+fn other_tools_read_a_layout_and_an_archive() {
     let Some(world) = World::new("outputs") else { return };
     let (Some(skopeo), Some(umoci)) = (tool("skopeo"), tool("umoci")) else { return };
     let folder = world.repo.path.join("target/out of here");
@@ -97,7 +97,7 @@ fn an_archive_is_the_same_whenever_it_is_written() {
 }
 
 #[test]
-fn a_local_build_without_docker_stays_here_and_is_found_again() {
+fn a_local_build_without_docker_is_kept_and_found_again() {
     let Some(world) = World::new("here") else { return };
     let call = |args: &[&str]| world.repo.xtask(args).without_engine();
     let build = || call(&["build", "--format", "json"]).run().ok().report();
@@ -122,7 +122,7 @@ fn a_local_build_without_docker_stays_here_and_is_found_again() {
     assert_eq!(edited.image("app")["steps"], serde_json::json!([3, 2]));
     assert_eq!(traffic.read(&world.manifest("root", "1").layers), [0]);
     assert_eq!(call(&["run"]).run().ok().stdout, "<p>two</p>\n");
-    // A layer that rots is made anew.
+    // A damaged layer is made again.
     let blobs = folders("app-").into_iter().flat_map(|folder| std::fs::read_dir(folder.join("blobs/sha256")).unwrap());
     for blob in blobs.flatten() {
         let text = std::fs::read(blob.path()).unwrap();
@@ -137,7 +137,7 @@ fn a_local_build_without_docker_stays_here_and_is_found_again() {
 }
 
 #[test]
-fn where_docker_answers_a_local_build_comes_into_it() {
+fn with_docker_a_local_build_is_loaded_into_it() {
     let Some(world) = World::new("indocker") else { return };
     let build = || world.repo.xtask(&["build", "--format", "json"]).run().ok().report();
     let report = build();
@@ -176,7 +176,7 @@ fn engine_of(report: &Report) -> &'static str {
 }
 
 #[test]
-fn auto_is_docker_where_it_answers_and_native_otherwise() {
+fn auto_uses_docker_if_available_and_native_otherwise() {
     let Some(world) = World::new("auto") else { return };
     let engines: BTreeMap<&str, fn(Call) -> Call> =
         BTreeMap::from([("docker", (|call| call) as fn(Call) -> Call), ("native", Call::without_engine)]);
@@ -192,10 +192,10 @@ fn auto_is_docker_where_it_answers_and_native_otherwise() {
     world.repo.xtask(&["build", "--output", "docker"]).without_engine().run().ends(3).says("no Docker engine answers");
 }
 
-/// What `[base] compression` says, by either engine. Docker keeps a layer that its build cache has as it is there, so only layers whose
+/// What `[base] compression` says, by either engine. Docker keeps a layer of its build cache unchanged, so only layers whose
 /// contents are new are looked at.
 #[test]
-fn layers_are_compressed_as_the_policy_says() {
+fn layers_are_compressed_as_configured() {
     use xtask_model::spec::oci::media_type::{LAYER_GZIP, LAYER_ZSTD};
     let Some(world) = World::new("compressed") else { return };
     let both = "compression = { docker = \"zstd\", native = \"gzip\" }";

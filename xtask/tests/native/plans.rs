@@ -49,6 +49,7 @@ fn a_build_does_what_a_plan_says() {
         events.iter().for_each(|event| happen(&world, *event, &count));
         let plan: serde_json::Value =
             serde_json::from_str(&call(&["plan", "--base", "HEAD", "--format", "json"]).stdout).unwrap();
+        prop_assert_eq!(xtask::documents::PLAN.unlisted(&plan), Vec::<String>::new());
         let said = ["base", "app"].map(|kind| plan[kind]["decision"]["action"].as_str().unwrap_or("none").to_owned());
         let dry = call(&["build", "--push", "--dry-run"]).stderr;
         let shown =

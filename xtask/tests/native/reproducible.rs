@@ -26,7 +26,7 @@ fn made(world: &World, repo: &Repo, call: impl FnOnce(Call) -> Call) -> [serde_j
     world.wipe();
     let report = call(repo.xtask(&["build", "--push", "--format", "json"])).without_engine().run().ok().report();
     ["base", "app"].map(|kind| {
-        assert_eq!(report.image(kind)["steps"][1], 0, "all is made anew");
+        assert_eq!(report.image(kind)["steps"][1], 0, "everything is made again");
         report.image(kind)["platforms"].clone()
     })
 }
@@ -105,7 +105,7 @@ fn another_number_of_processors() {
 }
 
 #[test]
-fn what_stays_here_is_what_would_be_published() {
+fn local_images_equal_published_ones() {
     let Some(world) = world("here") else { return };
     let expected = made(&world, &world.repo, |call| call);
     world.wipe();

@@ -31,7 +31,7 @@ fn replaced(name: &str) -> Option<(World, Repo, [String; 3], [String; 2])> {
 }
 
 #[test]
-fn a_job_of_a_commit_that_a_force_push_replaced_takes_no_tag_back() {
+fn a_job_of_a_commit_that_a_force_push_replaced_moves_no_tag_back() {
     let Some((world, _remote, [a, b, c], [built_b, built_c])) = replaced("replaced") else { return };
     let repo = &world.repo;
     for tag in ["latest", "main"] {
@@ -53,7 +53,7 @@ fn a_job_of_a_commit_that_a_force_push_replaced_takes_no_tag_back() {
 }
 
 #[test]
-fn a_branch_that_was_set_back_takes_its_tags_along() {
+fn a_branch_that_was_reset_moves_its_tags() {
     let Some((world, remote, [a, ..], _)) = replaced("back") else { return };
     let repo = &world.repo;
     repo.git(&["checkout", "-q", "-B", "main", &a]);
@@ -65,7 +65,7 @@ fn a_branch_that_was_set_back_takes_its_tags_along() {
 }
 
 #[test]
-fn where_no_remote_answers_the_event_says_which_commit_was_replaced() {
+fn without_a_remote_the_event_names_the_replaced_commit() {
     let Some((world, remote, [a, b, c], [_, built_c])) = replaced("event") else { return };
     let repo = &world.repo;
     // A private repository, of which CI keeps no credentials.
@@ -111,7 +111,7 @@ fn a_later_commit_of_older_contents_keeps_latest() {
 }
 
 #[test]
-fn a_branch_called_like_a_release_or_a_commit_takes_no_tag_of_theirs() {
+fn a_branch_named_like_a_release_or_a_commit_does_not_get_its_tag() {
     let Some(world) = World::new("namespace") else { return };
     let repo = &world.repo;
     repo.git(&["tag", "v1.2.3"]);
@@ -134,7 +134,7 @@ fn a_branch_called_like_a_release_or_a_commit_takes_no_tag_of_theirs() {
 }
 
 #[test]
-fn two_branches_whose_names_give_one_tag_get_two() {
+fn two_branches_with_the_same_tag_form_get_different_tags() {
     let Some(world) = World::new("branches") else { return };
     let repo = &world.repo;
     repo.push();
@@ -196,7 +196,7 @@ fn a_rollback_is_not_undone_by_a_build_of_the_same_commit() {
 }
 
 #[test]
-fn an_old_commit_built_a_minute_ago_is_a_minute_old() {
+fn the_age_of_an_image_counts_from_its_build() {
     let Some(world) = World::new("age") else { return };
     // Its commits are of 2023.
     world.repo.push();
@@ -224,7 +224,7 @@ fn immutable(world: &World) {
 }
 
 #[test]
-fn immutable_tags_are_said_with_what_leaves_them_out() {
+fn immutable_tags_are_reported_with_a_way_to_skip_them() {
     let Some(world) = World::new("immutable") else { return };
     let repo = &world.repo;
     let first = repo.push();
@@ -254,7 +254,7 @@ fn immutable_tags_are_said_with_what_leaves_them_out() {
 }
 
 #[test]
-fn smoke_without_an_argument_asks_this_trees_app() {
+fn smoke_without_an_argument_tests_this_trees_app() {
     let Some(world) = World::new("smoke") else { return };
     let repo = &world.repo;
     let cat = "[[smoke.run]]\nname = \"page\"\nargs = []\ncontains = \"<p>one</p>\"\n";
@@ -288,7 +288,7 @@ fn a_reason_names_what_it_compares_with() {
 }
 
 #[test]
-fn a_record_says_what_was_edited() {
+fn a_record_lists_what_was_edited() {
     let Some(world) = World::new("record") else { return };
     world.repo.push();
     page(&world.repo, "two");

@@ -24,7 +24,7 @@ pub(crate) struct Case {
     pub(crate) args: &'static [(&'static str, &'static str)],
     pub(crate) labels: &'static [(&'static str, &'static str)],
     pub(crate) target: &'static str,
-    pub(crate) known: &'static [&'static str],
+    pub(crate) deferred: &'static [&'static str],
     pub(crate) expect: Expect,
 }
 
@@ -37,7 +37,7 @@ impl Case {
         args: &[],
         labels: &[],
         target: "",
-        known: &[],
+        deferred: &[],
         expect: Expect::Same,
     };
 }
@@ -66,7 +66,7 @@ const fn differs(
 /// What is followed where BuildKit's own versions differ: 0.32, the newest that was read. The oracle may be as old as 0.13.
 const PARENTS: &str = "folders that are made on the way take an octal mode since BuildKit 0.21";
 
-/// What is copied, and where it comes to stand.
+/// What is copied, and where it is put.
 pub(crate) const COPYING: &[Case] = &[
     // Destinations.
     same("file to a name", "FROM scratch\nCOPY a.txt /x\n"),
@@ -142,7 +142,7 @@ pub(crate) const COPYING: &[Case] = &[
     same("source above the context", "FROM scratch\nCOPY ../a.txt /../../b.txt /x/\n"),
     same("source with a slash in front", "FROM scratch\nCOPY /src/deep /x\n"),
     same("source with blanks", "FROM scratch\nCOPY [\"sp ace/f.txt\", \"/x/\"]\nCOPY \"sp*\" /y/\n"),
-    refused("source that is not there", "FROM scratch\nCOPY none /x\n"),
+    refused("source that is missing", "FROM scratch\nCOPY none /x\n"),
     refused("source that is a link to nowhere", "FROM scratch\nCOPY dangling /x\n"),
     refused("source that is a circle", "FROM scratch\nCOPY circle /x\n"),
     Case { ignore: "src\n!src/deep\n*.md\n", ..same("ignore file", "FROM scratch\nCOPY . /x/\n") },
@@ -176,7 +176,7 @@ pub(crate) const COPYING: &[Case] = &[
         "BuildKit takes another group in silence",
     ),
     only_we(
-        "an owner that is too great a number",
+        "an owner with too large an id",
         "FROM {base}\nCOPY --chown=4294967296 a.txt /x\n",
         "BuildKit takes it for a name and gives the file to root in silence",
     ),
@@ -203,7 +203,7 @@ pub(crate) const COPYING: &[Case] = &[
         PARENTS,
         &["y: folder 755 0:0 -> folder 777 0:0", "y/z: folder 755 0:0 -> folder 777 0:0"],
     ),
-    same("mode over what is there", "FROM {base}\nCOPY --chmod=640 docs /data/deep\n"),
+    same("mode over existing folders", "FROM {base}\nCOPY --chmod=640 docs /data/deep\n"),
     differs(
         "mode and links",
         "FROM scratch\nCOPY --chmod=600 --chown=3 . /x/\n",
@@ -211,7 +211,7 @@ pub(crate) const COPYING: &[Case] = &[
         &["x: folder 755 3:3 -> folder 600 3:3"],
     ),
     only_we(
-        "mode that is no number",
+        "mode that is not a number",
         "FROM scratch\nCOPY --chmod=9 a.txt /x\n",
         "BuildKit 0.13 ignores it, later ones refuse",
     ),
@@ -322,7 +322,7 @@ pub(crate) const COPYING: &[Case] = &[
 pub(crate) const DESCRIBING: &[Case] = &[
     same("cmd in both forms", "FROM scratch\nCMD a  b \"c d\" $E\nCMD [\"a\", \"b c\", \"$E\"]\n"),
     same("cmd that is nothing", "FROM {full}\nCMD []\n"),
-    same("cmd that is no list", "FROM scratch\nCMD [a, b]\n"),
+    same("cmd that is not a list", "FROM scratch\nCMD [a, b]\n"),
     same("cmd with a continuation", "FROM scratch\nCMD a \\\n  b \\\n# comment\n\n  c\n"),
     same("cmd in a shell", "FROM scratch\nSHELL [\"/x\", \"-y\"]\nCMD a\nSHELL [\"/z\"]\nENTRYPOINT b\n"),
     same("entrypoint in both forms", "FROM scratch\nENTRYPOINT a $b\nENTRYPOINT [\"c\"]\n"),
@@ -330,7 +330,7 @@ pub(crate) const DESCRIBING: &[Case] = &[
     same("entrypoint without a word", "FROM {full}\nENTRYPOINT\n"),
     refused("cmd of a number", "FROM scratch\nCMD [\"a\", 1]\n"),
     refused("entrypoint of a list", "FROM scratch\nENTRYPOINT [[\"a\"]]\n"),
-    refused("volume that is no text", "FROM scratch\nVOLUME [true]\n"),
+    refused("volume that is not a text", "FROM scratch\nVOLUME [true]\n"),
     same("entrypoint takes an inherited cmd", "FROM {base}\nENTRYPOINT [\"x\"]\n"),
     same("entrypoint after cmd", "FROM {base}\nCMD [\"y\"]\nENTRYPOINT [\"x\"]\n"),
     same("entrypoint takes a stage's cmd", "FROM scratch AS one\nCMD [\"y\"]\nFROM one\nENTRYPOINT [\"x\"]\n"),
@@ -354,14 +354,14 @@ pub(crate) const DESCRIBING: &[Case] = &[
         "FROM scratch\nARG P=70\nEXPOSE 80 53/udp 90-92/tcp $P ${P}1/sctp\nENV Q=\"1 2/udp\"\nEXPOSE $Q 80/TCP\n",
     ),
     same("ports of a host", "FROM scratch\nEXPOSE 8080:80 127.0.0.1:1:2/udp\n"),
-    refused("a port that is none", "FROM scratch\nEXPOSE x\n"),
+    refused("an invalid port", "FROM scratch\nEXPOSE x\n"),
     refused("a port that is too great", "FROM scratch\nEXPOSE 70000\n"),
-    refused("a protocol that is none", "FROM scratch\nEXPOSE 80/icmp\n"),
+    refused("an invalid protocol", "FROM scratch\nEXPOSE 80/icmp\n"),
     same("volumes", "FROM scratch\nARG V=/v\nVOLUME /a b $V/c\nVOLUME [\"/d e\", \"$V\"]\n"),
     same("stop signals", "FROM scratch\nARG S=term\nSTOPSIGNAL SIG$S\n"),
     same("stop signal by number", "FROM scratch\nSTOPSIGNAL 9\n"),
     same("stop signal of real time", "FROM scratch\nSTOPSIGNAL SIGRTMIN+3\n"),
-    refused("stop signal that is none", "FROM scratch\nSTOPSIGNAL SIGNONE\n"),
+    refused("an invalid stop signal", "FROM scratch\nSTOPSIGNAL SIGNONE\n"),
     refused("stop signal zero", "FROM scratch\nSTOPSIGNAL 0\n"),
     same("users", "FROM scratch\nARG U=a\nUSER $U:b\nUSER \"c d\"\n"),
     same("labels", "FROM scratch\nLABEL a=b \"c d\"='e f' g=\"h\\\ni\" j=\nLABEL k l  m\nLABEL a=n\n"),
@@ -378,7 +378,7 @@ pub(crate) const DESCRIBING: &[Case] = &[
         "FROM scratch\nENV s=set e=\nENV A=${s:-d} B=${e:-d} C=${u:-d} D=${s:+p} E=${e:+p} F=${u:+p} G=${e-d} H=${u-d} I=${e+p} J=${u+p}\n",
     ),
     same("modifiers within modifiers", "FROM scratch\nENV s=set\nENV A=${u:-${s:+x$s}} B=${u:-\"a b\"} C=${s:?none}\n"),
-    // `${u:#}` is no case: it ends an engine with a BuildKit before 0.16.
+    // `${u:#}` cannot be a case: it ends an engine with a BuildKit before 0.16.
     Case {
         args: &[("BAR", "given")],
         expect: Expect::OnlyDockerRefuses("BuildKit 0.13 expands a default that is not used"),
@@ -414,7 +414,7 @@ pub(crate) const DESCRIBING: &[Case] = &[
         "FROM scratch AS one\nARG A=1\nENV B=2\nFROM scratch\nENV X=${A:-none} Y=${B:-none}\n",
     ),
     same(
-        "arguments of a stage beneath",
+        "arguments of a lower stage",
         "FROM scratch AS one\nARG A=1\nFROM one\nENV X=${A:-none}\nARG A\nENV Y=${A:-none}\n",
     ),
     same(
@@ -423,7 +423,7 @@ pub(crate) const DESCRIBING: &[Case] = &[
     ),
     same("platform", "FROM --platform=linux/arm64 scratch\nCOPY a.txt /x\n"),
     same("platform of a target", "FROM --platform=linux/arm/v7 scratch AS one\nCOPY a.txt /x\nFROM one\nENV A=1\n"),
-    same("arguments that are told", "FROM scratch\nARG A B=1 C=\"x y\"\nARG D=$B\n"),
+    same("arguments in the history", "FROM scratch\nARG A B=1 C=\"x y\"\nARG D=$B\n"),
     same("many images", "FROM {full} AS one\nENV B=$A\nFROM {base}\nCOPY a.txt .\n"),
     // `ADD` of what is local.
     differs(
@@ -442,12 +442,12 @@ pub(crate) const DESCRIBING: &[Case] = &[
         expect: Expect::OnlyDockerRefuses("BuildKit 0.13 takes these flags in its experimental frontend alone"),
         ..same("parents with a wildcard in front of the pivot", "FROM scratch\nCOPY --parents one/t*/./** /x/\n")
     },
-    refused("parents that are not there", "FROM scratch\nCOPY --parents none /x/\n"),
+    refused("parents that are missing", "FROM scratch\nCOPY --parents none /x/\n"),
     Case {
         expect: Expect::OnlyDockerRefuses("BuildKit 0.13 takes these flags in its experimental frontend alone"),
         ..same("excludes", "FROM scratch\nCOPY --exclude=*.py --exclude=deep src /x/\n")
     },
-    refused("an image that is not there", "FROM {base}-none\nCOPY a.txt /x\n"),
+    refused("an image that is missing", "FROM {base}-none\nCOPY a.txt /x\n"),
     refused("nothing to copy from", "FROM scratch\nCOPY --from=none /x /\n"),
 ];
 

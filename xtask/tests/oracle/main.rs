@@ -32,7 +32,7 @@ use xtask_model::spec::dockerfile::Dockerfile;
 use xtask_model::spec::ignore::Ignore;
 use xtask_model::spec::oci::{self, Config, Descriptor, media_type};
 use xtask_model::spec::reference::{Digest, Platform, Repository, Tag};
-use xtask_native::assembly::{Beneath, Image, Images, Inputs, Stat, assemble};
+use xtask_native::assembly::{BaseFiles, FromImage, FromImages, Inputs, Stat, assemble};
 
 /// An image that `FROM` names, as its registry has it and as the interpreter sees it.
 struct Base {
@@ -40,7 +40,7 @@ struct Base {
     tree: Tree,
 }
 
-impl Beneath for Base {
+impl BaseFiles for Base {
     fn lookup(&self, path: &ContextPath) -> Result<Option<Stat>, Fault> {
         Ok(self.tree.stat(path))
     }
@@ -57,10 +57,10 @@ impl Beneath for Base {
 /// All images by the names that the registry has them under.
 struct Bases(BTreeMap<String, Base>);
 
-impl Images for Bases {
-    fn image(&self, name: &str, _: &Platform) -> Result<Image<'_>, Fault> {
+impl FromImages for Bases {
+    fn image(&self, name: &str, _: &Platform) -> Result<FromImage<'_>, Fault> {
         let base = self.0.get(name).ok_or_else(|| Fault::network(format!("there is no image `{name}`")))?;
-        Ok(Image { config: base.config.clone(), beneath: base })
+        Ok(FromImage { config: base.config.clone(), files: base })
     }
 }
 
@@ -264,7 +264,7 @@ fn ours(bases: &Bases, place: &Place<'_>, text: &str, case: &Case) -> Result<Out
         dockerfile = dockerfile.with_target(case.target)?;
     }
     let map = |pairs: &[(&str, &str)]| pairs.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
-    let known = case.known.iter().map(|path| (ContextPath::new(*path), Digest::of(path.as_bytes()))).collect();
+    let known = case.deferred.iter().map(|path| (ContextPath::new(*path), Digest::of(path.as_bytes()))).collect();
     let inputs = Inputs {
         dockerfile: &dockerfile,
         args: &map(case.args),
@@ -274,7 +274,7 @@ fn ours(bases: &Bases, place: &Place<'_>, text: &str, case: &Case) -> Result<Out
         labels: &map(case.labels),
         images: bases,
         realised: &BTreeMap::new(),
-        known: &known,
+        deferred: &known,
         codec: "none",
     };
     let assembly = assemble(&inputs)?;
@@ -362,7 +362,7 @@ fn fill(root: &Path) {
     ] {
         symlink(to, root.join(path)).unwrap();
     }
-    // As git has them: folders of a strict umask are no difference for us, and would be one for docker.
+    // As git has them: folders of a strict umask make no difference for the native engine, but would for docker.
     for folder in ["src", "src/deep", "src/deep/er", "docs", "empty", "sp ace", "one", "one/two", "one/three", "."] {
         fs::set_permissions(root.join(folder), fs::Permissions::from_mode(0o755)).unwrap();
     }
@@ -399,7 +399,7 @@ fn run(engine: &'static Engine, cases: &[Case], context: &Path) -> Vec<String> {
 }
 
 #[test]
-fn buildkit_gives_the_same() {
+fn buildkit_gives_the_same_result() {
     let Some(engine) = engine() else { return };
     let context = tempfile::tempdir().unwrap();
     fill(context.path());
@@ -412,7 +412,7 @@ fn buildkit_gives_the_same() {
 
 /// What differs on purpose, with files that no checkout of git has.
 #[test]
-fn buildkit_keeps_what_git_does_not_know() {
+fn buildkit_keeps_modes_that_git_does_not_record() {
     let Some(engine) = engine() else { return };
     let context = tempfile::tempdir().unwrap();
     let root = context.path();
@@ -450,7 +450,7 @@ fn buildkit_gives_the_same_app() {
         dockerfile: text("dockerfiles/Dockerfile.fast"),
         ignore: text("dockerfiles/Dockerfile.fast.dockerignore"),
         args,
-        known: &["target/release/autoscaler"],
+        deferred: &["target/release/autoscaler"],
         ..Case::SAME
     };
     let wrong = run(engine, &[case], context.path());

@@ -14,7 +14,7 @@ struct Node {
     contents: Vec<u8>,
 }
 
-/// Paths and what stands there.
+/// Paths and their entries.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Tree(BTreeMap<ContextPath, Node>);
 

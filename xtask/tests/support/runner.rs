@@ -64,7 +64,7 @@ impl Runner {
         let mut cached = BTreeSet::new();
         for (name, job) in document["jobs"].as_hash().unwrap() {
             let name = name.as_str().unwrap();
-            let result = self.job(name, job, event, &needs, &mut cached, &mut outcome);
+            let result = self.job((name, job), event, &needs, &mut cached, &mut outcome);
             outcome.results.insert(name.to_owned(), result);
             let outputs = if name == "images" { json!(outcome.planned) } else { json!({}) };
             needs.insert(name.to_owned(), json!({"result": result, "outputs": outputs}));
@@ -77,8 +77,7 @@ impl Runner {
 
     fn job(
         &self,
-        name: &str,
-        yaml: &Yaml,
+        (name, yaml): (&str, &Yaml),
         event: &Event,
         done: &Map<String, Value>,
         cached: &mut BTreeSet<String>,

@@ -1,8 +1,8 @@
-//! buildah's command lines, from the same [`Build`] that docker is given. Images, caches and temporary files are beneath one folder of
-//! the bench; what buildah remembers of where blobs are it keeps where it always does.
+//! buildah's command lines, from the same [`Build`] as docker's. Images, caches and temporary files are in one folder
+//! of the bench; buildah keeps its record of blob locations in its usual place.
 
 use super::peers::Start;
-use crate::workshop::Workshop;
+use crate::workspace::Workspace;
 use std::ffi::OsString;
 use std::path::Path;
 use xtask_host::docker::Build;
@@ -10,22 +10,20 @@ use xtask_host::process::{self, Command};
 use xtask_model::fault::Fault;
 use xtask_model::image::policy::RelPath;
 
-/// Where everything of it is, beneath `target/bench`.
 pub(super) const FOLDER: &str = "buildah";
 
-/// A call of buildah.
-pub(super) fn command(shop: &Workshop) -> Result<Command, Fault> {
-    let program = process::find("buildah", "the comparison with it", "`apt-get install buildah`")?;
-    let folder = shop.private_folder(FOLDER);
+pub(super) fn command(workspace: &Workspace) -> Result<Command, Fault> {
+    let program = process::find("buildah", "the comparison with buildah", "install it: `apt-get install buildah`")?;
+    let folder = workspace.private_folder(FOLDER);
     let temporary = folder.join("tmp");
     std::fs::create_dir_all(&temporary)
         .map_err(|error| Fault::build(format!("cannot write `{}`", temporary.display())).cause(error))?;
-    let call = shop.at_desk(Command::new(program)).env("TMPDIR", &temporary);
+    let call = workspace.isolated(Command::new(program)).env("TMPDIR", &temporary);
     let place = |flag: &str, name: &str| joined(flag, &folder.join(name));
     Ok(call.arg(place("--root=", "root")).arg(place("--runroot=", "run")).arg("--storage-driver=overlay"))
 }
 
-/// The arguments of its build. Layers of single steps are kept only for a build that can find them again.
+/// Arguments of its build. Intermediate layers are kept only if a later build can use them.
 pub(super) fn build(build: &Build, ignore: &RelPath, start: Start) -> Vec<OsString> {
     let mut args: Vec<OsString> = ["build", "--isolation=chroot", "--tls-verify=false", "--format=oci", "--pull=false"]
         .map(OsString::from)
@@ -47,7 +45,6 @@ pub(super) fn build(build: &Build, ignore: &RelPath, start: Start) -> Vec<OsStri
     args
 }
 
-/// The arguments that bring what was built to its registry.
 pub(super) fn push(build: &Build) -> Vec<OsString> {
     let mut args = vec!["push".into(), "--tls-verify=false".into()];
     args.push(format!("--compression-format={}", build.compression.as_str()).into());

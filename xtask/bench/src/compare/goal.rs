@@ -1,26 +1,24 @@
-//! What is wanted of a side, and whether it holds. Pure.
+//! Targets for measurements, and whether they are met. Pure.
 
 use crate::statistics::{Summary, ratio};
 use std::fmt;
 use std::time::Duration;
 use xtask_model::quantity;
 
-/// What the native engine may hold in memory at most, in bytes.
+/// Memory limit of the native engine, in bytes.
 pub(super) const MEMORY: u64 = 150_000_000;
 
-/// What has to hold for medians.
+/// A target for medians.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Goal {
-    /// It takes so many seconds at most.
     Within(f64),
-    /// The native engine is so many times faster than it.
+    /// The native engine is at least this many times faster.
     Faster(f64),
-    /// It takes so many times as long as the first side at most.
+    /// At most this many times the first side.
     Steady(f64),
 }
 
 impl Goal {
-    /// Whether it holds for a side, beside the first.
     pub fn holds(&self, side: &Summary, first: &Summary) -> bool {
         match self {
             Self::Within(seconds) => side.median <= *seconds,
@@ -51,7 +49,7 @@ mod tests {
     }
 
     #[test]
-    fn goals_hold_to_the_last_digit() {
+    fn goals_compare_unrounded_values() {
         check(Goal::Within(0.25), 0.25, 9.0, true);
         check(Goal::Within(0.25), 0.251, 0.1, false);
         check(Goal::Faster(40.0), 8.0, 0.2, true);
@@ -62,8 +60,8 @@ mod tests {
     }
 
     #[test]
-    fn goals_are_told_in_short() {
-        let told = [Goal::Within(0.25), Goal::Faster(40.0), Goal::Steady(1.25)].map(|goal| goal.to_string());
-        assert_eq!(told, ["≤ 0.25 s", "≥ 40×", "≤ 1.25×"]);
+    fn goals_are_shown_in_short() {
+        let shown = [Goal::Within(0.25), Goal::Faster(40.0), Goal::Steady(1.25)].map(|goal| goal.to_string());
+        assert_eq!(shown, ["≤ 0.25 s", "≥ 40×", "≤ 1.25×"]);
     }
 }

@@ -1,8 +1,8 @@
-//! Bases, contexts and changes that grow, for what must not grow with them.
+//! Growing bases, contexts and changes, for costs that must not grow with them.
 
-use super::ours;
+use super::harness::{Harness, mount, read};
+use super::native;
 use super::peers::{Start, What};
-use super::rig::{Rig, mount, read};
 use crate::scenarios::{self, Sample, edit_template};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
@@ -20,18 +20,18 @@ use xtask_model::spec::reference::{Digest, Platform, Repository};
 /// A folder that the app's Dockerfile copies.
 const COPIED: &str = "autoscaler/samples";
 
-/// Layers that a base grows by, however large: a registry looks at each one that a manifest names.
+/// Number of layers added to a base, whatever its size: a registry checks each layer of a manifest.
 const LAYERS: u64 = 10;
 
-/// A template edited, and no limit on an image's size.
-pub(super) fn edit(rig: &mut Rig) -> Result<(), Fault> {
-    edit_template(&rig.shop, rig.number)?;
-    without_steps(rig)
+/// Edits a template, and removes the limit on an image's size.
+pub(super) fn edit(harness: &mut Harness) -> Result<(), Fault> {
+    edit_template(&harness.workspace, harness.number)?;
+    without_steps(harness)
 }
 
-fn without_steps(rig: &Rig) -> Result<(), Fault> {
+fn without_steps(harness: &Harness) -> Result<(), Fault> {
     let mut broken = None;
-    rig.shop.edit(FILE, |text| match text.parse::<toml::Table>() {
+    harness.workspace.edit(FILE, |text| match text.parse::<toml::Table>() {
         Ok(mut policy) => {
             policy.remove("step");
             policy.to_string()
@@ -47,53 +47,53 @@ fn without_steps(rig: &Rig) -> Result<(), Fault> {
     }
 }
 
-/// The app on a base that holds so many more bytes of what no codec makes smaller, on a machine that has nothing.
-pub(super) fn on_base(rig: &mut Rig, bytes: u64) -> Result<Sample, Fault> {
-    let seeds = ours::seeds(rig, Start::Cold)?;
+/// The app on a base with this many additional bytes of incompressible data; nothing local.
+pub(super) fn on_base(harness: &mut Harness, bytes: u64) -> Result<Sample, Fault> {
+    let seeds = native::seeds(harness, Start::Cold)?;
     let name = format!("base-{bytes}");
-    let is_new = !rig.is_filled(&name);
-    let space = rig.filled(name, &seeds)?;
+    let is_new = !harness.is_filled(&name);
+    let namespace = harness.filled(name, &seeds)?;
     if is_new {
-        terminal::step("readying", &format!("a base of {} more", quantity::bytes(bytes)));
-        grow(rig, &space.repository(&rig.shop.tree.policy.base.repository), bytes)?;
-        // The app that was there before the edit stands on it too.
-        cold(rig, &space)?;
-        rig.edit_again()?;
+        terminal::step("readying", &format!("a base that is {} larger", quantity::bytes(bytes)));
+        grow(harness, &namespace.repository(&harness.workspace.tree.policy.base.repository), bytes)?;
+        // The published app must use it too.
+        cold(harness, &namespace)?;
+        harness.edit_again()?;
     }
-    cold(rig, &space)
+    cold(harness, &namespace)
 }
 
-/// The app among so many files that do not change, on a machine that has nothing.
-pub(super) fn among_files(rig: &mut Rig, count: usize) -> Result<Sample, Fault> {
-    let seeds = ours::seeds(rig, Start::Cold)?;
-    let space = rig.filled(format!("files-{count}"), &seeds)?;
-    if rig.files != count {
+/// The app with this many additional unchanged files; nothing local.
+pub(super) fn among_files(harness: &mut Harness, count: usize) -> Result<Sample, Fault> {
+    let seeds = native::seeds(harness, Start::Cold)?;
+    let namespace = harness.filled(format!("files-{count}"), &seeds)?;
+    if harness.files != count {
         terminal::step("readying", &format!("{count} files"));
-        rig.shop.rewind()?;
-        write_files(&rig.shop.tree.root.join(COPIED).join("many"), count)?;
-        rig.shop.commit()?;
-        rig.files = count;
-        // Of a clean tree, so that `latest` names the app with these files.
-        cold(rig, &space)?;
-        rig.edit_again()?;
+        harness.workspace.rewind()?;
+        write_files(&harness.workspace.tree.root.join(COPIED).join("many"), count)?;
+        harness.workspace.commit()?;
+        harness.files = count;
+        // From a clean tree, so that `latest` names the app with these files.
+        cold(harness, &namespace)?;
+        harness.edit_again()?;
     }
-    cold(rig, &space)
+    cold(harness, &namespace)
 }
 
-/// The app with a new file of so many bytes, which no codec makes smaller.
-pub(super) fn with_file(rig: &mut Rig, bytes: u64) -> Result<Sample, Fault> {
-    let path = rig.shop.tree.root.join(COPIED).join("grown.bin");
+/// The app with a new file of this many incompressible bytes.
+pub(super) fn with_file(harness: &mut Harness, bytes: u64) -> Result<Sample, Fault> {
+    let path = harness.workspace.tree.root.join(COPIED).join("grown.bin");
     let mut file = File::create(&path).map_err(|error| cannot_write(&path, &error))?;
     random(bytes, &mut file).map_err(|error| cannot_write(&path, &error))?;
-    let sample = ours::build(rig, ours::Caller::Binary, What::App, Start::Cold);
+    let sample = native::build(harness, native::Caller::Binary, What::App, Start::Cold);
     fs::remove_file(&path).map_err(|error| cannot_write(&path, &error))?;
     sample
 }
 
-fn cold(rig: &Rig, space: &Registry) -> Result<Sample, Fault> {
-    ours::forget(&rig.shop)?;
+fn cold(harness: &Harness, namespace: &Registry) -> Result<Sample, Fault> {
+    native::forget(&harness.workspace)?;
     rustix::fs::sync();
-    scenarios::push(ours::cold_call(&rig.shop).args(["build", "--engine", "native"]), space)
+    scenarios::push(native::cold_call(&harness.workspace).args(["build", "--engine", "native"]), namespace)
 }
 
 fn write_files(folder: &Path, count: usize) -> Result<(), Fault> {
@@ -108,11 +108,11 @@ fn write_files(folder: &Path, count: usize) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Puts layers on the base that every tag of a repository names, and moves the tags.
-fn grow(rig: &Rig, repository: &Repository, bytes: u64) -> Result<(), Fault> {
-    let client = &rig.client;
-    let layers = ballast(rig, bytes)?;
-    let store = rig.before_ours()?.repository(BALLAST);
+/// Adds layers to the base of every tag of a repository, and moves the tags.
+fn grow(harness: &Harness, repository: &Repository, bytes: u64) -> Result<(), Fault> {
+    let client = &harness.client;
+    let layers = padding(harness, bytes)?;
+    let store = harness.before_native()?.repository(PADDING);
     for layer in &layers {
         mount(client, &store, repository, &layer.digest)?;
     }
@@ -125,7 +125,7 @@ fn grow(rig: &Rig, repository: &Repository, bytes: u64) -> Result<(), Fault> {
         for child in &mut index.manifests {
             let platform = child.platform.as_ref().and_then(DescriptorPlatform::platform);
             if platform == Some(Platform::host()) {
-                let grown = grown(rig, repository, child.digest, &layers)?;
+                let grown = grown(harness, repository, child.digest, &layers)?;
                 (child.digest, child.size) = grown;
             }
         }
@@ -136,9 +136,14 @@ fn grow(rig: &Rig, repository: &Repository, bytes: u64) -> Result<(), Fault> {
     Ok(())
 }
 
-/// One platform's manifest with more layers: its digest and length.
-fn grown(rig: &Rig, repository: &Repository, digest: Digest, layers: &[Descriptor]) -> Result<(Digest, u64), Fault> {
-    let client = &rig.client;
+/// Adds layers to one platform's manifest; returns its digest and size.
+fn grown(
+    harness: &Harness,
+    repository: &Repository,
+    digest: Digest,
+    layers: &[Descriptor],
+) -> Result<(Digest, u64), Fault> {
+    let client = &harness.client;
     let mut manifest: Manifest = publish::read_manifest(client, repository, digest)?;
     let mut config: Config = publish::read_config(client, repository, &manifest)?;
     manifest.layers.extend(layers.iter().cloned());
@@ -153,13 +158,12 @@ fn grown(rig: &Rig, repository: &Repository, digest: Digest, layers: &[Descripto
     Ok((digest, bytes.len() as u64))
 }
 
-/// Where the layers are that bases grow by.
-const BALLAST: &str = "ballast";
+const PADDING: &str = "padding";
 
-/// [`LAYERS`] layers with so many random bytes in all, in the registry.
-fn ballast(rig: &Rig, bytes: u64) -> Result<Vec<Descriptor>, Fault> {
-    let repository = rig.before_ours()?.repository(BALLAST);
-    let path = rig.scratch().join("ballast");
+/// [`LAYERS`] layers with this many random bytes in total, in the registry.
+fn padding(harness: &Harness, bytes: u64) -> Result<Vec<Descriptor>, Fault> {
+    let repository = harness.before_native()?.repository(PADDING);
+    let path = harness.scratch().join("padding");
     let mut made = Vec::new();
     for number in 0..LAYERS {
         process::interrupted()?;
@@ -167,28 +171,26 @@ fn ballast(rig: &Rig, bytes: u64) -> Result<Vec<Descriptor>, Fault> {
         let mut hashed = Hashed { file: File::create(&path).map_err(cannot)?, state: Sha256::new(), size: 0 };
         layer(number, bytes / LAYERS, &mut hashed).map_err(cannot)?;
         let digest = Digest::from_bytes(hashed.state.finalize().into());
-        rig.client.upload(&repository, &digest, hashed.size, &path)?;
+        harness.client.upload(&repository, &digest, hashed.size, &path)?;
         made.push(Descriptor::new(media_type::LAYER, digest, hashed.size));
     }
     let _ = fs::remove_file(&path);
     Ok(made)
 }
 
-/// A layer with one file of so many random bytes.
 fn layer(number: u64, bytes: u64, sink: &mut impl Write) -> io::Result<()> {
     let mut header = tar::Header::new_ustar();
-    header.set_path(format!("opt/ballast/{number}"))?;
+    header.set_path(format!("opt/padding/{number}"))?;
     header.set_size(bytes);
     header.set_mode(0o644);
     header.set_cksum();
     sink.write_all(header.as_bytes())?;
     random(bytes, sink)?;
-    // To a whole block, and two empty ones at the end.
+    // Up to a full block, and two empty ones at the end.
     let rest = (512 - bytes % 512) % 512;
     sink.write_all(&vec![0; usize::try_from(rest).unwrap_or(0) + 1024])
 }
 
-/// Bytes that are different each time.
 pub(super) fn random(count: u64, sink: &mut impl Write) -> io::Result<()> {
     io::copy(&mut File::open("/dev/urandom")?.take(count), sink).map(drop)
 }
@@ -213,7 +215,7 @@ impl Write for Hashed {
 }
 
 fn json(document: &impl Serialize) -> Result<Vec<u8>, Fault> {
-    serde_json::to_vec(document).map_err(|error| Fault::build("cannot write a document of the image").cause(error))
+    serde_json::to_vec(document).map_err(|error| Fault::build("cannot serialise a document of the image").cause(error))
 }
 
 fn cannot_write(path: &Path, error: &io::Error) -> Fault {
@@ -225,7 +227,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_layer_is_a_tar_of_the_size_it_says() {
+    fn a_layer_is_a_valid_tar_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("layer");
         let mut hashed = Hashed { file: File::create(&path).unwrap(), state: Sha256::new(), size: 0 };
@@ -240,7 +242,7 @@ mod tests {
                 (entry.path().unwrap().display().to_string(), entry.size())
             })
             .collect();
-        assert_eq!(entries, [("opt/ballast/7".to_owned(), 1_000_001)]);
+        assert_eq!(entries, [("opt/padding/7".to_owned(), 1_000_001)]);
     }
 
     #[test]

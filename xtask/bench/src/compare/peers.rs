@@ -1,8 +1,8 @@
-//! The other builders: docker's and buildah's plain command lines for base and app, as a person would type them.
+//! Other builders: docker's and buildah's command lines for base and app, as a person would type them.
 //!
-//! The binary, which a person would have to compile, is there for nothing, and no xtask runs on their side.
+//! They get the compiled binary for free, and xtask does not run on their side.
 
-use super::rig::{Rig, Seeds};
+use super::harness::{Harness, Seeds};
 use super::{buildah, rewrite};
 use crate::plain;
 use crate::scenarios::{Sample, call};
@@ -15,47 +15,35 @@ use xtask_model::fault::Fault;
 use xtask_model::image::policy::{ImageKind, Registry, RelPath};
 use xtask_model::spec::reference::{Digest, Platform, Reference};
 
-/// A builder beside ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
-    /// `docker buildx build`.
     Docker,
-    /// The same with pip in the base's Dockerfile.
     DockerByPip,
-    /// `buildah build` and `buildah push`.
     Buildah,
 }
 
-/// What is built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum What {
-    /// The app, on a base that is published.
     App,
-    /// The base, and the app on it.
     BaseAndApp,
-    /// The base alone.
     Base,
 }
 
-/// What a build finds when it begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
-    /// Everything of the build before.
     Warm,
-    /// Nothing local; the base and app before this change in the registry.
+    /// Nothing local; the previous base and app in the registry.
     Cold,
     /// Nothing local, and only the root in the registry.
     Nothing,
 }
 
-/// What the other builders need to know of the state before the change.
 pub(super) struct Before {
     secrets: Secrets,
     root: Reference,
     base: Reference,
 }
 
-/// The registry of the state before, for them.
 const BEFORE: &str = "before-plain";
 
 impl Peer {
@@ -67,99 +55,97 @@ impl Peer {
     }
 }
 
-/// Builds and pushes; the seconds are those of the command lines.
-pub(super) fn build(rig: &mut Rig, peer: Peer, what: What, start: Start) -> Result<Sample, Fault> {
+/// Builds and pushes; measures only the command lines.
+pub(super) fn build(harness: &mut Harness, peer: Peer, what: What, start: Start) -> Result<Sample, Fault> {
     if peer == Peer::Buildah {
-        // Asked for first: without it nothing need be made ready.
-        buildah::command(&rig.shop)?;
+        // First: without buildah no preparation is needed.
+        buildah::command(&harness.workspace)?;
     }
-    if rig.before.is_none() {
-        let before = before(rig)?;
-        rig.before = Some(before);
+    if harness.before.is_none() {
+        let before = before(harness)?;
+        harness.before = Some(before);
     }
     let names: &[&str] = if start == Start::Nothing { &[] } else { &["base", "app"] };
-    let seeds = Seeds { from: rig.prefix(BEFORE)?, names: names.iter().map(|name| (*name).to_owned()).collect() };
-    let to = rig.space(peer.name(), start, &seeds)?;
+    let seeds = Seeds { from: harness.prefix(BEFORE)?, names: names.iter().map(|name| (*name).to_owned()).collect() };
+    let to = harness.namespace(peer.name(), start, &seeds)?;
     if start != Start::Warm {
         match peer {
-            Peer::Docker | Peer::DockerByPip => rig.shop.forget_builds()?,
-            Peer::Buildah => drop(rig.shop.empty_private_folder(buildah::FOLDER)?),
+            Peer::Docker | Peer::DockerByPip => harness.workspace.forget_builds()?,
+            Peer::Buildah => drop(harness.workspace.empty_private_folder(buildah::FOLDER)?),
         }
     }
-    place_binary(rig)?;
-    let before = rig.before.as_ref().expect("made above");
-    let realise = |order: &Build, ignore: &RelPath| realise(rig, peer, order, ignore, start);
+    place_binary(harness)?;
+    let before = harness.before.as_ref().expect("made above");
+    let realise = |order: &Build, ignore: &RelPath| realise(harness, peer, order, ignore, start);
     rustix::fs::sync();
     let mut seconds = 0.0;
     let mut base = before.base.to_string();
     if what != What::App {
-        let (order, ignore) = base_order(rig, peer, before, &to)?;
+        let (order, ignore) = base_order(harness, peer, before, &to)?;
         let (took, name) = realise(&order, &ignore)?;
         seconds += took;
         base = name;
     }
     if what != What::Base {
-        let (order, ignore) = app_order(rig, peer, base, &to)?;
+        let (order, ignore) = app_order(harness, peer, base, &to)?;
         seconds += realise(&order, &ignore)?.0;
     }
     Ok(Sample { seconds, ..Sample::default() })
 }
 
-/// Publishes base and app of the unchanged tree.
-fn before(rig: &mut Rig) -> Result<Before, Fault> {
-    terminal::step("readying", "base and app by plain docker");
-    let (shop, root) = (&rig.shop, &rig.root);
-    let parsed = facts::parse(&shop.tree, ImageKind::Base, &shop.tree.policy.base.args)?;
+fn before(harness: &mut Harness) -> Result<Before, Fault> {
+    terminal::step("readying", "base and app with plain docker");
+    let (workspace, root) = (&harness.workspace, &harness.root);
+    let parsed = facts::parse(&workspace.tree, ImageKind::Base, &workspace.tree.policy.base.args)?;
     let secrets = Secrets::collect(&parsed.secrets, root.suite())?;
-    let from = root.published(shop, &rig.before_ours()?)?;
-    let to = rig.prefix(BEFORE)?;
-    shop.rewind()?;
-    place_binary(rig)?;
+    let from = root.published(workspace, &harness.before_native()?)?;
+    let to = harness.prefix(BEFORE)?;
+    workspace.rewind()?;
+    place_binary(harness)?;
     let unknown = from.clone();
     let mut before = Before { secrets, root: from, base: unknown };
-    let (order, _) = base_order(rig, Peer::Docker, &before, &to)?;
-    let digest = shop.docker()?.build(&order, "the base by plain docker")?.digest;
+    let (order, _) = base_order(harness, Peer::Docker, &before, &to)?;
+    let digest = workspace.docker()?.build(&order, "the base with plain docker")?.digest;
     before.base = to.repository("base").digest(digest);
-    let (order, _) = app_order(rig, Peer::Docker, before.base.to_string(), &to)?;
-    shop.docker()?.build(&order, "the app by plain docker")?;
-    rig.edit_again()?;
+    let (order, _) = app_order(harness, Peer::Docker, before.base.to_string(), &to)?;
+    workspace.docker()?.build(&order, "the app with plain docker")?;
+    harness.edit_again()?;
     Ok(before)
 }
 
-fn base_order(rig: &Rig, peer: Peer, before: &Before, to: &Registry) -> Result<(Build, RelPath), Fault> {
-    let policy = &rig.shop.tree.policy.base;
+fn base_order(harness: &Harness, peer: Peer, before: &Before, to: &Registry) -> Result<(Build, RelPath), Fault> {
+    let policy = &harness.workspace.tree.policy.base;
     let mut args = policy.args.clone();
     args.insert("ROOT_IMAGE".to_owned(), before.root.to_string());
-    let (dockerfile, ignore) = dockerfile(rig, peer, &policy.dockerfile)?;
+    let (dockerfile, ignore) = dockerfile(harness, peer, &policy.dockerfile)?;
     let name = format!("{}:bench", to.repository("base"));
-    Ok((plain::order(&rig.shop, dockerfile, args, &before.secrets, name)?, ignore))
+    Ok((plain::order(&harness.workspace, dockerfile, args, &before.secrets, name)?, ignore))
 }
 
-fn app_order(rig: &Rig, peer: Peer, base: String, to: &Registry) -> Result<(Build, RelPath), Fault> {
-    let policy = &rig.shop.tree.policy.app;
+fn app_order(harness: &Harness, peer: Peer, base: String, to: &Registry) -> Result<(Build, RelPath), Fault> {
+    let policy = &harness.workspace.tree.policy.app;
     let mut args = policy.args.clone();
     args.insert("BASE_IMAGE".to_owned(), base);
     if let Some(binary) = &policy.binary {
         args.insert("BINARY".to_owned(), binary::staged(&Platform::host(), binary).to_string());
     }
-    // pip is for the base alone.
+    // pip is only used for the base.
     let peer = if peer == Peer::DockerByPip { Peer::Docker } else { peer };
-    let (dockerfile, ignore) = dockerfile(rig, peer, &policy.dockerfile)?;
+    let (dockerfile, ignore) = dockerfile(harness, peer, &policy.dockerfile)?;
     let name = format!("{}:bench", to.repository("app"));
-    Ok((plain::order(&rig.shop, dockerfile, args, &Secrets::none(), name)?, ignore))
+    Ok((plain::order(&harness.workspace, dockerfile, args, &Secrets::none(), name)?, ignore))
 }
 
-/// The Dockerfile as this builder has it, and the ignore file beside it.
-fn dockerfile(rig: &Rig, peer: Peer, path: &RelPath) -> Result<(RelPath, RelPath), Fault> {
+fn dockerfile(harness: &Harness, peer: Peer, path: &RelPath) -> Result<(RelPath, RelPath), Fault> {
     let beside = |path: &RelPath| relative(&format!("{path}.dockerignore"));
-    let text = rig.shop.tree.files.text(path.as_ref())?;
+    let text = harness.workspace.tree.files.text(path.as_ref())?;
     let text = match peer {
         Peer::Docker => return Ok((path.clone(), beside(path))),
         Peer::DockerByPip => rewrite::by_pip(path.as_str(), &text)?,
         Peer::Buildah => rewrite::without_link(&text),
     };
     let rewritten = relative(&format!("target/compare/Dockerfile.{}", peer.name()));
-    let root = &rig.shop.tree.root;
+    let root = &harness.workspace.tree.root;
     let file = root.join(&rewritten);
     let cannot = |error: std::io::Error| Fault::build(format!("cannot write `{}`", file.display())).cause(error);
     fs::create_dir_all(root.join("target/compare")).map_err(cannot)?;
@@ -170,23 +156,29 @@ fn dockerfile(rig: &Rig, peer: Peer, path: &RelPath) -> Result<(RelPath, RelPath
 }
 
 fn relative(path: &str) -> RelPath {
-    path.parse().expect("made of a checked path, or of our own words")
+    path.parse().expect("made of a checked path or a constant")
 }
 
-/// Seconds, and what the image is called for the one that is built on it.
-fn realise(rig: &Rig, peer: Peer, order: &Build, ignore: &RelPath, start: Start) -> Result<(f64, String), Fault> {
+/// Seconds, and the reference for an image that is built on it.
+fn realise(
+    harness: &Harness,
+    peer: Peer,
+    order: &Build,
+    ignore: &RelPath,
+    start: Start,
+) -> Result<(f64, String), Fault> {
     if peer != Peer::Buildah {
-        let built = rig.shop.docker()?.build(order, "the same by plain docker")?;
+        let built = harness.workspace.docker()?.build(order, "the same with plain docker")?;
         if start != Start::Warm && built.steps.cached > 0 {
-            return Err(Fault::build("a cold build found what should have been forgotten")
+            return Err(Fault::build("a cold build found cached steps")
                 .cause(format!("{} steps came from docker's cache", built.steps.cached)));
         }
         return Ok((built.took.as_secs_f64(), on(order, built.digest)));
     }
-    let command = buildah::command(&rig.shop)?;
+    let command = buildah::command(&harness.workspace)?;
     let built = call(&command.clone().args(buildah::build(order, ignore, start)))?;
     let pushed = call(&command.args(buildah::push(order)))?;
-    // By its tag it is at hand; by digest it would have to be pulled.
+    // The tag is available locally; a digest would have to be pulled.
     Ok((built.seconds + pushed.seconds, order.names[0].clone()))
 }
 
@@ -195,13 +187,13 @@ fn on(order: &Build, digest: Digest) -> String {
     format!("{name}@{digest}")
 }
 
-/// Puts the program where the app's Dockerfile copies it from.
-fn place_binary(rig: &Rig) -> Result<(), Fault> {
-    let Some(binary) = &rig.shop.tree.policy.app.binary else { return Ok(()) };
-    let staged = rig.shop.tree.root.join(binary::staged(&Platform::host(), binary));
+/// Copies the program to where the app's Dockerfile expects it.
+fn place_binary(harness: &Harness) -> Result<(), Fault> {
+    let Some(binary) = &harness.workspace.tree.policy.app.binary else { return Ok(()) };
+    let staged = harness.workspace.tree.root.join(binary::staged(&Platform::host(), binary));
     let cannot = |error: std::io::Error| Fault::build(format!("cannot write `{}`", staged.display())).cause(error);
-    fs::create_dir_all(staged.parent().expect("a staged binary stands in a folder")).map_err(cannot)?;
-    fs::copy(rig.program(), &staged).map(drop).map_err(cannot)
+    fs::create_dir_all(staged.parent().expect("a staged binary has a parent folder")).map_err(cannot)?;
+    fs::copy(harness.program(), &staged).map(drop).map_err(cannot)
 }
 
 #[cfg(test)]
@@ -238,10 +230,10 @@ mod tests {
     }
 
     #[test]
-    fn buildah_is_told_what_docker_is_told() {
-        let told = shown(&buildah::build(&order(), &relative("x.dockerignore"), Start::Cold));
+    fn buildah_gets_the_same_options_as_docker() {
+        let line = shown(&buildah::build(&order(), &relative("x.dockerignore"), Start::Cold));
         assert_eq!(
-            told,
+            line,
             "build --isolation=chroot --tls-verify=false --format=oci --pull=false --layers=false \
              --file=/tree/target/compare/Dockerfile.buildah --ignorefile=/tree/x.dockerignore \
              --build-arg BASE_IMAGE=127.0.0.1:5/base:bench --build-arg HTTPS_PROXY --secret=id=ca,src=/ca.crt \
@@ -255,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_is_named_by_digest_for_the_next_one() {
+    fn the_next_image_refers_to_it_by_digest() {
         let digest = Digest::of(b"");
         assert_eq!(on(&order(), digest), format!("127.0.0.1:5/app@{digest}"));
     }

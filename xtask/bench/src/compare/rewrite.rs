@@ -1,18 +1,18 @@
-//! Dockerfiles as another program or another team has them, made from ours by replacing text. Pure.
+//! Dockerfiles for other programs, made from this repository's by text replacement. Pure.
 //!
-//! Never guesses: where the text that is to be replaced is not there, that is a fault.
+//! Fails if the text to replace is missing.
 
 use xtask_model::fault::Fault;
 
-/// For a builder that does not know `COPY --link`.
+/// For builders without `COPY --link`.
 pub(super) fn without_link(text: &str) -> String {
     let copies = |line: &&str| line.trim_start().starts_with("COPY ") || line.trim_start().starts_with("ADD ");
     let line = |line: &str| if copies(&line) { line.replacen(" --link ", " ", 1) } else { line.to_owned() };
     text.split_inclusive('\n').map(line).collect()
 }
 
-/// What is replaced in `Dockerfile.base` for one that installs by pip: uv is not installed, pip is told what uv was told. pip
-/// leaves compiling to the step that does it for both.
+/// Replacements in `Dockerfile.base` to install with pip: uv is not installed, and pip gets the same options. Byte code
+/// is compiled by the same later step.
 const BY_PIP: [(&str, &str); 9] = [
     (" && \\\n    /opt/installer/bin/pip install --disable-pip-version-check --require-hashes -r installer.lock", ""),
     ("export SSL_CERT_FILE=", "export PIP_CERT="),
@@ -33,14 +33,13 @@ const BY_PIP: [(&str, &str); 9] = [
     ),
 ];
 
-/// The base's Dockerfile with pip in place of uv.
 pub(super) fn by_pip(path: &str, text: &str) -> Result<String, Fault> {
     let mut text = text.to_owned();
     for (uv, pip) in BY_PIP {
         if !text.contains(uv) {
-            return Err(Fault::usage(format!("cannot make a Dockerfile that installs by pip of `{path}`"))
-                .cause(format!("it does not say `{uv}`"))
-                .hint("say in `BY_PIP` of `xtask/bench/src/compare/rewrite.rs` what it says now"));
+            return Err(Fault::usage(format!("cannot change `{path}` to install with pip"))
+                .cause(format!("it does not contain `{uv}`"))
+                .hint("update `BY_PIP` in `xtask/bench/src/compare/rewrite.rs`"));
         }
         text = text.replace(uv, pip);
     }
@@ -68,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn pip_does_in_the_base_what_uv_did() {
+    fn pip_replaces_uv_in_the_base() {
         let (ours, theirs) = (instructions(&base()), instructions(&by_pip(PATH, &base()).unwrap()));
         let says = |lines: &[String], what: &str| lines.iter().filter(|line| line.contains(what)).count();
         assert!(says(&ours, "/uv ") == 1 && says(&ours, "UV_") == 4);
@@ -82,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn a_base_that_is_installed_otherwise_is_refused() {
+    fn a_base_with_another_installation_is_rejected() {
         let fault = by_pip(PATH, "FROM a\nRUN conda install\n").unwrap_err();
         assert!(fault.what.contains(PATH), "{fault}");
     }
@@ -93,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn link_goes_from_copies_alone() {
+    fn link_is_removed_from_copies_only() {
         unlinked("COPY --link a /a\n", "COPY a /a\n");
         unlinked("COPY --chown=0:0 --link a /a", "COPY --chown=0:0 a /a");
         unlinked("COPY a --link /a\nRUN ld --link a\n", "COPY a /a\nRUN ld --link a\n");

@@ -1,86 +1,72 @@
-//! What is compared: one table. A new row is an entry of it.
+//! The rows of a comparison. To add a row, add an entry to the table.
 
 use super::goal::Goal;
 use super::growth;
-use super::ours::{self, Caller};
+use super::harness::{Edit, Harness, copy_file};
+use super::native::{self, Caller};
 use super::peers::{self, Peer, Start, What};
-use super::rig::{Edit, Rig, copy_file};
 use crate::scenarios::{BUMPED, Sample, bump, edit_template};
 use std::fs::File;
 use xtask_model::fault::Fault;
 
-/// One change, and who carries it to the registry.
 pub struct Row {
-    /// Its name, which `FILTER` is looked for in.
     pub name: &'static str,
-    /// What happens, for a table's row.
     pub about: &'static str,
-    /// Whether it is measured only when it is named.
+    /// Whether it is measured only when named.
     pub on_request: bool,
-    /// What is changed before each run.
     pub(super) edit: Edit,
-    /// What is built.
     pub what: What,
-    /// What the build finds.
     pub start: Start,
-    /// How many images have changed: a time in which fewer were built says nothing.
+    /// Number of changed images: a run that builds fewer is invalid.
     pub builds: usize,
-    /// Who is measured; the native engine is first.
+    /// The native engine first.
     pub sides: &'static [Side],
 }
 
-/// Who is measured, and what is wanted of it.
 pub struct Side {
-    /// Its name in the table.
     pub by: &'static str,
-    /// How it works.
     pub work: Work,
-    /// What has to hold.
     pub goal: Option<Goal>,
-    /// It takes so long that fewer runs have to do.
+    /// Limit on the number of runs of a slow side.
     pub at_most: Option<u32>,
 }
 
-/// How a side works.
 #[derive(Clone, Copy)]
 pub enum Work {
-    /// The native engine.
-    Ours(Caller),
-    /// Another builder.
+    Native(Caller),
     Peer(Peer),
-    /// The native engine with a base of so many more bytes, in ten layers.
+    /// The native engine with a base that is larger by this many bytes, in ten layers.
     OnBase(u64),
-    /// The native engine with so many more files in the context.
+    /// The native engine with this many more files in the context.
     AmongFiles(usize),
-    /// The native engine with a new file of so many bytes.
+    /// The native engine with a new file of this many bytes.
     WithFile(u64),
 }
 
 impl Work {
-    /// Whether it is the native engine, whose memory is watched.
-    pub fn is_ours(self) -> bool {
+    pub fn is_native(self) -> bool {
         !matches!(self, Self::Peer(_))
     }
 
-    /// Does it once; the change is made already.
-    pub fn once(self, rig: &mut Rig, row: &Row) -> Result<Sample, Fault> {
+    /// Builds once, after the change was made.
+    pub fn once(self, harness: &mut Harness, row: &Row) -> Result<Sample, Fault> {
         let sample = match self {
-            Self::Ours(caller) => ours::build(rig, caller, row.what, row.start),
-            Self::Peer(peer) => peers::build(rig, peer, row.what, row.start),
-            Self::OnBase(bytes) => growth::on_base(rig, bytes),
-            Self::AmongFiles(count) => growth::among_files(rig, count),
-            Self::WithFile(bytes) => growth::with_file(rig, bytes),
+            Self::Native(caller) => native::build(harness, caller, row.what, row.start),
+            Self::Peer(peer) => peers::build(harness, peer, row.what, row.start),
+            Self::OnBase(bytes) => growth::on_base(harness, bytes),
+            Self::AmongFiles(count) => growth::among_files(harness, count),
+            Self::WithFile(bytes) => growth::with_file(harness, bytes),
         }?;
-        if self.is_ours() && sample.built != row.builds {
+        if self.is_native() && sample.built != row.builds {
             return Err(Fault::build(format!("cannot compare `{}`", row.name))
-                .cause(format!("xtask built {} images where {} have changed", sample.built, row.builds)));
+                .cause(format!("xtask built {} images, but {} have changed", sample.built, row.builds)));
         }
         Ok(sample)
     }
 }
 
 impl Row {
-    /// Whether each side has all its runs before the next: making ready takes long.
+    /// Whether each side finishes before the next starts, because preparation is slow.
     pub fn one_by_one(&self) -> bool {
         self.sides.iter().any(|side| matches!(side.work, Work::OnBase(_) | Work::AmongFiles(_)))
     }
@@ -91,14 +77,14 @@ const fn side(by: &'static str, work: Work, goal: Option<Goal>) -> Side {
 }
 
 const fn native(goal: Option<Goal>) -> Side {
-    side("native", Work::Ours(Caller::Binary), goal)
+    side("native", Work::Native(Caller::Binary), goal)
 }
 
 const fn alias(goal: Option<Goal>) -> Side {
-    side("native, by cargo's alias", Work::Ours(Caller::Alias), goal)
+    side("native, through cargo's alias", Work::Native(Caller::Alias), goal)
 }
 
-const WITHOUT_UV: Side = side("native, installing uv first", Work::Ours(Caller::WithoutUv), None);
+const WITHOUT_UV: Side = side("native, installing uv first", Work::Native(Caller::WithoutUv), None);
 
 const fn docker(goal: Option<Goal>) -> Side {
     side("docker buildx", Work::Peer(Peer::Docker), goal)
@@ -106,147 +92,137 @@ const fn docker(goal: Option<Goal>) -> Side {
 
 const BUILDAH: Side = side("buildah", Work::Peer(Peer::Buildah), None);
 
-/// It takes a minute or more where it builds a base.
+/// A base takes it a minute or more.
 const SLOW_BUILDAH: Side = Side { at_most: Some(3), ..BUILDAH };
 
-/// Every row, in the order in which they are measured.
+const ROW: Row = Row {
+    name: "",
+    about: "",
+    on_request: false,
+    edit: |_| Ok(()),
+    what: What::App,
+    start: Start::Cold,
+    builds: 1,
+    sides: &[],
+};
+
 pub(super) static ROWS: [Row; 10] = [
     Row {
         name: "template-cold",
         about: "a template edited, nothing local",
-        on_request: false,
-        edit: |rig| edit_template(&rig.shop, rig.number),
-        what: What::App,
-        start: Start::Cold,
-        builds: 1,
+        edit: |harness| edit_template(&harness.workspace, harness.number),
         sides: &[native(Some(Goal::Within(0.25))), alias(None), docker(Some(Goal::Faster(40.0))), BUILDAH],
+        ..ROW
     },
     Row {
         name: "template-warm",
         about: "a template edited, everything warm",
-        on_request: false,
-        edit: |rig| edit_template(&rig.shop, rig.number),
-        what: What::App,
+        edit: |harness| edit_template(&harness.workspace, harness.number),
         start: Start::Warm,
-        builds: 1,
         sides: &[native(None), alias(None), docker(Some(Goal::Faster(4.0))), BUILDAH],
+        ..ROW
     },
     Row {
         name: "binary-cold",
         about: "a new binary of 15 MB, compiled before, nothing else local",
-        on_request: false,
         edit: new_binary,
-        what: What::App,
-        start: Start::Cold,
-        builds: 1,
         sides: &[native(None), docker(Some(Goal::Faster(20.0))), BUILDAH],
+        ..ROW
     },
     Row {
         name: "small-package-cold",
-        about: "one small package bumped, nothing local: base and app",
-        on_request: false,
-        edit: |rig| bump(&rig.shop, rig.number, &BUMPED),
+        about: "one small package updated, nothing local: base and app",
+        edit: |harness| bump(&harness.workspace, harness.number, &BUMPED),
         what: What::BaseAndApp,
-        start: Start::Cold,
         builds: 2,
         sides: &[native(None), WITHOUT_UV, docker(Some(Goal::Faster(20.0))), SLOW_BUILDAH],
+        ..ROW
     },
     Row {
         name: "scipy-cold",
-        about: "scipy bumped, nothing local: base and app",
-        on_request: false,
-        edit: |rig| bump(&rig.shop, rig.number, &["scipy"]),
+        about: "scipy updated, nothing local: base and app",
+        edit: |harness| bump(&harness.workspace, harness.number, &["scipy"]),
         what: What::BaseAndApp,
-        start: Start::Cold,
         builds: 2,
         sides: &[native(None), docker(Some(Goal::Faster(10.0))), SLOW_BUILDAH],
+        ..ROW
     },
     Row {
         name: "base-from-nothing",
         about: "the whole base, only the root in the registry, no wheel cached",
-        on_request: false,
-        edit: |_| Ok(()),
         what: What::Base,
         start: Start::Nothing,
-        builds: 1,
         sides: &[
             native(None),
             WITHOUT_UV,
-            side("docker buildx, by pip", Work::Peer(Peer::DockerByPip), Some(Goal::Faster(5.0))),
-            side("docker buildx, by uv", Work::Peer(Peer::Docker), Some(Goal::Faster(2.0))),
+            side("docker buildx, with pip", Work::Peer(Peer::DockerByPip), Some(Goal::Faster(5.0))),
+            side("docker buildx, with uv", Work::Peer(Peer::Docker), Some(Goal::Faster(2.0))),
             SLOW_BUILDAH,
         ],
+        ..ROW
     },
     Row {
         name: "no-op",
         about: "nothing changed",
-        on_request: false,
-        edit: |_| Ok(()),
-        what: What::App,
         start: Start::Warm,
         builds: 0,
         sides: &[native(Some(Goal::Within(0.1))), alias(Some(Goal::Within(0.1))), docker(None), BUILDAH],
+        ..ROW
     },
     Row {
         name: "growth-base",
-        about: "a template edited, nothing local, on a base with so much more in ten layers",
+        about: "a template edited, nothing local, on a base that is larger by this size, in ten layers",
         on_request: true,
         edit: growth::edit,
-        what: What::App,
-        start: Start::Cold,
-        builds: 1,
         sides: &[
             side("0.1 GB", Work::OnBase(100_000_000), None),
             side("0.5 GB", Work::OnBase(500_000_000), STEADY),
             side("2 GB", Work::OnBase(2_000_000_000), STEADY),
             side("8 GB", Work::OnBase(8_000_000_000), STEADY),
         ],
+        ..ROW
     },
     Row {
         name: "growth-files",
-        about: "a template edited, nothing local, among so many more files",
+        about: "a template edited, nothing local, with this many more files",
         on_request: true,
         edit: growth::edit,
-        what: What::App,
-        start: Start::Cold,
-        builds: 1,
         sides: &[
             side("1,000 files", Work::AmongFiles(1_000), None),
             side("10,000 files", Work::AmongFiles(10_000), STEADY),
             side("100,000 files", Work::AmongFiles(100_000), STEADY),
         ],
+        ..ROW
     },
     Row {
         name: "growth-change",
         about: "a new file of random bytes, nothing else local: the memory must not grow",
         on_request: true,
         edit: growth::edit,
-        what: What::App,
-        start: Start::Cold,
-        builds: 1,
         sides: &[
             side("10 MB", Work::WithFile(10_000_000), None),
             side("100 MB", Work::WithFile(100_000_000), None),
             side("1 GB", Work::WithFile(1_000_000_000), None),
         ],
+        ..ROW
     },
 ];
 
-/// What must not grow may differ by so much from one measurement to the next.
+/// Tolerance for a cost that must not grow.
 const STEADY: Option<Goal> = Some(Goal::Steady(1.25));
 
-/// The bytes of a new binary.
+/// Size of a new binary in bytes.
 const BINARY: u64 = 15_000_000;
 
-/// A source edited, and the program that came of it: the real one, and random bytes at its end.
-fn new_binary(rig: &mut Rig) -> Result<(), Fault> {
-    let program = rig.scratch().join("new-program");
-    copy_file(&rig.scratch().join("program"), &program)?;
+/// Edits a source and makes its program: the real one with random bytes at the end.
+fn new_binary(harness: &mut Harness) -> Result<(), Fault> {
+    let program = harness.scratch().join("new-program");
+    copy_file(&harness.scratch().join("program"), &program)?;
     let cannot = |error| Fault::build(format!("cannot write `{}`", program.display())).cause(error);
     let mut file = File::options().append(true).open(&program).map_err(cannot)?;
     let has = file.metadata().map_err(cannot)?.len();
     growth::random(BINARY.saturating_sub(has).max(1000), &mut file).map_err(cannot)?;
-    rig.new_program = Some(program);
-    let number = rig.number;
-    rig.shop.edit("autoscaler/src/main.rs", |text| format!("{text}// {number}\n"))
+    harness.new_program = Some(program);
+    let number = harness.number;
+    harness.workspace.edit("autoscaler/src/main.rs", |text| format!("{text}// {number}\n"))
 }

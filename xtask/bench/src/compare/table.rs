@@ -1,14 +1,14 @@
-//! A comparison as a person reads it: aligned text for a terminal, Markdown for the documentation. Pure: prints nothing.
+//! Prints a comparison: aligned text for a terminal, Markdown for the documentation. Pure.
 
 use super::goal::MEMORY;
-use super::{Compared, Results, Sided};
+use super::{Compared, Comparison, Sided};
 use crate::table::{aligned, line, machine, phases, span};
 use xtask_model::quantity;
 
-const HEAD: [&str; 7] = ["scenario", "by", "seconds", "times the first", "goal", "met", "memory"];
+const HEAD: [&str; 7] = ["scenario", "by", "seconds", "vs. first", "goal", "met", "memory"];
 
-/// A row for each side; the scenario's own words stand in its first.
-fn rows(results: &Results) -> Vec<[String; 7]> {
+/// One row for each side; the first one has the scenario's name.
+fn rows(results: &Comparison) -> Vec<[String; 7]> {
     let sides = |row: &Compared| {
         let sided = |(index, side): (usize, &Sided)| {
             let name = if index == 0 { row.name.to_owned() } else { String::new() };
@@ -32,8 +32,8 @@ fn memory(side: &Sided) -> String {
     format!("{}{}", quantity::bytes(bytes), if side.memory_met == Some(false) { ", too much" } else { "" })
 }
 
-/// What the scenarios are, how often sides were measured, and why some were not.
-fn notes(results: &Results, code: &str) -> Vec<String> {
+/// Descriptions of the scenarios, numbers of runs, and reasons for missing ones.
+fn notes(results: &Comparison, code: &str) -> Vec<String> {
     let mut notes = Vec::new();
     for row in &results.rows {
         notes.push(format!("{code}{}{code}: {}; {}", row.name, row.about, runs(row)));
@@ -54,8 +54,7 @@ fn runs(row: &Compared) -> String {
     format!("{most} {}{fewer}", if most == 1 { "run" } else { "runs" })
 }
 
-/// For a terminal.
-pub fn text(results: &Results) -> String {
+pub fn text(results: &Comparison) -> String {
     let mut text = aligned(&HEAD, &rows(results));
     for block in [notes(results, ""), machine(&results.machine)] {
         text += &format!("\n{}\n", block.join("\n"));
@@ -63,8 +62,7 @@ pub fn text(results: &Results) -> String {
     text
 }
 
-/// For the documentation.
-pub fn markdown(results: &Results) -> String {
+pub fn markdown(results: &Comparison) -> String {
     let mut text = String::from(INTRODUCTION);
     text += &line(&HEAD.map(str::to_owned));
     text += "|---|---|---:|---:|---:|---|---:|\n";
@@ -75,7 +73,7 @@ pub fn markdown(results: &Results) -> String {
         text += &line(&row);
     }
     text += &format!(
-        "\nMedians, in brackets the least and the most of all runs. Memory is the most that xtask held in any run; {} are allowed.\n\n",
+        "\nMedians, with minimum and maximum of all runs in brackets. Memory is the peak of xtask in any run; the limit is {}.\n\n",
         quantity::bytes(MEMORY)
     );
     notes(results, "`").iter().chain(&machine(&results.machine)).for_each(|line| text += &format!("- {line}\n"));
@@ -83,12 +81,13 @@ pub fn markdown(results: &Results) -> String {
 }
 
 const INTRODUCTION: &str = "\
-# The native engine beside docker buildx and buildah
+# The native engine compared with docker buildx and buildah
 
-Written by `cargo xtask bench --compare --write FILE`; do not edit. Everything is measured in one go on one machine, until the
-image is in a registry on loopback. Docker has the containerd store and `COPY --link`; buildah, which knows no `--link`, chroot isolation and
-overlay storage. Both have plain command lines, and the app's binary for nothing. Nothing local means: docker's caches and images pruned,
-buildah's storage and uv's cache emptied, no layer, binary or note of the native engine; docker, buildah and uv are installed.
+Written by `cargo xtask bench --compare --write FILE`; do not edit. All rows are measured in one run on one machine, until the image
+is in a registry on loopback. Docker uses the containerd store and `COPY --link`; buildah, which does not support `--link`, uses chroot
+isolation and overlay storage. Both run plain command lines and get the compiled binary for free. Nothing local means: docker's caches and
+images are pruned, buildah's storage and uv's cache are empty, and no layer, binary or record of the native engine exists; docker, buildah
+and uv are installed.
 
 ";
 
@@ -100,7 +99,7 @@ mod tests {
     use expect_test::expect;
     use std::collections::BTreeMap;
 
-    fn results() -> Results {
+    fn results() -> Comparison {
         let side = |by, seconds: &[f64]| Sided {
             by,
             seconds: Summary::of(seconds),
@@ -128,7 +127,7 @@ mod tests {
         };
         let buildah = Sided { why: Some("it is not installed".to_owned()), ..side("buildah", &[]) };
         let slow = side("by pip", &[9.0]);
-        Results {
+        Comparison {
             rows: vec![Compared {
                 name: "template-cold",
                 about: "a template edited",
@@ -151,9 +150,9 @@ mod tests {
     #[test]
     fn a_terminal_gets_columns() {
         expect![[r#"
-            scenario       by             seconds                 times the first  goal      met  memory
-            template-cold  native         0.20 s (0.19 s–0.21 s)                   ≤ 0.25 s  yes  42.0 MB
-                           docker buildx  7.10 s (7.00 s–7.20 s)  35.5×            ≥ 40×     no
+            scenario       by             seconds                 vs. first  goal      met  memory
+            template-cold  native         0.20 s (0.19 s–0.21 s)             ≤ 0.25 s  yes  42.0 MB
+                           docker buildx  7.10 s (7.00 s–7.20 s)  35.5×      ≥ 40×     no
                            buildah        –
                            by pip         9.00 s
 
@@ -172,7 +171,7 @@ mod tests {
     fn the_documentation_gets_a_table() {
         let text = markdown(&results());
         expect![[r#"
-            | scenario | by | seconds | times the first | goal | met | memory |
+            | scenario | by | seconds | vs. first | goal | met | memory |
             |---|---|---:|---:|---:|---|---:|
             | `template-cold` | native | 0.20 s (0.19 s–0.21 s) |  | ≤ 0.25 s | yes | 42.0 MB |
             |  | docker buildx | 7.10 s (7.00 s–7.20 s) | 35.5× | ≥ 40× | no |  |

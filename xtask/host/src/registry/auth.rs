@@ -90,8 +90,7 @@ impl Auth {
         endpoint: &Endpoint,
         scopes: &mut Scopes,
         reply: &Reply,
-        sent: Option<&str>,
-        count: u32,
+        (sent, count): (Option<&str>, u32),
     ) -> Result<bool, Fault> {
         let values = reply.headers.get_all("www-authenticate").iter().filter_map(|value| value.to_str().ok());
         let Some(challenge) = choose(values) else { return Ok(false) };

@@ -88,7 +88,8 @@ impl Client {
             // One answer to learn the challenge, one because a token was spent; a third would change nothing.
             if reply.status == 401 && ours && challenges < 2 {
                 challenges += 1;
-                if self.auth.challenged(&means, endpoint, &mut scopes, &reply, authorization.as_deref(), challenges)? {
+                let sent = (authorization.as_deref(), challenges);
+                if self.auth.challenged(&means, endpoint, &mut scopes, &reply, sent)? {
                     continue;
                 }
             }

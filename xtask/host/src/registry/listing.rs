@@ -58,7 +58,7 @@ impl Client {
         let what = format!("cannot list the tags of `{repository}`");
         let (endpoint, url) = self.of(repository, "tags/list")?;
         let mut all = Vec::new();
-        let read = self.pages(&endpoint, &what, repository, url.query([("n", "1000")]), "", |page: Tags| {
+        let read = self.pages(&endpoint, &what, repository, (url.query([("n", "1000")]), ""), |page: Tags| {
             all.extend(page.tags.unwrap_or_default());
         })?;
         all.sort();
@@ -82,7 +82,7 @@ impl Client {
         let url = url.query(artifact_type.map(|wanted| ("artifactType", wanted)));
         let mut all = Vec::new();
         let accept = "application/vnd.oci.image.index.v1+json";
-        let read = self.pages(&endpoint, &what, repository, url, accept, |page: Index| {
+        let read = self.pages(&endpoint, &what, repository, (url, accept), |page: Index| {
             all.extend(page.manifests.unwrap_or_default());
         })?;
         match read {
@@ -114,8 +114,7 @@ impl Client {
         endpoint: &Endpoint,
         what: &str,
         repository: &Repository,
-        first: Url,
-        accept: &str,
+        (first, accept): (Url, &str),
         mut take: impl FnMut(T),
     ) -> Result<Result<(), Refusal>, Fault> {
         let mut next = Some(first);

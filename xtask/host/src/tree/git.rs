@@ -222,7 +222,7 @@ impl Git {
             Some(to) => self.command().args(["diff-tree", "-r"]).args(plain).args([from, to]),
             None => self.command().args(["diff-index", "--cached"]).args(plain).arg(from),
         };
-        let mut found = self.from_here(self.paths(&call, &format!("cannot compare with commit `{from}`"))?)?;
+        let mut found = self.relative_to_root(self.paths(&call, &format!("cannot compare with commit `{from}`"))?)?;
         if to.is_none() {
             found.extend(self.edited()?);
             let call = self.command().args(["ls-files", "--others", "--exclude-standard", "-z"]);
@@ -242,21 +242,23 @@ impl Git {
         let range = [format!("^{from}"), to.to_owned()];
         let call = self.command().args(log).args(plain).args(["--root", "--no-relative", "--format=%x01%H %s"]);
         let call = call.arg("--end-of-options").args(range);
-        let mut steps: Vec<Step> = Vec::new();
-        for text in self.paths(&call, &format!("cannot list the commits from `{from}` to `{to}`"))? {
-            let text = text.trim_start_matches('\n');
-            match (text.strip_prefix('\u{1}'), steps.last_mut()) {
-                (Some(header), _) => {
-                    let (commit, subject) = header.split_once(' ').unwrap_or((header, ""));
-                    let (commit, subject) = (commit.to_owned(), subject.to_owned());
-                    steps.push(Step { commit, subject, changed: Vec::new() });
-                }
-                (None, Some(step)) => step.changed.push(text.to_owned()),
-                (None, None) => {}
+        let printed = self.paths(&call, &format!("cannot list the commits from `{from}` to `{to}`"))?;
+        let printed: Vec<String> = printed.iter().map(|text| text.trim_start_matches('\n').to_owned()).collect();
+        // One process finds the folder for the paths of all commits.
+        let (headers, paths): (Vec<_>, Vec<_>) =
+            printed.into_iter().enumerate().partition(|(_, text)| text.starts_with('\u{1}'));
+        let (places, paths): (Vec<usize>, Vec<String>) = paths.into_iter().unzip();
+        let mut paths = places.into_iter().zip(self.relative_to_root(paths)?).peekable();
+        let mut steps = Vec::with_capacity(headers.len());
+        let ends: Vec<usize> = headers.iter().skip(1).map(|(place, _)| *place).chain([usize::MAX]).collect();
+        for ((_, header), end) in headers.into_iter().zip(ends) {
+            let header = header.trim_start_matches('\u{1}');
+            let (commit, subject) = header.split_once(' ').unwrap_or((header, ""));
+            let mut changed = Vec::new();
+            while let Some((_, path)) = paths.next_if(|(place, _)| *place < end) {
+                changed.push(path);
             }
-        }
-        for step in &mut steps {
-            step.changed = self.from_here(std::mem::take(&mut step.changed))?;
+            steps.push(Step { commit: commit.to_owned(), subject: subject.to_owned(), changed });
         }
         Ok(steps)
     }
@@ -321,7 +323,7 @@ impl Git {
     }
 
     /// Paths from the top of the repository, as they are from this folder.
-    fn from_here(&self, mut paths: Vec<String>) -> Result<Vec<String>, Fault> {
+    fn relative_to_root(&self, mut paths: Vec<String>) -> Result<Vec<String>, Fault> {
         let below = if paths.is_empty() { String::new() } else { self.below_top()? };
         if !below.is_empty() {
             let (inside, outside) = (format!("{below}/"), "../".repeat(below.split('/').count()));

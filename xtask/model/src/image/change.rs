@@ -1,14 +1,14 @@
-//! What a change needs: `skip`, `fast`, `base+fast` or `full`, with the reasons. A pure function of facts.
+//! The work that a change needs: `skip`, `fast`, `base+fast` or `full`, with the reasons. A pure function of facts.
 //!
 //! - **skip**: both keys equal the base revision's, and the registry lacks neither image (or was not asked: `--offline`).
 //! - **fast**: the base of exactly this key is in the registry for every platform (or equals the base revision's, with the
 //!   registry not asked), and the app differs, is missing, was built on a different base, or is wanted whatever changed.
 //!   So it is with a pinned base, of which none is ever built: what only another base would be made of does not count.
 //! - **base+fast**: the base differs from the base revision's or cannot be compared, and is not known to be there.
-//! - **full**: the base's own key cannot be computed at head (its Dockerfile does not parse, or reads what is not there), so that
+//! - **full**: the base's own key cannot be computed at head (its Dockerfile does not parse, or reads a file that is missing), so that
 //!   no base can be trusted, and the policy has a Dockerfile that builds from scratch.
 //!
-//! What cannot be known never leads to `skip`: it fails open to building, and says why.
+//! Unknown facts never lead to `skip`: they lead to a build, with the reason.
 
 use crate::image::key::{AppKey, BaseKey, Names, app_changes, base_changes, foremost};
 use crate::image::plan::Decision;
@@ -52,10 +52,10 @@ impl fmt::Display for Work {
 /// The setting that `images.lock` holds and not the policy.
 pub const PINNED_BASE: &str = "pinned base";
 
-/// The setting with the root that is built where the wanted one is out of reach.
+/// The setting with the root that is built where the wanted one is unreachable.
 pub const FALLBACK_ROOT: &str = "fallback root";
 
-/// What determines the images of one tree, in the form in which two trees are compared: a root that is not pinned counts by
+/// Inputs of the images of one tree, in the form in which two trees are compared: a root that is not pinned counts by
 /// the policy's text, and the app's key leaves its base out, which is compared by itself.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Inputs {
@@ -63,9 +63,9 @@ pub struct Inputs {
     pub base: BaseKey,
     /// The app's own.
     pub app: AppKey,
-    /// Whether the root's digests are pinned.
+    /// The root's digests are pinned.
     pub pinned: bool,
-    /// What no key holds and images hang on all the same: where they stand, for which platforms.
+    /// Settings outside of the keys that images depend on: repositories and platforms.
     pub settings: BTreeMap<&'static str, String>,
 }
 
@@ -129,9 +129,8 @@ impl PlannedImage {
 /// Facts that decide what a change needs.
 #[derive(Clone, Debug)]
 pub struct ChangeFacts {
-    /// What asked.
     pub purpose: Purpose,
-    /// Whether the base's inputs and the app's differ from the base revision's, and how; or why that cannot be known.
+    /// Differences of the inputs from the base revision's, or why they are unknown.
     pub changes: Result<Changes, String>,
     /// Why the base's own key cannot be computed at head, where the app can still be built from scratch.
     pub no_base: Option<String>,
@@ -277,7 +276,6 @@ fn lost(image: &str, why: &str, same: bool) -> String {
 pub struct ChangePlan {
     pub decision: Work,
     pub reasons: Vec<String>,
-    /// What asked.
     pub purpose: Purpose,
     /// The revision that was compared with, where there is one.
     pub base_revision: Option<String>,
@@ -291,9 +289,8 @@ pub struct ChangePlan {
     pub verification: Needed,
     /// Why these tests.
     pub verification_reason: String,
-    /// Whether one machine can build everything.
     pub machines: Machines,
-    /// Whether the app's program is compiled, as far as the comparison tells.
+    /// The app's program is compiled, as far as the comparison shows.
     pub compiles: bool,
 }
 
@@ -329,7 +326,7 @@ impl Machines {
 }
 
 impl ChangePlan {
-    /// Whether the base's inputs changed, or cannot be compared.
+    /// Returns true if the base's inputs changed or cannot be compared.
     pub fn requirements_changed(&self) -> bool {
         self.changes.as_ref().is_none_or(|changes| !changes.base.is_empty() || !changes.waiting.is_empty())
     }
@@ -343,7 +340,7 @@ impl ChangePlan {
         text + &format!("tests: {}\n  {}\n", self.verification, self.verification_reason)
     }
 
-    /// What CI's later jobs read.
+    /// Outputs for CI's later jobs.
     pub fn outputs(&self) -> Vec<(&'static str, String)> {
         vec![
             ("decision", self.decision.to_string()),
@@ -409,7 +406,7 @@ fn plain(text: &str) -> String {
     plain
 }
 
-/// One output in the form of `$GITHUB_OUTPUT`, with a delimiter that the value does not hold.
+/// One output in the form of `$GITHUB_OUTPUT`, with a delimiter that is not in the value.
 pub fn output_line(name: &str, value: &str) -> String {
     if !value.contains(['\n', '\r']) {
         return format!("{name}={value}\n");

@@ -1,4 +1,4 @@
-//! What an engine builds: one image for one platform, in the words of no engine.
+//! An image to build for one platform, independent of the engine.
 //!
 //! Docker's arguments are one translation of an order, the native engine's inputs another.
 

@@ -1,4 +1,4 @@
-//! What will be done, and why: [`plan`], a pure and total function of policy, request and facts.
+//! The work and its reasons: [`plan`], a pure and total function of policy, request and facts.
 //!
 //! What a plan says is what execution does; `--dry-run` prints it and stops.
 
@@ -100,6 +100,26 @@ pub struct ImageFacts {
 }
 
 impl ImageFacts {
+    /// An image of this key, of which nothing else was asked.
+    pub fn new(kind: ImageKind, repository: Repository, fingerprint: Fingerprint, tag: Tag, key: String) -> Self {
+        Self {
+            kind,
+            repository,
+            fingerprint,
+            tag,
+            key,
+            presence: Presence::NotAsked,
+            built_on: BTreeMap::new(),
+            latest: None,
+            changes: Vec::new(),
+            since: "",
+            edited: None,
+            differences: Vec::new(),
+            binary: None,
+            rust_image: None,
+        }
+    }
+
     /// The name by fingerprint.
     pub fn reference(&self) -> Reference {
         self.repository.tag(&self.tag)
@@ -135,7 +155,7 @@ impl Plan {
         self.base.iter().chain(&self.app)
     }
 
-    /// Whether an image is built on the root.
+    /// Returns true if an image is built on the root.
     pub fn builds_on_root(&self) -> bool {
         self.images().any(|image| image.kind != ImageKind::App && image.builds())
     }
@@ -183,9 +203,8 @@ pub struct ImagePlan {
     pub fingerprint: Fingerprint,
     /// The tag made of it.
     pub tag: Tag,
-    /// What happens.
     pub decision: Decision,
-    /// What is built takes the place of an image of the same fingerprint.
+    /// The result takes the place of an image of the same fingerprint.
     pub replaces: bool,
     /// Tags in addition to the fingerprint's, in the order in which they are shown.
     pub tags: Vec<Tag>,
@@ -199,7 +218,7 @@ pub struct ImagePlan {
     pub latest: Latest,
 }
 
-/// Whether an image is built.
+/// Use of an image that exists, or its build.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "action")]
 pub enum Decision {
@@ -250,7 +269,7 @@ pub enum Place {
     Local,
 }
 
-/// Whether `latest` moves.
+/// Decision over `latest`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "move", content = "because")]
 pub enum Latest {
@@ -267,7 +286,7 @@ pub struct Difference {
     pub path: String,
     /// The difference, in a few words.
     pub why: String,
-    /// Whether it is a file or folder that git ignores.
+    /// It is a file or folder that git ignores.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub ignored: bool,
 }
@@ -650,22 +669,9 @@ mod tests {
 
     fn image(kind: ImageKind) -> ImageFacts {
         let fingerprint: Fingerprint = "3f9c02d1a7b4".repeat(6)[..64].parse().unwrap();
-        ImageFacts {
-            kind,
-            repository: format!("ghcr.io/acme/autoscaler-{kind}").parse().unwrap(),
-            fingerprint,
-            tag: fingerprint.tag(12),
-            key: String::new(),
-            presence: Presence::Absent,
-            built_on: BTreeMap::new(),
-            latest: None,
-            changes: Vec::new(),
-            since: "since `latest`",
-            edited: None,
-            differences: Vec::new(),
-            binary: None,
-            rust_image: None,
-        }
+        let repository = format!("ghcr.io/acme/autoscaler-{kind}").parse().unwrap();
+        let facts = ImageFacts::new(kind, repository, fingerprint, fingerprint.tag(12), String::new());
+        ImageFacts { presence: Presence::Absent, since: "since `latest`", ..facts }
     }
 
     fn facts(base: ImageFacts, app: Option<ImageFacts>) -> Facts {

@@ -1,37 +1,35 @@
-//! An image's configuration as the instructions of a Dockerfile change it, and what its history says of each.
+//! The image configuration as each instruction changes it, with its history entries.
 //!
-//! Pure. Copying and the folders that `WORKDIR` makes are told here and carried out elsewhere.
+//! Pure. `COPY` and the folders of `WORKDIR` are handled elsewhere.
+
+mod duration;
+mod ports;
 
 use super::copy::joined;
-use super::duration::{self, Duration};
-use super::ports;
+use duration::Duration;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use xtask_model::spec::dockerfile::{Command, DEFAULT_PATH, Healthcheck, Kind};
 use xtask_model::spec::oci::{Config, Execution, History, RootFs};
 use xtask_model::spec::reference::Platform;
 
-/// The one time of everything in an image.
 pub const CREATED: &str = "2026-01-01T00:00:00Z";
 
-/// What the history calls who made an entry.
 const COMMENT: &str = "xtask.native.v1";
 
-/// A configuration as a stage builds it.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Description {
     pub(super) config: Config,
-    /// Whether this stage has said `CMD`: an `ENTRYPOINT` takes an inherited one away.
+    /// Whether this stage has a `CMD`. If not, `ENTRYPOINT` removes the inherited one.
     said_cmd: bool,
-    /// Bytes of what its instructions have put into the history, those of stages below included.
+    /// Bytes of history from its instructions and from the stages below.
     pub(super) history_bytes: usize,
 }
 
-/// Bytes of history that a stage may have made, those below it included. All ports in one `EXPOSE` are 800,000.
+/// Limit on the history of a stage, in bytes, with the stages below. One `EXPOSE` of all ports needs 800,000.
 const HISTORY: usize = 1_000_000;
 
 impl Description {
-    /// Of an image from nothing.
     pub(super) fn scratch(platform: &Platform) -> Self {
         let config = Config {
             created: None,
@@ -50,7 +48,7 @@ impl Description {
         Self { config, said_cmd: false, history_bytes: 0 }
     }
 
-    /// Of an image on another: what BuildKit keeps of it.
+    /// For a stage on an image: keeps what BuildKit keeps.
     pub(super) fn over(image: &Config) -> Self {
         let mut config = image.clone();
         config.rootfs = RootFs::new(Vec::new());
@@ -63,24 +61,23 @@ impl Description {
         Self { config, said_cmd: false, history_bytes: 0 }
     }
 
-    /// Of a stage on this one: its triggers have done their work.
+    /// For a stage on this one. Its triggers have already run.
     pub(super) fn next_stage(&self) -> Self {
         let mut config = self.config.clone();
         config.config.other.remove("OnBuild");
         Self { config, said_cmd: false, history_bytes: self.history_bytes }
     }
 
-    /// The folder below which relative destinations are.
     pub(super) fn working_dir(&self) -> &str {
         &self.config.config.working_dir
     }
 
-    /// Carries out an instruction that changes the configuration alone; `text` is the instruction on one line. Whether it
-    /// was one; the error is one lowercase phrase.
+    /// Applies an instruction that changes only the configuration; `text` is the instruction on one line. Returns false
+    /// for any other instruction; the error is one lowercase phrase.
     pub(super) fn apply(&mut self, kind: &Kind, text: &str) -> Result<bool, String> {
         let execution = &mut self.config.config;
         let created_by = match kind {
-            // As it is written: a value that was given is nobody's business. A trigger's text is its `ONBUILD`.
+            // Without the value that was given, which may be private. A trigger's text is its `ONBUILD`.
             Kind::Arg(_) if text.starts_with("ARG ") => text.to_owned(),
             Kind::Arg(pairs) => {
                 let names: Vec<&str> = pairs.iter().map(|(name, _)| name.as_str()).collect();
@@ -138,7 +135,7 @@ impl Description {
             Kind::Entrypoint(command) => {
                 let words = command_words(command, execution);
                 let shown = format!("ENTRYPOINT {}", quoted(&words));
-                // An empty list takes an inherited program away.
+                // An empty list removes the inherited program.
                 execution.entrypoint = Some(words).filter(|words| !words.is_empty());
                 if !self.said_cmd {
                     execution.cmd = None;
@@ -166,7 +163,6 @@ impl Description {
         }
     }
 
-    /// Sets the working folder and returns it.
     pub(super) fn set_working_dir(&mut self, written: &str) -> String {
         let folder = match written.starts_with('/') {
             true => written.to_owned(),
@@ -176,12 +172,10 @@ impl Description {
         folder
     }
 
-    /// Labels from the command line, which win.
     pub(super) fn label(&mut self, labels: &BTreeMap<String, String>) {
         self.config.config.labels.extend(labels.iter().map(|(name, value)| (name.clone(), value.clone())));
     }
 
-    /// Adds an entry to the history.
     pub(super) fn remember(&mut self, created_by: String, with_layer: bool) {
         self.history_bytes += created_by.len();
         self.config.history.push(History {
@@ -193,7 +187,6 @@ impl Description {
         });
     }
 
-    /// The configuration of an image that is complete but for its layers.
     pub(super) fn finish(mut self) -> Config {
         self.config.created = Some(CREATED.to_owned());
         self.config
@@ -213,7 +206,7 @@ fn assignments(pairs: &[(String, String)]) -> String {
     pairs.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
 }
 
-/// The words of a command; one for the shell stands behind the shell's own.
+/// Words of a command; the shell form is prefixed with the shell.
 fn command_words(command: &Command, execution: &Execution) -> Vec<String> {
     match command {
         Command::Exec(words) => words.clone(),
@@ -225,7 +218,6 @@ fn command_words(command: &Command, execution: &Execution) -> Vec<String> {
     }
 }
 
-/// Words as the history shows a list of them.
 fn quoted(words: &[String]) -> String {
     let quoted: Vec<String> = words.iter().map(|word| Value::from(word.as_str()).to_string()).collect();
     format!("[{}]", quoted.join(" "))
@@ -251,7 +243,7 @@ fn healthcheck(check: Option<&Healthcheck>) -> Result<(Value, String), String> {
             "start-period" => ("StartPeriod", span(name, text)?),
             "start-interval" => ("StartInterval", span(name, text)?),
             _ => {
-                let wrong = || format!("`--retries={text}` is not a number of tries");
+                let wrong = || format!("`--retries={text}` is not a valid number");
                 let tries = if text.is_empty() { 0 } else { text.parse::<u32>().map_err(|_| wrong())? };
                 ("Retries", i64::from(i32::try_from(tries).map_err(|_| wrong())?))
             }
@@ -265,20 +257,19 @@ fn healthcheck(check: Option<&Healthcheck>) -> Result<(Value, String), String> {
     Ok((Value::Object(value), options.join(" ")))
 }
 
-/// A time of a health check in nanoseconds: nothing, or at least a millisecond.
+/// A health check's duration in nanoseconds: zero, or at least one millisecond.
 fn span(name: &str, text: &str) -> Result<i64, String> {
     if text.is_empty() {
         return Ok(0);
     }
     let Duration(nanoseconds) =
-        duration::parse(text).ok_or_else(|| format!("`--{name}={text}` is not a time, as `30s` and `1m30s` are"))?;
+        duration::parse(text).ok_or_else(|| format!("`--{name}={text}` is not a duration such as `30s` or `1m30s`"))?;
     match nanoseconds {
         0 | 1_000_000.. => Ok(nanoseconds),
         _ => Err(format!("`--{name}={text}` is shorter than a millisecond")),
     }
 }
 
-/// Names of signals without `SIG`, as on Linux.
 const SIGNALS: [&str; 36] = [
     "ABRT", "ALRM", "BUS", "CHLD", "CLD", "CONT", "FPE", "HUP", "ILL", "INT", "IO", "IOT", "KILL", "PIPE", "POLL",
     "PROF", "PWR", "QUIT", "SEGV", "STKFLT", "STOP", "SYS", "TERM", "TRAP", "TSTP", "TTIN", "TTOU", "URG", "USR1",
@@ -355,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entrypoint_takes_an_inherited_cmd_away() {
+    fn an_entrypoint_removes_an_inherited_cmd() {
         let mut base =
             described("CMD [\"a\"]").map(|config| Description { config, said_cmd: true, history_bytes: 0 }).unwrap();
         let mut on_it = base.next_stage();
@@ -380,8 +371,8 @@ mod tests {
             }),
         );
         refuses("HEALTHCHECK --interval=1us CMD x", "`--interval=1us` is shorter than a millisecond");
-        refuses("HEALTHCHECK --timeout=3 CMD x", "`--timeout=3` is not a time, as `30s` and `1m30s` are");
-        refuses("HEALTHCHECK --retries=-1 CMD x", "`--retries=-1` is not a number of tries");
+        refuses("HEALTHCHECK --timeout=3 CMD x", "`--timeout=3` is not a duration such as `30s` or `1m30s`");
+        refuses("HEALTHCHECK --retries=-1 CMD x", "`--retries=-1` is not a valid number");
     }
 
     #[test]
@@ -401,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn the_history_tells_each() {
+    fn each_instruction_has_a_history_entry() {
         remembers("ARG A=1 B\nARG D=$A\nENV C=2\nLABEL d=e", &["ARG A=1 B", "ARG D=$A", "ENV C=2", "LABEL d=e"]);
         remembers("CMD a \"b\"\nENTRYPOINT [\"c\"]", &[r#"CMD ["/bin/sh" "-c" "a \"b\""]"#, "ENTRYPOINT [\"c\"]"]);
         remembers("EXPOSE 1 2/udp\nVOLUME a b", &["EXPOSE map[1/tcp:{} 2/udp:{}]", "VOLUME [a b]"]);

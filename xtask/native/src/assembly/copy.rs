@@ -1,63 +1,63 @@
-//! Where what `COPY` takes comes to stand, step by step as BuildKit does it.
+//! Computes where `COPY` puts files, with the same steps as BuildKit.
 //!
-//! Pure, but for what the answers of the layers beneath cost.
+//! Pure, except for what lookups in lower layers cost.
 
-use super::beneath::Stat;
-use super::mode::Mode;
-use super::target::{Made, Sum, Target};
+pub(crate) mod mode;
+pub(crate) mod owner;
+pub(crate) mod select;
+pub(crate) mod target;
+
+use super::base::Stat;
 use crate::layer::item::{Content, Item};
+use mode::Mode;
+use target::{Made, Sum, Target};
 use xtask_model::fault::Fault;
 use xtask_model::image::context::{ContextPath, Kind};
 use xtask_model::spec::ignore::Ignore;
 
-/// Something that is copied, or a part of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Node {
-    /// Its path below what is copied; empty for that itself.
-    pub(super) rest: ContextPath,
-    pub(super) mode: u32,
-    pub(super) uid: u32,
-    pub(super) gid: u32,
-    pub(super) content: Content,
-    pub(super) sum: Option<Sum>,
+pub(crate) struct SelectedNode {
+    /// Path relative to the copied root; empty for the root itself.
+    pub(crate) rest: ContextPath,
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) content: Content,
+    pub(crate) sum: Option<Sum>,
 }
 
-impl Node {
-    /// As if it stood in a layer, at its path from what is copied.
-    pub(super) fn as_made(&self) -> Made {
+impl SelectedNode {
+    /// As an entry of a layer, at its relative path.
+    pub(crate) fn as_made(&self) -> Made {
         let Self { rest, mode, uid, gid, content, sum } = self.clone();
         Made { item: Item { path: rest, mode, uid, gid, content }, sum }
     }
 }
 
-/// One thing that a source names.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Taken {
-    /// The name by which the source has it.
-    pub(super) name: Vec<u8>,
-    /// Itself first, then what is below it by path.
-    pub(super) nodes: Vec<Node>,
+pub(crate) struct Selected {
+    pub(crate) name: Vec<u8>,
+    /// The root first, then its contents by path.
+    pub(crate) nodes: Vec<SelectedNode>,
 }
 
-/// What the flags of a `COPY` say.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Flags {
-    pub(super) owner: Option<(u32, u32)>,
-    pub(super) mode: Option<Mode>,
-    pub(super) excludes: Ignore,
+pub(crate) struct Flags {
+    pub(crate) owner: Option<(u32, u32)>,
+    pub(crate) mode: Option<Mode>,
+    pub(crate) excludes: Ignore,
 }
 
 impl Flags {
-    /// A folder that has to be made on the way.
+    /// Attributes of a parent folder that has to be created.
     fn folder(&self) -> Stat {
         let mode = self.mode.as_ref().and_then(Mode::of_parents).unwrap_or(0o755);
         Stat::folder_with(mode, self.owner.unwrap_or((0, 0)))
     }
 }
 
-/// An absolute destination from one as it is written: relative ones are below the working folder. One that ends with a slash
-/// is a folder, and so is `.`.
-pub(super) fn destination(working_dir: &str, written: &str) -> String {
+/// Absolute destination: a relative one is below the working folder. A trailing slash, or `.`, means a folder.
+pub(crate) fn destination(working_dir: &str, written: &str) -> String {
     if written.starts_with('/') {
         return written.to_owned();
     }
@@ -69,8 +69,7 @@ pub(super) fn destination(working_dir: &str, written: &str) -> String {
     }
 }
 
-/// Two paths as one, clean and absolute.
-pub(super) fn joined(folder: &str, path: &str) -> String {
+pub(crate) fn joined(folder: &str, path: &str) -> String {
     let mut parts: Vec<&str> = Vec::new();
     for part in folder.split('/').chain(path.split('/')) {
         match part {
@@ -82,11 +81,10 @@ pub(super) fn joined(folder: &str, path: &str) -> String {
     format!("/{}", parts.join("/"))
 }
 
-/// Copies one thing to an absolute destination.
-pub(super) fn copy(target: &mut Target<'_>, taken: Taken, to: &str, flags: &Flags) -> Result<(), Fault> {
-    let Some(top) = taken.nodes.first() else { return Ok(()) };
+pub(crate) fn copy(target: &mut Target<'_>, selected: Selected, to: &str, flags: &Flags) -> Result<(), Fault> {
+    let Some(top) = selected.nodes.first() else { return Ok(()) };
     let like = flags.folder();
-    // What ends as a folder's name is made a folder, whatever is copied into it.
+    // The folder part of the destination is created, whatever is copied.
     let (folder, name) = to.rsplit_once('/').unwrap_or(("", to));
     let ensured = if name.is_empty() || name == "." { to } else { folder };
     let ensured = target.resolve(ensured.as_bytes())?;
@@ -96,19 +94,19 @@ pub(super) fn copy(target: &mut Target<'_>, taken: Taken, to: &str, flags: &Flag
     let there = target.stat(&place)?;
     let is_folder = top.content == Content::Dir;
     if !is_folder && there.as_ref().is_some_and(Stat::is_dir) {
-        place = place.join(&taken.name);
+        place = place.join(&selected.name);
     }
     if is_folder && there.is_none() {
         target.make_folders(&place, &like)?;
     } else {
         target.make_folders(&place.parent().unwrap_or_default(), &like)?;
     }
-    // `--exclude` looks below what is copied, not at that itself.
-    let wanted = |node: &Node| node.rest.as_bytes().is_empty() || !flags.excludes.ignores(node.rest.as_bytes());
-    taken.nodes.into_iter().filter(wanted).try_for_each(|node| put(target, node, &place, flags))
+    // `--exclude` applies to the contents, not to the copied root.
+    let wanted = |node: &SelectedNode| node.rest.as_bytes().is_empty() || !flags.excludes.ignores(node.rest.as_bytes());
+    selected.nodes.into_iter().filter(wanted).try_for_each(|node| put(target, node, &place, flags))
 }
 
-fn put(target: &mut Target<'_>, node: Node, place: &ContextPath, flags: &Flags) -> Result<(), Fault> {
+fn put(target: &mut Target<'_>, node: SelectedNode, place: &ContextPath, flags: &Flags) -> Result<(), Fault> {
     let at = match node.rest.as_bytes() {
         b"" => place.clone(),
         rest => place.join(rest),
@@ -117,12 +115,12 @@ fn put(target: &mut Target<'_>, node: Node, place: &ContextPath, flags: &Flags) 
     let is_folder = node.content == Content::Dir;
     match &there {
         Some(stat) if is_folder && !stat.is_dir() => {
-            return Err(Fault::usage(format!("cannot copy a folder to `/{at}`, which is none in the image")));
+            return Err(Fault::usage(format!("cannot copy a folder to `/{at}`: it is not a folder in the image")));
         }
         Some(stat) if !is_folder && stat.is_dir() => {
-            return Err(Fault::usage(format!("cannot copy a file to `/{at}`, which is a folder in the image")));
+            return Err(Fault::usage(format!("cannot copy a file to `/{at}`: it is a folder in the image")));
         }
-        // The folder that is copied into stays as it is; those below it come with their own modes.
+        // An existing destination folder keeps its attributes; folders below it get the copied ones.
         Some(_) if is_folder && node.rest.as_bytes().is_empty() => return Ok(()),
         Some(_) => {}
         None => target.make_folders(&at.parent().unwrap_or_default(), &flags.folder())?,
@@ -143,7 +141,7 @@ fn put(target: &mut Target<'_>, node: Node, place: &ContextPath, flags: &Flags) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::assembly::target::{Lookup, Nothing};
+    use crate::assembly::copy::target::{Lookup, Nothing};
     use crate::layer::item::Bytes;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
@@ -168,9 +166,9 @@ mod tests {
     }
 
     /// An image in a few words: `path` is a file, `path/` a folder, `path->target` a link.
-    struct Image(BTreeMap<ContextPath, Stat>);
+    struct FromImage(BTreeMap<ContextPath, Stat>);
 
-    fn image(lines: &[&str]) -> Image {
+    fn image(lines: &[&str]) -> FromImage {
         let mut files = BTreeMap::new();
         for line in lines {
             let (path, kind, link) = match (line.split_once("->"), line.strip_suffix('/')) {
@@ -180,31 +178,31 @@ mod tests {
             };
             files.insert(ContextPath::new(path), Stat { kind, mode: 0o700, uid: 1, gid: 1, link });
         }
-        Image(files)
+        FromImage(files)
     }
 
-    impl Lookup for Image {
+    impl Lookup for FromImage {
         fn lookup(&self, path: &ContextPath) -> Result<Option<Stat>, Fault> {
             Ok(self.0.get(path).cloned())
         }
     }
 
-    fn node(rest: &str, content: Content) -> Node {
+    fn node(rest: &str, content: Content) -> SelectedNode {
         let mode = if content == Content::Dir { 0o755 } else { 0o644 };
-        Node { rest: ContextPath::new(rest), mode, uid: 0, gid: 0, content, sum: None }
+        SelectedNode { rest: ContextPath::new(rest), mode, uid: 0, gid: 0, content, sum: None }
     }
 
     fn file() -> Content {
         Content::File(Bytes::Here(b"x".as_slice().into()))
     }
 
-    fn a_file(name: &str) -> Taken {
-        Taken { name: name.into(), nodes: vec![node("", file())] }
+    fn a_file(name: &str) -> Selected {
+        Selected { name: name.into(), nodes: vec![node("", file())] }
     }
 
-    fn a_folder() -> Taken {
+    fn a_folder() -> Selected {
         let nodes = vec![node("", Content::Dir), node("e", Content::Dir), node("e/c", file()), node("f", file())];
-        Taken { name: b"d".to_vec(), nodes }
+        Selected { name: b"d".to_vec(), nodes }
     }
 
     fn shown(made: &[Made]) -> Vec<String> {
@@ -216,22 +214,22 @@ mod tests {
         made.iter().map(show).collect()
     }
 
-    fn copied(below: &dyn Lookup, taken: &Taken, to: &str, flags: &Flags) -> Result<Vec<String>, String> {
+    fn copied(below: &dyn Lookup, selected: &Selected, to: &str, flags: &Flags) -> Result<Vec<String>, String> {
         let mut target = Target::new(below);
-        copy(&mut target, taken.clone(), to, flags)
+        copy(&mut target, selected.clone(), to, flags)
             .and_then(|()| target.finish())
             .map(|made| shown(&made))
             .map_err(|f| f.what)
     }
 
     #[track_caller]
-    fn gives(below: &[&str], taken: &Taken, to: &str, expected: &[&str]) {
-        assert_eq!(copied(&image(below), taken, to, &Flags::default()).unwrap(), expected, "{to} on {below:?}");
+    fn gives(below: &[&str], selected: &Selected, to: &str, expected: &[&str]) {
+        assert_eq!(copied(&image(below), selected, to, &Flags::default()).unwrap(), expected, "{to} on {below:?}");
     }
 
     #[track_caller]
-    fn refuses(below: &[&str], taken: &Taken, to: &str, expected: &str) {
-        assert_eq!(copied(&image(below), taken, to, &Flags::default()).unwrap_err(), expected, "{to} on {below:?}");
+    fn refuses(below: &[&str], selected: &Selected, to: &str, expected: &str) {
+        assert_eq!(copied(&image(below), selected, to, &Flags::default()).unwrap_err(), expected, "{to} on {below:?}");
     }
 
     #[test]
@@ -260,20 +258,20 @@ mod tests {
         gives(&["x->/p/q"], &a_file("a"), "/x/b", &["p/ 755 0:0", "p/q/ 755 0:0", "p/q/b 644 0:0"]);
         gives(&["p/", "p/l->../y"], &a_file("a"), "/p/l", &["y 644 0:0"]);
         gives(&["x->../../../y"], &a_file("a"), "/x", &["y 644 0:0"]);
-        refuses(&["x->x"], &a_file("a"), "/x", "the links at `/x` in the image lead in a circle");
+        refuses(&["x->x"], &a_file("a"), "/x", "the links at `/x` in the image form a loop");
     }
 
     #[test]
     fn a_file_and_a_folder_do_not_replace_each_other() {
-        refuses(&["x"], &a_folder(), "/x", "cannot copy a folder to `/x`, which is none in the image");
+        refuses(&["x"], &a_folder(), "/x", "cannot copy a folder to `/x`: it is not a folder in the image");
         refuses(&["x"], &a_folder(), "/x/", "`/x` in the image is not a folder");
-        refuses(&["x/", "x/e"], &a_folder(), "/x", "cannot copy a folder to `/x/e`, which is none in the image");
-        refuses(&["x/", "x/a/"], &a_file("a"), "/x/", "cannot copy a file to `/x/a`, which is a folder in the image");
+        refuses(&["x/", "x/e"], &a_folder(), "/x", "cannot copy a folder to `/x/e`: it is not a folder in the image");
+        refuses(&["x/", "x/a/"], &a_file("a"), "/x/", "cannot copy a file to `/x/a`: it is a folder in the image");
         refuses(&["x"], &a_file("a"), "/x/y", "`/x` in the image is not a folder");
     }
 
     #[test]
-    fn flags_hold_for_all_that_is_made() {
+    fn flags_apply_to_everything_that_is_created() {
         let flags = Flags {
             owner: Some((5, 6)),
             mode: Some(Mode::parse("u=rwx,go=").unwrap()),
@@ -285,10 +283,10 @@ mod tests {
 
     /// BuildKit's own case since 0.21: `COPY --chmod=770 foo /parent/sub/foo`.
     #[test]
-    fn folders_on_the_way_take_an_octal_mode() {
-        let made = |mode: &str, taken: &Taken, to: &str| {
+    fn created_parents_get_an_octal_mode() {
+        let made = |mode: &str, selected: &Selected, to: &str| {
             let flags = Flags { mode: Some(Mode::parse(mode).unwrap()), ..Flags::default() };
-            copied(&image(&["parent/"]), taken, to, &flags).unwrap()
+            copied(&image(&["parent/"]), selected, to, &flags).unwrap()
         };
         let file = a_file("foo");
         assert_eq!(
@@ -308,13 +306,13 @@ mod tests {
     proptest! {
         /// What is made is below the root, has its folders in front, and is sorted.
         #[test]
-        fn what_is_made_is_whole(
+        fn layers_include_parent_folders(
             to in "(/?(a|b|\\.\\.|\\.|x){1,2}){1,4}/?", folder in any::<bool>(), links in "[abx]", leads in "(\\.\\./|/|a/|b/){0,3}x?",
         ) {
             let below = image(&[&format!("{links}->{leads}")]);
-            let taken = if folder { a_folder() } else { a_file("n") };
+            let selected = if folder { a_folder() } else { a_file("n") };
             let mut target = Target::new(&below);
-            if copy(&mut target, taken, &destination("/", &to), &Flags::default()).is_ok() {
+            if copy(&mut target, selected, &destination("/", &to), &Flags::default()).is_ok() {
                 let made = target.finish().unwrap();
                 let paths: Vec<_> = made.iter().map(|made| made.item.path.clone()).collect();
                 prop_assert!(paths.is_sorted() && !paths.is_empty());

@@ -1,57 +1,53 @@
-//! The instructions of a Dockerfile's stages, carried out in order.
+//! Interprets the instructions of a Dockerfile's stages in order.
 //!
-//! Copies nothing: a layer is planned here and made when it is asked for.
+//! Copies nothing: layers are planned here and made on demand.
 
-use super::beneath::Stat;
+use super::base::Stat;
 use super::config::Description;
-use super::copy::{Node, Taken, destination};
-use super::gather::Context;
-use super::ground::{Ground, Job, Layer, Layers, Origin, concerns, run};
-use super::mode::Mode;
-use super::owner::Owner;
-use super::recipe::Recipe;
-use super::target::{Lookup as _, Made, Nothing, Sum, Target, resolve};
-use super::{Inputs, LayerPlan, refusal};
+use super::context::Context;
+use super::copy::mode::Mode;
+use super::copy::owner::Owner;
+use super::copy::target::{Lookup as _, Made, Nothing, Sum, Target, resolve};
+use super::copy::{Selected, SelectedNode, destination};
+use super::fingerprint::LayerFingerprint;
+use super::layers::{CopyJob, CopySource, LayerChain, Layers, StageLayer, may_contain, run};
+use super::{Inputs, LayerPlan, unsupported};
 use crate::layer::item::{Bytes, Content};
 use crate::recipes::stage::{Part, Realise};
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 use xtask_model::fault::Fault;
 use xtask_model::image::context::ContextPath;
 use xtask_model::spec::dockerfile::{Footing, Instruction, Kind, Reads, Source, Stage, Transfer, remote};
 use xtask_model::spec::ignore::Ignore;
 use xtask_model::spec::reference::{Digest, Platform};
 
-/// Layers that the instructions of an image may make; a container runtime mounts far fewer.
+/// Limit on layers of an image; a container runtime mounts far fewer.
 const LAYERS: usize = 500;
 
-/// Bytes of history that all stages together may inherit from stages below.
+/// Limit on the history that all stages together inherit, in bytes.
 const HISTORIES: usize = 16_000_000;
 
-/// A stage so far.
 #[derive(Clone)]
 pub(super) struct State {
     pub(super) description: Description,
-    pub(super) ground: Ground,
+    pub(super) chain: LayerChain,
 }
 
-/// All stages so far.
 pub(super) struct Stages<'a> {
     pub(super) inputs: &'a Inputs<'a>,
     pub(super) layers: Layers<'a>,
-    /// What is told of each layer.
-    pub(super) plans: Vec<LayerPlan>,
     pub(super) done: BTreeMap<usize, State>,
-    /// Bytes of history that stages have inherited.
     pub(super) inherited: usize,
-    /// What `COPY` and `ADD` take from the context, by stage and instruction, one list for each source.
-    pub(super) taken: BTreeMap<(usize, usize), Vec<Vec<Taken>>>,
+    /// Context files of each `COPY` and `ADD`, by stage and instruction, one list for each source.
+    pub(super) selected: BTreeMap<(usize, usize), Vec<Vec<Selected>>>,
 }
 
-/// The ways out of what this engine does not do.
-pub(super) fn ways_out(fault: Fault) -> Fault {
+/// Adds hints for what this engine cannot do.
+pub(super) fn with_alternatives(fault: Fault) -> Fault {
     fault
-        .hint("move it to a stage with a name, and give that stage a recipe in the policy")
+        .hint("move it to a named stage, and give that stage a recipe in `[base.stages]` of `images.toml`")
         .hint("or build with `--engine docker`")
 }
 
@@ -64,8 +60,8 @@ impl<'a> Stages<'a> {
         Fault::usage(format!("{}: {why}", self.place(line)))
     }
 
-    /// What the instructions of these stages read from the context, read in one walk.
-    pub(super) fn gather(&mut self, stages: &[&Stage]) -> Result<(), Fault> {
+    /// Reads the context files of these stages in one walk.
+    pub(super) fn read_context(&mut self, stages: &[&Stage]) -> Result<(), Fault> {
         let (mut sources, mut owners) = (Vec::new(), Vec::new());
         for stage in stages {
             for (index, instruction) in stage.instructions.iter().enumerate() {
@@ -85,54 +81,51 @@ impl<'a> Stages<'a> {
                 }
             }
         }
-        let context = Context { root: self.inputs.context, ignore: self.inputs.ignore, known: self.inputs.known };
-        for ((owner, taken), source) in owners.into_iter().zip(context.take(&sources)?).zip(&sources) {
+        let context = Context { root: self.inputs.context, ignore: self.inputs.ignore, deferred: self.inputs.deferred };
+        for ((owner, selected), source) in owners.into_iter().zip(context.select(&sources)?).zip(&sources) {
             let adds =
                 stages.iter().find(|stage| stage.index == owner.0).map(|stage| &stage.instructions[owner.1].kind);
             if matches!(adds, Some(Kind::Add(transfer)) if transfer.unpack != Some(false)) {
-                context.refuse_archives(&taken, source)?;
+                context.refuse_archives(&selected, source)?;
             }
-            self.taken.entry(owner).or_default().push(taken);
+            self.selected.entry(owner).or_default().push(selected);
         }
         Ok(())
     }
 
-    /// Carries out a stage.
     pub(super) fn stage(&mut self, stage: &Stage, footing: &Footing, image: Option<usize>) -> Result<(), Fault> {
         let mut state = match (footing.on, image) {
             (Some(on), _) => {
                 let Some(base) = self.done.get(&on) else {
-                    let what = format!("a stage on `{}`, which a recipe makes, cannot be put together", stage.base);
-                    return Err(ways_out(self.wrong(stage.line, what)));
+                    let what = format!("a stage cannot be built on `{}`, which a recipe makes", stage.base);
+                    return Err(with_alternatives(self.wrong(stage.line, what)));
                 };
-                State { description: base.description.next_stage(), ground: base.ground.clone() }
+                State { description: base.description.next_stage(), chain: base.chain.clone() }
             }
             (None, Some(image)) => State {
                 description: Description::over(&self.layers.images[image].config),
-                ground: Ground { image: Some(image), layers: Vec::new() },
+                chain: LayerChain { image: Some(image), layers: Vec::new() },
             },
             (None, None) => {
-                State { description: Description::scratch(self.inputs.platform), ground: Ground::default() }
+                State { description: Description::scratch(self.inputs.platform), chain: LayerChain::default() }
             }
         };
         self.inherited += state.description.history_bytes;
         if self.inherited > HISTORIES {
-            let what =
-                format!("stages on stages inherit more than {HISTORIES} bytes of history, the limit of a Dockerfile");
+            let what = format!("stages inherit more than {HISTORIES} bytes of history, the limit of a Dockerfile");
             return Err(self.wrong(stage.line, what));
         }
         for (index, instruction) in stage.instructions.iter().enumerate() {
-            self.instruction(&mut state, stage, index, instruction)?;
-            if state.ground.layers.len() > LAYERS {
+            self.instruction(&mut state, stage, index)?;
+            if state.chain.layers.len() > LAYERS {
                 let what = format!("more than {LAYERS} layers, the limit of an image");
-                return Err(self.wrong(instruction.line, what).hint("copy several things by one instruction"));
+                return Err(self.wrong(instruction.line, what).hint("copy several files with one instruction"));
             }
         }
         self.done.insert(stage.index, state);
         Ok(())
     }
 
-    /// What a stage is built for.
     pub(super) fn platform(&self, footing: &Footing) -> Result<Platform, Fault> {
         let Some(written) = footing.platform.as_ref().filter(|text| !text.is_empty()) else {
             return Ok(self.inputs.platform.clone());
@@ -141,47 +134,36 @@ impl<'a> Stages<'a> {
         written.parse().map_err(|error| self.wrong(line, error))
     }
 
-    fn instruction(
-        &mut self,
-        state: &mut State,
-        stage: &Stage,
-        index: usize,
-        instruction: &Instruction,
-    ) -> Result<(), Fault> {
+    fn instruction(&mut self, state: &mut State, stage: &Stage, index: usize) -> Result<(), Fault> {
+        let instruction = &stage.instructions[index];
         let line = instruction.line;
-        refusal::of_instruction(self.inputs.dockerfile, stage.index, instruction)?;
+        unsupported::check_instruction(self.inputs.dockerfile, stage.index, instruction)?;
         match &instruction.kind {
-            Kind::Copy(transfer) | Kind::Add(transfer) => self.copy(state, stage, index, line, transfer),
+            Kind::Copy(transfer) | Kind::Add(transfer) => self.copy(state, stage, index, transfer),
             Kind::Workdir(folder) => self.workdir(state, line, folder),
             kind => {
                 let text = self.inputs.dockerfile.instruction_text(line).unwrap_or_default();
                 let done = state.description.apply(kind, text).map_err(|why| self.wrong(line, why))?;
-                debug_assert!(done, "every other instruction describes");
+                debug_assert!(done, "every other instruction changes the configuration");
                 Ok(())
             }
         }
     }
 
-    fn copy(
-        &mut self,
-        state: &mut State,
-        stage: &Stage,
-        index: usize,
-        line: usize,
-        transfer: &Transfer,
-    ) -> Result<(), Fault> {
-        let keyword = stage.instructions[index].kind.keyword();
+    fn copy(&mut self, state: &mut State, stage: &Stage, index: usize, transfer: &Transfer) -> Result<(), Fault> {
+        let Instruction { line, kind, .. } = &stage.instructions[index];
+        let (line, keyword) = (*line, kind.keyword());
         let owner = transfer.chown().map(Owner::parse).transpose().map_err(|why| self.wrong(line, why))?;
         let names = owner.as_ref().is_some_and(|owner| owner.if_numbers().is_none());
-        if names && state.ground.is_empty() {
-            return Err(refusal::nameless(self.inputs.dockerfile, line, transfer));
+        if names && state.chain.is_empty() {
+            return Err(unsupported::unresolvable_owner(self.inputs.dockerfile, line, transfer));
         }
         let mode = transfer.chmod().map(Mode::parse).transpose().map_err(|why| self.wrong(line, why))?;
         let excludes =
             Ignore::from_patterns(transfer.excludes.iter().map(String::as_str)).map_err(|why| self.wrong(line, why))?;
         let created_by = history(keyword, transfer);
         let to = destination(state.description.working_dir(), &transfer.destination);
-        let job = |origin: Origin<'a>, linked: bool| Job {
+        let job = |origin: CopySource<'a>, linked: bool| CopyJob {
             place: format!("{}:{line}", self.inputs.dockerfile.path()),
             origin,
             to: to.clone(),
@@ -193,11 +175,11 @@ impl<'a> Stages<'a> {
         let linked = transfer.is_linked();
         if let Some(from) = &transfer.from {
             let reads: Vec<Reads> = transfer.sources.iter().map(|source| transfer.reads(source)).collect();
-            let number = self.inputs.dockerfile.find_stage(from, stage.index).expect("it was checked");
-            if let Some(ground) = self.done.get(&number).map(|done| done.ground.clone()) {
-                let source = self.layers.chain(&ground);
-                let job = job(Origin::Stage { ground, reads }, linked);
-                self.plan_later(state, line, job, transfer, &source, (created_by.clone(), created_by));
+            let number = self.inputs.dockerfile.find_stage(from, stage.index).expect("checked before");
+            if let Some(chain) = self.done.get(&number).map(|done| done.chain.clone()) {
+                let source = self.layers.chain_id(&chain);
+                let job = job(CopySource::Stage { chain, reads }, linked);
+                self.plan_later(state, job, transfer, &source, (created_by.clone(), created_by));
                 return Ok(());
             }
             let name = self.inputs.dockerfile.stages()[number].name.as_deref().unwrap_or_default();
@@ -205,42 +187,43 @@ impl<'a> Stages<'a> {
                 .inputs
                 .realised
                 .get(name)
-                .ok_or_else(|| ways_out(self.wrong(line, format!("the stage `{from}` has no recipe"))))?;
+                .ok_or_else(|| with_alternatives(self.wrong(line, format!("the stage `{from}` has no recipe"))))?;
             for (number_of_part, reads, alone) in self.parts(line, realise, &reads)? {
                 let part: &Part = &realise.parts()[number_of_part];
-                let origin = Origin::Part { stage: number, realise, number: number_of_part, reads, alone };
-                let told = (format!("{created_by} # {}", part.name), part.name.clone());
+                let origin = CopySource::Part { stage: number, realise, number: number_of_part, reads, alone };
+                let names = (format!("{created_by} # {}", part.name), part.name.clone());
                 let recipe = part.recipe;
                 let job = job(origin, linked);
-                self.plan_later(state, line, job, transfer, &recipe, told);
+                self.plan_later(state, job, transfer, &recipe, names);
             }
             return Ok(());
         }
-        let mut taken: Vec<Taken> =
-            self.taken.remove(&(stage.index, index)).unwrap_or_default().into_iter().flatten().collect();
-        taken.extend(heredocs(transfer));
-        let linked = linked || state.ground.is_empty();
-        if taken.is_empty() {
+        let mut selected: Vec<Selected> =
+            self.selected.remove(&(stage.index, index)).unwrap_or_default().into_iter().flatten().collect();
+        selected.extend(heredocs(transfer));
+        let linked = linked || state.chain.is_empty();
+        if selected.is_empty() {
             state.description.remember(created_by, false);
             return Ok(());
         }
-        // `--exclude` was looked at when the context was read.
-        let job = Job { excludes: Ignore::none(), ..job(Origin::Known(Vec::new()), linked) };
+        // `--exclude` was applied when the context was read.
+        let job = CopyJob { excludes: Ignore::none(), ..job(CopySource::Known(Vec::new()), linked) };
         if !linked {
-            let contents = fingerprint(&taken);
-            let job = Job { origin: Origin::Known(taken), ..job };
-            self.plan_later(state, line, job, transfer, &contents, (created_by.clone(), created_by));
+            let contents = fingerprint(&selected);
+            let job = CopyJob { origin: CopySource::Known(selected), ..job };
+            self.plan_later(state, job, transfer, &contents, (created_by.clone(), created_by));
             return Ok(());
         }
-        let numbers =
-            |owner: &Owner| owner.if_numbers().ok_or_else(|| Fault::usage("a name has no image to be looked up in"));
-        let made = run(&job, taken, &Nothing, &numbers)
+        let numbers = |owner: &Owner| {
+            owner.if_numbers().ok_or_else(|| Fault::usage("an owner's name needs an image to look it up in"))
+        };
+        let made = run(&job, selected, &Nothing, &numbers)
             .map_err(|fault| Fault { what: format!("{}: {}", job.place, fault.what), ..fault })?;
-        self.plan_now(state, line, &created_by, made);
+        self.plan_now(state, created_by, made);
         Ok(())
     }
 
-    /// The parts that can hold what is named: their numbers, what may be in each, and whether nothing else may hold it.
+    /// Parts that may contain the sources: number, sources, and whether no other part may contain them.
     fn parts(
         &self,
         line: usize,
@@ -249,7 +232,7 @@ impl<'a> Stages<'a> {
     ) -> Result<Vec<(usize, Vec<Reads>, bool)>, Fault> {
         let concerned = |reads: &Reads| -> Vec<usize> {
             let parts = realise.parts().iter().enumerate();
-            parts.filter(|(_, part)| concerns(&part.under, reads)).map(|(number, _)| number).collect()
+            parts.filter(|(_, part)| may_contain(&part.under, reads)).map(|(number, _)| number).collect()
         };
         let mut found: BTreeMap<usize, (Vec<Reads>, bool)> = BTreeMap::new();
         for reads in reads {
@@ -259,8 +242,8 @@ impl<'a> Stages<'a> {
                     realise.parts().iter().map(|part| format!("`/{}`", part.under)).take(5).collect();
                 let places: Vec<String> = places.into_iter().collect();
                 return Err(self
-                    .wrong(line, "the recipe of the stage makes nothing that this names")
-                    .hint(format!("what it makes is below {}", places.join(", "))));
+                    .wrong(line, "the recipe of the stage makes no file that matches the source")
+                    .hint(format!("it makes files below {}", places.join(", "))));
             }
             for number in &parts {
                 let (all, alone) = found.entry(*number).or_insert_with(|| (Vec::new(), false));
@@ -271,12 +254,11 @@ impl<'a> Stages<'a> {
         Ok(found.into_iter().map(|(number, (reads, alone))| (number, reads, alone)).collect())
     }
 
-    /// A layer whose items are worked out when they are asked for. `source` stands for what is copied.
+    /// Plans a layer that is made on demand. `source` identifies what is copied.
     fn plan_later(
         &mut self,
         state: &mut State,
-        line: usize,
-        job: Job<'a>,
+        job: CopyJob<'a>,
         transfer: &Transfer,
         source: &Digest,
         (created_by, name): (String, String),
@@ -284,8 +266,8 @@ impl<'a> Stages<'a> {
         let mut recipe = self.recipe("copy").digest(source).text(job.to.as_bytes());
         recipe = recipe.maybe(transfer.chown()).maybe(transfer.chmod()).texts(&transfer.excludes);
         let reads = match &job.origin {
-            Origin::Known(_) => &[][..],
-            Origin::Stage { reads, .. } | Origin::Part { reads, .. } => reads,
+            CopySource::Known(_) => &[][..],
+            CopySource::Stage { reads, .. } | CopySource::Part { reads, .. } => reads,
         };
         recipe = recipe.number(reads.len() as u64);
         for reads in reads {
@@ -299,45 +281,44 @@ impl<'a> Stages<'a> {
         }
         let recipe = match job.linked {
             true => recipe.text(b"on anything"),
-            false => recipe.text(b"on").digest(&self.layers.chain(&state.ground)),
+            false => recipe.text(b"on").digest(&self.layers.chain_id(&state.chain)),
         };
         let needs = match &job.origin {
-            Origin::Known(taken) => {
-                self.needs(taken.iter().flat_map(|taken| &taken.nodes).map(|n| (&n.content, &n.sum)))
+            CopySource::Known(selected) => {
+                self.needs(selected.iter().flat_map(|selected| &selected.nodes).map(|n| (&n.content, &n.sum)))
             }
             _ => BTreeSet::new(),
         };
-        state.description.remember(created_by.clone(), true);
-        let plan = LayerPlan { line, created_by, name, recipe: recipe.finish(), needs };
+        state.description.remember(created_by, true);
+        let plan = LayerPlan { name, recipe: recipe.finish(), needs };
         self.add(state, plan, Some(job), OnceCell::new());
     }
 
-    /// A layer whose items are known.
-    fn plan_now(&mut self, state: &mut State, line: usize, created_by: &str, made: Vec<Made>) {
-        state.description.remember(created_by.to_owned(), !made.is_empty());
+    fn plan_now(&mut self, state: &mut State, created_by: String, made: Vec<Made>) {
+        state.description.remember(created_by.clone(), !made.is_empty());
         if made.is_empty() {
             return;
         }
         let recipe = self.recipe("items").made(&made).finish();
         let needs = self.needs(made.iter().map(|made| (&made.item.content, &made.sum)));
-        let plan = LayerPlan { line, created_by: created_by.to_owned(), name: created_by.to_owned(), recipe, needs };
-        self.add(state, plan, None, OnceCell::from(std::rc::Rc::from(made)));
+        let plan = LayerPlan { name: created_by, recipe, needs };
+        self.add(state, plan, None, OnceCell::from(Rc::from(made)));
     }
 
-    fn add(&mut self, state: &mut State, plan: LayerPlan, job: Option<Job<'a>>, made: OnceCell<std::rc::Rc<[Made]>>) {
-        self.layers.layers.push(Layer { recipe: plan.recipe, ground: state.ground.clone(), job, made });
-        state.ground.layers.push(self.plans.len());
-        self.plans.push(plan);
+    fn add(&mut self, state: &mut State, plan: LayerPlan, job: Option<CopyJob<'a>>, made: OnceCell<Rc<[Made]>>) {
+        let chain = state.chain.clone();
+        state.chain.layers.push(self.layers.layers.len());
+        self.layers.layers.push(StageLayer { plan, chain, job, made });
     }
 
-    fn recipe(&self, kind: &str) -> Recipe {
-        Recipe::new(kind).text(self.inputs.codec.as_bytes())
+    fn recipe(&self, kind: &str) -> LayerFingerprint {
+        LayerFingerprint::new(kind).text(self.inputs.codec.as_bytes())
     }
 
-    /// Files of the context that have to be there when a layer is made.
+    /// Context files that must exist when the layer is made.
     fn needs<'n>(&self, contents: impl Iterator<Item = (&'n Content, &'n Option<Sum>)>) -> BTreeSet<ContextPath> {
         let known: BTreeMap<_, _> =
-            self.inputs.known.keys().map(|path| (self.inputs.context.join(path.to_path()), path)).collect();
+            self.inputs.deferred.keys().map(|path| (self.inputs.context.join(path.to_path()), path)).collect();
         let path = |(content, sum): (&Content, &Option<Sum>)| match (content, sum) {
             (Content::File(Bytes::At { file, .. }), Some(Sum::Recipe(_))) => {
                 known.get(file).map(|path| (*path).clone())
@@ -347,7 +328,7 @@ impl<'a> Stages<'a> {
         contents.filter_map(path).collect()
     }
 
-    /// Sets the working folder, and makes it where nothing is there.
+    /// Sets the working folder, and creates it if it is missing.
     fn workdir(&mut self, state: &mut State, line: usize, written: &str) -> Result<(), Fault> {
         let folder = state.description.set_working_dir(written);
         let created_by = format!("WORKDIR {folder}");
@@ -356,7 +337,7 @@ impl<'a> Stages<'a> {
             None => fault.needed_by(format!("`{}`", self.place(line))),
         };
         let make = || {
-            let view = self.layers.view(&state.ground);
+            let view = self.layers.view(&state.chain);
             let path = resolve(folder.as_bytes(), &|path| view.lookup(path))?;
             if path.as_bytes().is_empty() || view.lookup(&path)?.is_some_and(|stat| stat.is_dir()) {
                 return Ok(Vec::new());
@@ -372,16 +353,15 @@ impl<'a> Stages<'a> {
             target.finish()
         };
         let made = make().map_err(at_place)?;
-        self.plan_now(state, line, &created_by, made);
+        self.plan_now(state, created_by, made);
         Ok(())
     }
 }
 
-/// Here-documents as files.
-fn heredocs(transfer: &Transfer) -> impl Iterator<Item = Taken> {
+fn heredocs(transfer: &Transfer) -> impl Iterator<Item = Selected> {
     transfer.heredocs.iter().map(|heredoc| {
         let bytes = heredoc.content.as_bytes();
-        let node = Node {
+        let node = SelectedNode {
             rest: ContextPath::default(),
             mode: 0o644,
             uid: 0,
@@ -389,11 +369,11 @@ fn heredocs(transfer: &Transfer) -> impl Iterator<Item = Taken> {
             content: Content::File(Bytes::Here(bytes.into())),
             sum: Some(Sum::Contents(Digest::of(bytes))),
         };
-        Taken { name: heredoc.name.as_bytes().to_vec(), nodes: vec![node] }
+        Selected { name: heredoc.name.as_bytes().to_vec(), nodes: vec![node] }
     })
 }
 
-/// What the history says of a copy, as BuildKit's does.
+/// History entry of a copy, as BuildKit writes it.
 fn history(keyword: &str, transfer: &Transfer) -> String {
     let mut text = keyword.to_owned();
     if transfer.parents {
@@ -412,12 +392,11 @@ fn history(keyword: &str, transfer: &Transfer) -> String {
     text
 }
 
-/// Everything that is copied, under the names that matter.
-fn fingerprint(taken: &[Taken]) -> Digest {
-    let mut recipe = Recipe::new("taken").number(taken.len() as u64);
-    for taken in taken {
-        let made: Vec<Made> = taken.nodes.iter().map(Node::as_made).collect();
-        recipe = recipe.text(&taken.name).made(&made);
+fn fingerprint(selected: &[Selected]) -> Digest {
+    let mut recipe = LayerFingerprint::new("selected").number(selected.len() as u64);
+    for selected in selected {
+        let made: Vec<Made> = selected.nodes.iter().map(SelectedNode::as_made).collect();
+        recipe = recipe.text(&selected.name).made(&made);
     }
     recipe.finish()
 }

@@ -49,7 +49,7 @@ fn image(lines: &[&str], execution: Execution) -> MadeUp {
     MadeUp { config, files, asked: RefCell::default() }
 }
 
-impl Beneath for MadeUp {
+impl BaseFiles for MadeUp {
     fn lookup(&self, path: &ContextPath) -> Result<Option<Stat>, Fault> {
         self.asked.borrow_mut().push(path.to_string());
         Ok(self.files.get(path).map(|(stat, _)| stat.clone()))
@@ -66,10 +66,10 @@ impl Beneath for MadeUp {
     }
 }
 
-impl Images for MadeUp {
-    fn image(&self, name: &str, _: &Platform) -> Result<Image<'_>, Fault> {
+impl FromImages for MadeUp {
+    fn image(&self, name: &str, _: &Platform) -> Result<FromImage<'_>, Fault> {
         match name {
-            "base" => Ok(Image { config: self.config.clone(), beneath: self }),
+            "base" => Ok(FromImage { config: self.config.clone(), files: self }),
             _ => Err(Fault::network(format!("there is no `{name}`"))),
         }
     }
@@ -114,7 +114,7 @@ struct World {
     ignore: Ignore,
     image: MadeUp,
     made: Parts,
-    known: BTreeMap<ContextPath, Digest>,
+    deferred: BTreeMap<ContextPath, Digest>,
     args: BTreeMap<String, String>,
     labels: BTreeMap<String, String>,
     codec: &'static str,
@@ -138,7 +138,7 @@ fn world() -> World {
         ignore: Ignore::none(),
         image: image(&BASE, Execution { env, ..Execution::default() }),
         made: parts(&["opt/venv/one", "opt/venv/two", "etc", "srv/app"]),
-        known: BTreeMap::new(),
+        deferred: BTreeMap::new(),
         args: BTreeMap::new(),
         labels: BTreeMap::new(),
         codec: "none",
@@ -160,7 +160,7 @@ impl World {
             labels: &self.labels,
             images: &self.image,
             realised: &realised,
-            known: &self.known,
+            deferred: &self.deferred,
             codec: self.codec,
         };
         assemble(&inputs).map(|assembly| look(&assembly))
@@ -201,7 +201,7 @@ fn refuses(text: &str, expected: &str) {
 }
 
 #[test]
-fn linked_layers_ask_nobody() {
+fn linked_layers_do_not_read_the_base() {
     let world = world();
     let text = "FROM base AS made\nRUN x\nFROM base\nCOPY --link d /usr/lib/x\n\
                 COPY --link --from=made /opt/venv /app/v\nWORKDIR /app\nUSER 5:5\nWORKDIR /app/v\n\
@@ -226,7 +226,7 @@ fn linked_layers_ask_nobody() {
 
 /// BuildKit's own cases: `dockerfile_parents_test.go` of its frontend.
 #[test]
-fn parents_with_wildcards_in_front_of_the_pivot() {
+fn parents_with_wildcards_before_the_pivot() {
     let stage = "FROM scratch AS s\nCOPY d /test/a/b/c\nCOPY d /test/a/b2/c\nCOPY a /test/a/b/c2/x/baz\n";
     let from = |line: &str| format!("{stage}FROM scratch\nCOPY --parents --from=s {line} /out/");
     let out = "out/ 755 0:0";
@@ -260,7 +260,7 @@ fn a_linked_copy_with_a_mode_follows_the_root_s_links() {
 }
 
 #[test]
-fn other_layers_lie_on_what_is_there() {
+fn layers_without_link_depend_on_lower_layers() {
     gives("FROM base\nCOPY a /usr/lib/", &[&["lib/ 711 3:4", "lib/a 644 0:0"]]);
     gives("FROM base\nCOPY --chown=app:staff a /etc/x/", &[&["etc/ 711 3:4", "etc/x/ 755 10:30", "etc/x/a 644 10:30"]]);
     gives("FROM base\nCOPY a /x\nCOPY b /x", &[&["x 644 0:0"], &["x 644 0:0"]]);
@@ -268,7 +268,7 @@ fn other_layers_lie_on_what_is_there() {
 }
 
 #[test]
-fn a_working_folder_is_made_where_there_is_none() {
+fn a_missing_working_folder_is_created() {
     gives("FROM base\nWORKDIR /app", &[]);
     gives("FROM base\nWORKDIR /", &[]);
     gives("FROM base\nUSER app\nWORKDIR /app/x/y", &[&["app/ 711 3:4", "app/x/ 755 10:20", "app/x/y/ 755 10:20"]]);
@@ -280,7 +280,7 @@ fn a_working_folder_is_made_where_there_is_none() {
 }
 
 #[test]
-fn stages_stand_on_each_other() {
+fn stages_can_build_on_stages() {
     gives("FROM scratch AS one\nCOPY a /x\nFROM one\nCOPY b /y", &[&["x 644 0:0"], &["y 644 0:0"]]);
     gives(
         "FROM scratch AS one\nCOPY --chown=7 d /x\nCOPY a /x/e/\nFROM scratch\nCOPY --from=one /x/e /y",
@@ -305,45 +305,45 @@ fn parts_of_a_recipe_are_layers() {
     gives(&venv("/opt/venv/two /"), &[&["f 600 8:9"]]);
     gives(&venv("/etc/f /srv/app/f /x/"), &[&["x/ 755 0:0", "x/f 600 8:9"], &["x/ 755 0:0", "x/f 600 8:9"]]);
     gives(&venv("/srv/a*/f /x"), &[&["x 600 8:9"]]);
-    refuses(&venv("/none /x"), "Dockerfile:4: the recipe of the stage makes nothing that this names");
-    refuses(&venv("/etc/none /x"), "Dockerfile:4: the recipe of the stage made nothing that this names");
+    refuses(&venv("/none /x"), "Dockerfile:4: the recipe of the stage makes no file that matches the source");
+    refuses(&venv("/etc/none /x"), "Dockerfile:4: the recipe of the stage made no file that matches the source");
     refuses(
         &format!("{made}FROM made\nCOPY a /"),
-        "Dockerfile:3: a stage on `made`, which a recipe makes, cannot be put together",
+        "Dockerfile:3: a stage cannot be built on `made`, which a recipe makes",
     );
     refuses(made, "Dockerfile:1: the target is a stage that a recipe makes");
 }
 
 #[test]
-fn what_is_not_done_is_told() {
-    let runs = "the native engine runs nothing, and this is a `RUN`";
+fn unsupported_instructions_are_reported() {
+    let runs = "the native engine does not support `RUN`";
     refuses("FROM base\nRUN x", &format!("Dockerfile:2: {runs}"));
     refuses("FROM base AS one\nRUN x\nFROM scratch\nCOPY --from=one /x /", &format!("Dockerfile:2: {runs}"));
     refuses(
         "FROM base\nCOPY --from=other /x /",
-        "Dockerfile:2: `other` is no stage, and the native engine copies from no image",
+        "Dockerfile:2: `other` is not a stage, and the native engine cannot copy from an image",
     );
     refuses(
         "FROM base\nADD https://example.com/x /",
-        "Dockerfile:2: the native engine fetches nothing, and this is `ADD https://example.com/x`",
+        "Dockerfile:2: the native engine does not support `ADD https://example.com/x`: it cannot download",
     );
     refuses(
         "FROM base\nCOPY --link --chown=app a /",
-        "Dockerfile:2: `--chown=app` has no image to look the name up in",
+        "Dockerfile:2: `--chown=app` needs an image to look the name up in",
     );
-    refuses("FROM scratch\nCOPY --chown=app a /", "Dockerfile:2: `--chown=app` has no image to look the name up in");
+    refuses("FROM scratch\nCOPY --chown=app a /", "Dockerfile:2: `--chown=app` needs an image to look the name up in");
     refuses("FROM base\nCOPY --chown=nobody a /", "user `nobody` is not in the image's `/etc/passwd`");
     refuses("FROM base\nCOPY --chmod=u+q a /", "Dockerfile:2: `--chmod=u+q` is not a mode");
     refuses(
         "FROM base AS one\nCOPY a /etc/\nFROM scratch\nCOPY --from=one /etc /",
-        "Dockerfile:4: `/etc` of the stage is, or is in part, its image's",
+        "Dockerfile:4: `/etc` of the stage comes, at least in part, from its base image",
     );
     refuses("FROM base AS one\nFROM scratch\nCOPY --from=one /none /", "Dockerfile:3: `/none` is not in the stage");
     refuses("FROM none\nCOPY a /", "there is no `none`");
 }
 
 #[test]
-fn the_image_beneath_says_what_variables_hold() {
+fn variables_of_the_base_image_are_expanded() {
     let described = |text: &str| world().with(text, |assembly| assembly.config.clone()).unwrap();
     let config = described("FROM base\nENV PATH=/x:$PATH HOME=${HOME:-none}\nWORKDIR $HOME/y");
     assert_eq!(config.config.env, ["PATH=/x:/p", "HOME=/h"]);
@@ -368,10 +368,10 @@ fn triggers_of_the_image_run_first_and_once() {
 }
 
 #[test]
-fn a_file_that_is_yet_to_be_made_counts_by_its_recipe() {
+fn a_file_that_is_made_later_is_identified_by_its_recipe() {
     let mut world = world();
     let path = ContextPath::new("target/program");
-    world.known.insert(path.clone(), Digest::of(b"one"));
+    world.deferred.insert(path.clone(), Digest::of(b"one"));
     let text = "FROM base\nCOPY --link target/program /bin/\nCOPY --link a /x\n";
     let needs = world.with(text, |assembly| assembly.layers[0].needs.clone()).unwrap();
     assert_eq!(needs, BTreeSet::from([path.clone()]));
@@ -385,14 +385,14 @@ fn a_file_that_is_yet_to_be_made_counts_by_its_recipe() {
         other => panic!("{other:?}"),
     });
     assert_eq!(size, Ok(5));
-    world.known.insert(path, Digest::of(b"two"));
+    world.deferred.insert(path, Digest::of(b"two"));
     let after = world.recipes(text);
     assert_ne!(after[0], before[0]);
     assert_eq!(after[1], before[1]);
 }
 
 #[test]
-fn labels_of_the_command_line_win() {
+fn labels_of_the_command_line_override_others() {
     let mut world = world();
     world.labels.insert("a".to_owned(), "3".to_owned());
     let labels = world.with("FROM scratch\nLABEL a=1 b=2", |assembly| assembly.config.config.labels.clone()).unwrap();
@@ -418,7 +418,7 @@ fn archives_are_not_added() {
 }
 
 #[test]
-fn capabilities_are_not_lost_in_silence() {
+fn lost_file_capabilities_are_an_error() {
     if !xtask_host::linux::PRESENT {
         return;
     }
@@ -464,7 +464,7 @@ fn mode(world: &World, path: &str, mode: u32) {
 }
 
 #[test]
-fn a_recipe_changes_if_what_it_makes_does() {
+fn a_recipe_changes_with_its_result() {
     for (what, change, line, counts) in CHANGES {
         let mut world = world();
         let before = world.recipes("FROM base\nCOPY --link d /x/");
@@ -475,7 +475,7 @@ fn a_recipe_changes_if_what_it_makes_does() {
 }
 
 #[test]
-fn a_recipe_that_is_not_linked_knows_what_it_stands_on() {
+fn a_recipe_without_link_depends_on_lower_layers() {
     let mut world = world();
     let before = world.recipes("FROM base\nCOPY d /x/");
     assert_eq!(world.recipes("FROM base\nENV A=1\nCOPY d /x/"), before);
@@ -509,7 +509,7 @@ proptest! {
 
     /// Layers come out the same in whatever order they are asked for, and nothing is made twice.
     #[test]
-    fn layers_are_the_same_however_they_are_asked_for(
+    fn layers_do_not_depend_on_the_order_of_requests(
         lines in prop::collection::vec(0..COPIES.len(), 1..8), order in any::<prop::sample::Index>(),
     ) {
         let world = world();
@@ -532,9 +532,9 @@ proptest! {
     }
 }
 
-/// Not a test of speed: what is slower than a few seconds for so many files grows faster than they do.
+/// Not a speed test: more than a few seconds for this number of files means a cost that grows faster than their number.
 #[test]
-fn many_files_are_no_trouble() {
+fn many_files_are_fast() {
     let world = world();
     for folder in 0..40 {
         let folder = world.context.path().join(format!("many/{folder}"));

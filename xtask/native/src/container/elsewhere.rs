@@ -1,13 +1,13 @@
-//! The names of `linux.rs` on a system that is not Linux: no image runs without an engine, and programs start without a guard.
+//! The names of `linux.rs` for other systems: images run only with docker, and programs do not end with xtask.
 
 use std::process::ExitCode;
 
-/// Says that this is no call of the program by itself: none is made here.
-pub fn inside() -> Option<ExitCode> {
+/// Returns `None`: on this system the program never starts itself.
+pub fn dispatch() -> Option<ExitCode> {
     None
 }
 
-/// Containers without an engine. A value of these types never exists.
+/// Containers without an engine: these types have no values.
 pub mod bare {
     use crate::container::Launch;
     use std::path::{Path, PathBuf};
@@ -72,29 +72,29 @@ pub mod bare {
     }
 }
 
-/// Programs that end with this one: here they are started as they are.
-pub mod guard {
+/// Starts programs unchanged: only Linux can end them with this one.
+pub mod subprocess {
     use std::path::{Path, PathBuf};
     use xtask_host::linux;
     use xtask_host::process::Command;
     use xtask_model::fault::Fault;
 
-    /// The rights of a program in namespaces. A value never exists.
+    /// Never has a value.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub enum Rights {}
+    pub enum Isolation {}
 
     pub fn through(_xtask: impl Into<PathBuf>) {}
 
-    pub fn guarded(call: Command) -> Command {
+    pub fn bound(call: Command) -> Command {
         call
     }
 
-    impl Rights {
+    impl Isolation {
         pub fn find() -> Result<Self, Fault> {
             Err(linux::missing("a Debian root"))
         }
 
-        pub fn apart(self, _call: Command) -> Result<Command, Fault> {
+        pub fn isolated(self, _call: Command) -> Result<Command, Fault> {
             match self {}
         }
 

@@ -1,8 +1,8 @@
-//! What runs an image without an engine, and ends what this program starts: namespaces, mounts, capabilities, process handles.
+//! Containers without an engine, and programs that end with xtask: namespaces, mounts, capabilities, process handles.
 
 pub mod bare;
-pub mod guard;
-mod inside;
-mod stream;
+mod output;
+mod reexec;
+pub mod subprocess;
 
-pub use inside::inside;
+pub use reexec::dispatch;

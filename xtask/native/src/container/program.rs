@@ -1,51 +1,41 @@
-//! What is run in a container of an image: its program, environment, folder and user, as Docker derives them.
+//! What runs in a container: program, environment, folder and user, derived as Docker does.
 //!
-//! Pure. The image specification leaves most of this open ("implementations may"); where it does, what dockerd does counts.
+//! Pure. The image specification leaves most of this to implementations; this follows dockerd.
 
 use serde::{Deserialize, Serialize};
 use xtask_model::fault::Fault;
 use xtask_model::spec::oci::Execution;
 
-/// Where programs are looked for in an image that does not say.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// A program with everything that it starts with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Program {
     /// The program and its arguments; never empty.
     pub argv: Vec<String>,
-    /// The whole environment. Of a name that comes twice the last counts.
+    /// The whole environment. The last entry of a name counts.
     pub env: Vec<(String, String)>,
-    /// The folder in which it starts, absolute.
+    /// Absolute.
     pub folder: String,
-    /// Who runs it.
     pub user: User,
 }
 
-/// Whom a program runs as.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct User {
-    /// The numeric user.
     pub uid: u32,
-    /// The numeric group.
     pub gid: u32,
-    /// Further groups.
     pub groups: Vec<u32>,
-    /// The home folder.
     pub home: String,
 }
 
-/// An image's account files, as text; empty where it has none.
+/// An image's account files as text; empty if missing.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Accounts<'a> {
-    /// `/etc/passwd`.
     pub passwd: &'a str,
-    /// `/etc/group`.
     pub group: &'a str,
 }
 
 impl Program {
-    /// What runs for an image's configuration. Another `entrypoint` takes the image's arguments away with its program.
+    /// Program of an image configuration. Another `entrypoint` drops the image's arguments too.
     pub fn of(
         image: &Execution,
         entrypoint: Option<&str>,
@@ -62,14 +52,14 @@ impl Program {
             argv.extend(image.cmd.iter().flatten().cloned());
         }
         if argv.is_empty() {
-            return Err(Fault::usage("the image names no program")
+            return Err(Fault::usage("the image has no program to run")
                 .cause("its configuration has neither `Entrypoint` nor `Cmd`")
-                .hint("name one: `cargo xtask run IMAGE -- PROGRAM`"));
+                .hint("name a program: `cargo xtask run IMAGE -- PROGRAM`"));
         }
         Self::new(argv, image, accounts)
     }
 
-    /// Another program with the image's environment, folder and user. `argv` is not empty.
+    /// Another program with the image's environment, folder and user. `argv` must not be empty.
     pub fn new(argv: Vec<String>, image: &Execution, accounts: Accounts<'_>) -> Result<Self, Fault> {
         let user = User::of(&image.user, accounts)?;
         let mut env = vec![("PATH".to_owned(), PATH.to_owned()), ("HOME".to_owned(), user.home.clone())];
@@ -87,8 +77,8 @@ impl Program {
 }
 
 impl User {
-    /// The user of a configuration, `USER`, `UID`, `USER:GROUP` or `UID:GID`; empty is root. A name has to be in the image's
-    /// own files, a number need not be.
+    /// User of a configuration: `USER`, `UID`, `USER:GROUP` or `UID:GID`; empty is root. A name must be in the image's
+    /// account files; a number need not be.
     pub fn of(spec: &str, accounts: Accounts<'_>) -> Result<Self, Fault> {
         let (user, group) = spec.split_once(':').unwrap_or((spec, ""));
         let number = if user.is_empty() { Some(0) } else { user.parse::<u32>().ok() };
@@ -96,7 +86,7 @@ impl User {
         let known = accounts.passwd.lines().find_map(|line| {
             let fields: Vec<&str> = line.split(':').collect();
             let (uid, gid) = (fields.get(2)?.parse().ok()?, fields.get(3)?.parse().ok()?);
-            // What is a number is never taken for a name.
+            // A number is never treated as a name.
             let matches = number.map_or(fields[0] == user, |number| number == uid);
             let home = fields.get(5).filter(|home| !home.is_empty()).unwrap_or(&"/");
             matches.then(|| (fields[0], Self { uid, gid, groups: Vec::new(), home: (*home).to_owned() }))
@@ -128,9 +118,9 @@ impl User {
 }
 
 fn unknown(what: &str, name: &str, file: &str) -> Fault {
-    Fault::build(format!("the image runs as {what} `{name}`, which it does not have"))
-        .cause(format!("its `{file}` does not name it"))
-        .hint("name the user by number: `USER 10001:10001`")
+    Fault::build(format!("the image runs as {what} `{name}`, which does not exist in it"))
+        .cause(format!("`{file}` of the image has no such entry"))
+        .hint("set a numeric user: `USER 10001:10001`")
 }
 
 #[cfg(test)]
@@ -168,12 +158,12 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_not_there_is_said() {
+    fn a_missing_name_is_reported() {
         let fault = User::of("nobody", ACCOUNTS).unwrap_err();
-        assert_eq!(fault.what, "the image runs as user `nobody`, which it does not have");
-        assert_eq!(fault.causes, ["its `/etc/passwd` does not name it"]);
+        assert_eq!(fault.what, "the image runs as user `nobody`, which does not exist in it");
+        assert_eq!(fault.causes, ["`/etc/passwd` of the image has no such entry"]);
         let fault = User::of("app:nobody", ACCOUNTS).unwrap_err();
-        assert_eq!(fault.what, "the image runs as group `nobody`, which it does not have");
+        assert_eq!(fault.what, "the image runs as group `nobody`, which does not exist in it");
         assert!(User::of("-1", ACCOUNTS).is_err());
         assert!(User::of("4294967296", ACCOUNTS).is_err());
     }
@@ -196,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn arguments_stand_for_cmd_and_another_entrypoint_for_both() {
+    fn arguments_replace_cmd_and_another_entrypoint_replaces_both() {
         argv(&image(), None, &[], &["app", "-v", "serve"]);
         argv(&image(), None, &["a", "b"], &["app", "-v", "a", "b"]);
         argv(&image(), Some("id"), &["-u"], &["id", "-u"]);
@@ -205,11 +195,11 @@ mod tests {
         let nothing = Execution::default();
         argv(&nothing, None, &["sh"], &["sh"]);
         let fault = Program::of(&nothing, None, &[], Accounts::default()).unwrap_err();
-        assert_eq!(fault.what, "the image names no program");
+        assert_eq!(fault.what, "the image has no program to run");
     }
 
     #[test]
-    fn the_environment_is_the_images_with_what_every_program_expects() {
+    fn the_environment_is_the_images_plus_path_and_home() {
         let program = Program::of(&image(), None, &[], ACCOUNTS).unwrap();
         let value = |name: &str| program.env.iter().rev().find(|(known, _)| known == name).map(|(_, value)| &**value);
         assert_eq!(value("PATH"), Some(PATH));

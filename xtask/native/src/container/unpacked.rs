@@ -1,9 +1,10 @@
-//! Images as folders, for running them without an engine: from an OCI layout of this machine, else from their registry.
+//! Unpacked images for containers without an engine: from an OCI layout on this machine, else from the registry.
 //!
-//! A folder is made once for each image, beside the others under `target/native/images`, and read by any number of containers;
-//! the ones that have not been used for longest go when new ones come. An image has its folder's name only when all of it is
-//! there, and nobody writes to it then.
+//! Each image is unpacked once, to `target/native/images`, and read by any number of containers; the least recently
+//! used ones are removed when new ones come. A folder gets its final name when it is complete, and is read-only after
+//! that.
 
+use crate::image::Place;
 use crate::layer::{Limits, Reader, unpack};
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{ErrorKind, Seek as _, Write as _};
@@ -17,60 +18,50 @@ use xtask_host::{process, terminal};
 use xtask_model::fault::Fault;
 use xtask_model::quantity;
 use xtask_model::spec::oci::{Config, Descriptor, Manifest};
-use xtask_model::spec::reference::{Digest, Platform, Reference, Repository, Tag};
+use xtask_model::spec::reference::{Digest, Platform, Reference, Tag};
 
-/// How many unpacked images are kept: two of an app that is being worked on, and one of another.
+/// Number of unpacked images to keep: two of an app in development, and one of another.
 const KEPT: usize = 3;
 
-/// Where images are found, and where their folders are.
-pub struct Images {
+pub struct ImageStore {
     layouts: PathBuf,
     store: PathBuf,
     client: Client,
 }
 
-/// An image's files and configuration; they stay for as long as the value.
+/// Files and configuration of an image; kept while this value lives.
 pub struct Unpacked {
-    /// Its files.
     pub folder: PathBuf,
-    /// Its configuration.
     pub config: Config,
     _used: File,
 }
 
 /// An image for this machine's platform in a layout.
 #[derive(Clone, Debug)]
-pub struct Found {
+pub struct LayoutImage {
     layout: Layout,
     manifest: Descriptor,
 }
 
-/// Where an image's parts come from.
-enum Source<'a> {
-    Layout(Layout),
-    Registry(&'a Client, Repository),
-}
-
-impl Images {
-    /// The images of this repository.
+impl ImageStore {
     pub fn of(tree: &Tree) -> Self {
         Self::new(tree.images(), store(tree), tree.client())
     }
 
-    /// Images in layouts in or below one folder, unpacked below another.
+    /// Images in `layouts` and the folders directly below it, unpacked to `store`.
     pub fn new(layouts: impl Into<PathBuf>, store: impl Into<PathBuf>, client: Client) -> Self {
         Self { layouts: layouts.into(), store: store.into(), client }
     }
 
-    /// The layout that has an image: a folder that is named, or one of ours that has what a reference names.
-    pub fn find(&self, name: &str) -> Result<Option<Found>, Fault> {
+    /// The layout that has an image: a named folder, or a layout of this repository that has the reference.
+    pub fn find(&self, name: &str) -> Result<Option<LayoutImage>, Fault> {
         if is_layout(Path::new(name)) {
             let layout = Layout::open_or_create(Path::new(name))?;
             let Some((_, descriptor)) = layout.list()?.into_iter().next() else {
-                return Err(Fault::usage(format!("the image layout `{name}` has no image with a name")));
+                return Err(Fault::usage(format!("the image layout `{name}` has no named image")));
             };
             return match layout.manifest_for(&descriptor, &Platform::host())? {
-                Some(manifest) => Ok(Some(Found { layout, manifest })),
+                Some(manifest) => Ok(Some(LayoutImage { layout, manifest })),
                 None => Err(not_for_us(name)),
             };
         }
@@ -78,10 +69,10 @@ impl Images {
         let mut folders = vec![self.layouts.clone()];
         let entries = fs::read_dir(&self.layouts).into_iter().flatten().flatten();
         folders.extend(entries.map(|entry| entry.path()));
-        // Not a matter of the order in which a file system lists them.
+        // Independent of the file system's order.
         folders.sort();
         for folder in folders.iter().filter(|folder| is_layout(folder)) {
-            // What cannot be read is no image; a build says so.
+            // Unreadable layouts are skipped; a build reports them.
             let Ok(layout) = Layout::open_or_create(folder) else { continue };
             for (tag, descriptor) in layout.list().unwrap_or_default() {
                 let Ok(Some(manifest)) = layout.manifest_for(&descriptor, &Platform::host()) else { continue };
@@ -90,24 +81,26 @@ impl Images {
                     None => tag == name,
                 };
                 if named {
-                    return Ok(Some(Found { layout, manifest }));
+                    return Ok(Some(LayoutImage { layout, manifest }));
                 }
             }
         }
         Ok(None)
     }
 
-    /// An image's folder; made, if it is not there. Only root can give files `owners`.
+    /// Unpacks an image unless it is unpacked. Only root can set file `owners`.
     pub fn unpack(&self, name: &str, owners: bool) -> Result<Unpacked, Fault> {
         let (digest, manifest, source) = match self.find(name)? {
-            Some(Found { layout, manifest }) => (manifest.digest, layout.read_json(&manifest)?, Source::Layout(layout)),
+            Some(LayoutImage { layout, manifest }) => {
+                (manifest.digest, layout.read_json(&manifest)?, Place::Layout(layout))
+            }
             None => self.published(name)?,
         };
         let folder = self.store.join(format!("{}{}", digest.hex(), if owners { "-owned" } else { "" }));
-        self.folder_of(&folder, || make(name, &folder, &manifest, &source, owners))
+        self.folder_of(&folder, || self.make(name, &folder, (&manifest, &source), owners))
     }
 
-    fn published(&self, name: &str) -> Result<(Digest, Manifest, Source<'_>), Fault> {
+    fn published(&self, name: &str) -> Result<(Digest, Manifest, Place), Fault> {
         let Reference { repository, tag, digest } = parse(name)?;
         let published = match (digest, tag) {
             (Some(digest), _) => publish::read(&self.client, &repository, digest)?,
@@ -115,16 +108,16 @@ impl Images {
             (None, None) => publish::read(&self.client, &repository, Tag::latest())?,
         };
         let Answer::Present(published) = published else {
-            return Err(Fault::usage(format!("image `{name}` is neither on this machine nor in its registry"))
+            return Err(Fault::usage(format!("image `{name}` not found on this machine or in its registry"))
                 .hint("build it: `cargo xtask build`"));
         };
         let platform = published.platforms.get(&Platform::host()).ok_or_else(|| not_for_us(name))?;
         let manifest = publish::read_manifest(&self.client, &repository, platform.digest)?;
-        Ok((platform.digest, manifest, Source::Registry(&self.client, repository)))
+        Ok((platform.digest, manifest, Place::Registry(repository)))
     }
 
     fn folder_of(&self, folder: &Path, make: impl Fn() -> Result<(), Fault>) -> Result<Unpacked, Fault> {
-        // Root's may hold files of any owner: they are for nobody else.
+        // Root's folder may hold files of any owner: no one else may read it.
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.store);
         made.map_err(|error| cannot_write(&self.store, &error))?;
         let lock_path = folder.with_extension("lock");
@@ -133,11 +126,11 @@ impl Images {
         loop {
             lock.lock_shared().map_err(|error| cannot_write(&lock_path, &error))?;
             if let Some(config) = read_config(folder) {
-                // The time of its last use; where it cannot be set, it goes a little earlier.
+                // Time of last use. If it cannot be set, the image is removed a little earlier.
                 let _ = lock.set_modified(SystemTime::now());
                 return Ok(Unpacked { folder: folder.join("root"), config, _used: lock });
             }
-            // A lock that changes its kind is let go in between: whoever had it meanwhile may have done the work.
+            // Changing a lock's mode releases it in between: another process may have done the work.
             wait_for(&lock, &lock_path)?;
             if read_config(folder).is_none() {
                 self.make_room(folder);
@@ -146,7 +139,77 @@ impl Images {
         }
     }
 
-    /// Removes what has not been used for longest, and what nobody finished, unless it is in use.
+    /// Unpacks an image under a temporary name, and renames it when it is complete. The caller holds its lock.
+    fn make(
+        &self,
+        name: &str,
+        folder: &Path,
+        (manifest, place): (&Manifest, &Place),
+        owners: bool,
+    ) -> Result<(), Fault> {
+        let partial = folder.with_extension("partial");
+        remove(&partial).map_err(|error| cannot_write(&partial, &error))?;
+        let config = place.blob(&self.client, &manifest.config)?;
+        let parsed: Config = serde_json::from_slice(&config)
+            .map_err(|error| Fault::build(format!("cannot read the configuration of `{name}`")).cause(error))?;
+        if parsed.architecture != Platform::host().architecture {
+            return Err(not_for_us(name));
+        }
+        if parsed.rootfs.diff_ids.len() != manifest.layers.len() {
+            return Err(Fault::build(format!("cannot unpack `{name}`"))
+                .cause("its configuration and its manifest have different numbers of layers"));
+        }
+        let began = Instant::now();
+        let bytes = quantity::bytes(manifest.layers.iter().map(|layer| layer.size).sum());
+        let mut progress = terminal::Progress::begin("unpacking", &format!("`{name}` ({bytes} of layers)"));
+        let root = partial.join("root");
+        let mut unpacked = unpack::Unpacker::open(&root)?;
+        if owners {
+            unpacked = unpacked.with_owners();
+        }
+        std::thread::scope(|scope| {
+            // One layer is fetched while the previous one is unpacked.
+            let (sender, fetched) = std::sync::mpsc::sync_channel(0);
+            let partial = &partial;
+            scope.spawn(move || {
+                // The receiver is gone if unpacking failed.
+                manifest
+                    .layers
+                    .iter()
+                    .map(|layer| self.layer(place, layer, partial))
+                    .try_for_each(|file| sender.send(file))
+            });
+            for (number, (diff_id, file)) in parsed.rootfs.diff_ids.iter().zip(fetched).enumerate() {
+                process::interrupted()?;
+                progress.line(&format!("layer {} of {}", number + 1, manifest.layers.len()));
+                unpacked.apply(&mut Reader::open(file?, Some(diff_id), Limits::default())?)?;
+            }
+            Ok(())
+        })?;
+        progress.end();
+        drop(unpacked);
+        terminal::detail(&format!("unpacked in {}", quantity::seconds(began.elapsed())));
+        let settle = || {
+            fs::set_permissions(&root, fs::Permissions::from_mode(0o755))?;
+            fs::write(partial.join("config.json"), &config)?;
+            fs::rename(&partial, folder)
+        };
+        settle().map_err(|error| cannot_write(folder, &error))
+    }
+
+    /// Compressed bytes of a layer; the reader checks the digest.
+    fn layer(&self, place: &Place, descriptor: &Descriptor, near: &Path) -> Result<File, Fault> {
+        if let Place::Layout(layout) = place {
+            return layout.open_blob(&descriptor.digest);
+        }
+        let cannot = |error: std::io::Error| cannot_write(near, &error);
+        let mut file = tempfile::tempfile_in(near).map_err(cannot)?;
+        place.copy_layer(&self.client, descriptor, &mut file)?;
+        file.flush().and_then(|()| file.rewind()).map_err(cannot)?;
+        Ok(file)
+    }
+
+    /// Removes the least recently used images and incomplete ones, unless they are in use.
     fn make_room(&self, coming: &Path) {
         let entries = fs::read_dir(&self.store).into_iter().flatten().flatten().map(|entry| entry.path());
         let mut locks: Vec<(SystemTime, PathBuf)> = entries
@@ -168,7 +231,7 @@ impl Images {
                 continue;
             }
             let (folder, partial) = (path.with_extension(""), path.with_extension("partial"));
-            // What cannot be removed costs room, and nothing else.
+            // An error here only costs disk space.
             let _ = remove(&partial);
             if is_whole && fs::rename(&folder, &partial).is_ok() {
                 let _ = remove(&partial);
@@ -178,14 +241,14 @@ impl Images {
     }
 }
 
-/// Removes from this repository's folders of images what nobody finished, unless somebody is about to.
+/// Removes incomplete images of this repository, unless a process is unpacking them.
 pub fn sweep(tree: &Tree) {
     let entries = fs::read_dir(store(tree)).into_iter().flatten().flatten().map(|entry| entry.path());
     let partial = entries.filter(|path| path.extension().is_some_and(|extension| extension == "partial"));
     for path in partial {
         let Ok(lock) = File::open(path.with_extension("lock")) else { continue };
         if lock.try_lock().is_ok() {
-            // What cannot be removed costs room, and nothing else.
+            // An error here only costs disk space.
             let _ = remove(&path);
         }
     }
@@ -195,86 +258,11 @@ fn store(tree: &Tree) -> PathBuf {
     tree.root.join("target/native/images")
 }
 
-/// Unpacks an image beside its place, and puts it there when it is whole. Whoever calls has its lock.
-fn make(name: &str, folder: &Path, manifest: &Manifest, source: &Source<'_>, owners: bool) -> Result<(), Fault> {
-    let partial = folder.with_extension("partial");
-    remove(&partial).map_err(|error| cannot_write(&partial, &error))?;
-    let config = source.document(&manifest.config)?;
-    let parsed: Config = serde_json::from_slice(&config)
-        .map_err(|error| Fault::build(format!("cannot read the configuration of `{name}`")).cause(error))?;
-    if parsed.architecture != Platform::host().architecture {
-        return Err(not_for_us(name));
-    }
-    if parsed.rootfs.diff_ids.len() != manifest.layers.len() {
-        return Err(Fault::build(format!("cannot unpack `{name}`"))
-            .cause("its configuration and its manifest do not have the same number of layers"));
-    }
-    let began = Instant::now();
-    let bytes = quantity::bytes(manifest.layers.iter().map(|layer| layer.size).sum());
-    let mut progress = terminal::Progress::begin("unpacking", &format!("`{name}` ({bytes} of layers)"));
-    let root = partial.join("root");
-    let mut unpacked = unpack::Unpacked::open(&root)?;
-    if owners {
-        unpacked = unpacked.with_owners();
-    }
-    std::thread::scope(|scope| {
-        // One layer is fetched while the one before is unpacked.
-        let (sender, fetched) = std::sync::mpsc::sync_channel(0);
-        let partial = &partial;
-        scope.spawn(move || {
-            // Nobody listens any more where unpacking has failed.
-            manifest.layers.iter().map(|layer| source.layer(layer, partial)).try_for_each(|file| sender.send(file))
-        });
-        for (number, (diff_id, file)) in parsed.rootfs.diff_ids.iter().zip(fetched).enumerate() {
-            process::interrupted()?;
-            progress.line(&format!("layer {} of {}", number + 1, manifest.layers.len()));
-            unpacked.apply(&mut Reader::open(file?, Some(diff_id), Limits::default())?)?;
-        }
-        Ok(())
-    })?;
-    progress.end();
-    drop(unpacked);
-    terminal::detail(&format!("unpacked in {}", quantity::seconds(began.elapsed())));
-    let settle = || {
-        fs::set_permissions(&root, fs::Permissions::from_mode(0o755))?;
-        fs::write(partial.join("config.json"), &config)?;
-        fs::rename(&partial, folder)
-    };
-    settle().map_err(|error| cannot_write(folder, &error))
-}
-
-impl Source<'_> {
-    fn document(&self, descriptor: &Descriptor) -> Result<Vec<u8>, Fault> {
-        match self {
-            Self::Layout(layout) => layout.read_bytes(descriptor),
-            Self::Registry(client, repository) => {
-                let read = client.blob_bytes(repository, &descriptor.digest, descriptor.size)?;
-                read.present().ok_or_else(|| lost(repository, descriptor))
-            }
-        }
-    }
-
-    /// A layer's bytes, compressed as they are. Whoever reads them checks what they come to.
-    fn layer(&self, descriptor: &Descriptor, near: &Path) -> Result<File, Fault> {
-        match self {
-            Self::Layout(layout) => layout.open_blob(&descriptor.digest),
-            Self::Registry(client, repository) => {
-                let cannot = |error: std::io::Error| cannot_write(near, &error);
-                let mut file = tempfile::tempfile_in(near).map_err(cannot)?;
-                let read = client.blob(repository, &descriptor.digest, descriptor.size, &mut file)?;
-                read.present().ok_or_else(|| lost(repository, descriptor))?;
-                file.flush().and_then(|()| file.rewind()).map_err(cannot)?;
-                Ok(file)
-            }
-        }
-    }
-}
-
 fn parse(name: &str) -> Result<Reference, Fault> {
     name.parse().map_err(|error| {
         Fault::usage(format!("cannot run `{name}`"))
             .cause(error)
-            .hint("an image is a reference, `127.0.0.1:5000/app:latest`, or the folder of an OCI layout")
+            .hint("valid names are a reference, `127.0.0.1:5000/app:latest`, and the folder of an OCI layout")
     })
 }
 
@@ -295,7 +283,7 @@ fn wait_for(lock: &File, path: &Path) -> Result<(), Fault> {
             Err(TryLockError::WouldBlock) => {}
         }
         if !said {
-            terminal::step("waiting", "another xtask unpacks this image");
+            terminal::step("waiting", "another xtask is unpacking this image");
             said = true;
         }
         process::interrupted()?;
@@ -303,7 +291,7 @@ fn wait_for(lock: &File, path: &Path) -> Result<(), Fault> {
     }
 }
 
-/// Removes a folder with all below it, folders too that their owner may not change.
+/// Removes a folder, with folders that their owner may not change.
 fn remove(folder: &Path) -> std::io::Result<()> {
     match fs::remove_dir_all(folder) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
@@ -331,15 +319,10 @@ fn not_for_us(name: &str) -> Fault {
         .hint(format!("build it for this machine: `cargo xtask build --platform {}`", Platform::host()))
 }
 
-fn lost(repository: &Repository, descriptor: &Descriptor) -> Fault {
-    Fault::network(format!("blob `{}` is not in `{repository}`", descriptor.digest))
-        .hint("the registry lost it: build again with `--force`")
-}
-
 fn cannot_write(path: &Path, error: &std::io::Error) -> Fault {
     let fault = Fault::build(format!("cannot write `{}`", path.display())).cause(error);
     if error.kind() == ErrorKind::PermissionDenied {
-        return fault.hint("if another user made it, that user can remove it: it is made again when it is needed");
+        return fault.hint("another user may have created it; it can be removed, and is created again when needed");
     }
     fault
 }

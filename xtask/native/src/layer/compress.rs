@@ -1,6 +1,6 @@
-//! Compresses a stream in blocks, several at once: which thread had which block cannot be seen in the result.
+//! Compresses a stream in parallel blocks. The result does not depend on the number of threads.
 //!
-//! Memory is a few blocks, whatever the length of the stream.
+//! Memory is limited to a few blocks, whatever the length of the stream.
 
 use super::{Codec, Written};
 use flate2::{Compress, Crc, FlushCompress, Status};
@@ -16,22 +16,21 @@ use xtask_model::image::policy::Compression;
 use xtask_model::spec::oci::Descriptor;
 use xtask_model::spec::reference::Digest;
 
-/// Bytes of a block before it is compressed.
+/// Size of a block before compression, in bytes.
 pub(super) const BLOCK: usize = 1 << 20;
 
-/// gzip's header: no name, no time, no system.
 const GZIP_HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
-/// A last block of nothing, which ends a stream of which every block could have had one behind it.
+/// Empty final block; the blocks before it are not final.
 const GZIP_END: [u8; 2] = [3, 0];
 
-/// Compresses what `produce` gives, by so many threads besides this one; with one block or one thread, by this one alone.
+/// Compresses the output of `produce` with this many additional threads; one block or one thread needs none.
 pub(super) fn stream<W: Write>(
     codec: Codec,
     threads: usize,
     sink: W,
     produce: impl FnOnce(&mut Blocks<'_, '_, W>) -> Result<(), Fault>,
 ) -> Result<Written, Fault> {
-    // Outlives the scope: the threads take their jobs from it.
+    // Must outlive the scope: the threads take jobs from it.
     let queue = Mutex::new(None);
     std::thread::scope(|scope| {
         let mut blocks = Blocks {
@@ -55,22 +54,19 @@ pub(super) fn stream<W: Write>(
     })
 }
 
-/// The queue that the threads share: one waits for a job at a time, which costs nothing beside compressing it.
+/// Queue that the threads share. Waiting for the lock is cheap compared with compression.
 type Queue = Mutex<Option<Receiver<Job>>>;
 
-struct Job {
-    plain: Vec<u8>,
-    packed: Vec<u8>,
-    done: SyncSender<Done>,
-}
+/// A block, and where it goes when it is compressed.
+type Job = (Block, SyncSender<Block>);
 
-struct Done {
+#[derive(Default)]
+struct Block {
     plain: Vec<u8>,
     packed: Vec<u8>,
     crc: Crc,
 }
 
-/// A stream on its way to the sink.
 pub(super) struct Blocks<'scope, 'env, W> {
     codec: Codec,
     threads: usize,
@@ -79,8 +75,8 @@ pub(super) struct Blocks<'scope, 'env, W> {
     jobs: Option<SyncSender<Job>>,
     own: Option<Encoder>,
     block: Vec<u8>,
-    spare: Vec<(Vec<u8>, Vec<u8>)>,
-    running: VecDeque<Receiver<Done>>,
+    spare: Vec<Block>,
+    running: VecDeque<Receiver<Block>>,
     plain: Sha256,
     bytes: u64,
     crc: Crc,
@@ -88,7 +84,6 @@ pub(super) struct Blocks<'scope, 'env, W> {
 }
 
 impl<W: Write> Blocks<'_, '_, W> {
-    /// Takes bytes.
     pub(super) fn push(&mut self, mut bytes: &[u8]) -> Result<(), Fault> {
         while !bytes.is_empty() {
             let room = (BLOCK - self.block.len()).min(bytes.len());
@@ -99,7 +94,7 @@ impl<W: Write> Blocks<'_, '_, W> {
         Ok(())
     }
 
-    /// Takes up to `most` bytes that `read` puts into a buffer, and says how many it was.
+    /// Takes up to `most` bytes that `read` writes to a buffer, and returns their number.
     pub(super) fn fill(
         &mut self,
         most: u64,
@@ -115,7 +110,7 @@ impl<W: Write> Blocks<'_, '_, W> {
     }
 
     fn begin(&mut self) -> Result<(), Fault> {
-        if self.codec.compression == Compression::Gzip {
+        if self.codec.0 == Compression::Gzip {
             self.out.put(&GZIP_HEADER)?;
         }
         Ok(())
@@ -128,17 +123,16 @@ impl<W: Write> Blocks<'_, '_, W> {
     fn send(&mut self, last: bool) -> Result<(), Fault> {
         self.plain.update(&self.block);
         self.bytes += self.block.len() as u64;
-        let (mut next, mut packed) = self.spare.pop().unwrap_or_default();
-        next.clear();
-        packed.clear();
-        let plain = std::mem::replace(&mut self.block, next);
+        let mut block = self.spare.pop().unwrap_or_default();
+        block.plain.clear();
+        std::mem::swap(&mut block.plain, &mut self.block);
         if self.threads < 2 || (last && self.jobs.is_none()) {
             let own = self.own.get_or_insert_with(|| Encoder::new(self.codec));
-            let crc = own.block(&plain, &mut packed);
-            return self.take(Done { plain, packed, crc });
+            own.compress(&mut block);
+            return self.take(block);
         }
         let (done, receiver) = sync_channel(1);
-        self.workers().send(Job { plain, packed, done }).expect("a thread ends only after its queue");
+        self.workers().send((block, done)).expect("the threads outlive the queue");
         self.running.push_back(receiver);
         while self.running.len() > 2 * self.threads {
             self.take_one()?;
@@ -150,7 +144,7 @@ impl<W: Write> Blocks<'_, '_, W> {
         let (scope, queue, codec) = (self.scope, self.queue, self.codec);
         self.jobs.get_or_insert_with(|| {
             let (jobs, receiver) = sync_channel(2 * self.threads);
-            *queue.lock().expect("nobody has had it yet") = Some(receiver);
+            *queue.lock().expect("a new lock is not poisoned") = Some(receiver);
             for _ in 0..self.threads {
                 scope.spawn(move || work(queue, Encoder::new(codec)));
             }
@@ -160,13 +154,13 @@ impl<W: Write> Blocks<'_, '_, W> {
 
     fn take_one(&mut self) -> Result<(), Fault> {
         let Some(next) = self.running.pop_front() else { return Ok(()) };
-        self.take(next.recv().expect("a thread answers every job"))
+        self.take(next.recv().expect("every job gets an answer"))
     }
 
-    fn take(&mut self, done: Done) -> Result<(), Fault> {
-        self.crc.combine(&done.crc);
-        self.out.put(&done.packed)?;
-        self.spare.push((done.plain, done.packed));
+    fn take(&mut self, block: Block) -> Result<(), Fault> {
+        self.crc.combine(&block.crc);
+        self.out.put(&block.packed)?;
+        self.spare.push(block);
         Ok(())
     }
 
@@ -174,12 +168,12 @@ impl<W: Write> Blocks<'_, '_, W> {
         if !self.block.is_empty() {
             self.send(true)?;
         }
-        // No more jobs: the threads end.
+        // Ends the threads.
         self.jobs = None;
         while !self.running.is_empty() {
             self.take_one()?;
         }
-        if self.codec.compression == Compression::Gzip {
+        if self.codec.0 == Compression::Gzip {
             self.out.put(&GZIP_END)?;
             self.out.put(&self.crc.sum().to_le_bytes())?;
             self.out.put(&(self.bytes as u32).to_le_bytes())?;
@@ -200,14 +194,13 @@ fn work(queue: &Queue, mut encoder: Encoder) {
             Ok(queue) => queue.as_ref().and_then(|jobs| jobs.recv().ok()),
             Err(_) => None,
         };
-        let Some(Job { plain, mut packed, done }) = job else { return };
-        let crc = encoder.block(&plain, &mut packed);
-        // Nobody waits for it any more where the stream has failed.
-        let _ = done.send(Done { plain, packed, crc });
+        let Some((mut block, done)) = job else { return };
+        encoder.compress(&mut block);
+        // The receiver is gone if the stream failed.
+        let _ = done.send(block);
     }
 }
 
-/// One thread's compressor.
 enum Encoder {
     Gzip(Compress),
     Zstd,
@@ -215,36 +208,36 @@ enum Encoder {
 
 impl Encoder {
     fn new(codec: Codec) -> Self {
-        match codec.compression {
-            Compression::Gzip => Self::Gzip(Compress::new(flate2::Compression::new(codec.level), false)),
+        match codec.0 {
+            Compression::Gzip => Self::Gzip(Compress::new(flate2::Compression::new(super::LEVEL), false)),
             Compression::Zstd => Self::Zstd,
         }
     }
 
-    /// Compresses a block that knows nothing of the one before it. The checksum is gzip's.
-    fn block(&mut self, plain: &[u8], packed: &mut Vec<u8>) -> Crc {
-        let mut crc = Crc::new();
+    /// Compresses a block independently of the others. The checksum is gzip's.
+    fn compress(&mut self, Block { plain, packed, crc }: &mut Block) {
+        crc.reset();
         match self {
             Self::Gzip(deflate) => {
                 crc.update(plain);
                 deflate.reset();
+                packed.clear();
                 deflated(deflate, plain, packed);
             }
-            Self::Zstd => *packed = compress_to_vec(plain, CompressionLevel::Fastest),
+            Self::Zstd => *packed = compress_to_vec(&**plain, CompressionLevel::Fastest),
         }
-        crc
     }
 }
 
-/// Deflates to the end of a byte, so that the next block can be put behind it.
+/// Deflates to a byte boundary, so that the next block can be appended.
 fn deflated(deflate: &mut Compress, plain: &[u8], packed: &mut Vec<u8>) {
-    // More than it can take: that room runs out could be seen in what comes then.
+    // More than needed: a full buffer would change the output.
     packed.reserve(plain.len() + plain.len() / 4 + 1024);
     loop {
-        let taken = usize::try_from(deflate.total_in()).expect("a block is small");
+        let taken = usize::try_from(deflate.total_in()).expect("a block fits into memory");
         let status = deflate.compress_vec(&plain[taken..], packed, FlushCompress::Sync);
-        match status.expect("deflate knows no wrong input") {
-            // Room is left only where nothing more is to come.
+        match status.expect("any input can be deflated") {
+            // A buffer with space left means that all input is compressed.
             Status::Ok | Status::BufError if packed.len() == packed.capacity() => {
                 packed.reserve(plain.len() / 4 + 1024)
             }
@@ -253,7 +246,6 @@ fn deflated(deflate: &mut Compress, plain: &[u8], packed: &mut Vec<u8>) {
     }
 }
 
-/// The sink, and what has gone there.
 struct Out<W> {
     sink: W,
     state: Sha256,

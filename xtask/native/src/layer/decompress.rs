@@ -1,6 +1,6 @@
-//! The tar file within a layer: as it is, from gzip of any number of members, or from zstd of any number of frames.
+//! The tar file in a layer: plain, gzip with any number of members, or zstd with any number of frames.
 //!
-//! Which it is, its first bytes say. Memory is bounded by the window that a zstd frame may ask for.
+//! The first bytes decide. Memory is limited by the zstd window.
 
 use flate2::bufread::MultiGzDecoder;
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
@@ -9,7 +9,7 @@ use std::io::{self, BufRead, BufReader, Cursor, Read};
 
 const BUFFER: usize = 128 << 10;
 
-/// What is in `source`. `window` is the most that a zstd frame may ask to look back, in bytes.
+/// Opens the tar file in `source`. `window` limits zstd's look-back, in bytes.
 pub(super) fn open<'a>(mut source: impl Read + 'a, window: u64) -> io::Result<Box<dyn Read + 'a>> {
     let mut magic = Vec::with_capacity(4);
     source.by_ref().take(4).read_to_end(&mut magic)?;
@@ -22,7 +22,6 @@ pub(super) fn open<'a>(mut source: impl Read + 'a, window: u64) -> io::Result<Bo
     })
 }
 
-/// The contents of zstd frames, one behind another.
 struct Frames<R> {
     source: R,
     decoder: FrameDecoder,
@@ -35,7 +34,7 @@ impl<R: BufRead> Frames<R> {
         Self { source, decoder }
     }
 
-    /// Begins the next frame that holds something; whether there is one.
+    /// Starts the next non-empty frame; returns false at the end.
     fn next(&mut self) -> io::Result<bool> {
         while !self.source.fill_buf()?.is_empty() {
             match self.decoder.reset(&mut self.source) {

@@ -1,13 +1,12 @@
-//! The header of a tar entry as POSIX.1-2001 writes it: ustar, and before it an extended header where ustar has no room.
+//! Tar headers as in POSIX.1-2001: ustar, with a preceding extended header where ustar has no space.
 //!
-//! Pure. What decides about the form is the entry alone, so that an entry has one form.
+//! Pure. The header depends on the entry alone, so each entry has one form.
 
 use super::TIME;
 
-/// The unit of a tar file, in bytes.
+/// Block size of a tar file, in bytes.
 pub(super) const RECORD: usize = 512;
 
-/// The type flags that are written.
 pub(super) mod flag {
     pub(in super::super) const FILE: u8 = b'0';
     pub(in super::super) const SYMLINK: u8 = b'2';
@@ -15,24 +14,22 @@ pub(super) mod flag {
     pub(in super::super) const EXTENDED: u8 = b'x';
 }
 
-/// What a header says.
 pub(super) struct Header<'a> {
-    /// A folder's ends with `/`.
+    /// A folder's path ends with `/`.
     pub(super) path: &'a [u8],
     pub(super) flag: u8,
     pub(super) mode: u32,
     pub(super) uid: u32,
     pub(super) gid: u32,
     pub(super) size: u64,
-    /// A link's target.
     pub(super) link: &'a [u8],
 }
 
-/// Appends the header, with the extended one that it needs.
+/// Appends the header, with an extended header if it needs one.
 pub(super) fn encode(header: &Header<'_>, out: &mut Vec<u8>) {
     let split = split(header.path);
     let mut extended = Vec::new();
-    // In the order of their keys.
+    // Sorted by key.
     if header.gid > OWNER_LIMIT {
         record(&mut extended, "gid", header.gid.to_string().as_bytes());
     }
@@ -50,7 +47,7 @@ pub(super) fn encode(header: &Header<'_>, out: &mut Vec<u8>) {
     }
     if !extended.is_empty() {
         let size = extended.len() as u64;
-        // Whoever knows no extended headers makes a file of it.
+        // A reader without extended headers extracts it as a file of this name.
         let name = (&b""[..], &b"PaxHeaders/extended"[..]);
         let of = Header { path: b"", flag: flag::EXTENDED, mode: 0o644, uid: 0, gid: 0, size, link: b"" };
         ustar(&of, name, out);
@@ -60,7 +57,6 @@ pub(super) fn encode(header: &Header<'_>, out: &mut Vec<u8>) {
     ustar(header, split.unwrap_or((b"", cut(header.path, 100))), out);
 }
 
-/// Zeros that follow this many bytes of contents.
 pub(super) fn padding(size: u64) -> usize {
     (RECORD - (size % RECORD as u64) as usize) % RECORD
 }
@@ -70,7 +66,7 @@ const OWNER_LIMIT: u32 = 0o777_7777;
 /// Eleven octal digits.
 const SIZE_LIMIT: u64 = 0o777_7777_7777;
 
-/// Prefix and name, where there is room for the path in them.
+/// Splits a path into prefix and name, if it fits.
 fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
     if path.len() <= 100 {
         return Some((b"", path));
@@ -81,7 +77,7 @@ fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
     (path.len() - at - 1 <= 100).then(|| (&path[..at], &path[at + 1..]))
 }
 
-/// At most so many bytes, not ending with `/`, which would make a folder of it for whoever reads no further.
+/// Truncates, without a trailing `/`, which old readers would take for a folder.
 fn cut(text: &[u8], most: usize) -> &[u8] {
     let text = &text[..text.len().min(most)];
     text.strip_suffix(b"/").unwrap_or(text)
@@ -102,7 +98,7 @@ fn record(out: &mut Vec<u8>, key: &str, value: &[u8]) {
 fn ustar(header: &Header<'_>, (prefix, name): (&[u8], &[u8]), out: &mut Vec<u8>) {
     let mut block = [0; RECORD];
     let mut put = |at: usize, bytes: &[u8]| block[at..at + bytes.len()].copy_from_slice(bytes);
-    // What does not fit stands in the extended header, and counts from there.
+    // A value that does not fit is in the extended header.
     let owner = |id: u32| if id > OWNER_LIMIT { 0 } else { id };
     let size = if header.size > SIZE_LIMIT { 0 } else { header.size };
     put(0, name);
@@ -133,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_is_split_where_ustar_has_room() {
+    fn a_path_is_split_if_it_fits_into_ustar() {
         let (x99, x100, x101, x155, x156) =
             ("x".repeat(99), "x".repeat(100), "x".repeat(101), "x".repeat(155), "x".repeat(156));
         splits(&x100, Some(("", &x100)));

@@ -1,57 +1,84 @@
-//! What stands in a layer: one path with its attributes and where its bytes are.
+//! An entry of a layer: a path with its attributes and the location of its bytes.
 //!
-//! Pure. Times are no part of it: every entry of a layer gets the same one.
+//! Pure. Times are omitted: every entry of a layer has the same one.
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use xtask_model::fault::Fault;
 use xtask_model::image::context::ContextPath;
 
-/// One path of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Item {
-    /// Where it is, below the image's root.
     pub path: ContextPath,
-    /// Permission bits with set-id and sticky; not looked at for links.
+    /// Permission bits with set-id and sticky; ignored for links.
     pub mode: u32,
-    /// The numeric owner.
     pub uid: u32,
-    /// The numeric group.
     pub gid: u32,
-    /// What it is.
     pub content: Content,
 }
 
-/// What stands at a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
-    /// A folder.
     Dir,
-    /// A regular file.
     File(Bytes),
-    /// A symbolic link with its target, as it is written.
+    /// Target as written.
     Symlink(Vec<u8>),
 }
 
-/// A file's bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Bytes {
-    /// In a file of this machine, which has this many bytes; one that has another number when it is read is an error.
+    /// A file on this machine. A size that differs when it is read is an error.
     At {
-        /// The file.
         file: PathBuf,
-        /// Bytes.
         size: u64,
     },
-    /// At hand.
     Here(Arc<[u8]>),
 }
 
 impl Bytes {
-    /// The number of bytes.
     pub fn size(&self) -> u64 {
         match self {
             Self::At { size, .. } => *size,
             Self::Here(bytes) => bytes.len() as u64,
         }
     }
+}
+
+/// Returns the target of a link; `None` for anything else.
+pub(crate) type LinkOf<'l> = dyn Fn(&ContextPath) -> Result<Option<Vec<u8>>, Fault> + 'l;
+
+/// Follows every link of a path, at its end too, and never leaves the root. More than `most` links are the error
+/// `looped`.
+pub(crate) fn resolve(
+    path: &[u8],
+    most: usize,
+    link: &LinkOf<'_>,
+    looped: &dyn Fn(&ContextPath) -> Fault,
+) -> Result<ContextPath, Fault> {
+    let mut links = 0;
+    let mut todo: Vec<Vec<u8>> = ContextPath::new(path).parts().map(<[u8]>::to_vec).rev().collect();
+    let mut at = ContextPath::default();
+    while let Some(part) = todo.pop() {
+        match part.as_slice() {
+            b"." => continue,
+            b".." => {
+                at = at.parent().unwrap_or_default();
+                continue;
+            }
+            _ => {}
+        }
+        let next = at.join(&part);
+        match link(&next)? {
+            Some(_) if links == most => return Err(looped(&next)),
+            Some(target) => {
+                links += 1;
+                if target.starts_with(b"/") {
+                    at = ContextPath::default();
+                }
+                todo.extend(ContextPath::new(target).parts().map(<[u8]>::to_vec).rev());
+            }
+            None => at = next,
+        }
+    }
+    Ok(at)
 }

@@ -1,7 +1,7 @@
-//! Reads a layer of any origin, entry by entry, as if it were hostile.
+//! Reads an untrusted layer entry by entry.
 //!
-//! Nothing is believed: names lead nowhere but below the root, sizes are counted, what is too much is refused before it is held,
-//! and a layer is whole only when its digest says so. It never panics, and writes nothing.
+//! Paths cannot leave the root, sizes are counted, oversized data is rejected before it is stored, and a layer is
+//! complete only if its digest matches. Never panics, and writes nothing.
 
 mod extended;
 mod fields;
@@ -19,80 +19,68 @@ use xtask_model::image::context::ContextPath;
 use xtask_model::quantity;
 use xtask_model::spec::reference::Digest;
 
-/// How a name starts that takes a file of a lower layer away.
+/// Name prefix that removes a file of a lower layer.
 pub(crate) const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
-/// Names that only a union file system of old knew.
+/// Names used by an obsolete union file system.
 const RESERVED: &[u8] = b".wh..wh.";
 
-/// What a layer may ask of us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes of the tar file.
+    /// Size of the tar file.
     pub bytes: u64,
-    /// Headers, those included that only tell more of the next.
+    /// Number of headers, with extended ones.
     pub entries: u64,
-    /// Bytes of a path, and of a link's target.
+    /// Length of a path or a link target.
     pub path: usize,
-    /// Bytes of an extended header.
     pub header: u64,
-    /// Bytes that a zstd frame may look back.
     pub window: u64,
 }
 
 impl Default for Limits {
-    /// More than any image has that is of use, and little enough to be no harm.
+    /// More than any useful image needs, and safe to process.
     fn default() -> Self {
         Self { bytes: 32 << 30, entries: 4_000_000, path: 4096, header: 1 << 20, window: 128 << 20 }
     }
 }
 
-/// An entry of a layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Where it is; empty for the root itself, which is a folder.
+    /// Empty for the root folder.
     pub path: ContextPath,
-    /// What it is.
     pub kind: EntryKind,
     /// Permission bits with set-id and sticky.
     pub mode: u32,
-    /// The numeric owner.
     pub uid: u32,
-    /// The numeric group.
     pub gid: u32,
-    /// Seconds since 1970, without fractions.
+    /// Seconds since 1970.
     pub time: i64,
 }
 
-/// What an entry is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EntryKind {
-    /// A folder.
     Dir,
-    /// A regular file of so many bytes, which [`Reader::contents`] gives.
+    /// A regular file with its size; [`Reader::contents`] reads it.
     File(u64),
-    /// A symbolic link with its target, as it is written.
+    /// Target as written.
     Symlink(Vec<u8>),
-    /// Another name of a file.
     HardLink(ContextPath),
-    /// A device or a pipe.
     Special,
 }
 
-/// What an entry takes away of the layers below.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Whiteout {
-    /// This path, and all below it.
+    /// This path, with everything below it.
     Path(ContextPath),
-    /// All below this folder.
+    /// Everything below this folder.
     Below(ContextPath),
-    /// Nothing: a name without a meaning.
+    /// A reserved name without effect.
     Nothing,
 }
 
 impl Entry {
-    /// What it takes away, where it is no entry but a mark of that.
-    pub fn whiteout(&self) -> Option<Whiteout> {
+    /// The removal that this entry means, if it is a whiteout.
+    pub(crate) fn whiteout(&self) -> Option<Whiteout> {
         let name = self.path.parts().next_back()?;
         let folder = || self.path.parent().unwrap_or_default();
         let mut folders = self.path.parts().rev().skip(1);
@@ -108,21 +96,20 @@ impl Entry {
     }
 }
 
-/// A layer that is being read.
 pub struct Reader<'a> {
     input: BufReader<Tar<'a>>,
     limits: Limits,
     expected: Option<Digest>,
     entries: u64,
-    /// Bytes of the current entry's contents that nobody has read yet, and the zeros behind them.
+    /// Unread bytes of the current entry, and the zero bytes after them.
     left: u64,
     padding: usize,
     finished: bool,
 }
 
 impl<'a> Reader<'a> {
-    /// Begins to read. With `expected`, the digest of the tar file, [`Reader::next`] comes to an end only where that is what
-    /// was read; a caller believes nothing before.
+    /// Starts reading. With `expected`, the digest of the tar file, [`Reader::next`] reaches the end only if the digest
+    /// matches; until then the data is unverified.
     pub fn open(source: impl Read + 'a, expected: Option<&Digest>, limits: Limits) -> Result<Self, Fault> {
         let tar = decompress::open(source, limits.window);
         let tar = tar.map_err(|error| cannot(expected).cause(error))?;
@@ -133,7 +120,7 @@ impl<'a> Reader<'a> {
         Ok(Self { input, limits, expected, entries: 0, left: 0, padding: 0, finished: false })
     }
 
-    /// The next entry; what is left of the one before is passed over. `None` at the end of a layer that is whole.
+    /// The next entry; skips unread contents of the previous one. `None` at the end of a complete layer.
     #[allow(clippy::should_implement_trait)] // an entry's contents are read from the reader, between two of them
     pub fn next(&mut self) -> Result<Option<Entry>, Fault> {
         if self.finished {
@@ -169,12 +156,11 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// What is left of the current entry's contents.
     pub fn contents(&mut self) -> Contents<'_, 'a> {
         Contents { reader: self }
     }
 
-    /// The current entry's contents, where they are no more than so many bytes.
+    /// Contents of the current entry, if they are not longer than `most` bytes.
     pub fn bytes(&mut self, most: u64) -> Result<Option<Vec<u8>>, Fault> {
         if self.left > most {
             return Ok(None);
@@ -184,10 +170,9 @@ impl<'a> Reader<'a> {
         read.map(|_| Some(bytes)).map_err(|error| self.failed(error))
     }
 
-    /// What an error in reading contents says of the layer.
     pub fn failed(&self, error: io::Error) -> Fault {
         if error.kind() == io::ErrorKind::UnexpectedEof {
-            return self.broken("it ends in the middle");
+            return self.broken("it is truncated");
         }
         self.broken(error)
     }
@@ -201,25 +186,24 @@ impl<'a> Reader<'a> {
         let passed = io::copy(&mut self.input.by_ref().take(rest), &mut io::sink());
         let passed = passed.map_err(|error| self.failed(error))?;
         (self.left, self.padding) = (0, 0);
-        if passed < rest { Err(self.broken("it ends in the middle of a file")) } else { Ok(()) }
+        if passed < rest { Err(self.broken("it is truncated in the middle of a file")) } else { Ok(()) }
     }
 
-    /// A header's block; `None` at the mark of the end.
+    /// A header block; `None` at the end mark.
     fn block(&mut self) -> Result<Option<[u8; RECORD]>, Fault> {
         let mut block = [0; RECORD];
         match self.fill(&mut block)? {
             RECORD if block != [0; RECORD] => return Ok(Some(block)),
-            // The second block of the mark is of no use to anybody, and some leave it out.
+            // The second block of the end mark is optional.
             RECORD => return Ok(None),
-            // Some leave out the mark as well: then only a digest can say that nothing is missing.
+            // Some writers omit the end mark too: then only the digest shows that nothing is missing.
             0 if self.expected.is_some() && self.entries > 0 => return Ok(None),
             0 => {}
-            _ => return Err(self.broken("it ends in the middle of a header")),
+            _ => return Err(self.broken("it is truncated in the middle of a header")),
         }
-        Err(self.broken(if self.entries == 0 { "it is empty" } else { "it has no end" }))
+        Err(self.broken(if self.entries == 0 { "it is empty" } else { "it has no end mark" }))
     }
 
-    /// Reads as much as there is, up to the whole block.
     fn fill(&mut self, block: &mut [u8]) -> Result<usize, Fault> {
         let mut filled = 0;
         while filled < block.len() {
@@ -245,7 +229,7 @@ impl<'a> Reader<'a> {
         Ok(text)
     }
 
-    /// Reads what follows the end: all of it belongs to what the digest is of.
+    /// Reads what follows the end mark, which the digest covers.
     fn finish(&mut self) -> Result<(), Fault> {
         let rest = io::copy(&mut self.input, &mut io::sink());
         rest.map_err(|error| self.failed(error))?;
@@ -253,18 +237,17 @@ impl<'a> Reader<'a> {
         let Some(expected) = self.expected else { return Ok(()) };
         let state = self.input.get_mut().state.take().unwrap_or_default();
         let digest = Digest::from_bytes(state.finalize().into());
-        if digest == expected { Ok(()) } else { Err(self.broken(format!("it holds `{digest}`"))) }
+        if digest == expected { Ok(()) } else { Err(self.broken(format!("its digest is `{digest}`"))) }
     }
 }
 
 fn cannot(expected: Option<&Digest>) -> Fault {
     Fault::build(match expected {
-        Some(digest) => format!("cannot read the layer of `{digest}`"),
+        Some(digest) => format!("cannot read layer `{digest}`"),
         None => "cannot read a layer".to_owned(),
     })
 }
 
-/// The contents of one entry.
 pub struct Contents<'r, 'a> {
     reader: &'r mut Reader<'a>,
 }
@@ -284,7 +267,7 @@ impl Read for Contents<'_, '_> {
     }
 }
 
-/// The tar file: counted, and hashed where there is something to compare with.
+/// The tar file, counted, and hashed if a digest is expected.
 struct Tar<'a> {
     tar: Box<dyn Read + 'a>,
     state: Option<Sha256>,

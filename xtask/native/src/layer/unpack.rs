@@ -1,8 +1,8 @@
-//! Unpacks layers into a folder, as an ordinary user: devices and, but for root that asks for them, owners are left out, modes
-//! kept as far as the owner can read and write all of it, and nothing gets the right to become somebody else.
+//! Unpacks layers into a folder as an ordinary user. Devices are skipped, and owners unless root asks for them; the
+//! owner can always read and write; set-id bits are dropped.
 //!
-//! Nothing outside the folder is ever written, read or linked: every name is opened from the folder that it stands in, and no
-//! link is followed. The folder must be nobody else's to write to meanwhile.
+//! Nothing outside the folder is written, read or linked: each name is opened from its parent folder, and links are not
+//! followed. No other process may write to the folder meanwhile.
 
 use crate::layer::{Entry, EntryKind, Reader, Whiteout};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
@@ -15,18 +15,16 @@ use std::path::{Path, PathBuf};
 use xtask_model::fault::Fault;
 use xtask_model::image::context::ContextPath;
 
-/// A folder that layers are unpacked into, the lowest first.
-pub struct Unpacked {
+pub struct Unpacker {
     root: OwnedFd,
     shown: PathBuf,
     owners: bool,
     only: fn(&ContextPath) -> bool,
-    /// The folder of the last entry: most are in the one of their neighbour.
+    /// Folder of the last entry: neighbours mostly share it.
     last: Option<(ContextPath, OwnedFd)>,
 }
 
-impl Unpacked {
-    /// Opens a folder, which is made if it is not there.
+impl Unpacker {
     pub fn open(folder: &Path) -> Result<Self, Fault> {
         let open = || -> io::Result<OwnedFd> {
             std::fs::create_dir_all(folder)?;
@@ -37,20 +35,19 @@ impl Unpacked {
         Ok(Self { root, shown: folder.to_owned(), owners: false, only: |_| true, last: None })
     }
 
-    /// Gives every path its owner, which only root can: for who runs the image as its own user. Such a folder is for root
-    /// alone to enter.
+    /// Sets owners, which only root can, to run the image as its own user. Only root may enter such a folder.
     #[must_use]
-    pub fn with_owners(self) -> Self {
+    pub(crate) fn with_owners(self) -> Self {
         Self { owners: true, ..self }
     }
 
-    /// Leaves out every file that is not among these, and the folders that then hold nothing. Links stay.
+    /// Skips all other files, and folders without files. Links are kept.
     #[must_use]
     pub fn only(self, these: fn(&ContextPath) -> bool) -> Self {
         Self { only: these, ..self }
     }
 
-    /// Unpacks a layer over those before it. After an error the folder holds a part of it, and is to be removed.
+    /// Unpacks a layer over the previous ones. After an error the folder is incomplete and must be removed.
     pub fn apply(&mut self, reader: &mut Reader<'_>) -> Result<(), Fault> {
         let mut own = Own::default();
         while let Some(entry) = reader.next()? {
@@ -70,54 +67,52 @@ impl Unpacked {
     }
 
     fn put(&mut self, entry: &Entry, reader: &mut Reader<'_>, own: &mut Own) -> Result<(), Fault> {
-        let cannot = |shown: &Path, error: Errno| cannot_write(shown, &entry.path, error);
-        let Some((folder, name)) = split(&entry.path) else {
-            return Ok(());
-        };
+        let Some((folder, name)) = split(&entry.path) else { return Ok(()) };
+        let shown = self.shown.clone();
+        let cannot = |error: Errno| cannot_write(&shown, &entry.path, error);
         let is_dir = entry.kind == EntryKind::Dir;
         let was_leaf = own.leaves.contains(&entry.path);
         if is_dir && was_leaf || !is_dir && !was_leaf && own.has(&entry.path) {
-            return Err(self.contradiction(&format!("`{}` is a folder, and is none, in the same layer", entry.path)));
+            return Err(
+                self.contradiction(&format!("`{}` is both a folder and something else in one layer", entry.path))
+            );
         }
-        let shown = self.shown.clone();
         let target = match &entry.kind {
             EntryKind::HardLink(target) => Some(self.file(target).map_err(|error| {
-                cannot(&shown, error).cause(format!("it is a hard link of `{target}`, which has to be there before it"))
+                cannot(error).cause(format!("it is a hard link to `{target}`, which must exist before it"))
             })?),
             _ => None,
         };
         let parent = self.folder(&folder, own)?;
-        let found = kind(parent, name).map_err(|error| cannot(&shown, error))?;
+        let found = kind(parent, name).map_err(cannot)?;
         if found.is_some_and(|found| !(is_dir && found == FileType::Directory)) {
             self.take_away_all(&entry.path)?;
         }
         let parent = self.folder(&folder, own)?;
         match &entry.kind {
-            EntryKind::Dir => make_dir(parent, name, entry.mode).map_err(|error| cannot(&shown, error))?,
+            EntryKind::Dir => make_dir(parent, name, entry.mode).map_err(cannot)?,
             EntryKind::Symlink(target) => {
-                rustix::fs::symlinkat(target.as_slice(), parent, name).map_err(|error| cannot(&shown, error))?;
+                rustix::fs::symlinkat(target.as_slice(), parent, name).map_err(cannot)?;
             }
             EntryKind::File(_) => {
-                let mut file = make_file(parent, name).map_err(|error| cannot(&shown, error))?;
+                let mut file = make_file(parent, name).map_err(cannot)?;
                 write(reader, &mut file).map_err(|error| match error {
                     Broken::Layer(error) => reader.failed(error),
                     Broken::Folder(error) => cannot_write(&shown, &entry.path, error),
                 })?;
-                finish(&file, entry).map_err(|error| cannot(&shown, error))?;
+                finish(&file, entry).map_err(cannot)?;
             }
             EntryKind::HardLink(_) => {
-                let (from, name_there) = target.as_ref().expect("asked for above");
-                rustix::fs::linkat(from, name_there, parent, name, AtFlags::empty())
-                    .map_err(|error| cannot(&shown, error))?;
+                let (from, name_there) = target.as_ref().expect("looked up above");
+                rustix::fs::linkat(from, name_there, parent, name, AtFlags::empty()).map_err(cannot)?;
             }
-            // As if it had been unpacked: what was there is gone.
+            // A skipped device still replaces what was there.
             EntryKind::Special => {}
         }
         if self.owners && !matches!(entry.kind, EntryKind::Special | EntryKind::HardLink(_)) {
             let parent = self.folder(&folder, own)?;
             let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
-            rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
-                .map_err(|error| cannot(&shown, error))?;
+            rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW).map_err(cannot)?;
         }
         own.paths.insert(entry.path.clone());
         if !is_dir {
@@ -130,7 +125,7 @@ impl Unpacked {
         Fault::build(format!("cannot unpack a layer into `{}`", self.shown.display())).cause(why)
     }
 
-    /// The folder at a path, made where it is not there. What of a lower layer is no folder gives way to one.
+    /// Opens or creates the folder at a path. A file of a lower layer is replaced.
     fn folder(&mut self, path: &ContextPath, own: &Own) -> Result<BorrowedFd<'_>, Fault> {
         if self.last.as_ref().is_none_or(|(last, _)| last != path) {
             let mut at = ContextPath::default();
@@ -138,7 +133,7 @@ impl Unpacked {
             for part in path.parts() {
                 at = at.join(part);
                 if own.leaves.contains(&at) {
-                    let why = format!("`{path}` has to be a folder, and `{at}` is none in the same layer");
+                    let why = format!("`{path}` must be a folder, but `{at}` is not one in the same layer");
                     return Err(self.contradiction(&why));
                 }
                 fd = enter(&fd, part).map_err(|error| cannot_write(&self.shown, &at, error))?;
@@ -148,7 +143,7 @@ impl Unpacked {
         Ok(self.last.as_ref().expect("just set").1.as_fd())
     }
 
-    /// The folder and the name of a regular file that is there.
+    /// Folder and name of an existing regular file.
     fn file(&self, path: &ContextPath) -> Result<(OwnedFd, Vec<u8>), Errno> {
         let (folder, name) = split(path).ok_or(Errno::ISDIR)?;
         let folder = self.existing(&folder)?;
@@ -169,7 +164,7 @@ impl Unpacked {
         Ok(fd)
     }
 
-    /// Removes what lower layers have at a path; what is of this one stays.
+    /// Removes a path of lower layers; entries of this layer stay.
     fn take_away(&mut self, path: &ContextPath, own: &Own) -> Result<(), Fault> {
         if own.has(path) {
             return if own.leaves.contains(path) { Ok(()) } else { self.take_below(path, own) };
@@ -182,14 +177,13 @@ impl Unpacked {
         self.last = None;
         let removed = match self.existing(&folder) {
             Ok(folder) => remove(&folder, name),
-            // Not there, or below what is no folder: nothing to take away.
+            // Missing, or below a file: nothing to remove.
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(()),
             Err(error) => Err(error),
         };
         removed.map_err(|error| cannot_write(&self.shown, path, error))
     }
 
-    /// Removes what lower layers have below a folder.
     fn take_below(&mut self, path: &ContextPath, own: &Own) -> Result<(), Fault> {
         self.last = None;
         let cannot = |error: Errno| cannot_write(&self.shown, path, error);
@@ -207,16 +201,13 @@ impl Unpacked {
     }
 }
 
-/// What the layer that is being unpacked has put.
 #[derive(Default)]
 struct Own {
     paths: BTreeSet<ContextPath>,
-    /// Those of them that are no folders.
     leaves: BTreeSet<ContextPath>,
 }
 
 impl Own {
-    /// Whether it has put anything at a path or below it.
     fn has(&self, path: &ContextPath) -> bool {
         let below = path.join(b"");
         let next = self.paths.range(&below..).next();
@@ -224,12 +215,10 @@ impl Own {
     }
 }
 
-/// Folder and name; none for the root.
 fn split(path: &ContextPath) -> Option<(ContextPath, &[u8])> {
     Some((path.parent()?, path.parts().next_back()?))
 }
 
-/// What is at a name.
 fn kind(folder: BorrowedFd<'_>, name: &[u8]) -> Result<Option<FileType>, Errno> {
     match rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => Ok(Some(FileType::from_raw_mode(stat.st_mode))),
@@ -243,7 +232,7 @@ fn open_dir(folder: &OwnedFd, name: &[u8]) -> Result<OwnedFd, Errno> {
     rustix::fs::openat(folder, name, flags, Mode::empty())
 }
 
-/// Opens a folder, or makes it; what stands there and is none goes.
+/// Opens or creates a folder; replaces what is not a folder.
 fn enter(folder: &OwnedFd, name: &[u8]) -> Result<OwnedFd, Errno> {
     match open_dir(folder, name) {
         Err(Errno::NOENT) => {}
@@ -256,7 +245,7 @@ fn enter(folder: &OwnedFd, name: &[u8]) -> Result<OwnedFd, Errno> {
     open_dir(folder, name)
 }
 
-/// Permissions, of which the owner's reading and writing never goes, and set-id always does.
+/// Permissions without set-id bits; the owner's bits are at least `at_least`.
 fn permissions(mode: u32, at_least: u32) -> Mode {
     Mode::from_raw_mode((mode & 0o777 | at_least) as rustix::fs::RawMode)
 }
@@ -268,7 +257,7 @@ fn make_dir(folder: BorrowedFd<'_>, name: &[u8], mode: u32) -> Result<(), Errno>
     }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let made = rustix::fs::openat(folder, name, flags, Mode::empty())?;
-    // Beyond the umask.
+    // Independent of the umask.
     rustix::fs::fchmod(made, permissions(mode, 0o700))
 }
 
@@ -282,7 +271,7 @@ enum Broken {
     Folder(io::Error),
 }
 
-/// Copies the contents, and tells whose fault it was if it cannot.
+/// Copies the contents; the error says which side failed.
 fn write(reader: &mut Reader<'_>, file: &mut File) -> Result<(), Broken> {
     use std::io::{Read as _, Write as _};
     let mut contents = reader.contents();
@@ -299,7 +288,7 @@ fn write(reader: &mut Reader<'_>, file: &mut File) -> Result<(), Broken> {
 
 fn finish(file: &File, entry: &Entry) -> Result<(), Errno> {
     rustix::fs::fchmod(file, permissions(entry.mode, 0o600))?;
-    // Python believes its byte code by the source's time.
+    // Python checks its byte code against the source's time.
     let time = Timespec { tv_sec: entry.time, tv_nsec: 0 };
     rustix::fs::futimens(file, &Timestamps { last_access: time, last_modification: time })
 }
@@ -315,9 +304,9 @@ fn names(folder: &OwnedFd) -> Result<Vec<Vec<u8>>, Errno> {
     Ok(names)
 }
 
-/// Removes what is at a name, with all below it; nothing there is nothing to do.
+/// Removes a name with everything below it. A missing name is not an error.
 fn remove(folder: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
-    // What leads to the folder itself or out of it is no name in it, whoever asks.
+    // Rejects names that would lead to the folder itself or out of it.
     if matches!(name, b"" | b"." | b"..") || name.contains(&b'/') {
         return Err(Errno::INVAL);
     }
@@ -326,7 +315,7 @@ fn remove(folder: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
         Err(Errno::NOENT) => return Ok(()),
         done => return done,
     }
-    // Depth first without recursion: how deep it is, a layer decides.
+    // Without recursion: the depth is untrusted.
     let mut open = vec![(open_dir(folder, name)?, name.to_vec(), Vec::new())];
     if let Some(top) = open.last_mut() {
         top.2 = names(&top.0)?;
@@ -342,7 +331,7 @@ fn remove(folder: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
                 done => done?,
             }
         } else {
-            let name = open.pop().expect("the loop has one").1;
+            let name = open.pop().expect("the loop has an element").1;
             let parent = open.last().map_or(folder, |(parent, _, _)| parent);
             rustix::fs::unlinkat(parent, &name, AtFlags::REMOVEDIR)?;
         }

@@ -1,6 +1,6 @@
 //! Writes items as a layer.
 //!
-//! What is written is decided by the items alone. A file that is not what its item says is an error, and never a layer.
+//! The output depends only on the items. A file that differs from its item is an error.
 
 use super::Codec;
 use super::compress::{self, Blocks};
@@ -15,19 +15,17 @@ use xtask_model::image::context::ContextPath;
 use xtask_model::spec::oci::Descriptor;
 use xtask_model::spec::reference::Digest;
 
-/// A layer that has been written.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Written {
-    /// The digest of the tar file.
     pub diff_id: Digest,
-    /// What was written: media type, digest, size in bytes.
+    /// Media type, digest and size of what was written.
     pub descriptor: Descriptor,
-    /// The size of the tar file in bytes.
+    /// Size of the tar file in bytes.
     pub bytes: u64,
 }
 
-/// Writes a layer of these items, which are sorted by path. Folders that they stand in are the caller's business. `threads`
-/// compress; the bytes are the same for every number of them.
+/// Writes a layer. `items` are sorted by path and include parent folders where needed; `threads` does not affect the
+/// bytes.
 pub fn write(items: &[Item], codec: Codec, threads: usize, sink: impl Write) -> Result<Written, Fault> {
     check(items)?;
     compress::stream(codec, threads, sink, |blocks| {
@@ -62,27 +60,27 @@ fn entry<W: Write>(item: &Item, head: &mut Vec<u8>, blocks: &mut Blocks<'_, '_, 
 
 fn copy<W: Write>(path: &Path, size: u64, blocks: &mut Blocks<'_, '_, W>) -> Result<(), Fault> {
     let cannot = |error: io::Error| Fault::build(format!("cannot read `{}`", path.display())).cause(error);
-    // Neither a link nor a pipe that has taken the file's place is waited for or followed.
+    // Does not follow a link or wait for a pipe that has replaced the file.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = rustix::fs::open(path, flags, Mode::empty());
     let mut file = File::from(file.map_err(|error| match error {
-        rustix::io::Errno::LOOP => changed(path, "it has become a link"),
+        rustix::io::Errno::LOOP => changed(path, "it was replaced by a link"),
         other => cannot(other.into()),
     })?);
     let metadata = file.metadata().map_err(cannot)?;
     if !metadata.is_file() {
-        return Err(changed(path, "it is no file any more"));
+        return Err(changed(path, "it was replaced by something that is not a file"));
     }
     let mut left = size;
     while left > 0 {
         let count = blocks.fill(left, |buffer| read(&mut file, buffer).map_err(cannot))?;
         if count == 0 {
-            return Err(changed(path, &format!("it had {size} bytes, and ended after {}", size - left)));
+            return Err(changed(path, &format!("it had {size} bytes, but ended after {}", size - left)));
         }
         left -= count as u64;
     }
     if read(&mut file, &mut [0]).map_err(cannot)? > 0 {
-        return Err(changed(path, &format!("it had {size} bytes, and has more now")));
+        return Err(changed(path, &format!("it had {size} bytes, but is longer now")));
     }
     Ok(())
 }
@@ -99,25 +97,24 @@ fn read(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
 fn changed(path: &Path, how: &str) -> Fault {
     Fault::build(format!("`{}` changed while it was read", path.display()))
         .cause(how)
-        .hint("run it again when nothing writes there")
+        .hint("run it again when no other program writes to it")
 }
 
-/// Whether these are the items of a layer.
 fn check(items: &[Item]) -> Result<(), Fault> {
     let mut parent: Option<&[u8]> = None;
     for (index, item) in items.iter().enumerate() {
         name(&item.path)?;
         if let Some(before) = index.checked_sub(1).map(|before| &items[before].path) {
             if *before == item.path {
-                return Err(cannot(&item.path, "it is there twice"));
+                return Err(cannot(&item.path, "the path is listed twice"));
             }
             if *before > item.path {
-                return Err(cannot(&item.path, &format!("it comes after `{before}`, and paths must be sorted")));
+                return Err(cannot(&item.path, &format!("it follows `{before}`, but paths must be sorted")));
             }
         }
         if let Content::Symlink(target) = &item.content {
             if target.is_empty() || target.contains(&0) {
-                return Err(cannot(&item.path, "its target is empty, or has a zero byte"));
+                return Err(cannot(&item.path, "its target is empty or contains a zero byte"));
             }
         }
         let folder = item.path.as_bytes().iter().rposition(|byte| *byte == b'/').map(|at| &item.path.as_bytes()[..at]);
@@ -129,16 +126,14 @@ fn check(items: &[Item]) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Nothing stands below what is no folder.
+/// Rejects entries below anything but a folder.
 fn folders(before: &[Item], path: &ContextPath) -> Result<(), Fault> {
-    let mut folder = path.parent().filter(|folder| !folder.as_bytes().is_empty());
-    while let Some(one) = folder {
-        if let Ok(at) = before.binary_search_by(|item| item.path.cmp(&one)) {
+    for folder in path.folders() {
+        if let Ok(at) = before.binary_search_by(|item| item.path.cmp(&folder)) {
             if before[at].content != Content::Dir {
-                return Err(cannot(path, &format!("`{one}` is no folder")));
+                return Err(cannot(path, &format!("`{folder}` is not a folder")));
             }
         }
-        folder = one.parent().filter(|folder| !folder.as_bytes().is_empty());
     }
     Ok(())
 }
@@ -146,21 +141,18 @@ fn folders(before: &[Item], path: &ContextPath) -> Result<(), Fault> {
 fn name(path: &ContextPath) -> Result<(), Fault> {
     for part in path.as_bytes().split(|byte| *byte == b'/') {
         if part.is_empty() || part == b"." || part == b".." || part.contains(&0) {
-            return Err(cannot(path, "it is no path below the image's root"));
+            return Err(cannot(path, "it is not a valid path below the image's root"));
         }
         if part.starts_with(super::read::WHITEOUT) {
-            return Err(cannot(
-                path,
-                "a name that starts with `.wh.` takes a file away, where layers are put together",
-            )
-            .hint("give the file another name, or name it in the ignore file"));
+            return Err(cannot(path, "a name that starts with `.wh.` is a whiteout in a layer")
+                .hint("rename the file, or list it in the ignore file"));
         }
     }
     Ok(())
 }
 
 fn cannot(path: &ContextPath, why: &str) -> Fault {
-    Fault::build(format!("cannot put `{path}` into a layer")).cause(why)
+    Fault::build(format!("cannot add `{path}` to a layer")).cause(why)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! Brings an image's blobs to where it goes: a repository, or a layout. Names nothing: tags are `publish`'s.
+//! Sends an image's blobs to a repository or a layout. Writes no tags.
 //!
-//! What is there is not sent; what another repository of the registry has is mounted; everything else is streamed, several
-//! layers at once.
+//! Existing blobs are not sent; blobs of other repositories in the registry are mounted; the others are streamed,
+//! several at once.
 
 use crate::image::{Image, Place};
 use std::path::PathBuf;
@@ -15,93 +15,80 @@ use xtask_model::fault::Fault;
 use xtask_model::spec::oci::Descriptor;
 use xtask_model::spec::reference::{Digest, Repository};
 
-/// Layers that are on their way at one moment. More do not go faster over one line.
+/// Number of parallel transfers. More are not faster on one connection.
 const AT_ONCE: usize = 4;
 
-/// One layer of the image to be.
 #[derive(Clone, Debug)]
-pub struct Layer {
-    /// What points at it.
+pub struct ImageLayer {
     pub descriptor: Descriptor,
-    /// Its uncompressed digest.
+    /// Uncompressed digest.
     pub diff_id: Digest,
-    /// Where its bytes are.
-    pub origin: Origin,
+    pub place: LayerPlace,
 }
 
-/// Where a layer's bytes are.
 #[derive(Clone, Debug)]
-pub enum Origin {
-    /// In the repository already, as one of its manifests says.
-    There,
-    /// In a file.
+pub enum LayerPlace {
+    /// In the repository, as one of its manifests says.
+    Repository,
     File(PathBuf),
-    /// In the image beneath.
-    Beneath,
+    Base,
 }
 
-/// Brings the layers to a repository; returns the bytes that were sent, or nothing where the repository lacks a layer that one of
-/// its manifests names. With `distrust` nothing is said to be there that was not asked for, and what is lost is a fault.
-pub fn to_repository(
+/// Sends the layers to a repository. Returns the bytes sent, or `None` if the repository lacks a layer that its
+/// manifests name. With `distrust` every layer is checked, and a missing one is a fault.
+pub(crate) fn to_repository(
     client: &Client,
     repository: &Repository,
-    layers: &[Layer],
-    beneath: Option<&Image>,
+    layers: &[ImageLayer],
+    base: Option<&Image>,
     distrust: bool,
 ) -> Result<Option<u64>, Fault> {
     let (sent, lost) = (AtomicU64::new(0), AtomicBool::new(false));
     at_once(layers, |layer| {
         let (digest, size) = (&layer.descriptor.digest, layer.descriptor.size);
-        let ask = match (&layer.origin, beneath.map(|image| &image.place)) {
-            (Origin::Beneath, Some(Place::Registry(from))) if from == repository => return Ok(()),
-            // A mount says itself whether the blob is there.
-            (Origin::Beneath, Some(Place::Registry(from))) => from.registry() != repository.registry(),
+        let ask = match (&layer.place, base.map(|image| &image.place)) {
+            (LayerPlace::Base, Some(Place::Registry(from))) if from == repository => return Ok(()),
+            // A mount reports whether the blob exists.
+            (LayerPlace::Base, Some(Place::Registry(from))) => from.registry() != repository.registry(),
             _ => true,
         };
         if ask && client.has_blob(repository, digest)? {
             return Ok(());
         }
-        if matches!(layer.origin, Origin::There) && !distrust {
+        if matches!(layer.place, LayerPlace::Repository) && !distrust {
             lost.store(true, Ordering::Relaxed);
             return Ok(());
         }
         sent.fetch_add(size, Ordering::Relaxed);
-        match (&layer.origin, beneath) {
-            (Origin::There, _) => {
-                Err(Fault::network(format!("the registry lost the layer `{}`", repository.digest(*digest)))
-                    .hint("build again with `--force`: it is then made anew"))
-            }
-            (Origin::File(file), _) => client.upload(repository, digest, size, file),
-            (Origin::Beneath, Some(image)) => match &image.place {
-                Place::Layout(layout) => client.upload(repository, digest, size, &layout.blob_path(digest)),
-                Place::Registry(from) if from.registry() == repository.registry() => {
-                    match client.mount(repository, digest, from)? {
-                        Mount::Mounted => {
-                            sent.fetch_sub(size, Ordering::Relaxed);
-                            Ok(())
-                        }
-                        Mount::Session(session) => {
-                            let copy = fetched(client, image, &layer.descriptor)?;
-                            client.upload_into(session, digest, size, &copy.path)
-                        }
-                    }
-                }
-                Place::Registry(_) => {
-                    let copy = fetched(client, image, &layer.descriptor)?;
-                    client.upload(repository, digest, size, &copy.path)
-                }
-            },
-            (Origin::Beneath, None) => unreachable!("a layer beneath has an image that it is of"),
+        if let Some(file) = local_file(layer, base) {
+            return client.upload(repository, digest, size, &file);
+        }
+        let Some((image, Place::Registry(from))) = of_base(layer, base) else {
+            return Err(Fault::network(format!("the registry lost the layer `{}`", repository.digest(*digest)))
+                .hint("build it again with `--force`"));
+        };
+        let session = match from.registry() == repository.registry() {
+            true => Some(client.mount(repository, digest, from)?),
+            false => None,
+        };
+        if let Some(Mount::Mounted) = session {
+            sent.fetch_sub(size, Ordering::Relaxed);
+            return Ok(());
+        }
+        let (copy, _folder) = fetched(client, image, &layer.descriptor)?;
+        match session {
+            Some(Mount::Session(session)) => client.upload_into(session, digest, size, &copy),
+            _ => client.upload(repository, digest, size, &copy),
         }
     })?;
     Ok((!lost.into_inner()).then(|| sent.into_inner()))
 }
 
-/// Whether the repository lacks a layer that it was said to have.
-pub fn lacks(client: &Client, repository: &Repository, layers: &[Layer]) -> Result<bool, Fault> {
+/// Whether the repository lacks a layer that its manifests name.
+pub fn lacks(client: &Client, repository: &Repository, layers: &[ImageLayer]) -> Result<bool, Fault> {
     let lacks = AtomicBool::new(false);
     at_once(layers, |layer| {
-        if matches!(layer.origin, Origin::There) && !client.has_blob(repository, &layer.descriptor.digest)? {
+        if matches!(layer.place, LayerPlace::Repository) && !client.has_blob(repository, &layer.descriptor.digest)? {
             lacks.store(true, Ordering::Relaxed);
         }
         Ok(())
@@ -109,20 +96,14 @@ pub fn lacks(client: &Client, repository: &Repository, layers: &[Layer]) -> Resu
     Ok(lacks.into_inner())
 }
 
-/// Brings the layers into a layout.
-pub fn to_layout(client: &Client, layout: &Layout, layers: &[Layer], beneath: Option<&Image>) -> Result<(), Fault> {
+pub fn to_layout(client: &Client, layout: &Layout, layers: &[ImageLayer], base: Option<&Image>) -> Result<(), Fault> {
     at_once(layers, |layer| {
         let digest = &layer.descriptor.digest;
         if layout.blob_size(digest) == Some(layer.descriptor.size) {
             return Ok(());
         }
-        let file = match (&layer.origin, beneath.map(|image| &image.place)) {
-            (Origin::File(file), _) => Some(file.clone()),
-            (Origin::Beneath, Some(Place::Layout(from))) => Some(from.blob_path(digest)),
-            _ => None,
-        };
-        match (file, beneath) {
-            // On one file system nothing is copied; blobs are never written to again.
+        match (local_file(layer, base), base) {
+            // Hard links on one file system; blobs are never modified.
             (Some(file), _) => {
                 let target = layout.blob_path(digest);
                 if std::fs::hard_link(&file, &target).is_ok() {
@@ -134,32 +115,39 @@ pub fn to_layout(client: &Client, layout: &Layout, layers: &[Layer], beneath: Op
             }
             (None, Some(image)) => {
                 let mut writer = layout.writer()?;
-                image.copy_layer(client, &layer.descriptor, &mut writer)?;
+                image.place.copy_layer(client, &layer.descriptor, &mut writer)?;
                 writer.finish(Some(digest)).map(drop)
             }
-            (None, None) => Err(Fault::build(format!("layer `{digest}` is nowhere on this machine"))),
+            (None, None) => Err(Fault::build(format!("layer `{digest}` not found on this machine"))),
         }
     })
 }
 
-/// A layer of the image beneath as a file, for a registry that wants to see it.
-fn fetched(client: &Client, image: &Image, layer: &Descriptor) -> Result<Fetched, Fault> {
+/// The base image and its location, for a layer of the base.
+fn of_base<'i>(layer: &ImageLayer, base: Option<&'i Image>) -> Option<(&'i Image, &'i Place)> {
+    base.filter(|_| matches!(layer.place, LayerPlace::Base)).map(|image| (image, &image.place))
+}
+
+fn local_file(layer: &ImageLayer, base: Option<&Image>) -> Option<PathBuf> {
+    match (&layer.place, of_base(layer, base)) {
+        (LayerPlace::File(file), _) => Some(file.clone()),
+        (_, Some((_, Place::Layout(from)))) => Some(from.blob_path(&layer.descriptor.digest)),
+        _ => None,
+    }
+}
+
+/// Downloads a layer of the base image to a file in a temporary folder.
+fn fetched(client: &Client, image: &Image, layer: &Descriptor) -> Result<(PathBuf, Scratch), Fault> {
     let cannot = |error| Fault::build("cannot write a temporary file").cause(error);
     let folder = Scratch::new().map_err(cannot)?;
     let path = folder.path().join("layer");
     let mut file = std::fs::File::create_new(&path).map_err(cannot)?;
-    image.copy_layer(client, layer, &mut file)?;
-    Ok(Fetched { path, _folder: folder })
+    image.place.copy_layer(client, layer, &mut file)?;
+    Ok((path, folder))
 }
 
-/// A layer's file, for as long as the value lives.
-struct Fetched {
-    path: PathBuf,
-    _folder: Scratch,
-}
-
-/// Does the same with each layer, several at once; the first fault ends it.
-fn at_once(layers: &[Layer], work: impl Fn(&Layer) -> Result<(), Fault> + Sync) -> Result<(), Fault> {
+/// Runs `work` for each layer, several at once; stops at the first fault.
+fn at_once(layers: &[ImageLayer], work: impl Fn(&ImageLayer) -> Result<(), Fault> + Sync) -> Result<(), Fault> {
     let next = AtomicUsize::new(0);
     let failed = Mutex::new(None);
     let run = || {

@@ -1,12 +1,11 @@
-//! `python-packages`: the environment of a lock's packages, made without running the stage that would make it.
+//! `python-packages`: installs the packages of a lock, without running the stage that does so under docker.
 //!
-//! The parts follow from the lock, the platform and Python's version alone. What is made is, file by file, what the stage
-//! `packages` of the Dockerfile makes: the tests compare both. Nothing is compiled from source, and no file of uv's cache is
-//! ever written to.
+//! The parts depend only on the lock, the platform and the Python version. The result equals, file by file, that of the
+//! stage `packages`: tests compare both. Nothing is compiled from source, and uv's cache is never written to.
 //!
-//! The last part, the environment, follows from all others and from the root, and whatever part is made, every package is installed
-//! and imported first: a known layer of it proves that just these packages were checked together. Which of several distributions'
-//! files is used at one path is settled by `install.py`, in both engines.
+//! The last part, the environment, depends on all others and on the root. Whatever part is made, every package is
+//! installed and imported first: a known environment layer proves that these packages were checked together. If several
+//! distributions have a file at one path, `install.py` decides which one is used, in both engines.
 
 mod closure;
 mod compile;
@@ -18,7 +17,7 @@ mod record;
 mod split;
 
 use crate::layer::item::{Bytes, Content, Item};
-use crate::recipes::stage::{Foundation, Part, Realise};
+use crate::recipes::stage::{Part, Realise, RootFiles};
 use crate::root;
 use environment::Environment;
 use groups::Group;
@@ -42,38 +41,34 @@ use xtask_model::spec::oci::Config;
 use xtask_model::spec::reference::{Digest, Platform};
 use xtask_model::spec::requirements::Requirements;
 
-/// Where the environment stands in the image, as the Dockerfile says too.
+/// Path of the environment in the image, as in the Dockerfile.
 pub const HOME: &str = "/opt/venv";
 
-/// Goes up whenever the same inputs would give another part other items.
+/// Increase it when the same inputs give other items.
 const SCHEMA: u32 = 2;
 
-/// The newest glibc that a wheel may ask for, unless the stage's `MANYLINUX` says another.
+/// Newest glibc that a wheel may need, unless the stage sets `MANYLINUX`.
 const GLIBC: &str = "2_36";
 
-/// What the recipe is told.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
-    /// The repository.
     pub root: &'a Path,
-    /// Its base: where lock, requirements and the installer's lock are. The scripts stand beside the Dockerfile.
+    /// Paths of lock, requirements and the installer's lock. The scripts are next to the Dockerfile.
     pub base: &'a Base,
-    /// What the image is for.
     pub platform: &'a Platform,
-    /// The root's Python as the policy says it, `3.12`: for a root that does not tell its own.
+    /// The root's Python in the policy, `3.12`: for a root that does not declare a version.
     pub python: &'a str,
-    /// The arguments of the stage, with their defaults.
     pub args: &'a BTreeMap<String, String>,
-    /// A folder for what is in the making; best on the file system of uv's cache, whose files are then linked.
+    /// Working folder; hard links need the file system of uv's cache.
     pub work: &'a Path,
 }
 
-/// How names of folders start in which packages are installed.
+/// Name prefix of installation folders.
 pub const SCRATCH: &str = "packages-";
 
-/// The recipe for one base and one platform. The files of the items that it made last as long as it does.
+/// The recipe for one base and one platform. Files of its items exist while it lives.
 pub struct PythonPackages<'a> {
-    foundation: &'a dyn Foundation,
+    root_files: &'a dyn RootFiles,
     root: PathBuf,
     work: PathBuf,
     platform: Platform,
@@ -90,39 +85,37 @@ pub struct PythonPackages<'a> {
     made: Mutex<Vec<Scratch>>,
 }
 
-/// The scripts beside the Dockerfile, which both engines run.
+/// Scripts next to the Dockerfile, which both engines run.
 struct Scripts {
     install: PathBuf,
     compile: PathBuf,
     check: PathBuf,
 }
 
-/// Who makes the byte code.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Compiler {
-    /// The root's own Python.
     Root,
     /// A Python of this machine, whose byte code has the root's magic number.
     Host(Interpreter),
-    /// Nobody: no such Python is here, and the image does without.
+    /// No such Python on this machine; the image has no byte code.
     None,
-    /// A Python of this machine that is yet to be installed: the root's runs on no machine of this system.
+    /// A Python must be installed: the root's cannot run on this operating system.
     Missing,
 }
 
 impl<'a> PythonPackages<'a> {
-    /// Reads what determines the parts. Nothing of the foundation is asked for but its configuration.
+    /// Reads what determines the parts. Reads only the configuration of the root.
     ///
     /// # Errors
-    /// A lock or script that cannot be read, a platform for which there are no wheels, a stage that is told to compile.
-    pub fn new(request: &Request<'_>, foundation: &'a dyn Foundation) -> Result<Self, Fault> {
+    /// An unreadable lock or script, a platform without wheels, a stage that compiles.
+    pub fn new(request: &Request<'_>, root_files: &'a dyn RootFiles) -> Result<Self, Fault> {
         let Request { root, base, platform, .. } = *request;
         settings(request.args, platform, request.python)?;
         let read = |path: &Path| {
             std::fs::read_to_string(root.join(path))
                 .map_err(|error| Fault::usage(format!("cannot read `{}`", path.display())).cause(error))
         };
-        let text = read(base.lock.as_ref()).map_err(|fault| fault.hint("write it: `cargo xtask lock`"))?;
+        let text = read(base.lock.as_ref()).map_err(|fault| fault.hint("create it: `cargo xtask lock`"))?;
         let lock = Lock::parse(base.lock.as_ref(), &text)?;
         let installer: &Path = base.installer.as_ref();
         let uv = install::pinned(installer, &read(installer)?)?;
@@ -132,27 +125,27 @@ impl<'a> PythonPackages<'a> {
         let script = |name: &str| read(&scripts.join(name)).map(|text| Digest::of(text.as_bytes()));
         let (install, compile, check) = (script("install.py")?, script("compile.py")?, script("check-imports.py")?);
 
-        // Programs that are told of files are run in other folders.
+        // These programs run in other folders.
         let absolute = |path: &Path| {
             std::path::absolute(path)
-                .map_err(|error| Fault::usage(format!("cannot tell where `{}` is", path.display())).cause(error))
+                .map_err(|error| Fault::usage(format!("cannot resolve the path `{}`", path.display())).cause(error))
         };
         let (root, work) = (absolute(root)?, absolute(request.work)?);
-        let config = foundation.config();
-        let told = version(config);
-        let python = told.clone().unwrap_or_else(|| request.python.to_owned());
+        let config = root_files.config();
+        let stated = version(config);
+        let python = stated.clone().unwrap_or_else(|| request.python.to_owned());
         let environment = environment(&python, platform)?;
         let packages = environment.packages(&lock)?;
         wheels(&lock, &packages)?;
         let groups = groups::groups(&packages, &direct);
         let compiler = compiler(platform, &environment);
         let glibc = request.args.get("MANYLINUX").cloned().unwrap_or_else(|| GLIBC.to_owned());
-        let layers = Digest::of(&serde_json::to_vec(&config.rootfs.diff_ids).expect("digests are texts"));
+        let layers = Digest::of(&serde_json::to_vec(&config.rootfs.diff_ids).expect("digests are valid JSON"));
         let recipe = |packages: &[LockedPackage]| {
             let pins: Vec<Pin> = packages.iter().map(Pin::from).collect();
             serde_json::json!({
                 "recipe": "python-packages", "schema": SCHEMA, "home": HOME, "packages": pins, "python": python,
-                "root": told.is_none().then_some(layers), "uv": uv, "platform": platform.to_string(), "glibc": glibc,
+                "root": stated.is_none().then_some(layers), "uv": uv, "platform": platform.to_string(), "glibc": glibc,
                 "script": compile, "compiler": compiler.to_json(),
             })
         };
@@ -164,8 +157,8 @@ impl<'a> PythonPackages<'a> {
         };
         let mut parts: Vec<Part> =
             groups.iter().map(|group| part(group.name.clone(), &recipe(&group.packages))).collect();
-        // Where Python is may differ between two roots of one version. The other parts: that this one is known says that just these
-        // were checked together, on this root.
+        // The path of Python may differ between roots of one version. With the recipes of the other parts: a known
+        // environment was checked with just these, on this root.
         let own = serde_json::json!({
             "recipe": "python-packages/environment", "schema": SCHEMA, "home": HOME, "python": environment.minor(),
             "path": paths(config), "root": layers, "install": install, "check": check, "compiler": compiler.proof(),
@@ -175,7 +168,7 @@ impl<'a> PythonPackages<'a> {
         let at = |name: &str| root.join(scripts).join(name);
         let scripts = Scripts { install: at("install.py"), compile: at("compile.py"), check: at("check-imports.py") };
         Ok(Self {
-            foundation,
+            root_files,
             scripts,
             requirements,
             lock,
@@ -193,20 +186,20 @@ impl<'a> PythonPackages<'a> {
         })
     }
 
-    /// The environment itself, on what is used of paths that several parts have.
+    /// The environment itself, with the used files of paths that several parts have.
     fn environment(&self, used: Items) -> Result<Vec<Item>, Fault> {
-        let config = self.foundation.config();
+        let config = self.root_files.config();
         let mut home = None;
         for folder in paths(config) {
             let python = ContextPath::new(format!("{}/python3", folder.trim_matches('/')));
-            if self.foundation.has(&python)? {
+            if self.root_files.has(&python)? {
                 home = Some(folder);
                 break;
             }
         }
         let home = home.ok_or_else(|| {
             Fault::usage("the root has no `python3` on its PATH")
-                .hint("name a root with Python in the policy: `[root]`")
+                .hint("use a root image with Python: `[root]` in `images.toml`")
         })?;
         let folder = version_folder(&self.python);
         let mut out = used;
@@ -224,7 +217,7 @@ impl<'a> PythonPackages<'a> {
         Ok(out.into_values().collect())
     }
 
-    /// Every package, installed and checked; of the groups that are wanted, by their numbers, the items.
+    /// Installs and checks every package; returns the items of the wanted groups.
     fn packages(&self, wanted_groups: &BTreeSet<usize>) -> Result<Split, Fault> {
         if self.compiler == Compiler::Missing {
             return Err(no_compiler(&self.environment.minor()));
@@ -241,10 +234,10 @@ impl<'a> PythonPackages<'a> {
         std::os::unix::fs::symlink("../installed/lib", home.join("lib")).map_err(cannot)?;
 
         let began = Instant::now();
-        let config = self.foundation.config();
+        let config = self.root_files.config();
         let platform = self.platform.to_string();
         let indexes = uv::indexes(&self.root, &self.requirements)?;
-        let wanted = install::Wanted {
+        let wanted = install::InstallRequest {
             packages: &packages,
             environment: &self.environment,
             python: &self.python,
@@ -254,7 +247,7 @@ impl<'a> PythonPackages<'a> {
             script: &self.scripts.install,
         };
         let (root, version) = (&self.root, &self.uv);
-        // The root's files may have to come from afar too: both at once.
+        // The root's files may need a download too, so both run at once.
         let (installed, own) = std::thread::scope(|scope| {
             let installing = scope.spawn(|| {
                 let Some(host) = Interpreter::of_host("python3") else { return Ok(None) };
@@ -271,7 +264,7 @@ impl<'a> PythonPackages<'a> {
             (None, None) => {
                 return Err(Fault::missing("`python3` is not on the PATH")
                     .needed_by(format!("uv, which installs for {platform}"))
-                    .hint("install Python 3, of whatever version"));
+                    .hint("install any version of Python 3"));
             }
         };
         closure::check_installed(&self.whole(), &install::site(&prefix, &self.python))?;
@@ -281,11 +274,11 @@ impl<'a> PythonPackages<'a> {
             self.import(own, folder.path(), packages.len())
         };
         prove(own.as_ref()).or_else(|fault| {
-            // Perhaps a package asks for what is no part of Python: the whole root has the last word.
-            let part = self.foundation.folder(Some(&interpreter::PYTHON));
-            match (&own, part.and_then(|part| Ok((part, self.foundation.folder(None)?)))) {
+            // A package may need a file outside Python's own: try again with the whole root.
+            let part = self.root_files.folder(Some(&interpreter::PYTHON));
+            match (&own, part.and_then(|part| Ok((part, self.root_files.folder(None)?)))) {
                 (Some(_), Ok((part, whole))) if part != whole => {
-                    terminal::detail("Python and its libraries were not enough: once more with all of the root");
+                    terminal::detail("Python's own files were not enough: trying the whole root");
                     prove(Some(&Interpreter::of_root(&whole, config, &home)?))
                 }
                 _ => Err(fault),
@@ -310,9 +303,8 @@ impl<'a> PythonPackages<'a> {
         Ok(items)
     }
 
-    /// All that belongs into the environment.
-    fn whole(&self) -> closure::Wanted<'_> {
-        closure::Wanted {
+    fn whole(&self) -> closure::ClosureCheck<'_> {
+        closure::ClosureCheck {
             root: &self.root,
             asked: self.requirements.requirements(),
             lock: &self.lock,
@@ -323,32 +315,32 @@ impl<'a> PythonPackages<'a> {
         }
     }
 
-    /// uv, where this machine has no Python to install it with: by the root's.
+    /// uv, installed with the root's Python if this machine has none.
     fn uv_by(&self, own: &Interpreter) -> Result<Uv, Fault> {
         install::uv(
             &self.root,
             &self.uv,
             Some(&|| {
-                let pip = interpreter::pip(&self.foundation.folder(None)?, self.foundation.config(), &own.version);
+                let pip = interpreter::pip(&self.root_files.folder(None)?, self.root_files.config(), &own.version);
                 pip.map(|pip| own.command().arg(pip.join("pip"))).ok_or_else(|| {
-                    Fault::missing("`uv` is not there, and neither is a Python to install it with")
+                    Fault::missing("`uv` not found, and no Python to install it with")
                         .hint("install uv: `cargo xtask quickstart`")
                 })
             }),
         )
     }
 
-    /// The root's Python: of the files that it needs, or where they do not make one, of all.
+    /// The root's Python, from the files that it needs, or from the whole root if these are not enough.
     fn root_python(&self, home: &Path) -> Result<Interpreter, Fault> {
-        let config = self.foundation.config();
-        let part = self.foundation.folder(Some(&interpreter::PYTHON));
+        let config = self.root_files.config();
+        let part = self.root_files.folder(Some(&interpreter::PYTHON));
         part.and_then(|part| Interpreter::of_root(&part, config, home)).or_else(|fault| match fault.exit {
             Exit::Network => Err(fault),
-            _ => Interpreter::of_root(&self.foundation.folder(None)?, config, home),
+            _ => Interpreter::of_root(&self.root_files.folder(None)?, config, home),
         })
     }
 
-    /// Makes byte code for the groups that are wanted, and for every version of a path that several distributions have.
+    /// Makes byte code for the wanted groups, and for each version of a shared path.
     fn compile(
         &self,
         (prefix, shared): (&Path, &Shared),
@@ -389,11 +381,11 @@ impl<'a> PythonPackages<'a> {
         Ok(())
     }
 
-    /// Imports every package, those of known layers too; only the root's own Python says something about the image.
+    /// Imports every package, known layers included; only the root's own Python proves something about the image.
     fn import(&self, own: Option<&Interpreter>, work: &Path, count: usize) -> Result<(), Fault> {
         let Some(own) = own.filter(|_| self.compiler == Compiler::Root) else {
             let platform = &self.platform;
-            let why = format!("every package for {platform}: the root's Python does not run on this machine");
+            let why = format!("every package for {platform}: the root's Python cannot run on this machine");
             terminal::step("passed over", &format!("the import of {why}"));
             return Ok(());
         };
@@ -429,14 +421,14 @@ impl Realise for PythonPackages<'_> {
     }
 }
 
-/// Refuses settings of the stage that the recipe does not support: what can be known before there is a root.
+/// Rejects settings of the stage that the recipe does not support; needs no root.
 ///
 /// # Errors
-/// Packages to compile with; a platform for which no wheels are chosen.
+/// Packages to compile with; a platform without wheels.
 pub(super) fn settings(args: &BTreeMap<String, String>, platform: &Platform, python: &str) -> Result<(), Fault> {
     if let Some(packages) = args.get("BUILD_PACKAGES").filter(|packages| !packages.trim().is_empty()) {
-        return Err(Fault::usage(format!("`BUILD_PACKAGES` asks for `{packages}`, to compile with"))
-            .needed_by("the recipe `python-packages`, which compiles nothing")
+        return Err(Fault::usage(format!("`BUILD_PACKAGES` requests compilers (`{packages}`)"))
+            .needed_by("the recipe `python-packages`, which only installs wheels")
             .hint("build this base with docker: `--engine docker`"));
     }
     environment(python, platform).map(drop)
@@ -445,14 +437,14 @@ pub(super) fn settings(args: &BTreeMap<String, String>, platform: &Platform, pyt
 fn environment(python: &str, platform: &Platform) -> Result<Environment, Fault> {
     Environment::new(python, platform).ok_or_else(|| {
         Fault::usage(format!("cannot install packages for `{platform}` without running its root"))
-            .cause("wheels are chosen for `linux/amd64` and `linux/arm64`")
+            .cause("wheels are supported for `linux/amd64` and `linux/arm64`")
             .hint("build this base with docker: `--engine docker`")
     })
 }
 
 impl Compiler {
-    /// What the recipe of the environment says of it: on Linux, a layer that was made without the import of every package is
-    /// not taken for one that was made with it.
+    /// Its entry in the environment's recipe: on Linux, a layer made without importing every package must differ from one
+    /// that was made with it.
     fn proof(&self) -> serde_json::Value {
         match self {
             Self::Host(host) if linux::PRESENT => host.version.clone().into(),
@@ -460,7 +452,7 @@ impl Compiler {
         }
     }
 
-    /// What a recipe says of it: all Pythons of one magic number give the same byte code.
+    /// Its entry in a recipe: all Pythons with one magic number make the same byte code.
     fn to_json(&self) -> serde_json::Value {
         match self {
             Self::Root | Self::Host(_) | Self::Missing => "root".into(),
@@ -479,7 +471,7 @@ fn compiler(platform: &Platform, environment: &Environment) -> Compiler {
     fits.map_or(if linux::PRESENT { Compiler::None } else { Compiler::Missing }, Compiler::Host)
 }
 
-/// The fault where no Python of this machine makes the root's byte code.
+/// Error if no Python of this machine makes the root's byte code.
 fn no_compiler(minor: &str) -> Fault {
     let magic = interpreter::magic(minor).map(|magic| format!(" (magic number {magic})")).unwrap_or_default();
     Fault::missing(format!("no Python {minor} on the PATH"))
@@ -490,7 +482,7 @@ fn no_compiler(minor: &str) -> Fault {
         ))
 }
 
-/// Packages that the lock forbids to install from wheels.
+/// Rejects a lock that forbids wheels for these packages.
 fn wheels(lock: &Lock, packages: &[LockedPackage]) -> Result<(), Fault> {
     let forbidden = |name: &str| lock.no_binary.contains(":all:") || lock.no_binary.contains(name);
     let names: Vec<&str> =
@@ -498,20 +490,19 @@ fn wheels(lock: &Lock, packages: &[LockedPackage]) -> Result<(), Fault> {
     if names.is_empty() {
         return Ok(());
     }
-    Err(Fault::usage(format!("`--no-binary` in the requirements forbids the wheels of {}", names.join(", ")))
-        .needed_by("the recipe `python-packages`, which compiles nothing")
+    Err(Fault::usage(format!("`--no-binary` in the requirements excludes the wheels of {}", names.join(", ")))
+        .needed_by("the recipe `python-packages`, which only installs wheels")
         .hint("build this base with docker: `--engine docker`"))
 }
 
-/// Python's full version, where a root tells it: our Debian root by a label, Python's own images by a variable.
+/// The root's full Python version: a label in Debian roots of xtask, a variable in Python's images.
 fn version(config: &Config) -> Option<String> {
     let variable = || config.config.env.iter().find_map(|line| line.strip_prefix("PYTHON_VERSION=").map(str::to_owned));
     root::python(config).or_else(variable)
 }
 
-/// The folders in which the image's programs are looked for.
 fn paths(config: &Config) -> Vec<String> {
-    // What BuildKit takes for an image that says nothing.
+    // BuildKit's default.
     const DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
     let own = config.config.env.iter().find_map(|line| line.strip_prefix("PATH="));
     own.unwrap_or(DEFAULT).split(':').filter(|folder| folder.starts_with('/')).map(str::to_owned).collect()

@@ -1,7 +1,7 @@
-//! The texts that recipes implement, and whether a stage means the same.
+//! Reference texts of the recipes, and the check that a stage has the same meaning.
 //!
-//! Pure. Compared is what an instruction means: comments, line breaks, blanks, the order of mounts and the defaults of arguments
-//! are free. Everything else is another stage, and no recipe does what it says.
+//! Pure. Comments, line breaks, blanks, the order of mounts and argument defaults may differ. Any other difference is
+//! an error, because the recipe does not implement it.
 
 use std::collections::BTreeMap;
 use xtask_model::fault::Fault;
@@ -9,13 +9,13 @@ use xtask_model::image::policy::{Base, Recipe};
 use xtask_model::spec::dockerfile::{Command, Dockerfile, Footing, Instruction, Kind, Stage, Transfer};
 use xtask_model::spec::reference::Platform;
 
-/// One stage for each recipe, by the recipe's name.
+/// One stage for each recipe.
 const STAGES: &str = include_str!("Dockerfile.stages");
 
-/// Refuses a stage that its recipe does not implement.
+/// Rejects a stage that its recipe does not implement.
 ///
 /// # Errors
-/// The first instruction that means something else, with its line; a stage that is not built on the root alone.
+/// The first instruction that differs, with its line; a stage that is not built directly on the root.
 pub(super) fn check(
     dockerfile: &Dockerfile,
     stage: &str,
@@ -25,11 +25,11 @@ pub(super) fn check(
 ) -> Result<(), Fault> {
     let checked = Checked { dockerfile, recipe };
     let text = of_policy(base);
-    let reference = Dockerfile::parse("Dockerfile.stages", &text).expect("the reference is a Dockerfile");
+    let reference = Dockerfile::parse("Dockerfile.stages", &text).expect("the reference is a valid Dockerfile");
     let expected = reference.stages().iter().find(|stage| stage.name.as_deref() == Some(recipe.name()));
     let expected = &expected.expect("every recipe has its stage").instructions;
     let targeted = dockerfile.clone().with_target(stage).map_err(|fault| {
-        fault.needed_by(format!("`[base.stages]` of the policy, which gives it the recipe `{}`", recipe.name()))
+        fault.needed_by(format!("`[base.stages]` in `images.toml`, which assigns the recipe `{}` to it", recipe.name()))
     })?;
     let footings = targeted.footings(args, platform)?;
     let found = targeted.target();
@@ -37,7 +37,6 @@ pub(super) fn check(
     checked.same(found, expected)
 }
 
-/// The reference with the policy's paths in place.
 fn of_policy(base: &Base) -> String {
     let (installer, lock, dockerfile) = (base.installer.as_str(), base.lock.as_str(), base.dockerfile.as_str());
     let last = |path: &'_ str| path.rsplit('/').next().unwrap_or(path).to_owned();
@@ -59,13 +58,13 @@ impl Checked<'_> {
     fn refuse(&self, line: usize, what: &str, why: String) -> Fault {
         let place = format!("{}:{line}", self.dockerfile.path());
         let name = self.recipe.name();
-        Fault::usage(format!("{place}: the recipe `{name}` does not do what {what}"))
+        Fault::usage(format!("{place}: the recipe `{name}` does not implement {what}"))
             .cause(why)
             .hint("build this base with docker: `--engine docker`")
-            .hint(format!("or write the stage as the recipe `{name}` has it, and put what you add in another stage or in the requirements"))
+            .hint(format!("or write the stage exactly as the recipe `{name}` has it, and move additions to another stage or to the requirements"))
     }
 
-    /// A recipe works on the root's files: nothing may come between.
+    /// A recipe uses the root's files, so no other stage may be in between.
     fn is_built_on_the_root(
         &self,
         found: &Stage,
@@ -77,33 +76,32 @@ impl Checked<'_> {
         let mut at = found.index;
         loop {
             let stage = &self.dockerfile.stages()[at];
-            let footing = footings.iter().find(|footing| footing.stage == at).expect("a stage's footings are reached");
+            let footing = footings.iter().find(|footing| footing.stage == at).expect("every stage below has a footing");
             let other = footing.platform.as_deref().filter(|text| !text.is_empty());
             if other.is_some_and(|text| text.parse().ok().as_ref() != Some(platform)) {
-                let why = format!("it is built for `{}`, the image for `{platform}`", other.unwrap_or_default());
-                return Err(self.refuse(stage.line, "this `FROM` says", why));
+                let why = format!("it is built for `{}`, but the image is for `{platform}`", other.unwrap_or_default());
+                return Err(self.refuse(stage.line, "this `FROM`", why));
             }
             let Some(on) = footing.on else {
                 let root = args.get("ROOT_IMAGE");
                 if root == Some(&footing.base) {
                     return Ok(());
                 }
-                let why = format!("it is built on `{}`; the recipe reads the files of `ROOT_IMAGE`", footing.base);
-                return Err(self.refuse(stage.line, "this `FROM` says", why));
+                let why = format!("it is built on `{}`, but the recipe reads the files of `ROOT_IMAGE`", footing.base);
+                return Err(self.refuse(stage.line, "this `FROM`", why));
             };
             let below = &self.dockerfile.stages()[on];
             let free = |kind: &Kind| matches!(kind, Kind::Arg(pairs) if pairs.iter().all(|(name, _)| known.contains(&name.as_str())));
             if let Some(extra) = below.instructions.iter().find(|instruction| !free(&instruction.kind)) {
                 let name = found.name.as_deref().unwrap_or_default();
                 let why =
-                    format!("the stage `{name}` is built on it; the recipe reads the files of `ROOT_IMAGE` alone");
-                return Err(self.refuse(extra.line, &format!("this `{}` says", extra.kind.keyword()), why));
+                    format!("the stage `{name}` is built on it, but the recipe reads only the files of `ROOT_IMAGE`");
+                return Err(self.refuse(extra.line, &format!("this `{}`", extra.kind.keyword()), why));
             }
             at = on;
         }
     }
 
-    /// Refuses the first instruction that means something else.
     fn same(&self, found: &Stage, expected: &[Instruction]) -> Result<(), Fault> {
         let (mut ours, mut theirs): (Vec<_>, Vec<_>) =
             (found.instructions.iter().map(meant).collect(), expected.iter().map(meant).collect());
@@ -111,24 +109,23 @@ impl Checked<'_> {
         let first = first.unwrap_or(ours.len().min(theirs.len()));
         let (ours, theirs) = (ours.split_off(first), theirs.split_off(first));
         let line = found.instructions.get(first).map_or(found.line, |instruction| instruction.line);
-        let says = |kind: &Kind| format!("this `{}` says", kind.keyword());
+        let says = |kind: &Kind| format!("this `{}`", kind.keyword());
+        let superfluous = |extra: &Kind| {
+            Err(self.refuse(line, &says(extra), format!("the recipe has no such `{}`", extra.keyword())))
+        };
         match (ours.as_slice(), theirs.as_slice()) {
             ([], []) => Ok(()),
             ([], [missing, ..]) => {
                 let why = format!("a `{}` of the recipe is missing from the stage", missing.keyword());
-                Err(self.refuse(line, "this stage says", why))
+                Err(self.refuse(line, "this stage", why))
             }
-            ([extra, rest @ ..], theirs) if rest.first() == theirs.first() => {
-                Err(self.refuse(line, &says(extra), format!("the recipe has no such `{}`", extra.keyword())))
-            }
+            ([extra, rest @ ..], theirs) if rest.first() == theirs.first() => superfluous(extra),
+            ([extra, ..], []) => superfluous(extra),
             ([ours, ..], [missing, rest @ ..]) if Some(ours) == rest.first() => {
-                let why = format!("a `{}` of the recipe is missing in front of it", missing.keyword());
+                let why = format!("a `{}` of the recipe is missing before it", missing.keyword());
                 Err(self.refuse(line, &says(ours), why))
             }
             ([ours, ..], [theirs, ..]) => Err(self.refuse(line, &says(ours), difference(ours, theirs))),
-            ([extra, ..], []) => {
-                Err(self.refuse(line, &says(extra), format!("the recipe has no such `{}`", extra.keyword())))
-            }
         }
     }
 }
@@ -143,7 +140,6 @@ fn arguments(instructions: &[Instruction]) -> Vec<&str> {
     found
 }
 
-/// An instruction with everything in one spelling that changes nothing.
 fn meant(instruction: &Instruction) -> Kind {
     let mut kind = instruction.kind.clone();
     match &mut kind {
@@ -171,7 +167,7 @@ fn spelled(transfer: &mut Transfer) {
     }
 }
 
-/// Words at blanks outside quotes, with their quotes.
+/// Splits at blanks outside quotes; keeps the quotes.
 fn words(text: &str) -> Vec<String> {
     let (mut words, mut word, mut quote) = (Vec::new(), String::new(), None);
     let mut chars = text.chars();
@@ -196,7 +192,6 @@ fn words(text: &str) -> Vec<String> {
     words
 }
 
-/// The first thing in which two instructions differ.
 fn difference(ours: &Kind, theirs: &Kind) -> String {
     let shell = |kind: &Kind| match kind {
         Kind::Run(run) => match &run.command {
@@ -224,7 +219,7 @@ fn difference(ours: &Kind, theirs: &Kind) -> String {
             };
             format!("it declares `{}`, the recipe `{}`", names(ours), names(theirs))
         }
-        _ => "its flags or its arguments are others than the recipe's".to_owned(),
+        _ => "its flags or its arguments differ from the recipe's".to_owned(),
     }
 }
 
@@ -253,7 +248,7 @@ mod tests {
 
     /// The one that edits the Dockerfile's stage edits `Dockerfile.stages` too, and the recipe.
     #[test]
-    fn this_repository_s_stages_are_what_the_recipes_implement() {
+    fn this_repositorys_stages_match_the_recipes() {
         checked(DOCKERFILE, &[]).unwrap_or_else(|fault| panic!("{fault}"));
     }
 
@@ -264,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn what_changes_nothing_is_free() {
+    fn differences_without_meaning_are_allowed() {
         for (from, to) in [
             ("WORKDIR /build\n", "# another comment\n\nworkdir /build\n"),
             ("python3 -m venv /opt/installer && \\\n", "python3  -m venv \\\n# within\n  /opt/installer &&  \\\n"),
@@ -283,7 +278,7 @@ mod tests {
 
     /// Each would be built by docker, and not by a recipe that looks at the stage's name.
     #[test]
-    fn a_stage_that_says_something_else_is_refused_with_its_line() {
+    fn a_stage_with_another_meaning_is_rejected_with_its_line() {
         let line = |text: &str| DOCKERFILE.lines().position(|line| line.contains(text)).unwrap() + 1;
         let user = line("RUN echo \"${USER_NAME}");
         for (from, to, at, cause) in [
@@ -329,24 +324,24 @@ mod tests {
                 line("WORKDIR /build") + 1,
                 "the recipe has no such `ENV`",
             ),
-            ("WORKDIR /build\n", "", line("WORKDIR /build"), "a `WORKDIR` of the recipe is missing in front of it"),
+            ("WORKDIR /build\n", "", line("WORKDIR /build"), "a `WORKDIR` of the recipe is missing before it"),
             (
                 "FROM root AS workshop\n",
                 "FROM root AS workshop\nRUN apt-get install -y libfoo\n",
                 line("AS workshop") + 1,
-                "the stage `packages` is built on it; the recipe reads the files of `ROOT_IMAGE` alone",
+                "the stage `packages` is built on it, but the recipe reads only the files of `ROOT_IMAGE`",
             ),
             (
                 "FROM root AS user",
                 "FROM docker.io/library/debian:13 AS user",
                 line("AS user"),
-                "it is built on `docker.io/library/debian:13`; the recipe reads the files of `ROOT_IMAGE`",
+                "it is built on `docker.io/library/debian:13`, but the recipe reads the files of `ROOT_IMAGE`",
             ),
             (
                 "FROM root AS user",
                 "FROM --platform=linux/s390x root AS user",
                 line("AS user"),
-                &format!("it is built for `linux/s390x`, the image for `{}`", Platform::host()),
+                &format!("it is built for `linux/s390x`, but the image is for `{}`", Platform::host()),
             ),
         ] {
             let Err(fault) = replaced(from, to) else { panic!("`{to}` was taken") };
@@ -358,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stage_that_is_not_there_names_the_policy() {
+    fn a_missing_stage_error_names_the_policy() {
         let text = DOCKERFILE.replace(" AS user", " AS person").replace("--from=user", "--from=person");
         let fault = checked(&text, &[]).unwrap_err();
         assert_eq!(fault.what, "`Dockerfile.base` has no stage `user`");
@@ -366,8 +361,8 @@ mod tests {
     }
 
     #[test]
-    fn compilers_are_another_stage() {
+    fn compilers_make_it_another_stage() {
         let fault = checked(DOCKERFILE, &[("BUILD_PACKAGES", "gcc")]).unwrap_err();
-        assert!(fault.what.contains("this `RUN` says"), "{fault}");
+        assert!(fault.what.contains("this `RUN`"), "{fault}");
     }
 }

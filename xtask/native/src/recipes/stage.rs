@@ -1,6 +1,6 @@
-//! Stages that run something, realised by a recipe instead: what such a recipe answers, and what it may ask.
+//! Stages that a recipe makes instead of running them: the interface of a recipe.
 //!
-//! Which recipe realises which stage is said by the policy; its parameters are the stage's own arguments.
+//! The policy assigns a recipe to a stage; its parameters are the stage's arguments.
 
 use crate::layer::item::Item;
 use std::path::PathBuf;
@@ -9,52 +9,49 @@ use xtask_model::image::context::ContextPath;
 use xtask_model::spec::oci::Config;
 use xtask_model::spec::reference::Digest;
 
-/// One part of a realised stage, which becomes one layer of an image that copies it.
+/// One part of a realised stage: one layer of an image that copies it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
-    /// What it is, as reports call it: `scipy 1.17.0`.
+    /// Name in reports: `scipy 1.17.0`.
     pub name: String,
-    /// The digest of everything that determines its items.
+    /// Digest of everything that determines its items.
     pub recipe: Digest,
-    /// The folder or file below which all its items stand.
+    /// Path that all its items are at or below.
     pub under: ContextPath,
 }
 
-/// A stage whose files come from a recipe.
 pub trait Realise {
-    /// Its parts, known before anything is made, lowest first: where two have one path, the later is what is used.
+    /// Parts, known before they are made, lowest first: for a common path the later one is used.
     fn parts(&self) -> &[Part];
 
-    /// Makes these parts, by their numbers: the items of each, sorted by path.
+    /// Makes these parts; the items of each are sorted by path.
     fn produce(&self, wanted: &[usize]) -> Result<Vec<Vec<Item>>, Fault>;
 
-    /// Checks what all parts come to together, made now or before. Called by every build, not by a dry run.
+    /// Checks all parts together, new and known ones. Runs in every build, not in a dry run.
     fn check(&self) -> Result<(), Fault> {
         Ok(())
     }
 }
 
-/// The files of the image that a realised stage stands on. Asking may cost a download: a recipe asks only while it produces.
-pub trait Foundation {
-    /// Its configuration.
+/// Files of the image that a realised stage is built on. A call may need a download, so a recipe calls it only while it
+/// produces.
+pub trait RootFiles {
     fn config(&self) -> &Config;
 
-    /// Whether a file stands there, links followed.
+    /// Whether a file exists, links followed.
     fn has(&self, path: &ContextPath) -> Result<bool, Fault>;
 
-    /// A file's contents, links followed; `None` where there is none.
+    /// Contents of a file, links followed; `None` if missing.
     fn file(&self, path: &ContextPath) -> Result<Option<Vec<u8>>, Fault>;
 
-    /// Its files, all or a selection, unpacked into a folder of this machine that nobody else changes. Symbolic links are there
-    /// in any case, folders where something stands in them.
+    /// All files or a selection, unpacked to a folder that no other process changes. Symbolic links are always
+    /// included, empty folders are not.
     fn folder(&self, which: Option<&Selection>) -> Result<PathBuf, Fault>;
 }
 
-/// Files of an image that are enough for something.
 #[derive(Debug)]
 pub struct Selection {
-    /// What for, in a word: a part of the folder's name.
+    /// Purpose, in one word; part of the folder's name.
     pub name: &'static str,
-    /// Whether a file belongs to it.
     pub has: fn(&ContextPath) -> bool,
 }

@@ -1,18 +1,17 @@
-//! `user`: an entry of its own for the user, a home, and the app's folder, as the Dockerfile's stage of that name writes them.
+//! `user`: the user's account entries, home and app folder, as in the Dockerfile's stage `user`.
 
 use crate::layer::item::{Bytes, Content, Item};
-use crate::recipes::stage::{Foundation, Part, Realise};
+use crate::recipes::stage::{Part, Realise, RootFiles};
 use std::collections::BTreeMap;
 use xtask_model::fault::Fault;
 use xtask_model::image::context::ContextPath;
 use xtask_model::spec::reference::Digest;
 
-/// Goes up whenever the same inputs would give another part other items.
+/// Increase it when the same inputs give other items.
 const SCHEMA: u32 = 1;
 
-/// The recipe for one root.
-pub struct User<'a> {
-    foundation: &'a dyn Foundation,
+pub struct UserStage<'a> {
+    root_files: &'a dyn RootFiles,
     name: String,
     user: u32,
     group: u32,
@@ -24,26 +23,26 @@ const PASSWD: &str = "etc/passwd";
 const GROUP: &str = "etc/group";
 const APP: &str = "app";
 
-impl<'a> User<'a> {
-    /// The recipe for these arguments of the stage, `USER_NAME`, `USER_ID`, `GROUP_ID` and `USER_HOME`.
+impl<'a> UserStage<'a> {
+    /// The recipe with the stage's arguments `USER_NAME`, `USER_ID`, `GROUP_ID` and `USER_HOME`.
     ///
     /// # Errors
-    /// An argument that is missing or could not stand in `/etc/passwd`.
-    pub fn new(args: &BTreeMap<String, String>, foundation: &'a dyn Foundation) -> Result<Self, Fault> {
+    /// An argument that is missing or not allowed in `/etc/passwd`.
+    pub fn new(args: &BTreeMap<String, String>, root_files: &'a dyn RootFiles) -> Result<Self, Fault> {
         let name = argument(args, "USER_NAME", "a name like `app`", |text| {
             !text.starts_with('-') && text.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
         })?;
         let number = |key| -> Result<u32, Fault> {
             let text =
                 argument(args, key, "a whole number", |text| text.parse::<u32>().is_ok_and(|n| n.to_string() == text))?;
-            Ok(text.parse().expect("it was checked"))
+            Ok(text.parse().expect("checked before"))
         };
         let (user, group) = (number("USER_ID")?, number("GROUP_ID")?);
         let home = argument(args, "USER_HOME", "a path like `/home/app`", |text| {
             let plain = |part: &str| !part.is_empty() && part != "." && part != "..";
             text.strip_prefix('/').is_some_and(|rest| rest.split('/').all(plain)) && !text.contains([':', '\n'])
         })?;
-        let layers = &foundation.config().rootfs.diff_ids;
+        let layers = &root_files.config().rootfs.diff_ids;
         let part = |path: &str, name: String, own: serde_json::Value| {
             let recipe = serde_json::json!({ "recipe": "user", "schema": SCHEMA, "path": path, "of": own });
             let under = ContextPath::new(path);
@@ -58,7 +57,7 @@ impl<'a> User<'a> {
         if place != APP {
             parts.push(part(APP, format!("folder `/{APP}`"), serde_json::Value::Null));
         }
-        Ok(Self { foundation, name, user, group, home, parts })
+        Ok(Self { root_files, name, user, group, home, parts })
     }
 
     fn items(&self, path: &ContextPath) -> Result<Vec<Item>, Fault> {
@@ -68,7 +67,7 @@ impl<'a> User<'a> {
             bytes if bytes == GROUP.as_bytes() => format!("{name}:x:{group}:\n"),
             _ => return Ok(vec![item(path, 0o755, Content::Dir)]),
         };
-        let mut text = self.foundation.file(path)?.unwrap_or_default();
+        let mut text = self.root_files.file(path)?.unwrap_or_default();
         text.extend_from_slice(line.as_bytes());
         Ok(vec![item(path, 0o644, Content::File(Bytes::Here(text.into())))])
     }
@@ -91,10 +90,10 @@ fn argument(
     };
     Err(Fault::usage(what)
         .needed_by("the recipe `user`")
-        .hint(format!("give it in the Dockerfile: `ARG {key}`, {like}")))
+        .hint(format!("set it in the Dockerfile: `ARG {key}`, {like}")))
 }
 
-impl Realise for User<'_> {
+impl Realise for UserStage<'_> {
     fn parts(&self) -> &[Part] {
         &self.parts
     }
@@ -113,7 +112,7 @@ mod tests {
 
     struct Root(Config, &'static str);
 
-    impl Foundation for Root {
+    impl RootFiles for Root {
         fn config(&self) -> &Config {
             &self.0
         }
@@ -144,9 +143,9 @@ mod tests {
     }
 
     #[test]
-    fn a_line_each_is_added_to_what_the_root_has() {
+    fn one_line_is_appended_to_each_account_file() {
         let root = root("root:x:0:0:root:/root:/bin/sh\n");
-        let user = User::new(&args(&[]), &root).unwrap();
+        let user = UserStage::new(&args(&[]), &root).unwrap();
         let made = user.produce(&[0, 1, 2, 3]).unwrap();
         let text = |index: usize| match &made[index][0].content {
             Content::File(Bytes::Here(bytes)) => String::from_utf8(bytes.to_vec()).unwrap(),
@@ -161,11 +160,11 @@ mod tests {
     }
 
     fn recipes(root: &Root, changed: &[(&str, &str)]) -> Vec<Digest> {
-        User::new(&args(changed), root).unwrap().parts.iter().map(|part| part.recipe).collect()
+        UserStage::new(&args(changed), root).unwrap().parts.iter().map(|part| part.recipe).collect()
     }
 
     #[test]
-    fn a_part_knows_what_it_is_made_of() {
+    fn a_part_depends_on_its_inputs() {
         let (one, two) = (root("one"), root("two"));
         let (before, after) = (recipes(&one, &[]), recipes(&two, &[]));
         let same: Vec<bool> = before.iter().zip(&after).map(|(before, after)| before == after).collect();
@@ -173,18 +172,18 @@ mod tests {
         let named: Vec<bool> =
             recipes(&one, &[("USER_ID", "7")]).iter().zip(&before).map(|(after, before)| after == before).collect();
         assert_eq!(named, [false, true, true, true]);
-        assert_eq!(User::new(&args(&[("USER_HOME", "/app")]), &one).unwrap().parts.len(), 3);
+        assert_eq!(UserStage::new(&args(&[("USER_HOME", "/app")]), &one).unwrap().parts.len(), 3);
     }
 
     #[track_caller]
     fn refused(name: &str, value: &str, what: &str) {
         let root = root("");
-        let Err(fault) = User::new(&args(&[(name, value)]), &root) else { panic!("`{value}` was taken") };
+        let Err(fault) = UserStage::new(&args(&[(name, value)]), &root) else { panic!("`{value}` was taken") };
         assert_eq!(fault.what, what);
     }
 
     #[test]
-    fn what_could_not_stand_in_passwd_is_refused() {
+    fn values_that_are_invalid_in_passwd_are_rejected() {
         refused("USER_NAME", "a:b", "the argument `USER_NAME` is `a:b`, not a name like `app`");
         refused("USER_NAME", "", "the argument `USER_NAME` is ``, not a name like `app`");
         refused("USER_ID", "010", "the argument `USER_ID` is `010`, not a whole number");
@@ -193,7 +192,7 @@ mod tests {
         let mut without = args(&[]);
         without.remove("GROUP_ID");
         let root = root("");
-        let Err(fault) = User::new(&without, &root) else { panic!("nothing was missed") };
+        let Err(fault) = UserStage::new(&without, &root) else { panic!("nothing was missed") };
         assert_eq!(fault.what, "the stage has no argument `GROUP_ID`");
     }
 }

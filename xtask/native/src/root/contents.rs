@@ -1,23 +1,23 @@
-//! What of a freshly installed Debian belongs in an image: a tar file in, the layer's tar file out.
+//! Selects the files of a new Debian installation for the image: tar file in, tar file out.
 //!
-//! Pure but for the streams given. Decides by path alone, so that the same packages give the same bytes on every host.
+//! Pure except for the given streams. Decides by path alone, so the same packages give the same bytes on every host.
 
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-/// Goes up with every change of the rules below: it is part of the root's fingerprint.
+/// Increase it with every change of the rules below: it is part of the root's fingerprint.
 pub(super) const VERSION: u32 = 1;
 
-/// Folders whose contents are made at run time, or are caches of apt and logs.
+/// Folders with run-time contents, apt's caches and logs.
 const EMPTIED: [&str; 9] =
     ["dev", "proc", "sys", "run", "tmp", "var/cache/apt", "var/cache/ldconfig", "var/lib/apt", "var/log"];
 
-/// Folders whose files go. Their folders stay: maintainer scripts of later packages expect them.
+/// Folders whose files are removed. The folders stay: maintainer scripts of later packages expect them.
 const DOCUMENTATION: [&str; 6] =
     ["usr/share/doc", "usr/share/info", "usr/share/lintian", "usr/share/locale", "usr/share/man", "usr/share/bug"];
 
-/// What the installation takes from, or leaves about, its host, and spare copies.
+/// Files that depend on the host, and backup copies.
 const FILES: [&str; 13] = [
     "etc/.pwd.lock",
     "etc/apt/apt.conf.d/99mmdebstrap",
@@ -35,28 +35,26 @@ const FILES: [&str; 13] = [
 ];
 
 fn is_kept(path: &str, folder: bool) -> bool {
-    let beneath = |parent: &str| path.strip_prefix(parent).is_some_and(|rest| rest.starts_with('/'));
-    if EMPTIED.iter().any(|parent| beneath(parent)) || FILES.contains(&path) {
+    let below = |parent: &str| path.strip_prefix(parent).is_some_and(|rest| rest.starts_with('/'));
+    if EMPTIED.iter().any(|parent| below(parent)) || FILES.contains(&path) {
         return false;
     }
-    // Licences must travel with what they license.
-    let licence = beneath("usr/share/doc") && path.ends_with("/copyright");
-    let language = folder && beneath("usr/share/locale");
-    !language && (folder || licence || !DOCUMENTATION.iter().any(|parent| beneath(parent)))
+    // Licences must be shipped with the software.
+    let licence = below("usr/share/doc") && path.ends_with("/copyright");
+    let language = folder && below("usr/share/locale");
+    !language && (folder || licence || !DOCUMENTATION.iter().any(|parent| below(parent)))
 }
 
-/// What was found on the way.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Contents {
-    /// `/var/lib/dpkg/status`.
     pub(super) dpkg_status: String,
-    /// The packages whose files these are, and their versions, sorted.
+    /// Packages with versions, sorted.
     pub(super) packages: Vec<(String, String)>,
-    /// Bytes of the files that were kept.
+    /// Bytes of the kept files.
     pub(super) bytes: u64,
 }
 
-/// Copies what is kept, with no time later than `epoch` (seconds), and adds the links, `(path, target)`.
+/// Copies the kept entries, with times limited to `epoch` (seconds), and adds links, `(path, target)`.
 pub(super) fn copy(from: impl Read, to: impl Write, epoch: u64, links: &[(&str, &str)]) -> io::Result<Contents> {
     let mut archive = tar::Archive::new(from);
     let mut builder = tar::Builder::new(to);
@@ -78,7 +76,7 @@ pub(super) fn copy(from: impl Read, to: impl Write, epoch: u64, links: &[(&str, 
         if let Some(target) = entry.link_name()?.filter(|_| kind.is_symlink() || kind.is_hard_link()) {
             let target = if kind.is_hard_link() { plain(&target)? } else { target.into_owned() };
             if kind.is_hard_link() && dropped.contains(&target) {
-                let what = format!("`{}` is a hard link to `{}`, which is left out", path.display(), target.display());
+                let what = format!("`{}` is a hard link to `{}`, which is excluded", path.display(), target.display());
                 return Err(io::Error::other(what));
             }
             builder.append_link(&mut header, &path, &target)?;
@@ -105,7 +103,7 @@ pub(super) fn copy(from: impl Read, to: impl Write, epoch: u64, links: &[(&str, 
     Ok(contents)
 }
 
-/// Without the leading `./`. What leads out of the root, and what would take a file away once it is in a layer, is refused.
+/// Removes a leading `./`. Rejects paths that leave the root, and whiteout names.
 fn plain(path: &Path) -> io::Result<PathBuf> {
     use std::path::Component;
     let mut plain = PathBuf::new();
@@ -113,13 +111,13 @@ fn plain(path: &Path) -> io::Result<PathBuf> {
         match part {
             Component::CurDir => {}
             Component::Normal(name) if !name.as_encoded_bytes().starts_with(b".wh.") => plain.push(name),
-            _ => return Err(io::Error::other(format!("`{}` cannot be in a layer", path.display()))),
+            _ => return Err(io::Error::other(format!("`{}` is not allowed in a layer", path.display()))),
         }
     }
     Ok(plain)
 }
 
-/// Only what a layer needs: names of users and groups, and devices' numbers, are the host's.
+/// Drops names of users and groups and device numbers, which depend on the host.
 fn header(entry: &tar::Entry<'_, impl Read>, epoch: u64) -> io::Result<tar::Header> {
     let old = entry.header();
     let mut header = tar::Header::new_gnu();
@@ -132,7 +130,7 @@ fn header(entry: &tar::Entry<'_, impl Read>, epoch: u64) -> io::Result<tar::Head
     Ok(header)
 }
 
-/// File capabilities and other attributes travel as pax records; names and times stand in the header itself.
+/// Keeps extended attributes, such as file capabilities, as pax records; names and times are in the header itself.
 fn extensions(entry: &mut tar::Entry<'_, impl Read>, builder: &mut tar::Builder<impl Write>) -> io::Result<()> {
     let mut kept: Vec<(String, Vec<u8>)> = Vec::new();
     for extension in entry.pax_extensions()?.into_iter().flatten() {
@@ -149,7 +147,6 @@ fn extensions(entry: &mut tar::Entry<'_, impl Read>, builder: &mut tar::Builder<
     builder.append_pax_extensions(kept.iter().map(|(key, value)| (key.as_str(), value.as_slice())))
 }
 
-/// Names and versions of what is installed, from dpkg's status file.
 fn packages(status: &str) -> Vec<(String, String)> {
     let mut packages: Vec<_> = status
         .split("\n\n")
@@ -218,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_out_leaves_no_trace() {
+    fn excluded_files_leave_no_trace() {
         use tar::EntryType as Kind;
         let status = "Package: b\nStatus: install ok installed\nVersion: 1:2\n\nPackage: a\nStatus: install ok installed\nVersion: 3\n\nPackage: c\nStatus: deinstall ok config-files\nVersion: 4\n";
         let long = format!("usr/{}", "x/".repeat(150));
@@ -249,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_to_what_is_left_out_is_refused() {
+    fn a_hard_link_to_an_excluded_file_is_rejected() {
         use tar::EntryType as Kind;
         let from =
             tar(&[("./usr/share/man/x", Kind::Regular, "A", 9), ("./usr/bin/x", Kind::Link, "./usr/share/man/x", 9)]);

@@ -1,8 +1,8 @@
-//! Keeps a store within its size.
+//! Keeps a store within its size limit.
 //!
-//! Only while nobody else has it open: what another process is about to name cannot be seen.
+//! Only while no other process has it open: an entry might be about to be used there.
 
-use super::{DOCUMENTS, Note, OUTLINES, RECIPES, Store};
+use super::{Note, OUTLINES, RECIPES, Store};
 use std::collections::BTreeMap;
 use std::fs::{self, TryLockError};
 use std::io;
@@ -10,31 +10,27 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 use xtask_model::fault::Fault;
 
-/// How names of files start that are not whole yet.
+/// Name prefix of incomplete files.
 pub(super) const PARTIAL: &str = ".partial-";
 
-/// What a pruning has done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pruned {
-    /// Bytes removed.
     pub removed: u64,
-    /// Bytes that are left.
     pub left: u64,
-    /// Whether it was left alone, because another process uses it.
+    /// Whether nothing was removed because another process uses the store.
     pub busy: bool,
 }
 
-/// Files that go together.
-struct Group {
+struct FileGroup {
     used: SystemTime,
     bytes: u64,
-    /// In the order in which they go: what names before what is named.
+    /// In order of removal: references before what they refer to.
     files: Vec<PathBuf>,
 }
 
 impl Store {
-    /// Ends this use of the store and removes what was used least recently, until it is within its limit; and what processes
-    /// that were ended have left. Where another process has it open, nothing happens.
+    /// Closes the store and removes the least recently used entries until it is within its limit, and leftovers of
+    /// killed processes. Does nothing while another process has it open.
     pub fn prune(self) -> Result<Pruned, Fault> {
         let folder = self.layout.folder();
         let cannot = |error: io::Error| Fault::build(format!("cannot prune `{}`", folder.display())).cause(error);
@@ -64,21 +60,20 @@ impl Store {
         Ok(pruned)
     }
 
-    /// What may stay, by what goes together; the rest goes at once.
-    fn groups(&self, pruned: &mut Pruned) -> io::Result<Vec<Group>> {
+    fn groups(&self, pruned: &mut Pruned) -> io::Result<Vec<FileGroup>> {
         let folder = self.layout.folder();
-        let mut remove = |file: &Found| -> io::Result<()> {
+        let mut remove = |file: &StoreFile| -> io::Result<()> {
             pruned.removed += file.bytes;
             fs::remove_file(&file.path)
         };
-        let mut blobs: BTreeMap<String, Found> = BTreeMap::new();
+        let mut blobs: BTreeMap<String, StoreFile> = BTreeMap::new();
         for file in list(&folder.join("blobs/sha256"), &mut remove)? {
             blobs.insert(file.name.clone(), file);
         }
-        let mut layers: BTreeMap<String, Group> = BTreeMap::new();
-        let mut outlines: BTreeMap<String, Found> = BTreeMap::new();
+        let mut layers: BTreeMap<String, FileGroup> = BTreeMap::new();
+        let mut tocs: BTreeMap<String, StoreFile> = BTreeMap::new();
         for file in list(&folder.join(OUTLINES), &mut remove)? {
-            outlines.insert(file.name.clone(), file);
+            tocs.insert(file.name.clone(), file);
         }
         for file in list(&folder.join(RECIPES), &mut remove)? {
             let note = fs::read(&file.path).ok().and_then(|bytes| Note::parse(&bytes));
@@ -87,10 +82,10 @@ impl Store {
                 remove(&file)?;
                 continue;
             };
-            let group = layers.entry(digest).or_insert_with(|| Group::new(&file));
+            let group = layers.entry(digest).or_insert_with(|| FileGroup::new(&file));
             group.add(&file);
-            if let Some(outline) = outlines.remove(&diff_id) {
-                group.add(&outline);
+            if let Some(toc) = tocs.remove(&diff_id) {
+                group.add(&toc);
             }
         }
         for (digest, file) in &blobs {
@@ -99,10 +94,9 @@ impl Store {
                 None => remove(file)?,
             }
         }
-        let mut groups: Vec<Group> = layers.into_values().collect();
-        let documents = list(&folder.join(DOCUMENTS), &mut remove)?;
-        for file in documents.iter().chain(outlines.values()) {
-            let mut group = Group::new(file);
+        let mut groups: Vec<FileGroup> = layers.into_values().collect();
+        for file in tocs.values() {
+            let mut group = FileGroup::new(file);
             group.add(file);
             groups.push(group);
         }
@@ -110,32 +104,32 @@ impl Store {
     }
 }
 
-impl Group {
-    fn new(first: &Found) -> Self {
+impl FileGroup {
+    fn new(first: &StoreFile) -> Self {
         Self { used: first.used, bytes: 0, files: Vec::new() }
     }
 
-    /// A file that is used when the group is.
-    fn add(&mut self, file: &Found) {
+    /// Adds a file whose use counts as use of the group.
+    fn add(&mut self, file: &StoreFile) {
         self.used = self.used.max(file.used);
         self.take(file);
     }
 
-    fn take(&mut self, file: &Found) {
+    fn take(&mut self, file: &StoreFile) {
         self.bytes += file.bytes;
         self.files.push(file.path.clone());
     }
 }
 
-struct Found {
+struct StoreFile {
     name: String,
     path: PathBuf,
     bytes: u64,
     used: SystemTime,
 }
 
-/// The whole files of a folder; those that are not whole are nobody's any more.
-fn list(folder: &Path, remove: &mut impl FnMut(&Found) -> io::Result<()>) -> io::Result<Vec<Found>> {
+/// Complete files of a folder; incomplete ones are removed.
+fn list(folder: &Path, remove: &mut impl FnMut(&StoreFile) -> io::Result<()>) -> io::Result<Vec<StoreFile>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
@@ -144,7 +138,7 @@ fn list(folder: &Path, remove: &mut impl FnMut(&Found) -> io::Result<()>) -> io:
             continue;
         }
         let name = entry.file_name().to_string_lossy().into_owned();
-        let file = Found { name, path: entry.path(), bytes: metadata.len(), used: metadata.modified()? };
+        let file = StoreFile { name, path: entry.path(), bytes: metadata.len(), used: metadata.modified()? };
         if file.name.starts_with(PARTIAL) {
             remove(&file)?;
         } else {

@@ -2,10 +2,9 @@
 
 use super::*;
 use crate::layer::item::{Bytes, Content, Item};
-use crate::layer::{Codec, Limits, Reader, outline, write};
+use crate::layer::{Codec, Limits, Reader, toc, write};
 use std::sync::Arc;
 use std::time::Duration;
-use xtask_model::fault::Exit;
 use xtask_model::image::context::ContextPath;
 use xtask_model::image::policy::Compression;
 
@@ -53,7 +52,7 @@ fn a_layer_is_found_by_its_recipe() {
 }
 
 #[test]
-fn what_cannot_be_made_leaves_nothing() {
+fn a_failed_layer_leaves_nothing() {
     let (_folder, store) = store(LIMIT);
     let fail = |sink: &mut BlobWriter<'_>| {
         sink.write_all(b"half").unwrap();
@@ -66,18 +65,7 @@ fn what_cannot_be_made_leaves_nothing() {
 }
 
 #[test]
-fn a_layer_from_elsewhere_is_checked() {
-    let (_folder, store) = store(LIMIT);
-    let descriptor = Descriptor::new("x/y", Digest::of(b"bytes"), 5);
-    let fault = store.adopt(&descriptor, recipe("diff"), &b"other"[..]).unwrap_err();
-    assert_eq!(fault.exit, Exit::Network);
-    assert_eq!(store.get(&descriptor.digest).unwrap(), None);
-    let layer = store.adopt(&descriptor, recipe("diff"), &b"bytes"[..]).unwrap();
-    assert_eq!(store.get(&descriptor.digest).unwrap(), Some(layer));
-}
-
-#[test]
-fn what_is_damaged_is_absent() {
+fn damaged_entries_count_as_missing() {
     let (_folder, store) = store(LIMIT);
     let layer = put(&store, "a", b"contents");
     let mut bytes = fs::read(&layer.path).unwrap();
@@ -106,22 +94,16 @@ fn what_is_damaged_is_absent() {
 }
 
 #[test]
-fn documents_and_outlines_are_kept() {
+fn tables_of_contents_are_kept() {
     let (_folder, store) = store(LIMIT);
-    let digest = store.put_document(b"{}").unwrap();
-    assert_eq!(store.get_document(&digest).unwrap().as_deref(), Some(&b"{}"[..]));
-    assert_eq!(store.get_document(&recipe("none")).unwrap(), None);
-    fs::write(store.note(DOCUMENTS, &digest), b"{ }").unwrap();
-    assert_eq!(store.get_document(&digest).unwrap(), None);
-
     let layer = put(&store, "a", b"contents");
     let file = store.open_layer(&layer).unwrap().unwrap();
-    let outline = outline::of(&mut Reader::open(file, Some(&layer.diff_id), Limits::default()).unwrap()).unwrap();
-    assert_eq!(store.get_outline(&layer.diff_id).unwrap(), None);
-    store.put_outline(&layer.diff_id, &outline).unwrap();
-    assert_eq!(store.get_outline(&layer.diff_id).unwrap(), Some(outline));
+    let toc = toc::of(&mut Reader::open(file, Some(&layer.diff_id), Limits::default()).unwrap()).unwrap();
+    assert_eq!(store.get_toc(&layer.diff_id).unwrap(), None);
+    store.put_toc(&layer.diff_id, &toc).unwrap();
+    assert_eq!(store.get_toc(&layer.diff_id).unwrap(), Some(toc));
     fs::write(store.note(OUTLINES, &layer.diff_id), b"outline1").unwrap();
-    assert_eq!(store.get_outline(&layer.diff_id).unwrap(), None);
+    assert_eq!(store.get_toc(&layer.diff_id).unwrap(), None);
 }
 
 fn age(store: &Store, part: &str, digest: &Digest, seconds: u64) {
@@ -130,12 +112,11 @@ fn age(store: &Store, part: &str, digest: &Digest, seconds: u64) {
 }
 
 #[test]
-fn what_is_used_least_recently_goes_first() {
+fn the_least_recently_used_entries_are_removed_first() {
     let (folder, store) = store(25_000);
     for (name, seed) in [("old", 1), ("older", 2), ("new", 3)] {
         put(&store, name, &noise(10_000, seed));
     }
-    let digest = store.put_document(b"{}").unwrap();
     age(&store, RECIPES, &recipe("old"), 100);
     age(&store, RECIPES, &recipe("older"), 200);
     age(&store, RECIPES, &recipe("new"), 50);
@@ -151,11 +132,10 @@ fn what_is_used_least_recently_goes_first() {
     assert_eq!(store.get(&recipe("old")).unwrap(), None);
     assert!(store.get(&recipe("older")).unwrap().is_some());
     assert!(store.get(&recipe("new")).unwrap().is_some());
-    assert!(store.get_document(&digest).unwrap().is_some());
 }
 
 #[test]
-fn a_blob_of_two_recipes_stays_as_long_as_one() {
+fn a_blob_of_two_recipes_stays_as_long_as_one_of_them() {
     let (_folder, store) = store(15_000);
     let one = put(&store, "one", &noise(10_000, 1));
     assert_eq!(put(&store, "two", &noise(10_000, 1)), one);
@@ -171,7 +151,7 @@ fn a_blob_of_two_recipes_stays_as_long_as_one() {
 }
 
 #[test]
-fn what_an_ended_process_left_goes() {
+fn leftovers_of_ended_processes_are_removed() {
     let (_folder, store) = store(LIMIT);
     let layer = put(&store, "a", b"contents");
     let folder = store.layout.folder().to_owned();

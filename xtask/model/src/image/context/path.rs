@@ -54,6 +54,11 @@ impl ContextPath {
         Some(Self(self.0[..end].to_vec()))
     }
 
+    /// Folders that contain it, innermost first, without the root.
+    pub fn folders(&self) -> impl Iterator<Item = Self> {
+        std::iter::successors(self.parent(), Self::parent).filter(|folder| !folder.0.is_empty())
+    }
+
     /// What follows `folder/`, or nothing where the path is not below it.
     pub fn below(&self, folder: &Self) -> Option<&[u8]> {
         if folder.0.is_empty() {

@@ -449,7 +449,7 @@ pub const TABLES: &[Table] = &[
                 "laptops",
                 Kind::Choices(&["macos"]),
                 Default::None,
-                "systems other than Linux: a job compiles xtask and runs `cargo xtask test --quick` on runners of each, one for each processor",
+                "a job for each processor of these systems compiles xtask and runs `cargo xtask test --quick`",
             ),
             key(
                 "gate-factor",

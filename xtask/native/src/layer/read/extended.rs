@@ -1,8 +1,7 @@
-//! What extended headers say of the entry behind them: POSIX's records and GNU tar's long names.
+//! Extended headers: POSIX records and GNU tar's long names.
 //!
-//! Pure. What would change the meaning of an entry and is not understood is refused; what would not is passed over.
+//! Pure. Unknown records that could change the meaning of an entry are errors; others are ignored.
 
-/// What was said so far.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Extended {
     pub(super) path: Option<Vec<u8>>,
@@ -14,11 +13,10 @@ pub(super) struct Extended {
 }
 
 impl Extended {
-    /// Takes the contents of such a header, by its type flag.
     pub(super) fn take(&mut self, flag: u8, text: Vec<u8>) -> Result<(), String> {
         if matches!(flag, b'L' | b'K') {
             let name = if flag == b'L' { &mut self.path } else { &mut self.link };
-            // POSIX's records, where there are both, are of a program that knew both.
+            // If a header has both, POSIX records override GNU names.
             name.get_or_insert_with(|| until_zero(text));
             return Ok(());
         }
@@ -36,7 +34,7 @@ impl Extended {
     }
 
     fn set(&mut self, key: &[u8], value: &[u8]) -> Result<(), String> {
-        // An empty value takes back what was said.
+        // An empty value removes an earlier one.
         let given = (!value.is_empty()).then_some(value);
         match key {
             b"path" => self.path = given.map(<[u8]>::to_vec),
@@ -45,25 +43,25 @@ impl Extended {
             b"uid" => self.uid = given.map(decimal).transpose()?,
             b"gid" => self.gid = given.map(decimal).transpose()?,
             b"mtime" => {
-                // Fractions go; before 1970 is as good as 1970.
+                // Fractions are dropped; times before 1970 become 1970.
                 let whole = |value: &[u8]| value.split(|byte| *byte == b'.').next().unwrap_or_default().to_vec();
                 self.time =
                     given.map(|value| if value[0] == b'-' { Ok(0) } else { decimal(&whole(value)) }).transpose()?;
             }
-            key if key.starts_with(b"GNU.sparse.") => return Err("it has a sparse file, which no layer has".to_owned()),
+            key if key.starts_with(b"GNU.sparse.") => return Err("sparse files are not supported in layers".to_owned()),
             _ => {}
         }
         Ok(())
     }
 }
 
-/// What some take for said of every entry, and some of none.
+/// Rejects global records that readers interpret differently.
 fn global(key: &[u8]) -> Result<(), String> {
     let matters = matches!(key, b"path" | b"linkpath" | b"size" | b"uid" | b"gid") || key.starts_with(b"GNU.sparse.");
     if !matters {
         return Ok(());
     }
-    Err(format!("a header says `{}` of all entries at once, which some believe and some do not", key.escape_ascii()))
+    Err(format!("a global header sets `{}`, which readers interpret differently", key.escape_ascii()))
 }
 
 fn until_zero(mut text: Vec<u8>) -> Vec<u8> {
@@ -75,10 +73,10 @@ fn until_zero(mut text: Vec<u8>) -> Vec<u8> {
 fn decimal<T: std::str::FromStr>(value: &[u8]) -> Result<T, String> {
     let digits = std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
     let number = digits.and_then(|text| text.parse().ok());
-    number.ok_or_else(|| format!("`{}` in an extended header is no number, or is too large", value.escape_ascii()))
+    number.ok_or_else(|| format!("`{}` in an extended header is not a number, or is too large", value.escape_ascii()))
 }
 
-/// Key and value of `length key=value\n`, and what is behind it.
+/// Key and value of `length key=value\n`, and the rest.
 fn record(text: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     let blank = text.iter().take(20).position(|byte| *byte == b' ')?;
     let length: usize = decimal(&text[..blank]).ok()?;
@@ -121,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_of_all_entries_says_nothing_of_one() {
+    fn global_records_do_not_affect_entries() {
         taken(b'g', "13 comment=x\n", Some(Extended::default()));
         taken(b'g', "9 path=a\n", None);
     }

@@ -1,18 +1,16 @@
-//! The fields of a tar header: as v7, POSIX and GNU tar write them, and with what an extended header said before.
+//! Fields of a tar header as v7, POSIX and GNU tar write them, combined with a preceding extended header.
 //!
-//! Pure. Answers why a header cannot be taken in one lowercase phrase.
+//! Pure. An error is one lowercase phrase.
 
 use super::extended::Extended;
 use super::{Entry, EntryKind, RESERVED, WHITEOUT};
 use crate::layer::header::RECORD;
 use xtask_model::image::context::ContextPath;
 
-/// A header by itself.
 pub(super) struct Fields<'a> {
     block: &'a [u8; RECORD],
-    /// The type flag.
     pub(super) flag: u8,
-    /// Bytes that follow, if this kind of entry has any.
+    /// Size of the contents, for entry types that have any.
     pub(super) size: u64,
 }
 
@@ -22,21 +20,20 @@ impl<'a> Fields<'a> {
         let counted = |one: &dyn Fn(u8) -> i64| -> i64 {
             block.iter().enumerate().map(|(at, byte)| if (148..156).contains(&at) { 32 } else { one(*byte) }).sum()
         };
-        // Old programs counted bytes as signed ones.
+        // Old programs summed signed bytes.
         if counted(&|byte| byte.into()) != sum && counted(&|byte| byte.cast_signed().into()) != sum {
-            return Err("a header's checksum is wrong: it is no tar file, or is damaged".to_owned());
+            return Err("a header has a wrong checksum: it is not a tar file, or is damaged".to_owned());
         }
         let size = number(&block[124..136])?;
-        let size = u64::try_from(size).map_err(|_| "an entry has less than no bytes".to_owned())?;
+        let size = u64::try_from(size).map_err(|_| "an entry has a negative size".to_owned())?;
         Ok(Self { block, flag: block[156], size })
     }
 
-    /// The entry, and how many bytes of contents follow.
     pub(super) fn complete(self, extended: Extended, longest: usize) -> Result<(Entry, u64), String> {
         let block = self.block;
         let name = extended.path.unwrap_or_else(|| {
             let name = text(&block[..100]);
-            // GNU tar has times there.
+            // GNU tar stores times there.
             let prefix = if &block[257..263] == b"ustar\0" { text(&block[345..500]) } else { b"" };
             if prefix.is_empty() { name.to_vec() } else { [prefix, b"/", name].concat() }
         });
@@ -52,20 +49,21 @@ impl<'a> Fields<'a> {
             _ if is_folder => (EntryKind::Dir, 0),
             b'0' | b'7' | 0 => (EntryKind::File(size), size),
             b'1' => (EntryKind::HardLink(hard_link(&path, &link)?), 0),
-            b'2' if link.is_empty() || link.contains(&0) => return Err(format!("link `{path}` leads nowhere")),
+            b'2' if link.is_empty() || link.contains(&0) => return Err(format!("link `{path}` has no target")),
             b'2' => (EntryKind::Symlink(link), 0),
             b'3' | b'4' | b'6' => (EntryKind::Special, 0),
-            b'S' => return Err(format!("`{path}` is written as a sparse file, which no layer has")),
-            flag => return Err(format!("`{path}` is of a type that no layer has, `{}`", flag.escape_ascii())),
+            b'S' => return Err(format!("`{path}` is a sparse file, which layers do not support")),
+            flag => {
+                return Err(format!("`{path}` has the type `{}`, which layers do not support", flag.escape_ascii()));
+            }
         };
         if path.as_bytes().is_empty() && kind != EntryKind::Dir {
-            return Err("the root is no folder".to_owned());
+            return Err("the root is not a folder".to_owned());
         }
         let owner = |said: Option<u32>, at: usize| match said {
             Some(id) => Ok(id),
-            None => {
-                u32::try_from(number(&block[at..at + 8])?).map_err(|_| format!("the owner of `{path}` is no number"))
-            }
+            None => u32::try_from(number(&block[at..at + 8])?)
+                .map_err(|_| format!("the owner of `{path}` is not a valid id")),
         };
         let entry = Entry {
             kind,
@@ -82,7 +80,6 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Up to the first zero byte.
 fn text(field: &[u8]) -> &[u8] {
     &field[..field.iter().position(|byte| *byte == 0).unwrap_or(field.len())]
 }
@@ -90,7 +87,7 @@ fn text(field: &[u8]) -> &[u8] {
 /// Octal digits between blanks and zero bytes, or GNU's two's complement.
 fn number(field: &[u8]) -> Result<i64, String> {
     if field[0] & 0x80 != 0 {
-        // The first bit is a mark, the second the sign.
+        // The first bit marks the format, the second is the sign.
         let negative = field[0] & 0x40 != 0;
         let mut value: i64 = if negative { -1 } else { 0 };
         for (at, byte) in field.iter().enumerate() {
@@ -103,7 +100,7 @@ fn number(field: &[u8]) -> Result<i64, String> {
     let end = digits.iter().position(|byte| matches!(byte, 0 | b' ')).unwrap_or(digits.len());
     let (digits, rest) = digits.split_at(end);
     if rest.iter().any(|byte| !matches!(byte, 0 | b' ')) {
-        return Err("a number has something behind it".to_owned());
+        return Err("a number is followed by other data".to_owned());
     }
     digits
         .iter()
@@ -111,17 +108,17 @@ fn number(field: &[u8]) -> Result<i64, String> {
             b'0'..=b'7' => value.checked_mul(8).and_then(|value| value.checked_add(i64::from(digit - b'0'))),
             _ => None,
         })
-        .ok_or_else(|| format!("`{}` is no octal number", digits.escape_ascii()))
+        .ok_or_else(|| format!("`{}` is not an octal number", digits.escape_ascii()))
 }
 
 /// A name as a path below the root.
 pub(super) fn path(name: &[u8]) -> Result<ContextPath, String> {
     let shown = || ContextPath::new(name);
     if name.is_empty() || name.contains(&0) {
-        return Err(format!("`{}` is no path", shown()));
+        return Err(format!("`{}` is not a valid path", shown()));
     }
     if name[0] == b'/' {
-        return Err(format!("path `{}` starts at the root of the machine", shown()));
+        return Err(format!("path `{}` is absolute", shown()));
     }
     let mut parts = Vec::new();
     for part in name.split(|byte| *byte == b'/') {
@@ -134,18 +131,18 @@ pub(super) fn path(name: &[u8]) -> Result<ContextPath, String> {
     Ok(ContextPath::new(parts.join(&b'/')))
 }
 
-/// Refuses marks that take away no single name of their own folder: `.wh..` and `.wh...` would be the folder itself and the one
-/// above it, and below a mark there is nothing.
+/// Rejects whiteouts that do not remove a single name of their own folder: `.wh..` and `.wh...` would be the folder and
+/// its parent. Nothing may be below a whiteout.
 fn marks(path: &ContextPath) -> Result<(), String> {
     let mut parts = path.parts().rev();
     let hidden = |part: &[u8]| part.strip_prefix(WHITEOUT).filter(|_| !part.starts_with(RESERVED)).map(<[u8]>::to_vec);
     if let Some(name) = parts.next().and_then(hidden)
         && matches!(&*name, b"" | b"." | b"..")
     {
-        return Err(format!("`{path}` takes away what is no name: `{}`", name.escape_ascii()));
+        return Err(format!("`{path}` is a whiteout of the invalid name `{}`", name.escape_ascii()));
     }
     if parts.any(|part| hidden(part).is_some()) {
-        return Err(format!("`{path}` is below a name that takes a file away"));
+        return Err(format!("`{path}` is below a whiteout"));
     }
     Ok(())
 }
@@ -153,7 +150,7 @@ fn marks(path: &ContextPath) -> Result<(), String> {
 fn hard_link(path: &ContextPath, link: &[u8]) -> Result<ContextPath, String> {
     let target = self::path(link).map_err(|why| format!("hard link `{path}`: {why}"))?;
     if target.as_bytes().is_empty() || target == *path {
-        return Err(format!("hard link `{path}` is of itself or of the root"));
+        return Err(format!("hard link `{path}` refers to itself or to the root"));
     }
     Ok(target)
 }

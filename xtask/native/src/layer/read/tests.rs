@@ -1,7 +1,7 @@
 //! Layers that somebody made to do harm, or made badly, and layers that others make well.
 
 use super::*;
-use crate::layer::made_up::{END, entry};
+use crate::layer::test_data::{END, entry};
 use std::io::Write as _;
 
 fn gzip(plain: &[u8]) -> Vec<u8> {
@@ -41,7 +41,7 @@ fn fails_within(bytes: &[u8], expected: Option<&Digest>, limits: Limits, why: &s
 }
 
 #[test]
-fn every_compression_is_known_by_its_first_bytes() {
+fn the_first_bytes_identify_the_compression() {
     let tar = [entry(b"a", b'0', b"", b"1"), entry(b"b", b'0', b"", &[7; 3000]), END.to_vec()].concat();
     let (one, two) = tar.split_at(700);
     let skippable = [&[0x5a, 0x2a, 0x4d, 0x18, 3, 0, 0, 0][..], b"xyz"].concat();
@@ -59,23 +59,23 @@ fn every_compression_is_known_by_its_first_bytes() {
 }
 
 #[test]
-fn the_digest_says_whether_a_layer_is_whole() {
+fn the_digest_shows_whether_a_layer_is_complete() {
     let tar = [entry(b"a", b'0', b"", b"1"), END.to_vec(), vec![0; 9000]].concat();
     let digest = Digest::of(&tar);
     let limits = Limits::default();
     for bytes in [tar.clone(), gzip(&tar), zstd(&tar)] {
         assert_eq!(all(&bytes, Some(&digest), limits).unwrap(), ["a"]);
-        fails_within(&bytes, Some(&Digest::of(b"")), limits, &format!("it holds `{digest}`"));
+        fails_within(&bytes, Some(&Digest::of(b"")), limits, &format!("its digest is `{digest}`"));
     }
     let more = [&tar[..], b"x"].concat();
-    fails_within(&more, Some(&digest), limits, "it holds");
+    fails_within(&more, Some(&digest), limits, "its digest is");
     let without_end = entry(b"a", b'0', b"", b"1");
-    fails(&without_end, "it has no end");
+    fails(&without_end, "it has no end mark");
     assert_eq!(all(&without_end, Some(&Digest::of(&without_end)), limits).unwrap(), ["a"]);
 }
 
 #[test]
-fn a_layer_that_is_cut_anywhere_is_an_error() {
+fn a_layer_truncated_anywhere_is_an_error() {
     let tar = [entry(b"a", b'0', b"", &[1; 700]), entry(&[b'x'; 200], b'0', b"", b"1"), END.to_vec()].concat();
     let shortest = tar.len() - END.len();
     for at in 0..tar.len() {
@@ -89,37 +89,37 @@ fn a_layer_that_is_cut_anywhere_is_an_error() {
 }
 
 #[test]
-fn nothing_leads_out() {
+fn paths_that_leave_the_root_are_rejected() {
     let with = |path: &[u8], flag: u8, link: &[u8]| [entry(path, flag, link, b""), END.to_vec()].concat();
     fails(&with(b"../a", b'0', b""), "path `../a` leads out of the folder");
     fails(&with(b"a/../../b", b'0', b""), "leads out");
-    fails(&with(b"/etc/passwd", b'0', b""), "starts at the root of the machine");
-    fails(&with(&[b"/", &[b'x'; 200][..]].concat(), b'0', b""), "starts at the root of the machine");
-    fails(&with(b"a", b'1', b"/etc/passwd"), "hard link `a`: path `/etc/passwd` starts at the root");
+    fails(&with(b"/etc/passwd", b'0', b""), "is absolute");
+    fails(&with(&[b"/", &[b'x'; 200][..]].concat(), b'0', b""), "is absolute");
+    fails(&with(b"a", b'1', b"/etc/passwd"), "hard link `a`: path `/etc/passwd` is absolute");
     fails(&with(b"a", b'1', b"../b"), "hard link `a`: path `../b` leads out");
-    fails(&with(b"a", b'1', b"a"), "of itself");
-    fails(&with(b"a", b'1', b"./"), "of itself or of the root");
-    fails(&with(b"./", b'2', b"x"), "the root is no folder");
-    fails(&with(b"a", b'2', b""), "leads nowhere");
+    fails(&with(b"a", b'1', b"a"), "refers to itself");
+    fails(&with(b"a", b'1', b"./"), "refers to itself or to the root");
+    fails(&with(b"./", b'2', b"x"), "the root is not a folder");
+    fails(&with(b"a", b'2', b""), "has no target");
     reads(&with(b"a", b'2', b"/etc/passwd"), &["a"]);
 }
 
 #[test]
-fn what_no_layer_has_is_refused() {
+fn unsupported_entries_are_rejected() {
     fails(&[entry(b"a", b'S', b"", b""), END.to_vec()].concat(), "sparse");
-    fails(&[entry(b"a", b'M', b"", b""), END.to_vec()].concat(), "a type that no layer has, `M`");
+    fails(&[entry(b"a", b'M', b"", b""), END.to_vec()].concat(), "the type `M`, which layers do not support");
     fails(&[entry(b"h", b'x', b"", b"22 GNU.sparse.major=1\n"), END.to_vec()].concat(), "sparse");
-    fails(&[entry(b"h", b'g', b"", b"9 path=a\n"), END.to_vec()].concat(), "all entries at once");
+    fails(&[entry(b"h", b'g', b"", b"9 path=a\n"), END.to_vec()].concat(), "a global header sets `path`");
     fails(&[entry(b"h", b'x', b"", b"9 path=a\n"), END.to_vec()].concat(), "ends after an extended header");
     fails(&[entry(b"h", b'x', b"", b"19 path=a\n"), END.to_vec()].concat(), "malformed");
-    fails(b"<html>this is no layer</html>", "ends in the middle of a header");
-    fails(&[b'x'; 600], "no octal number");
+    fails(b"<html>this is not a layer</html>", "is truncated in the middle of a header");
+    fails(&[b'x'; 600], "not an octal number");
     fails(b"", "it is empty");
     reads(&END, &[]);
 }
 
 #[test]
-fn what_is_too_much_is_refused_before_it_is_held() {
+fn oversized_data_is_rejected_before_it_is_stored() {
     let small = Limits { bytes: 1 << 20, entries: 10, path: 100, header: 1000, window: 1 << 20 };
     let bomb = [entry(b"a", b'0', b"", &vec![0; 2 << 20]), END.to_vec()].concat();
     for bytes in [bomb.clone(), gzip(&bomb), zstd(&bomb)] {
@@ -138,7 +138,7 @@ fn what_is_too_much_is_refused_before_it_is_held() {
     let mut lying = entry(b"h", b'0', b"", b"");
     lying[124..136].copy_from_slice(b"\x80\0\0\0\x7f\xff\xff\xff\xff\xff\xff\xff");
     resum(&mut lying);
-    fails(&[lying, END.to_vec()].concat(), "ends in the middle of a file");
+    fails(&[lying, END.to_vec()].concat(), "is truncated in the middle of a file");
     // A frame that asks to look back 2 GiB.
     let window = [0x28, 0xb5, 0x2f, 0xfd, 0, 0xa8, 1, 0, 0];
     fails(&window, "cannot read a layer");
@@ -196,12 +196,12 @@ fn a_whiteout_never_leaves_its_folder() {
     for folder in ["", "a/", "./", "a//b/", &format!("{long}/")] {
         for name in [".wh.", ".wh..", ".wh..."] {
             for bytes in spellings(&format!("{folder}{name}")) {
-                fails(&[bytes, END.to_vec()].concat(), "takes away what is no name");
+                fails(&[bytes, END.to_vec()].concat(), "is a whiteout of the invalid name");
             }
         }
         for name in [".wh.a/b", ".wh.../b", ".wh./b", ".wh.a/.wh.b"] {
             for bytes in spellings(&format!("{folder}{name}")) {
-                fails(&[bytes, END.to_vec()].concat(), "is below a name that takes a file away");
+                fails(&[bytes, END.to_vec()].concat(), "is below a whiteout");
             }
         }
         for name in [".wh....", ".wh..a", ".wh...a", ".wh.a..", ".wh..wh..opq", ".wh..wh.plnk", ".wh..wh.plnk/1.2"] {
@@ -213,7 +213,7 @@ fn a_whiteout_never_leaves_its_folder() {
 }
 
 #[test]
-fn whiteouts_are_told_from_files() {
+fn whiteouts_are_distinguished_from_files() {
     let whiteout = |path: &str| {
         let bytes = [entry(path.as_bytes(), b'0', b"", b""), END.to_vec()].concat();
         Reader::open(&*bytes, None, Limits::default()).unwrap().next().unwrap().unwrap().whiteout()

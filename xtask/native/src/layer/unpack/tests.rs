@@ -1,9 +1,9 @@
-//! What is unpacked is what the outline says, and nothing outside the folder is touched.
+//! Unpacked files match the table of contents, and nothing outside the folder is touched.
 
 use super::*;
 use crate::layer::Limits;
-use crate::layer::made_up::{END, entry, tar};
-use crate::layer::outline::{self, Outline};
+use crate::layer::test_data::{END, entry, tar};
+use crate::layer::toc::{self, ImageToc};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -32,7 +32,7 @@ impl Place {
     }
 
     fn apply(&self, layers: &[Vec<u8>]) -> Result<(), Fault> {
-        let mut unpacked = Unpacked::open(&self.root())?;
+        let mut unpacked = Unpacker::open(&self.root())?;
         for layer in layers {
             unpacked.apply(&mut Reader::open(&**layer, None, Limits::default())?)?;
         }
@@ -84,7 +84,7 @@ fn a_part_is_the_chosen_files_and_every_link() {
     let place = Place::new();
     let lower = tar(&["d lib", "f lib/a.so lower", "d share", "f share/a left", "l link share/a"]);
     let upper = tar(&["f lib/a.so upper", "h b.so lib/a.so"]);
-    let mut part = Unpacked::open(&place.root()).unwrap().only(|path| path.as_bytes().ends_with(b".so"));
+    let mut part = Unpacker::open(&place.root()).unwrap().only(|path| path.as_bytes().ends_with(b".so"));
     for layer in [&lower, &upper] {
         part.apply(&mut Reader::open(&**layer, None, Limits::default()).unwrap()).unwrap();
     }
@@ -93,12 +93,12 @@ fn a_part_is_the_chosen_files_and_every_link() {
     assert_eq!(std::fs::read_to_string(place.root().join("b.so")).unwrap(), "upper");
     let alone = tar(&["f share/b", "h c.so share/b"]);
     let fault = part.apply(&mut Reader::open(&*alone, None, Limits::default()).unwrap()).unwrap_err();
-    assert!(fault.to_string().contains("hard link of `share/b`"), "{fault}");
+    assert!(fault.to_string().contains("hard link to `share/b`"), "{fault}");
     place.unharmed();
 }
 
 #[test]
-fn layers_lie_upon_each_other() {
+fn layers_are_unpacked_over_each_other() {
     let place = Place::new();
     let below = tar(&["d a", "f a/x 1", "f a/y 2", "d d", "f d/e 3", "l l a", "f s 4", "h t s"]);
     let above = tar(&["f a/.wh.x", "f d/n 5", "f d/.wh..wh..opq", "f l 6", "f s 7", "c a/y"]);
@@ -108,7 +108,7 @@ fn layers_lie_upon_each_other() {
 }
 
 #[test]
-fn modes_are_kept_as_far_as_the_owner_can_work() {
+fn modes_are_kept_but_the_owner_keeps_access() {
     let place = Place::new();
     let with = |path: &[u8], flag: u8, mode: &[u8]| {
         let mut bytes = entry(path, flag, b"", b"");
@@ -139,11 +139,11 @@ fn modes_are_kept_as_far_as_the_owner_can_work() {
 }
 
 #[test]
-fn no_link_leads_a_file_out() {
+fn no_symbolic_link_leads_out_of_the_folder() {
     let outside = Place::new().outside();
     for target in [&*outside, "../outside", "/", "."] {
-        refuses(&[tar(&[&format!("l x {target}"), "f x/secret harm"])], "has to be a folder, and `x` is none");
-        refuses(&[tar(&[&format!("l x {target}"), "f x/a/b/c harm"])], "has to be a folder, and `x` is none");
+        refuses(&[tar(&[&format!("l x {target}"), "f x/secret harm"])], "must be a folder, but `x` is not one");
+        refuses(&[tar(&[&format!("l x {target}"), "f x/a/b/c harm"])], "must be a folder, but `x` is not one");
     }
     let place = Place::new();
     let link = format!("l x {}", place.outside());
@@ -154,8 +154,8 @@ fn no_link_leads_a_file_out() {
 
     let place = Place::new();
     let file = format!("l x {}/secret", place.outside());
-    refuses(&[tar(&["f x 1", "d x"])], "is a folder, and is none");
-    refuses(&[tar(&["f x/y 1", "f x 1"])], "is a folder, and is none");
+    refuses(&[tar(&["f x 1", "d x"])], "is both a folder and something else");
+    refuses(&[tar(&["f x/y 1", "f x 1"])], "is both a folder and something else");
     place.apply(&[tar(&[&file, "f x harm"]), tar(&["f x more"])]).unwrap();
     place.unharmed();
     assert_eq!(place.tree()["x"], "f more");
@@ -170,14 +170,14 @@ fn no_link_leads_a_file_out() {
 fn no_whiteout_deletes_outside_its_folder() {
     for line in ["f .wh...", "f .wh..", "f .wh.", "f a/.wh...", "f a/b/.wh...", "d .wh...", "l .wh... x", "f ./.wh..."]
     {
-        refuses(&[tar(&["f a/b/c 1"]), tar(&[line])], "takes away what is no name");
+        refuses(&[tar(&["f a/b/c 1"]), tar(&[line])], "is a whiteout of the invalid name");
         let place = Place::new();
         place.apply(&[tar(&["f a/b/c 1"])]).unwrap();
         place.apply(&[tar(&[line])]).unwrap_err();
         place.unharmed();
         assert_eq!(place.tree().len(), 3, "{line}");
-        let outline = outline::of(&mut Reader::open(&*tar(&[line]), None, Limits::default()).unwrap());
-        assert!(outline.is_err(), "{line}");
+        let toc = toc::of(&mut Reader::open(&*tar(&[line]), None, Limits::default()).unwrap());
+        assert!(toc.is_err(), "{line}");
     }
     // Nor where a caller has a name from elsewhere.
     let place = Place::new();
@@ -190,40 +190,40 @@ fn no_whiteout_deletes_outside_its_folder() {
 }
 
 #[test]
-fn no_hard_link_leads_out() {
+fn no_hard_link_leads_out_of_the_folder() {
     for (line, why) in [
         ("h x ../outside/secret", "leads out"),
-        ("h x /etc/passwd", "starts at the root"),
-        ("h x nothing", "hard link of `nothing`"),
-        ("h x d", "hard link of `d`"),
+        ("h x /etc/passwd", "is absolute"),
+        ("h x nothing", "hard link to `nothing`"),
+        ("h x d", "hard link to `d`"),
     ] {
         refuses(&[tar(&["d d", line])], why);
     }
     let place = Place::new();
     let link = format!("l l {}", place.outside());
     let fault = place.apply(&[tar(&[&link, "h x l/secret"])]).unwrap_err().to_string();
-    assert!(fault.contains("hard link of `l/secret`"), "{fault}");
+    assert!(fault.contains("hard link to `l/secret`"), "{fault}");
     let file = format!("l m {}/secret", place.outside());
     let fault = place.apply(&[tar(&[&file, "h x m"])]).unwrap_err().to_string();
-    assert!(fault.contains("hard link of `m`"), "{fault}");
+    assert!(fault.contains("hard link to `m`"), "{fault}");
     place.unharmed();
 }
 
 #[test]
-fn what_is_too_large_ends() {
+fn oversized_layers_are_rejected() {
     let place = Place::new();
     let big = [entry(b"big", b'0', b"", &vec![0; 3 << 20]), END.to_vec()].concat();
-    let mut unpacked = Unpacked::open(&place.root()).unwrap();
+    let mut unpacked = Unpacker::open(&place.root()).unwrap();
     let limits = Limits { bytes: 1 << 20, ..Limits::default() };
     let fault = unpacked.apply(&mut Reader::open(&*big, None, limits).unwrap()).unwrap_err().to_string();
     assert!(fault.contains("unpacks to more than"), "{fault}");
     let cut = &big[..1 << 20];
     let fault = unpacked.apply(&mut Reader::open(cut, None, Limits::default()).unwrap()).unwrap_err().to_string();
-    assert!(fault.contains("ends in the middle"), "{fault}");
+    assert!(fault.contains("is truncated"), "{fault}");
 }
 
 #[test]
-fn a_deep_tree_comes_and_goes() {
+fn deep_trees_are_created_and_removed() {
     let place = Place::new();
     let deep = vec!["d"; 300].join("/");
     place.apply(&[tar(&[&format!("f {deep}/f x")]), tar(&["f .wh.d"])]).unwrap();
@@ -234,17 +234,17 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
     #[test]
-    fn what_is_unpacked_is_what_the_outline_says(
-        layers in prop::collection::vec(outline::tests::random_layer(), 1..4)
+    fn unpacked_files_match_the_table_of_contents(
+        layers in prop::collection::vec(toc::tests::random_layer(), 1..4)
     ) {
         let tars: Vec<Vec<u8>> = layers
             .iter()
             .map(|lines| tar(&lines.iter().map(String::as_str).collect::<Vec<_>>()))
             .collect();
-        let outlines = tars.iter().map(|tar| {
-            Arc::new(outline::of(&mut Reader::open(&**tar, None, Limits::default()).unwrap()).unwrap())
+        let tocs = tars.iter().map(|tar| {
+            Arc::new(toc::of(&mut Reader::open(&**tar, None, Limits::default()).unwrap()).unwrap())
         });
-        let expected: BTreeMap<String, &str> = Outline::new(outlines)
+        let expected: BTreeMap<String, &str> = ImageToc::new(tocs)
             .merged()
             .into_iter()
             .filter(|(path, _)| !path.as_bytes().is_empty())

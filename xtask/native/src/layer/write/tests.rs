@@ -1,4 +1,4 @@
-//! What is written is read back, has one form, and is refused where it is no layer.
+//! Written layers are read back unchanged and have one form; invalid items are rejected.
 
 use super::*;
 use crate::layer::{Codec, Entry, EntryKind, Limits, Reader};
@@ -31,8 +31,8 @@ fn read_back(written: &Written, bytes: &[u8]) -> Vec<(Entry, Vec<u8>)> {
     all
 }
 
-fn codecs() -> [Codec; 4] {
-    [Codec::new(Compression::Gzip), Codec::gzip(6), Codec::gzip(9), Codec::new(Compression::Zstd)]
+fn codecs() -> [Codec; 2] {
+    [Codec::new(Compression::Gzip), Codec::new(Compression::Zstd)]
 }
 
 /// Letters that compress, and noise that does not; a quarter of a block of both, again and again.
@@ -79,7 +79,7 @@ fn survives(items: &[Item]) {
 }
 
 #[test]
-fn what_is_written_is_read_back() {
+fn written_layers_are_read_back_unchanged() {
     survives(&[]);
     survives(&[file("a", b""), file("b", b"x"), file("c", &[0; 512]), file("d", &[1; 513])]);
     survives(&[item("a", Content::Dir), item("a/l", Content::Symlink(b"../x".to_vec())), file("a/z", b"1")]);
@@ -111,8 +111,8 @@ fn odd_names_owners_and_modes_are_kept() {
 }
 
 #[test]
-fn the_bytes_are_those_they_always_were() {
-    // Another digest here means that every layer of every image is built and moved anew.
+fn the_bytes_never_change() {
+    // Another digest here means that every layer of every image is built and pushed again.
     let items = [item("a", Content::Dir), file("a/b", &contents(70_000, 3)), file("x".repeat(120), b"long")];
     let (gzip, _) = layer(&items, Codec::new(Compression::Gzip), 1);
     let (zstd, _) = layer(&items, Codec::new(Compression::Zstd), 1);
@@ -135,16 +135,16 @@ fn refused(items: &[Item], why: &str) {
 }
 
 #[test]
-fn what_is_no_layer_is_refused() {
+fn invalid_items_are_rejected() {
     refused(&[file("b", b""), file("a", b"")], "must be sorted");
     refused(&[file("a", b""), file("a", b"")], "twice");
     for path in ["", "/a", "a/", "a//b", "../a", "a/..", "a/./b", "a\0b"] {
-        refused(&[file(path, b"")], "no path below the image's root");
+        refused(&[file(path, b"")], "not a valid path below the image's root");
     }
-    refused(&[file("a/.wh.b", b"")], "takes a file away");
-    refused(&[item("a/.wh..wh..opq/b", Content::Dir)], "takes a file away");
-    refused(&[file("a", b""), file("a-b", b""), file("a/b", b"")], "`a` is no folder");
-    refused(&[item("a", Content::Symlink(b"/".to_vec())), file("a/b/c", b"")], "`a` is no folder");
+    refused(&[file("a/.wh.b", b"")], "is a whiteout");
+    refused(&[item("a/.wh..wh..opq/b", Content::Dir)], "is a whiteout");
+    refused(&[file("a", b""), file("a-b", b""), file("a/b", b"")], "`a` is not a folder");
+    refused(&[item("a", Content::Symlink(b"/".to_vec())), file("a/b/c", b"")], "`a` is not a folder");
     refused(&[item("a", Content::Symlink(Vec::new()))], "target is empty");
 }
 
@@ -160,20 +160,20 @@ fn on_disk(change: impl FnOnce(&std::path::Path), size: u64, why: &str) {
 }
 
 #[test]
-fn a_file_that_changes_is_no_file_of_a_layer() {
-    on_disk(|_| {}, 4, "changed while it was read\n  cause: it had 4 bytes, and has more now");
-    on_disk(|_| {}, 6, "changed while it was read\n  cause: it had 6 bytes, and ended after 5");
+fn a_file_that_changes_while_it_is_read_is_an_error() {
+    on_disk(|_| {}, 4, "changed while it was read\n  cause: it had 4 bytes, but is longer now");
+    on_disk(|_| {}, 6, "changed while it was read\n  cause: it had 6 bytes, but ended after 5");
     on_disk(|path| std::fs::remove_file(path).unwrap(), 5, "cannot read");
     let link = |path: &std::path::Path| {
         std::fs::rename(path, path.with_extension("away")).unwrap();
         std::os::unix::fs::symlink(path.with_extension("away"), path).unwrap();
     };
-    on_disk(link, 5, "changed while it was read\n  cause: it has become a link");
+    on_disk(link, 5, "changed while it was read\n  cause: it was replaced by a link");
     let pipe = |path: &std::path::Path| {
         std::fs::remove_file(path).unwrap();
         xtask_host::process::Command::new("mkfifo").arg(path).read(xtask_model::fault::Exit::Build).unwrap();
     };
-    on_disk(pipe, 5, "changed while it was read\n  cause: it is no file any more");
+    on_disk(pipe, 5, "changed while it was read\n  cause: it was replaced by something that is not a file");
 }
 
 #[test]
@@ -184,7 +184,7 @@ fn files_of_more_than_eight_gibibytes_have_an_extended_header() {
     // As far as the header goes: what follows is missing.
     let mut reader = Reader::open(&*out, None, Limits::default()).unwrap();
     assert_eq!(reader.next().unwrap().unwrap().kind, EntryKind::File(9 << 30));
-    assert!(reader.next().unwrap_err().to_string().contains("ends in the middle of a file"));
+    assert!(reader.next().unwrap_err().to_string().contains("is truncated in the middle of a file"));
 }
 
 #[test]
@@ -222,7 +222,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(4))]
 
     #[test]
-    fn threads_cannot_be_seen(sizes in prop::collection::vec(0_usize..1_500_000, 1..4), seed: u32) {
+    fn the_number_of_threads_does_not_affect_the_bytes(sizes in prop::collection::vec(0_usize..1_500_000, 1..4), seed: u32) {
         let mut items = vec![item("d", Content::Dir)];
         for (number, size) in sizes.iter().enumerate() {
             items.push(file(format!("d/{number}"), &contents(*size, seed ^ number as u32)));
@@ -230,7 +230,7 @@ proptest! {
         for codec in [Codec::new(Compression::Gzip), Codec::new(Compression::Zstd)] {
             let one = layer(&items, codec, 1);
             for threads in [0, 2, 5] {
-                prop_assert!(one == layer(&items, codec, threads), "{threads} threads, {codec}");
+                prop_assert!(one == layer(&items, codec, threads), "{threads} threads, {codec:?}");
             }
         }
     }

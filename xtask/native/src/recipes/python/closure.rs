@@ -1,7 +1,7 @@
-//! Whether what is installed is whole: each distribution finds all that it requires, in a version that fits.
+//! Checks that each distribution has its requirements in a suitable version.
 //!
-//! The lock's records answer where there are such. Of other pins the metadata is fetched, so that a lock that was edited is
-//! checked before anything of it is published, whatever layers are known already.
+//! Uses the lock's records. For pins without records the metadata is fetched, so that an edited lock is checked before
+//! anything is published, even if all layers are known.
 
 use super::environment::Environment;
 use super::install;
@@ -15,37 +15,29 @@ use xtask_model::spec::lock::{Indexes, Lock, LockedPackage};
 use xtask_model::spec::reference::Platform;
 use xtask_model::spec::requirements::{Requirement, Version, normalised};
 
-/// What is checked.
-pub(super) struct Wanted<'a> {
-    /// The repository.
+pub(super) struct ClosureCheck<'a> {
     pub(super) root: &'a Path,
-    /// What the requirement files ask for.
     pub(super) asked: &'a [Requirement],
-    /// The whole lock.
     pub(super) lock: &'a Lock,
-    /// Where the packages will be used.
     pub(super) environment: &'a Environment,
-    /// What the image is for.
     pub(super) platform: &'a Platform,
-    /// The newest glibc that a wheel may ask for.
     pub(super) glibc: &'a str,
-    /// The version of uv that is pinned.
     pub(super) uv: &'a str,
 }
 
 /// Checks the lock for the Python and the platform of this image.
-pub(super) fn check(wanted: &Wanted<'_>, indexes: &dyn Fn() -> Result<Indexes, Fault>) -> Result<(), Fault> {
-    let Wanted { lock, environment, .. } = wanted;
+pub(super) fn check(wanted: &ClosureCheck<'_>, indexes: &dyn Fn() -> Result<Indexes, Fault>) -> Result<(), Fault> {
+    let ClosureCheck { lock, environment, .. } = wanted;
     let python = environment.markers().python();
     if python.parse::<Version>().is_ok_and(|version| !lock.serves(&version)) {
-        return Err(Fault::usage(format!("the root has Python {python}, and the lock is for Python {}", lock.python))
+        return Err(Fault::usage(format!("the root has Python {python}, but the lock is for Python {}", lock.python))
             .hint("correct `[root] python` in `images.toml`, then `cargo xtask lock`"));
     }
     let here = closure::pins_of(&lock.packages, environment.markers()).0;
     let records = if here.values().all(|package| lock.records.of(package).is_some()) {
         lock.records.clone()
     } else {
-        terminal::detail("the lock does not record what all of its packages require: their metadata is read");
+        terminal::detail("some packages have no dependency record in the lock; reading their metadata");
         let targets: Vec<Target> =
             Target::new(wanted.platform, &environment.minor(), wanted.glibc).into_iter().collect();
         install::uv(wanted.root, wanted.uv, None)?.describe(lock, &indexes()?, &targets)?
@@ -53,8 +45,8 @@ pub(super) fn check(wanted: &Wanted<'_>, indexes: &dyn Fn() -> Result<Indexes, F
     judged(closure::unmet(wanted.asked, &lock.packages, &|package| records.of(package), environment.markers()))
 }
 
-/// Checks distributions by the metadata that was installed with them, against all pins.
-pub(super) fn check_installed(wanted: &Wanted<'_>, site: &Path) -> Result<(), Fault> {
+/// Checks the metadata of installed distributions against all pins.
+pub(super) fn check_installed(wanted: &ClosureCheck<'_>, site: &Path) -> Result<(), Fault> {
     let cannot = |error: std::io::Error| Fault::build(format!("cannot read `{}`", site.display())).cause(error);
     let mut found: BTreeMap<String, Needs> = BTreeMap::new();
     for entry in std::fs::read_dir(site).map_err(cannot)? {
@@ -98,7 +90,7 @@ mod tests {
         }
         let platform = "linux/amd64".parse().unwrap();
         let environment = Environment::new(python, &platform).unwrap();
-        let wanted = Wanted {
+        let wanted = ClosureCheck {
             root: Path::new("/"),
             asked: &[],
             lock: &lock,
@@ -112,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_that_lost_a_package_builds_nothing_whatever_is_known_already() {
+    fn a_lock_without_a_required_package_is_rejected_even_if_all_layers_are_known() {
         assert_eq!(found("3.13.5", &["needw==1.0", "plain==1.0"]), [None, None]);
         for (pins, cause) in [
             (&["needw==1.0", "plain==1.1"][..], "needw 1.0 requires `plain<1.1`, but plain 1.1 is locked"),
@@ -125,8 +117,8 @@ mod tests {
     }
 
     #[test]
-    fn a_root_with_an_older_python_than_the_locks_is_refused() {
+    fn a_root_with_an_older_python_than_the_lock_is_rejected() {
         let [fault, _] = found("3.11.2", &["plain==1.0"]);
-        assert_eq!(fault.unwrap().what, "the root has Python 3.11.2, and the lock is for Python >=3.12");
+        assert_eq!(fault.unwrap().what, "the root has Python 3.11.2, but the lock is for Python >=3.12");
     }
 }

@@ -1,14 +1,14 @@
-//! Byte code, and the proof that packages can be imported, by a Python that is the image's or like it.
+//! Byte code and import checks, with the image's Python or one like it.
 //!
-//! Runs programs; what is written stands beside the sources, in new files.
+//! Runs programs; new files are written next to the sources.
 
 use super::interpreter::Interpreter;
 use std::collections::BTreeSet;
 use std::path::Path;
 use xtask_model::fault::{Exit, Fault};
 
-/// Compiles the sources of these distributions in a site-packages folder by the repository's script, as what stands at `path` in
-/// the image.
+/// Compiles the sources of these distributions in `site` with the repository's script, as if they were at `path` in the
+/// image.
 pub(super) fn compile(
     interpreter: &Interpreter,
     script: &Path,
@@ -19,10 +19,10 @@ pub(super) fn compile(
     call.read(Exit::Build).map(drop).map_err(|fault| fault.needed_by("the packages' byte code"))
 }
 
-/// Imports every installed distribution by the repository's script, and returns what was passed over, with the reasons. `home` is for
-/// what packages write about themselves.
+/// Imports every installed distribution with the repository's script, and returns the skipped ones with reasons.
+/// Packages may write to `home`.
 pub(super) fn import(interpreter: &Interpreter, script: &Path, home: &Path) -> Result<Vec<String>, Fault> {
-    // What distributions require of each other was checked before.
+    // Requirements between distributions were checked before.
     let call = interpreter.command().args(["-B"]).arg(script).arg("--no-requirements");
     let call = call.env("HOME", home).env("XDG_CACHE_HOME", home).env("TMPDIR", home).current_dir(home);
     let output = call.output()?;
@@ -33,18 +33,18 @@ pub(super) fn import(interpreter: &Interpreter, script: &Path, home: &Path) -> R
     Ok(said.lines().filter_map(|line| line.strip_prefix("passed over: ")).map(str::to_owned).collect())
 }
 
-/// What the check says about modules that cannot be imported, without the warnings of packages.
+/// Error with the failed imports, without the warnings of packages.
 fn failed(said: &str) -> Fault {
     let found: Vec<&str> = said.lines().filter(|line| line.contains(": cannot import ")).collect();
-    let fault = Fault::build("the packages of the lock cannot be imported")
-        .needed_by("the check that every package can be imported");
+    let fault =
+        Fault::build("the packages of the lock cannot be imported").needed_by("the import check of all packages");
     let fault =
         if found.is_empty() { fault.cause(said.trim()) } else { found.iter().fold(fault, |f, line| f.cause(line)) };
     let library = found.iter().any(|line| line.contains("shared object") || line.contains(".so"));
     fault.hint(if library || found.is_empty() {
-        "a library that a package loads may be missing in the root: `[root.debian] packages`, or another root image"
+        "the root may lack a library that a package loads: add it to `[root.debian] packages`, or use another root image"
     } else {
-        "change what the requirements ask for so that the packages fit together, then: `cargo xtask lock`"
+        "change the requirements so that the packages are compatible, then: `cargo xtask lock`"
     })
 }
 
@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hint_is_about_what_failed() {
+    fn the_hint_matches_the_failure() {
         let name = "pandas 2: cannot import pandas: cannot import name 'utc' from 'pytz'";
         check(&format!("x.py:1: FutureWarning: y\n{name}\n"), &[name], "cargo xtask lock");
         let library = "scipy 1: cannot import scipy: libstdc++.so.6: cannot open shared object file";

@@ -1,6 +1,6 @@
-//! The environment that packages are installed for: which of a lock belong there.
+//! The environment of the packages, and which packages of a lock apply to it.
 //!
-//! Pure. Markers are judged by [`requirements::Environment`].
+//! Pure. [`requirements::Environment`] evaluates markers.
 
 use std::collections::BTreeMap;
 use xtask_model::fault::Fault;
@@ -8,12 +8,11 @@ use xtask_model::spec::lock::{Lock, LockedPackage};
 use xtask_model::spec::reference::Platform;
 use xtask_model::spec::requirements::{self, Marker};
 
-/// Where packages will be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Environment(requirements::Environment);
 
 impl Environment {
-    /// That of a full version of CPython on Linux; none for an architecture that no wheel is made for.
+    /// Environment of a CPython version on Linux; `None` for architectures without wheels.
     pub(super) fn new(python: &str, platform: &Platform) -> Option<Self> {
         let known = platform.os == "linux" && matches!(platform.architecture.as_str(), "amd64" | "arm64");
         known.then(|| Self(requirements::Environment::new(python, platform)))
@@ -29,31 +28,29 @@ impl Environment {
         self.0.minor()
     }
 
-    /// What markers are judged by.
     pub(super) fn markers(&self) -> &requirements::Environment {
         &self.0
     }
 
-    /// The packages of a lock that belong here, sorted; each name once.
+    /// Packages of a lock for this environment, sorted; each name once.
     pub(super) fn packages(&self, lock: &Lock) -> Result<Vec<LockedPackage>, Fault> {
         let mut found: BTreeMap<&str, &LockedPackage> = BTreeMap::new();
         for package in &lock.packages {
             let marker = package.marker.as_deref().map(str::parse::<Marker>).transpose();
-            let marker =
-                marker.map_err(|why| Fault::usage(format!("cannot read the marker of {}: {why}", package.name)))?;
+            let marker = marker.map_err(|why| Fault::usage(format!("invalid marker of {}: {why}", package.name)))?;
             if !marker.is_none_or(|marker| self.holds(&marker, "")) {
                 continue;
             }
             if let Some(other) = found.insert(&package.name, package) {
                 let what = format!("{} is locked twice, as {} and {}", package.name, other.version, package.version);
-                let here = format!("both are for Python {} on {}", self.0.python(), self.machine());
-                return Err(Fault::usage(what).cause(here).hint("write the lock anew: `cargo xtask lock`"));
+                let here = format!("both apply to Python {} on {}", self.0.python(), self.machine());
+                return Err(Fault::usage(what).cause(here).hint("update the lock: `cargo xtask lock`"));
             }
         }
         Ok(found.into_values().cloned().collect())
     }
 
-    /// Whether a condition holds, asked for this extra (or none).
+    /// Evaluates a marker for an extra (or none).
     pub(super) fn holds(&self, marker: &Marker, extra: &str) -> bool {
         self.0.holds(marker, extra)
     }
@@ -64,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_architecture_without_wheels_is_none() {
+    fn an_architecture_without_wheels_has_no_environment() {
         assert_eq!(Environment::new("3.13.5", &"linux/s390x".parse().unwrap()), None);
         let environment = Environment::new("3.13.5", &"linux/arm64".parse().unwrap()).unwrap();
         assert_eq!(environment.minor(), "3.13");

@@ -1,29 +1,28 @@
-//! Which packages share a layer.
+//! Grouping of packages into layers.
 //!
-//! Pure: a function of the pins and of the names that are directly asked for. What stands in one group depends on nothing in
-//! another, so that a package that comes, goes or changes costs its own group alone.
+//! Pure: depends on the pins and the directly requested names. Groups are independent, so a new, removed or changed
+//! package affects only its own group.
 
 use std::collections::{BTreeMap, BTreeSet};
 use xtask_model::spec::lock::LockedPackage;
 use xtask_model::spec::reference::Digest;
 
-/// Groups of packages that nobody names: few enough to be far from the 127 layers that an image may have, enough that a group
-/// is a small part of the whole.
+/// Groups of indirect packages: far fewer than the limit of 127 layers, and enough that each is a small part of the
+/// whole.
 const SHARED: u8 = 16;
 
-/// Packages that get a layer of their own. Where more are named, they share as many.
+/// Packages that get a layer of their own; if more are requested, they share this number of groups.
 const OWN: u8 = 64;
 
-/// Packages that share a layer, sorted by name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Group {
-    /// How reports call it: `scipy 1.17.0`.
+    /// Name in reports: `scipy 1.17.0`.
     pub(super) name: String,
-    /// What stands in it; never empty.
+    /// Sorted by name, never empty.
     pub(super) packages: Vec<LockedPackage>,
 }
 
-/// The groups, those of directly named packages first, by name.
+/// Groups by name, those of direct packages first.
 pub(super) fn groups(packages: &[LockedPackage], direct: &BTreeSet<String>) -> Vec<Group> {
     let named = packages.iter().filter(|package| direct.contains(&package.name)).count();
     let mut found: BTreeMap<(u8, String), Vec<LockedPackage>> = BTreeMap::new();
@@ -39,7 +38,8 @@ pub(super) fn groups(packages: &[LockedPackage], direct: &BTreeSet<String>) -> V
 }
 
 fn bucket(name: &str, count: u8) -> String {
-    let first = u8::from_str_radix(&Digest::of(name.as_bytes()).hex()[..2], 16).expect("a digest is hex digits");
+    let first =
+        u8::from_str_radix(&Digest::of(name.as_bytes()).hex()[..2], 16).expect("a digest has hexadecimal digits");
     format!("{:03}", first % count)
 }
 
@@ -77,14 +77,14 @@ mod tests {
     }
 
     #[test]
-    fn who_is_named_stands_alone() {
+    fn direct_packages_have_their_own_group() {
         check(&["numpy", "scipy", "six"], &["scipy", "numpy", "gone"], &["numpy 1", "scipy 1", "six 1"]);
         check(&[], &["numpy"], &[]);
         check(&["patsy", "pytz"], &[], &["patsy 1", "pytz 1"]);
     }
 
     #[test]
-    fn those_of_one_bucket_share() {
+    fn indirect_packages_of_a_bucket_share_a_group() {
         let names: Vec<String> = (0..200).map(|number| format!("p{number}")).collect();
         let packages: Vec<_> = names.iter().map(|name| package(name)).collect();
         let shared = groups(&packages, &BTreeSet::new());
@@ -96,15 +96,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_is_lost_and_a_newcomer_moves_nobody(
+        fn groups_are_complete_and_stable_when_a_package_is_added(
             names in proptest::collection::btree_set("[a-z]{1,6}", 1..80),
             direct in proptest::collection::btree_set("[a-z]{1,6}", 0..9),
         ) {
             let packages: Vec<_> = names.iter().map(|name| package(name)).collect();
             let whole = groups(&packages, &direct);
-            let mut told: Vec<_> = whole.iter().flat_map(|group| group.packages.clone()).collect();
-            told.sort();
-            prop_assert_eq!(&told, &packages);
+            let mut shown: Vec<_> = whole.iter().flat_map(|group| group.packages.clone()).collect();
+            shown.sort();
+            prop_assert_eq!(&shown, &packages);
             prop_assert!(whole.len() <= usize::from(OWN) + usize::from(SHARED));
             let before = groups(&packages[1..], &direct);
             let newcomer = &packages[0];

@@ -1,11 +1,11 @@
-//! Puts packages into a folder by one call of uv, for a platform and a Python that need not be this machine's.
+//! Installs packages into a folder with one call of uv, for any platform and Python.
 //!
-//! Every file is checked by the lock's hashes. What uv lays down are hard links into its cache: nothing here or later writes to
-//! one. Index, certificates, proxies and credentials are the host's, and reach uv by its environment alone.
+//! Every file is checked against the lock's hashes. uv creates hard links into its cache, so nothing may write to
+//! installed files. Index, certificates, proxies and credentials come from the host, through uv's environment only.
 
 use super::environment::Environment;
 use super::interpreter::Interpreter;
-use crate::container::guard;
+use crate::container::subprocess;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,10 +17,9 @@ use xtask_model::fault::{Exit, Fault};
 use xtask_model::spec::lock::{Indexes, LockedPackage};
 use xtask_model::spec::requirements::{self, Source, secret};
 
-/// The version of uv that the installer's lock pins.
 pub(super) fn pinned(path: &Path, text: &str) -> Result<String, Fault> {
     let mut first = Some(text.to_owned());
-    let nested = |asked: &Path| Fault::usage(format!("`{}` names the file `{}`", path.display(), asked.display()));
+    let nested = |asked: &Path| Fault::usage(format!("`{}` includes the file `{}`", path.display(), asked.display()));
     let read = requirements::read(path, &mut |asked| first.take().ok_or_else(|| nested(asked)))?;
     let uv = read.requirements().iter().find(|requirement| requirement.name == "uv");
     let version = uv.and_then(|uv| match &uv.source {
@@ -28,12 +27,12 @@ pub(super) fn pinned(path: &Path, text: &str) -> Result<String, Fault> {
         Source::Url(url) => requirements::distribution(url).map(|(_, version)| version),
     });
     version.ok_or_else(|| {
-        Fault::usage(format!("`{}` pins no version of uv", path.display())).hint("write it anew: `cargo xtask lock`")
+        Fault::usage(format!("`{}` does not pin a version of uv", path.display())).hint("update it: `cargo xtask lock`")
     })
 }
 
-/// uv in this version: of the repository's tools, of the PATH, or installed now, by the Python of this machine or by the
-/// call of pip that `pip` answers.
+/// uv of this version: from the repository's tools, the PATH, or a new installation with this machine's Python or the
+/// pip command of `pip`.
 pub(super) fn uv(
     root: &Path,
     version: &str,
@@ -55,64 +54,58 @@ pub(super) fn uv(
         return Ok(installed);
     }
     let what = format!("uv {} was installed, but {version} is pinned", installed.version());
-    Err(Fault::build(what).hint("remove `target/tools`, and run this again"))
+    Err(Fault::build(what).hint("remove `target/tools` and try again"))
 }
 
-/// What is installed, and for whom.
-pub(super) struct Wanted<'a> {
-    /// The packages; each has hashes.
+pub(super) struct InstallRequest<'a> {
+    /// Each has hashes.
     pub(super) packages: &'a [LockedPackage],
-    /// The target's.
     pub(super) environment: &'a Environment,
-    /// The full version of the target's Python.
     pub(super) python: &'a str,
-    /// The newest glibc that a wheel may ask for: `2_36`.
+    /// Newest glibc that a wheel may need: `2_36`.
     pub(super) glibc: &'a str,
-    /// How messages name the platform.
     pub(super) platform: &'a str,
-    /// Where the packages come from.
     pub(super) indexes: &'a Indexes,
-    /// The repository's `install.py`, which runs uv and settles which of several distributions' files stays at one path.
+    /// The repository's `install.py`, which runs uv and decides which of several files is used at one path.
     pub(super) script: &'a Path,
 }
 
-/// The exit code of `install.py` for distributions that cannot be in one environment.
 const REFUSED: i32 = 3;
 
 /// Paths that several distributions have with different bytes.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
-    /// The owners of each path of a `RECORD`, by normalised name in the order of the lock. The file of the last is used.
+    /// Distributions by path in `RECORD`, by normalised name in the lock's order. The last one's file is used.
     pub(super) owners: BTreeMap<String, Vec<String>>,
-    /// Where each owner's own version is: in a folder of its name, which has the layout of the environment.
+    /// Holds a folder for each distribution, with its own versions in the layout of the environment.
     pub(super) folder: PathBuf,
 }
 
 impl Shared {
-    /// Where a distribution's own version of its file is, if it is not the installed one for sure.
+    /// Folder of a distribution's own version of a shared path.
     pub(super) fn own(&self, name: &str, row: &str) -> Option<PathBuf> {
         let owners = self.owners.get(row)?;
         owners.iter().any(|owner| owner == name).then(|| self.folder.join(name))
     }
 
-    /// The distributions with such paths, each with the folder of its versions.
+    /// Distributions with shared paths, and the folders of their versions.
     pub(super) fn folders(&self) -> BTreeMap<&str, PathBuf> {
         self.owners.values().flatten().map(|name| (name.as_str(), self.folder.join(name))).collect()
     }
 }
 
-/// Installs into a folder, which then has the layout of an environment of the target's Python. `interpreter` is what uv asks
-/// about the layout, whatever its version.
+/// Installs into a folder in the layout of the target's Python. uv reads the layout from `interpreter`, which may have
+/// another version.
 pub(super) fn install(
     uv: &uv::Uv,
     interpreter: &Interpreter,
-    wanted: &Wanted<'_>,
+    wanted: &InstallRequest<'_>,
     prefix: &Path,
 ) -> Result<Shared, Fault> {
     let cannot = |error: std::io::Error| Fault::build(format!("cannot write `{}`", prefix.display())).cause(error);
     let list = prefix.with_extension("lock");
     fs::write(&list, list_of(wanted.packages, wanted.indexes)).map_err(cannot)?;
-    // Pythons of some systems keep packages with compiled modules in `lib64`: here that is another name of `lib`.
+    // Some systems install compiled modules into `lib64`; here it is a link to `lib`.
     let lib64 = prefix.join("lib64");
     std::os::unix::fs::symlink("lib", &lib64).map_err(cannot)?;
     let kept = prefix.with_extension("shared");
@@ -120,8 +113,8 @@ pub(super) fn install(
     if wanted.indexes.no_index() {
         call = call.arg("--no-index");
     }
-    // It writes into a folder that goes with us.
-    let call = guard::guarded(call);
+    // It writes into a temporary folder, so it must end with xtask.
+    let call = subprocess::bound(call);
     let output = call.output()?;
     if !output.status.success() {
         let said = secret::hidden(String::from_utf8_lossy(&output.stderr).trim());
@@ -135,32 +128,31 @@ pub(super) fn install(
     Ok(shared)
 }
 
-/// What `install.py` has left, after its warnings are shown.
 fn shared(folder: PathBuf) -> Result<Shared, Fault> {
     #[derive(Deserialize)]
-    struct Found {
+    struct Report {
         owners: BTreeMap<String, Vec<String>>,
         warnings: Vec<String>,
     }
     let file = folder.join("shared.json");
     let cannot = |error: String| Fault::build(format!("cannot read `{}`", file.display())).cause(error);
     let text = fs::read(&file).map_err(|error| cannot(error.to_string()))?;
-    let found: Found = serde_json::from_slice(&text).map_err(|error| cannot(error.to_string()))?;
+    let found: Report = serde_json::from_slice(&text).map_err(|error| cannot(error.to_string()))?;
     found.warnings.iter().for_each(|warning| terminal::warn(warning));
     Ok(Shared { owners: found.owners, folder })
 }
 
-/// The lines of `install.py` about distributions that cannot be in one environment.
+/// Error from the lines of `install.py` about conflicting distributions.
 fn refused(said: &str) -> Fault {
     let mut lines = said.lines();
     let fault = Fault::usage(lines.next().unwrap_or("the packages cannot be installed together"));
     let fault = lines.fold(fault, |fault, line| fault.cause(line));
     fault
-        .cause("only one file can be used, and then the other distribution does not work")
-        .hint("leave one of the distributions out of the requirements")
+        .cause("only one of the files can be used, which breaks the other distribution")
+        .hint("remove one of the distributions from the requirements")
 }
 
-/// `python3.13`.
+/// `python3.13` of `3.13.5`.
 pub(super) fn version_folder(version: &str) -> String {
     format!("python{}", version.split('.').take(2).collect::<Vec<_>>().join("."))
 }
@@ -168,7 +160,7 @@ pub(super) fn version_folder(version: &str) -> String {
 fn call(
     uv: &uv::Uv,
     interpreter: &Interpreter,
-    wanted: &Wanted<'_>,
+    wanted: &InstallRequest<'_>,
     prefix: &Path,
     (list, kept): (&Path, &Path),
 ) -> Command {
@@ -191,7 +183,7 @@ fn call(
         .arg(list)
 }
 
-/// The packages as a requirement file. Markers were decided before.
+/// The packages as a requirement file. Markers are already evaluated.
 fn list_of(packages: &[LockedPackage], indexes: &Indexes) -> String {
     let mut text = String::new();
     for package in packages {
@@ -207,7 +199,7 @@ fn list_of(packages: &[LockedPackage], indexes: &Indexes) -> String {
     text
 }
 
-/// uv knows the layout of the interpreter that it asks; only its version is another.
+/// uv uses the layout of its interpreter; only the version differs.
 fn rename(prefix: &Path, from: &str, to: &str) -> std::io::Result<()> {
     for parent in ["lib", "include/site"] {
         let folder = prefix.join(parent);
@@ -218,7 +210,7 @@ fn rename(prefix: &Path, from: &str, to: &str) -> std::io::Result<()> {
     Ok(())
 }
 
-/// A path in an installed folder as it is after [`rename`].
+/// An installed path after [`rename`].
 pub(super) fn renamed(path: &str, from: &str, to: &str) -> String {
     match path.strip_prefix("../../../include/site/").and_then(|rest| rest.strip_prefix(from)) {
         Some(rest) if rest.starts_with('/') => format!("../../../include/site/{to}{rest}"),
@@ -226,8 +218,7 @@ pub(super) fn renamed(path: &str, from: &str, to: &str) -> String {
     }
 }
 
-/// What uv's words mean for whoever builds.
-fn judged(said: &str, wanted: &Wanted<'_>) -> Fault {
+fn judged(said: &str, wanted: &InstallRequest<'_>) -> Fault {
     let without: Vec<String> = wanted
         .packages
         .iter()
@@ -240,17 +231,16 @@ fn judged(said: &str, wanted: &Wanted<'_>) -> Fault {
         return Fault::usage(what)
             .needed_by("the recipe `python-packages`, which compiles nothing")
             .cause(said)
-            .hint("build it where compilers are: `--engine docker`, with `BUILD_PACKAGES` in `[base] args`");
+            .hint("build it with compilers: `--engine docker`, with `BUILD_PACKAGES` in `[base] args`");
     }
     if said.contains("Hash mismatch") {
-        return Fault::new(Exit::Network, "a package is not the one that the lock knows")
+        return Fault::new(Exit::Network, "the hash of a package differs from the lock")
             .cause(said)
-            .hint("look at what the index gives out before you lock it anew: `cargo xtask lock`");
+            .hint("check what the index serves before you update the lock: `cargo xtask lock`");
     }
     uv::judgement(said).needed_by("the recipe `python-packages`")
 }
 
-/// The site-packages of an installed folder.
 pub(super) fn site(prefix: &Path, python: &str) -> PathBuf {
     prefix.join("lib").join(version_folder(python)).join("site-packages")
 }
@@ -266,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn the_installers_lock_says_which_uv() {
+    fn the_installers_lock_pins_uv() {
         let hash = "0".repeat(64);
         pin(&format!("# ours\nuv==0.13.9 \\\n    --hash=sha256:{hash}\n"), Some("0.13.9"));
         pin("pip==1\nuv==1.2.3\n", Some("1.2.3"));
@@ -303,7 +293,7 @@ mod tests {
             hashes: BTreeSet::new(),
         }];
         let environment = Environment::new("3.13.5", &"linux/arm64".parse().unwrap()).unwrap();
-        let wanted = Wanted {
+        let wanted = InstallRequest {
             packages: &packages,
             environment: &environment,
             python: "3.13.5",
@@ -324,11 +314,11 @@ mod tests {
         let unknown = "uv cannot find a locked package on the package index";
         judge("Because there is no version of docopt==0.6.2 and you require docopt==0.6.2", unknown);
         judge("Because docopt was not found in the package registry", unknown);
-        judge("Hash mismatch for `docopt==0.6.2`", "a package is not the one that the lock knows");
+        judge("Hash mismatch for `docopt==0.6.2`", "the hash of a package differs from the lock");
     }
 
     #[test]
-    fn headers_stand_under_the_targets_python() {
+    fn headers_are_in_the_folder_of_the_targets_python() {
         let header = "../../../include/site/python3.11/greenlet/greenlet.h";
         assert_eq!(renamed(header, "python3.11", "python3.13"), "../../../include/site/python3.13/greenlet/greenlet.h");
         assert_eq!(renamed("a/python3.11/b", "python3.11", "python3.13"), "a/python3.11/b");

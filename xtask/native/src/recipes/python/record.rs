@@ -1,25 +1,24 @@
-//! What an installer writes about a distribution, and what of it names the place where it was written.
+//! `RECORD` files and scripts of installed distributions.
 //!
-//! Pure: texts and bytes in and out. `RECORD` is PEP 376's list: a path from site-packages, `sha256=…`, bytes; the first line of
-//! a script names the interpreter.
+//! Pure. `RECORD` is the list of PEP 376: path from site-packages, `sha256=…`, size. A script's first line names the
+//! interpreter.
 
 use sha2::{Digest as _, Sha256};
 
-/// A line of `RECORD`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Row {
-    /// From site-packages, with `/`; may begin with `../`.
+    /// From site-packages, with `/`; may start with `../`.
     pub(super) path: String,
-    /// `sha256=` and base64 for URLs without padding; empty for `RECORD` itself.
+    /// `sha256=` and URL-safe base64 without padding; empty for `RECORD` itself.
     pub(super) hash: String,
     /// Bytes, in digits.
     pub(super) size: String,
 }
 
-/// The lines of a `RECORD`.
+/// Parses a `RECORD`.
 ///
 /// # Errors
-/// Why it is none, in a few words.
+/// The reason, in a few words.
 pub(super) fn parse(text: &str) -> Result<Vec<Row>, String> {
     let mut rest = text;
     let mut rows = Vec::new();
@@ -40,7 +39,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<Row>, String> {
             fields.resize(3, String::new());
         }
         let [path, hash, size] =
-            <[String; 3]>::try_from(fields).map_err(|_| "a line has not three fields".to_owned())?;
+            <[String; 3]>::try_from(fields).map_err(|_| "a line does not have three fields".to_owned())?;
         if !path.is_empty() {
             rows.push(Row { path, hash, size });
         }
@@ -48,7 +47,6 @@ pub(super) fn parse(text: &str) -> Result<Vec<Row>, String> {
     Ok(rows)
 }
 
-/// One field of comma-separated values, and what follows it.
 fn field(text: &str) -> Result<(String, &str), String> {
     let Some(mut rest) = text.strip_prefix('"') else {
         let end = text.find([',', '\n', '\r']).unwrap_or(text.len());
@@ -69,7 +67,6 @@ fn field(text: &str) -> Result<(String, &str), String> {
     }
 }
 
-/// The text of these lines.
 pub(super) fn print(rows: &[Row]) -> String {
     let quoted = |field: &str| {
         if field.contains([',', '"', '\n', '\r']) {
@@ -81,13 +78,12 @@ pub(super) fn print(rows: &[Row]) -> String {
     rows.iter().map(|row| format!("{},{},{}\n", quoted(&row.path), row.hash, row.size)).collect()
 }
 
-/// The hash of a file's bytes as `RECORD` spells it.
 pub(super) fn hash(bytes: &[u8]) -> String {
     use base64::Engine as _;
     format!("sha256={}", base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(Sha256::digest(bytes)))
 }
 
-/// A path of `RECORD` from the environment's folder instead of its site-packages (`lib/python3.13/site-packages`); none where it
+/// Converts a path of `RECORD` to one from the environment's folder (`lib/python3.13/site-packages/…`); `None` if it
 /// leads out.
 pub(super) fn within(site: &str, path: &str) -> Option<String> {
     let mut parts: Vec<&str> = site.split('/').collect();
@@ -104,10 +100,10 @@ pub(super) fn within(site: &str, path: &str) -> Option<String> {
     Some(parts.join("/"))
 }
 
-/// A script of an interpreter as one of another: the same bytes after another first line. None where it is not that one's.
+/// Replaces the interpreter in a script's first line; `None` if the script has another interpreter.
 ///
-/// An installer that finds a path too long for the kernel, or with a blank in it, lets a shell find the interpreter, in three
-/// lines that are an empty text to Python.
+/// For a path that is too long for the kernel or contains a blank, installers write three lines: a shell command that
+/// starts the interpreter, which Python reads as an empty string.
 pub(super) fn of_interpreter(script: &[u8], from: &str, to: &str) -> Option<Vec<u8>> {
     let direct = format!("#!{from}\n");
     let rest = script.strip_prefix(direct.as_bytes()).or_else(|| {
@@ -119,7 +115,7 @@ pub(super) fn of_interpreter(script: &[u8], from: &str, to: &str) -> Option<Vec<
     Some([format!("#!{to}\n").as_bytes(), rest].concat())
 }
 
-/// Where the byte code of a source stands: `a/__pycache__/b.cpython-313.pyc`.
+/// Path of a source's byte code: `a/__pycache__/b.cpython-313.pyc`.
 pub(super) fn byte_code(source: &str, tag: &str) -> Option<String> {
     let stem = source.strip_suffix(".py")?;
     let (folder, name) = stem.rsplit_once('/').map_or(("", stem), |(folder, name)| (folder, name));
@@ -184,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn byte_code_stands_beside_its_source() {
+    fn byte_code_is_next_to_its_source() {
         assert_eq!(byte_code("a/b.py", "cpython-313").unwrap(), "a/__pycache__/b.cpython-313.pyc");
         assert_eq!(byte_code("six.py", "cpython-313").unwrap(), "__pycache__/six.cpython-313.pyc");
         assert_eq!(byte_code("a/b.pyi", "cpython-313"), None);
@@ -192,7 +188,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_printed_is_read_back(paths in proptest::collection::vec("[a-z,\"/. ]{1,12}", 0..6)) {
+        fn printed_records_parse_to_the_same_rows(paths in proptest::collection::vec("[a-z,\"/. ]{1,12}", 0..6)) {
             let rows: Vec<Row> = paths
                 .into_iter()
                 .map(|path| Row { path, hash: "sha256=x".to_owned(), size: "1".to_owned() })

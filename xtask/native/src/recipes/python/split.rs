@@ -1,8 +1,8 @@
-//! What an installed folder holds, as the items of the parts that its distributions belong to.
+//! Splits an installed folder into the parts that its distributions belong to.
 //!
-//! Reads the folder and writes nothing. Whose a file is says its distribution's `RECORD`; byte code belongs to its source. A part
-//! follows from its own distributions alone: where several have a path with different bytes, each part has its own version, and
-//! what lies on top of all parts has the version that is used.
+//! Reads the folder and writes nothing. `RECORD` says which distribution owns a file; byte code belongs to its source.
+//! A part depends only on its own distributions: if several parts have a path with different bytes, each has its own
+//! version, and the last layer has the version that is used.
 
 use super::install::{Shared, renamed, version_folder};
 use super::record::{self, Row};
@@ -16,49 +16,39 @@ use xtask_model::fault::Fault;
 use xtask_model::image::context::ContextPath;
 use xtask_model::spec::requirements::normalised;
 
-/// A folder that uv filled.
 pub(super) struct Installed<'a> {
-    /// The folder.
     pub(super) prefix: &'a Path,
-    /// The target's Python, `3.13.5`.
+    /// Version of the target's Python, `3.13.5`.
     pub(super) python: &'a str,
-    /// The folder's name of the Python that uv asked, `python3.11`: paths in `RECORD` have it.
+    /// Folder name of uv's interpreter, `python3.11`: paths in `RECORD` contain it.
     pub(super) asked: &'a str,
-    /// How scripts name the Python that uv asked.
     pub(super) interpreter: &'a str,
-    /// Paths of several distributions.
     pub(super) shared: &'a Shared,
 }
 
-/// A distribution that was found.
 struct Distribution {
     name: String,
-    /// From the prefix.
     record: String,
     rows: Vec<Row>,
 }
 
-/// A file on the disk: bytes and permission bits.
 #[derive(Clone, Copy)]
-struct Found {
+struct FileMeta {
     size: u64,
     mode: u32,
 }
 
-/// Items by path.
 pub(super) type Items = BTreeMap<ContextPath, Item>;
 
-/// The items of an installed folder.
 #[derive(Default)]
 pub(super) struct Split {
-    /// The items of each wanted part.
     pub(super) parts: BTreeMap<usize, Items>,
-    /// What is used of the paths that several parts have with different bytes.
+    /// Used files of paths that several parts have with different bytes.
     pub(super) used: Items,
 }
 
-/// The items of the wanted parts; `part_of` knows every distribution by its normalised name. `home` is where the environment will
-/// stand, `/opt/venv`.
+/// Items of the wanted parts; `part_of` maps normalised distribution names to parts. `home` is the environment's path
+/// in the image, `/opt/venv`.
 pub(super) fn split(
     installed: &Installed<'_>,
     home: &str,
@@ -68,7 +58,7 @@ pub(super) fn split(
     let site = format!("lib/{}/site-packages", version_folder(installed.python));
     let mut files = BTreeMap::new();
     walk(installed.prefix, &mut PathBuf::new(), &mut files)?;
-    // Ours and uv's own, between whose files those of the packages stand.
+    // Created by uv, not part of a package.
     files.remove(".lock");
     let distributions = distributions(installed, &site)?;
     let mut owners: BTreeMap<String, BTreeSet<usize>> = BTreeMap::new();
@@ -77,7 +67,7 @@ pub(super) fn split(
     for distribution in &distributions {
         let part = *part_of
             .get(&distribution.name)
-            .ok_or_else(|| Fault::build(format!("`{}` was installed, and nobody asked for it", distribution.name)))?;
+            .ok_or_else(|| Fault::build(format!("`{}` was installed but not requested", distribution.name)))?;
         let items = writer.distribution(distribution, &mut |path| {
             owners.entry(path.to_owned()).or_default().insert(part);
         })?;
@@ -86,7 +76,7 @@ pub(super) fn split(
     }
     for (path, found) in files.iter().filter(|(path, _)| !owners.contains_key(*path)) {
         let part = nearest(&owners, path).ok_or_else(|| {
-            Fault::build(format!("cannot tell which package `{path}` belongs to: no `RECORD` lists it"))
+            Fault::build(format!("cannot find the package of `{path}`: no `RECORD` lists it"))
                 .hint("build this base with docker: `--engine docker`")
         })?;
         if let Some(items) = out.parts.get_mut(&part) {
@@ -96,8 +86,8 @@ pub(super) fn split(
     Ok(out)
 }
 
-/// Every regular file below a folder, by its path with `/`.
-fn walk(prefix: &Path, below: &mut PathBuf, files: &mut BTreeMap<String, Found>) -> Result<(), Fault> {
+/// All regular files below a folder, by path with `/`.
+fn walk(prefix: &Path, below: &mut PathBuf, files: &mut BTreeMap<String, FileMeta>) -> Result<(), Fault> {
     let folder = prefix.join(&*below);
     let cannot = |error: std::io::Error| Fault::build(format!("cannot read `{}`", folder.display())).cause(error);
     for entry in fs::read_dir(&folder).map_err(cannot)? {
@@ -108,8 +98,9 @@ fn walk(prefix: &Path, below: &mut PathBuf, files: &mut BTreeMap<String, Found>)
             walk(prefix, below, files)?;
         } else if meta.is_file() {
             let path = std::str::from_utf8(below.as_os_str().as_bytes());
-            let path = path.map_err(|_| Fault::build(format!("the name of `{}` is no UTF-8", below.display())))?;
-            files.insert(path.to_owned(), Found { size: meta.len(), mode: meta.permissions().mode() });
+            let path =
+                path.map_err(|_| Fault::build(format!("the name of `{}` is not valid UTF-8", below.display())))?;
+            files.insert(path.to_owned(), FileMeta { size: meta.len(), mode: meta.permissions().mode() });
         } else {
             return Err(Fault::build(format!("`{}` is neither a file nor a folder", below.display())));
         }
@@ -135,18 +126,15 @@ fn distributions(installed: &Installed<'_>, site: &str) -> Result<Vec<Distributi
     Ok(found)
 }
 
-/// Writes items of distributions.
 struct Writer<'a> {
     installed: &'a Installed<'a>,
     home: &'a str,
-    /// From the prefix.
     site: &'a str,
-    /// Every installed file.
-    files: &'a BTreeMap<String, Found>,
+    files: &'a BTreeMap<String, FileMeta>,
 }
 
 impl Writer<'_> {
-    /// The files that a distribution lists; its scripts and its `RECORD` as they are where the environment will stand.
+    /// Files of a distribution; its scripts and its `RECORD` as they must be in the image.
     fn distribution(&self, distribution: &Distribution, own: &mut dyn FnMut(&str)) -> Result<Items, Fault> {
         let Installed { prefix, python, asked, interpreter, shared } = *self.installed;
         let (home, folder, mut out) = (self.home, version_folder(python), Items::new());
@@ -156,14 +144,14 @@ impl Writer<'_> {
             let row = Row { path: renamed(&listed.path, asked, &folder), ..listed.clone() };
             let path = record::within(self.site, &row.path).ok_or_else(|| {
                 let name = &distribution.name;
-                Fault::build(format!("`{name}` lists `{}`, which is outside of the environment", row.path))
+                Fault::build(format!("`{name}` lists `{}`, which is outside the environment", row.path))
             })?;
             own(&path);
             let kept = shared.own(&distribution.name, &listed.path);
             let from = kept.as_deref().unwrap_or(prefix);
             let found =
                 |path: &str| if kept.is_some() { found(&from.join(path)) } else { self.files.get(path).copied() };
-            // A file that an installer leaves out, or that another distribution removed.
+            // An installer skipped the file, or another distribution removed it.
             let Some(file) = found(&path).filter(|_| path != distribution.record) else {
                 rows.push(row);
                 continue;
@@ -194,12 +182,12 @@ impl Writer<'_> {
         }
         rows.sort();
         let text = record::print(&rows);
-        let found = Found { size: text.len() as u64, mode: 0o644 };
+        let found = FileMeta { size: text.len() as u64, mode: 0o644 };
         put(&mut out, home, &distribution.record, found, Bytes::Here(text.into_bytes().into()));
         Ok(out)
     }
 
-    /// Those items of a distribution that are used instead of other parts' versions.
+    /// Items of a distribution that are used instead of other parts' versions.
     fn used(&self, distribution: &Distribution, items: &Items, part_of: &BTreeMap<String, usize>) -> Items {
         let mut out = Items::new();
         for row in &distribution.rows {
@@ -219,8 +207,8 @@ impl Writer<'_> {
                 } else if Some(&path) == code.as_ref()
                     && owners.iter().any(|owner| self.installed.shared.folder.join(owner).join(&path).is_file())
                 {
-                    // Byte code of another version lies below: Python takes the source where byte code is empty.
-                    put(&mut out, self.home, &path, Found { size: 0, mode: 0o644 }, Bytes::Here(Vec::new().into()));
+                    // A lower layer has byte code of another version: empty byte code makes Python use the source.
+                    put(&mut out, self.home, &path, FileMeta { size: 0, mode: 0o644 }, Bytes::Here(Vec::new().into()));
                 }
             }
         }
@@ -233,13 +221,12 @@ impl Writer<'_> {
     }
 }
 
-/// A file's size and permission bits; none where no file is.
-fn found(file: &Path) -> Option<Found> {
+fn found(file: &Path) -> Option<FileMeta> {
     let meta = fs::metadata(file).ok().filter(fs::Metadata::is_file)?;
-    Some(Found { size: meta.len(), mode: meta.permissions().mode() })
+    Some(FileMeta { size: meta.len(), mode: meta.permissions().mode() })
 }
 
-/// The part of what stands nearest around a file, where that is one.
+/// The part of the nearest files, if they agree.
 fn nearest(owners: &BTreeMap<String, BTreeSet<usize>>, path: &str) -> Option<usize> {
     let mut folder = path;
     while let Some((parent, _)) = folder.rsplit_once('/') {
@@ -255,21 +242,18 @@ fn nearest(owners: &BTreeMap<String, BTreeSet<usize>>, path: &str) -> Option<usi
     None
 }
 
-/// One file, and the folders that it is in.
-fn put(out: &mut Items, home: &str, path: &str, found: Found, bytes: Bytes) {
-    // As git would record it: the umask of whoever filled uv's cache is none of the image's.
+fn put(out: &mut Items, home: &str, path: &str, found: FileMeta, bytes: Bytes) {
+    // As git records it: the umask of whoever filled uv's cache must not matter.
     let mode = if found.mode & 0o111 == 0 { 0o644 } else { 0o755 };
     let path = ContextPath::new(format!("{}/{path}", home.trim_start_matches('/')));
     folders(out, home, &path);
     out.insert(path.clone(), Item { path, mode, uid: 0, gid: 0, content: Content::File(bytes) });
 }
 
-/// The folders of a path from the environment's own down.
+/// Adds the folders of a path, from the environment's own down.
 pub(super) fn folders(out: &mut Items, home: &str, path: &ContextPath) {
     let home = ContextPath::new(home.trim_start_matches('/'));
-    let mut folder = path.parent();
-    while let Some(path) = folder.filter(|path| *path == home || path.below(&home).is_some()) {
-        folder = path.parent();
+    for path in path.folders().take_while(|path| *path == home || path.below(&home).is_some()) {
         let item = Item { path: path.clone(), mode: 0o755, uid: 0, gid: 0, content: Content::Dir };
         if out.insert(path, item).is_some() {
             break;

@@ -126,7 +126,7 @@ fn refused(folder: &Folder, parts: &[(&str, usize)], what: &str) {
 }
 
 #[test]
-fn what_two_parts_share_is_in_both_and_the_last_in_order_is_used() {
+fn a_shared_path_is_in_both_parts_and_the_last_one_is_used() {
     let same = Folder::new(&[("a", &[("x/__init__.py", "")]), ("b", &[("x/__init__.py", "")])]);
     let parts = same.split(&[("a", 0), ("b", 1)]).unwrap();
     assert!(parts.iter().all(|items| files(items).contains(&"x/__init__.py".to_owned())));
@@ -166,20 +166,20 @@ fn only_wanted_parts_are_made() {
 }
 
 #[test]
-fn what_belongs_to_nobody_is_refused() {
+fn files_without_an_owner_are_rejected() {
     let folder = Folder::new(&[("a", &[("x/a.py", "")]), ("b", &[("x/b.py", "")])]);
-    refused(&folder, &[("a", 0)], "`b` was installed, and nobody asked for it");
+    refused(&folder, &[("a", 0)], "`b` was installed but not requested");
     folder.write("x/data", "");
-    let what = format!("cannot tell which package `{SITE}/x/data` belongs to: no `RECORD` lists it");
+    let what = format!("cannot find the package of `{SITE}/x/data`: no `RECORD` lists it");
     refused(&folder, &[("a", 0), ("b", 1)], &what);
     assert!(folder.split(&[("a", 0), ("b", 0)]).is_ok(), "within one part it does not matter");
 }
 
 #[test]
-fn nothing_outside_is_touched() {
+fn paths_outside_the_environment_are_rejected() {
     let folder = Folder::new(&[("a", &[("a.py", "")])]);
     folder.write("a-1.dist-info/RECORD", "../../../../etc/passwd,,\n");
-    refused(&folder, &[("a", 0)], "`a` lists `../../../../etc/passwd`, which is outside of the environment");
+    refused(&folder, &[("a", 0)], "`a` lists `../../../../etc/passwd`, which is outside the environment");
     let folder = Folder::new(&[("a", &[("a.py", "")])]);
     std::os::unix::fs::symlink("/etc", folder.0.path().join("installed/lib/link")).unwrap();
     refused(&folder, &[("a", 0)], "`lib/link` is neither a file nor a folder");
