@@ -9,7 +9,7 @@ Runs where packages are installed. What a distribution offers is read from its R
 site-packages, and those below a folder that is only a namespace. Data is never imported. What is passed over is listed with its
 reason, on lines that begin with `passed over: `:
 
-- what a project has next to its package and gets into a wheel by accident (BESIDE in install.py), unless the distribution is called
+- what a project has next to its package and gets into a wheel by accident (PROJECT_FILES in install.py), unless the distribution is called
   so or has nothing else;
 - private modules (`_x`) that no public one has loaded, unless the distribution has nothing else;
 - a distribution without a module: stubs, data;
@@ -68,7 +68,7 @@ class Offered:
         self.distribution = distribution
         self.own = install.normalised(distribution.name)
         self.modules: list[str] = []
-        # Modules in namespaces that are no packages: some projects leave scripts there.
+        # Modules in namespaces without packages: some projects leave scripts there.
         self.single: set[str] = set()
         self.passed: dict[str, str] = {}
         self.read(self.tree(), "")
@@ -208,7 +208,7 @@ def check(say) -> int:
 
 
 def locked() -> tuple[dict[str, set[str]], list[str]]:
-    """The extras that the lock beside this script asks for, by distribution, and the bounds of Python it was resolved for."""
+    """The extras that the lock next to this script asks for, by distribution, and the bounds of Python it was resolved for."""
     extras: dict[str, set[str]] = {}
     bounds: list[str] = []
     for lock in Path(__file__).resolve().parent.glob("*.lock"):

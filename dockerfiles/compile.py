@@ -3,9 +3,9 @@ order and by however many jobs.
 
     compile.py FOLDER [PATH [NAME...]]
 
-PATH is where FOLDER will stand in the image, as tracebacks show it, if that is elsewhere. Without it, FOLDER is the image's own
+PATH is where FOLDER will be in the image, as tracebacks show it, if that is elsewhere. Without it, FOLDER is the image's own
 `lib/python3.x/site-packages`: byte code and the environment's folders get the time that files have in layers of the native engine. With NAMEs, only sources of these distributions
-and those of none are compiled. A source that is no Python (a template, a parser's test) is passed over, as installers do. Needs Python 3.11, the first that writes
+and those of none are compiled. A source that is not Python (a template, a parser's test) is passed over, as installers do. Needs Python 3.11, the first that writes
 sets in an order of their own, and nothing but the standard library: both engines run it with the image's own Python, as
 `python3 -I -S compile.py`, so that it begins in one state.
 """
@@ -53,7 +53,7 @@ def compile_together(folder: Path, path: str, sources: list[str], others: set[st
             continue
         cached = Path(importlib.util.cache_from_source(str(folder / source), optimization=""))
         cached.parent.mkdir(exist_ok=True)
-        # Under another name first: what stands there may be a link to a file that is not ours.
+        # Under another name first: the existing path may be a link to a file that is not ours.
         new = cached.with_name(f".{cached.name}.new")
         new.write_bytes(code)
         os.utime(new, (TIME, TIME))

@@ -8,8 +8,8 @@ Installers write such a file as often as they meet it, in an order that depends 
 Different bytes at one path are a warning where Python does not import the path as a part of a package:
 
 - outside of site-packages (`bin`, `share`), and in a folder of site-packages that holds no module;
-- at the top of site-packages, what is no module (`LICENSE`);
-- what a project has next to its package, `tests` in any folder and the names of BESIDE at the top, but for those of a
+- at the top of site-packages, files that are not modules (`LICENSE`);
+- what a project has next to its package, `tests` in any folder and the names of PROJECT_FILES at the top, but for those of a
   distribution that is called so;
 - what only type checkers read (`py.typed`, `*.pyi`);
 - an `__init__.py` of which every version only declares a namespace, or is empty.
@@ -42,8 +42,8 @@ import sys
 from pathlib import Path
 
 # What stands next to the package in a project's repository, and gets into a wheel by accident: nothing that is imported by an app.
-BESIDE = {"benchmark", "benchmarks", "conftest", "doc", "docs", "example", "examples", "noxfile", "sample", "samples", "scripts", "setup"}
-BESIDE |= {"test", "tests"}
+PROJECT_FILES = {"benchmark", "benchmarks", "conftest", "doc", "docs", "example", "examples", "noxfile", "sample", "samples", "scripts", "setup"}
+PROJECT_FILES |= {"test", "tests"}
 
 # The time of every file in a layer, as the native engine writes it.
 TIME = 1_767_225_600
@@ -99,7 +99,7 @@ def is_beside(path, names):
     top = parts[0].split(".")[0]
     if "tests" in parts[1:-1]:
         return True
-    return (top in BESIDE or (len(parts) == 1 and top.startswith("test_"))) and not is_named(path, names)
+    return (top in PROJECT_FILES or (len(parts) == 1 and top.startswith("test_"))) and not is_named(path, names)
 
 
 def declares_namespace(source):
@@ -139,7 +139,7 @@ def calls(value):
 
 
 def may_differ(path, names, versions, folders):
-    """Whether the file of one distribution may stand for all; `folders` are those of site-packages with modules."""
+    """Whether the file of one distribution may be used for all; `folders` are those of site-packages with modules."""
     top, _, below = path.partition("/")
     if top == ".." or is_beside(path, names) or path.endswith((".pyi", "/py.typed")):
         return True

@@ -3,6 +3,8 @@
 Errors at samples that were missing are left out (NaN), never counted as hits.
 """
 
+import math
+from bisect import insort
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +16,15 @@ from forecaster.series import Series
 MIN_ORIGINS = 24
 # More origins cost time and overlap too much to say anything new.
 MAX_ORIGINS = 160
+# The share that the level of an adaptive band is followed for.
+FOLLOWED = 0.9
+# How far one error beyond the line moves the level of an adaptive band.
+PACE = 0.05
+# Levels stay between these: below the one asked for by this much while it is followed, and above one for errors that no past
+# error reaches.
+MAX_LOWERED = 0.05
+MAX_LEVEL = 2.0
+FOLLOWED_LEADS = 4
 
 
 def needs(model: Model, season: int, horizon: int) -> int:
@@ -113,19 +124,60 @@ def band(outcome: Outcome, quantile: float) -> Band:
     """The band between the lower and the upper error quantile.
 
     Each lead time pools the errors of its two neighbours. The rank is the conformal one, (n + 1) q: the share of the
-    next errors below it is at least q when they are like the past ones, whatever their distribution.
+    next errors below it is at least q when they are like the past ones, whatever their distribution. Where they were not,
+    because errors grow or drift, q is raised to the level that would have kept the share lately.
     """
     errors, proportional = outcome.errors, grows_with_level(outcome)
     if proportional:
         errors = errors / outcome.forecasts
     horizon = errors.shape[1]
-    below, above = np.empty(horizon), np.empty(horizon)
-    for lead in range(horizon):
-        pool = errors[:, max(0, lead - 1) : lead + 2]
-        pool = np.sort(pool[~np.isnan(pool)])
-        rank = min(len(pool), int(np.ceil((len(pool) + 1) * quantile)))
-        above[lead], below[lead] = pool[rank - 1], pool[len(pool) - rank]
+    pools = [pooled(errors, lead) for lead in range(horizon)]
+    # The levels change slowly from lead to lead: a few leads are followed, and those in between are interpolated.
+    followed = spread(0, horizon - 1, FOLLOWED_LEADS)
+    drifts = [[drift(side * pools[lead]) for lead in followed] for side in (1.0, -1.0)]
+    levels = [quantile + np.interp(np.arange(horizon), followed, each) for each in drifts]
+    above = np.array([rank(pool, level) for pool, level in zip(pools, levels[0], strict=True)])
+    below = -np.array([rank(-pool, level) for pool, level in zip(pools, levels[1], strict=True)])
     return Band(below, above, proportional)
+
+
+def pooled(errors: np.ndarray, lead: int) -> np.ndarray:
+    """The errors at a lead time and its two neighbours, the oldest first."""
+    pool = errors[:, max(0, lead - 1) : lead + 2].ravel()
+    return pool[~np.isnan(pool)]
+
+
+def rank(pool: np.ndarray, level: float) -> float:
+    """The error at a level of a pool by the conformal rank; beyond the largest one in proportion to their spread."""
+    ordered = np.sort(pool)
+    place = (len(ordered) + 1) * level
+    if place <= len(ordered):
+        return float(ordered[max(1, int(np.ceil(place))) - 1])
+    return float(ordered[-1] + max(0.0, level - 1.0) * (ordered[-1] - ordered[len(ordered) // 2]))
+
+
+def drift(pool: np.ndarray) -> float:
+    """How much higher a level has to be than asked for, so that a pool's last errors keep it: 0 where past errors suffice.
+
+    An adaptive conformal line is led through the pool: each error is compared with the line by those before it; one beyond
+    raises the level, one within lowers it, so that in the long run the share within is the one asked for, whatever trend the
+    errors have. The first half only teaches. One drift serves all quantiles, so that a higher one is a higher line.
+    """
+    begin = max(MIN_ORIGINS, len(pool) // 2)
+    if len(pool) - begin < MIN_ORIGINS:
+        return 0.0
+    ordered = sorted(pool[:begin].tolist())
+    level = FOLLOWED
+    for value in pool[begin:].tolist():
+        place = (len(ordered) + 1) * level
+        if place <= len(ordered):
+            line = ordered[max(1, math.ceil(place)) - 1]
+        else:
+            line = ordered[-1] + max(0.0, level - 1.0) * (ordered[-1] - ordered[len(ordered) // 2])
+        level += PACE * (FOLLOWED - 1.0 if value <= line else FOLLOWED)
+        level = min(max(level, FOLLOWED - MAX_LOWERED), MAX_LEVEL)
+        insort(ordered, value)
+    return max(level - FOLLOWED, 0.0)
 
 
 def grows_with_level(outcome: Outcome) -> bool:

@@ -59,7 +59,7 @@ def own_lines(
 
 
 def fits(fit: Any, shape: list[float], since: int, models: dict[str, Model], series: Series) -> bool:
-    """Whether a fit is one of ours, for questions of this shape, and its end is in this history."""
+    """Whether a fit has this version, for questions of this shape, and its end is in this history."""
     try:
         return (
             fit["version"] == VERSION

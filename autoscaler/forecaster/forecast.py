@@ -17,18 +17,21 @@ from forecaster.backtest import Band, Outcome
 from forecaster.errors import Refusal
 from forecaster.models import FlatMean, Harmonic, HoltWinters, LastValue, Model, SeasonalNaive
 from forecaster.series import Series, from_samples
+from forecaster.smooth import DampedTrend, DayWeek, Theta
 
 NAIVE = "seasonal-naive"
 FLAT = ("last-value", "flat-mean")
-NAMES = (NAIVE, "weekly-naive", "holt-winters", "harmonic", *FLAT)
+NAMES = (NAIVE, "weekly-naive", "holt-winters", "harmonic", "day-week", "theta", "damped-trend", *FLAT)
 # Models whose lines a floor may follow by themselves; the references are rules that the caller knows.
-CANDIDATES = ("holt-winters", "harmonic")
+CANDIDATES = ("holt-winters", "harmonic", "day-week", "theta", "damped-trend")
 MEAN = "mean"
 WEEK_SECONDS = 7 * 24 * 3600
 
 # Less than this is within the luck of a few dozen origins.
 MIN_SKILL = 0.02
 MIN_SKILL_FLAT = 0.05
+# A model with a larger error than this many times the least one only makes the mean worse.
+MAX_ERROR = 1.3
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Question:
     horizon: int
     quantile: float
     model: str = "auto"
-    # What an earlier answer left, and how many samples have come since; where it does not fit, all is done anew.
+    # What an earlier answer left, and how many samples have come since; where it does not fit, everything is done again.
     fit: dict | None = None
     since: int = 0
     # The lead time in samples: with it each model's own line is answered, and its peaks at the last `replay` origins.
@@ -124,6 +127,9 @@ def models_for(step_seconds: int, season: int) -> list[Model]:
         *weekly,
         HoltWinters(season),
         Harmonic(season, week),
+        DayWeek(season, week),
+        Theta(season),
+        DampedTrend(),
     ]
 
 
@@ -324,9 +330,9 @@ def score(outcomes: dict[str, Outcome], at: np.ndarray) -> list[dict]:
 
 
 def choose(scores: list[dict]) -> list[str]:
-    """The skilled models, else the reference with the least error."""
+    """The skilled models that are about as good as the best of them, else the reference with the least error."""
     skilled = [
-        entry["model"]
+        entry
         for entry in scores
         if entry["model"] not in (NAIVE, *FLAT)
         and entry["skill"] is not None
@@ -336,6 +342,7 @@ def choose(scores: list[dict]) -> list[str]:
         and entry["sure"]
     ]
     if skilled:
-        return skilled
+        most = MAX_ERROR * min(entry["mae"] for entry in skilled)
+        return [entry["model"] for entry in skilled if entry["mae"] <= most]
     references = [entry for entry in scores if entry["model"] in (NAIVE, *FLAT)]
     return [min(references, key=lambda entry: entry["mae"])["model"]]

@@ -190,24 +190,34 @@ class Harmonic:
 
     def forecasts(self, series: Series, origins: np.ndarray, horizon: int) -> np.ndarray:
         waves = self.waves(np.arange(int(origins[-1]) + horizon))
+        sums = Sums(waves, series)
         rows = np.empty((len(origins), horizon))
-        pace = max(1, (int(origins[-1]) - int(origins[0])) // REFITS)
-        fitted_at = None
-        for row, origin in enumerate(int(origin) for origin in origins):
-            if fitted_at is None or origin - fitted_at >= pace or origin == len(series):
-                columns = self.columns(origin, waves.shape[1])
-                coefficients, fading = regress(waves[:origin, columns], series.values[:origin], series.observed[:origin])
-                fitted_at = origin
-            last = series.values[origin - 1] - waves[origin - 1, columns] @ coefficients
-            rows[row] = waves[origin : origin + horizon, columns] @ coefficients
-            rows[row] += last * fading ** np.arange(1, horizon + 1)
+        ahead = np.arange(horizon)
+        for first, last in self.fitted_together(origins, len(series)):
+            at = origins[first:last]
+            columns = self.columns(int(at[0]), waves.shape[1])
+            coefficients, fading = sums.regress(int(at[0]), columns)
+            begin = int(at[0]) - 1
+            line = waves[begin : int(at[-1]) + horizon, columns] @ coefficients
+            here = at - begin
+            error = series.values[at - 1] - line[here - 1]
+            rows[first:last] = line[here[:, None] + ahead] + error[:, None] * fading ** (ahead + 1)
         return rows
+
+    def fitted_together(self, origins: np.ndarray, has: int) -> list[tuple[int, int]]:
+        """Half-open ranges of origins that share the coefficients of the first of them."""
+        pace = max(1, (int(origins[-1]) - int(origins[0])) // REFITS)
+        starts = [0]
+        for row, origin in enumerate(origins.tolist()):
+            if origin - int(origins[starts[-1]]) >= pace or (origin == has and row > 0):
+                starts.append(row)
+        return list(zip(starts, [*starts[1:], len(origins)], strict=True))
 
     def fit(self, series: Series) -> dict:
         has = len(series)
         waves = self.waves(np.arange(has))
         columns = self.columns(has, waves.shape[1])
-        coefficients, fading = regress(waves[:, columns], series.values, series.observed)
+        coefficients, fading = Sums(waves, series).regress(has, columns)
         return {"coefficients": coefficients.tolist(), "fading": fading, "samples": has}
 
     def ahead(self, fit: dict, series: Series, since: int, horizon: int) -> np.ndarray:
@@ -237,21 +247,53 @@ class Harmonic:
         return slice(0, width if self.week is not None and seen >= 2 * self.week else daily)
 
 
-def regress(waves: np.ndarray, values: np.ndarray, observed: np.ndarray) -> tuple[np.ndarray, float]:
-    """Coefficients and the AR(1) factor, after one Cochrane-Orcutt step."""
-    coefficients = least_squares(waves[observed], values[observed])
-    errors = values - waves @ coefficients
-    pairs = observed[1:] & observed[:-1]
-    before, after = errors[:-1][pairs], errors[1:][pairs]
-    power = before @ before
-    # A negative factor would swing from sample to sample; one of 1 would never fade.
-    fading = float(np.clip(before @ after / power, 0.0, 0.98)) if power > 0 else 0.0
-    changed = waves[1:][pairs] - fading * waves[:-1][pairs]
-    return least_squares(changed, values[1:][pairs] - fading * values[:-1][pairs]), fading
+class Sums:
+    """Products of the columns and the samples, summed up to an origin: a later origin only adds what came in between.
+
+    A regression needs nothing else, so that many of them over one history cost little more than the last one.
+    """
+
+    def __init__(self, waves: np.ndarray, series: Series):
+        has = min(len(waves), len(series))
+        self.rows = np.column_stack([waves[:has], series.values[:has]])
+        self.observed = series.observed
+        width = self.rows.shape[1]
+        self.upto = self.seen = self.pairs = 0
+        # Over observed samples, and over pairs of neighbours: both at the later one, one at each, both at the earlier one.
+        self.single, self.later, self.across, self.earlier = (np.zeros((width, width)) for _ in range(4))
+
+    def add(self, origin: int) -> None:
+        """Adds the samples before `origin`."""
+        here = self.rows[self.upto : origin][self.observed[self.upto : origin]]
+        self.single += here.T @ here
+        self.seen += len(here)
+        start = max(self.upto, 1)
+        both = np.flatnonzero(self.observed[start:origin] & self.observed[start - 1 : origin - 1]) + start
+        later, earlier = self.rows[both], self.rows[both - 1]
+        self.later += later.T @ later
+        self.across += later.T @ earlier
+        self.earlier += earlier.T @ earlier
+        self.pairs += len(both)
+        self.upto = origin
+
+    def regress(self, origin: int, columns: slice) -> tuple[np.ndarray, float]:
+        """Coefficients and the AR(1) factor by the samples before `origin`, after one Cochrane-Orcutt step."""
+        self.add(origin)
+        sample = self.rows.shape[1] - 1
+        coefficients = least_squares(self.single[columns, columns], self.single[columns, sample], self.seen)
+        error = np.zeros(sample + 1)
+        error[columns], error[sample] = -coefficients, 1.0
+        power, product = error @ self.earlier @ error, error @ self.across @ error
+        # A negative factor would swing from sample to sample; one of 1 would never fade. Errors within the rounding of the
+        # samples' squares say nothing.
+        known = power > 1e-12 * self.earlier[sample, sample]
+        fading = float(np.clip(product / power, 0.0, 0.98)) if known else 0.0
+        changed = self.later - fading * (self.across + self.across.T) + fading**2 * self.earlier
+        return least_squares(changed[columns, columns], changed[columns, sample], self.pairs), fading
 
 
-def least_squares(columns: np.ndarray, target: np.ndarray) -> np.ndarray:
+def least_squares(gram: np.ndarray, target: np.ndarray, count: int) -> np.ndarray:
     """Normal equations with a trace of ridge: enough for sines, and ten times as fast as the general solver."""
-    gram = columns.T @ columns
-    gram[np.diag_indices_from(gram)] += 1e-9 * max(1.0, len(target))
-    return np.linalg.solve(gram, columns.T @ target)
+    gram = gram.copy()
+    gram[np.diag_indices_from(gram)] += 1e-9 * max(1.0, count)
+    return np.linalg.solve(gram, target)

@@ -20,9 +20,9 @@ from forecaster.series import Series, from_samples
 
 T = TypeVar("T")
 
-# Parameters are never older than this part of the run; a real forecast fits them anew each time, and gains little.
+# Parameters are never older than this part of the run; a real forecast fits them again each time, and gains little.
 FITS = 8
-# So often is judged anew in a run; in between, the last verdict holds.
+# Number of judgements in a run; in between, the last verdict holds.
 JUDGEMENTS = 100
 # So many origins before a run tell its first forecasts how wide to be.
 WARM_UP = 3 * MAX_ORIGINS
@@ -159,7 +159,7 @@ def forecasts(question: Question, asked: range, pause: Callable[[], None] = lamb
 
 
 def peaks(series: Series, question: Question, last: int, pause: Callable[[], None]) -> dict[str, list[float]]:
-    """The highest value until the lead time of each candidate at the last origins, fitted anew every few days."""
+    """The highest value until the lead time of each candidate at the last origins, fitted again every few days."""
     models = [model for model in models_for(question.step_seconds, question.season) if model.name in CANDIDATES]
     first = max(max(model.fit_samples for model in models), last + 1 - question.replay)
     if first > last:

@@ -41,7 +41,7 @@ Examples:
 
 Exit codes:
   0  done
-  1  a bug of ours (of `healthcheck`: not healthy)
+  1  a bug in autoscaler (of `healthcheck`: not healthy)
   2  usage or bad input
   3  the worker cannot start (of `doctor`: something is missing)
   4  the forecast failed";

@@ -6,6 +6,7 @@ pub mod decide;
 pub mod hpa;
 pub mod minimum;
 mod pods;
+mod replay;
 pub mod rules;
 pub mod simulate;
 pub mod units;

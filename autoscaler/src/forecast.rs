@@ -42,6 +42,12 @@ pub enum Model {
     HoltWinters,
     /// Waves of the day and the week, with AR(1) errors
     Harmonic,
+    /// Level, the shape of a day and what the days of a week add to it
+    DayWeek,
+    /// Smoothing without the shape of the day, with half the slope of the history
+    Theta,
+    /// Level and damped trend without a season
+    DampedTrend,
     /// Everything stays as it is
     LastValue,
     /// The mean of the last two seasons
@@ -56,6 +62,9 @@ impl fmt::Display for Model {
             Model::WeeklyNaive => "weekly-naive",
             Model::HoltWinters => "holt-winters",
             Model::Harmonic => "harmonic",
+            Model::DayWeek => "day-week",
+            Model::Theta => "theta",
+            Model::DampedTrend => "damped-trend",
             Model::LastValue => "last-value",
             Model::FlatMean => "flat-mean",
         })

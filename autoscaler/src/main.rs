@@ -7,7 +7,7 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    // A panic is a bug of ours, and 1 is the code of those; Rust's own would be 101.
+    // A panic is a bug, and 1 is the code of bugs; Rust's own would be 101.
     match std::panic::catch_unwind(|| cli.run()) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(failure)) => {

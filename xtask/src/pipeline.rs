@@ -66,7 +66,7 @@ impl<'t> Context<'t> {
         }
         let docker = Docker::find(&self.tree.root)?;
         let docker = match &self.request.builder {
-            Some(name) => docker.reaching(name)?,
+            Some(name) => docker.with_context(name)?,
             None => docker,
         };
         Ok(self.docker.get_or_init(|| docker))

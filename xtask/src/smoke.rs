@@ -86,7 +86,7 @@ fn served(image: &RunnableImage<'_>, serve: &SmokeServe) -> Result<(), Fault> {
         let Err(fault) = shown else { return Ok(()) };
         let runs = container.runs()?;
         if !runs || Instant::now() > deadline {
-            let why = if runs { "it did not answer in time" } else { "it ended" };
+            let why = if runs { "it did not answer in time" } else { "it exited" };
             return Err(fault.cause(why).cause(format!("its log:\n{}", container.log(20)?.trim())));
         }
         std::thread::sleep(Duration::from_millis(100));

@@ -13,8 +13,8 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 use xtask_host::clock;
 use xtask_host::registry::publish::{self, Publication, platform_tag};
-use xtask_host::registry::survey::{Question, survey};
-use xtask_host::registry::{Answer, Client, Options};
+use xtask_host::registry::survey::{SurveyRequest, survey};
+use xtask_host::registry::{Answer, Client, ClientOptions};
 use xtask_model::image::key::Fingerprint;
 use xtask_model::image::presence::{CREATED, REVISION};
 use xtask_model::spec::oci::{Config, Descriptor, Execution, Manifest, RootFs, media_type};
@@ -70,7 +70,7 @@ impl Scene {
         let first = git(folder.path(), &["rev-parse", "HEAD"]);
         git(folder.path(), &["commit", "-q", "--allow-empty", "-m", "two"]);
         let commits = [first, git(folder.path(), &["rev-parse", "HEAD"])];
-        Some(Self { registry, client: Client::new(Options::default()), folder, commits })
+        Some(Self { registry, client: Client::new(ClientOptions::default()), folder, commits })
     }
 
     fn repository(&self, name: &str) -> Repository {
@@ -211,7 +211,7 @@ fn fifty_apps_are_listed_in_less_than_a_second() {
     }
     let (bases, apps) = (scene.repository("autoscaler-base"), scene.repository("autoscaler"));
     let began = Instant::now();
-    let found = survey(&Question {
+    let found = survey(&SurveyRequest {
         client: &scene.client,
         bases: &bases,
         apps: &apps,
@@ -248,11 +248,11 @@ fn a_prune_deletes_what_nothing_refers_to_and_nothing_else() {
         &plan,
         0,
         &[
-            "the app `1.0.0` stands on it",
+            "the app `1.0.0` is built on it",
             "the tag `release` names it",
-            "no app stands on it",
-            "it keeps its own layers",
-            "the build that pushed it was ended",
+            "no app is built on it",
+            "keeps its own layers",
+            "the build that pushed it was interrupted",
             "nothing was deleted",
         ],
     );
@@ -351,7 +351,7 @@ fn a_pinned_base_is_used_whatever_the_requirements_say() {
     let base = scene.publish(("autoscaler-base", "one"), 3, &scene.commits[0], &["latest"], None);
     let file = scene.folder.path().join("images.lock");
     let before = std::fs::read_to_string(&file).unwrap();
-    scene.says(&["base", "pin", "nosuch"], 2, &["no base `nosuch` is in the registry"]);
+    scene.says(&["base", "pin", "nosuch"], 2, &["base `nosuch` is not in the registry"]);
     assert_eq!(std::fs::read_to_string(&file).unwrap(), before);
     scene.says(&["base", "pin"], 0, &["wrote `images.lock`", &base.tag]);
     let pinned = std::fs::read_to_string(&file).unwrap();

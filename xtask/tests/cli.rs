@@ -236,7 +236,7 @@ fn a_folder_without_a_policy_is_refused() {
         expect![[r#"
         exit: 2
         --- stderr
-        error: neither this folder nor one above it has an `images.toml`
+        error: neither this folder nor a parent folder has an `images.toml`
 
         hint: go to the repository, or name it: `--root DIR`
     "#]],
@@ -249,7 +249,7 @@ fn a_folder_without_a_policy_is_refused() {
         --- stderr
         error: `.` has no `images.toml`
 
-        hint: `--root` names the folder in which it stands
+        hint: name the folder that contains it: `--root DIR`
     "#]],
     );
     check(
@@ -275,7 +275,7 @@ fn all_errors_of_an_invalid_policy_are_reported_together() {
         expect![[r#"
             exit: 2
             --- stderr
-            error: the policy does not hold: 2 problems
+            error: `images.toml` is invalid: 2 problems
             images.toml:21:1: unknown key `siute` in `[root.debian]`
               hint: did you mean `suite`?
             images.toml:49:8: `smoke.user` is not a whole number from 0 to 4294967294
@@ -290,7 +290,7 @@ fn all_errors_of_an_invalid_policy_are_reported_together() {
         expect![[r#"
         exit: 2
         --- stderr
-        error: the policy does not hold
+        error: `images.toml` is invalid
         images.toml:1:9: unclosed table, expected `]`
 
         hint: edit `images.toml`; `docs/reference.md` lists every key
@@ -336,10 +336,10 @@ fn drift_has_its_own_exit_code() {
         expect![[r#"
         exit: 6
         --- stderr
-        error: the lock no longer answers to `requirements-enhanced.txt`
-          cause: numpy 2.5.5 is locked, but `numpy>=99` is asked for
+        error: the lock is out of date with `requirements-enhanced.txt`
+          cause: numpy 2.5.5 is locked, but `numpy>=99` is required
 
-        hint: write it anew: `cargo xtask lock`
+        hint: update it: `cargo xtask lock`
     "#]],
     );
 }

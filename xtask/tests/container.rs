@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use xtask_host::registry::layout::Layout;
-use xtask_host::registry::{Client, Options};
+use xtask_host::registry::{Client, ClientOptions};
 use xtask_model::spec::oci::{self, Descriptor, Execution, media_type};
 use xtask_model::spec::reference::Platform;
 use xtask_native::container::bare::Bare;
@@ -702,7 +702,7 @@ fn an_image_for_another_machine_is_reported() {
 }
 
 fn client() -> Client {
-    Client::new(Options::default())
+    Client::new(ClientOptions::default())
 }
 
 #[test]
@@ -850,7 +850,7 @@ fn the_error_without_docker_and_namespaces_explains_both() {
         let output = call.current_dir("/").output().unwrap();
         assert_eq!(output.status.code(), Some(3), "{}", err(&output));
         for text in
-            ["cannot run an image on this machine", "no Docker engine answers", "cannot make namespaces", "engine up"]
+            ["cannot run an image on this machine", "no Docker engine responds", "cannot make namespaces", "engine up"]
         {
             assert!(err(&output).contains(text), "{text}: {}", err(&output));
         }

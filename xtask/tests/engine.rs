@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Instant;
-use xtask_host::docker::engine::{self, Options, State, Status};
+use xtask_host::docker::engine::{self, EngineOptions, State, Status};
 use xtask_model::fault::Exit;
 
 /// Whether this machine can run the test; says so, or fails where it must.
@@ -79,7 +79,7 @@ fn nothing_is_left(folder: &Path, states: &[&State]) {
     }
     for entry in fs::read_dir("/proc").unwrap().flatten() {
         let exe = fs::read_link(entry.path().join("exe")).unwrap_or_default();
-        assert!(!exe.to_string_lossy().contains(name), "{} still runs", exe.display());
+        assert!(!exe.to_string_lossy().contains(name), "{} is still running", exe.display());
     }
 }
 
@@ -95,7 +95,7 @@ fn an_engine_comes_up_heals_and_goes() {
     let root = folder.path().join("a rather long folder name ".repeat(3).trim_end());
     fs::create_dir_all(&root).unwrap();
     let _ended = Ended(&root, None);
-    let options = Options { name: None, registry_port: Some(free_port()), ..Options::default() };
+    let options = EngineOptions { name: None, registry_port: Some(free_port()), ..EngineOptions::default() };
 
     assert_eq!(engine::status(&root, None).unwrap(), Status::Absent);
     let first = engine::up(&root, &options).unwrap_or_else(|fault| panic!("{fault}"));
@@ -105,7 +105,7 @@ fn an_engine_comes_up_heals_and_goes() {
     works(&first, folder.path());
     lap("build, push, pull, run");
 
-    let kept = Options::default();
+    let kept = EngineOptions::default();
     assert_eq!(engine::up(&root, &kept).unwrap(), first, "a second `up` changes nothing");
     lap("up again");
 
@@ -155,8 +155,11 @@ fn two_engines_run_at_the_same_time() {
     let folder = tempfile::Builder::new().prefix("engines-").tempdir().unwrap();
     let root = folder.path();
     let _ended = (Ended(root, Some("one")), Ended(root, Some("two")));
-    let options =
-        |name: &str| Options { name: Some(name.to_owned()), registry_port: Some(free_port()), ..Options::default() };
+    let options = |name: &str| EngineOptions {
+        name: Some(name.to_owned()),
+        registry_port: Some(free_port()),
+        ..EngineOptions::default()
+    };
     let (one, two) = std::thread::scope(|scope| {
         let twice = options("one");
         let first = scope.spawn({
@@ -185,7 +188,7 @@ fn another_registry_at_the_old_address_is_not_ours() {
     let root = folder.path();
     let _ended = (Ended(root, Some("one")), Ended(root, Some("two")));
     let options =
-        |name: &str, registry_port| Options { name: Some(name.to_owned()), registry_port, registry_only: true };
+        |name: &str, registry_port| EngineOptions { name: Some(name.to_owned()), registry_port, registry_only: true };
     let before = engine::up(root, &options("one", Some(free_port()))).unwrap();
     engine::down(root, Some("one"), false).unwrap();
     let port = before.registry.rsplit(':').next().unwrap().parse().unwrap();

@@ -555,7 +555,7 @@ fn what_is_wrong_is_said_with_the_exit_code_of_the_table() {
     wrong(&["explain", "--commit", "nope"], "revision `nope` does not exist");
     wrong(&["explain", "--format", "github"], "`--format github` is for `plan`");
     repo.file("images.toml", "");
-    wrong(&["plan"], "the policy does not hold");
+    wrong(&["plan"], "`images.toml` is invalid");
     std::fs::remove_file(repo.root().join("images.toml")).unwrap();
     wrong(&["plan"], &format!("`{}` has no `images.toml`", repo.root().display()));
 }

@@ -12,13 +12,17 @@ use real_registry::{PASSWORD, RealRegistry, USER};
 use std::collections::BTreeSet;
 use std::io::Read;
 use std::time::Duration;
-use xtask_host::registry::{Answer, Client, Credentials, Mount, Name, Options, Source};
+use xtask_host::registry::{Answer, BlobSource, Client, ClientOptions, Credentials, Mount, Name};
 use xtask_model::spec::reference::{Digest, Repository, Tag};
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
-fn quick() -> Options {
-    Options { backoff: Duration::from_millis(5), patience: Duration::from_secs(5), ..Options::default() }
+fn quick() -> ClientOptions {
+    ClientOptions {
+        backoff: Duration::from_millis(5),
+        retry_budget: Duration::from_secs(5),
+        ..ClientOptions::default()
+    }
 }
 
 fn repository(host: &str, path: &str) -> Repository {
@@ -92,7 +96,7 @@ fn blobs_of_every_size_in_every_way() {
     let Some(registry) = RealRegistry::start(false) else { return };
     let host = registry.address.to_string();
     for (whole, chunk) in [(u64::MAX, None), (0, None), (0, Some(100_000)), (0, Some(1))] {
-        let client = Client::new(Options { whole, chunk, ..quick() });
+        let client = Client::new(ClientOptions { whole, chunk, ..quick() });
         for size in [0, 1, 2, 100_000, 300_001] {
             if chunk == Some(1) && size > 2 {
                 continue;
@@ -112,9 +116,9 @@ fn a_wrong_size_digest_or_source_is_never_stored() {
     let Some(registry) = RealRegistry::start(false) else { return };
     let client = Client::new(quick());
     let repository = repository(&registry.address.to_string(), "a");
-    let lying = Digest::of(b"something else");
+    let lying = Digest::of(b"another tool pushed it");
     let fault = client.upload(&repository, &lying, 3, &b"abc".to_vec()).unwrap_err().to_string();
-    assert!(fault.contains("DIGEST_INVALID") && fault.contains("did the file change"), "{fault}");
+    assert!(fault.contains("DIGEST_INVALID") && fault.contains("whether the file changed"), "{fault}");
     assert!(!client.has_blob(&repository, &lying).unwrap());
 
     let short = Digest::of(b"abcd");
@@ -171,7 +175,7 @@ fn passwords_are_asked_for_and_taken() {
         let config = format!(r#"{{"auths": {{"{host}": {{"username": "{USER}", "password": "{password}"}}}}}}"#);
         std::fs::write(folder.path().join("config.json"), config).unwrap();
         let credentials = Credentials { folder: Some(folder.path().to_owned()), path: None };
-        (Client::new(Options { credentials, ..quick() }), folder)
+        (Client::new(ClientOptions { credentials, ..quick() }), folder)
     };
     let (client, _folder) = login(PASSWORD);
     client.ping(&host).unwrap();
@@ -192,7 +196,7 @@ fn passwords_are_asked_for_and_taken() {
 
 /// Sends a blob through a proxy with these mishaps, and looks whether it has arrived.
 #[track_caller]
-fn arrives(registry: &RealRegistry, options: Options, size: usize, prepare: impl Fn(&FaultProxy)) -> FaultProxy {
+fn arrives(registry: &RealRegistry, options: ClientOptions, size: usize, prepare: impl Fn(&FaultProxy)) -> FaultProxy {
     let proxy = FaultProxy::before(registry.address);
     prepare(&proxy);
     let client = Client::new(options);
@@ -206,7 +210,7 @@ fn arrives(registry: &RealRegistry, options: Options, size: usize, prepare: impl
 #[test]
 fn uploads_survive_every_kind_of_cut() {
     let Some(registry) = RealRegistry::start(false) else { return };
-    let pieces = || Options { whole: 0, chunk: Some(700_000), ..quick() };
+    let pieces = || ClientOptions { whole: 0, chunk: Some(700_000), ..quick() };
     let uploads = "/blobs/uploads/";
     arrives(&registry, pieces(), 3_000_000, |proxy| {
         proxy.on("PATCH", uploads, 3, Mishap::CutRequest(100_000));
@@ -248,7 +252,7 @@ fn an_upload_that_never_succeeds_ends() {
     ] {
         let proxy = FaultProxy::before(registry.address);
         proxy.on("PATCH", "/blobs/uploads/", usize::MAX, mishap);
-        let options = Options { whole: 0, patience: Duration::from_millis(300), ..quick() };
+        let options = ClientOptions { whole: 0, retry_budget: Duration::from_millis(300), ..quick() };
         let client = Client::new(options);
         let repository = repository(&proxy.host(), "never");
         let content = bytes(100_000);
@@ -298,7 +302,7 @@ fn changed_bytes_are_never_believed() {
 /// Bytes that are made as they are read.
 struct Endless;
 
-impl Source for Endless {
+impl BlobSource for Endless {
     fn open(&self, _: u64) -> std::io::Result<Box<dyn Read + '_>> {
         Ok(Box::new(std::io::repeat(b'x')))
     }

@@ -8,7 +8,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-use xtask_host::registry::{Client, Options};
+use xtask_host::registry::{Client, ClientOptions};
 
 const TARGET: &str = "XTASK_TEST_TLS_REGISTRY";
 
@@ -64,7 +64,7 @@ impl Drop for Server {
 #[test]
 fn ping_as_asked() {
     let Ok(registry) = std::env::var(TARGET) else { return };
-    let options = Options { tls: [registry.clone()].into(), tries: 1, ..Options::default() };
+    let options = ClientOptions { tls: [registry.clone()].into(), tries: 1, ..ClientOptions::default() };
     match Client::new(options).ping(&registry) {
         Ok(()) => println!("answer: trusted"),
         Err(fault) => println!("answer: {fault}"),

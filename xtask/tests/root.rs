@@ -33,7 +33,7 @@ fn two_builds_of_a_root_are_identical() {
     let descriptor = layout.get(&recipe.ref_name(&platform)).unwrap().unwrap();
     let manifest: Manifest = layout.read_json(&descriptor).unwrap();
     let layer = flate2::read::GzDecoder::new(layout.open_blob(&manifest.layers[0].digest).unwrap());
-    let source = xtask_host::docker::debian::Source::of_host().unwrap();
+    let source = xtask_host::docker::debian::AptSource::of_host().unwrap();
     let host = source.mirror.split('/').nth(2).unwrap().to_owned();
     let (mut paths, mut bytes) = (BTreeSet::new(), 0);
     for entry in tar::Archive::new(layer).entries().unwrap() {

@@ -6,10 +6,10 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 use xtask_host::clock;
-use xtask_model::record::ledger::{self, Bytes, Kind, Record};
+use xtask_model::record::ledger::{self, BuildKind, Bytes, Record};
 use xtask_model::time::Timestamp;
 
-fn record(kind: Kind, hours_ago: u64, seconds: f64) -> Record {
+fn record(kind: BuildKind, hours_ago: u64, seconds: f64) -> Record {
     Record {
         schema: ledger::SCHEMA,
         when: clock::now() - Duration::from_secs(3600 * hours_ago),
@@ -58,14 +58,14 @@ fn err(output: &Output) -> String {
 
 /// Ten fast builds, of which the last five took `last` seconds.
 fn fast(last: f64) -> Vec<Record> {
-    (0..10).map(|n| record(Kind::Fast, 20 - n, if n < 5 { 2.0 } else { last })).collect()
+    (0..10).map(|n| record(BuildKind::Fast, 20 - n, if n < 5 { 2.0 } else { last })).collect()
 }
 
 #[test]
 fn without_a_ledger_there_is_nothing_and_no_failure() {
     let folder = repository(&[]);
     let output = stats(folder.path(), &["--gate-factor", "1.5"]);
-    assert_eq!((output.status.code(), &*out(&output)), (Some(0), "no build was recorded in this time\n"));
+    assert_eq!((output.status.code(), &*out(&output)), (Some(0), "no build was recorded in this period\n"));
     assert!(err(&output).contains("passed: no fast build is recorded in this time"), "{}", err(&output));
     let few = stats(repository(&fast(2.0)[..3]).path(), &["--gate-factor", "1.5"]);
     let said = "passed: local, linux/amd64, 2 cores: 3 fast builds are recorded, 10 are needed to compare";
@@ -80,15 +80,17 @@ fn what_is_not_measured_is_not_claimed() {
         said.contains("time saved: not known") && said.contains("measure one: `cargo xtask build-enhanced`"),
         "{said}"
     );
-    xtask_host::tree::ledger::append(folder.path(), &record(Kind::Enhanced, 24 * 40, 102.0)).unwrap();
+    xtask_host::tree::ledger::append(folder.path(), &record(BuildKind::Enhanced, 24 * 40, 102.0)).unwrap();
     let said = out(&stats(folder.path(), &[]));
-    let sum = "time saved: 16 min 40 s = 10 fast builds x 1 min 42 s from scratch - 20.0 s that they took\n";
+    let sum = "time saved: 16 min 40 s = 10 fast builds x 1 min 42 s from scratch - 20.0 s for the fast builds\n";
     assert!(said.contains(sum), "{said}");
     // A cold build among them counts with its own time, not as one of its kind.
-    xtask_host::tree::ledger::append(folder.path(), &record(Kind::Fast, 1, 80.0)).unwrap();
+    xtask_host::tree::ledger::append(folder.path(), &record(BuildKind::Fast, 1, 80.0)).unwrap();
     let said = out(&stats(folder.path(), &[]));
     assert!(
-        said.contains("time saved: 17 min 02 s = 11 fast builds x 1 min 42 s from scratch - 1 min 40 s that they took"),
+        said.contains(
+            "time saved: 17 min 02 s = 11 fast builds x 1 min 42 s from scratch - 1 min 40 s for the fast builds"
+        ),
         "{said}"
     );
     assert!(said.is_ascii(), "plain signs where there is no terminal:\n{said}");
@@ -135,7 +137,7 @@ fn the_gate_fails_with_the_code_of_drift() {
 
 #[test]
 fn a_time_that_is_asked_for_is_the_time_that_counts() {
-    let folder = repository(&[record(Kind::Fast, 24 * 40, 2.0), record(Kind::Base, 1, 20.0)]);
+    let folder = repository(&[record(BuildKind::Fast, 24 * 40, 2.0), record(BuildKind::Base, 1, 20.0)]);
     let count = |since: &str| {
         let json = out(&stats(folder.path(), &["--since", since, "--format", "json"]));
         serde_json::from_str::<serde_json::Value>(&json).unwrap()["builds"].clone()
@@ -186,7 +188,11 @@ fn fits(program: &Path, folder: &Path, page: &Path, width: u32) -> String {
 fn the_page_is_drawn_by_a_real_browser() {
     let Some(program) = chromium() else { return };
     let mut records = fast(3.0);
-    records.extend([record(Kind::Enhanced, 30, 300.0), record(Kind::BaseFast, 25, 45.0), record(Kind::Reused, 2, 0.2)]);
+    records.extend([
+        record(BuildKind::Enhanced, 30, 300.0),
+        record(BuildKind::BaseFast, 25, 45.0),
+        record(BuildKind::Reused, 2, 0.2),
+    ]);
     records[3].failed = Some("step `smoke` failed: <b>".to_owned());
     let folder = repository(&records);
     let page = folder.path().join("stats.html");

@@ -14,10 +14,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use xtask_host::docker::engine;
 use xtask_host::registry::publish;
-use xtask_host::registry::{Client, Options};
+use xtask_host::registry::{Client, ClientOptions};
 use xtask_host::tree::uv;
 use xtask_model::fault::Exit;
 use xtask_model::image::presence::Published;
+use xtask_model::record::workflows;
 use xtask_model::spec::oci::{Config, Descriptor, DescriptorPlatform, Index, Manifest, RootFs, annotation, media_type};
 use xtask_model::spec::reference::{Digest, Platform, Repository, Tag};
 use xtask_model::spec::requirements;
@@ -65,13 +66,15 @@ fn written(folder: &Path) -> Vec<PathBuf> {
     let docker = two.replace("engine = \"native\"", "engine = \"docker\"");
     let other = text.replace("\"main\"", "\"release/a+b\"").replace("ghcr.io/acme", "registry.example:5000/team/x");
     let other = other.replace("[ci]\n", "[ci]\nlaptops = [\"macos\"]\n");
-    let below = xtask_model::record::workflows::Place::new("services/app", "").unwrap();
+    let below = workflows::PolicyLocation::new("services/app", "").unwrap();
     let mut paths = Vec::new();
     let laptops = docker.replace("[ci]\n", "[ci]\nlaptops = [\"macos\"]\n");
     for (index, text) in [text, two, docker, other, laptops].iter().enumerate() {
         let policy = xtask_model::image::policy::parse(text, &|_| true).unwrap_or_else(|fault| panic!("{fault}"));
-        let below = xtask_model::record::workflows::generate_at(&policy, &below).unwrap();
-        for file in xtask_model::record::workflows::generate(&policy).unwrap().into_iter().chain(below) {
+        let below = workflows::generate(&policy, &below).unwrap();
+        for file in
+            workflows::generate(&policy, &workflows::PolicyLocation::default()).unwrap().into_iter().chain(below)
+        {
             let path = folder.join(format!("{index}/{}", file.path));
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(&path, &file.text).unwrap();
@@ -184,9 +187,10 @@ impl World {
         let port = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
         let root = folder.join("engine");
         std::fs::create_dir_all(&root).unwrap();
-        let options = engine::Options { name: None, registry_port: Some(port), ..engine::Options::default() };
+        let options =
+            engine::EngineOptions { name: None, registry_port: Some(port), ..engine::EngineOptions::default() };
         let state = engine::up(&root, &options).unwrap_or_else(|fault| panic!("{fault}"));
-        let client = Client::new(Options::default());
+        let client = Client::new(ClientOptions::default());
         let repository = |name: &str| format!("{}/{name}", state.registry).parse::<Repository>().unwrap();
         put_root(&client, &repository("root"));
         for name in ["bin", "home", "origin"] {
@@ -260,8 +264,8 @@ impl World {
         for platform in platforms() {
             let manifest = publish::read_manifest(&self.client, &self.app, app.platforms[&platform].digest).unwrap();
             let config = publish::read_config(&self.client, &self.app, &manifest).unwrap();
-            let stands_on = config.config.labels[annotation::BASE_DIGEST].clone();
-            assert_eq!(stands_on, base.platforms[&platform].digest.to_string(), "{platform}");
+            let built_on = config.config.labels[annotation::BASE_DIGEST].clone();
+            assert_eq!(built_on, base.platforms[&platform].digest.to_string(), "{platform}");
         }
     }
 }
@@ -361,7 +365,7 @@ fn project(folder: &Path, registry: &str) {
     }
     let policy = xtask_model::image::policy::parse(&policy, &|_| true).unwrap();
     std::fs::create_dir_all(folder.join(".github/workflows")).unwrap();
-    for file in xtask_model::record::workflows::generate(&policy).unwrap() {
+    for file in workflows::generate(&policy, &workflows::PolicyLocation::default()).unwrap() {
         std::fs::write(folder.join(file.path), file.text).unwrap();
     }
 }

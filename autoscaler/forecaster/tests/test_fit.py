@@ -1,4 +1,4 @@
-"""A fit carried on: the same as fitted anew where nothing came since, and as statsmodels goes on where something did."""
+"""A fit carried on: the same as a new fit where nothing came since, and as statsmodels continues where something did."""
 
 import json
 import time
@@ -9,7 +9,7 @@ from statsmodels.tsa.holtwinters import ExponentialSmoothing
 
 from forecaster import protocol
 from forecaster.errors import Refusal
-from forecaster.forecast import Question, answer, models_for
+from forecaster.forecast import CANDIDATES, Question, answer, models_for
 from forecaster.models import SMOOTHING, HoltWinters, Model
 from forecaster.series import from_samples
 from forecaster.tests.histories import SEASON, STEP_SECONDS, load
@@ -65,11 +65,11 @@ def test_a_renewed_answer_keeps_the_verdict_and_follows_the_demand():
     # As it travels.
     fit = json.loads(json.dumps(first.fit))
     renewed = answer(question(values, fit=fit, since=12))
-    anew = answer(question(values))
+    again = answer(question(values))
     assert (renewed.members, renewed.skilled, renewed.skill) == (first.members, first.skilled, first.skill)
     assert renewed.backtests == first.backtests and renewed.fit is None
-    spread = np.mean(np.array(anew.upper) - np.array(anew.lower))
-    assert np.abs(np.array(renewed.mean) - np.array(anew.mean)).max() < 0.2 * spread
+    spread = np.mean(np.array(again.upper) - np.array(again.lower))
+    assert np.abs(np.array(renewed.mean) - np.array(again.mean)).max() < 0.2 * spread
     assert np.abs(np.array(first.mean) - np.array(renewed.mean)).max() > 0
 
 
@@ -120,7 +120,7 @@ def test_since_is_checked():
 def test_peaks_are_those_of_the_lines_at_their_origins_and_a_renewal_has_the_lines():
     values = load(seed=9, days=20)
     found = answer(question(values, lead=3, replay=100))
-    assert set(found.peaks) == {"holt-winters", "harmonic", "mean"}
+    assert set(found.peaks) == {*CANDIDATES, "mean"}
     assert all(len(peaks) == 100 for peaks in found.peaks.values())
     renewed = answer(question(values, lead=3, replay=100, fit=json.loads(json.dumps(found.fit)), since=0))
     assert renewed.peaks == {} and set(renewed.lines) == set(found.lines)

@@ -32,7 +32,7 @@ The first half of the history only teaches. From up to 400 origins in the second
 came before, and so does `forecast`: what would have been used there, with all its choosing. MASE is the error in those \
 of a seasonal naive over the first half, skill the share of the seasonal naive's error at the same origins that is gone, \
 `below p90` the share of samples under the upper line. The gate is open where the forecast beats the plain references \
-by more than luck. Last comes what a floor would have done over the scored half, beside the autoscaler alone and the plain \
+by more than luck. Last comes what a floor would have done over the scored half, next to the autoscaler alone and the plain \
 rules, with the defaults of `simulate` and the shortest lead as its lead time.";
 
 /// Backtest a history file, and print how good forecasts would have been.

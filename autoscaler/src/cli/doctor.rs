@@ -13,7 +13,7 @@ use crate::failure::{Failure, Kind};
 pub(super) const HELP: &str = "\
 Starts the worker and stops it, reads the templates, asks the cluster for its version, for the resource and for your \
 rights, and Prometheus for a number. Changes nothing. Exit code 3 means that something is missing; each has the next \
-command beside it.
+command next to it.
 
 Examples:
   autoscaler doctor --prometheus http://127.0.0.1:9090

@@ -124,7 +124,7 @@ pub(super) async fn run(args: RunArgs) -> Result<(), Failure> {
     let (ending, mut ended) = watch::channel(false);
     let server = Server::of_operator(context, state.clone(), Arc::clone(&readiness));
     let mut serving = tokio::spawn(server.run(listener, async move {
-        // An error is the end of the one who would have told.
+        // An error means that the sender has ended.
         let _ = ended.wait_for(|ended| *ended).await;
     }));
     let deadlines =

@@ -1,4 +1,4 @@
-//! `autoscaler simulate`: an autoscaler alone beside one with a floor, over a trace, without a cluster.
+//! `autoscaler simulate`: an autoscaler alone and one with a floor, over a trace, without a cluster.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -43,7 +43,7 @@ under-provisioned when the demand is more than the ready pods can serve.
 
 Every day the rule or model is chosen that would have prevented most shortage within the budget on the days before, if it \
 is better than headroom, a lower target of the autoscaler, at the same cost. Without a worker only plain rules are chosen \
-from, and the output says so. The rules beside it see the same demand.
+from, and the output says so. The other rules see the same demand.
 
 Examples:
   autoscaler simulate --generate daily
@@ -64,7 +64,7 @@ enum Forecaster {
     Naive,
 }
 
-/// Simulate an autoscaler alone beside one with a floor.
+/// Simulate an autoscaler alone and one with a floor.
 #[derive(Debug, Args)]
 pub(super) struct SimulateArgs {
     /// The demand, as a history file
@@ -172,7 +172,7 @@ pub(super) struct SimulateArgs {
     #[arg(long, value_name = "FILE.html")]
     html: Option<PathBuf>,
 
-    /// Also keep it in a state file, as a workload beside those that are in it: `serve --state FILE` shows them all
+    /// Also keep it in a state file, as a workload in addition to those in it: `serve --state FILE` shows them all
     #[arg(long, value_name = "FILE")]
     state: Option<PathBuf>,
 

@@ -133,7 +133,7 @@ impl Actor {
         Ok(api.patch(&hpa.name_any(), &params, &Patch::Apply(minimum_body(hpa, patch))).await?)
     }
 
-    /// Gives an autoscaler back to its owner: the original minimum, no annotation, and no field of ours. True where there
+    /// Gives an autoscaler back to its owner: the original minimum, no annotation, and no field that is owned here. True where there
     /// was something to give back.
     pub async fn restore(&self, hpa: &HorizontalPodAutoscaler, take_ownership: bool) -> Result<bool, Refused> {
         let Ok(minimum) = read_minimum(hpa) else {
@@ -262,7 +262,7 @@ fn minimum_body(hpa: &HorizontalPodAutoscaler, patch: &minimum::Patch) -> Value 
     let mut metadata = Map::new();
     metadata.insert("name".to_owned(), json!(hpa.name_any()));
     metadata.insert("namespace".to_owned(), json!(hpa.namespace()));
-    // With it an object that was deleted meanwhile is not made anew.
+    // With it an object that was deleted meanwhile is not created again.
     metadata.insert("resourceVersion".to_owned(), json!(hpa.resource_version()));
     if let Some(annotation) = &patch.annotation {
         metadata.insert("annotations".to_owned(), json!({ minimum::ANNOTATION: annotation }));

@@ -34,7 +34,7 @@ use crate::show::state::{Decided, ScalerName};
 use facts::{Blocked, Facts};
 pub use sweep::sweep;
 
-/// How often a decision is made anew when the object has changed under it.
+/// How often a decision is made again when the object has changed under it.
 const TRIES: usize = 4;
 /// How soon a failed reconcile is tried again; doubles with each failure.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
@@ -273,7 +273,8 @@ impl Reconcile<'_> {
                 }
                 Ok(applied) => {
                     self.settle(&facts, &decision, &applied).await?;
-                    return Ok(Action::requeue(until_next(self.name, facts.settings.policy.step, self.now)));
+                    let next = until_next(self.name, facts.settings.policy.step, self.now);
+                    return Ok(Action::requeue(facts.turn_in().map_or(next, |turn| turn.min(next))));
                 }
             }
         }

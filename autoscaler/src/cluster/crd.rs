@@ -1,4 +1,4 @@
-//! The resource `PredictiveScaler`: what a person asks for, and what is told of it.
+//! The resource `PredictiveScaler`: what a person asks for, and its status.
 //!
 //! Types and rules only; the cluster checks the rules by CEL before anything is stored. What was stored nevertheless is
 //! read once, by `wanted`, which says every problem at once. Pure.
@@ -242,7 +242,7 @@ impl From<QueryUnit> for Unit {
     }
 }
 
-/// What is told of a `PredictiveScaler`.
+/// Status of a `PredictiveScaler`.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PredictiveScalerStatus {
@@ -256,7 +256,7 @@ pub struct PredictiveScalerStatus {
     /// The minimum that the owner of the HorizontalPodAutoscaler wants.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub original: Option<u32>,
-    /// The minimum that stands in the HorizontalPodAutoscaler; with `mode: Recommend` what it would be.
+    /// The minimum of the HorizontalPodAutoscaler; with `mode: Recommend` what it would be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub floor: Option<u32>,
     /// Namespace and lease of the installation that writes this status: another one leaves this scaler alone.

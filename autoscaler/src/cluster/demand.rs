@@ -3,15 +3,16 @@
 //!
 //! Asks for no more than what is new. What cannot be had is a `Unavailable` in words; nothing is made up in its place.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::cluster::crd::ScalerSettings;
 use crate::cluster::prometheus::{Prometheus, Trouble};
@@ -41,10 +42,20 @@ const REPLAY_SECONDS: u32 = 14 * 86_400;
 /// As long as an autoscaler may take to follow demand down: the demand that it still runs pods for.
 const LATELY_SECONDS: u32 = 3_600;
 
-/// A fit is carried on for so long; then models and bands are judged anew.
+/// A fit is carried on for so long; then models and bands are judged again. Choices of one day are spread over as long.
 const REFITTED_AFTER: i64 = 3_600;
-/// Up to so many new scalers each waits for its first fit: a tenth of a second each.
+/// Up to this number of scalers each new one waits for its first fit: a tenth of a second each.
 const MANY_SCALERS: usize = 100;
+/// Of many scalers, the one that comes back in its turn waits for the fit before it at most for this long.
+const TURN: Duration = Duration::from_secs(2);
+/// Number of scalers that may wait like this at a time.
+const NEXT: usize = 4;
+/// A scaler that is so late for its turn loses its place in the queue.
+const LATE: Duration = Duration::from_secs(30);
+/// The time until a fit is tried again that the worker could not make.
+const AGAIN: Duration = Duration::from_secs(15);
+/// Time that a fit is expected to take before one was measured.
+const FIRST_FIT: Duration = Duration::from_millis(150);
 
 /// How long a forecast may wait and take.
 #[derive(Clone, Copy, Debug)]
@@ -76,10 +87,51 @@ pub struct Demands {
     pub deadlines: Deadlines,
     /// Permit of the one scaler that is fitted now.
     fitting: Semaphore,
+    /// Scalers that wait for a fit, the first one first.
+    waiting: Mutex<Waiting>,
     /// Permit of the one scaler whose candidates are replayed now.
-    choosing: Arc<Semaphore>,
-    choices: Arc<Mutex<HashMap<ScalerName, KeptChoice>>>,
+    choosing: Semaphore,
+    choices: Mutex<HashMap<ScalerName, KeptChoice>>,
     scaler_count: AtomicUsize,
+}
+
+/// The scalers whose fit is due while another one is fitted.
+#[derive(Debug)]
+struct Waiting {
+    /// Each with the time at which its turn is expected.
+    names: VecDeque<(ScalerName, Instant)>,
+    /// Time that a fit has taken lately.
+    each: Duration,
+}
+
+impl Waiting {
+    /// Adds a scaler that is not in the queue yet, and returns the time until its turn.
+    fn join(&mut self, name: &ScalerName) -> Duration {
+        let position = self.names.iter().position(|(other, _)| other == name).unwrap_or(self.names.len());
+        let wait = self.each.mul_f64(position as f64 + 1.0);
+        let turn = Instant::now() + wait;
+        match self.names.get_mut(position) {
+            Some((_, expected)) => *expected = turn,
+            None => self.names.push_back((name.clone(), turn)),
+        }
+        wait
+    }
+
+    /// Whether a scaler is one of the next. Those that did not come back in time, such as paused ones, lose their place.
+    fn is_next(&mut self, name: &ScalerName) -> bool {
+        self.names.retain(|(_, turn)| turn.elapsed() < LATE);
+        self.names.is_empty() || self.names.iter().take(NEXT).any(|(other, _)| other == name)
+    }
+
+    /// Removes a scaler whose turn has come, or that is gone.
+    fn leave(&mut self, name: &ScalerName) {
+        self.names.retain(|(other, _)| other != name);
+    }
+
+    /// Takes the time of a fit into the mean.
+    fn took(&mut self, time: Duration) {
+        self.each = (self.each.mul_f64(0.9) + time.mul_f64(0.1)).min(TURN);
+    }
 }
 
 /// A forecast before it has times.
@@ -87,6 +139,10 @@ struct Made {
     answer: Answer,
     fallback: Option<String>,
     outage: bool,
+    /// Whether the models were fitted to this very history.
+    fitted: bool,
+    /// The time until this scaler is fitted, where others come first.
+    turn_in: Option<Duration>,
 }
 
 /// A fit as the state keeps it.
@@ -106,7 +162,7 @@ impl Kept {
         Some(Renewal { fit: self.fit.clone(), since })
     }
 
-    /// Whether it is time to fit anew: once in a while, for each scaler at a time of its own.
+    /// Whether it is time to fit again: once in a while, for each scaler at a time of its own.
     fn is_due(&self, name: &ScalerName, history: &History) -> bool {
         let every = REFITTED_AFTER.max(12 * i64::from(history.step.seconds()));
         let turn = |second: i64| (second + (name.share() * every as f64) as i64).div_euclid(every);
@@ -127,6 +183,8 @@ pub struct Expected {
     pub outage: bool,
     /// The newest sample.
     pub demand: Option<f64>,
+    /// The time until this scaler is fitted, where others come first.
+    pub turn_in: Option<Duration>,
 }
 
 /// The autoscaler's own limits: its owner's minimum and its maximum.
@@ -152,17 +210,33 @@ impl Limits {
     }
 }
 
-#[derive(Clone, Debug, PartialEq)]
+/// What a choice was made for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct ChoiceKey {
-    settings: ScalerSettings,
-    limits: Limits,
+    /// Hash of the settings and the limits: a choice for others does not count.
+    wanted: u64,
     day: i64,
 }
 
-#[derive(Clone, Debug)]
+impl ChoiceKey {
+    /// Days begin at another moment of an hour for each scaler: a thousand are not replayed at the same midnight.
+    fn new(name: &ScalerName, settings: &ScalerSettings, limits: Limits, history: &History) -> ChoiceKey {
+        let mut hasher = DefaultHasher::new();
+        let ScalerSettings { policy, query, unit, season, goal, .. } = settings;
+        format!("{VERSION} {policy:?} {query} {unit:?} {season} {goal:?} {limits:?}").hash(&mut hasher);
+        let later = (name.share() * REFITTED_AFTER as f64) as i64;
+        ChoiceKey { wanted: hasher.finish(), day: (history.end().as_second() - later).div_euclid(86_400) }
+    }
+}
+
+/// Version of the candidates and of the rules by which one is chosen: a choice by others is made again.
+const VERSION: u32 = 2;
+
+/// A choice as the state keeps it, so that a restart loses no floor.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct KeptChoice {
     key: ChoiceKey,
-    /// Whether the worker's models were among the candidates.
+    /// Whether the worker's models could be among the candidates.
     models: bool,
     choice: Choice,
 }
@@ -185,7 +259,7 @@ impl Replay {
         let first = first.max(question.season as usize).min(history.samples.len() - 1);
         let setup = Setup { trace: &history, first, workload: &workload, policy: &policy };
         let season = question.season.saturating_mul(question.step_seconds);
-        let evaluation = Evaluation::new(&setup, season, &candidates);
+        let evaluation = Evaluation::new(&setup, season, &candidates, goal);
         evaluation.choose(evaluation.blocks_before(history.end().as_second()), goal)
     }
 }
@@ -199,6 +273,8 @@ pub struct Unavailable {
     pub word: &'static str,
     /// Whether samples are fresh all the same.
     pub fresh: bool,
+    /// The time until this scaler is fitted, where others come first.
+    pub turn_in: Option<Duration>,
 }
 
 impl Demands {
@@ -217,8 +293,9 @@ impl Demands {
             metrics,
             deadlines,
             fitting: Semaphore::new(1),
-            choosing: Arc::new(Semaphore::new(1)),
-            choices: Arc::default(),
+            waiting: Mutex::new(Waiting { names: VecDeque::new(), each: FIRST_FIT }),
+            choosing: Semaphore::new(1),
+            choices: Mutex::default(),
             scaler_count: AtomicUsize::new(0),
         }
     }
@@ -241,74 +318,90 @@ impl Demands {
             missing: trouble.missing(),
             word: trouble.word(),
             fresh: false,
+            turn_in: None,
         })?;
         let Some(history) = history else {
             let cause = format!("the query gives no sample; query `{}`", settings.query);
-            return Err(Unavailable { missing: Missing::NoForecast { cause }, word: "NoSamples", fresh: false });
+            return Err(Unavailable {
+                missing: Missing::NoForecast { cause },
+                word: "NoSamples",
+                fresh: false,
+                turn_in: None,
+            });
         };
         let age = now.as_second() - history.end().as_second();
         if age > 2 * i64::from(step.seconds()) {
             let missing = Missing::Stale { age: Seconds(age.unsigned_abs()) };
-            return Err(Unavailable { missing, word: "Stale", fresh: false });
+            return Err(Unavailable { missing, word: "Stale", fresh: false, turn_in: None });
         }
         let cannot = |cause: String, word| {
             let missing = Missing::NoForecast { cause: format!("{cause}; query `{}`", settings.query) };
-            Unavailable { missing, word, fresh: true }
+            Unavailable { missing, word, fresh: true, turn_in: None }
         };
         let steps = Outlook::horizon(settings.policy.lead_time, step);
         let horizon = Span::from_seconds(steps.saturating_mul(step.seconds())).unwrap_or(step);
         let options =
             ForecastOptions { horizon, season: settings.season, quantile: settings.quantile, model: Model::Auto };
         let question = options.question(&history).map_err(|failure| cannot(failure.message, "NotAskable"))?;
+        // Faster than the autoscaler itself can follow: such a forecast is judged by its errors alone.
+        let replayed = settings.season.seconds() >= SHORTEST_REPLAYED;
+        let key = ChoiceKey::new(name, settings, limits, &history);
+        let kept = if replayed { self.kept_choice(name) } else { None };
+        let due = replayed && kept.as_ref().is_none_or(|kept| kept.key != key || !kept.models);
         let question = Question {
             lead: Some(settings.policy.lead_time.seconds().div_ceil(step.seconds())),
-            replay: Some((REPLAY_SECONDS / step.seconds()).min(history.samples.len() as u32)),
+            // The models' past lines are only asked for where they are replayed.
+            replay: due.then_some((REPLAY_SECONDS / step.seconds()).min(history.samples.len() as u32)),
             ..question
         };
-        let made = self.forecast(name, settings, &history, &question).await;
-        let Made { answer, fallback, outage } = made.map_err(|refusal| cannot(refusal.message, "NotEnoughHistory"))?;
-        let choice = match settings.season.seconds() {
-            // Faster than the autoscaler itself can follow: such a forecast is judged by its errors alone.
-            short if short < SHORTEST_REPLAYED => None,
-            _ => match self.choice(name, settings, limits, &history, (&question, &answer)).await {
-                Some(choice) => Some(choice),
-                // Not a reason to release a floor: it is held meanwhile.
-                None => return Err(cannot("other workloads are replayed first".to_owned(), "NotReplayedYet")),
-            },
+        let made = self.forecast(name, settings, &history, &question, due).await;
+        let made = made.map_err(|refusal| cannot(refusal.message, "NotEnoughHistory"))?;
+        let Made { answer, fallback, outage, fitted, turn_in } = made;
+        // Without a worker the plain rules are chosen from; until it is back, one choice of a day is enough.
+        let again = due && (fitted || outage && kept.as_ref().is_none_or(|kept| kept.key != key));
+        let choice = if again {
+            let known = KeptChoice { key, models: fitted, choice: Choice::default() };
+            self.choose(name, known, limits, settings, &history, (&question, &answer)).await
+        } else {
+            kept.map(|kept| kept.choice)
         };
+        if replayed && choice.is_none() {
+            // Not a reason to release a floor: it is held meanwhile.
+            let unavailable = cannot("other workloads are replayed first".to_owned(), "NotReplayedYet");
+            return Err(Unavailable { turn_in, ..unavailable });
+        }
         let answer = choose::applied(answer, &question, choice.as_ref());
         let forecast = Forecast { choice, ..Forecast::new(&history, &options, answer) };
         let lately = history.samples.len().saturating_sub(LATELY_SECONDS.div_ceil(step.seconds()) as usize);
         let recent = history.samples[lately..].iter().flatten().copied().fold(f64::NAN, f64::max);
         let outlook = Outlook::of(&forecast, settings.unit).with_recent(recent);
         let demand = history.samples.last().copied().flatten();
-        Ok(Expected { forecast, outlook, fallback, outage, demand })
+        Ok(Expected { forecast, outlook, fallback, outage, demand, turn_in })
     }
 
-    /// What the floor is made of: chosen once a day, and again when the settings change or models come in.
+    /// The last choice of a scaler; after a start, what the state has.
+    fn kept_choice(&self, name: &ScalerName) -> Option<KeptChoice> {
+        let known = self.choices.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
+        known.or_else(|| {
+            let kept: KeptChoice = serde_json::from_str(&self.state.choice(name)?).ok()?;
+            self.choices.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), kept.clone());
+            Some(kept)
+        })
+    }
+
+    /// Chooses what the floor is made of by a replay: once a day, and again when the settings change or models come in.
     ///
-    /// Replaying takes a part of a second, so it is done for one scaler at a time, beside the reconciles. With many scalers
-    /// one whose turn has not come keeps its last choice; none where it has none yet.
-    async fn choice(
+    /// A replay takes a part of a second of processor time, so there is one at a time, in a thread of its own.
+    async fn choose(
         &self,
         name: &ScalerName,
-        settings: &ScalerSettings,
+        known: KeptChoice,
         limits: Limits,
+        settings: &ScalerSettings,
         history: &History,
         (question, answer): (&Question, &Answer),
     ) -> Option<Choice> {
-        let key = ChoiceKey { settings: settings.clone(), limits, day: history.end().as_second().div_euclid(86_400) };
-        let choices = || self.choices.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = choices().get(name).cloned();
-        let models = !answer.peaks.is_empty();
-        if let Some(kept) = kept.as_ref().filter(|kept| kept.key == key && (kept.models || !models)) {
-            return Some(kept.choice.clone());
-        }
-        let many = self.scaler_count.load(Ordering::Relaxed) > MANY_SCALERS;
-        let choosing = Arc::clone(&self.choosing);
-        let turn = if many { choosing.try_acquire_owned().ok() } else { choosing.acquire_owned().await.ok() };
-        let known = kept.map(|kept| kept.choice);
-        let Some(turn) = turn else { return known };
+        let turn = self.choosing.acquire().await.ok()?;
         let replay = Replay {
             history: history.clone(),
             question: question.clone(),
@@ -317,58 +410,66 @@ impl Demands {
             workload: limits.workload(&settings.policy),
             goal: settings.goal,
         };
-        let (all, name) = (Arc::clone(&self.choices), name.clone());
-        let work = tokio::task::spawn_blocking(move || {
-            let choice = replay.choose();
-            let kept = KeptChoice { key, models, choice: choice.clone() };
-            all.lock().unwrap_or_else(PoisonError::into_inner).insert(name, kept);
-            drop(turn);
-            choice
-        });
-        // Of many, none waits: the choice counts from its next decision on.
-        if many { known } else { work.await.ok().or(known) }
+        let choice = tokio::task::spawn_blocking(move || replay.choose()).await.ok()?;
+        drop(turn);
+        let kept = KeptChoice { choice: choice.clone(), ..known };
+        if let Ok(text) = serde_json::to_string(&kept) {
+            self.state.remember_choice(name, &text);
+        }
+        self.choices.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), kept);
+        Some(choice)
     }
 
     /// Forgets a scaler that is gone.
     pub fn forget(&self, name: &ScalerName) {
         self.choices.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        self.waiting().leave(name);
         self.state.forget(name);
         self.metrics.forget(name);
     }
 
-    /// Carries the last fit on where it is young enough, and fits anew where it is not, in turn. Where so many are new
-    /// that their turn would come too late, the seasonal naive forecasts until it comes.
+    /// Carries the last fit on where it is young enough, and fits again where it is not or where a choice is `due`, one
+    /// scaler at a time. Of many scalers each waits for its turn in a queue; until then its last fit is carried on, or the
+    /// seasonal naive forecasts.
     async fn forecast(
         &self,
         name: &ScalerName,
         settings: &ScalerSettings,
         history: &History,
         question: &Question,
+        due: bool,
     ) -> Result<Made, Refusal> {
         let kept: Option<Kept> = self.state.fit(name).and_then(|text| serde_json::from_str(&text).ok());
         let kept = kept.filter(|kept| kept.query == settings.query);
         let renewal = kept.and_then(|kept| kept.renewal(history).map(|renewal| (renewal, kept.is_due(name, history))));
+        let fit_is_due = due || renewal.as_ref().is_none_or(|(_, due)| *due);
+        let many = self.scaler_count.load(Ordering::Relaxed) > MANY_SCALERS;
         // Held until this forecast is there.
-        let turn = match &renewal {
-            Some((_, false)) => None,
-            Some((_, true)) => self.fitting.try_acquire().ok(),
-            None if self.scaler_count.load(Ordering::Relaxed) > MANY_SCALERS => match self.fitting.try_acquire() {
-                Ok(turn) => Some(turn),
-                Err(_) => {
-                    let answer = naive::answer(question)?;
-                    let why = "others are fitted first".to_owned();
-                    return Ok(Made { answer, fallback: Some(why), outage: false });
-                }
-            },
-            None => self.fitting.acquire().await.ok(),
+        let turn = match (fit_is_due, many, &renewal) {
+            (false, ..) => None,
+            (true, true, _) => self.turn(name).await,
+            (true, false, Some(_)) if !due => self.fitting.try_acquire().ok(),
+            (true, false, _) => self.fitting.acquire().await.ok(),
         };
-        let renewal = renewal.filter(|_| turn.is_none()).map(|(renewal, _)| renewal);
+        let fitted = turn.is_some();
+        let turn_in = (fit_is_due && many && !fitted).then(|| self.waiting().join(name));
+        let renewal = renewal.filter(|_| !fitted).map(|(renewal, _)| renewal);
+        if renewal.is_none() && !fitted {
+            let answer = naive::answer(question)?;
+            let why = "others are fitted first".to_owned();
+            return Ok(Made { answer, fallback: Some(why), outage: false, fitted, turn_in });
+        }
         let Deadlines { queue_timeout, timeout } = self.deadlines;
         let asked = Instant::now();
         let made = self.supervisor.forecast(question, renewal.as_ref(), queue_timeout, timeout).await;
         match &made {
             Ok(made) if made.instead_of.is_some() => self.metrics.fallback(),
             other => self.metrics.forecast(Outcome::of(other), asked.elapsed()),
+        }
+        if fitted {
+            let mut waiting = self.waiting();
+            waiting.leave(name);
+            waiting.took(asked.elapsed());
         }
         let made = made?;
         let mut answer = made.answer;
@@ -378,7 +479,23 @@ impl Demands {
                 self.state.remember_fit(name, &text);
             }
         }
-        Ok(Made { answer, outage: made.instead_of.is_some(), fallback: made.instead_of })
+        let outage = made.instead_of.is_some();
+        // A worker that is only starting should not cost every scaler a step.
+        let turn_in = if outage && fit_is_due { Some(self.waiting().join(name).max(AGAIN)) } else { turn_in };
+        Ok(Made { answer, outage, fallback: made.instead_of, fitted: fitted && !outage, turn_in })
+    }
+
+    /// The permit to be fitted: waits for it shortly where this scaler is one of the next in the queue.
+    async fn turn(&self, name: &ScalerName) -> Option<SemaphorePermit<'_>> {
+        if self.waiting().is_next(name) {
+            tokio::time::timeout(TURN, self.fitting.acquire()).await.ok()?.ok()
+        } else {
+            self.fitting.try_acquire().ok()
+        }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The demand until now: what is remembered, and what is new.
@@ -466,6 +583,21 @@ mod tests {
         assert_eq!(joined(known.clone(), history(13, &[Some(4.0)]), 100).unwrap().samples.len(), 4);
         let far = history(1_000_000, &[Some(4.0)]);
         assert_eq!(joined(known, far.clone(), 100), far);
+    }
+
+    #[test]
+    fn of_many_scalers_each_is_fitted_in_its_turn() {
+        let name = |index: usize| ScalerName::new("shop", format!("web-{index}"));
+        let mut waiting = Waiting { names: VecDeque::new(), each: Duration::from_millis(100) };
+        assert!(waiting.is_next(&name(0)));
+        let waits: Vec<Duration> = (0..10).map(|index| waiting.join(&name(index))).collect();
+        assert_eq!((waits[0], waits[9]), (Duration::from_millis(100), Duration::from_secs(1)));
+        assert_eq!(waiting.join(&name(9)), waits[9]);
+        assert!(waiting.is_next(&name(3)) && !waiting.is_next(&name(4)));
+        waiting.leave(&name(1));
+        assert!(waiting.is_next(&name(4)));
+        waiting.took(Duration::from_millis(1_100));
+        assert_eq!(waiting.join(&name(0)), Duration::from_millis(200));
     }
 
     #[test]

@@ -53,7 +53,7 @@ pub enum Trouble {
     Refused(String),
     /// What it says is not its protocol.
     Garbled(String),
-    /// More bytes than so many samples can be.
+    /// More bytes than this number of samples can be.
     TooLarge {
         /// The limit.
         bytes: usize,

@@ -12,8 +12,9 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::floor::replay::{Block, Floors, Replay};
 use crate::floor::rules::{Past, RULES, Rule};
-use crate::floor::simulate::{Block, Setup};
+use crate::floor::simulate::Setup;
 use crate::floor::units::plain_number;
 use crate::forecast::Quantile;
 use crate::forecast::protocol::{Answer, Question};
@@ -21,7 +22,7 @@ use crate::forecast::protocol::{Answer, Question};
 pub use crate::forecast::choice::{Choice, Point};
 
 /// Factors on a candidate's line that are tried.
-const FACTORS: [f64; 8] = [0.6, 0.7, 0.8, 0.88, 0.95, 1.0, 1.1, 1.25];
+const FACTORS: [f64; 10] = [0.6, 0.7, 0.8, 0.88, 0.95, 1.0, 1.1, 1.25, 1.5, 2.0];
 /// Headroom that candidates are compared with.
 const HEADROOM: [f64; 6] = [1.0, 1.05, 1.1, 1.3, 1.6, 2.2];
 
@@ -31,7 +32,7 @@ const FADING: f64 = 0.92;
 const MOST_BLOCKS: usize = 14;
 /// Fewer days with shortage cannot tell a rule from luck.
 const MIN_BLOCKS: usize = 2;
-/// From so many blocks on the oddest one is left out.
+/// From this number of blocks on the oddest one is left out.
 const TRIMMED_FROM: usize = 5;
 /// How much more than equal-cost headroom a candidate has to prevent.
 const BETTER: f64 = 1.25;
@@ -40,7 +41,9 @@ const LEAST_PREVENTED: f64 = 0.1;
 /// Shortages within this share of the whole are alike: the cheaper one is taken.
 const ALIKE: f64 = 0.01;
 /// The share of the days with shortage on which a candidate has to beat equal-cost headroom.
-const WON: f64 = 0.6;
+const WON: f64 = 0.75;
+/// Standard errors by which a candidate has to be better than equal-cost headroom: bursts on a few days are luck.
+const SURE: f64 = 2.5;
 /// What a margin above the cheapest choice may cost: the days to come are not those that it was chosen by.
 const MARGIN: f64 = 0.02;
 
@@ -234,12 +237,21 @@ struct Record {
     headroom: f64,
     /// The share of the days with shortage on which it prevents more than that headroom.
     won: f64,
+    /// The mean of what it prevents more than that headroom on a day, in standard errors.
+    sure: f64,
 }
 
 impl Record {
+    /// A record without shortage.
+    fn nothing(days: usize) -> Record {
+        Record { days, prevented: 0.0, cost: 0.0, headroom: 0.0, won: 0.0, sure: 0.0 }
+    }
+
     fn good(&self) -> bool {
-        let better = self.prevented >= BETTER * self.headroom && self.prevented >= LEAST_PREVENTED;
-        self.days >= MIN_BLOCKS && better && self.won >= WON
+        // Where headroom prevents nearly all, what is left counts.
+        let much = self.prevented >= BETTER * self.headroom || BETTER * (1.0 - self.prevented) <= 1.0 - self.headroom;
+        let better = much && self.prevented >= LEAST_PREVENTED;
+        self.days >= MIN_BLOCKS && better && self.won >= WON && self.sure >= SURE
     }
 }
 
@@ -258,10 +270,11 @@ impl fmt::Display for Record {
 
 impl Evaluation {
     /// Replays all candidates. Blocks are of a season, but at most of a day.
-    pub fn new(setup: &Setup<'_>, season_seconds: u32, candidates: &[Candidate]) -> Evaluation {
+    pub fn new(setup: &Setup<'_>, season_seconds: u32, candidates: &[Candidate], goal: Goal) -> Evaluation {
         let block = u64::from(season_seconds.clamp(setup.trace.step.seconds(), 86_400));
         let first = setup.trace.time(setup.first).as_second().div_euclid(block as i64);
-        let headroom = HEADROOM.map(|headroom| (headroom, setup.blocks(block, headroom, None))).to_vec();
+        let replay = Replay::new(*setup, block);
+        let headroom = HEADROOM.map(|headroom| (headroom, replay.with_headroom(headroom))).to_vec();
         let mut evaluation = Evaluation {
             first,
             block: block as i64,
@@ -271,16 +284,40 @@ impl Evaluation {
             moments: Vec::new(),
         };
         evaluation.moments = evaluation.moments(setup, (season_seconds / setup.trace.step.seconds()) as usize);
+        // Without shortage no floor is chosen: only the curve needs the rules.
+        let short: f64 = evaluation.alone().iter().map(|block| block.short).sum();
+        let factors = if short < LEAST_SHORT { &[1.0][..] } else { &FACTORS };
         for candidate in candidates {
-            for factor in FACTORS {
-                let peak = |origin: usize| factor * candidate.peaks.get(origin).copied().unwrap_or(f64::NAN);
-                let blocks = setup.blocks(block, 1.0, Some(&peak));
-                evaluation.replayed.push(Replayed { name: candidate.name.clone(), factor, blocks });
+            let mut before: Option<(Floors, Vec<Block>)> = None;
+            for factor in factors {
+                // A larger factor is dearer still; the curve shows the plain rules nevertheless.
+                let too_dear = before.as_ref().is_some_and(|(_, blocks)| evaluation.is_beyond(goal, blocks));
+                if too_dear && *factor != 1.0 {
+                    continue;
+                }
+                let floors = replay.floors(|origin| factor * candidate.peaks.get(origin).copied().unwrap_or(f64::NAN));
+                // Small workloads have the same floors with most factors.
+                let blocks = match before.take().filter(|(same, _)| *same == floors) {
+                    Some((_, blocks)) => blocks,
+                    None => replay.with_floors(&floors),
+                };
+                evaluation.replayed.push(Replayed {
+                    name: candidate.name.clone(),
+                    factor: *factor,
+                    blocks: blocks.clone(),
+                });
+                before = Some((floors, blocks));
             }
             let coverage = evaluation.coverage(setup, candidate);
             evaluation.coverage.insert(candidate.name.clone(), coverage);
         }
         evaluation
+    }
+
+    /// Whether a floor costs more than the budget in every block.
+    fn is_beyond(&self, goal: Goal, blocks: &[Block]) -> bool {
+        let Goal::Budget(budget) = goal else { return false };
+        self.alone().iter().zip(blocks).all(|(alone, ours)| ours.pods > alone.pods * (1.0 + budget.share()))
     }
 
     fn moments(&self, setup: &Setup<'_>, season: usize) -> Vec<Moments> {
@@ -346,7 +383,9 @@ impl Evaluation {
 
     /// Chooses by the blocks before number `until`.
     pub fn choose(&self, until: usize, goal: Goal) -> Choice {
-        let judged = self.replayed.iter().filter(|replayed| self.meets(replayed, until, goal));
+        let plain = |name: &str| RULES.iter().any(|rule| rule.name() == name && !rule.is_candidate());
+        let judged =
+            self.replayed.iter().filter(|replayed| self.meets(replayed, until, goal) && !plain(&replayed.name));
         let judged: Vec<(&Replayed, Record)> =
             judged.filter_map(|replayed| Some((replayed, self.record(replayed, until)?))).collect();
         let affordable = judged.iter().filter(|(_, record)| match goal {
@@ -450,7 +489,7 @@ impl Evaluation {
         let (alone, ours) = (self.alone(), &replayed.blocks);
         let needy: Vec<(usize, f64)> = known.iter().copied().filter(|(index, _)| alone[*index].short > 0.0).collect();
         if needy.len() < MIN_BLOCKS || needy.iter().map(|(index, _)| alone[*index].short).sum::<f64>() < LEAST_SHORT {
-            return Some(Record { days, prevented: 0.0, cost: 0.0, headroom: 0.0, won: 0.0 });
+            return Some(Record::nothing(days));
         }
         let counted = self.trimmed(known, &needy, ours);
         let sum = |of: &dyn Fn(usize) -> f64| counted.iter().map(|(index, weight)| weight * of(*index)).sum::<f64>();
@@ -466,10 +505,17 @@ impl Evaluation {
         let (index, part) = at_cost(&headroom, cost);
         let between =
             |of: &dyn Fn(usize) -> f64| (1.0 - part) * of(index) + part * of((index + 1).min(headroom.len() - 1));
-        let won = |day: usize| ours[day].short < between(&|index| self.headroom[index].1[day].short);
+        let more = |day: usize| between(&|index| self.headroom[index].1[day].short) - ours[day].short;
+        let won = |day: usize| more(day) > 0.0;
         let weight = |days: &mut dyn Iterator<Item = &(usize, f64)>| days.map(|(_, weight)| weight).sum::<f64>();
         let won = weight(&mut needy.iter().filter(|(day, _)| won(*day))) / weight(&mut needy.iter());
-        Some(Record { days, prevented, cost, headroom: between(&|index| headroom[index].0), won })
+        let gains: Vec<(f64, f64)> = needy
+            .iter()
+            .filter(|(day, _)| counted.iter().any(|(counted, _)| counted == day))
+            .map(|(day, weight)| (more(*day), *weight))
+            .collect();
+        let headroom = between(&|index| headroom[index].0);
+        Some(Record { days, prevented, cost, headroom, won, sure: standard_errors(&gains) })
     }
 
     /// The days that count: without the costliest one, and without those on which the floor helped least and most.
@@ -522,6 +568,20 @@ impl Evaluation {
         points.extend(chosen.map(|chosen| point("chosen".to_owned(), &chosen.blocks)));
         points
     }
+}
+
+/// The weighted mean of some gains in standard errors; beyond every limit where all are alike.
+fn standard_errors(gains: &[(f64, f64)]) -> f64 {
+    let weight: f64 = gains.iter().map(|(_, weight)| weight).sum();
+    let squares: f64 = gains.iter().map(|(_, weight)| weight * weight).sum();
+    if weight <= 0.0 {
+        return 0.0;
+    }
+    let mean = gains.iter().map(|(gain, weight)| gain * weight).sum::<f64>() / weight;
+    let variance = gains.iter().map(|(gain, weight)| weight * (gain - mean).powi(2)).sum::<f64>() / weight;
+    // As many days as would count this much with equal weights.
+    let days = weight * weight / squares;
+    mean / (variance / (days - 1.0).max(1.0)).sqrt().max(1e-9)
 }
 
 /// Samples that are correlated less than this are noise.
@@ -614,52 +674,97 @@ mod tests {
         Run { outcome, chosen, rules }
     }
 
+    const SEEDS: [u64; 3] = [1, 2, 3];
+
     fn generated(load: Load) -> History {
-        load::generate(load, 1, 20, STEP)
+        seeded(load, 1)
     }
 
-    #[test]
-    fn the_default_is_not_dominated_by_any_plain_rule() {
-        let loads = [
-            (Load::Daily, "87/s"),
-            (Load::Weekly, "87/s"),
-            (Load::Spiky, "80/s"),
-            (Load::Noise, "56/s"),
-            (Load::Plateau, "87/s"),
-            (Load::Growing, "110/s"),
-            (Load::Cron, "87/s"),
-            (Load::Requests, "4/s"),
-            (Load::Mentions, "3/s"),
-            (Load::GroupCpu, "2/s"),
-        ];
+    fn seeded(load: Load, seed: u64) -> History {
+        load::generate(load, seed, 20, STEP)
+    }
+
+    const LOADS: [(Load, &str); 10] = [
+        (Load::Daily, "87/s"),
+        (Load::Weekly, "87/s"),
+        (Load::Spiky, "80/s"),
+        (Load::Noise, "56/s"),
+        (Load::Plateau, "87/s"),
+        (Load::Growing, "110/s"),
+        (Load::Cron, "87/s"),
+        (Load::Requests, "4/s"),
+        (Load::Mentions, "3/s"),
+        (Load::GroupCpu, "2/s"),
+    ];
+
+    /// Checks one seed of every load, and reports all that is wrong together.
+    fn check_default(seed: u64) {
         let mut far_better = 0;
-        for (load, capacity) in loads {
-            let run = run(&generated(load), capacity, Goal::default());
+        let mut wrong = Vec::new();
+        for (load, capacity) in LOADS {
+            let run = run(&seeded(load, seed), capacity, Goal::default());
             let ours = run.outcome.with_floor;
             for rule in &run.rules {
                 let shorter = ours.under_provisioned_seconds > rule.cost.under_provisioned_seconds;
-                let equal = rule.name.ends_with("equal cost");
-                let dominated = shorter && ours.pod_seconds > rule.cost.pod_seconds && !equal;
-                assert!(!dominated, "{load:?}: {} has {:?}, ours {ours:?}", rule.name, rule.cost);
+                if shorter && ours.pod_seconds > rule.cost.pod_seconds {
+                    wrong.push(format!("{load:?}: {} has {:?}, ours {ours:?}", rule.name, rule.cost));
+                }
             }
             let headroom = run.rules.last().map_or(0, |rule| rule.cost.under_provisioned_seconds) as f64;
             let (prevented, by_headroom) = (run.alone() - run.ours(), run.alone() - headroom);
             far_better += usize::from(prevented > 0.0 && prevented >= 1.5 * by_headroom);
         }
-        assert!(far_better * 2 >= loads.len(), "half again as much as equal-cost headroom on {far_better} loads");
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+        assert!(far_better * 2 >= LOADS.len(), "half again as much as equal-cost headroom on {far_better} loads");
+    }
+
+    #[test]
+    fn the_default_is_not_dominated_by_any_plain_rule_nor_by_equal_cost_headroom() {
+        check_default(1);
+    }
+
+    #[test]
+    fn the_default_is_not_dominated_with_a_second_seed() {
+        check_default(2);
+    }
+
+    #[test]
+    fn the_default_is_not_dominated_with_a_third_seed() {
+        check_default(3);
     }
 
     #[test]
     fn one_odd_day_costs_at_most_one_day_and_does_not_shut_the_gate() {
-        for load in [Load::Daily, Load::Plateau] {
-            for event in [Event::ClockChange, Event::Holiday, Event::Outage, Event::Burst, Event::Level] {
-                let trace = load::with_event(&generated(load), event, 15);
-                let run = run(&trace, "87/s", Goal::default());
-                let one_day = run.alone() / 6.0;
-                let most = run.short("day ago") + one_day + 60.0;
-                assert!(run.ours() <= most, "{load:?} {event:?}: {} s, day ago {} s", run.ours(), run.short("day ago"));
-                let shut = run.chosen.choices.iter().filter(|choice| !choice.open).count();
-                assert!(shut <= 2, "{load:?} {event:?}: shut on {shut} days");
+        let mut wrong = Vec::new();
+        for seed in SEEDS {
+            for load in [Load::Daily, Load::Plateau] {
+                for event in [Event::ClockChange, Event::Holiday, Event::Outage, Event::Burst, Event::Level] {
+                    let trace = load::with_event(&seeded(load, seed), event, 15);
+                    let run = run(&trace, "87/s", Goal::default());
+                    let most = run.short("day ago") + run.alone() / 6.0;
+                    let shut = run.chosen.choices.iter().filter(|choice| !choice.open).count();
+                    if run.ours() > most || shut > 2 {
+                        let (ours, day_ago) = (run.ours(), run.short("day ago"));
+                        wrong.push(format!(
+                            "{load:?} {event:?} {seed}: {ours} s, day ago {day_ago} s, shut {shut} days"
+                        ));
+                    }
+                }
+            }
+        }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    }
+
+    #[test]
+    fn a_larger_budget_never_buys_less_than_headroom_does() {
+        for (load, capacity, budget) in [(Load::Requests, "4/s", "55%"), (Load::Cron, "87/s", "31%")] {
+            for seed in SEEDS {
+                let run = run(&seeded(load, seed), capacity, Goal::Budget(budget.parse().unwrap()));
+                let (ours, alone) = (run.ours(), run.alone());
+                let headroom = run.rules.last().unwrap().cost.under_provisioned_seconds as f64;
+                assert!(ours <= headroom, "{load:?} {seed}: {ours} of {alone} s, headroom at that cost {headroom} s");
+                // What repeats exactly is prevented nearly whole where the budget allows it.
+                assert!(load != Load::Cron || ours < 0.05 * alone, "{load:?} {seed}: {ours} of {alone} s");
             }
         }
     }

@@ -36,7 +36,7 @@ impl Chosen {
 /// Chooses at the beginning of every block of a run, by what was known there, and makes the forecasts of that choice.
 pub fn choose(setup: &Setup<'_>, season_seconds: u32, candidates: &[Candidate], goal: Goal) -> Chosen {
     let before = Setup { first: setup.first.min(first_origin(candidates)), ..*setup };
-    let evaluation = Evaluation::new(&before, season_seconds, candidates);
+    let evaluation = Evaluation::new(&before, season_seconds, candidates, goal);
     let horizon = Outlook::horizon(setup.policy.lead_time, setup.policy.step) as usize;
     let mut chosen = Chosen { forecasts: Forecasts::new(), choices: Vec::new() };
     let mut block = None;
@@ -110,7 +110,7 @@ pub fn rules(setup: &Setup<'_>, candidates: &[Candidate], ours: Cost) -> Vec<Rul
     found
 }
 
-/// The headroom that costs so many pod-seconds, to a thousandth.
+/// The headroom that costs this number of pod-seconds, to a thousandth.
 fn equal_cost(setup: &Setup<'_>, pod_seconds: u64) -> (f64, Cost) {
     let (mut low, mut high) = (1.0, 4.0);
     let mut cost = setup.with_headroom(low);

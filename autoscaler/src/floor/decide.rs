@@ -1,4 +1,4 @@
-//! Decides a workload's floor: from a forecast, what stands there, and what was decided before.
+//! Decides a workload's floor: from a forecast, the current minimum, and what was decided before.
 //!
 //! One pure function without a clock: `decide`. What it remembers is in `Memory`, what it saw and why it did so is in the
 //! `reason`s, both data. Time counts only while someone watched: a clock that jumps, and hours in which nobody decided,
@@ -86,7 +86,7 @@ impl Change {
         Change { from, to }
     }
 
-    /// The minimum that stands there.
+    /// The current minimum.
     pub fn from(self) -> Replicas {
         self.from
     }

@@ -11,9 +11,9 @@ use crate::floor::units::{Capacity, Demand, Replicas};
 /// How often it looks, in seconds.
 pub const PERIOD: u64 = 15;
 
-const TOLERANCE: f64 = 0.1;
-const STABILISATION: u64 = 300;
-const FAST_PODS: u32 = 4;
+pub(super) const TOLERANCE: f64 = 0.1;
+pub(super) const STABILISATION: u64 = 300;
+pub(super) const FAST_PODS: u32 = 4;
 
 /// An autoscaler with the defaults of its API.
 #[derive(Clone, Debug)]

@@ -1,6 +1,6 @@
 //! The minimum of a HorizontalPodAutoscaler: what its owner wants, and what it was raised to.
 //!
-//! The owner's number is written into an annotation in the same patch that raises the field, so whoever starts anew
+//! The owner's number is written into an annotation in the same patch that raises the field, so a new process
 //! reads it there and never takes a raised floor for the original. Where the two do not fit together, nothing is
 //! assumed. Pure: text in, text out.
 
@@ -91,7 +91,7 @@ impl Minimum {
         field.unwrap_or(DEFAULT)
     }
 
-    /// What stands there now.
+    /// The current minimum.
     pub fn floor(&self) -> Replicas {
         self.field.unwrap_or(DEFAULT)
     }

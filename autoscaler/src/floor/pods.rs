@@ -54,7 +54,7 @@ pub(super) struct Pods<'a> {
 }
 
 impl<'a> Pods<'a> {
-    /// So many ready pods under an autoscaler that keeps the demand per pod at `target`.
+    /// Number of ready pods under an autoscaler that keeps the demand per pod at `target`.
     pub(super) fn new(workload: &'a Workload, target: Capacity, ready: Replicas) -> Pods<'a> {
         Pods {
             workload,

@@ -11,9 +11,12 @@ pub enum Rule {
     DayAgo,
     /// The same time one week ago.
     WeekAgo,
+    /// The same time one week ago; where that missed the demand a season ago, at least the demand of then.
+    RepairedWeekAgo,
     /// The higher of both.
     DayOrWeekAgo,
-    /// The mean of the last five seasons at the same time.
+    /// The mean of the last five seasons at the same time; where that missed the demand a season ago, at least the demand of
+    /// then.
     Profile,
     /// That mean, scaled by how the last quarter of an hour compares with it.
     ScaledProfile,
@@ -26,9 +29,10 @@ pub enum Rule {
 }
 
 /// All rules, in the order in which they are preferred where they are equally good.
-pub const RULES: [Rule; 8] = [
+pub const RULES: [Rule; 9] = [
     Rule::DayAgo,
     Rule::WeekAgo,
+    Rule::RepairedWeekAgo,
     Rule::DayOrWeekAgo,
     Rule::Profile,
     Rule::ScaledProfile,
@@ -38,6 +42,8 @@ pub const RULES: [Rule; 8] = [
 ];
 
 const PROFILE_SEASONS: usize = 5;
+/// Demand this much higher than the line was missed by it.
+const MISSED: f64 = 1.25;
 
 impl Rule {
     /// Its name, as on pages and in the status.
@@ -45,6 +51,7 @@ impl Rule {
         match self {
             Rule::DayAgo => "day-ago",
             Rule::WeekAgo => "week-ago",
+            Rule::RepairedWeekAgo => "repaired-week-ago",
             Rule::DayOrWeekAgo => "day-or-week-ago",
             Rule::Profile => "daily-profile",
             Rule::ScaledProfile => "scaled-profile",
@@ -56,11 +63,18 @@ impl Rule {
 }
 
 impl Rule {
+    /// Whether a floor may be made of it; the others are only compared with.
+    pub fn is_candidate(self) -> bool {
+        // It repeats a week that a change has ended for a whole week.
+        self != Rule::WeekAgo
+    }
+
     /// The rule in words.
     pub fn words(self) -> &'static str {
         match self {
             Rule::DayAgo => "day ago",
             Rule::WeekAgo => "week ago",
+            Rule::RepairedWeekAgo => "week ago, repaired by the day before",
             Rule::DayOrWeekAgo => "day or week ago",
             Rule::Profile => "mean of five days",
             Rule::ScaledProfile => "mean of five days at today's level",
@@ -102,11 +116,16 @@ impl<'a> Past<'a> {
                 let week = self.week?;
                 line(&|lead| self.ago(origin, lead, week))
             }
+            Rule::RepairedWeekAgo => {
+                self.repaired(origin, horizon, &|origin| self.line(Rule::WeekAgo, origin, horizon))
+            }
             Rule::DayOrWeekAgo => {
                 let week = self.week?;
                 line(&|lead| Some(self.ago(origin, lead, self.season)?.max(self.ago(origin, lead, week)?)))
             }
-            Rule::Profile => line(&|lead| self.profile(origin, lead as i64)),
+            Rule::Profile => self.repaired(origin, horizon, &|origin| {
+                (0..horizon).map(|lead| self.profile(origin, lead as i64)).collect()
+            }),
             Rule::ScaledProfile => {
                 let scale = self.scale(origin)?;
                 line(&|lead| Some(self.profile(origin, lead as i64)? * scale))
@@ -125,6 +144,22 @@ impl<'a> Past<'a> {
                 (count > 0).then(|| vec![sum / f64::from(count); horizon])
             }
         }
+    }
+
+    /// A line of several periods that follows a change after one: where the demand of a season ago was far above the line of
+    /// then, at least that demand is expected again.
+    fn repaired(&self, origin: usize, horizon: usize, line: &dyn Fn(usize) -> Option<Vec<f64>>) -> Option<Vec<f64>> {
+        let found = line(origin)?;
+        let highest = |line: &[f64]| line.iter().copied().fold(f64::NAN, f64::max);
+        let (Some(came), Some(said)) =
+            (self.line(Rule::DayAgo, origin, horizon), origin.checked_sub(self.season).and_then(line))
+        else {
+            return Some(found);
+        };
+        if highest(&came) <= MISSED * highest(&said) {
+            return Some(found);
+        }
+        Some(found.iter().zip(came).map(|(line, came)| line.max(came)).collect())
     }
 
     /// The same time of the last period before `origin` that has a sample then.
@@ -192,10 +227,24 @@ mod tests {
         assert_eq!(line(Rule::DayAgo), [168.0, 169.0]);
         assert_eq!(line(Rule::WeekAgo), [24.0, 25.0]);
         assert_eq!(line(Rule::DayOrWeekAgo), [168.0, 169.0]);
-        assert_eq!(line(Rule::Profile), [120.0, 121.0]);
+        // The mean of five days is 120, and yesterday's 168 was far above the mean of the days before it.
+        assert_eq!(line(Rule::Profile), [168.0, 169.0]);
+        assert_eq!(line(Rule::RepairedWeekAgo), [168.0, 169.0]);
         assert_eq!(line(Rule::RecentPeak), [191.0, 191.0]);
         assert_eq!(line(Rule::RecentMean), [190.5, 190.5]);
         assert_eq!(past.line(Rule::WeekAgo, 24 * 6, 2), None);
+    }
+
+    #[test]
+    fn a_change_is_followed_after_one_season() {
+        let hours = |hour: usize| if hour % 24 == 8 || hour >= 24 * 15 && hour % 24 == 7 { 500.0 } else { 100.0 };
+        let question = question((0..24 * 17).map(|hour| Some(hours(hour))).collect());
+        let past = Past::new(&question);
+        for rule in [Rule::RepairedWeekAgo, Rule::Profile] {
+            // On the first day of a peak an hour earlier nobody knows; on the second one everybody does.
+            assert_eq!(past.line(rule, 24 * 15 + 7, 1).unwrap(), [100.0], "{rule:?}");
+            assert_eq!(past.line(rule, 24 * 16 + 7, 1).unwrap(), [500.0], "{rule:?}");
+        }
     }
 
     #[test]

@@ -139,15 +139,6 @@ pub struct Setup<'a> {
     pub policy: &'a Policy,
 }
 
-/// Shortage and cost over one block of time, such as a day.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Block {
-    /// Seconds short of pods plus pod-seconds short.
-    pub short: f64,
-    /// Pod-seconds.
-    pub pods: f64,
-}
-
 impl<'a> Setup<'a> {
     /// Simulates the autoscaler alone and with the floor of these forecasts; `observe` sees every decision.
     pub fn run(&self, forecasts: &Forecasts, mut observe: impl FnMut(&SimulatedDecision<'_>)) -> Outcome {
@@ -227,40 +218,11 @@ impl<'a> Setup<'a> {
         pods.cost()
     }
 
-    /// A faster, coarser run by blocks of `block` seconds of UTC: the autoscaler alone with `headroom`, or, where `peak`
-    /// gives the highest demand until the lead time, by origin, with that floor.
-    pub(super) fn blocks(&self, block: u64, headroom: f64, peak: Option<&dyn Fn(usize) -> f64>) -> Vec<Block> {
-        let horizon = Outlook::horizon(self.policy.lead_time, self.policy.step) as usize;
-        let mut floor = FloorState::new(*self);
-        let mut pods = self.pods(headroom);
-        let mut blocks: Vec<Block> = Vec::new();
-        let (mut current, mut before) = (None, Cost::default());
-        let tick = (self.step() / 5).max(COARSE).min(self.step());
-        self.each(tick, |index, second| {
-            if second.is_multiple_of(self.step()) {
-                let this = self.trace.time(index).as_second().div_euclid(block as i64);
-                if current.is_some_and(|block| block != this) {
-                    blocks.push(Block::between(before, pods.cost()));
-                    before = pods.cost();
-                }
-                current = Some(this);
-                if let Some(peak) = peak {
-                    let made = Made { upper: vec![peak(index + 1); horizon], skilled: true };
-                    floor.decide(index, Some(&made), None);
-                }
-            }
-            let left = (self.step() - second % self.step()).min(tick);
-            pods.pass(second, left, floor.minimum.floor(), self.demand(index, second % self.step()));
-        });
-        blocks.push(Block::between(before, pods.cost()));
-        blocks
-    }
-
     fn step(&self) -> u64 {
         self.trace.step.seconds().into()
     }
 
-    fn indices(&self) -> std::ops::Range<usize> {
+    pub(super) fn indices(&self) -> std::ops::Range<usize> {
         self.first..self.trace.samples.len().saturating_sub(1)
     }
 
@@ -274,32 +236,31 @@ impl<'a> Setup<'a> {
     }
 
     /// Between two samples the demand goes from one to the other; beside a gap nothing is known.
-    fn demand(&self, index: usize, second: u64) -> Option<Demand> {
+    pub(super) fn demand(&self, index: usize, second: u64) -> Option<Demand> {
         let (here, there) = ((*self.trace.samples.get(index)?)?, (*self.trace.samples.get(index + 1)?)?);
         let part = second as f64 / self.step() as f64;
         Demand::new(here * (1.0 - part) + there * part, self.policy.capacity.unit())
     }
 
     /// As many pods as the first demand needs.
-    fn pods(&self, headroom: f64) -> Pods<'a> {
+    pub(super) fn ready(&self) -> Replicas {
         let Setup { trace, first, workload, policy } = *self;
+        let capacity = policy.capacity;
         let known = trace.samples[..=first].iter().rev().flatten().next();
-        let needed = known.and_then(|value| policy.capacity.replicas_for(Demand::new(*value, policy.capacity.unit())?));
-        let ready = needed.unwrap_or(workload.min).clamp(workload.min, workload.max.max(workload.min));
-        Pods::new(workload, policy.capacity.scaled(1.0 / headroom), ready)
+        let needed = known.and_then(|value| capacity.replicas_for(Demand::new(*value, capacity.unit())?));
+        needed.unwrap_or(workload.min).clamp(workload.min, workload.max.max(workload.min))
     }
-}
 
-// A ramp of a quarter of an hour is still seen, and a replay of two weeks takes milliseconds.
-const COARSE: u64 = 60;
+    /// Those pods under an autoscaler with a target that leaves `headroom`.
+    pub(super) fn pods(&self, headroom: f64) -> Pods<'a> {
+        Pods::new(self.workload, self.policy.capacity.scaled(1.0 / headroom), self.ready())
+    }
 
-impl Block {
-    fn between(before: Cost, after: Cost) -> Block {
-        let seconds = (after.under_provisioned_seconds - before.under_provisioned_seconds) as f64;
-        Block {
-            short: seconds + after.short_pod_seconds - before.short_pod_seconds,
-            pods: (after.pod_seconds - before.pod_seconds) as f64,
-        }
+    /// The floors of these forecasts, by step.
+    #[cfg(test)]
+    pub(super) fn decided(&self, forecasts: &Forecasts) -> Vec<Replicas> {
+        let mut floor = FloorState::new(*self);
+        self.indices().map(|index| floor.decide(index, forecasts.get(&(index + 1)), None).floor).collect()
     }
 }
 

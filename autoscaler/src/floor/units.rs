@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn rounding_of_floats_is_no_pod() {
+    fn rounding_of_floats_adds_no_pod() {
         pods("0.1", 1.1, 11);
         pods("0.1", 0.3, 3);
         pods("0.7", 4.9, 7);
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_capacity_is_refused() {
+    fn an_invalid_capacity_is_refused() {
         for text in ["", "0", "-5", "0/s", "5 parsecs", "many", "NaN", "1.2.3", "/s"] {
             let refused = text.parse::<Capacity>().unwrap_err();
             assert!(refused.contains("is not an amount such as"), "{refused}");

@@ -14,7 +14,7 @@ pub struct Point {
 }
 
 /// What a floor is made of, and why.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Choice {
     /// The candidate's name.
     pub candidate: String,

@@ -1,6 +1,6 @@
 //! Demand histories: CSV text to samples on an even grid.
 //!
-//! A missing sample is a gap and stays one: an empty value, `NaN`, or a row that is not there. It is never a zero.
+//! A missing sample is a gap and stays one: an empty value, `NaN`, or a missing row. It is never a zero.
 //! Everything else that is not a clean even history is refused at its line and column, all problems together. Pure:
 //! takes bytes, touches no file.
 
@@ -468,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_text_is_no_history() {
+    fn what_is_not_text_is_refused() {
         let error = History::parse("load.csv", b"timestamp,value\n0,\xff\n", None).unwrap_err();
         assert_eq!(error.to_string(), "load.csv:2:3: not UTF-8 text");
     }

@@ -54,7 +54,7 @@ pub fn answer(question: &Question) -> Result<Answer, Refusal> {
     })
 }
 
-/// Forecasts from many origins, each from its past alone, as the worker's `rolling` would. The judgement is made anew a
+/// Forecasts from many origins, each from its past alone, as the worker's `rolling` would. The judgement is made again a
 /// hundred times in a run; an origin that cannot be forecast from is left out.
 pub fn roll(rolling: &Rolling) -> Result<Rolled, Refusal> {
     let question = &rolling.question;
@@ -228,7 +228,7 @@ fn spread(first: usize, last: usize) -> Vec<usize> {
     at
 }
 
-/// Samples, and what of them is asked again and again.
+/// Samples, and sums of them that are asked for repeatedly.
 struct Past<'a> {
     samples: &'a [Option<f64>],
     season: usize,

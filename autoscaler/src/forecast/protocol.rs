@@ -78,7 +78,7 @@ pub struct Question {
     pub replay: Option<u32>,
 }
 
-/// What an earlier answer left, to be carried on instead of fitted anew. Where it does not fit, all is done anew.
+/// What an earlier answer left, to be carried on instead of fitted again. Where it does not fit, everything is done again.
 #[derive(Clone, Debug, Serialize)]
 pub struct Renewal {
     /// The answer's own `fit`.
@@ -292,7 +292,7 @@ pub struct Score {
     pub skill: Option<f64>,
     /// The share of the better flat line's error that is gone.
     pub skill_flat: Option<f64>,
-    /// Whether it beats both by more than the luck of so many backtests.
+    /// Whether it beats both by more than the luck of that number of backtests.
     pub sure: bool,
 }
 

@@ -50,7 +50,7 @@ impl FromStr for Span {
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut rest = self.0;
-        // Weeks are read, but `14d` says more than `2w` beside a season of `1d`.
+        // Weeks are read, but `14d` says more than `2w` next to a season of `1d`.
         for (unit, each) in &UNITS[1..] {
             if rest >= *each {
                 write!(f, "{}{unit}", rest / each)?;
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_length_of_time_is_refused() {
+    fn an_invalid_length_of_time_is_refused() {
         for text in ["", "5", "m", "0m", "-5m", "1.5h", "5 m", "5min", "5µ", "99999999999s", "9999w"] {
             refuse(text);
         }

@@ -16,7 +16,7 @@ use crate::forecast::worker::{Launch, Trouble, Worker, WorkerError};
 /// How often and how soon a worker is restarted.
 #[derive(Clone, Copy, Debug)]
 pub struct Restarts {
-    /// So many failures within `window`, and it rests until the oldest of them has left the window.
+    /// After this number of failures within `window` it rests, until the oldest of them has left the window.
     pub budget: usize,
     /// The time over which failures are counted.
     pub window: Duration,
@@ -71,7 +71,7 @@ pub struct Forecasted {
     pub instead_of: Option<String>,
 }
 
-// Refusals that are no fault of the history: the naive can still do it.
+// Refusals that the history does not cause: the naive can still do it.
 const OUR_TROUBLE: [&str; 3] = ["bug", "deadline", "model-failed"];
 
 /// The one worker and what became of those before it.
@@ -199,7 +199,7 @@ impl Supervisor {
         }
     }
 
-    /// Makes sure of a worker, waiting for the back-off no longer than the deadline.
+    /// Ensures that a worker runs, waiting for the back-off no longer than the deadline.
     async fn ensure_worker(&self, slot: &mut Slot, deadline: Instant) -> Result<(), WorkerError> {
         if let Some(status) = slot.worker.as_mut().and_then(Worker::exited) {
             self.failed(slot, &WorkerError::Ask(Trouble::Exited { status: Some(status), last_words: Vec::new() }));

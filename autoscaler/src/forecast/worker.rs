@@ -289,7 +289,7 @@ impl Worker {
                 return Err(WorkerError::Start(Trouble::Version { theirs: hello.protocol }));
             }
             Ok(Ok(other)) => {
-                return Err(WorkerError::Start(unexpected(&other, "its first line is no hello")));
+                return Err(WorkerError::Start(unexpected(&other, "its first line is not a hello")));
             }
         };
         Ok(worker)

@@ -212,7 +212,7 @@ impl Chart {
     }
 }
 
-/// Samples for so many columns: all of them, or the least and the most of each column where there are far more.
+/// Samples for this number of columns: all of them, or the least and the most of each column where there are far more.
 fn thinned(samples: &[Option<f64>], columns: usize) -> Vec<(usize, Option<f64>)> {
     let each = samples.len() / columns.max(1);
     if each < 4 {

@@ -8,7 +8,7 @@ use crate::forecast::span::Span;
 use crate::show::chart::{Axes, Frame, push, round};
 use crate::show::state::Decided;
 
-/// So many steps without a decision, and the line breaks: nobody looked.
+/// After this number of steps without a decision the line breaks: nobody looked.
 const BREAK: i64 = 3;
 
 /// A chart, ready for a template.
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn no_decision_is_no_chart() {
+    fn no_decision_gives_no_chart() {
         assert!(Levels::new(&[decided(5_000, 2, None)], "5m".parse().unwrap(), 0, 1_200, FRAME).is_none());
     }
 }

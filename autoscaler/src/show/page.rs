@@ -91,7 +91,7 @@ impl Notice {
     }
 }
 
-/// A text as it stands in a URL.
+/// A text as it is written in a URL.
 fn encoded(text: &str) -> String {
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~".contains(byte);
     text.bytes().map(|byte| if plain(&byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()

@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_no_plot() {
+    fn nothing_gives_no_plot() {
         assert!(Plot::new(&[], "5m".parse().unwrap(), FRAME).is_none());
     }
 }

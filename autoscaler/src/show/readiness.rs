@@ -50,7 +50,7 @@ impl Readiness {
         self.seen().leadership.clone()
     }
 
-    /// What is not there yet, a line each. Nothing means ready; a process that follows is as ready as the one that leads.
+    /// Missing parts, a line each. Nothing means ready; a process that follows is as ready as the one that leads.
     pub fn lacks(&self, worker: &Status) -> Vec<String> {
         let seen = self.seen();
         let mut lacks = Vec::new();

@@ -1,6 +1,6 @@
 //! What the operator remembers between two decisions and shows on its pages: samples, forecasts, decisions.
 //!
-//! A cache that can be rebuilt, never the truth for a rollback: that stands in the cluster (`minimum`). So nothing here
+//! A cache that can be rebuilt, never the truth for a rollback: that is in the cluster (`minimum`). So nothing here
 //! fails: a file that cannot be used is set aside, a disk that is full is a warning, and whoever asks gets what there is.
 //! Never blocks for long: one connection, short transactions, nothing is waited for.
 
@@ -374,7 +374,7 @@ impl State {
             if series.query.as_deref() != Some(query) || series.grid != Some(grid) {
                 db.prepare_cached("DELETE FROM samples WHERE scaler = ?1")?.execute([series.id])?;
                 db.prepare_cached(
-                    "UPDATE scaler SET query = ?2, step = ?3, phase = ?4, forecast = NULL WHERE id = ?1",
+                    "UPDATE scaler SET query = ?2, step = ?3, phase = ?4, forecast = NULL, choice = NULL WHERE id = ?1",
                 )?
                 .execute(params![series.id, query, grid.step, grid.phase])?;
             }
@@ -443,6 +443,24 @@ impl State {
     pub fn fit(&self, name: &ScalerName) -> Option<String> {
         self.read("the fit", |db| {
             db.prepare_cached("SELECT fit FROM scaler WHERE namespace = ?1 AND name = ?2")?
+                .query_row(params![name.namespace, name.name], |row| row.get::<_, Option<String>>(0))
+                .optional()
+        })??
+    }
+
+    /// Remembers what a floor is made of, as the reader wrote it.
+    pub fn remember_choice(&self, name: &ScalerName, choice: &str) {
+        self.write("the choice", |db, _| {
+            let series = series(db, name)?;
+            db.prepare_cached("UPDATE scaler SET choice = ?2 WHERE id = ?1")?.execute(params![series.id, choice])?;
+            Ok(())
+        });
+    }
+
+    /// What a floor is made of.
+    pub fn choice(&self, name: &ScalerName) -> Option<String> {
+        self.read("the choice", |db| {
+            db.prepare_cached("SELECT choice FROM scaler WHERE namespace = ?1 AND name = ?2")?
                 .query_row(params![name.namespace, name.name], |row| row.get::<_, Option<String>>(0))
                 .optional()
         })??
@@ -611,7 +629,7 @@ impl State {
                 let cause = cause.to_string();
                 // Once for each cause, not once for each scaler and step.
                 if slot.unwritten.as_ref().is_none_or(|(before, _)| *before != cause) {
-                    tracing::warn!(cause, "cannot write {what} to the state: going on without");
+                    tracing::warn!(cause, "cannot write {what} to the state: continuing without it");
                 }
                 slot.unwritten = Some((cause, Instant::now()));
             }

@@ -38,7 +38,7 @@ fn chart() -> PathBuf {
     crate_folder().join("deploy/chart")
 }
 
-/// `helm`, as the tests' own Python has it beside it, or as PATH has it. Without one the test is skipped, loudly, unless
+/// `helm`, as the tests' own Python has it next to it, or as PATH has it. Without one the test is skipped, loudly, unless
 /// skipping is forbidden.
 fn helm(test: &str) -> Option<PathBuf> {
     let beside = std::env::var_os("AUTOSCALER_PYTHON").map(|python| Path::new(&python).with_file_name("helm"));
@@ -48,7 +48,7 @@ fn helm(test: &str) -> Option<PathBuf> {
         .chain(std::env::split_paths(&paths).map(|path| path.join("helm")))
         .find(|file| file.is_file());
     if found.is_none() {
-        let why = "no `helm` on the PATH, and none beside AUTOSCALER_PYTHON";
+        let why = "no `helm` on the PATH, and none next to AUTOSCALER_PYTHON";
         // There is a wheel with it for these machines.
         let to_be_had = cfg!(all(target_os = "linux", target_arch = "x86_64"));
         assert!(!to_be_had || std::env::var("XTASK_REQUIRE_REAL").as_deref() != Ok("1"), "{test}: {why}");
@@ -235,7 +235,7 @@ fn the_arguments_are_ones_that_run_takes() {
     assert!(ran.stderr.contains("cannot tell which cluster is meant"), "{ran:?}");
 }
 
-/// The first PredictiveScaler in a document, from its first line to a line that is no part of YAML.
+/// The first PredictiveScaler in a document, from its first line to a line that is not YAML.
 fn example(file: &str, fence: &str) -> PredictiveScaler {
     let text = std::fs::read_to_string(crate_folder().join(file)).unwrap();
     let from = text.find("apiVersion: autoscaler.acme.dev/v1alpha1\nkind: PredictiveScaler").unwrap();

@@ -169,8 +169,11 @@ fn a_state_that_cannot_be_looked_at_is_said_and_left_alone() {
         assert!(ran.stderr.starts_with("error: cannot read the state `") && ran.stderr.contains(hint), "{ran:?}");
     };
     refused("cause: there is no such file");
-    std::fs::write(&file, "a text that is no database at all, and long enough to look like the header of one, or so")
-        .unwrap();
+    std::fs::write(
+        &file,
+        "a text that is not a database at all, and long enough to look like the header of one, or so",
+    )
+    .unwrap();
     refused("cause: file is not a database");
     assert!(!folder.path().join("demo.db.set-aside").exists());
     std::fs::remove_file(&file).unwrap();

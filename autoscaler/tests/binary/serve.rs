@@ -23,7 +23,7 @@ impl Server {
         Server::begin(autoscaler(), python, more)
     }
 
-    /// The same with so many descriptors at most.
+    /// The same with this number of descriptors at most.
     fn start_with_descriptors(most: usize, python: &Path) -> Server {
         let call = autoscaler();
         let mut command = Command::new("sh");
@@ -65,7 +65,7 @@ impl Server {
         log.iter().rev().map(|entry| &entry["fields"]).find(|fields| fields["message"] == message).cloned()
     }
 
-    /// Whether a line with this message stands in a span with this request id.
+    /// Whether a line with this message is in a span with this request id.
     pub(crate) fn logged_in(&self, message: &str, id: &str) -> bool {
         let log = self.log.lock().unwrap();
         log.iter().any(|entry| entry["fields"]["message"] == message && entry["span"]["id"] == id)

@@ -30,7 +30,7 @@ fn without_a_worker_the_naive_in_rust_forecasts_and_the_output_says_so() {
 }
 
 #[test]
-fn the_worker_forecasts_when_it_is_there() {
+fn the_worker_forecasts_when_it_is_present() {
     let Some(python) = real_python("the_worker_forecasts_when_it_is_there") else {
         return;
     };
@@ -85,7 +85,7 @@ fn both_forecasters_say_the_same_when_asked_for_the_naive() {
 }
 
 #[test]
-fn a_wanted_worker_that_is_not_there_is_an_exit_of_3() {
+fn a_missing_worker_that_is_wanted_is_an_exit_of_3() {
     let ran = run(autoscaler().args(DAILY).args(["--forecaster", "worker", "--python", "/nonexistent/python"]));
     assert_eq!((ran.code, ran.stdout.as_str()), (Some(3), ""), "{ran:?}");
     assert!(ran.stderr.starts_with("error: cannot start the forecasting worker\n"), "{ran:?}");
@@ -112,7 +112,7 @@ fn on_noise_the_gate_leaves_everything_as_it_is() {
 }
 
 #[test]
-fn a_trace_with_gaps_is_simulated_and_its_gaps_are_no_zero() {
+fn a_trace_with_gaps_is_simulated_and_its_gaps_do_not_count_as_zero() {
     let folder = tempfile::tempdir().unwrap();
     let mut text = String::from("timestamp,value\n");
     for index in 0..10 * 288_u32 {

@@ -71,7 +71,7 @@ fn needed(test: &str, program: &str, what: &str) -> Option<PathBuf> {
     if works(&python, program) {
         return Some(python);
     }
-    let why = format!("`{}` is no Python with {what}: set AUTOSCALER_PYTHON", python.display());
+    let why = format!("`{}` is not a Python with {what}: set AUTOSCALER_PYTHON", python.display());
     assert!(std::env::var_os("XTASK_REQUIRE_REAL").is_none_or(|value| value != "1"), "{test}: {why}");
     // Not `eprintln!`, which the test harness swallows when a test passes.
     let _ = writeln!(std::io::stderr(), "\nskipped: {test}: {why}");

@@ -236,7 +236,7 @@ impl Cluster {
         assert_eq!(code, 200, "{answer}");
     }
 
-    /// The minimum that stands in an autoscaler.
+    /// The minimum of an autoscaler.
     pub(crate) fn min(&self, namespace: &str, name: &str) -> u64 {
         let hpa = self.get(HPAS, namespace, name).unwrap();
         hpa["spec"]["minReplicas"].as_u64().unwrap()

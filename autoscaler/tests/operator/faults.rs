@@ -44,12 +44,12 @@ async fn held_and_stepped_back(fault: Fault, reason: &str) -> Harness {
 }
 
 #[tokio::test]
-async fn prometheus_down_under_load_is_no_rollback() {
+async fn prometheus_down_under_load_rolls_nothing_back() {
     held_and_stepped_back(Fault::Down, "PrometheusUnreachable").await;
 }
 
 #[tokio::test]
-async fn stale_metrics_under_load_are_no_rollback() {
+async fn stale_metrics_under_load_roll_nothing_back() {
     let mut harness = raised().await;
     let before = harness.floor();
     harness.prometheus.fault(Fault::StaleSince(harness.now()));
@@ -67,12 +67,12 @@ async fn a_query_that_returns_a_million_points_is_refused_by_its_size() {
 }
 
 #[tokio::test]
-async fn text_for_numbers_is_no_demand() {
+async fn text_for_numbers_gives_no_demand() {
     held_and_stepped_back(Fault::Text, "AnswerGarbled").await;
 }
 
 #[tokio::test]
-async fn wrong_sample_spacing_is_no_demand() {
+async fn wrong_sample_spacing_gives_no_demand() {
     let harness = held_and_stepped_back(Fault::WrongSpacing, "WrongSpacing").await;
     drop(harness);
     let mut harness = Harness::new().await;
@@ -91,7 +91,7 @@ async fn many_series_are_not_added_up_by_guessing() {
 }
 
 #[tokio::test]
-async fn a_login_page_is_no_answer() {
+async fn a_login_page_is_not_an_answer() {
     held_and_stepped_back(Fault::Html, "AnswerGarbled").await;
 }
 
@@ -229,7 +229,7 @@ async fn an_api_server_that_is_down_is_tried_again_and_the_floor_stays() {
 }
 
 #[tokio::test]
-async fn a_write_that_is_refused_is_told() {
+async fn a_write_that_is_refused_is_reported() {
     let mut harness = raised().await;
     // As with a role that was cut.
     harness.cluster.forbid(crate::cluster::HPAS);
@@ -261,8 +261,8 @@ async fn with_worker(home: &std::path::Path, python: std::path::PathBuf) -> Harn
 }
 
 #[tokio::test]
-async fn a_worker_that_writes_garbage_or_dies_or_is_late_is_stood_in_for() {
-    let test = "a_worker_that_writes_garbage_or_dies_or_is_late_is_stood_in_for";
+async fn a_worker_that_writes_garbage_or_dies_or_is_late_is_replaced() {
+    let test = "a_worker_that_writes_garbage_or_dies_or_is_late_is_replaced";
     let Some(python) = bare_python(test) else { return };
     for hostile in
         ["garbage_answer", "garbage_hello", "exits_when_asked", "exits_at_once", "short_answer", "wrong_id", "hangs"]

@@ -132,7 +132,7 @@ async fn deletion_without_the_autoscaler_waits_for_nothing() {
     harness.cluster.delete_scaler(NAMESPACE, "web");
     harness.reconcile("web").await.unwrap();
     assert_eq!(harness.cluster.get(SCALERS, NAMESPACE, "web"), None);
-    assert_eq!(harness.cluster.get(HPAS, NAMESPACE, "web"), None, "it is not made anew");
+    assert_eq!(harness.cluster.get(HPAS, NAMESPACE, "web"), None, "it is not created again");
 }
 
 #[tokio::test]

@@ -35,7 +35,7 @@ async fn client_side(manifest: Value) -> Harness {
 }
 
 #[tokio::test]
-async fn client_side_apply_without_min_replicas_is_no_permanent_conflict() {
+async fn client_side_apply_without_min_replicas_is_not_a_permanent_conflict() {
     let mut harness = client_side(json!({})).await;
     harness.turn_to(MIDNIGHT + 7 * HOUR);
     harness.until(MIDNIGHT + 8 * HOUR + 2 * STEP).await;

@@ -188,7 +188,7 @@ async fn raises_eight(cluster: &Cluster) {
 }
 
 #[tokio::test]
-async fn on_a_full_disk_the_operator_warns_and_goes_on() {
+async fn on_a_full_disk_the_operator_warns_and_continues() {
     let (cluster, prometheus) = world().await;
     let door = cluster.door().await;
     let folder = tempfile::tempdir().unwrap();
@@ -219,14 +219,14 @@ async fn on_a_full_disk_the_operator_warns_and_goes_on() {
 }
 
 #[tokio::test]
-async fn a_broken_state_is_set_aside_and_the_operator_goes_on() {
+async fn a_broken_state_is_set_aside_and_the_operator_continues() {
     let (cluster, prometheus) = world().await;
     let door = cluster.door().await;
     let folder = tempfile::tempdir().unwrap();
     let state = folder.path().join("state.db");
     std::fs::write(
         &state,
-        "this is no database, and long enough to be looked at as if it were the header of one, or more",
+        "this is not a database, and long enough to be looked at as if it were the header of one, or more",
     )
     .unwrap();
     let replica = Replica::start(folder.path(), &door, &prometheus, "only", &state).await;

@@ -38,7 +38,7 @@ pub(crate) enum Fault {
     WrongSpacing,
     /// Twice the step that was asked for.
     Sparse,
-    /// So many series instead of one.
+    /// This number of series instead of one.
     Series(usize),
     /// A page instead of an answer.
     Html,

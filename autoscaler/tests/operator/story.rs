@@ -122,7 +122,7 @@ async fn run_story(client: Client, namespace: &str, pace: Pace) {
         ahead < 5 * Duration::from_secs(pace.step as u64) && !pace.busy(Timestamp::now().as_second()),
         "raised {ahead:?} before the load, not in it"
     );
-    // Killed with its floor raised; the next begins with what stands in the cluster.
+    // Killed with its floor raised; the next begins with what is in the cluster.
     first.abort();
     let _ = first.await;
     let second = replica(&client, namespace, "second", &prometheus).await;

@@ -204,7 +204,7 @@ impl Workspace {
     pub fn engine_up(&mut self) -> Result<(), Fault> {
         if self.engine.is_none() {
             let began = Instant::now();
-            self.engine = Some(engine::up(&self.tree.root, &engine::Options::default())?);
+            self.engine = Some(engine::up(&self.tree.root, &engine::EngineOptions::default())?);
             terminal::detail(&format!("engine up in {}", quantity::seconds(began.elapsed())));
         }
         Ok(())

@@ -3,7 +3,6 @@
 use std::time::SystemTime;
 use xtask_model::time::Timestamp;
 
-/// The current time.
 pub fn now() -> Timestamp {
     Timestamp::at(SystemTime::now())
 }

@@ -1,7 +1,7 @@
 //! The docker and buildx command lines: the only place that calls them.
 //!
 //! A [`Build`] is turned into an argument list by a pure function ([`Docker::build_command`]), so what `--dry-run` prints is
-//! what runs. Failures are read from the tool's own words and told with their cause.
+//! what runs. Failures are read from the tool's output and reported with their cause.
 
 pub mod debian;
 pub mod engine;
@@ -20,7 +20,7 @@ pub use xtask_model::image::order::Output;
 use xtask_model::image::policy::{Compression, RelPath};
 use xtask_model::spec::reference::{Digest, Platform};
 
-/// How often a build is called that loses a race for its name.
+/// Maximum number of calls of a build that loses a race for its name.
 const TRIES: usize = 3;
 
 /// A docker client and the engine that it reaches.
@@ -31,83 +31,60 @@ pub struct Docker {
     buildx: Command,
     /// The variable that says which engine, where the caller's own environment does not.
     chosen: Option<(&'static str, String)>,
-    /// Whether it is known that the engine has no bridge; asked for where it is not known.
+    /// True if it is known that the engine has no bridge; asked for where it is not known.
     without_bridge: OnceCell<bool>,
-    /// Whether it is the private engine of `cargo xtask engine up`.
+    /// True if it is the private engine of `cargo xtask engine up`.
     pub private: bool,
 }
 
 /// One call of `docker buildx build`, for one platform.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Build {
-    /// The build context's folder.
     pub context: PathBuf,
-    /// The repository's folder.
     pub root: PathBuf,
-    /// The Dockerfile in the repository.
     pub dockerfile: RelPath,
-    /// What is built for.
     pub platform: Platform,
-    /// Build arguments.
     pub args: BTreeMap<String, String>,
     /// Predefined arguments whose values docker takes from the environment (proxies): never shown.
     pub inherited_args: Vec<&'static str>,
-    /// Images that stand for names in `FROM`.
+    /// Images by their names in `FROM`.
     pub contexts: BTreeMap<String, String>,
-    /// Labels of the image.
     pub labels: BTreeMap<String, String>,
-    /// Files mounted as secrets, by id.
     pub secrets: BTreeMap<&'static str, PathBuf>,
-    /// Names of the result.
     pub names: Vec<String>,
-    /// Where it goes.
     pub outputs: Vec<Output>,
-    /// How new layers are compressed.
     pub compression: Compression,
     /// Creation time in seconds since 1970.
     pub source_date_epoch: Option<i64>,
-    /// Builder instance or context.
     pub builder: Option<String>,
-    /// Whether its steps use the host's network: they need one, and the engine has none of its own.
+    /// True if its steps use the host's network: they need one, and the engine has none of its own.
     pub host_network: bool,
-    /// Build again what the cache has.
     pub no_cache: bool,
 }
 
-/// What a finished build is.
 #[derive(Clone, Debug)]
 pub struct Built {
     /// Digest of its manifest, or of its index where there are attestations.
     pub digest: Digest,
-    /// How long it took.
     pub took: Duration,
-    /// How many steps there were, and how many came from the cache.
     pub steps: Steps,
     /// Blobs that came over the network, with about as many bytes.
     pub pulled: BTreeMap<Digest, u64>,
 }
 
-/// How much of a build was work.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Steps {
-    /// All steps of the Dockerfile that the target needs.
     pub all: usize,
-    /// Those that BuildKit had already.
     pub cached: usize,
 }
 
-/// An image in the engine's store.
 #[derive(Clone, Debug, Deserialize)]
-pub struct Stored {
+pub struct StoredImage {
     /// The manifest's digest in the containerd store, the config's in the classic one.
     #[serde(rename = "Id")]
     pub id: String,
-    /// Names with tags.
     #[serde(rename = "RepoTags", default)]
     pub tags: Vec<String>,
-    /// Bytes.
-    #[serde(rename = "Size", default)]
-    pub size: u64,
     #[serde(rename = "Config", default)]
     config: Option<StoredConfig>,
     #[serde(rename = "Architecture", default)]
@@ -122,13 +99,11 @@ struct StoredConfig {
     ports: Option<BTreeMap<String, serde_json::Value>>,
 }
 
-impl Stored {
-    /// A label's value.
+impl StoredImage {
     pub fn label(&self, name: &str) -> Option<&str> {
         self.config.as_ref()?.labels.as_ref()?.get(name).map(String::as_str)
     }
 
-    /// All labels.
     pub fn labels(&self) -> BTreeMap<String, String> {
         self.config.as_ref().and_then(|config| config.labels.clone()).unwrap_or_default()
     }
@@ -138,7 +113,6 @@ impl Stored {
         self.config.iter().filter_map(|config| config.ports.as_ref()).flat_map(BTreeMap::keys).cloned().collect()
     }
 
-    /// Whether it is for this platform's architecture.
     pub fn is_for(&self, platform: &Platform) -> bool {
         self.architecture == platform.architecture
     }
@@ -167,8 +141,8 @@ impl Docker {
         })
     }
 
-    /// Whether an engine seems to answer, as far as can be told in a moment.
-    pub fn at_hand(root: &Path) -> bool {
+    /// True if an engine seems to respond. Checked quickly, without starting anything.
+    pub fn is_available(root: &Path) -> bool {
         let chosen = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let listens = |socket: &str| std::os::unix::net::UnixStream::connect(socket).is_ok();
         match (chosen("DOCKER_HOST"), chosen("DOCKER_CONTEXT")) {
@@ -203,7 +177,7 @@ impl Docker {
 
     /// The engine of the docker context of this name, if there is one: buildx takes a context for a builder only where it
     /// is the one in use. Without such a context the name is a builder's, and this docker stays.
-    pub fn reaching(self, name: &str) -> Result<Self, Fault> {
+    pub fn with_context(self, name: &str) -> Result<Self, Fault> {
         if !self.command().args(["context", "inspect", "--", name]).output()?.status.success() {
             return Ok(self);
         }
@@ -222,7 +196,6 @@ impl Docker {
         self.chosen.as_ref().is_some_and(|(variable, value)| *variable == "DOCKER_CONTEXT" && value == name)
     }
 
-    /// A call as it can be pasted into a shell.
     pub fn shown(&self, command: &Command) -> String {
         let Some((name, value)) = &self.chosen else { return command.to_string() };
         // The address beats the context, so a context needs it gone.
@@ -230,7 +203,6 @@ impl Docker {
         format!("env {unset}{} {command}", process::quoted(&format!("{name}={value}")))
     }
 
-    /// A call of the docker client.
     pub fn command(&self) -> Command {
         self.call.clone()
     }
@@ -241,7 +213,7 @@ impl Docker {
         self.buildx.clone().env("BUILDX_GIT_INFO", "false").env("BUILDX_GIT_CHECK_DIRTY", "false")
     }
 
-    /// Whether the engine was started without a bridge: what needs a network there takes the host's.
+    /// True if the engine was started without a bridge: what needs a network there takes the host's.
     pub fn lacks_bridge(&self) -> Result<bool, Fault> {
         if let Some(known) = self.without_bridge.get() {
             return Ok(*known);
@@ -252,7 +224,6 @@ impl Docker {
         Ok(*self.without_bridge.get_or_init(|| lacks))
     }
 
-    /// Whether an engine answers, and its version.
     pub fn version(&self) -> Result<String, Fault> {
         let command = self.command().args(["version", "--format", "{{.Server.Version}}"]);
         let output = command.output()?;
@@ -262,7 +233,6 @@ impl Docker {
         Err(unreachable_engine(&String::from_utf8_lossy(&output.stderr)))
     }
 
-    /// The buildx plugin's version.
     pub fn buildx_version(&self) -> Result<String, Fault> {
         let output = self.buildx().arg("version").output()?;
         if output.status.success() {
@@ -273,7 +243,7 @@ impl Docker {
             .hint("install docker-buildx, or start a private engine here: `cargo xtask engine up`"))
     }
 
-    /// Whether images are kept by containerd, and so known by their manifests' digests.
+    /// True if images are kept by containerd, and so known by their manifests' digests.
     pub fn has_containerd_store(&self) -> Result<bool, Fault> {
         let said = self.command().args(["info", "--format", "{{json .DriverStatus}}"]).read(Exit::Missing)?;
         Ok(said.contains("io.containerd.snapshotter"))
@@ -353,7 +323,7 @@ impl Docker {
                 break (log, began.elapsed());
             }
             tries += 1;
-            if tries == TRIES || !log.lost_a_race() {
+            if tries == TRIES || !log.lost_name_race() {
                 return Err(log.fault(what, &build.dockerfile, status));
             }
         };
@@ -363,7 +333,7 @@ impl Docker {
             digest: Digest,
         }
         let cannot = |cause: &dyn std::fmt::Display| {
-            Fault::build(format!("cannot learn the digest of {what} from `docker buildx build`")).cause(cause)
+            Fault::build(format!("cannot read the digest of {what} from `docker buildx build`")).cause(cause)
         };
         let text = std::fs::read(&metadata).map_err(|error| cannot(&error))?;
         let digest = serde_json::from_slice::<Metadata>(&text).map_err(|error| cannot(&error))?.digest;
@@ -371,24 +341,23 @@ impl Docker {
     }
 
     /// An image of the store by name, `None` where there is none.
-    pub fn stored(&self, name: &str) -> Result<Option<Stored>, Fault> {
+    pub fn stored(&self, name: &str) -> Result<Option<StoredImage>, Fault> {
         let output = self.command().args(["image", "inspect", "--format", "{{json .}}", "--", name]).output()?;
         if output.status.success() {
             return serde_json::from_slice(&output.stdout)
                 .map(Some)
-                .map_err(|error| Fault::build(format!("cannot read what docker says of `{name}`")).cause(error));
+                .map_err(|error| Fault::build(format!("cannot read docker's answer about `{name}`")).cause(error));
         }
         let said = String::from_utf8_lossy(&output.stderr);
         if said.to_ascii_lowercase().contains("no such image") { Ok(None) } else { Err(unreachable_engine(&said)) }
     }
 
-    /// Gives a stored image one more name.
     pub fn tag(&self, image: &str, name: &str) -> Result<(), Fault> {
         self.command().args(["image", "tag", "--", image, name]).read(Exit::Build).map(drop)
     }
 }
 
-/// Whether docker's configuration names an engine other than this machine's.
+/// True if docker's configuration names an engine other than this machine's.
 fn has_context() -> bool {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
@@ -419,14 +388,14 @@ fn csv(fields: &[String]) -> String {
 
 /// The fault where docker's client works and no engine answers.
 fn unreachable_engine(said: &str) -> Fault {
-    let fault = Fault::missing("no Docker engine answers").cause(said.trim());
+    let fault = Fault::missing("no Docker engine responds").cause(said.trim());
     if said.contains("permission denied") {
         return fault.hint("join the group `docker`, or run as root");
     }
     fault.hint("start Docker, or a private engine here: `cargo xtask engine up`")
 }
 
-/// What a build printed: its end, and what BuildKit says of each step.
+/// Output of a build: its last lines, and BuildKit's state of each step.
 #[derive(Default)]
 struct Log {
     tail: VecDeque<String>,
@@ -435,12 +404,10 @@ struct Log {
     notices: Vec<Notice>,
 }
 
-/// What the scripts beside the base's Dockerfile say that a person should know, on a line of a step.
+/// Message for the user from the scripts of the base's Dockerfile, on a line of a step.
 #[derive(Debug, PartialEq, Eq)]
 enum Notice {
-    /// Distributions that share paths.
     Shared(String),
-    /// A module that was not imported, and why.
     PassedOver(String),
 }
 
@@ -463,7 +430,7 @@ impl Notice {
     }
 }
 
-/// What a line says to have come over the network: `sha256:… 13.63MB / 78.14MB 0.2s`.
+/// Downloaded bytes in a line: `sha256:… 13.63MB / 78.14MB 0.2s`.
 fn arrived(state: &str) -> Option<(Digest, u64)> {
     let mut words = state.split(' ');
     let (digest, amount, of) = (words.next()?, words.next()?, words.next()?);
@@ -481,7 +448,7 @@ fn arrived(state: &str) -> Option<(Digest, u64)> {
 
 impl Log {
     fn add(&mut self, line: &str) {
-        // `#12 CACHED` and `#12 DONE 0.4s`, after `#12 [packages 4/8] RUN …`; transfers and exports are no steps.
+        // `#12 CACHED` and `#12 DONE 0.4s`, after `#12 [packages 4/8] RUN …`; transfers and exports do not count.
         if let Some((number, state)) = line.strip_prefix('#').and_then(|rest| rest.split_once(' '))
             && number.bytes().all(|b| b.is_ascii_digit())
         {
@@ -501,9 +468,9 @@ impl Log {
         self.tail.push_back(line.to_owned());
     }
 
-    /// Whether another build gave its image the same name at the same moment. BuildKit looks whether the name is there, then
+    /// True if another build gave its image the same name at the same moment. BuildKit looks whether the name is there, then
     /// creates it, and containerd lets only one of two do so; the loser has everything but the name in its cache.
-    fn lost_a_race(&self) -> bool {
+    fn lost_name_race(&self) -> bool {
         let error = self.tail.iter().rev().find_map(|line| line.strip_prefix("ERROR: ")).unwrap_or_default();
         error.contains("image \"") && error.ends_with("already exists")
     }
@@ -533,10 +500,10 @@ impl Log {
             || all.contains("pushing") && !all.contains("executor failed") && is_network(&all)
         {
             Fault::network(format!("cannot push {what}"))
-                .hint("`cargo xtask doctor` checks the registry and its credentials")
+                .hint("check the registry and its credentials: `cargo xtask doctor`")
         } else if is_network(error) {
-            Fault::network(format!("cannot build {what}: a registry or index does not answer"))
-                .hint("`cargo xtask doctor` checks what can be reached")
+            Fault::network(format!("cannot build {what}: a registry or package index does not respond"))
+                .hint("check the network: `cargo xtask doctor`")
         } else {
             Fault::build(format!("cannot build {what} ({status})"))
         };
@@ -565,7 +532,7 @@ impl Log {
             || all.contains("exporter \"oci\" could not be found")
         {
             return fault.hint(
-                "the engine keeps images in its classic store: switch on `containerd-snapshotter` in its `features`, \
+                "the engine uses its classic image store: enable `containerd-snapshotter` in its `features`, \
                  use another builder with `--builder NAME`, or start a private engine: `cargo xtask engine up`",
             );
         }
@@ -693,7 +660,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_are_told_by_their_cause() {
+    fn failures_are_reported_with_their_cause() {
         let fault = failed(&[
             "#9 0.2 broken",
             "------",
@@ -725,7 +692,7 @@ mod tests {
         let said = |line: &str| {
             let mut log = Log::default();
             log.add(line);
-            log.lost_a_race()
+            log.lost_name_race()
         };
         assert!(said("ERROR: failed to solve: image \"r/a:b-linux-amd64\": already exists"));
         assert!(!said("ERROR: failed to solve: mkdir /x: already exists"));

@@ -61,7 +61,6 @@ pub fn require(what: &str) -> Result<(), Fault> {
     Err(missing(what))
 }
 
-/// The fault where something needs Linux.
 pub fn missing(what: &str) -> Fault {
     let here = if cfg!(target_os = "linux") { "systems other than Linux" } else { std::env::consts::OS };
     Fault::missing(format!("{what} needs Linux"))

@@ -2,10 +2,10 @@
 //!
 //! The only place of this module that writes: a temporary file in the same folder, then a rename.
 
-use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::{fmt, fs};
 use xtask_model::fault::Fault;
 
 /// Writes a text file (mode 0644), keeping it untouched where it already says the same. Returns whether it changed.
@@ -16,6 +16,11 @@ pub fn write(path: &Path, text: &str) -> Result<bool, Fault> {
     replace(path, text)
         .map(|()| true)
         .map_err(|error| Fault::usage(format!("cannot write `{}`", path.display())).cause(error))
+}
+
+/// The fault of a file that cannot be read.
+pub fn cannot_read(path: &Path, cause: impl fmt::Display) -> Fault {
+    Fault::usage(format!("cannot read `{}`", path.display())).cause(cause)
 }
 
 fn replace(path: &Path, text: &str) -> std::io::Result<()> {
@@ -45,7 +50,7 @@ mod tests {
         assert!(write(&path, "two").unwrap());
         assert_eq!(fs::read_to_string(&path).unwrap(), "two");
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o644);
-        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing is left beside it");
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "no temporary file remains");
     }
 
     #[test]

@@ -16,7 +16,6 @@ pub const PRESENT: bool = true;
 /// A process that is the same one for as long as both numbers are: ids are used again, start times are not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Process {
-    /// The process id.
     pub pid: u32,
     /// Clock ticks from boot to its start (proc(5), field 22 of `stat`).
     pub started: u64,
@@ -30,7 +29,6 @@ impl Process {
         (!matches!(state, 'Z' | 'X')).then_some(Self { pid, started })
     }
 
-    /// Whether it still runs.
     pub fn runs(&self) -> bool {
         Self::now(self.pid) == Some(*self)
     }
@@ -52,7 +50,7 @@ impl Process {
         if self.ends_within(Duration::from_secs(10)) {
             return Ok(());
         }
-        Err(Fault::build(format!("cannot end process {}", self.pid)).cause("it is still there 10 s after SIGKILL"))
+        Err(Fault::build(format!("cannot end process {}", self.pid)).cause("it is still running 10 s after SIGKILL"))
     }
 
     fn ends_within(&self, patience: Duration) -> bool {
@@ -67,7 +65,7 @@ impl Process {
     }
 }
 
-/// State and start time. The name before them stands in parentheses and may hold anything, parentheses too.
+/// State and start time. The name before them is in parentheses and may contain anything, even parentheses.
 fn parse_stat(stat: &str) -> Option<(char, u64)> {
     let (_, rest) = stat.rsplit_once(") ")?;
     let mut fields = rest.split(' ');
@@ -123,7 +121,7 @@ fn upper_folder(options: &[u8]) -> Option<PathBuf> {
     Some(unescape(option))
 }
 
-/// Mount points beneath `folder`, innermost first.
+/// Mount points below `folder`, innermost first.
 pub fn mounts_under(folder: &Path) -> Vec<PathBuf> {
     let info = fs::read("/proc/self/mountinfo").unwrap_or_default();
     mount_points(&info).into_iter().rev().filter(|point| point.starts_with(folder)).collect()
@@ -154,7 +152,7 @@ fn unescape(field: &[u8]) -> PathBuf {
     PathBuf::from(std::ffi::OsString::from_vec(bytes))
 }
 
-/// Unmounts all beneath `folder`, not the folder itself, which may be a volume of whoever runs us. What is busy is detached
+/// Unmounts everything below `folder`, not the folder itself, which may be a volume of the caller. A busy mount is detached
 /// and goes with its last user.
 pub fn unmount_under(folder: &Path) -> Result<(), Fault> {
     for point in mounts_under(folder).iter().filter(|point| *point != folder) {
@@ -190,7 +188,6 @@ pub fn has_capabilities(file: &Path) -> bool {
     rustix::fs::lgetxattr(file, "security.capability", &mut [0; 64][..]).is_ok()
 }
 
-/// Passes: this is Linux.
 pub fn require(_what: &str) -> Result<(), Fault> {
     Ok(())
 }
@@ -234,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_mounted_on_a_folder_stays_and_what_is_beneath_goes() {
+    fn a_mount_on_the_folder_stays_and_those_below_go() {
         let folder = tempfile::tempdir().unwrap();
         let [data, inner] = ["da ta", "da ta/in ner"].map(|name| folder.path().canonicalize().unwrap().join(name));
         for point in [&data, &inner] {

@@ -16,7 +16,6 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use xtask_model::fault::{Exit, Fault};
 
-/// A program with its arguments, environment and folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Command {
     program: PathBuf,
@@ -25,7 +24,7 @@ pub struct Command {
     front: Option<(PathBuf, Vec<OsString>)>,
     env: BTreeMap<OsString, OsString>,
     removed: Vec<OsString>,
-    without_ours: bool,
+    clears_env: bool,
     cwd: Option<PathBuf>,
     stdin: Option<Vec<u8>>,
 }
@@ -39,13 +38,12 @@ impl Command {
             front: None,
             env: BTreeMap::new(),
             removed: Vec::new(),
-            without_ours: false,
+            clears_env: false,
             cwd: None,
             stdin: None,
         }
     }
 
-    /// The same call of another program.
     #[must_use]
     pub fn program(mut self, program: impl Into<PathBuf>) -> Self {
         self.program = program.into();
@@ -54,12 +52,11 @@ impl Command {
 
     /// Starts `front` with these arguments instead, followed by this program and its arguments. Messages name this program.
     #[must_use]
-    pub fn behind<A: AsRef<OsStr>>(mut self, front: impl Into<PathBuf>, args: impl IntoIterator<Item = A>) -> Self {
+    pub fn wrapped_by<A: AsRef<OsStr>>(mut self, front: impl Into<PathBuf>, args: impl IntoIterator<Item = A>) -> Self {
         self.front = Some((front.into(), args.into_iter().map(|arg| arg.as_ref().to_owned()).collect()));
         self
     }
 
-    /// The program that the system starts, and its arguments.
     fn started(&self) -> (&Path, Vec<&OsStr>) {
         let args = self.args.iter().map(OsString::as_os_str);
         match &self.front {
@@ -71,14 +68,12 @@ impl Command {
         }
     }
 
-    /// Adds one argument.
     #[must_use]
     pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
         self.args.push(arg.as_ref().to_owned());
         self
     }
 
-    /// Adds arguments.
     #[must_use]
     pub fn args<A: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
         self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
@@ -93,7 +88,6 @@ impl Command {
         self
     }
 
-    /// Keeps a variable of ours from the program.
     #[must_use]
     pub fn env_remove(mut self, name: impl AsRef<OsStr>) -> Self {
         self.env.remove(name.as_ref());
@@ -103,12 +97,11 @@ impl Command {
 
     /// Starts from an empty environment, where the program is started by [`Command::start`] or [`Command::replace`].
     #[must_use]
-    pub fn without_our_env(mut self) -> Self {
-        self.without_ours = true;
+    pub fn clear_env(mut self) -> Self {
+        self.clears_env = true;
         self
     }
 
-    /// Runs in this folder.
     #[must_use]
     pub fn current_dir(mut self, folder: impl Into<PathBuf>) -> Self {
         self.cwd = Some(folder.into());
@@ -122,7 +115,6 @@ impl Command {
         self
     }
 
-    /// The program and its arguments, as they are passed.
     pub fn argv(&self) -> Vec<String> {
         std::iter::once(self.program.as_os_str())
             .chain(self.args.iter().map(OsString::as_os_str))
@@ -130,7 +122,6 @@ impl Command {
             .collect()
     }
 
-    /// The program's file name, for messages.
     pub fn name(&self) -> String {
         self.program.file_name().unwrap_or(self.program.as_os_str()).to_string_lossy().into_owned()
     }
@@ -198,7 +189,7 @@ impl Command {
         interrupted()?;
         match reader.try_wait().map_err(|error| cannot(&error))? {
             Some(output) => Ok(output.status),
-            None => Err(cannot(&"it closed its output and went on")),
+            None => Err(cannot(&"it closed its output and kept running")),
         }
     }
 
@@ -216,7 +207,7 @@ impl Command {
 
     /// Starts a program that is asked on its stdin and answers on its stdout, for as long as the value lasts. What it says
     /// on stderr is dropped.
-    pub fn converse(&self) -> Result<Conversation, Fault> {
+    pub fn start_piped(&self) -> Result<PipedProcess, Fault> {
         interrupted()?;
         let cannot = |error: std::io::Error| Fault::missing(format!("cannot run `{}`", self.name())).cause(error);
         let mut command = self.plain();
@@ -224,7 +215,7 @@ impl Command {
         let mut child = command.spawn().map_err(cannot)?;
         let input = child.stdin.take();
         let output = std::io::BufReader::new(child.stdout.take().expect("stdout was asked for"));
-        Ok(Conversation { child, input, output })
+        Ok(PipedProcess { child, input, output })
     }
 
     /// Starts a program with these for stdin, stdout and stderr; the caller waits for it. Signals of the terminal reach it as
@@ -234,14 +225,14 @@ impl Command {
     }
 
     /// Starts a program in a process group of its own, with our outputs and nothing to read. The group ends with the value.
-    pub fn hold(&self) -> Result<Held, Fault> {
+    pub fn start_group(&self) -> Result<ProcessGroup, Fault> {
         interrupted()?;
         let mut command = self.plain();
         command.process_group(0).stdin(Stdio::null());
         let child =
             command.spawn().map_err(|error| Fault::missing(format!("cannot run `{}`", self.name())).cause(error))?;
         let group = Group::enter(&[child.id()]);
-        Ok(Held { child, group })
+        Ok(ProcessGroup { child, group })
     }
 
     /// Becomes the program: its exit is ours, and so is every signal. Comes back only where it cannot be run.
@@ -252,7 +243,7 @@ impl Command {
     fn plain(&self) -> std::process::Command {
         #[allow(clippy::disallowed_methods, reason = "this is the one way: duct and xshell wait for what they start")]
         let mut command = std::process::Command::new(self.started().0);
-        if self.without_ours {
+        if self.clears_env {
             command.env_clear();
         }
         command.args(self.started().1).envs(&self.env);
@@ -273,13 +264,13 @@ impl Command {
     }
 }
 
-/// A running program with everything that it started, as far as that is in its process group.
-pub struct Held {
+/// A running process group. Dropping it kills the group.
+pub struct ProcessGroup {
     child: Child,
     group: Group,
 }
 
-impl Held {
+impl ProcessGroup {
     /// How the program ended; `None` while it runs.
     pub fn ended(&mut self) -> std::io::Result<Option<ExitStatus>> {
         self.child.try_wait()
@@ -300,36 +291,34 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for ProcessGroup {
     fn drop(&mut self) {
         self.group.signal(rustix::process::Signal::KILL);
         let _ = self.child.wait();
     }
 }
 
-/// A program that is asked and answers. It is told to end, and waited for, when the value goes.
+/// A running program with a pipe to its stdin and from its stdout. Dropping it closes stdin and waits for the exit.
 #[derive(Debug)]
-pub struct Conversation {
+pub struct PipedProcess {
     child: Child,
     input: Option<std::process::ChildStdin>,
     output: std::io::BufReader<std::process::ChildStdout>,
 }
 
-impl Conversation {
-    /// Asks.
+impl PipedProcess {
     pub fn say(&mut self, question: &[u8]) -> std::io::Result<()> {
         let input = self.input.as_mut().expect("it lasts as long as the value");
         input.write_all(question)?;
         input.flush()
     }
 
-    /// Where the answers come from.
     pub fn answers(&mut self) -> &mut impl std::io::BufRead {
         &mut self.output
     }
 }
 
-impl Drop for Conversation {
+impl Drop for PipedProcess {
     fn drop(&mut self) {
         // The end of its input ends it; how it ended changes nothing that was answered.
         drop(self.input.take());
@@ -348,7 +337,6 @@ impl fmt::Display for Command {
     }
 }
 
-/// A word as a POSIX shell reads it back.
 pub fn quoted(word: &str) -> Cow<'_, str> {
     let plain = !word.is_empty() && word.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_./:=@,+%~^".contains(&b));
     if plain { Cow::Borrowed(word) } else { Cow::Owned(format!("'{}'", word.replace('\'', r"'\''"))) }
@@ -357,11 +345,11 @@ pub fn quoted(word: &str) -> Cow<'_, str> {
 /// Where a program is, as the system would find it, or a fault with what to install.
 pub fn find(program: &str, needed_by: &str, hint: &str) -> Result<PathBuf, Fault> {
     which::which(program).map_err(|error| {
-        Fault::missing(format!("`{program}` is not on the PATH")).needed_by(needed_by).cause(error).hint(hint)
+        Fault::missing(format!("`{program}` is not on `PATH`")).needed_by(needed_by).cause(error).hint(hint)
     })
 }
 
-/// Whether `program` is on the PATH.
+/// True if `program` is on the PATH.
 pub fn found(program: impl AsRef<Path>) -> Option<PathBuf> {
     which::which(program.as_ref()).ok()
 }
@@ -402,7 +390,6 @@ impl Drop for Group {
     }
 }
 
-/// Asks every running child to end, as Ctrl-C would.
 pub fn end_children() {
     signal_groups();
 }
@@ -410,7 +397,7 @@ pub fn end_children() {
 fn signal_groups() {
     for pid in groups().iter() {
         if let Some(pid) = i32::try_from(*pid).ok().and_then(rustix::process::Pid::from_raw) {
-            // A group that has just ended is no error.
+            // A group that has just ended is not an error.
             let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::INT);
         }
     }
@@ -434,7 +421,7 @@ pub fn forward_signals() -> anyhow::Result<()> {
 /// An error once Ctrl-C or SIGTERM has come: called between steps, so that nothing new begins.
 pub fn interrupted() -> Result<(), Fault> {
     if INTERRUPTED.load(Ordering::SeqCst) {
-        return Err(Fault::new(Exit::Interrupted, "interrupted; nothing was published that is not whole"));
+        return Err(Fault::new(Exit::Interrupted, "interrupted; nothing incomplete was published"));
     }
     Ok(())
 }
@@ -452,7 +439,7 @@ mod tests {
 
     #[test]
     fn a_program_behind_another_is_started_by_it_and_named_in_messages() {
-        let call = Command::new("printf").args(["%s,", "a b", "-x"]).behind("env", ["A=1"]);
+        let call = Command::new("printf").args(["%s,", "a b", "-x"]).wrapped_by("env", ["A=1"]);
         assert_eq!(call.read(Exit::Build).unwrap(), "a b,-x,");
         assert_eq!((call.name(), call.to_string()), ("printf".to_owned(), "printf %s, 'a b' -x".to_owned()));
         let mut lines = Vec::new();
@@ -501,7 +488,7 @@ mod tests {
 
     #[test]
     fn a_conversation_goes_back_and_forth_and_ends() {
-        let mut talk = Command::new("cat").converse().unwrap();
+        let mut talk = Command::new("cat").start_piped().unwrap();
         for question in ["one\n", "two\n"] {
             talk.say(question.as_bytes()).unwrap();
             let mut answer = String::new();
@@ -509,7 +496,7 @@ mod tests {
             assert_eq!(answer, question);
         }
         drop(talk);
-        assert_eq!(Command::new("no-such-program-here").converse().unwrap_err().exit, Exit::Missing);
+        assert_eq!(Command::new("no-such-program-here").start_piped().unwrap_err().exit, Exit::Missing);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use tempfile::{NamedTempFile, TempDir};
 
-/// How names of folders start in a folder that others use too, as the system's folder for temporary files. Nothing else may
+/// Prefix of folders in a shared folder, such as the system's folder for temporary files. Nothing else may
 /// have such a name: what is not locked is removed.
 pub const SHARED: &str = "xtask-scratch-";
 
@@ -36,12 +36,10 @@ impl Scratch {
         }
     }
 
-    /// A folder in the system's folder for temporary files.
     pub fn new() -> io::Result<Self> {
         Self::new_in(&std::env::temp_dir(), SHARED)
     }
 
-    /// The folder.
     pub fn path(&self) -> &Path {
         self.folder.path()
     }
@@ -71,14 +69,13 @@ fn lock(folder: &Path) -> io::Result<Option<File>> {
     }
 }
 
-/// Whether an open folder is still the one of this name.
+/// True if an open folder is still the one of this name.
 fn is_at(file: &File, path: &Path) -> bool {
     let place = |meta: fs::Metadata| (meta.dev(), meta.ino());
     let (open, named) = (file.metadata().map(place).ok(), fs::symlink_metadata(path).map(place).ok());
     open.is_some() && open == named
 }
 
-/// Removes a file, or a folder with all below it.
 pub fn remove(path: &Path) -> io::Result<()> {
     if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
 }

@@ -8,25 +8,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How much is said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Volume {
     /// Errors only.
     Quiet,
-    /// One line a step.
     Normal,
-    /// Every line of every tool.
     Verbose,
 }
 
 static VOLUME: OnceLock<Volume> = OnceLock::new();
 
-/// Sets the volume, once, before anything is said.
 pub fn set_volume(volume: Volume) {
     let _ = VOLUME.set(volume);
 }
 
-/// The volume in force.
 pub fn volume() -> Volume {
     match *VOLUME.get().unwrap_or(&Volume::Normal) {
         Volume::Normal if HUSHED.load(Ordering::Relaxed) => Volume::Quiet,
@@ -76,7 +71,6 @@ pub fn detail(line: &str) {
     }
 }
 
-/// The last word of a command that failed.
 pub fn error(what: &str) {
     anstream::eprintln!("{ERROR}error{ERROR:#}: {what}");
 }
@@ -120,7 +114,6 @@ impl Progress {
         }
     }
 
-    /// Clears the live line and returns the time passed.
     pub fn end(self) -> Duration {
         if self.live && self.shown.is_some() {
             anstream::eprint!("\r\x1b[2K");

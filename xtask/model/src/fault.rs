@@ -1,7 +1,7 @@
-//! What a person is told when something cannot be done.
+//! Expected failures, as they are reported to the user.
 //!
 //! A [`Fault`] is an *expected* failure: it knows its exit code, who needed the thing, the cause and the next command.
-//! Any other error that reaches `main` is a bug of ours (exit code 1). Nothing here prints.
+//! Any other error that reaches `main` is a bug (exit code 1). Nothing here prints.
 
 use std::fmt;
 
@@ -13,13 +13,9 @@ pub enum Exit {
     Bug = 1,
     /// Wrong usage, or an invalid policy or input file.
     Usage = 2,
-    /// A tool or engine is missing.
     Missing = 3,
-    /// A build, a step or a smoke test failed.
     Build = 4,
-    /// A registry or the network failed.
     Network = 5,
-    /// A check found drift.
     Drift = 6,
     /// Ended by Ctrl-C or SIGTERM (128 + SIGINT).
     Interrupted = 130,
@@ -49,11 +45,9 @@ impl Exit {
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// The process's exit code.
     pub exit: Exit,
     /// One lowercase sentence without a full stop, the thing in backticks; may span lines (a caret under a column).
     pub what: String,
-    /// What asked for it.
     pub needed_by: Option<String>,
     /// Why, one line each, outermost first.
     pub causes: Vec<String>,
@@ -65,7 +59,6 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// A fault with nothing but its sentence.
     pub fn new(exit: Exit, what: impl Into<String>) -> Self {
         Self { exit, what: what.into(), needed_by: None, causes: Vec::new(), hints: Vec::new(), unreachable: false }
     }
@@ -95,21 +88,18 @@ impl Fault {
         Self::new(Exit::Drift, what)
     }
 
-    /// Names what asked for the thing.
     #[must_use]
     pub fn needed_by(mut self, who: impl Into<String>) -> Self {
         self.needed_by = Some(who.into());
         self
     }
 
-    /// Adds a cause beneath those already there.
     #[must_use]
     pub fn cause(mut self, cause: impl fmt::Display) -> Self {
         self.causes.push(cause.to_string());
         self
     }
 
-    /// Adds a next step.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hints.push(hint.into());

@@ -1,4 +1,4 @@
-//! What was done: reports, the ledger, its statistics, and the generated workflows.
+//! Records: reports, the ledger, its statistics, and the generated workflows.
 
 pub mod census;
 pub mod ledger;

@@ -1,4 +1,4 @@
-//! What specifications define: OCI documents and references, Dockerfiles, ignore files, requirements and locks.
+//! Formats of specifications: OCI documents and references, Dockerfiles, ignore files, requirements and locks.
 
 pub mod dockerfile;
 pub mod ignore;

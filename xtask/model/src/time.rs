@@ -1,7 +1,7 @@
 //! Moments and days, written as RFC 3339 in UTC: so do labels, the ledger and reports.
 
+use crate::spec::reference::text_type;
 use humantime::{format_rfc3339, parse_rfc3339};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::ops::Sub;
 use std::str::FromStr;
@@ -45,12 +45,11 @@ impl Timestamp {
         httpdate::parse_http_date(text).ok().map(Timestamp)
     }
 
-    /// How long after `earlier` this is; nothing if it is before.
+    /// Time since `earlier`; zero if it is later.
     pub fn since(self, earlier: Timestamp) -> Duration {
         self.0.duration_since(earlier.0).unwrap_or_default()
     }
 
-    /// Its day.
     pub fn date(self) -> Date {
         Date { number: self.seconds() / DAY }
     }
@@ -67,7 +66,6 @@ impl Timestamp {
 }
 
 impl Date {
-    /// Every day from this to another, both included.
     pub fn to(self, last: Date) -> impl Iterator<Item = Date> {
         (self.number..=last.number).map(|number| Date { number })
     }
@@ -110,17 +108,7 @@ impl FromStr for Timestamp {
     }
 }
 
-impl Serialize for Timestamp {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Timestamp {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Timestamp, D::Error> {
-        String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
-    }
-}
+text_type!(Timestamp);
 
 #[cfg(test)]
 mod tests {

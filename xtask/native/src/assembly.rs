@@ -16,7 +16,7 @@ pub(crate) mod unsupported;
 
 pub use base::{BaseFiles, FromImage, FromImages, Stat};
 pub use config::CREATED;
-use xtask_model::spec::dockerfile::{DEFAULT_PATH, Dockerfile, Footing, Inherited, Stage};
+use xtask_model::spec::dockerfile::{DEFAULT_PATH, Dockerfile, Inherited, Stage, StageBase};
 
 use crate::layer::item::Item;
 use crate::recipes::stage::Realise;
@@ -80,12 +80,12 @@ impl Assembly<'_> {
 
 pub fn assemble<'a>(inputs: &'a Inputs<'a>) -> Result<Assembly<'a>, Fault> {
     let file = inputs.dockerfile;
-    let footings = file.footings(inputs.args, inputs.platform)?;
-    let interpreted = interpreted(file, &footings, &|name| inputs.realised.contains_key(name))?;
+    let stage_bases = file.stage_bases(inputs.args, inputs.platform)?;
+    let interpreted = interpreted(file, &stage_bases, &|name| inputs.realised.contains_key(name))?;
     let mut stages =
         Stages { inputs, layers: Layers::default(), done: BTreeMap::new(), inherited: 0, selected: BTreeMap::new() };
     let mut images: BTreeMap<usize, usize> = BTreeMap::new();
-    for footing in footings.iter().filter(|footing| interpreted.contains(&footing.stage)) {
+    for footing in stage_bases.iter().filter(|footing| interpreted.contains(&footing.stage)) {
         if footing.on.is_none() && footing.base != "scratch" {
             let platform = stages.platform(footing)?;
             let place = format!("`{}:{}`", file.path(), file.stages()[footing.stage].line);
@@ -102,7 +102,7 @@ pub fn assemble<'a>(inputs: &'a Inputs<'a>) -> Result<Assembly<'a>, Fault> {
     let found: Vec<&Stage> = expanded.stages.iter().filter(|stage| interpreted.contains(&stage.index)).collect();
     stages.read_context(&found)?;
     for stage in found {
-        let footing = footings.iter().find(|footing| footing.stage == stage.index);
+        let footing = stage_bases.iter().find(|footing| footing.stage == stage.index);
         let footing = footing.expect("every expanded stage has a footing");
         stages.stage(stage, footing, images.get(&stage.index).copied())?;
     }
@@ -122,7 +122,7 @@ pub fn assemble<'a>(inputs: &'a Inputs<'a>) -> Result<Assembly<'a>, Fault> {
 /// make.
 fn interpreted(
     file: &Dockerfile,
-    footings: &[Footing],
+    stage_bases: &[StageBase],
     realised: &dyn Fn(&str) -> bool,
 ) -> Result<BTreeSet<usize>, Fault> {
     let is_realised = |stage: &usize| file.stages()[*stage].name.as_deref().is_some_and(realised);
@@ -137,7 +137,7 @@ fn interpreted(
         if is_realised(&stage) || !found.insert(stage) {
             continue;
         }
-        let on = footings.iter().find(|footing| footing.stage == stage).and_then(|footing| footing.on);
+        let on = stage_bases.iter().find(|footing| footing.stage == stage).and_then(|footing| footing.on);
         open.extend(on);
         open.extend(file.copied_stages(stage, on));
     }

@@ -219,12 +219,12 @@ mod tests {
 
     #[test]
     fn the_error_explains_docker_and_namespaces() {
-        let docker = Fault::missing("no Docker engine answers").cause("no socket").hint("start Docker");
+        let docker = Fault::missing("no Docker engine responds").cause("no socket").hint("start Docker");
         let bare = Fault::missing("cannot run an image in namespaces").cause("cannot make namespaces").hint("as root");
         let fault = neither(&docker, &bare);
         assert_eq!(
             fault.causes,
-            ["no Docker engine answers: no socket", "cannot run an image in namespaces: cannot make namespaces"]
+            ["no Docker engine responds: no socket", "cannot run an image in namespaces: cannot make namespaces"]
         );
         assert_eq!(fault.hints, ["start Docker", "as root"]);
     }

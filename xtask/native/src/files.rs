@@ -19,7 +19,7 @@ use std::time::Instant;
 use xtask_host::registry::Client;
 use xtask_host::terminal;
 use xtask_model::fault::Fault;
-use xtask_model::image::context::{ContextPath, Kind};
+use xtask_model::image::context::{ContextPath, FileKind};
 use xtask_model::quantity;
 use xtask_model::spec::oci::{Config, Descriptor};
 use xtask_model::spec::reference::{Digest, Platform};
@@ -133,13 +133,13 @@ impl RootFiles for ImageFiles<'_> {
     }
 
     fn has(&self, path: &ContextPath) -> Result<bool, Fault> {
-        Ok(self.toc()?.resolve(path)?.found.is_some_and(|found| found.node.kind == Kind::File))
+        Ok(self.toc()?.resolve(path)?.found.is_some_and(|found| found.node.kind == FileKind::File))
     }
 
     fn file(&self, path: &ContextPath) -> Result<Option<Vec<u8>>, Fault> {
         let resolved = self.toc()?.resolve(path)?;
         match resolved.found {
-            Some(found) if found.node.kind == Kind::File => BaseFiles::file(self, &resolved.path),
+            Some(found) if found.node.kind == FileKind::File => BaseFiles::file(self, &resolved.path),
             _ => Ok(None),
         }
     }
@@ -153,14 +153,14 @@ impl BaseFiles for ImageFiles<'_> {
     fn lookup(&self, path: &ContextPath) -> Result<Option<Stat>, Fault> {
         Ok(self.toc()?.get(path).map(|found| {
             let node = found.node;
-            let link = (node.kind == Kind::Symlink).then_some(node.link);
+            let link = (node.kind == FileKind::Symlink).then_some(node.link);
             Stat { kind: node.kind, mode: node.mode, uid: node.uid, gid: node.gid, link }
         }))
     }
 
     fn file(&self, path: &ContextPath) -> Result<Option<Vec<u8>>, Fault> {
         let toc = self.toc()?;
-        if toc.get(path).is_none_or(|found| found.node.kind != Kind::File) {
+        if toc.get(path).is_none_or(|found| found.node.kind != FileKind::File) {
             return Ok(None);
         }
         toc.read(path, |number, contents| {

@@ -13,7 +13,7 @@ use std::fs::{self, File, Permissions};
 use std::io::{self, BufReader, BufWriter, Write};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use xtask_host::docker::debian::{self, Archive, Host, Source};
+use xtask_host::docker::debian::{self, AptSource, Archive, Host};
 use xtask_host::linux;
 use xtask_host::process::{self, Command};
 use xtask_host::registry::layout::Layout;
@@ -111,12 +111,12 @@ fn packages(config: &Config) -> Option<Vec<(String, String)>> {
 /// Builds the root and stores it in the layout as [`Recipe::ref_name`]. `work` is for temporary files, and for
 /// mmdebstrap if the host has none.
 pub fn build(recipe: &Recipe, work: &Path, layout: &Layout, platform: &Platform) -> Result<Root, Fault> {
-    linux::require("a Debian root")?;
     if *platform != Platform::host() {
         return Err(Fault::usage(format!("cannot build a Debian root for `{platform}` on `{}`", Platform::host()))
             .cause("the packages' scripts must run on the processor that they are for")
             .hint("build it on a machine of that kind, or use a root image from a registry"));
     }
+    linux::require("a Debian root")?;
     fs::create_dir_all(work).map_err(|error| cannot_write(work, &error))?;
     let rights = subprocess::Isolation::find()?;
     sweep(work, || Ok(rights));
@@ -167,7 +167,7 @@ fn install(
     tar: &Path,
     rights: subprocess::Isolation,
 ) -> Result<(), Fault> {
-    let source = Source::of_host()?;
+    let source = AptSource::of_host()?;
     let (program, path) = mmdebstrap(work)?;
     // Apt's sandbox user must reach the installation in this folder.
     fs::set_permissions(scratch, Permissions::from_mode(0o711)).map_err(|error| cannot_write(scratch, &error))?;
@@ -225,7 +225,7 @@ fn not_installed(call: &Command, status: std::process::ExitStatus, said: &[Strin
 }
 
 /// One-line sources: the release, its updates and security fixes. Testing and unstable lack reliable suites for these.
-fn sources(source: &Source, suite: &str) -> Vec<String> {
+fn sources(source: &AptSource, suite: &str) -> Vec<String> {
     let mut lines = vec![format!("deb {} {suite} main", source.mirror)];
     if !matches!(suite, "sid" | "unstable" | "testing" | "experimental") {
         lines.push(format!("deb {} {suite}-updates main", source.mirror));
@@ -371,7 +371,7 @@ mod tests {
 
     #[test]
     fn security_fixes_come_with_a_release() {
-        let source = Source {
+        let source = AptSource {
             mirror: "http://m/d".to_owned(),
             security: Some("http://m/s".to_owned()),
             keyring: PathBuf::new(),

@@ -8,14 +8,14 @@ use crate::pipeline;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
-use xtask_host::registry::publish::{self, marks};
-use xtask_host::registry::survey::{self, Question};
+use xtask_host::registry::publish::{self, records};
+use xtask_host::registry::survey::{self, SurveyRequest};
 use xtask_host::registry::{Answer, Client};
 use xtask_host::tree::facts::{self, Tree};
 use xtask_host::tree::git::Git;
 use xtask_host::{clock, file, process, terminal};
 use xtask_model::fault::Fault;
-use xtask_model::image::bases::{self, Base, Pruning, Rules, Survey, Verdict};
+use xtask_model::image::bases::{self, Pruning, PublishedBase, Rules, Survey, Verdict};
 use xtask_model::image::key::Fingerprint;
 use xtask_model::image::policy::ImageKind;
 use xtask_model::quantity;
@@ -55,7 +55,7 @@ struct Bases {
 #[derive(Serialize)]
 struct Row<'a> {
     #[serde(flatten)]
-    base: &'a Base,
+    base: &'a PublishedBase,
     age: String,
     complete: bool,
     latest: bool,
@@ -75,7 +75,7 @@ impl Bases {
     }
 
     fn survey(&self, referrers: bool) -> Result<Survey, Fault> {
-        survey::survey(&Question {
+        survey::survey(&SurveyRequest {
             client: &self.client,
             bases: &self.bases,
             apps: &self.apps,
@@ -140,9 +140,9 @@ impl Bases {
     }
 
     /// Refuses a base of which the registry lost a layer or a configuration; a survey looks at manifests alone.
-    fn refuse_lost(&self, base: &Base) -> Result<(), Fault> {
+    fn refuse_lost(&self, base: &PublishedBase) -> Result<(), Fault> {
         let Answer::Present(mut found) = publish::read(&self.client, &self.bases, base.digest)? else { return Ok(()) };
-        xtask_host::registry::publish::whole::check(&mut found, &self.client, &self.bases)?;
+        xtask_host::registry::publish::completeness::check(&mut found, &self.client, &self.bases)?;
         let platforms: Vec<Platform> = base.platforms.keys().cloned().collect();
         match found.lost_reason(&platforms) {
             None => Ok(()),
@@ -167,7 +167,7 @@ impl Bases {
         }
         self.refuse_lost(to)?;
         let now = clock::now();
-        let described = |base: &Base| {
+        let described = |base: &PublishedBase| {
             let commit = base.revision.as_deref().map_or("no commit", |revision| &revision[..12.min(revision.len())]);
             format!(
                 "`{}` ({}, of {commit}, {} old)",
@@ -187,10 +187,10 @@ impl Bases {
             terminal::step("nothing", "was changed; to change it, add `--yes`");
             return Ok(());
         }
-        let mark = marks::read(&self.client, &self.bases, &Tag::latest())?;
+        let mark = records::read(&self.client, &self.bases, &Tag::latest())?;
         let since = bases::after_rollback(survey.latest(), mark, to, &|first, second| git.ancestry(first, second))?;
         if let (Some(since), Answer::Present(image)) = (since, publish::read(&self.client, &self.bases, to.digest)?) {
-            marks::write(&self.client, &self.bases, &Tag::latest(), &image, &since)?;
+            records::write(&self.client, &self.bases, &Tag::latest(), &image, &since)?;
         }
         publish::tag(&self.client, &self.bases, to.digest, &Tag::latest())?;
         terminal::step("moved", &format!("`{}` to {}", self.bases.tag(&Tag::latest()), to.digest));
@@ -284,7 +284,7 @@ fn table(rows: &[Row<'_>]) -> String {
             }
         };
         note(row.latest, "latest");
-        note(row.this_tree == Some(true), "this tree's");
+        note(row.this_tree == Some(true), "it is this tree's base");
         note(row.pinned, "pinned");
         note(!row.base.lost.is_empty(), "lost manifests");
         note(row.base.fingerprint.is_none(), "not ours");
@@ -305,7 +305,7 @@ fn table(rows: &[Row<'_>]) -> String {
 }
 
 /// Tags of the apps on a base: names such as branches first, then fingerprints and commits.
-fn used_by<'a>(survey: &'a Survey, base: &'a Base) -> Vec<&'a Tag> {
+fn used_by<'a>(survey: &'a Survey, base: &'a PublishedBase) -> Vec<&'a Tag> {
     let names = survey.users(base).flat_map(|app| &app.names);
     names.chain(survey.users(base).flat_map(|app| &app.marks)).collect()
 }
@@ -335,7 +335,7 @@ impl Layouts {
         for (index, (path, _)) in found.into_iter().enumerate() {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let reason = match (&mine, index) {
-                (Some(mine), _) if name.starts_with(mine.as_str()) => "this tree's".to_owned(),
+                (Some(mine), _) if name.starts_with(mine.as_str()) => "it is this tree's base".to_owned(),
                 (_, ..LAYOUTS) => format!("one of the newest {LAYOUTS} on this machine"),
                 _ => format!("not one of the newest {LAYOUTS} on this machine"),
             };

@@ -13,7 +13,7 @@ use xtask_host::tree::{secrets, uv};
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::plan;
 use xtask_model::image::policy::{Action, Engine, FILE, ImageKind};
-use xtask_model::spec::dockerfile::{Dockerfile, Rule};
+use xtask_model::spec::dockerfile::{Dockerfile, LintRule};
 use xtask_model::spec::lock::closure;
 use xtask_model::spec::reference::{Platform, Tag};
 use xtask_native::preflight;
@@ -108,7 +108,8 @@ fn dockerfiles(tree: &Tree) -> Vec<Finding> {
                 // Only the base and the app are to be built by more than one engine.
                 let lints = dockerfile.lint();
                 let mut clean = true;
-                for lint in lints.iter().filter(|lint| kind != ImageKind::Enhanced || lint.rule != Rule::LastStage) {
+                for lint in lints.iter().filter(|lint| kind != ImageKind::Enhanced || lint.rule != LintRule::LastStage)
+                {
                     clean = false;
                     findings.push(note(path.as_str(), lint.what.clone(), lint.hint.clone()));
                 }
@@ -131,10 +132,10 @@ fn lock(tree: &Tree) -> Finding {
         Ok(missing) => return bad("lock", facts::no_wheel(&missing)),
         Err(fault) => return bad("lock", fault),
     }
-    match facts::unlooked(tree, &lock) {
-        Ok(unlooked) if unlooked.is_empty() => {}
-        Ok(unlooked) => {
-            let said = format!("wheels were not checked on {}", unlooked.join(", "));
+    match facts::unchecked_targets(tree, &lock) {
+        Ok(unchecked_targets) if unchecked_targets.is_empty() => {}
+        Ok(unchecked_targets) => {
+            let said = format!("wheels were not checked on {}", unchecked_targets.join(", "));
             return note("lock", said, "check them: `cargo xtask lock`");
         }
         Err(fault) => return bad("lock", fault),
@@ -232,7 +233,7 @@ fn engines_of_images(tree: &Tree) -> Vec<Finding> {
         let what = format!("engines of the {kind} image");
         let native = match tree.policy.project.engine {
             Engine::Native => true,
-            Engine::Auto => !Docker::at_hand(&tree.root),
+            Engine::Auto => !Docker::is_available(&tree.root),
             Engine::Docker => false,
         };
         let docker = match kind {
@@ -264,7 +265,7 @@ fn engines_of_images(tree: &Tree) -> Vec<Finding> {
 fn engine(tree: &Tree) -> Vec<Finding> {
     match tree.policy.project.engine {
         Engine::Native => vec![good("engine", "native, as the policy says: no Docker is needed")],
-        Engine::Auto if !Docker::at_hand(&tree.root) => {
+        Engine::Auto if !Docker::is_available(&tree.root) => {
             let enhanced = tree.policy.app.enhanced.is_some();
             let only = if enhanced { "; only `build-enhanced` needs one: `cargo xtask engine up`" } else { "" };
             vec![good("engine", format!("native: no Docker engine is available, and none is needed{only}"))]
@@ -331,7 +332,7 @@ fn latest(tree: &Tree, client: &Client, kind: ImageKind, again: &str) -> Result<
     let answer = publish::read(client, &repository, Tag::latest())?;
     let Answer::Present(mut found) = answer else { return Ok(None) };
     let listed: Vec<Platform> = found.platforms.keys().cloned().collect();
-    xtask_host::registry::publish::whole::check(&mut found, client, &repository)?;
+    xtask_host::registry::publish::completeness::check(&mut found, client, &repository)?;
     let reference = repository.tag(&Tag::latest());
     Ok(Some(match found.lost_reason(&listed) {
         None => {

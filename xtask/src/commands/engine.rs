@@ -3,7 +3,7 @@
 use crate::documents;
 use crate::flags::{EngineCommand, Format, Global};
 use std::collections::BTreeMap;
-use xtask_host::docker::engine::{self, Options, Status};
+use xtask_host::docker::engine::{self, EngineOptions, Status};
 use xtask_host::linux;
 use xtask_host::terminal;
 use xtask_host::tree::facts::find_root;
@@ -18,7 +18,7 @@ pub fn run(global: &Global, command: &EngineCommand) -> anyhow::Result<()> {
     match command {
         EngineCommand::Up { registry_port, registry_only } => {
             let name = registry_only.then(|| engine::REGISTRY_ALONE.to_owned());
-            let options = Options { name, registry_port: *registry_port, registry_only: *registry_only };
+            let options = EngineOptions { name, registry_port: *registry_port, registry_only: *registry_only };
             tell(global, &engine::up(&root, &options)?)
         }
         EngineCommand::Status => {

@@ -11,10 +11,10 @@ use xtask_host::tree::facts::{self, RootImage, RootPlace, Tree};
 use xtask_host::tree::git::Revision;
 use xtask_model::fault::Fault;
 use xtask_model::image::change::{self, PlannedImage, Ready};
-use xtask_model::image::key::{AppKey, BaseKey, Key, Names, app_changes, base_changes};
+use xtask_model::image::key::{AppKey, BaseKey, FileNames, Key, app_changes, base_changes};
 use xtask_model::image::policy::ImageKind;
 use xtask_model::image::presence::{Presence, Published};
-use xtask_model::image::tags::{self, OfBranch};
+use xtask_model::image::tags::{self, BranchTag};
 use xtask_model::spec::reference::{Reference, Tag};
 use xtask_native::root::PACKAGES_LABEL;
 
@@ -74,7 +74,7 @@ fn between(global: &Global, old: &str, new: Option<&String>) -> Result<Vec<Expla
         None => fault,
     })?;
     let sources = new.sources_since(&old, &old_id);
-    let names = (new.tree.names(&new.base), Names { sources: &sources, ..new.tree.names(&new.app().parsed) });
+    let names = (new.tree.names(&new.base), FileNames { sources: &sources, ..new.tree.names(&new.app().parsed) });
     let changes = change::compare(&old.inputs(), &new.inputs(), &names.0, &names.1);
     let explain = |image, differences: Vec<String>| Explained {
         image,
@@ -126,7 +126,7 @@ fn published(global: &Global) -> Result<Vec<Explained>, Fault> {
             let old = app.key.as_ref()?;
             let revision = app.published.as_ref().and_then(Published::revision);
             let sources = revision.map(|revision| here.sources_since_published(global, old, revision));
-            let names = Names { sources: &sources.unwrap_or_default(), ..tree.names(&here.app().parsed) };
+            let names = FileNames { sources: &sources.unwrap_or_default(), ..tree.names(&here.app().parsed) };
             Some(app_changes(old, &app_key, &names))
         })
         .unwrap_or_default();
@@ -161,9 +161,9 @@ fn before<K: DeserializeOwned>(
     };
     let repository = tree.repository(kind);
     let default = &tree.policy.project.default_branch;
-    let branch = match tags::of_branch(default, default) {
-        OfBranch::Same(tag) | OfBranch::Other(tag, _) => Some(tag),
-        OfBranch::None(_) => None,
+    let branch = match tags::branch_tag(default, default) {
+        BranchTag::Same(tag) | BranchTag::Other(tag, _) => Some(tag),
+        BranchTag::None(_) => None,
     };
     for tag in [Some(Tag::latest()), branch].into_iter().flatten() {
         let reference: Reference = repository.tag(&tag);

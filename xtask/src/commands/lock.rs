@@ -17,7 +17,7 @@ pub fn run(global: &Global, upgrade: bool, upgrade_package: &[String]) -> Result
     let uv = match uv::find(&tree.root, &[]) {
         Ok(uv) => uv,
         Err(_) => {
-            terminal::step("installing", "uv, which is not on the PATH, under `target/tools`");
+            terminal::step("installing", "uv, which is not on `PATH`, under `target/tools`");
             uv::install(&tree.root)?
         }
     };
@@ -133,9 +133,10 @@ fn known(tree: &Tree, lock: &Lock) -> Result<(), Fault> {
         terminal::step("", "  record it: `cargo xtask lock`");
         return Ok(());
     }
-    let unlooked = facts::unlooked(tree, lock)?;
-    if !unlooked.is_empty() {
-        let what = format!("`{}` was written before the policy named {}", tree.policy.base.lock, unlooked.join(", "));
+    let unchecked_targets = facts::unchecked_targets(tree, lock)?;
+    if !unchecked_targets.is_empty() {
+        let what =
+            format!("`{}` was written before the policy named {}", tree.policy.base.lock, unchecked_targets.join(", "));
         return Err(Fault::drift(what)
             .cause("wheels were not checked there")
             .hint("check them, and keep the pins: `cargo xtask lock`"));

@@ -15,8 +15,8 @@ use xtask_model::image::change::{
     self, ChangeFacts, ChangePlan, Changes, Machines, PlannedImage, Purpose, Ready, Work,
 };
 use xtask_model::image::commit::Commit;
-use xtask_model::image::event::{self, Against};
-use xtask_model::image::key::Names;
+use xtask_model::image::event::{self, Comparison};
+use xtask_model::image::key::FileNames;
 use xtask_model::image::policy::{ImageKind, Policy};
 use xtask_model::image::presence::Presence;
 use xtask_model::image::tags;
@@ -46,7 +46,7 @@ pub fn plan(
     };
     let head_name = head_revision.as_deref().unwrap_or("HEAD");
     if let Some(event) = clone.event(flags, variable)?
-        && let Against::Deleted(name) = event.against
+        && let Comparison::Deleted(name) = event.comparison
     {
         let reasons = vec![format!("{name} was deleted: there is nothing to build")];
         return Ok(ChangePlan {
@@ -138,7 +138,7 @@ fn compare(global: &Global, revision: Revision, head: &Sources<'_>) -> Result<(C
     let old = Sources::read_all(&tree).map_err(|why| unreadable(why.fault()))?;
     let sources = head.sources_since(&old, &id);
     let base_names = head.tree.names(&head.base);
-    let app_names = Names { sources: &sources, ..head.tree.names(&head.app().parsed) };
+    let app_names = FileNames { sources: &sources, ..head.tree.names(&head.app().parsed) };
     let changes = change::compare(&old.inputs(), &head.inputs(), &base_names, &app_names);
     Ok((changes, compiles_since(head, &old, global)))
 }
@@ -218,11 +218,11 @@ impl Clone {
         let Some(event) = self.event(flags, variable)? else {
             return Ok((Purpose::Change, self.local(default_branch, head)));
         };
-        let found = match &event.against {
-            Against::Nothing(why) => Err(why.clone()),
-            Against::Deleted(name) => Err(format!("{name} was deleted")),
-            Against::Revision(id) => self.known(id),
-            Against::Common(id) => match Git::at(&self.root).merge_base(id, head) {
+        let found = match &event.comparison {
+            Comparison::Nothing(why) => Err(why.clone()),
+            Comparison::Deleted(name) => Err(format!("{name} was deleted")),
+            Comparison::Revision(id) => self.known(id),
+            Comparison::Common(id) => match Git::at(&self.root).merge_base(id, head) {
                 Ok(Some(common)) => self.known(&common),
                 // What both have in common is beyond a shallow clone; the revision itself compares as well.
                 Ok(None) => self.known(id),

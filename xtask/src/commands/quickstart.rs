@@ -45,10 +45,13 @@ pub fn run(global: &Global, yes: bool, engine: Option<Engine>) -> anyhow::Result
     let mut global = global.clone();
     let state = match start {
         Start::Nothing => None,
-        Start::Engine => Some(engine::up(&tree.root, &engine::Options::default())?),
+        Start::Engine => Some(engine::up(&tree.root, &engine::EngineOptions::default())?),
         Start::Registry => {
             let name = Some(engine::REGISTRY_ALONE.to_owned());
-            Some(engine::up(&tree.root, &engine::Options { name, registry_only: true, ..engine::Options::default() })?)
+            Some(engine::up(
+                &tree.root,
+                &engine::EngineOptions { name, registry_only: true, ..engine::EngineOptions::default() },
+            )?)
         }
     };
     if needs_uv {

@@ -12,7 +12,7 @@ use xtask_host::{clock, file, process, terminal};
 use xtask_model::fault::Fault;
 use xtask_model::image::policy::ImageKind;
 use xtask_model::record::ledger::{self, Record};
-use xtask_model::record::stats::{self, Found, Gate, chart, page};
+use xtask_model::record::stats::{self, Gate, GateResult, chart, page};
 use xtask_model::spec::reference::Digest;
 
 /// Prints the statistics, then fails if the gate fails.
@@ -46,11 +46,11 @@ pub fn run(global: &Global, flags: &StatsFlags) -> anyhow::Result<()> {
 }
 
 /// Unicode bars on a terminal, plain characters for programs.
-fn signs() -> chart::Signs {
+fn signs() -> chart::Charset {
     let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
     match std::io::stdout().is_terminal() && !dumb {
-        true => chart::Signs::Unicode,
-        false => chart::Signs::Plain,
+        true => chart::Charset::Unicode,
+        false => chart::Charset::Plain,
     }
 }
 
@@ -82,7 +82,7 @@ fn published(tree: &Tree, client: &Client) -> Result<Vec<Record>, Fault> {
         let mut seen: BTreeSet<Digest> = BTreeSet::new();
         for tag in client.tags(&repository)?.present().unwrap_or_default() {
             process::interrupted()?;
-            if publish::marks::is(&tag) {
+            if publish::records::is(&tag) {
                 continue;
             }
             let Answer::Present(head) = client.head(&repository, &tag)? else { continue };
@@ -108,13 +108,13 @@ fn hold(gates: &[Gate], factor: f64, count: u16) -> Result<(), Fault> {
     let mut slow = Vec::new();
     for Gate { of, found } in gates {
         match found {
-            Found::TooFew { builds, needed } => {
+            GateResult::TooFew { builds, needed } => {
                 terminal::step(
                     "gate",
                     &format!("passed: {of}: {builds} fast builds are recorded, {needed} are needed to compare"),
                 );
             }
-            Found::Compared { before, now, slower } => {
+            GateResult::Compared { before, now, slower } => {
                 let (before, now) = (chart::seconds(*before), chart::seconds(*now));
                 if *slower {
                     slow.push(format!("{of}: {now} instead of {before} (medians of {count})"));

@@ -11,7 +11,7 @@ use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
-use xtask_host::process::{self, Held};
+use xtask_host::process::{self, ProcessGroup};
 use xtask_host::terminal;
 use xtask_host::tree::facts;
 use xtask_host::tree::watched::{Paths, Recorder, Stamps};
@@ -83,7 +83,7 @@ struct Watch<'a, 'r> {
 /// What runs the image.
 enum Program<'r> {
     App(Running<'r>, #[allow(dead_code, reason = "its files stay for as long as the value")] RunnableImage<'r>),
-    Command(Held),
+    Command(ProcessGroup),
 }
 
 impl Program<'_> {
@@ -179,7 +179,7 @@ impl<'r> Watch<'_, 'r> {
                 return Ok("no image changed".to_owned());
             }
             if !self.flags.command.is_empty() {
-                let mut command = self.command(&image).hold()?;
+                let mut command = self.command(&image).start_group()?;
                 let status =
                     command.wait().map_err(|error| Fault::missing("cannot wait for the command").cause(error))?;
                 process::interrupted()?;
@@ -206,7 +206,7 @@ impl<'r> Watch<'_, 'r> {
                 let launch = Launch { entrypoint: None, args: Vec::new(), manner: Manner::Open };
                 Program::App(app.serve(&launch)?, app)
             }
-            None => Program::Command(self.command(&image).hold()?),
+            None => Program::Command(self.command(&image).start_group()?),
         };
         self.running = Some(program);
         self.image = Some(image.clone());

@@ -5,20 +5,22 @@ use std::path::{Path, PathBuf};
 use xtask_host::tree::git::Git;
 use xtask_host::{file, terminal};
 use xtask_model::fault::Fault;
-use xtask_model::record::workflows::{self, Place};
+use xtask_model::record::workflows::{self, PolicyLocation};
 
 /// Writes the workflows; with `check` changes nothing, and fails where a file is missing or differs. A file that someone else
 /// wrote is never replaced, and then none is.
 pub fn run(global: &Global, check: bool) -> Result<(), Fault> {
     let tree = global.tree()?;
     let (top, place) = place(&tree.root)?;
-    let files = workflows::generate_at(&tree.policy, &place)?;
+    let files = workflows::generate(&tree.policy, &place)?;
     let mut drift = Vec::new();
     for file in &files {
         let found = read(&top.join(&file.path), &file.path)?;
         match found {
             None => drift.push(format!("`{}` is missing", file.path)),
-            Some(text) if !workflows::is_ours(&text, &place) && !check => return Err(workflows::foreign(file, &text)),
+            Some(text) if !workflows::is_ours(&text, &place) && !check => {
+                return Err(workflows::foreign_file(file, &text));
+            }
             Some(text) => drift.extend(workflows::difference(file, &text)),
         }
     }
@@ -60,11 +62,11 @@ fn read(path: &Path, name: &str) -> Result<Option<String>, Fault> {
 }
 
 /// The top of the repository, and where the policy is from there.
-fn place(root: &Path) -> Result<(PathBuf, Place), Fault> {
-    let below = Git::at(root).below_top()?;
+fn place(root: &Path) -> Result<(PathBuf, PolicyLocation), Fault> {
+    let below = Git::at(root).prefix()?;
     let depth = below.split('/').filter(|part| !part.is_empty()).count();
     let top = root.ancestors().nth(depth).unwrap_or(root);
     let workspace = root.ancestors().take(depth + 1).find(|folder| folder.join("Cargo.lock").is_file()).unwrap_or(root);
     let from_top = |folder: &Path| folder.strip_prefix(top).unwrap_or(folder).display().to_string();
-    Ok((top.to_owned(), Place::new(&from_top(root), &from_top(workspace))?))
+    Ok((top.to_owned(), PolicyLocation::new(&from_top(root), &from_top(workspace))?))
 }

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::mpsc::{self, Sender};
 use xtask_host::registry::Client;
-use xtask_host::registry::publish::whole;
+use xtask_host::registry::publish::completeness;
 use xtask_model::fault::Fault;
 use xtask_model::image::presence::Published;
 use xtask_model::spec::reference::{Digest, Platform, Repository};
@@ -29,7 +29,7 @@ impl Checks {
         match &*self.jobs.borrow() {
             // The thread ends early only with a fault, which is returned when it is joined.
             Some(jobs) => drop(jobs.send((repository.clone(), found.clone()))),
-            None => whole::check(found, client, repository)?,
+            None => completeness::check(found, client, repository)?,
         }
         Ok(())
     }
@@ -49,7 +49,7 @@ impl Checks {
                 receiver
                     .into_iter()
                     .map(|(repository, mut found)| {
-                        whole::check(&mut found, client, &repository)?;
+                        completeness::check(&mut found, client, &repository)?;
                         Ok(((repository, found.digest), found))
                     })
                     .collect::<Result<BTreeMap<_, _>, Fault>>()

@@ -101,7 +101,7 @@ fn refuse_ignored(tree: &Tree, kind: ImageKind, parsed: &Parsed, differences: &[
     if refused.len() > SHOWN {
         fault = fault.cause(format!("{} more", refused.len() - SHOWN));
     }
-    Err(fault.hint(format!("leave it out: add a line `{}` to `{}`", first.path, parsed.ignore_file)).hint(format!(
+    Err(fault.hint(format!("exclude it: add a line `{}` to `{}`", first.path, parsed.ignore_file)).hint(format!(
         "or allow it: `allow-ignored = [\"{}\"]` in `[project]` of `{}`; the image then carries no tag of the commit",
         first.path,
         policy::FILE

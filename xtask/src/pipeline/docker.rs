@@ -39,7 +39,7 @@ fn secrets(context: &Context<'_>, order: &ImageOrder, root: &RootImage) -> Resul
 
 /// Puts the files that an image reads into a folder of their own, where docker finds nothing that the image's key does not cover.
 /// The folder stays locked while the value lives.
-fn stage(context: &Context<'_>, order: &ImageOrder) -> Result<context::Staged, Fault> {
+fn stage(context: &Context<'_>, order: &ImageOrder) -> Result<context::StagedContext, Fault> {
     let folder = context.tree.root.join("target/docker").join(format!("{}-{}", order.kind, order.platform.dashed()));
     let made: Vec<ContextPath> = order.binary.iter().map(|path| ContextPath::new(path.as_str())).collect();
     context::stage(&context.tree.root, &order.files, &made, &folder)

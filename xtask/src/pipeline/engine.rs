@@ -32,7 +32,7 @@ pub(super) fn choose(tree: &Tree, flags: &BuildFlags, target: Target) -> Result<
         }
         (_, Some(_)) | (policy::Engine::Docker, None) => Ok(BuildEngine::Docker),
         (policy::Engine::Native, None) => Ok(BuildEngine::Native),
-        (policy::Engine::Auto, None) if Docker::at_hand(&tree.root) => Ok(BuildEngine::Docker),
+        (policy::Engine::Auto, None) if Docker::is_available(&tree.root) => Ok(BuildEngine::Docker),
         (policy::Engine::Auto, None) => Ok(BuildEngine::Native),
     }
 }
@@ -42,7 +42,7 @@ impl Context<'_> {
     pub(super) fn local_docker(&self) -> Result<Option<&Docker>, Fault> {
         match self.request.engine {
             BuildEngine::Docker => self.docker().map(Some),
-            BuildEngine::Native if Docker::at_hand(&self.tree.root) => self.docker().map(Some),
+            BuildEngine::Native if Docker::is_available(&self.tree.root) => self.docker().map(Some),
             BuildEngine::Native => Ok(None),
         }
     }

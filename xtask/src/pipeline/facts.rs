@@ -15,11 +15,11 @@ use xtask_host::tree::facts::{self, Parsed, RootImage, RootPlace, Tree};
 use xtask_host::tree::git::Git;
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::change::PlannedImage;
-use xtask_model::image::key::{AppKey, BaseKey, Fingerprint, Key, Names, app_changes, base_changes};
+use xtask_model::image::key::{AppKey, BaseKey, FileNames, Fingerprint, Key, app_changes, base_changes};
 use xtask_model::image::plan::{self, Difference, Facts, ImageFacts, ImagePlan, Plan, Target};
 use xtask_model::image::policy::ImageKind;
 use xtask_model::image::presence::{Presence, Published};
-use xtask_model::record::ledger::Change;
+use xtask_model::record::ledger::EditKind;
 use xtask_model::spec::oci::annotation;
 use xtask_model::spec::reference::{Digest, Platform, Reference, Tag};
 
@@ -32,7 +32,7 @@ pub(super) struct Planned {
 }
 
 /// Differences from an earlier key, and the part of the app that was edited.
-type Differs = (Vec<String>, Option<Change>);
+type Differs = (Vec<String>, Option<EditKind>);
 
 /// One image of a plan, with its facts and its inputs.
 #[derive(Clone, Copy)]
@@ -263,7 +263,7 @@ impl<'a> Lookup<'a> {
             return self.image_with(ImageKind::App, &key, base.presence.clone());
         }
         let mut app = self.image(ImageKind::App, &key, &|old: &AppKey, names| {
-            (app_changes(old, &key, names), Change::between(old, &key))
+            (app_changes(old, &key, names), EditKind::between(old, &key))
         })?;
         app.differences.extend(base.differences.iter().cloned());
         app.differences.sort();
@@ -272,7 +272,7 @@ impl<'a> Lookup<'a> {
         if matches!(base.presence, Presence::Registry(_) | Presence::Local(_)) {
             match self.built_on(&app) {
                 Ok(built_on) => app.built_on = built_on,
-                Err(fault) => app.presence = self.unanswered(ImageKind::App, fault)?,
+                Err(fault) => app.presence = self.unsatisfied(ImageKind::App, fault)?,
             }
         }
         Ok(app)
@@ -295,7 +295,7 @@ impl<'a> Lookup<'a> {
         &self,
         kind: ImageKind,
         key: &K,
-        changes: &dyn Fn(&K, &Names<'_>) -> Differs,
+        changes: &dyn Fn(&K, &FileNames<'_>) -> Differs,
     ) -> Result<ImageFacts, Fault> {
         let mut image = self.image_with(kind, key, Presence::NotAsked)?;
         image.presence = self.presence(kind, &image.fingerprint, &image.tag)?;
@@ -372,7 +372,7 @@ impl<'a> Lookup<'a> {
         // A build that stays on this machine does not wait for a registry that does not answer.
         let (single_try, unshared) = (single_try_client(self.tree()), Checks::default());
         let (client, checks) = if wanted.push { (self.client, &self.context.checks) } else { (&single_try, &unshared) };
-        self.in_registry(client, checks, kind, fingerprint, tag).or_else(|fault| self.unanswered(kind, fault))
+        self.in_registry(client, checks, kind, fingerprint, tag).or_else(|fault| self.unsatisfied(kind, fault))
     }
 
     /// Presence of an image in the registry, under its own tag.
@@ -394,7 +394,7 @@ impl<'a> Lookup<'a> {
     }
 
     /// Presence of an image for which the registry did not answer, where that is not an error.
-    fn unanswered(&self, kind: ImageKind, fault: Fault) -> Result<Presence, Fault> {
+    fn unsatisfied(&self, kind: ImageKind, fault: Fault) -> Result<Presence, Fault> {
         // Another image under our tag is not a failure of the registry.
         if matches!(fault.exit, Exit::Drift | Exit::Interrupted) {
             return Err(fault);
@@ -451,7 +451,7 @@ pub fn pinned_base(tree: &Tree, client: &Client, digest: Digest, platforms: &[Pl
         let what = format!("the pinned base `{reference}` was not built by xtask: it has no fingerprint");
         return Err(needed(Fault::usage(what)));
     }
-    publish::whole::check(&mut found, client, &reference.repository)?;
+    publish::completeness::check(&mut found, client, &reference.repository)?;
     if let Some(lost) = found.lost_reason(platforms) {
         return Err(needed(Fault::usage(format!("the pinned base `{reference}` is not whole")).cause(lost)));
     }

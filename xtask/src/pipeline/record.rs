@@ -15,7 +15,7 @@ use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::key::foremost;
 use xtask_model::image::plan::{Decision, ImagePlan};
 use xtask_model::image::policy::ImageKind;
-use xtask_model::record::ledger::{self, Bytes, Change, Kind, Record};
+use xtask_model::record::ledger::{self, BuildKind, Bytes, EditKind, Record};
 use xtask_model::record::report::ImageReport;
 use xtask_model::spec::oci;
 use xtask_model::spec::reference::{Digest, Platform, Repository, Tag};
@@ -33,8 +33,8 @@ pub(super) struct Trace {
 
 #[derive(Default)]
 struct Progress {
-    decision: Option<Kind>,
-    change: Option<Change>,
+    decision: Option<BuildKind>,
+    change: Option<EditKind>,
     reasons: Vec<String>,
     /// An image has inputs that are not the commit's.
     differs: bool,
@@ -68,11 +68,11 @@ impl Trace {
         let base = plan.base.as_ref().is_some_and(ImagePlan::builds);
         let app = plan.app.as_ref().filter(|app| app.builds()).map(|app| app.kind);
         progress.decision = Some(match (base, app) {
-            (_, Some(ImageKind::Enhanced)) => Kind::Enhanced,
-            (true, Some(_)) => Kind::BaseFast,
-            (false, Some(_)) => Kind::Fast,
-            (true, None) => Kind::Base,
-            (false, None) => Kind::Reused,
+            (_, Some(ImageKind::Enhanced)) => BuildKind::Enhanced,
+            (true, Some(_)) => BuildKind::BaseFast,
+            (false, Some(_)) => BuildKind::Fast,
+            (true, None) => BuildKind::Base,
+            (false, None) => BuildKind::Reused,
         });
         progress.change = app.and_then(|_| planned.facts.app.as_ref()?.edited);
         progress.differs =
@@ -159,7 +159,7 @@ impl Trace {
     pub(super) fn note(&self, context: &Context<'_>, unfinished: &ImageReport) -> Option<String> {
         let in_ci = in_ci();
         let last = match self.progress.borrow().decision? {
-            Kind::BaseFast => ImageKind::App,
+            BuildKind::BaseFast => ImageKind::App,
             _ => unfinished.kind,
         };
         (in_ci && unfinished.kind == last).then(|| self.record(context, std::slice::from_ref(unfinished)).compact())
@@ -183,7 +183,7 @@ impl Trace {
             when: self.when,
             commit: commit.map(|commit| format!("{}{}", commit.id, if progress.differs { "-dirty" } else { "" })),
             branch: commit.and_then(|commit| commit.branch.clone()),
-            decision: progress.decision.unwrap_or(Kind::Undecided),
+            decision: progress.decision.unwrap_or(BuildKind::Undecided),
             reasons: progress.reasons.clone(),
             change: progress.change,
             seconds: round(self.began.elapsed().as_secs_f64()),

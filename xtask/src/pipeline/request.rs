@@ -43,8 +43,8 @@ impl Request {
             return Err(Fault::usage("`--push` cannot be used with `--output docker`")
                 .cause("one publishes the image, the other keeps it on this machine"));
         }
-        if flags.output == Some(Output::Docker) && !Docker::at_hand(&tree.root) {
-            return Err(Fault::missing("no Docker engine answers")
+        if flags.output == Some(Output::Docker) && !Docker::is_available(&tree.root) {
+            return Err(Fault::missing("no Docker engine responds")
                 .needed_by("`--output docker`")
                 .hint("start Docker, or keep the image in a folder: `--output oci:DIR`"));
         }

@@ -7,8 +7,8 @@ use super::sources::pinned_root;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use xtask_host::registry::layout::Layout;
-use xtask_host::registry::publish::{self, whole};
-use xtask_host::registry::{Answer, Client, Options};
+use xtask_host::registry::publish::{self, completeness};
+use xtask_host::registry::{Answer, Client, ClientOptions};
 use xtask_host::terminal;
 use xtask_host::tree::facts::{RootImage, RootPlace, Tree};
 use xtask_model::fault::Fault;
@@ -105,7 +105,7 @@ impl Lookup<'_> {
             && !request.refreshes_root()
             && let Answer::Present(mut found) = publish::read(self.client, &wanted.repository, wanted.tag.clone())?
         {
-            whole::check(&mut found, self.client, &wanted.repository)?;
+            completeness::check(&mut found, self.client, &wanted.repository)?;
             match found.lost_reason(std::slice::from_ref(&wanted.platform)) {
                 None => return Ok(Some(wanted.published(found.digest))),
                 Some(lost) => terminal::step("lost", &format!("{lost}: the root is published again")),
@@ -220,13 +220,13 @@ pub fn debian_recipe(debian: &DebianRoot) -> root::Recipe {
 /// A client that tries once, with short time limits: for registries that a command can do without.
 pub fn single_try_client(tree: &Tree) -> Client {
     let (connect_timeout, deadline) = (Duration::from_secs(3), Duration::from_secs(20));
-    Client::new(Options { tries: 1, connect_timeout, deadline, ..tree.client_options() })
+    Client::new(ClientOptions { tries: 1, connect_timeout, deadline, ..tree.client_options() })
 }
 
 /// A client for the root's registry: it does not wait for an unreachable one, and retries failures that may pass.
 pub(super) fn root_client(tree: &Tree) -> Client {
     let connect_timeout = Duration::from_secs(3);
-    Client::new(Options { tries: 3, connect_tries: 1, connect_timeout, ..tree.client_options() })
+    Client::new(ClientOptions { tries: 3, connect_tries: 1, connect_timeout, ..tree.client_options() })
 }
 
 /// The digests of the root's tag now, for each platform.

@@ -94,7 +94,7 @@ impl<'t> Sources<'t> {
         let lock = match pins.base {
             None => facts::lock(tree)?,
             // Builds use a pinned base whatever the requirements say, and so does a plan.
-            Some(_) => facts::lock(tree).or_else(|_| facts::lock_as_it_is(tree))?,
+            Some(_) => facts::lock(tree).or_else(|_| facts::unchecked_lock(tree))?,
         };
         pinned_root(tree, &pins)?;
         let base = match facts::parse(tree, ImageKind::Base, &tree.policy.base.args) {
@@ -163,7 +163,7 @@ impl<'t> Sources<'t> {
         AppKey { base: Some(base.to_string()), ..self.app().own.clone() }
     }
 
-    /// Sources of the program that changed since an older tree of this revision, for [`xtask_model::image::key::Names`]. Empty where
+    /// Sources of the program that changed since an older tree of this revision, for [`xtask_model::image::key::FileNames`]. Empty where
     /// the program is the same.
     pub fn sources_since(&self, old: &Sources<'_>, revision: &str) -> String {
         let digest = |sources: &Sources<'_>| sources.app().own.binary.as_ref().map(|binary| binary.sources);

@@ -4,7 +4,7 @@ use super::Context;
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use xtask_host::registry::Answer;
-use xtask_host::registry::publish::{self, marks};
+use xtask_host::registry::publish::{self, records};
 use xtask_host::tree::facts::Tree;
 use xtask_host::tree::git::Git;
 use xtask_host::tree::git::remote::RemoteHead;
@@ -13,7 +13,7 @@ use xtask_model::fault::Fault;
 use xtask_model::image::event;
 use xtask_model::image::plan::{ImagePlan, Latest};
 use xtask_model::image::presence::Published;
-use xtask_model::image::tags::{self, Head, Mark, OfBranch, Since};
+use xtask_model::image::tags::{self, BranchTag, Head, TagRecord, TaggedCommit};
 use xtask_model::record::report;
 use xtask_model::spec::reference::{Digest, Platform, Repository, Tag};
 
@@ -157,7 +157,7 @@ impl<'a> Tagger<'a> {
         if is_current && own {
             return Ok(None);
         }
-        let mark = marks::read(&self.context.client, repository, tag)?;
+        let mark = records::read(&self.context.client, repository, tag)?;
         if let Some(published) = &current {
             if is_current && mark.as_ref().is_some_and(|mark| mark.digest == digest && mark.since.commit == commit.id) {
                 return Ok(None);
@@ -169,12 +169,12 @@ impl<'a> Tagger<'a> {
         }
         // Without a record the image's own commit counts.
         if !own || mark.is_some_and(|mark| mark.digest == digest) {
-            let since = Since { commit: commit.id.clone(), rolled_back: false };
+            let since = TaggedCommit { commit: commit.id.clone(), rolled_back: false };
             let image = match current.filter(|_| is_current) {
                 Some(image) => image,
                 None => self.image_at(repository, digest)?,
             };
-            match marks::write(&self.context.client, repository, tag, &image, &since) {
+            match records::write(&self.context.client, repository, tag, &image, &since) {
                 // An immutable record belongs to a tag that does not move either.
                 Err(fault) if publish::is_immutable(&fault) => terminal::detail(&fault.what),
                 written => written?,
@@ -192,13 +192,14 @@ impl<'a> Tagger<'a> {
     }
 
     /// Why a tag that moves stays at what it names.
-    fn stays(&self, published: &Published, mark: Option<&Mark>) -> Result<Option<String>, Fault> {
+    fn stays(&self, published: &Published, mark: Option<&TagRecord>) -> Result<Option<String>, Fault> {
         let Some(commit) = &self.context.tree.commit else { return Ok(None) };
         let since = match mark.filter(|mark| mark.digest == published.digest) {
             Some(mark) => Some(mark.since.clone()),
-            None => published
-                .revision()
-                .map(|revision| Since { commit: revision.trim_end_matches("-dirty").to_owned(), rolled_back: false }),
+            None => published.revision().map(|revision| TaggedCommit {
+                commit: revision.trim_end_matches("-dirty").to_owned(),
+                rolled_back: false,
+            }),
         };
         let git = Git::at(&self.context.tree.root);
         tags::stays(&commit.id, since.as_ref(), &|first, second| git.ancestry(first, second), &|other| self.head(other))
@@ -230,9 +231,9 @@ impl<'a> Tagger<'a> {
 /// The tag of the branch that is checked out, whether this tree is its commit's or not.
 pub(super) fn branch_tag(tree: &Tree) -> Option<Tag> {
     let branch = tree.commit.as_ref()?.branch.as_ref()?;
-    match tags::of_branch(branch, &tree.policy.project.default_branch) {
-        OfBranch::Same(tag) | OfBranch::Other(tag, _) => Some(tag),
-        OfBranch::None(_) => None,
+    match tags::branch_tag(branch, &tree.policy.project.default_branch) {
+        BranchTag::Same(tag) | BranchTag::Other(tag, _) => Some(tag),
+        BranchTag::None(_) => None,
     }
 }
 

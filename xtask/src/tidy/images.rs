@@ -6,9 +6,9 @@ use super::{Files, Violation};
 use std::collections::{BTreeMap, BTreeSet};
 use xtask_host::tree::binary;
 use xtask_model::fault::Fault;
-use xtask_model::image::context::{ContextPath, Found, Kind, Tree, select};
+use xtask_model::image::context::{ContextPath, FileInfo, FileKind, Tree, select};
 use xtask_model::image::policy::{self, Policy};
-use xtask_model::spec::dockerfile::{Dockerfile, Rule, Source};
+use xtask_model::spec::dockerfile::{Dockerfile, LintRule, Source};
 use xtask_model::spec::ignore::Ignore;
 use xtask_model::spec::reference::Platform;
 
@@ -47,7 +47,7 @@ fn reported(path: &str, fault: &Fault) -> Violation {
 
 /// What the linter finds; only the base and the app are to be built by more than one engine.
 fn conventions(path: &str, dockerfile: &Dockerfile, enhanced: bool) -> Vec<Violation> {
-    let counts = |rule: Rule| !(enhanced && rule == Rule::LastStage);
+    let counts = |rule: LintRule| !(enhanced && rule == LintRule::LastStage);
     let prefix = |line: usize| format!("{path}:{line}: ");
     let findings = dockerfile.lint().into_iter().filter(|finding| counts(finding.rule));
     let told = |finding: xtask_model::spec::dockerfile::Finding| {
@@ -117,7 +117,8 @@ fn tree(files: &Files, policy: &Policy) -> Tree {
     let built = |platform: &Platform| Some(binary::staged(platform, policy.app.binary.as_ref()?).to_string());
     let staged = policy.project.platforms.iter().filter_map(built);
     let by_hand = policy.app.binary.as_ref().map(|binary| format!("target/release/{}", binary.name));
-    let file = |path: String| (ContextPath::new(path), Found { kind: Kind::File, mode: 0o644, size: 0, link: None });
+    let file =
+        |path: String| (ContextPath::new(path), FileInfo { kind: FileKind::File, mode: 0o644, size: 0, link: None });
     files.paths().map(str::to_owned).chain(staged).chain(by_hand).map(file).collect()
 }
 

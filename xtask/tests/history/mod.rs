@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use xtask_host::process::Command;
 use xtask_host::tree::context;
 use xtask_model::fault::Exit;
-use xtask_model::image::context::Kind;
+use xtask_model::image::context::FileKind;
 use xtask_model::spec::dockerfile::Dockerfile;
 
 /// A file of a tree: git's mode and contents.
@@ -199,19 +199,22 @@ fn sent(root: &Path, path: &str, but: &[&Path], bytes: &mut Vec<u8>) -> Option<V
     let dockerfile = Dockerfile::parse(path, &fs::read_to_string(root.join(path)).ok()?).ok()?;
     let (_, ignore) = context::ignore_file(root, path).ok()?;
     let args = ["ROOT_IMAGE", "BASE_IMAGE"].map(|name| (name.to_owned(), "image.invalid/any".to_owned()));
-    let entries = context::read(root, &dockerfile, &ignore, &args.into(), &"linux/amd64".parse().unwrap()).ok()?;
+    let entries = {
+        let sources = dockerfile.sources(&args.into(), &"linux/amd64".parse().unwrap()).ok()?;
+        context::read_sources(root, &sources, &ignore).ok()?
+    };
     let mut copied = Vec::new();
     for entry in entries {
         let path = entry.path.to_path();
         if but.contains(&path) || path.starts_with("target") {
             continue;
         }
-        let executable = entry.kind == Kind::File && entry.mode & 0o100 != 0;
+        let executable = entry.kind == FileKind::File && entry.mode & 0o100 != 0;
         bytes.extend(format!("\n{} {:?} {executable}\n", path.display(), entry.kind).into_bytes());
         match entry.kind {
-            Kind::File => bytes.extend(fs::read(root.join(path)).unwrap()),
-            Kind::Symlink => bytes.extend(fs::read_link(root.join(path)).unwrap().to_str().unwrap().as_bytes()),
-            Kind::Dir | Kind::Special => {}
+            FileKind::File => bytes.extend(fs::read(root.join(path)).unwrap()),
+            FileKind::Symlink => bytes.extend(fs::read_link(root.join(path)).unwrap().to_str().unwrap().as_bytes()),
+            FileKind::Dir | FileKind::Special => {}
         }
         copied.push(path.to_owned());
     }

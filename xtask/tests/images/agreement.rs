@@ -142,7 +142,7 @@ fn an_unreachable_pinned_root_leaves_images_on_the_fallback() {
     repo.write("templates/page.html", "<p>two</p>\n").commit("template");
     agrees(&repo, "HEAD~1", "fast");
     let listed = repo.xtask(&["base", "list"]).run().ok();
-    assert!(listed.stdout.contains("this tree's"), "{}", listed.stdout);
+    assert!(listed.stdout.contains("it is this tree's base"), "{}", listed.stdout);
     let told = repo.xtask(&["explain"]).run().ok();
     assert_eq!(told.stdout.matches("nothing differs").count(), 2, "{}", told.stdout);
     // The base's own tag is that of the fallback.

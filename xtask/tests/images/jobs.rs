@@ -107,7 +107,7 @@ fn is_refused(repo: &Repo, tag: &str, because: &str) {
     let before = repo.digest("app-base", tag);
     for command in [&["build", "--push"][..], &["build-fast", "--push"], &["build-base", "--push", "--force"]] {
         let said = repo.xtask(command).run().ends(6);
-        said.says(&format!("error: `{}/app-base:{tag}` holds another image", repo.registry))
+        said.says(&format!("error: `{}/app-base:{tag}` names another image", repo.registry))
             .says(because)
             .says("hint:");
         assert_eq!(repo.digest("app-base", tag), before, "{command:?}");
@@ -118,7 +118,7 @@ fn is_refused(repo: &Repo, tag: &str, because: &str) {
 fn a_foreign_image_under_the_fingerprints_tag_is_an_error() {
     let Some(repo) = Repo::new("foreign") else { return };
     let tag = foreign(&repo, None);
-    is_refused(&repo, &tag, "something else put it there");
+    is_refused(&repo, &tag, "another tool pushed it");
 }
 
 #[test]
@@ -132,9 +132,9 @@ fn another_key_with_the_same_tag_is_an_error() {
 fn a_builder_behind_a_docker_context_builds_and_the_image_ends_in_the_registry() {
     let Some(engine) = engine() else { return };
     let name = format!("second-{}", std::process::id());
-    let options = xtask_host::docker::engine::Options {
+    let options = xtask_host::docker::engine::EngineOptions {
         name: Some(name.clone()),
-        ..xtask_host::docker::engine::Options::default()
+        ..xtask_host::docker::engine::EngineOptions::default()
     };
     let second = xtask_host::docker::engine::up(&engine.root, &options).unwrap_or_else(|fault| panic!("{fault}"));
     let done = std::panic::catch_unwind(|| {

@@ -91,8 +91,8 @@ fn fault_7_every_transitive_package_counts_and_an_unanswered_requirement_is_refu
     // A requirement that the lock does not have fails the build.
     repo.write("requirements-enhanced.txt", "scipy==1.16.3\npandas\n");
     let said = repo.xtask(&["build", "--push"]).without_engine().run().ends(2);
-    said.says("the lock no longer answers to `requirements-enhanced.txt`")
-        .says("`pandas` is not in it")
+    said.says("the lock is out of date with `requirements-enhanced.txt`")
+        .says("`pandas` is missing from it")
         .says("cargo xtask lock");
 }
 

@@ -42,7 +42,7 @@ fn a_missing_docker_is_a_missing_tool() {
     std::fs::create_dir_all(&bare).unwrap();
     std::os::unix::fs::symlink(which::which("git").unwrap(), bare.join("git")).unwrap();
     let said = repo.xtask(&["build", "--push", "--engine", "docker"]).env("PATH", &bare).run().ends(3);
-    said.says("`docker` is not on the PATH").says("cargo xtask engine up");
+    said.says("`docker` is not on `PATH`").says("cargo xtask engine up");
     assert!(repo.tags("app-base").is_empty());
 }
 
@@ -56,7 +56,7 @@ fn an_engine_that_does_not_answer_is_a_missing_tool() {
         .without_engine()
         .env("PATH", path)
         .env("DOCKER_CONFIG", config);
-    call.run().ends(3).says("no Docker engine answers").says("hint:");
+    call.run().ends(3).says("no Docker engine responds").says("hint:");
 }
 
 #[test]

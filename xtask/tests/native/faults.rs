@@ -192,7 +192,7 @@ fn a_manifest_of_the_wrong_type() {
         proxy.on("GET", "/manifests/sha256", usize::MAX, html);
     });
     // An index that is said to be a manifest.
-    fails("typeindex", "it calls itself", |proxy| {
+    fails("typeindex", "its content says", |proxy| {
         let manifest = "application/vnd.oci.image.manifest.v1+json".to_owned();
         proxy.on("GET", "/manifests/latest", usize::MAX, Mishap::Header("content-type".to_owned(), manifest));
     });

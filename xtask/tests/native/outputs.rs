@@ -189,7 +189,7 @@ fn auto_uses_docker_if_available_and_native_otherwise() {
     let report = world.repo.xtask(&["build", "--push", "--force", "--format", "json"]).run().ok().report();
     assert_eq!(engine_of(&report), "native");
     world.repo.xtask(&["build", "--engine", "docker"]).without_engine().run().ends(3).says("hint:");
-    world.repo.xtask(&["build", "--output", "docker"]).without_engine().run().ends(3).says("no Docker engine answers");
+    world.repo.xtask(&["build", "--output", "docker"]).without_engine().run().ends(3).says("no Docker engine responds");
 }
 
 /// What `[base] compression` says, by either engine. Docker keeps a layer of its build cache unchanged, so only layers whose

@@ -182,7 +182,7 @@ fn a_rollback_is_not_undone_by_a_build_of_the_same_commit() {
     assert_eq!(latest(), first.digest("base"));
     let report = repo.push();
     assert_eq!(report.actions(), actions("reused", "reused"));
-    assert!(report.text("base", "latest_stays").contains("moved back"), "{report:?}");
+    assert!(report.text("base", "latest_stays").contains("rolled back"), "{report:?}");
     assert_eq!(latest(), first.digest("base"));
     // A later commit moves it forwards, as is said.
     page(repo, "later");
@@ -295,6 +295,6 @@ fn a_record_lists_what_was_edited() {
     world.repo.push();
     let ledger = xtask_model::record::ledger::parse(&world.repo.read(xtask_model::record::ledger::PATH));
     let changes: Vec<_> = ledger.records.iter().map(xtask_model::record::ledger::Record::change).collect();
-    assert_eq!(changes, [None, Some(xtask_model::record::ledger::Change::Files)]);
+    assert_eq!(changes, [None, Some(xtask_model::record::ledger::EditKind::Files)]);
     assert!(ledger.records.iter().all(xtask_model::record::ledger::Record::is_pushed));
 }

@@ -4,6 +4,7 @@ use crate::fixture::{Call, Repo, until};
 use crate::world::World;
 use rustix::process::Signal;
 use std::fs;
+use std::time::Instant;
 use xtask_model::spec::reference::Reference;
 
 /// Makes the app print its page and run on; returns the argument by which its process is known.
@@ -36,8 +37,10 @@ fn follows(repo: &Repo, call: &Call, number: &str) {
     until(|| running(number) == 1, || "the app does not run".to_owned());
     // No input of an image: no round.
     repo.write("README.md", "changed\n");
+    let saved = Instant::now();
     repo.write("templates/page.html", "<p>two</p>\n");
-    watch.wait_for("changed `templates/page.html`").wait_for("<p>two</p>");
+    watch.wait_for("<p>two</p>").wait_for("changed `templates/page.html`");
+    println!("from a save to its page: {:.2} s", saved.elapsed().as_secs_f64());
     until(|| running(number) == 1, || "not exactly one app runs".to_owned());
     repo.edit("dockerfiles/Dockerfile.fast", "COPY --link", "COPPY --link");
     watch.wait_for("dockerfiles/Dockerfile.fast:").wait_for("failed in").wait_for("what ran before still runs");

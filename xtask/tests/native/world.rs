@@ -88,7 +88,7 @@ impl World {
             let Answer::Present(tags) = client.tags(&repository).unwrap() else { continue };
             for tag in tags {
                 let Answer::Present(head) = client.head(&repository, tag.clone()).unwrap() else {
-                    panic!("`{name}:{tag}` is listed and not there")
+                    panic!("`{name}:{tag}` is in the index but missing from the registry")
                 };
                 if self.whole.borrow().contains(&head.digest) {
                     continue;

@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tree::Tree;
 use xtask_host::registry::layout::Layout;
 use xtask_host::registry::publish;
-use xtask_host::registry::{Client, Options};
+use xtask_host::registry::{Client, ClientOptions};
 use xtask_model::fault::Fault;
 use xtask_model::image::context::ContextPath;
 use xtask_model::spec::dockerfile::Dockerfile;
@@ -138,7 +138,7 @@ impl Bases {
     fn push(engine: &Engine) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let layout = Layout::open_or_create(&folder.path().join("layout")).unwrap();
-        let client = Client::new(Options::default());
+        let client = Client::new(ClientOptions::default());
         let tar = system();
         let tree = Tree::of_layers([tar.as_slice()]);
         let (diff, size) = layout.put_bytes(&tar).unwrap();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
-use xtask_model::image::context::{ContextPath, Kind};
+use xtask_model::image::context::{ContextPath, FileKind};
 use xtask_native::assembly::Stat;
 use xtask_native::layer::item::{Bytes, Content, Item};
 
@@ -48,7 +48,7 @@ impl Tree {
             let header = entry.header();
             let number = |number: u64| u32::try_from(number).unwrap();
             let mut stat = Stat {
-                kind: Kind::File,
+                kind: FileKind::File,
                 mode: header.mode().unwrap() & 0o7777,
                 uid: number(header.uid().unwrap()),
                 gid: number(header.gid().unwrap()),
@@ -57,9 +57,9 @@ impl Tree {
             let target = entry.link_name_bytes().map(|target| target.into_owned());
             let mut contents = Vec::new();
             match header.entry_type() {
-                tar::EntryType::Directory => stat.kind = Kind::Dir,
+                tar::EntryType::Directory => stat.kind = FileKind::Dir,
                 tar::EntryType::Symlink => {
-                    stat = Stat { kind: Kind::Symlink, mode: 0o777, link: target, ..stat };
+                    stat = Stat { kind: FileKind::Symlink, mode: 0o777, link: target, ..stat };
                 }
                 tar::EntryType::Link => {
                     let node = self.0[&clean(&target.unwrap())].clone();
@@ -67,7 +67,7 @@ impl Tree {
                     continue;
                 }
                 tar::EntryType::Regular => drop(entry.read_to_end(&mut contents).unwrap()),
-                _ => stat.kind = Kind::Special,
+                _ => stat.kind = FileKind::Special,
             }
             self.put(path, Node { stat, contents });
         }
@@ -90,9 +90,9 @@ impl Tree {
                 _ => None,
             };
             let (kind, mode) = match &item.content {
-                Content::Dir => (Kind::Dir, item.mode),
-                Content::File(_) => (Kind::File, item.mode),
-                Content::Symlink(_) => (Kind::Symlink, 0o777),
+                Content::Dir => (FileKind::Dir, item.mode),
+                Content::File(_) => (FileKind::File, item.mode),
+                Content::Symlink(_) => (FileKind::Symlink, 0o777),
             };
             let stat = Stat { kind, mode, uid: item.uid, gid: item.gid, link };
             self.put(item.path.clone(), Node { stat, contents });
@@ -123,7 +123,7 @@ impl Tree {
     }
 
     pub(crate) fn contents(&self, path: &ContextPath) -> Option<Vec<u8>> {
-        self.0.get(path).filter(|node| node.stat.kind == Kind::File).map(|node| node.contents.clone())
+        self.0.get(path).filter(|node| node.stat.kind == FileKind::File).map(|node| node.contents.clone())
     }
 
     pub(crate) fn any_below(&self, folder: &ContextPath) -> bool {
@@ -142,10 +142,10 @@ impl Tree {
 fn shown(node: Option<&Node>) -> String {
     let Some(Node { stat, contents }) = node else { return "nothing".to_owned() };
     let what = match stat.kind {
-        Kind::Dir => "folder".to_owned(),
-        Kind::File => format!("file {:?}", String::from_utf8_lossy(&contents[..contents.len().min(40)])),
-        Kind::Symlink => format!("link to {:?}", String::from_utf8_lossy(stat.link.as_deref().unwrap_or_default())),
-        Kind::Special => "special".to_owned(),
+        FileKind::Dir => "folder".to_owned(),
+        FileKind::File => format!("file {:?}", String::from_utf8_lossy(&contents[..contents.len().min(40)])),
+        FileKind::Symlink => format!("link to {:?}", String::from_utf8_lossy(stat.link.as_deref().unwrap_or_default())),
+        FileKind::Special => "special".to_owned(),
     };
     format!("{what} {:o} {}:{}", stat.mode, stat.uid, stat.gid)
 }

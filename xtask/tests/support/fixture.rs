@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use xtask_host::process::Command;
 use xtask_host::registry::publish;
-use xtask_host::registry::{Answer, Client, Options};
+use xtask_host::registry::{Answer, Client, ClientOptions};
 use xtask_model::fault::Exit;
 use xtask_model::image::presence::Published;
 use xtask_model::spec::reference::{Digest, Platform, Reference, Repository, Tag};
@@ -292,7 +292,9 @@ impl Repo {
     pub fn tags(&self, name: &str) -> Vec<String> {
         match client().tags(&self.repository(name)).unwrap_or_else(|fault| panic!("{fault}")) {
             Answer::Present(tags) => {
-                let own = |tag: &String| !tag.contains("-linux-") && !tag.starts_with(xtask_model::image::tags::MARK);
+                let own = |tag: &String| {
+                    !tag.contains("-linux-") && !tag.starts_with(xtask_model::image::tags::RECORD_PREFIX)
+                };
                 tags.iter().map(ToString::to_string).filter(own).collect()
             }
             Answer::Absent => Vec::new(),
@@ -318,7 +320,7 @@ impl Repo {
 
 /// A client that nothing can lead astray.
 pub fn client() -> Client {
-    Client::new(Options::default())
+    Client::new(ClientOptions::default())
 }
 
 fn unique(name: &str) -> String {

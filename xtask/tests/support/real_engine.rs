@@ -13,7 +13,7 @@ use xtask_host::docker::engine::{self, State};
 use xtask_host::process::Command;
 use xtask_host::registry::layout::Layout;
 use xtask_host::registry::publish;
-use xtask_host::registry::{Client, Options};
+use xtask_host::registry::{Client, ClientOptions};
 use xtask_model::fault::Exit;
 use xtask_model::spec::oci::{self, Descriptor, media_type};
 use xtask_model::spec::reference::{Digest, Platform, Repository, Tag};
@@ -58,7 +58,7 @@ fn start() -> Engine {
     let keeper = ours.then(|| keep(&root));
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let known = root.join("target/engine/state.json").is_file();
-    let options = engine::Options { registry_port: (!known).then_some(port), ..engine::Options::default() };
+    let options = engine::EngineOptions { registry_port: (!known).then_some(port), ..engine::EngineOptions::default() };
     let state = engine::up(&root, &options).unwrap_or_else(|fault| panic!("{fault}"));
     let busybox = busybox(&root);
     let engine = Engine { state, root, busybox, _keeper: keeper };
@@ -117,7 +117,7 @@ impl Engine {
     pub fn push_root(&self, repository: &Repository, tag: &str, marker: &str) -> Digest {
         let folder = tempfile::tempdir().unwrap();
         let layout = Layout::open_or_create(&folder.path().join("layout")).unwrap();
-        let client = Client::new(Options::default());
+        let client = Client::new(ClientOptions::default());
         let tar = self.system(marker);
         let (diff, size) = layout.put_bytes(&tar).unwrap();
         let mut index = Vec::new();

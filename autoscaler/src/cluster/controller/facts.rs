@@ -1,6 +1,7 @@
 //! Facts before a decision: the scaler's settings, its autoscaler, its demand. Reads, and writes nothing.
 
 use std::fmt;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
@@ -92,6 +93,14 @@ impl Facts {
         limits(&self.hpa)
     }
 
+    /// The time until the next reconcile, where the scaler waits for its fit.
+    pub fn turn_in(&self) -> Option<Duration> {
+        match &self.expected {
+            Ok(expected) => expected.turn_in,
+            Err(unavailable) => unavailable.turn_in,
+        }
+    }
+
     /// The pods that run.
     pub fn replicas(&self) -> Option<Replicas> {
         pods(self.hpa.status.as_ref().and_then(|status| status.current_replicas))
@@ -127,7 +136,7 @@ pub(super) async fn gather(
     if expected.is_none() {
         *expected = Some(if paused {
             let missing = Missing::NoForecast { cause: "paused".to_owned() };
-            Err(Unavailable { missing, word: "Paused", fresh: true })
+            Err(Unavailable { missing, word: "Paused", fresh: true, turn_in: None })
         } else {
             let limits = match track.limits {
                 Some(limits) => limits,

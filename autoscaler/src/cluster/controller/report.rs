@@ -122,7 +122,7 @@ impl Report<'_> {
         updates
     }
 
-    /// Whether the seasonal naive replaces the worker, or metrics are missing. Too short a history is no outage, nor is a
+    /// Whether the seasonal naive replaces the worker, or metrics are missing. Too short a history is not an outage, nor is a
     /// wrong query.
     pub(super) fn falls_back(self) -> bool {
         match &self.facts.expected {
@@ -230,7 +230,7 @@ pub(super) fn profile(scaler: &PredictiveScaler, facts: &Facts, status: &Predict
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Event {
     reason: &'static str,
-    /// Repeated events are told apart by it.
+    /// Distinguishes repeated events.
     action: String,
     note: String,
     warning: bool,

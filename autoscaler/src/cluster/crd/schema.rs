@@ -1,4 +1,4 @@
-//! What the API server is told of Kubernetes' own types in the status. k8s-openapi would say it too, with a schema for every type
+//! Schemas of Kubernetes' own types in the status, for the API server. k8s-openapi would say it too, with a schema for every type
 //! that Kubernetes has: two thirds of what that crate costs to compile. Pure.
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};

@@ -1,4 +1,4 @@
-//! What is told of a scaler: its status and its conditions, from what was seen and decided. Pure.
+//! Status and conditions of a scaler, from what was seen and decided. Pure.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};

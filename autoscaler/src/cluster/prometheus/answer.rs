@@ -1,4 +1,4 @@
-//! What Prometheus answers to a range query, as samples on the grid. Pure.
+//! Prometheus's answer to a range query, as samples on the grid. Pure.
 
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -115,7 +115,7 @@ pub(super) fn read(body: &[u8], grid: Grid, samples: &mut Samples) -> Result<(),
     Ok(())
 }
 
-/// The number, none where it says itself that there is none. What is no number at all is no sample but a fault.
+/// The number, none where it says itself that there is none. A text that is not a number is a fault, not a sample.
 fn number(text: &str) -> Result<Option<f64>, Trouble> {
     let garbled = || Trouble::Garbled(format!("the value `{}` is not a number", short(text)));
     let value: f64 = text.parse().map_err(|_| garbled())?;
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_answer_is_said() {
+    fn an_invalid_answer_is_reported() {
         for body in [
             "",
             "<html>",

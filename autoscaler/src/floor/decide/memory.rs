@@ -13,7 +13,7 @@ use crate::forecast::span::Span;
 // Longer than this nobody looked: what happened in between is not known to have been low.
 const WATCHED_STEPS: u32 = 2;
 
-/// What was decided before. Can be lost: the next decision then begins at the floor that stands there.
+/// What was decided before. Can be lost: the next decision then begins at the current floor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Memory {
     decided: Timestamp,
@@ -45,7 +45,7 @@ impl Memory {
     }
 
     /// Carries a memory on to `now`, and says how much time was watched since. A floor that is not the one decided is
-    /// where everything begins anew, as if it had just been wanted.
+    /// where everything begins again, as if it had just been wanted.
     pub(super) fn resume(
         before: Option<&Memory>,
         current: Replicas,
@@ -53,7 +53,7 @@ impl Memory {
         step: Span,
         reasons: &mut Vec<Reason>,
     ) -> (Memory, Seconds) {
-        let anew = Memory {
+        let fresh = Memory {
             decided: now,
             floor: current,
             wanted: vec![Aged { age: Seconds(0), replicas: current }],
@@ -62,7 +62,7 @@ impl Memory {
         };
         let Some(before) = before else {
             reasons.push(Reason::Began { floor: current });
-            return (anew, Seconds(0));
+            return (fresh, Seconds(0));
         };
         let passed = now.as_second().saturating_sub(before.decided.as_second());
         if passed < 0 {
@@ -72,7 +72,7 @@ impl Memory {
         let watched = Seconds(u64::try_from(passed).unwrap_or(0).min(most));
         if before.floor != current {
             reasons.push(Reason::FloorMoved { decided: before.floor, found: current });
-            return (Memory { missing_for: before.missing_for, ..anew }, watched);
+            return (Memory { missing_for: before.missing_for, ..fresh }, watched);
         }
         let mut memory = Memory { decided: now, ..before.clone() };
         for rise in &mut memory.rises {
@@ -113,7 +113,7 @@ impl Memory {
         due(missing).map(|due| u32::try_from(due - done).unwrap_or(u32::MAX))
     }
 
-    /// Begins anew at a floor that was stepped back to.
+    /// Begins again at a floor that was stepped back to.
     pub(super) fn step_back(&mut self, floor: Replicas) {
         self.wanted = vec![Aged { age: Seconds(0), replicas: floor }];
     }

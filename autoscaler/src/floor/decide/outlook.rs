@@ -28,7 +28,7 @@ impl Outlook {
     }
 
     /// An outlook made of samples up to `newest`. The first value of `upper` belongs to the step after it; one that is
-    /// no demand (NaN, endless, below zero) is a gap.
+    /// not a valid demand (NaN, infinite, below zero) is a gap.
     pub fn new(newest: Timestamp, step: Span, unit: Unit, upper: &[f64], skilled: bool) -> Outlook {
         let upper = upper.iter().map(|value| Demand::new(*value, unit)).collect();
         Outlook { newest, step, unit, upper, recent: None, skilled }
@@ -128,14 +128,14 @@ mod tests {
     }
 
     #[test]
-    fn a_part_of_the_time_is_no_peak() {
+    fn a_part_of_the_time_does_not_count_as_a_peak() {
         check(600, 360, Err(Missing::Incomplete { has: 5, needs: 6 }));
         let gap = outlook(&[1.0, f64::NAN, 3.0]).peak(at(600), Span::from_seconds(180).unwrap());
         assert_eq!(gap, Err(Missing::Incomplete { has: 2, needs: 3 }));
     }
 
     #[test]
-    fn old_samples_and_samples_from_the_future_are_no_outlook() {
+    fn old_samples_and_samples_from_the_future_give_no_outlook() {
         check(720, 60, Ok((5.0, 720)));
         check(721, 60, Err(Missing::Stale { age: Seconds(121) }));
         check(540, 60, Ok((1.0, 660)));

@@ -97,7 +97,7 @@ impl fmt::Display for Missing {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "reason", rename_all = "kebab-case")]
 pub enum Reason {
-    /// Nothing is remembered: the floor that stands there counts as just wanted.
+    /// Nothing is remembered: the current floor counts as just wanted.
     Began {
         /// That floor.
         floor: Replicas,
@@ -213,9 +213,9 @@ fn pods(count: Replicas) -> String {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Reason::Began { floor } => write!(f, "began with the floor of {floor} that stands there"),
+            Reason::Began { floor } => write!(f, "began with the current floor of {floor}"),
             Reason::FloorMoved { decided, found } => {
-                write!(f, "the floor is {found}, not the {decided} decided last: began anew")
+                write!(f, "the floor is {found}, not the {decided} decided last: began from there")
             }
             Reason::ClockWentBack { by } => write!(f, "the clock went back by {by}: no time has passed"),
             Reason::Paused => f.write_str("paused: nothing changes"),

@@ -99,7 +99,7 @@ fn a_forecast_raises_the_floor_at_the_allowed_rate() {
     said(
         &first,
         &[
-            "began with the floor of 2 that stands there",
+            "began with the current floor of 2",
             "demand of 95.0/s at 2027-01-15T08:03:00Z needs 10 pods",
             "10 is wanted, 6 allowed by maxStepUp",
         ],
@@ -280,10 +280,7 @@ fn wrong_sample_spacing_is_no_forecast() {
     assert_eq!((decision.floor, decision.recommended), (Replicas(2), None));
     said(
         &decision,
-        &[
-            "began with the floor of 2 that stands there",
-            "the samples are 5m apart, the policy says 1m: held for 0s of 10m",
-        ],
+        &["began with the current floor of 2", "the samples are 5m apart, the policy says 1m: held for 0s of 10m"],
     );
 }
 

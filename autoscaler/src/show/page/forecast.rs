@@ -108,7 +108,7 @@ pub struct ScoreRow {
 }
 
 impl ForecastPart {
-    /// What a page says of a forecast, in numbers of so many decimals.
+    /// What a page says of a forecast, in numbers of this many decimals.
     pub fn new(forecast: &Forecast, places: usize) -> ForecastPart {
         let row = |point: &Point| Row {
             at: point.time.into(),

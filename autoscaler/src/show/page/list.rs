@@ -172,7 +172,7 @@ fn trouble(listed: &Listed) -> Option<String> {
         return Some("cannot write".to_owned());
     }
     let bad = listed.profile.conditions.iter().filter(|condition| condition.good() == Some(false));
-    // A workload that cannot be forecast is no one's fault; a conflict is why others fail, too.
+    // A workload that cannot be forecast is nobody's fault; a conflict is why others fail, too.
     const WORST_FIRST: [&str; 2] = ["Conflict", "MetricsFresh"];
     let worst = bad.filter(|condition| condition.kind != SKILLED).min_by_key(|condition| {
         WORST_FIRST.iter().position(|kind| *kind == condition.kind).unwrap_or(WORST_FIRST.len())

@@ -22,7 +22,7 @@ pub const TEMPLATE: &str = "forecast.html";
 pub const PAST: Span = Span::from_seconds(2 * DAY).unwrap();
 
 const DAY: u32 = 86_400;
-/// So many times as much past as future, from half a day to two.
+/// This many times as much past as future, from half a day to two.
 const SHOWN_BESIDE: u32 = 16;
 const MOST_ROWS: usize = 40;
 
@@ -66,7 +66,7 @@ pub struct Tile {
     pub value: String,
     /// What else is to be known.
     pub detail: String,
-    /// A word beside it, and whether it is a good one.
+    /// A word next to it, and whether it is a good one.
     pub tag: Option<(String, bool)>,
 }
 

@@ -1,4 +1,4 @@
-//! The page of one history file, forecast anew when the file changes.
+//! The page of one history file, forecast again when the file changes.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -46,7 +46,7 @@ impl Watched {
         Watched { history, step, options, deadline, latest: Mutex::new(None) }
     }
 
-    /// The history and its forecast, made anew when the file has changed.
+    /// The history and its forecast, made again when the file has changed.
     async fn latest(&self, context: &ServerContext) -> Result<Arc<(History, Forecast)>, Failure> {
         let mut latest = self.latest.lock().await;
         let version = file_version(&self.history);

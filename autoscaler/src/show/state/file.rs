@@ -52,6 +52,9 @@ pub(super) const MIGRATIONS: &[&str] = &[
     "
     ALTER TABLE scaler ADD COLUMN fit TEXT;
 ",
+    "
+    ALTER TABLE scaler ADD COLUMN choice TEXT;
+",
 ];
 
 /// Why a file was not opened.
@@ -99,7 +102,7 @@ pub(super) fn set_aside(path: &Path, cause: &str) -> Result<(), String> {
         let _ = std::fs::remove_file(beside(&aside, suffix));
         let _ = std::fs::rename(left, beside(&aside, suffix));
     }
-    tracing::warn!(path = %path.display(), aside = %aside.display(), cause, "the state is set aside: beginning anew");
+    tracing::warn!(path = %path.display(), aside = %aside.display(), cause, "the state is set aside: beginning with an empty one");
     Ok(())
 }
 

@@ -45,7 +45,7 @@ impl Grid {
         (index.div_euclid(LENGTH), index.rem_euclid(LENGTH) as usize)
     }
 
-    /// The parts that so many samples fill, rounded up.
+    /// The parts that this number of samples fills, rounded up.
     pub(super) fn parts_of(samples: u32) -> i64 {
         i64::from(samples).saturating_add(LENGTH - 1) / LENGTH
     }

@@ -385,7 +385,7 @@ fn on_a_full_disk(folder: &Path) {
     let Health::Unwritten(cause) = state.health() else { panic!("{:?}", state.health()) };
     assert!(cause.contains("full") || cause.contains("I/O"), "{cause}");
     assert!(state.failures() > 0);
-    // It goes on: what was known is known, and every further write is tried.
+    // It continues: what was known is known, and every further write is tried.
     check_filled(&state);
     let (decided, memory) = decided(4, Some(500.0), None);
     state.remember_decision(&name("web"), &decided, &memory);

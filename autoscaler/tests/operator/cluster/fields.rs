@@ -21,7 +21,7 @@ const UNOWNED: [&str; 11] = [
     "ownerReferences",
 ];
 
-/// The fields of an object that can be owned, down to what is no object any more.
+/// The fields of an object that can be owned, down to values that are not objects.
 fn leaves(object: &Value) -> BTreeSet<Path> {
     let mut found = BTreeSet::new();
     collect(object, &mut Vec::new(), &mut found);

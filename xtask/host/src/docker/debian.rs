@@ -21,7 +21,6 @@ pub fn cache(target: &Path) -> PathBuf {
         .map_or_else(|| target.join("debian"), PathBuf::from)
 }
 
-/// What the host is: its release and its C library.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Host {
     /// `VERSION_CODENAME` of os-release, `bookworm`.
@@ -58,19 +57,16 @@ impl Host {
             (Some(suite), Some(glibc)) => {
                 Ok(Self { suite, version: field("VERSION_ID").and_then(|id| id.parse().ok()), glibc })
             }
-            _ => Err(Fault::missing("Debian packages cannot be used on this host")
+            _ => Err(Fault::missing("this host cannot use Debian packages")
                 .cause(format!("it is {system}, not Debian with the GNU C library"))
-                .hint("install Docker with buildx by the means of this system, or build with `--engine native`")),
+                .hint("install Docker with buildx, or build with `--engine native`")),
         }
     }
 }
 
-/// A package file in the cache.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Package {
-    /// Its name, without the architecture.
+pub struct DebPackage {
     pub name: String,
-    /// Its version as Debian writes it.
     pub version: String,
     /// The `.deb` file.
     pub file: PathBuf,
@@ -78,19 +74,16 @@ pub struct Package {
 
 /// Where the host takes Debian from. None of it may reach an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Source {
-    /// The address of the archive's mirror.
+pub struct AptSource {
     pub mirror: String,
     /// The address of the security archive, where the host has one.
     pub security: Option<String>,
-    /// The keys that sign the archive.
     pub keyring: PathBuf,
     /// The host's `Acquire` settings for apt, in apt.conf(5)'s form: proxies, certificates, retries. May hold a password.
     pub acquire: String,
 }
 
-impl Source {
-    /// Asks the host's apt.
+impl AptSource {
     pub fn of_host() -> Result<Self, Fault> {
         for program in ["apt-get", "dpkg"] {
             let hint = "this needs a Debian host; elsewhere install Docker, or build with `--engine native`";
@@ -113,7 +106,7 @@ impl Source {
     }
 }
 
-impl Source {
+impl AptSource {
     /// A deb822 source of a suite from the host's mirror, for a build on a Debian root: mounted as a secret, in no layer.
     pub fn deb822(&self, suite: &str) -> String {
         // The keys are the image's own, from its `debian-archive-keyring`.
@@ -125,7 +118,7 @@ impl Source {
 /// One suite of the Debian archive, with lists of its own.
 pub struct Archive {
     suite: String,
-    source: Source,
+    source: AptSource,
     folder: PathBuf,
     debs: PathBuf,
     /// Held as long as this lives: apt itself fails, rather than waits, where two use one folder.
@@ -135,7 +128,7 @@ pub struct Archive {
 impl Archive {
     /// Opens `suite` with its state in `cache`, and fetches its lists where they are missing or a day old.
     pub fn open(cache: &Path, suite: &str) -> Result<Self, Fault> {
-        let source = Source::of_host()?;
+        let source = AptSource::of_host()?;
         let folder = cache.join(suite);
         let debs = cache.join("archives");
         for folder in [&debs, &folder.join("partial"), &folder.join("lists/partial"), &folder.join("empty")] {
@@ -148,11 +141,6 @@ impl Archive {
         archive.configure()?;
         archive.update()?;
         Ok(archive)
-    }
-
-    /// The suite's name.
-    pub fn suite(&self) -> &str {
-        &self.suite
     }
 
     fn configure(&self) -> Result<(), Fault> {
@@ -213,7 +201,7 @@ impl Archive {
             let what = format!("cannot fetch the package lists of Debian `{}`", self.suite);
             if known {
                 // Apt keeps the lists it has; with them all that is in the cache can still be used.
-                crate::terminal::warn(&format!("{what}; going on with those of an earlier day"));
+                crate::terminal::warn(&format!("{what}; using older lists"));
                 return Ok(());
             }
             return Err(apt_fault(what, &said.join("\n")));
@@ -222,7 +210,7 @@ impl Archive {
     }
 
     /// Makes sure that the newest versions of these packages are in the cache; downloads only those that are not.
-    pub fn fetch(&self, names: &[&str]) -> Result<Vec<Package>, Fault> {
+    pub fn fetch(&self, names: &[&str]) -> Result<Vec<DebPackage>, Fault> {
         // Run where nothing lies about: apt prints no address for a file that is there already.
         let empty = self.folder.join("empty");
         let call = self.apt("apt-get").args(["download", "--print-uris"]).args(names).current_dir(&empty);
@@ -231,8 +219,9 @@ impl Archive {
             let said = String::from_utf8_lossy(&output.stderr);
             return Err(apt_fault(format!("cannot find {} in Debian `{}`", quoted(names), self.suite), &said));
         }
-        let offers = String::from_utf8_lossy(&output.stdout).lines().filter_map(Offer::parse).collect::<Vec<_>>();
-        let absent: Vec<&Offer> = offers.iter().filter(|offer| !offer.is_in(&self.debs)).collect();
+        let offers =
+            String::from_utf8_lossy(&output.stdout).lines().filter_map(OfferedPackage::parse).collect::<Vec<_>>();
+        let absent: Vec<&OfferedPackage> = offers.iter().filter(|offer| !offer.is_in(&self.debs)).collect();
         if !absent.is_empty() {
             self.download(&absent)?;
         }
@@ -242,16 +231,16 @@ impl Archive {
                 let file = self.debs.join(&offer.file);
                 let (name, version) = offer.name_and_version();
                 if offer.is_in(&self.debs) {
-                    Ok(Package { name, version, file })
+                    Ok(DebPackage { name, version, file })
                 } else {
                     Err(Fault::network(format!("cannot download `{}`", offer.file))
-                        .cause("its size or its sha256 is not what the package list says"))
+                        .cause("its size or sha256 differs from the package list"))
                 }
             })
             .collect()
     }
 
-    fn download(&self, offers: &[&Offer]) -> Result<(), Fault> {
+    fn download(&self, offers: &[&OfferedPackage]) -> Result<(), Fault> {
         let partial = self.folder.join("partial");
         let bytes = offers.iter().map(|offer| offer.size).sum();
         let what = format!("{} packages of Debian {} ({})", offers.len(), self.suite, quantity::bytes(bytes));
@@ -280,17 +269,17 @@ impl Archive {
 }
 
 /// Unpacks packages into a folder, all at once, running none of their scripts.
-pub fn unpack(packages: &[Package], into: &Path) -> Result<(), Fault> {
+pub fn unpack(packages: &[DebPackage], into: &Path) -> Result<(), Fault> {
     fs::create_dir_all(into).map_err(|error| cannot_write(into, &error))?;
     std::thread::scope(|scope| {
         let running: Vec<_> = packages.iter().map(|package| scope.spawn(move || unpack_one(package, into))).collect();
         running.into_iter().try_for_each(|one| {
-            one.join().unwrap_or_else(|_| Err(Fault::new(Exit::Bug, "a thread that unpacks a package has panicked")))
+            one.join().unwrap_or_else(|_| Err(Fault::new(Exit::Bug, "a thread that unpacks a package panicked")))
         })
     })
 }
 
-fn unpack_one(package: &Package, into: &Path) -> Result<(), Fault> {
+fn unpack_one(package: &DebPackage, into: &Path) -> Result<(), Fault> {
     let call = Command::new("dpkg").arg("-x").arg(&package.file).arg(into);
     call.read(Exit::Build).map(drop).map_err(|fault| {
         let full = fault.causes.iter().any(|cause| cause.contains("No space left"));
@@ -301,13 +290,13 @@ fn unpack_one(package: &Package, into: &Path) -> Result<(), Fault> {
 
 /// One line of `apt-get download --print-uris`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Offer {
+struct OfferedPackage {
     file: String,
     size: u64,
     digest: Option<Digest>,
 }
 
-impl Offer {
+impl OfferedPackage {
     /// `'URI' FILE SIZE SHA256:HEX`.
     fn parse(line: &str) -> Option<Self> {
         let (_, rest) = line.strip_prefix('\'')?.split_once("' ")?;
@@ -357,7 +346,7 @@ fn keyring() -> Result<PathBuf, Fault> {
         .into_iter()
         .find(|path| path.is_file())
         .ok_or_else(|| {
-            Fault::missing("Debian's archive keys are not on this host")
+            Fault::missing("Debian's archive keys are not installed")
                 .hint("install them: `apt-get install debian-archive-keyring`")
         })
 }
@@ -373,7 +362,7 @@ fn apt_fault(what: String, said: &str) -> Fault {
     } else if said.contains("Unable to locate package") || said.contains("No packages found") {
         (Exit::Missing, "this suite has no such package for this architecture")
     } else {
-        (Exit::Network, "see whether `apt-get update` works on this host: its mirror and proxy are the ones used")
+        (Exit::Network, "check that `apt-get update` works on this host: the same mirror and proxy are used")
     };
     Fault::new(exit, what).cause(said).hint(hint)
 }
@@ -410,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn other_hosts_are_told_what_they_are() {
+    fn other_hosts_are_named_in_the_error() {
         let ubuntu = "PRETTY_NAME=\"Ubuntu 24.04\"\nVERSION_CODENAME=noble\nID=ubuntu\nID_LIKE=debian\n";
         let fault = Host::parse(ubuntu, "glibc 2.39").unwrap_err();
         assert!(fault.causes[0].contains("Ubuntu 24.04"), "{fault}");
@@ -442,18 +431,18 @@ mod tests {
     fn offers_are_read_from_apts_lines() {
         let hex = "a".repeat(64);
         let line = format!("'http://mirror.example/p/a%2bb.deb' a_1%3a2+b4_amd64.deb 7 SHA256:{hex}");
-        let offer = Offer::parse(&line).unwrap();
+        let offer = OfferedPackage::parse(&line).unwrap();
         assert_eq!(offer.name_and_version(), ("a".to_owned(), "1:2+b4".to_owned()));
         assert_eq!((offer.size, offer.digest.unwrap().hex()), (7, hex));
         for bad in ["", "Get:1 http://x", "'u' ../a.deb 7 SHA256:x", "'u' a.deb x"] {
-            assert_eq!(Offer::parse(bad), None, "{bad}");
+            assert_eq!(OfferedPackage::parse(bad), None, "{bad}");
         }
     }
 
     #[test]
     fn a_cached_file_counts_only_with_the_right_bytes() {
         let folder = tempfile::tempdir().unwrap();
-        let offer = Offer { file: "a_1_all.deb".to_owned(), size: 3, digest: Some(Digest::of(b"abc")) };
+        let offer = OfferedPackage { file: "a_1_all.deb".to_owned(), size: 3, digest: Some(Digest::of(b"abc")) };
         assert!(!offer.is_in(folder.path()));
         fs::write(folder.path().join(&offer.file), "abd").unwrap();
         assert!(!offer.is_in(folder.path()));

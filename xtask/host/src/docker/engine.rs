@@ -1,4 +1,4 @@
-//! A private Docker engine and registry for machines that have none, in one folder beneath `target`.
+//! A private Docker engine and registry for machines that have none, in one folder below `target`.
 //!
 //! Never changes the host outside that folder but for empty folders in `/run` that dockerd and its shims insist on, which go
 //! again with the engine; sets no firewall rule and no bridge; ends no process that does not run from the folder.
@@ -6,12 +6,12 @@
 mod settings;
 mod start;
 
-use crate::docker::debian::Package;
+use crate::docker::debian::DebPackage;
 use crate::linux::{self, Process};
 use crate::process::Command;
 use crate::terminal;
 use serde::{Deserialize, Serialize};
-use settings::Places;
+use settings::EnginePaths;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -26,12 +26,11 @@ use xtask_model::spec::reference::Digest;
 const ENGINE: [&str; 5] = ["dockerd", "docker-proxy", "runc", "containerd-shim-runc-v2", "containerd"];
 const REGISTRY: [&str; 1] = ["docker-registry"];
 
-/// Folders that dockerd and the shims create wherever they are told to keep their state.
+/// Folders that dockerd and the shims create whatever state folder is configured.
 const IN_RUN: [&str; 4] = ["/run/docker/plugins", "/run/docker", "/run/containerd/s", "/run/containerd"];
 
-/// What an engine is asked to be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Options {
+pub struct EngineOptions {
     /// `None` is `target/engine`, a name is `target/engine-NAME`.
     pub name: Option<String>,
     /// The registry's port on 127.0.0.1; `None` keeps the one it had, else takes 5000 or a free one.
@@ -46,7 +45,6 @@ pub const REGISTRY_ALONE: &str = "registry";
 /// An engine's record, `state.json` in its folder.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
-    /// The engine's folder.
     pub folder: PathBuf,
     /// Where its sockets are: in the folder, or in a short one where the paths would be too long.
     pub run: PathBuf,
@@ -54,13 +52,10 @@ pub struct State {
     pub docker: PathBuf,
     /// The registry's host and port, the same from one `up` to the next.
     pub registry: String,
-    /// The daemons by program; empty once stopped.
     pub processes: BTreeMap<String, Process>,
-    /// The Debian packages and their versions.
     pub packages: BTreeMap<String, String>,
     /// Folders outside the engine's own that were not there before it.
     created: Vec<PathBuf>,
-    /// There is no Docker to it.
     #[serde(default)]
     pub registry_only: bool,
 }
@@ -68,14 +63,14 @@ pub struct State {
 impl State {
     /// The environment under which any docker client or plugin talks to this engine.
     pub fn docker_env(&self) -> BTreeMap<&'static str, OsString> {
-        let mut path = OsString::from(self.places().folder.join("bin"));
+        let mut path = OsString::from(self.paths().folder.join("bin"));
         if let Some(host) = std::env::var_os("PATH") {
             path.push(":");
             path.push(host);
         }
         BTreeMap::from([
-            ("DOCKER_HOST", format!("unix://{}", self.places().docker_socket().display()).into()),
-            ("DOCKER_CONFIG", self.places().docker_config().into()),
+            ("DOCKER_HOST", format!("unix://{}", self.paths().docker_socket().display()).into()),
+            ("DOCKER_CONFIG", self.paths().docker_config().into()),
             ("PATH", path),
         ])
     }
@@ -90,17 +85,17 @@ impl State {
         self.docker_env().iter().fold(call, |call, (name, value)| call.env(name, value))
     }
 
-    /// Whether builds and runs that need a network must ask for `--network=host`: there is no bridge.
+    /// True if builds and runs that need a network must ask for `--network=host`: there is no bridge.
     pub fn network_host(&self) -> bool {
         true
     }
 
-    fn places(&self) -> Places {
-        Places { folder: self.folder.clone(), run: self.run.clone() }
+    fn paths(&self) -> EnginePaths {
+        EnginePaths { folder: self.folder.clone(), run: self.run.clone() }
     }
 
     fn load(folder: &Path) -> Option<Self> {
-        // A record that cannot be read is no record: what runs is found by the kernel's word, not by this file.
+        // An unreadable record is ignored: running processes are found in `/proc`, not by this file.
         serde_json::from_slice(&fs::read(folder.join("state.json")).ok()?).ok()
     }
 
@@ -111,21 +106,17 @@ impl State {
     }
 }
 
-/// How an engine is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Status {
-    /// There is none.
     Absent,
-    /// It is stopped, its data kept.
     Stopped(State),
     /// Something that should run does not, or something is left of what was: `up` heals it, `down` clears it.
     Broken(State, String),
-    /// Daemon and registry answer.
     Running(State),
 }
 
 /// Brings the engine up, or says that it is; returns once daemon and registry answer.
-pub fn up(root: &Path, options: &Options) -> Result<State, Fault> {
+pub fn up(root: &Path, options: &EngineOptions) -> Result<State, Fault> {
     linux::require(if options.registry_only { "a private registry" } else { "a private Docker engine" })?;
     if !options.registry_only {
         require_root()?;
@@ -142,19 +133,18 @@ pub fn up(root: &Path, options: &Options) -> Result<State, Fault> {
     }
     let state = start::up(root, &folder, options)?;
     match state {
-        start::Outcome::Already(state) => {
-            terminal::step("engine", &format!("is up already; registry at {}", state.registry));
+        start::StartOutcome::Already(state) => {
+            terminal::step("engine", &format!("is already running; registry at {}", state.registry));
             Ok(state)
         }
-        start::Outcome::Started(state) => {
+        start::StartOutcome::Started(state) => {
             let took = quantity::seconds(began.elapsed());
-            terminal::step("engine", &format!("is up in {took}; registry at {}", state.registry));
+            terminal::step("engine", &format!("started in {took}; registry at {}", state.registry));
             Ok(state)
         }
     }
 }
 
-/// How the engine is now. Changes nothing and waits for no one.
 pub fn status(root: &Path, name: Option<&str>) -> Result<Status, Fault> {
     let folder = folder(root, name)?;
     let Some(state) = folder.canonicalize().ok().and_then(|folder| State::load(&folder)) else {
@@ -166,34 +156,31 @@ pub fn status(root: &Path, name: Option<&str>) -> Result<Status, Fault> {
     }
     let dead = state.processes.iter().find(|(_, process)| !process.runs());
     if let Some((name, process)) = dead {
-        let why = format!("`{name}` (process {}) has ended without `down`", process.pid);
+        let why = format!("`{name}` (process {}) ended without `cargo xtask engine down`", process.pid);
         return Ok(Status::Broken(state, why));
     }
     if !state.processes.is_empty() {
-        return Ok(Status::Broken(state, "its processes run, but do not answer this user".to_owned()));
+        return Ok(Status::Broken(state, "its processes run but do not respond to this user".to_owned()));
     }
-    let left = leftovers(&state.places());
+    let left = leftovers(&state.paths());
     Ok(if left.is_empty() {
         Status::Stopped(state)
     } else {
-        Status::Broken(state, format!("{} still runs", left[0].0))
+        Status::Broken(state, format!("{} is still running", left[0].0))
     })
 }
 
-/// What `down` did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Down {
-    /// The programs that were running.
     pub stopped: Vec<String>,
-    /// Whether the folder, with images and logs, is gone too.
     pub purged: bool,
 }
 
-/// Stops the engine, and with `purge` removes its folder; the package cache beside it stays. Right for an engine in any state.
+/// Stops the engine, and with `purge` removes its folder; the package cache stays. Works for an engine in any state.
 pub fn down(root: &Path, name: Option<&str>, purge: bool) -> Result<Down, Fault> {
     let folder = folder(root, name)?;
     let Ok(folder) = folder.canonicalize() else {
-        terminal::step("engine", "there is none");
+        terminal::step("engine", "not found");
         return Ok(Down { stopped: Vec::new(), purged: false });
     };
     let mut state = State::load(&folder);
@@ -201,11 +188,11 @@ pub fn down(root: &Path, name: Option<&str>, purge: bool) -> Result<Down, Fault>
         require_root()?;
     }
     let lock = lock(&folder)?;
-    let places = match &state {
-        Some(state) => state.places(),
-        None => Places { run: run_folder(&folder), folder: folder.clone() },
+    let paths = match &state {
+        Some(state) => state.paths(),
+        None => EnginePaths { run: run_folder(&folder), folder: folder.clone() },
     };
-    let stopped = stop(&places, &[&ENGINE[..], &REGISTRY[..]].concat())?;
+    let stopped = stop(&paths, &[&ENGINE[..], &REGISTRY[..]].concat())?;
     if let Some(state) = &mut state {
         for created in state.created.drain(..) {
             // Not empty means that another engine uses it by now.
@@ -219,7 +206,7 @@ pub fn down(root: &Path, name: Option<&str>, purge: bool) -> Result<Down, Fault>
     }
     drop(lock);
     let stopped_text =
-        if stopped.is_empty() { "was down".to_owned() } else { format!("stopped {}", stopped.join(", ")) };
+        if stopped.is_empty() { "was not running".to_owned() } else { format!("stopped {}", stopped.join(", ")) };
     terminal::step("engine", &format!("{stopped_text}{}", if purge { "; its folder is removed" } else { "" }));
     Ok(Down { stopped, purged: purge })
 }
@@ -228,7 +215,7 @@ pub fn down(root: &Path, name: Option<&str>, purge: bool) -> Result<Down, Fault>
 fn folder(root: &Path, name: Option<&str>) -> Result<PathBuf, Fault> {
     let folder = settings::folder_name(name).ok_or_else(|| {
         Fault::usage(format!("`{}` is not a name for an engine", name.unwrap_or_default()))
-            .hint("letters, digits, `-` and `_` make a name")
+            .hint("use letters, digits, `-` and `_`")
     })?;
     Ok(root.join("target").join(folder))
 }
@@ -249,7 +236,7 @@ fn lock(folder: &Path) -> Result<File, Fault> {
         fs::create_dir_all(folder).map_err(|error| cannot_write(folder, error))?;
         let file = File::create(&path).map_err(|error| cannot_write(&path, error))?;
         if file.try_lock().is_err() {
-            terminal::step("waiting", "another `cargo xtask engine` is at work here");
+            terminal::step("waiting", "another `cargo xtask engine` command is running");
             file.lock().map_err(|error| cannot_write(&path, error))?;
         }
         let held = file.metadata().map(|meta| meta.ino()).ok();
@@ -259,7 +246,7 @@ fn lock(folder: &Path) -> Result<File, Fault> {
     }
 }
 
-/// Beneath the folder where sockets fit, else a folder of its own, whose name follows from the engine's.
+/// In the engine's folder if the socket paths fit, else a folder whose name is derived from it.
 fn run_folder(folder: &Path) -> PathBuf {
     let run = folder.join("run");
     if settings::sockets_fit(&run) {
@@ -283,45 +270,44 @@ fn make_run_folder(run: &Path) -> Result<(), Fault> {
             meta.is_dir() && meta.uid() == rustix::process::geteuid().as_raw() && meta.mode() & 0o077 == 0
         });
         if !ours {
-            return Err(cannot_write(run, error).cause("it is not a folder of this user alone"));
+            return Err(cannot_write(run, error).cause("other users can access it, or it belongs to another user"));
         }
     }
     Ok(())
 }
 
-fn leftovers(places: &Places) -> Vec<(String, Process)> {
-    linux::running_from(&places.packages(), &[&ENGINE[..], &REGISTRY[..]].concat())
+fn leftovers(paths: &EnginePaths) -> Vec<(String, Process)> {
+    linux::running_from(&paths.packages(), &[&ENGINE[..], &REGISTRY[..]].concat())
 }
 
 /// Stops these programs of the engine, their containers and mounts. The names of those that ran.
-fn stop(places: &Places, programs: &[&str]) -> Result<Vec<String>, Fault> {
+fn stop(paths: &EnginePaths, programs: &[&str]) -> Result<Vec<String>, Fault> {
     let mut stopped = Vec::new();
     for program in programs {
         // A daemon ends its children; each is looked for only when its turn comes.
-        for (name, process) in linux::running_from(&places.packages(), &[program]) {
+        for (name, process) in linux::running_from(&paths.packages(), &[program]) {
             process.stop(Duration::from_secs(20))?;
             stopped.push(name);
         }
         if *program == "dockerd" {
-            for container in linux::rooted_in(&places.data()) {
+            for container in linux::rooted_in(&paths.data()) {
                 container.stop(Duration::ZERO)?;
             }
         }
     }
     // containerd cleans up after a shim with another shim, which may have begun after its turn.
-    for (_, process) in linux::running_from(&places.packages(), programs) {
+    for (_, process) in linux::running_from(&paths.packages(), programs) {
         process.stop(Duration::from_secs(5))?;
     }
     if programs.contains(&"dockerd") {
-        for folder in [&places.run, &places.data()] {
+        for folder in [&paths.run, &paths.data()] {
             linux::unmount_under(folder)?;
         }
-        remove_folder(&places.run)?;
+        remove_folder(&paths.run)?;
     }
     Ok(stopped)
 }
 
-/// Removes a folder, never through a mount.
 fn remove_folder(folder: &Path) -> Result<(), Fault> {
     if let Some(point) = linux::mounts_under(folder).first() {
         return Err(Fault::build(format!("cannot remove `{}`", folder.display()))
@@ -339,6 +325,6 @@ fn cannot_write(path: &Path, error: impl std::fmt::Display) -> Fault {
     Fault::missing(format!("cannot write `{}`", path.display())).cause(error)
 }
 
-fn versions(packages: &[Package]) -> BTreeMap<String, String> {
+fn versions(packages: &[DebPackage]) -> BTreeMap<String, String> {
     packages.iter().map(|package| (package.name.clone(), package.version.clone())).collect()
 }

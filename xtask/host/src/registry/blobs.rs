@@ -1,12 +1,12 @@
-//! Blobs on their way down: streamed, checked against size and digest, gone on with where a connection was cut.
+//! Downloads of blobs: streamed, checked against size and digest, resumed after a lost connection.
 //!
 //! A blob is never held whole unless the caller asks for its bytes.
 
-use super::deadline::Deadline;
-use super::exchange::{Ask, pull};
-use super::patience::{Patience, worth_another_try};
-use super::refusal::Refusal;
-use super::transport::{Broken, Reply, cut, late, too_slow};
+use super::http::deadline::Deadline;
+use super::http::error_response::ErrorResponse;
+use super::http::exchange::{ApiRequest, pull};
+use super::http::retry::{Retry, is_retryable};
+use super::http::transport::{ExchangeError, HttpResponse, cut, late, too_slow};
 use super::{Answer, Client, Endpoint};
 use crate::process;
 use sha2::{Digest as _, Sha256};
@@ -19,28 +19,24 @@ use xtask_model::spec::reference::{Digest, Repository};
 /// Bytes that are read at once.
 const PIECE: usize = 128 << 10;
 
-/// A blob that is being written out: what has come of it so far.
-struct Arrival<'w> {
+struct Download<'w> {
     to: &'w mut dyn Write,
     hash: Sha256,
     have: u64,
     max: u64,
 }
 
-/// What one answer brought.
-enum Brought {
-    /// The body came to its promised end.
+enum BodyEnd {
     Whole,
-    Cut(Broken),
+    Cut(ExchangeError),
 }
 
 impl Client {
-    /// Whether the repository has the blob.
     pub fn has_blob(&self, repository: &Repository, digest: &Digest) -> Result<bool, Fault> {
         let what = format!("cannot ask for the blob `{}`", repository.digest(*digest));
         let (endpoint, url) = self.of(repository, &format!("blobs/{digest}"))?;
-        let ask = Ask::new(&what, Method::HEAD, url, pull(repository));
-        match self.settle(&endpoint, &ask, &[200])? {
+        let ask = ApiRequest::new(&what, Method::HEAD, url, pull(repository));
+        match self.send_short(&endpoint, &ask, &[200])? {
             Ok(_) => Ok(true),
             Err(refusal) => Ok(self.absent::<()>(&endpoint, &what, &refusal)?.present().is_some()),
         }
@@ -54,7 +50,7 @@ impl Client {
         size: u64,
         to: &mut dyn Write,
     ) -> Result<Answer<()>, Fault> {
-        let arrived = self.arrive(repository, digest, size, to)?;
+        let arrived = self.download(repository, digest, size, to)?;
         if let Answer::Present(have) = arrived {
             self.streamed.fetch_add(have, Ordering::Relaxed);
         }
@@ -75,10 +71,10 @@ impl Client {
     /// Reads a blob of at most `max` bytes: a config.
     pub fn blob_bytes(&self, repository: &Repository, digest: &Digest, max: u64) -> Result<Answer<Vec<u8>>, Fault> {
         let mut bytes = Vec::new();
-        Ok(self.arrive(repository, digest, max, &mut bytes)?.map(|_| bytes))
+        Ok(self.download(repository, digest, max, &mut bytes)?.map(|_| bytes))
     }
 
-    fn arrive(
+    fn download(
         &self,
         repository: &Repository,
         digest: &Digest,
@@ -87,60 +83,60 @@ impl Client {
     ) -> Result<Answer<u64>, Fault> {
         let what = format!("cannot read the blob `{}`", repository.digest(*digest));
         let (endpoint, url) = self.of(repository, &format!("blobs/{digest}"))?;
-        let mut ask = Ask::new(&what, Method::GET, url, pull(repository));
-        let mut arrival = Arrival { to, hash: Sha256::new(), have: 0, max };
-        let mut patience = Patience::until(&self.options, Deadline::of_download(&self.options, max));
+        let mut ask = ApiRequest::new(&what, Method::GET, url, pull(repository));
+        let mut download = Download { to, hash: Sha256::new(), have: 0, max };
+        let mut retry = Retry::until(&self.options, Deadline::of_download(&self.options, max));
         loop {
             ask.headers.clear();
-            if arrival.have > 0 {
-                ask.headers.push(("range", format!("bytes={}-", arrival.have)));
+            if download.have > 0 {
+                ask.headers.push(("range", format!("bytes={}-", download.have)));
             }
-            let had = arrival.have;
-            let (broken, after) = match self.once(&endpoint, &ask, &patience.deadline)? {
-                Ok(reply) if worth_another_try(reply.status) => {
+            let had = download.have;
+            let (broken, after) = match self.send_once(&endpoint, &ask, &retry.deadline)? {
+                Ok(reply) if is_retryable(reply.status) => {
                     let after = reply.retry_after();
-                    (Broken::passing(Refusal::read(reply).cause), after)
+                    (ExchangeError::passing(ErrorResponse::read(reply).cause), after)
                 }
                 Ok(reply) if matches!(reply.status, 200 | 206) => {
-                    match arrival.take(&what, reply, &mut patience.deadline)? {
-                        Brought::Whole => return arrival.checked(&what, digest).map(Answer::Present),
-                        Brought::Cut(broken) => (broken, None),
+                    match download.take(&what, reply, &mut retry.deadline)? {
+                        BodyEnd::Whole => return download.checked(&what, digest).map(Answer::Present),
+                        BodyEnd::Cut(broken) => (broken, None),
                     }
                 }
                 Ok(reply) => return self.no_blob(&endpoint, &what, reply),
                 Err(broken) => (broken, None),
             };
-            if arrival.have > had && !broken.slow {
-                patience.progress();
+            if download.have > had && !broken.slow {
+                retry.progress();
             }
-            self.again(&what, broken, after, &mut patience)?;
+            self.pause_or_fail(&what, broken, after, &mut retry)?;
         }
     }
 
-    fn no_blob<T>(&self, endpoint: &Endpoint, what: &str, reply: Reply) -> Result<Answer<T>, Fault> {
-        // A blob's store behind a redirect is no registry: its 404 does not say that the blob is absent.
+    fn no_blob<T>(&self, endpoint: &Endpoint, what: &str, reply: HttpResponse) -> Result<Answer<T>, Fault> {
+        // Blob storage behind a redirect is not a registry: its 404 does not mean that the blob is absent.
         let elsewhere = !reply.url.same_origin(&endpoint.base);
-        let refusal = Refusal::read(reply);
+        let refusal = ErrorResponse::read(reply);
         if elsewhere { Err(refusal.fault(what)) } else { self.absent(endpoint, what, &refusal) }
     }
 }
 
-impl Arrival<'_> {
-    /// Takes in a body that begins at the first byte (200) or where the last one broke off (206).
-    fn take(&mut self, what: &str, reply: Reply, deadline: &mut Deadline) -> Result<Brought, Fault> {
+impl Download<'_> {
+    /// Reads a body that begins at the first byte (200) or where the last one ended (206).
+    fn take(&mut self, what: &str, reply: HttpResponse, deadline: &mut Deadline) -> Result<BodyEnd, Fault> {
         let url = reply.url.clone();
         let begins = match reply.status {
             206 => range_start(reply.header("content-range")),
             _ => Some(0),
         };
         let Some(mut skip) = begins.and_then(|begins| self.have.checked_sub(begins)) else {
-            return Ok(Brought::Cut(Broken::lasting(format!(
-                "`{url}` answered with another range than was asked for"
+            return Ok(BodyEnd::Cut(ExchangeError::lasting(format!(
+                "`{url}` answered with a range that was not requested"
             ))));
         };
         let promised = reply.length();
         if promised.is_some_and(|promised| (self.have - skip).saturating_add(promised) > self.max) {
-            return Ok(Brought::Cut(self.too_long(&url.to_string())));
+            return Ok(BodyEnd::Cut(self.too_long(&url.to_string())));
         }
         let mut reader = reply.reader();
         let mut piece = vec![0; PIECE];
@@ -151,7 +147,7 @@ impl Arrival<'_> {
                 Ok(0) => break,
                 Ok(count) => count,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-                Err(error) => return Ok(Brought::Cut(cut(&url, deadline, error))),
+                Err(error) => return Ok(BodyEnd::Cut(cut(&url, deadline, error))),
             };
             came += count as u64;
             // The part that is there already, when a registry knows no ranges.
@@ -159,28 +155,28 @@ impl Arrival<'_> {
             skip -= known as u64;
             let fresh = &piece[known..count];
             if self.have + fresh.len() as u64 > self.max {
-                return Ok(Brought::Cut(self.too_long(&url.to_string())));
+                return Ok(BodyEnd::Cut(self.too_long(&url.to_string())));
             }
             self.hash.update(fresh);
             self.to.write_all(fresh).map_err(|error| Fault::build(what).cause(format!("cannot write it: {error}")))?;
             self.have += fresh.len() as u64;
             deadline.grow(fresh.len() as u64);
             if deadline.is_over() {
-                return Ok(Brought::Cut(late(&url, deadline)));
+                return Ok(BodyEnd::Cut(late(&url, deadline)));
             }
             if let Err(why) = pace.moved(count as u64) {
-                return Ok(Brought::Cut(too_slow(&url, deadline, &why)));
+                return Ok(BodyEnd::Cut(too_slow(&url, deadline, &why)));
             }
         }
         if promised.is_some_and(|promised| came < promised) {
             let cause = format!("`{url}`: the answer broke off after {came} bytes");
-            return Ok(Brought::Cut(Broken::passing(cause)));
+            return Ok(BodyEnd::Cut(ExchangeError::passing(cause)));
         }
-        Ok(Brought::Whole)
+        Ok(BodyEnd::Whole)
     }
 
-    fn too_long(&self, url: &str) -> Broken {
-        Broken::lasting(format!("`{url}` has more than {} bytes", self.max))
+    fn too_long(&self, url: &str) -> ExchangeError {
+        ExchangeError::lasting(format!("`{url}` has more than {} bytes", self.max))
     }
 
     fn checked(self, what: &str, digest: &Digest) -> Result<u64, Fault> {

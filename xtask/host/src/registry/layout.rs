@@ -17,17 +17,15 @@ use xtask_model::spec::reference::{Digest, Platform};
 /// The largest document that is read into memory, in bytes: the limit that registries set for manifests.
 const DOCUMENT_LIMIT: u64 = 4 << 20;
 
-/// How names of files start that are not whole yet.
 const PARTIAL: &str = ".partial-";
 
-/// A folder of images.
 #[derive(Clone, Debug)]
 pub struct Layout {
     folder: PathBuf,
 }
 
 impl Layout {
-    /// Opens the layout in `folder`, or makes an empty one of what is no folder yet or an empty one.
+    /// Opens the layout in `folder`, or creates one if the folder is missing or empty.
     pub fn open_or_create(folder: &Path) -> Result<Self, Fault> {
         let layout = Self { folder: folder.to_owned() };
         let cannot = |error: io::Error| cannot_write(folder, &error);
@@ -54,22 +52,19 @@ impl Layout {
         }
     }
 
-    /// The layout's folder.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// The file of a blob, whether it is there or not.
     pub fn blob_path(&self, digest: &Digest) -> PathBuf {
         self.folder.join("blobs/sha256").join(digest.hex())
     }
 
-    /// The size of a blob in bytes, if it is there.
+    /// Size of a blob in bytes; `None` if it is missing.
     pub fn blob_size(&self, digest: &Digest) -> Option<u64> {
         fs::metadata(self.blob_path(digest)).ok().filter(fs::Metadata::is_file).map(|meta| meta.len())
     }
 
-    /// Opens a blob for reading.
     pub fn open_blob(&self, digest: &Digest) -> Result<File, Fault> {
         let path = self.blob_path(digest);
         // To open a pipe would be to wait for whoever writes to it.
@@ -87,7 +82,7 @@ impl Layout {
         writer.finish(expected)
     }
 
-    /// Stores bytes at hand.
+    /// Stores bytes.
     pub fn put_bytes(&self, bytes: &[u8]) -> Result<(Digest, u64), Fault> {
         let digest = Digest::of(bytes);
         if self.blob_size(&digest) == Some(bytes.len() as u64) {
@@ -96,7 +91,6 @@ impl Layout {
         self.put_blob(bytes, Some(&digest))
     }
 
-    /// Stores a document as JSON and describes it.
     pub fn put_json(&self, media_type: &str, document: &impl Serialize) -> Result<Descriptor, Fault> {
         let bytes = serde_json::to_vec(document)
             .map_err(|error| Fault::build(format!("cannot write a document of type `{media_type}`")).cause(error))?;
@@ -111,7 +105,6 @@ impl Layout {
         Ok(BlobWriter { layout: self, file, state: Sha256::new(), size: 0 })
     }
 
-    /// Removes blobs that killed processes have left unfinished.
     pub fn sweep(folder: &Path) {
         for folder in [folder.to_owned(), folder.join("blobs/sha256")] {
             scratch::sweep(&folder, &[PARTIAL], scratch::remove);
@@ -125,16 +118,15 @@ impl Layout {
         let read = self.open_blob(&descriptor.digest)?.take(DOCUMENT_LIMIT + 1).read_to_end(&mut bytes);
         read.map_err(|error| cannot_read(&path, &error))?;
         if bytes.len() as u64 > DOCUMENT_LIMIT {
-            return Err(cannot_read(&path, &"it is larger than 4 MiB, which no manifest or configuration is"));
+            return Err(cannot_read(&path, &"it is larger than 4 MiB, the limit of a manifest or configuration"));
         }
         if Digest::of(&bytes) != descriptor.digest {
-            return Err(cannot_read(&path, &"its content does not have the digest that it is named by")
+            return Err(cannot_read(&path, &"its content does not match the digest in its name")
                 .hint("remove the file and build again"));
         }
         Ok(bytes)
     }
 
-    /// A document, checked against its descriptor.
     pub fn read_json<T: DeserializeOwned>(&self, descriptor: &Descriptor) -> Result<T, Fault> {
         serde_json::from_slice(&self.read_bytes(descriptor)?)
             .map_err(|error| cannot_read(&self.blob_path(&descriptor.digest), &error))
@@ -148,12 +140,11 @@ impl Layout {
         Ok(self.read_json::<Index>(descriptor)?.for_platform(platform).cloned())
     }
 
-    /// What a name stands for.
     pub fn get(&self, name: &str) -> Result<Option<Descriptor>, Fault> {
         Ok(self.read_index()?.manifests.into_iter().find(|descriptor| named(descriptor, name)))
     }
 
-    /// All names, in their order, with what they stand for.
+    /// All names with their descriptors, sorted.
     pub fn list(&self) -> Result<Vec<(String, Descriptor)>, Fault> {
         let mut list: Vec<_> = self
             .read_index()?
@@ -165,27 +156,17 @@ impl Layout {
         Ok(list)
     }
 
-    /// Makes `name` stand for `descriptor`, whose content must be here; what it stood for before loses the name.
+    /// Gives `descriptor`, whose content must exist, the name; the previous holder loses it.
     pub fn set(&self, name: &str, descriptor: &Descriptor) -> Result<(), Fault> {
         if self.blob_size(&descriptor.digest) != Some(descriptor.size) {
             return Err(Fault::build(format!("cannot name `{name}` in the image layout `{}`", self.folder.display()))
-                .cause(format!("blob `{}` of {} bytes is not there", descriptor.digest, descriptor.size)));
+                .cause(format!("blob `{}` of {} bytes is missing", descriptor.digest, descriptor.size)));
         }
         let descriptor = descriptor.clone().with_annotation(annotation::REF_NAME, name);
         self.change(|manifests| {
             manifests.retain(|old| !named(old, name));
             manifests.push(descriptor);
         })
-    }
-
-    /// Takes a name away; whether it was there. Its blobs stay.
-    pub fn remove(&self, name: &str) -> Result<bool, Fault> {
-        let mut found = false;
-        self.change(|manifests| {
-            found = manifests.iter().any(|old| named(old, name));
-            manifests.retain(|old| !named(old, name));
-        })?;
-        Ok(found)
     }
 
     fn change(&self, edit: impl FnOnce(&mut Vec<Descriptor>)) -> Result<(), Fault> {
@@ -239,7 +220,7 @@ impl BlobWriter<'_> {
         let digest = Digest::from_bytes(self.state.finalize().into());
         if let Some(expected) = expected.filter(|expected| **expected != digest) {
             return Err(Fault::network(format!("cannot store blob `{expected}`"))
-                .cause(format!("the {} bytes that came have the digest `{digest}`", self.size)));
+                .cause(format!("the {} received bytes have the digest `{digest}`", self.size)));
         }
         let path = self.layout.blob_path(&digest);
         readable(self.file.as_file()).map_err(|error| cannot_write(&path, &error))?;
@@ -268,7 +249,7 @@ fn readable(file: &File) -> io::Result<()> {
     file.set_permissions(fs::Permissions::from_mode(0o644))
 }
 
-/// What a creation that was cut short, or is under way beside us, leaves; the marker itself may have come since it was looked for.
+/// True for files of an interrupted or concurrent creation; the marker may have appeared meanwhile.
 fn ours(entry: &io::Result<fs::DirEntry>) -> bool {
     entry.as_ref().is_ok_and(|entry| {
         let name = entry.file_name();
@@ -290,7 +271,7 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, Fault> {
     let read = open().and_then(|file| file.take(DOCUMENT_LIMIT + 1).read_to_end(&mut text));
     read.map_err(|error| cannot_read(path, &error))?;
     if text.len() as u64 > DOCUMENT_LIMIT {
-        return Err(cannot_read(path, &"it is larger than 4 MiB, which no index of a layout is"));
+        return Err(cannot_read(path, &"it is larger than 4 MiB, the limit of a layout's index"));
     }
     serde_json::from_slice(&text).map_err(|error| cannot_read(path, &error))
 }
@@ -357,9 +338,6 @@ mod tests {
         assert_eq!(again.get("x").unwrap().unwrap().digest, two.digest);
         let names: Vec<_> = again.list().unwrap().into_iter().map(|(name, d)| (name, d.digest)).collect();
         assert_eq!(names, [("a".to_owned(), one.digest), ("x".to_owned(), two.digest)]);
-        assert!(again.remove("x").unwrap());
-        assert!(!again.remove("x").unwrap());
-        assert_eq!(again.get("x").unwrap(), None);
     }
 
     #[test]

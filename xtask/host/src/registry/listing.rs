@@ -2,11 +2,11 @@
 //!
 //! A list is whole or a fault; the number of pages is bounded.
 
-use super::exchange::{Ask, pull};
-use super::patience::Patience;
-use super::refusal::Refusal;
-use super::transport::{Broken, Reply};
-use super::url::Url;
+use super::http::error_response::ErrorResponse;
+use super::http::exchange::{ApiRequest, pull};
+use super::http::retry::Retry;
+use super::http::transport::{ExchangeError, HttpResponse};
+use super::http::url::Url;
 use super::{Answer, Client, Endpoint};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -28,15 +28,11 @@ const PAGE: u64 = 20_000;
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Referrer {
-    /// The media type of the manifest.
     pub media_type: String,
-    /// Its digest.
     pub digest: Digest,
     /// Its length in bytes.
     pub size: u64,
-    /// What it is.
     pub artifact_type: Option<String>,
-    /// Its annotations.
     #[serde(default)]
     pub annotations: BTreeMap<String, String>,
 }
@@ -58,7 +54,8 @@ impl Client {
         let what = format!("cannot list the tags of `{repository}`");
         let (endpoint, url) = self.of(repository, "tags/list")?;
         let mut all = Vec::new();
-        let read = self.pages(&endpoint, &what, repository, (url.query([("n", "1000")]), ""), |page: Tags| {
+        let ask = ApiRequest::new(&what, Method::GET, url.query([("n", "1000")]), pull(repository));
+        let read = self.pages(&endpoint, ask, |page: Tags| {
             all.extend(page.tags.unwrap_or_default());
         })?;
         all.sort();
@@ -70,7 +67,7 @@ impl Client {
     }
 
     /// The manifests whose subject this one is, of one artifact type or of all; asked of the referrers API, and where a
-    /// registry has none, of the tag that stands in for it. A manifest that is not there has none.
+    /// registry lacks it, the fallback tag is read. A missing manifest has no referrers.
     pub fn referrers(
         &self,
         repository: &Repository,
@@ -81,8 +78,9 @@ impl Client {
         let (endpoint, url) = self.of(repository, &format!("referrers/{digest}"))?;
         let url = url.query(artifact_type.map(|wanted| ("artifactType", wanted)));
         let mut all = Vec::new();
-        let accept = "application/vnd.oci.image.index.v1+json";
-        let read = self.pages(&endpoint, &what, repository, (url, accept), |page: Index| {
+        let ask = ApiRequest::new(&what, Method::GET, url, pull(repository))
+            .header("accept", "application/vnd.oci.image.index.v1+json");
+        let read = self.pages(&endpoint, ask, |page: Index| {
             all.extend(page.manifests.unwrap_or_default());
         })?;
         match read {
@@ -104,53 +102,47 @@ impl Client {
         let tag: Tag = digest.to_string().replace(':', "-").parse().map_err(|error| wrong(&error))?;
         let Answer::Present(manifest) = self.manifest(repository, &tag)? else { return Ok(Vec::new()) };
         let index: Index = serde_json::from_slice(&manifest.bytes)
-            .map_err(|error| wrong(&format!("the tag `{tag}` is no index of referrers: {error}")))?;
+            .map_err(|error| wrong(&format!("the tag `{tag}` is not an index of referrers: {error}")))?;
         Ok(index.manifests.unwrap_or_default())
     }
 
-    /// Reads a list to its last page.
     fn pages<T: DeserializeOwned>(
         &self,
         endpoint: &Endpoint,
-        what: &str,
-        repository: &Repository,
-        (first, accept): (Url, &str),
+        mut ask: ApiRequest<'_>,
         mut take: impl FnMut(T),
-    ) -> Result<Result<(), Refusal>, Fault> {
-        let mut next = Some(first);
-        let mut patience = Patience::new(&self.options);
+    ) -> Result<Result<(), ErrorResponse>, Fault> {
+        let mut retry = Retry::new(&self.options);
         for _ in 0..PAGES {
-            let Some(url) = next else { return Ok(Ok(())) };
-            let mut ask = Ask::new(what, Method::GET, url, pull(repository));
-            if !accept.is_empty() {
-                ask = ask.header("accept", accept);
-            }
-            let read = self.send_within(endpoint, &ask, &mut patience, |reply| match reply.status {
+            let read = self.send_within(endpoint, &ask, &mut retry, |reply| match reply.status {
                 200 => page(reply).map(Ok),
-                _ => Ok(Err(Refusal::read(reply))),
+                _ => Ok(Err(ErrorResponse::read(reply))),
             })?;
             let (content, link, bytes) = match read {
                 Ok(page) => page,
                 Err(refusal) => return Ok(Err(refusal)),
             };
-            patience.progress();
+            retry.progress();
             // A list is as long as it is: each page adds the time of a short document.
-            patience.deadline.grow(bytes.max(PAGE));
+            retry.deadline.grow(bytes.max(PAGE));
             take(content);
-            next = link;
+            match link {
+                Some(next) => ask.url = next,
+                None => return Ok(Ok(())),
+            }
         }
-        Err(Fault::network(what).cause(format!("the list has more than {PAGES} pages")))
+        Err(Fault::network(ask.what).cause(format!("the list has more than {PAGES} pages")))
     }
 }
 
 /// A page and the address of the next one, which must be the same registry's.
-fn page<T: DeserializeOwned>(reply: Reply) -> Result<(T, Option<Url>, u64), Broken> {
+fn page<T: DeserializeOwned>(reply: HttpResponse) -> Result<(T, Option<Url>, u64), ExchangeError> {
     let url = reply.url.clone();
-    let wrong = |why: String| Broken::lasting(format!("`{url}`: {why}"));
+    let wrong = |why: String| ExchangeError::lasting(format!("`{url}`: {why}"));
     let next = match reply.header("link").and_then(next_link) {
         None => None,
         Some(link) => match url.join(link).filter(|next| next.same_origin(&url) && *next != url) {
-            None => return Err(wrong("the next page of the list is nowhere to be read".to_owned())),
+            None => return Err(wrong("the link to the next page of the list is invalid".to_owned())),
             next => next,
         },
     };

@@ -3,8 +3,8 @@
 //! The way to such a registry is short, so that preparing each request costs more than the request itself. Only a plain 200 counts here:
 //! a blob with any other answer is asked for again by [`Client::has_blob`], which knows challenges, redirects, refusals and retries.
 
-use super::auth::Means;
-use super::exchange::pull;
+use super::http::auth::AuthContext;
+use super::http::exchange::pull;
 use super::survey::some_at_once;
 use super::{Client, Endpoint};
 use crate::process;
@@ -17,11 +17,10 @@ use xtask_model::spec::reference::{Digest, Repository};
 /// The longest silence. A slower registry is asked in the usual way, which waits longer.
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// The longest head of an answer.
 const HEAD: u64 = 16 << 10;
 
 impl Client {
-    /// Whether the repository has each of the blobs, asked over `connections` at a time.
+    /// True if the repository has each of the blobs, asked over `connections` at a time.
     pub fn has_blobs(
         &self,
         repository: &Repository,
@@ -42,7 +41,7 @@ impl Client {
     /// Number of blobs from the first that the registry says it has, up to one about which it says anything else.
     fn in_a_row(&self, endpoint: &Endpoint, repository: &Repository, digests: &[Digest]) -> Result<usize, Fault> {
         let means =
-            Means { transport: &self.transport, credentials: &self.options.credentials, options: &self.options };
+            AuthContext { transport: &self.transport, credentials: &self.options.credentials, options: &self.options };
         let authorization = self.auth.header(&means, endpoint, &pull(repository))?;
         let authorization = authorization.map(|value| format!("Authorization: {value}\r\n")).unwrap_or_default();
         let (host, path) = (endpoint.base.authority(), repository.path());
@@ -105,7 +104,7 @@ fn ask(connection: &mut BufReader<TcpStream>, request: &str) -> Option<Said> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registry::Options;
+    use crate::registry::ClientOptions;
     use std::net::TcpListener;
     use std::sync::Mutex;
 
@@ -129,7 +128,7 @@ mod tests {
                     asked.lock().unwrap().push(questions);
                 }
             });
-            let client = Client::new(Options { tries: 1, ..Options::default() });
+            let client = Client::new(ClientOptions { tries: 1, ..ClientOptions::default() });
             let found = client.has_blobs(&repository, digests, 1);
             serve.join().unwrap();
             found

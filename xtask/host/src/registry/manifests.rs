@@ -2,10 +2,10 @@
 //!
 //! Bytes are believed only with their digest; what they mean is not looked at, but for the media type they state.
 
-use super::exchange::{Ask, pull, push};
-use super::refusal::Refusal;
-use super::transport::{Broken, Payload, Reply};
-use super::url::encode;
+use super::http::error_response::ErrorResponse;
+use super::http::exchange::{ApiRequest, pull, push};
+use super::http::transport::{ExchangeError, HttpResponse, Payload};
+use super::http::url::encode;
 use super::{Answer, Client};
 use serde::Deserialize;
 use std::fmt;
@@ -18,11 +18,10 @@ use xtask_model::spec::reference::{Digest, Reference, Repository, Tag};
 const LONGEST: u64 = 4 << 20;
 
 /// The pauses before a registry is asked again whether it lacks what a manifest names. distribution empties a blob's link
-/// before it writes it anew, so that another job which sends the same blob hides it for a moment:
+/// before it writes it again, so another job that sends the same blob hides it for a moment:
 /// <https://github.com/distribution/distribution/issues/4489>.
 const HIDDEN: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(100)];
 
-/// What is taken for a manifest.
 const ACCEPTED: [&str; 4] = [
     "application/vnd.oci.image.index.v1+json",
     "application/vnd.oci.image.manifest.v1+json",
@@ -73,7 +72,6 @@ impl From<&Digest> for Name {
 }
 
 impl Name {
-    /// As a person writes it.
     pub(super) fn of(&self, repository: &Repository) -> Reference {
         match self {
             Self::Tag(tag) => repository.tag(tag),
@@ -84,7 +82,7 @@ impl Name {
 
 /// A manifest or index as the registry keeps it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Manifest {
+pub struct RawManifest {
     /// The bytes over which the digest is.
     pub bytes: Vec<u8>,
     /// One of the OCI and docker types of manifests and indexes.
@@ -93,12 +91,9 @@ pub struct Manifest {
     pub digest: Digest,
 }
 
-/// What is known of a manifest without reading it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
-    /// Its media type.
     pub media_type: String,
-    /// Its digest.
     pub digest: Digest,
     /// Its length in bytes, where the registry says it.
     pub size: Option<u64>,
@@ -112,14 +107,14 @@ struct Stated {
 
 impl Client {
     /// Reads a manifest or index. Its digest is checked against the bytes, the name and the registry's own word.
-    pub fn manifest(&self, repository: &Repository, name: impl Into<Name>) -> Result<Answer<Manifest>, Fault> {
+    pub fn manifest(&self, repository: &Repository, name: impl Into<Name>) -> Result<Answer<RawManifest>, Fault> {
         let name = name.into();
         let what = format!("cannot read the manifest `{}`", name.of(repository));
         let (endpoint, url) = self.of(repository, &format!("manifests/{name}"))?;
-        let ask = Ask::new(&what, Method::GET, url, pull(repository)).header("accept", ACCEPTED.join(", "));
+        let ask = ApiRequest::new(&what, Method::GET, url, pull(repository)).header("accept", ACCEPTED.join(", "));
         let read = self.send(&endpoint, &ask, |reply| match reply.status {
             200 => checked(reply, &name).map(Ok),
-            _ => Ok(Err(Refusal::read(reply))),
+            _ => Ok(Err(ErrorResponse::read(reply))),
         })?;
         match read {
             Ok(manifest) => Ok(Answer::Present(manifest)),
@@ -132,14 +127,14 @@ impl Client {
         let name = name.into();
         let what = format!("cannot ask for the manifest `{}`", name.of(repository));
         let (endpoint, url) = self.of(repository, &format!("manifests/{name}"))?;
-        let ask = Ask::new(&what, Method::HEAD, url, pull(repository)).header("accept", ACCEPTED.join(", "));
-        let reply = match self.settle(&endpoint, &ask, &[200])? {
+        let ask = ApiRequest::new(&what, Method::HEAD, url, pull(repository)).header("accept", ACCEPTED.join(", "));
+        let reply = match self.send_short(&endpoint, &ask, &[200])? {
             Ok(reply) => reply,
             Err(refusal) => return self.absent(&endpoint, &what, &refusal),
         };
         let said = said_digest(&reply).map_err(|broken| broken.fault(&what))?;
         let (Some(said), Some(media_type)) = (said, reply.media_type()) else {
-            let size = |manifest: &Manifest| Some(manifest.bytes.len() as u64);
+            let size = |manifest: &RawManifest| Some(manifest.bytes.len() as u64);
             return Ok(self.manifest(repository, name)?.map(|manifest| Head {
                 size: size(&manifest),
                 media_type: manifest.media_type,
@@ -171,12 +166,12 @@ impl Client {
             return Err(Fault::network(what).cause(format!("the digest of its bytes is `{digest}`")));
         }
         let (endpoint, url) = self.of(repository, &format!("manifests/{name}"))?;
-        let ask = Ask::new(&what, Method::PUT, url, push(repository))
+        let ask = ApiRequest::new(&what, Method::PUT, url, push(repository))
             .header("content-type", media_type)
             .payload(Payload::Bytes(bytes));
         let mut again = HIDDEN.into_iter();
         let reply = loop {
-            match self.settle(&endpoint, &ask, &[201, 200, 202])? {
+            match self.send_short(&endpoint, &ask, &[201, 200, 202])? {
                 Ok(reply) => break reply,
                 Err(refusal) => match again.next().filter(|_| refusal.has("MANIFEST_BLOB_UNKNOWN")) {
                     Some(pause) => std::thread::sleep(pause),
@@ -197,19 +192,19 @@ impl Client {
         let name = name.into();
         let what = format!("cannot delete the manifest `{}`", name.of(repository));
         let (endpoint, url) = self.of(repository, &format!("manifests/{}", encode(&name.to_string())))?;
-        let ask = Ask::new(&what, Method::DELETE, url, push(repository));
-        match self.settle(&endpoint, &ask, &[202, 200, 204])? {
+        let ask = ApiRequest::new(&what, Method::DELETE, url, push(repository));
+        match self.send_short(&endpoint, &ask, &[202, 200, 204])? {
             Ok(_) => Ok(Answer::Present(())),
             Err(refusal) if refusal.status == 405 || refusal.has("UNSUPPORTED") => Err(refusal
                 .fault(&what)
-                .hint("this registry does not delete in this way: allow it in its configuration, or use its own page")),
+                .hint("enable deletion in the registry's configuration, or delete it in the registry's web page")),
             Err(refusal) => self.absent(&endpoint, &what, &refusal),
         }
     }
 }
 
 /// The manifest in an answer, when everything about it agrees.
-fn checked(reply: Reply, name: &Name) -> Result<Manifest, Broken> {
+fn checked(reply: HttpResponse, name: &Name) -> Result<RawManifest, ExchangeError> {
     let said = said_digest(&reply)?;
     let media_type = reply.media_type();
     if let Some(media_type) = &media_type {
@@ -218,10 +213,10 @@ fn checked(reply: Reply, name: &Name) -> Result<Manifest, Broken> {
     let promised = reply.length();
     let url = reply.url.clone();
     let bytes = reply.bytes(LONGEST)?;
-    let wrong = |why: String| Err(Broken::lasting(format!("`{url}`: {why}")));
+    let wrong = |why: String| Err(ExchangeError::lasting(format!("`{url}`: {why}")));
     if promised.is_some_and(|promised| promised != bytes.len() as u64) {
         let why = format!("`{url}`: the answer broke off after {} bytes", bytes.len());
-        return Err(Broken::passing(why));
+        return Err(ExchangeError::passing(why));
     }
     let digest = Digest::of(&bytes);
     if let Some(said) = said.filter(|said| *said != digest) {
@@ -237,29 +232,33 @@ fn checked(reply: Reply, name: &Name) -> Result<Manifest, Broken> {
     };
     match (media_type.or_else(|| stated.media_type.clone()), stated.media_type) {
         (Some(header), Some(inside)) if header != inside => {
-            wrong(format!("the registry calls it `{header}`, it calls itself `{inside}`"))
+            wrong(format!("the registry calls it `{header}`, its content says `{inside}`"))
         }
-        (Some(media_type), _) if ACCEPTED.contains(&media_type.as_str()) => Ok(Manifest { bytes, media_type, digest }),
-        (Some(other), _) => wrong(format!("`{other}` is not a manifest's media type")),
+        (Some(media_type), _) if ACCEPTED.contains(&media_type.as_str()) => {
+            Ok(RawManifest { bytes, media_type, digest })
+        }
+        (Some(other), _) => wrong(format!("`{other}` is not a manifest media type")),
         (None, _) => wrong("neither it nor the registry says its media type".to_owned()),
     }
 }
 
-/// Refuses an answer that is no manifest before its body is read.
-fn accepted(reply: &Reply, media_type: &str) -> Result<(), Broken> {
+/// Refuses an answer with another media type before its body is read.
+fn accepted(reply: &HttpResponse, media_type: &str) -> Result<(), ExchangeError> {
     if ACCEPTED.contains(&media_type) {
         return Ok(());
     }
-    Err(Broken::lasting(format!("`{}` answered with the media type `{media_type}`, which is no manifest's", reply.url)))
+    Err(ExchangeError::lasting(format!(
+        "`{}` answered with the media type `{media_type}`, which is not a manifest type",
+        reply.url
+    )))
 }
 
-/// `Docker-Content-Digest`, where it is there; one of another algorithm says nothing that can be checked.
-pub(super) fn said_digest(reply: &Reply) -> Result<Option<Digest>, Broken> {
+/// `Docker-Content-Digest`, if present; other algorithms are ignored because they cannot be checked.
+pub(super) fn said_digest(reply: &HttpResponse) -> Result<Option<Digest>, ExchangeError> {
     match reply.header("docker-content-digest").filter(|said| said.starts_with("sha256:")) {
         None => Ok(None),
-        Some(said) => said
-            .parse()
-            .map(Some)
-            .map_err(|error| Broken::lasting(format!("`{}` answered with a malformed digest: {error}", reply.url))),
+        Some(said) => said.parse().map(Some).map_err(|error| {
+            ExchangeError::lasting(format!("`{}` answered with a malformed digest: {error}", reply.url))
+        }),
     }
 }

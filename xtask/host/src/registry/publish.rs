@@ -1,11 +1,11 @@
-//! Images in a registry: what stands under a tag, and how an image comes to stand there.
+//! Images in a registry: reading what a tag names, and publishing.
 //!
 //! The order is always blobs, manifest, index, fingerprint tag, other tags, `latest`: whatever ends a build early, no tag
 //! names something that is not whole. A tag is read again right before it is written, so the loser of a race adopts the
 //! winner's digest.
 
-pub mod marks;
-pub mod whole;
+pub mod completeness;
+pub mod records;
 
 use crate::registry::{self, Answer, Client, Name};
 use crate::{process, terminal};
@@ -22,7 +22,7 @@ pub fn built(platform: &Platform) -> String {
     format!("{BUILT}{}", platform.dashed())
 }
 
-/// Reads what stands under a name. A thing that is there and cannot be read is an error, not an absence.
+/// Reads the image of a name. An image that exists and cannot be read is an error, not absent.
 pub fn read(client: &Client, repository: &Repository, name: impl Into<Name>) -> Result<Answer<Published>, Fault> {
     let Answer::Present(found) = client.manifest(repository, name)? else { return Ok(Answer::Absent) };
     if media_type::is_index(&found.media_type) {
@@ -59,25 +59,27 @@ fn document<T: serde::de::DeserializeOwned>(bytes: &[u8], what: &Reference) -> R
     serde_json::from_slice(bytes).map_err(|error| Fault::network(format!("cannot read `{what}`")).cause(error))
 }
 
-/// Reads the manifest that a descriptor points at.
 pub fn read_manifest(client: &Client, repository: &Repository, digest: Digest) -> Result<Manifest, Fault> {
     match client.manifest(repository, digest)? {
         Answer::Present(found) => document(&found.bytes, &repository.digest(digest)),
-        Answer::Absent => Err(Fault::network(format!("`{}` is listed and not there", repository.digest(digest)))
-            .hint("the registry lost it: build again with `--force`")),
+        Answer::Absent => Err(Fault::network(format!(
+            "`{}` is in the index but missing from the registry",
+            repository.digest(digest)
+        ))
+        .hint("rebuild it: `--force`")),
     }
 }
 
 /// Keys make configurations large; what is larger than this, in bytes, is none.
 const CONFIG_LIMIT: u64 = 8 << 20;
 
-/// Reads the configuration of a manifest.
 pub fn read_config(client: &Client, repository: &Repository, manifest: &Manifest) -> Result<Config, Fault> {
     let digest = manifest.config.digest;
     match client.blob_bytes(repository, &digest, CONFIG_LIMIT)? {
         Answer::Present(bytes) => document(&bytes, &repository.digest(digest)),
-        Answer::Absent => Err(Fault::network(format!("config `{digest}` is not in `{repository}`"))
-            .hint("the registry lost it: build again with `--force`")),
+        Answer::Absent => {
+            Err(Fault::network(format!("config `{digest}` is not in `{repository}`")).hint("rebuild it: `--force`"))
+        }
     }
 }
 
@@ -104,48 +106,41 @@ pub fn platform_tag(fingerprint: &Tag, platform: &Platform) -> Tag {
     Tag::from_name(&format!("{fingerprint}-{}", platform.dashed())).expect("a tag with a suffix is a tag")
 }
 
-/// Refuses an image that stands under our fingerprint's tag and is not of our key.
+/// Refuses an image whose tag is this fingerprint's and whose label is another's.
 pub fn check_owner(found: &Published, fingerprint: &Fingerprint, reference: &Reference) -> Result<(), Fault> {
     match found.fingerprint() {
         Some(theirs) if theirs == *fingerprint => Ok(()),
         theirs => {
             let cause = match theirs {
                 Some(theirs) => format!("its fingerprint is {theirs}, this tree's is {fingerprint}"),
-                None => format!("it carries no label `{FINGERPRINT_LABEL}`: something else put it there"),
+                None => format!("it carries no label `{FINGERPRINT_LABEL}`: another tool pushed it"),
             };
-            Err(Fault::drift(format!("`{reference}` holds another image"))
+            Err(Fault::drift(format!("`{reference}` names another image"))
                 .cause(cause)
                 .hint("remove that tag from the registry, or raise `[base] tag-length` in `images.toml`"))
         }
     }
 }
 
-/// What is to stand under the fingerprint's tag.
 pub struct Publication<'a> {
-    /// The repository.
     pub repository: &'a Repository,
-    /// The image's fingerprint.
     pub fingerprint: Fingerprint,
-    /// The fingerprint's tag.
     pub tag: Tag,
     /// Manifests (or indexes with attestations) that are in the repository already, by platform.
     pub built: BTreeMap<Platform, Digest>,
-    /// Annotations of the index.
     pub notes: BTreeMap<String, String>,
-    /// Ours replaces what is there (`--force`).
+    /// Replaces an existing image (`--force`).
     pub replace: bool,
 }
 
-/// What came of publishing.
-pub struct Outcome {
-    /// What stands under the tag now.
+pub struct PublishOutcome {
     pub published: Published,
     /// Platforms for which another job's image was there first and was taken.
     pub adopted: Vec<Platform>,
 }
 
-/// Puts manifests into the index under the fingerprint's tag, beside what is there.
-pub fn publish(client: &Client, publication: &Publication<'_>) -> Result<Outcome, Fault> {
+/// Adds manifests to the index of the fingerprint's tag.
+pub fn publish(client: &Client, publication: &Publication<'_>) -> Result<PublishOutcome, Fault> {
     let Publication { repository, fingerprint, tag, built, .. } = publication;
     let reference = repository.tag(tag);
     let (mut ours, mut pushed) = (BTreeMap::new(), BTreeMap::new());
@@ -155,14 +150,14 @@ pub fn publish(client: &Client, publication: &Publication<'_>) -> Result<Outcome
         pushed.insert(*digest, manifest);
     }
     // A registry cannot compare and swap. Two jobs that add different platforms at one moment may each write an index
-    // without the other's: so each reads back what it wrote, and adds itself again until it is there.
+    // without the other's: so each reads back what it wrote, and adds itself again until it is listed.
     const ROUNDS: usize = 5;
     for _ in 0..ROUNDS {
         process::interrupted()?;
         let mut standing = read(client, repository, tag.clone())?.present();
         if let Some(found) = &mut standing {
             check_owner(found, fingerprint, &reference)?;
-            crate::registry::publish::whole::check(found, client, repository)?;
+            crate::registry::publish::completeness::check(found, client, repository)?;
         }
         let (index, adopted) = merge(standing.as_ref(), &ours, publication);
         if let Some(found) = &standing
@@ -173,7 +168,7 @@ pub fn publish(client: &Client, publication: &Publication<'_>) -> Result<Outcome
             // What was built once more to the same bytes is nobody else's.
             let others = |platform: &Platform| found.platforms[platform].digest != built[platform];
             let adopted = adopted.into_iter().filter(others).collect();
-            return Ok(Outcome { published: found.clone(), adopted });
+            return Ok(PublishOutcome { published: found.clone(), adopted });
         }
         let bytes = serde_json::to_vec(&index).expect("an index is JSON");
         client.put_manifest(repository, tag.clone(), media_type::INDEX, &bytes).map_err(|fault| {
@@ -186,11 +181,11 @@ pub fn publish(client: &Client, publication: &Publication<'_>) -> Result<Outcome
         let whole = ours.keys().all(|platform| written.platforms.contains_key(platform));
         if whole {
             keep_children(client, publication, &written, &pushed)?;
-            return Ok(Outcome { published: written, adopted });
+            return Ok(PublishOutcome { published: written, adopted });
         }
     }
     Err(Fault::network(format!("cannot publish `{reference}`"))
-        .cause("other jobs kept writing the same tag")
+        .cause("other jobs kept moving the same tag")
         .hint("run this again"))
 }
 
@@ -200,7 +195,7 @@ fn keep_children(
     client: &Client,
     publication: &Publication<'_>,
     published: &Published,
-    pushed: &BTreeMap<Digest, registry::Manifest>,
+    pushed: &BTreeMap<Digest, registry::RawManifest>,
 ) -> Result<(), Fault> {
     let ours = published.platforms.iter().filter(|(platform, _)| publication.built.contains_key(*platform));
     for (platform, descriptor) in ours {
@@ -213,7 +208,7 @@ fn keep_children(
             None => tag(client, repository, descriptor.digest, &own).map(drop),
         };
         if let Err(fault) = tagged {
-            terminal::detail(&format!("{}: the tag is only there to keep clean-ups away", fault.what));
+            terminal::detail(&format!("{}: the tag only protects the manifest from clean-ups", fault.what));
         }
     }
     Ok(())
@@ -225,10 +220,13 @@ fn descriptors(
     repository: &Repository,
     platform: &Platform,
     digest: Digest,
-) -> Result<(Vec<Descriptor>, registry::Manifest), Fault> {
+) -> Result<(Vec<Descriptor>, registry::RawManifest), Fault> {
     let Answer::Present(found) = client.manifest(repository, digest)? else {
-        return Err(Fault::network(format!("`{}` was pushed and is not there", repository.digest(digest)))
-            .hint("run this again; if it stays so, the registry loses manifests"));
+        return Err(Fault::network(format!(
+            "`{}` was pushed but is missing from the registry",
+            repository.digest(digest)
+        ))
+        .hint("run this again; if it persists, the registry loses manifests"));
     };
     if media_type::is_index(&found.media_type) {
         return Ok((document::<Index>(&found.bytes, &repository.digest(digest))?.manifests, found));
@@ -237,7 +235,7 @@ fn descriptors(
     Ok((vec![descriptor.with_platform(platform)], found))
 }
 
-/// The index of both, and the platforms of ours that were there already.
+/// The merged index, and the built platforms that it already had.
 fn merge(
     standing: Option<&Published>,
     ours: &BTreeMap<Platform, Vec<Descriptor>>,
@@ -258,7 +256,7 @@ fn merge(
         }
         // An attestation goes with the manifest it is about.
         manifests.extend(listed.into_iter().filter(|d| {
-            !replaced.contains(&d.digest) && whole::about(d).is_none_or(|subject| !replaced.contains(&subject))
+            !replaced.contains(&d.digest) && completeness::about(d).is_none_or(|subject| !replaced.contains(&subject))
         }));
         if publication.replace {
             // The builds of the platforms that stay are not undone by this one.
@@ -281,7 +279,7 @@ fn merge(
     (index, adopted)
 }
 
-/// Puts a manifest that is there under another tag, unless it stands there already. Returns whether it moved.
+/// Tags an existing manifest, unless the tag already names it. Returns whether the tag moved.
 pub fn tag(client: &Client, repository: &Repository, digest: Digest, tag: &Tag) -> Result<bool, Fault> {
     if let Answer::Present(head) = client.head(repository, tag.clone())?
         && head.digest == digest
@@ -289,17 +287,16 @@ pub fn tag(client: &Client, repository: &Repository, digest: Digest, tag: &Tag) 
         return Ok(false);
     }
     let Answer::Present(found) = client.manifest(repository, digest)? else {
-        return Err(Fault::network(format!("`{}` is not there", repository.digest(digest))));
+        return Err(Fault::network(format!("`{}` is missing from the registry", repository.digest(digest))));
     };
     client.put_manifest(repository, tag.clone(), &found.media_type, &found.bytes)?;
     Ok(true)
 }
 
-/// What a person can do where an index cannot be written a second time.
 const WHOLE: &str = "this registry's tags are immutable: publish all platforms by one command, `cargo xtask build --push`; \
      a build with `--force` needs another `[base] epoch` in `images.toml`";
 
-/// Whether a registry refuses to write a tag because it exists, and its tags never move: Amazon ECR, Google Artifact Registry,
+/// True if a registry refuses to write a tag because it exists, and its tags never move: Amazon ECR, Google Artifact Registry,
 /// Harbor and others can be set so. The specification has no code for it, so their words are looked at.
 pub fn is_immutable(fault: &Fault) -> bool {
     let said = |cause: &String| {
@@ -342,7 +339,7 @@ pub fn send(
     Ok(())
 }
 
-/// The digest of the base that a manifest's image says it stands on.
+/// The base digest in the labels of a manifest's image.
 pub fn base_digest(client: &Client, repository: &Repository, descriptor: &Descriptor) -> Result<Option<Digest>, Fault> {
     let notes = manifest_notes(client, repository, descriptor)?;
     Ok(notes.get(annotation::BASE_DIGEST).and_then(|text| text.parse().ok()))

@@ -1,13 +1,13 @@
 //! Reads what a registry has of bases and apps, many questions at a time. Changes nothing.
 
 use crate::process;
-use crate::registry::publish::{self, marks};
+use crate::registry::publish::{self, records};
 use crate::registry::{Answer, Client};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use xtask_model::fault::Fault;
-use xtask_model::image::bases::{App, Base, Stray, Survey, staged};
+use xtask_model::image::bases::{PublishedApp, PublishedBase, Stray, Survey, staged};
 use xtask_model::image::presence::{CREATED, Published};
 use xtask_model::spec::oci::Manifest;
 use xtask_model::spec::reference::{Digest, Platform, Repository, Tag};
@@ -16,19 +16,13 @@ use xtask_model::time::Timestamp;
 /// Questions under way at once: enough to hide the way to a registry far away, few enough for its limits.
 const AT_ONCE: usize = 12;
 
-/// Whom to ask, and for what.
-pub struct Question<'a> {
-    /// The client.
+pub struct SurveyRequest<'a> {
     pub client: &'a Client,
-    /// Where bases are.
     pub bases: &'a Repository,
-    /// Where apps are.
     pub apps: &'a Repository,
-    /// What a complete base has.
     pub platforms: &'a [Platform],
-    /// The digits of a fingerprint's tag.
     pub tag_length: usize,
-    /// Ask for signatures and the like too: a deletion takes them with it.
+    /// Also list referrers, such as signatures: a deletion takes them with it.
     pub referrers: bool,
 }
 
@@ -36,7 +30,7 @@ pub struct Question<'a> {
 ///
 /// # Errors
 /// Whatever the registry cannot answer: a survey is whole or it is none.
-pub fn survey(ask: &Question<'_>) -> Result<Survey, Fault> {
+pub fn survey(ask: &SurveyRequest<'_>) -> Result<Survey, Fault> {
     let (bases, apps) = std::thread::scope(|scope| {
         let apps = scope.spawn(|| apps(ask));
         (bases(ask), apps.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
@@ -45,7 +39,7 @@ pub fn survey(ask: &Question<'_>) -> Result<Survey, Fault> {
     Ok(Survey { bases, apps: apps?, strays })
 }
 
-fn bases(ask: &Question<'_>) -> Result<(Vec<Base>, Vec<Stray>), Fault> {
+fn bases(ask: &SurveyRequest<'_>) -> Result<(Vec<PublishedBase>, Vec<Stray>), Fault> {
     let standing = standing(ask, ask.bases, |_| true)?;
     let is_subject = |tag: &Tag| tag.as_str().starts_with("sha256-");
     let mut tags: BTreeMap<Digest, Vec<Tag>> = BTreeMap::new();
@@ -59,11 +53,11 @@ fn bases(ask: &Question<'_>) -> Result<(Vec<Base>, Vec<Stray>), Fault> {
     }
     let tags: Vec<(Digest, Vec<Tag>)> = tags.into_iter().collect();
     let found = at_once(&tags, |(digest, tags)| base(ask, *digest, tags))?;
-    let mut bases: Vec<Base> = found.into_iter().flatten().collect();
+    let mut bases: Vec<PublishedBase> = found.into_iter().flatten().collect();
     // Newest first; of one moment, by name.
     bases.sort_by_key(|base| (std::cmp::Reverse(base.since()), base.name()));
     for base in &mut bases {
-        // Signatures stand under tags that spell their subject's digest.
+        // Tags of signatures contain their subject's digest.
         let about = |tag: &Tag| base.reachable().any(|digest| tag.as_str()[7..].starts_with(&digest.hex()));
         let signatures: Vec<Digest> =
             subjects.iter().filter(|(tag, _)| about(tag)).map(|(_, digest)| *digest).collect();
@@ -84,14 +78,14 @@ fn bases(ask: &Question<'_>) -> Result<(Vec<Base>, Vec<Stray>), Fault> {
     Ok((bases, strays))
 }
 
-fn base(ask: &Question<'_>, digest: Digest, tags: &[Tag]) -> Result<Option<Base>, Fault> {
+fn base(ask: &SurveyRequest<'_>, digest: Digest, tags: &[Tag]) -> Result<Option<PublishedBase>, Fault> {
     let Answer::Present(found) = publish::read(ask.client, ask.bases, digest)? else { return Ok(None) };
     let (mut sizes, mut lost) = (BTreeMap::new(), Vec::new());
     for descriptor in found.platforms.values() {
         match ask.client.manifest(ask.bases, descriptor.digest)? {
             Answer::Absent => lost.push(descriptor.digest),
             Answer::Present(manifest) => {
-                // What is no manifest has no layers to count.
+                // Other documents have no layers to count.
                 let Ok(manifest) = serde_json::from_slice::<Manifest>(&manifest.bytes) else { continue };
                 sizes.extend(manifest.layers.iter().chain([&manifest.config]).map(|blob| (blob.digest, blob.size)));
             }
@@ -106,7 +100,7 @@ fn base(ask: &Question<'_>, digest: Digest, tags: &[Tag]) -> Result<Option<Base>
     }
     let fingerprint = found.fingerprint();
     let own = fingerprint.map(|fingerprint| fingerprint.tag(ask.tag_length));
-    Ok(Some(Base {
+    Ok(Some(PublishedBase {
         digest,
         tags: tags.to_vec(),
         own_tag: own.filter(|own| tags.contains(own)),
@@ -124,9 +118,9 @@ fn base(ask: &Question<'_>, digest: Digest, tags: &[Tag]) -> Result<Option<Base>
     }))
 }
 
-fn apps(ask: &Question<'_>) -> Result<Vec<App>, Fault> {
+fn apps(ask: &SurveyRequest<'_>) -> Result<Vec<PublishedApp>, Fault> {
     let mut tags: BTreeMap<Digest, Vec<Tag>> = BTreeMap::new();
-    // An app from scratch stands on no base.
+    // An app from scratch has no base.
     let counts = |tag: &Tag| staged(tag).is_none() && !tag.as_str().starts_with("sha256-");
     for (tag, digest) in standing(ask, ask.apps, counts)? {
         tags.entry(digest).or_default().push(tag);
@@ -136,11 +130,11 @@ fn apps(ask: &Question<'_>) -> Result<Vec<App>, Fault> {
     Ok(found.into_iter().flatten().collect())
 }
 
-fn app(ask: &Question<'_>, digest: Digest, tags: &[Tag]) -> Result<Option<App>, Fault> {
+fn app(ask: &SurveyRequest<'_>, digest: Digest, tags: &[Tag]) -> Result<Option<PublishedApp>, Fault> {
     let Answer::Present(found) = publish::read(ask.client, ask.apps, digest)? else { return Ok(None) };
-    let mut stands_on = BTreeSet::new();
+    let mut built_on = BTreeSet::new();
     for descriptor in found.platforms.values() {
-        stands_on.extend(publish::base_digest(ask.client, ask.apps, descriptor)?);
+        built_on.extend(publish::base_digest(ask.client, ask.apps, descriptor)?);
     }
     let revision = found.revision().unwrap_or_default();
     let fingerprint = found.fingerprint().map(|fingerprint| fingerprint.to_string()).unwrap_or_default();
@@ -150,7 +144,7 @@ fn app(ask: &Question<'_>, digest: Digest, tags: &[Tag]) -> Result<Option<App>, 
         text.len() >= 8 && (fingerprint.starts_with(text) || revision.starts_with(text))
     };
     let (marks, names) = tags.iter().cloned().partition(marks);
-    Ok(Some(App { digest, names, marks, created: created(&found), built: found.built(), stands_on }))
+    Ok(Some(PublishedApp { digest, names, marks, created: created(&found), built: found.built(), built_on }))
 }
 
 /// The name of the root in a base's key; none where the key is of an app, or of another version.
@@ -163,14 +157,14 @@ fn created(found: &Published) -> Option<Timestamp> {
     found.notes.get(CREATED)?.parse().ok()
 }
 
-/// The digest under each tag of a repository. A tag that goes while it is asked for is not there.
+/// The digest of each tag of a repository. A tag that is deleted meanwhile is omitted.
 fn standing(
-    ask: &Question<'_>,
+    ask: &SurveyRequest<'_>,
     repository: &Repository,
     counts: impl Fn(&Tag) -> bool,
 ) -> Result<Vec<(Tag, Digest)>, Fault> {
     let tags = ask.client.tags(repository)?.present().unwrap_or_default();
-    let tags: Vec<Tag> = tags.into_iter().filter(|tag| counts(tag) && !marks::is(tag)).collect();
+    let tags: Vec<Tag> = tags.into_iter().filter(|tag| counts(tag) && !records::is(tag)).collect();
     let found =
         at_once(&tags, |tag| Ok(ask.client.head(repository, tag)?.present().map(|head| (tag.clone(), head.digest))))?;
     Ok(found.into_iter().flatten().collect())
@@ -181,7 +175,6 @@ fn at_once<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> Result<R, Fault> 
     some_at_once(AT_ONCE, items, work)
 }
 
-/// The same, so many at a time.
 pub(crate) fn some_at_once<T: Sync, R: Send>(
     threads: usize,
     items: &[T],

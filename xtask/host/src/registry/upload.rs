@@ -1,27 +1,25 @@
-//! Blobs on their way up: in one request, or in pieces that go on where a cut connection left them; and mounts.
+//! Uploads of blobs: in one request, or in pieces that resume after a lost connection; and mounts.
 //!
 //! A blob counts as there only when the registry has said so for its digest. A session that the registry has forgotten
 //! is begun again, a bounded number of times. (distribution 2.8 forgets every session that was cut within a piece:
 //! <https://github.com/distribution/distribution/blob/v2.8.3/registry/handlers/blobupload.go>, its `_state` names the old
 //! offset.)
 
-use super::deadline::Deadline;
-use super::exchange::{Ask, pull, push};
+use super::http::deadline::Deadline;
+use super::http::error_response::{ErrorResponse, create_hint};
+use super::http::exchange::{ApiRequest, pull, push};
+use super::http::retry::{Retry, is_retryable};
+use super::http::transport::{BlobSource, ExchangeError, HttpResponse, Payload};
+use super::http::url::Url;
 use super::manifests::said_digest;
-use super::patience::{Patience, worth_another_try};
-use super::refusal::{Refusal, create_hint};
-use super::transport::{Broken, Payload, Reply, Source};
-use super::url::Url;
 use super::{Answer, Client, Endpoint};
 use std::time::Duration;
 use ureq::http::Method;
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::spec::reference::{Digest, Repository};
 
-/// How often an upload is begun at most.
 const SESSIONS: u32 = 5;
 
-/// What a mount came to.
 pub enum Mount {
     /// The blob is there; nothing has to be sent.
     Mounted,
@@ -29,7 +27,6 @@ pub enum Mount {
     Session(Session),
 }
 
-/// An upload that the registry has begun.
 pub struct Session {
     endpoint: Endpoint,
     repository: Repository,
@@ -38,29 +35,27 @@ pub struct Session {
     least: u64,
 }
 
-/// A blob to send.
 struct Blob<'a> {
     digest: &'a Digest,
     size: u64,
-    source: &'a dyn Source,
+    source: &'a dyn BlobSource,
     what: &'a str,
 }
 
-/// How a session ended.
 enum End {
     Done,
     /// It is gone, or holds something wrong; why, for the fault if no other one does better.
-    Lost(Broken),
+    Lost(ExchangeError),
 }
 
 /// The answer to one piece or to the question how much there is.
 enum Step {
-    /// So many bytes have arrived, whatever was sent.
+    /// Number of bytes that the registry has.
     At(u64),
     Done,
-    Lost(Broken),
-    /// Ask the session how much has arrived, after a pause.
-    Unsure(Broken, Option<Duration>),
+    Lost(ExchangeError),
+    /// Ask the session how many bytes it has, after a pause.
+    Unsure(ExchangeError, Option<Duration>),
 }
 
 impl Client {
@@ -70,21 +65,27 @@ impl Client {
         repository: &Repository,
         digest: &Digest,
         size: u64,
-        source: &dyn Source,
+        source: &dyn BlobSource,
     ) -> Result<(), Fault> {
         let session = self.begin(repository, &upload_what(repository, digest))?;
         self.upload_into(session, digest, size, source)
     }
 
     /// Sends a blob into a session that a mount has left.
-    pub fn upload_into(&self, session: Session, digest: &Digest, size: u64, source: &dyn Source) -> Result<(), Fault> {
+    pub fn upload_into(
+        &self,
+        session: Session,
+        digest: &Digest,
+        size: u64,
+        source: &dyn BlobSource,
+    ) -> Result<(), Fault> {
         let repository = session.repository.clone();
         let what = upload_what(&repository, digest);
         let blob = Blob { digest, size, source, what: &what };
-        let mut patience = Patience::until(&self.options, Deadline::of_upload(&self.options, size));
+        let mut retry = Retry::until(&self.options, Deadline::of_upload(&self.options, size));
         let mut session = session;
         for begun in 1.. {
-            let broken = match self.run(session, &blob, &mut patience)? {
+            let broken = match self.run(session, &blob, &mut retry)? {
                 End::Done => return Ok(()),
                 End::Lost(broken) => broken,
             };
@@ -104,15 +105,15 @@ impl Client {
     pub fn mount(&self, repository: &Repository, digest: &Digest, from: &Repository) -> Result<Mount, Fault> {
         let what = format!("cannot mount the blob `{}` into `{repository}`", from.digest(*digest));
         if repository.registry() != from.registry() {
-            return Err(Fault::usage(what).cause("only one registry's repositories share blobs"));
+            return Err(Fault::usage(what).cause("blobs can only be mounted within one registry"));
         }
         let (endpoint, url) = self.of(repository, "blobs/uploads/")?;
         let text = digest.to_string();
         let url = url.query([("mount", text.as_str()), ("from", from.path())]);
         let mut scopes = push(repository);
         scopes.extend(pull(from));
-        let ask = Ask::new(&what, Method::POST, url, scopes).payload(Payload::Bytes(b""));
-        match self.settle(&endpoint, &ask, &[201, 202])? {
+        let ask = ApiRequest::new(&what, Method::POST, url, scopes).payload(Payload::Bytes(b""));
+        match self.send_short(&endpoint, &ask, &[201, 202])? {
             Ok(reply) if reply.status == 201 => Ok(Mount::Mounted),
             Ok(reply) => Ok(Mount::Session(session(endpoint, repository, &what, &reply)?)),
             // Not being allowed to read the other repository is no reason not to write to this one.
@@ -126,8 +127,8 @@ impl Client {
     /// Gives up a session. The registry would forget it by itself, so that one it does not know is none to speak of.
     pub fn cancel(&self, session: Session) -> Result<(), Fault> {
         let what = format!("cannot cancel an upload to `{}`", session.repository);
-        let ask = Ask::new(&what, Method::DELETE, session.url.clone(), push(&session.repository));
-        match self.settle(&session.endpoint, &ask, &[200, 202, 204, 404, 405])? {
+        let ask = ApiRequest::new(&what, Method::DELETE, session.url.clone(), push(&session.repository));
+        match self.send_short(&session.endpoint, &ask, &[200, 202, 204, 404, 405])? {
             Ok(_) => Ok(()),
             Err(refusal) => Err(self.refused(&session.endpoint, &what, &refusal)),
         }
@@ -135,8 +136,8 @@ impl Client {
 
     fn begin(&self, repository: &Repository, what: &str) -> Result<Session, Fault> {
         let (endpoint, url) = self.of(repository, "blobs/uploads/")?;
-        let ask = Ask::new(what, Method::POST, url, push(repository)).payload(Payload::Bytes(b""));
-        let reply = match self.settle(&endpoint, &ask, &[202]) {
+        let ask = ApiRequest::new(what, Method::POST, url, push(repository)).payload(Payload::Bytes(b""));
+        let reply = match self.send_short(&endpoint, &ask, &[202]) {
             Ok(Ok(reply)) => reply,
             Ok(Err(refusal)) => return Err(self.not_pushed(&endpoint, repository, what, &refusal)),
             Err(fault) => return Err(self.hung_up(repository, fault)),
@@ -157,36 +158,36 @@ impl Client {
         }
     }
 
-    /// Sends what is missing until the session is closed or lost.
-    fn run(&self, mut session: Session, blob: &Blob<'_>, patience: &mut Patience) -> Result<End, Fault> {
+    /// Sends the missing bytes until the session is closed or lost.
+    fn run(&self, mut session: Session, blob: &Blob<'_>, retry: &mut Retry) -> Result<End, Fault> {
         let mut at = 0;
         loop {
             let step = if at == 0 && blob.size <= self.options.whole {
                 // A short blob that does not arrive is sent again from its beginning.
-                match self.close(&mut session, blob, 0, patience)? {
+                match self.close(&mut session, blob, 0, retry)? {
                     Step::Unsure(broken, after) => {
-                        self.again(blob.what, broken, after, patience)?;
-                        Step::Lost(Broken::passing("the answer was lost".to_owned()))
+                        self.pause_or_fail(blob.what, broken, after, retry)?;
+                        Step::Lost(ExchangeError::passing("the answer was lost".to_owned()))
                     }
                     step => step,
                 }
             } else if at < blob.size {
-                self.piece(&mut session, blob, at, patience)?
+                self.piece(&mut session, blob, at, retry)?
             } else {
-                self.close(&mut session, blob, blob.size, patience)?
+                self.close(&mut session, blob, blob.size, retry)?
             };
             match step {
                 Step::Done => return Ok(End::Done),
                 Step::Lost(broken) => return Ok(End::Lost(broken)),
-                Step::At(now) => at = self.moved(at, now, blob, patience)?,
+                Step::At(now) => at = self.moved(at, now, blob, retry)?,
                 Step::Unsure(broken, after) => {
                     let slow = broken.slow;
-                    self.again(blob.what, broken, after, patience)?;
+                    self.pause_or_fail(blob.what, broken, after, retry)?;
                     match self.arrived(&mut session, blob)? {
                         Step::At(now) if now > blob.size => return Ok(End::Lost(too_much(now))),
                         Step::At(now) => {
                             if now > at && !slow {
-                                patience.progress();
+                                retry.progress();
                             }
                             at = now;
                         }
@@ -198,26 +199,25 @@ impl Client {
         }
     }
 
-    /// A registry that keeps less than it was sent is asked to take the rest, but not for ever.
-    fn moved(&self, before: u64, now: u64, blob: &Blob<'_>, patience: &mut Patience) -> Result<u64, Fault> {
+    /// A registry that keeps less than it was sent gets the rest, with limited retries.
+    fn moved(&self, before: u64, now: u64, blob: &Blob<'_>, retry: &mut Retry) -> Result<u64, Fault> {
         if now > before {
-            patience.progress();
+            retry.progress();
         } else {
-            let cause = format!("the registry has taken {now} bytes of {} and takes no more", blob.size);
-            self.again(blob.what, Broken::passing(cause), None, patience)?;
+            let cause = format!("the registry accepted {now} of {} bytes and accepts no more", blob.size);
+            self.pause_or_fail(blob.what, ExchangeError::passing(cause), None, retry)?;
         }
         Ok(now)
     }
 
-    /// Sends the next piece.
-    fn piece(&self, session: &mut Session, blob: &Blob<'_>, at: u64, patience: &Patience) -> Result<Step, Fault> {
+    fn piece(&self, session: &mut Session, blob: &Blob<'_>, at: u64, retry: &Retry) -> Result<Step, Fault> {
         let left = blob.size - at;
         let length = self.options.chunk.map_or(left, |chunk| chunk.max(session.least).max(1).min(left));
-        let ask = Ask::new(blob.what, Method::PATCH, session.url.clone(), push(&session.repository))
+        let ask = ApiRequest::new(blob.what, Method::PATCH, session.url.clone(), push(&session.repository))
             .header("content-type", "application/octet-stream")
             .header("content-range", format!("{at}-{}", at + length - 1))
             .payload(Payload::Part { source: blob.source, from: at, length });
-        let reply = match self.once(&session.endpoint, &ask, &patience.deadline)? {
+        let reply = match self.send_once(&session.endpoint, &ask, &retry.deadline)? {
             Ok(reply) => reply,
             Err(broken) => return unsure(blob, broken),
         };
@@ -233,17 +233,17 @@ impl Client {
     }
 
     /// Closes the session with the digest and whatever follows `at`.
-    fn close(&self, session: &mut Session, blob: &Blob<'_>, at: u64, patience: &Patience) -> Result<Step, Fault> {
+    fn close(&self, session: &mut Session, blob: &Blob<'_>, at: u64, retry: &Retry) -> Result<Step, Fault> {
         let digest = blob.digest.to_string();
         let url = session.url.query([("digest", digest.as_str())]);
         let payload = match blob.size - at {
             0 => Payload::Bytes(b""),
             length => Payload::Part { source: blob.source, from: at, length },
         };
-        let ask = Ask::new(blob.what, Method::PUT, url, push(&session.repository))
+        let ask = ApiRequest::new(blob.what, Method::PUT, url, push(&session.repository))
             .header("content-type", "application/octet-stream")
             .payload(payload);
-        let reply = match self.once(&session.endpoint, &ask, &patience.deadline)? {
+        let reply = match self.send_once(&session.endpoint, &ask, &retry.deadline)? {
             Ok(reply) => reply,
             Err(broken) => return unsure(blob, broken),
         };
@@ -258,32 +258,31 @@ impl Client {
         }
     }
 
-    /// What an answer other than success means for the session.
-    fn judge(&self, session: &Session, blob: &Blob<'_>, reply: Reply) -> Result<Step, Fault> {
+    /// Next step after an error response in a session.
+    fn judge(&self, session: &Session, blob: &Blob<'_>, reply: HttpResponse) -> Result<Step, Fault> {
         let (status, after) = (reply.status, reply.retry_after());
-        let refusal = Refusal::read(reply);
-        let broken = Broken::passing(refusal.cause.clone());
+        let refusal = ErrorResponse::read(reply);
+        let broken = ExchangeError::passing(refusal.cause.clone());
         // A wrong range says that the registry and its own last word disagree.
         if matches!(status, 404 | 416) || refusal.has("BLOB_UPLOAD_UNKNOWN") || refusal.has("BLOB_UPLOAD_INVALID") {
             return Ok(Step::Lost(broken));
         }
         if refusal.has("DIGEST_INVALID") {
-            // Pieces that were put together wrongly come right when sent anew; a wrong source does not, and ends.
-            return Ok(Step::Lost(Broken {
-                hint: Some("did the file change while it was sent?".to_owned()),
+            // Pieces that were put together wrongly are correct when sent again; a wrong source fails again.
+            return Ok(Step::Lost(ExchangeError {
+                hint: Some("check whether the file changed during the upload".to_owned()),
                 ..broken
             }));
         }
-        if worth_another_try(status) {
+        if is_retryable(status) {
             return Ok(Step::Unsure(broken, after));
         }
         Err(self.refused(&session.endpoint, blob.what, &refusal))
     }
 
-    /// Asks the session how much has arrived.
     fn arrived(&self, session: &mut Session, blob: &Blob<'_>) -> Result<Step, Fault> {
-        let ask = Ask::new(blob.what, Method::GET, session.url.clone(), push(&session.repository));
-        match self.settle(&session.endpoint, &ask, &[204, 200, 202])? {
+        let ask = ApiRequest::new(blob.what, Method::GET, session.url.clone(), push(&session.repository));
+        match self.send_short(&session.endpoint, &ask, &[204, 200, 202])? {
             Ok(reply) => {
                 session.follow(&reply);
                 Ok(Step::At(range_end(&reply).unwrap_or(0)))
@@ -291,14 +290,14 @@ impl Client {
             Err(refusal) if matches!(refusal.status, 401 | 403) => {
                 Err(self.refused(&session.endpoint, blob.what, &refusal))
             }
-            Err(refusal) => Ok(Step::Lost(Broken::passing(refusal.cause))),
+            Err(refusal) => Ok(Step::Lost(ExchangeError::passing(refusal.cause))),
         }
     }
 }
 
 impl Session {
     /// Each answer may move the session to another address.
-    fn follow(&mut self, reply: &Reply) {
+    fn follow(&mut self, reply: &HttpResponse) {
         if let Some(url) = reply.location().filter(|url| url.is_https() || !self.url.is_https()) {
             self.url = url;
         }
@@ -309,26 +308,26 @@ fn upload_what(repository: &Repository, digest: &Digest) -> String {
     format!("cannot upload the blob `{}`", repository.digest(*digest))
 }
 
-fn session(endpoint: Endpoint, repository: &Repository, what: &str, reply: &Reply) -> Result<Session, Fault> {
+fn session(endpoint: Endpoint, repository: &Repository, what: &str, reply: &HttpResponse) -> Result<Session, Fault> {
     let url = reply.location().filter(|url| url.is_https() || !endpoint.base.is_https());
     let url = url.ok_or_else(|| {
-        Fault::network(what).cause(format!("`{}` began an upload without an address to send it to", reply.url))
+        Fault::network(what).cause(format!("`{}` started an upload without an upload address", reply.url))
     })?;
     let least = reply.header("oci-chunk-min-length").and_then(|length| length.parse().ok()).unwrap_or(0);
     Ok(Session { endpoint, repository: repository.clone(), url, least })
 }
 
-/// A broken exchange leaves open what has arrived, unless it is our side that cannot go on.
-fn unsure(blob: &Blob<'_>, broken: Broken) -> Result<Step, Fault> {
+/// A failed exchange leaves the number of received bytes unknown, unless the error is local.
+fn unsure(blob: &Blob<'_>, broken: ExchangeError) -> Result<Step, Fault> {
     if broken.again { Ok(Step::Unsure(broken, None)) } else { Err(broken.fault(blob.what)) }
 }
 
-fn too_much(now: u64) -> Broken {
-    Broken::passing(format!("the registry claims to have {now} bytes, more than there are"))
+fn too_much(now: u64) -> ExchangeError {
+    ExchangeError::passing(format!("the registry claims to have {now} bytes, more than there are"))
 }
 
 /// The number of bytes that have arrived, of `Range: 0-9` (or `bytes=0-9`); `0-0` is how none is spelled.
-fn range_end(reply: &Reply) -> Option<u64> {
+fn range_end(reply: &HttpResponse) -> Option<u64> {
     read_range(reply.header("range")?)
 }
 

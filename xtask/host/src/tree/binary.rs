@@ -5,6 +5,7 @@ mod compile;
 
 pub use compile::{cargo, compile, keep};
 
+use crate::file::cannot_read;
 use crate::tree::context::Files;
 use crate::tree::toolchain;
 use serde::Deserialize;
@@ -24,7 +25,7 @@ pub fn staged(platform: &Platform, binary: &Binary) -> RelPath {
 }
 
 /// The key of the binary's recipe, from the repository's files. `copied` says which of them are in the image as they are:
-/// these count for the image already, and an edit of one is no edit of the program.
+/// these count for the image already, and editing one does not change the program.
 pub fn key<F: Files + ?Sized>(
     repository: &F,
     binary: &Binary,
@@ -32,7 +33,7 @@ pub fn key<F: Files + ?Sized>(
 ) -> Result<BinaryKey, Fault> {
     let lock = read_lock(repository)?;
     let reached = reach(&lock, &binary.package)
-        .ok_or_else(|| Fault::usage(format!("`Cargo.lock` holds no package `{}`", binary.package)).hint(LOCK_HINT))?;
+        .ok_or_else(|| Fault::usage(format!("`Cargo.lock` has no package `{}`", binary.package)).hint(LOCK_HINT))?;
     let crates: Vec<String> =
         reached.iter().map(|p| format!("{} {} {}", p.name, p.version, p.checksum.as_deref().unwrap_or("-"))).collect();
     let own = own_files(repository, &reached, copied)?;
@@ -109,11 +110,7 @@ fn own_files<F: Files + ?Sized>(
     files.into_iter().map(digested).collect()
 }
 
-const LOCK_HINT: &str = "`cargo generate-lockfile` writes it";
-
-fn cannot_read(path: &Path, error: impl std::fmt::Display) -> Fault {
-    Fault::usage(format!("cannot read `{}`", path.display())).cause(error)
-}
+const LOCK_HINT: &str = "write it: `cargo generate-lockfile`";
 
 #[derive(Deserialize)]
 struct CargoLock {
@@ -164,7 +161,6 @@ fn reach<'l>(lock: &'l CargoLock, name: &str) -> Option<Vec<&'l Locked>> {
     Some(reached.into_values().collect())
 }
 
-/// The packages of the workspace, by name, with their folders.
 fn members<F: Files + ?Sized>(repository: &F) -> Result<Vec<(String, PathBuf)>, Fault> {
     #[derive(Deserialize)]
     struct Manifest {
@@ -322,6 +318,6 @@ mod tests {
     fn a_package_that_is_not_locked_is_named() {
         let root = workspace(&FILES);
         let fault = key(root.path(), &Binary { package: "x".to_owned(), ..binary() }, &|_| false).unwrap_err();
-        assert_eq!(fault.what, "`Cargo.lock` holds no package `x`");
+        assert_eq!(fault.what, "`Cargo.lock` has no package `x`");
     }
 }

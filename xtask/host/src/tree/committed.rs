@@ -17,17 +17,16 @@ use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use xtask_model::fault::Fault;
-use xtask_model::image::context::{ContextPath, Entry, Kind};
+use xtask_model::image::context::{ContextEntry, ContextPath, FileKind};
 use xtask_model::image::plan::Difference;
 use xtask_model::image::policy::{self, ImageKind};
 use xtask_model::spec::lock;
 use xtask_model::spec::reference::Digest;
 
-/// Result of a comparison.
 pub struct Compared {
     /// What differs, sorted by path. What cannot be compared is part of it.
     pub differences: Vec<Difference>,
-    /// Paths of pointer files of Git LFS: the image gets these instead of what they stand for.
+    /// Paths of pointer files of Git LFS: the image gets these instead of the contents.
     pub pointers: Vec<ContextPath>,
 }
 
@@ -41,9 +40,7 @@ impl Compared {
 
 /// Where the inputs that a commit gives an image are remembered.
 pub struct Memory<'a> {
-    /// The file.
     pub path: &'a Path,
-    /// Whether it may be written.
     pub writes: bool,
 }
 
@@ -121,7 +118,7 @@ impl Committed {
                     found.push(Difference::new(&parsed.path, EDITED));
                 }
                 self.files(tree, theirs, &committed.files, &parsed.files, &mut found)?;
-                known = Known::of(&self.id, theirs, kind, &committed, &|digest| self.objects.pointed(digest)).ok();
+                known = Known::of(&self.id, theirs, kind, &committed, &|digest| self.objects.lfs_contents(digest)).ok();
                 if kind != ImageKind::Base {
                     self.program(tree, theirs, &committed, parsed, &mut found)?;
                 }
@@ -137,13 +134,13 @@ impl Committed {
         Ok((found, known))
     }
 
-    /// Paths of an image's files that are pointer files of Git LFS: the image gets these instead of what they stand for.
+    /// Paths of an image's files that are pointer files of Git LFS: the image gets these instead of the contents.
     pub fn pointers(&self, parsed: &Parsed) -> Vec<ContextPath> {
-        let is_pointer = |entry: &&Entry| entry.digest.is_some_and(|digest| self.objects.pointed(&digest).is_some());
+        let is_pointer =
+            |entry: &&ContextEntry| entry.digest.is_some_and(|digest| self.objects.lfs_contents(&digest).is_some());
         parsed.files.iter().filter(is_pointer).map(|entry| entry.path.clone()).collect()
     }
 
-    /// What counts by its meaning.
     fn settings(&self, tree: &Tree, theirs: &Tree, kind: ImageKind) -> Result<Vec<Difference>, Fault> {
         let mut found = Vec::new();
         let same = |path: &Path| Ok::<_, Fault>(tree.files.read(path)? == theirs.files.read(path)?);
@@ -163,7 +160,7 @@ impl Committed {
         }
         let lock = &tree.policy.base.lock;
         if kind != ImageKind::App && !same(lock.as_ref())? {
-            let meaning = |tree: &Tree| facts::lock_as_it_is(tree).map(|lock| lock.meaning());
+            let meaning = |tree: &Tree| facts::unchecked_lock(tree).map(|lock| lock.meaning());
             match (meaning(tree), meaning(theirs)) {
                 (Ok(mine), Ok(other)) if mine == other => {}
                 _ => found.push(Difference::new(lock, EDITED)),
@@ -176,8 +173,8 @@ impl Committed {
         &self,
         tree: &Tree,
         theirs: &Tree,
-        committed: &[Entry],
-        here: &[Entry],
+        committed: &[ContextEntry],
+        here: &[ContextEntry],
         found: &mut Vec<Difference>,
     ) -> Result<(), Fault> {
         files(&self.git, committed, here, found, &|path, digests| self.contents(tree, theirs, path, digests))
@@ -191,8 +188,11 @@ impl Committed {
         path: &ContextPath,
         (committed, here): Digests,
     ) -> Result<Option<&'static str>, Fault> {
-        // The commit has a pointer, and here is what it stands for.
-        if committed.and_then(|digest| self.objects.pointed(&digest)).is_some_and(|contents| Some(contents) == here) {
+        // The commit has a pointer, and the work tree its contents.
+        if committed
+            .and_then(|digest| self.objects.lfs_contents(&digest))
+            .is_some_and(|contents| Some(contents) == here)
+        {
             return Ok(None);
         }
         let read = |tree: &Tree| Ok::<_, Fault>(tree.files.read(path.to_path())?.unwrap_or_default());
@@ -206,7 +206,6 @@ impl Committed {
         Ok(Some(EDITED))
     }
 
-    /// The sources of the program in the app.
     fn program(
         &self,
         tree: &Tree,
@@ -236,10 +235,10 @@ impl Committed {
         }
         let sources =
             |tree: &Tree, parsed: &Parsed| Ok::<_, Fault>(facts::binary_sources(tree, parsed)?.unwrap_or_default());
-        let as_entries = |sources: binary::Sources| -> Vec<Entry> {
+        let as_entries = |sources: binary::Sources| -> Vec<ContextEntry> {
             let entry = |(path, digest): (PathBuf, Digest)| {
                 let path = ContextPath::new(OsString::from(path).into_vec());
-                Entry { path, kind: Kind::File, mode: 0o644, digest: Some(digest) }
+                ContextEntry { path, kind: FileKind::File, mode: 0o644, digest: Some(digest) }
             };
             sources.into_iter().map(entry).collect()
         };
@@ -248,25 +247,23 @@ impl Committed {
     }
 }
 
-/// A file's digest in the commit, and here.
 type Digests = (Option<Digest>, Option<Digest>);
 
 /// Says why two files of one path differ; nothing where they do not count as different.
 type Contents<'a> = dyn Fn(&ContextPath, Digests) -> Result<Option<&'static str>, Fault> + 'a;
 
-/// Compares two lists of files.
 fn files(
     git: &Git,
-    committed: &[Entry],
-    here: &[Entry],
+    committed: &[ContextEntry],
+    here: &[ContextEntry],
     found: &mut Vec<Difference>,
     contents: &Contents<'_>,
 ) -> Result<(), Fault> {
-    let index = |entries: &'_ [Entry]| -> BTreeMap<ContextPath, Entry> {
+    let index = |entries: &'_ [ContextEntry]| -> BTreeMap<ContextPath, ContextEntry> {
         entries.iter().map(|entry| (entry.path.clone(), entry.clone())).collect()
     };
     let (before, now) = (index(committed), index(here));
-    let mut new: Vec<Entry> = Vec::new();
+    let mut new: Vec<ContextEntry> = Vec::new();
     for (path, entry) in &now {
         let Some(old) = before.get(path) else {
             new.push(entry.clone());
@@ -290,7 +287,7 @@ fn files(
     let holds = |paths: &BTreeSet<&ContextPath>, folder: &ContextPath| {
         paths.range(folder.join(b"")..).next().is_some_and(|path| path.below(folder).is_some())
     };
-    for path in gone.iter().filter(|path| before[*path].kind != Kind::Dir || !holds(&gone, path)) {
+    for path in gone.iter().filter(|path| before[*path].kind != FileKind::Dir || !holds(&gone, path)) {
         found.push(Difference::new(path, "in the commit, missing here (deleted, or not checked out)"));
     }
     let ignored = ignored(git, &new)?;
@@ -301,7 +298,7 @@ fn files(
         if ignored.contains_key(path) || ignored.keys().any(|folder| path.below(folder).is_some()) {
             continue;
         }
-        if entry.kind != Kind::Dir {
+        if entry.kind != FileKind::Dir {
             found.push(Difference::new(path, "not in the commit"));
         } else if !holds(&paths, path) {
             found.push(Difference::new(path, "an empty folder, which git does not record"));
@@ -319,7 +316,7 @@ pub fn ignored_without_commit(git: &Git, parsed: &Parsed) -> Result<Vec<Differen
 }
 
 /// Files and folders that git ignores; of a folder with all in it, the folder alone.
-fn ignored(git: &Git, entries: &[Entry]) -> Result<BTreeMap<ContextPath, Difference>, Fault> {
+fn ignored(git: &Git, entries: &[ContextEntry]) -> Result<BTreeMap<ContextPath, Difference>, Fault> {
     let paths: Vec<&Path> = entries.iter().map(|entry| entry.path.to_path()).collect();
     let rules = git.ignored(&paths)?;
     let mut found: BTreeMap<ContextPath, Difference> = BTreeMap::new();

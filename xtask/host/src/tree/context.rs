@@ -1,7 +1,7 @@
 //! The files of the build context that a Dockerfile reads, as BuildKit's cache sees them.
 //!
 //! Reads folders and files; runs no process. Which paths count is decided by [`select`], which is pure, so that a git
-//! revision can be read by the same rules. Owners and times are no part of an entry: BuildKit gives files of a local context
+//! revision can be read by the same rules. Owners and times do not count: BuildKit gives files of a local context
 //! to root, and looks at no time.
 
 mod files;
@@ -14,17 +14,17 @@ mod tests;
 mod walk;
 
 pub use files::{Files, Named};
-pub use staged::{Staged, stage};
-use xtask_model::image::context::{ContextPath, Entry, Found, Kind, Match, Selection, Tree, select};
+pub use staged::{StagedContext, stage};
+use xtask_model::image::context::{ContextEntry, ContextPath, FileInfo, FileKind, Match, Selection, Tree, select};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use xtask_model::fault::Fault;
-use xtask_model::spec::dockerfile::{Dockerfile, Source};
+use xtask_model::spec::dockerfile::Source;
 use xtask_model::spec::ignore::Ignore;
-use xtask_model::spec::reference::{Digest, Platform};
+use xtask_model::spec::reference::Digest;
 
-/// The ignore file that BuildKit takes for a Dockerfile (a path below the root): the one beside it, else `.dockerignore`.
+/// The ignore file that BuildKit takes for a Dockerfile (a path below the root): `DOCKERFILE.dockerignore`, else `.dockerignore`.
 /// Returns its path too, where there is one.
 pub fn ignore_file<F: Files + ?Sized>(files: &F, dockerfile: &str) -> Result<(Option<String>, Ignore), Fault> {
     for candidate in [format!("{dockerfile}.dockerignore"), ".dockerignore".to_owned()] {
@@ -35,19 +35,11 @@ pub fn ignore_file<F: Files + ?Sized>(files: &F, dockerfile: &str) -> Result<(Op
     Ok((None, Ignore::none()))
 }
 
-/// Everything that the Dockerfile's target reads from the context at `root`, by path.
-pub fn read(
-    root: &Path,
-    dockerfile: &Dockerfile,
+pub fn read_sources<F: Files + ?Sized>(
+    files: &F,
+    sources: &[Source],
     ignore: &Ignore,
-    args: &BTreeMap<String, String>,
-    platform: &Platform,
-) -> Result<Vec<Entry>, Fault> {
-    read_sources(root, &dockerfile.sources(args, platform)?, ignore)
-}
-
-/// The same for sources that are already known.
-pub fn read_sources<F: Files + ?Sized>(files: &F, sources: &[Source], ignore: &Ignore) -> Result<Vec<Entry>, Fault> {
+) -> Result<Vec<ContextEntry>, Fault> {
     let (tree, selection) = seen(files, sources, ignore, &BTreeSet::new())?;
     let paths = selection.complete(sources, ignore)?;
     without_repository(&paths, ignore)?;
@@ -55,18 +47,16 @@ pub fn read_sources<F: Files + ?Sized>(files: &F, sources: &[Source], ignore: &I
     entries(files, &tree, paths)
 }
 
-/// What each source names, and what stands there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Picked {
-    /// What the sources name, in their order.
     pub matches: Vec<Match>,
-    /// What stands at the paths that were selected, and perhaps at others.
+    /// Files at the selected paths, and perhaps at others.
     pub tree: Tree,
     /// Digests of the selected files' contents and links' targets, but for the absent files.
     pub digests: BTreeMap<ContextPath, Digest>,
 }
 
-/// What each source names. The `absent` files count as being there, with no bytes, executable, and are not read.
+/// Matches of each source. The `absent` files count as empty executables and are not read.
 pub fn pick<F: Files + ?Sized>(
     files: &F,
     sources: &[Source],
@@ -93,7 +83,7 @@ fn seen<F: Files + ?Sized>(
     let mut linked = BTreeSet::new();
     loop {
         let mut tree = walk::walk(files, sources, &linked, ignore)?;
-        let program = || Found { kind: Kind::File, mode: 0o755, size: 0, link: None };
+        let program = || FileInfo { kind: FileKind::File, mode: 0o755, size: 0, link: None };
         tree.extend(absent.iter().map(|path| (path.clone(), program())));
         let selection = select(&tree, sources, ignore)?;
         let before = linked.len();
@@ -110,8 +100,8 @@ fn without_repository(paths: &BTreeSet<ContextPath>, ignore: &Ignore) -> Result<
     let parts: Vec<&[u8]> = path.parts().take_while(|part| *part != b".git").chain([b".git".as_slice()]).collect();
     let top = ContextPath::new(parts.join(&b'/'));
     Err(Fault::usage(format!("`{top}` would be copied into the image"))
-        .cause("every git command changes it, and two checkouts of one commit have different ones")
-        .hint(format!("leave it out: add a line `{top}` to `{}`", ignore.name().unwrap_or(".dockerignore"))))
+        .cause("every git command changes it, and it differs between two checkouts of one commit")
+        .hint(format!("exclude it: add a line `{top}` to `{}`", ignore.name().unwrap_or(".dockerignore"))))
 }
 
 /// Folders of `target` that only this program writes.
@@ -126,27 +116,27 @@ fn without_state(paths: &BTreeSet<ContextPath>) -> Result<(), Fault> {
     };
     let Some(path) = paths.iter().find(own) else { return Ok(()) };
     Err(Fault::usage(format!("`{path}` would be copied into the image"))
-        .cause("it is this program's own state: every build changes it, and no two machines have the same")
+        .cause("it is the state of `cargo xtask`: every build changes it, and it differs between machines")
         .hint("name the files that the image needs, as in `COPY target/release/app /app/`"))
 }
 
-fn entries<F: Files + ?Sized>(root: &F, tree: &Tree, paths: BTreeSet<ContextPath>) -> Result<Vec<Entry>, Fault> {
-    let mut entries: Vec<Entry> = Vec::with_capacity(paths.len());
+fn entries<F: Files + ?Sized>(root: &F, tree: &Tree, paths: BTreeSet<ContextPath>) -> Result<Vec<ContextEntry>, Fault> {
+    let mut entries: Vec<ContextEntry> = Vec::with_capacity(paths.len());
     let (mut files, mut bytes) = (Vec::new(), 0);
     for path in paths {
         let Some(found) = tree.get(&path) else { continue };
-        if found.kind == Kind::Special {
-            let what = format!("`{path}` in the build context is neither a file nor a folder nor a link");
+        if found.kind == FileKind::Special {
+            let what = format!("`{path}` in the build context is not a file, folder or link");
             return Err(
-                Fault::usage(what).hint(format!("remove it, or leave it out with a line `{path}` in the ignore file"))
+                Fault::usage(what).hint(format!("remove it, or exclude it with a line `{path}` in the ignore file"))
             );
         }
-        if found.kind == Kind::File {
+        if found.kind == FileKind::File {
             files.push(entries.len());
             bytes += found.size;
         }
         let digest = found.link.as_deref().map(Digest::of);
-        entries.push(Entry { path, kind: found.kind, mode: found.mode, digest });
+        entries.push(ContextEntry { path, kind: found.kind, mode: found.mode, digest });
     }
     let named: Vec<&ContextPath> = files.iter().map(|&index: &usize| &entries[index].path).collect();
     let digests = root.digests(&named, bytes)?;

@@ -1,10 +1,10 @@
-//! What is seen: the working tree, its commit, the root image and what stands in the registry and on this machine.
+//! Facts: the working tree, its commit, the root image, and images in the registry and on this machine.
 //!
-//! Reads files, git, the registry and docker's store, and changes nothing. Ends in values from which `plan` decides alone.
+//! Reads files, git, the registry and docker's store, and changes nothing.
 
 use crate::docker::Docker;
 use crate::registry::layout::Layout;
-use crate::registry::{Client, Options};
+use crate::registry::{Client, ClientOptions};
 use crate::tree::context::{self, Files};
 use crate::tree::{binary, uv};
 use serde::Deserialize;
@@ -13,31 +13,26 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::commit::Commit;
-use xtask_model::image::context::{Entry, as_in_git};
+use xtask_model::image::context::{ContextEntry, as_in_git};
 use xtask_model::image::key::{
-    self, AppKey, BaseKey, BinaryKey, FALLBACK, FINGERPRINT_LABEL, Fingerprint, Key, Names, RootKey, SCHEMA,
+    AppKey, BaseKey, BinaryKey, FALLBACK, FINGERPRINT_LABEL, FileNames, Fingerprint, Key, RootKey, SCHEMA,
 };
 use xtask_model::image::policy::{self, ImageKind, Policy, Registry, RelPath};
-use xtask_model::image::presence::{Local, Published};
+use xtask_model::image::presence::Local;
 use xtask_model::spec::dockerfile::Dockerfile;
 use xtask_model::spec::lock::{self, ImagesLock, Lock};
 use xtask_model::spec::oci::{Config, Descriptor, Manifest};
 use xtask_model::spec::reference::{Digest, Platform, Reference, Repository, Tag};
 use xtask_model::spec::requirements::{self, Environment};
 
-/// A repository with a policy, opened.
 pub struct Tree {
     /// Its folder, absolute.
     pub root: PathBuf,
     /// Its files: the working folder's, or those of a revision.
     pub files: Box<dyn Files>,
-    /// What is wanted.
     pub policy: Policy,
-    /// The registry in force.
     pub registry: Registry,
-    /// The commit that is checked out.
     pub commit: Option<Commit>,
-    /// No registry may be asked.
     pub offline: bool,
 }
 
@@ -50,7 +45,6 @@ impl Tree {
         Ok(Self { root: files.place().to_owned(), files, policy, registry, commit: None, offline: false })
     }
 
-    /// The repository of an image.
     pub fn repository(&self, kind: ImageKind) -> Repository {
         self.registry.repository(match kind {
             ImageKind::Base => &self.policy.base.repository,
@@ -58,13 +52,12 @@ impl Tree {
         })
     }
 
-    /// The Dockerfile of an image.
     pub fn dockerfile(&self, kind: ImageKind) -> Result<RelPath, Fault> {
         match kind {
             ImageKind::Base => Ok(self.policy.base.dockerfile.clone()),
             ImageKind::App => Ok(self.policy.app.dockerfile.clone()),
             ImageKind::Enhanced => self.policy.app.enhanced.clone().ok_or_else(|| {
-                Fault::usage("the policy names no Dockerfile that builds from scratch")
+                Fault::usage("`images.toml` has no Dockerfile that builds from scratch")
                     .hint("`enhanced = \"dockerfiles/Dockerfile.enhanced\"` in `[app]` of `images.toml`")
             }),
         }
@@ -95,25 +88,22 @@ impl Tree {
         })
     }
 
-    /// A registry client as the policy wants it.
     pub fn client(&self) -> Client {
         Client::new(self.client_options())
     }
 
     /// How the policy and the command line want registries to be asked.
-    pub fn client_options(&self) -> Options {
+    pub fn client_options(&self) -> ClientOptions {
         let plain_http = self.policy.project.insecure_registries.iter().cloned().collect::<BTreeSet<_>>();
-        Options { plain_http, offline: self.offline, ..Options::from_env() }
+        ClientOptions { plain_http, offline: self.offline, ..ClientOptions::from_env() }
     }
 
-    /// Where images live when there is no registry.
     pub fn images(&self) -> PathBuf {
         self.root.join("target/images")
     }
 
-    /// What the differences between keys call files.
-    pub fn names<'a>(&'a self, parsed: &'a Parsed) -> Names<'a> {
-        Names {
+    pub fn names<'a>(&'a self, parsed: &'a Parsed) -> FileNames<'a> {
+        FileNames {
             policy: policy::FILE,
             lock: self.policy.base.lock.as_str(),
             dockerfile: parsed.path.as_str(),
@@ -132,13 +122,13 @@ pub fn find_root(named: Option<&Path>) -> Result<PathBuf, Fault> {
         let root = named.canonicalize().map_err(|error| cannot(named, error))?;
         if !root.join(policy::FILE).is_file() {
             return Err(Fault::usage(format!("`{}` has no `{}`", named.display(), policy::FILE))
-                .hint("`--root` names the folder in which it stands"));
+                .hint("name the folder that contains it: `--root DIR`"));
         }
         return Ok(root);
     }
     let here = std::env::current_dir().map_err(|error| cannot(Path::new("."), error))?;
     here.ancestors().find(|folder| folder.join(policy::FILE).is_file()).map(Path::to_owned).ok_or_else(|| {
-        Fault::usage(format!("neither this folder nor one above it has an `{}`", policy::FILE))
+        Fault::usage(format!("neither this folder nor a parent folder has an `{}`", policy::FILE))
             .hint("go to the repository, or name it: `--root DIR`")
     })
 }
@@ -146,18 +136,15 @@ pub fn find_root(named: Option<&Path>) -> Result<PathBuf, Fault> {
 /// Placeholder for an image that a Dockerfile names by an argument.
 const ANY_IMAGE: &str = "image.invalid/any";
 
-/// A Dockerfile as it counts.
 pub struct Parsed {
-    /// Its path.
     pub path: RelPath,
     /// Its instructions, normalised.
     pub meaning: Vec<String>,
-    /// The line of each.
     pub lines: Vec<usize>,
     /// The files that it reads, but for those that count by their meaning.
-    pub files: Vec<Entry>,
+    pub files: Vec<ContextEntry>,
     /// Those that it reads and that count by their meaning.
-    pub meant: Vec<Entry>,
+    pub meant: Vec<ContextEntry>,
     /// The ignore file in force, or the one that would be.
     pub ignore_file: String,
     /// The names of the secrets that its steps mount.
@@ -177,7 +164,7 @@ pub fn parse(tree: &Tree, kind: ImageKind, args: &BTreeMap<String, String>) -> R
     let mut files = BTreeSet::new();
     let mut secrets = BTreeSet::new();
     for platform in &tree.policy.project.platforms {
-        // The images beneath count by their digests; which files are read does not hang on their names.
+        // Base images count by their digests; their names do not affect which files are read.
         let mut args = args.clone();
         args.extend(["ROOT_IMAGE", "BASE_IMAGE", "RUST_IMAGE"].map(|name| (name.to_owned(), ANY_IMAGE.to_owned())));
         if kind == ImageKind::App {
@@ -197,8 +184,8 @@ pub fn parse(tree: &Tree, kind: ImageKind, args: &BTreeMap<String, String>) -> R
     }
     // The lock counts by its meaning: its comments and order change no image.
     let lock = tree.policy.base.lock.as_str();
-    let is_lock = |entry: &Entry| entry.path.as_bytes() == lock.as_bytes();
-    let (meant, files): (Vec<Entry>, Vec<Entry>) = files.into_iter().partition(is_lock);
+    let is_lock = |entry: &ContextEntry| entry.path.as_bytes() == lock.as_bytes();
+    let (meant, files): (Vec<ContextEntry>, Vec<ContextEntry>) = files.into_iter().partition(is_lock);
     Ok(Parsed {
         meaning: dockerfile.meaning(),
         lines: dockerfile.meaning_lines(),
@@ -211,7 +198,7 @@ pub fn parse(tree: &Tree, kind: ImageKind, args: &BTreeMap<String, String>) -> R
     })
 }
 
-/// Names of the secrets that the steps of a Dockerfile mount, on any platform of the policy. Reads nothing but the Dockerfile.
+/// FileNames of the secrets that the steps of a Dockerfile mount, on any platform of the policy. Reads nothing but the Dockerfile.
 pub fn secrets(tree: &Tree, kind: ImageKind) -> Result<BTreeSet<String>, Fault> {
     let path = tree.dockerfile(kind)?;
     let dockerfile = Dockerfile::parse(path.as_str(), &tree.files.text(path.as_ref())?)?;
@@ -256,9 +243,9 @@ fn declared(
     .hint(format!("declare it: `ARG {name}`, or remove it from `images.toml`")))
 }
 
-/// Reads the lock, which has to answer to the requirements.
+/// Reads the lock and checks it against the requirements.
 pub fn lock(tree: &Tree) -> Result<Lock, Fault> {
-    let lock = lock_as_it_is(tree)?;
+    let lock = unchecked_lock(tree)?;
     let requirements = uv::requirements(&*tree.files, tree.policy.base.requirements.as_ref())?;
     // Drift is what a check finds; a build on a stale lock is wrong use.
     let usage = |fault| Fault { exit: Exit::Usage, ..fault };
@@ -274,7 +261,7 @@ pub fn environments(tree: &Tree) -> Vec<Environment> {
     lock::closure::environments(&tree.policy.project.platforms, &tree.policy.root.pythons()).collect()
 }
 
-/// Whether the base's Dockerfile can compile packages that have no wheel.
+/// True if the base's Dockerfile can compile packages that have no wheel.
 pub fn compiles(tree: &Tree) -> Result<bool, Fault> {
     let text = tree.files.text(tree.policy.base.dockerfile.as_ref())?;
     let given = argument(tree, &text, "BUILD_PACKAGES");
@@ -305,12 +292,13 @@ pub fn without_wheel(tree: &Tree, lock: &Lock) -> Result<Vec<String>, Fault> {
     let missing = |package: &lock::LockedPackage| {
         let here = |place: &&str| targets.iter().any(|target| target.name == **place);
         let places: Vec<&str> = lock.records.without_wheel(package).filter(here).collect();
-        (!places.is_empty()).then(|| format!("{} {} has none for {}", package.name, package.version, places.join(", ")))
+        (!places.is_empty())
+            .then(|| format!("{} {} has no wheel for {}", package.name, package.version, places.join(", ")))
     };
     Ok(lock.packages.iter().filter_map(missing).collect())
 }
 
-/// What packages are installed for, as far as uv knows wheels for it.
+/// Targets of packages for which uv knows wheels.
 pub fn targets(tree: &Tree) -> Result<Vec<uv::Target>, Fault> {
     let glibc = glibc(tree)?;
     let mut targets = Vec::new();
@@ -323,7 +311,7 @@ pub fn targets(tree: &Tree) -> Result<Vec<uv::Target>, Fault> {
 }
 
 /// Where the policy installs packages and wheels were not looked for when the lock was written.
-pub fn unlooked(tree: &Tree, lock: &Lock) -> Result<Vec<String>, Fault> {
+pub fn unchecked_targets(tree: &Tree, lock: &Lock) -> Result<Vec<String>, Fault> {
     let looked = lock.records.targets();
     let names = targets(tree)?.into_iter().map(|target| target.name);
     Ok(names.filter(|name| !lock.records.is_empty() && !looked.contains(name)).collect())
@@ -331,24 +319,23 @@ pub fn unlooked(tree: &Tree, lock: &Lock) -> Result<Vec<String>, Fault> {
 
 /// A package without a wheel in a base that compiles nothing.
 pub fn no_wheel(missing: &[String]) -> Fault {
-    let fault = Fault::usage("packages have no wheel, and the base compiles nothing");
+    let fault = Fault::usage("packages have no wheel, and the base does not compile packages");
     missing.iter().fold(fault, Fault::cause).hint(
         "pin a version that has one, or compile it: `BUILD_PACKAGES = \"gcc python3-dev\"` in `[base.args]`, with \
          `--engine docker`",
     )
 }
 
-/// Where the packages of the lock come from.
 pub fn indexes(tree: &Tree) -> Result<lock::Indexes, Fault> {
     uv::indexes(&tree.root, &uv::requirements(&*tree.files, tree.policy.base.requirements.as_ref())?)
 }
 
-/// Reads the lock, whether it answers to the requirements or not: for where nothing is built of it.
-pub fn lock_as_it_is(tree: &Tree) -> Result<Lock, Fault> {
+/// Reads the lock without checking it against the requirements, where nothing is built from it.
+pub fn unchecked_lock(tree: &Tree) -> Result<Lock, Fault> {
     let base = &tree.policy.base;
     let bytes = tree.files.regular(base.lock.as_ref(), requirements::MAX_BYTES);
     let text = bytes.and_then(|bytes| {
-        String::from_utf8(bytes).map_err(|error| Fault::usage("it is not a text").cause(error.utf8_error()))
+        String::from_utf8(bytes).map_err(|error| Fault::usage("it is not UTF-8 text").cause(error.utf8_error()))
     });
     let text = text.map_err(|fault| {
         // The reason is the last cause, or, where nothing caused it, what happened.
@@ -361,7 +348,7 @@ pub fn lock_as_it_is(tree: &Tree) -> Result<Lock, Fault> {
     Lock::parse(base.lock.as_ref(), &text)
 }
 
-/// What `images.lock` pins; without the file, nothing.
+/// Pins of `images.lock`; none without the file.
 pub fn images_lock(tree: &Tree) -> Result<ImagesLock, Fault> {
     let path = Path::new(lock::images::PATH);
     let text = tree.files.read_text(path)?;
@@ -371,31 +358,26 @@ pub fn images_lock(tree: &Tree) -> Result<ImagesLock, Fault> {
 /// The image under the base, with its digest for each platform.
 #[derive(Clone, Debug)]
 pub struct RootImage {
-    /// What it is called in keys and labels.
     pub name: String,
-    /// Its manifest for each platform.
     pub digests: BTreeMap<Platform, Digest>,
     /// Where `FROM` finds it.
     pub place: RootPlace,
 }
 
 impl RootImage {
-    /// Whether it is the one from Debian's packages, which the network has chosen and not the commit.
+    /// True if it is the one from Debian's packages, which the network has chosen and not the commit.
     pub fn is_fallback(&self) -> bool {
         self.name.starts_with(FALLBACK)
     }
 }
 
-/// Where a root image is.
 #[derive(Clone, Debug)]
 pub enum RootPlace {
-    /// In a registry, by digest.
     Registry(Repository),
     /// In an OCI layout on this machine: built from Debian's packages.
     Layout(PathBuf),
 }
 
-/// The base's key.
 pub fn base_key(tree: &Tree, root: &RootImage, lock: &Lock, parsed: &Parsed) -> BaseKey {
     BaseKey {
         schema: SCHEMA,
@@ -420,7 +402,7 @@ pub fn labels(tree: &Tree, kind: ImageKind) -> BTreeMap<String, String> {
     labels.map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
-/// Whether a file is in the image as it is, and so does not count for the program, unless that is said to be compiled from it.
+/// True if a file is in the image as it is, and so does not count for the program, unless that is said to be compiled from it.
 fn is_copied<'p>(tree: &'p Tree, parsed: &'p Parsed) -> impl Fn(&Path) -> bool + 'p {
     let embeds = tree.policy.app.binary.as_ref().is_some_and(|binary| binary.embeds);
     let copied: BTreeSet<&Path> = parsed.files.iter().map(|entry| entry.path.to_path()).collect();
@@ -443,7 +425,6 @@ pub fn binary_key(tree: &Tree, parsed: &Parsed) -> Result<Option<BinaryKey>, Fau
     Ok(parsed.program.get_or_init(|| key).clone())
 }
 
-/// The app's key on a base.
 pub fn app_key(tree: &Tree, base: Fingerprint, parsed: &Parsed) -> Result<AppKey, Fault> {
     Ok(AppKey {
         schema: SCHEMA,
@@ -496,7 +477,7 @@ pub fn in_layout(
     Ok(ours.then_some(local))
 }
 
-/// A layout's image whose blobs are all there in full length; a half-written one is no image.
+/// A layout's image whose blobs are all there in full length; an incomplete one is ignored.
 fn read_local(layout: &Layout, descriptor: &Descriptor) -> Option<Local> {
     let manifest: Manifest = layout.read_json(descriptor).ok()?;
     let config: Config = layout.read_json(&manifest.config).ok()?;
@@ -524,24 +505,6 @@ pub fn local_store(
     }
     let labels = stored.labels();
     Ok(stored.id.parse().ok().map(|digest| Local { digest, layout: None, size: None, labels }))
-}
-
-/// The difference between what `latest` says of itself and a key, where `latest` is ours: why there is something to build.
-pub fn base_changes(published: &Published, key: &BaseKey, names: &Names<'_>) -> Vec<String> {
-    published
-        .key()
-        .and_then(|json| serde_json::from_str::<BaseKey>(json).ok())
-        .map(|old| key::base_changes(&old, key, names))
-        .unwrap_or_default()
-}
-
-/// The same for an app.
-pub fn app_changes(published: &Published, key: &AppKey, names: &Names<'_>) -> Vec<String> {
-    published
-        .key()
-        .and_then(|json| serde_json::from_str::<AppKey>(json).ok())
-        .map(|old| key::app_changes(&old, key, names))
-        .unwrap_or_default()
 }
 
 /// A key's fingerprint and tag, and its JSON, which takes a while to write where it names many files.

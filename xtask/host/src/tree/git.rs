@@ -1,17 +1,17 @@
-//! What git knows of the tree: the only place that calls git.
+//! Git's view of the tree: the only module that calls git.
 //!
 //! A folder outside every repository, or a repository without commits, is a fact like any other: [`Git::commit`] is then
-//! `None`. Every other failure of git is a fault with git's own words (`trouble`). No call runs a program that the
+//! `None`. Every other failure of git is a fault with git's own words (`fault`). No call runs a program that the
 //! repository's configuration names: see `Git::command`. `objects` asks for git's objects, `revision` reads a commit's files
 //! from them.
 
+mod errors;
 mod lfs;
 mod objects;
 pub mod remote;
 pub mod revision;
 #[cfg(test)]
 mod tests;
-mod trouble;
 
 pub use lfs::pointer;
 use xtask_model::image::commit::{Ancestry, Commit};
@@ -26,7 +26,6 @@ use std::path::{Path, PathBuf};
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::tags::is_version;
 
-/// The git program in one folder.
 #[derive(Clone, Debug)]
 pub struct Git {
     root: PathBuf,
@@ -85,7 +84,7 @@ impl Git {
         Command::new("git").arg("-C").arg(&self.root).env("LC_ALL", "C").env("GIT_TERMINAL_PROMPT", "0")
     }
 
-    /// Whether git may fetch what a partial clone lacks: the repository's own configuration holds only keys that are known to
+    /// True if git may fetch what a partial clone lacks: the repository's own configuration holds only keys that are known to
     /// run nothing. A list of what is harmless, so that a key of a later version is not.
     fn fetches_safely(&self) -> Result<bool, Fault> {
         let output = self.command().args(["config", "--list", "--includes", "--show-scope", "-z"]).output()?;
@@ -101,14 +100,14 @@ impl Git {
         Ok(words.chunks(2).all(harmless))
     }
 
-    /// Whether this is a partial clone, whose missing objects are elsewhere.
+    /// True if this is a partial clone, whose missing objects are elsewhere.
     fn is_partial(&self) -> bool {
         let call =
             self.command().args(["config", "--get-regexp", r"^(extensions\.partialclone|remote\..*\.promisor)$"]);
         call.output().is_ok_and(|output| output.status.success())
     }
 
-    /// Whether the commit's own `.gitattributes` give a file CRLF at the end of its lines. Attributes that only this clone has do
+    /// True if the commit's own `.gitattributes` give a file CRLF at the end of its lines. Attributes that only this clone has do
     /// not count, and older versions of git cannot say.
     pub fn ends_lines_with_crlf(&self, commit: &str, path: &Path) -> Result<bool, Fault> {
         let own = self.command().args(["rev-parse", "--git-path", "info/attributes"]).output()?;
@@ -152,7 +151,7 @@ impl Git {
             let before = paths.len();
             paths.retain(|path| !folder.is_some_and(|folder| path.starts_with(folder)));
             if paths.len() == before {
-                return Err(self.trouble(&output.stderr, "cannot ask git which files it ignores"));
+                return Err(self.fault(&output.stderr, "cannot ask git which files it ignores"));
             }
         };
         // Four words for each: the file of the rule, its line, the pattern, the path.
@@ -207,8 +206,8 @@ impl Git {
         match output.status.code() {
             Some(0) => Ok(Some(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())),
             Some(1) => Ok(None),
-            _ if trouble::is_unknown(&output.stderr) => Ok(None),
-            _ => Err(self.trouble(&output.stderr, format!("cannot compare commit `{one}` with `{other}`"))),
+            _ if errors::is_unknown(&output.stderr) => Ok(None),
+            _ => Err(self.fault(&output.stderr, format!("cannot compare commit `{one}` with `{other}`"))),
         }
     }
 
@@ -272,7 +271,7 @@ impl Git {
         let call = self.command().args(["ls-files", "--stage", "--debug", "-z", ":/"]);
         let output = call.output()?;
         if !output.status.success() {
-            return Err(self.trouble(&output.stderr, what));
+            return Err(self.fault(&output.stderr, what));
         }
         let text = String::from_utf8_lossy(&output.stdout);
         let (mut edited, mut suspects, mut ids) = (Vec::new(), Vec::new(), Vec::new());
@@ -307,7 +306,7 @@ impl Git {
         Ok(edited)
     }
 
-    /// Whether a file is as the index saw it, by size and time; `None` where it is gone or of another kind.
+    /// True if a file is as the index saw it, by size and time; `None` where it is gone or of another kind.
     fn compare_times(&self, path: &str, seen: &str, index: Option<std::time::SystemTime>) -> Option<bool> {
         let data = std::fs::symlink_metadata(self.root.join(path)).ok().filter(|data| !data.is_dir())?;
         if data.is_symlink() {
@@ -324,7 +323,7 @@ impl Git {
 
     /// Paths from the top of the repository, as they are from this folder.
     fn relative_to_root(&self, mut paths: Vec<String>) -> Result<Vec<String>, Fault> {
-        let below = if paths.is_empty() { String::new() } else { self.below_top()? };
+        let below = if paths.is_empty() { String::new() } else { self.prefix()? };
         if !below.is_empty() {
             let (inside, outside) = (format!("{below}/"), "../".repeat(below.split('/').count()));
             for path in &mut paths {
@@ -338,21 +337,21 @@ impl Git {
     fn paths(&self, call: &Command, what: &str) -> Result<Vec<String>, Fault> {
         let output = call.output()?;
         if !output.status.success() {
-            return Err(self.trouble(&output.stderr, what.to_owned()));
+            return Err(self.fault(&output.stderr, what.to_owned()));
         }
         let paths = output.stdout.split(|byte| *byte == 0).filter(|path| !path.is_empty());
         Ok(paths.map(|path| String::from_utf8_lossy(path).into_owned()).collect())
     }
 
-    /// Whether `ancestor` is an ancestor of `descendant`, or the same commit.
+    /// True if `ancestor` is an ancestor of `descendant`, or the same commit.
     pub fn ancestry(&self, ancestor: &str, descendant: &str) -> Result<Ancestry, Fault> {
         let output =
             self.command().args(["merge-base", "--is-ancestor", "--end-of-options", ancestor, descendant]).output()?;
         match output.status.code() {
             Some(0) => Ok(Ancestry::Ancestor),
             Some(1) => Ok(Ancestry::NotAncestor),
-            _ if trouble::is_unknown(&output.stderr) => Ok(Ancestry::Unknown),
-            _ => Err(self.trouble(&output.stderr, format!("cannot compare commit `{ancestor}` with `{descendant}`"))),
+            _ if errors::is_unknown(&output.stderr) => Ok(Ancestry::Unknown),
+            _ => Err(self.fault(&output.stderr, format!("cannot compare commit `{ancestor}` with `{descendant}`"))),
         }
     }
 }
@@ -363,7 +362,7 @@ fn field<'t>(text: &'t str, name: &str) -> &'t str {
     rest.split(['\t', '\n']).next().unwrap_or_default()
 }
 
-/// Whether a setting of a repository's own configuration (`key\nvalue`) can make a fetch run no program. Keys are lowercase but
+/// True if a setting of a repository's own configuration (`key\nvalue`) can make a fetch run no program. Keys are lowercase but
 /// for the part in their middle.
 fn is_harmless(setting: &str) -> bool {
     const CORE: [&str; 9] = [

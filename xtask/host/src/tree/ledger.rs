@@ -1,4 +1,4 @@
-//! The ledger on the disk: appended to, read, and never written anew.
+//! The ledger on disk: appended to and read, never rewritten.
 
 use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
@@ -27,7 +27,7 @@ pub fn append(root: &Path, record: &Record) -> Result<(), Fault> {
     file.write_all(line.as_bytes()).map_err(cannot)
 }
 
-/// Whether the last line has no end: its writer was killed.
+/// True if the last line has no end: its writer was killed.
 fn breaks_off(file: &mut fs::File) -> std::io::Result<bool> {
     let mut last = [b'\n'];
     if file.seek(SeekFrom::End(0))? > 0 {
@@ -51,8 +51,8 @@ pub fn read(root: &Path) -> Result<Read, Fault> {
 
 #[cfg(test)]
 mod tests {
-    use xtask_model::record::ledger::Kind;
-    use xtask_model::record::ledger::made_up::record;
+    use xtask_model::record::ledger::BuildKind;
+    use xtask_model::record::ledger::test_data::record;
 
     use super::*;
 
@@ -65,7 +65,7 @@ mod tests {
                 let root = folder.path();
                 scope.spawn(move || {
                     for second in 0..50 {
-                        append(root, &record(Kind::Fast, thread * 100 + second, 1.0)).unwrap();
+                        append(root, &record(BuildKind::Fast, thread * 100 + second, 1.0)).unwrap();
                     }
                 });
             }
@@ -75,15 +75,15 @@ mod tests {
     }
 
     #[test]
-    fn a_record_after_a_broken_line_stands_on_its_own() {
+    fn a_record_after_a_broken_line_is_read() {
         let folder = tempfile::tempdir().unwrap();
-        append(folder.path(), &record(Kind::Fast, 1, 1.0)).unwrap();
+        append(folder.path(), &record(BuildKind::Fast, 1, 1.0)).unwrap();
         let path = folder.path().join(PATH);
         let whole = fs::read(&path).unwrap();
         fs::write(&path, &whole[..whole.len() - 9]).unwrap();
-        append(folder.path(), &record(Kind::Base, 2, 1.0)).unwrap();
+        append(folder.path(), &record(BuildKind::Base, 2, 1.0)).unwrap();
         let read = read(folder.path()).unwrap();
-        assert_eq!(read.records, [record(Kind::Base, 2, 1.0)]);
+        assert_eq!(read.records, [record(BuildKind::Base, 2, 1.0)]);
         assert_eq!(read.skipped.len(), 1);
     }
 }

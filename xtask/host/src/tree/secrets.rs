@@ -1,4 +1,4 @@
-//! What of the host a build may use and must not keep: certificates, package index, credentials, proxies.
+//! Settings of the host that a build uses and must not keep: certificates, package index, credentials, proxies.
 //!
 //! Everything goes in as a file that BuildKit mounts for one step, or as an argument that it knows and keeps out of the
 //! history. No value of it is ever an argument of a program.
@@ -18,11 +18,9 @@ use xtask_model::spec::requirements::Requirements;
 const PROXIES: [&str; 8] =
     ["HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "FTP_PROXY", "http_proxy", "https_proxy", "no_proxy", "ftp_proxy"];
 
-/// Where systems keep the certificates that they trust.
 const BUNDLES: [&str; 3] =
     ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
 
-/// Secrets that say where packages come from.
 const INDEX_SECRETS: [&str; 4] = ["index-url", "extra-index-url", "find-links", "index-strategy"];
 
 /// Refuses a local folder of packages for a Dockerfile whose steps install packages: a step cannot read it, and without it would
@@ -42,21 +40,18 @@ pub fn check_folders(wanted: &BTreeSet<String>, indexes: &dyn Fn() -> Result<Ind
         .hint("serve the folder over HTTP, and name its URL: `--find-links https://…` in the requirements"))
 }
 
-/// A build's secrets, while they are needed.
 pub struct Secrets {
     files: BTreeMap<&'static str, PathBuf>,
-    /// Holds the files that were written for this build.
     _folder: Option<Scratch>,
 }
 
 impl Secrets {
-    /// None.
     pub fn none() -> Self {
         Self { files: BTreeMap::new(), _folder: None }
     }
 
     /// Collects those that a Dockerfile's steps mount, from the environment and the host's own configuration. `suite` is the
-    /// Debian release that the image is built on, where it is one whose packages come from the host's mirror.
+    /// Debian release that the image is built on, if its packages come from the host's mirror.
     pub fn collect(wanted: &BTreeSet<String>, suite: Option<&str>) -> Result<Self, Fault> {
         Self::of(wanted, suite, &|| uv::indexes(Path::new("/"), &Requirements::default()))
     }
@@ -95,7 +90,7 @@ impl Secrets {
         }
         // Asking the host's apt takes a moment.
         if let Some(suite) = suite.filter(|_| wants("apt-sources")) {
-            secrets.write("apt-sources", &debian::Source::of_host()?.deb822(suite))?;
+            secrets.write("apt-sources", &debian::AptSource::of_host()?.deb822(suite))?;
         }
         if wants("cargo-config")
             && let Some(config) = cargo_config(&variable)?
@@ -120,7 +115,6 @@ impl Secrets {
         Ok(())
     }
 
-    /// The files by their ids.
     pub fn files(&self) -> &BTreeMap<&'static str, PathBuf> {
         &self.files
     }
@@ -131,7 +125,7 @@ impl Secrets {
     }
 }
 
-/// The certificates that the host trusts: those that its tools were told of, else the system's.
+/// The certificates that the host trusts: those that its tools are configured with, else the system's.
 fn certificates(variable: &dyn Fn(&str) -> Option<String>) -> Option<PathBuf> {
     let told = ["SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"].into_iter().find_map(variable);
     let told = told.map(PathBuf::from).filter(|path| path.is_file());
@@ -170,7 +164,7 @@ mod tests {
     use std::path::Path;
 
     #[test]
-    fn a_bundle_that_tools_were_told_of_comes_first() {
+    fn a_configured_bundle_comes_first() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let path = file.path().to_str().unwrap().to_owned();
         let told = |name: &str| (name == "PIP_CERT").then(|| path.clone());
@@ -209,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn cargo_is_told_where_crates_come_from_and_nothing_else() {
+    fn cargo_gets_sources_of_crates_and_nothing_else() {
         let table = "[source.crates-io]\nreplace-with = \"near\"\n[http]\ncainfo = \"/host/ca\"\n[build]\njobs = 1\n";
         assert_eq!(sources_of(table.parse().unwrap()).unwrap(), "[source.crates-io]\nreplace-with = \"near\"\n");
         assert_eq!(sources_of("[build]\njobs = 1\n".parse().unwrap()), None);

@@ -43,7 +43,6 @@ pub struct Portable {
 }
 
 impl Portable {
-    /// The one of this repository.
     pub fn find(root: &Path, platform: &Platform) -> Option<Self> {
         if !cfg!(target_os = "linux") || *platform != Platform::host() {
             return None;
@@ -107,7 +106,6 @@ fn is_portable(folder: &Path, triple: &str) -> bool {
         && folder.join("lib/rustlib").join(triple).join("lib").is_dir()
 }
 
-/// Rust's name of a platform, with glibc.
 pub fn triple(platform: &Platform) -> Result<&'static str, Fault> {
     match (platform.architecture.as_str(), platform.variant.as_deref()) {
         ("amd64", None) => Ok("x86_64-unknown-linux-gnu"),
@@ -147,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn what_compiling_takes_is_staged_anew() {
+    fn what_compiling_takes_is_staged_again() {
         let whole = folder(&[
             "bin/cargo",
             "bin/rustc",

@@ -18,7 +18,7 @@ use xtask_model::spec::lock::pip::Settings;
 use xtask_model::spec::lock::{Header, Indexes, Lock, hashes};
 use xtask_model::spec::requirements::{self, Options, Requirements, normalised, secret};
 
-/// Where tools of ours are put, from the root of a repository.
+/// Folder of downloaded tools, from the root of a repository.
 const TOOLS: &str = "target/tools";
 
 /// The lock of uv itself, from the root: the Docker build and [`install`] take it from there.
@@ -67,37 +67,28 @@ const INSTALLATION: [&str; 10] = [
 const STORES: [&str; 3] =
     ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
 
-/// A uv that answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Uv {
     program: PathBuf,
     version: String,
 }
 
-/// Which pins may move.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Upgrade {
-    /// None that still fits.
     #[default]
     Keep,
-    /// All of them.
     All,
-    /// These distributions.
     Only(Vec<String>),
 }
 
-/// What is to be resolved; paths are relative to the root.
+/// A request to resolve; paths are relative to the root.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
-    /// The repository.
     pub root: &'a Path,
-    /// Its requirement file.
     pub requirements: &'a Path,
-    /// The lock whose pins are kept, where there is one.
     pub lock: &'a Path,
     /// The oldest Python that must be served: `3.12`.
     pub python: &'a str,
-    /// Which pins may move.
     pub upgrade: &'a Upgrade,
 }
 
@@ -106,7 +97,7 @@ pub fn find(root: &Path, extra: &[PathBuf]) -> Result<Uv, Fault> {
     let extra = extra.iter().map(|place| if place.is_dir() { place.join("uv") } else { place.clone() });
     let places = extra.chain([PathBuf::from("uv"), root.join(TOOLS).join("bin/uv")]);
     let program = places.into_iter().find_map(process::found).ok_or_else(|| {
-        Fault::missing("`uv` is neither on the PATH nor in `target/tools/bin`")
+        Fault::missing("`uv` is neither on `PATH` nor in `target/tools/bin`")
             .hint("install it: `python3 -m pip install uv`, or let `cargo xtask quickstart` do it")
     })?;
     Uv::at(program)
@@ -147,7 +138,6 @@ impl Uv {
         Ok(Self { version: version.to_owned(), program })
     }
 
-    /// Where it is.
     pub fn program(&self) -> &Path {
         &self.program
     }
@@ -279,7 +269,7 @@ fn no_hidden_choices(root: &Path) -> Result<(), Fault> {
     ];
     for (file, way) in [("pyproject.toml", &["tool", "uv"][..]), ("uv.toml", &[])] {
         let text = std::fs::read_to_string(root.join(file)).unwrap_or_default();
-        // A file that is no TOML is told by uv in its own words.
+        // uv reports a file that is not valid TOML.
         let whole = toml::from_str::<toml::Table>(&text).ok();
         let ours = whole.and_then(|whole| {
             way.iter().try_fold(whole, |table, key| table.get(*key).and_then(toml::Value::as_table).cloned())
@@ -289,7 +279,7 @@ fn no_hidden_choices(root: &Path) -> Result<(), Fault> {
         if let Some(key) =
             KEYS.iter().find(|key| ours.contains_key(**key) || pip.is_some_and(|pip| pip.contains_key(**key)))
         {
-            return Err(Fault::usage(format!("`{key}` in `{file}` would change the lock, but not its fingerprint"))
+            return Err(Fault::usage(format!("`{key}` in `{file}` would change the lock but not its fingerprint"))
                 .hint("write it in the requirements, or in a file that they name with `-c`"));
         }
     }
@@ -325,7 +315,7 @@ fn save(path: &Path, text: &str) -> Result<(), Fault> {
     std::fs::write(path, text).map_err(|error| Fault::build("cannot write a temporary file").cause(error))
 }
 
-/// The lock that stands there, where it is one: uv keeps its pins.
+/// The existing lock, if valid: uv keeps its pins.
 fn before(request: &Request<'_>) -> Option<(String, Lock)> {
     let text = std::fs::read_to_string(request.root.join(request.lock)).ok()?;
     Lock::parse(request.lock, &text).ok().map(|lock| (text, lock))
@@ -355,11 +345,11 @@ fn upgrades(command: Command, upgrade: &Upgrade) -> Command {
 
 /// A lock is committed: a password that is written out in a URL would be published with it.
 fn no_password(text: &str, request: &Request<'_>) -> Result<(), Fault> {
-    let line = text.lines().find(|line| secret::holds_one(line));
+    let line = text.lines().find(|line| secret::has_password(line));
     line.map_or(Ok(()), |line| {
         Err(Fault::usage(format!(
-            "the lock would hold a password: `{}`",
-            secret::hidden(line.trim_end_matches([' ', '\\']))
+            "the lock would contain a password: `{}`",
+            secret::redacted(line.trim_end_matches([' ', '\\']))
         ))
         .needed_by(format!("`{}`", request.requirements.display()))
         .hint("take it from the environment, as in `https://${USER}:${TOKEN}@…`"))
@@ -371,14 +361,14 @@ fn run(command: &Command, needed_by: &str) -> Result<String, Fault> {
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
-    let said = secret::hidden(String::from_utf8_lossy(&output.stderr).trim());
-    let (exit, what, hint) = judged(&said);
+    let said = secret::redacted(String::from_utf8_lossy(&output.stderr).trim());
+    let (exit, what, hint) = classified(&said);
     Err(Fault::new(exit, what).needed_by(format!("`{needed_by}`")).cause(said).hint(hint))
 }
 
-/// What uv's own words mean where it installs.
-pub fn judgement(said: &str) -> Fault {
-    let (exit, what, hint) = judged(said);
+/// The fault of a failed installation, from uv's message.
+pub fn install_fault(said: &str) -> Fault {
+    let (exit, what, hint) = classified(said);
     let fault = match exit {
         Exit::Usage if is_unknown_to_the_index(said) => {
             Fault::build("uv cannot find a locked package on the package index")
@@ -390,11 +380,11 @@ pub fn judgement(said: &str) -> Fault {
     fault.cause(said)
 }
 
-/// What uv's own words are about: exit code, sentence and next step.
-fn judged(said: &str) -> (Exit, &'static str, &'static str) {
+/// Classifies uv's message: exit code, sentence and next step.
+fn classified(said: &str) -> (Exit, &'static str, &'static str) {
     let says = |words: &[&str]| words.iter().any(|word| said.contains(word));
     if says(&["No interpreter found", "No virtual environment or system Python"]) {
-        return (Exit::Missing, "uv finds no Python to work with", "install Python 3, with its `venv`");
+        return (Exit::Missing, "uv cannot find a Python interpreter", "install Python 3, with its `venv`");
     }
     if says(&["UnknownIssuer", "invalid peer certificate", "certificate"]) {
         let hint = "name the certificates of your network: `SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt`";
@@ -402,7 +392,7 @@ fn judged(said: &str) -> (Exit, &'static str, &'static str) {
     }
     if says(&["401 Unauthorized", "403 Forbidden", "Missing credentials"]) {
         let hint = "give a user and password in `UV_DEFAULT_INDEX`, pip's configuration or `~/.netrc`";
-        return (Exit::Network, "the package index refuses us", hint);
+        return (Exit::Network, "the package index refuses access", hint);
     }
     if says(&[
         "Failed to fetch",
@@ -416,12 +406,12 @@ fn judged(said: &str) -> (Exit, &'static str, &'static str) {
     }
     if says(&["No solution found", "unsatisfiable"]) {
         let hint = "loosen a specifier, or let pins move: `cargo xtask lock --upgrade`";
-        return (Exit::Usage, "the requirements cannot all be fulfilled", hint);
+        return (Exit::Usage, "the requirements are unsatisfiable", hint);
     }
-    (Exit::Usage, "uv cannot resolve the requirements", "see uv's own words above")
+    (Exit::Usage, "uv cannot resolve the requirements", "read uv's message above")
 }
 
-/// Whether uv's words say that an index does not have what is pinned.
+/// True if uv's words say that an index does not have what is pinned.
 fn is_unknown_to_the_index(said: &str) -> bool {
     [
         "was not found in the package registry",
@@ -432,7 +422,7 @@ fn is_unknown_to_the_index(said: &str) -> bool {
     .any(|words| said.contains(words))
 }
 
-/// Whether a `uv.toml` of the user's or the machine's names indexes: then pip's are not wanted.
+/// True if a `uv.toml` of the user's or the machine's names indexes: then pip's are not wanted.
 fn uv_names_indexes(variable: xtask_model::spec::lock::pip::Variables<'_>) -> bool {
     let named = variable("UV_CONFIG_FILE").map(PathBuf::from);
     let user = variable("XDG_CONFIG_HOME").or_else(|| variable("HOME").map(|home| format!("{home}/.config")));

@@ -11,7 +11,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use xtask_model::fault::Fault;
-use xtask_model::image::context::{ContextPath, Found};
+use xtask_model::image::context::{ContextPath, FileInfo};
 use xtask_model::spec::reference::Digest;
 
 /// Paths, from the repository's folder.
@@ -67,7 +67,7 @@ impl<F: Files> Files for Recorder<F> {
         self.files.list(folder)
     }
 
-    fn found(&self, path: &ContextPath) -> Result<Option<Found>, Fault> {
+    fn found(&self, path: &ContextPath) -> Result<Option<FileInfo>, Fault> {
         self.note(path.to_path());
         self.files.found(path)
     }

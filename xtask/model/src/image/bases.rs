@@ -1,4 +1,4 @@
-//! The bases of a registry: which there are, who stands on them, where `latest` can go back to, and which may be deleted.
+//! The bases of a registry: the list, the apps built on each, the target of a rollback, and which may be deleted.
 //!
 //! Decides from what `xtask_host::registry::survey` found in a registry.
 
@@ -9,26 +9,23 @@ pub use pruning::{Pruning, Rules, Verdict, prune};
 use crate::fault::Fault;
 use crate::image::commit::Ancestry;
 use crate::image::key::{FALLBACK, Fingerprint};
-use crate::image::tags::{Mark, Since};
+use crate::image::tags::{TagRecord, TaggedCommit};
 use crate::spec::reference::{Digest, Platform, Tag};
 use crate::time::Timestamp;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What was found.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Survey {
     /// The bases, newest first.
-    pub bases: Vec<Base>,
-    /// The apps.
-    pub apps: Vec<App>,
+    pub bases: Vec<PublishedBase>,
+    pub apps: Vec<PublishedApp>,
     /// Manifests that an engine pushed and no base lists: a job was killed between the two, or is at it now.
     pub strays: Vec<Stray>,
 }
 
-/// One base, under one or more tags.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Base {
+pub struct PublishedBase {
     /// Of the index, or of the manifest where there is none.
     pub digest: Digest,
     /// Its tags, but for those of single platforms.
@@ -37,58 +34,42 @@ pub struct Base {
     pub fingerprint: Option<Fingerprint>,
     /// The tag made of the fingerprint, as far as it carries it.
     pub own_tag: Option<Tag>,
-    /// The commit that it was built from.
     pub revision: Option<String>,
-    /// That commit's time.
     pub created: Option<Timestamp>,
-    /// What its key calls the root that it is built on.
     pub root: Option<String>,
-    /// When it was built, where that was recorded.
     pub built: Option<Timestamp>,
     /// Compressed bytes of all platforms, each layer once.
     pub size: u64,
-    /// The manifest of each platform.
     pub platforms: BTreeMap<Platform, Digest>,
-    /// The policy's platforms that it lacks.
     pub missing: Vec<Platform>,
-    /// Manifests that it lists and that are not there.
     pub lost: Vec<Digest>,
-    /// What goes with it: listed manifests, their attestations and referrers.
+    /// Manifests that belong to it: listed ones, their attestations and referrers.
     pub parts: BTreeSet<Digest>,
     /// The tags under which an engine pushed single platforms of it.
     pub staging: BTreeMap<Tag, Digest>,
 }
 
-/// One app image.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct App {
-    /// Of its index.
+pub struct PublishedApp {
     pub digest: Digest,
     /// Tags that say what it is for: branches, versions, `latest`, whatever a person gave it.
     pub names: Vec<Tag>,
     /// Tags that only say what it is: of its fingerprint and its commit.
     pub marks: Vec<Tag>,
-    /// Its commit's time.
     pub created: Option<Timestamp>,
-    /// When it was built, where that was recorded.
     pub built: Option<Timestamp>,
-    /// The base manifests on which its platforms stand.
-    pub stands_on: BTreeSet<Digest>,
+    pub built_on: BTreeSet<Digest>,
 }
 
-/// A single platform's manifest that belongs to no base.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Stray {
-    /// Its tag.
     pub tag: Tag,
-    /// The manifest.
     pub digest: Digest,
-    /// Its commit's time.
     pub created: Option<Timestamp>,
 }
 
-impl Base {
-    /// Whether builds for every platform of the policy can stand on it.
+impl PublishedBase {
+    /// True if it has every platform of the policy.
     pub fn is_complete(&self) -> bool {
         self.missing.is_empty() && self.lost.is_empty()
     }
@@ -98,22 +79,21 @@ impl Base {
         self.built.or(self.created)
     }
 
-    /// Whether a digest names it or its image for a platform.
+    /// True if a digest names it or its image for a platform.
     pub fn is(&self, digest: &Digest) -> bool {
         self.digest == *digest || self.platforms.values().any(|platform| platform == digest)
     }
 
-    /// Whether it is on the root from Debian's packages, which the network has chosen and not its commit.
+    /// True if it is on the root from Debian's packages, which the network has chosen and not its commit.
     pub fn is_on_fallback(&self) -> bool {
         self.root.as_ref().is_some_and(|root| root.starts_with(FALLBACK))
     }
 
-    /// Whether `latest` names it.
+    /// True if `latest` names it.
     pub fn is_latest(&self) -> bool {
         self.tags.contains(&Tag::latest())
     }
 
-    /// The tag by which people know it.
     pub fn name(&self) -> String {
         let tag = self.own_tag.as_ref().or_else(|| self.tags.iter().find(|tag| **tag != Tag::latest()));
         tag.or(self.tags.first()).map_or_else(|| short(&self.digest), ToString::to_string)
@@ -127,19 +107,20 @@ impl Base {
     /// Why nothing can be built on it, where that is so.
     fn refuse_incomplete(&self) -> Result<(), Fault> {
         let mut causes: Vec<String> = self.missing.iter().map(|platform| format!("it lacks {platform}")).collect();
-        causes.extend(self.lost.iter().map(|digest| format!("it lists `{digest}`, which is not there")));
+        causes
+            .extend(self.lost.iter().map(|digest| format!("it lists `{digest}`, which is missing from the registry")));
         if self.fingerprint.is_none() {
-            causes.push("it has no fingerprint: it is not ours".to_owned());
+            causes.push("it has no fingerprint: `cargo xtask` did not build it".to_owned());
         }
         if causes.is_empty() {
             return Ok(());
         }
         let fault = Fault::usage(format!("base `{}` is not complete", self.name()));
-        Err(causes.into_iter().fold(fault, Fault::cause).hint("`cargo xtask base list` shows those that are"))
+        Err(causes.into_iter().fold(fault, Fault::cause).hint("list complete bases: `cargo xtask base list`"))
     }
 }
 
-impl App {
+impl PublishedApp {
     /// The moment from which its age counts, as a base's does.
     pub fn since(&self) -> Option<Timestamp> {
         self.built.or(self.created)
@@ -147,13 +128,12 @@ impl App {
 }
 
 impl Survey {
-    /// The apps that stand on a base.
-    pub fn users<'a>(&'a self, base: &'a Base) -> impl Iterator<Item = &'a App> {
-        self.apps.iter().filter(|app| app.stands_on.iter().any(|digest| base.is(digest)))
+    pub fn users<'a>(&'a self, base: &'a PublishedBase) -> impl Iterator<Item = &'a PublishedApp> {
+        self.apps.iter().filter(|app| app.built_on.iter().any(|digest| base.is(digest)))
     }
 
     /// The base that `latest` names.
-    pub fn latest(&self) -> Option<&Base> {
+    pub fn latest(&self) -> Option<&PublishedBase> {
         self.bases.iter().find(|base| base.is_latest())
     }
 
@@ -161,14 +141,14 @@ impl Survey {
     ///
     /// # Errors
     /// There is none.
-    pub fn named(&self, name: &str) -> Result<&Base, Fault> {
+    pub fn named(&self, name: &str) -> Result<&PublishedBase, Fault> {
         let digest: Option<Digest> = name.parse().ok();
-        let found = |base: &&Base| match &digest {
+        let found = |base: &&PublishedBase| match &digest {
             Some(digest) => base.is(digest),
             None => base.tags.iter().any(|tag| tag.as_str() == name),
         };
         self.bases.iter().find(found).ok_or_else(|| {
-            Fault::usage(format!("no base `{name}` is in the registry")).hint("`cargo xtask base list` shows them")
+            Fault::usage(format!("base `{name}` is not in the registry")).hint("list them: `cargo xtask base list`")
         })
     }
 }
@@ -177,7 +157,7 @@ impl Survey {
 ///
 /// # Errors
 /// There is no such base, or it is not complete.
-pub fn pin<'a>(survey: &'a Survey, name: Option<&str>) -> Result<&'a Base, Fault> {
+pub fn pin<'a>(survey: &'a Survey, name: Option<&str>) -> Result<&'a PublishedBase, Fault> {
     let base = survey.named(name.unwrap_or("latest"))?;
     base.refuse_incomplete()?;
     Ok(base)
@@ -192,20 +172,22 @@ pub fn rollback<'a>(
     survey: &'a Survey,
     name: Option<&str>,
     ancestry: &dyn Fn(&str, &str) -> Result<Ancestry, Fault>,
-) -> Result<&'a Base, Fault> {
+) -> Result<&'a PublishedBase, Fault> {
     let latest = survey.latest();
     if let Some(name) = name {
         let base = survey.named(name)?;
         base.refuse_incomplete()?;
         if base.is_latest() {
-            return Err(Fault::usage(format!("`latest` names `{name}` already")));
+            return Err(Fault::usage(format!("`latest` already names `{name}`")));
         }
         return Ok(base);
     }
     let Some(latest) = latest else {
-        return Err(Fault::usage("there is no `latest` to go back from").hint("name a base: `cargo xtask base list`"));
+        return Err(
+            Fault::usage("the registry has no `latest` to roll back").hint("name a base: `cargo xtask base list`")
+        );
     };
-    let mut earlier: Vec<&Base> =
+    let mut earlier: Vec<&PublishedBase> =
         survey.bases.iter().filter(|base| !base.is_latest() && base.refuse_incomplete().is_ok()).collect();
     // By the time of their commits, not by that of their builds: an old commit may have been built again.
     earlier.sort_by_key(|base| std::cmp::Reverse(base.created));
@@ -220,17 +202,17 @@ pub fn rollback<'a>(
         }
     }
     Err(Fault::usage("no complete base of an earlier commit is in the registry")
-        .hint("name one: `cargo xtask base rollback TAG`; `cargo xtask base list` shows them"))
+        .hint("name one: `cargo xtask base rollback TAG`; list them: `cargo xtask base list`"))
 }
 
-/// What `latest` is of once it was moved by hand from one base to another: builds of the commit it came from, and of those before,
+/// The commit of `latest` after it was moved by hand from one base to another: builds of the commit it came from, and of those before,
 /// must not move it again. `mark` is the record of `latest` as it was; nothing comes back where no commit is known.
 pub fn after_rollback(
-    from: Option<&Base>,
-    mark: Option<Mark>,
-    to: &Base,
+    from: Option<&PublishedBase>,
+    mark: Option<TagRecord>,
+    to: &PublishedBase,
     ancestry: &dyn Fn(&str, &str) -> Result<Ancestry, Fault>,
-) -> Result<Option<Since>, Fault> {
+) -> Result<Option<TaggedCommit>, Fault> {
     let plain = |revision: &String| revision.trim_end_matches("-dirty").to_owned();
     let recorded =
         mark.filter(|mark| from.is_some_and(|from| from.digest == mark.digest)).map(|mark| mark.since.commit);
@@ -239,10 +221,10 @@ pub fn after_rollback(
     Ok(match (before, own) {
         // Back to the base of that commit or of a later one: the move is undone.
         (Some(before), Some(own)) if before == own || ancestry(&before, &own)? == Ancestry::Ancestor => {
-            Some(Since { commit: own, rolled_back: false })
+            Some(TaggedCommit { commit: own, rolled_back: false })
         }
-        (Some(commit), _) => Some(Since { commit, rolled_back: true }),
-        (None, own) => own.map(|commit| Since { commit, rolled_back: false }),
+        (Some(commit), _) => Some(TaggedCommit { commit, rolled_back: true }),
+        (None, own) => own.map(|commit| TaggedCommit { commit, rolled_back: false }),
     })
 }
 
@@ -254,7 +236,6 @@ pub fn staged(tag: &Tag) -> Option<Tag> {
     platform.filter(|_| hex).and_then(|_| fingerprint.parse().ok())
 }
 
-/// The first twelve digits of a digest, for tables.
 pub fn short(digest: &Digest) -> String {
     format!("sha256:{}", &digest.hex()[..12])
 }
@@ -273,11 +254,11 @@ pub fn age(created: Option<Timestamp>, now: Timestamp) -> String {
 pub(crate) mod tests {
     use super::*;
 
-    pub(crate) fn base(name: &str, second: i64) -> Base {
+    pub(crate) fn base(name: &str, second: i64) -> PublishedBase {
         let digest = Digest::of(name.as_bytes());
         let manifest = Digest::of(format!("{name} linux/amd64").as_bytes());
         let fingerprint: Fingerprint = digest.hex().parse().unwrap();
-        Base {
+        PublishedBase {
             digest,
             tags: vec![fingerprint.tag(12)],
             fingerprint: Some(fingerprint),
@@ -327,12 +308,17 @@ pub(crate) mod tests {
         let order =
             |first: &str, second: &str| Ok(if first <= second { Ancestry::Ancestor } else { Ancestry::NotAncestor });
         let (old, new) = (base("a", 100), base("c", 300));
-        let after = |from: &Base, mark: Option<Mark>, to: &Base| after_rollback(Some(from), mark, to, &order).unwrap();
-        let since = |commit: &str, rolled_back| Some(Since { commit: commit.to_owned(), rolled_back });
+        let after = |from: &PublishedBase, mark: Option<TagRecord>, to: &PublishedBase| {
+            after_rollback(Some(from), mark, to, &order).unwrap()
+        };
+        let since = |commit: &str, rolled_back| Some(TaggedCommit { commit: commit.to_owned(), rolled_back });
         assert_eq!(after(&new, None, &old), since("c", true));
         // A later commit had the same base, and so had `latest`.
-        let mark = |base: &Base, commit: &str| {
-            Some(Mark { digest: base.digest, since: Since { commit: commit.to_owned(), rolled_back: false } })
+        let mark = |base: &PublishedBase, commit: &str| {
+            Some(TagRecord {
+                digest: base.digest,
+                since: TaggedCommit { commit: commit.to_owned(), rolled_back: false },
+            })
         };
         assert_eq!(after(&new, mark(&new, "d"), &old), since("d", true));
         assert_eq!(after(&new, mark(&old, "d"), &old), since("c", true), "the record is of another image");
@@ -348,10 +334,10 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_rollback_refuses_what_builds_cannot_stand_on() {
+    fn a_rollback_refuses_incomplete_bases() {
         refused(&survey().bases[2].name(), "it lacks linux/arm64");
-        refused("nosuch", "no base `nosuch` is in the registry");
-        refused("latest", "`latest` names `latest` already");
+        refused("nosuch", "base `nosuch` is not in the registry");
+        refused("latest", "`latest` already names `latest`");
     }
 
     #[test]

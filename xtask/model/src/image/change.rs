@@ -10,7 +10,7 @@
 //!
 //! Unknown facts never lead to `skip`: they lead to a build, with the reason.
 
-use crate::image::key::{AppKey, BaseKey, Names, app_changes, base_changes, foremost};
+use crate::image::key::{AppKey, BaseKey, FileNames, app_changes, base_changes, foremost};
 use crate::image::plan::Decision;
 use crate::image::policy::{Engine, Policy};
 use crate::image::presence::Presence;
@@ -153,7 +153,7 @@ pub struct Changes {
 }
 
 /// Compares two trees. Equal inputs have no changes, and different ones at least one.
-pub fn compare(old: &Inputs, new: &Inputs, base_names: &Names<'_>, app_names: &Names<'_>) -> Changes {
+pub fn compare(old: &Inputs, new: &Inputs, base_names: &FileNames<'_>, app_names: &FileNames<'_>) -> Changes {
     let mut base = Vec::new();
     let mut before = old.base.clone();
     if old.pinned != new.pinned {
@@ -465,7 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_is_judged_by_what_it_changes_and_by_what_is_there() {
+    fn a_change_is_classified_by_its_differences_and_by_presence() {
         let nothing = "nothing that an image is made of changed";
         let absent = || builds(Presence::Absent, "the registry lost it");
         let unknown = || planned(Presence::Unknown("it timed out".to_owned()), None);

@@ -2,10 +2,8 @@
 
 use crate::time::Timestamp;
 
-/// The commit that is checked out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Commit {
-    /// Full object name.
     pub id: String,
     /// Committer time in seconds since 1970.
     pub time: i64,
@@ -27,13 +25,10 @@ impl Commit {
     }
 }
 
-/// What git says of one commit's relation to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ancestry {
     /// The first is an ancestor of the second, or the same.
     Ancestor,
-    /// It is not.
     NotAncestor,
-    /// One of the two is not in this clone.
     Unknown,
 }

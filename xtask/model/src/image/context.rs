@@ -4,33 +4,25 @@ mod path;
 mod selection;
 
 pub use path::ContextPath;
-pub use selection::{Found, Match, Selection, Tree, select};
+pub use selection::{FileInfo, Match, Selection, Tree, select};
 
 use crate::spec::reference::Digest;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
-/// What stands at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Kind {
-    /// A folder.
+pub enum FileKind {
     Dir,
-    /// A regular file.
     File,
-    /// A symbolic link.
     Symlink,
-    /// A pipe, socket or device. Seen in a tree, never in an [`Entry`]: BuildKit would copy it, a socket as an empty file.
+    /// A pipe, socket or device. Seen in a tree, never in an [`ContextEntry`]: BuildKit would copy it, a socket as an empty file.
     Special,
 }
 
-/// One path of the context that a Dockerfile reads.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Entry {
-    /// Where it is, below the context's root.
+pub struct ContextEntry {
     pub path: ContextPath,
-    /// What it is.
-    pub kind: Kind,
+    pub kind: FileKind,
     /// Permission bits with set-id and sticky, as `COPY` keeps them; 0o777 for links.
     pub mode: u32,
     /// Digest of a file's contents or of a link's target; none for folders.
@@ -38,30 +30,13 @@ pub struct Entry {
     pub digest: Option<Digest>,
 }
 
-/// One digest over all entries. Typed, versioned and length-delimited: no two lists have one encoding.
-pub fn fingerprint(entries: &[Entry]) -> Digest {
-    let mut hash = Sha256::new();
-    hash.update(b"context 1\0");
-    for entry in entries {
-        let path = entry.path.as_bytes();
-        hash.update([entry.kind as u8]);
-        hash.update(entry.mode.to_be_bytes());
-        hash.update((path.len() as u64).to_be_bytes());
-        hash.update(path);
-        let digest = entry.digest.map_or(String::new(), |digest| digest.hex());
-        hash.update((digest.len() as u64).to_be_bytes());
-        hash.update(digest);
-    }
-    Digest::from_bytes(hash.finalize().into())
-}
-
 /// The entries as a git checkout records them: a file is executable or not, a folder has no mode of its own. For keys that
 /// machines with different umasks are to share.
-pub fn as_in_git(entries: &[Entry]) -> Vec<Entry> {
-    let mode = |entry: &Entry| match entry.kind {
-        Kind::File if entry.mode & 0o100 == 0 => 0o644,
-        Kind::File | Kind::Dir => 0o755,
-        Kind::Symlink | Kind::Special => 0o777,
+pub fn as_in_git(entries: &[ContextEntry]) -> Vec<ContextEntry> {
+    let mode = |entry: &ContextEntry| match entry.kind {
+        FileKind::File if entry.mode & 0o100 == 0 => 0o644,
+        FileKind::File | FileKind::Dir => 0o755,
+        FileKind::Symlink | FileKind::Special => 0o777,
     };
-    entries.iter().map(|entry| Entry { mode: mode(entry), ..entry.clone() }).collect()
+    entries.iter().map(|entry| ContextEntry { mode: mode(entry), ..entry.clone() }).collect()
 }

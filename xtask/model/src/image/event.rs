@@ -1,33 +1,27 @@
-//! What started a CI run, and which revision its change is to be compared with.
+//! CI events, and the revision to compare with.
 //!
-//! Pure: reads GitHub's variables and the event's JSON as they are given. An event that names no revision is no error, the
-//! reason goes on to the plan; an event that cannot be read is one.
+//! Pure: reads GitHub's variables and the event's JSON as they are given. An event without a revision is not an error: the
+//! reason is part of the plan. An event that cannot be read is an error.
 //! Reference: <https://docs.github.com/en/actions/reference/workflows-and-actions/events-that-trigger-workflows>.
 
 use crate::fault::Fault;
 use crate::image::change::Purpose;
 use serde::Deserialize;
 
-/// What a change is compared with.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Against {
-    /// This revision.
+pub enum Comparison {
     Revision(String),
-    /// What this revision and head have in common; the revision itself where that is not known.
+    /// The merge base of this revision and head; the revision itself if that is unknown.
     Common(String),
-    /// Nothing, for this reason.
     Nothing(String),
     /// Nothing, and nothing is built either: the event removed this branch or tag.
     Deleted(String),
 }
 
-/// A CI event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// What it is for.
     pub purpose: Purpose,
-    /// What it is compared with.
-    pub against: Against,
+    pub comparison: Comparison,
 }
 
 #[derive(Default, Deserialize)]
@@ -46,11 +40,11 @@ struct Payload {
 
 #[derive(Deserialize)]
 struct PullRequest {
-    base: Base,
+    base: PullRequestBase,
 }
 
 #[derive(Deserialize)]
-struct Base {
+struct PullRequestBase {
     sha: String,
 }
 
@@ -66,7 +60,7 @@ pub fn read(name: Option<&str>, reference: Option<&str>, path: &str, json: &str)
             .cause(error)
             .hint("name the revision instead: `cargo xtask plan --base REV`")
     })?;
-    let nothing = |purpose, why: &str| Ok(Event { purpose, against: Against::Nothing(why.to_owned()) });
+    let nothing = |purpose, why: &str| Ok(Event { purpose, comparison: Comparison::Nothing(why.to_owned()) });
     let lacks = |what: &str| {
         Err(Fault::usage(format!("the event `{path}` has no `{what}`"))
             .hint("name the revision instead: `cargo xtask plan --base REV`"))
@@ -74,11 +68,11 @@ pub fn read(name: Option<&str>, reference: Option<&str>, path: &str, json: &str)
     match name.unwrap_or_else(|| payload.kind()) {
         "push" => payload.push(reference, path),
         "pull_request" | "pull_request_target" => match payload.pull_request {
-            Some(request) => change(Against::Common(checked(request.base.sha, path)?)),
+            Some(request) => change(Comparison::Common(checked(request.base.sha, path)?)),
             None => lacks("pull_request"),
         },
         "merge_group" => match payload.merge_group {
-            Some(group) => change(Against::Revision(checked(group.base_sha, path)?)),
+            Some(group) => change(Comparison::Revision(checked(group.base_sha, path)?)),
             None => lacks("merge_group"),
         },
         "delete" => {
@@ -99,12 +93,12 @@ pub fn read(name: Option<&str>, reference: Option<&str>, path: &str, json: &str)
 /// ancestor of the new one does not matter.
 pub fn replaced_by(json: &str, branch: &str, commit: &str) -> Option<String> {
     let payload: Payload = serde_json::from_str(json).ok()?;
-    let of_branch = payload.reference?.strip_prefix("refs/heads/")? == branch;
-    (of_branch && !payload.deleted && payload.after? == commit).then_some(payload.before)?
+    let branch_tag = payload.reference?.strip_prefix("refs/heads/")? == branch;
+    (branch_tag && !payload.deleted && payload.after? == commit).then_some(payload.before)?
 }
 
-fn change(against: Against) -> Result<Event, Fault> {
-    Ok(Event { purpose: Purpose::Change, against })
+fn change(comparison: Comparison) -> Result<Event, Fault> {
+    Ok(Event { purpose: Purpose::Change, comparison })
 }
 
 fn deleted(reference: &str) -> Result<Event, Fault> {
@@ -112,7 +106,7 @@ fn deleted(reference: &str) -> Result<Event, Fault> {
         Some(branch) => format!("branch `{}`", branch.escape_default()),
         None => format!("`{}`", reference.escape_default()),
     };
-    change(Against::Deleted(name))
+    change(Comparison::Deleted(name))
 }
 
 fn is_zero(id: &str) -> bool {
@@ -124,12 +118,11 @@ fn checked(id: String, path: &str) -> Result<String, Fault> {
     if matches!(id.len(), 40 | 64) && id.bytes().all(|b| b.is_ascii_hexdigit()) {
         return Ok(id);
     }
-    Err(Fault::usage(format!("the event `{path}` names `{}`, which is no revision", id.escape_default()))
+    Err(Fault::usage(format!("the event `{path}` names `{}`, which is not a revision", id.escape_default()))
         .hint("name the revision instead: `cargo xtask plan --base REV`"))
 }
 
 impl Payload {
-    /// The event's name, told from what it holds.
     fn kind(&self) -> &'static str {
         match self {
             Self { pull_request: Some(_), .. } => "pull_request",
@@ -148,16 +141,19 @@ impl Payload {
         }
         if let Some(tag) = reference.strip_prefix("refs/tags/") {
             let purpose = if tag.starts_with('v') { Purpose::Release } else { Purpose::Manual };
-            return Ok(Event { purpose, against: Against::Nothing("a tag has no revision before it".to_owned()) });
+            return Ok(Event {
+                purpose,
+                comparison: Comparison::Nothing("a tag has no revision before it".to_owned()),
+            });
         }
         let Some(before) = self.before.filter(|before| !before.is_empty()) else {
-            return change(Against::Nothing("the push names no revision before it".to_owned()));
+            return change(Comparison::Nothing("the push names no revision before it".to_owned()));
         };
         let before = checked(before, path)?;
         if is_zero(&before) {
-            return change(Against::Nothing("this is the first push of the branch".to_owned()));
+            return change(Comparison::Nothing("this is the first push of the branch".to_owned()));
         }
-        change(Against::Revision(before))
+        change(Comparison::Revision(before))
     }
 }
 
@@ -168,9 +164,9 @@ mod tests {
     const ID: &str = "0123456789abcdef0123456789abcdef01234567";
 
     #[track_caller]
-    fn check(name: Option<&str>, json: &str, purpose: Purpose, against: Against) {
+    fn check(name: Option<&str>, json: &str, purpose: Purpose, comparison: Comparison) {
         let json = json.replace("ID", ID).replace("ZERO", &"0".repeat(40));
-        assert_eq!(read(name, None, "event.json", &json).unwrap(), Event { purpose, against });
+        assert_eq!(read(name, None, "event.json", &json).unwrap(), Event { purpose, comparison });
     }
 
     #[track_caller]
@@ -179,13 +175,13 @@ mod tests {
         assert_eq!((fault.what.as_str(), fault.exit), (what, crate::fault::Exit::Usage));
     }
 
-    fn nothing(why: &str) -> Against {
-        Against::Nothing(why.to_owned())
+    fn nothing(why: &str) -> Comparison {
+        Comparison::Nothing(why.to_owned())
     }
 
     #[test]
     fn each_event_names_what_it_is_compared_with() {
-        let revision = || Against::Revision(ID.to_owned());
+        let revision = || Comparison::Revision(ID.to_owned());
         for name in [Some("push"), None] {
             check(name, r#"{"before":"ID","ref":"refs/heads/main"}"#, Purpose::Change, revision());
             check(
@@ -204,7 +200,7 @@ mod tests {
         for missing in ["{}", r#"{"before":null}"#, r#"{"before":""}"#] {
             check(Some("push"), missing, Purpose::Change, nothing("the push names no revision before it"));
         }
-        let common = Against::Common(ID.to_owned());
+        let common = Comparison::Common(ID.to_owned());
         check(Some("pull_request"), r#"{"pull_request":{"base":{"sha":"ID"}}}"#, Purpose::Change, common.clone());
         check(None, r#"{"pull_request":{"base":{"sha":"ID"}}}"#, Purpose::Change, common);
         check(Some("merge_group"), r#"{"merge_group":{"base_sha":"ID"}}"#, Purpose::Change, revision());
@@ -229,12 +225,16 @@ mod tests {
         refuse(None, "{", "cannot read the event `event.json`");
         refuse(Some("push"), "[]", "cannot read the event `event.json`");
         refuse(Some("pull_request"), "{}", "the event `event.json` has no `pull_request`");
-        refuse(Some("push"), r#"{"before":"--help"}"#, "the event `event.json` names `--help`, which is no revision");
+        refuse(
+            Some("push"),
+            r#"{"before":"--help"}"#,
+            "the event `event.json` names `--help`, which is not a revision",
+        );
     }
 
     #[test]
     fn the_event_of_a_deleted_branch_builds_nothing() {
-        let deleted = |name: &str| Against::Deleted(name.to_owned());
+        let deleted = |name: &str| Comparison::Deleted(name.to_owned());
         for json in [
             r#"{"deleted":true,"before":"ID","after":"ZERO","ref":"refs/heads/x"}"#,
             r#"{"deleted":true,"before":"x","ref":"refs/heads/x"}"#,

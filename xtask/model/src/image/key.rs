@@ -1,9 +1,9 @@
-//! What determines an image's contents, as one value that can print itself, hash itself and be compared.
+//! Everything that determines an image's contents, as one value that can be printed, hashed and compared.
 //!
 //! Pure. A key serialises to JSON, travels with the image (label and annotation) and so explains itself later. The
 //! encoding is versioned: changing what a key holds means raising [`SCHEMA`], and a golden test watches the bytes.
 
-use crate::image::context::Entry;
+use crate::image::context::ContextEntry;
 use crate::spec::lock;
 use crate::spec::reference::{Digest, Malformed, Platform, Tag};
 use serde::{Deserialize, Serialize};
@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-/// What the name of a root from Debian's packages begins with. No reference does.
+/// Prefix of the name of a root from Debian's packages. No reference has it.
 pub const FALLBACK: &str = "debian:";
 
 /// The version of the encoding. A key of another version never equals ours.
@@ -54,46 +54,35 @@ impl Serialize for Fingerprint {
     }
 }
 
-/// The root under the base.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RootKey {
     /// The image's name, or `debian:trixie` for one built from Debian's packages.
     pub image: String,
-    /// Its digest for each platform.
     pub digests: BTreeMap<Platform, Digest>,
 }
 
-/// Everything that determines the base image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BaseKey {
     /// [`SCHEMA`].
     pub schema: u32,
     /// `base.epoch` of the policy.
     pub epoch: u32,
-    /// What it stands on.
     pub root: RootKey,
-    /// The Python that the lock was resolved for.
     pub python: String,
-    /// The meaning of the lock.
-    pub lock: lock::Meaning,
-    /// The Dockerfile's instructions, without comments and blank lines.
+    pub lock: lock::LockMeaning,
     pub dockerfile: Vec<String>,
-    /// Build arguments of the policy.
     pub args: BTreeMap<String, String>,
     /// Labels of the policy: those that say the same of every build of this key.
     pub labels: BTreeMap<String, String>,
     /// Files that the Dockerfile reads, but for the lock, which counts by its meaning. Sorted.
-    pub files: Vec<Entry>,
-    /// Layer compression.
+    pub files: Vec<ContextEntry>,
     pub compression: String,
 }
 
-/// What determines the program that cargo compiles.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BinaryKey {
     /// Package and binary: `autoscaler/autoscaler`.
     pub name: String,
-    /// Cargo profile.
     pub profile: String,
     /// The toolchain, as `rust-toolchain.toml` pins it or `rustc -V` prints it.
     pub toolchain: String,
@@ -103,7 +92,6 @@ pub struct BinaryKey {
     pub sources: Digest,
 }
 
-/// Everything that determines an app image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AppKey {
     /// [`SCHEMA`].
@@ -111,18 +99,14 @@ pub struct AppKey {
     /// The base's fingerprint, as hex; none for one built from scratch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<String>,
-    /// What an image from scratch holds of the base's own key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scratch: Option<Box<BaseKey>>,
-    /// The Dockerfile's instructions, without comments and blank lines.
     pub dockerfile: Vec<String>,
-    /// Build arguments of the policy.
     pub args: BTreeMap<String, String>,
     /// Labels of the policy: those that say the same of every build of this key.
     pub labels: BTreeMap<String, String>,
     /// Files that the Dockerfile reads, but for the binary, which counts by its recipe. Sorted.
-    pub files: Vec<Entry>,
-    /// The binary's recipe.
+    pub files: Vec<ContextEntry>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub binary: Option<BinaryKey>,
     /// The image or toolchain that compiles the binary in a stage of the Dockerfile, for an app from scratch.
@@ -132,7 +116,6 @@ pub struct AppKey {
     pub compression: String,
 }
 
-/// A key of either kind.
 pub trait Key: Serialize {
     /// The kind's name, which separates equal encodings of different kinds.
     const KIND: &'static str;
@@ -162,7 +145,7 @@ impl Key for AppKey {
 }
 
 /// One difference between a published key and ours, ready to be read: `scipy 1.16.3 -> 1.17.0`.
-pub fn base_changes(old: &BaseKey, new: &BaseKey, names: &Names<'_>) -> Vec<String> {
+pub fn base_changes(old: &BaseKey, new: &BaseKey, names: &FileNames<'_>) -> Vec<String> {
     let mut changes = Vec::new();
     if old.schema != new.schema {
         changes.push(format!("the key's schema {} -> {}", old.schema, new.schema));
@@ -198,8 +181,7 @@ pub fn base_changes(old: &BaseKey, new: &BaseKey, names: &Names<'_>) -> Vec<Stri
     changes
 }
 
-/// The differences between two app keys.
-pub fn app_changes(old: &AppKey, new: &AppKey, names: &Names<'_>) -> Vec<String> {
+pub fn app_changes(old: &AppKey, new: &AppKey, names: &FileNames<'_>) -> Vec<String> {
     let mut changes = Vec::new();
     if old.schema != new.schema {
         changes.push(format!("the key's schema {} -> {}", old.schema, new.schema));
@@ -242,7 +224,7 @@ fn text_change(what: &str, old: &str, new: &str, changes: &mut Vec<String>) {
     }
 }
 
-/// The first of many differences, and how many there are beside: a folder that moved has a thousand, and they are told on a page,
+/// The first differences of many, and the number of the others: a moved folder has a thousand, and they are printed on a page,
 /// in a record, in an error. `explain` names all.
 pub fn foremost(changes: &[String]) -> Vec<String> {
     const SHOWN: usize = 20;
@@ -254,13 +236,9 @@ pub fn foremost(changes: &[String]) -> Vec<String> {
     shown
 }
 
-/// What files are called in the differences.
-pub struct Names<'a> {
-    /// The policy's file.
+pub struct FileNames<'a> {
     pub policy: &'a str,
-    /// The lock's file.
     pub lock: &'a str,
-    /// The Dockerfile.
     pub dockerfile: &'a str,
     /// The line of each instruction of the newer Dockerfile.
     pub lines: &'a [usize],
@@ -273,7 +251,7 @@ fn short(digest: &Digest) -> String {
     digest.hex()[..12].to_owned()
 }
 
-fn line_changes(old: &[String], new: &[String], names: &Names<'_>, changes: &mut Vec<String>) {
+fn line_changes(old: &[String], new: &[String], names: &FileNames<'_>, changes: &mut Vec<String>) {
     if old == new {
         return;
     }
@@ -298,9 +276,9 @@ fn map_changes(what: &str, old: &BTreeMap<String, String>, new: &BTreeMap<String
     changes.extend(old.keys().filter(|name| !new.contains_key(*name)).map(|name| format!("{what} {name} is gone")));
 }
 
-fn file_changes(old: &[Entry], new: &[Entry], changes: &mut Vec<String>) {
+fn file_changes(old: &[ContextEntry], new: &[ContextEntry], changes: &mut Vec<String>) {
     let index =
-        |files: &[Entry]| files.iter().map(|file| (file.path.clone(), file.clone())).collect::<BTreeMap<_, _>>();
+        |files: &[ContextEntry]| files.iter().map(|file| (file.path.clone(), file.clone())).collect::<BTreeMap<_, _>>();
     let (old, new) = (index(old), index(new));
     for (path, after) in &new {
         match old.get(path) {
@@ -319,11 +297,11 @@ fn file_changes(old: &[Entry], new: &[Entry], changes: &mut Vec<String>) {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::image::context::{ContextPath, Kind};
+    use crate::image::context::{ContextPath, FileKind};
     use expect_test::expect;
     use std::collections::BTreeSet;
 
-    const NAMES: Names<'_> = Names {
+    const NAMES: FileNames<'_> = FileNames {
         policy: "images.toml",
         lock: "requirements-enhanced.lock",
         dockerfile: "dockerfiles/Dockerfile.base",
@@ -340,7 +318,7 @@ pub(crate) mod tests {
                 digests: BTreeMap::from([("linux/amd64".parse().unwrap(), Digest::of(b"root"))]),
             },
             python: "3.12".to_owned(),
-            lock: lock::Meaning {
+            lock: lock::LockMeaning {
                 schema: lock::SCHEMA,
                 packages: vec![lock::Pin {
                     name: "scipy".to_owned(),
@@ -356,9 +334,9 @@ pub(crate) mod tests {
             dockerfile: vec!["ARG ROOT_IMAGE".to_owned(), "FROM ${ROOT_IMAGE}".to_owned()],
             args: BTreeMap::new(),
             labels: BTreeMap::from([("org.opencontainers.image.title".to_owned(), "app-base".to_owned())]),
-            files: vec![Entry {
+            files: vec![ContextEntry {
                 path: ContextPath::new("dockerfiles/check-imports.py"),
-                kind: Kind::File,
+                kind: FileKind::File,
                 mode: 0o644,
                 digest: Some(Digest::of(b"file")),
             }],
@@ -391,7 +369,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn of_many_differences_the_first_are_told() {
+    fn only_the_first_of_many_differences_are_shown() {
         let changes = |count: usize| (0..count).map(|n| format!("{n} is new")).collect::<Vec<_>>();
         assert_eq!(foremost(&changes(21)), changes(21));
         let told = foremost(&changes(1000));

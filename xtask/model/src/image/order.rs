@@ -2,40 +2,33 @@
 //!
 //! Docker's arguments are one translation of an order, the native engine's inputs another.
 
-use crate::image::context::Entry;
+use crate::image::context::ContextEntry;
 use crate::image::policy::{Compressions, ImageKind, RelPath};
 use crate::spec::reference::{Digest, Platform, Reference, Repository, Tag};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-/// An image to build.
 #[derive(Clone, Debug)]
 pub struct ImageOrder {
     pub kind: ImageKind,
     pub platform: Platform,
-    /// Its instructions and stages.
     pub dockerfile: RelPath,
     /// The image that `FROM` names.
     pub from: FromImage,
-    /// Files of the repository that it reads.
-    pub files: Vec<Entry>,
+    pub files: Vec<ContextEntry>,
     /// The compiled program, which is in the build context and not in the repository.
     pub binary: Option<RelPath>,
     /// Compiler of the program in an image from scratch.
     pub compiler: Option<Compiler>,
-    /// The policy's build arguments.
     pub args: BTreeMap<String, String>,
     pub labels: BTreeMap<String, String>,
-    /// Names of the secrets that its steps mount.
     pub secrets: BTreeSet<String>,
     pub repository: Repository,
-    /// Names of the result in its repository.
     pub tags: Vec<Tag>,
     pub outputs: Vec<Output>,
     pub compression: Compressions,
     /// Commit time in seconds since 1970, which is the time of everything in the image.
     pub created: Option<i64>,
-    /// Build again what a cache has.
     pub rebuild: bool,
 }
 
@@ -44,7 +37,6 @@ pub fn unknown_digest() -> Digest {
     Digest::from_bytes([0; 32])
 }
 
-/// The image that another one is built on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FromImage {
     pub repository: Repository,
@@ -55,9 +47,7 @@ pub struct FromImage {
 /// Where the image is that another one is built on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FromPlace {
-    /// In its repository.
     Registry,
-    /// In an OCI layout on this machine.
     Layout(PathBuf),
     /// A dry run does not build it, so its digest is unknown.
     NotBuilt,
@@ -78,7 +68,6 @@ impl FromImage {
 /// Compiler of the program in an image from scratch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Compiler {
-    /// An image with cargo.
     Image(Reference),
     /// The image that `FROM` names, with cargo from its own packages.
     Root,
@@ -86,19 +75,16 @@ pub enum Compiler {
     Toolchain(PathBuf),
 }
 
-/// Where the result goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
     /// Into docker's image store.
     Store,
     /// Into the registry, under the names of the order.
     Push,
-    /// Into an OCI layout folder.
     Layout(PathBuf),
 }
 
 impl ImageOrder {
-    /// The layout that the result goes into.
     pub fn layout(&self) -> Option<&PathBuf> {
         self.outputs.iter().find_map(|output| match output {
             Output::Layout(folder) => Some(folder),

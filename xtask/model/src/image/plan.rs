@@ -7,8 +7,8 @@ use crate::image::commit::Commit;
 use crate::image::key::{BinaryKey, FALLBACK, Fingerprint, foremost};
 use crate::image::policy::{ImageKind, Policy};
 use crate::image::presence::{Local, Presence, Published};
-use crate::image::tags::{self, Names};
-use crate::record::ledger::Change;
+use crate::image::tags::{self, CommitTags};
+use crate::record::ledger::EditKind;
 use crate::spec::reference::{Digest, Platform, Reference, Repository, Tag};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -90,7 +90,7 @@ pub struct ImageFacts {
     /// Name of that earlier image, as the end of a sentence: "since …".
     pub since: &'static str,
     /// Part of the app that was edited since then.
-    pub edited: Option<Change>,
+    pub edited: Option<EditKind>,
     /// Inputs that are not as the commit has them, those of the base included.
     pub differences: Vec<Difference>,
     /// Recipe of the program in it.
@@ -211,7 +211,7 @@ pub struct ImagePlan {
     /// The one of these that is the branch's, and moves.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub branch: Option<Tag>,
-    /// Names of the commit that get no tag or another one, with the reason.
+    /// CommitTags of the commit that get no tag or another one, with the reason.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
     /// `latest`, or why it stays.
@@ -362,9 +362,9 @@ pub fn latest(policy: &Policy, wanted: &Wanted, facts: &LatestFacts<'_>) -> Late
 
 /// The tags of an app in addition to its fingerprint's: short commit, branch, versions. An image with an input that is not the
 /// commit's must not carry the commit's names.
-pub fn app_tags(commit: Option<&Commit>, differences: &[Difference], policy: &Policy, wanted: &Wanted) -> Names {
+pub fn app_tags(commit: Option<&Commit>, differences: &[Difference], policy: &Policy, wanted: &Wanted) -> CommitTags {
     let Some(commit) = commit.filter(|_| differences.is_empty() && !(wanted.push && wanted.untested)) else {
-        return Names::default();
+        return CommitTags::default();
     };
     let mut names = tags::of_commit(commit, &policy.project.default_branch);
     if wanted.push && wanted.left_to_ci {
@@ -458,7 +458,7 @@ fn image_plan(policy: &Policy, wanted: &Wanted, facts: &Facts, image: &ImageFact
     let commit = facts.commit.as_ref();
     let mut names = match image.kind {
         ImageKind::App => app_tags(commit.ok(), &image.differences, policy, wanted),
-        ImageKind::Base | ImageKind::Enhanced => Names::default(),
+        ImageKind::Base | ImageKind::Enhanced => CommitTags::default(),
     };
     let mut platforms = match &image.presence {
         Presence::Registry(published) => published.platforms.keys().cloned().collect(),

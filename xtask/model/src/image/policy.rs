@@ -102,7 +102,7 @@ impl Engine {
 /// `[root]`
 #[derive(Clone, Debug)]
 pub struct Root {
-    /// The image under everything, by tag; its digests stand in `images.lock`.
+    /// The image under everything, by tag; its digests are in `images.lock`.
     pub image: Reference,
     /// The Python of the root, for which requirements are resolved: `3.12`.
     pub python: String,
@@ -125,7 +125,7 @@ pub enum FallbackPublishes {
 }
 
 impl FallbackPublishes {
-    /// Whether names may be put on an image on the fallback root in this repository.
+    /// True if names may be put on an image on the fallback root in this repository.
     pub fn allows(self, repository: &Repository) -> bool {
         match self {
             Self::Never => false,
@@ -283,7 +283,7 @@ pub struct Step {
     pub name: String,
     /// When it runs.
     pub after: After,
-    /// Whether it runs only where `CI` is set: what is worth its time there and not at every edit.
+    /// True if it runs only where `CI` is set: what is worth its time there and not at every edit.
     pub only_in_ci: bool,
     /// The images that it runs for.
     pub images: Vec<ImageKind>,
@@ -296,11 +296,11 @@ pub struct Step {
 pub struct Ci {
     /// The runner of each platform, by label; those that are not named have GitHub's own.
     pub runners: BTreeMap<Platform, String>,
-    /// When everything is built anew for security updates, as cron spells it, in UTC.
+    /// Schedule of the rebuild for security updates, in cron syntax, UTC.
     pub schedule: String,
     /// Minutes after which a job that builds is ended.
     pub timeout_minutes: u32,
-    /// Whether the tests get a Kubernetes cluster, which `KUBECONFIG` names.
+    /// True if the tests get a Kubernetes cluster, which `KUBECONFIG` names.
     pub cluster: bool,
     /// The systems of laptops for which CI compiles and tests xtask.
     pub laptops: BTreeSet<Laptop>,
@@ -558,8 +558,8 @@ pub fn parse(text: &str, is_file: &dyn Fn(&RelPath) -> bool) -> Result<Policy, F
 fn refused(problems: Problems<'_>) -> Fault {
     let listed = problems.listed();
     let what = match listed.len() {
-        1 => format!("the policy does not hold\n{}", listed[0]),
-        count => format!("the policy does not hold: {count} problems\n{}", listed.join("\n")),
+        1 => format!("`{FILE}` is invalid\n{}", listed[0]),
+        count => format!("`{FILE}` is invalid: {count} problems\n{}", listed.join("\n")),
     };
     Fault::usage(what).hint(format!("edit `{FILE}`; `docs/reference.md` lists every key"))
 }
@@ -623,7 +623,7 @@ fn read_project(mut section: Section<'_>, problems: &mut Problems<'_>) -> Option
     let default_branch = section.text("default-branch", problems);
     let engine = section.choice("engine", &Engine::NAMES, problems);
     if let Some(branch) = default_branch.as_ref().filter(|branch| !is_branch_name(&branch.value)) {
-        problems.add(&branch.at, format!("`project.default-branch`: `{}` is no branch name", branch.value), None);
+        problems.add(&branch.at, format!("`project.default-branch`: `{}` is not a branch name", branch.value), None);
     }
     let moving_tags = read_moving_tags(&mut section, problems);
     let whose = [("ci", SharedTags::Ci), ("anywhere", SharedTags::Anywhere)];
@@ -667,7 +667,7 @@ fn read_moving_tags(section: &mut Section<'_>, problems: &mut Problems<'_>) -> M
     MovingTags { branch: has("branch"), latest: has("latest") }
 }
 
-/// Whether git takes a branch of this name (git-check-ref-format), and a workflow too, in which `${{` begins an expression.
+/// True if git takes a branch of this name (git-check-ref-format), and a workflow too, in which `${{` begins an expression.
 fn is_branch_name(text: &str) -> bool {
     let part =
         |part: &str| !part.is_empty() && !part.starts_with('.') && !part.ends_with('.') && !part.ends_with(".lock");
@@ -689,7 +689,7 @@ fn read_ci(mut section: Section<'_>, platforms: &[Platform], problems: &mut Prob
         }
         let good = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
         if runner.is_empty() || !runner.chars().all(good) {
-            problems.add(&at, format!("`ci.runners`: `{runner}` is no label of a runner"), None);
+            problems.add(&at, format!("`ci.runners`: `{runner}` is not a runner label"), None);
         }
     }
     if let Some(schedule) = section.text("schedule", problems) {

@@ -7,53 +7,46 @@ use crate::fault::Fault;
 use crate::image::commit::{Ancestry, Commit};
 use crate::spec::reference::{Digest, Tag};
 
-/// What the branches of GitHub's merge queue begin with. Each lives for one run, and nobody would ever remove its tag.
+/// Prefix of the branches of GitHub's merge queue. Each exists for one run, and nobody would remove its tag.
 const QUEUE: &str = "gh-readonly-queue/";
 
-/// Begin of the tags that record the commit of a tag that moves; see [`mark`].
-pub const MARK: &str = "xtask-tag-";
+/// Begin of the tags that record the commit of a tag that moves; see [`record_tag`].
+pub const RECORD_PREFIX: &str = "xtask-tag-";
 
-/// Longest tag of the distribution specification.
 const LONGEST: usize = 128;
 
 /// Hex digits of the hash in a tag that is not the branch's own name: as many as in a commit's tag.
 const DIGITS: usize = 12;
 
-/// Tag of a branch.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum OfBranch {
-    /// The branch's own name.
+pub enum BranchTag {
     Same(Tag),
-    /// Another name, for this reason.
     Other(Tag, String),
-    /// None, for this reason.
     None(String),
 }
 
-/// Tags of a commit, without the fingerprint's.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Names {
+pub struct CommitTags {
     /// All of them, in the order in which they are shown: commit, branch, versions.
     pub all: Vec<Tag>,
-    /// The one of the branch, which moves.
     pub branch: Option<Tag>,
-    /// Names that get no tag or another one, each with its reason.
+    /// CommitTags that get no tag or another one, each with its reason.
     pub notes: Vec<String>,
 }
 
 /// Returns the names of a commit whose tree is its own: short commit, branch, versions. `default` is the default branch.
-pub fn of_commit(commit: &Commit, default: &str) -> Names {
-    let mut names = Names { all: Tag::from_name(commit.short()).into_iter().collect(), ..Names::default() };
+pub fn of_commit(commit: &Commit, default: &str) -> CommitTags {
+    let mut names = CommitTags { all: Tag::from_name(commit.short()).into_iter().collect(), ..CommitTags::default() };
     // `latest` follows the default branch already: a default branch of that name needs no second tag.
     let branch = commit.branch.as_deref().filter(|branch| !branch.starts_with(QUEUE));
     if let Some(branch) = branch.filter(|branch| !(*branch == default && *branch == "latest")) {
-        match of_branch(branch, default) {
-            OfBranch::Same(tag) => names.branch = Some(tag),
-            OfBranch::Other(tag, why) => {
+        match branch_tag(branch, default) {
+            BranchTag::Same(tag) => names.branch = Some(tag),
+            BranchTag::Other(tag, why) => {
                 names.notes.push(format!("branch `{branch}` is tagged `{tag}`: {why}"));
                 names.branch = Some(tag);
             }
-            OfBranch::None(why) => names.notes.push(format!("branch `{branch}` gets no tag: {why}")),
+            BranchTag::None(why) => names.notes.push(format!("branch `{branch}` gets no tag: {why}")),
         }
         names.all.extend(names.branch.clone());
     }
@@ -70,10 +63,10 @@ pub fn of_commit(commit: &Commit, default: &str) -> Names {
 }
 
 /// Returns the tag of a branch: another one for every branch, whatever the others are called, and none of another kind.
-pub fn of_branch(branch: &str, default: &str) -> OfBranch {
+pub fn branch_tag(branch: &str, default: &str) -> BranchTag {
     let plain = replaced(branch);
     if let Some(why) = reserved(branch).or_else(|| reserved(&plain)) {
-        return OfBranch::None(why);
+        return BranchTag::None(why);
     }
     let hash = &Digest::of(branch.as_bytes()).hex()[..DIGITS];
     let long = plain.len() > LONGEST;
@@ -81,32 +74,32 @@ pub fn of_branch(branch: &str, default: &str) -> OfBranch {
         let kept = plain[..plain.len().min(LONGEST - DIGITS - 1)].trim_end_matches(['-', '.']);
         let name = if kept.is_empty() { format!("branch-{hash}") } else { format!("{kept}-{hash}") };
         match (reserved(&name), Tag::from_name(&name)) {
-            (Some(why), _) => OfBranch::None(why),
-            (None, Some(tag)) => OfBranch::Other(tag, why.to_owned()),
-            (None, None) => OfBranch::None("nothing of its name can be part of a tag".to_owned()),
+            (Some(why), _) => BranchTag::None(why),
+            (None, Some(tag)) => BranchTag::Other(tag, why.to_owned()),
+            (None, None) => BranchTag::None("its name has no character that a tag can have".to_owned()),
         }
     };
     // The default branch keeps a short name; whoever is called like its tag gets another one.
     if branch == default && !long && !plain.is_empty() {
         let tag = Tag::from_name(&plain).expect("characters, beginning and length are those of a tag");
         let why = || "a tag has no other characters, and only the default branch may be shortened so".to_owned();
-        return if plain == branch { OfBranch::Same(tag) } else { OfBranch::Other(tag, why()) };
+        return if plain == branch { BranchTag::Same(tag) } else { BranchTag::Other(tag, why()) };
     }
     if branch != default && plain.eq_ignore_ascii_case(&replaced(default)) {
-        return other("its own name would be read as the default branch's");
+        return other("its name would be read as the default branch's");
     }
     if long {
-        return other("its own name is too long for a tag");
+        return other("its name is too long for a tag");
     }
     if plain != branch {
-        return other("its own name has characters that a tag cannot have");
+        return other("its name has characters that a tag cannot have");
     }
     if ends_in_hash(branch) {
-        return other("its own name ends like the tag of a renamed branch");
+        return other("its name ends like the tag of a renamed branch");
     }
     match branch.parse() {
-        Ok(tag) => OfBranch::Same(tag),
-        Err(_) => other("its own name is not a tag"),
+        Ok(tag) => BranchTag::Same(tag),
+        Err(_) => other("its name is not a valid tag"),
     }
 }
 
@@ -135,8 +128,8 @@ fn reserved(name: &str) -> Option<String> {
     if is_version(&name) || name.strip_prefix('v').is_some_and(is_version) {
         return text("it looks like a version, and only the git tag of a version gives that name");
     }
-    if name.starts_with(MARK) {
-        return text("such tags record which commit another tag is of");
+    if name.starts_with(RECORD_PREFIX) {
+        return text("such tags record the commit of another tag");
     }
     let digest = ["sha256-", "sha512-"].iter().find_map(|start| name.strip_prefix(start));
     if digest.is_some_and(|digest| digest.len() >= 32) {
@@ -160,17 +153,19 @@ pub fn is_version(text: &str) -> bool {
 }
 
 /// Name of the tag that records for which commit another one was put where it is.
-pub fn mark(tag: &Tag) -> Tag {
-    let name = format!("{MARK}{tag}");
-    let name =
-        if name.len() <= LONGEST { name } else { format!("{MARK}{}", Digest::of(tag.as_str().as_bytes()).hex()) };
+pub fn record_tag(tag: &Tag) -> Tag {
+    let name = format!("{RECORD_PREFIX}{tag}");
+    let name = if name.len() <= LONGEST {
+        name
+    } else {
+        format!("{RECORD_PREFIX}{}", Digest::of(tag.as_str().as_bytes()).hex())
+    };
     Tag::from_name(&name).expect("a prefix keeps a tag a tag")
 }
 
 /// Commit that a published tag is of, as far as it is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Since {
-    /// The commit's full name.
+pub struct TaggedCommit {
     pub commit: String,
     /// The tag was taken back from this commit's image by hand: only a later commit moves it.
     pub rolled_back: bool,
@@ -179,11 +174,9 @@ pub struct Since {
 /// The newest commit of a branch, as the event or the remote says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Head {
-    /// This commit.
     Ours,
     /// Another one, as this names it: "`main` of `origin` is at `0123456789ab`".
     Other(String),
-    /// Not known, for this reason.
     Unknown(String),
 }
 
@@ -193,14 +186,14 @@ pub enum Head {
 /// how the two are related, it moves only for the branch's newest commit, which `head` knows.
 pub fn stays(
     ours: &str,
-    since: Option<&Since>,
+    since: Option<&TaggedCommit>,
     ancestry: &dyn Fn(&str, &str) -> Result<Ancestry, Fault>,
     head: &dyn Fn(&str) -> Result<Head, Fault>,
 ) -> Result<Option<String>, Fault> {
-    let Some(Since { commit, rolled_back }) = since else { return Ok(None) };
+    let Some(TaggedCommit { commit, rolled_back }) = since else { return Ok(None) };
     let short = &commit[..12.min(commit.len())];
     let back =
-        || Ok(Some(format!("it was moved back from the image of `{short}` by hand, and waits for a later commit")));
+        || Ok(Some(format!("it was rolled back by hand from the image of `{short}`; only a later commit moves it")));
     if commit == ours {
         return if *rolled_back { back() } else { Ok(None) };
     }
@@ -211,7 +204,7 @@ pub fn stays(
     let clause = match head(commit)? {
         Head::Ours => return Ok(None),
         Head::Other(said) => said,
-        Head::Unknown(why) => format!("whether this commit replaced it is not known: {why}"),
+        Head::Unknown(why) => format!("cannot tell whether this commit replaced it: {why}"),
     };
     if known == Ancestry::NotAncestor && ancestry(ours, commit)? == Ancestry::Ancestor {
         return Ok(Some("it names the image of a later commit".to_owned()));
@@ -223,13 +216,10 @@ pub fn stays(
     Ok(Some(format!("it names the image of `{short}`, {relation} ({clause})")))
 }
 
-/// A record.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mark {
-    /// What the tag names while this counts.
+pub struct TagRecord {
     pub digest: Digest,
-    /// The commit that it is of.
-    pub since: Since,
+    pub since: TaggedCommit,
 }
 
 #[cfg(test)]
@@ -239,9 +229,9 @@ mod tests {
 
     #[track_caller]
     fn is(branch: &str, expected: &str) {
-        let tag = match of_branch(branch, "main") {
-            OfBranch::Same(tag) | OfBranch::Other(tag, _) => tag.to_string(),
-            OfBranch::None(why) => format!("none: {why}"),
+        let tag = match branch_tag(branch, "main") {
+            BranchTag::Same(tag) | BranchTag::Other(tag, _) => tag.to_string(),
+            BranchTag::None(why) => format!("none: {why}"),
         };
         assert_eq!(tag, expected, "{branch}");
     }
@@ -278,7 +268,7 @@ mod tests {
             is(branch, "none: it looks like a commit or a fingerprint");
         }
         is(&format!("sha256-{hex}"), "none: it looks like the tag of a signature");
-        is("xtask-tag-main", "none: such tags record which commit another tag is of");
+        is("xtask-tag-main", "none: such tags record the commit of another tag");
     }
 
     #[test]
@@ -290,16 +280,16 @@ mod tests {
         is("Main", "Main-eb814be3ca3b");
         is("-ü", "branch-1dc69771d4e2");
         let long = "x".repeat(200);
-        let OfBranch::Other(tag, _) = of_branch(&long, "main") else { panic!() };
+        let BranchTag::Other(tag, _) = branch_tag(&long, "main") else { panic!() };
         assert_eq!(tag.as_str().len(), LONGEST);
-        assert_ne!(of_branch(&long, "main"), of_branch(&format!("{long}y"), "main"));
+        assert_ne!(branch_tag(&long, "main"), branch_tag(&format!("{long}y"), "main"));
     }
 
     #[test]
     fn the_default_branch_has_a_short_tag_of_its_own() {
-        let tag = |branch: &str| match of_branch(branch, "release/a+b") {
-            OfBranch::Same(tag) | OfBranch::Other(tag, _) => tag.to_string(),
-            OfBranch::None(why) => panic!("{why}"),
+        let tag = |branch: &str| match branch_tag(branch, "release/a+b") {
+            BranchTag::Same(tag) | BranchTag::Other(tag, _) => tag.to_string(),
+            BranchTag::None(why) => panic!("{why}"),
         };
         assert_eq!(tag("release/a+b"), "release-a-b");
         assert!(tag("release-a-b").starts_with("release-a-b-") && tag("Release/a-b").starts_with("Release-a-b-"));
@@ -324,9 +314,9 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_is_no_branchs_tag() {
-        assert_eq!(mark(&Tag::latest()).as_str(), "xtask-tag-latest");
-        assert!(mark(&"y".repeat(128).parse().unwrap()).as_str().len() <= LONGEST);
+    fn a_record_is_not_a_branch_tag() {
+        assert_eq!(record_tag(&Tag::latest()).as_str(), "xtask-tag-latest");
+        assert!(record_tag(&"y".repeat(128).parse().unwrap()).as_str().len() <= LONGEST);
     }
 
     /// A history of letters: `AB` was replaced by `AC`, and `D` follows `C`.
@@ -347,7 +337,7 @@ mod tests {
 
     #[track_caller]
     fn moves(ours: &str, of: &str, head: &str, expected: &str) {
-        let since = Since { commit: of.trim_end_matches('!').to_owned(), rolled_back: of.ends_with('!') };
+        let since = TaggedCommit { commit: of.trim_end_matches('!').to_owned(), rolled_back: of.ends_with('!') };
         let head = |_: &str| {
             Ok(match head {
                 "" => Head::Unknown("no remote".to_owned()),
@@ -368,7 +358,7 @@ mod tests {
         moves("C", "B", "C", "moves");
         moves("B", "C", "C", "it names the image of `C`, a commit that this one does not follow (`main` is at `C`)");
         moves("B", "D", "D", "it names the image of `D`, a commit that this one does not follow (`main` is at `D`)");
-        let unsure = "a commit that this one does not follow (whether this commit replaced it is not known: no remote)";
+        let unsure = "a commit that this one does not follow (cannot tell whether this commit replaced it: no remote)";
         moves("C", "B", "", &format!("it names the image of `B`, {unsure}"));
         // An older job overtaken by a newer one; the branch was set back on purpose.
         moves("A", "B", "B", "it names the image of a later commit");
@@ -381,7 +371,7 @@ mod tests {
 
     #[test]
     fn what_was_moved_back_by_hand_waits_for_a_later_commit() {
-        let back = "it was moved back from the image of `C` by hand, and waits for a later commit";
+        let back = "it was rolled back by hand from the image of `C`; only a later commit moves it";
         moves("C", "C!", "C", back);
         moves("D", "C!", "D", "moves");
     }
@@ -389,9 +379,9 @@ mod tests {
     proptest! {
         #[test]
         fn any_two_branches_have_two_tags(one in "[a-cA-C/_.ü-]{1,6}", other in "[a-cA-C/_.ü-]{1,6}", default in "[ab/-]{1,3}") {
-            let tag = |branch: &str| match of_branch(branch, &default) {
-                OfBranch::Same(tag) | OfBranch::Other(tag, _) => Some(tag),
-                OfBranch::None(_) => None,
+            let tag = |branch: &str| match branch_tag(branch, &default) {
+                BranchTag::Same(tag) | BranchTag::Other(tag, _) => Some(tag),
+                BranchTag::None(_) => None,
             };
             if let (Some(first), Some(second)) = (tag(&one), tag(&other)) {
                 prop_assert_eq!(first == second, one == other);
@@ -400,7 +390,7 @@ mod tests {
 
         #[test]
         fn no_branch_has_a_reserved_tag(branch in "(latest|enhanced-|v|sha256-|xtask-tag-)?[0-9a-f./+-]{0,40}(-linux-amd64)?") {
-            if let OfBranch::Same(tag) | OfBranch::Other(tag, _) = of_branch(&branch, "main") {
+            if let BranchTag::Same(tag) | BranchTag::Other(tag, _) = branch_tag(&branch, "main") {
                 prop_assert_eq!(reserved(tag.as_str()), None);
             }
         }

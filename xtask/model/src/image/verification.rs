@@ -27,23 +27,18 @@ pub const DEFAULT_DOCUMENTS: [&str; 8] = [
 pub struct Selected {
     /// Name in CI's outputs and in `cargo xtask ci --only`.
     pub name: String,
-    /// The paths, from the policy's folder.
     pub paths: Ignore,
-    /// The program that tests them, with its arguments.
     pub run: Vec<String>,
 }
 
-/// The tests that a change needs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "tests", content = "name")]
 pub enum Needed {
     /// None: the commit passed its tests before, or equals the revision that it is compared with.
     None,
-    /// The checks of documents.
     Documents,
     /// Those of one `[[ci.tests]]`, after the checks of documents.
     Selected(String),
-    /// All of them.
     All,
 }
 
@@ -59,10 +54,8 @@ impl fmt::Display for Needed {
     }
 }
 
-/// What decides about the tests.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts<'a> {
-    /// What started the run.
     pub purpose: Purpose,
     /// Changed paths from the policy's folder, with `..` where they are outside of it; or why they are unknown.
     pub changed: Result<&'a [String], &'a str>,
@@ -102,7 +95,6 @@ pub fn needed(facts: &Facts<'_>, documents: &Ignore, selected: &[Selected]) -> (
     }
 }
 
-/// A path, and how many more there are.
 fn some(path: &str, count: usize) -> String {
     if count > 1 { format!("`{path}` and {} more", count - 1) } else { format!("`{path}`") }
 }

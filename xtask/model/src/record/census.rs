@@ -4,7 +4,7 @@
 
 use crate::image::change::Work;
 use crate::quantity;
-use crate::record::ledger::{Change, Kind, Record};
+use crate::record::ledger::{BuildKind, EditKind, Record};
 use crate::record::stats::chart::seconds;
 use crate::record::stats::{median, page};
 use serde::Serialize;
@@ -132,11 +132,11 @@ const ASSUMED: [(Class, f64); 4] =
 /// Median seconds of the builds of a class on this machine.
 fn cost(records: &[Record], class: Class) -> Cost {
     let belongs = |record: &&Record| match class {
-        Class::Nothing => record.decision == Kind::Reused,
-        Class::Files => record.decision == Kind::Fast && record.change() == Some(Change::Files),
-        Class::Program => record.decision == Kind::Fast && record.change() == Some(Change::Program),
-        Class::Base => record.decision == Kind::BaseFast,
-        Class::Everything => record.decision == Kind::Enhanced,
+        Class::Nothing => record.decision == BuildKind::Reused,
+        Class::Files => record.decision == BuildKind::Fast && record.change() == Some(EditKind::Files),
+        Class::Program => record.decision == BuildKind::Fast && record.change() == Some(EditKind::Program),
+        Class::Base => record.decision == BuildKind::BaseFast,
+        Class::Everything => record.decision == BuildKind::Enhanced,
         Class::Unreadable => false,
     };
     let times: Vec<f64> =
@@ -296,7 +296,7 @@ impl Census {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::ledger::made_up::record;
+    use crate::record::ledger::test_data::record;
 
     fn commit(class: Class, tests: &str) -> Commit {
         let (subject, reasons) = ("<b> & more".to_owned(), vec!["app: `a<b` was edited".to_owned()]);
@@ -304,9 +304,10 @@ mod tests {
     }
 
     fn census() -> Census {
-        let files = |seconds| Record { change: Some(Change::Files), ..record(Kind::Fast, 1, seconds) };
+        let files = |seconds| Record { change: Some(EditKind::Files), ..record(BuildKind::Fast, 1, seconds) };
         let failed = Record { failed: Some("x".to_owned()), ..files(500.0) };
-        let records = [files(1.0), files(3.0), failed, record(Kind::Reused, 1, 0.5), record(Kind::Enhanced, 1, 100.0)];
+        let records =
+            [files(1.0), files(3.0), failed, record(BuildKind::Reused, 1, 0.5), record(BuildKind::Enhanced, 1, 100.0)];
         let commits = [
             commit(Class::Nothing, "documents"),
             commit(Class::Files, "pages"),
@@ -345,7 +346,7 @@ mod tests {
 
     #[test]
     fn everything_is_assumed_from_its_parts() {
-        let census = count("a..b", vec![commit(Class::Base, "all")], &[record(Kind::BaseFast, 1, 40.0)]);
+        let census = count("a..b", vec![commit(Class::Base, "all")], &[record(BuildKind::BaseFast, 1, 40.0)]);
         assert_eq!(census.everything, Cost { seconds: 70.0, builds: 0 });
         assert_eq!(count("a..b", Vec::new(), &[]).text(), "no commit in `a..b`\n");
     }

@@ -1,7 +1,7 @@
 //! The ledger: a record of every build, one JSON object a line, in `target/ledger/builds.jsonl`.
 //!
-//! This file is pure: what a record is, and how lines become records. `file` alone touches the disk. A record never changes;
-//! a line that cannot be read is passed over with a word, and never makes a build fail.
+//! Pure; `xtask_host::tree::ledger` reads and writes the file. A record never changes;
+//! an invalid line is skipped with a warning, and never makes a build fail.
 
 use crate::image::key::AppKey;
 use crate::spec::reference::Platform;
@@ -12,10 +12,9 @@ use std::fmt;
 /// The version of [`Record`]'s encoding. Records of a later one are passed over.
 pub const SCHEMA: u32 = 1;
 
-/// Where the ledger stands, from the root of a repository.
 pub const PATH: &str = "target/ledger/builds.jsonl";
 
-/// How the annotations of an index begin that hold the records of the builds that published it, as compact JSON. Written in CI,
+/// Prefix of the annotations of an index with the records of the builds that published it, as compact JSON. Written in CI,
 /// whose disks vanish.
 pub const ANNOTATION: &str = "dev.xtask.build.";
 
@@ -24,34 +23,25 @@ pub fn annotation(platform: &Platform) -> String {
     format!("{ANNOTATION}{}", platform.to_string().replace('/', "-"))
 }
 
-/// What a build turned out to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum Kind {
-    /// Everything was there.
+pub enum BuildKind {
     #[serde(rename = "reused")]
     Reused,
-    /// The app, on a base that was there.
     #[serde(rename = "fast")]
     Fast,
-    /// The base alone.
     #[serde(rename = "base")]
     Base,
-    /// The base, and the app on it.
     #[serde(rename = "base+fast")]
     BaseFast,
-    /// Everything from scratch.
     #[serde(rename = "enhanced")]
     Enhanced,
-    /// It failed before there was a plan.
     #[serde(rename = "undecided")]
     Undecided,
 }
 
-impl Kind {
-    /// All of them, as they are shown.
+impl BuildKind {
     pub const ALL: [Self; 6] = [Self::Reused, Self::Fast, Self::Base, Self::BaseFast, Self::Enhanced, Self::Undecided];
 
-    /// As it is written.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Reused => "reused",
@@ -64,7 +54,7 @@ impl Kind {
     }
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for BuildKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())
     }
@@ -77,29 +67,26 @@ pub struct Bytes {
     /// Of layers that this build made, or had in its build cache.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub built: Option<u64>,
-    /// That came over the network to build on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pulled: Option<u64>,
-    /// Of those that were made, what neither the image beneath nor `latest` had in the registry already.
+    /// Of those that were made, what neither the base nor `latest` had in the registry already.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pushed: Option<u64>,
-    /// Of layers that came from the image beneath, or of an image that was there whole.
+    /// Of layers that came from the base, or of an image that existed already.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reused: Option<u64>,
 }
 
-/// What of an app an edit was of. A program that is compiled takes other times than files that are copied.
+/// Part of the app that was edited. Compiling a program takes longer than copying files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Change {
-    /// The program, perhaps with files.
+pub enum EditKind {
     Program,
-    /// Files that are copied, or the instructions that copy them.
     Files,
 }
 
-impl Change {
-    /// What differs between an earlier app and one to be built; nothing where only their bases do.
+impl EditKind {
+    /// Kind of edit between an earlier app and a new one; `None` if only their bases differ.
     pub fn between(old: &AppKey, new: &AppKey) -> Option<Self> {
         let rest = |key: &AppKey| AppKey { base: None, scratch: None, binary: None, ..key.clone() };
         match old.binary == new.binary {
@@ -109,7 +96,7 @@ impl Change {
     }
 }
 
-impl fmt::Display for Change {
+impl fmt::Display for EditKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Program => "edits of the program",
@@ -118,7 +105,6 @@ impl fmt::Display for Change {
     }
 }
 
-/// One build.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     /// [`SCHEMA`].
@@ -128,55 +114,43 @@ pub struct Record {
     /// The commit, with `-dirty` where the tree differed from it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit: Option<String>,
-    /// The branch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub branch: Option<String>,
-    /// What it was.
-    pub decision: Kind,
-    /// Why something had to be built.
+    pub decision: BuildKind,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reasons: Vec<String>,
-    /// What the app's edit was of, where an earlier app was known.
+    /// Kind of the app's edit, if an earlier app was known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub change: Option<Change>,
+    pub change: Option<EditKind>,
     /// Wall-clock seconds of the whole command.
     pub seconds: f64,
     /// Seconds by phase, in order: `base build`, `app publish`. Phases may overlap.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub phases: Vec<(String, f64)>,
-    /// Bytes.
     #[serde(default)]
     pub bytes: Bytes,
     /// Steps of the Dockerfiles, and how many came from the build cache.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub steps: Option<[usize; 2]>,
-    /// What built: `29.1.3`, or a builder's name; nothing where nothing was built.
+    /// The engine: `29.1.3`, or a builder's name; `None` if nothing was built.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine: Option<String>,
-    /// What this machine is; records of before it was taken down have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<Platform>,
-    /// Processor cores of this machine.
     pub cores: usize,
-    /// Whether it ran in CI.
     #[serde(default)]
     pub ci: bool,
-    /// Why it failed, where it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed: Option<String>,
 }
 
-/// What a build's time hangs on beside the build itself. Times of unlike machines are never put together. No name of a host
-/// is part of it: records travel with images.
+/// Machine properties that affect a build's time. Times of different machines are never combined. No host name
+/// is part of it: records are published with images.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Machine {
-    /// A runner of CI, which begins with nothing.
     pub ci: bool,
-    /// What it is, where that is known.
     pub platform: Option<Platform>,
-    /// Its processor cores.
     pub cores: usize,
-    /// The builder elsewhere that did the work.
     pub builder: Option<String>,
 }
 
@@ -194,18 +168,16 @@ impl fmt::Display for Machine {
     }
 }
 
-/// What comes before a builder's name in [`Record::engine`].
+/// Prefix of a builder's name in [`Record::engine`].
 pub const BUILDER: &str = "builder ";
 
 /// The native engine in [`Record::engine`].
 pub const NATIVE: &str = "native";
 
-/// A ledger as it was read.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Read {
     /// The records, oldest first.
     pub records: Vec<Record>,
-    /// The lines that are no records, by number, with the reason.
     pub skipped: Vec<(usize, String)>,
 }
 
@@ -225,7 +197,7 @@ pub fn parse(text: &str) -> Read {
 /// Reads one record.
 ///
 /// # Errors
-/// Text that is no record, or one of a later schema.
+/// Invalid text, or a record of a later schema.
 pub fn parse_line(line: &str) -> Result<Record, String> {
     #[derive(Deserialize)]
     struct Versioned {
@@ -240,61 +212,58 @@ pub fn parse_line(line: &str) -> Result<Record, String> {
     // JSON has no infinity, but 1e999 is one.
     match times().all(|seconds| seconds.is_finite() && seconds >= 0.0) {
         true => Ok(record),
-        false => Err("its seconds are none".to_owned()),
+        false => Err("its times are not numbers of seconds".to_owned()),
     }
 }
 
 impl Record {
-    /// As a line of the ledger, or as the annotation.
     pub fn compact(&self) -> String {
         serde_json::to_string(self).expect("texts and numbers have a JSON form")
     }
 
-    /// Where it was built.
     pub fn machine(&self) -> Machine {
         let builder = self.engine.as_deref().and_then(|engine| engine.strip_prefix(BUILDER)).map(str::to_owned);
         Machine { ci: self.ci, platform: self.platform.clone(), cores: self.cores, builder }
     }
 
-    /// Whether the native engine built it: it has times of its own, on whatever machine.
+    /// True if the native engine built it: it has times of its own, on whatever machine.
     pub fn is_native(&self) -> bool {
         self.engine.as_deref() == Some(NATIVE)
     }
 
-    /// What its edit was of. Records from before this was written down say it by their reasons and phases.
-    pub fn change(&self) -> Option<Change> {
+    /// Kind of the edit. For older records it is derived from reasons and phases.
+    pub fn change(&self) -> Option<EditKind> {
         let compiled = || self.phases.iter().any(|(name, _)| name == "app compile");
         let says = |words: &str| self.reasons.iter().any(|reason| reason.contains(words));
         self.change.or_else(|| match () {
-            () if compiled() || says(": sources of ") || says(": locked crates of ") => Some(Change::Program),
-            () if says("was edited") || says(" is new") || says(" is gone") => Some(Change::Files),
+            () if compiled() || says(": sources of ") || says(": locked crates of ") => Some(EditKind::Program),
+            () if says("was edited") || says(" is new") || says(" is gone") => Some(EditKind::Files),
             () => None,
         })
     }
 
-    /// Whether its layers went to a registry, which is part of its time.
+    /// True if its layers went to a registry, which is part of its time.
     pub fn is_pushed(&self) -> bool {
         self.bytes.pushed.is_some()
     }
 
-    /// Whether its time counts: it came to its end.
     pub fn counts(&self) -> bool {
         self.failed.is_none()
     }
 }
 
 #[cfg(any(test, feature = "test-data"))]
-pub mod made_up;
+pub mod test_data;
 
 #[cfg(test)]
 mod tests {
-    use super::made_up::record;
+    use super::test_data::record;
     use super::*;
     use proptest::prelude::*;
 
     #[test]
     fn a_half_written_line_costs_only_itself() {
-        let (one, two) = (record(Kind::Fast, 10, 1.0), record(Kind::Base, 5, 2.0));
+        let (one, two) = (record(BuildKind::Fast, 10, 1.0), record(BuildKind::Base, 5, 2.0));
         let text = format!("{}\n{}\n\n{}\n", one.compact(), &one.compact()[..40], two.compact());
         let read = parse(&text);
         assert_eq!(read.records, [two, one]);
@@ -308,18 +277,18 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_record_is_refused() {
+    fn invalid_records_are_refused() {
         refused("{}", "missing field `schema`");
         refused(r#"{"schema": 2}"#, "its schema is 2");
         refused("[1]", "invalid");
-        let negative = record(Kind::Fast, 1, -1.0).compact();
-        refused(&negative, "its seconds are none");
-        refused(&record(Kind::Fast, 1, 2.0).compact().replace("1970-", "x"), "timestamp format is invalid");
+        let negative = record(BuildKind::Fast, 1, -1.0).compact();
+        refused(&negative, "its times are not numbers of seconds");
+        refused(&record(BuildKind::Fast, 1, 2.0).compact().replace("1970-", "x"), "timestamp format is invalid");
     }
 
     #[test]
-    fn a_machine_is_told_by_what_it_is() {
-        let desk = record(Kind::Fast, 1, 1.0);
+    fn machines_differ_by_kind_not_by_name() {
+        let desk = record(BuildKind::Fast, 1, 1.0);
         let old = Record { platform: None, cores: 1, ..desk.clone() };
         let far = Record { ci: true, engine: Some("builder kube".to_owned()), ..desk.clone() };
         assert_eq!(
@@ -331,7 +300,7 @@ mod tests {
 
     #[test]
     fn kinds_are_written_as_they_are_called() {
-        for kind in Kind::ALL {
+        for kind in BuildKind::ALL {
             assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
         }
     }
@@ -339,7 +308,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_between_records_lose_no_record(noise in "[^\\n\\r]{0,60}", second in 0_i64..4_000_000_000, thousandths in 0_u32..4_000_000) {
-            let record = record(Kind::BaseFast, second, f64::from(thousandths) / 500.0);
+            let record = record(BuildKind::BaseFast, second, f64::from(thousandths) / 500.0);
             let text = format!("{}\n{noise}\n{}\n", record.compact(), record.compact());
             prop_assert_eq!(parse(&text).records, [record.clone(), record]);
         }

@@ -1,4 +1,4 @@
-//! What was done: references, tags, sizes, seconds and reasons, for people and as JSON. Decides nothing.
+//! Reports: references, tags, sizes, seconds and reasons, for people and as JSON. Decides nothing.
 
 use crate::image::plan::{Difference, Latest};
 use crate::image::policy::ImageKind;
@@ -8,10 +8,8 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// The report of one command.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
-    /// The images, base first.
     pub images: Vec<ImageReport>,
     /// Wall-clock seconds of the whole command.
     pub seconds: f64,
@@ -20,20 +18,14 @@ pub struct Report {
     pub peak_memory: Option<u64>,
 }
 
-/// One image's part.
 #[derive(Clone, Debug, Serialize)]
 pub struct ImageReport {
-    /// Which image.
     pub kind: ImageKind,
-    /// Its name by digest.
     pub reference: Reference,
-    /// The digest of what the reference names.
     pub digest: Digest,
-    /// The manifest of each platform.
     pub platforms: BTreeMap<Platform, Digest>,
     /// Its key's hash, hex.
     pub fingerprint: String,
-    /// The tags that it carries now.
     pub tags: Vec<Tag>,
     /// Why `latest` stayed, if it did.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -46,7 +38,6 @@ pub struct ImageReport {
     pub differences: Vec<Difference>,
     /// `built`, `reused`, or `adopted` where another job was first.
     pub action: &'static str,
-    /// Why.
     pub reasons: Vec<String>,
     /// Compressed bytes of one platform, where they are known.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -54,7 +45,6 @@ pub struct ImageReport {
     /// Steps of the Dockerfile, and how many came from the cache.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub steps: Option<[usize; 2]>,
-    /// Seconds by phase, in order.
     pub seconds: Vec<(String, f64)>,
     /// Layers of one platform, lowest first, with their compressed bytes, where they are known: for the ledger.
     #[serde(skip)]
@@ -65,12 +55,10 @@ pub struct ImageReport {
 }
 
 impl ImageReport {
-    /// Adds a phase's time.
     pub fn took(&mut self, phase: impl Into<String>, duration: Duration) {
         self.seconds.push((phase.into(), duration.as_secs_f64()));
     }
 
-    /// Takes layers and size from a manifest.
     pub fn weigh(&mut self, manifest: &Manifest) {
         self.layers = manifest.layers.iter().map(|layer| (layer.digest, layer.size)).collect();
         self.size = Some(manifest.config.size + manifest.layers.iter().map(|layer| layer.size).sum::<u64>());

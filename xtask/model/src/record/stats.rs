@@ -1,4 +1,4 @@
-//! What builds have cost: sums, medians and the time saved, from records alone. Pure.
+//! Statistics of builds: sums, medians and the time saved, from records alone. Pure.
 //!
 //! Only what was measured is said: the time saved is measured against a `build-enhanced` that really ran, or not at all. Nothing is
 //! computed from times of unlike machines: what a runner of CI takes says nothing of a desk.
@@ -6,28 +6,23 @@
 pub mod chart;
 pub mod page;
 
-use crate::record::ledger::{Change, Kind, Machine, Record};
+use crate::record::ledger::{BuildKind, EditKind, Machine, Record};
 use crate::time::{Date, Timestamp};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What is shown.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Stats {
-    /// The first moment that counts.
     #[serde(serialize_with = "text")]
     pub since: Timestamp,
-    /// The moment of asking.
     #[serde(serialize_with = "text")]
     pub until: Timestamp,
-    /// Builds of that time, failed ones too.
     pub builds: usize,
-    /// Of those, failed.
     pub failed: usize,
     /// Builds by day in UTC, from the first day with one to today.
     pub days: Vec<Day>,
     /// By machine, those that occur: local ones first.
-    pub machines: Vec<OnMachine>,
+    pub machines: Vec<MachineStats>,
     /// Seconds saved on all machines with a yardstick of their own, and by how many fast builds; nothing where none has one.
     pub saved: Option<(f64, usize)>,
     /// The records themselves, oldest first.
@@ -35,15 +30,11 @@ pub struct Stats {
     pub records: Vec<Record>,
 }
 
-/// What was built on machines of one kind.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct OnMachine {
-    /// The machines.
+pub struct MachineStats {
     #[serde(serialize_with = "text")]
     pub machine: Machine,
-    /// By kind of build, those that occur.
-    pub kinds: BTreeMap<Kind, Summary>,
-    /// The time saved.
+    pub kinds: BTreeMap<BuildKind, Summary>,
     pub saved: Saved,
     /// Median seconds by phase of the fast builds, the longest first.
     pub fast_phases: Vec<(String, f64)>,
@@ -51,32 +42,25 @@ pub struct OnMachine {
     pub fast: Vec<f64>,
 }
 
-/// One day's builds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Day {
     /// The day in UTC.
     #[serde(serialize_with = "text")]
     pub date: Date,
-    /// How many of each kind.
-    pub kinds: BTreeMap<Kind, usize>,
+    pub kinds: BTreeMap<BuildKind, usize>,
 }
 
-/// What builds of one kind took. Times are of those that came to their end.
+/// Builds of one kind. Times are seconds of those that succeeded.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Summary {
-    /// How many, failed ones too.
     pub builds: usize,
-    /// Of those, failed.
     pub failed: usize,
-    /// Seconds.
     pub median: Option<f64>,
-    /// Seconds.
     pub slowest: Option<f64>,
     /// Compressed bytes sent by all of them, where they are known.
     pub pushed: u64,
 }
 
-/// What the fast builds have saved.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "state")]
 pub enum Saved {
@@ -86,21 +70,17 @@ pub enum Saved {
         seconds: f64,
         /// Seconds of the last `build-enhanced`.
         enhanced: f64,
-        /// When that was.
         #[serde(serialize_with = "text")]
         measured: Timestamp,
         /// Its steps that came from the build cache, of all: with many, the yardstick is a kind one.
         cached: Option<[usize; 2]>,
-        /// Seconds that the fast builds took together.
         spent: f64,
         /// Median seconds of the fast builds, for comparing at a glance; nothing is computed from it.
         fast: f64,
-        /// How many of them.
         builds: usize,
     },
     /// No `build-enhanced` was ever measured.
     NoYardstick,
-    /// There is no fast build.
     NoFastBuild,
 }
 
@@ -132,8 +112,8 @@ pub fn sum(records: &[Record], since: Timestamp, until: Timestamp) -> Stats {
     };
     let on_machine = |machine: Machine| {
         let (all, recent) = (of(records, &machine), of(&recent, &machine));
-        let fast = recent.iter().filter(|record| record.decision == Kind::Fast && record.counts());
-        OnMachine {
+        let fast = recent.iter().filter(|record| record.decision == BuildKind::Fast && record.counts());
+        MachineStats {
             kinds: kinds(&recent),
             saved: saved(&all, &recent, until),
             fast_phases: fast_phases(&recent),
@@ -141,7 +121,7 @@ pub fn sum(records: &[Record], since: Timestamp, until: Timestamp) -> Stats {
             machine,
         }
     };
-    let machines: Vec<OnMachine> = known.into_iter().map(on_machine).collect();
+    let machines: Vec<MachineStats> = known.into_iter().map(on_machine).collect();
     let measured = machines.iter().filter_map(|on| match on.saved {
         Saved::Measured { seconds, builds, .. } => Some((seconds, builds)),
         _ => None,
@@ -158,9 +138,9 @@ pub fn sum(records: &[Record], since: Timestamp, until: Timestamp) -> Stats {
     }
 }
 
-fn kinds(records: &[Record]) -> BTreeMap<Kind, Summary> {
+fn kinds(records: &[Record]) -> BTreeMap<BuildKind, Summary> {
     let mut kinds = BTreeMap::new();
-    for kind in Kind::ALL {
+    for kind in BuildKind::ALL {
         let of_kind = || records.iter().filter(move |record| record.decision == kind);
         if of_kind().next().is_some() {
             let times = || of_kind().filter(|record| record.counts()).map(|record| record.seconds);
@@ -179,7 +159,7 @@ fn kinds(records: &[Record]) -> BTreeMap<Kind, Summary> {
 
 /// Every day from the first build on: days without builds are part of the picture.
 fn days(records: &[Record], until: Timestamp) -> Vec<Day> {
-    let mut counts: BTreeMap<Date, BTreeMap<Kind, usize>> = BTreeMap::new();
+    let mut counts: BTreeMap<Date, BTreeMap<BuildKind, usize>> = BTreeMap::new();
     for record in records {
         *counts.entry(record.when.date()).or_default().entry(record.decision).or_default() += 1;
     }
@@ -188,10 +168,10 @@ fn days(records: &[Record], until: Timestamp) -> Vec<Day> {
 }
 
 fn saved(records: &[Record], recent: &[Record], until: Timestamp) -> Saved {
-    let of_kind = |record: &&Record, kind: Kind| record.decision == kind && record.counts();
-    let fast_builds = || recent.iter().filter(|record| of_kind(record, Kind::Fast)).map(|record| record.seconds);
+    let of_kind = |record: &&Record, kind: BuildKind| record.decision == kind && record.counts();
+    let fast_builds = || recent.iter().filter(|record| of_kind(record, BuildKind::Fast)).map(|record| record.seconds);
     let Some(fast) = median(fast_builds()) else { return Saved::NoFastBuild };
-    let measured = |record: &&Record| of_kind(record, Kind::Enhanced) && record.when <= until;
+    let measured = |record: &&Record| of_kind(record, BuildKind::Enhanced) && record.when <= until;
     match records.iter().filter(measured).max_by_key(|record| record.when) {
         None => Saved::NoYardstick,
         Some(record) => {
@@ -205,7 +185,8 @@ fn saved(records: &[Record], recent: &[Record], until: Timestamp) -> Saved {
 
 fn fast_phases(records: &[Record]) -> Vec<(String, f64)> {
     let mut phases: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
-    let fast: Vec<&Record> = records.iter().filter(|record| record.decision == Kind::Fast && record.counts()).collect();
+    let fast: Vec<&Record> =
+        records.iter().filter(|record| record.decision == BuildKind::Fast && record.counts()).collect();
     for (name, seconds) in fast.iter().flat_map(|record| &record.phases) {
         phases.entry(name).or_default().push(*seconds);
     }
@@ -223,55 +204,46 @@ fn fast_phases(records: &[Record]) -> Vec<(String, f64)> {
     medians
 }
 
-/// What the gate found of one kind of machine.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Gate {
     /// The machines, and the native engine where that built; where others differ, whether it was pushed and what was edited.
     pub of: String,
-    /// What was found.
     #[serde(flatten)]
-    pub found: Found,
+    pub found: GateResult,
 }
 
-/// Whether fast builds have become slower.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "state")]
-pub enum Found {
-    /// Too few fast builds to compare.
+pub enum GateResult {
     TooFew {
-        /// How many there are.
         builds: usize,
-        /// How many are needed.
         needed: usize,
     },
-    /// Compared.
     Compared {
-        /// Median seconds of the builds before.
         before: f64,
-        /// Median seconds of the last ones.
         now: f64,
-        /// Whether the last ones took more than so many times as long.
+        /// True if the last ones exceed the allowed factor.
         slower: bool,
     },
 }
 
-/// What has to be equal for two times to be comparable.
+/// Properties that must be equal for two times to be comparable.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Alike {
+struct Comparable {
     machine: Machine,
     native: bool,
     pushed: bool,
-    change: Option<Change>,
+    change: Option<EditKind>,
 }
 
-impl Alike {
+impl Comparable {
     fn of(record: &Record) -> Self {
         let (native, pushed) = (record.is_native(), record.is_pushed());
         Self { machine: record.machine(), native, pushed, change: record.change() }
     }
 }
 
-impl Alike {
+impl Comparable {
     /// Its name among `all`: what no other one differs in is left out.
     fn among(&self, all: &[Self]) -> String {
         let mut name = self.machine.to_string();
@@ -293,22 +265,22 @@ impl Alike {
 /// of edit. What has built nothing since `since` is past: what it once took holds nobody up.
 pub fn gate(records: &[Record], since: Timestamp, count: usize, factor: f64) -> Vec<Gate> {
     let mut fast: Vec<&Record> =
-        records.iter().filter(|record| record.decision == Kind::Fast && record.counts()).collect();
+        records.iter().filter(|record| record.decision == BuildKind::Fast && record.counts()).collect();
     fast.sort_by_key(|record| record.when);
-    let mut alike: BTreeMap<Alike, Vec<&Record>> = BTreeMap::new();
+    let mut alike: BTreeMap<Comparable, Vec<&Record>> = BTreeMap::new();
     for record in fast.into_iter().rev() {
-        alike.entry(Alike::of(record)).or_default().push(record);
+        alike.entry(Comparable::of(record)).or_default().push(record);
     }
     let current: Vec<_> = alike.into_iter().filter(|(_, builds)| builds[0].when >= since).collect();
-    let all: Vec<Alike> = current.iter().map(|(alike, _)| alike.clone()).collect();
-    let gate = |(alike, builds): (Alike, Vec<&Record>)| {
+    let all: Vec<Comparable> = current.iter().map(|(alike, _)| alike.clone()).collect();
+    let gate = |(alike, builds): (Comparable, Vec<&Record>)| {
         let times: Vec<f64> = builds.iter().take(2 * count).map(|record| record.seconds).collect();
         let found = if times.len() < 2 * count {
-            Found::TooFew { builds: times.len(), needed: 2 * count }
+            GateResult::TooFew { builds: times.len(), needed: 2 * count }
         } else {
             let now = median(times[..count].iter().copied()).unwrap_or(0.0);
             let before = median(times[count..].iter().copied()).unwrap_or(0.0);
-            Found::Compared { before, now, slower: now > factor * before }
+            GateResult::Compared { before, now, slower: now > factor * before }
         };
         Gate { of: alike.among(&all), found }
     };
@@ -318,7 +290,7 @@ pub fn gate(records: &[Record], since: Timestamp, count: usize, factor: f64) -> 
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::record::ledger::made_up::record;
+    use crate::record::ledger::test_data::record;
     use proptest::collection::vec;
     use proptest::prelude::*;
 
@@ -330,16 +302,16 @@ pub(crate) mod tests {
 
     /// Two days of a team: a base, fast builds, one that failed, one from scratch.
     pub(crate) fn team() -> Stats {
-        let mut failed = record(Kind::Fast, 30 * HOUR, 60.0);
+        let mut failed = record(BuildKind::Fast, 30 * HOUR, 60.0);
         failed.failed = Some("the app does <not> start".to_owned());
         let records = [
-            record(Kind::Enhanced, 1, 90.0),
-            record(Kind::BaseFast, 10 * HOUR, 40.0),
-            record(Kind::Fast, 11 * HOUR, 2.0),
-            record(Kind::Fast, 12 * HOUR, 4.0),
-            record(Kind::Fast, 60 * HOUR, 3.0),
+            record(BuildKind::Enhanced, 1, 90.0),
+            record(BuildKind::BaseFast, 10 * HOUR, 40.0),
+            record(BuildKind::Fast, 11 * HOUR, 2.0),
+            record(BuildKind::Fast, 12 * HOUR, 4.0),
+            record(BuildKind::Fast, 60 * HOUR, 3.0),
             failed,
-            record(Kind::Reused, 61 * HOUR, 0.2),
+            record(BuildKind::Reused, 61 * HOUR, 0.2),
         ];
         sum(&records, at(5 * HOUR), at(72 * HOUR - 1))
     }
@@ -352,19 +324,18 @@ pub(crate) mod tests {
         let Saved::Measured { seconds, enhanced, fast, builds, .. } = on.saved else { panic!("{:?}", on.saved) };
         assert_eq!((seconds, enhanced, fast, builds), (261.0, 90.0, 3.0, 3));
         assert_eq!(stats.saved, Some((261.0, 3)));
-        assert_eq!(on.kinds[&Kind::Fast].slowest, Some(4.0));
+        assert_eq!(on.kinds[&BuildKind::Fast].slowest, Some(4.0));
     }
 
-    /// A desk, and a runner of CI with four cores.
     pub(crate) fn two_machines() -> Stats {
         let in_ci = |kind, second, seconds| Record { ci: true, cores: 4, ..record(kind, second, seconds) };
         let records = [
-            record(Kind::Enhanced, 1, 90.0),
-            record(Kind::Fast, 2, 2.0),
-            record(Kind::Fast, 3, 4.0),
-            in_ci(Kind::Fast, 4, 30.0),
-            in_ci(Kind::Fast, 5, 50.0),
-            in_ci(Kind::Fast, 6, 40.0),
+            record(BuildKind::Enhanced, 1, 90.0),
+            record(BuildKind::Fast, 2, 2.0),
+            record(BuildKind::Fast, 3, 4.0),
+            in_ci(BuildKind::Fast, 4, 30.0),
+            in_ci(BuildKind::Fast, 5, 50.0),
+            in_ci(BuildKind::Fast, 6, 40.0),
         ];
         sum(&records, at(0), at(HOUR))
     }
@@ -374,7 +345,7 @@ pub(crate) mod tests {
         let stats = two_machines();
         let [desk, runner] = &stats.machines[..] else { panic!("{:?}", stats.machines) };
         assert_eq!([&desk.machine, &runner.machine].map(|machine| machine.ci), [false, true]);
-        assert_eq!([desk, runner].map(|on| on.kinds[&Kind::Fast].median), [Some(3.0), Some(40.0)]);
+        assert_eq!([desk, runner].map(|on| on.kinds[&BuildKind::Fast].median), [Some(3.0), Some(40.0)]);
         // The desk's yardstick is none for the runner, of which nothing is claimed.
         assert_eq!(runner.saved, Saved::NoYardstick);
         assert_eq!(stats.saved, Some((174.0, 2)));
@@ -385,7 +356,7 @@ pub(crate) mod tests {
     fn the_gate_compares_like_with_like() {
         let turns = |first: fn(&mut Record), now: f64| {
             let one = |n: i64| {
-                let mut record = record(Kind::Fast, n, if n < 4 { 1.0 } else { now });
+                let mut record = record(BuildKind::Fast, n, if n < 4 { 1.0 } else { now });
                 if n % 2 == 0 {
                     first(&mut record);
                     record.seconds *= 40.0;
@@ -401,11 +372,14 @@ pub(crate) mod tests {
             |record| record.engine = Some("builder far".to_owned()),
             |record| record.engine = Some("native".to_owned()),
             |record| record.bytes.pushed = Some(1),
-            |record| record.change = Some(Change::Program),
+            |record| record.change = Some(EditKind::Program),
         ] {
             let slower = |now: f64, since: i64| {
                 let gates = gate(&turns(unlike, now), at(since), 2, 1.5);
-                gates.iter().map(|gate| matches!(gate.found, Found::Compared { slower: true, .. })).collect::<Vec<_>>()
+                gates
+                    .iter()
+                    .map(|gate| matches!(gate.found, GateResult::Compared { slower: true, .. }))
+                    .collect::<Vec<_>>()
             };
             assert_eq!(slower(1.0, 0), [false, false]);
             assert_eq!(slower(1.6, 0), [true, true]);
@@ -418,20 +392,20 @@ pub(crate) mod tests {
 
     #[test]
     fn five_edits_of_the_program_are_not_compared_with_five_of_templates() {
-        let edit = |second: i64, change: Change| {
-            let seconds = if change == Change::Program { 40.0 } else { 0.2 };
-            Record { change: Some(change), ..record(Kind::Fast, second, seconds) }
+        let edit = |second: i64, change: EditKind| {
+            let seconds = if change == EditKind::Program { 40.0 } else { 0.2 };
+            Record { change: Some(change), ..record(BuildKind::Fast, second, seconds) }
         };
-        let mut records: Vec<Record> = (0..5).map(|second| edit(second, Change::Files)).collect();
-        records.extend((5..10).map(|second| edit(second, Change::Program)));
+        let mut records: Vec<Record> = (0..5).map(|second| edit(second, EditKind::Files)).collect();
+        records.extend((5..10).map(|second| edit(second, EditKind::Program)));
         let found =
             |records: &[Record]| gate(records, at(0), 5, 2.0).into_iter().map(|gate| gate.found).collect::<Vec<_>>();
-        let few = Found::TooFew { builds: 5, needed: 10 };
+        let few = GateResult::TooFew { builds: 5, needed: 10 };
         assert_eq!(found(&records), [few, few]);
         // Records of before the kind was written down say it in other words.
         for record in &mut records {
             let reason = match record.change.take() {
-                Some(Change::Program) => "app: sources of autoscaler",
+                Some(EditKind::Program) => "app: sources of autoscaler",
                 _ => "app: templates/list.html was edited",
             };
             record.reasons = vec!["app: nothing of this fingerprint is in the registry".to_owned(), reason.to_owned()];
@@ -444,8 +418,7 @@ pub(crate) mod tests {
         );
     }
 
-    /// The one machine of these records.
-    fn alone(records: &[Record]) -> OnMachine {
+    fn alone(records: &[Record]) -> MachineStats {
         let mut machines = sum(records, at(0), at(2 * HOUR)).machines;
         assert_eq!(machines.len(), 1);
         machines.remove(0)
@@ -453,9 +426,9 @@ pub(crate) mod tests {
 
     #[test]
     fn an_outlier_counts_with_its_own_time_and_no_more() {
-        let mut records: Vec<Record> = (1..=9).map(|second| record(Kind::Fast, second, 2.0)).collect();
-        records.push(record(Kind::Fast, 10, 82.0));
-        records.push(record(Kind::Enhanced, 11, 102.0));
+        let mut records: Vec<Record> = (1..=9).map(|second| record(BuildKind::Fast, second, 2.0)).collect();
+        records.push(record(BuildKind::Fast, 10, 82.0));
+        records.push(record(BuildKind::Enhanced, 11, 102.0));
         let Saved::Measured { seconds, spent, fast, .. } = alone(&records).saved else { panic!() };
         assert_eq!((seconds, spent, fast), (920.0, 100.0, 2.0));
         // One that took longer than a build from scratch has lost what it took more.
@@ -466,9 +439,9 @@ pub(crate) mod tests {
 
     #[test]
     fn without_a_yardstick_nothing_is_claimed() {
-        let fast = [record(Kind::Fast, HOUR, 2.0)];
+        let fast = [record(BuildKind::Fast, HOUR, 2.0)];
         assert_eq!(alone(&fast).saved, Saved::NoYardstick);
-        let mut failed = record(Kind::Enhanced, 1, 90.0);
+        let mut failed = record(BuildKind::Enhanced, 1, 90.0);
         failed.failed = Some("no".to_owned());
         assert_eq!(alone(&[fast[0].clone(), failed.clone()]).saved, Saved::NoYardstick);
         assert_eq!(alone(&[failed]).saved, Saved::NoFastBuild);
@@ -477,7 +450,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_phase_that_most_builds_lack_takes_no_time() {
-        let mut records: Vec<Record> = (1..=3).map(|second| record(Kind::Fast, second, 2.0)).collect();
+        let mut records: Vec<Record> = (1..=3).map(|second| record(BuildKind::Fast, second, 2.0)).collect();
         records[0].phases.push(("app compile".to_owned(), 9.0));
         assert_eq!(alone(&records).fast_phases, [("app build".to_owned(), 1.0)]);
     }
@@ -485,10 +458,10 @@ pub(crate) mod tests {
     #[track_caller]
     fn compares(times: &[f64], factor: f64, expected: Option<bool>) {
         let records: Vec<Record> =
-            times.iter().enumerate().map(|(index, time)| record(Kind::Fast, index as i64, *time)).collect();
+            times.iter().enumerate().map(|(index, time)| record(BuildKind::Fast, index as i64, *time)).collect();
         let found = match gate(&records, at(0), 2, factor)[0].found {
-            Found::TooFew { .. } => None,
-            Found::Compared { slower, .. } => Some(slower),
+            GateResult::TooFew { .. } => None,
+            GateResult::Compared { slower, .. } => Some(slower),
         };
         assert_eq!(found, expected);
     }
@@ -505,7 +478,7 @@ pub(crate) mod tests {
     fn records() -> impl Strategy<Value = Vec<Record>> {
         vec((0_usize..6, 0_i64..1_000_000, 0.0..1e4_f64, any::<bool>(), any::<bool>()), 0..40).prop_map(|made| {
             let one = |(kind, second, seconds, failed, ci): (usize, i64, f64, bool, bool)| {
-                let mut record = record(Kind::ALL[kind], second, seconds);
+                let mut record = record(BuildKind::ALL[kind], second, seconds);
                 record.failed = failed.then(|| "no".to_owned());
                 record.ci = ci;
                 record
@@ -535,8 +508,8 @@ pub(crate) mod tests {
 
         #[test]
         fn what_is_saved_is_the_sum_of_what_each_build_saved(times in vec(0.0..1e4_f64, 1..40), enhanced in 0.0..1e4_f64) {
-            let mut records: Vec<Record> = times.iter().map(|time| record(Kind::Fast, 5, *time)).collect();
-            records.push(record(Kind::Enhanced, 4, enhanced));
+            let mut records: Vec<Record> = times.iter().map(|time| record(BuildKind::Fast, 5, *time)).collect();
+            records.push(record(BuildKind::Enhanced, 4, enhanced));
             let Saved::Measured { seconds, builds, .. } = alone(&records).saved else { panic!() };
             let each: f64 = times.iter().map(|time| enhanced - time).sum();
             prop_assert!((seconds - each).abs() < 1e-6 && builds == times.len());
@@ -554,11 +527,11 @@ pub(crate) mod tests {
 
         #[test]
         fn the_gate_opens_for_builds_that_stay_as_they_are(time in 0.001..1e4_f64, factor in 1.0..5.0_f64, count in 1_usize..6) {
-            let same: Vec<Record> = (0..2 * count).map(|index| record(Kind::Fast, index as i64, time)).collect();
-            prop_assert_eq!(gate(&same, at(0), count, factor)[0].found, Found::Compared { before: time, now: time, slower: false });
+            let same: Vec<Record> = (0..2 * count).map(|index| record(BuildKind::Fast, index as i64, time)).collect();
+            prop_assert_eq!(gate(&same, at(0), count, factor)[0].found, GateResult::Compared { before: time, now: time, slower: false });
             let mut slower = same;
             slower[count..].iter_mut().for_each(|record| record.seconds *= factor * 1.01);
-            let closed = matches!(gate(&slower, at(0), count, factor)[0].found, Found::Compared { slower: true, .. });
+            let closed = matches!(gate(&slower, at(0), count, factor)[0].found, GateResult::Compared { slower: true, .. });
             prop_assert!(closed);
         }
     }

@@ -8,46 +8,44 @@ use crate::fault::Fault;
 use crate::image::policy::{self, Ci, Engine, Laptop, Policy};
 use crate::spec::reference::Platform;
 
-/// A file that is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct File {
-    /// Its path, from the top of the repository.
     pub path: String,
-    /// Its text.
     pub text: String,
 }
 
 /// An action, by the commit that its version names: a tag can be moved, a commit cannot.
-struct Action {
+struct GithubAction {
     name: &'static str,
     commit: &'static str,
     version: &'static str,
 }
 
-const CHECKOUT: Action =
-    Action { name: "actions/checkout", commit: "de0fac2e4500dabe0009e67214ff5f5447ce83dd", version: "v6.0.2" };
-const CACHE_RESTORE: Action =
-    Action { name: "actions/cache/restore", commit: "0057852bfaa89a56745cba8c7296529d2fc39830", version: "v4.3.0" };
-const CACHE_SAVE: Action =
-    Action { name: "actions/cache/save", commit: "0057852bfaa89a56745cba8c7296529d2fc39830", version: "v4.3.0" };
+const CHECKOUT: GithubAction =
+    GithubAction { name: "actions/checkout", commit: "de0fac2e4500dabe0009e67214ff5f5447ce83dd", version: "v6.0.2" };
+const CACHE_RESTORE: GithubAction = GithubAction {
+    name: "actions/cache/restore",
+    commit: "0057852bfaa89a56745cba8c7296529d2fc39830",
+    version: "v4.3.0",
+};
+const CACHE_SAVE: GithubAction =
+    GithubAction { name: "actions/cache/save", commit: "0057852bfaa89a56745cba8c7296529d2fc39830", version: "v4.3.0" };
 
-impl Action {
+impl GithubAction {
     fn uses(&self) -> String {
         format!("uses: {}@{} # {}", self.name, self.commit, self.version)
     }
 }
 
-/// The version of cargo-deny that CI installs.
 pub const CARGO_DENY: &str = "0.20.2";
 
 /// The runner of what belongs to no platform: deciding, naming, reporting.
 const RUNNER: &str = "ubuntu-24.04";
 
-/// Whether the event may publish. GitHub gives the token of a fork's pull request, and of Dependabot's, no right to write.
+/// True if the event may publish. GitHub gives the token of a fork's pull request, and of Dependabot's, no right to write.
 const PUBLISHES: &str = "github.event_name != 'pull_request' || \
      (github.event.pull_request.head.repo.full_name == github.repository && github.actor != 'dependabot[bot]')";
 
-/// The weekly run, which rebuilds what exists.
 const WEEKLY: &str = "github.event_name == 'schedule'";
 const NOT_WEEKLY: &str = "github.event_name != 'schedule'";
 
@@ -57,14 +55,14 @@ const MAY_NOT: &str = "steps.may.outputs.publish != 'true'";
 
 /// Where the policy is in the repository. GitHub reads the workflows of the repository's top alone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Place {
+pub struct PolicyLocation {
     /// The policy's folder from the top, `services/app`; empty at the top.
     folder: String,
     /// The folder of its Cargo workspace, which is the same or one above.
     workspace: String,
 }
 
-impl Place {
+impl PolicyLocation {
     /// A policy in `folder`, whose Cargo workspace is in `workspace`; both from the top of the repository.
     ///
     /// # Errors
@@ -86,24 +84,17 @@ impl Place {
         if self.folder.is_empty() { String::new() } else { format!("{}-", self.folder.replace('/', "-")) }
     }
 
-    /// The policy's path.
     fn policy(&self) -> String {
         format!("{}{}", slashed(&self.folder), policy::FILE)
     }
 }
 
-/// A folder as the begin of a path.
 fn slashed(folder: &str) -> String {
     if folder.is_empty() { String::new() } else { format!("{folder}/") }
 }
 
-/// Every workflow that the policy gives, for a policy at the top of its repository.
-pub fn generate(policy: &Policy) -> Result<Vec<File>, Fault> {
-    generate_at(policy, &Place::default())
-}
-
-/// The same for a policy in any folder. A platform for which no runner is known is a fault.
-pub fn generate_at(policy: &Policy, place: &Place) -> Result<Vec<File>, Fault> {
+/// Workflows of a policy. A platform without a known runner is a fault.
+pub fn generate(policy: &Policy, place: &PolicyLocation) -> Result<Vec<File>, Fault> {
     let matrix = matrix(policy)?;
     let writer = Writer { policy, place, matrix: &matrix };
     Ok(vec![
@@ -112,27 +103,27 @@ pub fn generate_at(policy: &Policy, place: &Place) -> Result<Vec<File>, Fault> {
     ])
 }
 
-fn path(name: &str, place: &Place) -> String {
+fn path(name: &str, place: &PolicyLocation) -> String {
     format!(".github/workflows/{}{name}.yml", place.prefix())
 }
 
 /// Files that earlier versions generated and that would build a second time.
-pub fn obsolete(place: &Place) -> [String; 1] {
+pub fn obsolete(place: &PolicyLocation) -> [String; 1] {
     [path("images", place)]
 }
 
-/// Whether a file that is there was written for the policy at this place, and may be replaced.
-pub fn is_ours(found: &str, place: &Place) -> bool {
+/// True if a file that is there was written for the policy at this place, and may be replaced.
+pub fn is_ours(found: &str, place: &PolicyLocation) -> bool {
     found.starts_with(&format!("{HEADER} from `{}`", place.policy()))
 }
 
 /// The fault of a file that someone else wrote under the name of a generated one.
-pub fn foreign(wanted: &File, found: &str) -> Fault {
+pub fn foreign_file(wanted: &File, found: &str) -> Fault {
     Fault::usage(format!(
-        "`{}` was not written by `cargo xtask workflows` for this policy, and is not replaced",
+        "`{}` was not written by `cargo xtask workflows` for this policy and is not replaced",
         wanted.path
     ))
-    .cause(format!("it differs (`-` is there, `+` would be written):\n{}", lines_between(found, &wanted.text)))
+    .cause(format!("it differs (`-` exists, `+` would be written):\n{}", lines_between(found, &wanted.text)))
     .hint(format!("keep it under another name: `mv {} .github/workflows/other.yml`; then run this again", wanted.path))
 }
 
@@ -167,7 +158,7 @@ pub fn difference(wanted: &File, found: &str) -> Option<String> {
                 return Some(format!("{}:{line}: `{}` should be `{}`", wanted.path, f.trim(), w.trim()));
             }
             (Some(w), None) => return Some(format!("{}:{line}: `{}` is missing", wanted.path, w.trim())),
-            (None, Some(f)) => return Some(format!("{}:{line}: `{}` should not be there", wanted.path, f.trim())),
+            (None, Some(f)) => return Some(format!("{}:{line}: `{}` should be removed", wanted.path, f.trim())),
         }
     }
     Some(format!("`{}` differs in how its lines end", wanted.path))
@@ -209,17 +200,16 @@ fn branch_filter(branch: &str) -> String {
     quoted(&if escaped.starts_with('!') { format!("\\{escaped}") } else { escaped })
 }
 
-/// Begin of every generated file.
 const HEADER: &str = "# Written by `cargo xtask workflows`";
 
-fn header(name: &str, place: &Place) -> String {
+fn header(name: &str, place: &PolicyLocation) -> String {
     let folder = if place.folder.is_empty() { String::new() } else { format!(" ({})", place.folder) };
     format!("{HEADER} from `{}`; do not edit.\nname: {name}{folder}\n", place.policy())
 }
 
 /// Work on a branch ends older work on it. On the default branch and for tags every run is a group of its own: what
 /// publishes under shared names is left to end.
-fn concurrency(name: &str, policy: &Policy, place: &Place) -> String {
+fn concurrency(name: &str, policy: &Policy, place: &PolicyLocation) -> String {
     let prefix = place.prefix();
     let branch = &policy.project.default_branch;
     format!(
@@ -232,7 +222,7 @@ concurrency:
     )
 }
 
-fn defaults(place: &Place) -> String {
+fn defaults(place: &PolicyLocation) -> String {
     match place.folder.is_empty() {
         true => DEFAULTS.to_owned(),
         false => format!("{DEFAULTS}    working-directory: {}\n", place.folder),
@@ -268,18 +258,17 @@ fn checkout() -> String {
 struct Cache {
     /// The step's id, and the begin of the key.
     id: &'static str,
-    /// What it holds, as step names say it.
     what: &'static str,
     /// The key after the operating system and the processor.
     key: String,
-    /// Whether an older cache of the same dependencies is restored where there is none of this key.
+    /// True if an older cache of the same dependencies is restored where there is none of this key.
     older: bool,
     paths: Vec<String>,
 }
 
 impl Cache {
     /// What cargo needs to find `xtask` compiled; with an exact hit, its sources are those of the cached binary.
-    fn xtask(id: &'static str, place: &Place) -> Self {
+    fn xtask(id: &'static str, place: &PolicyLocation) -> Self {
         let at = slashed(&place.workspace);
         let locked = format!("${{{{ hashFiles('{at}Cargo.lock', '{at}rust-toolchain.toml') }}}}");
         let sources = format!("${{{{ hashFiles('{at}Cargo.toml', '{at}.cargo/config.toml', '{at}xtask/**') }}}}");
@@ -289,7 +278,7 @@ impl Cache {
     }
 
     /// The crates of the app's program: compiled once for a lock, whatever is edited.
-    fn program(policy: &Policy, place: &Place) -> Option<Self> {
+    fn program(policy: &Policy, place: &PolicyLocation) -> Option<Self> {
         let binary = policy.app.binary.as_ref()?;
         let at = slashed(&place.workspace);
         let profile = if binary.profile == "dev" { "debug" } else { &binary.profile };
@@ -342,7 +331,7 @@ impl Cache {
 }
 
 /// Only the times of the sources, which a checkout sets to now, would have cargo compile a cached xtask again.
-fn trust_times(id: &str, place: &Place) -> String {
+fn trust_times(id: &str, place: &PolicyLocation) -> String {
     let folder = if place.workspace.is_empty() { "." } else { &place.workspace };
     let elsewhere = place.workspace != place.folder;
     let folder = if elsewhere { format!("        working-directory: {folder}\n") } else { String::new() };
@@ -424,20 +413,19 @@ fn login(policy: &Policy, when: Option<&str>) -> String {
     )
 }
 
-/// What the generated files are made of.
 #[derive(Clone, Copy)]
 struct Writer<'p> {
     policy: &'p Policy,
-    place: &'p Place,
+    place: &'p PolicyLocation,
     /// The legs of a job that runs for each platform.
     matrix: &'p str,
 }
 
-/// Whether a run tests or names what it builds itself, or leaves it to later jobs.
+/// True if a run tests or names what it builds itself, or leaves it to later jobs.
 const SMALL: &str = "steps.plan.outputs.tests != 'all'";
 
 impl Writer<'_> {
-    /// Whether jobs on other machines exist: a platform's compilers run on a machine of its kind.
+    /// True if jobs on other machines exist: a platform's compilers run on a machine of its kind.
     fn several(&self) -> bool {
         self.policy.project.platforms.len() > 1
     }
@@ -454,7 +442,6 @@ impl Writer<'_> {
         }
     }
 
-    /// What every job that runs xtask begins with.
     fn begin(&self, cache: &Cache) -> String {
         format!("{}{}{}", checkout(), cache.restore(None), trust_times(cache.id, self.place))
     }

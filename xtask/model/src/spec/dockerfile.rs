@@ -1,4 +1,4 @@
-//! What a Dockerfile says: stages and typed instructions, with the line of each.
+//! A parsed Dockerfile: stages and typed instructions with their lines.
 //!
 //! Pure: text in, values out. Where it disagrees with BuildKit it is wrong, whatever the documentation says.
 //! Reference: <https://docs.docker.com/reference/dockerfile/>.
@@ -13,16 +13,16 @@ mod sources;
 mod tests;
 mod words;
 
-pub use expansion::{DEFAULT_PATH, Expanded, Footing, Inherited};
+pub use expansion::{DEFAULT_PATH, Expanded, Inherited, StageBase};
 pub use instruction::{Command, Healthcheck, Instruction, Kind, Mount, Run, Transfer};
 pub use lines::Heredoc;
-pub use lint::{Finding, Rule};
+pub use lint::{Finding, LintRule};
 pub use sources::remote;
 pub use sources::{Reads, Source};
 
 use crate::fault::Fault;
 use instruction::{Parsed, parse};
-use lines::Problem;
+use lines::ParseError;
 
 /// A `FROM` and what follows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,15 +33,13 @@ pub struct Stage {
     pub index: usize,
     /// Its name in lower case.
     pub name: Option<String>,
-    /// What it builds on: a stage, an image, `scratch`; as it is written.
+    /// Its base, unexpanded: a stage, an image or `scratch`.
     pub base: String,
     /// `--platform`, as it is written.
     pub platform: Option<String>,
-    /// Its instructions.
     pub instructions: Vec<Instruction>,
 }
 
-/// A Dockerfile that parses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dockerfile {
     path: String,
@@ -75,7 +73,7 @@ impl Dockerfile {
         }
     }
 
-    fn fill(&mut self, text: &str) -> Result<(), Problem> {
+    fn fill(&mut self, text: &str) -> Result<(), ParseError> {
         limits::bytes(text)?;
         let mut counts = limits::Counts::default();
         let (directives, logical) = lines::split(text, &mut counts)?;
@@ -95,25 +93,25 @@ impl Dockerfile {
                         (Some(stage), _) => stage.instructions.push(instruction),
                         (None, Kind::Arg(_)) => self.globals.push(instruction),
                         (None, kind) => {
-                            let what = format!("`{}` stands before the first `FROM`", kind.keyword());
-                            return Err(Problem::new(line.line, line.column, what));
+                            let what = format!("`{}` is before the first `FROM`", kind.keyword());
+                            return Err(ParseError::new(line.line, line.column, what));
                         }
                     }
                 }
             }
         }
         if self.stages.is_empty() {
-            return Err(Problem::new(1, 1, "there is no `FROM`").hint("begin with `FROM image`"));
+            return Err(ParseError::new(1, 1, "the file has no `FROM`").hint("start with `FROM image`"));
         }
         self.target = self.stages.len() - 1;
         Ok(())
     }
 
-    fn begin_stage(&mut self, line: &lines::Logical, from: instruction::From) -> Result<(), Problem> {
+    fn begin_stage(&mut self, line: &lines::Logical, from: instruction::From) -> Result<(), ParseError> {
         let twin = self.stages.iter().find(|stage| from.name.is_some() && stage.name == from.name);
         if let (Some(twin), Some(name)) = (twin, &from.name) {
             let what = format!("two stages are named `{name}` (the other is on line {})", twin.line);
-            return Err(Problem::new(line.line, line.column, what));
+            return Err(ParseError::new(line.line, line.column, what));
         }
         self.stages.push(Stage {
             line: line.line,
@@ -146,7 +144,6 @@ impl Dockerfile {
         named.or_else(|| name.parse().ok()).filter(|&index| index < before)
     }
 
-    /// How messages name the file.
     pub fn path(&self) -> &str {
         &self.path
     }
@@ -161,17 +158,15 @@ impl Dockerfile {
         &self.globals
     }
 
-    /// All stages, with nothing replaced.
     pub fn stages(&self) -> &[Stage] {
         &self.stages
     }
 
-    /// The stage that is built.
     pub fn target(&self) -> &Stage {
         &self.stages[self.target]
     }
 
-    /// What can change what is built: directives that matter and each instruction on one line, in order, without
+    /// Everything that can change the result: directives that matter and each instruction on one line, in order, without
     /// comments, blank lines and continuations. Goes into keys: a comment or a moved line changes nothing in it.
     pub fn meaning(&self) -> Vec<String> {
         self.directives().into_iter().chain(self.meaning.iter().cloned()).map(|(_, text)| text).collect()
@@ -195,11 +190,11 @@ impl Dockerfile {
     }
 
     /// A problem as a person reads it: place, line, caret, hint.
-    fn fault(&self, problem: &Problem) -> Fault {
-        let Problem { line, column, what, hint } = problem;
+    fn fault(&self, problem: &ParseError) -> Fault {
+        let ParseError { line, column, what, hint } = problem;
         let gutter = " ".repeat(line.to_string().len());
         let text = self.lines.get(line - 1).map_or("", |text| text.trim_end());
-        // Tabs stay, so that the caret stands under its column at any tab width.
+        // Tabs stay, so that the caret is under its column at any tab width.
         let indent: String = text.chars().take(column - 1).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
         let fault = Fault::usage(format!(
             "{}:{line}:{column}: {what}\n{gutter} |\n{line} | {text}\n{gutter} | {indent}^",

@@ -19,31 +19,28 @@ const MOST_PATTERNS: usize = 5000;
 /// Bytes of one pattern: no path of the system is longer.
 const LONGEST_PATTERN: usize = 4096;
 
-/// A list of patterns.
 #[derive(Clone, Debug, Default)]
 pub struct Ignore {
-    /// The file that they come from.
     name: Option<String>,
-    rules: Vec<Rule>,
+    rules: Vec<IgnoreRule>,
 }
 
 #[derive(Clone, Debug)]
-struct Rule {
+struct IgnoreRule {
     pattern: Pattern,
     /// `!`: takes back what earlier lines took away.
-    takes_back: bool,
+    negated: bool,
 }
 
-/// What the patterns say of one path, and what those below it need to know.
+/// Result of matching one path, with the state that paths below it need.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Verdict {
-    /// Whether a pattern matches, and no later one takes it back.
+pub struct MatchState {
+    /// True if a pattern matches, and no later one takes it back.
     pub matched: bool,
     rules: Vec<bool>,
 }
 
 impl Ignore {
-    /// No patterns: nothing is ignored.
     pub fn none() -> Self {
         Self::default()
     }
@@ -70,12 +67,12 @@ impl Ignore {
                     .hint("shorten it"));
             }
             let line_text = line.trim();
-            let (takes_back, rest) = line_text.strip_prefix('!').map_or((false, line_text), |rest| (true, rest.trim()));
+            let (negated, rest) = line_text.strip_prefix('!').map_or((false, line_text), |rest| (true, rest.trim()));
             let cleaned = rooted(rest);
-            let rule = rule(&format!("{}{cleaned}", if takes_back { "!" } else { "" }));
+            let rule = rule(&format!("{}{cleaned}", if negated { "!" } else { "" }));
             rules.push(rule.map_err(|why| {
                 Fault::usage(format!("{path}:{}:1: {why}\n  | {line}", index + 1))
-                    .hint("put `\\` before a character to take it as it is")
+                    .hint("escape a literal character with `\\`")
             })?);
         }
         Ok(Self { name: Some(path.to_owned()), rules })
@@ -93,59 +90,59 @@ impl Ignore {
     }
 
     /// The verdict on `path`, given that on the folder it is in (`None` at the root).
-    pub fn judge(&self, path: &[u8], folder: Option<&Verdict>) -> Verdict {
-        let mut verdict = Verdict { matched: false, rules: vec![false; self.rules.len()] };
+    pub fn evaluate(&self, path: &[u8], folder: Option<&MatchState>) -> MatchState {
+        let mut verdict = MatchState { matched: false, rules: vec![false; self.rules.len()] };
         for (index, rule) in self.rules.iter().enumerate() {
             let mut hit = folder.is_some_and(|folder| folder.rules[index]);
             if !hit {
                 // BuildKit does not ask a line that could change nothing here, and so does not learn that it matches:
                 // what is below then asks again, with its own path only.
-                if rule.takes_back != verdict.matched {
+                if rule.negated != verdict.matched {
                     continue;
                 }
                 hit = rule.pattern.matches(path);
             }
             verdict.rules[index] = hit;
             if hit {
-                verdict.matched = !rule.takes_back;
+                verdict.matched = !rule.negated;
             }
         }
         verdict
     }
 
     /// The verdict on a path, folder by folder from the root.
-    pub fn verdict(&self, path: &[u8]) -> Verdict {
-        let mut folder: Option<Verdict> = None;
+    pub fn verdict(&self, path: &[u8]) -> MatchState {
+        let mut folder: Option<MatchState> = None;
         let ends = path.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| at).chain([path.len()]);
         for end in ends {
-            folder = Some(self.judge(&path[..end], folder.as_ref()));
+            folder = Some(self.evaluate(&path[..end], folder.as_ref()));
         }
         folder.unwrap_or_default()
     }
 
-    /// Whether BuildKit leaves this path out (as a folder it may still come along for something below it).
+    /// True if BuildKit leaves this path out (as a folder it may still come along for something below it).
     pub fn ignores(&self, path: &[u8]) -> bool {
         self.verdict(path).matched
     }
 
-    /// Whether something below an ignored folder could be taken back, so that it must be looked into.
-    pub fn may_take_back_below(&self, folder: &[u8]) -> bool {
-        self.rules.iter().any(|rule| rule.takes_back && rule.pattern.may_match_below(folder))
+    /// True if something below an ignored folder could be taken back, so that it must be looked into.
+    pub fn may_reinclude_below(&self, folder: &[u8]) -> bool {
+        self.rules.iter().any(|rule| rule.negated && rule.pattern.may_match_below(folder))
     }
 
-    /// Whether something below a folder could match (for patterns that select).
+    /// True if something below a folder could match (for patterns that select).
     pub fn may_match_below(&self, folder: &[u8]) -> bool {
-        self.rules.iter().any(|rule| !rule.takes_back && rule.pattern.may_match_below(folder))
+        self.rules.iter().any(|rule| !rule.negated && rule.pattern.may_match_below(folder))
     }
 }
 
 /// One pattern with its `!`.
-fn rule(text: &str) -> Result<Rule, String> {
+fn rule(text: &str) -> Result<IgnoreRule, String> {
     let cleaned = clean(text.trim());
     match cleaned.strip_prefix('!') {
-        Some("") => Err("`!` takes nothing back".to_owned()),
-        Some(rest) => Ok(Rule { pattern: Pattern::new(rest)?, takes_back: true }),
-        None => Ok(Rule { pattern: Pattern::new(&cleaned)?, takes_back: false }),
+        Some("") => Err("`!` needs a pattern".to_owned()),
+        Some(rest) => Ok(IgnoreRule { pattern: Pattern::new(rest)?, negated: true }),
+        None => Ok(IgnoreRule { pattern: Pattern::new(&cleaned)?, negated: false }),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The lock: every distribution of the base, pinned with its hashes, and the requirements it answers to.
+//! The lock: every distribution of the base, pinned with its hashes, and the requirements it satisfies.
 //!
 //! The text is what `uv pip compile --universal --generate-hashes` prints, below a header of xtask's, so pip and uv install from it as it is.
 //! `xtask_host::tree::uv` resolves and writes it.
@@ -10,41 +10,36 @@ pub mod images;
 pub mod indexes;
 pub mod pip;
 
-pub use diff::{Change, diff};
+pub use diff::{LockChange, diff};
 pub use images::ImagesLock;
 pub use indexes::Indexes;
 
 use crate::fault::Fault;
 use crate::spec::reference::Digest;
 use crate::spec::requirements::{
-    self, Entry, Environment, Options, Requirement, Requirements, Source, Specifier, Version, lines,
+    self, Environment, NormalRequirement, Options, Requirement, RequirementSource, Requirements, Specifier, Version,
+    lines,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-/// Where the lock of a repository stands, from its root.
-pub const PATH: &str = "requirements-enhanced.lock";
-
-/// The version of [`Meaning`]'s encoding.
+/// The version of [`LockMeaning`]'s encoding.
 pub const SCHEMA: u32 = 1;
 
-/// A lock as it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lock {
-    /// The fingerprint of the requirements it was resolved from.
     pub requirements: Digest,
     /// The Python versions it was resolved for, a specifier: `>=3.12`.
     pub python: String,
-    /// What resolved it: `uv 0.13.9`.
+    /// The resolver: `uv 0.13.9`.
     pub resolver: String,
-    /// What is pinned, sorted by name, version and marker.
+    /// Sorted by name, version and marker.
     pub packages: Vec<LockedPackage>,
     /// Distributions, or `:all:`, that may not be installed from wheels.
     pub no_binary: BTreeSet<String>,
     /// Distributions, or `:all:`, that may only be installed from wheels.
     pub only_binary: BTreeSet<String>,
-    /// What is known of the pins.
     pub records: closure::Records,
 }
 
@@ -59,15 +54,14 @@ pub struct LockedPackage {
     pub extras: BTreeSet<String>,
     /// The normalised marker of PEP 508.
     pub marker: Option<String>,
-    /// The file of a direct reference, without user information.
     pub url: Option<String>,
     /// `sha256:…` of every file that may be installed; never empty.
     pub hashes: BTreeSet<String>,
 }
 
-/// What counts of a lock: what it makes a base install. Small enough for a label: hashes are there by their own digest.
+/// Canonical form of a lock. Small enough for a label: hashes are replaced by their digest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Meaning {
+pub struct LockMeaning {
     /// [`SCHEMA`].
     pub schema: u32,
     /// Sorted as in [`Lock::packages`].
@@ -116,12 +110,12 @@ impl Lock {
     /// Reads a lock; `path` is only for messages.
     ///
     /// # Errors
-    /// A text that is no lock of ours: without its header, with a line that is no exact pin, with a pin without a hash.
+    /// Text without the header, a line that is not an exact pin, a pin without a hash.
     pub fn parse(path: &Path, text: &str) -> Result<Self, Fault> {
         let header = Header::parse(path, text)?;
         let mut first = Some(text.to_owned());
         let found = requirements::read(path, &mut |asked| first.take().ok_or_else(|| nested(path, asked)))
-            .map_err(|fault| fault.hint("write it anew: `cargo xtask lock`"))?;
+            .map_err(|fault| fault.hint("update it: `cargo xtask lock`"))?;
         let mut packages = Vec::new();
         for requirement in found.requirements() {
             packages.push(pinned(requirement).map_err(|why| bad_line(path, text, requirement.line, &why))?);
@@ -135,29 +129,20 @@ impl Lock {
         Ok(Self { requirements, python, resolver, packages, no_binary, only_binary, records })
     }
 
-    /// Whether it was resolved for this version of Python, too.
     pub fn serves(&self, python: &Version) -> bool {
         python_bound(&self.python).is_ok_and(|bound| bound.contains(python))
     }
 
-    /// What counts of it: neither the header nor the comments.
-    pub fn meaning(&self) -> Meaning {
-        Meaning {
+    pub fn meaning(&self) -> LockMeaning {
+        LockMeaning {
             schema: SCHEMA,
             packages: self.packages.iter().map(Pin::from).collect(),
             no_binary: self.no_binary.clone(),
             only_binary: self.only_binary.clone(),
         }
     }
-
-    /// The sha256 of the meaning's JSON.
-    pub fn fingerprint(&self) -> Digest {
-        let json = serde_json::to_vec(&self.meaning()).expect("texts, numbers and lists of them have a JSON form");
-        Digest::of(&json)
-    }
 }
 
-/// The lines of ours above what the resolver prints.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
     pub requirements: Digest,
@@ -173,10 +158,10 @@ impl Header {
             let line = head.iter().position(|line| line.starts_with(&prefix));
             let missing = || {
                 Fault::usage(format!(
-                    "`{}` is not a lock of ours: it has no line `{prefix}…` at its head",
+                    "`{}` is not a lock of `cargo xtask lock`: it has no line `{prefix}…` at its head",
                     path.display()
                 ))
-                .hint("write it anew: `cargo xtask lock`")
+                .hint("update it: `cargo xtask lock`")
             };
             line.map(|index| (index + 1, head[index][prefix.len()..].trim().to_owned())).ok_or_else(missing)
         };
@@ -197,9 +182,12 @@ impl Header {
     }
 }
 
-/// A lock names no other file: what it pins stands in it.
 fn nested(path: &Path, asked: &Path) -> Fault {
-    Fault::usage(format!("`{}` is not a lock of ours: it names the file `{}`", path.display(), asked.display()))
+    Fault::usage(format!(
+        "`{}` is not a lock of `cargo xtask lock`: it names the file `{}`",
+        path.display(),
+        asked.display()
+    ))
 }
 
 /// A lock says what to install, not where this machine gets it.
@@ -209,22 +197,22 @@ fn no_places(path: &Path, options: &Options) -> Result<(), Fault> {
     if others == Options::default() {
         return Ok(());
     }
-    Err(Fault::usage(format!("`{}` is not a lock of ours: it has options about indexes", path.display()))
-        .cause("only `--no-binary`, `--only-binary` and `--require-hashes` can stand in a lock")
-        .hint("write it anew: `cargo xtask lock`"))
+    Err(Fault::usage(format!("`{}` is not a lock of `cargo xtask lock`: it has options about indexes", path.display()))
+        .cause("only `--no-binary`, `--only-binary` and `--require-hashes` are allowed in a lock")
+        .hint("update it: `cargo xtask lock`"))
 }
 
 fn bad_line(path: &Path, text: &str, line: usize, why: &str) -> Fault {
-    let shown = requirements::secret::hidden(lines::physical(text).get(line - 1).copied().unwrap_or_default());
+    let shown = requirements::secret::redacted(lines::physical(text).get(line - 1).copied().unwrap_or_default());
     Fault::usage(format!("{}:{line}:1: {why}\n    {shown}\n    ^", path.display()))
-        .hint("write it anew: `cargo xtask lock`")
+        .hint("update it: `cargo xtask lock`")
 }
 
 fn pinned(requirement: &Requirement) -> Result<LockedPackage, String> {
-    let Entry { name, extras, url, marker, hashes, .. } = requirement.meaning();
+    let NormalRequirement { name, extras, url, marker, hashes, .. } = requirement.meaning();
     let version = match &requirement.source {
-        Source::Index(specifiers) => exact(specifiers).ok_or("expected one exact version, `name==1.2.3`")?,
-        Source::Url(url) => match requirements::distribution(url) {
+        RequirementSource::Index(specifiers) => exact(specifiers).ok_or("expected one exact version, `name==1.2.3`")?,
+        RequirementSource::Url(url) => match requirements::distribution(url) {
             Some((_, version)) => version,
             None => "unknown".to_owned(),
         },
@@ -246,7 +234,7 @@ fn python_bound(text: &str) -> Result<Specifier, String> {
     text.strip_prefix(">=").and_then(|version| Specifier::new(">=", version.trim()).ok()).ok_or_else(wrong)
 }
 
-/// Whether the lock answers to these requirements for this Python version (`3.12`).
+/// Checks that the lock satisfies these requirements for this Python version (`3.12`).
 ///
 /// # Errors
 /// Drift, naming what changed as far as the lock can tell.
@@ -257,18 +245,17 @@ pub fn check(requirements: &Requirements, python: &str, lock: &Lock) -> Result<(
         locked.entry(&package.name).or_default().push(package);
     }
     let of = |wanted: &Requirement| locked.get(wanted.name.as_str()).map_or(&[][..], Vec::as_slice);
-    causes.extend(requirements.requirements().iter().filter_map(|wanted| unanswered(wanted, of(wanted), true)));
-    causes.extend(requirements.constraints().iter().filter_map(|wanted| unanswered(wanted, of(wanted), false)));
-    causes.extend(hashes::foreign(requirements, lock));
+    causes.extend(requirements.requirements().iter().filter_map(|wanted| unsatisfied(wanted, of(wanted), true)));
+    causes.extend(requirements.constraints().iter().filter_map(|wanted| unsatisfied(wanted, of(wanted), false)));
+    causes.extend(hashes::unlisted(requirements, lock));
     if causes.is_empty() && requirements.fingerprint() != lock.requirements {
-        causes
-            .push("a requirement, constraint or option was added, removed or changed since it was written".to_owned());
+        causes.push("a requirement, constraint or option changed after it was written".to_owned());
     }
     causes.dedup();
     outdated(requirements, causes)
 }
 
-/// Whether the lock is whole for these Pythons (`3.12`) on these platforms: each has all that the requirements and the locked
+/// True if the lock is whole for these Pythons (`3.12`) on these platforms: each has all that the requirements and the locked
 /// packages require, in versions that fit, as far as the lock records it.
 ///
 /// # Errors
@@ -282,8 +269,8 @@ fn outdated(requirements: &Requirements, causes: Vec<String>) -> Result<(), Faul
     if causes.is_empty() {
         return Ok(());
     }
-    let source = requirements.files().first().map_or_else(String::new, |file| format!(" to `{}`", file.display()));
-    let fault = Fault::drift(format!("the lock no longer answers{source}")).hint("write it anew: `cargo xtask lock`");
+    let source = requirements.files().first().map_or_else(String::new, |file| format!(" with `{}`", file.display()));
+    let fault = Fault::drift(format!("the lock is out of date{source}")).hint("update it: `cargo xtask lock`");
     Err(causes.into_iter().fold(fault, Fault::cause))
 }
 
@@ -295,22 +282,22 @@ fn python_cause(python: &str, lock: &Lock) -> Vec<String> {
     }
 }
 
-/// Why no locked package answers to a requirement. With a marker one fitting version is enough, or none where it is for
+/// Why no locked package satisfies a requirement. With a marker one fitting version is enough, or none where it is for
 /// an environment that this lock does not serve.
-fn unanswered(wanted: &Requirement, locked: &[&LockedPackage], required: bool) -> Option<String> {
+fn unsatisfied(wanted: &Requirement, locked: &[&LockedPackage], required: bool) -> Option<String> {
     let asks = wanted.meaning();
     if locked.is_empty() {
-        return (required && wanted.marker.is_none()).then(|| format!("`{asks}` is not in it"));
+        return (required && wanted.marker.is_none()).then(|| format!("`{asks}` is missing from it"));
     }
-    let bad: Vec<&&LockedPackage> = locked.iter().filter(|package| !answers(&wanted.source, package)).collect();
+    let bad: Vec<&&LockedPackage> = locked.iter().filter(|package| !satisfies(&wanted.source, package)).collect();
     let wrong = if wanted.marker.is_some() { bad.len() == locked.len() } else { !bad.is_empty() };
-    wrong.then(|| format!("{} {} is locked, but `{asks}` is asked for", wanted.name, bad[0].version))
+    wrong.then(|| format!("{} {} is locked, but `{asks}` is required", wanted.name, bad[0].version))
 }
 
-fn answers(source: &Source, package: &LockedPackage) -> bool {
+fn satisfies(source: &RequirementSource, package: &LockedPackage) -> bool {
     match source {
-        Source::Url(url) => package.url.as_ref() == Some(url),
-        Source::Index(specifiers) => package
+        RequirementSource::Url(url) => package.url.as_ref() == Some(url),
+        RequirementSource::Index(specifiers) => package
             .version
             .parse::<Version>()
             .map_or(package.url.is_some(), |version| specifiers.iter().all(|specifier| specifier.contains(&version))),

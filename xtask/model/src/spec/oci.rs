@@ -1,39 +1,28 @@
 //! The OCI image specification's documents, version 1.1, as types: descriptor, manifest, index, config.
 //!
 //! Pure. What these types do not name is kept as it came, so that a document read and written again loses nothing; a digest
-//! is always of the bytes as they are stored, never of a value written anew.
+//! is always of the bytes as they are stored, never of a value that was serialised again.
 
 use crate::spec::reference::{Digest, Platform};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// Media types of the image specification.
 pub mod media_type {
-    /// An image index.
     pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";
-    /// An image manifest.
     pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-    /// An image configuration.
     pub const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
-    /// A layer, tar with gzip.
     pub const LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
-    /// A layer, tar with zstd.
     pub const LAYER_ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
-    /// A layer, plain tar.
     pub const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
-    /// Docker's word for an index.
     pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
-    /// Docker's word for a manifest.
-    pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 
-    /// Whether this names an index, in OCI's word or in Docker's.
+    /// True if this names an index, in OCI's word or in Docker's.
     pub fn is_index(name: &str) -> bool {
         matches!(name, INDEX | DOCKER_LIST)
     }
 }
 
-/// Annotation keys of the image specification.
 pub mod annotation {
     /// The name of a manifest within an image layout's `index.json`.
     pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
@@ -47,7 +36,6 @@ pub mod annotation {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Descriptor {
-    /// The media type of the content.
     pub media_type: String,
     /// The digest of the content's bytes.
     pub digest: Digest,
@@ -56,16 +44,13 @@ pub struct Descriptor {
     /// In an index: what the image runs on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<DescriptorPlatform>,
-    /// Free text by key.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
-    /// What is not named above.
     #[serde(flatten)]
     pub other: BTreeMap<String, Value>,
 }
 
 impl Descriptor {
-    /// A descriptor of content with nothing beside the three required fields.
     pub fn new(media_type: impl Into<String>, digest: Digest, size: u64) -> Self {
         Self {
             media_type: media_type.into(),
@@ -77,14 +62,12 @@ impl Descriptor {
         }
     }
 
-    /// The same for a platform.
     #[must_use]
     pub fn with_platform(mut self, platform: &Platform) -> Self {
         self.platform = Some(platform.into());
         self
     }
 
-    /// The same with an annotation more.
     #[must_use]
     pub fn with_annotation(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.annotations.insert(key.into(), value.into());
@@ -95,9 +78,7 @@ impl Descriptor {
 /// The platform of a descriptor. Attestations say `unknown/unknown`, which no [`Platform`] is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DescriptorPlatform {
-    /// Go's name of the processor architecture.
     pub architecture: String,
-    /// Go's name of the operating system.
     pub os: String,
     /// The variant of the architecture, `v7`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -135,20 +116,16 @@ pub struct Manifest {
     /// [`media_type::MANIFEST`] or Docker's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub media_type: Option<String>,
-    /// The image configuration.
     pub config: Descriptor,
     /// The layers, lowest first.
     pub layers: Vec<Descriptor>,
-    /// Free text by key.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
-    /// What is not named above.
     #[serde(flatten)]
     pub other: BTreeMap<String, Value>,
 }
 
 impl Manifest {
-    /// An OCI manifest without annotations.
     pub fn new(config: Descriptor, layers: Vec<Descriptor>) -> Self {
         Self {
             schema_version: 2,
@@ -170,18 +147,14 @@ pub struct Index {
     /// [`media_type::INDEX`] or Docker's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub media_type: Option<String>,
-    /// What it lists, in the order in which a client looks.
     pub manifests: Vec<Descriptor>,
-    /// Free text by key.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
-    /// What is not named above.
     #[serde(flatten)]
     pub other: BTreeMap<String, Value>,
 }
 
 impl Index {
-    /// An OCI index without annotations.
     pub fn new(manifests: Vec<Descriptor>) -> Self {
         Self {
             schema_version: 2,
@@ -200,28 +173,21 @@ impl Index {
     }
 }
 
-/// An image configuration.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Config {
     /// When it was made, RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created: Option<String>,
-    /// Go's name of the processor architecture.
     pub architecture: String,
-    /// The variant of the architecture.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub variant: Option<String>,
-    /// Go's name of the operating system.
     pub os: String,
-    /// How a container of it is run.
     #[serde(default)]
     pub config: Execution,
     /// The layers by their uncompressed digests, lowest first.
     pub rootfs: RootFs,
-    /// What made each layer.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<History>,
-    /// What is not named above.
     #[serde(flatten)]
     pub other: BTreeMap<String, Value>,
 }
@@ -248,13 +214,10 @@ pub struct Execution {
     /// Paths of volumes, each with an empty object.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_is_empty")]
     pub volumes: BTreeMap<String, Value>,
-    /// The folder in which it starts.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub working_dir: String,
-    /// Free text by key.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_is_empty")]
     pub labels: BTreeMap<String, String>,
-    /// The signal that stops it.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub stop_signal: String,
     /// `Healthcheck` and whatever else Docker puts here.
@@ -267,7 +230,6 @@ fn null_is_empty<'de, D: serde::Deserializer<'de>, T: Deserialize<'de> + Default
     Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
-/// The layers of an image configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RootFs {
     /// `layers`.
@@ -284,22 +246,17 @@ impl RootFs {
     }
 }
 
-/// What made one layer, or changed the configuration alone.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct History {
     /// When, RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created: Option<String>,
-    /// The instruction.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created_by: Option<String>,
-    /// Free text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub comment: Option<String>,
-    /// Whether there is no layer to it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub empty_layer: bool,
-    /// What is not named above.
     #[serde(flatten)]
     pub other: BTreeMap<String, Value>,
 }

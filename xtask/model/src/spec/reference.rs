@@ -3,7 +3,6 @@
 //! Pure: parsing and printing only. A [`Repository`] always carries its registry, so that `docker.io/library/python`
 //! and `python` are one value.
 
-use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::fmt;
 use std::str::FromStr;
@@ -23,20 +22,21 @@ impl std::error::Error for Malformed {}
 /// Strings that serialise as themselves and are checked when they come in.
 macro_rules! text_type {
     ($name:ident) => {
-        impl Serialize for $name {
+        impl serde::Serialize for $name {
             fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 serializer.collect_str(self)
             }
         }
 
-        impl<'de> Deserialize<'de> for $name {
+        impl<'de> serde::Deserialize<'de> for $name {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = String::deserialize(deserializer)?;
+                let text = <String as serde::Deserialize>::deserialize(deserializer)?;
                 text.parse().map_err(serde::de::Error::custom)
             }
         }
     };
 }
+pub(crate) use text_type;
 
 /// A sha256 digest, `sha256:` and 64 lowercase hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -53,7 +53,6 @@ impl Digest {
         Self(bytes)
     }
 
-    /// The digest itself.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
@@ -107,12 +106,10 @@ text_type!(Digest);
 pub struct Tag(String);
 
 impl Tag {
-    /// The tag that follows the default branch.
     pub fn latest() -> Self {
         Self("latest".to_owned())
     }
 
-    /// The tag's text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -148,7 +145,6 @@ impl FromStr for Tag {
 
 text_type!(Tag);
 
-/// A repository: registry host (and port), and path.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Repository {
     registry: String,
@@ -161,12 +157,11 @@ impl Repository {
         &self.registry
     }
 
-    /// The path within the registry.
     pub fn path(&self) -> &str {
         &self.path
     }
 
-    /// Whether the registry is on this machine's loopback, where plain HTTP is the rule.
+    /// True if the registry is on this machine's loopback, where plain HTTP is the rule.
     pub fn is_loopback(&self) -> bool {
         let host = match self.registry.rsplit_once(':') {
             Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
@@ -175,12 +170,10 @@ impl Repository {
         host == "localhost" || host == "[::1]" || host.parse::<std::net::Ipv4Addr>().is_ok_and(|ip| ip.is_loopback())
     }
 
-    /// This repository at a tag.
     pub fn tag(&self, tag: &Tag) -> Reference {
         Reference { repository: self.clone(), tag: Some(tag.clone()), digest: None }
     }
 
-    /// This repository at a digest.
     pub fn digest(&self, digest: Digest) -> Reference {
         Reference { repository: self.clone(), tag: None, digest: Some(digest) }
     }
@@ -199,7 +192,7 @@ impl FromStr for Repository {
         let (registry, path) = match text.split_once('/') {
             Some((first, rest)) if first.contains(['.', ':']) || first == "localhost" => (first, rest.to_owned()),
             _ if is_image_id(text) => {
-                return Err(Malformed(format!("`{text}` is an image's identifier, not the name of a repository")));
+                return Err(Malformed(format!("`{text}` is an image ID, not a repository name")));
             }
             _ => (DOCKER_HUB, text.to_owned()),
         };
@@ -227,10 +220,8 @@ impl FromStr for Repository {
 
 text_type!(Repository);
 
-/// Docker Hub as references name it.
 const DOCKER_HUB: &str = "docker.io";
 
-/// Characters of a repository's path, as distribution limits them.
 const LONGEST_PATH: usize = 255;
 
 /// A whole image identifier, which docker never takes for a name.
@@ -275,14 +266,10 @@ fn is_path_part(part: &str) -> bool {
     separators.into_iter().all(good)
 }
 
-/// A repository with a tag, a digest, or both.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Reference {
-    /// Where the image is.
     pub repository: Repository,
-    /// The tag, if it is named by one.
     pub tag: Option<Tag>,
-    /// The digest, if it is pinned.
     pub digest: Option<Digest>,
 }
 
@@ -367,7 +354,7 @@ impl FromStr for Platform {
                     v.strip_prefix('v').is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
                 });
                 if !variant_good {
-                    return Err(Malformed(format!("`{text}` has no variant of the form `v8`")));
+                    return Err(Malformed(format!("`{text}` has an invalid variant: expected a form like `v8`")));
                 }
                 // `linux/arm64/v8` is how some tools spell `linux/arm64`.
                 let variant = variant.filter(|v| !(architecture == "arm64" && *v == "v8"));
@@ -468,7 +455,7 @@ mod tests {
         for part in ["a", "0", "a.b", "a_b", "a__b", "a-b", "a---b", "a.b_c__d--e", "1.2.3"] {
             assert!(is_path_part(part), "{part}");
         }
-        refused(&"0".repeat(64), "an image's identifier");
+        refused(&"0".repeat(64), "an image ID");
         refused(&format!("ghcr.io/{}", "a".repeat(256)), "longer than the 255");
         reference(&format!("ghcr.io/{}", "a".repeat(255)), &format!("ghcr.io/{}", "a".repeat(255)));
     }

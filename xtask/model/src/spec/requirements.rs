@@ -10,31 +10,31 @@ mod cursor;
 pub mod encoding;
 mod environment;
 pub(crate) mod lines;
+mod location;
 mod marker;
 mod options;
-mod place;
 mod portable;
 mod requirement;
 pub mod secret;
 mod version;
 
 pub use environment::Environment;
+pub use location::{LocationKind, PackageLocation};
 pub use marker::{Marker, Operand};
 pub use options::Options;
-pub use place::{Place, PlaceKind};
 pub use portable::portable;
 pub use requirement::distribution;
-pub use requirement::{Entry, Requirement, Source, normalised};
+pub use requirement::{NormalRequirement, Requirement, RequirementSource, normalised};
 pub use version::{Specifier, Version};
 
 use crate::fault::Fault;
 use crate::spec::reference::Digest;
-use lines::{Bad, Line, Problem};
+use lines::{Line, LineError, LocatedError};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
 
-/// The version of [`Meaning`]'s encoding; raised whenever the same files would get another fingerprint.
+/// The version of [`RequirementsMeaning`]'s encoding; raised whenever the same files would get another fingerprint.
 pub const SCHEMA: u32 = 1;
 
 /// Bytes that a requirement file and the files it names may have together. Locks of thousands of packages are below.
@@ -43,19 +43,15 @@ pub const MAX_BYTES: usize = 16 << 20;
 /// `-r` and `-c` lines, counted each time that one is read.
 const MAX_NAMED: usize = 1000;
 
-/// Files that name each other, from the first one on.
 const MAX_DEPTH: usize = 32;
 
-/// Lines of all files, continued ones counted once.
 const MAX_LINES: usize = 100_000;
 
 /// Bytes of one line with the lines that continue it: room for thousands of hashes.
 const MAX_LINE: usize = 512 << 10;
 
-/// Places that distributions may come from.
-const MAX_PLACES: usize = 100;
+const MAX_LOCATIONS: usize = 100;
 
-/// Bad lines that are reported together.
 const MAX_PROBLEMS: usize = 50;
 
 /// Everything that a requirement file and the files it names ask for.
@@ -64,42 +60,36 @@ pub struct Requirements {
     requirements: Vec<Requirement>,
     constraints: Vec<Requirement>,
     options: Options,
-    places: Vec<Place>,
+    locations: Vec<PackageLocation>,
     files: Vec<PathBuf>,
 }
 
-/// What counts: the same for two sets of files that ask for the same, however they are written.
+/// Canonical form: equal for two sets of files with the same requirements, however they are written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Meaning {
+pub struct RequirementsMeaning {
     /// [`SCHEMA`].
     pub schema: u32,
-    /// What is asked for.
-    pub requirements: BTreeSet<Entry>,
-    /// What limits it, wherever it is needed.
-    pub constraints: BTreeSet<Entry>,
-    /// The options in force.
+    pub requirements: BTreeSet<NormalRequirement>,
+    pub constraints: BTreeSet<NormalRequirement>,
     pub options: Options,
 }
 
 impl Requirements {
-    /// The requirements in the order of the files.
     pub fn requirements(&self) -> &[Requirement] {
         &self.requirements
     }
 
-    /// The constraints in the order of the files.
     pub fn constraints(&self) -> &[Requirement] {
         &self.constraints
     }
 
-    /// The options in force after the last line.
     pub fn options(&self) -> &Options {
         &self.options
     }
 
     /// Indexes and pages of links in the order of the files, as they are written.
-    pub fn places(&self) -> &[Place] {
-        &self.places
+    pub fn locations(&self) -> &[PackageLocation] {
+        &self.locations
     }
 
     /// Every file that was read, the first one first, each once, as it was given to the loader.
@@ -112,10 +102,9 @@ impl Requirements {
         self.requirements.iter().map(|requirement| requirement.name.as_str()).collect()
     }
 
-    /// What counts of all this.
-    pub fn meaning(&self) -> Meaning {
+    pub fn meaning(&self) -> RequirementsMeaning {
         let entries = |list: &[Requirement]| list.iter().map(Requirement::meaning).collect();
-        Meaning {
+        RequirementsMeaning {
             schema: SCHEMA,
             requirements: entries(&self.requirements),
             constraints: entries(&self.constraints),
@@ -137,7 +126,7 @@ impl Requirements {
 /// A fault of `load` and a limit at once; every bad line of every file together, as `file:line:column` with the line and a
 /// caret.
 pub fn read(path: &Path, load: &mut dyn FnMut(&Path) -> Result<String, Fault>) -> Result<Requirements, Fault> {
-    let mut reader = Reader {
+    let mut reader = FileReader {
         load,
         found: Requirements::default(),
         seen: BTreeSet::new(),
@@ -146,12 +135,12 @@ pub fn read(path: &Path, load: &mut dyn FnMut(&Path) -> Result<String, Fault>) -
         used: Used::default(),
     };
     reader.file(&lexical(path), false)?;
-    let Reader { found, problems, .. } = reader;
+    let FileReader { found, problems, .. } = reader;
     if problems.is_empty() { Ok(found) } else { Err(fault(path, &problems)) }
 }
 
-fn fault(path: &Path, problems: &[Problem]) -> Fault {
-    let shown: Vec<String> = problems.iter().map(Problem::to_string).collect();
+fn fault(path: &Path, problems: &[LocatedError]) -> Fault {
+    let shown: Vec<String> = problems.iter().map(LocatedError::to_string).collect();
     let count = if problems.len() == 1 { "a line".to_owned() } else { format!("{} lines", problems.len()) };
     Fault::usage(format!("cannot read {count} of the requirements\n\n{}", shown.join("\n\n")))
         .needed_by(format!("`{}`", path.display()))
@@ -174,18 +163,16 @@ fn lexical(path: &Path) -> PathBuf {
     clean
 }
 
-struct Reader<'a> {
+struct FileReader<'a> {
     load: &'a mut dyn FnMut(&Path) -> Result<String, Fault>,
     found: Requirements,
     /// Files that were read, once as requirements and once as constraints at most.
     seen: BTreeSet<(PathBuf, bool)>,
-    /// The files being read, outermost first.
     open: Vec<PathBuf>,
-    problems: Vec<Problem>,
+    problems: Vec<LocatedError>,
     used: Used,
 }
 
-/// How much has been read, against the limits.
 #[derive(Default)]
 struct Used {
     bytes: usize,
@@ -193,13 +180,12 @@ struct Used {
     named: usize,
 }
 
-/// Too much of something: the limit with its number.
 fn limit(path: &Path, what: &str, most: usize) -> Fault {
     Fault::usage(format!("`{}` exceeds a limit of requirement files: at most {most} {what}", path.display()))
         .hint("split it, or remove lines that are repeated")
 }
 
-impl Reader<'_> {
+impl FileReader<'_> {
     fn file(&mut self, path: &Path, constraint: bool) -> Result<(), Fault> {
         if !self.seen.insert((path.to_owned(), constraint)) {
             return Ok(());
@@ -228,7 +214,7 @@ impl Reader<'_> {
             match self.line(path, &line, constraint)? {
                 Ok(()) => {}
                 Err(bad) if self.problems.len() < MAX_PROBLEMS => {
-                    self.problems.push(Problem::new(path, &source, &line, bad));
+                    self.problems.push(LocatedError::new(path, &source, &line, bad));
                 }
                 Err(_) => break,
             }
@@ -238,11 +224,11 @@ impl Reader<'_> {
     }
 
     /// The outer result is the loader's, the inner one the line's.
-    fn line(&mut self, path: &Path, line: &Line, constraint: bool) -> Result<Result<(), Bad>, Fault> {
-        if let Some(at) = line.swallows {
-            return Ok(Err(Bad::new(
+    fn line(&mut self, path: &Path, line: &Line, constraint: bool) -> Result<Result<(), LineError>, Fault> {
+        if let Some(at) = line.continues_comment {
+            return Ok(Err(LineError::new(
                 at,
-                "a comment that ends in a backslash takes the next line with it: remove the backslash",
+                "a comment that ends in a backslash continues on the next line: remove the backslash",
             )));
         }
         let blank = line.text.len() - line.text.trim_start().len();
@@ -253,16 +239,21 @@ impl Reader<'_> {
             };
         }
         Ok(entry(path, line, constraint).map(|requirement| {
-            if matches!(requirement.source, Source::Url(_)) {
-                self.found.places.extend(Place::of_line(&line.text));
+            if matches!(requirement.source, RequirementSource::Url(_)) {
+                self.found.locations.extend(PackageLocation::of_line(&line.text));
             }
             if constraint { &mut self.found.constraints } else { &mut self.found.requirements }.push(requirement);
         }))
     }
 
-    fn options(&mut self, path: &Path, from: usize, written: &[options::Written]) -> Result<Result<(), Bad>, Fault> {
+    fn options(
+        &mut self,
+        path: &Path,
+        from: usize,
+        written: &[options::WrittenOption],
+    ) -> Result<Result<(), LineError>, Fault> {
         for option in written {
-            let bad = |why: &str| Ok(Err(Bad::new(from + option.at, why)));
+            let bad = |why: &str| Ok(Err(LineError::new(from + option.at, why)));
             match option.name {
                 "--requirement" | "--constraint" => {
                     if let Err(bad) = self.nested(path, option)? {
@@ -270,13 +261,15 @@ impl Reader<'_> {
                     }
                 }
                 "--editable" => {
-                    return bad("an editable install is a path of this machine and cannot be part of a locked build");
+                    return bad("an editable install is a local path and cannot be part of a locked build");
                 }
                 "--hash" => return bad("expected a requirement before `--hash`"),
                 _ if self.found.options.take(option) => {
-                    self.found.places.extend(Place::of(option));
-                    if self.found.places.iter().filter(|place| place.kind != PlaceKind::File).count() > MAX_PLACES {
-                        return Err(limit(path, "indexes and pages of links", MAX_PLACES));
+                    self.found.locations.extend(PackageLocation::of(option));
+                    if self.found.locations.iter().filter(|place| place.kind != LocationKind::File).count()
+                        > MAX_LOCATIONS
+                    {
+                        return Err(limit(path, "indexes and pages of links", MAX_LOCATIONS));
                     }
                 }
                 other => return bad(&format!("expected a requirement before `{other}`")),
@@ -285,17 +278,19 @@ impl Reader<'_> {
         Ok(Ok(()))
     }
 
-    fn nested(&mut self, path: &Path, option: &options::Written) -> Result<Result<(), Bad>, Fault> {
-        let bad = |why: String| Ok(Err(Bad::new(option.value_at, why)));
+    fn nested(&mut self, path: &Path, option: &options::WrittenOption) -> Result<Result<(), LineError>, Fault> {
+        let bad = |why: String| Ok(Err(LineError::new(option.value_at, why)));
         if option.value.contains("://") {
-            return bad("a file from the network can change behind a lock: keep it in the repository".to_owned());
+            return bad(
+                "a file from the network can change after the lock is written: keep it in the repository".to_owned()
+            );
         }
         if option.value.contains("${") {
             return bad("the name of a file cannot come from the environment: write it here".to_owned());
         }
         let inner = lexical(&path.parent().unwrap_or(Path::new("")).join(&option.value));
         if !inner.components().all(|part| matches!(part, Component::Normal(_))) || inner.as_os_str().is_empty() {
-            return bad("this is outside of the repository: a lock reads files of the repository only".to_owned());
+            return bad("this path is outside of the repository: a lock only reads files in the repository".to_owned());
         }
         self.used.named += 1;
         if self.used.named > MAX_NAMED {
@@ -314,7 +309,7 @@ impl Reader<'_> {
 }
 
 /// A requirement with its options: `name==1 ; marker --hash=sha256:…`.
-fn entry(path: &Path, line: &Line, constraint: bool) -> Result<Requirement, Bad> {
+fn entry(path: &Path, line: &Line, constraint: bool) -> Result<Requirement, LineError> {
     let split = options_begin(&line.text);
     let mut requirement = requirement::read(&line.text[..split])?;
     requirement.file = path.to_owned();
@@ -322,21 +317,18 @@ fn entry(path: &Path, line: &Line, constraint: bool) -> Result<Requirement, Bad>
     for option in options::read(&line.text[split..]).map_err(|bad| bad.within(split))? {
         match option.name {
             "--hash" => {
-                let hash = options::hash(&option.value).map_err(|why| Bad::new(split + option.value_at, why))?;
+                let hash = options::hash(&option.value).map_err(|why| LineError::new(split + option.value_at, why))?;
                 requirement.hashes.insert(hash);
             }
             "--global-option" | "--config-settings" => {
-                let why = format!(
-                    "`{}` is for building on this machine; a locked build takes no build settings",
-                    option.name
-                );
-                return Err(Bad::new(split + option.at, why));
+                let why = format!("`{}` is a build setting, and a locked build takes none", option.name);
+                return Err(LineError::new(split + option.at, why));
             }
-            other => return Err(Bad::new(split + option.at, format!("`{other}` stands on a line of its own"))),
+            other => return Err(LineError::new(split + option.at, format!("`{other}` must be on its own line"))),
         }
     }
     if constraint && !requirement.extras.is_empty() {
-        return Err(Bad::new(line.text.find('[').unwrap_or(0), "a constraint cannot have extras"));
+        return Err(LineError::new(line.text.find('[').unwrap_or(0), "a constraint cannot have extras"));
     }
     Ok(requirement)
 }

@@ -4,13 +4,13 @@
 
 use crate::layer::item::{Content, Item};
 use xtask_model::fault::Fault;
-use xtask_model::image::context::{ContextPath, Kind};
+use xtask_model::image::context::{ContextPath, FileKind};
 use xtask_model::spec::oci::Config;
 use xtask_model::spec::reference::Platform;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stat {
-    pub kind: Kind,
+    pub kind: FileKind,
     /// Permission bits with set-id and sticky.
     pub mode: u32,
     pub uid: u32,
@@ -25,21 +25,21 @@ impl Stat {
     }
 
     pub(super) fn folder_with(mode: u32, (uid, gid): (u32, u32)) -> Self {
-        Self { kind: Kind::Dir, mode, uid, gid, link: None }
+        Self { kind: FileKind::Dir, mode, uid, gid, link: None }
     }
 
     /// False for a link to a folder.
     pub fn is_dir(&self) -> bool {
-        self.kind == Kind::Dir
+        self.kind == FileKind::Dir
     }
 }
 
 impl From<&Item> for Stat {
     fn from(item: &Item) -> Self {
         let (kind, link) = match &item.content {
-            Content::Dir => (Kind::Dir, None),
-            Content::File(_) => (Kind::File, None),
-            Content::Symlink(target) => (Kind::Symlink, Some(target.clone())),
+            Content::Dir => (FileKind::Dir, None),
+            Content::File(_) => (FileKind::File, None),
+            Content::Symlink(target) => (FileKind::Symlink, Some(target.clone())),
         };
         Self { kind, mode: item.mode, uid: item.uid, gid: item.gid, link }
     }

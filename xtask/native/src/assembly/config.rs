@@ -297,7 +297,7 @@ mod tests {
         let file = Dockerfile::parse("Dockerfile", &format!("FROM scratch\n{text}\n")).unwrap();
         let expanded = file.expand(&BTreeMap::new(), &Platform::host()).unwrap();
         let mut description = Description::scratch(&Platform::host());
-        for instruction in &expanded.target().unwrap().instructions {
+        for instruction in &expanded.stages.last().unwrap().instructions {
             let text = file.instruction_text(instruction.line).unwrap();
             if !description.apply(&instruction.kind, text)? {
                 if let Kind::Workdir(folder) = &instruction.kind {

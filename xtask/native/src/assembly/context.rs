@@ -12,7 +12,7 @@ use std::path::Path;
 use xtask_host::linux;
 use xtask_host::tree::context::{self, Picked};
 use xtask_model::fault::Fault;
-use xtask_model::image::context::{ContextPath, Kind, Match};
+use xtask_model::image::context::{ContextPath, FileKind, Match};
 use xtask_model::spec::dockerfile::Source;
 use xtask_model::spec::ignore::Ignore;
 use xtask_model::spec::reference::Digest;
@@ -59,9 +59,9 @@ impl Context<'_> {
         let Some(found) = picked.tree.get(path) else { return Ok(SelectedNode { rest, ..folder() }) };
         let file = self.root.join(path.to_path());
         let (content, mode) = match found.kind {
-            Kind::Dir => (Content::Dir, 0o755),
-            Kind::Symlink => (Content::Symlink(found.link.clone().unwrap_or_default()), 0o777),
-            Kind::File | Kind::Special => {
+            FileKind::Dir => (Content::Dir, 0o755),
+            FileKind::Symlink => (Content::Symlink(found.link.clone().unwrap_or_default()), 0o777),
+            FileKind::File | FileKind::Special => {
                 let executable = found.mode & 0o100 != 0;
                 if executable && !self.deferred.contains_key(path) {
                     without_capabilities(&file, path, source)?;

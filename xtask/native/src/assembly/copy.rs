@@ -12,7 +12,7 @@ use crate::layer::item::{Content, Item};
 use mode::Mode;
 use target::{Made, Sum, Target};
 use xtask_model::fault::Fault;
-use xtask_model::image::context::{ContextPath, Kind};
+use xtask_model::image::context::{ContextPath, FileKind};
 use xtask_model::spec::ignore::Ignore;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,10 +127,10 @@ fn put(target: &mut Target<'_>, node: SelectedNode, place: &ContextPath, flags: 
     }
     let (uid, gid) = flags.owner.unwrap_or((node.uid, node.gid));
     let (kind, mode) = match node.content {
-        Content::Symlink(_) => (Kind::Symlink, 0o777),
+        Content::Symlink(_) => (FileKind::Symlink, 0o777),
         _ => {
             let mode = flags.mode.as_ref().map_or(node.mode, |mode| mode.apply(node.mode, is_folder));
-            (if is_folder { Kind::Dir } else { Kind::File }, mode)
+            (if is_folder { FileKind::Dir } else { FileKind::File }, mode)
         }
     };
     let stat = Stat { kind, mode, uid, gid, link: None };
@@ -172,9 +172,9 @@ mod tests {
         let mut files = BTreeMap::new();
         for line in lines {
             let (path, kind, link) = match (line.split_once("->"), line.strip_suffix('/')) {
-                (Some((path, to)), _) => (path, Kind::Symlink, Some(to.as_bytes().to_vec())),
-                (None, Some(path)) => (path, Kind::Dir, None),
-                (None, None) => (*line, Kind::File, None),
+                (Some((path, to)), _) => (path, FileKind::Symlink, Some(to.as_bytes().to_vec())),
+                (None, Some(path)) => (path, FileKind::Dir, None),
+                (None, None) => (*line, FileKind::File, None),
             };
             files.insert(ContextPath::new(path), Stat { kind, mode: 0o700, uid: 1, gid: 1, link });
         }

@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use xtask_model::fault::Fault;
 use xtask_model::image::context::ContextPath;
-use xtask_model::spec::dockerfile::{Footing, Instruction, Kind, Reads, Source, Stage, Transfer, remote};
+use xtask_model::spec::dockerfile::{Instruction, Kind, Reads, Source, Stage, StageBase, Transfer, remote};
 use xtask_model::spec::ignore::Ignore;
 use xtask_model::spec::reference::{Digest, Platform};
 
@@ -93,7 +93,7 @@ impl<'a> Stages<'a> {
         Ok(())
     }
 
-    pub(super) fn stage(&mut self, stage: &Stage, footing: &Footing, image: Option<usize>) -> Result<(), Fault> {
+    pub(super) fn stage(&mut self, stage: &Stage, footing: &StageBase, image: Option<usize>) -> Result<(), Fault> {
         let mut state = match (footing.on, image) {
             (Some(on), _) => {
                 let Some(base) = self.done.get(&on) else {
@@ -126,7 +126,7 @@ impl<'a> Stages<'a> {
         Ok(())
     }
 
-    pub(super) fn platform(&self, footing: &Footing) -> Result<Platform, Fault> {
+    pub(super) fn platform(&self, footing: &StageBase) -> Result<Platform, Fault> {
         let Some(written) = footing.platform.as_ref().filter(|text| !text.is_empty()) else {
             return Ok(self.inputs.platform.clone());
         };

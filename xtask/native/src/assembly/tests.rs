@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use std::cell::RefCell;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
-use xtask_model::image::context::Kind;
+use xtask_model::image::context::FileKind;
 use xtask_model::spec::oci::{Execution, RootFs};
 
 /// An image in a few words (`path`, `path/`, `path->target`), which remembers what it was asked.
@@ -24,9 +24,9 @@ fn image(lines: &[&str], execution: Execution) -> MadeUp {
     let mut files = BTreeMap::new();
     for line in lines {
         let (path, kind, link) = match (line.split_once("->"), line.strip_suffix('/')) {
-            (Some((path, to)), _) => (path, Kind::Symlink, Some(to.as_bytes().to_vec())),
-            (None, Some(path)) => (path, Kind::Dir, None),
-            (None, None) => (*line, Kind::File, None),
+            (Some((path, to)), _) => (path, FileKind::Symlink, Some(to.as_bytes().to_vec())),
+            (None, Some(path)) => (path, FileKind::Dir, None),
+            (None, None) => (*line, FileKind::File, None),
         };
         let contents = match path {
             "etc/passwd" => PASSWD,

@@ -26,9 +26,9 @@ pub(crate) struct Candidate<'a> {
 /// The first unsupported instruction, with its line and alternatives.
 pub(crate) fn check(subject: &Candidate<'_>) -> Result<(), Fault> {
     let Candidate { dockerfile, args, platform, image, realised } = subject;
-    let footings = dockerfile.footings(args, platform)?;
-    let interpreted = interpreted(dockerfile, &footings, realised)?;
-    let mut images = footings.iter().filter(|footing| footing.on.is_none() && footing.base != "scratch");
+    let stage_bases = dockerfile.stage_bases(args, platform)?;
+    let interpreted = interpreted(dockerfile, &stage_bases, realised)?;
+    let mut images = stage_bases.iter().filter(|footing| footing.on.is_none() && footing.base != "scratch");
     if let Some(other) = images.find(|footing| interpreted.contains(&footing.stage) && footing.base != *image) {
         let line = dockerfile.stages()[other.stage].line;
         return Err(wrong_base(&other.base, image).needed_by(format!("`{}:{line}`", dockerfile.path())));

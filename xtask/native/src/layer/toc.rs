@@ -16,7 +16,7 @@ use std::io::Read;
 use std::sync::Arc;
 use table::Mark;
 use xtask_model::fault::Fault;
-use xtask_model::image::context::{ContextPath, Kind};
+use xtask_model::image::context::{ContextPath, FileKind};
 
 /// Files whose contents are kept: copying needs the names of users and groups.
 const KEPT: [&[u8]; 2] = [b"etc/passwd", b"etc/group"];
@@ -28,7 +28,7 @@ const LINKS: usize = 40;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
     /// A hard link is a file.
-    pub kind: Kind,
+    pub kind: FileKind,
     /// Permission bits with set-id and sticky.
     pub mode: u32,
     pub uid: u32,
@@ -43,7 +43,7 @@ pub struct Node {
 impl Node {
     /// A folder that no layer lists, with an unpacker's defaults.
     fn implied() -> Self {
-        Self { kind: Kind::Dir, mode: 0o755, uid: 0, gid: 0, size: 0, link: Vec::new(), contents: None }
+        Self { kind: FileKind::Dir, mode: 0o755, uid: 0, gid: 0, size: 0, link: Vec::new(), contents: None }
     }
 }
 
@@ -82,7 +82,7 @@ impl ImageToc {
         let mut implied = path.as_bytes().is_empty();
         for (number, layer) in self.layers.iter().enumerate().rev() {
             match layer.get(path.as_bytes()) {
-                Some(node) if !implied || node.kind == Kind::Dir => {
+                Some(node) if !implied || node.kind == FileKind::Dir => {
                     return Some(TocEntry { node, layer: Some(number) });
                 }
                 // A layer above makes it a new folder.
@@ -100,7 +100,7 @@ impl ImageToc {
     /// Follows the links of a path within the image, where `/` is the root. A loop is an error.
     pub fn resolve(&self, path: &ContextPath) -> Result<Resolved, Fault> {
         let link = |path: &ContextPath| {
-            Ok(self.get(path).and_then(|found| (found.node.kind == Kind::Symlink).then_some(found.node.link)))
+            Ok(self.get(path).and_then(|found| (found.node.kind == FileKind::Symlink).then_some(found.node.link)))
         };
         let looped = |_: &ContextPath| {
             Fault::build(format!("cannot follow `{path}` in the image"))
@@ -120,7 +120,7 @@ impl ImageToc {
                 let path = ContextPath::new(path);
                 for folder in path.folders() {
                     let implied = all.entry(folder).or_insert_with(Node::implied);
-                    if implied.kind != Kind::Dir {
+                    if implied.kind != FileKind::Dir {
                         *implied = Node::implied();
                     }
                 }
@@ -139,7 +139,7 @@ impl ImageToc {
         let Resolved { path, found: Some(TocEntry { node, layer: Some(layer) }) } = self.resolve(path)? else {
             return Ok(None);
         };
-        if node.kind != Kind::File {
+        if node.kind != FileKind::File {
             return Ok(None);
         }
         if let Some(contents) = node.contents {
@@ -219,12 +219,12 @@ pub fn of(reader: &mut Reader<'_>) -> Result<LayerToc, Fault> {
 
 fn node(entry: Entry, contents: Option<Vec<u8>>) -> (ContextPath, Node) {
     let (kind, size, link) = match entry.kind {
-        EntryKind::Dir => (Kind::Dir, 0, Vec::new()),
-        EntryKind::File(size) => (Kind::File, size, Vec::new()),
-        EntryKind::Symlink(target) => (Kind::Symlink, 0, target),
-        EntryKind::HardLink(target) => (Kind::File, 0, target.as_bytes().to_vec()),
-        EntryKind::Special => (Kind::Special, 0, Vec::new()),
+        EntryKind::Dir => (FileKind::Dir, 0, Vec::new()),
+        EntryKind::File(size) => (FileKind::File, size, Vec::new()),
+        EntryKind::Symlink(target) => (FileKind::Symlink, 0, target),
+        EntryKind::HardLink(target) => (FileKind::File, 0, target.as_bytes().to_vec()),
+        EntryKind::Special => (FileKind::Special, 0, Vec::new()),
     };
-    let mode = if kind == Kind::Symlink { 0o777 } else { entry.mode };
+    let mode = if kind == FileKind::Symlink { 0o777 } else { entry.mode };
     (entry.path, Node { kind, mode, uid: entry.uid, gid: entry.gid, size, link, contents })
 }

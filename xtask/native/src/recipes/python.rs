@@ -262,7 +262,7 @@ impl<'a> PythonPackages<'a> {
             (Some(done), _) => done,
             (None, Some(own)) => (own.clone(), install::install(&self.uv_by(own)?, own, &wanted, &prefix)?),
             (None, None) => {
-                return Err(Fault::missing("`python3` is not on the PATH")
+                return Err(Fault::missing("`python3` is not on `PATH`")
                     .needed_by(format!("uv, which installs for {platform}"))
                     .hint("install any version of Python 3"));
             }

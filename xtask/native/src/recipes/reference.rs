@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use xtask_model::fault::Fault;
 use xtask_model::image::policy::{Base, Recipe};
-use xtask_model::spec::dockerfile::{Command, Dockerfile, Footing, Instruction, Kind, Stage, Transfer};
+use xtask_model::spec::dockerfile::{Command, Dockerfile, Instruction, Kind, Stage, StageBase, Transfer};
 use xtask_model::spec::reference::Platform;
 
 /// One stage for each recipe.
@@ -31,9 +31,9 @@ pub(super) fn check(
     let targeted = dockerfile.clone().with_target(stage).map_err(|fault| {
         fault.needed_by(format!("`[base.stages]` in `images.toml`, which assigns the recipe `{}` to it", recipe.name()))
     })?;
-    let footings = targeted.footings(args, platform)?;
+    let stage_bases = targeted.stage_bases(args, platform)?;
     let found = targeted.target();
-    checked.is_built_on_the_root(found, &footings, (args, platform), expected)?;
+    checked.is_built_on_the_root(found, &stage_bases, (args, platform), expected)?;
     checked.same(found, expected)
 }
 
@@ -68,7 +68,7 @@ impl Checked<'_> {
     fn is_built_on_the_root(
         &self,
         found: &Stage,
-        footings: &[Footing],
+        stage_bases: &[StageBase],
         (args, platform): (&BTreeMap<String, String>, &Platform),
         expected: &[Instruction],
     ) -> Result<(), Fault> {
@@ -76,7 +76,8 @@ impl Checked<'_> {
         let mut at = found.index;
         loop {
             let stage = &self.dockerfile.stages()[at];
-            let footing = footings.iter().find(|footing| footing.stage == at).expect("every stage below has a footing");
+            let footing =
+                stage_bases.iter().find(|footing| footing.stage == at).expect("every stage below has a footing");
             let other = footing.platform.as_deref().filter(|text| !text.is_empty());
             if other.is_some_and(|text| text.parse().ok().as_ref() != Some(platform)) {
                 let why = format!("it is built for `{}`, but the image is for `{platform}`", other.unwrap_or_default());

@@ -15,7 +15,7 @@ use xtask_host::tree::watched::{Paths, Recorder};
 use xtask_host::{file, process, terminal};
 use xtask_model::fault::Fault;
 use xtask_model::image::change::{self, ChangeFacts, Changes, Inputs, PlannedImage, Purpose};
-use xtask_model::image::key::{BinaryKey, Names};
+use xtask_model::image::key::{BinaryKey, FileNames};
 use xtask_model::image::policy::Policy;
 use xtask_model::image::presence::Presence;
 use xtask_model::image::verification::{self, Needed};
@@ -101,7 +101,7 @@ impl Replay<'_> {
                 let inputs = sources.inputs();
                 let changes = self.before.inputs.as_ref().map_err(String::clone).map(|old| {
                     let changed = if program(old) == program(&inputs) { "" } else { "changed" };
-                    let app = Names { sources: changed, ..tree.names(&sources.app().parsed) };
+                    let app = FileNames { sources: changed, ..tree.names(&sources.app().parsed) };
                     change::compare(old, &inputs, &tree.names(&sources.base), &app)
                 });
                 let known = self.before.inputs.as_ref().ok().and_then(program);

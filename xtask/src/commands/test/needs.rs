@@ -6,7 +6,7 @@ use super::prepared;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use xtask_host::docker::engine::{self, Options, State, Status};
+use xtask_host::docker::engine::{self, EngineOptions, State, Status};
 use xtask_host::process::{self, Command};
 use xtask_host::terminal;
 use xtask_host::tree::facts::{self, Tree};
@@ -31,7 +31,7 @@ impl Engine {
         if ours {
             terminal::step("engine", "starts under `target/engine`, and ends when this is done");
         }
-        Ok(Self { root: root.to_owned(), state: engine::up(root, &Options::default())?, ours })
+        Ok(Self { root: root.to_owned(), state: engine::up(root, &EngineOptions::default())?, ours })
     }
 
     /// How it is reached.
@@ -198,7 +198,7 @@ fn host_python(oldest: &str) -> Result<HostPython, Fault> {
         first.get_or_insert(found);
     }
     first.ok_or_else(|| {
-        Fault::missing("`python3` is not on the PATH")
+        Fault::missing("`python3` is not on `PATH`")
             .needed_by("the tests of the Python worker")
             .hint("install it: `apt-get install python3 python3-venv`")
     })

@@ -132,7 +132,7 @@ fn decisions_that_failed_are_said_to_be_so() {
     known.decisions[0].changed = Some((Replicas(5), Replicas(6)));
     let page = WorkloadPage::of_scaler(&name, &known, about(), Vec::new());
     assert_eq!(page.decisions[0].failed.as_deref(), Some("the API server answers 409"));
-    // What was not written is no change in the chart.
+    // What was not written does not change the chart.
     assert_eq!(page.pods.as_ref().unwrap().wide.changes.len(), 1);
     shows(&render(&ours(), TEMPLATE, &page).unwrap(), &["<b>NotWritten</b> the API server answers 409"]);
 }

@@ -1,4 +1,4 @@
-//! Where an engine's parts lie and what its programs are told: folders and configuration texts.
+//! Folders and configuration files of an engine.
 //!
 //! Pure but for the folders given: starts nothing, reads nothing.
 
@@ -8,16 +8,15 @@ use std::path::{Path, PathBuf};
 /// The longest path of a unix socket, without the closing zero (unix(7)).
 const SOCKET_LIMIT: usize = 107;
 
-/// The folders and files of one engine.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Places {
+pub(super) struct EnginePaths {
     /// `target/engine` or `target/engine-NAME`.
     pub(super) folder: PathBuf,
     /// Sockets and short-lived state: in the folder, or in a short one where sockets would not fit.
     pub(super) run: PathBuf,
 }
 
-impl Places {
+impl EnginePaths {
     pub(super) fn packages(&self) -> PathBuf {
         self.folder.join("packages")
     }
@@ -89,7 +88,7 @@ impl Places {
         format!("{config:#}\n")
     }
 
-    /// The registry's configuration: JSON, which is YAML too, so that any path can stand in it.
+    /// The registry's configuration: JSON, which is YAML too, so that it can contain any path.
     pub(super) fn registry(&self, address: &str) -> String {
         let config = json!({
             "version": "0.1",
@@ -104,7 +103,7 @@ impl Places {
     }
 }
 
-/// `engine`, or `engine-NAME` for an engine beside it.
+/// `engine`, or `engine-NAME` for an additional engine.
 pub(super) fn folder_name(name: Option<&str>) -> Option<String> {
     match name {
         None => Some("engine".to_owned()),
@@ -115,7 +114,7 @@ pub(super) fn folder_name(name: Option<&str>) -> Option<String> {
     }
 }
 
-/// Whether every socket of an engine fits beneath `run`; the longest are named by libnetwork and by containerd.
+/// True if every socket path of an engine below `run` is short enough; the longest are named by libnetwork and by containerd.
 pub(super) fn sockets_fit(run: &Path) -> bool {
     ["containerd.sock.ttrpc", "docker/libnetwork/0123456789ab.sock"]
         .iter()
@@ -126,24 +125,24 @@ pub(super) fn sockets_fit(run: &Path) -> bool {
 mod tests {
     use super::*;
 
-    fn places() -> Places {
-        Places { folder: "/a \"b\" é/target/engine".into(), run: "/run/x".into() }
+    fn paths() -> EnginePaths {
+        EnginePaths { folder: "/a \"b\" é/target/engine".into(), run: "/run/x".into() }
     }
 
     #[test]
     fn odd_paths_survive_in_every_configuration() {
-        let containerd: toml::Value = toml::from_str(&places().containerd()).unwrap();
+        let containerd: toml::Value = toml::from_str(&paths().containerd()).unwrap();
         assert_eq!(containerd["root"].as_str(), Some("/a \"b\" é/target/engine/data/containerd"));
-        let dockerd: serde_json::Value = serde_json::from_str(&places().dockerd(None)).unwrap();
+        let dockerd: serde_json::Value = serde_json::from_str(&paths().dockerd(None)).unwrap();
         assert_eq!(dockerd["data-root"], "/a \"b\" é/target/engine/data/docker");
         assert_eq!(dockerd["storage-driver"], serde_json::Value::Null);
-        let registry: serde_json::Value = serde_json::from_str(&places().registry("127.0.0.1:5000")).unwrap();
+        let registry: serde_json::Value = serde_json::from_str(&paths().registry("127.0.0.1:5000")).unwrap();
         assert_eq!(registry["http"]["addr"], "127.0.0.1:5000");
     }
 
     #[test]
     fn the_hosts_network_is_left_alone() {
-        let dockerd: serde_json::Value = serde_json::from_str(&places().dockerd(Some("native"))).unwrap();
+        let dockerd: serde_json::Value = serde_json::from_str(&paths().dockerd(Some("native"))).unwrap();
         assert_eq!((&dockerd["iptables"], &dockerd["ip6tables"]), (&json!(false), &json!(false)));
         assert_eq!((&dockerd["bridge"], &dockerd["storage-driver"]), (&json!("none"), &json!("native")));
     }

@@ -1,8 +1,10 @@
 //! From packages to daemons that answer. Starts only what does not answer yet; a failed start leaves nothing running.
 
-use super::settings::Places;
-use super::{ENGINE, IN_RUN, Options, REGISTRY, State, cannot_write, make_run_folder, run_folder, stop, versions};
-use crate::docker::debian::{self, Archive, Host, Package};
+use super::settings::EnginePaths;
+use super::{
+    ENGINE, EngineOptions, IN_RUN, REGISTRY, State, cannot_write, make_run_folder, run_folder, stop, versions,
+};
+use crate::docker::debian::{self, Archive, DebPackage, Host};
 use crate::linux::{self, Process};
 use crate::process::{self, Command};
 use crate::terminal;
@@ -23,14 +25,14 @@ const PACKAGES: [&str; 6] = ["containerd", "docker-buildx", "docker-cli", "docke
 const READY_WITHIN: Duration = Duration::from_secs(60);
 const PREFERRED_PORTS: std::ops::Range<u16> = 5000..5100;
 
-pub(super) enum Outcome {
+pub(super) enum StartOutcome {
     Already(State),
     Started(State),
 }
 
-pub(super) fn up(root: &Path, folder: &Path, options: &Options) -> Result<Outcome, Fault> {
+pub(super) fn up(root: &Path, folder: &Path, options: &EngineOptions) -> Result<StartOutcome, Fault> {
     let known = State::load(folder);
-    let places = Places {
+    let paths = EnginePaths {
         folder: folder.to_owned(),
         run: known.as_ref().map_or_else(|| run_folder(folder), |state| state.run.clone()),
     };
@@ -40,17 +42,17 @@ pub(super) fn up(root: &Path, folder: &Path, options: &Options) -> Result<Outcom
     let ours = known.as_ref().is_some_and(|state| state.registry == registry && registry_runs(state));
     let registry_up = ours && registry_answers(&registry);
     if let Some(state) = known.as_ref().filter(|_| daemon && registry_up) {
-        return Ok(Outcome::Already(state.clone()));
+        return Ok(StartOutcome::Already(state.clone()));
     }
     if known.as_ref().is_some_and(|state| !state.processes.is_empty()) {
-        terminal::step("healing", "the engine was not stopped; clearing what is left of it");
+        terminal::step("repairing", "the engine was not stopped; removing its leftovers");
     }
     let stale = [if daemon { &[][..] } else { &ENGINE[..] }, if registry_up { &[] } else { &REGISTRY[..] }].concat();
-    stop(&places, &stale)?;
-    let packages = install(root, &places, options.registry_only)?;
+    stop(&paths, &stale)?;
+    let packages = install(root, &paths, options.registry_only)?;
     let mut state = State {
         folder: folder.to_owned(),
-        run: places.run.clone(),
+        run: paths.run.clone(),
         docker: folder.join("bin/docker"),
         registry,
         processes: known.as_ref().map_or_else(BTreeMap::new, |state| state.processes.clone()),
@@ -59,11 +61,11 @@ pub(super) fn up(root: &Path, folder: &Path, options: &Options) -> Result<Outcom
         registry_only: options.registry_only,
     };
     state.processes.retain(|_, process| process.runs());
-    match start(&places, &mut state, daemon, registry_up) {
-        Ok(()) => Ok(Outcome::Started(state)),
+    match start(&paths, &mut state, daemon, registry_up) {
+        Ok(()) => Ok(StartOutcome::Started(state)),
         Err(fault) => {
             // The first failure is the one to tell.
-            let _ = stop(&places, &stale);
+            let _ = stop(&paths, &stale);
             state.processes.retain(|_, process| process.runs());
             let _ = state.save();
             Err(fault)
@@ -71,28 +73,28 @@ pub(super) fn up(root: &Path, folder: &Path, options: &Options) -> Result<Outcom
     }
 }
 
-fn start(places: &Places, state: &mut State, daemon: bool, registry: bool) -> Result<(), Fault> {
-    configure(places, &state.registry, state.registry_only)?;
+fn start(paths: &EnginePaths, state: &mut State, daemon: bool, registry: bool) -> Result<(), Fault> {
+    configure(paths, &state.registry, state.registry_only)?;
     let absent = IN_RUN.iter().map(PathBuf::from).filter(|folder| !folder.exists() && !state.created.contains(folder));
     let absent: Vec<PathBuf> = absent.collect();
     state.created.extend(absent.into_iter().filter(|_| !daemon));
     state.save()?;
     if !registry {
-        spawn(places, state, "docker-registry", &["serve".into(), places.folder.join("registry.yml")])?;
+        spawn(paths, state, "docker-registry", &["serve".into(), paths.folder.join("registry.yml")])?;
     }
     if !daemon {
-        spawn(places, state, "containerd", &["--config".into(), places.folder.join("containerd.toml")])?;
-        wait(places, state, "containerd", || UnixStream::connect(places.containerd_socket()).is_ok())?;
-        spawn(places, state, "dockerd", &["--config-file".into(), places.folder.join("daemon.json")])?;
-        wait(places, state, "dockerd", || daemon_answers(places))?;
+        spawn(paths, state, "containerd", &["--config".into(), paths.folder.join("containerd.toml")])?;
+        wait(paths, state, "containerd", || UnixStream::connect(paths.containerd_socket()).is_ok())?;
+        spawn(paths, state, "dockerd", &["--config-file".into(), paths.folder.join("daemon.json")])?;
+        wait(paths, state, "dockerd", || daemon_answers(paths))?;
     }
     let address = state.registry.clone();
-    wait(places, state, "docker-registry", || registry_answers(&address))?;
+    wait(paths, state, "docker-registry", || registry_answers(&address))?;
     if state.registry_only {
         return Ok(());
     }
     let version = state.command().args(["info", "--format", "{{.ServerVersion}}"]).read(Exit::Missing)?;
-    terminal::detail(&format!("docker {version} in {}", places.folder.display()));
+    terminal::detail(&format!("docker {version} in {}", paths.folder.display()));
     Ok(())
 }
 
@@ -109,11 +111,11 @@ fn suites(host: &Host) -> Result<(&str, &str), Fault> {
 }
 
 /// Downloads and unpacks the packages once; later calls read the record, and need neither apt nor network.
-fn install(root: &Path, places: &Places, registry_only: bool) -> Result<Vec<Package>, Fault> {
-    let record = places.folder.join("packages.json");
-    let known = fs::read(&record).ok().and_then(|text| serde_json::from_slice::<Vec<Package>>(&text).ok());
+fn install(root: &Path, paths: &EnginePaths, registry_only: bool) -> Result<Vec<DebPackage>, Fault> {
+    let record = paths.folder.join("packages.json");
+    let known = fs::read(&record).ok().and_then(|text| serde_json::from_slice::<Vec<DebPackage>>(&text).ok());
     if let Some(packages) =
-        known.filter(|_| places.program(if registry_only { "docker-registry" } else { "dockerd" }).is_file())
+        known.filter(|_| paths.program(if registry_only { "docker-registry" } else { "dockerd" }).is_file())
     {
         return Ok(packages);
     }
@@ -122,47 +124,47 @@ fn install(root: &Path, places: &Places, registry_only: bool) -> Result<Vec<Pack
     let cache = debian::cache(&root.join("target"));
     let mut names = if registry_only { REGISTRY.to_vec() } else { PACKAGES.to_vec() };
     if registry_only {
-        terminal::step("registry", &format!("taking it from Debian {suite}"));
+        terminal::step("registry", &format!("using Debian {suite}"));
     } else {
         if suite == runc_suite {
             names.push("runc");
         }
-        terminal::step("engine", &format!("taking Docker from Debian {suite}, runc from {runc_suite}"));
+        terminal::step("engine", &format!("using Docker from Debian {suite} and runc from {runc_suite}"));
     }
     let mut packages = Archive::open(&cache, suite)?.fetch(&names)?;
     if suite != runc_suite && !registry_only {
         packages.extend(Archive::open(&cache, runc_suite)?.fetch(&["runc"])?);
     }
-    let new = places.folder.join("packages.new");
+    let new = paths.folder.join("packages.new");
     super::remove_folder(&new)?;
-    super::remove_folder(&places.packages())?;
+    super::remove_folder(&paths.packages())?;
     terminal::step("unpacking", &format!("{} packages", packages.len()));
     debian::unpack(&packages, &new)?;
-    fs::rename(&new, places.packages()).map_err(|error| cannot_write(&places.packages(), error))?;
+    fs::rename(&new, paths.packages()).map_err(|error| cannot_write(&paths.packages(), error))?;
     let text = serde_json::to_vec_pretty(&packages).map_err(|error| cannot_write(&record, error))?;
     fs::write(&record, text).map_err(|error| cannot_write(&record, error))?;
     Ok(packages)
 }
 
-fn configure(places: &Places, registry: &str, registry_only: bool) -> Result<(), Fault> {
-    make_run_folder(&places.run)?;
-    let plugins = places.docker_config().join("cli-plugins");
-    let (data, logs) = (places.data(), places.folder.join("logs"));
-    for folder in [data.join("docker"), data.join("registry"), places.run.join("tmp"), logs, plugins.clone()] {
+fn configure(paths: &EnginePaths, registry: &str, registry_only: bool) -> Result<(), Fault> {
+    make_run_folder(&paths.run)?;
+    let plugins = paths.docker_config().join("cli-plugins");
+    let (data, logs) = (paths.data(), paths.folder.join("logs"));
+    for folder in [data.join("docker"), data.join("registry"), paths.run.join("tmp"), logs, plugins.clone()] {
         fs::create_dir_all(&folder).map_err(|error| cannot_write(&folder, error))?;
     }
-    let registry_config = places.folder.join("registry.yml");
-    fs::write(&registry_config, places.registry(registry)).map_err(|error| cannot_write(&registry_config, error))?;
+    let registry_config = paths.folder.join("registry.yml");
+    fs::write(&registry_config, paths.registry(registry)).map_err(|error| cannot_write(&registry_config, error))?;
     if registry_only {
         return Ok(());
     }
-    let bin = places.folder.join("bin");
+    let bin = paths.folder.join("bin");
     fs::create_dir_all(&bin).map_err(|error| cannot_write(&bin, error))?;
-    link(&places.program("docker"), &bin.join("docker"))?;
-    link(&places.packages().join("usr/libexec/docker/cli-plugins/docker-buildx"), &plugins.join("docker-buildx"))?;
-    let snapshotter = snapshotter(&places.data());
-    for (name, text) in [("containerd.toml", places.containerd()), ("daemon.json", places.dockerd(snapshotter))] {
-        let path = places.folder.join(name);
+    link(&paths.program("docker"), &bin.join("docker"))?;
+    link(&paths.packages().join("usr/libexec/docker/cli-plugins/docker-buildx"), &plugins.join("docker-buildx"))?;
+    let snapshotter = snapshotter(&paths.data());
+    for (name, text) in [("containerd.toml", paths.containerd()), ("daemon.json", paths.dockerd(snapshotter))] {
+        let path = paths.folder.join(name);
         fs::write(&path, text).map_err(|error| cannot_write(&path, error))?;
     }
     Ok(())
@@ -183,7 +185,7 @@ fn snapshotter(data: &Path) -> Option<&'static str> {
 
 /// The requested port, else the one the registry had, else a free one. A port from the range that the kernel gives to clients is the
 /// last choice: while the registry is stopped, any connection could take it, and references to the registry would become invalid.
-fn registry_port(known: Option<&State>, options: &Options) -> Result<String, Fault> {
+fn registry_port(known: Option<&State>, options: &EngineOptions) -> Result<String, Fault> {
     let address = |port: u16| format!("127.0.0.1:{port}");
     let free = |address: &str| TcpListener::bind(address).and_then(|listener| listener.local_addr());
     let kept = known.filter(|state| registry_runs(state) || free(&state.registry).is_ok());
@@ -194,22 +196,22 @@ fn registry_port(known: Option<&State>, options: &Options) -> Result<String, Fau
     listener
         .map_or_else(|| free(&address(0)), Ok)
         .map(|bound| bound.to_string())
-        .map_err(|error| Fault::missing("no port on 127.0.0.1 is free for a registry").cause(error))
+        .map_err(|error| Fault::missing("no free port on 127.0.0.1 for a registry").cause(error))
 }
 
-/// Whether the registry's process is there: what answers at its address may be another's.
+/// True if the registry's process is there: what answers at its address may be another's.
 pub(super) fn registry_runs(state: &State) -> bool {
     state.processes.get("docker-registry").is_some_and(Process::runs)
 }
 
-fn spawn(places: &Places, state: &mut State, program: &str, args: &[PathBuf]) -> Result<(), Fault> {
-    let log = places.log(program);
+fn spawn(paths: &EnginePaths, state: &mut State, program: &str, args: &[PathBuf]) -> Result<(), Fault> {
+    let log = paths.log(program);
     // The log of the run before stays readable; a missing one is none.
     let _ = fs::rename(&log, log.with_extension("log.old"));
-    let path = places.path(&std::env::var("PATH").unwrap_or_default());
-    let call = Command::new(places.program(program)).args(args).env("PATH", path).current_dir(&places.folder);
-    // Containerd mounts what it unpacks beneath it: after a crash that must be found in our folder.
-    let call = call.env("TMPDIR", places.run.join("tmp"));
+    let path = paths.path(&std::env::var("PATH").unwrap_or_default());
+    let call = Command::new(paths.program(program)).args(args).env("PATH", path).current_dir(&paths.folder);
+    // containerd mounts what it unpacks below it: after a crash the mounts must be in the engine's folder.
+    let call = call.env("TMPDIR", paths.run.join("tmp"));
     // These would make the daemons of another engine's configuration ours.
     let call =
         ["DOCKER_HOST", "DOCKER_CONFIG", "CONTAINERD_ADDRESS"].iter().fold(call, |call, name| call.env_remove(name));
@@ -221,7 +223,7 @@ fn spawn(places: &Places, state: &mut State, program: &str, args: &[PathBuf]) ->
     Ok(())
 }
 
-fn wait(places: &Places, state: &State, program: &str, ready: impl Fn() -> bool) -> Result<(), Fault> {
+fn wait(paths: &EnginePaths, state: &State, program: &str, ready: impl Fn() -> bool) -> Result<(), Fault> {
     let limit = Instant::now() + READY_WITHIN;
     loop {
         process::interrupted()?;
@@ -230,14 +232,14 @@ fn wait(places: &Places, state: &State, program: &str, ready: impl Fn() -> bool)
             return Ok(());
         }
         let why = if !runs {
-            "it ended"
+            "it exited"
         } else if Instant::now() > limit {
-            "it does not answer"
+            "it does not respond"
         } else {
             std::thread::sleep(Duration::from_millis(30));
             continue;
         };
-        return Err(not_ready(&places.log(program), program, why));
+        return Err(not_ready(&paths.log(program), program, why));
     }
 }
 
@@ -252,23 +254,21 @@ fn not_ready(log: &Path, program: &str, why: &str) -> Fault {
     } else {
         fault
     };
-    fault.hint(format!("the whole log is `{}`", log.display()))
+    fault.hint(format!("read the log: `{}`", log.display()))
 }
 
-/// Whether dockerd answers and its containerd is there: without it dockerd still answers, and can do nothing.
+/// True if dockerd answers and its containerd is there: without it dockerd still answers, and can do nothing.
 pub(super) fn daemon_is_whole(state: &State) -> bool {
-    state.processes.get("containerd").is_some_and(Process::runs) && daemon_answers(&state.places())
+    state.processes.get("containerd").is_some_and(Process::runs) && daemon_answers(&state.paths())
 }
 
-/// Whether dockerd answers on its socket.
-fn daemon_answers(places: &Places) -> bool {
-    UnixStream::connect(places.docker_socket()).is_ok_and(|stream| {
+fn daemon_answers(paths: &EnginePaths) -> bool {
+    UnixStream::connect(paths.docker_socket()).is_ok_and(|stream| {
         let _ = stream.set_read_timeout(Some(Duration::from_secs(5)));
         answers(stream, "/_ping")
     })
 }
 
-/// Whether a registry answers at this address.
 pub(super) fn registry_answers(address: &str) -> bool {
     let Ok(address) = address.parse::<SocketAddr>() else { return false };
     TcpStream::connect_timeout(&address, Duration::from_secs(2)).is_ok_and(|stream| {
@@ -303,10 +303,10 @@ mod tests {
 
     #[test]
     fn a_port_stays_once_it_is_chosen() {
-        let options = Options { registry_port: Some(5999), ..Options::default() };
+        let options = EngineOptions { registry_port: Some(5999), ..EngineOptions::default() };
         assert_eq!(registry_port(None, &options).unwrap(), "127.0.0.1:5999");
         let taken = TcpListener::bind(("127.0.0.1", PREFERRED_PORTS.start));
-        assert_ne!(registry_port(None, &Options::default()).unwrap(), "127.0.0.1:5000");
+        assert_ne!(registry_port(None, &EngineOptions::default()).unwrap(), "127.0.0.1:5000");
         drop(taken);
     }
 
@@ -316,7 +316,7 @@ mod tests {
         let log = folder.path().join("x.log");
         let text: String = (0..20).map(|n| format!("line {n}\n")).collect();
         fs::write(&log, text + "listen tcp 127.0.0.1:5000: bind: address already in use\n").unwrap();
-        let fault = not_ready(&log, "docker-registry", "it ended");
+        let fault = not_ready(&log, "docker-registry", "it exited");
         assert!(fault.causes[0].starts_with("line 13\n"), "{fault}");
         assert!(fault.hints[0].contains("--registry-port"), "{fault}");
     }

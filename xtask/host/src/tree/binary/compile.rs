@@ -29,7 +29,7 @@ pub fn compile(
     copied: &BTreeSet<PathBuf>,
 ) -> Result<Duration, Fault> {
     let staged = root.join(super::staged(platform, binary));
-    if Staged::read(&note(root, binary, platform))
+    if StagedBinary::read(&note(root, binary, platform))
         .is_some_and(|known| known.recipe == *recipe && known.is_still(&staged))
     {
         return Ok(Duration::ZERO);
@@ -97,7 +97,7 @@ pub fn keep(
 ) -> Result<(), Fault> {
     let staged = root.join(super::staged(platform, binary));
     stage(executable, &staged)?;
-    if let Some(known) = Staged::of(recipe, &staged) {
+    if let Some(known) = StagedBinary::of(recipe, &staged) {
         file::write(&note(root, binary, platform), &serde_json::to_string(&known).expect("a note is JSON"))?;
     }
     Ok(())
@@ -107,16 +107,16 @@ fn note(root: &Path, binary: &Binary, platform: &Platform) -> PathBuf {
     root.join("target/images").join(format!("{}-{}.staged.json", binary.name, platform.dashed()))
 }
 
-/// What is remembered of a staged binary, so that cargo need not be asked whether it is the right one.
+/// Record of a staged binary, which saves a call of cargo.
 #[derive(Serialize, Deserialize)]
-struct Staged {
+struct StagedBinary {
     recipe: BinaryKey,
     size: u64,
     /// Nanoseconds since 1970.
     modified: u128,
 }
 
-impl Staged {
+impl StagedBinary {
     fn read(note: &Path) -> Option<Self> {
         serde_json::from_slice(&fs::read(note).ok()?).ok()
     }
@@ -126,7 +126,7 @@ impl Staged {
         Some(Self { recipe: recipe.clone(), size, modified })
     }
 
-    /// Whether the file is the one that the note was written about.
+    /// True if the file is the one that the note was written about.
     fn is_still(&self, staged: &Path) -> bool {
         Self::seen(staged) == Some((self.size, self.modified))
     }
@@ -147,12 +147,12 @@ fn check_embedded(root: &Path, executable: &Path, binary: &Binary, copied: &BTre
     match embedded {
         None => Ok(()),
         Some(path) => Err(Fault::usage(format!(
-            "`{}` is compiled into `{}`, and the image copies it too",
+            "`{}` is compiled into `{}` and also copied into the image",
             path.display(),
             binary.name
         ))
         .needed_by("the app's fingerprint: a file that is copied does not count for the binary")
-        .hint("let such files count for both: `embeds = true` in `[app.binary]` of `images.toml`")),
+        .hint("count such files for both: `embeds = true` in `[app.binary]` of `images.toml`")),
     }
 }
 
@@ -175,7 +175,7 @@ fn dependencies(list: &str) -> Vec<PathBuf> {
     found
 }
 
-/// A call of cargo in the repository. What `cargo run` told this program of its own package is kept from it: build scripts
+/// A call of cargo in the repository, without the variables that `cargo run` sets about xtask's own package: build scripts
 /// that look at these variables would run again, and everything on them would be compiled again.
 pub fn cargo(root: &Path) -> Command {
     let ours = ["CARGO_BIN_NAME", "CARGO_CRATE_NAME", "CARGO_MANIFEST_", "CARGO_PKG_", "CARGO_PRIMARY_PACKAGE"];
@@ -184,7 +184,6 @@ pub fn cargo(root: &Path) -> Command {
     told.fold(Command::new("cargo").current_dir(root), |cargo, name| cargo.env_remove(name))
 }
 
-/// The executable that one of cargo's JSON messages reports.
 fn artifact(line: &str, name: &str) -> Option<PathBuf> {
     #[derive(Deserialize)]
     struct Message {
@@ -201,7 +200,7 @@ fn artifact(line: &str, name: &str) -> Option<PathBuf> {
     message.executable.filter(|_| ours)
 }
 
-/// How names of folders start in which a binary is copied.
+/// Prefix of the temporary folders for copying a binary.
 const SCRATCH: &str = ".staging-";
 
 const EXECUTABLE: u32 = 0o755;
@@ -210,7 +209,7 @@ const EXECUTABLE: u32 = 0o755;
 /// executable for everybody, whatever the umask of who compiled it.
 fn stage(from: &Path, to: &Path) -> Result<(), Fault> {
     let cannot = |error: std::io::Error| Fault::build(format!("cannot stage `{}`", to.display())).cause(error);
-    let folder = to.parent().expect("a staged binary stands in a folder");
+    let folder = to.parent().expect("a staged binary has a folder");
     fs::create_dir_all(folder).map_err(cannot)?;
     if let (Ok(new), Ok(old)) = (fs::metadata(from), fs::metadata(to))
         && new.len() == old.len()
@@ -230,10 +229,10 @@ fn stage(from: &Path, to: &Path) -> Result<(), Fault> {
 /// Refuses a binary that asks for a newer glibc than the root has.
 fn check_glibc(executable: &Path, binary: &Binary) -> Result<(), Fault> {
     let Some(limit) = &binary.glibc else { return Ok(()) };
-    let bytes = fs::read(executable).map_err(|error| super::cannot_read(executable, error))?;
-    let newest = newest_glibc(&bytes).map_err(|error| super::cannot_read(executable, error))?;
+    let bytes = fs::read(executable).map_err(|error| file::cannot_read(executable, error))?;
+    let newest = newest_glibc(&bytes).map_err(|error| file::cannot_read(executable, error))?;
     match newest {
-        Some(newest) if newest > *limit => Err(Fault::build(format!("`{}` needs glibc {newest}, the root has {limit}", binary.name))
+        Some(newest) if newest > *limit => Err(Fault::build(format!("`{}` needs glibc {newest}, but the root has {limit}", binary.name))
             .needed_by("the app image")
             .cause("it was linked on a newer system than the image's")
             .hint("compile on the root's system, or for a static target; `[app.binary] glibc` in `images.toml` says what the root has")),
@@ -303,7 +302,7 @@ mod tests {
             crates: xtask_model::spec::reference::Digest::of(b""),
             sources: xtask_model::spec::reference::Digest::of(b""),
         };
-        let staged = Staged::of(&recipe, &file).unwrap();
+        let staged = StagedBinary::of(&recipe, &file).unwrap();
         assert!(staged.is_still(&file));
         fs::write(&file, "other").unwrap();
         assert!(!staged.is_still(&file));

@@ -12,24 +12,22 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use xtask_model::fault::Fault;
-use xtask_model::image::context::Entry;
+use xtask_model::image::context::ContextEntry;
 use xtask_model::image::key::BinaryKey;
 use xtask_model::image::policy::{self, ImageKind};
 use xtask_model::spec::lock;
 use xtask_model::spec::reference::Digest;
 
-/// An image's inputs in a commit.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Known {
-    /// The commit's full name.
     commit: String,
     /// The program that selected them: another build of it may select others.
     program: String,
     settings: Settings,
     dockerfile: String,
     meaning: Vec<String>,
-    files: Vec<Entry>,
-    /// Pointer files of Git LFS among them, with the digests of the contents that they stand for.
+    files: Vec<ContextEntry>,
+    /// Pointer files of Git LFS among them, with the digests of their contents.
     pointers: BTreeMap<Digest, Digest>,
     binary: Option<BinaryKey>,
 }
@@ -61,7 +59,7 @@ impl Known {
         theirs: &Tree,
         kind: ImageKind,
         committed: &Parsed,
-        pointed: &dyn Fn(&Digest) -> Option<Digest>,
+        lfs_contents: &dyn Fn(&Digest) -> Option<Digest>,
     ) -> Result<Self, Fault> {
         let binary = if kind == ImageKind::Base { None } else { facts::binary_key(theirs, committed)? };
         let digests = committed.files.iter().filter_map(|entry| entry.digest);
@@ -72,7 +70,7 @@ impl Known {
             dockerfile: committed.path.to_string(),
             meaning: committed.meaning.clone(),
             files: committed.files.clone(),
-            pointers: digests.filter_map(|digest| Some((digest, pointed(&digest)?))).collect(),
+            pointers: digests.filter_map(|digest| Some((digest, lfs_contents(&digest)?))).collect(),
             binary,
         })
     }
@@ -83,7 +81,6 @@ impl Known {
         (known.commit == commit && known.program == program()).then_some(known)
     }
 
-    /// Writes it for the next command.
     pub(super) fn write(&self, path: &Path) -> Result<(), Fault> {
         let text = serde_json::to_string(self).expect("texts, numbers and lists");
         crate::file::write(path, &text).map(drop)
@@ -111,13 +108,12 @@ impl Known {
             unsure.set(unsure.get() || file.contains(&b'\r'));
             Ok(Some(EDITED))
         })?;
-        let is_pointer = |entry: &&Entry| entry.digest.is_some_and(|digest| self.pointers.contains_key(&digest));
+        let is_pointer = |entry: &&ContextEntry| entry.digest.is_some_and(|digest| self.pointers.contains_key(&digest));
         let pointers = parsed.files.iter().filter(is_pointer).map(|entry| entry.path.clone()).collect();
         Ok((!unsure.get()).then(|| Compared::new(found, pointers)))
     }
 }
 
-/// Name of the running program's build.
 fn program() -> String {
     let own = std::env::current_exe().and_then(std::fs::metadata);
     let own = own.map(|own| format!("{} {}.{:09}", own.size(), own.mtime(), own.mtime_nsec())).unwrap_or_default();

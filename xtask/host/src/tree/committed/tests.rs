@@ -245,7 +245,7 @@ fn a_checkout_that_is_what_the_commit_says_is_the_commits() {
     // Line ends that the commit's own attributes ask for.
     repo.write(".gitattributes", "*.bat text eol=crlf\n");
     repo.write("templates/run.bat", "echo\r\n");
-    // What a pointer of Git LFS stands for, in place of the pointer.
+    // The contents of a Git LFS pointer, in place of the pointer.
     let large = "large\n".repeat(300);
     let pointer =
         format!("version https://git-lfs.github.com/spec/v1\noid {}\nsize 1800\n", Digest::of(large.as_bytes()));

@@ -7,41 +7,36 @@ use std::fs::Metadata;
 use std::io::{ErrorKind, Read as _};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use xtask_model::fault::Fault;
-use xtask_model::image::context::{ContextPath, Found, Kind};
+use xtask_model::image::context::{ContextPath, FileInfo, FileKind};
 use xtask_model::spec::reference::Digest;
 
-/// Something in a folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Named {
-    /// Its name.
     pub name: Vec<u8>,
-    /// Whether it is a folder itself; a link to one is none.
+    /// True if it is a folder itself; a link to one is none.
     pub is_dir: bool,
 }
 
 /// A tree of files. Paths are relative to its root.
 pub trait Files: Send + Sync {
-    /// The repository's folder on this machine, where tools run.
     fn place(&self) -> &Path;
 
     /// A file's bytes, links followed; `None` where there is no such file.
     fn read(&self, path: &Path) -> Result<Option<Vec<u8>>, Fault>;
 
-    /// Whether a file is there, links followed.
     fn has_file(&self, path: &Path) -> bool;
 
-    /// What is in a folder, in no order; links on the way are not followed.
+    /// Entries of a folder, unordered; links on the way are not followed.
     fn list(&self, folder: &ContextPath) -> Result<Vec<Named>, Fault>;
 
-    /// What stands at a path, itself not followed; `None` where nothing does.
-    fn found(&self, path: &ContextPath) -> Result<Option<Found>, Fault>;
+    /// The file at a path, without following it; `None` if missing.
+    fn found(&self, path: &ContextPath) -> Result<Option<FileInfo>, Fault>;
 
     /// Digests of files' contents, in order. `bytes` is what they hold together, as far as [`Files::found`] said.
     fn digests(&self, files: &[&ContextPath], bytes: u64) -> Result<Vec<Digest>, Fault>;
 
-    /// A text file.
     fn read_text(&self, path: &Path) -> Result<Option<String>, Fault> {
         let Some(bytes) = self.read(path)? else { return Ok(None) };
         String::from_utf8(bytes).map(Some).map_err(|error| cannot_read(path).cause(error.utf8_error()))
@@ -53,7 +48,6 @@ pub trait Files: Send + Sync {
         if bytes.len() > most { Err(too_large(path, most)) } else { Ok(bytes) }
     }
 
-    /// A text file that has to be there.
     fn text(&self, path: &Path) -> Result<String, Fault> {
         self.read_text(path)?.ok_or_else(|| cannot_read(path).cause("no such file"))
     }
@@ -86,17 +80,17 @@ fn regular(root: &Path, path: &Path, most: usize) -> Result<Vec<u8>, Fault> {
     if bytes.len() > most { Err(too_large(path, most)) } else { Ok(bytes) }
 }
 
-impl Files for Path {
+impl<P: AsRef<Path> + Send + Sync + ?Sized> Files for P {
     fn regular(&self, path: &Path, most: usize) -> Result<Vec<u8>, Fault> {
-        regular(self, path, most)
+        regular(self.as_ref(), path, most)
     }
 
     fn place(&self) -> &Path {
-        self
+        self.as_ref()
     }
 
     fn read(&self, path: &Path) -> Result<Option<Vec<u8>>, Fault> {
-        match std::fs::read(self.join(path)) {
+        match std::fs::read(self.as_ref().join(path)) {
             Ok(bytes) => Ok(Some(bytes)),
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
             Err(error) => Err(cannot_read(path).cause(error)),
@@ -104,11 +98,11 @@ impl Files for Path {
     }
 
     fn has_file(&self, path: &Path) -> bool {
-        self.join(path).is_file()
+        self.as_ref().join(path).is_file()
     }
 
     fn list(&self, folder: &ContextPath) -> Result<Vec<Named>, Fault> {
-        let location = self.join(folder.to_path());
+        let location = self.as_ref().join(folder.to_path());
         let cannot = |error| Fault::usage(format!("cannot read folder `{}`", location.display())).cause(error);
         let mut listed = Vec::new();
         for entry in std::fs::read_dir(&location).map_err(cannot)? {
@@ -119,8 +113,8 @@ impl Files for Path {
         Ok(listed)
     }
 
-    fn found(&self, path: &ContextPath) -> Result<Option<Found>, Fault> {
-        let location = self.join(path.to_path());
+    fn found(&self, path: &ContextPath) -> Result<Option<FileInfo>, Fault> {
+        let location = self.as_ref().join(path.to_path());
         match std::fs::symlink_metadata(&location) {
             Ok(metadata) => found(&location, &metadata).map(Some),
             // Gone since the folder was read: as if it had never been there.
@@ -130,53 +124,23 @@ impl Files for Path {
     }
 
     fn digests(&self, files: &[&ContextPath], bytes: u64) -> Result<Vec<Digest>, Fault> {
-        super::stamps::digests(self, files, bytes)
+        super::stamps::digests(self.as_ref(), files, bytes)
     }
 }
 
-impl Files for PathBuf {
-    fn regular(&self, path: &Path, most: usize) -> Result<Vec<u8>, Fault> {
-        regular(self, path, most)
-    }
-
-    fn place(&self) -> &Path {
-        self
-    }
-
-    fn read(&self, path: &Path) -> Result<Option<Vec<u8>>, Fault> {
-        self.as_path().read(path)
-    }
-
-    fn has_file(&self, path: &Path) -> bool {
-        self.as_path().has_file(path)
-    }
-
-    fn list(&self, folder: &ContextPath) -> Result<Vec<Named>, Fault> {
-        self.as_path().list(folder)
-    }
-
-    fn found(&self, path: &ContextPath) -> Result<Option<Found>, Fault> {
-        self.as_path().found(path)
-    }
-
-    fn digests(&self, files: &[&ContextPath], bytes: u64) -> Result<Vec<Digest>, Fault> {
-        self.as_path().digests(files, bytes)
-    }
-}
-
-fn found(location: &Path, metadata: &Metadata) -> Result<Found, Fault> {
+fn found(location: &Path, metadata: &Metadata) -> Result<FileInfo, Fault> {
     let mode = metadata.permissions().mode() & 0o7777;
     let file_type = metadata.file_type();
     if file_type.is_symlink() {
         let target = std::fs::read_link(location)
             .map_err(|error| Fault::usage(format!("cannot read link `{}`", location.display())).cause(error))?;
         let link = Some(target.into_os_string().into_vec());
-        return Ok(Found { kind: Kind::Symlink, mode: 0o777, size: 0, link });
+        return Ok(FileInfo { kind: FileKind::Symlink, mode: 0o777, size: 0, link });
     }
     let (kind, size) = match (file_type.is_dir(), file_type.is_file()) {
-        (true, _) => (Kind::Dir, 0),
-        (_, true) => (Kind::File, metadata.len()),
-        _ => (Kind::Special, 0),
+        (true, _) => (FileKind::Dir, 0),
+        (_, true) => (FileKind::File, metadata.len()),
+        _ => (FileKind::Special, 0),
     };
-    Ok(Found { kind, mode, size, link: None })
+    Ok(FileInfo { kind, mode, size, link: None })
 }

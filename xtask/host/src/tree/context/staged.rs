@@ -10,7 +10,8 @@
 #[cfg(test)]
 mod tests;
 
-use super::{ContextPath, Entry, Kind};
+use super::{ContextEntry, ContextPath, FileKind};
+use crate::file::cannot_read;
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,18 +28,22 @@ const TIME: i64 = 1_767_225_600;
 
 /// A staged context. Nobody else changes it while the value lasts.
 #[derive(Debug)]
-pub struct Staged {
-    /// Its folder.
+pub struct StagedContext {
     pub folder: PathBuf,
     _lock: File,
 }
 
-/// What is known of a staged file: its contents, and the nanoseconds that stand for them.
-type Known = BTreeMap<ContextPath, (String, i64)>;
+/// Known staged files: contents, and the nanoseconds that identify them.
+type StagedFiles = BTreeMap<ContextPath, (String, i64)>;
 
 /// Brings `folder` to hold these entries of the context at `root`, and the files `made`, which no key knows by their contents.
 /// Those of them that are missing are left out.
-pub fn stage(root: &Path, entries: &[Entry], made: &[ContextPath], folder: &Path) -> Result<Staged, Fault> {
+pub fn stage(
+    root: &Path,
+    entries: &[ContextEntry],
+    made: &[ContextPath],
+    folder: &Path,
+) -> Result<StagedContext, Fault> {
     let cannot = |error: io::Error| cannot_write(folder, error);
     let parent = folder.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(parent).map_err(cannot)?;
@@ -47,7 +52,7 @@ pub fn stage(root: &Path, entries: &[Entry], made: &[ContextPath], folder: &Path
     let list = folder.with_extension("list");
     let mut known = read_list(&list).filter(|_| folder.is_dir()).unwrap_or_default();
     if known.is_empty() {
-        // What is there is of an unknown state.
+        // The state of existing files is unknown.
         remove(folder).map_err(cannot)?;
     }
     make_folder(folder).map_err(cannot)?;
@@ -55,31 +60,31 @@ pub fn stage(root: &Path, entries: &[Entry], made: &[ContextPath], folder: &Path
     for entry in entries {
         stage.parents(&entry.path)?;
         match (entry.kind, entry.digest) {
-            (Kind::Dir, _) => stage.folder(&entry.path)?,
-            (Kind::Symlink, _) => stage.link(&entry.path)?,
-            (Kind::File, Some(digest)) => stage.file(entry, &digest.to_string(), Some(digest))?,
-            (Kind::File, None) | (Kind::Special, _) => {}
+            (FileKind::Dir, _) => stage.folder(&entry.path)?,
+            (FileKind::Symlink, _) => stage.link(&entry.path)?,
+            (FileKind::File, Some(digest)) => stage.file(entry, &digest.to_string(), Some(digest))?,
+            (FileKind::File, None) | (FileKind::Special, _) => {}
         }
     }
     for path in made {
         let Ok(metadata) = fs::metadata(root.join(path.to_path())) else { continue };
         stage.parents(path)?;
         let mode = if metadata.permissions().mode() & 0o100 == 0 { 0o644 } else { 0o755 };
-        let entry = Entry { path: path.clone(), kind: Kind::File, mode, digest: None };
+        let entry = ContextEntry { path: path.clone(), kind: FileKind::File, mode, digest: None };
         let (modified, changed) =
             ((metadata.mtime(), metadata.mtime_nsec()), (metadata.ctime(), metadata.ctime_nsec()));
         let stamp = format!("stamp:{}:{}:{modified:?}:{changed:?}", metadata.ino(), metadata.size());
         stage.file(&entry, &stamp.replace(' ', ""), None)?;
     }
     stage.finish()?;
-    Ok(Staged { folder: folder.to_owned(), _lock: lock })
+    Ok(StagedContext { folder: folder.to_owned(), _lock: lock })
 }
 
 struct Stage<'a> {
     root: &'a Path,
     folder: &'a Path,
     list: PathBuf,
-    known: &'a mut Known,
+    known: &'a mut StagedFiles,
     wanted: BTreeSet<ContextPath>,
     changed: bool,
 }
@@ -142,7 +147,7 @@ impl Stage<'_> {
         set_time(&at, nanoseconds(&Digest::of(target.as_os_str().as_bytes()).hex())).map_err(cannot)
     }
 
-    fn file(&mut self, entry: &Entry, sum: &str, digest: Option<Digest>) -> Result<(), Fault> {
+    fn file(&mut self, entry: &ContextEntry, sum: &str, digest: Option<Digest>) -> Result<(), Fault> {
         let path = &entry.path;
         self.wanted.insert(path.clone());
         let at = self.at(path);
@@ -254,7 +259,7 @@ fn remove(path: &Path) -> io::Result<()> {
 }
 
 /// A line for each path: contents, nanoseconds, path. The last line says that it is whole.
-fn write_list(list: &Path, known: &Known) -> io::Result<()> {
+fn write_list(list: &Path, known: &StagedFiles) -> io::Result<()> {
     let mut text = String::new();
     for (path, (sum, nanos)) in known {
         text += &format!("{sum} {nanos} {path}\n");
@@ -265,19 +270,15 @@ fn write_list(list: &Path, known: &Known) -> io::Result<()> {
     fs::rename(&partial, list)
 }
 
-fn read_list(list: &Path) -> Option<Known> {
+fn read_list(list: &Path) -> Option<StagedFiles> {
     let text = fs::read_to_string(list).ok()?;
-    let mut known = Known::new();
+    let mut known = StagedFiles::new();
     for line in text.strip_suffix("end\n")?.lines() {
         let mut words = line.splitn(3, ' ');
         let (sum, nanos, path) = (words.next()?, words.next()?.parse().ok()?, words.next()?.parse().ok()?);
         known.insert(path, (sum.to_owned(), nanos));
     }
     Some(known)
-}
-
-fn cannot_read(path: &Path, error: io::Error) -> Fault {
-    Fault::usage(format!("cannot read `{}`", path.display())).cause(error)
 }
 
 fn cannot_write(path: &Path, error: io::Error) -> Fault {

@@ -1,9 +1,10 @@
 //! Digests of files. Where they are many, what has not been touched since it was read is not read again, by this build or by
 //! the next: a file is known by its stamp, as git's index knows it.
 //!
-//! A stamp that could still be that of other contents is never remembered, and a memory that cannot be read or written costs
+//! A stamp that could still be that of other contents is never remembered, and a cache that cannot be read or written costs
 //! time only.
 
+use crate::file::cannot_read;
 use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
 use std::fs::{self, File, Metadata};
@@ -17,12 +18,12 @@ use xtask_model::image::context::ContextPath;
 use xtask_model::spec::reference::Digest;
 
 /// Bytes and files beyond which a second thread is worth its start.
-const MUCH: (u64, usize) = (4 << 20, 128);
+const PARALLEL_FROM: (u64, usize) = (4 << 20, 128);
 
 /// The same beyond which remembering is worth its file.
-const PLENTY: (u64, usize) = (64 << 20, 2000);
+const REMEMBER_FROM: (u64, usize) = (64 << 20, 2000);
 
-/// So many files are shared out at once: what comes back of each is larger than what is kept.
+/// Files per batch: a result is larger than what is kept of it.
 const AT_ONCE: usize = 4096;
 
 /// Younger than this, a file may change once more without its times telling.
@@ -30,12 +31,12 @@ const RACY: i128 = 1_000_000_000;
 
 /// Digests of files below `root`, in order; `bytes` is how much there is to read.
 pub(super) fn digests(root: &Path, files: &[&ContextPath], bytes: u64) -> Result<Vec<Digest>, Fault> {
-    if bytes < PLENTY.0 && files.len() < PLENTY.1 {
+    if bytes < REMEMBER_FROM.0 && files.len() < REMEMBER_FROM.1 {
         return in_turn(root, files, bytes, digest);
     }
-    let mut memory = Memory::load(root.join(PLACE));
+    let mut cache = DigestCache::load(root.join(PLACE));
     let now = SystemTime::now();
-    let known = &memory.known;
+    let known = &cache.known;
     let found = in_turn(root, files, bytes, |file, buffer| {
         let stamp =
             fs::metadata(file).map(|metadata| Stamp::of(&metadata)).map_err(|error| cannot_read(file, error))?;
@@ -44,7 +45,7 @@ pub(super) fn digests(root: &Path, files: &[&ContextPath], bytes: u64) -> Result
             None => Ok((stamp, digest(file, buffer)?)),
         }
     })?;
-    memory.learn(&found, now);
+    cache.learn(&found, now);
     Ok(found.into_iter().map(|(_, digest)| digest).collect())
 }
 
@@ -55,7 +56,7 @@ fn in_turn<T: Send>(
     bytes: u64,
     work: impl Fn(&Path, &mut [u8]) -> Result<T, Fault> + Sync,
 ) -> Result<Vec<T>, Fault> {
-    let alone = bytes < MUCH.0 && files.len() < MUCH.1;
+    let alone = bytes < PARALLEL_FROM.0 && files.len() < PARALLEL_FROM.1;
     let mut results = Vec::with_capacity(files.len());
     for chunk in files.chunks(AT_ONCE) {
         let next = AtomicUsize::new(0);
@@ -98,11 +99,7 @@ fn digest(path: &Path, buffer: &mut [u8]) -> Result<Digest, Fault> {
     }
 }
 
-fn cannot_read(path: &Path, error: io::Error) -> Fault {
-    Fault::usage(format!("cannot read `{}`", path.display())).cause(error)
-}
-
-/// What tells that a file is the one that was read: no write leaves all of it as it was. Times in nanoseconds since 1970.
+/// Identifies an unchanged file: every write changes part of it. Times in nanoseconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Stamp {
     device: u64,
@@ -124,39 +121,36 @@ impl Stamp {
         }
     }
 
-    /// Whether the file was at rest at a time: its next change will have another stamp.
+    /// True if the file was at rest at a time: its next change will have another stamp.
     fn is_settled(&self, at: SystemTime) -> bool {
         let at = at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos() as i128);
         self.modified.max(self.changed) + RACY < at
     }
 }
 
-/// Where a repository's memory is.
 const PLACE: &str = "target/native/stamps";
 
 /// The first bytes of its file: what it is, and its version.
 const MAGIC: &[u8; 8] = b"stamps 1";
 
-/// A stamp and a digest, as they stand in the file.
+/// Length of a stamp and a digest in the file.
 const RECORD: usize = 8 + 8 + 8 + 16 + 16 + 32;
 
-/// So many stamps, or four times as many as files, and the memory begins anew: it holds those of files as they were before, too.
+/// Stamps above which the cache is emptied, or four times the number of files: it also has stamps of earlier contents.
 const LIMIT: usize = 100_000;
 
-/// Digests by stamp.
 #[derive(Debug, Default)]
-struct Memory {
+struct DigestCache {
     place: PathBuf,
     known: HashMap<Stamp, Digest>,
 }
 
-impl Memory {
+impl DigestCache {
     fn load(place: PathBuf) -> Self {
         let bytes = fs::read(&place).unwrap_or_default();
         Self { place, known: Self::parse(&bytes).unwrap_or_default() }
     }
 
-    /// None for what is no whole file of this version.
     fn parse(bytes: &[u8]) -> Option<HashMap<Stamp, Digest>> {
         let (records, sum) = bytes.strip_prefix(MAGIC)?.split_last_chunk::<32>()?;
         if Digest::of(records) != Digest::from_bytes(*sum) || records.len() % RECORD != 0 {
@@ -231,7 +225,6 @@ mod tests {
         Stamp::of(&fs::metadata(file).unwrap())
     }
 
-    /// As if they had been written long ago.
     fn later() -> SystemTime {
         SystemTime::now() + Duration::from_secs(60)
     }
@@ -247,15 +240,15 @@ mod tests {
         let paths = paths(&files);
         let paths: Vec<&ContextPath> = paths.iter().collect();
         assert_eq!(digests(root.path(), &paths, 0).unwrap(), one);
-        assert_eq!(digests(root.path(), &paths, PLENTY.0).unwrap(), one);
+        assert_eq!(digests(root.path(), &paths, REMEMBER_FROM.0).unwrap(), one);
     }
 
     #[test]
-    fn a_file_that_is_gone_is_told() {
+    fn a_missing_file_is_reported() {
         let (root, files) = folder(1);
         fs::remove_file(&files[0]).unwrap();
         let paths = paths(&files);
-        for bytes in [0, PLENTY.0] {
+        for bytes in [0, REMEMBER_FROM.0] {
             let fault = digests(root.path(), &[&paths[0]], bytes).unwrap_err();
             assert!(fault.what.starts_with("cannot read"), "{fault}");
         }
@@ -265,18 +258,18 @@ mod tests {
     fn what_is_learned_is_there_for_the_next() {
         let (root, files) = folder(3);
         let found: Vec<_> = files.iter().map(|file| (stamp(file), Digest::of(b"as read"))).collect();
-        let mut memory = Memory::load(root.path().join("memory"));
-        memory.learn(&found, later());
-        let again = Memory::load(root.path().join("memory"));
+        let mut cache = DigestCache::load(root.path().join("cache"));
+        cache.learn(&found, later());
+        let again = DigestCache::load(root.path().join("cache"));
         assert_eq!(again.known, found.iter().copied().collect());
     }
 
     #[test]
     fn what_was_just_written_is_not_remembered() {
         let (root, files) = folder(1);
-        let mut memory = Memory::load(root.path().join("memory"));
-        memory.learn(&[(stamp(&files[0]), Digest::of(b"x"))], SystemTime::now());
-        assert!(memory.known.is_empty());
+        let mut cache = DigestCache::load(root.path().join("cache"));
+        cache.learn(&[(stamp(&files[0]), Digest::of(b"x"))], SystemTime::now());
+        assert!(cache.known.is_empty());
     }
 
     #[test]
@@ -297,16 +290,16 @@ mod tests {
     #[test]
     fn a_damaged_memory_is_none() {
         let (root, files) = folder(2);
-        let place = root.path().join("memory");
-        let mut memory = Memory::load(place.clone());
-        memory.learn(&[(stamp(&files[0]), Digest::of(b"x")), (stamp(&files[1]), Digest::of(b"y"))], later());
+        let place = root.path().join("cache");
+        let mut cache = DigestCache::load(place.clone());
+        cache.learn(&[(stamp(&files[0]), Digest::of(b"x")), (stamp(&files[1]), Digest::of(b"y"))], later());
         let whole = fs::read(&place).unwrap();
-        assert_eq!(Memory::parse(&whole).unwrap().len(), 2);
+        assert_eq!(DigestCache::parse(&whole).unwrap().len(), 2);
         for at in 0..whole.len() {
             let mut bytes = whole.clone();
             bytes[at] ^= 1;
-            assert_eq!(Memory::parse(&bytes), None, "byte {at}");
-            assert_eq!(Memory::parse(&whole[..at]), None, "cut at {at}");
+            assert_eq!(DigestCache::parse(&bytes), None, "byte {at}");
+            assert_eq!(DigestCache::parse(&whole[..at]), None, "cut at {at}");
         }
     }
 }

@@ -1,7 +1,9 @@
-//! What a context never holds, and how deep it may be.
+//! Contents that a context never has, and its maximum depth.
 
 use super::*;
 use std::fs;
+use xtask_model::spec::dockerfile::Dockerfile;
+use xtask_model::spec::reference::Platform;
 
 fn tree(files: &[&str]) -> tempfile::TempDir {
     let root = tempfile::tempdir().unwrap();
@@ -16,8 +18,8 @@ fn tree(files: &[&str]) -> tempfile::TempDir {
 fn read_with(root: &Path, instruction: &str, ignore: &str) -> Result<Vec<String>, Fault> {
     let file = Dockerfile::parse("Dockerfile", &format!("FROM scratch\n{instruction}\n"))?;
     let ignore = Ignore::parse("app.dockerignore", ignore.as_bytes())?;
-    let entries = read(root, &file, &ignore, &BTreeMap::new(), &Platform::host())?;
-    Ok(entries.iter().filter(|entry| entry.kind == Kind::File).map(|entry| entry.path.to_string()).collect())
+    let entries = read_sources(root, &file.sources(&BTreeMap::new(), &Platform::host())?, &ignore)?;
+    Ok(entries.iter().filter(|entry| entry.kind == FileKind::File).map(|entry| entry.path.to_string()).collect())
 }
 
 const FILES: [&str; 5] = ["a", "target/images/x", "target/release/app", "targets/b", "src/target/c"];
@@ -78,7 +80,7 @@ fn gits_folder_in_a_context_is_refused_and_the_ignore_file_named() {
         let root = tree(&["a", "vendor/lib/a", &format!("{at}/HEAD")]);
         let fault = read_with(root.path(), instruction, "").unwrap_err();
         assert_eq!(fault.what, format!("`{at}` would be copied into the image"), "{instruction}");
-        assert_eq!(fault.hints, [format!("leave it out: add a line `{at}` to `app.dockerignore`")]);
+        assert_eq!(fault.hints, [format!("exclude it: add a line `{at}` to `app.dockerignore`")]);
         if instruction == "COPY . /app/" {
             assert_eq!(read_with(root.path(), instruction, ".git").unwrap(), ["a", "vendor/lib/a"]);
         }

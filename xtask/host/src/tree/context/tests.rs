@@ -1,4 +1,4 @@
-//! Trees in folders that vanish; the laws of the fingerprint; BuildKit as the oracle where an engine can be reached.
+//! Trees in folders that vanish; which files count; BuildKit as the oracle where an engine can be reached.
 
 use super::*;
 use crate::process::Command;
@@ -6,8 +6,9 @@ use proptest::prelude::*;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
-use xtask_model::image::context::{as_in_git, fingerprint};
-use xtask_model::spec::dockerfile::{Instruction, Reads};
+use xtask_model::image::context::as_in_git;
+use xtask_model::spec::dockerfile::{Dockerfile, Instruction, Reads};
+use xtask_model::spec::reference::Platform;
 
 /// A tree from lines: `path`, `path=contents`, `path/`, `path->target`, `path*` (executable).
 fn tree(lines: &[&str]) -> tempfile::TempDir {
@@ -34,13 +35,13 @@ fn plant(root: &Path, line: &str) {
     }
 }
 
-fn read_with(root: &Path, instructions: &str, ignore: &str) -> Result<Vec<Entry>, Fault> {
+fn read_with(root: &Path, instructions: &str, ignore: &str) -> Result<Vec<ContextEntry>, Fault> {
     let file = Dockerfile::parse("Dockerfile", &format!("FROM scratch\n{instructions}\n"))?;
     let ignore = Ignore::parse(".dockerignore", ignore.as_bytes())?;
-    read(root, &file, &ignore, &BTreeMap::new(), &Platform::host())
+    read_sources(root, &file.sources(&BTreeMap::new(), &Platform::host())?, &ignore)
 }
 
-fn paths(entries: &[Entry]) -> Vec<String> {
+fn paths(entries: &[ContextEntry]) -> Vec<String> {
     entries.iter().map(|entry| entry.path.to_string()).collect()
 }
 
@@ -102,7 +103,7 @@ fn sources_pick_files() {
 }
 
 #[test]
-fn ignored_files_are_not_there() {
+fn ignored_files_are_left_out() {
     picks("COPY src /", "**/*.py\nsrc/up", &["src", "src/deep", "src/deep/p.md"]);
     picks("COPY . /", "*\n!src/deep/*.md", &["src", "src/deep", "src/deep/p.md"]);
     picks("COPY *.txt /", "*.txt", &[]);
@@ -143,7 +144,7 @@ fn nothing_outside_the_context_is_read() {
 }
 
 #[test]
-fn the_ignore_file_beside_the_dockerfile_comes_first() {
+fn the_dockerfiles_own_ignore_file_comes_first() {
     let root = tree(&[".dockerignore=a", "d/Dockerfile.base.dockerignore=b", "d/Dockerfile.base=FROM scratch"]);
     let (path, ignore) = ignore_file(root.path(), "d/Dockerfile.base").unwrap();
     assert_eq!(
@@ -179,7 +180,7 @@ fn special_files_are_refused_where_they_count() {
     let root = tree(&["a"]);
     let _socket = std::os::unix::net::UnixListener::bind(root.path().join("sock")).unwrap();
     let fault = read_with(root.path(), "COPY . /", "").unwrap_err().to_string();
-    assert!(fault.contains("`sock` in the build context is neither"), "{fault}");
+    assert!(fault.contains("`sock` in the build context is not a file"), "{fault}");
     assert_eq!(paths(&read_with(root.path(), "COPY . /", "sock").unwrap()), ["a"]);
     assert_eq!(paths(&read_with(root.path(), "COPY a /", "").unwrap()), ["a"]);
 }
@@ -192,32 +193,21 @@ fn entries_keep_every_name_in_json() {
     let entries = read_with(root.path(), "COPY . /", "").unwrap();
     assert_eq!(paths(&entries), ["l", "run", "ä %25.txt", "%FF%0A"]);
     let json = serde_json::to_string(&entries).unwrap();
-    assert_eq!(serde_json::from_str::<Vec<Entry>>(&json).unwrap(), entries);
+    assert_eq!(serde_json::from_str::<Vec<ContextEntry>>(&json).unwrap(), entries);
     expect_test::expect![[r#"[{"path":"l","kind":"symlink","mode":511,"digest":"sha256:33e6d73fee82904c8d7afb78de1154d1e8dc2a0edb08120e63df5b9385c2d9cc"}]"#]]
         .assert_eq(&serde_json::to_string(&entries[..1]).unwrap());
 }
 
 #[test]
-fn the_fingerprint_is_golden() {
-    let root = tree(&["a=1", "d/b*=2", "l->a"]);
-    fs::set_permissions(root.path().join("d"), fs::Permissions::from_mode(0o755)).unwrap();
-    let entries = read_with(root.path(), "COPY . /", "").unwrap();
-    // A change of this digest rebuilds every base there is: raise the version in the encoding, knowingly.
-    expect_test::expect!["sha256:6ade4004f8594401ce6c5d9e60b0f0a8857fad80260db61d8474124bd32b2ef4"]
-        .assert_eq(&fingerprint(&entries).to_string());
-    assert_ne!(fingerprint(&entries), fingerprint(&entries[1..]));
-}
-
-#[test]
-fn umask_is_no_difference_in_git() {
+fn umask_does_not_matter_in_git() {
     let root = tree(&["a", "b*", "d/c"]);
     let before = read_with(root.path(), "COPY . /", "").unwrap();
     for (path, mode) in [("a", 0o664), ("b", 0o775), ("d", 0o700)] {
         fs::set_permissions(root.path().join(path), fs::Permissions::from_mode(mode)).unwrap();
     }
     let after = read_with(root.path(), "COPY . /", "").unwrap();
-    assert_ne!(fingerprint(&before), fingerprint(&after));
-    assert_eq!(fingerprint(&as_in_git(&before)), fingerprint(&as_in_git(&after)));
+    assert_ne!(before, after);
+    assert_eq!(as_in_git(&before), as_in_git(&after));
 }
 
 const PLACES: [&str; 12] =
@@ -280,9 +270,9 @@ fn change(root: &Path, path: &str, how: usize) -> Vec<String> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(250))]
 
-    /// What is in the result changes the fingerprint, and nothing else does.
+    /// Exactly the files in the result change the entries.
     #[test]
-    fn the_fingerprint_follows_the_files_that_are_read(
+    fn entries_follow_the_files_that_are_read(
         copy in 0..COPIES.len(), ignore in ignore_lines(), place in 0..PLACES.len(), how in 0_usize..7,
     ) {
         let root = tree(&PLACES);
@@ -293,11 +283,11 @@ proptest! {
         let read = |path: &String| before.iter().chain(&after).any(|entry| entry.path.to_string() == *path);
         // A folder that the ignore file takes back only for a file in it is copied with that file, even where the copy itself
         // excludes the file: BuildKit sends the folder, and so its going is a change.
-        let folders = |entries: &[Entry]| -> Vec<_> {
-            entries.iter().filter(|entry| entry.kind == Kind::Dir).map(|entry| entry.path.clone()).collect()
+        let folders = |entries: &[ContextEntry]| -> Vec<_> {
+            entries.iter().filter(|entry| entry.kind == FileKind::Dir).map(|entry| entry.path.clone()).collect()
         };
         let counts = changed.iter().any(read) || folders(&before) != folders(&after);
-        prop_assert_eq!(fingerprint(&before) != fingerprint(&after), counts, "{:?}", changed);
+        prop_assert_eq!(before != after, counts, "{:?}", changed);
     }
 
     /// Walking little finds what walking everything finds.
@@ -348,7 +338,7 @@ impl Files for Backwards<'_> {
         Ok(listed)
     }
 
-    fn found(&self, path: &ContextPath) -> Result<Option<Found>, Fault> {
+    fn found(&self, path: &ContextPath) -> Result<Option<FileInfo>, Fault> {
         self.0.found(path)
     }
 
@@ -358,7 +348,7 @@ impl Files for Backwards<'_> {
 }
 
 #[test]
-fn the_order_of_the_walk_is_no_difference() {
+fn the_order_of_the_walk_does_not_matter() {
     let root = tree(&PLACES);
     symlink("d", root.path().join("link")).unwrap();
     for copy in COPIES {
@@ -401,8 +391,8 @@ fn docker() -> Option<String> {
     found
 }
 
-/// What a build puts into a folder, or nothing where it fails.
-fn built(docker: &str, root: &Path, instructions: &str, ignore: &str) -> Option<Vec<Entry>> {
+/// Files that a build puts into a folder; `None` if it fails.
+fn built(docker: &str, root: &Path, instructions: &str, ignore: &str) -> Option<Vec<ContextEntry>> {
     let work = tempfile::tempdir().unwrap();
     let (file, out) = (work.path().join("Dockerfile"), work.path().join("out"));
     fs::write(&file, format!("FROM scratch\n{instructions}\n")).unwrap();
@@ -501,8 +491,8 @@ const ORACLE_IGNORES: &[&str] = &[
 fn buildkit_copies_what_we_pick() {
     let Some(docker) = docker() else { return };
     let root = tree(TREE);
-    let files = |entries: Vec<Entry>| {
-        let files = entries.into_iter().filter(|entry| entry.kind == Kind::File);
+    let files = |entries: Vec<ContextEntry>| {
+        let files = entries.into_iter().filter(|entry| entry.kind == FileKind::File);
         files.map(|entry| (entry.digest, entry.mode)).collect::<BTreeSet<_>>()
     };
     for (source, ignore) in [
@@ -618,10 +608,10 @@ fn buildkit_replaces_variables_as_we_do() {
     );
     let file = Dockerfile::parse("Dockerfile", &text).unwrap();
     let expanded = file.expand(&BTreeMap::new(), &Platform::host()).unwrap();
-    let ours: BTreeSet<String> = expanded.target().unwrap().instructions.iter().filter_map(destination).collect();
+    let ours: BTreeSet<String> = expanded.stages.last().unwrap().instructions.iter().filter_map(destination).collect();
     let root = tree(&["f"]);
     let built = built(&docker, root.path(), text.strip_prefix("FROM scratch\n").unwrap(), "").unwrap();
-    let theirs = built.into_iter().filter(|entry| entry.kind == Kind::File).map(|entry| entry.path.to_string());
+    let theirs = built.into_iter().filter(|entry| entry.kind == FileKind::File).map(|entry| entry.path.to_string());
     assert_eq!(ours, theirs.collect());
 }
 

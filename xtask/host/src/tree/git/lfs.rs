@@ -4,10 +4,9 @@
 
 use xtask_model::spec::reference::Digest;
 
-/// Longest pointer file that the specification allows.
 const LONGEST: usize = 1024;
 
-/// Digest of the contents that a pointer file stands for; `None` for any other file.
+/// Digest of the contents of a pointer file; `None` for any other file.
 pub fn pointer(bytes: &[u8]) -> Option<Digest> {
     if bytes.len() >= LONGEST {
         return None;

@@ -1,9 +1,9 @@
 //! Git's objects, asked of one `git cat-file` that lasts as long as the value: any number of questions, one process.
 //!
-//! Folders and digests are remembered by object name, which never comes to mean something else.
+//! Folders and digests are remembered by object name, which never changes its meaning.
 
 use super::Git;
-use crate::process::Conversation;
+use crate::process::PipedProcess;
 use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead as _, Read as _};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,55 +11,39 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::spec::reference::Digest;
 
-/// An object as git stores it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Object {
-    /// Its full name.
     pub id: String,
     /// `commit`, `tree`, `blob` or `tag`.
     pub kind: String,
-    /// Its contents.
     pub bytes: Vec<u8>,
 }
 
-/// What a tree object holds at a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
-    /// What it is.
     pub kind: NodeKind,
-    /// The object's full name.
     pub id: String,
 }
 
-/// What a tree object can hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NodeKind {
-    /// A folder.
     Folder,
-    /// A file, executable or not.
-    File {
-        /// Whether it may be run.
-        executable: bool,
-    },
-    /// A symbolic link.
+    File { executable: bool },
     Link,
-    /// A commit of another repository.
     Submodule,
 }
 
-/// A folder's names.
 pub(super) type Folder = BTreeMap<Vec<u8>, Node>;
 
-/// The objects of a repository.
 #[derive(Debug)]
 pub struct Objects {
     git: Git,
-    talk: Mutex<Conversation>,
-    /// Whether what a partial clone lacks may still be asked for: nobody forbade it, and it was not done yet.
+    talk: Mutex<PipedProcess>,
+    /// True if what a partial clone lacks may still be asked for: nobody forbade it, and it was not done yet.
     may_fetch: AtomicBool,
     folders: Mutex<HashMap<String, Arc<Folder>>>,
     digests: Mutex<HashMap<String, Digest>>,
-    /// Pointer files of Git LFS that were read, by the digest of the pointer: the digest of what each stands for.
+    /// Pointer files of Git LFS that were read, by the digest of the pointer: the digest of the contents.
     pointers: Mutex<HashMap<Digest, Digest>>,
 }
 
@@ -68,7 +52,7 @@ impl Objects {
     pub fn open(git: &Git, offline: bool) -> Result<Self, Fault> {
         Ok(Self {
             git: git.clone(),
-            talk: Mutex::new(git.command().args(["cat-file", "--batch"]).converse()?),
+            talk: Mutex::new(git.command().args(["cat-file", "--batch"]).start_piped()?),
             may_fetch: AtomicBool::new(!offline),
             folders: Mutex::default(),
             digests: Mutex::default(),
@@ -84,13 +68,13 @@ impl Objects {
         let cannot = |cause: &dyn std::fmt::Display| {
             Fault::usage(format!("cannot read `{name}` from git")).cause(cause).hint("`git fsck` finds what is broken")
         };
-        let mut talk = held(&self.talk);
-        talk.say(format!("{name}\n").as_bytes()).map_err(|_| self.silent(name))?;
+        let mut talk = locked(&self.talk);
+        talk.say(format!("{name}\n").as_bytes()).map_err(|_| self.no_answer(name))?;
         let answers = talk.answers();
         let mut header = Vec::new();
         answers.read_until(b'\n', &mut header).map_err(|error| cannot(&error))?;
         if header.is_empty() {
-            return Err(self.silent(name));
+            return Err(self.no_answer(name));
         }
         let header = String::from_utf8_lossy(&header);
         // `<id> <kind> <size>`, or the question with what is wrong with it.
@@ -114,7 +98,7 @@ impl Objects {
             Some(object) => Ok(object),
             None => {
                 let said = self.git.command().args(["cat-file", "-e", id]).output()?.stderr;
-                let fault = self.git.trouble(&said, format!("object `{id}` is not in this clone"));
+                let fault = self.git.fault(&said, format!("object `{id}` is not in this clone"));
                 Err(if self.git.is_partial() && !self.git.fetches_safely()? {
                     fault.cause("the repository's own configuration may name programs, so nothing is fetched for it")
                 } else {
@@ -132,55 +116,53 @@ impl Objects {
         if !self.may_fetch.swap(false, Ordering::Relaxed) || !self.git.is_partial() || !self.git.fetches_safely()? {
             return Ok(None);
         }
-        *held(&self.talk) = self.git.fetching_command().args(["cat-file", "--batch"]).converse()?;
+        *locked(&self.talk) = self.git.fetching_command().args(["cat-file", "--batch"]).start_piped()?;
         self.get(name)
     }
 
-    /// The digest of the contents that a pointer file of Git LFS stands for, if it was read and is one.
-    pub fn pointed(&self, pointer: &Digest) -> Option<Digest> {
-        held(&self.pointers).get(pointer).copied()
+    /// The digest of the contents of a Git LFS pointer, if it was read.
+    pub fn lfs_contents(&self, pointer: &Digest) -> Option<Digest> {
+        locked(&self.pointers).get(pointer).copied()
     }
 
-    /// A tree object's names.
     pub fn folder(&self, id: &str) -> Result<Arc<Folder>, Fault> {
-        if let Some(known) = held(&self.folders).get(id) {
+        if let Some(known) = locked(&self.folders).get(id) {
             return Ok(known.clone());
         }
         let object = self.named(id)?;
         let names = folder(&object.bytes, object.id.len() / 2)
             .ok_or_else(|| Fault::new(Exit::Bug, format!("cannot read git's tree object `{id}`")))?;
         let names = Arc::new(names);
-        held(&self.folders).insert(id.to_owned(), names.clone());
+        locked(&self.folders).insert(id.to_owned(), names.clone());
         Ok(names)
     }
 
     /// The sha256 of a blob's contents.
     pub fn digest(&self, id: &str) -> Result<Digest, Fault> {
-        if let Some(known) = held(&self.digests).get(id) {
+        if let Some(known) = locked(&self.digests).get(id) {
             return Ok(*known);
         }
         let bytes = self.named(id)?.bytes;
         let digest = Digest::of(&bytes);
         if let Some(contents) = super::pointer(&bytes) {
-            held(&self.pointers).insert(digest, contents);
+            locked(&self.pointers).insert(digest, contents);
         }
-        held(&self.digests).insert(id.to_owned(), digest);
+        locked(&self.digests).insert(id.to_owned(), digest);
         Ok(digest)
     }
 
     /// The fault of a process that ended instead of answering, with the words of one that is asked for the same.
-    fn silent(&self, name: &str) -> Fault {
+    fn no_answer(&self, name: &str) -> Fault {
         let what = format!("cannot read `{name}` from git");
         let asked = || self.git.command().args(["cat-file", "-t", name]).output();
         match asked() {
-            Ok(output) => self.git.trouble(&output.stderr, what),
+            Ok(output) => self.git.fault(&output.stderr, what),
             Err(fault) => fault,
         }
     }
 }
 
-/// A poisoned cache is still a cache.
-fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

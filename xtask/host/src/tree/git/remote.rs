@@ -11,17 +11,14 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 use xtask_model::fault::{Exit, Fault};
 
-/// How long a remote may take to answer.
-const PATIENCE: Duration = Duration::from_secs(15);
+const TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Newest commit of a branch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RemoteHead {
     /// It is at this commit of the named remote.
     At(String, String),
-    /// The named remote has no such branch.
     Absent(String),
-    /// Nothing is known, for this reason.
     Unknown(String),
 }
 
@@ -51,8 +48,8 @@ impl Git {
             .env("GIT_DIR", "/dev/null")
             .env_remove("GIT_WORK_TREE");
         let call = with_token(call, &url);
-        let Some((code, printed, said)) = in_time(&call)? else {
-            return unknown(format!("remote `{remote}` did not answer within {} s", PATIENCE.as_secs()));
+        let Some((code, printed, said)) = with_timeout(&call)? else {
+            return unknown(format!("remote `{remote}` did not answer within {} s", TIMEOUT.as_secs()));
         };
         match code {
             Some(0) => {}
@@ -79,7 +76,7 @@ impl Git {
     }
 
     /// This folder from the repository's top, as `services/app`; empty at the top, and outside a repository.
-    pub fn below_top(&self) -> Result<String, Fault> {
+    pub fn prefix(&self) -> Result<String, Fault> {
         let mut above = self.root.ancestors().map(|folder| folder.join(".git").exists());
         if above.next() == Some(true) || !above.any(|found| found) {
             return Ok(String::new());
@@ -121,7 +118,7 @@ fn header(url: &str, server: &str, token: &str) -> Option<[String; 2]> {
 }
 
 /// Exit code, stdout and stderr of a call; nothing where it takes too long, in which case it is ended.
-fn in_time(call: &Command) -> Result<Option<(Option<i32>, String, String)>, Fault> {
+fn with_timeout(call: &Command) -> Result<Option<(Option<i32>, String, String)>, Fault> {
     let cannot = |error: std::io::Error| Fault::new(Exit::Missing, "cannot run `git`").cause(error);
     let mut child = call.start([Stdio::null(), Stdio::piped(), Stdio::piped()]).map_err(cannot)?;
     let began = Instant::now();
@@ -130,7 +127,7 @@ fn in_time(call: &Command) -> Result<Option<(Option<i32>, String, String)>, Faul
         if let Some(status) = child.try_wait().map_err(cannot)? {
             break status;
         }
-        if began.elapsed() > PATIENCE || process::interrupted().is_err() {
+        if began.elapsed() > TIMEOUT || process::interrupted().is_err() {
             let _ = child.kill();
             child.wait().map_err(cannot)?;
             process::interrupted()?;

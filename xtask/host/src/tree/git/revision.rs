@@ -12,15 +12,13 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use xtask_model::fault::Fault;
-use xtask_model::image::context::{ContextPath, Found, Kind};
+use xtask_model::image::context::{ContextPath, FileInfo, FileKind};
 use xtask_model::spec::reference::Digest;
 
-/// The tree of a commit.
 #[derive(Clone, Debug)]
 pub struct Revision {
     place: PathBuf,
     objects: Arc<Objects>,
-    /// The commit's full name.
     pub id: String,
     root: Arc<Folder>,
 }
@@ -95,9 +93,8 @@ impl Revision {
     }
 }
 
-/// The full name of the commit that a name means.
 pub fn commit(objects: &Objects, name: &str) -> Result<Option<String>, Fault> {
-    // What would be an option or an object of another kind elsewhere is only a name here: it stands on stdin.
+    // What would be an option or an object of another kind elsewhere is only a name here: it is passed on stdin.
     Ok(objects.get(&format!("{name}^{{commit}}"))?.filter(|object| object.kind == "commit").map(|object| object.id))
 }
 
@@ -110,8 +107,8 @@ pub fn missing(name: &str) -> Fault {
 
 fn submodule(path: &ContextPath) -> Fault {
     Fault::usage(format!("cannot read `{path}` at a revision"))
-        .cause("it is in a submodule, whose files are not among this repository's objects")
-        .hint("leave it out with the ignore file, or keep what the image needs in this repository")
+        .cause("it is in a submodule, and this repository does not contain its files")
+        .hint("exclude it with the ignore file, or keep the files in this repository")
 }
 
 impl Files for Revision {
@@ -125,7 +122,7 @@ impl Files for Revision {
     }
 
     fn has_file(&self, path: &Path) -> bool {
-        // A tree that cannot be read is told by whoever reads the file next.
+        // An unreadable tree is reported when the file is read.
         matches!(self.file(path), Ok(Some(_)) | Err(_))
     }
 
@@ -143,14 +140,14 @@ impl Files for Revision {
         Ok(names.iter().map(|(name, node)| Named { name: name.clone(), is_dir: is_dir(node) }).collect())
     }
 
-    fn found(&self, path: &ContextPath) -> Result<Option<Found>, Fault> {
+    fn found(&self, path: &ContextPath) -> Result<Option<FileInfo>, Fault> {
         let Some(node) = self.node(path)? else { return Ok(None) };
         let (kind, mode, link) = match node.kind {
-            NodeKind::Folder | NodeKind::Submodule => (Kind::Dir, 0o755, None),
-            NodeKind::File { executable } => (Kind::File, if executable { 0o755 } else { 0o644 }, None),
-            NodeKind::Link => (Kind::Symlink, 0o777, Some(self.objects.named(&node.id)?.bytes)),
+            NodeKind::Folder | NodeKind::Submodule => (FileKind::Dir, 0o755, None),
+            NodeKind::File { executable } => (FileKind::File, if executable { 0o755 } else { 0o644 }, None),
+            NodeKind::Link => (FileKind::Symlink, 0o777, Some(self.objects.named(&node.id)?.bytes)),
         };
-        Ok(Some(Found { kind, mode, size: 0, link }))
+        Ok(Some(FileInfo { kind, mode, size: 0, link }))
     }
 
     fn digests(&self, files: &[&ContextPath], _bytes: u64) -> Result<Vec<Digest>, Fault> {

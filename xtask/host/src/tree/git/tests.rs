@@ -154,7 +154,7 @@ fn every_reason_of_git_comes_with_a_command() {
         ("error: cannot open .git/HEAD: Permission denied", "readable"),
         ("fatal: something else", "git -C /r log -1"),
     ] {
-        let fault = git.trouble(said.as_bytes(), "cannot");
+        let fault = git.fault(said.as_bytes(), "cannot");
         assert_eq!(fault.causes[0], said.trim(), "git's own words");
         assert!(fault.hints.iter().any(|line| line.contains(hint)), "{said}: {fault}");
     }
@@ -178,7 +178,7 @@ fn what_is_broken_is_not_taken_for_a_tree_without_commits() {
         std::fs::write(root.join(".git"), "gitdir: /nowhere").unwrap();
     };
     broken(&gone, "/nowhere");
-    // A branch without commits and a folder called `.git` without anything in it are no trouble.
+    // A branch without commits and a folder called `.git` without contents are not errors.
     let repo = Repo::new();
     repo.commit("a");
     repo.git(&["checkout", "-q", "--orphan", "new"]);

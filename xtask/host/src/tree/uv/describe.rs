@@ -1,18 +1,17 @@
-//! What the packages of a lock require and where they have wheels, asked of uv by installing them into a folder that goes.
+//! Dependencies and wheels of locked packages, found by installing them with uv into a temporary folder.
 //!
 //! Runs uv. Nothing is compiled, every file is checked by its hash, and what is downloaded stays in uv's cache for the build.
 
-use super::{Indexes, Uv, is_unknown_to_the_index, judgement};
+use super::{Indexes, Uv, install_fault, is_unknown_to_the_index};
 use crate::process::Command;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use xtask_model::fault::Fault;
-use xtask_model::spec::lock::closure::{self, Needs, Records};
+use xtask_model::spec::lock::closure::{self, PackageMetadata, Records};
 use xtask_model::spec::lock::{Lock, LockedPackage};
 use xtask_model::spec::reference::Platform;
 use xtask_model::spec::requirements::{Environment, normalised, secret};
 
-/// What packages are installed for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Target {
     /// `linux/amd64 3.12`.
@@ -62,7 +61,7 @@ impl Uv {
                 }
                 lacking.extend(found);
             }
-            lacking.iter().for_each(|package| records.lacks(package, &target.name));
+            lacking.iter().for_each(|package| records.add_missing_wheel(package, &target.name));
             open.retain(|package| records.of(package).is_none());
             if open.is_empty() {
                 continue;
@@ -72,13 +71,13 @@ impl Uv {
             }
             let mut found = read(&place)?;
             for package in open {
-                let needs = found.remove(&package.name).ok_or_else(|| {
+                let metadata = found.remove(&package.name).ok_or_else(|| {
                     Fault::build(format!("{} {} was installed without metadata", package.name, package.version))
                 })?;
-                records.learn(package, needs);
+                records.set_metadata(package, metadata);
             }
         }
-        records.looked(names);
+        records.set_targets(names);
         Ok(records)
     }
 
@@ -99,7 +98,7 @@ impl Uv {
         let with = |command: Command, yes: bool, word: &str| if yes { command.arg(word) } else { command };
         let command = with(with(command, dry, "--dry-run"), indexes.no_index(), "--no-index");
         let output = command.arg("-r").arg(&list).output()?;
-        let said = secret::hidden(String::from_utf8_lossy(&output.stderr).trim());
+        let said = secret::redacted(String::from_utf8_lossy(&output.stderr).trim());
         Ok(if output.status.success() { Ok(()) } else { Err(said) })
     }
 }
@@ -113,16 +112,11 @@ fn line(package: &LockedPackage, indexes: &Indexes) -> String {
 }
 
 fn refused(said: &str) -> Fault {
-    let fault = judgement(said).needed_by("the check of what the locked packages require");
-    if is_unknown_to_the_index(said) || !fault.hints.is_empty() {
-        fault
-    } else {
-        fault.hint("see uv's own words above")
-    }
+    let fault = install_fault(said).needed_by("the check of what the locked packages require");
+    if is_unknown_to_the_index(said) || !fault.hints.is_empty() { fault } else { fault.hint("read uv's message above") }
 }
 
-/// The metadata of the distributions in a folder, by name.
-fn read(folder: &Path) -> Result<BTreeMap<String, Needs>, Fault> {
+fn read(folder: &Path) -> Result<BTreeMap<String, PackageMetadata>, Fault> {
     let cannot = |error: std::io::Error| Fault::build("cannot read what uv installed").cause(error);
     let mut found = BTreeMap::new();
     for entry in std::fs::read_dir(folder).map_err(cannot)? {
@@ -131,7 +125,7 @@ fn read(folder: &Path) -> Result<BTreeMap<String, Needs>, Fault> {
             let bytes = std::fs::read(path.join("METADATA")).map_err(cannot)?;
             let text = String::from_utf8_lossy(&bytes);
             let name = text.lines().find_map(|line| line.strip_prefix("Name:")).unwrap_or_default();
-            found.insert(normalised(name.trim()), Needs::of_metadata(&text));
+            found.insert(normalised(name.trim()), PackageMetadata::of_metadata(&text));
         }
     }
     Ok(found)

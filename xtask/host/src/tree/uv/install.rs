@@ -1,6 +1,6 @@
 //! Fetches uv for a machine that has none.
 //!
-//! Writes under `target/tools` of the root only; what is downloaded comes by pip, from the index that pip has been told.
+//! Writes under `target/tools` of the root only; pip downloads, from the index in its settings.
 
 use super::{INSTALLER_LOCK, TOOLS, Uv};
 use crate::process::{self, Command};
@@ -42,7 +42,7 @@ fn installed(root: &Path, pip: &Command, help: impl FnOnce(Fault) -> Fault) -> R
     let tools = root.join(TOOLS);
     let call = pip.clone().args(["--quiet", "--disable-pip-version-check", "--no-input"]).args(wanted(root));
     call.current_dir(root).read(Exit::Network).map_err(|fault| {
-        let causes = fault.causes.iter().map(|cause| secret::hidden(cause)).collect();
+        let causes = fault.causes.iter().map(|cause| secret::redacted(cause)).collect();
         help(Fault { causes, ..fault }).needed_by("uv")
     })?;
     link(&tools.join("uv"), &tools)?;
@@ -56,7 +56,7 @@ fn wanted(root: &Path) -> Vec<String> {
     vec!["uv".to_owned()]
 }
 
-/// Neither venv nor pip: say both, as a missing tool where pip is not there at all.
+/// Neither venv nor pip: report both, as a missing tool if there is no pip at all.
 pub(super) fn without_pip(pip: &Fault, venv: &Fault) -> Fault {
     let missing = pip.causes.iter().any(|cause| cause.contains("No module named pip"));
     let exit = if missing { Exit::Missing } else { pip.exit };
@@ -70,7 +70,7 @@ fn link(home: &Path, tools: &Path) -> Result<(), Fault> {
     let cannot = |error: std::io::Error| Fault::build(format!("cannot write `{}`", bin.display())).cause(error);
     let program = home.join("bin/uv");
     if !program.exists() {
-        return Err(Fault::build(format!("`{}` is not there after its installation", program.display())));
+        return Err(Fault::build(format!("`{}` is missing after its installation", program.display())));
     }
     std::fs::create_dir_all(&bin).map_err(cannot)?;
     let new = bin.join(".uv.new");

@@ -100,7 +100,7 @@ fn options_of_the_file_reach_uv() {
 }
 
 #[test]
-fn requirements_that_exclude_each_other_are_told_in_uvs_words() {
+fn conflicting_requirements_are_reported_in_uvs_words() {
     let Some(uv) = real("requirements that exclude each other") else { return };
     let fault = Repository::new("six>=99\n").resolve(&uv, &Upgrade::Keep).unwrap_err();
     assert_eq!(fault.exit, Exit::Usage, "{fault}");
@@ -108,8 +108,8 @@ fn requirements_that_exclude_each_other_are_told_in_uvs_words() {
 }
 
 #[test]
-fn an_index_that_is_not_there_is_the_networks_fault() {
-    let Some(uv) = real("an index that is not there") else { return };
+fn a_missing_index_is_a_network_fault() {
+    let Some(uv) = real("a missing index") else { return };
     // Bound and let go at once: nothing listens there.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let repository = Repository::new(&format!("--index-url http://me:word@127.0.0.1:{port}/simple\nsix\n"));
@@ -146,11 +146,11 @@ fn hides(file: &str, text: &str, key: Option<&str>) {
     let repository = Repository::new("six\n");
     fs::write(repository.0.path().join(file), text).unwrap();
     let found = no_hidden_choices(repository.0.path()).err().map(|fault| fault.what);
-    assert_eq!(found, key.map(|key| format!("`{key}` in `{file}` would change the lock, but not its fingerprint")));
+    assert_eq!(found, key.map(|key| format!("`{key}` in `{file}` would change the lock but not its fingerprint")));
 }
 
 #[test]
-fn choices_of_versions_stand_in_the_requirements_only() {
+fn only_the_requirements_choose_versions() {
     hides("pyproject.toml", "[tool.uv]\nconstraint-dependencies = ['six<1.17']\n", Some("constraint-dependencies"));
     hides("pyproject.toml", "[tool.uv.pip]\nresolution = 'lowest'\n", Some("resolution"));
     hides("uv.toml", "prerelease = 'allow'\n", Some("prerelease"));
@@ -183,7 +183,7 @@ fn uv_is_fetched_where_there_is_none() {
     let uv = install(folder.path()).unwrap();
     assert_eq!(uv.program(), folder.path().join("target/tools/bin/uv"));
     assert!(locked.contains(&format!("\nuv=={} \\\n", uv.version())), "the locked version, by its hash");
-    assert_eq!(uv, install(folder.path()).unwrap(), "twice is no error");
+    assert_eq!(uv, install(folder.path()).unwrap(), "twice is not an error");
     assert_eq!(find(folder.path(), &[folder.path().join("target/tools/bin")]).unwrap(), uv);
 }
 
@@ -197,14 +197,14 @@ fn a_python_without_pip_and_venv_is_a_missing_tool() {
 }
 
 #[test]
-fn what_is_not_uv_is_told() {
+fn another_program_is_not_taken_for_uv() {
     let fault = Uv::at("/bin/true".into()).unwrap_err();
     assert_eq!((fault.exit, fault.what.as_str()), (Exit::Missing, "`/bin/true` is not uv"));
 }
 
 #[track_caller]
 fn judge(said: &str, exit: Exit) {
-    assert_eq!(judged(said).0, exit);
+    assert_eq!(classified(said).0, exit);
 }
 
 #[test]
@@ -218,11 +218,11 @@ fn uvs_words_are_judged() {
 }
 
 #[test]
-fn the_committed_lock_answers_to_the_committed_requirements() {
+fn the_committed_lock_satisfies_the_committed_requirements() {
     let root = root();
     let found = requirements(&root, Path::new("requirements-enhanced.txt")).unwrap();
-    let text = fs::read_to_string(root.join(xtask_model::spec::lock::PATH)).unwrap();
-    let lock = Lock::parse(Path::new(xtask_model::spec::lock::PATH), &text).unwrap();
+    let text = fs::read_to_string(root.join("requirements-enhanced.lock")).unwrap();
+    let lock = Lock::parse(Path::new("requirements-enhanced.lock"), &text).unwrap();
     xtask_model::spec::lock::check(&found, "3.12", &lock).unwrap();
     assert!(!text.contains("://"), "no index is named");
 }

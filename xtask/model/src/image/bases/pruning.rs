@@ -1,8 +1,8 @@
 //! Which bases go, which stay, and why: a pure function of a survey.
 //!
-//! What it deletes is never reachable from what it keeps: an index keeps its manifests, attestations and referrers.
+//! Deleted manifests are never reachable from kept ones: an index keeps its manifests, attestations and referrers.
 
-use super::{App, Base, Stray, Survey, age};
+use super::{PublishedApp, PublishedBase, Stray, Survey, age};
 use crate::image::key::Fingerprint;
 use crate::spec::reference::Digest;
 use crate::time::Timestamp;
@@ -10,54 +10,42 @@ use serde::Serialize;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-/// What is kept whatever else.
 #[derive(Clone, Debug)]
 pub struct Rules {
-    /// So many of the newest complete bases.
+    /// Number of the newest complete bases that stay.
     pub keep: usize,
-    /// What is younger.
     pub older_than: Duration,
-    /// Now.
     pub now: Timestamp,
-    /// The base of this tree, where it is known.
     pub this_tree: Option<Fingerprint>,
     /// The base that `images.lock` pins.
     pub pinned: Option<Digest>,
 }
 
-/// What happens to a base, or to a stray manifest.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Verdict {
-    /// By which people know it.
     pub name: String,
-    /// Its digest.
     pub digest: Digest,
     /// Its bytes, where they are known.
     pub size: u64,
-    /// Whether it stays.
     pub keep: bool,
-    /// Why.
     pub reasons: Vec<String>,
 }
 
-/// The whole plan.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Pruning {
     /// One for each base, for each stray, and for each manifest of a base that stays which its index no longer lists.
     pub verdicts: Vec<Verdict>,
-    /// What is deleted by digest, in this order: an index before its manifests, so that a plan carried out in part leaves
+    /// Digests to delete, in this order: an index before its manifests, so that a plan carried out in part leaves
     /// nothing that looks whole.
     pub digests: Vec<Digest>,
 }
 
 impl Pruning {
-    /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
         self.digests.is_empty()
     }
 }
 
-/// Decides.
 pub fn prune(survey: &Survey, rules: &Rules) -> Pruning {
     let newest: BTreeSet<Digest> =
         survey.bases.iter().filter(|base| base.is_complete()).take(rules.keep).map(|base| base.digest).collect();
@@ -78,8 +66,8 @@ pub fn prune(survey: &Survey, rules: &Rules) -> Pruning {
     let strays: Vec<(&Stray, bool)> = survey.strays.iter().map(|stray| (stray, young(stray.created, rules))).collect();
     for (stray, keep) in &strays {
         let reasons = match keep {
-            true => vec!["a build may be about to list it".to_owned()],
-            false => vec!["no base lists it: the build that pushed it was ended".to_owned()],
+            true => vec!["a running build may be about to list it".to_owned()],
+            false => vec!["no base lists it: the build that pushed it was interrupted".to_owned()],
         };
         if *keep {
             reachable.insert(stray.digest);
@@ -95,7 +83,7 @@ pub fn prune(survey: &Survey, rules: &Rules) -> Pruning {
     let mut superseded = BTreeSet::new();
     for (tag, digest) in kept.iter().flat_map(|base| &base.staging) {
         if !reachable.contains(digest) && superseded.insert(*digest) {
-            let reasons = vec!["another build took its place: no index that stays lists it".to_owned()];
+            let reasons = vec!["another build replaced it: no index that stays lists it".to_owned()];
             plan.verdicts.push(Verdict { name: tag.to_string(), digest: *digest, size: 0, keep: false, reasons });
         }
     }
@@ -111,21 +99,21 @@ pub fn prune(survey: &Survey, rules: &Rules) -> Pruning {
 }
 
 /// Why a base stays; none if it does not.
-fn keeps(survey: &Survey, base: &Base, newest: &BTreeSet<Digest>, rules: &Rules) -> Vec<String> {
+fn keeps(survey: &Survey, base: &PublishedBase, newest: &BTreeSet<Digest>, rules: &Rules) -> Vec<String> {
     let mut reasons = Vec::new();
     if base.fingerprint.is_none() {
-        reasons.push("it is not ours: it has no fingerprint".to_owned());
+        reasons.push("it has no fingerprint: `cargo xtask` did not build it".to_owned());
     }
     let names = base.tags.iter().filter(|tag| base.own_tag.as_ref() != Some(*tag));
     reasons.extend(names.map(|tag| format!("the tag `{tag}` names it")));
     if base.fingerprint.is_some() && base.fingerprint == rules.this_tree {
-        reasons.push("this tree's".to_owned());
+        reasons.push("it is this tree's base".to_owned());
     }
     if rules.pinned.is_some_and(|digest| base.is(&digest)) {
         reasons.push("`images.lock` pins it".to_owned());
     }
     for app in survey.users(base) {
-        reasons.extend(why_app_stays(app, rules).map(|why| format!("the app {why} stands on it")));
+        reasons.extend(why_app_stays(app, rules).map(|why| format!("the app {why} is built on it")));
     }
     if newest.contains(&base.digest) {
         reasons.push(format!("one of the newest {}", rules.keep));
@@ -133,14 +121,14 @@ fn keeps(survey: &Survey, base: &Base, newest: &BTreeSet<Digest>, rules: &Rules)
     if young(base.since(), rules) {
         reasons.push(match base.since() {
             Some(_) => format!("{} old", age(base.since(), rules.now)),
-            None => "its age is not known".to_owned(),
+            None => "its age is unknown".to_owned(),
         });
     }
     reasons
 }
 
 /// Which app stays, if it does. One that nothing names and that is old keeps its own layers, and needs no base any more.
-fn why_app_stays(app: &App, rules: &Rules) -> Option<String> {
+fn why_app_stays(app: &PublishedApp, rules: &Rules) -> Option<String> {
     match app.names.first() {
         Some(name) => Some(format!("`{name}`")),
         None if young(app.since(), rules) => {
@@ -151,13 +139,16 @@ fn why_app_stays(app: &App, rules: &Rules) -> Option<String> {
     }
 }
 
-fn goes(survey: &Survey, base: &Base, rules: &Rules) -> Vec<String> {
+fn goes(survey: &Survey, base: &PublishedBase, rules: &Rules) -> Vec<String> {
     let mut reasons = vec![format!("{} old, not one of the newest {}", age(base.since(), rules.now), rules.keep)];
     reasons.push(match survey.users(base).count() {
-        0 => "no app stands on it".to_owned(),
-        1 => "the one app on it is old and has no branch, version or other name; it keeps its own layers".to_owned(),
+        0 => "no app is built on it".to_owned(),
+        1 => "the only app on it is old and has no branch, version or other tag; that app keeps its own layers"
+            .to_owned(),
         many => {
-            format!("the {many} apps on it are old and have no branch, version or other name; they keep their layers")
+            format!(
+                "the {many} apps on it are old and have no branch, version or other tag; they keep their own layers"
+            )
         }
     });
     if !base.is_complete() {
@@ -189,18 +180,18 @@ mod tests {
         Rules { keep, older_than: days(30), now, this_tree: None, pinned: None }
     }
 
-    fn old(name: &str, days: i64) -> Base {
+    fn old(name: &str, days: i64) -> PublishedBase {
         base(name, (1000 - days) * DAY)
     }
 
-    fn app(on: &Base, days: i64, names: &[&str]) -> App {
-        App {
+    fn app(on: &PublishedBase, days: i64, names: &[&str]) -> PublishedApp {
+        PublishedApp {
             digest: Digest::of(b"app"),
             names: names.iter().map(|name| name.parse().unwrap()).collect(),
             marks: vec!["aaaaaaaaaaaa".parse().unwrap()],
             created: Timestamp::from_second((1000 - days) * DAY),
             built: None,
-            stands_on: on.platforms.values().copied().collect(),
+            built_on: on.platforms.values().copied().collect(),
         }
     }
 
@@ -219,13 +210,13 @@ mod tests {
     fn each_reason_alone_keeps_a_base() {
         stays(|survey, _| survey.bases[0].tags.push(Tag::latest()), "the tag `latest` names it");
         stays(|survey, _| survey.bases[0].tags.push("main".parse().unwrap()), "the tag `main` names it");
-        stays(|survey, rules| rules.this_tree = survey.bases[0].fingerprint, "this tree's");
+        stays(|survey, rules| rules.this_tree = survey.bases[0].fingerprint, "it is this tree's base");
         stays(|survey, rules| rules.pinned = Some(survey.bases[0].digest), "`images.lock` pins it");
         stays(|survey, rules| rules.pinned = survey.bases[0].parts.first().copied(), "`images.lock` pins it");
-        stays(|survey, _| survey.apps.push(app(&survey.bases[0], 80, &["1.2.3"])), "the app `1.2.3` stands on it");
+        stays(|survey, _| survey.apps.push(app(&survey.bases[0], 80, &["1.2.3"])), "the app `1.2.3` is built on it");
         stays(
             |survey, _| survey.apps.push(app(&survey.bases[0], 3, &[])),
-            "the app `aaaaaaaaaaaa`, 3 days old, stands on it",
+            "the app `aaaaaaaaaaaa`, 3 days old, is built on it",
         );
         stays(|_, rules| rules.keep = 1, "one of the newest 1");
         stays(|_, rules| rules.older_than = days(91), "90 days old");
@@ -237,13 +228,13 @@ mod tests {
             },
             "0 min old",
         );
-        stays(|survey, _| survey.bases[0].created = None, "its age is not known");
+        stays(|survey, _| survey.bases[0].created = None, "its age is unknown");
         stays(
             |survey, _| {
                 survey.bases[0].fingerprint = None;
                 survey.bases[0].own_tag = survey.bases[0].tags.first().cloned();
             },
-            "it is not ours: it has no fingerprint",
+            "it has no fingerprint: `cargo xtask` did not build it",
         );
     }
 
@@ -263,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_manifest_whose_place_another_build_took_is_told() {
+    fn a_replaced_manifest_is_reported() {
         let mut kept = old("x", 90);
         kept.tags.push(Tag::latest());
         let tag: Tag = "aaaaaaaaaaaa-linux-amd64".parse().unwrap();
@@ -272,7 +263,7 @@ mod tests {
         assert_eq!(plan.digests, [Digest::of(b"the one before")]);
         let [_, before] = &plan.verdicts[..] else { panic!("{:?}", plan.verdicts) };
         assert_eq!((before.name.as_str(), before.keep), ("aaaaaaaaaaaa-linux-amd64", false));
-        assert_eq!(before.reasons, ["another build took its place: no index that stays lists it"]);
+        assert_eq!(before.reasons, ["another build replaced it: no index that stays lists it"]);
     }
 
     #[test]
@@ -280,17 +271,17 @@ mod tests {
         let now = rules(0).now;
         // Of an old commit, built a minute ago; and the reverse, where the commit's clock was wrong.
         let minute = Timestamp::from_second(now.as_second() - 60);
-        let fresh = Base { built: minute, ..old("fresh", 90) };
-        let stale = Base { built: Timestamp::from_second(900 * DAY), ..old("stale", 0) };
+        let fresh = PublishedBase { built: minute, ..old("fresh", 90) };
+        let stale = PublishedBase { built: Timestamp::from_second(900 * DAY), ..old("stale", 0) };
         let survey = Survey { bases: vec![fresh.clone(), stale.clone()], ..Survey::default() };
         let plan = prune(&survey, &rules(0));
         assert_eq!(plan.verdicts[0].reasons, ["1 min old"]);
         assert!(plan.verdicts[1].reasons[0].starts_with("100 days old"), "{:?}", plan.verdicts[1]);
         assert_eq!(plan.digests[0], stale.digest);
         // An app that was built just now keeps its base.
-        let app = App { built: minute, ..app(&stale, 90, &[]) };
+        let app = PublishedApp { built: minute, ..app(&stale, 90, &[]) };
         let plan = prune(&Survey { bases: vec![stale], apps: vec![app], ..Survey::default() }, &rules(0));
-        assert_eq!(plan.verdicts[0].reasons, ["the app `aaaaaaaaaaaa`, 1 min old, stands on it"]);
+        assert_eq!(plan.verdicts[0].reasons, ["the app `aaaaaaaaaaaa`, 1 min old, is built on it"]);
     }
 
     #[test]
@@ -356,12 +347,12 @@ mod tests {
             }
             // No app that is named loses its base.
             for app in survey.apps.iter().filter(|app| !app.names.is_empty()) {
-                prop_assert!(app.stands_on.iter().all(|digest| !plan.digests.contains(digest)));
+                prop_assert!(app.built_on.iter().all(|digest| !plan.digests.contains(digest)));
             }
         }
 
         #[test]
-        fn whatever_is_deleted_is_told_or_belongs_to_a_base_that_is((survey, rules) in surveys()) {
+        fn whatever_is_deleted_is_reported_or_belongs_to_a_reported_base((survey, rules) in surveys()) {
             let plan = prune(&survey, &rules);
             let told: BTreeSet<Digest> =
                 plan.verdicts.iter().filter(|verdict| !verdict.keep).map(|verdict| verdict.digest).collect();

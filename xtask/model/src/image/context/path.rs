@@ -2,8 +2,7 @@
 //!
 //! Pure. Printed and serialised without loss: what is not printable UTF-8, and `%` itself, stands as `%` and two hex digits.
 
-use crate::spec::reference::Malformed;
-use serde::{Deserialize, Serialize};
+use crate::spec::reference::{Malformed, text_type};
 use std::ffi::OsStr;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt as _;
@@ -24,17 +23,14 @@ impl ContextPath {
         Self(bytes.into())
     }
 
-    /// The bytes.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// As a path of the system.
     pub fn to_path(&self) -> &Path {
         Path::new(OsStr::from_bytes(&self.0))
     }
 
-    /// The path of something in this folder.
     #[must_use]
     pub fn join(&self, name: &[u8]) -> Self {
         let mut bytes = self.0.clone();
@@ -45,7 +41,6 @@ impl ContextPath {
         Self(bytes)
     }
 
-    /// The folder it is in; none at the root.
     pub fn parent(&self) -> Option<Self> {
         if self.0.is_empty() {
             return None;
@@ -59,7 +54,7 @@ impl ContextPath {
         std::iter::successors(self.parent(), Self::parent).filter(|folder| !folder.0.is_empty())
     }
 
-    /// What follows `folder/`, or nothing where the path is not below it.
+    /// The rest after `folder/`; `None` if the path is not below it.
     pub fn below(&self, folder: &Self) -> Option<&[u8]> {
         if folder.0.is_empty() {
             return (!self.0.is_empty()).then_some(&self.0);
@@ -67,12 +62,11 @@ impl ContextPath {
         self.0.strip_prefix(folder.0.as_slice())?.strip_prefix(b"/")
     }
 
-    /// Whether it is the folder of this program's and cargo's state, or in it.
+    /// True if it is the folder of this program's and cargo's state, or in it.
     pub fn is_state(&self) -> bool {
         self.parts().next() == Some(STATE.as_bytes())
     }
 
-    /// Its parts.
     pub fn parts(&self) -> impl DoubleEndedIterator<Item = &[u8]> {
         self.0.split(|b| *b == b'/').filter(|part| !part.is_empty())
     }
@@ -117,14 +111,4 @@ impl FromStr for ContextPath {
     }
 }
 
-impl Serialize for ContextPath {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for ContextPath {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
-    }
-}
+text_type!(ContextPath);

@@ -4,26 +4,22 @@
 //! is followed within the context, links below a folder are copied as links, a glob may match nothing, a plain path may not.
 
 use crate::fault::Fault;
-use crate::image::context::{ContextPath, Kind};
+use crate::image::context::{ContextPath, FileKind};
 use crate::spec::dockerfile::{Reads, Source};
-use crate::spec::ignore::{Ignore, Verdict, glob};
+use crate::spec::ignore::{Ignore, MatchState, glob};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What was seen at a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
-    /// What it is.
-    pub kind: Kind,
-    /// Permission bits.
+pub struct FileInfo {
+    pub kind: FileKind,
     pub mode: u32,
     /// Bytes of a file; 0 for others.
     pub size: u64,
-    /// A link's target.
     pub link: Option<Vec<u8>>,
 }
 
-/// Paths and what stands there. Folders may be left out where they have something in them.
-pub type Tree = BTreeMap<ContextPath, Found>;
+/// Paths with their files. Folders that are not empty may be omitted.
+pub type Tree = BTreeMap<ContextPath, FileInfo>;
 
 /// The paths that were selected, and those that a source names and the tree lacks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,13 +32,10 @@ pub struct Selection {
 /// One thing that a source names: a copy brings it under its name, and what is below it by its path from there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Match {
-    /// The number of the source.
     pub source: usize,
     /// The name by which the source has it; a link's own, whatever it leads to.
     pub name: Vec<u8>,
-    /// Where it stands, links followed.
     pub at: ContextPath,
-    /// What below it is wanted, by path; folders in front of what is in them.
     pub below: Vec<ContextPath>,
 }
 
@@ -111,22 +104,22 @@ pub fn select(tree: &Tree, sources: &[Source], ignore: &Ignore) -> Result<Select
 }
 
 /// The paths that the ignore file leaves in, with the folders they are in.
-fn visible<'t>(tree: &'t Tree, ignore: &Ignore) -> BTreeMap<&'t ContextPath, &'t Found> {
-    let mut verdicts: BTreeMap<ContextPath, Verdict> = BTreeMap::new();
-    let mut kept: BTreeMap<&ContextPath, &Found> = BTreeMap::new();
+fn visible<'t>(tree: &'t Tree, ignore: &Ignore) -> BTreeMap<&'t ContextPath, &'t FileInfo> {
+    let mut verdicts: BTreeMap<ContextPath, MatchState> = BTreeMap::new();
+    let mut kept: BTreeMap<&ContextPath, &FileInfo> = BTreeMap::new();
     for (path, found) in tree {
         let folder = path.parent().filter(|folder| !folder.as_bytes().is_empty());
         let verdict = match folder {
-            None => ignore.judge(path.as_bytes(), None),
+            None => ignore.evaluate(path.as_bytes(), None),
             Some(folder) => {
                 let known = verdicts.entry(folder).or_insert_with_key(|folder| ignore.verdict(folder.as_bytes()));
-                ignore.judge(path.as_bytes(), Some(known))
+                ignore.evaluate(path.as_bytes(), Some(known))
             }
         };
         if !verdict.matched {
             kept.insert(path, found);
         }
-        if found.kind == Kind::Dir {
+        if found.kind == FileKind::Dir {
             verdicts.insert(path.clone(), verdict);
         }
     }
@@ -145,16 +138,13 @@ fn visible<'t>(tree: &'t Tree, ignore: &Ignore) -> BTreeMap<&'t ContextPath, &'t
     kept
 }
 
-/// The context as BuildKit sees it.
 struct View<'t> {
-    tree: BTreeMap<&'t ContextPath, &'t Found>,
+    tree: BTreeMap<&'t ContextPath, &'t FileInfo>,
 }
 
-/// Where a path leads.
 struct Resolved {
     path: ContextPath,
     links: Vec<ContextPath>,
-    /// Whether it never ends.
     circle: bool,
 }
 
@@ -163,14 +153,12 @@ impl View<'_> {
         path.as_bytes().is_empty() || self.tree.contains_key(path) || self.below(path).next().is_some()
     }
 
-    /// Everything below a folder, with its path from there.
     fn below<'s>(&'s self, folder: &'s ContextPath) -> impl Iterator<Item = (&'s ContextPath, &'s [u8])> {
         let first = if folder.as_bytes().is_empty() { folder.clone() } else { folder.join(b"") };
         let range = self.tree.range(first..).map(|(path, _)| *path);
         range.map_while(move |path| Some((path, path.below(folder)?)))
     }
 
-    /// Follows every link on the way, within the context.
     fn resolve(&self, path: &ContextPath) -> Resolved {
         const MOST: usize = 255;
         let mut links = Vec::new();
@@ -201,7 +189,6 @@ impl View<'_> {
     }
 }
 
-/// One source at work.
 struct Pick<'v, 't> {
     view: &'v View<'t>,
     selection: &'v mut Selection,
@@ -210,7 +197,6 @@ struct Pick<'v, 't> {
 }
 
 impl Pick<'_, '_> {
-    /// A plain path; whether it is there.
     fn find(&mut self, path: &ContextPath) -> Option<ContextPath> {
         let resolved = self.view.resolve(path);
         let through_link = !resolved.links.is_empty();
@@ -227,7 +213,7 @@ impl Pick<'_, '_> {
         let Some(found) = self.find(path) else { return };
         let everything = Ignore::none();
         let apart = !found.is_state();
-        let (_, below) = self.all_below(&found, apart, |path, folder| !everything.judge(path, folder).matched);
+        let (_, below) = self.all_below(&found, apart, |path, folder| !everything.evaluate(path, folder).matched);
         if !found.as_bytes().is_empty() {
             self.selection.paths.insert(found.clone());
         }
@@ -240,7 +226,7 @@ impl Pick<'_, '_> {
         Ok(())
     }
 
-    /// The paths that a glob names; a text without wildcards names itself, whether it is there or not.
+    /// The paths that a glob names; a text without wildcards names itself, even if it is missing.
     fn hits(&mut self, text: &str) -> Result<Vec<ContextPath>, String> {
         let Some((folder, pattern)) = glob::split(text) else {
             return Ok(vec![ContextPath::new(text.as_bytes())]);
@@ -262,7 +248,7 @@ impl Pick<'_, '_> {
         for pivot in self.hits(pivot)? {
             let Some(at) = self.find(&pivot) else { continue };
             // A file in place of the pivot's folder is copied as it is.
-            if self.view.tree.get(&at).is_some_and(|found| found.kind != Kind::Dir) && !plain {
+            if self.view.tree.get(&at).is_some_and(|found| found.kind != FileKind::Dir) && !plain {
                 self.path(&pivot);
                 continue;
             }
@@ -286,7 +272,7 @@ impl Pick<'_, '_> {
         &mut self,
         folder: &ContextPath,
         apart: bool,
-        wanted: impl Fn(&[u8], Option<&Verdict>) -> bool,
+        wanted: impl Fn(&[u8], Option<&MatchState>) -> bool,
     ) -> (bool, Vec<ContextPath>) {
         let mut any = false;
         let mut selected = BTreeSet::new();

@@ -1,4 +1,4 @@
-//! The policy of this repository, and policies that do not hold.
+//! The policy of this repository, and invalid policies.
 
 use super::*;
 use expect_test::{Expect, expect};
@@ -64,7 +64,7 @@ fn a_stage_has_a_recipe_that_exists() {
 }
 
 #[test]
-fn every_problem_is_told_at_once() {
+fn every_problem_is_reported_at_once() {
     let text = r#"
 [project]
 name = ""
@@ -86,7 +86,7 @@ enhanced = "dockerfiles/Missing"
     refuses(
         text,
         expect![[r#"
-            the policy does not hold: 10 problems
+            `images.toml` is invalid: 10 problems
             images.toml:2:1: `project.registry` is missing
             images.toml:3:8: `project.name` is empty
               hint: write a value, or remove the key
@@ -105,11 +105,11 @@ enhanced = "dockerfiles/Missing"
 }
 
 #[test]
-fn a_document_that_is_no_toml_says_where() {
+fn invalid_toml_is_reported_with_its_place() {
     refuses(
         "[project\nname = 1",
         expect![[r#"
-            the policy does not hold
+            `images.toml` is invalid
             images.toml:1:9: unclosed table, expected `]`"#]],
     );
 }
@@ -119,7 +119,7 @@ fn an_empty_policy_names_what_is_missing() {
     refuses(
         "",
         expect![[r#"
-            the policy does not hold: 2 problems
+            `images.toml` is invalid: 2 problems
             images.toml:1:1: `[project]` is missing
             images.toml:1:1: `[root]` is missing"#]],
     );
@@ -262,7 +262,7 @@ uses = "size-budget"
     refuses(
         &text,
         expect![[r#"
-            the policy does not hold: 6 problems
+            `images.toml` is invalid: 6 problems
             images.toml:93:1: `step.run` names no program
               hint: write a list: `run = ["program", "argument"]`
             images.toml:94:8: `step.name` `a b` holds more than letters, digits, `.`, `_` and `-`
@@ -277,7 +277,7 @@ uses = "size-budget"
 }
 
 #[test]
-fn a_secret_is_no_build_argument() {
+fn a_secret_is_not_a_build_argument() {
     let text = GOOD.replace("[app.binary]", "args = { NPM_TOKEN = \"x\" }\n[app.binary]");
     let fault = parse(&text, &|_| true).unwrap_err();
     assert!(fault.what.contains("build argument `NPM_TOKEN` looks like a secret"), "{fault}");
@@ -326,7 +326,7 @@ fn ci_has_defaults_and_its_own_problems() {
         "`ci.gate-factor` is not a number of at least 1",
         "`ci.laptops`: `windows` is not `macos`",
         "`ci.runners`: `linux/arm64` is not among the platforms",
-        "`ci.runners`: `a b` is no label of a runner",
+        "`ci.runners`: `a b` is not a runner label",
         "`ci.runners`: `x` is not a platform",
     ] {
         assert!(fault.what.contains(expected), "{expected}\n{}", fault.what);

@@ -45,7 +45,7 @@ impl<'a> Problems<'a> {
         self.found.is_empty()
     }
 
-    /// All problems in the order of the text, each as `file:line:column: what` with its hint beneath.
+    /// All problems in the order of the text, each as `file:line:column: what` with its hint below.
     pub(crate) fn listed(mut self) -> Vec<String> {
         self.found.sort_by_key(|problem| problem.at);
         self.found
@@ -119,7 +119,7 @@ impl<'t> Section<'t> {
         &self.at
     }
 
-    /// A table beneath this one, if it is there.
+    /// A table below this one, if present.
     pub(crate) fn section(&mut self, key: &'static str, problems: &mut Problems<'_>) -> Option<Section<'t>> {
         let (item, at) = self.get(key)?;
         let name = self.full(key);
@@ -132,7 +132,7 @@ impl<'t> Section<'t> {
         }
     }
 
-    /// Whether a key holds a table, where it may hold a text too.
+    /// True if a key holds a table, where it may hold a text too.
     pub(crate) fn holds_table(&self, key: &str) -> bool {
         self.table.get(key).is_some_and(|item| item.get_ref().as_table().is_some())
     }

@@ -1,29 +1,24 @@
 //! Statistics for a terminal: a table, and bars where the terminal has the signs for them. Pure.
 
-use super::{Day, OnMachine, Saved, Stats};
+use super::{Day, MachineStats, Saved, Stats};
 use crate::quantity;
-use crate::record::ledger::Kind;
+use crate::record::ledger::BuildKind;
 use std::time::Duration;
 
-/// What the terminal can show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Signs {
-    /// Eighths of blocks.
+pub enum Charset {
     Unicode,
     /// `#` alone.
     Plain,
 }
 
-/// The widest bar, in characters.
 const WIDTH: usize = 40;
 
-/// The days that are shown; the page shows all.
 const DAYS: usize = 31;
 
-/// Everything, as lines.
-pub fn print(stats: &Stats, signs: Signs) -> String {
+pub fn print(stats: &Stats, signs: Charset) -> String {
     if stats.builds == 0 {
-        return "no build was recorded in this time\n".to_owned();
+        return "no build was recorded in this period\n".to_owned();
     }
     let mut out = format!("builds a day (UTC)\n{}", days(&stats.days, signs));
     for on in &stats.machines {
@@ -48,14 +43,13 @@ pub fn print(stats: &Stats, signs: Signs) -> String {
 pub fn together(stats: &Stats) -> Option<String> {
     let (total, builds) = stats.saved?;
     let verb = if total < 0.0 { "lost" } else { "saved" };
-    let unmeasured = |on: &&OnMachine| on.saved == Saved::NoYardstick;
+    let unmeasured = |on: &&MachineStats| on.saved == Saved::NoYardstick;
     let others: usize = stats.machines.iter().filter(unmeasured).map(|on| on.fast.len()).sum();
     let rest =
-        if others > 0 { format!("; {others} more have no build from scratch beside them") } else { String::new() };
+        if others > 0 { format!("; {others} more have no build from scratch to compare with") } else { String::new() };
     Some(format!("time {verb} by {builds} fast builds, each on its own machine: {}{rest}", seconds(total.abs())))
 }
 
-/// Seconds as a person reads them.
 pub fn seconds(seconds: f64) -> String {
     let magnitude = Duration::try_from_secs_f64(seconds.abs()).unwrap_or(Duration::MAX);
     let hours = magnitude.as_secs() / 3600;
@@ -66,17 +60,16 @@ pub fn seconds(seconds: f64) -> String {
     if seconds < 0.0 { format!("-{text}") } else { text }
 }
 
-/// The sentence about the time saved.
 pub fn saved(saved: &Saved) -> String {
     match saved {
-        Saved::NoFastBuild => "time saved: none, there was no fast build in this time".to_owned(),
+        Saved::NoFastBuild => "time saved: none, no fast build in this period".to_owned(),
         Saved::NoYardstick => {
             "time saved: not known, no build from scratch was measured on such a machine\nmeasure one: `cargo xtask build-enhanced`"
                 .to_owned()
         }
         Saved::Measured { seconds: total, enhanced, measured, cached, spent, builds, .. } => {
             let scratch = format!("{builds} fast builds x {} from scratch", seconds(*enhanced));
-            let took = format!("{} that they took", seconds(*spent));
+            let took = format!("{} for the fast builds", seconds(*spent));
             let sum = match *total < 0.0 {
                 true => format!("time lost: {} = {took} - {scratch}", seconds(-total)),
                 false => format!("time saved: {} = {scratch} - {took}", seconds(*total)),
@@ -94,7 +87,7 @@ pub fn saved(saved: &Saved) -> String {
     }
 }
 
-fn table(on: &OnMachine) -> String {
+fn table(on: &MachineStats) -> String {
     let mut lines = vec![["BUILD", "COUNT", "FAILED", "MEDIAN", "SLOWEST", "PUSHED"].map(str::to_owned)];
     let time = |time: Option<f64>| time.map_or_else(|| "-".to_owned(), seconds);
     for (kind, summary) in &on.kinds {
@@ -117,13 +110,13 @@ fn table(on: &OnMachine) -> String {
     lines.iter().map(print).collect()
 }
 
-fn days(days: &[Day], signs: Signs) -> String {
+fn days(days: &[Day], signs: Charset) -> String {
     let shown = &days[days.len().saturating_sub(DAYS)..];
     let count = |day: &Day| day.kinds.values().sum::<usize>();
     let most = shown.iter().map(count).max().unwrap_or(0).max(1);
     let line = |day: &Day| {
-        let of = |kind: &Kind| Some(format!("{} {kind}", day.kinds.get(kind)?));
-        let kinds: Vec<String> = Kind::ALL.iter().filter_map(of).collect();
+        let of = |kind: &BuildKind| Some(format!("{} {kind}", day.kinds.get(kind)?));
+        let kinds: Vec<String> = BuildKind::ALL.iter().filter_map(of).collect();
         let bar = bar(count(day) as f64 / most as f64, WIDTH.min(most * 4), signs);
         let line = format!("{}  {bar} {}", day.date, kinds.join(", "));
         format!("{}\n", line.trim_end())
@@ -132,12 +125,12 @@ fn days(days: &[Day], signs: Signs) -> String {
 }
 
 /// A share between 0 and 1 as a bar of at most `width` characters. What is not nothing is never shown as nothing.
-fn bar(share: f64, width: usize, signs: Signs) -> String {
+fn bar(share: f64, width: usize, signs: Charset) -> String {
     let eighths = (share.clamp(0.0, 1.0) * (width * 8) as f64).round() as usize;
     let eighths = if share > 0.0 { eighths.max(1) } else { 0 };
     match signs {
-        Signs::Plain => "#".repeat(eighths.div_ceil(8)),
-        Signs::Unicode => {
+        Charset::Plain => "#".repeat(eighths.div_ceil(8)),
+        Charset::Unicode => {
             let rest = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"][eighths % 8];
             "█".repeat(eighths / 8) + rest
         }
@@ -145,13 +138,13 @@ fn bar(share: f64, width: usize, signs: Signs) -> String {
 }
 
 /// The last times as a row of columns, or as numbers.
-fn spark(times: &[f64], signs: Signs) -> String {
+fn spark(times: &[f64], signs: Charset) -> String {
     let shown = &times[times.len().saturating_sub(60)..];
     let slowest = shown.iter().copied().fold(0.0, f64::max);
     let range = format!("{} to {}", seconds(shown.iter().copied().fold(f64::MAX, f64::min)), seconds(slowest));
     match signs {
-        Signs::Plain => range,
-        Signs::Unicode => {
+        Charset::Plain => range,
+        Charset::Unicode => {
             let levels = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
             let level = |time: &f64| if slowest > 0.0 { (time / slowest * 7.0).round() as usize } else { 0 };
             let row: String = shown.iter().map(|time| levels[level(time).min(7)]).collect();
@@ -182,10 +175,10 @@ mod tests {
             base+fast      1       0  40.0 s   40.0 s       -
             fast builds, oldest first: ▅█▆ (2.00 s to 4.00 s)
             a fast build's phases: app build 1.50 s
-            time saved: 4 min 21 s = 3 fast builds x 90.0 s from scratch - 9.00 s that they took
+            time saved: 4 min 21 s = 3 fast builds x 90.0 s from scratch - 9.00 s for the fast builds
             each counts with its own time; `build-enhanced` was last measured on 1970-01-01, 2 of 4 steps from the cache
         "#]]
-        .assert_eq(&print(&team(), Signs::Unicode));
+        .assert_eq(&print(&team(), Charset::Unicode));
         expect![[r#"
             builds a day (UTC)
             1970-01-01  ############ 2 fast, 1 base+fast
@@ -199,10 +192,10 @@ mod tests {
             base+fast      1       0  40.0 s   40.0 s       -
             fast builds, oldest first: 2.00 s to 4.00 s
             a fast build's phases: app build 1.50 s
-            time saved: 4 min 21 s = 3 fast builds x 90.0 s from scratch - 9.00 s that they took
+            time saved: 4 min 21 s = 3 fast builds x 90.0 s from scratch - 9.00 s for the fast builds
             each counts with its own time; `build-enhanced` was last measured on 1970-01-01, 2 of 4 steps from the cache
         "#]]
-        .assert_eq(&print(&team(), Signs::Plain));
+        .assert_eq(&print(&team(), Charset::Plain));
     }
 
     #[test]
@@ -217,7 +210,7 @@ mod tests {
             enhanced      1       0  90.0 s   90.0 s       -
             fast builds, oldest first: 2.00 s to 4.00 s
             a fast build's phases: app build 1.50 s
-            time saved: 2 min 54 s = 2 fast builds x 90.0 s from scratch - 6.00 s that they took
+            time saved: 2 min 54 s = 2 fast builds x 90.0 s from scratch - 6.00 s for the fast builds
             each counts with its own time; `build-enhanced` was last measured on 1970-01-01, 2 of 4 steps from the cache
 
             CI, linux/amd64, 4 cores
@@ -228,15 +221,15 @@ mod tests {
             time saved: not known, no build from scratch was measured on such a machine
             measure one: `cargo xtask build-enhanced`
 
-            time saved by 2 fast builds, each on its own machine: 2 min 54 s; 3 more have no build from scratch beside them
-        "#]].assert_eq(&print(&two_machines(), Signs::Plain));
+            time saved by 2 fast builds, each on its own machine: 2 min 54 s; 3 more have no build from scratch to compare with
+        "#]].assert_eq(&print(&two_machines(), Charset::Plain));
     }
 
     #[test]
     fn without_a_measure_it_says_how_to_take_one() {
         let mut stats = team();
         stats.machines[0].saved = Saved::NoYardstick;
-        assert!(print(&stats, Signs::Plain).ends_with("measure one: `cargo xtask build-enhanced`\n"));
+        assert!(print(&stats, Charset::Plain).ends_with("measure one: `cargo xtask build-enhanced`\n"));
     }
 
     #[test]
@@ -247,7 +240,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_bar_grows_with_its_share_and_keeps_its_width(one in 0.0..1.0_f64, other in 0.0..1.0_f64, width in 1_usize..60) {
-            for signs in [Signs::Unicode, Signs::Plain] {
+            for signs in [Charset::Unicode, Charset::Plain] {
                 let length = |share| bar(share, width, signs).chars().count();
                 prop_assert!(length(one.min(other)) <= length(one.max(other)));
                 prop_assert!(length(1.0) == width && length(0.0) == 0);

@@ -1,16 +1,14 @@
 //! Statistics as one page: text, tables and drawings in one file, without a script and without anything from elsewhere. Pure.
 
 use super::chart::{saved, seconds, together};
-use super::{OnMachine, Saved, Stats, median};
+use super::{MachineStats, Saved, Stats, median};
 use crate::quantity;
-use crate::record::ledger::{Kind, Record};
+use crate::record::ledger::{BuildKind, Record};
 use crate::time::Timestamp;
 use std::fmt::Write as _;
 
-/// Days that fit into the drawing of days.
 const DAYS: usize = 45;
 
-/// Rows of the table of builds.
 const ROWS: usize = 25;
 
 /// The page. `title` is what was built.
@@ -19,7 +17,7 @@ pub fn print(stats: &Stats, title: &str) -> String {
     let (since, until) = (day(stats.since), day(stats.until));
     let mut body = String::new();
     if stats.builds == 0 {
-        body += "<p class=\"empty\">No build was recorded in this time.</p>";
+        body += "<p class=\"empty\">No build was recorded in this period.</p>";
     } else {
         body += &tiles(stats);
         body +=
@@ -97,19 +95,18 @@ footer{margin-top:1.5rem;font-size:.85rem}
 code{font-family:ui-monospace,'DejaVu Sans Mono',monospace;font-size:.92em}
 ";
 
-/// Text as it may stand in the page, in an attribute too.
 pub fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;").replace('\'', "&#39;")
 }
 
-fn colour(kind: Kind) -> &'static str {
+fn colour(kind: BuildKind) -> &'static str {
     match kind {
-        Kind::Reused => "var(--reused)",
-        Kind::Fast => "var(--fast)",
-        Kind::Base => "var(--base)",
-        Kind::BaseFast => "var(--both)",
-        Kind::Enhanced => "var(--enhanced)",
-        Kind::Undecided => "var(--undecided)",
+        BuildKind::Reused => "var(--reused)",
+        BuildKind::Fast => "var(--fast)",
+        BuildKind::Base => "var(--base)",
+        BuildKind::BaseFast => "var(--both)",
+        BuildKind::Enhanced => "var(--enhanced)",
+        BuildKind::Undecided => "var(--undecided)",
     }
 }
 
@@ -125,8 +122,8 @@ fn tile(class: &str, value: &str, what: &str) -> String {
     format!("<div class=\"tile {class}\"><b>{}</b><span>{}</span></div>", escape(value), escape(what))
 }
 
-/// What is drawn for each machine, under its name where there are several.
-fn on_each(stats: &Stats, draw: fn(&OnMachine) -> String) -> String {
+/// One drawing for each machine, with its name if there are several.
+fn on_each(stats: &Stats, draw: fn(&MachineStats) -> String) -> String {
     match &stats.machines[..] {
         [on] => draw(on),
         several => {
@@ -140,7 +137,7 @@ fn on_each(stats: &Stats, draw: fn(&OnMachine) -> String) -> String {
 fn tiles(stats: &Stats) -> String {
     let mut tiles = String::from("<div class=\"tiles\">");
     match (&stats.machines[..], stats.saved) {
-        ([OnMachine { saved: Saved::Measured { enhanced, fast, .. }, .. }], Some((total, builds))) => {
+        ([MachineStats { saved: Saved::Measured { enhanced, fast, .. }, .. }], Some((total, builds))) => {
             let verb = if total < 0.0 { "lost" } else { "saved" };
             tiles += &tile("main", &seconds(total.abs()), &format!("{verb} by {builds} fast builds"));
             tiles += &tile("", &seconds(*fast), "median fast build");
@@ -165,7 +162,7 @@ fn tiles(stats: &Stats) -> String {
     tiles += "</div>";
     let note = |text: &str| format!("<p class=\"note sum\">{}</p>", escape(&plain(text)));
     match &stats.machines[..] {
-        [OnMachine { machine, saved: measured @ Saved::Measured { .. }, .. }] => {
+        [MachineStats { machine, saved: measured @ Saved::Measured { .. }, .. }] => {
             tiles += &note(&format!("{machine}: {}", saved(measured)));
         }
         [_] => {}
@@ -178,7 +175,6 @@ fn tiles(stats: &Stats) -> String {
     tiles
 }
 
-/// A sentence for the terminal as the page has it.
 fn plain(text: &str) -> String {
     text.replace('\n', "; ").replace('`', "").replace(" x ", " × ").replace(" - ", " − ")
 }
@@ -197,8 +193,8 @@ fn row(name: &str, colour: &str, share: f64, beyond: f64, value: &str, note: &st
     )
 }
 
-fn kinds(on: &OnMachine) -> String {
-    let mut rows: Vec<(Kind, f64, f64, usize)> = Vec::new();
+fn kinds(on: &MachineStats) -> String {
+    let mut rows: Vec<(BuildKind, f64, f64, usize)> = Vec::new();
     for (kind, summary) in &on.kinds {
         if let (Some(median), Some(slowest)) = (summary.median, summary.slowest) {
             rows.push((*kind, median, slowest, summary.builds));
@@ -213,26 +209,26 @@ fn kinds(on: &OnMachine) -> String {
     out + "</div>"
 }
 
-fn phases(on: &OnMachine) -> String {
+fn phases(on: &MachineStats) -> String {
     let longest = on.fast_phases.iter().map(|(_, time)| *time).fold(f64::MIN_POSITIVE, f64::max);
     if on.fast_phases.is_empty() {
         return String::new();
     }
     let mut out = String::from("<div class=\"rows\">");
     for (name, time) in on.fast_phases.iter().take(8) {
-        out += &row(name, colour(Kind::Fast), time / longest, 0.0, &seconds(*time), "");
+        out += &row(name, colour(BuildKind::Fast), time / longest, 0.0, &seconds(*time), "");
     }
     out + "</div>"
 }
 
-fn legend(kinds: impl Iterator<Item = Kind>) -> String {
-    let item = |kind: Kind| format!("<span><i style=\"background:{}\"></i>{kind}</span>", colour(kind));
+fn legend(kinds: impl Iterator<Item = BuildKind>) -> String {
+    let item = |kind: BuildKind| format!("<span><i style=\"background:{}\"></i>{kind}</span>", colour(kind));
     format!("<div class=\"legend\">{}</div>", kinds.map(item).collect::<String>())
 }
 
 fn days(stats: &Stats) -> String {
     let shown = &stats.days[stats.days.len().saturating_sub(DAYS)..];
-    let count = |kinds: &std::collections::BTreeMap<Kind, usize>| kinds.values().sum::<usize>();
+    let count = |kinds: &std::collections::BTreeMap<BuildKind, usize>| kinds.values().sum::<usize>();
     let most = shown.iter().map(|day| count(&day.kinds)).max().unwrap_or(0).max(1);
     let (width, height) = (720.0, 150.0);
     // Few days are drawn narrow, from the left, as if there were a week.
@@ -272,7 +268,7 @@ fn days(stats: &Stats) -> String {
             );
         }
     }
-    let kinds = Kind::ALL.into_iter().filter(|kind| shown.iter().any(|day| day.kinds.contains_key(kind)));
+    let kinds = BuildKind::ALL.into_iter().filter(|kind| shown.iter().any(|day| day.kinds.contains_key(kind)));
     out + "</svg></div>" + &legend(kinds)
 }
 
@@ -307,7 +303,7 @@ fn times(stats: &Stats) -> String {
     let middle = if stats.machines.len() > 1 {
         None
     } else {
-        median(points.iter().filter(|record| record.decision == Kind::Fast).map(|record| record.seconds))
+        median(points.iter().filter(|record| record.decision == BuildKind::Fast).map(|record| record.seconds))
     };
     if let Some(middle) = middle {
         let y = up(middle);
@@ -339,7 +335,7 @@ fn times(stats: &Stats) -> String {
         minute(first),
         minute(last),
     );
-    let kinds = Kind::ALL.into_iter().filter(|kind| points.iter().any(|record| record.decision == *kind));
+    let kinds = BuildKind::ALL.into_iter().filter(|kind| points.iter().any(|record| record.decision == *kind));
     out + "</svg></div>" + &legend(kinds)
 }
 
@@ -361,7 +357,7 @@ fn table(stats: &Stats) -> String {
         };
         let machine =
             if several { format!("<td>{}</td>", escape(&record.machine().to_string())) } else { String::new() };
-        let why = if why.is_empty() { "everything was there".to_owned() } else { why };
+        let why = if why.is_empty() { "everything existed already".to_owned() } else { why };
         let _ = write!(
             out,
             "<tr><td class=\"n\">{}</td><td class=\"n\"><i style=\"background:{}\"></i>{}</td><td class=\"n\">{}</td>\
@@ -411,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_measured_is_no_page_of_numbers() {
+    fn without_measurements_the_page_has_no_numbers() {
         let mut stats = team();
         (stats.machines[0].saved, stats.saved) = (Saved::NoYardstick, None);
         assert!(print(&stats, "x").contains("measure one: cargo xtask build-enhanced"));

@@ -1,4 +1,4 @@
-//! What the generator writes, for policies of several kinds.
+//! Generated workflows, for policies of several kinds.
 
 use super::*;
 use yaml_rust2::{Yaml, YamlLoader};
@@ -39,7 +39,7 @@ fn policies() -> Vec<Policy> {
 /// Every job of every workflow of every policy: its name, itself, and its text for messages.
 fn jobs(check: impl Fn(&str, &Yaml)) {
     for policy in policies() {
-        for file in generate(&policy).unwrap() {
+        for file in generate(&policy, &PolicyLocation::default()).unwrap() {
             let document =
                 YamlLoader::load_from_str(&file.text).unwrap_or_else(|error| panic!("{error}\n{}", file.text));
             for (name, job) in document[0]["jobs"].as_hash().unwrap() {
@@ -56,7 +56,7 @@ fn steps(job: &Yaml) -> &[Yaml] {
 #[test]
 fn the_files_of_this_repository_are_what_its_policy_gives() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
-    for file in generate(&policy(|text| text)).unwrap() {
+    for file in generate(&policy(|text| text), &PolicyLocation::default()).unwrap() {
         let found = std::fs::read_to_string(root.join(&file.path)).unwrap_or_default();
         if let Some(difference) = difference(&file, &found) {
             panic!("{difference}\n\nhint: write them: `cargo xtask workflows`");
@@ -85,7 +85,7 @@ fn every_job_has_an_end_and_no_more_rights_than_it_names() {
 #[test]
 fn fault_8_the_app_waits_for_the_base_of_its_own_push() {
     for policy in policies() {
-        let files = generate(&policy).unwrap();
+        let files = generate(&policy, &PolicyLocation::default()).unwrap();
         for file in &files {
             let document = &YamlLoader::load_from_str(&file.text).unwrap()[0];
             let jobs = document["jobs"].as_hash().unwrap();
@@ -126,7 +126,7 @@ fn whoever_runs_every_test_has_the_cargo_deny_that_it_needs() {
 #[test]
 fn a_laptops_system_has_a_job_where_the_policy_asks_for_it() {
     for policy in policies() {
-        let text = generate(&policy).unwrap().remove(0).text;
+        let text = generate(&policy, &PolicyLocation::default()).unwrap().remove(0).text;
         let job = &YamlLoader::load_from_str(&text).unwrap()[0]["jobs"]["macos"];
         assert_eq!(job.is_badvalue(), policy.ci.laptops.is_empty());
         if !policy.ci.laptops.is_empty() {
@@ -140,7 +140,12 @@ fn a_laptops_system_has_a_job_where_the_policy_asks_for_it() {
 
 #[test]
 fn the_time_of_fast_builds_is_compared_where_the_policy_wants_it() {
-    let text = |text: &str| generate(&policy(|all| all.replace("gate-factor = 2", text))).unwrap().remove(0).text;
+    let text = |text: &str| {
+        generate(&policy(|all| all.replace("gate-factor = 2", text)), &PolicyLocation::default())
+            .unwrap()
+            .remove(0)
+            .text
+    };
     assert!(text("gate-factor = 1.5").contains("run: cargo xtask stats --from-registry --gate-factor 1.5\n"));
     assert!(!text("").contains("gate"));
 }
@@ -188,7 +193,7 @@ fn jobs_that_move_tags_can_ask_where_the_branch_is() {
 #[test]
 fn a_cache_is_written_by_the_default_branch_alone_and_a_release_reads_none() {
     for policy in policies() {
-        let [ci, release] = generate(&policy).unwrap().try_into().unwrap();
+        let [ci, release] = generate(&policy, &PolicyLocation::default()).unwrap().try_into().unwrap();
         assert!(!release.text.contains("actions/cache"), "{}", release.text);
         let document = &YamlLoader::load_from_str(&ci.text).unwrap()[0];
         let branch = format!("github.ref == 'refs/heads/{}' && ", policy.project.default_branch);
@@ -206,7 +211,7 @@ fn a_cache_is_written_by_the_default_branch_alone_and_a_release_reads_none() {
 #[test]
 fn a_policy_of_one_platform_has_no_job_on_another_machine() {
     let names = |policy: &Policy| {
-        let text = generate(policy).unwrap().remove(0).text;
+        let text = generate(policy, &PolicyLocation::default()).unwrap().remove(0).text;
         let document = YamlLoader::load_from_str(&text).unwrap().remove(0);
         document["jobs"].as_hash().unwrap().keys().map(|name| name.as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
@@ -245,7 +250,7 @@ fn a_run_line_holds_no_expression_and_builds_only_by_xtask() {
 #[test]
 fn the_required_check_waits_for_every_other_job() {
     for policy in policies() {
-        let text = generate(&policy).unwrap().remove(0).text;
+        let text = generate(&policy, &PolicyLocation::default()).unwrap().remove(0).text;
         let document = &YamlLoader::load_from_str(&text).unwrap()[0];
         let mut others: Vec<_> = document["jobs"].as_hash().unwrap().keys().filter_map(Yaml::as_str).collect();
         others.retain(|name| *name != "required");
@@ -256,8 +261,8 @@ fn the_required_check_waits_for_every_other_job() {
 }
 
 #[test]
-fn the_policy_stands_in_the_texts() {
-    let files = generate(&policies()[2]).unwrap();
+fn the_texts_contain_the_policy() {
+    let files = generate(&policies()[2], &PolicyLocation::default()).unwrap();
     let document = &YamlLoader::load_from_str(&files[0].text).unwrap()[0];
     let on = &document["on"];
     assert_eq!(on["push"]["branches"][0].as_str(), Some("release/a\\+b"));
@@ -270,24 +275,24 @@ fn the_policy_stands_in_the_texts() {
 }
 
 #[test]
-fn a_platform_without_a_runner_is_told() {
+fn a_platform_without_a_runner_is_reported() {
     let text = |text: String| text.replace("[\"linux/amd64\"]", "[\"linux/riscv64\"]");
-    let fault = generate(&policy(text)).unwrap_err();
+    let fault = generate(&policy(text), &PolicyLocation::default()).unwrap_err();
     assert_eq!(fault.what, "no runner is known for `linux/riscv64`");
     let named = keys(&text(POLICY.to_owned()), "runs = 1\n");
     assert!(crate::image::policy::parse(&named, &|_| true).is_err(), "`runs` is not a key");
     let named = |all| keys(&text(all), "runners = { \"linux/riscv64\" = \"riscv\" }\n");
-    assert!(generate(&policy(named)).is_ok());
+    assert!(generate(&policy(named), &PolicyLocation::default()).is_ok());
 }
 
 #[test]
-fn a_difference_is_told_by_its_line() {
+fn a_difference_is_reported_by_line() {
     let file = File { path: "x.yml".to_owned(), text: "a\nb\n".to_owned() };
     let told = |found: &str| difference(&file, found).unwrap_or_default();
     assert_eq!(told("a\nb\n"), "");
     assert_eq!(told("a\n c\n"), "x.yml:2: `c` should be `b`");
     assert_eq!(told("a\n"), "x.yml:2: `b` is missing");
-    assert_eq!(told("a\nb\nc\n"), "x.yml:3: `c` should not be there");
+    assert_eq!(told("a\nb\nc\n"), "x.yml:3: `c` should be removed");
     assert_eq!(told("a\r\nb\r\n"), "`x.yml` differs in how its lines end");
 }
 
@@ -295,7 +300,7 @@ fn a_difference_is_told_by_its_line() {
 fn a_cluster_is_started_only_where_the_policy_wants_one() {
     let text = |cluster: bool| {
         let ci = crate::image::policy::Ci { cluster, ..Default::default() };
-        generate(&Policy { ci, ..policy(|text| text) }).unwrap().remove(0).text
+        generate(&Policy { ci, ..policy(|text| text) }, &PolicyLocation::default()).unwrap().remove(0).text
     };
     let wanted = text(true);
     assert!(
@@ -309,8 +314,8 @@ fn a_cluster_is_started_only_where_the_policy_wants_one() {
 fn the_workflows_of_a_policy_below_the_top_stand_where_github_reads_them() {
     let policy = policy(|text| text);
     for (folder, workspace, in_workspace) in [("services/app", "services/app", None), ("services/app", "", Some("."))] {
-        let place = Place::new(folder, workspace).unwrap();
-        let files = generate_at(&policy, &place).unwrap();
+        let place = PolicyLocation::new(folder, workspace).unwrap();
+        let files = generate(&policy, &place).unwrap();
         let paths: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
         assert_eq!(paths, [".github/workflows/services-app-ci.yml", ".github/workflows/services-app-release.yml"]);
         for file in &files {
@@ -337,22 +342,22 @@ fn the_workflows_of_a_policy_below_the_top_stand_where_github_reads_them() {
         assert!(files[0].text.contains(&sources));
     }
     for wrong in ["a b", "a'b", "-a", "a\nb", "ä"] {
-        assert!(Place::new(wrong, "").is_err(), "{wrong}");
+        assert!(PolicyLocation::new(wrong, "").is_err(), "{wrong}");
     }
 }
 
 #[test]
 fn only_a_file_that_was_written_for_this_policy_is_ours() {
     let policy = policy(|text| text);
-    let (top, below) = (Place::default(), Place::new("a", "a").unwrap());
+    let (top, below) = (PolicyLocation::default(), PolicyLocation::new("a", "a").unwrap());
     for (place, other) in [(&top, &below), (&below, &top)] {
-        for file in generate_at(&policy, place).unwrap() {
+        for file in generate(&policy, place).unwrap() {
             assert!(is_ours(&file.text, place) && !is_ours(&file.text, other));
             assert!(is_ours(&file.text.replace("timeout-minutes", "x"), place), "an edit below the header");
         }
     }
     assert!(!is_ours("name: ci\n# Written by `cargo xtask workflows` from `images.toml`; do not edit.\n", &top));
     let wanted = File { path: "ci.yml".to_owned(), text: "name: ci\nours\nend\n".to_owned() };
-    let said = foreign(&wanted, "name: ci\nmine\nend\n").to_string();
+    let said = foreign_file(&wanted, "name: ci\nmine\nend\n").to_string();
     assert!(said.contains("-mine\n") && said.contains("+ours\n") && !said.contains("end"), "{said}");
 }

@@ -1,10 +1,10 @@
 //! Variables: which `ARG` and `ENV` hold where, and instructions with their values in place.
 //!
-//! Pure. Only stages that the target reaches are expanded, as BuildKit does: an error in another stage is no error.
+//! Pure. Only stages that the target reaches are expanded, as BuildKit does: an error in another stage is not reported.
 
 use super::instruction::{Instruction, Kind, Transfer};
 use super::limits::Budget;
-use super::lines::{Heredoc, Problem};
+use super::lines::{Heredoc, ParseError};
 use super::words::{self, Quoting};
 use super::{Dockerfile, Stage};
 use crate::fault::Fault;
@@ -18,28 +18,18 @@ pub struct Expanded {
     pub stages: Vec<Stage>,
 }
 
-impl Expanded {
-    /// The stage that is built.
-    pub fn target(&self) -> Option<&Stage> {
-        self.stages.last()
-    }
-}
-
-/// What an image from elsewhere brings into a stage that is built on it.
+/// Environment and triggers of an image that a stage is built on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inherited {
-    /// Its environment.
     pub env: Vec<(String, String)>,
     /// Its `ONBUILD` triggers, as they are written.
     pub triggers: Vec<String>,
 }
 
-/// What a stage stands on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Footing {
-    /// The stage's number.
+pub struct StageBase {
     pub stage: usize,
-    /// What its `FROM` names, with values in place.
+    /// The image or stage in its `FROM`, expanded.
     pub base: String,
     /// Its `--platform`, with values in place.
     pub platform: Option<String>,
@@ -47,21 +37,20 @@ pub struct Footing {
     pub on: Option<usize>,
 }
 
-/// What the image brings that a stage, by its number, stands on.
+/// Environment and triggers of the base image of a stage, by the stage's number.
 type Images<'a> = &'a dyn Fn(usize) -> Option<Inherited>;
 
-/// What the variables hold at one point of a stage.
 #[derive(Clone, Debug, Default)]
 struct Scope {
     /// The last of `ARG` and `ENV` holds. The documentation says that `ENV` always does; in words, BuildKit disagrees.
     values: BTreeMap<String, String>,
     triggers: Vec<Instruction>,
-    /// Whether everything it builds on is in this file, so that no variable can come from elsewhere.
+    /// True if everything it builds on is in this file, so that no variable can come from elsewhere.
     closed: bool,
 }
 
 impl Inherited {
-    /// What `scratch` brings: the path that BuildKit gives every image without one.
+    /// Environment of `scratch`: the `PATH` that BuildKit gives every image without one.
     fn scratch() -> Self {
         Self { env: vec![("PATH".to_owned(), DEFAULT_PATH.to_owned())], triggers: Vec::new() }
     }
@@ -71,7 +60,6 @@ impl Inherited {
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 impl Scope {
-    /// How much its values are.
     fn bytes(&self) -> usize {
         self.values.iter().map(|(name, value)| name.len() + value.len()).sum()
     }
@@ -112,7 +100,7 @@ impl Dockerfile {
         names
     }
 
-    /// Whether an argument has an effect without being declared: proxies, and what BuildKit itself reads.
+    /// True if an argument has an effect without being declared: proxies, and what BuildKit itself reads.
     pub fn is_predefined(name: &str) -> bool {
         let upper = name.to_ascii_uppercase();
         ["HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"].contains(&upper.as_str())
@@ -123,18 +111,17 @@ impl Dockerfile {
             })
     }
 
-    /// The stages that the target reaches, in order.
-    pub fn footings(&self, args: &BTreeMap<String, String>, platform: &Platform) -> Result<Vec<Footing>, Fault> {
+    pub fn stage_bases(&self, args: &BTreeMap<String, String>, platform: &Platform) -> Result<Vec<StageBase>, Fault> {
         let found = || {
             let budget = Budget::default();
             let headers = self.headers(&self.globals_with(args, platform, &budget)?, &budget)?;
-            let footing = |index: usize| {
+            let base = |index: usize| {
                 let Stage { base, platform, .. } = headers[index].clone();
-                Footing { stage: index, on: self.find_stage(&base, index), base, platform }
+                StageBase { stage: index, on: self.find_stage(&base, index), base, platform }
             };
-            Ok(self.reached(&headers)?.into_iter().map(footing).collect())
+            Ok(self.reached(&headers)?.into_iter().map(base).collect())
         };
-        found().map_err(|problem: Problem| self.fault(&problem))
+        found().map_err(|problem: ParseError| self.fault(&problem))
     }
 
     /// The stages that a stage's instructions copy from, those of its base's triggers too.
@@ -145,12 +132,12 @@ impl Dockerfile {
         named.filter_map(|name| self.find_stage(name, stage)).collect()
     }
 
-    /// What an image's triggers say, as if they stood on the stage's line.
-    fn inherited(&self, triggers: &[String], line: usize) -> Result<Vec<Instruction>, Problem> {
+    /// Instructions of an image's triggers, with the stage's line.
+    fn inherited(&self, triggers: &[String], line: usize) -> Result<Vec<Instruction>, ParseError> {
         let read = |text: &String| {
             let wrong = |_| {
-                Problem::new(line, 1, format!("cannot read the image's trigger `ONBUILD {text}`"))
-                    .hint("build that image anew without it")
+                ParseError::new(line, 1, format!("cannot read the image's trigger `ONBUILD {text}`"))
+                    .hint("rebuild that image without it")
             };
             let file = Dockerfile::parse(&self.path, &format!("FROM scratch\n{text}\n")).map_err(wrong)?;
             Ok(file.stages[0]
@@ -159,7 +146,7 @@ impl Dockerfile {
                 .map(|found| Instruction { line, ..found.clone() })
                 .collect::<Vec<_>>())
         };
-        let read: Result<Vec<_>, Problem> = triggers.iter().map(read).collect();
+        let read: Result<Vec<_>, ParseError> = triggers.iter().map(read).collect();
         Ok(read?.concat())
     }
 
@@ -168,7 +155,7 @@ impl Dockerfile {
         args: &BTreeMap<String, String>,
         platform: &Platform,
         images: Images<'_>,
-    ) -> Result<Expanded, Problem> {
+    ) -> Result<Expanded, ParseError> {
         let budget = Budget::default();
         let globals = self.globals_with(args, platform, &budget)?;
         let headers = self.headers(&globals, &budget)?;
@@ -180,7 +167,7 @@ impl Dockerfile {
             let mut scope = match self.find_stage(&stage.base, index) {
                 Some(base) => {
                     let inherited = scopes.get(&base).cloned().unwrap_or_default();
-                    budget.spend(inherited.bytes()).map_err(|why| Problem::new(stage.line, 1, why))?;
+                    budget.spend(inherited.bytes()).map_err(|why| ParseError::new(stage.line, 1, why))?;
                     inherited
                 }
                 None if stage.base == "scratch" => Scope::over(Inherited::scratch(), Vec::new()),
@@ -209,7 +196,7 @@ impl Dockerfile {
         given: &BTreeMap<String, String>,
         platform: &Platform,
         budget: &Budget,
-    ) -> Result<BTreeMap<String, String>, Problem> {
+    ) -> Result<BTreeMap<String, String>, ParseError> {
         let mut globals = predefined(platform, self.stages[self.target].name.as_deref());
         for (name, value) in &mut globals {
             if let Some(given) = given.get(name) {
@@ -231,13 +218,13 @@ impl Dockerfile {
     }
 
     /// The stages without their instructions, `FROM` expanded.
-    fn headers(&self, globals: &BTreeMap<String, String>, budget: &Budget) -> Result<Vec<Stage>, Problem> {
+    fn headers(&self, globals: &BTreeMap<String, String>, budget: &Budget) -> Result<Vec<Stage>, ParseError> {
         let header = |stage: &Stage| {
             let base = word(&stage.base, self.escape, stage.line, (globals, budget))?;
             if base.is_empty() {
-                let what = format!("`FROM {}` names no image", stage.base);
+                let what = format!("`FROM {}` does not name an image", stage.base);
                 return Err(
-                    Problem::new(stage.line, 1, what).hint("give the argument a default before the first `FROM`")
+                    ParseError::new(stage.line, 1, what).hint("give the argument a default before the first `FROM`")
                 );
             }
             let platform = stage
@@ -251,7 +238,7 @@ impl Dockerfile {
     }
 
     /// Stages that the target needs, itself included, in order.
-    fn reached(&self, headers: &[Stage]) -> Result<BTreeSet<usize>, Problem> {
+    fn reached(&self, headers: &[Stage]) -> Result<BTreeSet<usize>, ParseError> {
         let mut reached = BTreeSet::new();
         let mut open = vec![self.target];
         while let Some(index) = open.pop() {
@@ -267,7 +254,9 @@ impl Dockerfile {
                 for name in stages_named(&instruction.kind) {
                     if name.contains('$') {
                         let what = "`--from` replaces no variables";
-                        return Err(Problem::new(instruction.line, 1, what).hint("name a stage: `FROM $image AS name`"));
+                        return Err(
+                            ParseError::new(instruction.line, 1, what).hint("name a stage: `FROM $image AS name`")
+                        );
                     }
                     open.extend(self.find_stage(name, index));
                 }
@@ -310,12 +299,11 @@ fn word(
     escape: char,
     line: usize,
     (values, budget): (&BTreeMap<String, String>, &Budget),
-) -> Result<String, Problem> {
+) -> Result<String, ParseError> {
     let expanded = words::expand(text, escape, Quoting::default(), budget, &|name| values.get(name).cloned());
-    expanded.map(|expanded| expanded.text).map_err(|why| Problem::new(line, 1, why))
+    expanded.map(|expanded| expanded.text).map_err(|why| ParseError::new(line, 1, why))
 }
 
-/// What the steps of a stage share.
 struct Work<'a> {
     escape: char,
     given: &'a BTreeMap<String, String>,
@@ -323,8 +311,7 @@ struct Work<'a> {
     budget: &'a Budget,
 }
 
-/// The words of one instruction, as they are replaced.
-struct Words<'a> {
+struct InstructionWords<'a> {
     escape: char,
     line: usize,
     scope: &'a Scope,
@@ -332,27 +319,27 @@ struct Words<'a> {
     unset: BTreeSet<String>,
 }
 
-impl Words<'_> {
-    fn expand(&self, text: &str, quoting: Quoting) -> Result<words::Expanded, Problem> {
+impl InstructionWords<'_> {
+    fn expand(&self, text: &str, quoting: Quoting) -> Result<words::ExpandedWord, ParseError> {
         words::expand(text, self.escape, quoting, self.budget, &|name| self.scope.values.get(name).cloned())
-            .map_err(|why| Problem::new(self.line, 1, why))
+            .map_err(|why| ParseError::new(self.line, 1, why))
     }
 
-    fn one(&self, text: &mut String) -> Result<(), Problem> {
+    fn one(&self, text: &mut String) -> Result<(), ParseError> {
         *text = self.expand(text, Quoting::default())?.text;
         Ok(())
     }
 
-    fn all(&self, texts: &mut [String]) -> Result<(), Problem> {
+    fn all(&self, texts: &mut [String]) -> Result<(), ParseError> {
         texts.iter_mut().try_for_each(|text| self.one(text))
     }
 
-    fn maybe(&self, text: &mut Option<String>) -> Result<(), Problem> {
+    fn maybe(&self, text: &mut Option<String>) -> Result<(), ParseError> {
         text.as_mut().map_or(Ok(()), |text| self.one(text))
     }
 
     /// A path that is read: what is not set is remembered.
-    fn read(&mut self, text: &mut String) -> Result<(), Problem> {
+    fn read(&mut self, text: &mut String) -> Result<(), ParseError> {
         let expanded = self.expand(text, Quoting::default())?;
         *text = expanded.text;
         if !self.scope.closed {
@@ -361,11 +348,11 @@ impl Words<'_> {
         Ok(())
     }
 
-    fn pairs(&self, pairs: &mut [(String, String)]) -> Result<(), Problem> {
+    fn pairs(&self, pairs: &mut [(String, String)]) -> Result<(), ParseError> {
         pairs.iter_mut().try_for_each(|(name, value)| self.one(name).and_then(|()| self.one(value)))
     }
 
-    fn transfer(&mut self, transfer: &mut Transfer) -> Result<(), Problem> {
+    fn transfer(&mut self, transfer: &mut Transfer) -> Result<(), ParseError> {
         for path in transfer.sources.iter_mut().chain(&mut transfer.excludes) {
             self.read(path)?;
         }
@@ -382,11 +369,10 @@ impl Words<'_> {
 }
 
 impl Work<'_> {
-    /// The instruction with values in place; the scope moves on.
-    fn step(&self, instruction: &Instruction, scope: &mut Scope) -> Result<Instruction, Problem> {
+    fn step(&self, instruction: &Instruction, scope: &mut Scope) -> Result<Instruction, ParseError> {
         let mut done = instruction.clone();
         let (escape, line, budget) = (self.escape, instruction.line, self.budget);
-        let mut words = Words { escape, line, scope, budget, unset: BTreeSet::new() };
+        let mut words = InstructionWords { escape, line, scope, budget, unset: BTreeSet::new() };
         match &mut done.kind {
             Kind::Env(pairs) | Kind::Label(pairs) => words.pairs(pairs)?,
             Kind::Copy(transfer) | Kind::Add(transfer) => words.transfer(transfer)?,
@@ -425,7 +411,6 @@ impl Work<'_> {
         Ok(done)
     }
 
-    /// What the instruction sets, for those that follow.
     fn remember(&self, kind: &mut Kind, scope: &mut Scope) {
         match kind {
             Kind::Env(pairs) => scope.values.extend(pairs.iter().cloned()),

@@ -2,62 +2,44 @@
 //!
 //! Pure. Replaces no variable: values stay as they are written.
 
-use super::lines::{self, Heredoc, Logical, Problem, split_word};
+use super::lines::{self, Heredoc, Logical, ParseError, split_word};
 use super::nearest;
 use serde_json::Value;
 
-/// One instruction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Instruction {
     /// 1-based line on which it begins.
     pub line: usize,
-    /// What it says.
     pub kind: Kind,
     /// Once expanded: variables that the paths it reads ask for and nothing in the file sets; a base image may set them.
     pub unset: Vec<String>,
 }
 
-/// What an instruction says. `FROM` is not here: it begins a [`Stage`](super::Stage).
+/// A typed instruction. `FROM` is not one: it begins a [`Stage`](super::Stage).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Build arguments, each with its default.
     Arg(Vec<(String, Option<String>)>),
-    /// Environment variables.
     Env(Vec<(String, String)>),
-    /// Labels.
     Label(Vec<(String, String)>),
-    /// Files from the context, a stage or an image.
     Copy(Transfer),
     /// The same with URLs, git repositories and unpacking.
     Add(Transfer),
-    /// A command that runs.
     Run(Run),
-    /// The working folder.
     Workdir(String),
-    /// The user, perhaps with a group.
     User(String),
-    /// Ports.
     Expose(Vec<String>),
-    /// Mount points.
     Volume(Vec<String>),
-    /// The signal that stops the container.
     Stopsignal(String),
-    /// The shell of shell forms.
     Shell(Vec<String>),
     /// A health check; `None` is `HEALTHCHECK NONE`.
     Healthcheck(Option<Healthcheck>),
-    /// The program.
     Entrypoint(Command),
-    /// Its arguments.
     Cmd(Command),
-    /// An instruction for those who build on this image.
     Onbuild(Box<Instruction>),
-    /// An author (deprecated).
     Maintainer(String),
 }
 
 impl Kind {
-    /// How many variables, labels, paths and ports it names.
     pub(super) fn words(&self) -> usize {
         match self {
             Kind::Arg(pairs) => pairs.len(),
@@ -72,7 +54,6 @@ impl Kind {
         }
     }
 
-    /// The keyword in upper case.
     pub fn keyword(&self) -> &'static str {
         match self {
             Kind::Arg(_) => "ARG",
@@ -110,9 +91,7 @@ pub enum Command {
 pub struct Transfer {
     /// Paths, globs, URLs; not the here-documents.
     pub sources: Vec<String>,
-    /// Files that stand in the Dockerfile itself.
     pub heredocs: Vec<Heredoc>,
-    /// Where to.
     pub destination: String,
     /// `--from`: a stage's name or number, an image or a named context.
     pub from: Option<String>,
@@ -145,7 +124,7 @@ impl Transfer {
         self.chmod.as_deref().filter(|text| !text.is_empty())
     }
 
-    /// Whether the layer depends on nothing below it. BuildKit links nothing where a mode is said.
+    /// True if the layer depends on nothing below it. BuildKit links nothing where a mode is said.
     pub fn is_linked(&self) -> bool {
         self.link && self.chmod().is_none()
     }
@@ -162,9 +141,7 @@ pub struct Run {
     pub security: Option<String>,
     /// `--device`, each.
     pub devices: Vec<String>,
-    /// The command.
     pub command: Command,
-    /// Its here-documents.
     pub heredocs: Vec<Heredoc>,
 }
 
@@ -175,13 +152,9 @@ pub struct Mount {
     pub kind: String,
     /// Where it comes from: a path in the context or in `from`.
     pub source: Option<String>,
-    /// Where it appears.
     pub target: Option<String>,
-    /// A stage or an image.
     pub from: Option<String>,
-    /// The name of a secret, an agent or a cache.
     pub id: Option<String>,
-    /// Whether the build fails without the secret.
     pub required: bool,
     /// Every other key as it is written (`sharing`, `mode`, `uid`, `gid`, `size`, `readonly`, `readwrite`, `env`).
     pub others: Vec<(String, String)>,
@@ -192,7 +165,6 @@ pub struct Mount {
 pub struct Healthcheck {
     /// `--interval`, `--timeout`, `--start-period`, `--start-interval`, `--retries`: those that are said.
     pub options: Vec<(String, String)>,
-    /// The command.
     pub command: Command,
 }
 
@@ -204,7 +176,6 @@ pub(super) struct From {
     pub(super) name: Option<String>,
 }
 
-/// A line that is an instruction or begins a stage.
 pub(super) enum Parsed {
     From(From),
     Other(Kind),
@@ -242,11 +213,10 @@ fn known_flags(keyword: &str) -> &'static [&'static str] {
     }
 }
 
-/// Reads a logical line.
-pub(super) fn parse(logical: &Logical, escape: char) -> Result<Parsed, Problem> {
+pub(super) fn parse(logical: &Logical, escape: char) -> Result<Parsed, ParseError> {
     let (word, rest) = split_word(&logical.text);
     let keyword = word.to_ascii_uppercase();
-    let reader = Reader { logical, escape, keyword: &keyword };
+    let reader = InstructionReader { logical, escape, keyword: &keyword };
     if !KEYWORDS.contains(&keyword.as_str()) {
         let problem = reader.problem(format!("unknown instruction `{word}`"));
         return Err(match nearest(&keyword, KEYWORDS) {
@@ -269,19 +239,19 @@ struct Flag {
     value: Option<String>,
 }
 
-struct Reader<'a> {
+struct InstructionReader<'a> {
     logical: &'a Logical,
     escape: char,
     keyword: &'a str,
 }
 
-impl Reader<'_> {
-    fn problem(&self, what: impl Into<String>) -> Problem {
-        Problem::new(self.logical.line, self.logical.column, what)
+impl InstructionReader<'_> {
+    fn problem(&self, what: impl Into<String>) -> ParseError {
+        ParseError::new(self.logical.line, self.logical.column, what)
     }
 
     /// A problem at a text of the instruction's first line, or else at its beginning.
-    fn problem_at(&self, text: &str, what: impl Into<String>) -> Problem {
+    fn problem_at(&self, text: &str, what: impl Into<String>) -> ParseError {
         let mut problem = self.problem(what);
         if let Some(at) = self.logical.text.find(text) {
             problem.column += self.logical.text[..at].chars().count();
@@ -289,8 +259,7 @@ impl Reader<'_> {
         problem
     }
 
-    /// The flags in front, and what follows them.
-    fn flags<'t>(&self, text: &'t str) -> Result<(Vec<Flag>, &'t str), Problem> {
+    fn flags<'t>(&self, text: &'t str) -> Result<(Vec<Flag>, &'t str), ParseError> {
         let (words, rest) = flag_words(text);
         let known = known_flags(self.keyword);
         let mut flags: Vec<Flag> = Vec::new();
@@ -310,7 +279,7 @@ impl Reader<'_> {
             }
             let repeats = ["exclude", "mount", "device"].contains(&name.as_str());
             if !repeats && flags.iter().any(|flag| flag.name == name) {
-                return Err(self.problem_at(&format!("--{name}"), format!("flag `--{name}` stands twice")));
+                return Err(self.problem_at(&format!("--{name}"), format!("flag `--{name}` is set twice")));
             }
             let switch = ["link", "parents", "keep-git-dir", "unpack"].contains(&name.as_str());
             if value.is_none() && !switch {
@@ -321,7 +290,7 @@ impl Reader<'_> {
         Ok((flags, rest))
     }
 
-    fn switch(&self, flag: &Flag) -> Result<bool, Problem> {
+    fn switch(&self, flag: &Flag) -> Result<bool, ParseError> {
         match flag.value.as_deref().map(str::to_ascii_lowercase).as_deref() {
             None | Some("" | "true") => Ok(true),
             Some("false") => Ok(false),
@@ -329,7 +298,7 @@ impl Reader<'_> {
         }
     }
 
-    fn from(&self, flags: Vec<Flag>, rest: &str) -> Result<From, Problem> {
+    fn from(&self, flags: Vec<Flag>, rest: &str) -> Result<From, ParseError> {
         let words: Vec<&str> = blanks(rest).collect();
         let platform = flags.into_iter().find_map(|flag| flag.value);
         let name = match words.as_slice() {
@@ -340,7 +309,7 @@ impl Reader<'_> {
         Ok(From { base: words[0].to_owned(), platform, name })
     }
 
-    fn stage_name(&self, name: &str) -> Result<String, Problem> {
+    fn stage_name(&self, name: &str) -> Result<String, ParseError> {
         let lower = name.to_ascii_lowercase();
         let good = lower.starts_with(|c: char| c.is_ascii_lowercase())
             && lower.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c));
@@ -352,7 +321,7 @@ impl Reader<'_> {
             .hint("a letter, then letters, digits, `-`, `_`, `.`"))
     }
 
-    fn kind(&self, flags: Vec<Flag>, rest: &str) -> Result<Kind, Problem> {
+    fn kind(&self, flags: Vec<Flag>, rest: &str) -> Result<Kind, ParseError> {
         let one = || rest.to_owned();
         Ok(match self.keyword {
             "ARG" => Kind::Arg(self.args(rest)?),
@@ -379,17 +348,17 @@ impl Reader<'_> {
     }
 
     /// JSON where it is a list of strings, else the text for the shell.
-    fn command(&self, rest: &str) -> Result<Command, Problem> {
+    fn command(&self, rest: &str) -> Result<Command, ParseError> {
         Ok(self.json(rest)?.map_or_else(|| Command::Shell(rest.to_owned()), Command::Exec))
     }
 
     /// JSON where it is a list of strings, else split at blanks.
-    fn list(&self, rest: &str) -> Result<Vec<String>, Problem> {
+    fn list(&self, rest: &str) -> Result<Vec<String>, ParseError> {
         Ok(self.json(rest)?.unwrap_or_else(|| blanks(rest).map(str::to_owned).collect()))
     }
 
-    /// A JSON list; one of anything but strings is an error, and what is no JSON is nothing.
-    fn json(&self, rest: &str) -> Result<Option<Vec<String>>, Problem> {
+    /// A JSON list of strings. Other lists are an error; other texts give `None`.
+    fn json(&self, rest: &str) -> Result<Option<Vec<String>>, ParseError> {
         let Some(values) = rest.starts_with('[').then(|| serde_json::from_str::<Vec<Value>>(rest).ok()).flatten()
         else {
             return Ok(None);
@@ -403,7 +372,7 @@ impl Reader<'_> {
         values.into_iter().map(text).collect::<Result<_, _>>().map(Some)
     }
 
-    fn args(&self, rest: &str) -> Result<Vec<(String, Option<String>)>, Problem> {
+    fn args(&self, rest: &str) -> Result<Vec<(String, Option<String>)>, ParseError> {
         let mut args = Vec::new();
         for word in quoted_words(rest, self.escape) {
             let (name, value) = match word.split_once('=') {
@@ -419,7 +388,7 @@ impl Reader<'_> {
     }
 
     /// `name=value …`, or the old `name value`.
-    fn pairs(&self, rest: &str) -> Result<Vec<(String, String)>, Problem> {
+    fn pairs(&self, rest: &str) -> Result<Vec<(String, String)>, ParseError> {
         let words = quoted_words(rest, self.escape);
         if words.first().is_some_and(|word| !word.contains('=')) {
             let (name, value) = split_word(rest);
@@ -442,7 +411,7 @@ impl Reader<'_> {
         Ok(pairs)
     }
 
-    fn transfer(&self, flags: Vec<Flag>, rest: &str) -> Result<Transfer, Problem> {
+    fn transfer(&self, flags: Vec<Flag>, rest: &str) -> Result<Transfer, ParseError> {
         let mut transfer = Transfer::default();
         for flag in flags {
             let switch = self.switch(&flag);
@@ -480,7 +449,7 @@ impl Reader<'_> {
         Ok(transfer)
     }
 
-    fn run(&self, flags: Vec<Flag>, rest: &str) -> Result<Run, Problem> {
+    fn run(&self, flags: Vec<Flag>, rest: &str) -> Result<Run, ParseError> {
         let heredocs = self.logical.heredocs.clone();
         let mut run = Run {
             mounts: vec![],
@@ -502,7 +471,7 @@ impl Reader<'_> {
         Ok(run)
     }
 
-    fn mount(&self, text: &str) -> Result<Mount, Problem> {
+    fn mount(&self, text: &str) -> Result<Mount, ParseError> {
         const KINDS: [&str; 5] = ["bind", "cache", "tmpfs", "secret", "ssh"];
         const KEYS: [&str; 19] = [
             "type",
@@ -560,7 +529,7 @@ impl Reader<'_> {
         Ok(mount)
     }
 
-    fn healthcheck(&self, flags: Vec<Flag>, rest: &str) -> Result<Option<Healthcheck>, Problem> {
+    fn healthcheck(&self, flags: Vec<Flag>, rest: &str) -> Result<Option<Healthcheck>, ParseError> {
         let (word, rest) = split_word(rest);
         match word.to_ascii_uppercase().as_str() {
             "NONE" if rest.is_empty() => Ok(None),
@@ -574,7 +543,7 @@ impl Reader<'_> {
         }
     }
 
-    fn onbuild(&self, rest: &str) -> Result<Instruction, Problem> {
+    fn onbuild(&self, rest: &str) -> Result<Instruction, ParseError> {
         let keyword = split_word(rest).0.to_ascii_uppercase();
         if ["ONBUILD", "FROM", "MAINTAINER"].contains(&keyword.as_str()) {
             return Err(self.problem(format!("`ONBUILD {keyword}` is not allowed")));

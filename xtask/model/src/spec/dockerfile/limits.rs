@@ -1,8 +1,8 @@
-//! How much a Dockerfile may ask for, far beyond any that a person writes: a file of a few lines must not cost minutes or gigabytes.
+//! Limits of a Dockerfile, far beyond any real file: a few lines must not cost minutes or gigabytes.
 //!
 //! Pure. BuildKit has the limit of a line, and none of the others.
 
-use super::lines::Problem;
+use super::lines::ParseError;
 use std::cell::Cell;
 
 /// Bytes of a file.
@@ -11,7 +11,6 @@ pub(super) const BYTES: usize = 4_000_000;
 const LINE: usize = 65_535;
 /// Instructions of a file, `FROM` included.
 const INSTRUCTIONS: usize = 5_000;
-/// Stages of a file.
 const STAGES: usize = 500;
 /// Variables, labels and paths that the instructions of a file name.
 const WORDS: usize = 10_000;
@@ -20,8 +19,7 @@ const VALUES: usize = 16_000_000;
 /// Characters of patterns times characters of the values that they are matched against.
 const STEPS: usize = 50_000_000;
 
-/// Refuses a file that is too large.
-pub(super) fn bytes(text: &str) -> Result<(), Problem> {
+pub(super) fn bytes(text: &str) -> Result<(), ParseError> {
     if text.len() > BYTES {
         return Err(too_much(1, format!("a Dockerfile of {} bytes: {BYTES} is the limit", text.len())));
     }
@@ -34,7 +32,6 @@ pub(super) fn bytes(text: &str) -> Result<(), Problem> {
     }
 }
 
-/// What a file may still hold.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
     instructions: usize,
@@ -43,42 +40,31 @@ pub(super) struct Counts {
 }
 
 impl Counts {
-    /// Counts an instruction.
-    pub(super) fn instruction(&mut self, line: usize) -> Result<(), Problem> {
-        self.instructions += 1;
-        if self.instructions > INSTRUCTIONS {
-            return Err(too_much(line, format!("more than {INSTRUCTIONS} instructions, the limit of a Dockerfile")));
-        }
-        Ok(())
+    pub(super) fn instruction(&mut self, line: usize) -> Result<(), ParseError> {
+        count(&mut self.instructions, 1, INSTRUCTIONS, line, "instructions")
     }
 
-    /// Counts the variables, labels and paths that an instruction names.
-    pub(super) fn words(&mut self, line: usize, words: usize) -> Result<(), Problem> {
-        self.words += words;
-        if self.words > WORDS {
-            return Err(too_much(
-                line,
-                format!("more than {WORDS} variables, labels and paths, the limit of a Dockerfile"),
-            ));
-        }
-        Ok(())
+    pub(super) fn words(&mut self, line: usize, words: usize) -> Result<(), ParseError> {
+        count(&mut self.words, words, WORDS, line, "variables, labels and paths")
     }
 
-    /// Counts a stage.
-    pub(super) fn stage(&mut self, line: usize) -> Result<(), Problem> {
-        self.stages += 1;
-        if self.stages > STAGES {
-            return Err(too_much(line, format!("more than {STAGES} stages, the limit of a Dockerfile")));
-        }
-        Ok(())
+    pub(super) fn stage(&mut self, line: usize) -> Result<(), ParseError> {
+        count(&mut self.stages, 1, STAGES, line, "stages")
     }
 }
 
-fn too_much(line: usize, what: String) -> Problem {
-    Problem::new(line, 1, what)
+fn count(have: &mut usize, more: usize, limit: usize, line: usize, what: &str) -> Result<(), ParseError> {
+    *have += more;
+    match *have > limit {
+        true => Err(too_much(line, format!("more than {limit} {what}, the limit of a Dockerfile"))),
+        false => Ok(()),
+    }
 }
 
-/// What values may still cost while a file is expanded.
+fn too_much(line: usize, what: String) -> ParseError {
+    ParseError::new(line, 1, what)
+}
+
 #[derive(Debug)]
 pub(super) struct Budget {
     bytes: Cell<usize>,

@@ -7,14 +7,14 @@ use super::words::{self, Quoting};
 
 /// A problem at a place in the file: 1-based line, 1-based column in characters.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Problem {
+pub(super) struct ParseError {
     pub(super) line: usize,
     pub(super) column: usize,
     pub(super) what: String,
     pub(super) hint: Option<String>,
 }
 
-impl Problem {
+impl ParseError {
     pub(super) fn new(line: usize, column: usize, what: impl Into<String>) -> Self {
         Self { line, column, what: what.into(), hint: None }
     }
@@ -30,15 +30,14 @@ impl Problem {
 pub struct Heredoc {
     /// The delimiter without quotes; for `COPY` also the file's name.
     pub name: String,
-    /// Whether variables in it are replaced (false where the delimiter is quoted).
+    /// True if variables in it are replaced (false where the delimiter is quoted).
     pub expand: bool,
-    /// Whether leading tabs are stripped (`<<-`).
+    /// True if leading tabs are stripped (`<<-`).
     pub chomp: bool,
     /// The content as it is written, each line with its newline.
     pub content: String,
 }
 
-/// One instruction's text with continuations joined and comments gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Logical {
     /// 1-based line on which it begins.
@@ -49,7 +48,6 @@ pub(super) struct Logical {
     pub(super) heredocs: Vec<Heredoc>,
 }
 
-/// What the lines say before the first instruction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Directives {
     pub(super) escape: char,
@@ -57,8 +55,7 @@ pub(super) struct Directives {
     pub(super) syntax: Option<(usize, String)>,
 }
 
-/// Splits a Dockerfile into directives and logical lines.
-pub(super) fn split(text: &str, counts: &mut Counts) -> Result<(Directives, Vec<Logical>), Problem> {
+pub(super) fn split(text: &str, counts: &mut Counts) -> Result<(Directives, Vec<Logical>), ParseError> {
     let raw: Vec<&str> = text.split_inclusive('\n').collect();
     let directives = directives(&raw)?;
     let mut logical = Vec::new();
@@ -118,18 +115,18 @@ fn continuation(line: &str, escape: char) -> (&str, bool) {
 }
 
 /// `# name=value` lines at the very top; anything else, another comment too, ends them.
-fn directives(raw: &[&str]) -> Result<Directives, Problem> {
+fn directives(raw: &[&str]) -> Result<Directives, ParseError> {
     let mut found = Directives { escape: '\\', syntax: None };
     let mut seen = Vec::new();
     for (index, line) in raw.iter().enumerate() {
         let Some((name, value)) = directive(trim_newline(line)) else { break };
         if seen.contains(&name) {
-            return Err(Problem::new(index + 1, 1, format!("only one `{name}` directive can be used")));
+            return Err(ParseError::new(index + 1, 1, format!("only one `{name}` directive can be used")));
         }
         match (name.as_str(), value) {
             ("escape", "\\" | "`") => found.escape = if value == "`" { '`' } else { '\\' },
             ("escape", _) => {
-                return Err(Problem::new(index + 1, 1, format!("cannot use `{value}` as the escape character"))
+                return Err(ParseError::new(index + 1, 1, format!("cannot use `{value}` as the escape character"))
                     .hint("write `# escape=\\` or ``# escape=` ``"));
             }
             ("syntax", _) => found.syntax = Some((index + 1, value.to_owned())),
@@ -148,7 +145,7 @@ fn directive(line: &str) -> Option<(String, &str)> {
 }
 
 /// The here-documents that follow this instruction: `RUN`, `COPY`, `ADD`, or one of them behind `ONBUILD`.
-fn heredocs_announced(instruction: &Logical) -> Result<Vec<Heredoc>, Problem> {
+fn heredocs_announced(instruction: &Logical) -> Result<Vec<Heredoc>, ParseError> {
     let (keyword, mut rest) = split_word(&instruction.text);
     let mut keyword = keyword.to_ascii_uppercase();
     if keyword == "ONBUILD" {
@@ -163,8 +160,8 @@ fn heredocs_announced(instruction: &Logical) -> Result<Vec<Heredoc>, Problem> {
     // The escape is always the backslash here, whatever the directive says.
     let Ok(expanded) = words::expand(rest, '\\', raw, &Budget::default(), &|_| None) else { return Ok(Vec::new()) };
     let wrong = |word: &str, hint: &str| {
-        let what = format!("`{word}` begins no here-document of `{keyword}`");
-        Err(Problem::new(instruction.line, instruction.column, what).hint(hint.to_owned()))
+        let what = format!("`{word}` does not start a here-document of `{keyword}`");
+        Err(ParseError::new(instruction.line, instruction.column, what).hint(hint.to_owned()))
     };
     for word in &expanded.words {
         // BuildKit takes neither for a here-document, and what follows for instructions or for files.
@@ -206,7 +203,7 @@ pub(super) fn heredoc(word: &str) -> Option<Heredoc> {
     Some(Heredoc { name, expand, chomp, content: String::new() })
 }
 
-fn read_heredoc(raw: &[&str], mut next: usize, doc: &mut Heredoc, at: &Logical) -> Result<usize, Problem> {
+fn read_heredoc(raw: &[&str], mut next: usize, doc: &mut Heredoc, at: &Logical) -> Result<usize, ParseError> {
     while next < raw.len() {
         let line = raw[next];
         next += 1;
@@ -217,11 +214,10 @@ fn read_heredoc(raw: &[&str], mut next: usize, doc: &mut Heredoc, at: &Logical) 
         }
         doc.content.push_str(if doc.chomp { line.trim_start_matches('\t') } else { line });
     }
-    Err(Problem::new(at.line, at.column, format!("here-document `{}` has no end", doc.name))
+    Err(ParseError::new(at.line, at.column, format!("here-document `{}` has no end", doc.name))
         .hint(format!("put `{}` on a line of its own after it", doc.name)))
 }
 
-/// The first word and what follows the blanks behind it.
 pub(super) fn split_word(text: &str) -> (&str, &str) {
     let text = text.trim_start();
     match text.find(char::is_whitespace) {

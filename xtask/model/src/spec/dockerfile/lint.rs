@@ -1,12 +1,11 @@
-//! What is allowed by BuildKit and not by this project, for `doctor` and `tidy`.
+//! Rules of this project beyond BuildKit's, for `doctor` and `tidy`.
 //!
-//! Pure. Decides nothing about a build: a finding is told, never acted upon.
+//! Pure. Decides nothing about a build: a finding is only reported.
 
 use super::{Dockerfile, Kind, Transfer};
 
-/// A rule of this project.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Rule {
+pub enum LintRule {
     /// No `# syntax=` line: it makes the engine pull a frontend image.
     Syntax,
     /// No `FROM …:latest`, and no `FROM` without tag or digest.
@@ -19,21 +18,17 @@ pub enum Rule {
     Link,
 }
 
-/// Where a rule does not hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// The rule.
-    pub rule: Rule,
+    pub rule: LintRule,
     /// 1-based line.
     pub line: usize,
     /// `file:line: ` and a lowercase sentence.
     pub what: String,
-    /// What to do.
     pub hint: String,
 }
 
 impl Dockerfile {
-    /// Every finding, by line.
     pub fn lint(&self) -> Vec<Finding> {
         let mut findings = Vec::new();
         let mut found = |rule, line: usize, what: String, hint: &str| {
@@ -42,7 +37,7 @@ impl Dockerfile {
         };
         if let Some((line, image)) = self.syntax() {
             found(
-                Rule::Syntax,
+                LintRule::Syntax,
                 line,
                 format!("`# syntax={image}` pulls a frontend before anything is built"),
                 "remove the line",
@@ -51,27 +46,27 @@ impl Dockerfile {
         for stage in self.stages() {
             if self.find_stage(&stage.base, stage.index).is_none() && is_latest(&stage.base) {
                 let what = format!("`FROM {}` can change from one build to the next", stage.base);
-                found(Rule::Latest, stage.line, what, "name a version, or pin a digest");
+                found(LintRule::Latest, stage.line, what, "name a version, or pin a digest");
             }
         }
         let instructions = self.globals().iter().chain(self.stages().iter().flat_map(|stage| &stage.instructions));
         for instruction in instructions {
             for name in named(&instruction.kind).into_iter().filter(|name| is_secret(name)) {
-                let what = format!("`{}` `{name}` stays readable in the image's history", instruction.kind.keyword());
-                found(Rule::Secret, instruction.line, what, "use `RUN --mount=type=secret`");
+                let what = format!("`{}` `{name}` remains readable in the image's history", instruction.kind.keyword());
+                found(LintRule::Secret, instruction.line, what, "use `RUN --mount=type=secret`");
             }
         }
         for instruction in
             self.target().instructions.iter().filter(|instruction| !copies_or_describes(&instruction.kind))
         {
             let what = format!("`{}` in the last stage: it may only copy and describe", instruction.kind.keyword());
-            found(Rule::LastStage, instruction.line, what, "move it to a stage with a name and copy its result");
+            found(LintRule::LastStage, instruction.line, what, "move it to a stage with a name and copy its result");
         }
         for stage in self.stages() {
             for instruction in &stage.instructions {
                 let (Kind::Copy(transfer) | Kind::Add(transfer)) = &instruction.kind else { continue };
                 if let Some((what, hint)) = link(instruction.kind.keyword(), transfer) {
-                    found(Rule::Link, instruction.line, what, &hint);
+                    found(LintRule::Link, instruction.line, what, &hint);
                 }
             }
         }
@@ -92,21 +87,21 @@ const MERGED: [(&str, &str); 8] = [
     ("var/lock", "run/lock"),
 ];
 
-/// What a linked copy does that was hardly meant, and what to do.
+/// Probably unintended effect of a linked copy, and the hint.
 fn link(keyword: &str, transfer: &Transfer) -> Option<(String, String)> {
     if !transfer.link {
         return None;
     }
     if !transfer.is_linked() {
-        let what = format!("`{keyword} --link --chmod` is not linked: BuildKit ignores `--link` where a mode is said");
-        return Some((what, "leave `--chmod` out and set the file's mode in git, or leave `--link` out".to_owned()));
+        let what = format!("`{keyword} --link --chmod` is not linked: BuildKit ignores `--link` if a mode is set");
+        return Some((what, "remove `--chmod` and set the file's mode in git, or remove `--link`".to_owned()));
     }
     let to: Vec<&str> = transfer.destination.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
     let to = to.join("/");
     let through = |(from, _): &&(&str, &str)| to.strip_prefix(from).is_some_and(|rest| rest.starts_with('/'));
     let (from, leads) = MERGED.iter().find(through).filter(|_| transfer.destination.starts_with('/'))?;
     let what = format!(
-        "`{keyword} --link` to `/{to}` makes a folder of `/{from}`, which is a link in a root with a merged `/usr`"
+        "`{keyword} --link` to `/{to}` makes a folder of `/{from}`, which is a link on a root with a merged `/usr`"
     );
     Some((what, format!("write `/{leads}{}`", &to[from.len()..])))
 }
@@ -132,12 +127,11 @@ fn is_secret(name: &str) -> bool {
         ["APIKEY", "AUTH", "CREDENTIAL", "CREDENTIALS", "KEY", "PASSWD", "PASSWORD", "SECRET", "TOKEN"];
     let upper = name.to_ascii_uppercase();
     let mut parts = upper.split(['_', '-']);
-    // A file's place or a public half is no secret.
+    // A path of a file or a public key is not a secret.
     let harmless = upper.contains("PUBLIC") || upper.ends_with("_FILE") || upper.ends_with("_PATH");
     !harmless && parts.any(|part| WORDS.contains(&part))
 }
 
-/// The instructions that the native engine carries out itself.
 fn copies_or_describes(kind: &Kind) -> bool {
     !matches!(kind, Kind::Add(_) | Kind::Run(_) | Kind::Shell(_) | Kind::Onbuild(_) | Kind::Maintainer(_))
 }

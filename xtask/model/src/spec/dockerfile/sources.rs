@@ -1,9 +1,9 @@
-//! What a Dockerfile reads from the build context.
+//! Files that a Dockerfile reads from the build context.
 //!
 //! Pure. Which of the context's files a source matches is decided in `context`.
 
 use super::instruction::{Kind, Transfer};
-use super::lines::Problem;
+use super::lines::ParseError;
 use super::{Dockerfile, Instruction};
 use crate::fault::Fault;
 use crate::spec::reference::Platform;
@@ -16,13 +16,12 @@ pub struct Source {
     pub place: String,
     /// 1-based line of the instruction.
     pub line: usize,
-    /// What it reads; paths are clean, relative to the context and without a leading slash (the context is empty).
+    /// Paths are clean, relative to the context and without a leading slash (the context is empty).
     pub reads: Reads,
     /// `--exclude` patterns, as they are written.
     pub excludes: Vec<String>,
 }
 
-/// How a source names files.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reads {
     /// `COPY`/`ADD`: a path, or a glob where `*` stays within a folder; a folder brings everything below it.
@@ -31,7 +30,6 @@ pub enum Reads {
     Parents {
         /// The folder in front of `/./`.
         pivot: String,
-        /// What is matched below it.
         pattern: String,
     },
     /// `RUN --mount=type=bind`: one path, never a glob.
@@ -87,11 +85,11 @@ impl Dockerfile {
         match instruction.unset.first().filter(|_| reads) {
             None => Ok(()),
             Some(name) => Err(self.fault(
-                &Problem::new(
+                &ParseError::new(
                     instruction.line,
                     1,
                     format!(
-                        "cannot know what `{}` reads: nothing in this file sets `{name}`",
+                        "cannot determine what `{}` reads: nothing in this file sets `{name}`",
                         instruction.kind.keyword()
                     ),
                 )
@@ -114,7 +112,7 @@ fn copied(transfer: &Transfer, add: bool) -> Vec<(Reads, Vec<String>)> {
 }
 
 impl Transfer {
-    /// How one of its sources names files, wherever they come from.
+    /// Way in which one of its sources names files, wherever they come from.
     pub fn reads(&self, source: &str) -> Reads {
         if !self.parents {
             return Reads::Glob(clean(source));
@@ -124,7 +122,7 @@ impl Transfer {
     }
 }
 
-/// What `ADD` fetches from elsewhere.
+/// True for a source that `ADD` downloads.
 pub fn remote(source: &str) -> bool {
     ["http://", "https://", "git://", "ssh://", "git@"].iter().any(|scheme| source.starts_with(scheme))
 }

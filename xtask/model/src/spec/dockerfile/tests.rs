@@ -131,7 +131,7 @@ fn errors_have_place_line_caret_and_hint() {
     refused(
         "COPY a b\nFROM scratch",
         expect![[r#"
-        Dockerfile:1:1: `COPY` stands before the first `FROM`
+        Dockerfile:1:1: `COPY` is before the first `FROM`
           |
         1 | COPY a b
           | ^"#]],
@@ -156,15 +156,15 @@ fn says(text: &str, why: &str) {
 
 #[test]
 fn what_buildkit_refuses_is_refused() {
-    says("", "there is no `FROM`");
-    says("ARG a", "there is no `FROM`");
+    says("", "the file has no `FROM`");
+    says("ARG a", "the file has no `FROM`");
     says("FROM a b", "`FROM` takes an image");
     says("FROM a AS 1x", "cannot name a stage");
     says("FROM a AS x\nFROM b AS X", "two stages are named `x` (the other is on line 1)");
     says("FROM a\nCOPY x", "needs a source and a destination");
     says("FROM a\nCOPY --link=maybe x y", "`true` or `false`");
     says("FROM a\nCOPY --chown x y", "needs a value");
-    says("FROM a\nCOPY --from=a --from=b x y", "stands twice");
+    says("FROM a\nCOPY --from=a --from=b x y", "is set twice");
     says("FROM a\nCOPY --keep-git-dir x y", "unknown flag");
     says("FROM a\nWORKDIR --x /", "takes no flags");
     says("FROM a\nENV a=1 b", "`b` has no `=`");
@@ -260,7 +260,7 @@ fn arguments_have_scopes() {
     built("FROM a AS dead\nUSER ${x:?no}\nFROM b", &[], &["FROM b"]);
     built("FROM a AS x\nONBUILD USER $v\nFROM x\nUSER y", &[], &["FROM a", "FROM x", "", "y"]);
     let fault = parsed("FROM $x").expand(&given(&[]), &amd64()).unwrap_err().to_string();
-    assert!(fault.contains("Dockerfile:1:1: `FROM $x` names no image"), "{fault}");
+    assert!(fault.contains("Dockerfile:1:1: `FROM $x` does not name an image"), "{fault}");
 }
 
 #[track_caller]
@@ -338,8 +338,8 @@ fn what_current_buildkit_refuses_is_refused() {
     for (text, what, hint) in [
         ("COPY /foo <<EOF\nEOF", "a here-document cannot be the destination of `COPY`", "in front of the destination"),
         ("ADD [\"a\", \"<<EOF\"]", "a here-document cannot be the destination of `ADD`", "in front of the destination"),
-        ("COPY << EOF /x\na\nEOF", "`<< EOF` begins no here-document of `COPY`", "`<<EOF`"),
-        ("RUN <<- EOF\na\nEOF", "`<<-` begins no here-document of `RUN`", "`<<-EOF`"),
+        ("COPY << EOF /x\na\nEOF", "`<< EOF` does not start a here-document of `COPY`", "`<<EOF`"),
+        ("RUN <<- EOF\na\nEOF", "`<<-` does not start a here-document of `RUN`", "`<<-EOF`"),
         ("CMD [\"a\", 1]", "`1` in the list of `CMD` is not a string", "quote it: `\"1\"`"),
         ("ENTRYPOINT [[\"a\"]]", "`[\"a\"]` in the list of `ENTRYPOINT` is not a string", "quote it"),
         ("RUN [\"a\", null]", "`null` in the list of `RUN` is not a string", "quote it"),
@@ -358,11 +358,7 @@ fn what_current_buildkit_refuses_is_refused() {
     }
     assert_eq!(kind("ENTRYPOINT []"), Kind::Entrypoint(Command::Exec(Vec::new())));
     assert_eq!(kind("ENTRYPOINT"), Kind::Entrypoint(Command::Shell(String::new())));
-    assert_eq!(
-        kind("CMD [\"a\", ]"),
-        Kind::Cmd(Command::Shell("[\"a\", ]".into())),
-        "what is no JSON is for the shell"
-    );
+    assert_eq!(kind("CMD [\"a\", ]"), Kind::Cmd(Command::Shell("[\"a\", ]".into())), "other text is for the shell");
 }
 
 #[test]
@@ -381,7 +377,7 @@ fn limited(text: &str, limit: &str) {
     assert!(began.elapsed() < std::time::Duration::from_secs(5), "{limit}: {:?}", began.elapsed());
 }
 
-/// What a hostile file may cost: an error names the limit, in seconds even where nothing is optimised.
+/// A hostile file ends in an error that names the limit, within seconds even unoptimised.
 #[test]
 fn a_file_that_grows_beyond_reason_ends_with_its_limit() {
     let times = |line: &str, count: usize| format!("FROM scratch\n{}", line.repeat(count));
@@ -401,7 +397,7 @@ fn a_file_that_grows_beyond_reason_ends_with_its_limit() {
     limited(&format!("FROM scratch AS s0\nENV A={}\n{chain}", "x".repeat(60_000)), "more than 16000000 bytes");
 }
 
-/// What is allowed takes no longer than its size: four times as much, not sixteen.
+/// Time grows linearly with size up to the limits.
 #[test]
 fn a_file_within_its_limits_takes_time_by_its_size() {
     // Of processor time: other tests run at the same time.
@@ -442,15 +438,15 @@ fn lint_tells_what_this_project_does_not_want() {
         Dockerfile:1: `# syntax=docker/dockerfile:1` pulls a frontend before anything is built
         Dockerfile:3: `FROM python:latest` can change from one build to the next
         Dockerfile:6: `FROM host:5000/a` can change from one build to the next
-        Dockerfile:7: `ARG` `API_TOKEN` stays readable in the image's history
-        Dockerfile:8: `ENV` `DB_PASSWORD` stays readable in the image's history
+        Dockerfile:7: `ARG` `API_TOKEN` remains readable in the image's history
+        Dockerfile:8: `ENV` `DB_PASSWORD` remains readable in the image's history
         Dockerfile:13: `RUN` in the last stage: it may only copy and describe"#]]
     .assert_eq(&shown.join("\n"));
     assert_eq!(parsed("FROM python:3.12-slim\nCOPY a b\nUSER x").lint(), []);
 }
 
 #[test]
-fn lint_tells_of_links_that_destroy_a_root_or_are_none() {
+fn lint_reports_links_that_damage_a_root_or_have_no_effect() {
     let linted = |line: &str| {
         let findings = parsed(&format!("FROM python:3.12-slim\n{line}")).lint();
         findings.into_iter().map(|finding| (finding.what, finding.hint)).collect::<Vec<_>>()

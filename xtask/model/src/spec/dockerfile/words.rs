@@ -6,26 +6,20 @@
 use super::limits::Budget;
 use std::collections::BTreeSet;
 
-/// What stays as it is written.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Quoting {
-    /// Quotes stay in the result.
     pub(super) raw_quotes: bool,
-    /// Escapes stay in the result.
     pub(super) raw_escapes: bool,
-    /// Quotes have no meaning (here-documents).
     pub(super) no_quotes: bool,
     /// A variable that is not set stays as it is written.
     pub(super) keep_unset: bool,
 }
 
-/// A word with values in place.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Expanded {
+pub(super) struct ExpandedWord {
     pub(super) text: String,
     /// The same, split at blanks outside quotes, after the replacement.
     pub(super) words: Vec<String>,
-    /// Variables that were asked for and not set.
     pub(super) unset: BTreeSet<String>,
 }
 
@@ -39,11 +33,11 @@ pub(super) fn expand(
     quoting: Quoting,
     budget: &Budget,
     value: &dyn Fn(&str) -> Option<String>,
-) -> Result<Expanded, String> {
+) -> Result<ExpandedWord, String> {
     let chars = word.chars().collect();
     let mut lexer = Lexer { chars, at: 0, depth: 0, escape, quoting, budget, value, unset: BTreeSet::new() };
     let (text, words) = lexer.until(None)?;
-    Ok(Expanded { text, words, unset: lexer.unset })
+    Ok(ExpandedWord { text, words, unset: lexer.unset })
 }
 
 struct Lexer<'a> {
@@ -362,34 +356,34 @@ fn unsupported(first: char, second: Option<char>) -> String {
 
 /// One piece of a shell pattern; bracket expressions are not part of BuildKit's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Piece {
+enum ShellPiece {
     One(char),
     Any,
     Many,
 }
 
-fn glob(pattern: &str) -> Result<Vec<Piece>, String> {
+fn glob(pattern: &str) -> Result<Vec<ShellPiece>, String> {
     let mut pieces = Vec::new();
     let mut chars = pattern.chars().peekable();
     while let Some(c) = chars.next() {
         pieces.push(match c {
-            '*' => Piece::Many,
-            '?' => Piece::Any,
+            '*' => ShellPiece::Many,
+            '?' => ShellPiece::Any,
             // `}` and `/` are escaped for the substitution's sake; the escape is not part of the pattern.
             '\\' if matches!(chars.peek(), Some('}' | '/')) => continue,
             '\\' => match chars.next() {
-                Some(c @ ('*' | '?' | '\\')) => Piece::One(c),
+                Some(c @ ('*' | '?' | '\\')) => ShellPiece::One(c),
                 Some(c) => return Err(format!("`\\{c}` cannot be escaped in a pattern")),
                 None => return Err("a pattern ends with an escape".to_owned()),
             },
-            c => Piece::One(c),
+            c => ShellPiece::One(c),
         });
     }
     Ok(pieces)
 }
 
 /// Every length of a prefix of `text` that the pattern matches, ascending.
-fn ends(pattern: &[Piece], text: &[char]) -> Vec<usize> {
+fn ends(pattern: &[ShellPiece], text: &[char]) -> Vec<usize> {
     let mut reached = vec![false; text.len() + 1];
     reached[0] = true;
     for piece in pattern {
@@ -397,9 +391,9 @@ fn ends(pattern: &[Piece], text: &[char]) -> Vec<usize> {
         for at in 0..=text.len() {
             let here = text.get(at).filter(|_| reached[at]);
             match piece {
-                Piece::One(c) if here == Some(c) => after[at + 1] = true,
-                Piece::Any if here.is_some_and(|c| *c != '\n') => after[at + 1] = true,
-                Piece::Many => {
+                ShellPiece::One(c) if here == Some(c) => after[at + 1] = true,
+                ShellPiece::Any if here.is_some_and(|c| *c != '\n') => after[at + 1] = true,
+                ShellPiece::Many => {
                     after[at] |= reached[at] || (at > 0 && after[at - 1] && text[at - 1] != '\n');
                 }
                 _ => {}
@@ -411,16 +405,16 @@ fn ends(pattern: &[Piece], text: &[char]) -> Vec<usize> {
 }
 
 /// For every place of `text`, where the longest match that begins there ends. Its cost is that of one match.
-fn longest(pattern: &[Piece], text: &[char]) -> Vec<Option<usize>> {
+fn longest(pattern: &[ShellPiece], text: &[char]) -> Vec<Option<usize>> {
     let mut ends: Vec<Option<usize>> = (0..=text.len()).map(Some).collect();
     for piece in pattern.iter().rev() {
         let mut before = vec![None; text.len() + 1];
         for at in (0..=text.len()).rev() {
             let (here, next) = (text.get(at), ends.get(at + 1).copied().flatten());
             before[at] = match piece {
-                Piece::One(c) if here == Some(c) => next,
-                Piece::Any if here.is_some_and(|c| *c != '\n') => next,
-                Piece::Many => {
+                ShellPiece::One(c) if here == Some(c) => next,
+                ShellPiece::Any if here.is_some_and(|c| *c != '\n') => next,
+                ShellPiece::Many => {
                     let more = here.filter(|c| **c != '\n').and_then(|_| before[at + 1]);
                     more.max(ends[at])
                 }
@@ -433,7 +427,7 @@ fn longest(pattern: &[Piece], text: &[char]) -> Vec<Option<usize>> {
 }
 
 /// Leftmost, longest; an empty match directly behind a match does not count.
-fn replace(text: &[char], pattern: &[Piece], with: &str, all: bool, budget: &Budget) -> Result<String, String> {
+fn replace(text: &[char], pattern: &[ShellPiece], with: &str, all: bool, budget: &Budget) -> Result<String, String> {
     let ends = longest(pattern, text);
     let mut out = String::new();
     let (mut at, mut matched_to) = (0, None);

@@ -4,7 +4,6 @@
 
 use super::pattern::Pattern;
 
-/// A glob, or one part of it.
 pub type Glob = Pattern;
 
 /// The folder in front of the first part with a wildcard, and the rest; `None` where there is no wildcard.
@@ -24,7 +23,6 @@ pub fn parse(pattern: &str) -> Result<Glob, String> {
     Pattern::glob(pattern)
 }
 
-/// Reads it folder by folder.
 pub fn parts(pattern: &str) -> Result<Vec<Glob>, String> {
     pattern.split('/').map(Pattern::glob).collect()
 }

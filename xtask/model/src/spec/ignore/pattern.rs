@@ -2,7 +2,6 @@
 //!
 //! Pure. Matching takes time bounded by pattern × path: no pattern can make it explode.
 
-/// One piece of a pattern.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Piece {
     Literal(char),
@@ -19,13 +18,13 @@ enum Piece {
         negated: bool,
         ranges: Vec<(char, char)>,
     },
-    /// A bare `^` beside a wildcard, which BuildKit's regular expression takes for an anchor.
+    /// A bare `^` with a wildcard: BuildKit's regular expression reads it as an anchor.
     Never,
 }
 
-/// How a pattern compares, as BuildKit chooses.
+/// Way to compare a pattern, as BuildKit chooses it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum How {
+enum Matcher {
     Exact(Vec<u8>),
     /// `dir/**`.
     Prefix(Vec<u8>),
@@ -34,11 +33,9 @@ enum How {
     Pieces(Vec<Piece>),
 }
 
-/// A cleaned pattern.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern {
-    how: How,
-    /// What every match begins with, up to the first character with a meaning.
+    how: Matcher,
     literal: Vec<u8>,
 }
 
@@ -48,40 +45,39 @@ impl Pattern {
         let pieces = pieces(text, true)?;
         let plain = |text: &str| !text.contains(['*', '?', '[', ']', '\\']);
         let how = if plain(text) {
-            How::Exact(text.into())
+            Matcher::Exact(text.into())
         } else if let Some(suffix) = text.strip_prefix("**").filter(|suffix| plain(suffix)) {
-            How::Suffix(suffix.into())
+            Matcher::Suffix(suffix.into())
         } else if let Some(prefix) = text.strip_suffix("**").filter(|prefix| plain(prefix)) {
-            How::Prefix(prefix.into())
+            Matcher::Prefix(prefix.into())
         } else {
-            How::Pieces(pieces)
+            Matcher::Pieces(pieces)
         };
         Ok(Self { how, literal: literal(text) })
     }
 
     /// Reads a glob of `COPY`: no `**`, every wildcard stays within a folder.
     pub(crate) fn glob(text: &str) -> Result<Self, String> {
-        Ok(Self { how: How::Pieces(pieces(text, false)?), literal: literal(text) })
+        Ok(Self { how: Matcher::Pieces(pieces(text, false)?), literal: literal(text) })
     }
 
-    /// Whether the pattern is the path.
     pub fn matches(&self, path: &[u8]) -> bool {
         match &self.how {
-            How::Exact(text) => path == text,
-            How::Prefix(prefix) => path.starts_with(prefix),
-            How::Suffix(suffix) => path.ends_with(suffix) || suffix.strip_prefix(b"/") == Some(path),
-            How::Pieces(pieces) => path.starts_with(&self.literal) && matches(pieces, path),
+            Matcher::Exact(text) => path == text,
+            Matcher::Prefix(prefix) => path.starts_with(prefix),
+            Matcher::Suffix(suffix) => path.ends_with(suffix) || suffix.strip_prefix(b"/") == Some(path),
+            Matcher::Pieces(pieces) => path.starts_with(&self.literal) && matches(pieces, path),
         }
     }
 
-    /// Whether something below the folder could match. May say yes too often, never no.
+    /// True if something below the folder could match. May say yes too often, never no.
     pub(crate) fn may_match_below(&self, folder: &[u8]) -> bool {
         let inside = [folder, b"/"].concat();
         match &self.how {
-            How::Exact(text) => text.starts_with(&inside),
-            How::Suffix(_) => true,
-            How::Prefix(_) => self.may_lead(&inside),
-            How::Pieces(pieces) => {
+            Matcher::Exact(text) => text.starts_with(&inside),
+            Matcher::Suffix(_) => true,
+            Matcher::Prefix(_) => self.may_lead(&inside),
+            Matcher::Pieces(pieces) => {
                 self.may_lead(&inside) && deepest(pieces).is_none_or(|most| slashes(&inside) <= most)
             }
         }
@@ -98,7 +94,7 @@ fn slashes(path: &[u8]) -> usize {
     path.iter().filter(|b| **b == b'/').count()
 }
 
-/// How many slashes a match can have; `None` where a piece stands for any number.
+/// Number of slashes that a match can have; `None` for any number.
 fn deepest(pieces: &[Piece]) -> Option<usize> {
     pieces.iter().try_fold(0, |count, piece| match piece {
         Piece::Everything | Piece::Folders | Piece::Class { .. } => None,
@@ -200,7 +196,6 @@ fn begins_character(path: &[u8], at: usize) -> bool {
     path.get(at).is_none_or(|byte| byte & 0b1100_0000 != 0b1000_0000)
 }
 
-/// Set of reached positions, moved on piece by piece.
 fn matches(pieces: &[Piece], path: &[u8]) -> bool {
     let mut reached = vec![false; path.len() + 1];
     reached[0] = true;

@@ -154,7 +154,7 @@ fn exceptions_take_back() {
     kept("**\n!util/docker/web", "util/docker/web/foo");
     kept("*\n!a/b/c", "a/b/c");
     ignored("*\n!a/b/c", "a/b");
-    // The walker never asked `!a` about `a`, so it does not hold below: not "the last match wins".
+    // The walker never asked `!a` about `a`, so it has no effect below: not "the last match wins".
     ignored("a/b\n!a", "a/b");
 }
 
@@ -166,7 +166,7 @@ fn lines() {
     ignored(" #foo", "#foo");
     ignored("\u{feff}foo", "foo");
     kept("", "foo");
-    refused("a\n!", ".dockerignore:2:1: `!` takes nothing back");
+    refused("a\n!", ".dockerignore:2:1: `!` needs a pattern");
     for bad in ["[", "[^", "[^bc", "a[", "[]a]", "[-]", "[x-]", "[-x]", "[a-b-c]"] {
         refused(bad, "class");
     }
@@ -196,7 +196,7 @@ proptest! {
     fn any_text_is_read_or_refused(text in any::<Vec<u8>>(), path in any::<Vec<u8>>()) {
         if let Ok(ignore) = Ignore::parse("x", &text) {
             ignore.ignores(&path);
-            ignore.may_take_back_below(&path);
+            ignore.may_reinclude_below(&path);
         }
     }
 
@@ -212,7 +212,7 @@ proptest! {
     fn nothing_is_taken_back_where_none_was_foreseen(lines in prop::collection::vec(pattern(), 1..5), path in path()) {
         let Ok(ignore) = Ignore::parse("x", lines.join("\n").as_bytes()) else { return Ok(()) };
         let Some((folder, _)) = path.rsplit_once('/') else { return Ok(()) };
-        if ignore.ignores(folder.as_bytes()) && !ignore.may_take_back_below(folder.as_bytes()) {
+        if ignore.ignores(folder.as_bytes()) && !ignore.may_reinclude_below(folder.as_bytes()) {
             prop_assert!(ignore.ignores(path.as_bytes()));
         }
     }

@@ -1,4 +1,4 @@
-//! Whether a lock is whole: every distribution that a locked one requires is locked too, in a version that fits.
+//! True if a lock is whole: every distribution that a locked one requires is locked too, in a version that fits.
 //!
 //! Pure. What a distribution requires is in its wheel's metadata; [`Records`] keep that in the lock, as comments behind the
 //! pins, so that a check needs neither network nor wheels. A record belongs to a name, a version and hashes: a pin that was
@@ -8,26 +8,24 @@ use super::{Lock, LockedPackage, Pin};
 use crate::fault::Fault;
 use crate::spec::reference::Platform;
 use crate::spec::requirements::{
-    self, Environment, Marker, Requirement, Source, Specifier, Version, lines, normalised,
+    self, Environment, Marker, Requirement, RequirementSource, Specifier, Version, lines, normalised,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-/// The line before the records.
 const TITLE: &str =
     "# What the packages require, by their own metadata; the digits in parentheses are of their hashes.";
 
-/// The line that says for which platforms and Pythons wheels were looked for.
-const TARGETS: &str = "# wheels were looked for on: ";
+/// The line that says for which platforms and Pythons wheels were set_targets for.
+const TARGETS: &str = "# wheels were set_targets for on: ";
 
-/// What a distribution says that it needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Needs {
+pub struct PackageMetadata {
     requires: Vec<Requirement>,
     python: BTreeSet<Specifier>,
 }
 
-impl Needs {
+impl PackageMetadata {
     /// Reads the `METADATA` of a distribution. Lines that no version of the specifications allows count by their name alone.
     pub fn of_metadata(text: &str) -> Self {
         let head = text.lines().take_while(|line| !line.is_empty());
@@ -42,14 +40,13 @@ impl Needs {
         found
     }
 
-    /// Without what counts for extras that nobody asks for.
     fn only(mut self, extras: &BTreeSet<String>) -> Self {
         self.requires.retain(|one| one.marker.as_ref().is_none_or(|marker| concerns(marker, extras)));
         self
     }
 }
 
-/// Whether a condition can hold where these extras are asked for.
+/// True if a condition can hold where these extras are asked for.
 fn concerns(marker: &Marker, extras: &BTreeSet<String>) -> bool {
     use requirements::Operand::{Text, Variable};
     match marker {
@@ -81,39 +78,34 @@ fn specifiers(text: &str) -> BTreeSet<Specifier> {
     let list = text.split(',').map(str::trim).filter(|one| !one.is_empty());
     list.filter_map(|one| requirement(&format!("python{one}")))
         .flat_map(|one| match one.source {
-            Source::Index(specifiers) => specifiers,
-            Source::Url(_) => BTreeSet::new(),
+            RequirementSource::Index(specifiers) => specifiers,
+            RequirementSource::Url(_) => BTreeSet::new(),
         })
         .collect()
 }
 
-/// Which pin a record belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Key {
+struct PinId {
     name: String,
     version: String,
     hashes: String,
 }
 
-impl From<&LockedPackage> for Key {
+impl From<&LockedPackage> for PinId {
     fn from(package: &LockedPackage) -> Self {
         let Pin { name, version, hashes, .. } = Pin::from(package);
         Self { name, version, hashes: hashes.hex()[..16].to_owned() }
     }
 }
 
-/// What is known of the pins of a lock.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Records {
-    known: BTreeMap<Key, Needs>,
-    /// Where a pin has no wheel.
-    lacking: BTreeMap<Key, BTreeSet<String>>,
-    /// Where wheels were looked for.
+    known: BTreeMap<PinId, PackageMetadata>,
+    missing_wheels: BTreeMap<PinId, BTreeSet<String>>,
     targets: BTreeSet<String>,
 }
 
 impl Records {
-    /// Reads the records of a lock's text.
     pub(super) fn parse(text: &str) -> Self {
         let mut found = Self::default();
         for line in lines::physical(text).into_iter().filter(|line| line.starts_with("# ")) {
@@ -131,51 +123,45 @@ impl Records {
         let (name, version) = pin.split_once(' ')?;
         let good = hashes.len() == 16 && hashes.bytes().all(|b| b.is_ascii_hexdigit()) && !version.contains(' ');
         let key =
-            good.then(|| Key { name: name.to_owned(), version: version.to_owned(), hashes: hashes.to_owned() })?;
+            good.then(|| PinId { name: name.to_owned(), version: version.to_owned(), hashes: hashes.to_owned() })?;
         if let Some(target) = said.strip_prefix("has no wheel for ") {
-            self.lacking.entry(key).or_default().insert(target.trim().to_owned());
+            self.missing_wheels.entry(key).or_default().insert(target.trim().to_owned());
         } else if let Some(text) = said.strip_prefix("requires-python ") {
             self.known.entry(key).or_default().python = specifiers(text);
         } else if let Some(text) = said.strip_prefix("requires ") {
-            let needs = self.known.entry(key).or_default();
-            needs.requires.extend(requirement(text.trim()).filter(|_| text.trim() != "nothing"));
+            let metadata = self.known.entry(key).or_default();
+            metadata.requires.extend(requirement(text.trim()).filter(|_| text.trim() != "nothing"));
         }
         Some(())
     }
 
-    /// What is known of a pin.
-    pub fn of(&self, package: &LockedPackage) -> Option<&Needs> {
-        self.known.get(&Key::from(package))
+    pub fn of(&self, package: &LockedPackage) -> Option<&PackageMetadata> {
+        self.known.get(&PinId::from(package))
     }
 
-    /// Whether nothing is known of any pin: a lock from before there were records.
+    /// True if nothing is known of any pin: a lock from before there were records.
     pub fn is_empty(&self) -> bool {
-        self.known.is_empty() && self.lacking.is_empty()
+        self.known.is_empty() && self.missing_wheels.is_empty()
     }
 
-    /// Notes what a pin needs.
-    pub fn learn(&mut self, package: &LockedPackage, needs: Needs) {
-        self.known.insert(package.into(), needs);
+    pub fn set_metadata(&mut self, package: &LockedPackage, metadata: PackageMetadata) {
+        self.known.insert(package.into(), metadata);
     }
 
-    /// Notes that a pin has no wheel there.
-    pub fn lacks(&mut self, package: &LockedPackage, target: &str) {
-        self.lacking.entry(package.into()).or_default().insert(target.to_owned());
+    pub fn add_missing_wheel(&mut self, package: &LockedPackage, target: &str) {
+        self.missing_wheels.entry(package.into()).or_default().insert(target.to_owned());
     }
 
-    /// Notes where wheels were looked for.
-    pub fn looked(&mut self, targets: BTreeSet<String>) {
+    pub fn set_targets(&mut self, targets: BTreeSet<String>) {
         self.targets = targets;
     }
 
-    /// Where wheels were looked for.
     pub fn targets(&self) -> &BTreeSet<String> {
         &self.targets
     }
 
-    /// The targets on which a pin has no wheel.
     pub fn without_wheel(&self, package: &LockedPackage) -> impl Iterator<Item = &str> {
-        self.lacking.get(&package.into()).into_iter().flatten().map(String::as_str)
+        self.missing_wheels.get(&package.into()).into_iter().flatten().map(String::as_str)
     }
 
     /// The text of a lock with these records in place of its own, as far as they are about its pins.
@@ -189,14 +175,14 @@ impl Records {
         let extras = asked_extras(packages, self);
         let mut printed = String::new();
         for package in packages {
-            let key = Key::from(package);
-            let Key { name, version, hashes } = &key;
+            let key = PinId::from(package);
+            let PinId { name, version, hashes } = &key;
             let head = format!("# {name} {version} ({hashes})");
-            if let Some(needs) = self.known.get(&key) {
+            if let Some(metadata) = self.known.get(&key) {
                 let none = BTreeSet::new();
-                printed += &lines_of(&head, &needs.clone().only(extras.get(name.as_str()).unwrap_or(&none)));
+                printed += &lines_of(&head, &metadata.clone().only(extras.get(name.as_str()).unwrap_or(&none)));
             }
-            for target in self.lacking.get(&key).into_iter().flatten() {
+            for target in self.missing_wheels.get(&key).into_iter().flatten() {
                 let _ = writeln!(printed, "{head} has no wheel for {target}");
             }
         }
@@ -208,13 +194,13 @@ impl Records {
     }
 }
 
-fn lines_of(head: &str, needs: &Needs) -> String {
+fn lines_of(head: &str, metadata: &PackageMetadata) -> String {
     let mut text = String::new();
-    if !needs.python.is_empty() {
-        let list: Vec<String> = needs.python.iter().map(Specifier::to_string).collect();
+    if !metadata.python.is_empty() {
+        let list: Vec<String> = metadata.python.iter().map(Specifier::to_string).collect();
         let _ = writeln!(text, "{head} requires-python {}", list.join(","));
     }
-    let lines: BTreeSet<String> = needs.requires.iter().map(|one| one.meaning().to_string()).collect();
+    let lines: BTreeSet<String> = metadata.requires.iter().map(|one| one.meaning().to_string()).collect();
     for line in &lines {
         let _ = writeln!(text, "{head} requires {line}");
     }
@@ -230,7 +216,7 @@ fn asked_extras<'a>(packages: &'a [LockedPackage], records: &'a Records) -> BTre
     for package in packages {
         found.entry(&package.name).or_default().extend(package.extras.iter().cloned());
     }
-    for one in packages.iter().filter_map(|package| records.of(package)).flat_map(|needs| &needs.requires) {
+    for one in packages.iter().filter_map(|package| records.of(package)).flat_map(|metadata| &metadata.requires) {
         found.entry(&one.name).or_default().extend(one.extras.iter().cloned());
     }
     found
@@ -271,12 +257,12 @@ pub fn pins_of<'a>(
     (here, causes)
 }
 
-/// What pins lack in an environment: a distribution that one of them requires, or a version that fits. `asked` is what the
-/// requirement files ask for, `needs` what is known of a pin.
+/// Unmet dependencies of pins in an environment: a missing distribution, or a version that does not fit. `asked` is what the
+/// requirement files ask for, `metadata` what is known of a pin.
 pub fn unmet<'a>(
     asked: &'a [Requirement],
     packages: &'a [LockedPackage],
-    needs: &dyn Fn(&LockedPackage) -> Option<&'a Needs>,
+    metadata: &dyn Fn(&LockedPackage) -> Option<&'a PackageMetadata>,
     environment: &Environment,
 ) -> BTreeSet<String> {
     let (here, mut causes) = pins_of(packages, environment);
@@ -294,12 +280,12 @@ pub fn unmet<'a>(
     let mut seen = BTreeSet::new();
     while let Some((name, extra)) = open.pop() {
         let Some(package) = here.get(name).copied() else { continue };
-        let Some(needs) = needs(package).filter(|_| seen.insert((name, extra.clone()))) else { continue };
-        if let Some(bad) = needs.python.iter().find(|one| !fits_python(one, environment)) {
+        let Some(metadata) = metadata(package).filter(|_| seen.insert((name, extra.clone()))) else { continue };
+        if let Some(bad) = metadata.python.iter().find(|one| !fits_python(one, environment)) {
             causes.insert(format!("{name} {} requires Python {bad}, not {}", package.version, environment.minor()));
         }
         let shown = if extra.is_empty() { name.to_owned() } else { format!("{name}[{extra}]") };
-        for one in needs.requires.iter().filter(|one| asks(one, &extra)) {
+        for one in metadata.requires.iter().filter(|one| asks(one, &extra)) {
             causes.extend(wrong(&format!("{shown} {} requires", package.version), one, &here));
             open.push((&one.name, String::new()));
             open.extend(one.extras.iter().map(|extra| (one.name.as_str(), extra.clone())));
@@ -308,27 +294,26 @@ pub fn unmet<'a>(
     causes
 }
 
-/// Why pins do not give what is required.
 fn wrong(who: &str, one: &Requirement, here: &BTreeMap<&str, &LockedPackage>) -> Option<String> {
-    let entry = requirements::Entry { marker: None, ..one.meaning() };
+    let entry = requirements::NormalRequirement { marker: None, ..one.meaning() };
     let Some(package) = here.get(one.name.as_str()) else {
         return Some(format!("{who} `{entry}`, which is not locked"));
     };
-    let Source::Index(specifiers) = &one.source else { return None };
+    let RequirementSource::Index(specifiers) = &one.source else { return None };
     // A file at a URL may not say its version.
     let version = package.version.parse::<Version>().ok()?;
     let fits = specifiers.iter().all(|specifier| specifier.contains(&version));
     (!fits).then(|| format!("{who} `{entry}`, but {} {} is locked", package.name, package.version))
 }
 
-/// Whether a bound of Python holds for the minor version: releases of it are not told apart.
+/// True if a bound of Python holds for the minor version: patch releases are not distinguished.
 fn fits_python(bound: &Specifier, environment: &Environment) -> bool {
     let minor = environment.minor();
     let releases = [environment.python().to_owned(), format!("{minor}.0"), format!("{minor}.99")];
     releases.iter().any(|release| release.parse::<Version>().is_ok_and(|version| bound.contains(&version)))
 }
 
-/// What is wrong with a lock in these environments, each once, with the environments where not all have it.
+/// Problems of a lock, each once, with its environments unless all have it.
 pub fn verify(asked: &[Requirement], lock: &Lock, environments: &[Environment]) -> Vec<String> {
     let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     let mut all = BTreeSet::new();
@@ -346,9 +331,8 @@ pub fn verify(asked: &[Requirement], lock: &Lock, environments: &[Environment]) 
     found.into_iter().map(shown).collect()
 }
 
-/// A lock with these faults.
 pub fn fault(causes: impl IntoIterator<Item = String>) -> Fault {
-    let fault = Fault::drift("the lock does not have all that its packages require");
+    let fault = Fault::drift("the lock lacks dependencies of its packages");
     causes.into_iter().fold(fault, Fault::cause).hint("update it: `cargo xtask lock`")
 }
 

@@ -1,56 +1,42 @@
-//! What became of one lock in another, distribution by distribution.
+//! Differences between two locks, by distribution.
 //!
 //! Pure.
 
-use super::{Meaning, Pin};
+use super::{LockMeaning, Pin};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-/// One difference; printed as a person would say it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "change")]
-pub enum Change {
-    /// It was not there.
+pub enum LockChange {
     Added {
-        /// The distribution.
         name: String,
-        /// Its version.
         version: String,
     },
-    /// It is gone.
     Removed {
-        /// The distribution.
         name: String,
-        /// Its last version.
         version: String,
     },
-    /// Another version.
     Version {
-        /// The distribution.
         name: String,
-        /// The version before.
         from: String,
-        /// The version now.
         to: String,
     },
     /// The same version, from other files, with other extras or under another marker.
     Detail {
-        /// The distribution.
         name: String,
-        /// Its version.
         version: String,
         /// `hashes`, `extras`, `marker` or `url`, sorted.
         what: BTreeSet<&'static str>,
     },
-    /// An option about wheels and source archives.
     Option {
         /// `--no-binary` or `--only-binary`.
         name: &'static str,
     },
 }
 
-impl fmt::Display for Change {
+impl fmt::Display for LockChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Added { name, version } => write!(f, "added {name} {version}"),
@@ -66,7 +52,7 @@ impl fmt::Display for Change {
 }
 
 /// The differences, in the order of names; empty exactly when the meanings are equal (schemas aside).
-pub fn diff(old: &Meaning, new: &Meaning) -> Vec<Change> {
+pub fn diff(old: &LockMeaning, new: &LockMeaning) -> Vec<LockChange> {
     let (before, after) = (by_name(old), by_name(new));
     let names: BTreeSet<&str> = before.keys().chain(after.keys()).copied().collect();
     let mut changes = Vec::new();
@@ -78,13 +64,13 @@ pub fn diff(old: &Meaning, new: &Meaning) -> Vec<Change> {
         [("--no-binary", old.no_binary == new.no_binary), ("--only-binary", old.only_binary == new.only_binary)]
     {
         if !same {
-            changes.push(Change::Option { name });
+            changes.push(LockChange::Option { name });
         }
     }
     changes
 }
 
-fn by_name(meaning: &Meaning) -> BTreeMap<&str, Vec<&Pin>> {
+fn by_name(meaning: &LockMeaning) -> BTreeMap<&str, Vec<&Pin>> {
     let mut names: BTreeMap<&str, Vec<&Pin>> = BTreeMap::new();
     for pin in &meaning.packages {
         names.entry(&pin.name).or_default().push(pin);
@@ -93,14 +79,17 @@ fn by_name(meaning: &Meaning) -> BTreeMap<&str, Vec<&Pin>> {
 }
 
 /// Pairs the pins of one name: equal ones first, then those under one marker, then those of one version, then as they come.
-fn one<'a>(mut old: Vec<&'a Pin>, mut new: Vec<&'a Pin>, changes: &mut Vec<Change>) {
+fn one<'a>(mut old: Vec<&'a Pin>, mut new: Vec<&'a Pin>, changes: &mut Vec<LockChange>) {
     pair(&mut old, &mut new, |a, b| a == b, &mut |_, _| {});
     let mut changed = |a: &Pin, b: &Pin| changes.push(change(a, b));
     pair(&mut old, &mut new, |a, b| a.marker == b.marker, &mut changed);
     pair(&mut old, &mut new, |a, b| a.version == b.version, &mut changed);
     pair(&mut old, &mut new, |_, _| true, &mut changed);
-    changes.extend(old.into_iter().map(|pin| Change::Removed { name: pin.name.clone(), version: pin.version.clone() }));
-    changes.extend(new.into_iter().map(|pin| Change::Added { name: pin.name.clone(), version: pin.version.clone() }));
+    changes.extend(
+        old.into_iter().map(|pin| LockChange::Removed { name: pin.name.clone(), version: pin.version.clone() }),
+    );
+    changes
+        .extend(new.into_iter().map(|pin| LockChange::Added { name: pin.name.clone(), version: pin.version.clone() }));
 }
 
 fn pair<'a>(
@@ -118,10 +107,10 @@ fn pair<'a>(
     });
 }
 
-fn change(old: &Pin, new: &Pin) -> Change {
+fn change(old: &Pin, new: &Pin) -> LockChange {
     let name = new.name.clone();
     if old.version != new.version {
-        return Change::Version { name, from: old.version.clone(), to: new.version.clone() };
+        return LockChange::Version { name, from: old.version.clone(), to: new.version.clone() };
     }
     let parts = [
         ("extras", old.extras != new.extras),
@@ -130,5 +119,5 @@ fn change(old: &Pin, new: &Pin) -> Change {
         ("url", old.url != new.url),
     ];
     let what = parts.into_iter().filter(|(_, differs)| *differs).map(|(part, _)| part).collect();
-    Change::Detail { name, version: new.version.clone(), what }
+    LockChange::Detail { name, version: new.version.clone(), what }
 }

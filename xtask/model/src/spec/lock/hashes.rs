@@ -4,7 +4,7 @@
 
 use super::{Lock, LockedPackage};
 use crate::fault::Fault;
-use crate::spec::requirements::{Requirement, Requirements, Source, Version};
+use crate::spec::requirements::{Requirement, RequirementSource, Requirements, Version};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The hashes that the requirements and constraints allow a pin, where they list any.
@@ -18,7 +18,9 @@ fn allowed(requirements: &Requirements, package: &LockedPackage) -> Option<BTree
 
 fn is_about(one: &Requirement, package: &LockedPackage) -> bool {
     let fits = || match (&one.source, package.version.parse::<Version>()) {
-        (Source::Index(specifiers), Ok(version)) => specifiers.iter().all(|specifier| specifier.contains(&version)),
+        (RequirementSource::Index(specifiers), Ok(version)) => {
+            specifiers.iter().all(|specifier| specifier.contains(&version))
+        }
         _ => true,
     };
     one.name == package.name && fits()
@@ -63,12 +65,11 @@ fn conflict(package: &LockedPackage, allowed: &BTreeSet<String>) -> Fault {
         .cause(format!("listed: {}", some(allowed)))
         .cause(format!("on the index: {}", some(&package.hashes)));
     if allowed.iter().any(|hash| hash.starts_with("sha256:")) {
-        return fault.hint(format!("find out why the files differ, then correct or remove `--hash` of `{name}`"));
+        return fault.hint(format!("check why the files differ, then correct or remove `--hash` of `{name}`"));
     }
     fault.hint(format!("a lock pins sha256: list one for `{name}`, as `pip hash --algorithm sha256 FILE` prints it"))
 }
 
-/// A few of many hashes.
 fn some(hashes: &BTreeSet<String>) -> String {
     let shown: Vec<&str> = hashes.iter().take(3).map(String::as_str).collect();
     let more = hashes.len() - shown.len();
@@ -76,14 +77,13 @@ fn some(hashes: &BTreeSet<String>) -> String {
     if more == 0 { list } else { format!("{list} and {more} more") }
 }
 
-/// Pins with a hash that the requirements do not list.
-pub(super) fn foreign(requirements: &Requirements, lock: &Lock) -> Vec<String> {
+pub(super) fn unlisted(requirements: &Requirements, lock: &Lock) -> Vec<String> {
     let any = requirements.requirements().iter().chain(requirements.constraints());
     let names: BTreeSet<&str> = any.filter(|one| !one.hashes.is_empty()).map(|one| one.name.as_str()).collect();
     let about = lock.packages.iter().filter(|package| names.contains(package.name.as_str()));
-    let foreign = about
+    let unlisted = about
         .filter(|package| allowed(requirements, package).is_some_and(|allowed| !package.hashes.is_subset(&allowed)));
-    foreign
+    unlisted
         .map(|package| {
             format!("{} {} is locked with a hash that the requirements do not list", package.name, package.version)
         })

@@ -11,10 +11,9 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-/// Where it stands, from the root of a repository.
 pub const PATH: &str = "images.lock";
 
-/// What is pinned by digest: the root image, a base, or both. A file that pins nothing is not written.
+/// Digests of the root image, a base, or both. A file that pins nothing is not written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ImagesLock {
     /// The root image: `cargo xtask lock`.
@@ -23,12 +22,9 @@ pub struct ImagesLock {
     pub base: Option<Digest>,
 }
 
-/// The root image, pinned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RootPin {
-    /// As the policy names it.
     pub image: Reference,
-    /// Its manifest for each platform.
     pub platforms: BTreeMap<Platform, Digest>,
 }
 
@@ -42,7 +38,7 @@ impl ImagesLock {
             let what = error.message().lines().next().unwrap_or("this is not TOML").to_owned();
             fault(path, text, &[(error.span().unwrap_or(0..0), what)])
         })?;
-        let mut reader = Reader { problems: Vec::new() };
+        let mut reader = ImagesLockReader { problems: Vec::new() };
         let found = reader.whole(document.get_ref(), text.len());
         match (found, reader.problems.is_empty()) {
             (Some(lock), true) => Ok(lock),
@@ -65,13 +61,13 @@ impl fmt::Display for ImagesLock {
     }
 }
 
-type Problem = (Range<usize>, String);
+type TomlError = (Range<usize>, String);
 
-struct Reader {
-    problems: Vec<Problem>,
+struct ImagesLockReader {
+    problems: Vec<TomlError>,
 }
 
-impl Reader {
+impl ImagesLockReader {
     fn bad(&mut self, at: Range<usize>, why: impl Into<String>) {
         self.problems.push((at, why.into()));
     }
@@ -155,12 +151,12 @@ impl Reader {
     }
 }
 
-fn fault(path: &Path, text: &str, problems: &[Problem]) -> Fault {
+fn fault(path: &Path, text: &str, problems: &[TomlError]) -> Fault {
     let mut problems = problems.to_vec();
     problems.sort_by_key(|(span, _)| span.start);
     let shown: Vec<String> = problems.iter().map(|(span, why)| place(path, text, span.start, why)).collect();
     Fault::usage(format!("cannot read `{}`\n\n{}", path.display(), shown.join("\n\n")))
-        .hint("write it anew: `cargo xtask lock`")
+        .hint("update it: `cargo xtask lock`")
 }
 
 fn place(path: &Path, text: &str, at: usize, why: &str) -> String {
@@ -237,7 +233,7 @@ mod tests {
                 digest = 3
                          ^
 
-            hint: write it anew: `cargo xtask lock`"#]]
+            hint: update it: `cargo xtask lock`"#]]
         .assert_eq(&parse(text).unwrap_err().to_string());
         expect![[r#"
             cannot read `images.lock`
@@ -246,14 +242,14 @@ mod tests {
                 [root
                      ^
 
-            hint: write it anew: `cargo xtask lock`"#]]
+            hint: update it: `cargo xtask lock`"#]]
         .assert_eq(&parse("[root\n").unwrap_err().to_string());
         expect![[r#"
             cannot read `images.lock`
 
             images.lock:1:1: expected a table `root`
 
-            hint: write it anew: `cargo xtask lock`"#]]
+            hint: update it: `cargo xtask lock`"#]]
         .assert_eq(&parse("").unwrap_err().to_string());
     }
 }

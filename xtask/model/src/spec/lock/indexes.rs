@@ -6,14 +6,12 @@
 
 use super::pip::{Settings, Variables};
 use crate::fault::Fault;
-use crate::spec::requirements::{Options, PlaceKind, Requirements, secret};
+use crate::spec::requirements::{LocationKind, Options, Requirements, secret};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// Variables of uv that name indexes.
 const VARIABLES: [&str; 5] = ["UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_INDEX", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS"];
 
-/// Indexes and pages of links, credentials and all.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Indexes {
     /// The default index of this machine, for whatever is installed here.
@@ -25,9 +23,8 @@ pub struct Indexes {
     /// Pages of links; folders of this machine begin with `/`.
     links: Vec<String>,
     no_index: bool,
-    /// How several indexes are searched, where it is not as uv does by itself.
+    /// `UV_INDEX_STRATEGY`, if set.
     strategy: Option<String>,
-    /// Hosts whose certificates are not checked.
     trusted: Vec<String>,
     /// Files of direct references that want a password: the URL as a lock has it, and as it is asked for.
     files: BTreeMap<String, String>,
@@ -80,19 +77,19 @@ impl Indexes {
         let links = own("UV_FIND_LINKS").or_else(|| from_pip.get("UV_FIND_LINKS").cloned()).unwrap_or_default();
         found.links = links.split(',').map(str::trim).filter(|link| !link.is_empty()).map(str::to_owned).collect();
         found.links.extend(project.links.into_iter().chain(machine.links));
-        for place in requirements.places() {
+        for place in requirements.locations() {
             let url = place.expanded(variable).map_err(|unset| {
                 let names: Vec<String> = unset.iter().map(|name| format!("`{name}`")).collect();
                 Fault::usage(format!("the environment has no value for {}", names.join(", ")))
-                    .needed_by(format!("`{}` in the requirements", secret::hidden(place.written())))
+                    .needed_by(format!("`{}` in the requirements", secret::redacted(place.written())))
                     .hint(format!("set it: `export {}=…`", unset.first().map_or("NAME", String::as_str)))
             })?;
             match place.kind {
-                PlaceKind::Index if told => {}
-                PlaceKind::Index => found.repository = Some(url),
-                PlaceKind::Extra => found.extra.push(url),
-                PlaceKind::Links => found.links.push(local(&url, root)),
-                PlaceKind::File => drop(found.files.insert(place.plain(), url)),
+                LocationKind::Index if told => {}
+                LocationKind::Index => found.repository = Some(url),
+                LocationKind::Extra => found.extra.push(url),
+                LocationKind::Links => found.links.push(local(&url, root)),
+                LocationKind::File => drop(found.files.insert(place.plain(), url)),
             }
         }
         for list in [&mut found.extra, &mut found.links] {
@@ -107,7 +104,7 @@ impl Indexes {
         VARIABLES
     }
 
-    /// What uv is given in its environment to install from these places and no others.
+    /// Environment variables with which uv installs from these indexes only.
     pub fn for_uv(&self) -> BTreeMap<&'static str, String> {
         let default = self.repository.clone().or_else(|| self.machine.clone());
         let all = [
@@ -120,7 +117,6 @@ impl Indexes {
         all.into_iter().filter(|(_, value)| !value.is_empty()).collect()
     }
 
-    /// Whether no index may be asked.
     pub fn no_index(&self) -> bool {
         self.no_index
     }
@@ -201,7 +197,6 @@ fn upto_path(rest: &str) -> &str {
     rest.split('/').next().unwrap_or_default()
 }
 
-/// Percent-encoded for the user information of a URL.
 fn encoded(text: &str) -> String {
     text.bytes()
         .map(|b| match b {
@@ -211,7 +206,6 @@ fn encoded(text: &str) -> String {
         .collect()
 }
 
-/// The text that percent-encoding stands for.
 fn decoded(text: &str) -> String {
     let mut bytes = Vec::new();
     let mut rest = text.as_bytes();
@@ -224,7 +218,6 @@ fn decoded(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// What configuration files of uv name.
 #[derive(Default)]
 struct Configuration {
     default: Option<String>,
@@ -274,7 +267,7 @@ impl Configuration {
     }
 }
 
-/// What uv would read for the repository, and what it would read for this user and machine.
+/// uv's configuration of the repository, and that of the user and machine.
 fn configurations(
     root: &Path,
     variable: Variables<'_>,

@@ -1,17 +1,16 @@
-//! How this machine reaches its package index, as pip has been told, in uv's words.
+//! pip's settings for the package index, translated for uv.
 //!
 //! Pure: environment and files come from closures. uv does not read pip's configuration, so a machine set up for pip alone
 //! would find no index. Values may hold passwords: they travel by environment variables only, and nothing here prints them.
-//! What uv itself has been told is never overruled.
+//! uv's own settings take precedence.
 
 use crate::spec::requirements::Options;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// Environment variables of a machine.
 pub type Variables<'a> = &'a dyn Fn(&str) -> Option<String>;
 
-/// What pip would do here. Neither `Debug` nor `Display`: it may hold a password.
+/// pip's settings. Neither `Debug` nor `Display`: it may hold a password.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Settings {
     values: BTreeMap<String, Vec<String>>,
@@ -19,7 +18,7 @@ pub struct Settings {
 
 impl Settings {
     /// Reads pip's configuration as pip does: the machine's files, the user's, the virtual environment's, the one that
-    /// `PIP_CONFIG_FILE` names, then `PIP_…`; the later overrules. `load` answers `None` for a file that is not there.
+    /// `PIP_CONFIG_FILE` names, then `PIP_…`; the later overrules. `load` returns `None` for a missing file.
     pub fn read(variable: Variables<'_>, load: &mut dyn FnMut(&Path) -> Option<String>) -> Self {
         let mut settings = Self::default();
         for file in files(variable) {
@@ -66,7 +65,7 @@ impl Settings {
             .is_some_and(|word| matches!(word.to_ascii_lowercase().as_str(), "1" | "true" | "yes" | "on" | "y" | "t"))
     }
 
-    /// The variables that tell uv the same, without those it has already been told. `options` are those of the
+    /// Variables that give uv the same settings, except those that uv has already. `options` are those of the
     /// requirement files, whose own index overrules the machine's, as it does in pip. `indexed` says that a `uv.toml`
     /// names indexes.
     pub fn for_uv(&self, variable: Variables<'_>, options: &Options, indexed: bool) -> BTreeMap<&'static str, String> {
@@ -94,7 +93,7 @@ impl Settings {
         found
     }
 
-    /// Whether pip may ask no index at all; uv has no variable for it.
+    /// True if pip may ask no index at all; uv has no variable for it.
     pub fn no_index(&self) -> bool {
         self.is_on("no-index")
     }
@@ -135,7 +134,7 @@ fn files(variable: Variables<'_>) -> Vec<PathBuf> {
     files
 }
 
-/// Python's configuration format, as far as pip uses it: sections, `name = words`, indented lines go on.
+/// Python's configuration format, as far as pip uses it: sections, `name = words`, indented lines continue.
 fn ini(text: &str) -> BTreeMap<String, BTreeMap<String, Vec<String>>> {
     let mut sections: BTreeMap<String, BTreeMap<String, Vec<String>>> = BTreeMap::new();
     let (mut section, mut name) = (String::new(), None::<String>);
@@ -231,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn what_uv_was_told_stays() {
+    fn settings_of_uv_take_precedence() {
         let files = [("/etc/pip.conf", "[global]\nindex-url = https://h\ncert = /c\nextra-index-url = https://x\n")];
         check(&[("UV_INDEX_URL", "https://own"), ("SSL_CERT_FILE", "/own")], &files, &[("UV_INDEX", "https://x")]);
         check(&[("UV_DEFAULT_INDEX", "https://own"), ("UV_SYSTEM_CERTS", "1"), ("UV_INDEX", "https://y")], &files, &[]);

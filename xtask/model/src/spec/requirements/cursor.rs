@@ -2,9 +2,8 @@
 //!
 //! Pure; never moves past the end.
 
-use super::lines::Bad;
+use super::lines::LineError;
 
-/// A text and how far it has been read.
 #[derive(Clone, Debug)]
 pub(crate) struct Cursor<'a> {
     text: &'a str,
@@ -32,7 +31,6 @@ impl<'a> Cursor<'a> {
         self.rest().chars().next()
     }
 
-    /// Goes past this text where it comes next.
     pub(crate) fn eat(&mut self, text: &str) -> bool {
         let found = self.rest().starts_with(text);
         if found {
@@ -53,11 +51,11 @@ impl<'a> Cursor<'a> {
         self.take(char::is_whitespace);
     }
 
-    pub(crate) fn bad(&self, why: impl Into<String>) -> Bad {
-        Bad::new(self.at, why)
+    pub(crate) fn bad(&self, why: impl Into<String>) -> LineError {
+        LineError::new(self.at, why)
     }
 
-    pub(crate) fn expected(&self, what: &str) -> Bad {
+    pub(crate) fn expected(&self, what: &str) -> LineError {
         self.bad(format!("expected {what}"))
     }
 }

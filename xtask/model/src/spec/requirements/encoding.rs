@@ -5,7 +5,7 @@
 /// The text of a file, or what is wrong with its bytes.
 ///
 /// # Errors
-/// Bytes that are no text in their encoding, or an encoding that nobody uses for such files.
+/// Bytes that are invalid in their encoding, or an unsupported encoding.
 pub fn decoded(bytes: &[u8]) -> Result<String, String> {
     match bytes {
         [0xFF, 0xFE, 0, 0, ..] | [0, 0, 0xFE, 0xFF, ..] => Err("it is UTF-32; save it as UTF-8".to_owned()),
@@ -18,7 +18,7 @@ pub fn decoded(bytes: &[u8]) -> Result<String, String> {
     }
 }
 
-/// Whether the bytes are UTF-8, as uv reads them.
+/// True if the bytes are UTF-8, as uv reads them.
 pub fn is_utf8(bytes: &[u8]) -> bool {
     std::str::from_utf8(bytes).is_ok()
 }
@@ -28,7 +28,7 @@ fn utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> Result<String, String> {
     let text = String::from_utf16(&pairs.iter().map(|pair| unit(*pair)).collect::<Vec<_>>());
     match (text, rest) {
         (Ok(text), []) => Ok(text),
-        _ => Err("it begins as UTF-16 and is not; save it as UTF-8".to_owned()),
+        _ => Err("it starts like UTF-16 but is not valid UTF-16; save it as UTF-8".to_owned()),
     }
 }
 

@@ -1,12 +1,11 @@
 //! The environment that a marker asks about, and its answer.
 //!
-//! Pure. The answers are those of uv for a Python and a platform that it is told: nothing of the machine that builds.
+//! Pure. Results equal uv's for the given Python and platform; the build machine does not matter.
 
 use super::{Marker, Operand, Specifier, Version, normalised};
 use crate::spec::reference::Platform;
 use std::cmp::Ordering;
 
-/// CPython on Linux, in one version on one machine.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Environment {
     python: String,
@@ -44,7 +43,6 @@ impl Environment {
         self.python.split('.').take(2).collect::<Vec<_>>().join(".")
     }
 
-    /// Whether a condition holds, asked for this extra (or none).
     pub fn holds(&self, marker: &Marker, extra: &str) -> bool {
         match marker {
             Marker::All(parts) => parts.iter().all(|part| self.holds(part, extra)),

@@ -4,14 +4,14 @@
 
 use std::path::{Path, PathBuf};
 
-/// What is wrong with a logical line, at a byte offset of its text.
+/// An error in a logical line, at a byte offset of its text.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Bad {
+pub(crate) struct LineError {
     pub(crate) at: usize,
     pub(crate) why: String,
 }
 
-impl Bad {
+impl LineError {
     pub(crate) fn new(at: usize, why: impl Into<String>) -> Self {
         Self { at, why: why.into() }
     }
@@ -23,18 +23,17 @@ impl Bad {
     }
 }
 
-/// One logical line: continuation lines joined, the comment cut off.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Line {
     pub(crate) text: String,
     /// The offset of a comment that ends in a backslash: pip and uv read the next line differently.
-    pub(crate) swallows: Option<usize>,
-    marks: Vec<Mark>,
+    pub(crate) continues_comment: Option<usize>,
+    marks: Vec<LinePart>,
 }
 
 /// From byte `at` of the logical text on, characters come from this line (from 0) and column (from 0).
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Mark {
+struct LinePart {
     at: usize,
     line: usize,
     column: usize,
@@ -62,19 +61,18 @@ pub(crate) fn physical(source: &str) -> Vec<&str> {
     lines
 }
 
-/// The logical lines that are not empty.
 pub(crate) fn logical(source: &str) -> Vec<Line> {
     let mut lines = Vec::new();
     let mut open: Option<Line> = None;
     for (number, text) in physical(source).into_iter().enumerate() {
-        let mut line = open.take().unwrap_or(Line { text: String::new(), swallows: None, marks: Vec::new() });
+        let mut line = open.take().unwrap_or(Line { text: String::new(), continues_comment: None, marks: Vec::new() });
         let comment = text.trim_start().starts_with('#');
         if comment && !line.text.is_empty() {
             // pip ends a continued line at a comment line.
             lines.push(line);
             continue;
         }
-        line.marks.push(Mark { at: line.text.len(), line: number, column: 0 });
+        line.marks.push(LinePart { at: line.text.len(), line: number, column: 0 });
         let goes_on = text.ends_with('\\') && !comment;
         line.text.push_str(if goes_on { text.trim_end_matches('\\') } else { text });
         if goes_on { open = Some(line) } else { lines.push(line) }
@@ -83,7 +81,7 @@ pub(crate) fn logical(source: &str) -> Vec<Line> {
     lines
         .into_iter()
         .map(without_comment)
-        .filter(|line| !line.text.trim().is_empty() || line.swallows.is_some())
+        .filter(|line| !line.text.trim().is_empty() || line.continues_comment.is_some())
         .collect()
 }
 
@@ -91,7 +89,7 @@ fn without_comment(mut line: Line) -> Line {
     let Some(at) = comment(&line.text) else { return line };
     let last = line.marks.last().map_or(0, |mark| mark.at);
     if at < last {
-        line.swallows = Some(at);
+        line.continues_comment = Some(at);
         return line;
     }
     line.text.truncate(at);
@@ -108,7 +106,7 @@ fn comment(text: &str) -> Option<usize> {
 
 /// A complaint with its file, ready to be shown: `file:line:column`, the line, a caret.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Problem {
+pub(crate) struct LocatedError {
     file: PathBuf,
     line: usize,
     column: usize,
@@ -116,19 +114,19 @@ pub(crate) struct Problem {
     why: String,
 }
 
-impl Problem {
+impl LocatedError {
     /// The problem of a logical line of `source`.
-    pub(crate) fn new(file: &Path, source: &str, line: &Line, bad: Bad) -> Self {
+    pub(crate) fn new(file: &Path, source: &str, line: &Line, bad: LineError) -> Self {
         let (number, column) = line.position(bad.at);
         let text = physical(source).get(number - 1).copied().unwrap_or_default().to_owned();
         Self { file: file.to_owned(), line: number, column, text, why: bad.why }
     }
 }
 
-impl std::fmt::Display for Problem {
+impl std::fmt::Display for LocatedError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let before: String = self.text.chars().take(self.column - 1).collect();
-        let (shown, caret) = super::secret::hidden_to(&self.text, before.len());
+        let (shown, caret) = super::secret::redacted_at(&self.text, before.len());
         // A tab before the caret stays a tab, so that both lines have the same width on every terminal.
         let pad: String = shown[..caret].chars().map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
         write!(f, "{}:{}:{}: {}\n    {shown}\n    {pad}^", self.file.display(), self.line, self.column, self.why)
@@ -168,8 +166,8 @@ mod tests {
 
     #[test]
     fn a_comment_that_swallows_a_line_is_noticed() {
-        assert_eq!(logical("a # b \\\nc")[0].swallows, Some(2));
-        assert_eq!(logical("a \\\n c # b")[0].swallows, None);
+        assert_eq!(logical("a # b \\\nc")[0].continues_comment, Some(2));
+        assert_eq!(logical("a \\\n c # b")[0].continues_comment, None);
     }
 
     #[test]

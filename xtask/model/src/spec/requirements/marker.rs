@@ -3,7 +3,7 @@
 //! Pure. A marker is read and printed in one normal form; it is not evaluated here: the lock serves every platform.
 
 use super::cursor::Cursor;
-use super::lines::Bad;
+use super::lines::LineError;
 use std::fmt;
 use std::str::FromStr;
 
@@ -11,7 +11,6 @@ use std::str::FromStr;
 /// order around `and` and `or` do not count.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Marker {
-    /// Two operands and an operator between them.
     Compare(Operand, &'static str, Operand),
     /// All of these, sorted, none of them an `All`.
     All(Vec<Marker>),
@@ -19,16 +18,13 @@ pub enum Marker {
     Any(Vec<Marker>),
 }
 
-/// A side of a comparison.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Operand {
     /// A variable of PEP 508.
     Variable(&'static str),
-    /// A quoted text.
     Text(String),
 }
 
-/// Names of variables, and the older spellings that setuptools knows.
 const VARIABLES: [(&str, &str); 20] = [
     ("python_full_version", "python_full_version"),
     ("python_version", "python_version"),
@@ -54,11 +50,9 @@ const VARIABLES: [(&str, &str); 20] = [
 
 const OPERATORS: [&str; 9] = ["===", "~=", "==", "!=", "<=", ">=", "<", ">", "in"];
 
-/// How deep parentheses may go; far beyond what anyone writes, far below what a stack holds.
 const DEPTH: usize = 64;
 
-/// Reads a marker up to the end of the text.
-pub(crate) fn read(cursor: &mut Cursor<'_>) -> Result<Marker, Bad> {
+pub(crate) fn read(cursor: &mut Cursor<'_>) -> Result<Marker, LineError> {
     let marker = any(cursor, 0)?;
     cursor.blanks();
     if cursor.is_done() {
@@ -67,7 +61,7 @@ pub(crate) fn read(cursor: &mut Cursor<'_>) -> Result<Marker, Bad> {
     Err(cursor.expected("`and`, `or` or the end of the marker"))
 }
 
-fn any(cursor: &mut Cursor<'_>, depth: usize) -> Result<Marker, Bad> {
+fn any(cursor: &mut Cursor<'_>, depth: usize) -> Result<Marker, LineError> {
     let mut parts = vec![all(cursor, depth)?];
     while word(cursor, "or") {
         parts.push(all(cursor, depth)?);
@@ -82,7 +76,7 @@ fn any(cursor: &mut Cursor<'_>, depth: usize) -> Result<Marker, Bad> {
     ))
 }
 
-fn all(cursor: &mut Cursor<'_>, depth: usize) -> Result<Marker, Bad> {
+fn all(cursor: &mut Cursor<'_>, depth: usize) -> Result<Marker, LineError> {
     let mut parts = vec![one(cursor, depth)?];
     while word(cursor, "and") {
         parts.push(one(cursor, depth)?);
@@ -97,7 +91,7 @@ fn all(cursor: &mut Cursor<'_>, depth: usize) -> Result<Marker, Bad> {
     ))
 }
 
-/// Sorted, without doubles, parts of the same kind taken in; a single part stands for itself.
+/// Sorted, without doubles, parts of the same kind taken in; a single part is returned as it is.
 fn joined(
     parts: Vec<Marker>,
     open: fn(Marker) -> Result<Vec<Marker>, Marker>,
@@ -113,11 +107,11 @@ fn joined(
     }
 }
 
-fn one(cursor: &mut Cursor<'_>, depth: usize) -> Result<Marker, Bad> {
+fn one(cursor: &mut Cursor<'_>, depth: usize) -> Result<Marker, LineError> {
     cursor.blanks();
     if cursor.eat("(") {
         if depth == DEPTH {
-            return Err(cursor.bad(format!("a marker cannot have more than {DEPTH} parentheses in each other")));
+            return Err(cursor.bad(format!("a marker cannot have more than {DEPTH} nested parentheses")));
         }
         let marker = any(cursor, depth + 1)?;
         cursor.blanks();
@@ -128,19 +122,23 @@ fn one(cursor: &mut Cursor<'_>, depth: usize) -> Result<Marker, Bad> {
     let at = cursor.at();
     let right = operand(cursor)?;
     if matches!((&left, &right), (Operand::Text(_), Operand::Text(_))) {
-        return Err(Bad::new(at, "expected a variable like `python_version` on one side of a comparison"));
+        return Err(LineError::new(at, "expected a variable like `python_version` on one side of a comparison"));
     }
     Ok(Marker::Compare(left, operator, right))
 }
 
-fn operand(cursor: &mut Cursor<'_>) -> Result<Operand, Bad> {
+fn operand(cursor: &mut Cursor<'_>) -> Result<Operand, LineError> {
     cursor.blanks();
     if let Some(quote) = cursor.peek().filter(|c| matches!(c, '\'' | '"')) {
         let at = cursor.at();
         cursor.eat(quote.encode_utf8(&mut [0; 4]));
         let text = cursor.take(|c| c != quote);
         let closed = cursor.eat(quote.encode_utf8(&mut [0; 4]));
-        return if closed { Ok(Operand::Text(text.to_owned())) } else { Err(Bad::new(at, "expected a closing quote")) };
+        return if closed {
+            Ok(Operand::Text(text.to_owned()))
+        } else {
+            Err(LineError::new(at, "expected a closing quote"))
+        };
     }
     let at = cursor.at();
     let name = cursor.take(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.'));
@@ -150,10 +148,10 @@ fn operand(cursor: &mut Cursor<'_>) -> Result<Operand, Bad> {
     let near = VARIABLES.iter().map(|(known, _)| *known).filter(|known| strsim::jaro(known, name) > 0.8);
     let near = near.max_by(|a, b| strsim::jaro(a, name).total_cmp(&strsim::jaro(b, name)));
     let also = near.map_or(String::new(), |near| format!("; did you mean `{near}`?"));
-    Err(Bad::new(at, format!("expected a variable like `python_version` or a quoted text{also}")))
+    Err(LineError::new(at, format!("expected a variable like `python_version` or a quoted text{also}")))
 }
 
-fn operator(cursor: &mut Cursor<'_>) -> Result<&'static str, Bad> {
+fn operator(cursor: &mut Cursor<'_>) -> Result<&'static str, LineError> {
     cursor.blanks();
     if word(cursor, "not") {
         return if word(cursor, "in") { Ok("not in") } else { Err(cursor.expected("`in` after `not`")) };
@@ -215,7 +213,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn marker(text: &str) -> Result<Marker, Bad> {
+    fn marker(text: &str) -> Result<Marker, LineError> {
         read(&mut Cursor::new(text))
     }
 

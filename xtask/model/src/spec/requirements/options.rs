@@ -1,14 +1,13 @@
 //! The options that a requirement file may hold, as pip's own reader splits and spells them.
 //!
-//! Pure. URLs are kept without user information: a password is no part of what will be installed.
+//! Pure. URLs are kept without user information: a password does not change what is installed.
 
-use super::lines::Bad;
+use super::lines::LineError;
 use super::requirement::normalised;
 use super::secret;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
-/// The options in force after the last line.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Options {
@@ -57,9 +56,8 @@ fn is_false(value: &bool) -> bool {
     !value
 }
 
-/// One option as it was written, in its long form.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Written {
+pub(crate) struct WrittenOption {
     pub(crate) name: &'static str,
     pub(crate) value: String,
     /// Where the option begins, and where its value does.
@@ -92,17 +90,16 @@ const KNOWN: [(&str, &str, bool); 21] = [
     ("-Z", "--always-unzip", false),
 ];
 
-/// Splits options off a text that begins with one.
-pub(crate) fn read(text: &str) -> Result<Vec<Written>, Bad> {
+pub(crate) fn read(text: &str) -> Result<Vec<WrittenOption>, LineError> {
     let mut words = words(text)?.into_iter().peekable();
     let mut found = Vec::new();
     while let Some((at, word)) = words.next() {
-        let (name, takes, attached) = known(&word).map_err(|why| Bad::new(at, why))?;
+        let (name, takes, attached) = known(&word).map_err(|why| LineError::new(at, why))?;
         let (value_at, value) = match attached {
             Some(value) if !takes => {
-                return Err(Bad::new(
+                return Err(LineError::new(
                     at,
-                    format!("`{name}` takes no value, but was given `{}`", secret::hidden(value)),
+                    format!("`{name}` takes no value, but was given `{}`", secret::redacted(value)),
                 ));
             }
             Some(value) => (at + word.len() - value.len(), value.to_owned()),
@@ -110,9 +107,9 @@ pub(crate) fn read(text: &str) -> Result<Vec<Written>, Bad> {
             None => (at, String::new()),
         };
         if takes && value.is_empty() {
-            return Err(Bad::new(value_at, format!("expected a value after `{name}`")));
+            return Err(LineError::new(value_at, format!("expected a value after `{name}`")));
         }
-        found.push(Written { name, value, at, value_at });
+        found.push(WrittenOption { name, value, at, value_at });
     }
     Ok(found)
 }
@@ -136,11 +133,11 @@ fn known(word: &str) -> Result<(&'static str, bool, Option<&str>), String> {
     let near = KNOWN.iter().map(|(_, long, _)| *long).filter(|long| score(long) > 0.85);
     let near = near.max_by(|a, b| score(a).total_cmp(&score(b)));
     let also = near.map_or(String::new(), |near| format!("; did you mean `{near}`?"));
-    Err(format!("`{}` is not an option of requirement files{also}", secret::hidden(head)))
+    Err(format!("`{}` is not an option of requirement files{also}", secret::redacted(head)))
 }
 
-/// Words as a POSIX shell splits them (pip's reader does), with their places. Quotes and backslashes join.
-fn words(text: &str) -> Result<Vec<(usize, String)>, Bad> {
+/// Words as a POSIX shell splits them (pip's reader does), with their offsets. Quotes and backslashes join.
+fn words(text: &str) -> Result<Vec<(usize, String)>, LineError> {
     let mut words: Vec<(usize, String)> = Vec::new();
     let mut open: Option<(usize, String)> = None;
     let mut quote: Option<(usize, char)> = None;
@@ -160,7 +157,7 @@ fn words(text: &str) -> Result<Vec<(usize, String)>, Bad> {
         }
     }
     if let Some((at, _)) = quote {
-        return Err(Bad::new(at, "expected a closing quote"));
+        return Err(LineError::new(at, "expected a closing quote"));
     }
     words.extend(open);
     Ok(words)
@@ -168,7 +165,7 @@ fn words(text: &str) -> Result<Vec<(usize, String)>, Bad> {
 
 impl Options {
     /// Takes one option in; `false` for those that are not about the whole file.
-    pub(crate) fn take(&mut self, option: &Written) -> bool {
+    pub(crate) fn take(&mut self, option: &WrittenOption) -> bool {
         let url = || secret::without_user(option.value.trim_end_matches('/'));
         match option.name {
             "--index-url" | "--pypi-url" => self.index_url = Some(url()),

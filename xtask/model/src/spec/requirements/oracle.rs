@@ -42,7 +42,7 @@ print(json.dumps([[(Version(a) > Version(b)) - (Version(a) < Version(b)) for b i
 print(json.dumps([str(Version(v)) for v in versions]))
 "#;
 
-/// What pip says, line by line; `None` after saying that there is no pip.
+/// pip's results line by line; `None`, with a message, if there is no pip.
 fn ask(script: &str, args: &[&str]) -> Option<Vec<Value>> {
     #[allow(clippy::disallowed_methods, reason = "a test asks pip itself; this crate runs nothing")]
     let output = Command::new("python3").args(["-c", script]).args(args).output();
@@ -78,7 +78,7 @@ fn pip_reads_the_same_from_the_same_file() {
         .requirements()
         .iter()
         .map(|one| {
-            let Entry { name, extras, specifiers, url, marker, .. } = one.meaning();
+            let NormalRequirement { name, extras, specifiers, url, marker, .. } = one.meaning();
             json!([one.line, name, extras, specifiers, url, marker.is_some()])
         })
         .collect();

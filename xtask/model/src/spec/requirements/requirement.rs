@@ -1,10 +1,10 @@
 //! One requirement of PEP 508, as pip takes it in a file: name, extras, specifiers or a URL, marker, hashes.
 //!
-//! Pure. What only the machine at hand can resolve (a path, a checkout, an editable install) is refused with its reason,
+//! Pure. What only the local machine can resolve (a path, a checkout, an editable install) is refused with its reason,
 //! because a locked build installs by hash.
 
 use super::cursor::Cursor;
-use super::lines::Bad;
+use super::lines::LineError;
 use super::marker::{self, Marker};
 use super::secret;
 use super::version::{OPERATORS, Specifier};
@@ -13,16 +13,13 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 
-/// A requirement or constraint and where it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Requirement {
     /// The distribution's name, normalised by PEP 503.
     pub name: String,
     /// Extras, normalised by PEP 503.
     pub extras: BTreeSet<String>,
-    /// Which versions, or which file.
-    pub source: Source,
-    /// When it counts.
+    pub source: RequirementSource,
     pub marker: Option<Marker>,
     /// `sha256:…`, `sha384:…` or `sha512:…`.
     pub hashes: BTreeSet<String>,
@@ -32,23 +29,20 @@ pub struct Requirement {
     pub line: usize,
 }
 
-/// Where a distribution comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
+pub enum RequirementSource {
     /// An index, any version that fits all of these.
     Index(BTreeSet<Specifier>),
-    /// A file at this URL, without user information.
     Url(String),
 }
 
 impl Requirement {
-    /// The part of the meaning that this line is.
-    pub fn meaning(&self) -> Entry {
+    pub fn meaning(&self) -> NormalRequirement {
         let (specifiers, url) = match &self.source {
-            Source::Index(specifiers) => (specifiers.iter().map(Specifier::to_string).collect(), None),
-            Source::Url(url) => (BTreeSet::new(), Some(url.clone())),
+            RequirementSource::Index(specifiers) => (specifiers.iter().map(Specifier::to_string).collect(), None),
+            RequirementSource::Url(url) => (BTreeSet::new(), Some(url.clone())),
         };
-        Entry {
+        NormalRequirement {
             name: self.name.clone(),
             extras: self.extras.clone(),
             specifiers,
@@ -61,14 +55,13 @@ impl Requirement {
 
 /// A requirement without its place: texts in normal form, ready to be compared, stored and hashed.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Entry {
+pub struct NormalRequirement {
     /// See [`Requirement::name`].
     pub name: String,
     /// See [`Requirement::extras`].
     pub extras: BTreeSet<String>,
     /// Normalised specifiers: `>=2.2`.
     pub specifiers: BTreeSet<String>,
-    /// The URL of a direct reference.
     pub url: Option<String>,
     /// The normalised marker.
     pub marker: Option<String>,
@@ -76,8 +69,8 @@ pub struct Entry {
     pub hashes: BTreeSet<String>,
 }
 
-/// As it would stand in a file, on one line and without hashes.
-impl fmt::Display for Entry {
+/// As written in a file, on one line and without hashes.
+impl fmt::Display for NormalRequirement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let joined = |set: &BTreeSet<String>| set.iter().map(String::as_str).collect::<Vec<_>>().join(",");
         f.write_str(&self.name)?;
@@ -99,7 +92,7 @@ pub fn normalised(name: &str) -> String {
 }
 
 /// Reads what stands before the options of a line; file, line and hashes are left for the caller to fill in.
-pub(crate) fn read(text: &str) -> Result<Requirement, Bad> {
+pub(crate) fn read(text: &str) -> Result<Requirement, LineError> {
     let mut cursor = Cursor::new(text.trim_end());
     cursor.blanks();
     let begin = cursor.at();
@@ -110,18 +103,22 @@ pub(crate) fn read(text: &str) -> Result<Requirement, Bad> {
     cursor.blanks();
     let extras = extras(&mut cursor)?;
     cursor.blanks();
-    let source = if cursor.eat("@") { Source::Url(url(&mut cursor)?) } else { Source::Index(specifiers(&mut cursor)?) };
+    let source = if cursor.eat("@") {
+        RequirementSource::Url(url(&mut cursor)?)
+    } else {
+        RequirementSource::Index(specifiers(&mut cursor)?)
+    };
     let marker = rest(&mut cursor, &source)?;
     Ok(Requirement { name, extras, source, marker, hashes: BTreeSet::new(), file: PathBuf::new(), line: 0 })
 }
 
-const LOCAL: &str = "a path of this machine cannot be part of a locked build: publish the distribution, or name it by an \
+const LOCAL: &str = "a local path cannot be part of a locked build: publish the distribution, or name it by an \
                      `https://` URL";
 const CHECKOUT: &str = "a version control checkout has no hash and cannot be part of a locked build: name a release, or the \
                         `https://` URL of an archive";
 
-/// Whether the text is a place rather than a name: `Ok` for a URL to read, an error for a place that cannot be locked.
-fn place(text: &str) -> Option<Result<(), Bad>> {
+/// True if the text is a place rather than a name: `Ok` for a URL to read, an error for a place that cannot be locked.
+fn place(text: &str) -> Option<Result<(), LineError>> {
     let word = text.split_whitespace().next().unwrap_or_default();
     let scheme = word.split_once("://").map(|(scheme, _)| scheme).filter(|scheme| {
         scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b)) && !scheme.is_empty()
@@ -132,28 +129,28 @@ fn place(text: &str) -> Option<Result<(), Bad>> {
     let head = word.split(['[', '@', ';', '=', '<', '>', '~', '!']).next().unwrap_or_default();
     let archive = [".whl", ".tar.gz", ".zip", ".tar.bz2", ".tgz"].iter().any(|end| head.ends_with(end));
     let path = word.starts_with(['.', '/', '~', '\\']) || word.starts_with("file:") || head.contains('/') || archive;
-    path.then(|| Err(Bad::new(0, LOCAL)))
+    path.then(|| Err(LineError::new(0, LOCAL)))
 }
 
-fn lockable(scheme: &str) -> Result<(), Bad> {
+fn lockable(scheme: &str) -> Result<(), LineError> {
     match scheme {
         "http" | "https" => Ok(()),
-        "file" => Err(Bad::new(0, LOCAL)),
+        "file" => Err(LineError::new(0, LOCAL)),
         _ if scheme.contains('+') || matches!(scheme, "git" | "ssh" | "svn" | "hg" | "bzr") => {
-            Err(Bad::new(0, CHECKOUT))
+            Err(LineError::new(0, CHECKOUT))
         }
-        _ => Err(Bad::new(0, "expected an `https://` URL")),
+        _ => Err(LineError::new(0, "expected an `https://` URL")),
     }
 }
 
 /// A URL without a name: the file's name has to tell it.
-fn bare_url(cursor: &mut Cursor<'_>) -> Result<Requirement, Bad> {
+fn bare_url(cursor: &mut Cursor<'_>) -> Result<Requirement, LineError> {
     let at = cursor.at();
     let url = url(cursor)?;
     let Some((name, _)) = distribution(&url) else {
-        return Err(Bad::new(at, "expected the name of a distribution before the URL, as in `name @ https://…`"));
+        return Err(LineError::new(at, "expected the name of a distribution before the URL, as in `name @ https://…`"));
     };
-    let source = Source::Url(url);
+    let source = RequirementSource::Url(url);
     let marker = rest(cursor, &source)?;
     let (extras, hashes) = (BTreeSet::new(), BTreeSet::new());
     Ok(Requirement { name, extras, source, marker, hashes, file: PathBuf::new(), line: 0 })
@@ -173,19 +170,19 @@ pub fn distribution(url: &str) -> Option<(String, String)> {
     (!name.is_empty()).then(|| (normalised(name), version.to_owned()))
 }
 
-fn name(cursor: &mut Cursor<'_>, what: &str) -> Result<String, Bad> {
+fn name(cursor: &mut Cursor<'_>, what: &str) -> Result<String, LineError> {
     let at = cursor.at();
     let text = cursor.take(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
     if text.is_empty() {
-        return Err(Bad::new(at, format!("expected {what}")));
+        return Err(LineError::new(at, format!("expected {what}")));
     }
     if let Some(odd) = [0, text.len() - 1].into_iter().find(|index| !text.as_bytes()[*index].is_ascii_alphanumeric()) {
-        return Err(Bad::new(at + odd, format!("expected {what}, which begins and ends with a letter or digit")));
+        return Err(LineError::new(at + odd, format!("expected {what}, which begins and ends with a letter or digit")));
     }
     Ok(normalised(text))
 }
 
-fn extras(cursor: &mut Cursor<'_>) -> Result<BTreeSet<String>, Bad> {
+fn extras(cursor: &mut Cursor<'_>) -> Result<BTreeSet<String>, LineError> {
     let mut extras = BTreeSet::new();
     if !cursor.eat("[") {
         return Ok(extras);
@@ -207,23 +204,23 @@ fn extras(cursor: &mut Cursor<'_>) -> Result<BTreeSet<String>, Bad> {
     }
 }
 
-fn url(cursor: &mut Cursor<'_>) -> Result<String, Bad> {
+fn url(cursor: &mut Cursor<'_>) -> Result<String, LineError> {
     cursor.blanks();
     let at = cursor.at();
     let text = cursor.take(|c| !c.is_whitespace());
     match place(text) {
         Some(Ok(())) => {}
         Some(Err(bad)) => return Err(bad.within(at)),
-        None => return Err(Bad::new(at, "expected an `https://` URL after `@`")),
+        None => return Err(LineError::new(at, "expected an `https://` URL after `@`")),
     }
     let host = text.split_once("://").map_or("", |(_, rest)| rest.split('/').next().unwrap_or_default());
     if host.is_empty() {
-        return Err(Bad::new(at, "expected a host after `://`"));
+        return Err(LineError::new(at, "expected a host after `://`"));
     }
     Ok(secret::without_user(text))
 }
 
-fn specifiers(cursor: &mut Cursor<'_>) -> Result<BTreeSet<Specifier>, Bad> {
+fn specifiers(cursor: &mut Cursor<'_>) -> Result<BTreeSet<Specifier>, LineError> {
     let open = cursor.eat("(");
     let mut specifiers = BTreeSet::new();
     loop {
@@ -242,7 +239,7 @@ fn specifiers(cursor: &mut Cursor<'_>) -> Result<BTreeSet<Specifier>, Bad> {
     Ok(specifiers)
 }
 
-fn specifier(cursor: &mut Cursor<'_>, operator: &'static str) -> Result<Specifier, Bad> {
+fn specifier(cursor: &mut Cursor<'_>, operator: &'static str) -> Result<Specifier, LineError> {
     cursor.blanks();
     let at = cursor.at();
     let text = if operator == "===" {
@@ -254,13 +251,12 @@ fn specifier(cursor: &mut Cursor<'_>, operator: &'static str) -> Result<Specifie
         return Err(cursor.bad("a version from the environment cannot be locked: write it here"));
     }
     if text.is_empty() {
-        return Err(Bad::new(at, format!("expected a version after `{operator}`")));
+        return Err(LineError::new(at, format!("expected a version after `{operator}`")));
     }
-    Specifier::new(operator, text).map_err(|why| Bad::new(at, why))
+    Specifier::new(operator, text).map_err(|why| LineError::new(at, why))
 }
 
-/// What may follow a source: nothing, or `;` and a marker.
-fn rest(cursor: &mut Cursor<'_>, source: &Source) -> Result<Option<Marker>, Bad> {
+fn rest(cursor: &mut Cursor<'_>, source: &RequirementSource) -> Result<Option<Marker>, LineError> {
     cursor.blanks();
     if cursor.is_done() {
         return Ok(None);
@@ -270,12 +266,12 @@ fn rest(cursor: &mut Cursor<'_>, source: &Source) -> Result<Option<Marker>, Bad>
     }
     let rest = cursor.rest();
     Err(match source {
-        Source::Url(_) => cursor.expected("` ; ` and a marker, or the end of the line, after the URL"),
-        Source::Index(_) if rest.starts_with('=') => cursor.expected("`==`, not `=`"),
-        Source::Index(specifiers) if specifiers.is_empty() => {
+        RequirementSource::Url(_) => cursor.expected("` ; ` and a marker, or the end of the line, after the URL"),
+        RequirementSource::Index(_) if rest.starts_with('=') => cursor.expected("`==`, not `=`"),
+        RequirementSource::Index(specifiers) if specifiers.is_empty() => {
             cursor.expected("a specifier like `>=1.0`, `[extra]`, `@ https://…`, `; marker` or the end of the line")
         }
-        Source::Index(_) => cursor.expected("`,` and a specifier, `; marker` or the end of the line"),
+        RequirementSource::Index(_) => cursor.expected("`,` and a specifier, `; marker` or the end of the line"),
     })
 }
 
@@ -327,7 +323,7 @@ mod tests {
         refused("numpy 2", 6, "expected a specifier");
         refused("numpy>=2 <3", 9, "`,` and a specifier");
         refused("numpy>=x", 7, "`x` is not a version");
-        refused("numpy>=2.*", 7, "goes only with");
+        refused("numpy>=2.*", 7, "is only allowed with");
         refused("numpy==${V}", 7, "from the environment");
         refused("numpy[a", 7, "`,` or `]`");
         refused("numpy[,a]", 6, "name of an extra");
@@ -344,10 +340,10 @@ mod tests {
     #[test]
     fn what_cannot_be_locked_says_why() {
         for local in [".", "./a", "../a-1.0.tar.gz", "/a/b", "a/b", "x.whl", "file:///a.whl", "~/a"] {
-            refused(local, 0, "a path of this machine");
+            refused(local, 0, "a local path");
         }
-        refused("a @ file:///x.whl", 4, "a path of this machine");
-        refused("a @ ./x.whl", 4, "a path of this machine");
+        refused("a @ file:///x.whl", 4, "a local path");
+        refused("a @ ./x.whl", 4, "a local path");
         refused("git+https://h/a", 0, "checkout");
         refused("a @ git+ssh://git@h/a@v1", 4, "checkout");
         refused("a @ ftp://h/a", 4, "`https://` URL");

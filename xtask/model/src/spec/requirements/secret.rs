@@ -21,12 +21,12 @@ fn user_infos(text: &str) -> Vec<std::ops::Range<usize>> {
     found
 }
 
-/// How long the user information at the start of this word is, without its `@`; `last` is the word's last `@`.
+/// Length of the user information at the start of this word, without its `@`; `last` is the word's last `@`.
 fn user_info(word: &str, last: usize) -> Option<usize> {
     let authority = upto(word, |c| "/?#".contains(c));
     match authority.rfind('@') {
         Some(at) if at + 1 < authority.len() => Some(at),
-        // A password with a raw `/` or `?` is no URL by RFC 3986, but people write it: what cannot be a port is a password.
+        // A password with a raw `/` or `?` is invalid by RFC 3986, but people write it: what cannot be a port is a password.
         _ if authority.contains('@') || has_no_port(authority) => Some(last),
         _ => None,
     }
@@ -36,19 +36,19 @@ fn upto(text: &str, end: impl Fn(char) -> bool) -> &str {
     &text[..text.find(end).unwrap_or(text.len())]
 }
 
-/// Whether `user:word` cannot be a host with a port.
+/// True if `user:word` cannot be a host with a port.
 fn has_no_port(authority: &str) -> bool {
     let port = authority.rsplit_once(':').filter(|_| !authority.starts_with('[')).map(|(_, port)| port);
     port.is_some_and(|port| port.is_empty() || !port.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// The text with `***` for all user information.
-pub fn hidden(text: &str) -> String {
-    hidden_to(text, 0).0
+pub fn redacted(text: &str) -> String {
+    redacted_at(text, 0).0
 }
 
 /// The text with `***` for all user information, and where byte `at` has gone.
-pub(crate) fn hidden_to(text: &str, at: usize) -> (String, usize) {
+pub(crate) fn redacted_at(text: &str, at: usize) -> (String, usize) {
     let (mut shown, mut from, mut moved) = (String::new(), 0, None);
     for range in user_infos(text) {
         shown.push_str(&text[from..range.start]);
@@ -66,7 +66,7 @@ pub(crate) fn hidden_to(text: &str, at: usize) -> (String, usize) {
 /// A URL as part of a meaning: without user information, but for the user name of ssh, which is no secret.
 pub fn without_user(url: &str) -> String {
     if url.split("://").next().is_some_and(|scheme| scheme.ends_with("ssh")) {
-        return hidden(url);
+        return redacted(url);
     }
     let (mut text, mut from) = (String::new(), 0);
     for range in user_infos(url) {
@@ -76,8 +76,8 @@ pub fn without_user(url: &str) -> String {
     text + &url[from..]
 }
 
-/// Whether a URL of the text has user information that is written out, rather than `${NAME}` of the environment.
-pub fn holds_one(text: &str) -> bool {
+/// True if a URL of the text has user information that is written out, rather than `${NAME}` of the environment.
+pub fn has_password(text: &str) -> bool {
     user_infos(text).into_iter().any(|range| {
         let parts = text[range].split(':');
         !parts.into_iter().all(|part| part.is_empty() || (part.starts_with("${") && part.ends_with('}')))
@@ -90,7 +90,7 @@ mod tests {
 
     #[track_caller]
     fn check(text: &str, shown: &str, meaning: &str) {
-        assert_eq!(hidden(text), shown);
+        assert_eq!(redacted(text), shown);
         assert_eq!(without_user(text), meaning);
     }
 
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_is_told_from_a_variable() {
+    fn a_password_is_distinguished_from_a_variable() {
         for (text, yes) in [
             ("https://u:p@h/", true),
             ("https://${U}:${P}@h/", false),
@@ -115,7 +115,7 @@ mod tests {
             ("https://h/", false),
             ("https://${U}:p@h/", true),
         ] {
-            assert_eq!(holds_one(text), yes, "{text}");
+            assert_eq!(has_password(text), yes, "{text}");
         }
     }
 
@@ -123,14 +123,14 @@ mod tests {
         #[test]
         fn no_text_and_no_place_end_it(text in "[a:/@?é ${}']{0,24}", at in 0..30usize) {
             let text = format!("x://{text}");
-            let (shown, at) = hidden_to(&text, at);
+            let (shown, at) = redacted_at(&text, at);
             proptest::prop_assert!(at <= shown.len() + 30);
-            proptest::prop_assert!(!holds_one(&without_user(&text)) || without_user(&text).contains("//"));
+            proptest::prop_assert!(!has_password(&without_user(&text)) || without_user(&text).contains("//"));
         }
 
         #[test]
         fn a_password_never_shows(user in "[a-z]{0,5}", word in "[A-Z][A-Z/?:]{3,8}", path in "(|/|/x@y|/x:1@y)") {
-            let shown = hidden(&format!("https://{user}:{word}@host{path}"));
+            let shown = redacted(&format!("https://{user}:{word}@host{path}"));
             proptest::prop_assert!(!shown.contains(&word), "{}", shown);
         }
     }
@@ -138,9 +138,9 @@ mod tests {
     #[test]
     fn a_place_in_the_text_moves_with_it() {
         let text = "-i https://u:secret@h/ --oops";
-        let (shown, at) = hidden_to(text, text.find("--oops").unwrap());
+        let (shown, at) = redacted_at(text, text.find("--oops").unwrap());
         assert_eq!(&shown[at..], "--oops");
-        assert_eq!(hidden_to(text, 1).1, 1);
-        assert_eq!(hidden_to(text, 13).1, 11);
+        assert_eq!(redacted_at(text, 1).1, 1);
+        assert_eq!(redacted_at(text, 13).1, 11);
     }
 }

@@ -82,7 +82,7 @@ fn constraints_and_requirements_are_two_things() {
 }
 
 #[test]
-fn files_are_found_beside_the_one_that_names_them() {
+fn files_are_found_relative_to_the_one_that_names_them() {
     let found = read_files(&[
         ("requirements.txt", "-r deps/a.txt\n--requirement=./deps/../b.txt\n"),
         ("deps/a.txt", "a\n-c limits/c.txt\n-r ../b.txt"),
@@ -133,7 +133,7 @@ fn every_bad_line_is_reported_at_its_place() {
                >=x \
                  ^
 
-        requirements.txt:7:1: an editable install is a path of this machine and cannot be part of a locked build
+        requirements.txt:7:1: an editable install is a local path and cannot be part of a locked build
             -e .
             ^
           needed by: `requirements.txt`"#]]
@@ -149,12 +149,12 @@ fn refused(text: &str, why: &str) {
 #[test]
 fn what_a_locked_build_cannot_use_is_refused_with_its_reason() {
     refused("-e git+https://h/x", ":1:1: an editable install");
-    refused("./dist/a.whl", ":1:1: a path of this machine");
+    refused("./dist/a.whl", ":1:1: a local path");
     refused("a @ git+https://h/a", ":1:5: a version control checkout");
     refused("-r https://h/r.txt", ":1:4: a file from the network");
     refused("-r ${DIR}/r.txt", ":1:4: the name of a file");
-    refused("a --config-settings x=y", ":1:3: `--config-settings` is for building");
-    refused("a --pre", ":1:3: `--pre` stands on a line of its own");
+    refused("a --config-settings x=y", ":1:3: `--config-settings` is a build setting");
+    refused("a --pre", ":1:3: `--pre` must be on its own line");
     refused("--hash=sha256:00", ":1:1: expected a requirement before `--hash`");
     refused("a --hash=sha256:00", ":1:10: expected 64 hex digits");
     refused("a # x \\\nb", ":1:3: a comment that ends in a backslash");
@@ -166,7 +166,7 @@ fn what_a_locked_build_cannot_use_is_refused_with_its_reason() {
 fn files_outside_of_the_repository_are_not_read() {
     for place in ["/dev/zero", "/etc/passwd", "../secret.txt", "a/../../secret.txt", "..", "."] {
         for option in ["-r", "-c"] {
-            refused(&format!("{option} {place}"), ":1:4: this is outside of the repository");
+            refused(&format!("{option} {place}"), ":1:4: this path is outside of the repository");
         }
     }
     let deep = [("requirements.txt", "-r a/b.txt"), ("a/b.txt", "-r ../c.txt"), ("c.txt", "c")];
@@ -235,7 +235,7 @@ fn the_encoding_is_golden() {
         .assert_eq(&serde_json::to_string(&read.meaning()).unwrap());
     expect!["sha256:856b331c8b467db8ff3566fc5cfc185d6a37c28b02006f91f428fec3b54bf5b9"]
         .assert_eq(&read.fingerprint().to_string());
-    let back: Meaning = serde_json::from_str(&serde_json::to_string(&read.meaning()).unwrap()).unwrap();
+    let back: RequirementsMeaning = serde_json::from_str(&serde_json::to_string(&read.meaning()).unwrap()).unwrap();
     assert_eq!(back, read.meaning());
 }
 

@@ -57,13 +57,13 @@ impl Version {
         Self { dev: Some(0), ..self.clone() }
     }
 
-    /// Whether this is a post-release of that version: `>1.7` does not mean `1.7.post1`.
+    /// True if this is a post-release of that version: `>1.7` does not mean `1.7.post1`.
     fn is_post_of(&self, wanted: &Self) -> bool {
         let before = Self { post: None, dev: None, local: Vec::new(), ..self.clone() };
         self.post.is_some() && wanted.post.is_none() && before == *wanted
     }
 
-    /// Whether the release begins with these numbers, zeros filling up what is missing.
+    /// True if the release begins with these numbers, zeros filling up what is missing.
     fn begins(&self, prefix: &Self, length: usize) -> bool {
         let number = |version: &Self, index: usize| version.release.get(index).copied().unwrap_or(0);
         self.epoch == prefix.epoch && (0..length).all(|index| number(self, index) == number(prefix, index))
@@ -152,7 +152,7 @@ impl FromStr for Version {
     }
 }
 
-/// What is left of a version's text; every step eats a whole part or nothing.
+/// Remaining text of a version; each step consumes a whole part or nothing.
 struct Rest<'a>(&'a str);
 
 impl Rest<'_> {
@@ -248,7 +248,7 @@ impl Specifier {
         let version: Version = base.parse()?;
         if wild {
             if !matches!(operator, "==" | "!=") {
-                return Err(format!("`.*` goes only with `==` and `!=`, not with `{operator}`"));
+                return Err(format!("`.*` is only allowed with `==` and `!=`, not with `{operator}`"));
             }
             if version.dev.is_some() || !version.local.is_empty() {
                 return Err("`.*` cannot follow a dev release or a local version".to_owned());
@@ -260,23 +260,21 @@ impl Specifier {
             return Err(format!("`~=` needs two numbers at least, as in `~={version}.0`"));
         }
         if !version.local.is_empty() && !matches!(operator, "==" | "!=") {
-            return Err(format!("a local version (`+…`) goes only with `==` and `!=`, not with `{operator}`"));
+            return Err(format!("a local version (`+…`) is only allowed with `==` and `!=`, not with `{operator}`"));
         }
         let canonical = if operator == "~=" { version.to_string() } else { version.canonical() };
         Ok(Self { operator, text: version.to_string(), canonical })
     }
 
-    /// Whether it names one version and no other.
     pub fn is_pin(&self) -> bool {
         (self.operator == "==" && !self.text.ends_with(".*")) || self.operator == "==="
     }
 
-    /// What stands after the operator, trailing zeros and all.
     pub fn version(&self) -> &str {
         &self.text
     }
 
-    /// Whether the version fits, by PEP 440. Pre-releases are judged by their order alone: the resolver has decided on them.
+    /// True if the version fits, by PEP 440. Pre-releases are judged by their order alone: the resolver has decided on them.
     pub fn contains(&self, version: &Version) -> bool {
         if self.operator == "===" {
             return version.to_string() == self.text;
@@ -345,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_version_says_so() {
+    fn invalid_versions_are_refused() {
         for bad in ["", "x", "1.", "1..2", "1.0+", "1.0+a..b", "1.0 ", "1.0foo", "1!", "99999999999999999999999", "1.*"]
         {
             assert!(bad.parse::<Version>().is_err(), "{bad}");

@@ -283,7 +283,7 @@ fn ours() -> [Stdio; 3] {
 }
 
 fn command(program: &Program) -> Command {
-    let call = Command::new(&program.argv[0]).args(&program.argv[1..]).without_our_env();
+    let call = Command::new(&program.argv[0]).args(&program.argv[1..]).clear_env();
     program.env.iter().fold(call, |call, (name, value)| call.env(name, value))
 }
 

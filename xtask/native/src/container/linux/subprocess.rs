@@ -52,7 +52,7 @@ pub(super) fn use_this_binary() {
 /// The same command; it ends with the thread that starts it, and has no open file but its three streams.
 pub fn bound(call: Command) -> Command {
     let Some(xtask) = XTASK.get() else { return call };
-    call.behind(xtask, Task::Bound { parent: std::process::id() }.args().expect("a number is valid JSON"))
+    call.wrapped_by(xtask, Task::Bound { parent: std::process::id() }.args().expect("a number is valid JSON"))
 }
 
 impl Isolation {
@@ -89,7 +89,7 @@ impl Isolation {
             Self::Ordinary(ranges) => Some(ranges),
         };
         let xtask = XTASK.get().ok_or_else(|| Fault::new(Exit::Bug, "the xtask binary is not set"))?;
-        Ok(call.behind(xtask, Task::Isolated(Isolated { parent: std::process::id(), ranges }).args()?))
+        Ok(call.wrapped_by(xtask, Task::Isolated(Isolated { parent: std::process::id(), ranges }).args()?))
     }
 
     /// Removes a folder with files of any user of the namespace.

@@ -7,7 +7,7 @@ use super::Node;
 use crate::layer::Whiteout;
 use std::collections::BTreeMap;
 use xtask_model::fault::Fault;
-use xtask_model::image::context::{ContextPath, Kind};
+use xtask_model::image::context::{ContextPath, FileKind};
 
 /// Increase it with every change of the format.
 const MAGIC: &[u8; 8] = b"outline1";
@@ -44,9 +44,9 @@ pub(super) struct Builder {
 impl Builder {
     /// Adds an entry; the last one of a path counts.
     pub(super) fn put(&mut self, path: ContextPath, node: Node) {
-        let is_dir = node.kind == Kind::Dir;
+        let is_dir = node.kind == FileKind::Dir;
         let before = self.marks.insert((path.as_bytes().to_vec(), NODE), Mark::Node(node));
-        if matches!(before, Some(Mark::Node(before)) if (before.kind == Kind::Dir) != is_dir) {
+        if matches!(before, Some(Mark::Node(before)) if (before.kind == FileKind::Dir) != is_dir) {
             self.double = Some(path.as_bytes().to_vec());
         }
     }
@@ -76,7 +76,7 @@ impl Builder {
             parent = folder;
             for folder in folders(path) {
                 if let Some(Mark::Node(node)) = self.marks.get(&(folder.to_vec(), NODE)) {
-                    if node.kind != Kind::Dir {
+                    if node.kind != FileKind::Dir {
                         let (path, folder) = (ContextPath::new(path.as_slice()), ContextPath::new(folder));
                         let why = format!("`{path}` is below `{folder}`, which is not a folder in the same layer");
                         return Err(contradiction(why));
@@ -90,7 +90,7 @@ impl Builder {
     /// A hard link has the size of its target.
     fn link_up(&mut self) {
         let is_link =
-            |mark: &Mark| matches!(mark, Mark::Node(node) if node.kind == Kind::File && !node.link.is_empty());
+            |mark: &Mark| matches!(mark, Mark::Node(node) if node.kind == FileKind::File && !node.link.is_empty());
         let links: Vec<MarkKey> =
             self.marks.iter().filter(|(_, mark)| is_link(mark)).map(|(at, _)| at.clone()).collect();
         for place in links {
@@ -200,7 +200,7 @@ impl LayerToc {
     /// Whether the layer hides a path of lower layers.
     pub(super) fn hides(&self, path: &[u8]) -> bool {
         let says = |path: &[u8], what: u8| self.find(path, what).is_ok();
-        let replaced = |path: &[u8]| self.get(path).is_some_and(|node| node.kind != Kind::Dir);
+        let replaced = |path: &[u8]| self.get(path).is_some_and(|node| node.kind != FileKind::Dir);
         let above = |folder: &[u8]| says(folder, GONE) || says(folder, EMPTIED) || replaced(folder);
         says(path, GONE) || (!path.is_empty() && says(b"", EMPTIED)) || folders(path).any(above)
     }
@@ -240,10 +240,10 @@ impl LayerToc {
             EMPTIED => Mark::Emptied,
             _ => Mark::Node(Node {
                 kind: match cursor.byte() {
-                    kind if kind == Kind::Dir as u8 => Kind::Dir,
-                    kind if kind == Kind::File as u8 => Kind::File,
-                    kind if kind == Kind::Symlink as u8 => Kind::Symlink,
-                    _ => Kind::Special,
+                    kind if kind == FileKind::Dir as u8 => FileKind::Dir,
+                    kind if kind == FileKind::File as u8 => FileKind::File,
+                    kind if kind == FileKind::Symlink as u8 => FileKind::Symlink,
+                    _ => FileKind::Special,
                 },
                 mode: cursor.number(),
                 uid: cursor.number(),

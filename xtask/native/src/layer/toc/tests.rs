@@ -19,10 +19,10 @@ fn shown(path: &str, found: Option<TocEntry>) -> String {
     let layer = layer.map_or("-".to_owned(), |layer| layer.to_string());
     let link = String::from_utf8_lossy(&node.link).into_owned();
     match node.kind {
-        Kind::Dir => format!("{layer} d {path}"),
-        Kind::File => format!("{layer} f {path} {}", node.size),
-        Kind::Symlink => format!("{layer} l {path} {link}"),
-        Kind::Special => format!("{layer} c {path}"),
+        FileKind::Dir => format!("{layer} d {path}"),
+        FileKind::File => format!("{layer} f {path} {}", node.size),
+        FileKind::Symlink => format!("{layer} l {path} {link}"),
+        FileKind::Special => format!("{layer} c {path}"),
     }
 }
 
@@ -157,7 +157,7 @@ fn a_hundred_thousand_paths_are_cheap() {
     let mut builder = table::Builder::default();
     for number in 0..100_000 {
         let path = format!("usr/lib/python3/site-packages/package{}/module{number}.py", number / 100);
-        builder.put(ContextPath::new(path), Node { kind: Kind::File, ..Node::implied() });
+        builder.put(ContextPath::new(path), Node { kind: FileKind::File, ..Node::implied() });
     }
     let toc = builder.finish().unwrap();
     let began = std::time::Instant::now();

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::sync::Arc;
-use xtask_model::image::context::Kind;
+use xtask_model::image::context::FileKind;
 
 /// A folder with a neighbour that nothing may touch.
 struct Place {
@@ -249,10 +249,10 @@ proptest! {
             .into_iter()
             .filter(|(path, _)| !path.as_bytes().is_empty())
             .map(|(path, node)| (path.to_string(), match node.kind {
-                Kind::Dir => "d",
-                Kind::File => "f",
-                Kind::Symlink => "l",
-                Kind::Special => "c",
+                FileKind::Dir => "d",
+                FileKind::File => "f",
+                FileKind::Symlink => "l",
+                FileKind::Special => "c",
             }))
             .collect();
         let place = Place::new();

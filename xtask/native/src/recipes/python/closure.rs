@@ -10,7 +10,7 @@ use std::path::Path;
 use xtask_host::terminal;
 use xtask_host::tree::uv::Target;
 use xtask_model::fault::{Exit, Fault};
-use xtask_model::spec::lock::closure::{self, Needs};
+use xtask_model::spec::lock::closure::{self, PackageMetadata};
 use xtask_model::spec::lock::{Indexes, Lock, LockedPackage};
 use xtask_model::spec::reference::Platform;
 use xtask_model::spec::requirements::{Requirement, Version, normalised};
@@ -48,14 +48,14 @@ pub(super) fn check(wanted: &ClosureCheck<'_>, indexes: &dyn Fn() -> Result<Inde
 /// Checks the metadata of installed distributions against all pins.
 pub(super) fn check_installed(wanted: &ClosureCheck<'_>, site: &Path) -> Result<(), Fault> {
     let cannot = |error: std::io::Error| Fault::build(format!("cannot read `{}`", site.display())).cause(error);
-    let mut found: BTreeMap<String, Needs> = BTreeMap::new();
+    let mut found: BTreeMap<String, PackageMetadata> = BTreeMap::new();
     for entry in std::fs::read_dir(site).map_err(cannot)? {
         let path = entry.map_err(cannot)?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let Some(stem) = name.strip_suffix(".dist-info") else { continue };
         let text = std::fs::read(path.join("METADATA")).map_err(cannot)?;
         let name = stem.split_once('-').map_or(stem, |(name, _)| name);
-        found.insert(normalised(name), Needs::of_metadata(&String::from_utf8_lossy(&text)));
+        found.insert(normalised(name), PackageMetadata::of_metadata(&String::from_utf8_lossy(&text)));
     }
     let needs = |package: &LockedPackage| found.get(&package.name);
     judged(closure::unmet(wanted.asked, &wanted.lock.packages, &needs, wanted.environment.markers()))
@@ -83,7 +83,7 @@ mod tests {
         let site = tempfile::tempdir().unwrap();
         for package in lock.packages.clone() {
             let metadata = if package.name == "needw" { "Requires-Dist: plain<1.1\n" } else { "" };
-            lock.records.learn(&package, Needs::of_metadata(metadata));
+            lock.records.set_metadata(&package, PackageMetadata::of_metadata(metadata));
             let info = site.path().join(format!("{}-{}.dist-info", package.name, package.version));
             std::fs::create_dir(&info).unwrap();
             std::fs::write(info.join("METADATA"), metadata).unwrap();

@@ -15,7 +15,7 @@ use xtask_host::terminal;
 use xtask_host::tree::uv;
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::spec::lock::{Indexes, LockedPackage};
-use xtask_model::spec::requirements::{self, Source, secret};
+use xtask_model::spec::requirements::{self, RequirementSource, secret};
 
 pub(super) fn pinned(path: &Path, text: &str) -> Result<String, Fault> {
     let mut first = Some(text.to_owned());
@@ -23,8 +23,10 @@ pub(super) fn pinned(path: &Path, text: &str) -> Result<String, Fault> {
     let read = requirements::read(path, &mut |asked| first.take().ok_or_else(|| nested(asked)))?;
     let uv = read.requirements().iter().find(|requirement| requirement.name == "uv");
     let version = uv.and_then(|uv| match &uv.source {
-        Source::Index(specifiers) => specifiers.iter().find(|one| one.is_pin()).map(|pin| pin.version().to_owned()),
-        Source::Url(url) => requirements::distribution(url).map(|(_, version)| version),
+        RequirementSource::Index(specifiers) => {
+            specifiers.iter().find(|one| one.is_pin()).map(|pin| pin.version().to_owned())
+        }
+        RequirementSource::Url(url) => requirements::distribution(url).map(|(_, version)| version),
     });
     version.ok_or_else(|| {
         Fault::usage(format!("`{}` does not pin a version of uv", path.display())).hint("update it: `cargo xtask lock`")
@@ -117,7 +119,7 @@ pub(super) fn install(
     let call = subprocess::bound(call);
     let output = call.output()?;
     if !output.status.success() {
-        let said = secret::hidden(String::from_utf8_lossy(&output.stderr).trim());
+        let said = secret::redacted(String::from_utf8_lossy(&output.stderr).trim());
         return Err(if output.status.code() == Some(REFUSED) { refused(&said) } else { judged(&said, wanted) });
     }
     fs::remove_file(lib64).map_err(cannot)?;
@@ -238,7 +240,7 @@ fn judged(said: &str, wanted: &InstallRequest<'_>) -> Fault {
             .cause(said)
             .hint("check what the index serves before you update the lock: `cargo xtask lock`");
     }
-    uv::judgement(said).needed_by("the recipe `python-packages`")
+    uv::install_fault(said).needed_by("the recipe `python-packages`")
 }
 
 pub(super) fn site(prefix: &Path, python: &str) -> PathBuf {

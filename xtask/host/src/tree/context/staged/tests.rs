@@ -3,11 +3,11 @@
 use super::*;
 use crate::tree::context::read_sources;
 use proptest::prelude::*;
-use xtask_model::image::context::{as_in_git, fingerprint};
+use xtask_model::image::context::as_in_git;
 use xtask_model::spec::dockerfile::{Reads, Source};
 use xtask_model::spec::ignore::Ignore;
 
-/// What a checkout holds at a path.
+/// File of a checkout.
 #[derive(Clone, Debug, PartialEq)]
 enum Thing {
     File { text: String, executable: bool },
@@ -17,7 +17,7 @@ enum Thing {
 
 type Things = BTreeMap<String, Thing>;
 
-/// What a checkout may have besides what the key covers.
+/// Properties of a checkout that the key does not cover.
 #[derive(Clone, Copy, Debug)]
 struct Habit {
     /// Permission bits that it takes away, as a umask does.
@@ -86,7 +86,7 @@ fn lay_out(root: &Path, things: &Things, habit: Habit) {
     }
 }
 
-fn entries(root: &Path) -> Vec<Entry> {
+fn entries(root: &Path) -> Vec<ContextEntry> {
     let everything =
         Source { place: "Dockerfile:1".to_owned(), line: 1, reads: Reads::Path(String::new()), excludes: Vec::new() };
     as_in_git(&read_sources(root, &[everything], &Ignore::none()).unwrap())
@@ -125,7 +125,7 @@ proptest! {
         lay_out(first.path(), &things, one);
         lay_out(second.path(), &things, other);
         let (a, b) = (entries(first.path()), entries(second.path()));
-        prop_assert_eq!(fingerprint(&a), fingerprint(&b));
+        prop_assert_eq!(&a, &b);
         let places = tempfile::tempdir().unwrap();
         let (one, two) = (places.path().join("one"), places.path().join("two"));
         drop(stage(first.path(), &a, &[], &one).unwrap());

@@ -24,11 +24,14 @@ fn lock(pins: &[(&str, &[&str])]) -> Lock {
     }
     let lock = parsed(&text);
     let mut records = Records::default();
-    for (pin, needs) in pins {
+    for (pin, metadata) in pins {
         let name = normalised(pin.split(['=', '[', ' ']).next().unwrap());
-        let metadata: String = needs.iter().map(|need| format!("Requires-Dist: {need}\n")).collect();
+        let metadata: String = metadata.iter().map(|need| format!("Requires-Dist: {need}\n")).collect();
         for package in lock.packages.iter().filter(|package| package.name == name) {
-            records.learn(package, Needs::of_metadata(&metadata.replace("Requires-Dist: Python", "Requires-Python: ")));
+            records.set_metadata(
+                package,
+                PackageMetadata::of_metadata(&metadata.replace("Requires-Dist: Python", "Requires-Python: ")),
+            );
         }
     }
     // Through the text, as every lock goes.
@@ -60,7 +63,7 @@ fn a_pin_outside_of_what_another_requires() {
 fn a_pin_that_was_deleted() {
     check("needw", &[("needw==1.0", &["plain<1.1"])], &["needw 1.0 requires `plain<1.1`, which is not locked"]);
     check("needw\nplain", &[("needw==1.0", &[])], &["the requirements ask for `plain`, which is not locked"]);
-    // Nobody misses what only another platform needs.
+    // What only another platform needs is not missing.
     check("needw", &[("needw==1.0", &["plain; sys_platform == 'win32'"])], &[]);
 }
 
@@ -152,7 +155,7 @@ fn records_are_written_once_and_read_back() {
 #[test]
 fn a_package_without_a_wheel_is_remembered() {
     let mut found = lock(&[("a==1", &[])]);
-    found.records.lacks(&found.packages[0], "linux/arm64 3.12");
+    found.records.add_missing_wheel(&found.packages[0], "linux/arm64 3.12");
     let text = found.records.written("", &found.packages);
     let back = Records::parse(&text);
     assert_eq!(back.without_wheel(&found.packages[0]).collect::<Vec<_>>(), ["linux/arm64 3.12"]);
@@ -168,10 +171,10 @@ proptest! {
     fn a_lock_without_any_one_of_its_pins_is_noticed(count in 2..7usize, which in 0..7usize) {
         // Each requires the next: p0 -> p1 -> …
         let names: Vec<String> = (0..count).map(|index| format!("p{index}==1")).collect();
-        let needs: Vec<Vec<String>> =
+        let metadata: Vec<Vec<String>> =
             (0..count).map(|index| if index + 1 < count { vec![format!("p{}", index + 1)] } else { Vec::new() }).collect();
-        let needs: Vec<Vec<&str>> = needs.iter().map(|list| list.iter().map(String::as_str).collect()).collect();
-        let mut pins: Vec<(&str, &[&str])> = names.iter().map(String::as_str).zip(needs.iter().map(Vec::as_slice)).collect();
+        let metadata: Vec<Vec<&str>> = metadata.iter().map(|list| list.iter().map(String::as_str).collect()).collect();
+        let mut pins: Vec<(&str, &[&str])> = names.iter().map(String::as_str).zip(metadata.iter().map(Vec::as_slice)).collect();
         let whole = asked("p0");
         prop_assert!(verify(whole.requirements(), &lock(&pins), &places(&["3.12"])).is_empty());
         pins.remove(which % count);

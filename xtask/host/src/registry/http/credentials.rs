@@ -1,7 +1,7 @@
-//! Who we are at a registry, as `docker login` left it: `config.json`, its credential helpers and its store.
+//! Credentials from `docker login`: `config.json`, its credential helpers and its store.
 //!
 //! Reads one file and runs helpers; sends nothing. No secret reaches a message or [`fmt::Debug`].
-//! docker_credential 1.4 is not used: it cannot tell a missing file from a broken one, nor a helper's "not found" from its failure.
+//! `docs/adr/0019` says why no crate does this.
 
 use crate::process::Command;
 use base64::Engine as _;
@@ -12,16 +12,13 @@ use std::fmt;
 use std::path::PathBuf;
 use xtask_model::fault::Fault;
 
-/// What a registry, or its token server, is shown.
+/// A credential for a registry or its token server.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Credential {
-    /// Nothing.
     Anonymous,
     /// A user name and a password or access token.
     Password {
-        /// The user.
         user: String,
-        /// The password.
         secret: String,
     },
     /// An OAuth2 refresh token that only the token server takes.
@@ -40,7 +37,7 @@ impl fmt::Debug for Credential {
 
 impl Credential {
     /// The value of an `Authorization` header, where this is a password.
-    pub(super) fn basic(&self) -> Option<String> {
+    pub(in crate::registry) fn basic(&self) -> Option<String> {
         match self {
             Self::Password { user, secret } => Some(format!("Basic {}", BASE64.encode(format!("{user}:{secret}")))),
             Self::Anonymous | Self::IdentityToken(_) => None,
@@ -54,10 +51,9 @@ const BASE64: base64::engine::GeneralPurpose = base64::engine::general_purpose::
         .with_decode_padding_mode(base64::engine::DecodePaddingMode::Indifferent),
 );
 
-/// The key under which `docker login` without a registry stores what it is told.
+/// The key that `docker login` without a registry uses.
 const DOCKER_HUB: &str = "https://index.docker.io/v1/";
 
-/// Where credentials are looked for.
 #[derive(Clone, Debug, Default)]
 pub struct Credentials {
     /// The folder of `config.json`; `None` means that everybody is anonymous.
@@ -160,7 +156,7 @@ impl Credentials {
             let Some((user, secret)) = pair else {
                 let file = self.file().unwrap_or_default();
                 return Err(Fault::usage(format!("cannot read `auths.{key}.auth` of `{}`", file.display()))
-                    .cause("it is not base64 of `user:password`")
+                    .cause("it is not `user:password` in base64")
                     .hint(format!("log in again: `docker login {}`", host_of(key))));
             };
             return Ok(Some(Credential::Password {
@@ -181,7 +177,7 @@ impl Credentials {
         };
         let fix = || {
             let file = self.file().unwrap_or_default();
-            format!("repair `{name}`, or take it out of `{}`", file.display())
+            format!("repair `{name}`, or remove it from `{}`", file.display())
         };
         let path = self.path.clone().or_else(|| std::env::var_os("PATH"));
         let program = which::which_in(&name, path, ".").map_err(|error| failed(&error).hint(fix()))?;
@@ -216,10 +212,10 @@ pub fn settings_text(bytes: Vec<u8>) -> Vec<u8> {
     }
 }
 
-/// What a helper printed; an empty user and secret is how some say that they have nothing.
+/// Parses a helper's output; some helpers print an empty user and secret if they have nothing.
 fn helper_answer(stdout: &[u8]) -> Result<Credential, &'static str> {
     let answer: HelperAnswer =
-        serde_json::from_slice(stdout).map_err(|_| "it did not answer with `Username` and `Secret` in JSON")?;
+        serde_json::from_slice(stdout).map_err(|_| "its output is not JSON with `Username` and `Secret`")?;
     Ok(match (answer.username.as_str(), answer.secret) {
         ("", secret) if secret.is_empty() => Credential::Anonymous,
         ("<token>", secret) => Credential::IdentityToken(secret),
@@ -253,7 +249,7 @@ mod tests {
         std::fs::write(folder.path().join("config.json"), config).unwrap();
         for (name, script) in helpers {
             let file = folder.path().join(format!("docker-credential-{name}"));
-            // Written by another process: a file that a fork of ours still holds open cannot be run.
+            // Written by another process: a file that a forked child still holds open cannot be run.
             let write = Command::new("sh").args(["-c", r#"cat >"$1" && chmod 755 "$1""#, "sh"]).arg(file);
             write.stdin(format!("#!/bin/sh\nread server\n{script}\n")).read(xtask_model::fault::Exit::Build).unwrap();
         }
@@ -364,7 +360,7 @@ mod tests {
         fails(r#"{"auths": {"r": {"auth": "!s3cret"}}}"#, &[], "auths.r.auth");
         fails(r#"{"credsStore": "gone"}"#, &[], "docker-credential-gone");
         fails(r#"{"credsStore": "x"}"#, &[("x", "echo 'keyring is locked'; exit 1")], "keyring is locked");
-        fails(r#"{"credsStore": "x"}"#, &[("x", "echo s3cret")], "did not answer");
+        fails(r#"{"credsStore": "x"}"#, &[("x", "echo s3cret")], "is not JSON with");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What stands in `Authorization`: nothing, a password, or a token per set of scopes (distribution's token specification).
+//! The `Authorization` header: none, a password, or a token per set of scopes (distribution's token specification).
 //!
 //! A credential goes only to the registry itself and to the realm that its own challenge names, over HTTPS or to
 //! loopback ([`Transport::permit`] holds this). Nothing here is logged.
@@ -6,12 +6,12 @@
 use super::challenge::{Challenge, choose};
 use super::credentials::{Credential, Credentials};
 use super::deadline::Deadline;
-use super::patience::{Patience, worth_another_try};
-use super::refusal::{login_hint, refused};
-use super::transport::{Broken, Outgoing, Payload, Reply, SHORT, Transport};
+use super::error_response::{login_hint, refused};
+use super::retry::{Retry, is_retryable};
+use super::transport::{ExchangeError, HttpRequest, HttpResponse, Payload, SHORT, Transport};
 use super::url::{Url, encode};
-use super::{Endpoint, Options};
 use crate::process;
+use crate::registry::{ClientOptions, Endpoint};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,19 +19,18 @@ use std::time::{Duration, Instant};
 use ureq::http::Method;
 use xtask_model::fault::Fault;
 
-/// What a request needs: `repository:acme/app:pull,push`.
-pub(super) type Scopes = BTreeSet<String>;
+/// Scopes of a request: `repository:acme/app:pull,push`.
+pub(in crate::registry) type Scopes = BTreeSet<String>;
 
-/// What is known of every registry that has been spoken to.
 #[derive(Default)]
-pub(super) struct Auth {
-    registries: Mutex<BTreeMap<String, Arc<Mutex<Known>>>>,
+pub(in crate::registry) struct Auth {
+    registries: Mutex<BTreeMap<String, Arc<Mutex<RegistryAuth>>>>,
 }
 
 /// One registry's challenge, our credential there, and the tokens it gave. Locked while a token is fetched, so that
 /// many threads fetch one.
 #[derive(Default)]
-struct Known {
+struct RegistryAuth {
     challenge: Option<Challenge>,
     credential: Option<Credential>,
     tokens: BTreeMap<Scopes, Token>,
@@ -50,22 +49,21 @@ struct TokenAnswer {
     expires_in: Option<u64>,
 }
 
-/// What authentication is done with.
-pub(super) struct Means<'a> {
-    pub(super) transport: &'a Transport,
-    pub(super) credentials: &'a Credentials,
-    pub(super) options: &'a Options,
+pub(in crate::registry) struct AuthContext<'a> {
+    pub(in crate::registry) transport: &'a Transport,
+    pub(in crate::registry) credentials: &'a Credentials,
+    pub(in crate::registry) options: &'a ClientOptions,
 }
 
 impl Auth {
-    fn known(&self, endpoint: &Endpoint) -> Arc<Mutex<Known>> {
+    fn known(&self, endpoint: &Endpoint) -> Arc<Mutex<RegistryAuth>> {
         Arc::clone(lock(&self.registries).entry(endpoint.name.clone()).or_default())
     }
 
     /// The header for these scopes, as far as the registry has said how it wants to be asked.
-    pub(super) fn header(
+    pub(in crate::registry) fn header(
         &self,
-        means: &Means<'_>,
+        context: &AuthContext<'_>,
         endpoint: &Endpoint,
         scopes: &Scopes,
     ) -> Result<Option<String>, Fault> {
@@ -73,10 +71,10 @@ impl Auth {
         let mut known = lock(&known);
         match known.challenge.clone() {
             None => Ok(None),
-            Some(Challenge::Basic) => Ok(known.credential(means, endpoint)?.basic()),
+            Some(Challenge::Basic) => Ok(known.credential(context, endpoint)?.basic()),
             // The API's root needs no scope: a registry that has asked for a token will ask again there.
             Some(Challenge::Bearer { realm, service, .. }) => {
-                known.token(means, endpoint, scopes, &Server { realm, service }).map(Some)
+                known.token(context, endpoint, scopes, &Server { realm, service }).map(Some)
             }
         }
     }
@@ -84,13 +82,13 @@ impl Auth {
     /// Takes in a 401 that answered a request with the header `sent`, the `count`th in a row. The scopes that the
     /// registry names itself are added when a fresh token with ours alone was refused. False when another try would
     /// change nothing.
-    pub(super) fn challenged(
+    pub(in crate::registry) fn challenged(
         &self,
-        means: &Means<'_>,
+        context: &AuthContext<'_>,
         endpoint: &Endpoint,
         scopes: &mut Scopes,
-        reply: &Reply,
-        (sent, count): (Option<&str>, u32),
+        reply: &HttpResponse,
+        Attempt { sent, count }: Attempt<'_>,
     ) -> Result<bool, Fault> {
         let values = reply.headers.get_all("www-authenticate").iter().filter_map(|value| value.to_str().ok());
         let Some(challenge) = choose(values) else { return Ok(false) };
@@ -99,7 +97,7 @@ impl Auth {
         known.challenge = Some(challenge.clone());
         match challenge {
             Challenge::Basic => {
-                let header = known.credential(means, endpoint)?.basic();
+                let header = known.credential(context, endpoint)?.basic();
                 Ok(header.is_some() && header.as_deref() != sent)
             }
             Challenge::Bearer { scopes: wanted, .. } => {
@@ -115,23 +113,29 @@ impl Auth {
     }
 }
 
-/// Who gives tokens, and for whom.
+/// A request that was answered with 401: its header, and the number of such answers in a row.
+pub(in crate::registry) struct Attempt<'a> {
+    pub(in crate::registry) sent: Option<&'a str>,
+    pub(in crate::registry) count: u32,
+}
+
+/// Token server and the service for which it issues tokens.
 struct Server {
     realm: String,
     service: Option<String>,
 }
 
-impl Known {
-    fn credential(&mut self, means: &Means<'_>, endpoint: &Endpoint) -> Result<Credential, Fault> {
+impl RegistryAuth {
+    fn credential(&mut self, context: &AuthContext<'_>, endpoint: &Endpoint) -> Result<Credential, Fault> {
         if self.credential.is_none() {
-            self.credential = Some(means.credentials.lookup(&endpoint.name)?);
+            self.credential = Some(context.credentials.lookup(&endpoint.name)?);
         }
         Ok(self.credential.clone().unwrap_or(Credential::Anonymous))
     }
 
     fn token(
         &mut self,
-        means: &Means<'_>,
+        context: &AuthContext<'_>,
         endpoint: &Endpoint,
         scopes: &Scopes,
         server: &Server,
@@ -139,33 +143,33 @@ impl Known {
         if let Some(token) = self.tokens.get(scopes).filter(|token| Instant::now() < token.until) {
             return Ok(token.header.clone());
         }
-        let credential = self.credential(means, endpoint)?;
-        let token = fetch(means, endpoint, scopes, server, &credential)?;
+        let credential = self.credential(context, endpoint)?;
+        let token = fetch(context, endpoint, scopes, server, &credential)?;
         let header = token.header.clone();
         self.tokens.insert(scopes.clone(), token);
         Ok(header)
     }
 }
 
-/// Asks the token server, as often as patience allows.
 fn fetch(
-    means: &Means<'_>,
+    context: &AuthContext<'_>,
     endpoint: &Endpoint,
     scopes: &Scopes,
     server: &Server,
     credential: &Credential,
 ) -> Result<Token, Fault> {
     let what = format!("cannot get a token for `{}`", endpoint.name);
-    let realm = endpoint.base.join(&server.realm).ok_or_else(|| {
-        Fault::network(&what).cause("its challenge names a realm that is not an http or https address")
-    })?;
-    let mut patience = Patience::new(means.options);
+    let realm = endpoint
+        .base
+        .join(&server.realm)
+        .ok_or_else(|| Fault::network(&what).cause("its challenge has a realm that is not an http or https URL"))?;
+    let mut retry = Retry::new(context.options);
     loop {
         process::interrupted()?;
         let asked = Instant::now();
-        let (broken, after) = match ask(means.transport, &realm, scopes, server, credential, &patience.deadline) {
-            Ok(reply) if worth_another_try(reply.status) => {
-                (Broken::passing(format!("`{realm}` answered {}", reply.status)), reply.retry_after())
+        let (broken, after) = match ask(context.transport, &realm, scopes, server, credential, &retry.deadline) {
+            Ok(reply) if is_retryable(reply.status) => {
+                (ExchangeError::passing(format!("`{realm}` answered {}", reply.status)), reply.retry_after())
             }
             Ok(reply) if reply.status == 200 => match reply.bytes(SHORT) {
                 Ok(body) => return read(&body, asked).map_err(|cause| Fault::network(&what).cause(cause)),
@@ -179,8 +183,8 @@ fn fetch(
             Err(broken) if broken.again => (broken, None),
             Err(broken) => return Err(broken.fault(&what)),
         };
-        if !patience.pause(after)? {
-            return Err(broken.fault(&what).cause(format!("gave up after {} tries", patience.failed())));
+        if !retry.pause(after)? {
+            return Err(broken.fault(&what).cause(format!("gave up after {} tries", retry.failed())));
         }
     }
 }
@@ -192,7 +196,7 @@ fn ask(
     server: &Server,
     credential: &Credential,
     deadline: &Deadline,
-) -> Result<Reply, Broken> {
+) -> Result<HttpResponse, ExchangeError> {
     if let Credential::IdentityToken(token) = credential {
         let scope = scopes.iter().map(String::as_str).collect::<Vec<_>>().join(" ");
         let mut form = vec![("grant_type", "refresh_token"), ("refresh_token", token), ("client_id", "xtask")];
@@ -202,12 +206,12 @@ fn ask(
         let headers = vec![("content-type", "application/x-www-form-urlencoded".to_owned())];
         let body = form.join("&");
         let payload = Payload::Bytes(body.as_bytes());
-        return transport.exchange(&Outgoing { method: Method::POST, url: realm, headers, payload }, deadline);
+        return transport.exchange(&HttpRequest { method: Method::POST, url: realm, headers, payload }, deadline);
     }
     let service = server.service.iter().map(|service| ("service", service.as_str()));
     let url = realm.query(service.chain(scopes.iter().map(|scope| ("scope", scope.as_str()))));
     let headers = credential.basic().map(|basic| ("authorization", basic)).into_iter().collect();
-    transport.exchange(&Outgoing { method: Method::GET, url: &url, headers, payload: Payload::None }, deadline)
+    transport.exchange(&HttpRequest { method: Method::GET, url: &url, headers, payload: Payload::None }, deadline)
 }
 
 /// Reads a token; it counts as spent a sixth of its life before its end, so that none expires on the way.
@@ -216,7 +220,7 @@ fn read(body: &[u8], asked: Instant) -> Result<Token, &'static str> {
     let token = answer.token.or(answer.access_token).filter(|token| !token.is_empty());
     let token = token.ok_or("the token server's answer has no token")?;
     if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err("the token server's token cannot stand in a header");
+        return Err("the token has characters that a header cannot have");
     }
     // The specification's default is 60 s; a day is long enough for any build.
     let life = Duration::from_secs(answer.expires_in.filter(|seconds| *seconds > 0).unwrap_or(60).min(86_400));
@@ -242,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_without_a_usable_token_is_no_token() {
+    fn an_answer_without_a_usable_token_is_refused() {
         for body in ["{}", "{\"token\": \"\"}", "<html>", "{\"token\": \"a\\r\\nb\"}"] {
             assert!(read(body.as_bytes(), Instant::now()).is_err(), "{body}");
         }

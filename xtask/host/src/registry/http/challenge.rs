@@ -1,20 +1,22 @@
-//! What a `WWW-Authenticate` header asks for (RFC 9110 section 11.6.1; the token specification of distribution).
+//! Challenges of a `WWW-Authenticate` header (RFC 9110 section 11.6.1; the token specification of distribution).
 //!
 //! Pure. Schemes that are not known are passed over.
 
 use std::collections::BTreeMap;
 
-/// How a registry wants to be asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Challenge {
+pub(in crate::registry) enum Challenge {
     /// A token of the server at `realm`, for `service`; `scope` is what this one request would have needed.
-    Bearer { realm: String, service: Option<String>, scopes: Vec<String> },
-    /// User name and password with every request.
+    Bearer {
+        realm: String,
+        service: Option<String>,
+        scopes: Vec<String>,
+    },
     Basic,
 }
 
 /// The challenge to answer among the header's values: a token before a password; `None` where neither is offered.
-pub(super) fn choose<'a>(values: impl IntoIterator<Item = &'a str>) -> Option<Challenge> {
+pub(in crate::registry) fn choose<'a>(values: impl IntoIterator<Item = &'a str>) -> Option<Challenge> {
     let mut basic = None;
     for (scheme, mut params) in values.into_iter().flat_map(parse) {
         match scheme.as_str() {

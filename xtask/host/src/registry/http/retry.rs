@@ -1,10 +1,10 @@
-//! How long and how often something is tried again: exponential back-off with full jitter, and `Retry-After`.
+//! Retries: exponential back-off with full jitter, and `Retry-After`.
 //!
 //! It decides and sleeps; it sends nothing. Ctrl-C ends a pause within a tenth of a second.
 
-use super::Options;
 use super::deadline::Deadline;
 use crate::process;
+use crate::registry::ClientOptions;
 use std::hash::BuildHasher as _;
 use std::time::{Duration, Instant};
 use xtask_model::fault::Fault;
@@ -13,39 +13,36 @@ use xtask_model::time::Timestamp;
 /// No single pause is longer, whatever a registry asks for.
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// What is left of the tries and of the time for pauses of one operation.
-pub(super) struct Patience {
+pub(in crate::registry) struct Retry {
     first: Duration,
     limit: u32,
     made: u32,
     left: Duration,
     /// Until when the operation may wait for the network.
-    pub(super) deadline: Deadline,
+    pub(in crate::registry) deadline: Deadline,
 }
 
-impl Patience {
+impl Retry {
     /// For an operation that moves no more than short documents.
-    pub(super) fn new(options: &Options) -> Self {
+    pub(in crate::registry) fn new(options: &ClientOptions) -> Self {
         Self::until(options, Deadline::new(options))
     }
 
-    /// For an operation with this deadline.
-    pub(super) fn until(options: &Options, deadline: Deadline) -> Self {
-        Self { first: options.backoff, limit: options.tries.max(1), made: 0, left: options.patience, deadline }
+    pub(in crate::registry) fn until(options: &ClientOptions, deadline: Deadline) -> Self {
+        Self { first: options.backoff, limit: options.tries.max(1), made: 0, left: options.retry_budget, deadline }
     }
 
-    /// How many tries have failed in a row.
-    pub(super) fn failed(&self) -> u32 {
+    pub(in crate::registry) fn failed(&self) -> u32 {
         self.made
     }
 
-    /// Something moved: the tries count from one again, while the time goes on running out.
-    pub(super) fn progress(&mut self) {
+    /// Resets the number of tries after progress; the time budget is not reset.
+    pub(in crate::registry) fn progress(&mut self) {
         self.made = 0;
     }
 
-    /// Waits before the next try; false when there shall be none.
-    pub(super) fn pause(&mut self, retry_after: Option<Duration>) -> Result<bool, Fault> {
+    /// Waits before the next try; `false` if there must not be one.
+    pub(in crate::registry) fn pause(&mut self, retry_after: Option<Duration>) -> Result<bool, Fault> {
         process::interrupted()?;
         self.made += 1;
         if self.made >= self.limit {
@@ -76,13 +73,12 @@ fn fraction() -> f64 {
     (random >> 11) as f64 / (1u64 << 53) as f64
 }
 
-/// Statuses after which the same request may succeed.
-pub(super) fn worth_another_try(status: u16) -> bool {
+pub(in crate::registry) fn is_retryable(status: u16) -> bool {
     matches!(status, 408 | 429 | 500 | 502 | 503 | 504)
 }
 
 /// Reads `Retry-After`, seconds or an HTTP date (RFC 9110 section 10.2.3), as seen at `now`.
-pub(super) fn retry_after(value: &str, now: Timestamp) -> Option<Duration> {
+pub(in crate::registry) fn retry_after(value: &str, now: Timestamp) -> Option<Duration> {
     let value = value.trim();
     if let Ok(seconds) = value.parse() {
         return Some(Duration::from_secs(seconds));
@@ -94,24 +90,24 @@ pub(super) fn retry_after(value: &str, now: Timestamp) -> Option<Duration> {
 mod tests {
     use super::*;
 
-    fn patience(tries: u32, total: u64) -> Patience {
+    fn retry(tries: u32, total: u64) -> Retry {
         let (first, left) = (Duration::from_millis(2), Duration::from_millis(total));
-        Patience { first, limit: tries, made: 0, left, deadline: Deadline::new(&Options::default()) }
+        Retry { first, limit: tries, made: 0, left, deadline: Deadline::new(&ClientOptions::default()) }
     }
 
     #[test]
     fn tries_are_bounded() {
-        let mut patience = patience(5, 1000);
-        let pauses = (0..20).filter(|_| patience.pause(None).unwrap()).count();
+        let mut retry = retry(5, 1000);
+        let pauses = (0..20).filter(|_| retry.pause(None).unwrap()).count();
         assert_eq!(pauses, 4);
     }
 
     #[test]
     fn time_is_bounded_even_with_progress() {
-        let mut patience = patience(5, 20);
+        let mut retry = retry(5, 20);
         let mut pauses = 0;
-        while patience.pause(Some(Duration::from_millis(5))).unwrap() {
-            patience.progress();
+        while retry.pause(Some(Duration::from_millis(5))).unwrap() {
+            retry.progress();
             pauses += 1;
         }
         assert_eq!(pauses, 4);
@@ -120,9 +116,9 @@ mod tests {
     #[test]
     fn a_registry_that_asks_for_more_than_there_is_gets_no_wait() {
         let began = Instant::now();
-        assert!(!patience(5, 1000).pause(Some(Duration::from_secs(30))).unwrap());
+        assert!(!retry(5, 1000).pause(Some(Duration::from_secs(30))).unwrap());
         // Not even the longest pause there is, where that would be in vain.
-        assert!(!patience(5, 100_000).pause(Some(Duration::from_secs(3600))).unwrap());
+        assert!(!retry(5, 100_000).pause(Some(Duration::from_secs(3600))).unwrap());
         assert!(began.elapsed() < Duration::from_millis(500));
     }
 

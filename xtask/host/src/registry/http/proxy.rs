@@ -38,15 +38,14 @@ impl Proxies {
         }
     }
 
-    /// The proxy for this address.
-    pub(super) fn for_url(&self, url: &Url) -> Option<&str> {
+    pub(in crate::registry) fn for_url(&self, url: &Url) -> Option<&str> {
         let direct = url.is_loopback() || self.none_for.split(',').any(|entry| exempts(entry.trim(), url));
         let proxy = if url.is_https() { &self.https } else { &self.http };
         proxy.as_deref().filter(|_| !direct)
     }
 }
 
-/// Whether an entry of `NO_PROXY` covers the address: `*`, a host and what is beneath it, an address, a CIDR block;
+/// True if an entry of `NO_PROXY` covers the address: `*`, a host and its subdomains, an address, a CIDR block;
 /// each but the block with a port where one is written.
 fn exempts(entry: &str, url: &Url) -> bool {
     if entry.is_empty() || entry == "*" {

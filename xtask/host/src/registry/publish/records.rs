@@ -9,7 +9,7 @@ use super::Published;
 use crate::registry::{Answer, Client};
 use crate::terminal;
 use xtask_model::fault::Fault;
-use xtask_model::image::tags::{self, Mark, Since};
+use xtask_model::image::tags::{self, TagRecord, TaggedCommit};
 use xtask_model::spec::oci::{Index, media_type};
 use xtask_model::spec::reference::{Repository, Tag};
 
@@ -17,25 +17,27 @@ const DIGEST: &str = "dev.xtask.tag.digest";
 const COMMIT: &str = "dev.xtask.tag.commit";
 const ROLLED_BACK: &str = "dev.xtask.tag.rolled-back";
 
-/// Whether a tag is that of a record.
+/// True if a tag is that of a record.
 pub fn is(tag: &Tag) -> bool {
-    tag.as_str().starts_with(tags::MARK)
+    tag.as_str().starts_with(tags::RECORD_PREFIX)
 }
 
-/// Reads the record of a tag.
-pub fn read(client: &Client, repository: &Repository, tag: &Tag) -> Result<Option<Mark>, Fault> {
-    let Answer::Present(found) = client.manifest(repository, tags::mark(tag))? else { return Ok(None) };
+pub fn read(client: &Client, repository: &Repository, tag: &Tag) -> Result<Option<TagRecord>, Fault> {
+    let Answer::Present(found) = client.manifest(repository, tags::record_tag(tag))? else { return Ok(None) };
     let mark = serde_json::from_slice::<Index>(&found.bytes).ok().and_then(|index| parse(&index));
     if mark.is_none() {
-        terminal::warn(&format!("`{}` is not a record that this version can read", repository.tag(&tags::mark(tag))));
+        terminal::warn(&format!(
+            "`{}` is not a record that this version can read",
+            repository.tag(&tags::record_tag(tag))
+        ));
     }
     Ok(mark)
 }
 
-fn parse(index: &Index) -> Option<Mark> {
+fn parse(index: &Index) -> Option<TagRecord> {
     let text = |name: &str| index.annotations.get(name);
-    let since = Since { commit: text(COMMIT)?.clone(), rolled_back: text(ROLLED_BACK).is_some() };
-    Some(Mark { digest: text(DIGEST)?.parse().ok()?, since })
+    let since = TaggedCommit { commit: text(COMMIT)?.clone(), rolled_back: text(ROLLED_BACK).is_some() };
+    Some(TagRecord { digest: text(DIGEST)?.parse().ok()?, since })
 }
 
 /// Writes the record of a tag that names this image, before the tag is moved there: until then it counts for nothing.
@@ -44,7 +46,7 @@ pub fn write(
     repository: &Repository,
     tag: &Tag,
     image: &Published,
-    since: &Since,
+    since: &TaggedCommit,
 ) -> Result<(), Fault> {
     let mut index = Index::new(match &image.index {
         Some(index) => index.manifests.clone(),
@@ -57,5 +59,5 @@ pub fn write(
         note(ROLLED_BACK, "true".to_owned());
     }
     let bytes = serde_json::to_vec(&index).expect("an index is JSON");
-    client.put_manifest(repository, tags::mark(tag), media_type::INDEX, &bytes).map(drop)
+    client.put_manifest(repository, tags::record_tag(tag), media_type::INDEX, &bytes).map(drop)
 }

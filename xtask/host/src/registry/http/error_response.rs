@@ -1,8 +1,8 @@
-//! What an answer that is no success means: absent, refused, or not understood.
+//! Meaning of an error response: absent, refused, or not understood.
 //!
 //! Absent is said only by a registry's own error or by a 404 of something that has proved to be a registry.
 
-use super::transport::{Reply, SHORT};
+use super::transport::{HttpResponse, SHORT};
 use serde::Deserialize;
 use xtask_model::fault::Fault;
 use xtask_model::spec::reference::Repository;
@@ -21,16 +21,16 @@ struct Detail {
 }
 
 /// An answer that was not the wanted one, read to its end.
-pub(super) struct Refusal {
-    pub(super) status: u16,
+pub(in crate::registry) struct ErrorResponse {
+    pub(in crate::registry) status: u16,
     /// `MANIFEST_UNKNOWN` and the like; empty where the body is not a registry's.
-    pub(super) codes: Vec<String>,
+    pub(in crate::registry) codes: Vec<String>,
     /// In words, without secrets.
-    pub(super) cause: String,
+    pub(in crate::registry) cause: String,
 }
 
-impl Refusal {
-    pub(super) fn read(reply: Reply) -> Self {
+impl ErrorResponse {
+    pub(in crate::registry) fn read(reply: HttpResponse) -> Self {
         let (status, url) = (reply.status, reply.url.clone());
         let body = reply.bytes(SHORT).unwrap_or_default();
         let errors = serde_json::from_slice::<Errors>(&body).map(|errors| errors.errors).unwrap_or_default();
@@ -56,8 +56,8 @@ impl Refusal {
         }
     }
 
-    /// Whether the registry itself says that there is no such thing; `None` where a 404 does not say who speaks.
-    pub(super) fn absent(&self) -> Option<bool> {
+    /// True if the registry itself says that there is no such thing; `None` where a 404 does not say who speaks.
+    pub(in crate::registry) fn absent(&self) -> Option<bool> {
         const ABSENT: [&str; 4] = ["MANIFEST_UNKNOWN", "NAME_UNKNOWN", "BLOB_UNKNOWN", "NOT_FOUND"];
         match self.status {
             404 if self.codes.is_empty() => None,
@@ -66,21 +66,20 @@ impl Refusal {
         }
     }
 
-    pub(super) fn has(&self, code: &str) -> bool {
+    pub(in crate::registry) fn has(&self, code: &str) -> bool {
         self.codes.iter().any(|known| known == code)
     }
 
-    pub(super) fn fault(&self, what: &str) -> Fault {
+    pub(in crate::registry) fn fault(&self, what: &str) -> Fault {
         Fault::network(what).cause(&self.cause)
     }
 }
 
 /// Adds that a repository has to be created before anything is pushed to it, and how: some registries create none by themselves.
-pub(super) fn create_hint(fault: Fault, repository: &Repository) -> Fault {
+pub(in crate::registry) fn create_hint(fault: Fault, repository: &Repository) -> Fault {
     fault.hint(create(repository.registry(), repository.path()))
 }
 
-/// How a repository is created.
 fn create(registry: &str, path: &str) -> String {
     let labels: Vec<&str> = registry.split('.').collect();
     let command = match labels.as_slice() {
@@ -115,20 +114,22 @@ fn printable(text: &str) -> String {
 }
 
 /// The fault of an answer that is not the wanted one.
-pub(super) fn refused(what: &str, reply: Reply) -> Fault {
-    Refusal::read(reply).fault(what)
+pub(in crate::registry) fn refused(what: &str, reply: HttpResponse) -> Fault {
+    ErrorResponse::read(reply).fault(what)
 }
 
 /// Adds what a person can do about a 401 or 403.
-pub(super) fn login_hint(fault: Fault, registry: &str, anonymous: bool) -> Fault {
+pub(in crate::registry) fn login_hint(fault: Fault, registry: &str, anonymous: bool) -> Fault {
     let login = if registry == "docker.io" { "docker login".to_owned() } else { format!("docker login {registry}") };
     let fault = if anonymous {
-        fault.hint(format!("nobody is logged in there: `{login}`"))
+        fault.hint(format!("not logged in: `{login}`"))
     } else {
-        fault.hint(format!("the account may lack the right, or its password may have expired: `{login}`"))
+        fault.hint(format!("the account may lack the permission, or its password may have expired: `{login}`"))
     };
-    // ghcr.io and docker.io hide what is not there behind the same answer.
-    fault.hint("a repository that does not exist is answered like this too: check its name, or create it by pushing")
+    // ghcr.io and docker.io give the same answer for a missing repository.
+    fault.hint(
+        "registries give the same answer for a repository that does not exist: check its name, or create it by pushing",
+    )
 }
 
 #[cfg(test)]

@@ -1,40 +1,34 @@
-//! Where distributions come from, as the files name it: with the credentials or variables that stand in the URLs.
+//! Where distributions come from, as the files name it: with the credentials or variables in the URLs.
 //!
-//! Pure. A [`Place`] may hold a password: it is never printed, compared by a fingerprint or written into a lock.
+//! Pure. A [`PackageLocation`] may hold a password: it is never printed, compared by a fingerprint or written into a lock.
 
-use super::options::Written;
+use super::options::WrittenOption;
 use super::secret;
 use std::collections::BTreeSet;
 use std::fmt;
 
-/// An index or a page of links.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Place {
-    /// How it is searched.
-    pub kind: PlaceKind,
+pub struct PackageLocation {
+    pub kind: LocationKind,
     url: String,
 }
 
-/// How a place is searched for distributions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PlaceKind {
-    /// In place of the default index.
+pub enum LocationKind {
     Index,
     /// Before the default index.
     Extra,
-    /// A page with links to files.
     Links,
     /// A file of a direct reference that wants a user and password.
     File,
 }
 
-impl Place {
-    /// The place that an option names, if it names one.
-    pub(crate) fn of(option: &Written) -> Option<Self> {
+impl PackageLocation {
+    pub(crate) fn of(option: &WrittenOption) -> Option<Self> {
         let kind = match option.name {
-            "--index-url" | "--pypi-url" => PlaceKind::Index,
-            "--extra-index-url" => PlaceKind::Extra,
-            "--find-links" => PlaceKind::Links,
+            "--index-url" | "--pypi-url" => LocationKind::Index,
+            "--extra-index-url" => LocationKind::Extra,
+            "--find-links" => LocationKind::Links,
             _ => return None,
         };
         Some(Self { kind, url: option.value.clone() })
@@ -44,7 +38,7 @@ impl Place {
     pub(crate) fn of_line(line: &str) -> Option<Self> {
         let from = line[..line.find("://")?].rfind(|c: char| c.is_whitespace() || c == '@').map_or(0, |at| at + 1);
         let url = line[from..].split_whitespace().next()?;
-        (secret::without_user(url) != url).then(|| Self { kind: PlaceKind::File, url: url.to_owned() })
+        (secret::without_user(url) != url).then(|| Self { kind: LocationKind::File, url: url.to_owned() })
     }
 
     /// The URL without user information, as it is in a lock.
@@ -52,7 +46,6 @@ impl Place {
         secret::without_user(&self.url)
     }
 
-    /// The URL as it is written, secrets and all.
     pub fn written(&self) -> &str {
         &self.url
     }
@@ -66,9 +59,9 @@ impl Place {
     }
 }
 
-impl fmt::Debug for Place {
+impl fmt::Debug for PackageLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} {}", self.kind, secret::hidden(&self.url))
+        write!(f, "{:?} {}", self.kind, secret::redacted(&self.url))
     }
 }
 
@@ -112,7 +105,7 @@ mod tests {
 
     #[test]
     fn files_that_want_a_password_are_places() {
-        let of = |line: &str| Place::of_line(line).map(|place| place.url);
+        let of = |line: &str| PackageLocation::of_line(line).map(|place| place.url);
         assert_eq!(of("a @ https://${U}:${T}@h/a.whl ; os_name == 'x'").as_deref(), Some("https://${U}:${T}@h/a.whl"));
         assert_eq!(of("a[x]@https://${T}@h/a.whl").as_deref(), Some("https://${T}@h/a.whl"));
         assert_eq!(of("https://${T}@h/a-1.zip").as_deref(), Some("https://${T}@h/a-1.zip"));
@@ -122,7 +115,7 @@ mod tests {
 
     #[test]
     fn a_password_is_not_shown() {
-        let place = Place { kind: PlaceKind::Extra, url: "https://u:word@h/simple".to_owned() };
+        let place = PackageLocation { kind: LocationKind::Extra, url: "https://u:word@h/simple".to_owned() };
         assert_eq!(format!("{place:?}"), "Extra https://***@h/simple");
     }
 }

@@ -35,7 +35,7 @@ impl Git {
                 .cause(format!("the branch's file `{}` names no commit", file.display()))
                 .hint("`git fsck` finds what is broken; `git reflog` lists earlier commits"));
         }
-        Err(self.trouble(stderr, cannot))
+        Err(self.fault(stderr, cannot))
     }
 
     /// Nearest `.git` folder above that looks like a repository and was not accepted as one.
@@ -48,7 +48,7 @@ impl Git {
         self.root.ancestors().any(|folder| folder.join(".git").exists())
     }
 
-    /// Whether git can be asked about this folder.
+    /// True if git can be asked about this folder.
     pub fn is_repository(&self) -> bool {
         self.has_repository()
             && crate::process::found("git").is_some()
@@ -64,8 +64,7 @@ impl Git {
         }
     }
 
-    /// The fault of a call that failed with these words.
-    pub(super) fn trouble(&self, stderr: &[u8], what: impl Into<String>) -> Fault {
+    pub(super) fn fault(&self, stderr: &[u8], what: impl Into<String>) -> Fault {
         let said = String::from_utf8_lossy(stderr);
         let said = said.trim();
         let fault = Fault::new(Exit::Usage, what).cause(if said.is_empty() { "git gave no reason" } else { said });
@@ -118,7 +117,7 @@ impl Git {
     }
 }
 
-/// Whether git failed because a name means nothing in this clone.
+/// True if git failed because a name means nothing in this clone.
 pub(super) fn is_unknown(stderr: &[u8]) -> bool {
     let said = String::from_utf8_lossy(stderr);
     ["Not a valid commit name", "Not a valid object name", "not a valid object name", "Needed a single revision"]

@@ -1,12 +1,12 @@
 //! Absolute http and https addresses: parsing, joining a `Location`, comparing origins.
 //!
-//! Pure. An address with a user name in it is refused, so that no secret can stand in one that is shown.
+//! Pure. An address with a user name in it is refused, so that a printed URL has no secret.
 
 use std::fmt;
 
 /// An absolute address; its query may carry a signature, so [`fmt::Display`] leaves it out.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Url {
+pub(in crate::registry) struct Url {
     https: bool,
     authority: String,
     target: String,
@@ -14,12 +14,12 @@ pub(super) struct Url {
 
 impl Url {
     /// The root of `authority`, a host with or without a port.
-    pub(super) fn root(https: bool, authority: &str) -> Option<Self> {
+    pub(in crate::registry) fn root(https: bool, authority: &str) -> Option<Self> {
         Self::parse(&format!("{}://{authority}/", if https { "https" } else { "http" }))
     }
 
     /// Reads an absolute address; `None` where it is not one or where it carries a user name.
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    pub(in crate::registry) fn parse(text: &str) -> Option<Self> {
         let (scheme, rest) = text.split_once("://")?;
         let https = match scheme.to_ascii_lowercase().as_str() {
             "https" => true,
@@ -42,7 +42,7 @@ impl Url {
 
     /// The address that `location`, absolute or relative, means when this one answers with it (RFC 3986, without dot
     /// segments, which registries do not send).
-    pub(super) fn join(&self, location: &str) -> Option<Self> {
+    pub(in crate::registry) fn join(&self, location: &str) -> Option<Self> {
         let scheme = if self.https { "https" } else { "http" };
         if let Some(rest) = location.strip_prefix("//") {
             return Self::parse(&format!("{scheme}://{rest}"));
@@ -62,12 +62,11 @@ impl Url {
     }
 
     /// The same origin with another path, which begins with a slash.
-    pub(super) fn at(&self, path: &str) -> Self {
+    pub(in crate::registry) fn at(&self, path: &str) -> Self {
         Self { target: path.to_owned(), ..self.clone() }
     }
 
-    /// With these pairs added to the query.
-    pub(super) fn query<'a>(&self, pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+    pub(in crate::registry) fn query<'a>(&self, pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         let mut target = self.target.clone();
         for (name, value) in pairs {
             target.push(if target.contains('?') { '&' } else { '?' });
@@ -76,38 +75,34 @@ impl Url {
         Self { target, ..self.clone() }
     }
 
-    /// Everything, to be put on the wire.
-    pub(super) fn wire(&self) -> String {
+    pub(in crate::registry) fn wire(&self) -> String {
         format!("{}://{}{}", if self.https { "https" } else { "http" }, self.authority, self.target)
     }
 
-    /// Whether the connection is encrypted.
-    pub(super) fn is_https(&self) -> bool {
+    pub(in crate::registry) fn is_https(&self) -> bool {
         self.https
     }
 
     /// Host and, where it is not the scheme's own, port.
-    pub(super) fn authority(&self) -> &str {
+    pub(in crate::registry) fn authority(&self) -> &str {
         &self.authority
     }
 
-    /// The host without its port and brackets.
-    pub(super) fn host(&self) -> &str {
+    pub(in crate::registry) fn host(&self) -> &str {
         split_port(&self.authority).0
     }
 
     /// The port, the scheme's own where none is written.
-    pub(super) fn port(&self) -> u16 {
+    pub(in crate::registry) fn port(&self) -> u16 {
         split_port(&self.authority).1.unwrap_or(if self.https { 443 } else { 80 })
     }
 
-    /// Whether both have the same scheme, host and port: the only place a credential may follow to.
-    pub(super) fn same_origin(&self, other: &Self) -> bool {
+    /// True if both have the same scheme, host and port: the only place a credential may follow to.
+    pub(in crate::registry) fn same_origin(&self, other: &Self) -> bool {
         self.https == other.https && self.authority == other.authority
     }
 
-    /// Whether it leads to this machine only.
-    pub(super) fn is_loopback(&self) -> bool {
+    pub(in crate::registry) fn is_loopback(&self) -> bool {
         is_loopback(self.host())
     }
 }
@@ -120,7 +115,7 @@ impl fmt::Display for Url {
 }
 
 /// Host (without brackets) and port of `authority`.
-pub(super) fn split_port(authority: &str) -> (&str, Option<u16>) {
+pub(in crate::registry) fn split_port(authority: &str) -> (&str, Option<u16>) {
     if let Some((host, rest)) = authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         return (host, rest.strip_prefix(':').and_then(|port| port.parse().ok()));
     }
@@ -130,13 +125,13 @@ pub(super) fn split_port(authority: &str) -> (&str, Option<u16>) {
     }
 }
 
-/// Whether a host without brackets is this machine's loopback.
-pub(super) fn is_loopback(host: &str) -> bool {
+/// True if a host without brackets is this machine's loopback.
+pub(in crate::registry) fn is_loopback(host: &str) -> bool {
     host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 /// Percent-encodes a value for a query; the characters of scopes and digests stay readable.
-pub(super) fn encode(value: &str) -> String {
+pub(in crate::registry) fn encode(value: &str) -> String {
     value.bytes().fold(String::new(), |mut text, byte| {
         if byte.is_ascii_alphanumeric() || b"-._~:/,".contains(&byte) {
             text.push(char::from(byte));

@@ -2,82 +2,77 @@
 //!
 //! `Authorization` is sent to the registry's own origin only, however a redirect or a `Location` is spelled.
 
-use super::auth::{Means, Scopes};
+use super::auth::{Attempt, AuthContext, Scopes};
 use super::deadline::Deadline;
-use super::patience::{Patience, worth_another_try};
-use super::refusal::{Refusal, create_hint, login_hint};
-use super::transport::{Broken, Outgoing, Payload, Reply};
+use super::error_response::{ErrorResponse, create_hint, login_hint};
+use super::retry::{Retry, is_retryable};
+use super::transport::{ExchangeError, HttpRequest, HttpResponse, Payload};
 use super::url::Url;
-use super::{Answer, Client, Credential, Endpoint};
 use crate::process;
+use crate::registry::{Answer, Client, Credential, Endpoint};
 use std::sync::PoisonError;
 use ureq::http::Method;
 use xtask_model::fault::Fault;
 use xtask_model::spec::reference::Repository;
 
-/// Redirects of one request.
 const REDIRECTS: usize = 5;
 
-/// A request before it is authenticated.
-pub(super) struct Ask<'a> {
+pub(in crate::registry) struct ApiRequest<'a> {
     /// The sentence for a fault: "cannot read `…`".
-    pub(super) what: &'a str,
-    pub(super) method: Method,
-    pub(super) url: Url,
-    pub(super) headers: Vec<(&'static str, String)>,
-    pub(super) payload: Payload<'a>,
-    pub(super) scopes: Scopes,
+    pub(in crate::registry) what: &'a str,
+    pub(in crate::registry) method: Method,
+    pub(in crate::registry) url: Url,
+    pub(in crate::registry) headers: Vec<(&'static str, String)>,
+    pub(in crate::registry) payload: Payload<'a>,
+    pub(in crate::registry) scopes: Scopes,
 }
 
-impl<'a> Ask<'a> {
-    /// A request without headers and body.
-    pub(super) fn new(what: &'a str, method: Method, url: Url, scopes: Scopes) -> Self {
+impl<'a> ApiRequest<'a> {
+    pub(in crate::registry) fn new(what: &'a str, method: Method, url: Url, scopes: Scopes) -> Self {
         Self { what, method, url, headers: Vec::new(), payload: Payload::None, scopes }
     }
 
     #[must_use]
-    pub(super) fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
+    pub(in crate::registry) fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.headers.push((name, value.into()));
         self
     }
 
     #[must_use]
-    pub(super) fn payload(mut self, payload: Payload<'a>) -> Self {
+    pub(in crate::registry) fn payload(mut self, payload: Payload<'a>) -> Self {
         self.payload = payload;
         self
     }
 }
 
-/// The scopes to read a repository.
-pub(super) fn pull(repository: &Repository) -> Scopes {
+pub(in crate::registry) fn pull(repository: &Repository) -> Scopes {
     Scopes::from([format!("repository:{}:pull", repository.path())])
 }
 
-/// The scopes to write a repository.
-pub(super) fn push(repository: &Repository) -> Scopes {
+pub(in crate::registry) fn push(repository: &Repository) -> Scopes {
     Scopes::from([format!("repository:{}:pull,push", repository.path())])
 }
 
 impl Client {
     /// Sends a request once, answering challenges and following redirects: an answer of any status, or a broken exchange.
-    pub(super) fn once(
+    pub(in crate::registry) fn send_once(
         &self,
         endpoint: &Endpoint,
-        ask: &Ask<'_>,
+        ask: &ApiRequest<'_>,
         deadline: &Deadline,
-    ) -> Result<Result<Reply, Broken>, Fault> {
-        let means =
-            Means { transport: &self.transport, credentials: &self.options.credentials, options: &self.options };
+    ) -> Result<Result<HttpResponse, ExchangeError>, Fault> {
+        let context =
+            AuthContext { transport: &self.transport, credentials: &self.options.credentials, options: &self.options };
         let mut scopes = ask.scopes.clone();
         let mut url = ask.url.clone();
         let (mut challenges, mut redirects) = (0_u32, 0);
         loop {
             process::interrupted()?;
             let ours = url.same_origin(&endpoint.base);
-            let authorization = if ours { self.auth.header(&means, endpoint, &scopes)? } else { None };
+            let authorization = if ours { self.auth.header(&context, endpoint, &scopes)? } else { None };
             let mut headers = ask.headers.clone();
             headers.extend(authorization.clone().map(|value| ("authorization", value)));
-            let outgoing = Outgoing { method: ask.method.clone(), url: &url, headers, payload: ask.payload };
+            let outgoing = HttpRequest { method: ask.method.clone(), url: &url, headers, payload: ask.payload };
             let reply = match self.transport.exchange(&outgoing, deadline) {
                 Ok(reply) => reply,
                 Err(broken) => {
@@ -88,8 +83,8 @@ impl Client {
             // One answer to learn the challenge, one because a token was spent; a third would change nothing.
             if reply.status == 401 && ours && challenges < 2 {
                 challenges += 1;
-                let sent = (authorization.as_deref(), challenges);
-                if self.auth.challenged(&means, endpoint, &mut scopes, &reply, sent)? {
+                let attempt = Attempt { sent: authorization.as_deref(), count: challenges };
+                if self.auth.challenged(&context, endpoint, &mut scopes, &reply, attempt)? {
                     continue;
                 }
             }
@@ -106,29 +101,29 @@ impl Client {
         }
     }
 
-    /// Sends a request until there is an answer worth reading and `finish` has read it whole, within `patience`.
-    pub(super) fn send<T>(
+    /// Sends a request until there is an answer worth reading and `finish` has read it whole.
+    pub(in crate::registry) fn send<T>(
         &self,
         endpoint: &Endpoint,
-        ask: &Ask<'_>,
-        finish: impl Fn(Reply) -> Result<T, Broken>,
+        ask: &ApiRequest<'_>,
+        finish: impl Fn(HttpResponse) -> Result<T, ExchangeError>,
     ) -> Result<T, Fault> {
-        self.send_within(endpoint, ask, &mut Patience::new(&self.options), finish)
+        self.send_within(endpoint, ask, &mut Retry::new(&self.options), finish)
     }
 
-    /// The same as a part of a longer operation.
-    pub(super) fn send_within<T>(
+    /// As [`Self::send`], as a part of a longer operation.
+    pub(in crate::registry) fn send_within<T>(
         &self,
         endpoint: &Endpoint,
-        ask: &Ask<'_>,
-        patience: &mut Patience,
-        finish: impl Fn(Reply) -> Result<T, Broken>,
+        ask: &ApiRequest<'_>,
+        retry: &mut Retry,
+        finish: impl Fn(HttpResponse) -> Result<T, ExchangeError>,
     ) -> Result<T, Fault> {
         loop {
-            let (broken, after) = match self.once(endpoint, ask, &patience.deadline)? {
-                Ok(reply) if worth_another_try(reply.status) => {
+            let (broken, after) = match self.send_once(endpoint, ask, &retry.deadline)? {
+                Ok(reply) if is_retryable(reply.status) => {
                     let after = reply.retry_after();
-                    (Broken::passing(Refusal::read(reply).cause), after)
+                    (ExchangeError::passing(ErrorResponse::read(reply).cause), after)
                 }
                 Ok(reply) => match finish(reply) {
                     Ok(done) => return Ok(done),
@@ -136,31 +131,31 @@ impl Client {
                 },
                 Err(broken) => (broken, None),
             };
-            self.again(ask.what, broken, after, patience)?;
+            self.pause_or_fail(ask.what, broken, after, retry)?;
         }
     }
 
     /// Pauses before the next try, or ends with the fault of the last one.
-    pub(super) fn again(
+    pub(in crate::registry) fn pause_or_fail(
         &self,
         what: &str,
-        broken: Broken,
+        broken: ExchangeError,
         after: Option<std::time::Duration>,
-        patience: &mut Patience,
+        retry: &mut Retry,
     ) -> Result<(), Fault> {
         process::interrupted()?;
-        let given_up = broken.unreachable && patience.failed() + 1 >= self.options.connect_tries;
+        let given_up = broken.unreachable && retry.failed() + 1 >= self.options.connect_tries;
         if !broken.again || (given_up && self.options.connect_tries < self.options.tries) {
             return Err(broken.fault(what));
         }
-        if patience.pause(after)? {
+        if retry.pause(after)? {
             return Ok(());
         }
         let fault = broken.fault(what);
-        let tries = patience.failed();
+        let tries = retry.failed();
         Err(match after {
             Some(asked) if tries < self.options.tries => {
-                fault.cause(format!("it asks for {} s of patience, which is more than is left", asked.as_secs()))
+                fault.cause(format!("it asks to wait {} s, longer than the time left for retries", asked.as_secs()))
             }
             _ if tries > 1 => fault.cause(format!("gave up after {tries} tries")),
             _ => fault,
@@ -168,19 +163,24 @@ impl Client {
     }
 
     /// Sends a request whose answer has a short body or none: the answer's status, or its refusal.
-    pub(super) fn settle(
+    pub(in crate::registry) fn send_short(
         &self,
         endpoint: &Endpoint,
-        ask: &Ask<'_>,
+        ask: &ApiRequest<'_>,
         good: &[u16],
-    ) -> Result<Result<Reply, Refusal>, Fault> {
+    ) -> Result<Result<HttpResponse, ErrorResponse>, Fault> {
         self.send(endpoint, ask, |reply| {
-            Ok(if good.contains(&reply.status) { Ok(reply) } else { Err(Refusal::read(reply)) })
+            Ok(if good.contains(&reply.status) { Ok(reply) } else { Err(ErrorResponse::read(reply)) })
         })
     }
 
-    /// What a refusal means: absent, or a fault.
-    pub(super) fn absent<T>(&self, endpoint: &Endpoint, what: &str, refusal: &Refusal) -> Result<Answer<T>, Fault> {
+    /// Interprets an error response: absent, or a fault.
+    pub(in crate::registry) fn absent<T>(
+        &self,
+        endpoint: &Endpoint,
+        what: &str,
+        refusal: &ErrorResponse,
+    ) -> Result<Answer<T>, Fault> {
         match refusal.absent() {
             Some(true) => Ok(Answer::Absent),
             Some(false) => Err(self.refused(endpoint, what, refusal)),
@@ -196,10 +196,10 @@ impl Client {
     }
 
     /// The fault of a refusal, with a hint where logging in may help.
-    pub(super) fn refused(&self, endpoint: &Endpoint, what: &str, refusal: &Refusal) -> Fault {
+    pub(in crate::registry) fn refused(&self, endpoint: &Endpoint, what: &str, refusal: &ErrorResponse) -> Fault {
         let fault = refusal.fault(what);
         if refusal.status == 429 {
-            return fault.hint("the registry limits how often it is asked: log in there, or run this again later");
+            return fault.hint("the registry limits requests: log in, or run this again later");
         }
         if !matches!(refusal.status, 401 | 403) {
             return fault;
@@ -210,20 +210,25 @@ impl Client {
     }
 
     /// The fault of a refusal to take something, with what to create where the registry has no such repository.
-    pub(super) fn not_pushed(&self, endpoint: &Endpoint, to: &Repository, what: &str, refusal: &Refusal) -> Fault {
+    pub(in crate::registry) fn not_pushed(
+        &self,
+        endpoint: &Endpoint,
+        to: &Repository,
+        what: &str,
+        refusal: &ErrorResponse,
+    ) -> Fault {
         let fault = self.refused(endpoint, what, refusal);
         if refusal.has("NAME_UNKNOWN") { create_hint(fault, to) } else { fault }
     }
 
-    /// Makes sure, once, that a registry answers there.
     fn prove(&self, endpoint: &Endpoint) -> Result<(), Fault> {
         let proven = || self.proven.lock().unwrap_or_else(PoisonError::into_inner);
         if proven().contains(&endpoint.name) {
             return Ok(());
         }
         let what = format!("cannot reach the registry `{}`", endpoint.name);
-        let ask = Ask::new(&what, Method::GET, endpoint.base.at("/v2/"), Scopes::new());
-        self.settle(endpoint, &ask, &[200])?.map_err(|refusal| self.refused(endpoint, &what, &refusal))?;
+        let ask = ApiRequest::new(&what, Method::GET, endpoint.base.at("/v2/"), Scopes::new());
+        self.send_short(endpoint, &ask, &[200])?.map_err(|refusal| self.refused(endpoint, &what, &refusal))?;
         proven().insert(endpoint.name.clone());
         Ok(())
     }
@@ -236,15 +241,15 @@ impl Client {
     }
 }
 
-/// Where a redirect leads; from HTTPS never back to plain HTTP.
-fn redirected(reply: &Reply, count: usize) -> Result<Url, Broken> {
+/// Target of a redirect; never from HTTPS to plain HTTP.
+fn redirected(reply: &HttpResponse, count: usize) -> Result<Url, ExchangeError> {
     let from = &reply.url;
     if count > REDIRECTS {
-        return Err(Broken::lasting(format!("`{from}` redirects more than {REDIRECTS} times")));
+        return Err(ExchangeError::lasting(format!("`{from}` redirects more than {REDIRECTS} times")));
     }
-    let target = reply.location().ok_or_else(|| Broken::lasting(format!("`{from}` redirects to no address")))?;
+    let target = reply.location().ok_or_else(|| ExchangeError::lasting(format!("`{from}` redirects to no address")))?;
     if from.is_https() && !target.is_https() {
-        return Err(Broken::lasting(format!("`{from}` redirects to `{target}`, which is not encrypted")));
+        return Err(ExchangeError::lasting(format!("`{from}` redirects to `{target}`, which is unencrypted")));
     }
     Ok(target)
 }

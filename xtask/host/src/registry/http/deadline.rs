@@ -2,13 +2,13 @@
 //!
 //! It measures and never sleeps. Pauses that a registry asks for are not counted: these have a limit of their own.
 
-use super::Options;
+use crate::registry::ClientOptions;
 use std::time::{Duration, Instant};
 use xtask_model::quantity;
 
 /// The deadline of one operation, all of its tries included.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Deadline {
+pub(in crate::registry) struct Deadline {
     began: Instant,
     base: Duration,
     /// Bytes a second.
@@ -25,69 +25,67 @@ const LONGEST: Duration = Duration::from_secs(30 * 86_400);
 
 impl Deadline {
     /// The deadline of an operation that begins now and exchanges short documents.
-    pub(super) fn new(options: &Options) -> Self {
+    pub(in crate::registry) fn new(options: &ClientOptions) -> Self {
         let (base, speed) = (options.deadline, options.min_speed.max(1));
         Self { began: Instant::now(), base, speed, bytes: 0, expected: 0, idle: options.idle_timeout }
     }
 
-    /// The deadline of a download of at most so many bytes. It grows with those that came.
-    pub(super) fn of_download(options: &Options, most: u64) -> Self {
+    /// The deadline of a download of at most `most` bytes. It grows with the received bytes.
+    pub(in crate::registry) fn of_download(options: &ClientOptions, most: u64) -> Self {
         Self { expected: most, ..Self::new(options) }
     }
 
     /// The deadline of an upload. A registry is silent while it puts a large blob together, 1 s for 10 MB at most.
-    pub(super) fn of_upload(options: &Options, bytes: u64) -> Self {
+    pub(in crate::registry) fn of_upload(options: &ClientOptions, bytes: u64) -> Self {
         let short = Self::new(options);
         let idle = short.idle.saturating_mul(2) + Duration::from_secs(bytes / 10_000_000);
         Self { bytes, expected: bytes, idle, ..short }
     }
 
     /// Counts bytes that moved.
-    pub(super) fn grow(&mut self, bytes: u64) {
+    pub(in crate::registry) fn grow(&mut self, bytes: u64) {
         self.bytes = self.bytes.saturating_add(bytes);
     }
 
-    /// Leaves out a pause.
-    pub(super) fn pause(&mut self, pause: Duration) {
+    pub(in crate::registry) fn pause(&mut self, pause: Duration) {
         self.began += pause;
     }
 
-    /// The time for so many bytes.
+    /// Time allowed for a number of bytes.
     fn allowed(&self, bytes: u64) -> Duration {
         self.base.saturating_add(Duration::from_secs(bytes / self.speed))
     }
 
     /// The longest that a request may still take; never zero, which would mean no limit.
-    pub(super) fn left(&self) -> Duration {
+    pub(in crate::registry) fn left(&self) -> Duration {
         let allowed = self.allowed(self.expected.max(self.bytes));
         allowed.saturating_sub(self.began.elapsed()).clamp(Duration::from_millis(1), LONGEST)
     }
 
-    /// Whether it is over for the bytes that have moved.
-    pub(super) fn is_over(&self) -> bool {
+    /// True if it is over for the bytes that have moved.
+    pub(in crate::registry) fn is_over(&self) -> bool {
         self.began.elapsed() >= self.allowed(self.bytes)
     }
 
     /// The longest silence, and the time over which the speed is measured.
-    pub(super) fn idle(&self) -> Duration {
+    pub(in crate::registry) fn idle(&self) -> Duration {
         self.idle
     }
 
     /// Both limits, as messages say them: `limit: 60 s, and 1 s more for each 10.0 kB of 4.2 MB`.
-    pub(super) fn limits(&self) -> String {
+    pub(in crate::registry) fn limits(&self) -> String {
         let (base, speed) = (quantity::seconds(self.base), quantity::bytes(self.speed));
-        format!("the limit is {base}, and 1 s more for each {speed} of {}", quantity::bytes(self.bytes))
+        format!("limit: {base}, plus 1 s for each {speed} of {}", quantity::bytes(self.bytes))
     }
 
-    /// Begins to measure a speed.
-    pub(super) fn pace(&self) -> Pace {
+    pub(in crate::registry) fn pace(&self) -> Pace {
         Pace { since: Instant::now(), bytes: 0, speed: self.speed, window: self.idle }
     }
 }
 
 /// The speed at which bytes move now.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(in crate::registry) struct Pace {
     since: Instant,
     bytes: u64,
     speed: u64,
@@ -96,7 +94,7 @@ pub(super) struct Pace {
 
 impl Pace {
     /// Counts bytes that moved; an error in words where too few did within the last window.
-    pub(super) fn moved(&mut self, bytes: u64) -> Result<(), String> {
+    pub(in crate::registry) fn moved(&mut self, bytes: u64) -> Result<(), String> {
         self.bytes += bytes;
         let elapsed = self.since.elapsed();
         if elapsed < self.window {
@@ -116,9 +114,9 @@ impl Pace {
 mod tests {
     use super::*;
 
-    fn options() -> Options {
+    fn options() -> ClientOptions {
         let (deadline, idle_timeout) = (Duration::from_secs(60), Duration::from_millis(20));
-        Options { deadline, idle_timeout, min_speed: 10_000, ..Options::default() }
+        ClientOptions { deadline, idle_timeout, min_speed: 10_000, ..ClientOptions::default() }
     }
 
     #[test]

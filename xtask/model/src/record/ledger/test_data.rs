@@ -1,10 +1,10 @@
 //! Records for tests, of builds that nobody ran.
 
-use super::{Bytes, Kind, Record, SCHEMA};
+use super::{BuildKind, Bytes, Record, SCHEMA};
 use crate::time::Timestamp;
 
 /// A record of this kind, at this second, that took so long.
-pub fn record(kind: Kind, second: i64, seconds: f64) -> Record {
+pub fn record(kind: BuildKind, second: i64, seconds: f64) -> Record {
     Record {
         schema: SCHEMA,
         when: Timestamp::from_second(second).unwrap(),

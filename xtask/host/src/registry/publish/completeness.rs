@@ -1,4 +1,4 @@
-//! Whether an image is whole: each manifest that its index lists, and the configuration and layers of each.
+//! True if an image is whole: each manifest that its index lists, and the configuration and layers of each.
 //!
 //! Clean-ups delete manifests without tags, and storage loses blobs; an index stays where it is in both cases. Asks only.
 
@@ -67,7 +67,6 @@ pub fn check(published: &mut Published, client: &Client, repository: &Repository
     Ok(())
 }
 
-/// The manifest that an attestation is about.
 pub(super) fn about(descriptor: &Descriptor) -> Option<Digest> {
     descriptor.annotations.get(ABOUT)?.parse().ok()
 }
