@@ -65,6 +65,7 @@ fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
         Command::Lock { upgrade, upgrade_package, .. } => commands::lock::run(global, *upgrade, upgrade_package)?,
         Command::Smoke { image } => commands::smoke::run(global, image.as_deref())?,
         Command::Run { image, args } => return commands::run::run(global, image.as_deref(), args),
+        Command::Watch(watch) => commands::watch::run(global, watch)?,
         Command::Doctor => commands::doctor::run(global)?,
         Command::Quickstart { yes, engine } => commands::quickstart::run(global, *yes, *engine)?,
         Command::Engine(engine) => commands::engine::run(global, engine)?,

@@ -18,6 +18,7 @@ pub mod smoke;
 pub mod stats;
 pub mod test;
 pub mod tidy;
+pub mod watch;
 pub mod workflows;
 
 use std::io::Write as _;

@@ -132,6 +132,30 @@ pub const STATS: Document = Document {
     ],
 };
 
+pub const CENSUS: Document = Document {
+    commands: "`stats --replay`",
+    version: 1,
+    fields: &[
+        ("range", "the range of commits"),
+        ("classes[].class", "kind of commit: `nothing`, `files`, `program`, `base`, `everything` or `unreadable`"),
+        ("classes[].commits", "number of commits of this kind"),
+        ("classes[].cost.seconds", "median seconds of such a build on this machine"),
+        ("classes[].cost.builds", "number of builds of which it is the median; 0 if the time is assumed"),
+        ("classes[].spent", "seconds of all of them"),
+        ("classes[].saved", "seconds saved against building everything"),
+        ("tests.*", "number of commits that need these tests"),
+        ("everything.seconds", "seconds of building everything once"),
+        ("everything.builds", "as `classes[].cost.builds`"),
+        ("spent", "seconds of all builds"),
+        ("saved", "seconds saved by all"),
+        ("commits[].commit", "a commit, the oldest first"),
+        ("commits[].subject", "first line of its message"),
+        ("commits[].class", "its kind"),
+        ("commits[].reasons[]", "why"),
+        ("commits[].tests", "the tests that it needs: `all`, `documents`, `none`, or the name of a `[[ci.tests]]`"),
+    ],
+};
+
 pub const SMOKE: Document = Document {
     commands: "`smoke`",
     version: 1,
@@ -206,7 +230,8 @@ pub const ENGINE: Document = Document {
 };
 
 /// Every document, in the order of the reference.
-pub const ALL: [&Document; 10] = [&BUILD, &PLAN, &EXPLAIN, &DOCTOR, &STATS, &SMOKE, &BASES, &PRUNE, &ANALYSIS, &ENGINE];
+pub const ALL: [&Document; 11] =
+    [&BUILD, &PLAN, &EXPLAIN, &DOCTOR, &STATS, &CENSUS, &SMOKE, &BASES, &PRUNE, &ANALYSIS, &ENGINE];
 
 /// A document's value behind its version.
 #[derive(serde::Serialize)]

@@ -292,6 +292,16 @@ Examples:
         #[arg(last = true, value_name = "ARGS")]
         args: Vec<String>,
     },
+    /// Rebuild and restart the app whenever a file is saved, until Ctrl-C
+    ///
+    /// Waits for changes of the files that decide about the images: those that the Dockerfiles copy, the program's sources, the policy
+    /// and the locks. An error is printed, and the app from before keeps running. A round that changes no image restarts nothing.
+    #[command(after_help = "\
+Examples:
+  cargo xtask watch                                    the app of this tree
+  cargo xtask watch -- cargo xtask smoke {}            a command in its place, for each image
+  cargo xtask watch --push -- kubectl set image deployment/app app={}")]
+    Watch(WatchFlags),
     /// Check everything that a build needs, and print a fix for each problem
     Doctor,
     /// Build, push and smoke-test on a fresh machine: installs what is missing, and asks before
@@ -314,6 +324,7 @@ Examples:
 Examples:
   cargo xtask stats                          a table and a chart of the last 30 days
   cargo xtask stats --html target/stats.html one page, for example to send
+  cargo xtask stats --replay HEAD~100..HEAD  what the last 100 commits would have built and tested
   cargo xtask stats --gate-factor 1.5        for CI: exit code 6 when fast builds have become slower")]
     Stats(StatsFlags),
     /// Measure an edit, a dependency bump and a cold start, and compare with plain docker
@@ -444,6 +455,24 @@ pub enum BaseCommand {
     },
 }
 
+/// Flags of `watch`.
+#[derive(Clone, Debug, Args)]
+pub struct WatchFlags {
+    /// Publish each image, under its fingerprint's tag only, and run nothing but the command
+    #[arg(long)]
+    pub push: bool,
+    /// Platforms to build; by default this machine's, and with `--push` all of the policy's
+    #[arg(long, value_name = "OS/ARCH", value_delimiter = ',')]
+    pub platform: Vec<Platform>,
+    /// Engine; by default `[project] engine` of the policy, `auto` if that is not set
+    #[arg(long, value_parser = engine_parser())]
+    pub engine: Option<Engine>,
+    /// Command in place of the app, restarted with each new image; with `--push`, run after each push. `{}` and the variable
+    /// `IMAGE` are the image's reference by digest
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+}
+
 /// Flags of `stats`.
 #[derive(Clone, Debug, Args)]
 pub struct StatsFlags {
@@ -463,6 +492,20 @@ pub struct StatsFlags {
     /// Also use the records in published images, from CI
     #[arg(long)]
     pub from_registry: bool,
+    /// Print what each commit of this range would have built and tested, and the time saved against building everything; by first
+    /// parents, without a registry
+    #[arg(long, value_name = "A..B", value_parser = range, conflicts_with_all = ["gate_factor", "from_registry"])]
+    pub replay: Option<(String, String)>,
+}
+
+/// Reads a range of commits, `A..B`.
+fn range(text: &str) -> Result<(String, String), String> {
+    match text.split_once("..") {
+        Some((from, to)) if !from.is_empty() && !to.is_empty() && !to.starts_with('.') => {
+            Ok((from.to_owned(), to.to_owned()))
+        }
+        _ => Err("expected two revisions, as in `v1.0..main` or `HEAD~100..HEAD`".to_owned()),
+    }
 }
 
 /// Reads a time: `90m`, `12h`, `30d`, `4w`.
@@ -537,6 +580,10 @@ mod tests {
         assert_eq!(factor("1.5"), Ok(1.5));
         for wrong in ["0.9", "NaN", "inf", "x"] {
             assert!(factor(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(range("HEAD~9..main"), Ok(("HEAD~9".to_owned(), "main".to_owned())));
+        for wrong in ["", "main", "..main", "main..", "a...b"] {
+            assert!(range(wrong).is_err(), "{wrong}");
         }
     }
 }

@@ -579,3 +579,85 @@ fn the_label_of_the_source_is_in_both_keys() {
         found.reasons
     );
 }
+
+/// `stats --replay` of a range, as JSON.
+#[track_caller]
+fn replayed(root: &Path, range: &str) -> serde_json::Value {
+    let call = std::process::Command::new(env!("CARGO_BIN_EXE_xtask"))
+        .args(["--offline", "--root"])
+        .arg(root)
+        .args(["stats", "--format", "json", "--replay", range])
+        .output()
+        .unwrap();
+    assert!(call.status.success(), "{}", String::from_utf8_lossy(&call.stderr));
+    let census: serde_json::Value = serde_json::from_slice(&call.stdout).unwrap();
+    assert_eq!(xtask::documents::CENSUS.unlisted(&census), [""; 0]);
+    census
+}
+
+/// Each commit is classified as `plan` decides it, whatever was not read again.
+#[track_caller]
+fn agrees_with_plan(root: &Path, census: &serde_json::Value) -> usize {
+    let commits = census["commits"].as_array().unwrap();
+    for commit in commits {
+        let id = commit["commit"].as_str().unwrap();
+        let class = commit["class"].as_str().unwrap();
+        match ask(root, &format!("{id}^1"), Some(id)) {
+            Ok(found) => {
+                let expected = match (found.decision, found.compiles) {
+                    (Work::Skip, _) => "nothing",
+                    (Work::Fast, false) => "files",
+                    (Work::Fast, true) => "program",
+                    (Work::BaseFast, _) => "base",
+                    (Work::Full, _) => "everything",
+                };
+                assert_eq!(
+                    (class, commit["tests"].as_str().unwrap()),
+                    (expected, &*found.verification.to_string()),
+                    "{commit:#}"
+                );
+            }
+            Err(fault) => assert_eq!(class, "unreadable", "{fault}"),
+        }
+    }
+    commits.len()
+}
+
+#[test]
+fn a_replayed_history_is_what_plan_says_of_each_commit() {
+    const COMMITS: usize = 80;
+    let mut random = history::Random(0x51ed_270b_9f4a_7c15);
+    let mut states = vec![seed()];
+    for number in 1..COMMITS {
+        let mut state = states[number - 1].clone();
+        edit(&mut state, random.below(history::EDITS), random.below(8));
+        states.push(state);
+    }
+    // A commit that nobody can plan, and one that repairs it.
+    let mut broken = states[COMMITS - 1].clone();
+    broken.insert("images.toml".to_owned(), (0o100_644, b"[project\n".to_vec()));
+    states.extend([broken, states[COMMITS - 1].clone(), states[0].clone()]);
+    let repo = Repo::new();
+    repo.import(&states);
+    repo.checkout("main");
+    let census = replayed(repo.root(), &format!("HEAD~{}..HEAD", COMMITS + 2));
+    assert_eq!(agrees_with_plan(repo.root(), &census), COMMITS + 2);
+    let of = |class: &str| census["classes"].as_array().unwrap().iter().find(|row| row["class"] == class);
+    for class in ["nothing", "files", "program", "base", "unreadable"] {
+        assert!(of(class).is_some(), "no `{class}`: {:#}", census["classes"]);
+    }
+    assert_eq!(of("unreadable").unwrap()["commits"], 1);
+    assert_eq!(replayed(repo.root(), "HEAD..HEAD")["commits"].as_array().map(Vec::len), Some(0));
+}
+
+#[test]
+fn this_repositorys_own_history_is_replayed() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let known = Repo::at(root).lines(&["rev-list", "--first-parent", "HEAD"]).len();
+    if known < 2 {
+        println!("skipped: this clone has no history");
+        return;
+    }
+    let census = replayed(root, &format!("HEAD~{}..HEAD", (known - 1).min(25)));
+    assert_eq!(agrees_with_plan(root, &census), (known - 1).min(25));
+}

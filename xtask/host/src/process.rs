@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 use xtask_model::fault::{Exit, Fault};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -223,6 +224,17 @@ impl Command {
         self.plain().stdin(stdin).stdout(stdout).stderr(stderr).spawn()
     }
 
+    /// Starts a program in a process group of its own, with our outputs and nothing to read. The group ends with the value.
+    pub fn start_group(&self) -> Result<ProcessGroup, Fault> {
+        interrupted()?;
+        let mut command = self.plain();
+        command.process_group(0).stdin(Stdio::null());
+        let child =
+            command.spawn().map_err(|error| Fault::missing(format!("cannot run `{}`", self.name())).cause(error))?;
+        let group = Group::enter(&[child.id()]);
+        Ok(ProcessGroup { child, group })
+    }
+
     /// Becomes the program: its exit is ours, and so is every signal. Comes back only where it cannot be run.
     pub fn replace(&self) -> std::io::Error {
         self.plain().exec()
@@ -249,6 +261,40 @@ impl Command {
         let subcommand = self.args.iter().find(|arg| !arg.to_string_lossy().starts_with('-'));
         let call = subcommand.map_or_else(|| self.name(), |sub| format!("{} {}", self.name(), sub.to_string_lossy()));
         Fault::new(exit, format!("`{call}` failed ({status})"))
+    }
+}
+
+/// A running process group. Dropping it kills the group.
+pub struct ProcessGroup {
+    child: Child,
+    group: Group,
+}
+
+impl ProcessGroup {
+    /// How the program ended; `None` while it runs.
+    pub fn ended(&mut self) -> std::io::Result<Option<ExitStatus>> {
+        self.child.try_wait()
+    }
+
+    /// Waits for the end. Ctrl-C reaches the program too, which decides when it ends.
+    pub fn wait(&mut self) -> std::io::Result<ExitStatus> {
+        self.child.wait()
+    }
+
+    /// Sends SIGINT to the group, and SIGKILL to what is left of it once the program has ended or this time has passed.
+    pub fn end(mut self, patience: Duration) {
+        self.group.signal(rustix::process::Signal::INT);
+        let began = Instant::now();
+        while matches!(self.child.try_wait(), Ok(None)) && began.elapsed() < patience {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for ProcessGroup {
+    fn drop(&mut self) {
+        self.group.signal(rustix::process::Signal::KILL);
+        let _ = self.child.wait();
     }
 }
 
@@ -326,6 +372,15 @@ impl Group {
             signal_groups();
         }
         Self(pids.to_vec())
+    }
+}
+
+impl Group {
+    fn signal(&self, signal: rustix::process::Signal) {
+        for pid in self.0.iter().filter_map(|pid| rustix::process::Pid::from_raw(i32::try_from(*pid).ok()?)) {
+            // A group that has just ended is no error.
+            let _ = rustix::process::kill_process_group(pid, signal);
+        }
     }
 }
 

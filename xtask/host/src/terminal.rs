@@ -3,7 +3,9 @@
 //! Nothing here decides anything; `-q` and `-v` only choose what is shown.
 
 use anstyle::{AnsiColor, Style};
-use std::sync::OnceLock;
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,7 +23,24 @@ pub fn set_volume(volume: Volume) {
 }
 
 pub fn volume() -> Volume {
-    *VOLUME.get().unwrap_or(&Volume::Normal)
+    match *VOLUME.get().unwrap_or(&Volume::Normal) {
+        Volume::Normal if HUSHED.load(Ordering::Relaxed) => Volume::Quiet,
+        volume => volume,
+    }
+}
+
+/// Set while only warnings and errors are printed.
+static HUSHED: AtomicBool = AtomicBool::new(false);
+
+/// Warnings of hushed work, each printed once.
+static WARNED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+/// Does work of which only errors, and each warning once, are printed; with `-v`, everything. For work that is repeated.
+pub fn hushed<T>(work: impl FnOnce() -> T) -> T {
+    HUSHED.store(true, Ordering::Relaxed);
+    let done = work();
+    HUSHED.store(false, Ordering::Relaxed);
+    done
 }
 
 const STEP: Style = AnsiColor::Green.on_default().bold();
@@ -38,6 +57,10 @@ pub fn step(verb: &str, what: &str) {
 
 /// Something a person should know that does not end the work.
 pub fn warn(what: &str) {
+    if HUSHED.load(Ordering::Relaxed) && !WARNED.lock().unwrap_or_else(PoisonError::into_inner).insert(what.to_owned())
+    {
+        return;
+    }
     anstream::eprintln!("{WARN}warning{WARN:#}: {what}");
 }
 

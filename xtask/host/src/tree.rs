@@ -9,3 +9,4 @@ pub mod ledger;
 pub mod secrets;
 pub mod toolchain;
 pub mod uv;
+pub mod watched;

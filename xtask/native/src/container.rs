@@ -18,6 +18,7 @@ pub use linux::{bare, dispatch, subprocess};
 use bare::{Bare, Contained};
 use serde::{Deserialize, Serialize};
 use std::process::Output;
+use std::time::Duration;
 use unpacked::{ImageStore, Unpacked};
 use xtask_host::docker::Docker;
 use xtask_host::terminal;
@@ -140,6 +141,16 @@ impl<'r> RunnableImage<'r> {
         }))
     }
 
+    /// Starts it in the background with this process's streams, and with its ports reachable from this machine.
+    pub fn serve(&self, launch: &Launch) -> Result<Running<'r>, Fault> {
+        Ok(Running(match &self.way {
+            Way::Docker(docker) => Started::Docker(docker::serve(docker, &self.name, launch)?),
+            Way::Bare(bare, image) => {
+                Started::Bare(Box::new(bare.serve(&image.folder, &image.config.config, launch)?))
+            }
+        }))
+    }
+
     /// Runs it on this terminal, with Ctrl-C, and returns its exit code. With docker, this process becomes the docker
     /// client.
     pub fn attach(&self, launch: &Launch) -> Result<u8, Fault> {
@@ -160,6 +171,14 @@ impl Running<'_> {
         match &mut self.0 {
             Started::Docker(container) => container.exec(argv),
             Started::Bare(container) => container.exec(&argv.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>()),
+        }
+    }
+
+    /// Asks its program to end, and kills it after this time.
+    pub fn end(self, patience: Duration) {
+        match self.0 {
+            Started::Docker(container) => container.end(patience),
+            Started::Bare(container) => container.end_within(patience),
         }
     }
 

@@ -1,5 +1,7 @@
 //! `stats`: reads the ledger and prints its summary, or fails if builds have become slower.
 
+mod replay;
+
 use crate::documents;
 use crate::flags::{Format, Global, StatsFlags};
 use std::collections::BTreeSet;
@@ -17,6 +19,9 @@ use xtask_model::spec::reference::Digest;
 pub fn run(global: &Global, flags: &StatsFlags) -> anyhow::Result<()> {
     let tree = global.tree()?;
     let records = records(&tree, global, flags)?;
+    if let Some((from, to)) = &flags.replay {
+        return replay::run(global, &tree, (from, to), &records, flags.html.as_deref());
+    }
     let until = clock::now();
     let since = until - flags.since;
     let stats = stats::sum(&records, since, until);

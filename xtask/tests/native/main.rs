@@ -31,4 +31,5 @@ mod outputs;
 mod plans;
 mod reproducible;
 mod tags;
+mod watching;
 mod world;

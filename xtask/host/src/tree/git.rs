@@ -31,6 +31,17 @@ pub struct Git {
     root: PathBuf,
 }
 
+/// A commit, and what it changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// Its full name.
+    pub commit: String,
+    /// First line of its message.
+    pub subject: String,
+    /// Files that differ from its first parent.
+    pub changed: Vec<String>,
+}
+
 impl Git {
     /// Git in `root`.
     pub fn at(root: &Path) -> Self {
@@ -219,6 +230,36 @@ impl Git {
             found.dedup();
         }
         Ok(found)
+    }
+
+    /// The commits that `to` has and `from` does not, by first parents, the oldest first, each with the files in which it differs from
+    /// its first parent. Paths as in [`Self::changed`].
+    pub fn first_parents(&self, from: &str, to: &str) -> Result<Vec<Step>, Fault> {
+        let log = ["log", "--first-parent", "--diff-merges=first-parent", "--reverse", "--name-only", "-z"];
+        let plain =
+            ["--no-renames", "--no-ext-diff", "--no-textconv", "--ignore-submodules=none", "--no-show-signature"];
+        let range = [format!("^{from}"), to.to_owned()];
+        let call = self.command().args(log).args(plain).args(["--root", "--no-relative", "--format=%x01%H %s"]);
+        let call = call.arg("--end-of-options").args(range);
+        let printed = self.paths(&call, &format!("cannot list the commits from `{from}` to `{to}`"))?;
+        let printed: Vec<String> = printed.iter().map(|text| text.trim_start_matches('\n').to_owned()).collect();
+        // One process finds the folder for the paths of all commits.
+        let (headers, paths): (Vec<_>, Vec<_>) =
+            printed.into_iter().enumerate().partition(|(_, text)| text.starts_with('\u{1}'));
+        let (places, paths): (Vec<usize>, Vec<String>) = paths.into_iter().unzip();
+        let mut paths = places.into_iter().zip(self.relative_to_root(paths)?).peekable();
+        let mut steps = Vec::with_capacity(headers.len());
+        let ends: Vec<usize> = headers.iter().skip(1).map(|(place, _)| *place).chain([usize::MAX]).collect();
+        for ((_, header), end) in headers.into_iter().zip(ends) {
+            let header = header.trim_start_matches('\u{1}');
+            let (commit, subject) = header.split_once(' ').unwrap_or((header, ""));
+            let mut changed = Vec::new();
+            while let Some((_, path)) = paths.next_if(|(place, _)| *place < end) {
+                changed.push(path);
+            }
+            steps.push(Step { commit: commit.to_owned(), subject: subject.to_owned(), changed });
+        }
+        Ok(steps)
     }
 
     /// The files of the index whose contents, as they are on disk, differ from it. Their times are compared as git does it; where these

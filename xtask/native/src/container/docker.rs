@@ -2,7 +2,9 @@
 
 use super::{Launch, Manner};
 use std::io::IsTerminal as _;
-use std::process::Output;
+use std::process::{Child, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 use xtask_host::docker::Docker;
 use xtask_host::process::Command;
 use xtask_model::fault::{Exit, Fault};
@@ -13,6 +15,8 @@ const CONFINED: [&str; 4] = ["--network=none", "--read-only", "--cap-drop=ALL", 
 pub(super) struct Container<'d> {
     docker: &'d Docker,
     id: String,
+    /// The docker client that prints the program's output.
+    client: Option<Child>,
 }
 
 pub(super) fn run(docker: &Docker, image: &str, launch: &Launch) -> Result<Output, Fault> {
@@ -21,39 +25,52 @@ pub(super) fn run(docker: &Docker, image: &str, launch: &Launch) -> Result<Outpu
 
 pub(super) fn start<'d>(docker: &'d Docker, image: &str, launch: &Launch) -> Result<Container<'d>, Fault> {
     let id = called(docker, launch).arg("--detach").args(named(image, launch)).read(Exit::Build)?;
-    Ok(Container { docker, id })
+    Ok(Container { docker, id, client: None })
+}
+
+/// Starts an image in the background, with this process's output streams.
+pub(super) fn serve<'d>(docker: &'d Docker, image: &str, launch: &Launch) -> Result<Container<'d>, Fault> {
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    let id = format!("xtask-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+    let call = reachable(docker, image, launch)?.args(["--rm", &format!("--name={id}")]).args(named(image, launch));
+    let client = call.start([Stdio::null(), Stdio::inherit(), Stdio::inherit()]);
+    let client = client.map_err(|error| Fault::missing("cannot run docker").cause(error))?;
+    Ok(Container { docker, id, client: Some(client) })
 }
 
 /// Replaces this process with `docker run` on its terminal; returns only on an error.
 pub(super) fn attach(docker: &Docker, image: &str, launch: &Launch) -> Fault {
-    let call = || -> Result<Command, Fault> {
-        let ports = match docker.stored(image)? {
-            Some(stored) => stored.ports(),
-            None => {
-                // The exposed ports are in the configuration, which is available only after a pull.
-                xtask_host::terminal::step("pulling", &format!("`{image}`"));
-                docker.command().args(["pull", "--quiet", "--", image]).read(Exit::Network)?;
-                docker.stored(image)?.map(|stored| stored.ports()).unwrap_or_default()
-            }
-        };
-        let mut call = called(docker, launch).args(["--rm", "--interactive"]);
-        if std::io::stdin().is_terminal() && std::io::stdout().is_terminal() {
-            call = call.arg("--tty");
-        }
-        if launch.manner == Manner::Open {
-            call = if docker.lacks_bridge()? {
-                call.arg("--network=host")
-            } else {
-                // On the loopback interface only; other options need docker itself.
-                ports.iter().fold(call, |call, port| call.arg(format!("--publish=127.0.0.1:{}", published(port))))
-            };
-        }
-        Ok(call.args(named(image, launch)))
+    let mut call = match reachable(docker, image, launch) {
+        Ok(call) => call.args(["--rm", "--interactive"]),
+        Err(fault) => return fault,
     };
-    match call() {
-        Ok(call) => Fault::missing("cannot run docker").cause(call.replace()),
-        Err(fault) => fault,
+    if std::io::stdin().is_terminal() && std::io::stdout().is_terminal() {
+        call = call.arg("--tty");
     }
+    Fault::missing("cannot run docker").cause(call.args(named(image, launch)).replace())
+}
+
+/// `docker run` of an image whose ports are reachable from this machine.
+fn reachable(docker: &Docker, image: &str, launch: &Launch) -> Result<Command, Fault> {
+    let ports = match docker.stored(image)? {
+        Some(stored) => stored.ports(),
+        None => {
+            // The exposed ports are in the configuration, which is available only after a pull.
+            xtask_host::terminal::step("pulling", &format!("`{image}`"));
+            docker.command().args(["pull", "--quiet", "--", image]).read(Exit::Network)?;
+            docker.stored(image)?.map(|stored| stored.ports()).unwrap_or_default()
+        }
+    };
+    let call = called(docker, launch);
+    if launch.manner != Manner::Open {
+        return Ok(call);
+    }
+    Ok(if docker.lacks_bridge()? {
+        call.arg("--network=host")
+    } else {
+        // On the loopback interface only; other options need docker itself.
+        ports.iter().fold(call, |call, port| call.arg(format!("--publish=127.0.0.1:{}", published(port))))
+    })
 }
 
 /// `8080:8080` for `8080`, `53:53/udp` for `53/udp`.
@@ -80,9 +97,20 @@ impl Container<'_> {
         self.docker.command().args(["exec", &self.id]).args(argv).output()
     }
 
-    pub(super) fn runs(&self) -> Result<bool, Fault> {
+    pub(super) fn runs(&mut self) -> Result<bool, Fault> {
+        if let Some(client) = &mut self.client {
+            let ended = client.try_wait().map_err(|error| Fault::missing("cannot wait for docker").cause(error))?;
+            return Ok(ended.is_none());
+        }
         let call = self.docker.command().args(["inspect", "--format={{.State.Running}}", &self.id]);
         Ok(call.read(Exit::Build)? == "true")
+    }
+
+    /// Asks its program to end, and kills it after this time.
+    pub(super) fn end(self, patience: Duration) {
+        let time = format!("--time={}", patience.as_secs());
+        // The drop removes a container that could not be stopped.
+        let _ = self.docker.command().args(["stop", &time, &self.id]).output();
     }
 
     pub(super) fn log(&self, lines: usize) -> Result<String, Fault> {
@@ -95,6 +123,9 @@ impl Drop for Container<'_> {
     fn drop(&mut self) {
         // It may have ended already; an error here has no receiver.
         let _ = self.docker.command().args(["rm", "--force", "--volumes", &self.id]).output();
+        if let Some(client) = &mut self.client {
+            let _ = client.wait();
+        }
     }
 }
 

@@ -12,6 +12,7 @@ pub mod bare {
     use crate::container::Launch;
     use std::path::{Path, PathBuf};
     use std::process::{ExitStatus, Output};
+    use std::time::Duration;
     use xtask_host::linux;
     use xtask_model::fault::Fault;
     use xtask_model::spec::oci::Execution;
@@ -43,6 +44,10 @@ pub mod bare {
             match *self {}
         }
 
+        pub fn serve(&self, _folder: &Path, _image: &Execution, _launch: &Launch) -> Result<Contained, Fault> {
+            match *self {}
+        }
+
         pub fn attach(&self, _folder: &Path, _image: &Execution, _launch: &Launch) -> Result<ExitStatus, Fault> {
             match *self {}
         }
@@ -55,6 +60,10 @@ pub mod bare {
 
         pub fn exec(&mut self, _argv: &[String]) -> Result<Output, Fault> {
             match *self {}
+        }
+
+        pub fn end_within(self, _patience: Duration) {
+            match self {}
         }
 
         pub fn log(&self) -> Result<String, Fault> {

@@ -13,7 +13,6 @@ const ROWS: usize = 25;
 
 /// The page. `title` is what was built.
 pub fn print(stats: &Stats, title: &str) -> String {
-    let title = escape(title);
     let day = |time: Timestamp| time.date();
     let (since, until) = (day(stats.since), day(stats.until));
     let mut body = String::new();
@@ -33,12 +32,19 @@ pub fn print(stats: &Stats, title: &str) -> String {
             &section("Where a fast build's time goes", "Median seconds; phases may overlap.", &on_each(stats, phases));
         body += &section("The last builds", "", &table(stats));
     }
+    let footer = "Written by <code>cargo xtask stats --html</code> from <code>target/ledger/builds.jsonl</code>.";
+    document(&format!("Builds of {title}"), &format!("{since} to {until}, measured where they ran"), &body, footer)
+}
+
+/// A page. `title` and `below` are text, `body` and `footer` are HTML.
+pub fn document(title: &str, below: &str, body: &str, footer: &str) -> String {
+    let (title, below) = (escape(title), escape(below));
     format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <meta name=\"color-scheme\" content=\"light dark\">\n<title>Builds of {title}</title>\n<style>{STYLE}</style>\n</head>\n\
-         <body>\n<main>\n<header><h1>Builds of {title}</h1><p>{since} to {until}, measured where they ran</p></header>\n{body}\n\
-         <footer>Written by <code>cargo xtask stats --html</code> from <code>target/ledger/builds.jsonl</code>.</footer>\n\
+         <meta name=\"color-scheme\" content=\"light dark\">\n<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n\
+         <body>\n<main>\n<header><h1>{title}</h1><p>{below}</p></header>\n{body}\n\
+         <footer>{footer}</footer>\n\
          </main>\n</body>\n</html>\n"
     )
 }

@@ -66,6 +66,14 @@ impl Bare {
         Ok(Contained { processes, bare: self.clone(), folder, image, manner: launch.manner, log })
     }
 
+    /// Starts a program of the image in `folder` in the background, with this process's streams.
+    pub fn serve(&self, folder: &Path, image: &Execution, launch: &Launch) -> Result<Contained, Fault> {
+        let program = program(folder, image, launch)?;
+        let processes = self.begin(folder, launch.manner, Some(program), &StdStreams::inherited())?;
+        let (folder, image, log) = (folder.to_owned(), image.clone(), OutputFile::new()?);
+        Ok(Contained { processes, bare: self.clone(), folder, image, manner: launch.manner, log })
+    }
+
     /// Runs a program on this terminal and returns its exit status. Ctrl-C is passed on.
     pub fn attach(&self, folder: &Path, image: &Execution, launch: &Launch) -> Result<ExitStatus, Fault> {
         let program = program(folder, image, launch)?;
@@ -205,6 +213,17 @@ impl Contained {
         // It has no process 1 of its own: if it is killed, what it runs ends with the container.
         let status = Processes { first: child, init: None, init_id: None }.wait()?;
         streams.output(status)
+    }
+
+    /// Asks its program to end, and kills it after this time, or at once if it does not handle the signal.
+    pub fn end_within(mut self, patience: Duration) {
+        let began = Instant::now();
+        if !self.processes.ask_to_end() {
+            return;
+        }
+        while matches!(self.processes.ended(), Ok(None)) && began.elapsed() < patience {
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 
     pub fn log(&self) -> Result<String, Fault> {

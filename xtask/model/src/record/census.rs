@@ -1,0 +1,360 @@
+//! What a range of commits would have built, tested and skipped, and what that saves against building everything each time. Pure.
+//!
+//! Seconds are medians of this machine's ledger; where it has none for a kind, a time is assumed, and the result says so.
+
+use crate::image::change::Work;
+use crate::quantity;
+use crate::record::ledger::{BuildKind, EditKind, Record};
+use crate::record::stats::chart::seconds;
+use crate::record::stats::{median, page};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Kind of a commit, by the work that it needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Class {
+    /// No image changes.
+    Nothing,
+    /// Files that are copied into the app.
+    Files,
+    /// The app's program is compiled.
+    Program,
+    /// The base, and the app on it.
+    Base,
+    /// Everything from scratch: no base can be named.
+    Everything,
+    /// The commit's inputs cannot be read; it is not counted in sums.
+    Unreadable,
+}
+
+impl Class {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Nothing, Self::Files, Self::Program, Self::Base, Self::Everything, Self::Unreadable];
+
+    /// The class of a decision.
+    pub fn of(work: Work, compiles: bool) -> Self {
+        match (work, compiles) {
+            (Work::Skip, _) => Self::Nothing,
+            (Work::Fast, false) => Self::Files,
+            (Work::Fast, true) => Self::Program,
+            (Work::BaseFast, _) => Self::Base,
+            (Work::Full, _) => Self::Everything,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Nothing => "no image changes",
+            Self::Files => "files of the app",
+            Self::Program => "program of the app",
+            Self::Base => "base",
+            Self::Everything => "base unreadable",
+            Self::Unreadable => "cannot be read",
+        }
+    }
+
+    fn builds(self) -> &'static str {
+        match self {
+            Self::Nothing | Self::Unreadable => "nothing",
+            Self::Files => "app layers",
+            Self::Program => "program and app",
+            Self::Base => "base and app",
+            Self::Everything => "everything",
+        }
+    }
+}
+
+/// One commit, replayed.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Commit {
+    /// Its full name.
+    pub commit: String,
+    /// First line of its message.
+    pub subject: String,
+    /// Its kind.
+    pub class: Class,
+    /// Why.
+    pub reasons: Vec<String>,
+    /// Tests that it needs, as `plan` names them.
+    pub tests: String,
+}
+
+/// Seconds of one build of a kind.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Cost {
+    /// Seconds.
+    pub seconds: f64,
+    /// Number of builds of which it is the median; 0 if it is assumed.
+    pub builds: usize,
+}
+
+/// Commits of one kind together.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Row {
+    /// The kind.
+    pub class: Class,
+    /// Number of commits.
+    pub commits: usize,
+    /// Seconds of each.
+    pub cost: Cost,
+    /// Seconds of all of them.
+    pub spent: f64,
+    /// Seconds saved against building everything.
+    pub saved: f64,
+}
+
+/// The result.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Census {
+    /// The range as it was asked for.
+    pub range: String,
+    /// The kinds that occur.
+    pub classes: Vec<Row>,
+    /// Number of commits by the tests that they need.
+    pub tests: BTreeMap<String, usize>,
+    /// Seconds of building everything once.
+    pub everything: Cost,
+    /// Seconds of all builds.
+    pub spent: f64,
+    /// Seconds saved against building everything for each commit.
+    pub saved: f64,
+    /// The commits, oldest first.
+    pub commits: Vec<Commit>,
+}
+
+/// Seconds that are assumed where the ledger has no build of a kind: those of `docs/benchmarks.md`, rounded.
+const ASSUMED: [(Class, f64); 4] =
+    [(Class::Nothing, 0.1), (Class::Files, 0.6), (Class::Program, 30.0), (Class::Base, 60.0)];
+
+/// Median seconds of the builds of a class on this machine.
+fn cost(records: &[Record], class: Class) -> Cost {
+    let belongs = |record: &&Record| match class {
+        Class::Nothing => record.decision == BuildKind::Reused,
+        Class::Files => record.decision == BuildKind::Fast && record.change() == Some(EditKind::Files),
+        Class::Program => record.decision == BuildKind::Fast && record.change() == Some(EditKind::Program),
+        Class::Base => record.decision == BuildKind::BaseFast,
+        Class::Everything => record.decision == BuildKind::Enhanced,
+        Class::Unreadable => false,
+    };
+    let times: Vec<f64> =
+        records.iter().filter(|record| record.counts()).filter(belongs).map(|record| record.seconds).collect();
+    let builds = times.len();
+    let assumed = || match class {
+        Class::Unreadable => 0.0,
+        // Everything is a base with an app on it, and the compiler.
+        Class::Everything => cost(records, Class::Base).seconds + cost(records, Class::Program).seconds,
+        class => ASSUMED.iter().find(|(of, _)| *of == class).map_or(0.0, |(_, seconds)| *seconds),
+    };
+    Cost { seconds: median(times).unwrap_or_else(assumed), builds }
+}
+
+/// Sums up. `records` are those of this machine.
+pub fn count(range: &str, commits: Vec<Commit>, records: &[Record]) -> Census {
+    let everything = cost(records, Class::Everything);
+    let mut classes = Vec::new();
+    for class in Class::ALL {
+        let number = commits.iter().filter(|commit| commit.class == class).count();
+        if number > 0 {
+            let cost = cost(records, class);
+            let counted = if class == Class::Unreadable { 0.0 } else { number as f64 };
+            let spent = counted * cost.seconds;
+            classes.push(Row { class, commits: number, cost, spent, saved: counted * everything.seconds - spent });
+        }
+    }
+    let mut tests = BTreeMap::new();
+    for commit in commits.iter().filter(|commit| commit.class != Class::Unreadable) {
+        *tests.entry(commit.tests.clone()).or_default() += 1;
+    }
+    let spent = classes.iter().map(|row| row.spent).sum();
+    let saved = classes.iter().map(|row| row.saved).sum();
+    Census { range: range.to_owned(), classes, tests, everything, spent, saved, commits }
+}
+
+impl Cost {
+    fn text(&self) -> String {
+        let time = quantity::seconds(Duration::try_from_secs_f64(self.seconds).unwrap_or_default());
+        match self.builds {
+            0 => format!("{time} (assumed)"),
+            1 => format!("{time} (1 build)"),
+            builds => format!("{time} ({builds} builds)"),
+        }
+    }
+}
+
+impl Census {
+    fn counted(&self) -> usize {
+        self.commits.iter().filter(|commit| commit.class != Class::Unreadable).count()
+    }
+
+    fn share(&self, commits: usize) -> f64 {
+        100.0 * commits as f64 / self.counted().max(1) as f64
+    }
+
+    fn without_base(&self) -> usize {
+        let without = [Class::Nothing, Class::Files, Class::Program];
+        self.commits.iter().filter(|commit| without.contains(&commit.class)).count()
+    }
+
+    /// The sentence about the whole.
+    fn summary(&self) -> String {
+        let all = self.spent + self.saved;
+        let less = if all > 0.0 { 100.0 * self.saved / all } else { 0.0 };
+        format!(
+            "{} commits: {:.1} % need no base; {} of builds instead of {}, {less:.1} % less",
+            self.counted(),
+            self.share(self.without_base()),
+            seconds(self.spent),
+            seconds(all),
+        )
+    }
+
+    fn tests_text(&self) -> String {
+        self.tests.iter().map(|(tests, commits)| format!("{tests} {commits}")).collect::<Vec<_>>().join(", ")
+    }
+
+    /// For a terminal.
+    pub fn text(&self) -> String {
+        if self.commits.is_empty() {
+            return format!("no commit in `{}`\n", self.range);
+        }
+        let mut out = format!(
+            "{:<20} {:>7} {:>7}  {:<16} {:<22} {:>12} {:>12}\n",
+            "kind of commit", "commits", "share", "builds", "each", "all", "saved"
+        );
+        for row in &self.classes {
+            if row.class == Class::Unreadable {
+                out += &format!("{:<20} {:>7}  not counted\n", row.class.name(), row.commits);
+                continue;
+            }
+            out += &format!(
+                "{:<20} {:>7} {:>5.1} %  {:<16} {:<22} {:>12} {:>12}\n",
+                row.class.name(),
+                row.commits,
+                self.share(row.commits),
+                row.class.builds(),
+                row.cost.text(),
+                seconds(row.spent),
+                seconds(row.saved),
+            );
+        }
+        out += &format!("\neverything, for each commit: {}\n", self.everything.text());
+        out += &format!("tests: {}\n{}\n", self.tests_text(), self.summary());
+        out
+    }
+
+    /// As one HTML page. `title` is what is built.
+    pub fn page(&self, title: &str) -> String {
+        let rows: String = self
+            .classes
+            .iter()
+            .map(|row| {
+                let cells = [
+                    row.commits.to_string(),
+                    format!("{:.1} %", self.share(row.commits)),
+                    row.cost.text(),
+                    seconds(row.spent),
+                    seconds(row.saved),
+                ];
+                let cells: String = cells.iter().map(|cell| format!("<td class=\"n\">{cell}</td>")).collect();
+                format!("<tr><td>{}</td><td>{}</td>{cells}</tr>", row.class.name(), row.class.builds())
+            })
+            .collect();
+        let commits: String = self
+            .commits
+            .iter()
+            .rev()
+            .map(|commit| {
+                format!(
+                    "<tr><td class=\"n\"><code>{}</code></td><td>{}</td><td>{}</td><td>{}</td><td class=\"why\">{}</td></tr>",
+                    &commit.commit[..12.min(commit.commit.len())],
+                    page::escape(&commit.subject),
+                    commit.class.name(),
+                    page::escape(&commit.tests),
+                    page::escape(&commit.reasons.join("; ")),
+                )
+            })
+            .collect();
+        let body = format!(
+            "<section><h2>Kinds of commits</h2><p class=\"note\">{}</p><div class=\"draw\"><table><tr><th>kind</th><th>builds</th>\
+             <th>commits</th><th>share</th><th>each</th><th>all</th><th>saved</th></tr>{rows}</table></div>\
+             <p class=\"note\">Everything, for each commit: {}. Tests: {}.</p></section>\n\
+             <section><h2>Commits, newest first</h2><div class=\"draw\"><table><tr><th>commit</th><th>subject</th><th>kind</th>\
+             <th>tests</th><th>why</th></tr>{commits}</table></div></section>\n",
+            page::escape(&self.summary()),
+            self.everything.text(),
+            page::escape(&self.tests_text()),
+        );
+        let footer =
+            "Written by <code>cargo xtask stats --replay</code> from git and <code>target/ledger/builds.jsonl</code>.";
+        page::document(&format!("Commits of {title}"), &self.range, &body, footer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::ledger::test_data::record;
+
+    fn commit(class: Class, tests: &str) -> Commit {
+        let (subject, reasons) = ("<b> & more".to_owned(), vec!["app: `a<b` was edited".to_owned()]);
+        Commit { commit: "0123456789abcdef".to_owned(), subject, class, reasons, tests: tests.to_owned() }
+    }
+
+    fn census() -> Census {
+        let files = |seconds| Record { change: Some(EditKind::Files), ..record(BuildKind::Fast, 1, seconds) };
+        let failed = Record { failed: Some("x".to_owned()), ..files(500.0) };
+        let records =
+            [files(1.0), files(3.0), failed, record(BuildKind::Reused, 1, 0.5), record(BuildKind::Enhanced, 1, 100.0)];
+        let commits = [
+            commit(Class::Nothing, "documents"),
+            commit(Class::Files, "pages"),
+            commit(Class::Files, "all"),
+            commit(Class::Program, "all"),
+            commit(Class::Unreadable, "all"),
+        ];
+        count("a..b", commits.to_vec(), &records)
+    }
+
+    #[test]
+    fn each_kind_is_costed_by_its_median_and_compared_with_everything() {
+        let census = census();
+        let rows: Vec<_> =
+            census.classes.iter().map(|row| (row.class, row.commits, row.cost.builds, row.spent, row.saved)).collect();
+        assert_eq!(
+            rows,
+            [
+                (Class::Nothing, 1, 1, 0.5, 99.5),
+                (Class::Files, 2, 2, 4.0, 196.0),
+                (Class::Program, 1, 0, 30.0, 70.0),
+                (Class::Unreadable, 1, 0, 0.0, 0.0),
+            ]
+        );
+        assert_eq!((census.spent, census.saved), (34.5, 365.5));
+        assert_eq!(census.tests_text(), "all 2, documents 1, pages 1");
+        assert!(census.text().contains("30.0 s (assumed)"), "{}", census.text());
+        assert!(
+            census
+                .text()
+                .ends_with("4 commits: 100.0 % need no base; 34.5 s of builds instead of 6 min 40 s, 91.4 % less\n"),
+            "{}",
+            census.text()
+        );
+    }
+
+    #[test]
+    fn everything_is_assumed_from_its_parts() {
+        let census = count("a..b", vec![commit(Class::Base, "all")], &[record(BuildKind::BaseFast, 1, 40.0)]);
+        assert_eq!(census.everything, Cost { seconds: 70.0, builds: 0 });
+        assert_eq!(count("a..b", Vec::new(), &[]).text(), "no commit in `a..b`\n");
+    }
+
+    #[test]
+    fn no_text_of_a_commit_is_markup() {
+        let page = census().page("app");
+        assert!(page.contains("&lt;b&gt; &amp; more") && page.contains("`a&lt;b` was edited"), "{page}");
+        assert!(!page.contains("<b> &"), "{page}");
+    }
+}

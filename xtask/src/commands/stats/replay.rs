@@ -1,0 +1,161 @@
+//! `stats --replay A..B`: plans each commit against its first parent, as CI would without a registry, and sums up.
+//!
+//! Trees are read from git's objects by one process. A commit that changes nothing that was read for the one before has the same
+//! inputs, and is not read again.
+
+use crate::documents;
+use crate::flags::{Format, Global};
+use crate::pipeline::{Sources, Unreadable, one_line};
+use std::path::Path;
+use std::sync::Arc;
+use xtask_host::tree::facts::Tree;
+use xtask_host::tree::git::revision::{self, Revision};
+use xtask_host::tree::git::{Git, Objects, Step};
+use xtask_host::tree::watched::{Paths, Recorder};
+use xtask_host::{file, process, terminal};
+use xtask_model::fault::Fault;
+use xtask_model::image::change::{self, ChangeFacts, Changes, Inputs, PlannedImage, Purpose};
+use xtask_model::image::key::{BinaryKey, FileNames};
+use xtask_model::image::policy::Policy;
+use xtask_model::image::presence::Presence;
+use xtask_model::image::verification::{self, Needed};
+use xtask_model::record::census::{self, Class, Commit};
+use xtask_model::record::ledger::Record;
+use xtask_model::spec::reference::Platform;
+
+/// Replays a range and prints the result.
+pub(super) fn run(
+    global: &Global,
+    tree: &Tree,
+    (from, to): (&str, &str),
+    records: &[Record],
+    html: Option<&Path>,
+) -> anyhow::Result<()> {
+    let objects = Arc::new(Objects::open(&Git::at(&tree.root), global.offline)?);
+    let id = |name: &str| revision::commit(&objects, name)?.ok_or_else(|| revision::missing(name));
+    let steps = Git::at(&tree.root).first_parents(&id(from)?, &id(to)?)?;
+    let nothing = Before { inputs: Err("there is no commit before it".to_owned()), read: Paths::new(), policy: None };
+    let mut replay = Replay { global, tree, objects: &objects, before: nothing };
+    if let Some(parent) = steps.first().map(|first| format!("{}^1", first.commit))
+        && revision::commit(&objects, &parent)?.is_some()
+    {
+        replay.before = replay.read(&parent)?.0;
+    }
+    let commits = steps.iter().map(|step| replay.step(step)).collect::<Result<Vec<_>, Fault>>()?;
+    let here: Vec<Record> = records.iter().filter(|record| is_here(record)).cloned().collect();
+    let census = census::count(&format!("{from}..{to}"), commits, &here);
+    match global.format {
+        Format::Json => documents::CENSUS.print(&census)?,
+        Format::Text | Format::Github => crate::commands::print(&census.text())?,
+    }
+    if let Some(path) = html {
+        file::write(path, &census.page(&tree.policy.project.name))?;
+        terminal::step("wrote", &format!("`{}`", path.display()));
+    }
+    Ok(())
+}
+
+/// Whether a build ran on this machine, at the desk.
+fn is_here(record: &Record) -> bool {
+    let machine = record.machine();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    !machine.ci && machine.builder.is_none() && machine.cores == cores && machine.platform == Some(Platform::host())
+}
+
+struct Replay<'a> {
+    global: &'a Global,
+    tree: &'a Tree,
+    objects: &'a Arc<Objects>,
+    before: Before,
+}
+
+/// What is known of the commit before.
+struct Before {
+    inputs: Result<Inputs, String>,
+    /// Paths that were read for it.
+    read: Paths,
+    policy: Option<Policy>,
+}
+
+/// What a commit needs, as far as its inputs could be read.
+enum Needs {
+    Decided(ChangeFacts, bool),
+    Unreadable(String),
+}
+
+impl Replay<'_> {
+    /// Reads the inputs of a commit, and compares them with those of the one before.
+    fn read(&self, name: &str) -> Result<(Before, Needs), Fault> {
+        let revision = Revision::find(&self.tree.root, self.objects, name)?.ok_or_else(|| revision::missing(name))?;
+        let (files, record) = Recorder::new(revision);
+        let tree = match self.global.tree_of(Box::new(files)) {
+            Ok(tree) => tree,
+            Err(fault) => {
+                let why = one_line(&fault);
+                let before = Before { inputs: Err(why.clone()), read: record.paths(), policy: None };
+                return Ok((before, Needs::Unreadable(why)));
+            }
+        };
+        let (inputs, needs) = match Sources::read_all(&tree) {
+            Ok(sources) => {
+                let inputs = sources.inputs();
+                let changes = self.before.inputs.as_ref().map_err(String::clone).map(|old| {
+                    let changed = if program(old) == program(&inputs) { "" } else { "changed" };
+                    let app = FileNames { sources: changed, ..tree.names(&sources.app().parsed) };
+                    change::compare(old, &inputs, &tree.names(&sources.base), &app)
+                });
+                let known = self.before.inputs.as_ref().ok().and_then(program);
+                let compiles = program(&inputs).is_some() && program(&inputs) != known;
+                let facts = facts(changes, None, sources.pins.base.is_some());
+                (Ok(inputs), Needs::Decided(facts, compiles))
+            }
+            Err(Unreadable::Base(fault)) => {
+                let why = one_line(&fault);
+                (Err(why.clone()), Needs::Decided(facts(Err(why.clone()), Some(why), false), true))
+            }
+            Err(Unreadable::Tree(fault)) => (Err(one_line(&fault)), Needs::Unreadable(one_line(&fault))),
+        };
+        Ok((Before { inputs, read: record.paths(), policy: Some(tree.policy) }, needs))
+    }
+
+    fn step(&mut self, step: &Step) -> Result<Commit, Fault> {
+        process::interrupted()?;
+        let needs = if self.before.inputs.is_ok() && !touches(&self.before.read, &step.changed) {
+            Needs::Decided(facts(Ok(Changes::default()), None, false), false)
+        } else {
+            let (before, needs) = self.read(&step.commit)?;
+            self.before = before;
+            needs
+        };
+        let (class, reasons) = match needs {
+            Needs::Unreadable(why) => (Class::Unreadable, vec![why]),
+            Needs::Decided(facts, compiles) => {
+                let (work, reasons) = change::decide(&facts);
+                (Class::of(work, compiles), reasons)
+            }
+        };
+        let facts = verification::Facts { purpose: Purpose::Change, changed: Ok(&step.changed), tested: None };
+        let tests = match &self.before.policy {
+            Some(policy) => verification::needed(&facts, &policy.ci.documents, &policy.ci.tests).0,
+            None => Needed::All,
+        };
+        let Step { commit, subject, .. } = step.clone();
+        Ok(Commit { commit, subject, class, reasons, tests: tests.to_string() })
+    }
+}
+
+/// Recipe of the program.
+fn program(inputs: &Inputs) -> Option<&BinaryKey> {
+    inputs.app.binary.as_ref()
+}
+
+/// Facts of a change for which no registry is asked.
+fn facts(changes: Result<Changes, String>, no_base: Option<String>, pinned: bool) -> ChangeFacts {
+    let image = || PlannedImage { reference: None, presence: Presence::NotAsked, decision: None };
+    ChangeFacts { purpose: Purpose::Change, changes, no_base, pinned, base: image(), app: image() }
+}
+
+/// Whether one of these files was read, or is in a folder that was listed.
+fn touches(read: &Paths, changed: &[String]) -> bool {
+    changed.iter().any(|path| Path::new(path).ancestors().any(|path| read.contains(path)))
+}

@@ -1,0 +1,267 @@
+//! `watch`: builds on every save, and restarts what runs the image.
+//!
+//! The files to wait for are those that were read for the plan, so a file that changes no image starts no round. They are polled: the
+//! system's word on some hundred known paths costs less than a millisecond, works on file systems that report no events, and needs no
+//! library (`notify` and its ten crates take 2.3 s of processor time to compile, which every first build would wait for).
+
+use crate::flags::{BuildFlags, Format, Global, WatchFlags};
+use crate::leftovers;
+use crate::pipeline::{self, Sources, Target};
+use std::cell::OnceCell;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
+use xtask_host::process::{self, ProcessGroup};
+use xtask_host::terminal;
+use xtask_host::tree::facts;
+use xtask_host::tree::watched::{Paths, Recorder, Stamps};
+use xtask_model::fault::{Exit, Fault};
+use xtask_model::quantity;
+use xtask_model::spec::reference::Reference;
+use xtask_native::container::subprocess;
+use xtask_native::container::{Launch, Manner, RunnableImage, Runner, Running};
+
+/// Pause between two looks at the files.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Time without a change after which a save is complete: editors and `git checkout` write several files.
+const SETTLED: Duration = Duration::from_millis(50);
+
+/// Time that a program gets to end before it is killed.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Builds and runs until Ctrl-C.
+pub fn run(global: &Global, flags: &WatchFlags) -> anyhow::Result<()> {
+    if global.format != Format::Text {
+        return Err(Fault::usage("`watch` prints text only").hint("leave out `--format`").into());
+    }
+    let root = facts::find_root(global.root.as_deref())?;
+    let tree = global.tree()?;
+    leftovers::sweep(&tree);
+    let runner = OnceCell::new();
+    let start = || -> Result<&Runner, Fault> {
+        match runner.get() {
+            Some(runner) => Ok(runner),
+            None => {
+                let found = Runner::available(&tree)?;
+                Ok(runner.get_or_init(|| found))
+            }
+        }
+    };
+    let mut watch = Watch { global, flags, root: &root, runner: &start, image: None, running: None, rounds: 0 };
+    let mut before = Stamps::take(&root, &watch.paths());
+    let mut changed: Vec<PathBuf> = Vec::new();
+    loop {
+        watch.round(&changed);
+        // A change of a Dockerfile or the policy may have added files. They may have changed while they were not watched.
+        let added: Paths = watch.paths().difference(&before.paths()).cloned().collect();
+        if !added.is_empty() && process::interrupted().is_ok() {
+            before.join(Stamps::take(&root, &added));
+            watch.rebuild_silently();
+        }
+        match watch.wait(&before) {
+            Some((now, what)) => (before, changed) = (now, what),
+            None => break,
+        }
+    }
+    watch.stop();
+    terminal::step("stopped", &format!("after {} rounds", watch.rounds));
+    Ok(())
+}
+
+struct Watch<'a, 'r> {
+    global: &'a Global,
+    flags: &'a WatchFlags,
+    root: &'a Path,
+    runner: &'a dyn Fn() -> Result<&'r Runner, Fault>,
+    /// The image that runs, or that was pushed.
+    image: Option<Reference>,
+    running: Option<Program<'r>>,
+    rounds: usize,
+}
+
+/// What runs the image.
+enum Program<'r> {
+    App(Running<'r>, #[allow(dead_code, reason = "its files stay for as long as the value")] RunnableImage<'r>),
+    Command(ProcessGroup),
+}
+
+impl Program<'_> {
+    fn ended(&mut self) -> Option<Option<ExitStatus>> {
+        match self {
+            // What cannot be asked does not run.
+            Self::App(app, _) => (!app.runs().unwrap_or(false)).then_some(None),
+            Self::Command(command) => match command.ended() {
+                Ok(None) => None,
+                Ok(status) => Some(status),
+                Err(_) => Some(None),
+            },
+        }
+    }
+
+    fn end(self) {
+        match self {
+            Self::App(app, image) => {
+                app.end(PATIENCE);
+                drop(image);
+            }
+            Self::Command(command) => command.end(PATIENCE),
+        }
+    }
+}
+
+impl<'r> Watch<'_, 'r> {
+    /// The files that decide about the images of this tree, those of an invalid one up to the first error.
+    fn paths(&self) -> Paths {
+        let (files, seen) = Recorder::new(self.root.to_owned());
+        // What is wrong with the tree is the build's to say.
+        if let Ok(tree) = self.global.tree_of(Box::new(files)) {
+            let _ = Sources::read_all(&tree);
+        }
+        // The state of builds changes with each of them, and decides about none.
+        seen.paths().into_iter().filter(|path| !path.starts_with("target")).collect()
+    }
+
+    fn build(&self) -> Result<Reference, Fault> {
+        let WatchFlags { push, platform, engine, .. } = self.flags.clone();
+        // A save is not a commit whose tests have passed.
+        let flags = BuildFlags { push, platform, engine, untested: push, ..BuildFlags::default() };
+        let built = || pipeline::run(self.global, &flags, Target::App);
+        // Later rounds are a line each.
+        let report = if self.rounds == 1 { built() } else { terminal::hushed(built) };
+        let report = report?;
+        let image = report.images.last().ok_or_else(|| Fault::new(Exit::Bug, "the build reports no image"))?;
+        Ok(image.reference.clone())
+    }
+
+    /// Builds, and restarts what runs the image if it is another one. An error is printed, and ends nothing.
+    fn round(&mut self, changed: &[PathBuf]) {
+        self.rounds += 1;
+        let began = Instant::now();
+        let what = some(changed);
+        if self.rounds > 1 {
+            terminal::step("changed", &what);
+        }
+        let done = self.build().and_then(|image| self.show(image));
+        let took = quantity::seconds(began.elapsed());
+        match done {
+            Ok(done) => terminal::step("watching", &format!("{done} in {took}")),
+            Err(fault) if fault.exit == Exit::Interrupted => {}
+            Err(fault) => {
+                terminal::error(&fault.to_string());
+                let kept = match (&self.running, self.flags.push) {
+                    (Some(_), _) => "; what ran before still runs",
+                    (None, false) => "; nothing runs",
+                    (None, true) => "",
+                };
+                terminal::step("watching", &format!("failed in {took}{kept}"));
+            }
+        }
+    }
+
+    /// Builds for what changed unseen; says something only if an image changed.
+    fn rebuild_silently(&mut self) {
+        if let Ok(image) = terminal::hushed(|| self.build())
+            && self.image.as_ref() != Some(&image)
+        {
+            match self.show(image) {
+                Ok(done) => terminal::step("watching", &done),
+                Err(fault) => terminal::error(&fault.to_string()),
+            }
+        }
+    }
+
+    /// Runs an image unless it runs already; returns what was done.
+    fn show(&mut self, image: Reference) -> Result<String, Fault> {
+        let same = self.image.as_ref() == Some(&image);
+        if self.flags.push {
+            if same {
+                return Ok("no image changed".to_owned());
+            }
+            if !self.flags.command.is_empty() {
+                let mut command = self.command(&image).start_group()?;
+                let status =
+                    command.wait().map_err(|error| Fault::missing("cannot wait for the command").cause(error))?;
+                process::interrupted()?;
+                if !status.success() {
+                    let what = format!("`{}` failed ({status})", self.flags.command[0]);
+                    return Err(Fault::build(what).cause(format!("it ran after the push of `{image}`")));
+                }
+            }
+            self.image = Some(image.clone());
+            return Ok(format!("pushed `{image}`"));
+        }
+        if same && self.running.is_some() {
+            return Ok("no image changed: what runs was not restarted".to_owned());
+        }
+        let hushed = self.image.is_some();
+        let prepare = || -> Result<Option<RunnableImage<'r>>, Fault> {
+            if self.flags.command.is_empty() { (self.runner)()?.image(&image.to_string()).map(Some) } else { Ok(None) }
+        };
+        let prepared = if hushed { terminal::hushed(prepare) } else { prepare() }?;
+        // The old program may have the port that the new one needs.
+        self.stop();
+        let program = match prepared {
+            Some(app) => {
+                let launch = Launch { entrypoint: None, args: Vec::new(), manner: Manner::Open };
+                Program::App(app.serve(&launch)?, app)
+            }
+            None => Program::Command(self.command(&image).start_group()?),
+        };
+        self.running = Some(program);
+        self.image = Some(image.clone());
+        Ok(format!("runs `{image}`"))
+    }
+
+    fn command(&self, image: &Reference) -> process::Command {
+        let image = image.to_string();
+        let words: Vec<String> = self.flags.command.iter().map(|word| word.replace("{}", &image)).collect();
+        subprocess::bound(process::Command::new(&words[0]).args(&words[1..]).env("IMAGE", &image))
+    }
+
+    /// Ends what runs.
+    fn stop(&mut self) {
+        if let Some(running) = self.running.take() {
+            running.end();
+        }
+    }
+
+    /// Waits until files have changed and settled; `None` after Ctrl-C. Reports a program that ends meanwhile.
+    fn wait(&mut self, before: &Stamps) -> Option<(Stamps, Vec<PathBuf>)> {
+        let paths = before.paths();
+        loop {
+            process::interrupted().ok()?;
+            let mut now = Stamps::take(self.root, &paths);
+            if now != *before {
+                loop {
+                    std::thread::sleep(SETTLED);
+                    process::interrupted().ok()?;
+                    let later = Stamps::take(self.root, &paths);
+                    if later == now {
+                        break;
+                    }
+                    now = later;
+                }
+                let changed = before.changed(&now);
+                if !changed.is_empty() {
+                    return Some((now, changed));
+                }
+            }
+            if let Some(status) = self.running.as_mut().and_then(Program::ended) {
+                self.running = None;
+                let how = status.map(|status| format!(" ({status})")).unwrap_or_default();
+                terminal::step("ended", &format!("what ran the image has ended{how}; it starts again after a change"));
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+}
+
+/// A changed file, and how many more there are.
+fn some(changed: &[PathBuf]) -> String {
+    match changed {
+        [] => String::new(),
+        [first] => format!("`{}`", first.display()),
+        [first, rest @ ..] => format!("`{}` and {} more", first.display(), rest.len()),
+    }
+}

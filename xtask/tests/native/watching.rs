@@ -1,0 +1,123 @@
+//! `watch`: what is saved runs, an error ends nothing, and Ctrl-C leaves no process.
+
+use crate::fixture::{Call, Repo, until};
+use crate::world::World;
+use rustix::process::Signal;
+use std::fs;
+use std::time::Instant;
+use xtask_model::spec::reference::Reference;
+
+/// Makes the app print its page and run on; returns the argument by which its process is known.
+fn runs_on(repo: &Repo, name: u32) -> String {
+    let seconds = format!("{}{name}", 100_000 + std::process::id());
+    let script = format!("[\"sh\", \"-c\", \"cat /app/templates/page.html >&2; exec sleep {seconds}\"]");
+    repo.edit("dockerfiles/Dockerfile.fast", "[\"cat\", \"/app/templates/page.html\"]", &script).commit("runs on");
+    seconds
+}
+
+/// The number of processes with this argument.
+fn running(argument: &str) -> usize {
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    let lines = entries.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
+    lines
+        .filter(|line| line.starts_with(b"sleep\0") && line.split(|b| *b == 0).any(|word| word == argument.as_bytes()))
+        .count()
+}
+
+#[track_caller]
+fn ends(argument: &str) {
+    until(|| running(argument) == 0, || format!("`sleep {argument}` still runs"));
+}
+
+/// Saves, breaks and repairs files while `watch` runs the app.
+#[track_caller]
+fn follows(repo: &Repo, call: &Call, number: &str) {
+    let mut watch = call.start();
+    watch.wait_for("<p>one</p>").wait_for("watching runs `");
+    until(|| running(number) == 1, || "the app does not run".to_owned());
+    // No input of an image: no round.
+    repo.write("README.md", "changed\n");
+    let saved = Instant::now();
+    repo.write("templates/page.html", "<p>two</p>\n");
+    watch.wait_for("<p>two</p>").wait_for("changed `templates/page.html`");
+    println!("from a save to its page: {:.2} s", saved.elapsed().as_secs_f64());
+    until(|| running(number) == 1, || "not exactly one app runs".to_owned());
+    repo.edit("dockerfiles/Dockerfile.fast", "COPY --link", "COPPY --link");
+    watch.wait_for("dockerfiles/Dockerfile.fast:").wait_for("failed in").wait_for("what ran before still runs");
+    assert_eq!(running(number), 1);
+    // Repaired together with another save: one round for both.
+    repo.write("templates/page.html", "<p>three</p>\n");
+    repo.edit("dockerfiles/Dockerfile.fast", "COPPY --link", "COPY --link");
+    watch.wait_for("<p>three</p>");
+    // A comment is no instruction.
+    repo.edit("dockerfiles/Dockerfile.fast", "ARG BASE_IMAGE", "# A comment.\nARG BASE_IMAGE");
+    watch.wait_for("no image changed: what runs was not restarted");
+    watch.signal(Signal::INT);
+    watch.end().ok().says("stopped after").keeps("README.md");
+    ends(number);
+}
+
+#[test]
+fn an_app_without_an_engine_follows_what_is_saved() {
+    let Some(world) = World::new("watchbare") else { return };
+    let number = runs_on(&world.repo, 1);
+    follows(&world.repo, &world.repo.xtask(&["watch"]).without_engine(), &number);
+}
+
+#[test]
+fn an_app_in_docker_follows_what_is_saved() {
+    let Some(world) = World::new("watchdocker") else { return };
+    let number = runs_on(&world.repo, 2);
+    follows(&world.repo, &world.repo.xtask(&["watch"]), &number);
+}
+
+#[test]
+fn a_killed_watch_leaves_no_app_and_no_command() {
+    let Some(world) = World::new("watchkilled") else { return };
+    let number = runs_on(&world.repo, 3);
+    let sleeps = format!("sleep {number}; true");
+    for args in [&["watch"][..], &["watch", "--", "sleep", &number]] {
+        let mut watch = world.repo.xtask(args).without_engine().start();
+        watch.wait_for("watching runs `");
+        until(|| running(&number) == 1, || "nothing runs".to_owned());
+        watch.signal(Signal::KILL);
+        watch.end();
+        ends(&number);
+    }
+    // What a command has started ends with it.
+    let mut watch = world.repo.xtask(&["watch", "--", "sh", "-c", &sleeps]).without_engine().start();
+    watch.wait_for("watching runs `");
+    until(|| running(&number) == 1, || "nothing runs".to_owned());
+    watch.signal(Signal::INT);
+    watch.end().ok();
+    ends(&number);
+}
+
+#[test]
+fn a_command_gets_each_pushed_image_and_no_shared_tag_moves() {
+    let Some(world) = World::new("watchpush") else { return };
+    let repo = &world.repo;
+    let report = repo.push();
+    let latest = repo.digest("app", "latest");
+    // It fails for the second image.
+    let script = "echo \"got $1 $IMAGE\" >> target/images.txt; ! grep -q two templates/page.html";
+    let args = ["watch", "--push", "--", "sh", "-c", script, "sh", "image={}"];
+    let folder = repo.path.to_str().unwrap();
+    let mut watch = repo.xtask(&args).without_engine().through(&["env", "-C", folder]).start();
+    watch.wait_for("watching pushed `");
+    repo.write("templates/page.html", "<p>two</p>\n");
+    watch.wait_for("`sh` failed (exit status: 1)").wait_for("it ran after the push of");
+    repo.write("templates/page.html", "<p>three</p>\n");
+    until(|| repo.read("target/images.txt").lines().count() == 3, || "the command did not run three times".to_owned());
+    watch.signal(Signal::INT);
+    watch.end().ok();
+    let told = repo.read("target/images.txt");
+    let images: Vec<&str> = told.lines().map(|line| line.rsplit(' ').next().unwrap()).collect();
+    assert!(told.lines().zip(&images).all(|(line, image)| line == format!("got image={image} {image}")), "{told}");
+    assert_eq!(images[0], report.text("app", "reference"));
+    for image in images {
+        let reference: Reference = image.parse().unwrap();
+        assert!(repo.published("app", &reference.digest.unwrap().to_string()).is_some(), "{image}");
+    }
+    assert_eq!(repo.digest("app", "latest"), latest);
+}
