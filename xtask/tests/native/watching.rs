@@ -49,7 +49,7 @@ fn follows(repo: &Repo, call: &Call, number: &str) {
     repo.write("templates/page.html", "<p>three</p>\n");
     repo.edit("dockerfiles/Dockerfile.fast", "COPPY --link", "COPY --link");
     watch.wait_for("<p>three</p>");
-    // A comment is no instruction.
+    // A comment is not an instruction.
     repo.edit("dockerfiles/Dockerfile.fast", "ARG BASE_IMAGE", "# A comment.\nARG BASE_IMAGE");
     watch.wait_for("no image changed: what runs was not restarted");
     watch.signal(Signal::INT);
@@ -111,9 +111,12 @@ fn a_command_gets_each_pushed_image_and_no_shared_tag_moves() {
     until(|| repo.read("target/images.txt").lines().count() == 3, || "the command did not run three times".to_owned());
     watch.signal(Signal::INT);
     watch.end().ok();
-    let told = repo.read("target/images.txt");
-    let images: Vec<&str> = told.lines().map(|line| line.rsplit(' ').next().unwrap()).collect();
-    assert!(told.lines().zip(&images).all(|(line, image)| line == format!("got image={image} {image}")), "{told}");
+    let printed = repo.read("target/images.txt");
+    let images: Vec<&str> = printed.lines().map(|line| line.rsplit(' ').next().unwrap()).collect();
+    assert!(
+        printed.lines().zip(&images).all(|(line, image)| line == format!("got image={image} {image}")),
+        "{printed}"
+    );
     assert_eq!(images[0], report.text("app", "reference"));
     for image in images {
         let reference: Reference = image.parse().unwrap();
