@@ -73,7 +73,7 @@ def compare(forecasts: np.ndarray, series: Series, at: np.ndarray, horizon: int)
 
 def skill(mae: float, reference: float) -> float:
     """The part of the reference's error that is gone: 1 is perfect, 0 no better, below 0 worse."""
-    # A reference without error leaves nothing to improve; the scale's rounding noise is no skill either.
+    # A reference without error leaves nothing to improve; the scale's rounding noise is not skill either.
     return 0.0 if reference <= 1e-12 else 1.0 - mae / reference
 
 
@@ -86,7 +86,7 @@ def beyond_luck(better: Outcome, than: Outcome, at: np.ndarray) -> bool:
     """Whether the gain in error is at least twice its standard error.
 
     Forecasts from neighbouring origins share most of their horizon and so their luck: only as many count as fit
-    beside each other.
+    next to each other.
     """
     seen = np.isfinite(better.errors).any(axis=1)
     gain = np.nanmean(np.abs(than.errors[seen]), axis=1) - np.nanmean(np.abs(better.errors[seen]), axis=1)
@@ -111,7 +111,7 @@ class Band:
         if lowest >= 0:
             # Demand that never was negative will not become so.
             mean, lower, upper = (np.maximum(each, 0.0) for each in (mean, lower, upper))
-        # Past errors can all lie on one side of zero; a band beside its own mean would only confuse.
+        # Past errors can all lie on one side of zero; a band that excludes its own mean would only confuse.
         return mean, np.minimum(lower, mean), np.maximum(upper, mean)
 
     def loss(self, outcome: Outcome, quantile: float) -> float:

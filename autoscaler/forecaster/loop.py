@@ -1,4 +1,4 @@
-"""Reads requests from one stream and writes answers to another, until the first one ends.
+"""Reads requests from one stream and writes each answer into another, until the first one ends.
 
 A bad line is answered and forgotten: one confused request must not take the process, and its warm packages, down.
 """

@@ -16,7 +16,7 @@ from forecaster.series import Series
 
 # Six waves a day draw a lunch break; more start to draw the noise.
 HARMONICS = 6
-# A quiet weekend bends the shape of the day, not just its level: that takes weekly waves beside the day's first three.
+# A quiet weekend bends the shape of the day, not just its level: that takes weekly waves in addition to the day's first three.
 WEEKLY_HARMONICS = 24
 # Coefficients move slowly: refitting this often in a backtest changes nothing but its cost.
 REFITS = 16

@@ -24,7 +24,7 @@ T = TypeVar("T")
 FITS = 8
 # Number of judgements in a run; in between, the last verdict holds.
 JUDGEMENTS = 100
-# So many origins before a run tell its first forecasts how wide to be.
+# Number of origins before a run that set the width of its first forecasts.
 WARM_UP = 3 * MAX_ORIGINS
 
 

@@ -89,7 +89,7 @@ enum Command {
     /// Backtest a history file, and print how good forecasts would have been
     #[command(after_help = backtest::HELP)]
     Backtest(backtest::BacktestArgs),
-    /// Simulate an autoscaler alone beside one with a floor
+    /// Simulate an autoscaler alone and one with a floor
     #[command(after_help = simulate::HELP)]
     Simulate(Box<simulate::SimulateArgs>),
     /// Serve a page with the forecast, /healthz, /readyz and /metrics

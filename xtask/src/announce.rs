@@ -3,8 +3,9 @@
 use std::time::Duration;
 use xtask_host::terminal;
 use xtask_model::image::plan::{Decision, ImagePlan, Place};
+use xtask_model::image::policy::ImageKind;
 use xtask_model::quantity;
-use xtask_model::record::report::Report;
+use xtask_model::record::report::{ImageReport, Report};
 
 /// Limit of reasons on the terminal.
 const REASONS: usize = 20;
@@ -33,6 +34,16 @@ pub fn announce(plan: &ImagePlan) {
         }
     }
     plan.notes.iter().for_each(|note| terminal::step("note", note));
+}
+
+/// Says that a reference names an image of this machine, whatever registry is in its name.
+pub fn local(image: &ImageReport) {
+    // A base may be used where it is.
+    if image.kind == ImageKind::Base && image.action != "built" {
+        return;
+    }
+    let tag = image.reference.repository.tag(&image.tags[0]);
+    terminal::step("local", &format!("`{tag}` is on this machine only: `--push` publishes it"));
 }
 
 /// The end of a command on stderr: a line for each image.

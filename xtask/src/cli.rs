@@ -77,6 +77,7 @@ fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
         Command::Workflows { check } => commands::workflows::run(global, *check)?,
         Command::Reference { check } => commands::reference::run(global, *check)?,
         Command::Tidy => commands::tidy::run(global)?,
+        Command::Clean { yes } => commands::clean::run(global, *yes)?,
         Command::Man { command } => commands::print(&commands::man::page(Flags::command(), command)?)?,
         Command::Completions { shell } => {
             let mut script = Vec::new();
@@ -93,6 +94,9 @@ fn images(global: &Global, flags: &BuildFlags, target: pipeline::Target) -> anyh
         return Ok(());
     }
     announce::conclude(&done);
+    if let Some(image) = done.images.last().filter(|_| !flags.publishes()) {
+        announce::local(image);
+    }
     match (global.format, done.images.last()) {
         (Format::Json, _) => documents::BUILD.print(&done),
         (Format::Text | Format::Github, Some(image)) => commands::print(&format!("{}\n", image.reference)),

@@ -4,6 +4,7 @@ pub mod analyze;
 pub mod base;
 pub mod bench;
 pub mod ci;
+pub mod clean;
 pub mod doctor;
 pub mod engine;
 pub mod explain;

@@ -158,6 +158,13 @@ pub struct BuildFlags {
     pub engine: Option<Engine>,
 }
 
+impl BuildFlags {
+    /// Whether images go to a registry.
+    pub fn publishes(&self) -> bool {
+        self.push || self.output == Some(Output::Registry)
+    }
+}
+
 /// Destination of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
@@ -368,6 +375,14 @@ Examples:
     ///
     /// Prints every violation with its repair, and changes nothing.
     Tidy,
+    /// Delete what builds left under `target` and no build needs; prints the list with its reasons first
+    ///
+    /// Keeps the newest images, the layers of the native engine and what cargo compiled.
+    Clean {
+        /// Make the change
+        #[arg(short, long)]
+        yes: bool,
+    },
     /// Print a manual page: `cargo xtask man build | man -l -`
     Man {
         /// Command as you type it: `build`, `engine up`; by default all of xtask

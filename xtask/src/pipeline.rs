@@ -22,7 +22,7 @@ mod tagging;
 
 pub use claims::survey as compare_with_commit;
 pub use facts::{TreePlan, base_fingerprint, key_file, pinned_base, plan_tree};
-pub use layouts::lock as lock_images;
+pub use layouts::{KEPT, layouts as local_layouts, lock as lock_images, remove_layout};
 pub use request::Request;
 pub use root::{debian_recipe, local_root, resolve_root, single_try_client};
 pub use sources::{Sources, Unreadable, one_line};

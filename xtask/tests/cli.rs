@@ -327,6 +327,60 @@ fn a_repository_may_be_in_any_path() {
 }
 
 #[test]
+fn clean_lists_what_no_build_needs_and_deletes_it_when_asked() {
+    let (_folder, root) = repository();
+    let write = |path: &str, days: u64| {
+        let path = root.join("target").join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, "twelve bytes").unwrap();
+        let made = std::time::SystemTime::now() - std::time::Duration::from_secs(days * 24 * 60 * 60);
+        fs::File::open(&path).unwrap().set_modified(made).unwrap();
+        let folder = fs::File::open(path.parent().unwrap()).unwrap();
+        folder.set_modified(made).unwrap();
+    };
+    for number in 1..=6 {
+        write(&format!("images/app-{number}-linux-amd64/index.json"), number);
+    }
+    write("images/base-1-linux-amd64/index.json", 100);
+    write("images/app-7-linux-amd64.partial/index.json", 0);
+    write("release/incremental/tool-0old/s/x", 0);
+    fs::File::open(root.join("target/release/incremental/tool-0old"))
+        .unwrap()
+        .set_modified(std::time::UNIX_EPOCH)
+        .unwrap();
+    write("release/incremental/tool-1new/x", 1);
+    check(
+        &root,
+        &["clean"],
+        expect![[r#"
+            exit: 0
+            --- stdout
+                  12 B  target/images/app-6-linux-amd64: not one of the 5 newest images of this kind
+                  12 B  target/images/app-7-linux-amd64.partial: left by a build that did not finish
+                  12 B  target/release/incremental/tool-0old: incremental compilation, unused for 7 days
+            --- stderr
+                 nothing was deleted; to delete 36 B, add `--yes`
+        "#]],
+    );
+    assert!(root.join("target/images/app-6-linux-amd64").exists());
+    let done = xtask(&root, &["clean", "--yes"]).output().unwrap();
+    assert!(done.status.success(), "{}", shown(&done));
+    let exists = |path: &str| root.join("target").join(path).exists();
+    assert!(!exists("images/app-6-linux-amd64") && !exists("images/app-7-linux-amd64.partial"));
+    assert!(!exists("release/incremental/tool-0old") && exists("release/incremental/tool-1new"));
+    assert!(exists("images/app-5-linux-amd64") && exists("images/base-1-linux-amd64"));
+    check(
+        &root,
+        &["clean"],
+        expect![[r#"
+            exit: 0
+            --- stderr
+                 nothing to delete under `target`
+        "#]],
+    );
+}
+
+#[test]
 fn drift_has_its_own_exit_code() {
     let (_folder, root) = repository();
     edit(&root.join("requirements-enhanced.txt"), "numpy>=2.2,<3", "numpy>=99");
@@ -511,9 +565,9 @@ fn what_native_cannot_build_is_refused_before_a_root_is_made() {
     let run = text.replace("WORKDIR /app\nUSER", "RUN true\nWORKDIR /app\nUSER");
     let compilers = format!("{policy}\n[base.args]\nBUILD_PACKAGES = \"gcc\"\n");
     for (dockerfile, policy, said) in [
-        (&added, &policy, "the recipe `user` does not do what this `RUN` says"),
+        (&added, &policy, "the recipe `user` does not implement this `RUN`"),
         (&run, &policy, "Dockerfile.base:"),
-        (&text, &compilers, "the recipe `python-packages` does not do what this `RUN` says"),
+        (&text, &compilers, "the recipe `python-packages` does not implement this `RUN`"),
     ] {
         assert!(dockerfile != &text || policy == &compilers);
         fs::write(root.join("dockerfiles/Dockerfile.base"), dockerfile).unwrap();

@@ -77,7 +77,7 @@ pub struct Identity {
     pub class: Option<String>,
 }
 
-/// What is remembered of a scaler from one reconcile to the next, beside the state.
+/// Memory of a scaler from one reconcile to the next, in addition to the state.
 #[derive(Clone, Debug, Default)]
 struct Track {
     uid: String,

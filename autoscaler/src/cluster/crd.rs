@@ -89,7 +89,7 @@ pub struct PredictiveScalerSpec {
     #[schemars(length(min = 1, max = 32))]
     #[x_kube(
         validation = Rule::new("!self.endsWith('%')")
-            .message("a percentage is no capacity: name what one pod serves in the query's own unit"),
+            .message("a percentage is not a capacity: name what one pod serves in the query's own unit"),
         validation = Rule::new("self.matches('^[0-9]+([.][0-9]+)? ?(m|cores?|B|Ki|Mi|Gi|/s|k/s|%)?$')")
             .message("not an amount such as `120/s`, `500m`, `2Gi` or `40`"),
         validation = Rule::new("self.matches('[1-9]')").message("a pod that serves nothing is never enough"),
@@ -131,11 +131,11 @@ pub struct PredictiveScalerSpec {
     #[x_kube(validation = Rule::new("self > 0.5 && self < 1.0").message("quantile is not between 0.5 and 1"))]
     pub quantile: Option<f64>,
 
-    /// Whether the floor is written, or only told.
+    /// Whether the floor is written, or only reported.
     #[serde(default)]
     pub mode: Mode,
 
-    /// The floor's limit, beside the HorizontalPodAutoscaler's own maximum.
+    /// The floor's limit, in addition to the HorizontalPodAutoscaler's own maximum.
     #[schemars(range(min = 1, max = 100_000))]
     pub max_floor: u32,
 
@@ -305,7 +305,7 @@ pub struct LastForecast {
     /// When that comes.
     #[schemars(with = "schema::Time")]
     pub peak_at: Timestamped,
-    /// Whether the seasonal naive of the operator stood in for the worker.
+    /// Whether the seasonal naive of the operator replaced the worker.
     pub fallback: bool,
 }
 

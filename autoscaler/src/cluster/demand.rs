@@ -177,7 +177,7 @@ pub struct Expected {
     pub forecast: Forecast,
     /// As a decision reads it.
     pub outlook: Outlook,
-    /// Why the seasonal naive stood in for the worker, where it did.
+    /// Why the seasonal naive replaced the worker, if it did.
     pub fallback: Option<String>,
     /// Whether that is because something is broken.
     pub outage: bool,

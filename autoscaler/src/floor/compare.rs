@@ -59,7 +59,7 @@ pub fn choose(setup: &Setup<'_>, season_seconds: u32, candidates: &[Candidate], 
     chosen
 }
 
-/// A floor over a trace beside the autoscaler alone and the plain rules.
+/// A floor over a trace, compared with the autoscaler alone and the plain rules.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Comparison {
     /// The autoscaler alone.

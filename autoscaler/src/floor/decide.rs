@@ -46,7 +46,7 @@ pub struct Policy {
     pub step: Span,
     /// How long before the demand its pods are wanted.
     pub lead_time: Span,
-    /// The floor's limit, beside the autoscaler's own maximum.
+    /// The floor's limit, in addition to the autoscaler's own maximum.
     pub max_floor: Replicas,
     /// The most pods by which the floor moves within a step, up, or down without a forecast.
     pub max_step_up: Replicas,

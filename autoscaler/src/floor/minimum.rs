@@ -60,7 +60,7 @@ impl fmt::Display for Unreadable {
 impl std::error::Error for Unreadable {}
 
 impl Minimum {
-    /// Reads the field and the annotation beside it.
+    /// Reads the field and its annotation.
     ///
     /// A field that is not what the note says it was raised to was set by another hand since: that is the owner's new
     /// wish, and the note is void.
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn an_annotation_that_cannot_be_read_is_no_original() {
+    fn an_annotation_that_cannot_be_read_gives_no_original() {
         for text in [
             "",
             "2",

@@ -1,4 +1,4 @@
-//! A trace of demand through the real decision: the autoscaler alone beside the autoscaler with a floor.
+//! A trace of demand through the real decision: the autoscaler alone and the autoscaler with a floor.
 //!
 //! Second by second, with pods that take time to start. Both see the same demand; only the minimum differs, and only
 //! `decide` moves it. Pure: forecasts are made before, each from the samples before its origin.
@@ -235,7 +235,7 @@ impl<'a> Setup<'a> {
         }
     }
 
-    /// Between two samples the demand goes from one to the other; beside a gap nothing is known.
+    /// Between two samples the demand goes from one to the other; next to a gap nothing is known.
     pub(super) fn demand(&self, index: usize, second: u64) -> Option<Demand> {
         let (here, there) = ((*self.trace.samples.get(index)?)?, (*self.trace.samples.get(index + 1)?)?);
         let part = second as f64 / self.step() as f64;
@@ -420,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn an_outage_of_the_metrics_at_the_peak_is_no_rollback_under_load() {
+    fn an_outage_of_the_metrics_at_the_peak_rolls_nothing_back_under_load() {
         let mut trace = load::generate(Load::Daily, 3, 7, STEP);
         let first = 6 * 288;
         let forecasts = by_naive(&trace, first);

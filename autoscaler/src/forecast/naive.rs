@@ -303,7 +303,7 @@ impl Tested {
     }
 
     /// Whether the gain over another is at least twice its standard error, counting only origins whose horizons fit
-    /// beside each other.
+    /// next to each other.
     fn beats(&self, other: &Tested, origins: &[usize], horizon: usize) -> bool {
         let size = |row: &[Option<(f64, f64)>]| {
             let errors: Vec<f64> = row.iter().flatten().map(|(_, error)| error.abs()).collect();

@@ -105,7 +105,7 @@ pub struct Backtest {
 /// Forecasts that are wanted from many origins, each from its past alone.
 #[derive(Clone, Debug, Serialize)]
 pub struct Rolling {
-    /// What is asked at each origin; the samples go on beyond it.
+    /// What is asked at each origin; the samples continue beyond it.
     #[serde(flatten)]
     pub question: Question,
     /// The first origin, as the number of samples before it.

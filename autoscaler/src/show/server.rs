@@ -140,7 +140,7 @@ impl Server {
         self.html(status, "error.html", &page)
     }
 
-    /// What answers can be told apart by in a log: the client's own id where it is a plain one, or a generated one.
+    /// Identifies an answer in a log: the client's own id where it is a plain one, or a generated one.
     fn request_id(&self, headers: &HeaderMap) -> String {
         let plain = |id: &&str| {
             (1..=64).contains(&id.len())

@@ -126,7 +126,7 @@ pub struct Condition {
 impl Condition {
     /// Whether it is as it should be; none where that is not known.
     pub fn good(&self) -> Option<bool> {
-        // The one that is good when it is not there.
+        // `Conflict` alone is good when it is false.
         let wanted = self.kind != "Conflict";
         match self.status.as_str() {
             "True" => Some(wanted),

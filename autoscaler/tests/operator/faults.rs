@@ -140,7 +140,7 @@ async fn percent_compared_with_cores_is_refused_everywhere() {
     let mut harness = Harness::of(Arc::new(|_, _| Some(70.0)), no_worker()).await;
     let (status, answer) = harness.cluster.try_scaler(NAMESPACE, "web", with(json!({"perPodCapacity": "70%"})));
     assert_eq!(status, 422);
-    assert!(answer["message"].as_str().unwrap().contains("a percentage is no capacity"), "{answer}");
+    assert!(answer["message"].as_str().unwrap().contains("a percentage is not a capacity"), "{answer}");
     // Taken as numbers this would be 140 pods.
     harness.scaler(with(json!({"perPodCapacity": "500m", "unit": "Percent"})));
     harness.turn_to(MIDNIGHT + 8 * HOUR);

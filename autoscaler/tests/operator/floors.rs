@@ -232,7 +232,7 @@ async fn a_pause_changes_nothing_until_it_ends() {
     assert_eq!(harness.floor(), raised);
     harness.says("Ready", "True", "Paused");
     harness.look();
-    assert_eq!(autoscaler::cluster::controller::sweep(&harness.context).await.unwrap(), 0, "a pause is no end");
+    assert_eq!(autoscaler::cluster::controller::sweep(&harness.context).await.unwrap(), 0, "a pause is not an end");
     harness.cluster.patch_scaler(
         NAMESPACE,
         "web",
@@ -265,7 +265,7 @@ async fn the_older_of_two_scalers_has_the_autoscaler() {
 }
 
 #[tokio::test]
-async fn an_autoscaler_that_is_not_there_yet_is_waited_for() {
+async fn an_autoscaler_that_does_not_exist_yet_is_waited_for() {
     let mut harness = Harness::new().await;
     harness.cluster.create_scaler(NAMESPACE, "web", with(json!({"hpaRef": {"name": "late"}})));
     harness.step().await;

@@ -1,4 +1,4 @@
-//! One story in real time, told to a cluster in memory and to a real one where KUBECONFIG names it: the definition is
+//! One story in real time, played on a cluster in memory and on a real one where KUBECONFIG names it: the definition is
 //! applied, an autoscaler and a scaler too; the floor rises before the load and is released after it, the leader is killed
 //! in between, and the deletion gives everything back.
 

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::io::{BufRead as _, Write as _};
+use std::io::{self, BufRead as _, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Output, Stdio};
@@ -181,7 +181,7 @@ impl Command {
         let mut lines = std::io::BufReader::new(&reader);
         let mut line = Vec::new();
         // `lines()` on a duct reader repeats its last error for ever; reading by hand ends at the first.
-        while lines.read_until(b'\n', &mut line).map_err(|error| cannot(&error))? > 0 {
+        while read_line(&mut lines, &mut line).map_err(|error| cannot(&error))? {
             on_line(String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r']));
             line.clear();
         }
@@ -426,9 +426,36 @@ pub fn interrupted() -> Result<(), Fault> {
     Ok(())
 }
 
+/// Reads a line, or the part of one that a carriage return ends: a bar of progress writes over itself. Returns false at the end.
+fn read_line(from: &mut io::BufReader<impl io::Read>, line: &mut Vec<u8>) -> io::Result<bool> {
+    loop {
+        let available = from.fill_buf()?;
+        if available.is_empty() {
+            return Ok(!line.is_empty());
+        }
+        let end = available.iter().position(|byte| matches!(byte, b'\n' | b'\r'));
+        let used = end.map_or(available.len(), |at| at + 1);
+        line.extend_from_slice(&available[..used]);
+        // The newline of a pair is not waited for: what follows a bar of progress may take minutes.
+        let pair = line.last() == Some(&b'\r') && available.get(used) == Some(&b'\n');
+        from.consume(used + usize::from(pair));
+        if end.is_some() {
+            return Ok(true);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bar_of_progress_is_read_line_by_line() {
+        let mut lines = Vec::new();
+        let call = Command::new("printf").arg("one\r\n  1/2\r  2/2\rlast");
+        assert!(call.stream(|line| lines.push(line.to_owned())).unwrap().success());
+        assert_eq!(lines, ["one", "  1/2", "  2/2", "last"]);
+    }
 
     #[test]
     fn arguments_are_never_split_or_expanded() {

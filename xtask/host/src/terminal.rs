@@ -96,21 +96,33 @@ impl Progress {
     pub fn line(&mut self, line: &str) {
         detail(line);
         let line = line.trim();
-        if line.is_empty() || volume() != Volume::Normal {
-            return;
+        if !line.is_empty() && self.is_due() {
+            let passed = self.began.elapsed().as_secs();
+            let text = |width| clipped(&format!("{passed:>10} s {line}"), width);
+            self.show(&text, &clipped(line, 90));
         }
+    }
+
+    /// Shows how much of the work is done: a bar on a terminal, else a line each 15 s.
+    pub fn count(&mut self, count: Count<'_>) {
+        if self.is_due() {
+            let passed = self.began.elapsed().as_secs();
+            let plain = format!("{} of {} {}", count.done, count.total, count.what);
+            self.show(&|width| bar(width, passed, count), &plain);
+        }
+    }
+
+    fn is_due(&self) -> bool {
         let pause = Duration::from_millis(if self.live { 100 } else { 15_000 });
-        let last = self.shown.unwrap_or(self.began);
-        if last.elapsed() < pause {
-            return;
-        }
+        volume() == Volume::Normal && self.shown.unwrap_or(self.began).elapsed() >= pause
+    }
+
+    fn show(&mut self, live: &dyn Fn(usize) -> String, plain: &str) {
         self.shown = Some(Instant::now());
-        let text: String = line.chars().take(90).collect();
-        let passed = self.began.elapsed().as_secs();
         if self.live {
-            anstream::eprint!("\r\x1b[2K{DIM}{passed:>10} s {text}{DIM:#}");
+            anstream::eprint!("\r\x1b[2K{DIM}{}{DIM:#}", live(width()));
         } else {
-            anstream::eprintln!("{:>12} {passed} s: {text}", self.verb);
+            anstream::eprintln!("{:>12} {} s: {plain}", self.verb, self.began.elapsed().as_secs());
         }
     }
 
@@ -119,5 +131,65 @@ impl Progress {
             anstream::eprint!("\r\x1b[2K");
         }
         self.began.elapsed()
+    }
+}
+
+/// Work that is counted.
+#[derive(Clone, Copy)]
+pub struct Count<'a> {
+    /// Finished parts.
+    pub done: usize,
+    /// All parts.
+    pub total: usize,
+    /// Name of a part, in the plural.
+    pub what: &'a str,
+    /// The parts that are being worked on.
+    pub current: &'a str,
+}
+
+/// Columns of the terminal behind stderr.
+fn width() -> usize {
+    let size = rustix::termios::tcgetwinsize(std::io::stderr());
+    size.ok().map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0).unwrap_or(80)
+}
+
+/// A bar with numbers, in fewer columns than the terminal has: a full line would wrap, and could not be cleared. The bar gives way
+/// before the numbers do.
+fn bar(width: usize, seconds: u64, count: Count<'_>) -> String {
+    const LONGEST: usize = 30;
+    const SHORTEST: usize = 5;
+    let Count { done, total, what, current } = count;
+    let numbers = format!("{done}/{total} {what}");
+    let head = format!("{seconds:>10} s ");
+    let room = width.saturating_sub(head.len() + numbers.len() + 4).min(LONGEST);
+    let filled = (room * done.min(total)).checked_div(total).unwrap_or(0);
+    let drawn = if room < SHORTEST { String::new() } else { format!("[{:<room$}] ", "=".repeat(filled)) };
+    let current = if current.is_empty() { String::new() } else { format!(": {current}") };
+    clipped(&format!("{head}{drawn}{numbers}{current}"), width)
+}
+
+/// As much of a line as leaves the last column free.
+fn clipped(line: &str, width: usize) -> String {
+    line.chars().take(width.saturating_sub(1)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bar_fits_every_terminal_and_keeps_its_numbers() {
+        let current =
+            "regex-automata, k8s-openapi, kube-client(build), libsqlite3-sys(build), rustls, autoscaler, serde, syn";
+        for width in 40..=200 {
+            for done in [0, 7, 120, 314] {
+                let line = bar(width, 125, Count { done, total: 314, what: "crates", current });
+                assert!(line.chars().count() < width, "{width}: {line}");
+                assert!(line.contains(&format!("{done}/314 crates")), "{width}: {line}");
+            }
+        }
+        let line = bar(80, 3, Count { done: 157, total: 314, what: "crates", current: "syn" });
+        assert_eq!(line, "         3 s [===============               ] 157/314 crates: syn");
+        assert!(bar(80, 3, Count { done: 0, total: 0, what: "crates", current: "" }).ends_with("] 0/0 crates"));
     }
 }

@@ -201,8 +201,7 @@ fn git(global: &Global, tree: &Tree) -> Finding {
     };
     let branch = commit.branch.as_deref().unwrap_or("no branch");
     let mut differences: Vec<_> = compared.into_iter().flat_map(|(_, differences)| differences).collect();
-    differences.sort();
-    differences.dedup();
+    plan::sort(&mut differences);
     if differences.is_empty() {
         return good("git", format!("{} on {branch}; the inputs of the images equal the commit's", commit.short()));
     }

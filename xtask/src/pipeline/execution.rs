@@ -188,6 +188,7 @@ impl Execution<'_> {
             if let Some(partial) = order.layout() {
                 let folder = partial.with_extension("");
                 layouts::keep(partial, &folder)?;
+                layouts::prune(&context.tree.images(), plan.kind)?;
                 report.size = facts::in_layout(context.tree, plan.kind, &plan.fingerprint, &plan.tag, platform)?
                     .and_then(|l| l.size);
                 let stores = context.request.engine == BuildEngine::Native && plan.kind == ImageKind::App;

@@ -257,17 +257,20 @@ impl<'a> Lookup<'a> {
     }
 
     fn app(&self, base: &ImageFacts) -> Result<ImageFacts, Fault> {
-        let key = self.sources.app_key(&base.fingerprint);
+        let mut key = self.sources.app_key(&base.fingerprint);
         if let (Detail::Decisions, Presence::NotAsked | Presence::Unknown(_)) = (self.detail, &base.presence) {
             // The registry would not answer for the app either.
             return self.image_with(ImageKind::App, &key, base.presence.clone());
+        }
+        let (fingerprint, ..) = facts::tagged(self.tree(), &key);
+        if let Some(program) = &mut key.binary {
+            program.incremental = self.compiles_incrementally(&fingerprint)?;
         }
         let mut app = self.image(ImageKind::App, &key, &|old: &AppKey, names| {
             (app_changes(old, &key, names), EditKind::between(old, &key))
         })?;
         app.differences.extend(base.differences.iter().cloned());
-        app.differences.sort();
-        app.differences.dedup();
+        plan::sort(&mut app.differences);
         app.binary = key.binary;
         if matches!(base.presence, Presence::Registry(_) | Presence::Local(_)) {
             match self.built_on(&app) {
@@ -276,6 +279,15 @@ impl<'a> Lookup<'a> {
             }
         }
         Ok(app)
+    }
+
+    /// Whether the program is compiled incrementally: for an image that stays on this machine, from sources that no commit has.
+    /// `--push` compiles such sources like those of a commit.
+    fn compiles_incrementally(&self, app: &Fingerprint) -> Result<bool, Fault> {
+        if self.request().wanted.push || self.tree().commit.is_none() {
+            return Ok(false);
+        }
+        Ok(self.differences(ImageKind::App, app)?.iter().any(|difference| difference.program))
     }
 
     fn enhanced(&self, base: BaseKey, root: &RootImage) -> Result<ImageFacts, Fault> {

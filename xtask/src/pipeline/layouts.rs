@@ -1,10 +1,14 @@
 //! The folders of images that stay on this machine: written by one build at a time, and put in place only when they are whole.
 
 use std::fs::{File, TryLockError};
-use std::path::Path;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 use xtask_host::{process, terminal};
 use xtask_model::fault::Fault;
+use xtask_model::image::policy::ImageKind;
+
+/// Number of layouts of each kind of app to keep on this machine.
+pub const KEPT: usize = 5;
 
 /// Waits until no other build works in this folder: two would write one layout. The later finds what the earlier built.
 ///
@@ -42,6 +46,39 @@ pub(super) fn keep(partial: &Path, folder: &Path) -> Result<(), Fault> {
     std::fs::rename(partial, folder).map_err(|error| cannot_write(folder, error))
 }
 
+/// Layouts of a kind of image, newest first.
+pub fn layouts(images: &Path, kind: ImageKind) -> Vec<PathBuf> {
+    let prefix = format!("{kind}-");
+    let made = |path: &Path| std::fs::metadata(path.join("index.json")).and_then(|meta| meta.modified()).ok();
+    let mut found: Vec<(SystemTime, PathBuf)> = std::fs::read_dir(images)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_none())
+        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&prefix)))
+        .filter_map(|path| Some((made(&path)?, path)))
+        .collect();
+    found.sort_by(|one, two| two.cmp(one));
+    found.into_iter().map(|(_, path)| path).collect()
+}
+
+/// Removes all but the newest layouts of a kind of app. Bases stay: one is worth minutes.
+pub(super) fn prune(images: &Path, kind: ImageKind) -> Result<(), Fault> {
+    if kind == ImageKind::Base {
+        return Ok(());
+    }
+    layouts(images, kind).iter().skip(KEPT).try_for_each(|old| remove_layout(old))
+}
+
+/// Removes a layout. Renamed first, so that half of one is never used.
+pub fn remove_layout(folder: &Path) -> Result<(), Fault> {
+    let partial = folder.with_extension("partial");
+    remove(&partial)?;
+    std::fs::rename(folder, &partial).map_err(|error| cannot_write(folder, error))?;
+    remove(&partial)
+}
+
 fn remove(folder: &Path) -> Result<(), Fault> {
     match std::fs::remove_dir_all(folder) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(cannot_write(folder, error)),
@@ -51,4 +88,35 @@ fn remove(folder: &Path) -> Result<(), Fault> {
 
 fn cannot_write(path: &Path, error: impl std::fmt::Display) -> Fault {
     Fault::build(format!("cannot write `{}`", path.display())).cause(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_apps_stay_and_every_base() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: String, age: u64| {
+            let path = folder.path().join(name);
+            std::fs::create_dir(&path).unwrap();
+            std::fs::write(path.join("index.json"), "{}").unwrap();
+            let made = SystemTime::now() - Duration::from_secs(age);
+            File::options().write(true).open(path.join("index.json")).unwrap().set_modified(made).unwrap();
+        };
+        for age in 0..8 {
+            write(format!("app-{age}-linux-amd64"), age);
+            write(format!("base-{age}-linux-amd64"), age);
+        }
+        prune(folder.path(), ImageKind::Base).unwrap();
+        prune(folder.path(), ImageKind::App).unwrap();
+        let names = |kind| {
+            let found = layouts(folder.path(), kind);
+            found.iter().map(|path| path.file_name().unwrap().to_string_lossy().into_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(names(ImageKind::Base).len(), 8);
+        let newest: Vec<String> = (0..KEPT).map(|age| format!("app-{age}-linux-amd64")).collect();
+        assert_eq!(names(ImageKind::App), newest);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 8 + KEPT);
+    }
 }

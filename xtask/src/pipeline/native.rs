@@ -42,7 +42,7 @@ pub(super) fn build(context: &Context<'_>, image: &Image<'_>, order: &ImageOrder
         let Some(folder) = order.layout() else {
             return builder::build(&context.client, inputs, Destination::Repository(&order.repository));
         };
-        let layout = Layout::open_or_create(folder)?;
+        let layout = Layout::open_or_create(folder)?.sharing(&context.tree.images());
         let built = builder::build(&context.client, inputs, Destination::Layout(&layout))?;
         let size = layout.blob_size(&built.digest).unwrap_or(0);
         let manifest = Descriptor::new(MANIFEST, built.digest, size);

@@ -31,7 +31,7 @@ impl Request {
     /// # Errors
     /// Flags that contradict each other, or that this tree or machine cannot satisfy.
     pub fn new(global: &Global, flags: &BuildFlags, target: Target, tree: &Tree) -> Result<Self, Fault> {
-        let push = flags.push || flags.output == Some(Output::Registry);
+        let push = flags.publishes();
         if push && global.offline {
             return Err(Fault::usage("`--push` cannot be used with `--offline`"));
         }

@@ -5,6 +5,7 @@ use super::buildable;
 use super::facts::{Detail, Lookup};
 use super::sources::pinned_root;
 use std::collections::BTreeMap;
+use std::sync::Once;
 use std::time::Duration;
 use xtask_host::registry::layout::Layout;
 use xtask_host::registry::publish::{self, completeness};
@@ -130,8 +131,11 @@ fn not_a_fallback(tree: &Tree, fault: Fault) -> Fault {
 }
 
 fn announce_fallback(root: &str, fault: &Fault) {
-    let cause = fault.causes.last().map(|cause| format!(" ({cause})")).unwrap_or_default();
-    terminal::step("fallback", &format!("`{root}` cannot be reached{cause}: the root is built from Debian packages"));
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        terminal::step("fallback", &format!("`{root}` is unreachable: using a root from Debian packages"));
+        fault.causes.iter().for_each(|cause| terminal::detail(cause));
+    });
 }
 
 impl DebianImage {

@@ -153,7 +153,9 @@ pub(super) fn paths(code: &str) -> Vec<(usize, String)> {
     for root in roots.into_iter().chain(CRATES.map(|(_, name)| format!("{name}::"))) {
         for (at, _) in code.match_indices(&root) {
             let before = code[..at].chars().next_back();
-            if before.is_some_and(|c| c.is_alphanumeric() || "_:\"`".contains(c)) {
+            // The path of a visibility only says who may use the item.
+            let visibility = code[..at].ends_with("pub(in ");
+            if visibility || before.is_some_and(|c| c.is_alphanumeric() || "_:\"`".contains(c)) {
                 continue;
             }
             let line = code[..at].matches('\n').count() + 1;
@@ -243,6 +245,7 @@ mod tests {
     fn values_of_impure_modules_are_allowed_and_functions_are_not() {
         finds("use crate::fault::Fault;\nuse xtask_host::docker::engine::settings::text;\n", &[]);
         finds("use xtask_host::process::Command;\n", &[]);
+        finds("pub(in xtask_host::process) fn a() {}\n", &[]);
         finds("use xtask_host::process;\n", &["1: `xtask_host::process` of an impure module in a pure one"]);
         finds("use xtask_host::process::*;\n", &["1: `xtask_host::process::*` of an impure module in a pure one"]);
         finds(

@@ -42,6 +42,7 @@ const COMMON: &[&str] = &[
     "rustix::process::Signal",
     "rustix::process::geteuid",
     "rustix::process::kill_process_group",
+    "rustix::termios::tcgetwinsize",
 ];
 
 /// Every use of what only Linux has.

@@ -178,6 +178,20 @@ fn a_cargo_package_is_compiled_on_the_host_and_copied() {
     let said = repo.xtask(&["build", "--push", "--format", "json"]).run().ok();
     assert_eq!(said.report().actions(), actions("reused", "built"));
     said.says("sources of tool");
+    // Sources that no commit has: incremental for an image that stays here, and not for one that is published.
+    repo.write("tool/src/main.rs", "fn main() { println!(\"three\"); }\n");
+    let incremental = || std::fs::read_dir(repo.path.join("target/debug/incremental")).unwrap().count();
+    assert_eq!(incremental(), 0);
+    repo.xtask(&["build"]).run().ok().says("incrementally");
+    assert!(incremental() > 0);
+    assert!(repo.read("target/images/app.key.json").contains("\"incremental\":true"));
+    repo.xtask(&["build"]).run().ok().says("nothing to build");
+    repo.write("templates/page.html", "<p>four</p>\n");
+    let pushed = repo.push();
+    let key = repo.config("app", &pushed.digest("app")).config.labels["dev.xtask.image.key"].clone();
+    assert!(!key.contains("incremental"), "{key}");
+    repo.commit("three");
+    repo.xtask(&["build", "--dry-run"]).run().ok();
     // What does not compile is not published.
     let latest = repo.digest("app", "latest");
     repo.write("tool/src/main.rs", "fn main() { oops }\n").commit("broken");

@@ -66,7 +66,7 @@ fn the_cluster_refuses_what_we_could_not_follow() {
 
 #[test]
 fn percent_compared_with_cores_is_refused_by_the_cluster() {
-    refused("perPodCapacity", "70%", "a percentage is no capacity", "is a share");
+    refused("perPodCapacity", "70%", "a percentage is not a capacity", "is a share");
 }
 
 #[test]

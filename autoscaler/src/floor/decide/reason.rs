@@ -40,7 +40,7 @@ pub enum Missing {
         /// By how much.
         by: Seconds,
     },
-    /// Steps between now and the lead time are not there.
+    /// Steps between now and the lead time are missing.
     Incomplete {
         /// How many are.
         has: usize,
@@ -106,7 +106,7 @@ pub enum Reason {
     FloorMoved {
         /// What was decided.
         decided: Replicas,
-        /// What is there.
+        /// The number that exists.
         found: Replicas,
     },
     /// The clock shows an earlier time than at the last decision.

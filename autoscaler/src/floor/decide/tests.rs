@@ -169,7 +169,7 @@ fn recommend_mode_writes_nothing() {
 }
 
 #[test]
-fn a_pause_leaves_what_stands_there() {
+fn a_pause_leaves_the_floor() {
     let mut workload = Workload::new(policy());
     workload.demand(95.0);
     let outlook = outlook(60, 0.0);
@@ -272,7 +272,7 @@ fn a_clock_that_jumps_releases_nothing_and_locks_nothing() {
 }
 
 #[test]
-fn wrong_sample_spacing_is_no_forecast() {
+fn wrong_sample_spacing_gives_no_forecast() {
     let mut workload = Workload::new(policy());
     let five = Span::from_seconds(300).unwrap();
     let sparse = Outlook::new(at(0), five, Unit::PerSecond, &[150.0; 5], true);
@@ -285,7 +285,7 @@ fn wrong_sample_spacing_is_no_forecast() {
 }
 
 #[test]
-fn percent_compared_with_cores_is_no_forecast() {
+fn percent_compared_with_cores_gives_no_forecast() {
     let mut workload = Workload::new(Policy { capacity: "500m".parse().unwrap(), ..policy() });
     let utilisation = Outlook::new(at(0), MINUTE, Unit::Percent, &[70.0; 5], true);
     let decision = workload.decide(Ok(&utilisation), 60);
@@ -327,7 +327,7 @@ fn a_per_pod_mean_is_not_taken_for_the_total() {
         per_pod.reasons[1]
     );
     assert_eq!(decide_with(119.0, 17).recommended, Some(Replicas(12)));
-    // A quiet workload at its minimum is no proof of anything.
+    // A quiet workload at its minimum proves nothing.
     assert_eq!(decide_with(7.0, 2).recommended, Some(Replicas(2)));
 }
 

@@ -60,7 +60,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
 /// Why a file was not opened.
 #[derive(Debug)]
 pub(super) enum Refused {
-    /// It is no state of this version, and another can take its place.
+    /// It is not a state of this version, and another can take its place.
     Unusable(String),
     /// Nothing can be had there.
     Unavailable(String),
@@ -92,21 +92,21 @@ pub(super) fn in_memory() -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// Renames the file, and what SQLite left beside it, so that a person can look at it. One is kept, the last.
+/// Renames the file, and what SQLite left next to it, so that a person can look at it. One is kept, the last.
 pub(super) fn set_aside(path: &Path, cause: &str) -> Result<(), String> {
-    let aside = beside(path, ".set-aside");
+    let aside = neighbour(path, ".set-aside");
     std::fs::rename(path, &aside).map_err(|error| format!("{cause}, and it cannot be set aside: {error}"))?;
     for suffix in ["-wal", "-journal"] {
-        let left = beside(path, suffix);
+        let left = neighbour(path, suffix);
         // It may not be there; that of an older one would be taken for this one's.
-        let _ = std::fs::remove_file(beside(&aside, suffix));
-        let _ = std::fs::rename(left, beside(&aside, suffix));
+        let _ = std::fs::remove_file(neighbour(&aside, suffix));
+        let _ = std::fs::rename(left, neighbour(&aside, suffix));
     }
     tracing::warn!(path = %path.display(), aside = %aside.display(), cause, "the state is set aside: beginning with an empty one");
     Ok(())
 }
 
-fn beside(path: &Path, suffix: &str) -> PathBuf {
+fn neighbour(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)

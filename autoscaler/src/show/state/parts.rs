@@ -71,7 +71,7 @@ impl Grid {
     }
 
     /// The history in parts, from its first sample to its last; none where no sample has a value. What is too long ago
-    /// beside the newest is left out.
+    /// next to the newest is left out.
     pub(super) fn history(self, parts: &BTreeMap<i64, Part>) -> Option<History> {
         let step = Span::from_seconds(u32::try_from(self.step).ok()?)?;
         let newest = *parts.last_key_value()?.0;
@@ -124,7 +124,7 @@ mod tests {
             let parts = grid.lay(&history, |_| None);
             let stored: BTreeMap<i64, Part> =
                 parts.iter().map(|(part, samples)| (*part, Part::read(&samples.bytes()).unwrap())).collect();
-            // Missing samples at the ends are no part of a history.
+            // Missing samples at the ends do not belong to a history.
             let (first, last) = (history.samples.iter().position(Option::is_some), history.samples.iter().rposition(Option::is_some));
             match (first, last) {
                 (Some(first), Some(last)) => {

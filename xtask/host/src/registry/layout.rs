@@ -22,12 +22,14 @@ const PARTIAL: &str = ".partial-";
 #[derive(Clone, Debug)]
 pub struct Layout {
     folder: PathBuf,
+    /// Folder of other layouts whose blobs it may link.
+    others: Option<PathBuf>,
 }
 
 impl Layout {
     /// Opens the layout in `folder`, or creates one if the folder is missing or empty.
     pub fn open_or_create(folder: &Path) -> Result<Self, Fault> {
-        let layout = Self { folder: folder.to_owned() };
+        let layout = Self { folder: folder.to_owned(), others: None };
         let cannot = |error: io::Error| cannot_write(folder, &error);
         let marker = folder.join("oci-layout");
         if !marker.is_file() {
@@ -50,6 +52,20 @@ impl Layout {
             other => Err(Fault::usage(format!("cannot read the image layout `{}`", folder.display()))
                 .cause(format!("its version is `{}`, not `1.0.0`", other.unwrap_or("missing")))),
         }
+    }
+
+    /// Lets the layout share blobs with the layouts in a folder.
+    #[must_use]
+    pub fn sharing(self, others: &Path) -> Self {
+        Self { others: Some(others.to_owned()), ..self }
+    }
+
+    /// Links a blob that another layout has. Returns false where none has it, or where a link is impossible.
+    pub fn link_shared(&self, digest: &Digest, size: u64) -> bool {
+        let others = self.others.iter().flat_map(|folder| fs::read_dir(folder).into_iter().flatten().flatten());
+        let mut blobs = others.map(|entry| entry.path().join("blobs/sha256").join(digest.hex()));
+        let is_whole = |blob: &Path| fs::symlink_metadata(blob).is_ok_and(|meta| meta.is_file() && meta.len() == size);
+        blobs.any(|blob| is_whole(&blob) && fs::hard_link(&blob, self.blob_path(digest)).is_ok())
     }
 
     pub fn folder(&self) -> &Path {
@@ -301,6 +317,20 @@ mod tests {
         let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
+    }
+
+    #[test]
+    fn a_blob_of_another_layout_is_linked_and_not_a_damaged_one() {
+        use std::os::unix::fs::MetadataExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let open = |name: &str| Layout::open_or_create(&folder.path().join(name)).unwrap();
+        let (one, two) = (open("one"), open("two"));
+        let (digest, size) = one.put_bytes(b"hello").unwrap();
+        assert!(!two.link_shared(&digest, size), "it shares with no folder");
+        let two = two.sharing(folder.path());
+        assert!(!two.link_shared(&digest, size + 1));
+        assert!(two.link_shared(&digest, size));
+        assert_eq!(fs::metadata(two.blob_path(&digest)).unwrap().nlink(), 2);
     }
 
     #[test]

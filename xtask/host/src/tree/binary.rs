@@ -43,6 +43,7 @@ pub fn key<F: Files + ?Sized>(
         toolchain: toolchain::version(repository)?,
         crates: Digest::of(crates.join("\n").as_bytes()),
         sources: digest(&own),
+        incremental: false,
     })
 }
 

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use xtask_model::fault::Fault;
 use xtask_model::image::context::{ContextEntry, ContextPath, FileKind};
-use xtask_model::image::plan::Difference;
+use xtask_model::image::plan::{self, Difference};
 use xtask_model::image::policy::{self, ImageKind};
 use xtask_model::spec::lock;
 use xtask_model::spec::reference::Digest;
@@ -32,8 +32,7 @@ pub struct Compared {
 
 impl Compared {
     fn new(mut differences: Vec<Difference>, pointers: Vec<ContextPath>) -> Self {
-        differences.sort();
-        differences.dedup();
+        plan::sort(&mut differences);
         Self { differences, pointers }
     }
 }
@@ -120,7 +119,9 @@ impl Committed {
                 self.files(tree, theirs, &committed.files, &parsed.files, &mut found)?;
                 known = Known::of(&self.id, theirs, kind, &committed, &|digest| self.objects.lfs_contents(digest)).ok();
                 if kind != ImageKind::Base {
+                    let others = found.len();
                     self.program(tree, theirs, &committed, parsed, &mut found)?;
+                    found[others..].iter_mut().for_each(|difference| difference.program = true);
                 }
             }
             Err(fault) => {

@@ -90,6 +90,9 @@ pub struct BinaryKey {
     pub crates: Digest,
     /// Digest over the package's files and the workspace's manifests.
     pub sources: Digest,
+    /// Compiled incrementally, from sources that are not the commit's. Never true of a published image.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub incremental: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -205,6 +208,10 @@ pub fn app_changes(old: &AppKey, new: &AppKey, names: &FileNames<'_>) -> Vec<Str
         text_change("toolchain", &before.toolchain, &after.toolchain, &mut changes);
         if before.crates != after.crates {
             changes.push(format!("locked crates of {} (Cargo.lock)", after.name));
+        }
+        if before.incremental != after.incremental {
+            let compiled = |binary: &BinaryKey| if binary.incremental { "incremental" } else { "full" };
+            changes.push(format!("compilation of {} {} -> {}", after.name, compiled(before), compiled(after)));
         }
         if before.sources != after.sources {
             let which = if names.sources.is_empty() { String::new() } else { format!(" {}", names.sources) };
@@ -362,6 +369,7 @@ pub(crate) mod tests {
                 toolchain: "1.95".to_owned(),
                 crates: Digest::of(b"crates"),
                 sources: Digest::of(b"sources"),
+                incremental: false,
             }),
             compiler: Some("rust@sha256:1".to_owned()),
             compression: "gzip".to_owned(),
@@ -390,6 +398,16 @@ pub(crate) mod tests {
         expect![[r#"{"schema":2,"base":"abababababababababababababababababababababababababababababababab","dockerfile":["ARG ROOT_IMAGE","FROM ${ROOT_IMAGE}"],"args":{},"labels":{"org.opencontainers.image.source":"https://example.com/a"},"files":[{"path":"dockerfiles/check-imports.py","kind":"file","mode":420,"digest":"sha256:3b9c358f36f0a31b6ad3e14f309c7cf198ac9246e8316f9ce543d5b19ac02b80"}],"binary":{"name":"app/app","profile":"release","toolchain":"1.95","crates":"sha256:7282bed9a11a4f95f953e27010c75140f638f55893b6532d73533f4321ddec0b","sources":"sha256:878a52fc5ff6a57d50b7b870aa51637a3dfd38fc22352a39f95a3c292eb976d5"},"compiler":"rust@sha256:1","compression":"gzip"}"#]].assert_eq(&app_key().json());
         expect!["ae3769eaed845d5b0daf100afcedb90ad706b55acff26d258a56551c106e6e29"]
             .assert_eq(&app_key().fingerprint().to_string());
+    }
+
+    #[test]
+    fn an_incremental_program_has_a_key_of_its_own() {
+        let (full, mut edited) = (app_key(), app_key());
+        edited.binary.as_mut().unwrap().incremental = true;
+        assert!(!full.json().contains("incremental"), "{}", full.json());
+        assert_ne!(full.fingerprint(), edited.fingerprint());
+        assert_eq!(app_changes(&full, &edited, &NAMES), ["compilation of app/app full -> incremental"]);
+        assert_eq!(serde_json::from_str::<AppKey>(&edited.json()).unwrap(), edited);
     }
 
     #[test]

@@ -289,13 +289,26 @@ pub struct Difference {
     /// It is a file or folder that git ignores.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub ignored: bool,
+    /// Whether it is an input of the program that cargo compiles.
+    #[serde(skip)]
+    pub program: bool,
 }
 
 impl Difference {
     /// A difference of something that git does not ignore.
     pub fn new(path: impl ToString, why: impl Into<String>) -> Self {
-        Self { path: path.to_string(), why: why.into(), ignored: false }
+        Self { path: path.to_string(), why: why.into(), ignored: false, program: false }
     }
+}
+
+/// Sorts differences by path and merges those that say the same.
+pub fn sort(differences: &mut Vec<Difference>) {
+    differences.sort();
+    differences.dedup_by(|later, first| {
+        let same = (&later.path, &later.why, later.ignored) == (&first.path, &first.why, first.ignored);
+        first.program |= same && later.program;
+        same
+    });
 }
 
 /// Differences in one line, the first of many.
@@ -560,7 +573,12 @@ mod tests {
     }
 
     fn difference() -> Difference {
-        Difference { path: "templates/prod.env".to_owned(), why: "not in the commit".to_owned(), ignored: false }
+        Difference {
+            path: "templates/prod.env".to_owned(),
+            why: "not in the commit".to_owned(),
+            ignored: false,
+            program: false,
+        }
     }
 
     #[track_caller]

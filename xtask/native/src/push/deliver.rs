@@ -102,7 +102,11 @@ pub fn to_layout(client: &Client, layout: &Layout, layers: &[ImageLayer], base: 
         if layout.blob_size(digest) == Some(layer.descriptor.size) {
             return Ok(());
         }
-        match (local_file(layer, base), base) {
+        let file = local_file(layer, base);
+        if file.is_none() && layout.link_shared(digest, layer.descriptor.size) {
+            return Ok(());
+        }
+        match (file, base) {
             // Hard links on one file system; blobs are never modified.
             (Some(file), _) => {
                 let target = layout.blob_path(digest);

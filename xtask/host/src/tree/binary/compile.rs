@@ -2,6 +2,7 @@
 
 use crate::process::{self, Command};
 use crate::scratch::{self, Scratch};
+use crate::terminal::Count;
 use crate::tree::toolchain;
 use crate::{file, terminal};
 use elf::abi::SHT_GNU_VERNEED;
@@ -40,19 +41,28 @@ pub fn compile(
     let foreign = !cfg!(target_os = "linux") || *platform != Platform::host();
     // Choices made for xtask's own compilation are not the binary's.
     let mut call = cargo(root).env_remove("CARGO_BUILD_TARGET").env_remove("RUSTFLAGS");
+    // Cargo gives the repository's own crates other file names when they are compiled incrementally, and shares the rest: neither
+    // kind of build invalidates the other.
+    call = call.env("CARGO_INCREMENTAL", if recipe.incremental { "1" } else { "0" });
     call = if foreign && process::found("cargo-zigbuild").is_some() { call.arg("zigbuild") } else { call.arg("build") };
     call = call.args(["--locked", "--package", &binary.package, "--bin", &binary.name, "--profile", &binary.profile]);
     call = call.args(["--message-format", "json-render-diagnostics"]);
     if foreign {
         call = call.args(["--target", triple]);
     }
-    let mut progress = terminal::Progress::begin("compiling", &format!("{} for {platform}", binary.name));
+    let how = if recipe.incremental { ", incrementally: its sources differ from the commit's" } else { "" };
+    let mut progress = terminal::Progress::begin("compiling", &format!("{} for {platform}{how}", binary.name));
+    // Cargo counts its crates for terminals alone, unless it is asked to.
+    call = call.env("CARGO_TERM_PROGRESS_WHEN", "always").env("CARGO_TERM_PROGRESS_WIDTH", "160");
     let mut executable = None;
     let mut said = VecDeque::new();
     let status = call.stream(|line| match artifact(line, &binary.name) {
         Some(path) => executable = Some(path),
-        None if line.starts_with('{') => {}
+        None if line.starts_with('{') || line.is_empty() => {}
         None => {
+            if let Some(count) = counted(line) {
+                return progress.count(count);
+            }
             progress.line(line);
             if said.len() == 30 {
                 said.pop_front();
@@ -200,6 +210,14 @@ fn artifact(line: &str, name: &str) -> Option<PathBuf> {
     message.executable.filter(|_| ours)
 }
 
+/// The numbers in a line of cargo's progress: `Building [==>  ] 12/314: syn, regex`.
+fn counted(line: &str) -> Option<Count<'_>> {
+    let (_, rest) = line.split_once("Building [")?.1.split_once("] ")?;
+    let (numbers, current) = rest.split_once(':').unwrap_or((rest, ""));
+    let (done, total) = numbers.trim().split_once('/')?;
+    Some(Count { done: done.parse().ok()?, total: total.parse().ok()?, what: "crates", current: current.trim() })
+}
+
 /// Prefix of the temporary folders for copying a binary.
 const SCRATCH: &str = ".staging-";
 
@@ -211,10 +229,11 @@ fn stage(from: &Path, to: &Path) -> Result<(), Fault> {
     let cannot = |error: std::io::Error| Fault::build(format!("cannot stage `{}`", to.display())).cause(error);
     let folder = to.parent().expect("a staged binary has a folder");
     fs::create_dir_all(folder).map_err(cannot)?;
+    // By content: an older program of the same size may come back, from an incremental build or by an edit that is undone.
     if let (Ok(new), Ok(old)) = (fs::metadata(from), fs::metadata(to))
         && new.len() == old.len()
         && old.permissions().mode() & 0o777 == EXECUTABLE
-        && matches!((new.modified(), old.modified()), (Ok(new), Ok(old)) if new <= old)
+        && fs::read(from).map_err(cannot)? == fs::read(to).map_err(cannot)?
     {
         return Ok(());
     }
@@ -291,6 +310,20 @@ mod tests {
     }
 
     #[test]
+    fn an_older_program_of_the_same_size_is_staged() {
+        let folder = tempfile::tempdir().unwrap();
+        let (from, to) = (folder.path().join("app"), folder.path().join("image/app"));
+        fs::write(&from, "full").unwrap();
+        let made = fs::metadata(&from).unwrap().modified().unwrap();
+        fs::write(&from, "part").unwrap();
+        stage(&from, &to).unwrap();
+        fs::write(&from, "full").unwrap();
+        fs::File::open(&from).unwrap().set_modified(made).unwrap();
+        stage(&from, &to).unwrap();
+        assert_eq!(fs::read(&to).unwrap(), b"full");
+    }
+
+    #[test]
     fn a_staged_binary_is_known_until_it_changes() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("app");
@@ -301,6 +334,7 @@ mod tests {
             toolchain: "1".to_owned(),
             crates: xtask_model::spec::reference::Digest::of(b""),
             sources: xtask_model::spec::reference::Digest::of(b""),
+            incremental: false,
         };
         let staged = StagedBinary::of(&recipe, &file).unwrap();
         assert!(staged.is_still(&file));
@@ -316,6 +350,17 @@ mod tests {
         let fault = check_glibc(&std::env::current_exe().unwrap(), &old).unwrap_err();
         assert!(fault.what.contains("the root has 2.3"), "{fault}");
         assert!(newest_glibc(b"#!/bin/sh").is_err());
+    }
+
+    #[test]
+    fn cargo_counts_its_crates() {
+        let numbers = |line: &str| counted(line).map(|count| (count.done, count.total, count.current.to_owned()));
+        let line = "    Building [=======>         ] 120/314: syn, regex-automata";
+        assert_eq!(numbers(line), Some((120, 314, "syn, regex-automata".to_owned())));
+        assert_eq!(numbers("    Building [====>  ] 3/5"), Some((3, 5, String::new())));
+        for other in ["   Compiling syn v2.0.1", "error: [Building [x", "    Building [===>] x/y: a"] {
+            assert_eq!(numbers(other), None, "{other}");
+        }
     }
 
     #[test]

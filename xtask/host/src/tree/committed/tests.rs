@@ -327,3 +327,33 @@ fn an_edit_is_compared_with_what_is_remembered_and_line_ends_with_git() {
     repo.write("images.toml", &format!("{POLICY}# another comment\n"));
     assert!(asks_git(&id), "settings count by their meaning");
 }
+
+#[test]
+fn inputs_of_the_program_are_marked() {
+    let repo = Repo::new();
+    repo.write("images.toml", &format!("{POLICY}[app.binary]\npackage = \"tool\"\n"));
+    repo.write("Cargo.toml", "[workspace]\nmembers = [\"tool\"]\n");
+    repo.write("Cargo.lock", "version = 4\n\n[[package]]\nname = \"tool\"\nversion = \"1.0.0\"\n");
+    repo.write("rust-toolchain.toml", "[toolchain]\nchannel = \"1.95.0\"\n");
+    repo.write("tool/Cargo.toml", "[package]\nname = \"tool\"\n");
+    repo.write("tool/src/main.rs", "fn main() {}\n");
+    repo.commit();
+    let marked = |path: &str, text: &str| {
+        repo.write(path, text);
+        let tree = Tree::with_registry(None, Box::new(repo.0.path().to_owned())).unwrap();
+        let commit = Git::at(repo.0.path()).commit(&|_| None).unwrap().unwrap();
+        let parsed = facts::parse(&tree, ImageKind::App, &BTreeMap::new()).unwrap_or_else(|fault| panic!("{fault}"));
+        let committed = Committed::open(repo.0.path(), &commit.id, true).unwrap();
+        let found = committed.differences(&tree, ImageKind::App, &parsed).unwrap();
+        let found = found.into_iter().map(|found| (found.path, found.program)).collect::<Vec<_>>();
+        repo.git(&["checkout", "-q", "--", "."]);
+        found
+    };
+    assert_eq!(marked("templates/page.html", "<p>two</p>\n"), [("templates/page.html".to_owned(), false)]);
+    for path in ["tool/src/main.rs", "Cargo.toml"] {
+        let text = fs::read_to_string(repo.path(path)).unwrap();
+        assert_eq!(marked(path, &format!("{text}\n")), [(path.to_owned(), true)]);
+    }
+    let lock = fs::read_to_string(repo.path("Cargo.lock")).unwrap().replace("1.0.0", "1.0.1");
+    assert_eq!(marked("Cargo.lock", &lock), [("Cargo.lock".to_owned(), true)]);
+}

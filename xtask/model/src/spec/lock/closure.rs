@@ -16,8 +16,8 @@ use std::fmt::Write as _;
 const TITLE: &str =
     "# What the packages require, by their own metadata; the digits in parentheses are of their hashes.";
 
-/// The line that says for which platforms and Pythons wheels were set_targets for.
-const TARGETS: &str = "# wheels were set_targets for on: ";
+/// Start of the line with the platforms and Pythons whose wheels were checked. Part of the file format.
+const TARGETS: &str = "# wheels were looked for on: ";
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PackageMetadata {
