@@ -378,7 +378,7 @@ impl Group {
 impl Group {
     fn signal(&self, signal: rustix::process::Signal) {
         for pid in self.0.iter().filter_map(|pid| rustix::process::Pid::from_raw(i32::try_from(*pid).ok()?)) {
-            // A group that has just ended is not an error.
+            // The group may have ended already.
             let _ = rustix::process::kill_process_group(pid, signal);
         }
     }

@@ -28,7 +28,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 const SETTLED: Duration = Duration::from_millis(50);
 
 /// Time that a program gets to end before it is killed.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Builds and runs until Ctrl-C.
 pub fn run(global: &Global, flags: &WatchFlags) -> anyhow::Result<()> {

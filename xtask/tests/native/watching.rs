@@ -111,9 +111,12 @@ fn a_command_gets_each_pushed_image_and_no_shared_tag_moves() {
     until(|| repo.read("target/images.txt").lines().count() == 3, || "the command did not run three times".to_owned());
     watch.signal(Signal::INT);
     watch.end().ok();
-    let said = repo.read("target/images.txt");
-    let images: Vec<&str> = said.lines().map(|line| line.rsplit(' ').next().unwrap()).collect();
-    assert!(said.lines().zip(&images).all(|(line, image)| line == format!("got image={image} {image}")), "{said}");
+    let printed = repo.read("target/images.txt");
+    let images: Vec<&str> = printed.lines().map(|line| line.rsplit(' ').next().unwrap()).collect();
+    assert!(
+        printed.lines().zip(&images).all(|(line, image)| line == format!("got image={image} {image}")),
+        "{printed}"
+    );
     assert_eq!(images[0], report.text("app", "reference"));
     for image in images {
         let reference: Reference = image.parse().unwrap();

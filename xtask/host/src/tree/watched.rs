@@ -87,7 +87,7 @@ impl<F: Files> Files for Recorder<F> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Stamp {
     Absent,
-    /// Names in a folder. Its time is not compared: a file that comes and goes is not a change.
+    /// Names in a folder. Its time is not compared: a file that is created and deleted again is not a change.
     Folder(BTreeSet<OsString>),
     /// Device, inode, mode, bytes and both times in nanoseconds. Of a link and of what it leads to.
     Other(Vec<[i64; 8]>),
