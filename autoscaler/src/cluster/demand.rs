@@ -361,7 +361,15 @@ impl Demands {
         let again = due && (fitted || outage && kept.as_ref().is_none_or(|kept| kept.key != key));
         let choice = if again {
             let known = KeptChoice { key, models: fitted, choice: Choice::default() };
-            self.choose(name, known, limits, settings, &history, (&question, &answer)).await
+            let replay = Replay {
+                history: history.clone(),
+                question: question.clone(),
+                peaks: answer.peaks.clone(),
+                policy: settings.policy.clone(),
+                workload: limits.workload(&settings.policy),
+                goal: settings.goal,
+            };
+            self.choose(name, known, replay).await
         } else {
             kept.map(|kept| kept.choice)
         };
@@ -392,24 +400,8 @@ impl Demands {
     /// Chooses what the floor is made of by a replay: once a day, and again when the settings change or models come in.
     ///
     /// A replay takes a part of a second of processor time, so there is one at a time, in a thread of its own.
-    async fn choose(
-        &self,
-        name: &ScalerName,
-        known: KeptChoice,
-        limits: Limits,
-        settings: &ScalerSettings,
-        history: &History,
-        (question, answer): (&Question, &Answer),
-    ) -> Option<Choice> {
+    async fn choose(&self, name: &ScalerName, known: KeptChoice, replay: Replay) -> Option<Choice> {
         let turn = self.choosing.acquire().await.ok()?;
-        let replay = Replay {
-            history: history.clone(),
-            question: question.clone(),
-            peaks: answer.peaks.clone(),
-            policy: settings.policy.clone(),
-            workload: limits.workload(&settings.policy),
-            goal: settings.goal,
-        };
         let choice = tokio::task::spawn_blocking(move || replay.choose()).await.ok()?;
         drop(turn);
         let kept = KeptChoice { choice: choice.clone(), ..known };

@@ -51,7 +51,7 @@ pub fn run(global: &Global, yes: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Everything that may be deleted. Nothing that a build with `--push` writes, for that one does not hold the lock.
+/// Everything that may be deleted, without the files of a build with `--push`, which takes no lock.
 fn find(tree: &Tree, now: SystemTime) -> Vec<Item> {
     let target = tree.root.join("target");
     let item = |path: PathBuf, why: String| Item { bytes: size(&path), path, why };
