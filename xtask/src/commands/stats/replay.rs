@@ -107,11 +107,11 @@ impl Replay<'_> {
                 let known = self.before.inputs.as_ref().ok().and_then(program);
                 let compiles = program(&inputs).is_some() && program(&inputs) != known;
                 let facts = facts(changes, None, sources.pins.base.is_some());
-                (Ok(inputs), Needs::Decided(Box::new(facts), compiles))
+                (Ok(inputs), Needs::Decided(facts, compiles))
             }
             Err(Unreadable::Base(fault)) => {
                 let why = one_line(&fault);
-                (Err(why.clone()), Needs::Decided(Box::new(facts(Err(why.clone()), Some(why), false)), true))
+                (Err(why.clone()), Needs::Decided(facts(Err(why.clone()), Some(why), false), true))
             }
             Err(Unreadable::Tree(fault)) => (Err(one_line(&fault)), Needs::Unreadable(one_line(&fault))),
         };
@@ -121,7 +121,7 @@ impl Replay<'_> {
     fn step(&mut self, step: &Step) -> Result<Commit, Fault> {
         process::interrupted()?;
         let needs = if self.before.inputs.is_ok() && !touches(&self.before.read, &step.changed) {
-            Needs::Decided(Box::new(facts(Ok(Changes::default()), None, false)), false)
+            Needs::Decided(facts(Ok(Changes::default()), None, false), false)
         } else {
             let (before, needs) = self.read(&step.commit)?;
             self.before = before;
