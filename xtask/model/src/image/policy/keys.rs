@@ -1,6 +1,6 @@
 //! Every table and key of `images.toml`: its type, default, engines and meaning.
 //!
-//! The parser, the reference and the JSON Schema all read this one table. A [`Section`](super::toml_reader::Section) takes ranges from it, calls
+//! The parser, the reference and the JSON Schema all read this one table. A `toml_reader::Section` takes ranges from it, calls
 //! every other key unknown, and asserts that it reads each key of its table.
 
 use std::fmt;
