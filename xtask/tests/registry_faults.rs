@@ -206,7 +206,7 @@ fn ends_in_time(host: &str) {
         if text.contains("200 OK") {
             continue;
         }
-        assert!(text.contains("the limit is 0.40 s") && text.contains("each 10.0 kB"), "{name}: {text}");
+        assert!(text.contains("limit: 0.40 s") && text.contains("each 10.0 kB"), "{name}: {text}");
     }
 }
 

@@ -24,12 +24,12 @@ pub use manifests::{Head, Name, RawManifest};
 pub use upload::{Mount, Session};
 
 use http::url::Url;
-use std::collections::BTreeSet;
-use std::sync::Mutex;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use xtask_model::fault::Fault;
-use xtask_model::spec::reference::Repository;
+use xtask_model::spec::reference::{Digest, Repository};
 
 /// Answer of a registry that responds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -132,6 +132,9 @@ pub struct Client {
     proven: Mutex<BTreeSet<String>>,
     /// Bytes of the layers that were read.
     streamed: AtomicU64,
+    /// Documents that this client has read from a repository or written to it. Their digests name their contents, so that they never
+    /// change; whether the registry still has them is another question.
+    documents: Mutex<BTreeMap<(Repository, Digest), Arc<[u8]>>>,
 }
 
 /// A registry and where its API is.
@@ -150,7 +153,21 @@ impl Client {
             auth: http::auth::Auth::default(),
             proven: Mutex::default(),
             streamed: AtomicU64::default(),
+            documents: Mutex::default(),
         }
+    }
+
+    fn documents(&self) -> MutexGuard<'_, BTreeMap<(Repository, Digest), Arc<[u8]>>> {
+        self.documents.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The bytes of a document that was read or written before.
+    fn document(&self, repository: &Repository, digest: Digest) -> Option<Arc<[u8]>> {
+        self.documents().get(&(repository.clone(), digest)).cloned()
+    }
+
+    fn remember_document(&self, repository: &Repository, digest: Digest, bytes: &[u8]) {
+        self.documents().insert((repository.clone(), digest), bytes.into());
     }
 
     fn endpoint(&self, registry: &str) -> Result<Endpoint, Fault> {

@@ -117,7 +117,10 @@ impl Client {
             _ => Ok(Err(ErrorResponse::read(reply))),
         })?;
         match read {
-            Ok(manifest) => Ok(Answer::Present(manifest)),
+            Ok(manifest) => {
+                self.remember_document(repository, manifest.digest, &manifest.bytes);
+                Ok(Answer::Present(manifest))
+            }
             Err(refusal) => self.absent(&endpoint, &what, &refusal),
         }
     }
@@ -183,7 +186,10 @@ impl Client {
             Some(said) if said != digest => {
                 Err(Fault::network(what).cause(format!("the registry stored `{said}` where `{digest}` was sent")))
             }
-            _ => Ok(digest),
+            _ => {
+                self.remember_document(repository, digest, bytes);
+                Ok(digest)
+            }
         }
     }
 

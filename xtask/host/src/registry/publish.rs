@@ -59,7 +59,11 @@ fn document<T: serde::de::DeserializeOwned>(bytes: &[u8], what: &Reference) -> R
     serde_json::from_slice(bytes).map_err(|error| Fault::network(format!("cannot read `{what}`")).cause(error))
 }
 
+/// Reads a manifest's contents: those that this client has seen before, without asking whether the registry still has them.
 pub fn read_manifest(client: &Client, repository: &Repository, digest: Digest) -> Result<Manifest, Fault> {
+    if let Some(bytes) = client.document(repository, digest) {
+        return document(&bytes, &repository.digest(digest));
+    }
     match client.manifest(repository, digest)? {
         Answer::Present(found) => document(&found.bytes, &repository.digest(digest)),
         Answer::Absent => Err(Fault::network(format!(
@@ -75,8 +79,14 @@ const CONFIG_LIMIT: u64 = 8 << 20;
 
 pub fn read_config(client: &Client, repository: &Repository, manifest: &Manifest) -> Result<Config, Fault> {
     let digest = manifest.config.digest;
+    if let Some(bytes) = client.document(repository, digest) {
+        return document(&bytes, &repository.digest(digest));
+    }
     match client.blob_bytes(repository, &digest, CONFIG_LIMIT)? {
-        Answer::Present(bytes) => document(&bytes, &repository.digest(digest)),
+        Answer::Present(bytes) => {
+            client.remember_document(repository, digest, &bytes);
+            document(&bytes, &repository.digest(digest))
+        }
         Answer::Absent => {
             Err(Fault::network(format!("config `{digest}` is not in `{repository}`")).hint("rebuild it: `--force`"))
         }
