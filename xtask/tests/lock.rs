@@ -228,7 +228,7 @@ fn a_lock_that_a_bot_edited_is_refused_everywhere() {
 fn a_package_without_a_wheel_is_found_by_lock() {
     let Some(world) = World::new("a package without a wheel") else { return };
     world.asks("INDEX\nsrconly\n");
-    assert!(world.xtask(&["lock", "--offline"], &[], 2).contains("srconly 1.0 has none for linux/amd64 3.12"));
+    assert!(world.xtask(&["lock", "--offline"], &[], 2).contains("srconly 1.0 has no wheel for linux/amd64 3.12"));
     let policy = fs::read_to_string(world.path("images.toml")).unwrap();
     fs::write(world.path("images.toml"), format!("{policy}\n[base.args]\nBUILD_PACKAGES = \"gcc\"\n")).unwrap();
     world.xtask(&["lock", "--offline"], &[], 0);

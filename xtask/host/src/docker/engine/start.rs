@@ -188,7 +188,14 @@ fn snapshotter(data: &Path) -> Option<&'static str> {
 fn registry_port(known: Option<&State>, options: &EngineOptions) -> Result<String, Fault> {
     let address = |port: u16| format!("127.0.0.1:{port}");
     let free = |address: &str| TcpListener::bind(address).and_then(|listener| listener.local_addr());
-    let kept = known.filter(|state| registry_runs(state) || free(&state.registry).is_ok());
+    // A killed registry is gone for the process table before its last thread closes the port.
+    let freed = |address: &str| {
+        (0..50).any(|tried| {
+            std::thread::sleep(Duration::from_millis(if tried == 0 { 0 } else { 20 }));
+            free(address).is_ok()
+        })
+    };
+    let kept = known.filter(|state| registry_runs(state) || freed(&state.registry));
     if let Some(address) = options.registry_port.map(address).or(kept.map(|state| state.registry.clone())) {
         return Ok(address);
     }
