@@ -335,3 +335,21 @@ fn random_trees_are_the_same_layers_by_both_engines() {
     }
     assert_eq!(docker.len(), native.len());
 }
+
+/// BuildKit writes an edited file into the context that it kept: the folder around it must not get the time of that build.
+#[test]
+fn an_edit_gives_the_folders_around_it_no_time_of_the_build() {
+    let Some(world) = World::new("foldertime") else { return };
+    let folder = world.repo.path.join("code/around/it");
+    std::fs::create_dir_all(&folder).unwrap();
+    for (text, other) in [("first", "a"), ("second", "a"), ("second", "b"), ("first", "a")] {
+        std::fs::write(folder.join("edited"), text).unwrap();
+        std::fs::write(folder.join(other), other).unwrap();
+        world.repo.commit("edit");
+        let report = build(&world, "build", "docker");
+        let contents = contents_of(&world, &report.fingerprint("app")[..12]);
+        for path in ["app/code/around", "app/code/around/it"] {
+            assert!(contents[path].starts_with("Dir 755 0:0 1767225600 "), "{path}: {}", contents[path]);
+        }
+    }
+}

@@ -6,6 +6,10 @@
 //! and the day. Here a file is 0644 or 0755, a folder 0755, and everything has one second of time. The nanoseconds, which no
 //! layer keeps, come from the contents, so that changed contents are always sent again. Files that did not change are not
 //! copied again.
+//!
+//! BuildKit keeps the context of the last build under the base name of its folder, and writes changed files into it. A folder whose
+//! files are written then has the time of the build, and its own time is not compared. The folder is therefore reached by a link
+//! that is named by its contents: a changed context is another one for BuildKit.
 
 #[cfg(test)]
 mod tests;
@@ -29,6 +33,7 @@ const TIME: i64 = 1_767_225_600;
 /// A staged context. Nobody else changes it while the value lasts.
 #[derive(Debug)]
 pub struct StagedContext {
+    /// A link to the folder, named by the contents.
     pub folder: PathBuf,
     _lock: File,
 }
@@ -77,7 +82,23 @@ pub fn stage(
         stage.file(&entry, &stamp.replace(' ', ""), None)?;
     }
     stage.finish()?;
-    Ok(StagedContext { folder: folder.to_owned(), _lock: lock })
+    let link = named_by_contents(folder, &known).map_err(cannot)?;
+    Ok(StagedContext { folder: link, _lock: lock })
+}
+
+/// Makes the link to a staged folder that is named by its contents, and removes the one of other contents.
+fn named_by_contents(folder: &Path, known: &StagedFiles) -> io::Result<PathBuf> {
+    let links = folder.with_extension("links");
+    let name = Digest::of(listed(known).as_bytes()).hex();
+    let link = links.join(&name[..32]);
+    let target = Path::new("..").join(folder.file_name().unwrap_or_default());
+    if fs::read_link(&link).is_ok_and(|found| found == target) {
+        return Ok(link);
+    }
+    remove(&links)?;
+    fs::create_dir_all(&links)?;
+    std::os::unix::fs::symlink(target, &link)?;
+    Ok(link)
 }
 
 struct Stage<'a> {
@@ -260,14 +281,13 @@ fn remove(path: &Path) -> io::Result<()> {
 
 /// A line for each path: contents, nanoseconds, path. The last line says that it is whole.
 fn write_list(list: &Path, known: &StagedFiles) -> io::Result<()> {
-    let mut text = String::new();
-    for (path, (sum, nanos)) in known {
-        text += &format!("{sum} {nanos} {path}\n");
-    }
-    text += "end\n";
     let partial = list.with_extension("partial");
-    fs::write(&partial, text)?;
+    fs::write(&partial, listed(known) + "end\n")?;
     fs::rename(&partial, list)
+}
+
+fn listed(known: &StagedFiles) -> String {
+    known.iter().map(|(path, (sum, nanos))| format!("{sum} {nanos} {path}\n")).collect()
 }
 
 fn read_list(list: &Path) -> Option<StagedFiles> {
