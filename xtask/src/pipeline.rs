@@ -39,7 +39,7 @@ use xtask_host::docker::engine as private;
 use xtask_host::linux;
 use xtask_host::registry::Client;
 use xtask_host::tree::facts::Tree;
-use xtask_model::fault::Fault;
+use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::plan::{Decision, Plan};
 use xtask_model::image::policy::Registry;
 use xtask_model::record::report::{ImageReport, Report};
@@ -128,11 +128,19 @@ pub fn this_app(global: &Global) -> Result<Reference, Fault> {
         places.extend(private.into_iter().map(|here| (Global { registry: Some(here), ..global.clone() }, true)));
         places.push((global.clone(), true));
     }
-    let mut missing = None;
+    let mut missing: Option<(String, Vec<String>)> = None;
     for (global, push) in places {
         let platform = vec![Platform::host()];
         let flags = BuildFlags { push, platform, no_latest: true, ..BuildFlags::default() };
-        let app = planned(&global, &flags, Target::App)?.app.expect("an app is planned");
+        let app = match (planned(&global, &flags, Target::App), &mut missing) {
+            (Ok(plan), _) => plan.app.expect("an app is planned"),
+            // The app is not on this machine, and that this registry does not answer is one more reason.
+            (Err(fault), Some((_, reasons))) if fault.exit == Exit::Network => {
+                reasons.push(one_line(&fault));
+                continue;
+            }
+            (Err(fault), _) => return Err(fault),
+        };
         let shown = app.shown();
         match app.decision {
             Decision::Reuse { digest, .. } => return Ok(app.repository.digest(digest)),
