@@ -134,8 +134,11 @@ pub struct Client {
     streamed: AtomicU64,
     /// Documents that this client has read from a repository or written to it. Their digests name their contents, so that they never
     /// change; whether the registry still has them is another question.
-    documents: Mutex<BTreeMap<(Repository, Digest), Arc<[u8]>>>,
+    documents: Mutex<Documents>,
 }
+
+/// Bytes of manifests, indexes and configurations, by digest.
+type Documents = BTreeMap<(Repository, Digest), Arc<[u8]>>;
 
 /// A registry and where its API is.
 struct Endpoint {
@@ -157,7 +160,7 @@ impl Client {
         }
     }
 
-    fn documents(&self) -> MutexGuard<'_, BTreeMap<(Repository, Digest), Arc<[u8]>>> {
+    fn documents(&self) -> MutexGuard<'_, Documents> {
         self.documents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
