@@ -9,6 +9,7 @@ mod claims;
 mod docker;
 mod engine;
 mod execution;
+mod expected;
 mod export;
 mod facts;
 mod layouts;
@@ -96,7 +97,22 @@ pub fn run(global: &Global, flags: &BuildFlags, target: Target) -> Result<Report
     Ok(Report { images, seconds: trace.elapsed().as_secs_f64(), peak_memory: linux::peak_memory() })
 }
 
+/// Builds, while the registry is asked for the parts that the last command needed: the next one mostly needs the same.
 fn build(context: &Context<'_>, trace: &Trace) -> Result<Vec<ImageReport>, Fault> {
+    if !context.request.wanted.push {
+        return plan_and_execute(context, trace);
+    }
+    let expected = expected::Expected::of(context.tree);
+    std::thread::scope(|scope| {
+        let (expected, client) = (&expected, &context.client);
+        scope.spawn(move || expected.ask(client));
+        let done = plan_and_execute(context, trace);
+        expected.remember(client);
+        done
+    })
+}
+
+fn plan_and_execute(context: &Context<'_>, trace: &Trace) -> Result<Vec<ImageReport>, Fault> {
     let sources = Sources::read(context.tree, context.request.wanted.target)?;
     let planned = facts::plan_build(context, &sources)?;
     if context.request.reuse_only {

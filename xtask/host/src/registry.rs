@@ -27,7 +27,7 @@ use http::url::Url;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use xtask_model::fault::Fault;
 use xtask_model::spec::reference::{Digest, Repository};
 
@@ -135,6 +135,10 @@ pub struct Client {
     /// Documents that this client has read from a repository or written to it. Their digests name their contents, so that they never
     /// change; whether the registry still has them is another question.
     documents: Mutex<Documents>,
+    /// Blobs that a repository has, as it said at this time.
+    blobs: Mutex<BTreeMap<(Repository, Digest), Instant>>,
+    /// Held while blobs are asked for early: whoever needs an answer waits for it.
+    early: Mutex<()>,
 }
 
 /// Bytes of manifests, indexes and configurations, by digest.
@@ -157,6 +161,8 @@ impl Client {
             proven: Mutex::default(),
             streamed: AtomicU64::default(),
             documents: Mutex::default(),
+            blobs: Mutex::default(),
+            early: Mutex::default(),
         }
     }
 

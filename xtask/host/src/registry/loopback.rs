@@ -8,6 +8,7 @@ use super::http::exchange::pull;
 use super::survey::some_at_once;
 use super::{Client, Endpoint};
 use crate::process;
+use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpStream, ToSocketAddrs as _};
 use std::time::Duration;
@@ -23,8 +24,23 @@ const HEAD: u64 = 16 << 10;
 const AT_ONCE: usize = 64;
 
 impl Client {
-    /// True if the repository has each of the blobs, asked over `connections` at a time.
+    /// True if the repository has each of the blobs, asked over `connections` at a time, if it has not just said so.
     pub fn has_blobs(
+        &self,
+        repository: &Repository,
+        digests: &[Digest],
+        connections: usize,
+    ) -> Result<Vec<bool>, Fault> {
+        let unknown: Vec<Digest> =
+            digests.iter().filter(|digest| !self.had_blob(repository, digest)).copied().collect();
+        let found = self.ask_for_blobs(repository, &unknown, connections)?;
+        let found: BTreeMap<Digest, bool> = unknown.into_iter().zip(found).collect();
+        let present = found.iter().filter(|(_, present)| **present);
+        present.for_each(|(digest, _)| self.saw_blob(repository, digest));
+        Ok(digests.iter().map(|digest| found.get(digest).copied().unwrap_or(true)).collect())
+    }
+
+    pub(super) fn ask_for_blobs(
         &self,
         repository: &Repository,
         digests: &[Digest],

@@ -52,7 +52,8 @@ pub(crate) fn to_repository(
             (LayerPlace::Base, Some(Place::Registry(from))) => from.registry() != repository.registry(),
             _ => true,
         };
-        if ask && client.has_blob(repository, digest)? {
+        let just_seen = !distrust && client.had_blob(repository, digest);
+        if ask && (just_seen || client.has_blob(repository, digest)?) {
             return Ok(());
         }
         if matches!(layer.place, LayerPlace::Repository) && !distrust {
