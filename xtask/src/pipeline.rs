@@ -107,7 +107,9 @@ fn build(context: &Context<'_>, trace: &Trace) -> Result<Vec<ImageReport>, Fault
         let (expected, client) = (&expected, &context.client);
         scope.spawn(move || expected.ask(client));
         let done = plan_and_execute(context, trace);
-        expected.remember(client);
+        if !context.request.dry_run {
+            expected.remember(client);
+        }
         done
     })
 }
