@@ -272,7 +272,7 @@ impl Execution<'_> {
                 notes,
                 replace: plan.replaces,
             };
-            let outcome = publish::publish(&context.client, &publication)?;
+            let mut outcome = publish::publish(&context.client, &publication)?;
             if outcome.adopted.len() == platforms.len() {
                 terminal::step(
                     "adopted",
@@ -280,11 +280,23 @@ impl Execution<'_> {
                 );
                 report.action = "adopted";
             }
-            report.digest = outcome.published.digest;
-            report.platforms = outcome.published.platforms.iter().map(|(p, found)| (p.clone(), found.digest)).collect();
-            let revision = outcome.published.revision().map(str::to_owned);
-            let named = Named { digest: report.digest, revision, latest: None };
-            let put = self.tagger.put_tags(plan, &report.platforms, named)?;
+            let mut rounds = if plan.replaces { 1 } else { 3 };
+            let put = loop {
+                rounds -= 1;
+                let published = &outcome.published;
+                report.digest = published.digest;
+                report.platforms = published.platforms.iter().map(|(p, found)| (p.clone(), found.digest)).collect();
+                let revision = published.revision().map(str::to_owned);
+                let named = Named { digest: report.digest, revision, latest: None };
+                let put = self.tagger.put_tags(plan, &report.platforms, named)?;
+                // A job that published at the same moment may have written the index after this one read it back: its tag counts.
+                match context.client.head(&plan.repository, &plan.tag)? {
+                    Answer::Present(found) if rounds > 0 && found.digest != report.digest => {
+                        outcome = publish::publish(&context.client, &publication)?;
+                    }
+                    Answer::Present(_) | Answer::Absent => break put,
+                }
+            };
             report.tags.extend(put.tags);
             (report.latest_stays, report.kept) = (put.latest_stays, put.kept);
             report.took("publish", began.elapsed());

@@ -42,8 +42,13 @@ fn two_jobs_at_the_same_moment_leave_one_whole_image() {
     let args = ["build", "--push", "--format", "json"];
     let (one, two) = (repo.xtask(&args).start(), other.xtask(&args).start());
     let (one, two) = (one.end().ok().report(), two.end().ok().report());
-    assert_eq!(one.digest("base"), two.digest("base"));
-    assert_eq!(one.digest("app"), two.digest("app"));
+    // A registry cannot compare and swap: the job that wrote its index last is right, and the other one mostly sees that.
+    for (kind, name) in [("base", "app-base"), ("app", "app")] {
+        let reports = [&one, &two].map(|report| report.digest(kind));
+        let tag = one.tags(kind)[0].clone();
+        assert!(reports.contains(&repo.digest(name, &tag)), "{kind}: {reports:?}");
+        reports.iter().for_each(|digest| drop(repo.config(name, digest)));
+    }
     assert_eq!(repo.push().actions(), actions("reused", "reused"));
 }
 
