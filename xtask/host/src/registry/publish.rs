@@ -187,18 +187,10 @@ pub fn publish(client: &Client, publication: &Publication<'_>) -> Result<Publish
                 false => fault,
             }
         })?;
-        // Another job that saw no index may write its own right after this one. Tagging first leaves it time to do so before the index
-        // is read back, and the one that is read counts for both.
-        for manifest in pushed.values().filter(|manifest| !media_type::is_index(&manifest.media_type)) {
-            protect(client, publication, &ours, manifest)?;
-        }
         let Answer::Present(written) = read(client, repository, tag.clone())? else { continue };
         let whole = ours.keys().all(|platform| written.platforms.contains_key(platform));
         if whole {
-            let same = |(platform, built): (&Platform, &Digest)| written.platforms[platform].digest == *built;
-            if !built.iter().all(same) || pushed.values().any(|manifest| media_type::is_index(&manifest.media_type)) {
-                keep_children(client, publication, &written, &pushed)?;
-            }
+            keep_children(client, publication, &written, &pushed)?;
             return Ok(PublishOutcome { published: written, adopted });
         }
     }
@@ -228,24 +220,6 @@ fn keep_children(
         if let Err(fault) = tagged {
             terminal::detail(&format!("{}: the tag only protects the manifest from clean-ups", fault.what));
         }
-    }
-    Ok(())
-}
-
-/// Gives a manifest that this job has built the tag of its platform.
-fn protect(
-    client: &Client,
-    publication: &Publication<'_>,
-    ours: &BTreeMap<Platform, Vec<Descriptor>>,
-    manifest: &registry::RawManifest,
-) -> Result<(), Fault> {
-    let of = |(_, listed): &(&Platform, &Vec<Descriptor>)| listed.iter().any(|d| d.digest == manifest.digest);
-    let Some((platform, _)) = ours.iter().find(of) else { return Ok(()) };
-    process::interrupted()?;
-    let own = platform_tag(&publication.tag, platform);
-    let tagged = client.put_manifest(publication.repository, &own, &manifest.media_type, &manifest.bytes);
-    if let Err(fault) = tagged {
-        terminal::detail(&format!("{}: the tag only protects the manifest from clean-ups", fault.what));
     }
     Ok(())
 }
