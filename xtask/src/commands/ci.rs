@@ -34,6 +34,9 @@ pub fn run(global: &Global, only: Option<&str>) -> anyhow::Result<()> {
         phases.print();
         return Ok(());
     }
+    // Read first: the tests link this file again, and then the kernel calls it deleted.
+    let program =
+        std::env::current_exe().map_err(|error| Fault::build("cannot find this program's file").cause(error))?;
     phases.run("tidy", || super::tidy::run(global))?;
     phases
         .run("clippy", || cargo(&root, CLIPPY, "", "fix the warnings of `cargo clippy --workspace --all-targets`"))?;
@@ -42,7 +45,7 @@ pub fn run(global: &Global, only: Option<&str>) -> anyhow::Result<()> {
     phases.run("lock", || Ok(super::lock::check(global)?))?;
     let engine = phases.run("engine", || Ok(Engine::start(&root)?))?;
     phases.run("test", || super::test::run(global, None, false))?;
-    phases.run("portable", || portable(&root))?;
+    phases.run("portable", || portable(&root, &program))?;
     phases.run("images", || images(global, &engine))?;
     drop(engine);
     phases.print();
@@ -104,14 +107,13 @@ fn cargo(root: &Path, args: &[&str], rustdoc_flags: &str, hint: &str) -> anyhow:
 }
 
 /// The build for systems other than Linux: it compiles, and gives the digests of this one.
-fn portable(root: &Path) -> anyhow::Result<()> {
+fn portable(root: &Path, full: &Path) -> anyhow::Result<()> {
     let hint = "what needs Linux belongs in `xtask/host/src/linux.rs` or `xtask/native/src/container/linux`";
     let flags = std::env::var("RUSTFLAGS").map_or_else(|_| PORTABLE.to_owned(), |own| format!("{own} {PORTABLE}"));
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |own| root.join(own));
-    let full = std::env::current_exe().map_err(|error| Fault::build("cannot find this program's file").cause(error))?;
     for (args, exit) in [(PORTABLE_CLIPPY, Exit::Drift), (PORTABLE_TEST, Exit::Build)] {
         let call = binary::cargo(root).args(args).env("RUSTFLAGS", &flags);
-        let call = call.env("CARGO_TARGET_DIR", target.join("portable")).env("XTASK_TEST_FULL", &full);
+        let call = call.env("CARGO_TARGET_DIR", target.join("portable")).env("XTASK_TEST_FULL", full);
         let call = call.env("XTASK_TEST_UV", root.join("target/tools/bin/uv")).env_remove("XTASK_REGISTRY");
         // The tests that need Docker have run in the full build.
         let call = call.env_remove("XTASK_REQUIRE_REAL");
