@@ -231,7 +231,7 @@ impl ChoiceKey {
 }
 
 /// Version of the candidates and of the rules by which one is chosen: a choice by others is made again.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// A choice as the state keeps it, so that a restart loses no floor.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -46,6 +46,12 @@ const ALIKE: f64 = 0.01;
 const WON: f64 = 0.75;
 /// Standard errors by which a candidate has to be better than equal-cost headroom: bursts on a few days are luck.
 const SURE: f64 = 2.5;
+/// As many where no choices of earlier days confirm it.
+const VERY_SURE: f64 = 5.0;
+/// Days whose choices confirm one.
+const CONFIRMING: usize = 7;
+/// Number of them that is enough.
+const CONFIRMED_BY: usize = 3;
 /// What a margin above the cheapest choice may cost: the days to come are not those that it was chosen by.
 const MARGIN: f64 = 0.02;
 
@@ -269,11 +275,11 @@ impl Record {
         Record { days, prevented: 0.0, cost: 0.0, headroom: 0.0, won: 0.0, sure: 0.0 }
     }
 
-    fn good(&self) -> bool {
+    fn good(&self, sure: f64) -> bool {
         // Where headroom prevents nearly all, what is left counts.
         let much = self.prevented >= BETTER * self.headroom || BETTER * (1.0 - self.prevented) <= 1.0 - self.headroom;
         let better = much && self.prevented >= LEAST_PREVENTED;
-        self.days >= MIN_BLOCKS && better && self.won >= WON && self.sure >= SURE
+        self.days >= MIN_BLOCKS && better && self.won >= WON && self.sure >= sure
     }
 }
 
@@ -408,30 +414,21 @@ impl Evaluation {
         usize::try_from(self.calendar.block(second, self.block) - self.first).unwrap_or(0)
     }
 
-    /// Chooses by the blocks before number `until`.
-    pub fn choose(&self, until: usize, goal: Goal) -> Choice {
+    /// Every replay that a goal admits, with its record over the blocks before number `until`.
+    fn judged(&self, until: usize, goal: Goal) -> Vec<(&Replayed, Record)> {
         let plain = |name: &str| RULES.iter().any(|rule| rule.name() == name && !rule.is_candidate());
         let judged =
             self.replayed.iter().filter(|replayed| self.meets(replayed, until, goal) && !plain(&replayed.name));
-        let judged: Vec<(&Replayed, Record)> =
-            judged.filter_map(|replayed| Some((replayed, self.record(replayed, until)?))).collect();
-        let affordable = judged.iter().filter(|(_, record)| match goal {
-            Goal::Budget(budget) => record.cost <= budget.share(),
-            Goal::Quantile(_) => true,
-        });
-        let affordable: Vec<&(&Replayed, Record)> = affordable.collect();
+        judged.filter_map(|replayed| Some((replayed, self.record(replayed, until)?))).collect()
+    }
+
+    /// Chooses by the blocks before number `until`.
+    pub fn choose(&self, until: usize, goal: Goal) -> Choice {
+        let judged = self.judged(until, goal);
+        let affordable: Vec<&(&Replayed, Record)> =
+            judged.iter().filter(|(_, record)| is_affordable(goal, record)).collect();
         let noise = self.is_noise(until);
-        let good = || affordable.iter().filter(|(_, record)| record.good() && !noise);
-        let most = good().map(|(_, record)| record.prevented).fold(0.0, f64::max);
-        let cheapest = good()
-            .filter(|(_, record)| record.prevented >= most - ALIKE)
-            .min_by(|(_, a), (_, b)| a.cost.total_cmp(&b.cost));
-        let best = cheapest.and_then(|(least, paid)| {
-            let same = good().filter(|(other, _)| other.name == least.name && other.factor >= least.factor);
-            let wider =
-                same.filter(|(_, record)| record.cost <= paid.cost + MARGIN && record.prevented >= paid.prevented);
-            wider.max_by(|(a, _), (b, _)| a.factor.total_cmp(&b.factor))
-        });
+        let best = if noise { None } else { self.confirmed(until, goal).and_then(|sure| best(&judged, goal, sure)) };
         // What is recommended while the gate is shut.
         let likeliest = || affordable.iter().max_by(|(_, a), (_, b)| a.prevented.total_cmp(&b.prevented));
         let open = best.is_some();
@@ -449,7 +446,7 @@ impl Evaluation {
             }
             (None, None) => "no floor is within the budget".to_owned(),
         };
-        let chosen = best.or_else(likeliest).map(|(replayed, _)| *replayed);
+        let chosen = best.map(|(replayed, _)| replayed).or_else(|| likeliest().map(|(replayed, _)| *replayed));
         Choice {
             candidate: chosen.map_or_else(|| Rule::DayAgo.name().to_owned(), |chosen| chosen.name.clone()),
             factor: chosen.map_or(1.0, |chosen| chosen.factor),
@@ -458,6 +455,30 @@ impl Evaluation {
             days,
             curve: self.curve(until, chosen),
         }
+    }
+
+    /// The standard errors that a candidate needs: fewer where the choices of the last days were worth their cost on the days
+    /// after them, by which they were not chosen, and none are enough where they were not. Of many candidates the best one of
+    /// a past is always partly lucky.
+    fn confirmed(&self, until: usize, goal: Goal) -> Option<f64> {
+        let days = until.saturating_sub(CONFIRMING)..until.min(self.alone().len());
+        let needy = days.filter(|day| self.alone()[*day].short > 0.0 && !self.special.contains(day));
+        let chosen = needy.filter_map(|day| Some((day, best(&self.judged(day, goal), goal, SURE)?.0)));
+        let chosen: Vec<(usize, &Replayed)> = chosen.collect();
+        if chosen.len() < CONFIRMED_BY {
+            return Some(VERY_SURE);
+        }
+        let sum = |of: &dyn Fn(&(usize, &Replayed)) -> f64| chosen.iter().map(of).sum::<f64>();
+        let (short, pods) = (sum(&|(day, _)| self.alone()[*day].short), sum(&|(day, _)| self.alone()[*day].pods));
+        let headroom = self.headroom.iter().map(|(_, blocks)| {
+            (1.0 - sum(&|(day, _)| blocks[*day].short) / short, sum(&|(day, _)| blocks[*day].pods) / pods - 1.0)
+        });
+        let headroom: Vec<(f64, f64)> = headroom.collect();
+        let prevented = 1.0 - sum(&|(day, ours)| ours.blocks[*day].short) / short;
+        let cost = sum(&|(day, ours)| ours.blocks[*day].pods) / pods - 1.0;
+        let (index, part) = at_cost(&headroom, cost);
+        let next = headroom[(index + 1).min(headroom.len() - 1)].0;
+        (prevented > (1.0 - part) * headroom[index].0 + part * next).then_some(SURE)
     }
 
     /// What a person can do instead, where it helps: lower the autoscaler's own target.
@@ -593,9 +614,27 @@ impl Evaluation {
             let found = self.replayed.iter().find(|replayed| replayed.name == rule.name() && replayed.factor == 1.0);
             points.extend(found.map(|found| point(rule.name().to_owned(), &found.blocks)));
         }
-        points.extend(chosen.map(|chosen| point("chosen".to_owned(), &chosen.blocks)));
+        points.extend(chosen.map(|chosen| point(Choice::CHOSEN.to_owned(), &chosen.blocks)));
         points
     }
+}
+
+fn is_affordable(goal: Goal, record: &Record) -> bool {
+    match goal {
+        Goal::Budget(budget) => record.cost <= budget.share(),
+        Goal::Quantile(_) => true,
+    }
+}
+
+/// The candidate to be taken of those that are good enough: the cheapest that prevents nearly as much as any, with a margin.
+fn best<'a>(judged: &[(&'a Replayed, Record)], goal: Goal, sure: f64) -> Option<(&'a Replayed, Record)> {
+    let good = || judged.iter().filter(|(_, record)| is_affordable(goal, record) && record.good(sure));
+    let most = good().map(|(_, record)| record.prevented).fold(0.0, f64::max);
+    let alike = good().filter(|(_, record)| record.prevented >= most - ALIKE);
+    let (least, paid) = alike.min_by(|(_, a), (_, b)| a.cost.total_cmp(&b.cost))?;
+    let same = good().filter(|(other, _)| other.name == least.name && other.factor >= least.factor);
+    let wider = same.filter(|(_, record)| record.cost <= paid.cost + MARGIN && record.prevented >= paid.prevented);
+    wider.max_by(|(a, _), (b, _)| a.factor.total_cmp(&b.factor)).copied()
 }
 
 /// The weighted mean of some gains in standard errors; beyond every limit where all are alike.
