@@ -92,7 +92,7 @@ impl Client {
         Ok((manifests, documents))
     }
 
-    /// The answers to these requests, up to the first that is not a plain one.
+    /// Answers of these requests, up to the first that is not a plain one.
     fn row(
         &self,
         endpoint: &Endpoint,
