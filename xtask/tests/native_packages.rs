@@ -27,6 +27,7 @@ use xtask_model::image::policy::{self, Policy};
 use xtask_model::spec::oci::{Config, Manifest};
 use xtask_model::spec::reference::{Digest, Platform};
 use xtask_native::layer::item::{Bytes, Content, Item};
+use xtask_native::layer::packed;
 use xtask_native::layer::unpack::Unpacker;
 use xtask_native::layer::{Limits, Reader};
 use xtask_native::recipes::python::{PythonPackages, Request};
@@ -154,7 +155,7 @@ with zipfile.ZipFile(f"{folder}/{stem}-py3-none-any.whl", "w") as wheel:
 type Wheel<'a> = (&'a str, &'a str, &'a str, &'a [(&'a str, &'a str)]);
 
 impl Repository {
-    /// One with a lock of made-up wheels, and a uv that finds them and nothing else.
+    /// One with a lock of made-up wheels, and no other place to find wheels.
     fn of_wheels(uv: &Uv, wheels: &[Wheel<'_>]) -> Self {
         let repository = Self::new(uv, "six==1.17.0\n");
         let folder = repository.folder.path().join("target/wheels");
@@ -175,17 +176,9 @@ impl Repository {
         let written = std::fs::read_to_string(&lock).unwrap();
         let head: String =
             written.lines().filter(|line| line.starts_with('#')).map(|line| format!("{line}\n")).collect();
-        std::fs::write(repository.folder.path().join(requirements), &text).unwrap();
+        let options = "--no-index\n--find-links ./target/wheels\n";
+        std::fs::write(repository.folder.path().join(requirements), format!("{options}{text}")).unwrap();
         std::fs::write(&lock, head + &text).unwrap();
-        let tool = repository.folder.path().join("target/tools/bin/uv");
-        std::fs::remove_file(&tool).unwrap();
-        let script = format!(
-            "#!/bin/sh\nUV_NO_INDEX=1 UV_FIND_LINKS='{}' exec '{}' \"$@\"\n",
-            folder.display(),
-            uv.program().display()
-        );
-        std::fs::write(&tool, script).unwrap();
-        std::fs::set_permissions(&tool, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         repository
     }
 
@@ -256,13 +249,10 @@ struct Found {
 }
 
 fn described(item: &Item) -> (String, Found) {
-    let read = |bytes: &Bytes| match bytes {
-        Bytes::At { file, size } => {
-            let read = std::fs::read(file).unwrap();
-            assert_eq!(read.len() as u64, *size, "{}", item.path);
-            read
-        }
-        Bytes::Here(bytes) => bytes.to_vec(),
+    let read = |bytes: &Bytes| {
+        let read = packed::contents(bytes).unwrap_or_else(|fault| panic!("{fault}"));
+        assert_eq!(read.len() as u64, bytes.size(), "{}", item.path);
+        read
     };
     let (kind, mode, content) = match &item.content {
         Content::Dir => ('d', item.mode, String::new()),
@@ -545,8 +535,8 @@ fn another_architecture_needs_no_emulation() {
     assert_ne!(ours.parts()[0].recipe, recipe.parts()[0].recipe);
     let made = all(&recipe);
     let library = made[0].iter().find(|item| item.path.to_string().ends_with(".so")).unwrap();
-    let Content::File(Bytes::At { file, .. }) = &library.content else { panic!("{}", library.path) };
-    let bytes = std::fs::read(file).unwrap();
+    let Content::File(bytes) = &library.content else { panic!("{}", library.path) };
+    let bytes = packed::contents(bytes).unwrap();
     assert_eq!(u16::from_le_bytes([bytes[18], bytes[19]]), machine, "{}", library.path);
 }
 

@@ -14,6 +14,9 @@ use tempfile::{NamedTempFile, TempDir};
 /// have such a name: what is not locked is removed.
 pub const SHARED: &str = "xtask-scratch-";
 
+/// Folder of files in memory, on Linux.
+const MEMORY: &str = "/dev/shm";
+
 /// A temporary folder. It is removed with the value.
 #[derive(Debug)]
 pub struct Scratch {
@@ -34,6 +37,17 @@ impl Scratch {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// A folder in memory, for this many bytes; none where a machine has no such folder, where it has little room, or where it
+    /// starts no program.
+    pub fn in_memory(bytes: u64) -> Option<Self> {
+        let folder = Path::new(MEMORY);
+        let room = rustix::fs::statvfs(folder).ok()?;
+        let free = room.f_bavail.saturating_mul(room.f_frsize);
+        let starts = !room.f_flag.contains(rustix::fs::StatVfsMountFlags::NOEXEC);
+        // Other programs use it too.
+        (starts && bytes < free / 2).then(|| Self::new_in(folder, SHARED).ok()).flatten()
     }
 
     pub fn new() -> io::Result<Self> {
@@ -105,8 +119,9 @@ fn unowned(parent: &Path, prefixes: &[&str]) -> Vec<PathBuf> {
     own.map(|entry| entry.path()).collect()
 }
 
-/// Removes what killed processes of this user have left in the system's folder for temporary files.
+/// Removes what killed processes of this user have left in the system's folders for temporary files.
 pub fn sweep_temporary() {
+    sweep(Path::new(MEMORY), &[SHARED], remove);
     sweep(&std::env::temp_dir(), &[SHARED], |path| if path.is_dir() { remove(path) } else { Ok(()) });
 }
 

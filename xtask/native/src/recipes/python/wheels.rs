@@ -1,17 +1,11 @@
-//! Installs packages into a folder with one call of uv, for any platform and Python.
+//! The wheels of a lock, as files of this machine.
 //!
-//! Every file is checked against the lock's hashes. uv creates hard links into its cache, so nothing may write to
-//! installed files. Index, certificates, proxies and credentials come from the host, through uv's environment only.
+//! Every file is checked against the lock's hashes.
 
 use super::environment::Environment;
-use super::interpreter::Interpreter;
-use crate::container::subprocess;
-use serde::Deserialize;
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 use xtask_host::process::Command;
-use xtask_host::terminal;
 use xtask_host::tree::uv;
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::spec::lock::{Indexes, LockedPackage};
@@ -33,13 +27,8 @@ pub(super) fn pinned(path: &Path, text: &str) -> Result<String, Fault> {
     })
 }
 
-/// uv of this version: from the repository's tools, the PATH, or a new installation with this machine's Python or the
-/// pip command of `pip`.
-pub(super) fn uv(
-    root: &Path,
-    version: &str,
-    pip: Option<&dyn Fn() -> Result<Command, Fault>>,
-) -> Result<uv::Uv, Fault> {
+/// uv of this version: from the repository's tools, the PATH, or a new installation with this machine's Python.
+pub(super) fn uv(root: &Path, version: &str) -> Result<uv::Uv, Fault> {
     let own = root.join("target/tools/bin/uv");
     for extra in [&[own][..], &[]] {
         if let Ok(found) = uv::find(root, extra)
@@ -48,10 +37,7 @@ pub(super) fn uv(
             return Ok(found);
         }
     }
-    let installed = match pip {
-        None => uv::install(root)?,
-        Some(pip) => uv::install_by(root, &pip()?.args(["install", "--upgrade"]))?,
-    };
+    let installed = uv::install(root)?;
     if installed.version() == version {
         return Ok(installed);
     }
@@ -59,7 +45,7 @@ pub(super) fn uv(
     Err(Fault::build(what).hint("remove `target/tools` and try again"))
 }
 
-pub(super) struct InstallRequest<'a> {
+pub(super) struct WheelsRequest<'a> {
     /// Each has hashes.
     pub(super) packages: &'a [LockedPackage],
     pub(super) environment: &'a Environment,
@@ -68,121 +54,62 @@ pub(super) struct InstallRequest<'a> {
     pub(super) glibc: &'a str,
     pub(super) platform: &'a str,
     pub(super) indexes: &'a Indexes,
-    /// The repository's `install.py`, which runs uv and decides which of several files is used at one path.
-    pub(super) script: &'a Path,
+    /// Folder for downloads.
+    pub(super) folder: &'a Path,
 }
 
-const REFUSED: i32 = 3;
+/// Wheels by name of the package.
+pub(super) type Wheels = BTreeMap<String, PathBuf>;
 
-/// Paths that several distributions have with different bytes.
-#[derive(Debug, Default)]
-pub(super) struct Shared {
-    /// Distributions by path in `RECORD`, by normalised name in the lock's order. The last one's file is used.
-    pub(super) owners: BTreeMap<String, Vec<String>>,
-    /// Holds a folder for each distribution, with its own versions in the layout of the environment.
-    pub(super) folder: PathBuf,
-}
-
-impl Shared {
-    /// Folder of a distribution's own version of a shared path.
-    pub(super) fn own(&self, name: &str, row: &str) -> Option<PathBuf> {
-        let owners = self.owners.get(row)?;
-        owners.iter().any(|owner| owner == name).then(|| self.folder.join(name))
-    }
-
-    /// Distributions with shared paths, and the folders of their versions.
-    pub(super) fn folders(&self) -> BTreeMap<&str, PathBuf> {
-        self.owners.values().flatten().map(|name| (name.as_str(), self.folder.join(name))).collect()
-    }
-}
-
-/// Installs into a folder in the layout of the target's Python. uv reads the layout from `interpreter`, which may have
-/// another version.
-pub(super) fn install(
-    uv: &uv::Uv,
-    interpreter: &Interpreter,
-    wanted: &InstallRequest<'_>,
-    prefix: &Path,
-) -> Result<Shared, Fault> {
-    let cannot = |error: std::io::Error| Fault::build(format!("cannot write `{}`", prefix.display())).cause(error);
-    let list = prefix.with_extension("lock");
-    fs::write(&list, list_of(wanted.packages, wanted.indexes)).map_err(cannot)?;
-    // Some systems install compiled modules into `lib64`; here it is a link to `lib`.
-    let lib64 = prefix.join("lib64");
-    std::os::unix::fs::symlink("lib", &lib64).map_err(cannot)?;
-    let kept = prefix.with_extension("shared");
-    let mut call = call(uv, interpreter, wanted, prefix, (&list, &kept));
-    if wanted.indexes.no_index() {
-        call = call.arg("--no-index");
-    }
-    // It writes into a temporary folder, so it must end with xtask.
-    let call = subprocess::bound(call);
-    let output = call.output()?;
+/// Has pip download the wheels: it asks keyring programs for passwords.
+pub(super) fn by_pip(pip: Command, wanted: &WheelsRequest<'_>) -> Result<Wheels, Fault> {
+    let cannot =
+        |error: std::io::Error| Fault::build(format!("cannot write `{}`", wanted.folder.display())).cause(error);
+    let (list, folder) = (wanted.folder.join("list.txt"), wanted.folder.join("wheels"));
+    std::fs::create_dir_all(&folder).map_err(cannot)?;
+    std::fs::write(&list, list_of(wanted.packages, wanted.indexes)).map_err(cannot)?;
+    let call = pip.args(["download", "--quiet", "--disable-pip-version-check", "--no-input", "--no-deps"]);
+    let call = call.args(["--only-binary", ":all:", "--require-hashes", "--implementation", "cp"]);
+    let call = call.args(["--python-version", &wanted.environment.minor()]);
+    let call = platforms(wanted).fold(call, |call, platform| call.args(["--platform", &platform]));
+    let call = if wanted.indexes.no_index() { call.arg("--no-index") } else { call };
+    let variables = [
+        ("UV_DEFAULT_INDEX", "PIP_INDEX_URL"),
+        ("UV_INDEX", "PIP_EXTRA_INDEX_URL"),
+        ("UV_FIND_LINKS", "PIP_FIND_LINKS"),
+        ("UV_INSECURE_HOST", "PIP_TRUSTED_HOST"),
+    ];
+    let set = wanted.indexes.for_uv();
+    let call = variables.into_iter().fold(call, |call, (uv, name)| match set.get(uv) {
+        Some(value) => call.env(name, value.replace(',', " ")),
+        None => call,
+    });
+    let output = call.arg("--dest").arg(&folder).arg("-r").arg(&list).output()?;
     if !output.status.success() {
-        let said = secret::redacted(String::from_utf8_lossy(&output.stderr).trim());
-        return Err(if output.status.code() == Some(REFUSED) { refused(&said) } else { judged(&said, wanted) });
+        return Err(judged(&secret::redacted(String::from_utf8_lossy(&output.stderr).trim()), wanted));
     }
-    fs::remove_file(lib64).map_err(cannot)?;
-    let shared = shared(kept)?;
-    for folder in shared.folders().values().map(PathBuf::as_path).chain([prefix]) {
-        rename(folder, &version_folder(&interpreter.version), &version_folder(wanted.python)).map_err(cannot)?;
+    let mut found = Wheels::new();
+    for entry in std::fs::read_dir(&folder).map_err(cannot)? {
+        let path = entry.map_err(cannot)?.path();
+        let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = file.split('-').next().map(requirements::normalised).unwrap_or_default();
+        found.insert(name, path);
     }
-    Ok(shared)
+    Ok(found)
 }
 
-fn shared(folder: PathBuf) -> Result<Shared, Fault> {
-    #[derive(Deserialize)]
-    struct Report {
-        owners: BTreeMap<String, Vec<String>>,
-        warnings: Vec<String>,
-    }
-    let file = folder.join("shared.json");
-    let cannot = |error: String| Fault::build(format!("cannot read `{}`", file.display())).cause(error);
-    let text = fs::read(&file).map_err(|error| cannot(error.to_string()))?;
-    let found: Report = serde_json::from_slice(&text).map_err(|error| cannot(error.to_string()))?;
-    found.warnings.iter().for_each(|warning| terminal::warn(warning));
-    Ok(Shared { owners: found.owners, folder })
-}
-
-/// Error from the lines of `install.py` about conflicting distributions.
-fn refused(said: &str) -> Fault {
-    let mut lines = said.lines();
-    let fault = Fault::usage(lines.next().unwrap_or("the packages cannot be installed together"));
-    let fault = lines.fold(fault, |fault, line| fault.cause(line));
-    fault
-        .cause("only one of the files can be used, which breaks the other distribution")
-        .hint("remove one of the distributions from the requirements")
+/// Tags of platforms whose wheels run with this glibc, as pip is given them.
+fn platforms(wanted: &WheelsRequest<'_>) -> impl Iterator<Item = String> {
+    let machine = wanted.environment.machine().to_owned();
+    let newest: u32 = wanted.glibc.rsplit('_').next().and_then(|minor| minor.parse().ok()).unwrap_or(17);
+    let numbered = (5..=newest).rev().map(|minor| format!("manylinux_2_{minor}"));
+    let named = ["manylinux2014", "manylinux2010", "manylinux1", "linux"].map(str::to_owned);
+    numbered.chain(named).map(move |tag| format!("{tag}_{machine}"))
 }
 
 /// `python3.13` of `3.13.5`.
 pub(super) fn version_folder(version: &str) -> String {
     format!("python{}", version.split('.').take(2).collect::<Vec<_>>().join("."))
-}
-
-fn call(
-    uv: &uv::Uv,
-    interpreter: &Interpreter,
-    wanted: &InstallRequest<'_>,
-    prefix: &Path,
-    (list, kept): (&Path, &Path),
-) -> Command {
-    let platform = format!("{}-manylinux_{}", wanted.environment.machine(), wanted.glibc);
-    uv.installing(wanted.indexes)
-        .program(&interpreter.program)
-        .args(["-I", "-S"])
-        .arg(wanted.script)
-        .arg(site(prefix, &interpreter.version))
-        .arg("--keep")
-        .arg(kept)
-        .arg(uv.program())
-        .args(["pip", "install", "--quiet", "--no-deps", "--no-build", "--require-hashes", "--link-mode", "hardlink"])
-        .args(["--python-platform", &platform, "--python-version", wanted.python])
-        .arg("--python")
-        .arg(&interpreter.program)
-        .arg("--prefix")
-        .arg(prefix)
-        .arg("-r")
-        .arg(list)
 }
 
 /// The packages as a requirement file. Markers are already evaluated.
@@ -201,26 +128,7 @@ fn list_of(packages: &[LockedPackage], indexes: &Indexes) -> String {
     text
 }
 
-/// uv uses the layout of its interpreter; only the version differs.
-fn rename(prefix: &Path, from: &str, to: &str) -> std::io::Result<()> {
-    for parent in ["lib", "include/site"] {
-        let folder = prefix.join(parent);
-        if from != to && folder.join(from).exists() {
-            fs::rename(folder.join(from), folder.join(to))?;
-        }
-    }
-    Ok(())
-}
-
-/// An installed path after [`rename`].
-pub(super) fn renamed(path: &str, from: &str, to: &str) -> String {
-    match path.strip_prefix("../../../include/site/").and_then(|rest| rest.strip_prefix(from)) {
-        Some(rest) if rest.starts_with('/') => format!("../../../include/site/{to}{rest}"),
-        _ => path.to_owned(),
-    }
-}
-
-fn judged(said: &str, wanted: &InstallRequest<'_>) -> Fault {
+fn judged(said: &str, wanted: &WheelsRequest<'_>) -> Fault {
     let without: Vec<String> = wanted
         .packages
         .iter()
@@ -241,10 +149,6 @@ fn judged(said: &str, wanted: &InstallRequest<'_>) -> Fault {
             .hint("check what the index serves before you update the lock: `cargo xtask lock`");
     }
     uv::install_fault(said).needed_by("the recipe `python-packages`")
-}
-
-pub(super) fn site(prefix: &Path, python: &str) -> PathBuf {
-    prefix.join("lib").join(version_folder(python)).join("site-packages")
 }
 
 #[cfg(test)]
@@ -295,14 +199,14 @@ mod tests {
             hashes: BTreeSet::new(),
         }];
         let environment = Environment::new("3.13.5", &"linux/arm64".parse().unwrap()).unwrap();
-        let wanted = InstallRequest {
+        let wanted = WheelsRequest {
             packages: &packages,
             environment: &environment,
             python: "3.13.5",
             glibc: "2_36",
             platform: "linux/arm64",
             indexes: &Indexes::default(),
-            script: Path::new("install.py"),
+            folder: Path::new("wheels"),
         };
         assert_eq!(judged(said, &wanted).what, what);
     }
