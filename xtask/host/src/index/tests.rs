@@ -12,7 +12,7 @@ use xtask_model::fault::Exit;
 use xtask_model::spec::requirements::Requirements;
 
 #[path = "../../../tests/support/fault_proxy.rs"]
-#[allow(dead_code, reason = "other tests use the rest")]
+#[allow(dead_code, unreachable_pub, reason = "other tests use the rest")]
 mod fault_proxy;
 
 /// A file of the index. Its bytes are its name, repeated.
@@ -47,7 +47,10 @@ enum Format {
 
 /// An index whose projects have these files; it knows ranges.
 fn index(format: Format, projects: &[(&str, &[Wheel])]) -> FaultProxy {
-    let server = FaultProxy::alone();
+    serve(FaultProxy::alone(), format, projects)
+}
+
+fn serve(server: FaultProxy, format: Format, projects: &[(&str, &[Wheel])]) -> FaultProxy {
     for (project, wheels) in projects {
         let mut json = Vec::new();
         let mut html = "<!DOCTYPE html><html><body>".to_owned();
@@ -252,20 +255,24 @@ fn packages_without_a_wheel_are_reported_together() {
 #[test]
 fn a_broken_download_is_taken_up_again() {
     let wheel = Wheel::of(ANY);
-    let server = index(Format::Json, &[("a", std::slice::from_ref(&wheel))]);
-    let cutting = FaultProxy::before(server.host().parse().unwrap());
-    cutting.on("GET", "/files/", 2, Mishap::CutAnswer(4000));
+    let cutting = FaultProxy::alone();
+    let (bytes, length) = (wheel.bytes(), wheel.bytes().len());
+    let part = |from: usize, status| {
+        let answer = Answer::new(status).header("content-length", (length - from).to_string());
+        let answer = answer.header("content-range", format!("bytes {from}-{}/{length}", length - 1));
+        Mishap::Answer(answer.body(&bytes[from..from + 4000]))
+    };
+    cutting.on("GET", "/files/", 1, part(0, 200)).on("GET", "/files/", 1, part(4000, 206));
+    // One that knows no ranges.
+    cutting.on("GET", "/files/", 1, part(0, 200));
+    let cutting = serve(cutting, Format::Json, &[("a", std::slice::from_ref(&wheel))]);
     let machine = Machine::of(&cutting);
     let wheels = machine.wheels(&[locked("a", "1.0", std::slice::from_ref(&wheel))]);
     assert_eq!(std::fs::read(&wheels[0].path).unwrap(), wheel.bytes());
-    let ranges: Vec<Option<String>> = cutting
-        .seen()
-        .iter()
-        .filter(|request| request.target.starts_with("/files/"))
-        .map(|request| request.header("range").map(str::to_owned))
-        .collect();
-    assert_eq!(ranges.len(), 3);
-    assert!(ranges[0].is_none() && ranges[1].is_some() && ranges[2].is_some(), "{ranges:?}");
+    let seen = cutting.seen();
+    let files = seen.iter().filter(|request| request.target.starts_with("/files/"));
+    let ranges: Vec<Option<&str>> = files.map(|request| request.header("range")).collect();
+    assert_eq!(ranges, [None, Some("bytes=4000-"), Some("bytes=8000-"), Some("bytes=8000-")]);
 }
 
 /// Bytes that an interrupted process has left, and the ranges that are asked for then.
@@ -528,5 +535,30 @@ fn uv_chooses_the_same_wheels() {
     let machine = Machine::of(&json);
     let own = chosen(&machine);
     assert_eq!(chosen(&Machine::of(&html)), own);
+    assert_eq!(selected(&machine, &packages, &uv), own);
+}
+
+/// The wheels of this repository's lock, from the index of this machine.
+#[test]
+#[ignore = "downloads from the index of this machine"]
+fn uv_chooses_the_same_wheels_for_the_lock_of_this_repository() {
+    let Some(uv) = uv_program() else { return };
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let path = root.join("requirements-enhanced.lock");
+    let lock = xtask_model::spec::lock::Lock::parse(&path, &std::fs::read_to_string(&path).unwrap()).unwrap();
+    let environment = Environment::new("3.13.5", &"linux/amd64".parse().unwrap());
+    let here = xtask_model::spec::lock::closure::pins_of(&lock.packages, &environment).0;
+    let packages: Vec<LockedPackage> = here.into_values().cloned().collect();
+    let requirements = uv::requirements(&root, Path::new("requirements-enhanced.txt")).unwrap();
+    let indexes = uv::indexes(&root, &requirements).unwrap();
+    let settings = Settings::from_env(&indexes).unwrap();
+    let machine = Machine { cache: tempfile::tempdir().unwrap(), indexes, settings };
+    for round in ["cold", "warm"] {
+        let began = Instant::now();
+        let bytes: u64 = machine.wheels(&packages).iter().map(|wheel| wheel.path.metadata().unwrap().len()).sum();
+        println!("{round}: {} wheels, {bytes} bytes, {:?}", packages.len(), began.elapsed());
+    }
+    let own: BTreeMap<String, String> =
+        machine.wheels(&packages).into_iter().map(|wheel| (wheel.name, wheel.filename)).collect();
     assert_eq!(selected(&machine, &packages, &uv), own);
 }
