@@ -60,7 +60,7 @@ impl Client {
     /// Number of blobs from the first that the registry says it has, up to one about which it says anything else.
     fn in_a_row(&self, endpoint: &Endpoint, repository: &Repository, digests: &[Digest]) -> Result<usize, Fault> {
         let means =
-            AuthContext { transport: &self.transport, credentials: &self.options.credentials, options: &self.options };
+            AuthContext { transport: &self.transport, credentials: &self.options.credentials, limits: &self.limits };
         let authorization = self.auth.header(&means, endpoint, &pull(repository))?;
         let authorization = authorization.map(|value| format!("Authorization: {value}\r\n")).unwrap_or_default();
         let (host, path) = (endpoint.base.authority(), repository.path());

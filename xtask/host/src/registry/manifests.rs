@@ -4,8 +4,8 @@
 
 use super::http::error_response::ErrorResponse;
 use super::http::exchange::{ApiRequest, pull, push};
-use super::http::transport::{ExchangeError, HttpResponse, Payload};
-use super::http::url::encode;
+use crate::http::transport::{ExchangeError, HttpResponse, Payload};
+use crate::http::url::encode;
 use super::{Answer, Client};
 use serde::Deserialize;
 use std::fmt;
