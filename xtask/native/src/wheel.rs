@@ -19,24 +19,21 @@ const MOST: u64 = 64 << 20;
 #[derive(Debug)]
 pub struct Wheel {
     path: Arc<Path>,
+    name: String,
     entries: Vec<Entry>,
 }
 
 impl Wheel {
-    /// Reads the names and places of a wheel's files.
+    /// Reads the names and places of a wheel's files. `name` is the wheel's own; a cache may have another one for the file.
     ///
     /// # Errors
     /// A file that cannot be read, or an archive that is damaged or unsafe.
-    pub fn open(path: &Path) -> Result<Self, Fault> {
+    pub fn open(path: &Path, name: &str) -> Result<Self, Fault> {
         let cannot = |error| Fault::build(format!("cannot read `{}`", path.display())).cause(error);
         let file = File::open(path).map_err(cannot)?;
         let size = file.metadata().map_err(cannot)?.len();
-        let entries = zip::entries(&file, size).map_err(|why| invalid(path, &why))?;
-        Ok(Self { path: path.into(), entries })
-    }
-
-    pub fn path(&self) -> &Path {
-        &self.path
+        let entries = zip::entries(&file, size).map_err(|why| invalid(name, &why))?;
+        Ok(Self { path: path.into(), name: name.to_owned(), entries })
     }
 
     /// Files and folders in the order of their names.
@@ -64,14 +61,14 @@ impl Wheel {
     }
 
     pub fn invalid(&self, why: &str) -> Fault {
-        invalid(&self.path, why)
+        invalid(&self.name, why)
     }
 }
 
-fn invalid(path: &Path, why: &str) -> Fault {
-    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+fn invalid(name: &str, why: &str) -> Fault {
     Fault::build(format!("the wheel `{name}` is invalid")).cause(why)
 }
+
 #[cfg(test)]
 pub(crate) mod test_data;
 #[cfg(test)]

@@ -20,9 +20,6 @@ mod shared;
 mod unpack;
 mod wheels;
 
-#[cfg(test)]
-pub(crate) use record::hash;
-
 use crate::layer::item::{Bytes, Content, Item};
 use crate::recipes::stage::{Part, Realise, RootFiles};
 use crate::root;
@@ -35,12 +32,13 @@ use items::{Items, Writer, folders};
 use shared::Owners;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Instant;
 use unpack::Folder;
-use wheels::{Wheels, WheelsRequest, version_folder};
+use wheels::version_folder;
+use xtask_host::index::WheelRequest;
 use xtask_host::linux;
-use xtask_host::process::Command;
 use xtask_host::scratch::Scratch;
 use xtask_host::terminal;
 use xtask_host::tree::uv;
@@ -94,7 +92,7 @@ pub struct PythonPackages<'a> {
     compiler: Compiler,
     groups: Vec<Group>,
     parts: Vec<Part>,
-    made: Mutex<Vec<(Scratch, Folder)>>,
+    made: Mutex<Vec<Made>>,
 }
 
 /// Scripts next to the Dockerfile, which both engines run.
@@ -238,20 +236,19 @@ impl<'a> PythonPackages<'a> {
             self.groups.iter().flat_map(|group| group.packages.iter().cloned()).collect();
         let began = Instant::now();
         let downloads = Scratch::new().map_err(|error| Fault::build("cannot make a temporary folder").cause(error))?;
-        let (platform, python) = (self.platform.to_string(), version_folder(&self.python));
-        let wanted = WheelsRequest {
+        let indexes = uv::indexes(&self.root, &self.requirements)?;
+        let wanted = WheelRequest {
             packages: &packages,
-            environment: &self.environment,
+            indexes: &indexes,
             python: &self.python,
+            platform: &self.platform,
             glibc: &self.glibc,
-            platform: &platform,
-            indexes: &uv::indexes(&self.root, &self.requirements)?,
-            folder: downloads.path(),
         };
+        let python = version_folder(&self.python);
         let place = Place { home: HOME, folder: &python };
         // The root's files may need a download too, so both run at once.
         let (found, own) = std::thread::scope(|scope| {
-            let fetching = scope.spawn(|| distributions(&wanted, &place));
+            let fetching = scope.spawn(|| distributions(&wanted, downloads.path(), &place));
             let own = (self.compiler == Compiler::Root).then(|| self.root_python());
             (fetching.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), own)
         });
@@ -280,34 +277,68 @@ impl<'a> PythonPackages<'a> {
         folder.unpack_shared(&distributions, &owners)?;
         terminal::detail(&format!("packages unpacked in {}", quantity::seconds(began.elapsed())));
         let unpacked = Unpacked { folder: &folder, distributions: &distributions, owners: &owners };
-        self.prove(&unpacked, wanted_groups, own)?;
+        let own = self.compiled(&unpacked, wanted_groups, own)?;
         let made = self.items(&unpacked, wanted_groups);
-        let mut kept = self.made.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        kept.push((downloads, folder));
+        // Layers can be written meanwhile.
+        let import = own.filter(|_| self.compiler == Compiler::Root).map(|own| {
+            let (script, work) = (self.scripts.check.clone(), folder.path().to_owned());
+            std::thread::spawn(move || compile::import(&own, &script, &work))
+        });
+        let kept = Made { import, distributions, folder, finished: false, _downloads: downloads };
+        self.made.lock().unwrap_or_else(PoisonError::into_inner).push(kept);
         Ok(made)
     }
 
-    /// Makes byte code and imports every package. What was left out at first is added where it turns out to be needed.
-    fn prove(&self, unpacked: &Unpacked<'_>, wanted: &BTreeSet<usize>, own: Option<Interpreter>) -> Result<(), Fault> {
-        let (folder, count) = (unpacked.folder, unpacked.distributions.len());
-        let prove = |own: Option<&Interpreter>| {
-            self.compile(unpacked, wanted, own)?;
-            self.import(own, folder.path(), count)
+    /// Makes byte code; returns the interpreter that can do so: Python's own files of the root may not be enough.
+    fn compiled(
+        &self,
+        unpacked: &Unpacked<'_>,
+        wanted: &BTreeSet<usize>,
+        own: Option<Interpreter>,
+    ) -> Result<Option<Interpreter>, Fault> {
+        let Err(fault) = self.compile(unpacked, wanted, own.as_ref()) else { return Ok(own) };
+        let whole = match own {
+            Some(_) => self.whole_root(unpacked.folder)?,
+            None => None,
         };
-        let Err(fault) = prove(own.as_ref()) else { return Ok(()) };
-        let Some(own) = own else { return Err(fault) };
-        terminal::detail("not all files were unpacked: trying again with test suites");
-        folder.unpack(unpacked.distributions, true)?;
-        let Err(fault) = prove(Some(&own)) else { return Ok(()) };
-        // A package may need a file of the root outside Python's own.
-        match (self.root_files.folder(Some(&interpreter::PYTHON)), self.root_files.folder(None)) {
-            (Ok(part), Ok(whole)) if part != whole => {
-                terminal::detail("Python's own files were not enough: trying the whole root");
-                let own = RootPython::new(&whole, self.root_files.config())?.in_home(&folder.home())?;
-                prove(Some(&own))
-            }
-            _ => Err(fault),
+        let Some(whole) = whole else { return Err(fault) };
+        self.compile(unpacked, wanted, Some(&whole)).map(|()| Some(whole))
+    }
+
+    /// The interpreter with all files of the root; `None` if it has no others than were used.
+    fn whole_root(&self, folder: &Folder) -> Result<Option<Interpreter>, Fault> {
+        let (part, whole) = (self.root_files.folder(Some(&interpreter::PYTHON))?, self.root_files.folder(None)?);
+        if part == whole {
+            return Ok(None);
         }
+        terminal::detail("Python's own files were not enough: trying the whole root");
+        RootPython::new(&whole, self.root_files.config())?.in_home(&folder.home()).map(Some)
+    }
+
+    /// Ends an import check. What was not unpacked at first is added where it turns out to be needed.
+    fn imported(&self, made: &mut Made) -> Result<(), Fault> {
+        let count = made.distributions.len();
+        let Some(import) = made.import.take() else {
+            let why = format!("every package for {}: the root's Python cannot run on this machine", self.platform);
+            terminal::step("passed over", &format!("the import of {why}"));
+            return Ok(());
+        };
+        let began = Instant::now();
+        let first = import.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let passed = first.or_else(|_| {
+            terminal::detail("the packages cannot be imported without test suites: trying again with these");
+            made.folder.unpack(&made.distributions, true)?;
+            let again = |python: &Interpreter| compile::import(python, &self.scripts.check, made.folder.path());
+            let own = self.root_python()?.in_home(&made.folder.home())?;
+            again(&own).or_else(|fault| match self.whole_root(&made.folder)? {
+                Some(whole) => again(&whole),
+                None => Err(fault),
+            })
+        })?;
+        passed.iter().for_each(|what| terminal::step("passed over", &format!("the import of {what}")));
+        let waited = quantity::seconds(began.elapsed());
+        terminal::detail(&format!("{count} packages imported; waited for {waited}"));
+        Ok(())
     }
 
     fn items(&self, unpacked: &Unpacked<'_>, wanted: &BTreeSet<usize>) -> (BTreeMap<usize, Items>, Items) {
@@ -406,26 +437,19 @@ impl<'a> PythonPackages<'a> {
         terminal::detail(&format!("byte code made in {}", quantity::seconds(began.elapsed())));
         Ok(())
     }
-
-    /// Imports every package, known layers included; only the root's own Python proves something about the image.
-    fn import(&self, own: Option<&Interpreter>, work: &Path, count: usize) -> Result<(), Fault> {
-        let Some(own) = own.filter(|_| self.compiler == Compiler::Root) else {
-            let platform = &self.platform;
-            let why = format!("every package for {platform}: the root's Python cannot run on this machine");
-            terminal::step("passed over", &format!("the import of {why}"));
-            return Ok(());
-        };
-        let began = Instant::now();
-        let passed = compile::import(own, &self.scripts.check, work)?;
-        passed.iter().for_each(|what| terminal::step("passed over", &format!("the import of {what}")));
-        terminal::detail(&format!("{count} packages imported in {}", quantity::seconds(began.elapsed())));
-        Ok(())
-    }
 }
 
 impl Realise for PythonPackages<'_> {
     fn parts(&self) -> &[Part] {
         &self.parts
+    }
+
+    fn finish(&self) -> Result<(), Fault> {
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        made.iter_mut().filter(|made| !made.finished).try_for_each(|made| {
+            made.finished = true;
+            self.imported(made)
+        })
     }
 
     fn check(&self) -> Result<(), Fault> {
@@ -448,17 +472,35 @@ impl Realise for PythonPackages<'_> {
 }
 
 /// The packages as they are installed, in the order of their names.
-fn distributions(wanted: &WheelsRequest<'_>, place: &Place<'_>) -> Result<Vec<Distribution>, Fault> {
-    let found: Wheels = wheels::by_pip(Command::new("python3").args(["-m", "pip"]), wanted)?;
+fn distributions(wanted: &WheelRequest<'_>, downloads: &Path, place: &Place<'_>) -> Result<Vec<Distribution>, Fault> {
+    let found = wheels::fetch(wanted, downloads)?;
     let install = |package: &LockedPackage| {
-        let path = found
+        let (path, name) = found
             .get(&package.name)
             .ok_or_else(|| Fault::build(format!("no wheel of {} {} was fetched", package.name, package.version)))?;
-        Distribution::new(&Wheel::open(path)?, package, place)
+        Distribution::new(&Wheel::open(path, name)?, package, place)
     };
     let mut out = wanted.packages.iter().map(install).collect::<Result<Vec<_>, _>>()?;
     out.sort_by(|one, two| one.name.cmp(&two.name));
     Ok(out)
+}
+
+/// What items have their bytes in, and an import check that may run meanwhile.
+struct Made {
+    import: Option<JoinHandle<Result<Vec<String>, Fault>>>,
+    distributions: Vec<Distribution>,
+    folder: Folder,
+    finished: bool,
+    _downloads: Scratch,
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        // It uses the folder.
+        if let Some(import) = self.import.take() {
+            let _ = import.join();
+        }
+    }
 }
 
 /// Packages as files of this machine.

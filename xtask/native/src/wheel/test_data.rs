@@ -1,6 +1,9 @@
 //! Made-up archives, correct and not, byte by byte.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use flate2::{Compress, Compression, Crc, FlushCompress};
+use sha2::{Digest as _, Sha256};
 use std::path::{Path, PathBuf};
 
 /// A file of an archive, and what its records state if that is not the truth.
@@ -133,6 +136,10 @@ pub(crate) fn archive(files: &[Made]) -> Vec<u8> {
     out
 }
 
+fn hash(bytes: &[u8]) -> String {
+    format!("sha256={}", URL_SAFE_NO_PAD.encode(Sha256::digest(bytes)))
+}
+
 /// Writes a wheel of version 1 with these files and metadata: a `RECORD` that lists them, `WHEEL` and `METADATA`.
 pub(crate) fn wheel(folder: &Path, name: &str, files: &[Made]) -> PathBuf {
     let info = format!("{name}-1.dist-info");
@@ -143,7 +150,7 @@ pub(crate) fn wheel(folder: &Path, name: &str, files: &[Made]) -> PathBuf {
         let rows: String = all
             .iter()
             .filter(|file| !file.name.ends_with('/'))
-            .map(|file| format!("{},{},{}\n", file.name, crate::recipes::python::hash(&file.bytes), file.bytes.len()))
+            .map(|file| format!("{},{},{}\n", file.name, hash(&file.bytes), file.bytes.len()))
             .collect();
         all.push(made(&format!("{info}/RECORD"), format!("{rows}{info}/RECORD,,\n")));
     }

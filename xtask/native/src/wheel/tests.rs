@@ -21,7 +21,7 @@ fn written(bytes: &[u8]) -> (tempfile::TempDir, PathBuf) {
 /// Reads all files of an archive.
 fn contents(bytes: &[u8]) -> Result<Vec<(String, Vec<u8>)>, Fault> {
     let (_folder, path) = written(bytes);
-    let wheel = Wheel::open(&path)?;
+    let wheel = Wheel::open(&path, "a")?;
     let files = wheel.entries().iter().filter(|entry| !entry.folder);
     files.map(|entry| Ok((entry.name.clone(), wheel.read(entry)?))).collect()
 }
@@ -49,7 +49,7 @@ fn every_shape_of_file_is_read() {
         assert!(found.contains(&(file.name.clone(), file.bytes.clone())), "{}", file.name);
     }
     let (_folder, path) = written(&archive(&files));
-    let wheel = Wheel::open(&path).unwrap();
+    let wheel = Wheel::open(&path, "a").unwrap();
     assert!(wheel.get("bin/run").unwrap().executable && !wheel.get("no-mode").unwrap().executable);
     assert!(wheel.get("folder").unwrap().folder);
     assert_eq!(wheel.get("gone"), None);
@@ -124,6 +124,7 @@ fn layer(wheel: &Wheel, compression: Compression, threads: usize) -> (Vec<u8>, D
     while let Some(entry) = reader.next().unwrap() {
         found.push((entry.path.to_string(), reader.bytes(u64::MAX).unwrap().unwrap()));
     }
+    drop(reader);
     (bytes, written.diff_id, found)
 }
 
@@ -145,7 +146,7 @@ fn a_layer_has_the_wheels_own_compressed_bytes() {
         .map(|(number, size)| Made { stored: number == 8, ..made(&format!("f{number}"), noise(size, number)) })
         .collect();
     let (_folder, path) = written(&archive(&files));
-    let wheel = Wheel::open(&path).unwrap();
+    let wheel = Wheel::open(&path, "a").unwrap();
     let expected: Vec<_> = files.iter().map(|file| (file.name.clone(), file.bytes.clone())).collect();
     let (bytes, diff_id, found) = layer(&wheel, Compression::Gzip, 1);
     assert_eq!(found, expected);
@@ -164,7 +165,7 @@ fn a_wheel_that_changes_while_it_is_read_fails_the_layer() {
     let text = noise(10_000, 1);
     for size in [10_000, 3 << 20] {
         let (_folder, path) = written(&archive(&[made("a", noise(size, 1)), made("b", &text)]));
-        let wheel = Wheel::open(&path).unwrap();
+        let wheel = Wheel::open(&path, "a").unwrap();
         let items = [Item {
             path: ContextPath::new("a"),
             mode: 0o644,

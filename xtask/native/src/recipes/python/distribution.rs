@@ -320,3 +320,6 @@ fn relative(site: &str, path: &str) -> String {
     let up = std::iter::repeat_n("..", site.len() - common);
     up.chain(path[common..].iter().copied()).collect::<Vec<_>>().join("/")
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,14 +2,15 @@
 //!
 //! Every file is checked against the lock's hashes.
 
-use super::environment::Environment;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use xtask_host::index::{self, Fetched, WheelRequest};
 use xtask_host::process::Command;
+use xtask_host::terminal;
 use xtask_host::tree::uv;
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::spec::lock::{Indexes, LockedPackage};
-use xtask_model::spec::requirements::{self, RequirementSource, secret};
+use xtask_model::spec::requirements::{self, Environment, RequirementSource, secret};
 
 pub(super) fn pinned(path: &Path, text: &str) -> Result<String, Fault> {
     let mut first = Some(text.to_owned());
@@ -45,45 +46,48 @@ pub(super) fn uv(root: &Path, version: &str) -> Result<uv::Uv, Fault> {
     Err(Fault::build(what).hint("remove `target/tools` and try again"))
 }
 
-pub(super) struct WheelsRequest<'a> {
-    /// Each has hashes.
-    pub(super) packages: &'a [LockedPackage],
-    pub(super) environment: &'a Environment,
-    pub(super) python: &'a str,
-    /// Newest glibc that a wheel may need: `2_36`.
-    pub(super) glibc: &'a str,
-    pub(super) platform: &'a str,
-    pub(super) indexes: &'a Indexes,
-    /// Folder for downloads.
-    pub(super) folder: &'a Path,
+/// Path and name of each package's wheel.
+pub(super) type Wheels = BTreeMap<String, (PathBuf, String)>;
+
+/// Fetches the wheels. Where an index needs a program for its passwords, pip downloads them to `folder`.
+pub(super) fn fetch(wanted: &WheelRequest<'_>, folder: &Path) -> Result<Wheels, Fault> {
+    match index::fetch(wanted)? {
+        Fetched::Wheels(found) => {
+            Ok(found.into_iter().map(|wheel| (wheel.name, (wheel.path, wheel.filename))).collect())
+        }
+        Fetched::Unsupported(why) => {
+            terminal::step("pip", &format!("downloading wheels, because {why}"));
+            by_pip(Command::new("python3").args(["-m", "pip"]), wanted, folder)
+        }
+    }
 }
 
-/// Wheels by name of the package.
-pub(super) type Wheels = BTreeMap<String, PathBuf>;
-
-/// Has pip download the wheels: it asks keyring programs for passwords.
-pub(super) fn by_pip(pip: Command, wanted: &WheelsRequest<'_>) -> Result<Wheels, Fault> {
-    let cannot =
-        |error: std::io::Error| Fault::build(format!("cannot write `{}`", wanted.folder.display())).cause(error);
-    let (list, folder) = (wanted.folder.join("list.txt"), wanted.folder.join("wheels"));
+fn by_pip(pip: Command, wanted: &WheelRequest<'_>, folder: &Path) -> Result<Wheels, Fault> {
+    let cannot = |error: std::io::Error| Fault::build(format!("cannot write `{}`", folder.display())).cause(error);
+    let (list, folder) = (folder.join("list.txt"), folder.join("wheels"));
     std::fs::create_dir_all(&folder).map_err(cannot)?;
     std::fs::write(&list, list_of(wanted.packages, wanted.indexes)).map_err(cannot)?;
+    let environment = Environment::new(wanted.python, wanted.platform);
     let call = pip.args(["download", "--quiet", "--disable-pip-version-check", "--no-input", "--no-deps"]);
     let call = call.args(["--only-binary", ":all:", "--require-hashes", "--implementation", "cp"]);
-    let call = call.args(["--python-version", &wanted.environment.minor()]);
-    let call = platforms(wanted).fold(call, |call, platform| call.args(["--platform", &platform]));
+    let call = call.args(["--python-version", &environment.minor()]);
+    let platforms = platforms(environment.machine(), wanted.glibc);
+    let call = platforms.fold(call, |call, platform| call.args(["--platform", &platform]));
     let call = if wanted.indexes.no_index() { call.arg("--no-index") } else { call };
-    let variables = [
-        ("UV_DEFAULT_INDEX", "PIP_INDEX_URL"),
-        ("UV_INDEX", "PIP_EXTRA_INDEX_URL"),
-        ("UV_FIND_LINKS", "PIP_FIND_LINKS"),
-        ("UV_INSECURE_HOST", "PIP_TRUSTED_HOST"),
-    ];
+    // Folders may have blanks in their names, which separate the words of a variable; URLs may have passwords.
+    let call = wanted.indexes.folders().fold(call, |call, folder| call.args(["--find-links", folder]));
     let set = wanted.indexes.for_uv();
-    let call = variables.into_iter().fold(call, |call, (uv, name)| match set.get(uv) {
-        Some(value) => call.env(name, value.replace(',', " ")),
-        None => call,
-    });
+    let get = |name: &str| set.get(name).cloned().unwrap_or_default();
+    let pages: Vec<String> =
+        get("UV_FIND_LINKS").split(',').filter(|page| page.contains("://")).map(str::to_owned).collect();
+    let variables = [
+        ("PIP_INDEX_URL", get("UV_DEFAULT_INDEX")),
+        ("PIP_EXTRA_INDEX_URL", get("UV_INDEX")),
+        ("PIP_FIND_LINKS", pages.join(" ")),
+        ("PIP_TRUSTED_HOST", get("UV_INSECURE_HOST")),
+    ];
+    let set = variables.into_iter().filter(|(_, value)| !value.is_empty());
+    let call = set.fold(call, |call, (name, value)| call.env(name, value));
     let output = call.arg("--dest").arg(&folder).arg("-r").arg(&list).output()?;
     if !output.status.success() {
         return Err(judged(&secret::redacted(String::from_utf8_lossy(&output.stderr).trim()), wanted));
@@ -93,18 +97,40 @@ pub(super) fn by_pip(pip: Command, wanted: &WheelsRequest<'_>) -> Result<Wheels,
         let path = entry.map_err(cannot)?.path();
         let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let name = file.split('-').next().map(requirements::normalised).unwrap_or_default();
-        found.insert(name, path);
+        found.insert(name, (path, file));
     }
     Ok(found)
 }
 
 /// Tags of platforms whose wheels run with this glibc, as pip is given them.
-fn platforms(wanted: &WheelsRequest<'_>) -> impl Iterator<Item = String> {
-    let machine = wanted.environment.machine().to_owned();
-    let newest: u32 = wanted.glibc.rsplit('_').next().and_then(|minor| minor.parse().ok()).unwrap_or(17);
+fn platforms(machine: &str, glibc: &str) -> impl Iterator<Item = String> {
+    let newest: u32 = glibc.rsplit('_').next().and_then(|minor| minor.parse().ok()).unwrap_or(17);
     let numbered = (5..=newest).rev().map(|minor| format!("manylinux_2_{minor}"));
     let named = ["manylinux2014", "manylinux2010", "manylinux1", "linux"].map(str::to_owned);
     numbered.chain(named).map(move |tag| format!("{tag}_{machine}"))
+}
+
+/// Error from pip's words.
+fn judged(said: &str, wanted: &WheelRequest<'_>) -> Fault {
+    let without = |package: &&LockedPackage| {
+        said.contains(&format!("No matching distribution found for {}=={}", package.name, package.version))
+    };
+    if let Some(package) = wanted.packages.iter().find(without) {
+        let LockedPackage { name, version, .. } = package;
+        let what = format!("{name} {version} has no wheel for {} and Python {}", wanted.platform, wanted.python);
+        return Fault::usage(what)
+            .needed_by("the recipe `python-packages`, which compiles nothing")
+            .cause(said)
+            .hint("build it with compilers: `--engine docker`, with `BUILD_PACKAGES` in `[base] args`");
+    }
+    let hashes = said.contains("DO NOT MATCH THE HASHES");
+    let what = if hashes { "the hash of a package differs from the lock" } else { "pip cannot download the packages" };
+    let fault = Fault::new(Exit::Network, what).cause(said).needed_by("the recipe `python-packages`");
+    if hashes {
+        fault.hint("check what the index serves before you update the lock: `cargo xtask lock`")
+    } else {
+        fault
+    }
 }
 
 /// `python3.13` of `3.13.5`.
@@ -128,29 +154,6 @@ fn list_of(packages: &[LockedPackage], indexes: &Indexes) -> String {
     text
 }
 
-fn judged(said: &str, wanted: &WheelsRequest<'_>) -> Fault {
-    let without: Vec<String> = wanted
-        .packages
-        .iter()
-        .filter(|package| said.contains(&format!("{}=={} has no ", package.name, package.version)))
-        .map(|package| format!("{} {}", package.name, package.version))
-        .collect();
-    if !without.is_empty() || said.contains("has no usable wheels") {
-        let which = if without.is_empty() { "a package".to_owned() } else { without.join(", ") };
-        let what = format!("{which} has no wheel for {} and Python {}", wanted.platform, wanted.python);
-        return Fault::usage(what)
-            .needed_by("the recipe `python-packages`, which compiles nothing")
-            .cause(said)
-            .hint("build it with compilers: `--engine docker`, with `BUILD_PACKAGES` in `[base] args`");
-    }
-    if said.contains("Hash mismatch") {
-        return Fault::new(Exit::Network, "the hash of a package differs from the lock")
-            .cause(said)
-            .hint("check what the index serves before you update the lock: `cargo xtask lock`");
-    }
-    uv::install_fault(said).needed_by("the recipe `python-packages`")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -170,63 +173,56 @@ mod tests {
         pin("", None);
     }
 
-    #[test]
-    fn packages_are_listed_with_their_hashes() {
-        let mut package = LockedPackage {
-            name: "a".to_owned(),
-            version: "1".to_owned(),
+    fn package(name: &str, version: &str) -> LockedPackage {
+        LockedPackage {
+            name: name.to_owned(),
+            version: version.to_owned(),
             extras: BTreeSet::from(["x".to_owned()]),
             marker: Some("os_name == 'posix'".to_owned()),
             url: None,
             hashes: BTreeSet::from(["sha256:01".to_owned(), "sha256:02".to_owned()]),
-        };
-        assert_eq!(
-            list_of(std::slice::from_ref(&package), &Indexes::default()),
-            "a==1 --hash=sha256:01 --hash=sha256:02\n"
-        );
+        }
+    }
+
+    #[test]
+    fn packages_are_listed_with_their_hashes() {
+        let mut package = package("a", "1");
+        let list = list_of(std::slice::from_ref(&package), &Indexes::default());
+        assert_eq!(list, "a==1 --hash=sha256:01 --hash=sha256:02\n");
         package.url = Some("https://h/a.whl".to_owned());
         assert_eq!(list_of(&[package], &Indexes::default()), "a @ https://h/a.whl --hash=sha256:01 --hash=sha256:02\n");
     }
 
-    #[track_caller]
-    fn judge(said: &str, what: &str) {
-        let packages = [LockedPackage {
-            name: "docopt".to_owned(),
-            version: "0.6.2".to_owned(),
-            extras: BTreeSet::new(),
-            marker: None,
-            url: None,
-            hashes: BTreeSet::new(),
-        }];
-        let environment = Environment::new("3.13.5", &"linux/arm64".parse().unwrap()).unwrap();
-        let wanted = WheelsRequest {
+    #[test]
+    fn words_of_pip_become_errors() {
+        let platform = "linux/arm64".parse().unwrap();
+        let (packages, indexes) = ([package("docopt", "0.6.2")], Indexes::default());
+        let wanted = WheelRequest {
             packages: &packages,
-            environment: &environment,
+            indexes: &indexes,
             python: "3.13.5",
+            platform: &platform,
             glibc: "2_36",
-            platform: "linux/arm64",
-            indexes: &Indexes::default(),
-            folder: Path::new("wheels"),
         };
-        assert_eq!(judged(said, &wanted).what, what);
+        for (said, what) in [
+            (
+                "ERROR: No matching distribution found for docopt==0.6.2",
+                "docopt 0.6.2 has no wheel for linux/arm64 and Python 3.13.5",
+            ),
+            (
+                "ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE.",
+                "the hash of a package differs from the lock",
+            ),
+            ("ERROR: 401", "pip cannot download the packages"),
+        ] {
+            assert_eq!(judged(said, &wanted).what, what);
+        }
     }
 
     #[test]
-    fn a_package_without_a_wheel_is_named() {
-        let what = "docopt 0.6.2 has no wheel for linux/arm64 and Python 3.13.5";
-        judge("Because docopt==0.6.2 has no usable wheels and you require docopt==0.6.2", what);
-        judge("Because docopt==0.6.2 has no wheels with a matching platform tag (e.g., `manylinux_2_36_x86_64`)", what);
-        judge("Because docopt-ng==0.6.2 was not found", "uv cannot install the packages");
-        let unknown = "uv cannot find a locked package on the package index";
-        judge("Because there is no version of docopt==0.6.2 and you require docopt==0.6.2", unknown);
-        judge("Because docopt was not found in the package registry", unknown);
-        judge("Hash mismatch for `docopt==0.6.2`", "the hash of a package differs from the lock");
-    }
-
-    #[test]
-    fn headers_are_in_the_folder_of_the_targets_python() {
-        let header = "../../../include/site/python3.11/greenlet/greenlet.h";
-        assert_eq!(renamed(header, "python3.11", "python3.13"), "../../../include/site/python3.13/greenlet/greenlet.h");
-        assert_eq!(renamed("a/python3.11/b", "python3.11", "python3.13"), "a/python3.11/b");
+    fn older_platforms_are_accepted_too() {
+        let found: Vec<String> = platforms("x86_64", "2_36").collect();
+        assert_eq!((found[0].as_str(), found.len()), ("manylinux_2_36_x86_64", 36));
+        assert!(found.contains(&"manylinux2014_x86_64".to_owned()));
     }
 }
