@@ -724,7 +724,8 @@ fn compiled(python: &[&str], others: bool, variables: &[(&str, &str)]) -> BTreeM
     }
     write("ours/broken.py", "def (:\n");
     write("ours/tests/test_m.py", "x = 1\n");
-    record += "ours/broken.py,,\nours/tests/test_m.py,,\n";
+    write("ours/test/test_m.py", "x = 1\n");
+    record += "ours/broken.py,,\nours/tests/test_m.py,,\nours/test/test_m.py,,\n";
     write("ours-1.dist-info/RECORD", &record);
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../dockerfiles/compile.py");
     let call = Command::new(python[0]).args(&python[1..]).args(["-S"]).arg(script).arg(folder.path()).arg("/there");
@@ -746,7 +747,7 @@ fn byte_code_is_a_function_of_the_source() {
         return;
     }
     let whole = compiled(&[&python], true, &[]);
-    assert_eq!(whole.len(), 60, "what does not parse and what is in `tests` is passed over");
+    assert_eq!(whole.len(), 60, "what does not parse and what is in `test` or `tests` is passed over");
     assert_eq!(compiled(&[&python], true, &[("PYTHONHASHSEED", "1")]), whole);
     assert_eq!(
         compiled(&[&python, "-I"], false, &[("PYTHONHASHSEED", "2"), ("LC_ALL", "C"), ("TZ", "Asia/Tokyo")]),

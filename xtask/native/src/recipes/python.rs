@@ -8,6 +8,8 @@
 //! unpacked and imported first: a known environment layer proves that these packages were checked together. If several
 //! distributions have a file at one path, `install.py` decides which one is used, in both engines.
 
+#[allow(dead_code, reason = "byte code is read from folders until wheels are layers")]
+mod bytecode;
 mod closure;
 mod compile;
 mod distribution;
