@@ -8,7 +8,6 @@
 //! unpacked and imported first: a known environment layer proves that these packages were checked together. If several
 //! distributions have a file at one path, `install.py` decides which one is used, in both engines.
 
-#[allow(dead_code, reason = "byte code is read from folders until wheels are layers")]
 mod bytecode;
 mod closure;
 mod compile;
@@ -276,7 +275,6 @@ impl<'a> PythonPackages<'a> {
         });
         let owners = owners?;
         unpacked?;
-        folder.unpack_shared(&distributions, &owners)?;
         terminal::detail(&format!("packages unpacked in {}", quantity::seconds(began.elapsed())));
         let unpacked = Unpacked { folder: &folder, distributions: &distributions, owners: &owners };
         let own = self.compiled(&unpacked, wanted_groups, own)?;
@@ -347,10 +345,10 @@ impl<'a> PythonPackages<'a> {
         let python_folder = version_folder(&self.python);
         let place = Place { home: HOME, folder: &python_folder };
         let code = |name: &str, path: &str, own: bool| {
-            let folder = if own { unpacked.folder.own(name) } else { unpacked.folder.home() };
-            let file = folder.join(path);
-            let size = std::fs::metadata(&file).ok().filter(std::fs::Metadata::is_file)?.len();
-            Some((file, size))
+            let size = |file: &Path| std::fs::metadata(file).ok().filter(std::fs::Metadata::is_file).map(|meta| meta.len());
+            let (used, own_version) = (unpacked.folder.home().join(path), unpacked.folder.own(name).join(path));
+            let found = [used, own_version].into_iter().skip(usize::from(own)).find_map(|file| Some((size(&file)?, file)));
+            found.map(|(size, file)| (file, size))
         };
         let writer = Writer { place: &place, owners: unpacked.owners, code: &code };
         let of_group = |(index, group): (usize, &Group)| {
@@ -422,20 +420,13 @@ impl<'a> PythonPackages<'a> {
         }
         let began = Instant::now();
         let python_folder = version_folder(&self.python);
-        let site = Place { home: HOME, folder: &python_folder }.site();
-        let there = format!("{HOME}/{site}");
+        let place = Place { home: HOME, folder: &python_folder };
         let groups = wanted.iter().map(|index| &self.groups[*index]);
         let names: BTreeSet<&str> = groups.flat_map(|group| &group.packages).map(|package| &*package.name).collect();
-        let script = &self.scripts.compile;
-        if !names.is_empty() {
-            compile::compile(compiler, script, (&unpacked.folder.home().join(&site), &there), &names)?;
-        }
-        let sharing: BTreeSet<&String> = unpacked.owners.values().flatten().collect();
-        for folder in sharing.into_iter().map(|name| unpacked.folder.own(name).join(&site)) {
-            if folder.exists() {
-                compile::compile(compiler, script, (&folder, &there), &BTreeSet::new())?;
-            }
-        }
+        let site = format!("{HOME}/{}", place.site());
+        let compiler = bytecode::Compiler { interpreter: compiler, script: &self.scripts.compile, site: &site };
+        let chunks = compile::sources(unpacked, &names, &place);
+        compiler.compile(&chunks, &|source| source.read(), &|source, code| source.write(code))?;
         terminal::detail(&format!("byte code made in {}", quantity::seconds(began.elapsed())));
         Ok(())
     }

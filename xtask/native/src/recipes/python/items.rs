@@ -12,7 +12,7 @@ use xtask_model::image::context::ContextPath;
 
 pub(super) type Items = BTreeMap<ContextPath, Item>;
 
-/// Finds the byte code at a path: a distribution's own version if the flag is set.
+/// Finds the byte code of a distribution at a path: only a version that is not used, if the flag is set.
 pub(super) type FindCode<'c> = dyn Fn(&str, &str, bool) -> Option<(PathBuf, u64)> + 'c;
 
 pub(super) struct Writer<'a> {
@@ -33,9 +33,9 @@ impl Writer<'_> {
             self.put(&mut out, path, file.executable, file.bytes.clone());
         }
         for path in distribution.files.keys() {
-            let shared = self.owners.contains_key(path);
+            let unused = self.owners.get(path).is_some_and(|owners| owners.last() != Some(&distribution.name));
             let Some(code) = self.place.byte_code(path) else { continue };
-            if let Some((file, size)) = (self.code)(&distribution.name, &code, shared) {
+            if let Some((file, size)) = (self.code)(&distribution.name, &code, unused) {
                 self.put(&mut out, &code, false, Bytes::At { file, size });
             }
         }

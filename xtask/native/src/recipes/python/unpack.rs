@@ -1,7 +1,6 @@
 //! Packages as files, for the compiler and the import check: in memory where this machine has room there.
 
 use super::distribution::{Distribution, InstalledFile};
-use super::shared::Owners;
 use crate::layer::item::Bytes;
 use crate::layer::packed::Archives;
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,7 +13,7 @@ use xtask_host::scratch::Scratch;
 use xtask_model::fault::Fault;
 
 /// Test suites are neither compiled nor imported, and are half of the files of a scientific set.
-const TESTS: &str = "tests";
+const TESTS: [&str; 2] = ["test", "tests"];
 
 /// Files that a thread takes at once.
 const CHUNK: usize = 64;
@@ -45,7 +44,7 @@ impl Folder {
         self.path().join("environment")
     }
 
-    /// Folder of a distribution's own versions of paths that others have too.
+    /// Folder for byte code of a distribution's versions that are not used.
     pub(super) fn own(&self, name: &str) -> PathBuf {
         self.path().join("shared").join(name)
     }
@@ -53,7 +52,7 @@ impl Folder {
     /// Writes what the packages are imported from: without test suites, or these alone.
     pub(super) fn unpack(&self, distributions: &[Distribution], tests: bool) -> Result<(), Fault> {
         let is_test =
-            |path: &str| path.rsplit_once('/').is_some_and(|(folders, _)| folders.split('/').any(|part| part == TESTS));
+            |path: &str| path.rsplit_once('/').is_some_and(|(folders, _)| folders.split('/').any(|part| TESTS.contains(&part)));
         let mut files: BTreeMap<&str, &InstalledFile> = BTreeMap::new();
         // The last one in the lock's order is used.
         for distribution in distributions {
@@ -62,21 +61,6 @@ impl Folder {
         files.retain(|path, _| is_test(path) == tests);
         let home = self.home();
         write(&home, &files.into_iter().collect::<Vec<_>>())
-    }
-
-    /// Writes each distribution's own versions of the shared paths.
-    pub(super) fn unpack_shared(&self, distributions: &[Distribution], owners: &Owners) -> Result<(), Fault> {
-        for distribution in distributions {
-            let own = distribution
-                .files
-                .iter()
-                .filter(|(path, _)| owners.get(*path).is_some_and(|names| names.contains(&distribution.name)));
-            let own: Vec<_> = own.map(|(path, file)| (path.as_str(), file)).collect();
-            if !own.is_empty() {
-                write(&self.own(&distribution.name), &own)?;
-            }
-        }
-        Ok(())
     }
 }
 
