@@ -4,6 +4,7 @@
 //! is not locked belongs to nobody and may go. No program inherits the lock: what writes into such a folder has to end with the
 //! process that made it.
 
+use crate::linux;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt as _;
@@ -13,9 +14,6 @@ use tempfile::{NamedTempFile, TempDir};
 /// Prefix of folders in a shared folder, such as the system's folder for temporary files. Nothing else may
 /// have such a name: what is not locked is removed.
 pub const SHARED: &str = "xtask-scratch-";
-
-/// Folder of files in memory, on Linux.
-const MEMORY: &str = "/dev/shm";
 
 /// A temporary folder. It is removed with the value.
 #[derive(Debug)]
@@ -39,15 +37,9 @@ impl Scratch {
         }
     }
 
-    /// A folder in memory, for this many bytes; none where a machine has no such folder, where it has little room, or where it
-    /// starts no program.
+    /// A folder in memory, for this many bytes; none where [`linux::memory_folder`] has none.
     pub fn in_memory(bytes: u64) -> Option<Self> {
-        let folder = Path::new(MEMORY);
-        let room = rustix::fs::statvfs(folder).ok()?;
-        let free = room.f_bavail.saturating_mul(room.f_frsize);
-        let starts = !room.f_flag.contains(rustix::fs::StatVfsMountFlags::NOEXEC);
-        // Other programs use it too.
-        (starts && bytes < free / 2).then(|| Self::new_in(folder, SHARED).ok()).flatten()
+        Self::new_in(linux::memory_folder(bytes)?, SHARED).ok()
     }
 
     pub fn new() -> io::Result<Self> {
@@ -121,7 +113,7 @@ fn unowned(parent: &Path, prefixes: &[&str]) -> Vec<PathBuf> {
 
 /// Removes what killed processes of this user have left in the system's folders for temporary files.
 pub fn sweep_temporary() {
-    sweep(Path::new(MEMORY), &[SHARED], remove);
+    sweep(Path::new(linux::MEMORY), &[SHARED], remove);
     sweep(&std::env::temp_dir(), &[SHARED], |path| if path.is_dir() { remove(path) } else { Ok(()) });
 }
 
