@@ -193,7 +193,14 @@ impl Work<'_> {
         let WheelRequest { python, platform, glibc, .. } = self.request;
         let hashes: Vec<&String> = package.hashes.iter().collect();
         let inputs = serde_json::json!([
-            1, package.name, package.version, package.url, hashes, python, platform.to_string(), glibc,
+            1,
+            package.name,
+            package.version,
+            package.url,
+            hashes,
+            python,
+            platform.to_string(),
+            glibc,
             self.sources.shown(),
         ]);
         Digest::of(inputs.to_string().as_bytes())
@@ -204,9 +211,9 @@ impl Work<'_> {
         let url = self.request.indexes.url(locked);
         let file = url.split(['?', '#']).next().unwrap_or_default().rsplit('/').next().unwrap_or_default();
         let name = xtask_model::spec::wheel::page::decoded(file);
-        let wheel = name.parse::<WheelName>().map_err(|_| {
-            Failure::NoWheel(vec![format!("{}: `{}` is not a wheel", package.name, printable(&name))])
-        })?;
+        let wheel = name
+            .parse::<WheelName>()
+            .map_err(|_| Failure::NoWheel(vec![format!("{}: `{}` is not a wheel", package.name, printable(&name))]))?;
         if self.python.tags.rank(&wheel).is_none() {
             return Err(Failure::NoWheel(vec![format!("{}: `{name}` is for another platform", package.name)]));
         }
@@ -247,9 +254,8 @@ impl Work<'_> {
     fn bytes(&self, package: &LockedPackage, found: &Found) -> Result<(PathBuf, Digest), Failure> {
         if found.url.starts_with('/') {
             let path = PathBuf::from(&found.url);
-            let digest = cache::digest(&path).map_err(|error| {
-                Fault::usage(format!("cannot read `{}`", path.display())).cause(error)
-            })?;
+            let digest = cache::digest(&path)
+                .map_err(|error| Fault::usage(format!("cannot read `{}`", path.display())).cause(error))?;
             self.progress.cached();
             return Ok((path, digest));
         }

@@ -16,9 +16,9 @@ pub mod publish;
 pub mod survey;
 mod upload;
 
-pub use http::credentials::{Credential, Credentials, settings_text};
 pub use crate::http::proxy::Proxies;
 pub use crate::http::transport::BlobSource;
+pub use http::credentials::{Credential, Credentials, settings_text};
 pub use listing::Referrer;
 pub use manifests::{Head, Name, RawManifest};
 pub use upload::{Mount, Session};
@@ -126,7 +126,17 @@ impl ClientOptions {
     }
 
     fn limits(&self) -> Limits {
-        let Self { tries, backoff, retry_budget, connect_timeout, connect_tries, idle_timeout, deadline, min_speed, .. } = *self;
+        let Self {
+            tries,
+            backoff,
+            retry_budget,
+            connect_timeout,
+            connect_tries,
+            idle_timeout,
+            deadline,
+            min_speed,
+            ..
+        } = *self;
         Limits { tries, backoff, retry_budget, connect_timeout, connect_tries, idle_timeout, deadline, min_speed }
     }
 }
@@ -162,7 +172,8 @@ struct Endpoint {
 impl Client {
     /// A client with these options. Nothing is asked until it is needed.
     pub fn new(options: ClientOptions) -> Self {
-        let transport = Transport::new(&options.limits(), &options.proxies, Reach::Listed(options.plain_http.clone()), Trust::Host);
+        let transport =
+            Transport::new(&options.limits(), &options.proxies, Reach::Listed(options.plain_http.clone()), Trust::Host);
         Self {
             limits: options.limits(),
             options,
@@ -198,8 +209,8 @@ impl Client {
             "docker.io" | "index.docker.io" | "registry-1.docker.io" => ("docker.io", "registry-1.docker.io"),
             other => (other, other),
         };
-        let plain =
-            self.options.plain_http.contains(registry) || crate::http::url::is_loopback(crate::http::url::split_port(authority).0);
+        let plain = self.options.plain_http.contains(registry)
+            || crate::http::url::is_loopback(crate::http::url::split_port(authority).0);
         let https = self.options.tls.contains(registry) || !plain;
         let base = Url::root(https, authority)
             .ok_or_else(|| Fault::usage(format!("`{registry}` is not a registry's host")))?;

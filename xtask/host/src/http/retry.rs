@@ -2,10 +2,10 @@
 //!
 //! It decides and sleeps; it sends nothing. Ctrl-C ends a pause within a tenth of a second.
 
+use super::Limits;
 use super::deadline::Deadline;
 use super::transport::ExchangeError;
 use crate::process;
-use super::Limits;
 use std::hash::BuildHasher as _;
 use std::time::{Duration, Instant};
 use xtask_model::fault::Fault;

@@ -2,12 +2,12 @@
 //!
 //! It follows no redirect, tries nothing again and knows nothing of credentials; it sends the headers it is given.
 
+use super::Limits;
 use super::deadline::{Deadline, Pace};
 use super::proxy::Proxies;
 use super::retry::retry_after;
 use super::url::Url;
 use crate::clock;
-use super::Limits;
 use std::collections::BTreeSet;
 use std::io::{self, Read};
 use std::sync::mpsc::{self, RecvTimeoutError};

@@ -139,7 +139,11 @@ impl Client {
                 Ok(reply) => reply,
                 Err(broken) => {
                     process::interrupted()?;
-                    return Ok(Err(if broken.plain { broken.hint("write the index's URL with `http://`") } else { broken }));
+                    return Ok(Err(if broken.plain {
+                        broken.hint("write the index's URL with `http://`")
+                    } else {
+                        broken
+                    }));
                 }
             };
             if !matches!(reply.status, 301 | 302 | 303 | 307 | 308) {
@@ -155,7 +159,8 @@ impl Client {
 
     /// Reads a page; `None` where the index says that there is none.
     pub(super) fn page(&self, of: &Location) -> Result<Option<RawPage>, Failure> {
-        const ACCEPT: &str = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.01";
+        const ACCEPT: &str =
+            "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.01";
         let what = format!("cannot read the package index `{}`", of.url);
         let deadline = Deadline::of_download(&self.limits, LONGEST_PAGE);
         let mut retry = Retry::until(&self.limits, deadline);
@@ -223,7 +228,8 @@ impl Client {
         let limited = reply.status == 429;
         let waited = retry.pause_or_fail(what, ExchangeError::passing(status(reply)), reply.retry_after());
         waited.map_err(|fault| {
-            let hint = if limited { "the index limits requests: try again later" } else { "the index fails: try again later" };
+            let hint =
+                if limited { "the index limits requests: try again later" } else { "the index fails: try again later" };
             Failure::Fault(fault.hint(hint))
         })
     }

@@ -30,7 +30,9 @@ impl Netrc {
         while let Some(word) = words.next() {
             let unquoted = |word: Option<&str>| word.unwrap_or_default().trim_matches('"').to_owned();
             match (word, entries.last_mut()) {
-                ("machine", _) => entries.push((Some(unquoted(words.next()).to_lowercase()), String::new(), String::new())),
+                ("machine", _) => {
+                    entries.push((Some(unquoted(words.next()).to_lowercase()), String::new(), String::new()))
+                }
                 ("default", _) => entries.push((None, String::new(), String::new())),
                 ("login" | "user", Some(entry)) => entry.1 = unquoted(words.next()),
                 ("password", Some(entry)) => entry.2 = unquoted(words.next()),

@@ -74,7 +74,11 @@ impl Progress {
         line.map(terminal::Progress::end);
         let (bytes, cached) = (self.bytes.load(Ordering::Relaxed), self.cached.load(Ordering::Relaxed));
         let seconds = quantity::seconds(self.began.elapsed());
-        terminal::detail(&format!("{} wheels in {seconds}: {cached} on this machine, {} downloaded", self.total, quantity::bytes(bytes)));
+        terminal::detail(&format!(
+            "{} wheels in {seconds}: {cached} on this machine, {} downloaded",
+            self.total,
+            quantity::bytes(bytes)
+        ));
         for warning in self.warnings.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             terminal::warn(warning);
         }

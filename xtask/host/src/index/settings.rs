@@ -68,7 +68,8 @@ impl Settings {
         // What the requirements say comes first, and so counts.
         let netrc = indexes.netrc() + &netrc.and_then(|path| load(&path)).unwrap_or_default();
         let keyring = set("UV_KEYRING_PROVIDER").filter(|provider| provider != "disabled");
-        let data = set("XDG_DATA_HOME").map(PathBuf::from).or_else(|| Some(Path::new(&set("HOME")?).join(".local/share")));
+        let data =
+            set("XDG_DATA_HOME").map(PathBuf::from).or_else(|| Some(Path::new(&set("HOME")?).join(".local/share")));
         let store = set("UV_CREDENTIALS_DIR").map(PathBuf::from).or_else(|| Some(data?.join("uv/credentials")));
         let store = store.is_some_and(|folder| load(&folder.join("credentials.toml")).is_some());
         let elsewhere = keyring.map(|_| "`UV_KEYRING_PROVIDER` names a keyring program".to_owned());
@@ -88,10 +89,7 @@ impl Settings {
     }
 }
 
-fn bundle(
-    path: &Path,
-    load: &mut dyn FnMut(&Path) -> Option<String>,
-) -> Result<Vec<Certificate<'static>>, Fault> {
+fn bundle(path: &Path, load: &mut dyn FnMut(&Path) -> Option<String>) -> Result<Vec<Certificate<'static>>, Fault> {
     let cannot = |why: &str| {
         Fault::usage(format!("cannot read the certificates in `{}`", path.display()))
             .cause(why)
@@ -127,7 +125,10 @@ mod tests {
         assert_eq!(found.netrc.of("h"), Some(("u", "p")));
         assert!(found.offline.is_none() && found.elsewhere.is_none() && found.unsupported.is_none());
         let found = settings(&[("UV_HTTP_TIMEOUT", "90"), ("UV_INSECURE_HOST", "a b:1")], &files).unwrap();
-        assert_eq!((found.limits.idle_timeout, found.limits.deadline), (Duration::from_secs(90), Duration::from_secs(180)));
+        assert_eq!(
+            (found.limits.idle_timeout, found.limits.deadline),
+            (Duration::from_secs(90), Duration::from_secs(180))
+        );
         assert_eq!(found.trusted, ["a", "b:1"]);
     }
 

@@ -1,7 +1,7 @@
 //! Where files are listed: the pages of indexes, pages of links, and folders.
 
-use super::client::{Client, Location, RawPage};
 use super::Failure;
+use super::client::{Client, Location, RawPage};
 use crate::http::url::Url;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -119,7 +119,9 @@ fn local(place: &Path) -> Result<Vec<File>, Fault> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(place).map_err(cannot)? {
         let path = entry.map_err(cannot)?.path();
-        let (Some(name), Some(url)) = (path.file_name().and_then(|name| name.to_str()), path.to_str()) else { continue };
+        let (Some(name), Some(url)) = (path.file_name().and_then(|name| name.to_str()), path.to_str()) else {
+            continue;
+        };
         found.push(File { name: name.to_owned(), url: url.to_owned(), ..File::default() });
     }
     found.sort_by(|a, b| a.name.cmp(&b.name));

@@ -89,7 +89,9 @@ fn serve(server: FaultProxy, format: Format, projects: &[(&str, &[Wheel])]) -> F
         }
         let page = serde_json::json!({"meta": {"api-version": "1.1"}, "name": project, "files": json}).to_string();
         server.reply("GET", &format!("/simple/{project}/"), move |_| match format {
-            Format::Json => Answer::new(200).header("content-type", "application/vnd.pypi.simple.v1+json").body(page.clone()),
+            Format::Json => {
+                Answer::new(200).header("content-type", "application/vnd.pypi.simple.v1+json").body(page.clone())
+            }
             Format::Html => Answer::new(200).header("content-type", "text/html; charset=utf-8").body(html.clone()),
         });
     }
@@ -191,7 +193,9 @@ fn each_refusal_is_a_fact_of_its_own() {
         server.on("GET", part, usize::MAX, Mishap::Answer(answer));
         let wheel = Wheel::of(ANY);
         let page = format!("<a href='/files/{ANY}#sha256={}'>", wheel.hash());
-        server.reply("GET", "/simple/a/", move |_| Answer::new(200).header("content-type", "text/html").body(page.clone()));
+        server.reply("GET", "/simple/a/", move |_| {
+            Answer::new(200).header("content-type", "text/html").body(page.clone())
+        });
         server
     };
     let page = |status| answers("/simple/", Answer::new(status));
@@ -211,7 +215,12 @@ fn each_refusal_is_a_fact_of_its_own() {
     fails(&answers("/simple/", newer), Exit::Network, "cannot read", "version `2.0`");
     let other = Answer::new(200).header("content-type", "application/pdf");
     fails(&answers("/simple/", other), Exit::Network, "cannot read", "the type `application/pdf`");
-    let fault = fails(&answers("/files/", Answer::new(200).body("other bytes")), Exit::Network, "the hash of", "has the digest");
+    let fault = fails(
+        &answers("/files/", Answer::new(200).body("other bytes")),
+        Exit::Network,
+        "the hash of",
+        "has the digest",
+    );
     assert!(fault.hints[0].contains("check what the index serves"), "{fault}");
     let unencrypted = Answer::new(302).header("location", "ftp://h/");
     fails(&answers("/simple/", unencrypted), Exit::Network, "cannot read", "redirects to no address");
@@ -238,12 +247,18 @@ fn a_silent_or_missing_server_is_given_up() {
 #[test]
 fn packages_without_a_wheel_are_reported_together() {
     let musl = [Wheel::of("a-1.0-cp313-cp313-musllinux_1_2_x86_64.whl")];
-    let windows = [Wheel::of("b-1.0-cp313-cp313-win_amd64.whl"), Wheel { requires: Some(">=3.14"), ..Wheel::of("b-1.0-py3-none-any.whl") }];
+    let windows = [
+        Wheel::of("b-1.0-cp313-cp313-win_amd64.whl"),
+        Wheel { requires: Some(">=3.14"), ..Wheel::of("b-1.0-py3-none-any.whl") },
+    ];
     let server = index(Format::Json, &[("a", &musl), ("b", &windows)]);
     let fault = Machine::of(&server).fault(&[locked("a", "1.0", &musl), locked("b", "1.0", &windows)]);
     assert_eq!(fault.exit, Exit::Usage);
     assert_eq!(fault.what, "a 1.0, b 1.0 have no wheel for linux/amd64 and Python 3.13.5");
-    assert!(fault.causes[0].contains("the image has glibc, not musl") && fault.causes[1].contains("win_amd64"), "{fault}");
+    assert!(
+        fault.causes[0].contains("the image has glibc, not musl") && fault.causes[1].contains("win_amd64"),
+        "{fault}"
+    );
     let fault = Machine::of(&server).fault(&[locked("b", "1.0", &[]), locked("a", "2.0", &musl)]);
     assert!(fault.what.contains("b 1.0") || fault.what == "a 2.0 is not on the package index", "{fault}");
     let other = [Wheel::of(ANY)];
@@ -333,7 +348,8 @@ fn credentials_go_to_their_own_host_only() {
     // A named index has its credentials in variables.
     let server = index(Format::Html, &[("a", std::slice::from_ref(&wheel))]);
     let own = format!("own=http://{}/simple", server.host());
-    Machine::new(&[("UV_INDEX", &own), ("UV_INDEX_OWN_USERNAME", "me"), ("UV_INDEX_OWN_PASSWORD", "p@ss")]).wheels(&package);
+    Machine::new(&[("UV_INDEX", &own), ("UV_INDEX_OWN_USERNAME", "me"), ("UV_INDEX_OWN_PASSWORD", "p@ss")])
+        .wheels(&package);
     assert_eq!(sent(&server), BTreeSet::from([basic.clone()]));
     // Another port is another place: files there, and redirects.
     let files = index(Format::Html, &[("a", std::slice::from_ref(&wheel))]);
@@ -418,7 +434,8 @@ fn a_direct_reference_is_fetched_by_its_address() {
     let wheel = Wheel::of(ANY);
     let server = index(Format::Json, &[("a", std::slice::from_ref(&wheel))]);
     let machine = Machine::of(&server);
-    let at = |url: &str| LockedPackage { url: Some(url.to_owned()), ..locked("a", "1.0", std::slice::from_ref(&wheel)) };
+    let at =
+        |url: &str| LockedPackage { url: Some(url.to_owned()), ..locked("a", "1.0", std::slice::from_ref(&wheel)) };
     let url = format!("http://{}/files/{ANY}", server.host());
     assert_eq!(machine.wheels(&[at(&url)])[0].filename, ANY);
     assert_eq!(server.count("GET", "/simple/"), 0);
@@ -426,7 +443,9 @@ fn a_direct_reference_is_fetched_by_its_address() {
     std::fs::write(folder.path().join(ANY), wheel.bytes()).unwrap();
     let local = format!("file://{}/{ANY}", folder.path().display());
     assert_eq!(machine.wheels(&[at(&local)])[0].path, folder.path().join(ANY));
-    for (url, cause) in [("https://h/a-1.0.tar.gz", "is not a wheel"), ("https://h/a-1.0-cp39-cp39-win32.whl", "another platform")] {
+    for (url, cause) in
+        [("https://h/a-1.0.tar.gz", "is not a wheel"), ("https://h/a-1.0-cp39-cp39-win32.whl", "another platform")]
+    {
         let fault = machine.fault(&[at(url)]);
         assert!(fault.what.contains("a 1.0 has no wheel") && fault.causes[0].contains(cause), "{fault}");
     }
@@ -520,7 +539,12 @@ fn uv_chooses_the_same_wheels() {
             }
         }
         // Some files are not in the lock.
-        let kept: Vec<Wheel> = wheels.iter().enumerate().filter(|(at, _)| *at == 0 || below(5) > 0).map(|(_, wheel)| wheel.clone()).collect();
+        let kept: Vec<Wheel> = wheels
+            .iter()
+            .enumerate()
+            .filter(|(at, _)| *at == 0 || below(5) > 0)
+            .map(|(_, wheel)| wheel.clone())
+            .collect();
         let hashless: Vec<Wheel> = wheels.iter().filter(|wheel| wheel.hashless).cloned().collect();
         let package = locked(&name, "1.0", &[kept, hashless].concat());
         projects.push((name, wheels, package));

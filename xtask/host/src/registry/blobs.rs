@@ -2,13 +2,13 @@
 //!
 //! A blob is never held whole unless the caller asks for its bytes.
 
-use crate::http::deadline::Deadline;
 use super::http::error_response::ErrorResponse;
 use super::http::exchange::{ApiRequest, pull};
-use crate::http::retry::{Retry, is_retryable};
-use crate::http::download::{BodyEnd, Download};
-use crate::http::transport::{ExchangeError, HttpResponse};
 use super::{Answer, Client, Endpoint};
+use crate::http::deadline::Deadline;
+use crate::http::download::{BodyEnd, Download};
+use crate::http::retry::{Retry, is_retryable};
+use crate::http::transport::{ExchangeError, HttpResponse};
 use std::io::Write;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;

@@ -4,10 +4,10 @@
 
 use super::http::error_response::ErrorResponse;
 use super::http::exchange::{ApiRequest, pull};
+use super::{Answer, Client, Endpoint};
 use crate::http::retry::Retry;
 use crate::http::transport::{ExchangeError, HttpResponse};
 use crate::http::url::Url;
-use super::{Answer, Client, Endpoint};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;

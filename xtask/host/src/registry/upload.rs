@@ -5,14 +5,14 @@
 //! <https://github.com/distribution/distribution/blob/v2.8.3/registry/handlers/blobupload.go>, its `_state` names the old
 //! offset.)
 
-use crate::http::deadline::Deadline;
 use super::http::error_response::{ErrorResponse, create_hint};
 use super::http::exchange::{ApiRequest, pull, push};
+use super::manifests::said_digest;
+use super::{Answer, Client, Endpoint};
+use crate::http::deadline::Deadline;
 use crate::http::retry::{Retry, is_retryable};
 use crate::http::transport::{BlobSource, ExchangeError, HttpResponse, Payload};
 use crate::http::url::Url;
-use super::manifests::said_digest;
-use super::{Answer, Client, Endpoint};
 use std::time::Duration;
 use ureq::http::Method;
 use xtask_model::fault::{Exit, Fault};

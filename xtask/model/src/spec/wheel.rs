@@ -64,7 +64,8 @@ mod tests {
 
     #[test]
     fn file_names_are_read() {
-        let wheel: WheelName = "Foo_Bar.baz-1.0RC1+cpu.1-12abc-cp39.cp310-abi3-manylinux_2_17_x86_64.whl".parse().unwrap();
+        let wheel: WheelName =
+            "Foo_Bar.baz-1.0RC1+cpu.1-12abc-cp39.cp310-abi3-manylinux_2_17_x86_64.whl".parse().unwrap();
         assert_eq!(wheel.name, "foo-bar-baz");
         assert_eq!(wheel.version.to_string(), "1.0rc1+cpu.1");
         assert_eq!(wheel.build, Some((12, "abc".to_owned())));

@@ -5,13 +5,13 @@
 
 use super::challenge::{Challenge, choose};
 use super::credentials::{Credential, Credentials};
-use crate::http::deadline::Deadline;
 use super::error_response::{login_hint, refused};
+use crate::http::Limits;
+use crate::http::deadline::Deadline;
 use crate::http::retry::{Retry, is_retryable};
 use crate::http::transport::{ExchangeError, HttpRequest, HttpResponse, Payload, SHORT, Transport};
 use crate::http::url::{Url, encode};
 use crate::process;
-use crate::http::Limits;
 use crate::registry::Endpoint;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};

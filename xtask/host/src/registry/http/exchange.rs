@@ -3,8 +3,8 @@
 //! `Authorization` is sent to the registry's own origin only, however a redirect or a `Location` is spelled.
 
 use super::auth::{Attempt, AuthContext, Scopes};
-use crate::http::deadline::Deadline;
 use super::error_response::{ErrorResponse, create_hint, login_hint};
+use crate::http::deadline::Deadline;
 use crate::http::retry::{Retry, is_retryable};
 use crate::http::transport::{ExchangeError, HttpRequest, HttpResponse, Payload, insecure, redirected};
 use crate::http::url::Url;

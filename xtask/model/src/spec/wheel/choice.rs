@@ -96,7 +96,8 @@ fn takes(wanted: Option<&str>, python: &Version) -> bool {
         let version = part[operator.len()..].trim();
         // `>=3.6.*` is common, though PEP 440 does not allow it.
         let version = if matches!(operator, "==" | "!=") { version } else { version.trim_end_matches(".*") };
-        Specifier::new(operator, version).is_ok_and(|one| one.contains(python)) || Specifier::new(operator, version).is_err()
+        Specifier::new(operator, version).is_ok_and(|one| one.contains(python))
+            || Specifier::new(operator, version).is_err()
     })
 }
 
@@ -141,7 +142,10 @@ mod tests {
         check(&[(own.0, "9"), any], Ok(any.0));
         check(&[(own.0, ""), any], Ok(any.0));
         check(&[(own.0, ""), (any.0, "9")], Ok(own.0));
-        check(&[any, ("a_b-1.0-2-py3-none-any.whl", "2"), ("a_b-1.0-10-py3-none-any.whl", "3")], Ok("a_b-1.0-10-py3-none-any.whl"));
+        check(
+            &[any, ("a_b-1.0-2-py3-none-any.whl", "2"), ("a_b-1.0-10-py3-none-any.whl", "3")],
+            Ok("a_b-1.0-10-py3-none-any.whl"),
+        );
         check(&[any, ("a.b-1.0.0-py3-none-any.whl", "2")], Ok(any.0));
     }
 

@@ -64,7 +64,8 @@ impl Page {
     /// # Errors
     /// Another document, or a version of the format that this does not know.
     pub fn json(bytes: &[u8]) -> Result<Self, String> {
-        let found: Document = serde_json::from_slice(bytes).map_err(|error| format!("not a page of PEP 691: {error}"))?;
+        let found: Document =
+            serde_json::from_slice(bytes).map_err(|error| format!("not a page of PEP 691: {error}"))?;
         if found.meta.version.split('.').next() != Some("1") {
             return Err(format!("version `{}` of the index's format is not supported", found.meta.version));
         }
@@ -249,7 +250,10 @@ mod tests {
         let json = Page::json(json.as_bytes()).unwrap();
         assert_eq!(json, Page::html(&html));
         let first = &json.files[0];
-        assert_eq!((first.name.as_str(), first.url.as_str()), ("a-1+b-py3-none-any.whl", "../f/a-1%2Bb-py3-none-any.whl"));
+        assert_eq!(
+            (first.name.as_str(), first.url.as_str()),
+            ("a-1+b-py3-none-any.whl", "../f/a-1%2Bb-py3-none-any.whl")
+        );
         assert_eq!(first.sha256, Some(HASH.to_ascii_lowercase()));
         assert_eq!(first.requires_python.as_deref(), Some(">=3.8,<4"));
         assert_eq!(first.yanked.as_deref(), Some("broken & bad"));

@@ -168,7 +168,9 @@ mod tests {
 
     #[test]
     fn odd_versions_are_refused() {
-        for (python, glibc) in [("2.7", "2_36"), ("3", "2_36"), ("3.x", "2_36"), ("3.13", "2.36"), ("3.13", "2_4294967295")] {
+        for (python, glibc) in
+            [("2.7", "2_36"), ("3", "2_36"), ("3.x", "2_36"), ("3.13", "2.36"), ("3.13", "2_4294967295")]
+        {
             assert!(Tags::cpython(python, "x86_64", glibc).is_err(), "{python} {glibc}");
         }
     }

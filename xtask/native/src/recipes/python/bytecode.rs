@@ -48,6 +48,9 @@ pub(super) struct Compiler<'a> {
 /// A source: its path below `site-packages`, and its text.
 pub(super) type Source<'s> = (&'s str, Vec<u8>);
 
+/// What takes the byte code of a source, `None` where it is not Python.
+pub(super) type Done<'a, T> = dyn Fn(&T, Option<Vec<u8>>) -> Result<(), Fault> + Sync + 'a;
+
 impl Compiler<'_> {
     /// Compiles sources on all cores, a chunk at a time in the order of the chunks: put the largest first. `read` is asked for a source when
     /// its turn comes, and `done` gets its byte code, `None` where it is not Python; both are called by several threads.
@@ -58,13 +61,15 @@ impl Compiler<'_> {
         &self,
         chunks: &[Vec<T>],
         read: &(dyn for<'t> Fn(&'t T) -> Result<Source<'t>, Fault> + Sync),
-        done: &(dyn Fn(&T, Option<Vec<u8>>) -> Result<(), Fault> + Sync),
+        done: &Done<'_, T>,
     ) -> Result<(), Fault> {
         let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
         let first = Mutex::new(None);
         let worker = || {
             let mut python = None;
-            while let Some(chunk) = chunks.get(next.fetch_add(1, Ordering::Relaxed)).filter(|_| !stop.load(Ordering::Relaxed)) {
+            while let Some(chunk) =
+                chunks.get(next.fetch_add(1, Ordering::Relaxed)).filter(|_| !stop.load(Ordering::Relaxed))
+            {
                 let compiled = self.started(&mut python).and_then(|python| {
                     let sources = chunk.iter().map(read).collect::<Result<Vec<_>, Fault>>()?;
                     let codes = python.ask(&sources)?;
@@ -123,7 +128,9 @@ impl Python {
 
     fn exchange(&mut self, sources: &[Source<'_>]) -> std::io::Result<Vec<Option<Vec<u8>>>> {
         let number = |length: usize| {
-            u32::try_from(length).map(u32::to_le_bytes).map_err(|_| std::io::Error::other("a source is longer than 4 GiB"))
+            u32::try_from(length)
+                .map(u32::to_le_bytes)
+                .map_err(|_| std::io::Error::other("a source is longer than 4 GiB"))
         };
         let size: usize = sources.iter().map(|(path, text)| path.len() + text.len() + 8).sum();
         let mut request = Vec::with_capacity(size + 4);
@@ -193,7 +200,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut sources = BTreeMap::new();
         // Two distributions, one of them real and large, and a file that none lists.
-        let place = interpreter.command().args(["-c", "import json; print(json.__file__.rsplit('/', 2)[0])"]).read(Exit::Build);
+        let place =
+            interpreter.command().args(["-c", "import json; print(json.__file__.rsplit('/', 2)[0])"]).read(Exit::Build);
         let library = PathBuf::from(place.unwrap());
         for package in ["asyncio", "unittest", "importlib", "lib2to3", "encodings"] {
             if library.join(package).is_dir() {
@@ -268,7 +276,14 @@ mod tests {
         let folders = LEFT_OUT.map(|folder| format!("\"{folder}\"")).join(", ");
         assert!(text.contains(&format!("LEFT_OUT = {{{folders}}}\n")));
         assert_eq!(together((0..50).collect()).iter().map(Vec::len).collect::<Vec<_>>(), [24, 24, 2]);
-        for (path, expected) in [("a/b.py", true), ("test.py", true), ("a/test/b.py", false), ("tests/a.py", false), ("a.pyi", false), ("a/testing/b.py", true)] {
+        for (path, expected) in [
+            ("a/b.py", true),
+            ("test.py", true),
+            ("a/test/b.py", false),
+            ("tests/a.py", false),
+            ("a.pyi", false),
+            ("a/testing/b.py", true),
+        ] {
             assert_eq!(is_source(path), expected, "{path}");
         }
     }
@@ -284,7 +299,9 @@ mod tests {
             let chunks = vec![vec!["a.py"], vec!["b.py"], vec!["c.py"]];
             compiler.compile(&chunks, &|path| Ok((*path, vec![b'#'; 1 << 20])), &|_, _| Ok(())).unwrap_err()
         };
-        for text in ["raise SystemExit('no such mode')", "import sys; sys.stdin.buffer.read(9); sys.exit('no such mode')"] {
+        for text in
+            ["raise SystemExit('no such mode')", "import sys; sys.stdin.buffer.read(9); sys.exit('no such mode')"]
+        {
             let fault = ask(text);
             assert_eq!((fault.what.as_str(), fault.causes[0].as_str()), ("`compile.py` failed", "no such mode"));
         }
