@@ -211,7 +211,8 @@ fn write_layers(store: &Store, codec: Codec, made: &[(&LayerPlan, Vec<Item>)]) -
     std::thread::scope(|scope| {
         let others: Vec<_> = (1..threads().min(made.len())).map(|_| scope.spawn(run)).collect();
         let own: Result<(), Fault> = run();
-        let ended = others.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        let ended =
+            others.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         ended.fold(own, Result::and)
     })?;
     Ok(written.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().flatten().collect())

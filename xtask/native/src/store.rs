@@ -85,7 +85,10 @@ impl Store {
     }
 
     /// Writes a layer. It is found again when [`Store::remember`] has named it.
-    pub fn write_layer(&self, make: impl FnOnce(&mut BlobWriter<'_>) -> Result<Written, Fault>) -> Result<Written, Fault> {
+    pub fn write_layer(
+        &self,
+        make: impl FnOnce(&mut BlobWriter<'_>) -> Result<Written, Fault>,
+    ) -> Result<Written, Fault> {
         let mut writer = self.layout.writer()?;
         let written = make(&mut writer)?;
         writer.finish(Some(&written.descriptor.digest))?;

@@ -345,9 +345,11 @@ impl<'a> PythonPackages<'a> {
         let python_folder = version_folder(&self.python);
         let place = Place { home: HOME, folder: &python_folder };
         let code = |name: &str, path: &str, own: bool| {
-            let size = |file: &Path| std::fs::metadata(file).ok().filter(std::fs::Metadata::is_file).map(|meta| meta.len());
+            let size =
+                |file: &Path| std::fs::metadata(file).ok().filter(std::fs::Metadata::is_file).map(|meta| meta.len());
             let (used, own_version) = (unpacked.folder.home().join(path), unpacked.folder.own(name).join(path));
-            let found = [used, own_version].into_iter().skip(usize::from(own)).find_map(|file| Some((size(&file)?, file)));
+            let found =
+                [used, own_version].into_iter().skip(usize::from(own)).find_map(|file| Some((size(&file)?, file)));
             found.map(|(size, file)| (file, size))
         };
         let writer = Writer { place: &place, owners: unpacked.owners, code: &code };

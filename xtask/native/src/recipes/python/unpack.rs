@@ -51,8 +51,9 @@ impl Folder {
 
     /// Writes what the packages are imported from: without test suites, or these alone.
     pub(super) fn unpack(&self, distributions: &[Distribution], tests: bool) -> Result<(), Fault> {
-        let is_test =
-            |path: &str| path.rsplit_once('/').is_some_and(|(folders, _)| folders.split('/').any(|part| TESTS.contains(&part)));
+        let is_test = |path: &str| {
+            path.rsplit_once('/').is_some_and(|(folders, _)| folders.split('/').any(|part| TESTS.contains(&part)))
+        };
         let mut files: BTreeMap<&str, &InstalledFile> = BTreeMap::new();
         // The last one in the lock's order is used.
         for distribution in distributions {
