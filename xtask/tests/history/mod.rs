@@ -201,7 +201,7 @@ fn sent(root: &Path, path: &str, but: &[&Path], bytes: &mut Vec<u8>) -> Option<V
     let args = ["ROOT_IMAGE", "BASE_IMAGE"].map(|name| (name.to_owned(), "image.invalid/any".to_owned()));
     let entries = {
         let sources = dockerfile.sources(&args.into(), &"linux/amd64".parse().unwrap()).ok()?;
-        context::read_sources(root, &sources, &ignore).ok()?
+        context::read_sources(root, &sources, &ignore, &context::every_folder).ok()?
     };
     let mut copied = Vec::new();
     for entry in entries {
@@ -214,7 +214,7 @@ fn sent(root: &Path, path: &str, but: &[&Path], bytes: &mut Vec<u8>) -> Option<V
         match entry.kind {
             FileKind::File => bytes.extend(fs::read(root.join(path)).unwrap()),
             FileKind::Symlink => bytes.extend(fs::read_link(root.join(path)).unwrap().to_str().unwrap().as_bytes()),
-            FileKind::Dir | FileKind::Special => {}
+            FileKind::Dir | FileKind::Tree | FileKind::Special => {}
         }
         copied.push(path.to_owned());
     }
