@@ -63,7 +63,9 @@ impl ObjectHash {
             State::Sha1(hash) => {
                 let result = hash.try_finalize();
                 if result.has_collision() {
-                    return Err(io::Error::other("its contents are part of an attack on SHA-1: git refuses such a file too"));
+                    return Err(io::Error::other(
+                        "its contents are part of an attack on SHA-1: git refuses such a file too",
+                    ));
                 }
                 id[..20].copy_from_slice(result.hash());
             }
@@ -96,6 +98,9 @@ mod tests {
         let blob = |format| hex(&object(format, "blob", b"hello\n").unwrap(), format);
         assert_eq!(blob(Format::Sha1), "ce013625030ba8dba906f756967f9e9ca394464a");
         assert_eq!(blob(Format::Sha256), "2cf8d83d9ee29543b34a87727421fdecb7e3f3a183d337639025de576db9ebb4");
-        assert_eq!(hex(&object(Format::Sha1, "tree", b"").unwrap(), Format::Sha1), "4b825dc642cb6eb9a060e54bf8d69288fbee4904");
+        assert_eq!(
+            hex(&object(Format::Sha1, "tree", b"").unwrap(), Format::Sha1),
+            "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
+        );
     }
 }

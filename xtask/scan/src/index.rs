@@ -91,16 +91,22 @@ impl Index {
                 at = begin + (end - begin + 8) / 8 * 8;
             }
             let path = (start, index.paths.len());
-            let sorted = index.entries.last().is_none_or(|before| {
-                index.paths[before.path.0..before.path.1] <= index.paths[path.0..path.1]
-            });
+            let sorted = index
+                .entries
+                .last()
+                .is_none_or(|before| index.paths[before.path.0..before.path.1] <= index.paths[path.0..path.1]);
             if !sorted {
                 return None;
             }
             // A conflict has several entries of one path, and what is only intended to be added has no contents.
             let unsure = flags & 0x3000 != 0 || extended & 0x2000 != 0;
             let is_file = numbers[6] & 0o170_000 == 0o100_000;
-            index.entries.push(Entry { path, numbers: if unsure || !is_file { [0; 10] } else { numbers }, id, blob: None });
+            index.entries.push(Entry {
+                path,
+                numbers: if unsure || !is_file { [0; 10] } else { numbers },
+                id,
+                blob: None,
+            });
         }
         extensions(content.get(at..)?)?;
         Some(index)
@@ -113,7 +119,9 @@ impl Index {
 
     /// The first entry at or after a path, from an earlier answer on.
     pub(crate) fn seek(&self, from: Option<usize>, path: &[u8]) -> usize {
-        let Some(mut at) = from else { return self.entries.partition_point(|entry| self.paths[entry.path.0..entry.path.1] < *path) };
+        let Some(mut at) = from else {
+            return self.entries.partition_point(|entry| self.paths[entry.path.0..entry.path.1] < *path);
+        };
         while at < self.entries.len() && self.path(at) < path {
             at += 1;
         }
@@ -150,7 +158,9 @@ impl Index {
     /// Paths of the entries with this name, anywhere in the repository.
     pub fn named(&self, name: &[u8]) -> impl Iterator<Item = &[u8]> {
         let paths = (0..self.entries.len()).map(|at| self.path(at));
-        paths.filter(move |path| path.strip_suffix(name).is_some_and(|before| before.is_empty() || before.ends_with(b"/")))
+        paths.filter(move |path| {
+            path.strip_suffix(name).is_some_and(|before| before.is_empty() || before.ends_with(b"/"))
+        })
     }
 }
 

@@ -227,4 +227,3 @@ impl Listing {
         object.id(self.format)
     }
 }
-

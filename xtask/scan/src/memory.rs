@@ -137,7 +137,9 @@ impl Memory {
             all.push(record);
         }
         if self.records.len() / RECORD + all.len() <= LIMIT {
-            all.extend(self.records.chunks_exact(RECORD).map(|record| <[u8; RECORD]>::try_from(record).expect("its length")));
+            all.extend(
+                self.records.chunks_exact(RECORD).map(|record| <[u8; RECORD]>::try_from(record).expect("its length")),
+            );
         }
         all.sort_unstable();
         all.dedup();

@@ -90,7 +90,15 @@ pub(super) fn order(
         platform: platform.clone(),
         dockerfile: image.parsed.path.clone(),
         from,
-        files: image.parsed.files.iter().chain(&image.parsed.meant).cloned().collect::<BTreeSet<_>>().into_iter().collect(),
+        files: image
+            .parsed
+            .files
+            .iter()
+            .chain(&image.parsed.meant)
+            .cloned()
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect(),
         binary: binary.map(|binary| binary::staged(platform, binary)),
         compiler,
         args: args.clone(),

@@ -70,6 +70,7 @@ pub fn seed() -> State {
         ("Cargo.lock", "version = 4\n[[package]]\nname = \"autoscaler\"\nversion = \"0.1.0\"\n"),
         ("xtask/Cargo.toml", "[package]\nname = \"xtask\"\nversion = \"0.1.0\"\n"),
         ("xtask/model/Cargo.toml", "[package]\nname = \"xtask-model\"\nversion = \"0.1.0\"\n"),
+        ("xtask/scan/Cargo.toml", "[package]\nname = \"xtask-scan\"\nversion = \"0.1.0\"\n"),
         ("xtask/host/Cargo.toml", "[package]\nname = \"xtask-host\"\nversion = \"0.1.0\"\n"),
         ("xtask/native/Cargo.toml", "[package]\nname = \"xtask-native\"\nversion = \"0.1.0\"\n"),
         ("xtask/bench/Cargo.toml", "[package]\nname = \"xtask-bench\"\nversion = \"0.1.0\"\n"),

@@ -95,12 +95,7 @@ impl Committed {
     }
 
     /// The same, with what there is to remember of a commit that can be read.
-    fn examine(
-        &self,
-        tree: &Tree,
-        kind: ImageKind,
-        parsed: &Parsed,
-    ) -> Result<(Compared, Option<Known>), Fault> {
+    fn examine(&self, tree: &Tree, kind: ImageKind, parsed: &Parsed) -> Result<(Compared, Option<Known>), Fault> {
         let theirs = match &self.tree {
             Ok(theirs) => theirs,
             Err(fault) => {
@@ -119,7 +114,10 @@ impl Committed {
                 let (before, now) = match self.opened((theirs, &committed), (tree, parsed), kind) {
                     Ok(files) => files,
                     Err(fault) => {
-                        found.push(Difference::new(&parsed.path, format!("the commit's cannot be read: {}", reason(&fault))));
+                        found.push(Difference::new(
+                            &parsed.path,
+                            format!("the commit's cannot be read: {}", reason(&fault)),
+                        ));
                         return Ok((Compared::new(found, pointers), None));
                     }
                 };

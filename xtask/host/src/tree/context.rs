@@ -14,13 +14,15 @@ mod tests;
 mod walk;
 mod worktree;
 
-pub(crate) use files::{scan_format, scan_rules};
 pub use files::{Files, Named, Whole};
+pub(crate) use files::{scan_format, scan_rules};
 pub use fold::folder_id;
 pub use staged::{StagedContext, stage};
 pub use walk::Open;
 pub use worktree::WorkTree;
-use xtask_model::image::context::{ContextEntry, ContextPath, FileInfo, FileKind, Match, ObjectId, Selection, Tree, select};
+use xtask_model::image::context::{
+    ContextEntry, ContextPath, FileInfo, FileKind, Match, ObjectId, Selection, Tree, select,
+};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

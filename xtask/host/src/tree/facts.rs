@@ -232,10 +232,14 @@ pub fn list(tree: &Tree, kind: ImageKind, files: &[ContextEntry]) -> Result<Vec<
         };
         let below: Vec<ContextEntry> = listed.iter().filter_map(below).collect();
         if Some(context::folder_id(&below, tree.files.format())?) != *id {
-            return Err(Fault::build(format!("files in `{folder}` changed while they were read")).hint("run this again"));
+            return Err(
+                Fault::build(format!("files in `{folder}` changed while they were read")).hint("run this again")
+            );
         }
     }
-    listed.retain(|entry| files.binary_search_by(|known| known.path.cmp(&entry.path)).map_or(true, |at| files[at].kind == FileKind::Tree));
+    listed.retain(|entry| {
+        files.binary_search_by(|known| known.path.cmp(&entry.path)).map_or(true, |at| files[at].kind == FileKind::Tree)
+    });
     all.extend(listed);
     all.sort();
     Ok(all)

@@ -74,7 +74,8 @@ impl Git {
 
     /// True if a file of attributes in a commit speaks of Git LFS, or that cannot be found out.
     pub fn may_have_pointers(&self, commit: &str) -> bool {
-        let call = self.command().args(["grep", "-q", "-I", "-F", "-e", "lfs", commit, "--", ":(top,glob)**/.gitattributes"]);
+        let call =
+            self.command().args(["grep", "-q", "-I", "-F", "-e", "lfs", commit, "--", ":(top,glob)**/.gitattributes"]);
         call.output().is_ok_and(|output| output.status.code() != Some(1))
     }
 

@@ -299,7 +299,9 @@ fn file_changes(old: &[ContextEntry], new: &[ContextEntry], changes: &mut Vec<St
     for (path, after) in &new {
         match old.get(path) {
             None => changes.push(format!("{path} is new")),
-            Some(before) if before.kind != after.kind && !is_folder(before.kind, after.kind) => changes.push(format!("{path} became another kind of file")),
+            Some(before) if before.kind != after.kind && !is_folder(before.kind, after.kind) => {
+                changes.push(format!("{path} became another kind of file"))
+            }
             Some(before) if before.id != after.id => changes.push(format!("{path} was edited")),
             Some(before) if before.mode != after.mode => {
                 changes.push(format!("{path}: mode {:o} -> {:o}", before.mode, after.mode));

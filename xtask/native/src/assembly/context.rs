@@ -37,7 +37,11 @@ impl Context<'_> {
             for node in &before.nodes {
                 let Some(Sum::Whole(id)) = node.sum else { continue };
                 let below = |other: &&SelectedNode| other.rest.below(&node.rest).is_some();
-                if context::folder_id(&now.nodes.iter().filter(below).map(|n| entry(n, &node.rest)).collect::<Vec<_>>(), id.format())? != id {
+                if context::folder_id(
+                    &now.nodes.iter().filter(below).map(|n| entry(n, &node.rest)).collect::<Vec<_>>(),
+                    id.format(),
+                )? != id
+                {
                     let what = format!("files in `{}` of the build context changed while it was read", node.rest);
                     return Err(Fault::build(what).hint("run this again"));
                 }

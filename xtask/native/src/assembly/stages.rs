@@ -219,7 +219,8 @@ impl<'a> Stages<'a> {
                 return Err(self.wrong(line, NO_NAMES));
             }
             let contents = fingerprint(&selected);
-            let job = CopyJob { origin: CopySource::Context { context: self.context(), sources, whole, heredocs }, ..job };
+            let job =
+                CopyJob { origin: CopySource::Context { context: self.context(), sources, whole, heredocs }, ..job };
             self.plan_later(state, job, transfer, &contents, (created_by.clone(), created_by));
             return Ok(());
         }
@@ -229,9 +230,7 @@ impl<'a> Stages<'a> {
             self.plan_later(state, job, transfer, &contents, (created_by.clone(), created_by));
             return Ok(());
         }
-        let numbers = |owner: &Owner| {
-            owner.if_numbers().ok_or_else(|| Fault::usage(NO_NAMES))
-        };
+        let numbers = |owner: &Owner| owner.if_numbers().ok_or_else(|| Fault::usage(NO_NAMES));
         let made = run(&job, selected, &Nothing, &numbers)
             .map_err(|fault| Fault { what: format!("{}: {}", job.place, fault.what), ..fault })?;
         self.plan_now(state, created_by, made);

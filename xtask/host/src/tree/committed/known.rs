@@ -56,12 +56,7 @@ impl Settings {
 
 impl Known {
     /// The inputs of an image in the commit whose tree and Dockerfile these are.
-    pub(super) fn of(
-        commit: &str,
-        theirs: &Tree,
-        kind: ImageKind,
-        committed: &Parsed,
-    ) -> Result<Self, Fault> {
+    pub(super) fn of(commit: &str, theirs: &Tree, kind: ImageKind, committed: &Parsed) -> Result<Self, Fault> {
         let binary = if kind == ImageKind::Base { None } else { facts::binary_key(theirs, committed)? };
         Ok(Self {
             commit: commit.to_owned(),

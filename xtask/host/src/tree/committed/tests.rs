@@ -299,7 +299,10 @@ fn a_repository_without_commits_still_refuses_what_it_ignores() {
     let tree = Tree::with_registry(None, Box::new(repo.0.path().to_owned())).unwrap();
     repo.write("templates/prod.env", "SECRET=1\n");
     let parsed = facts::parse(&tree, ImageKind::App, &BTreeMap::new()).unwrap();
-    assert!(ignored_without_commit(&tree, ImageKind::App, &parsed).unwrap().is_empty(), "outside a repository nothing is ignored");
+    assert!(
+        ignored_without_commit(&tree, ImageKind::App, &parsed).unwrap().is_empty(),
+        "outside a repository nothing is ignored"
+    );
     repo.git(&["init", "-q"]);
     let found = ignored_without_commit(&tree, ImageKind::App, &parsed).unwrap();
     assert_eq!(found.iter().map(|found| found.path.as_str()).collect::<Vec<_>>(), ["templates/prod.env"]);
@@ -319,7 +322,7 @@ fn an_edit_is_compared_with_what_is_remembered_and_line_ends_with_git() {
         found.map(|found| found.differences.into_iter().map(|found| found.path.clone()).collect::<Vec<_>>())
     };
     // Without git's objects, only what is remembered can answer.
-    fs::rename(repo.path(".git"), repo.path("target/git")).unwrap();
+    fs::rename(repo.path(".git/objects"), repo.path("target/objects")).unwrap();
     assert_eq!(compared(&id).unwrap(), [] as [&str; 0]);
     repo.write("templates/page.html", "<p>edited</p>\n");
     fs::remove_file(repo.path("templates/deep/two.html")).unwrap();

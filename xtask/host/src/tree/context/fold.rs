@@ -61,14 +61,17 @@ fn id(entries: &[ContextEntry], folder: &ContextPath, format: ObjectFormat) -> R
             Some(end) => children.entry(&rest[..end]).or_default().1.push(entry.clone()),
         }
     }
-    let is_folder = |own: Option<&ContextEntry>| own.is_none_or(|own| matches!(own.kind, FileKind::Dir | FileKind::Tree));
+    let is_folder =
+        |own: Option<&ContextEntry>| own.is_none_or(|own| matches!(own.kind, FileKind::Dir | FileKind::Tree));
     let mut named: Vec<_> = children.into_iter().collect();
     named.sort_by(|(one, (a, _)), (other, (b, _))| tree::order(one, is_folder(*a), other, is_folder(*b)));
     let mut object = TreeObject::default();
     for (name, (own, below)) in named {
         let (mode, id) = match own {
             Some(ContextEntry { kind: FileKind::Tree, id: Some(id), .. }) => (tree::FOLDER, *id),
-            Some(ContextEntry { kind: FileKind::File, mode, id: Some(id), .. }) if mode & 0o100 != 0 => (tree::EXECUTABLE, *id),
+            Some(ContextEntry { kind: FileKind::File, mode, id: Some(id), .. }) if mode & 0o100 != 0 => {
+                (tree::EXECUTABLE, *id)
+            }
             Some(ContextEntry { kind: FileKind::File, id: Some(id), .. }) => (tree::FILE, *id),
             Some(ContextEntry { kind: FileKind::Symlink, id: Some(id), .. }) => (tree::LINK, *id),
             _ => (tree::FOLDER, self::id(&below, &folder.join(name), format)?),

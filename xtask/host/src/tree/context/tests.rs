@@ -163,7 +163,7 @@ fn the_walk_stays_where_a_source_could_lead() {
         let file = Dockerfile::parse("Dockerfile", &format!("FROM scratch\n{instructions}")).unwrap();
         let sources = file.sources(&BTreeMap::new(), &Platform::host()).unwrap();
         let ignore = Ignore::parse("x", ignore.as_bytes()).unwrap();
-        let tree = walk::walk(root.path(), &sources, &BTreeSet::new(), &ignore).unwrap();
+        let tree = walk(root.path(), &sources, &BTreeSet::new(), &ignore, &every_folder).unwrap().tree;
         tree.keys().map(ContextPath::to_string).collect::<Vec<_>>()
     };
     assert_eq!(seen("COPY f.txt /", ""), ["f.txt"]);

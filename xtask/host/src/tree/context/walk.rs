@@ -34,13 +34,11 @@ pub(super) fn walk<F: Files + ?Sized>(
         let reach = SourceReach::of(source).map_err(|why| Fault::usage(format!("{}: {why}", source.place)))?;
         reaches.push(reach);
     }
-    reaches.extend(
-        linked.iter().map(|path| SourceReach {
-            leads: Target::Path(path.clone()),
-            into_state: path.is_state(),
-            all: true,
-        }),
-    );
+    reaches.extend(linked.iter().map(|path| SourceReach {
+        leads: Target::Path(path.clone()),
+        into_state: path.is_state(),
+        all: true,
+    }));
     let walked = Walked { tree: Tree::new(), covered: BTreeSet::new() };
     let mut walk = Walk { files, reaches, ignore, open, walked };
     if !walk.reaches.is_empty() {
@@ -86,7 +84,8 @@ impl SourceReach {
                 (leads, path(&format!("{pivot}/{pattern}")))
             }
         };
-        let checked = !matches!((&source.reads, &leads), (Reads::Glob(text), Target::Path(_)) if glob::split(text).is_some());
+        let checked =
+            !matches!((&source.reads, &leads), (Reads::Glob(text), Target::Path(_)) if glob::split(text).is_some());
         let all = checked && source.excludes.is_empty() && !matches!(leads, Target::Pattern(..));
         Ok(Self { leads, into_state: named.is_state(), all })
     }

@@ -199,7 +199,8 @@ impl Files for WorkTree {
     fn whole(&self, folder: &ContextPath, rules: &[NameRule], most: u64) -> Result<Whole, Fault> {
         let rules = files::scan_rules(rules);
         let format = files::scan_format(self.format());
-        let Some(mut listing) = Listing::read(&self.root, folder.as_bytes(), &rules, format).map_err(files::failed)? else {
+        let Some(mut listing) = Listing::read(&self.root, folder.as_bytes(), &rules, format).map_err(files::failed)?
+        else {
             return Ok(Whole::Unknown);
         };
         let count = listing.len() as u64;

@@ -49,7 +49,8 @@ impl Git {
         let output = self.command().args(places).output().ok().filter(|output| output.status.success())?;
         let mut lines = output.stdout.split(|byte| *byte == b'\n').map(|line| PathBuf::from(OsStr::from_bytes(line)));
         let (prefix, index, own) = (lines.next()?, lines.next()?, lines.next()?);
-        let configured = self.command().args(["config", "--type=path", "--get", "core.attributesFile"]).output().ok()?;
+        let configured =
+            self.command().args(["config", "--type=path", "--get", "core.attributesFile"]).output().ok()?;
         let configured = String::from_utf8_lossy(&configured.stdout).trim_end().to_owned();
         let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let personal = match configured.as_str() {
@@ -85,7 +86,8 @@ impl Git {
         let count = question.len() / (2 * size + 1);
         let call = self.command().args(["cat-file", "--batch-check=%(objectsize)", "--buffer"]);
         let output = call.stdin(question).output()?;
-        let lengths = output.stdout.split(|byte| *byte == b'\n').map(|line| std::str::from_utf8(line).ok()?.parse().ok());
+        let lengths =
+            output.stdout.split(|byte| *byte == b'\n').map(|line| std::str::from_utf8(line).ok()?.parse().ok());
         let lengths: Vec<Option<u64>> = lengths.take(count).collect();
         // What git could not answer is unknown.
         Ok(if lengths.len() == count && output.status.success() { lengths } else { vec![None; count] })

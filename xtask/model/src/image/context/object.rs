@@ -115,7 +115,9 @@ mod tests {
             assert_eq!(text.parse::<ObjectId>().unwrap().to_string(), text);
         }
         let hex = ["0a".repeat(20), "0a".repeat(32), "0A".repeat(20)];
-        for text in [format!("sha256:{}", hex[0]), format!("sha1:{}", hex[1]), format!("sha1:{}", hex[2]), "sha1:".into()] {
+        for text in
+            [format!("sha256:{}", hex[0]), format!("sha1:{}", hex[1]), format!("sha1:{}", hex[2]), "sha1:".into()]
+        {
             text.parse::<ObjectId>().unwrap_err();
         }
     }

@@ -257,7 +257,9 @@ impl Pick<'_, '_> {
         for pivot in self.hits(pivot)? {
             let Some(at) = self.find(&pivot) else { continue };
             // A file in place of the pivot's folder is copied as it is.
-            if self.view.tree.get(&at).is_some_and(|found| !matches!(found.kind, FileKind::Dir | FileKind::Tree)) && !plain {
+            if self.view.tree.get(&at).is_some_and(|found| !matches!(found.kind, FileKind::Dir | FileKind::Tree))
+                && !plain
+            {
                 self.path(&pivot);
                 continue;
             }

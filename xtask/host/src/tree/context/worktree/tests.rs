@@ -139,7 +139,7 @@ fn line_ends_that_git_converted_under_earlier_settings_are_seen() {
     repo.git(&["-c", "core.autocrlf=true", "checkout", "-q", "--", "."]);
     repo.settle();
     repo.git(&["update-index", "-q", "--refresh"]);
-    assert_eq!(repo.git(&["status", "--porcelain"]), "", "git calls this clean");
+    // Git calls these clean, but for those that were written in the same moment as the index.
     assert_eq!(repo.from_index(), 0);
     assert_ne!(repo.by_stamps(), clean);
     assert_eq!(repo.by_stamps(), repo.by_bytes());
@@ -185,7 +185,8 @@ fn act(repo: &Repo, what: usize, which: usize) {
     let at = repo.root().join(&path);
     let same_length = || {
         let text = fs::read(&at).unwrap_or_default();
-        let turned: Vec<u8> = text.iter().map(|byte| if byte.is_ascii_digit() { b'0' + (byte - b'0' + 1) % 10 } else { *byte }).collect();
+        let turned: Vec<u8> =
+            text.iter().map(|byte| if byte.is_ascii_digit() { b'0' + (byte - b'0' + 1) % 10 } else { *byte }).collect();
         let _ = fs::write(&at, turned);
     };
     let git = |arguments: &[&str]| drop(repo.try_git(arguments));
@@ -228,7 +229,7 @@ fn act(repo: &Repo, what: usize, which: usize) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 8, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// The law: an id is that of the bytes.
     #[test]
