@@ -4,7 +4,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
-use xtask_host::tree::context::Files;
+use xtask_host::tree::context::{Files, WorkTree};
 use xtask_host::tree::facts::{self, Tree};
 use xtask_host::tree::git::Git;
 use xtask_model::fault::{Exit, Fault};
@@ -81,7 +81,7 @@ impl Global {
     pub fn tree(&self) -> Result<Tree, Fault> {
         let root = facts::find_root(self.root.as_deref())?;
         let commit = Git::at(&root).commit(&|name| std::env::var(name).ok())?;
-        Ok(Tree { commit, ..self.tree_of(Box::new(root))? })
+        Ok(Tree { commit, ..self.tree_of(Box::new(WorkTree::new(&root)))? })
     }
 
     /// Reads the policy of the repository in these files; knows no commit.
