@@ -11,7 +11,7 @@ mod progress;
 mod settings;
 mod source;
 
-pub use cache::Cache;
+pub use cache::{Cache, user_folder};
 pub use settings::Settings;
 
 use crate::process;

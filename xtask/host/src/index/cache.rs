@@ -65,13 +65,18 @@ impl Download<'_> {
     }
 }
 
+/// Folder for what all repositories of a user share: `XTASK_CACHE_DIR`, else `xtask` in `XDG_CACHE_HOME` or `~/.cache`; none
+/// without a home.
+pub fn user_folder() -> Option<PathBuf> {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let user = || Some(set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")))?.join("xtask"));
+    set("XTASK_CACHE_DIR").or_else(user)
+}
+
 impl Cache {
-    /// The user's: `XTASK_CACHE_DIR`, else `xtask` in `XDG_CACHE_HOME` or `~/.cache`.
+    /// The user's: see [`user_folder`].
     pub fn of_user() -> Self {
-        let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let user = || Some(set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")))?.join("xtask"));
-        let folder = set("XTASK_CACHE_DIR").or_else(user);
-        Self { folder: folder.unwrap_or_else(|| std::env::temp_dir().join("xtask-cache")) }
+        Self { folder: user_folder().unwrap_or_else(|| std::env::temp_dir().join("xtask-cache")) }
     }
 
     pub fn at(folder: impl Into<PathBuf>) -> Self {
