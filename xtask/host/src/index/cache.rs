@@ -184,7 +184,8 @@ impl Cache {
 
 /// Brings the bytes that the part lacks; the digest of all.
 fn bring(file: &File, location: &Location, wanted: &Download<'_>) -> Result<Digest, Failure> {
-    let cannot = |error: io::Error| Fault::build(&*wanted.what()).cause(format!("cannot read what is there: {error}"));
+    let cannot =
+        |error: io::Error| Fault::build(&*wanted.what()).cause(format!("cannot read the part on disk: {error}"));
     let mut to = Counted { file, progress: wanted.progress };
     let mut download = download::Download::new(&mut to, wanted.size.unwrap_or(LONGEST_WHEEL));
     let mut reader = file;

@@ -205,7 +205,7 @@ impl Client {
                         BodyEnd::Cut(broken) => broken,
                     }
                 }
-                // Nothing follows what is there already; its digest says whether that is the whole file.
+                // Nothing follows the bytes that came before; their digest says whether they are the whole file.
                 Ok(reply) if reply.status == 416 && had > 0 => return Ok(()),
                 Ok(reply) if matches!(reply.status, 404 | 410) => {
                     return Err(Fault::network(what)

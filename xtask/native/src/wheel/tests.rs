@@ -19,7 +19,7 @@ fn written(bytes: &[u8]) -> (tempfile::TempDir, PathBuf) {
 }
 
 /// Reads all files of an archive.
-fn contents(bytes: &[u8]) -> Result<Vec<(String, Vec<u8>)>, Fault> {
+fn contents(bytes: &[u8]) -> Result<Vec<File>, Fault> {
     let (_folder, path) = written(bytes);
     let wheel = Wheel::open(&path, "a")?;
     let files = wheel.entries().iter().filter(|entry| !entry.folder);
@@ -106,8 +106,11 @@ fn a_damaged_archive_is_rejected() {
     assert!(contents(b"not a zip archive at all").is_err());
 }
 
+/// Path and contents.
+type File = (String, Vec<u8>);
+
 /// A layer of these files, and what it has in the end.
-fn layer(wheel: &Wheel, compression: Compression, threads: usize) -> (Vec<u8>, Digest, Vec<(String, Vec<u8>)>) {
+fn layer(wheel: &Wheel, compression: Compression, threads: usize) -> (Vec<u8>, Digest, Vec<File>) {
     let files = wheel.entries().iter().filter(|entry| !entry.folder);
     let mut items: Vec<Item> = files
         .map(|entry| {

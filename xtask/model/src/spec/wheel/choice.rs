@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn the_reason_for_none_is_told() {
+    fn the_reason_for_none_is_reported() {
         let musl = "a_b-1.0-cp313-cp313-musllinux_1_2_x86_64.whl";
         check(&[], Err(NoWheel::NoVersion));
         check(&[("a_b-1.1-py3-none-any.whl", "1"), ("b-1.0-py3-none-any.whl", "1")], Err(NoWheel::NoVersion));

@@ -61,12 +61,16 @@ fn judge(
         .collect();
     let facts = serde_json::json!({ "rows": rows, "versions": versions }).to_string();
     let call = python.command().arg("-S").arg(script).arg("--judge").stdin(facts);
-    let output = call.output()?;
+    let hint = "use the `install.py` of this version of xtask, next to the Dockerfile";
+    let output = call.output().map_err(|fault| fault.needed_by("`install.py --judge`").hint(hint))?;
     if output.status.code() == Some(REFUSED) {
         return Err(refused(&String::from_utf8_lossy(&output.stderr)));
     }
     if !output.status.success() {
-        return Err(call.failed(Exit::Build, output.status).cause(String::from_utf8_lossy(&output.stderr).trim()));
+        return Err(call
+            .failed(Exit::Build, output.status)
+            .cause(String::from_utf8_lossy(&output.stderr).trim())
+            .hint(hint));
     }
     let report: Report = serde_json::from_slice(&output.stdout)
         .map_err(|error| Fault::build(format!("cannot read the output of `{}`", script.display())).cause(error))?;
