@@ -460,7 +460,9 @@ fn is_copied<'p>(tree: &'p Tree, parsed: &'p Parsed) -> impl Fn(&Path) -> bool +
     let whole = parsed.files.iter().filter(|entry| entry.kind == FileKind::Tree).map(|entry| entry.path.to_path());
     let whole: Vec<&Path> = whole.collect();
     let is_below = move |path: &Path| whole.iter().any(|folder| path.starts_with(folder));
-    move |path| !embeds && (copied.contains(path) || (is_below(path) && !parsed.ignore.ignores(path.as_os_str().as_bytes())))
+    move |path| {
+        !embeds && (copied.contains(path) || (is_below(path) && !parsed.ignore.ignores(path.as_os_str().as_bytes())))
+    }
 }
 
 /// The sources of the program in the app, where there is one.
