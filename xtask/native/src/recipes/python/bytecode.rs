@@ -48,6 +48,9 @@ pub(super) struct Compiler<'a> {
 /// A source: its path below `site-packages`, and its text.
 pub(super) type Source<'s> = (&'s str, Vec<u8>);
 
+/// What takes the byte code of a source, `None` where it is not Python.
+pub(super) type Done<'a, T> = dyn Fn(&T, Option<Vec<u8>>) -> Result<(), Fault> + Sync + 'a;
+
 impl Compiler<'_> {
     /// Compiles sources on all cores, a chunk at a time in the order of the chunks: put the largest first. `read` is asked for a source when
     /// its turn comes, and `done` gets its byte code, `None` where it is not Python; both are called by several threads.
@@ -58,7 +61,7 @@ impl Compiler<'_> {
         &self,
         chunks: &[Vec<T>],
         read: &(dyn for<'t> Fn(&'t T) -> Result<Source<'t>, Fault> + Sync),
-        done: &(dyn Fn(&T, Option<Vec<u8>>) -> Result<(), Fault> + Sync),
+        done: &Done<'_, T>,
     ) -> Result<(), Fault> {
         let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
         let first = Mutex::new(None);
