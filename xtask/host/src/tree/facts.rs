@@ -9,6 +9,7 @@ use crate::tree::context::{self, Files, Open};
 use crate::tree::{binary, uv};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use xtask_model::fault::{Exit, Fault};
@@ -20,6 +21,7 @@ use xtask_model::image::key::{
 use xtask_model::image::policy::{self, ImageKind, Policy, Registry, RelPath};
 use xtask_model::image::presence::Local;
 use xtask_model::spec::dockerfile::Dockerfile;
+use xtask_model::spec::ignore::Ignore;
 use xtask_model::spec::lock::{self, ImagesLock, Lock};
 use xtask_model::spec::oci::{Config, Descriptor, Manifest};
 use xtask_model::spec::reference::{Digest, Platform, Reference, Repository, Tag};
@@ -147,6 +149,7 @@ pub struct Parsed {
     pub meant: Vec<ContextEntry>,
     /// The ignore file in force, or the one that would be.
     pub ignore_file: String,
+    ignore: Ignore,
     /// The names of the secrets that its steps mount.
     pub secrets: BTreeSet<String>,
     /// The key of the program in the image, once it was read.
@@ -204,6 +207,7 @@ pub fn parse_open(
         files,
         meant,
         ignore_file: ignore_file.unwrap_or_else(|| format!("{path}.dockerignore")),
+        ignore,
         secrets,
         program: OnceLock::new(),
         path,
@@ -455,7 +459,10 @@ fn is_copied<'p>(tree: &'p Tree, parsed: &'p Parsed) -> impl Fn(&Path) -> bool +
     let copied: BTreeSet<&Path> = parsed.files.iter().map(|entry| entry.path.to_path()).collect();
     let whole = parsed.files.iter().filter(|entry| entry.kind == FileKind::Tree).map(|entry| entry.path.to_path());
     let whole: Vec<&Path> = whole.collect();
-    move |path| !embeds && (copied.contains(path) || whole.iter().any(|folder| path.starts_with(folder)))
+    let is_below = move |path: &Path| whole.iter().any(|folder| path.starts_with(folder));
+    move |path| {
+        !embeds && (copied.contains(path) || (is_below(path) && !parsed.ignore.ignores(path.as_os_str().as_bytes())))
+    }
 }
 
 /// The sources of the program in the app, where there is one.

@@ -398,16 +398,16 @@ pub(crate) mod tests {
     #[test]
     fn the_encoding_is_pinned() {
         // A change here rebuilds every image of every repository: raise `SCHEMA` and say so in the changelog.
-        expect![[r#"{"schema":2,"epoch":0,"root":{"image":"docker.io/library/python:3.12-slim","digests":{"linux/amd64":"sha256:4813494d137e1631bba301d5acab6e7bb7aa74ce1185d456565ef51d737677b2"}},"python":"3.12","lock":{"schema":1,"packages":[{"name":"scipy","version":"1.16.3","hashes":"sha256:3a4278f83ecea3815f068ff7e014dd671bc7d790661f139315b2952888356a72"}],"no_binary":[],"only_binary":[]},"dockerfile":["ARG ROOT_IMAGE","FROM ${ROOT_IMAGE}"],"args":{},"labels":{"org.opencontainers.image.title":"app-base"},"files":[{"path":"dockerfiles/check-imports.py","kind":"file","mode":420,"digest":"sha256:3b9c358f36f0a31b6ad3e14f309c7cf198ac9246e8316f9ce543d5b19ac02b80"}],"compression":"gzip"}"#]]
+        expect![[r#"{"schema":3,"epoch":0,"root":{"image":"docker.io/library/python:3.12-slim","digests":{"linux/amd64":"sha256:4813494d137e1631bba301d5acab6e7bb7aa74ce1185d456565ef51d737677b2"}},"python":"3.12","lock":{"schema":1,"packages":[{"name":"scipy","version":"1.16.3","hashes":"sha256:3a4278f83ecea3815f068ff7e014dd671bc7d790661f139315b2952888356a72"}],"no_binary":[],"only_binary":[]},"dockerfile":["ARG ROOT_IMAGE","FROM ${ROOT_IMAGE}"],"args":{},"labels":{"org.opencontainers.image.title":"app-base"},"files":[{"path":"dockerfiles/check-imports.py","kind":"file","mode":420,"id":"sha256:3b9c358f36f0a31b6ad3e14f309c7cf198ac9246e8316f9ce543d5b19ac02b80"}],"compression":"gzip"}"#]]
         .assert_eq(&base_key().json());
-        expect!["8797ee52443a0c31cd21d1e7a96df48808f3362896bae5a7be33abadbc516071"]
+        expect!["5dac28280035855efd8dedc2a534b201ff7bb111ede334d2d895696f6696eacd"]
             .assert_eq(&base_key().fingerprint().to_string());
     }
 
     #[test]
     fn the_encoding_of_an_app_is_pinned() {
-        expect![[r#"{"schema":2,"base":"abababababababababababababababababababababababababababababababab","dockerfile":["ARG ROOT_IMAGE","FROM ${ROOT_IMAGE}"],"args":{},"labels":{"org.opencontainers.image.source":"https://example.com/a"},"files":[{"path":"dockerfiles/check-imports.py","kind":"file","mode":420,"digest":"sha256:3b9c358f36f0a31b6ad3e14f309c7cf198ac9246e8316f9ce543d5b19ac02b80"}],"binary":{"name":"app/app","profile":"release","toolchain":"1.95","crates":"sha256:7282bed9a11a4f95f953e27010c75140f638f55893b6532d73533f4321ddec0b","sources":"sha256:878a52fc5ff6a57d50b7b870aa51637a3dfd38fc22352a39f95a3c292eb976d5"},"compiler":"rust@sha256:1","compression":"gzip"}"#]].assert_eq(&app_key().json());
-        expect!["ae3769eaed845d5b0daf100afcedb90ad706b55acff26d258a56551c106e6e29"]
+        expect![[r#"{"schema":3,"base":"abababababababababababababababababababababababababababababababab","dockerfile":["ARG ROOT_IMAGE","FROM ${ROOT_IMAGE}"],"args":{},"labels":{"org.opencontainers.image.source":"https://example.com/a"},"files":[{"path":"dockerfiles/check-imports.py","kind":"file","mode":420,"id":"sha256:3b9c358f36f0a31b6ad3e14f309c7cf198ac9246e8316f9ce543d5b19ac02b80"}],"binary":{"name":"app/app","profile":"release","toolchain":"1.95","crates":"sha256:7282bed9a11a4f95f953e27010c75140f638f55893b6532d73533f4321ddec0b","sources":"sha256:878a52fc5ff6a57d50b7b870aa51637a3dfd38fc22352a39f95a3c292eb976d5"},"compiler":"rust@sha256:1","compression":"gzip"}"#]].assert_eq(&app_key().json());
+        expect!["fd24937c30f0dc2632e3075cfe0a678c2bd7b44a5728dbbdaa635a32580bd042"]
             .assert_eq(&app_key().fingerprint().to_string());
     }
 

@@ -35,13 +35,16 @@ pub(super) struct State {
     pub(super) chain: LayerChain,
 }
 
+/// What a source selects.
+type SourceFiles = (Source, Vec<Selected>);
+
 pub(super) struct Stages<'a> {
     pub(super) inputs: &'a Inputs<'a>,
     pub(super) layers: Layers<'a>,
     pub(super) done: BTreeMap<usize, State>,
     pub(super) inherited: usize,
     /// Context files of each `COPY` and `ADD`, by stage and instruction, one list for each source.
-    pub(super) selected: BTreeMap<(usize, usize), Vec<(Source, Vec<Selected>)>>,
+    pub(super) selected: BTreeMap<(usize, usize), Vec<SourceFiles>>,
 }
 
 /// Adds hints for what this engine cannot do.

@@ -66,7 +66,7 @@ impl WorkTree {
             if listing.recall(memory) == 0 {
                 return Ok(());
             }
-            let known = self.from_index(session, listing, path)?;
+            let known = self.indexed(session, listing, path)?;
             if let Some(memory) = &mut session.memory {
                 memory.learn(&known, began);
             }
@@ -78,7 +78,7 @@ impl WorkTree {
         Ok(())
     }
 
-    fn from_index(
+    fn indexed(
         &self,
         session: &mut Session,
         listing: &mut Listing,

@@ -19,7 +19,7 @@ fn shown(path: &str, found: Option<TocEntry>) -> String {
     let layer = layer.map_or("-".to_owned(), |layer| layer.to_string());
     let link = String::from_utf8_lossy(&node.link).into_owned();
     match node.kind {
-        FileKind::Dir => format!("{layer} d {path}"),
+        FileKind::Dir | FileKind::Tree => format!("{layer} d {path}"),
         FileKind::File => format!("{layer} f {path} {}", node.size),
         FileKind::Symlink => format!("{layer} l {path} {link}"),
         FileKind::Special => format!("{layer} c {path}"),

@@ -249,7 +249,7 @@ proptest! {
             .into_iter()
             .filter(|(path, _)| !path.as_bytes().is_empty())
             .map(|(path, node)| (path.to_string(), match node.kind {
-                FileKind::Dir => "d",
+                FileKind::Dir | FileKind::Tree => "d",
                 FileKind::File => "f",
                 FileKind::Symlink => "l",
                 FileKind::Special => "c",

@@ -80,11 +80,11 @@ impl Repo {
     }
 
     /// Number of files whose id the index gives.
-    fn from_index(&self) -> usize {
+    fn indexed(&self) -> usize {
         let tree = WorkTree::new(self.root());
         let mut listing = Listing::read(self.root(), b"big", &[], files::scan_format(tree.format())).unwrap().unwrap();
         let mut session = tree.session.lock().unwrap();
-        tree.from_index(&mut session, &mut listing, &ContextPath::new("big")).unwrap().len()
+        tree.indexed(&mut session, &mut listing, &ContextPath::new("big")).unwrap().len()
     }
 }
 
@@ -99,7 +99,7 @@ fn read<F: Files + ?Sized>(files: &F) -> Vec<ContextEntry> {
 fn a_clean_checkout_is_the_commit_and_no_file_is_opened() {
     for arguments in [&[][..], &["--object-format=sha256"]] {
         let repo = Repo::new(arguments);
-        assert_eq!(repo.from_index(), FILES);
+        assert_eq!(repo.indexed(), FILES);
         let entries = repo.by_stamps();
         let big = entries.iter().find(|entry| entry.path.as_bytes() == b"big").unwrap();
         assert_eq!(big.kind, FileKind::Tree);
@@ -124,10 +124,10 @@ fn an_index_of_any_version_is_read_and_a_split_one_is_not() {
     for version in ["2", "3", "4"] {
         repo.git(&["update-index", "--index-version", version]);
         repo.settle();
-        assert_eq!(repo.from_index(), FILES, "version {version}");
+        assert_eq!(repo.indexed(), FILES, "version {version}");
     }
     repo.git(&["update-index", "--split-index"]);
-    assert_eq!(repo.from_index(), 0);
+    assert_eq!(repo.indexed(), 0);
     assert_eq!(repo.by_stamps(), repo.by_bytes());
 }
 
@@ -140,7 +140,7 @@ fn line_ends_that_git_converted_under_earlier_settings_are_seen() {
     repo.settle();
     repo.git(&["update-index", "-q", "--refresh"]);
     // Git calls these clean, but for those that were written in the same moment as the index.
-    assert_eq!(repo.from_index(), 0);
+    assert_eq!(repo.indexed(), 0);
     assert_ne!(repo.by_stamps(), clean);
     assert_eq!(repo.by_stamps(), repo.by_bytes());
 }
@@ -150,17 +150,17 @@ fn a_filter_that_keeps_lengths_is_seen() {
     let repo = Repo::new(&[]);
     for (path, attributes) in [(".gitattributes", "*.txt filter=turn\n"), ("big/3/.gitattributes", "5* ident\n")] {
         repo.write(path, attributes);
-        assert_eq!(repo.from_index(), 0, "not tracked");
+        assert_eq!(repo.indexed(), 0, "not tracked");
         repo.git(&["add", path]);
-        assert_eq!(repo.from_index(), 0, "tracked");
+        assert_eq!(repo.indexed(), 0, "tracked");
         fs::remove_file(repo.root().join(path)).unwrap();
-        assert_eq!(repo.from_index(), 0, "deleted, and git still applies it");
+        assert_eq!(repo.indexed(), 0, "deleted, and git still applies it");
         repo.git(&["rm", "-q", "--cached", path]);
         repo.settle();
-        assert_eq!(repo.from_index(), FILES);
+        assert_eq!(repo.indexed(), FILES);
     }
     repo.write(".git/info/attributes", "*.txt filter=turn");
-    assert_eq!(repo.from_index(), 0);
+    assert_eq!(repo.indexed(), 0);
 }
 
 #[test]
