@@ -71,6 +71,7 @@ fn resolve(tree: &Tree, uv: &uv::Uv, upgrade: bool, upgrade_package: &[String]) 
         python: &tree.policy.root.python,
         upgrade: &upgrade,
     };
+    inputs::asked(&*tree.files, &tree.policy)?.notes().iter().for_each(|note| terminal::warn(note));
     terminal::step("resolving", &format!("{} with uv {}", base.requirements, uv.version()));
     let text = uv.resolve(&request)?;
     let text = recorded(tree, uv, &text)?;

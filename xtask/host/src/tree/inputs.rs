@@ -7,13 +7,14 @@
 use super::context::Files;
 use super::uv;
 use crate::file;
+use std::collections::BTreeSet;
 use std::path::Path;
 use xtask_model::fault::Fault;
 use xtask_model::image::policy::{self, Base, Policy, RequirementFiles};
 use xtask_model::spec::lock::formats::{self, Format, Input, Selection, Targets, Translation};
 use xtask_model::spec::lock::{self, Lock};
 use xtask_model::spec::project::Project;
-use xtask_model::spec::requirements::{self, Requirements};
+use xtask_model::spec::requirements::{self, LocalProject, Requirements};
 
 #[derive(Clone, Debug)]
 pub struct Inputs {
@@ -76,7 +77,7 @@ pub fn check<F: Files + ?Sized>(files: &F, policy: &Policy, found: &Inputs) -> R
     Err(causes.into_iter().fold(Fault::drift(what).hint(hint), Fault::cause))
 }
 
-/// What requirement files and projects ask for, in order.
+/// What requirement files and projects ask for, in order, with what the projects of the repository among them require.
 pub fn read_requirements<F: Files + ?Sized>(
     files: &F,
     named: &RequirementFiles,
@@ -91,7 +92,42 @@ pub fn read_requirements<F: Files + ?Sized>(
         };
         all = all.and(found);
     }
+    let (mut next, mut names) = (0, BTreeSet::new());
+    while let Some(local) = all.projects().get(next).cloned() {
+        next += 1;
+        let project = project(files, &local)?;
+        names.extend(project.name());
+        let repeated = all.projects()[..next - 1]
+            .iter()
+            .any(|other| (&other.folder, &other.extras) == (&local.folder, &local.extras));
+        if !repeated {
+            let selection = Selection { extras: local.extras.clone(), ..Selection::default() };
+            let found =
+                project.requirements(&selection).map_err(|fault| fault.needed_by(format!("`{}`", local.place)))?;
+            all = all.and(found);
+        }
+    }
+    all.leave_out(&names);
     Ok(all)
+}
+
+/// A project of the repository that a requirement file names.
+pub fn project<F: Files + ?Sized>(files: &F, local: &LocalProject) -> Result<Project, Fault> {
+    let path = local.folder.join("pyproject.toml");
+    let shown = if local.folder.as_os_str().is_empty() { Path::new(".") } else { &local.folder };
+    let Some(text) = files.read_text(&path)? else {
+        let older = ["setup.py", "setup.cfg"].iter().find(|name| files.has_file(&local.folder.join(name)));
+        let why = match older {
+            Some(name) => format!("only running its `{name}` says what it requires"),
+            None => "it has no `pyproject.toml`".to_owned(),
+        };
+        let hint = "list what it requires in its `pyproject.toml` (`[project] dependencies`), or in the requirement file in place of this line";
+        return Err(Fault::usage(format!("`{}` is not a project whose requirements can be read", shown.display()))
+            .needed_by(format!("`{}`", local.place))
+            .cause(why)
+            .hint(hint));
+    };
+    Project::parse(&path, &text)
 }
 
 fn requirements<F: Files + ?Sized>(files: &F, base: &Base) -> Result<Requirements, Fault> {

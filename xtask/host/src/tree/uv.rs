@@ -13,13 +13,14 @@ use crate::process::{self, Command};
 use crate::scratch::Scratch;
 use crate::tree::context::Files;
 use crate::tree::inputs;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::policy::RequirementFiles;
 use xtask_model::spec::lock::formats::Selection;
 use xtask_model::spec::lock::pip::Settings;
 use xtask_model::spec::lock::{Header, Indexes, Lock, hashes};
-use xtask_model::spec::requirements::{self, Options, Requirements, normalised, secret};
+use xtask_model::spec::requirements::{self, LocalProject, Options, Requirements, normalised, secret};
 
 /// Folder of downloaded tools, from the root of a repository.
 const TOOLS: &str = "target/tools";
@@ -312,8 +313,8 @@ fn copies(root: &Path, found: &Requirements) -> Result<Option<tempfile::TempDir>
     for file in found.files().iter().filter(|file| !inputs::is_project(file)) {
         let bytes = root.regular(file, requirements::MAX_BYTES)?;
         let text = text(root, file)?;
-        let portable = requirements::portable(&text);
-        differ |= portable.is_some() || !requirements::encoding::is_utf8(&bytes);
+        let portable = requirements::portable(&text, root, &|local| local_lines(root, found, local));
+        differ |= portable.is_some() || std::str::from_utf8(&bytes) != Ok(&text);
         texts.push((file, portable.unwrap_or(text)));
     }
     if !differ {
@@ -327,6 +328,19 @@ fn copies(root: &Path, found: &Requirements) -> Result<Option<tempfile::TempDir>
         save(&path, &text)?;
     }
     Ok(Some(folder))
+}
+
+/// What a project of the repository requires, but for other projects of it. It was read before.
+fn local_lines(root: &Path, found: &Requirements, local: &LocalProject) -> Vec<String> {
+    let names = found.projects().iter().filter_map(|local| inputs::project(root, local).ok()?.name());
+    let names: BTreeSet<String> = names.collect();
+    let selection = Selection { extras: local.extras.clone(), ..Selection::default() };
+    let lines = inputs::project(root, local).and_then(|project| project.lines(&selection)).unwrap_or_default();
+    let first = |line: &str| {
+        let end = line.find(|c: char| !c.is_ascii_alphanumeric() && !"-_.".contains(c)).unwrap_or(line.len());
+        normalised(&line[..end])
+    };
+    lines.into_iter().filter(|line| !names.contains(&first(line))).collect()
 }
 
 fn save(path: &Path, text: &str) -> Result<(), Fault> {

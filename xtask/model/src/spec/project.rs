@@ -121,7 +121,7 @@ impl Project {
     }
 
     /// The lines that are selected, those of extras by the project's own name (`shop[web]`) with what these bring.
-    fn lines(&self, selection: &Selection) -> Result<Vec<String>, Fault> {
+    pub fn lines(&self, selection: &Selection) -> Result<Vec<String>, Fault> {
         let optional = self.optional()?;
         if let Some(extra) = selection.extras.iter().find(|extra| !optional.contains_key(*extra)) {
             let known: Vec<String> = optional.keys().map(|name| format!("`{name}`")).collect();

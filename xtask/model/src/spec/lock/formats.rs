@@ -245,7 +245,7 @@ impl Draft {
             .iter()
             .flat_map(|platform| input.targets.pythons.iter().map(move |python| format!("{platform} {python}")));
         records.set_targets(names.collect());
-        let asked = asked(path, self.asked, &self.local, (&self.indexes, &self.folders));
+        let asked = Requirements::of_lock(asked(path, self.asked, &packages), &self.indexes, &self.folders);
         let lock = Lock {
             requirements: asked.fingerprint(),
             python: self.python,
@@ -261,24 +261,21 @@ impl Draft {
     }
 }
 
-fn asked(
-    path: &Path,
-    names: BTreeMap<String, BTreeSet<String>>,
-    local: &BTreeSet<String>,
-    (indexes, folders): (&[String], &BTreeSet<String>),
-) -> Requirements {
-    let own = names.into_iter().filter(|(name, _)| !local.contains(name));
-    let requirement = |(name, extras): (String, BTreeSet<String>)| Requirement {
-        name,
-        extras,
-        // A lock has it where its marker holds: what it asks for is in its pins.
-        marker: None,
-        source: RequirementSource::Index(BTreeSet::new()),
-        hashes: BTreeSet::new(),
-        file: path.to_owned(),
-        line: 0,
-    };
-    Requirements::of_lock(own.map(requirement).collect(), indexes, folders)
+/// What is directly asked for, where the lock has it.
+fn asked(path: &Path, names: BTreeMap<String, BTreeSet<String>>, packages: &[LockedPackage]) -> Vec<Requirement> {
+    let mut found = Vec::new();
+    for (name, extras) in names {
+        let mut markers: Vec<Option<&str>> = Vec::new();
+        markers.extend(packages.iter().filter(|one| one.name == name).map(|one| one.marker.as_deref()));
+        if markers.is_empty() {
+            continue;
+        }
+        let all: Option<Vec<String>> = markers.iter().map(|marker| Some(format!("({})", (*marker)?))).collect();
+        let marker = all.and_then(|all| all.join(" or ").parse::<Marker>().ok());
+        let (file, source) = (path.to_owned(), RequirementSource::Index(BTreeSet::new()));
+        found.push(Requirement { name, extras, source, marker, hashes: BTreeSet::new(), file, line: 0 });
+    }
+    found
 }
 
 fn invalid(path: &Path, why: impl std::fmt::Display) -> Fault {

@@ -483,9 +483,6 @@ mod tests {
     fn json_is_as_python_writes_it() {
         let value = serde_json::json!({"b": ["é", "\u{7f}", "😀\n"], "a": {"x": null, "y": true}});
         let text = python_json(&value, (", ", ": "));
-        assert_eq!(
-            text,
-            r#"{"a": {"x": null, "y": true}, "b": ["\u00e9", "", "\ud83d\ude00\n"]}"#.replace("\"\",", "\"\u{7f}\",")
-        );
+        assert_eq!(text, r#"{"a": {"x": null, "y": true}, "b": ["\u00e9", "\u007f", "\ud83d\ude00\n"]}"#);
     }
 }
