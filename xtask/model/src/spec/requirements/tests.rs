@@ -179,7 +179,7 @@ fn paths_of_the_repository_are_projects_or_files() {
         projects,
         ["requirements.txt:1  {}", "requirements.txt:2 libs/a {\"x\", \"y-z\"}", "requirements.txt:3 libs/b {}"]
     );
-    assert_eq!(found.requirements()[0].meaning().to_string(), "c==1.0 ; os_name == 'x'");
+    assert_eq!(found.requirements()[0].meaning().to_string(), "c==1 ; os_name == 'x'");
     assert_eq!(format!("{:?}", found.locations()), "[Links wheels]");
 }
 

@@ -128,7 +128,7 @@ fn a_lock_of_uv_gives_what_uv_exports() {
         watchfiles==1.3.0
         websockets==17.4
         werkzeug==3.1.9
-        asked: colorama flask greenlet humanize redis uvicorn
+        asked: flask greenlet humanize redis uvicorn
         local: lib
         python: >=3.11
     "#]]);
@@ -161,7 +161,7 @@ fn a_lock_of_uv_gives_what_uv_exports() {
             watchfiles==1.3.0
             websockets==17.4
             werkzeug==3.1.9
-            asked: colorama flask greenlet humanize isort pg8000 redis uvicorn
+            asked: flask humanize isort pg8000 redis uvicorn
             local: lib
             python: >=3.11
         "#]],
@@ -290,7 +290,7 @@ fn a_lock_of_poetry_gives_its_groups() {
         watchfiles==1.3.0
         websockets==17.4
         werkzeug==3.1.9
-        asked: colorama flask msgpack pg8000 redis uvicorn
+        asked: flask msgpack redis uvicorn
         local: 
         python: >=3.11,<4
     "#]]);
@@ -325,7 +325,7 @@ fn a_lock_of_poetry_gives_its_groups() {
             watchfiles==1.3.0
             websockets==17.4
             werkzeug==3.1.9
-            asked: colorama flask mistune msgpack pg8000 redis uvicorn
+            asked: flask mistune msgpack pg8000 redis uvicorn
             local: 
             python: >=3.11,<4
         "#]]);
@@ -373,7 +373,7 @@ fn a_lock_of_pipenv_gives_its_categories() {
             watchfiles==1.3.0
             websockets==17.4
             werkzeug==3.1.9
-            asked: flask greenlet mistune redis uvicorn
+            asked: flask mistune redis uvicorn
             local: 
             python: ==3.11.*
         "#]],
