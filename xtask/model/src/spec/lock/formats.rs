@@ -204,6 +204,39 @@ struct DraftPin {
     problem: Option<String>,
 }
 
+impl DraftPin {
+    /// Why it cannot be a line of a lock: everything in it is printed into one.
+    fn wrong(&self) -> Option<String> {
+        let is_name = |name: &String| {
+            !name.is_empty() && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        };
+        let is_hash = |hash: &String| {
+            hash.strip_prefix("sha256:").is_some_and(|hex| {
+                hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'a'..=b'f'))
+            })
+        };
+        let shown = self.name.escape_debug();
+        if !is_name(&self.name) || !self.extras.iter().all(is_name) {
+            return Some(format!("`{shown}` is not the name of a distribution, or has an extra that is none"));
+        }
+        let has_version = self.version.parse::<crate::spec::requirements::Version>().is_ok();
+        if self.url.is_none() && !has_version {
+            return Some(format!("`{shown}` has no valid version: `{}`", self.version.escape_debug()));
+        }
+        let is_url = |url: &String| url.contains("://") && !url.contains(|c: char| c.is_whitespace() || c.is_control());
+        if !self.url.as_ref().is_none_or(is_url) {
+            return Some(format!("`{shown}` has no valid URL"));
+        }
+        if self.hashes.is_empty() {
+            return Some(format!("`{shown}` has no `sha256` hash, and a build installs by hash"));
+        }
+        self.hashes
+            .iter()
+            .find(|hash| !is_hash(hash))
+            .map(|hash| format!("`{shown}` has an invalid hash: `{}`", hash.escape_debug()))
+    }
+}
+
 impl Draft {
     fn finish(self, input: &Input<'_>) -> Result<Translation, Fault> {
         let path = input.path;
@@ -213,11 +246,7 @@ impl Draft {
         for pin in self.pins {
             let Some(marker) = pin.condition.marker(&environments) else { continue };
             let wheels_only = !self.no_binary.contains(&pin.name);
-            let problem = pin.problem.or_else(|| {
-                let why = "has no `sha256` hash, and a build installs by hash";
-                pin.hashes.is_empty().then(|| format!("`{}` {why}", pin.name))
-            });
-            problems.extend(problem);
+            problems.extend(pin.problem.clone().or_else(|| pin.wrong()));
             let DraftPin { name, version, extras, url, hashes, files, .. } = pin;
             let version = version.parse::<crate::spec::requirements::Version>().map_or(version, |v| v.to_string());
             let package = LockedPackage { name, version, extras, marker, url, hashes };

@@ -2,6 +2,7 @@
 
 use super::*;
 use expect_test::{Expect, expect};
+use proptest::prelude::*;
 
 const UV: &str = include_str!("fixtures/uv.lock");
 const UV_PROJECT: &str = include_str!("fixtures/uv.pyproject.toml");
@@ -481,4 +482,42 @@ fn conflicting_extras_select_their_own_packages() {
     let of = |extra: &str| Case::new("uv.lock", &text, None).extras(&[extra]).read().lock.packages[0].version.clone();
     assert_eq!([of("cpu"), of("gpu")], ["2.0+cpu", "2.0"]);
     assert!(Case::new("uv.lock", &text, None).read().lock.packages.is_empty());
+}
+
+#[test]
+fn nothing_of_a_lock_becomes_another_line() {
+    let of = |from: &str, to: &str| Case::new("poetry.lock", &POETRY.replacen(from, to, 1), None).refused_text();
+    let injected = "version = \"4.16.0\\n--index-url https://h\"";
+    assert!(of("version = \"4.16.0\"", injected).contains("has no valid version"));
+    assert!(of("name = \"anyio\"", "name = \"anyio x\"").contains("is not the name of a distribution"));
+    assert!(of("hash = \"sha256:", "hash = \"sha256:\\n").contains("has an invalid hash"));
+}
+
+impl Case<'_> {
+    #[track_caller]
+    fn refused_text(&self) -> String {
+        self.with(translate).unwrap_err().to_string()
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Damaged locks end in an error, or in a lock that can be printed and read.
+    #[test]
+    fn no_damage_ends_a_reader(which in 0..4usize, at in 0.0..1.0f64, length in 0..40usize, put in "[ a-z=\"'\\[\\]{}\\n:,0-9.]{0,8}") {
+        let (name, text) = [("uv.lock", UV), ("pylock.toml", PYLOCK), ("poetry.lock", POETRY), ("Pipfile.lock", PIPFILE_LOCK)][which];
+        let from = (at * text.len() as f64) as usize;
+        let (from, to) = (text.floor_char_boundary(from), text.floor_char_boundary((from + length).min(text.len())));
+        let damaged = format!("{}{put}{}", &text[..from], &text[to..]);
+        let case = Case::new(name, &damaged, None);
+        if let Ok(Translation { lock, .. }) = case.with(translate) {
+            let printed = printed(&lock, Path::new(name));
+            let head = printed.lines().filter(|line| line.starts_with('#')).count();
+            let body: String = printed.lines().skip(head).map(|line| format!("{line}\n")).collect();
+            let digest = lock.requirements;
+            let again = format!("# requirements: {digest}\n# python: >=3\n# resolver: x\n{body}");
+            prop_assert_eq!(Lock::parse(Path::new("p.lock"), &again).unwrap().packages, lock.packages);
+        }
+    }
 }
