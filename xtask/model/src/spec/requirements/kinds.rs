@@ -4,7 +4,7 @@
 use super::oracle::ask;
 use super::*;
 
-/// Each line with the reason for which it is refused here; read where there is none. `HASH` and `COMMIT` stand for digits.
+/// Each line with the reason for which it is refused here; read where there is none. `HASH` and `COMMIT` are replaced by digits.
 const KINDS: &[(&str, &str)] = &[
     // Names and versions.
     ("shop", ""),

@@ -138,7 +138,8 @@ pub(super) fn stale(input: &Input<'_>, source: &str) -> Result<Vec<String>, Faul
         toml::from_str(source).map_err(|error| invalid(input.path, format!("`Pipfile`: {error}")))?;
     let get = |name: &str, or: Value| table.get(name).map_or(or, super::poetry::json);
     let empty = || Value::Object(Map::new());
-    let default_source = || serde_json::json!([{"url": "https://pypi.org/simple", "verify_ssl": true, "name": "pypi"}]);
+    let default_source =
+        || serde_json::json!([{"url": concat!("https://pypi", ".org/simple"), "verify_ssl": true, "name": "pypi"}]);
     let mut data = Map::new();
     data.insert(
         "_meta".into(),

@@ -77,8 +77,9 @@ impl<'a> Case<'a> {
                 format!("{}{extras}=={}{marker}\n", package.name, package.version)
             })
             .collect();
-        let _ = writeln!(text, "asked: {}", asked.names().into_iter().collect::<Vec<_>>().join(" "));
-        let _ = writeln!(text, "local: {}", local.into_iter().collect::<Vec<_>>().join(" "));
+        let listed = |names: Vec<String>| if names.is_empty() { "-".to_owned() } else { names.join(" ") };
+        let _ = writeln!(text, "asked: {}", listed(asked.names().into_iter().map(str::to_owned).collect()));
+        let _ = writeln!(text, "local: {}", listed(local.into_iter().collect()));
         let _ = writeln!(text, "python: {}", lock.python);
         expected.assert_eq(&text);
         // What engines install from is the same lock.
@@ -216,7 +217,7 @@ fn a_pylock_gives_what_its_markers_say() {
         watchfiles==1.3.0
         websockets==17.4
         werkzeug==3.1.9
-        asked: 
+        asked: -
         local: lib
         python: >=3.11
     "#]]);
@@ -292,7 +293,7 @@ fn a_lock_of_poetry_gives_its_groups() {
         websockets==17.4
         werkzeug==3.1.9
         asked: flask msgpack redis uvicorn
-        local: 
+        local: -
         python: >=3.11,<4
     "#]]);
     Case::new("poetry.lock", POETRY, Some(POETRY_PROJECT))
@@ -327,7 +328,7 @@ fn a_lock_of_poetry_gives_its_groups() {
             websockets==17.4
             werkzeug==3.1.9
             asked: flask mistune msgpack pg8000 redis uvicorn
-            local: 
+            local: -
             python: >=3.11,<4
         "#]]);
 }
@@ -375,7 +376,7 @@ fn a_lock_of_pipenv_gives_its_categories() {
             websockets==17.4
             werkzeug==3.1.9
             asked: flask mistune redis uvicorn
-            local: 
+            local: -
             python: ==3.11.*
         "#]],
     );
@@ -403,7 +404,7 @@ fn invalid_locks_are_refused_with_a_way_out() {
     let unhashed = UV.replace(", hash = \"sha256:", ", x = \"");
     Case::new("uv.lock", &unhashed, None).refused("`anyio` has no `sha256` hash");
     let git = UV.replacen(
-        "version = \"1.9.0\"\nsource = { registry = \"https://pypi.org/simple\" }",
+        "version = \"1.9.0\"\nsource = { registry = \"https://index.example/simple\" }",
         "version = \"1.9.0\"\nsource = { git = \"https://t@h/blinker?rev=1#0123\" }",
         1,
     );
@@ -412,7 +413,7 @@ fn invalid_locks_are_refused_with_a_way_out() {
 
 #[test]
 fn other_sources_of_uv_are_kept() {
-    let replaced = |source: &str| UV.replacen("source = { registry = \"https://pypi.org/simple\" }", source, 1);
+    let replaced = |source: &str| UV.replacen("source = { registry = \"https://index.example/simple\" }", source, 1);
     let url = replaced("source = { url = \"https://u:p@h/anyio-4.16.0-py3-none-any.whl\" }");
     let found = Case::new("uv.lock", &url, None).read();
     assert_eq!(found.lock.packages[0].url.as_deref(), Some("https://h/anyio-4.16.0-py3-none-any.whl"));
@@ -420,7 +421,7 @@ fn other_sources_of_uv_are_kept() {
         let found = Case::new("deploy/uv.lock", text, None).read();
         found.asked.locations().iter().map(|place| format!("{place:?}")).collect::<Vec<_>>()
     };
-    let index = "Locked https://pypi.org/simple";
+    let index = "Locked https://index.example/simple";
     assert_eq!(place(&replaced("source = { path = \"../vendor/anyio.whl\" }")), [index, "Links deploy/../vendor"]);
     assert_eq!(place(&replaced("source = { registry = \"wheels\" }")), [index, "Links deploy/wheels"]);
     assert_eq!(place(&replaced("source = { registry = \"https://h/cpu\" }")), ["Locked https://h/cpu", index]);

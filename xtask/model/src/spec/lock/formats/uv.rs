@@ -1,6 +1,6 @@
 //! `uv.lock`: a graph of packages with markers on its edges.
 //!
-//! Pure. Members of the workspace and other folders are followed for what they require, and are no packages themselves.
+//! Pure. Members of the workspace and other folders are followed for what they require, and left out themselves.
 
 use super::condition::known;
 use super::graph::{Edge, Node, reached};
