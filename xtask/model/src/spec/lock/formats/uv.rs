@@ -224,12 +224,15 @@ fn members<'d>(input: &Input<'_>, document: &'d Document) -> Result<Vec<&'d Pack
     Ok(local().filter(|package| wanted.contains(&normalised(&package.name))).collect())
 }
 
+/// The edges of a list of dependencies.
+type Edges<'a> = &'a dyn Fn(&[Dependency]) -> Result<Vec<Edge>, Fault>;
+
 /// Edges to what is asked for, and the names by which markers of conflicts know the selected extras and groups.
 fn roots(
     input: &Input<'_>,
     document: &Document,
     by_name: &BTreeMap<&str, Vec<usize>>,
-    edges: &dyn Fn(&[Dependency]) -> Result<Vec<Edge>, Fault>,
+    edges: Edges<'_>,
 ) -> Result<(Vec<Edge>, BTreeSet<String>), Fault> {
     let (mut roots, mut active) = (Vec::new(), BTreeSet::new());
     let (mut extras, mut groups) = (BTreeSet::new(), BTreeSet::new());
