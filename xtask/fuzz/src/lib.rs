@@ -14,6 +14,8 @@ use xtask_model::spec::lock::Lock;
 use xtask_model::spec::oci::{Config, Index, Manifest};
 use xtask_model::spec::reference::Platform;
 use xtask_model::spec::requirements;
+use xtask_model::spec::wheel::WheelName;
+use xtask_model::spec::wheel::page::Page;
 use xtask_native::layer::{Limits, Reader, toc};
 
 pub fn dockerfile(bytes: &[u8]) -> bool {
@@ -72,6 +74,20 @@ pub fn lock(bytes: &[u8]) -> bool {
     assert!(lock.packages.iter().all(|package| !package.hashes.is_empty()));
     let _ = lock.meaning();
     true
+}
+
+/// Pages of a package index, as JSON and as HTML, and the names of the files on them.
+pub fn index_page(bytes: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(bytes);
+    let (html, json) = (Page::html(&text), Page::json(bytes));
+    let valid = json.is_ok() || !html.files.is_empty();
+    for file in html.files.iter().chain(json.iter().flat_map(|page| &page.files)) {
+        assert!(!file.url.contains('#') && file.sha256.as_ref().is_none_or(|hash| hash.len() == 64));
+        if let Ok(wheel) = file.name.parse::<WheelName>() {
+            assert!(!wheel.python.is_empty() && !wheel.abi.is_empty() && !wheel.platform.is_empty());
+        }
+    }
+    valid
 }
 
 /// Manifests, indexes and configurations: reading and writing them again changes nothing.
@@ -262,6 +278,17 @@ mod tests {
         let some: String = whole.lines().take(60).map(|line| format!("{line}\n")).collect();
         let words = &["--hash=sha256:", " ; ", "==", "# via ", "\\\n", "# requirements: ", "--only-binary"];
         drive(lock, 400, &texts(&[&some]), words);
+    }
+
+    #[test]
+    fn index_pages() {
+        let json = r#"{"meta": {"api-version": "1.1"}, "files": [{"filename": "a-1-py3-none-any.whl", "url": "../a-1-py3-none-any.whl",
+            "hashes": {"sha256": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"}, "yanked": "why"}]}"#;
+        let html =
+            "<!-- x --><base href='/f/'><a href=\"a-1-py3-none-any.whl#sha256=00\" data-requires-python='&gt;=3'>a</a>";
+        let words =
+            &["<a ", "href=", "<!--", "-->", "&#x", "&amp;", "\"files\"", "data-yanked", "1.0", "-py3-none-any.whl"];
+        drive(index_page, 400, &texts(&[json, html]), words);
     }
 
     #[test]

@@ -17,15 +17,17 @@ pub mod publish;
 pub mod survey;
 mod upload;
 
+pub use crate::http::proxy::Proxies;
+pub use crate::http::transport::BlobSource;
 pub use early::Questions;
 pub use http::credentials::{Credential, Credentials, settings_text};
-pub use http::proxy::Proxies;
-pub use http::transport::BlobSource;
 pub use listing::Referrer;
 pub use manifests::{Head, Name, RawManifest};
 pub use upload::{Mount, Session};
 
-use http::url::Url;
+use crate::http::Limits;
+use crate::http::transport::{Reach, Transport, Trust};
+use crate::http::url::Url;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -98,19 +100,20 @@ pub struct ClientOptions {
 impl Default for ClientOptions {
     /// No credentials, no proxy, default limits: nothing is read from the environment.
     fn default() -> Self {
+        let limits = Limits::default();
         Self {
             plain_http: BTreeSet::new(),
             tls: BTreeSet::new(),
             credentials: Credentials::default(),
             proxies: Proxies::default(),
-            tries: 5,
-            backoff: Duration::from_secs(1),
-            retry_budget: Duration::from_secs(120),
-            connect_timeout: Duration::from_secs(10),
-            connect_tries: 5,
-            idle_timeout: Duration::from_secs(30),
-            deadline: Duration::from_secs(60),
-            min_speed: 10_000,
+            tries: limits.tries,
+            backoff: limits.backoff,
+            retry_budget: limits.retry_budget,
+            connect_timeout: limits.connect_timeout,
+            connect_tries: limits.connect_tries,
+            idle_timeout: limits.idle_timeout,
+            deadline: limits.deadline,
+            min_speed: limits.min_speed,
             offline: false,
             whole: 4 << 20,
             chunk: None,
@@ -123,12 +126,28 @@ impl ClientOptions {
     pub fn from_env() -> Self {
         Self { credentials: Credentials::from_env(), proxies: Proxies::from_env(), ..Self::default() }
     }
+
+    fn limits(&self) -> Limits {
+        let Self {
+            tries,
+            backoff,
+            retry_budget,
+            connect_timeout,
+            connect_tries,
+            idle_timeout,
+            deadline,
+            min_speed,
+            ..
+        } = *self;
+        Limits { tries, backoff, retry_budget, connect_timeout, connect_tries, idle_timeout, deadline, min_speed }
+    }
 }
 
 /// The client. Connections, challenges and tokens are shared by all that use it.
 pub struct Client {
     options: ClientOptions,
-    transport: http::transport::Transport,
+    limits: Limits,
+    transport: Transport,
     auth: http::auth::Auth,
     /// Registries whose API root has answered as a registry's.
     proven: Mutex<BTreeSet<String>>,
@@ -152,8 +171,10 @@ struct Endpoint {
 impl Client {
     /// A client with these options. Nothing is asked until it is needed.
     pub fn new(options: ClientOptions) -> Self {
-        let transport = http::transport::Transport::new(&options);
+        let transport =
+            Transport::new(&options.limits(), &options.proxies, Reach::Listed(options.plain_http.clone()), Trust::Host);
         Self {
+            limits: options.limits(),
             options,
             transport,
             auth: http::auth::Auth::default(),
@@ -190,8 +211,8 @@ impl Client {
             "docker.io" | "index.docker.io" | "registry-1.docker.io" => ("docker.io", "registry-1.docker.io"),
             other => (other, other),
         };
-        let plain =
-            self.options.plain_http.contains(registry) || http::url::is_loopback(http::url::split_port(authority).0);
+        let plain = self.options.plain_http.contains(registry)
+            || crate::http::url::is_loopback(crate::http::url::split_port(authority).0);
         let https = self.options.tls.contains(registry) || !plain;
         let base = Url::root(https, authority)
             .ok_or_else(|| Fault::usage(format!("`{registry}` is not a registry's host")))?;

@@ -7,3 +7,4 @@ pub mod oci;
 pub mod project;
 pub mod reference;
 pub mod requirements;
+pub mod wheel;

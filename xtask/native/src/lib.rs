@@ -11,3 +11,4 @@ pub mod push;
 pub mod recipes;
 pub mod root;
 pub mod store;
+pub mod wheel;

@@ -48,7 +48,8 @@ fn stage(context: &Context<'_>, order: &ImageOrder) -> Result<context::StagedCon
         inputs::write_translated(&context.tree.root, policy)?;
     }
     let made = order.binary.iter().map(RelPath::as_str).chain(translated).map(ContextPath::new).collect::<Vec<_>>();
-    context::stage(&context.tree.root, &order.files, &made, &folder)
+    let files = facts::list(context.tree, order.kind, &order.files)?;
+    context::stage(&context.tree.root, &files, &made, &folder)
 }
 
 fn call(context: &Context<'_>, order: &ImageOrder, secrets: &Secrets, staged: &Path) -> Result<Build, Fault> {

@@ -105,7 +105,7 @@ impl Client {
             return Ok(answers);
         }
         let means =
-            AuthContext { transport: &self.transport, credentials: &self.options.credentials, options: &self.options };
+            AuthContext { transport: &self.transport, credentials: &self.options.credentials, limits: &self.limits };
         let authorization = self.auth.header(&means, endpoint, &pull(repository))?;
         let authorization = authorization.map(|value| format!("Authorization: {value}\r\n")).unwrap_or_default();
         let (host, name, accepted) = (endpoint.base.authority(), repository.path(), ACCEPTED.join(", "));

@@ -4,9 +4,9 @@
 
 use super::http::error_response::ErrorResponse;
 use super::http::exchange::{ApiRequest, pull, push};
-use super::http::transport::{ExchangeError, HttpResponse, Payload};
-use super::http::url::encode;
 use super::{Answer, Client};
+use crate::http::transport::{ExchangeError, HttpResponse, Payload};
+use crate::http::url::encode;
 use serde::Deserialize;
 use std::fmt;
 use std::time::Duration;
