@@ -171,7 +171,8 @@ impl Repository {
             let digest = Digest::of(&std::fs::read(&file).unwrap());
             text += &format!("{name}=={version} --hash={digest}\n");
         }
-        let [requirements, lock] = [&repository.policy.base.requirements, &repository.policy.base.lock];
+        let base = &repository.policy.base;
+        let [requirements, lock] = [&base.requirements.paths()[0], &base.lock];
         let lock = repository.folder.path().join(lock);
         let written = std::fs::read_to_string(&lock).unwrap();
         let head: String =
@@ -195,7 +196,8 @@ impl Repository {
         std::fs::write(folder.path().join("requirements-enhanced.txt"), requirements).unwrap();
         let request = uv::Request {
             root: folder.path(),
-            requirements: policy.base.requirements.as_ref(),
+            requirements: &policy.base.requirements,
+            selection: &policy.base.selection,
             lock: policy.base.lock.as_ref(),
             python: "3.12",
             upgrade: &Upgrade::Keep,
@@ -212,9 +214,8 @@ impl Repository {
     fn recipe<'a>(&self, root: &'a Root, platform: &str) -> Result<PythonPackages<'a>, Fault> {
         let request = Request {
             root: self.folder.path(),
-            base: &self.policy.base,
+            policy: &self.policy,
             platform: &platform.parse().unwrap(),
-            python: "3.12",
             args: &arguments(),
             work: &self.folder.path().join("target/native"),
         };
@@ -511,7 +512,7 @@ fn by_uv(uv: &Uv, repository: &Repository) -> BTreeMap<String, Found> {
     let lock = repository.folder.path().join(&repository.policy.base.lock);
     let indexes = uv::indexes(
         repository.folder.path(),
-        &uv::requirements(repository.folder.path(), repository.policy.base.requirements.as_ref()).unwrap(),
+        &uv::requirements(repository.folder.path(), repository.policy.base.requirements.paths()[0].as_ref()).unwrap(),
     )
     .unwrap();
     let python = Command::new("python3")

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use xtask_host::registry::layout::Layout;
 use xtask_host::tree::uv::{self, Upgrade, Uv};
+use xtask_model::spec::lock::formats::Selection;
 use xtask_model::spec::oci::{Config, Manifest, media_type};
 use xtask_model::spec::reference::{Digest, Platform};
 
@@ -401,7 +402,8 @@ fn with_packages(world: &World, uv: &Uv, python: &str) {
     std::fs::remove_file(world.at("requirements-enhanced.lock")).unwrap();
     let request = uv::Request {
         root: world.folder.path(),
-        requirements: Path::new("requirements-enhanced.txt"),
+        requirements: &vec!["requirements-enhanced.txt".parse().unwrap()].into(),
+        selection: &Selection::default(),
         lock: Path::new("requirements-enhanced.lock"),
         python: python.rsplit_once('.').unwrap().0,
         upgrade: &Upgrade::Keep,

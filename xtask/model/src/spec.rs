@@ -4,6 +4,7 @@ pub mod dockerfile;
 pub mod ignore;
 pub mod lock;
 pub mod oci;
+pub mod project;
 pub mod reference;
 pub mod requirements;
 pub mod wheel;

@@ -10,6 +10,7 @@ mod cursor;
 pub mod encoding;
 mod environment;
 pub(crate) mod lines;
+mod local;
 mod location;
 mod marker;
 mod options;
@@ -19,6 +20,7 @@ pub mod secret;
 mod version;
 
 pub use environment::Environment;
+pub use local::LocalProject;
 pub use location::{LocationKind, PackageLocation};
 pub use marker::{Marker, Operand};
 pub use options::Options;
@@ -30,6 +32,7 @@ pub use version::{Specifier, Version};
 use crate::fault::Fault;
 use crate::spec::reference::Digest;
 use lines::{Line, LineError, LocatedError};
+use local::Local;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
@@ -62,6 +65,18 @@ pub struct Requirements {
     options: Options,
     locations: Vec<PackageLocation>,
     files: Vec<PathBuf>,
+    /// Names of which a project takes versions that others do not accept.
+    overridden: BTreeSet<String>,
+    /// Settings of a project that choose versions.
+    choices: serde_json::Map<String, serde_json::Value>,
+    /// Projects of the repository, which are to be followed for what they require.
+    projects: Vec<LocalProject>,
+    /// Files of constraints that the network has; a lock is made with what they say then.
+    remote_constraints: BTreeSet<String>,
+    /// What pip ignores too, and a person may expect to count.
+    notes: Vec<String>,
+    /// Every package has its hashes, whichever index it comes from.
+    pinned: bool,
 }
 
 /// Canonical form: equal for two sets of files with the same requirements, however they are written.
@@ -72,6 +87,12 @@ pub struct RequirementsMeaning {
     pub requirements: BTreeSet<NormalRequirement>,
     pub constraints: BTreeSet<NormalRequirement>,
     pub options: Options,
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub overridden: BTreeSet<String>,
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub remote_constraints: BTreeSet<String>,
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    pub choices: serde_json::Map<String, serde_json::Value>,
 }
 
 impl Requirements {
@@ -109,7 +130,81 @@ impl Requirements {
             requirements: entries(&self.requirements),
             constraints: entries(&self.constraints),
             options: self.options.clone(),
+            overridden: self.overridden.clone(),
+            remote_constraints: self.remote_constraints.clone(),
+            choices: self.choices.clone(),
         }
+    }
+
+    /// Projects of the repository among the requirements.
+    pub fn projects(&self) -> &[LocalProject] {
+        &self.projects
+    }
+
+    /// Leaves out what projects of the repository are: no index has them.
+    pub fn leave_out(&mut self, names: &BTreeSet<String>) {
+        self.requirements.retain(|one| !names.contains(&one.name));
+    }
+
+    /// Lines that pip reads and ignores in part.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// What the lock of another tool asks for: packages, and the indexes and folders that they come from.
+    pub fn of_lock(requirements: Vec<Requirement>, indexes: &[String], folders: &BTreeSet<String>) -> Self {
+        let mut locations: Vec<PackageLocation> = Vec::new();
+        for url in indexes {
+            let index = PackageLocation::new(LocationKind::Locked, url);
+            if !locations.contains(&index) {
+                locations.push(index);
+            }
+        }
+        locations.extend(folders.iter().map(|folder| PackageLocation::new(LocationKind::Links, folder)));
+        Self { requirements, locations, pinned: true, ..Self::default() }
+    }
+
+    /// Takes in what a project says besides its dependencies.
+    pub(crate) fn add_project(
+        &mut self,
+        constraints: Vec<Requirement>,
+        overridden: BTreeSet<String>,
+        choices: serde_json::Map<String, serde_json::Value>,
+    ) {
+        self.constraints.extend(constraints);
+        self.overridden.extend(overridden);
+        self.choices.extend(choices);
+    }
+
+    /// Everything of both; the options of the later one count where both have the same.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        self.requirements.extend(other.requirements);
+        self.constraints.extend(other.constraints);
+        self.options.and(other.options);
+        self.locations.extend(other.locations);
+        for file in other.files {
+            if !self.files.contains(&file) {
+                self.files.push(file);
+            }
+        }
+        self.overridden.extend(other.overridden);
+        self.choices.extend(other.choices);
+        self.projects.extend(other.projects);
+        self.remote_constraints.extend(other.remote_constraints);
+        self.notes.extend(other.notes);
+        self.pinned |= other.pinned;
+        self
+    }
+
+    /// Names of which a version is wanted that others do not accept.
+    pub fn overridden(&self) -> &BTreeSet<String> {
+        &self.overridden
+    }
+
+    /// True if a package may come from any of the indexes: its hashes say which file it is.
+    pub fn is_pinned(&self) -> bool {
+        self.pinned
     }
 
     /// The sha256 of the meaning's JSON.
@@ -234,11 +329,15 @@ impl FileReader<'_> {
         let blank = line.text.len() - line.text.trim_start().len();
         if line.text[blank..].starts_with('-') {
             return match options::read(&line.text[blank..]) {
-                Ok(written) => self.options(path, blank, &written),
+                Ok(written) => self.options(path, (line, constraint), blank, &written),
                 Err(bad) => Ok(Err(bad.within(blank))),
             };
         }
-        Ok(entry(path, line, constraint).map(|requirement| {
+        if local::is_path(line.text.split_whitespace().next().unwrap_or_default()) {
+            let split = options_begin(&line.text);
+            return Ok(self.local(path, line, &line.text[..split], constraint).map_err(|bad| bad.within(blank)));
+        }
+        Ok(entry(path, line, constraint, &mut self.found.notes).map(|requirement| {
             if matches!(requirement.source, RequirementSource::Url(_)) {
                 self.found.locations.extend(PackageLocation::of_line(&line.text));
             }
@@ -246,9 +345,30 @@ impl FileReader<'_> {
         }))
     }
 
+    /// A path of the repository, alone on its line or behind `-e`.
+    fn local(&mut self, path: &Path, line: &Line, text: &str, constraint: bool) -> Result<(), LineError> {
+        if constraint {
+            return Err(LineError::new(0, "a constraint is a name with versions: write `name==1.2.3`"));
+        }
+        let number = line.position(line.text.len() - line.text.trim_start().len()).0;
+        match local::read(text.trim())? {
+            Local::Project(project) => {
+                let place = format!("{}:{number}", path.display());
+                self.found.projects.push(LocalProject { place, ..project });
+            }
+            Local::File(requirement, folder) => {
+                self.found.locations.push(PackageLocation::new(LocationKind::Links, &folder));
+                self.found.options.find_links.insert(folder);
+                self.found.requirements.push(Requirement { file: path.to_owned(), line: number, ..requirement });
+            }
+        }
+        Ok(())
+    }
+
     fn options(
         &mut self,
         path: &Path,
+        (line, constraint): (&Line, bool),
         from: usize,
         written: &[options::WrittenOption],
     ) -> Result<Result<(), LineError>, Fault> {
@@ -260,8 +380,13 @@ impl FileReader<'_> {
                         return Ok(Err(bad.within(from)));
                     }
                 }
+                "--editable" if option.value.contains("://") && !option.value.starts_with("file:") => {
+                    return bad(&requirement::checkout(&option.value));
+                }
                 "--editable" => {
-                    return bad("an editable install is a local path and cannot be part of a locked build");
+                    if let Err(why) = self.local(path, line, &option.value, constraint) {
+                        return Ok(Err(LineError::new(from + option.value_at, why.why)));
+                    }
                 }
                 "--hash" => return bad("expected a requirement before `--hash`"),
                 _ if self.found.options.take(option) => {
@@ -280,9 +405,15 @@ impl FileReader<'_> {
 
     fn nested(&mut self, path: &Path, option: &options::WrittenOption) -> Result<Result<(), LineError>, Fault> {
         let bad = |why: String| Ok(Err(LineError::new(option.value_at, why)));
+        if option.value.contains("://") && option.name == "--constraint" {
+            self.found.remote_constraints.insert(secret::without_user(&option.value));
+            return Ok(Ok(()));
+        }
         if option.value.contains("://") {
             return bad(
-                "a file from the network can change after the lock is written: keep it in the repository".to_owned()
+                "a file from the network can change after the lock is written: download it into the repository \
+                        (`curl --remote-name …`), and name it here"
+                    .to_owned(),
             );
         }
         if option.value.contains("${") {
@@ -309,7 +440,7 @@ impl FileReader<'_> {
 }
 
 /// A requirement with its options: `name==1 ; marker --hash=sha256:…`.
-fn entry(path: &Path, line: &Line, constraint: bool) -> Result<Requirement, LineError> {
+fn entry(path: &Path, line: &Line, constraint: bool, notes: &mut Vec<String>) -> Result<Requirement, LineError> {
     let split = options_begin(&line.text);
     let mut requirement = requirement::read(&line.text[..split])?;
     requirement.file = path.to_owned();
@@ -320,11 +451,15 @@ fn entry(path: &Path, line: &Line, constraint: bool) -> Result<Requirement, Line
                 let hash = options::hash(&option.value).map_err(|why| LineError::new(split + option.value_at, why))?;
                 requirement.hashes.insert(hash);
             }
-            "--global-option" | "--config-settings" => {
-                let why = format!("`{}` is a build setting, and a locked build takes none", option.name);
+            "--global-option" => {
+                let why = "`--global-option` is for builds with `setup.py`: remove it, and a wheel is installed";
                 return Err(LineError::new(split + option.at, why));
             }
-            other => return Err(LineError::new(split + option.at, format!("`{other}` must be on its own line"))),
+            other => notes.push(format!(
+                "{}:{}: `{other}` has no effect behind a requirement, as in pip; write it on its own line",
+                path.display(),
+                requirement.line
+            )),
         }
     }
     if constraint && !requirement.extras.is_empty() {
@@ -345,6 +480,8 @@ fn options_begin(text: &str) -> usize {
     text.len()
 }
 
+#[cfg(test)]
+mod kinds;
 #[cfg(test)]
 mod oracle;
 #[cfg(test)]

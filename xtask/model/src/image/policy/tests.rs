@@ -63,6 +63,49 @@ fn a_stage_has_a_recipe_that_exists() {
     assert!(parse(&without, &|_| true).unwrap().base.stages.is_empty());
 }
 
+/// The policy with other lines in place of its requirements and lock.
+fn inputs(lines: &str) -> Result<Policy, Fault> {
+    let own = "requirements = \"requirements-enhanced.txt\"\nlock = \"requirements-enhanced.lock\"\n";
+    parse(&GOOD.replace(own, &format!("{lines}\n")), &|path| path.as_str() != "apps/web/pyproject.toml")
+}
+
+#[test]
+fn requirements_are_files_a_project_or_the_lock_of_another_tool() {
+    let base = |lines: &str| inputs(lines).unwrap_or_else(|fault| panic!("{lines}: {fault}")).base;
+    let several = base("requirements = [\"a.txt\", \"deps/b.txt\"]");
+    assert_eq!(several.requirements.to_string(), "`a.txt`, `deps/b.txt`");
+    assert_eq!((several.format(), several.installed_lock()), (Format::Pip, several.lock.clone()));
+    let project = base("requirements = \"pyproject.toml\"\ngroups = [\"Web_x\"]\nextras = [\"db\"]");
+    assert_eq!(project.selection.groups, BTreeSet::from(["web-x".to_owned()]));
+    let uv = base("lock = \"uv.lock\"\nmembers = [\"api\"]\ngroups = [\"web\"]");
+    assert_eq!((uv.format(), uv.installed_lock().as_str()), (Format::Uv, TRANSLATED));
+    assert_eq!(uv.requirements.to_string(), "`pyproject.toml`");
+    let alone = base("lock = \"apps/web/pylock.prod.toml\"");
+    assert_eq!((alone.format(), alone.requirements.paths()), (Format::Pylock, &[][..]));
+    assert_eq!(base("lock = \"Pipfile.lock\"\ngroups = [\"develop\"]").requirements.to_string(), "`Pipfile`");
+}
+
+#[test]
+fn inputs_without_effect_are_refused() {
+    for (lines, expected) in [
+        ("requirements = \"a.txt\"\nlock = \"uv.lock\"", "`base.requirements` has no effect"),
+        ("requirements = \"uv.lock\"", "`uv.lock` is a lock\n  hint: name it with `lock = \"uv.lock\"`"),
+        ("requirements = []", "`base.requirements` is an empty list"),
+        ("requirements = [\"a.txt\", \"a.txt\"]", "`base.requirements` has `a.txt` twice"),
+        ("requirements = [\"a.txt\", 1]", "`base.requirements` holds a integer"),
+        ("requirements = [\"../a.txt\"]", "outside the repository"),
+        (
+            "requirements = [\"a.txt\"]\ngroups = [\"web\"]",
+            "`base.groups` has no effect: requirement files have no groups",
+        ),
+        ("lock = \"Pipfile.lock\"\nextras = [\"web\"]", "`base.extras` has no effect"),
+        ("lock = \"poetry.lock\"\nmembers = [\"web\"]", "`base.members` has no effect"),
+    ] {
+        let fault = inputs(lines).unwrap_err();
+        assert!(fault.what.contains(expected), "{lines}: {}", fault.what);
+    }
+}
+
 #[test]
 fn every_problem_is_reported_at_once() {
     let text = r#"

@@ -11,16 +11,45 @@ pub fn decoded(bytes: &[u8]) -> Result<String, String> {
         [0xFF, 0xFE, 0, 0, ..] | [0, 0, 0xFE, 0xFF, ..] => Err("it is UTF-32; save it as UTF-8".to_owned()),
         [0xFF, 0xFE, rest @ ..] => utf16(rest, u16::from_le_bytes),
         [0xFE, 0xFF, rest @ ..] => utf16(rest, u16::from_be_bytes),
-        _ => match std::str::from_utf8(bytes) {
-            Ok(text) => Ok(text.to_owned()),
-            Err(error) => Err(format!("{error}; save it as UTF-8")),
+        _ => match (coding(bytes).as_deref(), std::str::from_utf8(bytes)) {
+            (None | Some("utf-8" | "utf8" | "utf_8" | "utf-8-sig" | "ascii" | "us-ascii"), Ok(text)) => {
+                Ok(text.to_owned())
+            }
+            (Some("latin-1" | "latin1" | "latin_1" | "iso-8859-1" | "iso8859-1" | "l1"), _) => {
+                Ok(bytes.iter().map(|byte| char::from(*byte)).collect())
+            }
+            (Some("cp1252" | "windows-1252" | "1252"), _) => {
+                let text: Option<String> = bytes.iter().map(|byte| windows(*byte)).collect();
+                text.ok_or_else(|| "it has bytes that are nothing in `cp1252`; save it as UTF-8".to_owned())
+            }
+            (Some(name), Ok(text)) if text.is_ascii() && !name.starts_with("utf-7") => Ok(text.to_owned()),
+            (Some(name), Ok(_)) => Err(format!("its first lines name the encoding `{name}`; save it as UTF-8")),
+            (_, Err(error)) => Err(format!("{error}; save it as UTF-8")),
         },
     }
 }
 
-/// True if the bytes are UTF-8, as uv reads them.
-pub fn is_utf8(bytes: &[u8]) -> bool {
-    std::str::from_utf8(bytes).is_ok()
+/// The encoding that a comment in the first two lines names, as Python's sources have it: `# -*- coding: latin-1 -*-`.
+fn coding(bytes: &[u8]) -> Option<String> {
+    let mut lines = bytes.split(|byte| *byte == b'\n').take(2);
+    lines.find_map(|line| {
+        let text = String::from_utf8_lossy(line);
+        let after = text.trim_start().strip_prefix('#')?.split_once("coding")?.1;
+        let name = after.strip_prefix([':', '='])?.trim_start();
+        let end = name.find(|c: char| !c.is_ascii_alphanumeric() && !"-_.".contains(c)).unwrap_or(name.len());
+        (end > 0).then(|| name[..end].to_ascii_lowercase())
+    })
+}
+
+fn windows(byte: u8) -> Option<char> {
+    const SPECIAL: [char; 32] = [
+        '€', '\0', '‚', 'ƒ', '„', '…', '†', '‡', 'ˆ', '‰', 'Š', '‹', 'Œ', '\0', 'Ž', '\0', '\0', '‘', '’', '“', '”',
+        '•', '–', '—', '˜', '™', 'š', '›', 'œ', '\0', 'ž', 'Ÿ',
+    ];
+    match byte {
+        0x80..=0x9f => Some(SPECIAL[usize::from(byte - 0x80)]).filter(|c| *c != '\0'),
+        _ => Some(char::from(byte)),
+    }
 }
 
 fn utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> Result<String, String> {
@@ -47,6 +76,16 @@ mod tests {
             prop_assert_eq!(decoded(&big).unwrap(), text.clone());
             prop_assert_eq!(decoded(text.as_bytes()).unwrap(), text);
         }
+    }
+
+    #[test]
+    fn a_coding_line_names_the_encoding() {
+        assert_eq!(decoded(b"# -*- coding: latin-1 -*-\n# caf\xe9\na").unwrap().lines().nth(1), Some("# caf\u{e9}"));
+        assert_eq!(decoded(b"\n# vim: set fileencoding=cp1252 :\n# \x80\n").unwrap().lines().nth(2), Some("# €"));
+        assert_eq!(decoded(b"# coding: koi8-r\na\n").unwrap(), "# coding: koi8-r\na\n");
+        assert!(decoded("# coding: koi8-r\n# é\n".as_bytes()).unwrap_err().contains("koi8-r"));
+        assert!(decoded(b"# coding: cp1252\n\x81").is_err());
+        assert!(decoded(b"\n\n# coding: latin-1\n\xe9").is_err(), "only the first two lines count");
     }
 
     #[test]

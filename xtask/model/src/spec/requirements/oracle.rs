@@ -43,7 +43,7 @@ print(json.dumps([str(Version(v)) for v in versions]))
 "#;
 
 /// pip's results line by line; `None`, with a message, if there is no pip.
-fn ask(script: &str, args: &[&str]) -> Option<Vec<Value>> {
+pub(super) fn ask(script: &str, args: &[&str]) -> Option<Vec<Value>> {
     #[allow(clippy::disallowed_methods, reason = "a test asks pip itself; this crate runs nothing")]
     let output = Command::new("python3").args(["-c", script]).args(args).output();
     let said = match &output {

@@ -5,6 +5,7 @@
 
 use super::cursor::Cursor;
 use super::lines::LineError;
+use super::local;
 use super::marker::{self, Marker};
 use super::secret;
 use super::version::{OPERATORS, Specifier};
@@ -112,10 +113,8 @@ pub(crate) fn read(text: &str) -> Result<Requirement, LineError> {
     Ok(Requirement { name, extras, source, marker, hashes: BTreeSet::new(), file: PathBuf::new(), line: 0 })
 }
 
-const LOCAL: &str = "a local path cannot be part of a locked build: publish the distribution, or name it by an \
-                     `https://` URL";
-const CHECKOUT: &str = "a version control checkout has no hash and cannot be part of a locked build: name a release, or the \
-                        `https://` URL of an archive";
+const LOCAL: &str = "a local path cannot follow `@` in a locked build: write the path of a file or project of the repository \
+                     alone on the line, or an `https://` URL";
 
 /// True if the text is a place rather than a name: `Ok` for a URL to read, an error for a place that cannot be locked.
 fn place(text: &str) -> Option<Result<(), LineError>> {
@@ -123,21 +122,34 @@ fn place(text: &str) -> Option<Result<(), LineError>> {
     let scheme = word.split_once("://").map(|(scheme, _)| scheme).filter(|scheme| {
         scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b)) && !scheme.is_empty()
     });
-    if let Some(scheme) = scheme {
-        return Some(lockable(&scheme.to_ascii_lowercase()));
+    if let Some(scheme) = scheme.filter(|scheme| !scheme.eq_ignore_ascii_case("file")) {
+        return Some(lockable(&scheme.to_ascii_lowercase(), word));
     }
-    let head = word.split(['[', '@', ';', '=', '<', '>', '~', '!']).next().unwrap_or_default();
-    let archive = [".whl", ".tar.gz", ".zip", ".tar.bz2", ".tgz"].iter().any(|end| head.ends_with(end));
-    let path = word.starts_with(['.', '/', '~', '\\']) || word.starts_with("file:") || head.contains('/') || archive;
-    path.then(|| Err(LineError::new(0, LOCAL)))
+    local::is_path(word).then(|| Err(LineError::new(0, LOCAL)))
 }
 
-fn lockable(scheme: &str) -> Result<(), LineError> {
+/// The reason why a checkout is refused, with what to write instead.
+pub(super) fn checkout(url: &str) -> String {
+    let address = url.split(['#', '?']).next().unwrap_or_default();
+    let reference = address.rsplit_once('@').map(|(_, reference)| reference).filter(|text| !text.contains('/'));
+    let pinned = reference.is_some_and(|text| text.len() == 40 && text.bytes().all(|b| b.is_ascii_hexdigit()));
+    let why = match (pinned, reference) {
+        (true, _) => "a checkout has no file with a hash".to_owned(),
+        (false, Some(reference)) => format!("`{reference}` is not a commit: it can name another one tomorrow"),
+        (false, None) => "a checkout without a commit is another one tomorrow".to_owned(),
+    };
+    let with_commit = if pinned { "" } else { " of one commit (40 digits)" };
+    format!(
+        "{why}: name a release or the `https://` URL of an archive, or build the wheel{with_commit} once, commit it, and name its \
+         path: `pip wheel --no-deps --wheel-dir wheels …`"
+    )
+}
+
+fn lockable(scheme: &str, word: &str) -> Result<(), LineError> {
     match scheme {
         "http" | "https" => Ok(()),
-        "file" => Err(LineError::new(0, LOCAL)),
         _ if scheme.contains('+') || matches!(scheme, "git" | "ssh" | "svn" | "hg" | "bzr") => {
-            Err(LineError::new(0, CHECKOUT))
+            Err(LineError::new(0, checkout(word)))
         }
         _ => Err(LineError::new(0, "expected an `https://` URL")),
     }
@@ -147,13 +159,34 @@ fn lockable(scheme: &str) -> Result<(), LineError> {
 fn bare_url(cursor: &mut Cursor<'_>) -> Result<Requirement, LineError> {
     let at = cursor.at();
     let url = url(cursor)?;
-    let Some((name, _)) = distribution(&url) else {
-        return Err(LineError::new(at, "expected the name of a distribution before the URL, as in `name @ https://…`"));
+    let (name, extras) = match (egg(&url), distribution(&url)) {
+        (Some(named), _) => named,
+        (None, Some((name, _))) => (name, BTreeSet::new()),
+        (None, None) => {
+            let why = "expected the name of a distribution before the URL, as in `name @ https://…`";
+            return Err(LineError::new(at, why));
+        }
     };
     let source = RequirementSource::Url(url);
     let marker = rest(cursor, &source)?;
-    let (extras, hashes) = (BTreeSet::new(), BTreeSet::new());
+    let hashes = BTreeSet::new();
     Ok(Requirement { name, extras, source, marker, hashes, file: PathBuf::new(), line: 0 })
+}
+
+/// Name and extras of `#egg=name[extra]`.
+fn egg(url: &str) -> Option<(String, BTreeSet<String>)> {
+    let (_, fragment) = url.split_once('#')?;
+    let egg = fragment.split('&').find_map(|part| part.strip_prefix("egg="))?;
+    let (name, extras) = egg.split_once('[').unwrap_or((egg, ""));
+    let name = normalised(name);
+    let extras = extras.trim_end_matches(']').split(',').map(normalised).filter(|extra| !extra.is_empty());
+    (!name.is_empty()).then(|| (name, extras.collect()))
+}
+
+/// `name[extra]`
+pub(super) fn shown_name(of: &Requirement) -> String {
+    let extras: Vec<&str> = of.extras.iter().map(String::as_str).collect();
+    if extras.is_empty() { of.name.clone() } else { format!("{}[{}]", of.name, extras.join(",")) }
 }
 
 /// Name and version, as the file name of a wheel or source archive tells them.
@@ -335,17 +368,16 @@ mod tests {
         refused("numpy @ https://h/a.whl x", 24, "after the URL");
         refused("!", 0, "name of a distribution");
         refused("https://h/", 0, "name @ https");
+        refused("https://h/main.zip", 0, "name @ https");
     }
 
     #[test]
     fn what_cannot_be_locked_says_why() {
-        for local in [".", "./a", "../a-1.0.tar.gz", "/a/b", "a/b", "x.whl", "file:///a.whl", "~/a"] {
-            refused(local, 0, "a local path");
-        }
         refused("a @ file:///x.whl", 4, "a local path");
         refused("a @ ./x.whl", 4, "a local path");
-        refused("git+https://h/a", 0, "checkout");
-        refused("a @ git+ssh://git@h/a@v1", 4, "checkout");
+        refused("git+https://h/a", 0, "without a commit");
+        refused("a @ git+ssh://git@h/a@v1", 4, "`v1` is not a commit");
+        refused(&format!("a @ git+https://h/a@{}#egg=a", "0a".repeat(20)), 4, "a checkout has no file with a hash");
         refused("a @ ftp://h/a", 4, "`https://` URL");
     }
 

@@ -105,7 +105,7 @@ fn a_missing_file_names_the_one_that_wanted_it() {
 #[test]
 fn every_bad_line_is_reported_at_its_place() {
     let fault = read_files(&[
-        ("requirements.txt", "numpy>=2\r\nscipy=>1\n\t -r more.txt\npandas \\\n   >=x \\\n --hash=sha256:00\n-e .\n"),
+        ("requirements.txt", "numpy>=2\r\nscipy=>1\n\t -r more.txt\npandas \\\n   >=x \\\n --hash=sha256:00\n-e ..\n"),
         ("more.txt", "# fine\n--index-ulr x\né @ x\nloop\n-r requirements.txt"),
     ])
     .unwrap_err();
@@ -133,9 +133,9 @@ fn every_bad_line_is_reported_at_its_place() {
                >=x \
                  ^
 
-        requirements.txt:7:1: an editable install is a local path and cannot be part of a locked build
-            -e .
-            ^
+        requirements.txt:7:4: this path is outside of the repository: publish the distribution, or copy it into the repository
+            -e ..
+               ^
           needed by: `requirements.txt`"#]]
     .assert_eq(&fault.to_string());
 }
@@ -148,18 +148,51 @@ fn refused(text: &str, why: &str) {
 
 #[test]
 fn what_a_locked_build_cannot_use_is_refused_with_its_reason() {
-    refused("-e git+https://h/x", ":1:1: an editable install");
-    refused("./dist/a.whl", ":1:1: a local path");
-    refused("a @ git+https://h/a", ":1:5: a version control checkout");
+    refused("-e git+https://h/x", ":1:1: a checkout without a commit");
+    refused("a @ ./dist/a.whl", ":1:5: a local path");
+    refused("a @ git+https://h/a", ":1:5: a checkout without a commit");
     refused("-r https://h/r.txt", ":1:4: a file from the network");
     refused("-r ${DIR}/r.txt", ":1:4: the name of a file");
-    refused("a --config-settings x=y", ":1:3: `--config-settings` is a build setting");
-    refused("a --pre", ":1:3: `--pre` must be on its own line");
+    refused("a --global-option=x", ":1:3: `--global-option` is for builds with `setup.py`");
     refused("--hash=sha256:00", ":1:1: expected a requirement before `--hash`");
     refused("a --hash=sha256:00", ":1:10: expected 64 hex digits");
     refused("a # x \\\nb", ":1:3: a comment that ends in a backslash");
     let constraint = [("requirements.txt", "-c c.txt"), ("c.txt", "a[x]")];
     assert!(read_files(&constraint).unwrap_err().to_string().contains("c.txt:1:2: a constraint cannot have extras"));
+}
+
+#[test]
+fn what_pip_ignores_is_noted() {
+    let found = read_files(&[("requirements.txt", "a==1 --no-binary :all:\nb -C x=y")]).unwrap();
+    assert_eq!(found.names(), BTreeSet::from(["a", "b"]));
+    assert!(found.notes()[0].starts_with("requirements.txt:1: `--no-binary` has no effect"), "{:?}", found.notes());
+    assert_eq!(found.notes().len(), 2);
+}
+
+#[test]
+fn paths_of_the_repository_are_projects_or_files() {
+    let text = "-e .\n./libs/a[x,Y_z]\n-e file:libs/b#egg=b\n./wheels/c-1.0-py3-none-any.whl ; os_name == 'x'\n";
+    let found = read_files(&[("requirements.txt", text)]).unwrap();
+    let projects: Vec<String> =
+        found.projects().iter().map(|one| format!("{} {} {:?}", one.place, one.folder.display(), one.extras)).collect();
+    assert_eq!(
+        projects,
+        ["requirements.txt:1  {}", "requirements.txt:2 libs/a {\"x\", \"y-z\"}", "requirements.txt:3 libs/b {}"]
+    );
+    assert_eq!(found.requirements()[0].meaning().to_string(), "c==1 ; os_name == 'x'");
+    assert_eq!(format!("{:?}", found.locations()), "[Links wheels]");
+}
+
+#[test]
+fn constraints_of_the_network_count_by_their_address() {
+    let read = |text: &str| read_files(&[("requirements.txt", text)]).unwrap();
+    let found = read("a\n-c https://u:p@h/constraints-3.12.txt\n");
+    assert_eq!(found.meaning().remote_constraints, BTreeSet::from(["https://h/constraints-3.12.txt".to_owned()]));
+    assert_ne!(found.fingerprint(), read("a\n-c https://h/constraints-3.13.txt\n").fingerprint());
+    assert!(
+        !serde_json::to_string(&read("a").meaning()).unwrap().contains("remote"),
+        "old locks keep their fingerprint"
+    );
 }
 
 #[test]

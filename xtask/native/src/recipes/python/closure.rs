@@ -43,7 +43,13 @@ pub(super) fn check(wanted: &ClosureCheck<'_>, indexes: &dyn Fn() -> Result<Inde
             Target::new(wanted.platform, &environment.minor(), wanted.glibc).into_iter().collect();
         wheels::uv(wanted.root, wanted.uv)?.describe(lock, &indexes()?, &targets)?
     };
-    judged(closure::unmet(wanted.asked, &lock.packages, &|package| records.of(package), environment.markers()))
+    judged(closure::unmet(
+        wanted.asked,
+        &lock.packages,
+        &|package| records.of(package),
+        environment.markers(),
+        &lock.overridden,
+    ))
 }
 
 /// Checks the metadata of the distributions against all pins.
@@ -51,7 +57,13 @@ pub(super) fn check_installed(wanted: &ClosureCheck<'_>, distributions: &[Distri
     let metadata = |one: &Distribution| (one.name.clone(), PackageMetadata::of_metadata(&one.metadata));
     let found: BTreeMap<String, PackageMetadata> = distributions.iter().map(metadata).collect();
     let needs = |package: &LockedPackage| found.get(&package.name);
-    judged(closure::unmet(wanted.asked, &wanted.lock.packages, &needs, wanted.environment.markers()))
+    judged(closure::unmet(
+        wanted.asked,
+        &wanted.lock.packages,
+        &needs,
+        wanted.environment.markers(),
+        &wanted.lock.overridden,
+    ))
 }
 
 fn judged(causes: std::collections::BTreeSet<String>) -> Result<(), Fault> {
