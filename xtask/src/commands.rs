@@ -8,6 +8,7 @@ pub mod clean;
 pub mod doctor;
 pub mod engine;
 pub mod explain;
+pub mod init;
 pub mod lock;
 pub mod man;
 pub mod plan;
