@@ -170,7 +170,8 @@ impl Repository {
             let digest = Digest::of(&std::fs::read(&file).unwrap());
             text += &format!("{name}=={version} --hash={digest}\n");
         }
-        let [requirements, lock] = [&repository.policy.base.requirements, &repository.policy.base.lock];
+        let base = &repository.policy.base;
+        let [requirements, lock] = [&base.requirements.paths()[0], &base.lock];
         let lock = repository.folder.path().join(lock);
         let written = std::fs::read_to_string(&lock).unwrap();
         let head: String =
@@ -202,7 +203,8 @@ impl Repository {
         std::fs::write(folder.path().join("requirements-enhanced.txt"), requirements).unwrap();
         let request = uv::Request {
             root: folder.path(),
-            requirements: policy.base.requirements.as_ref(),
+            requirements: &policy.base.requirements,
+            selection: &policy.base.selection,
             lock: policy.base.lock.as_ref(),
             python: "3.12",
             upgrade: &Upgrade::Keep,
@@ -219,9 +221,8 @@ impl Repository {
     fn recipe<'a>(&self, root: &'a Root, platform: &str) -> Result<PythonPackages<'a>, Fault> {
         let request = Request {
             root: self.folder.path(),
-            base: &self.policy.base,
+            policy: &self.policy,
             platform: &platform.parse().unwrap(),
-            python: "3.12",
             args: &arguments(),
             work: &self.folder.path().join("target/native"),
         };

@@ -400,7 +400,8 @@ fn with_packages(world: &World, uv: &Uv, python: &str) {
     std::fs::remove_file(world.at("requirements-enhanced.lock")).unwrap();
     let request = uv::Request {
         root: world.folder.path(),
-        requirements: Path::new("requirements-enhanced.txt"),
+        requirements: &vec!["requirements-enhanced.txt".parse().unwrap()].into(),
+        selection: &Selection::default(),
         lock: Path::new("requirements-enhanced.lock"),
         python: python.rsplit_once('.').unwrap().0,
         upgrade: &Upgrade::Keep,

@@ -177,11 +177,15 @@ pub(super) fn bump(workspace: &Workspace, run: u32, candidates: &[&str]) -> Resu
             .hint("change `BUMPED` in `xtask/bench/src/scenarios.rs`")
     })?;
     let name = package.name.clone();
-    workspace.edit(&base.requirements, |text| format!("{text}{name}<{}\n", package.version))?;
+    let [requirements] = base.requirements.paths() else {
+        return Err(Fault::usage("the policy names several requirement files, and this scenario edits one"));
+    };
+    workspace.edit(requirements, |text| format!("{text}{name}<{}\n", package.version))?;
     let upgrade = Upgrade::Only(vec![name.clone()]);
     let request = Request {
         root: &workspace.tree.root,
-        requirements: base.requirements.as_ref(),
+        requirements: &base.requirements,
+        selection: &base.selection,
         lock: base.lock.as_ref(),
         python: &workspace.tree.policy.root.python,
         upgrade: &upgrade,

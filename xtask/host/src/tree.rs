@@ -6,6 +6,7 @@ pub mod committed;
 pub mod context;
 pub mod facts;
 pub mod git;
+pub mod inputs;
 pub mod ledger;
 pub mod secrets;
 pub mod toolchain;

@@ -4,5 +4,6 @@ pub mod dockerfile;
 pub mod ignore;
 pub mod lock;
 pub mod oci;
+pub mod project;
 pub mod reference;
 pub mod requirements;

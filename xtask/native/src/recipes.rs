@@ -33,14 +33,7 @@ pub fn stages<'a>(
         let args = arguments(dockerfile, name, args, platform)?;
         let stage: Box<dyn Realise + 'a> = match recipe {
             Recipe::PythonPackages => {
-                let request = Request {
-                    root: &tree.root,
-                    base: &tree.policy.base,
-                    platform,
-                    python: &tree.policy.root.python,
-                    args: &args,
-                    work,
-                };
+                let request = Request { root: &tree.root, policy: &tree.policy, platform, args: &args, work };
                 Box::new(PythonPackages::new(&request, root_files)?)
             }
             Recipe::User => Box::new(UserStage::new(&args, root_files)?),

@@ -145,7 +145,7 @@ fn lock(tree: &Tree) -> Finding {
         let said = format!("the requirements of {} packages are not recorded: {}", unknown.len(), unknown.join(", "));
         return note("lock", said, "check and record them: `cargo xtask lock`; builds check them in any case");
     }
-    good("lock", format!("{} packages match `{}`", lock.packages.len(), tree.policy.base.requirements))
+    good("lock", format!("{} packages match {}", lock.packages.len(), tree.policy.base.requirements))
 }
 
 fn root_image(tree: &Tree, global: &Global) -> Finding {

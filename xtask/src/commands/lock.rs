@@ -4,9 +4,11 @@ use crate::flags::Global;
 use crate::pipeline;
 use std::path::Path;
 use xtask_host::tree::facts::{self, Tree};
+use xtask_host::tree::inputs;
 use xtask_host::tree::uv::{self, Request, Upgrade};
 use xtask_host::{file, terminal};
 use xtask_model::fault::{Exit, Fault};
+use xtask_model::spec::lock::formats::Format;
 use xtask_model::spec::lock::images::RootPin;
 use xtask_model::spec::lock::{self, ImagesLock, Lock, closure};
 
@@ -21,6 +23,39 @@ pub fn run(global: &Global, upgrade: bool, upgrade_package: &[String]) -> Result
             uv::install(&tree.root)?
         }
     };
+    match base.format() {
+        Format::Pip => resolve(&tree, &uv, upgrade, upgrade_package)?,
+        format if upgrade || !upgrade_package.is_empty() => {
+            let what = format!("`{}` is written by another tool, which upgrades it", base.lock);
+            return Err(Fault::usage(what).hint(format!("`{}`, with that tool's own options", format.command())));
+        }
+        _ => check_foreign(&tree)?,
+    }
+    write(&tree.root, base.installer.as_ref(), &uv.installer_lock(uv.version(), &tree.policy.root.python)?)?;
+    pin_root(&tree, global)
+}
+
+/// Checks the lock of another tool, of which nothing is written here.
+fn check_foreign(tree: &Tree) -> Result<(), Fault> {
+    let lock = facts::lock(tree).map_err(|fault| Fault { exit: Exit::Drift, ..fault })?;
+    let missing = facts::without_wheel(tree, &lock)?;
+    if !missing.is_empty() {
+        return Err(facts::no_wheel(&missing));
+    }
+    terminal::step("checked", &format!("{} packages of `{}`", lock.packages.len(), tree.policy.base.lock));
+    let local = inputs::local(&*tree.files, &tree.policy)?;
+    if !local.is_empty() {
+        terminal::step(
+            "left out",
+            &format!("projects of this repository, whose code an app copies: {}", local.join(", ")),
+        );
+    }
+    Ok(())
+}
+
+/// Resolves the requirements into the lock.
+fn resolve(tree: &Tree, uv: &uv::Uv, upgrade: bool, upgrade_package: &[String]) -> Result<(), Fault> {
+    let base = &tree.policy.base;
     let upgrade = match (upgrade, upgrade_package) {
         (true, _) => Upgrade::All,
         (false, []) => Upgrade::Keep,
@@ -30,14 +65,15 @@ pub fn run(global: &Global, upgrade: bool, upgrade_package: &[String]) -> Result
     let before = before.and_then(|text| Lock::parse(base.lock.as_ref(), &text).ok());
     let request = Request {
         root: &tree.root,
-        requirements: base.requirements.as_ref(),
+        requirements: &base.requirements,
+        selection: &base.selection,
         lock: base.lock.as_ref(),
         python: &tree.policy.root.python,
         upgrade: &upgrade,
     };
-    terminal::step("resolving", &format!("`{}` with uv {}", base.requirements, uv.version()));
+    terminal::step("resolving", &format!("{} with uv {}", base.requirements, uv.version()));
     let text = uv.resolve(&request)?;
-    let text = recorded(&tree, &uv, &text)?;
+    let text = recorded(tree, uv, &text)?;
     let after = Lock::parse(base.lock.as_ref(), &text)?;
     let changes = before.map(|before| lock::diff(&before.meaning(), &after.meaning()));
     for change in changes.iter().flatten() {
@@ -46,9 +82,7 @@ pub fn run(global: &Global, upgrade: bool, upgrade_package: &[String]) -> Result
     if changes.is_some_and(|changes| changes.is_empty()) {
         terminal::step("unchanged", &format!("{} packages", after.packages.len()));
     }
-    write(&tree.root, base.lock.as_ref(), &text)?;
-    write(&tree.root, base.installer.as_ref(), &uv.installer_lock(uv.version(), &tree.policy.root.python)?)?;
-    pin_root(&tree, global)
+    write(&tree.root, base.lock.as_ref(), &text)
 }
 
 /// The lock with what its packages require, each of which has to have a wheel where nothing is compiled.
@@ -61,7 +95,8 @@ fn recorded(tree: &Tree, uv: &uv::Uv, text: &str) -> Result<String, Fault> {
     if !missing.is_empty() {
         return Err(facts::no_wheel(&missing));
     }
-    let requirements = uv::requirements(&*tree.files, tree.policy.base.requirements.as_ref())?;
+    let requirements = inputs::asked(&*tree.files, &tree.policy)?;
+    let lock = Lock { overridden: requirements.overridden().clone(), ..lock };
     lock::check_closure(&requirements, &facts::environments(tree), &lock)?;
     Ok(text)
 }
@@ -115,7 +150,7 @@ pub fn check(global: &Global) -> Result<(), Fault> {
             Fault::drift(format!("`{}` is missing", tree.policy.base.installer)).hint("write it: `cargo xtask lock`")
         );
     }
-    terminal::step("checked", &format!("{} packages match `{}`", lock.packages.len(), tree.policy.base.requirements));
+    terminal::step("checked", &format!("{} packages match {}", lock.packages.len(), tree.policy.base.requirements));
     Ok(())
 }
 
@@ -124,6 +159,9 @@ fn known(tree: &Tree, lock: &Lock) -> Result<(), Fault> {
     let missing = facts::without_wheel(tree, lock)?;
     if !missing.is_empty() {
         return Err(Fault { exit: Exit::Drift, ..facts::no_wheel(&missing) });
+    }
+    if tree.policy.base.format() != Format::Pip {
+        return Ok(());
     }
     if lock.records.is_empty() {
         terminal::warn(&format!(

@@ -7,13 +7,14 @@ use std::path::Path;
 use xtask_host::docker::{Build, Built};
 use xtask_host::tree::facts::{self, RootImage};
 use xtask_host::tree::secrets::Secrets;
-use xtask_host::tree::{context, toolchain};
+use xtask_host::tree::{context, inputs, toolchain};
 use xtask_model::fault::Fault;
 use xtask_model::image::context::ContextPath;
 use xtask_model::image::order::{Compiler, FromPlace, ImageOrder};
 use xtask_model::image::plan::ImagePlan;
-use xtask_model::image::policy::ImageKind;
+use xtask_model::image::policy::{ImageKind, RelPath, TRANSLATED};
 use xtask_model::image::presence::Local;
+use xtask_model::spec::lock::formats::Format;
 use xtask_model::spec::reference::Tag;
 
 /// Builds an order.
@@ -41,7 +42,12 @@ fn secrets(context: &Context<'_>, order: &ImageOrder, root: &RootImage) -> Resul
 /// The folder stays locked while the value lives.
 fn stage(context: &Context<'_>, order: &ImageOrder) -> Result<context::StagedContext, Fault> {
     let folder = context.tree.root.join("target/docker").join(format!("{}-{}", order.kind, order.platform.dashed()));
-    let made: Vec<ContextPath> = order.binary.iter().map(|path| ContextPath::new(path.as_str())).collect();
+    let policy = &context.tree.policy;
+    let translated = (order.kind != ImageKind::App && policy.base.format() != Format::Pip).then_some(TRANSLATED);
+    if translated.is_some() {
+        inputs::write_translated(&context.tree.root, policy)?;
+    }
+    let made = order.binary.iter().map(RelPath::as_str).chain(translated).map(ContextPath::new).collect::<Vec<_>>();
     context::stage(&context.tree.root, &order.files, &made, &folder)
 }
 

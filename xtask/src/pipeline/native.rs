@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use xtask_host::registry::layout::Layout;
 use xtask_host::registry::publish;
 use xtask_host::terminal;
-use xtask_host::tree::{binary, context};
+use xtask_host::tree::{binary, context, inputs};
 use xtask_model::fault::Fault;
 use xtask_model::image::commit::Commit;
 use xtask_model::image::context::ContextPath;
@@ -36,6 +36,9 @@ pub(super) fn build(context: &Context<'_>, image: &Image<'_>, order: &ImageOrder
             "`[base] compression` is zstd, which the native engine writes several times as slowly as gzip, and no smaller; \
              `compression = { docker = \"zstd\", native = \"gzip\" }` sets one for each engine",
         );
+    }
+    if order.kind == ImageKind::Base {
+        inputs::write_translated(&context.tree.root, &context.tree.policy)?;
     }
     with_inputs(context, image, order, |inputs| {
         inputs.inputs.realised.values().try_for_each(|stage| stage.check())?;

@@ -33,6 +33,7 @@ fn kind(kind: Kind) -> String {
     match kind {
         Kind::Text => "string".to_owned(),
         Kind::Path => "path of a file".to_owned(),
+        Kind::Paths => "path of a file, or a list of them".to_owned(),
         Kind::Version => "version as a string".to_owned(),
         Kind::Choice(choices) => words(choices),
         Kind::Whole(least, most) if most > 1_000_000 => format!("whole number from {least}"),

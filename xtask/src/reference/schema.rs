@@ -41,6 +41,7 @@ fn kind(key: &Key, full: &str) -> Value {
     let text = || json!({"type": "string", "minLength": 1});
     match key.kind {
         Kind::Text | Kind::Path => text(),
+        Kind::Paths => json!({"anyOf": [text(), {"type": "array", "items": text(), "minItems": 1}]}),
         Kind::Version => json!({"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)*$"}),
         Kind::Choice(words) => json!({"enum": words}),
         Kind::Whole(least, most) => json!({"type": "integer", "minimum": least, "maximum": most}),

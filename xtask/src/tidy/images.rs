@@ -7,9 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use xtask_host::tree::binary;
 use xtask_model::fault::Fault;
 use xtask_model::image::context::{ContextPath, FileInfo, FileKind, Tree, select};
-use xtask_model::image::policy::{self, Policy};
+use xtask_model::image::policy::{self, Policy, TRANSLATED};
 use xtask_model::spec::dockerfile::{Dockerfile, LintRule, Source};
 use xtask_model::spec::ignore::Ignore;
+use xtask_model::spec::lock::formats::Format;
 use xtask_model::spec::reference::Platform;
 
 /// Every violation in the Dockerfiles that the policy names, and in their ignore files.
@@ -119,7 +120,8 @@ fn tree(files: &Files, policy: &Policy) -> Tree {
     let by_hand = policy.app.binary.as_ref().map(|binary| format!("target/release/{}", binary.name));
     let file =
         |path: String| (ContextPath::new(path), FileInfo { kind: FileKind::File, mode: 0o644, size: 0, link: None });
-    files.paths().map(str::to_owned).chain(staged).chain(by_hand).map(file).collect()
+    let translated = (policy.base.format() != Format::Pip).then(|| TRANSLATED.to_owned());
+    files.paths().map(str::to_owned).chain(staged).chain(by_hand).chain(translated).map(file).collect()
 }
 
 #[cfg(test)]

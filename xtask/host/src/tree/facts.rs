@@ -6,7 +6,7 @@ use crate::docker::Docker;
 use crate::registry::layout::Layout;
 use crate::registry::{Client, ClientOptions};
 use crate::tree::context::{self, Files};
-use crate::tree::{binary, uv};
+use crate::tree::{binary, inputs, uv};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -19,11 +19,12 @@ use xtask_model::image::key::{
 };
 use xtask_model::image::policy::{self, ImageKind, Policy, Registry, RelPath};
 use xtask_model::image::presence::Local;
-use xtask_model::spec::dockerfile::Dockerfile;
+use xtask_model::spec::dockerfile::{Dockerfile, Reads};
+use xtask_model::spec::lock::formats::Format;
 use xtask_model::spec::lock::{self, ImagesLock, Lock};
 use xtask_model::spec::oci::{Config, Descriptor, Manifest};
 use xtask_model::spec::reference::{Digest, Platform, Reference, Repository, Tag};
-use xtask_model::spec::requirements::{self, Environment};
+use xtask_model::spec::requirements::Environment;
 
 pub struct Tree {
     /// Its folder, absolute.
@@ -173,7 +174,11 @@ pub fn parse(tree: &Tree, kind: ImageKind, args: &BTreeMap<String, String>) -> R
         let mut sources = dockerfile.sources(&args, platform)?;
         // The binary counts by its recipe, and need not have been compiled.
         if let Some(staged) = staged(platform) {
-            sources.retain(|source| source.reads != xtask_model::spec::dockerfile::Reads::Glob(staged.to_string()));
+            sources.retain(|source| source.reads != Reads::Glob(staged.to_string()));
+        }
+        // What another tool's lock is translated into counts by its meaning too.
+        if tree.policy.base.format() != Format::Pip {
+            sources.retain(|source| source.reads != Reads::Glob(policy::TRANSLATED.to_owned()));
         }
         secrets.extend(dockerfile.secrets(&args, platform)?);
         let read = context::read_sources(&*tree.files, &sources, &ignore);
@@ -245,15 +250,12 @@ fn declared(
 
 /// Reads the lock and checks it against the requirements.
 pub fn lock(tree: &Tree) -> Result<Lock, Fault> {
-    let lock = unchecked_lock(tree)?;
-    let requirements = uv::requirements(&*tree.files, tree.policy.base.requirements.as_ref())?;
+    let found = inputs::read(&*tree.files, &tree.policy)?;
     // Drift is what a check finds; a build on a stale lock is wrong use.
     let usage = |fault| Fault { exit: Exit::Usage, ..fault };
-    for python in tree.policy.root.pythons() {
-        lock::check(&requirements, &python, &lock).map_err(usage)?;
-    }
-    lock::check_closure(&requirements, &environments(tree), &lock).map_err(usage)?;
-    Ok(lock)
+    inputs::check(&*tree.files, &tree.policy, &found).map_err(usage)?;
+    lock::check_closure(&found.requirements, &environments(tree), &found.lock).map_err(usage)?;
+    Ok(found.lock)
 }
 
 /// Where the packages of the lock are used: each platform with each Python.
@@ -327,25 +329,12 @@ pub fn no_wheel(missing: &[String]) -> Fault {
 }
 
 pub fn indexes(tree: &Tree) -> Result<lock::Indexes, Fault> {
-    uv::indexes(&tree.root, &uv::requirements(&*tree.files, tree.policy.base.requirements.as_ref())?)
+    uv::indexes(&tree.root, &inputs::asked(&*tree.files, &tree.policy)?)
 }
 
 /// Reads the lock without checking it against the requirements, where nothing is built from it.
 pub fn unchecked_lock(tree: &Tree) -> Result<Lock, Fault> {
-    let base = &tree.policy.base;
-    let bytes = tree.files.regular(base.lock.as_ref(), requirements::MAX_BYTES);
-    let text = bytes.and_then(|bytes| {
-        String::from_utf8(bytes).map_err(|error| Fault::usage("it is not UTF-8 text").cause(error.utf8_error()))
-    });
-    let text = text.map_err(|fault| {
-        // The reason is the last cause, or, where nothing caused it, what happened.
-        let cause = fault.causes.last().unwrap_or(&fault.what).clone();
-        Fault::usage(format!("cannot read the lock `{}`", base.lock))
-            .needed_by("the base image's fingerprint")
-            .cause(cause)
-            .hint("write it: `cargo xtask lock`")
-    })?;
-    Lock::parse(base.lock.as_ref(), &text)
+    inputs::lock(&*tree.files, &tree.policy)
 }
 
 /// Pins of `images.lock`; none without the file.

@@ -12,8 +12,11 @@ pub use install::{install, install_by};
 use crate::process::{self, Command};
 use crate::scratch::Scratch;
 use crate::tree::context::Files;
+use crate::tree::inputs;
 use std::path::{Path, PathBuf};
 use xtask_model::fault::{Exit, Fault};
+use xtask_model::image::policy::RequirementFiles;
+use xtask_model::spec::lock::formats::Selection;
 use xtask_model::spec::lock::pip::Settings;
 use xtask_model::spec::lock::{Header, Indexes, Lock, hashes};
 use xtask_model::spec::requirements::{self, Options, Requirements, normalised, secret};
@@ -85,7 +88,9 @@ pub enum Upgrade {
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
     pub root: &'a Path,
-    pub requirements: &'a Path,
+    pub requirements: &'a RequirementFiles,
+    /// Groups and extras of a `pyproject.toml` among the requirements.
+    pub selection: &'a Selection,
     pub lock: &'a Path,
     /// The oldest Python that must be served: `3.12`.
     pub python: &'a str,
@@ -184,8 +189,10 @@ impl Uv {
     /// # Errors
     /// Requirements that cannot be read or fulfilled (usage), an index that cannot be reached (network).
     pub fn resolve(&self, request: &Request<'_>) -> Result<String, Fault> {
-        let found = requirements(request.root, request.requirements)?;
-        no_hidden_choices(request.root)?;
+        let found = inputs::read_requirements(request.root, request.requirements, request.selection)?;
+        let projects: Vec<&Path> =
+            request.requirements.paths().iter().map(AsRef::as_ref).filter(|path| inputs::is_project(path)).collect();
+        no_hidden_choices(request.root, &projects)?;
         let folder = Scratch::new().map_err(|error| Fault::build("cannot make a temporary folder").cause(error))?;
         let out = folder.path().join("uv.lock");
         let before = before(request);
@@ -196,17 +203,24 @@ impl Uv {
         let command =
             upgrades(self.compile(found.options(), request.python).arg("--output-file").arg(&out), request.upgrade);
         let copies = copies(request.root, &found)?;
-        let source =
-            copies.as_ref().map_or(request.requirements.to_owned(), |folder| folder.path().join(request.requirements));
-        let command = command.arg("--").arg(source).current_dir(request.root);
-        run(&command, &request.requirements.display().to_string())?;
+        let command = selecting(command, request.selection, &projects).arg("--");
+        let command =
+            request.requirements.paths().iter().map(AsRef::<Path>::as_ref).fold(command, |command, path| match copies
+                .as_ref()
+                .filter(|_| !inputs::is_project(path))
+            {
+                Some(folder) => command.arg(folder.path().join(path)),
+                None => command.arg(path),
+            });
+        let sources = request.requirements.to_string();
+        run(&command.current_dir(request.root), &sources)?;
         let mut body = std::fs::read_to_string(&out).map_err(|error| Fault::build("uv wrote no lock").cause(error))?;
         if let Some(folder) = &copies {
             body = body.replace(&format!("{}/", folder.path().display()), "");
         }
         let python = format!(">={}", request.python);
         let header = Header { requirements: found.fingerprint(), python, resolver: format!("uv {}", self.version) };
-        let text = format!("{}{}\n", header.print(request.requirements), body.trim_end());
+        let text = format!("{}{}\n", header.print(&sources.replace('`', "")), body.trim_end());
         no_password(&text, request)?;
         // A build has users and passwords of its own: names of variables in a URL would be taken for them.
         let text: String = text.lines().map(|line| secret::without_user(line) + "\n").collect();
@@ -226,7 +240,7 @@ impl Uv {
         save(&source, &format!("uv=={wanted}\n"))?;
         let command = self.compile(&Options::default(), python).arg("--no-annotate").arg("--").arg(&source);
         // Settings of a project around the current folder are not about uv itself.
-        let body = run(&command.current_dir(folder.path()), "uv")?;
+        let body = run(&command.current_dir(folder.path()), "`uv`")?;
         Ok(format!("# Written by `cargo xtask lock`; do not edit.\n{}\n", body.trim_end()))
     }
 
@@ -257,7 +271,8 @@ impl Uv {
 }
 
 /// Settings of uv in a repository that choose versions: they would change a lock without changing its fingerprint.
-fn no_hidden_choices(root: &Path) -> Result<(), Fault> {
+/// Those of a project among the requirements count in the fingerprint.
+fn no_hidden_choices(root: &Path, projects: &[&Path]) -> Result<(), Fault> {
     const KEYS: [&str; 7] = [
         "build-constraint-dependencies",
         "constraint-dependencies",
@@ -268,6 +283,9 @@ fn no_hidden_choices(root: &Path) -> Result<(), Fault> {
         "resolution",
     ];
     for (file, way) in [("pyproject.toml", &["tool", "uv"][..]), ("uv.toml", &[])] {
+        if projects.contains(&Path::new(file)) {
+            continue;
+        }
         let text = std::fs::read_to_string(root.join(file)).unwrap_or_default();
         // uv reports a file that is not valid TOML.
         let whole = toml::from_str::<toml::Table>(&text).ok();
@@ -291,7 +309,7 @@ fn no_hidden_choices(root: &Path) -> Result<(), Fault> {
 fn copies(root: &Path, found: &Requirements) -> Result<Option<tempfile::TempDir>, Fault> {
     let mut texts = Vec::new();
     let mut differ = false;
-    for file in found.files() {
+    for file in found.files().iter().filter(|file| !inputs::is_project(file)) {
         let bytes = root.regular(file, requirements::MAX_BYTES)?;
         let text = text(root, file)?;
         let portable = requirements::portable(&text);
@@ -335,6 +353,22 @@ fn known(request: &Request<'_>, lock: &Lock) -> Result<(), Fault> {
     })
 }
 
+/// The groups and extras of projects.
+fn selecting(mut command: Command, selection: &Selection, projects: &[&Path]) -> Command {
+    for project in projects {
+        if let Some(folder) = project.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            command = command.arg("--project").arg(folder);
+        }
+        for group in &selection.groups {
+            command = command.arg("--group").arg(format!("{}:{group}", project.display()));
+        }
+    }
+    if projects.is_empty() {
+        return command;
+    }
+    selection.extras.iter().fold(command, |command, extra| command.args(["--extra", extra]))
+}
+
 fn upgrades(command: Command, upgrade: &Upgrade) -> Command {
     match upgrade {
         Upgrade::Keep => command,
@@ -351,7 +385,7 @@ fn no_password(text: &str, request: &Request<'_>) -> Result<(), Fault> {
             "the lock would contain a password: `{}`",
             secret::redacted(line.trim_end_matches([' ', '\\']))
         ))
-        .needed_by(format!("`{}`", request.requirements.display()))
+        .needed_by(request.requirements.to_string())
         .hint("take it from the environment, as in `https://${USER}:${TOKEN}@…`"))
     })
 }
@@ -363,7 +397,7 @@ fn run(command: &Command, needed_by: &str) -> Result<String, Fault> {
     }
     let said = secret::redacted(String::from_utf8_lossy(&output.stderr).trim());
     let (exit, what, hint) = classified(&said);
-    Err(Fault::new(exit, what).needed_by(format!("`{needed_by}`")).cause(said).hint(hint))
+    Err(Fault::new(exit, what).needed_by(needed_by).cause(said).hint(hint))
 }
 
 /// The fault of a failed installation, from uv's message.

@@ -8,7 +8,9 @@ mod toml_reader;
 use crate::fault::Fault;
 use crate::image::verification::{self, DEFAULT_DOCUMENTS, Selected};
 use crate::spec::ignore::Ignore;
+use crate::spec::lock::formats::{Format, Selection};
 use crate::spec::reference::{Platform, Reference, Repository, Tag};
+use crate::spec::requirements::normalised;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
@@ -17,6 +19,9 @@ use toml_reader::{Problems, Section};
 
 /// The policy's file name, at the top of the repository.
 pub const FILE: &str = "images.toml";
+
+/// What another tool's lock is translated into for engines that install from a file. Written by each build that needs it.
+pub const TRANSLATED: &str = "target/lock/packages.lock";
 
 /// Everything that is wanted of a repository's images.
 #[derive(Clone, Debug)]
@@ -171,10 +176,12 @@ pub struct Base {
     pub repository: String,
     /// Its Dockerfile.
     pub dockerfile: RelPath,
-    /// What is wanted of Python packages.
-    pub requirements: RelPath,
-    /// What was resolved.
+    /// What is wanted of Python packages: requirement files or a `pyproject.toml`.
+    pub requirements: RequirementFiles,
+    /// What was resolved, by `cargo xtask lock` or by another tool.
     pub lock: RelPath,
+    /// Which of the packages of a project belong into the image.
+    pub selection: Selection,
     /// The installer, with its version and hashes.
     pub installer: RelPath,
     /// Build arguments; they count in the fingerprint.
@@ -187,6 +194,44 @@ pub struct Base {
     pub compression: Compressions,
     /// Stages of the Dockerfile that run something, and the recipe that realises each without running it.
     pub stages: BTreeMap<String, Recipe>,
+}
+
+impl Base {
+    /// Who wrote the lock, and so how it is read.
+    pub fn format(&self) -> Format {
+        Format::of(self.lock.as_str())
+    }
+
+    /// The file that engines install from: the lock itself, or what another tool's lock is translated into.
+    pub fn installed_lock(&self) -> RelPath {
+        match self.format() {
+            Format::Pip => self.lock.clone(),
+            _ => TRANSLATED.parse().expect("a constant path is valid"),
+        }
+    }
+}
+
+/// The files that say what is wanted, in order; none where another tool's lock has no such file next to it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RequirementFiles(Vec<RelPath>);
+
+impl RequirementFiles {
+    pub fn paths(&self) -> &[RelPath] {
+        &self.0
+    }
+}
+
+impl From<Vec<RelPath>> for RequirementFiles {
+    fn from(paths: Vec<RelPath>) -> Self {
+        Self(paths)
+    }
+}
+
+impl fmt::Display for RequirementFiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<String> = self.0.iter().map(|path| format!("`{path}`")).collect();
+        f.write_str(&names.join(", "))
+    }
 }
 
 /// How a stage is realised by an engine that runs nothing.
@@ -889,10 +934,11 @@ fn read_base(
         repository_name("base.repository", name, problems);
     }
     let dockerfile = file(&mut section, "dockerfile", problems, is_file);
-    let requirements = file(&mut section, "requirements", problems, is_file);
     // The lock and the installer's lock are written by `cargo xtask lock`: they need not be there yet.
     let anything = |_: &RelPath| true;
     let lock = file(&mut section, "lock", problems, &anything);
+    let requirements = read_requirements(&mut section, lock.as_ref(), problems, is_file);
+    let selection = read_selection(&mut section, lock.as_ref(), requirements.as_ref(), problems);
     let installer = file(&mut section, "installer", problems, &anything);
     let args = read_args(&mut section, problems);
     let tag_length = section.number_or_default("tag-length", problems);
@@ -905,6 +951,7 @@ fn read_base(
         dockerfile: dockerfile?,
         requirements: requirements?,
         lock: lock?,
+        selection,
         installer: installer?,
         args,
         tag_length: usize::try_from(tag_length).expect("the range was checked"),
@@ -912,6 +959,83 @@ fn read_base(
         compression,
         stages,
     })
+}
+
+/// The files that say what is wanted. Another tool's lock is made from the file next to it, which no key names.
+fn read_requirements(
+    section: &mut Section<'_>,
+    lock: Option<&RelPath>,
+    problems: &mut Problems<'_>,
+    is_file: &dyn Fn(&RelPath) -> bool,
+) -> Option<RequirementFiles> {
+    let at = section.at().clone();
+    let written = section.text_or_texts("requirements", problems);
+    let format = lock.map_or(Format::Pip, |lock| Format::of(lock.as_str()));
+    if format != Format::Pip {
+        let source = lock.and_then(|lock| format.source(lock.as_str())?.parse::<RelPath>().ok());
+        if let Some(first) = written.as_ref().and_then(|texts| texts.first()) {
+            let what =
+                "`base.requirements` has no effect: `base.lock` is written by another tool, from files of its own";
+            problems.add(&first.at, what, Some("remove `requirements`, or `lock`".into()));
+        }
+        return Some(source.into_iter().filter(|path| is_file(path)).collect::<Vec<_>>().into());
+    }
+    let default = || {
+        let value = section.default_text("requirements").expect("it has a default").to_owned();
+        vec![toml_reader::Spanned { value, at: at.clone() }]
+    };
+    let texts = written.unwrap_or_else(default);
+    if texts.is_empty() {
+        problems.add(&at, "`base.requirements` is an empty list", Some("name a file in it".into()));
+        return None;
+    }
+    let mut paths: Vec<RelPath> = Vec::new();
+    for text in &texts {
+        let path = match text.value.parse::<RelPath>() {
+            Ok(path) => path,
+            Err(why) => {
+                problems.add(&text.at, format!("`base.requirements`: {why}"), None);
+                continue;
+            }
+        };
+        if !is_file(&path) {
+            let hint = "create it, or name another file with `requirements`";
+            problems.add(&text.at, format!("`{path}` is not a file of the repository"), Some(hint.into()));
+        } else if Format::of(path.as_str()) != Format::Pip {
+            let hint = format!("name it with `lock = \"{path}\"`, and remove `requirements`");
+            problems.add(&text.at, format!("`base.requirements`: `{path}` is a lock"), Some(hint));
+        } else if paths.contains(&path) {
+            problems.add(&text.at, format!("`base.requirements` has `{path}` twice"), None);
+        } else {
+            paths.push(path);
+        }
+    }
+    (paths.len() == texts.len()).then(|| paths.into())
+}
+
+/// Which packages of a project belong into the image: of a `pyproject.toml`, or of another tool's lock.
+fn read_selection(
+    section: &mut Section<'_>,
+    lock: Option<&RelPath>,
+    requirements: Option<&RequirementFiles>,
+    problems: &mut Problems<'_>,
+) -> Selection {
+    let format = lock.map_or(Format::Pip, |lock| Format::of(lock.as_str()));
+    let paths = requirements.map(RequirementFiles::paths).unwrap_or_default();
+    let is_project = |path: &RelPath| path.as_str().rsplit('/').next() == Some("pyproject.toml");
+    let project = format == Format::Pip && paths.iter().any(is_project);
+    let mut read = |key: &'static str, used: bool, why: &str| -> BTreeSet<String> {
+        let texts = section.texts(key, problems).unwrap_or_default();
+        if let Some(first) = texts.first().filter(|_| !used) {
+            problems.add(&first.at, format!("`base.{key}` has no effect: {why}"), Some("remove it".into()));
+        }
+        texts.into_iter().map(|text| normalised(&text.value)).collect()
+    };
+    Selection {
+        groups: read("groups", project || format != Format::Pip, "requirement files have no groups"),
+        extras: read("extras", project || format.has_extras(), "these files have no extras"),
+        members: read("members", format == Format::Uv, "only the `uv.lock` of a workspace has members"),
+    }
 }
 
 /// A word for both engines, or a table with one for each.

@@ -5,6 +5,7 @@
 
 pub mod closure;
 mod diff;
+pub mod formats;
 pub mod hashes;
 pub mod images;
 pub mod indexes;
@@ -41,6 +42,8 @@ pub struct Lock {
     /// Distributions, or `:all:`, that may only be installed from wheels.
     pub only_binary: BTreeSet<String>,
     pub records: closure::Records,
+    /// Names of which other packages do not accept the version, or that they require and do not get, because the project says so.
+    pub overridden: BTreeSet<String>,
 }
 
 /// One pinned distribution. A name may be there twice, with markers that exclude each other.
@@ -126,11 +129,12 @@ impl Lock {
         let (no_binary, only_binary) = (options.no_binary.clone(), options.only_binary.clone());
         let Header { requirements, python, resolver } = header;
         let records = closure::Records::parse(text);
-        Ok(Self { requirements, python, resolver, packages, no_binary, only_binary, records })
+        let overridden = BTreeSet::new();
+        Ok(Self { requirements, python, resolver, packages, no_binary, only_binary, records, overridden })
     }
 
     pub fn serves(&self, python: &Version) -> bool {
-        python_bound(&self.python).is_ok_and(|bound| bound.contains(python))
+        closure::specifiers(&self.python).iter().all(|bound| bound.contains(python))
     }
 
     pub fn meaning(&self) -> LockMeaning {
@@ -172,9 +176,9 @@ impl Header {
         Ok(Self { requirements, python, resolver: field("resolver")?.1 })
     }
 
-    pub fn print(&self, source: &Path) -> String {
+    /// The lines at the head of a lock that was made from these files.
+    pub fn print(&self, source: &str) -> String {
         let Self { requirements, python, resolver } = self;
-        let source = source.display();
         format!(
             "# Written by `cargo xtask lock` from {source}; do not edit.\n\
              # requirements: {requirements}\n# python: {python}\n# resolver: {resolver}\n"
@@ -255,6 +259,19 @@ pub fn check(requirements: &Requirements, python: &str, lock: &Lock) -> Result<(
     outdated(requirements, causes)
 }
 
+/// Checks that a lock of another tool is for this Python version (`3.12`).
+///
+/// # Errors
+/// Another Python.
+pub fn check_python(python: &str, lock: &Lock) -> Result<(), Fault> {
+    match python_cause(python, lock).pop() {
+        Some(cause) => Err(Fault::drift("the lock is for another Python")
+            .cause(cause)
+            .hint("correct `[root] python` in `images.toml`, or `requires-python` of the project")),
+        None => Ok(()),
+    }
+}
+
 /// True if the lock is whole for these Pythons (`3.12`) on these platforms: each has all that the requirements and the locked
 /// packages require, in versions that fit, as far as the lock records it.
 ///
@@ -275,11 +292,12 @@ fn outdated(requirements: &Requirements, causes: Vec<String>) -> Result<(), Faul
 }
 
 fn python_cause(python: &str, lock: &Lock) -> Vec<String> {
-    let fits = python.parse::<Version>().ok().zip(python_bound(&lock.python).ok());
-    match fits {
-        Some((version, bound)) if bound.contains(&version) => Vec::new(),
-        _ => vec![format!("it was resolved for Python {}, not for {python}", lock.python)],
+    // A bound may be about releases of one minor version.
+    let releases = [python.to_owned(), format!("{python}.99")];
+    if releases.iter().any(|release| release.parse::<Version>().is_ok_and(|version| lock.serves(&version))) {
+        return Vec::new();
     }
+    vec![format!("it was resolved for Python {}, not for {python}", lock.python)]
 }
 
 /// Why no locked package satisfies a requirement. With a marker one fitting version is enough, or none where it is for

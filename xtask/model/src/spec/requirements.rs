@@ -62,6 +62,12 @@ pub struct Requirements {
     options: Options,
     locations: Vec<PackageLocation>,
     files: Vec<PathBuf>,
+    /// Names of which a project takes versions that others do not accept.
+    overridden: BTreeSet<String>,
+    /// Settings of a project that choose versions.
+    choices: serde_json::Map<String, serde_json::Value>,
+    /// Every package has its hashes, whichever index it comes from.
+    pinned: bool,
 }
 
 /// Canonical form: equal for two sets of files with the same requirements, however they are written.
@@ -72,6 +78,10 @@ pub struct RequirementsMeaning {
     pub requirements: BTreeSet<NormalRequirement>,
     pub constraints: BTreeSet<NormalRequirement>,
     pub options: Options,
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub overridden: BTreeSet<String>,
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    pub choices: serde_json::Map<String, serde_json::Value>,
 }
 
 impl Requirements {
@@ -109,7 +119,62 @@ impl Requirements {
             requirements: entries(&self.requirements),
             constraints: entries(&self.constraints),
             options: self.options.clone(),
+            overridden: self.overridden.clone(),
+            choices: self.choices.clone(),
         }
+    }
+
+    /// What the lock of another tool asks for: packages, and the indexes and folders that they come from.
+    pub fn of_lock(requirements: Vec<Requirement>, indexes: &[String], folders: &BTreeSet<String>) -> Self {
+        let mut locations: Vec<PackageLocation> = Vec::new();
+        for url in indexes {
+            let index = PackageLocation::new(LocationKind::Locked, url);
+            if !locations.contains(&index) {
+                locations.push(index);
+            }
+        }
+        locations.extend(folders.iter().map(|folder| PackageLocation::new(LocationKind::Links, folder)));
+        Self { requirements, locations, pinned: true, ..Self::default() }
+    }
+
+    /// Takes in what a project says besides its dependencies.
+    pub(crate) fn add_project(
+        &mut self,
+        constraints: Vec<Requirement>,
+        overridden: BTreeSet<String>,
+        choices: serde_json::Map<String, serde_json::Value>,
+    ) {
+        self.constraints.extend(constraints);
+        self.overridden.extend(overridden);
+        self.choices.extend(choices);
+    }
+
+    /// Everything of both; the options of the later one count where both have the same.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        self.requirements.extend(other.requirements);
+        self.constraints.extend(other.constraints);
+        self.options.and(other.options);
+        self.locations.extend(other.locations);
+        for file in other.files {
+            if !self.files.contains(&file) {
+                self.files.push(file);
+            }
+        }
+        self.overridden.extend(other.overridden);
+        self.choices.extend(other.choices);
+        self.pinned |= other.pinned;
+        self
+    }
+
+    /// Names of which a version is wanted that others do not accept.
+    pub fn overridden(&self) -> &BTreeSet<String> {
+        &self.overridden
+    }
+
+    /// True if a package may come from any of the indexes: its hashes say which file it is.
+    pub fn is_pinned(&self) -> bool {
+        self.pinned
     }
 
     /// The sha256 of the meaning's JSON.

@@ -31,10 +31,11 @@ use std::time::Instant;
 use xtask_host::linux;
 use xtask_host::scratch::Scratch;
 use xtask_host::terminal;
+use xtask_host::tree::inputs::{self, Inputs};
 use xtask_host::tree::uv::{self, Uv};
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::context::ContextPath;
-use xtask_model::image::policy::Base;
+use xtask_model::image::policy::Policy;
 use xtask_model::quantity;
 use xtask_model::spec::lock::{Lock, LockedPackage, Pin};
 use xtask_model::spec::oci::Config;
@@ -53,11 +54,10 @@ const GLIBC: &str = "2_36";
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
     pub root: &'a Path,
-    /// Paths of lock, requirements and the installer's lock. The scripts are next to the Dockerfile.
-    pub base: &'a Base,
+    /// Paths of lock, requirements and the installer's lock; the root's Python, for a root that does not declare a version. The
+    /// scripts are next to the Dockerfile.
+    pub policy: &'a Policy,
     pub platform: &'a Platform,
-    /// The root's Python in the policy, `3.12`: for a root that does not declare a version.
-    pub python: &'a str,
     pub args: &'a BTreeMap<String, String>,
     /// Working folder; hard links need the file system of uv's cache.
     pub work: &'a Path,
@@ -109,17 +109,16 @@ impl<'a> PythonPackages<'a> {
     /// # Errors
     /// An unreadable lock or script, a platform without wheels, a stage that compiles.
     pub fn new(request: &Request<'_>, root_files: &'a dyn RootFiles) -> Result<Self, Fault> {
-        let Request { root, base, platform, .. } = *request;
-        settings(request.args, platform, request.python)?;
+        let Request { root, policy, platform, .. } = *request;
+        let (base, own_python) = (&policy.base, policy.root.python.as_str());
+        settings(request.args, platform, own_python)?;
         let read = |path: &Path| {
             std::fs::read_to_string(root.join(path))
                 .map_err(|error| Fault::usage(format!("cannot read `{}`", path.display())).cause(error))
         };
-        let text = read(base.lock.as_ref()).map_err(|fault| fault.hint("create it: `cargo xtask lock`"))?;
-        let lock = Lock::parse(base.lock.as_ref(), &text)?;
+        let Inputs { requirements, lock } = inputs::read(root, policy)?;
         let installer: &Path = base.installer.as_ref();
         let uv = install::pinned(installer, &read(installer)?)?;
-        let requirements = uv::requirements(root, base.requirements.as_ref())?;
         let direct: BTreeSet<String> = requirements.names().into_iter().map(str::to_owned).collect();
         let scripts = Path::new(base.dockerfile.as_str()).parent().unwrap_or(Path::new(""));
         let script = |name: &str| read(&scripts.join(name)).map(|text| Digest::of(text.as_bytes()));
@@ -133,7 +132,7 @@ impl<'a> PythonPackages<'a> {
         let (root, work) = (absolute(root)?, absolute(request.work)?);
         let config = root_files.config();
         let stated = version(config);
-        let python = stated.clone().unwrap_or_else(|| request.python.to_owned());
+        let python = stated.clone().unwrap_or_else(|| own_python.to_owned());
         let environment = environment(&python, platform)?;
         let packages = environment.packages(&lock)?;
         wheels(&lock, &packages)?;

@@ -38,7 +38,8 @@ pub(super) fn check(
 }
 
 fn of_policy(base: &Base) -> String {
-    let (installer, lock, dockerfile) = (base.installer.as_str(), base.lock.as_str(), base.dockerfile.as_str());
+    let lock = base.installed_lock();
+    let (installer, lock, dockerfile) = (base.installer.as_str(), lock.as_str(), base.dockerfile.as_str());
     let last = |path: &'_ str| path.rsplit('/').next().unwrap_or(path).to_owned();
     let scripts = dockerfile.rfind('/').map_or("", |at| &dockerfile[..=at]);
     STAGES

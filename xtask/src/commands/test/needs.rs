@@ -12,6 +12,7 @@ use xtask_host::terminal;
 use xtask_host::tree::facts::{self, Tree};
 use xtask_host::tree::uv::{self, Uv};
 use xtask_model::fault::{Exit, Fault};
+use xtask_model::image::policy::RelPath;
 use xtask_model::spec::requirements;
 
 /// pytest, pinned, for any Python that can run the worker.
@@ -138,7 +139,8 @@ fn python(tree: &Tree, uv: &Uv) -> Result<PathBuf, Fault> {
     let host = host_python(lock.python.trim_start_matches(">="))?;
     let read = |path: &str| std::fs::read_to_string(root.join(path)).unwrap_or_default();
     // Where the host's Python is older than those that the lock serves, the same requirements are resolved for it.
-    let packages = if host.served { tree.policy.base.lock.as_str() } else { tree.policy.base.requirements.as_str() };
+    let requirements = tree.policy.base.requirements.paths().first().map_or("", RelPath::as_str);
+    let packages = if host.served { tree.policy.base.lock.as_str() } else { requirements };
     let stamp = format!("{}\n{}\n{}", host.program.display(), read(packages), read(PYTEST_LOCK));
     if python.exists() && std::fs::read_to_string(home.join("stamp")).is_ok_and(|found| found == stamp) {
         return Ok(python);

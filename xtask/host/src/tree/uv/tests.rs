@@ -29,6 +29,10 @@ fn real(test: &str) -> Option<Uv> {
     }
 }
 
+fn files(path: &str) -> RequirementFiles {
+    vec![path.parse().unwrap()].into()
+}
+
 struct Repository(tempfile::TempDir);
 
 impl Repository {
@@ -39,8 +43,9 @@ impl Repository {
     }
 
     fn resolve(&self, uv: &Uv, upgrade: &Upgrade) -> Result<String, Fault> {
-        let (requirements, lock) = (Path::new("r.txt"), Path::new("r.lock"));
-        let request = Request { root: self.0.path(), requirements, lock, python: "3.12", upgrade };
+        let (requirements, lock) = (files("r.txt"), Path::new("r.lock"));
+        let (root, requirements, selection) = (self.0.path(), &requirements, &Selection::default());
+        let request = Request { root, requirements, selection, lock, python: "3.12", upgrade };
         let text = uv.resolve(&request)?;
         crate::file::write(&self.0.path().join(lock), &text)?;
         Ok(text)
@@ -124,7 +129,8 @@ fn a_missing_index_is_a_network_fault() {
 fn a_password_written_out_is_not_locked() {
     let request = Request {
         root: Path::new("."),
-        requirements: Path::new("r.txt"),
+        requirements: &files("r.txt"),
+        selection: &Selection::default(),
         lock: Path::new("r.lock"),
         python: "3.12",
         upgrade: &Upgrade::Keep,

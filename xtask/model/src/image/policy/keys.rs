@@ -33,6 +33,8 @@ pub enum Kind {
     Text,
     /// A path of a file in the repository.
     Path,
+    /// A path of a file in the repository, or a list of them.
+    Paths,
     /// Numbers with dots between: `3.12`.
     Version,
     /// One of these words.
@@ -247,12 +249,30 @@ pub const TABLES: &[Table] = &[
         keys: &[
             key("repository", Kind::Text, Default::Derived("`NAME-base`"), "name of its repository under the registry"),
             key("dockerfile", Kind::Path, Default::Text("dockerfiles/Dockerfile.base"), "its Dockerfile"),
-            key("requirements", Kind::Path, Default::Text("requirements-enhanced.txt"), "the required Python packages"),
+            key(
+                "requirements",
+                Kind::Paths,
+                Default::Text("requirements-enhanced.txt"),
+                "the required Python packages: requirement files, or a `pyproject.toml`. Another tool's `lock` takes its place",
+            ),
             key(
                 "lock",
                 Kind::Path,
                 Default::Text("requirements-enhanced.lock"),
-                "the locked packages; `cargo xtask lock` writes it",
+                "the locked packages. `cargo xtask lock` writes it from `requirements`; a `uv.lock`, `pylock.toml`, `poetry.lock` or `Pipfile.lock` is used as its own tool writes it, and the Dockerfile installs from `target/lock/packages.lock`, which each build makes from it",
+            ),
+            key(
+                "groups",
+                Kind::Texts,
+                Default::None,
+                "dependency groups of the project that belong into the image, besides its own dependencies; of a `Pipfile.lock` its categories",
+            ),
+            key("extras", Kind::Texts, Default::None, "extras of the project that belong into the image"),
+            key(
+                "members",
+                Kind::Texts,
+                Default::Derived("the project next to `uv.lock`, or all members"),
+                "members of a uv workspace whose dependencies belong into the image",
             ),
             key(
                 "installer",

@@ -286,6 +286,16 @@ impl<'t> Section<'t> {
         Some(texts)
     }
 
+    /// A text, or a list of them.
+    pub(crate) fn text_or_texts(
+        &mut self,
+        key: &'static str,
+        problems: &mut Problems<'_>,
+    ) -> Option<Vec<Spanned<String>>> {
+        let is_list = self.table.get(key).is_some_and(|item| item.get_ref().as_array().is_some());
+        if is_list { self.texts(key, problems) } else { self.text(key, problems).map(|text| vec![text]) }
+    }
+
     /// A list of texts, each of which parses into `T`.
     pub(crate) fn list<T: std::str::FromStr<Err: Display>>(
         &mut self,

@@ -74,7 +74,7 @@ fn requirement(text: &str) -> Option<Requirement> {
     })
 }
 
-fn specifiers(text: &str) -> BTreeSet<Specifier> {
+pub(super) fn specifiers(text: &str) -> BTreeSet<Specifier> {
     let list = text.split(',').map(str::trim).filter(|one| !one.is_empty());
     list.filter_map(|one| requirement(&format!("python{one}")))
         .flat_map(|one| match one.source {
@@ -264,6 +264,7 @@ pub fn unmet<'a>(
     packages: &'a [LockedPackage],
     metadata: &dyn Fn(&LockedPackage) -> Option<&'a PackageMetadata>,
     environment: &Environment,
+    overridden: &BTreeSet<String>,
 ) -> BTreeSet<String> {
     let (here, mut causes) = pins_of(packages, environment);
     let mut open: Vec<(&str, String)> = Vec::new();
@@ -285,7 +286,7 @@ pub fn unmet<'a>(
             causes.insert(format!("{name} {} requires Python {bad}, not {}", package.version, environment.minor()));
         }
         let shown = if extra.is_empty() { name.to_owned() } else { format!("{name}[{extra}]") };
-        for one in metadata.requires.iter().filter(|one| asks(one, &extra)) {
+        for one in metadata.requires.iter().filter(|one| asks(one, &extra) && !overridden.contains(&one.name)) {
             causes.extend(wrong(&format!("{shown} {} requires", package.version), one, &here));
             open.push((&one.name, String::new()));
             open.extend(one.extras.iter().map(|extra| (one.name.as_str(), extra.clone())));
@@ -320,7 +321,7 @@ pub fn verify(asked: &[Requirement], lock: &Lock, environments: &[Environment]) 
     for environment in environments {
         let place = format!("Python {} on {}", environment.minor(), environment.machine());
         all.insert(place.clone());
-        for cause in unmet(asked, &lock.packages, &|package| lock.records.of(package), environment) {
+        for cause in unmet(asked, &lock.packages, &|package| lock.records.of(package), environment, &lock.overridden) {
             found.entry(cause).or_default().insert(place.clone());
         }
     }

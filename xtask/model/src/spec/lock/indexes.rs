@@ -10,6 +10,8 @@ use crate::spec::requirements::{LocationKind, Options, Requirements, secret};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+const PUBLIC: &str = "https://pypi.org/simple";
+
 const VARIABLES: [&str; 5] = ["UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_INDEX", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS"];
 
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -88,9 +90,21 @@ impl Indexes {
                 LocationKind::Index if told => {}
                 LocationKind::Index => found.repository = Some(url),
                 LocationKind::Extra => found.extra.push(url),
+                // A mirror of the public index has what the public index has.
+                LocationKind::Locked if url.trim_end_matches('/') == PUBLIC => {}
+                LocationKind::Locked => {
+                    let named = project.names.get(url.trim_end_matches('/'));
+                    found.extra.push(named.map_or_else(|| url.clone(), |name| named_url(name, &url, variable)));
+                }
                 LocationKind::Links => found.links.push(local(&url, root)),
                 LocationKind::File => drop(found.files.insert(place.plain(), url)),
             }
+        }
+        if requirements.is_pinned() && !found.extra.is_empty() {
+            // Hashes decide, not the order of the indexes.
+            found.strategy.get_or_insert_with(|| "unsafe-best-match".to_owned());
+            let default = found.repository.as_ref().or(found.machine.as_ref()).map(|url| plain(url));
+            found.extra.retain(|url| Some(plain(url)) != default);
         }
         for list in [&mut found.extra, &mut found.links] {
             let mut seen = std::collections::BTreeSet::new();
@@ -218,12 +232,19 @@ fn decoded(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
+/// A URL without user and final slash, to be compared.
+fn plain(url: &str) -> String {
+    secret::without_user(url).trim_end_matches('/').to_owned()
+}
+
 #[derive(Default)]
 struct Configuration {
     default: Option<String>,
     extra: Vec<String>,
     links: Vec<String>,
     strategy: Option<String>,
+    /// Names of indexes by their URLs, those of sources too.
+    names: BTreeMap<String, String>,
 }
 
 impl Configuration {
@@ -254,6 +275,9 @@ impl Configuration {
     fn index(&mut self, index: &toml::Table, folder: &Path, variable: Variables<'_>) {
         let text = |name: &str| index.get(name).and_then(toml::Value::as_str);
         let is = |name: &str| index.get(name).and_then(toml::Value::as_bool).unwrap_or(false);
+        if let (Some(url), Some(name)) = (text("url"), text("name")) {
+            self.names.insert(plain(url), name.to_owned());
+        }
         // An explicit index is for the sources of a project, and none of a requirement file's.
         let Some(url) = text("url").filter(|_| !is("explicit")) else { return };
         let url = text("name").map_or_else(|| url.to_owned(), |name| named_url(name, url, variable));

@@ -18,12 +18,18 @@ pub enum LocationKind {
     Index,
     /// Before the default index.
     Extra,
+    /// An index that a lock of another tool names.
+    Locked,
     Links,
     /// A file of a direct reference that wants a user and password.
     File,
 }
 
 impl PackageLocation {
+    pub(super) fn new(kind: LocationKind, url: &str) -> Self {
+        Self { kind, url: url.to_owned() }
+    }
+
     pub(crate) fn of(option: &WrittenOption) -> Option<Self> {
         let kind = match option.name {
             "--index-url" | "--pypi-url" => LocationKind::Index,

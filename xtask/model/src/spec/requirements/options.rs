@@ -164,6 +164,31 @@ fn words(text: &str) -> Result<Vec<(usize, String)>, LineError> {
 }
 
 impl Options {
+    /// Takes in the options of another file.
+    pub(crate) fn and(&mut self, other: Self) {
+        self.index_url = other.index_url.or(self.index_url.take());
+        for url in other.extra_index_urls {
+            if !self.extra_index_urls.contains(&url) {
+                self.extra_index_urls.push(url);
+            }
+        }
+        for (own, other) in [
+            (&mut self.find_links, other.find_links),
+            (&mut self.no_binary, other.no_binary),
+            (&mut self.only_binary, other.only_binary),
+            (&mut self.all_releases, other.all_releases),
+            (&mut self.only_final, other.only_final),
+            (&mut self.trusted_hosts, other.trusted_hosts),
+            (&mut self.features, other.features),
+        ] {
+            own.extend(other);
+        }
+        self.no_index |= other.no_index;
+        self.prefer_binary |= other.prefer_binary;
+        self.pre |= other.pre;
+        self.require_hashes |= other.require_hashes;
+    }
+
     /// Takes one option in; `false` for those that are not about the whole file.
     pub(crate) fn take(&mut self, option: &WrittenOption) -> bool {
         let url = || secret::without_user(option.value.trim_end_matches('/'));

@@ -42,7 +42,13 @@ pub(super) fn check(wanted: &ClosureCheck<'_>, indexes: &dyn Fn() -> Result<Inde
             Target::new(wanted.platform, &environment.minor(), wanted.glibc).into_iter().collect();
         install::uv(wanted.root, wanted.uv, None)?.describe(lock, &indexes()?, &targets)?
     };
-    judged(closure::unmet(wanted.asked, &lock.packages, &|package| records.of(package), environment.markers()))
+    judged(closure::unmet(
+        wanted.asked,
+        &lock.packages,
+        &|package| records.of(package),
+        environment.markers(),
+        &lock.overridden,
+    ))
 }
 
 /// Checks the metadata of installed distributions against all pins.
@@ -58,7 +64,13 @@ pub(super) fn check_installed(wanted: &ClosureCheck<'_>, site: &Path) -> Result<
         found.insert(normalised(name), PackageMetadata::of_metadata(&String::from_utf8_lossy(&text)));
     }
     let needs = |package: &LockedPackage| found.get(&package.name);
-    judged(closure::unmet(wanted.asked, &wanted.lock.packages, &needs, wanted.environment.markers()))
+    judged(closure::unmet(
+        wanted.asked,
+        &wanted.lock.packages,
+        &needs,
+        wanted.environment.markers(),
+        &wanted.lock.overridden,
+    ))
 }
 
 fn judged(causes: std::collections::BTreeSet<String>) -> Result<(), Fault> {
