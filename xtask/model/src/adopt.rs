@@ -134,15 +134,6 @@ impl LockFile {
             Self::Pipenv => "Pipfile.lock",
         }
     }
-
-    /// The command that writes its packages as a requirements file.
-    fn export(self) -> &'static str {
-        match self {
-            Self::Uv => "uv export --frozen --no-emit-workspace --no-dev -o requirements.txt",
-            Self::Poetry => "poetry export --without-hashes -o requirements.txt",
-            Self::Pipenv => "pipenv requirements > requirements.txt",
-        }
-    }
 }
 
 /// Python packages, as one or more commands install them.

@@ -13,10 +13,11 @@ use xtask_host::tree::adoption::{self, State, Survey};
 use xtask_host::tree::facts::{self, Tree};
 use xtask_host::tree::uv::{self, Request as Resolution, Upgrade};
 use xtask_model::adopt::{self, Adoption, NewFile, NoteKind, Program, Request, diff};
-use xtask_model::fault::Fault;
+use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::policy::{ImageKind, Registry};
 use xtask_model::spec::dockerfile::{Dockerfile, Kind};
 use xtask_model::spec::lock::Lock;
+use xtask_model::spec::lock::formats::Format;
 use xtask_model::spec::reference::Platform;
 use xtask_native::preflight;
 
@@ -78,13 +79,15 @@ pub fn run(global: &Global, flags: &InitFlags) -> anyhow::Result<()> {
             super::print(&format!("==> {} <==\n{}\n", file.path, file.text))?;
         }
     }
-    if !complete && !(flags.partial || flags.dry_run) {
+    if complete || flags.partial || flags.dry_run {
+        write(&survey.root, &adoption.files, flags)?;
+    }
+    if !complete && !flags.partial {
         let missing = adoption.missing().map(|note| format!("{}: {note}", place(&path, note.line)));
         let fault = Fault::drift(format!("`{path}` cannot be translated whole; nothing was written"));
         let fault = missing.fold(fault, Fault::cause);
         return Err(fault.hint("answer with the flags above, or write the rest: `--partial`").into());
     }
-    write(&survey.root, &adoption.files, flags)?;
     if !flags.dry_run {
         next(&adoption);
     }
@@ -291,8 +294,7 @@ impl Staged {
         if offline {
             return unknown("`--offline`");
         }
-        let Ok(uv) = uv::find(&self.tree.root, &[]) else { return unknown("`uv` is not on `PATH`") };
-        match self.without_wheel(&uv) {
+        match self.without_wheel() {
             Ok((packages, missing)) if missing.is_empty() => {
                 terminal::step("wheels", &format!("all {packages} packages have one for every target"));
             }
@@ -305,17 +307,25 @@ impl Staged {
                      pin a version that has a wheel",
                 );
             }
-            Err(fault) => {
-                terminal::warn(&format!("the requirements cannot be resolved: {fault}"));
-            }
+            Err(fault) if fault.exit == Exit::Network || fault.exit == Exit::Missing => unknown(&fault.what),
+            Err(fault) => terminal::warn(&format!("the packages cannot be locked: {fault}")),
         }
     }
 
-    fn without_wheel(&self, uv: &uv::Uv) -> Result<(usize, Vec<String>), Fault> {
+    fn without_wheel(&self) -> Result<(usize, Vec<String>), Fault> {
         let base = &self.tree.policy.base;
+        if base.format() != Format::Pip {
+            let lock = facts::lock(&self.tree)?;
+            return Ok((lock.packages.len(), facts::without_wheel(&self.tree, &lock)?));
+        }
+        let uv = uv::find(&self.tree.root, &[]).or_else(|_| {
+            terminal::step("installing", "uv, which is not on `PATH`, for this check");
+            uv::install(self.folder.path())
+        })?;
         let resolution = Resolution {
             root: self.folder.path(),
-            requirements: base.requirements.as_ref(),
+            requirements: &base.requirements,
+            selection: &base.selection,
             lock: base.lock.as_ref(),
             python: &self.tree.policy.root.python,
             upgrade: &Upgrade::Keep,

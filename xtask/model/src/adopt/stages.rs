@@ -274,6 +274,7 @@ impl Reader<'_> {
             user: image.user.clone(),
             workdir: image.workdir.clone(),
         };
+        let text = with_values(&text, &image.env);
         let Some(commands) = shell::commands(&text) else {
             let installs = ["pip install", "pip3 install", "poetry install", "uv sync", "uv pip", "pipenv install"];
             if installs.iter().any(|words| text.contains(words)) {
@@ -375,7 +376,7 @@ impl Reader<'_> {
             let exists = |path: &String| self.request.files.contains(&in_context(self.request.context, path));
             match candidates.into_iter().flatten().find(exists) {
                 Some(source) => found.push(in_context(self.request.context, &source)),
-                None if image.input.lock.is_some() => {}
+                None if image.input.lock.is_some() || self.images.values().any(|image| image.input.lock.is_some()) => {}
                 None => {
                     let why = "no file of the repository is this requirements file";
                     let replacement = "name the file that lists the packages: `--requirements FILE`";
@@ -401,6 +402,26 @@ impl Reader<'_> {
             }
         })
     }
+}
+
+/// A shell text with the values of `ENV` in place. `PATH` is the shell's to expand.
+fn with_values(text: &str, env: &[(String, String)]) -> String {
+    let mut text = text.to_owned();
+    for (name, value) in env.iter().filter(|(name, value)| name != "PATH" && !value.contains(['$', '\'', '"'])) {
+        text = text.replace(&format!("${{{name}}}"), value);
+        let mut done = String::new();
+        let mut rest = text.as_str();
+        let variable = format!("${name}");
+        while let Some(at) = rest.find(&variable) {
+            let after = &rest[at + variable.len()..];
+            let whole = !after.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_');
+            done += &rest[..at];
+            done += if whole { value } else { &variable };
+            rest = after;
+        }
+        text = done + rest;
+    }
+    text
 }
 
 fn note(kind: NoteKind, line: usize, text: &str, reason: &str, replacement: &str) -> Note {
@@ -649,12 +670,13 @@ impl Translator<'_> {
             Item::Run { line, text, shown, user, workdir } => {
                 let first = !self.done.steps.iter().any(|step| matches!(step, Step::Copy(_)));
                 let reason = "it runs a program";
-                let place = if first { "base" } else { "app" };
-                let stage = format!("it is in the stage `steps` of the {place}'s Dockerfile, which only docker builds");
-                self.add(NoteKind::Docker, *line, shown, reason, &stage);
                 let account = self.account(user, *line);
                 let user = format!("{}:{}", account.user, account.group);
-                if first && user == "0:0" {
+                let first = first && user == "0:0";
+                let (stage, place) = if first { ("steps", "base") } else { ("app", "app") };
+                let stage = format!("it stays a `RUN` in the stage `{stage}` of the {place}'s Dockerfile, which only docker builds");
+                self.add(NoteKind::Docker, *line, shown, reason, &stage);
+                if first {
                     self.done.base_runs.push(text.clone());
                 } else {
                     self.done.steps.push(Step::Run { text: text.clone(), user, workdir: workdir.clone() });
@@ -738,7 +760,7 @@ impl Translator<'_> {
                 }
             }
             None => {
-                let stage = "it is in the stage `steps` of the app's Dockerfile, which only docker builds";
+                let stage = "it stays a `RUN` of the app's Dockerfile, which only docker builds";
                 self.add(NoteKind::Docker, line, shown, "it changes files that no COPY of the Dockerfile names", stage);
                 let text = format!("RUN chmod {mode} {path}");
                 let workdir = self.done.workdir.clone();
@@ -874,20 +896,51 @@ impl Translator<'_> {
         }
         let projects: Vec<String> = input.names.iter().filter(|name| is_project(name)).cloned().collect();
         input.names.retain(|name| !is_project(name));
-        let lock = input.lock.map(|lock| (lock, in_context(self.request.context, lock.name())));
-        if let Some((lock, path)) = lock.filter(|_| input.requirements.is_empty()) {
-            let reason = format!("the base installs a requirements file, and `{path}` is a lock of another tool");
-            let replacement = format!("export it, and name the file with `--requirements`: `{}`", lock.export());
-            self.add(NoteKind::Missing, 0, &path, &reason, &replacement);
+        let lock = input.lock.map(|lock| in_context(self.request.context, lock.name()));
+        if let Some(path) = lock.filter(|_| input.requirements.is_empty()) {
+            self.locked(&path, &mut input);
         } else if !projects.is_empty() && input.requirements.is_empty() {
-            let reason = "the project itself is installed, and its packages are in `pyproject.toml` or `setup.py`";
-            let replacement = "write them as a requirements file, and name it: `uv pip compile pyproject.toml -o requirements.txt`, `--requirements requirements.txt`";
-            self.add(NoteKind::Missing, 0, &format!("pip install {}", projects.join(" ")), reason, replacement);
+            self.projects(&projects, &mut input);
         } else if input.requirements.is_empty() && input.names.is_empty() {
             let reason = "no command of the Dockerfile installs Python packages";
             self.add(NoteKind::Missing, 0, self.request.dockerfile.path(), reason, "name the file that lists them: `--requirements FILE`");
         }
         self.done.input = input;
+    }
+
+    /// The lock of another tool, which the base uses as it is.
+    fn locked(&mut self, path: &str, input: &mut Input) {
+        if !self.request.files.contains(path) {
+            let reason = "the Dockerfile installs from this lock, and the repository does not have it";
+            self.add(NoteKind::Missing, 0, path, reason, "write it with its tool, and commit it");
+        }
+        if !input.names.is_empty() {
+            let reason = format!("they are installed besides `{path}`");
+            self.add(NoteKind::Missing, 0, &input.names.join(" "), &reason, "add them to the project, so that the lock has them");
+        }
+        if input.extras.iter().any(|extra| extra == "*") {
+            let folder = path.rsplit_once('/').map_or(String::new(), |(folder, _)| format!("{folder}/"));
+            let text = (self.request.read)(&format!("{folder}pyproject.toml")).unwrap_or_default();
+            input.extras = extras(&text);
+        }
+    }
+
+    /// The project itself: its packages are the base's, and its code is the app's.
+    fn projects(&mut self, projects: &[String], input: &mut Input) {
+        let path = in_context(self.request.context, "pyproject.toml");
+        let what = format!("pip install {}", projects.join(" "));
+        if !self.request.files.contains(&path) {
+            let reason = "only running `setup.py` says which packages the project needs";
+            self.add(NoteKind::Missing, 0, &what, reason, "list them in a file, and name it: `--requirements FILE`");
+            return;
+        }
+        let reason = format!("the packages of `{path}` are in the base, and the project is not installed");
+        self.add(NoteKind::Changed, 0, &what, &reason, "its code is copied: set `PYTHONPATH` if it is in `src`");
+        for project in projects {
+            let listed = project.split_once('[').map(|(_, rest)| rest.trim_end_matches(']'));
+            input.extras.extend(listed.iter().flat_map(|listed| listed.split(',')).map(|extra| extra.trim().to_owned()));
+        }
+        input.requirements = vec![path];
     }
 
     fn packages(&mut self, system: &mut Vec<(usize, &'static str, Vec<String>)>, build: &[(usize, &'static str, Vec<String>)], asks: bool) {
@@ -898,6 +951,7 @@ impl Translator<'_> {
         };
         let given: Vec<String> = self.request.system_packages.to_vec();
         given.iter().for_each(|name| push(&mut self.done.system, name));
+        let first = system.first().map_or_else(|| self.request.dockerfile.target().line, |(line, ..)| *line);
         for (line, manager, names) in std::mem::take(system) {
             let mut unknown = Vec::new();
             for name in &names {
@@ -907,7 +961,6 @@ impl Translator<'_> {
                         let reason = "it is needed to compile packages, which the app does not do";
                         let mut replacement = "wheels need no compiler; a package without one: `BUILD_PACKAGES` in `[base.args]`".to_owned();
                         if !libraries.is_empty() {
-                            let _ = libraries;
                             replacement += &format!(", and `--system-package {}`", libraries.join(" --system-package "));
                         }
                         self.add(NoteKind::Changed, line, &format!("install {name}"), reason, &replacement);
@@ -934,10 +987,9 @@ impl Translator<'_> {
             }
         }
         if !self.done.system.is_empty() {
-            let line = image_line(self.request);
             let what = format!("install {}", self.done.system.join(" "));
             let stage = "they are in the stage `root` of the base's Dockerfile, which only docker builds";
-            self.add(NoteKind::Docker, line, &what, "the root needs packages of the operating system", stage);
+            self.add(NoteKind::Docker, first, &what, "the root needs packages of the operating system", stage);
         }
     }
 
@@ -976,10 +1028,11 @@ impl Translator<'_> {
             Some(url) => {
                 let url = if url.contains("://") { url.clone() } else { format!("http://{url}") };
                 let ask = format!("import urllib.request as r; r.urlopen('{url}', timeout=5)");
-                let at = image.items.len();
-                let _ = at;
                 let reason = "the root has Python, and need not have curl or wget";
-                self.add(NoteKind::Changed, image_line(self.request), &format!("HEALTHCHECK CMD {text}"), reason, "it asks with Python");
+                let checks = |instruction: &&Instruction| matches!(instruction.kind, Kind::Healthcheck(_));
+                let stages = self.request.dockerfile.stages().iter().flat_map(|stage| &stage.instructions);
+                let line = stages.filter(checks).last().map_or(0, |instruction| instruction.line);
+                self.add(NoteKind::Changed, line, &format!("HEALTHCHECK CMD {text}"), reason, "it asks with Python");
                 Command::Exec(vec!["python3".to_owned(), "-c".to_owned(), ask])
             }
             None => command(&check.command, environments),
@@ -1028,13 +1081,18 @@ impl Translator<'_> {
 
 const DEFAULT_FOLDERS: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 
-fn image_line(request: &Request<'_>) -> usize {
-    request.dockerfile.target().line
-}
-
 fn exists(request: &Request<'_>, source: &str) -> bool {
     let path = in_context(request.context, source);
     source.contains(['*', '?', '[']) || request.files.contains(&path) || is_folder(request, source)
+}
+
+/// The names of a project's extras.
+fn extras(text: &str) -> Vec<String> {
+    let Ok(project) = text.parse::<toml::Table>() else { return Vec::new() };
+    let standard = project.get("project").and_then(|project| project.get("optional-dependencies"));
+    let poetry = project.get("tool").and_then(|tool| tool.get("poetry")?.get("extras"));
+    let names = |table: &toml::Value| table.as_table().map(|table| table.keys().cloned().collect::<Vec<_>>());
+    standard.or(poetry).and_then(names).unwrap_or_default()
 }
 
 fn is_project(name: &str) -> bool {

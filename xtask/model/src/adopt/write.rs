@@ -48,6 +48,14 @@ fn folder(request: &Request<'_>) -> &'static str {
     FOLDERS[usize::from(own)]
 }
 
+/// The packages of the base.
+struct PackageSource {
+    /// Keys of `[base]`.
+    keys: String,
+    /// The file that engines install from.
+    installed: String,
+}
+
 struct Writer<'a> {
     request: &'a Request<'a>,
     /// Where the Dockerfiles and their scripts are.
@@ -86,8 +94,8 @@ impl Writer<'_> {
     }
 
     fn write(&mut self) {
-        let requirements = self.requirements();
-        let lock = self.lock(&requirements);
+        let source = self.source();
+        let lock = source.installed.clone();
         let folder = self.folder;
         let base = self.base(&lock);
         self.add(&format!("{folder}/Dockerfile.base"), base);
@@ -103,7 +111,7 @@ impl Writer<'_> {
         self.add(&format!("{folder}/Dockerfile.fast"), app);
         let ignore = self.ignore(&sources);
         self.add(&format!("{folder}/Dockerfile.fast.dockerignore"), ignore);
-        let policy = self.policy(&requirements, &lock);
+        let policy = self.policy(&source);
         self.add(policy::FILE, policy.clone());
         self.program();
         if self.request.workflows {
@@ -111,38 +119,53 @@ impl Writer<'_> {
         }
     }
 
-    /// The requirements file: the Dockerfile's only one, or a new one that names them all.
-    fn requirements(&mut self) -> String {
+    /// What the base's packages come from: the lock of another tool, or requirements files with a lock of this build system.
+    fn source(&mut self) -> PackageSource {
         let input = self.done.input.clone();
-        let plain = input.names.is_empty() && input.constraints.is_empty() && input.options.is_empty();
-        match input.requirements.as_slice() {
-            [one] if plain => one.clone(),
-            _ => {
-                let path = "requirements-image.txt";
-                let mut text = format!("{MARK}: the packages that the Dockerfile installs.\n");
-                for line in &input.options {
-                    let _ = writeln!(text, "{line}");
-                }
-                for (flag, paths) in [("-r", &input.requirements), ("-c", &input.constraints)] {
-                    for path in paths {
-                        let _ = writeln!(text, "{flag} {path}");
-                    }
-                }
-                for name in &input.names {
-                    let _ = writeln!(text, "{name}");
-                }
-                self.add(path, text);
-                path.to_owned()
+        let mut keys = String::new();
+        let selects = |keys: &mut String, names: [(&str, &Vec<String>); 3]| {
+            for (key, names) in names.into_iter().filter(|(_, names)| !names.is_empty()) {
+                let _ = writeln!(keys, "{key} = {}", list(names));
             }
+        };
+        if let Some(lock) = input.lock.filter(|_| input.requirements.is_empty()) {
+            let path = in_context(self.request.context, lock.name());
+            let _ = writeln!(keys, "lock = {}", quoted(&path));
+            let extras = if lock == super::LockFile::Pipenv { Vec::new() } else { input.extras.clone() };
+            let members = if lock == super::LockFile::Uv { input.packages.clone() } else { Vec::new() };
+            selects(&mut keys, [("extras", &extras), ("groups", &input.groups), ("members", &members)]);
+            return PackageSource { keys, installed: policy::TRANSLATED.to_owned() };
         }
-    }
-
-    fn lock(&self, requirements: &str) -> String {
-        let stem = requirements.rsplit_once('.').map_or(requirements, |(stem, _)| stem);
-        let path = format!("{stem}.lock");
+        let plain = input.names.is_empty() && input.constraints.is_empty() && input.options.is_empty();
+        let requirements = if plain && !input.requirements.is_empty() {
+            input.requirements.clone()
+        } else {
+            let path = "requirements-image.txt";
+            let mut text = format!("{MARK}: the packages that the Dockerfile installs.\n");
+            input.options.iter().for_each(|line| text += &format!("{line}\n"));
+            for (flag, paths) in [("-r", &input.requirements), ("-c", &input.constraints)] {
+                paths.iter().for_each(|path| text += &format!("{flag} {path}\n"));
+            }
+            input.names.iter().for_each(|name| text += &format!("{name}\n"));
+            self.add(path, text);
+            vec![path.to_owned()]
+        };
+        let is_project = requirements.iter().any(|path| path.ends_with("pyproject.toml"));
+        let stem = match requirements.as_slice() {
+            [one] if !is_project => one.rsplit_once('.').map_or(one.as_str(), |(stem, _)| stem),
+            _ => "requirements",
+        };
+        let mut lock = format!("{stem}.lock");
         // A lock of another tool keeps its name.
-        let foreign = (self.request.read)(&path).is_some_and(|text| !text.contains("# requirements: "));
-        if foreign { format!("{stem}-image.lock") } else { path }
+        if (self.request.read)(&lock).is_some_and(|text| !text.contains("# requirements: ")) {
+            lock = format!("{stem}-image.lock");
+        }
+        let written = if requirements.len() == 1 { quoted(&requirements[0]) } else { list(&requirements) };
+        let _ = writeln!(keys, "requirements = {written}\nlock = {}", quoted(&lock));
+        if is_project {
+            selects(&mut keys, [("extras", &input.extras), ("groups", &input.groups), ("", &Vec::new())]);
+        }
+        PackageSource { keys, installed: lock }
     }
 
     /// A stage of the recipes by name, without its `FROM`.
@@ -210,7 +233,7 @@ impl Writer<'_> {
             (_, user, group) => format!("USER {user}:{group}"),
         };
         let text = BASE
-            .replace("@lock-name@", lock)
+            .replace("@lock-name@", if lock == policy::TRANSLATED { "the lock" } else { lock })
             .replace("@user-comment@", if made { ", the user" } else { "" })
             .replace("@user-args@", &user_args)
             .replace("@system@", &system_stage)
@@ -467,7 +490,7 @@ impl Writer<'_> {
         text
     }
 
-    fn policy(&mut self, requirements: &str, lock: &str) -> String {
+    fn policy(&mut self, source: &PackageSource) -> String {
         let request = self.request;
         let native = !self.needs_docker();
         let done = &self.done;
@@ -507,7 +530,7 @@ impl Writer<'_> {
         if self.folder != FOLDERS[0] {
             let _ = writeln!(text, "dockerfile = \"{0}/Dockerfile.base\"\ninstaller = \"{0}/installer.lock\"", self.folder);
         }
-        let _ = writeln!(text, "requirements = {}\nlock = {}", quoted(requirements), quoted(lock));
+text += &source.keys;
         if !done.system.is_empty() {
             let _ = writeln!(text, "\n[base.args]\n{SYSTEM_ARG} = {}", quoted(&done.system.join(" ")));
         }
