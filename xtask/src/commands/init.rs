@@ -218,11 +218,13 @@ fn program(flags: &InitFlags) -> Result<Program, Fault> {
             .hint("name it: `--xtask-rev COMMIT`")
     })?;
     let url = flags.xtask_git.clone().unwrap_or_else(|| env!("CARGO_PKG_REPOSITORY").to_owned());
-    Ok(Program { git: url, revision, toolchain: TOOLCHAIN.to_owned() })
+    let channel = TOOLCHAIN.lines().find_map(|line| line.strip_prefix("channel = "));
+    let toolchain = channel.map_or("stable", |channel| channel.trim_matches('"')).to_owned();
+    Ok(Program { git: url, revision, toolchain })
 }
 
 /// The compiler that this program is tested with.
-const TOOLCHAIN: &str = env!("CARGO_PKG_RUST_VERSION");
+const TOOLCHAIN: &str = include_str!("../../../rust-toolchain.toml");
 
 fn place(path: &str, line: usize) -> String {
     if line == 0 { path.to_owned() } else { format!("{path}:{line}") }

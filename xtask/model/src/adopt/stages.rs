@@ -522,6 +522,37 @@ impl Translator<'_> {
         let asks = self.healthcheck(image, &environments);
         self.packages(&mut system, &build, asks && !self.calls_a_downloader(image));
         self.configuration(image, &environments);
+        self.python_path();
+    }
+
+    /// Where Python finds projects that the former image installed, in place of their metadata.
+    fn python_path(&mut self) {
+        let locked = self.done.input.lock.is_some() || self.done.input.requirements.iter().any(|path| path.ends_with("pyproject.toml"));
+        if !locked || self.done.env.iter().any(|(name, _)| name == "PYTHONPATH") {
+            return;
+        }
+        let manifests = self.request.files.iter().filter(|path| path.rsplit('/').next() == Some("pyproject.toml"));
+        let mut found: Vec<String> = Vec::new();
+        for manifest in manifests {
+            let folder = manifest.trim_end_matches("pyproject.toml").trim_end_matches('/');
+            let source = if folder.is_empty() { "src".to_owned() } else { format!("{folder}/src") };
+            let has = |path: &str| self.request.files.iter().any(|file| file.ends_with(".py") && below(file, path).is_some_and(|rest| !rest.is_empty()));
+            let builds = (self.request.read)(manifest).is_some_and(|text| text.contains("[build-system]"));
+            let place = if has(&source) { source } else if builds && !folder.is_empty() { folder.to_owned() } else { continue };
+            let copied = self.done.steps.iter().find_map(|step| {
+                let Step::Copy(placed) = step else { return None };
+                let within = placed.sources.iter().filter(|_| placed.from == From::Context).find_map(|one| {
+                    below(&place, &in_context(self.request.context, one)).map(str::to_owned).or((in_context(self.request.context, one).is_empty()).then(|| place.clone()))
+                })?;
+                Some(absolute(&placed.destination, &within))
+            });
+            found.extend(copied);
+        }
+        if !found.is_empty() {
+            let reason = "the project itself is not installed, only its packages";
+            self.add(NoteKind::Changed, 0, "PYTHONPATH", reason, &format!("Python finds its code in {}", found.join(" and ")));
+            self.done.env.push(("PYTHONPATH".to_owned(), found.join(":")));
+        }
     }
 
     fn accounts(&mut self, image: &Image) {
@@ -691,6 +722,11 @@ impl Translator<'_> {
                 let owner = self.owner(owner, *line);
                 for path in paths {
                     self.own(path, owner.as_ref());
+                }
+                if self.done.steps.iter().any(|step| matches!(step, Step::Run { .. })) {
+                    // For what the programs before it wrote.
+                    let text = format!("RUN chown -R {} {}", owner.as_deref().unwrap_or("0:0"), paths.join(" "));
+                    self.done.steps.push(Step::Run { text, user: "0:0".to_owned(), workdir: self.done.workdir.clone() });
                 }
             }
             Item::Mode { line, mode, paths, shown } => {

@@ -142,7 +142,12 @@ impl Writer<'_> {
         } else {
             let path = "requirements-image.txt";
             let mut text = format!("{MARK}: the packages that the Dockerfile installs.\n");
-            input.options.iter().for_each(|line| text += &format!("{line}\n"));
+            // An index that one command names is not the only one of the other.
+            let several = !input.names.is_empty() && !input.requirements.is_empty();
+            for line in &input.options {
+                let line = if several { line.replace("--index-url ", "--extra-index-url ") } else { line.clone() };
+                text += &format!("{line}\n");
+            }
             for (flag, paths) in [("-r", &input.requirements), ("-c", &input.constraints)] {
                 paths.iter().for_each(|path| text += &format!("{flag} {path}\n"));
             }
@@ -626,8 +631,8 @@ text += &source.keys;
         self.add(
             "xtask/Cargo.toml",
             format!(
-                "{MARK}: the build system, with plugins of your own if you like.\n[package]\nname = \"xtask\"\nversion = \"0.1.0\"\n\
-                 edition = \"2024\"\npublish = false\n\n[dependencies]\n\
+                "{MARK}: the build system, with plugins of your own if you like.\n[package]\nname = \"repo-xtask\"\nversion = \"0.1.0\"\n\
+                 edition = \"2024\"\npublish = false\n\n[[bin]]\nname = \"xtask\"\npath = \"src/main.rs\"\n\n[dependencies]\n\
                  image-xtask = {{ package = \"xtask\", git = {}, rev = {} }}\n",
                 quoted(&program.git),
                 quoted(&program.revision)
@@ -661,7 +666,7 @@ text += &source.keys;
                 format!("{MARK}: the compiler of `cargo xtask`.\n[toolchain]\nchannel = {}\nprofile = \"minimal\"\n", quoted(&program.toolchain)),
             );
         }
-        const ALIAS: &str = "[alias]\nxtask = \"run --quiet --package xtask --bin xtask --\"\n";
+        const ALIAS: &str = "[alias]\nxtask = \"run --quiet --package repo-xtask --bin xtask --\"\n";
         match has(".cargo/config.toml").then(|| (self.request.read)(".cargo/config.toml")).flatten() {
             None => self.add(".cargo/config.toml", format!("{MARK}.\n{ALIAS}")),
             Some(text) if text.contains("xtask = ") => {}
