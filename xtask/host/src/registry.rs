@@ -7,6 +7,7 @@
 //! One [`Client`] serves every registry and every thread. It prints nothing and logs nothing.
 
 mod blobs;
+mod early;
 mod http;
 pub mod layout;
 mod listing;
@@ -16,6 +17,7 @@ pub mod publish;
 pub mod survey;
 mod upload;
 
+pub use early::Questions;
 pub use http::credentials::{Credential, Credentials, settings_text};
 pub use http::proxy::Proxies;
 pub use http::transport::BlobSource;
@@ -27,7 +29,7 @@ use http::url::Url;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use xtask_model::fault::Fault;
 use xtask_model::spec::reference::{Digest, Repository};
 
@@ -135,10 +137,7 @@ pub struct Client {
     /// Documents that this client has read from a repository or written to it. Their digests name their contents, so that they never
     /// change; whether the registry still has them is another question.
     documents: Mutex<Documents>,
-    /// Blobs that a repository has, as it said at this time.
-    blobs: Mutex<BTreeMap<(Repository, Digest), Instant>>,
-    /// Held while blobs are asked for early: whoever needs an answer waits for it.
-    early: Mutex<()>,
+    early: early::Early,
 }
 
 /// Bytes of manifests, indexes and configurations, by digest.
@@ -161,8 +160,7 @@ impl Client {
             proven: Mutex::default(),
             streamed: AtomicU64::default(),
             documents: Mutex::default(),
-            blobs: Mutex::default(),
-            early: Mutex::default(),
+            early: early::Early::default(),
         }
     }
 
@@ -173,6 +171,10 @@ impl Client {
     /// The bytes of a document that was read or written before.
     fn document(&self, repository: &Repository, digest: Digest) -> Option<Arc<[u8]>> {
         self.documents().get(&(repository.clone(), digest)).cloned()
+    }
+
+    fn note_config(&self, repository: &Repository, digest: Digest) {
+        self.early.note_config(repository, digest);
     }
 
     fn remember_document(&self, repository: &Repository, digest: Digest, bytes: &[u8]) {

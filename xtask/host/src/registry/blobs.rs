@@ -11,9 +11,7 @@ use super::{Answer, Client, Endpoint};
 use crate::process;
 use sha2::{Digest as _, Sha256};
 use std::io::{Read as _, Write};
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
 use ureq::http::Method;
 use xtask_model::fault::Fault;
 use xtask_model::spec::reference::{Digest, Repository};
@@ -33,36 +31,7 @@ enum BodyEnd {
     Cut(ExchangeError),
 }
 
-/// Time for which a registry's word that it has a blob counts: it covers one command that does not wait for anything.
-const FRESH: Duration = Duration::from_secs(5);
-
 impl Client {
-    /// Asks for these blobs before anything needs them; those that the repository has need no second question soon after.
-    pub fn ask_early(&self, repository: &Repository, digests: &[Digest]) {
-        let _waits = self.early.lock().unwrap_or_else(PoisonError::into_inner);
-        // A registry that does not answer is asked again when it matters, and the fault is reported then.
-        let found = self.ask_for_blobs(repository, digests, 2).unwrap_or_default();
-        let present = digests.iter().zip(found).filter(|(_, found)| *found);
-        present.for_each(|(digest, _)| self.saw_blob(repository, digest));
-    }
-
-    /// True if the repository has just said that it has the blob.
-    pub fn had_blob(&self, repository: &Repository, digest: &Digest) -> bool {
-        drop(self.early.lock().unwrap_or_else(PoisonError::into_inner));
-        let known = self.blobs.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get(&(repository.clone(), *digest)).is_some_and(|asked| asked.elapsed() < FRESH)
-    }
-
-    /// The blobs that repositories have said to have since the client was made.
-    pub fn blobs_seen(&self) -> Vec<(Repository, Digest)> {
-        self.blobs.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
-    }
-
-    pub(super) fn saw_blob(&self, repository: &Repository, digest: &Digest) {
-        let mut known = self.blobs.lock().unwrap_or_else(PoisonError::into_inner);
-        known.insert((repository.clone(), *digest), Instant::now());
-    }
-
     pub fn has_blob(&self, repository: &Repository, digest: &Digest) -> Result<bool, Fault> {
         let what = format!("cannot ask for the blob `{}`", repository.digest(*digest));
         let (endpoint, url) = self.of(repository, &format!("blobs/{digest}"))?;
