@@ -21,7 +21,9 @@ pub fn main() -> ExitCode {
 /// Reads the command line and runs it by `run`: what every program with these flags does.
 pub fn dispatch(run: fn(&Flags) -> anyhow::Result<ExitCode>) -> ExitCode {
     // Cargo repeats the name of a subcommand that is a program, `cargo-xtask`.
-    let flags = Flags::parse_from(std::env::args_os().enumerate().filter(|(at, arg)| *at != 1 || arg != "xtask").map(|(_, arg)| arg));
+    let flags = Flags::parse_from(
+        std::env::args_os().enumerate().filter(|(at, arg)| *at != 1 || arg != "xtask").map(|(_, arg)| arg),
+    );
     terminal::set_volume(match (flags.global.quiet, flags.global.verbose) {
         (true, _) => terminal::Volume::Quiet,
         (_, true) => terminal::Volume::Verbose,

@@ -36,7 +36,8 @@ fn needs_xtask_sources(root: &Path, command: &str, instead: &str) -> Result<(), 
     if has_xtask_sources(root) {
         return Ok(());
     }
-    Err(Fault::usage(format!("`cargo xtask {command}` is for the repository that xtask's sources are in")).hint(instead))
+    Err(Fault::usage(format!("`cargo xtask {command}` is for the repository that xtask's sources are in"))
+        .hint(instead))
 }
 
 /// Writes data to stdout. A reader that closed the pipe is not an error.

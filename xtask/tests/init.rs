@@ -107,7 +107,8 @@ fn writes(name: &'static str, after: &str, flags: &[&str]) {
         let path = format!("dockerfiles/{script}");
         assert_eq!(wrote.remove(&path).unwrap(), std::fs::read_to_string(Path::new(ROOT).join(&path)).unwrap());
     }
-    let workflows = [".github/workflows/ci.yml", ".github/workflows/release.yml"].map(|path| wrote.remove(path).unwrap());
+    let workflows =
+        [".github/workflows/ci.yml", ".github/workflows/release.yml"].map(|path| wrote.remove(path).unwrap());
     assert!(workflows.iter().all(|text| text.contains("cargo xtask plan --locked --format github")));
     let folder = Path::new(ROOT).join("examples").join(name).join(after);
     if std::env::var_os("UPDATE_EXPECT").is_some() {
@@ -161,7 +162,9 @@ fn a_dry_run_prints_every_file_and_writes_none() {
     ends(&output, 0);
     assert_eq!(example.files(), before);
     let printed = String::from_utf8(output.stdout).unwrap();
-    for path in ["images.toml", "dockerfiles/Dockerfile.base", "dockerfiles/Dockerfile.fast", "xtask/src/main.rs", "Cargo.toml"] {
+    for path in
+        ["images.toml", "dockerfiles/Dockerfile.base", "dockerfiles/Dockerfile.fast", "xtask/src/main.rs", "Cargo.toml"]
+    {
         assert!(printed.contains(&format!("==> {path} <==\n")), "{path}");
     }
 }
@@ -173,7 +176,10 @@ fn files_that_exist_are_replaced_only_by_force_and_with_their_difference() {
     example.write("Cargo.toml", "[workspace]\nmembers = [\"tool\"]\n");
     let before = example.files();
     let said = ends(&example.init(&[]), 2);
-    assert!(said.contains("`Cargo.toml`") && said.contains("`images.toml`") && said.contains("nothing was written"), "{said}");
+    assert!(
+        said.contains("`Cargo.toml`") && said.contains("`images.toml`") && said.contains("nothing was written"),
+        "{said}"
+    );
     assert_eq!(example.files(), before);
     let said = ends(&example.init(&["--force"]), 0);
     assert!(said.contains("-# mine\n") && said.contains("+members = [\"xtask\", \"tool\"]"), "{said}");
@@ -228,7 +234,12 @@ fn what_cannot_be_translated_is_listed_and_nothing_is_written() {
     example.write("Dockerfile", "FROM jupyterhub/jupyterhub:5\nRUN conda install numpy\nCOPY shop /shop\n");
     let before = example.files();
     let said = ends(&example.init(&[]), 6);
-    for part in ["Dockerfile:1: `FROM jupyterhub/jupyterhub:5`", "Dockerfile:2: `conda install numpy`", "--root-image", "nothing was written"] {
+    for part in [
+        "Dockerfile:1: `FROM jupyterhub/jupyterhub:5`",
+        "Dockerfile:2: `conda install numpy`",
+        "--root-image",
+        "nothing was written",
+    ] {
         assert!(said.contains(part), "{part}: {said}");
     }
     assert_eq!(example.files(), before);

@@ -27,7 +27,8 @@ pub fn run(global: &Global, flags: &InitFlags) -> anyhow::Result<()> {
     let questions = Questions { asks: !flags.yes && !flags.dry_run && std::io::stdin().is_terminal() };
     let path = dockerfile(&survey, flags, &questions)?;
     let text = survey.text(&path).ok_or_else(|| {
-        Fault::usage(format!("cannot read the Dockerfile `{path}`")).cause("it is missing, or not a text file of less than 1 MB")
+        Fault::usage(format!("cannot read the Dockerfile `{path}`"))
+            .cause("it is missing, or not a text file of less than 1 MB")
     })?;
     let mut parsed = Dockerfile::parse(&path, &text)?;
     if let Some(target) = &flags.target {
@@ -120,8 +121,10 @@ fn dockerfile(survey: &Survey, flags: &InitFlags, questions: &Questions) -> Resu
     let found = survey.dockerfiles();
     let names = || found.iter().map(|path| format!("`{path}`")).collect::<Vec<_>>().join(", ");
     match found.as_slice() {
-        [] => Err(Fault::usage(format!("`{}` has no Dockerfile", survey.root.display()))
-            .hint("name it: `--dockerfile FILE`")),
+        [] => {
+            Err(Fault::usage(format!("`{}` has no Dockerfile", survey.root.display()))
+                .hint("name it: `--dockerfile FILE`"))
+        }
         [one] => Ok(one.clone()),
         [first, ..] => {
             let at_top: Vec<&String> = found.iter().filter(|path| !path.contains('/')).collect();
@@ -130,7 +133,10 @@ fn dockerfile(survey: &Survey, flags: &InitFlags, questions: &Questions) -> Resu
             }
             if first == "Dockerfile" || at_top.len() == 1 {
                 let others: Vec<String> = found[1..].iter().map(|path| format!("`{path}`")).collect();
-                let what = format!("translating `{first}`; a policy describes one app, and these are others: {}", others.join(", "));
+                let what = format!(
+                    "translating `{first}`; a policy describes one app, and these are others: {}",
+                    others.join(", ")
+                );
                 terminal::warn(&what);
                 return Ok(first.clone());
             }
@@ -165,8 +171,10 @@ fn context(survey: &Survey, dockerfile: &Dockerfile, flags: &InitFlags) -> Resul
         }
     }
     let own = dockerfile.path().rsplit_once('/').map_or("", |(folder, _)| folder);
-    let mut folders: Vec<String> = Path::new(own).ancestors().map(|folder| folder.to_string_lossy().into_owned()).collect();
-    let manifest = ["requirements.txt", "pyproject.toml", "Pipfile"].iter().any(|name| survey.files.contains(&joined(own, name)));
+    let mut folders: Vec<String> =
+        Path::new(own).ancestors().map(|folder| folder.to_string_lossy().into_owned()).collect();
+    let manifest =
+        ["requirements.txt", "pyproject.toml", "Pipfile"].iter().any(|name| survey.files.contains(&joined(own, name)));
     if !manifest {
         // A folder of Dockerfiles alone: `docker/Dockerfile` for the repository around it.
         folders.reverse();
@@ -191,7 +199,8 @@ fn registry(global: &Global, survey: &Survey, questions: &Questions) -> Result<R
         return Ok(registry.clone());
     }
     let remote = survey.remote.as_deref().unwrap_or_default();
-    let owner = |host: &str| remote.strip_prefix(host).and_then(|rest| rest.split('/').next()).map(str::to_ascii_lowercase);
+    let owner =
+        |host: &str| remote.strip_prefix(host).and_then(|rest| rest.split('/').next()).map(str::to_ascii_lowercase);
     let derived = owner("https://github.com/").map(|owner| format!("ghcr.io/{owner}"));
     let derived = derived.or_else(|| owner("https://gitlab.com/").map(|owner| format!("registry.gitlab.com/{owner}")));
     let text = match derived {
@@ -242,7 +251,10 @@ fn report(survey: &Survey, path: &str, adoption: &Adoption) {
         terminal::step(verb, &format!("{}: {note}", place(path, note.line)));
     }
     if !adoption.left_out.is_empty() {
-        terminal::step("left out", &format!("{} (the app's ignore file lets in what is listed there)", adoption.left_out.join(", ")));
+        terminal::step(
+            "left out",
+            &format!("{} (the app's ignore file lets in what is listed there)", adoption.left_out.join(", ")),
+        );
     }
 }
 
@@ -262,7 +274,10 @@ impl Staged {
             std::fs::write(path, text)
         };
         // What a resolution reads.
-        let inputs = survey.files.iter().filter(|path| [".txt", ".in", ".toml", ".lock", ".cfg"].iter().any(|end| path.ends_with(end)));
+        let inputs = survey
+            .files
+            .iter()
+            .filter(|path| [".txt", ".in", ".toml", ".lock", ".cfg"].iter().any(|end| path.ends_with(end)));
         for path in inputs.take(500) {
             if let Some(text) = survey.text(path) {
                 put(path, &text).map_err(cannot)?;
@@ -358,7 +373,8 @@ fn write(root: &Path, files: &[NewFile], flags: &InitFlags) -> Result<(), Fault>
         }
     }
     if flags.dry_run {
-        let differ = if conflicts.is_empty() { String::new() } else { format!("; {} exist and differ", conflicts.len()) };
+        let differ =
+            if conflicts.is_empty() { String::new() } else { format!("; {} exist and differ", conflicts.len()) };
         terminal::step("dry run", &format!("{} files would be written, {unchanged} are unchanged{differ}", new.len()));
         return Ok(());
     }
@@ -369,7 +385,10 @@ fn write(root: &Path, files: &[NewFile], flags: &InitFlags) -> Result<(), Fault>
     }
     adoption::place(root, &new, &replaced)?;
     for file in &new {
-        terminal::step(if replaced.contains(file.path.as_str()) { "replaced" } else { "wrote" }, &format!("`{}`", file.path));
+        terminal::step(
+            if replaced.contains(file.path.as_str()) { "replaced" } else { "wrote" },
+            &format!("`{}`", file.path),
+        );
     }
     if unchanged > 0 {
         terminal::step("unchanged", &format!("{unchanged} files"));
@@ -380,6 +399,8 @@ fn write(root: &Path, files: &[NewFile], flags: &InitFlags) -> Result<(), Fault>
 fn next(adoption: &Adoption) {
     terminal::step("next", "`cargo xtask lock` resolves the requirements; commit the locks too");
     let engine = if adoption.needs_docker() { "with docker" } else { "without docker" };
-    terminal::step("next", &format!("`cargo xtask build` builds the base and the app {engine}, `cargo xtask smoke` tests the app"));
+    terminal::step(
+        "next",
+        &format!("`cargo xtask build` builds the base and the app {engine}, `cargo xtask smoke` tests the app"),
+    );
 }
-

@@ -70,10 +70,12 @@ impl Survey {
         let is_dockerfile = |path: &&String| {
             let name = path.rsplit('/').next().unwrap_or(path);
             let named = name == "Dockerfile" || name == "Containerfile" || name.starts_with("Dockerfile.");
-            (named || name.ends_with(".Dockerfile") || name.ends_with(".dockerfile")) && !name.ends_with(".dockerignore")
+            (named || name.ends_with(".Dockerfile") || name.ends_with(".dockerfile"))
+                && !name.ends_with(".dockerignore")
         };
         let written = |path: &String| self.text(path).is_some_and(|text| is_written(&text));
-        let mut found: Vec<String> = self.files.iter().filter(is_dockerfile).filter(|path| !written(path)).cloned().collect();
+        let mut found: Vec<String> =
+            self.files.iter().filter(is_dockerfile).filter(|path| !written(path)).cloned().collect();
         found.sort_by_key(|path| (path.matches('/').count(), path.len(), path.clone()));
         found
     }
@@ -81,14 +83,22 @@ impl Survey {
 
 fn git(root: &Path, args: &[&str]) -> Option<String> {
     let program = process::found("git")?;
-    let command = Command::new(program).args(["--no-optional-locks", "-c", "core.fsmonitor=false", "-c", "core.quotePath=false", "-C"]);
+    let command = Command::new(program).args([
+        "--no-optional-locks",
+        "-c",
+        "core.fsmonitor=false",
+        "-c",
+        "core.quotePath=false",
+        "-C",
+    ]);
     let output = command.arg(root).args(args).env("GIT_OPTIONAL_LOCKS", "0").output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// The files that git knows or would add; `None` outside git.
 fn listed(root: &Path) -> Option<BTreeSet<String>> {
-    let text = git(root, &["ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate", "--", "."])?;
+    let text =
+        git(root, &["ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate", "--", "."])?;
     let files = text.split('\0').filter(|path| !path.is_empty() && !path.starts_with("target/"));
     let exists = |path: &&str| fs::symlink_metadata(root.join(path)).is_ok_and(|meta| !meta.is_dir());
     Some(files.filter(exists).filter(|path| !path.starts_with(SCRATCH)).map(str::to_owned).collect())
@@ -109,7 +119,9 @@ fn walked(root: &Path) -> std::io::Result<BTreeSet<String>> {
             let Some(name) = name.to_str() else { continue };
             match entry.file_type() {
                 Ok(kind) if kind.is_dir() && !SKIPPED.contains(&name) && !name.starts_with(SCRATCH) => open.push(path),
-                Ok(kind) if !kind.is_dir() && found.len() < MOST => drop(found.insert(path.to_string_lossy().into_owned())),
+                Ok(kind) if !kind.is_dir() && found.len() < MOST => {
+                    drop(found.insert(path.to_string_lossy().into_owned()))
+                }
                 _ => {}
             }
         }
@@ -128,7 +140,9 @@ fn browsed(url: &str) -> String {
             _ => return plain.to_owned(),
         },
     };
-    let rest = rest.split_once('@').map_or(rest.as_str(), |(user, host)| if user.contains('/') { rest.as_str() } else { host });
+    let rest = rest
+        .split_once('@')
+        .map_or(rest.as_str(), |(user, host)| if user.contains('/') { rest.as_str() } else { host });
     format!("https://{rest}")
 }
 
@@ -189,7 +203,8 @@ pub fn place(root: &Path, files: &[&NewFile], replaced: &BTreeSet<&str>) -> Resu
     let mut done = Placed { root, staged: staged.path(), made: Vec::new(), kept: Vec::new(), folders: Vec::new() };
     for (index, file) in files.iter().enumerate() {
         let step = process::interrupted().and_then(|()| {
-            done.put(index, file, replaced.contains(file.path.as_str())).map_err(|error| cannot(&root.join(&file.path), error))
+            done.put(index, file, replaced.contains(file.path.as_str()))
+                .map_err(|error| cannot(&root.join(&file.path), error))
         });
         if let Err(fault) = step {
             done.undo();

@@ -11,7 +11,10 @@ pub(super) enum Effect {
     /// It changes nothing that the new images need: a clean-up, an upgrade of the installer.
     Nothing,
     /// Packages of the operating system.
-    System { manager: &'static str, names: Vec<String> },
+    System {
+        manager: &'static str,
+        names: Vec<String>,
+    },
     /// Python packages.
     Python(Input),
     /// An environment is created in this folder.
@@ -19,10 +22,21 @@ pub(super) enum Effect {
     /// Wheels or a requirements file are written here, for a later `pip install`.
     Intermediate(String),
     User(NewUser),
-    Group { name: String, id: Option<u32> },
+    Group {
+        name: String,
+        id: Option<u32>,
+    },
     Folders(Vec<String>),
-    Owner { owner: String, recursive: bool, paths: Vec<String> },
-    Mode { mode: String, recursive: bool, paths: Vec<String> },
+    Owner {
+        owner: String,
+        recursive: bool,
+        paths: Vec<String>,
+    },
+    Mode {
+        mode: String,
+        recursive: bool,
+        paths: Vec<String>,
+    },
     /// A package manager that has no counterpart; the reason and the replacement.
     Unknown(&'static str, &'static str),
     Other,
@@ -73,7 +87,12 @@ pub(super) fn effect(one: &Simple, workdir: &str) -> Effect {
         _ if !one.plain => Effect::Other,
         "useradd" | "adduser" => user(one),
         "groupadd" | "addgroup" => group(one),
-        "mkdir" if one.args().iter().any(|arg| arg.starts_with('-') && !["-p", "--parents", "-pv"].contains(&arg.as_str())) => {
+        "mkdir"
+            if one
+                .args()
+                .iter()
+                .any(|arg| arg.starts_with('-') && !["-p", "--parents", "-pv"].contains(&arg.as_str())) =>
+        {
             Effect::Other
         }
         "mkdir" => Effect::Folders(one.args().iter().filter(|arg| !arg.starts_with('-')).cloned().collect()),
@@ -94,7 +113,8 @@ pub(super) fn effect(one: &Simple, workdir: &str) -> Effect {
 }
 
 fn is_cache(path: &str) -> bool {
-    let places = ["/var/lib/apt", "/var/cache", "/root/.cache", "/tmp", "~/.cache", "/root/.npm", "/var/log", "/usr/share/doc"];
+    let places =
+        ["/var/lib/apt", "/var/cache", "/root/.cache", "/tmp", "~/.cache", "/root/.npm", "/var/log", "/usr/share/doc"];
     places.iter().any(|place| path.starts_with(place)) || path.ends_with("/.cache") || path.contains("__pycache__")
 }
 
@@ -172,8 +192,13 @@ fn locked(file: LockFile, words: &[&str]) -> Input {
         _ => vec![word],
     });
     let mut list = |words: &mut dyn Iterator<Item = &str>, into: fn(&mut Input) -> &mut Vec<String>| {
-        let names: Vec<String> =
-            words.next().unwrap_or_default().split([',', ' ']).filter(|name| !name.is_empty()).map(str::to_owned).collect();
+        let names: Vec<String> = words
+            .next()
+            .unwrap_or_default()
+            .split([',', ' '])
+            .filter(|name| !name.is_empty())
+            .map(str::to_owned)
+            .collect();
         into(&mut input).extend(names);
     };
     let mut dev = false;
@@ -184,7 +209,15 @@ fn locked(file: LockFile, words: &[&str]) -> Input {
             "--package" => list(&mut words, |input| &mut input.packages),
             "--all-extras" => list(&mut ["*"].into_iter(), |input| &mut input.extras),
             "--dev" => dev = true,
-            "-o" | "--output-file" | "--output" | "-f" | "--format" | "--without" | "--no-group" | "--python" | "-p"
+            "-o"
+            | "--output-file"
+            | "--output"
+            | "-f"
+            | "--format"
+            | "--without"
+            | "--no-group"
+            | "--python"
+            | "-p"
             | "--no-install-package" => drop(words.next()),
             _ => {}
         }
@@ -232,8 +265,8 @@ fn pip(words: &[&str], workdir: &str) -> Effect {
             "--user" => input.place = Some("/root/.local".to_owned()),
             "-e" | "--editable" => input.names.push(value()),
             "--trusted-host" | "--cache-dir" | "--timeout" | "--retries" | "--python" | "-p" | "--link-mode"
-            | "--torch-backend" | "--root-user-action" | "--progress-bar" | "--extra" | "--group" | "--default-timeout"
-            | "--index-strategy" | "--platform" => drop(value()),
+            | "--torch-backend" | "--root-user-action" | "--progress-bar" | "--extra" | "--group"
+            | "--default-timeout" | "--index-strategy" | "--platform" => drop(value()),
             _ if word.starts_with('-') => {}
             // Wheels of an earlier stage.
             _ if word.contains("/*") || word.ends_with(".whl") && !word.contains("://") => {}
@@ -279,8 +312,8 @@ fn user(one: &Simple) -> Effect {
             "-G" if adduser => user.group = words.next(),
             "-d" | "--home" | "--home-dir" => user.home = words.next(),
             "-h" if adduser => user.home = words.next(),
-            "-g" | "-G" | "--groups" | "-s" | "--shell" | "-c" | "--comment" | "--gecos" | "-k" | "-K" | "-e" | "-f"
-            | "-p" | "--password" => drop(words.next()),
+            "-g" | "-G" | "--groups" | "-s" | "--shell" | "-c" | "--comment" | "--gecos" | "-k" | "-K" | "-e"
+            | "-f" | "-p" | "--password" => drop(words.next()),
             _ if flag.starts_with('-') => {}
             name => names.push(name.to_owned()),
         }
@@ -345,7 +378,10 @@ mod tests {
         let Effect::Python(uv) = of("uv sync --frozen --no-dev --extra web --group=worker --package api") else {
             panic!("uv sync")
         };
-        assert_eq!((uv.lock, uv.extras, uv.groups, uv.packages), (Some(LockFile::Uv), one("web"), one("worker"), one("api")));
+        assert_eq!(
+            (uv.lock, uv.extras, uv.groups, uv.packages),
+            (Some(LockFile::Uv), one("web"), one("worker"), one("api"))
+        );
         let Effect::Python(poetry) = of("poetry install --only main,web --no-root -E pg") else { panic!("poetry") };
         assert_eq!((poetry.lock, poetry.extras, poetry.groups), (Some(LockFile::Poetry), one("pg"), one("web")));
         assert_eq!(of("python3.12 -m venv /opt/env"), Effect::Environment("/opt/env".to_owned()));
@@ -358,7 +394,10 @@ mod tests {
             Effect::System { names, .. } => names.join(" "),
             other => panic!("{text}: {other:?}"),
         };
-        assert_eq!(names("apt-get install -y --no-install-recommends libpq5 curl=8.* -t stable").as_str(), "libpq5 curl=8.*");
+        assert_eq!(
+            names("apt-get install -y --no-install-recommends libpq5 curl=8.* -t stable").as_str(),
+            "libpq5 curl=8.*"
+        );
     }
 
     #[test]
@@ -381,7 +420,9 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_other() {
-        for text in ["npm ci", "python manage.py collectstatic --noinput", "curl -o /x https://example.com/x", "mkdir $A"] {
+        for text in
+            ["npm ci", "python manage.py collectstatic --noinput", "curl -o /x https://example.com/x", "mkdir $A"]
+        {
             assert_eq!(of(text), Effect::Other, "{text}");
         }
         for text in ["rm -rf /var/lib/apt/lists/* /tmp/*", "set -eux", "apt-get clean", "pip check", "echo done"] {

@@ -79,9 +79,7 @@ fn split(text: &str) -> Option<Vec<String>> {
             }
             ('(' | ')', None) if !part.ends_with('$') && !part.contains("$(") => return None,
             (';' | '\n', None) => parts.push(String::new()),
-            ('#', None) if part.trim().is_empty() => {
-                while chars.next_if(|c| *c != '\n').is_some() {}
-            }
+            ('#', None) if part.trim().is_empty() => while chars.next_if(|c| *c != '\n').is_some() {},
             (c, None) => part.push(c),
         }
     }
@@ -141,14 +139,16 @@ mod tests {
     #[track_caller]
     fn splits(text: &str, expected: &[&[&str]]) {
         let found = commands(text).unwrap_or_else(|| panic!("`{text}` was not split"));
-        let words: Vec<Vec<&str>> =
-            found.iter().map(|one| one.words.iter().map(String::as_str).collect()).collect();
+        let words: Vec<Vec<&str>> = found.iter().map(|one| one.words.iter().map(String::as_str).collect()).collect();
         assert_eq!(words, expected, "{text}");
     }
 
     #[test]
     fn commands_are_split_where_the_shell_would() {
-        splits("apt-get update && apt-get install -y curl", &[&["apt-get", "update"], &["apt-get", "install", "-y", "curl"]]);
+        splits(
+            "apt-get update && apt-get install -y curl",
+            &[&["apt-get", "update"], &["apt-get", "install", "-y", "curl"]],
+        );
         splits("set -eux; \\\n  mkdir -p /data ;", &[&["set", "-eux"], &["mkdir", "-p", "/data"]]);
         splits("# a comment\npip install 'flask>=3' \"x;y\"\n", &[&["pip", "install", "flask>=3", "x;y"]]);
         splits("DEBIAN_FRONTEND=noninteractive sudo apt-get update", &[&["apt-get", "update"]]);
@@ -158,7 +158,8 @@ mod tests {
 
     #[test]
     fn control_flow_is_not_split() {
-        for text in ["if true; then ls; fi", "cd /x && make", "(ls)", "a || b", "echo 'open", "for a in b; do c; done"] {
+        for text in ["if true; then ls; fi", "cd /x && make", "(ls)", "a || b", "echo 'open", "for a in b; do c; done"]
+        {
             assert_eq!(commands(text), None, "{text}");
         }
     }

@@ -166,7 +166,8 @@ pub(super) fn translate(request: &Request<'_>) -> Result<Translation, Fault> {
         reader.images.insert(stage.index, image);
     }
     let target = request.dockerfile.target().index;
-    let mut translator = Translator { request, images: &reader.images, done: Translation::default(), accounts: BTreeMap::new() };
+    let mut translator =
+        Translator { request, images: &reader.images, done: Translation::default(), accounts: BTreeMap::new() };
     translator.translate(&reader.images[&target]);
     let mut done = translator.done;
     done.notes.sort_by(|one, other| (one.line, &one.what).cmp(&(other.line, &other.what)));
@@ -218,10 +219,15 @@ impl Reader<'_> {
             Kind::Entrypoint(command) => {
                 image.entrypoint = Some(command.clone());
                 // As docker does: an entry point takes the command of the image below away.
-                image.cmd = image.cmd.take().filter(|_| stage.instructions.iter().any(|other| matches!(other.kind, Kind::Cmd(_))));
+                image.cmd = image
+                    .cmd
+                    .take()
+                    .filter(|_| stage.instructions.iter().any(|other| matches!(other.kind, Kind::Cmd(_))));
             }
             Kind::Cmd(command) => image.cmd = Some(command.clone()),
-            Kind::Onbuild(_) => image.notes.push(self.note(NoteKind::Missing, line, "no image is built on the app", "remove it")),
+            Kind::Onbuild(_) => {
+                image.notes.push(self.note(NoteKind::Missing, line, "no image is built on the app", "remove it"))
+            }
             Kind::Arg(_) | Kind::Maintainer(_) => {}
         }
     }
@@ -279,7 +285,12 @@ impl Reader<'_> {
             let installs = ["pip install", "pip3 install", "poetry install", "uv sync", "uv pip", "pipenv install"];
             if installs.iter().any(|words| text.contains(words)) {
                 let replacement = "write the installation as a RUN of its own, without `if`, `cd` or `||`";
-                image.notes.push(self.note(NoteKind::Missing, line, "it installs packages between other commands", replacement));
+                image.notes.push(self.note(
+                    NoteKind::Missing,
+                    line,
+                    "it installs packages between other commands",
+                    replacement,
+                ));
             }
             let item = run_of(whole.clone(), &whole, image);
             image.items.push(item);
@@ -355,7 +366,13 @@ impl Reader<'_> {
     }
 
     /// Requirement files of a command as paths of the repository.
-    fn context_paths(&self, paths: &[String], run: &Run, image: &mut Image, (line, text): (usize, &str)) -> Vec<String> {
+    fn context_paths(
+        &self,
+        paths: &[String],
+        run: &Run,
+        image: &mut Image,
+        (line, text): (usize, &str),
+    ) -> Vec<String> {
         let mut found = Vec::new();
         for path in paths {
             if path.contains("://") {
@@ -474,8 +491,18 @@ struct Translator<'a> {
 
 /// Files that only installers read.
 const INPUTS: [&str; 12] = [
-    "pyproject.toml", "uv.lock", "poetry.lock", "Pipfile", "Pipfile.lock", "pdm.lock", "poetry.toml", "uv.toml",
-    "setup.cfg", "constraints.txt", ".python-version", "requirements",
+    "pyproject.toml",
+    "uv.lock",
+    "poetry.lock",
+    "Pipfile",
+    "Pipfile.lock",
+    "pdm.lock",
+    "poetry.toml",
+    "uv.toml",
+    "setup.cfg",
+    "constraints.txt",
+    ".python-version",
+    "requirements",
 ];
 
 pub(super) fn is_input(path: &str) -> bool {
@@ -527,7 +554,8 @@ impl Translator<'_> {
 
     /// Where Python finds projects that the former image installed, in place of their metadata.
     fn python_path(&mut self) {
-        let locked = self.done.input.lock.is_some() || self.done.input.requirements.iter().any(|path| path.ends_with("pyproject.toml"));
+        let locked = self.done.input.lock.is_some()
+            || self.done.input.requirements.iter().any(|path| path.ends_with("pyproject.toml"));
         if !locked || self.done.env.iter().any(|(name, _)| name == "PYTHONPATH") {
             return;
         }
@@ -536,13 +564,29 @@ impl Translator<'_> {
         for manifest in manifests {
             let folder = manifest.trim_end_matches("pyproject.toml").trim_end_matches('/');
             let source = if folder.is_empty() { "src".to_owned() } else { format!("{folder}/src") };
-            let has = |path: &str| self.request.files.iter().any(|file| file.ends_with(".py") && below(file, path).is_some_and(|rest| !rest.is_empty()));
+            let has = |path: &str| {
+                self.request
+                    .files
+                    .iter()
+                    .any(|file| file.ends_with(".py") && below(file, path).is_some_and(|rest| !rest.is_empty()))
+            };
             let builds = (self.request.read)(manifest).is_some_and(|text| text.contains("[build-system]"));
-            let place = if has(&source) { source } else if builds && !folder.is_empty() { folder.to_owned() } else { continue };
+            let place = if has(&source) {
+                source
+            } else if builds && !folder.is_empty() {
+                folder.to_owned()
+            } else {
+                continue;
+            };
             let copied = self.done.steps.iter().find_map(|step| {
                 let Step::Copy(placed) = step else { return None };
                 let within = placed.sources.iter().filter(|_| placed.from == From::Context).find_map(|one| {
-                    below(&place, &in_context(self.request.context, one)).map(str::to_owned).or((in_context(self.request.context, one).is_empty()).then(|| place.clone()))
+                    below(&place, &in_context(self.request.context, one)).map(str::to_owned).or((in_context(
+                        self.request.context,
+                        one,
+                    )
+                    .is_empty())
+                    .then(|| place.clone()))
                 })?;
                 Some(absolute(&placed.destination, &within))
             });
@@ -550,13 +594,20 @@ impl Translator<'_> {
         }
         if !found.is_empty() {
             let reason = "the project itself is not installed, only its packages";
-            self.add(NoteKind::Changed, 0, "PYTHONPATH", reason, &format!("Python finds its code in {}", found.join(" and ")));
+            self.add(
+                NoteKind::Changed,
+                0,
+                "PYTHONPATH",
+                reason,
+                &format!("Python finds its code in {}", found.join(" and ")),
+            );
             self.done.env.push(("PYTHONPATH".to_owned(), found.join(":")));
         }
     }
 
     fn accounts(&mut self, image: &Image) {
-        let known = [("root", 0, 0, "/root"), ("nobody", 65534, 65534, "/nonexistent"), ("www-data", 33, 33, "/var/www")];
+        let known =
+            [("root", 0, 0, "/root"), ("nobody", 65534, 65534, "/nonexistent"), ("www-data", 33, 33, "/var/www")];
         for (name, user, group, home) in known {
             let account = Account { name: name.to_owned(), user, group, home: home.to_owned(), made: false };
             self.accounts.insert(name.to_owned(), account);
@@ -636,11 +687,19 @@ impl Translator<'_> {
         };
         let uv = name == "uv" && named.contains("astral-sh");
         let tag = if uv { tag.rsplit("python").next().unwrap_or_default() } else { tag };
-        let is_library = !named.contains('/') || named.starts_with("docker.io/library/") || named.starts_with("library/");
+        let is_library =
+            !named.contains('/') || named.starts_with("docker.io/library/") || named.starts_with("library/");
         let systems = [
-            ("ubuntu", "22.04", "3.10"), ("ubuntu", "jammy", "3.10"), ("ubuntu", "24.04", "3.12"), ("ubuntu", "noble", "3.12"),
-            ("debian", "bullseye", "3.9"), ("debian", "11", "3.9"), ("debian", "bookworm", "3.11"), ("debian", "12", "3.11"),
-            ("debian", "trixie", "3.13"), ("debian", "13", "3.13"),
+            ("ubuntu", "22.04", "3.10"),
+            ("ubuntu", "jammy", "3.10"),
+            ("ubuntu", "24.04", "3.12"),
+            ("ubuntu", "noble", "3.12"),
+            ("debian", "bullseye", "3.9"),
+            ("debian", "11", "3.9"),
+            ("debian", "bookworm", "3.11"),
+            ("debian", "12", "3.11"),
+            ("debian", "trixie", "3.13"),
+            ("debian", "13", "3.13"),
         ];
         let system = systems.iter().find(|(os, release, _)| is_library && *os == name && tag.starts_with(release));
         let (root, python) = match (name, system) {
@@ -661,7 +720,13 @@ impl Translator<'_> {
                     _ => "-slim",
                 };
                 let root = format!("python:{}{variant}", python.as_deref().unwrap_or("3"));
-                self.add(NoteKind::Changed, line, &from, "the app needs no installer", &format!("the root is `{root}`"));
+                self.add(
+                    NoteKind::Changed,
+                    line,
+                    &from,
+                    "the app needs no installer",
+                    &format!("the root is `{root}`"),
+                );
                 (root, python)
             }
             (_, Some((_, _, python))) => {
@@ -705,7 +770,9 @@ impl Translator<'_> {
                 let user = format!("{}:{}", account.user, account.group);
                 let first = first && user == "0:0";
                 let (stage, place) = if first { ("steps", "base") } else { ("app", "app") };
-                let stage = format!("it stays a `RUN` in the stage `{stage}` of the {place}'s Dockerfile, which only docker builds");
+                let stage = format!(
+                    "it stays a `RUN` in the stage `{stage}` of the {place}'s Dockerfile, which only docker builds"
+                );
                 self.add(NoteKind::Docker, *line, shown, reason, &stage);
                 if first {
                     self.done.base_runs.push(text.clone());
@@ -726,7 +793,11 @@ impl Translator<'_> {
                 if self.done.steps.iter().any(|step| matches!(step, Step::Run { .. })) {
                     // For what the programs before it wrote.
                     let text = format!("RUN chown -R {} {}", owner.as_deref().unwrap_or("0:0"), paths.join(" "));
-                    self.done.steps.push(Step::Run { text, user: "0:0".to_owned(), workdir: self.done.workdir.clone() });
+                    self.done.steps.push(Step::Run {
+                        text,
+                        user: "0:0".to_owned(),
+                        workdir: self.done.workdir.clone(),
+                    });
                 }
             }
             Item::Mode { line, mode, paths, shown } => {
@@ -813,7 +884,8 @@ impl Translator<'_> {
         }
         match placed.from.clone() {
             From::Context => {
-                let remote: Vec<String> = placed.sources.iter().filter(|one| crate::spec::dockerfile::remote(one)).cloned().collect();
+                let remote: Vec<String> =
+                    placed.sources.iter().filter(|one| crate::spec::dockerfile::remote(one)).cloned().collect();
                 if let Some(url) = remote.first() {
                     let stage = "the app's Dockerfile keeps it, and only docker builds that";
                     self.add(NoteKind::Docker, line, &format!("ADD {url}"), "it downloads a file", stage);
@@ -840,13 +912,21 @@ impl Translator<'_> {
     }
 
     /// One path of another stage: the environment, files of the context, or something that the stage makes.
-    fn copy_from(&mut self, index: usize, placed: &Placed, environments: &mut BTreeSet<String>, builders: &mut BTreeSet<usize>) {
+    fn copy_from(
+        &mut self,
+        index: usize,
+        placed: &Placed,
+        environments: &mut BTreeSet<String>,
+        builders: &mut BTreeSet<usize>,
+    ) {
         let images = self.images;
         let (Some(image), Some(source)) = (images.get(&index), placed.sources.first()) else { return };
         let path = absolute("/", source);
         let installs = !image.input.is_empty();
         let site = installs
-            && (path.starts_with("/usr/local/lib/python") || path == "/usr/local" || path.starts_with("/usr/local/bin"));
+            && (path.starts_with("/usr/local/lib/python")
+                || path == "/usr/local"
+                || path.starts_with("/usr/local/bin"));
         let is_environment = image.environments.iter().any(|one| below(&path, one).is_some());
         if is_environment || site {
             builders.insert(index);
@@ -939,7 +1019,13 @@ impl Translator<'_> {
             self.projects(&projects, &mut input);
         } else if input.requirements.is_empty() && input.names.is_empty() {
             let reason = "no command of the Dockerfile installs Python packages";
-            self.add(NoteKind::Missing, 0, self.request.dockerfile.path(), reason, "name the file that lists them: `--requirements FILE`");
+            self.add(
+                NoteKind::Missing,
+                0,
+                self.request.dockerfile.path(),
+                reason,
+                "name the file that lists them: `--requirements FILE`",
+            );
         }
         self.done.input = input;
     }
@@ -952,7 +1038,13 @@ impl Translator<'_> {
         }
         if !input.names.is_empty() {
             let reason = format!("they are installed besides `{path}`");
-            self.add(NoteKind::Missing, 0, &input.names.join(" "), &reason, "add them to the project, so that the lock has them");
+            self.add(
+                NoteKind::Missing,
+                0,
+                &input.names.join(" "),
+                &reason,
+                "add them to the project, so that the lock has them",
+            );
         }
         if input.extras.iter().any(|extra| extra == "*") {
             let folder = path.rsplit_once('/').map_or(String::new(), |(folder, _)| format!("{folder}/"));
@@ -974,12 +1066,19 @@ impl Translator<'_> {
         self.add(NoteKind::Changed, 0, &what, &reason, "its code is copied: set `PYTHONPATH` if it is in `src`");
         for project in projects {
             let listed = project.split_once('[').map(|(_, rest)| rest.trim_end_matches(']'));
-            input.extras.extend(listed.iter().flat_map(|listed| listed.split(',')).map(|extra| extra.trim().to_owned()));
+            input
+                .extras
+                .extend(listed.iter().flat_map(|listed| listed.split(',')).map(|extra| extra.trim().to_owned()));
         }
         input.requirements = vec![path];
     }
 
-    fn packages(&mut self, system: &mut Vec<(usize, &'static str, Vec<String>)>, build: &[(usize, &'static str, Vec<String>)], asks: bool) {
+    fn packages(
+        &mut self,
+        system: &mut Vec<(usize, &'static str, Vec<String>)>,
+        build: &[(usize, &'static str, Vec<String>)],
+        asks: bool,
+    ) {
         let push = |list: &mut Vec<String>, name: &str| {
             if !list.iter().any(|known| known == name) {
                 list.push(name.to_owned());
@@ -995,16 +1094,25 @@ impl Translator<'_> {
                     Purpose::Build(libraries) => {
                         push(&mut self.done.build, name);
                         let reason = "it is needed to compile packages, which the app does not do";
-                        let mut replacement = "wheels need no compiler; a package without one: `BUILD_PACKAGES` in `[base.args]`".to_owned();
+                        let mut replacement =
+                            "wheels need no compiler; a package without one: `BUILD_PACKAGES` in `[base.args]`"
+                                .to_owned();
                         if !libraries.is_empty() {
-                            replacement += &format!(", and `--system-package {}`", libraries.join(" --system-package "));
+                            replacement +=
+                                &format!(", and `--system-package {}`", libraries.join(" --system-package "));
                         }
                         self.add(NoteKind::Changed, line, &format!("install {name}"), reason, &replacement);
                     }
                     Purpose::Present => {}
                     Purpose::Asks if asks => {
                         let reason = "only the health check calls it";
-                        self.add(NoteKind::Changed, line, &format!("install {name}"), reason, "the health check asks with Python");
+                        self.add(
+                            NoteKind::Changed,
+                            line,
+                            &format!("install {name}"),
+                            reason,
+                            "the health check asks with Python",
+                        );
                     }
                     Purpose::Asks | Purpose::Runtime if manager == "apk" => unknown.push(name.clone()),
                     Purpose::Asks | Purpose::Runtime => push(&mut self.done.system, name),
@@ -1057,7 +1165,11 @@ impl Translator<'_> {
         let url = asks.and_then(|all| {
             let one = &all[0];
             let calls = ["curl", "wget"].contains(&one.program());
-            let urls: Vec<&String> = one.args().iter().filter(|arg| arg.contains("://") || arg.starts_with("localhost") || arg.starts_with("127.")).collect();
+            let urls: Vec<&String> = one
+                .args()
+                .iter()
+                .filter(|arg| arg.contains("://") || arg.starts_with("localhost") || arg.starts_with("127."))
+                .collect();
             (calls && one.plain && urls.len() == 1).then(|| urls[0].clone())
         });
         let command = match &url {
@@ -1085,7 +1197,11 @@ impl Translator<'_> {
             match name.as_str() {
                 "PATH" => {
                     let known = |part: &&str| {
-                        !part.is_empty() && !part.starts_with(ENVIRONMENT) && !DEFAULT_FOLDERS.contains(part) && !part.contains("/.local/bin") && !part.contains("poetry")
+                        !part.is_empty()
+                            && !part.starts_with(ENVIRONMENT)
+                            && !DEFAULT_FOLDERS.contains(part)
+                            && !part.contains("/.local/bin")
+                            && !part.contains("poetry")
                     };
                     let own: Vec<&str> = value.split(':').filter(known).collect();
                     if !own.is_empty() {
@@ -1106,10 +1222,21 @@ impl Translator<'_> {
         for script in self.request.files.iter().filter(|path| path.ends_with(".sh")) {
             let used = format!("{:?}{:?}", image.entrypoint, image.cmd);
             let name = script.rsplit('/').next().unwrap_or(script);
-            let text = if used.contains(name) { (self.request.read)(script).unwrap_or_default() } else { String::new() };
-            if let Some((at, line)) = text.lines().enumerate().find(|(_, line)| ["uv run", "poetry run", "pipenv run"].iter().any(|tool| line.contains(tool))) {
+            let text =
+                if used.contains(name) { (self.request.read)(script).unwrap_or_default() } else { String::new() };
+            if let Some((at, line)) = text
+                .lines()
+                .enumerate()
+                .find(|(_, line)| ["uv run", "poetry run", "pipenv run"].iter().any(|tool| line.contains(tool)))
+            {
                 let what = format!("{script}:{}: {}", at + 1, line.trim());
-                self.add(NoteKind::Missing, 0, &what, "the image has no such tool", "call the program itself: the environment is on `PATH`");
+                self.add(
+                    NoteKind::Missing,
+                    0,
+                    &what,
+                    "the image has no such tool",
+                    "call the program itself: the environment is on `PATH`",
+                );
             }
         }
     }
@@ -1138,7 +1265,8 @@ fn is_project(name: &str) -> bool {
 
 /// A text with the places of environments replaced.
 fn mapped(text: &str, environments: &BTreeSet<String>) -> String {
-    let mut all: Vec<&String> = environments.iter().filter(|one| one.as_str() != "/" && !one.starts_with("/usr")).collect();
+    let mut all: Vec<&String> =
+        environments.iter().filter(|one| one.as_str() != "/" && !one.starts_with("/usr")).collect();
     all.sort_by_key(|one| std::cmp::Reverse(one.len()));
     let mut text = text.to_owned();
     for one in all {
@@ -1178,7 +1306,8 @@ fn runner<S: AsRef<str>>(words: &[S]) -> Option<usize> {
     }
     let mut at = 2;
     while let Some(word) = words.get(at).map(AsRef::as_ref).filter(|word| word.starts_with('-') && *word != "-m") {
-        let valued = ["--extra", "--group", "--package", "--with", "--env-file", "--directory", "--project", "--python", "-p"];
+        let valued =
+            ["--extra", "--group", "--package", "--with", "--env-file", "--directory", "--project", "--python", "-p"];
         at += if valued.contains(&word) { 2 } else { 1 };
         if word == "--" {
             break;
@@ -1201,7 +1330,8 @@ fn without_runner(text: &str) -> String {
     let mut kept: Vec<&str> = Vec::new();
     let mut at = 0;
     while at < words.len() {
-        let starts = kept.last().is_none_or(|word| ["&&", "||", ";", "exec", "|"].contains(word) || word.ends_with(';'));
+        let starts =
+            kept.last().is_none_or(|word| ["&&", "||", ";", "exec", "|"].contains(word) || word.ends_with(';'));
         match runner(&words[at..]).filter(|_| starts) {
             Some(count) => {
                 at += count;

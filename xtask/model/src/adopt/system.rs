@@ -15,9 +15,28 @@ pub(super) enum Purpose {
 }
 
 const COMPILERS: [&str; 22] = [
-    "build-essential", "gcc", "g++", "clang", "make", "cmake", "ninja-build", "pkg-config", "pkgconf", "autoconf",
-    "automake", "libtool", "rustc", "cargo", "gfortran", "build-base", "musl-dev", "linux-headers", "swig", "patch",
-    "rust", "python3-dev",
+    "build-essential",
+    "gcc",
+    "g++",
+    "clang",
+    "make",
+    "cmake",
+    "ninja-build",
+    "pkg-config",
+    "pkgconf",
+    "autoconf",
+    "automake",
+    "libtool",
+    "rustc",
+    "cargo",
+    "gfortran",
+    "build-base",
+    "musl-dev",
+    "linux-headers",
+    "swig",
+    "patch",
+    "rust",
+    "python3-dev",
 ];
 
 /// Headers, and the libraries of Debian 13 that they belong to.
@@ -47,8 +66,9 @@ pub(super) fn purpose(package: &str) -> Purpose {
     }
     match name {
         _ if COMPILERS.contains(&name) => Purpose::Build(&[]),
-        "ca-certificates" | "tzdata" | "libstdc++6" | "libffi" | "libstdc++"
-        | "libgcc" | "apt-utils" => Purpose::Present,
+        "ca-certificates" | "tzdata" | "libstdc++6" | "libffi" | "libstdc++" | "libgcc" | "apt-utils" => {
+            Purpose::Present
+        }
         "curl" | "wget" => Purpose::Asks,
         _ if name.starts_with("python3") || name == "python" || name == "py3-pip" => Purpose::Present,
         _ => Purpose::Runtime,

@@ -28,7 +28,8 @@ const CHECK_IMPORTS: &str = include_str!("../../../../dockerfiles/check-imports.
 const SYSTEM_ARG: &str = "SYSTEM_PACKAGES";
 
 pub(super) fn files(request: &Request<'_>, translation: Translation) -> Adoption {
-    let mut writer = Writer { request, folder: folder(request), done: translation, files: Vec::new(), left_out: Vec::new() };
+    let mut writer =
+        Writer { request, folder: folder(request), done: translation, files: Vec::new(), left_out: Vec::new() };
     writer.write();
     let Writer { done, mut files, left_out, .. } = writer;
     files.sort_by(|one, other| one.path.cmp(&other.path));
@@ -40,7 +41,8 @@ pub(super) fn files(request: &Request<'_>, translation: Translation) -> Adoption
 
 /// Where Dockerfiles are, by default and where the repository has others of their names.
 const FOLDERS: [&str; 2] = ["dockerfiles", "images"];
-const SCRIPTS: [(&str, &str); 3] = [("install.py", INSTALL), ("compile.py", COMPILE), ("check-imports.py", CHECK_IMPORTS)];
+const SCRIPTS: [(&str, &str); 3] =
+    [("install.py", INSTALL), ("compile.py", COMPILE), ("check-imports.py", CHECK_IMPORTS)];
 
 fn folder(request: &Request<'_>) -> &'static str {
     let foreign = |name: &str| (request.read)(&format!("{}/{name}", FOLDERS[0])).is_some_and(|text| !is_written(&text));
@@ -216,7 +218,10 @@ impl Writer<'_> {
             )
         };
         let user_stage = if made {
-            format!("\n# The user's entries, home and the folder `/app`.\nFROM root AS user\n{}\n", self.stage("user", lock))
+            format!(
+                "\n# The user's entries, home and the folder `/app`.\nFROM root AS user\n{}\n",
+                self.stage("user", lock)
+            )
         } else {
             "\n".to_owned()
         };
@@ -230,7 +235,10 @@ impl Writer<'_> {
         let runs = if base_runs.is_empty() {
             String::new()
         } else {
-            format!("\n# Commands of the former Dockerfile that need none of the app's files.\nFROM assembled AS steps\n{}\n\nFROM steps AS base\n", base_runs.join("\n"))
+            format!(
+                "\n# Commands of the former Dockerfile that need none of the app's files.\nFROM assembled AS steps\n{}\n\nFROM steps AS base\n",
+                base_runs.join("\n")
+            )
         };
         let switch = match (made, user.user, user.group) {
             (true, ..) if base_runs.is_empty() => "USER ${USER_ID}:${GROUP_ID}".to_owned(),
@@ -378,7 +386,8 @@ impl Writer<'_> {
             (From::Context, false) => in_context(self.request.context, source),
             _ => source.clone(),
         };
-        let named: Vec<String> = placed.sources.iter().map(here).map(|path| if path.is_empty() { ".".to_owned() } else { path }).collect();
+        let named: Vec<String> =
+            placed.sources.iter().map(here).map(|path| if path.is_empty() { ".".to_owned() } else { path }).collect();
         if placed.from == From::Context {
             sources.extend(named.iter().filter(|source| !crate::spec::dockerfile::remote(source)).cloned());
         }
@@ -394,7 +403,11 @@ impl Writer<'_> {
             words.push("--parents".to_owned());
         }
         let blanks = named.iter().any(|source| source.contains(' ')) || placed.destination.contains(' ');
-        let heredocs: Vec<String> = placed.heredocs.iter().map(|one| format!("<<{}", if one.expand { one.name.clone() } else { quoted(&one.name) })).collect();
+        let heredocs: Vec<String> = placed
+            .heredocs
+            .iter()
+            .map(|one| format!("<<{}", if one.expand { one.name.clone() } else { quoted(&one.name) }))
+            .collect();
         let slash = if placed.into && placed.destination != "/" { "/" } else { "" };
         let destination = format!("{}{slash}", placed.destination);
         if blanks {
@@ -421,16 +434,25 @@ impl Writer<'_> {
     /// A stage of the Dockerfile as it is, with the names that it has here.
     fn kept(&self, index: usize, sources: &mut BTreeSet<String>) -> String {
         let stage = &self.request.dockerfile.stages()[index];
-        let base = self.request.dockerfile.find_stage(&stage.base, index).map_or_else(|| stage.base.clone(), |below| self.stage_name(below));
+        let base = self
+            .request
+            .dockerfile
+            .find_stage(&stage.base, index)
+            .map_or_else(|| stage.base.clone(), |below| self.stage_name(below));
         let platform = stage.platform.as_ref().map(|platform| format!("--platform={platform} ")).unwrap_or_default();
-        let mut text = format!("\n# As it was: only docker can build it.\nFROM {platform}{base} AS {}\n", self.stage_name(index));
+        let mut text =
+            format!("\n# As it was: only docker can build it.\nFROM {platform}{base} AS {}\n", self.stage_name(index));
         for instruction in &stage.instructions {
             let written = self.request.dockerfile.instruction_text(instruction.line).unwrap_or_default();
             match &instruction.kind {
                 Kind::Copy(transfer) | Kind::Add(transfer) => {
                     let from = match &transfer.from {
                         None => From::Context,
-                        Some(name) => self.request.dockerfile.find_stage(name, index).map_or_else(|| From::Image(name.clone()), From::Stage),
+                        Some(name) => self
+                            .request
+                            .dockerfile
+                            .find_stage(name, index)
+                            .map_or_else(|| From::Image(name.clone()), From::Stage),
                     };
                     let placed = Placed {
                         line: instruction.line,
@@ -470,8 +492,13 @@ impl Writer<'_> {
             }
             for path in self.request.files {
                 let top = path.split('/').next().unwrap_or(path);
-                let out = is_outside(top, path == top) || is_input(path) && path == top || written.contains(path.as_str());
-                if out { left_out.insert(top.to_owned()) } else { allowed.insert(top.to_owned()) };
+                let out =
+                    is_outside(top, path == top) || is_input(path) && path == top || written.contains(path.as_str());
+                if out {
+                    left_out.insert(top.to_owned())
+                } else {
+                    allowed.insert(top.to_owned())
+                };
             }
         }
         let covered = |path: &String| allowed.iter().any(|other| other != path && below(path, other).is_some());
@@ -489,7 +516,16 @@ impl Writer<'_> {
             let pattern = pattern.trim_start_matches("./").trim_start_matches('/');
             let _ = writeln!(text, "{not}{prefix}{pattern}");
         }
-        let own = ["xtask", "target", "Cargo.toml", "Cargo.lock", "rust-toolchain.toml", "images.toml", "images.lock", ".cargo"];
+        let own = [
+            "xtask",
+            "target",
+            "Cargo.toml",
+            "Cargo.lock",
+            "rust-toolchain.toml",
+            "images.toml",
+            "images.lock",
+            ".cargo",
+        ];
         let is_own = |name: &String| own.contains(&name.as_str()) || FOLDERS.contains(&name.as_str());
         self.left_out = left_out.into_iter().filter(|name| !allowed.contains(name) && !is_own(name)).collect();
         text
@@ -512,7 +548,8 @@ impl Writer<'_> {
         if !native {
             text += "# Some stages run programs, which only docker does.\nengine = \"docker\"\n";
         }
-        let root = done.root_image.parse::<Reference>().map_or_else(|_| done.root_image.clone(), |image| image.to_string());
+        let root =
+            done.root_image.parse::<Reference>().map_or_else(|_| done.root_image.clone(), |image| image.to_string());
         let _ = writeln!(
             text,
             "\n# The OS and Python under everything. `cargo xtask lock` pins its digests in images.lock.\n[root]\nimage = {}\npython = {}",
@@ -521,7 +558,9 @@ impl Writer<'_> {
         );
         let minor = done.python.split('.').nth(1).and_then(|minor| minor.parse::<u32>().ok());
         if minor.is_some_and(|minor| minor <= 13) {
-            let plain = |name: &&String| name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"+-.".contains(&b));
+            let plain = |name: &&String| {
+                name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"+-.".contains(&b))
+            };
             let mut packages = vec!["apt".to_owned(), "libstdc++6".to_owned()];
             packages.extend(done.system.iter().filter(plain).cloned());
             let _ = writeln!(
@@ -533,9 +572,10 @@ impl Writer<'_> {
         }
         text += "\n[base]\n";
         if self.folder != FOLDERS[0] {
-            let _ = writeln!(text, "dockerfile = \"{0}/Dockerfile.base\"\ninstaller = \"{0}/installer.lock\"", self.folder);
+            let _ =
+                writeln!(text, "dockerfile = \"{0}/Dockerfile.base\"\ninstaller = \"{0}/installer.lock\"", self.folder);
         }
-text += &source.keys;
+        text += &source.keys;
         if !done.system.is_empty() {
             let _ = writeln!(text, "\n[base.args]\n{SYSTEM_ARG} = {}", quoted(&done.system.join(" ")));
         }
@@ -562,7 +602,8 @@ text += &source.keys;
         let done = &self.done;
         let mut text = format!("\n[smoke]\nuser = {}\n", done.user.user);
         if done.entrypoint.is_none() {
-            text += "\n[[smoke.run]]\nname = \"python\"\nargs = [\"python3\", \"-c\", \"import sys; print(sys.prefix)\"]\n";
+            text +=
+                "\n[[smoke.run]]\nname = \"python\"\nargs = [\"python3\", \"-c\", \"import sys; print(sys.prefix)\"]\n";
             let _ = writeln!(text, "contains = {}", quoted(ENVIRONMENT));
         }
         let url = self.url();
@@ -575,7 +616,12 @@ text += &source.keys;
             );
             let what = "[smoke.serve]";
             let reason = "the test starts the server without a network and takes any answer below 500";
-            self.note(NoteKind::Changed, what, reason, "if the server needs a database at start, remove the table, or give `args`");
+            self.note(
+                NoteKind::Changed,
+                what,
+                reason,
+                "if the server needs a database at start, remove the table, or give `args`",
+            );
         }
         text
     }
@@ -609,8 +655,19 @@ text += &source.keys;
                 }
             }
         }
-        let text = [&self.done.entrypoint, &self.done.cmd].into_iter().flatten().map(words).collect::<Vec<_>>().join(" ");
-        let servers = [("gunicorn", 8000), ("uvicorn", 8000), ("hypercorn", 8000), ("daphne", 8000), ("runserver", 8000), ("flask", 5000), ("fastapi", 8000), ("streamlit", 8501), ("waitress", 8080)];
+        let text =
+            [&self.done.entrypoint, &self.done.cmd].into_iter().flatten().map(words).collect::<Vec<_>>().join(" ");
+        let servers = [
+            ("gunicorn", 8000),
+            ("uvicorn", 8000),
+            ("hypercorn", 8000),
+            ("daphne", 8000),
+            ("runserver", 8000),
+            ("flask", 5000),
+            ("fastapi", 8000),
+            ("streamlit", 8501),
+            ("waitress", 8080),
+        ];
         let (_, port) = servers.iter().find(|(server, _)| text.contains(server))?;
         let all: Vec<&str> = text.split([' ', '=']).collect();
         let said = all.windows(2).find_map(|pair| {
@@ -625,7 +682,9 @@ text += &source.keys;
     /// The repository's own `xtask`: a package of one line, a workspace where there is none, the alias.
     fn program(&mut self) {
         let program = self.request.program;
-        let has = |path: &str| self.request.files.contains(path) && !(self.request.read)(path).is_some_and(|text| is_written(&text));
+        let has = |path: &str| {
+            self.request.files.contains(path) && !(self.request.read)(path).is_some_and(|text| is_written(&text))
+        };
         let cargo = has("Cargo.toml").then(|| (self.request.read)("Cargo.toml")).flatten();
         let toolchain = has("rust-toolchain.toml") || has("rust-toolchain");
         self.add(
@@ -663,7 +722,10 @@ text += &source.keys;
         if !toolchain {
             self.add(
                 "rust-toolchain.toml",
-                format!("{MARK}: the compiler of `cargo xtask`.\n[toolchain]\nchannel = {}\nprofile = \"minimal\"\n", quoted(&program.toolchain)),
+                format!(
+                    "{MARK}: the compiler of `cargo xtask`.\n[toolchain]\nchannel = {}\nprofile = \"minimal\"\n",
+                    quoted(&program.toolchain)
+                ),
             );
         }
         const ALIAS: &str = "[alias]\nxtask = \"run --quiet --package repo-xtask --bin xtask --\"\n";
@@ -677,7 +739,9 @@ text += &source.keys;
             Some(text) => self.add(".cargo/config.toml", format!("{}\n\n{ALIAS}", text.trim_end())),
         }
         // `target` ignores itself once something was built there.
-        if !self.request.files.contains(".gitignore") || (self.request.read)(".gitignore").is_some_and(|text| is_written(&text)) {
+        if !self.request.files.contains(".gitignore")
+            || (self.request.read)(".gitignore").is_some_and(|text| is_written(&text))
+        {
             self.add(".gitignore", format!("{MARK}.\n/target\n"));
         }
     }
@@ -688,7 +752,8 @@ text += &source.keys;
         let Ok(policy) = policy::parse(policy, &is_file) else { return };
         let Ok(generated) = workflows::generate(&policy, &PolicyLocation::default()) else { return };
         for file in generated {
-            let taken = (self.request.read)(&file.path).is_some_and(|text| !workflows::is_ours(&text, &PolicyLocation::default()));
+            let taken = (self.request.read)(&file.path)
+                .is_some_and(|text| !workflows::is_ours(&text, &PolicyLocation::default()));
             if taken {
                 self.note(
                     NoteKind::Changed,
@@ -720,9 +785,30 @@ fn with_member(text: &str) -> Option<String> {
 /// Names at the top that no app needs: of version control, builds, documents and tests.
 fn is_outside(name: &str, is_file: bool) -> bool {
     const NAMES: [&str; 24] = [
-        "xtask", "dockerfiles", "images", "target", "images.toml", "images.lock", "Cargo.toml", "Cargo.lock", "rust-toolchain.toml",
-        "Makefile", "Jenkinsfile", "LICENSE", "tests", "test", "docs", "node_modules", "venv", "env", "tox.ini", "noxfile.py",
-        "mypy.ini", "pytest.ini", "justfile", "Procfile",
+        "xtask",
+        "dockerfiles",
+        "images",
+        "target",
+        "images.toml",
+        "images.lock",
+        "Cargo.toml",
+        "Cargo.lock",
+        "rust-toolchain.toml",
+        "Makefile",
+        "Jenkinsfile",
+        "LICENSE",
+        "tests",
+        "test",
+        "docs",
+        "node_modules",
+        "venv",
+        "env",
+        "tox.ini",
+        "noxfile.py",
+        "mypy.ini",
+        "pytest.ini",
+        "justfile",
+        "Procfile",
     ];
     let lower = name.to_ascii_lowercase();
     NAMES.contains(&name)

@@ -1139,7 +1139,12 @@ fn read_smoke(mut section: Section<'_>, problems: &mut Problems<'_>) -> Smoke {
         let (url, contains) = (serve.required("url", problems), serve.text("contains", problems));
         let seconds = serve.number_or_default("seconds", problems);
         serve.finish(problems);
-        Some(SmokeServe { args, url: url?.value, contains: contains.map(|text| text.value), seconds: seconds.unsigned_abs() })
+        Some(SmokeServe {
+            args,
+            url: url?.value,
+            contains: contains.map(|text| text.value),
+            seconds: seconds.unsigned_abs(),
+        })
     });
     section.finish(problems);
     Smoke { user: user.and_then(|user| u32::try_from(user).ok()), runs, serve }
