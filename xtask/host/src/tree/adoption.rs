@@ -120,7 +120,7 @@ fn walked(root: &Path) -> std::io::Result<BTreeSet<String>> {
             match entry.file_type() {
                 Ok(kind) if kind.is_dir() && !SKIPPED.contains(&name) && !name.starts_with(SCRATCH) => open.push(path),
                 Ok(kind) if !kind.is_dir() && found.len() < MOST => {
-                    drop(found.insert(path.to_string_lossy().into_owned()))
+                    found.insert(path.to_string_lossy().into_owned());
                 }
                 _ => {}
             }

@@ -344,8 +344,12 @@ impl Reader<'_> {
                 }
                 image.input.add(input);
             }
-            Effect::Environment(path) => drop(image.environments.insert(path)),
-            Effect::Intermediate(path) => drop(image.intermediate.insert(path)),
+            Effect::Environment(path) => {
+                image.environments.insert(path);
+            }
+            Effect::Intermediate(path) => {
+                image.intermediate.insert(path);
+            }
             Effect::User(user) => image.users.push((line, user)),
             Effect::Group { name, id } => drop(image.groups.insert(name, id)),
             Effect::Folders(paths) => {
