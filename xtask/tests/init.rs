@@ -212,7 +212,7 @@ fn a_place_that_cannot_be_written_leaves_everything_as_it_was() {
 }
 
 #[test]
-fn git_gives_the_registry_and_ignored_files_are_no_part_of_the_app() {
+fn git_gives_the_registry_and_ignored_files_stay_out_of_the_app() {
     let example = Example::new("flask");
     let git = |args: &[&str]| {
         let status = Command::new("git").arg("-C").arg(example.path()).args(args).status().unwrap();

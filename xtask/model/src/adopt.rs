@@ -22,7 +22,7 @@ use crate::spec::reference::Platform;
 use std::collections::BTreeSet;
 use std::fmt;
 
-/// The repository, and the answers to the questions that it leaves open.
+/// The repository, and what a person decides where it leaves something open.
 pub struct Request<'a> {
     pub name: &'a str,
     pub registry: &'a Registry,

@@ -146,7 +146,7 @@ fn browsed(url: &str) -> String {
     format!("https://{rest}")
 }
 
-/// A new file compared with what is there.
+/// A new file compared with the one that exists.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
     New,
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn a_killed_call_is_swept_and_its_files_are_no_part_of_the_repository() {
+    fn a_killed_call_is_swept_and_its_files_do_not_belong_to_the_repository() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path();
         fs::create_dir(root.join(".xtask-init-dead")).unwrap();

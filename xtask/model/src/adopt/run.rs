@@ -55,6 +55,9 @@ pub(super) struct NewUser {
     pub adduser: bool,
 }
 
+/// Home of the user that runs commands by default.
+const HOME: &str = "/root";
+
 /// Tools that install packages; an image has no use for them.
 const INSTALLERS: [&str; 9] =
     ["pip", "setuptools", "wheel", "uv", "poetry", "pipenv", "poetry-plugin-export", "virtualenv", "build"];
@@ -113,9 +116,11 @@ pub(super) fn effect(one: &Simple, workdir: &str) -> Effect {
 }
 
 fn is_cache(path: &str) -> bool {
-    let places =
-        ["/var/lib/apt", "/var/cache", "/root/.cache", "/tmp", "~/.cache", "/root/.npm", "/var/log", "/usr/share/doc"];
-    places.iter().any(|place| path.starts_with(place)) || path.ends_with("/.cache") || path.contains("__pycache__")
+    let places = ["/var/lib/apt", "/var/cache", "/tmp", "~/.cache", "/var/log", "/usr/share/doc"];
+    places.iter().any(|place| path.starts_with(place))
+        || path.contains("/.cache")
+        || path.contains("/.npm")
+        || path.contains("__pycache__")
 }
 
 fn packages(one: &Simple) -> Effect {
@@ -222,7 +227,7 @@ fn locked(file: LockFile, words: &[&str]) -> Input {
             _ => {}
         }
     }
-    // Poetry's name of the group that is no group.
+    // Poetry's name for packages outside any group.
     input.groups.retain(|group| group != "main");
     if dev {
         input.groups.push("dev".to_owned());
@@ -262,7 +267,7 @@ fn pip(words: &[&str], workdir: &str) -> Effect {
             "--pre" => input.options.push("--pre".to_owned()),
             "-w" | "--wheel-dir" => written = Some(absolute(&value())),
             "-t" | "--target" | "--prefix" | "--root" => input.place = Some(absolute(&value())),
-            "--user" => input.place = Some("/root/.local".to_owned()),
+            "--user" => input.place = Some(format!("{HOME}/.local")),
             "-e" | "--editable" => input.names.push(value()),
             "--trusted-host" | "--cache-dir" | "--timeout" | "--retries" | "--python" | "-p" | "--link-mode"
             | "--torch-backend" | "--root-user-action" | "--progress-bar" | "--extra" | "--group"

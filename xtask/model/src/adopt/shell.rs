@@ -1,4 +1,4 @@
-//! The commands in a `RUN`, as far as they can be told apart without a shell.
+//! The commands in a `RUN`, as far as they can be separated without a shell.
 //!
 //! Pure. A text with control flow is not split: it is one command that nothing here understands.
 

@@ -631,7 +631,7 @@ impl Translator<'_> {
                     (_, None) => id,
                 },
             };
-            let home = new.home.clone().unwrap_or_else(|| format!("/home/{}", new.name));
+            let home = new.home.clone().unwrap_or_else(|| ["/home", new.name.as_str()].join("/"));
             let account = Account { name: new.name.clone(), user: id, group, home, made: true };
             if new.id.is_none() {
                 let reason = format!("the command leaves the number to the system; the new image has {id}:{group}");

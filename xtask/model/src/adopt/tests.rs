@@ -125,20 +125,20 @@ fn wheels_and_prefixes_of_a_stage_are_its_packages() {
     for install in [
         "RUN pip wheel -w /wheels -r requirements.txt\nFROM python:3.12-slim\nCOPY --from=b /wheels /wheels\nRUN pip install /wheels/*",
         "RUN pip install --prefix=/install -r requirements.txt\nFROM python:3.12-slim\nCOPY --from=b /install /usr/local",
-        "RUN pip install --user -r requirements.txt\nFROM python:3.12-slim\nCOPY --from=b /root/.local /root/.local\nENV PATH=/root/.local/bin:$PATH",
+        "RUN pip install --user -r requirements.txt\nFROM python:3.12-slim\nCOPY --from=b @/.local @/.local\nENV PATH=@/.local/bin:$PATH",
         "RUN python -m venv /v && /v/bin/pip install -r requirements.txt\nFROM python:3.12-slim\nCOPY --from=b /v /v\nENV PATH=/v/bin:$PATH",
         "RUN pip install -r requirements.txt\nFROM python:3.12-slim\nCOPY --from=b /usr/local/lib/python3.12/site-packages /usr/local/lib/python3.12/site-packages",
     ] {
         let text = format!(
             "FROM python:3.12-slim AS b\nRUN apt-get update && apt-get install -y gcc\nCOPY requirements.txt .\n{install}\nCOPY app /app\nCMD [\"python\", \"/app/main.py\"]\n"
         );
-        case(text.leak(), &[("requirements.txt", ""), ("app/main.py", "")]).gives(
+        case(text.replace('@', "/root").leak(), &[("requirements.txt", ""), ("app/main.py", "")]).gives(
             &[
                 (
                     "images.toml",
                     &["requirements = \"requirements.txt\"", "packages = \"python-packages\"", "!engine = \"docker\""],
                 ),
-                (FAST, &["FROM ${BASE_IMAGE} AS app", "COPY --link app /app", "!ENV PATH=/root/.local/bin:$PATH"]),
+                (FAST, &["FROM ${BASE_IMAGE} AS app", "COPY --link app /app", "!ENV PATH=/bin:$PATH"]),
             ],
             &[],
         );

@@ -14,12 +14,13 @@ use std::fmt::Write as _;
 /// The first line of every file that only this translation writes.
 pub const MARK: &str = "# Written by `cargo xtask init`";
 
-/// True if a text was written by an earlier translation, and is no input of the next.
+/// True if a text was written by an earlier translation, and does not count for the next.
 pub fn is_written(text: &str) -> bool {
     text.starts_with(MARK) || text.starts_with("# Written by `cargo xtask")
 }
 
 const BASE: &str = include_str!("template/Dockerfile.base");
+const MAIN: &str = include_str!("template/main.txt");
 const STAGES: &str = include_str!("../../../native/src/recipes/Dockerfile.stages");
 const INSTALL: &str = include_str!("../../../../dockerfiles/install.py");
 const COMPILE: &str = include_str!("../../../../dockerfiles/compile.py");
@@ -697,12 +698,7 @@ impl Writer<'_> {
                 quoted(&program.revision)
             ),
         );
-        self.add(
-            "xtask/src/main.rs",
-            "//! `cargo xtask`: builds this repository's container images.\n\nuse std::process::ExitCode;\n\nfn main() -> ExitCode {\n    \
-             image_xtask::main()\n}\n"
-                .to_owned(),
-        );
+        self.add("xtask/src/main.rs", MAIN.to_owned());
         match cargo {
             None => self.add(
                 "Cargo.toml",
