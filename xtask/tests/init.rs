@@ -139,7 +139,7 @@ fn fastapi_in_a_workspace_of_uv() {
 }
 
 #[test]
-fn django_with_poetry_and_collectstatic() {
+fn django_with_collectstatic() {
     writes("django", "after", &[]);
 }
 
