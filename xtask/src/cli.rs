@@ -20,7 +20,10 @@ pub fn main() -> ExitCode {
 
 /// Reads the command line and runs it by `run`: what every program with these flags does.
 pub fn dispatch(run: fn(&Flags) -> anyhow::Result<ExitCode>) -> ExitCode {
-    let flags = Flags::parse();
+    // Cargo repeats the name of a subcommand that is a program, `cargo-xtask`.
+    let flags = Flags::parse_from(
+        std::env::args_os().enumerate().filter(|(at, arg)| *at != 1 || arg != "xtask").map(|(_, arg)| arg),
+    );
     terminal::set_volume(match (flags.global.quiet, flags.global.verbose) {
         (true, _) => terminal::Volume::Quiet,
         (_, true) => terminal::Volume::Verbose,
@@ -66,6 +69,7 @@ fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
         Command::Smoke { image } => commands::smoke::run(global, image.as_deref())?,
         Command::Run { image, args } => return commands::run::run(global, image.as_deref(), args),
         Command::Watch(watch) => commands::watch::run(global, watch)?,
+        Command::Init(init) => commands::init::run(global, init)?,
         Command::Doctor => commands::doctor::run(global)?,
         Command::Quickstart { yes, engine } => commands::quickstart::run(global, *yes, *engine)?,
         Command::Engine(engine) => commands::engine::run(global, engine)?,

@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod doctor;
 pub mod engine;
 pub mod explain;
+pub mod init;
 pub mod lock;
 pub mod man;
 pub mod plan;
@@ -23,6 +24,22 @@ pub mod watch;
 pub mod workflows;
 
 use std::io::Write as _;
+use std::path::Path;
+use xtask_model::fault::Fault;
+
+/// True if the repository is xtask's own: some commands check or measure its sources.
+pub fn has_xtask_sources(root: &Path) -> bool {
+    root.join("xtask/model/src/lib.rs").is_file()
+}
+
+/// Refuses a command that is about the sources of xtask, in a repository that only uses it.
+fn needs_xtask_sources(root: &Path, command: &str, instead: &str) -> Result<(), Fault> {
+    if has_xtask_sources(root) {
+        return Ok(());
+    }
+    Err(Fault::usage(format!("`cargo xtask {command}` is for the repository that xtask's sources are in"))
+        .hint(instead))
+}
 
 /// Writes data to stdout. A reader that closed the pipe is not an error.
 pub fn print(text: &str) -> anyhow::Result<()> {

@@ -302,6 +302,17 @@ Examples:
   cargo xtask watch -- cargo xtask smoke {}            a command in its place, for each image
   cargo xtask watch --push -- kubectl set image deployment/app app={}")]
     Watch(WatchFlags),
+    /// Adopt another repository: write a policy, Dockerfiles and workflows from the Dockerfile that it has
+    ///
+    /// Reads the Dockerfile's last stage, and prints every line that becomes something else, every line that only docker can run, and every
+    /// package without a wheel. Writes `images.toml`, `dockerfiles/`, an `xtask` package and the workflows. Never changes a file that exists,
+    /// except with `--force`, and then prints the difference.
+    #[command(after_help = "\
+Examples:
+  cargo xtask init --root ../app --dry-run            prints every file, and writes nothing
+  cargo xtask init --root ../app --registry ghcr.io/acme
+  cargo xtask init --dockerfile api/Dockerfile --name api")]
+    Init(InitFlags),
     /// Check everything that a build needs, and print a fix for each problem
     Doctor,
     /// Build, push and smoke-test on a fresh machine: installs what is missing, and asks before
@@ -472,6 +483,62 @@ pub enum BaseCommand {
         #[arg(short, long)]
         yes: bool,
     },
+}
+
+/// Flags of `init`. Each answers a question that is otherwise asked on a terminal, or has a default.
+#[derive(Clone, Debug, Default, Args)]
+pub struct InitFlags {
+    /// Print every file, and write nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Replace files that exist and differ; prints the difference of each
+    #[arg(long)]
+    pub force: bool,
+    /// Write the files although parts could not be translated
+    #[arg(long)]
+    pub partial: bool,
+    /// Ask nothing: use the defaults
+    #[arg(short, long)]
+    pub yes: bool,
+    /// Name of the project and of the app's image; by default the folder's
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Dockerfile to translate, from the root; by default the only one, or the one at the top
+    #[arg(long, value_name = "FILE")]
+    pub dockerfile: Option<String>,
+    /// Build context of that Dockerfile, from the root; by default the folder in which its sources are
+    #[arg(long, value_name = "DIR")]
+    pub context: Option<String>,
+    /// Stage of the Dockerfile to translate; by default the last
+    #[arg(long, value_name = "STAGE")]
+    pub target: Option<String>,
+    /// Requirements file in place of those that the Dockerfile installs; can be repeated
+    #[arg(long, value_name = "FILE")]
+    pub requirements: Vec<String>,
+    /// Root image in place of the Dockerfile's: `python:3.12-slim`
+    #[arg(long, value_name = "IMAGE")]
+    pub root_image: Option<String>,
+    /// Python of the root image, if its tag does not name it: `3.12`
+    #[arg(long, value_name = "VERSION")]
+    pub python: Option<String>,
+    /// Debian package of the root, besides those of the Dockerfile; `none` if Alpine's need no counterpart; can be repeated
+    #[arg(long, value_name = "NAME")]
+    pub system_package: Vec<String>,
+    /// Platforms of the images
+    #[arg(long, value_name = "OS/ARCH", value_delimiter = ',')]
+    pub platform: Vec<Platform>,
+    /// Branch that moves `latest`; by default the one that `origin` names, or `main`
+    #[arg(long, value_name = "BRANCH")]
+    pub default_branch: Option<String>,
+    /// Write no workflows
+    #[arg(long)]
+    pub no_workflows: bool,
+    /// Git repository that the new `xtask` package depends on; by default this program's
+    #[arg(long, value_name = "URL")]
+    pub xtask_git: Option<String>,
+    /// Commit of that repository; by default the one that this program was compiled from
+    #[arg(long, value_name = "COMMIT")]
+    pub xtask_rev: Option<String>,
 }
 
 /// Flags of `watch`.

@@ -11,3 +11,5 @@ pub mod reference;
 pub mod smoke;
 pub mod steps;
 pub mod tidy;
+
+pub use cli::main;

@@ -76,13 +76,20 @@ fn expect(output: &Output, contains: &str, what: &str) -> Result<(), Fault> {
 fn served(image: &RunnableImage<'_>, serve: &SmokeServe) -> Result<(), Fault> {
     // The question is asked from within, by the Python that every such image has: no port is opened anywhere.
     const ASK: &str = "import sys,urllib.request as r;sys.stdout.buffer.write(r.urlopen(sys.argv[1],timeout=5).read())";
+    const ASK_FOR_ANY: &str = "import sys,urllib.request as r,urllib.error as e
+try: r.urlopen(sys.argv[1],timeout=5)
+except e.HTTPError as a: a.code<500 or sys.exit(f'status {a.code}')";
+    let (ask, contains) = match &serve.contains {
+        Some(text) => (ASK, text.as_str()),
+        None => (ASK_FOR_ANY, ""),
+    };
     let mut container = image.start(&Launch::confined(&serve.args))?;
     let deadline = Instant::now() + Duration::from_secs(serve.seconds);
     loop {
         process::interrupted()?;
         // A container that has ended cannot be asked any more: its log tells why.
-        let answer = container.exec(&["python3", "-c", ASK, &serve.url]);
-        let shown = answer.and_then(|answer| expect(&answer, &serve.contains, &serve.url));
+        let answer = container.exec(&["python3", "-c", ask, &serve.url]);
+        let shown = answer.and_then(|answer| expect(&answer, contains, &serve.url));
         let Err(fault) = shown else { return Ok(()) };
         let runs = container.runs()?;
         if !runs || Instant::now() > deadline {

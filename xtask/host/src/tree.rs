@@ -1,5 +1,6 @@
 //! The repository on this machine: files, git, the compiled binary, the toolchain, secrets.
 
+pub mod adoption;
 pub mod binary;
 pub mod committed;
 pub mod context;

@@ -1,5 +1,6 @@
 //! Everything that is computed: no file, clock, environment, process or network. `tidy` checks it.
 
+pub mod adopt;
 pub mod fault;
 pub mod image;
 pub mod quantity;

@@ -8,6 +8,7 @@ use xtask_model::fault::{Exit, Fault};
 /// Runs `xtask-bench` with this command line.
 pub fn run(global: &Global) -> anyhow::Result<ExitCode> {
     let tree = global.tree()?;
+    super::needs_xtask_sources(&tree.root, "bench", "`cargo xtask stats` prints what builds of this repository cost")?;
     let command = Command::new("cargo")
         .args(["run", "--quiet", "--locked", "--package", "xtask-bench", "--manifest-path"])
         .arg(tree.root.join("Cargo.toml"))

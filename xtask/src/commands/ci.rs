@@ -5,7 +5,8 @@
 mod deny;
 
 use super::test::needs::Engine;
-use crate::flags::Global;
+use crate::flags::{BuildFlags, Global};
+use crate::pipeline;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use xtask_host::tree::binary;
@@ -19,20 +20,21 @@ use xtask_model::quantity;
 pub fn run(global: &Global, only: Option<&str>) -> anyhow::Result<()> {
     let root = find_root(global.root.as_deref())?;
     let mut phases = Phases::default();
+    let own = super::has_xtask_sources(&root);
     if let Some(only) = only {
         let selected = selected(global, only)?;
-        phases.run("tidy", || super::tidy::run(global))?;
+        if own {
+            phases.run("tidy", || super::tidy::run(global))?;
+        }
         phases.run("workflows", || Ok(super::workflows::run(global, true)?))?;
         if let Some([program, args @ ..]) = selected.as_deref() {
-            phases.run("tests", || {
-                let command = process::Command::new(program).args(args).current_dir(&root);
-                let status = super::test::shown(&command, &mut |_| {})?;
-                let hint = format!("run it alone: `{command}`");
-                if status.success() { Ok(()) } else { Err(command.failed(Exit::Build, status).hint(hint).into()) }
-            })?;
+            phases.run("tests", || tests(&root, program, args))?;
         }
         phases.print();
         return Ok(());
+    }
+    if !own {
+        return adopted(global, &root, phases);
     }
     // Read first: the tests link this file again, and then the kernel calls it deleted.
     let program =
@@ -50,6 +52,36 @@ pub fn run(global: &Global, only: Option<&str>) -> anyhow::Result<()> {
     drop(engine);
     phases.print();
     Ok(())
+}
+
+/// Everything that CI runs in a repository that only uses xtask: the lock, its own tests, a build with smoke tests.
+fn adopted(global: &Global, root: &Path, mut phases: Phases) -> anyhow::Result<()> {
+    let ci = global.tree()?.policy.ci;
+    if root.join(".github/workflows/ci.yml").is_file() {
+        phases.run("workflows", || Ok(super::workflows::run(global, true)?))?;
+    }
+    phases.run("lock", || Ok(super::lock::check(global)?))?;
+    for test in &ci.tests {
+        if let [program, args @ ..] = test.run.as_slice() {
+            phases.run("tests", || tests(root, program, args))?;
+        }
+    }
+    phases.run("images", || {
+        let flags = BuildFlags { engine: Some(ci.engine), ..BuildFlags::default() };
+        let done = pipeline::run(global, &flags, pipeline::Target::App)?;
+        let app = done.images.last().map(|image| image.reference.to_string());
+        super::smoke::run(global, app.as_deref())
+    })?;
+    phases.print();
+    Ok(())
+}
+
+/// The command of a `[[ci.tests]]`, which has to succeed.
+fn tests(root: &Path, program: &str, args: &[String]) -> anyhow::Result<()> {
+    let command = process::Command::new(program).args(args).current_dir(root);
+    let status = super::test::shown(&command, &mut |_| {})?;
+    let hint = format!("run it alone: `{command}`");
+    if status.success() { Ok(()) } else { Err(command.failed(Exit::Build, status).hint(hint).into()) }
 }
 
 /// The command of a `[[ci.tests]]`; none for documents, whose checks every selection begins with.

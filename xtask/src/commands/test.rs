@@ -26,6 +26,11 @@ pub fn run(global: &Global, filter: Option<&str>, quick: bool) -> anyhow::Result
         return all_pass(&[quick_runner(&root, filter, process::found("cargo-nextest").is_some())], filter, false);
     }
     let tree = global.tree()?;
+    super::needs_xtask_sources(
+        &tree.root,
+        "test",
+        "`cargo xtask ci` runs the `[[ci.tests]]` of `images.toml`, and builds and smoke-tests the app",
+    )?;
     let needs = Needs::gather(&tree)?;
     all_pass(&runners(&tree.root, &needs, filter), filter, true)
 }

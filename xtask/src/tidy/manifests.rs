@@ -8,8 +8,11 @@ use super::{Files, Violation};
 pub(super) fn check(files: &Files) -> Vec<Violation> {
     let mut found = files.text("Cargo.toml").map(|text| reasons("Cargo.toml", text)).unwrap_or_default();
     // A package outside the workspace has nobody to take a version from.
-    let member =
-        |path: &str, text: &str| path.ends_with("/Cargo.toml") && !text.lines().any(|line| line == "[workspace]");
+    let member = |path: &str, text: &str| {
+        path.ends_with("/Cargo.toml")
+            && !text.lines().any(|line| line == "[workspace]")
+            && !path.starts_with("examples/")
+    };
     for (path, text) in files.texts().filter(|(path, text)| member(path, text)) {
         found.extend(versions(path, text));
     }

@@ -315,8 +315,8 @@ pub struct SmokeServe {
     pub args: Vec<String>,
     /// What is asked for, within the container.
     pub url: String,
-    /// What the answer has to contain.
-    pub contains: String,
+    /// What the answer has to contain; without it, every answer below 500 is good.
+    pub contains: Option<String>,
     /// How long the server may take to answer, in seconds.
     pub seconds: u64,
 }
@@ -1136,10 +1136,15 @@ fn read_smoke(mut section: Section<'_>, problems: &mut Problems<'_>) -> Smoke {
     }
     let serve = section.section("serve", problems).and_then(|mut serve| {
         let args = texts(serve.texts("args", problems));
-        let (url, contains) = (serve.required("url", problems), serve.required("contains", problems));
+        let (url, contains) = (serve.required("url", problems), serve.text("contains", problems));
         let seconds = serve.number_or_default("seconds", problems);
         serve.finish(problems);
-        Some(SmokeServe { args, url: url?.value, contains: contains?.value, seconds: seconds.unsigned_abs() })
+        Some(SmokeServe {
+            args,
+            url: url?.value,
+            contains: contains.map(|text| text.value),
+            seconds: seconds.unsigned_abs(),
+        })
     });
     section.finish(problems);
     Smoke { user: user.and_then(|user| u32::try_from(user).ok()), runs, serve }

@@ -410,7 +410,12 @@ pub const TABLES: &[Table] = &[
         keys: &[
             key("args", Kind::Texts, Default::None, "arguments"),
             key("url", Kind::Text, Default::Required, "the page's URL, within the container"),
-            key("contains", Kind::Text, Default::Required, "text that the page must contain"),
+            key(
+                "contains",
+                Kind::Text,
+                Default::None,
+                "text that the page must contain; without it, every answer below 500 is good",
+            ),
             key("seconds", Kind::Whole(1, 600), Default::Number(20), "seconds in which the server must answer"),
         ],
     },

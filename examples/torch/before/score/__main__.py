@@ -1,0 +1,5 @@
+"""Prints a score."""
+
+import torch
+
+print(float(torch.ones(3).sum()))

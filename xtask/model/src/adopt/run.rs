@@ -1,0 +1,438 @@
+//! What a command of a `RUN` does, where it is known.
+//!
+//! Pure. Everything that is not recognised is [`Effect::Other`]: it is kept for docker, and never guessed.
+
+use super::shell::Simple;
+use super::{Input, LockFile};
+
+/// The effect of one command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Effect {
+    /// It changes nothing that the new images need: a clean-up, an upgrade of the installer.
+    Nothing,
+    /// Packages of the operating system.
+    System {
+        manager: &'static str,
+        names: Vec<String>,
+    },
+    /// Python packages.
+    Python(Input),
+    /// An environment is created in this folder.
+    Environment(String),
+    /// Wheels or a requirements file are written here, for a later `pip install`.
+    Intermediate(String),
+    User(NewUser),
+    Group {
+        name: String,
+        id: Option<u32>,
+    },
+    Folders(Vec<String>),
+    Owner {
+        owner: String,
+        recursive: bool,
+        paths: Vec<String>,
+    },
+    Mode {
+        mode: String,
+        recursive: bool,
+        paths: Vec<String>,
+    },
+    /// A package manager that has no counterpart; the reason and the replacement.
+    Unknown(&'static str, &'static str),
+    Other,
+}
+
+/// `useradd` or `adduser`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct NewUser {
+    pub name: String,
+    pub id: Option<u32>,
+    /// A number or a name.
+    pub group: Option<String>,
+    pub home: Option<String>,
+    pub system: bool,
+    /// `adduser`, whose system users begin at 100.
+    pub adduser: bool,
+}
+
+/// Home of the user that runs commands by default.
+const HOME: &str = "/root";
+
+/// Tools that install packages; an image has no use for them.
+const INSTALLERS: [&str; 9] =
+    ["pip", "setuptools", "wheel", "uv", "poetry", "pipenv", "poetry-plugin-export", "virtualenv", "build"];
+
+pub(super) fn effect(one: &Simple, workdir: &str) -> Effect {
+    let installs_tool = one.text.contains("astral.sh/uv") || one.text.contains("install.python-poetry.org");
+    if installs_tool && one.text.contains('|') {
+        return Effect::Nothing;
+    }
+    let words: Vec<&str> = one.words.iter().map(String::as_str).collect();
+    if let Some(effect) = python(&words, workdir) {
+        return effect;
+    }
+    match one.program() {
+        "apt-get" | "apt" | "aptitude" | "apk" => packages(one),
+        "yum" | "dnf" | "microdnf" => {
+            Effect::Unknown("the root has Debian packages", "name Debian's packages: `--system-package NAME`")
+        }
+        "conda" | "mamba" | "micromamba" => Effect::Unknown(
+            "packages of conda are not wheels",
+            "list them in a requirements file with their names on PyPI",
+        ),
+        // `set` and `export` are for the commands after them in the same shell.
+        "set" | "export" | "true" | ":" | "ldconfig" | "which" => Effect::Nothing,
+        "echo" | "printf" if !one.text.contains(['>', '|']) => Effect::Nothing,
+        "rm" if one.args().iter().filter(|arg| !arg.starts_with('-')).all(|path| is_cache(path)) => Effect::Nothing,
+        "find" if one.text.contains("-delete") && (one.text.contains("pyc") || one.text.contains("__pycache__")) => {
+            Effect::Nothing
+        }
+        _ if !one.plain => Effect::Other,
+        "useradd" | "adduser" => user(one),
+        "groupadd" | "addgroup" => group(one),
+        "mkdir"
+            if one
+                .args()
+                .iter()
+                .any(|arg| arg.starts_with('-') && !["-p", "--parents", "-pv"].contains(&arg.as_str())) =>
+        {
+            Effect::Other
+        }
+        "mkdir" => Effect::Folders(one.args().iter().filter(|arg| !arg.starts_with('-')).cloned().collect()),
+        "chown" | "chmod" => {
+            let (options, rest): (Vec<_>, Vec<_>) =
+                one.args().iter().cloned().partition(|arg| arg.starts_with('-') && arg.len() > 1);
+            let recursive = options.iter().any(|option| option.contains('R') || option == "--recursive");
+            match rest.split_first() {
+                Some((owner, paths)) if one.program() == "chown" => {
+                    Effect::Owner { owner: owner.clone(), recursive, paths: paths.to_vec() }
+                }
+                Some((mode, paths)) => Effect::Mode { mode: mode.clone(), recursive, paths: paths.to_vec() },
+                None => Effect::Other,
+            }
+        }
+        _ => Effect::Other,
+    }
+}
+
+fn is_cache(path: &str) -> bool {
+    let places = ["/var/lib/apt", "/var/cache", "/tmp", "~/.cache", "/var/log", "/usr/share/doc"];
+    places.iter().any(|place| path.starts_with(place))
+        || path.contains("/.cache")
+        || path.contains("/.npm")
+        || path.contains("__pycache__")
+}
+
+fn packages(one: &Simple) -> Effect {
+    let is_option = |arg: &&String| arg.starts_with('-');
+    let verbs = ["install", "add"];
+    let Some(at) = one.args().iter().position(|arg| verbs.contains(&arg.as_str())) else { return Effect::Nothing };
+    let mut names = Vec::new();
+    let mut rest = one.args()[at + 1..].iter();
+    while let Some(word) = rest.next() {
+        match word.as_str() {
+            "-t" | "-o" | "--target-release" | "--virtual" | "--repository" | "-X" => drop(rest.next()),
+            _ if is_option(&word) => {}
+            name => names.push(name.to_owned()),
+        }
+    }
+    if !names.iter().all(|name| name.chars().all(|c| c.is_ascii_alphanumeric() || "+-.:=~_*".contains(c))) {
+        return Effect::Other;
+    }
+    Effect::System { manager: if one.program() == "apk" { "apk" } else { "apt" }, names }
+}
+
+/// The effect of a Python tool.
+fn python(words: &[&str], workdir: &str) -> Option<Effect> {
+    let last = |word: &str| word.rsplit('/').next().unwrap_or(word).to_owned();
+    let program = last(words.first()?);
+    let is_python = program == "python" || program == "python3" || program.starts_with("python3.");
+    let absolute = |path: &str| super::stages::absolute(workdir, path);
+    Some(match (program.as_str(), words.get(1).copied(), words.get(2).copied()) {
+        (_, Some("-m"), Some("pip")) if is_python => pip(words.get(3..)?, workdir),
+        (_, Some("-m"), Some("venv" | "virtualenv")) if is_python => {
+            let folder = words[3..].iter().rfind(|word| !word.starts_with('-'))?;
+            Effect::Environment(absolute(folder))
+        }
+        (_, Some("-m"), Some("compileall")) if is_python => Effect::Nothing,
+        (_, Some("--version" | "-V"), None) => Effect::Nothing,
+        ("virtualenv", Some(_), _) => {
+            Effect::Environment(absolute(words[1..].iter().rfind(|word| !word.starts_with('-'))?))
+        }
+        ("uv", Some("pip"), _) => pip(words.get(2..)?, workdir),
+        ("uv", Some("venv"), folder) => {
+            Effect::Environment(absolute(folder.filter(|word| !word.starts_with('-')).unwrap_or(".venv")))
+        }
+        ("uv", Some("sync"), _) => Effect::Python(locked(LockFile::Uv, &words[2..])),
+        ("uv", Some("export"), _) | ("poetry", Some("export"), _) | ("pipenv", Some("requirements" | "lock"), _) => {
+            let lock = match program.as_str() {
+                "uv" => LockFile::Uv,
+                "poetry" => LockFile::Poetry,
+                _ => LockFile::Pipenv,
+            };
+            Effect::Python(locked(lock, &words[2..]))
+        }
+        ("poetry", Some("install" | "sync"), _) => Effect::Python(locked(LockFile::Poetry, &words[2..])),
+        ("pipenv", Some("install" | "sync"), _) => Effect::Python(locked(LockFile::Pipenv, &words[2..])),
+        ("pdm", Some("install" | "sync"), _) => {
+            Effect::Unknown("`pdm.lock` cannot be read", "export it: `pdm export --prod -o requirements.txt`")
+        }
+        ("uv" | "poetry" | "pipenv", Some("config" | "cache" | "lock" | "self" | "check" | "env" | "python"), _) => {
+            Effect::Nothing
+        }
+        ("uv", Some("build"), _) => Effect::Intermediate(absolute("dist")),
+        ("pipx", _, _) => Effect::Nothing,
+        (pip_like, ..) if pip_like == "pip" || pip_like.starts_with("pip3") || pip_like.starts_with("pip2") => {
+            pip(&words[1..], workdir)
+        }
+        _ => return None,
+    })
+}
+
+/// The call of a tool that installs from a lock.
+fn locked(file: LockFile, words: &[&str]) -> Input {
+    let mut input = Input { lock: Some(file), ..Input::default() };
+    let mut words = words.iter().copied().flat_map(|word| match word.split_once('=') {
+        Some((name, value)) if word.starts_with("--") => vec![name, value],
+        _ => vec![word],
+    });
+    let mut list = |words: &mut dyn Iterator<Item = &str>, into: fn(&mut Input) -> &mut Vec<String>| {
+        let names: Vec<String> = words
+            .next()
+            .unwrap_or_default()
+            .split([',', ' '])
+            .filter(|name| !name.is_empty())
+            .map(str::to_owned)
+            .collect();
+        into(&mut input).extend(names);
+    };
+    let mut dev = false;
+    while let Some(word) = words.next() {
+        match word {
+            "--extra" | "-E" | "--extras" => list(&mut words, |input| &mut input.extras),
+            "--group" | "--with" | "--only-group" | "--only" => list(&mut words, |input| &mut input.groups),
+            "--package" => list(&mut words, |input| &mut input.packages),
+            "--all-extras" => list(&mut ["*"].into_iter(), |input| &mut input.extras),
+            "--dev" => dev = true,
+            "-o"
+            | "--output-file"
+            | "--output"
+            | "-f"
+            | "--format"
+            | "--without"
+            | "--no-group"
+            | "--python"
+            | "-p"
+            | "--no-install-package" => drop(words.next()),
+            _ => {}
+        }
+    }
+    // Poetry's name for packages outside any group.
+    input.groups.retain(|group| group != "main");
+    if dev {
+        input.groups.push("dev".to_owned());
+    }
+    input
+}
+
+fn pip(words: &[&str], workdir: &str) -> Effect {
+    let absolute = |path: &str| super::stages::absolute(workdir, path);
+    let Some((verb, words)) = words.split_first() else { return Effect::Nothing };
+    match *verb {
+        "install" | "wheel" | "sync" => {}
+        "uninstall" => return Effect::Other,
+        "download" => return Effect::Unknown("packages are downloaded by the base's installer", "remove the line"),
+        _ => return Effect::Nothing,
+    }
+    let mut input = Input::default();
+    let mut written = None;
+    let mut words = words.iter().copied().flat_map(|word| match word.split_once('=') {
+        Some((name, value)) if word.starts_with("--") => vec![name, value],
+        _ => vec![word],
+    });
+    while let Some(word) = words.next() {
+        let mut value = || words.next().unwrap_or_default().to_owned();
+        match word {
+            "-r" | "--requirement" | "--requirements" => input.requirements.push(value()),
+            "-c" | "--constraint" | "--constraints" => input.constraints.push(value()),
+            "-i" | "--index-url" | "--default-index" => input.options.push(format!("--index-url {}", value())),
+            "--extra-index-url" | "--index" => input.options.push(format!("--extra-index-url {}", value())),
+            "-f" | "--find-links" => {
+                let place = value();
+                if place.contains("://") {
+                    input.options.push(format!("--find-links {place}"));
+                }
+            }
+            "--no-binary" | "--only-binary" => input.options.push(format!("{word} {}", value())),
+            "--pre" => input.options.push("--pre".to_owned()),
+            "-w" | "--wheel-dir" => written = Some(absolute(&value())),
+            "-t" | "--target" | "--prefix" | "--root" => input.place = Some(absolute(&value())),
+            "--user" => input.place = Some(format!("{HOME}/.local")),
+            "-e" | "--editable" => input.names.push(value()),
+            "--trusted-host" | "--cache-dir" | "--timeout" | "--retries" | "--python" | "-p" | "--link-mode"
+            | "--torch-backend" | "--root-user-action" | "--progress-bar" | "--extra" | "--group"
+            | "--default-timeout" | "--index-strategy" | "--platform" => drop(value()),
+            _ if word.starts_with('-') => {}
+            // Wheels of an earlier stage.
+            _ if word.contains("/*") || word.ends_with(".whl") && !word.contains("://") => {}
+            name if verb == &"sync" => input.requirements.push(name.to_owned()),
+            name => input.names.push(name.to_owned()),
+        }
+    }
+    let bare = |name: &String| {
+        let end = name.find(|c: char| !c.is_ascii_alphanumeric() && !"-_.".contains(c)).unwrap_or(name.len());
+        INSTALLERS.contains(&name[..end].to_ascii_lowercase().as_str())
+    };
+    input.names.retain(|name| !bare(name));
+    if input.is_empty() && written.is_none() {
+        return match input.place {
+            Some(place) => Effect::Environment(place),
+            None => Effect::Nothing,
+        };
+    }
+    input.wheels = written;
+    Effect::Python(input)
+}
+
+fn user(one: &Simple) -> Effect {
+    let adduser = one.program() == "adduser";
+    let mut user = NewUser { adduser, ..NewUser::default() };
+    let mut names: Vec<String> = Vec::new();
+    let mut words = one.args().iter().flat_map(|word| match word.split_once('=') {
+        Some((name, value)) if word.starts_with("--") => vec![name.to_owned(), value.to_owned()],
+        _ => vec![word.clone()],
+    });
+    while let Some(word) = words.next() {
+        let flag = if word.starts_with("--") || !word.starts_with('-') {
+            word.clone()
+        } else {
+            user.system |= word.contains('r') && !adduser || word.contains('S') && adduser;
+            // A cluster: only its last letter takes a value.
+            format!("-{}", word.chars().next_back().unwrap_or('-'))
+        };
+        match flag.as_str() {
+            "--system" => user.system = true,
+            "-u" | "--uid" => user.id = words.next().and_then(|text| text.parse().ok()),
+            "-g" | "--gid" | "--ingroup" if !adduser || flag != "-g" => user.group = words.next(),
+            "-G" if adduser => user.group = words.next(),
+            "-d" | "--home" | "--home-dir" => user.home = words.next(),
+            "-h" if adduser => user.home = words.next(),
+            "-g" | "-G" | "--groups" | "-s" | "--shell" | "-c" | "--comment" | "--gecos" | "-k" | "-K" | "-e"
+            | "-f" | "-p" | "--password" => drop(words.next()),
+            _ if flag.starts_with('-') => {}
+            name => names.push(name.to_owned()),
+        }
+    }
+    match names.into_iter().next() {
+        Some(name) => Effect::User(NewUser { name, ..user }),
+        None => Effect::Other,
+    }
+}
+
+fn group(one: &Simple) -> Effect {
+    let (mut id, mut name) = (None, None);
+    let mut words = one.args().iter();
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--gid" => id = words.next().and_then(|text| text.parse().ok()),
+            _ if word.starts_with("--gid=") => id = word["--gid=".len()..].parse().ok(),
+            _ if word.starts_with('-') && !word.starts_with("--") && word.ends_with('g') => {
+                id = words.next().and_then(|text| text.parse().ok());
+            }
+            _ if word.starts_with('-') => {}
+            _ => name = name.or(Some(word.clone())),
+        }
+    }
+    name.map_or(Effect::Other, |name| Effect::Group { name, id })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::shell;
+    use super::*;
+
+    #[track_caller]
+    fn of(text: &str) -> Effect {
+        let found = shell::commands(text).unwrap();
+        assert_eq!(found.len(), 1, "{text}");
+        effect(&found[0], "/app")
+    }
+
+    #[test]
+    fn installers_give_their_input() {
+        let requirements = |text: &str| match of(text) {
+            Effect::Python(input) => (input.requirements, input.names, input.options),
+            other => panic!("{text}: {other:?}"),
+        };
+        let one = |name: &str| vec![name.to_owned()];
+        for text in [
+            "pip install --no-cache-dir -r requirements.txt",
+            "pip3 install -r requirements.txt --upgrade pip",
+            "python -m pip install --requirement=requirements.txt",
+            "uv pip install --system -r requirements.txt",
+            "/venv/bin/pip install -U pip wheel -r requirements.txt",
+            "pip wheel --wheel-dir /wheels -r requirements.txt",
+        ] {
+            assert_eq!(requirements(text), (one("requirements.txt"), vec![], vec![]), "{text}");
+        }
+        let torch = requirements("pip install torch==2.9.0 --index-url https://download.pytorch.org/whl/cpu");
+        assert_eq!(torch.1, one("torch==2.9.0"));
+        assert_eq!(torch.2, one("--index-url https://download.pytorch.org/whl/cpu"));
+        assert_eq!(of("pip install --upgrade pip setuptools>=70 poetry==1.8.3"), Effect::Nothing);
+        assert_eq!(of("curl -LsSf https://astral.sh/uv/install.sh | sh"), Effect::Nothing);
+        let Effect::Python(uv) = of("uv sync --frozen --no-dev --extra web --group=worker --package api") else {
+            panic!("uv sync")
+        };
+        assert_eq!(
+            (uv.lock, uv.extras, uv.groups, uv.packages),
+            (Some(LockFile::Uv), one("web"), one("worker"), one("api"))
+        );
+        let Effect::Python(poetry) = of("poetry install --only main,web --no-root -E pg") else { panic!("poetry") };
+        assert_eq!((poetry.lock, poetry.extras, poetry.groups), (Some(LockFile::Poetry), one("pg"), one("web")));
+        assert_eq!(of("python3.12 -m venv /opt/env"), Effect::Environment("/opt/env".to_owned()));
+        assert_eq!(of("uv venv"), Effect::Environment("/app/.venv".to_owned()));
+    }
+
+    #[test]
+    fn system_packages_users_and_folders_are_read() {
+        let names = |text: &str| match of(text) {
+            Effect::System { names, .. } => names.join(" "),
+            other => panic!("{text}: {other:?}"),
+        };
+        assert_eq!(
+            names("apt-get install -y --no-install-recommends libpq5 curl=8.* -t stable").as_str(),
+            "libpq5 curl=8.*"
+        );
+    }
+
+    #[test]
+    fn users_have_the_numbers_that_the_command_gives() {
+        let user = |text: &str| match of(text) {
+            Effect::User(user) => user,
+            other => panic!("{text}: {other:?}"),
+        };
+        let one = user("useradd -r -u 1001 -g app -d /srv -s /sbin/nologin -ms /bin/bash app");
+        assert_eq!((one.name.as_str(), one.id, one.system), ("app", Some(1001), true));
+        assert_eq!((one.group.as_deref(), one.home.as_deref()), (Some("app"), Some("/srv")));
+        let two = user("adduser --disabled-password --gecos '' --uid=1500 web");
+        assert_eq!((two.name.as_str(), two.id, two.system), ("web", Some(1500), false));
+        let three = user("adduser -D -u 1000 -h /data -G users app");
+        assert_eq!((three.name.as_str(), three.id, three.group.as_deref()), ("app", Some(1000), Some("users")));
+        assert_eq!(of("groupadd -r -g 900 app"), Effect::Group { name: "app".to_owned(), id: Some(900) });
+        assert_eq!(of("mkdir -p /a b"), Effect::Folders(vec!["/a".to_owned(), "b".to_owned()]));
+        assert_eq!(of("mkdir -p -m 755 /a"), Effect::Other);
+    }
+
+    #[test]
+    fn what_is_not_known_is_other() {
+        for text in
+            ["npm ci", "python manage.py collectstatic --noinput", "curl -o /x https://example.com/x", "mkdir $A"]
+        {
+            assert_eq!(of(text), Effect::Other, "{text}");
+        }
+        for text in ["rm -rf /var/lib/apt/lists/* /tmp/*", "set -eux", "apt-get clean", "pip check", "echo done"] {
+            assert_eq!(of(text), Effect::Nothing, "{text}");
+        }
+        assert!(matches!(of("conda install numpy"), Effect::Unknown(..)));
+    }
+}

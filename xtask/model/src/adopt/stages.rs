@@ -1,0 +1,1353 @@
+//! Reads the stages of a Dockerfile as what they leave in the image: files, packages, a user, folders, configuration.
+//!
+//! Pure. Stages that only install packages are read for their inputs. A stage whose files the image takes, and that runs something
+//! else, is kept as it is for docker.
+
+use super::run::{self, Effect, NewUser};
+use super::system::{self, Purpose};
+use super::{Input, Note, NoteKind, Request, shell};
+use crate::fault::Fault;
+use crate::spec::dockerfile::{Command, Healthcheck, Heredoc, Instruction, Kind, Run, Stage, StageBase, Transfer};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The environment of the new images.
+pub(super) const ENVIRONMENT: &str = "/opt/venv";
+
+/// What the images are made of.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Translation {
+    pub root_image: String,
+    pub python: String,
+    pub input: Input,
+    /// Debian packages of the root.
+    pub system: Vec<String>,
+    /// Debian packages of the stage that compiles.
+    pub build: Vec<String>,
+    pub user: Account,
+    pub workdir: String,
+    pub env: Vec<(String, String)>,
+    pub labels: Vec<(String, String)>,
+    pub expose: Vec<String>,
+    pub volumes: Vec<String>,
+    pub stop_signal: Option<String>,
+    pub shell: Option<Vec<String>>,
+    pub healthcheck: Option<Option<Healthcheck>>,
+    pub entrypoint: Option<Command>,
+    pub cmd: Option<Command>,
+    /// `RUN`s that need no file of the app.
+    pub base_runs: Vec<String>,
+    /// The app's files and the `RUN`s between them.
+    pub steps: Vec<Step>,
+    /// Folders with owner and mode.
+    pub folders: BTreeMap<String, Folder>,
+    /// Stages that are kept as they are.
+    pub kept: BTreeSet<usize>,
+    pub notes: Vec<Note>,
+}
+
+/// The user that the app runs as.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Account {
+    pub name: String,
+    pub user: u32,
+    pub group: u32,
+    pub home: String,
+    /// True if the image makes the entry.
+    pub made: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    Copy(Placed),
+    Run { text: String, user: String, workdir: String },
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Folder {
+    pub owner: Option<String>,
+    pub mode: Option<String>,
+}
+
+/// Files that a `COPY` or `ADD` puts into an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Placed {
+    pub line: usize,
+    pub add: bool,
+    pub from: From,
+    pub sources: Vec<String>,
+    pub heredocs: Vec<Heredoc>,
+    /// Absolute.
+    pub destination: String,
+    /// The destination is a folder that the sources are put into.
+    pub into: bool,
+    pub owner: Option<String>,
+    pub mode: Option<String>,
+    pub excludes: Vec<String>,
+    pub parents: bool,
+    pub checksum: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum From {
+    Context,
+    Stage(usize),
+    Image(String),
+}
+
+/// An instruction's effect, in order.
+#[derive(Clone, Debug)]
+enum Item {
+    Copy(Placed),
+    Run { line: usize, text: String, shown: String, user: String, workdir: String },
+    Owner { line: usize, owner: String, paths: Vec<String> },
+    Mode { line: usize, mode: String, paths: Vec<String>, shown: String },
+    Folders(Vec<String>),
+}
+
+/// A stage with everything below it.
+#[derive(Clone, Debug, Default)]
+struct Image {
+    /// The image at the bottom.
+    image: String,
+    items: Vec<Item>,
+    input: Input,
+    /// Line, package manager and packages.
+    system: Vec<(usize, &'static str, Vec<String>)>,
+    environments: BTreeSet<String>,
+    /// Folders of wheels, and exported requirements files.
+    intermediate: BTreeSet<String>,
+    users: Vec<(usize, NewUser)>,
+    groups: BTreeMap<String, Option<u32>>,
+    workdir: String,
+    user: String,
+    env: Vec<(String, String)>,
+    labels: Vec<(String, String)>,
+    expose: Vec<String>,
+    volumes: Vec<String>,
+    stop_signal: Option<String>,
+    shell: Option<Vec<String>>,
+    healthcheck: Option<Option<Healthcheck>>,
+    entrypoint: Option<Command>,
+    cmd: Option<Command>,
+    notes: Vec<Note>,
+}
+
+/// An absolute path, without `.` and `..`.
+pub(super) fn absolute(workdir: &str, path: &str) -> String {
+    let path = path.trim_matches('"');
+    let path = path.strip_prefix("~").map_or_else(|| path.to_owned(), |rest| format!("/root{rest}"));
+    let whole = if path.starts_with('/') { path } else { format!("{workdir}/{path}") };
+    let mut parts: Vec<&str> = Vec::new();
+    for part in whole.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    format!("/{}", parts.join("/"))
+}
+
+/// The rest of a path below a folder; empty for the folder itself.
+pub(super) fn below<'p>(path: &'p str, folder: &str) -> Option<&'p str> {
+    let folder = folder.trim_end_matches('/');
+    let rest = path.strip_prefix(folder)?;
+    if rest.is_empty() { Some("") } else { rest.strip_prefix('/') }
+}
+
+pub(super) fn translate(request: &Request<'_>) -> Result<Translation, Fault> {
+    let platform = request.platforms.first().cloned().unwrap_or_else(crate::spec::reference::Platform::host);
+    let none = BTreeMap::new();
+    let expanded = request.dockerfile.expand(&none, &platform)?;
+    let bases = request.dockerfile.stage_bases(&none, &platform)?;
+    let mut reader = Reader { request, bases: &bases, images: BTreeMap::new() };
+    for stage in &expanded.stages {
+        let image = reader.image(stage);
+        reader.images.insert(stage.index, image);
+    }
+    let target = request.dockerfile.target().index;
+    let mut translator =
+        Translator { request, images: &reader.images, done: Translation::default(), accounts: BTreeMap::new() };
+    translator.translate(&reader.images[&target]);
+    let mut done = translator.done;
+    done.notes.sort_by(|one, other| (one.line, &one.what).cmp(&(other.line, &other.what)));
+    done.notes.dedup();
+    Ok(done)
+}
+
+struct Reader<'a> {
+    request: &'a Request<'a>,
+    bases: &'a [StageBase],
+    images: BTreeMap<usize, Image>,
+}
+
+impl Reader<'_> {
+    fn image(&self, stage: &Stage) -> Image {
+        let base = self.bases.iter().find(|base| base.stage == stage.index);
+        let below = base.and_then(|base| base.on).and_then(|on| self.images.get(&on)).cloned();
+        let mut image = below.unwrap_or_else(|| Image {
+            image: base.map_or_else(|| stage.base.clone(), |base| base.base.clone()),
+            workdir: "/".to_owned(),
+            user: "0".to_owned(),
+            ..Image::default()
+        });
+        for instruction in &stage.instructions {
+            self.instruction(stage, instruction, &mut image);
+        }
+        image
+    }
+
+    fn instruction(&self, stage: &Stage, instruction: &Instruction, image: &mut Image) {
+        let line = instruction.line;
+        let set = |pairs: &mut Vec<(String, String)>, (name, value): &(String, String)| {
+            pairs.retain(|(known, _)| known != name);
+            pairs.push((name.clone(), value.clone()));
+        };
+        match &instruction.kind {
+            Kind::Env(pairs) => pairs.iter().for_each(|pair| set(&mut image.env, pair)),
+            Kind::Label(pairs) => pairs.iter().for_each(|pair| set(&mut image.labels, pair)),
+            Kind::Copy(transfer) => self.copy(stage, line, transfer, false, image),
+            Kind::Add(transfer) => self.copy(stage, line, transfer, true, image),
+            Kind::Run(run) => self.run(line, run, image),
+            Kind::Workdir(path) => image.workdir = absolute(&image.workdir, path),
+            Kind::User(user) => image.user.clone_from(user),
+            Kind::Expose(ports) => image.expose.extend(ports.iter().cloned()),
+            Kind::Volume(paths) => image.volumes.extend(paths.iter().cloned()),
+            Kind::Stopsignal(signal) => image.stop_signal = Some(signal.clone()),
+            Kind::Shell(words) => image.shell = Some(words.clone()),
+            Kind::Healthcheck(check) => image.healthcheck = Some(check.clone()),
+            Kind::Entrypoint(command) => {
+                image.entrypoint = Some(command.clone());
+                // As docker does: an entry point takes the command of the image below away.
+                image.cmd = image
+                    .cmd
+                    .take()
+                    .filter(|_| stage.instructions.iter().any(|other| matches!(other.kind, Kind::Cmd(_))));
+            }
+            Kind::Cmd(command) => image.cmd = Some(command.clone()),
+            Kind::Onbuild(_) => {
+                image.notes.push(self.note(NoteKind::Missing, line, "no image is built on the app", "remove it"))
+            }
+            Kind::Arg(_) | Kind::Maintainer(_) => {}
+        }
+    }
+
+    fn note(&self, kind: NoteKind, line: usize, reason: &str, replacement: &str) -> Note {
+        let text = self.request.dockerfile.instruction_text(line).unwrap_or_default();
+        note(kind, line, text, reason, replacement)
+    }
+
+    fn copy(&self, stage: &Stage, line: usize, transfer: &Transfer, add: bool, image: &mut Image) {
+        let from = match &transfer.from {
+            None => From::Context,
+            Some(name) => match self.request.dockerfile.find_stage(name, stage.index) {
+                Some(index) => From::Stage(index),
+                None => From::Image(name.clone()),
+            },
+        };
+        let many = transfer.sources.len() + transfer.heredocs.len() > 1;
+        let into = many || transfer.destination.ends_with('/') || [".", ".."].contains(&transfer.destination.as_str());
+        image.items.push(Item::Copy(Placed {
+            line,
+            add,
+            from,
+            sources: transfer.sources.clone(),
+            heredocs: transfer.heredocs.clone(),
+            destination: absolute(&image.workdir, &transfer.destination),
+            into,
+            owner: transfer.chown().map(str::to_owned).filter(|owner| owner != "root" && owner != "root:root"),
+            mode: transfer.chmod().map(str::to_owned),
+            excludes: transfer.excludes.clone(),
+            parents: transfer.parents,
+            checksum: transfer.checksum.clone(),
+        }));
+    }
+
+    fn run(&self, line: usize, run: &Run, image: &mut Image) {
+        let whole = self.request.dockerfile.instruction_text(line).unwrap_or_default().to_owned();
+        let text = match (&run.command, run.heredocs.as_slice()) {
+            (Command::Shell(text), [heredoc]) if text.trim_start().starts_with("<<") && !text.trim().contains(' ') => {
+                heredoc.content.clone()
+            }
+            (Command::Shell(_), [_, ..]) => String::from("if # a here-document of another program"),
+            (Command::Shell(text), []) => text.clone(),
+            (Command::Exec(words), _) => words.iter().map(|word| format!("'{word}'")).collect::<Vec<_>>().join(" "),
+        };
+        let run_of = |text: String, shown: &str, image: &Image| Item::Run {
+            line,
+            text,
+            shown: shown.to_owned(),
+            user: image.user.clone(),
+            workdir: image.workdir.clone(),
+        };
+        let text = with_values(&text, &image.env);
+        let Some(commands) = shell::commands(&text) else {
+            let installs = ["pip install", "pip3 install", "poetry install", "uv sync", "uv pip", "pipenv install"];
+            if installs.iter().any(|words| text.contains(words)) {
+                let replacement = "write the installation as a RUN of its own, without `if`, `cd` or `||`";
+                image.notes.push(self.note(
+                    NoteKind::Missing,
+                    line,
+                    "it installs packages between other commands",
+                    replacement,
+                ));
+            }
+            let item = run_of(whole.clone(), &whole, image);
+            image.items.push(item);
+            return;
+        };
+        let mut others = Vec::new();
+        let mut known = false;
+        for one in &commands {
+            let effect = run::effect(one, &image.workdir);
+            match effect {
+                Effect::Other => others.push(one.text.clone()),
+                effect => {
+                    if matches!(one.program(), "export" | "set") {
+                        others.push(one.text.clone());
+                    } else {
+                        known |= effect != Effect::Nothing;
+                    }
+                    self.effect((line, &one.text), effect, run, image);
+                }
+            }
+        }
+        let alone = others.iter().all(|text| text.starts_with("set ") || text.starts_with("export "));
+        if alone {
+            return;
+        }
+        let flags: Vec<&str> = whole.split(' ').skip(1).take_while(|word| word.starts_with("--")).collect();
+        let text = match (known, flags.as_slice()) {
+            (false, _) => whole.clone(),
+            (true, []) => format!("RUN {}", others.join(" && ")),
+            (true, flags) => format!("RUN {} {}", flags.join(" "), others.join(" && ")),
+        };
+        let item = run_of(text, &format!("RUN {}", others.join(" && ")), image);
+        image.items.push(item);
+    }
+
+    fn effect(&self, (line, text): (usize, &str), effect: Effect, run: &Run, image: &mut Image) {
+        match effect {
+            Effect::Nothing | Effect::Other => {}
+            Effect::System { manager, names } => image.system.push((line, manager, names)),
+            Effect::Python(mut input) => {
+                input.requirements = self.context_paths(&input.requirements, run, image, (line, text));
+                input.constraints = self.context_paths(&input.constraints, run, image, (line, text));
+                image.intermediate.extend(input.wheels.take());
+                if let Some(place) = input.place.take() {
+                    image.environments.insert(place);
+                }
+                if input.lock.is_some() {
+                    let venv = image.env.iter().find(|(name, _)| name == "UV_PROJECT_ENVIRONMENT");
+                    let venv = venv.map_or_else(|| ".venv".to_owned(), |(_, path)| path.clone());
+                    image.environments.insert(absolute(&image.workdir, &venv));
+                }
+                image.input.add(input);
+            }
+            Effect::Environment(path) => {
+                image.environments.insert(path);
+            }
+            Effect::Intermediate(path) => {
+                image.intermediate.insert(path);
+            }
+            Effect::User(user) => image.users.push((line, user)),
+            Effect::Group { name, id } => drop(image.groups.insert(name, id)),
+            Effect::Folders(paths) => {
+                image.items.push(Item::Folders(paths.iter().map(|path| absolute(&image.workdir, path)).collect()));
+            }
+            Effect::Owner { owner, paths, .. } => {
+                let paths = paths.iter().map(|path| absolute(&image.workdir, path)).collect();
+                image.items.push(Item::Owner { line, owner, paths });
+            }
+            Effect::Mode { mode, paths, .. } => {
+                let paths = paths.iter().map(|path| absolute(&image.workdir, path)).collect();
+                image.items.push(Item::Mode { line, mode, paths, shown: text.to_owned() });
+            }
+            Effect::Unknown(reason, replacement) => {
+                image.notes.push(note(NoteKind::Missing, line, text, reason, replacement));
+            }
+        }
+    }
+
+    /// Requirement files of a command as paths of the repository.
+    fn context_paths(
+        &self,
+        paths: &[String],
+        run: &Run,
+        image: &mut Image,
+        (line, text): (usize, &str),
+    ) -> Vec<String> {
+        let mut found = Vec::new();
+        for path in paths {
+            if path.contains("://") {
+                let why = "a requirements file of the network has no fixed contents";
+                image.notes.push(note(NoteKind::Missing, line, text, why, "commit the file, and name it"));
+                continue;
+            }
+            let place = absolute(&image.workdir, path);
+            let mounted = run.mounts.iter().find(|mount| {
+                mount.kind == "bind"
+                    && mount.from.is_none()
+                    && mount.target.as_ref().is_some_and(|target| absolute(&image.workdir, target) == place)
+            });
+            let mounted = mounted.and_then(|mount| mount.source.clone().or(mount.target.clone()));
+            let copied = || self.copied(image, &place);
+            let last = path.rsplit('/').next().unwrap_or(path).to_owned();
+            let candidates = [mounted, copied(), Some(path.trim_start_matches("./").to_owned()), Some(last)];
+            let exists = |path: &String| self.request.files.contains(&in_context(self.request.context, path));
+            match candidates.into_iter().flatten().find(exists) {
+                Some(source) => found.push(in_context(self.request.context, &source)),
+                None if image.input.lock.is_some() || self.images.values().any(|image| image.input.lock.is_some()) => {}
+                None => {
+                    let why = "no file of the repository is this requirements file";
+                    let replacement = "name the file that lists the packages: `--requirements FILE`";
+                    image.notes.push(note(NoteKind::Missing, line, text, why, replacement));
+                }
+            }
+        }
+        found
+    }
+
+    /// The file of the context that is at a place of an image.
+    fn copied(&self, image: &Image, place: &str) -> Option<String> {
+        image.items.iter().rev().find_map(|item| {
+            let Item::Copy(placed) = item else { return None };
+            let source = || located(placed, place, self.request).into_iter().next();
+            match placed.from {
+                From::Context => source().map(|(source, _)| source),
+                From::Stage(index) => {
+                    let (source, _) = source()?;
+                    self.copied(self.images.get(&index)?, &absolute("/", &source))
+                }
+                From::Image(_) => None,
+            }
+        })
+    }
+}
+
+/// A shell text with the values of `ENV` in place. `PATH` is the shell's to expand.
+fn with_values(text: &str, env: &[(String, String)]) -> String {
+    let mut text = text.to_owned();
+    for (name, value) in env.iter().filter(|(name, value)| name != "PATH" && !value.contains(['$', '\'', '"'])) {
+        text = text.replace(&format!("${{{name}}}"), value);
+        let mut done = String::new();
+        let mut rest = text.as_str();
+        let variable = format!("${name}");
+        while let Some(at) = rest.find(&variable) {
+            let after = &rest[at + variable.len()..];
+            let whole = !after.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_');
+            done += &rest[..at];
+            done += if whole { value } else { &variable };
+            rest = after;
+        }
+        text = done + rest;
+    }
+    text
+}
+
+fn note(kind: NoteKind, line: usize, text: &str, reason: &str, replacement: &str) -> Note {
+    let mut what: String = text.lines().next().unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ");
+    if what.chars().count() > 90 {
+        what = what.chars().take(89).chain(['…']).collect();
+    }
+    Note { kind, line, what, reason: reason.to_owned(), replacement: replacement.to_owned() }
+}
+
+/// A path of the Dockerfile's context from the repository's root.
+pub(super) fn in_context(context: &str, path: &str) -> String {
+    absolute(&format!("/{context}"), path.trim_start_matches('/')).trim_start_matches('/').to_owned()
+}
+
+fn is_folder(request: &Request<'_>, path: &str) -> bool {
+    let path = in_context(request.context, path);
+    path.is_empty() || request.files.iter().any(|file| below(file, &path).is_some_and(|rest| !rest.is_empty()))
+}
+
+/// Sources of a copy that give what is at `path` of its image, each with its place relative to `path`.
+fn located(placed: &Placed, path: &str, request: &Request<'_>) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for source in &placed.sources {
+        let name = source.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+        let folder = match placed.from {
+            From::Context => is_folder(request, source),
+            // A name with a dot is taken for a file.
+            _ => !name.contains('.') || source.ends_with('/'),
+        };
+        let place = match (placed.into && !folder, name) {
+            (true, name) => absolute(&placed.destination, name),
+            (false, _) => placed.destination.clone(),
+        };
+        if let Some(rest) = below(&place, path) {
+            found.push((source.clone(), rest.to_owned()));
+        } else if let Some(rest) = below(path, &place).filter(|_| folder) {
+            found.push((format!("{}/{rest}", source.trim_end_matches('/')), String::new()));
+        }
+    }
+    found
+}
+
+struct Translator<'a> {
+    request: &'a Request<'a>,
+    images: &'a BTreeMap<usize, Image>,
+    done: Translation,
+    accounts: BTreeMap<String, Account>,
+}
+
+/// Files that only installers read.
+const INPUTS: [&str; 12] = [
+    "pyproject.toml",
+    "uv.lock",
+    "poetry.lock",
+    "Pipfile",
+    "Pipfile.lock",
+    "pdm.lock",
+    "poetry.toml",
+    "uv.toml",
+    "setup.cfg",
+    "constraints.txt",
+    ".python-version",
+    "requirements",
+];
+
+pub(super) fn is_input(path: &str) -> bool {
+    let name = path.trim_end_matches('/').trim_end_matches('*').rsplit('/').next().unwrap_or_default();
+    let name = name.trim_start_matches('*');
+    INPUTS.contains(&name)
+        || path.starts_with("requirements/")
+        || (name.starts_with("requirements") || name.ends_with("requirements.txt")) && !name.ends_with(".py")
+}
+
+impl Translator<'_> {
+    fn add(&mut self, kind: NoteKind, line: usize, text: &str, reason: &str, replacement: &str) {
+        self.done.notes.push(note(kind, line, text, reason, replacement));
+    }
+
+    fn text(&self, line: usize) -> String {
+        self.request.dockerfile.instruction_text(line).unwrap_or_default().to_owned()
+    }
+
+    fn translate(&mut self, image: &Image) {
+        self.done.notes.extend(image.notes.iter().cloned());
+        self.accounts(image);
+        self.root(image);
+        self.done.user = self.account(&image.user, 0);
+        self.done.workdir = if image.workdir == "/" { "/app".to_owned() } else { image.workdir.clone() };
+        let mut environments = image.environments.clone();
+        let mut input = image.input.clone();
+        let mut system = image.system.clone();
+        let mut builders = BTreeSet::new();
+        for item in &image.items {
+            self.item(item, &mut environments, &mut builders);
+        }
+        let mut build = Vec::new();
+        for index in &builders {
+            let builder = &self.images[index];
+            input.add(builder.input.clone());
+            build.extend(builder.system.iter().cloned());
+            environments.extend(builder.environments.iter().cloned());
+            self.done.notes.extend(builder.notes.iter().cloned());
+        }
+        // A stage that the image is built on is not a builder of it.
+        build.retain(|one| !system.contains(one));
+        self.input(input);
+        let asks = self.healthcheck(image, &environments);
+        self.packages(&mut system, &build, asks && !self.calls_a_downloader(image));
+        self.configuration(image, &environments);
+        self.python_path();
+    }
+
+    /// Where Python finds projects that the former image installed, in place of their metadata.
+    fn python_path(&mut self) {
+        let locked = self.done.input.lock.is_some()
+            || self.done.input.requirements.iter().any(|path| path.ends_with("pyproject.toml"));
+        if !locked || self.done.env.iter().any(|(name, _)| name == "PYTHONPATH") {
+            return;
+        }
+        let manifests = self.request.files.iter().filter(|path| path.rsplit('/').next() == Some("pyproject.toml"));
+        let mut found: Vec<String> = Vec::new();
+        for manifest in manifests {
+            let folder = manifest.trim_end_matches("pyproject.toml").trim_end_matches('/');
+            let source = if folder.is_empty() { "src".to_owned() } else { format!("{folder}/src") };
+            let has = |path: &str| {
+                self.request
+                    .files
+                    .iter()
+                    .any(|file| file.ends_with(".py") && below(file, path).is_some_and(|rest| !rest.is_empty()))
+            };
+            let builds = (self.request.read)(manifest).is_some_and(|text| text.contains("[build-system]"));
+            let place = if has(&source) {
+                source
+            } else if builds && !folder.is_empty() {
+                folder.to_owned()
+            } else {
+                continue;
+            };
+            let copied = self.done.steps.iter().find_map(|step| {
+                let Step::Copy(placed) = step else { return None };
+                let within = placed.sources.iter().filter(|_| placed.from == From::Context).find_map(|one| {
+                    below(&place, &in_context(self.request.context, one)).map(str::to_owned).or((in_context(
+                        self.request.context,
+                        one,
+                    )
+                    .is_empty())
+                    .then(|| place.clone()))
+                })?;
+                Some(absolute(&placed.destination, &within))
+            });
+            found.extend(copied);
+        }
+        if !found.is_empty() {
+            let reason = "the project itself is not installed, only its packages";
+            self.add(
+                NoteKind::Changed,
+                0,
+                "PYTHONPATH",
+                reason,
+                &format!("Python finds its code in {}", found.join(" and ")),
+            );
+            self.done.env.push(("PYTHONPATH".to_owned(), found.join(":")));
+        }
+    }
+
+    fn accounts(&mut self, image: &Image) {
+        let known =
+            [("root", 0, 0, "/root"), ("nobody", 65534, 65534, "/nonexistent"), ("www-data", 33, 33, "/var/www")];
+        for (name, user, group, home) in known {
+            let account = Account { name: name.to_owned(), user, group, home: home.to_owned(), made: false };
+            self.accounts.insert(name.to_owned(), account);
+        }
+        for (line, new) in &image.users {
+            let id = new.id.unwrap_or(match (new.system, new.adduser) {
+                (false, _) => 1000,
+                (true, true) => 100,
+                (true, false) => 999,
+            });
+            let group = match &new.group {
+                None => id,
+                Some(name) => match (name.parse(), image.groups.get(name)) {
+                    (Ok(number), _) => number,
+                    (_, Some(Some(number))) => *number,
+                    (_, Some(None)) => id,
+                    (_, None) => id,
+                },
+            };
+            let home = new.home.clone().unwrap_or_else(|| ["/home", new.name.as_str()].join("/"));
+            let account = Account { name: new.name.clone(), user: id, group, home, made: true };
+            if new.id.is_none() {
+                let reason = format!("the command leaves the number to the system; the new image has {id}:{group}");
+                self.add(NoteKind::Changed, *line, &self.text(*line), &reason, "name another one: `useradd --uid`");
+            }
+            self.accounts.insert(new.name.clone(), account);
+        }
+    }
+
+    /// The account that `USER` or an owner names.
+    fn account(&mut self, text: &str, line: usize) -> Account {
+        let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
+        let by_number = |number: u32| self.accounts.values().find(|account| account.user == number).cloned();
+        let account = match user.parse::<u32>() {
+            Ok(number) => Some(by_number(number).unwrap_or_else(|| Account {
+                name: "app".to_owned(),
+                user: number,
+                group: group.and_then(|group| group.parse().ok()).unwrap_or(0),
+                home: "/home/app".to_owned(),
+                made: true,
+            })),
+            Err(_) => self.accounts.get(user).cloned(),
+        };
+        let Some(mut account) = account else {
+            self.add(NoteKind::Missing, line, text, "no command creates this user", "use its number");
+            return Account::default();
+        };
+        match group.map(|group| (group.parse::<u32>(), self.accounts.get(group))) {
+            Some((Ok(number), _)) => account.group = number,
+            Some((_, Some(other))) => account.group = other.group,
+            _ => {}
+        }
+        account
+    }
+
+    fn owner(&mut self, text: &str, line: usize) -> Option<String> {
+        if text.contains('$') {
+            self.add(NoteKind::Missing, line, text, "the owner is known only to the shell", "write its number");
+            return None;
+        }
+        // `:group` keeps the user.
+        let text = if text.starts_with(':') { format!("root{text}") } else { text.trim_end_matches(':').to_owned() };
+        let account = self.account(&text, line);
+        Some(format!("{}:{}", account.user, account.group)).filter(|owner| owner != "0:0")
+    }
+
+    fn root(&mut self, image: &Image) {
+        let line = self.request.dockerfile.target().line;
+        let from = format!("FROM {}", image.image);
+        let named = image.image.split('@').next().unwrap_or_default().to_owned();
+        let last = named.rsplit('/').next().unwrap_or_default();
+        let (name, tag) = last.split_once(':').unwrap_or((last, ""));
+        let versions = |text: &str| {
+            let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+            let parts: Vec<&str> = text[..end].split('.').filter(|part| !part.is_empty()).collect();
+            (parts.len() >= 2).then(|| parts[..2].join("."))
+        };
+        let uv = name == "uv" && named.contains("astral-sh");
+        let tag = if uv { tag.rsplit("python").next().unwrap_or_default() } else { tag };
+        let is_library =
+            !named.contains('/') || named.starts_with("docker.io/library/") || named.starts_with("library/");
+        let systems = [
+            ("ubuntu", "22.04", "3.10"),
+            ("ubuntu", "jammy", "3.10"),
+            ("ubuntu", "24.04", "3.12"),
+            ("ubuntu", "noble", "3.12"),
+            ("debian", "bullseye", "3.9"),
+            ("debian", "11", "3.9"),
+            ("debian", "bookworm", "3.11"),
+            ("debian", "12", "3.11"),
+            ("debian", "trixie", "3.13"),
+            ("debian", "13", "3.13"),
+        ];
+        let system = systems.iter().find(|(os, release, _)| is_library && *os == name && tag.starts_with(release));
+        let (root, python) = match (name, system) {
+            ("python", _) if is_library && tag.contains("alpine") => {
+                let python = versions(tag);
+                let root = format!("python:{}-slim", python.as_deref().unwrap_or("3"));
+                let reason = "Alpine's C library takes none of the wheels that are built for others";
+                self.add(NoteKind::Changed, line, &from, reason, &format!("the root is `{root}`"));
+                (root, python)
+            }
+            ("python", _) if is_library => (last.to_owned(), versions(tag)),
+            _ if uv => {
+                let variant = tag.find('-').map_or("", |at| &tag[at..]);
+                let python = versions(tag);
+                let variant = match variant {
+                    "-bookworm-slim" => "-slim-bookworm",
+                    "-trixie-slim" => "-slim-trixie",
+                    _ => "-slim",
+                };
+                let root = format!("python:{}{variant}", python.as_deref().unwrap_or("3"));
+                self.add(
+                    NoteKind::Changed,
+                    line,
+                    &from,
+                    "the app needs no installer",
+                    &format!("the root is `{root}`"),
+                );
+                (root, python)
+            }
+            (_, Some((_, _, python))) => {
+                let root = format!("python:{python}-slim");
+                let reason = "its Python comes from packages";
+                self.add(NoteKind::Changed, line, &from, reason, &format!("the root is `{root}`"));
+                (root, Some((*python).to_owned()))
+            }
+            _ => (image.image.clone(), None),
+        };
+        let plain = root.starts_with("python:");
+        self.done.root_image = match self.request.root_image {
+            Some(given) => given.to_owned(),
+            None if plain => format!("docker.io/library/{root}"),
+            None => {
+                let reason = "only roots with Python alone are known: its own packages would not be in the environment";
+                self.add(NoteKind::Missing, line, &from, reason, "name the root: `--root-image python:3.12-slim`");
+                root
+            }
+        };
+        let given = self.request.python.map(str::to_owned).or_else(|| {
+            self.request.root_image.and_then(|image| versions(image.rsplit(':').next().unwrap_or_default()))
+        });
+        match given.or(python) {
+            Some(python) => self.done.python = python,
+            None if plain || self.request.root_image.is_some() => {
+                let reason = "the tag does not say which Python it has";
+                self.add(NoteKind::Missing, line, &from, reason, "name its version: `--python 3.12`");
+            }
+            None => {}
+        }
+    }
+
+    fn item(&mut self, item: &Item, environments: &mut BTreeSet<String>, builders: &mut BTreeSet<usize>) {
+        match item {
+            Item::Copy(placed) => self.copy(placed, environments, builders),
+            Item::Run { line, text, shown, user, workdir } => {
+                let first = !self.done.steps.iter().any(|step| matches!(step, Step::Copy(_)));
+                let reason = "it runs a program";
+                let account = self.account(user, *line);
+                let user = format!("{}:{}", account.user, account.group);
+                let first = first && user == "0:0";
+                let (stage, place) = if first { ("steps", "base") } else { ("app", "app") };
+                let stage = format!(
+                    "it stays a `RUN` in the stage `{stage}` of the {place}'s Dockerfile, which only docker builds"
+                );
+                self.add(NoteKind::Docker, *line, shown, reason, &stage);
+                if first {
+                    self.done.base_runs.push(text.clone());
+                } else {
+                    self.done.steps.push(Step::Run { text: text.clone(), user, workdir: workdir.clone() });
+                }
+            }
+            Item::Folders(paths) => {
+                for path in paths {
+                    self.done.folders.entry(path.clone()).or_default();
+                }
+            }
+            Item::Owner { line, owner, paths } => {
+                let owner = self.owner(owner, *line);
+                for path in paths {
+                    self.own(path, owner.as_ref());
+                }
+                if self.done.steps.iter().any(|step| matches!(step, Step::Run { .. })) {
+                    // For what the programs before it wrote.
+                    let text = format!("RUN chown -R {} {}", owner.as_deref().unwrap_or("0:0"), paths.join(" "));
+                    self.done.steps.push(Step::Run {
+                        text,
+                        user: "0:0".to_owned(),
+                        workdir: self.done.workdir.clone(),
+                    });
+                }
+            }
+            Item::Mode { line, mode, paths, shown } => {
+                for path in paths {
+                    self.mode((*line, shown), mode, path);
+                }
+            }
+        }
+    }
+
+    fn own(&mut self, path: &str, owner: Option<&String>) {
+        let mut inner = None;
+        for step in &mut self.done.steps {
+            let Step::Copy(placed) = step else { continue };
+            if below(&placed.destination, path).is_some() {
+                placed.owner = owner.cloned();
+            } else if placed.from == From::Context {
+                let found = located(placed, path, self.request).into_iter().next();
+                let found = found.filter(|(source, _)| exists(self.request, source));
+                inner = inner.or(found.map(|(source, _)| Placed {
+                    sources: vec![source],
+                    destination: path.to_owned(),
+                    into: false,
+                    owner: owner.cloned(),
+                    ..placed.clone()
+                }));
+            }
+        }
+        match inner {
+            Some(placed) => self.done.steps.push(Step::Copy(placed)),
+            None => self.done.folders.entry(path.to_owned()).or_default().owner = owner.cloned(),
+        }
+    }
+
+    fn mode(&mut self, (line, shown): (usize, &str), mode: &str, path: &str) {
+        let octal = match mode {
+            "+x" | "a+x" | "ugo+x" | "u+x" => "0755",
+            mode => mode,
+        };
+        if let Some(folder) = self.done.folders.get_mut(path) {
+            folder.mode = Some(octal.to_owned());
+            return;
+        }
+        let found = self.done.steps.iter().rev().find_map(|step| match step {
+            Step::Copy(placed) => {
+                let (source, rest) = located(placed, path, self.request).into_iter().next()?;
+                let is_file = placed.from == From::Context
+                    && rest.is_empty()
+                    && self.request.files.contains(&in_context(self.request.context, &source));
+                is_file.then(|| Placed {
+                    sources: vec![source],
+                    destination: path.to_owned(),
+                    into: false,
+                    mode: Some(octal.to_owned()),
+                    ..placed.clone()
+                })
+            }
+            Step::Run { .. } => None,
+        });
+        match found {
+            Some(placed) => {
+                let same = |step: &Step| matches!(step, Step::Copy(known) if known.sources == placed.sources && known.line == placed.line);
+                // A copy of this file alone gets the mode itself.
+                match self.done.steps.iter().position(same) {
+                    Some(at) => self.done.steps[at] = Step::Copy(placed),
+                    None => self.done.steps.push(Step::Copy(placed)),
+                }
+            }
+            None => {
+                let stage = "it stays a `RUN` of the app's Dockerfile, which only docker builds";
+                self.add(NoteKind::Docker, line, shown, "it changes files that no COPY of the Dockerfile names", stage);
+                let text = format!("RUN chmod {mode} {path}");
+                let workdir = self.done.workdir.clone();
+                self.done.steps.push(Step::Run { text, user: "0:0".to_owned(), workdir });
+            }
+        }
+    }
+
+    fn copy(&mut self, placed: &Placed, environments: &mut BTreeSet<String>, builders: &mut BTreeSet<usize>) {
+        let mut placed = placed.clone();
+        let line = placed.line;
+        if let Some(owner) = placed.owner.take() {
+            placed.owner = self.owner(&owner, line);
+        }
+        match placed.from.clone() {
+            From::Context => {
+                let remote: Vec<String> =
+                    placed.sources.iter().filter(|one| crate::spec::dockerfile::remote(one)).cloned().collect();
+                if let Some(url) = remote.first() {
+                    let stage = "the app's Dockerfile keeps it, and only docker builds that";
+                    self.add(NoteKind::Docker, line, &format!("ADD {url}"), "it downloads a file", stage);
+                }
+                placed.sources.retain(|source| !is_input(source));
+                if !placed.sources.is_empty() || !placed.heredocs.is_empty() {
+                    self.done.steps.push(Step::Copy(placed));
+                }
+            }
+            From::Image(name) => {
+                if name.contains("astral-sh/uv") {
+                    return;
+                }
+                let stage = "the app's Dockerfile keeps it, and only docker builds that";
+                self.add(NoteKind::Docker, line, &self.text(line), "it copies from another image", stage);
+                self.done.steps.push(Step::Copy(placed));
+            }
+            From::Stage(index) => {
+                for source in placed.sources.clone() {
+                    self.copy_from(index, &Placed { sources: vec![source], ..placed.clone() }, environments, builders);
+                }
+            }
+        }
+    }
+
+    /// One path of another stage: the environment, files of the context, or something that the stage makes.
+    fn copy_from(
+        &mut self,
+        index: usize,
+        placed: &Placed,
+        environments: &mut BTreeSet<String>,
+        builders: &mut BTreeSet<usize>,
+    ) {
+        let images = self.images;
+        let (Some(image), Some(source)) = (images.get(&index), placed.sources.first()) else { return };
+        let path = absolute("/", source);
+        let installs = !image.input.is_empty();
+        let site = installs
+            && (path.starts_with("/usr/local/lib/python")
+                || path == "/usr/local"
+                || path.starts_with("/usr/local/bin"));
+        let is_environment = image.environments.iter().any(|one| below(&path, one).is_some());
+        if is_environment || site {
+            builders.insert(index);
+            if is_environment && !placed.destination.starts_with("/usr/local") {
+                environments.insert(placed.destination.clone());
+            }
+            return;
+        }
+        let is_intermediate = image.intermediate.iter().any(|one| below(&path, one).is_some());
+        if is_intermediate || is_input(&path) {
+            builders.insert(index);
+            return;
+        }
+        let has_environment = image.environments.iter().any(|one| below(one, &path).is_some());
+        let runs = image.items.iter().any(|item| matches!(item, Item::Run { .. }));
+        let mut found = Vec::new();
+        if !runs {
+            self.files_of(index, &path, &placed.destination, &mut found);
+        }
+        if has_environment {
+            builders.insert(index);
+            for one in &image.environments {
+                if let Some(rest) = below(one, &path) {
+                    environments.insert(absolute(&placed.destination, rest));
+                }
+            }
+        }
+        if !runs && (has_environment || !found.is_empty()) {
+            for mut one in found {
+                one.sources.retain(|source| !is_input(source));
+                one.owner = placed.owner.clone();
+                one.line = placed.line;
+                if !one.sources.is_empty() {
+                    self.done.steps.push(Step::Copy(one));
+                }
+            }
+            return;
+        }
+        let name = self.request.dockerfile.stages()[index].name.clone().unwrap_or_else(|| index.to_string());
+        let stage = format!("the stage `{name}` stays as it is, and only docker builds it");
+        self.add(NoteKind::Docker, placed.line, &self.text(placed.line), "the files are made by programs", &stage);
+        self.keep(index);
+        self.done.steps.push(Step::Copy(placed.clone()));
+    }
+
+    /// Files of the context that another stage has below a path.
+    fn files_of(&self, index: usize, path: &str, destination: &str, found: &mut Vec<Placed>) {
+        let Some(image) = self.images.get(&index) else { return };
+        for item in &image.items {
+            let Item::Copy(placed) = item else { continue };
+            for (source, rest) in located(placed, path, self.request) {
+                let place = absolute(destination, &rest);
+                match placed.from {
+                    From::Context if exists(self.request, &source) => {
+                        let into = placed.into && rest.is_empty() && placed.sources.len() > 1;
+                        found.push(Placed { sources: vec![source], destination: place, into, ..placed.clone() });
+                    }
+                    From::Stage(other) => self.files_of(other, &absolute("/", &source), &place, found),
+                    From::Context | From::Image(_) => {}
+                }
+            }
+        }
+    }
+
+    fn keep(&mut self, index: usize) {
+        if !self.done.kept.insert(index) {
+            return;
+        }
+        let stage = &self.request.dockerfile.stages()[index];
+        if let Some(below) = self.request.dockerfile.find_stage(&stage.base, index) {
+            self.keep(below);
+        }
+        for other in self.request.dockerfile.copied_stages(index, None) {
+            self.keep(other);
+        }
+    }
+
+    fn input(&mut self, mut input: Input) {
+        if !self.request.requirements.is_empty() {
+            let requirements = self.request.requirements.to_vec();
+            self.done.input = Input { requirements, ..Input::default() };
+            return;
+        }
+        let projects: Vec<String> = input.names.iter().filter(|name| is_project(name)).cloned().collect();
+        input.names.retain(|name| !is_project(name));
+        let lock = input.lock.map(|lock| in_context(self.request.context, lock.name()));
+        if let Some(path) = lock.filter(|_| input.requirements.is_empty()) {
+            self.locked(&path, &mut input);
+        } else if !projects.is_empty() && input.requirements.is_empty() {
+            self.projects(&projects, &mut input);
+        } else if input.requirements.is_empty() && input.names.is_empty() {
+            let reason = "no command of the Dockerfile installs Python packages";
+            self.add(
+                NoteKind::Missing,
+                0,
+                self.request.dockerfile.path(),
+                reason,
+                "name the file that lists them: `--requirements FILE`",
+            );
+        }
+        self.done.input = input;
+    }
+
+    /// The lock of another tool, which the base uses as it is.
+    fn locked(&mut self, path: &str, input: &mut Input) {
+        if !self.request.files.contains(path) {
+            let reason = "the Dockerfile installs from this lock, and the repository does not have it";
+            self.add(NoteKind::Missing, 0, path, reason, "write it with its tool, and commit it");
+        }
+        if !input.names.is_empty() {
+            let reason = format!("they are installed besides `{path}`");
+            self.add(
+                NoteKind::Missing,
+                0,
+                &input.names.join(" "),
+                &reason,
+                "add them to the project, so that the lock has them",
+            );
+        }
+        if input.extras.iter().any(|extra| extra == "*") {
+            let folder = path.rsplit_once('/').map_or(String::new(), |(folder, _)| format!("{folder}/"));
+            let text = (self.request.read)(&format!("{folder}pyproject.toml")).unwrap_or_default();
+            input.extras = extras(&text);
+        }
+    }
+
+    /// The project itself: its packages are the base's, and its code is the app's.
+    fn projects(&mut self, projects: &[String], input: &mut Input) {
+        let path = in_context(self.request.context, "pyproject.toml");
+        let what = format!("pip install {}", projects.join(" "));
+        if !self.request.files.contains(&path) {
+            let reason = "only running `setup.py` says which packages the project needs";
+            self.add(NoteKind::Missing, 0, &what, reason, "list them in a file, and name it: `--requirements FILE`");
+            return;
+        }
+        let reason = format!("the packages of `{path}` are in the base, and the project is not installed");
+        self.add(NoteKind::Changed, 0, &what, &reason, "its code is copied: set `PYTHONPATH` if it is in `src`");
+        for project in projects {
+            let listed = project.split_once('[').map(|(_, rest)| rest.trim_end_matches(']'));
+            input
+                .extras
+                .extend(listed.iter().flat_map(|listed| listed.split(',')).map(|extra| extra.trim().to_owned()));
+        }
+        input.requirements = vec![path];
+    }
+
+    fn packages(
+        &mut self,
+        system: &mut Vec<(usize, &'static str, Vec<String>)>,
+        build: &[(usize, &'static str, Vec<String>)],
+        asks: bool,
+    ) {
+        let push = |list: &mut Vec<String>, name: &str| {
+            if !list.iter().any(|known| known == name) {
+                list.push(name.to_owned());
+            }
+        };
+        let given: Vec<String> = self.request.system_packages.to_vec();
+        given.iter().for_each(|name| push(&mut self.done.system, name));
+        let first = system.first().map_or_else(|| self.request.dockerfile.target().line, |(line, ..)| *line);
+        for (line, manager, names) in std::mem::take(system) {
+            let mut unknown = Vec::new();
+            for name in &names {
+                match system::purpose(name) {
+                    Purpose::Build(libraries) => {
+                        push(&mut self.done.build, name);
+                        let reason = "it is needed to compile packages, which the app does not do";
+                        let mut replacement =
+                            "wheels need no compiler; a package without one: `BUILD_PACKAGES` in `[base.args]`"
+                                .to_owned();
+                        if !libraries.is_empty() {
+                            replacement +=
+                                &format!(", and `--system-package {}`", libraries.join(" --system-package "));
+                        }
+                        self.add(NoteKind::Changed, line, &format!("install {name}"), reason, &replacement);
+                    }
+                    Purpose::Present => {}
+                    Purpose::Asks if asks => {
+                        let reason = "only the health check calls it";
+                        self.add(
+                            NoteKind::Changed,
+                            line,
+                            &format!("install {name}"),
+                            reason,
+                            "the health check asks with Python",
+                        );
+                    }
+                    Purpose::Asks | Purpose::Runtime if manager == "apk" => unknown.push(name.clone()),
+                    Purpose::Asks | Purpose::Runtime => push(&mut self.done.system, name),
+                }
+            }
+            if !unknown.is_empty() && given.is_empty() {
+                let reason = "names of Alpine's packages are not Debian's";
+                let replacement = "name Debian's, or none: `--system-package NAME`, `--system-package none`";
+                self.add(NoteKind::Missing, line, &format!("apk add {}", unknown.join(" ")), reason, replacement);
+            }
+        }
+        self.done.system.retain(|name| name != "none");
+        for (_, _, names) in build {
+            for name in names.iter().filter(|name| !matches!(system::purpose(name), Purpose::Present)) {
+                push(&mut self.done.build, name);
+            }
+        }
+        if !self.done.system.is_empty() {
+            let what = format!("install {}", self.done.system.join(" "));
+            let stage = "they are in the stage `root` of the base's Dockerfile, which only docker builds";
+            self.add(NoteKind::Docker, first, &what, "the root needs packages of the operating system", stage);
+        }
+    }
+
+    /// True if a command of the image calls curl or wget.
+    fn calls_a_downloader(&self, image: &Image) -> bool {
+        let says = |text: &str| text.contains("curl") || text.contains("wget");
+        let command = |command: &Option<Command>| match command {
+            Some(Command::Exec(words)) => words.iter().any(|word| says(word)),
+            Some(Command::Shell(text)) => says(text),
+            None => false,
+        };
+        let runs = image.items.iter().any(|item| matches!(item, Item::Run { text, .. } if says(text)));
+        let scripts = self.request.files.iter().filter(|path| path.ends_with(".sh"));
+        let scripts = scripts.filter_map(|path| (self.request.read)(path)).any(|text| says(&text));
+        command(&image.entrypoint) || command(&image.cmd) || runs || scripts
+    }
+
+    /// The health check; true if it no longer needs curl or wget.
+    fn healthcheck(&mut self, image: &Image, environments: &BTreeSet<String>) -> bool {
+        let Some(Some(check)) = &image.healthcheck else {
+            self.done.healthcheck.clone_from(&image.healthcheck);
+            return true;
+        };
+        let text = match &check.command {
+            Command::Exec(words) => words.join(" "),
+            Command::Shell(text) => text.clone(),
+        };
+        let asks = shell::commands(&text.replace("|| exit 1", "")).filter(|all| all.len() == 1);
+        let url = asks.and_then(|all| {
+            let one = &all[0];
+            let calls = ["curl", "wget"].contains(&one.program());
+            let urls: Vec<&String> = one
+                .args()
+                .iter()
+                .filter(|arg| arg.contains("://") || arg.starts_with("localhost") || arg.starts_with("127."))
+                .collect();
+            (calls && one.plain && urls.len() == 1).then(|| urls[0].clone())
+        });
+        let command = match &url {
+            Some(url) => {
+                let url = if url.contains("://") { url.clone() } else { format!("http://{url}") };
+                let ask = format!("import urllib.request as r; r.urlopen('{url}', timeout=5)");
+                let reason = "the root has Python, and need not have curl or wget";
+                let checks = |instruction: &&Instruction| matches!(instruction.kind, Kind::Healthcheck(_));
+                let stages = self.request.dockerfile.stages().iter().flat_map(|stage| &stage.instructions);
+                let line = stages.filter(checks).last().map_or(0, |instruction| instruction.line);
+                self.add(NoteKind::Changed, line, &format!("HEALTHCHECK CMD {text}"), reason, "it asks with Python");
+                Command::Exec(vec!["python3".to_owned(), "-c".to_owned(), ask])
+            }
+            None => command(&check.command, environments),
+        };
+        self.done.healthcheck = Some(Some(Healthcheck { options: check.options.clone(), command }));
+        url.is_some()
+    }
+
+    fn configuration(&mut self, image: &Image, environments: &BTreeSet<String>) {
+        let tools = ["PIP_", "UV_", "POETRY_", "PIPENV_", "DEBIAN_FRONTEND"];
+        let base = ["VIRTUAL_ENV", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "HOME"];
+        for (name, value) in &image.env {
+            let value = mapped(value, environments);
+            match name.as_str() {
+                "PATH" => {
+                    let known = |part: &&str| {
+                        !part.is_empty()
+                            && !part.starts_with(ENVIRONMENT)
+                            && !DEFAULT_FOLDERS.contains(part)
+                            && !part.contains("/.local/bin")
+                            && !part.contains("poetry")
+                    };
+                    let own: Vec<&str> = value.split(':').filter(known).collect();
+                    if !own.is_empty() {
+                        self.done.env.push((name.clone(), format!("{}:$PATH", own.join(":"))));
+                    }
+                }
+                name if tools.iter().any(|tool| name.starts_with(tool)) || base.contains(&name) && name != "HOME" => {}
+                _ => self.done.env.push((name.clone(), value)),
+            }
+        }
+        self.done.labels.clone_from(&image.labels);
+        self.done.expose.clone_from(&image.expose);
+        self.done.volumes.clone_from(&image.volumes);
+        self.done.stop_signal.clone_from(&image.stop_signal);
+        self.done.shell.clone_from(&image.shell);
+        self.done.entrypoint = image.entrypoint.as_ref().map(|one| command(one, environments));
+        self.done.cmd = image.cmd.as_ref().map(|one| command(one, environments));
+        for script in self.request.files.iter().filter(|path| path.ends_with(".sh")) {
+            let used = format!("{:?}{:?}", image.entrypoint, image.cmd);
+            let name = script.rsplit('/').next().unwrap_or(script);
+            let text =
+                if used.contains(name) { (self.request.read)(script).unwrap_or_default() } else { String::new() };
+            if let Some((at, line)) = text
+                .lines()
+                .enumerate()
+                .find(|(_, line)| ["uv run", "poetry run", "pipenv run"].iter().any(|tool| line.contains(tool)))
+            {
+                let what = format!("{script}:{}: {}", at + 1, line.trim());
+                self.add(
+                    NoteKind::Missing,
+                    0,
+                    &what,
+                    "the image has no such tool",
+                    "call the program itself: the environment is on `PATH`",
+                );
+            }
+        }
+    }
+}
+
+const DEFAULT_FOLDERS: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+
+fn exists(request: &Request<'_>, source: &str) -> bool {
+    let path = in_context(request.context, source);
+    source.contains(['*', '?', '[']) || request.files.contains(&path) || is_folder(request, source)
+}
+
+/// The names of a project's extras.
+fn extras(text: &str) -> Vec<String> {
+    let Ok(project) = text.parse::<toml::Table>() else { return Vec::new() };
+    let standard = project.get("project").and_then(|project| project.get("optional-dependencies"));
+    let poetry = project.get("tool").and_then(|tool| tool.get("poetry")?.get("extras"));
+    let names = |table: &toml::Value| table.as_table().map(|table| table.keys().cloned().collect::<Vec<_>>());
+    standard.or(poetry).and_then(names).unwrap_or_default()
+}
+
+fn is_project(name: &str) -> bool {
+    let bare = name.split('[').next().unwrap_or(name);
+    bare == "." || bare.starts_with("./") || bare.starts_with('/')
+}
+
+/// A text with the places of environments replaced.
+fn mapped(text: &str, environments: &BTreeSet<String>) -> String {
+    let mut all: Vec<&String> =
+        environments.iter().filter(|one| one.as_str() != "/" && !one.starts_with("/usr")).collect();
+    all.sort_by_key(|one| std::cmp::Reverse(one.len()));
+    let mut text = text.to_owned();
+    for one in all {
+        let mut done = String::new();
+        let mut rest = text.as_str();
+        while let Some(at) = rest.find(one.as_str()) {
+            let (before, after) = (&rest[..at], &rest[at + one.len()..]);
+            let starts = !before.ends_with(|c: char| c.is_ascii_alphanumeric() || "/._-".contains(c));
+            let ends = !after.starts_with(|c: char| c.is_ascii_alphanumeric() || "._-".contains(c));
+            done += before;
+            done += if starts && ends { ENVIRONMENT } else { one };
+            rest = after;
+        }
+        text = done + rest;
+    }
+    text
+}
+
+/// A command without the tool that starts it in its environment.
+fn command(command: &Command, environments: &BTreeSet<String>) -> Command {
+    match command {
+        Command::Exec(words) => {
+            let words: Vec<String> = words.iter().map(|word| without_runner(&mapped(word, environments))).collect();
+            let Some(count) = runner(&words) else { return Command::Exec(words) };
+            let python = needs_python(&words[count]).then(|| "python".to_owned());
+            Command::Exec(python.into_iter().chain(words[count..].iter().cloned()).collect())
+        }
+        Command::Shell(text) => Command::Shell(without_runner(&mapped(text, environments))),
+    }
+}
+
+/// Number of words of `uv run` with its options at the begin of a command.
+fn runner<S: AsRef<str>>(words: &[S]) -> Option<usize> {
+    let tool = words.first()?.as_ref().rsplit('/').next()?;
+    if !["uv", "poetry", "pipenv", "pdm", "rye", "hatch"].contains(&tool) || words.get(1)?.as_ref() != "run" {
+        return None;
+    }
+    let mut at = 2;
+    while let Some(word) = words.get(at).map(AsRef::as_ref).filter(|word| word.starts_with('-') && *word != "-m") {
+        let valued =
+            ["--extra", "--group", "--package", "--with", "--env-file", "--directory", "--project", "--python", "-p"];
+        at += if valued.contains(&word) { 2 } else { 1 };
+        if word == "--" {
+            break;
+        }
+    }
+    (at < words.len()).then_some(at)
+}
+
+/// True if the tool gives this to Python.
+fn needs_python(word: &str) -> bool {
+    word == "-m" || word.ends_with(".py")
+}
+
+/// A shell text without `uv run`, wherever a command begins.
+fn without_runner(text: &str) -> String {
+    if !text.contains(" run ") {
+        return text.to_owned();
+    }
+    let words: Vec<&str> = text.split(' ').collect();
+    let mut kept: Vec<&str> = Vec::new();
+    let mut at = 0;
+    while at < words.len() {
+        let starts =
+            kept.last().is_none_or(|word| ["&&", "||", ";", "exec", "|"].contains(word) || word.ends_with(';'));
+        match runner(&words[at..]).filter(|_| starts) {
+            Some(count) => {
+                at += count;
+                kept.extend(needs_python(words[at]).then_some("python"));
+                kept.push(words[at]);
+                at += 1;
+            }
+            None => {
+                kept.push(words[at]);
+                at += 1;
+            }
+        }
+    }
+    kept.join(" ")
+}

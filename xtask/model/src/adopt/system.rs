@@ -1,0 +1,76 @@
+//! Packages of the operating system: those that an image needs, and those that only compile.
+//!
+//! Pure.
+
+/// What a package is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// It compiles: a compiler, headers. With the libraries that what is compiled needs at run time.
+    Build(&'static [&'static str]),
+    /// The root has it.
+    Present,
+    /// Only this command needs it, if the health check alone calls it.
+    Asks,
+    Runtime,
+}
+
+const COMPILERS: [&str; 22] = [
+    "build-essential",
+    "gcc",
+    "g++",
+    "clang",
+    "make",
+    "cmake",
+    "ninja-build",
+    "pkg-config",
+    "pkgconf",
+    "autoconf",
+    "automake",
+    "libtool",
+    "rustc",
+    "cargo",
+    "gfortran",
+    "build-base",
+    "musl-dev",
+    "linux-headers",
+    "swig",
+    "patch",
+    "rust",
+    "python3-dev",
+];
+
+/// Headers, and the libraries of Debian 13 that they belong to.
+const LIBRARIES: [(&str, &[&str]); 16] = [
+    ("libpq-dev", &["libpq5"]),
+    ("postgresql-dev", &["libpq5"]),
+    ("default-libmysqlclient-dev", &["libmariadb3"]),
+    ("libmariadb-dev", &["libmariadb3"]),
+    ("libxml2-dev", &["libxml2"]),
+    ("libxslt1-dev", &["libxslt1.1"]),
+    ("libxslt-dev", &["libxslt1.1"]),
+    ("libjpeg-dev", &["libjpeg62-turbo"]),
+    ("libldap2-dev", &["libldap2"]),
+    ("libsasl2-dev", &["libsasl2-2"]),
+    ("unixodbc-dev", &["unixodbc"]),
+    ("libffi-dev", &[]),
+    ("libssl-dev", &[]),
+    ("zlib1g-dev", &[]),
+    ("libsqlite3-dev", &[]),
+    ("openssl-dev", &[]),
+];
+
+pub(super) fn purpose(package: &str) -> Purpose {
+    let name = package.split(['=', '~']).next().unwrap_or(package);
+    if let Some((_, libraries)) = LIBRARIES.iter().find(|(headers, _)| *headers == name) {
+        return Purpose::Build(libraries);
+    }
+    match name {
+        _ if COMPILERS.contains(&name) => Purpose::Build(&[]),
+        "ca-certificates" | "tzdata" | "libstdc++6" | "libffi" | "libstdc++" | "libgcc" | "apt-utils" => {
+            Purpose::Present
+        }
+        "curl" | "wget" => Purpose::Asks,
+        _ if name.starts_with("python3") || name == "python" || name == "py3-pip" => Purpose::Present,
+        _ => Purpose::Runtime,
+    }
+}

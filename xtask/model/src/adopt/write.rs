@@ -1,0 +1,829 @@
+//! The files of an adopted repository.
+//!
+//! Pure. The stages of the base's Dockerfile are the texts that the native engine's recipes implement, so that they cannot differ.
+
+use super::stages::{ENVIRONMENT, Folder, From, Placed, Step, Translation, below, in_context, is_input};
+use super::{Adoption, NewFile, Note, NoteKind, Request};
+use crate::image::policy::{self, RelPath};
+use crate::record::workflows::{self, PolicyLocation};
+use crate::spec::dockerfile::{Command, Healthcheck, Kind};
+use crate::spec::reference::Reference;
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+/// The first line of every file that only this translation writes.
+pub const MARK: &str = "# Written by `cargo xtask init`";
+
+/// True if a text was written by an earlier translation, and does not count for the next.
+pub fn is_written(text: &str) -> bool {
+    text.starts_with(MARK) || text.starts_with("# Written by `cargo xtask")
+}
+
+const BASE: &str = include_str!("template/Dockerfile.base");
+const MAIN: &str = include_str!("template/main.txt");
+const STAGES: &str = include_str!("../../../native/src/recipes/Dockerfile.stages");
+const INSTALL: &str = include_str!("../../../../dockerfiles/install.py");
+const COMPILE: &str = include_str!("../../../../dockerfiles/compile.py");
+const CHECK_IMPORTS: &str = include_str!("../../../../dockerfiles/check-imports.py");
+
+const SYSTEM_ARG: &str = "SYSTEM_PACKAGES";
+
+pub(super) fn files(request: &Request<'_>, translation: Translation) -> Adoption {
+    let mut writer =
+        Writer { request, folder: folder(request), done: translation, files: Vec::new(), left_out: Vec::new() };
+    writer.write();
+    let Writer { done, mut files, left_out, .. } = writer;
+    files.sort_by(|one, other| one.path.cmp(&other.path));
+    let mut notes = done.notes;
+    notes.sort();
+    notes.dedup();
+    Adoption { files, notes, left_out }
+}
+
+/// Where Dockerfiles are, by default and where the repository has others of their names.
+const FOLDERS: [&str; 2] = ["dockerfiles", "images"];
+const SCRIPTS: [(&str, &str); 3] =
+    [("install.py", INSTALL), ("compile.py", COMPILE), ("check-imports.py", CHECK_IMPORTS)];
+
+fn folder(request: &Request<'_>) -> &'static str {
+    let foreign = |name: &str| (request.read)(&format!("{}/{name}", FOLDERS[0])).is_some_and(|text| !is_written(&text));
+    let own = ["Dockerfile.base", "Dockerfile.fast"].into_iter().any(foreign);
+    FOLDERS[usize::from(own)]
+}
+
+/// The packages of the base.
+struct PackageSource {
+    /// Keys of `[base]`.
+    keys: String,
+    /// The file that engines install from.
+    installed: String,
+}
+
+struct Writer<'a> {
+    request: &'a Request<'a>,
+    /// Where the Dockerfiles and their scripts are.
+    folder: &'static str,
+    done: Translation,
+    files: Vec<NewFile>,
+    left_out: Vec<String>,
+}
+
+/// A text as TOML and as JSON quote it.
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+fn list<S: AsRef<str>>(texts: &[S]) -> String {
+    format!("[{}]", texts.iter().map(|text| quoted(text.as_ref())).collect::<Vec<_>>().join(", "))
+}
+
+impl Writer<'_> {
+    fn add(&mut self, path: &str, text: String) {
+        self.files.push(NewFile { path: path.to_owned(), text });
+    }
+
+    fn note(&mut self, kind: NoteKind, what: &str, reason: &str, replacement: &str) {
+        let [what, reason, replacement] = [what, reason, replacement].map(str::to_owned);
+        self.done.notes.push(Note { kind, line: 0, what, reason, replacement });
+    }
+
+    fn needs_docker(&self) -> bool {
+        self.done.notes.iter().any(|note| note.kind == NoteKind::Docker)
+    }
+
+    /// True if the native engine can build the base.
+    fn base_is_native(&self) -> bool {
+        self.done.system.is_empty() && self.done.base_runs.is_empty()
+    }
+
+    fn write(&mut self) {
+        let source = self.source();
+        let lock = source.installed.clone();
+        let folder = self.folder;
+        let base = self.base(&lock);
+        self.add(&format!("{folder}/Dockerfile.base"), base);
+        let ignore = format!(
+            "{MARK}: lets in only what Dockerfile.base copies.\n*\n!{folder}/installer.lock\n!{folder}/install.py\n!{folder}/compile.py\n\
+             !{folder}/check-imports.py\n!{lock}\n"
+        );
+        self.add(&format!("{folder}/Dockerfile.base.dockerignore"), ignore);
+        for (name, text) in SCRIPTS {
+            self.add(&format!("{folder}/{name}"), text.to_owned());
+        }
+        let (app, sources) = self.app();
+        self.add(&format!("{folder}/Dockerfile.fast"), app);
+        let ignore = self.ignore(&sources);
+        self.add(&format!("{folder}/Dockerfile.fast.dockerignore"), ignore);
+        let policy = self.policy(&source);
+        self.add(policy::FILE, policy.clone());
+        self.program();
+        if self.request.workflows {
+            self.workflows(&policy);
+        }
+    }
+
+    /// What the base's packages come from: the lock of another tool, or requirements files with a lock of this build system.
+    fn source(&mut self) -> PackageSource {
+        let input = self.done.input.clone();
+        let mut keys = String::new();
+        let selects = |keys: &mut String, names: [(&str, &Vec<String>); 3]| {
+            for (key, names) in names.into_iter().filter(|(_, names)| !names.is_empty()) {
+                let _ = writeln!(keys, "{key} = {}", list(names));
+            }
+        };
+        if let Some(lock) = input.lock.filter(|_| input.requirements.is_empty()) {
+            let path = in_context(self.request.context, lock.name());
+            let _ = writeln!(keys, "lock = {}", quoted(&path));
+            let extras = if lock == super::LockFile::Pipenv { Vec::new() } else { input.extras.clone() };
+            let members = if lock == super::LockFile::Uv { input.packages.clone() } else { Vec::new() };
+            selects(&mut keys, [("extras", &extras), ("groups", &input.groups), ("members", &members)]);
+            return PackageSource { keys, installed: policy::TRANSLATED.to_owned() };
+        }
+        let plain = input.names.is_empty() && input.constraints.is_empty() && input.options.is_empty();
+        let requirements = if plain && !input.requirements.is_empty() {
+            input.requirements.clone()
+        } else {
+            let path = "requirements-image.txt";
+            let mut text = format!("{MARK}: the packages that the Dockerfile installs.\n");
+            // An index that one command names is not the only one of the other.
+            let several = !input.names.is_empty() && !input.requirements.is_empty();
+            for line in &input.options {
+                let line = if several { line.replace("--index-url ", "--extra-index-url ") } else { line.clone() };
+                text += &format!("{line}\n");
+            }
+            for (flag, paths) in [("-r", &input.requirements), ("-c", &input.constraints)] {
+                paths.iter().for_each(|path| text += &format!("{flag} {path}\n"));
+            }
+            input.names.iter().for_each(|name| text += &format!("{name}\n"));
+            self.add(path, text);
+            vec![path.to_owned()]
+        };
+        let is_project = requirements.iter().any(|path| path.ends_with("pyproject.toml"));
+        let stem = match requirements.as_slice() {
+            [one] if !is_project => one.rsplit_once('.').map_or(one.as_str(), |(stem, _)| stem),
+            _ => "requirements",
+        };
+        let mut lock = format!("{stem}.lock");
+        // A lock of another tool keeps its name.
+        if (self.request.read)(&lock).is_some_and(|text| !text.contains("# requirements: ")) {
+            lock = format!("{stem}-image.lock");
+        }
+        let written = if requirements.len() == 1 { quoted(&requirements[0]) } else { list(&requirements) };
+        let _ = writeln!(keys, "requirements = {written}\nlock = {}", quoted(&lock));
+        if is_project {
+            selects(&mut keys, [("extras", &input.extras), ("groups", &input.groups), ("", &Vec::new())]);
+        }
+        PackageSource { keys, installed: lock }
+    }
+
+    /// A stage of the recipes by name, without its `FROM`.
+    fn stage(&self, name: &str, lock: &str) -> String {
+        let begin = format!("FROM scratch AS {name}\n");
+        let text = STAGES.split_once(&begin).map_or("", |(_, rest)| rest);
+        let text = text.split("\nFROM ").next().unwrap_or(text).trim_end();
+        let last = |path: &str| path.rsplit('/').next().unwrap_or(path).to_owned();
+        let text = text
+            .replace("@installer@", &format!("{}/installer.lock", self.folder))
+            .replace("@installer-name@", "installer.lock")
+            .replace("@lock@", lock)
+            .replace("@lock-name@", &last(lock))
+            .replace("@scripts@", &format!("{}/", self.folder));
+        format!("{text}\n")
+    }
+
+    fn base(&self, lock: &str) -> String {
+        let Translation { user, system, base_runs, workdir, .. } = &self.done;
+        let made = user.made;
+        let user_args = if made {
+            format!(
+                "# The user of the app.\nARG USER_NAME={}\nARG USER_ID={}\nARG GROUP_ID={}\nARG USER_HOME={}\n",
+                user.name, user.user, user.group, user.home
+            )
+        } else {
+            String::new()
+        };
+        let system_stage = if system.is_empty() {
+            "FROM ${ROOT_IMAGE} AS root\n".to_owned()
+        } else {
+            format!(
+                "# Debian packages of every image; `[base.args]` of `images.toml` names them.\nARG {SYSTEM_ARG}=\"\"\n\
+                 FROM ${{ROOT_IMAGE}} AS system\n\n\
+                 FROM system AS root\nARG {SYSTEM_ARG}\n\
+                 RUN --mount=type=secret,id=ca \\\n    \
+                 --mount=type=secret,id=apt-sources,target=/etc/apt/sources.list.d/build.sources,mode=0444 \\\n    \
+                 if [ -f /run/secrets/ca ]; then ca=/run/secrets/ca; fi && \\\n    \
+                 apt-get ${{ca:+-o Acquire::https::CAInfo=$ca}} update && \\\n    \
+                 DEBIAN_FRONTEND=noninteractive apt-get ${{ca:+-o Acquire::https::CAInfo=$ca}} install -y --no-install-recommends \\\n        \
+                 ${{{SYSTEM_ARG}}} && \\\n    \
+                 rm -rf /var/lib/apt/lists/* /var/cache/apt /var/log/*\n"
+            )
+        };
+        let user_stage = if made {
+            format!(
+                "\n# The user's entries, home and the folder `/app`.\nFROM root AS user\n{}\n",
+                self.stage("user", lock)
+            )
+        } else {
+            "\n".to_owned()
+        };
+        let copies = if made {
+            "ARG USER_ID\nARG GROUP_ID\nARG USER_HOME\nCOPY --link --from=user /etc/passwd /etc/group /etc/\n\
+             COPY --link --from=user --chown=${USER_ID}:${GROUP_ID} ${USER_HOME} ${USER_HOME}\n\
+             COPY --link --from=user /app /app\n"
+        } else {
+            ""
+        };
+        let runs = if base_runs.is_empty() {
+            String::new()
+        } else {
+            format!(
+                "\n# Commands of the former Dockerfile that need none of the app's files.\nFROM assembled AS steps\n{}\n\nFROM steps AS base\n",
+                base_runs.join("\n")
+            )
+        };
+        let switch = match (made, user.user, user.group) {
+            (true, ..) if base_runs.is_empty() => "USER ${USER_ID}:${GROUP_ID}".to_owned(),
+            (false, 0, 0) => String::new(),
+            (_, user, group) => format!("USER {user}:{group}"),
+        };
+        let text = BASE
+            .replace("@lock-name@", if lock == policy::TRANSLATED { "the lock" } else { lock })
+            .replace("@user-comment@", if made { ", the user" } else { "" })
+            .replace("@user-args@", &user_args)
+            .replace("@system@", &system_stage)
+            .replace("@packages@", &self.stage("python-packages", lock))
+            .replace("@user@", user_stage.trim_start_matches('\n'))
+            .replace("@assembled@", if base_runs.is_empty() { "base" } else { "assembled" })
+            .replace("@copies@", copies)
+            .replace("@home@", if made { "    HOME=${USER_HOME} \\\n" } else { "" })
+            .replace("@runs@", &runs)
+            .replace("@workdir@", workdir)
+            .replace("@user-switch@", &switch);
+        format!("{MARK}; edit it as you like.\n{}\n", text.trim_end())
+    }
+
+    /// The app's Dockerfile, and the context's files that it copies.
+    fn app(&self) -> (String, BTreeSet<String>) {
+        let Translation { user, folders, kept, steps, .. } = &self.done;
+        let mut sources = BTreeSet::new();
+        let mut text = format!(
+            "{MARK}; edit it as you like.\n# The app image: code on the base image. Copying and metadata only, if no stage runs \
+             something.\n\n"
+        );
+        if !kept.is_empty() {
+            for global in self.request.dockerfile.globals() {
+                let _ = writeln!(text, "{}", self.request.dockerfile.instruction_text(global.line).unwrap_or_default());
+            }
+        }
+        text += "ARG BASE_IMAGE\n";
+        for index in kept {
+            text += &self.kept(*index, &mut sources);
+        }
+        let folders: Vec<(&String, &Folder)> = folders.iter().collect();
+        if !folders.is_empty() {
+            text += "# Empty folders.\nFROM scratch AS folders\n";
+            for (path, _) in &folders {
+                let _ = writeln!(text, "WORKDIR {path}");
+            }
+            text.push('\n');
+        }
+        text += "FROM ${BASE_IMAGE} AS app\n";
+        let runs = steps.iter().any(|step| matches!(step, Step::Run { .. }));
+        let env = self.env();
+        if runs {
+            text += &env;
+        }
+        for (path, folder) in &folders {
+            text += "COPY --link --from=folders";
+            for (flag, value) in [("chown", &folder.owner), ("chmod", &folder.mode)] {
+                if let Some(value) = value {
+                    let _ = write!(text, " --{flag}={value}");
+                }
+            }
+            let _ = writeln!(text, " {path} {path}");
+        }
+        let account = format!("{}:{}", user.user, user.group);
+        let (mut now, mut at) = (account.clone(), self.done.workdir.clone());
+        for step in steps {
+            match step {
+                Step::Copy(placed) => {
+                    let _ = writeln!(text, "{}", self.copy(placed, &mut sources));
+                }
+                Step::Run { text: run, user, workdir } => {
+                    if now != *user {
+                        let _ = writeln!(text, "USER {user}");
+                        now.clone_from(user);
+                    }
+                    if at != *workdir {
+                        let _ = writeln!(text, "WORKDIR {workdir}");
+                        at.clone_from(workdir);
+                    }
+                    let _ = writeln!(text, "{run}");
+                }
+            }
+        }
+        if at != self.done.workdir {
+            let _ = writeln!(text, "WORKDIR {}", self.done.workdir);
+        }
+        if !runs {
+            text += &env;
+        }
+        if now != account || user.made {
+            let _ = writeln!(text, "USER {account}");
+        }
+        text += &self.metadata();
+        (text, sources)
+    }
+
+    fn env(&self) -> String {
+        let pairs: Vec<String> = self.done.env.iter().map(|(name, value)| format!("{name}={}", word(value))).collect();
+        if pairs.is_empty() { String::new() } else { format!("ENV {}\n", pairs.join(" \\\n    ")) }
+    }
+
+    fn metadata(&self) -> String {
+        let mut text = String::new();
+        for (name, value) in &self.done.labels {
+            let _ = writeln!(text, "LABEL {name}={}", word(value));
+        }
+        for ports in &self.done.expose {
+            let _ = writeln!(text, "EXPOSE {ports}");
+        }
+        if !self.done.volumes.is_empty() {
+            let _ = writeln!(text, "VOLUME {}", list(&self.done.volumes));
+        }
+        if let Some(signal) = &self.done.stop_signal {
+            let _ = writeln!(text, "STOPSIGNAL {signal}");
+        }
+        if let Some(shell) = &self.done.shell {
+            let _ = writeln!(text, "SHELL {}", list(shell));
+        }
+        match &self.done.healthcheck {
+            None => {}
+            Some(None) => text += "HEALTHCHECK NONE\n",
+            Some(Some(Healthcheck { options, command })) => {
+                text += "HEALTHCHECK";
+                for (name, value) in options {
+                    let _ = write!(text, " --{name}={value}");
+                }
+                let _ = writeln!(text, " CMD {}", spelled(command));
+            }
+        }
+        for (keyword, command) in [("ENTRYPOINT", &self.done.entrypoint), ("CMD", &self.done.cmd)] {
+            if let Some(command) = command {
+                let _ = writeln!(text, "{keyword} {}", spelled(command));
+            }
+        }
+        text
+    }
+
+    fn copy(&self, placed: &Placed, sources: &mut BTreeSet<String>) -> String {
+        let mut words = vec![if placed.add { "ADD".to_owned() } else { "COPY".to_owned() }];
+        let kept = match &placed.from {
+            From::Context => None,
+            From::Stage(index) => Some(self.stage_name(*index)),
+            From::Image(name) => Some(name.clone()),
+        };
+        let here = |source: &String| match (&placed.from, crate::spec::dockerfile::remote(source)) {
+            (From::Context, false) => in_context(self.request.context, source),
+            _ => source.clone(),
+        };
+        let named: Vec<String> =
+            placed.sources.iter().map(here).map(|path| if path.is_empty() { ".".to_owned() } else { path }).collect();
+        if placed.from == From::Context {
+            sources.extend(named.iter().filter(|source| !crate::spec::dockerfile::remote(source)).cloned());
+        }
+        // BuildKit links no layer with a mode.
+        if placed.mode.is_none() && !placed.parents {
+            words.push("--link".to_owned());
+        }
+        words.extend(kept.map(|from| format!("--from={from}")));
+        let flags = [("chown", &placed.owner), ("chmod", &placed.mode), ("checksum", &placed.checksum)];
+        words.extend(flags.into_iter().filter_map(|(name, value)| Some(format!("--{name}={}", value.as_ref()?))));
+        words.extend(placed.excludes.iter().map(|pattern| format!("--exclude={pattern}")));
+        if placed.parents {
+            words.push("--parents".to_owned());
+        }
+        let blanks = named.iter().any(|source| source.contains(' ')) || placed.destination.contains(' ');
+        let heredocs: Vec<String> = placed
+            .heredocs
+            .iter()
+            .map(|one| format!("<<{}", if one.expand { one.name.clone() } else { quoted(&one.name) }))
+            .collect();
+        let slash = if placed.into && placed.destination != "/" { "/" } else { "" };
+        let destination = format!("{}{slash}", placed.destination);
+        if blanks {
+            let all: Vec<String> = named.into_iter().chain([destination]).collect();
+            words.push(list(&all));
+        } else {
+            words.extend(named.into_iter().chain(heredocs).chain([destination]));
+        }
+        let mut text = words.join(" ");
+        for heredoc in &placed.heredocs {
+            let _ = write!(text, "\n{}{}", heredoc.content, heredoc.name);
+        }
+        text
+    }
+
+    fn stage_name(&self, index: usize) -> String {
+        let name = self.request.dockerfile.stages()[index].name.clone();
+        match name {
+            Some(name) if !["app", "folders"].contains(&name.as_str()) => name,
+            _ => format!("stage-{index}"),
+        }
+    }
+
+    /// A stage of the Dockerfile as it is, with the names that it has here.
+    fn kept(&self, index: usize, sources: &mut BTreeSet<String>) -> String {
+        let stage = &self.request.dockerfile.stages()[index];
+        let base = self
+            .request
+            .dockerfile
+            .find_stage(&stage.base, index)
+            .map_or_else(|| stage.base.clone(), |below| self.stage_name(below));
+        let platform = stage.platform.as_ref().map(|platform| format!("--platform={platform} ")).unwrap_or_default();
+        let mut text =
+            format!("\n# As it was: only docker can build it.\nFROM {platform}{base} AS {}\n", self.stage_name(index));
+        for instruction in &stage.instructions {
+            let written = self.request.dockerfile.instruction_text(instruction.line).unwrap_or_default();
+            match &instruction.kind {
+                Kind::Copy(transfer) | Kind::Add(transfer) => {
+                    let from = match &transfer.from {
+                        None => From::Context,
+                        Some(name) => self
+                            .request
+                            .dockerfile
+                            .find_stage(name, index)
+                            .map_or_else(|| From::Image(name.clone()), From::Stage),
+                    };
+                    let placed = Placed {
+                        line: instruction.line,
+                        add: matches!(instruction.kind, Kind::Add(_)),
+                        from,
+                        sources: transfer.sources.clone(),
+                        heredocs: transfer.heredocs.clone(),
+                        destination: transfer.destination.clone(),
+                        into: false,
+                        owner: transfer.chown.clone(),
+                        mode: transfer.chmod.clone(),
+                        excludes: transfer.excludes.clone(),
+                        parents: transfer.parents,
+                        checksum: transfer.checksum.clone(),
+                    };
+                    let _ = writeln!(text, "{}", self.copy(&placed, sources));
+                }
+                _ => {
+                    let _ = writeln!(text, "{written}");
+                }
+            }
+        }
+        text.push('\n');
+        text
+    }
+
+    /// An ignore file that lets in what the app copies, and leaves out what the former ignore file did.
+    fn ignore(&mut self, sources: &BTreeSet<String>) -> String {
+        let mut text = format!("{MARK}: lets in only what Dockerfile.fast copies. A new file needs a line here.\n*\n");
+        let mut allowed = BTreeSet::new();
+        let written: BTreeSet<&str> = self.files.iter().map(|file| file.path.as_str()).collect();
+        let mut left_out = BTreeSet::new();
+        for source in sources {
+            if source != "." && !source.is_empty() {
+                allowed.insert(source.trim_end_matches('/').to_owned());
+                continue;
+            }
+            for path in self.request.files {
+                let top = path.split('/').next().unwrap_or(path);
+                let out =
+                    is_outside(top, path == top) || is_input(path) && path == top || written.contains(path.as_str());
+                if out {
+                    left_out.insert(top.to_owned())
+                } else {
+                    allowed.insert(top.to_owned())
+                };
+            }
+        }
+        let covered = |path: &String| allowed.iter().any(|other| other != path && below(path, other).is_some());
+        for path in allowed.iter().filter(|path| !covered(path)) {
+            let _ = writeln!(text, "!{path}");
+        }
+        text += "**/__pycache__\n**/*.pyc\n**/.pytest_cache\n**/.git\n";
+        let prefix = if self.request.context.is_empty() { String::new() } else { format!("{}/", self.request.context) };
+        for line in self.request.ignore.unwrap_or_default().lines().map(str::trim) {
+            let known = text.lines().any(|other| other == line);
+            if line.is_empty() || line.starts_with('#') || known || ["*", "**", "."].contains(&line) {
+                continue;
+            }
+            let (not, pattern) = line.strip_prefix('!').map_or(("", line), |rest| ("!", rest));
+            let pattern = pattern.trim_start_matches("./").trim_start_matches('/');
+            let _ = writeln!(text, "{not}{prefix}{pattern}");
+        }
+        let own = [
+            "xtask",
+            "target",
+            "Cargo.toml",
+            "Cargo.lock",
+            "rust-toolchain.toml",
+            "images.toml",
+            "images.lock",
+            ".cargo",
+        ];
+        let is_own = |name: &String| own.contains(&name.as_str()) || FOLDERS.contains(&name.as_str());
+        self.left_out = left_out.into_iter().filter(|name| !allowed.contains(name) && !is_own(name)).collect();
+        text
+    }
+
+    fn policy(&mut self, source: &PackageSource) -> String {
+        let request = self.request;
+        let native = !self.needs_docker();
+        let done = &self.done;
+        let platforms: Vec<String> = request.platforms.iter().map(ToString::to_string).collect();
+        let mut text = format!(
+            "{MARK}; edit it as you like.\n# What this repository builds, and how. `cargo xtask doctor` checks it.\n\n[project]\nname = {}\nregistry = {}\n",
+            quoted(request.name),
+            quoted(&request.registry.to_string())
+        );
+        if let Some(source) = request.source {
+            let _ = writeln!(text, "source = {}", quoted(source));
+        }
+        let _ = writeln!(text, "default-branch = {}\nplatforms = {}", quoted(request.branch), list(&platforms));
+        if !native {
+            text += "# Some stages run programs, which only docker does.\nengine = \"docker\"\n";
+        }
+        let root =
+            done.root_image.parse::<Reference>().map_or_else(|_| done.root_image.clone(), |image| image.to_string());
+        let _ = writeln!(
+            text,
+            "\n# The OS and Python under everything. `cargo xtask lock` pins its digests in images.lock.\n[root]\nimage = {}\npython = {}",
+            quoted(&root),
+            quoted(&done.python)
+        );
+        let minor = done.python.split('.').nth(1).and_then(|minor| minor.parse::<u32>().ok());
+        if minor.is_some_and(|minor| minor <= 13) {
+            let plain = |name: &&String| {
+                name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"+-.".contains(&b))
+            };
+            let mut packages = vec!["apt".to_owned(), "libstdc++6".to_owned()];
+            packages.extend(done.system.iter().filter(plain).cloned());
+            let _ = writeln!(
+                text,
+                "# The root where that image's registry cannot be reached.\nfallback = \"debian\"\nfallback-publishes = \"loopback\"\n\n\
+                 [root.debian]\nsuite = \"trixie\"\npython = \"3.13\"\npackages = {}",
+                list(&packages)
+            );
+        }
+        text += "\n[base]\n";
+        if self.folder != FOLDERS[0] {
+            let _ =
+                writeln!(text, "dockerfile = \"{0}/Dockerfile.base\"\ninstaller = \"{0}/installer.lock\"", self.folder);
+        }
+        text += &source.keys;
+        if !done.system.is_empty() {
+            let _ = writeln!(text, "\n[base.args]\n{SYSTEM_ARG} = {}", quoted(&done.system.join(" ")));
+        }
+        if self.base_is_native() {
+            text += "\n# What runs something in the base's Dockerfile, and the recipe that does the same without running it.\n[base.stages]\npackages = \"python-packages\"\n";
+            if done.user.made {
+                text += "user = \"user\"\n";
+            }
+        }
+        if self.folder != FOLDERS[0] {
+            let _ = writeln!(text, "\n[app]\ndockerfile = \"{}/Dockerfile.fast\"", self.folder);
+        }
+        text += &self.smoke();
+        let engine = if native { "native" } else { "docker" };
+        let _ = write!(
+            text,
+            "\n# Before anything is published; at the desk: `cargo xtask smoke`.\n[[step]]\nname = \"smoke\"\nuses = \"smoke\"\nonly = \"ci\"\n\n\
+             [ci]\nengine = \"{engine}\"\n"
+        );
+        text
+    }
+
+    fn smoke(&mut self) -> String {
+        let done = &self.done;
+        let mut text = format!("\n[smoke]\nuser = {}\n", done.user.user);
+        if done.entrypoint.is_none() {
+            text +=
+                "\n[[smoke.run]]\nname = \"python\"\nargs = [\"python3\", \"-c\", \"import sys; print(sys.prefix)\"]\n";
+            let _ = writeln!(text, "contains = {}", quoted(ENVIRONMENT));
+        }
+        let url = self.url();
+        if let Some(url) = &url {
+            let _ = write!(
+                text,
+                "\n# Started without a network: a server that needs a database at start needs other `args`.\n[smoke.serve]\n{}url = {}\n",
+                self.serve_args(),
+                quoted(url)
+            );
+            let what = "[smoke.serve]";
+            let reason = "the test starts the server without a network and takes any answer below 500";
+            self.note(
+                NoteKind::Changed,
+                what,
+                reason,
+                "if the server needs a database at start, remove the table, or give `args`",
+            );
+        }
+        text
+    }
+
+    /// gunicorn writes to a folder for temporary files at once, and only `/dev/shm` can be written in a test.
+    fn serve_args(&self) -> String {
+        let args = match (&self.done.entrypoint, &self.done.cmd) {
+            (None, Some(Command::Exec(words))) if words.iter().any(|word| word.ends_with("gunicorn")) => words.clone(),
+            (None, Some(Command::Shell(text))) if text.contains("gunicorn") => {
+                vec!["sh".to_owned(), "-c".to_owned(), text.clone()]
+            }
+            _ => return String::new(),
+        };
+        let args: Vec<String> = ["env", "TMPDIR=/dev/shm"].into_iter().map(str::to_owned).chain(args).collect();
+        format!("args = {}\n", list(&args))
+    }
+
+    /// The page that the smoke test asks for: the health check's, or the front page of a known server.
+    fn url(&self) -> Option<String> {
+        let words = |command: &Command| match command {
+            Command::Exec(words) => words.join(" "),
+            Command::Shell(text) => text.clone(),
+        };
+        if let Some(Some(check)) = &self.done.healthcheck {
+            let text = words(&check.command);
+            if let Some(at) = text.find("http://").or_else(|| text.find("https://")) {
+                let end = text[at..].find(['\'', '"', ' ', '\\', ')']).map_or(text.len(), |end| at + end);
+                let url = text[at..end].replace("localhost", "127.0.0.1").replace("0.0.0.0", "127.0.0.1");
+                if !url.contains('$') {
+                    return Some(url);
+                }
+            }
+        }
+        let text =
+            [&self.done.entrypoint, &self.done.cmd].into_iter().flatten().map(words).collect::<Vec<_>>().join(" ");
+        let servers = [
+            ("gunicorn", 8000),
+            ("uvicorn", 8000),
+            ("hypercorn", 8000),
+            ("daphne", 8000),
+            ("runserver", 8000),
+            ("flask", 5000),
+            ("fastapi", 8000),
+            ("streamlit", 8501),
+            ("waitress", 8080),
+        ];
+        let (_, port) = servers.iter().find(|(server, _)| text.contains(server))?;
+        let all: Vec<&str> = text.split([' ', '=']).collect();
+        let said = all.windows(2).find_map(|pair| {
+            let is_flag = ["-b", "--bind", "--port", "-p", "--server.port", "runserver"].contains(&pair[0]);
+            let number = pair[1].rsplit(':').next()?.trim_matches(['"', '\'']);
+            is_flag.then(|| number.parse::<u16>().ok()).flatten()
+        });
+        let exposed = self.done.expose.first().and_then(|port| port.split('/').next()?.parse::<u16>().ok());
+        Some(format!("http://127.0.0.1:{}/", said.or(exposed).unwrap_or(*port)))
+    }
+
+    /// The repository's own `xtask`: a package of one line, a workspace where there is none, the alias.
+    fn program(&mut self) {
+        let program = self.request.program;
+        let has = |path: &str| {
+            self.request.files.contains(path) && !(self.request.read)(path).is_some_and(|text| is_written(&text))
+        };
+        let cargo = has("Cargo.toml").then(|| (self.request.read)("Cargo.toml")).flatten();
+        let toolchain = has("rust-toolchain.toml") || has("rust-toolchain");
+        self.add(
+            "xtask/Cargo.toml",
+            format!(
+                "{MARK}: the build system, with plugins of your own if you like.\n[package]\nname = \"repo-xtask\"\nversion = \"0.1.0\"\n\
+                 edition = \"2024\"\npublish = false\n\n[[bin]]\nname = \"xtask\"\npath = \"src/main.rs\"\n\n[dependencies]\n\
+                 image-xtask = {{ package = \"xtask\", git = {}, rev = {} }}\n",
+                quoted(&program.git),
+                quoted(&program.revision)
+            ),
+        );
+        self.add("xtask/src/main.rs", MAIN.to_owned());
+        match cargo {
+            None => self.add(
+                "Cargo.toml",
+                format!("{MARK}: a workspace for `cargo xtask` alone.\n[workspace]\nresolver = \"3\"\nmembers = [\"xtask\"]\n"),
+            ),
+            Some(text) => match with_member(&text) {
+                Some(edited) if edited == text => {}
+                Some(edited) => self.add("Cargo.toml", edited),
+                None => self.note(
+                    NoteKind::Missing,
+                    "Cargo.toml",
+                    "it is a package without a workspace",
+                    "add `[workspace]` with `members = [\"xtask\"]`, then run this again",
+                ),
+            },
+        }
+        if !toolchain {
+            self.add(
+                "rust-toolchain.toml",
+                format!(
+                    "{MARK}: the compiler of `cargo xtask`.\n[toolchain]\nchannel = {}\nprofile = \"minimal\"\n",
+                    quoted(&program.toolchain)
+                ),
+            );
+        }
+        const ALIAS: &str = "[alias]\nxtask = \"run --quiet --package repo-xtask --bin xtask --\"\n";
+        match has(".cargo/config.toml").then(|| (self.request.read)(".cargo/config.toml")).flatten() {
+            None => self.add(".cargo/config.toml", format!("{MARK}.\n{ALIAS}")),
+            Some(text) if text.contains("xtask = ") => {}
+            Some(text) if text.contains("[alias]") => {
+                let line = ALIAS.split_once('\n').map_or("", |(_, line)| line);
+                self.add(".cargo/config.toml", text.replacen("[alias]\n", &format!("[alias]\n{line}"), 1));
+            }
+            Some(text) => self.add(".cargo/config.toml", format!("{}\n\n{ALIAS}", text.trim_end())),
+        }
+        // `target` ignores itself once something was built there.
+        if !self.request.files.contains(".gitignore")
+            || (self.request.read)(".gitignore").is_some_and(|text| is_written(&text))
+        {
+            self.add(".gitignore", format!("{MARK}.\n/target\n"));
+        }
+    }
+
+    fn workflows(&mut self, policy: &str) {
+        let known: BTreeSet<&String> = self.files.iter().map(|file| &file.path).chain(self.request.files).collect();
+        let is_file = |path: &RelPath| known.iter().any(|known| known.as_str() == path.as_str());
+        let Ok(policy) = policy::parse(policy, &is_file) else { return };
+        let Ok(generated) = workflows::generate(&policy, &PolicyLocation::default()) else { return };
+        for file in generated {
+            let taken = (self.request.read)(&file.path)
+                .is_some_and(|text| !workflows::is_ours(&text, &PolicyLocation::default()));
+            if taken {
+                self.note(
+                    NoteKind::Changed,
+                    &file.path,
+                    "a workflow of another origin has this name, and is kept",
+                    "rename it, then write ours: `cargo xtask workflows`",
+                );
+            } else {
+                self.add(&file.path, file.text);
+            }
+        }
+    }
+}
+
+/// A workspace's manifest with `xtask` as a member; `None` where it has no workspace.
+fn with_member(text: &str) -> Option<String> {
+    let (before, after) = text.split_once("[workspace]")?;
+    let (front, members) = after.split_once("members")?;
+    let open = members.find('[')?;
+    let close = members[open..].find(']')? + open;
+    if members[open..close].contains("\"xtask\"") {
+        return Some(text.to_owned());
+    }
+    let (list, rest) = members.split_at(open + 1);
+    let comma = if rest.trim_start().starts_with(']') { "" } else { ", " };
+    Some(format!("{before}[workspace]{front}members{list}\"xtask\"{comma}{rest}"))
+}
+
+/// Names at the top that no app needs: of version control, builds, documents and tests.
+fn is_outside(name: &str, is_file: bool) -> bool {
+    const NAMES: [&str; 24] = [
+        "xtask",
+        "dockerfiles",
+        "images",
+        "target",
+        "images.toml",
+        "images.lock",
+        "Cargo.toml",
+        "Cargo.lock",
+        "rust-toolchain.toml",
+        "Makefile",
+        "Jenkinsfile",
+        "LICENSE",
+        "tests",
+        "test",
+        "docs",
+        "node_modules",
+        "venv",
+        "env",
+        "tox.ini",
+        "noxfile.py",
+        "mypy.ini",
+        "pytest.ini",
+        "justfile",
+        "Procfile",
+    ];
+    let lower = name.to_ascii_lowercase();
+    NAMES.contains(&name)
+        || name.starts_with('.')
+        || lower.starts_with("dockerfile")
+        || lower.starts_with("docker-compose")
+        || lower.starts_with("compose.")
+        || is_file && (lower.ends_with(".md") || lower.ends_with(".rst") || lower.ends_with(".lock"))
+}
+
+/// A value of `ENV` or `LABEL`, quoted where it needs quotes.
+fn word(text: &str) -> String {
+    let plain = !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "/._:-+,=@%$".contains(c));
+    if plain { text.to_owned() } else { format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"")) }
+}
+
+fn spelled(command: &Command) -> String {
+    match command {
+        Command::Exec(words) => list(words),
+        Command::Shell(text) => text.clone(),
+    }
+}

@@ -1,0 +1,406 @@
+//! `init`: adopts another repository. Reads its Dockerfile, reports what becomes of each line, and writes the files of this build system.
+//!
+//! Decides nothing about the translation, which is `xtask_model::adopt`. Writes after everything was read, checked and reported.
+
+use crate::flags::{Global, InitFlags};
+use std::collections::BTreeSet;
+use std::io::{BufRead as _, IsTerminal as _};
+use std::path::{Path, PathBuf};
+use xtask_host::process::{self, Command};
+use xtask_host::scratch::Scratch;
+use xtask_host::terminal;
+use xtask_host::tree::adoption::{self, State, Survey};
+use xtask_host::tree::facts::{self, Tree};
+use xtask_host::tree::uv::{self, Request as Resolution, Upgrade};
+use xtask_model::adopt::{self, Adoption, NewFile, NoteKind, Program, Request, diff};
+use xtask_model::fault::{Exit, Fault};
+use xtask_model::image::policy::{ImageKind, Registry};
+use xtask_model::spec::dockerfile::{Dockerfile, Kind};
+use xtask_model::spec::lock::Lock;
+use xtask_model::spec::lock::formats::Format;
+use xtask_model::spec::reference::Platform;
+use xtask_native::preflight;
+
+pub fn run(global: &Global, flags: &InitFlags) -> anyhow::Result<()> {
+    let named = global.root.clone().unwrap_or_else(|| PathBuf::from("."));
+    let survey = Survey::read(&named)?;
+    let questions = Questions { asks: !flags.yes && !flags.dry_run && std::io::stdin().is_terminal() };
+    let path = dockerfile(&survey, flags, &questions)?;
+    let text = survey.text(&path).ok_or_else(|| {
+        Fault::usage(format!("cannot read the Dockerfile `{path}`"))
+            .cause("it is missing, or not a text file of less than 1 MB")
+    })?;
+    let mut parsed = Dockerfile::parse(&path, &text)?;
+    if let Some(target) = &flags.target {
+        parsed = parsed.with_target(target)?;
+    }
+    let context = context(&survey, &parsed, flags)?;
+    let name = match &flags.name {
+        Some(name) => name.clone(),
+        None => questions.ask("Name of the project?", &project_name(&survey.root))?,
+    };
+    let registry = registry(global, &survey, &questions)?;
+    let branch = flags.default_branch.clone().or(survey.branch.clone()).unwrap_or_else(|| "main".to_owned());
+    let platforms = if flags.platform.is_empty() {
+        vec!["linux/amd64".parse::<Platform>().expect("a constant is a platform")]
+    } else {
+        flags.platform.clone()
+    };
+    let program = program(flags)?;
+    let ignore = [format!("{path}.dockerignore"), joined(&context, ".dockerignore")];
+    let ignore = ignore.iter().find_map(|path| survey.text(path));
+    let request = Request {
+        name: &name,
+        registry: &registry,
+        source: survey.remote.as_deref().filter(|url| url.starts_with("https://")),
+        branch: &branch,
+        platforms: &platforms,
+        dockerfile: &parsed,
+        context: &context,
+        files: &survey.files,
+        ignore: ignore.as_deref(),
+        read: &|path| survey.text(path),
+        root_image: flags.root_image.as_deref(),
+        python: flags.python.as_deref(),
+        requirements: &flags.requirements,
+        system_packages: &flags.system_package,
+        workflows: !flags.no_workflows,
+        program: &program,
+    };
+    let adoption = adopt::adopt(&request)?;
+    report(&survey, &path, &adoption);
+    let complete = adoption.missing().next().is_none();
+    if complete {
+        let staged = Staged::new(&survey, &adoption)?;
+        staged.engines(&adoption)?;
+        staged.wheels(global.offline);
+    }
+    if flags.dry_run {
+        for file in &adoption.files {
+            super::print(&format!("==> {} <==\n{}\n", file.path, file.text))?;
+        }
+    }
+    if complete || flags.partial || flags.dry_run {
+        write(&survey.root, &adoption.files, flags)?;
+    }
+    if !complete && !flags.partial {
+        let missing = adoption.missing().map(|note| format!("{}: {note}", place(&path, note.line)));
+        let fault = Fault::drift(format!("`{path}` cannot be translated whole; nothing was written"));
+        let fault = missing.fold(fault, Fault::cause);
+        return Err(fault.hint("answer with the flags above, or write the rest: `--partial`").into());
+    }
+    if !flags.dry_run {
+        next(&adoption);
+    }
+    Ok(())
+}
+
+/// Questions on a terminal; elsewhere the defaults.
+struct Questions {
+    asks: bool,
+}
+
+impl Questions {
+    fn ask(&self, question: &str, default: &str) -> Result<String, Fault> {
+        if !self.asks {
+            return Ok(default.to_owned());
+        }
+        anstream::eprint!("{question} [{default}] ");
+        let mut answer = String::new();
+        let read = std::io::stdin().lock().read_line(&mut answer);
+        read.map_err(|error| Fault::usage("cannot read the answer").cause(error))?;
+        process::interrupted()?;
+        Ok(Some(answer.trim()).filter(|answer| !answer.is_empty()).unwrap_or(default).to_owned())
+    }
+}
+
+fn dockerfile(survey: &Survey, flags: &InitFlags, questions: &Questions) -> Result<String, Fault> {
+    if let Some(named) = &flags.dockerfile {
+        return Ok(named.trim_start_matches("./").to_owned());
+    }
+    let found = survey.dockerfiles();
+    let names = || found.iter().map(|path| format!("`{path}`")).collect::<Vec<_>>().join(", ");
+    match found.as_slice() {
+        [] => {
+            Err(Fault::usage(format!("`{}` has no Dockerfile", survey.root.display()))
+                .hint("name it: `--dockerfile FILE`"))
+        }
+        [one] => Ok(one.clone()),
+        [first, ..] => {
+            let at_top: Vec<&String> = found.iter().filter(|path| !path.contains('/')).collect();
+            if questions.asks {
+                return questions.ask(&format!("Which Dockerfile? One of {}.", names()), first);
+            }
+            if first == "Dockerfile" || at_top.len() == 1 {
+                let others: Vec<String> = found[1..].iter().map(|path| format!("`{path}`")).collect();
+                let what = format!(
+                    "translating `{first}`; a policy describes one app, and these are others: {}",
+                    others.join(", ")
+                );
+                terminal::warn(&what);
+                return Ok(first.clone());
+            }
+            Err(Fault::usage("the repository has several Dockerfiles, and none of them is `Dockerfile`")
+                .cause(names())
+                .hint("name the one to translate: `--dockerfile FILE`"))
+        }
+    }
+}
+
+fn joined(folder: &str, name: &str) -> String {
+    if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") }
+}
+
+/// The folder that has the most of what the Dockerfile copies: its own or one above.
+fn context(survey: &Survey, dockerfile: &Dockerfile, flags: &InitFlags) -> Result<String, Fault> {
+    if let Some(named) = &flags.context {
+        let plain = named.trim_start_matches("./").trim_matches('/');
+        let folder = if plain == "." { "" } else { plain };
+        if !survey.root.join(folder).is_dir() {
+            return Err(Fault::usage(format!("`--context {named}` is not a folder of the repository")));
+        }
+        return Ok(folder.to_owned());
+    }
+    let mut sources = BTreeSet::new();
+    for instruction in dockerfile.stages().iter().flat_map(|stage| &stage.instructions) {
+        if let Kind::Copy(transfer) | Kind::Add(transfer) = &instruction.kind
+            && transfer.from.is_none()
+        {
+            let plain = transfer.sources.iter().filter(|source| !source.contains(['*', '$', '?', ':']));
+            sources.extend(plain.map(|source| source.trim_start_matches("./").trim_matches('/').to_owned()));
+        }
+    }
+    let own = dockerfile.path().rsplit_once('/').map_or("", |(folder, _)| folder);
+    let mut folders: Vec<String> =
+        Path::new(own).ancestors().map(|folder| folder.to_string_lossy().into_owned()).collect();
+    let manifest =
+        ["requirements.txt", "pyproject.toml", "Pipfile"].iter().any(|name| survey.files.contains(&joined(own, name)));
+    if !manifest {
+        // A folder of Dockerfiles alone: `docker/Dockerfile` for the repository around it.
+        folders.reverse();
+    }
+    let has = |folder: &String| {
+        let exists = |source: &&String| *source != "." && survey.root.join(joined(folder, source)).exists();
+        sources.iter().filter(exists).count()
+    };
+    let most = folders.iter().map(has).max().unwrap_or_default();
+    Ok(folders.iter().find(|folder| has(folder) == most).cloned().unwrap_or_default())
+}
+
+fn project_name(root: &Path) -> String {
+    let name = root.file_name().map_or_else(String::new, |name| name.to_string_lossy().to_ascii_lowercase());
+    let plain: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    let plain = plain.split('-').filter(|part| !part.is_empty()).collect::<Vec<_>>().join("-");
+    if plain.is_empty() { "app".to_owned() } else { plain }
+}
+
+fn registry(global: &Global, survey: &Survey, questions: &Questions) -> Result<Registry, Fault> {
+    if let Some(registry) = &global.registry {
+        return Ok(registry.clone());
+    }
+    let remote = survey.remote.as_deref().unwrap_or_default();
+    let owner =
+        |host: &str| remote.strip_prefix(host).and_then(|rest| rest.split('/').next()).map(str::to_ascii_lowercase);
+    let derived = owner("https://github.com/").map(|owner| format!("ghcr.io/{owner}"));
+    let derived = derived.or_else(|| owner("https://gitlab.com/").map(|owner| format!("registry.gitlab.com/{owner}")));
+    let text = match derived {
+        Some(derived) => questions.ask("Registry of the images?", &derived)?,
+        None if questions.asks => questions.ask("Registry of the images, like `ghcr.io/acme`?", "")?,
+        None => String::new(),
+    };
+    if text.is_empty() {
+        return Err(Fault::usage("the registry of the images is unknown").hint("name it: `--registry ghcr.io/OWNER`"));
+    }
+    text.parse().map_err(|error: String| Fault::usage(error))
+}
+
+/// The source that the new `xtask` depends on: this program's own.
+fn program(flags: &InitFlags) -> Result<Program, Fault> {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let git = |args: &[&str]| {
+        let output = Command::new("git").arg("-C").arg(here).args(args).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let revision = flags.xtask_rev.clone().or_else(|| git(&["rev-parse", "HEAD"])).ok_or_else(|| {
+        Fault::usage("the commit of this program is unknown")
+            .cause(format!("`{}` is not a git repository", here.display()))
+            .hint("name it: `--xtask-rev COMMIT`")
+    })?;
+    let url = flags.xtask_git.clone().unwrap_or_else(|| env!("CARGO_PKG_REPOSITORY").to_owned());
+    let channel = TOOLCHAIN.lines().find_map(|line| line.strip_prefix("channel = "));
+    let toolchain = channel.map_or("stable", |channel| channel.trim_matches('"')).to_owned();
+    Ok(Program { git: url, revision, toolchain })
+}
+
+/// The compiler that this program is tested with.
+const TOOLCHAIN: &str = include_str!("../../../rust-toolchain.toml");
+
+fn place(path: &str, line: usize) -> String {
+    if line == 0 { path.to_owned() } else { format!("{path}:{line}") }
+}
+
+/// Prints what becomes of the lines: what is missing first, then what only docker does, then what changes.
+fn report(survey: &Survey, path: &str, adoption: &Adoption) {
+    terminal::step("read", &format!("`{path}` in `{}`, {} files", survey.root.display(), survey.files.len()));
+    for note in &adoption.notes {
+        let verb = match note.kind {
+            NoteKind::Missing => "missing",
+            NoteKind::Docker => "docker only",
+            NoteKind::Changed => "changed",
+        };
+        terminal::step(verb, &format!("{}: {note}", place(path, note.line)));
+    }
+    if !adoption.left_out.is_empty() {
+        terminal::step(
+            "left out",
+            &format!("{} (the app's ignore file lets in what is listed there)", adoption.left_out.join(", ")),
+        );
+    }
+}
+
+/// The repository's new files in a folder of their own, to ask the same questions as a build does.
+struct Staged {
+    folder: Scratch,
+    tree: Tree,
+}
+
+impl Staged {
+    fn new(survey: &Survey, adoption: &Adoption) -> Result<Self, Fault> {
+        let cannot = |error: std::io::Error| Fault::build("cannot make a temporary folder").cause(error);
+        let folder = Scratch::new().map_err(cannot)?;
+        let put = |path: &str, text: &str| -> std::io::Result<()> {
+            let path = folder.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap_or(folder.path()))?;
+            std::fs::write(path, text)
+        };
+        // What a resolution reads.
+        let inputs = survey
+            .files
+            .iter()
+            .filter(|path| [".txt", ".in", ".toml", ".lock", ".cfg"].iter().any(|end| path.ends_with(end)));
+        for path in inputs.take(500) {
+            if let Some(text) = survey.text(path) {
+                put(path, &text).map_err(cannot)?;
+            }
+        }
+        for file in &adoption.files {
+            put(&file.path, &file.text).map_err(cannot)?;
+        }
+        let tree = Tree::with_registry(None, Box::new(folder.path().to_owned()))?;
+        Ok(Self { folder, tree })
+    }
+
+    /// Checks that the engine of the policy can build what was written.
+    fn engines(&self, adoption: &Adoption) -> Result<(), Fault> {
+        let platforms = &self.tree.policy.project.platforms;
+        let native = preflight::check(&self.tree, ImageKind::Base, platforms)
+            .and_then(|()| preflight::check(&self.tree, ImageKind::App, platforms));
+        match native {
+            Ok(()) => terminal::step("engines", "docker and native can build both images"),
+            Err(_) if adoption.needs_docker() => {
+                terminal::step("engines", "only docker can build the images, because of the lines above");
+            }
+            Err(fault) => return Err(fault.needed_by("the native engine, which the new policy names")),
+        }
+        Ok(())
+    }
+
+    /// Reports packages without a wheel, by resolving the requirements. Nothing is built, and nothing is written to the repository.
+    fn wheels(&self, offline: bool) {
+        let unknown = |why: &str| terminal::step("wheels", &format!("unknown: {why}; `cargo xtask lock` checks them"));
+        if offline {
+            return unknown("`--offline`");
+        }
+        match self.without_wheel() {
+            Ok((packages, missing)) if missing.is_empty() => {
+                terminal::step("wheels", &format!("all {packages} packages have one for every target"));
+            }
+            Ok((_, missing)) => {
+                for package in &missing {
+                    terminal::step("no wheel", package);
+                }
+                terminal::warn(
+                    "packages without a wheel are compiled by docker: `BUILD_PACKAGES = \"gcc libc6-dev\"` in `[base.args]` of `images.toml`, or \
+                     pin a version that has a wheel",
+                );
+            }
+            Err(fault) if fault.exit == Exit::Network || fault.exit == Exit::Missing => unknown(&fault.what),
+            Err(fault) => terminal::warn(&format!("the packages cannot be locked: {fault}")),
+        }
+    }
+
+    fn without_wheel(&self) -> Result<(usize, Vec<String>), Fault> {
+        let base = &self.tree.policy.base;
+        if base.format() != Format::Pip {
+            let lock = facts::lock(&self.tree)?;
+            return Ok((lock.packages.len(), facts::without_wheel(&self.tree, &lock)?));
+        }
+        let uv = uv::find(&self.tree.root, &[]).or_else(|_| {
+            terminal::step("installing", "uv, which is not on `PATH`, for this check");
+            uv::install(self.folder.path())
+        })?;
+        let resolution = Resolution {
+            root: self.folder.path(),
+            requirements: &base.requirements,
+            selection: &base.selection,
+            lock: base.lock.as_ref(),
+            python: &self.tree.policy.root.python,
+            upgrade: &Upgrade::Keep,
+        };
+        let lock = Lock::parse(base.lock.as_ref(), &uv.resolve(&resolution)?)?;
+        let records = uv.describe(&lock, &facts::indexes(&self.tree)?, &facts::targets(&self.tree)?)?;
+        let lock = Lock { records, ..lock };
+        Ok((lock.packages.len(), facts::without_wheel(&self.tree, &lock)?))
+    }
+}
+
+/// Writes the files that are new, and with `--force` those that differ.
+fn write(root: &Path, files: &[NewFile], flags: &InitFlags) -> Result<(), Fault> {
+    let (mut new, mut replaced, mut unchanged) = (Vec::new(), BTreeSet::new(), 0);
+    let mut conflicts = Vec::new();
+    for file in files {
+        match adoption::state(root, file)? {
+            State::New => new.push(file),
+            State::Unchanged => unchanged += 1,
+            State::Differs(old) => {
+                if flags.force || flags.dry_run {
+                    anstream::eprint!("{}", diff::unified(&file.path, &old, &file.text));
+                }
+                conflicts.push(file.path.clone());
+                replaced.insert(file.path.as_str());
+                new.push(file);
+            }
+        }
+    }
+    if flags.dry_run {
+        let differ =
+            if conflicts.is_empty() { String::new() } else { format!("; {} exist and differ", conflicts.len()) };
+        terminal::step("dry run", &format!("{} files would be written, {unchanged} are unchanged{differ}", new.len()));
+        return Ok(());
+    }
+    if !conflicts.is_empty() && !flags.force {
+        let fault = Fault::usage("files exist and differ from what would be written; nothing was written");
+        let fault = conflicts.iter().map(|path| format!("`{path}`")).fold(fault, Fault::cause);
+        return Err(fault.hint("show the differences: `--dry-run`; replace the files: `--force`"));
+    }
+    adoption::place(root, &new, &replaced)?;
+    for file in &new {
+        terminal::step(
+            if replaced.contains(file.path.as_str()) { "replaced" } else { "wrote" },
+            &format!("`{}`", file.path),
+        );
+    }
+    if unchanged > 0 {
+        terminal::step("unchanged", &format!("{unchanged} files"));
+    }
+    Ok(())
+}
+
+fn next(adoption: &Adoption) {
+    terminal::step("next", "`cargo xtask lock` resolves the requirements; commit the locks too");
+    let engine = if adoption.needs_docker() { "with docker" } else { "without docker" };
+    terminal::step(
+        "next",
+        &format!("`cargo xtask build` builds the base and the app {engine}, `cargo xtask smoke` tests the app"),
+    );
+}

@@ -1,0 +1,269 @@
+//! `init` on the repositories in `examples`: the real program on a copy of each `before`, which has to write its `after`; what it never
+//! does to files that exist; and one example that is built and tested. `UPDATE_EXPECT=1` writes the `after` folders.
+
+#![allow(clippy::disallowed_methods, reason = "the program under test, run as a person's shell would")]
+
+#[path = "support/busybox.rs"]
+#[allow(dead_code, missing_docs, unreachable_pub)]
+mod busybox;
+#[path = "support/real_engine.rs"]
+#[allow(dead_code, missing_docs, unreachable_pub)]
+mod real_engine;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use tempfile::TempDir;
+
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+const REVISION: &str = "0123456789abcdef0123456789abcdef01234567";
+
+/// A copy of an example's `before`, in a folder of its own.
+struct Example {
+    folder: TempDir,
+    name: &'static str,
+}
+
+impl Example {
+    fn new(name: &'static str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        copy(&Path::new(ROOT).join("examples").join(name).join("before"), &folder.path().join(name));
+        Self { folder, name }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join(self.name)
+    }
+
+    fn write(&self, path: &str, text: &str) {
+        let path = self.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+
+    fn read(&self, path: &str) -> String {
+        std::fs::read_to_string(self.path().join(path)).unwrap()
+    }
+
+    fn files(&self) -> BTreeMap<String, String> {
+        files(&self.path())
+    }
+
+    /// `init` with what does not depend on this machine.
+    fn init(&self, more: &[&str]) -> Output {
+        self.xtask(&[&["init", "--registry", "ghcr.io/acme", "--offline", "--xtask-rev", REVISION][..], more].concat())
+    }
+
+    fn xtask(&self, args: &[&str]) -> Output {
+        let mut call = Command::new(env!("CARGO_BIN_EXE_xtask"));
+        let call = call.args(args).arg("--root").arg(self.path()).env_remove("XTASK_REGISTRY").env_remove("CI");
+        call.stdin(std::process::Stdio::null()).output().unwrap()
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    for (path, text) in files(from) {
+        let path = to.join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+}
+
+fn files(folder: &Path) -> BTreeMap<String, String> {
+    let (mut found, mut open) = (BTreeMap::new(), vec![folder.to_owned()]);
+    while let Some(next) = open.pop() {
+        for entry in std::fs::read_dir(&next).unwrap().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                open.push(path);
+            } else {
+                let name = path.strip_prefix(folder).unwrap().to_str().unwrap().to_owned();
+                found.insert(name, std::fs::read_to_string(&path).unwrap());
+            }
+        }
+    }
+    found
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[track_caller]
+fn ends(output: &Output, code: i32) -> String {
+    let said = said(output);
+    assert_eq!(output.status.code(), Some(code), "{said}");
+    said
+}
+
+/// Compares what `init` wrote with an example's folder. Scripts and workflows are those of this repository, and are left out there.
+#[track_caller]
+fn writes(name: &'static str, after: &str, flags: &[&str]) {
+    let example = Example::new(name);
+    let before = example.files();
+    ends(&example.init(&[&["--name", name], flags].concat()), 0);
+    let mut wrote = example.files();
+    for (path, text) in &before {
+        assert_eq!(wrote.remove(path).as_ref(), Some(text), "`{path}` has changed");
+    }
+    for script in ["install.py", "compile.py", "check-imports.py"] {
+        let path = format!("dockerfiles/{script}");
+        assert_eq!(wrote.remove(&path).unwrap(), std::fs::read_to_string(Path::new(ROOT).join(&path)).unwrap());
+    }
+    let workflows =
+        [".github/workflows/ci.yml", ".github/workflows/release.yml"].map(|path| wrote.remove(path).unwrap());
+    assert!(workflows.iter().all(|text| text.contains("cargo xtask plan --locked --format github")));
+    let folder = Path::new(ROOT).join("examples").join(name).join(after);
+    if std::env::var_os("UPDATE_EXPECT").is_some() {
+        let _ = std::fs::remove_dir_all(&folder);
+        for (path, text) in &wrote {
+            let path = folder.join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+    }
+    assert_eq!(wrote, files(&folder), "update: UPDATE_EXPECT=1 cargo test -p xtask --test init");
+    // Once more: nothing to do.
+    let again = ends(&example.init(&[&["--name", name], flags].concat()), 0);
+    assert!(again.contains("unchanged") && !again.contains("wrote"), "{again}");
+}
+
+#[test]
+fn flask_with_requirements() {
+    writes("flask", "after", &[]);
+}
+
+#[test]
+fn fastapi_in_a_workspace_of_uv() {
+    writes("fastapi", "after", &[]);
+}
+
+#[test]
+fn django_with_collectstatic() {
+    writes("django", "after", &[]);
+}
+
+#[test]
+fn torch_from_an_index_of_its_own() {
+    writes("torch", "after", &[]);
+}
+
+#[test]
+fn one_of_two_services() {
+    writes("services", "after", &["--dockerfile", "web/Dockerfile"]);
+    // Which of them is a question.
+    let example = Example::new("services");
+    let said = ends(&example.init(&[]), 2);
+    assert!(said.contains("`web/Dockerfile`, `worker/Dockerfile`") && said.contains("--dockerfile"), "{said}");
+}
+
+#[test]
+fn a_dry_run_prints_every_file_and_writes_none() {
+    let example = Example::new("flask");
+    let before = example.files();
+    let output = example.init(&["--dry-run"]);
+    ends(&output, 0);
+    assert_eq!(example.files(), before);
+    let printed = String::from_utf8(output.stdout).unwrap();
+    for path in
+        ["images.toml", "dockerfiles/Dockerfile.base", "dockerfiles/Dockerfile.fast", "xtask/src/main.rs", "Cargo.toml"]
+    {
+        assert!(printed.contains(&format!("==> {path} <==\n")), "{path}");
+    }
+}
+
+#[test]
+fn files_that_exist_are_replaced_only_by_force_and_with_their_difference() {
+    let example = Example::new("flask");
+    example.write("images.toml", "# mine\n");
+    example.write("Cargo.toml", "[workspace]\nmembers = [\"tool\"]\n");
+    let before = example.files();
+    let said = ends(&example.init(&[]), 2);
+    assert!(
+        said.contains("`Cargo.toml`") && said.contains("`images.toml`") && said.contains("nothing was written"),
+        "{said}"
+    );
+    assert_eq!(example.files(), before);
+    let said = ends(&example.init(&["--force"]), 0);
+    assert!(said.contains("-# mine\n") && said.contains("+members = [\"xtask\", \"tool\"]"), "{said}");
+    assert!(example.read("images.toml").contains("[project]"));
+}
+
+#[test]
+fn other_peoples_dockerfiles_and_workflows_stay() {
+    let example = Example::new("flask");
+    example.write("dockerfiles/Dockerfile.base", "FROM scratch\n");
+    example.write(".github/workflows/ci.yml", "name: mine\n");
+    let said = ends(&example.init(&["--dockerfile", "Dockerfile"]), 0);
+    assert_eq!(example.read("dockerfiles/Dockerfile.base"), "FROM scratch\n");
+    assert_eq!(example.read(".github/workflows/ci.yml"), "name: mine\n");
+    assert!(example.read("images.toml").contains("dockerfile = \"images/Dockerfile.base\""));
+    assert!(said.contains("a workflow of another origin has this name"), "{said}");
+}
+
+#[test]
+fn a_place_that_cannot_be_written_leaves_everything_as_it_was() {
+    let example = Example::new("flask");
+    example.write("xtask", "a file\n");
+    let before = example.files();
+    let said = ends(&example.init(&[]), 2);
+    assert!(said.contains("cannot write `xtask/Cargo.toml`"), "{said}");
+    assert_eq!(example.files(), before);
+}
+
+#[test]
+fn git_gives_the_registry_and_ignored_files_stay_out_of_the_app() {
+    let example = Example::new("flask");
+    let git = |args: &[&str]| {
+        let status = Command::new("git").arg("-C").arg(example.path()).args(args).status().unwrap();
+        assert!(status.success(), "{args:?}");
+    };
+    git(&["init", "-q"]);
+    git(&["remote", "add", "origin", "git@github.com:Acme/shop.git"]);
+    example.write(".gitignore", "secrets/\n");
+    example.write("secrets/key.pem", "secret\n");
+    // Nothing is committed: the tree is dirty.
+    let output = example.xtask(&["init", "--offline", "--xtask-rev", REVISION]);
+    ends(&output, 0);
+    let policy = example.read("images.toml");
+    assert!(policy.contains("registry = \"ghcr.io/acme\"\nsource = \"https://github.com/Acme/shop\""), "{policy}");
+    assert!(!example.read("dockerfiles/Dockerfile.fast.dockerignore").contains("secrets"));
+    assert_eq!(example.read(".gitignore"), "secrets/\n");
+}
+
+#[test]
+fn what_cannot_be_translated_is_listed_and_nothing_is_written() {
+    let example = Example::new("flask");
+    example.write("Dockerfile", "FROM jupyterhub/jupyterhub:5\nRUN conda install numpy\nCOPY shop /shop\n");
+    let before = example.files();
+    let said = ends(&example.init(&[]), 6);
+    for part in [
+        "Dockerfile:1: `FROM jupyterhub/jupyterhub:5`",
+        "Dockerfile:2: `conda install numpy`",
+        "--root-image",
+        "nothing was written",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert_eq!(example.files(), before);
+    // The registry is a question too.
+    let said = ends(&example.xtask(&["init", "--offline"]), 2);
+    assert!(said.contains("--registry"), "{said}");
+}
+
+/// The native engine, on the image of the policy or, where its registry is unreachable, a root from Debian packages.
+#[test]
+fn the_flask_example_builds_and_answers() {
+    let Some(_engine) = real_engine::engine() else { return };
+    let example = Example::new("flask");
+    ends(&example.init(&["--name", "flask"]), 0);
+    // The root from Debian packages is made once for all runs.
+    let root = Path::new(ROOT).join("target/root");
+    std::fs::create_dir_all(&root).unwrap();
+    std::fs::create_dir_all(example.path().join("target")).unwrap();
+    std::os::unix::fs::symlink(root.canonicalize().unwrap(), example.path().join("target/root")).unwrap();
+    ends(&example.xtask(&["lock"]), 0);
+    ends(&example.xtask(&["build", "--engine", "native"]), 0);
+    let said = ends(&example.xtask(&["smoke"]), 0);
+    assert!(said.contains("runs as user 1000") && said.contains("serves http://127.0.0.1:8000/health"), "{said}");
+}
