@@ -55,7 +55,7 @@ pub fn read(client: &Client, repository: &Repository, name: impl Into<Name>) -> 
     Ok(Answer::Present(Published::new(found.digest, platforms, notes, None)))
 }
 
-fn document<T: serde::de::DeserializeOwned>(bytes: &[u8], what: &Reference) -> Result<T, Fault> {
+pub(super) fn document<T: serde::de::DeserializeOwned>(bytes: &[u8], what: &Reference) -> Result<T, Fault> {
     serde_json::from_slice(bytes).map_err(|error| Fault::network(format!("cannot read `{what}`")).cause(error))
 }
 
