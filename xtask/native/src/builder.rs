@@ -3,6 +3,7 @@
 
 use crate::assembly::{Assembly, Inputs, LayerPlan, assemble};
 use crate::image::{Image, oci_layer};
+use crate::inventory;
 use crate::layer::{self, Codec};
 use crate::push::deliver::{self, ImageLayer, LayerPlace};
 use crate::push::published::{self, PublishedLayers};
@@ -108,6 +109,7 @@ fn put_together(
             process::interrupted()?;
             terminal::detail(&format!("layer {}: {} entries", plan.name, items.len()));
             let stored = order.store.put(&plan.recipe, |sink| layer::write(&items, order.codec, threads(), sink))?;
+            inventory::remember(order.store, &stored.diff_id, &items, order.inputs.platform)?;
             let descriptor = published::with_recipe(stored.descriptor, &plan.recipe, &stored.diff_id);
             layers[index] =
                 Some(ImageLayer { descriptor, diff_id: stored.diff_id, place: LayerPlace::File(stored.path) });

@@ -218,7 +218,7 @@ fn published(context: &Context<'_>, image: &Image<'_>) -> Vec<Published> {
 const STORE_LIMIT: u64 = 5_000_000_000;
 
 /// The store of the layers that were made on this machine: the repository's, or the one that `XTASK_STORE` names.
-fn store(root: &Path) -> Result<Store, Fault> {
+pub fn store(root: &Path) -> Result<Store, Fault> {
     let named = std::env::var_os("XTASK_STORE").filter(|folder| !folder.is_empty()).map(PathBuf::from);
     if let Some(folder) = named.as_deref().and_then(|folder| std::path::absolute(folder).ok())
         && folder.starts_with(root)

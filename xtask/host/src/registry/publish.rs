@@ -151,6 +151,15 @@ pub struct PublishOutcome {
 
 /// Adds manifests to the index of the fingerprint's tag.
 pub fn publish(client: &Client, publication: &Publication<'_>) -> Result<PublishOutcome, Fault> {
+    publish_with(client, publication, &|_| Ok(()))
+}
+
+/// The same; `before` is called with each index right before the tag names it, and attaches to it what belongs there.
+pub fn publish_with(
+    client: &Client,
+    publication: &Publication<'_>,
+    before: &dyn Fn(&Descriptor) -> Result<(), Fault>,
+) -> Result<PublishOutcome, Fault> {
     let Publication { repository, fingerprint, tag, built, .. } = publication;
     let reference = repository.tag(tag);
     let (mut ours, mut pushed) = (BTreeMap::new(), BTreeMap::new());
@@ -181,6 +190,7 @@ pub fn publish(client: &Client, publication: &Publication<'_>) -> Result<Publish
             return Ok(PublishOutcome { published: found.clone(), adopted });
         }
         let bytes = serde_json::to_vec(&index).expect("an index is JSON");
+        before(&Descriptor::new(media_type::INDEX, Digest::of(&bytes), bytes.len() as u64))?;
         client.put_manifest(repository, tag.clone(), media_type::INDEX, &bytes).map_err(|fault| {
             match standing.is_some() && is_immutable(&fault) {
                 true => fault.hint(WHOLE),

@@ -554,7 +554,7 @@ impl FromStr for Registry {
 }
 
 /// Reads a size: `900 MB`, `1.5 GB`, decimal units.
-pub(crate) fn size(text: &str) -> Option<u64> {
+pub fn size(text: &str) -> Option<u64> {
     let (number, unit) = text.split_at(text.find(|c: char| c.is_ascii_alphabetic())?);
     let factor = match unit {
         "B" => 1.0,

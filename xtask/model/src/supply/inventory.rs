@@ -271,7 +271,9 @@ fn debian_components(
     };
     let mut purls: BTreeMap<&str, String> = BTreeMap::new();
     for one in packages {
-        one.provides.iter().for_each(|name| drop(purls.entry(name).or_insert_with(|| purl(one))));
+        for name in &one.provides {
+            purls.entry(name).or_insert_with(|| purl(one));
+        }
     }
     purls.extend(packages.iter().map(|one| (one.name.as_str(), purl(one))));
     let component = |one: &&DebianPackage| {
