@@ -189,6 +189,11 @@ pub fn attach_to_index(
     attach::attach(client, repository, index, &artifacts).map(drop)
 }
 
+/// True if a build of this image signs it.
+pub fn signs(policy: &Policy, kind: ImageKind) -> bool {
+    due(policy, After::Build, kind).iter().any(|step| step.uses(SIGN.name))
+}
+
 /// The `sign` step of an image, for checking what it signed.
 pub fn signing_step(policy: &Policy) -> Option<&Settings> {
     policy.steps.iter().find_map(|step| match &step.action {

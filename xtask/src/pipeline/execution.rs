@@ -278,7 +278,9 @@ impl Execution<'_> {
                 tag: plan.tag.clone(),
                 built: report.platforms.clone(),
                 notes,
-                replace: plan.replaces,
+                // An image without a signature is replaced by one with it.
+                replace: plan.replaces
+                    || matches!(&image.facts.presence, Presence::Registry(found) if found.is_unsigned()),
             };
             // What belongs to the index is attached before a tag names it.
             let attach = |index: &Descriptor| {

@@ -97,8 +97,10 @@ pub fn run(call: &Call<'_>) -> Result<Outcome, Fault> {
         .env("XTASK_DIGEST", subject.digest.to_string())
         .env("XTASK_KIND", subject.kind.to_string())
         .env("XTASK_PLATFORM", subject.platform.to_string());
-    let reply = ask(&command, &call.step.name, &call.output, &request)
-        .map_err(|fault| fault.needed_by(format!("`{}`", subject.reference)))?;
+    let reply = ask(&command, &call.step.name, &call.output, &request).map_err(|fault| match fault.needed_by {
+        None => fault.needed_by(format!("`{}`", subject.reference)),
+        Some(_) => fault,
+    })?;
     let Some(reply) = reply else { return Ok(Outcome::default()) };
     let cannot = |why: String| invalid(&call.step.name, why);
     let inside = |path: &Path| -> Result<PathBuf, Fault> {

@@ -55,7 +55,9 @@ impl Signed {
             "ENTRYPOINT",
             "COPY --link debian/status /var/lib/dpkg/status\nENTRYPOINT",
         );
-        STEPS.iter().for_each(|step| drop(repo.step(step)));
+        for step in STEPS {
+            repo.step(step);
+        }
         repo.commit("supply");
         Some(Self { world, key, _keys: keys })
     }
@@ -145,6 +147,14 @@ fn an_attested_image_is_verified_by_us_and_by_cosign() {
         .unwrap();
     let last_attached = writes.iter().rposition(|one| one.contains("/app/manifests/sha256-")).unwrap();
     assert!(last_attached < first_tag, "{writes:#?}");
+
+    // A template edit, for its times.
+    signed.repo().write("templates/page.html", "edit").commit("edit");
+    let report = signed.call(&["build", "--push", "--format", "json"]).ok().report();
+    println!("template edit: {} s of {}", report.0["seconds"], report.image("app")["seconds"]);
+    let (again, traffic) = signed.world.traffic(|| signed.call(&["build", "--push", "--format", "json"]).ok().report());
+    println!("nothing to do: {} s", again.0["seconds"]);
+    assert_eq!(traffic.writes(), [""; 0], "what is signed is not signed again");
 
     let Some(cosign) = program("cosign") else { return };
     let key = signed.repo().path.join("sign.pub");
@@ -299,11 +309,32 @@ fn a_key_that_others_may_read_stops_the_build_before_anything_is_built() {
     signed.call(&["build", "--push"]).ends(2).says("its mode is 640").says("chmod 600");
     assert!(signed.repo().tags("app-base").is_empty());
     signed.repo().xtask(&["build", "--push"]).without_engine().run().ends(2).says("there is no key to sign with");
-    let mut other = new_key(signed.key.parent().unwrap(), "another.key");
-    std::mem::swap(&mut other, &mut signed.key.clone());
-    let wrong = signed.key.parent().unwrap().join("another.key");
+    let wrong = new_key(signed.key.parent().unwrap(), "another.key");
     let call = signed.repo().xtask(&["build", "--push"]).env("XTASK_SIGNING_KEY_FILE", &wrong).without_engine();
     call.run().ends(2).says("the private key is not the one of the policy");
+}
+
+#[test]
+fn an_image_that_was_published_without_a_signature_is_built_again_where_it_is_signed() {
+    let Some(signed) = Signed::new("unsigned") else { return };
+    let repo = signed.repo();
+    repo.edit("images.toml", "public-key = \"sign.pub\"", "public-key = \"sign.pub\"\nonly = \"ci\"").commit("in CI");
+    // At a desk, which has no key.
+    let desk = repo.xtask(&["build", "--push"]).without_engine().run().ok().reference();
+    signed.call(&["verify", &desk.to_string()]).ends(6).says("it has no signature");
+    let in_ci = || {
+        repo.xtask(&["build", "--push", "--format", "json"])
+            .env("XTASK_SIGNING_KEY_FILE", &signed.key)
+            .env("CI", "1")
+            .without_engine()
+    };
+    let report = in_ci().run().ok().report();
+    assert_eq!(report.actions(), crate::fixture::actions("built", "built"));
+    assert!(report.image("app")["reasons"].to_string().contains("is not signed"), "{report:?}");
+    let app = repo.repository("app").digest(report.digest("app").parse().unwrap());
+    signed.call(&["verify", &app.to_string()]).ok();
+    assert_eq!(repo.digest("app", "latest"), report.digest("app"));
+    assert_eq!(in_ci().run().ok().report().actions(), crate::fixture::actions("reused", "reused"));
 }
 
 /// A Python with the readers of SBOMs, which a lock pins; or why there is none.
@@ -373,11 +404,10 @@ fn sboms_are_valid_for_other_readers_and_the_same_everywhere() {
     let elsewhere = signed.repo().clone("elsewhere");
     let call =
         elsewhere.xtask(&["build", "--push", "--force", "--format", "json"]).env("XTASK_SIGNING_KEY_FILE", &signed.key);
-    let (again, traffic) = signed.world.traffic(|| call.without_engine().run().ok().report());
+    let again = call.without_engine().run().ok().report();
     let again = signed.repo().published("app", &again.digest("app")).unwrap().platforms[&Platform::host()].digest;
     assert_eq!(again, manifest.digest, "the same image");
     assert_eq!(attach::find(&client, &repository, &again, spdx::MEDIA_TYPE).unwrap().len(), 1, "the same SBOM");
-    drop(traffic);
 
     let readers = match readers() {
         Ok(readers) => readers,

@@ -304,53 +304,56 @@ fn crate_component(one: &Crate, layer: Digest) -> Component {
     }
 }
 
-/// Percent-encoding as package URLs have it.
+/// Percent-encoding as package URLs have it; a colon stays.
 fn encoded(text: &str) -> String {
     let mut out = String::new();
     for byte in text.bytes() {
         match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(char::from(byte)),
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b':' => out.push(char::from(byte)),
             _ => out += &format!("%{byte:02X}"),
         }
     }
     out
 }
 
+/// Versions and licences of the components of one name.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Variants {
+    versions: BTreeSet<String>,
+    licences: BTreeSet<String>,
+}
+
+/// Components by kind and name: a package URL without its version says what a thing is.
+type ByName = BTreeMap<(String, String), Variants>;
+
 /// The differences of two lists of components, a line for each, in the order of their names.
 pub fn diff(old: &[Component], new: &[Component]) -> Vec<String> {
-    // A package URL without its version says what a thing is.
-    let what = |component: &Component| {
-        let kind = component.purl.strip_prefix("pkg:").and_then(|rest| rest.split('/').next()).unwrap_or_default();
-        (kind.to_owned(), component.name.clone())
-    };
-    let index = |components: &[Component]| -> BTreeMap<(String, String), BTreeSet<(String, Option<String>)>> {
-        let mut found: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+    let index = |components: &[Component]| {
+        let mut found = ByName::new();
         for component in components {
-            found.entry(what(component)).or_default().insert((component.version.clone(), component.licence.clone()));
+            let kind = component.purl.strip_prefix("pkg:").and_then(|rest| rest.split('/').next()).unwrap_or_default();
+            let variants = found.entry((kind.to_owned(), component.name.clone())).or_default();
+            variants.versions.insert(component.version.clone());
+            variants.licences.insert(component.licence.clone().unwrap_or_else(|| "none".to_owned()));
         }
         found
     };
+    let listed = |texts: &BTreeSet<String>| texts.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
     let (old, new) = (index(old), index(new));
-    let versions = |all: &BTreeSet<(String, Option<String>)>| {
-        all.iter().map(|(version, _)| version.as_str()).collect::<Vec<_>>().join(", ")
-    };
     let keys: BTreeSet<&(String, String)> = old.keys().chain(new.keys()).collect();
     let mut lines = Vec::new();
     for key in keys {
         let (kind, name) = key;
         match (old.get(key), new.get(key)) {
-            (Some(before), Some(after)) if versions(before) != versions(after) => {
-                lines.push(format!("{kind:<6} {name} {} -> {}", versions(before), versions(after)));
+            (Some(before), Some(after)) if before.versions != after.versions => {
+                lines.push(format!("{kind:<6} {name} {} -> {}", listed(&before.versions), listed(&after.versions)));
             }
             (Some(before), Some(after)) if before != after => {
-                let licences = |all: &BTreeSet<(String, Option<String>)>| {
-                    let named = all.iter().map(|(_, licence)| licence.as_deref().unwrap_or("none"));
-                    named.collect::<Vec<_>>().join(", ")
-                };
-                lines.push(format!("{kind:<6} {name}: licence {} -> {}", licences(before), licences(after)));
+                let (before, after) = (listed(&before.licences), listed(&after.licences));
+                lines.push(format!("{kind:<6} {name}: licence {before} -> {after}"));
             }
-            (None, Some(after)) => lines.push(format!("{kind:<6} {name} {} is new", versions(after))),
-            (Some(before), None) => lines.push(format!("{kind:<6} {name} {} is gone", versions(before))),
+            (None, Some(after)) => lines.push(format!("{kind:<6} {name} {} is new", listed(&after.versions))),
+            (Some(before), None) => lines.push(format!("{kind:<6} {name} {} is gone", listed(&before.versions))),
             (Some(_), Some(_)) | (None, None) => {}
         }
     }
