@@ -166,9 +166,9 @@ fn command_of(root: &Path, action: &Action) -> Command {
             Command::new(program).args(&command[1..])
         }
         Action::Package(package, _) => Command::new("cargo").args(["run", "--quiet", "--locked", "--package", package]),
-        Action::Uses(..) => unreachable!("a plugin that is compiled in is no program"),
+        Action::Uses(..) => unreachable!("a plugin that is compiled in is not a program"),
     };
-    // A program needs no key of ours.
+    // The keys are for signatures of images alone.
     call.current_dir(root).env_remove(signing::KEY).env_remove(signing::KEY_FILE)
 }
 
@@ -177,7 +177,7 @@ fn ask(command: &Command, step: &str, output: &Path, request: &Value) -> Result<
     let cannot =
         |error: std::io::Error| Fault::build(format!("cannot make the output folder of step `{step}`")).cause(error);
     std::fs::create_dir_all(output).map_err(cannot)?;
-    // Beside the folder: what a program writes into it is its own.
+    // Next to the folder: what a program writes into it is its own.
     let folder = tempfile::tempdir_in(output.parent().unwrap_or(output)).map_err(cannot)?;
     let (asked, answer) = (folder.path().join("request.json"), folder.path().join("outcome.json"));
     std::fs::write(&asked, request.to_string()).map_err(cannot)?;

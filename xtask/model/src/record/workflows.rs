@@ -6,7 +6,7 @@
 
 use crate::fault::Fault;
 use crate::image::plugin::{KEYLESS, SIGN};
-use crate::image::policy::{Action, Ci, Engine, Laptop, Policy, self};
+use crate::image::policy::{self, Action, Ci, Engine, Laptop, Policy};
 use crate::spec::reference::Platform;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,7 +113,9 @@ fn signing(policy: &Policy, text: String) -> String {
     });
     let Some(settings) = settings else { return text };
     let secret = match settings.text("cosign") {
-        Some(KEYLESS) => return text.replace("      packages: write\n", "      packages: write\n      id-token: write\n"),
+        Some(KEYLESS) => {
+            return text.replace("      packages: write\n", "      packages: write\n      id-token: write\n");
+        }
         Some(_) => "COSIGN_PASSWORD",
         None => "XTASK_SIGNING_KEY",
     };

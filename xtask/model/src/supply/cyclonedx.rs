@@ -61,8 +61,7 @@ fn component(component: &Component) -> Value {
         1 => put("hashes", json!(hashes)),
         // One of these files was installed: which one depends on the platform.
         _ => {
-            let url = format!("https://pypi.org/project/{}/{}/#files", component.name, component.version);
-            put("externalReferences", json!([{"type": "distribution", "url": url, "hashes": hashes}]));
+            put("externalReferences", json!([{"type": "distribution", "url": component.purl, "hashes": hashes}]));
         }
     }
     if let Some(layer) = component.layer {

@@ -372,7 +372,9 @@ fn only_the_steps_that_publish_get_the_key() {
     assert!(plain.iter().all(|file| !file.text.contains("SIGNING") && !file.text.contains("id-token")));
     let text = with("public-key = \"sign.pub\"");
     let lines: Vec<&str> = text.lines().collect();
-    let runs = |line: &&str| line.contains("run: cargo xtask build") && line.contains("--push") && !line.contains("--reuse-only");
+    let runs = |line: &&str| {
+        line.contains("run: cargo xtask build") && line.contains("--push") && !line.contains("--reuse-only")
+    };
     let keys = lines.iter().filter(|line| line.contains("XTASK_SIGNING_KEY:")).count();
     assert_eq!(keys, lines.iter().filter(|line| runs(line)).count());
     for (index, line) in lines.iter().enumerate().filter(|(_, line)| line.contains("XTASK_SIGNING_KEY:")) {
@@ -380,5 +382,8 @@ fn only_the_steps_that_publish_get_the_key() {
     }
     let keyless = with("cosign = \"keyless\"\nidentity = \"https://a/\"\nissuer = \"https://b/\"");
     assert_eq!(keyless.matches("id-token: write").count(), keyless.matches("packages: write").count());
-    assert!(with("public-key = \"k\"\ncosign = \"awskms:///a\"").contains("COSIGN_PASSWORD: ${{ secrets.COSIGN_PASSWORD }}"));
+    assert!(
+        with("public-key = \"k\"\ncosign = \"awskms:///a\"")
+            .contains("COSIGN_PASSWORD: ${{ secrets.COSIGN_PASSWORD }}")
+    );
 }
