@@ -2,10 +2,12 @@
 order and by however many jobs.
 
     compile.py FOLDER [PATH [NAME...]]
+    compile.py --pipe PATH
 
 PATH is where FOLDER will be in the image, as tracebacks show it, if that is elsewhere. Without it, FOLDER is the image's own
 `lib/python3.x/site-packages`: byte code and the environment's folders get the time that files have in layers of the native engine. With NAMEs, only sources of these distributions
-and those of none are compiled. A source that is not Python (a template, a parser's test) is passed over, as installers do. Needs Python 3.11, the first that writes
+and those of none are compiled. With `--pipe`, sources come on stdin
+and byte code goes to stdout. A source that is not Python (a template, a parser's test) is passed over, as installers do. Needs Python 3.11, the first that writes
 sets in an order of their own, and nothing but the standard library: both engines run it with the image's own Python, as
 `python3 -I -S compile.py`, so that it begins in one state.
 """
@@ -24,7 +26,7 @@ from pathlib import Path
 UNCHECKED_HASH = (0b01).to_bytes(4, "little")
 
 # Folders of which nothing is imported while an app runs, and half of what there is to compile in a scientific set.
-LEFT_OUT = {"__pycache__", "tests"}
+LEFT_OUT = {"__pycache__", "test", "tests"}
 
 # The time of every file in a layer, as the native engine writes it and install.py sets it.
 TIME = 1_767_225_600
@@ -58,6 +60,36 @@ def compile_together(folder: Path, path: str, sources: list[str], others: set[st
         new.write_bytes(code)
         os.utime(new, (TIME, TIME))
         new.replace(cached)
+
+
+def answer(path: str, sources: list[tuple[str, bytes]]) -> bytes:
+    """The byte code of each source, after its length; a length of zero where there is none."""
+    codes = [byte_code(source, f"{path}/{name}") or b"" for name, source in sources]
+    return b"".join(len(code).to_bytes(4, "little") + code for code in codes)
+
+
+def serve(path: str) -> int:
+    """Answers each request on stdin: the sources that share a process. All numbers have four bytes, the lowest first; a request has the
+    number of sources, then for each the lengths of its path and text, the path and the text."""
+    warnings.simplefilter("ignore")
+    read = sys.stdin.buffer.read
+    while head := read(4):
+        sources = []
+        for _ in range(int.from_bytes(head, "little")):
+            name, source = (int.from_bytes(read(4), "little") for _ in range(2))
+            sources.append((read(name).decode(), read(source)))
+        if os.fork() == 0:
+            try:
+                said = answer(path, sources)
+                while said:
+                    said = said[os.write(1, said) :]
+            except BaseException:
+                sys.excepthook(*sys.exc_info())
+                os._exit(1)
+            os._exit(0)
+        if os.wait()[1]:
+            return 1
+    return 0
 
 
 def normalised(name: str) -> str:
@@ -97,6 +129,8 @@ def set_times(prefix: Path) -> None:
 
 
 def main(args: list[str]) -> int:
+    if args[0] == "--pipe":
+        return serve(args[1])
     folder = Path(args[0])
     path = args[1] if len(args) > 1 else args[0]
     warnings.simplefilter("ignore")

@@ -1,6 +1,7 @@
 """Runs an installer, then settles which file stays where several distributions have one of the same path.
 
-    install.py SITE-PACKAGES [--keep FOLDER] COMMAND...
+    install.py SITE-PACKAGES COMMAND...
+    install.py --judge
 
 Installers write such a file as often as they meet it, in an order that depends on the moment. Here the last in the order of the lock
 (by normalised name) wins, always: COMMAND is run again with `--reinstall-package NAME` for each distribution concerned, in that order.
@@ -21,12 +22,12 @@ Everything else ends with exit code 3, and so do
 - byte code for another distribution's source;
 - a file in place of the environment's own: `bin/python3`, `pyvenv.cfg`.
 
-A file that a wheel has and its RECORD does not list counts as the distribution's: uv lists all that it installs. Without --keep, as in
-a Dockerfile, everything in the environment gets the time that files have in layers of the native engine.
+A file that a wheel has and its RECORD does not list counts as the distribution's: uv lists all that it installs. Everything in
+the environment gets the time that files have in layers of the native engine.
 
-With --keep, each distribution's own version of such a file is left in FOLDER/NAME, at its path from the environment's folder, and
-FOLDER/shared.json holds the warnings and the owners of each path in the order of the lock. Both engines run this script: the rule
-exists once. Needs Python 3.8 and nothing but the standard library.
+With --judge, nothing is installed: stdin has the RECORDs of all distributions and the contents of the files that differ, as JSON,
+and stdout gets the warnings. Both engines run this script: the rule exists once. Needs Python 3.8 and nothing but the standard
+library.
 """
 
 import ast
@@ -36,7 +37,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -185,27 +185,9 @@ def hidden(found):
     return out
 
 
-def settle(site, keep, command):
-    """Installs what shares paths again, in order; returns the owners of the paths, warnings and errors."""
-    found = distributions(site)
+def judged(found, owners, versions):
+    """The warnings and errors about these distributions; `versions` has the bytes of each owner of a path."""
     errors = hidden(found)
-    owners = shared(site, found)
-    versions = {path: [] for path in owners}
-    prefix = site.parent.parent.parent
-    for name in sorted({name for names in owners.values() for name in names}):
-        # The one call that is known to write the files of this distribution and no others.
-        code = subprocess.run([*command, "--reinstall-package", name], stdout=sys.stderr).returncode
-        if code:
-            sys.exit(code)
-        for path in (path for path, names in owners.items() if name in names):
-            file = Path(os.path.normpath(site / path))
-            if not file.is_file() or prefix not in file.parents:
-                continue
-            versions[path].append(file.read_bytes())
-            if keep:
-                kept = keep / name / file.relative_to(prefix)
-                kept.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(file, kept)
     folders = {path.split("/")[0] for rows in found.values() for path in rows if "/" in path and MODULE.search(path)}
     allowed, refused = {}, {}
     for path, names in owners.items():
@@ -217,7 +199,32 @@ def settle(site, keep, command):
         f"{said(names)} have different files at {listed(paths)}; the image has those of `{names[-1]}`"
         for names, paths in allowed.items()
     ]
-    return owners, warnings, errors
+    return warnings, errors
+
+
+def settle(site, command):
+    """Installs what shares paths again, in order; returns warnings and errors."""
+    found = distributions(site)
+    owners = shared(site, found)
+    versions = {path: [] for path in owners}
+    prefix = site.parent.parent.parent
+    for name in sorted({name for names in owners.values() for name in names}):
+        # The one call that is known to write the files of this distribution and no others.
+        code = subprocess.run([*command, "--reinstall-package", name], stdout=sys.stderr).returncode
+        if code:
+            sys.exit(code)
+        for path in (path for path, names in owners.items() if name in names):
+            file = Path(os.path.normpath(site / path))
+            if file.is_file() and prefix in file.parents:
+                versions[path].append(file.read_bytes())
+    return judged(found, owners, versions)
+
+
+def judge():
+    """The same for wheels that are not installed."""
+    facts = json.load(sys.stdin)
+    versions = {path: [base64.b64decode(data) for _, data in sorted(of.items())] for path, of in facts["versions"].items()}
+    return judged(facts["rows"], {path: sorted(of) for path, of in facts["versions"].items()}, versions)
 
 
 def set_times(prefix):
@@ -231,22 +238,21 @@ def set_times(prefix):
 
 
 def main(args):
-    site, keep, command = Path(args[0]), None, args[1:]
-    if command[0] == "--keep":
-        keep, command = Path(command[1]), command[2:]
+    if args == ["--judge"]:
+        warnings, errors = judge()
+        print(json.dumps({"warnings": warnings}))
+        print(*errors, sep="\n", file=sys.stderr)
+        return 3 if errors else 0
+    site, command = Path(args[0]), args[1:]
     code = subprocess.run(command, stdout=sys.stderr).returncode
     if code:
         return code
-    owners, warnings, errors = settle(site.absolute(), keep, command)
-    if keep:
-        keep.mkdir(exist_ok=True)
-        (keep / "shared.json").write_text(json.dumps({"owners": owners, "warnings": warnings}), encoding="utf-8")
-    else:
-        set_times(site.absolute().parent.parent.parent)
-        for warning in warnings:
-            print(f"warning: {warning}", file=sys.stderr)
+    warnings, errors = settle(site.absolute(), command)
+    set_times(site.absolute().parent.parent.parent)
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     for error in errors:
-        print(f"error: {error}" if keep is None else error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
     return 3 if errors else 0
 
 

@@ -40,6 +40,7 @@ use xtask_host::docker::Docker;
 use xtask_host::docker::engine as private;
 use xtask_host::linux;
 use xtask_host::registry::Client;
+use xtask_host::tree::committed::Committed;
 use xtask_host::tree::facts::Tree;
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::plan::{Decision, Plan};
@@ -53,13 +54,30 @@ struct Context<'t> {
     request: Request,
     client: Client,
     docker: OnceCell<Docker>,
+    /// The commit as a tree to compare with, once something was.
+    committed: OnceCell<Committed>,
     /// Checks that published images are whole.
     checks: Checks,
 }
 
 impl<'t> Context<'t> {
     fn new(tree: &'t Tree, request: Request) -> Self {
-        Self { tree, request, client: tree.client(), docker: OnceCell::new(), checks: Checks::default() }
+        Self {
+            tree,
+            request,
+            client: tree.client(),
+            docker: OnceCell::new(),
+            committed: OnceCell::new(),
+            checks: Checks::default(),
+        }
+    }
+
+    fn committed(&self, id: &str) -> Result<&Committed, Fault> {
+        if let Some(committed) = self.committed.get() {
+            return Ok(committed);
+        }
+        let committed = Committed::open(&self.tree.root, id, self.request.offline)?;
+        Ok(self.committed.get_or_init(|| committed))
     }
 
     fn docker(&self) -> Result<&Docker, Fault> {

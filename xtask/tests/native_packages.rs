@@ -27,6 +27,7 @@ use xtask_model::image::policy::{self, Policy};
 use xtask_model::spec::oci::{Config, Manifest};
 use xtask_model::spec::reference::{Digest, Platform};
 use xtask_native::layer::item::{Bytes, Content, Item};
+use xtask_native::layer::packed;
 use xtask_native::layer::unpack::Unpacker;
 use xtask_native::layer::{Limits, Reader};
 use xtask_native::recipes::python::{PythonPackages, Request};
@@ -154,7 +155,7 @@ with zipfile.ZipFile(f"{folder}/{stem}-py3-none-any.whl", "w") as wheel:
 type Wheel<'a> = (&'a str, &'a str, &'a str, &'a [(&'a str, &'a str)]);
 
 impl Repository {
-    /// One with a lock of made-up wheels, and a uv that finds them and nothing else.
+    /// One with a lock of made-up wheels, and no other place to find wheels.
     fn of_wheels(uv: &Uv, wheels: &[Wheel<'_>]) -> Self {
         let repository = Self::new(uv, "six==1.17.0\n");
         let folder = repository.folder.path().join("target/wheels");
@@ -175,17 +176,9 @@ impl Repository {
         let written = std::fs::read_to_string(&lock).unwrap();
         let head: String =
             written.lines().filter(|line| line.starts_with('#')).map(|line| format!("{line}\n")).collect();
-        std::fs::write(repository.folder.path().join(requirements), &text).unwrap();
+        let options = "--no-index\n--find-links ./target/wheels\n";
+        std::fs::write(repository.folder.path().join(requirements), format!("{options}{text}")).unwrap();
         std::fs::write(&lock, head + &text).unwrap();
-        let tool = repository.folder.path().join("target/tools/bin/uv");
-        std::fs::remove_file(&tool).unwrap();
-        let script = format!(
-            "#!/bin/sh\nUV_NO_INDEX=1 UV_FIND_LINKS='{}' exec '{}' \"$@\"\n",
-            folder.display(),
-            uv.program().display()
-        );
-        std::fs::write(&tool, script).unwrap();
-        std::fs::set_permissions(&tool, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         repository
     }
 
@@ -256,13 +249,10 @@ struct Found {
 }
 
 fn described(item: &Item) -> (String, Found) {
-    let read = |bytes: &Bytes| match bytes {
-        Bytes::At { file, size } => {
-            let read = std::fs::read(file).unwrap();
-            assert_eq!(read.len() as u64, *size, "{}", item.path);
-            read
-        }
-        Bytes::Here(bytes) => bytes.to_vec(),
+    let read = |bytes: &Bytes| {
+        let read = packed::contents(bytes).unwrap_or_else(|fault| panic!("{fault}"));
+        assert_eq!(read.len() as u64, bytes.size(), "{}", item.path);
+        read
     };
     let (kind, mode, content) = match &item.content {
         Content::Dir => ('d', item.mode, String::new()),
@@ -345,10 +335,16 @@ fn same(ours: &BTreeMap<String, Found>, docker: &BTreeMap<String, Found>) {
     assert!(!ours.is_empty());
 }
 
+/// Parts, when all checks have passed.
+fn checked(recipe: &dyn Realise, wanted: &[usize]) -> Result<Vec<Vec<Item>>, Fault> {
+    let made = recipe.produce(wanted)?;
+    recipe.finish().map(|()| made)
+}
+
 fn all(recipe: &dyn Realise) -> Vec<Vec<Item>> {
     let wanted: Vec<usize> = (0..recipe.parts().len()).collect();
     let began = Instant::now();
-    let made = recipe.produce(&wanted).unwrap_or_else(|fault| panic!("{fault}"));
+    let made = checked(recipe, &wanted).unwrap_or_else(|fault| panic!("{fault}"));
     println!("{} parts: {:.1} s", wanted.len(), began.elapsed().as_secs_f64());
     for (part, items) in recipe.parts().iter().zip(&made) {
         assert!(items.is_sorted_by(|one, two| one.path < two.path), "{}", part.name);
@@ -421,7 +417,7 @@ fn recipes_make_what_docker_makes() {
     for spoiled in ["usr/lib/python3.13/json", "usr/lib/x86_64-linux-gnu"] {
         let root = Root { spoiled: vec![spoiled], ..Root::get() };
         let recipe = repository.recipe(&root, &Platform::host().to_string()).unwrap();
-        let flask = recipe.produce(&(0..last).collect::<Vec<_>>()).unwrap_or_else(|fault| panic!("{fault}"));
+        let flask = checked(&recipe, &(0..last).collect::<Vec<_>>()).unwrap_or_else(|fault| panic!("{fault}"));
         same(&tree(&flask), &tree(&made[..last]));
         assert!(root.wholes.get() > 0, "{spoiled}");
     }
@@ -477,7 +473,7 @@ fn a_warm_build_imports_packages_of_known_layers() {
     assert_eq!(broken.parts()[pandas], good.parts()[pandas], "its layer is known");
     // Of the changed package, of one that is lost from the registry, and where every package's layer is known.
     for wanted in [&[pytz, environment][..], &[pandas], &[environment]] {
-        let fault = broken.produce(wanted).unwrap_err();
+        let fault = checked(&broken, wanted).unwrap_err();
         assert!(
             fault.causes[0].starts_with("our-pandas 1: cannot import our_pandas: cannot import name 'utc'"),
             "{fault}"
@@ -506,6 +502,134 @@ fn a_wheel_with_a_file_of_a_known_package_is_rejected() {
             assert_eq!(fault.exit, Exit::Usage);
         }
     }
+}
+
+/// What uv installs, as the image has it: with the image's Python and its version in paths. Rows of scripts are left out: their
+/// hashes are of other first lines.
+fn by_uv(uv: &Uv, repository: &Repository) -> BTreeMap<String, Found> {
+    let folder = tempfile::tempdir().unwrap();
+    let lock = repository.folder.path().join(&repository.policy.base.lock);
+    let indexes = uv::indexes(
+        repository.folder.path(),
+        &uv::requirements(repository.folder.path(), repository.policy.base.requirements.as_ref()).unwrap(),
+    )
+    .unwrap();
+    let python = Command::new("python3")
+        .args(["-c", "import sys; print('%s python%d.%d' % (sys.executable, *sys.version_info[:2]))"]);
+    let python = python.read(Exit::Missing).unwrap();
+    let (program, version) = python.trim().split_once(' ').unwrap();
+    let mut call =
+        uv.installing(&indexes).args(["pip", "install", "--quiet", "--no-deps", "--no-build", "--require-hashes"]);
+    call = call.args(["--python-platform", "x86_64-manylinux_2_36", "--python-version", "3.13", "--python", program]);
+    if indexes.no_index() {
+        call = call.arg("--no-index");
+    }
+    call = call.args(["--link-mode", "copy"]).arg("--prefix").arg(folder.path()).arg("-r").arg(&lock);
+    call.read(Exit::Build).unwrap_or_else(|fault| panic!("{fault}"));
+    let mut found = BTreeMap::new();
+    let list =
+        Command::new("find").arg(folder.path()).args(["-type", "f", "-printf", "%P\n"]).read(Exit::Build).unwrap();
+    for path in list.lines().filter(|path| *path != ".lock" && !path.ends_with("/uv_cache.json")) {
+        let file = folder.path().join(path);
+        let mut bytes = std::fs::read(&file).unwrap();
+        if path.starts_with("bin/") && bytes.starts_with(format!("#!{program}\n").as_bytes()) {
+            bytes.splice(2..2 + program.len(), *b"/opt/venv/bin/python3");
+        }
+        if path.ends_with(".dist-info/RECORD") {
+            bytes = rows(&String::from_utf8(bytes).unwrap().replace(version, "python3.13"));
+        }
+        let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&file).unwrap().permissions());
+        let mode = if mode & 0o111 == 0 { 0o644 } else { 0o755 };
+        let path = format!("opt/venv/{}", path.replace(version, "python3.13"));
+        found.insert(path, Found { kind: 'f', mode, owner: (0, 0), content: Digest::of(&bytes).to_string() });
+    }
+    found
+}
+
+fn rows(record: &str) -> Vec<u8> {
+    let kept = |line: &&str| !line.starts_with("../../../bin/") && !line.contains("/uv_cache.json,");
+    let mut lines: Vec<&str> = record.lines().filter(kept).collect();
+    lines.sort_unstable();
+    lines.join("\n").into_bytes()
+}
+
+/// The recipe's packages, in the form of [`by_uv`].
+fn by_recipe(made: &[Vec<Item>]) -> BTreeMap<String, Found> {
+    let mut found = tree(made);
+    for item in made.iter().flatten().filter(|item| item.path.to_string().ends_with(".dist-info/RECORD")) {
+        let Content::File(bytes) = &item.content else { panic!("{}", item.path) };
+        let record = String::from_utf8(packed::contents(bytes).unwrap()).unwrap();
+        found.get_mut(&item.path.to_string()).unwrap().content = Digest::of(&rows(&record)).to_string();
+    }
+    let own = |path: &str| path.contains("/bin/python") || path.ends_with("/pyvenv.cfg") || path.ends_with(".pyc");
+    found.retain(|path, found| found.kind == 'f' && !own(path));
+    found
+}
+
+#[test]
+fn the_packages_of_this_repository_are_those_that_uv_installs() {
+    if engine().is_none() {
+        return;
+    }
+    let (root, uv) = (Root::get(), pinned_uv());
+    let repository = Repository::new(&uv, "six==1.17.0\n");
+    for name in ["requirements-enhanced.txt", "requirements-enhanced.lock"] {
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join(name);
+        std::fs::copy(from, repository.folder.path().join(name)).unwrap();
+    }
+    let recipe = repository.recipe(&root, "linux/amd64").unwrap_or_else(|fault| panic!("{fault}"));
+    same(&by_recipe(&all(&recipe)), &by_uv(&uv, &repository));
+}
+
+#[test]
+fn made_up_wheels_are_installed_as_uv_does() {
+    if engine().is_none() {
+        return;
+    }
+    let (root, uv) = (Root::get(), pinned_uv());
+    let odd: Wheel<'_> = (
+        "odd-one",
+        "1.0",
+        "",
+        &[
+            ("odd_one/__init__.py", "def main(): pass\nclass A:\n    b = main\n"),
+            ("!odd_one/unlisted.txt", "1"),
+            ("odd.pth", "import sys\n"),
+            ("space/inner/__init__.py", ""),
+            ("odd_one/tests/__init__.py", "raise SystemExit\n"),
+            ("__pycache__/odd.cpython-313.txt", ""),
+            ("odd_one-1.0.data/scripts/tool", "#!python\nprint(1)\n"),
+            ("odd_one-1.0.data/scripts/toolw", "#!pythonw -E\nprint(1)\n"),
+            ("!odd_one-1.0.data/scripts/shell", "#!/bin/sh\n"),
+            ("odd_one-1.0.data/scripts/odd", "#!python\nreplaced\n"),
+            ("odd_one-1.0.data/data/share/doc/odd.txt", "doc"),
+            ("!odd_one-1.0.data/data/bin/prog", "#!python\n"),
+            ("odd_one-1.0.data/data/lib/python3.13/site-packages/odd_data.py", ""),
+            ("odd_one-1.0.data/headers/odd.h", ""),
+            ("odd_one-1.0.data/headers/sub/odd.h", ""),
+            ("odd_one-1.0.data/purelib/odd_pure.py", ""),
+            ("odd_one-1.0.data/platlib/odd_plat/__init__.py", ""),
+            ("odd_one-1.0.dist-info/INSTALLER", "other"),
+            ("odd_one-1.0.dist-info/REQUESTED", "other"),
+            ("odd_one-1.0.dist-info/RECORD.jws", "{}"),
+            ("odd_one-1.0.dist-info/licenses/LICENSE", "MIT"),
+            (
+                "odd_one-1.0.dist-info/entry_points.txt",
+                "; comment\n[console_scripts]\nodd = odd_one:main\nOdd.Two-x = odd_one:A.b [extra]\n  spaced  =  odd_one : main \n\
+                 both=odd_one:main\n[gui_scripts]\nboth=odd_one:A.b\n[other]\nx = y\n",
+            ),
+        ],
+    );
+    let space: Wheel<'_> = ("other", "1", "", &[("space/other/__init__.py", ""), ("other.py", "")]);
+    let repository = Repository::of_wheels(&uv, &[odd, space]);
+    let recipe = repository.recipe(&root, "linux/amd64").unwrap_or_else(|fault| panic!("{fault}"));
+    let ours = by_recipe(&all(&recipe));
+    let uv = by_uv(&uv, &repository);
+    // uv's host interpreter has another folder of this name.
+    let moved = |files: BTreeMap<String, Found>| -> BTreeMap<String, Found> {
+        files.into_iter().filter(|(path, _)| !path.ends_with("/odd_data.py") && !path.ends_with("/RECORD")).collect()
+    };
+    same(&moved(ours), &moved(uv));
 }
 
 /// uv installs every file of a wheel and lists each in the installed `RECORD`: that is what makes it owned.
@@ -545,8 +669,8 @@ fn another_architecture_needs_no_emulation() {
     assert_ne!(ours.parts()[0].recipe, recipe.parts()[0].recipe);
     let made = all(&recipe);
     let library = made[0].iter().find(|item| item.path.to_string().ends_with(".so")).unwrap();
-    let Content::File(Bytes::At { file, .. }) = &library.content else { panic!("{}", library.path) };
-    let bytes = std::fs::read(file).unwrap();
+    let Content::File(bytes) = &library.content else { panic!("{}", library.path) };
+    let bytes = packed::contents(bytes).unwrap();
     assert_eq!(u16::from_le_bytes([bytes[18], bytes[19]]), machine, "{}", library.path);
 }
 
@@ -600,7 +724,8 @@ fn compiled(python: &[&str], others: bool, variables: &[(&str, &str)]) -> BTreeM
     }
     write("ours/broken.py", "def (:\n");
     write("ours/tests/test_m.py", "x = 1\n");
-    record += "ours/broken.py,,\nours/tests/test_m.py,,\n";
+    write("ours/test/test_m.py", "x = 1\n");
+    record += "ours/broken.py,,\nours/tests/test_m.py,,\nours/test/test_m.py,,\n";
     write("ours-1.dist-info/RECORD", &record);
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../dockerfiles/compile.py");
     let call = Command::new(python[0]).args(&python[1..]).args(["-S"]).arg(script).arg(folder.path()).arg("/there");
@@ -622,7 +747,7 @@ fn byte_code_is_a_function_of_the_source() {
         return;
     }
     let whole = compiled(&[&python], true, &[]);
-    assert_eq!(whole.len(), 60, "what does not parse and what is in `tests` is passed over");
+    assert_eq!(whole.len(), 60, "what does not parse and what is in `test` or `tests` is passed over");
     assert_eq!(compiled(&[&python], true, &[("PYTHONHASHSEED", "1")]), whole);
     assert_eq!(
         compiled(&[&python, "-I"], false, &[("PYTHONHASHSEED", "2"), ("LC_ALL", "C"), ("TZ", "Asia/Tokyo")]),

@@ -132,7 +132,8 @@ impl World {
             call.envs(std::env::var_os(name).map(|value| (name, value)));
         }
         // Nobody's credentials, and no engine.
-        call.env("HOME", self.at("target")).env("DOCKER_HOST", "unix:///nonexistent/docker.sock");
+        call.env("HOME", self.at("target")).env("XTASK_STORE", self.at("target/native/store"));
+        call.env("DOCKER_HOST", "unix:///nonexistent/docker.sock");
         call.output().unwrap()
     }
 

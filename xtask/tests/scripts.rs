@@ -88,18 +88,15 @@ impl World {
         call
     }
 
-    fn install(&self, keep: bool) -> Output {
+    fn install(&self) -> Output {
         let mut call = self.python("install.py");
         call.arg(self.site());
-        if keep {
-            call.arg("--keep").arg(self.path("kept"));
-        }
         let installer = [self.path("installer.py"), self.path("wheels"), self.path("venv")];
         call.arg(interpreter()).arg("-S").args(installer).output().unwrap()
     }
 
     fn check(&self) -> Output {
-        assert_eq!(self.install(false).status.code(), Some(0));
+        assert_eq!(self.install().status.code(), Some(0));
         // What distributions require of each other has tests of its own, in `lock`.
         self.python("check-imports.py").arg("--no-requirements").env("PYTHONPATH", self.site()).output().unwrap()
     }
@@ -113,7 +110,7 @@ fn text(bytes: &[u8]) -> String {
 #[track_caller]
 fn installs(a: Files<'_>, b: Files<'_>, code: i32, said: &str) {
     let world = World::new(&[("a", a), ("b", b)]);
-    let output = world.install(false);
+    let output = world.install();
     assert_eq!((output.status.code(), text(&output.stderr).trim()), (Some(code), said));
     if code == 0 {
         // The installer lays down `a` last.
@@ -198,7 +195,7 @@ fn an_environment_shows_no_time_of_its_installation() {
     let world = World::new(&[("a", files)]);
     std::fs::write(world.path("venv/pyvenv.cfg"), "home = /usr/bin\n").unwrap();
     std::os::unix::fs::symlink("tool", world.path("venv/other")).unwrap();
-    assert_eq!(world.install(false).status.code(), Some(0));
+    assert_eq!(world.install().status.code(), Some(0));
     let compiled = world.python("compile.py").arg(world.site()).output().unwrap();
     assert!(compiled.status.success(), "{}", text(&compiled.stderr));
     let times = |folder: &Path| {
@@ -212,25 +209,31 @@ fn an_environment_shows_no_time_of_its_installation() {
     }
     // A folder outside an environment keeps its times: anything may be above it.
     let other = World::new(&[("a", files)]);
-    assert_eq!(other.install(false).status.code(), Some(0));
+    assert_eq!(other.install().status.code(), Some(0));
     let before = times(&other.path("venv"));
     assert!(other.python("compile.py").arg(other.site().join("a")).output().unwrap().status.success());
     assert!(!times(&other.path("venv")).contains("venv 1767225600") && !before.contains(" 1767225600."), "{before}");
 }
 
 #[test]
-fn each_owner_s_version_is_kept() {
-    let [one, two]: [Files<'_>; 2] = [&[("tests/x.py", "of a")], &[("tests/x.py", "b")]];
-    let world = World::new(&[("a", one), ("b", two)]);
-    assert_eq!(world.install(true).status.code(), Some(0));
-    let kept = |name: &str| {
-        std::fs::read_to_string(world.path("kept").join(name).join("lib/python3.9/site-packages/tests/x.py")).unwrap()
+fn wheels_are_judged_without_being_installed() {
+    let world = World::new(&[]);
+    let judge = |path: &str| {
+        let rows = serde_json::json!({ path: "sha256=x", "a/__init__.py": "sha256=y" });
+        let facts = serde_json::json!({
+            "rows": { "a": rows, "b": { path: "sha256=z" } },
+            "versions": { path: { "b": "Yg==", "a": "YQ==" } },
+        });
+        std::fs::write(world.path("facts.json"), facts.to_string()).unwrap();
+        let facts = std::fs::File::open(world.path("facts.json")).unwrap();
+        let output = world.python("install.py").arg("--judge").stdin(facts).output().unwrap();
+        (output.status.code(), text(&output.stdout), text(&output.stderr).trim().to_owned())
     };
-    assert_eq!([kept("a"), kept("b")], ["of a", "b"]);
-    let shared: serde_json::Value =
-        serde_json::from_slice(&std::fs::read(world.path("kept/shared.json")).unwrap()).unwrap();
-    assert_eq!(shared["owners"], serde_json::json!({"tests/x.py": ["a", "b"]}));
-    assert_eq!(shared["warnings"].as_array().unwrap().len(), 1);
+    let warning =
+        "{\"warnings\": [\"`a` and `b` have different files at `tests/x.py`; the image has those of `b`\"]}\n";
+    assert_eq!(judge("tests/x.py"), (Some(0), warning.to_owned(), String::new()));
+    let (code, _, error) = judge("a/x.py");
+    assert_eq!((code, error.as_str()), (Some(3), "`a` and `b` have different files at `a/x.py`"));
 }
 
 #[test]

@@ -49,8 +49,8 @@ const FOREIGN: [&str; 14] = [
     "RUST_LOG",
     "SOURCE_DATE_EPOCH",
     "UV_CACHE_DIR",
+    "XTASK_CACHE_DIR",
     "XTASK_REGISTRY",
-    "XTASK_STORE",
 ];
 
 const PRIVATE: [&str; 3] = ["buildah", "scratch", "uv"];
@@ -117,7 +117,8 @@ impl Workspace {
 
     /// A command in the copy, independent of the calling cargo, docker and CI.
     pub fn isolated(&self, call: Command) -> Command {
-        FOREIGN.iter().fold(call.current_dir(&self.tree.root), |call, name| call.env_remove(name))
+        let call = FOREIGN.iter().fold(call.current_dir(&self.tree.root), |call, name| call.env_remove(name));
+        call.env("XTASK_STORE", self.tree.root.join("target/native/store"))
     }
 
     /// One of `PRIVATE`; removed with the copy.

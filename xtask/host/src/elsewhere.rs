@@ -8,6 +8,12 @@ use xtask_model::fault::Fault;
 /// True in a program that has the parts for Linux.
 pub const PRESENT: bool = false;
 
+pub const MEMORY: &str = "/dev/shm";
+
+pub fn memory_folder(_bytes: u64) -> Option<&'static Path> {
+    None
+}
+
 /// A process in the record of an engine that another system runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Process {

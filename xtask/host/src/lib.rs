@@ -3,6 +3,8 @@
 pub mod clock;
 pub mod docker;
 pub mod file;
+mod http;
+pub mod index;
 /// Everything that only Linux has. On another system, and with `--cfg xtask_portable`, `elsewhere.rs` has the same names.
 #[cfg(all(target_os = "linux", not(xtask_portable)))]
 pub mod linux;

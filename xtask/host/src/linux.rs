@@ -13,6 +13,18 @@ use xtask_model::fault::Fault;
 /// True in a program that has the parts for Linux.
 pub const PRESENT: bool = true;
 
+/// Folder of files in memory.
+pub const MEMORY: &str = "/dev/shm";
+
+/// The folder of files in memory, if there is ample room for this many bytes, and programs may be started there.
+pub fn memory_folder(bytes: u64) -> Option<&'static Path> {
+    let folder = Path::new(MEMORY);
+    let room = rustix::fs::statvfs(folder).ok()?;
+    let starts = !room.f_flag.contains(rustix::fs::StatVfsMountFlags::NOEXEC);
+    // Other programs use it too.
+    (starts && bytes < room.f_bavail.saturating_mul(room.f_frsize) / 2).then_some(folder)
+}
+
 /// A process that is the same one for as long as both numbers are: ids are used again, start times are not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Process {

@@ -208,10 +208,15 @@ impl Command {
     /// Starts a program that is asked on its stdin and answers on its stdout, for as long as the value lasts. What it says
     /// on stderr is dropped.
     pub fn start_piped(&self) -> Result<PipedProcess, Fault> {
+        self.start_piped_with(Stdio::null())
+    }
+
+    /// The same with this for stderr.
+    pub fn start_piped_with(&self, stderr: Stdio) -> Result<PipedProcess, Fault> {
         interrupted()?;
         let cannot = |error: std::io::Error| Fault::missing(format!("cannot run `{}`", self.name())).cause(error);
         let mut command = self.plain();
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(stderr);
         let mut child = command.spawn().map_err(cannot)?;
         let input = child.stdin.take();
         let output = std::io::BufReader::new(child.stdout.take().expect("stdout was asked for"));

@@ -8,6 +8,7 @@
 
 pub mod attach;
 mod blobs;
+mod early;
 mod http;
 pub mod layout;
 mod listing;
@@ -17,18 +18,21 @@ pub mod publish;
 pub mod survey;
 mod upload;
 
+pub use crate::http::proxy::Proxies;
+pub use crate::http::transport::BlobSource;
+pub use early::Questions;
 pub use http::credentials::{Credential, Credentials, settings_text};
-pub use http::proxy::Proxies;
-pub use http::transport::BlobSource;
 pub use listing::Referrer;
 pub use manifests::{Head, Name, RawManifest};
 pub use upload::{Mount, Session};
 
-use http::url::Url;
+use crate::http::Limits;
+use crate::http::transport::{Reach, Transport, Trust};
+use crate::http::url::Url;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use xtask_model::fault::Fault;
 use xtask_model::spec::reference::{Digest, Repository};
 
@@ -97,19 +101,20 @@ pub struct ClientOptions {
 impl Default for ClientOptions {
     /// No credentials, no proxy, default limits: nothing is read from the environment.
     fn default() -> Self {
+        let limits = Limits::default();
         Self {
             plain_http: BTreeSet::new(),
             tls: BTreeSet::new(),
             credentials: Credentials::default(),
             proxies: Proxies::default(),
-            tries: 5,
-            backoff: Duration::from_secs(1),
-            retry_budget: Duration::from_secs(120),
-            connect_timeout: Duration::from_secs(10),
-            connect_tries: 5,
-            idle_timeout: Duration::from_secs(30),
-            deadline: Duration::from_secs(60),
-            min_speed: 10_000,
+            tries: limits.tries,
+            backoff: limits.backoff,
+            retry_budget: limits.retry_budget,
+            connect_timeout: limits.connect_timeout,
+            connect_tries: limits.connect_tries,
+            idle_timeout: limits.idle_timeout,
+            deadline: limits.deadline,
+            min_speed: limits.min_speed,
             offline: false,
             whole: 4 << 20,
             chunk: None,
@@ -122,12 +127,28 @@ impl ClientOptions {
     pub fn from_env() -> Self {
         Self { credentials: Credentials::from_env(), proxies: Proxies::from_env(), ..Self::default() }
     }
+
+    fn limits(&self) -> Limits {
+        let Self {
+            tries,
+            backoff,
+            retry_budget,
+            connect_timeout,
+            connect_tries,
+            idle_timeout,
+            deadline,
+            min_speed,
+            ..
+        } = *self;
+        Limits { tries, backoff, retry_budget, connect_timeout, connect_tries, idle_timeout, deadline, min_speed }
+    }
 }
 
 /// The client. Connections, challenges and tokens are shared by all that use it.
 pub struct Client {
     options: ClientOptions,
-    transport: http::transport::Transport,
+    limits: Limits,
+    transport: Transport,
     auth: http::auth::Auth,
     /// Registries whose API root has answered as a registry's.
     proven: Mutex<BTreeSet<String>>,
@@ -136,10 +157,7 @@ pub struct Client {
     /// Documents that this client has read from a repository or written to it. Their digests name their contents, so that they never
     /// change; whether the registry still has them is another question.
     documents: Mutex<Documents>,
-    /// Blobs that a repository has, as it said at this time.
-    blobs: Mutex<BTreeMap<(Repository, Digest), Instant>>,
-    /// Held while blobs are asked for early: whoever needs an answer waits for it.
-    early: Mutex<()>,
+    early: early::Early,
 }
 
 /// Bytes of manifests, indexes and configurations, by digest.
@@ -154,16 +172,17 @@ struct Endpoint {
 impl Client {
     /// A client with these options. Nothing is asked until it is needed.
     pub fn new(options: ClientOptions) -> Self {
-        let transport = http::transport::Transport::new(&options);
+        let transport =
+            Transport::new(&options.limits(), &options.proxies, Reach::Listed(options.plain_http.clone()), Trust::Host);
         Self {
+            limits: options.limits(),
             options,
             transport,
             auth: http::auth::Auth::default(),
             proven: Mutex::default(),
             streamed: AtomicU64::default(),
             documents: Mutex::default(),
-            blobs: Mutex::default(),
-            early: Mutex::default(),
+            early: early::Early::default(),
         }
     }
 
@@ -174,6 +193,10 @@ impl Client {
     /// The bytes of a document that was read or written before.
     fn document(&self, repository: &Repository, digest: Digest) -> Option<Arc<[u8]>> {
         self.documents().get(&(repository.clone(), digest)).cloned()
+    }
+
+    fn note_config(&self, repository: &Repository, digest: Digest) {
+        self.early.note_config(repository, digest);
     }
 
     fn remember_document(&self, repository: &Repository, digest: Digest, bytes: &[u8]) {
@@ -189,8 +212,8 @@ impl Client {
             "docker.io" | "index.docker.io" | "registry-1.docker.io" => ("docker.io", "registry-1.docker.io"),
             other => (other, other),
         };
-        let plain =
-            self.options.plain_http.contains(registry) || http::url::is_loopback(http::url::split_port(authority).0);
+        let plain = self.options.plain_http.contains(registry)
+            || crate::http::url::is_loopback(crate::http::url::split_port(authority).0);
         let https = self.options.tls.contains(registry) || !plain;
         let base = Url::root(https, authority)
             .ok_or_else(|| Fault::usage(format!("`{registry}` is not a registry's host")))?;

@@ -4,6 +4,7 @@
 //! is not locked belongs to nobody and may go. No program inherits the lock: what writes into such a folder has to end with the
 //! process that made it.
 
+use crate::linux;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt as _;
@@ -34,6 +35,11 @@ impl Scratch {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// A folder in memory, for this many bytes; none where [`linux::memory_folder`] has none.
+    pub fn in_memory(bytes: u64) -> Option<Self> {
+        Self::new_in(linux::memory_folder(bytes)?, SHARED).ok()
     }
 
     pub fn new() -> io::Result<Self> {
@@ -105,8 +111,9 @@ fn unowned(parent: &Path, prefixes: &[&str]) -> Vec<PathBuf> {
     own.map(|entry| entry.path()).collect()
 }
 
-/// Removes what killed processes of this user have left in the system's folder for temporary files.
+/// Removes what killed processes of this user have left in the system's folders for temporary files.
 pub fn sweep_temporary() {
+    sweep(Path::new(linux::MEMORY), &[SHARED], remove);
     sweep(&std::env::temp_dir(), &[SHARED], |path| if path.is_dir() { remove(path) } else { Ok(()) });
 }
 

@@ -6,3 +6,4 @@ pub mod lock;
 pub mod oci;
 pub mod reference;
 pub mod requirements;
+pub mod wheel;

@@ -4,11 +4,14 @@
 use crate::assembly::{Assembly, Inputs, LayerPlan, assemble};
 use crate::image::{Image, oci_layer};
 use crate::inventory;
-use crate::layer::{self, Codec};
+use crate::layer::item::{Content, Item};
+use crate::layer::{self, Codec, Written};
 use crate::push::deliver::{self, ImageLayer, LayerPlace};
 use crate::push::published::{self, PublishedLayers};
 use crate::store::Store;
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use xtask_host::registry::Client;
 use xtask_host::registry::layout::Layout;
@@ -104,11 +107,13 @@ fn put_together(
         }
         let produced = assembly.produce(&missing)?;
         clock.lap("produce");
-        for (index, items) in missing.into_iter().zip(produced) {
-            let plan = &assembly.layers[index];
-            process::interrupted()?;
-            terminal::detail(&format!("layer {}: {} entries", plan.name, items.len()));
-            let stored = order.store.put(&plan.recipe, |sink| layer::write(&items, order.codec, threads(), sink))?;
+        let made: Vec<(&LayerPlan, Vec<Item>)> =
+            missing.iter().map(|index| &assembly.layers[*index]).zip(produced).collect();
+        let written = write_layers(order.store, order.codec, &made)?;
+        // A recipe is known only when what its stage promises was checked.
+        order.inputs.realised.values().try_for_each(|stage| stage.finish())?;
+        for ((index, (plan, items)), written) in missing.into_iter().zip(made).zip(written) {
+            let stored = order.store.remember(&plan.recipe, written.descriptor, written.diff_id)?;
             inventory::remember(order.store, &stored.diff_id, &items, order.inputs.platform)?;
             let descriptor = published::with_recipe(stored.descriptor, &plan.recipe, &stored.diff_id);
             layers[index] =
@@ -181,6 +186,38 @@ fn find(
         diff_id: stored.diff_id,
         place: LayerPlace::File(stored.path),
     }))
+}
+
+/// Writes layers, several at once, the largest first.
+fn write_layers(store: &Store, codec: Codec, made: &[(&LayerPlan, Vec<Item>)]) -> Result<Vec<Written>, Fault> {
+    let size = |items: &[Item]| -> u64 {
+        let bytes = items.iter().map(|item| match &item.content {
+            Content::File(bytes) => bytes.size(),
+            Content::Dir | Content::Symlink(_) => 0,
+        });
+        bytes.sum()
+    };
+    let mut largest: Vec<usize> = (0..made.len()).collect();
+    largest.sort_by_key(|index| std::cmp::Reverse(size(&made[*index].1)));
+    let (next, written) = (AtomicUsize::new(0), Mutex::new(vec![None; made.len()]));
+    let run = || {
+        while let Some(index) = largest.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let (plan, items) = &made[*index];
+            process::interrupted()?;
+            terminal::detail(&format!("layer {}: {} entries", plan.name, items.len()));
+            let done = store.write_layer(|sink| layer::write(items, codec, threads(), sink))?;
+            written.lock().unwrap_or_else(PoisonError::into_inner)[*index] = Some(done);
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads().min(made.len())).map(|_| scope.spawn(run)).collect();
+        let own: Result<(), Fault> = run();
+        let ended =
+            others.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        ended.fold(own, Result::and)
+    })?;
+    Ok(written.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().flatten().collect())
 }
 
 fn documents(order: &Order<'_>, assembly: &Assembly<'_>, layers: &[ImageLayer]) -> Result<(Vec<u8>, Manifest), Fault> {

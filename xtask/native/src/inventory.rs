@@ -6,7 +6,7 @@
 use crate::files::ImageFiles;
 use crate::image::Image;
 use crate::layer::item::{Bytes, Content, Item};
-use crate::layer::{EntryKind, Limits, Reader, Whiteout};
+use crate::layer::{EntryKind, Limits, Reader, Whiteout, packed};
 use crate::push::published::RECIPE;
 use crate::store::Store;
 use std::cell::OnceCell;
@@ -81,39 +81,33 @@ fn here(search: &Search<'_>, descriptor: &Descriptor, diff_id: Digest) -> Result
 
 /// Remembers the contents of a layer that was just made.
 pub(crate) fn remember(store: &Store, diff_id: &Digest, items: &[Item], platform: &Platform) -> Result<(), Fault> {
-    store.put_contents(diff_id, platform, &of_items(items, platform))
+    store.put_contents(diff_id, platform, &of_items(items, platform)?)
 }
 
-fn of_items(items: &[Item], platform: &Platform) -> LayerContents {
+fn of_items(items: &[Item], platform: &Platform) -> Result<LayerContents, Fault> {
     let mut collector = Collector::new(platform);
     for item in items {
         let Content::File(bytes) = &item.content else { continue };
         let path = item.path.to_string();
         match Kind::of(&path, item.mode, bytes.size()) {
-            // A file that changed meanwhile is an error of the layer itself.
             Some(Kind::Program) => {
                 let mut magic = [0; 4];
                 let is_program = match bytes {
-                    Bytes::Here(bytes) => bytes.starts_with(ELF),
                     Bytes::At { file, .. } => {
+                        // A file that changed meanwhile is an error of the layer itself.
                         File::open(file).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic == ELF
                     }
+                    Bytes::Here(_) | Bytes::Packed(_) => packed::contents(bytes)?.starts_with(ELF),
                 };
                 if is_program {
                     collector.contents.programs.insert(path);
                 }
             }
-            Some(kind) => {
-                let bytes = match bytes {
-                    Bytes::Here(bytes) => bytes.to_vec(),
-                    Bytes::At { file, .. } => std::fs::read(file).unwrap_or_default(),
-                };
-                collector.take(kind, path, &bytes);
-            }
-            None => {}
+            Some(kind) if bytes.size() <= LONGEST => collector.take(kind, path, &packed::contents(bytes)?),
+            Some(_) | None => {}
         }
     }
-    collector.finish()
+    Ok(collector.finish())
 }
 
 fn of_reader(reader: &mut Reader<'_>, platform: &Platform) -> Result<LayerContents, Fault> {
@@ -250,7 +244,7 @@ mod tests {
         ];
         items.sort_by(|one, other| one.path.cmp(&other.path));
         let platform = Platform::host();
-        let by_items = of_items(&items, &platform);
+        let by_items = of_items(&items, &platform).unwrap();
         let mut bytes = Vec::new();
         layer::write(&items, Codec::new(Compression::Gzip), 1, &mut bytes).unwrap();
         let mut reader = Reader::open(&bytes[..], None, Limits::default()).unwrap();
@@ -268,7 +262,7 @@ mod tests {
         let (diff_id, platform) = (Digest::of(b"layer"), Platform::host());
         let items = [file("usr/share/doc/zlib1g/copyright", 0o644, b"Format: x\n\nLicense: Zlib\n")];
         remember(&store, &diff_id, &items, &platform).unwrap();
-        assert_eq!(store.contents(&diff_id, &platform).unwrap(), Some(of_items(&items, &platform)));
+        assert_eq!(store.contents(&diff_id, &platform).unwrap(), Some(of_items(&items, &platform).unwrap()));
         assert_eq!(store.contents(&diff_id, &"linux/s390x".parse().unwrap()).unwrap(), None);
         store.prune().unwrap();
         let store = Store::open(folder.path(), 0).unwrap();

@@ -7,6 +7,7 @@ mod compress;
 mod decompress;
 mod header;
 pub mod item;
+pub mod packed;
 mod read;
 #[cfg(any(test, feature = "test-data"))]
 pub mod test_data;

@@ -12,3 +12,4 @@ pub mod push;
 pub mod recipes;
 pub mod root;
 pub mod store;
+pub mod wheel;

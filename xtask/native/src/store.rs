@@ -86,14 +86,24 @@ impl Store {
         Ok(Some(layer))
     }
 
-    pub fn put(
+    /// Writes a layer. It is found again when [`Store::remember`] has named it.
+    pub fn write_layer(
+        &self,
+        make: impl FnOnce(&mut BlobWriter<'_>) -> Result<Written, Fault>,
+    ) -> Result<Written, Fault> {
+        let mut writer = self.layout.writer()?;
+        let written = make(&mut writer)?;
+        writer.finish(Some(&written.descriptor.digest))?;
+        Ok(written)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn put(
         &self,
         recipe: &Digest,
         make: impl FnOnce(&mut BlobWriter<'_>) -> Result<Written, Fault>,
     ) -> Result<StoredLayer, Fault> {
-        let mut writer = self.layout.writer()?;
-        let written = make(&mut writer)?;
-        writer.finish(Some(&written.descriptor.digest))?;
+        let written = self.write_layer(make)?;
         self.remember(recipe, written.descriptor, written.diff_id)
     }
 
@@ -164,7 +174,8 @@ impl Store {
         self.layout.folder().join(CONTENTS).join(format!("{}.{}", diff_id.hex(), platform.dashed()))
     }
 
-    fn remember(&self, recipe: &Digest, descriptor: Descriptor, diff_id: Digest) -> Result<StoredLayer, Fault> {
+    /// Names a written layer by its recipe.
+    pub fn remember(&self, recipe: &Digest, descriptor: Descriptor, diff_id: Digest) -> Result<StoredLayer, Fault> {
         let note = Note { recipe: *recipe, descriptor, diff_id };
         self.write(&self.note(RECIPES, recipe), &note.text())?;
         Ok(self.stored(note))

@@ -39,7 +39,7 @@ pub(super) fn compare(
             let path = tree.images().join(format!("{kind}.commit.json"));
             let memory = Memory { path: &path, writes: !request.dry_run };
             let Compared { differences, pointers } =
-                committed::compare(tree, kind, parsed, &commit.id, &memory, request.offline)?;
+                committed::compare(tree, kind, parsed, &commit.id, &memory, &|| context.committed(&commit.id))?;
             for path in &pointers {
                 terminal::warn(&format!(
                     "`{path}` is a pointer file of Git LFS, and the {kind} gets the pointer instead of its contents; fetch \

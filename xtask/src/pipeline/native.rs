@@ -5,6 +5,7 @@ use super::facts::Image;
 use super::tagging::branch_tag;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use xtask_host::index;
 use xtask_host::registry::layout::Layout;
 use xtask_host::registry::publish;
 use xtask_host::terminal;
@@ -217,16 +218,19 @@ fn published(context: &Context<'_>, image: &Image<'_>) -> Vec<Published> {
 /// Limit of the store of layers, in bytes.
 const STORE_LIMIT: u64 = 5_000_000_000;
 
-/// The store of the layers that were made on this machine: the repository's, or the one that `XTASK_STORE` names.
+/// The store of the layers that were made on this machine: the one that `XTASK_STORE` names, else the user's, which all
+/// repositories share: a layer is known by what it is made of. The repository's own where there is no home.
 pub fn store(root: &Path) -> Result<Store, Fault> {
     let named = std::env::var_os("XTASK_STORE").filter(|folder| !folder.is_empty()).map(PathBuf::from);
-    if let Some(folder) = named.as_deref().and_then(|folder| std::path::absolute(folder).ok())
-        && folder.starts_with(root)
-        && !folder.starts_with(root.join("target"))
+    let folder = named.or_else(|| index::user_folder().map(|folder| folder.join("layers")));
+    let folder = folder.unwrap_or_else(|| root.join("target/native/store"));
+    if let Ok(absolute) = std::path::absolute(&folder)
+        && absolute.starts_with(root)
+        && !absolute.starts_with(root.join("target"))
     {
-        return Err(Fault::usage(format!("`XTASK_STORE` is `{}`, inside the repository", folder.display()))
+        return Err(Fault::usage(format!("the store of layers is `{}`, inside the repository", folder.display()))
             .cause("a `COPY` could take its layers into an image")
-            .hint("name a folder outside, or one below `target`"));
+            .hint("name a folder outside, or one below `target`: `XTASK_STORE`"));
     }
-    Store::open(&named.unwrap_or_else(|| root.join("target/native/store")), STORE_LIMIT)
+    Store::open(&folder, STORE_LIMIT)
 }

@@ -138,13 +138,18 @@ fn announce_fallback(root: &str, fault: &Fault) {
     });
 }
 
+/// The repository of roots made of Debian packages.
+pub(super) fn repository(tree: &Tree) -> Repository {
+    tree.registry.repository(&format!("{}-root", tree.policy.project.name))
+}
+
 impl DebianImage {
     fn new(tree: &Tree, debian: &DebianRoot, platform: &Platform) -> Self {
         let recipe = debian_recipe(debian);
         let tag = Tag::from_name(&format!("{}-{}", &recipe.fingerprint().hex()[..12], platform.dashed()))
             .expect("hex digits and a platform are a tag");
-        let repository = tree.registry.repository(&format!("{}-root", tree.policy.project.name));
-        Self { name: format!("{FALLBACK}{}", debian.suite), recipe, platform: platform.clone(), repository, tag }
+        let name = format!("{FALLBACK}{}", debian.suite);
+        Self { name, recipe, platform: platform.clone(), repository: repository(tree), tag }
     }
 
     fn image(&self, digest: Digest, place: RootPlace) -> RootImage {

@@ -1,7 +1,7 @@
 //! Puts the tags other than the fingerprint's, `latest` last, and decides right before each whether it may move.
 
 use super::Context;
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
 use xtask_host::registry::Answer;
 use xtask_host::registry::publish::{self, records};
@@ -10,6 +10,7 @@ use xtask_host::tree::git::Git;
 use xtask_host::tree::git::remote::RemoteHead;
 use xtask_host::{process, terminal};
 use xtask_model::fault::Fault;
+use xtask_model::image::commit::Ancestry;
 use xtask_model::image::event;
 use xtask_model::image::plan::{ImagePlan, Latest};
 use xtask_model::image::presence::Published;
@@ -49,11 +50,13 @@ pub(super) struct Tagger<'a> {
     context: &'a Context<'a>,
     /// The commit of the branch, once a remote was asked.
     remote: OnceCell<RemoteHead>,
+    /// Commits that were compared. Several tags mostly name one commit.
+    compared: RefCell<BTreeMap<(String, String), Ancestry>>,
 }
 
 impl<'a> Tagger<'a> {
     pub(super) fn new(context: &'a Context<'a>) -> Self {
-        Self { context, remote: OnceCell::new() }
+        Self { context, remote: OnceCell::new(), compared: RefCell::default() }
     }
 
     /// Puts the tags other than the fingerprint's; those that name the image already are left alone. An image that lacks a platform of
@@ -148,29 +151,43 @@ impl<'a> Tagger<'a> {
         let Some(commit) = &self.context.tree.commit else { return Ok(None) };
         let digest = image.digest;
         let own = image.revision.as_ref() == Some(&commit.id);
-        // Asked for again: a later commit may have been published while this one was built.
-        let current = match known {
+        let read = || Ok::<_, Fault>(publish::read(&self.context.client, repository, tag.clone())?.present());
+        // Such an answer counts for leaving a tag where it is, not for moving it.
+        let mut early = known.is_some() || self.context.client.answered_early(repository, tag);
+        let mut current = match known {
             Some(known) => Some(known),
-            None => publish::read(&self.context.client, repository, tag.clone())?.present(),
+            None => read()?,
         };
-        let is_current = current.as_ref().is_some_and(|published| published.digest == digest);
-        if is_current && own {
-            return Ok(None);
-        }
-        let mark = records::read(&self.context.client, repository, tag)?;
-        if let Some(published) = &current {
-            if is_current && mark.as_ref().is_some_and(|mark| mark.digest == digest && mark.since.commit == commit.id) {
+        let (current, mark) = loop {
+            process::interrupted()?;
+            let is_current = current.as_ref().is_some_and(|published| published.digest == digest);
+            if is_current && own {
                 return Ok(None);
             }
-            if let Some(why) = self.stays(published, mark.as_ref())? {
-                // Nothing to say of a tag that names this very image, for whichever commit.
-                return Ok((!is_current).then_some(why));
+            let mark = records::read(&self.context.client, repository, tag)?;
+            if let Some(published) = &current {
+                if is_current
+                    && mark.as_ref().is_some_and(|mark| mark.digest == digest && mark.since.commit == commit.id)
+                {
+                    return Ok(None);
+                }
+                if let Some(why) = self.stays(published, mark.as_ref())? {
+                    // Nothing to say of a tag that names this very image, for whichever commit.
+                    return Ok((!is_current).then_some(why));
+                }
             }
-        }
+            if !early {
+                break (current.filter(|_| is_current), mark);
+            }
+            // A later commit may have been published since.
+            early = false;
+            current = read()?;
+        };
+        let is_current = current.is_some();
         // Without a record the image's own commit counts.
         if !own || mark.is_some_and(|mark| mark.digest == digest) {
             let since = TaggedCommit { commit: commit.id.clone(), rolled_back: false };
-            let image = match current.filter(|_| is_current) {
+            let image = match current {
                 Some(image) => image,
                 None => self.image_at(repository, digest)?,
             };
@@ -180,9 +197,12 @@ impl<'a> Tagger<'a> {
                 written => written?,
             }
         }
-        match publish::tag(&self.context.client, repository, digest, tag) {
+        if is_current {
+            return Ok(None);
+        }
+        match publish::move_tag(&self.context.client, repository, digest, tag) {
             Err(fault) if publish::is_immutable(&fault) => Err(leave_out(fault, tag)),
-            done => done.map(|_| None),
+            done => done.map(|()| None),
         }
     }
 
@@ -201,8 +221,19 @@ impl<'a> Tagger<'a> {
                 rolled_back: false,
             }),
         };
-        let git = Git::at(&self.context.tree.root);
-        tags::stays(&commit.id, since.as_ref(), &|first, second| git.ancestry(first, second), &|other| self.head(other))
+        tags::stays(&commit.id, since.as_ref(), &|first, second| self.ancestry(first, second), &|other| {
+            self.head(other)
+        })
+    }
+
+    fn ancestry(&self, ancestor: &str, descendant: &str) -> Result<Ancestry, Fault> {
+        let pair = (ancestor.to_owned(), descendant.to_owned());
+        if let Some(known) = self.compared.borrow().get(&pair) {
+            return Ok(*known);
+        }
+        let found = Git::at(&self.context.tree.root).ancestry(ancestor, descendant)?;
+        self.compared.borrow_mut().insert(pair, found);
+        Ok(found)
     }
 
     /// Compares this commit with its branch's newest: as a remote says; where none answers, as CI's event says of the push that

@@ -30,7 +30,7 @@ const PURE: &[&str] = &[
     "xtask_bench::compare::rewrite",
     "xtask_host::docker::engine::settings",
     "xtask_host::registry::http::challenge",
-    "xtask_host::registry::http::url",
+    "xtask_host::http::url",
     "xtask_model",
     "xtask_native::assembly::base",
     "xtask_native::assembly::config",

@@ -363,8 +363,9 @@ impl Call {
         for name in ["PATH", "LANG", "TMPDIR", "CARGO_HOME", "RUSTUP_HOME"] {
             command.envs(std::env::var_os(name).map(|value| (name, value)));
         }
-        // No one's credentials and no one's pip configuration.
-        command.env("HOME", self.root.join("target")).envs(&self.env);
+        // No one's credentials, no one's pip configuration, and a store of its own.
+        command.env("HOME", self.root.join("target")).env("XTASK_STORE", self.root.join("target/native/store"));
+        command.envs(&self.env);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }

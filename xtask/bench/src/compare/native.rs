@@ -20,8 +20,14 @@ pub enum Caller {
     WithoutUv,
 }
 
+/// The command with caches of its own.
+fn cached(workspace: &Workspace, call: Command) -> Command {
+    let uv = workspace.private_folder(UV);
+    call.env("XTASK_CACHE_DIR", uv.join("xtask")).env("UV_CACHE_DIR", uv)
+}
+
 pub(super) fn call(workspace: &Workspace) -> Command {
-    workspace.xtask().env("UV_CACHE_DIR", workspace.private_folder(UV))
+    cached(workspace, workspace.xtask())
 }
 
 /// With an empty cargo target folder too.
@@ -45,7 +51,7 @@ pub(super) fn build(harness: &mut Harness, caller: Caller, what: What, start: St
     let call = match caller {
         Caller::Binary | Caller::WithoutUv if start == Start::Warm => call(workspace),
         Caller::Binary | Caller::WithoutUv => cold_call(workspace),
-        Caller::Alias => workspace.cargo("warm")?.env("UV_CACHE_DIR", workspace.private_folder(UV)).arg("xtask"),
+        Caller::Alias => cached(workspace, workspace.cargo("warm")?).arg("xtask"),
     };
     scenarios::push(call.args([command, "--engine", "native"]), &to)
 }

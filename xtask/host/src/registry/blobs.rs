@@ -2,67 +2,20 @@
 //!
 //! A blob is never held whole unless the caller asks for its bytes.
 
-use super::http::deadline::Deadline;
 use super::http::error_response::ErrorResponse;
 use super::http::exchange::{ApiRequest, pull};
-use super::http::retry::{Retry, is_retryable};
-use super::http::transport::{ExchangeError, HttpResponse, cut, late, too_slow};
 use super::{Answer, Client, Endpoint};
-use crate::process;
-use sha2::{Digest as _, Sha256};
-use std::io::{Read as _, Write};
-use std::sync::PoisonError;
+use crate::http::deadline::Deadline;
+use crate::http::download::{BodyEnd, Download};
+use crate::http::retry::{Retry, is_retryable};
+use crate::http::transport::{ExchangeError, HttpResponse};
+use std::io::Write;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
 use ureq::http::Method;
 use xtask_model::fault::Fault;
 use xtask_model::spec::reference::{Digest, Repository};
 
-/// Bytes that are read at once.
-const PIECE: usize = 128 << 10;
-
-struct Download<'w> {
-    to: &'w mut dyn Write,
-    hash: Sha256,
-    have: u64,
-    max: u64,
-}
-
-enum BodyEnd {
-    Whole,
-    Cut(ExchangeError),
-}
-
-/// Time for which a registry's word that it has a blob counts: it covers one command that does not wait for anything.
-const FRESH: Duration = Duration::from_secs(5);
-
 impl Client {
-    /// Asks for these blobs before anything needs them; those that the repository has need no second question soon after.
-    pub fn ask_early(&self, repository: &Repository, digests: &[Digest]) {
-        let _waits = self.early.lock().unwrap_or_else(PoisonError::into_inner);
-        // A registry that does not answer is asked again when it matters, and the fault is reported then.
-        let found = self.ask_for_blobs(repository, digests, 2).unwrap_or_default();
-        let present = digests.iter().zip(found).filter(|(_, found)| *found);
-        present.for_each(|(digest, _)| self.saw_blob(repository, digest));
-    }
-
-    /// True if the repository has just said that it has the blob.
-    pub fn had_blob(&self, repository: &Repository, digest: &Digest) -> bool {
-        drop(self.early.lock().unwrap_or_else(PoisonError::into_inner));
-        let known = self.blobs.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get(&(repository.clone(), *digest)).is_some_and(|asked| asked.elapsed() < FRESH)
-    }
-
-    /// The blobs that repositories have said to have since the client was made.
-    pub fn blobs_seen(&self) -> Vec<(Repository, Digest)> {
-        self.blobs.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
-    }
-
-    pub(super) fn saw_blob(&self, repository: &Repository, digest: &Digest) {
-        let mut known = self.blobs.lock().unwrap_or_else(PoisonError::into_inner);
-        known.insert((repository.clone(), *digest), Instant::now());
-    }
-
     pub fn has_blob(&self, repository: &Repository, digest: &Digest) -> Result<bool, Fault> {
         let what = format!("cannot ask for the blob `{}`", repository.digest(*digest));
         let (endpoint, url) = self.of(repository, &format!("blobs/{digest}"))?;
@@ -118,8 +71,8 @@ impl Client {
         let what = format!("cannot read the blob `{}`", repository.digest(*digest));
         let (endpoint, url) = self.of(repository, &format!("blobs/{digest}"))?;
         let mut ask = ApiRequest::new(&what, Method::GET, url, pull(repository));
-        let mut download = Download { to, hash: Sha256::new(), have: 0, max };
-        let mut retry = Retry::until(&self.options, Deadline::of_download(&self.options, max));
+        let mut download = Download::new(to, max);
+        let mut retry = Retry::until(&self.limits, Deadline::of_download(&self.limits, max));
         loop {
             ask.headers.clear();
             if download.have > 0 {
@@ -133,7 +86,7 @@ impl Client {
                 }
                 Ok(reply) if matches!(reply.status, 200 | 206) => {
                     match download.take(&what, reply, &mut retry.deadline)? {
-                        BodyEnd::Whole => return download.checked(&what, digest).map(Answer::Present),
+                        BodyEnd::Whole => return checked(download, &what, digest).map(Answer::Present),
                         BodyEnd::Cut(broken) => (broken, None),
                     }
                 }
@@ -143,7 +96,7 @@ impl Client {
             if download.have > had && !broken.slow {
                 retry.progress();
             }
-            self.pause_or_fail(&what, broken, after, &mut retry)?;
+            retry.pause_or_fail(&what, broken, after)?;
         }
     }
 
@@ -155,74 +108,10 @@ impl Client {
     }
 }
 
-impl Download<'_> {
-    /// Reads a body that begins at the first byte (200) or where the last one ended (206).
-    fn take(&mut self, what: &str, reply: HttpResponse, deadline: &mut Deadline) -> Result<BodyEnd, Fault> {
-        let url = reply.url.clone();
-        let begins = match reply.status {
-            206 => range_start(reply.header("content-range")),
-            _ => Some(0),
-        };
-        let Some(mut skip) = begins.and_then(|begins| self.have.checked_sub(begins)) else {
-            return Ok(BodyEnd::Cut(ExchangeError::lasting(format!(
-                "`{url}` answered with a range that was not requested"
-            ))));
-        };
-        let promised = reply.length();
-        if promised.is_some_and(|promised| (self.have - skip).saturating_add(promised) > self.max) {
-            return Ok(BodyEnd::Cut(self.too_long(&url.to_string())));
-        }
-        let mut reader = reply.reader();
-        let mut piece = vec![0; PIECE];
-        let (mut came, mut pace) = (0_u64, deadline.pace());
-        loop {
-            process::interrupted()?;
-            let count = match reader.read(&mut piece) {
-                Ok(0) => break,
-                Ok(count) => count,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-                Err(error) => return Ok(BodyEnd::Cut(cut(&url, deadline, error))),
-            };
-            came += count as u64;
-            // The part that is there already, when a registry knows no ranges.
-            let known = usize::try_from(skip).unwrap_or(usize::MAX).min(count);
-            skip -= known as u64;
-            let fresh = &piece[known..count];
-            if self.have + fresh.len() as u64 > self.max {
-                return Ok(BodyEnd::Cut(self.too_long(&url.to_string())));
-            }
-            self.hash.update(fresh);
-            self.to.write_all(fresh).map_err(|error| Fault::build(what).cause(format!("cannot write it: {error}")))?;
-            self.have += fresh.len() as u64;
-            deadline.grow(fresh.len() as u64);
-            if deadline.is_over() {
-                return Ok(BodyEnd::Cut(late(&url, deadline)));
-            }
-            if let Err(why) = pace.moved(count as u64) {
-                return Ok(BodyEnd::Cut(too_slow(&url, deadline, &why)));
-            }
-        }
-        if promised.is_some_and(|promised| came < promised) {
-            let cause = format!("`{url}`: the answer broke off after {came} bytes");
-            return Ok(BodyEnd::Cut(ExchangeError::passing(cause)));
-        }
-        Ok(BodyEnd::Whole)
+fn checked(download: Download<'_>, what: &str, digest: &Digest) -> Result<u64, Fault> {
+    let (have, came) = download.digest();
+    if came == *digest {
+        return Ok(have);
     }
-
-    fn too_long(&self, url: &str) -> ExchangeError {
-        ExchangeError::lasting(format!("`{url}` has more than {} bytes", self.max))
-    }
-
-    fn checked(self, what: &str, digest: &Digest) -> Result<u64, Fault> {
-        let came = Digest::from_bytes(self.hash.finalize().into());
-        if came == *digest {
-            return Ok(self.have);
-        }
-        Err(Fault::network(what).cause(format!("its {} bytes have the digest `{came}`", self.have)))
-    }
-}
-
-/// The first byte of `Content-Range: bytes 5-9/10`.
-fn range_start(value: Option<&str>) -> Option<u64> {
-    value?.strip_prefix("bytes ")?.split('-').next()?.trim().parse().ok()
+    Err(Fault::network(what).cause(format!("its {have} bytes have the digest `{came}`")))
 }

@@ -4,10 +4,10 @@
 
 use super::http::error_response::ErrorResponse;
 use super::http::exchange::{ApiRequest, pull};
-use super::http::retry::Retry;
-use super::http::transport::{ExchangeError, HttpResponse};
-use super::http::url::Url;
 use super::{Answer, Client, Endpoint};
+use crate::http::retry::Retry;
+use crate::http::transport::{ExchangeError, HttpResponse};
+use crate::http::url::Url;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -112,7 +112,7 @@ impl Client {
         mut ask: ApiRequest<'_>,
         mut take: impl FnMut(T),
     ) -> Result<Result<(), ErrorResponse>, Fault> {
-        let mut retry = Retry::new(&self.options);
+        let mut retry = Retry::new(&self.limits);
         for _ in 0..PAGES {
             let read = self.send_within(endpoint, &ask, &mut retry, |reply| match reply.status {
                 200 => page(reply).map(Ok),

@@ -1,10 +1,11 @@
-//! Asks a registry of this machine for many blobs over one connection.
+//! Asks a registry of this machine many questions over one connection.
 //!
 //! The way to such a registry is short, so that preparing each request costs more than the request itself. Only a plain 200 counts here:
-//! a blob with any other answer is asked for again by [`Client::has_blob`], which knows challenges, redirects, refusals and retries.
+//! whatever has any other answer is asked for again in the usual way, which knows challenges, redirects, refusals and retries.
 
 use super::http::auth::AuthContext;
 use super::http::exchange::pull;
+use super::manifests::{ACCEPTED, LONGEST, Name, RawManifest, understood};
 use super::survey::some_at_once;
 use super::{Client, Endpoint};
 use crate::process;
@@ -59,43 +60,91 @@ impl Client {
 
     /// Number of blobs from the first that the registry says it has, up to one about which it says anything else.
     fn in_a_row(&self, endpoint: &Endpoint, repository: &Repository, digests: &[Digest]) -> Result<usize, Fault> {
+        let paths = digests.iter().map(|digest| format!("blobs/{digest}")).collect::<Vec<_>>();
+        Ok(self.row(endpoint, repository, "HEAD", &paths)?.len())
+    }
+
+    /// Manifests and configurations of a registry on this machine, as far as it gives them with plain answers.
+    pub(super) fn documents_in_a_row(
+        &self,
+        repository: &Repository,
+        names: &[Name],
+        configs: &[Digest],
+    ) -> Result<(Vec<(Name, RawManifest)>, Vec<(Digest, Vec<u8>)>), Fault> {
+        let (endpoint, url) = self.of(repository, "manifests/")?;
+        let (mut manifests, mut documents) = (Vec::new(), Vec::new());
+        if url.is_https() || !url.is_loopback() {
+            return Ok((manifests, documents));
+        }
+        let paths = names.iter().map(|name| format!("manifests/{name}"));
+        let paths: Vec<String> = paths.chain(configs.iter().map(|digest| format!("blobs/{digest}"))).collect();
+        let answers = self.row(&endpoint, repository, "GET", &paths)?;
+        for (at, Said { media_type, digest, body, .. }) in answers.into_iter().enumerate() {
+            match names.get(at) {
+                Some(name) => {
+                    let found = understood(body, media_type, digest, name).ok().map(|found| (name.clone(), found));
+                    manifests.extend(found);
+                }
+                None => documents.push((configs[at - names.len()], body)),
+            }
+        }
+        documents.retain(|(digest, bytes)| Digest::of(bytes) == *digest);
+        Ok((manifests, documents))
+    }
+
+    /// Answers of these requests, up to the first that is not a plain one.
+    fn row(
+        &self,
+        endpoint: &Endpoint,
+        repository: &Repository,
+        method: &str,
+        paths: &[String],
+    ) -> Result<Vec<Said>, Fault> {
+        let mut answers = Vec::new();
+        if paths.is_empty() {
+            return Ok(answers);
+        }
         let means =
-            AuthContext { transport: &self.transport, credentials: &self.options.credentials, options: &self.options };
+            AuthContext { transport: &self.transport, credentials: &self.options.credentials, limits: &self.limits };
         let authorization = self.auth.header(&means, endpoint, &pull(repository))?;
         let authorization = authorization.map(|value| format!("Authorization: {value}\r\n")).unwrap_or_default();
-        let (host, path) = (endpoint.base.authority(), repository.path());
+        let (host, name, accepted) = (endpoint.base.authority(), repository.path(), ACCEPTED.join(", "));
         let agent = concat!("xtask/", env!("CARGO_PKG_VERSION"));
-        let Some(mut connection) = connect(endpoint) else { return Ok(0) };
-        let request = |digest: &Digest| {
+        let request = |path: &String| {
+            let accepted = if path.starts_with("manifests/") { &accepted } else { "*/*" };
             format!(
-                "HEAD /v2/{path}/blobs/{digest} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: {agent}\r\nAccept: */*\r\n{authorization}\r\n"
+                "{method} /v2/{name}/{path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: {agent}\r\nAccept: {accepted}\r\n{authorization}\r\n"
             )
         };
-        let mut count = 0;
-        for batch in digests.chunks(AT_ONCE) {
+        let Some(mut connection) = connect(endpoint) else { return Ok(answers) };
+        for batch in paths.chunks(AT_ONCE) {
             process::interrupted()?;
             // Pipelined (RFC 9112, section 9.3.2): the answers come in the order of the requests.
             let requests: String = batch.iter().map(request).collect();
             if connection.get_mut().write_all(requests.as_bytes()).is_err() {
-                return Ok(count);
+                return Ok(answers);
             }
             for _ in batch {
-                match answer(&mut connection) {
-                    Some(Said::Present) => count += 1,
-                    Some(Said::PresentAndClosed) => return Ok(count + 1),
-                    None => return Ok(count),
+                let Some(said) = answer(&mut connection, method == "GET") else { return Ok(answers) };
+                let last = said.closes;
+                answers.push(said);
+                if last {
+                    return Ok(answers);
                 }
             }
         }
-        Ok(count)
+        Ok(answers)
     }
 }
 
-/// What a registry says of a blob that it has.
-enum Said {
-    Present,
-    /// It ends the connection.
-    PresentAndClosed,
+/// A plain 200.
+#[derive(Default)]
+struct Said {
+    media_type: Option<String>,
+    digest: Option<Digest>,
+    body: Vec<u8>,
+    /// The registry ends the connection.
+    closes: bool,
 }
 
 fn connect(endpoint: &Endpoint) -> Option<BufReader<TcpStream>> {
@@ -108,25 +157,40 @@ fn connect(endpoint: &Endpoint) -> Option<BufReader<TcpStream>> {
     Some(BufReader::new(stream))
 }
 
-/// Reads the head of an answer; a HEAD's has no body. Nothing where it is anything but a plain 200.
-fn answer(connection: &mut BufReader<TcpStream>) -> Option<Said> {
-    let mut head = connection.take(HEAD);
+/// Reads an answer, with its body if it has one. Nothing where it is anything but a plain 200 of known length.
+fn answer(connection: &mut BufReader<TcpStream>, has_body: bool) -> Option<Said> {
+    let mut head = connection.by_ref().take(HEAD);
     let mut line = String::new();
     head.read_line(&mut line).ok()?;
     if !line.starts_with("HTTP/1.1 200 ") {
         return None;
     }
-    let mut said = Said::Present;
+    let (mut said, mut length) = (Said::default(), None);
     loop {
         line.clear();
         head.read_line(&mut line).ok()?;
-        match line.as_str() {
-            "\r\n" => return Some(said),
-            other if !other.ends_with("\r\n") => return None,
-            other if other.trim_end().eq_ignore_ascii_case("connection: close") => said = Said::PresentAndClosed,
+        if line == "\r\n" {
+            break;
+        }
+        let (name, value) = line.strip_suffix("\r\n")?.split_once(':')?;
+        let value = value.trim();
+        match name.to_ascii_lowercase().as_str() {
+            "connection" => said.closes = value.eq_ignore_ascii_case("close"),
+            "content-length" => length = value.parse().ok().filter(|length| *length <= LONGEST),
+            "content-type" => said.media_type = Some(value.split(';').next().unwrap_or_default().trim().to_owned()),
+            "docker-content-digest" => said.digest = value.parse().ok(),
+            "content-encoding" | "transfer-encoding" if has_body => return None,
             _ => {}
         }
     }
+    if has_body {
+        let length: u64 = length?;
+        connection.take(length).read_to_end(&mut said.body).ok()?;
+        if said.body.len() as u64 != length {
+            return None;
+        }
+    }
+    Some(said)
 }
 
 #[cfg(test)]

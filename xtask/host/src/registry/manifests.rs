@@ -4,9 +4,9 @@
 
 use super::http::error_response::ErrorResponse;
 use super::http::exchange::{ApiRequest, pull, push};
-use super::http::transport::{ExchangeError, HttpResponse, Payload};
-use super::http::url::encode;
 use super::{Answer, Client};
+use crate::http::transport::{ExchangeError, HttpResponse, Payload};
+use crate::http::url::encode;
 use serde::Deserialize;
 use std::fmt;
 use std::time::Duration;
@@ -15,14 +15,14 @@ use xtask_model::fault::Fault;
 use xtask_model::spec::reference::{Digest, Reference, Repository, Tag};
 
 /// The specification makes registries take 4 MiB; nobody's manifest is longer.
-const LONGEST: u64 = 4 << 20;
+pub(super) const LONGEST: u64 = 4 << 20;
 
 /// The pauses before a registry is asked again whether it lacks what a manifest names. distribution empties a blob's link
 /// before it writes it again, so another job that sends the same blob hides it for a moment:
 /// <https://github.com/distribution/distribution/issues/4489>.
 const HIDDEN: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(100)];
 
-const ACCEPTED: [&str; 4] = [
+pub(super) const ACCEPTED: [&str; 4] = [
     "application/vnd.oci.image.index.v1+json",
     "application/vnd.oci.image.manifest.v1+json",
     "application/vnd.docker.distribution.manifest.list.v2+json",
@@ -30,7 +30,7 @@ const ACCEPTED: [&str; 4] = [
 ];
 
 /// By what a manifest is called within its repository.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Name {
     /// A tag, which may move.
     Tag(Tag),
@@ -109,6 +109,28 @@ impl Client {
     /// Reads a manifest or index. Its digest is checked against the bytes, the name and the registry's own word.
     pub fn manifest(&self, repository: &Repository, name: impl Into<Name>) -> Result<Answer<RawManifest>, Fault> {
         let name = name.into();
+        self.early.note_manifest(repository, &name);
+        if let Some(manifest) = self.early.take(repository, &name) {
+            return Ok(Answer::Present(manifest));
+        }
+        self.manifest_now(repository, name)
+    }
+
+    /// The manifest of a digest, as this client has read or written it before; else as the registry has it. For what is written next:
+    /// a registry refuses a manifest whose parts it has lost.
+    pub(super) fn manifest_as_known(
+        &self,
+        repository: &Repository,
+        digest: Digest,
+    ) -> Result<Answer<RawManifest>, Fault> {
+        let known = self.document(repository, digest);
+        match known.and_then(|bytes| understood(bytes.to_vec(), None, Some(digest), &Name::Digest(digest)).ok()) {
+            Some(known) => Ok(Answer::Present(known)),
+            None => self.manifest(repository, digest),
+        }
+    }
+
+    pub(super) fn manifest_now(&self, repository: &Repository, name: Name) -> Result<Answer<RawManifest>, Fault> {
         let what = format!("cannot read the manifest `{}`", name.of(repository));
         let (endpoint, url) = self.of(repository, &format!("manifests/{name}"))?;
         let ask = ApiRequest::new(&what, Method::GET, url, pull(repository)).header("accept", ACCEPTED.join(", "));
@@ -128,6 +150,14 @@ impl Client {
     /// Asks for a manifest's type, digest and length. A registry that does not say the digest is asked for the manifest.
     pub fn head(&self, repository: &Repository, name: impl Into<Name>) -> Result<Answer<Head>, Fault> {
         let name = name.into();
+        self.early.note_manifest(repository, &name);
+        if let Some(found) = self.early.take(repository, &name) {
+            return Ok(Answer::Present(Head {
+                size: Some(found.bytes.len() as u64),
+                media_type: found.media_type,
+                digest: found.digest,
+            }));
+        }
         let what = format!("cannot ask for the manifest `{}`", name.of(repository));
         let (endpoint, url) = self.of(repository, &format!("manifests/{name}"))?;
         let ask = ApiRequest::new(&what, Method::HEAD, url, pull(repository)).header("accept", ACCEPTED.join(", "));
@@ -173,6 +203,7 @@ impl Client {
         bytes: &[u8],
     ) -> Result<(Digest, bool), Fault> {
         let (name, digest) = (name.into(), Digest::of(bytes));
+        self.early.forget(repository);
         let what = format!("cannot write the manifest `{}`", name.of(repository));
         if let Name::Digest(asked) = name
             && asked != digest
@@ -207,6 +238,7 @@ impl Client {
     /// Deletes a manifest by its digest, with every tag on it, or one tag where the registry can do that.
     pub fn delete_manifest(&self, repository: &Repository, name: impl Into<Name>) -> Result<Answer<()>, Fault> {
         let name = name.into();
+        self.early.forget(repository);
         let what = format!("cannot delete the manifest `{}`", name.of(repository));
         let (endpoint, url) = self.of(repository, &format!("manifests/{}", encode(&name.to_string())))?;
         let ask = ApiRequest::new(&what, Method::DELETE, url, push(repository));
@@ -230,11 +262,21 @@ fn checked(reply: HttpResponse, name: &Name) -> Result<RawManifest, ExchangeErro
     let promised = reply.length();
     let url = reply.url.clone();
     let bytes = reply.bytes(LONGEST)?;
-    let wrong = |why: String| Err(ExchangeError::lasting(format!("`{url}`: {why}")));
     if promised.is_some_and(|promised| promised != bytes.len() as u64) {
         let why = format!("`{url}`: the answer broke off after {} bytes", bytes.len());
         return Err(ExchangeError::passing(why));
     }
+    understood(bytes, media_type, said, name).map_err(|why| ExchangeError::lasting(format!("`{url}`: {why}")))
+}
+
+/// The manifest of these bytes, when everything that the registry says about them agrees.
+pub(super) fn understood(
+    bytes: Vec<u8>,
+    media_type: Option<String>,
+    said: Option<Digest>,
+    name: &Name,
+) -> Result<RawManifest, String> {
+    let wrong = Err;
     let digest = Digest::of(&bytes);
     if let Some(said) = said.filter(|said| *said != digest) {
         return wrong(format!("the registry calls it `{said}`, its bytes are `{digest}`"));

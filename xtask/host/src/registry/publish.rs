@@ -79,6 +79,7 @@ const CONFIG_LIMIT: u64 = 8 << 20;
 
 pub fn read_config(client: &Client, repository: &Repository, manifest: &Manifest) -> Result<Config, Fault> {
     let digest = manifest.config.digest;
+    client.note_config(repository, digest);
     if let Some(bytes) = client.document(repository, digest) {
         return document(&bytes, &repository.digest(digest));
     }
@@ -241,7 +242,7 @@ fn descriptors(
     platform: &Platform,
     digest: Digest,
 ) -> Result<(Vec<Descriptor>, registry::RawManifest), Fault> {
-    let Answer::Present(found) = client.manifest(repository, digest)? else {
+    let Answer::Present(found) = client.manifest_as_known(repository, digest)? else {
         return Err(Fault::network(format!(
             "`{}` was pushed but is missing from the registry",
             repository.digest(digest)
@@ -306,11 +307,15 @@ pub fn tag(client: &Client, repository: &Repository, digest: Digest, tag: &Tag) 
     {
         return Ok(false);
     }
-    let Answer::Present(found) = client.manifest(repository, digest)? else {
+    move_tag(client, repository, digest, tag).map(|()| true)
+}
+
+/// Tags an existing manifest, whatever the tag names now.
+pub fn move_tag(client: &Client, repository: &Repository, digest: Digest, tag: &Tag) -> Result<(), Fault> {
+    let Answer::Present(found) = client.manifest_as_known(repository, digest)? else {
         return Err(Fault::network(format!("`{}` is missing from the registry", repository.digest(digest))));
     };
-    client.put_manifest(repository, tag.clone(), &found.media_type, &found.bytes)?;
-    Ok(true)
+    client.put_manifest(repository, tag.clone(), &found.media_type, &found.bytes).map(drop)
 }
 
 const WHOLE: &str = "this registry's tags are immutable: publish all platforms by one command, `cargo xtask build --push`; \

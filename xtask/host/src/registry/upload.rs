@@ -5,14 +5,14 @@
 //! <https://github.com/distribution/distribution/blob/v2.8.3/registry/handlers/blobupload.go>, its `_state` names the old
 //! offset.)
 
-use super::http::deadline::Deadline;
 use super::http::error_response::{ErrorResponse, create_hint};
 use super::http::exchange::{ApiRequest, pull, push};
-use super::http::retry::{Retry, is_retryable};
-use super::http::transport::{BlobSource, ExchangeError, HttpResponse, Payload};
-use super::http::url::Url;
 use super::manifests::said_digest;
 use super::{Answer, Client, Endpoint};
+use crate::http::deadline::Deadline;
+use crate::http::retry::{Retry, is_retryable};
+use crate::http::transport::{BlobSource, ExchangeError, HttpResponse, Payload};
+use crate::http::url::Url;
 use std::time::Duration;
 use ureq::http::Method;
 use xtask_model::fault::{Exit, Fault};
@@ -82,7 +82,7 @@ impl Client {
         let repository = session.repository.clone();
         let what = upload_what(&repository, digest);
         let blob = Blob { digest, size, source, what: &what };
-        let mut retry = Retry::until(&self.options, Deadline::of_upload(&self.options, size));
+        let mut retry = Retry::until(&self.limits, Deadline::of_upload(&self.limits, size));
         let mut session = session;
         for begun in 1.. {
             let broken = match self.run(session, &blob, &mut retry)? {
@@ -166,7 +166,7 @@ impl Client {
                 // A short blob that does not arrive is sent again from its beginning.
                 match self.close(&mut session, blob, 0, retry)? {
                     Step::Unsure(broken, after) => {
-                        self.pause_or_fail(blob.what, broken, after, retry)?;
+                        retry.pause_or_fail(blob.what, broken, after)?;
                         Step::Lost(ExchangeError::passing("the answer was lost".to_owned()))
                     }
                     step => step,
@@ -182,7 +182,7 @@ impl Client {
                 Step::At(now) => at = self.moved(at, now, blob, retry)?,
                 Step::Unsure(broken, after) => {
                     let slow = broken.slow;
-                    self.pause_or_fail(blob.what, broken, after, retry)?;
+                    retry.pause_or_fail(blob.what, broken, after)?;
                     match self.arrived(&mut session, blob)? {
                         Step::At(now) if now > blob.size => return Ok(End::Lost(too_much(now))),
                         Step::At(now) => {
@@ -205,7 +205,7 @@ impl Client {
             retry.progress();
         } else {
             let cause = format!("the registry accepted {now} of {} bytes and accepts no more", blob.size);
-            self.pause_or_fail(blob.what, ExchangeError::passing(cause), None, retry)?;
+            retry.pause_or_fail(blob.what, ExchangeError::passing(cause), None)?;
         }
         Ok(now)
     }

@@ -43,21 +43,22 @@ pub struct Memory<'a> {
     pub writes: bool,
 }
 
-/// Compares what an image reads with a commit: by what is remembered of it where that is enough, else with git's objects.
-pub fn compare(
+/// Compares what an image reads with a commit: by what is remembered of it where that is enough, else with git's objects, which
+/// `committed` opens.
+pub fn compare<'c>(
     tree: &Tree,
     kind: ImageKind,
     parsed: &Parsed,
     id: &str,
     memory: &Memory<'_>,
-    offline: bool,
+    committed: &dyn Fn() -> Result<&'c Committed, Fault>,
 ) -> Result<Compared, Fault> {
     if let Some(known) = Known::read(memory.path, id)
         && let Some(compared) = known.compare(tree, kind, parsed)?
     {
         return Ok(compared);
     }
-    let committed = Committed::open(&tree.root, id, offline)?;
+    let committed = committed()?;
     let (differences, known) = committed.examine(tree, kind, parsed)?;
     if let Some(known) = known.filter(|_| memory.writes) {
         known.write(memory.path)?;

@@ -7,7 +7,7 @@ mod describe;
 mod install;
 
 pub use describe::Target;
-pub use install::{install, install_by};
+pub use install::install;
 
 use crate::process::{self, Command};
 use crate::scratch::Scratch;

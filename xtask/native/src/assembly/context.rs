@@ -128,12 +128,3 @@ pub(super) fn size_now(file: &Path) -> Result<u64, Fault> {
         Err(error) => Err(cannot().cause(error)),
     }
 }
-
-pub(super) fn contents(bytes: &Bytes) -> Result<Vec<u8>, Fault> {
-    match bytes {
-        Bytes::Here(bytes) => Ok(bytes.to_vec()),
-        Bytes::At { file, .. } => {
-            std::fs::read(file).map_err(|error| Fault::usage(format!("cannot read `{}`", file.display())).cause(error))
-        }
-    }
-}

@@ -12,6 +12,7 @@ use super::copy::target::{Lookup, Made, Nothing, Sum, Target, resolve};
 use super::copy::{self, Flags, Selected};
 use super::fingerprint::LayerFingerprint;
 use crate::layer::item::{Bytes, Content, Item};
+use crate::layer::packed;
 use crate::recipes::stage::Realise;
 use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
@@ -323,7 +324,7 @@ impl View<'_, '_> {
             let made = self.layers.made(*layer)?;
             let found = made.iter().find(|made| made.item.path == path);
             return match found.map(|made| &made.item.content) {
-                Some(Content::File(bytes)) => context::contents(bytes),
+                Some(Content::File(bytes)) => packed::contents(bytes),
                 _ => Ok(Vec::new()),
             };
         }

@@ -1,7 +1,10 @@
 //! Compresses a stream in parallel blocks. The result does not depend on the number of threads.
 //!
-//! Memory is limited to a few blocks, whatever the length of the stream.
+//! Memory is limited to a few blocks, whatever the length of the stream. In gzip, a deflated file of an archive is a member of
+//! its own (RFC 1952 allows any number): its bytes are those of the archive, and are unpacked only to be checked and hashed.
 
+use super::item::Packed;
+use super::packed::Archives;
 use super::{Codec, Written};
 use flate2::{Compress, Crc, FlushCompress, Status};
 use ruzstd::encoding::{CompressionLevel, compress_to_vec};
@@ -20,6 +23,11 @@ use xtask_model::spec::reference::Digest;
 pub(super) const BLOCK: usize = 1 << 20;
 
 const GZIP_HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
+/// Files of an archive with fewer packed bytes are compressed with what is around them: a member costs about as much.
+const SMALL: u64 = 512;
+/// Longer files of an archive are read in pieces.
+const WHOLE: u64 = 2 << 20;
+
 /// Empty final block; the blocks before it are not final.
 const GZIP_END: [u8; 2] = [3, 0];
 
@@ -41,14 +49,14 @@ pub(super) fn stream<W: Write>(
             jobs: None,
             own: None,
             block: Vec::with_capacity(BLOCK),
+            begun: false,
             spare: Vec::new(),
             running: VecDeque::new(),
             plain: Sha256::new(),
             bytes: 0,
-            crc: Crc::new(),
+            member: Member::default(),
             out: Out { sink, state: Sha256::new(), size: 0 },
         };
-        blocks.begin()?;
         produce(&mut blocks)?;
         blocks.end()
     })
@@ -65,6 +73,26 @@ struct Block {
     plain: Vec<u8>,
     packed: Vec<u8>,
     crc: Crc,
+    kind: Kind,
+    failed: Option<Fault>,
+}
+
+#[derive(Default)]
+enum Kind {
+    #[default]
+    Part,
+    /// The last one of a gzip member.
+    Last,
+    /// A file of an archive, which is a gzip member.
+    Packed(Packed),
+}
+
+/// The open gzip member.
+#[derive(Default)]
+struct Member {
+    open: bool,
+    crc: Crc,
+    bytes: u64,
 }
 
 pub(super) struct Blocks<'scope, 'env, W> {
@@ -73,13 +101,15 @@ pub(super) struct Blocks<'scope, 'env, W> {
     scope: &'scope Scope<'scope, 'env>,
     queue: &'env Queue,
     jobs: Option<SyncSender<Job>>,
-    own: Option<Encoder>,
+    own: Option<Worker>,
     block: Vec<u8>,
+    /// Whether a block of the current gzip member was sent.
+    begun: bool,
     spare: Vec<Block>,
     running: VecDeque<Receiver<Block>>,
     plain: Sha256,
     bytes: u64,
-    crc: Crc,
+    member: Member,
     out: Out<W>,
 }
 
@@ -109,11 +139,33 @@ impl<W: Write> Blocks<'_, '_, W> {
         Ok(count)
     }
 
-    fn begin(&mut self) -> Result<(), Fault> {
-        if self.codec.0 == Compression::Gzip {
-            self.out.put(&GZIP_HEADER)?;
+    /// Takes a file of an archive.
+    pub(super) fn packed(&mut self, file: &Packed) -> Result<(), Fault> {
+        if self.codec.0 != Compression::Gzip || !file.deflated || file.packed < SMALL {
+            let mut own = self.own.take().unwrap_or_else(|| Worker::new(self.codec));
+            own.archives.read(file, &mut |_| Ok(()), &mut |bytes| self.push(bytes))?;
+            self.own = Some(own);
+            return Ok(());
         }
-        Ok(())
+        if self.begun || !self.block.is_empty() {
+            self.send(true)?;
+        }
+        if file.size <= WHOLE && file.packed <= WHOLE {
+            let block = Block { kind: Kind::Packed(file.clone()), ..self.spare.pop().unwrap_or_default() };
+            return self.dispatch(block, false);
+        }
+        while !self.running.is_empty() {
+            self.take_one()?;
+        }
+        let own = self.own.get_or_insert_with(|| Worker::new(self.codec));
+        let (out, hash) = (&mut self.out, &mut self.plain);
+        out.put(&GZIP_HEADER)?;
+        own.archives.read(file, &mut |raw| out.put(raw), &mut |plain| {
+            hash.update(plain);
+            Ok(())
+        })?;
+        self.bytes += file.size;
+        self.out.end_member(file.crc, file.size)
     }
 
     fn turn_over(&mut self) -> Result<(), Fault> {
@@ -121,14 +173,17 @@ impl<W: Write> Blocks<'_, '_, W> {
     }
 
     fn send(&mut self, last: bool) -> Result<(), Fault> {
-        self.plain.update(&self.block);
-        self.bytes += self.block.len() as u64;
         let mut block = self.spare.pop().unwrap_or_default();
         block.plain.clear();
         std::mem::swap(&mut block.plain, &mut self.block);
+        block.kind = if last { Kind::Last } else { Kind::Part };
+        self.begun = !last;
+        self.dispatch(block, last)
+    }
+
+    fn dispatch(&mut self, mut block: Block, last: bool) -> Result<(), Fault> {
         if self.threads < 2 || (last && self.jobs.is_none()) {
-            let own = self.own.get_or_insert_with(|| Encoder::new(self.codec));
-            own.compress(&mut block);
+            self.own.get_or_insert_with(|| Worker::new(self.codec)).work(&mut block);
             return self.take(block);
         }
         let (done, receiver) = sync_channel(1);
@@ -146,7 +201,7 @@ impl<W: Write> Blocks<'_, '_, W> {
             let (jobs, receiver) = sync_channel(2 * self.threads);
             *queue.lock().expect("a new lock is not poisoned") = Some(receiver);
             for _ in 0..self.threads {
-                scope.spawn(move || work(queue, Encoder::new(codec)));
+                scope.spawn(move || work(queue, Worker::new(codec)));
             }
             jobs
         })
@@ -157,26 +212,44 @@ impl<W: Write> Blocks<'_, '_, W> {
         self.take(next.recv().expect("every job gets an answer"))
     }
 
-    fn take(&mut self, block: Block) -> Result<(), Fault> {
-        self.crc.combine(&block.crc);
-        self.out.put(&block.packed)?;
+    fn take(&mut self, mut block: Block) -> Result<(), Fault> {
+        if let Some(fault) = block.failed.take() {
+            return Err(fault);
+        }
+        self.plain.update(&block.plain);
+        self.bytes += block.plain.len() as u64;
+        if let Kind::Packed(file) = &block.kind {
+            self.out.put(&GZIP_HEADER)?;
+            self.out.put(&block.packed)?;
+            self.out.end_member(file.crc, file.size)?;
+        } else {
+            let gzip = self.codec.0 == Compression::Gzip;
+            if gzip && !self.member.open {
+                self.out.put(&GZIP_HEADER)?;
+                self.member = Member { open: true, ..Member::default() };
+            }
+            self.member.crc.combine(&block.crc);
+            self.member.bytes += block.plain.len() as u64;
+            self.out.put(&block.packed)?;
+            if gzip && matches!(block.kind, Kind::Last) {
+                self.out.put(&GZIP_END)?;
+                self.out.end_member(self.member.crc.sum(), self.member.bytes)?;
+                self.member.open = false;
+            }
+        }
         self.spare.push(block);
         Ok(())
     }
 
     fn end(mut self) -> Result<Written, Fault> {
-        if !self.block.is_empty() {
+        let empty = self.bytes == 0 && self.running.is_empty();
+        if self.begun || !self.block.is_empty() || empty {
             self.send(true)?;
         }
         // Ends the threads.
         self.jobs = None;
         while !self.running.is_empty() {
             self.take_one()?;
-        }
-        if self.codec.0 == Compression::Gzip {
-            self.out.put(&GZIP_END)?;
-            self.out.put(&self.crc.sum().to_le_bytes())?;
-            self.out.put(&(self.bytes as u32).to_le_bytes())?;
         }
         self.out.sink.flush().map_err(cannot_write)?;
         let digest = Digest::from_bytes(self.out.state.finalize().into());
@@ -188,16 +261,40 @@ impl<W: Write> Blocks<'_, '_, W> {
     }
 }
 
-fn work(queue: &Queue, mut encoder: Encoder) {
+fn work(queue: &Queue, mut worker: Worker) {
     loop {
         let job = match queue.lock() {
             Ok(queue) => queue.as_ref().and_then(|jobs| jobs.recv().ok()),
             Err(_) => None,
         };
         let Some((mut block, done)) = job else { return };
-        encoder.compress(&mut block);
+        worker.work(&mut block);
         // The receiver is gone if the stream failed.
         let _ = done.send(block);
+    }
+}
+
+struct Worker {
+    encoder: Encoder,
+    archives: Archives,
+}
+
+impl Worker {
+    fn new(codec: Codec) -> Self {
+        Self { encoder: Encoder::new(codec), archives: Archives::default() }
+    }
+
+    fn work(&mut self, block: &mut Block) {
+        let Kind::Packed(file) = &block.kind else { return self.encoder.compress(block) };
+        let (plain, packed) = (&mut block.plain, &mut block.packed);
+        plain.clear();
+        packed.clear();
+        let keep = |to: &mut Vec<u8>, bytes: &[u8]| {
+            to.extend_from_slice(bytes);
+            Ok(())
+        };
+        let read = self.archives.read(file, &mut |bytes| keep(packed, bytes), &mut |bytes| keep(plain, bytes));
+        block.failed = read.err();
     }
 }
 
@@ -215,13 +312,16 @@ impl Encoder {
     }
 
     /// Compresses a block independently of the others. The checksum is gzip's.
-    fn compress(&mut self, Block { plain, packed, crc }: &mut Block) {
+    fn compress(&mut self, Block { plain, packed, crc, .. }: &mut Block) {
         crc.reset();
+        packed.clear();
+        if plain.is_empty() {
+            return;
+        }
         match self {
             Self::Gzip(deflate) => {
                 crc.update(plain);
                 deflate.reset();
-                packed.clear();
                 deflated(deflate, plain, packed);
             }
             Self::Zstd => *packed = compress_to_vec(&**plain, CompressionLevel::Fastest),
@@ -257,6 +357,11 @@ impl<W: Write> Out<W> {
         self.state.update(bytes);
         self.size += bytes.len() as u64;
         self.sink.write_all(bytes).map_err(cannot_write)
+    }
+
+    fn end_member(&mut self, crc: u32, bytes: u64) -> Result<(), Fault> {
+        self.put(&crc.to_le_bytes())?;
+        self.put(&(bytes as u32).to_le_bytes())
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Pure. Times are omitted: every entry of a layer has the same one.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use xtask_model::fault::Fault;
 use xtask_model::image::context::ContextPath;
@@ -33,6 +33,21 @@ pub enum Bytes {
         size: u64,
     },
     Here(Arc<[u8]>),
+    /// A file in an archive, such as a wheel.
+    Packed(Packed),
+}
+
+/// A file in an archive on this machine. What the archive states is checked when the file is read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Packed {
+    pub archive: Arc<Path>,
+    /// Offset and number of its bytes in the archive.
+    pub at: u64,
+    pub packed: u64,
+    /// A raw deflate stream; otherwise the bytes themselves.
+    pub deflated: bool,
+    pub size: u64,
+    pub crc: u32,
 }
 
 impl Bytes {
@@ -40,6 +55,7 @@ impl Bytes {
         match self {
             Self::At { size, .. } => *size,
             Self::Here(bytes) => bytes.len() as u64,
+            Self::Packed(file) => file.size,
         }
     }
 }

@@ -53,6 +53,7 @@ fn entry<W: Write>(item: &Item, head: &mut Vec<u8>, blocks: &mut Blocks<'_, '_, 
     match &item.content {
         Content::Dir | Content::Symlink(_) => return Ok(()),
         Content::File(Bytes::Here(bytes)) => blocks.push(bytes)?,
+        Content::File(Bytes::Packed(file)) => blocks.packed(file)?,
         Content::File(Bytes::At { file, size }) => copy(file, *size, blocks)?,
     }
     blocks.push(&[0; header::RECORD][..header::padding(size)])

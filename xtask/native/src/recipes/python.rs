@@ -1,37 +1,48 @@
-//! `python-packages`: installs the packages of a lock, without running the stage that does so under docker.
+//! `python-packages`: makes layers of the wheels of a lock, without running the stage that installs them under docker.
 //!
 //! The parts depend only on the lock, the platform and the Python version. The result equals, file by file, that of the
-//! stage `packages`: tests compare both. Nothing is compiled from source, and uv's cache is never written to.
+//! stage `packages`: tests compare both. Nothing is compiled from source. A layer has the compressed bytes of its wheels; files
+//! are unpacked only for the compiler and the import check, in memory where that is possible.
 //!
 //! The last part, the environment, depends on all others and on the root. Whatever part is made, every package is
-//! installed and imported first: a known environment layer proves that these packages were checked together. If several
+//! unpacked and imported first: a known environment layer proves that these packages were checked together. If several
 //! distributions have a file at one path, `install.py` decides which one is used, in both engines.
 
+mod bytecode;
 mod closure;
 mod compile;
+mod distribution;
 mod environment;
 mod groups;
-mod install;
 mod interpreter;
+mod items;
 mod record;
-mod split;
+mod shared;
+mod unpack;
+mod wheels;
 
 use crate::layer::item::{Bytes, Content, Item};
 use crate::recipes::stage::{Part, Realise, RootFiles};
 use crate::root;
+use crate::wheel::Wheel;
+use distribution::{Distribution, Place};
 use environment::Environment;
 use groups::Group;
-use install::{Shared, version_folder};
-use interpreter::Interpreter;
-use split::{Installed, Items, Split, folders};
+use interpreter::{Interpreter, RootPython};
+use items::{Items, Writer, folders};
+use shared::Owners;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Instant;
+use unpack::Folder;
+use wheels::version_folder;
+use xtask_host::index::WheelRequest;
 use xtask_host::linux;
 use xtask_host::scratch::Scratch;
 use xtask_host::terminal;
-use xtask_host::tree::uv::{self, Uv};
+use xtask_host::tree::uv;
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::context::ContextPath;
 use xtask_model::image::policy::Base;
@@ -45,7 +56,7 @@ use xtask_model::spec::requirements::Requirements;
 pub const HOME: &str = "/opt/venv";
 
 /// Increase it when the same inputs give other items.
-const SCHEMA: u32 = 2;
+const SCHEMA: u32 = 3;
 
 /// Newest glibc that a wheel may need, unless the stage sets `MANYLINUX`.
 const GLIBC: &str = "2_36";
@@ -59,11 +70,11 @@ pub struct Request<'a> {
     /// The root's Python in the policy, `3.12`: for a root that does not declare a version.
     pub python: &'a str,
     pub args: &'a BTreeMap<String, String>,
-    /// Working folder; hard links need the file system of uv's cache.
+    /// Working folder, for what does not fit into memory.
     pub work: &'a Path,
 }
 
-/// Name prefix of installation folders.
+/// Name prefix of folders with unpacked packages.
 pub const SCRATCH: &str = "packages-";
 
 /// The recipe for one base and one platform. Files of its items exist while it lives.
@@ -82,7 +93,7 @@ pub struct PythonPackages<'a> {
     compiler: Compiler,
     groups: Vec<Group>,
     parts: Vec<Part>,
-    made: Mutex<Vec<Scratch>>,
+    made: Mutex<Vec<Made>>,
 }
 
 /// Scripts next to the Dockerfile, which both engines run.
@@ -118,7 +129,7 @@ impl<'a> PythonPackages<'a> {
         let text = read(base.lock.as_ref()).map_err(|fault| fault.hint("create it: `cargo xtask lock`"))?;
         let lock = Lock::parse(base.lock.as_ref(), &text)?;
         let installer: &Path = base.installer.as_ref();
-        let uv = install::pinned(installer, &read(installer)?)?;
+        let uv = wheels::pinned(installer, &read(installer)?)?;
         let requirements = uv::requirements(root, base.requirements.as_ref())?;
         let direct: BTreeSet<String> = requirements.names().into_iter().map(str::to_owned).collect();
         let scripts = Path::new(base.dockerfile.as_str()).parent().unwrap_or(Path::new(""));
@@ -136,7 +147,7 @@ impl<'a> PythonPackages<'a> {
         let python = stated.clone().unwrap_or_else(|| request.python.to_owned());
         let environment = environment(&python, platform)?;
         let packages = environment.packages(&lock)?;
-        wheels(&lock, &packages)?;
+        only_wheels(&lock, &packages)?;
         let groups = groups::groups(&packages, &direct);
         let compiler = compiler(platform, &environment);
         let glibc = request.args.get("MANYLINUX").cloned().unwrap_or_else(|| GLIBC.to_owned());
@@ -145,7 +156,7 @@ impl<'a> PythonPackages<'a> {
             let pins: Vec<Pin> = packages.iter().map(Pin::from).collect();
             serde_json::json!({
                 "recipe": "python-packages", "schema": SCHEMA, "home": HOME, "packages": pins, "python": python,
-                "root": stated.is_none().then_some(layers), "uv": uv, "platform": platform.to_string(), "glibc": glibc,
+                "root": stated.is_none().then_some(layers), "platform": platform.to_string(), "glibc": glibc,
                 "script": compile, "compiler": compiler.to_json(),
             })
         };
@@ -217,90 +228,150 @@ impl<'a> PythonPackages<'a> {
         Ok(out.into_values().collect())
     }
 
-    /// Installs and checks every package; returns the items of the wanted groups.
-    fn packages(&self, wanted_groups: &BTreeSet<usize>) -> Result<Split, Fault> {
+    /// Checks every package; returns the items of the wanted groups, and those that are used of paths that several parts have.
+    fn packages(&self, wanted_groups: &BTreeSet<usize>) -> Result<(BTreeMap<usize, Items>, Items), Fault> {
         if self.compiler == Compiler::Missing {
             return Err(no_compiler(&self.environment.minor()));
         }
         let packages: Vec<LockedPackage> =
             self.groups.iter().flat_map(|group| group.packages.iter().cloned()).collect();
-        let cannot =
-            |error: std::io::Error| Fault::build(format!("cannot write `{}`", self.work.display())).cause(error);
-        std::fs::create_dir_all(&self.work).map_err(cannot)?;
-        let folder = Scratch::new_in(&self.work, SCRATCH).map_err(cannot)?;
-        let (prefix, home) = (folder.path().join("installed"), folder.path().join("environment"));
-        std::fs::create_dir_all(prefix.join("lib")).map_err(cannot)?;
-        std::fs::create_dir_all(&home).map_err(cannot)?;
-        std::os::unix::fs::symlink("../installed/lib", home.join("lib")).map_err(cannot)?;
-
         let began = Instant::now();
-        let config = self.root_files.config();
-        let platform = self.platform.to_string();
+        let downloads = Scratch::new().map_err(|error| Fault::build("cannot make a temporary folder").cause(error))?;
         let indexes = uv::indexes(&self.root, &self.requirements)?;
-        let wanted = install::InstallRequest {
+        let wanted = WheelRequest {
             packages: &packages,
-            environment: &self.environment,
-            python: &self.python,
-            glibc: &self.glibc,
-            platform: &platform,
             indexes: &indexes,
-            script: &self.scripts.install,
-        };
-        let (root, version) = (&self.root, &self.uv);
-        // The root's files may need a download too, so both run at once.
-        let (installed, own) = std::thread::scope(|scope| {
-            let installing = scope.spawn(|| {
-                let Some(host) = Interpreter::of_host("python3") else { return Ok(None) };
-                let shared = install::install(&install::uv(root, version, None)?, &host, &wanted, &prefix)?;
-                Ok::<_, Fault>(Some((host, shared)))
-            });
-            let own = (self.compiler == Compiler::Root).then(|| self.root_python(&home));
-            (installing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), own)
-        });
-        let (host, own) = (installed?, own.transpose()?);
-        let (asked, shared) = match (host, &own) {
-            (Some(done), _) => done,
-            (None, Some(own)) => (own.clone(), install::install(&self.uv_by(own)?, own, &wanted, &prefix)?),
-            (None, None) => {
-                return Err(Fault::missing("`python3` is not on `PATH`")
-                    .needed_by(format!("uv, which installs for {platform}"))
-                    .hint("install any version of Python 3"));
-            }
-        };
-        closure::check_installed(&self.whole(), &install::site(&prefix, &self.python))?;
-        terminal::detail(&format!("{} packages installed in {}", packages.len(), quantity::seconds(began.elapsed())));
-        let prove = |own: Option<&Interpreter>| {
-            self.compile((&prefix, &shared), wanted_groups, own)?;
-            self.import(own, folder.path(), packages.len())
-        };
-        prove(own.as_ref()).or_else(|fault| {
-            // A package may need a file outside Python's own: try again with the whole root.
-            let part = self.root_files.folder(Some(&interpreter::PYTHON));
-            match (&own, part.and_then(|part| Ok((part, self.root_files.folder(None)?)))) {
-                (Some(_), Ok((part, whole))) if part != whole => {
-                    terminal::detail("Python's own files were not enough: trying the whole root");
-                    prove(Some(&Interpreter::of_root(&whole, config, &home)?))
-                }
-                _ => Err(fault),
-            }
-        })?;
-
-        let began = Instant::now();
-        let installed = Installed {
-            prefix: &prefix,
             python: &self.python,
-            asked: &version_folder(&asked.version),
-            interpreter: &asked.program.to_string_lossy(),
-            shared: &shared,
+            platform: &self.platform,
+            glibc: &self.glibc,
         };
+        let python = version_folder(&self.python);
+        let place = Place { home: HOME, folder: &python };
+        // The root's files may need a download too, so both run at once.
+        let (found, own) = std::thread::scope(|scope| {
+            let fetching = scope.spawn(|| distributions(&wanted, downloads.path(), &place));
+            let own = (self.compiler == Compiler::Root).then(|| self.root_python());
+            (fetching.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), own)
+        });
+        let (distributions, own) = (found?, own.transpose()?);
+        terminal::detail(&format!("{} wheels read in {}", packages.len(), quantity::seconds(began.elapsed())));
+        closure::check_installed(&self.whole(), &distributions)?;
+        let folder = Folder::new(&self.work, SCRATCH, &distributions)?;
+        let own = own.map(|own| own.in_home(&folder.home())).transpose()?;
+        let script = &self.scripts.install;
+        let judge = match own.as_ref() {
+            Some(own) => own.clone(),
+            None => Interpreter::of_host("python3").ok_or_else(|| {
+                Fault::missing("`python3` is not on `PATH`")
+                    .needed_by("`install.py`, which compares the files of packages")
+                    .hint("install any version of Python 3")
+            })?,
+        };
+        let began = Instant::now();
+        let (owners, unpacked) = std::thread::scope(|scope| {
+            let judging = scope.spawn(|| shared::settle(&distributions, &judge, script));
+            let unpacked = folder.unpack(&distributions, false);
+            (judging.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), unpacked)
+        });
+        let owners = owners?;
+        unpacked?;
+        terminal::detail(&format!("packages unpacked in {}", quantity::seconds(began.elapsed())));
+        let unpacked = Unpacked { folder: &folder, distributions: &distributions, owners: &owners };
+        let own = self.compiled(&unpacked, wanted_groups, own)?;
+        let made = self.items(&unpacked, wanted_groups);
+        // Layers can be written meanwhile.
+        let import = own.filter(|_| self.compiler == Compiler::Root).map(|own| {
+            let (script, work) = (self.scripts.check.clone(), folder.path().to_owned());
+            std::thread::spawn(move || compile::import(&own, &script, &work))
+        });
+        let kept = Made { import, distributions, folder, finished: false, _downloads: downloads };
+        self.made.lock().unwrap_or_else(PoisonError::into_inner).push(kept);
+        Ok(made)
+    }
+
+    /// Makes byte code; returns the interpreter that can do so: Python's own files of the root may not be enough.
+    fn compiled(
+        &self,
+        unpacked: &Unpacked<'_>,
+        wanted: &BTreeSet<usize>,
+        own: Option<Interpreter>,
+    ) -> Result<Option<Interpreter>, Fault> {
+        let Err(fault) = self.compile(unpacked, wanted, own.as_ref()) else { return Ok(own) };
+        let whole = match own {
+            Some(_) => self.whole_root(unpacked.folder)?,
+            None => None,
+        };
+        let Some(whole) = whole else { return Err(fault) };
+        self.compile(unpacked, wanted, Some(&whole)).map(|()| Some(whole))
+    }
+
+    /// The interpreter with all files of the root; `None` if it has no others than were used.
+    fn whole_root(&self, folder: &Folder) -> Result<Option<Interpreter>, Fault> {
+        let (part, whole) = (self.root_files.folder(Some(&interpreter::PYTHON))?, self.root_files.folder(None)?);
+        if part == whole {
+            return Ok(None);
+        }
+        terminal::detail("Python's own files were not enough: trying the whole root");
+        RootPython::new(&whole, self.root_files.config())?.in_home(&folder.home()).map(Some)
+    }
+
+    /// Ends an import check. What was not unpacked at first is added where it turns out to be needed.
+    fn imported(&self, made: &mut Made) -> Result<(), Fault> {
+        let count = made.distributions.len();
+        let Some(import) = made.import.take() else {
+            let why = format!("every package for {}: the root's Python cannot run on this machine", self.platform);
+            terminal::step("passed over", &format!("the import of {why}"));
+            return Ok(());
+        };
+        let began = Instant::now();
+        let first = import.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let passed = first.or_else(|_| {
+            terminal::detail("the packages cannot be imported without test suites: trying again with these");
+            made.folder.unpack(&made.distributions, true)?;
+            let again = |python: &Interpreter| compile::import(python, &self.scripts.check, made.folder.path());
+            let own = self.root_python()?.in_home(&made.folder.home())?;
+            again(&own).or_else(|fault| match self.whole_root(&made.folder)? {
+                Some(whole) => again(&whole),
+                None => Err(fault),
+            })
+        })?;
+        passed.iter().for_each(|what| terminal::step("passed over", &format!("the import of {what}")));
+        let waited = quantity::seconds(began.elapsed());
+        terminal::detail(&format!("{count} packages imported; waited for {waited}"));
+        Ok(())
+    }
+
+    fn items(&self, unpacked: &Unpacked<'_>, wanted: &BTreeSet<usize>) -> (BTreeMap<usize, Items>, Items) {
+        let python_folder = version_folder(&self.python);
+        let place = Place { home: HOME, folder: &python_folder };
+        let code = |name: &str, path: &str, own: bool| {
+            let size =
+                |file: &Path| std::fs::metadata(file).ok().filter(std::fs::Metadata::is_file).map(|meta| meta.len());
+            let (used, own_version) = (unpacked.folder.home().join(path), unpacked.folder.own(name).join(path));
+            let found =
+                [used, own_version].into_iter().skip(usize::from(own)).find_map(|file| Some((size(&file)?, file)));
+            found.map(|(size, file)| (file, size))
+        };
+        let writer = Writer { place: &place, owners: unpacked.owners, code: &code };
         let of_group = |(index, group): (usize, &Group)| {
             group.packages.iter().map(move |package| (package.name.clone(), index)).collect::<Vec<_>>()
         };
         let part_of: BTreeMap<String, usize> = self.groups.iter().enumerate().flat_map(of_group).collect();
-        let items = split::split(&installed, HOME, &part_of, wanted_groups)?;
-        terminal::detail(&format!("split in {}", quantity::seconds(began.elapsed())));
-        self.made.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(folder);
-        Ok(items)
+        let mut parts: BTreeMap<usize, Items> = wanted.iter().map(|part| (*part, Items::new())).collect();
+        let mut used = Items::new();
+        for distribution in unpacked.distributions {
+            let part = part_of.get(&distribution.name).and_then(|part| parts.get_mut(part));
+            let shares = unpacked.owners.values().any(|owners| owners.contains(&distribution.name));
+            if part.is_none() && !shares {
+                continue;
+            }
+            let items = writer.distribution(distribution);
+            used.extend(writer.used(distribution, &items, &part_of));
+            if let Some(part) = part {
+                part.extend(items);
+            }
+        }
+        (parts, used)
     }
 
     fn whole(&self) -> closure::ClosureCheck<'_> {
@@ -315,35 +386,20 @@ impl<'a> PythonPackages<'a> {
         }
     }
 
-    /// uv, installed with the root's Python if this machine has none.
-    fn uv_by(&self, own: &Interpreter) -> Result<Uv, Fault> {
-        install::uv(
-            &self.root,
-            &self.uv,
-            Some(&|| {
-                let pip = interpreter::pip(&self.root_files.folder(None)?, self.root_files.config(), &own.version);
-                pip.map(|pip| own.command().arg(pip.join("pip"))).ok_or_else(|| {
-                    Fault::missing("`uv` not found, and no Python to install it with")
-                        .hint("install uv: `cargo xtask quickstart`")
-                })
-            }),
-        )
-    }
-
     /// The root's Python, from the files that it needs, or from the whole root if these are not enough.
-    fn root_python(&self, home: &Path) -> Result<Interpreter, Fault> {
+    fn root_python(&self) -> Result<RootPython, Fault> {
         let config = self.root_files.config();
         let part = self.root_files.folder(Some(&interpreter::PYTHON));
-        part.and_then(|part| Interpreter::of_root(&part, config, home)).or_else(|fault| match fault.exit {
+        part.and_then(|part| RootPython::new(&part, config)).or_else(|fault| match fault.exit {
             Exit::Network => Err(fault),
-            _ => Interpreter::of_root(&self.root_files.folder(None)?, config, home),
+            _ => RootPython::new(&self.root_files.folder(None)?, config),
         })
     }
 
     /// Makes byte code for the wanted groups, and for each version of a shared path.
     fn compile(
         &self,
-        (prefix, shared): (&Path, &Shared),
+        unpacked: &Unpacked<'_>,
         wanted: &BTreeSet<usize>,
         own: Option<&Interpreter>,
     ) -> Result<(), Fault> {
@@ -365,34 +421,15 @@ impl<'a> PythonPackages<'a> {
                 .hint("correct `[root] python` in `images.toml`"));
         }
         let began = Instant::now();
-        let there = format!("{HOME}/lib/{}/site-packages", version_folder(&self.python));
+        let python_folder = version_folder(&self.python);
+        let place = Place { home: HOME, folder: &python_folder };
         let groups = wanted.iter().map(|index| &self.groups[*index]);
         let names: BTreeSet<&str> = groups.flat_map(|group| &group.packages).map(|package| &*package.name).collect();
-        let script = &self.scripts.compile;
-        if !names.is_empty() {
-            compile::compile(compiler, script, (&install::site(prefix, &self.python), &there), &names)?;
-        }
-        for folder in shared.folders().into_values().map(|folder| install::site(&folder, &self.python)) {
-            if folder.exists() {
-                compile::compile(compiler, script, (&folder, &there), &BTreeSet::new())?;
-            }
-        }
+        let site = format!("{HOME}/{}", place.site());
+        let compiler = bytecode::Compiler { interpreter: compiler, script: &self.scripts.compile, site: &site };
+        let chunks = compile::sources(unpacked, &names, &place);
+        compiler.compile(&chunks, &|source| source.read(), &|source, code| source.write(code))?;
         terminal::detail(&format!("byte code made in {}", quantity::seconds(began.elapsed())));
-        Ok(())
-    }
-
-    /// Imports every package, known layers included; only the root's own Python proves something about the image.
-    fn import(&self, own: Option<&Interpreter>, work: &Path, count: usize) -> Result<(), Fault> {
-        let Some(own) = own.filter(|_| self.compiler == Compiler::Root) else {
-            let platform = &self.platform;
-            let why = format!("every package for {platform}: the root's Python cannot run on this machine");
-            terminal::step("passed over", &format!("the import of {why}"));
-            return Ok(());
-        };
-        let began = Instant::now();
-        let passed = compile::import(own, &self.scripts.check, work)?;
-        passed.iter().for_each(|what| terminal::step("passed over", &format!("the import of {what}")));
-        terminal::detail(&format!("{count} packages imported in {}", quantity::seconds(began.elapsed())));
         Ok(())
     }
 }
@@ -402,6 +439,14 @@ impl Realise for PythonPackages<'_> {
         &self.parts
     }
 
+    fn finish(&self) -> Result<(), Fault> {
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        made.iter_mut().filter(|made| !made.finished).try_for_each(|made| {
+            made.finished = true;
+            self.imported(made)
+        })
+    }
+
     fn check(&self) -> Result<(), Fault> {
         closure::check(&self.whole(), &|| uv::indexes(&self.root, &self.requirements))
     }
@@ -409,16 +454,55 @@ impl Realise for PythonPackages<'_> {
     fn produce(&self, wanted: &[usize]) -> Result<Vec<Vec<Item>>, Fault> {
         let groups: BTreeSet<usize> = wanted.iter().copied().filter(|index| *index < self.groups.len()).collect();
         let nothing = wanted.is_empty() || self.groups.is_empty();
-        let mut made = if nothing { Split::default() } else { self.packages(&groups)? };
-        let mut used = Some(std::mem::take(&mut made.used));
+        let (mut made, used) = if nothing { Default::default() } else { self.packages(&groups)? };
+        let mut used = Some(used);
         wanted
             .iter()
-            .map(|index| match made.parts.remove(index) {
+            .map(|index| match made.remove(index) {
                 Some(items) => Ok(items.into_values().collect()),
                 None => self.environment(used.take().unwrap_or_default()),
             })
             .collect()
     }
+}
+
+/// The packages as they are installed, in the order of their names.
+fn distributions(wanted: &WheelRequest<'_>, downloads: &Path, place: &Place<'_>) -> Result<Vec<Distribution>, Fault> {
+    let found = wheels::fetch(wanted, downloads)?;
+    let install = |package: &LockedPackage| {
+        let (path, name) = found
+            .get(&package.name)
+            .ok_or_else(|| Fault::build(format!("no wheel of {} {} was fetched", package.name, package.version)))?;
+        Distribution::new(&Wheel::open(path, name)?, package, place)
+    };
+    let mut out = wanted.packages.iter().map(install).collect::<Result<Vec<_>, _>>()?;
+    out.sort_by(|one, two| one.name.cmp(&two.name));
+    Ok(out)
+}
+
+/// What items have their bytes in, and an import check that may run meanwhile.
+struct Made {
+    import: Option<JoinHandle<Result<Vec<String>, Fault>>>,
+    distributions: Vec<Distribution>,
+    folder: Folder,
+    finished: bool,
+    _downloads: Scratch,
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        // It uses the folder.
+        if let Some(import) = self.import.take() {
+            let _ = import.join();
+        }
+    }
+}
+
+/// Packages as files of this machine.
+struct Unpacked<'a> {
+    folder: &'a Folder,
+    distributions: &'a [Distribution],
+    owners: &'a Owners,
 }
 
 /// Rejects settings of the stage that the recipe does not support; needs no root.
@@ -483,7 +567,7 @@ fn no_compiler(minor: &str) -> Fault {
 }
 
 /// Rejects a lock that forbids wheels for these packages.
-fn wheels(lock: &Lock, packages: &[LockedPackage]) -> Result<(), Fault> {
+fn only_wheels(lock: &Lock, packages: &[LockedPackage]) -> Result<(), Fault> {
     let forbidden = |name: &str| lock.no_binary.contains(":all:") || lock.no_binary.contains(name);
     let names: Vec<&str> =
         packages.iter().map(|package| package.name.as_str()).filter(|name| forbidden(name)).collect();

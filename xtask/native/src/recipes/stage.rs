@@ -27,6 +27,11 @@ pub trait Realise {
     /// Makes these parts; the items of each are sorted by path.
     fn produce(&self, wanted: &[usize]) -> Result<Vec<Vec<Item>>, Fault>;
 
+    /// Ends checks that [`Realise::produce`] has started. A made part may be used again only after that.
+    fn finish(&self) -> Result<(), Fault> {
+        Ok(())
+    }
+
     /// Checks all parts together, new and known ones. Runs in every build, not in a dry run.
     fn check(&self) -> Result<(), Fault> {
         Ok(())

@@ -5,13 +5,14 @@
 
 use super::challenge::{Challenge, choose};
 use super::credentials::{Credential, Credentials};
-use super::deadline::Deadline;
 use super::error_response::{login_hint, refused};
-use super::retry::{Retry, is_retryable};
-use super::transport::{ExchangeError, HttpRequest, HttpResponse, Payload, SHORT, Transport};
-use super::url::{Url, encode};
+use crate::http::Limits;
+use crate::http::deadline::Deadline;
+use crate::http::retry::{Retry, is_retryable};
+use crate::http::transport::{ExchangeError, HttpRequest, HttpResponse, Payload, SHORT, Transport};
+use crate::http::url::{Url, encode};
 use crate::process;
-use crate::registry::{ClientOptions, Endpoint};
+use crate::registry::Endpoint;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -52,7 +53,7 @@ struct TokenAnswer {
 pub(in crate::registry) struct AuthContext<'a> {
     pub(in crate::registry) transport: &'a Transport,
     pub(in crate::registry) credentials: &'a Credentials,
-    pub(in crate::registry) options: &'a ClientOptions,
+    pub(in crate::registry) limits: &'a Limits,
 }
 
 impl Auth {
@@ -163,7 +164,7 @@ fn fetch(
         .base
         .join(&server.realm)
         .ok_or_else(|| Fault::network(&what).cause("its challenge has a realm that is not an http or https URL"))?;
-    let mut retry = Retry::new(context.options);
+    let mut retry = Retry::new(context.limits);
     loop {
         process::interrupted()?;
         let asked = Instant::now();

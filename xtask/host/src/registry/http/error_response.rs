@@ -2,7 +2,7 @@
 //!
 //! Absent is said only by a registry's own error or by a 404 of something that has proved to be a registry.
 
-use super::transport::{HttpResponse, SHORT};
+use crate::http::transport::{HttpResponse, SHORT, status as answered};
 use serde::Deserialize;
 use xtask_model::fault::Fault;
 use xtask_model::spec::reference::Repository;
@@ -31,7 +31,7 @@ pub(in crate::registry) struct ErrorResponse {
 
 impl ErrorResponse {
     pub(in crate::registry) fn read(reply: HttpResponse) -> Self {
-        let (status, url) = (reply.status, reply.url.clone());
+        let (status, mut cause) = (reply.status, answered(&reply));
         let body = reply.bytes(SHORT).unwrap_or_default();
         let errors = serde_json::from_slice::<Errors>(&body).map(|errors| errors.errors).unwrap_or_default();
         let said: Vec<String> = errors
@@ -41,11 +41,6 @@ impl ErrorResponse {
                 None => printable(&error.code),
             })
             .collect();
-        let reason = ureq::http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
-        let mut cause = format!("`{url}` answered {status}");
-        if let Some(reason) = reason {
-            cause.push_str(&format!(" {reason}"));
-        }
         if !said.is_empty() {
             cause.push_str(&format!(" ({})", said.join("; ")));
         }

@@ -3,19 +3,17 @@
 //! `Authorization` is sent to the registry's own origin only, however a redirect or a `Location` is spelled.
 
 use super::auth::{Attempt, AuthContext, Scopes};
-use super::deadline::Deadline;
 use super::error_response::{ErrorResponse, create_hint, login_hint};
-use super::retry::{Retry, is_retryable};
-use super::transport::{ExchangeError, HttpRequest, HttpResponse, Payload};
-use super::url::Url;
+use crate::http::deadline::Deadline;
+use crate::http::retry::{Retry, is_retryable};
+use crate::http::transport::{ExchangeError, HttpRequest, HttpResponse, Payload, insecure, redirected};
+use crate::http::url::Url;
 use crate::process;
 use crate::registry::{Answer, Client, Credential, Endpoint};
 use std::sync::PoisonError;
 use ureq::http::Method;
 use xtask_model::fault::Fault;
 use xtask_model::spec::reference::Repository;
-
-const REDIRECTS: usize = 5;
 
 pub(in crate::registry) struct ApiRequest<'a> {
     /// The sentence for a fault: "cannot read `…`".
@@ -62,7 +60,7 @@ impl Client {
         deadline: &Deadline,
     ) -> Result<Result<HttpResponse, ExchangeError>, Fault> {
         let context =
-            AuthContext { transport: &self.transport, credentials: &self.options.credentials, options: &self.options };
+            AuthContext { transport: &self.transport, credentials: &self.options.credentials, limits: &self.limits };
         let mut scopes = ask.scopes.clone();
         let mut url = ask.url.clone();
         let (mut challenges, mut redirects) = (0_u32, 0);
@@ -77,7 +75,8 @@ impl Client {
                 Ok(reply) => reply,
                 Err(broken) => {
                     process::interrupted()?;
-                    return Ok(Err(broken));
+                    let hint = format!("if the registry is meant to use plain HTTP, {}", insecure(url.authority()));
+                    return Ok(Err(if broken.plain { broken.hint(hint) } else { broken }));
                 }
             };
             // One answer to learn the challenge, one because a token was spent; a third would change nothing.
@@ -108,7 +107,7 @@ impl Client {
         ask: &ApiRequest<'_>,
         finish: impl Fn(HttpResponse) -> Result<T, ExchangeError>,
     ) -> Result<T, Fault> {
-        self.send_within(endpoint, ask, &mut Retry::new(&self.options), finish)
+        self.send_within(endpoint, ask, &mut Retry::new(&self.limits), finish)
     }
 
     /// As [`Self::send`], as a part of a longer operation.
@@ -131,35 +130,8 @@ impl Client {
                 },
                 Err(broken) => (broken, None),
             };
-            self.pause_or_fail(ask.what, broken, after, retry)?;
+            retry.pause_or_fail(ask.what, broken, after)?;
         }
-    }
-
-    /// Pauses before the next try, or ends with the fault of the last one.
-    pub(in crate::registry) fn pause_or_fail(
-        &self,
-        what: &str,
-        broken: ExchangeError,
-        after: Option<std::time::Duration>,
-        retry: &mut Retry,
-    ) -> Result<(), Fault> {
-        process::interrupted()?;
-        let given_up = broken.unreachable && retry.failed() + 1 >= self.options.connect_tries;
-        if !broken.again || (given_up && self.options.connect_tries < self.options.tries) {
-            return Err(broken.fault(what));
-        }
-        if retry.pause(after)? {
-            return Ok(());
-        }
-        let fault = broken.fault(what);
-        let tries = retry.failed();
-        Err(match after {
-            Some(asked) if tries < self.options.tries => {
-                fault.cause(format!("it asks to wait {} s, longer than the time left for retries", asked.as_secs()))
-            }
-            _ if tries > 1 => fault.cause(format!("gave up after {tries} tries")),
-            _ => fault,
-        })
     }
 
     /// Sends a request whose answer has a short body or none: the answer's status, or its refusal.
@@ -239,17 +211,4 @@ impl Client {
         self.proven.lock().unwrap_or_else(PoisonError::into_inner).remove(&endpoint.name);
         self.prove(&endpoint)
     }
-}
-
-/// Target of a redirect; never from HTTPS to plain HTTP.
-fn redirected(reply: &HttpResponse, count: usize) -> Result<Url, ExchangeError> {
-    let from = &reply.url;
-    if count > REDIRECTS {
-        return Err(ExchangeError::lasting(format!("`{from}` redirects more than {REDIRECTS} times")));
-    }
-    let target = reply.location().ok_or_else(|| ExchangeError::lasting(format!("`{from}` redirects to no address")))?;
-    if from.is_https() && !target.is_https() {
-        return Err(ExchangeError::lasting(format!("`{from}` redirects to `{target}`, which is unencrypted")));
-    }
-    Ok(target)
 }

@@ -66,7 +66,7 @@ impl Repo {
             let differences = committed.differences(&tree, kind, &parsed).unwrap();
             let path = self.path(&format!("target/{kind}.commit.json"));
             let memory = Memory { path: &path, writes: true };
-            let remembered = compare(&tree, kind, &parsed, &commit.id, &memory, true).unwrap();
+            let remembered = compare(&tree, kind, &parsed, &commit.id, &memory, &|| opened(&tree, &commit.id)).unwrap();
             assert_eq!(remembered.differences, differences, "what is remembered of the commit says the same");
             assert_eq!(remembered.pointers, committed.pointers(&parsed));
             found.extend(
@@ -89,6 +89,10 @@ fn clean_for_git(what: &str, act: impl FnOnce(&Repo), expected: &[&str]) {
     let status = repo.git(&["status", "--porcelain"]);
     assert_eq!(status, "", "{what}: git is to call this clean");
     assert_eq!(repo.differences(), expected, "{what}");
+}
+
+fn opened(tree: &Tree, id: &str) -> Result<&'static Committed, Fault> {
+    Committed::open(&tree.root, id, true).map(|committed| &*Box::leak(Box::new(committed)))
 }
 
 #[test]
@@ -309,7 +313,8 @@ fn an_edit_is_compared_with_what_is_remembered_and_line_ends_with_git() {
     let compared = |id: &str| {
         let tree = Tree::with_registry(None, Box::new(repo.0.path().to_owned())).unwrap();
         let parsed = facts::parse(&tree, ImageKind::App, &BTreeMap::new()).unwrap();
-        let found = compare(&tree, ImageKind::App, &parsed, id, &Memory { path: &path, writes: false }, true);
+        let found =
+            compare(&tree, ImageKind::App, &parsed, id, &Memory { path: &path, writes: false }, &|| opened(&tree, id));
         found.map(|found| found.differences.into_iter().map(|found| found.path.clone()).collect::<Vec<_>>())
     };
     // Without git's objects, only what is remembered can answer.

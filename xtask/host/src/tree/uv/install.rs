@@ -32,12 +32,6 @@ pub fn install(root: &Path) -> Result<Uv, Fault> {
     })
 }
 
-/// The same by a pip that is known to be there: its call up to `install`.
-pub fn install_by(root: &Path, pip: &Command) -> Result<Uv, Fault> {
-    let pip = pip.clone().arg("--target").arg(root.join(TOOLS).join("uv"));
-    installed(root, &pip, |fault| fault.hint("install uv by hand, in the version of `dockerfiles/installer.lock`"))
-}
-
 fn installed(root: &Path, pip: &Command, help: impl FnOnce(Fault) -> Fault) -> Result<Uv, Fault> {
     let tools = root.join(TOOLS);
     let call = pip.clone().args(["--quiet", "--disable-pip-version-check", "--no-input"]).args(wanted(root));

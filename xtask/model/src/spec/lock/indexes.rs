@@ -7,10 +7,25 @@
 use super::pip::{Settings, Variables};
 use crate::fault::Fault;
 use crate::spec::requirements::{LocationKind, Options, Requirements, secret};
+use crate::spec::wheel::page::decoded;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 const VARIABLES: [&str; 5] = ["UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_INDEX", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS"];
+
+/// The index where nothing names another.
+const DEFAULT: &str = "https://pypi.org/simple";
+
+/// Values of `UV_INDEX_STRATEGY`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strategy {
+    /// Only the first index that has the package, whatever its versions.
+    FirstIndex,
+    /// The first index that has the version.
+    FirstMatch,
+    /// All indexes.
+    BestMatch,
+}
 
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Indexes {
@@ -121,6 +136,34 @@ impl Indexes {
         self.no_index
     }
 
+    /// The indexes in the order in which they are asked. They may hold passwords.
+    pub fn in_order(&self) -> Vec<&str> {
+        if self.no_index {
+            return Vec::new();
+        }
+        let default = self.repository.as_ref().or(self.machine.as_ref()).map_or(DEFAULT, String::as_str);
+        self.extra.iter().map(String::as_str).chain([default]).collect()
+    }
+
+    /// Pages of links and folders with files. They may hold passwords.
+    pub fn links(&self) -> &[String] {
+        &self.links
+    }
+
+    /// Which indexes count if several have a package.
+    pub fn strategy(&self) -> Strategy {
+        match self.strategy.as_deref() {
+            Some("unsafe-first-match") => Strategy::FirstMatch,
+            Some("unsafe-best-match") => Strategy::BestMatch,
+            _ => Strategy::FirstIndex,
+        }
+    }
+
+    /// Hosts whose certificates are not checked: `host` or `host:port`.
+    pub fn trusted(&self) -> &[String] {
+        &self.trusted
+    }
+
     /// The same as secrets of a Dockerfile's steps, by their ids. The default index there is the machine's: the installer
     /// comes from it too. A repository's own stands last among the others, which are all asked before.
     pub fn secrets(&self) -> BTreeMap<&'static str, String> {
@@ -204,18 +247,6 @@ fn encoded(text: &str) -> String {
             _ => format!("%{b:02X}"),
         })
         .collect()
-}
-
-fn decoded(text: &str) -> String {
-    let mut bytes = Vec::new();
-    let mut rest = text.as_bytes();
-    while let [first, tail @ ..] = rest {
-        let hex = tail.get(..2).and_then(|two| u8::from_str_radix(std::str::from_utf8(two).ok()?, 16).ok());
-        let (byte, tail) = hex.filter(|_| *first == b'%').map_or((*first, tail), |byte| (byte, &tail[2..]));
-        bytes.push(byte);
-        rest = tail;
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 #[derive(Default)]

@@ -3,8 +3,9 @@
 //! Uses the lock's records. For pins without records the metadata is fetched, so that an edited lock is checked before
 //! anything is published, even if all layers are known.
 
+use super::distribution::Distribution;
 use super::environment::Environment;
-use super::install;
+use super::wheels;
 use std::collections::BTreeMap;
 use std::path::Path;
 use xtask_host::terminal;
@@ -13,7 +14,7 @@ use xtask_model::fault::{Exit, Fault};
 use xtask_model::spec::lock::closure::{self, PackageMetadata};
 use xtask_model::spec::lock::{Indexes, Lock, LockedPackage};
 use xtask_model::spec::reference::Platform;
-use xtask_model::spec::requirements::{Requirement, Version, normalised};
+use xtask_model::spec::requirements::{Requirement, Version};
 
 pub(super) struct ClosureCheck<'a> {
     pub(super) root: &'a Path,
@@ -40,23 +41,15 @@ pub(super) fn check(wanted: &ClosureCheck<'_>, indexes: &dyn Fn() -> Result<Inde
         terminal::detail("some packages have no dependency record in the lock; reading their metadata");
         let targets: Vec<Target> =
             Target::new(wanted.platform, &environment.minor(), wanted.glibc).into_iter().collect();
-        install::uv(wanted.root, wanted.uv, None)?.describe(lock, &indexes()?, &targets)?
+        wheels::uv(wanted.root, wanted.uv)?.describe(lock, &indexes()?, &targets)?
     };
     judged(closure::unmet(wanted.asked, &lock.packages, &|package| records.of(package), environment.markers()))
 }
 
-/// Checks the metadata of installed distributions against all pins.
-pub(super) fn check_installed(wanted: &ClosureCheck<'_>, site: &Path) -> Result<(), Fault> {
-    let cannot = |error: std::io::Error| Fault::build(format!("cannot read `{}`", site.display())).cause(error);
-    let mut found: BTreeMap<String, PackageMetadata> = BTreeMap::new();
-    for entry in std::fs::read_dir(site).map_err(cannot)? {
-        let path = entry.map_err(cannot)?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let Some(stem) = name.strip_suffix(".dist-info") else { continue };
-        let text = std::fs::read(path.join("METADATA")).map_err(cannot)?;
-        let name = stem.split_once('-').map_or(stem, |(name, _)| name);
-        found.insert(normalised(name), PackageMetadata::of_metadata(&String::from_utf8_lossy(&text)));
-    }
+/// Checks the metadata of the distributions against all pins.
+pub(super) fn check_installed(wanted: &ClosureCheck<'_>, distributions: &[Distribution]) -> Result<(), Fault> {
+    let metadata = |one: &Distribution| (one.name.clone(), PackageMetadata::of_metadata(&one.metadata));
+    let found: BTreeMap<String, PackageMetadata> = distributions.iter().map(metadata).collect();
     let needs = |package: &LockedPackage| found.get(&package.name);
     judged(closure::unmet(wanted.asked, &wanted.lock.packages, &needs, wanted.environment.markers()))
 }
@@ -80,13 +73,11 @@ mod tests {
         let hash = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
         let text: String = pins.iter().map(|pin| format!("{pin} --hash={hash}\n")).collect();
         let mut lock = Lock::parse(Path::new("r.lock"), &format!("{HEAD}{text}")).unwrap();
-        let site = tempfile::tempdir().unwrap();
+        let mut distributions = Vec::new();
         for package in lock.packages.clone() {
             let metadata = if package.name == "needw" { "Requires-Dist: plain<1.1\n" } else { "" };
             lock.records.set_metadata(&package, PackageMetadata::of_metadata(metadata));
-            let info = site.path().join(format!("{}-{}.dist-info", package.name, package.version));
-            std::fs::create_dir(&info).unwrap();
-            std::fs::write(info.join("METADATA"), metadata).unwrap();
+            distributions.push(Distribution::of_metadata(&package.name, metadata));
         }
         let platform = "linux/amd64".parse().unwrap();
         let environment = Environment::new(python, &platform).unwrap();
@@ -100,7 +91,7 @@ mod tests {
             uv: "1",
         };
         let none = || -> Result<Indexes, Fault> { panic!("nothing is asked of an index") };
-        [check(&wanted, &none).err(), check_installed(&wanted, site.path()).err()]
+        [check(&wanted, &none).err(), check_installed(&wanted, &distributions).err()]
     }
 
     #[test]

@@ -1,22 +1,69 @@
-//! Byte code and import checks, with the image's Python or one like it.
-//!
-//! Runs programs; new files are written next to the sources.
+//! What byte code is made of, and the import check, with the image's Python or one like it.
 
+use super::Unpacked;
+use super::bytecode::{self, Source};
+use super::distribution::{Distribution, Place};
 use super::interpreter::Interpreter;
-use std::collections::BTreeSet;
-use std::path::Path;
-use xtask_model::fault::{Exit, Fault};
+use crate::layer::item::Bytes;
+use crate::layer::packed::contents;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use xtask_model::fault::Fault;
 
-/// Compiles the sources of these distributions in `site` with the repository's script, as if they were at `path` in the
-/// image.
-pub(super) fn compile(
-    interpreter: &Interpreter,
-    script: &Path,
-    (site, path): (&Path, &str),
+/// A source, and where its byte code goes.
+pub(super) struct SourceFile<'a> {
+    /// Path below site-packages.
+    path: &'a str,
+    bytes: &'a Bytes,
+    /// `None` if another distribution's version is used; it is compiled all the same, because it shares a process.
+    to: Option<PathBuf>,
+}
+
+impl SourceFile<'_> {
+    pub(super) fn read(&self) -> Result<Source<'_>, Fault> {
+        Ok((self.path, contents(self.bytes)?))
+    }
+
+    /// Writes byte code into the unpacked packages, where the import check uses it.
+    pub(super) fn write(&self, code: Option<Vec<u8>>) -> Result<(), Fault> {
+        let (Some(file), Some(code)) = (&self.to, code) else { return Ok(()) };
+        let folder = file.parent().unwrap_or(file);
+        // A wheel's own byte code may be there.
+        let written = std::fs::create_dir_all(folder).and_then(|()| std::fs::write(file, code));
+        written.map_err(|error| Fault::build(format!("cannot write `{}`", file.display())).cause(error))
+    }
+}
+
+/// The sources of these distributions as they share processes, the largest first. A version of a shared path that is not used
+/// is on its own.
+pub(super) fn sources<'a>(
+    unpacked: &Unpacked<'a>,
     names: &BTreeSet<&str>,
-) -> Result<(), Fault> {
-    let call = interpreter.command().arg("-S").arg(script).arg(site).arg(path).args(names);
-    call.read(Exit::Build).map(drop).map_err(|fault| fault.needed_by("the packages' byte code"))
+    place: &Place<'_>,
+) -> Vec<Vec<SourceFile<'a>>> {
+    let (site, home) = (format!("{}/", place.site()), unpacked.folder.home());
+    let files_of: BTreeMap<&str, &Distribution> =
+        unpacked.distributions.iter().map(|one| (one.name.as_str(), one)).collect();
+    let source = |path: &'a str, owner: &str, to: Option<PathBuf>| {
+        let below = path.strip_prefix(&site).filter(|below| bytecode::is_source(below))?;
+        Some(SourceFile { path: below, bytes: &files_of.get(owner)?.files.get(path)?.bytes, to })
+    };
+    let mut chunks = Vec::new();
+    for distribution in unpacked.distributions.iter().filter(|one| names.contains(&*one.name)) {
+        let sources = distribution.files.keys().filter_map(|path| {
+            let used = unpacked.owners.get(path).and_then(|owners| owners.last()).unwrap_or(&distribution.name);
+            let to = place.byte_code(path).filter(|_| *used == distribution.name).map(|code| home.join(code));
+            source(path, used, to)
+        });
+        chunks.extend(bytecode::together(sources.collect()));
+    }
+    for (path, owners) in unpacked.owners {
+        let own = |name: &String| place.byte_code(path).map(|code| unpacked.folder.own(name).join(code));
+        chunks.extend(owners.iter().filter_map(|name| source(path, name, own(name))).map(|source| vec![source]));
+    }
+    let size = |chunk: &[SourceFile<'_>]| chunk.iter().map(|source| source.bytes.size()).sum::<u64>();
+    chunks.sort_by_key(|chunk| std::cmp::Reverse(size(chunk)));
+    chunks
 }
 
 /// Imports every installed distribution with the repository's script, and returns the skipped ones with reasons.

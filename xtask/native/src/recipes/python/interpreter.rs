@@ -14,6 +14,7 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use xtask_host::process::{self, Command};
+use xtask_host::scratch::Scratch;
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::context::ContextPath;
 use xtask_model::spec::oci::Config;
@@ -51,6 +52,17 @@ pub(super) struct Interpreter {
     magic: u16,
 }
 
+/// The Python of an unpacked root.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct RootPython {
+    /// Folder of the program.
+    base: PathBuf,
+    /// Start of a shell command without the program's arguments.
+    call: String,
+    version: String,
+    magic: u16,
+}
+
 /// Magic number of all releases of a CPython minor version; `None` for versions newer than this table.
 pub(super) fn magic(minor: &str) -> Option<u16> {
     // Lib/importlib/_bootstrap_external.py, later Include/internal/pycore_magic_number.h.
@@ -74,10 +86,11 @@ impl Interpreter {
         // A launcher on the PATH may choose a version; this runs what it chose.
         ask(&process::found(name)?).ok()
     }
+}
 
-    /// The root's Python, with a new environment at `home`: a script there starts the program through the root's
-    /// loader.
-    pub(super) fn of_root(root: &Path, config: &Config, home: &Path) -> Result<Self, Fault> {
+impl RootPython {
+    /// Finds the program, and runs it once.
+    pub(super) fn new(root: &Path, config: &Config) -> Result<Self, Fault> {
         let cannot = |what: &str| Fault::build("cannot run the root's Python on this machine").cause(what);
         let program = super::paths(config).into_iter().find_map(|folder| {
             let file = within(root, &Path::new(&folder).join("python3")).filter(|file| file.is_file())?;
@@ -87,10 +100,9 @@ impl Interpreter {
         let bytes = fs::read(&program).map_err(|error| cannot(&error.to_string()))?;
         let loader = loader(&bytes).map_err(|error| cannot(&error.to_string()))?;
         let shown = |path: &Path| process::quoted(&path.to_string_lossy()).into_owned();
-        let script = home.join("bin/python3");
         let call = match loader {
             // A static program runs directly.
-            None => shown(&program),
+            None => format!("exec {}", shown(&program)),
             Some(loader) => {
                 let loader = within(root, Path::new(&loader)).filter(|file| file.is_file());
                 let loader = loader.ok_or_else(|| cannot("its loader is missing in the root"))?;
@@ -100,38 +112,33 @@ impl Interpreter {
                     return Err(cannot("its folder's name contains `:` or `;`, which separate folders for the loader"));
                 }
                 format!(
-                    "{} --inhibit-cache --library-path {} --argv0 {} {}",
+                    "exec {} --inhibit-cache --library-path {} --argv0 \"$0\" {}",
                     shown(&loader),
                     process::quoted(&libraries.join(":")),
-                    shown(&script),
                     shown(&program)
                 )
             }
         };
-        let base = root.join(folder.trim_start_matches('/'));
+        let mut found =
+            Self { base: root.join(folder.trim_start_matches('/')), call, version: String::new(), magic: 0 };
+        let home = Scratch::new().map_err(|error| cannot(&error.to_string()))?;
+        let asked = ask(&found.in_home(home.path())?.program)?;
+        (found.version, found.magic) = (asked.version, asked.magic);
+        Ok(found)
+    }
+
+    /// Makes an environment at `home`: a script there starts the program through the root's loader.
+    pub(super) fn in_home(&self, home: &Path) -> Result<Interpreter, Fault> {
+        let script = home.join("bin/python3");
         let write = || {
             fs::create_dir_all(home.join("bin"))?;
-            fs::write(home.join("pyvenv.cfg"), configuration(&base.to_string_lossy()))?;
-            fs::write(&script, format!("#!/bin/sh\nexec {call} \"$@\"\n"))?;
+            fs::write(home.join("pyvenv.cfg"), configuration(&self.base.to_string_lossy()))?;
+            fs::write(&script, format!("#!/bin/sh\n{} \"$@\"\n", self.call))?;
             fs::set_permissions(&script, fs::Permissions::from_mode(0o755))
         };
-        write().map_err(|error| cannot(&error.to_string()))?;
-        ask(&script)
+        write().map_err(|error| Fault::build("cannot run the root's Python on this machine").cause(error))?;
+        Ok(Interpreter { program: script, version: self.version.clone(), magic: self.magic })
     }
-}
-
-/// The wheel of pip in a root, which can run without installation.
-pub(super) fn pip(root: &Path, config: &Config, version: &str) -> Option<PathBuf> {
-    let minor = version.split('.').take(2).collect::<Vec<_>>().join(".");
-    let beside =
-        super::paths(config).into_iter().map(|folder| format!("{folder}/../lib/python{minor}/ensurepip/_bundled"));
-    let folders = beside.chain(["/usr/share/python-wheels".to_owned()]);
-    folders.filter_map(|folder| fs::read_dir(within(root, Path::new(&folder))?).ok()).flatten().flatten().find_map(
-        |entry| {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            (name.starts_with("pip-") && name.ends_with(".whl")).then(|| entry.path())
-        },
-    )
 }
 
 /// Contents of `pyvenv.cfg`.

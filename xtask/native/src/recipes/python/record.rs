@@ -1,7 +1,6 @@
-//! `RECORD` files and scripts of installed distributions.
+//! `RECORD` files of distributions.
 //!
-//! Pure. `RECORD` is the list of PEP 376: path from site-packages, `sha256=…`, size. A script's first line names the
-//! interpreter.
+//! Pure. `RECORD` is the list of PEP 376: path from site-packages, `sha256=…`, size.
 
 use sha2::{Digest as _, Sha256};
 
@@ -83,38 +82,6 @@ pub(super) fn hash(bytes: &[u8]) -> String {
     format!("sha256={}", base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(Sha256::digest(bytes)))
 }
 
-/// Converts a path of `RECORD` to one from the environment's folder (`lib/python3.13/site-packages/…`); `None` if it
-/// leads out.
-pub(super) fn within(site: &str, path: &str) -> Option<String> {
-    let mut parts: Vec<&str> = site.split('/').collect();
-    if path.starts_with('/') {
-        return None;
-    }
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => drop(parts.pop()?),
-            other => parts.push(other),
-        }
-    }
-    Some(parts.join("/"))
-}
-
-/// Replaces the interpreter in a script's first line; `None` if the script has another interpreter.
-///
-/// For a path that is too long for the kernel or contains a blank, installers write three lines: a shell command that
-/// starts the interpreter, which Python reads as an empty string.
-pub(super) fn of_interpreter(script: &[u8], from: &str, to: &str) -> Option<Vec<u8>> {
-    let direct = format!("#!{from}\n");
-    let rest = script.strip_prefix(direct.as_bytes()).or_else(|| {
-        let after = script.strip_prefix(b"#!/bin/sh\n'''exec' ")?;
-        let line = after.iter().position(|b| *b == b'\n')?;
-        let named = String::from_utf8_lossy(&after[..line]).replace("'\"'\"'", "'").replace("'\\''", "'");
-        named.contains(from).then(|| after[line + 1..].strip_prefix(b"' '''\n")).flatten()
-    })?;
-    Some([format!("#!{to}\n").as_bytes(), rest].concat())
-}
-
 /// Path of a source's byte code: `a/__pycache__/b.cpython-313.pyc`.
 pub(super) fn byte_code(source: &str, tag: &str) -> Option<String> {
     let stem = source.strip_suffix(".py")?;
@@ -147,36 +114,6 @@ mod tests {
     #[test]
     fn a_file_is_hashed_as_installers_do() {
         assert_eq!(hash(b""), "sha256=47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU");
-    }
-
-    #[track_caller]
-    fn leads(path: &str, to: Option<&str>) {
-        assert_eq!(within("lib/python3.13/site-packages", path).as_deref(), to);
-    }
-
-    #[test]
-    fn paths_stay_in_the_environment() {
-        leads("a/b.py", Some("lib/python3.13/site-packages/a/b.py"));
-        leads("../../../bin/flask", Some("bin/flask"));
-        leads("../../../share//man/./man1/x.1", Some("share/man/man1/x.1"));
-        leads("../../../../etc/passwd", None);
-        leads("/etc/passwd", None);
-    }
-
-    #[track_caller]
-    fn script(from: &str, script: &str, expected: Option<&str>) {
-        let found = of_interpreter(script.as_bytes(), from, "/opt/venv/bin/python3");
-        assert_eq!(found.map(|bytes| String::from_utf8(bytes).unwrap()).as_deref(), expected);
-    }
-
-    #[test]
-    fn scripts_name_the_images_python() {
-        let mine = Some("#!/opt/venv/bin/python3\nimport x\n");
-        script("/usr/bin/python3", "#!/usr/bin/python3\nimport x\n", mine);
-        script("/a b/python3", "#!/bin/sh\n'''exec' '/a b/python3' \"$0\" \"$@\"\n' '''\nimport x\n", mine);
-        script("/usr/bin/python3", "#!/usr/bin/python3.11\nimport x\n", None);
-        script("/usr/bin/python3", "#!/bin/sh\necho hello\n", None);
-        script("/usr/bin/python3", "\x7fELF", None);
     }
 
     #[test]

@@ -38,7 +38,7 @@ impl Proxies {
         }
     }
 
-    pub(in crate::registry) fn for_url(&self, url: &Url) -> Option<&str> {
+    pub(crate) fn for_url(&self, url: &Url) -> Option<&str> {
         let direct = url.is_loopback() || self.none_for.split(',').any(|entry| exempts(entry.trim(), url));
         let proxy = if url.is_https() { &self.https } else { &self.http };
         proxy.as_deref().filter(|_| !direct)

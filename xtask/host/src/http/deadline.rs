@@ -2,13 +2,13 @@
 //!
 //! It measures and never sleeps. Pauses that a registry asks for are not counted: these have a limit of their own.
 
-use crate::registry::ClientOptions;
+use super::Limits;
 use std::time::{Duration, Instant};
 use xtask_model::quantity;
 
 /// The deadline of one operation, all of its tries included.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::registry) struct Deadline {
+pub(crate) struct Deadline {
     began: Instant,
     base: Duration,
     /// Bytes a second.
@@ -25,29 +25,29 @@ const LONGEST: Duration = Duration::from_secs(30 * 86_400);
 
 impl Deadline {
     /// The deadline of an operation that begins now and exchanges short documents.
-    pub(in crate::registry) fn new(options: &ClientOptions) -> Self {
-        let (base, speed) = (options.deadline, options.min_speed.max(1));
-        Self { began: Instant::now(), base, speed, bytes: 0, expected: 0, idle: options.idle_timeout }
+    pub(crate) fn new(limits: &Limits) -> Self {
+        let (base, speed) = (limits.deadline, limits.min_speed.max(1));
+        Self { began: Instant::now(), base, speed, bytes: 0, expected: 0, idle: limits.idle_timeout }
     }
 
     /// The deadline of a download of at most `most` bytes. It grows with the received bytes.
-    pub(in crate::registry) fn of_download(options: &ClientOptions, most: u64) -> Self {
-        Self { expected: most, ..Self::new(options) }
+    pub(crate) fn of_download(limits: &Limits, most: u64) -> Self {
+        Self { expected: most, ..Self::new(limits) }
     }
 
     /// The deadline of an upload. A registry is silent while it puts a large blob together, 1 s for 10 MB at most.
-    pub(in crate::registry) fn of_upload(options: &ClientOptions, bytes: u64) -> Self {
-        let short = Self::new(options);
+    pub(crate) fn of_upload(limits: &Limits, bytes: u64) -> Self {
+        let short = Self::new(limits);
         let idle = short.idle.saturating_mul(2) + Duration::from_secs(bytes / 10_000_000);
         Self { bytes, expected: bytes, idle, ..short }
     }
 
     /// Counts bytes that moved.
-    pub(in crate::registry) fn grow(&mut self, bytes: u64) {
+    pub(crate) fn grow(&mut self, bytes: u64) {
         self.bytes = self.bytes.saturating_add(bytes);
     }
 
-    pub(in crate::registry) fn pause(&mut self, pause: Duration) {
+    pub(crate) fn pause(&mut self, pause: Duration) {
         self.began += pause;
     }
 
@@ -57,35 +57,35 @@ impl Deadline {
     }
 
     /// The longest that a request may still take; never zero, which would mean no limit.
-    pub(in crate::registry) fn left(&self) -> Duration {
+    pub(crate) fn left(&self) -> Duration {
         let allowed = self.allowed(self.expected.max(self.bytes));
         allowed.saturating_sub(self.began.elapsed()).clamp(Duration::from_millis(1), LONGEST)
     }
 
     /// True if it is over for the bytes that have moved.
-    pub(in crate::registry) fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.began.elapsed() >= self.allowed(self.bytes)
     }
 
     /// The longest silence, and the time over which the speed is measured.
-    pub(in crate::registry) fn idle(&self) -> Duration {
+    pub(crate) fn idle(&self) -> Duration {
         self.idle
     }
 
     /// Both limits, as messages say them: `limit: 60 s, and 1 s more for each 10.0 kB of 4.2 MB`.
-    pub(in crate::registry) fn limits(&self) -> String {
+    pub(crate) fn limits(&self) -> String {
         let (base, speed) = (quantity::seconds(self.base), quantity::bytes(self.speed));
         format!("limit: {base}, plus 1 s for each {speed} of {}", quantity::bytes(self.bytes))
     }
 
-    pub(in crate::registry) fn pace(&self) -> Pace {
+    pub(crate) fn pace(&self) -> Pace {
         Pace { since: Instant::now(), bytes: 0, speed: self.speed, window: self.idle }
     }
 }
 
 /// The speed at which bytes move now.
 #[derive(Debug)]
-pub(in crate::registry) struct Pace {
+pub(crate) struct Pace {
     since: Instant,
     bytes: u64,
     speed: u64,
@@ -94,7 +94,7 @@ pub(in crate::registry) struct Pace {
 
 impl Pace {
     /// Counts bytes that moved; an error in words where too few did within the last window.
-    pub(in crate::registry) fn moved(&mut self, bytes: u64) -> Result<(), String> {
+    pub(crate) fn moved(&mut self, bytes: u64) -> Result<(), String> {
         self.bytes += bytes;
         let elapsed = self.since.elapsed();
         if elapsed < self.window {
@@ -114,14 +114,14 @@ impl Pace {
 mod tests {
     use super::*;
 
-    fn options() -> ClientOptions {
+    fn limits() -> Limits {
         let (deadline, idle_timeout) = (Duration::from_secs(60), Duration::from_millis(20));
-        ClientOptions { deadline, idle_timeout, min_speed: 10_000, ..ClientOptions::default() }
+        Limits { deadline, idle_timeout, min_speed: 10_000, ..Limits::default() }
     }
 
     #[test]
     fn a_deadline_grows_with_the_bytes() {
-        let mut deadline = Deadline::of_download(&options(), 2_000_000);
+        let mut deadline = Deadline::of_download(&limits(), 2_000_000);
         assert_eq!(deadline.allowed(0), Duration::from_secs(60));
         assert!(deadline.left() > Duration::from_secs(250) && !deadline.is_over());
         deadline.grow(1_000_000);
@@ -130,18 +130,18 @@ mod tests {
         assert!(said.contains("60.0 s") && said.contains("10.0 kB") && said.contains("1.0 MB"), "{said}");
         deadline.grow(u64::MAX);
         assert_eq!(deadline.left(), LONGEST);
-        let late = Deadline { base: Duration::ZERO, ..Deadline::of_download(&options(), 2_000_000) };
+        let late = Deadline { base: Duration::ZERO, ..Deadline::of_download(&limits(), 2_000_000) };
         assert!(late.is_over(), "what has not come earns no time");
     }
 
     #[test]
     fn an_upload_may_be_silent_for_longer() {
-        assert_eq!(Deadline::of_upload(&options(), 50_000_000).idle(), Duration::from_millis(5040));
+        assert_eq!(Deadline::of_upload(&limits(), 50_000_000).idle(), Duration::from_millis(5040));
     }
 
     #[test]
     fn a_drip_is_slower_than_the_minimum() {
-        let mut pace = Deadline::new(&options()).pace();
+        let mut pace = Deadline::new(&limits()).pace();
         pace.moved(1).unwrap();
         std::thread::sleep(Duration::from_millis(25));
         let why = pace.moved(1).unwrap_err();

@@ -6,7 +6,7 @@ use std::fmt;
 
 /// An absolute address; its query may carry a signature, so [`fmt::Display`] leaves it out.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::registry) struct Url {
+pub(crate) struct Url {
     https: bool,
     authority: String,
     target: String,
@@ -14,12 +14,12 @@ pub(in crate::registry) struct Url {
 
 impl Url {
     /// The root of `authority`, a host with or without a port.
-    pub(in crate::registry) fn root(https: bool, authority: &str) -> Option<Self> {
+    pub(crate) fn root(https: bool, authority: &str) -> Option<Self> {
         Self::parse(&format!("{}://{authority}/", if https { "https" } else { "http" }))
     }
 
     /// Reads an absolute address; `None` where it is not one or where it carries a user name.
-    pub(in crate::registry) fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let (scheme, rest) = text.split_once("://")?;
         let https = match scheme.to_ascii_lowercase().as_str() {
             "https" => true,
@@ -40,9 +40,8 @@ impl Url {
         Some(Self { https, authority, target })
     }
 
-    /// The address that `location`, absolute or relative, means when this one answers with it (RFC 3986, without dot
-    /// segments, which registries do not send).
-    pub(in crate::registry) fn join(&self, location: &str) -> Option<Self> {
+    /// The address that `location`, absolute or relative, means when this one answers with it (RFC 3986).
+    pub(crate) fn join(&self, location: &str) -> Option<Self> {
         let scheme = if self.https { "https" } else { "http" };
         if let Some(rest) = location.strip_prefix("//") {
             return Self::parse(&format!("{scheme}://{rest}"));
@@ -58,15 +57,15 @@ impl Url {
             Some(_) => format!("{folder}{location}"),
             None => return None,
         };
-        Self::parse(&format!("{scheme}://{}{target}", self.authority))
+        Self::parse(&format!("{scheme}://{}{}", self.authority, without_dots(&target)))
     }
 
     /// The same origin with another path, which begins with a slash.
-    pub(in crate::registry) fn at(&self, path: &str) -> Self {
+    pub(crate) fn at(&self, path: &str) -> Self {
         Self { target: path.to_owned(), ..self.clone() }
     }
 
-    pub(in crate::registry) fn query<'a>(&self, pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+    pub(crate) fn query<'a>(&self, pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         let mut target = self.target.clone();
         for (name, value) in pairs {
             target.push(if target.contains('?') { '&' } else { '?' });
@@ -75,34 +74,34 @@ impl Url {
         Self { target, ..self.clone() }
     }
 
-    pub(in crate::registry) fn wire(&self) -> String {
+    pub(crate) fn wire(&self) -> String {
         format!("{}://{}{}", if self.https { "https" } else { "http" }, self.authority, self.target)
     }
 
-    pub(in crate::registry) fn is_https(&self) -> bool {
+    pub(crate) fn is_https(&self) -> bool {
         self.https
     }
 
     /// Host and, where it is not the scheme's own, port.
-    pub(in crate::registry) fn authority(&self) -> &str {
+    pub(crate) fn authority(&self) -> &str {
         &self.authority
     }
 
-    pub(in crate::registry) fn host(&self) -> &str {
+    pub(crate) fn host(&self) -> &str {
         split_port(&self.authority).0
     }
 
     /// The port, the scheme's own where none is written.
-    pub(in crate::registry) fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         split_port(&self.authority).1.unwrap_or(if self.https { 443 } else { 80 })
     }
 
     /// True if both have the same scheme, host and port: the only place a credential may follow to.
-    pub(in crate::registry) fn same_origin(&self, other: &Self) -> bool {
+    pub(crate) fn same_origin(&self, other: &Self) -> bool {
         self.https == other.https && self.authority == other.authority
     }
 
-    pub(in crate::registry) fn is_loopback(&self) -> bool {
+    pub(crate) fn is_loopback(&self) -> bool {
         is_loopback(self.host())
     }
 }
@@ -114,8 +113,23 @@ impl fmt::Display for Url {
     }
 }
 
+/// An absolute path and its query without the dot segments of the path (RFC 3986 section 5.2.4).
+fn without_dots(target: &str) -> String {
+    let (path, query) = target.split_at(target.find(['?', '#']).unwrap_or(target.len()));
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/').skip(1) {
+        match part {
+            "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    let folder = (path.ends_with("/.") || path.ends_with("/..")) && !parts.is_empty();
+    format!("/{}{}{query}", parts.join("/"), if folder { "/" } else { "" })
+}
+
 /// Host (without brackets) and port of `authority`.
-pub(in crate::registry) fn split_port(authority: &str) -> (&str, Option<u16>) {
+pub(crate) fn split_port(authority: &str) -> (&str, Option<u16>) {
     if let Some((host, rest)) = authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         return (host, rest.strip_prefix(':').and_then(|port| port.parse().ok()));
     }
@@ -126,12 +140,12 @@ pub(in crate::registry) fn split_port(authority: &str) -> (&str, Option<u16>) {
 }
 
 /// True if a host without brackets is this machine's loopback.
-pub(in crate::registry) fn is_loopback(host: &str) -> bool {
+pub(crate) fn is_loopback(host: &str) -> bool {
     host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 /// Percent-encodes a value for a query; the characters of scopes and digests stay readable.
-pub(in crate::registry) fn encode(value: &str) -> String {
+pub(crate) fn encode(value: &str) -> String {
     value.bytes().fold(String::new(), |mut text, byte| {
         if byte.is_ascii_alphanumeric() || b"-._~:/,".contains(&byte) {
             text.push(char::from(byte));
@@ -160,6 +174,9 @@ mod tests {
         joined(base, "7", "https://r.example:5000/v2/a/blobs/uploads/7");
         joined(base, "?y=2", "https://r.example:5000/v2/a/blobs/uploads/?y=2");
         joined("http://h", "/v2/a/b:c", "http://h/v2/a/b:c");
+        joined("https://h/simple/numpy/", "../../files/a.whl#sha256=0", "https://h/files/a.whl");
+        joined("https://h/simple/numpy/", "./b/./c/..", "https://h/simple/numpy/b/");
+        joined("https://h/a", "../../../b?c=../d", "https://h/b?c=../d");
     }
 
     #[test]

@@ -2,25 +2,28 @@
 //!
 //! It follows no redirect, tries nothing again and knows nothing of credentials; it sends the headers it is given.
 
+use super::Limits;
 use super::deadline::{Deadline, Pace};
 use super::proxy::Proxies;
 use super::retry::retry_after;
 use super::url::Url;
 use crate::clock;
-use crate::registry::ClientOptions;
 use std::collections::BTreeSet;
 use std::io::{self, Read};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use ureq::http::{HeaderMap, Method, Request};
-use ureq::tls::{RootCerts, TlsConfig};
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::{Agent, SendBody, Timeout};
 use xtask_model::fault::Fault;
 use xtask_model::quantity;
 
 /// Error bodies, tokens and other short answers are read no further than this.
-pub(in crate::registry) const SHORT: u64 = 1 << 20;
+pub(crate) const SHORT: u64 = 1 << 20;
+
+/// Redirects that one request follows.
+const REDIRECTS: usize = 5;
 
 /// Bytes of each connection's two buffers, also the longest head of an answer. An unoptimised ureq clears its default of 128 KiB byte by
 /// byte, which takes longer than a request on this machine.
@@ -50,7 +53,7 @@ impl BlobSource for Vec<u8> {
 
 /// Body of a request; its length is always sent.
 #[derive(Clone, Copy)]
-pub(in crate::registry) enum Payload<'a> {
+pub(crate) enum Payload<'a> {
     None,
     /// These bytes, which may be none: POST, PUT, PATCH.
     Bytes(&'a [u8]),
@@ -61,43 +64,45 @@ pub(in crate::registry) enum Payload<'a> {
     },
 }
 
-pub(in crate::registry) struct HttpRequest<'a> {
-    pub(in crate::registry) method: Method,
-    pub(in crate::registry) url: &'a Url,
-    pub(in crate::registry) headers: Vec<(&'static str, String)>,
-    pub(in crate::registry) payload: Payload<'a>,
+pub(crate) struct HttpRequest<'a> {
+    pub(crate) method: Method,
+    pub(crate) url: &'a Url,
+    pub(crate) headers: Vec<(&'static str, String)>,
+    pub(crate) payload: Payload<'a>,
 }
 
 /// Why there is no answer, or no whole one.
 #[derive(Debug)]
-pub(in crate::registry) struct ExchangeError {
+pub(crate) struct ExchangeError {
     /// In words, with the address.
-    pub(in crate::registry) cause: String,
-    pub(in crate::registry) again: bool,
-    pub(in crate::registry) hint: Option<String>,
-    pub(in crate::registry) unreachable: bool,
+    pub(crate) cause: String,
+    pub(crate) again: bool,
+    pub(crate) hint: Option<String>,
+    pub(crate) unreachable: bool,
     /// It came too slowly: no progress to speak of.
-    pub(in crate::registry) slow: bool,
+    pub(crate) slow: bool,
+    /// The server does not speak TLS.
+    pub(crate) plain: bool,
 }
 
 impl ExchangeError {
     /// An error that a retry cannot fix.
-    pub(in crate::registry) fn lasting(cause: impl Into<String>) -> Self {
+    pub(crate) fn lasting(cause: impl Into<String>) -> Self {
         Self { again: false, ..Self::passing(cause) }
     }
 
     /// An error that a retry may fix.
-    pub(in crate::registry) fn passing(cause: impl Into<String>) -> Self {
-        Self { cause: cause.into(), again: true, hint: None, unreachable: false, slow: false }
+    pub(crate) fn passing(cause: impl Into<String>) -> Self {
+        Self { cause: cause.into(), again: true, hint: None, unreachable: false, slow: false, plain: false }
     }
 
     #[must_use]
-    pub(in crate::registry) fn hint(self, hint: impl Into<String>) -> Self {
+    pub(crate) fn hint(self, hint: impl Into<String>) -> Self {
         Self { hint: Some(hint.into()), ..self }
     }
 
     /// The fault of an operation that ends with this.
-    pub(in crate::registry) fn fault(self, what: &str) -> Fault {
+    pub(crate) fn fault(self, what: &str) -> Fault {
         let fault = Fault { unreachable: self.unreachable, ..Fault::network(what) }.cause(self.cause);
         match self.hint {
             Some(hint) => fault.hint(hint),
@@ -107,40 +112,40 @@ impl ExchangeError {
 }
 
 /// An answer whose body has not been read.
-pub(in crate::registry) struct HttpResponse {
-    pub(in crate::registry) status: u16,
-    pub(in crate::registry) headers: HeaderMap,
-    pub(in crate::registry) url: Url,
-    pub(in crate::registry) deadline: Deadline,
+pub(crate) struct HttpResponse {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) url: Url,
+    pub(crate) deadline: Deadline,
     body: ureq::Body,
 }
 
 impl HttpResponse {
-    pub(in crate::registry) fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok().map(str::trim)
     }
 
-    pub(in crate::registry) fn retry_after(&self) -> Option<Duration> {
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
         retry_after(self.header("retry-after")?, clock::now())
     }
 
-    pub(in crate::registry) fn media_type(&self) -> Option<String> {
+    pub(crate) fn media_type(&self) -> Option<String> {
         let value = self.header("content-type")?.split(';').next()?.trim();
         (!value.is_empty()).then(|| value.to_ascii_lowercase())
     }
 
     /// The address that `Location` names.
-    pub(in crate::registry) fn location(&self) -> Option<Url> {
+    pub(crate) fn location(&self) -> Option<Url> {
         self.url.join(self.header("location")?)
     }
 
     /// The length that `Content-Length` promises.
-    pub(in crate::registry) fn length(&self) -> Option<u64> {
+    pub(crate) fn length(&self) -> Option<u64> {
         self.header("content-length")?.parse().ok()
     }
 
     /// The whole body, when it is no longer than `max` bytes.
-    pub(in crate::registry) fn bytes(self, max: u64) -> Result<Vec<u8>, ExchangeError> {
+    pub(crate) fn bytes(self, max: u64) -> Result<Vec<u8>, ExchangeError> {
         let mut bytes = Vec::new();
         let (url, deadline) = (self.url.clone(), self.deadline);
         let read = self.reader().take(max.saturating_add(1)).read_to_end(&mut bytes);
@@ -151,45 +156,72 @@ impl HttpResponse {
         Ok(bytes)
     }
 
-    pub(in crate::registry) fn reader(self) -> impl Read {
+    pub(crate) fn reader(self) -> impl Read {
         self.body.into_reader()
     }
 }
 
 /// The fault of a body that ended too soon.
-pub(in crate::registry) fn cut(url: &Url, deadline: &Deadline, error: io::Error) -> ExchangeError {
+pub(crate) fn cut(url: &Url, deadline: &Deadline, error: io::Error) -> ExchangeError {
     let broken = ExchangeError { unreachable: false, ..explain(url, deadline, ureq::Error::from(error)) };
     ExchangeError { cause: format!("the answer broke off: {}", broken.cause), ..broken }
 }
 
 /// The connections to every registry: direct, and through each scheme's proxy.
-pub(in crate::registry) struct Transport {
+pub(crate) struct Transport {
     direct: Agent,
     /// `None` where the proxy's address cannot be read, which matters only once it is needed.
     http: Option<Agent>,
     https: Option<Agent>,
     proxies: Proxies,
-    plain_http: BTreeSet<String>,
+    reach: Reach,
+}
+
+/// The hosts that may be spoken to over plain HTTP; loopback always may.
+pub(crate) enum Reach {
+    /// Those listed, `host:port`.
+    Listed(BTreeSet<String>),
+    Any,
+}
+
+/// The certificates that a server is checked against.
+pub(crate) enum Trust {
+    /// On Linux the host's bundle, or what `SSL_CERT_FILE` and `SSL_CERT_DIR` name instead.
+    Host,
+    Bundle(Vec<Certificate<'static>>),
+    /// Any certificate, for servers that the user has said to trust.
+    Unchecked,
 }
 
 impl Transport {
-    pub(in crate::registry) fn new(options: &ClientOptions) -> Self {
+    pub(crate) fn new(limits: &Limits, proxies: &Proxies, reach: Reach, trust: Trust) -> Self {
+        let tls = TlsConfig::builder();
+        let tls = match trust {
+            Trust::Host => tls.root_certs(RootCerts::PlatformVerifier),
+            Trust::Bundle(certificates) => tls.root_certs(certificates.into()),
+            Trust::Unchecked => tls.disable_verification(true),
+        };
+        let tls = tls.build();
         let proxied = |address: &Option<String>| {
             let proxy = ureq::Proxy::new(address.as_deref()?).ok()?;
-            Some(agent(options, Some(proxy)))
+            Some(agent(limits, &tls, Some(proxy)))
         };
         Self {
-            direct: agent(options, None),
-            http: proxied(&options.proxies.http),
-            https: proxied(&options.proxies.https),
-            proxies: options.proxies.clone(),
-            plain_http: options.plain_http.clone(),
+            direct: agent(limits, &tls, None),
+            http: proxied(&proxies.http),
+            https: proxied(&proxies.https),
+            proxies: proxies.clone(),
+            reach,
         }
     }
 
-    /// Refuses plain HTTP but to loopback and to the registries that the options name.
-    pub(in crate::registry) fn permit(&self, url: &Url) -> Result<(), ExchangeError> {
-        if url.is_https() || url.is_loopback() || self.plain_http.contains(url.authority()) {
+    /// Refuses plain HTTP but to loopback and to the hosts within reach.
+    pub(crate) fn permit(&self, url: &Url) -> Result<(), ExchangeError> {
+        let listed = match &self.reach {
+            Reach::Listed(hosts) => hosts.contains(url.authority()),
+            Reach::Any => true,
+        };
+        if url.is_https() || url.is_loopback() || listed {
             return Ok(());
         }
         let host = url.authority();
@@ -199,7 +231,7 @@ impl Transport {
     }
 
     /// Sends one request and returns the answer, whatever its status.
-    pub(in crate::registry) fn exchange(
+    pub(crate) fn exchange(
         &self,
         outgoing: &HttpRequest<'_>,
         deadline: &Deadline,
@@ -223,20 +255,39 @@ impl Transport {
     }
 }
 
-fn agent(options: &ClientOptions, proxy: Option<ureq::Proxy>) -> Agent {
+/// Target of a redirect; never from HTTPS to plain HTTP.
+pub(crate) fn redirected(reply: &HttpResponse, count: usize) -> Result<Url, ExchangeError> {
+    let from = &reply.url;
+    if count > REDIRECTS {
+        return Err(ExchangeError::lasting(format!("`{from}` redirects more than {REDIRECTS} times")));
+    }
+    let target = reply.location().ok_or_else(|| ExchangeError::lasting(format!("`{from}` redirects to no address")))?;
+    if from.is_https() && !target.is_https() {
+        return Err(ExchangeError::lasting(format!("`{from}` redirects to `{target}`, which is unencrypted")));
+    }
+    Ok(target)
+}
+
+/// A response's status in words.
+pub(crate) fn status(reply: &HttpResponse) -> String {
+    let code = ureq::http::StatusCode::from_u16(reply.status).ok();
+    let reason = code.and_then(|code| code.canonical_reason()).map_or_else(String::new, |reason| format!(" {reason}"));
+    format!("`{}` answered {}{reason}", reply.url, reply.status)
+}
+
+fn agent(limits: &Limits, tls: &TlsConfig, proxy: Option<ureq::Proxy>) -> Agent {
     Agent::config_builder()
         .http_status_as_error(false)
         .max_redirects(0)
         .proxy(proxy)
-        // On Linux the platform's verifier reads the host's bundle, or what SSL_CERT_FILE and SSL_CERT_DIR name instead.
-        .tls_config(TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build())
+        .tls_config(tls.clone())
         .user_agent(concat!("xtask/", env!("CARGO_PKG_VERSION")))
         // A compressed answer would have another digest.
         .accept_encoding("identity")
-        .timeout_resolve(Some(options.connect_timeout))
-        .timeout_connect(Some(options.connect_timeout))
-        .timeout_per_read(Some(options.idle_timeout))
-        .timeout_per_write(Some(options.idle_timeout))
+        .timeout_resolve(Some(limits.connect_timeout))
+        .timeout_connect(Some(limits.connect_timeout))
+        .timeout_per_read(Some(limits.idle_timeout))
+        .timeout_per_write(Some(limits.idle_timeout))
         .input_buffer_size(BUFFER)
         .output_buffer_size(BUFFER)
         .max_idle_connections(32)
@@ -436,15 +487,15 @@ fn is_unreachable(error: &io::Error) -> bool {
 }
 
 /// The end of an operation that has used up its time.
-pub(in crate::registry) fn late(url: &Url, deadline: &Deadline) -> ExchangeError {
+pub(crate) fn late(url: &Url, deadline: &Deadline) -> ExchangeError {
     ExchangeError::lasting(format!("`{url}`: timed out: the operation takes too long: {}", deadline.limits()))
 }
 
-pub(in crate::registry) fn too_slow(url: &Url, deadline: &Deadline, why: &str) -> ExchangeError {
+pub(crate) fn too_slow(url: &Url, deadline: &Deadline, why: &str) -> ExchangeError {
     ExchangeError { slow: true, ..ExchangeError::passing(format!("`{url}`: {why} ({})", deadline.limits())) }
 }
 
-fn insecure(host: &str) -> String {
+pub(crate) fn insecure(host: &str) -> String {
     format!("list it in `images.toml`: `[project] insecure-registries = [\"{host}\"]`")
 }
 
@@ -455,6 +506,5 @@ fn certificate(url: &Url, why: &str) -> ExchangeError {
         return broken.hint("name your own certificate authority in `SSL_CERT_FILE`");
     }
     let cause = format!("`{url}`: the server does not speak TLS; it may speak plain HTTP ({why})");
-    ExchangeError { cause, ..broken }
-        .hint(format!("if the registry is meant to use plain HTTP, {}", insecure(url.authority())))
+    ExchangeError { cause, plain: true, ..broken }
 }

@@ -2,9 +2,10 @@
 //!
 //! It decides and sleeps; it sends nothing. Ctrl-C ends a pause within a tenth of a second.
 
+use super::Limits;
 use super::deadline::Deadline;
+use super::transport::ExchangeError;
 use crate::process;
-use crate::registry::ClientOptions;
 use std::hash::BuildHasher as _;
 use std::time::{Duration, Instant};
 use xtask_model::fault::Fault;
@@ -13,36 +14,63 @@ use xtask_model::time::Timestamp;
 /// No single pause is longer, whatever a registry asks for.
 const LONGEST: Duration = Duration::from_secs(60);
 
-pub(in crate::registry) struct Retry {
+pub(crate) struct Retry {
     first: Duration,
     limit: u32,
     made: u32,
     left: Duration,
+    connect_tries: u32,
     /// Until when the operation may wait for the network.
-    pub(in crate::registry) deadline: Deadline,
+    pub(crate) deadline: Deadline,
 }
 
 impl Retry {
     /// For an operation that moves no more than short documents.
-    pub(in crate::registry) fn new(options: &ClientOptions) -> Self {
-        Self::until(options, Deadline::new(options))
+    pub(crate) fn new(limits: &Limits) -> Self {
+        Self::until(limits, Deadline::new(limits))
     }
 
-    pub(in crate::registry) fn until(options: &ClientOptions, deadline: Deadline) -> Self {
-        Self { first: options.backoff, limit: options.tries.max(1), made: 0, left: options.retry_budget, deadline }
+    pub(crate) fn until(limits: &Limits, deadline: Deadline) -> Self {
+        let Limits { backoff: first, tries, retry_budget: left, connect_tries, .. } = *limits;
+        Self { first, limit: tries.max(1), made: 0, left, connect_tries, deadline }
     }
 
-    pub(in crate::registry) fn failed(&self) -> u32 {
+    pub(crate) fn failed(&self) -> u32 {
         self.made
     }
 
     /// Resets the number of tries after progress; the time budget is not reset.
-    pub(in crate::registry) fn progress(&mut self) {
+    pub(crate) fn progress(&mut self) {
         self.made = 0;
     }
 
+    /// Pauses before the next try, or ends with the fault of the last one.
+    pub(crate) fn pause_or_fail(
+        &mut self,
+        what: &str,
+        broken: ExchangeError,
+        after: Option<Duration>,
+    ) -> Result<(), Fault> {
+        process::interrupted()?;
+        let given_up = broken.unreachable && self.made + 1 >= self.connect_tries;
+        if !broken.again || (given_up && self.connect_tries < self.limit) {
+            return Err(broken.fault(what));
+        }
+        if self.pause(after)? {
+            return Ok(());
+        }
+        let fault = broken.fault(what);
+        Err(match after {
+            Some(asked) if self.made < self.limit => {
+                fault.cause(format!("it asks to wait {} s, longer than the time left for retries", asked.as_secs()))
+            }
+            _ if self.made > 1 => fault.cause(format!("gave up after {} tries", self.made)),
+            _ => fault,
+        })
+    }
+
     /// Waits before the next try; `false` if there must not be one.
-    pub(in crate::registry) fn pause(&mut self, retry_after: Option<Duration>) -> Result<bool, Fault> {
+    pub(crate) fn pause(&mut self, retry_after: Option<Duration>) -> Result<bool, Fault> {
         process::interrupted()?;
         self.made += 1;
         if self.made >= self.limit {
@@ -73,12 +101,12 @@ fn fraction() -> f64 {
     (random >> 11) as f64 / (1u64 << 53) as f64
 }
 
-pub(in crate::registry) fn is_retryable(status: u16) -> bool {
+pub(crate) fn is_retryable(status: u16) -> bool {
     matches!(status, 408 | 429 | 500 | 502 | 503 | 504)
 }
 
 /// Reads `Retry-After`, seconds or an HTTP date (RFC 9110 section 10.2.3), as seen at `now`.
-pub(in crate::registry) fn retry_after(value: &str, now: Timestamp) -> Option<Duration> {
+pub(crate) fn retry_after(value: &str, now: Timestamp) -> Option<Duration> {
     let value = value.trim();
     if let Ok(seconds) = value.parse() {
         return Some(Duration::from_secs(seconds));
@@ -92,7 +120,7 @@ mod tests {
 
     fn retry(tries: u32, total: u64) -> Retry {
         let (first, left) = (Duration::from_millis(2), Duration::from_millis(total));
-        Retry { first, limit: tries, made: 0, left, deadline: Deadline::new(&ClientOptions::default()) }
+        Retry { first, limit: tries, made: 0, left, connect_tries: tries, deadline: Deadline::new(&Limits::default()) }
     }
 
     #[test]

@@ -1,0 +1,253 @@
+//! Requests to a package index: credentials, redirects, retries, and what a refusal means.
+//!
+//! A credential goes to the scheme, host and port that the user gave it for, and to hosts of the netrc file; nowhere else, however
+//! a page or a redirect is spelled.
+
+use super::Failure;
+use super::netrc::Netrc;
+use super::settings::Settings;
+use crate::http::Limits;
+use crate::http::deadline::Deadline;
+use crate::http::download::{BodyEnd, Download};
+use crate::http::retry::{Retry, is_retryable};
+use crate::http::transport::{
+    ExchangeError, HttpRequest, HttpResponse, Payload, Reach, Transport, Trust, redirected, status,
+};
+use crate::http::url::Url;
+use crate::process;
+use base64::Engine as _;
+use std::collections::BTreeMap;
+use ureq::http::Method;
+use xtask_model::fault::Fault;
+use xtask_model::spec::lock::Indexes;
+use xtask_model::spec::wheel::page::decoded;
+
+/// No page is longer: the longest on PyPI have some ten million bytes.
+const LONGEST_PAGE: u64 = 128 << 20;
+
+/// No wheel is longer.
+pub(super) const LONGEST_WHEEL: u64 = 64 << 30;
+
+/// An address and the credential that is written in it.
+#[derive(Clone)]
+pub(super) struct Location {
+    pub(super) url: Url,
+    authorization: Option<String>,
+}
+
+impl Location {
+    /// Reads an address of http or https that may have a user and a password.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let text = text.split('#').next()?;
+        let (scheme, rest) = text.split_once("://")?;
+        let end = rest.find(['/', '?']).unwrap_or(rest.len());
+        let (user, host) = rest[..end].rsplit_once('@').map_or((None, &rest[..end]), |(user, host)| (Some(user), host));
+        let authorization = user.map(|user| {
+            let (user, password) = user.split_once(':').unwrap_or((user, ""));
+            basic(&decoded(user), &decoded(password))
+        });
+        Some(Self { url: Url::parse(&format!("{scheme}://{host}{}", &rest[end..]))?, authorization })
+    }
+
+    /// The page of a project on the index at this address.
+    pub(super) fn page(&self, project: &str) -> Option<Self> {
+        let root = self.url.wire();
+        let root = root.split('?').next().unwrap_or_default().trim_end_matches('/');
+        Some(Self { url: Url::parse(&format!("{root}/{project}/"))?, authorization: self.authorization.clone() })
+    }
+}
+
+fn basic(user: &str, password: &str) -> String {
+    format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}")))
+}
+
+/// A page as it came.
+pub(super) struct RawPage {
+    pub(super) bytes: Vec<u8>,
+    pub(super) media_type: String,
+    /// Where it was found, redirects followed.
+    pub(super) url: Url,
+}
+
+pub(super) struct Client {
+    limits: Limits,
+    transport: Transport,
+    unchecked: Option<Transport>,
+    trusted: Vec<String>,
+    /// Credentials by scheme, host and port.
+    known: BTreeMap<String, String>,
+    netrc: Netrc,
+    elsewhere: Option<String>,
+    offline: Option<String>,
+}
+
+impl Client {
+    pub(super) fn new(settings: &Settings, indexes: &Indexes) -> Self {
+        let Settings { limits, proxies, trusted, netrc, .. } = settings;
+        let trust = settings.bundle.clone().map_or(Trust::Host, Trust::Bundle);
+        let unchecked = (!trusted.is_empty()).then(|| Transport::new(limits, proxies, Reach::Any, Trust::Unchecked));
+        let named = indexes.in_order().into_iter().chain(indexes.links().iter().map(String::as_str));
+        let mut known = BTreeMap::new();
+        for location in named.filter_map(Location::parse) {
+            if let Some(authorization) = location.authorization {
+                known.entry(origin(&location.url)).or_insert(authorization);
+            }
+        }
+        Self {
+            limits: *limits,
+            transport: Transport::new(limits, proxies, Reach::Any, trust),
+            unchecked,
+            trusted: trusted.clone(),
+            known,
+            netrc: netrc.clone(),
+            elsewhere: settings.elsewhere.clone(),
+            offline: settings.offline.clone(),
+        }
+    }
+
+    fn authorization(&self, url: &Url, of: &Location) -> Option<String> {
+        let own = of.authorization.clone().filter(|_| url.same_origin(&of.url));
+        own.or_else(|| self.known.get(&origin(url)).cloned())
+            .or_else(|| self.netrc.of(url.host()).map(|(user, password)| basic(user, password)))
+    }
+
+    fn transport(&self, url: &Url) -> &Transport {
+        let named = |entry: &String| {
+            let entry = entry.rsplit("://").next().unwrap_or_default().trim_end_matches('/').to_ascii_lowercase();
+            entry == "*" || entry == url.host() || entry == url.authority()
+        };
+        let unchecked = self.unchecked.as_ref().filter(|_| self.trusted.iter().any(named));
+        unchecked.unwrap_or(&self.transport)
+    }
+
+    fn once(
+        &self,
+        of: &Location,
+        headers: &[(&'static str, String)],
+        deadline: &Deadline,
+    ) -> Result<Result<HttpResponse, ExchangeError>, Failure> {
+        if let Some(why) = &self.offline {
+            return Err(Failure::Unsupported(why.clone()));
+        }
+        let (mut url, mut redirects) = (of.url.clone(), 0);
+        loop {
+            process::interrupted()?;
+            let mut headers = headers.to_vec();
+            headers.extend(self.authorization(&url, of).map(|value| ("authorization", value)));
+            let outgoing = HttpRequest { method: Method::GET, url: &url, headers, payload: Payload::None };
+            let reply = match self.transport(&url).exchange(&outgoing, deadline) {
+                Ok(reply) => reply,
+                Err(broken) => {
+                    process::interrupted()?;
+                    return Ok(Err(if broken.plain {
+                        broken.hint("write the index's URL with `http://`")
+                    } else {
+                        broken
+                    }));
+                }
+            };
+            if !matches!(reply.status, 301 | 302 | 303 | 307 | 308) {
+                return Ok(Ok(reply));
+            }
+            redirects += 1;
+            match redirected(&reply, redirects) {
+                Ok(target) => url = target,
+                Err(broken) => return Ok(Err(broken)),
+            }
+        }
+    }
+
+    /// Reads a page; `None` where the index says that there is none.
+    pub(super) fn page(&self, of: &Location) -> Result<Option<RawPage>, Failure> {
+        const ACCEPT: &str =
+            "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.01";
+        let what = format!("cannot read the package index `{}`", of.url);
+        let deadline = Deadline::of_download(&self.limits, LONGEST_PAGE);
+        let mut retry = Retry::until(&self.limits, deadline);
+        loop {
+            let reply = self.once(of, &[("accept", ACCEPT.to_owned())], &retry.deadline)?;
+            let broken = match reply {
+                Ok(reply) if matches!(reply.status, 404 | 410) => return Ok(None),
+                Ok(reply) if is_retryable(reply.status) => {
+                    self.again(&what, &reply, &mut retry)?;
+                    continue;
+                }
+                Ok(reply) if reply.status == 200 => {
+                    let media_type = reply.media_type().unwrap_or_default();
+                    let (url, mut bytes) = (reply.url.clone(), Vec::new());
+                    match Download::new(&mut bytes, LONGEST_PAGE).take(&what, reply, &mut retry.deadline)? {
+                        BodyEnd::Whole => return Ok(Some(RawPage { bytes, media_type, url })),
+                        BodyEnd::Cut(broken) => broken,
+                    }
+                }
+                Ok(reply) => return Err(self.refused(&what, &reply)),
+                Err(broken) => broken,
+            };
+            retry.pause_or_fail(&what, broken, None)?;
+        }
+    }
+
+    /// Brings the bytes that a download lacks.
+    pub(super) fn download(&self, what: &str, of: &Location, download: &mut Download<'_>) -> Result<(), Failure> {
+        let mut retry = Retry::until(&self.limits, Deadline::of_download(&self.limits, LONGEST_WHEEL));
+        loop {
+            let had = download.have;
+            let range = (had > 0).then(|| ("range", format!("bytes={had}-")));
+            let headers: Vec<_> = range.into_iter().collect();
+            let broken = match self.once(of, &headers, &retry.deadline)? {
+                Ok(reply) if is_retryable(reply.status) => {
+                    self.again(what, &reply, &mut retry)?;
+                    continue;
+                }
+                Ok(reply) if matches!(reply.status, 200 | 206) => {
+                    match download.take(what, reply, &mut retry.deadline)? {
+                        BodyEnd::Whole => return Ok(()),
+                        BodyEnd::Cut(broken) => broken,
+                    }
+                }
+                // Nothing follows what is there already; its digest says whether that is the whole file.
+                Ok(reply) if reply.status == 416 && had > 0 => return Ok(()),
+                Ok(reply) if matches!(reply.status, 404 | 410) => {
+                    return Err(Fault::network(what)
+                        .cause(format!("it is on the index's page, but {}", status(&reply)))
+                        .hint("try again later or with another index; a deleted release needs another version: `cargo xtask lock --upgrade`")
+                        .into());
+                }
+                Ok(reply) => return Err(self.refused(what, &reply)),
+                Err(broken) => broken,
+            };
+            if download.have > had && !broken.slow {
+                retry.progress();
+            }
+            retry.pause_or_fail(what, broken, None)?;
+        }
+    }
+
+    /// Waits as an answer that may pass asks for.
+    fn again(&self, what: &str, reply: &HttpResponse, retry: &mut Retry) -> Result<(), Failure> {
+        let limited = reply.status == 429;
+        let waited = retry.pause_or_fail(what, ExchangeError::passing(status(reply)), reply.retry_after());
+        waited.map_err(|fault| {
+            let hint =
+                if limited { "the index limits requests: try again later" } else { "the index fails: try again later" };
+            Failure::Fault(fault.hint(hint))
+        })
+    }
+
+    fn refused(&self, what: &str, reply: &HttpResponse) -> Failure {
+        if !matches!(reply.status, 401 | 403) {
+            return Fault::network(what).cause(status(reply)).into();
+        }
+        if let Some(elsewhere) = &self.elsewhere {
+            return Failure::Unsupported(format!("{}, and {elsewhere}", status(reply)));
+        }
+        Fault::network("the package index refuses access")
+            .cause(status(reply))
+            .hint("give a user and password in `UV_DEFAULT_INDEX`, pip's configuration or `~/.netrc`")
+            .into()
+    }
+}
+
+fn origin(url: &Url) -> String {
+    format!("{}://{}", if url.is_https() { "https" } else { "http" }, url.authority())
+}

@@ -1,0 +1,167 @@
+//! Where files are listed: the pages of indexes, pages of links, and folders.
+
+use super::Failure;
+use super::client::{Client, Location, RawPage};
+use crate::http::url::Url;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use xtask_model::fault::Fault;
+use xtask_model::spec::lock::indexes::Strategy;
+use xtask_model::spec::lock::{Indexes, LockedPackage};
+use xtask_model::spec::requirements::secret;
+use xtask_model::spec::wheel::choice::{NoWheel, Python, choose};
+use xtask_model::spec::wheel::page::{File, Page, decoded};
+
+/// A file that was chosen. Its URL is absolute, or a path of this machine, which begins with `/`; it may hold a password.
+#[derive(Clone, Default)]
+pub(super) struct Found {
+    pub(super) name: String,
+    pub(super) url: String,
+    pub(super) sha256: Option<String>,
+    pub(super) yanked: Option<String>,
+    pub(super) size: Option<u64>,
+}
+
+pub(super) struct Sources<'a> {
+    client: &'a Client,
+    indexes: &'a Indexes,
+    /// The files of all pages of links and folders, read when first needed.
+    links: OnceLock<Result<Vec<File>, Failure>>,
+}
+
+impl<'a> Sources<'a> {
+    pub(super) fn new(client: &'a Client, indexes: &'a Indexes) -> Self {
+        Self { client, indexes, links: OnceLock::new() }
+    }
+
+    pub(super) fn client(&self) -> &Client {
+        self.client
+    }
+
+    /// The places, without passwords.
+    pub(super) fn shown(&self) -> Vec<String> {
+        let all = self.indexes.in_order().into_iter().chain(self.indexes.links().iter().map(String::as_str));
+        all.map(|place| secret::without_user(place).split('?').next().unwrap_or_default().to_owned()).collect()
+    }
+
+    /// The file to install of a package, or why there is none.
+    pub(super) fn find(&self, package: &LockedPackage, python: &Python) -> Result<Result<Found, NoWheel>, Failure> {
+        let links = match self.links.get_or_init(|| self.links()) {
+            Ok(links) => links.as_slice(),
+            Err(failure) => return Err(failure.clone()),
+        };
+        let strategy = self.indexes.strategy();
+        let mut files: Vec<File> = links.to_vec();
+        let mut why = None;
+        for index in self.indexes.in_order() {
+            let Some(page) = self.page(index, &package.name)? else { continue };
+            match strategy {
+                Strategy::FirstIndex => {
+                    files.extend(page);
+                    break;
+                }
+                Strategy::FirstMatch => match choose(links.iter().chain(&page), package, python) {
+                    Ok((file, _)) => return Ok(Ok(found(file))),
+                    Err(reason) => drop(why.get_or_insert(reason)),
+                },
+                Strategy::BestMatch => files.extend(page),
+            }
+        }
+        Ok(choose(&files, package, python).map(|(file, _)| found(file)).map_err(|reason| why.unwrap_or(reason)))
+    }
+
+    /// The files of a project on an index; `None` where the index does not have it.
+    fn page(&self, index: &str, project: &str) -> Result<Option<Vec<File>>, Failure> {
+        if let Some(folder) = folder(index) {
+            let page = folder.join(project).join("index.html");
+            return Ok(std::fs::read_to_string(&page).ok().map(|text| local_page(&page, &text)));
+        }
+        let page = Location::parse(index).and_then(|index| index.page(project)).ok_or_else(|| unsupported(index))?;
+        Ok(self.client.page(&page)?.map(|raw| read(&raw)).transpose()?)
+    }
+
+    fn links(&self) -> Result<Vec<File>, Failure> {
+        let mut found = Vec::new();
+        for link in self.indexes.links() {
+            if let Some(folder) = folder(link) {
+                found.extend(local(&folder)?);
+                continue;
+            }
+            let location = Location::parse(link).ok_or_else(|| unsupported(link))?;
+            let page = self.client.page(&location)?.ok_or_else(|| {
+                Fault::network(format!("cannot read the page of links `{}`", location.url)).cause("it does not exist")
+            })?;
+            found.extend(read(&page)?);
+        }
+        Ok(found)
+    }
+}
+
+fn unsupported(place: &str) -> Failure {
+    let scheme = place.split_once("://").map_or("a relative path", |(scheme, _)| scheme);
+    Failure::Unsupported(format!("a place of packages has an address of another kind ({scheme})"))
+}
+
+/// A folder of this machine.
+fn folder(place: &str) -> Option<PathBuf> {
+    match place.strip_prefix("file://") {
+        Some(path) => Some(PathBuf::from(decoded(path))),
+        None => place.starts_with('/').then(|| PathBuf::from(place)),
+    }
+}
+
+/// The files in a folder, or the links of a local page.
+fn local(place: &Path) -> Result<Vec<File>, Fault> {
+    let cannot = |error| Fault::usage(format!("cannot read the packages in `{}`", place.display())).cause(error);
+    if place.is_file() {
+        return Ok(local_page(place, &std::fs::read_to_string(place).map_err(cannot)?));
+    }
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(place).map_err(cannot)? {
+        let path = entry.map_err(cannot)?.path();
+        let (Some(name), Some(url)) = (path.file_name().and_then(|name| name.to_str()), path.to_str()) else {
+            continue;
+        };
+        found.push(File { name: name.to_owned(), url: url.to_owned(), ..File::default() });
+    }
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(found)
+}
+
+fn local_page(page: &Path, text: &str) -> Vec<File> {
+    let folder = page.parent().unwrap_or(Path::new("/"));
+    let mut files = Page::html(text).files;
+    for file in &mut files {
+        if let Some(path) = file.url.strip_prefix("file://") {
+            file.url = decoded(path);
+        } else if !file.url.contains("://") {
+            file.url = folder.join(decoded(&file.url)).to_string_lossy().into_owned();
+        }
+    }
+    files
+}
+
+/// The files of a page that came, with absolute addresses.
+fn read(raw: &RawPage) -> Result<Vec<File>, Fault> {
+    let cannot = |why: String| Fault::network(format!("cannot read the package index `{}`", raw.url)).cause(why);
+    let page = match raw.media_type.as_str() {
+        "application/vnd.pypi.simple.v1+json" => Page::json(&raw.bytes).map_err(cannot)?,
+        "application/vnd.pypi.simple.v1+html" | "text/html" => Page::html(&String::from_utf8_lossy(&raw.bytes)),
+        other => return Err(cannot(format!("its answer is of the type `{}`", super::printable(other)))),
+    };
+    let base = page.base.as_deref().and_then(|base| raw.url.join(base)).unwrap_or_else(|| raw.url.clone());
+    Ok(page.files.into_iter().filter_map(|file| absolute(&base, file)).collect())
+}
+
+fn absolute(base: &Url, mut file: File) -> Option<File> {
+    // An address with a user name stays as it is.
+    if Location::parse(&file.url).is_none() {
+        file.url = base.join(&file.url)?.wire();
+    }
+    Some(file)
+}
+
+fn found(file: &File) -> Found {
+    let File { name, url, sha256, yanked, size, .. } = file.clone();
+    Found { name, url, sha256, yanked, size }
+}

@@ -1,0 +1,252 @@
+//! Answers of a registry that a command needs later, asked for while it does something else.
+//!
+//! An early answer counts for five seconds. That of a tag counts once, and only until this client writes to its repository: whoever
+//! looks at the tag again asks the registry.
+
+use super::{Client, Name, RawManifest};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use xtask_model::spec::reference::{Digest, Repository, Tag};
+
+/// Time for which an early answer counts: it covers one command that does not wait for anything.
+const FRESH: Duration = Duration::from_secs(5);
+
+/// Questions about one repository.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Questions {
+    /// Manifests and indexes that were read or asked for, by tag or digest.
+    pub manifests: BTreeSet<String>,
+    /// Configurations that were read.
+    pub configs: BTreeSet<Digest>,
+    /// Blobs that the repository has.
+    pub blobs: BTreeSet<Digest>,
+}
+
+/// What a client has asked, and the answers that came early.
+#[derive(Default)]
+pub(super) struct Early {
+    /// Held while manifests are asked for: whoever needs one waits for it.
+    documents_under_way: Mutex<()>,
+    /// The same for blobs.
+    blobs_under_way: Mutex<()>,
+    manifests: Mutex<BTreeMap<(Repository, Name), (Instant, RawManifest)>>,
+    /// Blobs that a repository has, as it said at this time.
+    blobs: Mutex<BTreeMap<(Repository, Digest), Instant>>,
+    asked: Mutex<BTreeMap<Repository, Questions>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Early {
+    /// Notes that a manifest is asked for.
+    pub(super) fn note_manifest(&self, repository: &Repository, name: &Name) {
+        lock(&self.asked).entry(repository.clone()).or_default().manifests.insert(name.to_string());
+    }
+
+    /// Notes that a configuration was read.
+    pub(super) fn note_config(&self, repository: &Repository, digest: Digest) {
+        lock(&self.asked).entry(repository.clone()).or_default().configs.insert(digest);
+    }
+
+    /// An early answer that still counts.
+    pub(super) fn take(&self, repository: &Repository, name: &Name) -> Option<RawManifest> {
+        drop(lock(&self.documents_under_way));
+        let mut manifests = lock(&self.manifests);
+        let key = (repository.clone(), name.clone());
+        let (at, manifest) = match name {
+            Name::Tag(_) => manifests.remove(&key)?,
+            Name::Digest(_) => manifests.get(&key)?.clone(),
+        };
+        (at.elapsed() < FRESH).then_some(manifest)
+    }
+
+    /// True if there is an early answer.
+    fn has(&self, repository: &Repository, tag: &Tag) -> bool {
+        drop(lock(&self.documents_under_way));
+        lock(&self.manifests).contains_key(&(repository.clone(), Name::from(tag)))
+    }
+
+    /// Forgets the answers about a repository's manifests: it is being written to.
+    pub(super) fn forget(&self, repository: &Repository) {
+        drop(lock(&self.documents_under_way));
+        lock(&self.manifests).retain(|(of, _), _| of != repository);
+    }
+}
+
+impl Client {
+    /// Asks these questions before anything needs the answers. A registry that does not answer is asked again when it matters, and
+    /// the fault is reported then. Manifests are asked for only on this machine.
+    pub fn ask_early(&self, questions: &BTreeMap<Repository, Questions>) {
+        let blobs_wait = lock(&self.early.blobs_under_way);
+        let documents_wait = lock(&self.early.documents_under_way);
+        for (repository, asked) in questions {
+            self.ask_for_documents_early(repository, asked);
+        }
+        drop(documents_wait);
+        for (repository, asked) in questions {
+            let seen = |digest: &&Digest| !lock(&self.early.blobs).contains_key(&(repository.clone(), **digest));
+            let digests: Vec<Digest> = asked.blobs.iter().filter(seen).copied().collect();
+            let found = self.ask_for_blobs(repository, &digests, 2).unwrap_or_default();
+            let present = digests.iter().zip(found).filter(|(_, found)| *found);
+            present.for_each(|(digest, _)| self.saw_blob(repository, digest));
+        }
+        drop(blobs_wait);
+    }
+
+    fn ask_for_documents_early(&self, repository: &Repository, asked: &Questions) {
+        let name = |text: &String| match text.parse() {
+            Ok(digest) => Some(Name::Digest(digest)),
+            Err(_) => text.parse::<Tag>().ok().map(Name::Tag),
+        };
+        let names: Vec<Name> = asked.manifests.iter().filter_map(name).collect();
+        let configs: Vec<Digest> = asked.configs.iter().copied().collect();
+        let (manifests, configs) = self.documents_in_a_row(repository, &names, &configs).unwrap_or_default();
+        for (digest, bytes) in configs {
+            self.remember_document(repository, digest, &bytes);
+            self.saw_blob(repository, &digest);
+        }
+        let now = Instant::now();
+        for (name, manifest) in manifests {
+            self.remember_document(repository, manifest.digest, &manifest.bytes);
+            lock(&self.early.manifests).insert((repository.clone(), name), (now, manifest));
+        }
+    }
+
+    /// The questions that were asked since the client was made.
+    pub fn asked(&self) -> BTreeMap<Repository, Questions> {
+        let mut asked = lock(&self.early.asked).clone();
+        for (repository, digest) in lock(&self.early.blobs).keys() {
+            asked.entry(repository.clone()).or_default().blobs.insert(*digest);
+        }
+        asked
+    }
+
+    /// True if the next answer about this tag is one that came early.
+    pub fn answered_early(&self, repository: &Repository, tag: &Tag) -> bool {
+        self.early.has(repository, tag)
+    }
+
+    /// True if the repository has just said that it has the blob.
+    pub fn had_blob(&self, repository: &Repository, digest: &Digest) -> bool {
+        drop(lock(&self.early.blobs_under_way));
+        let known = lock(&self.early.blobs);
+        known.get(&(repository.clone(), *digest)).is_some_and(|asked| asked.elapsed() < FRESH)
+    }
+
+    pub(super) fn saw_blob(&self, repository: &Repository, digest: &Digest) {
+        lock(&self.early.blobs).insert((repository.clone(), *digest), Instant::now());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::ClientOptions;
+    use std::io::{BufRead as _, BufReader, Write as _};
+    use std::net::TcpListener;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use xtask_model::spec::oci::media_type;
+
+    const INDEX: &str = r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
+
+    /// A registry that has `INDEX` under every name and takes everything; the number of manifests that were read.
+    fn with_registry(check: impl FnOnce(&Client, &Repository, &AtomicUsize)) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (read, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for connection in listener.incoming() {
+                    if done.load(Ordering::SeqCst) == 1 {
+                        break;
+                    }
+                    let mut connection = BufReader::new(connection.unwrap());
+                    let read = &read;
+                    scope.spawn(move || serve(&mut connection, read));
+                }
+            });
+            let repository: Repository = format!("{address}/some/app").parse().unwrap();
+            let client = Client::new(ClientOptions { tries: 1, ..ClientOptions::default() });
+            check(&client, &repository, &read);
+            drop(client);
+            done.store(1, Ordering::SeqCst);
+            drop(std::net::TcpStream::connect(address).unwrap());
+        });
+    }
+
+    fn serve(connection: &mut BufReader<std::net::TcpStream>, read: &AtomicUsize) {
+        loop {
+            let (mut first, mut line, mut length) = (String::new(), String::new(), 0);
+            if connection.read_line(&mut first).unwrap_or(0) == 0 {
+                return;
+            }
+            while connection.read_line(&mut line).is_ok_and(|bytes| bytes > 2) {
+                if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                    length = value.trim().parse().unwrap();
+                }
+                line.clear();
+            }
+            std::io::copy(&mut std::io::Read::take(&mut *connection, length), &mut std::io::sink()).unwrap();
+            let answer = if first.starts_with("GET /v2/some/app/manifests/") {
+                read.fetch_add(1, Ordering::SeqCst);
+                let (kind, bytes) = (media_type::INDEX, INDEX.len());
+                format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {bytes}\r\n\r\n{INDEX}")
+            } else if first.starts_with("PUT ") {
+                "HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n".to_owned()
+            } else {
+                "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".to_owned()
+            };
+            if connection.get_mut().write_all(answer.as_bytes()).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn tag(name: &str) -> Tag {
+        name.parse().unwrap()
+    }
+
+    #[test]
+    fn an_early_answer_about_a_tag_counts_once_and_until_a_write() {
+        with_registry(|client, repository, read| {
+            let digest = Digest::of(INDEX.as_bytes());
+            let names = ["main", "latest", "1.0"].map(str::to_owned).into_iter().chain([digest.to_string()]);
+            let asked = Questions { manifests: names.collect(), ..Questions::default() };
+            client.ask_early(&BTreeMap::from([(repository.clone(), asked)]));
+            assert_eq!(read.load(Ordering::SeqCst), 4);
+            assert!(client.answered_early(repository, &tag("main")));
+            assert!(client.manifest(repository, tag("main")).unwrap().present().is_some());
+            assert_eq!(read.load(Ordering::SeqCst), 4, "the early answer");
+            assert!(!client.answered_early(repository, &tag("main")));
+            client.manifest(repository, tag("main")).unwrap();
+            assert_eq!(read.load(Ordering::SeqCst), 5, "asked again");
+            for _ in 0..2 {
+                client.manifest(repository, digest).unwrap();
+            }
+            assert_eq!(read.load(Ordering::SeqCst), 5, "what a digest names does not change");
+            assert_eq!(client.head(repository, tag("latest")).unwrap().present().unwrap().digest, digest);
+            client.put_manifest(repository, tag("other"), media_type::INDEX, INDEX.as_bytes()).unwrap();
+            assert!(!client.answered_early(repository, &tag("1.0")));
+            client.manifest(repository, tag("1.0")).unwrap();
+            assert_eq!(read.load(Ordering::SeqCst), 6, "a write ends what came early");
+        });
+    }
+
+    #[test]
+    fn questions_are_remembered_by_kind() {
+        with_registry(|client, repository, _| {
+            client.manifest(repository, tag("main")).unwrap();
+            assert!(client.has_blob(repository, &Digest::of(b"layer")).unwrap());
+            let asked = client.asked().remove(repository).unwrap();
+            assert_eq!(asked.manifests, BTreeSet::from(["main".to_owned()]));
+            assert_eq!(asked.blobs, BTreeSet::from([Digest::of(b"layer")]));
+            let text = serde_json::to_string(&asked).unwrap();
+            assert_eq!(serde_json::from_str::<Questions>(&text).unwrap(), asked);
+        });
+    }
+}

@@ -1,0 +1,325 @@
+//! A wheel as it is installed: paths, scripts and `RECORD`, as uv installs it.
+//!
+//! Reads metadata files only; other files stay where they are in the wheel. Follows PEP 427 and 376, entry points, and PEP 610
+//! for direct references. What uv skips without a word (paths that lead out, two files at one path) is an error here.
+
+use super::record::{self, Row};
+use crate::layer::item::Bytes;
+use crate::wheel::{Entry, Wheel};
+use std::collections::{BTreeMap, BTreeSet};
+use xtask_model::fault::Fault;
+use xtask_model::spec::lock::LockedPackage;
+use xtask_model::spec::requirements::normalised;
+
+/// The environment that wheels are installed into.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place<'a> {
+    /// Path of the environment in the image, `/opt/venv`.
+    pub(super) home: &'a str,
+    /// `python3.13`.
+    pub(super) folder: &'a str,
+}
+
+impl Place<'_> {
+    pub(super) fn site(&self) -> String {
+        format!("lib/{}/site-packages", self.folder)
+    }
+
+    fn interpreter(&self) -> String {
+        format!("{}/bin/python3", self.home)
+    }
+
+    /// Path of a source's byte code.
+    pub(super) fn byte_code(&self, source: &str) -> Option<String> {
+        record::byte_code(source, &format!("cpython-{}", self.folder.trim_start_matches("python").replace('.', "")))
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct InstalledFile {
+    pub(super) bytes: Bytes,
+    pub(super) executable: bool,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Distribution {
+    pub(super) name: String,
+    /// By path from the environment's folder.
+    pub(super) files: BTreeMap<String, InstalledFile>,
+    site: String,
+    /// Folders that the wheel has as entries of their own.
+    pub(super) folders: BTreeSet<String>,
+    /// Rows of `RECORD`, sorted.
+    pub(super) rows: Vec<Row>,
+    pub(super) metadata: String,
+}
+
+impl Distribution {
+    /// Installs a wheel.
+    ///
+    /// # Errors
+    /// A wheel that is damaged, does not follow the specification, or is not of this package.
+    pub(super) fn new(wheel: &Wheel, package: &LockedPackage, place: &Place<'_>) -> Result<Self, Fault> {
+        let info = info(wheel, package)?;
+        let text = |name: &str| {
+            let found = wheel.get(&format!("{info}/{name}")).filter(|entry| !entry.folder);
+            let bytes = found.map(|entry| wheel.read(entry)).transpose()?;
+            let text = bytes
+                .map(|bytes| String::from_utf8(bytes).map_err(|_| wheel.invalid(&format!("`{name}` is not UTF-8"))));
+            text.transpose()
+        };
+        let needed = |name: &str| text(name)?.ok_or_else(|| wheel.invalid(&format!("it has no `{info}/{name}`")));
+        version(&needed("WHEEL")?).map_err(|why| wheel.invalid(&why))?;
+        let listed = needed("RECORD")?;
+        let listed = record::parse(&listed).map_err(|why| wheel.invalid(&format!("`RECORD`: {why}")))?;
+        let scripts =
+            entry_points(&text("entry_points.txt")?.unwrap_or_default()).map_err(|why| wheel.invalid(&why))?;
+        let mut install = Install {
+            wheel,
+            place,
+            data: format!("{}.data", info.strip_suffix(".dist-info").unwrap_or(&info)),
+            headers: format!("include/site/{}/{}", place.folder, package.name),
+            scripts: &scripts,
+            out: Self {
+                name: package.name.clone(),
+                site: place.site(),
+                files: BTreeMap::new(),
+                folders: BTreeSet::new(),
+                rows: Vec::new(),
+                metadata: needed("METADATA")?,
+            },
+        };
+        let mut rows: BTreeMap<&str, Vec<&Row>> = BTreeMap::new();
+        listed.iter().for_each(|row| rows.entry(&row.path).or_default().push(row));
+        let record = format!("{info}/RECORD");
+        for entry in wheel.entries().iter().filter(|entry| entry.name != record) {
+            install.entry(entry, rows.get(entry.name.as_str()).map_or(&[], Vec::as_slice))?;
+        }
+        for (name, target) in &scripts {
+            let script = launcher(&place.interpreter(), target);
+            install.write(&format!("bin/{name}"), script.into_bytes(), true);
+        }
+        let own = |name: &str| format!("{}/{info}/{name}", place.site());
+        install.write(&own("INSTALLER"), b"uv".to_vec(), false);
+        install.write(&own("REQUESTED"), Vec::new(), false);
+        if let Some(url) = &package.url {
+            let document = serde_json::json!({ "url": url, "archive_info": {} });
+            // In the order of PEP 610's examples, as uv writes it.
+            let url = document["url"].to_string();
+            install.write(
+                &own("direct_url.json"),
+                format!(r#"{{"url":{url},"archive_info":{{}}}}"#).into_bytes(),
+                false,
+            );
+        }
+        let mut out = install.out;
+        out.rows.push(Row { path: record, hash: String::new(), size: String::new() });
+        out.rows.sort();
+        let text = Bytes::Here(record::print(&out.rows).into_bytes().into());
+        out.files.insert(own("RECORD"), InstalledFile { bytes: text, executable: false });
+        Ok(out)
+    }
+}
+
+impl Distribution {
+    #[cfg(test)]
+    pub(super) fn of_metadata(name: &str, metadata: &str) -> Self {
+        let (files, folders, rows) = Default::default();
+        Self { name: name.to_owned(), files, site: String::new(), folders, rows, metadata: metadata.to_owned() }
+    }
+
+    /// Path of an installed file in `RECORD`.
+    pub(super) fn row(&self, path: &str) -> String {
+        relative(&self.site, path)
+    }
+}
+
+struct Install<'a> {
+    wheel: &'a Wheel,
+    place: &'a Place<'a>,
+    /// Name of the wheel's folder for files outside site-packages.
+    data: String,
+    headers: String,
+    scripts: &'a BTreeMap<String, Target>,
+    out: Distribution,
+}
+
+impl Install<'_> {
+    fn entry(&mut self, entry: &Entry, listed: &[&Row]) -> Result<(), Fault> {
+        let data = entry.name.strip_prefix(&self.data).and_then(|rest| rest.strip_prefix('/'));
+        let Some(rest) = data else {
+            // The folder itself is not installed.
+            return if entry.name == self.data {
+                Ok(())
+            } else {
+                self.put(entry, &format!("{}/{}", self.out.site, entry.name), listed)
+            };
+        };
+        let (scheme, rest) = rest.split_once('/').unwrap_or((rest, ""));
+        let base = match scheme {
+            "purelib" | "platlib" => &*self.out.site,
+            "headers" => &*self.headers,
+            "data" => "",
+            "scripts" if entry.folder && rest.is_empty() => return Ok(()),
+            "scripts" if entry.folder || rest.contains('/') => {
+                return Err(self.wheel.invalid(&format!("`{}` is not directly in the folder of scripts", entry.name)));
+            }
+            "scripts" => return self.script(entry, rest, listed),
+            _ => return Err(self.wheel.invalid(&format!("`{}` has no known place", entry.name))),
+        };
+        if rest.is_empty() {
+            return if entry.folder {
+                Ok(())
+            } else {
+                Err(self.wheel.invalid(&format!("`{}` is not a folder", entry.name)))
+            };
+        }
+        let path = if base.is_empty() { rest.to_owned() } else { format!("{base}/{rest}") };
+        self.put(entry, &path, listed)
+    }
+
+    fn put(&mut self, entry: &Entry, path: &str, listed: &[&Row]) -> Result<(), Fault> {
+        if entry.folder {
+            self.out.folders.insert(path.to_owned());
+            return Ok(());
+        }
+        let row = relative(&self.out.site, path);
+        if listed.is_empty() {
+            self.out.rows.push(Row { path: row, hash: String::new(), size: entry.size.to_string() });
+        } else {
+            self.out.rows.extend(listed.iter().map(|listed| Row { path: row.clone(), ..(*listed).clone() }));
+        }
+        let file = InstalledFile { bytes: Bytes::Packed(self.wheel.packed(entry)), executable: entry.executable };
+        self.add(path, file)
+    }
+
+    /// A script of the wheel: always executable; a first line that begins with `#!python` becomes the environment's Python.
+    fn script(&mut self, entry: &Entry, name: &str, listed: &[&Row]) -> Result<(), Fault> {
+        // An entry point of this name is installed in its place.
+        if self.scripts.contains_key(name) {
+            self.out.rows.extend(listed.iter().map(|row| (*row).clone()));
+            return Ok(());
+        }
+        let path = format!("bin/{name}");
+        let packed = self.wheel.packed(entry);
+        let bytes = self.wheel.read(entry)?;
+        if !bytes.starts_with(b"#!python") {
+            let executable = Entry { executable: true, ..entry.clone() };
+            return self.put(&executable, &path, listed);
+        }
+        debug_assert_eq!(packed.size, bytes.len() as u64);
+        let rest = bytes.iter().position(|byte| *byte == b'\n').map_or(&[][..], |at| &bytes[at + 1..]);
+        let bytes = [format!("#!{}\n", self.place.interpreter()).as_bytes(), rest].concat();
+        self.out.rows.push(self.row(&path, &bytes));
+        self.add(&path, InstalledFile { bytes: Bytes::Here(bytes.into()), executable: true })
+    }
+
+    fn add(&mut self, path: &str, file: InstalledFile) -> Result<(), Fault> {
+        match self.out.files.insert(path.to_owned(), file) {
+            Some(_) => Err(self.wheel.invalid(&format!("it has two files for `{path}`"))),
+            None => Ok(()),
+        }
+    }
+
+    /// A file that the installer writes, instead of one of the wheel.
+    fn write(&mut self, path: &str, bytes: Vec<u8>, executable: bool) {
+        self.out.rows.push(self.row(path, &bytes));
+        self.out.files.insert(path.to_owned(), InstalledFile { bytes: Bytes::Here(bytes.into()), executable });
+    }
+
+    fn row(&self, path: &str, bytes: &[u8]) -> Row {
+        Row { path: relative(&self.out.site, path), hash: record::hash(bytes), size: bytes.len().to_string() }
+    }
+}
+
+/// Name of the wheel's one folder with metadata.
+fn info(wheel: &Wheel, package: &LockedPackage) -> Result<String, Fault> {
+    let tops: BTreeSet<&str> =
+        wheel.entries().iter().filter_map(|entry| entry.name.split_once('/')).map(|(top, _)| top).collect();
+    let found: Vec<&str> = tops.into_iter().filter(|top| top.ends_with(".dist-info")).collect();
+    let [info] = found[..] else {
+        return Err(wheel.invalid(&format!("it has {} folders named `*.dist-info`, not one", found.len())));
+    };
+    let stem = info.strip_suffix(".dist-info").unwrap_or(info);
+    let name = stem.split_once('-').map_or(stem, |(name, _)| name);
+    if normalised(name) != package.name {
+        return Err(wheel.invalid(&format!("it has the metadata `{info}`, but `{}` is locked", package.name)));
+    }
+    Ok(info.to_owned())
+}
+
+/// Rejects a version of the wheel format that is not known.
+fn version(wheel: &str) -> Result<(), String> {
+    let stated = wheel.lines().find_map(|line| line.strip_prefix("Wheel-Version:")).map(str::trim);
+    match stated.map(|version| version.split('.').next().unwrap_or(version)) {
+        Some("1") => Ok(()),
+        Some(_) => Err(format!("it has the format version {}, not 1", stated.unwrap_or_default())),
+        None => Err("`WHEEL` has no `Wheel-Version`".to_owned()),
+    }
+}
+
+/// What a launcher calls: `attribute` of `module`, at most up to the first dot imported.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Target {
+    module: String,
+    attribute: String,
+}
+
+/// Console and GUI scripts of `entry_points.txt`, by name.
+fn entry_points(text: &str) -> Result<BTreeMap<String, Target>, String> {
+    let mut out = BTreeMap::new();
+    let mut seen: BTreeSet<(String, String)> = BTreeSet::new();
+    let mut section = String::new();
+    for line in text.lines() {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with(['#', ';']) {
+            continue;
+        }
+        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            name.clone_into(&mut section);
+            continue;
+        }
+        if section != "console_scripts" && section != "gui_scripts" {
+            continue;
+        }
+        let invalid = || format!("`entry_points.txt` has the invalid line `{line}`");
+        let (name, target) = line.split_once('=').ok_or_else(invalid)?;
+        let (name, target) = (name.trim(), target.trim());
+        let target = target.split_once('[').map_or(target, |(target, _)| target.trim_end());
+        let (module, attribute) = target.split_once(':').ok_or_else(invalid)?;
+        let (module, attribute) = (module.trim(), attribute.trim());
+        let dotted = |text: &str| {
+            text.split('.').all(|part| !part.is_empty() && part.chars().all(|c| c.is_alphanumeric() || c == '_'))
+        };
+        if !dotted(module) || !dotted(attribute) || matches!(name, "" | "." | "..") || name.contains(['/', '\\', '\0'])
+        {
+            return Err(invalid());
+        }
+        if !seen.insert((section.clone(), name.to_owned())) {
+            return Err(format!("`entry_points.txt` has `{name}` twice"));
+        }
+        out.insert(name.to_owned(), Target { module: module.to_owned(), attribute: attribute.to_owned() });
+    }
+    Ok(out)
+}
+
+/// The script that starts an entry point, as uv writes it.
+fn launcher(interpreter: &str, Target { module, attribute }: &Target) -> String {
+    let import = attribute.split('.').next().unwrap_or(attribute);
+    format!(
+        "#!{interpreter}\n# -*- coding: utf-8 -*-\nimport sys\nfrom {module} import {import}\n\
+         if __name__ == \"__main__\":\n    if sys.argv[0].endswith(\"-script.pyw\"):\n        sys.argv[0] = sys.argv[0][:-11]\n    \
+         elif sys.argv[0].endswith(\".exe\"):\n        sys.argv[0] = sys.argv[0][:-4]\n    sys.exit({attribute}())\n"
+    )
+}
+
+/// Path of an installed file from site-packages, as `RECORD` has it.
+fn relative(site: &str, path: &str) -> String {
+    let (site, path): (Vec<&str>, Vec<&str>) = (site.split('/').collect(), path.split('/').collect());
+    let common = site.iter().zip(&path[..path.len() - 1]).take_while(|(one, two)| one == two).count();
+    let up = std::iter::repeat_n("..", site.len() - common);
+    up.chain(path[common..].iter().copied()).collect::<Vec<_>>().join("/")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,179 @@
+//! Made-up wheels of every shape, as they are installed. `xtask/tests/native_packages.rs` compares with uv.
+
+use super::*;
+use crate::layer::packed::contents;
+use crate::wheel::test_data::{Made, made, wheel};
+
+const PLACE: Place<'static> = Place { home: "/opt/venv", folder: "python3.13" };
+
+fn package(name: &str, url: Option<&str>) -> LockedPackage {
+    LockedPackage {
+        name: name.to_owned(),
+        version: "1".to_owned(),
+        extras: BTreeSet::new(),
+        marker: None,
+        url: url.map(str::to_owned),
+        hashes: BTreeSet::new(),
+    }
+}
+
+fn installed(files: &[Made], url: Option<&str>) -> Result<Distribution, Fault> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = wheel(folder.path(), "odd_one", files);
+    let wheel = Wheel::open(&path, "odd_one-1-py3-none-any.whl")?;
+    let mut found = Distribution::new(&wheel, &package("odd-one", url), &PLACE)?;
+    // The archive goes with the folder.
+    for file in found.files.values_mut() {
+        file.bytes = Bytes::Here(contents(&file.bytes).unwrap().into());
+    }
+    Ok(found)
+}
+
+fn text(distribution: &Distribution, path: &str) -> String {
+    String::from_utf8(contents(&distribution.files[path].bytes).unwrap()).unwrap()
+}
+
+#[track_caller]
+fn rejects(files: &[Made], why: &str) {
+    let fault = installed(files, None).unwrap_err();
+    assert!(fault.causes[0].contains(why), "{fault}");
+}
+
+const SITE: &str = "lib/python3.13/site-packages";
+
+#[test]
+fn files_go_where_the_specification_says() {
+    let data = "odd_one-1.data";
+    let found = installed(
+        &[
+            made("odd_one/__init__.py", ""),
+            Made { mode: 0o100_711, ..made("odd_one/run.py", "") },
+            made("odd.pth", "import odd_one\n"),
+            made("space/name/module.py", ""),
+            Made { mode: 0o040_755, ..made("empty/", "") },
+            made(&format!("{data}/purelib/pure.py"), ""),
+            made(&format!("{data}/platlib/plat/__init__.py"), ""),
+            made(&format!("{data}/headers/sub/odd.h"), ""),
+            made(&format!("{data}/data/share/doc/odd.txt"), ""),
+            Made { mode: 0o100_755, ..made(&format!("{data}/data/etc/run"), "") },
+            made(&format!("{data}/scripts/shell"), "#!/bin/sh\n"),
+        ],
+        None,
+    )
+    .unwrap();
+    let own: Vec<(&str, bool)> = found
+        .files
+        .iter()
+        .filter(|(path, _)| !path.contains("dist-info"))
+        .map(|(path, file)| (path.strip_prefix(SITE).unwrap_or(path), file.executable))
+        .collect();
+    let expected = [
+        ("bin/shell", true),
+        ("etc/run", true),
+        ("include/site/python3.13/odd-one/sub/odd.h", false),
+        ("/odd.pth", false),
+        ("/odd_one/__init__.py", false),
+        ("/odd_one/run.py", true),
+        ("/plat/__init__.py", false),
+        ("/pure.py", false),
+        ("/space/name/module.py", false),
+        ("share/doc/odd.txt", false),
+    ];
+    assert_eq!(own, expected);
+    assert_eq!(found.folders, [format!("{SITE}/empty")].into());
+    let record = text(&found, &format!("{SITE}/odd_one-1.dist-info/RECORD"));
+    for row in ["../../../bin/shell,sha256=", "../../../include/site/python3.13/odd-one/sub/odd.h,", "pure.py,sha256="]
+    {
+        assert!(record.contains(&format!("\n{row}")) || record.starts_with(row), "{row}: {record}");
+    }
+    assert_eq!(text(&found, &format!("{SITE}/odd_one-1.dist-info/INSTALLER")), "uv");
+}
+
+#[test]
+fn scripts_start_the_environments_python() {
+    let points = "# comment\n[console_scripts]\nodd = odd_one:main\ndotted = odd_one.a:B.c [extra]\nboth = odd_one:x\n\n\
+                  [gui_scripts]\nboth=odd_one:gui\n[other]\nnothing = to:install\n";
+    let data = "odd_one-1.data/scripts";
+    let found = installed(
+        &[
+            made("odd_one-1.dist-info/entry_points.txt", points),
+            made(&format!("{data}/odd"), "#!python\nnot used\n"),
+            made(&format!("{data}/old"), "#!pythonw -E\nprint(1)\n"),
+            made(&format!("{data}/env"), "#!/usr/bin/env python\n"),
+            made(&format!("{data}/binary"), [0x7f, 0xff, 0]),
+        ],
+        None,
+    )
+    .unwrap();
+    assert_eq!(text(&found, "bin/old"), "#!/opt/venv/bin/python3\nprint(1)\n");
+    assert_eq!(text(&found, "bin/env"), "#!/usr/bin/env python\n");
+    assert!(text(&found, "bin/odd").ends_with("\n    sys.exit(main())\n"));
+    assert!(text(&found, "bin/dotted").contains("from odd_one.a import B\n"));
+    assert!(text(&found, "bin/both").contains("sys.exit(gui())"));
+    assert!(!found.files.contains_key("bin/nothing"));
+    let row = Row {
+        path: "../../../bin/old".to_owned(),
+        hash: record::hash(b"#!/opt/venv/bin/python3\nprint(1)\n"),
+        size: "33".to_owned(),
+    };
+    assert!(found.rows.contains(&row), "{:?}", found.rows);
+}
+
+#[test]
+fn a_direct_reference_is_recorded() {
+    let url = "https://example.invalid/odd_one-1-py3-none-any.whl";
+    let found = installed(&[], Some(url)).unwrap();
+    let path = format!("{SITE}/odd_one-1.dist-info/direct_url.json");
+    assert_eq!(text(&found, &path), format!(r#"{{"url":"{url}","archive_info":{{}}}}"#));
+    assert!(installed(&[], None).unwrap().files.keys().all(|path| !path.contains("direct_url")));
+}
+
+#[test]
+fn rows_follow_the_files() {
+    let record = "odd_one/__init__.py,md5=x,0\ngone.py,sha256=y,1\nodd_one-1.dist-info/RECORD,,\n";
+    let listed = [
+        made("odd_one/__init__.py", ""),
+        made("odd_one/unlisted.txt", "123"),
+        made("odd_one-1.dist-info/RECORD", record),
+    ];
+    let found = installed(&listed, None).unwrap();
+    let row =
+        |path: &str| found.rows.iter().find(|row| row.path == path).map(|row| format!("{},{}", row.hash, row.size));
+    assert_eq!(row("odd_one/__init__.py").as_deref(), Some("md5=x,0"));
+    assert_eq!(row("odd_one/unlisted.txt").as_deref(), Some(",3"));
+    assert_eq!(row("gone.py"), None);
+    assert!(found.rows.is_sorted());
+}
+
+#[test]
+fn a_wheel_that_breaks_the_specification_is_rejected() {
+    let info = "odd_one-1.dist-info";
+    let points = |text: &str| [made(&format!("{info}/entry_points.txt"), text)];
+    rejects(&[made("odd_one-1.data/weird/x", "")], "`odd_one-1.data/weird/x` has no known place");
+    rejects(&[made("odd_one-1.data/scripts/sub/x", "")], "is not directly in the folder of scripts");
+    rejects(&[made("m.py", "1"), made("odd_one-1.data/purelib/m.py", "2")], "two files for");
+    rejects(&[made("other-1.dist-info/METADATA", "")], "2 folders named `*.dist-info`");
+    rejects(&[made(&format!("{info}/RECORD"), "\"a")], "`RECORD`: a quote is not closed");
+    rejects(&points("[console_scripts]\nodd = m\n"), "the invalid line `odd = m`");
+    rejects(&points("[console_scripts]\n../odd = m:f\n"), "the invalid line `../odd = m:f`");
+    rejects(&points("[console_scripts]\nodd = m:f; import os\n"), "the invalid line");
+    rejects(&points("[console_scripts]\nodd = m:f\nodd = m:g\n"), "has `odd` twice");
+    assert_eq!(version("Wheel-Version: 1.9\n"), Ok(()));
+    assert!(version("Wheel-Version: 2.0\n").is_err() && version("Generator: x\n").is_err());
+    let folder = tempfile::tempdir().unwrap();
+    let path = wheel(folder.path(), "other", &[]);
+    let fault = Distribution::new(&Wheel::open(&path, "w").unwrap(), &package("odd-one", None), &PLACE).unwrap_err();
+    assert_eq!(fault.causes, ["it has the metadata `other-1.dist-info`, but `odd-one` is locked"]);
+}
+
+#[test]
+fn paths_in_a_record_start_in_site_packages() {
+    for (path, expected) in [
+        ("bin/x", "../../../bin/x"),
+        ("lib/python3.13/site-packages/a/b.py", "a/b.py"),
+        ("lib/python3.13/other", "../other"),
+        ("lib/x", "../../x"),
+    ] {
+        assert_eq!(relative(SITE, path), expected);
+    }
+}

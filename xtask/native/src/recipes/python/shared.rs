@@ -1,0 +1,85 @@
+//! Paths that several distributions have with different bytes: which file is used, and which conflicts are errors.
+//!
+//! The rule is in the repository's `install.py`, which both engines run; here are the facts that it judges.
+
+use super::distribution::{Distribution, InstalledFile};
+use super::interpreter::Interpreter;
+use crate::layer::packed::contents;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::path::Path;
+use xtask_host::terminal;
+use xtask_model::fault::{Exit, Fault};
+
+/// Owners of each path by normalised name, in the lock's order. The last one's file is used.
+pub(super) type Owners = BTreeMap<String, Vec<String>>;
+
+const REFUSED: i32 = 3;
+
+/// Finds the paths, from the environment's folder, and has the script judge them.
+///
+/// # Errors
+/// A conflict that breaks a distribution.
+pub(super) fn settle(distributions: &[Distribution], python: &Interpreter, script: &Path) -> Result<Owners, Fault> {
+    let mut having: BTreeMap<&str, Vec<(&Distribution, &InstalledFile)>> = BTreeMap::new();
+    for distribution in distributions {
+        for (path, file) in &distribution.files {
+            having.entry(path).or_default().push((distribution, file));
+        }
+    }
+    let mut owners = Owners::new();
+    let mut versions: BTreeMap<String, BTreeMap<&str, String>> = BTreeMap::new();
+    for (path, files) in having.into_iter().filter(|(_, files)| files.len() > 1) {
+        let contents = files.iter().map(|(_, file)| contents(&file.bytes)).collect::<Result<Vec<_>, _>>()?;
+        if contents.iter().all(|bytes| *bytes == contents[0]) {
+            continue;
+        }
+        let names = files.iter().map(|(distribution, _)| distribution.name.as_str());
+        let row = files[0].0.row(path);
+        versions.insert(row, names.clone().zip(contents.iter().map(|bytes| BASE64.encode(bytes))).collect());
+        owners.insert(path.to_owned(), names.map(str::to_owned).collect());
+    }
+    judge(distributions, &versions, python, script)?;
+    Ok(owners)
+}
+
+fn judge(
+    distributions: &[Distribution],
+    versions: &BTreeMap<String, BTreeMap<&str, String>>,
+    python: &Interpreter,
+    script: &Path,
+) -> Result<(), Fault> {
+    #[derive(Deserialize)]
+    struct Report {
+        warnings: Vec<String>,
+    }
+    let rows: BTreeMap<&str, BTreeMap<&str, &str>> = distributions
+        .iter()
+        .map(|one| (&*one.name, one.rows.iter().map(|row| (&*row.path, &*row.hash)).collect()))
+        .collect();
+    let facts = serde_json::json!({ "rows": rows, "versions": versions }).to_string();
+    let call = python.command().arg("-S").arg(script).arg("--judge").stdin(facts);
+    let output = call.output()?;
+    if output.status.code() == Some(REFUSED) {
+        return Err(refused(&String::from_utf8_lossy(&output.stderr)));
+    }
+    if !output.status.success() {
+        return Err(call.failed(Exit::Build, output.status).cause(String::from_utf8_lossy(&output.stderr).trim()));
+    }
+    let report: Report = serde_json::from_slice(&output.stdout)
+        .map_err(|error| Fault::build(format!("cannot read the output of `{}`", script.display())).cause(error))?;
+    report.warnings.iter().for_each(|warning| terminal::warn(warning));
+    Ok(())
+}
+
+/// Error from the script's lines about conflicting distributions.
+fn refused(said: &str) -> Fault {
+    let mut lines = said.trim().lines();
+    let fault = Fault::usage(lines.next().unwrap_or("the packages cannot be installed together"));
+    let fault = lines.fold(fault, |fault, line| fault.cause(line));
+    fault
+        .cause("only one of the files can be used, which breaks the other distribution")
+        .hint("remove one of the distributions from the requirements")
+}

@@ -1,0 +1,75 @@
+//! Wheels (PEP 427), read in place: nothing is unpacked to disk.
+//!
+//! A wheel is untrusted input, even with the right hash: an archive with unsafe names or contradictory records is an error.
+
+mod zip;
+
+pub use zip::{Entry, Source};
+
+use crate::layer::item::Packed;
+use crate::layer::packed::Archives;
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+use xtask_model::fault::Fault;
+
+/// Metadata files are read into memory.
+const MOST: u64 = 64 << 20;
+
+#[derive(Debug)]
+pub struct Wheel {
+    path: Arc<Path>,
+    name: String,
+    entries: Vec<Entry>,
+}
+
+impl Wheel {
+    /// Reads the names and places of a wheel's files. `name` is the wheel's own; a cache may have another one for the file.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or an archive that is damaged or unsafe.
+    pub fn open(path: &Path, name: &str) -> Result<Self, Fault> {
+        let cannot = |error| Fault::build(format!("cannot read `{}`", path.display())).cause(error);
+        let file = File::open(path).map_err(cannot)?;
+        let size = file.metadata().map_err(cannot)?.len();
+        let entries = zip::entries(&file, size).map_err(|why| invalid(name, &why))?;
+        Ok(Self { path: path.into(), name: name.to_owned(), entries })
+    }
+
+    /// Files and folders in the order of their names.
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    pub fn get(&self, name: &str) -> Option<&Entry> {
+        let at = self.entries.binary_search_by(|entry| entry.name.as_str().cmp(name)).ok()?;
+        Some(&self.entries[at])
+    }
+
+    /// Bytes of a file, for a layer.
+    pub fn packed(&self, entry: &Entry) -> Packed {
+        let Entry { at, packed, deflated, size, crc, .. } = *entry;
+        Packed { archive: self.path.clone(), at, packed, deflated, size, crc }
+    }
+
+    /// Contents of a metadata file.
+    pub fn read(&self, entry: &Entry) -> Result<Vec<u8>, Fault> {
+        if entry.size > MOST {
+            return Err(self.invalid(&format!("`{}` has {} bytes, which is too long", entry.name, entry.size)));
+        }
+        Archives::default().bytes(&self.packed(entry)).map_err(|fault| fault.needed_by(format!("`{}`", entry.name)))
+    }
+
+    pub fn invalid(&self, why: &str) -> Fault {
+        invalid(&self.name, why)
+    }
+}
+
+fn invalid(name: &str, why: &str) -> Fault {
+    Fault::build(format!("the wheel `{name}` is invalid")).cause(why)
+}
+
+#[cfg(test)]
+pub(crate) mod test_data;
+#[cfg(test)]
+mod tests;
