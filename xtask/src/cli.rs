@@ -1,6 +1,7 @@
 //! The command line: reads it, calls the command, and reports a failure with its exit code. Nothing else.
 
 use crate::flags::{BuildFlags, Command, Flags, Format, Global};
+use crate::plugins::{self, Plugin};
 use crate::{announce, commands, documents, pipeline};
 use clap::{CommandFactory as _, Parser as _};
 use std::io::Write as _;
@@ -12,6 +13,12 @@ use xtask_native::container;
 
 /// Runs `xtask` and returns its exit code.
 pub fn main() -> ExitCode {
+    main_with(&[])
+}
+
+/// Runs `xtask` with plugins of the repository's own.
+pub fn main_with(plugins: &[&'static dyn Plugin]) -> ExitCode {
+    plugins::register(plugins);
     if let Some(code) = container::dispatch() {
         return code;
     }
@@ -67,6 +74,9 @@ fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
         Command::Lock { check: true, .. } => commands::lock::check(global)?,
         Command::Lock { upgrade, upgrade_package, .. } => commands::lock::run(global, *upgrade, upgrade_package)?,
         Command::Smoke { image } => commands::smoke::run(global, image.as_deref())?,
+        Command::Sbom(sbom) => commands::sbom::run(global, sbom)?,
+        Command::Verify { image, key } => commands::verify::run(global, image.as_deref(), key.as_deref())?,
+        Command::Plugin(plugin) => commands::plugin::run(global, plugin)?,
         Command::Run { image, args } => return commands::run::run(global, image.as_deref(), args),
         Command::Watch(watch) => commands::watch::run(global, watch)?,
         Command::Init(init) => commands::init::run(global, init)?,

@@ -13,13 +13,16 @@ pub mod init;
 pub mod lock;
 pub mod man;
 pub mod plan;
+pub mod plugin;
 pub mod quickstart;
 pub mod reference;
 pub mod run;
+pub mod sbom;
 pub mod smoke;
 pub mod stats;
 pub mod test;
 pub mod tidy;
+pub mod verify;
 pub mod watch;
 pub mod workflows;
 

@@ -162,6 +162,34 @@ pub const SMOKE: Document = Document {
     fields: &[("checks[].check", "name of a check that passed"), ("checks[].seconds", "its seconds")],
 };
 
+pub const SBOM_DIFF: Document = Document {
+    commands: "`sbom --diff`",
+    version: 1,
+    fields: &[("changes[]", "a component that is new, gone, or of another version or licence")],
+};
+
+pub const VERIFY: Document = Document {
+    commands: "`verify`",
+    version: 1,
+    fields: &[
+        ("image", "the image by digest"),
+        ("checks[].check", "what was checked"),
+        ("checks[].result", "the result, in words"),
+    ],
+};
+
+pub const PLUGINS: Document = Document {
+    commands: "`plugin list`, `plugin describe`",
+    version: 1,
+    fields: &[
+        ("plugins[].name", "the word after `uses`"),
+        ("plugins[].about", "what it does"),
+        ("plugins[].tools[]", "programs that it needs"),
+        ("plugins[].settings.*", "meaning of each setting"),
+        ("plugins[].steps[]", "steps of the policy that use it"),
+    ],
+};
+
 pub const BASES: Document = Document {
     commands: "`base list`",
     version: 1,
@@ -230,8 +258,10 @@ pub const ENGINE: Document = Document {
 };
 
 /// Every document, in the order of the reference.
-pub const ALL: [&Document; 11] =
-    [&BUILD, &PLAN, &EXPLAIN, &DOCTOR, &STATS, &CENSUS, &SMOKE, &BASES, &PRUNE, &ANALYSIS, &ENGINE];
+pub const ALL: [&Document; 14] = [
+    &BUILD, &PLAN, &EXPLAIN, &DOCTOR, &STATS, &CENSUS, &SMOKE, &SBOM_DIFF, &VERIFY, &PLUGINS, &BASES, &PRUNE,
+    &ANALYSIS, &ENGINE,
+];
 
 /// A document's value behind its version.
 #[derive(serde::Serialize)]

@@ -272,6 +272,32 @@ Examples:
         #[arg(value_name = "IMAGE")]
         image: Option<String>,
     },
+    /// Print the SBOM of an image, or what changed between two images
+    ///
+    /// Reads what is attached to the image. An image without an SBOM is read layer by layer, once.
+    #[command(after_help = "\
+Examples:
+  cargo xtask sbom                                    the app of this tree, as CycloneDX
+  cargo xtask sbom --type spdx ghcr.io/acme/app:main  another image, as SPDX
+  cargo xtask sbom --diff app:1.2.0 app:1.3.0         packages that are new, gone, or of another version")]
+    Sbom(SbomFlags),
+    /// Check the signatures and the provenance of an image, and that its key is the one of its commit
+    #[command(after_help = "\
+Examples:
+  cargo xtask verify                                  the app of this tree
+  cargo xtask verify ghcr.io/acme/app:1.2.0           another image of this repository
+  cargo xtask verify --key other.pub IMAGE            with another public key than the policy's")]
+    Verify {
+        /// Image to check; by default the app of this tree
+        #[arg(value_name = "IMAGE")]
+        image: Option<String>,
+        /// File of the public key; by default the one of the policy's `sign` step
+        #[arg(long, value_name = "FILE")]
+        key: Option<PathBuf>,
+    },
+    /// List, describe and create build plugins
+    #[command(subcommand)]
+    Plugin(PluginCommand),
     /// Run an image in this terminal, with Docker or without any engine
     ///
     /// Without a Docker engine the image is unpacked under `target/native/images` and runs in its own namespaces, as an
@@ -410,6 +436,51 @@ Examples:
     Completions {
         /// Shell
         shell: clap_complete::Shell,
+    },
+}
+
+/// Flags of `sbom`.
+#[derive(Clone, Debug, Args)]
+pub struct SbomFlags {
+    /// Image; by default the app of this tree
+    #[arg(value_name = "IMAGE", conflicts_with = "diff")]
+    pub image: Option<String>,
+    /// Format of the document
+    #[arg(long = "type", value_enum, default_value_t = SbomType::Cyclonedx, conflicts_with = "diff")]
+    pub kind: SbomType,
+    /// Platform of the image; by default this machine's
+    #[arg(long, value_name = "OS/ARCH")]
+    pub platform: Option<Platform>,
+    /// Print the differences between two images instead
+    #[arg(long, num_args = 2, value_names = ["OLD", "NEW"])]
+    pub diff: Vec<String>,
+}
+
+/// Format of an SBOM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SbomType {
+    /// CycloneDX 1.6
+    Cyclonedx,
+    /// SPDX 2.3
+    Spdx,
+}
+
+/// `cargo xtask plugin …`
+#[derive(Debug, Subcommand)]
+pub enum PluginCommand {
+    /// List the plugins of this xtask, and the steps that use them
+    List,
+    /// Print what a plugin does, and its settings
+    Describe {
+        /// Name of a plugin, or `package:NAME` for a program of the workspace
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+    /// Create a package with a plugin in `plugins/NAME`, with a test
+    New {
+        /// Name of the package: lowercase letters, digits and `-`
+        #[arg(value_name = "NAME")]
+        name: String,
     },
 }
 

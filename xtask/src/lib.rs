@@ -7,9 +7,10 @@ pub mod documents;
 pub mod flags;
 pub mod leftovers;
 pub mod pipeline;
+pub mod plugins;
 pub mod reference;
 pub mod smoke;
 pub mod steps;
 pub mod tidy;
 
-pub use cli::main;
+pub use cli::{main, main_with};

@@ -24,13 +24,14 @@ mod tagging;
 pub use claims::survey as compare_with_commit;
 pub use facts::{TreePlan, base_fingerprint, key_file, pinned_base, plan_tree};
 pub use layouts::{KEPT, layouts as local_layouts, lock as lock_images, remove_layout};
+pub use native::store;
 pub use request::Request;
 pub use root::{debian_recipe, local_root, resolve_root, single_try_client};
 pub use sources::{Sources, Unreadable, one_line};
 pub use xtask_model::image::plan::Target;
 
 use crate::flags::{BuildFlags, Global};
-use crate::leftovers;
+use crate::{leftovers, steps};
 use checks::Checks;
 use record::Trace;
 use std::cell::OnceCell;
@@ -43,7 +44,7 @@ use xtask_host::tree::committed::Committed;
 use xtask_host::tree::facts::Tree;
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::plan::{Decision, Plan};
-use xtask_model::image::policy::Registry;
+use xtask_model::image::policy::{ImageKind, Registry};
 use xtask_model::record::report::{ImageReport, Report};
 use xtask_model::spec::reference::{Platform, Reference};
 
@@ -139,7 +140,11 @@ fn plan_and_execute(context: &Context<'_>, trace: &Trace) -> Result<Vec<ImageRep
         planned.plan.check_reuse()?;
     }
     let builds = planned.plan.images().filter(|image| image.builds());
-    builds.map(|image| image.kind).try_for_each(|kind| buildable::check(context, kind))?;
+    let kinds: Vec<ImageKind> = builds.map(|image| image.kind).collect();
+    kinds.iter().try_for_each(|kind| buildable::check(context, *kind))?;
+    if !context.request.dry_run && !kinds.is_empty() {
+        steps::prepare(context.tree, &kinds)?;
+    }
     execution::execute(context, &sources, &planned, trace)
 }
 

@@ -1,184 +1,230 @@
-//! The policy's `[[step]]`s: what runs around a build, in file order.
+//! The policy's `[[step]]`s: which are due for an image, in which order, and what they attach.
 //!
 //! A step sees an image that exists by digest. One that runs after `build` runs before anything is published, so its failure
-//! keeps every tag where it was.
+//! keeps every tag where it was. Steps that do not wait for each other run in parallel.
 
-use crate::smoke;
-use std::path::Path;
+use crate::plugins::{self, Artifact, BuildFacts, Call, Outcome, Subject, program};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
-use xtask_host::process::{self, Command};
-use xtask_host::terminal;
+use xtask_host::process;
+use xtask_host::registry::{Client, attach};
+use xtask_host::tree::facts::Tree;
 use xtask_model::fault::Fault;
+use xtask_model::image::plugin::{SIGN, Settings};
 use xtask_model::image::policy::{Action, After, ImageKind, Policy, Step};
-use xtask_model::quantity;
-use xtask_model::spec::reference::{Digest, Platform, Reference};
+use xtask_model::spec::oci::Descriptor;
+use xtask_model::spec::reference::Repository;
 use xtask_native::container::Runner;
 
-/// The image that steps are run for.
-pub struct Subject<'a> {
-    /// Which image.
-    pub kind: ImageKind,
-    /// Its name by digest.
-    pub reference: &'a Reference,
-    /// Its digest.
-    pub digest: Digest,
-    /// What it was built for.
-    pub platform: &'a Platform,
-    /// Compressed bytes, where they are known.
-    pub size: Option<u64>,
-    /// The package's version.
-    pub version: Option<&'a str>,
-}
-
-/// Runs the steps that are due; returns the seconds of each. `runner` is asked for when an image has to be run.
-pub fn run(
-    policy: &Policy,
-    root: &Path,
-    when: After,
-    runner: &dyn Fn() -> Result<Runner, Fault>,
-    subject: &Subject<'_>,
-) -> Result<Vec<(String, Duration)>, Fault> {
+/// The steps that are due for an image, in file order.
+pub fn due(policy: &Policy, when: After, kind: ImageKind) -> Vec<&Step> {
     let in_ci = std::env::var_os("CI").is_some_and(|value| !value.is_empty());
-    let due = |step: &&Step| step.after == when && step.images.contains(&subject.kind) && (in_ci || !step.only_in_ci);
-    let mut times = Vec::new();
-    for step in policy.steps.iter().filter(due) {
-        process::interrupted()?;
-        let began = Instant::now();
-        match &step.action {
-            Action::Smoke => smoke_test(policy, runner, subject)?,
-            Action::SizeBudget(max) => size_budget(step, *max, subject)?,
-            Action::Run(command) => external(step, command, root, subject)?,
-        }
-        times.push((format!("step {}", step.name), began.elapsed()));
-    }
-    Ok(times)
+    let due = |step: &&Step| step.after == when && step.images.contains(&kind) && (in_ci || !step.only_in_ci);
+    policy.steps.iter().filter(due).collect()
 }
 
-fn smoke_test(policy: &Policy, runner: &dyn Fn() -> Result<Runner, Fault>, subject: &Subject<'_>) -> Result<(), Fault> {
-    if subject.platform.architecture != Platform::host().architecture {
-        terminal::warn(&format!(
-            "the {} for {} cannot be run here: no smoke test of it",
-            subject.kind, subject.platform
-        ));
-        return Ok(());
-    }
-    let runner = runner()?;
-    smoke::run(&runner.image(&subject.reference.to_string())?, &policy.smoke, subject.version).map(drop)
-}
-
-fn size_budget(step: &Step, max: u64, subject: &Subject<'_>) -> Result<(), Fault> {
-    let Some(size) = subject.size else {
-        terminal::step("size", &format!("{}: the compressed size is known once it is pushed", subject.kind));
-        return Ok(());
+/// Checks before a build that its steps can run: tools, keys, the settings of programs. Reports every problem.
+pub fn prepare(tree: &Tree, kinds: &[ImageKind]) -> Result<(), Fault> {
+    let mut faults = Vec::new();
+    let mut problems = Vec::new();
+    let is_due = |step: &&Step| {
+        kinds.iter().any(|kind| due(&tree.policy, step.after, *kind).iter().any(|due| due.name == step.name))
     };
-    if size <= max {
-        terminal::step("size", &format!("{} {} of {}", subject.kind, quantity::bytes(size), quantity::bytes(max)));
-        return Ok(());
+    for step in tree.policy.steps.iter().filter(is_due) {
+        match &step.action {
+            Action::Uses(description, settings) => {
+                for tool in description.tools {
+                    let who = format!("step `{}` of `images.toml`", step.name);
+                    faults.extend(process::find(tool, &who, &format!("install `{tool}`")).err());
+                }
+                faults.extend(plugins::of(description).prepare(&tree.root, settings).err());
+            }
+            Action::Package(_, settings) => match program::check(&tree.root, step, settings) {
+                Ok(found) => problems.extend(found),
+                Err(fault) => faults.push(fault),
+            },
+            Action::Run(_) => {}
+        }
     }
-    let over = quantity::bytes(size - max);
-    Err(Fault::build(format!("the {} is {}, {over} over its budget", subject.kind, quantity::bytes(size)))
-        .needed_by(format!("step `{}`", step.name))
-        .hint("`cargo xtask build-base --analyze` shows where the bytes are; `max` in `images.toml` is the budget"))
+    if !problems.is_empty() {
+        faults.insert(
+            0,
+            Fault::usage(format!("settings of steps are invalid\n{}", problems.join("\n"))).hint("edit `images.toml`"),
+        );
+    }
+    together(faults)
 }
 
-fn external(step: &Step, command: &[String], root: &Path, subject: &Subject<'_>) -> Result<(), Fault> {
-    let output = root.join("target/steps").join(&step.name);
-    std::fs::create_dir_all(&output)
-        .map_err(|error| Fault::build(format!("cannot make the output folder of step `{}`", step.name)).cause(error))?;
-    let call = command_of(step, command, root, &output, subject);
-    let mut progress = terminal::Progress::begin("step", &step.name);
-    let mut said = Vec::new();
-    let status = call.stream(|line| {
-        progress.line(line);
-        said.push(line.to_owned());
-    });
-    progress.end();
-    let status = status.map_err(|fault| fault.needed_by(format!("step `{}` of `images.toml`", step.name)))?;
-    if status.success() {
-        return Ok(());
-    }
-    let end = said[said.len().saturating_sub(20)..].join("\n");
-    let fault =
-        Fault::build(format!("step `{}` failed ({status})", step.name)).needed_by(format!("`{}`", subject.reference));
-    Err(if end.is_empty() { fault } else { fault.cause(end) })
+/// One fault of several.
+fn together(faults: Vec<Fault>) -> Result<(), Fault> {
+    let mut faults = faults.into_iter();
+    let Some(first) = faults.next() else { return Ok(()) };
+    Err(faults.fold(first, |all, other| {
+        let hints = other.hints.clone();
+        let all = all.cause(format!("and {}", other.to_string().split("\n\nhint:").next().unwrap_or_default()));
+        hints.into_iter().fold(all, |all, hint| if all.hints.contains(&hint) { all } else { all.hint(hint) })
+    }))
 }
 
-fn command_of(step: &Step, command: &[String], root: &Path, output: &Path, subject: &Subject<'_>) -> Command {
-    // A program of the repository is named by its path in it; any other is looked up.
-    let program = &command[0];
-    let program = if program.contains('/') { root.join(program) } else { program.into() };
-    Command::new(program)
-        .args(&command[1..])
-        .current_dir(root)
-        .env("XTASK_STEP", &step.name)
-        .env("XTASK_IMAGE", subject.reference.to_string())
-        .env("XTASK_DIGEST", subject.digest.to_string())
-        .env("XTASK_KIND", subject.kind.to_string())
-        .env("XTASK_PLATFORM", subject.platform.to_string())
-        .env("XTASK_OUTPUT", output)
+/// What every run of a step has in common.
+pub struct Run<'a> {
+    pub tree: &'a Tree,
+    pub client: &'a Client,
+    pub subject: &'a Subject<'a>,
+    pub build: &'a BuildFacts,
+}
+
+/// What the steps did.
+#[derive(Default)]
+pub struct Ran {
+    /// Seconds of each.
+    pub times: Vec<(String, Duration)>,
+    /// What they attach, in file order.
+    pub attach: Vec<Artifact>,
+}
+
+impl Run<'_> {
+    /// Runs the steps that are due. `runner` is asked for when an image has to be run.
+    pub fn run(&self, when: After, runner: &dyn Fn() -> Result<Runner, Fault>) -> Result<Ran, Fault> {
+        let due = due(&self.tree.policy, when, self.subject.kind);
+        let runner = due.iter().any(|step| step.uses("smoke")).then(runner).transpose()?;
+        let mut done: BTreeMap<String, Outcome> = BTreeMap::new();
+        let mut ran = Ran::default();
+        while done.len() < due.len() {
+            process::interrupted()?;
+            let ready: Vec<&Step> = due
+                .iter()
+                .filter(|step| !done.contains_key(&step.name))
+                .filter(|step| step.waits_for(&due).into_iter().all(|name| done.contains_key(name)))
+                .copied()
+                .collect();
+            let results: Vec<(Duration, Result<Outcome, Fault>)> = match ready[..] {
+                [step] => vec![self.one(step, &done, runner.as_ref())],
+                _ => std::thread::scope(|scope| {
+                    let (done, runner) = (&done, runner.as_ref());
+                    let started: Vec<_> =
+                        ready.iter().map(|step| scope.spawn(move || self.one(step, done, runner))).collect();
+                    started
+                        .into_iter()
+                        .map(|one| one.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+                        .collect()
+                }),
+            };
+            let mut faults = Vec::new();
+            for (step, (took, result)) in ready.iter().zip(results) {
+                ran.times.push((format!("step {}", step.name), took));
+                match result {
+                    Ok(outcome) => drop(done.insert(step.name.clone(), outcome)),
+                    Err(fault) => faults.push(fault),
+                }
+            }
+            together(faults)?;
+        }
+        ran.attach = due.iter().filter_map(|step| done.remove(&step.name)).flat_map(|outcome| outcome.attach).collect();
+        Ok(ran)
+    }
+
+    fn one(
+        &self,
+        step: &Step,
+        done: &BTreeMap<String, Outcome>,
+        runner: Option<&Runner>,
+    ) -> (Duration, Result<Outcome, Fault>) {
+        let began = Instant::now();
+        let none = Settings::default();
+        let settings = match &step.action {
+            Action::Uses(_, settings) | Action::Package(_, settings) => settings,
+            Action::Run(_) => &none,
+        };
+        let call = Call {
+            tree: self.tree,
+            client: self.client,
+            step,
+            settings,
+            subject: self.subject,
+            build: self.build,
+            output: program::output_folder(&self.tree.root, &step.name),
+            done,
+            runner,
+        };
+        let result = match &step.action {
+            Action::Uses(description, _) => {
+                plugins::of(description).run(&call).map_err(|fault| match fault.needed_by {
+                    None => fault.needed_by(format!("step `{}`", step.name)),
+                    Some(_) => fault,
+                })
+            }
+            Action::Package(..) | Action::Run(_) => program::run(&call),
+        };
+        (began.elapsed(), result.and_then(|outcome| judged(step, outcome)))
+    }
+}
+
+fn judged(step: &Step, outcome: Outcome) -> Result<Outcome, Fault> {
+    program::announce(&step.name, &outcome.findings);
+    if step.after == After::Push && !outcome.attach.is_empty() {
+        return Err(Fault::build(format!("step `{}` cannot attach to an image that is published", step.name))
+            .hint("remove `after = \"push\"`: what is attached is there before a tag moves"));
+    }
+    if !outcome.failed {
+        return Ok(outcome);
+    }
+    let fault = Fault::build(format!("step `{}` did not pass", step.name));
+    Err(outcome.findings.iter().fold(fault, |fault, finding| fault.cause(&finding.message)))
+}
+
+/// Attaches to the index of all platforms what steps have for it, before a tag names it.
+pub fn attach_to_index(
+    tree: &Tree,
+    client: &Client,
+    kind: ImageKind,
+    (repository, index): (&Repository, &Descriptor),
+) -> Result<(), Fault> {
+    let mut artifacts = Vec::new();
+    for step in due(&tree.policy, After::Build, kind) {
+        if let Action::Uses(description, settings) = &step.action {
+            artifacts.extend(plugins::of(description).index(&tree.root, settings, (repository, index.digest))?);
+        }
+    }
+    attach::attach(client, repository, index, &artifacts).map(drop)
+}
+
+/// True if a build of this image signs it.
+pub fn signs(policy: &Policy, kind: ImageKind) -> bool {
+    due(policy, After::Build, kind).iter().any(|step| step.uses(SIGN.name))
+}
+
+/// The `sign` step of an image, for checking what it signed.
+pub fn signing_step(policy: &Policy) -> Option<&Settings> {
+    policy.steps.iter().find_map(|step| match &step.action {
+        Action::Uses(description, settings) if description.name == SIGN.name => Some(settings),
+        _ => None,
+    })
 }
 
 /// The program that a step needs from the system, for `doctor`.
-pub fn needed(step: &Step) -> Option<&str> {
+pub fn needed(step: &Step) -> Vec<&str> {
     match &step.action {
-        Action::Run(command) => command.first().map(String::as_str),
-        Action::Smoke | Action::SizeBudget(_) => None,
+        Action::Run(command) => command.first().map(String::as_str).into_iter().collect(),
+        Action::Uses(description, _) => description.tools.to_vec(),
+        Action::Package(..) => vec!["cargo"],
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use xtask_model::fault::Exit;
-
-    fn step(action: Action) -> Step {
-        Step { name: "probe".to_owned(), after: After::Build, only_in_ci: false, images: vec![ImageKind::App], action }
-    }
-
-    #[track_caller]
-    fn subject(test: impl FnOnce(&Subject<'_>)) {
-        let digest = Digest::of(b"x");
-        let reference: Reference = format!("127.0.0.1:1/app@{digest}").parse().unwrap();
-        let platform = Platform::host();
-        let size = Some(2_000_000);
-        test(&Subject {
-            kind: ImageKind::App,
-            reference: &reference,
-            digest,
-            platform: &platform,
-            size,
-            version: None,
-        });
-    }
 
     #[test]
-    fn a_command_gets_the_image_by_its_environment() {
-        let root = tempfile::tempdir().unwrap();
-        let command = ["sh", "-c", "printf '%s %s' \"$XTASK_KIND\" \"$XTASK_IMAGE\" > \"$XTASK_OUTPUT/a b\""];
-        let command = command.map(str::to_owned).to_vec();
-        subject(|subject| {
-            external(&step(Action::Run(command.clone())), &command, root.path(), subject).unwrap();
-            let written = std::fs::read_to_string(root.path().join("target/steps/probe/a b")).unwrap();
-            assert_eq!(written, format!("app {}", subject.reference));
-        });
-    }
-
-    #[test]
-    fn a_failing_command_ends_the_build_with_its_own_words() {
-        let root = tempfile::tempdir().unwrap();
-        let command = ["sh", "-c", "echo no licence >&2; exit 9"].map(str::to_owned).to_vec();
-        subject(|subject| {
-            let fault = external(&step(Action::Run(command.clone())), &command, root.path(), subject).unwrap_err();
-            assert_eq!((fault.exit, fault.causes), (Exit::Build, vec!["no licence".to_owned()]));
-        });
-    }
-
-    #[test]
-    fn a_budget_is_a_limit() {
-        subject(|subject| {
-            assert!(size_budget(&step(Action::Smoke), 2_000_000, subject).is_ok());
-            let fault = size_budget(&step(Action::Smoke), 1_500_000, subject).unwrap_err();
-            assert_eq!(fault.what, "the app is 2.0 MB, 500.0 kB over its budget");
-        });
+    fn several_faults_become_one() {
+        let faults = vec![
+            Fault::missing("`cosign` not found").hint("install it"),
+            Fault::usage("there is no key").cause("why").hint("make one"),
+        ];
+        let fault = together(faults).unwrap_err();
+        assert_eq!(fault.what, "`cosign` not found");
+        assert_eq!(fault.causes, ["and there is no key\n  cause: why"]);
+        assert_eq!(fault.hints, ["install it", "make one"]);
+        assert!(together(Vec::new()).is_ok());
     }
 }

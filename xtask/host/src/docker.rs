@@ -10,10 +10,10 @@ use crate::registry::{Credentials, settings_text};
 use crate::scratch::Scratch;
 use crate::terminal;
 use serde::Deserialize;
-use std::cell::OnceCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Duration;
 use xtask_model::fault::{Exit, Fault};
 pub use xtask_model::image::order::Output;
@@ -32,7 +32,7 @@ pub struct Docker {
     /// The variable that says which engine, where the caller's own environment does not.
     chosen: Option<(&'static str, String)>,
     /// True if it is known that the engine has no bridge; asked for where it is not known.
-    without_bridge: OnceCell<bool>,
+    without_bridge: OnceLock<bool>,
     /// True if it is the private engine of `cargo xtask engine up`.
     pub private: bool,
 }
@@ -136,7 +136,7 @@ impl Docker {
             buildx: call.clone().arg("buildx"),
             call,
             chosen: None,
-            without_bridge: OnceCell::new(),
+            without_bridge: OnceLock::new(),
             private: false,
         })
     }
@@ -172,7 +172,7 @@ impl Docker {
         }
         let host = state.docker_env().remove("DOCKER_HOST").map(|host| host.to_string_lossy().into_owned());
         let chosen = host.map(|host| ("DOCKER_HOST", host));
-        Self { call, buildx, chosen, without_bridge: OnceCell::from(state.network_host()), private: true }
+        Self { call, buildx, chosen, without_bridge: OnceLock::from(state.network_host()), private: true }
     }
 
     /// The engine of the docker context of this name, if there is one: buildx takes a context for a builder only where it
@@ -187,7 +187,7 @@ impl Docker {
             call: to(self.call),
             buildx: to(self.buildx),
             chosen,
-            without_bridge: OnceCell::new(),
+            without_bridge: OnceLock::new(),
             private: false,
         })
     }
@@ -587,7 +587,7 @@ mod tests {
             buildx: call.clone().arg("buildx"),
             call,
             chosen: None,
-            without_bridge: OnceCell::from(true),
+            without_bridge: OnceLock::from(true),
             private: false,
         }
     }

@@ -14,5 +14,6 @@ pub mod linux;
 pub mod process;
 pub mod registry;
 pub mod scratch;
+pub mod signing;
 pub mod terminal;
 pub mod tree;

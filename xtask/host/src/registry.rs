@@ -6,6 +6,7 @@
 //!
 //! One [`Client`] serves every registry and every thread. It prints nothing and logs nothing.
 
+pub mod attach;
 mod blobs;
 mod early;
 mod http;

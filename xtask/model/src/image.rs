@@ -8,6 +8,7 @@ pub mod event;
 pub mod key;
 pub mod order;
 pub mod plan;
+pub mod plugin;
 pub mod policy;
 pub mod presence;
 pub mod tags;

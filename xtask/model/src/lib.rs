@@ -6,4 +6,5 @@ pub mod image;
 pub mod quantity;
 pub mod record;
 pub mod spec;
+pub mod supply;
 pub mod time;

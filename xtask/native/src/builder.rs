@@ -3,6 +3,7 @@
 
 use crate::assembly::{Assembly, Inputs, LayerPlan, assemble};
 use crate::image::{Image, oci_layer};
+use crate::inventory;
 use crate::layer::item::{Content, Item};
 use crate::layer::{self, Codec, Written};
 use crate::push::deliver::{self, ImageLayer, LayerPlace};
@@ -111,8 +112,9 @@ fn put_together(
         let written = write_layers(order.store, order.codec, &made)?;
         // A recipe is known only when what its stage promises was checked.
         order.inputs.realised.values().try_for_each(|stage| stage.finish())?;
-        for ((index, (plan, _)), written) in missing.into_iter().zip(made).zip(written) {
+        for ((index, (plan, items)), written) in missing.into_iter().zip(made).zip(written) {
             let stored = order.store.remember(&plan.recipe, written.descriptor, written.diff_id)?;
+            inventory::remember(order.store, &stored.diff_id, &items, order.inputs.platform)?;
             let descriptor = published::with_recipe(stored.descriptor, &plan.recipe, &stored.diff_id);
             layers[index] =
                 Some(ImageLayer { descriptor, diff_id: stored.diff_id, place: LayerPlace::File(stored.path) });

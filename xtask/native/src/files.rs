@@ -61,7 +61,7 @@ impl<'a> ImageFiles<'a> {
     }
 
     /// Reads a layer as a stream of entries. It is complete only if its digest matches at the end.
-    fn read_layer<T>(
+    pub(crate) fn read_layer<T>(
         &self,
         layer: &Descriptor,
         diff_id: Digest,

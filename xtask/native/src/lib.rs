@@ -5,6 +5,7 @@ pub mod builder;
 pub mod container;
 pub mod files;
 pub mod image;
+pub mod inventory;
 pub mod layer;
 pub mod preflight;
 pub mod push;

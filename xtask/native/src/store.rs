@@ -22,10 +22,12 @@ use xtask_host::registry::layout::{BlobWriter, Layout};
 use xtask_host::terminal;
 use xtask_model::fault::Fault;
 use xtask_model::spec::oci::Descriptor;
-use xtask_model::spec::reference::Digest;
+use xtask_model::spec::reference::{Digest, Platform};
+use xtask_model::supply::inventory::{LayerContents, SCHEMA};
 
 const RECIPES: &str = "recipes";
 const OUTLINES: &str = "outlines";
+const CONTENTS: &str = "contents";
 /// Processes hold a shared lock on this file while they use the store.
 const IN_USE: &str = ".in-use";
 
@@ -56,7 +58,7 @@ impl Store {
     pub fn open(folder: &Path, limit: u64) -> Result<Self, Fault> {
         let layout = Layout::open_or_create(folder)?;
         let prepare = || {
-            for part in [RECIPES, OUTLINES] {
+            for part in [RECIPES, OUTLINES, CONTENTS] {
                 fs::create_dir_all(folder.join(part))?;
             }
             let in_use = File::create(folder.join(IN_USE))?;
@@ -144,6 +146,32 @@ impl Store {
 
     pub fn put_toc(&self, diff_id: &Digest, toc: &LayerToc) -> Result<(), Fault> {
         self.write(&self.note(OUTLINES, diff_id), toc.as_bytes())
+    }
+
+    /// What is in a layer, by uncompressed digest and platform.
+    pub(crate) fn contents(&self, diff_id: &Digest, platform: &Platform) -> Result<Option<LayerContents>, Fault> {
+        let path = self.contents_path(diff_id, platform);
+        let Some(bytes) = self.read(&path)? else { return Ok(None) };
+        let contents = serde_json::from_slice(&bytes).ok().filter(|found: &LayerContents| found.schema == SCHEMA);
+        match &contents {
+            Some(_) => used(&path),
+            None => drop(fs::remove_file(&path)),
+        }
+        Ok(contents)
+    }
+
+    pub(crate) fn put_contents(
+        &self,
+        diff_id: &Digest,
+        platform: &Platform,
+        contents: &LayerContents,
+    ) -> Result<(), Fault> {
+        let bytes = serde_json::to_vec(contents).expect("contents are valid JSON");
+        self.write(&self.contents_path(diff_id, platform), &bytes)
+    }
+
+    fn contents_path(&self, diff_id: &Digest, platform: &Platform) -> PathBuf {
+        self.layout.folder().join(CONTENTS).join(format!("{}.{}", diff_id.hex(), platform.dashed()))
     }
 
     /// Names a written layer by its recipe.

@@ -13,7 +13,7 @@ use xtask_host::tree::git::Git;
 use xtask_host::tree::{secrets, uv};
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::plan;
-use xtask_model::image::policy::{Action, Engine, FILE, ImageKind};
+use xtask_model::image::policy::{Engine, FILE, ImageKind};
 use xtask_model::spec::dockerfile::{Dockerfile, LintRule};
 use xtask_model::spec::lock::closure;
 use xtask_model::spec::reference::{Platform, Tag};
@@ -359,20 +359,21 @@ fn pinned_base(tree: &Tree, client: &Client) -> Option<Finding> {
 fn step_tools(tree: &Tree) -> Vec<Finding> {
     let mut findings = Vec::new();
     for step in &tree.policy.steps {
-        let Some(program) = steps::needed(step) else { continue };
-        let found =
-            if program.contains('/') { tree.root.join(program).is_file() } else { process::found(program).is_some() };
-        findings.push(if found {
-            good(format!("step {}", step.name), format!("`{program}` is installed"))
-        } else {
-            bad(
-                format!("step {}", step.name),
-                Fault::missing(format!("`{program}` is missing"))
-                    .hint(format!("install `{program}`, or remove the step from `images.toml`")),
-            )
-        });
+        for program in steps::needed(step) {
+            let here = tree.root.join(program).is_file();
+            let found = if program.contains('/') { here } else { process::found(program).is_some() };
+            findings.push(if found {
+                good(format!("step {}", step.name), format!("`{program}` is installed"))
+            } else {
+                bad(
+                    format!("step {}", step.name),
+                    Fault::missing(format!("`{program}` is missing"))
+                        .hint(format!("install `{program}`, or remove the step from `images.toml`")),
+                )
+            });
+        }
     }
-    if tree.policy.steps.iter().any(|step| matches!(step.action, Action::Smoke)) && tree.policy.smoke.runs.is_empty() {
+    if tree.policy.steps.iter().any(|step| step.uses("smoke")) && tree.policy.smoke.runs.is_empty() {
         findings.push(note("step smoke", "`[smoke]` has no check", "write `[[smoke.run]]` in `images.toml`"));
     }
     findings

@@ -12,7 +12,7 @@ use xtask_host::terminal;
 use xtask_host::tree::facts::Tree;
 use xtask_host::tree::uv;
 use xtask_model::fault::Fault;
-use xtask_model::image::policy::{Action, Engine};
+use xtask_model::image::policy::Engine;
 use xtask_model::spec::reference::Platform;
 
 /// Does it all.
@@ -72,9 +72,11 @@ pub fn run(global: &Global, yes: bool, engine: Option<Engine>) -> anyhow::Result
     announce::conclude(&done);
     let Some(app) = done.images.last() else { return Ok(()) };
     let in_ci = std::env::var_os("CI").is_some_and(|value| !value.is_empty());
-    let tested = tree.policy.steps.iter().any(|step| {
-        matches!(step.action, Action::Smoke) && step.images.contains(&app.kind) && (in_ci || !step.only_in_ci)
-    });
+    let tested = tree
+        .policy
+        .steps
+        .iter()
+        .any(|step| step.uses("smoke") && step.images.contains(&app.kind) && (in_ci || !step.only_in_ci));
     if app.action != "built" || !tested {
         // A build runs the policy's steps; an image that was there already, or has no such step here, is asked now.
         super::smoke::run(&global, Some(&app.reference.to_string()))?;

@@ -7,13 +7,15 @@ use super::record::Trace;
 use super::sources::Sources;
 use super::tagging::{Named, Tagger};
 use super::{Context, docker, export, layouts, native};
+use crate::plugins::{BuildFacts, Subject};
 use crate::{announce, steps};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
-use xtask_host::registry::Answer;
+use xtask_host::registry::layout::Layout;
 use xtask_host::registry::publish::{self, Publication};
+use xtask_host::registry::{Answer, attach};
 use xtask_host::tree::binary;
 use xtask_host::tree::facts::{self, RootImage};
 use xtask_host::{clock, file, process, terminal};
@@ -25,8 +27,9 @@ use xtask_model::image::presence::Presence;
 use xtask_model::quantity;
 use xtask_model::record::ledger;
 use xtask_model::record::report::{self, ImageReport};
-use xtask_model::spec::oci::Manifest;
+use xtask_model::spec::oci::{Descriptor, Manifest};
 use xtask_model::spec::reference::{Digest, Platform};
+use xtask_native::image::Place as ImagePlace;
 
 /// The program's compilation, in parallel with the build of the base.
 type Compilation<'scope> = ScopedJoinHandle<'scope, Result<Duration, Fault>>;
@@ -197,7 +200,12 @@ impl Execution<'_> {
                 }
                 result.layouts.insert(platform.clone(), folder);
             }
-            self.run_steps(After::Build, plan, platform, &mut report)?;
+            let place = match (context.request.wanted.push, result.layouts.get(platform)) {
+                (true, _) => Some(ImagePlace::Registry(plan.repository.clone())),
+                (false, Some(folder)) => Some(ImagePlace::Layout(Layout::open_or_create(folder)?)),
+                (false, None) => None,
+            };
+            self.run_steps(After::Build, image, (platform, place), &mut report)?;
         }
         if !context.request.dry_run {
             self.finish(image, platforms, &mut report)?;
@@ -270,9 +278,15 @@ impl Execution<'_> {
                 tag: plan.tag.clone(),
                 built: report.platforms.clone(),
                 notes,
-                replace: plan.replaces,
+                // An image without a signature is replaced by one with it.
+                replace: plan.replaces
+                    || matches!(&image.facts.presence, Presence::Registry(found) if found.is_unsigned()),
             };
-            let mut outcome = publish::publish(&context.client, &publication)?;
+            // What belongs to the index is attached before a tag names it.
+            let attach = |index: &Descriptor| {
+                steps::attach_to_index(context.tree, &context.client, plan.kind, (&plan.repository, index))
+            };
+            let mut outcome = publish::publish_with(&context.client, &publication, &attach)?;
             if outcome.adopted.len() == platforms.len() {
                 terminal::step(
                     "adopted",
@@ -292,7 +306,7 @@ impl Execution<'_> {
                 // A job that published at the same moment may have written the index after this one read it back: its tag counts.
                 match context.client.head(&plan.repository, &plan.tag)? {
                     Answer::Present(found) if rounds > 0 && found.digest != report.digest => {
-                        outcome = publish::publish(&context.client, &publication)?;
+                        outcome = publish::publish_with(&context.client, &publication, &attach)?;
                     }
                     Answer::Present(_) | Answer::Absent => break put,
                 }
@@ -301,7 +315,8 @@ impl Execution<'_> {
             (report.latest_stays, report.kept) = (put.latest_stays, put.kept);
             report.took("publish", began.elapsed());
             for platform in platforms {
-                self.run_steps(After::Push, plan, platform, report)?;
+                let place = Some(ImagePlace::Registry(plan.repository.clone()));
+                self.run_steps(After::Push, image, (platform, place), report)?;
             }
         } else {
             report.digest = report.platforms[&platforms[0]];
@@ -311,26 +326,56 @@ impl Execution<'_> {
         file::write(&key_file(context.tree, plan.kind), &image.facts.key).map(drop)
     }
 
+    /// Runs the steps that are due, and attaches what they have for the image.
     fn run_steps(
         &self,
         when: After,
-        plan: &ImagePlan,
-        platform: &Platform,
+        image: &Image<'_>,
+        (platform, place): (&Platform, Option<ImagePlace>),
         report: &mut ImageReport,
     ) -> Result<(), Fault> {
-        let (tree, digest) = (self.context.tree, report.platforms[platform]);
+        let (context, plan) = (self.context, image.plan);
+        let tree = context.tree;
+        if steps::due(&tree.policy, when, plan.kind).is_empty() {
+            return Ok(());
+        }
+        let digest = report.platforms[platform];
         let reference = plan.repository.digest(digest);
         let version = tree.version();
-        let subject = steps::Subject {
+        let subject = Subject {
             kind: plan.kind,
             reference: &reference,
             digest,
+            place,
             platform,
             size: report.size,
             version: version.as_deref(),
         };
-        let times = steps::run(&tree.policy, &tree.root, when, &|| self.context.runner(), &subject)?;
-        times.into_iter().for_each(|(name, took)| report.took(name, took));
+        let build = BuildFacts {
+            fingerprint: plan.fingerprint.to_string(),
+            key: image.facts.key.clone(),
+            engine: match context.request.engine {
+                BuildEngine::Native => ledger::NATIVE.to_owned(),
+                BuildEngine::Docker => format!("docker {}", context.docker()?.version()?),
+            },
+            differs: !image.facts.differences.is_empty(),
+            root: (self.root.name.clone(), self.root.digests.get(platform).copied()),
+            started: self.trace.when().to_string(),
+        };
+        let run = steps::Run { tree, client: &context.client, subject: &subject, build: &build };
+        let ran = run.run(when, &|| context.runner())?;
+        ran.times.into_iter().for_each(|(name, took)| report.took(name, took));
+        if context.request.wanted.push && !ran.attach.is_empty() {
+            let began = Instant::now();
+            let Answer::Present(found) = publish::read(&context.client, &plan.repository, digest)? else {
+                return Err(Fault::network(format!("`{reference}` was pushed and is not in the registry")));
+            };
+            let manifest = found.platforms.get(platform).or_else(|| found.platforms.values().next());
+            let manifest =
+                manifest.ok_or_else(|| Fault::network(format!("`{reference}` has no manifest for {platform}")))?;
+            attach::attach(&context.client, &plan.repository, manifest, &ran.attach)?;
+            report.took("attach", began.elapsed());
+        }
         Ok(())
     }
 

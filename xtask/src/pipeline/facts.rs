@@ -6,10 +6,11 @@ use super::root::{is_unbuilt, single_try_client};
 use super::sources::{Sources, one_line};
 use super::{Checks, Context, Request, claims, order};
 use crate::flags::Global;
+use crate::steps;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use xtask_host::registry::{Answer, Client, publish};
+use xtask_host::registry::{Answer, Client, attach, publish};
 use xtask_host::terminal;
 use xtask_host::tree::facts::{self, Parsed, RootImage, RootPlace, Tree};
 use xtask_host::tree::git::Git;
@@ -18,10 +19,10 @@ use xtask_model::image::change::PlannedImage;
 use xtask_model::image::key::{AppKey, BaseKey, FileNames, Fingerprint, Key, app_changes, base_changes};
 use xtask_model::image::plan::{self, Difference, Facts, ImageFacts, ImagePlan, Plan, Target};
 use xtask_model::image::policy::ImageKind;
-use xtask_model::image::presence::{Presence, Published};
+use xtask_model::image::presence::{Presence, Published, UNSIGNED};
 use xtask_model::record::ledger::EditKind;
 use xtask_model::spec::oci::annotation;
-use xtask_model::spec::reference::{Digest, Platform, Reference, Tag};
+use xtask_model::spec::reference::{Digest, Platform, Reference, Repository, Tag};
 
 /// A plan with the facts that it was made of.
 pub(super) struct Planned {
@@ -402,6 +403,9 @@ impl<'a> Lookup<'a> {
         };
         publish::check_owner(&found, fingerprint, &repository.tag(tag))?;
         checks.check(client, &repository, &mut found)?;
+        if self.request().wanted.push && steps::signs(&self.tree().policy, kind) {
+            unsigned(client, &repository, &mut found)?;
+        }
         Ok(Presence::Registry(Box::new(found)))
     }
 
@@ -474,4 +478,16 @@ pub fn pinned_base(tree: &Tree, client: &Client, digest: Digest, platforms: &[Pl
             Err(needed(Fault::usage(format!("the pinned base `{reference}` lacks {}", names.join(", ")))))
         }
     }
+}
+
+/// Takes platforms without a signature out of an image. A build without the key may have published it, and a build that signs vouches only for
+/// what it built.
+fn unsigned(client: &Client, repository: &Repository, found: &mut Published) -> Result<(), Fault> {
+    for (platform, manifest) in std::mem::take(&mut found.platforms) {
+        match client.head(repository, attach::tag_of(&manifest.digest, Some("sig")))? {
+            Answer::Present(_) => drop(found.platforms.insert(platform, manifest)),
+            Answer::Absent => drop(found.lost.insert(platform, UNSIGNED.to_owned())),
+        }
+    }
+    Ok(())
 }

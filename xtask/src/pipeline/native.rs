@@ -223,7 +223,7 @@ const STORE_LIMIT: u64 = 5_000_000_000;
 
 /// The store of the layers that were made on this machine: the one that `XTASK_STORE` names, else the user's, which all
 /// repositories share: a layer is known by what it is made of. The repository's own where there is no home.
-fn store(root: &Path) -> Result<Store, Fault> {
+pub fn store(root: &Path) -> Result<Store, Fault> {
     let named = std::env::var_os("XTASK_STORE").filter(|folder| !folder.is_empty()).map(PathBuf::from);
     let folder = named.or_else(|| index::user_folder().map(|folder| folder.join("layers")));
     let folder = folder.unwrap_or_else(|| root.join("target/native/store"));

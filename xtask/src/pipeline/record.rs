@@ -57,6 +57,11 @@ impl Trace {
         Self { began: Instant::now(), when: clock::now(), progress: RefCell::default(), background: Mutex::default() }
     }
 
+    /// When the build began.
+    pub(super) fn when(&self) -> Timestamp {
+        self.when
+    }
+
     pub(super) fn elapsed(&self) -> Duration {
         self.began.elapsed()
     }

@@ -1,10 +1,25 @@
 //! The tables of policy keys in the reference.
 
+use xtask_model::image::plugin::{BUILT_IN, Description};
 use xtask_model::image::policy::keys::{Default, Key, Kind, TABLES, Table};
 
-/// One section for each table of the policy.
+/// One section for each table of the policy; the plugins follow the steps.
 pub(super) fn tables() -> String {
-    TABLES.iter().filter(|table| !table.name.is_empty()).map(section).collect()
+    let more = |table: &Table| if table.name == "step" { plugins() } else { String::new() };
+    TABLES.iter().filter(|table| !table.name.is_empty()).map(|table| section(table) + &more(table)).collect()
+}
+
+/// The settings of each built-in plugin.
+fn plugins() -> String {
+    let section = |plugin: &Description| {
+        let rows: String = plugin.settings.iter().map(row).collect();
+        let table = match rows.is_empty() {
+            true => "It has no settings.\n".to_owned(),
+            false => format!("| key | type | default | engine | meaning |\n|---|---|---|---|---|\n{rows}"),
+        };
+        format!("### `uses = \"{}\"`\n\nThis plugin {}.\n\n{table}\n", plugin.name, cell(plugin.about))
+    };
+    BUILT_IN.into_iter().map(section).collect()
 }
 
 fn section(table: &Table) -> String {

@@ -1,6 +1,7 @@
 //! The JSON Schema of `images.toml`, for editors: the same keys, types, ranges and defaults as the parser's.
 
 use serde_json::{Map, Value, json};
+use xtask_model::image::plugin;
 use xtask_model::image::policy::keys::{self, Default, Key, Kind};
 
 /// The schema (draft 2020-12).
@@ -32,9 +33,19 @@ fn table(name: &str) -> Value {
         }
         properties.insert(key.name.to_owned(), value);
     }
+    // The settings of a plugin are keys of its step. Those of an adopter's own plugins are not known here.
+    let is_step = name == "step";
+    if is_step {
+        for setting in plugin::BUILT_IN.iter().flat_map(|plugin| plugin.settings) {
+            let mut value = kind(setting, "");
+            extend(&mut value, json!({"description": description(setting)}));
+            properties.insert(setting.name.to_owned(), value);
+        }
+    }
+    let more = if is_step { json!({}) } else { json!(false) };
     let required: Vec<&str> =
         described.keys.iter().filter(|key| key.default == Default::Required).map(|key| key.name).collect();
-    json!({"type": "object", "additionalProperties": false, "properties": properties, "required": required})
+    json!({"type": "object", "additionalProperties": more, "properties": properties, "required": required})
 }
 
 fn kind(key: &Key, full: &str) -> Value {

@@ -30,6 +30,7 @@ mod lost;
 mod outputs;
 mod plans;
 mod reproducible;
+mod supply;
 mod tags;
 mod watching;
 mod world;

@@ -191,6 +191,17 @@ impl Client {
         media_type: &str,
         bytes: &[u8],
     ) -> Result<Digest, Fault> {
+        self.put_with_subject(repository, name, media_type, bytes).map(|(digest, _)| digest)
+    }
+
+    /// Writes a manifest. Returns true too if the registry says that it lists it as a referrer of its subject.
+    pub(super) fn put_with_subject(
+        &self,
+        repository: &Repository,
+        name: impl Into<Name>,
+        media_type: &str,
+        bytes: &[u8],
+    ) -> Result<(Digest, bool), Fault> {
         let (name, digest) = (name.into(), Digest::of(bytes));
         self.early.forget(repository);
         let what = format!("cannot write the manifest `{}`", name.of(repository));
@@ -219,7 +230,7 @@ impl Client {
             }
             _ => {
                 self.remember_document(repository, digest, bytes);
-                Ok(digest)
+                Ok((digest, reply.header("oci-subject").is_some()))
             }
         }
     }

@@ -55,7 +55,7 @@ pub fn read(client: &Client, repository: &Repository, name: impl Into<Name>) -> 
     Ok(Answer::Present(Published::new(found.digest, platforms, notes, None)))
 }
 
-fn document<T: serde::de::DeserializeOwned>(bytes: &[u8], what: &Reference) -> Result<T, Fault> {
+pub(super) fn document<T: serde::de::DeserializeOwned>(bytes: &[u8], what: &Reference) -> Result<T, Fault> {
     serde_json::from_slice(bytes).map_err(|error| Fault::network(format!("cannot read `{what}`")).cause(error))
 }
 
@@ -152,6 +152,15 @@ pub struct PublishOutcome {
 
 /// Adds manifests to the index of the fingerprint's tag.
 pub fn publish(client: &Client, publication: &Publication<'_>) -> Result<PublishOutcome, Fault> {
+    publish_with(client, publication, &|_| Ok(()))
+}
+
+/// The same; `before` is called with each index right before the tag names it, and attaches to it what belongs there.
+pub fn publish_with(
+    client: &Client,
+    publication: &Publication<'_>,
+    before: &dyn Fn(&Descriptor) -> Result<(), Fault>,
+) -> Result<PublishOutcome, Fault> {
     let Publication { repository, fingerprint, tag, built, .. } = publication;
     let reference = repository.tag(tag);
     let (mut ours, mut pushed) = (BTreeMap::new(), BTreeMap::new());
@@ -182,6 +191,7 @@ pub fn publish(client: &Client, publication: &Publication<'_>) -> Result<Publish
             return Ok(PublishOutcome { published: found.clone(), adopted });
         }
         let bytes = serde_json::to_vec(&index).expect("an index is JSON");
+        before(&Descriptor::new(media_type::INDEX, Digest::of(&bytes), bytes.len() as u64))?;
         client.put_manifest(repository, tag.clone(), media_type::INDEX, &bytes).map_err(|fault| {
             match standing.is_some() && is_immutable(&fault) {
                 true => fault.hint(WHOLE),

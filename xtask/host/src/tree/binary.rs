@@ -18,6 +18,7 @@ use xtask_model::image::context::ContextPath;
 use xtask_model::image::key::BinaryKey;
 use xtask_model::image::policy::{Binary, RelPath};
 use xtask_model::spec::reference::{Digest, Platform};
+use xtask_model::supply::inventory::Crate;
 
 /// Where a staged binary stands, within the repository and so within the build context.
 pub fn staged(platform: &Platform, binary: &Binary) -> RelPath {
@@ -127,6 +128,25 @@ struct Locked {
     checksum: Option<String>,
     #[serde(default)]
     dependencies: Vec<String>,
+}
+
+/// The crates that a package is made of, as `Cargo.lock` has them: those of every platform, of build scripts and of tests too.
+pub fn crates<F: Files + ?Sized>(repository: &F, package: &str) -> Result<Vec<Crate>, Fault> {
+    let lock = read_lock(repository)?;
+    let reached = reach(&lock, package).unwrap_or_default();
+    let of = |dependency: &String| {
+        let mut words = dependency.split(' ');
+        let (name, version) = (words.next().unwrap_or_default(), words.next());
+        let found = reached.iter().find(|one| one.name == name && version.is_none_or(|version| version == one.version));
+        found.map(|one| (one.name.clone(), one.version.clone()))
+    };
+    let one = |one: &&Locked| Crate {
+        name: one.name.clone(),
+        version: one.version.clone(),
+        checksum: one.checksum.clone(),
+        dependencies: one.dependencies.iter().filter_map(of).collect(),
+    };
+    Ok(reached.iter().map(one).collect())
 }
 
 fn read_lock<F: Files + ?Sized>(repository: &F) -> Result<CargoLock, Fault> {

@@ -18,6 +18,7 @@ use xtask_model::image::context::{ContextEntry, ContextPath, FileKind, as_in_git
 use xtask_model::image::key::{
     AppKey, BaseKey, BinaryKey, FALLBACK, FINGERPRINT_LABEL, FileNames, Fingerprint, Key, RootKey, SCHEMA,
 };
+use xtask_model::image::plugin::Description;
 use xtask_model::image::policy::{self, ImageKind, Policy, Registry, RelPath};
 use xtask_model::image::presence::Local;
 use xtask_model::spec::dockerfile::{Dockerfile, Reads};
@@ -27,6 +28,19 @@ use xtask_model::spec::lock::{self, ImagesLock, Lock};
 use xtask_model::spec::oci::{Config, Descriptor, Manifest};
 use xtask_model::spec::reference::{Digest, Platform, Reference, Repository, Tag};
 use xtask_model::spec::requirements::Environment;
+
+static PLUGINS: OnceLock<Vec<&'static Description>> = OnceLock::new();
+
+/// Registers the plugins that this program has besides the built-in ones; once, before a policy is read.
+pub fn register_plugins(plugins: Vec<&'static Description>) {
+    // A second call would change what a policy means while it is used.
+    let _ = PLUGINS.set(plugins);
+}
+
+/// The registered plugins.
+pub fn plugins() -> &'static [&'static Description] {
+    PLUGINS.get().map_or(&[], Vec::as_slice)
+}
 
 pub struct Tree {
     /// Its folder, absolute.
@@ -43,7 +57,7 @@ impl Tree {
     /// Reads the policy of the repository in these files; `registry` replaces the policy's. Knows no commit.
     pub fn with_registry(registry: Option<Registry>, files: Box<dyn Files>) -> Result<Self, Fault> {
         let text = files.text(Path::new(policy::FILE))?;
-        let policy = policy::parse(&text, &|path: &RelPath| files.has_file(path.as_ref()))?;
+        let policy = policy::parse_with(&text, &|path: &RelPath| files.has_file(path.as_ref()), plugins())?;
         let registry = registry.unwrap_or_else(|| policy.project.registry.clone());
         Ok(Self { root: files.place().to_owned(), files, policy, registry, commit: None, offline: false })
     }

@@ -3,9 +3,11 @@
 //! Pure: the text and a question ("is there such a file?") come in, a [`Policy`] or every problem at once goes out.
 
 pub mod keys;
+mod steps;
 mod toml_reader;
 
 use crate::fault::Fault;
+use crate::image::plugin::{Description, Settings, Waits};
 use crate::image::verification::{self, DEFAULT_DOCUMENTS, Selected};
 use crate::spec::ignore::Ignore;
 use crate::spec::lock::formats::{Format, Selection};
@@ -16,6 +18,8 @@ use std::fmt;
 use std::str::FromStr;
 use toml::de::DeTable;
 use toml_reader::{Problems, Section};
+
+pub(crate) use toml_reader::nearest;
 
 /// The policy's file name, at the top of the repository.
 pub const FILE: &str = "images.toml";
@@ -332,8 +336,33 @@ pub struct Step {
     pub only_in_ci: bool,
     /// The images that it runs for.
     pub images: Vec<ImageKind>,
+    /// The steps that it waits for, where the policy names them.
+    pub needs: Option<Vec<String>>,
     /// What it does.
     pub action: Action,
+}
+
+impl Step {
+    /// True if it uses the plugin of this name.
+    pub fn uses(&self, plugin: &str) -> bool {
+        matches!(&self.action, Action::Uses(description, _) if description.name == plugin)
+    }
+
+    /// The steps among `due` for which it waits.
+    pub fn waits_for<'s>(&self, due: &'s [&'s Step]) -> Vec<&'s str> {
+        let position = due.iter().position(|step| step.name == self.name).unwrap_or(due.len());
+        let waits = |index: usize, step: &Step| match (&self.needs, &self.action) {
+            (Some(needs), _) => needs.contains(&step.name),
+            (None, Action::Run(_) | Action::Package(..)) => index < position,
+            (None, Action::Uses(plugin, _)) => match plugin.waits {
+                Waits::Nothing => false,
+                Waits::For(name) => step.uses(name),
+                Waits::Before => index < position,
+            },
+        };
+        let all = due.iter().enumerate().filter(|(index, step)| step.name != self.name && waits(*index, step));
+        all.map(|(_, step)| step.name.as_str()).collect()
+    }
 }
 
 /// `[ci]`: what `cargo xtask workflows` writes beyond what the rest of the policy says.
@@ -397,10 +426,10 @@ impl FromStr for Laptop {
 /// What a step does.
 #[derive(Clone, Debug)]
 pub enum Action {
-    /// The smoke test of `[smoke]`.
-    Smoke,
-    /// The image's compressed size stays within this many bytes.
-    SizeBudget(u64),
+    /// A plugin that is compiled in, with its settings.
+    Uses(&'static Description, Settings),
+    /// A program of the workspace, by the name of its package, that speaks the protocol of plugins.
+    Package(String, Settings),
     /// A command as a list, run in the repository.
     Run(Vec<String>),
 }
@@ -570,7 +599,7 @@ impl FromStr for Registry {
 }
 
 /// Reads a size: `900 MB`, `1.5 GB`, decimal units.
-fn size(text: &str) -> Option<u64> {
+pub fn size(text: &str) -> Option<u64> {
     let (number, unit) = text.split_at(text.find(|c: char| c.is_ascii_alphabetic())?);
     let factor = match unit {
         "B" => 1.0,
@@ -585,6 +614,15 @@ fn size(text: &str) -> Option<u64> {
 
 /// Reads `text`; `is_file` says whether a path within the repository is a file.
 pub fn parse(text: &str, is_file: &dyn Fn(&RelPath) -> bool) -> Result<Policy, Fault> {
+    parse_with(text, is_file, &[])
+}
+
+/// Reads `text`, whose steps may use these plugins besides the built-in ones.
+pub fn parse_with(
+    text: &str,
+    is_file: &dyn Fn(&RelPath) -> bool,
+    plugins: &[&'static Description],
+) -> Result<Policy, Fault> {
     let mut problems = Problems::new(FILE, text);
     let document = match DeTable::parse(text) {
         Ok(document) => document,
@@ -593,7 +631,7 @@ pub fn parse(text: &str, is_file: &dyn Fn(&RelPath) -> bool) -> Result<Policy, F
             return Err(refused(problems));
         }
     };
-    let policy = read(Section::document(document.get_ref()), &mut problems, is_file);
+    let policy = read(Section::document(document.get_ref()), &mut problems, is_file, plugins);
     match policy {
         Some(policy) if problems.is_empty() => Ok(policy),
         _ => Err(refused(problems)),
@@ -609,7 +647,12 @@ fn refused(problems: Problems<'_>) -> Fault {
     Fault::usage(what).hint(format!("edit `{FILE}`; `docs/reference.md` lists every key"))
 }
 
-fn read(mut top: Section<'_>, problems: &mut Problems<'_>, is_file: &dyn Fn(&RelPath) -> bool) -> Option<Policy> {
+fn read(
+    mut top: Section<'_>,
+    problems: &mut Problems<'_>,
+    is_file: &dyn Fn(&RelPath) -> bool,
+    plugins: &[&'static Description],
+) -> Option<Policy> {
     let missing = |name: &str, problems: &mut Problems<'_>| {
         problems.add(&(0..0), format!("`[{name}]` is missing"), None);
     };
@@ -635,16 +678,7 @@ fn read(mut top: Section<'_>, problems: &mut Problems<'_>, is_file: &dyn Fn(&Rel
     let section = top.section("app", problems).unwrap_or_else(|| Section::absent("app", &empty));
     let app = read_app(section, &name, problems, is_file);
     let smoke = top.section("smoke", problems).map_or_else(Smoke::default, |section| read_smoke(section, problems));
-    let mut steps = Vec::new();
-    for section in top.sections("step", problems) {
-        let at = section.at().clone();
-        if let Some(step) = read_step(section, problems) {
-            if steps.iter().any(|other: &Step| other.name == step.name) {
-                problems.add(&at, format!("there are two steps named `{}`", step.name), None);
-            }
-            steps.push(step);
-        }
-    }
+    let steps = steps::read(&mut top, problems, is_file, plugins);
     let platforms = project.as_ref().map(|project| project.platforms.as_slice()).unwrap_or_default();
     let ci = top.section("ci", problems).map_or_else(Ci::default, |section| read_ci(section, platforms, problems));
     top.finish(problems);
@@ -1148,89 +1182,6 @@ fn read_smoke(mut section: Section<'_>, problems: &mut Problems<'_>) -> Smoke {
     });
     section.finish(problems);
     Smoke { user: user.and_then(|user| u32::try_from(user).ok()), runs, serve }
-}
-
-fn read_step(mut section: Section<'_>, problems: &mut Problems<'_>) -> Option<Step> {
-    let at = section.at().clone();
-    let name = section.required("name", problems);
-    if let Some(name) = &name {
-        // The name becomes a folder: `target/steps/NAME`.
-        if Tag::from_str(&name.value).is_err() {
-            problems.add(
-                &name.at,
-                format!("`step.name` `{}` holds more than letters, digits, `.`, `_` and `-`", name.value),
-                None,
-            );
-        }
-    }
-    let after = section.choice("after", &[("build", After::Build), ("push", After::Push)], problems);
-    let only = section.choice("only", &[("ci", true)], problems);
-    let kinds = [("base", ImageKind::Base), ("app", ImageKind::App), ("enhanced", ImageKind::Enhanced)];
-    let mut images = Vec::new();
-    for text in section.texts("images", problems).unwrap_or_default() {
-        match kinds.iter().find(|(kind, _)| *kind == text.value) {
-            Some((_, kind)) => images.push(*kind),
-            None => {
-                let what = format!("`step.images` holds `{}`, not `base`, `app` or `enhanced`", text.value);
-                problems.add(&text.at, what, toml_reader::nearest(&text.value, kinds.iter().map(|(kind, _)| *kind)));
-            }
-        }
-    }
-    if images.is_empty() {
-        images = vec![ImageKind::App, ImageKind::Enhanced];
-    }
-    let uses = section.text("uses", problems);
-    let run = section.texts("run", problems);
-    let max = section.text("max", problems);
-    section.finish(problems);
-    if let Some(max) = max.as_ref().filter(|_| uses.as_ref().is_none_or(|uses| uses.value != "size-budget")) {
-        problems.add(&max.at, "`step.max` has no effect: it is for `uses = \"size-budget\"`", None);
-    }
-    let action = match (uses, run) {
-        (None, Some(run)) if run.is_empty() || run[0].value.is_empty() => {
-            problems.add(
-                &at,
-                "`step.run` names no program",
-                Some("write a list: `run = [\"program\", \"argument\"]`".into()),
-            );
-            None
-        }
-        (None, Some(run)) => Some(Action::Run(run.into_iter().map(|arg| arg.value).collect())),
-        (Some(uses), None) if uses.value == "smoke" => Some(Action::Smoke),
-        (Some(uses), None) if uses.value == "size-budget" => {
-            let budget = max.as_ref().and_then(|max| size(&max.value));
-            if budget.is_none() {
-                let at = max.map_or(uses.at, |max| max.at);
-                problems.add(
-                    &at,
-                    "a `size-budget` step needs `max`",
-                    Some("write `max = \"400 MB\"` (compressed)".into()),
-                );
-            }
-            budget.map(Action::SizeBudget)
-        }
-        (Some(uses), None) => {
-            let hint = toml_reader::nearest(&uses.value, ["smoke", "size-budget"].into_iter());
-            let hint = hint.unwrap_or_else(|| "any command: `run = [\"program\", \"argument\"]`".into());
-            problems.add(
-                &uses.at,
-                format!("`{}` is not a known step: `smoke` and `size-budget` are", uses.value),
-                Some(hint),
-            );
-            None
-        }
-        _ => {
-            problems.add(&at, "a step has either `uses` or `run`", None);
-            None
-        }
-    };
-    Some(Step {
-        name: name?.value,
-        after: after.unwrap_or(After::Build),
-        only_in_ci: only.unwrap_or(false),
-        images,
-        action: action?,
-    })
 }
 
 #[cfg(test)]

@@ -19,6 +19,9 @@ pub const CREATED: &str = "org.opencontainers.image.created";
 /// that the same commit gives the same bytes; an index is put together once for each build anyway.
 pub const BUILT: &str = "dev.xtask.built.";
 
+/// The lost part of an image that exists without the signature that the policy wants.
+pub const UNSIGNED: &str = "the signature";
+
 /// An image in a registry.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Published {
@@ -65,8 +68,19 @@ impl Published {
     /// Why platforms that are wanted are missing although the index lists them, as a reason of a build.
     pub fn lost_reason(&self, wanted: &[Platform]) -> Option<String> {
         let lost = wanted.iter().filter_map(|platform| Some((platform, self.lost.get(platform)?)));
-        let lost: Vec<String> = lost.map(|(platform, what)| format!("{what} of {platform}")).collect();
+        let lost: Vec<(&Platform, &String)> = lost.collect();
+        if let [(platform, _), ..] = lost[..]
+            && lost.iter().all(|(_, what)| *what == UNSIGNED)
+        {
+            return Some(format!("the image for {platform} is not signed, and this build signs"));
+        }
+        let lost: Vec<String> = lost.into_iter().map(|(platform, what)| format!("{what} of {platform}")).collect();
         (!lost.is_empty()).then(|| format!("the registry lost {}", lost.join(", ")))
+    }
+
+    /// True if a platform counts as missing only because it is not signed: it is replaced then.
+    pub fn is_unsigned(&self) -> bool {
+        self.lost.values().any(|what| what == UNSIGNED)
     }
 
     /// Every manifest that its index lists, attestations with them.

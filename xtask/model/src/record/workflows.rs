@@ -5,7 +5,8 @@
 //! branch, a title) is ever part of a `run:` line.
 
 use crate::fault::Fault;
-use crate::image::policy::{self, Ci, Engine, Laptop, Policy};
+use crate::image::plugin::{KEYLESS, SIGN};
+use crate::image::policy::{self, Action, Ci, Engine, Laptop, Policy};
 use crate::spec::reference::Platform;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,9 +99,34 @@ pub fn generate(policy: &Policy, place: &PolicyLocation) -> Result<Vec<File>, Fa
     let matrix = matrix(policy)?;
     let writer = Writer { policy, place, matrix: &matrix };
     Ok(vec![
-        File { path: path("ci", place), text: writer.ci() },
-        File { path: path("release", place), text: writer.tagged() },
+        File { path: path("ci", place), text: signing(policy, writer.ci()) },
+        File { path: path("release", place), text: signing(policy, writer.tagged()) },
     ])
+}
+
+/// Gives the steps that publish what they need to sign: the key as a secret of the repository, or the job's identity. No other step
+/// gets it.
+fn signing(policy: &Policy, text: String) -> String {
+    let settings = policy.steps.iter().find_map(|step| match &step.action {
+        Action::Uses(plugin, settings) if plugin.name == SIGN.name => Some(settings),
+        Action::Uses(..) | Action::Package(..) | Action::Run(_) => None,
+    });
+    let Some(settings) = settings else { return text };
+    let secret = match settings.text("cosign") {
+        Some(KEYLESS) => {
+            return text.replace("      packages: write\n", "      packages: write\n      id-token: write\n");
+        }
+        Some(_) => "COSIGN_PASSWORD",
+        None => "XTASK_SIGNING_KEY",
+    };
+    let publishes = |line: &str| {
+        line.starts_with("        run: cargo xtask build") && line.contains(" --push") && !line.contains("--reuse-only")
+    };
+    let with_secret = |line: &str| match publishes(line) {
+        true => format!("        env:\n          {secret}: ${{{{ secrets.{secret} }}}}\n{line}\n"),
+        false => format!("{line}\n"),
+    };
+    text.lines().map(with_secret).collect()
 }
 
 fn path(name: &str, place: &PolicyLocation) -> String {

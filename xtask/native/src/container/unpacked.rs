@@ -43,6 +43,13 @@ pub struct LayoutImage {
     manifest: Descriptor,
 }
 
+impl LayoutImage {
+    /// The layout, and the manifest in it.
+    pub fn parts(self) -> (Layout, Descriptor) {
+        (self.layout, self.manifest)
+    }
+}
+
 impl ImageStore {
     pub fn of(tree: &Tree) -> Self {
         Self::new(tree.images(), store(tree), tree.client())

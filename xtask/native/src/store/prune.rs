@@ -2,7 +2,7 @@
 //!
 //! Only while no other process has it open: an entry might be about to be used there.
 
-use super::{Note, OUTLINES, RECIPES, Store};
+use super::{CONTENTS, Note, OUTLINES, RECIPES, Store};
 use std::collections::BTreeMap;
 use std::fs::{self, TryLockError};
 use std::io;
@@ -71,9 +71,13 @@ impl Store {
             blobs.insert(file.name.clone(), file);
         }
         let mut layers: BTreeMap<String, FileGroup> = BTreeMap::new();
-        let mut tocs: BTreeMap<String, StoreFile> = BTreeMap::new();
-        for file in list(&folder.join(OUTLINES), &mut remove)? {
-            tocs.insert(file.name.clone(), file);
+        // Tables of contents, and contents whose name ends with the platform.
+        let mut tocs: BTreeMap<String, Vec<StoreFile>> = BTreeMap::new();
+        for part in [OUTLINES, CONTENTS] {
+            for file in list(&folder.join(part), &mut remove)? {
+                let diff_id = file.name.split('.').next().unwrap_or_default().to_owned();
+                tocs.entry(diff_id).or_default().push(file);
+            }
         }
         for file in list(&folder.join(RECIPES), &mut remove)? {
             let note = fs::read(&file.path).ok().and_then(|bytes| Note::parse(&bytes));
@@ -84,9 +88,7 @@ impl Store {
             };
             let group = layers.entry(digest).or_insert_with(|| FileGroup::new(&file));
             group.add(&file);
-            if let Some(toc) = tocs.remove(&diff_id) {
-                group.add(&toc);
-            }
+            tocs.remove(&diff_id).into_iter().flatten().for_each(|file| group.add(&file));
         }
         for (digest, file) in &blobs {
             match layers.get_mut(digest) {
@@ -95,7 +97,7 @@ impl Store {
             }
         }
         let mut groups: Vec<FileGroup> = layers.into_values().collect();
-        for file in tocs.values() {
+        for file in tocs.values().flatten() {
             let mut group = FileGroup::new(file);
             group.add(file);
             groups.push(group);

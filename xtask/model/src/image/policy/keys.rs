@@ -119,6 +119,13 @@ pub fn table(name: &str) -> &'static Table {
     TABLES.iter().find(|table| table.name == name).expect("every table that is read has a description")
 }
 
+impl Key {
+    /// A setting of a plugin.
+    pub const fn plugin(name: &'static str, kind: Kind, default: Default, meaning: &'static str) -> Self {
+        key(name, kind, default, meaning)
+    }
+}
+
 const fn key(name: &'static str, kind: Kind, default: Default, meaning: &'static str) -> Key {
     Key { name, kind, default, engine: Engine::Both, meaning }
 }
@@ -421,7 +428,7 @@ pub const TABLES: &[Table] = &[
     },
     Table {
         name: "step",
-        meaning: "A program or check around a build. Steps run in file order.",
+        meaning: "A plugin or program around a build.",
         keys: &[
             key("name", Kind::Text, Default::Required, "name in reports: letters, digits, `.`, `_` and `-`"),
             key(
@@ -438,13 +445,18 @@ pub const TABLES: &[Table] = &[
                 "the images it runs for",
             ),
             key(
+                "needs",
+                Kind::Texts,
+                Default::Derived("what the plugin reads; for a program, every step before it"),
+                "names of the steps to wait for; steps that do not wait for each other run in parallel",
+            ),
+            key(
                 "uses",
-                Kind::Choice(&["smoke", "size-budget"]),
+                Kind::Text,
                 Default::None,
-                "a built-in check; either this or `run`",
+                "a plugin: a built-in one, one that your xtask registers, or `package:NAME` for a program of the workspace. Its settings are further keys of the step",
             ),
             key("run", Kind::Texts, Default::None, "a program with its arguments; either this or `uses`"),
-            key("max", Kind::Text, Default::None, "largest compressed size, `400 MB`; for `uses = \"size-budget\"`"),
         ],
     },
     Table {

@@ -210,7 +210,7 @@ fn a_key_without_effect_is_refused() {
     for (text, problem) in [
         ("[root.debian]\nsuite = \"trixie\"", "`[root.debian]` has no effect without `root.fallback`"),
         ("[[step]]\nname = \"s\"\nuses = \"smoke\"\nmax = \"1 MB\"", "`step.max` has no effect"),
-        ("[[step]]\nname = \"s\"\nrun = [\"x\"]\nmax = \"1 MB\"", "`step.max` has no effect"),
+        ("[[step]]\nname = \"s\"\nrun = [\"x\"]\nmax = \"1 MB\"", "unknown key `max`"),
         ("[app.binary]\npackage = \"x\"\nrust-image = \"rust:1\"", "`app.binary.rust-image` has no effect"),
     ] {
         let fault = parse(&format!("{LEAST}{text}\n"), &|_| true).unwrap_err();
@@ -299,7 +299,7 @@ uses = "smok"
 after = "pushed"
 images = ["apps"]
 [[step]]
-name = "size"
+name = "other"
 uses = "size-budget"
 "#;
     refuses(
@@ -309,14 +309,69 @@ uses = "size-budget"
             images.toml:93:1: `step.run` names no program
               hint: write a list: `run = ["program", "argument"]`
             images.toml:94:8: `step.name` `a b` holds more than letters, digits, `.`, `_` and `-`
-            images.toml:98:8: `smok` is not a known step: `smoke` and `size-budget` are
+            images.toml:98:8: `smok` is not a plugin
               hint: did you mean `smoke`?
             images.toml:99:9: `step.after` is `pushed`, not one of `build`, `push`
             images.toml:100:11: `step.images` holds `apps`, not `base`, `app` or `enhanced`
               hint: did you mean `app`?
             images.toml:103:8: a `size-budget` step needs `max`
-              hint: write `max = "400 MB"` (compressed)"#]],
+              hint: `max`: largest compressed size, for example `max = "400 MB"`"#]],
     );
+}
+
+#[test]
+fn the_settings_of_plugins_are_checked_with_everything_else() {
+    let bad = |text: &str, expected: &[&str]| {
+        let fault = parse(&format!("{LEAST}{text}\n"), &|path| path.as_str() != "no.pub").unwrap_err();
+        for problem in expected {
+            assert!(fault.what.contains(problem), "{text}: {problem}\n{fault}");
+        }
+    };
+    bad(
+        "[[step]]\nname = \"a\"\nuses = \"sbom\"\nformats = [\"spdx\", \"swid\"]\nafter = \"push\"\n[[step]]\nname = \"b\"\nuses = \"sign\"",
+        &[
+            "3 problems",
+            "`step.formats` holds `swid`, not one of `spdx`, `cyclonedx`",
+            "`sbom` attaches to the image, which is done before a tag moves",
+            "a `sign` step needs `public-key`",
+        ],
+    );
+    bad("[[step]]\nname = \"b\"\nuses = \"sign\"\npublic-key = \"no.pub\"", &["there is no file `no.pub`"]);
+    bad("[[step]]\nname = \"b\"\nuses = \"sign\"\npublic-key = \"../k\"", &["outside the repository"]);
+    bad("[[step]]\nname = \"b\"\nuses = \"sign\"\ncosign = \"keyless\"", &["needs `identity`", "needs `issuer`"]);
+    bad(
+        "[[step]]\nname = \"b\"\nuses = \"sign\"\npublic-kye = \"k\"",
+        &["`step.public-kye` has no effect", "did you mean `public-key`?"],
+    );
+    bad("[[step]]\nname = \"s\"\nuses = \"size-budget\"\nmax = \"big\"", &["`step.max` `big` is not a size", "400 MB"]);
+    bad(
+        "[[step]]\nname = \"s\"\nuses = \"smoke\"\nneeds = [\"t\"]",
+        &["`step.needs` names `t`, which is no other step"],
+    );
+    let two = "[[step]]\nname = \"a\"\nuses = \"smoke\"\nneeds = [\"b\"]\n[[step]]\nname = \"b\"\nrun = [\"x\"]";
+    bad(two, &["the steps `a`, `b` wait for each other"]);
+}
+
+#[test]
+fn steps_wait_for_what_they_read() {
+    let text = "[[step]]\nname = \"smoke\"\nuses = \"smoke\"\n[[step]]\nname = \"facts\"\nuses = \"provenance\"\n\
+                [[step]]\nname = \"list\"\nuses = \"sbom\"\n[[step]]\nname = \"own\"\nuses = \"package:licences\"\ndeny = [\"GPL\"]\n\
+                [[step]]\nname = \"free\"\nrun = [\"x\"]\nneeds = []\n[[step]]\nname = \"sign\"\nuses = \"sign\"\npublic-key = \"k\"\n";
+    let policy = parse(&format!("{LEAST}{text}"), &|_| true).unwrap_or_else(|fault| panic!("{fault}"));
+    let due: Vec<&Step> = policy.steps.iter().collect();
+    let waits: Vec<(&str, Vec<&str>)> = due.iter().map(|step| (step.name.as_str(), step.waits_for(&due))).collect();
+    let expected: [(&str, &[&str]); 6] = [
+        ("smoke", &[]),
+        ("facts", &["list"]),
+        ("list", &[]),
+        ("own", &["smoke", "facts", "list"]),
+        ("free", &[]),
+        ("sign", &["smoke", "facts", "list", "own", "free"]),
+    ];
+    assert_eq!(waits, expected.map(|(name, waits)| (name, waits.to_vec())));
+    let Action::Package(name, settings) = &policy.steps[3].action else { panic!("{:?}", policy.steps[3]) };
+    assert_eq!((name.as_str(), settings.texts("deny")), ("licences", Some(vec!["GPL"])));
+    assert!(settings.place("deny").unwrap().starts_with("images.toml:"));
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! the nearest known one.
 
 use super::keys::{self, Default, Kind, Table};
+use serde_json::Value;
 use std::fmt::Display;
 use std::ops::Range;
 use toml::de::{DeTable, DeValue};
@@ -45,17 +46,22 @@ impl<'a> Problems<'a> {
         self.found.is_empty()
     }
 
+    /// `file:line:column` of a value.
+    pub(crate) fn place(&self, at: &Range<usize>) -> String {
+        let before = &self.text[..at.start.min(self.text.len())];
+        let line = before.matches('\n').count() + 1;
+        let column = before.chars().rev().take_while(|&c| c != '\n').count() + 1;
+        format!("{}:{line}:{column}", self.file)
+    }
+
     /// All problems in the order of the text, each as `file:line:column: what` with its hint below.
     pub(crate) fn listed(mut self) -> Vec<String> {
         self.found.sort_by_key(|problem| problem.at);
         self.found
             .iter()
             .map(|problem| {
-                let before = &self.text[..problem.at.min(self.text.len())];
-                let line = before.matches('\n').count() + 1;
-                let column = before.chars().rev().take_while(|&c| c != '\n').count() + 1;
                 let hint = problem.hint.as_ref().map(|hint| format!("\n  hint: {hint}")).unwrap_or_default();
-                format!("{}:{line}:{column}: {}{hint}", self.file, problem.what)
+                format!("{}: {}{hint}", self.place(&(problem.at..problem.at)), problem.what)
             })
             .collect()
     }
@@ -68,6 +74,8 @@ pub(crate) struct Section<'t> {
     at: Range<usize>,
     described: &'static Table,
     asked: Vec<&'static str>,
+    /// Keys without a description are someone else's.
+    open: bool,
 }
 
 impl<'t> Section<'t> {
@@ -83,7 +91,7 @@ impl<'t> Section<'t> {
 
     fn new(name: String, table: &'t DeTable<'t>, at: Range<usize>) -> Self {
         let described = keys::table(&name);
-        Self { name, table, at, described, asked: Vec::new() }
+        Self { name, table, at, described, asked: Vec::new(), open: false }
     }
 
     fn get(&mut self, key: &'static str) -> Option<(&'t DeValue<'t>, Range<usize>)> {
@@ -117,6 +125,19 @@ impl<'t> Section<'t> {
     /// Where the section stands.
     pub(crate) fn at(&self) -> &Range<usize> {
         &self.at
+    }
+
+    /// Place of a key's value, if present.
+    pub(crate) fn place_of(&self, key: &str) -> Option<Range<usize>> {
+        self.table.get(key).map(|item| item.span())
+    }
+
+    /// The keys without a description, which are valid then: name, value and place of each.
+    pub(crate) fn others(&mut self) -> Vec<(String, Value, Range<usize>)> {
+        self.open = true;
+        let known = |key: &str| self.described.key(key).is_some();
+        let others = self.table.iter().filter(|(name, _)| !known(name.get_ref()));
+        others.map(|(name, item)| (name.get_ref().to_string(), json(item.get_ref()), name.span())).collect()
     }
 
     /// A table below this one, if present.
@@ -343,7 +364,7 @@ impl<'t> Section<'t> {
         );
         for name in self.table.keys() {
             let key = name.get_ref().as_ref();
-            if known().any(|known| known == key) {
+            if self.open || known().any(|known| known == key) {
                 continue;
             }
             let place = if self.name.is_empty() { String::new() } else { format!(" in `[{}]`", self.name) };
@@ -351,6 +372,21 @@ impl<'t> Section<'t> {
                 Some(format!("known here: {}", known().map(|k| format!("`{k}`")).collect::<Vec<_>>().join(", ")))
             });
             problems.add(&name.span(), format!("unknown key `{key}`{place}"), hint);
+        }
+    }
+}
+
+/// A value as JSON has it. A moment is a text there.
+fn json(value: &DeValue<'_>) -> Value {
+    match value {
+        DeValue::String(text) => Value::String(text.to_string()),
+        DeValue::Integer(_) => whole(value).map_or(Value::Null, Value::from),
+        DeValue::Float(float) => float.as_str().parse::<f64>().map_or(Value::Null, Value::from),
+        DeValue::Boolean(value) => Value::Bool(*value),
+        DeValue::Datetime(moment) => Value::String(moment.to_string()),
+        DeValue::Array(items) => items.iter().map(|item| json(item.get_ref())).collect(),
+        DeValue::Table(table) => {
+            table.iter().map(|(name, item)| (name.get_ref().to_string(), json(item.get_ref()))).collect()
         }
     }
 }

@@ -361,3 +361,29 @@ fn only_a_file_that_was_written_for_this_policy_is_ours() {
     let said = foreign_file(&wanted, "name: ci\nmine\nend\n").to_string();
     assert!(said.contains("-mine\n") && said.contains("+ours\n") && !said.contains("end"), "{said}");
 }
+
+#[test]
+fn only_the_steps_that_publish_get_the_key() {
+    let with = |settings: &str| {
+        let policy = policy(|text| format!("{text}\n[[step]]\nname = \"sign\"\nuses = \"sign\"\n{settings}\n"));
+        generate(&policy, &PolicyLocation::default()).unwrap().into_iter().map(|file| file.text).collect::<String>()
+    };
+    let plain = generate(&policy(|text| text), &PolicyLocation::default()).unwrap();
+    assert!(plain.iter().all(|file| !file.text.contains("SIGNING") && !file.text.contains("id-token")));
+    let text = with("public-key = \"sign.pub\"");
+    let lines: Vec<&str> = text.lines().collect();
+    let runs = |line: &&str| {
+        line.contains("run: cargo xtask build") && line.contains("--push") && !line.contains("--reuse-only")
+    };
+    let keys = lines.iter().filter(|line| line.contains("XTASK_SIGNING_KEY:")).count();
+    assert_eq!(keys, lines.iter().filter(|line| runs(line)).count());
+    for (index, line) in lines.iter().enumerate().filter(|(_, line)| line.contains("XTASK_SIGNING_KEY:")) {
+        assert!(runs(&lines[index + 1]), "{line}\n{}", lines[index + 1]);
+    }
+    let keyless = with("cosign = \"keyless\"\nidentity = \"https://a/\"\nissuer = \"https://b/\"");
+    assert_eq!(keyless.matches("id-token: write").count(), keyless.matches("packages: write").count());
+    assert!(
+        with("public-key = \"k\"\ncosign = \"awskms:///a\"")
+            .contains("COSIGN_PASSWORD: ${{ secrets.COSIGN_PASSWORD }}")
+    );
+}

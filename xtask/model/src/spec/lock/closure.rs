@@ -40,6 +40,12 @@ impl PackageMetadata {
         found
     }
 
+    /// Names of the distributions that it requires in an environment, without those of its extras.
+    pub fn required_in(&self, environment: &Environment) -> BTreeSet<String> {
+        let counts = |one: &&Requirement| one.marker.as_ref().is_none_or(|marker| environment.holds(marker, ""));
+        self.requires.iter().filter(counts).map(|one| one.name.clone()).collect()
+    }
+
     fn only(mut self, extras: &BTreeSet<String>) -> Self {
         self.requires.retain(|one| one.marker.as_ref().is_none_or(|marker| concerns(marker, extras)));
         self

@@ -1,0 +1,300 @@
+//! Descriptions of build plugins: the name of each, its settings, and which others it waits for.
+//!
+//! `images.toml` is checked against them, so that bad settings of any plugin are reported with every other problem of the policy. The code
+//! that runs a plugin is elsewhere.
+
+use super::policy::keys::{Default, Key, Kind};
+use super::policy::{RelPath, size};
+use crate::spec::reference::Platform;
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// A plugin as the policy, the reference and `plugin describe` see it.
+#[derive(Debug)]
+pub struct Description {
+    /// The word after `uses`.
+    pub name: &'static str,
+    /// One sentence without a full stop.
+    pub about: &'static str,
+    /// Programs that it needs on `PATH`.
+    pub tools: &'static [&'static str],
+    /// Keys of its `[[step]]`, besides those that every step has.
+    pub settings: &'static [Key],
+    /// Checks that need more than one setting, or more than a type.
+    pub check: fn(&Settings) -> Vec<SettingProblem>,
+    /// The steps whose outcome it reads, where the policy has no `needs`.
+    pub waits: Waits,
+    /// True if it attaches something to the image, which is done before any tag moves.
+    pub attaches: bool,
+}
+
+/// The steps for which a plugin waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waits {
+    Nothing,
+    /// Steps that use this plugin.
+    For(&'static str),
+    /// Every step before it in the file.
+    Before,
+}
+
+/// A problem of a setting; without a name, of the step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SettingProblem {
+    pub setting: Option<String>,
+    pub what: String,
+    pub hint: Option<String>,
+}
+
+impl SettingProblem {
+    pub fn new(setting: &str, what: impl Into<String>) -> Self {
+        Self { setting: Some(setting.to_owned()), what: what.into(), hint: None }
+    }
+
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+/// No further check.
+pub fn unchecked(_: &Settings) -> Vec<SettingProblem> {
+    Vec::new()
+}
+
+/// The settings of a step, by name.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Settings(BTreeMap<String, Setting>);
+
+#[derive(Clone, Debug, PartialEq)]
+struct Setting {
+    value: Value,
+    /// `images.toml:12:1`.
+    place: String,
+}
+
+impl Settings {
+    pub fn insert(&mut self, name: &str, value: Value, place: String) {
+        self.0.insert(name.to_owned(), Setting { value, place });
+    }
+
+    pub fn get(&self, name: &str) -> Option<&Value> {
+        self.0.get(name).map(|setting| &setting.value)
+    }
+
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.get(name)?.as_str()
+    }
+
+    /// A list of strings; `None` if the setting is missing.
+    pub fn texts(&self, name: &str) -> Option<Vec<&str>> {
+        Some(self.get(name)?.as_array()?.iter().filter_map(Value::as_str).collect())
+    }
+
+    /// Place of a setting in the policy, `images.toml:12:1`.
+    pub fn place(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(|setting| setting.place.as_str())
+    }
+
+    pub fn to_json(&self) -> Value {
+        self.0.iter().map(|(name, setting)| (name.clone(), setting.value.clone())).collect()
+    }
+}
+
+/// Compares settings with a description. `is_file` answers for paths in the repository.
+pub fn problems(
+    description: &Description,
+    settings: &Settings,
+    is_file: &dyn Fn(&RelPath) -> bool,
+) -> Vec<SettingProblem> {
+    let name = description.name;
+    let mut found = Vec::new();
+    for key in description.settings {
+        match settings.get(key.name) {
+            Some(value) => found.extend(wrong(key, value, is_file).map(|what| SettingProblem::new(key.name, what))),
+            None if key.default == Default::Required => found.push(SettingProblem {
+                setting: None,
+                what: format!("a `{name}` step needs `{}`", key.name),
+                hint: Some(format!("`{}`: {}", key.name, key.meaning)),
+            }),
+            None => {}
+        }
+    }
+    for unknown in settings.0.keys().filter(|unknown| description.settings.iter().all(|key| key.name != **unknown)) {
+        let known: Vec<String> = description.settings.iter().map(|key| format!("`{}`", key.name)).collect();
+        let nearest = super::policy::nearest(unknown, description.settings.iter().map(|key| key.name));
+        let hint = nearest.unwrap_or_else(|| match known.is_empty() {
+            true => format!("`{name}` has no settings"),
+            false => format!("settings of `{name}`: {}", known.join(", ")),
+        });
+        found.push(
+            SettingProblem::new(unknown, format!("`step.{unknown}` has no effect with `uses = \"{name}\"`")).hint(hint),
+        );
+    }
+    if found.is_empty() {
+        found = (description.check)(settings);
+    }
+    found
+}
+
+/// The difference between a value and its description, if there is one.
+fn wrong(key: &Key, value: &Value, is_file: &dyn Fn(&RelPath) -> bool) -> Option<String> {
+    let name = format!("`step.{}`", key.name);
+    let words = |words: &[&str]| words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ");
+    let list = |of: &dyn Fn(&str) -> Option<String>| match value.as_array() {
+        None => Some(format!("{name} is not a list")),
+        Some(items) => items.iter().find_map(|item| match item.as_str() {
+            None => Some(format!("{name} holds something that is not a string")),
+            Some(text) => of(text),
+        }),
+    };
+    match key.kind {
+        Kind::Text => value.as_str().is_none_or(str::is_empty).then(|| format!("{name} is not a string, or empty")),
+        Kind::Path => match value.as_str().map(str::parse::<RelPath>) {
+            None => Some(format!("{name} is not a path")),
+            Some(Err(why)) => Some(format!("{name}: {why}")),
+            Some(Ok(path)) => (!is_file(&path)).then(|| format!("{name}: there is no file `{path}`")),
+        },
+        Kind::Choice(choices) => {
+            let good = value.as_str().is_some_and(|text| choices.contains(&text));
+            (!good).then(|| format!("{name} is not one of {}", words(choices)))
+        }
+        Kind::Choices(choices) => list(&|text| {
+            (!choices.contains(&text)).then(|| format!("{name} holds `{text}`, not one of {}", words(choices)))
+        }),
+        Kind::Texts => list(&|_| None),
+        Kind::Platforms => list(&|text| text.parse::<Platform>().err().map(|error| format!("{name}: {error}"))),
+        Kind::Boolean => (!value.is_boolean()).then(|| format!("{name} is not `true` or `false`")),
+        Kind::Whole(least, most) => {
+            let good = value.as_i64().is_some_and(|number| (least..=most).contains(&number));
+            (!good).then(|| format!("{name} is not a whole number from {least} to {most}"))
+        }
+        Kind::AtLeast(least) => {
+            let good = value.as_f64().is_some_and(|number| number >= least);
+            (!good).then(|| format!("{name} is not a number of at least {least}"))
+        }
+        Kind::Version | Kind::Map | Kind::MapOf(_) | Kind::Table | Kind::Tables | Kind::ForEach(_) => None,
+    }
+}
+
+/// Runs the checks of `[smoke]`.
+pub const SMOKE: Description = Description {
+    name: "smoke",
+    about: "runs the checks of `[smoke]` in the image",
+    tools: &[],
+    settings: &[],
+    check: unchecked,
+    waits: Waits::Nothing,
+    attaches: false,
+};
+
+/// Limits the compressed size.
+pub const SIZE_BUDGET: Description = Description {
+    name: "size-budget",
+    about: "fails if the image is larger than its budget",
+    tools: &[],
+    settings: &[Key::plugin(
+        "max",
+        Kind::Text,
+        Default::Required,
+        "largest compressed size, for example `max = \"400 MB\"`",
+    )],
+    check: |settings| {
+        let max = settings.text("max").unwrap_or_default();
+        let wrong = || {
+            SettingProblem::new("max", format!("`step.max` `{max}` is not a size"))
+                .hint("write `max = \"400 MB\"` (compressed)")
+        };
+        size(max).is_none().then(wrong).into_iter().collect()
+    },
+    waits: Waits::Nothing,
+    attaches: false,
+};
+
+/// Formats of an SBOM.
+pub const SBOM_FORMATS: &[&str] = &["spdx", "cyclonedx"];
+
+/// Lists what is in the image.
+pub const SBOM: Description = Description {
+    name: "sbom",
+    about: "attaches a list of every Python package, Debian package and crate in the image",
+    tools: &[],
+    settings: &[Key::plugin(
+        "formats",
+        Kind::Choices(SBOM_FORMATS),
+        Default::Toml("[\"spdx\", \"cyclonedx\"]"),
+        "formats to write: SPDX 2.3 and CycloneDX 1.6",
+    )],
+    check: unchecked,
+    waits: Waits::Nothing,
+    attaches: true,
+};
+
+/// Says what the image was built from.
+pub const PROVENANCE: Description = Description {
+    name: "provenance",
+    about: "attaches a SLSA v1 statement: commit, key, engine, builder, and what the image was made of, by digest",
+    tools: &[],
+    settings: &[],
+    check: unchecked,
+    waits: Waits::For("sbom"),
+    attaches: true,
+};
+
+/// The word of `cosign` for signatures without a key.
+pub const KEYLESS: &str = "keyless";
+
+/// Signs.
+pub const SIGN: Description = Description {
+    name: "sign",
+    about: "signs the image, its index and its provenance, as cosign does",
+    tools: &[],
+    settings: &[
+        Key::plugin(
+            "public-key",
+            Kind::Path,
+            Default::None,
+            "PEM file of the public key, ECDSA P-256. The private one is in the file that `XTASK_SIGNING_KEY_FILE` names, or in `XTASK_SIGNING_KEY`",
+        ),
+        Key::plugin(
+            "cosign",
+            Kind::Text,
+            Default::None,
+            "key for the cosign program instead: `awskms://…`, `hashivault://…`, the file of an encrypted key; `keyless` for an identity of OIDC",
+        ),
+        Key::plugin("identity", Kind::Text, Default::None, "identity in the certificate, for `cosign = \"keyless\"`"),
+        Key::plugin("issuer", Kind::Text, Default::None, "OIDC issuer of that identity"),
+    ],
+    check: |settings| {
+        let keyless = settings.text("cosign") == Some(KEYLESS);
+        let mut found = Vec::new();
+        if !keyless && settings.text("public-key").is_none() {
+            let what = "a `sign` step needs `public-key`".to_owned();
+            let hint = "name the public key that verifies the signatures, or set `cosign = \"keyless\"`".to_owned();
+            found.push(SettingProblem { setting: None, what, hint: Some(hint) });
+        }
+        for name in ["identity", "issuer"] {
+            match (keyless, settings.text(name)) {
+                (true, None) => found.push(SettingProblem {
+                    setting: None,
+                    what: format!("a `sign` step with `cosign = \"keyless\"` needs `{name}`"),
+                    hint: Some("`verify` accepts no other signer".to_owned()),
+                }),
+                (false, Some(_)) => {
+                    found.push(SettingProblem::new(
+                        name,
+                        format!("`step.{name}` has no effect without `cosign = \"keyless\"`"),
+                    ));
+                }
+                (true, Some(_)) | (false, None) => {}
+            }
+        }
+        found
+    },
+    waits: Waits::Before,
+    attaches: true,
+};
+
+/// The plugins that every xtask has, in the order of the reference.
+pub const BUILT_IN: [&Description; 5] = [&SMOKE, &SIZE_BUDGET, &SBOM, &PROVENANCE, &SIGN];

@@ -1,0 +1,18 @@
+//! What is in an image, what it was made of, and who says so: inventories, SBOMs, provenance, and the documents that are signed.
+
+pub mod cyclonedx;
+pub mod inventory;
+pub mod licence;
+pub mod provenance;
+pub mod signature;
+pub mod spdx;
+
+use crate::spec::reference::Digest;
+
+/// A UUID that follows from a text, in the form of version 8 of RFC 9562: the same SBOM has the same one everywhere.
+fn uuid(text: &str) -> String {
+    let mut hex = Digest::of(text.as_bytes()).hex();
+    hex.replace_range(12..13, "8");
+    hex.replace_range(16..17, "a");
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..32])
+}

@@ -1,0 +1,118 @@
+//! `sbom`: what is in an image, and what changed between two.
+
+use crate::flags::{Format, Global, SbomFlags, SbomType};
+use crate::{documents, plugins};
+use std::path::Path;
+use xtask_host::registry::{Answer, Client, attach, publish};
+use xtask_host::tree::facts::Tree;
+use xtask_model::fault::Fault;
+use xtask_model::spec::reference::{Platform, Reference, Repository, Tag};
+use xtask_model::supply::inventory::{self, Component};
+use xtask_model::supply::{cyclonedx, spdx};
+use xtask_native::container::unpacked::ImageStore;
+use xtask_native::image::{Image, Place};
+
+/// Prints a document, or the differences.
+pub fn run(global: &Global, flags: &SbomFlags) -> anyhow::Result<()> {
+    let tree = global.tree()?;
+    let client = tree.client();
+    let platform = flags.platform.clone().unwrap_or_else(Platform::host);
+    if let [old, new] = flags.diff.as_slice() {
+        let read = |name: &String| {
+            components(&tree, &client, &open(global, &tree, &client, (Some(name), &platform))?, &platform)
+        };
+        let (old, new) = (read(old)?, read(new)?);
+        let changes = inventory::diff(&old, &new);
+        return match global.format {
+            Format::Json => documents::SBOM_DIFF.print_list("changes", &changes),
+            Format::Text | Format::Github if changes.is_empty() => super::print("nothing differs\n"),
+            Format::Text | Format::Github => super::print(&(changes.join("\n") + "\n")),
+        };
+    }
+    let opened = open(global, &tree, &client, (flags.image.as_deref(), &platform))?;
+    let media_type = match flags.kind {
+        SbomType::Cyclonedx => cyclonedx::MEDIA_TYPE,
+        SbomType::Spdx => spdx::MEDIA_TYPE,
+    };
+    let bytes = match attached(&client, &opened, media_type)? {
+        Some(bytes) => bytes,
+        None => {
+            let found = plugins::inventory_of(&tree, &client, &opened.image, (&opened.repository, &platform))?;
+            match flags.kind {
+                SbomType::Cyclonedx => cyclonedx::document(&found.inventory, env!("CARGO_PKG_VERSION")),
+                SbomType::Spdx => spdx::document(&found.inventory, env!("CARGO_PKG_VERSION")),
+            }
+        }
+    };
+    super::print(&(String::from_utf8_lossy(&bytes).into_owned() + "\n"))
+}
+
+/// An image with the repository that it belongs to.
+struct Opened {
+    image: Image,
+    repository: Repository,
+}
+
+/// Opens an image of a registry, of a layout, or the app of this tree.
+fn open(
+    global: &Global,
+    tree: &Tree,
+    client: &Client,
+    (name, platform): (Option<&str>, &Platform),
+) -> Result<Opened, Fault> {
+    let name = match name {
+        Some(name) => name.to_owned(),
+        None => super::smoke::this_trees(global, "sbom")?,
+    };
+    let reference: Option<Reference> = name.parse().ok();
+    let repository = reference.as_ref().map(|reference| reference.repository.clone());
+    if let Some(found) = ImageStore::of(tree).find(&name)? {
+        let (layout, manifest) = found.parts();
+        let image = Image::open(client, Place::Layout(layout), manifest.digest, platform)?;
+        let repository = repository.filter(|_| !Path::new(&name).is_dir());
+        let repository = repository.unwrap_or_else(|| tree.repository(xtask_model::image::policy::ImageKind::App));
+        return Ok(Opened { image, repository });
+    }
+    let reference = reference.ok_or_else(|| Fault::usage(format!("`{name}` is not the name of an image")))?;
+    let repository = reference.repository.clone();
+    let digest = match reference.digest {
+        Some(digest) => digest,
+        None => {
+            let tag = reference.tag.clone().unwrap_or_else(Tag::latest);
+            match client.head(&repository, tag)? {
+                Answer::Present(found) => found.digest,
+                Answer::Absent => return Err(Fault::network(format!("`{reference}` is not in the registry"))),
+            }
+        }
+    };
+    Ok(Opened { image: Image::open(client, Place::Registry(repository.clone()), digest, platform)?, repository })
+}
+
+/// The newest document of a type that is attached to an image.
+fn attached(client: &Client, opened: &Opened, media_type: &str) -> Result<Option<Vec<u8>>, Fault> {
+    let Place::Registry(repository) = &opened.image.place else { return Ok(None) };
+    let found = attach::find(client, repository, &opened.image.digest, media_type)?;
+    Ok(found.into_iter().next_back().and_then(|artifact| artifact.documents.into_iter().next()).map(|blob| blob.bytes))
+}
+
+fn components(tree: &Tree, client: &Client, opened: &Opened, platform: &Platform) -> Result<Vec<Component>, Fault> {
+    if let Some(bytes) = attached(client, opened, cyclonedx::MEDIA_TYPE)? {
+        let what = format!("cannot read the SBOM of `{}`", opened.repository.digest(opened.image.digest));
+        return cyclonedx::read(&bytes).map_err(|why| Fault::network(what).cause(why));
+    }
+    let found = plugins::inventory_of(tree, client, &opened.image, (&opened.repository, platform))?;
+    Ok(found.inventory.components)
+}
+
+/// Refuses an image without a manifest; used where every platform counts.
+pub(super) fn published(
+    client: &Client,
+    reference: &Reference,
+) -> Result<xtask_model::image::presence::Published, Fault> {
+    let read = match (&reference.digest, &reference.tag) {
+        (Some(digest), _) => publish::read(client, &reference.repository, *digest)?,
+        (None, Some(tag)) => publish::read(client, &reference.repository, tag)?,
+        (None, None) => publish::read(client, &reference.repository, Tag::latest())?,
+    };
+    read.present().ok_or_else(|| Fault::network(format!("`{reference}` is not in the registry")))
+}

@@ -1,0 +1,148 @@
+//! The plugin `sbom`: everything in an image, as SPDX and CycloneDX.
+//!
+//! The configuration of the artifact holds the contents of each layer. An app's SBOM is put together from them on a machine that has none of
+//! the base's layers.
+
+use super::{Artifact, Blob, Call, Description, Outcome, Plugin};
+use crate::pipeline;
+use serde::{Deserialize, Serialize};
+use xtask_host::registry::{Answer, Client, attach, publish};
+use xtask_host::terminal;
+use xtask_host::tree::binary;
+use xtask_host::tree::facts::{self, Tree};
+use xtask_model::fault::Fault;
+use xtask_model::image::plugin::{SBOM, SBOM_FORMATS};
+use xtask_model::spec::oci::annotation;
+use xtask_model::spec::reference::{Digest, Platform, Reference, Repository};
+use xtask_model::supply::inventory::{self, Inventory, Layer, LayerContents};
+use xtask_model::supply::{cyclonedx, spdx};
+use xtask_native::image::{Image, Place};
+use xtask_native::inventory::{Described, Search, layers};
+
+/// Media type of the contents of layers.
+const CONTENTS: &str = "application/vnd.dev.xtask.layers.v1+json";
+
+#[derive(Serialize, Deserialize)]
+struct Contents {
+    layers: Vec<(Digest, LayerContents)>,
+}
+
+pub(super) struct Sbom;
+
+impl Plugin for Sbom {
+    fn description(&self) -> &'static Description {
+        &SBOM
+    }
+
+    fn run(&self, call: &Call<'_>) -> Result<Outcome, Fault> {
+        let subject = call.subject;
+        let Some(place) = subject.place.clone() else {
+            terminal::step(
+                "sbom",
+                &format!("{}: its layers are in the docker engine; it is written with `--push`", subject.kind),
+            );
+            return Ok(Outcome::default());
+        };
+        let image = Image::open(call.client, place, subject.digest, subject.platform)?;
+        let found = inventory_of(call.tree, call.client, &image, (&subject.reference.repository, subject.platform))?;
+        let mut outcome = Outcome::default();
+        let formats = call.settings.texts("formats").unwrap_or_else(|| SBOM_FORMATS.to_vec());
+        for format in formats {
+            let (media_type, bytes, file) = document(&found.inventory, format);
+            outcome.files.push(call.write(&format!("{}-{}.{file}", subject.kind, subject.platform.dashed()), &bytes)?);
+            let mut artifact = Artifact::of(media_type, bytes);
+            if outcome.attach.is_empty() {
+                let contents = serde_json::to_vec(&found.contents).expect("contents are valid JSON");
+                artifact.config = Some(Blob::new(CONTENTS, contents));
+            }
+            outcome.attach.push(artifact);
+        }
+        Ok(outcome)
+    }
+}
+
+/// A document of a format, with its media type and the end of its file's name.
+pub(super) fn document(inventory: &Inventory, format: &str) -> (&'static str, Vec<u8>, &'static str) {
+    let version = env!("CARGO_PKG_VERSION");
+    match format {
+        "spdx" => (spdx::MEDIA_TYPE, spdx::document(inventory, version), "spdx.json"),
+        _ => (cyclonedx::MEDIA_TYPE, cyclonedx::document(inventory, version), "cdx.json"),
+    }
+}
+
+/// What is in an image.
+pub struct Found {
+    pub inventory: Inventory,
+    contents: Contents,
+}
+
+/// Lists what is in an image of this repository.
+pub fn inventory_of(
+    tree: &Tree,
+    client: &Client,
+    image: &Image,
+    (repository, platform): (&Repository, &Platform),
+) -> Result<Found, Fault> {
+    let store = pipeline::store(&tree.root)?;
+    let search =
+        Search { client, store: &store, root: &tree.root, platform, described: &|| described(client, image, platform) };
+    let contents = layers(image, &search)?;
+    // A lock that cannot be read has failed the build, or is of another commit than the image.
+    let lock = facts::unchecked_lock(tree).ok();
+    let program = tree.policy.app.binary.as_ref();
+    let crates = program.and_then(|program| binary::crates(&*tree.files, &program.package).ok()).unwrap_or_default();
+    let program = program.map(|program| (program.name.as_str(), crates.as_slice()));
+    let list = image.layers().map(|(layer, diff_id)| Layer { digest: layer.digest, diff_id, size: layer.size });
+    let inventory = Inventory {
+        repository: repository.to_string(),
+        digest: image.digest,
+        platform: platform.clone(),
+        created: image.config.created.clone().unwrap_or_else(|| "1970-01-01T00:00:00Z".to_owned()),
+        layers: list.collect(),
+        components: inventory::components(&contents, lock.as_ref(), program),
+    };
+    Ok(Found { inventory, contents: Contents { layers: contents } })
+}
+
+/// The contents of layers that are attached to the base of an image, or to the image itself.
+fn described(client: &Client, image: &Image, platform: &Platform) -> Described {
+    let mut found = Described::new();
+    let labels = &image.config.config.labels;
+    let base = labels.get(annotation::BASE_NAME).zip(labels.get(annotation::BASE_DIGEST));
+    let base = base.and_then(|(name, digest)| {
+        let name: Reference = name.parse().ok()?;
+        Some((name.repository, digest.parse::<Digest>().ok()?))
+    });
+    let own = match &image.place {
+        Place::Registry(repository) => Some((repository.clone(), image.digest)),
+        Place::Layout(_) => None,
+    };
+    for (repository, digest) in base.into_iter().chain(own) {
+        // Without it the layers are read, which takes longer.
+        match attached(client, &repository, digest, platform) {
+            Ok(layers) => found.extend(layers),
+            Err(fault) => terminal::detail(&fault.what),
+        }
+    }
+    found
+}
+
+fn attached(
+    client: &Client,
+    repository: &Repository,
+    digest: Digest,
+    platform: &Platform,
+) -> Result<Vec<(Digest, LayerContents)>, Fault> {
+    let Answer::Present(image) = publish::read(client, repository, digest)? else { return Ok(Vec::new()) };
+    let digest = image.platforms.get(platform).map_or(digest, |manifest| manifest.digest);
+    for media_type in [cyclonedx::MEDIA_TYPE, spdx::MEDIA_TYPE] {
+        for artifact in attach::find(client, repository, &digest, media_type)? {
+            if artifact.config.media_type == CONTENTS
+                && let Ok(contents) = serde_json::from_slice::<Contents>(&artifact.config.bytes)
+            {
+                return Ok(contents.layers);
+            }
+        }
+    }
+    Ok(Vec::new())
+}

@@ -1,0 +1,501 @@
+//! SBOMs, provenance and signatures of real images: read by other people's programs, refused when they were tampered with, and there before
+//! any tag moves.
+
+use crate::fault_proxy::{Answer, Mishap};
+use crate::fixture::{Outcome, Repo, client};
+use crate::world::World;
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use xtask_host::registry::attach::{self, Artifact};
+use xtask_host::tree::uv;
+use xtask_model::fault::Exit;
+use xtask_model::spec::oci::Descriptor;
+use xtask_model::spec::reference::{Digest, Platform, Reference};
+use xtask_model::spec::requirements;
+use xtask_model::supply::{cyclonedx, provenance, spdx};
+
+const STEPS: [&str; 3] = [
+    "name = \"sbom\"\nuses = \"sbom\"\nimages = [\"app\", \"base\"]",
+    "name = \"provenance\"\nuses = \"provenance\"\nimages = [\"app\", \"base\"]",
+    "name = \"sign\"\nuses = \"sign\"\npublic-key = \"sign.pub\"\nimages = [\"app\", \"base\"]",
+];
+
+const STATUS: &str = "Package: libc6\nStatus: install ok installed\nArchitecture: amd64\nSource: glibc\nVersion: 2.41-12\n\n\
+                      Package: zlib1g\nStatus: install ok installed\nArchitecture: amd64\nSource: zlib\nVersion: 1:1.3.1\nDepends: libc6 (>= 2.14)\n";
+
+/// A repository with keys, whose app has packages of two kinds.
+struct Signed {
+    world: World,
+    key: PathBuf,
+    _keys: tempfile::TempDir,
+}
+
+impl Signed {
+    fn new(name: &str) -> Option<Self> {
+        let world = World::new(name)?;
+        let keys = tempfile::tempdir().unwrap();
+        let key = new_key(keys.path(), "sign.key");
+        let repo = &world.repo;
+        let public = std::fs::read_to_string(public_of(&key)).unwrap();
+        repo.write("sign.pub", &public).write("debian/status", STATUS);
+        let site = "code/lib/python3.12/site-packages";
+        repo.write(
+            &format!("{site}/six-1.17.0.dist-info/METADATA"),
+            "Metadata-Version: 2.4\nName: six\nVersion: 1.17.0\nLicense-Expression: MIT\n",
+        );
+        repo.write(
+            &format!("{site}/scipy-1.16.3.dist-info/METADATA"),
+            "Metadata-Version: 2.4\nName: scipy\nVersion: 1.16.3\nLicense: Own (c)\nRequires-Dist: six>=1\n",
+        );
+        repo.edit(
+            "dockerfiles/Dockerfile.fast",
+            "ENTRYPOINT",
+            "COPY --link debian/status /var/lib/dpkg/status\nENTRYPOINT",
+        );
+        for step in STEPS {
+            repo.step(step);
+        }
+        repo.commit("supply");
+        Some(Self { world, key, _keys: keys })
+    }
+
+    fn repo(&self) -> &Repo {
+        &self.world.repo
+    }
+
+    fn call(&self, args: &[&str]) -> Outcome {
+        self.repo().xtask(args).env("XTASK_SIGNING_KEY_FILE", &self.key).without_engine().run()
+    }
+
+    /// `build --push`; the app's reference by digest.
+    #[track_caller]
+    fn push(&self) -> Reference {
+        self.call(&["build", "--push"]).ok().reference()
+    }
+
+    /// The descriptor of the app's manifest.
+    fn manifest(&self, name: &str, index: &Reference) -> Descriptor {
+        let found = self.repo().published(name, &index.digest.unwrap().to_string()).unwrap();
+        found.platforms[&Platform::host()].clone()
+    }
+
+    /// `verify` fails and says why.
+    #[track_caller]
+    fn refuses(&self, image: &Reference, why: &str) {
+        self.call(&["verify", &image.to_string()]).ends(6).says(why);
+    }
+}
+
+fn openssl(args: &[&str]) {
+    let done = Command::new("openssl").args(args).output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+}
+
+fn new_key(folder: &Path, name: &str) -> PathBuf {
+    let key = folder.join(name);
+    let text = key.to_str().unwrap();
+    openssl(&["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", text]);
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
+    openssl(&["pkey", "-in", text, "-pubout", "-out", public_of(&key).to_str().unwrap()]);
+    key
+}
+
+fn public_of(key: &Path) -> PathBuf {
+    key.with_extension("pub")
+}
+
+/// A program of the host, or a line that says what is skipped without it.
+fn program(name: &str) -> Option<PathBuf> {
+    let found = which::which(name).ok();
+    if found.is_none() {
+        println!("skipped: `{name}` is not installed");
+    }
+    found
+}
+
+#[track_caller]
+fn runs(command: &mut Command) -> String {
+    let done = command.output().unwrap();
+    let said = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert!(done.status.success(), "{command:?}\n{said}");
+    String::from_utf8(done.stdout).unwrap()
+}
+
+#[test]
+fn an_attested_image_is_verified_by_us_and_by_cosign() {
+    let Some(signed) = Signed::new("attested") else { return };
+    let (app, traffic) = signed.world.traffic(|| signed.push());
+    let name = app.to_string();
+    let verified = signed.call(&["verify", &name, "--format", "json"]).ok();
+    let verified: Value = serde_json::from_str(&verified.stdout).unwrap();
+    assert_eq!(xtask::documents::VERIFY.unlisted(&verified), [""; 0], "{verified:#}");
+    let checks = verified["checks"].to_string();
+    for check in ["signature of the index", "signature for linux", "SBOMs for linux", "gives its key"] {
+        assert!(checks.contains(check), "{check}: {checks}");
+    }
+    let base = signed.repo().published("app-base", "latest").unwrap();
+    let base = signed.repo().repository("app-base").digest(base.digest).to_string();
+    signed.call(&["verify", &base]).ok();
+    // Everything was attached before the first tag that people use.
+    let writes = traffic.writes();
+    let first_tag = writes
+        .iter()
+        .position(|one| one.ends_with("/app/manifests/main") || one.ends_with("/app/manifests/latest"))
+        .unwrap();
+    let last_attached = writes.iter().rposition(|one| one.contains("/app/manifests/sha256-")).unwrap();
+    assert!(last_attached < first_tag, "{writes:#?}");
+
+    // A template edit, for its times.
+    signed.repo().write("templates/page.html", "edit").commit("edit");
+    let report = signed.call(&["build", "--push", "--format", "json"]).ok().report();
+    println!("template edit: {} s of {}", report.0["seconds"], report.image("app")["seconds"]);
+    let (again, traffic) = signed.world.traffic(|| signed.call(&["build", "--push", "--format", "json"]).ok().report());
+    println!("nothing to do: {} s", again.0["seconds"]);
+    assert_eq!(traffic.writes(), [""; 0], "what is signed is not signed again");
+
+    let Some(cosign) = program("cosign") else { return };
+    let key = signed.repo().path.join("sign.pub");
+    let flags = ["--insecure-ignore-tlog=true", "--allow-http-registry=true", "--key"];
+    let home = tempfile::tempdir().unwrap();
+    let cosign = |args: &[&str], key: &Path, image: &str| {
+        let mut command = Command::new(&cosign);
+        command.args(args).args(flags).arg(key).arg(image).env("HOME", home.path());
+        command
+    };
+    let tag = format!("{}:latest", signed.repo().repository("app"));
+    for image in [&name, &tag] {
+        runs(&mut cosign(&["verify"], &key, image));
+    }
+    let manifest = signed.repo().repository("app").digest(signed.manifest("app", &app).digest).to_string();
+    runs(&mut cosign(&["verify"], &key, &manifest));
+    let attested = runs(&mut cosign(&["verify-attestation", "--type", "slsaprovenance1"], &key, &manifest));
+    let envelope: Value = serde_json::from_str(attested.lines().next().unwrap()).unwrap();
+    assert_eq!(envelope["payloadType"], provenance::MEDIA_TYPE);
+    let other = public_of(&new_key(home.path(), "other.key"));
+    assert!(!cosign(&["verify"], &other, &name).output().unwrap().status.success(), "another key verifies nothing");
+}
+
+#[test]
+fn cosign_signs_with_a_key_that_only_it_can_use() {
+    let Some(signed) = Signed::new("encrypted") else { return };
+    let Some(cosign) = program("cosign") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let mut generate = Command::new(cosign);
+    runs(
+        generate
+            .arg("generate-key-pair")
+            .current_dir(folder.path())
+            .env("COSIGN_PASSWORD", "p a$s")
+            .env("HOME", folder.path()),
+    );
+    let public = std::fs::read_to_string(folder.path().join("cosign.pub")).unwrap();
+    let key = folder.path().join("cosign.key");
+    let repo = signed.repo();
+    let step = format!("public-key = \"sign.pub\"\ncosign = \"{}\"", key.display());
+    repo.write("sign.pub", &public).edit("images.toml", "public-key = \"sign.pub\"", &step).commit("cosign");
+    let call = repo.xtask(&["build", "--push", "--verbose"]).env("COSIGN_PASSWORD", "p a$s").without_engine();
+    let app = call.run().ok().keeps("p a$s").reference();
+    signed.call(&["verify", &app.to_string()]).ok();
+    repo.write("templates/page.html", "two").commit("two");
+    let call = repo.xtask(&["build", "--push"]).env("COSIGN_PASSWORD", "wrong").without_engine();
+    call.run().ends(4).says("cosign");
+    assert_eq!(repo.digest("app", "latest"), app.digest.unwrap().to_string(), "no tag moved");
+}
+
+#[test]
+fn tampered_things_are_refused() {
+    let Some(signed) = Signed::new("tampered") else { return };
+    let app = signed.push();
+    let (repo, client) = (signed.repo(), client());
+    let repository = repo.repository("app");
+    let manifest = signed.manifest("app", &app);
+    signed.call(&["verify", &app.to_string()]).ok();
+    // Another key.
+    let other = new_key(signed.key.parent().unwrap(), "other.key");
+    let flag = public_of(&other);
+    signed
+        .call(&["verify", "--key", flag.to_str().unwrap(), &app.to_string()])
+        .ends(6)
+        .says("none of its signatures is by this key");
+    // An index that nobody signed: with another annotation.
+    let found = client.manifest(&repository, app.digest.unwrap()).unwrap().present().unwrap();
+    let text =
+        String::from_utf8(found.bytes).unwrap().replacen("\"annotations\":{", "\"annotations\":{\"a\":\"b\",", 1);
+    let moved =
+        client.put_manifest(&repository, Digest::of(text.as_bytes()), &found.media_type, text.as_bytes()).unwrap();
+    signed.refuses(&repository.digest(moved), "it has no signature");
+    // Its own signature moved to it.
+    let copy = |from: &Digest, to: &Digest, suffix: &str| {
+        let bytes = client.manifest(&repository, attach::tag_of(from, Some(suffix))).unwrap().present().unwrap();
+        client.put_manifest(&repository, attach::tag_of(to, Some(suffix)), &bytes.media_type, &bytes.bytes).unwrap();
+    };
+    copy(&app.digest.unwrap(), &moved, "sig");
+    signed.refuses(&repository.digest(moved), "none of its signatures is by this key");
+    // The provenance of another image.
+    repo.write("templates/page.html", "two").commit("two");
+    let second = signed.push();
+    let second_manifest = signed.manifest("app", &second);
+    copy(&manifest.digest, &second_manifest.digest, "att");
+    signed.refuses(&second, "its provenance is about another image");
+    // An SBOM that the build did not make.
+    let lie = Artifact::of(spdx::MEDIA_TYPE, b"{\"packages\": []}".to_vec());
+    attach::attach(&client, &repository, &manifest, &[lie]).unwrap();
+    signed.refuses(&app, "an SBOM is attached that is not in its provenance");
+    // A statement whose payload was changed after it was signed.
+    repo.write("templates/page.html", "three").commit("three");
+    let third = signed.push();
+    let third_manifest = signed.manifest("app", &third);
+    let mut artifact = attach::find_tagged(&client, &repository, &third_manifest.digest, "att").unwrap().unwrap();
+    let text = String::from_utf8(artifact.documents[0].bytes.clone()).unwrap();
+    let mut envelope: Value = serde_json::from_str(&text).unwrap();
+    let payload = xtask_host::signing::from_base64(envelope["payload"].as_str().unwrap()).unwrap();
+    let payload = String::from_utf8(payload).unwrap().replace("urn:xtask:builder:local", "urn:xtask:builder:other");
+    envelope["payload"] = xtask_host::signing::base64(payload.as_bytes()).into();
+    artifact.documents[0].bytes = envelope.to_string().into_bytes();
+    let forged = Artifact {
+        artifact_type: xtask_model::supply::signature::ATTESTATIONS.to_owned(),
+        documents: artifact.documents,
+        config: None,
+        annotations: Default::default(),
+        suffix: Some("att"),
+    };
+    attach::attach(&client, &repository, &third_manifest, &[forged]).unwrap();
+    signed.refuses(&third, "none of its attestations is by this key");
+}
+
+#[test]
+fn an_image_that_is_not_what_its_commit_gives_is_refused() {
+    let Some(signed) = Signed::new("claims") else { return };
+    let repo = signed.repo();
+    signed.push();
+    // Built from another tree than the commit it will claim: the history is rewritten under it.
+    repo.write("templates/page.html", "secret").write("templates/more.html", "more");
+    let app = signed.push();
+    signed.refuses(&app, "it was built from changes on top of its commit");
+}
+
+#[test]
+fn no_tag_moves_when_something_cannot_be_attached() {
+    let Some(signed) = Signed::new("halfway") else { return };
+    let first = signed.push();
+    let latest = |signed: &Signed| signed.repo().digest("app", "latest");
+    for (round, part) in [".sig", ".att", "/app/manifests/sha256-", "/app/blobs/uploads/"].iter().enumerate() {
+        let repo = signed.repo();
+        let before = latest(&signed);
+        repo.write("templates/page.html", &format!("round {round}")).commit("round");
+        let refusal = Answer::new(403).body("{\"errors\": [{\"code\": \"DENIED\", \"message\": \"as scripted\"}]}");
+        signed.world.proxy.on("PUT", part, 100, Mishap::Answer(refusal.clone()));
+        signed.call(&["build", "--push"]).ends(5);
+        signed.world.proxy.clear();
+        assert_eq!(latest(&signed), before, "{part}");
+        // One answer that fails is tried again.
+        let busy = Answer::new(503).header("retry-after", "0");
+        signed.world.proxy.on("PUT", part, 1, Mishap::Answer(busy));
+        let healed = signed.push();
+        signed.world.proxy.clear();
+        assert_eq!(latest(&signed), healed.digest.unwrap().to_string());
+        signed.call(&["verify", &healed.to_string()]).ok();
+    }
+    signed.call(&["verify", &first.to_string()]).ok();
+}
+
+#[test]
+fn a_key_that_others_may_read_stops_the_build_before_anything_is_built() {
+    let Some(signed) = Signed::new("openkey") else { return };
+    std::fs::set_permissions(&signed.key, std::fs::Permissions::from_mode(0o640)).unwrap();
+    signed.call(&["build", "--push"]).ends(2).says("its mode is 640").says("chmod 600");
+    assert!(signed.repo().tags("app-base").is_empty());
+    signed.repo().xtask(&["build", "--push"]).without_engine().run().ends(2).says("there is no key to sign with");
+    let wrong = new_key(signed.key.parent().unwrap(), "another.key");
+    let call = signed.repo().xtask(&["build", "--push"]).env("XTASK_SIGNING_KEY_FILE", &wrong).without_engine();
+    call.run().ends(2).says("the private key is not the one of the policy");
+}
+
+#[test]
+fn an_image_that_was_published_without_a_signature_is_built_again_where_it_is_signed() {
+    let Some(signed) = Signed::new("unsigned") else { return };
+    let repo = signed.repo();
+    repo.edit("images.toml", "public-key = \"sign.pub\"", "public-key = \"sign.pub\"\nonly = \"ci\"").commit("in CI");
+    // At a desk, which has no key.
+    let desk = repo.xtask(&["build", "--push"]).without_engine().run().ok().reference();
+    signed.call(&["verify", &desk.to_string()]).ends(6).says("it has no signature");
+    let in_ci = || {
+        repo.xtask(&["build", "--push", "--format", "json"])
+            .env("XTASK_SIGNING_KEY_FILE", &signed.key)
+            .env("CI", "1")
+            .without_engine()
+    };
+    let report = in_ci().run().ok().report();
+    assert_eq!(report.actions(), crate::fixture::actions("built", "built"));
+    assert!(report.image("app")["reasons"].to_string().contains("is not signed"), "{report:?}");
+    let app = repo.repository("app").digest(report.digest("app").parse().unwrap());
+    signed.call(&["verify", &app.to_string()]).ok();
+    assert_eq!(repo.digest("app", "latest"), report.digest("app"));
+    assert_eq!(in_ci().run().ok().report().actions(), crate::fixture::actions("reused", "reused"));
+}
+
+/// A Python with the readers of SBOMs, which a lock pins; or why there is none.
+fn readers() -> Result<PathBuf, String> {
+    let repository = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    let lock = format!("{}/tests/support/sbom.lock", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read(&lock).unwrap();
+    let tools = repository.join("target/tools");
+    let folder = tools.join(format!("sbom-{}", &Digest::of(&text).hex()[..12]));
+    if folder.is_dir() {
+        return Ok(folder);
+    }
+    std::fs::create_dir_all(&tools).unwrap();
+    let made = tempfile::tempdir_in(&tools).unwrap();
+    let extra: Vec<PathBuf> = std::env::var_os("XTASK_TEST_UV").into_iter().map(PathBuf::from).collect();
+    let install = match uv::find(repository, &extra) {
+        Ok(uv) => uv.command(&requirements::Options::default()).args(["pip", "install", "--quiet"]),
+        Err(_) => xtask_host::process::Command::new("python3").args(["-m", "pip", "install", "--quiet"]),
+    };
+    let install = install.args(["--no-deps", "--only-binary", ":all:", "--require-hashes", "-r", &lock, "--target"]);
+    install.arg(made.path()).read(Exit::Network).map_err(|fault| fault.to_string())?;
+    match std::fs::rename(made.path(), &folder) {
+        Err(error) if !folder.is_dir() => Err(format!("`{}` was not installed: {error}", folder.display())),
+        _ => Ok(folder),
+    }
+}
+
+const READ: &str = r#"
+import json, sys
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+from cyclonedx.model.bom import Bom
+from spdx_tools.spdx.parser.parse_anything import parse_file
+from spdx_tools.spdx.validation.document_validator import validate_full_spdx_document
+text = open(sys.argv[1]).read()
+problem = JsonStrictValidator(SchemaVersion.V1_6).validate_str(text)
+assert problem is None, problem
+bom = Bom.from_json(json.loads(text))
+assert bom.validate()
+document = parse_file(sys.argv[2])
+problems = validate_full_spdx_document(document)
+assert not problems, [p.validation_message for p in problems]
+purls = [r.locator for p in document.packages for r in p.external_references if "/" in r.locator and not r.locator.startswith("pkg:oci")]
+print(json.dumps({"cyclonedx": sorted(str(c.purl) for c in bom.components), "spdx": sorted(purls)}))
+"#;
+
+#[test]
+fn sboms_are_valid_for_other_readers_and_the_same_everywhere() {
+    let Some(signed) = Signed::new("readers") else { return };
+    let app = signed.push();
+    let manifest = signed.manifest("app", &app);
+    let (client, repository) = (client(), signed.repo().repository("app"));
+    let folder = tempfile::tempdir().unwrap();
+    let mut files = Vec::new();
+    for (kind, media_type, file) in
+        [("cyclonedx", cyclonedx::MEDIA_TYPE, "a.cdx.json"), ("spdx", spdx::MEDIA_TYPE, "a.spdx.json")]
+    {
+        let attached = attach::find(&client, &repository, &manifest.digest, media_type).unwrap();
+        assert_eq!(attached.len(), 1);
+        let bytes = attached[0].documents[0].bytes.clone();
+        let printed = signed.call(&["sbom", &app.to_string(), "--type", kind]).ok().stdout;
+        assert_eq!(printed.trim_end().as_bytes(), bytes, "{kind}");
+        std::fs::write(folder.path().join(file), &bytes).unwrap();
+        files.push(folder.path().join(file));
+    }
+    // A machine that has no layer makes the same documents, from what is attached to the base.
+    let elsewhere = signed.repo().clone("elsewhere");
+    let call =
+        elsewhere.xtask(&["build", "--push", "--force", "--format", "json"]).env("XTASK_SIGNING_KEY_FILE", &signed.key);
+    let again = call.without_engine().run().ok().report();
+    let again = signed.repo().published("app", &again.digest("app")).unwrap().platforms[&Platform::host()].digest;
+    assert_eq!(again, manifest.digest, "the same image");
+    assert_eq!(attach::find(&client, &repository, &again, spdx::MEDIA_TYPE).unwrap().len(), 1, "the same SBOM");
+
+    let readers = match readers() {
+        Ok(readers) => readers,
+        Err(why) => {
+            assert!(std::env::var("XTASK_REQUIRE_REAL").as_deref() != Ok("1"), "cannot run: {why}");
+            return println!("skipped: {why}");
+        }
+    };
+    let script = folder.path().join("read.py");
+    std::fs::write(&script, READ).unwrap();
+    let mut python = Command::new("python3");
+    let read = runs(python.arg(&script).args(&files).env("PYTHONPATH", &readers));
+    let read: Value = serde_json::from_str(&read).unwrap();
+    assert_eq!(read["cyclonedx"], read["spdx"]);
+    let purls: BTreeSet<&str> = read["spdx"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    for purl in ["pkg:pypi/six@1.17.0", "pkg:pypi/scipy@1.16.3"] {
+        assert!(purls.contains(purl), "{purls:?}");
+    }
+    assert!(purls.iter().any(|purl| purl.starts_with("pkg:deb/debian/zlib1g@")), "{purls:?}");
+}
+
+#[test]
+fn an_app_on_another_machine_reads_no_layer_of_the_base() {
+    let Some(signed) = Signed::new("nolayers") else { return };
+    signed.push();
+    let base = signed.world.manifest("app-base", "latest");
+    let elsewhere = signed.repo().clone("elsewhere");
+    elsewhere.write("templates/page.html", "<p>two</p>").commit("two");
+    let call = elsewhere.xtask(&["build", "--push"]).env("XTASK_SIGNING_KEY_FILE", &signed.key).without_engine();
+    let (app, traffic) = signed.world.traffic(|| call.run().ok().reference());
+    assert_eq!(traffic.read(&base.layers), vec![0; base.layers.len()], "layers of the base were downloaded");
+    let diff =
+        signed.call(&["sbom", "--diff", &app.to_string(), &format!("{}:latest", signed.repo().repository("app"))]).ok();
+    assert_eq!(diff.stdout, "nothing differs\n");
+}
+
+#[test]
+fn a_program_attaches_what_its_outcome_names_and_may_stop_the_build() {
+    let Some(world) = World::new("protocol") else { return };
+    let repo = &world.repo;
+    let script = "run = [\"sh\", \"checks/run.sh\"]";
+    repo.step(&format!("name = \"own\"\n{script}"));
+    repo.write(
+        "checks/run.sh",
+        "set -e\ngrep -q '\"kind\":\"app\"' \"$XTASK_REQUEST\"\necho '{\"found\": 1}' > \"$XTASK_OUTPUT/found.json\"\n\
+         echo '{\"protocol\": 1, \"attach\": [{\"artifact_type\": \"application/vnd.example.found+json\", \"file\": \"found.json\"}]}' > \"$XTASK_OUTCOME\"\n",
+    );
+    repo.commit("step");
+    let app = repo.push();
+    let found = world.repo.published("app", &app.digest("app")).unwrap();
+    let manifest = found.platforms[&Platform::host()].digest;
+    let (client, repository) = (client(), repo.repository("app"));
+    let attached = attach::find(&client, &repository, &manifest, "application/vnd.example.found+json").unwrap();
+    assert_eq!(attached[0].documents[0].bytes, b"{\"found\": 1}\n");
+    for (outcome, why) in [
+        (
+            "{\"protocol\": 1, \"passed\": false, \"findings\": [{\"severity\": \"error\", \"message\": \"a GPL licence\"}]}",
+            "a GPL licence",
+        ),
+        (
+            "{\"protocol\": 1, \"attach\": [{\"artifact_type\": \"a/b\", \"file\": \"../../../images.toml\"}]}",
+            "outside the output folder",
+        ),
+        ("{\"protocol\": 9}", "version 9 of the protocol"),
+    ] {
+        repo.write("checks/run.sh", &format!("echo '{outcome}' > \"$XTASK_OUTCOME\"\n"));
+        repo.write("templates/page.html", why).commit("again");
+        repo.xtask(&["build", "--push"]).without_engine().run().ends(4).says(why).says("own");
+        assert_eq!(repo.digest("app", "latest"), app.digest("app"));
+    }
+}
+
+#[test]
+fn steps_that_do_not_wait_for_each_other_run_in_parallel() {
+    let Some(world) = World::new("parallel") else { return };
+    let meet = |own: &str, other: &str| {
+        let script = format!(
+            "touch target/{own}; i=0; while ! test -e target/{other}; do i=$((i+1)); test $i -lt 400 || exit 1; sleep 0.05; done"
+        );
+        format!("name = \"{own}\"\nneeds = []\nrun = [\"sh\", \"-c\", \"{script}\"]")
+    };
+    world.repo.step(&meet("one", "two")).step(&meet("two", "one"));
+    world
+        .repo
+        .step("name = \"last\"\nneeds = [\"one\", \"two\"]\nrun = [\"test\", \"-e\", \"target/two\"]")
+        .commit("steps");
+    let seconds = world.repo.push().image("app")["seconds"].to_string();
+    for step in ["step one", "step two", "step last"] {
+        assert!(seconds.contains(step), "{seconds}");
+    }
+}
