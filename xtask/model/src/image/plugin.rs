@@ -149,12 +149,19 @@ fn wrong(key: &Key, value: &Value, is_file: &dyn Fn(&RelPath) -> bool) -> Option
             Some(text) => of(text),
         }),
     };
+    let file = |text: &str| match text.parse::<RelPath>() {
+        Err(why) => Some(format!("{name}: {why}")),
+        Ok(path) => (!is_file(&path)).then(|| format!("{name}: there is no file `{path}`")),
+    };
     match key.kind {
         Kind::Text => value.as_str().is_none_or(str::is_empty).then(|| format!("{name} is not a string, or empty")),
-        Kind::Path => match value.as_str().map(str::parse::<RelPath>) {
+        Kind::Path => match value.as_str() {
             None => Some(format!("{name} is not a path")),
-            Some(Err(why)) => Some(format!("{name}: {why}")),
-            Some(Ok(path)) => (!is_file(&path)).then(|| format!("{name}: there is no file `{path}`")),
+            Some(text) => file(text),
+        },
+        Kind::Paths => match value.as_str() {
+            None => list(&file),
+            Some(text) => file(text),
         },
         Kind::Choice(choices) => {
             let good = value.as_str().is_some_and(|text| choices.contains(&text));
