@@ -3,6 +3,7 @@
 //! Pure: turns spans into samples on the way in, and lead times into times on the way out.
 
 pub mod backtest;
+pub mod calendar;
 pub mod choice;
 pub mod history;
 pub mod home;

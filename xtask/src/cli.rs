@@ -69,6 +69,7 @@ fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
         Command::Doctor => commands::doctor::run(global)?,
         Command::Quickstart { yes, engine } => commands::quickstart::run(global, *yes, *engine)?,
         Command::Engine(engine) => commands::engine::run(global, engine)?,
+        Command::Cluster(cluster) => commands::cluster::run(global, cluster)?,
         Command::Base(base) => commands::base::run(global, base)?,
         Command::Stats(stats) => commands::stats::run(global, stats)?,
         Command::Bench { .. } => return commands::bench::run(global),

@@ -5,6 +5,7 @@ pub mod base;
 pub mod bench;
 pub mod ci;
 pub mod clean;
+pub mod cluster;
 pub mod doctor;
 pub mod engine;
 pub mod explain;

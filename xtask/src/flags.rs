@@ -4,7 +4,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
-use xtask_host::tree::context::Files;
+use xtask_host::tree::context::{Files, WorkTree};
 use xtask_host::tree::facts::{self, Tree};
 use xtask_host::tree::git::Git;
 use xtask_model::fault::{Exit, Fault};
@@ -81,7 +81,7 @@ impl Global {
     pub fn tree(&self) -> Result<Tree, Fault> {
         let root = facts::find_root(self.root.as_deref())?;
         let commit = Git::at(&root).commit(&|name| std::env::var(name).ok())?;
-        Ok(Tree { commit, ..self.tree_of(Box::new(root))? })
+        Ok(Tree { commit, ..self.tree_of(Box::new(WorkTree::new(&root)))? })
     }
 
     /// Reads the policy of the repository in these files; knows no commit.
@@ -316,6 +316,12 @@ Examples:
     /// Start and stop a private Docker engine and registry under `target/engine`
     #[command(subcommand)]
     Engine(EngineCommand),
+    /// Start and stop a Kubernetes cluster for tests under `target/cluster`
+    ///
+    /// Runs `etcd`, `kube-apiserver` and, if it is installed, `kube-controller-manager` from the folder of `KUBEBUILDER_ASSETS` or
+    /// from `PATH`; where they are missing, `k3d` makes the cluster in Docker.
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
     /// Work with published bases: list, pin, roll back, prune
     #[command(subcommand)]
     Base(BaseCommand),
@@ -416,6 +422,19 @@ pub enum EngineCommand {
         #[arg(long)]
         purge: bool,
     },
+}
+
+/// `cargo xtask cluster …`
+#[derive(Debug, Subcommand)]
+pub enum ClusterCommand {
+    /// Start the cluster, or another one in its place; returns when its API server is ready, and prints `KUBECONFIG`
+    Up {
+        /// Where to write its kubeconfig; by default `target/cluster/kubeconfig`
+        #[arg(long, value_name = "FILE")]
+        kubeconfig: Option<PathBuf>,
+    },
+    /// Stop the cluster and delete its data
+    Down,
 }
 
 /// `cargo xtask base …`

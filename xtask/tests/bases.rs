@@ -51,7 +51,8 @@ impl Scene {
             assert!(status.success(), "cannot copy {name}");
         }
         // The binary's key is read from the whole workspace's manifests.
-        for member in ["xtask", "xtask/model", "xtask/host", "xtask/native", "xtask/bench", "xtask/fuzz"] {
+        for member in ["xtask", "xtask/model", "xtask/scan", "xtask/host", "xtask/native", "xtask/bench", "xtask/fuzz"]
+        {
             let manifest = format!("{member}/Cargo.toml");
             std::fs::create_dir_all(folder.path().join(member)).unwrap();
             std::fs::copy(source.join(&manifest), folder.path().join(&manifest)).unwrap();

@@ -615,7 +615,7 @@ fn made_up_wheels_are_installed_as_uv_does() {
             ("odd_one-1.0.dist-info/licenses/LICENSE", "MIT"),
             (
                 "odd_one-1.0.dist-info/entry_points.txt",
-                "; comment\n[console_scripts]\nodd = odd_one:main\nOdd.Two-x = odd_one:A.b [extra]\n  spaced  =  odd_one : main \n\
+                "; comment\n[console_scripts]\nodd = odd_one:main\nOdd.Two-x = odd_one:A.b [extra]\nspaced  =  odd_one : main \n\
                  both=odd_one:main\n[gui_scripts]\nboth=odd_one:A.b\n[other]\nx = y\n",
             ),
         ],

@@ -16,6 +16,7 @@ use crate::floor::simulate::{Setup, Workload};
 use crate::floor::units::{Capacity, Demand, Replicas, Seconds, Unit};
 use crate::forecast::Quantile;
 use crate::forecast::backtest::{BacktestOptions, BacktestReport};
+use crate::forecast::calendar::Calendar;
 use crate::forecast::history::History;
 use crate::forecast::protocol::{Question, Rolling};
 use crate::forecast::source;
@@ -155,8 +156,12 @@ impl FloorQuestion {
     }
 
     fn compare(&self, history: &History, peaks: BTreeMap<String, Vec<f64>>) -> Option<Comparison> {
-        let setup = Setup { trace: history, first: self.first, workload: &self.workload, policy: &self.policy };
-        let candidates = choose::candidates(&self.question, choose::aligned(peaks, history.samples.len()));
+        let calendar = Calendar::default();
+        let (workload, policy) = (&self.workload, &self.policy);
+        let setup = Setup { trace: history, first: self.first, workload, policy, calendar: &calendar };
+        let reading = calendar.read(history, self.question.horizon as usize);
+        let peaks = choose::aligned(peaks, history.samples.len());
+        let candidates = choose::candidates(&self.question, history, &reading, peaks);
         (!candidates.is_empty()).then(|| compare::compare(&setup, self.season.seconds(), &candidates))
     }
 }

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 
 mod record;
 
@@ -15,6 +17,7 @@ use crate::floor::compare;
 use crate::floor::decide::{Mode, Outlook, Policy};
 use crate::floor::simulate::{Setup, Workload};
 use crate::floor::units::{Capacity, Demand, Replicas, Seconds, Unit};
+use crate::forecast::calendar::{self, Calendar, SpecialDays};
 use crate::forecast::history::History;
 use crate::forecast::load::{self, Event, Load};
 use crate::forecast::naive;
@@ -86,6 +89,15 @@ pub(super) struct SimulateArgs {
     /// The day of that event, from the first day on [default: the second of the last week]
     #[arg(long, value_name = "DAYS", requires = "event")]
     event_day: Option<u32>,
+
+    /// The time zone by whose clock demand repeats, as in `Europe/Berlin`; a made-up clock change is then on the day of its own
+    #[arg(long, value_name = "ZONE", default_value = "UTC", value_parser = calendar::zone)]
+    time_zone: TimeZone,
+
+    /// A day that is not learned from, as in `2026-12-25`, or that is like a weekday, as in `2026-12-25=Sunday`; can be given
+    /// more than once
+    #[arg(long = "special-day", value_name = "DATE[=WEEKDAY]")]
+    special_days: Vec<SpecialDays>,
 
     /// How many days of it there are, with those before the simulation
     #[arg(long, value_name = "DAYS", default_value = "28", value_parser = clap::value_parser!(u32).range(2..=400))]
@@ -193,20 +205,25 @@ pub(super) async fn run(args: SimulateArgs) -> Result<(), Failure> {
     if known <= first {
         return Err(Failure::input(format!("the run of {} has no sample", args.run)).hint("choose another `--run`"));
     }
+    let history = History { samples: trace.samples[..known].to_vec(), ..trace.clone() };
+    let calendar = Calendar::new(args.time_zone.clone(), &args.special_days);
+    let horizon = Outlook::horizon(args.lead_time, trace.step);
+    // The last forecast is for a chart, and looks farther.
+    let reading = calendar.read(&history, horizon.max(LOOK / trace.step.seconds()) as usize);
     let question = Question {
-        samples: trace.samples[..known].to_vec(),
+        samples: reading.samples.clone(),
         step_seconds: trace.step.seconds(),
         season: season_in_samples(args.season, trace.step)?,
-        horizon: Outlook::horizon(args.lead_time, trace.step),
+        horizon,
         quantile: args.quantile.map_or(0.9, Quantile::share),
         model: "auto".to_owned(),
         lead: Some(args.lead_time.seconds().div_ceil(trace.step.seconds())),
-        replay: Some(known as u32),
+        replay: Some(reading.samples.len() as u32),
     };
     let record = args.state.as_deref().map(|file| Record::open(file, &args)).transpose()?;
-    let setup = Setup { trace: &trace, first, workload: &workload, policy: &policy };
+    let setup = Setup { trace: &trace, first, workload: &workload, policy: &policy, calendar: &calendar };
     let (models, forecaster, last) = args.models(&question, known - first, record.is_some()).await?;
-    let candidates = choose::candidates(&question, models);
+    let candidates = choose::candidates(&question, &history, &reading, models);
     let chosen = compare::choose(&setup, args.season.seconds(), &candidates, args.goal());
     if chosen.forecasts.is_empty() {
         let cause = format!("a forecast needs {} samples, has {known}", 2 * question.season);
@@ -224,7 +241,11 @@ pub(super) async fn run(args: SimulateArgs) -> Result<(), Failure> {
     });
     if let Some(record) = record {
         let choice = chosen.choices.last();
-        let last = last.map(|answer| (choose::applied(answer, &question, choice), choice.cloned()));
+        let applied = |answer: Answer| {
+            let horizon = answer.mean.len() as u32;
+            choose::applied(reading.timed(answer, horizon), &question, (&history, &reading), choice)
+        };
+        let last = last.map(|answer| (applied(answer), choice.cloned()));
         record.end(&args, &setup, known, last)?;
     }
     let simulation = Simulation {
@@ -304,7 +325,8 @@ impl SimulateArgs {
                 }
                 let trace = match self.event {
                     Some(event) => {
-                        load::with_event(&trace, event, self.event_day.unwrap_or(self.days.saturating_sub(6)))
+                        let day = self.event_day.unwrap_or(self.days.saturating_sub(6));
+                        load::with_event(&self.by_the_clock(trace, day), event, day)
                     }
                     None => trace,
                 };
@@ -314,6 +336,16 @@ impl SimulateArgs {
             }
             (None, None) => Err(Failure::input("there is no trace").hint("give `--trace` or `--generate`")),
         }
+    }
+
+    /// A load whose day `day` is the one on which the clock of the time zone is put forward, where that is the event.
+    fn by_the_clock(&self, trace: History, day: u32) -> History {
+        let change = self.event.filter(|event| *event == Event::ClockChange).and_then(|_| {
+            let change = Calendar::new(self.time_zone.clone(), &[]).put_forward(trace.start)?;
+            let day_of_change = change.as_second().div_euclid(86_400) - i64::from(day);
+            Timestamp::from_second(day_of_change * 86_400).ok()
+        });
+        History { start: change.unwrap_or(trace.start), ..trace }
     }
 
     fn wanted(&self, trace: &History) -> Result<(Workload, Policy), Failure> {

@@ -20,6 +20,7 @@ use crate::floor::choose::{Budget, Goal};
 use crate::floor::decide;
 use crate::floor::units::{Capacity, Replicas, Seconds, Unit};
 use crate::forecast::Quantile;
+use crate::forecast::calendar::{self, Calendar, SpecialDays, Weekday};
 use crate::forecast::span::Span;
 
 /// The API group of everything that is ours in a cluster.
@@ -106,6 +107,17 @@ pub struct PredictiveScalerSpec {
     #[x_kube(validation = Rule::new("self != '' && duration(self) >= duration('1s') && duration(self) <= duration('24h')")
         .message("step is not between 1s and 24h"))]
     pub step: String,
+
+    /// The time zone of the people whose demand it is, as in `Europe/Berlin`: days begin at its midnight, and what repeats
+    /// does so by its clock, over clock changes too. UTC where it is not set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64), regex(pattern = "^[A-Za-z0-9_+/-]+$"))]
+    pub time_zone: Option<String>,
+
+    /// Days that are unlike the others, such as holidays: later forecasts and choices are not made from them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 100))]
+    pub special_days: Vec<SpecialDay>,
 
     /// After which time demand repeats; a week is seen too where the season is a day.
     #[serde(default = "PredictiveScalerSpec::default_season")]
@@ -194,6 +206,27 @@ impl PredictiveScalerSpec {
 
     fn default_stale_after() -> String {
         "30m".to_owned()
+    }
+}
+
+/// One or more special days in the time zone.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpecialDay {
+    /// The first day, as in `2026-12-25`.
+    #[schemars(length(min = 10, max = 10), extend("format" = "date"))]
+    pub date: String,
+    /// Number of days.
+    #[serde(default = "SpecialDay::one")]
+    #[schemars(range(min = 1, max = 31))]
+    pub days: u32,
+    /// The weekday whose demand is expected on these days; where it is not set, that of their own weekday.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub like: Option<Weekday>,
+}
+
+impl SpecialDay {
+    fn one() -> u32 {
+        1
     }
 }
 
@@ -322,6 +355,8 @@ pub struct ScalerSettings {
     pub unit: Unit,
     /// After which time demand repeats.
     pub season: Span,
+    /// The calendar by which it does.
+    pub calendar: Calendar,
     /// The share of demand below the upper line of a forecast.
     pub quantile: Quantile,
     /// What decides how high the floor is.
@@ -329,6 +364,9 @@ pub struct ScalerSettings {
     /// Whether an owned field is taken.
     pub take_ownership: bool,
 }
+
+/// The most entries of `specialDays`.
+const MOST_SPECIAL_DAYS: usize = 100;
 
 /// The longest `scaleDownDelay` and `staleAfter`, in seconds: a year.
 const LONGEST_DELAY: u32 = 8_760 * 3_600;
@@ -393,6 +431,16 @@ impl PredictiveScalerSpec {
         let quantile = quantile.map_err(|problem| note("quantile", problem));
         let budget = self.budget.as_deref().map(str::parse::<Budget>).transpose();
         let budget = budget.map_err(|problem| note("budget", problem));
+        let zone = self.time_zone.as_deref().map_or(Ok(jiff::tz::TimeZone::UTC), calendar::zone);
+        let zone = zone.map_err(|problem| note("timeZone", problem));
+        if self.special_days.len() > MOST_SPECIAL_DAYS {
+            note("specialDays", format!("has more than {MOST_SPECIAL_DAYS} entries"));
+        }
+        let special = self.special_days.iter().enumerate().filter_map(|(index, day)| {
+            let read = SpecialDays::new(&day.date, day.days, day.like);
+            read.map_err(|problem| note(&format!("specialDays[{index}]"), problem)).ok()
+        });
+        let special: Vec<SpecialDays> = special.collect();
         if self.quantile.is_some() && self.budget.is_some() {
             note("budget", "cannot be set together with quantile: choose one of them".to_owned());
         }
@@ -414,7 +462,9 @@ impl PredictiveScalerSpec {
         if stale_after < step {
             note("staleAfter", format!("`{stale_after}` is shorter than the step of {step}"));
         }
-        let (Ok(capacity), Ok(quantile), Ok(budget), true) = (capacity, quantile, budget, problems.is_empty()) else {
+        let (Ok(capacity), Ok(quantile), Ok(budget), Ok(zone), true) =
+            (capacity, quantile, budget, zone, problems.is_empty())
+        else {
             return Err(problems);
         };
         let mode = match self.mode {
@@ -436,6 +486,7 @@ impl PredictiveScalerSpec {
             query: self.query.clone(),
             unit: self.unit.map_or(capacity.unit(), Unit::from),
             season,
+            calendar: Calendar::new(zone, &special),
             quantile: quantile.unwrap_or_default(),
             goal: match quantile {
                 Some(quantile) => Goal::Quantile(quantile),

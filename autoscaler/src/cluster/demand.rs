@@ -20,6 +20,7 @@ use crate::floor::choose::{self, Choice, Evaluation, Goal};
 use crate::floor::decide::{Missing, Outlook, Policy};
 use crate::floor::simulate::{Setup, Workload};
 use crate::floor::units::{Replicas, Seconds};
+use crate::forecast::calendar::{Calendar, Reading};
 use crate::forecast::history::History;
 use crate::forecast::naive;
 use crate::forecast::protocol::{Answer, Question, Refusal, Renewal};
@@ -156,10 +157,10 @@ struct Kept {
 
 impl Kept {
     /// It, to be carried on to the end of this history; none where that end is not after its own.
-    fn renewal(&self, history: &History) -> Option<Renewal> {
-        let since = (history.end().as_second() - self.end) / i64::from(history.step.seconds());
-        let since = u32::try_from(since).ok().filter(|since| (*since as usize) < history.samples.len())?;
-        Some(Renewal { fit: self.fit.clone(), since })
+    fn renewal(&self, history: &History, reading: &Reading) -> Option<Renewal> {
+        let index = (self.end - history.start.as_second()) / i64::from(history.step.seconds());
+        let since = reading.since(usize::try_from(index).ok()?)?;
+        Some(Renewal { fit: self.fit.clone(), since: u32::try_from(since).ok()? })
     }
 
     /// Whether it is time to fit again: once in a while, for each scaler at a time of its own.
@@ -222,15 +223,15 @@ impl ChoiceKey {
     /// Days begin at another moment of an hour for each scaler: a thousand are not replayed at the same midnight.
     fn new(name: &ScalerName, settings: &ScalerSettings, limits: Limits, history: &History) -> ChoiceKey {
         let mut hasher = DefaultHasher::new();
-        let ScalerSettings { policy, query, unit, season, goal, .. } = settings;
-        format!("{VERSION} {policy:?} {query} {unit:?} {season} {goal:?} {limits:?}").hash(&mut hasher);
+        let ScalerSettings { policy, query, unit, season, goal, calendar, .. } = settings;
+        format!("{VERSION} {policy:?} {query} {unit:?} {season} {goal:?} {limits:?} {calendar:?}").hash(&mut hasher);
         let later = (name.share() * REFITTED_AFTER as f64) as i64;
         ChoiceKey { wanted: hasher.finish(), day: (history.end().as_second() - later).div_euclid(86_400) }
     }
 }
 
 /// Version of the candidates and of the rules by which one is chosen: a choice by others is made again.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// A choice as the state keeps it, so that a restart loses no floor.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -244,7 +245,9 @@ struct KeptChoice {
 /// Everything that a choice follows from.
 struct Replay {
     history: History,
+    reading: Reading,
     question: Question,
+    calendar: Calendar,
     peaks: BTreeMap<String, Vec<f64>>,
     policy: Policy,
     workload: Workload,
@@ -253,11 +256,12 @@ struct Replay {
 
 impl Replay {
     fn choose(self) -> Choice {
-        let Replay { history, question, peaks, policy, workload, goal } = self;
-        let candidates = choose::candidates(&question, choose::aligned(peaks, history.samples.len()));
+        let Replay { history, reading, question, calendar, peaks, policy, workload, goal } = self;
+        let peaks = choose::aligned(peaks, question.samples.len());
+        let candidates = choose::candidates(&question, &history, &reading, peaks);
         let first = history.samples.len().saturating_sub(question.replay.unwrap_or(0) as usize);
         let first = first.max(question.season as usize).min(history.samples.len() - 1);
-        let setup = Setup { trace: &history, first, workload: &workload, policy: &policy };
+        let setup = Setup { trace: &history, first, workload: &workload, policy: &policy, calendar: &calendar };
         let season = question.season.saturating_mul(question.step_seconds);
         let evaluation = Evaluation::new(&setup, season, &candidates, goal);
         evaluation.choose(evaluation.blocks_before(history.end().as_second()), goal)
@@ -343,18 +347,21 @@ impl Demands {
         let options =
             ForecastOptions { horizon, season: settings.season, quantile: settings.quantile, model: Model::Auto };
         let question = options.question(&history).map_err(|failure| cannot(failure.message, "NotAskable"))?;
+        let reading = settings.calendar.read(&history, steps as usize);
         // Faster than the autoscaler itself can follow: such a forecast is judged by its errors alone.
         let replayed = settings.season.seconds() >= SHORTEST_REPLAYED;
         let key = ChoiceKey::new(name, settings, limits, &history);
         let kept = if replayed { self.kept_choice(name) } else { None };
         let due = replayed && kept.as_ref().is_none_or(|kept| kept.key != key || !kept.models);
         let question = Question {
+            samples: reading.samples.clone(),
+            horizon: reading.horizon(steps),
             lead: Some(settings.policy.lead_time.seconds().div_ceil(step.seconds())),
             // The models' past lines are only asked for where they are replayed.
             replay: due.then_some((REPLAY_SECONDS / step.seconds()).min(history.samples.len() as u32)),
             ..question
         };
-        let made = self.forecast(name, settings, &history, &question, due).await;
+        let made = self.forecast(name, settings, (&history, &reading), &question, due).await;
         let made = made.map_err(|refusal| cannot(refusal.message, "NotEnoughHistory"))?;
         let Made { answer, fallback, outage, fitted, turn_in } = made;
         // Without a worker the plain rules are chosen from; until it is back, one choice of a day is enough.
@@ -363,7 +370,9 @@ impl Demands {
             let known = KeptChoice { key, models: fitted, choice: Choice::default() };
             let replay = Replay {
                 history: history.clone(),
+                reading: reading.clone(),
                 question: question.clone(),
+                calendar: settings.calendar.clone(),
                 peaks: answer.peaks.clone(),
                 policy: settings.policy.clone(),
                 workload: limits.workload(&settings.policy),
@@ -378,7 +387,7 @@ impl Demands {
             let unavailable = cannot("other workloads are replayed first".to_owned(), "NotReplayedYet");
             return Err(Unavailable { turn_in, ..unavailable });
         }
-        let answer = choose::applied(answer, &question, choice.as_ref());
+        let answer = choose::applied(reading.timed(answer, steps), &question, (&history, &reading), choice.as_ref());
         let forecast = Forecast { choice, ..Forecast::new(&history, &options, answer) };
         let lately = history.samples.len().saturating_sub(LATELY_SECONDS.div_ceil(step.seconds()) as usize);
         let recent = history.samples[lately..].iter().flatten().copied().fold(f64::NAN, f64::max);
@@ -427,13 +436,14 @@ impl Demands {
         &self,
         name: &ScalerName,
         settings: &ScalerSettings,
-        history: &History,
+        (history, reading): (&History, &Reading),
         question: &Question,
         due: bool,
     ) -> Result<Made, Refusal> {
         let kept: Option<Kept> = self.state.fit(name).and_then(|text| serde_json::from_str(&text).ok());
         let kept = kept.filter(|kept| kept.query == settings.query);
-        let renewal = kept.and_then(|kept| kept.renewal(history).map(|renewal| (renewal, kept.is_due(name, history))));
+        let renewal =
+            kept.and_then(|kept| kept.renewal(history, reading).map(|renewal| (renewal, kept.is_due(name, history))));
         let fit_is_due = due || renewal.as_ref().is_none_or(|(_, due)| *due);
         let many = self.scaler_count.load(Ordering::Relaxed) > MANY_SCALERS;
         // Held until this forecast is there.

@@ -41,11 +41,11 @@ pub(super) struct Replay<'a> {
 pub(super) type Floors = Vec<u32>;
 
 impl<'a> Replay<'a> {
-    /// A past in blocks of `block` seconds of UTC.
+    /// A past in blocks of `block` seconds.
     pub(super) fn new(setup: Setup<'a>, block: u64) -> Replay<'a> {
         let step = u64::from(setup.trace.step.seconds());
         let tick = (step / 5).max(COARSE).min(step);
-        let number = |index: usize| setup.trace.time(index).as_second().div_euclid(block as i64);
+        let number = |index: usize| setup.calendar.block(setup.trace.time(index).as_second(), block as i64);
         let steps = setup.indices();
         let mut demand = Vec::new();
         for index in steps.clone() {
@@ -53,8 +53,13 @@ impl<'a> Replay<'a> {
                 demand.push(setup.demand(index, second).map_or(f64::NAN, Demand::value));
             }
         }
-        let cuts = steps.clone().skip(1).filter(|index| number(*index) != number(index - 1));
-        let cuts = cuts.map(|index| index - steps.start).collect();
+        // A clock that goes back over midnight ends no day twice, and one that skips a day leaves an empty one.
+        let (mut cuts, mut last) = (Vec::new(), number(steps.start));
+        for index in steps.clone().skip(1) {
+            let ended = usize::try_from(number(index) - last).unwrap_or(0);
+            cuts.extend(std::iter::repeat_n(index - steps.start, ended));
+            last = last.max(number(index));
+        }
         let mut replay = Replay { setup, tick, demand, asks: Vec::new(), cuts };
         replay.asks = replay.asks(1.0);
         replay
@@ -113,7 +118,7 @@ impl<'a> Replay<'a> {
         let (mut blocks, mut block, mut at) = (Vec::with_capacity(self.cuts.len() + 1), Block::default(), 0);
         let mut cuts = self.cuts.iter().copied().peekable();
         for (index, floor) in floors.iter().enumerate() {
-            if cuts.next_if_eq(&index).is_some() {
+            while cuts.next_if_eq(&index).is_some() {
                 blocks.push(std::mem::take(&mut block));
             }
             let begin = index as u64 * step;
@@ -300,6 +305,7 @@ mod tests {
     use crate::floor::decide::Mode;
     use crate::floor::simulate::{Made, Workload};
     use crate::floor::units::{Capacity, Seconds};
+    use crate::forecast::calendar::Calendar;
     use crate::forecast::history::History;
     use crate::forecast::load::{self, Load};
     use crate::forecast::span::Span;
@@ -334,7 +340,13 @@ mod tests {
             peaks in prop::collection::vec(prop_oneof![4 => 0.0..6_000.0, 1 => Just(f64::NAN)], 80),
         ) {
             let (trace, policy, workload) = (trace(samples), policy(), workload());
-            let setup = Setup { trace: &trace, first: 0, workload: &workload, policy: &policy };
+            let setup = Setup {
+                trace: &trace,
+                first: 0,
+                workload: &workload,
+                policy: &policy,
+                calendar: &Calendar::default(),
+            };
             let made = |origin: usize| Made { upper: vec![peaks[origin % 80]; 5], skilled: true };
             let forecasts = (1..=trace.samples.len()).map(|origin| (origin, made(origin))).collect();
             let simulated: Vec<u32> = setup.decided(&forecasts).iter().map(|floor| floor.0).collect();
@@ -350,7 +362,13 @@ mod tests {
             let capacity: Capacity = if load == Load::Requests { "4/s" } else { "87/s" }.parse().unwrap();
             let policy = Policy { capacity, ..policy() };
             let workload = Workload { limit: capacity.scaled(1.0 / 0.7), max: Replicas(100), ..workload() };
-            let setup = Setup { trace: &trace, first: 288, workload: &workload, policy: &policy };
+            let setup = Setup {
+                trace: &trace,
+                first: 288,
+                workload: &workload,
+                policy: &policy,
+                calendar: &Calendar::default(),
+            };
             let replay = Replay::new(setup, 86_400);
             let floors = replay.floors(|origin| trace.samples.get(origin).copied().flatten().unwrap_or(f64::NAN));
             let minima = vec![workload.min.0; floors.len()];

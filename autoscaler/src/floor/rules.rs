@@ -1,7 +1,9 @@
 //! Candidates for the line that a floor follows: plain rules over the samples so far, and the worker's models.
 //!
-//! Every rule sees only the samples before its origin. A missing sample is taken from the period before, never as zero. Pure.
+//! Every rule sees only the samples before its origin. A missing sample is taken from the period before, never as zero. Periods
+//! are those of a calendar: on a day that is like another one, every candidate repeats the last such day. Pure.
 
+use crate::forecast::calendar::Reading;
 use crate::forecast::protocol::Question;
 
 /// A rule over the samples so far.
@@ -88,19 +90,22 @@ impl Rule {
 /// Samples with the lengths that rules need, in samples.
 #[derive(Clone, Copy, Debug)]
 pub struct Past<'a> {
-    samples: &'a [Option<f64>],
+    reading: &'a Reading,
+    /// The same by time, special days too.
+    recent: &'a [Option<f64>],
     season: usize,
     week: Option<usize>,
     hour: usize,
 }
 
 impl<'a> Past<'a> {
-    /// The samples of a question. The week counts where the grid has one and it is longer than a season.
-    pub fn new(question: &'a Question) -> Past<'a> {
+    /// A history by its calendar. The week counts where the grid has one and it is longer than a season.
+    pub fn new(question: &Question, recent: &'a [Option<f64>], reading: &'a Reading) -> Past<'a> {
         const WEEK: u32 = 604_800;
         let week = WEEK.is_multiple_of(question.step_seconds).then_some(WEEK / question.step_seconds);
         Past {
-            samples: &question.samples,
+            reading,
+            recent,
             season: question.season as usize,
             week: week.filter(|week| *week > question.season).map(|week| week as usize),
             hour: (3_600 / question.step_seconds).max(1) as usize,
@@ -109,6 +114,41 @@ impl<'a> Past<'a> {
 
     /// The line of a rule from `origin` on; none where the history is too short for it.
     pub fn line(&self, rule: Rule, origin: usize, horizon: usize) -> Option<Vec<f64>> {
+        Some(self.special(origin, self.ordinary(rule, origin, horizon)?))
+    }
+
+    /// A line with the last day alike in place of its steps on special days, where there is one.
+    pub fn special(&self, origin: usize, mut line: Vec<f64>) -> Vec<f64> {
+        for (index, value) in (origin..).zip(&mut line) {
+            *value = self.alike(index).unwrap_or(*value);
+        }
+        line
+    }
+
+    /// The highest value of such a line until `lead`, where all that is known of it is its `highest` value.
+    pub fn special_peak(&self, origin: usize, lead: usize, highest: f64) -> f64 {
+        let alike: Vec<f64> = (origin..origin + lead).filter_map(|index| self.alike(index)).collect();
+        let known = alike.iter().copied().fold(f64::NAN, f64::max);
+        match alike.len() {
+            0 => highest,
+            _ if highest.is_nan() => highest,
+            all if all == lead => known,
+            _ => highest.max(known),
+        }
+    }
+
+    /// The demand at the same time of the last day that this one is like.
+    fn alike(&self, index: usize) -> Option<f64> {
+        let mut at = self.reading.place(index).checked_sub(self.reading.like(index)?)?;
+        loop {
+            if let Some(value) = self.reading.samples.get(at).copied().flatten() {
+                return Some(value);
+            }
+            at = at.checked_sub(self.week?)?;
+        }
+    }
+
+    fn ordinary(&self, rule: Rule, origin: usize, horizon: usize) -> Option<Vec<f64>> {
         let line = |at: &dyn Fn(usize) -> Option<f64>| (0..horizon).map(at).collect::<Option<Vec<f64>>>();
         match rule {
             Rule::DayAgo => line(&|lead| self.ago(origin, lead, self.season)),
@@ -117,7 +157,7 @@ impl<'a> Past<'a> {
                 line(&|lead| self.ago(origin, lead, week))
             }
             Rule::RepairedWeekAgo => {
-                self.repaired(origin, horizon, &|origin| self.line(Rule::WeekAgo, origin, horizon))
+                self.repaired(origin, horizon, &|origin| self.ordinary(Rule::WeekAgo, origin, horizon))
             }
             Rule::DayOrWeekAgo => {
                 let week = self.week?;
@@ -135,7 +175,7 @@ impl<'a> Past<'a> {
                 (!highest.is_nan()).then(|| vec![highest; horizon])
             }
             Rule::RecentOrProfile => {
-                let recent = self.line(Rule::RecentMean, origin, 1)?[0];
+                let recent = self.ordinary(Rule::RecentMean, origin, 1)?[0];
                 line(&|lead| Some(self.profile(origin, lead as i64)?.max(recent)))
             }
             Rule::RecentMean => {
@@ -152,7 +192,7 @@ impl<'a> Past<'a> {
         let found = line(origin)?;
         let highest = |line: &[f64]| line.iter().copied().fold(f64::NAN, f64::max);
         let (Some(came), Some(said)) =
-            (self.line(Rule::DayAgo, origin, horizon), origin.checked_sub(self.season).and_then(line))
+            (self.ordinary(Rule::DayAgo, origin, horizon), origin.checked_sub(self.season).and_then(line))
         else {
             return Some(found);
         };
@@ -164,9 +204,11 @@ impl<'a> Past<'a> {
 
     /// The same time of the last period before `origin` that has a sample then.
     fn ago(&self, origin: usize, lead: usize, period: usize) -> Option<f64> {
-        let mut at = (origin + lead).checked_sub((lead / period + 1) * period)?;
+        let place = self.reading.place(origin + lead);
+        let ahead = place.saturating_sub(self.reading.origin(origin));
+        let mut at = place.checked_sub((ahead / period + 1) * period)?;
         loop {
-            if let Some(value) = self.samples.get(at).copied().flatten() {
+            if let Some(value) = self.reading.samples.get(at).copied().flatten() {
                 return Some(value);
             }
             at = at.checked_sub(period)?;
@@ -175,12 +217,12 @@ impl<'a> Past<'a> {
 
     /// The mean of up to five seasons at `lead` samples after `origin`.
     fn profile(&self, origin: usize, lead: i64) -> Option<f64> {
-        let at = origin as i64 + lead;
+        let at = self.reading.place(usize::try_from(origin as i64 + lead).ok()?) as i64;
         let season = self.season as i64;
-        let back = (lead.max(0) / season + 1) * season;
+        let back = ((at - self.reading.origin(origin) as i64).max(0) / season + 1) * season;
         let values = (0..PROFILE_SEASONS as i64).filter_map(|index| {
             let place = usize::try_from(at - back - index * season).ok()?;
-            self.samples.get(place).copied().flatten()
+            self.reading.samples.get(place).copied().flatten()
         });
         let (sum, count) = values.fold((0.0, 0), |(sum, count), value| (sum + value, count + 1));
         (count > 0).then(|| sum / f64::from(count))
@@ -190,7 +232,7 @@ impl<'a> Past<'a> {
     fn scale(&self, origin: usize) -> Option<f64> {
         let (mut now, mut usual) = (0.0, 0.0);
         for back in 1..=(self.hour / 4).max(1) {
-            let Some(value) = origin.checked_sub(back).and_then(|at| self.samples[at]) else { continue };
+            let Some(value) = origin.checked_sub(back).and_then(|at| self.recent[at]) else { continue };
             now += value;
             usual += self.profile(origin, -(back as i64))?;
         }
@@ -198,31 +240,52 @@ impl<'a> Past<'a> {
     }
 
     fn last(&self, origin: usize, count: usize) -> impl Iterator<Item = f64> {
-        self.samples[origin.saturating_sub(count)..origin].iter().flatten().copied()
+        self.recent[origin.saturating_sub(count)..origin].iter().flatten().copied()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::forecast::calendar::{Calendar, zone};
+    use crate::forecast::history::History;
+    use crate::forecast::span::Span;
 
-    fn question(samples: Vec<Option<f64>>) -> Question {
-        Question {
-            samples,
-            step_seconds: 3_600,
-            season: 24,
-            horizon: 3,
-            quantile: 0.9,
-            model: "auto".to_owned(),
-            lead: None,
-            replay: None,
+    /// Hours of days, with the reading of a calendar.
+    struct Hours(History, Reading);
+
+    impl Hours {
+        fn new(samples: Vec<Option<f64>>, calendar: &Calendar) -> Hours {
+            // A Monday.
+            let start = "2026-03-02T00:00:00Z".parse().unwrap();
+            let history = History { start, step: Span::from_seconds(3_600).unwrap(), samples };
+            let reading = calendar.read(&history, 48);
+            Hours(history, reading)
         }
+
+        fn past(&self) -> Past<'_> {
+            let question = Question {
+                samples: Vec::new(),
+                step_seconds: 3_600,
+                season: 24,
+                horizon: 3,
+                quantile: 0.9,
+                model: "auto".to_owned(),
+                lead: None,
+                replay: None,
+            };
+            Past::new(&question, &self.0.samples, &self.1)
+        }
+    }
+
+    fn hours(samples: Vec<Option<f64>>) -> Hours {
+        Hours::new(samples, &Calendar::default())
     }
 
     #[test]
     fn rules_repeat_days_and_weeks() {
-        let days = question((0..24 * 9).map(|hour| Some(f64::from(hour))).collect());
-        let past = Past::new(&days);
+        let days = hours((0..24 * 9).map(|hour| Some(f64::from(hour))).collect());
+        let past = days.past();
         let line = |rule| past.line(rule, 24 * 8, 2).unwrap();
         assert_eq!(line(Rule::DayAgo), [168.0, 169.0]);
         assert_eq!(line(Rule::WeekAgo), [24.0, 25.0]);
@@ -237,9 +300,9 @@ mod tests {
 
     #[test]
     fn a_change_is_followed_after_one_season() {
-        let hours = |hour: usize| if hour % 24 == 8 || hour >= 24 * 15 && hour % 24 == 7 { 500.0 } else { 100.0 };
-        let question = question((0..24 * 17).map(|hour| Some(hours(hour))).collect());
-        let past = Past::new(&question);
+        let demand = |hour: usize| if hour % 24 == 8 || hour >= 24 * 15 && hour % 24 == 7 { 500.0 } else { 100.0 };
+        let changed = hours((0..24 * 17).map(|hour| Some(demand(hour))).collect());
+        let past = changed.past();
         for rule in [Rule::RepairedWeekAgo, Rule::Profile] {
             // On the first day of a peak an hour earlier nobody knows; on the second one everybody does.
             assert_eq!(past.line(rule, 24 * 15 + 7, 1).unwrap(), [100.0], "{rule:?}");
@@ -250,20 +313,57 @@ mod tests {
     #[test]
     fn nothing_after_the_origin_is_seen() {
         let samples: Vec<Option<f64>> = (0..24 * 9).map(|hour| (hour % 7 != 0).then(|| f64::from(hour))).collect();
-        let cut = question(samples[..24 * 8].to_vec());
-        let whole = question(samples);
+        let cut = hours(samples[..24 * 8].to_vec());
+        let whole = hours(samples);
         for rule in RULES {
-            assert_eq!(Past::new(&cut).line(rule, 24 * 8, 3), Past::new(&whole).line(rule, 24 * 8, 3), "{rule:?}");
+            assert_eq!(cut.past().line(rule, 24 * 8, 3), whole.past().line(rule, 24 * 8, 3), "{rule:?}");
         }
     }
 
     #[test]
     fn a_level_that_rose_scales_the_profile() {
         let samples = (0..24 * 8).map(|hour| Some(if hour < 24 * 7 { 100.0 } else { 140.0 }));
-        let question = question(samples.collect());
-        let past = Past::new(&question);
+        let raised = hours(samples.collect());
+        let past = raised.past();
         // At this hour one of five days is at 140 already; the hour before was at 140 where five days were at 100.
         let line = past.line(Rule::ScaledProfile, 24 * 8, 1).unwrap();
         assert!((line[0] - 1.4 * 108.0).abs() < 1e-9, "{line:?}");
+    }
+
+    #[test]
+    fn a_clock_change_moves_every_seasonal_rule_with_the_clock() {
+        // Seven and eight in the morning of Berlin; its clock goes forward on the 29th.
+        let berlin = Calendar::new(zone("Europe/Berlin").unwrap(), &[]);
+        let demand = |hour: usize| if hour % 24 == if hour < 27 * 24 { 7 } else { 6 } { 500.0 } else { 100.0 };
+        let samples: Vec<Option<f64>> = (0..24 * 30).map(|hour| Some(demand(hour))).collect();
+        let (by_clock, by_grid) = (Hours::new(samples.clone(), &berlin), hours(samples));
+        let origin = 27 * 24 + 6;
+        for rule in [Rule::DayAgo, Rule::RepairedWeekAgo, Rule::DayOrWeekAgo, Rule::Profile] {
+            assert_eq!(by_clock.past().line(rule, origin, 2).unwrap(), [500.0, 100.0], "{rule:?}");
+            assert_eq!(by_grid.past().line(rule, origin, 2).unwrap(), [100.0, 500.0], "{rule:?}");
+        }
+    }
+
+    #[test]
+    fn a_special_day_is_neither_repeated_nor_forecast_like_the_others() {
+        // Sundays are quiet, and so is Wednesday the 18th.
+        let demand = |hour: usize| if hour / 24 % 7 == 6 || hour / 24 == 16 { 50.0 } else { 400.0 };
+        let samples: Vec<Option<f64>> = (0..24 * 24).map(|hour| Some(demand(hour))).collect();
+        let calendar = Calendar::new(jiff::tz::TimeZone::UTC, &["2026-03-18=Sunday".parse().unwrap()]);
+        let special = Hours::new(samples.clone(), &calendar);
+        let ordinary = hours(samples);
+        let at = |hours: &Hours, rule, day: usize| hours.past().line(rule, day * 24 + 9, 1).unwrap()[0];
+        for rule in [Rule::DayAgo, Rule::RepairedWeekAgo, Rule::Profile] {
+            assert_eq!(at(&special, rule, 16), 50.0, "{rule:?} on the day");
+            assert_eq!(at(&ordinary, rule, 16), 400.0 - if rule == Rule::Profile { 70.0 } else { 0.0 }, "{rule:?}");
+        }
+        assert_eq!((at(&special, Rule::DayAgo, 17), at(&ordinary, Rule::DayAgo, 17)), (400.0, 50.0));
+        assert_eq!((at(&special, Rule::WeekAgo, 23), at(&ordinary, Rule::WeekAgo, 23)), (400.0, 50.0));
+        // A model's highest value is replaced where all steps are of that day, and kept where one is not.
+        let past = special.past();
+        assert_eq!(past.special_peak(16 * 24 + 5, 3, 400.0), 50.0);
+        assert_eq!(past.special_peak(16 * 24 + 22, 3, 400.0), 400.0);
+        assert_eq!(past.special_peak(15 * 24 + 5, 3, 400.0), 400.0);
+        assert!(past.special_peak(16 * 24 + 5, 3, f64::NAN).is_nan());
     }
 }

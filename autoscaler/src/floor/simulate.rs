@@ -12,6 +12,7 @@ use crate::floor::decide::{Decision, Memory, Missing, Mode, Outlook, Policy, Rea
 use crate::floor::minimum::Minimum;
 use crate::floor::pods::Pods;
 use crate::floor::units::{Demand, Replicas};
+use crate::forecast::calendar::Calendar;
 use crate::forecast::history::History;
 use crate::forecast::protocol::Rolled;
 
@@ -137,6 +138,8 @@ pub struct Setup<'a> {
     pub workload: &'a Workload,
     /// How the floor is decided.
     pub policy: &'a Policy,
+    /// The calendar of the demand.
+    pub calendar: &'a Calendar,
 }
 
 impl<'a> Setup<'a> {
@@ -244,7 +247,7 @@ impl<'a> Setup<'a> {
 
     /// As many pods as the first demand needs.
     pub(super) fn ready(&self) -> Replicas {
-        let Setup { trace, first, workload, policy } = *self;
+        let Setup { trace, first, workload, policy, .. } = *self;
         let capacity = policy.capacity;
         let known = trace.samples[..=first].iter().rev().flatten().next();
         let needed = known.and_then(|value| capacity.replicas_for(Demand::new(*value, capacity.unit())?));
@@ -364,7 +367,7 @@ mod tests {
     }
 
     fn simulated(trace: &History, first: usize, workload: &Workload, forecasts: &Forecasts) -> Outcome {
-        Setup { trace, first, workload, policy: &policy() }.run(forecasts, |_| {})
+        Setup { trace, first, workload, policy: &policy(), calendar: &Calendar::default() }.run(forecasts, |_| {})
     }
 
     fn of(load: Load, seed: u64) -> Outcome {

@@ -29,3 +29,13 @@ pub struct Choice {
     /// Shortage against cost on this history: this choice, the plain rules and headroom.
     pub curve: Vec<Point>,
 }
+
+impl Choice {
+    /// The name of this choice's own point.
+    pub const CHOSEN: &str = "chosen";
+
+    /// Shortage and cost of this choice; none where nothing was replayed.
+    pub fn chosen(&self) -> Option<&Point> {
+        self.curve.iter().find(|point| point.name == Choice::CHOSEN)
+    }
+}

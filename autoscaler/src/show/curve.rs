@@ -4,11 +4,8 @@
 
 use serde::Serialize;
 
-use crate::forecast::choice::Point;
+use crate::forecast::choice::{Choice, Point};
 use crate::show::chart::{Axes, Frame, round};
-
-/// The name of the point that stands out.
-const CHOSEN: &str = "chosen";
 
 /// A chart with its points, ready for a template.
 #[derive(Clone, Debug, Serialize)]
@@ -63,7 +60,7 @@ impl Curve {
                     name: point.name.clone(),
                     short: format!("{:.0}%", 100.0 * point.short),
                     cost: format!("{:+.1}%", 100.0 * point.cost),
-                    chosen: point.name == CHOSEN,
+                    chosen: point.name == Choice::CHOSEN,
                 }
             })
             .collect();
@@ -79,8 +76,8 @@ fn spread(dots: &mut [Dot]) {
     let mut placed: Vec<(f64, f64)> = Vec::new();
     for index in order {
         let dot = &mut dots[index];
-        while placed.iter().any(|(x, y)| (x - dot.x).abs() < 150.0 && (y - dot.label).abs() < 12.0) {
-            dot.label -= 12.0;
+        while placed.iter().any(|(x, y)| (x - dot.x).abs() < 150.0 && (y - dot.label).abs() < 14.0) {
+            dot.label -= 14.0;
         }
         placed.push((dot.x, dot.label));
     }

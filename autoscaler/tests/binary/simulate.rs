@@ -240,3 +240,32 @@ fn a_worker_that_rolls_too_short_is_replaced_by_the_naive() {
 fn a_worker_that_hangs_is_replaced_by_the_naive() {
     hostile("hangs", "the worker did not answer within 2s");
 }
+
+#[test]
+fn with_its_time_zone_a_clock_change_costs_no_whole_day() {
+    let short = |args: &[&str]| {
+        let call = ["simulate", "--generate", "daily", "--days", "14", "--run", "6d", "--forecaster", "naive"];
+        let found =
+            json(&run(autoscaler().args(call).args(["--event", "clock-change", "--format", "json"]).args(args)));
+        let from = found["from"].as_str().unwrap().to_owned();
+        (from, seconds(&found, "with_floor"), seconds(&found, "alone"))
+    };
+    let (from, with, alone) = short(&["--time-zone", "Europe/Berlin"]);
+    // The zone's clock is put forward on the second day of the run.
+    assert_eq!(from, "2026-03-27T00:00:00Z");
+    let (_, without, _) = short(&[]);
+    assert!(with * 20 < alone && without > with + 100, "{with} s with the zone, {without} s without, {alone} s alone");
+}
+
+#[test]
+fn zones_and_days_that_do_not_exist_are_refused() {
+    for (flag, value, problem) in [
+        ("--time-zone", "Mars/Olympus", "`Mars/Olympus` is not a time zone such as `Europe/Berlin`"),
+        ("--special-day", "2026-02-30", "`2026-02-30` is not a date such as `2026-12-25`"),
+        ("--special-day", "2026-12-25=Feast", "`Feast` is not a weekday such as `Sunday`"),
+    ] {
+        let ran = run(autoscaler().args(DAILY).args([flag, value]));
+        assert_eq!(ran.code, Some(2), "{ran:?}");
+        assert!(ran.stderr.contains(problem), "{ran:?}");
+    }
+}

@@ -157,7 +157,10 @@ async fn the_story_holds_for_the_cluster_of_kubeconfig() {
     const TEST: &str = "the_story_holds_for_the_cluster_of_kubeconfig";
     if std::env::var_os("KUBECONFIG").is_none_or(|path| path.is_empty()) {
         // Not `eprintln!`, which the test harness swallows when a test passes.
-        let _ = writeln!(std::io::stderr(), "\nskipped: {TEST}: set KUBECONFIG to a cluster that may be changed");
+        let _ = writeln!(
+            std::io::stderr(),
+            "\nskipped: {TEST}: set KUBECONFIG to a cluster that may be changed, such as that of `cargo xtask cluster up`"
+        );
         return;
     }
     autoscaler::cluster::tls::provide();

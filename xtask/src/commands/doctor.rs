@@ -7,6 +7,7 @@ use xtask_host::docker::Docker;
 use xtask_host::process::{self, Command};
 use xtask_host::registry::{Answer, Client, publish};
 use xtask_host::terminal;
+use xtask_host::tree::context::WorkTree;
 use xtask_host::tree::facts::{self, Tree};
 use xtask_host::tree::git::Git;
 use xtask_host::tree::{secrets, uv};
@@ -59,7 +60,7 @@ pub fn run(global: &Global) -> anyhow::Result<()> {
     // A git that fails is a finding like any other.
     let (tree, git_fault) = match global.tree() {
         Ok(tree) => (tree, None),
-        Err(fault) => match global.tree_of(Box::new(facts::find_root(global.root.as_deref())?)) {
+        Err(fault) => match global.tree_of(Box::new(WorkTree::new(&facts::find_root(global.root.as_deref())?))) {
             Ok(tree) => (tree, Some(fault)),
             Err(_) => return Err(fault.into()),
         },

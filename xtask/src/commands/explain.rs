@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use xtask_host::registry::{Answer, Client, publish};
+use xtask_host::tree::context::WorkTree;
 use xtask_host::tree::facts::{self, RootImage, RootPlace, Tree};
 use xtask_host::tree::git::Revision;
 use xtask_model::fault::Fault;
@@ -67,7 +68,7 @@ fn between(global: &Global, old: &str, new: Option<&String>) -> Result<Vec<Expla
     let old = read(&old).map_err(|fault| fault.needed_by(format!("commit `{old_id}`")))?;
     let (new_name, new) = match new {
         Some(new) => at(new).map(|(id, tree)| (format!("at `{id}`"), tree))?,
-        None => ("of this tree".to_owned(), global.tree_of(Box::new(root.clone()))?),
+        None => ("of this tree".to_owned(), global.tree_of(Box::new(WorkTree::new(&root)))?),
     };
     let new = read(&new).map_err(|fault| match new_name.strip_prefix("at ") {
         Some(id) => fault.needed_by(format!("commit {id}")),
@@ -98,7 +99,7 @@ struct Before<K> {
 /// Compares this tree with what is published, or, offline, with what was built here last.
 fn published(global: &Global) -> Result<Vec<Explained>, Fault> {
     let root = facts::find_root(global.root.as_deref())?;
-    let tree = global.tree_of(Box::new(root))?;
+    let tree = global.tree_of(Box::new(WorkTree::new(&root)))?;
     let here = Sources::read_all(&tree).map_err(Unreadable::fault)?;
     let client = (!global.offline).then(|| pipeline::single_try_client(&tree));
     let base: Option<Before<BaseKey>> = before(&tree, client.as_ref(), ImageKind::Base)?;

@@ -7,6 +7,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use xtask_host::terminal;
+use xtask_host::tree::context::WorkTree;
 use xtask_host::tree::facts::{self, Tree};
 use xtask_host::tree::git::revision::{self, Revision};
 use xtask_host::tree::git::{Git, Objects};
@@ -42,7 +43,7 @@ pub fn plan(
             let id = revision.id.clone();
             (global.tree_of(Box::new(revision))?, Some(id))
         }
-        None => (global.tree_of(Box::new(clone.root.clone()))?, None),
+        None => (global.tree_of(Box::new(WorkTree::new(&clone.root)))?, None),
     };
     let head_name = head_revision.as_deref().unwrap_or("HEAD");
     if let Some(event) = clone.event(flags, variable)?

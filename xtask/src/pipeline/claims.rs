@@ -4,7 +4,6 @@ use super::Context;
 use std::path::Path;
 use xtask_host::tree::committed::{self, Committed, Compared, Memory};
 use xtask_host::tree::facts::{self, Parsed, Tree};
-use xtask_host::tree::git::Git;
 use xtask_host::{file, terminal};
 use xtask_model::fault::Fault;
 use xtask_model::image::key::Fingerprint;
@@ -29,7 +28,7 @@ pub(super) fn compare(
 ) -> Result<Vec<Difference>, Fault> {
     let (tree, request) = (context.tree, &context.request);
     let differences = match &tree.commit {
-        None => committed::ignored_without_commit(&Git::at(&tree.root), parsed)?,
+        None => committed::ignored_without_commit(tree, kind, parsed)?,
         Some(commit) => {
             let proof = proof(tree, &commit.id, fingerprint)?;
             let known = tree.images().join(format!("{kind}.commit"));
@@ -114,8 +113,8 @@ pub fn survey(tree: &Tree, offline: bool) -> Result<Vec<(ImageKind, Vec<Differen
     for (kind, args) in [(ImageKind::Base, &tree.policy.base.args), (ImageKind::App, &tree.policy.app.args)] {
         let parsed = facts::parse(tree, kind, args)?;
         let differences = match &tree.commit {
-            None => committed::ignored_without_commit(&Git::at(&tree.root), &parsed)?,
-            Some(commit) => Committed::open(&tree.root, &commit.id, offline)?.differences(tree, kind, &parsed)?,
+            None => committed::ignored_without_commit(tree, kind, &parsed)?,
+            Some(commit) => Committed::open(&tree.root, &commit.id, offline)?.compare(tree, kind, &parsed)?.differences,
         };
         refuse_ignored(tree, kind, &parsed, &differences)?;
         found.push((kind, differences));

@@ -42,7 +42,8 @@ fn secrets(context: &Context<'_>, order: &ImageOrder, root: &RootImage) -> Resul
 fn stage(context: &Context<'_>, order: &ImageOrder) -> Result<context::StagedContext, Fault> {
     let folder = context.tree.root.join("target/docker").join(format!("{}-{}", order.kind, order.platform.dashed()));
     let made: Vec<ContextPath> = order.binary.iter().map(|path| ContextPath::new(path.as_str())).collect();
-    context::stage(&context.tree.root, &order.files, &made, &folder)
+    let files = facts::list(context.tree, order.kind, &order.files)?;
+    context::stage(&context.tree.root, &files, &made, &folder)
 }
 
 fn call(context: &Context<'_>, order: &ImageOrder, secrets: &Secrets, staged: &Path) -> Result<Build, Fault> {

@@ -4,7 +4,7 @@ use super::Context;
 use super::engine::BuildEngine;
 use super::facts::Image;
 use super::root::{is_unbuilt, root_client};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use xtask_host::registry::{Answer, publish};
 use xtask_host::terminal;
@@ -90,7 +90,15 @@ pub(super) fn order(
         platform: platform.clone(),
         dockerfile: image.parsed.path.clone(),
         from,
-        files: image.parsed.files.iter().chain(&image.parsed.meant).cloned().collect(),
+        files: image
+            .parsed
+            .files
+            .iter()
+            .chain(&image.parsed.meant)
+            .cloned()
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect(),
         binary: binary.map(|binary| binary::staged(platform, binary)),
         compiler,
         args: args.clone(),

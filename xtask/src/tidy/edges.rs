@@ -6,8 +6,9 @@
 use super::{Files, Violation};
 
 /// Sources of each crate, with the name by which other crates import it.
-const CRATES: [(&str, &str); 7] = [
+const CRATES: [(&str, &str); 8] = [
     ("xtask/model/src/", "xtask_model"),
+    ("xtask/scan/src/", "xtask_scan"),
     ("xtask/host/src/", "xtask_host"),
     ("xtask/native/src/", "xtask_native"),
     ("xtask/bench/src/", "xtask_bench"),
@@ -33,6 +34,8 @@ const PURE: &[&str] = &[
     "xtask_host::index::netrc",
     "xtask_host::registry::http::challenge",
     "xtask_model",
+    "xtask_scan::id",
+    "xtask_scan::tree",
     "xtask_native::assembly::base",
     "xtask_native::assembly::config",
     "xtask_native::assembly::copy",

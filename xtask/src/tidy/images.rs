@@ -117,8 +117,9 @@ fn tree(files: &Files, policy: &Policy) -> Tree {
     let built = |platform: &Platform| Some(binary::staged(platform, policy.app.binary.as_ref()?).to_string());
     let staged = policy.project.platforms.iter().filter_map(built);
     let by_hand = policy.app.binary.as_ref().map(|binary| format!("target/release/{}", binary.name));
-    let file =
-        |path: String| (ContextPath::new(path), FileInfo { kind: FileKind::File, mode: 0o644, size: 0, link: None });
+    let file = |path: String| {
+        (ContextPath::new(path), FileInfo { kind: FileKind::File, mode: 0o644, size: 0, link: None, whole: None })
+    };
     files.paths().map(str::to_owned).chain(staged).chain(by_hand).map(file).collect()
 }
 

@@ -6,7 +6,8 @@ use super::edges::{paths, without_tests};
 use super::{Files, Violation};
 
 /// Sources that are compiled on every system.
-const SOURCES: [&str; 4] = ["xtask/model/src/", "xtask/host/src/", "xtask/native/src/", "xtask/src/"];
+const SOURCES: [&str; 5] =
+    ["xtask/model/src/", "xtask/scan/src/", "xtask/host/src/", "xtask/native/src/", "xtask/src/"];
 
 /// The modules for Linux.
 const LINUX: [&str; 2] = ["xtask/host/src/linux.rs", "xtask/native/src/container/linux"];

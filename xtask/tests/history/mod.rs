@@ -70,6 +70,7 @@ pub fn seed() -> State {
         ("Cargo.lock", "version = 4\n[[package]]\nname = \"autoscaler\"\nversion = \"0.1.0\"\n"),
         ("xtask/Cargo.toml", "[package]\nname = \"xtask\"\nversion = \"0.1.0\"\n"),
         ("xtask/model/Cargo.toml", "[package]\nname = \"xtask-model\"\nversion = \"0.1.0\"\n"),
+        ("xtask/scan/Cargo.toml", "[package]\nname = \"xtask-scan\"\nversion = \"0.1.0\"\n"),
         ("xtask/host/Cargo.toml", "[package]\nname = \"xtask-host\"\nversion = \"0.1.0\"\n"),
         ("xtask/native/Cargo.toml", "[package]\nname = \"xtask-native\"\nversion = \"0.1.0\"\n"),
         ("xtask/bench/Cargo.toml", "[package]\nname = \"xtask-bench\"\nversion = \"0.1.0\"\n"),
@@ -201,7 +202,7 @@ fn sent(root: &Path, path: &str, but: &[&Path], bytes: &mut Vec<u8>) -> Option<V
     let args = ["ROOT_IMAGE", "BASE_IMAGE"].map(|name| (name.to_owned(), "image.invalid/any".to_owned()));
     let entries = {
         let sources = dockerfile.sources(&args.into(), &"linux/amd64".parse().unwrap()).ok()?;
-        context::read_sources(root, &sources, &ignore).ok()?
+        context::read_sources(root, &sources, &ignore, &context::every_folder).ok()?
     };
     let mut copied = Vec::new();
     for entry in entries {
@@ -214,7 +215,7 @@ fn sent(root: &Path, path: &str, but: &[&Path], bytes: &mut Vec<u8>) -> Option<V
         match entry.kind {
             FileKind::File => bytes.extend(fs::read(root.join(path)).unwrap()),
             FileKind::Symlink => bytes.extend(fs::read_link(root.join(path)).unwrap().to_str().unwrap().as_bytes()),
-            FileKind::Dir | FileKind::Special => {}
+            FileKind::Dir | FileKind::Tree | FileKind::Special => {}
         }
         copied.push(path.to_owned());
     }

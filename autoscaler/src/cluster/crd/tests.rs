@@ -117,27 +117,50 @@ fn two_for_one_autoscaler_are_in_order_of_age() {
     assert!(old.precedes(&twin) && !twin.precedes(&old));
 }
 
-/// Whether the cluster admits a spec: its schema's patterns, lengths and ranges, and the rules.
+/// Whether the cluster admits a spec: its schema's patterns, lengths, ranges and choices, and the rules.
 fn admitted(spec: &Value) -> bool {
     let crd = serde_json::to_value(PredictiveScaler::crd()).unwrap();
-    let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"];
-    let fits = |(name, value): (&String, &Value)| {
-        let rules = &schema[name];
-        if let Some(text) = value.as_str() {
-            let length = text.chars().count() as u64;
-            let pattern = rules["pattern"].as_str();
-            return rules["minLength"].as_u64().is_none_or(|least| length >= least)
-                && rules["maxLength"].as_u64().is_none_or(|most| length <= most)
-                && pattern.is_none_or(|pattern| matches(pattern, text));
-        }
-        let Some(number) = value.as_f64() else { return true };
-        rules["minimum"].as_f64().is_none_or(|least| number >= least)
-            && rules["maximum"].as_f64().is_none_or(|most| number <= most)
-    };
-    spec.as_object().unwrap().iter().all(fits) && validate_cel_schema::<PredictiveScalerSpec>(spec, None).is_ok()
+    let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+    fits(schema, spec) && validate_cel_schema::<PredictiveScalerSpec>(spec, None).is_ok()
 }
 
-/// Whether a text matches a pattern of the schema; there are two.
+fn fits(rules: &Value, value: &Value) -> bool {
+    if let Some(fields) = value.as_object() {
+        return fields.iter().all(|(name, value)| fits(&rules["properties"][name], value));
+    }
+    if let Some(entries) = value.as_array() {
+        let most = rules["maxItems"].as_u64().is_none_or(|most| entries.len() as u64 <= most);
+        return most && entries.iter().all(|entry| fits(&rules["items"], entry));
+    }
+    if let Some(text) = value.as_str() {
+        let length = text.chars().count() as u64;
+        let pattern = rules["pattern"].as_str();
+        let choices = rules["enum"].as_array();
+        return rules["minLength"].as_u64().is_none_or(|least| length >= least)
+            && rules["maxLength"].as_u64().is_none_or(|most| length <= most)
+            && choices.is_none_or(|choices| choices.contains(value))
+            && (rules["format"] != "date" || is_date(text))
+            && pattern.is_none_or(|pattern| matches(pattern, text));
+    }
+    let Some(number) = value.as_f64() else { return true };
+    rules["minimum"].as_f64().is_none_or(|least| number >= least)
+        && rules["maximum"].as_f64().is_none_or(|most| number <= most)
+}
+
+/// The format `date` of the API server: Go's layout `2006-01-02`.
+fn is_date(text: &str) -> bool {
+    let part = |range: std::ops::Range<usize>| {
+        let digits = text.get(range).filter(|digits| digits.bytes().all(|digit| digit.is_ascii_digit()));
+        digits.and_then(|digits| digits.parse::<u32>().ok())
+    };
+    let (Some(year), Some(month), Some(day)) = (part(0..4), part(5..7), part(8..10)) else { return false };
+    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let longest = [31, if leap { 29 } else { 28 }, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+    let days = (month as usize).checked_sub(1).and_then(|index| longest.get(index));
+    text.len() == 10 && &text[4..5] == "-" && &text[7..8] == "-" && days.is_some_and(|days| (1..=*days).contains(&day))
+}
+
+/// Whether a text matches a pattern of the schema; there are three.
 fn matches(pattern: &str, text: &str) -> bool {
     let digits = |text: &str| text.len() - text.trim_start_matches(|digit: char| digit.is_ascii_digit()).len();
     match pattern {
@@ -158,6 +181,10 @@ fn matches(pattern: &str, text: &str) -> bool {
                 None => rest,
             };
             (1..=3).contains(&whole) && after == "%"
+        }
+        "^[A-Za-z0-9_+/-]+$" => {
+            let known = |letter: char| letter.is_ascii_alphanumeric() || "_+/-".contains(letter);
+            !text.is_empty() && text.chars().all(known)
         }
         other => panic!("the test does not know the pattern {other}"),
     }
@@ -227,13 +254,57 @@ fn what_the_cluster_admits_and_what_the_operator_accepts_are_the_same() {
         compare("maxFloor", json!(value));
         compare("maxStepUp", json!(value));
     }
+    for value in
+        ["UTC", "Europe/Berlin", "America/New_York", "Etc/GMT+5", "", " UTC", "UTC ", "K\u{f6}ln", "Europe.Berlin"]
+    {
+        compare("timeZone", json!(value));
+    }
+    compare("timeZone", json!("a".repeat(65)));
+    for value in [
+        "2026-12-25",
+        "2024-02-29",
+        "2026-02-29",
+        "2026-02-30",
+        "2026-13-01",
+        "2026-00-10",
+        "2026-1-01",
+        "25.12.2026",
+        "",
+        "2026-12-25T00:00:00Z",
+        "+2026-12-2",
+        "0000-01-01",
+        "2026-12-00",
+        "2026/12/25",
+    ] {
+        compare("specialDays", json!([{"date": value}]));
+    }
+    for value in [0, 1, 31, 32] {
+        compare("specialDays", json!([{"date": "2026-12-25", "days": value}]));
+    }
+    for value in ["Monday", "Sunday", "sunday", "Holiday", ""] {
+        compare("specialDays", json!([{"date": "2026-12-25", "like": value}]));
+    }
+    for count in [0, 100, 101] {
+        compare("specialDays", json!(vec![json!({"date": "2026-12-25"}); count]));
+    }
     for value in ["10%", "7.5%", "0%", "0.0%", "999%", "1000%", "10", "%", "ten%", "1.%", "-1%", ""] {
         let mut spec = with("budget", json!(value));
         spec.as_object_mut().unwrap().remove("quantile");
         let accepted = serde_json::from_value::<PredictiveScalerSpec>(spec.clone()).unwrap().settings().is_ok();
         assert_eq!(admitted(&spec), accepted, "budget: {value}");
     }
-    assert!(compared > 200, "{compared}");
+    assert!(compared > 240, "{compared}");
     let both = with("budget", json!("10%"));
     assert!(!admitted(&both) && read(both).is_err());
+}
+
+/// The API server has no list of time zones to compare with: this name is admitted, and the condition says what is wrong.
+#[test]
+fn a_time_zone_that_nobody_knows_is_named_in_the_problem() {
+    let spec = with("timeZone", json!("Mars/Olympus"));
+    assert!(admitted(&spec));
+    let problem = "spec.timeZone: `Mars/Olympus` is not a time zone such as `Europe/Berlin`";
+    assert_eq!(read(spec).unwrap_err(), [problem]);
+    let days = with("specialDays", json!([{"date": "2026-12-25"}, {"date": "2026-02-30", "like": "Sunday"}]));
+    assert_eq!(read(days).unwrap_err(), ["spec.specialDays[1]: `2026-02-30` is not a date such as `2026-12-25`"]);
 }

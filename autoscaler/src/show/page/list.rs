@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::floor::decide::Mode;
 use crate::floor::units::Replicas;
+use crate::forecast::choice::Choice;
 use crate::show::page::forecast::{At, percent};
 use crate::show::page::workload::amount;
 use crate::show::page::{About, Notice, encoded, path};
@@ -69,7 +70,7 @@ pub struct ListRow {
     pub raised: bool,
     /// The pods that ran.
     pub replicas: String,
-    /// The error saved, in percent.
+    /// The shortage prevented on the last weeks, or the error saved where nothing is replayed, in percent.
     pub skill: String,
     /// When it was decided.
     pub decided: Option<At>,
@@ -203,7 +204,11 @@ fn row(listed: &Listed) -> ListRow {
         raised: raised(listed),
         replicas: last.and_then(|last| last.replicas).map_or_else(none, |pods| pods.to_string()),
         skill: match &listed.forecast {
-            Some(forecast) if forecast.skilled => percent(forecast).map_or_else(none, |percent| format!("{percent} %")),
+            Some(forecast) if forecast.skilled => {
+                let chosen = forecast.choice.as_ref().and_then(Choice::chosen);
+                let prevented = chosen.map(|chosen| (100.0 * (1.0 - chosen.short)).round() as i64);
+                prevented.or_else(|| percent(forecast)).map_or_else(none, |percent| format!("{percent} %"))
+            }
             Some(_) => "none".to_owned(),
             None => none(),
         },

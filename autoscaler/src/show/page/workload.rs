@@ -6,6 +6,7 @@ use crate::floor::decide::Mode;
 use crate::floor::units::decimals;
 use crate::floor::units::{Demand, Unit};
 use crate::forecast::Forecast;
+use crate::forecast::choice::Choice;
 use crate::forecast::history::History;
 use crate::forecast::span::Span;
 use crate::show::chart::{Chart, Frame};
@@ -142,7 +143,7 @@ impl WorkloadPage {
                 detail: part.peak.as_ref().map(|peak| format!("by {} UTC", peak.at.clock)).unwrap_or_default(),
                 tag: None,
             },
-            skill_tile(&part),
+            skill_tile(&part, None),
         ];
         WorkloadPage {
             name: name.to_owned(),
@@ -231,7 +232,16 @@ fn largest(history: Option<&History>) -> f64 {
     samples.fold(0.0, |so_far: f64, value| so_far.max(value.abs()))
 }
 
-fn skill_tile(part: &ForecastPart) -> Tile {
+/// How much the choice prevents on the last weeks; without one, how much better the forecast is than plain references.
+fn skill_tile(part: &ForecastPart, choice: Option<&Choice>) -> Tile {
+    if let Some(chosen) = choice.and_then(Choice::chosen) {
+        return Tile {
+            label: "shortage prevented".to_owned(),
+            value: format!("{:.0} %", 100.0 * (1.0 - chosen.short)),
+            detail: format!("for {:.1} % more pod-seconds, on the last weeks", 100.0 * chosen.cost),
+            tag: Some(if part.skilled { ("worth it".to_owned(), true) } else { ("not worth it".to_owned(), false) }),
+        };
+    }
     Tile {
         label: "error saved".to_owned(),
         value: part.percent.map_or_else(|| "?".to_owned(), |percent| format!("{percent} %")),
@@ -307,7 +317,7 @@ fn tiles(known: &Known, newest: Option<&Decided>, part: Option<&ForecastPart>) -
                 detail: "there is no forecast yet".to_owned(),
                 tag: None,
             },
-            skill_tile,
+            |part| skill_tile(part, known.forecast.as_ref().and_then(|forecast| forecast.choice.as_ref())),
         ),
     ]
 }

@@ -9,15 +9,16 @@ mod known;
 
 use crate::tree::binary;
 use crate::tree::facts::{self, Parsed, Tree};
-use crate::tree::git::{Git, Objects, Revision, revision};
+use crate::tree::git::{Git, Objects, Revision, pointer, revision};
 use known::Known;
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use xtask_model::fault::Fault;
-use xtask_model::image::context::{ContextEntry, ContextPath, FileKind};
+use xtask_model::image::context::{ContextEntry, ContextPath, FileKind, ObjectFormat, ObjectId};
 use xtask_model::image::plan::{self, Difference};
 use xtask_model::image::policy::{self, ImageKind};
 use xtask_model::spec::lock;
@@ -59,11 +60,11 @@ pub fn compare<'c>(
         return Ok(compared);
     }
     let committed = committed()?;
-    let (differences, known) = committed.examine(tree, kind, parsed)?;
+    let (compared, known) = committed.examine(tree, kind, parsed)?;
     if let Some(known) = known.filter(|_| memory.writes) {
         known.write(memory.path)?;
     }
-    Ok(Compared::new(differences, committed.pointers(parsed)))
+    Ok(compared)
 }
 
 /// The commit that is checked out, as a tree to compare with.
@@ -73,6 +74,8 @@ pub struct Committed {
     objects: Arc<Objects>,
     /// Its files and policy, or why it has none.
     tree: Result<Tree, Fault>,
+    /// Pointer files of Git LFS whose contents are here: the id of the pointer, and that of the contents.
+    contents: RefCell<BTreeMap<ObjectId, ObjectId>>,
 }
 
 impl Committed {
@@ -83,42 +86,52 @@ impl Committed {
         let tree = Revision::find(root, &objects, id)
             .and_then(|found| found.ok_or_else(|| revision::missing(id)))
             .and_then(|revision| Tree::with_registry(None, Box::new(revision)));
-        Ok(Self { id: id.to_owned(), git, objects, tree })
+        Ok(Self { id: id.to_owned(), git, objects, tree, contents: RefCell::default() })
     }
 
-    /// Differences of what an image reads, sorted by path. What cannot be compared is one of them.
-    pub fn differences(&self, tree: &Tree, kind: ImageKind, parsed: &Parsed) -> Result<Vec<Difference>, Fault> {
-        let (differences, _) = self.examine(tree, kind, parsed)?;
-        Ok(Compared::new(differences, Vec::new()).differences)
+    /// Compares what an image reads. What cannot be compared is a difference.
+    pub fn compare(&self, tree: &Tree, kind: ImageKind, parsed: &Parsed) -> Result<Compared, Fault> {
+        self.examine(tree, kind, parsed).map(|(compared, _)| compared)
     }
 
-    /// The differences in any order, with what there is to remember of a commit that can be read.
-    fn examine(
-        &self,
-        tree: &Tree,
-        kind: ImageKind,
-        parsed: &Parsed,
-    ) -> Result<(Vec<Difference>, Option<Known>), Fault> {
+    /// The same, with what there is to remember of a commit that can be read.
+    fn examine(&self, tree: &Tree, kind: ImageKind, parsed: &Parsed) -> Result<(Compared, Option<Known>), Fault> {
         let theirs = match &self.tree {
             Ok(theirs) => theirs,
             Err(fault) => {
                 let why = format!("the commit's cannot be read: {}", reason(fault));
-                return Ok((vec![Difference::new(policy::FILE, why)], None));
+                return Ok((Compared::new(vec![Difference::new(policy::FILE, why)], Vec::new()), None));
             }
         };
-        let args = match kind {
-            ImageKind::Base => &theirs.policy.base.args,
-            ImageKind::App | ImageKind::Enhanced => &theirs.policy.app.args,
-        };
+        let args = facts::args(theirs, kind);
         let mut found = self.settings(tree, theirs, kind)?;
-        let mut known = None;
+        let (mut known, mut pointers) = (None, Vec::new());
         match facts::parse(theirs, kind, args) {
             Ok(committed) => {
                 if committed.path != parsed.path || committed.meaning != parsed.meaning {
                     found.push(Difference::new(&parsed.path, EDITED));
                 }
-                self.files(tree, theirs, &committed.files, &parsed.files, &mut found)?;
-                known = Known::of(&self.id, theirs, kind, &committed, &|digest| self.objects.lfs_contents(digest)).ok();
+                let (before, now) = match self.opened((theirs, &committed), (tree, parsed), kind) {
+                    Ok(files) => files,
+                    Err(fault) => {
+                        found.push(Difference::new(
+                            &parsed.path,
+                            format!("the commit's cannot be read: {}", reason(&fault)),
+                        ));
+                        return Ok((Compared::new(found, pointers), None));
+                    }
+                };
+                for entry in before.iter().filter(|entry| entry.kind == FileKind::File) {
+                    entry.id.map(|id| self.objects.pointer(&id)).transpose()?;
+                }
+                self.files(tree, theirs, &before, &now, &mut found)?;
+                let is_pointer = |entry: &&ContextEntry| self.is_pointer(entry);
+                pointers = now.iter().filter(is_pointer).map(|entry| entry.path.clone()).collect();
+                known = Known::of(&self.id, theirs, kind, &committed).ok();
+                if let Some(known) = &mut known {
+                    known.pointers = before.iter().filter(is_pointer).filter_map(|entry| entry.id).collect();
+                    known.contents.clone_from(&self.contents.borrow());
+                }
                 if kind != ImageKind::Base {
                     let others = found.len();
                     self.program(tree, theirs, &committed, parsed, &mut found)?;
@@ -129,18 +142,43 @@ impl Committed {
                 // What is here and not there may be the very reason: it is named all the same.
                 let why = format!("the commit's cannot be read: {}", reason(&fault));
                 found.push(Difference::new(&parsed.path, why));
-                let ignored = ignored(&self.git, &parsed.files)?;
-                found.extend(parsed.files.iter().filter_map(|entry| ignored.get(&entry.path)).cloned());
+                let listed = facts::list(tree, kind, &parsed.files)?;
+                found.extend(ignored(&self.git, &listed)?.into_values());
             }
         }
-        Ok((found, known))
+        Ok((Compared::new(found, pointers), known))
     }
 
-    /// Paths of an image's files that are pointer files of Git LFS: the image gets these instead of the contents.
-    pub fn pointers(&self, parsed: &Parsed) -> Vec<ContextPath> {
-        let is_pointer =
-            |entry: &&ContextEntry| entry.digest.is_some_and(|digest| self.objects.lfs_contents(&digest).is_some());
-        parsed.files.iter().filter(is_pointer).map(|entry| entry.path.clone()).collect()
+    /// The files of both, listed in each folder that is not equal, and in every folder where pointer files of Git LFS may be.
+    fn opened(
+        &self,
+        (theirs, committed): (&Tree, &Parsed),
+        (tree, parsed): (&Tree, &Parsed),
+        kind: ImageKind,
+    ) -> Result<(Vec<ContextEntry>, Vec<ContextEntry>), Fault> {
+        let has_folders = committed.files.iter().chain(&parsed.files).any(|entry| entry.kind == FileKind::Tree);
+        if has_folders && self.git.may_have_pointers(&self.id) {
+            return Ok((facts::list(theirs, kind, &committed.files)?, facts::list(tree, kind, &parsed.files)?));
+        }
+        let (mut before, mut now) = (committed.files.clone(), parsed.files.clone());
+        let mut open = BTreeSet::new();
+        loop {
+            let unequal = unequal_folders(&before, &now);
+            if unequal.is_empty() {
+                return Ok((before, now));
+            }
+            open.extend(unequal);
+            let reread = |tree: &Tree| {
+                let args = facts::args(tree, kind);
+                facts::parse_open(tree, kind, args, &|folder| open.contains(folder)).map(|parsed| parsed.files)
+            };
+            (before, now) = (reread(theirs)?, reread(tree)?);
+        }
+    }
+
+    fn is_pointer(&self, entry: &ContextEntry) -> bool {
+        let read = entry.id.filter(|_| entry.kind == FileKind::File && self.objects.is_read(&entry.id));
+        read.is_some_and(|id| self.objects.pointer(&id).is_ok_and(|contents| contents.is_some()))
     }
 
     fn settings(&self, tree: &Tree, theirs: &Tree, kind: ImageKind) -> Result<Vec<Difference>, Fault> {
@@ -179,7 +217,7 @@ impl Committed {
         here: &[ContextEntry],
         found: &mut Vec<Difference>,
     ) -> Result<(), Fault> {
-        files(&self.git, committed, here, found, &|path, digests| self.contents(tree, theirs, path, digests))
+        files(&self.git, committed, here, found, &|path, ids| self.contents(tree, theirs, path, ids))
     }
 
     /// Why the contents of a file are not the commit's; nothing where a checkout of the commit gives them.
@@ -188,17 +226,15 @@ impl Committed {
         tree: &Tree,
         theirs: &Tree,
         path: &ContextPath,
-        (committed, here): Digests,
+        (committed, here): Ids,
     ) -> Result<Option<&'static str>, Fault> {
-        // The commit has a pointer, and the work tree its contents.
-        if committed
-            .and_then(|digest| self.objects.lfs_contents(&digest))
-            .is_some_and(|contents| Some(contents) == here)
-        {
-            return Ok(None);
-        }
         let read = |tree: &Tree| Ok::<_, Fault>(tree.files.read(path.to_path())?.unwrap_or_default());
         let (blob, file) = (read(theirs)?, read(tree)?);
+        // The commit has a pointer, and the work tree its contents.
+        if pointer(&blob).is_some_and(|contents| contents == Digest::of(&file)) {
+            self.contents.borrow_mut().extend(committed.zip(here));
+            return Ok(None);
+        }
         if file.contains(&b'\r') && without_carriage_returns(&file) == without_carriage_returns(&blob) {
             if with_carriage_returns(&blob) == file && self.git.ends_lines_with_crlf(&self.id, path.to_path())? {
                 return Ok(None);
@@ -240,7 +276,8 @@ impl Committed {
         let as_entries = |sources: binary::Sources| -> Vec<ContextEntry> {
             let entry = |(path, digest): (PathBuf, Digest)| {
                 let path = ContextPath::new(OsString::from(path).into_vec());
-                ContextEntry { path, kind: FileKind::File, mode: 0o644, digest: Some(digest) }
+                let id = ObjectId::new(ObjectFormat::Sha256, digest.as_bytes());
+                ContextEntry { path, kind: FileKind::File, mode: 0o644, id: Some(id) }
             };
             sources.into_iter().map(entry).collect()
         };
@@ -249,10 +286,10 @@ impl Committed {
     }
 }
 
-type Digests = (Option<Digest>, Option<Digest>);
+type Ids = (Option<ObjectId>, Option<ObjectId>);
 
 /// Says why two files of one path differ; nothing where they do not count as different.
-type Contents<'a> = dyn Fn(&ContextPath, Digests) -> Result<Option<&'static str>, Fault> + 'a;
+type Contents<'a> = dyn Fn(&ContextPath, Ids) -> Result<Option<&'static str>, Fault> + 'a;
 
 fn files(
     git: &Git,
@@ -273,9 +310,9 @@ fn files(
         };
         if old.kind != entry.kind {
             found.push(Difference::new(path, "another kind of file than in the commit"));
-        } else if old.digest != entry.digest {
-            let digests = (old.digest, entry.digest);
-            found.extend(contents(path, digests)?.map(|why| Difference::new(path, why)));
+        } else if old.id != entry.id {
+            let ids = (old.id, entry.id);
+            found.extend(contents(path, ids)?.map(|why| Difference::new(path, why)));
         } else if old.mode != entry.mode {
             let why = if entry.mode & 0o100 == 0 {
                 "executable in the commit, not here"
@@ -310,11 +347,21 @@ fn files(
 }
 
 /// The files that git ignores among an image's, where there is no commit to compare with.
-pub fn ignored_without_commit(git: &Git, parsed: &Parsed) -> Result<Vec<Difference>, Fault> {
+pub fn ignored_without_commit(tree: &Tree, kind: ImageKind, parsed: &Parsed) -> Result<Vec<Difference>, Fault> {
+    let git = Git::at(&tree.root);
     if !git.is_repository() {
         return Ok(Vec::new());
     }
-    Ok(ignored(git, &parsed.files)?.into_values().collect())
+    Ok(ignored(&git, &facts::list(tree, kind, &parsed.files)?)?.into_values().collect())
+}
+
+/// Folders that are one entry on one side and not the same on the other.
+fn unequal_folders(one: &[ContextEntry], other: &[ContextEntry]) -> BTreeSet<ContextPath> {
+    let folders = |entries: &[ContextEntry]| -> BTreeSet<(ContextPath, Option<ObjectId>)> {
+        let whole = entries.iter().filter(|entry| entry.kind == FileKind::Tree);
+        whole.map(|entry| (entry.path.clone(), entry.id)).collect()
+    };
+    folders(one).symmetric_difference(&folders(other)).map(|(path, _)| path.clone()).collect()
 }
 
 /// Files and folders that git ignores; of a folder with all in it, the folder alone.

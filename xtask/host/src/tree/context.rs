@@ -5,24 +5,31 @@
 //! to root, and looks at no time.
 
 mod files;
+mod fold;
 mod staged;
-mod stamps;
 #[cfg(test)]
 mod state_tests;
 #[cfg(test)]
 mod tests;
 mod walk;
+mod worktree;
 
-pub use files::{Files, Named};
+pub use files::{Files, Named, Whole};
+pub(crate) use files::{scan_format, scan_rules};
+pub use fold::folder_id;
 pub use staged::{StagedContext, stage};
-use xtask_model::image::context::{ContextEntry, ContextPath, FileInfo, FileKind, Match, Selection, Tree, select};
+pub use walk::Open;
+pub use worktree::WorkTree;
+use xtask_model::image::context::{
+    ContextEntry, ContextPath, FileInfo, FileKind, Match, ObjectId, Selection, Tree, select,
+};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use walk::{Walked, walk};
 use xtask_model::fault::Fault;
 use xtask_model::spec::dockerfile::Source;
 use xtask_model::spec::ignore::Ignore;
-use xtask_model::spec::reference::Digest;
 
 /// The ignore file that BuildKit takes for a Dockerfile (a path below the root): `DOCKERFILE.dockerignore`, else `.dockerignore`.
 /// Returns its path too, where there is one.
@@ -35,16 +42,30 @@ pub fn ignore_file<F: Files + ?Sized>(files: &F, dockerfile: &str) -> Result<(Op
     Ok((None, Ignore::none()))
 }
 
+/// The files and folders that sources name. A large folder that they take with everything in it is one entry, but for those that are
+/// `open`.
 pub fn read_sources<F: Files + ?Sized>(
     files: &F,
     sources: &[Source],
     ignore: &Ignore,
+    open: Open<'_>,
 ) -> Result<Vec<ContextEntry>, Fault> {
-    let (tree, selection) = seen(files, sources, ignore, &BTreeSet::new())?;
+    let (Walked { tree, covered }, selection) = seen(files, sources, ignore, &BTreeSet::new(), open)?;
     let paths = selection.complete(sources, ignore)?;
     without_repository(&paths, ignore)?;
     without_state(&paths)?;
-    entries(files, &tree, paths)
+    let whole = tree.iter().filter_map(|(path, found)| Some((path.clone(), found.whole?.1))).collect();
+    fold::fold(entries(files, &tree, paths)?, &covered, &whole, files.format())
+}
+
+/// Every folder is open: all files are listed.
+pub fn every_folder(_: &ContextPath) -> bool {
+    true
+}
+
+/// No folder is open.
+pub fn no_folder(_: &ContextPath) -> bool {
+    false
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -52,8 +73,8 @@ pub struct Picked {
     pub matches: Vec<Match>,
     /// Files at the selected paths, and perhaps at others.
     pub tree: Tree,
-    /// Digests of the selected files' contents and links' targets, but for the absent files.
-    pub digests: BTreeMap<ContextPath, Digest>,
+    /// Ids of the selected files' contents, links' targets and whole folders, but for the absent files.
+    pub ids: BTreeMap<ContextPath, ObjectId>,
 }
 
 /// Matches of each source. The `absent` files count as empty executables and are not read.
@@ -62,15 +83,16 @@ pub fn pick<F: Files + ?Sized>(
     sources: &[Source],
     ignore: &Ignore,
     absent: &BTreeSet<ContextPath>,
+    open: Open<'_>,
 ) -> Result<Picked, Fault> {
-    let (tree, selection) = seen(files, sources, ignore, absent)?;
+    let (Walked { tree, .. }, selection) = seen(files, sources, ignore, absent, open)?;
     let (mut paths, matches) = selection.matches(sources, ignore)?;
     paths.retain(|path| !absent.contains(path));
     without_repository(&paths, ignore)?;
     without_state(&paths)?;
     let entries = entries(files, &tree, paths)?;
-    let digests = entries.into_iter().filter_map(|entry| Some((entry.path, entry.digest?))).collect();
-    Ok(Picked { matches, tree, digests })
+    let ids = entries.into_iter().filter_map(|entry| Some((entry.path, entry.id?))).collect();
+    Ok(Picked { matches, tree, ids })
 }
 
 fn seen<F: Files + ?Sized>(
@@ -78,18 +100,19 @@ fn seen<F: Files + ?Sized>(
     sources: &[Source],
     ignore: &Ignore,
     absent: &BTreeSet<ContextPath>,
-) -> Result<(Tree, Selection), Fault> {
+    open: Open<'_>,
+) -> Result<(Walked, Selection), Fault> {
     // A link leads to paths that no source names; each round learns of more, and the last learns of none.
     let mut linked = BTreeSet::new();
     loop {
-        let mut tree = walk::walk(files, sources, &linked, ignore)?;
-        let program = || FileInfo { kind: FileKind::File, mode: 0o755, size: 0, link: None };
-        tree.extend(absent.iter().map(|path| (path.clone(), program())));
-        let selection = select(&tree, sources, ignore)?;
+        let mut walked = walk(files, sources, &linked, ignore, open)?;
+        let program = || FileInfo { kind: FileKind::File, mode: 0o755, size: 0, link: None, whole: None };
+        walked.tree.extend(absent.iter().map(|path| (path.clone(), program())));
+        let selection = select(&walked.tree, sources, ignore)?;
         let before = linked.len();
         linked.extend(selection.linked());
         if linked.len() == before {
-            return Ok((tree, selection));
+            return Ok((walked, selection));
         }
     }
 }
@@ -122,7 +145,7 @@ fn without_state(paths: &BTreeSet<ContextPath>) -> Result<(), Fault> {
 
 fn entries<F: Files + ?Sized>(root: &F, tree: &Tree, paths: BTreeSet<ContextPath>) -> Result<Vec<ContextEntry>, Fault> {
     let mut entries: Vec<ContextEntry> = Vec::with_capacity(paths.len());
-    let (mut files, mut bytes) = (Vec::new(), 0);
+    let mut files = Vec::new();
     for path in paths {
         let Some(found) = tree.get(&path) else { continue };
         if found.kind == FileKind::Special {
@@ -133,15 +156,14 @@ fn entries<F: Files + ?Sized>(root: &F, tree: &Tree, paths: BTreeSet<ContextPath
         }
         if found.kind == FileKind::File {
             files.push(entries.len());
-            bytes += found.size;
         }
-        let digest = found.link.as_deref().map(Digest::of);
-        entries.push(ContextEntry { path, kind: found.kind, mode: found.mode, digest });
+        let target = found.link.as_deref().map(|target| files::blob(root.format(), target)).transpose()?;
+        let id = target.or(found.whole.map(|(id, _)| id));
+        entries.push(ContextEntry { path, kind: found.kind, mode: found.mode, id });
     }
     let named: Vec<&ContextPath> = files.iter().map(|&index: &usize| &entries[index].path).collect();
-    let digests = root.digests(&named, bytes)?;
-    for (index, digest) in files.iter().zip(digests) {
-        entries[*index].digest = Some(digest);
+    for (index, id) in files.iter().zip(root.ids(&named)?) {
+        entries[*index].id = Some(id);
     }
     Ok(entries)
 }

@@ -5,7 +5,7 @@
 use crate::docker::Docker;
 use crate::registry::layout::Layout;
 use crate::registry::{Client, ClientOptions};
-use crate::tree::context::{self, Files};
+use crate::tree::context::{self, Files, Open};
 use crate::tree::{binary, uv};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use xtask_model::fault::{Exit, Fault};
 use xtask_model::image::commit::Commit;
-use xtask_model::image::context::{ContextEntry, as_in_git};
+use xtask_model::image::context::{ContextEntry, ContextPath, FileKind, as_in_git};
 use xtask_model::image::key::{
     AppKey, BaseKey, BinaryKey, FALLBACK, FINGERPRINT_LABEL, FileNames, Fingerprint, Key, RootKey, SCHEMA,
 };
@@ -153,8 +153,19 @@ pub struct Parsed {
     program: OnceLock<Option<BinaryKey>>,
 }
 
-/// Reads a Dockerfile and the files that it copies, for every platform of the policy.
+/// Reads a Dockerfile and the files that it copies, for every platform of the policy. A large folder that is copied as a whole is one
+/// entry.
 pub fn parse(tree: &Tree, kind: ImageKind, args: &BTreeMap<String, String>) -> Result<Parsed, Fault> {
+    parse_open(tree, kind, args, &context::no_folder)
+}
+
+/// The same, but the files in the folders that are `open` are listed.
+pub fn parse_open(
+    tree: &Tree,
+    kind: ImageKind,
+    args: &BTreeMap<String, String>,
+    open: Open<'_>,
+) -> Result<Parsed, Fault> {
     let path = tree.dockerfile(kind)?;
     let text = tree.files.text(path.as_ref())?;
     let dockerfile = Dockerfile::parse(path.as_str(), &text)?;
@@ -163,6 +174,9 @@ pub fn parse(tree: &Tree, kind: ImageKind, args: &BTreeMap<String, String>) -> R
     let staged = |platform: &Platform| Some(binary::staged(platform, tree.policy.app.binary.as_ref()?));
     let mut files = BTreeSet::new();
     let mut secrets = BTreeSet::new();
+    // The lock counts by its meaning: its comments and order change no image.
+    let lock = ContextPath::new(tree.policy.base.lock.as_str());
+    let open = |folder: &ContextPath| lock.below(folder).is_some() || open(folder);
     for platform in &tree.policy.project.platforms {
         // Base images count by their digests; their names do not affect which files are read.
         let mut args = args.clone();
@@ -176,15 +190,13 @@ pub fn parse(tree: &Tree, kind: ImageKind, args: &BTreeMap<String, String>) -> R
             sources.retain(|source| source.reads != xtask_model::spec::dockerfile::Reads::Glob(staged.to_string()));
         }
         secrets.extend(dockerfile.secrets(&args, platform)?);
-        let read = context::read_sources(&*tree.files, &sources, &ignore);
+        let read = context::read_sources(&*tree.files, &sources, &ignore, &open);
         files.extend(as_in_git(&read.map_err(|fault| match fault.needed_by {
             Some(_) => fault,
             None => fault.needed_by(format!("`{path}`")),
         })?));
     }
-    // The lock counts by its meaning: its comments and order change no image.
-    let lock = tree.policy.base.lock.as_str();
-    let is_lock = |entry: &ContextEntry| entry.path.as_bytes() == lock.as_bytes();
+    let is_lock = |entry: &ContextEntry| entry.path == lock;
     let (meant, files): (Vec<ContextEntry>, Vec<ContextEntry>) = files.into_iter().partition(is_lock);
     Ok(Parsed {
         meaning: dockerfile.meaning(),
@@ -196,6 +208,41 @@ pub fn parse(tree: &Tree, kind: ImageKind, args: &BTreeMap<String, String>) -> R
         program: OnceLock::new(),
         path,
     })
+}
+
+/// Arguments of an image's Dockerfile that the policy gives.
+pub fn args(tree: &Tree, kind: ImageKind) -> &BTreeMap<String, String> {
+    match kind {
+        ImageKind::Base => &tree.policy.base.args,
+        ImageKind::App | ImageKind::Enhanced => &tree.policy.app.args,
+    }
+}
+
+/// The files that a Dockerfile reads, with those in large folders. `files` is what [`parse`] found, which still has to be there.
+pub fn list(tree: &Tree, kind: ImageKind, files: &[ContextEntry]) -> Result<Vec<ContextEntry>, Fault> {
+    let whole: Vec<&ContextEntry> = files.iter().filter(|entry| entry.kind == FileKind::Tree).collect();
+    if whole.is_empty() {
+        return Ok(files.to_vec());
+    }
+    let mut listed = parse_open(tree, kind, args(tree, kind), &context::every_folder)?.files;
+    let mut all: Vec<ContextEntry> = files.iter().filter(|entry| entry.kind != FileKind::Tree).cloned().collect();
+    for ContextEntry { path: folder, id, .. } in whole {
+        let below = |entry: &ContextEntry| {
+            Some(ContextEntry { path: ContextPath::new(entry.path.below(folder)?), ..entry.clone() })
+        };
+        let below: Vec<ContextEntry> = listed.iter().filter_map(below).collect();
+        if Some(context::folder_id(&below, tree.files.format())?) != *id {
+            return Err(
+                Fault::build(format!("files in `{folder}` changed while they were read")).hint("run this again")
+            );
+        }
+    }
+    listed.retain(|entry| {
+        files.binary_search_by(|known| known.path.cmp(&entry.path)).map_or(true, |at| files[at].kind == FileKind::Tree)
+    });
+    all.extend(listed);
+    all.sort();
+    Ok(all)
 }
 
 /// FileNames of the secrets that the steps of a Dockerfile mount, on any platform of the policy. Reads nothing but the Dockerfile.
@@ -406,7 +453,9 @@ pub fn labels(tree: &Tree, kind: ImageKind) -> BTreeMap<String, String> {
 fn is_copied<'p>(tree: &'p Tree, parsed: &'p Parsed) -> impl Fn(&Path) -> bool + 'p {
     let embeds = tree.policy.app.binary.as_ref().is_some_and(|binary| binary.embeds);
     let copied: BTreeSet<&Path> = parsed.files.iter().map(|entry| entry.path.to_path()).collect();
-    move |path| !embeds && copied.contains(path)
+    let whole = parsed.files.iter().filter(|entry| entry.kind == FileKind::Tree).map(|entry| entry.path.to_path());
+    let whole: Vec<&Path> = whole.collect();
+    move |path| !embeds && (copied.contains(path) || whole.iter().any(|folder| path.starts_with(folder)))
 }
 
 /// The sources of the program in the app, where there is one.

@@ -8,6 +8,7 @@
 mod errors;
 mod lfs;
 mod objects;
+mod places;
 pub mod remote;
 pub mod revision;
 #[cfg(test)]
@@ -17,6 +18,7 @@ pub use lfs::pointer;
 use xtask_model::image::commit::{Ancestry, Commit};
 
 pub use objects::Objects;
+pub use places::format;
 pub use revision::Revision;
 
 use crate::process::Command;
@@ -68,6 +70,13 @@ impl Git {
         let settings = SETTINGS.iter().flat_map(|setting| ["-c", setting]);
         // A missing object of a partial clone is not fetched: older versions know only the second variable.
         self.plain().args(front).args(settings).env("GIT_NO_LAZY_FETCH", "1").env("GIT_ALLOW_PROTOCOL", "none")
+    }
+
+    /// True if a file of attributes in a commit speaks of Git LFS, or that cannot be found out.
+    pub fn may_have_pointers(&self, commit: &str) -> bool {
+        let call =
+            self.command().args(["grep", "-q", "-I", "-F", "-e", "lfs", commit, "--", ":(top,glob)**/.gitattributes"]);
+        call.output().is_ok_and(|output| output.status.code() != Some(1))
     }
 
     /// The same for a partial clone whose own configuration names nothing but where to fetch from, see

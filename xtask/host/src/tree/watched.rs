@@ -11,8 +11,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use xtask_model::fault::Fault;
-use xtask_model::image::context::{ContextPath, FileInfo};
-use xtask_model::spec::reference::Digest;
+use xtask_model::image::context::{ContextPath, FileInfo, ObjectFormat, ObjectId};
 
 /// Paths, from the repository's folder.
 pub type Paths = BTreeSet<PathBuf>;
@@ -72,9 +71,13 @@ impl<F: Files> Files for Recorder<F> {
         self.files.found(path)
     }
 
-    fn digests(&self, files: &[&ContextPath], bytes: u64) -> Result<Vec<Digest>, Fault> {
+    fn format(&self) -> ObjectFormat {
+        self.files.format()
+    }
+
+    fn ids(&self, files: &[&ContextPath]) -> Result<Vec<ObjectId>, Fault> {
         files.iter().for_each(|file| self.note(file.to_path()));
-        self.files.digests(files, bytes)
+        self.files.ids(files)
     }
 
     fn regular(&self, path: &Path, most: usize) -> Result<Vec<u8>, Fault> {
@@ -160,7 +163,7 @@ mod tests {
         files.text(Path::new("images.toml")).unwrap();
         assert!(files.read(Path::new("absent.lock")).unwrap().is_none());
         for entry in files.list(&ContextPath::new("templates")).unwrap() {
-            files.digests(&[&ContextPath::new("templates").join(&entry.name)], 1).unwrap();
+            files.ids(&[&ContextPath::new("templates").join(&entry.name)]).unwrap();
         }
         let seen = seen.paths();
         let expected = ["absent.lock", "images.toml", "templates", "templates/page.html"];

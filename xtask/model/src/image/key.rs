@@ -3,7 +3,7 @@
 //! Pure. A key serialises to JSON, travels with the image (label and annotation) and so explains itself later. The
 //! encoding is versioned: changing what a key holds means raising [`SCHEMA`], and a golden test watches the bytes.
 
-use crate::image::context::ContextEntry;
+use crate::image::context::{ContextEntry, FileKind};
 use crate::spec::lock;
 use crate::spec::reference::{Digest, Malformed, Platform, Tag};
 use serde::{Deserialize, Serialize};
@@ -15,7 +15,7 @@ use std::str::FromStr;
 pub const FALLBACK: &str = "debian:";
 
 /// The version of the encoding. A key of another version never equals ours.
-pub const SCHEMA: u32 = 2;
+pub const SCHEMA: u32 = 3;
 
 /// The label and annotation that hold an image's full fingerprint.
 pub const FINGERPRINT_LABEL: &str = "dev.xtask.image.fingerprint";
@@ -179,7 +179,9 @@ pub fn base_changes(old: &BaseKey, new: &BaseKey, names: &FileNames<'_>) -> Vec<
     line_changes(&old.dockerfile, &new.dockerfile, names, &mut changes);
     map_changes("build argument", &old.args, &new.args, &mut changes);
     map_changes("label", &old.labels, &new.labels, &mut changes);
-    file_changes(&old.files, &new.files, &mut changes);
+    if old.schema == new.schema {
+        file_changes(&old.files, &new.files, &mut changes);
+    }
     text_change("compression", &old.compression, &new.compression, &mut changes);
     changes
 }
@@ -201,7 +203,9 @@ pub fn app_changes(old: &AppKey, new: &AppKey, names: &FileNames<'_>) -> Vec<Str
     line_changes(&old.dockerfile, &new.dockerfile, names, &mut changes);
     map_changes("build argument", &old.args, &new.args, &mut changes);
     map_changes("label", &old.labels, &new.labels, &mut changes);
-    file_changes(&old.files, &new.files, &mut changes);
+    if old.schema == new.schema {
+        file_changes(&old.files, &new.files, &mut changes);
+    }
     if let (Some(before), Some(after)) = (&old.binary, &new.binary) {
         text_change("binary", &before.name, &after.name, &mut changes);
         text_change("cargo profile", &before.profile, &after.profile, &mut changes);
@@ -283,6 +287,11 @@ fn map_changes(what: &str, old: &BTreeMap<String, String>, new: &BTreeMap<String
     changes.extend(old.keys().filter(|name| !new.contains_key(*name)).map(|name| format!("{what} {name} is gone")));
 }
 
+/// True if a folder is listed in one key and whole in the other.
+fn is_folder(before: FileKind, after: FileKind) -> bool {
+    [before, after].iter().all(|kind| matches!(kind, FileKind::Dir | FileKind::Tree))
+}
+
 fn file_changes(old: &[ContextEntry], new: &[ContextEntry], changes: &mut Vec<String>) {
     let index =
         |files: &[ContextEntry]| files.iter().map(|file| (file.path.clone(), file.clone())).collect::<BTreeMap<_, _>>();
@@ -290,8 +299,10 @@ fn file_changes(old: &[ContextEntry], new: &[ContextEntry], changes: &mut Vec<St
     for (path, after) in &new {
         match old.get(path) {
             None => changes.push(format!("{path} is new")),
-            Some(before) if before.kind != after.kind => changes.push(format!("{path} became another kind of file")),
-            Some(before) if before.digest != after.digest => changes.push(format!("{path} was edited")),
+            Some(before) if before.kind != after.kind && !is_folder(before.kind, after.kind) => {
+                changes.push(format!("{path} became another kind of file"))
+            }
+            Some(before) if before.id != after.id => changes.push(format!("{path} was edited")),
             Some(before) if before.mode != after.mode => {
                 changes.push(format!("{path}: mode {:o} -> {:o}", before.mode, after.mode));
             }
@@ -304,7 +315,7 @@ fn file_changes(old: &[ContextEntry], new: &[ContextEntry], changes: &mut Vec<St
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::image::context::{ContextPath, FileKind};
+    use crate::image::context::{ContextPath, ObjectFormat, ObjectId};
     use expect_test::expect;
     use std::collections::BTreeSet;
 
@@ -345,7 +356,7 @@ pub(crate) mod tests {
                 path: ContextPath::new("dockerfiles/check-imports.py"),
                 kind: FileKind::File,
                 mode: 0o644,
-                digest: Some(Digest::of(b"file")),
+                id: Some(ObjectId::new(ObjectFormat::Sha256, Digest::of(b"file").as_bytes())),
             }],
             compression: "gzip".to_owned(),
         }
@@ -444,7 +455,8 @@ pub(crate) mod tests {
         );
         change(|key| key.lock.packages.clear(), "removed scipy 1.16.3 (requirements-enhanced.lock)");
         change(|key| key.dockerfile.push("USER 1".to_owned()), "dockerfiles/Dockerfile.base line 9 (`USER 1`)");
-        change(|key| key.files[0].digest = Some(Digest::of(b"x")), "dockerfiles/check-imports.py was edited");
+        let other = ObjectId::new(ObjectFormat::Sha256, &[1; 32]);
+        change(|key| key.files[0].id = Some(other), "dockerfiles/check-imports.py was edited");
         change(|key| key.files[0].mode = 0o755, "dockerfiles/check-imports.py: mode 644 -> 755");
         change(|key| key.files.clear(), "dockerfiles/check-imports.py is gone");
         change(|key| drop(key.args.insert("A".to_owned(), "1".to_owned())), "build argument A is new");

@@ -360,14 +360,9 @@ const ENGINE: &str = "        run: |
           sudo systemctl restart docker
 ";
 
-/// A Kubernetes cluster in the runner's Docker, by a program that is known by its digest.
+/// A Kubernetes cluster in the runner's Docker.
 const CLUSTER: &str = "      - name: Start a cluster
-        run: |
-          curl --fail --silent --show-error --location --output \"$RUNNER_TEMP/k3d\" https://github.com/k3d-io/k3d/releases/download/v5.8.3/k3d-linux-amd64
-          echo \"dbaa79a76ace7f4ca230a1ff41dc7d8a5036a8ad0309e9c54f9bf3836dbe853e  $RUNNER_TEMP/k3d\" | sha256sum --check
-          chmod +x \"$RUNNER_TEMP/k3d\"
-          \"$RUNNER_TEMP/k3d\" cluster create tests --no-lb --wait --timeout 5m --kubeconfig-update-default=false
-          \"$RUNNER_TEMP/k3d\" kubeconfig get tests > \"$RUNNER_TEMP/kubeconfig\"
+        run: cargo xtask cluster up --kubeconfig \"$RUNNER_TEMP/kubeconfig\"
 ";
 
 const KUBECONFIG: &str = "          KUBECONFIG: ${{ runner.temp }}/kubeconfig

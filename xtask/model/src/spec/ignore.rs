@@ -11,6 +11,7 @@ mod pattern;
 mod tests;
 
 use crate::fault::Fault;
+pub use pattern::NameRule;
 use pattern::Pattern;
 
 /// Patterns that one file may have. Each is compared with each path.
@@ -128,6 +129,16 @@ impl Ignore {
     /// True if something below an ignored folder could be taken back, so that it must be looked into.
     pub fn may_reinclude_below(&self, folder: &[u8]) -> bool {
         self.rules.iter().any(|rule| rule.negated && rule.pattern.may_match_below(folder))
+    }
+
+    /// What the name of a file or folder below `folder` has to be like for a pattern to match it; `None` where that cannot be said, or
+    /// where patterns match the folder. May name too much, never too little.
+    pub fn names_below(&self, folder: &[u8]) -> Option<Vec<NameRule>> {
+        if self.verdict(folder).rules.contains(&true) {
+            return None;
+        }
+        let rules = self.rules.iter().filter(|rule| !rule.negated && rule.pattern.may_match_below(folder));
+        rules.map(|rule| rule.pattern.name_rule()).collect()
     }
 
     /// True if something below a folder could match (for patterns that select).

@@ -10,13 +10,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::path::Path;
 use xtask_host::linux;
-use xtask_host::tree::context::{self, Picked};
+use xtask_host::tree::context::{self, Open, Picked, WorkTree};
 use xtask_model::fault::Fault;
-use xtask_model::image::context::{ContextPath, FileKind, Match};
+use xtask_model::image::context::{ContextEntry, ContextPath, FileKind, Match};
 use xtask_model::spec::dockerfile::Source;
 use xtask_model::spec::ignore::Ignore;
 use xtask_model::spec::reference::Digest;
 
+#[derive(Clone, Copy)]
 pub(super) struct Context<'a> {
     pub(super) root: &'a Path,
     pub(super) ignore: &'a Ignore,
@@ -24,13 +25,39 @@ pub(super) struct Context<'a> {
 }
 
 impl Context<'_> {
+    /// What sources name. A large folder that is taken with everything in it is one node.
     pub(super) fn select(&self, sources: &[Source]) -> Result<Vec<Vec<Selected>>, Fault> {
+        self.select_open(sources, &context::no_folder)
+    }
+
+    /// The same with all files, which have to be those of the nodes of `whole` folders that were selected before.
+    pub(super) fn list(&self, sources: &[Source], whole: &[Vec<Selected>]) -> Result<Vec<Selected>, Fault> {
+        let listed = self.select_open(sources, &context::every_folder)?;
+        for (before, now) in whole.iter().flatten().zip(listed.iter().flatten()) {
+            for node in &before.nodes {
+                let Some(Sum::Whole(id)) = node.sum else { continue };
+                let below = |other: &&SelectedNode| other.rest.below(&node.rest).is_some();
+                if context::folder_id(
+                    &now.nodes.iter().filter(below).map(|n| entry(n, &node.rest)).collect::<Vec<_>>(),
+                    id.format(),
+                )? != id
+                {
+                    let what = format!("files in `{}` of the build context changed while it was read", node.rest);
+                    return Err(Fault::build(what).hint("run this again"));
+                }
+            }
+        }
+        Ok(listed.into_iter().flatten().collect())
+    }
+
+    fn select_open(&self, sources: &[Source], open: Open<'_>) -> Result<Vec<Vec<Selected>>, Fault> {
         let mut selected = vec![Vec::new(); sources.len()];
         if sources.is_empty() {
             return Ok(selected);
         }
         let absent: BTreeSet<ContextPath> = self.deferred.keys().cloned().collect();
-        let picked = context::pick(self.root, sources, self.ignore, &absent)?;
+        let files = WorkTree::new(self.root);
+        let picked = context::pick(&files, sources, self.ignore, &absent, open)?;
         for found in &picked.matches {
             selected[found.source].push(self.selected(found, &picked, &sources[found.source])?);
         }
@@ -59,7 +86,7 @@ impl Context<'_> {
         let Some(found) = picked.tree.get(path) else { return Ok(SelectedNode { rest, ..folder() }) };
         let file = self.root.join(path.to_path());
         let (content, mode) = match found.kind {
-            FileKind::Dir => (Content::Dir, 0o755),
+            FileKind::Dir | FileKind::Tree => (Content::Dir, 0o755),
             FileKind::Symlink => (Content::Symlink(found.link.clone().unwrap_or_default()), 0o777),
             FileKind::File | FileKind::Special => {
                 let executable = found.mode & 0o100 != 0;
@@ -70,9 +97,10 @@ impl Context<'_> {
                 (content, if executable { 0o755 } else { 0o644 })
             }
         };
-        let sum = match (self.deferred.get(path), picked.digests.get(path)) {
+        let sum = match (self.deferred.get(path), picked.ids.get(path)) {
             (Some(recipe), _) => Some(Sum::Recipe(*recipe)),
-            (None, digest) => digest.copied().map(Sum::Contents),
+            (None, Some(id)) if found.kind == FileKind::Tree => Some(Sum::Whole(*id)),
+            (None, id) => id.copied().map(Sum::Contents),
         };
         Ok(SelectedNode { rest, mode, uid: 0, gid: 0, content, sum })
     }
@@ -101,6 +129,18 @@ impl Context<'_> {
         }
         Ok(())
     }
+}
+
+/// A node as an entry of a folder.
+fn entry(node: &SelectedNode, folder: &ContextPath) -> ContextEntry {
+    let (kind, id) = match (&node.content, node.sum) {
+        (Content::Dir, _) => (FileKind::Dir, None),
+        (Content::Symlink(_), Some(Sum::Contents(id))) => (FileKind::Symlink, Some(id)),
+        (_, Some(Sum::Contents(id))) => (FileKind::File, Some(id)),
+        (_, _) => (FileKind::File, None),
+    };
+    let path = ContextPath::new(node.rest.below(folder).unwrap_or_default());
+    ContextEntry { path, kind, mode: node.mode, id }
 }
 
 /// Whether BuildKit might unpack a file that starts with these bytes: gzip, bzip2, xz, zstd, tar.

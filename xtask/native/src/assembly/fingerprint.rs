@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 use xtask_model::spec::reference::Digest;
 
 /// Version of the encoding. Increase it when the same inputs give other items.
-const SCHEMA: u64 = 2;
+const SCHEMA: u64 = 3;
 
 pub(super) struct LayerFingerprint(Sha256);
 
@@ -49,14 +49,20 @@ impl LayerFingerprint {
         made.iter().fold(self.number(made.len() as u64), |recipe, Made { item, sum }| {
             let recipe = recipe.text(item.path.as_bytes()).number(item.uid.into()).number(item.gid.into());
             match &item.content {
-                Content::Dir => recipe.text(b"folder").number(item.mode.into()),
+                Content::Dir => {
+                    let recipe = recipe.text(b"folder").number(item.mode.into());
+                    match sum {
+                        Some(Sum::Whole(id)) => recipe.text(b"whole").text(id.hex().as_bytes()),
+                        _ => recipe,
+                    }
+                }
                 Content::Symlink(target) => recipe.text(b"link").text(target),
                 Content::File(_) => {
                     let recipe = recipe.number(item.mode.into());
                     match sum {
-                        Some(Sum::Contents(digest)) => recipe.text(b"file").digest(digest),
+                        Some(Sum::Contents(id)) => recipe.text(b"file").text(id.hex().as_bytes()),
                         Some(Sum::Recipe(digest)) => recipe.text(b"made").digest(digest),
-                        None => recipe.text(b"unknown"),
+                        Some(Sum::Whole(_)) | None => recipe.text(b"unknown"),
                     }
                 }
             }

@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use xtask_model::fault::Fault;
 use xtask_model::image::context::ContextPath;
-use xtask_model::spec::dockerfile::Reads;
+use xtask_model::spec::dockerfile::{Reads, Source};
 use xtask_model::spec::ignore::Ignore;
 use xtask_model::spec::reference::Digest;
 
@@ -40,6 +40,14 @@ impl LayerChain {
 
 pub(super) enum CopySource<'a> {
     Known(Vec<Selected>),
+    /// Files of the context, some of them in folders that are not listed yet.
+    Context {
+        context: context::Context<'a>,
+        sources: Vec<Source>,
+        /// What was selected of each source.
+        whole: Vec<Vec<Selected>>,
+        heredocs: Vec<Selected>,
+    },
     Stage {
         chain: LayerChain,
         reads: Vec<Reads>,
@@ -147,6 +155,11 @@ impl<'a> Layers<'a> {
         };
         let selected = match &job.origin {
             CopySource::Known(known) => known.clone(),
+            CopySource::Context { context, sources, whole, heredocs } => {
+                let mut selected = context.list(sources, whole)?;
+                selected.extend_from_slice(heredocs);
+                selected
+            }
             CopySource::Stage { chain, reads } => self.select_from_stage(chain, reads, &job.place)?,
             CopySource::Part { stage, number, reads, alone, .. } => {
                 self.prepare(&[layer])?;
@@ -259,7 +272,6 @@ pub(super) fn may_contain(under: &ContextPath, reads: &Reads) -> bool {
 impl CopyJob<'_> {
     /// State of a path that is known before the layer is made; only for parts that do not depend on lower layers.
     fn predict(&self, path: &ContextPath) -> Option<PathState> {
-        let CopySource::Part { realise, number, reads, .. } = &self.origin else { return None };
         if !self.linked {
             return None;
         }
@@ -268,6 +280,10 @@ impl CopyJob<'_> {
             None => (0, 0),
         };
         let folder = ContextPath::new(copy::joined("/", &self.to).trim_start_matches('/'));
+        let CopySource::Part { realise, number, reads, .. } = &self.origin else {
+            let apart = folder != *path && folder.below(path).is_none() && path.below(&folder).is_none();
+            return (apart && matches!(self.origin, CopySource::Context { .. })).then_some(PathState::Absent);
+        };
         if folder.below(path).is_some() {
             return Some(PathState::Present(Stat::folder(owner)));
         }

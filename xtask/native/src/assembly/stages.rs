@@ -18,7 +18,7 @@ use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use xtask_model::fault::Fault;
-use xtask_model::image::context::ContextPath;
+use xtask_model::image::context::{ContextPath, ObjectFormat, ObjectId};
 use xtask_model::spec::dockerfile::{Instruction, Kind, Reads, Source, Stage, StageBase, Transfer, remote};
 use xtask_model::spec::ignore::Ignore;
 use xtask_model::spec::reference::{Digest, Platform};
@@ -41,7 +41,7 @@ pub(super) struct Stages<'a> {
     pub(super) done: BTreeMap<usize, State>,
     pub(super) inherited: usize,
     /// Context files of each `COPY` and `ADD`, by stage and instruction, one list for each source.
-    pub(super) selected: BTreeMap<(usize, usize), Vec<Vec<Selected>>>,
+    pub(super) selected: BTreeMap<(usize, usize), Vec<(Source, Vec<Selected>)>>,
 }
 
 /// Adds hints for what this engine cannot do.
@@ -58,6 +58,10 @@ impl<'a> Stages<'a> {
 
     fn wrong(&self, line: usize, why: impl std::fmt::Display) -> Fault {
         Fault::usage(format!("{}: {why}", self.place(line)))
+    }
+
+    fn context(&self) -> Context<'a> {
+        Context { root: self.inputs.context, ignore: self.inputs.ignore, deferred: self.inputs.deferred }
     }
 
     /// Reads the context files of these stages in one walk.
@@ -81,14 +85,14 @@ impl<'a> Stages<'a> {
                 }
             }
         }
-        let context = Context { root: self.inputs.context, ignore: self.inputs.ignore, deferred: self.inputs.deferred };
-        for ((owner, selected), source) in owners.into_iter().zip(context.select(&sources)?).zip(&sources) {
+        let context = self.context();
+        for ((owner, selected), source) in owners.into_iter().zip(context.select(&sources)?).zip(sources) {
             let adds =
                 stages.iter().find(|stage| stage.index == owner.0).map(|stage| &stage.instructions[owner.1].kind);
             if matches!(adds, Some(Kind::Add(transfer)) if transfer.unpack != Some(false)) {
-                context.refuse_archives(&selected, source)?;
+                context.refuse_archives(&selected, &source)?;
             }
-            self.selected.entry(owner).or_default().push(selected);
+            self.selected.entry(owner).or_default().push((source, selected));
         }
         Ok(())
     }
@@ -198,9 +202,10 @@ impl<'a> Stages<'a> {
             }
             return Ok(());
         }
-        let mut selected: Vec<Selected> =
-            self.selected.remove(&(stage.index, index)).unwrap_or_default().into_iter().flatten().collect();
-        selected.extend(heredocs(transfer));
+        let (sources, whole): (Vec<Source>, Vec<Vec<Selected>>) =
+            self.selected.remove(&(stage.index, index)).unwrap_or_default().into_iter().unzip();
+        let heredocs: Vec<Selected> = heredocs(transfer).collect();
+        let selected: Vec<Selected> = whole.iter().flatten().chain(&heredocs).cloned().collect();
         let linked = linked || state.chain.is_empty();
         if selected.is_empty() {
             state.description.remember(created_by, false);
@@ -208,15 +213,24 @@ impl<'a> Stages<'a> {
         }
         // `--exclude` was applied when the context was read.
         let job = CopyJob { excludes: Ignore::none(), ..job(CopySource::Known(Vec::new()), linked) };
+        let is_whole = |node: &SelectedNode| matches!(node.sum, Some(Sum::Whole(_)));
+        if selected.iter().flat_map(|selected| &selected.nodes).any(is_whole) {
+            if linked && names {
+                return Err(self.wrong(line, NO_NAMES));
+            }
+            let contents = fingerprint(&selected);
+            let job =
+                CopyJob { origin: CopySource::Context { context: self.context(), sources, whole, heredocs }, ..job };
+            self.plan_later(state, job, transfer, &contents, (created_by.clone(), created_by));
+            return Ok(());
+        }
         if !linked {
             let contents = fingerprint(&selected);
             let job = CopyJob { origin: CopySource::Known(selected), ..job };
             self.plan_later(state, job, transfer, &contents, (created_by.clone(), created_by));
             return Ok(());
         }
-        let numbers = |owner: &Owner| {
-            owner.if_numbers().ok_or_else(|| Fault::usage("an owner's name needs an image to look it up in"))
-        };
+        let numbers = |owner: &Owner| owner.if_numbers().ok_or_else(|| Fault::usage(NO_NAMES));
         let made = run(&job, selected, &Nothing, &numbers)
             .map_err(|fault| Fault { what: format!("{}: {}", job.place, fault.what), ..fault })?;
         self.plan_now(state, created_by, made);
@@ -266,7 +280,7 @@ impl<'a> Stages<'a> {
         let mut recipe = self.recipe("copy").digest(source).text(job.to.as_bytes());
         recipe = recipe.maybe(transfer.chown()).maybe(transfer.chmod()).texts(&transfer.excludes);
         let reads = match &job.origin {
-            CopySource::Known(_) => &[][..],
+            CopySource::Known(_) | CopySource::Context { .. } => &[][..],
             CopySource::Stage { reads, .. } | CopySource::Part { reads, .. } => reads,
         };
         recipe = recipe.number(reads.len() as u64);
@@ -284,6 +298,10 @@ impl<'a> Stages<'a> {
             false => recipe.text(b"on").digest(&self.layers.chain_id(&state.chain)),
         };
         let needs = match &job.origin {
+            CopySource::Context { whole, .. } => {
+                let nodes = whole.iter().flatten().flat_map(|selected| &selected.nodes);
+                self.needs(nodes.map(|n| (&n.content, &n.sum)))
+            }
             CopySource::Known(selected) => {
                 self.needs(selected.iter().flat_map(|selected| &selected.nodes).map(|n| (&n.content, &n.sum)))
             }
@@ -358,6 +376,8 @@ impl<'a> Stages<'a> {
     }
 }
 
+const NO_NAMES: &str = "an owner's name needs an image to look it up in";
+
 fn heredocs(transfer: &Transfer) -> impl Iterator<Item = Selected> {
     transfer.heredocs.iter().map(|heredoc| {
         let bytes = heredoc.content.as_bytes();
@@ -367,7 +387,7 @@ fn heredocs(transfer: &Transfer) -> impl Iterator<Item = Selected> {
             uid: 0,
             gid: 0,
             content: Content::File(Bytes::Here(bytes.into())),
-            sum: Some(Sum::Contents(Digest::of(bytes))),
+            sum: Some(Sum::Contents(ObjectId::new(ObjectFormat::Sha256, Digest::of(bytes).as_bytes()))),
         };
         Selected { name: heredoc.name.as_bytes().to_vec(), nodes: vec![node] }
     })

@@ -273,7 +273,13 @@ impl<'a> PythonPackages<'a> {
             let unpacked = folder.unpack(&distributions, false);
             (judging.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), unpacked)
         });
-        let owners = owners?;
+        let owners = match owners {
+            Err(fault) if fault.exit != Exit::Usage && own.is_some() => match self.whole_root(&folder)? {
+                Some(whole) => shared::settle(&distributions, &whole, script)?,
+                None => return Err(fault),
+            },
+            settled => settled?,
+        };
         unpacked?;
         terminal::detail(&format!("packages unpacked in {}", quantity::seconds(began.elapsed())));
         let unpacked = Unpacked { folder: &folder, distributions: &distributions, owners: &owners };

@@ -8,11 +8,11 @@ use crate::tree::facts::{self, Parsed, Tree};
 use crate::tree::git::Git;
 use serde::{Deserialize, Serialize};
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use xtask_model::fault::Fault;
-use xtask_model::image::context::ContextEntry;
+use xtask_model::image::context::{ContextEntry, ObjectId};
 use xtask_model::image::key::BinaryKey;
 use xtask_model::image::policy::{self, ImageKind};
 use xtask_model::spec::lock;
@@ -27,8 +27,10 @@ pub(super) struct Known {
     dockerfile: String,
     meaning: Vec<String>,
     files: Vec<ContextEntry>,
-    /// Pointer files of Git LFS among them, with the digests of their contents.
-    pointers: BTreeMap<Digest, Digest>,
+    /// Pointer files of Git LFS among them.
+    pub(super) pointers: BTreeSet<ObjectId>,
+    /// The ids of such pointers, each with that of the contents which were here.
+    pub(super) contents: BTreeMap<ObjectId, ObjectId>,
     binary: Option<BinaryKey>,
 }
 
@@ -54,15 +56,8 @@ impl Settings {
 
 impl Known {
     /// The inputs of an image in the commit whose tree and Dockerfile these are.
-    pub(super) fn of(
-        commit: &str,
-        theirs: &Tree,
-        kind: ImageKind,
-        committed: &Parsed,
-        lfs_contents: &dyn Fn(&Digest) -> Option<Digest>,
-    ) -> Result<Self, Fault> {
+    pub(super) fn of(commit: &str, theirs: &Tree, kind: ImageKind, committed: &Parsed) -> Result<Self, Fault> {
         let binary = if kind == ImageKind::Base { None } else { facts::binary_key(theirs, committed)? };
-        let digests = committed.files.iter().filter_map(|entry| entry.digest);
         Ok(Self {
             commit: commit.to_owned(),
             program: program(),
@@ -70,7 +65,8 @@ impl Known {
             dockerfile: committed.path.to_string(),
             meaning: committed.meaning.clone(),
             files: committed.files.clone(),
-            pointers: digests.filter_map(|digest| Some((digest, lfs_contents(&digest)?))).collect(),
+            pointers: BTreeSet::new(),
+            contents: BTreeMap::new(),
             binary,
         })
     }
@@ -93,22 +89,26 @@ impl Known {
         {
             return Ok(None);
         }
+        if !super::unequal_folders(&self.files, &parsed.files).is_empty() {
+            return Ok(None);
+        }
         let mut found = Vec::new();
         if self.dockerfile != parsed.path.as_str() || self.meaning != parsed.meaning {
             found.push(super::Difference::new(&parsed.path, EDITED));
         }
         let unsure = Cell::new(false);
         files(&Git::at(&tree.root), &self.files, &parsed.files, &mut found, &|path, (committed, here)| {
-            let contents = committed.and_then(|digest| self.pointers.get(&digest));
+            let contents = committed.and_then(|id| self.contents.get(&id));
             if contents.is_some() && contents == here.as_ref() {
                 return Ok(None);
             }
+            unsure.set(unsure.get() || committed.is_some_and(|id| self.pointers.contains(&id)));
             // Ends of lines are compared with the commit's contents.
             let file = tree.files.read(path.to_path())?.unwrap_or_default();
             unsure.set(unsure.get() || file.contains(&b'\r'));
             Ok(Some(EDITED))
         })?;
-        let is_pointer = |entry: &&ContextEntry| entry.digest.is_some_and(|digest| self.pointers.contains_key(&digest));
+        let is_pointer = |entry: &&ContextEntry| entry.id.is_some_and(|id| self.pointers.contains(&id));
         let pointers = parsed.files.iter().filter(is_pointer).map(|entry| entry.path.clone()).collect();
         Ok((!unsure.get()).then(|| Compared::new(found, pointers)))
     }

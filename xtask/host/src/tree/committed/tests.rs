@@ -63,12 +63,13 @@ impl Repo {
         let mut found = Vec::new();
         for kind in [ImageKind::Base, ImageKind::App] {
             let parsed = facts::parse(&tree, kind, &BTreeMap::new()).unwrap_or_else(|fault| panic!("{fault}"));
-            let differences = committed.differences(&tree, kind, &parsed).unwrap();
+            let compared = committed.compare(&tree, kind, &parsed).unwrap();
+            let differences = compared.differences;
             let path = self.path(&format!("target/{kind}.commit.json"));
             let memory = Memory { path: &path, writes: true };
             let remembered = compare(&tree, kind, &parsed, &commit.id, &memory, &|| opened(&tree, &commit.id)).unwrap();
             assert_eq!(remembered.differences, differences, "what is remembered of the commit says the same");
-            assert_eq!(remembered.pointers, committed.pointers(&parsed));
+            assert_eq!(remembered.pointers, compared.pointers);
             found.extend(
                 differences
                     .into_iter()
@@ -272,8 +273,9 @@ fn a_pointer_file_of_git_lfs_in_the_inputs_is_found() {
     let tree = Tree::with_registry(None, Box::new(repo.0.path().to_owned())).unwrap();
     let parsed = facts::parse(&tree, ImageKind::App, &BTreeMap::new()).unwrap();
     let committed = Committed::open(repo.0.path(), "HEAD", true).unwrap();
-    assert!(committed.differences(&tree, ImageKind::App, &parsed).unwrap().is_empty());
-    assert_eq!(committed.pointers(&parsed), [ContextPath::new("templates/model.bin")]);
+    let compared = committed.compare(&tree, ImageKind::App, &parsed).unwrap();
+    assert!(compared.differences.is_empty());
+    assert_eq!(compared.pointers, [ContextPath::new("templates/model.bin")]);
 }
 
 #[test]
@@ -297,10 +299,12 @@ fn a_repository_without_commits_still_refuses_what_it_ignores() {
     let tree = Tree::with_registry(None, Box::new(repo.0.path().to_owned())).unwrap();
     repo.write("templates/prod.env", "SECRET=1\n");
     let parsed = facts::parse(&tree, ImageKind::App, &BTreeMap::new()).unwrap();
-    let git = Git::at(repo.0.path());
-    assert!(ignored_without_commit(&git, &parsed).unwrap().is_empty(), "outside a repository nothing is ignored");
+    assert!(
+        ignored_without_commit(&tree, ImageKind::App, &parsed).unwrap().is_empty(),
+        "outside a repository nothing is ignored"
+    );
     repo.git(&["init", "-q"]);
-    let found = ignored_without_commit(&git, &parsed).unwrap();
+    let found = ignored_without_commit(&tree, ImageKind::App, &parsed).unwrap();
     assert_eq!(found.iter().map(|found| found.path.as_str()).collect::<Vec<_>>(), ["templates/prod.env"]);
 }
 
@@ -318,7 +322,7 @@ fn an_edit_is_compared_with_what_is_remembered_and_line_ends_with_git() {
         found.map(|found| found.differences.into_iter().map(|found| found.path.clone()).collect::<Vec<_>>())
     };
     // Without git's objects, only what is remembered can answer.
-    fs::rename(repo.path(".git"), repo.path("target/git")).unwrap();
+    fs::rename(repo.path(".git/objects"), repo.path("target/objects")).unwrap();
     assert_eq!(compared(&id).unwrap(), [] as [&str; 0]);
     repo.write("templates/page.html", "<p>edited</p>\n");
     fs::remove_file(repo.path("templates/deep/two.html")).unwrap();
@@ -349,7 +353,7 @@ fn inputs_of_the_program_are_marked() {
         let commit = Git::at(repo.0.path()).commit(&|_| None).unwrap().unwrap();
         let parsed = facts::parse(&tree, ImageKind::App, &BTreeMap::new()).unwrap_or_else(|fault| panic!("{fault}"));
         let committed = Committed::open(repo.0.path(), &commit.id, true).unwrap();
-        let found = committed.differences(&tree, ImageKind::App, &parsed).unwrap();
+        let found = committed.compare(&tree, ImageKind::App, &parsed).unwrap().differences;
         let found = found.into_iter().map(|found| (found.path, found.program)).collect::<Vec<_>>();
         repo.git(&["checkout", "-q", "--", "."]);
         found

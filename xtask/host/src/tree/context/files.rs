@@ -3,20 +3,31 @@
 //! Facts are gathered through [`Files`] alone, so that a git revision and a working folder give the same facts. Reads; writes
 //! nothing and runs nothing.
 
+use crate::tree::git;
 use std::fs::Metadata;
 use std::io::{ErrorKind, Read as _};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use xtask_model::fault::Fault;
-use xtask_model::image::context::{ContextPath, FileInfo, FileKind};
-use xtask_model::spec::reference::Digest;
+use xtask_model::image::context::{ContextPath, FileInfo, FileKind, ObjectFormat, ObjectId};
+use xtask_model::spec::ignore::NameRule;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Named {
     pub name: Vec<u8>,
     /// True if it is a folder itself; a link to one is none.
     pub is_dir: bool,
+}
+
+/// Answer of [`Files::whole`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whole {
+    /// Its id, and the number of entries below, or a lower number that is still more than was asked for.
+    Is(ObjectId, u64),
+    /// It has fewer entries, in whatever folder.
+    Small,
+    Unknown,
 }
 
 /// A tree of files. Paths are relative to its root.
@@ -34,8 +45,17 @@ pub trait Files: Send + Sync {
     /// The file at a path, without following it; `None` if missing.
     fn found(&self, path: &ContextPath) -> Result<Option<FileInfo>, Fault>;
 
-    /// Digests of files' contents, in order. `bytes` is what they hold together, as far as [`Files::found`] said.
-    fn digests(&self, files: &[&ContextPath], bytes: u64) -> Result<Vec<Digest>, Fault>;
+    /// The format of the ids below.
+    fn format(&self) -> ObjectFormat;
+
+    /// Ids of files' contents, in order.
+    fn ids(&self, files: &[&ContextPath]) -> Result<Vec<ObjectId>, Fault>;
+
+    /// The id of a folder with all that is below it, if that is more than `most` files, links and folders, and no name there meets one of
+    /// the rules. May be unknown for any other reason: then the files are asked for one by one, and the result is the same.
+    fn whole(&self, _folder: &ContextPath, _rules: &[NameRule], _most: u64) -> Result<Whole, Fault> {
+        Ok(Whole::Unknown)
+    }
 
     fn read_text(&self, path: &Path) -> Result<Option<String>, Fault> {
         let Some(bytes) = self.read(path)? else { return Ok(None) };
@@ -123,9 +143,41 @@ impl<P: AsRef<Path> + Send + Sync + ?Sized> Files for P {
         }
     }
 
-    fn digests(&self, files: &[&ContextPath], bytes: u64) -> Result<Vec<Digest>, Fault> {
-        super::stamps::digests(self.as_ref(), files, bytes)
+    fn format(&self) -> ObjectFormat {
+        git::format(self.as_ref())
     }
+
+    fn ids(&self, paths: &[&ContextPath]) -> Result<Vec<ObjectId>, Fault> {
+        let format = self.format();
+        let at = |index: usize| self.as_ref().join(paths[index].to_path());
+        let found = xtask_scan::memory::hash_all(paths.len(), scan_format(format), &at).map_err(failed)?;
+        Ok(found.iter().map(|(_, id)| ObjectId::new(format, id)).collect())
+    }
+}
+
+pub(crate) fn scan_format(format: ObjectFormat) -> xtask_scan::Format {
+    match format {
+        ObjectFormat::Sha1 => xtask_scan::Format::Sha1,
+        ObjectFormat::Sha256 => xtask_scan::Format::Sha256,
+    }
+}
+
+pub(crate) fn scan_rules(rules: &[NameRule]) -> Vec<xtask_scan::NameRule> {
+    let rule = |rule: &NameRule| match rule {
+        NameRule::Equals(name) => xtask_scan::NameRule::Equals(name.clone()),
+        NameRule::EndsWith(end) => xtask_scan::NameRule::EndsWith(end.clone()),
+    };
+    rules.iter().map(rule).collect()
+}
+
+pub(crate) fn failed(failure: xtask_scan::Failure) -> Fault {
+    cannot_read(&failure.path).cause(failure.error)
+}
+
+/// The id of a blob with these bytes.
+pub(crate) fn blob(format: ObjectFormat, bytes: &[u8]) -> Result<ObjectId, Fault> {
+    let id = xtask_scan::id::object(scan_format(format), "blob", bytes);
+    id.map(|id| ObjectId::new(format, &id)).map_err(|error| Fault::usage("cannot hash a file").cause(error))
 }
 
 fn found(location: &Path, metadata: &Metadata) -> Result<FileInfo, Fault> {
@@ -135,12 +187,12 @@ fn found(location: &Path, metadata: &Metadata) -> Result<FileInfo, Fault> {
         let target = std::fs::read_link(location)
             .map_err(|error| Fault::usage(format!("cannot read link `{}`", location.display())).cause(error))?;
         let link = Some(target.into_os_string().into_vec());
-        return Ok(FileInfo { kind: FileKind::Symlink, mode: 0o777, size: 0, link });
+        return Ok(FileInfo { kind: FileKind::Symlink, mode: 0o777, size: 0, link, whole: None });
     }
     let (kind, size) = match (file_type.is_dir(), file_type.is_file()) {
         (true, _) => (FileKind::Dir, 0),
         (_, true) => (FileKind::File, metadata.len()),
         _ => (FileKind::Special, 0),
     };
-    Ok(FileInfo { kind, mode, size, link: None })
+    Ok(FileInfo { kind, mode, size, link: None, whole: None })
 }

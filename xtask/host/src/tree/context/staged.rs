@@ -14,10 +14,9 @@
 #[cfg(test)]
 mod tests;
 
-use super::{ContextEntry, ContextPath, FileKind};
+use super::{ContextEntry, ContextPath, FileKind, ObjectId};
 use crate::file::cannot_read;
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
-use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind, Read as _, Write as _};
@@ -25,6 +24,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use xtask_model::fault::Fault;
+use xtask_model::image::context::ObjectFormat;
 use xtask_model::spec::reference::Digest;
 
 /// 2026-01-01T00:00:00Z, which the native engine's layers have too.
@@ -64,18 +64,19 @@ pub fn stage(
     let mut stage = Stage { root, folder, list, known: &mut known, wanted: BTreeSet::new(), changed: false };
     for entry in entries {
         stage.parents(&entry.path)?;
-        match (entry.kind, entry.digest) {
+        match (entry.kind, entry.id) {
             (FileKind::Dir, _) => stage.folder(&entry.path)?,
             (FileKind::Symlink, _) => stage.link(&entry.path)?,
-            (FileKind::File, Some(digest)) => stage.file(entry, &digest.to_string(), Some(digest))?,
-            (FileKind::File, None) | (FileKind::Special, _) => {}
+            (FileKind::File, Some(id)) => stage.file(entry, &id.to_string(), Some(id))?,
+            // The caller lists the files of every folder.
+            (FileKind::File, None) | (FileKind::Special | FileKind::Tree, _) => {}
         }
     }
     for path in made {
         let Ok(metadata) = fs::metadata(root.join(path.to_path())) else { continue };
         stage.parents(path)?;
         let mode = if metadata.permissions().mode() & 0o100 == 0 { 0o644 } else { 0o755 };
-        let entry = ContextEntry { path: path.clone(), kind: FileKind::File, mode, digest: None };
+        let entry = ContextEntry { path: path.clone(), kind: FileKind::File, mode, id: None };
         let (modified, changed) =
             ((metadata.mtime(), metadata.mtime_nsec()), (metadata.ctime(), metadata.ctime_nsec()));
         let stamp = format!("stamp:{}:{}:{modified:?}:{changed:?}", metadata.ino(), metadata.size());
@@ -168,7 +169,7 @@ impl Stage<'_> {
         set_time(&at, nanoseconds(&Digest::of(target.as_os_str().as_bytes()).hex())).map_err(cannot)
     }
 
-    fn file(&mut self, entry: &ContextEntry, sum: &str, digest: Option<Digest>) -> Result<(), Fault> {
+    fn file(&mut self, entry: &ContextEntry, sum: &str, id: Option<ObjectId>) -> Result<(), Fault> {
         let path = &entry.path;
         self.wanted.insert(path.clone());
         let at = self.at(path);
@@ -184,8 +185,9 @@ impl Stage<'_> {
         }
         self.begin()?;
         let source = self.root.join(path.to_path());
-        let copied = copy(&source, &at, entry.mode, nanos)?;
-        if digest.is_some_and(|digest| digest != copied) {
+        let format = id.map_or(ObjectFormat::Sha256, |id| id.format());
+        let copied = copy(&source, &at, (entry.mode, nanos), format)?;
+        if id.is_some_and(|id| id != copied) {
             return Err(Fault::build(format!("`{path}` changed while it was read")).hint("run this again"));
         }
         self.known.insert(path.clone(), (sum.to_owned(), nanos));
@@ -223,13 +225,15 @@ impl Stage<'_> {
     }
 }
 
-/// Copies a file; returns the digest of what was copied.
-fn copy(source: &Path, to: &Path, mode: u32, nanos: i64) -> Result<Digest, Fault> {
+/// Copies a file; returns the id of what was copied.
+fn copy(source: &Path, to: &Path, (mode, nanos): (u32, i64), format: ObjectFormat) -> Result<ObjectId, Fault> {
     let mut input = File::open(source).map_err(|error| cannot_read(source, error))?;
     let cannot = |error| cannot_write(to, error);
     remove(to).map_err(cannot)?;
     let mut output = File::create_new(to).map_err(cannot)?;
-    let (mut hash, mut buffer) = (Sha256::new(), vec![0; 128 << 10]);
+    let size = input.metadata().map_err(|error| cannot_read(source, error))?.len();
+    let mut hash = xtask_scan::id::ObjectHash::new(super::scan_format(format), "blob", size);
+    let mut buffer = vec![0; 128 << 10];
     loop {
         let count = input.read(&mut buffer).map_err(|error| cannot_read(source, error))?;
         if count == 0 {
@@ -241,7 +245,8 @@ fn copy(source: &Path, to: &Path, mode: u32, nanos: i64) -> Result<Digest, Fault
     output.set_permissions(Permissions::from_mode(mode)).map_err(cannot)?;
     drop(output);
     set_time(to, nanos).map_err(cannot)?;
-    Ok(Digest::from_bytes(hash.finalize().into()))
+    let id = hash.finish().map_err(|error| cannot_read(source, error))?;
+    Ok(ObjectId::new(format, &id))
 }
 
 fn is_staged(at: &Path, mode: u32, nanos: i64) -> bool {

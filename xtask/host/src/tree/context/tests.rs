@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
-use xtask_model::image::context::as_in_git;
+use xtask_model::image::context::{ObjectFormat, as_in_git};
 use xtask_model::spec::dockerfile::{Dockerfile, Instruction, Reads};
 use xtask_model::spec::reference::Platform;
 
@@ -38,7 +38,7 @@ fn plant(root: &Path, line: &str) {
 fn read_with(root: &Path, instructions: &str, ignore: &str) -> Result<Vec<ContextEntry>, Fault> {
     let file = Dockerfile::parse("Dockerfile", &format!("FROM scratch\n{instructions}\n"))?;
     let ignore = Ignore::parse(".dockerignore", ignore.as_bytes())?;
-    read_sources(root, &file.sources(&BTreeMap::new(), &Platform::host())?, &ignore)
+    read_sources(root, &file.sources(&BTreeMap::new(), &Platform::host())?, &ignore, &no_folder)
 }
 
 fn paths(entries: &[ContextEntry]) -> Vec<String> {
@@ -163,7 +163,7 @@ fn the_walk_stays_where_a_source_could_lead() {
         let file = Dockerfile::parse("Dockerfile", &format!("FROM scratch\n{instructions}")).unwrap();
         let sources = file.sources(&BTreeMap::new(), &Platform::host()).unwrap();
         let ignore = Ignore::parse("x", ignore.as_bytes()).unwrap();
-        let tree = walk::walk(root.path(), &sources, &BTreeSet::new(), &ignore).unwrap();
+        let tree = walk(root.path(), &sources, &BTreeSet::new(), &ignore, &every_folder).unwrap().tree;
         tree.keys().map(ContextPath::to_string).collect::<Vec<_>>()
     };
     assert_eq!(seen("COPY f.txt /", ""), ["f.txt"]);
@@ -194,7 +194,7 @@ fn entries_keep_every_name_in_json() {
     assert_eq!(paths(&entries), ["l", "run", "ä %25.txt", "%FF%0A"]);
     let json = serde_json::to_string(&entries).unwrap();
     assert_eq!(serde_json::from_str::<Vec<ContextEntry>>(&json).unwrap(), entries);
-    expect_test::expect![[r#"[{"path":"l","kind":"symlink","mode":511,"digest":"sha256:33e6d73fee82904c8d7afb78de1154d1e8dc2a0edb08120e63df5b9385c2d9cc"}]"#]]
+    expect_test::expect![[r#"[{"path":"l","kind":"symlink","mode":511,"id":"sha256:a0cc4ab8176469f3591acd8919759b7a619e43b4c41388f94f4443b2b0c1646e"}]"#]]
         .assert_eq(&serde_json::to_string(&entries[..1]).unwrap());
 }
 
@@ -299,9 +299,9 @@ proptest! {
         let sources = file.sources(&BTreeMap::new(), &Platform::host()).unwrap();
         let rules = Ignore::parse("x", ignore.as_bytes()).unwrap();
         let all = BTreeSet::from([ContextPath::default()]);
-        let everything = walk::walk(root.path(), &[], &all, &Ignore::none()).unwrap();
+        let everything = walk(root.path(), &[], &all, &Ignore::none(), &every_folder).unwrap().tree;
         let whole = select(&everything, &sources, &rules).unwrap().complete(&sources, &rules);
-        let pruned = read_sources(root.path(), &sources, &rules);
+        let pruned = read_sources(root.path(), &sources, &rules, &no_folder);
         match (whole, pruned) {
             (Ok(whole), Ok(pruned)) => prop_assert_eq!(whole.into_iter().collect::<Vec<_>>(), pruned.into_iter().map(|e| e.path).collect::<Vec<_>>()),
             (Err(whole), Err(pruned)) => prop_assert_eq!(whole, pruned),
@@ -342,8 +342,12 @@ impl Files for Backwards<'_> {
         self.0.found(path)
     }
 
-    fn digests(&self, files: &[&ContextPath], bytes: u64) -> Result<Vec<Digest>, Fault> {
-        self.0.digests(files, bytes)
+    fn format(&self) -> ObjectFormat {
+        self.0.format()
+    }
+
+    fn ids(&self, files: &[&ContextPath]) -> Result<Vec<ObjectId>, Fault> {
+        self.0.ids(files)
     }
 }
 
@@ -354,7 +358,7 @@ fn the_order_of_the_walk_does_not_matter() {
     for copy in COPIES {
         let file = Dockerfile::parse("Dockerfile", &format!("FROM scratch\n{copy}")).unwrap();
         let sources = file.sources(&BTreeMap::new(), &Platform::host()).unwrap();
-        let pick = |files: &dyn Files| pick(files, &sources, &Ignore::none(), &BTreeSet::new());
+        let pick = |files: &dyn Files| pick(files, &sources, &Ignore::none(), &BTreeSet::new(), &no_folder);
         assert_eq!(pick(&root.path().to_path_buf()), pick(&Backwards(root.path())), "{copy}");
     }
 }
@@ -366,8 +370,9 @@ fn what_is_yet_to_be_made_is_picked() {
     let picked = |copy: &str, ignore: &str| {
         let file = Dockerfile::parse("Dockerfile", &format!("FROM scratch\n{copy}")).unwrap();
         let sources = file.sources(&BTreeMap::new(), &Platform::host()).unwrap();
-        let picked = pick(root.path(), &sources, &Ignore::parse("x", ignore.as_bytes()).unwrap(), &absent)?;
-        assert!(!picked.digests.contains_key(&ContextPath::new("target/new/program")));
+        let rules = Ignore::parse("x", ignore.as_bytes()).unwrap();
+        let picked = pick(root.path(), &sources, &rules, &absent, &no_folder)?;
+        assert!(!picked.ids.contains_key(&ContextPath::new("target/new/program")));
         let below = |found: &Match| found.below.iter().map(ToString::to_string).collect::<Vec<_>>();
         Ok::<_, Fault>(picked.matches.iter().map(|found| (found.at.to_string(), below(found))).collect::<Vec<_>>())
     };
@@ -407,7 +412,7 @@ fn built(docker: &str, root: &Path, instructions: &str, ignore: &str) -> Option<
         "{instructions} with {ignore}: {said}"
     );
     let all = Source { place: "x".into(), line: 1, reads: Reads::Path(String::new()), excludes: vec![] };
-    output.status.success().then(|| read_sources(&out, &[all], &Ignore::none()).unwrap())
+    output.status.success().then(|| read_sources(&out, &[all], &Ignore::none(), &no_folder).unwrap())
 }
 
 #[test]
@@ -493,7 +498,7 @@ fn buildkit_copies_what_we_pick() {
     let root = tree(TREE);
     let files = |entries: Vec<ContextEntry>| {
         let files = entries.into_iter().filter(|entry| entry.kind == FileKind::File);
-        files.map(|entry| (entry.digest, entry.mode)).collect::<BTreeSet<_>>()
+        files.map(|entry| (entry.id, entry.mode)).collect::<BTreeSet<_>>()
     };
     for (source, ignore) in [
         ("a.txt", ""),

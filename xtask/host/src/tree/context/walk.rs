@@ -2,40 +2,59 @@
 //!
 //! Reads folders and links' targets, no file's contents. Lists files; selects nothing.
 
-use super::Files;
+use super::{Files, Whole};
 use std::collections::BTreeSet;
 use xtask_model::fault::Fault;
-use xtask_model::image::context::{ContextPath, Tree};
+use xtask_model::image::context::{ContextPath, FileInfo, Tree};
 use xtask_model::spec::dockerfile::{Reads, Source};
 use xtask_model::spec::ignore::{Ignore, MatchState, glob};
 
 /// Folders within each other that are read. Each level makes every path below it longer and slower to compare.
 const DEEPEST: usize = 256;
 
+/// Entries of a folder beyond which it counts as one entry.
+pub(super) const LARGE: u64 = 256;
+
+/// What a walk finds.
+pub(super) struct Walked {
+    pub(super) tree: Tree,
+    /// Folders that all sources take with everything in them. These may count as one entry, where they are large.
+    pub(super) covered: BTreeSet<ContextPath>,
+}
+
 pub(super) fn walk<F: Files + ?Sized>(
     files: &F,
     sources: &[Source],
     linked: &BTreeSet<ContextPath>,
     ignore: &Ignore,
-) -> Result<Tree, Fault> {
+    open: Open<'_>,
+) -> Result<Walked, Fault> {
     let mut reaches: Vec<SourceReach> = Vec::new();
     for source in sources {
         let reach = SourceReach::of(source).map_err(|why| Fault::usage(format!("{}: {why}", source.place)))?;
         reaches.push(reach);
     }
-    reaches.extend(
-        linked.iter().map(|path| SourceReach { leads: Target::Path(path.clone()), into_state: path.is_state() }),
-    );
-    let mut walk = Walk { files, reaches, ignore, tree: Tree::new() };
+    reaches.extend(linked.iter().map(|path| SourceReach {
+        leads: Target::Path(path.clone()),
+        into_state: path.is_state(),
+        all: true,
+    }));
+    let walked = Walked { tree: Tree::new(), covered: BTreeSet::new() };
+    let mut walk = Walk { files, reaches, ignore, open, walked };
     if !walk.reaches.is_empty() {
-        walk.folder(&ContextPath::default(), None, 0)?;
+        walk.folder(&ContextPath::default(), None, 0, false)?;
     }
-    Ok(walk.tree)
+    Ok(walk.walked)
 }
+
+/// Says which folders never count as one entry.
+pub type Open<'a> = &'a dyn Fn(&ContextPath) -> bool;
 
 struct SourceReach {
     leads: Target,
     into_state: bool,
+    /// True if the source takes all that is below a folder which it names.
+    all: bool,
 }
 
 enum Target {
@@ -65,7 +84,22 @@ impl SourceReach {
                 (leads, path(&format!("{pivot}/{pattern}")))
             }
         };
-        Ok(Self { leads, into_state: named.is_state() })
+        let checked =
+            !matches!((&source.reads, &leads), (Reads::Glob(text), Target::Path(_)) if glob::split(text).is_some());
+        let all = checked && source.excludes.is_empty() && !matches!(leads, Target::Pattern(..));
+        Ok(Self { leads, into_state: named.is_state(), all })
+    }
+
+    /// True if everything below a folder is taken.
+    fn covers(&self, folder: &ContextPath) -> bool {
+        let below = match &self.leads {
+            Target::Path(wanted) => folder == wanted || folder.below(wanted).is_some(),
+            Target::Glob(above, parts) => {
+                folder.below(above).is_some_and(|rest| rest.split(|b| *b == b'/').count() >= parts.len())
+            }
+            Target::Pattern(..) => false,
+        };
+        self.all && below
     }
 
     /// True if the path leads there, is it, or is below it.
@@ -100,11 +134,19 @@ struct Walk<'a, F: ?Sized> {
     files: &'a F,
     reaches: Vec<SourceReach>,
     ignore: &'a Ignore,
-    tree: Tree,
+    open: Open<'a>,
+    walked: Walked,
 }
 
 impl<F: Files + ?Sized> Walk<'_, F> {
-    fn folder(&mut self, folder: &ContextPath, verdict: Option<&MatchState>, depth: usize) -> Result<(), Fault> {
+    /// `small` says that no folder below is large.
+    fn folder(
+        &mut self,
+        folder: &ContextPath,
+        verdict: Option<&MatchState>,
+        depth: usize,
+        small: bool,
+    ) -> Result<(), Fault> {
         if depth > DEEPEST {
             let top = folder.parts().next().map(String::from_utf8_lossy).unwrap_or_default().into_owned();
             return Err(Fault::usage(format!("folders below `{top}` are nested more than {DEEPEST} deep"))
@@ -116,17 +158,32 @@ impl<F: Files + ?Sized> Walk<'_, F> {
         }
         for entry in self.files.list(folder)? {
             let path = folder.join(&entry.name);
-            if !self.reaches.iter().any(|reach| reach.touches(&path)) {
+            let mut touching = self.reaches.iter().filter(|reach| reach.touches(&path)).peekable();
+            if touching.peek().is_none() {
                 continue;
             }
+            let covered = entry.is_dir && !path.is_state() && touching.all(|reach| reach.covers(&path));
             let judged = self.ignore.evaluate(path.as_bytes(), verdict);
             if judged.matched && !(entry.is_dir && self.ignore.may_reinclude_below(path.as_bytes())) {
                 continue;
             }
+            let mut within = small;
+            if covered && !(self.open)(&path) {
+                self.walked.covered.insert(path.clone());
+                let rules = if small { None } else { self.ignore.names_below(path.as_bytes()) };
+                match rules.map_or(Ok(Whole::Unknown), |rules| self.files.whole(&path, &rules, LARGE))? {
+                    Whole::Is(id, entries) => {
+                        self.walked.tree.insert(path, FileInfo::whole(id, entries));
+                        continue;
+                    }
+                    Whole::Small => within = true,
+                    Whole::Unknown => {}
+                }
+            }
             let Some(found) = self.files.found(&path)? else { continue };
-            self.tree.insert(path.clone(), found);
+            self.walked.tree.insert(path.clone(), found);
             if entry.is_dir {
-                self.folder(&path, Some(&judged), depth + 1)?;
+                self.folder(&path, Some(&judged), depth + 1, within)?;
             }
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! Git's objects, asked of one `git cat-file` that lasts as long as the value: any number of questions, one process.
 //!
-//! Folders and digests are remembered by object name, which never changes its meaning.
+//! Folders are remembered by object name, which never changes its meaning.
 
 use super::Git;
 use crate::process::PipedProcess;
@@ -9,6 +9,7 @@ use std::io::{BufRead as _, Read as _};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use xtask_model::fault::{Exit, Fault};
+use xtask_model::image::context::ObjectId;
 use xtask_model::spec::reference::Digest;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,9 +43,8 @@ pub struct Objects {
     /// True if what a partial clone lacks may still be asked for: nobody forbade it, and it was not done yet.
     may_fetch: AtomicBool,
     folders: Mutex<HashMap<String, Arc<Folder>>>,
-    digests: Mutex<HashMap<String, Digest>>,
-    /// Pointer files of Git LFS that were read, by the digest of the pointer: the digest of the contents.
-    pointers: Mutex<HashMap<Digest, Digest>>,
+    /// Blobs that were read, by id: the digest of the contents that a pointer file of Git LFS names.
+    pointers: Mutex<HashMap<ObjectId, Option<Digest>>>,
 }
 
 impl Objects {
@@ -55,7 +55,6 @@ impl Objects {
             talk: Mutex::new(git.command().args(["cat-file", "--batch"]).start_piped()?),
             may_fetch: AtomicBool::new(!offline),
             folders: Mutex::default(),
-            digests: Mutex::default(),
             pointers: Mutex::default(),
         })
     }
@@ -120,11 +119,6 @@ impl Objects {
         self.get(name)
     }
 
-    /// The digest of the contents of a Git LFS pointer, if it was read.
-    pub fn lfs_contents(&self, pointer: &Digest) -> Option<Digest> {
-        locked(&self.pointers).get(pointer).copied()
-    }
-
     pub fn folder(&self, id: &str) -> Result<Arc<Folder>, Fault> {
         if let Some(known) = locked(&self.folders).get(id) {
             return Ok(known.clone());
@@ -137,18 +131,19 @@ impl Objects {
         Ok(names)
     }
 
-    /// The sha256 of a blob's contents.
-    pub fn digest(&self, id: &str) -> Result<Digest, Fault> {
-        if let Some(known) = locked(&self.digests).get(id) {
+    /// The digest of the contents that a blob names, if it is a pointer file of Git LFS.
+    pub fn pointer(&self, id: &ObjectId) -> Result<Option<Digest>, Fault> {
+        if let Some(known) = locked(&self.pointers).get(id) {
             return Ok(*known);
         }
-        let bytes = self.named(id)?.bytes;
-        let digest = Digest::of(&bytes);
-        if let Some(contents) = super::pointer(&bytes) {
-            locked(&self.pointers).insert(digest, contents);
-        }
-        locked(&self.digests).insert(id.to_owned(), digest);
-        Ok(digest)
+        let contents = super::pointer(&self.named(&id.hex())?.bytes);
+        locked(&self.pointers).insert(*id, contents);
+        Ok(contents)
+    }
+
+    /// True if [`Self::pointer`] has read a blob.
+    pub fn is_read(&self, id: &Option<ObjectId>) -> bool {
+        id.is_some_and(|id| locked(&self.pointers).contains_key(&id))
     }
 
     /// The fault of a process that ended instead of answering, with the words of one that is asked for the same.

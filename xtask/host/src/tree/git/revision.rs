@@ -6,14 +6,14 @@
 
 use super::Git;
 use super::objects::{Folder, Node, NodeKind, Objects};
-use crate::tree::context::{Files, Named};
+use crate::tree::context::{Files, Named, Whole, scan_format, scan_rules};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use xtask_model::fault::Fault;
-use xtask_model::image::context::{ContextPath, FileInfo, FileKind};
-use xtask_model::spec::reference::Digest;
+use xtask_model::image::context::{ContextPath, FileInfo, FileKind, ObjectFormat, ObjectId};
+use xtask_model::spec::ignore::NameRule;
 
 #[derive(Clone, Debug)]
 pub struct Revision {
@@ -147,17 +147,39 @@ impl Files for Revision {
             NodeKind::File { executable } => (FileKind::File, if executable { 0o755 } else { 0o644 }, None),
             NodeKind::Link => (FileKind::Symlink, 0o777, Some(self.objects.named(&node.id)?.bytes)),
         };
-        Ok(Some(FileInfo { kind, mode, size: 0, link }))
+        Ok(Some(FileInfo { kind, mode, size: 0, link, whole: None }))
     }
 
-    fn digests(&self, files: &[&ContextPath], _bytes: u64) -> Result<Vec<Digest>, Fault> {
-        let digest = |file: &&ContextPath| {
+    fn format(&self) -> ObjectFormat {
+        if self.id.len() == 64 { ObjectFormat::Sha256 } else { ObjectFormat::Sha1 }
+    }
+
+    fn ids(&self, files: &[&ContextPath]) -> Result<Vec<ObjectId>, Fault> {
+        let id = |file: &&ContextPath| {
             let node = self.node(file)?;
-            let node = node.ok_or_else(|| {
+            node.and_then(|node| ObjectId::from_hex(&node.id)).ok_or_else(|| {
                 Fault::usage(format!("cannot read `{}`", Path::new(OsStr::from_bytes(file.as_bytes())).display()))
-            })?;
-            self.objects.digest(&node.id)
+            })
         };
-        files.iter().map(digest).collect()
+        files.iter().map(id).collect()
+    }
+
+    fn whole(&self, folder: &ContextPath, rules: &[NameRule], most: u64) -> Result<Whole, Fault> {
+        let Some(Node { kind: NodeKind::Folder, id }) = self.node(folder)? else { return Ok(Whole::Unknown) };
+        let Some(whole) = ObjectId::from_hex(&id) else { return Ok(Whole::Unknown) };
+        let (format, rules) = (scan_format(self.format()), scan_rules(rules));
+        let (mut count, mut todo) = (0, vec![*whole.padded()]);
+        while let Some(tree) = todo.pop() {
+            let object = self.objects.named(&ObjectId::new(self.format(), &tree).hex())?;
+            let Some(own) = xtask_scan::tree::read(&object.bytes, format, &rules, &mut todo) else {
+                return Ok(Whole::Unknown);
+            };
+            count += own;
+            // Names are looked at only for the rules.
+            if count > most && rules.is_empty() {
+                break;
+            }
+        }
+        Ok(if count > most { Whole::Is(whole, count) } else { Whole::Small })
     }
 }

@@ -4,7 +4,7 @@
 //! is followed within the context, links below a folder are copied as links, a glob may match nothing, a plain path may not.
 
 use crate::fault::Fault;
-use crate::image::context::{ContextPath, FileKind};
+use crate::image::context::{ContextPath, FileKind, ObjectId};
 use crate::spec::dockerfile::{Reads, Source};
 use crate::spec::ignore::{Ignore, MatchState, glob};
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,6 +16,15 @@ pub struct FileInfo {
     /// Bytes of a file; 0 for others.
     pub size: u64,
     pub link: Option<Vec<u8>>,
+    /// Of a whole folder: its id and the number of entries in it.
+    pub whole: Option<(ObjectId, u64)>,
+}
+
+impl FileInfo {
+    /// A folder with everything in it, of which the tree has no more.
+    pub fn whole(id: ObjectId, entries: u64) -> Self {
+        Self { kind: FileKind::Tree, mode: 0o755, size: 0, link: None, whole: Some((id, entries)) }
+    }
 }
 
 /// Paths with their files. Folders that are not empty may be omitted.
@@ -248,7 +257,9 @@ impl Pick<'_, '_> {
         for pivot in self.hits(pivot)? {
             let Some(at) = self.find(&pivot) else { continue };
             // A file in place of the pivot's folder is copied as it is.
-            if self.view.tree.get(&at).is_some_and(|found| found.kind != FileKind::Dir) && !plain {
+            if self.view.tree.get(&at).is_some_and(|found| !matches!(found.kind, FileKind::Dir | FileKind::Tree))
+                && !plain
+            {
                 self.path(&pivot);
                 continue;
             }

@@ -304,10 +304,10 @@ fn a_cluster_is_started_only_where_the_policy_wants_one() {
     };
     let wanted = text(true);
     assert!(
-        wanted.contains("cluster create") && wanted.contains("KUBECONFIG: ${{ runner.temp }}/kubeconfig"),
+        wanted.contains("run: cargo xtask cluster up") && wanted.contains("KUBECONFIG: ${{ runner.temp }}/kubeconfig"),
         "{wanted}"
     );
-    assert!(!text(false).contains("KUBECONFIG") && !text(false).contains("k3d"));
+    assert!(!text(false).contains("KUBECONFIG") && !text(false).contains("cluster up"));
 }
 
 #[test]

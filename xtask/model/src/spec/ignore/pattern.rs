@@ -84,7 +84,39 @@ impl Pattern {
     }
 }
 
+/// A condition on one part of a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NameRule {
+    Equals(Vec<u8>),
+    EndsWith(Vec<u8>),
+}
+
 impl Pattern {
+    /// The condition that the last part of each matching path meets; `None` where any part may.
+    pub(super) fn name_rule(&self) -> Option<NameRule> {
+        let end: Vec<u8> = match &self.how {
+            Matcher::Exact(text) => [b"/", text.as_slice()].concat(),
+            Matcher::Suffix(suffix) => suffix.clone(),
+            Matcher::Prefix(_) => return None,
+            Matcher::Pieces(pieces) => {
+                let literals = pieces.iter().rev().map_while(|piece| match piece {
+                    Piece::Literal(c) => Some(*c),
+                    _ => None,
+                });
+                let literals: Vec<char> = literals.collect();
+                // `**/` in front of them: they begin a part.
+                let begins = matches!(pieces.iter().rev().nth(literals.len()), None | Some(Piece::Folders));
+                let text: String = literals.into_iter().rev().collect();
+                if begins { format!("/{text}").into_bytes() } else { text.into_bytes() }
+            }
+        };
+        match end.iter().rposition(|byte| *byte == b'/') {
+            Some(at) if at + 1 < end.len() => Some(NameRule::Equals(end[at + 1..].to_vec())),
+            None if !end.is_empty() => Some(NameRule::EndsWith(end)),
+            _ => None,
+        }
+    }
+
     fn may_lead(&self, inside: &[u8]) -> bool {
         self.literal.starts_with(inside) || inside.starts_with(&self.literal)
     }

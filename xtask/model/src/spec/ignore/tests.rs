@@ -227,6 +227,19 @@ proptest! {
         }
     }
 
+    /// What is ignored below a folder has a name for which that was foreseen.
+    #[test]
+    fn a_name_is_foreseen(lines in prop::collection::vec(pattern(), 1..5), path in path()) {
+        let Ok(ignore) = Ignore::parse("x", lines.join("\n").as_bytes()) else { return Ok(()) };
+        let Some((folder, below)) = path.split_once('/') else { return Ok(()) };
+        let Some(rules) = ignore.names_below(folder.as_bytes()) else { return Ok(()) };
+        let is_met = |name: &str| rules.iter().any(|rule| match rule {
+            NameRule::Equals(text) => name.as_bytes() == text,
+            NameRule::EndsWith(text) => name.as_bytes().ends_with(text),
+        });
+        prop_assert!(!ignore.ignores(path.as_bytes()) || below.split('/').any(is_met), "{:?}", rules);
+    }
+
     /// A last line that names a path exactly decides.
     #[test]
     fn the_last_line_decides(lines in prop::collection::vec(pattern(), 0..4), name in "[abc]{1,3}") {

@@ -6,7 +6,7 @@ use crate::assembly::base::Stat;
 use crate::layer::item::{self, Content, Item};
 use std::collections::BTreeMap;
 use xtask_model::fault::Fault;
-use xtask_model::image::context::ContextPath;
+use xtask_model::image::context::{ContextPath, ObjectId};
 use xtask_model::spec::reference::Digest;
 
 pub(crate) trait Lookup {
@@ -26,7 +26,9 @@ impl Lookup for Nothing {
 /// Identity of a file's contents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sum {
-    Contents(Digest),
+    Contents(ObjectId),
+    /// Of a folder with everything in it.
+    Whole(ObjectId),
     Recipe(Digest),
 }
 

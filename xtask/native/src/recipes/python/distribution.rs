@@ -270,8 +270,8 @@ fn entry_points(text: &str) -> Result<BTreeMap<String, Target>, String> {
     let mut out = BTreeMap::new();
     let mut seen: BTreeSet<(String, String)> = BTreeSet::new();
     let mut section = String::new();
-    for line in text.lines() {
-        let line = line.trim();
+    for raw in text.lines() {
+        let line = raw.trim();
         if line.is_empty() || line.starts_with(['#', ';']) {
             continue;
         }
@@ -283,6 +283,10 @@ fn entry_points(text: &str) -> Result<BTreeMap<String, Target>, String> {
             continue;
         }
         let invalid = || format!("`entry_points.txt` has the invalid line `{line}`");
+        // An indented line continues the one before.
+        if raw.starts_with([' ', '\t']) {
+            return Err(invalid());
+        }
         let (name, target) = line.split_once('=').ok_or_else(invalid)?;
         let (name, target) = (name.trim(), target.trim());
         let target = target.split_once('[').map_or(target, |(target, _)| target.trim_end());

@@ -1,7 +1,7 @@
 //! Equal keys give equal contexts, whatever a checkout's files look like.
 
 use super::*;
-use crate::tree::context::read_sources;
+use crate::tree::context::{no_folder, read_sources};
 use proptest::prelude::*;
 use xtask_model::image::context::as_in_git;
 use xtask_model::spec::dockerfile::{Reads, Source};
@@ -89,7 +89,7 @@ fn lay_out(root: &Path, things: &Things, habit: Habit) {
 fn entries(root: &Path) -> Vec<ContextEntry> {
     let everything =
         Source { place: "Dockerfile:1".to_owned(), line: 1, reads: Reads::Path(String::new()), excludes: Vec::new() };
-    as_in_git(&read_sources(root, &[everything], &Ignore::none()).unwrap())
+    as_in_git(&read_sources(root, &[everything], &Ignore::none(), &no_folder).unwrap())
 }
 
 /// All that BuildKit could see of a folder: path, type with mode, owner, links, size, time, contents.

@@ -1,0 +1,219 @@
+//! The files of a working folder, with what is known of them without opening them.
+//!
+//! The id of an untouched file comes from the memory of an earlier command or, where there is none, from git's index. The index is
+//! believed only as far as `xtask_scan::index` says, and not at all where git's attributes name filters: these may change contents without
+//! their length. Everything else is hashed as it is on disk.
+
+use super::files::{self, Files, Named, Whole};
+use crate::tree::git::Git;
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::SystemTime;
+use xtask_model::fault::Fault;
+use xtask_model::image::context::{ContextPath, FileInfo, ObjectFormat, ObjectId};
+use xtask_model::spec::ignore::NameRule;
+use xtask_scan::{Index, Listing, Memory};
+
+/// Where ids of files are remembered.
+const PLACE: &str = "target/native/stamps";
+
+/// Files beyond which remembering them is worth its file.
+const REMEMBER_FROM: usize = if cfg!(test) { 2 } else { 1000 };
+
+/// A working folder. What was learned of its files is written down when the value ends.
+#[derive(Debug)]
+pub struct WorkTree {
+    root: PathBuf,
+    format: OnceLock<ObjectFormat>,
+    session: Mutex<Session>,
+}
+
+#[cfg(test)]
+mod tests;
+
+#[derive(Debug, Default)]
+struct Session {
+    memory: Option<Memory>,
+    /// The index, once it was asked for; `None` in it where there is none to believe.
+    index: Option<Option<GitIndex>>,
+}
+
+/// Git's index with where it is valid.
+#[derive(Debug)]
+struct GitIndex {
+    index: Index,
+    /// From the repository's top to the root: empty, or with a slash at its end.
+    prefix: Vec<u8>,
+    /// Folders whose blobs' lengths were asked for.
+    measured: BTreeSet<Vec<u8>>,
+}
+
+impl WorkTree {
+    pub fn new(root: &Path) -> Self {
+        Self { root: root.to_owned(), format: OnceLock::new(), session: Mutex::default() }
+    }
+
+    /// The ids of the files in a listing that no memory has: from the index where they are many, else by hashing.
+    fn complete(&self, session: &mut Session, listing: &mut Listing, path: &ContextPath) -> Result<(), Fault> {
+        let began = SystemTime::now();
+        let remembers = session.memory.is_some() || listing.len() >= REMEMBER_FROM;
+        if remembers {
+            let place = self.root.join(PLACE);
+            let memory = session.memory.get_or_insert_with(|| Memory::load(place, files::scan_format(self.format())));
+            if listing.recall(memory) == 0 {
+                return Ok(());
+            }
+            let known = self.from_index(session, listing, path)?;
+            if let Some(memory) = &mut session.memory {
+                memory.learn(&known, began);
+            }
+        }
+        let hashed = listing.hash().map_err(files::failed)?;
+        if let Some(memory) = &mut session.memory {
+            memory.learn(&hashed, began);
+        }
+        Ok(())
+    }
+
+    fn from_index(
+        &self,
+        session: &mut Session,
+        listing: &mut Listing,
+        path: &ContextPath,
+    ) -> Result<Vec<(xtask_scan::memory::Stamp, xtask_scan::Id)>, Fault> {
+        let git = Git::at(&self.root);
+        let format = self.format();
+        let index = session.index.get_or_insert_with(|| GitIndex::open(&git, &self.root, format));
+        let Some(index) = index else { return Ok(Vec::new()) };
+        // Attributes that the index does not know yet.
+        let own = path.folders().chain([path.clone(), ContextPath::default()]);
+        let above = own.map(|folder| self.root.join(folder.to_path()).join(ATTRIBUTES));
+        if !above.chain(listing.attributes.iter().cloned()).all(|file| keeps_contents(&file).unwrap_or(true)) {
+            return Ok(Vec::new());
+        }
+        index.measure(&git, path, format.size())?;
+        Ok(listing.find(&index.index, &index.prefix))
+    }
+}
+
+impl Drop for WorkTree {
+    fn drop(&mut self) {
+        let session = self.session.get_mut().unwrap_or_else(PoisonError::into_inner);
+        session.memory.iter_mut().for_each(Memory::save);
+    }
+}
+
+const ATTRIBUTES: &str = ".gitattributes";
+
+/// True if a file of attributes names nothing that may change a file's contents but not its length. `None` if it cannot be read.
+fn keeps_contents(file: &Path) -> Option<bool> {
+    let text = std::fs::read(file).ok()?;
+    let words = text.split(|byte| byte.is_ascii_whitespace());
+    let names = words.map(|word| {
+        let word = word.strip_prefix(b"-").or_else(|| word.strip_prefix(b"!")).unwrap_or(word);
+        word.split(|byte| *byte == b'=').next().unwrap_or_default()
+    });
+    Some(names.into_iter().all(|name| !matches!(name, b"filter" | b"ident" | b"working-tree-encoding")))
+}
+
+impl GitIndex {
+    /// `None` where there is no index to believe.
+    fn open(git: &Git, root: &Path, format: ObjectFormat) -> Option<Self> {
+        let places = git.index()?;
+        let index = Index::read(&places.index, files::scan_format(format))?;
+        let mut prefix = places.prefix.as_os_str().as_bytes().to_vec();
+        if !prefix.is_empty() && !prefix.ends_with(b"/") {
+            prefix.push(b'/');
+        }
+        let mut top = root.to_owned();
+        for _ in places.prefix.components() {
+            top.pop();
+        }
+        // Git falls back to its own copy of attributes that are not on disk.
+        let tracked = index.named(ATTRIBUTES.as_bytes()).map(|path| keeps_contents(&top.join(OsStr::from_bytes(path))));
+        let elsewhere = places.attributes.iter().map(|file| Some(keeps_contents(file).unwrap_or(true)));
+        let harmless = tracked.chain(elsewhere).all(|keeps| keeps == Some(true));
+        harmless.then_some(Self { index, prefix, measured: BTreeSet::new() })
+    }
+
+    /// Asks git for the lengths of the blobs in the folder of the root that a path is in.
+    fn measure(&mut self, git: &Git, path: &ContextPath, size: usize) -> Result<(), Fault> {
+        let first = path.parts().next().unwrap_or_default();
+        if !self.measured.insert(first.to_vec()) {
+            return Ok(());
+        }
+        let folder = [self.prefix.as_slice(), first, b"/"].concat();
+        let unknown = self.index.unmeasured(&folder);
+        let lengths = git.lengths(unknown.iter().map(|(_, id)| id), size)?;
+        for ((at, _), length) in unknown.into_iter().zip(lengths) {
+            if let Some(length) = length {
+                self.index.measure(at, length);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Files for WorkTree {
+    fn place(&self) -> &Path {
+        &self.root
+    }
+
+    fn read(&self, path: &Path) -> Result<Option<Vec<u8>>, Fault> {
+        self.root.read(path)
+    }
+
+    fn has_file(&self, path: &Path) -> bool {
+        self.root.has_file(path)
+    }
+
+    fn list(&self, folder: &ContextPath) -> Result<Vec<Named>, Fault> {
+        self.root.list(folder)
+    }
+
+    fn found(&self, path: &ContextPath) -> Result<Option<FileInfo>, Fault> {
+        self.root.found(path)
+    }
+
+    fn format(&self) -> ObjectFormat {
+        *self.format.get_or_init(|| self.root.format())
+    }
+
+    fn ids(&self, paths: &[&ContextPath]) -> Result<Vec<ObjectId>, Fault> {
+        if paths.len() < REMEMBER_FROM {
+            return self.root.ids(paths);
+        }
+        let began = SystemTime::now();
+        let format = files::scan_format(self.format());
+        let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
+        let memory = session.memory.get_or_insert_with(|| Memory::load(self.root.join(PLACE), format));
+        let at = |index: usize| self.root.join(paths[index].to_path());
+        let found = xtask_scan::memory::recall_or_hash(paths.len(), format, memory, &at).map_err(files::failed)?;
+        memory.learn(&found, began);
+        Ok(found.iter().map(|(_, id)| ObjectId::new(self.format(), id)).collect())
+    }
+
+    fn whole(&self, folder: &ContextPath, rules: &[NameRule], most: u64) -> Result<Whole, Fault> {
+        let rules = files::scan_rules(rules);
+        let format = files::scan_format(self.format());
+        let Some(mut listing) = Listing::read(&self.root, folder.as_bytes(), &rules, format).map_err(files::failed)?
+        else {
+            return Ok(Whole::Unknown);
+        };
+        let count = listing.len() as u64;
+        if count <= most {
+            return Ok(Whole::Small);
+        }
+        let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
+        self.complete(&mut session, &mut listing, folder)?;
+        let id = listing.id().map_err(|error| Fault::usage(format!("cannot hash folder `{folder}`")).cause(error))?;
+        Ok(Whole::Is(ObjectId::new(self.format(), &id), count))
+    }
+
+    fn regular(&self, path: &Path, most: usize) -> Result<Vec<u8>, Fault> {
+        self.root.regular(path, most)
+    }
+}
