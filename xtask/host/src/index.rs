@@ -2,7 +2,7 @@
 //!
 //! Settings are the host's own: those of uv and pip for indexes, credentials, certificates and proxies. Every file is checked against
 //! the lock's sha256 before it has its name in the cache, and again before it is used. Where an index needs what this lacks, such as
-//! a keyring program, the answer is [`Fetched::Unsupported`], and the caller asks uv.
+//! a keyring program, the answer is [`Fetched::Unsupported`], and the caller asks another installer.
 
 mod cache;
 mod client;
@@ -62,7 +62,7 @@ pub struct FetchedWheel {
 pub enum Fetched {
     /// In the order of the packages.
     Wheels(Vec<FetchedWheel>),
-    /// The reason why only uv can fetch these packages on this machine.
+    /// The reason why only another installer can fetch these packages on this machine.
     Unsupported(String),
 }
 
@@ -90,7 +90,6 @@ pub fn fetch_with(request: &WheelRequest<'_>, settings: &Settings, cache: &Cache
         python: Python { version, tags },
         sources: Sources::new(&client, request.indexes),
         cache,
-        settings,
         progress: Progress::new(request.packages.len()),
     };
     let outcomes = work.all()?;
@@ -101,7 +100,7 @@ pub fn fetch_with(request: &WheelRequest<'_>, settings: &Settings, cache: &Cache
 /// Why there is no wheel of one package.
 #[derive(Clone, Debug)]
 enum Failure {
-    /// Only uv can do it.
+    /// Only another installer can do it.
     Unsupported(String),
     NoWheel(Vec<String>),
     Fault(Fault),
@@ -120,7 +119,6 @@ struct Work<'a> {
     python: Python,
     sources: Sources<'a>,
     cache: &'a Cache,
-    settings: &'a Settings,
     progress: Progress,
 }
 
@@ -265,9 +263,6 @@ impl Work<'_> {
         {
             self.progress.cached();
             return Ok((path, known));
-        }
-        if let Some(why) = &self.settings.offline {
-            return Err(Failure::Unsupported(why.clone()));
         }
         let download = cache::Download {
             client: self.sources.client(),

@@ -78,7 +78,8 @@ pub(super) struct Client {
     known: BTreeMap<String, String>,
     netrc: Netrc,
     elsewhere: Option<String>,
-    offline: Option<String>,
+    stored: bool,
+    offline: bool,
 }
 
 impl Client {
@@ -101,7 +102,8 @@ impl Client {
             known,
             netrc: netrc.clone(),
             elsewhere: settings.elsewhere.clone(),
-            offline: settings.offline.clone(),
+            stored: settings.stored,
+            offline: settings.offline,
         }
     }
 
@@ -126,8 +128,10 @@ impl Client {
         headers: &[(&'static str, String)],
         deadline: &Deadline,
     ) -> Result<Result<HttpResponse, ExchangeError>, Failure> {
-        if let Some(why) = &self.offline {
-            return Err(Failure::Unsupported(why.clone()));
+        if self.offline {
+            return Err(Fault::network(format!("`{}` must be asked, and `UV_OFFLINE` is set", of.url))
+                .hint("run this again without `UV_OFFLINE`")
+                .into());
         }
         let (mut url, mut redirects) = (of.url.clone(), 0);
         loop {
@@ -241,10 +245,10 @@ impl Client {
         if let Some(elsewhere) = &self.elsewhere {
             return Failure::Unsupported(format!("{}, and {elsewhere}", status(reply)));
         }
-        Fault::network("the package index refuses access")
-            .cause(status(reply))
-            .hint("give a user and password in `UV_DEFAULT_INDEX`, pip's configuration or `~/.netrc`")
-            .into()
+        let fault = Fault::network("the package index refuses access").cause(status(reply));
+        let stored = "credentials of `uv auth` are read by uv alone";
+        let fault = if self.stored { fault.cause(stored) } else { fault };
+        fault.hint("give a user and password in `UV_DEFAULT_INDEX`, pip's configuration or `~/.netrc`").into()
     }
 }
 

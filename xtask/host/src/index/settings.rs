@@ -22,11 +22,13 @@ pub struct Settings {
     /// Hosts whose certificates are not checked: `host`, `host:port`, or `*`.
     pub(super) trusted: Vec<String>,
     pub(super) netrc: Netrc,
-    /// Other places with credentials, which only uv can read.
+    /// A place with credentials that only other installers read.
     pub(super) elsewhere: Option<String>,
-    /// The setting that forbids the network.
-    pub(super) offline: Option<String>,
-    /// The setting that only uv can follow.
+    /// Credentials exist that only uv reads.
+    pub(super) stored: bool,
+    /// A setting forbids the network.
+    pub(super) offline: bool,
+    /// The setting that only other installers follow.
     pub(super) unsupported: Option<String>,
 }
 
@@ -73,7 +75,6 @@ impl Settings {
         let store = set("UV_CREDENTIALS_DIR").map(PathBuf::from).or_else(|| Some(data?.join("uv/credentials")));
         let store = store.is_some_and(|folder| load(&folder.join("credentials.toml")).is_some());
         let elsewhere = keyring.map(|_| "`UV_KEYRING_PROVIDER` names a keyring program".to_owned());
-        let elsewhere = elsewhere.or_else(|| store.then(|| "`uv auth` has stored credentials".to_owned()));
         let on = |name: &str| set(name).is_some_and(|value| !matches!(value.as_str(), "0" | "false" | "no" | "off"));
         let certificate = ["SSL_CLIENT_CERT", "PIP_CLIENT_CERT"].into_iter().find(|name| set(name).is_some());
         Ok(Self {
@@ -83,7 +84,8 @@ impl Settings {
             trusted,
             netrc: Netrc::parse(&netrc),
             elsewhere,
-            offline: on("UV_OFFLINE").then(|| "`UV_OFFLINE` is set".to_owned()),
+            stored: store,
+            offline: on("UV_OFFLINE"),
             unsupported: certificate.map(|name| format!("`{name}` names a client certificate")),
         })
     }
@@ -123,7 +125,7 @@ mod tests {
         let found = settings(&[("HOME", "/h"), ("UV_HTTP_RETRIES", "0"), ("UV_OFFLINE", "0")], &files).unwrap();
         assert_eq!((found.limits.idle_timeout, found.limits.tries), (Duration::from_secs(7), 1));
         assert_eq!(found.netrc.of("h"), Some(("u", "p")));
-        assert!(found.offline.is_none() && found.elsewhere.is_none() && found.unsupported.is_none());
+        assert!(!found.offline && found.elsewhere.is_none() && found.unsupported.is_none());
         let found = settings(&[("UV_HTTP_TIMEOUT", "90"), ("UV_INSECURE_HOST", "a b:1")], &files).unwrap();
         assert_eq!(
             (found.limits.idle_timeout, found.limits.deadline),
@@ -133,14 +135,14 @@ mod tests {
     }
 
     #[test]
-    fn what_only_uv_can_do_is_named() {
+    fn settings_for_other_installers_are_named() {
         let store = [("/h/.local/share/uv/credentials/credentials.toml", "")];
-        assert!(settings(&[("HOME", "/h")], &store).unwrap().elsewhere.unwrap().contains("uv auth"));
+        assert!(settings(&[("HOME", "/h")], &store).unwrap().stored);
         let keyring = settings(&[("UV_KEYRING_PROVIDER", "subprocess")], &[]).unwrap();
         assert!(keyring.elsewhere.unwrap().contains("UV_KEYRING_PROVIDER"));
         assert!(settings(&[("UV_KEYRING_PROVIDER", "disabled")], &[]).unwrap().elsewhere.is_none());
         assert!(settings(&[("SSL_CLIENT_CERT", "/c")], &[]).unwrap().unsupported.unwrap().contains("SSL_CLIENT_CERT"));
-        assert!(settings(&[("UV_OFFLINE", "1")], &[]).unwrap().offline.is_some());
+        assert!(settings(&[("UV_OFFLINE", "1")], &[]).unwrap().offline);
     }
 
     #[test]

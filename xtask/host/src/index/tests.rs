@@ -367,7 +367,7 @@ fn credentials_go_to_their_own_host_only() {
 }
 
 #[test]
-fn what_only_uv_can_do_is_left_to_it() {
+fn what_other_installers_can_do_is_left_to_them() {
     let server = FaultProxy::alone();
     server.on("GET", "/simple/", usize::MAX, Mishap::Answer(Answer::new(401)));
     let package = [locked("a", "1.0", &[Wheel::of(ANY)])];
@@ -380,8 +380,13 @@ fn what_only_uv_can_do_is_left_to_it() {
     let why = unsupported(&machine);
     assert!(why.contains("401 Unauthorized, and `UV_KEYRING_PROVIDER`"), "{why}");
     let mut machine = Machine::of(&server);
-    machine.settings.offline = Some("`UV_OFFLINE` is set".to_owned());
-    assert_eq!(unsupported(&machine), "`UV_OFFLINE` is set");
+    machine.settings.offline = true;
+    let asked = server.seen().len();
+    assert!(machine.fault(&package).what.ends_with("must be asked, and `UV_OFFLINE` is set"));
+    assert_eq!(server.seen().len(), asked);
+    let mut machine = Machine::of(&server);
+    machine.settings.stored = true;
+    assert!(machine.fault(&package).causes[1].contains("`uv auth`"));
     assert!(unsupported(&Machine::new(&[("UV_DEFAULT_INDEX", "ssh://h/simple")])).contains("ssh"));
     let mut machine = Machine::of(&server);
     machine.settings.unsupported = Some("x".to_owned());
