@@ -142,7 +142,7 @@ impl Tree {
 fn shown(node: Option<&Node>) -> String {
     let Some(Node { stat, contents }) = node else { return "nothing".to_owned() };
     let what = match stat.kind {
-        FileKind::Dir => "folder".to_owned(),
+        FileKind::Dir | FileKind::Tree => "folder".to_owned(),
         FileKind::File => format!("file {:?}", String::from_utf8_lossy(&contents[..contents.len().min(40)])),
         FileKind::Symlink => format!("link to {:?}", String::from_utf8_lossy(stat.link.as_deref().unwrap_or_default())),
         FileKind::Special => "special".to_owned(),
