@@ -106,7 +106,8 @@ fn simple(part: &str) -> Simple {
                 quoted = false;
             }
             (c, open) => {
-                plain &= !("|<>&".contains(c) && open.is_none()) && !("$`".contains(c) && open != Some('\''));
+                let special = "|<>&".contains(c) && open.is_none() || "$`".contains(c) && open != Some('\'');
+                plain &= !special;
                 word.push(c);
             }
         }

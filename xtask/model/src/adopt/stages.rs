@@ -1182,8 +1182,8 @@ impl Translator<'_> {
                 let ask = format!("import urllib.request as r; r.urlopen('{url}', timeout=5)");
                 let reason = "the root has Python, and need not have curl or wget";
                 let checks = |instruction: &&Instruction| matches!(instruction.kind, Kind::Healthcheck(_));
-                let stages = self.request.dockerfile.stages().iter().flat_map(|stage| &stage.instructions);
-                let line = stages.filter(checks).last().map_or(0, |instruction| instruction.line);
+                let mut stages = self.request.dockerfile.stages().iter().flat_map(|stage| &stage.instructions);
+                let line = stages.rfind(checks).map_or(0, |instruction| instruction.line);
                 self.add(NoteKind::Changed, line, &format!("HEALTHCHECK CMD {text}"), reason, "it asks with Python");
                 Command::Exec(vec!["python3".to_owned(), "-c".to_owned(), ask])
             }
