@@ -58,7 +58,7 @@ fn expected(items: &[Item]) -> Vec<String> {
             Content::File(Bytes::Here(bytes)) => {
                 format!("{path} f {:o} {uid}:{gid} {}", item.mode, Digest::of(bytes).hex())
             }
-            Content::File(Bytes::At { .. }) => unreachable!("all bytes are in memory"),
+            Content::File(Bytes::At { .. } | Bytes::Packed(_)) => unreachable!("all bytes are in memory"),
         }
     };
     items.iter().map(line).collect()
@@ -285,7 +285,8 @@ fn fill_a_store() {
             let recipe = Digest::of(&[round % 7, number].map(u32::to_le_bytes).concat());
             let text: Vec<u8> = (0..40_000 * number).flat_map(|one| (one ^ round).to_le_bytes()).collect();
             let items = [file("file", 0o644, text)];
-            let layer = store.put(&recipe, |sink| write(&items, Codec::new(Compression::Gzip), 2, sink)).unwrap();
+            let written = store.write_layer(|sink| write(&items, Codec::new(Compression::Gzip), 2, sink)).unwrap();
+            let layer = store.remember(&recipe, written.descriptor, written.diff_id).unwrap();
             let opened = store.open_layer(&layer).unwrap().unwrap();
             let mut reader = Reader::open(opened, Some(&layer.diff_id), Limits::default()).unwrap();
             let toc = xtask_native::layer::toc::of(&mut reader).unwrap();

@@ -3,6 +3,7 @@
 //! An early answer counts for five seconds. That of a tag counts once, and only until this client writes to its repository: whoever
 //! looks at the tag again asks the registry.
 
+use super::loopback::Documents;
 use super::{Client, Name, RawManifest};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -105,7 +106,8 @@ impl Client {
         };
         let names: Vec<Name> = asked.manifests.iter().filter_map(name).collect();
         let configs: Vec<Digest> = asked.configs.iter().copied().collect();
-        let (manifests, configs) = self.documents_in_a_row(repository, &names, &configs).unwrap_or_default();
+        let Documents { manifests, configs } =
+            self.documents_in_a_row(repository, &names, &configs).unwrap_or_default();
         for (digest, bytes) in configs {
             self.remember_document(repository, digest, &bytes);
             self.saw_blob(repository, &digest);

@@ -70,11 +70,11 @@ impl Client {
         repository: &Repository,
         names: &[Name],
         configs: &[Digest],
-    ) -> Result<(Vec<(Name, RawManifest)>, Vec<(Digest, Vec<u8>)>), Fault> {
+    ) -> Result<Documents, Fault> {
         let (endpoint, url) = self.of(repository, "manifests/")?;
-        let (mut manifests, mut documents) = (Vec::new(), Vec::new());
+        let mut found = Documents::default();
         if url.is_https() || !url.is_loopback() {
-            return Ok((manifests, documents));
+            return Ok(found);
         }
         let paths = names.iter().map(|name| format!("manifests/{name}"));
         let paths: Vec<String> = paths.chain(configs.iter().map(|digest| format!("blobs/{digest}"))).collect();
@@ -82,14 +82,14 @@ impl Client {
         for (at, Said { media_type, digest, body, .. }) in answers.into_iter().enumerate() {
             match names.get(at) {
                 Some(name) => {
-                    let found = understood(body, media_type, digest, name).ok().map(|found| (name.clone(), found));
-                    manifests.extend(found);
+                    let manifest = understood(body, media_type, digest, name).ok();
+                    found.manifests.extend(manifest.map(|manifest| (name.clone(), manifest)));
                 }
-                None => documents.push((configs[at - names.len()], body)),
+                None => found.configs.push((configs[at - names.len()], body)),
             }
         }
-        documents.retain(|(digest, bytes)| Digest::of(bytes) == *digest);
-        Ok((manifests, documents))
+        found.configs.retain(|(digest, bytes)| Digest::of(bytes) == *digest);
+        Ok(found)
     }
 
     /// Answers of these requests, up to the first that is not a plain one.
@@ -135,6 +135,13 @@ impl Client {
         }
         Ok(answers)
     }
+}
+
+/// Documents that a registry gave.
+#[derive(Default)]
+pub(super) struct Documents {
+    pub(super) manifests: Vec<(Name, RawManifest)>,
+    pub(super) configs: Vec<(Digest, Vec<u8>)>,
 }
 
 /// A plain 200.

@@ -151,7 +151,7 @@ fn bad_requirements_never_reach_uv() {
 fn hides(file: &str, text: &str, key: Option<&str>) {
     let repository = Repository::new("six\n");
     fs::write(repository.0.path().join(file), text).unwrap();
-    let found = no_hidden_choices(repository.0.path()).err().map(|fault| fault.what);
+    let found = no_hidden_choices(repository.0.path(), &[]).err().map(|fault| fault.what);
     assert_eq!(found, key.map(|key| format!("`{key}` in `{file}` would change the lock but not its fingerprint")));
 }
 
