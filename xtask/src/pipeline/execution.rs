@@ -182,6 +182,8 @@ impl Execution<'_> {
             if let Some(partial) = order.layout() {
                 layouts::prepare(partial)?;
             }
+            // What was asked early is of the time before: from here on tags move, by other programs too.
+            context.client.forget_early();
             let digest = match context.request.engine {
                 BuildEngine::Docker => self.build_by_docker(image, &order, &mut report)?,
                 BuildEngine::Native => self.build_by_native(image, &order, &mut report)?,

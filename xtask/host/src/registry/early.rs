@@ -77,6 +77,11 @@ impl Early {
         drop(lock(&self.documents_under_way));
         lock(&self.manifests).retain(|(of, _), _| of != repository);
     }
+
+    fn forget_all(&self) {
+        drop(lock(&self.documents_under_way));
+        lock(&self.manifests).clear();
+    }
 }
 
 impl Client {
@@ -126,6 +131,11 @@ impl Client {
             asked.entry(repository.clone()).or_default().blobs.insert(*digest);
         }
         asked
+    }
+
+    /// Forgets early answers about manifests: another program may write to their repositories from now on.
+    pub fn forget_early(&self) {
+        self.early.forget_all();
     }
 
     /// True if the next answer about this tag is one that came early.
@@ -234,6 +244,11 @@ mod tests {
             assert_eq!(client.head(repository, tag("latest")).unwrap().present().unwrap().digest, digest);
             client.put_manifest(repository, tag("other"), media_type::INDEX, INDEX.as_bytes()).unwrap();
             assert!(!client.answered_early(repository, &tag("1.0")));
+            let asked = Questions { manifests: BTreeSet::from(["1.1".to_owned()]), ..Questions::default() };
+            client.ask_early(&BTreeMap::from([(repository.clone(), asked)]));
+            client.forget_early();
+            assert!(!client.answered_early(repository, &tag("1.1")));
+            read.fetch_sub(1, Ordering::SeqCst);
             client.manifest(repository, tag("1.0")).unwrap();
             assert_eq!(read.load(Ordering::SeqCst), 6, "a write ends what came early");
         });
