@@ -7,6 +7,7 @@ use super::loopback::Documents;
 use super::{Client, Name, RawManifest};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use xtask_model::spec::reference::{Digest, Repository, Tag};
@@ -37,6 +38,8 @@ pub(super) struct Early {
     /// Blobs that a repository has, as it said at this time.
     blobs: Mutex<BTreeMap<(Repository, Digest), Instant>>,
     asked: Mutex<BTreeMap<Repository, Questions>>,
+    /// What is asked from now on belongs to what is built, and is of no use to the next command.
+    building: AtomicBool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -46,12 +49,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Early {
     /// Notes that a manifest is asked for.
     pub(super) fn note_manifest(&self, repository: &Repository, name: &Name) {
-        lock(&self.asked).entry(repository.clone()).or_default().manifests.insert(name.to_string());
+        if !self.building.load(Ordering::Relaxed) {
+            lock(&self.asked).entry(repository.clone()).or_default().manifests.insert(name.to_string());
+        }
     }
 
     /// Notes that a configuration was read.
     pub(super) fn note_config(&self, repository: &Repository, digest: Digest) {
-        lock(&self.asked).entry(repository.clone()).or_default().configs.insert(digest);
+        if !self.building.load(Ordering::Relaxed) {
+            lock(&self.asked).entry(repository.clone()).or_default().configs.insert(digest);
+        }
     }
 
     /// An early answer that still counts.
@@ -79,6 +86,7 @@ impl Early {
     }
 
     fn forget_all(&self) {
+        self.building.store(true, Ordering::Relaxed);
         drop(lock(&self.documents_under_way));
         lock(&self.manifests).clear();
     }
@@ -133,7 +141,8 @@ impl Client {
         asked
     }
 
-    /// Forgets early answers about manifests: another program may write to their repositories from now on.
+    /// Forgets early answers about manifests, before something is built: this and other programs may write to their repositories from
+    /// now on.
     pub fn forget_early(&self) {
         self.early.forget_all();
     }
@@ -161,7 +170,7 @@ mod tests {
     use crate::registry::ClientOptions;
     use std::io::{BufRead as _, BufReader, Write as _};
     use std::net::TcpListener;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
     use xtask_model::spec::oci::media_type;
 
     const INDEX: &str = r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
