@@ -7,14 +7,14 @@ pub use compile::{cargo, compile, keep};
 
 use crate::file::cannot_read;
 use crate::tree::context::Files;
-use crate::tree::toolchain;
+use crate::tree::{context, toolchain};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use xtask_model::fault::Fault;
-use xtask_model::image::context::ContextPath;
+use xtask_model::image::context::{ContextPath, FileKind, ObjectId};
 use xtask_model::image::key::BinaryKey;
 use xtask_model::image::policy::{Binary, RelPath};
 use xtask_model::spec::reference::{Digest, Platform};
@@ -58,15 +58,15 @@ pub fn sources<F: Files + ?Sized>(
     own_files(repository, &reach(&lock, &binary.package).unwrap_or_default(), copied)
 }
 
-/// Files of the repository that can reach a binary, with their digests.
-pub type Sources = BTreeMap<PathBuf, Digest>;
+/// Files of the repository that can reach a binary, with the ids that git gives their contents.
+pub type Sources = BTreeMap<PathBuf, ObjectId>;
 
 /// The digest of all of them, as a key holds it.
 pub fn digest(sources: &Sources) -> Digest {
     let mut text = String::new();
-    for (file, digest) in sources {
+    for (file, id) in sources {
         let name = file.to_string_lossy();
-        text += &format!("{} {name} {digest}\n", name.len());
+        text += &format!("{} {name} {id}\n", name.len());
     }
     Digest::of(text.as_bytes())
 }
@@ -76,7 +76,7 @@ pub fn changed(old: &Sources, new: &Sources) -> String {
     const SHOWN: usize = 8;
     let mut files: Vec<String> = new
         .iter()
-        .filter(|(path, digest)| old.get(*path) != Some(digest))
+        .filter(|(path, id)| old.get(*path) != Some(id))
         .map(|(path, _)| format!("{}{}", path.display(), if old.contains_key(path) { "" } else { " (new)" }))
         .collect();
     files.extend(old.keys().filter(|path| !new.contains_key(*path)).map(|path| format!("{} (gone)", path.display())));
@@ -105,11 +105,20 @@ fn own_files<F: Files + ?Sized>(
         }
     }
     files.retain(|file| !copied(file));
-    let digested = |file: PathBuf| {
-        let bytes = repository.read(&file)?.ok_or_else(|| cannot_read(&file, "no such file"))?;
-        Ok((file, Digest::of(&bytes)))
-    };
-    files.into_iter().map(digested).collect()
+    let paths: Vec<ContextPath> = files.iter().map(|file| ContextPath::new(file.as_os_str().as_bytes())).collect();
+    let (mut plain, mut sources) = (Vec::new(), Sources::new());
+    for (file, path) in files.iter().zip(&paths) {
+        // The compiler reads what a link leads to.
+        if repository.found(path)?.is_some_and(|found| found.kind == FileKind::Symlink) {
+            let bytes = repository.read(file)?.ok_or_else(|| cannot_read(file, "no such file"))?;
+            sources.insert(file.clone(), context::blob(repository.format(), &bytes)?);
+        } else {
+            plain.push(path);
+        }
+    }
+    let ids = repository.ids(&plain)?;
+    sources.extend(plain.iter().zip(ids).map(|(path, id)| (path.to_path().to_owned(), id)));
+    Ok(sources)
 }
 
 const LOCK_HINT: &str = "write it: `cargo generate-lockfile`";
@@ -249,6 +258,7 @@ fn collect<F: Files + ?Sized>(repository: &F, folder: &Path, files: &mut Vec<Pat
 mod tests {
     use super::*;
     use std::fs;
+    use xtask_model::image::context::ObjectFormat;
 
     fn workspace(files: &[(&str, &str)]) -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
@@ -324,7 +334,8 @@ mod tests {
     #[test]
     fn changed_sources_are_named() {
         let sources = |files: &[(&str, &str)]| -> Sources {
-            files.iter().map(|(path, text)| (PathBuf::from(path), Digest::of(text.as_bytes()))).collect()
+            let id = |text: &str| context::blob(ObjectFormat::Sha1, text.as_bytes()).unwrap();
+            files.iter().map(|(path, text)| (PathBuf::from(path), id(text))).collect()
         };
         let before = sources(&[("a.rs", "1"), ("b.rs", "1"), ("z.rs", "1")]);
         let now = sources(&[("a.rs", "2"), ("b.rs", "1"), ("c.rs", "1")]);

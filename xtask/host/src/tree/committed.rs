@@ -18,7 +18,7 @@ use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use xtask_model::fault::Fault;
-use xtask_model::image::context::{ContextEntry, ContextPath, FileKind, ObjectFormat, ObjectId};
+use xtask_model::image::context::{ContextEntry, ContextPath, FileKind, ObjectId};
 use xtask_model::image::plan::{self, Difference};
 use xtask_model::image::policy::{self, ImageKind};
 use xtask_model::spec::lock;
@@ -274,9 +274,8 @@ impl Committed {
         let sources =
             |tree: &Tree, parsed: &Parsed| Ok::<_, Fault>(facts::binary_sources(tree, parsed)?.unwrap_or_default());
         let as_entries = |sources: binary::Sources| -> Vec<ContextEntry> {
-            let entry = |(path, digest): (PathBuf, Digest)| {
+            let entry = |(path, id): (PathBuf, ObjectId)| {
                 let path = ContextPath::new(OsString::from(path).into_vec());
-                let id = ObjectId::new(ObjectFormat::Sha256, digest.as_bytes());
                 ContextEntry { path, kind: FileKind::File, mode: 0o644, id: Some(id) }
             };
             sources.into_iter().map(entry).collect()

@@ -15,7 +15,7 @@ mod walk;
 mod worktree;
 
 pub use files::{Files, Named, Whole};
-pub(crate) use files::{scan_format, scan_rules};
+pub(crate) use files::{blob, scan_format, scan_rules};
 pub use fold::folder_id;
 pub use staged::{StagedContext, stage};
 pub use walk::Open;
