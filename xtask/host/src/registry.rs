@@ -195,10 +195,6 @@ impl Client {
         self.documents().get(&(repository.clone(), digest)).cloned()
     }
 
-    fn note_config(&self, repository: &Repository, digest: Digest) {
-        self.early.note_config(repository, digest);
-    }
-
     fn remember_document(&self, repository: &Repository, digest: Digest, bytes: &[u8]) {
         self.documents().insert((repository.clone(), digest), bytes.into());
     }

@@ -79,7 +79,7 @@ const CONFIG_LIMIT: u64 = 8 << 20;
 
 pub fn read_config(client: &Client, repository: &Repository, manifest: &Manifest) -> Result<Config, Fault> {
     let digest = manifest.config.digest;
-    client.note_config(repository, digest);
+    client.early.note_config(repository, digest);
     if let Some(bytes) = client.document(repository, digest) {
         return document(&bytes, &repository.digest(digest));
     }
