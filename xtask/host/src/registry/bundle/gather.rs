@@ -141,7 +141,7 @@ pub fn have(client: &Client, repositories: &[Repository]) -> Result<Have, Fault>
             open.retain(|digest| seen.insert(*digest));
             let read = some_at_once(AT_ONCE, &open, |digest| {
                 let Answer::Present(found) = client.manifest(repository, *digest)? else { return Ok(None) };
-                // What is no manifest of an image names no blob that a bundle could leave out.
+                // Another kind of document names no blob that a bundle could leave out.
                 Ok(Document::read(found.bytes, &found.media_type).ok().map(|document| (*digest, document)))
             })?;
             open = read.iter().flatten().flat_map(|(_, document)| document.lists.clone()).collect();

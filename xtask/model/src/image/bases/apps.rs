@@ -28,7 +28,7 @@ pub struct AppRules {
     pub rules: Rules,
     /// Tags of the branches that exist; `None` if this clone does not know every branch.
     pub branches: Option<BTreeSet<Tag>>,
-    /// Take every tag that is no version and not `latest` for a branch's. Otherwise only those that must be: the tag of a renamed branch,
+    /// Take every tag for a branch's, except versions and `latest`. Otherwise only those that must be: the tag of a renamed branch,
     /// and one with a record.
     pub every_name: bool,
     /// Digests that run somewhere.
