@@ -32,8 +32,10 @@ impl Server {
     /// A server at an address of https; http is for this machine alone.
     pub fn new(address: &str) -> Result<Self, Fault> {
         let base = address.trim_end_matches('/').to_owned();
-        if Url::parse(&base).is_none() {
-            return Err(Fault::usage(format!("`{base}` is not an address of http or https without a user name")));
+        if Url::parse(&base).is_none() || base.contains(['@', '?', '#']) {
+            // What is wrong with it may be a password.
+            return Err(Fault::usage("the address of the database is not a plain one of http or https")
+                .hint("write `https://HOST/PATH`, without a user name, a password or a query"));
         }
         let limits = Limits::default();
         let transport = Transport::new(&limits, &Proxies::from_env(), Reach::Listed(BTreeSet::new()), Trust::Host);

@@ -16,6 +16,9 @@ use xtask_model::fault::Fault;
 /// Metadata files are read into memory.
 const MOST: u64 = 64 << 20;
 
+/// Takes a file of an archive.
+pub type Take<'t> = dyn FnMut(&Entry, &[u8]) -> Result<(), Fault> + 't;
+
 #[derive(Debug)]
 pub struct Wheel {
     path: Arc<Path>,
@@ -61,11 +64,7 @@ impl Wheel {
     }
 
     /// Unpacks some files, one after the other.
-    pub fn read_each(
-        &self,
-        wanted: &dyn Fn(&Entry) -> bool,
-        take: &mut dyn FnMut(&Entry, &[u8]) -> Result<(), Fault>,
-    ) -> Result<(), Fault> {
+    pub fn read_each(&self, wanted: &dyn Fn(&Entry) -> bool, take: &mut Take<'_>) -> Result<(), Fault> {
         let (mut archives, mut bytes) = (Archives::default(), Vec::new());
         for entry in self.entries.iter().filter(|entry| !entry.folder && wanted(entry)) {
             if entry.size > MOST {

@@ -22,7 +22,7 @@ pub fn run(global: &Global, flags: &ScanFlags) -> anyhow::Result<()> {
         }
     };
     replace("fail-on", flags.fail_on.as_ref().map(|word| json!(word)));
-    replace("only-fixed", flags.only_fixed.then(|| json!(true)));
+    replace("only-fixed", flags.only_fixed.then_some(true.into()));
     if let Some(database) = &flags.database {
         // A path on the command line is one of the folder that it is called in.
         let database = if database.contains("://") { database.into() } else { std::path::absolute(database)? };

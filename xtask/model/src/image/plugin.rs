@@ -346,11 +346,8 @@ pub const SCAN: Description = Description {
         let mut found = Vec::new();
         if database.contains("://") && !database.starts_with("https://") && !database.starts_with("http://") {
             found.push(
-                SettingProblem::new(
-                    "database",
-                    format!("`step.database` `{database}` is not an address of http or https"),
-                )
-                .hint("name a folder, a file, or `https://HOST/PATH`"),
+                SettingProblem::new("database", "`step.database` is not an address of http or https")
+                    .hint("name a folder, a file, or `https://HOST/PATH`"),
             );
         }
         if database.split("://").nth(1).is_some_and(|rest| rest.split('/').next().unwrap_or_default().contains('@')) {

@@ -130,6 +130,7 @@ fn alternating(mut one: &str, mut other: &str) -> Ordering {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     /// Every version comes before all that follow it.
     #[track_caller]
@@ -137,6 +138,19 @@ mod tests {
         for (at, one) in versions.iter().enumerate() {
             for (other_at, other) in versions.iter().enumerate() {
                 assert_eq!(ecosystem.compare(one, other), Some(at.cmp(&other_at)), "{one} and {other}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_order_is_one_of_any_versions(one in "[0-9a-c.~+:-]{0,6}", two in "[0-9a-c.~+:-]{0,6}", three in "[0-9a-c.~+:-]{0,6}") {
+            for ecosystem in [Ecosystem::Pypi, Ecosystem::Crates, Ecosystem::Debian("13".to_owned())] {
+                let order = |one: &str, other: &str| ecosystem.compare(one, other);
+                prop_assert_eq!(order(&one, &two), order(&two, &one).map(Ordering::reverse));
+                if order(&one, &two) == Some(Ordering::Less) && order(&two, &three) == Some(Ordering::Less) {
+                    prop_assert_eq!(order(&one, &three), Some(Ordering::Less));
+                }
             }
         }
     }

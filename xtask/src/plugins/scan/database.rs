@@ -91,7 +91,9 @@ impl Database {
             Place::Mirror(folder) => {
                 let ecosystems: BTreeSet<String> = wanted.iter().map(|one| one.ecosystem.name()).collect();
                 for ecosystem in ecosystems {
-                    reader.file(&self.mirrored(folder, &ecosystem, offline)?)?;
+                    let file = self.mirrored(folder, &ecosystem, offline)?;
+                    // What came damaged is not kept.
+                    reader.file(&file).inspect_err(|_| drop(std::fs::remove_file(&file)))?;
                 }
             }
             Place::Service if offline => {
@@ -120,7 +122,12 @@ impl Database {
             (false, _) => Err(Fault::network(format!("`{}` has no `{path}`", self.name))
                 .hint("a mirror has the layout of OSV's own archives: `ECOSYSTEM/all.zip`")),
             (true, None) => Ok(()),
-            (true, Some(_)) => server.download(&format!("{path}.sig"), &signature_of(&file), FRESH).map(drop),
+            (true, Some(_)) => {
+                let signature = signature_of(&file);
+                let made = |path: &Path| std::fs::metadata(path).and_then(|meta| meta.modified()).ok();
+                let fresh = if made(&signature) >= made(&file) { FRESH } else { Duration::ZERO };
+                server.download(&format!("{path}.sig"), &signature, fresh).map(drop)
+            }
         });
         match brought {
             Err(fault) if fault.unreachable && file.is_file() => stale(&fault.what),
@@ -344,7 +351,7 @@ mod tests {
         // The list was read for one of its records.
         assert_eq!(ids(read()), ["A-1", "A-2", "A-3", "B-1"]);
         // A record that is cut, and an archive with a changed byte, are no reason to say that all is well.
-        write("own/A-1.json", record("A-1", "Some.Name")[..50].as_bytes());
+        write("own/A-1.json", &record("A-1", "Some.Name").as_bytes()[..50]);
         assert!(read().unwrap_err().to_string().contains("A-1.json"));
         write("own/A-1.json", b"{}");
         let mut changed = archive.clone();
@@ -409,6 +416,9 @@ mod tests {
             }
         });
         assert_eq!(asked, ["/osv/PyPI/all.zip"]);
+        let secret = Database::new(root.path(), "https://user:secret@example.com/osv", None).unwrap();
+        let said = secret.check().unwrap_err().to_string();
+        assert!(said.contains("without a user name") && !said.contains("secret"), "{said}");
         server(&[], 1, |address| {
             let database = Database::new(root.path(), address, None).unwrap();
             assert!(database.records(&wanted(), false).unwrap_err().what.contains("has no `PyPI/all.zip`"));

@@ -214,7 +214,8 @@ mod tests {
         stays(&["main"], 90, |_, _| {}, Some("the tag `main` names it"));
         stays(&["topic"], 90, |_, _| {}, None);
         stays(&["topic"], 90, |rules, _| rules.branches = None, Some("the tag `topic` names it"));
-        stays(&["topic"], 90, |rules, _| drop(rules.tags.insert("topic".parse().unwrap())), Some("it is in use"));
+        let runs = |rules: &mut AppRules, _: &PublishedBase| rules.tags.extend(["topic".parse::<Tag>().unwrap()]);
+        stays(&["topic"], 90, runs, Some("it is in use"));
         stays(&["1.2.3"], 90, |_, _| {}, Some("the tag `1.2.3` names it"));
         stays(&["by-hand"], 90, |_, _| {}, Some("the tag `by-hand` names it"));
         stays(&["fix-951d42dc02dc"], 90, |_, _| {}, None);
