@@ -233,6 +233,11 @@ impl<'a> Tagger<'a> {
     }
 
     fn ancestry(&self, ancestor: &str, descendant: &str) -> Result<Ancestry, Fault> {
+        // Mostly a commit is published after the one before it, which takes no process to see.
+        let own = self.context.tree.commit.as_ref().filter(|own| own.id == descendant);
+        if own.is_some_and(|own| own.parents.iter().any(|parent| parent == ancestor)) {
+            return Ok(Ancestry::Ancestor);
+        }
         let pair = (ancestor.to_owned(), descendant.to_owned());
         if let Some(known) = self.compared.borrow().get(&pair) {
             return Ok(*known);
