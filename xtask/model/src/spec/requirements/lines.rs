@@ -146,6 +146,11 @@ mod tests {
         check("a\nb\r\nc\rd", &["a", "b", "c", "d"]);
         check("\u{feff}a\n\n \n", &["a"]);
         check("", &[]);
+        for (text, lines) in
+            [("a\r", "a"), ("a\r\r\nb", "a||b"), ("\r", ""), ("\n\r\n", "|"), ("a\r\r", "a|"), ("a\n\rb\n", "a||b")]
+        {
+            assert_eq!(physical(text), lines.split('|').collect::<Vec<_>>(), "{text:?}");
+        }
     }
 
     #[test]
