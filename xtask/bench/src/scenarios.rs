@@ -9,7 +9,7 @@ use serde::Deserialize;
 use std::time::Instant;
 use xtask_host::process::Command;
 use xtask_host::tree::uv::{Request, Upgrade};
-use xtask_host::{clock, file, terminal};
+use xtask_host::{clock, file, linux, terminal};
 use xtask_model::fault::Fault;
 use xtask_model::image::policy::Registry;
 use xtask_model::spec::lock::{self, Lock};
@@ -56,6 +56,10 @@ pub struct Sample {
     pub overhead: Option<f64>,
     /// Peak memory of xtask, in bytes.
     pub memory: Option<u64>,
+    /// Processor time of xtask and of what it runs, in seconds.
+    pub cpu: Option<f64>,
+    /// Bytes that xtask wrote to a disk.
+    pub written: Option<u64>,
     /// Number of images that xtask built, without reused ones.
     pub built: usize,
 }
@@ -242,12 +246,14 @@ fn xtask(workspace: &Workspace, cargo: Command, command: &str) -> Result<Sample,
 /// Runs an xtask build with the flags to push, and reads its report.
 pub(super) fn push(call: Command, registry: &Registry) -> Result<Sample, Fault> {
     let call = call.args(["--push", "--format", "json", "--registry", &registry.to_string()]);
+    let before = linux::children_seconds();
     let (seconds, lines) = timed(&call)?;
+    let cpu = linux::children_seconds().zip(before).map(|(after, before)| after - before);
     // The report is at the end: it starts at the last line that is a single opening brace.
     let begin = lines.iter().rposition(|line| line == "{").unwrap_or(lines.len());
     let done: Done = serde_json::from_str(&lines[begin..].join("\n"))
         .map_err(|error| Fault::build(format!("cannot read the report of `{call}`")).cause(error))?;
-    Ok(sample(seconds, &done))
+    Ok(Sample { cpu, ..sample(seconds, &done) })
 }
 
 fn timed(command: &Command) -> Result<(f64, Vec<String>), Fault> {
@@ -270,6 +276,7 @@ struct Done {
     images: Vec<DoneImage>,
     seconds: f64,
     peak_memory: Option<u64>,
+    disk_written: Option<u64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -294,7 +301,8 @@ fn sample(seconds: f64, done: &Done) -> Sample {
         }
     }
     let built = done.images.iter().filter(|image| image.action == "built").count();
-    Sample { seconds, phases, overhead: Some((seconds - elsewhere).max(0.0)), memory: done.peak_memory, built }
+    let overhead = Some((seconds - elsewhere).max(0.0));
+    Sample { seconds, phases, overhead, memory: done.peak_memory, cpu: None, written: done.disk_written, built }
 }
 
 #[cfg(test)]
