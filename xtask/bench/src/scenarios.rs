@@ -185,21 +185,26 @@ pub(super) fn bump(workspace: &Workspace, run: u32, candidates: &[&str]) -> Resu
         return Err(Fault::usage("the policy names several requirement files, and this scenario edits one"));
     };
     workspace.edit(requirements, |text| format!("{text}{name}<{}\n", package.version))?;
-    let upgrade = Upgrade::Only(vec![name.clone()]);
+    let text = resolved(workspace, &Upgrade::Only(vec![name.clone()]))?;
+    let after = Lock::parse(base.lock.as_ref(), &text)?;
+    for change in lock::diff(&locked.meaning(), &after.meaning()) {
+        terminal::detail(&format!("run {run}: {change}"));
+    }
+    file::write(&workspace.tree.root.join(&base.lock), &text).map(drop)
+}
+
+/// The lock of the requirements as they are.
+pub(super) fn resolved(workspace: &Workspace, upgrade: &Upgrade) -> Result<String, Fault> {
+    let base = &workspace.tree.policy.base;
     let request = Request {
         root: &workspace.tree.root,
         requirements: &base.requirements,
         selection: &base.selection,
         lock: base.lock.as_ref(),
         python: &workspace.tree.policy.root.python,
-        upgrade: &upgrade,
+        upgrade,
     };
-    let text = workspace.uv()?.resolve(&request)?;
-    let after = Lock::parse(base.lock.as_ref(), &text)?;
-    for change in lock::diff(&locked.meaning(), &after.meaning()) {
-        terminal::detail(&format!("run {run}: {change}"));
-    }
-    file::write(&workspace.tree.root.join(&base.lock), &text).map(drop)
+    workspace.uv()?.resolve(&request)
 }
 
 fn compile_xtask(workspace: &Workspace, flags: &[&str]) -> Result<Sample, Fault> {

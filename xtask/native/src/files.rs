@@ -106,7 +106,7 @@ impl<'a> ImageFiles<'a> {
     fn kept(&self, folder: &Path, make: impl FnOnce(&Path) -> Result<(), Fault>) -> Result<(), Fault> {
         let cannot = |error: io::Error| Fault::build(format!("cannot write `{}`", folder.display())).cause(error);
         fs::create_dir_all(&self.folder).map_err(cannot)?;
-        let lock = File::open(&self.folder).map_err(cannot)?;
+        let lock = File::create(self.folder.join(".lock")).map_err(cannot)?;
         lock.lock().map_err(cannot)?;
         if folder.is_dir() {
             return Ok(());

@@ -51,8 +51,10 @@ impl<W: Write> Part<W> {
                 header.set_entry_type(tar::EntryType::Link);
                 self.tar.append_link(&mut header, name, path(target.as_bytes()))
             }
-            EntryKind::Special if removes => self.tar.append_data(&mut header, name, io::empty()),
-            EntryKind::Special => Ok(()),
+            EntryKind::Special => {
+                header.set_entry_type(tar::EntryType::Char);
+                self.tar.append_data(&mut header, name, io::empty())
+            }
         }
     }
 
