@@ -196,6 +196,8 @@ struct Reconcile<'a> {
     name: &'a ScalerName,
     now: Timestamp,
     track: &'a mut Track,
+    /// Whether the scaler has its finalizer: `scaler` is older than the one that this reconcile sets.
+    guarded: bool,
 }
 
 /// Reconciles one scaler once, and returns when to do it again.
@@ -208,7 +210,9 @@ pub async fn reconcile(scaler: Arc<PredictiveScaler>, context: Arc<Context>) -> 
         let mut track = context.track(&name, &scaler);
         let began = Instant::now();
         let now = (context.clock)();
-        let mut reconcile = Reconcile { scaler: &scaler, context: &context, name: &name, now, track: &mut track };
+        let guarded = scaler.guarded();
+        let mut reconcile =
+            Reconcile { scaler: &scaler, context: &context, name: &name, now, track: &mut track, guarded };
         let done = tokio::time::timeout(LONGEST, reconcile.run()).await;
         let done = done.unwrap_or_else(|_| Err(Failed(format!("it took longer than {LONGEST:?}"))));
         context.demands.metrics.reconciled(Outcome::of(&done), began.elapsed());
@@ -282,13 +286,14 @@ impl Reconcile<'_> {
     }
 
     /// Writes what was decided, or confirms a floor before it expires.
-    async fn apply(&self, facts: &Facts, decision: &Decision) -> Result<Applied, Refused> {
+    async fn apply(&mut self, facts: &Facts, decision: &Decision) -> Result<Applied, Refused> {
         if facts.settings.policy.mode == Mode::Recommend {
             return self.release(facts).await;
         }
-        if !self.scaler.guarded() {
+        if !self.guarded {
             // Before the first floor, so that deleting the scaler releases it.
             self.context.actor.set_finalizer(self.scaler, true).await?;
+            self.guarded = true;
         }
         let floor = match decision.change {
             Some(change) => change.to(),

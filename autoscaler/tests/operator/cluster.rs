@@ -66,6 +66,8 @@ struct Inner {
     news: broadcast::Sender<Happened>,
     /// Answers with this status instead, unless it is 0.
     failing: AtomicU16,
+    /// How many of the next floors find an autoscaler that has changed since it was read.
+    disturbed: AtomicU16,
 }
 
 /// The API server.
@@ -110,7 +112,12 @@ impl Door {
 impl Cluster {
     pub(crate) fn new() -> Cluster {
         let (news, _) = broadcast::channel(65_536);
-        Cluster(Arc::new(Inner { store: Mutex::default(), news, failing: AtomicU16::new(0) }))
+        Cluster(Arc::new(Inner {
+            store: Mutex::default(),
+            news,
+            failing: AtomicU16::new(0),
+            disturbed: AtomicU16::new(0),
+        }))
     }
 
     /// Opens a door: an address with this cluster behind it.
@@ -234,6 +241,28 @@ impl Cluster {
         let (code, answer) =
             self.hand(Method::PATCH, &path, "kube-controller-manager", false, json!({ "status": status }));
         assert_eq!(code, 200, "{answer}");
+    }
+
+    /// Changes an autoscaler's status before each of the next `times` floors is written, as its own controller may.
+    pub(crate) fn disturb(&self, times: u16) {
+        self.0.disturbed.store(times, Ordering::SeqCst);
+    }
+
+    /// The disturbances that are left.
+    pub(crate) fn undisturbed(&self) -> bool {
+        self.0.disturbed.load(Ordering::SeqCst) == 0
+    }
+
+    fn disturb_before(&self, method: &Method, path: &str) {
+        let place = Place::read(path).filter(|place| place.plural == HPAS && !place.status);
+        let (&Method::PATCH, Some(Place { namespace: Some(namespace), name: Some(name), .. })) = (method, place) else {
+            return;
+        };
+        let left = &self.0.disturbed;
+        if let Ok(left) = left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)) {
+            // Few enough pods for the demand: many more look like a query per pod, and hold the floor.
+            self.run_pods(&namespace, &name, 3 + u32::from(left % 5));
+        }
     }
 
     /// The minimum of an autoscaler.
@@ -565,6 +594,7 @@ async fn enter(State(door): State<Door>, request: Request) -> Response {
     } else if watching {
         (StatusCode::OK, Value::Null)
     } else {
+        door.cluster.disturb_before(&parts.method, &path);
         door.cluster.act(&parts.method, &path, &query, &kind, body)
     };
     let asked = Asked {

@@ -7,7 +7,8 @@ mod deny;
 use super::test::needs::Engine;
 use crate::flags::{BuildFlags, Global};
 use crate::pipeline;
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use xtask_host::tree::binary;
 use xtask_host::tree::facts::find_root;
@@ -139,16 +140,21 @@ fn cargo(root: &Path, args: &[&str], rustdoc_flags: &str, hint: &str) -> anyhow:
 }
 
 /// The build for systems other than Linux: it compiles, and gives the digests of this one.
+///
+/// Only the crates of the workspace are compiled with the `cfg`: the libraries are those of the phases before.
 fn portable(root: &Path, full: &Path) -> anyhow::Result<()> {
     let hint = "what needs Linux belongs in `xtask/host/src/linux.rs` or `xtask/native/src/container/linux`";
-    let flags = std::env::var("RUSTFLAGS").map_or_else(|_| PORTABLE.to_owned(), |own| format!("{own} {PORTABLE}"));
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |own| root.join(own));
-    for (args, exit) in [(PORTABLE_CLIPPY, Exit::Drift), (PORTABLE_TEST, Exit::Build)] {
-        let call = binary::cargo(root).args(args).env("RUSTFLAGS", &flags);
-        let call = call.env("CARGO_TARGET_DIR", target.join("portable")).env("XTASK_TEST_FULL", full);
-        let call = call.env("XTASK_TEST_UV", root.join("target/tools/bin/uv")).env_remove("XTASK_REGISTRY");
-        // The tests that need Docker have run in the full build.
-        let call = call.env_remove("XTASK_REQUIRE_REAL");
+    let own = target.join("portable");
+    let compiler = compiler_with_cfg(&own)?;
+    let clippy = binary::cargo(root).args(PORTABLE_CLIPPY).env("CARGO_TARGET_DIR", &target);
+    let test = binary::cargo(root).args(PORTABLE_TEST).env("RUSTC_WORKSPACE_WRAPPER", compiler);
+    // Programs get a folder of their own, and everything compiled on the way is shared.
+    let test = test.env("CARGO_TARGET_DIR", own).env("CARGO_BUILD_BUILD_DIR", &target);
+    let test = test.env("XTASK_TEST_FULL", full).env("XTASK_TEST_UV", root.join("target/tools/bin/uv"));
+    // The tests that need Docker have run in the full build.
+    let test = test.env_remove("XTASK_REGISTRY").env_remove("XTASK_REQUIRE_REAL");
+    for (call, exit) in [(clippy, Exit::Drift), (test, Exit::Build)] {
         let status = super::test::shown(&call, &mut |_| {})?;
         if !status.success() {
             return Err(call.failed(exit, status).hint(hint).into());
@@ -157,10 +163,31 @@ fn portable(root: &Path, full: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Leaves out what needs Linux.
-const PORTABLE: &str = "--cfg xtask_portable";
-const PORTABLE_CLIPPY: &[&str] =
-    &["clippy", "--package", "xtask", "--package", "xtask-bench", "--package", "xtask-fuzz", "--", "-D", "warnings"];
+/// A compiler for `RUSTC_WORKSPACE_WRAPPER` that leaves out what needs Linux.
+fn compiler_with_cfg(folder: &Path) -> anyhow::Result<PathBuf> {
+    let path = folder.join("rustc");
+    let script = "#!/bin/sh\nexec \"$@\" --cfg xtask_portable\n";
+    let written = std::fs::create_dir_all(folder)
+        .and_then(|()| std::fs::write(&path, script))
+        .and_then(|()| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)));
+    written.map_err(|error| Fault::build(format!("cannot write `{}`", path.display())).cause(error))?;
+    Ok(path)
+}
+
+const PORTABLE_CLIPPY: &[&str] = &[
+    "clippy",
+    "--package",
+    "xtask",
+    "--package",
+    "xtask-bench",
+    "--package",
+    "xtask-fuzz",
+    "--",
+    "-D",
+    "warnings",
+    "--cfg",
+    "xtask_portable",
+];
 const PORTABLE_TEST: &[&str] = &[
     "test",
     "--package",

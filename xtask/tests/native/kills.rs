@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use xtask_host::registry::layout::Layout;
 use xtask_model::spec::reference::Digest;
 
-const KILLS: usize = 100;
+const KILLS: usize = 40;
 
 /// Builds that are at work at one moment, over one registry and one store.
 const AT_ONCE: usize = 2;
@@ -69,7 +69,7 @@ fn is_sound(store: &Path) {
 }
 
 #[test]
-fn a_hundred_kills_do_no_damage_and_the_next_build_succeeds() {
+fn kills_at_any_moment_do_no_damage_and_the_next_build_succeeds() {
     let Some(world) = World::new("kills") else { return };
     let store = world.repo.path.join("target/store of all");
     let copies: Vec<Repo> = (0..AT_ONCE).map(|number| world.repo.clone(&format!("copy {number}"))).collect();

@@ -124,7 +124,7 @@ pub(super) async fn gather(
     reconcile: &Reconcile<'_>,
     expected: &mut Option<Result<Expected, Unavailable>>,
 ) -> Result<Result<Facts, Blocked>, Failed> {
-    let Reconcile { scaler, context, name, now, track } = reconcile;
+    let Reconcile { scaler, context, name, now, track, .. } = reconcile;
     let settings = match scaler.spec.settings() {
         Ok(settings) => settings,
         Err(problems) => return Ok(Err(Blocked::Invalid(problems))),
