@@ -331,7 +331,7 @@ mod tests {
             // From the flags to the length of the extra field, the same in both records.
             let common = bytes(&[&[0; 8], &[7; 4], &size, &size, &length, &[0; 2]]);
             out.extend(bytes(&[b"PK\x03\x04\x14\0", &common, name.as_bytes(), text.as_bytes()]));
-            let rest = bytes(&[&[0; 12], &start, name.as_bytes()]);
+            let rest = bytes(&[&[0; 10], &start, name.as_bytes()]);
             directory.extend(bytes(&[b"PK\x01\x02\x14\x03\x14\0", &common, &rest]));
         }
         let (at, size) = ((out.len() as u32).to_le_bytes(), (directory.len() as u32).to_le_bytes());

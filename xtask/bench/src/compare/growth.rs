@@ -154,7 +154,7 @@ fn wheel(bytes: u64, sink: &mut (impl Write + io::Seek)) -> io::Result<()> {
             Some(text) => sink.write_all(texts[text].1.as_bytes())?,
         }
         directory
-            .extend([b"PK\x01\x02\x14\x03\x14\0", &*common, &[0; 12], &start.to_le_bytes(), name.as_bytes()].concat());
+            .extend([b"PK\x01\x02\x14\x03\x14\0", &*common, &[0; 10], &start.to_le_bytes(), name.as_bytes()].concat());
     }
     let start = u32::try_from(sink.stream_position()?).map_err(too_large)?.to_le_bytes();
     let size = u32::try_from(directory.len()).map_err(too_large)?.to_le_bytes();

@@ -164,13 +164,13 @@ mod tests {
     #[test]
     fn a_terminal_gets_columns() {
         expect![[r#"
-            scenario       by             seconds                 vs. first  goal      met  memory
-            template-cold  native         0.20 s (0.19 s–0.21 s)             ≤ 0.25 s  yes  42.0 MB
+            scenario       by             seconds                 vs. first  goal      met  CPU     memory   to disk
+            template-cold  native         0.20 s (0.19 s–0.21 s)             ≤ 0.25 s  yes  0.05 s  42.0 MB  1.5 MB
                            docker buildx  7.10 s (7.00 s–7.20 s)  35.5×      ≥ 40×     no
                            buildah        –
                            by pip         9.00 s
 
-            template-cold: a template edited; 3 runs, by pip 1
+            template-cold: a template edited; 3 runs, by pip 1; load 0.25 to 0.50
             template-cold, native: start 10 ms
             template-cold: buildah – it is not installed
 
@@ -185,13 +185,13 @@ mod tests {
     fn the_documentation_gets_a_table() {
         let text = markdown(&results());
         expect![[r#"
-            | scenario | by | seconds | vs. first | goal | met | memory |
-            |---|---|---:|---:|---:|---|---:|
-            | `template-cold` | native | 0.20 s (0.19 s–0.21 s) |  | ≤ 0.25 s | yes | 42.0 MB |
-            |  | docker buildx | 7.10 s (7.00 s–7.20 s) | 35.5× | ≥ 40× | no |  |
-            |  | buildah | – |  |  |  |  |
-            |  | by pip | 9.00 s |  |  |  |  |
-            - `template-cold`: a template edited; 3 runs, by pip 1
+            | scenario | by | seconds | vs. first | goal | met | CPU | memory | to disk |
+            |---|---|---:|---:|---:|---|---:|---:|---:|
+            | `template-cold` | native | 0.20 s (0.19 s–0.21 s) |  | ≤ 0.25 s | yes | 0.05 s | 42.0 MB | 1.5 MB |
+            |  | docker buildx | 7.10 s (7.00 s–7.20 s) | 35.5× | ≥ 40× | no |  |  |  |
+            |  | buildah | – |  |  |  |  |  |  |
+            |  | by pip | 9.00 s |  |  |  |  |  |  |
+            - `template-cold`: a template edited; 3 runs, by pip 1; load 0.25 to 0.50
             - `template-cold`, native: start 10 ms
             - `template-cold`: buildah – it is not installed
             - 2 cores of Example 9000, 8.0 GB of memory, Debian, Linux 6.1.0, ext4
