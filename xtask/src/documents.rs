@@ -39,6 +39,7 @@ pub const BUILD: Document = Document {
         ("images[].seconds[][]", "name and seconds of each phase, in order"),
         ("seconds", "wall-clock seconds of the command"),
         ("peak_memory", "largest memory of the process in bytes, where the system reports it"),
+        ("disk_written", "bytes that the process wrote to files on a disk, where the system reports it"),
     ],
 };
 

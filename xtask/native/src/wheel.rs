@@ -85,6 +85,14 @@ impl Wheel {
     }
 }
 
+/// Files and folders of an archive in memory, with the checks of [`Wheel::open`].
+///
+/// # Errors
+/// The reason, in a few words.
+pub fn entries(archive: &[u8]) -> Result<Vec<Entry>, String> {
+    zip::entries(archive, archive.len() as u64)
+}
+
 fn invalid(name: &str, why: &str) -> Fault {
     Fault::build(format!("the wheel `{name}` is invalid")).cause(why)
 }

@@ -128,7 +128,7 @@ fn with_inputs<T>(
             dockerfile: &dockerfile,
             args: &args,
             platform: &order.platform,
-            context: &tree.root,
+            files: &*tree.files,
             ignore: &ignore,
             labels: &order.labels,
             images: &files,
@@ -146,7 +146,7 @@ fn with_inputs<T>(
     };
     let done = work(&inputs)?;
     drop(stages);
-    store.prune()?;
+    store.prune_if_due()?;
     Ok(done)
 }
 

@@ -183,9 +183,10 @@ impl Git {
         if crate::process::found("git").is_none() {
             return Ok(None);
         }
-        // One call for id, time and names: starting git is what costs. The refs are named so that no configuration hides one.
+        // One call for id, time, parents and names: starting git is what costs. The refs are named so that no configuration hides one.
         let refs = ["--decorate-refs=HEAD", "--decorate-refs=refs/heads/*", "--decorate-refs=refs/tags/*"];
-        let call = self.command().args(["log", "-1", "--no-show-signature", "--decorate=full", "--format=%H%n%ct%n%D"]);
+        let call =
+            self.command().args(["log", "-1", "--no-show-signature", "--decorate=full", "--format=%H%n%ct%n%P%n%D"]);
         let output = call.args(refs).arg("HEAD").output()?;
         if !output.status.success() {
             return self.no_commit(&output.stderr).map(|()| None);
@@ -196,6 +197,7 @@ impl Git {
         let Ok(time) = time.parse() else {
             return Err(Fault::new(Exit::Bug, format!("cannot read git's answer `{shown}`")));
         };
+        let parents = lines.next().unwrap_or_default().split_whitespace().map(str::to_owned).collect();
         let names: Vec<&str> = lines.next().unwrap_or_default().split(", ").collect();
         let branch = names.iter().find_map(|name| name.strip_prefix("HEAD -> refs/heads/"));
         let ci_branch = environment("GITHUB_REF").and_then(|name| name.strip_prefix("refs/heads/").map(str::to_owned));
@@ -206,7 +208,8 @@ impl Git {
             .map(str::to_owned)
             .collect();
         versions.sort();
-        Ok(Some(Commit { id: id.to_owned(), time, branch: ci_branch.or_else(|| branch.map(str::to_owned)), versions }))
+        let branch = ci_branch.or_else(|| branch.map(str::to_owned));
+        Ok(Some(Commit { id: id.to_owned(), time, parents, branch, versions }))
     }
 
     /// Every branch of `origin`, as this clone knows them; `None` if it does not know all of them.

@@ -301,6 +301,7 @@ mod tests {
         let commit = |branch: &str, versions: &[&str]| Commit {
             id: "0123456789abcdef0123456789abcdef01234567".to_owned(),
             time: 0,
+            parents: Vec::new(),
             branch: Some(branch.to_owned()),
             versions: versions.iter().map(|version| (*version).to_owned()).collect(),
         };
